@@ -1,0 +1,59 @@
+"""canvas-fm: a foundation-model toolkit for whole-brain light-sheet microscopy.
+
+Order is always z, y, x. The names below are imported when first used, so that `import canvas_fm` is quick.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from canvas_fm.data.phantom import write_phantom
+    from canvas_fm.data.points import Points
+    from canvas_fm.data.volume import Volume
+    from canvas_fm.errors import CanvasError
+    from canvas_fm.inference.embed import embed, embed_crops, embed_to_store
+    from canvas_fm.inference.embeddings import Embeddings
+    from canvas_fm.models.checkpoint import load
+    from canvas_fm.training.pretrain import pretrain
+
+_HOME = {
+    "CanvasError": "canvas_fm.errors",
+    "Embeddings": "canvas_fm.inference.embeddings",
+    "Points": "canvas_fm.data.points",
+    "Volume": "canvas_fm.data.volume",
+    "embed": "canvas_fm.inference.embed",
+    "embed_crops": "canvas_fm.inference.embed",
+    "embed_to_store": "canvas_fm.inference.embed",
+    "load": "canvas_fm.models.checkpoint",
+    "pretrain": "canvas_fm.training.pretrain",
+    "write_phantom": "canvas_fm.data.phantom",
+}
+
+__all__ = [
+    "CanvasError",
+    "Embeddings",
+    "Points",
+    "Volume",
+    "embed",
+    "embed_crops",
+    "embed_to_store",
+    "load",
+    "pretrain",
+    "write_phantom",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'canvas_fm' has no attribute {name!r}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

@@ -1,0 +1,32 @@
+"""The errors a caller can meet: each says what was given, what was expected and what to do next."""
+
+from __future__ import annotations
+
+
+class CanvasError(Exception):
+    """A mistake of the caller or of their files: one sentence, exit code 1, 4xx over HTTP, never a traceback."""
+
+
+class DamagedStore(CanvasError):
+    """A file on disk is not what was written: names the array, the chunk and the cause."""
+
+    def __init__(self, store: object, array: str, chunk: str, cause: str, hint: str = "") -> None:
+        self.store, self.array, self.chunk, self.cause = str(store), array, chunk, cause
+        tail = f"; {hint}" if hint else ""
+        super().__init__(f"{store}: array {array!r}, chunk {chunk!r}: {cause}{tail}")
+
+
+class ModelMismatch(CanvasError):
+    """Two artefacts that do not belong together: another encoder, another voxel size, another class of model."""
+
+
+class MissingExtra(CanvasError):
+    """An optional dependency that is not installed."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        self.package, self.extra = package, extra
+        super().__init__(f"{purpose} needs {package}: pip install 'canvas-fm[{extra}]'")
+
+
+class StorageFull(CanvasError):
+    """The disk is full; what was there before is untouched."""

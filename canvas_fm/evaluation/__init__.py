@@ -1,0 +1,1 @@
+"""A result and the truth make numbers and figures. Imports no torch."""

@@ -1,0 +1,1 @@
+"""A model and a volume make a result."""

@@ -1,0 +1,1 @@
+"""Pure torch: the encoder, the masked autoencoder and the folders they are kept in."""

@@ -1,0 +1,40 @@
+"""What travels with the package: recipes, model cards and weights, found by path or by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from canvas_fm.errors import CanvasError
+
+_PACKAGE = Path(__file__).parent
+_CHECKOUT = _PACKAGE.parent
+# In a wheel these lie inside the package, in a checkout at the top.
+_ROOTS = {
+    "recipe": (_PACKAGE / "_recipes", _CHECKOUT / "recipes"),
+    "card": (_PACKAGE / "_cards", _CHECKOUT / "model_cards"),
+    "model": (_PACKAGE / "weights",),
+}
+_SUFFIX = {"recipe": ".yaml", "card": ".md", "model": ""}
+
+
+def shipped(kind: str) -> dict[str, Path]:
+    """Names and paths of the shipped things of a kind: `recipe`, `card` or `model`."""
+    found: dict[str, Path] = {}
+    for root in _ROOTS[kind]:
+        for path in sorted(root.glob(f"*{_SUFFIX[kind]}")) if root.is_dir() else []:
+            if not path.name.startswith((".", "_")):
+                found.setdefault(path.name.removesuffix(_SUFFIX[kind]), path)
+    return found
+
+
+def find(kind: str, given: str | Path) -> Path:
+    """The path itself where it exists, else the shipped thing of that name."""
+    path = Path(given)
+    if path.exists():
+        return path
+    known = shipped(kind)
+    name = str(given).removesuffix(_SUFFIX[kind]) if _SUFFIX[kind] else str(given)
+    if name in known:
+        return known[name]
+    listing = ", ".join(known) or "none in this version"
+    raise CanvasError(f"no {kind} at {str(given)!r}, and none is shipped by that name; shipped: {listing}")

@@ -1,0 +1,1 @@
+"""Artefacts for eyes: descriptions, pages."""

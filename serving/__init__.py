@@ -1,0 +1,1 @@
+"""The HTTP service: translation only, every number comes from canvas_fm."""
