@@ -1,0 +1,41 @@
+"""Which device and which precision a model runs in."""
+
+from __future__ import annotations
+
+import torch
+
+from canvas_fm.errors import CanvasError
+
+PRECISIONS = ("auto", "fp32", "bf16")
+
+
+def pick_device(name: str | torch.device = "auto") -> torch.device:
+    """`auto` is the first CUDA device where there is one, else the CPU."""
+    if str(name) == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as problem:
+        raise CanvasError(f"device {str(name)!r} is not known; give auto, cpu, cuda or cuda:N") from problem
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise CanvasError(
+            f"device {str(name)!r} was asked for, but torch sees no CUDA device; give auto or cpu"
+        )
+    return device
+
+
+def native_bf16(device: torch.device) -> bool:
+    """Whether bf16 matrix products are instructions of this device and not conversions around fp32 ones."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return device.type == "cpu" and any(getattr(torch.cpu, check, lambda: False)() for check in checks)
+
+
+def pick_precision(name: str, device: torch.device) -> torch.dtype:
+    """`auto` is bf16 where it is native, else fp32."""
+    if name not in PRECISIONS:
+        raise CanvasError(f"precision {name!r} is not known; give one of {', '.join(PRECISIONS)}")
+    if name == "auto":
+        name = "bf16" if native_bf16(device) else "fp32"
+    return torch.bfloat16 if name == "bf16" else torch.float32

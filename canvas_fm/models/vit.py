@@ -1,0 +1,159 @@
+"""The encoder: a vision transformer over the 64 patches of a 3D crop, composed of timm's blocks."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, get_args
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int
+from pydantic import BaseModel, ConfigDict, model_validator
+from torch import Tensor, nn
+
+import canvas_fm.models.torchvision_shim  # noqa: F401  (before the first import of timm)
+
+from timm.models.vision_transformer import Block  # isort: skip
+
+Pool = Literal["mean", "cls", "centre"]
+POOLS: tuple[str, ...] = get_args(Pool)
+
+
+class EncoderConfig(BaseModel):
+    """Sizes of the encoder. Crop and patch are voxels in z, y, x; the paper's default has 10,746,624 parameters."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    crop_zyx: tuple[int, int, int] = (16, 32, 32)
+    patch_zyx: tuple[int, int, int] = (4, 8, 8)
+    dim: int = 384
+    depth: int = 6
+    heads: int = 6
+    mlp_ratio: float = 4.0
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> EncoderConfig:
+        if min(*self.crop_zyx, *self.patch_zyx, self.dim, self.depth, self.heads) < 1 or self.mlp_ratio <= 0:
+            raise ValueError("every size has to be positive")
+        if any(c % p for c, p in zip(self.crop_zyx, self.patch_zyx, strict=True)):
+            raise ValueError(f"crop {self.crop_zyx} is not a whole number of patches {self.patch_zyx}")
+        if self.dim % 6 or self.dim % self.heads:
+            raise ValueError(f"dim {self.dim} has to be divisible by 6 (positions) and by heads {self.heads}")
+        return self
+
+    @property
+    def grid_zyx(self) -> tuple[int, int, int]:
+        """Patches along z, y, x: (4, 4, 4) for all the paper's crop and patch pairs."""
+        z, y, x = (c // p for c, p in zip(self.crop_zyx, self.patch_zyx, strict=True))
+        return z, y, x
+
+    @property
+    def tokens(self) -> int:
+        """Patches in a crop."""
+        return math.prod(self.grid_zyx)
+
+    @property
+    def patch_voxels(self) -> int:
+        """Voxels in a patch."""
+        return math.prod(self.patch_zyx)
+
+
+def patchify(
+    crops: Float[Tensor, "b 1 z y x"], patch_zyx: tuple[int, int, int]
+) -> Float[Tensor, "b tokens voxels"]:
+    """Cut crops into patches: tokens in z, y, x order, and within a token its voxels in z, y, x order."""
+    pz, py, px = patch_zyx
+    return rearrange(crops, "b 1 (z pz) (y py) (x px) -> b (z y x) (pz py px)", pz=pz, py=py, px=px)
+
+
+def unpatchify(
+    patches: Float[Tensor, "b tokens voxels"],
+    grid_zyx: tuple[int, int, int],
+    patch_zyx: tuple[int, int, int],
+) -> Float[Tensor, "b 1 z y x"]:
+    """Put patches back together: the inverse of `patchify`."""
+    (z, y, x), (pz, py, px) = grid_zyx, patch_zyx
+    return rearrange(
+        patches,
+        "b (z y x) (pz py px) -> b 1 (z pz) (y py) (x px)",
+        z=z, y=y, x=x, pz=pz, py=py, px=px,
+    )  # fmt: skip
+
+
+def sincos_positions(grid_zyx: tuple[int, int, int], dim: int) -> Float[Tensor, "tokens dim"]:
+    """Fixed positions: a third of the channels for each of z, y, x, each half sine and half cosine.
+
+    The 3D form of the fixed positions of He et al., "Masked Autoencoders Are Scalable Vision Learners".
+    """
+    half = dim // 6
+    frequency = 1.0 / 10000 ** (torch.arange(half, dtype=torch.float64) / half)
+    axes = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in grid_zyx), indexing="ij")
+    angles = [axis.reshape(-1, 1) * frequency for axis in axes]
+    return torch.cat([f(angle) for angle in angles for f in (torch.sin, torch.cos)], dim=1).float()
+
+
+def init_weights(module: nn.Module) -> None:
+    """Initialise as the masked autoencoder of He et al. does: Xavier-uniform matrices, zero biases."""
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+class ViTEncoder(nn.Module):
+    """Crops in, tokens or one embedding a crop out."""
+
+    positions: Tensor
+    centre_tokens: Tensor
+
+    def __init__(self, config: EncoderConfig | None = None) -> None:
+        super().__init__()
+        self.config = config = config or EncoderConfig()
+        self.patch_embed = nn.Linear(config.patch_voxels, config.dim)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.dim))
+        self.blocks = nn.ModuleList(
+            Block(config.dim, config.heads, mlp_ratio=config.mlp_ratio, qkv_bias=True)
+            for _ in range(config.depth)
+        )
+        self.norm = nn.LayerNorm(config.dim, eps=1e-6)
+        self.register_buffer("positions", sincos_positions(config.grid_zyx, config.dim), persistent=False)
+        self.register_buffer("centre_tokens", _centre_tokens(config.grid_zyx), persistent=False)
+        self.apply(init_weights)
+        nn.init.normal_(self.cls_token, std=0.02)
+
+    def tokens(
+        self, crops: Float[Tensor, "b 1 z y x"], visible: Int[Tensor, "b k"] | None = None
+    ) -> Float[Tensor, "b 1+k d"]:
+        """Tokens after the final norm, the class token first; with `visible` only those patches are looked at."""
+        patches = patchify(crops, self.config.patch_zyx)
+        positions: Tensor = self.positions
+        if visible is not None:
+            patches = patches.gather(1, visible[..., None].expand(-1, -1, patches.shape[-1]))
+            positions = positions[visible]
+        x = self.patch_embed(patches)
+        x = x + positions.to(x.dtype)
+        x = torch.cat([self.cls_token.to(x.dtype).expand(x.shape[0], -1, -1), x], dim=1)
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)
+
+    def forward(self, crops: Float[Tensor, "b 1 z y x"], pool: str = "mean") -> Float[Tensor, "b d"]:
+        """One embedding a crop.
+
+        `mean` is the mean of the patch tokens, `cls` the class token, `centre` the mean of the (up to) 8 tokens
+        around the crop's centre, where the cell is.
+        """
+        tokens = self.tokens(crops)
+        if pool == "mean":
+            return tokens[:, 1:].mean(dim=1)
+        if pool == "cls":
+            return tokens[:, 0]
+        if pool == "centre":
+            return tokens[:, 1 + self.centre_tokens].mean(dim=1)
+        raise ValueError(f"pool is {pool!r}; it has to be one of {', '.join(POOLS)}")
+
+
+def _centre_tokens(grid_zyx: tuple[int, int, int]) -> Int[Tensor, " centre"]:
+    index = torch.arange(math.prod(grid_zyx)).reshape(grid_zyx)
+    z, y, x = (slice((n - 1) // 2, n // 2 + 1) for n in grid_zyx)
+    return index[z, y, x].reshape(-1)
