@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class CanvasError(Exception):
-    """A mistake of the caller or of their files: one sentence, exit code 1, 4xx over HTTP, never a traceback."""
+    """A mistake of the caller or of their files: one sentence, exit code 1, 4xx over HTTP."""
 
 
 class DamagedStore(CanvasError):
@@ -17,7 +17,7 @@ class DamagedStore(CanvasError):
 
 
 class ModelMismatch(CanvasError):
-    """Two artefacts that do not belong together: another encoder, another voxel size, another class of model."""
+    """Two artefacts that do not belong together: another encoder, voxel size or class of model."""
 
 
 class MissingExtra(CanvasError):

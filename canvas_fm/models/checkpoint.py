@@ -47,7 +47,7 @@ class ModelConfig(BaseModel):
 
 
 def model_sha256(config: dict[str, Any]) -> str:
-    """A model's identity: canonical JSON of its config without `sha256`, then the sha256 of each weight file."""
+    """A model's identity: canonical JSON of its config without `sha256`, then each weight file's sha256."""
     rest = {key: value for key, value in config.items() if key != "sha256"}
     canonical = json.dumps(rest, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     digest = hashlib.sha256(canonical.encode())
@@ -59,8 +59,8 @@ def model_sha256(config: dict[str, Any]) -> str:
 class Encoder:
     """An encoder as it is used: weights, preprocessing and identity together.
 
-    `net` maps float32 crops (n, 1, z, y, x) in [0, 1] to embeddings; `mae` also reconstructs, where the folder
-    carries a decoder.
+    `net` maps float32 crops (n, 1, z, y, x) in [0, 1] to embeddings; `mae` also reconstructs, where the
+    folder carries a decoder.
     """
 
     def __init__(

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 
 from canvas_fm.errors import CanvasError
+
+_log = logging.getLogger(__name__)
 
 PRECISIONS = ("auto", "fp32", "bf16")
 
@@ -36,6 +40,9 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
     """`auto` is bf16 where it is native, else fp32."""
     if name not in PRECISIONS:
         raise CanvasError(f"precision {name!r} is not known; give one of {', '.join(PRECISIONS)}")
+    native = native_bf16(device)
+    if name == "bf16" and not native:
+        _log.warning("%s has no bf16 instructions, so bf16 runs far slower than fp32 here; give auto", device)
     if name == "auto":
-        name = "bf16" if native_bf16(device) else "fp32"
+        name = "bf16" if native else "fp32"
     return torch.bfloat16 if name == "bf16" else torch.float32

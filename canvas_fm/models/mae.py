@@ -128,9 +128,10 @@ def content_weights(
     gamma: float = 9.0,
     mean_variance: float | Float[Tensor, ""],
 ) -> Float[Tensor, "b tokens"]:
-    """How much each patch counts: α + γ·min(1, Var(x)/σ̄²), 1 for background and 10 for cells (Eq. 3 of the paper).
+    """How much each patch counts: α + γ·min(1, Var(x)/σ̄²), from 1 for background to 10 for cells.
 
-    γ = 0 is the uniform loss. Where nothing varies at all (σ̄² = 0) every patch counts as background.
+    Eq. 3 of the CANVAS paper. γ = 0 is the uniform loss. Where nothing varies at all (σ̄² = 0)
+    every patch counts as background.
     """
     relative = target.var(dim=-1, unbiased=False) / torch.as_tensor(mean_variance).clamp(min=1e-12)
     return alpha + gamma * relative.clamp(max=1.0)

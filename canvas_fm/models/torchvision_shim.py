@@ -1,7 +1,8 @@
-"""Lets timm import where torchvision's compiled operators do not fit this torch (a CPU torch beside a CUDA torchvision).
+"""Lets timm import where torchvision's compiled operators do not fit this torch.
 
-torchvision then fails with `operator torchvision::nms does not exist`, and timm with it, although neither operator is
-used here. Declaring the two schemas is enough. On a healthy install this does nothing.
+A CPU torch beside a torchvision built for CUDA fails with `operator torchvision::nms does not exist`, and and
+timm with it, although neither operator is used here. Declaring the two schemas is enough; a healthy install
+is left alone.
 """
 
 from __future__ import annotations

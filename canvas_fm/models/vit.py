@@ -20,7 +20,7 @@ POOLS: tuple[str, ...] = get_args(Pool)
 
 
 class EncoderConfig(BaseModel):
-    """Sizes of the encoder. Crop and patch are voxels in z, y, x; the paper's default has 10,746,624 parameters."""
+    """Sizes of the encoder; crop and patch in voxels z, y, x. The paper's has 10,746,624 parameters."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -124,7 +124,7 @@ class ViTEncoder(nn.Module):
     def tokens(
         self, crops: Float[Tensor, "b 1 z y x"], visible: Int[Tensor, "b k"] | None = None
     ) -> Float[Tensor, "b 1+k d"]:
-        """Tokens after the final norm, the class token first; with `visible` only those patches are looked at."""
+        """Tokens after the final norm, the class token first; with `visible`, of those patches alone."""
         patches = patchify(crops, self.config.patch_zyx)
         positions: Tensor = self.positions
         if visible is not None:
@@ -140,8 +140,8 @@ class ViTEncoder(nn.Module):
     def forward(self, crops: Float[Tensor, "b 1 z y x"], pool: str = "mean") -> Float[Tensor, "b d"]:
         """One embedding a crop.
 
-        `mean` is the mean of the patch tokens, `cls` the class token, `centre` the mean of the (up to) 8 tokens
-        around the crop's centre, where the cell is.
+        `mean` is the mean of the patch tokens, `cls` the class token, `centre` the mean of the (up to) 8
+        tokens around the crop's centre, where the cell is.
         """
         tokens = self.tokens(crops)
         if pool == "mean":
