@@ -1,0 +1,179 @@
+"""How well masked patches are predicted: PSNR and SSIM in three definitions, beside three trivial predictors.
+
+*Masked* looks at masked patches only, *composite* at the crop with the visible patches pasted back, *raw* at
+the whole of what the decoder says, visible patches included, on which the loss never trained.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import cached_property
+
+import numpy as np
+from einops import rearrange, repeat
+from jaxtyping import Bool, Float
+from scipy.ndimage import correlate, uniform_filter
+
+DEFINITIONS = ("masked", "composite", "raw")
+TRIVIAL = ("crop_mean", "neighbours_mean", "patch_mean")
+_WINDOW = 7
+_C1, _C2 = 0.01**2, 0.03**2  # K1 = .01, K2 = .03 of Wang et al. 2004, data range 1
+_OFFSETS = np.mgrid[-1:2, -1:2, -1:2]
+_NEARNESS = 1.0 / np.maximum((_OFFSETS**2).sum(axis=0), 1)[None] ** 2
+_NEARNESS[0, 1, 1, 1] = 0
+
+Zyx = tuple[int, int, int]
+
+
+def psnr(squared_error: float, voxels: int) -> float:
+    """Decibels of a squared error summed over so many voxels, peak 1; infinite where nothing differs."""
+    if voxels < 1:
+        raise ValueError("PSNR of no voxels")
+    return -10 * math.log10(squared_error / voxels) if squared_error > 0 else math.inf
+
+
+def ssim_map(
+    prediction: Float[np.ndarray, "n z y x"], target: Float[np.ndarray, "n z y x"]
+) -> Float[np.ndarray, "n z y x"]:
+    """Structural similarity around every voxel: uniform 7×7×7 window, data range 1, reflected border.
+
+    Variances are those of the window as a population, as in Wang et al. 2004 and MONAI.
+    """
+    return _Similarity(target).to(prediction)
+
+
+class _Similarity:
+    """SSIM to one target; what depends on the target alone is computed once for many predictions."""
+
+    def __init__(self, target: Float[np.ndarray, "n z y x"]) -> None:
+        self.target = target.astype(np.float64)
+        self.mean = _local_mean(self.target)
+        self.variance = _local_mean(self.target**2) - self.mean**2
+
+    def to(self, prediction: Float[np.ndarray, "n z y x"]) -> Float[np.ndarray, "n z y x"]:
+        predicted = prediction.astype(np.float64)
+        mean = _local_mean(predicted)
+        variance = _local_mean(predicted**2) - mean**2
+        covariance = _local_mean(predicted * self.target) - mean * self.mean
+        likeness = (2 * mean * self.mean + _C1) * (2 * covariance + _C2)
+        return likeness / ((mean**2 + self.mean**2 + _C1) * (variance + self.variance + _C2))
+
+
+def _local_mean(crops: Float[np.ndarray, "n z y x"]) -> Float[np.ndarray, "n z y x"]:
+    return uniform_filter(crops, size=(1, _WINDOW, _WINDOW, _WINDOW), mode="reflect")
+
+
+def patch_means(crops: Float[np.ndarray, "n z y x"], patch_zyx: Zyx) -> Float[np.ndarray, "n gz gy gx"]:
+    """Mean of each patch, on the grid of patches."""
+    return _patches(crops, patch_zyx).mean(axis=-1, dtype=np.float64)
+
+
+def trivial_predictions(
+    crops: Float[np.ndarray, "n z y x"], masked: Bool[np.ndarray, "n tokens"], patch_zyx: Zyx
+) -> dict[str, Float[np.ndarray, "n z y x"]]:
+    """What needs no model, one constant a patch.
+
+    `crop_mean`: the mean of the crop's visible voxels. `neighbours_mean`: the mean of the visible patches
+    among the 26 around a patch, at distance d weighted 1/d⁴, and the crop's visible mean where none is visible;
+    of the weightings tried on real cubes this is the strongest at a mask ratio of .75 and within .4 dB of it at
+    .15. `patch_mean`: the patch's own true mean, an oracle that has seen what it predicts.
+    """
+    means = patch_means(crops, patch_zyx)
+    visible = ~masked.reshape(means.shape)
+    count = np.maximum(visible.sum(axis=(1, 2, 3), keepdims=True), 1)
+    crop_mean = np.broadcast_to((means * visible).sum(axis=(1, 2, 3), keepdims=True) / count, means.shape)
+    around = _sum_of_neighbours(visible.astype(np.float64))
+    neighbours = _sum_of_neighbours(means * visible) / np.where(around > 0, around, 1)
+    constants = (crop_mean, np.where(around > 0, neighbours, crop_mean), means)
+    return {name: _spread(values, patch_zyx) for name, values in zip(TRIVIAL, constants, strict=True)}
+
+
+def _sum_of_neighbours(grid: Float[np.ndarray, "n z y x"]) -> Float[np.ndarray, "n z y x"]:
+    """Weighted sum of the 26 around each position, itself left out; nothing lies outside the grid."""
+    return correlate(grid, _NEARNESS, mode="constant")
+
+
+def masked_voxels(
+    masked: Bool[np.ndarray, "n tokens"], shape_zyx: Zyx, patch_zyx: Zyx
+) -> Bool[np.ndarray, "n z y x"]:
+    """The mask of patches (tokens in z, y, x order) as a mask of voxels."""
+    grid = [size // patch for size, patch in zip(shape_zyx, patch_zyx, strict=True)]
+    return _spread(masked.reshape(-1, *grid), patch_zyx)
+
+
+def _spread(grid: np.ndarray, patch_zyx: Zyx) -> np.ndarray:
+    pz, py, px = patch_zyx
+    return repeat(grid, "n z y x -> n (z pz) (y py) (x px)", pz=pz, py=py, px=px)
+
+
+def _patches(crops: np.ndarray, patch_zyx: Zyx) -> np.ndarray:
+    pz, py, px = patch_zyx
+    return rearrange(crops, "n (z pz) (y py) (x px) -> n z y x (pz py px)", pz=pz, py=py, px=px)
+
+
+class Batch:
+    """Windowed crops with their mask, and how far any prediction of them is off."""
+
+    def __init__(
+        self, crops: Float[np.ndarray, "n z y x"], masked: Bool[np.ndarray, "n tokens"], patch_zyx: Zyx
+    ) -> None:
+        self.crops, self.masked, self.patch_zyx = crops, masked, patch_zyx
+        shape = crops.shape[1], crops.shape[2], crops.shape[3]
+        self.voxels = masked_voxels(masked, shape, patch_zyx)
+
+    @cached_property
+    def _similarity(self) -> _Similarity:
+        return _Similarity(self.crops)
+
+    def tally(self, prediction: Float[np.ndarray, "n z y x"]) -> Tally:
+        """Summed errors of a prediction of every voxel."""
+        composite = np.where(self.voxels, prediction, self.crops)
+        error = (prediction.astype(np.float64) - self.crops) ** 2
+        hidden = float(error.sum(where=self.voxels))
+        likeness = self._similarity.to(composite)
+        masked, whole = int(self.voxels.sum()), self.crops.size
+        return Tally(
+            {
+                "masked": (hidden, float(likeness.sum(where=self.voxels)), masked),
+                "composite": (hidden, float(likeness.sum()), whole),
+                "raw": (float(error.sum()), float(self._similarity.to(prediction).sum()), whole),
+            }
+        )
+
+    def trivial_tallies(self) -> dict[str, Tally]:
+        """Summed errors of the three trivial predictors."""
+        predictions = trivial_predictions(self.crops, self.masked, self.patch_zyx)
+        return {name: self.tally(prediction) for name, prediction in predictions.items()}
+
+
+class Tally:
+    """Squared error, SSIM and voxels summed for each definition, so that scores pool over batches."""
+
+    def __init__(self, sums: Mapping[str, tuple[float, float, int]] | None = None) -> None:
+        self.sums = dict(sums) if sums is not None else {name: (0.0, 0.0, 0) for name in DEFINITIONS}
+
+    def __add__(self, other: Tally) -> Tally:
+        pairs = {name: zip(self.sums[name], other.sums[name], strict=True) for name in DEFINITIONS}
+        return Tally({name: tuple(a + b for a, b in pair) for name, pair in pairs.items()})  # type: ignore[misc]
+
+    def scores(self) -> dict[str, float]:
+        """`psnr_masked`, `ssim_masked`, `psnr_composite`, …: decibels of all voxels pooled, and mean SSIM."""
+        found = {}
+        for name, (error, likeness, voxels) in self.sums.items():
+            found[f"psnr_{name}"] = psnr(error, voxels)
+            found[f"ssim_{name}"] = likeness / voxels
+        return found
+
+
+def score_reconstruction(
+    crops: Float[np.ndarray, "n z y x"],
+    prediction: Float[np.ndarray, "n z y x"],
+    masked: Bool[np.ndarray, "n tokens"],
+    patch_zyx: Zyx,
+) -> dict[str, float]:
+    """PSNR and SSIM, masked, composite and raw, of a prediction of windowed crops.
+
+    The prediction is taken as it is, values outside [0, 1] included.
+    """
+    return Batch(crops, masked, patch_zyx).tally(prediction).scores()

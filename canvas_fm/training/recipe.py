@@ -1,0 +1,265 @@
+"""Recipes: all that decides a training, in one YAML file that is checked before anything is read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
+
+from canvas_fm.data.window import WindowRule
+from canvas_fm.errors import CanvasError
+from canvas_fm.models.mae import DecoderConfig, masked_count
+from canvas_fm.models.vit import EncoderConfig, Pool
+from canvas_fm.shipped import find
+from canvas_fm.training.explain import explain
+
+Positive = Annotated[int, Field(gt=0)]
+Size = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class ModelRecipe(_Section):
+    """Encoder, decoder, the share of patches that is hidden, and the pooling that the encoder will name."""
+
+    encoder: EncoderConfig = EncoderConfig()
+    decoder: DecoderConfig = DecoderConfig()
+    mask_ratio: float = Field(0.15, gt=0, lt=1)
+    pool: Pool = "mean"
+
+    @model_validator(mode="after")
+    def _something_hidden_and_something_seen(self) -> ModelRecipe:
+        tokens = self.encoder.tokens
+        if not 0 < masked_count(self.mask_ratio, tokens) < tokens:
+            raise ValueError(f"mask_ratio {self.mask_ratio} hides none or all of a crop's {tokens} patches")
+        return self
+
+
+class LossRecipe(_Section):
+    """Content-aware weights: background α, cells α + γ; γ = 0 is the uniform loss.
+
+    `scale` says what a patch's variance is measured against: the mean over the optimizer batch, over the data
+    set, or the `mean_variance` given here.
+    """
+
+    alpha: float = Field(1.0, gt=0)
+    gamma: float = Field(9.0, ge=0)
+    scale: Literal["batch", "dataset", "fixed"] = "batch"
+    mean_variance: float | None = Field(None, gt=0)
+
+    @model_validator(mode="after")
+    def _fixed_means_given(self) -> LossRecipe:
+        if (self.scale == "fixed") != (self.mean_variance is not None):
+            raise ValueError("mean_variance has to be given with scale: fixed, and only then")
+        return self
+
+
+class WindowRecipe(_Section):
+    """Which stored values become 0 and 1: two percentiles of the volume, or two multiples of its median."""
+
+    kind: Literal["percentiles", "median"] = "percentiles"
+    low: float = 0.5
+    high: float = 99.9
+
+    @model_validator(mode="after")
+    def _is_a_rule(self) -> WindowRecipe:
+        assert self.rule
+        return self
+
+    @property
+    def rule(self) -> WindowRule:
+        """The same, as a volume takes it."""
+        return WindowRule(self.kind, self.low, self.high)
+
+
+class DataRecipe(_Section):
+    """Which crops: how many in all, the share that holds signal, and the volumes kept for evaluation."""
+
+    crops: Positive = 60_000
+    foreground: Share = 0.5
+    held_out: Annotated[int, Field(ge=0)] | list[str] = []
+    window: WindowRecipe = WindowRecipe()
+    resample_to: Annotated[tuple[Size, Size, Size], Strict(False)] | None = None
+    any_voxel: bool = False
+    resident_gb: float = Field(4.0, ge=0)
+
+
+class AugmentRecipe(_Section):
+    """Flips along each axis with probability `flip`, turns by 90° in y, x, Gaussian noise of σ `noise`."""
+
+    flip: Share = 0.5
+    rotate: bool = True
+    noise: float = Field(0.01, ge=0)
+
+
+class TrainingRecipe(_Section):
+    """How long and how fast. `steps` win over `epochs`; one epoch is one pass over `data.crops`."""
+
+    steps: Positive | None = None
+    epochs: float | None = Field(None, gt=0)
+    batch: Positive = 64
+    micro_batch: Positive | None = None
+    learning_rate: float = Field(1.5e-4, gt=0)
+    min_learning_rate: float = Field(1e-6, ge=0)
+    warmup_steps: int = Field(0, ge=0)
+    weight_decay: float = Field(0.05, ge=0)
+    betas: Annotated[tuple[Share, Share], Strict(False)] = (0.9, 0.95)
+    clip: float | None = Field(1.0, gt=0)
+    ema: float | None = Field(None, gt=0, lt=1)
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    log_every: Positive = 20
+    checkpoint_every: Positive = 500
+
+    @model_validator(mode="after")
+    def _length_and_parts(self) -> TrainingRecipe:
+        if self.steps is None and self.epochs is None:
+            raise ValueError("neither steps nor epochs is given; a training needs one of them")
+        if self.micro_batch is not None and self.batch % self.micro_batch:
+            raise ValueError(f"batch {self.batch} is not a whole number of micro_batch {self.micro_batch}")
+        return self
+
+
+class EvaluationRecipe(_Section):
+    """Every how many steps (none: at the end only), and on how many fixed crops of each kind a volume."""
+
+    every: Positive | None = None
+    crops: Positive = 512
+    batch: Positive = 64
+    seed: int = Field(0, ge=0)
+    figures: bool = True
+
+
+class WandbRecipe(_Section):
+    """Weights & Biases; offline leaves the files in the run's folder for a later `wandb sync`."""
+
+    project: str = "canvas-fm"
+    offline: bool = True
+
+
+class TrackingRecipe(_Section):
+    """Where numbers go beside metrics.jsonl."""
+
+    tensorboard: bool = False
+    wandb: WandbRecipe | None = None
+
+
+class Recipe(_Section):
+    """A whole training. The defaults are the paper's where it states them: recipes/canvas_all_markers.yaml."""
+
+    model: ModelRecipe = ModelRecipe()
+    loss: LossRecipe = LossRecipe()
+    data: DataRecipe = DataRecipe()
+    augment: AugmentRecipe = AugmentRecipe()
+    training: TrainingRecipe
+    evaluation: EvaluationRecipe = EvaluationRecipe()
+    tracking: TrackingRecipe = TrackingRecipe()
+    seed: int = Field(0, ge=0)
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole training."""
+        training = self.training
+        if training.steps is not None:
+            return training.steps
+        assert training.epochs is not None
+        return max(1, round(training.epochs * self.data.crops / training.batch))
+
+    def to_yaml(self) -> str:
+        """The recipe as resolved, every default written out."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def read_recipe(given: str | Path | Recipe | Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
+    """A checked recipe from a YAML file, the name of a shipped one, or settings already in hand.
+
+    `overrides` are `a.b=value` with the value in YAML. An unknown key is a CanvasError that names the nearest
+    right one; a wrong value is one that says where it stands and what was expected.
+    """
+    if isinstance(given, Recipe):
+        source, settings = "the recipe", given.model_dump(mode="json")
+    elif isinstance(given, Mapping):
+        source, settings = "the recipe", {key: value for key, value in given.items()}
+    else:
+        path = find("recipe", given)
+        source, settings = str(path), _read_yaml(path)
+    origin = {}
+    for override in overrides:
+        key = _override(settings, override)
+        origin[key] = f"--set {override}"
+    try:
+        return Recipe.model_validate(settings)
+    except ValidationError as problem:
+        raise CanvasError(explain(problem, Recipe, source, origin)) from problem
+
+
+def first_difference(before: Recipe, after: Recipe) -> tuple[str, Any, Any] | None:
+    """(key, value before, value after) of the first setting that differs, None where none does."""
+    old, new = (dict(_flat(recipe.model_dump(mode="json"))) for recipe in (before, after))
+    for key in [*old, *(key for key in new if key not in old)]:
+        if old.get(key) != new.get(key):
+            return key, old.get(key), new.get(key)
+    return None
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML with 1e-6 as a number (YAML 1.1 reads it as text) and a key given twice as an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key, (key_node, _) in zip(keys, node.value, strict=True):
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} is given twice", key_node.start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d[\d_]*(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        settings = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError) as problem:
+        raise CanvasError(f"{path} is not readable as YAML: {' '.join(str(problem).split())}") from problem
+    if not isinstance(settings, dict):
+        raise CanvasError(f"{path} holds no recipe: a mapping with the key 'training' was expected")
+    return settings
+
+
+def _override(settings: dict[str, Any], override: str) -> str:
+    """Put `a.b=value` into the settings; returns the dotted key."""
+    key, equals, text = override.partition("=")
+    if not equals or not all(key.split(".")):
+        raise CanvasError(
+            f"--set {override!r} was given; KEY=VALUE was expected, for example training.steps=200"
+        )
+    try:
+        value = yaml.load(text, _Loader)
+    except yaml.YAMLError as problem:
+        raise CanvasError(f"--set {override!r}: the value is not readable as YAML") from problem
+    *sections, last = key.split(".")
+    here = settings
+    for section in sections:
+        inner = here.get(section)
+        here[section] = inner = dict(inner) if isinstance(inner, Mapping) else {}
+        here = inner
+    here[last] = value
+    return key
