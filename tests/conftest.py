@@ -1,0 +1,61 @@
+"""What several tests share: the one finder of real data, volumes that encode their own position, checked shapes."""
+
+from __future__ import annotations
+
+import os
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from beartype import BeartypeConf, beartype
+from jaxtyping import install_import_hook
+
+# Shapes and types of the public signatures are executed in tests; an int may stand for a float, as in PEP 484.
+_checker = types.ModuleType("canvas_fm_tests_checker")
+_checker.check = beartype(conf=BeartypeConf(is_pep484_tower=True))  # type: ignore[attr-defined]
+sys.modules[_checker.__name__] = _checker
+install_import_hook("canvas_fm", f"{_checker.__name__}.check")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Tests neither read nor fill the user's cache folder."""
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real data: the environment variable CANVAS_FM_DATA, else ../shared/data, else a skip."""
+    given = os.environ.get("CANVAS_FM_DATA")
+    folder = Path(given) if given else Path(__file__).parents[1].parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"no real data at {folder}; set CANVAS_FM_DATA to its folder")
+    return folder
+
+
+def position_values(shape_zyx: tuple[int, int, int], dtype: str = "uint16") -> np.ndarray:
+    """Every voxel holds 1 + its own running index (modulo the type), so that any slip of axis or offset shows."""
+    count = np.arange(1, 1 + int(np.prod(shape_zyx)), dtype=np.int64)
+    top = 65_521 if np.dtype(dtype).itemsize <= 2 else 2**31 - 1
+    return (count % top).astype(dtype).reshape(shape_zyx)
+
+
+@pytest.fixture
+def position_volume(tmp_path: Path) -> Callable[..., tuple[Path, np.ndarray]]:
+    """`make(shape_zyx, **options of Volume.create)` writes such a volume; returns its path and its voxels."""
+
+    def make(
+        shape_zyx: tuple[int, int, int] = (40, 70, 50), name: str = "brain.zarr", **options
+    ) -> tuple[Path, np.ndarray]:
+        from canvas_fm.data.volume import Volume
+
+        settings = {"voxel_um": (4.0, 1.8, 1.8), "dtype": "uint16", "chunk_zyx": (8, 16, 16)} | options
+        voxels = position_values(shape_zyx, str(settings["dtype"]))
+        with Volume.create(tmp_path / name, shape_zyx, **settings) as writer:
+            writer.write((0, 0, 0), voxels)
+        return tmp_path / name, voxels
+
+    return make
