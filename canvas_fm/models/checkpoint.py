@@ -134,7 +134,7 @@ def save_encoder(
         sha256="",
     ).model_dump(mode="json")
     unsigned["sha256"] = model_sha256(unsigned)
-    _write_folder(folder, files | {"config.json": (json.dumps(unsigned, indent=1) + "\n").encode()})
+    _write_folder(folder, files | {"config.json": _config_bytes(unsigned)})
     return load(folder)
 
 
@@ -157,6 +157,10 @@ def load(model: str | Path, *, device: str | torch.device = "cpu") -> Encoder:
     whole: nn.Module = mae if mae is not None else net
     whole.eval().requires_grad_(False)
     return Encoder(config, net, mae, folder).to(device)
+
+
+def _config_bytes(config: dict[str, Any]) -> bytes:
+    return (json.dumps(config, indent=1) + "\n").encode()
 
 
 def _state(module: nn.Module, dtype: torch.dtype) -> dict[str, torch.Tensor]:
@@ -190,7 +194,8 @@ def _read_config(folder: Path) -> ModelConfig:
     if not path.is_file():
         raise CanvasError(f"{folder} is no model folder: it has no config.json")
     try:
-        raw = json.loads(path.read_bytes())
+        data = path.read_bytes()
+        raw = json.loads(data)
     except ValueError as problem:
         raise CanvasError(f"{path} is damaged: it is not JSON ({problem})") from problem
     if not isinstance(raw, dict):
@@ -203,7 +208,7 @@ def _read_config(folder: Path) -> ModelConfig:
         _refuse(path, problem)
     if set(config.weights) - {ENCODER_FILE, DECODER_FILE}:
         raise CanvasError(f"{path} names weight files {sorted(config.weights)}; unknown to this version")
-    if model_sha256(raw) != config.sha256:
+    if model_sha256(raw) != config.sha256 or _config_bytes(raw) != data:
         raise CanvasError(
             f"{path} was changed: its content does not give the sha256 that it states; copy it anew"
         )

@@ -1,0 +1,130 @@
+"""The masked autoencoder and the content-aware loss: counts, no leak, a loop as oracle, overfitting."""
+
+import pytest
+import torch
+
+from canvas_fm.models.mae import (
+    DecoderConfig,
+    MaskedAutoencoder,
+    content_aware_loss,
+    content_weights,
+    masked_count,
+    random_mask,
+)
+from canvas_fm.models.vit import EncoderConfig, patchify, unpatchify
+
+SMALL = EncoderConfig(crop_zyx=(8, 16, 16), patch_zyx=(2, 4, 4), dim=48, depth=2, heads=3)
+SMALL_DECODER = DecoderConfig(dim=24, depth=1, heads=3)
+
+
+@pytest.mark.parametrize(
+    ("crop", "patch", "total"),
+    [
+        ((16, 32, 32), (4, 8, 8), 12_649_984),
+        ((24, 48, 48), (6, 12, 12), 13_000_800),
+        ((32, 64, 64), (8, 16, 16), 13_683_968),
+    ],
+)
+def test_parameter_counts_are_the_papers(crop, patch, total):
+    mae = MaskedAutoencoder(EncoderConfig(crop_zyx=crop, patch_zyx=patch))
+    assert sum(p.numel() for p in mae.parameters()) == total
+
+
+def test_the_paper_s_decoder_count():
+    assert sum(p.numel() for p in MaskedAutoencoder().decoder.parameters()) == 1_903_360
+
+
+def test_masked_counts_are_the_papers():
+    assert [masked_count(m) for m in (0.15, 0.35, 0.55, 0.75)] == [10, 23, 36, 48]
+
+
+def test_every_crop_has_its_own_mask_and_the_seed_decides_it():
+    visible, masked = random_mask(50, 64, 0.75, generator=torch.Generator().manual_seed(0))
+    again, _ = random_mask(50, 64, 0.75, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(visible, again)
+    assert len({tuple(sorted(row.tolist())) for row in masked}) == 50
+    assert torch.equal(torch.cat([visible, masked], 1).sort(1).values, torch.arange(64).expand(50, 64))
+
+
+def test_masked_voxels_do_not_leak_into_the_prediction():
+    mae = MaskedAutoencoder(SMALL, SMALL_DECODER).eval()
+    crops = torch.rand(2, 1, 8, 16, 16)
+    visible, masked = random_mask(2, 64, 0.75, generator=torch.Generator().manual_seed(1))
+    patches = patchify(crops, SMALL.patch_zyx)
+    changed = patches.clone()
+    changed.scatter_(1, masked[..., None].expand(-1, -1, patches.shape[-1]), 0.123)
+    changed = unpatchify(changed, (4, 4, 4), SMALL.patch_zyx)
+    with torch.no_grad():
+        first, second = mae(crops, visible=visible), mae(changed, visible=visible)
+        torch.testing.assert_close(first.patches, second.patches, rtol=0, atol=0)
+        assert first.masked.sum(1).tolist() == [48, 48]
+        assert not first.masked.gather(1, visible).any()
+        changed_seen = crops.clone()
+        changed_seen[:] = 0.5
+        assert not torch.equal(first.patches, mae(changed_seen, visible=visible).patches)
+
+
+def test_loss_equals_a_loop_over_patches_and_voxels():
+    generator = torch.Generator().manual_seed(2)
+    prediction, target = (torch.rand(3, 64, 32, generator=generator) for _ in range(2))
+    target[:, :32] *= 0.05  # background: hardly varies
+    masked = torch.rand(3, 64, generator=generator) < 0.5
+    mean_variance = sum(float(p.var(unbiased=False)) for crop in target for p in crop) / (3 * 64)
+    top = bottom = 0.0
+    for b in range(3):
+        for i in range(64):
+            if masked[b, i]:
+                voxels = target[b, i].tolist()
+                mean = sum(voxels) / len(voxels)
+                variance = sum((v - mean) ** 2 for v in voxels) / len(voxels)
+                weight = 1 + 9 * min(1.0, variance / mean_variance)
+                errors = [(p - t) ** 2 for p, t in zip(prediction[b, i].tolist(), voxels, strict=True)]
+                top += weight * sum(errors) / len(errors)
+                bottom += weight
+    got_top, got_bottom = content_aware_loss(prediction, target, masked, mean_variance=mean_variance)
+    assert float(got_top) == pytest.approx(top, rel=1e-5)
+    assert float(got_bottom) == pytest.approx(bottom, rel=1e-5)
+
+
+def test_weights_run_from_background_to_cell_and_gamma_zero_is_uniform():
+    target = torch.zeros(1, 3, 8)
+    target[0, 1, ::2] = 1.0  # variance .25
+    target[0, 2, ::2] = 0.5  # variance .0625
+    weights = content_weights(target, mean_variance=0.125)
+    assert weights[0].tolist() == pytest.approx([1.0, 10.0, 5.5])
+    assert content_weights(target, gamma=0.0, mean_variance=0.125)[0].tolist() == [1.0, 1.0, 1.0]
+    assert torch.isfinite(content_weights(torch.zeros(1, 3, 8), mean_variance=0.0)).all()
+
+
+def test_micro_batches_add_up_to_the_loss_of_the_batch():
+    generator = torch.Generator().manual_seed(3)
+    prediction, target = (torch.rand(8, 64, 32, generator=generator) for _ in range(2))
+    masked = torch.rand(8, 64, generator=generator) < 0.75
+    whole = content_aware_loss(prediction, target, masked, mean_variance=0.08)
+    parts = [
+        content_aware_loss(prediction[i : i + 2], target[i : i + 2], masked[i : i + 2], mean_variance=0.08)
+        for i in range(0, 8, 2)
+    ]
+    assert float(sum(p[0] for p in parts)) == pytest.approx(float(whole[0]), rel=1e-5)
+    assert float(sum(p[1] for p in parts)) == pytest.approx(float(whole[1]), rel=1e-5)
+
+
+def test_it_overfits_one_crop():
+    torch.manual_seed(0)
+    mae = MaskedAutoencoder(SMALL, SMALL_DECODER)
+    z, y, x = torch.meshgrid(
+        torch.linspace(0, 3, 8), torch.linspace(0, 6, 16), torch.linspace(0, 6, 16), indexing="ij"
+    )
+    crop = (0.5 + 0.5 * torch.sin(z + y) * torch.cos(x))[None, None]
+    optimizer = torch.optim.AdamW(mae.parameters(), lr=1e-2)
+    visible = torch.arange(0, 64, 2)[None]
+    target = mae.target(crop)
+    losses = []
+    for _ in range(450):
+        made = mae(crop, visible=visible)
+        top, bottom = content_aware_loss(made.patches, target, made.masked, gamma=0.0, mean_variance=1.0)
+        optimizer.zero_grad()
+        (top / bottom).backward()
+        optimizer.step()
+        losses.append((top / bottom).item())
+    assert sum(losses[-20:]) / 20 < 0.2 * crop.var().item()
