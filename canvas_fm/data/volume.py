@@ -136,6 +136,11 @@ class Volume:
         return self
 
     @property
+    def options(self) -> dict[str, Any]:
+        """How it was opened: the keywords of `open`."""
+        return dict(self._options)
+
+    @property
     def bad_chunks(self) -> list[str]:
         """What `on_bad_chunk="skip"` passed over so far, one sentence each."""
         return list(self._source.array.bad_chunks) if isinstance(self._source, _ZarrSource) else []
