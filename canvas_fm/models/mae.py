@@ -73,7 +73,7 @@ class Decoder(nn.Module):
         nn.init.normal_(self.mask_token, std=0.02)
 
     def forward(
-        self, tokens: Float[Tensor, "b 1+k d"], visible: Int[Tensor, "b k"]
+        self, tokens: Float[Tensor, "b sequence d"], visible: Int[Tensor, "b k"]
     ) -> Float[Tensor, "b tokens voxels"]:
         x = self.embed(tokens)
         count = self.positions.shape[0]

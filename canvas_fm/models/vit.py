@@ -123,7 +123,7 @@ class ViTEncoder(nn.Module):
 
     def tokens(
         self, crops: Float[Tensor, "b 1 z y x"], visible: Int[Tensor, "b k"] | None = None
-    ) -> Float[Tensor, "b 1+k d"]:
+    ) -> Float[Tensor, "b sequence d"]:
         """Tokens after the final norm, the class token first; with `visible`, of those patches alone."""
         patches = patchify(crops, self.config.patch_zyx)
         positions: Tensor = self.positions
