@@ -1,0 +1,97 @@
+"""`serve`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from canvas_fm.cli.options import Verbs, add_device, add_verb, add_voxel_size_flags, positive_int
+
+
+def add_verbs(verbs: Verbs) -> None:
+    serve = add_verb(
+        verbs,
+        "serve",
+        run_serve,
+        "embeddings over HTTP",
+        "Serve a model until SIGTERM or Ctrl-C: POST /v1/embed takes crops as .npy, POST /v1/embed/points "
+        "the name of a --volume and points. GET /v1/info, /livez, /readyz and /metrics tell the rest.",
+    )
+    serve.add_argument("model", metavar="MODEL", help="an encoder's folder, or the name of a shipped model")
+    serve.add_argument(
+        "--volume",
+        nargs="+",
+        action="extend",
+        type=_named_path,
+        default=[],
+        metavar="NAME=PATH",
+        help="volumes whose points may be embedded by name; nothing else can be read",
+    )
+    serve.add_argument("--host", default="127.0.0.1", help="default 127.0.0.1: this machine only")
+    serve.add_argument("--port", type=int, default=3000, help="default 3000; 0 takes a free one")
+    serve.add_argument(
+        "--workers", type=positive_int, default=1, help="processes, each with its own copy; default 1"
+    )
+    serve.add_argument("--precision", choices=["fp32", "bf16", "auto"], default="fp32", help="default fp32")
+    serve.add_argument(
+        "--limit",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change a limit, for example max_body_mb=64 or max_points=1000; `GET /v1/info` lists them",
+    )
+    add_device(serve)
+    add_voxel_size_flags(serve)
+
+
+def run_serve(args: argparse.Namespace) -> None:
+    from serving.service import serve
+
+    serve(
+        args.model,
+        dict(args.volume),
+        host=args.host,
+        port=args.port,
+        workers=args.workers,
+        device=args.device,
+        precision=args.precision,
+        resample=args.resample,
+        any_voxel=args.any_voxel,
+        limits=read_limits(args.limit),
+        announce=lambda address: print(f"canvas-fm: serving on {address}", file=sys.stderr, flush=True),
+    )
+
+
+def read_limits(given: list[str]):  # type: ignore[no-untyped-def]
+    """The service's limits with some changed by KEY=VALUE; a CanvasError names what is wrong."""
+    from pydantic import ValidationError
+
+    from canvas_fm.errors import CanvasError
+    from serving.schemas import Limits
+
+    settings = {}
+    for item in given:
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise CanvasError(
+                f"--limit {item!r} was given; KEY=VALUE was expected, for example max_body_mb=64"
+            )
+        settings[key] = value
+    try:
+        return Limits.model_validate(settings)
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        if first["type"] == "extra_forbidden":
+            raise CanvasError(
+                f"no limit is called {key!r}; known: {', '.join(Limits.model_fields)}"
+            ) from problem
+        raise CanvasError(f"--limit {key}={first['input']}: {first['msg'].lower()}") from problem
+
+
+def _named_path(text: str) -> tuple[str, str]:
+    name, equals, path = text.partition("=")
+    if not (name and equals and path):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=PATH, for example cube=brain.zarr")
+    return name, path

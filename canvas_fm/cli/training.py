@@ -1,0 +1,89 @@
+"""`pretrain`."""
+
+from __future__ import annotations
+
+import argparse
+
+from canvas_fm.cli.options import (
+    ZYX,
+    Verbs,
+    add_device,
+    add_json,
+    add_verb,
+    add_volume_flags,
+    positive_float,
+)
+
+
+def add_verbs(verbs: Verbs) -> None:
+    pretrain = add_verb(
+        verbs,
+        "pretrain",
+        run_pretrain,
+        "train a 3D masked autoencoder on unlabelled volumes",
+        "Train a content-aware 3D masked autoencoder on unlabelled volumes. RUN then holds recipe.yaml as "
+        "resolved, metrics.jsonl, figures/, last.pt and encoder/, the folder that other verbs take as MODEL. "
+        "Several GPUs: torchrun --nproc-per-node N -m canvas_fm.cli pretrain …",
+    )
+    pretrain.add_argument("recipe", metavar="RECIPE", help="a YAML file, or the name of a shipped recipe")
+    pretrain.add_argument("--data", nargs="+", required=True, metavar="VOLUME", help="one or more volumes")
+    pretrain.add_argument("--out", required=True, metavar="RUN", help="folder of the run")
+    pretrain.add_argument(
+        "--held-out",
+        nargs="+",
+        default=[],
+        metavar="NAME|N",
+        help="volumes of --data only evaluated on: their names, or how many to split off by the seed",
+    )
+    pretrain.add_argument(
+        "--set",
+        dest="overrides",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change the recipe, for example training.steps=200",
+    )
+    pretrain.add_argument("--resume", action="store_true", help="go on from RUN's last checkpoint")
+    pretrain.add_argument("--seed", type=int, help="instead of the recipe's")
+    add_device(pretrain)
+    sizes = pretrain.add_mutually_exclusive_group()
+    sizes.add_argument(
+        "--resample",
+        nargs=3,
+        type=positive_float,
+        metavar=ZYX,
+        help="read every volume at this voxel size in micrometres, where theirs differ",
+    )
+    sizes.add_argument(
+        "--any-voxel", action="store_true", help="mix volumes whose voxel sizes differ as they are"
+    )
+    add_json(pretrain)
+    add_volume_flags(pretrain)
+
+
+def run_pretrain(args: argparse.Namespace) -> None:
+    from canvas_fm.cli.options import open_volume, print_result, report_bad_chunks
+    from canvas_fm.training.pretrain import pretrain
+    from canvas_fm.viewing.describe import describe_run
+
+    volumes = [open_volume(path, args) for path in args.data]
+    run = pretrain(
+        args.recipe,
+        volumes,
+        out=args.out,
+        resume=args.resume,
+        device=args.device,
+        seed=args.seed,
+        overrides=args.overrides,
+        held_out=_held_out(args.held_out),
+        resample_to=None if args.resample is None else tuple(args.resample),
+        any_voxel=args.any_voxel,
+    )
+    skipped = report_bad_chunks(volumes)
+    print_result(describe_run(run.path) | ({"bad_chunks": skipped} if skipped else {}), args.json)
+
+
+def _held_out(given: list[str]) -> int | list[str]:
+    """One whole number is how many volumes to split off; anything else is names."""
+    return int(given[0]) if len(given) == 1 and given[0].isdecimal() else given

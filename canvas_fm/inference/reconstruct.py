@@ -1,0 +1,45 @@
+"""Crops in, what the decoder makes of their masked patches out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+
+from canvas_fm.errors import CanvasError
+from canvas_fm.inference.validate import check_crops
+from canvas_fm.models.checkpoint import Encoder
+from canvas_fm.models.mae import masked_count
+from canvas_fm.models.vit import unpatchify
+
+
+@dataclass(frozen=True)
+class Reconstructed:
+    """Windowed crops, what the decoder says of every voxel, and which patches it had not seen."""
+
+    crops: Float[np.ndarray, "n z y x"]
+    prediction: Float[np.ndarray, "n z y x"]
+    masked: Bool[np.ndarray, "n tokens"]
+
+
+def reconstruct_crops(
+    encoder: Encoder, crops: Float[np.ndarray, "n ..."], *, mask_ratio: float, seed: int = 0
+) -> Reconstructed:
+    """Mask each windowed crop at random and predict it; the same seed gives the same masks on every device.
+
+    Raises CanvasError for crops of another shape, a ratio that masks nothing or everything, and a model
+    without its decoder.
+    """
+    mae, config = encoder.mae, encoder.config.architecture
+    if not 0 < mask_ratio < 1 or masked_count(mask_ratio, config.tokens) in (0, config.tokens):
+        raise CanvasError(
+            f"mask ratio {mask_ratio} masks nothing or everything; give one between 0.02 and 0.98"
+        )
+    checked = check_crops(crops, encoder.config)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.inference_mode():
+        result = mae(torch.from_numpy(checked).to(encoder.device), mask_ratio, generator=generator)
+    voxels = unpatchify(result.patches.float(), config.grid_zyx, config.patch_zyx)
+    return Reconstructed(checked[:, 0], voxels[:, 0].cpu().numpy(), result.masked.cpu().numpy())

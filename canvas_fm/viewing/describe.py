@@ -1,0 +1,241 @@
+"""What a path is and what it holds: a volume, a run, an encoder, embeddings or points."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from canvas_fm.data.volume import Volume
+from canvas_fm.errors import CanvasError
+from canvas_fm.shipped import find, shipped
+
+_TABLES = (".csv", ".tsv", ".txt", ".parquet", ".pq")
+_MAX_FILES = 200_000  # counting more would keep a person waiting for a size
+
+
+def describe(path: str | Path, **volume_options: Any) -> dict[str, Any]:
+    """A dictionary that JSON can hold, with `kind` first; `volume_options` are those of `Volume.open`.
+
+    Everything that is described is checked as its own reader does, so damage is an error here too. Raises
+    CanvasError for what is not there, damaged, or none of the known artefacts.
+    """
+    path = Path(path)
+    if not path.exists():
+        if str(path) in shipped("model"):
+            return describe_encoder(find("model", path))
+        raise CanvasError(f"{path} does not exist, and no shipped model has that name")
+    if path.is_file() and path.suffix.lower() in _TABLES:
+        return _describe_points(path)
+    if path.is_file() and path.suffix.lower() in (".yaml", ".yml"):
+        return _describe_recipe(path)
+    if path.is_dir() and _is_run(path):
+        return describe_run(path)
+    if path.is_dir() and (path / "config.json").is_file():
+        return describe_encoder(path)
+    if path.name.endswith(".emb.zarr") or _is_embeddings(path):
+        return describe_embeddings(path)
+    return describe_volume(Volume.open(path, **volume_options))
+
+
+def describe_volume(volume: Volume) -> dict[str, Any]:
+    """Shape, voxel, type, chunks, window and whether checksums protect the store."""
+    window = volume.window
+    described: dict[str, Any] = {
+        "kind": "volume",
+        "path": str(volume.path),
+        "name": volume.name,
+        "marker": volume.marker,
+        "shape_zyx": list(volume.shape_zyx),
+        "voxel_um": list(volume.voxel_um),
+        "extent_mm": [
+            round(n * um / 1000, 4) for n, um in zip(volume.shape_zyx, volume.voxel_um, strict=True)
+        ],
+        "dtype": str(volume.dtype),
+        "chunk_zyx": list(volume.chunk_zyx),
+        "window": [window.low, window.high],
+        "checksums": "every file" if volume.checksums else "no checksums",
+        **_size(volume.path),
+        "bytes_decoded": math.prod(volume.shape_zyx) * volume.dtype.itemsize,
+    }
+    if volume.bad_chunks:
+        described["bad_chunks"] = volume.bad_chunks
+    return described
+
+
+def describe_run(path: str | Path) -> dict[str, Any]:
+    """How far a training came, its last losses and its last evaluations."""
+    path = Path(path)
+    recipe = _read_yaml(path / "recipe.yaml")
+    rows = read_metrics(path)
+    train = [row for row in rows if row.get("kind") == "train"]
+    last_eval = [row for row in rows if row.get("kind") == "eval"]
+    at = last_eval[-1]["step"] if last_eval else None
+    described: dict[str, Any] = {
+        "kind": "run",
+        "path": str(path),
+        "step": train[-1]["step"] if train else 0,
+        "steps": recipe.get("training", {}).get("steps"),
+        "last_losses": [round(row["loss"], 6) for row in train[-3:]],
+        "checkpoint": (path / "last.pt").is_file(),
+        "encoder": str(path / "encoder") if (path / "encoder" / "config.json").is_file() else None,
+        "evaluation": [_evaluation(row) for row in last_eval if row["step"] == at],
+    }
+    return described
+
+
+def describe_encoder(path: str | Path) -> dict[str, Any]:
+    """Architecture, size, voxel size, identity and what it was trained on; every byte of it is checked."""
+    from canvas_fm.models.checkpoint import load
+
+    encoder = load(path)
+    config = encoder.config
+    decoder = None
+    if "decoder.safetensors" in config.weights and (Path(path) / "decoder.safetensors").is_file():
+        decoder = sum(p.numel() for p in encoder.mae.decoder.parameters())
+    return {
+        "kind": "encoder",
+        "path": str(path),
+        "sha256": encoder.sha256,
+        "crop_zyx": list(config.architecture.crop_zyx),
+        "patch_zyx": list(config.architecture.patch_zyx),
+        "dim": config.architecture.dim,
+        "depth": config.architecture.depth,
+        "heads": config.architecture.heads,
+        "parameters": sum(p.numel() for p in encoder.net.parameters()),
+        "decoder_parameters": decoder,
+        "voxel_um": list(config.voxel_um),
+        "window_rule": str(config.window_rule),
+        "pool": config.pool,
+        "provenance": config.provenance,
+        **_size(Path(path)),
+    }
+
+
+def describe_embeddings(path: str | Path) -> dict[str, Any]:
+    """Rows, length, encoder, pooling and columns; every file is compared with its checksum."""
+    from canvas_fm.inference.embeddings import Embeddings
+
+    embeddings = Embeddings.open(path)
+    embeddings.verify()
+    rows, dim = embeddings.shape
+    return {
+        "kind": "embeddings",
+        "path": str(path),
+        "rows": rows,
+        "dim": dim,
+        "volume": embeddings.volume,
+        "marker": embeddings.marker,
+        "voxel_um": list(embeddings.voxel_um),
+        "pool": embeddings.pool,
+        "precision": embeddings.precision,
+        "encoder_sha256": embeddings.encoder_sha256,
+        "columns": list(embeddings.columns),
+        "checksums": "every file",
+        **_size(Path(path)),
+    }
+
+
+def read_metrics(run: str | Path) -> list[dict[str, Any]]:
+    """The rows of a run's metrics.jsonl; a last line that a kill cut short is left out."""
+    path = Path(run) / "metrics.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError as problem:
+            if number < len(lines):
+                raise CanvasError(f"{path}, line {number} is not JSON ({problem})") from problem
+    return rows
+
+
+def _describe_points(path: Path) -> dict[str, Any]:
+    from canvas_fm.data.points import Points
+
+    points = Points.read(path)
+    bounds = (
+        {"from_zyx": points.zyx.min(0).tolist(), "to_zyx": points.zyx.max(0).tolist()} if len(points) else {}
+    )
+    return {
+        "kind": "points",
+        "path": str(path),
+        "rows": len(points),
+        "columns": list(points.columns),
+        **bounds,
+        "meta": points.meta,
+    }
+
+
+def _describe_recipe(path: Path) -> dict[str, Any]:
+    from canvas_fm.training.recipe import read_recipe
+
+    recipe = read_recipe(path)
+    encoder = recipe.model.encoder
+    return {
+        "kind": "recipe",
+        "path": str(path),
+        "steps": recipe.steps,
+        "batch": recipe.training.batch,
+        "mask_ratio": recipe.model.mask_ratio,
+        "crop_zyx": list(encoder.crop_zyx),
+        "patch_zyx": list(encoder.patch_zyx),
+        "dim": encoder.dim,
+        "depth": encoder.depth,
+        "seed": recipe.seed,
+    }
+
+
+def _evaluation(row: dict[str, Any]) -> dict[str, Any]:
+    """One evaluation in a few numbers: masked patches, beside the predictors that need no model."""
+    short = {key: row[key] for key in ("volume", "crops", "loss", "psnr_masked", "ssim_masked") if key in row}
+    for predictor in ("crop_mean", "neighbours_mean"):
+        if predictor in row:
+            short[f"{predictor}_psnr_masked"] = row[predictor]["psnr_masked"]
+    return {key: round(value, 5) if isinstance(value, float) else value for key, value in short.items()}
+
+
+def _is_run(path: Path) -> bool:
+    return (path / "recipe.yaml").is_file()
+
+
+def _is_embeddings(path: Path) -> bool:
+    return path.is_dir() and (path / "embeddings").is_dir() and (path / "points").is_dir()
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        held = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as problem:
+        raise CanvasError(f"{path} is not readable as YAML: {' '.join(str(problem).split())}") from problem
+    if not isinstance(held, dict):
+        raise CanvasError(f"{path} holds no recipe")
+    return held
+
+
+def _size(path: Path) -> dict[str, Any]:
+    """Files and bytes on disk, without following links; left out where there are too many files to count."""
+    files = total = 0
+    for entry in _walk(path):
+        files, total = files + 1, total + entry.stat(follow_symlinks=False).st_size
+        if files > _MAX_FILES:
+            return {"files": f"more than {_MAX_FILES:,}"}
+    return (
+        {"files": files, "bytes_on_disk": total} if path.is_dir() else {"bytes_on_disk": path.stat().st_size}
+    )
+
+
+def _walk(path: Path) -> Iterable[os.DirEntry[str]]:
+    waiting = [path] if path.is_dir() else []
+    while waiting:
+        with os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(Path(entry.path))
+                else:
+                    yield entry

@@ -1,0 +1,82 @@
+"""One masked crop of a volume as the paper's four-row figure, with its scores beside trivial predictors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from canvas_fm.data.crops import CropReader
+from canvas_fm.data.origins import check_crop_fits, draw_starts
+from canvas_fm.data.resample import check_voxel_um
+from canvas_fm.data.volume import Volume
+from canvas_fm.errors import CanvasError
+from canvas_fm.evaluation.figures import reconstruction_figure
+from canvas_fm.evaluation.reconstruction import Batch
+from canvas_fm.inference.grid import box_centres
+from canvas_fm.inference.reconstruct import reconstruct_crops
+from canvas_fm.inference.validate import check_points
+from canvas_fm.models.checkpoint import Encoder
+
+_RATIO = 0.75  # of a model whose provenance names none
+
+
+def reconstruct(
+    encoder: Encoder,
+    volume: Volume,
+    out: str | Path,
+    *,
+    at_zyx: Sequence[float] | None = None,
+    mask_ratio: float | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    resample: bool = False,
+    any_voxel: bool = False,
+) -> dict[str, Any]:
+    """Write the figure to `out` (PNG) and return PSNR in dB and SSIM of this one crop.
+
+    `at_zyx` is the crop's centre in voxels of level 0; without it a crop with signal is drawn by `seed`,
+    which also draws the mask. Without `mask_ratio` the model's own is used. Raises as `embed` does, and for
+    another suffix than .png.
+    """
+    out = Path(out)
+    if out.suffix.lower() != ".png" or not out.resolve().parent.is_dir():
+        raise CanvasError(f"{out} cannot be written: give a .png in a folder that is there")
+    config = encoder.config
+    to_um = check_voxel_um(volume, config.voxel_um, resample=resample, any_voxel=any_voxel)
+    reader = CropReader(volume, config.architecture.crop_zyx, resample_to_um=to_um)
+    if at_zyx is None:
+        centre = box_centres(draw_starts(volume, reader.box_zyx, 1, foreground=1.0, seed=seed), reader)
+    else:
+        check_crop_fits(volume.shape_zyx, reader.box_zyx, volume.name)
+        centre = check_points([at_zyx], volume.shape_zyx)
+    crops = volume.window_by(config.window_rule).apply(reader.read_points(centre))
+    ratio = mask_ratio if mask_ratio is not None else trained_mask_ratio(encoder)
+    result = reconstruct_crops(encoder.to(device), crops, mask_ratio=ratio, seed=seed)
+    patch = config.architecture.patch_zyx
+    place = [round(float(p), 2) for p in centre[0]]
+    reconstruction_figure(
+        result.crops[0],
+        result.masked[0],
+        result.prediction[0],
+        out,
+        patch_zyx=patch,
+        title=f"{volume.name}, crop at z, y, x = {', '.join(f'{p:g}' for p in place)}; {ratio:.0%} masked",
+    )
+    batch = Batch(result.crops, result.masked, patch)
+    about = {
+        "figure": str(out),
+        "at_zyx": place,
+        "masked_patches": int(result.masked.sum()),
+        "mask_ratio": ratio,
+    }
+    trivial = {name: tally.scores() for name, tally in batch.trivial_tallies().items()}
+    return about | batch.tally(result.prediction).scores() | trivial
+
+
+def trained_mask_ratio(encoder: Encoder) -> float:
+    """The share of patches that was hidden in training, where the model's provenance says so, else 0.75."""
+    held: Any = encoder.config.provenance
+    for key in ("recipe", "model", "mask_ratio"):
+        held = held.get(key) if isinstance(held, dict) else None
+    return float(held) if isinstance(held, int | float) else _RATIO
