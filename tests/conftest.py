@@ -1,4 +1,4 @@
-"""What several tests share: the one finder of real data, volumes that encode their own position, checked shapes."""
+"""What tests share: the one finder of real data, volumes that encode their position, checked shapes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from beartype import BeartypeConf, beartype
 from jaxtyping import install_import_hook
 
-# Shapes and types of the public signatures are executed in tests; an int may stand for a float, as in PEP 484.
+# Shapes and types of the public signatures are executed in tests; an int may stand for a float (PEP 484).
 _checker = types.ModuleType("canvas_fm_tests_checker")
 _checker.check = beartype(conf=BeartypeConf(is_pep484_tower=True))  # type: ignore[attr-defined]
 sys.modules[_checker.__name__] = _checker
@@ -37,7 +37,7 @@ def real_data() -> Path:
 
 
 def position_values(shape_zyx: tuple[int, int, int], dtype: str = "uint16") -> np.ndarray:
-    """Every voxel holds 1 + its own running index (modulo the type), so that any slip of axis or offset shows."""
+    """Every voxel holds 1 + its running index (modulo the type), so that any slip of axis or offset shows."""
     count = np.arange(1, 1 + int(np.prod(shape_zyx)), dtype=np.int64)
     top = 65_521 if np.dtype(dtype).itemsize <= 2 else 2**31 - 1
     return (count % top).astype(dtype).reshape(shape_zyx)

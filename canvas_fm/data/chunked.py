@@ -1,16 +1,15 @@
 """Boxes of a Zarr array, any number of axes, with every damage named by array, chunk and cause.
 
-zarr-python decodes; which files a box needs, whether they are there and whether they are what was written is looked up
-before, because a missing chunk would be read as zeros without a word.
+zarr-python decodes. Which files a box needs, whether they are there and whether they are what was written is
+looked up before, because zarr-python reads a missing chunk as zeros without a word.
 """
 
 from __future__ import annotations
 
 import itertools
-import logging
 import math
 import re
-import threading
+import struct
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
@@ -19,21 +18,27 @@ import zarr
 from jaxtyping import Shaped
 from zarr.storage import LocalStore, ZipStore
 
-from canvas_fm.data.store import CheckedStore, Zipped
+from canvas_fm.data.files import Stamp, Zipped
+from canvas_fm.data.store import BadChunks, CheckedStore
 from canvas_fm.errors import CanvasError, DamagedStore
-
-_log = logging.getLogger(__name__)
-_CHUNK = re.compile(r"(c[/.])?\d+([/.]\d+)*")
 
 OnBadChunk = Literal["error", "skip"]
 MissingChunks = Literal["error", "empty"]
+
+_CHUNK = re.compile(r"(c[/.])?\d+([/.]\d+)*")
+_HINT = "restore the file, or give --on-bad-chunk skip to read it as zeros"
+_BLOSC = struct.Struct(
+    "<4B3I"
+)  # version, its codec's version, flags, typesize; bytes decoded, of a block, encoded
+
+Span = tuple[tuple[int, ...], tuple[int, ...]]  # start and stop of a box
 
 
 class ChunkedArray:
     """A Zarr array opened for reading, safe in several threads.
 
-    `chunks` is what decodes as one piece, `files_grid` the shape of what lies in one file (a shard, else a chunk).
-    With `on_bad_chunk="skip"` damage is read as zeros, each once in `bad_chunks` and in the log.
+    `chunks` is the shape of what decodes as one piece, `files_grid` of what lies in one file (a shard, else
+    a chunk). Damage raises DamagedStore, or is read as zeros and kept in `bad` with `on_bad_chunk="skip"`.
     """
 
     def __init__(
@@ -46,129 +51,141 @@ class ChunkedArray:
         missing_chunks: MissingChunks = "error",
     ) -> None:
         self.store, self.path = store, path
-        self.bad_chunks: list[str] = []
-        self._skip, self._empty = on_bad_chunk == "skip", missing_chunks == "empty"
-        self._bad: dict[str, str] = {}
-        self._lock = threading.Lock()
-        files = store.files
+        self.bad = BadChunks(skip=on_bad_chunk == "skip")
+        self._empty = missing_chunks == "empty"
         try:
-            if isinstance(files, Zipped):
-                place: Any = ZipStore(files.root, mode="r")
-                path = files.inside + path
-            else:
-                place = LocalStore(files.root, read_only=True)
-            self._array = zarr.open_array(place, path=path.strip("/"), mode="r", zarr_format=zarr_format)  # type: ignore[arg-type]
+            self._array = _open(store, path, zarr_format)
             self.dtype = np.dtype(self._array.dtype)
-            self.shape: tuple[int, ...] = tuple(int(n) for n in self._array.shape)
-            self.chunks: tuple[int, ...] = tuple(int(n) for n in self._array.chunks)
-            self.files_grid: tuple[int, ...] = tuple(int(n) for n in (self._array.shards or self.chunks))
-            self.fill_value = self._array.fill_value
+            self.shape = tuple(int(n) for n in self._array.shape)
+            self.chunks = tuple(int(n) for n in self._array.chunks)
+            self.files_grid = tuple(int(n) for n in (self._array.shards or self.chunks))
+            self.fill_value = 0 if self._array.fill_value is None else self._array.fill_value
         except Exception as problem:
             # Metadata that is JSON but no array raises some ten types in zarr-python.
             raise CanvasError(
-                f"{files}: the metadata of array {self.path!r} cannot be used: {_one_line(problem)}"
+                f"{store.files}: the metadata of array {path!r} cannot be used ({_one_line(problem)})"
             ) from problem
         if min(self.chunks, default=1) < 1 or min(self.files_grid, default=1) < 1:
-            raise CanvasError(f"{files}: array {self.path!r} has chunks of shape {self.chunks}")
+            raise CanvasError(f"{store.files}: array {path!r} has chunks of shape {self.chunks}")
+        self._headers = _blosc_nbytes(self._array.metadata.to_dict(), self.files_grid, self.dtype)
+        self._seen: dict[str, Stamp] = {}
 
-    def read(self, start: Sequence[int], stop: Sequence[int]) -> Shaped[np.ndarray, "..."]:
-        """The box [start, stop), which has to lie inside the array; raises DamagedStore, naming the chunk."""
-        if not self._bad_files(start, stop):
+    def read(self, start: Sequence[int], stop: Sequence[int]) -> Shaped[np.ndarray, "*shape"]:
+        """The box [start, stop), which has to lie inside the array; raises DamagedStore."""
+        size = [b - a for a, b in zip(start, stop, strict=True)]
+        if not any([self._is_bad(low) for low, _ in cells(start, stop, self.files_grid)]):
             try:
                 return self._decode(start, stop)
-            except Exception as problem:
-                # zarr-python raises five types for one damaged chunk, none naming it: look for it chunk by chunk.
-                if isinstance(problem, MemoryError):
-                    size = [b - a for a, b in zip(start, stop, strict=True)]
-                    raise CanvasError(f"a box of {size} voxels does not fit in memory") from problem
-        box = np.zeros([b - a for a, b in zip(start, stop, strict=True)], self.dtype.newbyteorder("="))
-        for low, high in self._cells(start, stop, self.chunks):
-            voxels = self._read_one(low, high)
+            except MemoryError as problem:
+                raise CanvasError(f"a box of {size} voxels does not fit in memory") from problem
+            except Exception:  # noqa: BLE001 - damage raises many types, none naming the chunk
+                pass  # look for it below, chunk by chunk
+        box = np.zeros(size, self.dtype.newbyteorder("="))
+        for low, high in cells(start, stop, self.chunks):
+            voxels = self._read_cell(low, high)
             if voxels is not None:
                 box[tuple(slice(a - o, b - o) for a, b, o in zip(low, high, start, strict=True))] = voxels
         return box
 
-    def chunk_key(self, start: Sequence[int]) -> str:
-        """The key, below the array's path, of the file that holds the voxel at `start`."""
-        at = tuple(int(a) // size for a, size in zip(start, self.files_grid, strict=True))
-        return str(self._array.metadata.encode_chunk_key(at))
-
-    def file_key(self, start: Sequence[int]) -> str:
-        """As `chunk_key`, below the store's root."""
-        key = self.chunk_key(start)
+    def file_key(self, at: Sequence[int]) -> str:
+        """The key, below the store's root, of the file that holds the voxel `at`."""
+        key = self._chunk_key(at)
         return f"{self.path}/{key}" if self.path else key
+
+    def _chunk_key(self, at: Sequence[int]) -> str:
+        cell = tuple(int(a) // size for a, size in zip(at, self.files_grid, strict=True))
+        return str(self._array.metadata.encode_chunk_key(cell))
 
     def _decode(self, start: Sequence[int], stop: Sequence[int]) -> np.ndarray:
         box = np.asarray(self._array[tuple(slice(int(a), int(b)) for a, b in zip(start, stop, strict=True))])
         return box if box.dtype.isnative else box.astype(box.dtype.newbyteorder("="))
 
-    def _cells(
-        self, start: Sequence[int], stop: Sequence[int], grid: Sequence[int]
-    ) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
-        """The parts of a box that lie in one cell of a grid each."""
-        spans = []
-        for a, b, size in zip(start, stop, grid, strict=True):
-            cells = range(a // size, -(-b // size) if b > a else a // size)
-            spans.append([(max(a, cell * size), min(b, (cell + 1) * size)) for cell in cells])
-        for parts in itertools.product(*spans):
-            yield tuple(low for low, _ in parts), tuple(high for _, high in parts)
-
-    def _bad_files(self, start: Sequence[int], stop: Sequence[int]) -> bool:
-        """Look at every file that the box needs; True if some are bad and bad ones are skipped."""
-        bad = False
-        for low, _ in self._cells(start, stop, self.files_grid):
-            bad |= self._problem(low) is not None
-        return bad
-
-    def _problem(self, at: Sequence[int]) -> DamagedStore | None:
-        """What is wrong with the file that holds a voxel; raised unless bad chunks are skipped."""
-        key = self.file_key(at)
-        try:
-            if self.store.verify(key) is None and self.store.listed is None and not self._empty:
-                raise self._missing(at)
-        except DamagedStore as problem:
-            return self._report(self.chunk_key(at), problem)
-        return None
-
-    def _read_one(self, low: Sequence[int], high: Sequence[int]) -> np.ndarray | None:
-        if self._problem(low) is not None:
+    def _read_cell(self, low: Sequence[int], high: Sequence[int]) -> np.ndarray | None:
+        """The part of a box in one chunk, None where it is damaged and damage is skipped."""
+        if self._is_bad(low):
             return None
         try:
             return self._decode(low, high)
-        except Exception as problem:
-            name = self.chunk_key(low)
+        except Exception as problem:  # noqa: BLE001 - as above; raised again unless damage is skipped
+            name = self._chunk_key(low)
             if self.files_grid != self.chunks:
-                name += f" (inner chunk {'/'.join(str(a // size) for a, size in zip(low, self.chunks, strict=True))})"
+                inner = "/".join(str(a // size) for a, size in zip(low, self.chunks, strict=True))
+                name += f" (inner chunk {inner})"
             cause = f"cannot be decoded ({_one_line(problem)})"
-            damage = DamagedStore(self.store.files, self.path, name, cause, self._hint())
-            self._report(name, damage, problem)
+            self.bad.meet(DamagedStore(self.store.files, self.path, name, cause, _HINT), problem)
             return None
 
-    def _hint(self) -> str:
-        return "restore the file, or give --on-bad-chunk skip to read it as zeros"
+    def _is_bad(self, at: Sequence[int]) -> bool:
+        """Whether the file that holds a voxel is damaged, which is raised unless damage is skipped."""
+        key = self.file_key(at)
+        try:
+            stamp = self.store.verify(key)
+            if stamp is None and self.store.listed is None and not self._empty:
+                raise self._missing(at)
+            if stamp is not None and self._headers is not None and self._seen.get(key) != stamp:
+                self._check_header(key, stamp)
+                self._seen[key] = stamp
+        except DamagedStore as problem:
+            self.bad.meet(problem, problem.__cause__)
+            return True
+        return False
 
-    def _report(self, name: str, damage: DamagedStore, cause: BaseException | None = None) -> DamagedStore:
-        if not self._skip:
-            raise damage from cause
-        with self._lock:
-            if name not in self._bad:
-                self._bad[name] = str(damage)
-                self.bad_chunks.append(str(damage))
-                _log.warning("read as zeros: %s", damage)
-        return damage
+    def _check_header(self, key: str, stamp: Stamp) -> None:
+        """Blosc has no checksum, but states both lengths of a chunk: what was cut or added shows there."""
+        head = self.store.files.read(key, _BLOSC.size) or b""
+        try:
+            *_, decoded, _, encoded = _BLOSC.unpack(head)
+        except struct.error:
+            decoded = encoded = -1
+        if (decoded, encoded) != (self._headers, stamp.size):
+            cause = (
+                f"has {stamp.size:,} bytes; its header tells of {encoded:,} for {decoded:,} decoded, "
+                f"a chunk is {self._headers:,}"
+            )
+            raise DamagedStore(self.store.files, self.path, key.removeprefix(f"{self.path}/"), cause, _HINT)
 
     def _missing(self, at: Sequence[int]) -> DamagedStore:
         total = math.prod(-(-n // size) for n, size in zip(self.shape, self.files_grid, strict=True))
         start = len(self.path) + 1 if self.path else 0
-        found = sum(bool(_CHUNK.fullmatch(key[start:])) for key in self.store.files.keys(self.path))
+        found = sum(bool(_CHUNK.fullmatch(key[start:])) for key in self.store.files.listing(self.path))
         return DamagedStore(
             self.store.files,
             self.path,
-            self.chunk_key(at),
-            f"missing, as are {max(total - found, 1):,} of the array's {total:,} chunks in all, and the store has no "
-            "checksums that could tell whether they were ever written",
-            "if the missing ones are meant to be empty, give --missing-chunks empty",
+            self._chunk_key(at),
+            f"missing, as {max(total - found, 1):,} of the array's {total:,} chunks are; the store has no "
+            "checksums to tell whether they were ever written",
+            "if they are meant to be empty, give --missing-chunks empty",
         )
+
+
+def cells(start: Sequence[int], stop: Sequence[int], grid: Sequence[int]) -> Iterator[Span]:
+    """The parts of a box that lie in one cell of a grid each."""
+    spans = []
+    for a, b, size in zip(start, stop, grid, strict=True):
+        parts = range(a // size, -(-b // size) if b > a else a // size)
+        spans.append([(max(a, part * size), min(b, (part + 1) * size)) for part in parts])
+    for cell in itertools.product(*spans):
+        yield tuple(low for low, _ in cell), tuple(high for _, high in cell)
+
+
+def _open(store: CheckedStore, path: str, zarr_format: int) -> zarr.Array:
+    files = store.files
+    place: Any
+    if isinstance(files, Zipped):
+        place, path = ZipStore(files.root, mode="r"), files.inside + path
+    else:
+        place = LocalStore(files.root, read_only=True)
+    return zarr.open_array(place, path=path.strip("/"), mode="r", zarr_format=3 if zarr_format == 3 else 2)
+
+
+def _blosc_nbytes(metadata: dict[str, Any], chunk: Sequence[int], dtype: np.dtype) -> int | None:
+    """Decoded bytes of a chunk file where it is one Blosc frame and nothing else, else None."""
+    if metadata.get("zarr_format") == 2:
+        plain = not metadata.get("filters") and dict(metadata.get("compressor") or {}).get("id") == "blosc"
+    else:
+        names = [dict(codec).get("name") for codec in metadata.get("codecs", ())]
+        plain = names[-1:] == ["blosc"] and names[:-1] in (["bytes"], ["transpose", "bytes"])
+    return math.prod(chunk) * dtype.itemsize if plain else None
 
 
 def _one_line(problem: BaseException) -> str:

@@ -1,7 +1,7 @@
 """What the metadata of a Zarr store says: which array is the image, its axes, and its voxel size.
 
-OME-Zarr 0.4 (Zarr v2) and 0.5 (Zarr v3) are read, and plain arrays; whatever else there is, and whatever contradicts
-itself, is refused with a sentence. Source: https://ngff.openmicroscopy.org/0.4 and /0.5.
+OME-Zarr 0.4 (Zarr v2) and 0.5 (Zarr v3) are read, and plain arrays; whatever else there is, and whatever
+contradicts itself, is refused with a sentence. Source: https://ngff.openmicroscopy.org/0.4 and /0.5.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from canvas_fm.data.store import Files, split_key
+from canvas_fm.data.files import Files, split_key
+from canvas_fm.data.zyx import ZyxUm
 from canvas_fm.errors import CanvasError, DamagedStore
 
 # The length units of OME-Zarr (and three common spellings) in micrometres.
 _PREFIXES = {
     "yotta": 24, "zetta": 21, "exa": 18, "peta": 15, "tera": 12, "giga": 9, "mega": 6, "kilo": 3, "hecto": 2,
-    "": 0, "deci": -1, "centi": -2, "milli": -3, "micro": -6, "nano": -9, "pico": -12, "femto": -15, "atto": -18,
-    "zepto": -21, "yocto": -24,
+    "": 0, "deci": -1, "centi": -2, "milli": -3, "micro": -6, "nano": -9, "pico": -12, "femto": -15,
+    "atto": -18, "zepto": -21, "yocto": -24,
 }  # fmt: skip
 UNITS_UM = {f"{prefix}meter": 10.0 ** (power + 6) for prefix, power in _PREFIXES.items()} | {
     "angstrom": 1e-4, "inch": 25_400.0, "foot": 304_800.0, "yard": 914_400.0, "mile": 1.609344e9,
@@ -42,26 +43,26 @@ class Node:
 class Image:
     """Where the voxels of level 0 lie and what their axes mean.
 
-    `axes` are one letter each in stored order (z, y, x, t, c, or ? for a custom one); `voxel_um` is z,y,x and None
-    where the metadata gives none, `why_no_voxel` then says what is lacking.
+    `axes` are one letter each in stored order (z, y, x, t, c, or ? for a custom one); `voxel_um` is z,y,x
+    and None where the metadata gives none, `why_no_voxel` then says what is lacking.
     """
 
     array: str
     zarr_format: int
     axes: tuple[str, ...]
-    voxel_um: tuple[float, float, float] | None
+    voxel_um: ZyxUm | None
     why_no_voxel: str = ""
     channels: tuple[str, ...] = ()
     attributes: dict[str, Any] = field(default_factory=dict)
 
 
 def read_image(files: Files) -> Image:
-    """Find the image of a store; CanvasError says why there is none, or none that can be read without guessing."""
+    """The image of a store; CanvasError says why there is none, or none that can be read without a guess."""
     node = read_node(files, "")
     if node is None:
         raise CanvasError(
-            f"{files} is no Zarr store: it has no zarr.json, .zgroup or .zarray; give the folder of an image, "
-            "or a folder of TIFF planes"
+            f"{files} is no Zarr store: it has no zarr.json, .zgroup or .zarray; give the folder of an "
+            "image, or a folder of TIFF planes"
         )
     if node.is_array:
         return _plain(files, node)
@@ -114,7 +115,7 @@ def _what_else(files: Files, ome: dict[str, Any]) -> str:
         return f"it is a collection of series; give one, such as {files}/0"
     if "labels" in ome:
         return f"it is a list of label images ({_short(ome['labels'])}); give the path of one"
-    return "its metadata has no 'multiscales'; give the path of an OME-Zarr image, or of an array with --voxel-um"
+    return "it has no 'multiscales'; give the path of an OME-Zarr image, or of an array with --voxel-um"
 
 
 def _multiscale(files: Files, node: Node, ome: dict[str, Any]) -> Image:
@@ -226,9 +227,7 @@ def _scale(files: Files, where: str, steps: Any, n_axes: int) -> list[float]:
     return scale
 
 
-def _voxel_um(
-    axes: Sequence[str], units: Sequence[Any], scale: Sequence[float]
-) -> tuple[tuple[float, float, float] | None, str]:
+def _voxel_um(axes: Sequence[str], units: Sequence[Any], scale: Sequence[float]) -> tuple[ZyxUm | None, str]:
     sizes = []
     for letter in "zyx":
         at = axes.index(letter)
@@ -275,7 +274,7 @@ def _short(value: Any) -> str:
 def write_metadata(
     levels: Sequence[tuple[str, Sequence[float], Sequence[float]]], name: str
 ) -> dict[str, Any]:
-    """The OME-Zarr 0.5 attribute of a volume: for each level its path, its voxel size and the centre of its first voxel in µm."""
+    """The OME-Zarr 0.5 attribute of a volume: of each level its path, voxel size and first centre."""
     datasets = [
         {
             "path": path,

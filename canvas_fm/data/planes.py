@@ -3,191 +3,107 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
-import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import tifffile
-from jaxtyping import Shaped
 
+from canvas_fm.data.channel import pick
+from canvas_fm.data.files import METADATA
+from canvas_fm.data.store import BadChunks
 from canvas_fm.errors import CanvasError, DamagedStore
 
 _log = logging.getLogger(__name__)
+_Result = TypeVar("_Result")
+
 SUFFIXES = (".tif", ".tiff")
 # X_Y_Z_chN.tiff, the CANVAS layout: the third number is the plane, N the channel.
-_CANVAS = re.compile(r"(\d+)_(\d+)_(\d+)_ch(\d+)$", re.IGNORECASE)
-_SLOW = "%s: reading TIFF planes is slow; writing an OME-Zarr once with Volume.create makes every later read faster"
+_CANVAS = re.compile(r"(\d+)_(\d+)_(\d+)_ch(\d+)", re.IGNORECASE)
 
 
-def is_planes(path: Path) -> bool:
-    """Whether a path is a TIFF file, or a folder with TIFF files and nothing of a Zarr store."""
-    if path.is_dir():
-        zarr = any((path / name).exists() for name in ("zarr.json", ".zgroup", ".zarray", ".zattrs"))
-        return not zarr and any(entry.suffix.lower() in SUFFIXES for entry in path.iterdir())
-    return path.suffix.lower() in SUFFIXES
+def open_planes(path: Path, *, t: int | None, c: int | None, skip: bool) -> Planes | None:
+    """The planes of a TIFF file, or of a folder with TIFF files and nothing of a Zarr store; None for all
+    else.
 
-
-def sorted_planes(folder: Path, channel: int | None) -> list[Path]:
-    """The planes of a folder from the lowest z up: by the third number of CANVAS names, else by the numbers in the name."""
-    found = [
-        path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
-    ]
-    named = {path: _CANVAS.search(path.stem) for path in found}
-    matches = [match for match in named.values() if match is not None]
-    if len(matches) < len(found):
-        if matches:
-            other = next(path.name for path, match in named.items() if match is None)
-            raise CanvasError(f"{folder}: {other} is not named X_Y_Z_chN like the other planes; move it away")
-        if channel not in (None, 0):
-            raise CanvasError(
-                f"{folder}: c={channel} was chosen, but the names have no channel (X_Y_Z_chN.tiff)"
-            )
-        return sorted(
-            found, key=lambda path: [int(part) for part in re.findall(r"\d+", path.stem)] + [path.name]
-        )  # type: ignore[list-item]
-    channels = sorted({int(match[4]) for match in matches})
-    if channel is None and len(channels) > 1:
-        raise CanvasError(f"{folder} holds the channels {channels}; choose one with --c")
-    chosen = channels[0] if channel is None else channel
-    if chosen not in channels:
-        raise CanvasError(f"{folder} holds the channels {channels}, not {chosen}")
-    ours = {path: match for path, match in named.items() if match is not None and int(match[4]) == chosen}
-    tiles = {(match[1], match[2]) for match in ours.values()}
-    if len(tiles) > 1:
-        raise CanvasError(
-            f"{folder} holds {len(tiles)} tiles (X_Y before the plane's number); stitch them first"
-        )
-    return sorted(ours, key=lambda path: int(ours[path][3]))
-
-
-class PlaneFolder:
-    """A folder of TIFF files, one plane each; `c` is N of the names `X_Y_Z_chN.tiff`."""
-
-    def __init__(self, folder: Path, *, c: int | None = None) -> None:
-        self.path = folder
-        self.planes = sorted_planes(folder, c)
-        if not self.planes:
-            raise CanvasError(f"{folder} holds no TIFF planes")
-        first = self._decode(0, None)
-        self.shape_zyx = (len(self.planes), *first.shape)
-        self.dtype = first.dtype.newbyteorder("=")
-        self.chunk_zyx = (1, *first.shape)
-        _log.warning(_SLOW, folder)
-
-    def read(self, start: Sequence[int], stop: Sequence[int]) -> Shaped[np.ndarray, "z y x"]:
-        box = np.empty([b - a for a, b in zip(start, stop, strict=True)], self.dtype)
-        for z in range(start[0], stop[0]):
-            plane = self._decode(z, self.shape_zyx[1:])
-            box[z - start[0]] = plane[start[1] : stop[1], start[2] : stop[2]]
-        return box
-
-    def key(self, start: Sequence[int]) -> str:
-        return self.planes[start[0]].name
-
-    def stamp(self, key: str) -> Any:
-        return _stamp(self.path / key)
-
-    def _decode(self, z: int, shape: Sequence[int] | None) -> np.ndarray:
-        path = self.planes[z]
-        plane = _decode(path, lambda tiff: _only_page(path, tiff).asarray())
-        if shape is not None and (plane.shape != tuple(shape) or plane.dtype.newbyteorder("=") != self.dtype):
-            raise CanvasError(
-                f"{path} is {plane.shape} {plane.dtype}; the first plane, {self.planes[0].name}, is "
-                f"{tuple(shape)} {self.dtype}"
-            )
-        return plane
-
-
-class PlaneStack:
-    """One TIFF file that holds a 3D stack; t and c are chosen where it has several."""
-
-    def __init__(self, path: Path, *, t: int | None = None, c: int | None = None) -> None:
-        self.path = path
-        axes, shape, dtype, self._pages = _decode(path, _layout)
-        letters = [{"I": "Z", "Q": "Z"}.get(axis, axis) for axis in axes]
-        if len(shape) < 3 or letters[-2:] != ["Y", "X"] or letters.count("Z") != 1:
-            raise CanvasError(
-                f"{path} holds axes {axes} of shape {shape}; a volume needs planes along z, then y, x"
-            )
-        outer, chosen = shape[:-2], {"T": t, "C": c}
-        index: list[int | slice] = []
-        for letter, length in zip(letters[:-2], outer, strict=True):
-            if letter == "Z":
-                index.append(slice(None))
-                continue
-            wanted = chosen.get(letter)
-            if wanted is None and length > 1:
-                raise CanvasError(
-                    f"{path} has {length} along {letter.lower()}; choose one with --{letter.lower()}"
-                )
-            if wanted is not None and not 0 <= wanted < length:
-                raise CanvasError(f"{path} has {length} along {letter.lower()}; there is no {wanted}")
-            index.append(wanted or 0)
-        numbers = np.arange(int(np.prod(outer))).reshape(outer)[tuple(index)]
-        self._numbers = [int(number) for number in numbers]
-        self.shape_zyx = (len(self._numbers), shape[-2], shape[-1])
-        self.dtype = np.dtype(dtype).newbyteorder("=")
-        self.chunk_zyx = (1, shape[-2], shape[-1])
-        self._lock = threading.Lock()
-        _log.warning(_SLOW, path)
-
-    def read(self, start: Sequence[int], stop: Sequence[int]) -> Shaped[np.ndarray, "z y x"]:
-        box = np.empty([b - a for a, b in zip(start, stop, strict=True)], self.dtype)
-        numbers = self._numbers[start[0] : stop[0]]
-        part = np.s_[start[1] : stop[1], start[2] : stop[2]]
-        for z, plane in enumerate(_decode(self.path, lambda tiff: self._decode(tiff, numbers, part))):
-            box[z] = plane
-        return box
-
-    def key(self, start: Sequence[int]) -> str:
-        return self.path.name
-
-    def stamp(self, key: str) -> Any:
-        return _stamp(self.path)
-
-    def _decode(self, tiff: tifffile.TiffFile, numbers: Sequence[int], part: Any) -> list[np.ndarray]:
-        if self._pages:
-            pages = tiff.series[0].pages
-            return [pages[number].asarray()[part] for number in numbers]  # type: ignore[union-attr]
-        stack = (
-            tiff.series[0].asarray(out="memmap")
-            if tiff.series[0].dataoffset is None
-            else tifffile.memmap(self.path, mode="r")
-        )
-        planes = stack.reshape(-1, *self.shape_zyx[1:])
-        return [planes[number][part] for number in numbers]
-
-
-def _stamp(path: Path) -> Any:
+    `c` is N of the names `X_Y_Z_chN.tiff`, or an index where one file holds channels. Damaged planes raise
+    DamagedStore, or with `skip` are read as zeros.
+    """
     try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_size, found.st_mtime_ns, found.st_ino
+        if path.is_dir():
+            names = [] if any((path / name).exists() for name in METADATA) else list(path.iterdir())
+            files = [
+                name for name in names if name.suffix.lower() in SUFFIXES and not name.name.startswith(".")
+            ]
+            planes = Planes(path, *_folder(path, files, t, c), skip=skip) if files else None
+        elif path.is_file() and path.suffix.lower() in SUFFIXES:
+            planes = Planes(path, *_stack(path, t, c), skip=skip)
+        else:
+            planes = None
+    except OSError as problem:
+        raise CanvasError(f"{path} cannot be opened: {problem.strerror}") from problem
+    if planes is not None:
+        _log.warning(
+            "%s: reading TIFF planes is slow; written once as OME-Zarr (Volume.create) every read is faster",
+            path,
+        )
+    return planes
 
 
-def _layout(tiff: tifffile.TiffFile) -> tuple[str, tuple[int, ...], np.dtype, bool]:
-    """Axes, shape and dtype of the first series, and whether each plane is a page of its own."""
-    series = tiff.series[0]
-    shape = tuple(int(n) for n in series.shape)
-    return series.axes, shape, series.dtype, len(series) == int(np.prod(shape[:-2]))
+class Planes:
+    """Planes along z, each an (index, file) and decoded as a whole whenever a box touches it."""
+
+    fill = 0
+
+    def __init__(
+        self,
+        path: Path,
+        planes: list[tuple[Path, int]],
+        shape_yx: tuple[int, int],
+        dtype: np.dtype,
+        *,
+        skip: bool,
+    ) -> None:
+        self.path, self._planes = path, planes
+        self.shape_zyx = (len(planes), *shape_yx)
+        self.chunk_zyx = (1, *shape_yx)
+        self.dtype = dtype.newbyteorder("=")
+        self.bad = BadChunks(skip=skip)
+
+    def read(self, start: Sequence[int], stop: Sequence[int]) -> np.ndarray:
+        box = np.zeros([b - a for a, b in zip(start, stop, strict=True)], self.dtype)
+        part = np.s_[start[1] : stop[1], start[2] : stop[2]]
+        for z in range(start[0], stop[0]):
+            file, index = self._planes[z]
+            try:
+                plane = use_tiff(file, lambda tiff, index=index: _plane(tiff, index))  # type: ignore[misc]
+            except DamagedStore as damage:
+                self.bad.meet(damage, damage.__cause__)
+                continue
+            if plane.shape != self.shape_zyx[1:] or plane.dtype.newbyteorder("=") != self.dtype:
+                raise CanvasError(
+                    f"{file} holds {plane.dtype} of shape {plane.shape}; the first plane, "
+                    f"{self._planes[0][0].name}, holds {self.dtype} of shape {self.shape_zyx[1:]}"
+                )
+            box[z - start[0]] = plane[part]
+        return box
+
+    def key(self, start: Sequence[int]) -> str:
+        return str(self._planes[start[0]][0])
+
+    def stamp(self, key: str) -> Any:
+        try:
+            found = Path(key).stat()
+        except OSError:
+            return None
+        return found.st_size, found.st_mtime_ns, found.st_ino
 
 
-def _only_page(path: Path, tiff: tifffile.TiffFile) -> Any:
-    if len(tiff.pages) != 1:
-        raise CanvasError(f"{path} holds {len(tiff.pages)} planes; a folder of planes has one in each file")
-    page = tiff.pages[0]
-    if len(page.shape) != 2:  # type: ignore[union-attr]
-        raise CanvasError(
-            f"{path} has shape {page.shape} ({page.axes}); a plane is y, x with one value a pixel"
-        )  # type: ignore[union-attr]
-    return page
-
-
-def _decode(path: Path, use: Any) -> Any:
+def use_tiff(path: Path, use: Callable[[tifffile.TiffFile], _Result]) -> _Result:
+    """`use` of the opened file; DamagedStore, naming it, for whatever goes wrong in decoding."""
     try:
         with tifffile.TiffFile(path) as tiff:
             return use(tiff)
@@ -199,5 +115,94 @@ def _decode(path: Path, use: Any) -> Any:
             raise CanvasError(
                 f"{path} is compressed in a way that needs: pip install imagecodecs"
             ) from problem
-        text = " ".join(str(problem).split())[:200] or type(problem).__name__
-        raise DamagedStore(path.parent, "planes", path.name, f"cannot be decoded ({text})") from problem
+        text = " ".join(str(problem).split())[:200]
+        cause = f"cannot be decoded ({type(problem).__name__}: {text})"
+        raise DamagedStore(path.parent, "planes", path.name, cause, "copy the file again") from problem
+
+
+def _plane(tiff: tifffile.TiffFile, index: int) -> np.ndarray:
+    series = tiff.series[0]
+    if len(series) == math.prod(series.shape[:-2]):
+        page = series[index]
+        if page is None:
+            raise ValueError(f"plane {index} is missing")
+        return page.asarray()
+    # One page describes many planes that lie one after another: map the file and touch only what is asked
+    # for.
+    stack = tifffile.memmap(tiff.filename, series=0, mode="r")
+    return stack.reshape(-1, *series.shape[-2:])[index]
+
+
+def _layout(tiff: tifffile.TiffFile) -> tuple[str, tuple[int, ...], np.dtype]:
+    """Axes, shape and type of the planes in a file; some writers mark z as I or Q."""
+    series = tiff.series[0]
+    axes = re.sub("[IQ]", "Z", series.axes)
+    shape = tuple(int(n) for n in series.shape)
+    if series.dtype is None or min(shape, default=0) < 1:
+        raise ValueError(f"it holds no plane, its shape is {shape}")
+    if len(shape) < 2 or axes[-2:] != "YX":
+        raise CanvasError(
+            f"{tiff.filename} has the axes {series.axes} of shape {shape}; planes are one value a pixel"
+        )
+    if len(series) not in (1, math.prod(shape[:-2])):
+        raise ValueError(f"it holds {len(series)} planes of {math.prod(shape[:-2])}")
+    return axes, shape, series.dtype
+
+
+def _stack(
+    path: Path, t: int | None, c: int | None
+) -> tuple[list[tuple[Path, int]], tuple[int, int], np.dtype]:
+    """The planes along z of one file."""
+    axes, shape, dtype = use_tiff(path, _layout)
+    if axes.count("Z") != 1:
+        raise CanvasError(f"{path} has the axes {axes} of shape {shape}; a volume needs planes along z")
+    chosen = {"t": t, "c": c}
+    for letter, wanted in chosen.items():
+        if wanted and letter.upper() not in axes:
+            raise CanvasError(f"{path} has no axis {letter}; there is no {letter}={wanted}")
+    index = [
+        slice(None) if letter == "z" else pick(path, letter, length, chosen.get(letter))
+        for letter, length in zip(axes[:-2].lower(), shape[:-2], strict=True)
+    ]
+    numbers = np.arange(math.prod(shape[:-2])).reshape(shape[:-2])[tuple(index)]
+    return [(path, int(number)) for number in numbers], (shape[-2], shape[-1]), dtype
+
+
+def _folder(
+    folder: Path, files: list[Path], t: int | None, c: int | None
+) -> tuple[list[tuple[Path, int]], tuple[int, int], np.dtype]:
+    """The planes of a folder, one in each file, from the lowest z up."""
+    if t:
+        raise CanvasError(f"{folder} has no axis t; there is no t={t}")
+    ordered = sort_planes(folder, files, c)
+    _, shape, dtype = use_tiff(ordered[0], _layout)
+    if math.prod(shape[:-2]) != 1:
+        raise CanvasError(
+            f"{ordered[0]} holds {math.prod(shape[:-2])} planes; in a folder each file holds one"
+        )
+    return [(path, 0) for path in ordered], (shape[-2], shape[-1]), dtype
+
+
+def sort_planes(folder: Path, files: Sequence[Path], c: int | None) -> list[Path]:
+    """Planes by z: the third number of CANVAS names, of the channel chosen; else the numbers in the names."""
+    named = {path: _CANVAS.fullmatch(path.stem) for path in files}
+    canvas = {path: match for path, match in named.items() if match is not None}
+    if not canvas:
+        if c:
+            raise CanvasError(f"{folder}: there is no c={c}, the names have no channel (X_Y_Z_chN.tiff)")
+        return sorted(files, key=lambda path: ([int(n) for n in re.findall(r"\d+", path.stem)], path.name))
+    if len(canvas) < len(files):
+        other = next(path.name for path in files if path not in canvas)
+        raise CanvasError(f"{folder}: {other} is not named X_Y_Z_chN like the other planes; move it away")
+    channels = sorted({int(match[4]) for match in canvas.values()})
+    if c is None and len(channels) > 1:
+        raise CanvasError(f"{folder} holds the channels {channels}: choose one with --c")
+    if c is not None and c not in channels:
+        raise CanvasError(f"{folder} holds the channels {channels}: there is no c={c}")
+    ours = {path: match for path, match in canvas.items() if c is None or int(match[4]) == c}
+    columns = {(match[1], match[2]) for match in ours.values()}
+    if len(columns) > 1:
+        raise CanvasError(
+            f"{folder} holds {len(columns)} tiles (X_Y before the plane's number); stitch them first"
+        )
+    return sorted(ours, key=lambda path: int(ours[path][3]))

@@ -43,7 +43,7 @@ class Window(NamedTuple):
 
 @dataclass(frozen=True)
 class WindowRule:
-    """How a window is found: two percentiles, or `low` and `high` times the volume's median. Linear, nothing else."""
+    """How a window is found: two percentiles, or `low` and `high` times the median; always linear."""
 
     kind: Literal["percentiles", "median"] = "percentiles"
     low: float = 0.5
@@ -75,9 +75,9 @@ def find_window(
 ) -> Window:
     """The window of a whole volume; `read(start, stop)` gives its boxes.
 
-    All voxels up to 64 M, else parts of chunks drawn with a fixed seed; blocks that hold only `fill` are left out.
-    Exact for what is looked at: a histogram for integers up to 16 bits, else the values themselves (at most 64 M).
-    Raises CanvasError for NaN and for a volume with nothing to scale.
+    All voxels up to 64 M, else parts of chunks drawn with a fixed seed; blocks that hold only `fill` are
+    left out. Exact for what is looked at: a histogram for integers up to 16 bits, else the values themselves
+    (at most 64 M). Raises CanvasError for NaN and for a volume with nothing to scale.
     """
     counts: _Histogram | _Values
     counts = (
@@ -104,7 +104,7 @@ def find_window(
         low, high = rule.low * low, rule.high * high
     if not low < high:
         raise CanvasError(
-            f"{name} has no intensity window by the rule {rule}: both ends are {low:g}; it is constant or nearly so"
+            f"{name} has no intensity window by the rule {rule}: both ends are {low:g}: nearly constant"
         )
     return Window(float(low), float(high))
 
@@ -112,7 +112,7 @@ def find_window(
 def sample_boxes(
     shape_zyx: Sequence[int], chunk_zyx: Sequence[int]
 ) -> Iterator[tuple[tuple[int, int, int], tuple[int, int, int]]]:
-    """Boxes (start, stop) to look at: slabs of the whole volume up to 64 M voxels, else parts of chunks, drawn."""
+    """Boxes (start, stop) to look at: slabs of all up to 64 M voxels, else parts of chunks, drawn."""
     depth, height, width = shape_zyx
     if math.prod(shape_zyx) <= SAMPLE:
         step = BLOCK_ZYX[0] * max(1, math.ceil(chunk_zyx[0] / BLOCK_ZYX[0]))
@@ -219,7 +219,8 @@ def cache_folder() -> Path:
 
 
 class WindowCache:
-    """Windows of one volume in the user's cache, valid as long as the files they came from keep size and time.
+    """Windows of one volume in the user's cache, valid as long as the files they came from keep size and
+    time.
 
     `stamp(key)` gives what changes when a file does. A cache that cannot be read or written is done without.
     """
