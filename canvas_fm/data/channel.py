@@ -4,14 +4,31 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from canvas_fm.data.chunked import ChunkedArray
+from canvas_fm.data.files import Folder
 from canvas_fm.data.ome import Image
 from canvas_fm.data.zyx import Zyx
 from canvas_fm.errors import CanvasError
+
+
+@dataclass(frozen=True)
+class ZarrPlace:
+    """Where another reader finds the same voxels: the array's folder, and its axes in stored order.
+
+    `picked` has for each stored axis the index chosen, None for z, y and x; `order_zyx` are the stored axes
+    of these.
+    """
+
+    folder: Path
+    zarr_format: int
+    picked: tuple[int | None, ...]
+    order_zyx: Zyx
 
 
 class Channel:
@@ -52,6 +69,21 @@ class Channel:
         kept = [at for at in range(box.ndim) if at not in self._fixed]
         box = box.reshape([box.shape[at] for at in kept])
         return np.ascontiguousarray(box.transpose([kept.index(at) for at in self._at]))
+
+    def check(self, start: Sequence[int]) -> bool:
+        """Whether the file that holds a voxel is there and as written; else raised, or False with skip."""
+        return not self.array.is_bad(self._stored(start, 0))
+
+    @property
+    def place(self) -> ZarrPlace | None:
+        """None for a zipped store."""
+        files = self.array.store.files
+        if not isinstance(files, Folder):
+            return None
+        picked = tuple(self._fixed.get(at) for at in range(len(self.array.shape)))
+        return ZarrPlace(
+            files.root / self.array.path, self.array.zarr_format, picked, self._zyx(range(len(picked)))
+        )
 
     def key(self, start: Sequence[int]) -> str:
         """The key of the file that holds a voxel."""

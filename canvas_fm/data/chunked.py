@@ -50,7 +50,7 @@ class ChunkedArray:
         on_bad_chunk: OnBadChunk = "error",
         missing_chunks: MissingChunks = "error",
     ) -> None:
-        self.store, self.path = store, path
+        self.store, self.path, self.zarr_format = store, path, zarr_format
         self.bad = BadChunks(skip=on_bad_chunk == "skip")
         self._empty = missing_chunks == "empty"
         try:
@@ -73,7 +73,7 @@ class ChunkedArray:
     def read(self, start: Sequence[int], stop: Sequence[int]) -> Shaped[np.ndarray, "*shape"]:
         """The box [start, stop), which has to lie inside the array; raises DamagedStore."""
         size = [b - a for a, b in zip(start, stop, strict=True)]
-        if not any([self._is_bad(low) for low, _ in cells(start, stop, self.files_grid)]):
+        if not any([self.is_bad(low) for low, _ in cells(start, stop, self.files_grid)]):
             try:
                 return self._decode(start, stop)
             except MemoryError as problem:
@@ -102,7 +102,7 @@ class ChunkedArray:
 
     def _read_cell(self, low: Sequence[int], high: Sequence[int]) -> np.ndarray | None:
         """The part of a box in one chunk, None where it is damaged and damage is skipped."""
-        if self._is_bad(low):
+        if self.is_bad(low):
             return None
         try:
             return self._decode(low, high)
@@ -115,7 +115,7 @@ class ChunkedArray:
             self.bad.meet(DamagedStore(self.store.files, self.path, name, cause, _HINT), problem)
             return None
 
-    def _is_bad(self, at: Sequence[int]) -> bool:
+    def is_bad(self, at: Sequence[int]) -> bool:
         """Whether the file that holds a voxel is damaged, which is raised unless damage is skipped."""
         key = self.file_key(at)
         try:

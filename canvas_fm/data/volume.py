@@ -6,18 +6,18 @@ import json
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from jaxtyping import Num
 from numpy.typing import DTypeLike
 
-from canvas_fm.data.channel import Channel
+from canvas_fm.data.channel import Channel, ZarrPlace
 from canvas_fm.data.chunked import ChunkedArray, MissingChunks, OnBadChunk
 from canvas_fm.data.files import open_files, volume_name
 from canvas_fm.data.ome import read_image
-from canvas_fm.data.planes import open_planes
-from canvas_fm.data.store import MANIFEST, NAMESPACE, BadChunks, CheckedStore
+from canvas_fm.data.planes import Planes, open_planes
+from canvas_fm.data.store import MANIFEST, NAMESPACE, CheckedStore
 from canvas_fm.data.window import DEFAULT_RULE, Window, WindowCache, WindowRule, find_window
 from canvas_fm.data.writer import CHUNK_ZYX, VolumeWriter, create
 from canvas_fm.data.zyx import Zyx, ZyxLike, ZyxUm, ZyxUmLike, check_voxel_um, whole_zyx
@@ -26,20 +26,7 @@ from canvas_fm.errors import CanvasError
 __all__ = ["Volume", "VolumeWriter", "Window", "WindowRule", "Zyx", "ZyxUm", "volume_name"]
 
 _log = logging.getLogger(__name__)
-
-
-class _Source(Protocol):
-    """Where voxels come from: boxes that lie inside the volume, in z, y, x."""
-
-    shape_zyx: Zyx
-    chunk_zyx: Zyx
-    dtype: np.dtype
-    fill: Any
-    bad: BadChunks
-
-    def read(self, start: Sequence[int], stop: Sequence[int]) -> np.ndarray: ...
-    def key(self, start: Sequence[int]) -> str: ...
-    def stamp(self, key: str) -> Any: ...
+_Source = Channel | Planes  # boxes that lie inside the volume, in z, y, x
 
 
 class Volume:
@@ -176,6 +163,21 @@ class Volume:
             raise CanvasError(f"{self.path} has no chunk {index}: its shape is {self.shape_zyx}")
         stop = [min(a + s, n) for a, s, n in zip(start, self.chunk_zyx, self.shape_zyx, strict=True)]
         return self._source.read(start, stop)
+
+    def check_chunk(self, index_zyx: ZyxLike) -> bool:
+        """Whether a chunk's file is there and what was written: False where damage is skipped, else raised.
+
+        For readers other than ours, before they read it from `zarr_place`; decoding can still fail.
+        """
+        if not isinstance(self._source, Channel):
+            return True
+        index = whole_zyx(index_zyx, "index_zyx")
+        return self._source.check([i * size for i, size in zip(index, self.chunk_zyx, strict=True)])
+
+    @property
+    def zarr_place(self) -> ZarrPlace | None:
+        """Where other readers find the same voxels; None for zipped stores and TIFF planes."""
+        return self._source.place if isinstance(self._source, Channel) else None
 
     @property
     def bad_chunks(self) -> list[str]:
