@@ -180,6 +180,11 @@ class Volume:
         return self._source.place if isinstance(self._source, Channel) else None
 
     @property
+    def options(self) -> dict[str, Any]:
+        """How it was opened: the keywords of `open`."""
+        return dict(self._options)
+
+    @property
     def bad_chunks(self) -> list[str]:
         """What `on_bad_chunk="skip"` passed over so far, one sentence each."""
         return self._source.bad.sentences()
