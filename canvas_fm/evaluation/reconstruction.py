@@ -75,9 +75,9 @@ def trivial_predictions(
     """What needs no model, one constant a patch.
 
     `crop_mean`: the mean of the crop's visible voxels. `neighbours_mean`: the mean of the visible patches
-    among the 26 around a patch, at distance d weighted 1/d⁴, and the crop's visible mean where none is visible;
-    of the weightings tried on real cubes this is the strongest at a mask ratio of .75 and within .4 dB of it at
-    .15. `patch_mean`: the patch's own true mean, an oracle that has seen what it predicts.
+    among the 26 around a patch, at distance d weighted 1/d⁴, and the crop's visible mean where none is; of
+    the weightings tried on real cubes this is the strongest at a mask ratio of .75 and within .4 dB at .15.
+    `patch_mean`: the patch's own true mean, an oracle that has seen what it predicts.
     """
     means = patch_means(crops, patch_zyx)
     visible = ~masked.reshape(means.shape)

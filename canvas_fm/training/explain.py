@@ -1,4 +1,4 @@
-"""What is wrong with a recipe, in a sentence: the key, what was given, what was expected, the nearest right key."""
+"""What is wrong with a recipe, in a sentence: the key, what was given, what was expected."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ class ModelRecipe(_Section):
 
     encoder: EncoderConfig = EncoderConfig()
     decoder: DecoderConfig = DecoderConfig()
-    mask_ratio: float = Field(0.15, gt=0, lt=1)
+    mask_ratio: float = Field(default=0.15, gt=0, lt=1)
     pool: Pool = "mean"
 
     @model_validator(mode="after")
@@ -49,10 +49,10 @@ class LossRecipe(_Section):
     set, or the `mean_variance` given here.
     """
 
-    alpha: float = Field(1.0, gt=0)
-    gamma: float = Field(9.0, ge=0)
+    alpha: float = Field(default=1.0, gt=0)
+    gamma: float = Field(default=9.0, ge=0)
     scale: Literal["batch", "dataset", "fixed"] = "batch"
-    mean_variance: float | None = Field(None, gt=0)
+    mean_variance: float | None = Field(default=None, gt=0)
 
     @model_validator(mode="after")
     def _fixed_means_given(self) -> LossRecipe:
@@ -88,7 +88,7 @@ class DataRecipe(_Section):
     window: WindowRecipe = WindowRecipe()
     resample_to: Annotated[tuple[Size, Size, Size], Strict(False)] | None = None
     any_voxel: bool = False
-    resident_gb: float = Field(4.0, ge=0)
+    resident_gb: float = Field(default=4.0, ge=0)
 
 
 class AugmentRecipe(_Section):
@@ -96,23 +96,23 @@ class AugmentRecipe(_Section):
 
     flip: Share = 0.5
     rotate: bool = True
-    noise: float = Field(0.01, ge=0)
+    noise: float = Field(default=0.01, ge=0)
 
 
 class TrainingRecipe(_Section):
     """How long and how fast. `steps` win over `epochs`; one epoch is one pass over `data.crops`."""
 
     steps: Positive | None = None
-    epochs: float | None = Field(None, gt=0)
+    epochs: float | None = Field(default=None, gt=0)
     batch: Positive = 64
     micro_batch: Positive | None = None
-    learning_rate: float = Field(1.5e-4, gt=0)
-    min_learning_rate: float = Field(1e-6, ge=0)
-    warmup_steps: int = Field(0, ge=0)
-    weight_decay: float = Field(0.05, ge=0)
+    learning_rate: float = Field(default=1.5e-4, gt=0)
+    min_learning_rate: float = Field(default=1e-6, ge=0)
+    warmup_steps: int = Field(default=0, ge=0)
+    weight_decay: float = Field(default=0.05, ge=0)
     betas: Annotated[tuple[Share, Share], Strict(False)] = (0.9, 0.95)
-    clip: float | None = Field(1.0, gt=0)
-    ema: float | None = Field(None, gt=0, lt=1)
+    clip: float | None = Field(default=1.0, gt=0)
+    ema: float | None = Field(default=None, gt=0, lt=1)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     log_every: Positive = 20
     checkpoint_every: Positive = 500
@@ -132,7 +132,7 @@ class EvaluationRecipe(_Section):
     every: Positive | None = None
     crops: Positive = 512
     batch: Positive = 64
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     figures: bool = True
 
 
@@ -151,7 +151,7 @@ class TrackingRecipe(_Section):
 
 
 class Recipe(_Section):
-    """A whole training. The defaults are the paper's where it states them: recipes/canvas_all_markers.yaml."""
+    """A whole training. The defaults are those of recipes/canvas_all_markers.yaml."""
 
     model: ModelRecipe = ModelRecipe()
     loss: LossRecipe = LossRecipe()
@@ -160,7 +160,7 @@ class Recipe(_Section):
     training: TrainingRecipe
     evaluation: EvaluationRecipe = EvaluationRecipe()
     tracking: TrackingRecipe = TrackingRecipe()
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
 
     @property
     def steps(self) -> int:

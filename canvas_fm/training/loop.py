@@ -1,0 +1,154 @@
+"""One optimizer step, and all the state that a step depends on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from canvas_fm.errors import CanvasError
+from canvas_fm.models.device import pick_precision
+from canvas_fm.models.mae import MaskedAutoencoder, content_aware_loss, content_weights, random_mask
+from canvas_fm.models.vit import patchify
+from canvas_fm.training.augment import augment, draw
+from canvas_fm.training.ranks import Ranks
+from canvas_fm.training.recipe import Recipe
+
+from timm.optim import param_groups_weight_decay  # isort: skip  (after canvas_fm.models, which lets timm import)
+from timm.scheduler import CosineLRScheduler  # isort: skip
+from timm.utils import ModelEmaV3  # isort: skip
+
+
+class Stepper:
+    """Takes raw crops, makes one optimizer step, returns the loss without waiting for the device."""
+
+    def __init__(self, recipe: Recipe, ranks: Ranks, mean_variance: float | None = None) -> None:
+        self.recipe, self.ranks, self.device = recipe, ranks, ranks.device
+        self.part = ranks.part(recipe.training.batch)
+        self.precision = pick_precision(recipe.training.precision, self.device)
+        self.fixed_variance = recipe.loss.mean_variance if mean_variance is None else mean_variance
+        self.mae = new_model(recipe).to(self.device)
+        self.parameters = [p for p in self.mae.parameters() if p.requires_grad]
+        self.generator = torch.Generator(self.device).manual_seed(recipe.seed)
+        self.optimizer = _optimizer(recipe, self.mae)
+        self.schedule = _schedule(recipe, self.optimizer)
+        decay = recipe.training.ema
+        self.averaged = None if decay is None else ModelEmaV3(self.mae, decay=decay)
+        self.mae.train()
+
+    @property
+    def result(self) -> MaskedAutoencoder:
+        """The model that is evaluated and shipped: the averaged one where the recipe asks for it."""
+        return self.mae if self.averaged is None else self.averaged.module
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the step that was made last."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def __call__(self, raw: Tensor, windows: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """(loss of the whole optimizer batch, gradient norm before clipping), both still on the device.
+
+        `raw` are this rank's crops (b, z, y, x) as stored, with their windows (b, 2); `step` counts from 0.
+        The loss is Σ w·MSE / Σ w over the masked patches of all ranks and micro-batches, its scale the mean
+        variance of all their patches. Both sums stand before the first backward pass, so every part adds its
+        share of the one gradient.
+        """
+        crops, visible = self._draw(raw, windows)
+        encoder = self.recipe.model.encoder
+        target = patchify(crops, encoder.patch_zyx)
+        masked = torch.ones(target.shape[:2], dtype=torch.bool, device=self.device).scatter(1, visible, False)
+        weighting = self._weighting(target)
+        total = self.ranks.sum((content_weights(target, **weighting) * masked).sum())
+
+        loss = torch.zeros((), device=self.device)
+        size = self.recipe.training.micro_batch or len(crops)
+        for start in range(0, len(crops), size):
+            rows = slice(start, start + size)
+            with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
+                predicted = self.mae(crops[rows], visible=visible[rows]).patches
+            error, _ = content_aware_loss(predicted, target[rows], masked[rows], **weighting)
+            share = error / total
+            share.backward()
+            loss += share.detach()
+        self.ranks.sum_all([loss, *(p.grad for p in self.parameters if p.grad is not None)])
+        return loss, self._update(step)
+
+    def _draw(self, raw: Tensor, windows: Tensor) -> tuple[Tensor, Tensor]:
+        """This rank's crops augmented, and their visible tokens; chance is drawn for the whole batch."""
+        model, batch = self.recipe.model, self.recipe.training.batch
+        drawn = draw(self.recipe.augment, batch, model.encoder.crop_zyx, self.generator)
+        visible, _ = random_mask(batch, model.encoder.tokens, model.mask_ratio, generator=self.generator)
+        return augment(raw, windows, drawn.rows(self.part)), visible[self.part]
+
+    def _weighting(self, target: Float[Tensor, "b tokens voxels"]) -> dict[str, Any]:
+        loss = self.recipe.loss
+        mean_variance: Tensor | float | None = self.fixed_variance
+        if mean_variance is None:
+            summed = self.ranks.sum(target.var(dim=-1, unbiased=False).sum())
+            mean_variance = summed / (self.recipe.training.batch * target.shape[1])
+        return {"alpha": loss.alpha, "gamma": loss.gamma, "mean_variance": mean_variance}
+
+    def _update(self, step: int) -> Tensor:
+        clip = self.recipe.training.clip
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, float("inf") if clip is None else clip)
+        self.schedule.step_update(step)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.averaged is not None:
+            self.averaged.update(self.mae)
+        return norm
+
+    def state(self) -> dict[str, Any]:
+        """All that the next step depends on, for the checkpoint."""
+        return {
+            "device": self.device.type,
+            "model": self.mae.state_dict(),
+            "averaged": None if self.averaged is None else self.averaged.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` gave."""
+        if state["device"] != self.device.type:
+            raise CanvasError(
+                f"this run was made on {state['device']}, and its random numbers cannot go on on "
+                f"{self.device.type}: give --device {state['device']}"
+            )
+        self.mae.load_state_dict(state["model"])
+        if self.averaged is not None:
+            self.averaged.module.load_state_dict(state["averaged"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.generator.set_state(state["generator"])
+
+
+def new_model(recipe: Recipe) -> MaskedAutoencoder:
+    """The recipe's model, its weights drawn by the recipe's seed; torch's own generator is left alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        return MaskedAutoencoder(recipe.model.encoder, recipe.model.decoder)
+
+
+def _optimizer(recipe: Recipe, mae: MaskedAutoencoder) -> torch.optim.AdamW:
+    """AdamW; norms, biases and the class and mask tokens do not decay."""
+    training = recipe.training
+    tokens = [name for name, _ in mae.named_parameters() if name.endswith("_token")]
+    groups = param_groups_weight_decay(mae, training.weight_decay, no_weight_decay_list=tokens)
+    return torch.optim.AdamW(groups, lr=training.learning_rate, betas=training.betas, fused=True)
+
+
+def _schedule(recipe: Recipe, optimizer: torch.optim.Optimizer) -> CosineLRScheduler:
+    """A cosine to the minimum over all steps after the warm-up; a function of the step alone."""
+    training = recipe.training
+    return CosineLRScheduler(
+        optimizer,
+        t_initial=max(1, recipe.steps - training.warmup_steps),
+        lr_min=training.min_learning_rate,
+        warmup_t=training.warmup_steps,
+        warmup_lr_init=training.min_learning_rate,
+        warmup_prefix=True,
+        t_in_epochs=False,
+    )
