@@ -28,13 +28,21 @@ def shipped(kind: str) -> dict[str, Path]:
 
 
 def find(kind: str, given: str | Path) -> Path:
-    """The path itself where it exists, else the shipped thing of that name."""
+    """The path itself where it exists, else the shipped thing of that name.
+
+    A model is a folder, a recipe or card a file: a folder `phantom` does not hide the recipe of that name.
+    """
     path = Path(given)
-    if path.exists():
+    if path.is_dir() if kind == "model" else path.is_file():
         return path
     known = shipped(kind)
     name = str(given).removesuffix(_SUFFIX[kind]) if _SUFFIX[kind] else str(given)
     if name in known:
         return known[name]
     listing = ", ".join(known) or "none in this version"
+    if path.exists():
+        raise CanvasError(
+            f"{given} is a {'file' if path.is_file() else 'folder'}; a {kind} is "
+            f"{'a folder' if kind == 'model' else 'a file'}"
+        )
     raise CanvasError(f"no {kind} at {str(given)!r}, and none is shipped by that name; shipped: {listing}")

@@ -1,10 +1,31 @@
-"""`demo`."""
+"""`demo`: everything once, on synthetic brains, with a page at the end."""
 
 from __future__ import annotations
 
 import argparse
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from canvas_fm.cli.options import Verbs, add_json, add_verb
+from canvas_fm.cli.options import Verbs, add_device, add_json, add_verb, positive_int, print_result
+from canvas_fm.errors import CanvasError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from canvas_fm.models.checkpoint import Encoder
+    from canvas_fm.training.run import Run
+    from canvas_fm.viewing.page import Agreement
+
+_MARK = ".canvas-fm-demo"
+_LIMIT = 1e-5
+_READY_S = 120
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -17,11 +38,213 @@ def add_verbs(verbs: Verbs) -> None:
         "line and Python give the same embeddings, and leave a page with what came of it in DIR/index.html.",
     )
     demo.add_argument(
-        "--out", default="demo", metavar="DIR", help="default demo; an earlier demo there is replaced"
+        "--out", default="demo", metavar="DIR", help="default demo; an earlier demo is replaced"
     )
     demo.add_argument("--seed", type=int, default=0, help="default 0")
+    demo.add_argument(
+        "--steps", type=positive_int, help="training steps; default: those of the phantom recipe"
+    )
+    add_device(demo)
     add_json(demo)
 
 
 def run_demo(args: argparse.Namespace) -> None:
-    pass
+    out = Path(args.out)
+    seconds: dict[str, float] = {}
+    _prepare(out)
+    with _stage("two synthetic brains", 1, seconds):
+        brains = _write_brains(out, args.seed)
+    with _stage("pretraining", 2, seconds):
+        run = _pretrain(out, brains, args)
+    with _stage("the same embeddings three ways", 3, seconds):
+        agreement, cells = _compare(out, run, brains[1], args)
+    with _stage("figures and page", 4, seconds):
+        facts = _write_page(out, run, brains, agreement, cells, seconds, args)
+    page = (out / "index.html").resolve()
+    differences = {row.ways: row.difference for row in agreement}
+    print_result({"page": str(page), "differences": differences, "accuracy": facts}, args.json)
+
+
+def _prepare(out: Path) -> None:
+    """An empty folder that is marked as a demo's; what an earlier demo left there goes away."""
+    if out.exists() and not out.is_dir():
+        raise CanvasError(f"{out} is a file; give a folder with --out")
+    if out.is_dir() and any(out.iterdir()):
+        if not (out / _MARK).is_file():
+            raise CanvasError(
+                f"{out} holds something that no demo left there; give another folder with --out"
+            )
+        shutil.rmtree(out)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / _MARK).write_text(
+        "this folder was made by `canvas-fm demo`, which replaces it\n", encoding="utf-8"
+    )
+
+
+@contextmanager
+def _stage(name: str, number: int, seconds: dict[str, float]) -> Iterator[None]:
+    print(f"canvas-fm: {number}/4 {name}", file=sys.stderr, flush=True)
+    began = time.perf_counter()
+    yield
+    seconds[name] = time.perf_counter() - began
+
+
+def _write_brains(out: Path, seed: int) -> tuple[dict[str, Path], dict[str, Path]]:
+    """Two brains at once: the second, which no training step sees, by the command line in another process."""
+    from canvas_fm.data.phantom import write_phantom
+
+    second = out / "brain_2"
+    command = _command("phantom", second, "--seed", seed + 1)
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, env=_environment()) as other:
+        first = write_phantom(out / "brain_1", seed=seed)
+        if other.wait() != 0:
+            raise CanvasError("the second brain could not be written; the lines above say why")
+    return first, {marker: second / marker for marker in first}
+
+
+def _pretrain(out: Path, brains: tuple[dict[str, Path], dict[str, Path]], args: argparse.Namespace) -> Run:
+    from canvas_fm.shipped import shipped
+    from canvas_fm.training.pretrain import pretrain
+
+    volumes = [folder / "raw.zarr" for brain in brains for folder in brain.values()]
+    return pretrain(
+        shipped("recipe")["phantom"],
+        volumes,
+        out=out / "run",
+        held_out=[f"brain_2/{marker}" for marker in brains[1]],
+        device=args.device,
+        seed=args.seed,
+        overrides=[] if args.steps is None else [f"training.steps={args.steps}"],
+    )
+
+
+def _compare(
+    out: Path, run: Run, brain: dict[str, Path], args: argparse.Namespace
+) -> tuple[list[Agreement], int]:
+    """Embeddings of true cells by HTTP and command line beside those of Python: how far each way is off."""
+    import numpy as np
+
+    from canvas_fm.data.crops import CropReader
+    from canvas_fm.data.points import Points
+    from canvas_fm.data.volume import Volume
+    from canvas_fm.inference.embed import embed
+    from canvas_fm.models.checkpoint import load
+    from canvas_fm.viewing.page import Agreement
+    from serving.client import Client
+
+    encoder = load(run.encoder, device=args.device)
+    volumes = {marker: Volume.open(folder / "raw.zarr") for marker, folder in brain.items()}
+    points = {m: Points(Points.read(brain[m] / "centroids.csv").zyx[:100]) for m in brain}
+    options = {"device": args.device, "show": False}
+    python = {m: embed(encoder, volumes[m], points[m].zyx, **options) for m in brain}
+    with _service(out, run, brain, args) as url, Client(url) as client:
+        _by_command_line(out, run, brain["cFos"], points["cFos"], args)
+        http, names, alone = {}, {}, []
+        for marker, volume in volumes.items():
+            zyx = points[marker].zyx
+            raw = CropReader(volume, encoder.config.architecture.crop_zyx).read_points(zyx)
+            http[marker] = client.embed(raw, window=volume.window_by(encoder.config.window_rule))
+            names[marker] = client.embed_points(marker, zyx)
+            alone.append(client.embed_points(marker, zyx[:1]))
+    rows = [
+        Agreement("HTTP, crops — Python", _difference(http, python)),
+        Agreement("HTTP, points — Python", _difference(names, python)),
+        Agreement(
+            "HTTP, one point — Python, all", _relative(np.concatenate(alone), [python[m][0] for m in brain])
+        ),
+        Agreement("command line — Python", _relative(_vectors(out / "cFos.emb.zarr"), python["cFos"])),
+    ]
+    for row in rows:
+        if not row.difference <= _LIMIT:
+            raise CanvasError(f"{row.ways}: embeddings differ by {row.difference:.2g}, more than {_LIMIT:g}")
+    return rows, sum(len(found) for found in points.values())
+
+
+def _by_command_line(out: Path, run: Run, folder: Path, points: Any, args: argparse.Namespace) -> None:
+    points.write(out / "cFos.csv")
+    command = _command("embed", run.encoder, folder / "raw.zarr", "--points", out / "cFos.csv")
+    command += ["--out", str(out / "cFos.emb.zarr"), "--device", args.device]
+    done = subprocess.run(command, capture_output=True, text=True, env=_environment(), check=False)
+    if done.returncode != 0:
+        raise CanvasError(f"the command line could not embed: {done.stderr.strip()}")
+
+
+def _vectors(path: Path) -> np.ndarray:
+    from canvas_fm.inference.embeddings import Embeddings
+
+    return Embeddings.open(path).vectors
+
+
+def _difference(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> float:
+    return max(_relative(ours[name], theirs[name]) for name in theirs)
+
+
+def _relative(ours: Any, theirs: Any) -> float:
+    """Largest |a − b| / |b| over the rows."""
+    import numpy as np
+
+    a, b = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
+    return float((np.linalg.norm(a - b, axis=1) / np.linalg.norm(b, axis=1)).max())
+
+
+@contextmanager
+def _service(out: Path, run: Run, brain: dict[str, Path], args: argparse.Namespace) -> Iterator[str]:
+    """`canvas-fm serve` in a process of its own on a free port, ended on the way out."""
+    log = out / "serve.log"
+    named = [f"{marker}={folder / 'raw.zarr'}" for marker, folder in brain.items()]
+    command = _command("serve", run.encoder, "--port", 0, "--device", args.device, "--volume", *named)
+    with log.open("wb") as file:
+        child = subprocess.Popen(command, stdout=file, stderr=file, env=_environment())
+    try:
+        yield _address(child, log)
+    finally:
+        child.terminate()
+        try:
+            child.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+
+
+def _address(child: subprocess.Popen[bytes], log: Path) -> str:
+    """The address that the service announces when it is ready."""
+    end = time.monotonic() + _READY_S
+    while time.monotonic() < end:
+        for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("canvas-fm: serving on "):
+                return line.split()[-1]
+        if child.poll() is not None:
+            break
+        time.sleep(0.1)
+    raise CanvasError(f"the service did not start; {log} says why")
+
+
+def _write_page(
+    out: Path,
+    run: Run,
+    brains: tuple[dict[str, Path], dict[str, Path]],
+    agreement: list[Agreement],
+    cells: int,
+    seconds: dict[str, float],
+    args: argparse.Namespace,
+) -> dict[str, float]:
+    """Measure what the page shows, write it, and return the accuracies."""
+    from canvas_fm.models.checkpoint import load
+    from canvas_fm.viewing.demo import build_page
+    from canvas_fm.viewing.page import write_page
+
+    encoder: Encoder = load(run.encoder)
+    page = build_page(
+        out, encoder, run.metrics(), brains, agreement, cells, limit=_LIMIT, seconds=seconds, seed=args.seed
+    )
+    write_page(page, out / "index.html")
+    return {row.label: round(row.value, 4) for row in page.separability}
+
+
+def _command(*words: object) -> list[str]:
+    return [sys.executable, "-m", "canvas_fm.cli", *map(str, words)]
+
+
+def _environment() -> dict[str, str]:
+    """For a child: its lines come at once."""
+    return {**os.environ, "PYTHONUNBUFFERED": "1"}

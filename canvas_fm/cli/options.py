@@ -121,20 +121,30 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 
 
 def print_result(result: dict[str, Any], as_json: bool) -> None:
-    """One result on stdout: JSON for machines, aligned `key  value` lines for people."""
+    """One result on stdout: JSON for machines, aligned lines for people, the same keys in both."""
     if as_json:
         print(json.dumps(result, indent=2))
         return
     width = max((len(key) for key in result), default=0)
     for key, value in result.items():
-        print(f"{key.replace('_', ' '):{width}}  {_plain(value)}")
+        for number, line in enumerate(_lines(value)):
+            print(f"{key if number == 0 else '':{width}}  {line}")
+
+
+def _lines(value: Any) -> list[str]:
+    """A value for people: a list of dictionaries as one line each, what is nested deeper only as JSON."""
+    if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict) and any(isinstance(item, dict | list) and item for item in value.values()):
+        return ["see --json"]
+    return [_plain(value)]
 
 
 def _plain(value: Any) -> str:
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return f"{value:.6g}"
     if isinstance(value, list | tuple):
-        return ", ".join(_plain(item) for item in value)
+        return "  ".join(_plain(item) for item in value) or "none"
     if isinstance(value, dict):
-        return ", ".join(f"{key} {_plain(item)}" for key, item in value.items())
-    return str(value)
+        return ", ".join(f"{key} {_plain(item)}" for key, item in value.items()) or "none"
+    return "none" if value is None else str(value)

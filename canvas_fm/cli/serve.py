@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import Any
 
 from canvas_fm.cli.options import Verbs, add_device, add_verb, add_voxel_size_flags, positive_int
 
@@ -63,7 +64,7 @@ def run_serve(args: argparse.Namespace) -> None:
     )
 
 
-def read_limits(given: list[str]):  # type: ignore[no-untyped-def]
+def read_limits(given: list[str]) -> Any:
     """The service's limits with some changed by KEY=VALUE; a CanvasError names what is wrong."""
     from pydantic import ValidationError
 

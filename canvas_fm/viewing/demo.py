@@ -21,12 +21,19 @@ from canvas_fm.evaluation.separability import Accuracy, brightness_features, lin
 from canvas_fm.inference.embed import embed_crops
 from canvas_fm.models.checkpoint import Encoder
 from canvas_fm.models.vit import ViTEncoder
-from canvas_fm.viewing.page import MarkerView, Reconstructed
+from canvas_fm.viewing.page import Agreement, DemoPage, MarkerView, Reconstructed
 from canvas_fm.viewing.reconstruction import reconstruct
 from canvas_fm.viewing.svg import Interval, Line
 
 CELLS = 80  # of each marker and brain: enough for intervals of a few percent, a second to embed
 _RANDOM_ENCODERS = 3
+NEXT_STEPS = (
+    "canvas-fm info brain.zarr",
+    "canvas-fm pretrain canvas_all_markers --data brain_a.zarr brain_b.zarr --held-out 1 --out runs/mine",
+    "canvas-fm embed runs/mine/encoder brain_a.zarr --points cells.csv --out cells.emb.zarr",
+    "canvas-fm export cells.emb.zarr cells.h5ad",
+    "canvas-fm serve runs/mine/encoder --volume a=brain_a.zarr",
+)
 
 
 class Cells(NamedTuple):
@@ -157,3 +164,39 @@ def about(encoder: Encoder) -> dict[str, str]:
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores, "
         f"Python {platform.python_version()}",
     }
+
+
+def build_page(
+    out: Path,
+    encoder: Encoder,
+    metrics: Sequence[Mapping[str, Any]],
+    brains: tuple[Mapping[str, Path], Mapping[str, Path]],
+    agreement: Sequence[Agreement],
+    compared: int,
+    *,
+    limit: float,
+    seconds: Mapping[str, float],
+    seed: int = 0,
+) -> DemoPage:
+    """Measure everything that the page shows; figures are left in `out`."""
+    first, second = brains
+    train, test = cells_of(first, encoder, seed=seed), cells_of(second, encoder, seed=seed)
+    places, share = embedding_map(embed_crops(encoder, test.crops), test.marker)
+    return DemoPage(
+        steps=metrics[-1]["step"],
+        parameters=sum(p.numel() for p in encoder.net.parameters()),
+        views=[view_of(folder) for folder in second.values()],
+        losses=loss_lines(metrics),
+        reconstructions=reconstructions(encoder, second, out, ("NeuN", "TH", "GFAP"), seed=seed),
+        map=places,
+        map_share=share,
+        separability=separability(train, test, encoder),
+        fitted_cells=len(train.crops),
+        scored_cells=len(test.crops),
+        agreement=agreement,
+        agreement_limit=limit,
+        compared_cells=compared,
+        seconds=seconds,
+        about=about(encoder),
+        next_steps=NEXT_STEPS,
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Iterable
@@ -68,23 +67,22 @@ def describe_volume(volume: Volume) -> dict[str, Any]:
 
 def describe_run(path: str | Path) -> dict[str, Any]:
     """How far a training came, its last losses and its last evaluations."""
-    path = Path(path)
-    recipe = _read_yaml(path / "recipe.yaml")
-    rows = read_metrics(path)
-    train = [row for row in rows if row.get("kind") == "train"]
-    last_eval = [row for row in rows if row.get("kind") == "eval"]
-    at = last_eval[-1]["step"] if last_eval else None
-    described: dict[str, Any] = {
+    from canvas_fm.training.run import Run
+
+    run = Run(Path(path))
+    recipe, rows = run.recipe(), run.metrics()
+    train = [row for row in rows if row["kind"] == "train"]
+    evaluations = [row for row in rows if row["kind"] == "eval"]
+    return {
         "kind": "run",
         "path": str(path),
         "step": train[-1]["step"] if train else 0,
-        "steps": recipe.get("training", {}).get("steps"),
-        "last_losses": [round(row["loss"], 6) for row in train[-3:]],
-        "checkpoint": (path / "last.pt").is_file(),
-        "encoder": str(path / "encoder") if (path / "encoder" / "config.json").is_file() else None,
-        "evaluation": [_evaluation(row) for row in last_eval if row["step"] == at],
+        "steps": recipe.steps,
+        "last_losses": [row["loss"] for row in train[-3:]],
+        "checkpoint": str(run.checkpoint) if run.checkpoint.is_file() else None,
+        "encoder": str(run.encoder) if run.encoder.is_dir() else None,
+        "evaluation": [_evaluation(row) for row in evaluations if row["step"] == evaluations[-1]["step"]],
     }
-    return described
 
 
 def describe_encoder(path: str | Path) -> dict[str, Any]:
@@ -110,6 +108,9 @@ def describe_encoder(path: str | Path) -> dict[str, Any]:
         "voxel_um": list(config.voxel_um),
         "window_rule": str(config.window_rule),
         "pool": config.pool,
+        "step": config.provenance.get("step"),
+        "trained_on": _names(config.provenance.get("trained_on")),
+        "held_out": _names(config.provenance.get("held_out")),
         "provenance": config.provenance,
         **_size(Path(path)),
     }
@@ -137,20 +138,6 @@ def describe_embeddings(path: str | Path) -> dict[str, Any]:
         "checksums": "every file",
         **_size(Path(path)),
     }
-
-
-def read_metrics(run: str | Path) -> list[dict[str, Any]]:
-    """The rows of a run's metrics.jsonl; a last line that a kill cut short is left out."""
-    path = Path(run) / "metrics.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            rows.append(json.loads(line))
-        except ValueError as problem:
-            if number < len(lines):
-                raise CanvasError(f"{path}, line {number} is not JSON ({problem})") from problem
-    return rows
 
 
 def _describe_points(path: Path) -> dict[str, Any]:
@@ -191,7 +178,9 @@ def _describe_recipe(path: Path) -> dict[str, Any]:
 
 def _evaluation(row: dict[str, Any]) -> dict[str, Any]:
     """One evaluation in a few numbers: masked patches, beside the predictors that need no model."""
-    short = {key: row[key] for key in ("volume", "crops", "loss", "psnr_masked", "ssim_masked") if key in row}
+    short: dict[str, Any] = {
+        key: row[key] for key in ("volume", "crops", "loss", "psnr_masked", "ssim_masked") if key in row
+    }
     for predictor in ("crop_mean", "neighbours_mean"):
         if predictor in row:
             short[f"{predictor}_psnr_masked"] = row[predictor]["psnr_masked"]
@@ -206,16 +195,12 @@ def _is_embeddings(path: Path) -> bool:
     return path.is_dir() and (path / "embeddings").is_dir() and (path / "points").is_dir()
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
-    import yaml
-
-    try:
-        held = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as problem:
-        raise CanvasError(f"{path} is not readable as YAML: {' '.join(str(problem).split())}") from problem
-    if not isinstance(held, dict):
-        raise CanvasError(f"{path} holds no recipe")
-    return held
+def _names(volumes: Any) -> list[str]:
+    """Names of the volumes that a provenance lists, in whatever detail."""
+    listed = volumes if isinstance(volumes, list) else []
+    return [
+        str(volume["name"] if isinstance(volume, dict) and "name" in volume else volume) for volume in listed
+    ]
 
 
 def _size(path: Path) -> dict[str, Any]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from string import Template
@@ -51,41 +51,51 @@ class Agreement:
 class DemoPage:
     """Everything the page shows; all of it was measured by the demo that writes it."""
 
-    lead: str
-    facts: dict[str, str]
+    steps: int
+    parameters: int
     views: Sequence[MarkerView]
-    view_note: str
-    losses: dict[str, Line]
-    loss_note: str
+    losses: Mapping[str, Line]
     reconstructions: Sequence[Reconstructed]
-    reconstruction_note: str
-    map: dict[str, Float[np.ndarray, "n 2"]]
+    map: Mapping[str, Float[np.ndarray, "n 2"]]
     map_share: tuple[float, float]
     separability: Sequence[Interval]
-    chance: float
-    separability_note: str
+    fitted_cells: int
+    scored_cells: int
     agreement: Sequence[Agreement]
     agreement_limit: float
-    agreement_note: str
-    seconds: dict[str, float]
-    about: dict[str, str]
-    next_steps: Sequence[str] = field(default_factory=list)
+    compared_cells: int
+    seconds: Mapping[str, float]
+    about: Mapping[str, str]
+    next_steps: Sequence[str]
 
 
 def write_page(page: DemoPage, path: str | Path) -> None:
     """Write the page at `path`, whole or not at all; images are inside it."""
+    sections = (_volumes, _loss, _separability, _map, _agreement, _reconstructions, _about)
     html = Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(
-        lead=escape(page.lead),
+        lead=escape(
+            f"Two synthetic brains of {len(page.views)} markers each were written. A small 3D masked "
+            "autoencoder was pretrained on the first, without labels. What follows was measured on the "
+            "second, which no training step has seen."
+        ),
         facts="".join(
-            f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>"
-            for name, value in page.facts.items()
+            f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in _facts(page).items()
         ),
-        sections="\n".join(
-            section(page)
-            for section in (_volumes, _loss, _separability, _map, _agreement, _reconstructions, _about)
-        ),
+        sections="\n".join(section(page) for section in sections),
     )
     write_text_atomic(Path(path), html)
+
+
+def _facts(page: DemoPage) -> dict[str, str]:
+    minutes, seconds = divmod(round(sum(page.seconds.values())), 60)
+    return {
+        "encoder": f"{page.parameters / 1e6:.2f} M parameters",
+        "training": f"{page.steps:,} steps",
+        "HTTP, command line and Python differ by": power_of_ten(
+            max(row.difference for row in page.agreement)
+        ),
+        "all of it took": f"{minutes} min {seconds} s",
+    }
 
 
 def png_data(plane: UInt8[np.ndarray, "y x"]) -> str:
@@ -110,7 +120,11 @@ def _volumes(page: DemoPage) -> str:
     switch = (
         '<label class="switch"><input type="checkbox" id="show-cells" checked>Show the true cells</label>'
     )
-    return _card("The volumes", f'<p>{escape(page.view_note)}</p>{switch}<ul class="volumes">{items}</ul>')
+    note = (
+        "One plane of each marker of the second brain in the grey levels that the encoder sees, at the depth "
+        "that passes by most cells. Circles are the true cells: a phantom knows them."
+    )
+    return _card("The volumes", f'<p>{note}</p>{switch}<ul class="volumes">{items}</ul>')
 
 
 def _slice(view: MarkerView) -> str:
@@ -142,7 +156,11 @@ def _loss(page: DemoPage) -> str:
         y_label="loss on masked patches",
         dots=[name for name, line in page.losses.items() if len(line) <= 12],
     )
-    return _card("Loss", chart + f'<p class="note">{escape(page.loss_note)}</p>', half=True)
+    note = (
+        "Squared error on the masked patches, those with content weighing up to ten times more. Random "
+        "crops lie anywhere, foreground crops hold signal, so the three lines do not have to meet."
+    )
+    return _card("Loss", chart + f'<p class="note">{note}</p>', half=True)
 
 
 def _separability(page: DemoPage) -> str:
@@ -150,10 +168,16 @@ def _separability(page: DemoPage) -> str:
         page.separability,
         title="Accuracy of a linear classifier of the marker, on a brain that no step has seen",
         x_label="accuracy on the held-out brain",
-        chance=page.chance,
+        chance=1 / len(page.views),
     )
-    note = f'<p class="note">{escape(page.separability_note)}</p>'
-    return _card("Linear separability", chart + note, half=True)
+    note = (
+        f"Which of {len(page.views)} markers is it? A logistic regression sees one crop a cell, is fitted "
+        f"on {page.fitted_cells} cells of the first brain and scored on {page.scored_cells} of the second. "
+        "Lines are 95 % bootstrap intervals over the cells scored. The markers of a phantom differ in "
+        "brightness and texture as a whole, so what has learned nothing can do well too: read the rows "
+        "beside each other."
+    )
+    return _card("Linear separability", chart + f'<p class="note">{note}</p>', half=True)
 
 
 def _map(page: DemoPage) -> str:
@@ -174,8 +198,8 @@ def _map(page: DemoPage) -> str:
 
 def _agreement(page: DemoPage) -> str:
     rows = "".join(
-        f'<tr><th scope="row">{escape(row.ways)}</th><td class="n">{_power(row.difference)}</td>'
-        f'<td class="n"><span class="ok">≤ {_power(page.agreement_limit)}</span></td></tr>'
+        f'<tr><th scope="row">{escape(row.ways)}</th><td class="n">{power_of_ten(row.difference)}</td>'
+        f'<td class="n"><span class="ok">≤ {power_of_ten(page.agreement_limit)}</span></td></tr>'
         for row in page.agreement
     )
     table = (
@@ -184,9 +208,11 @@ def _agreement(page: DemoPage) -> str:
         '<thead><tr><th scope="col">compared</th><th scope="col" class="n">difference</th>'
         f'<th scope="col" class="n">limit</th></tr></thead><tbody>{rows}</tbody></table></div>'
     )
-    return _card(
-        "Three ways, one result", table + f'<p class="note">{escape(page.agreement_note)}</p>', half=True
+    note = (
+        f"{page.compared_cells} cells of the second brain, sent to a service in another process as crops "
+        "and as points, and embedded by canvas-fm embed in a third."
     )
+    return _card("Three ways, one result", table + f'<p class="note">{note}</p>', half=True)
 
 
 def _reconstructions(page: DemoPage) -> str:
@@ -202,7 +228,12 @@ def _reconstructions(page: DemoPage) -> str:
         scroll = f'<div class="scroll" tabindex="0" role="region" aria-label="Reconstruction, {name}">'
         caption = f"<b>{name}</b> · PSNR on the masked patches: {scores}"
         blocks.append(f"<figure>{scroll}{picture}</div><figcaption>{caption}</figcaption></figure>")
-    return _card("Reconstructions", f"<p>{escape(page.reconstruction_note)}</p>" + "".join(blocks))
+    note = (
+        "One crop each, all its planes side by side. Masked patches are hidden from the encoder. The "
+        "predictors beside the model know the visible patches of the crop and nothing else; the oracle "
+        "has seen the masked patches and says their mean."
+    )
+    return _card("Reconstructions", f"<p>{note}</p>" + "".join(blocks))
 
 
 def _about(page: DemoPage) -> str:
@@ -222,7 +253,7 @@ def _about(page: DemoPage) -> str:
     )
 
 
-def _power(value: float) -> str:
+def power_of_ten(value: float) -> str:
     """3.2 × 10⁻⁷, or 0."""
     if value == 0:
         return "0"

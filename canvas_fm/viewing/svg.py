@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -51,7 +51,7 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
 
 
 def line_chart(
-    lines: dict[str, Line], *, title: str, x_label: str, y_label: str, dots: Sequence[str] = ()
+    lines: Mapping[str, Line], *, title: str, x_label: str, y_label: str, dots: Sequence[str] = ()
 ) -> str:
     """One line a series, the first in the accent colour; the series in `dots` with their points."""
     every = [point for line in lines.values() for point in line]
@@ -67,7 +67,7 @@ def line_chart(
     return _svg(title, "".join(parts)) + _legend([(f"s{n}", name, None) for n, name in enumerate(lines)])
 
 
-def scatter(groups: dict[str, Float[np.ndarray, "n 2"]], *, title: str, x_label: str, y_label: str) -> str:
+def scatter(groups: Mapping[str, Float[np.ndarray, "n 2"]], *, title: str, x_label: str, y_label: str) -> str:
     """Points coloured and shaped by group: no group is told by its colour alone."""
     every = np.concatenate(list(groups.values()))
     axes = _Axes(_span(every[:, 0], pad=0.04), _span(every[:, 1], pad=0.04))
