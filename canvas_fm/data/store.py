@@ -1,6 +1,6 @@
 """The manifest by which what we wrote is checked again, and what to do where it does not agree.
 
-A manifest lists size and crc32c of every file below the store's root. A listed file that is not there, a
+A manifest lists size and crc32 of every file below the store's root. A listed file that is not there, a
 chunk that is there and not listed, and any other byte is damage. Stores of others have no manifest: of
 theirs only links are checked.
 """
@@ -11,11 +11,10 @@ import json
 import logging
 import os
 import threading
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-import google_crc32c
 
 from canvas_fm.data.disk import disk_full_is_said, write_atomic
 from canvas_fm.data.files import Files, Folder, Stamp, Zipped, split_key
@@ -33,7 +32,7 @@ _KNOWN: dict[tuple[str, str, Stamp], int] = {}
 
 
 def write_manifest(root: str | Path, pending: Mapping[str, bytes] | None = None) -> None:
-    """List size and crc32c of every file below `root`, flush each to the disk, and replace the old list at
+    """List size and crc32 of every file below `root`, flush each to the disk, and replace the old list at
     once.
 
     `pending` are files that get these contents right after, so that the mark that all is done can come last.
@@ -48,7 +47,7 @@ def write_manifest(root: str | Path, pending: Mapping[str, bytes] | None = None)
         with disk_full_is_said(folder.root / key), (folder.root / key).open("rb") as file:
             os.fsync(file.fileno())
     for key, content in (pending or {}).items():
-        listed[key] = (len(content), google_crc32c.value(content))
+        listed[key] = (len(content), zlib.crc32(content))
     write_atomic(folder.root / MANIFEST, lambda temporary: temporary.write_bytes(_encode(listed)))
 
 
@@ -60,8 +59,8 @@ def _encode(listed: Mapping[str, tuple[int, int]]) -> bytes:
     """The only bytes that these entries may have on disk, so that any other byte is damage."""
     entries = {key: list(listed[key]) for key in sorted(listed)}
     body = json.dumps(entries, separators=(",", ":"), ensure_ascii=True)
-    check = google_crc32c.value(body.encode())
-    return f'{{"version":{_VERSION},"crc32c":{check},"files":{body}}}\n'.encode()
+    check = zlib.crc32(body.encode())
+    return f'{{"version":{_VERSION},"crc32":{check},"files":{body}}}\n'.encode()
 
 
 class CheckedStore:
