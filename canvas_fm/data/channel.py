@@ -56,7 +56,7 @@ class Channel:
         self.chunk_zyx = self._zyx(
             [min(c, max(n, 1)) for c, n in zip(array.chunks, array.shape, strict=True)]
         )
-        self.dtype = array.dtype.newbyteorder("=")
+        self.dtype = array.dtype.newbyteorder("=") if array.dtype.kind in "iuf" else array.dtype
         self.fill = array.fill_value
         self.bad = array.bad
         start = f"{array.path}/" if array.path else ""

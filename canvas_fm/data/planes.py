@@ -6,6 +6,7 @@ import logging
 import math
 import re
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +24,7 @@ _Result = TypeVar("_Result")
 SUFFIXES = (".tif", ".tiff")
 # X_Y_Z_chN.tiff, the CANVAS layout: the third number is the plane, N the channel.
 _CANVAS = re.compile(r"(\d+)_(\d+)_(\d+)_ch(\d+)", re.IGNORECASE)
+_CHANNEL = re.compile(r"(?<![a-z])ch(\d+)", re.IGNORECASE)
 
 
 def open_planes(path: Path, *, t: int | None, c: int | None, skip: bool) -> Planes | None:
@@ -61,13 +63,14 @@ class Planes:
     def __init__(
         self,
         path: Path,
-        planes: list[tuple[Path, int]],
-        shape_yx: tuple[int, int],
+        planes: Sequence[tuple[Path, int]],
+        file_shape: tuple[int, ...],
         dtype: np.dtype,
         *,
         skip: bool,
     ) -> None:
         self.path, self._planes = path, planes
+        self._held, shape_yx = math.prod(file_shape[:-2]), (file_shape[-2], file_shape[-1])
         self.shape_zyx = (len(planes), *shape_yx)
         self.chunk_zyx = (1, *shape_yx)
         self.dtype = dtype.newbyteorder("=")
@@ -77,19 +80,21 @@ class Planes:
         box = np.zeros([b - a for a, b in zip(start, stop, strict=True)], self.dtype)
         part = np.s_[start[1] : stop[1], start[2] : stop[2]]
         for z in range(start[0], stop[0]):
-            file, index = self._planes[z]
             try:
-                plane = use_tiff(file, lambda tiff, index=index: _plane(tiff, index))  # type: ignore[misc]
+                box[z - start[0]] = self._decode(*self._planes[z])[part]
             except DamagedStore as damage:
                 self.bad.meet(damage, damage.__cause__)
-                continue
-            if plane.shape != self.shape_zyx[1:] or plane.dtype.newbyteorder("=") != self.dtype:
-                raise CanvasError(
-                    f"{file} holds {plane.dtype} of shape {plane.shape}; the first plane, "
-                    f"{self._planes[0][0].name}, holds {self.dtype} of shape {self.shape_zyx[1:]}"
-                )
-            box[z - start[0]] = plane[part]
         return box
+
+    def _decode(self, file: Path, index: int) -> np.ndarray:
+        held, plane = use_tiff(file, lambda tiff: _plane(tiff, index))
+        expected = (self._held, self.shape_zyx[1:], self.dtype)
+        if (held, plane.shape, plane.dtype.newbyteorder("=")) != expected:
+            raise CanvasError(
+                f"{file} holds {held} planes of shape {plane.shape}, {plane.dtype}; the first plane, "
+                f"{self._planes[0][0].name}, has shape {expected[1]}, {expected[2]}"
+            )
+        return plane
 
     def key(self, start: Sequence[int]) -> str:
         return str(self._planes[start[0]][0])
@@ -120,17 +125,18 @@ def use_tiff(path: Path, use: Callable[[tifffile.TiffFile], _Result]) -> _Result
         raise DamagedStore(path.parent, "planes", path.name, cause, "copy the file again") from problem
 
 
-def _plane(tiff: tifffile.TiffFile, index: int) -> np.ndarray:
+def _plane(tiff: tifffile.TiffFile, index: int) -> tuple[int, np.ndarray]:
+    """How many planes a file holds, and one of them."""
     series = tiff.series[0]
-    if len(series) == math.prod(series.shape[:-2]):
+    held = math.prod(series.shape[:-2])
+    if len(series) == held:
         page = series[index]
         if page is None:
             raise ValueError(f"plane {index} is missing")
-        return page.asarray()
-    # One page describes many planes that lie one after another: map the file and touch only what is asked
-    # for.
-    stack = tifffile.memmap(tiff.filename, series=0, mode="r")
-    return stack.reshape(-1, *series.shape[-2:])[index]
+        return held, page.asarray()
+    # One page describes many planes that lie one after another: map the file, touch only what is asked for.
+    stack = tifffile.memmap(tiff.filehandle.path, series=0, mode="r")
+    return held, stack.reshape(-1, *series.shape[-2:])[index]
 
 
 def _layout(tiff: tifffile.TiffFile) -> tuple[str, tuple[int, ...], np.dtype]:
@@ -151,7 +157,7 @@ def _layout(tiff: tifffile.TiffFile) -> tuple[str, tuple[int, ...], np.dtype]:
 
 def _stack(
     path: Path, t: int | None, c: int | None
-) -> tuple[list[tuple[Path, int]], tuple[int, int], np.dtype]:
+) -> tuple[list[tuple[Path, int]], tuple[int, ...], np.dtype]:
     """The planes along z of one file."""
     axes, shape, dtype = use_tiff(path, _layout)
     if axes.count("Z") != 1:
@@ -165,12 +171,12 @@ def _stack(
         for letter, length in zip(axes[:-2].lower(), shape[:-2], strict=True)
     ]
     numbers = np.arange(math.prod(shape[:-2])).reshape(shape[:-2])[tuple(index)]
-    return [(path, int(number)) for number in numbers], (shape[-2], shape[-1]), dtype
+    return [(path, int(number)) for number in numbers], shape, dtype
 
 
 def _folder(
     folder: Path, files: list[Path], t: int | None, c: int | None
-) -> tuple[list[tuple[Path, int]], tuple[int, int], np.dtype]:
+) -> tuple[list[tuple[Path, int]], tuple[int, ...], np.dtype]:
     """The planes of a folder, one in each file, from the lowest z up."""
     if t:
         raise CanvasError(f"{folder} has no axis t; there is no t={t}")
@@ -180,29 +186,39 @@ def _folder(
         raise CanvasError(
             f"{ordered[0]} holds {math.prod(shape[:-2])} planes; in a folder each file holds one"
         )
-    return [(path, 0) for path in ordered], (shape[-2], shape[-1]), dtype
+    return [(path, 0) for path in ordered], shape, dtype
 
 
 def sort_planes(folder: Path, files: Sequence[Path], c: int | None) -> list[Path]:
-    """Planes by z: the third number of CANVAS names, of the channel chosen; else the numbers in the names."""
-    named = {path: _CANVAS.fullmatch(path.stem) for path in files}
-    canvas = {path: match for path, match in named.items() if match is not None}
-    if not canvas:
-        if c:
-            raise CanvasError(f"{folder}: there is no c={c}, the names have no channel (X_Y_Z_chN.tiff)")
-        return sorted(files, key=lambda path: ([int(n) for n in re.findall(r"\d+", path.stem)], path.name))
-    if len(canvas) < len(files):
-        other = next(path.name for path in files if path not in canvas)
-        raise CanvasError(f"{folder}: {other} is not named X_Y_Z_chN like the other planes; move it away")
-    channels = sorted({int(match[4]) for match in canvas.values()})
-    if c is None and len(channels) > 1:
-        raise CanvasError(f"{folder} holds the channels {channels}: choose one with --c")
-    if c is not None and c not in channels:
-        raise CanvasError(f"{folder} holds the channels {channels}: there is no c={c}")
-    ours = {path: match for path, match in canvas.items() if c is None or int(match[4]) == c}
-    columns = {(match[1], match[2]) for match in ours.values()}
+    """The planes of channel `c` by z: the third number of CANVAS names, else the numbers in the names."""
+    ours = _of_channel(folder, files, c)
+    canvas = [match for match in map(_CANVAS.fullmatch, (path.stem for path in ours)) if match]
+    columns = {(match[1], match[2]) for match in canvas}
     if len(columns) > 1:
         raise CanvasError(
             f"{folder} holds {len(columns)} tiles (X_Y before the plane's number); stitch them first"
         )
-    return sorted(ours, key=lambda path: int(ours[path][3]))
+    numbers = {path: [int(number) for number in re.findall(r"\d+", path.stem)] for path in ours}
+    if len({len(each) for each in numbers.values()}) > 1:
+        fewest, most = (end(ours, key=lambda path: len(numbers[path])).name for end in (min, max))
+        raise CanvasError(f"{folder}: {most} and {fewest} are not named alike; move away what is no plane")
+    ordered = sorted(ours, key=lambda path: numbers[path])
+    for one, other in pairwise(ordered):
+        if numbers[one] == numbers[other]:
+            raise CanvasError(
+                f"{folder}: {one.name} and {other.name} carry the same numbers; which one is deeper?"
+            )
+    return ordered
+
+
+def _of_channel(folder: Path, files: Sequence[Path], c: int | None) -> list[Path]:
+    """The files of one channel, by the N of chN in their names; all of them where the names have none."""
+    named = {path: _CHANNEL.search(path.stem) for path in files}
+    channels = sorted({int(match[1]) for match in named.values() if match})
+    if not channels and c:
+        raise CanvasError(f"{folder}: there is no c={c}, the names have no channel (X_Y_Z_chN.tiff)")
+    if c is None and len(channels) > 1:
+        raise CanvasError(f"{folder} holds the channels {channels}: choose one with --c")
+    if c is not None and channels and c not in channels:
+        raise CanvasError(f"{folder} holds the channels {channels}: there is no c={c}")
+    return [path for path, match in named.items() if c is None or match is None or int(match[1]) == c]

@@ -70,7 +70,7 @@ def find_window(
     shape_zyx: Sequence[int],
     chunk_zyx: Sequence[int],
     dtype: np.dtype,
-    fill: float,
+    fill: float | np.generic,
     rule: WindowRule = DEFAULT_RULE,
 ) -> Window:
     """The window of a whole volume; `read(start, stop)` gives its boxes.
