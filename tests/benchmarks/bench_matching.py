@@ -1,7 +1,7 @@
 """Matching as many predictions as true cells, beside the limit that was set: 0.5 s a core, 10 s and 2 GB.
 
-One true cell in 5,000 µm³ (denser than most neurons), predictions off by 1.5 µm a axis, a fifth of them false,
-8 µm tolerance; once as fractions and once as whole voxels of 4 × 1.8 × 1.8 µm, where ties abound.
+One true cell in 5,000 µm³ (denser than most neurons), predictions off by 1.5 µm an axis, a fifth of them
+false, 8 µm tolerance; once as fractions and once as whole voxels of 4 × 1.8 × 1.8 µm, where ties abound.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def cells(n: int, *, whole: bool) -> tuple[np.ndarray, np.ndarray]:
 
 
 def measure(n: int, whole: bool, optimal: bool, rounds: int) -> tuple[float, float, int]:
-    """Median processor seconds, peak memory in GB of the process, and matches; run in a process of its own."""
+    """Median processor seconds, peak memory in GB of this process, and matches."""
     pred, truth = cells(n, whole=whole)
     match(pred[:1000], truth[:1000], tolerance=8, scale_zyx=VOXEL_UM, optimal=optimal)
     taken = []
