@@ -1,10 +1,13 @@
-"""Points: rows of z, y, x in voxels of level 0 with any further columns, as CSV or Parquet."""
+"""Points: rows of z, y, x in voxels of level 0 with any further columns, as CSV or Parquet.
+
+Other programs' formats are read and written by `canvas_fm.data.formats`, through the same two calls.
+"""
 
 from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
@@ -19,6 +22,7 @@ from canvas_fm.errors import CanvasError, MissingExtra
 
 _CSV = (".csv", ".tsv", ".txt")
 _PARQUET = (".parquet", ".pq")
+_NAPARI = ("axis-0", "axis-1", "axis-2")  # what a points layer saves; its rows are numbered in `index`
 _BLOCK = 1 << 17  # rows read at a time: bounds what the text of a large file costs as Python strings
 _META = b"canvas_fm"  # the Parquet schema's key under which `meta` lies as JSON
 
@@ -31,7 +35,7 @@ class Points:
     `meta` holds the file's `# key: value` lines. In messages rows count from 1, the column row left out.
     """
 
-    zyx: Float64[np.ndarray, "n 3"]
+    zyx: np.ndarray  # float64 (n, 3); a plain annotation, because what is not is refused with a sentence
     columns: dict[str, np.ndarray] = field(default_factory=dict)
     meta: dict[str, str] = field(default_factory=dict)
 
@@ -65,9 +69,13 @@ class Points:
         elif path.suffix.lower() in _PARQUET:
             table, meta = _read_parquet(path)
         else:
-            raise CanvasError(
-                f"{path}: points are read from .csv or .parquet, not {path.suffix or 'no suffix'!r}"
-            )
+            from canvas_fm.data.formats import read_points
+
+            points = read_points(path)
+            if not len(points) and not allow_empty:
+                raise CanvasError(f"{path} holds no points; nothing to do")
+            return points
+        table = _with_axes(path, table, columns)
         zyx = _coordinates(path, table)
         if not len(zyx) and not allow_empty:
             raise CanvasError(f"{path} holds no points, only its column row; nothing to do")
@@ -85,9 +93,9 @@ class Points:
             table = table.replace_schema_metadata({_META: json.dumps(self.meta)})
             write_atomic(path, lambda temporary: parquet.write_table(table, temporary))
         else:
-            raise CanvasError(
-                f"{path}: points are written as .csv or .parquet, not {path.suffix or 'no suffix'!r}"
-            )
+            from canvas_fm.data.formats import write_points
+
+            write_points(self, path)
 
     def inside(self, shape_zyx: Sequence[int]) -> Bool[np.ndarray, " n"]:
         """Which points lie in a voxel of a volume of that shape: −½ ≤ p < size − ½ on each axis."""
@@ -101,18 +109,23 @@ class Points:
         return {name: self.zyx[:, axis] for axis, name in enumerate("zyx")}
 
     def _write_csv(self, path: Path) -> None:
-        columns = [_plain(values) for values in (*self._coordinates().values(), *self.columns.values())]
-        with path.open("w", encoding="utf-8", newline="") as file:
-            for key, value in self.meta.items():
-                file.write(f"# {_one_line(key)}: {_one_line(value)}\n")
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["z", "y", "x", *self.columns])
-            for start in range(0, len(self), _BLOCK):
-                rows = slice(start, start + _BLOCK)
-                writer.writerows(zip(*(values[rows].tolist() for values in columns), strict=True))
+        write_table(path, {**self._coordinates(), **self.columns}, self.meta)
 
 
-def as_zyx(points_zyx: Real[np.ndarray, "n 3"] | Sequence[Sequence[float]]) -> Float64[np.ndarray, "n 3"]:
+def write_table(path: Path, table: Mapping[str, np.ndarray], meta: Mapping[str, str]) -> None:
+    """Write `# key: value` lines, the column row and a row for each value; not atomic by itself."""
+    columns = [_plain(values) for values in table.values()]
+    with path.open("w", encoding="utf-8", newline="") as file:
+        for key, value in meta.items():
+            file.write(f"# {_one_line(key)}: {_one_line(value)}\n")
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(table)
+        for start in range(0, len(columns[0]), _BLOCK):
+            rows = slice(start, start + _BLOCK)
+            writer.writerows(zip(*(values[rows].tolist() for values in columns), strict=True))
+
+
+def as_zyx(points_zyx: Any) -> Float64[np.ndarray, "n 3"]:
     """Positions as float64 (n, 3), zero rows included; raises CanvasError for another shape, text or NaN."""
     try:
         zyx = np.asarray(points_zyx, dtype=np.float64)
@@ -164,6 +177,28 @@ def _plain(values: np.ndarray) -> np.ndarray:
     return values
 
 
+def _with_axes(
+    path: Path, table: dict[str, np.ndarray], names: Sequence[str] | None
+) -> dict[str, np.ndarray]:
+    """The table with its coordinates called z, y, x: by the names given, else napari's, else as it is."""
+    if names is not None:
+        if len(names) != 3 or len(set(names)) != 3:
+            raise CanvasError(f"columns {', '.join(names)} were given; expected three names, of z, y and x")
+        if missing := [name for name in names if name not in table]:
+            raise CanvasError(f"{path} has no column {missing[0]!r}; found {', '.join(table) or 'none'}")
+        if other := [name for name in table if _is_axis(name) and name not in names]:
+            raise CanvasError(f"{path}: {other[0]!r} is a column too; leave it out, or give it as a coordinate")
+    elif any(map(_is_axis, table)) or not set(_NAPARI) <= set(table):
+        return table
+    elif "axis-3" in table:
+        raise CanvasError(f"{path} holds napari points of more than three axes; expected axis-0 … axis-2, z y x")
+    else:
+        names = _NAPARI
+        table = {name: values for name, values in table.items() if name != "index"}
+    axis = dict(zip(names, "zyx", strict=True))
+    return {axis.get(name, name): values for name, values in table.items()}
+
+
 def _coordinates(path: Path, table: dict[str, np.ndarray]) -> Float64[np.ndarray, "n 3"]:
     """The columns z, y, x of a table, checked value by value."""
     names = {name.lower(): name for name in table if _is_axis(name)}
@@ -171,7 +206,8 @@ def _coordinates(path: Path, table: dict[str, np.ndarray]) -> Float64[np.ndarray
     if missing:
         raise CanvasError(
             f"{path} has no column {', '.join(missing)}; found {', '.join(table) or 'none'}: "
-            "name the coordinates z, y, x, in voxels of level 0"
+            "name the coordinates z, y, x, in voxels of level 0 "
+            "(`canvas-fm points convert --columns` renames them)"
         )
     zyx = np.empty((len(table[names["z"]]), 3))
     for axis, name in enumerate("zyx"):
