@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import sys
 import time
 from pathlib import Path
@@ -94,7 +95,7 @@ def test_text_late_in_a_column_keeps_its_early_numbers_as_written(tmp_path: Path
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("axis-0,axis-1,axis-2\n1,2,3\n", "no column z, y, x; found axis-0, axis-1, axis-2"),
+        ("plane,row,column\n1,2,3\n", "no column z, y, x; found plane, row, column"),
         ("z,y\n1,2\n", "no column x; found z, y"),
         ("", "no column z, y, x; found none"),
         ("z,y,x\n1,2,3\n1,nan,3\n", "row 2: y is nan"),
@@ -116,13 +117,13 @@ def test_a_wrong_file_is_refused_with_its_row(tmp_path: Path, text: str, sentenc
 def test_files_that_are_no_points_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CanvasError, match="no points file at"):
         Points.read(tmp_path / "absent.csv")
-    with pytest.raises(CanvasError, match=r"read from \.csv or \.parquet, not '\.xlsx'"):
+    with pytest.raises(CanvasError, match=r"'\.xlsx'.*\.csv"):
         Points.read(write(tmp_path / "p.xlsx", "x"))
     with pytest.raises(CanvasError, match="is not UTF-8"):
         Points.read(write(tmp_path / "p.csv", "z,y,x,ä\n1,2,3,ö\n", "latin-1"))
     with pytest.raises(CanvasError, match="cannot be read as Parquet"):
         Points.read(write(tmp_path / "p.parquet", "no parquet"))
-    with pytest.raises(CanvasError, match=r"written as \.csv or \.parquet"):
+    with pytest.raises(CanvasError, match=r"'\.npy'.*\.csv"):
         some_points().write(tmp_path / "p.npy")
 
 
@@ -163,11 +164,16 @@ def test_points_outside_are_counted_and_the_first_is_named() -> None:
     assert volume.startswith("volume is (10, 10, 10)")
 
 
-def test_many_rows_are_read_quickly(tmp_path: Path) -> None:
-    rows = "".join(f"{i % 977},{i % 1013}.5,{i % 911},0.25\n" for i in range(200_000))
+def test_many_rows_are_read_without_a_loop_over_cells(tmp_path: Path) -> None:
+    rows = "".join(f"{i % 977},{i % 1013}.5,{i % 911},0.25\n" for i in range(100_000))
     path = write(tmp_path / "p.csv", "z,y,x,score\n" + rows)
-    start = time.perf_counter()
+    start = time.process_time()
+    with path.open(newline="") as file:
+        split = list(csv.reader(file))
+    reference = time.process_time() - start
+    assert len(split) == 100_001
+    start = time.process_time()
     points = Points.read(path)
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     assert points.zyx[12_345].tolist() == [12_345 % 977, 12_345 % 1013 + 0.5, 12_345 % 911]
-    assert seconds < 5  # about 0.5 s; a loop over cells in Python takes several times that
+    assert seconds < 10 * reference  # measured: 2 to 3 times what the csv module takes to split the text
