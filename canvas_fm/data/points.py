@@ -54,12 +54,17 @@ class Points:
         return len(self.zyx)
 
     @classmethod
-    def read(cls, path: str | Path, *, allow_empty: bool = True) -> Points:
+    def read(
+        cls, path: str | Path, *, allow_empty: bool = True, columns: Sequence[str] | None = None
+    ) -> Points:
         """Read a .csv (comma, semicolon or tab) or .parquet file with columns z, y, x in voxels of level 0.
 
         Column names may be in any case and order, a byte-order mark is passed over, `# key: value` lines
-        before the column row become `meta`. Raises CanvasError for missing or repeated columns, a ragged row,
-        a coordinate that is not a finite number and, unless `allow_empty`, for a file without rows.
+        before the column row become `meta`. A napari points file (axis-0 … axis-2) is read as it is; where
+        the coordinates have other names, `columns` says those of z, y and x. By their suffix .xml, .nml and
+        .json are read too (see `canvas_fm.data.formats`). Raises CanvasError for missing or repeated columns,
+        a ragged row, a coordinate that is not a finite number and, unless `allow_empty`, for a file without
+        rows.
         """
         path = Path(path)
         if not path.is_file():
@@ -71,7 +76,7 @@ class Points:
         else:
             from canvas_fm.data.formats import read_points
 
-            points = read_points(path)
+            points = read_points(path, columns=columns)
             if not len(points) and not allow_empty:
                 raise CanvasError(f"{path} holds no points; nothing to do")
             return points
@@ -187,11 +192,15 @@ def _with_axes(
         if missing := [name for name in names if name not in table]:
             raise CanvasError(f"{path} has no column {missing[0]!r}; found {', '.join(table) or 'none'}")
         if other := [name for name in table if _is_axis(name) and name not in names]:
-            raise CanvasError(f"{path}: {other[0]!r} is a column too; leave it out, or give it as a coordinate")
+            raise CanvasError(
+                f"{path}: {other[0]!r} is a column too; leave it out, or give it as a coordinate"
+            )
     elif any(map(_is_axis, table)) or not set(_NAPARI) <= set(table):
         return table
     elif "axis-3" in table:
-        raise CanvasError(f"{path} holds napari points of more than three axes; expected axis-0 … axis-2, z y x")
+        raise CanvasError(
+            f"{path} holds napari points of more than three axes; expected axis-0 … axis-2, z y x"
+        )
     else:
         names = _NAPARI
         table = {name: values for name, values in table.items() if name != "index"}
