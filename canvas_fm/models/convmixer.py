@@ -1,0 +1,197 @@
+"""The detector's net: a 3D ConvMixer that turns a volume into a heat map of cell centres."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int
+from pydantic import BaseModel, ConfigDict, model_validator
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class ConvMixerConfig(BaseModel):
+    """Sizes of the net: patch in voxels, kernel in patches; `channels` 2 takes a background too."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    patch_zyx: tuple[int, int, int] = (1, 4, 4)
+    dim: int = 48
+    depth: int = 4
+    kernel_zyx: tuple[int, int, int] = (5, 5, 5)
+    channels: int = 1
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> ConvMixerConfig:
+        if min(*self.patch_zyx, *self.kernel_zyx, self.dim, self.depth) < 1:
+            raise ValueError("every size has to be positive")
+        if any(k % 2 == 0 for k in self.kernel_zyx):
+            raise ValueError(f"kernel {self.kernel_zyx} has to be odd on each axis, so that it has a centre")
+        if self.channels not in (1, 2):
+            raise ValueError(f"channels is {self.channels}; 1 (signal) or 2 (signal and background) expected")
+        return self
+
+    @property
+    def halo_zyx(self) -> tuple[int, int, int]:
+        """How many voxels around a patch its heat depends on: whole patches, `depth` half kernels deep."""
+        z, y, x = (self.depth * (k // 2) * p for k, p in zip(self.kernel_zyx, self.patch_zyx, strict=True))
+        return z, y, x
+
+
+class Depthwise(nn.Conv3d):
+    """A convolution of each channel by itself, as large out as in.
+
+    On a CPU its gradient by the input is taken as a convolution with the mirrored kernel: 8 ms where torch's
+    own takes 51 (32 channels, 37 k patches, kernel 3 × 5 × 5, one core).
+    """
+
+    def __init__(self, dim: int, kernel_zyx: tuple[int, int, int]) -> None:
+        super().__init__(dim, dim, kernel_zyx, groups=dim, padding="same")
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.is_cuda or not torch.is_grad_enabled():
+            return super().forward(x)
+        assert self.bias is not None
+        return _DepthwiseByMirror.apply(x, self.weight) + self.bias[:, None, None, None]
+
+
+class _DepthwiseByMirror(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return F.conv3d(x, weight, padding="same", groups=len(weight))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        (gradient,) = gradients
+        gradient = gradient.contiguous(memory_format=torch.channels_last_3d)
+        half = [n // 2 for n in weight.shape[2:]]
+        by_weight = torch.nn.grad.conv3d_weight(x, weight.shape, gradient, padding=half, groups=len(weight))
+        mirrored = weight.flip(2, 3, 4).contiguous()
+        return F.conv3d(gradient, mirrored, padding="same", groups=len(weight)), by_weight
+
+
+class Pointwise(nn.Linear):
+    """A 1 × 1 × 1 convolution as the matrix product that it is: 10 ms there and back, Conv3d takes 44."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+
+
+class Residual(nn.Module):
+    """x + f(x)."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.inner(x)
+
+
+def convmixer(config: ConvMixerConfig) -> nn.Sequential:
+    """Voxels to one vector a patch: Trockman and Kolter, "Patches Are All You Need?", in 3D."""
+    dim, kernel = config.dim, config.kernel_zyx
+
+    def then_norm(convolution: nn.Module) -> nn.Sequential:
+        return nn.Sequential(convolution, nn.GELU(), nn.BatchNorm3d(dim))
+
+    embedding = nn.Conv3d(config.channels, dim, config.patch_zyx, stride=config.patch_zyx)
+    return nn.Sequential(
+        then_norm(embedding),
+        *(
+            nn.Sequential(
+                Residual(then_norm(Depthwise(dim, kernel))),
+                then_norm(Pointwise(dim, dim)),
+            )
+            for _ in range(config.depth)
+        ),
+    )
+
+
+class HeatMapNet(nn.Module):
+    """Voxels in [0, 1] to the logit of "a cell's centre is here", for every voxel.
+
+    Nothing in it looks farther than `config.halo_zyx`, and no statistic is taken over space: a tile with that
+    halo gives what the whole volume gives.
+    """
+
+    def __init__(self, config: ConvMixerConfig, *, prior: float = 0.01) -> None:
+        super().__init__()
+        self.config = config
+        self.body = convmixer(config)
+        self.head = Pointwise(config.dim, math.prod(config.patch_zyx))
+        # A head that starts at the share of positive voxels: the focal loss does not start by unlearning 0.5.
+        nn.init.normal_(self.head.weight, std=0.01)
+        nn.init.constant_(self.head.bias, -math.log((1 - prior) / prior))
+
+    def features(self, voxels: Float[Tensor, "b c z y x"]) -> Float[Tensor, "b dim pz py px"]:
+        """The map of features, one vector a patch. Sizes have to be whole patches."""
+        if any(n % p for n, p in zip(voxels.shape[2:], self.config.patch_zyx, strict=True)):
+            raise ValueError(
+                f"{tuple(voxels.shape[2:])} voxels are not whole patches {self.config.patch_zyx}"
+            )
+        # A float32 depthwise convolution runs 2 to 3 times faster on a CPU with the channels last.
+        return self.body(voxels.contiguous(memory_format=torch.channels_last_3d))
+
+    def logits(self, features: Float[Tensor, "b dim pz py px"]) -> Float[Tensor, "b z y x"]:
+        """Each patch's vector gives the logits of its voxels."""
+        z, y, x = self.config.patch_zyx
+        return rearrange(self.head(features), "b (z y x) pz py px -> b (pz z) (py y) (px x)", z=z, y=y, x=x)
+
+    def forward(self, voxels: Float[Tensor, "b c z y x"]) -> Float[Tensor, "b z y x"]:
+        return self.logits(self.features(voxels))
+
+
+def focal_loss(
+    logits: Float[Tensor, "*shape"],
+    target: Float[Tensor, "*shape"],
+    *,
+    alpha: float = 0.25,
+    gamma: float = 2.0,
+) -> Float[Tensor, "*shape"]:
+    """Binary focal loss of each voxel: −α_t (1 − p_t)^γ log p_t (Eq. 5 of Lin et al., "Focal Loss").
+
+    `target` may lie between 0 and 1: α_t and p_t are then mixed, as for a cross entropy with soft labels.
+    """
+    loss = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    p = torch.sigmoid(logits)
+    p_t = p * target + (1 - p) * (1 - target)
+    alpha_t = alpha * target + (1 - alpha) * (1 - target)
+    return alpha_t * (1 - p_t) ** gamma * loss
+
+
+def pool_boxes(
+    features: Float[Tensor, "dim pz py px"],
+    starts_zyx: Int[Tensor, "n 3"],
+    *,
+    box_zyx: tuple[int, int, int],
+    patch_zyx: tuple[int, int, int],
+    bins: int = 2,
+) -> Float[Tensor, "n pooled"]:
+    """The mean feature in each of `bins`³ parts of boxes of voxels: `dim`·`bins`³ numbers a box.
+
+    A box starts at any voxel, counted from the map's first; a patch counts by its share in the part. What
+    lies outside the map is left out of the mean; a part wholly outside is 0. Order: channel, bin z, y, x.
+    """
+    gathered = features[None]
+    for axis in range(3):
+        # weight (n, bins, length): how many voxels of each part lie in each patch along this axis
+        length, patch = features.shape[1 + axis], patch_zyx[axis]
+        edges = torch.linspace(0, box_zyx[axis], bins + 1, device=features.device)
+        low = (starts_zyx[:, axis, None] + edges[:-1])[..., None]
+        high = (starts_zyx[:, axis, None] + edges[1:])[..., None]
+        left = torch.arange(length, device=features.device) * float(patch)
+        weight = (torch.minimum(high, left + patch) - torch.maximum(low, left)).clamp_min(0)
+        weight = weight / weight.sum(-1, keepdim=True).clamp_min(1e-12)
+        if axis == 0:
+            gathered = torch.einsum("nil,cljk->ncijk", weight, features)
+        elif axis == 1:
+            gathered = torch.einsum("njl,ncilk->ncijk", weight, gathered)
+        else:
+            gathered = torch.einsum("nkl,ncijl->ncijk", weight, gathered)
+    return rearrange(gathered, "n c i j k -> n (c i j k)")
