@@ -1,0 +1,135 @@
+"""The BentoML service: our routes mounted at `/v1`, one typed JSON endpoint, BentoML's health and metrics.
+
+Started by `serving.service.serve`, which tells each worker process its settings by a file.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Annotated, Any
+
+import bentoml
+import numpy as np
+from pydantic import Field
+from starlette.responses import JSONResponse
+
+from serving.app import create_app
+from serving.core import Core
+from serving.errors import Refusal
+from serving.guard import Guard
+from serving.schemas import EmbeddingsReply, Number, Pool, Settings
+
+logger = logging.getLogger(__name__)
+
+SETTINGS_VARIABLE = "CANVAS_FM_SERVICE"
+FAILURE_FILE = "failure.txt"
+_TYPED = "/embed_json"
+
+Crops = list[list[list[list[Number]]]]
+
+
+def make_service(core: Core) -> bentoml.Service[Any]:
+    """A BentoML service around `core`, with the guard in front of every route."""
+
+    @bentoml.asgi_app(create_app(core), path="/v1")
+    class CanvasService:
+        """Embeddings of crops of whole-brain light-sheet volumes; crops as .npy go to /v1/embed."""
+
+        def __init__(self) -> None:
+            _logs_to_stderr()
+
+        async def __is_ready__(self) -> bool:
+            return core.ready
+
+        async def __is_alive__(self) -> bool:
+            return core.alive
+
+        # Not batchable=True: our batcher checks first, so that one bad request fails alone. No Shape() or
+        # DType() either: they reshape and cast in silence.
+        @bentoml.api(route=_TYPED)
+        async def embed_json(
+            self,
+            crops: Annotated[Crops, Field(description="(n, z, y, x) in [0, 1], after the volume's window")],
+            pool: Pool | None = None,
+        ) -> EmbeddingsReply:
+            """Embeddings of a few crops as nested lists; for more, send .npy to /v1/embed."""
+            try:
+                vectors = await core.embed(_array(core, crops), None, pool)
+                return EmbeddingsReply(embeddings=vectors.tolist(), model=core.engine.encoder.sha256)
+            except Refusal as refusal:
+                return _as_response(refusal)
+
+    # The time limit of BentoML only ends what our own deadlines missed; it covers the upload too.
+    service = bentoml.service(name="canvas-fm", workers=1, traffic={"timeout": 600})(CanvasService)
+    service.add_asgi_middleware(
+        Guard,
+        limits=lambda: core.limits,
+        raw=("/v1/embed",),
+        only_json=(_TYPED, "/v1/embed/points"),
+    )
+    return service
+
+
+def _as_response(refusal: Refusal) -> Any:
+    response: JSONResponse = refusal.response()  # BentoML passes a response through, whatever the return type
+    return response
+
+
+def _array(core: Core, crops: Crops) -> np.ndarray:
+    most = core.limits.max_json_crops
+    if len(crops) > most:
+        raise Refusal(413, f"{len(crops)} crops as JSON; {most} are the most here, send .npy to /v1/embed")
+    try:
+        return np.array(crops, dtype=np.float32)
+    except (ValueError, OverflowError) as problem:
+        raise Refusal(
+            422, "the crops are ragged lists; all have to have the same shape (n, z, y, x)"
+        ) from problem
+
+
+def _logs_to_stderr() -> None:
+    """BentoML logs to stdout, which belongs to results."""
+    for name in ("", "bentoml", "uvicorn.error", "circus"):
+        for handler in logging.getLogger(name).handlers:
+            if isinstance(handler, logging.StreamHandler) and handler.stream is sys.stdout:
+                handler.setStream(sys.stderr)
+
+
+def read_settings() -> Settings:
+    """The settings that `serve` left for this process."""
+    path = os.environ.get(SETTINGS_VARIABLE)
+    if path is None:
+        raise RuntimeError("start the service with `canvas-fm serve MODEL`")
+    settings = Settings.model_validate_json(Path(path).read_bytes())
+    if settings.supervisor is not None:
+        _leave_with(settings.supervisor)
+    return settings
+
+
+def _leave_with(supervisor: int) -> None:
+    """End this process when the one that started it is gone, killed for example."""
+
+    def watch() -> None:
+        while os.getppid() == supervisor:
+            threading.Event().wait(1.0)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="watch the supervisor", daemon=True).start()
+
+
+def report_failure(sentence: str) -> None:
+    """Leave the sentence for `serve`, and ask it to end."""
+    settings_path = Path(os.environ[SETTINGS_VARIABLE])
+    (settings_path.parent / FAILURE_FILE).write_text(sentence, encoding="utf-8")
+    supervisor = json.loads(settings_path.read_bytes()).get("supervisor")
+    if supervisor is not None and os.getppid() == supervisor:
+        os.kill(supervisor, signal.SIGTERM)
+
+
+service = make_service(Core(read_settings, on_failure=report_failure))

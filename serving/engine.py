@@ -1,0 +1,113 @@
+"""What is served: one encoder and the registered volumes, each call the library's own function."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+from jaxtyping import Float32, Float64, Int64
+
+import canvas_fm
+from canvas_fm.data.volume import Volume
+from canvas_fm.errors import CanvasError
+from canvas_fm.inference.embed import _Runner as Runner
+from canvas_fm.inference.source import Source
+from canvas_fm.inference.validate import check_crops, check_points
+from canvas_fm.models.checkpoint import Encoder, load
+from canvas_fm.models.device import pick_device
+from serving.schemas import Info, Pool, Settings, VolumeInfo
+
+
+class Engine:
+    """An encoder on its device, and volumes by name; its methods may be called from any thread."""
+
+    def __init__(self, encoder: Encoder, volumes: dict[str, HostedVolume], settings: Settings) -> None:
+        self.encoder, self.volumes, self.settings = encoder, volumes, settings
+        on_gpu = encoder.device.type != "cpu"
+        self.max_batch = settings.limits.max_batch or (1024 if on_gpu else 64)
+
+    @classmethod
+    def load(cls, settings: Settings) -> Engine:
+        """Open model and volumes, and run one crop through; raises CanvasError for what cannot be served."""
+        encoder = load(settings.model, device=pick_device(settings.device))
+        volumes = {
+            name: HostedVolume(name, Volume.open(path), encoder, settings)
+            for name, path in settings.volumes.items()
+        }
+        engine = cls(encoder, volumes, settings)
+        engine.embed(engine.pool, np.zeros((1, 1, *engine.crop_zyx), np.float32))
+        return engine
+
+    @property
+    def pool(self) -> Pool:
+        return self.encoder.config.pool
+
+    @property
+    def crop_zyx(self) -> tuple[int, int, int]:
+        return self.encoder.config.architecture.crop_zyx
+
+    def check_kind(self, dtype: np.dtype, shape: tuple[int, ...], window: tuple[float, float] | None) -> None:
+        """Refuse crops by type and shape, before their values are there; CanvasError as `check_crops`."""
+        one = (min(shape[0], 1), *shape[1:]) if shape else ()
+        try:
+            self.check(np.broadcast_to(np.zeros((), dtype), one), window)
+        except CanvasError:  # the same again with all rows, for a sentence that names the shape as given
+            self.check(np.broadcast_to(np.zeros((), dtype), shape), window)
+            raise
+
+    def check(
+        self, crops: np.ndarray, window: tuple[float, float] | None
+    ) -> Float32[np.ndarray, "n 1 z y x"]:
+        """The library's own check and window."""
+        return check_crops(crops, self.encoder.config, window=window)
+
+    def embed(self, pool: str, crops: Float32[np.ndarray, "n 1 z y x"]) -> Float32[np.ndarray, "n d"]:
+        """Embeddings of checked crops, all in one batch."""
+        return Runner(self.encoder, pool, None, self.settings.precision)(crops)
+
+    def info(self) -> Info:
+        config = self.encoder.config
+        return Info(
+            name=self.encoder.name,
+            sha256=self.encoder.sha256,
+            architecture=config.architecture.model_dump(mode="json"),
+            crop_zyx=self.crop_zyx,
+            voxel_um=config.voxel_um,
+            window_rule=dataclasses.asdict(config.window_rule),
+            pool=config.pool,
+            dimension=self.encoder.dim,
+            volumes={name: hosted.info() for name, hosted in self.volumes.items()},
+            limits=self.settings.limits.model_copy(update={"max_batch": self.max_batch}),
+            device=str(self.encoder.device),
+            precision=self.settings.precision,
+            version=canvas_fm.__version__,
+        )
+
+
+class HostedVolume:
+    """A registered volume, read and windowed as `canvas_fm.embed` does."""
+
+    def __init__(self, name: str, volume: Volume, encoder: Encoder, settings: Settings) -> None:
+        self.name, self.volume = name, volume
+        self._source = Source.of(
+            encoder.config, volume, resample=settings.resample, any_voxel=settings.any_voxel
+        )
+
+    def check(self, points_zyx: list[list[float]]) -> Float64[np.ndarray, "n 3"]:
+        """The library's own check of points."""
+        return check_points(points_zyx, self.volume.shape_zyx)
+
+    def batches(
+        self, points_zyx: Float64[np.ndarray, "n 3"], batch: int
+    ) -> Iterator[tuple[Int64[np.ndarray, " b"], Float32[np.ndarray, "b 1 z y x"]]]:
+        """(rows of `points_zyx`, their crops after the window), in the order of the chunks."""
+        return self._source.batches(points_zyx, batch)
+
+    def info(self) -> VolumeInfo:
+        return VolumeInfo(
+            shape_zyx=self.volume.shape_zyx,
+            voxel_um=self.volume.voxel_um,
+            window=self._source.window,
+            marker=self.volume.marker,
+        )

@@ -1,0 +1,206 @@
+"""`canvas-fm serve`: checks what can be checked at once, then starts BentoML's supervisor and its worker."""
+
+from __future__ import annotations
+
+import errno
+import http.client
+import ipaddress
+import logging
+import os
+import re
+import shutil
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from canvas_fm.errors import CanvasError
+from canvas_fm.shipped import find
+from serving.schemas import Limits, Settings
+
+logger = logging.getLogger(__name__)
+
+_STOP_S = 15  # a worker that still works so long after SIGTERM is killed
+
+
+def serve(
+    model: str | Path,
+    volumes: Mapping[str, str | Path] | None = None,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 3000,
+    workers: int = 1,
+    device: str = "auto",
+    precision: str = "fp32",
+    resample: bool = False,
+    any_voxel: bool = False,
+    limits: Limits | None = None,
+    announce: Callable[[str], None] | None = None,
+) -> None:
+    """Serve a model, and volumes by name, over HTTP until SIGTERM or Ctrl-C; call it in the main thread.
+
+    `port` 0 takes a free one. `announce` is called with the service's address once it is ready. All processes
+    have ended when this returns. Raises CanvasError where the port is taken, or model or volumes cannot be
+    served.
+    """
+    settings = _settings(
+        model,
+        volumes or {},
+        device=device,
+        precision=precision,
+        resample=resample,
+        any_voxel=any_voxel,
+        limits=limits or Limits(),
+    )
+    address = _address(host)
+    port = _free_port(address, port)
+    if not ipaddress.ip_address(address).is_loopback:
+        logger.warning(
+            "serving on %s: whoever reaches this port can use the service, it asks for no key", address
+        )
+    folder = Path(tempfile.mkdtemp(prefix="canvas-fm-"))
+    try:
+        _run(settings, folder, address, port, workers, announce)
+        failure = folder / "failure.txt"
+        if failure.exists():
+            raise CanvasError(failure.read_text(encoding="utf-8"))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _settings(
+    model: str | Path, volumes: Mapping[str, str | Path], *, limits: Limits, **options: object
+) -> Settings:
+    """With absolute paths: the worker runs in a folder of its own."""
+    paths: dict[str, str] = {}
+    for name, path in volumes.items():
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+            raise CanvasError(f"the volume name {name!r} may hold letters, digits, '.', '_' and '-'")
+        if not Path(path).exists():
+            raise CanvasError(f"the volume {name} is not there: {path}")
+        paths[name] = str(Path(path).resolve())
+    folder = str(find("model", model).resolve())
+    return Settings.model_validate(
+        {"model": folder, "volumes": paths, "limits": limits, "supervisor": os.getpid(), **options}
+    )
+
+
+def _address(host: str) -> str:
+    """The IP address of a host name; BentoML takes nothing else."""
+    try:
+        return str(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0])
+    except OSError as problem:
+        raise CanvasError(f"the host {host!r} is unknown: {problem.strerror}") from problem
+
+
+def _free_port(address: str, port: int) -> int:
+    """The port itself, or a free one for 0; CanvasError where it cannot be had."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((address, port))
+            return int(probe.getsockname()[1])
+    except OverflowError as problem:
+        raise CanvasError(
+            f"port {port} is out of range; ports go from 1 to 65535, 0 takes a free one"
+        ) from problem
+    except OSError as problem:
+        raise _cannot_bind(address, port, problem) from problem
+
+
+def _cannot_bind(address: str, port: int, problem: OSError) -> CanvasError:
+    if problem.errno == errno.EADDRINUSE:
+        return CanvasError(
+            f"port {port} on {address} is in use; choose another with --port, or 0 for a free one"
+        )
+    return CanvasError(f"cannot listen on {address} port {port}: {problem.strerror}")
+
+
+def _run(
+    settings: Settings,
+    folder: Path,
+    address: str,
+    port: int,
+    workers: int,
+    announce: Callable[[str], None] | None,
+) -> None:
+    path = folder / "settings.json"
+    path.write_text(settings.model_dump_json(), encoding="utf-8")
+    environment = {
+        "CANVAS_FM_SERVICE": str(path),
+        "BENTOML_HOME": str(folder / "bentoml"),  # else it makes ~/bentoml
+        "BENTOML_DO_NOT_TRACK": "True",
+    }
+    with _environment(environment), _private_control(folder):
+        from bentoml.exceptions import BentoMLException
+
+        from serving.bento import service
+
+        # BentoML says where it listens on stdout, before it is ready; `announce` does that.
+        logging.getLogger("bentoml.serve").addFilter(lambda record: record.levelno >= logging.WARNING)
+        service.working_dir = str(folder)
+        service.config["workers"] = workers
+        if announce is not None:
+            url = f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
+            threading.Thread(target=_when_ready, args=(address, port, announce, url), daemon=True).start()
+        try:
+            service.serve_http(host=address, port=port)
+        except OSError as problem:
+            raise _cannot_bind(address, port, problem) from problem
+        except BentoMLException as problem:
+            raise CanvasError(f"the service could not start: {problem}") from problem
+
+
+def _when_ready(address: str, port: int, announce: Callable[[str], None], url: str) -> None:
+    while True:
+        connection = http.client.HTTPConnection(address, port, timeout=5)
+        try:
+            connection.request("GET", "/readyz")
+            if connection.getresponse().status == 200:
+                return announce(url)
+        except (OSError, http.client.HTTPException):
+            pass  # not listening yet
+        finally:
+            connection.close()
+        time.sleep(0.1)
+
+
+@contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def _private_control(folder: Path) -> Iterator[None]:
+    """Let the supervisor listen for commands in `folder`, which only this user can enter.
+
+    BentoML opens two more TCP ports, over which anyone on the machine could run commands in the user's name.
+    """
+    from bentoml._internal.utils import circus
+
+    usual = circus.Arbiter
+
+    class PrivateArbiter(usual):  # type: ignore[misc, valid-type]
+        def __init__(self, watchers: list, endpoint: str, pubsub_endpoint: str, **options: object) -> None:
+            for watcher in watchers:
+                watcher.graceful_timeout = _STOP_S
+            super().__init__(watchers, f"ipc://{folder}/control", f"ipc://{folder}/events", **options)
+
+    circus.Arbiter = PrivateArbiter  # type: ignore[misc]
+    try:
+        yield
+    finally:
+        circus.Arbiter = usual  # type: ignore[misc]

@@ -1,0 +1,172 @@
+"""A tiny encoder, a volume, and the whole service around them: in this process, and by `canvas-fm serve`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from canvas_fm.models.checkpoint import Encoder, load, save_encoder
+from canvas_fm.models.mae import DecoderConfig, MaskedAutoencoder
+from canvas_fm.models.vit import EncoderConfig
+
+CROP = (8, 16, 16)
+VOXEL_UM = (4.0, 1.8, 1.8)
+SHAPE = (24, 60, 50)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _bentoml_keeps_to_itself(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What BentoML writes goes to a folder of the tests."""
+    os.environ["BENTOML_HOME"] = str(tmp_path_factory.mktemp("bentoml"))
+    os.environ["BENTOML_DO_NOT_TRACK"] = "True"
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny encoder with random weights; its own pooling is `mean`."""
+    torch.manual_seed(0)
+    architecture = EncoderConfig(crop_zyx=CROP, patch_zyx=(2, 4, 4), dim=48, depth=2, heads=3)
+    mae = MaskedAutoencoder(architecture, DecoderConfig(dim=24, depth=1, heads=3))
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    save_encoder(folder, mae, voxel_um=VOXEL_UM)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def encoder(model: Path) -> Encoder:
+    return load(model)
+
+
+@pytest.fixture(scope="session")
+def volume_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A volume of noise, uint16, with a window of its own."""
+    from canvas_fm.data.volume import Volume
+
+    path = tmp_path_factory.mktemp("volumes") / "cube.zarr"
+    voxels = np.random.default_rng(0).integers(200, 4000, SHAPE).astype(np.uint16)
+    with Volume.create(path, SHAPE, voxel_um=VOXEL_UM, chunk_zyx=(8, 16, 16)) as writer:
+        writer.write((0, 0, 0), voxels)
+    return path
+
+
+@pytest.fixture
+def crops() -> np.ndarray:
+    """Five crops (n, z, y, x), float32 in [0, 1]."""
+    return np.random.default_rng(1).random((5, *CROP), np.float32)
+
+
+@pytest.fixture(scope="session")
+def begin_service(model: Path, volume_path: Path) -> Callable:
+    """`begin(stack, load=…, **limits)`: a client of the whole service, BentoML and all, in this process."""
+    from starlette.testclient import TestClient
+
+    from serving.bento import make_service
+    from serving.core import Core, _load
+    from serving.schemas import Limits, Settings
+
+    def begin(
+        stack: ExitStack,
+        *,
+        load: Callable = _load,
+        volumes: dict[str, str] | None = None,
+        wait: bool = True,
+        middleware: type | None = None,
+        **limits,
+    ) -> TestClient:
+        named = {"cube": str(volume_path)} if volumes is None else volumes
+        settings = Settings(model=str(model), volumes=named, limits=Limits(**limits))
+        failures: list[str] = []
+        service = make_service(Core(lambda: settings, load=load, on_failure=failures.append))
+        # Prometheus allows one service a process; `/metrics` is tested on the real one.
+        service.config["metrics"] = {"enabled": False, "namespace": "tests"}
+        if middleware is not None:
+            service.add_asgi_middleware(middleware)
+        client = stack.enter_context(TestClient(service.to_asgi(), raise_server_exceptions=False))
+        while wait and client.get("/readyz").status_code != 200:
+            assert not failures, failures
+            time.sleep(0.01)
+        return client
+
+    return begin
+
+
+@pytest.fixture(scope="session")
+def client(begin_service: Callable) -> Iterator:
+    """The service with its usual limits, shared by the tests that only ask."""
+    with ExitStack() as stack:
+        yield begin_service(stack)
+
+
+@pytest.fixture
+def start(begin_service: Callable) -> Iterator[Callable]:
+    """`start(**limits)`: a service of the test's own."""
+    with ExitStack() as stack:
+        yield lambda **options: begin_service(stack, **options)
+
+
+class Served:
+    """A `canvas-fm serve` that runs: its address, its process, what it wrote."""
+
+    def __init__(self, arguments: list[str], folder: Path, **environment: str) -> None:
+        self.home, self.cwd = folder / "home", folder / "cwd"
+        for each in (self.home, self.cwd):
+            each.mkdir(parents=True)
+        # A folder that would be found first if the current one were searched for the service's code.
+        (self.cwd / "serving").mkdir()
+        (self.cwd / "serving" / "__init__.py").write_text("raise RuntimeError('the wrong serving')\n")
+        self.out, self.err = folder / "out.txt", folder / "err.txt"
+        command = [str(Path(sys.executable).parent / "canvas-fm"), "serve", *arguments]
+        with self.out.open("w") as out, self.err.open("w") as err:
+            self.process = subprocess.Popen(
+                command,
+                cwd=self.cwd,
+                stdout=out,
+                stderr=err,
+                env=os.environ | {"HOME": str(self.home), "OMP_NUM_THREADS": "1"} | environment,
+            )
+
+    def url(self, wait_s: float = 120) -> str:
+        """The address, once it is announced, which is when the model is loaded."""
+        end = time.monotonic() + wait_s
+        mark = "serving on "
+        while mark not in (said := self.err.read_text()):
+            assert self.process.poll() is None, said
+            assert time.monotonic() < end, said
+            time.sleep(0.05)
+        return said.partition(mark)[2].split()[0]
+
+    def stop(self) -> int:
+        self.process.terminate()
+        return self.process.wait(30)
+
+
+@pytest.fixture(scope="session")
+def serve_command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Served]]:
+    """`serve_command(*arguments)` starts `canvas-fm serve`; what still runs at the end is ended."""
+    started: list[Served] = []
+
+    def begin(*arguments: str, **environment: str) -> Served:
+        started.append(Served(list(arguments), tmp_path_factory.mktemp("serve"), **environment))
+        return started[-1]
+
+    yield begin
+    for served in started:
+        if served.process.poll() is None:
+            served.stop()
+
+
+@pytest.fixture(scope="session")
+def server(serve_command: Callable[..., Served], model: Path, volume_path: Path) -> Served:
+    """One real service for all tests that need one; they leave it running."""
+    served = serve_command(str(model), "--volume", f"cube={volume_path}", "--port", "0")
+    served.url()
+    return served
