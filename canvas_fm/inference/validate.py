@@ -57,7 +57,7 @@ def _check_shape(shape: tuple[int, ...], crop_zyx: Zyx) -> None:
         raise CanvasError(f"crops have shape {shape}, which is no crop at all; {wanted} with n at least 1")
 
 
-def _axis_hint(shape: tuple[int, ...], crop_zyx: Zyx) -> str:
+def _axis_hint(shape: tuple[int, ...], crop_zyx: tuple[int, ...]) -> str:
     """What to do where the same voxels stand in another order."""
     if shape == crop_zyx:
         return "; a single crop needs its leading axis: crops[None]"

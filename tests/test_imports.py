@@ -1,0 +1,141 @@
+"""The rooms import one way only, and heavy libraries are loaded only when they are used."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# Each room may import itself and what stands to its left.
+ROOMS = [
+    {"errors", "shipped", "progress"},
+    {"data"},
+    {"models"},
+    {"prepare"},
+    {"inference"},
+    {"evaluation"},
+    {"heads"},
+    {"training"},
+    {"analysis"},
+    {"viewing"},
+    {"serving"},
+    {"cli"},
+]
+RANK = {room: rank for rank, rooms in enumerate(ROOMS) for room in rooms}
+FILES = sorted(
+    path
+    for path in [*ROOT.glob("canvas_fm/**/*.py"), *ROOT.glob("serving/**/*.py")]
+    if path != ROOT / "canvas_fm" / "__init__.py"  # the public names, each imported when it is first used
+)
+
+
+def room_of(module: str) -> str | None:
+    """`data` for `canvas_fm.data.volume`, `serving` for `serving.app`, None for what is not ours."""
+    parts = module.split(".")
+    if parts[0] == "canvas_fm":
+        return parts[1] if len(parts) > 1 else None
+    return "serving" if parts[0] == "serving" else None
+
+
+def imports_of(path: Path) -> Iterator[tuple[str, bool]]:
+    """Every imported module, those inside functions too, and whether it is imported at once."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    later = {
+        id(node)
+        for function in ast.walk(tree)
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        for node in ast.walk(function)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((name.name, id(node) not in later) for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: line {node.lineno} imports relatively"
+            assert node.module is not None
+            yield node.module, id(node) not in later
+            # `from canvas_fm import data` names a room too.
+            yield from ((f"{node.module}.{name.name}", id(node) not in later) for name in node.names)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_go_one_way(path):
+    mine = room_of(".".join(path.relative_to(ROOT).with_suffix("").parts))
+    for module, _ in imports_of(path):
+        room = room_of(module)
+        if room is not None and room in RANK:
+            assert RANK[room] <= RANK[mine], f"{path.relative_to(ROOT)} ({mine}) imports {module}"
+
+
+def test_every_room_has_its_place():
+    rooms = {room_of(".".join(path.relative_to(ROOT).with_suffix("").parts)) for path in FILES}
+    assert rooms <= set(RANK)
+
+
+def test_of_the_verbs_only_serve_and_demo_import_serving_and_only_when_they_run():
+    for path in FILES:
+        if path.is_relative_to(ROOT / "canvas_fm"):
+            for module, at_once in imports_of(path):
+                if room_of(module) == "serving":
+                    assert path.parent.name == "cli", path
+                    assert path.stem in ("serve", "demo"), path
+                    assert not at_once, path
+
+
+def loaded_after(code: str) -> set[str]:
+    """Top-level names of all modules that a fresh interpreter holds after some code."""
+    script = f"{code}\nimport sys\nsys.stderr.write(' '.join({{name.split('.')[0] for name in sys.modules}}))"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return set(done.stderr.split())
+
+
+def modules_in(room: str) -> str:
+    names = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for path in FILES
+        if path.is_relative_to(ROOT / "canvas_fm" / room)
+    ]
+    assert names
+    return "import " + ", ".join(names)
+
+
+@pytest.mark.parametrize(
+    "room", [room for room in ("data", "evaluation", "analysis") if (ROOT / "canvas_fm" / room).exists()]
+)
+def test_rooms_without_torch(room):
+    loaded = loaded_after(modules_in(room))
+    assert "numpy" in loaded
+    assert loaded.isdisjoint({"torch", "timm", "bentoml"})
+
+
+HELP = """
+import canvas_fm.cli
+try:
+    canvas_fm.cli.main(["--help"])
+except SystemExit as end:
+    assert not end.code
+"""
+
+
+@pytest.mark.parametrize("code", ["import canvas_fm", HELP], ids=["import", "help"])
+def test_looking_at_the_package_loads_nothing_heavy(code):
+    """A guard for start-up in half a second: what would take longer is not loaded at all."""
+    loaded = loaded_after(code)
+    assert "canvas_fm" in loaded
+    assert loaded.isdisjoint(
+        {"torch", "timm", "zarr", "bentoml", "numpy", "scipy", "sklearn", "matplotlib", "rich"}
+    )
+
+
+def test_the_public_names_are_where_they_are_said_to_be():
+    code = (
+        "import canvas_fm\nfor name in canvas_fm.__all__: assert getattr(canvas_fm, name) is not None, name"
+    )
+    loaded_after(code)
