@@ -9,7 +9,14 @@ from jaxtyping import Bool, Float, Int
 from pydantic import BaseModel, ConfigDict, model_validator
 from torch import Tensor, nn
 
-from canvas_fm.models.vit import EncoderConfig, ViTEncoder, init_weights, patchify, sincos_positions
+from canvas_fm.models.vit import (
+    VOXEL_MEAN,
+    EncoderConfig,
+    ViTEncoder,
+    init_weights,
+    patchify,
+    sincos_positions,
+)
 
 from timm.models.vision_transformer import Block  # isort: skip
 
@@ -70,6 +77,9 @@ class Decoder(nn.Module):
         self.head = nn.Linear(config.dim, encoder.patch_voxels)
         self.register_buffer("positions", sincos_positions(encoder.grid_zyx, config.dim), persistent=False)
         self.apply(init_weights)
+        with torch.no_grad():  # the first prediction is nearly the mean voxel, not noise
+            self.head.weight.mul_(0.1)
+            self.head.bias.fill_(VOXEL_MEAN)
         nn.init.normal_(self.mask_token, std=0.02)
 
     def forward(

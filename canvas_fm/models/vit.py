@@ -100,6 +100,18 @@ def init_weights(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
+# What windowed voxels are like on average. The patch embedding starts as if it saw them standardised:
+# otherwise the fixed positions, ten times as large, drown what is in a patch for the first hundreds of steps.
+VOXEL_MEAN, VOXEL_STD = 0.2, 0.125
+
+
+def init_for_voxels(patch_embed: nn.Linear) -> None:
+    """Make a Xavier-initialised patch embedding answer to windowed voxels as to standardised ones."""
+    with torch.no_grad():
+        patch_embed.weight.div_(VOXEL_STD)
+        patch_embed.bias.copy_(-VOXEL_MEAN * patch_embed.weight.sum(dim=1))
+
+
 class ViTEncoder(nn.Module):
     """Crops in, tokens or one embedding a crop out."""
 
@@ -119,6 +131,7 @@ class ViTEncoder(nn.Module):
         self.register_buffer("positions", sincos_positions(config.grid_zyx, config.dim), persistent=False)
         self.register_buffer("centre_tokens", _centre_tokens(config.grid_zyx), persistent=False)
         self.apply(init_weights)
+        init_for_voxels(self.patch_embed)
         nn.init.normal_(self.cls_token, std=0.02)
 
     def tokens(

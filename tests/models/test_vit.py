@@ -95,3 +95,13 @@ def test_a_crop_alone_and_in_a_batch_give_the_same_embedding():
 def test_sizes_that_do_not_fit_are_refused(given, message):
     with pytest.raises(ValueError, match=message):
         EncoderConfig(**given)
+
+
+def test_a_patch_weighs_as_much_as_its_place_from_the_start():
+    """Windowed voxels (mean .2, deviation .1) reach the blocks as large as the positions, not drowned."""
+    torch.manual_seed(0)
+    net = ViTEncoder()
+    crops = (0.2 + 0.1 * torch.randn(8, 1, 16, 32, 32)).clamp(0, 1)
+    content = net.patch_embed(patchify(crops, net.config.patch_zyx))
+    assert 0.5 < content.std() / net.positions.std() < 2
+    assert content.mean().abs() < 0.2
