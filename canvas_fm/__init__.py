@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from canvas_fm.data.points import Points
     from canvas_fm.data.volume import Volume
     from canvas_fm.errors import CanvasError
+    from canvas_fm.evaluation.score import evaluate
     from canvas_fm.inference.embed import embed, embed_crops, embed_to_store
     from canvas_fm.inference.embeddings import Embeddings
     from canvas_fm.models.checkpoint import load
@@ -28,6 +29,7 @@ _HOME = {
     "embed": "canvas_fm.inference.embed",
     "embed_crops": "canvas_fm.inference.embed",
     "embed_to_store": "canvas_fm.inference.embed",
+    "evaluate": "canvas_fm.evaluation.score",
     "load": "canvas_fm.models.checkpoint",
     "pretrain": "canvas_fm.training.pretrain",
     "write_phantom": "canvas_fm.data.phantom",
@@ -41,6 +43,7 @@ __all__ = [
     "embed",
     "embed_crops",
     "embed_to_store",
+    "evaluate",
     "load",
     "pretrain",
     "write_phantom",
