@@ -74,7 +74,7 @@ class CropReader:
         if self.resampler is None:
             return self._boxes(starts)
         crops = np.empty((len(starts), *self.crop_zyx), np.float32)
-        order = chunk_order(starts, self.box_zyx, self.volume.chunk_zyx)
+        order = chunk_order(starts, self.volume.chunk_zyx)
         for first in range(0, len(starts), 512):
             rows = order[first : first + 512]
             crops[rows] = self.resampler(self._boxes(starts[rows]))
@@ -92,7 +92,7 @@ class CropReader:
         starts = _as_starts(starts_zyx)
         if batch < 1:
             raise CanvasError(f"batch is {batch}; expected at least 1 crop")
-        order = chunk_order(starts, self.box_zyx, self.volume.chunk_zyx)
+        order = chunk_order(starts, self.volume.chunk_zyx)
         for first in range(0, len(starts), batch):
             rows = order[first : first + batch]
             yield rows, self.read(starts[rows])
@@ -193,10 +193,13 @@ def _touched(
     return np.concatenate(rows), np.concatenate(cells)
 
 
-def chunk_order(starts: np.ndarray, box: Zyx, chunk: Zyx) -> Int64[np.ndarray, " n"]:
-    """Rows along a Z-order curve through the chunks of their centres, inside a chunk as given."""
-    cells = np.clip((starts + np.asarray(box) // 2) // np.asarray(chunk), 0, 2**21 - 1).astype(np.uint64)
-    curve = np.zeros(len(starts), np.uint64)
+def chunk_order(starts_zyx: Int[np.ndarray, "n 3"], chunk_zyx: Zyx) -> Int64[np.ndarray, " n"]:
+    """Rows along a Z-order curve through the chunks in which crops start, inside a chunk as given.
+
+    By their starts, not their centres: crops that start in one chunk touch the same few chunks beyond it.
+    """
+    cells = np.clip(starts_zyx // np.asarray(chunk_zyx), 0, 2**21 - 1).astype(np.uint64)
+    curve = np.zeros(len(cells), np.uint64)
     for bit in range(21):
         for axis in range(3):
             curve |= ((cells[:, axis] >> np.uint64(bit)) & np.uint64(1)) << np.uint64(3 * bit + 2 - axis)

@@ -75,55 +75,62 @@ def signal_threshold(volume: Volume, *, seed: int = 0) -> float:
 
     The 99th percentile of randomly drawn chunks (8 M voxels in all), or halfway from their median to their
     99.9th percentile if that is more: the first where signal is plenty, the second where it is so sparse that
-    the brightest hundredth is mostly noise. Blocks that hold one value only, as outside the tissue, are left
-    out. Raises CanvasError where all that is looked at is equally bright.
+    the brightest hundredth is mostly noise. Where the 99.99th lies more than four times as far out, it takes
+    the place of the 99.9th, which then is noise too. Chunks that hold one value only, as outside the tissue,
+    are left out. Raises CanvasError where all that is looked at is equally bright.
     """
-    return _threshold(volume, _drawn_chunks(volume, np.random.default_rng(seed)))
+    return _threshold(volume, _sample(volume, np.random.default_rng(seed)))
 
 
-def _threshold(volume: Volume, chunks: Iterator[Zyx]) -> float:
-    values, seen = [], 0
-    for index in chunks:
-        voxels = volume.read_chunk(index).ravel()
-        if voxels.min() < voxels.max():
-            values.append(voxels[: _SAMPLE - seen])
-            seen += len(values[-1])
+def _sample(volume: Volume, random: np.random.Generator) -> dict[Zyx, np.ndarray]:
+    """Drawn chunks that hold more than one value, up to `_SAMPLE` voxels in all."""
+    sample: dict[Zyx, np.ndarray] = {}
+    seen = 0
+    for index in _drawn_chunks(volume, random):
+        chunk = volume.read_chunk(index)
+        if chunk.min() < chunk.max():
+            sample[index] = chunk
+            seen += chunk.size
         if seen >= _SAMPLE:
             break
-    if not values:
+    return sample
+
+
+def _threshold(volume: Volume, sample: dict[Zyx, np.ndarray]) -> float:
+    if not sample:
         raise CanvasError(f"{volume.name} is equally bright everywhere: no crop of it holds signal")
-    sample = np.concatenate(values)
-    median, high, top = np.percentile(sample, (50, 99, 99.9))
+    values = np.concatenate([chunk.ravel() for chunk in sample.values()])
+    median, high, top, peak = np.percentile(values, (50, 99, 99.9, 99.99))
+    if peak - median > 4 * (top - median):
+        top = peak
     if top <= median:
-        top = float(sample.max())  # signal in less than a thousandth of the voxels
+        top = float(values.max())
     return float(max(high, (median + top) / 2))
 
 
 def _signal_voxels(volume: Volume, n: int, random: np.random.Generator) -> Int64[np.ndarray, "n 3"]:
     """`n` voxels at or above the threshold, from as many chunks as it takes."""
     seed = int(random.integers(2**62))
-    threshold = _threshold(volume, _drawn_chunks(volume, np.random.default_rng(seed)))
-    grid = _grid(volume)
-    each = -(-n // min(int(np.prod(grid)), _MOST_CHUNKS))
+    sample = _sample(volume, np.random.default_rng(seed))
+    threshold = _threshold(volume, sample)
+    each = -(-n // min(int(np.prod(_grid(volume))), _MOST_CHUNKS))
     found: list[np.ndarray] = []
     total = looked_at = 0
     for index in _drawn_chunks(volume, np.random.default_rng(seed)):
-        chunk = volume.read_chunk(index)
+        chunk = sample[index] if index in sample else volume.read_chunk(index)
         bright = np.flatnonzero(chunk >= threshold)
         if len(bright):
             picked = random.choice(bright, min(each, len(bright)), replace=False)
-            found.append(
-                np.stack(np.unravel_index(picked, chunk.shape), axis=1) + np.multiply(index, volume.chunk_zyx)
-            )
+            places = np.stack(np.unravel_index(picked, chunk.shape), axis=1)
+            found.append(places + np.multiply(index, volume.chunk_zyx))
             total += len(picked)
         looked_at += chunk.size
         if total >= n or looked_at > _MOST_VOXELS:
             break
     voxels = np.concatenate(found)[:n]
     # Fewer bright voxels than crops: the same voxel again, elsewhere in its crop.
-    return np.concatenate([voxels, voxels[random.integers(len(voxels), size=n - len(voxels))]]).astype(
-        np.int64
-    )
+    again = voxels[random.integers(len(voxels), size=n - len(voxels))]
+    return np.concatenate([voxels, again]).astype(np.int64)
 
 
 def _grid(volume: Volume) -> Zyx:
