@@ -11,7 +11,7 @@ from jaxtyping import Float32, Float64, Int64
 import canvas_fm
 from canvas_fm.data.volume import Volume
 from canvas_fm.errors import CanvasError
-from canvas_fm.inference.embed import _Runner as Runner
+from canvas_fm.inference.embed import Runner
 from canvas_fm.inference.source import Source
 from canvas_fm.inference.validate import check_crops, check_points
 from canvas_fm.models.checkpoint import Encoder, load

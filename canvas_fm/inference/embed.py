@@ -44,7 +44,7 @@ def embed_crops(
     by default the encoder's own; `device=None` is where the encoder is. The same batch gives the same
     vectors, another batch the same to 1e-5 of their norm in fp32.
     """
-    runner = _Runner(encoder, pool, device, precision)
+    runner = Runner(encoder, pool, device, precision)
     ready = check_crops(crops, encoder.config, window=window)
     out = np.empty((len(ready), encoder.dim), np.float32)
     for start in range(0, len(ready), _positive(batch)):
@@ -77,7 +77,7 @@ def embed(
     ModelMismatch where voxel sizes differ by more than 5 % and neither `resample` (read crops at the
     model's physical size) nor `any_voxel` is given, DamagedStore for damaged chunks.
     """
-    runner = _Runner(encoder, pool, device, precision)
+    runner = Runner(encoder, pool, device, precision)
     points = check_points(points_zyx, volume.shape_zyx)
     source = Source.of(encoder.config, volume, resample=resample, any_voxel=any_voxel, reader=reader)
     out = np.empty((len(points), encoder.dim), np.float32)
@@ -111,7 +111,7 @@ def embed_to_store(
     does not grow with the vectors.
     """
     out = Path(out)
-    runner = _Runner(encoder, pool, device, precision)
+    runner = Runner(encoder, pool, device, precision)
     zyx = check_points(points.zyx, volume.shape_zyx)
     source = Source.of(encoder.config, volume, resample=resample, any_voxel=any_voxel)
     attributes = _attributes(runner, source, points)
@@ -136,7 +136,7 @@ def embed_to_store(
     return Embeddings.open(out)
 
 
-class _Runner:
+class Runner:
     """An encoder with its pooling, device and precision settled: windowed crops in, vectors out."""
 
     def __init__(
@@ -167,7 +167,7 @@ class _Runner:
         return vectors
 
 
-def _attributes(runner: _Runner, source: Source, points: Points) -> dict[str, Any]:
+def _attributes(runner: Runner, source: Source, points: Points) -> dict[str, Any]:
     """What the store says of itself; `inputs` is the part that decides what it holds."""
     volume, encoder = source.volume, runner.encoder
     inputs = {
