@@ -103,7 +103,7 @@ def volume_identity(volume: Volume) -> str:
 
 def embedding_order(points_zyx: Float[np.ndarray, "n 3"], chunk_zyx: Zyx) -> Int64[np.ndarray, " n"]:
     """Row numbers in the order in which crops are read: neighbours in space come together."""
-    return chunk_order(crop_starts(points_zyx, (1, 1, 1)), (1, 1, 1), chunk_zyx)
+    return chunk_order(crop_starts(points_zyx, (1, 1, 1)), chunk_zyx)
 
 
 def _check_crop_fits(volume: Volume, crop_zyx: Zyx, resample_to_um: ZyxUm | None) -> None:
