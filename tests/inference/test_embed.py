@@ -190,15 +190,15 @@ def files(folder):
 
 
 def count_crops(monkeypatch) -> list[int]:
-    from canvas_fm.inference.embed import _Runner
+    from canvas_fm.inference.embed import Runner
 
-    true, seen = _Runner.__call__, []
+    true, seen = Runner.__call__, []
 
     def call(self, crops):
         seen.append(len(crops))
         return true(self, crops)
 
-    monkeypatch.setattr(_Runner, "__call__", call)
+    monkeypatch.setattr(Runner, "__call__", call)
     return seen
 
 
