@@ -10,7 +10,7 @@ from torch import Tensor
 
 from canvas_fm.errors import CanvasError
 from canvas_fm.models.device import pick_precision
-from canvas_fm.models.mae import MaskedAutoencoder, content_aware_loss, content_weights, random_mask
+from canvas_fm.models.mae import MaskedAutoencoder, content_weights, random_mask
 from canvas_fm.models.vit import patchify
 from canvas_fm.training.augment import augment, draw
 from canvas_fm.training.ranks import Ranks
@@ -60,8 +60,8 @@ class Stepper:
         encoder = self.recipe.model.encoder
         target = patchify(crops, encoder.patch_zyx)
         masked = torch.ones(target.shape[:2], dtype=torch.bool, device=self.device).scatter(1, visible, False)
-        weighting = self._weighting(target)
-        total = self.ranks.sum((content_weights(target, **weighting) * masked).sum())
+        weights = self._weights(target) * masked
+        total = self.ranks.sum(weights.sum())
 
         loss = torch.zeros((), device=self.device)
         size = self.recipe.training.micro_batch or len(crops)
@@ -69,8 +69,9 @@ class Stepper:
             rows = slice(start, start + size)
             with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
                 predicted = self.mae(crops[rows], visible=visible[rows]).patches
-            error, _ = content_aware_loss(predicted, target[rows], masked[rows], **weighting)
-            share = error / total
+            # content_aware_loss's first sum, with the weights that are there already.
+            error = (predicted.float() - target[rows]).square().mean(dim=-1)
+            share = (weights[rows] * error).sum() / total
             share.backward()
             loss += share.detach()
         self.ranks.sum_all([loss, *(p.grad for p in self.parameters if p.grad is not None)])
@@ -83,13 +84,13 @@ class Stepper:
         visible, _ = random_mask(batch, model.encoder.tokens, model.mask_ratio, generator=self.generator)
         return augment(raw, windows, drawn.rows(self.part)), visible[self.part]
 
-    def _weighting(self, target: Float[Tensor, "b tokens voxels"]) -> dict[str, Any]:
+    def _weights(self, target: Float[Tensor, "b tokens voxels"]) -> Float[Tensor, "b tokens"]:
         loss = self.recipe.loss
         mean_variance: Tensor | float | None = self.fixed_variance
         if mean_variance is None:
             summed = self.ranks.sum(target.var(dim=-1, unbiased=False).sum())
             mean_variance = summed / (self.recipe.training.batch * target.shape[1])
-        return {"alpha": loss.alpha, "gamma": loss.gamma, "mean_variance": mean_variance}
+        return content_weights(target, alpha=loss.alpha, gamma=loss.gamma, mean_variance=mean_variance)
 
     def _update(self, step: int) -> Tensor:
         clip = self.recipe.training.clip

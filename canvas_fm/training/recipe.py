@@ -118,11 +118,9 @@ class TrainingRecipe(_Section):
     checkpoint_every: Positive = 500
 
     @model_validator(mode="after")
-    def _length_and_parts(self) -> TrainingRecipe:
+    def _has_a_length(self) -> TrainingRecipe:
         if self.steps is None and self.epochs is None:
             raise ValueError("neither steps nor epochs is given; a training needs one of them")
-        if self.micro_batch is not None and self.batch % self.micro_batch:
-            raise ValueError(f"batch {self.batch} is not a whole number of micro_batch {self.micro_batch}")
         return self
 
 

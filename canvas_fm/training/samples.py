@@ -7,7 +7,7 @@ import queue
 import threading
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from canvas_fm.progress import bar
 _CACHE = 512 * 2**20
 _AHEAD = 4  # batches that the reading thread may be ahead
 
-Starts = Int64[np.ndarray, "n 3"]
+Starts = Int64[np.ndarray, "_ 3"]
 Rows = Int64[np.ndarray, " rows"]
 RawBatch = tuple[Tensor, Tensor]  # crops (b, z, y, x) as stored, windows (b, 2) as low and 1 / (high − low)
 
@@ -113,6 +113,7 @@ class CropSet:
         return as_tensor(crops)
 
 
+@runtime_checkable
 class Batches(Protocol):
     """Where a training takes its crops from."""
 

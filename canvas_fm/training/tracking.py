@@ -9,7 +9,7 @@ import os
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from canvas_fm.data.disk import disk_full_is_said, write_text_atomic
 from canvas_fm.errors import CanvasError, MissingExtra
@@ -18,6 +18,7 @@ from canvas_fm.training.recipe import Recipe, WandbRecipe
 METRICS = "metrics.jsonl"
 
 
+@runtime_checkable
 class Sink(Protocol):
     """Something beside metrics.jsonl that numbers go to."""
 

@@ -20,7 +20,8 @@ TINY: dict[str, Any] = {
     },
     "data": {"crops": 24},
     "training": {
-        "steps": 8, "batch": 8, "learning_rate": 1e-3, "precision": "fp32", "log_every": 3, "checkpoint_every": 4,
+        "steps": 8, "batch": 8, "learning_rate": 1e-3, "precision": "fp32",
+        "log_every": 3, "checkpoint_every": 4,
     },
     "evaluation": {"crops": 6, "batch": 4, "figures": False},
 }  # fmt: skip

@@ -66,7 +66,7 @@ def test_noise_has_its_sigma_and_stays_in_the_unit_range() -> None:
     assert abs(noisy.mean() - 0.5) < 1e-3
     assert abs(noisy.std() - 0.01) < 5e-4
     black = augment(torch.zeros_like(raw), windows, plain(AugmentRecipe(noise=0.5), 200))
-    assert 0 == black.min()
+    assert black.min() == 0
     assert black.max() <= 1
 
 

@@ -97,7 +97,8 @@ def test_overrides_are_yaml_and_the_last_wins(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("training: {steps: 3, learning_rate: 1e-3}")
     recipe = read_recipe(
-        path, ["training.batch=8", "training.batch=16", "data.held_out=[a, b]", "tracking.wandb.offline=false"]
+        path,
+        ["training.batch=8", "training.batch=16", "data.held_out=[a, b]", "tracking.wandb.offline=false"],
     )
     assert (recipe.training.learning_rate, recipe.training.batch) == (1e-3, 16)
     assert recipe.data.held_out == ["a", "b"]
@@ -121,5 +122,5 @@ def test_the_first_difference_is_found() -> None:
 
 
 def test_an_unknown_recipe_lists_the_shipped_ones() -> None:
-    with pytest.raises(CanvasError, match="shipped: .*phantom"):
+    with pytest.raises(CanvasError, match=r"shipped: .*phantom"):
         read_recipe("fantom")
