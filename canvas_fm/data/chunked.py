@@ -27,9 +27,8 @@ MissingChunks = Literal["error", "empty"]
 
 _CHUNK = re.compile(r"(c[/.])?\d+([/.]\d+)*")
 _HINT = "restore the file, or give --on-bad-chunk skip to read it as zeros"
-_BLOSC = struct.Struct(
-    "<4B3I"
-)  # version, its codec's version, flags, typesize; bytes decoded, of a block, encoded
+# Version, version of its codec, flags, typesize; bytes decoded, of a block, encoded.
+_BLOSC = struct.Struct("<4B3I")
 
 Span = tuple[tuple[int, ...], tuple[int, ...]]  # start and stop of a box
 
@@ -131,7 +130,7 @@ class ChunkedArray:
         return False
 
     def _check_header(self, key: str, stamp: Stamp) -> None:
-        """Blosc has no checksum, but states both lengths of a chunk: what was cut or added shows there."""
+        """Compare both lengths that a Blosc frame states: its decoder does not, and reads beyond what was cut."""
         head = self.store.files.read(key, _BLOSC.size) or b""
         try:
             *_, decoded, _, encoded = _BLOSC.unpack(head)

@@ -7,6 +7,7 @@ import os
 import shutil
 from pathlib import Path
 
+import numcodecs
 import numpy as np
 import pytest
 import zarr
@@ -27,7 +28,10 @@ def ours(position_volume) -> Path:
 def foreign(tmp_path) -> Path:
     """A plain Zarr v2 array in Blosc, as zarr-python 2 wrote it."""
     path = tmp_path / "foreign.zarr"
-    array = zarr.create_array(path, shape=SHAPE, chunks=(8, 16, 16), dtype="uint16", zarr_format=2)
+    blosc = numcodecs.Blosc("zstd", 5, numcodecs.Blosc.SHUFFLE)
+    array = zarr.create_array(
+        path, shape=SHAPE, chunks=(8, 16, 16), dtype="uint16", zarr_format=2, compressors=blosc
+    )
     array[...] = np.arange(1, 1 + np.prod(SHAPE)).reshape(SHAPE)
     return path
 
@@ -92,9 +96,11 @@ def test_no_change_to_a_chunk_is_silent(ours, change):
 def test_a_change_after_a_file_was_compared_is_seen_too(ours):
     volume = Volume.open(ours)
     everything(volume)
-    chunk = ours / "0/c/0/0/0"
-    flip(chunk)
-    with pytest.raises(DamagedStore, match="checksum"):
+    one, other = ours / "0/c/0/0/0", ours / "0/c/1/1/1"
+    content = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(content)
+    with pytest.raises(DamagedStore, match=r"c/0/0/0.*(checksum|bytes were written|where)"):
         everything(volume)
 
 
@@ -221,10 +227,10 @@ def test_what_shows_in_a_foreign_chunk_is_an_error(foreign, change):
     content = chunk.read_bytes()
     chunk.write_bytes(
         {
-            "cut": content[:-9],
+            "cut": content[:-2],
             "longer": content + b"abc",
             "empty": b"",
-            "header": content[:4] + b"\xff" + content[5:],
+            "header": content[:6] + bytes([content[6] ^ 1]) + content[7:],
             "garbage": b"hello world" * 50,
         }[change]
     )
@@ -321,7 +327,6 @@ def test_garbage_for_metadata_is_a_sentence(foreign, name, content):
         {"dtype": "<q9"},
         {"dtype": 5},
         {"compressor": {"id": "nonsense"}},
-        {"compressor": {"id": "blosc", "cname": "nonsense"}},
         {"order": "Q"},
         {"fill_value": "many"},
         {"zarr_format": 7},

@@ -177,13 +177,20 @@ def test_an_exception_leaves_no_half_volume(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_mark_of_completion_comes_last(tmp_path, monkeypatch):
-    """Killed between the manifest and the mark, the store is unfinished."""
+@pytest.mark.parametrize("killed_at", ["manifest", "mark"])
+def test_the_mark_of_completion_comes_last(tmp_path, monkeypatch, killed_at):
     writer = create(tmp_path / "a.zarr")
     writer.write((0, 0, 0), VOXELS)
-    monkeypatch.setattr(writer, "_write_group", lambda content: None)
-    writer.close()
-    assert (tmp_path / "a.zarr/canvas_fm_manifest.json").exists()
+
+    def die(*_):
+        raise KeyboardInterrupt
+
+    if killed_at == "manifest":
+        monkeypatch.setattr(writer_module, "write_manifest", die)
+    else:
+        monkeypatch.setattr(writer, "_write_group", die)
+    with pytest.raises(KeyboardInterrupt):
+        writer.close()
     with pytest.raises(CanvasError, match="never finished"):
         Volume.open(tmp_path / "a.zarr")
 
