@@ -162,11 +162,3 @@ def serve_command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable
     for served in started:
         if served.process.poll() is None:
             served.stop()
-
-
-@pytest.fixture(scope="session")
-def server(serve_command: Callable[..., Served], model: Path, volume_path: Path) -> Served:
-    """One real service for all tests that need one; they leave it running."""
-    served = serve_command(str(model), "--volume", f"cube={volume_path}", "--port", "0")
-    served.url()
-    return served

@@ -1,0 +1,328 @@
+"""The service as a user starts it: processes, ports, signals, what it leaves behind; and its client."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+
+import canvas_fm as cf
+from canvas_fm.errors import CanvasError
+from canvas_fm.models.checkpoint import Encoder
+from serving import npy
+from serving.client import Client
+from serving.service import serve
+
+CROP, SHAPE = (8, 16, 16), (24, 60, 50)  # of the fixtures
+
+
+def same(found: np.ndarray, expected: np.ndarray, tolerance: float = 1e-6) -> None:
+    worst = np.linalg.norm(found - expected, axis=1) / np.linalg.norm(expected, axis=1)
+    assert worst.max() <= tolerance
+
+
+def family(process) -> list[psutil.Process]:
+    parent = psutil.Process(process.pid)
+    return [parent, *parent.children(recursive=True)]
+
+
+def ended(processes: list[psutil.Process]) -> bool:
+    _, alive = psutil.wait_procs(processes, timeout=20)
+    return not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+
+
+@pytest.fixture(scope="module")
+def server(serve_command: Callable, model: Path, volume_path: Path, tmp_path_factory: pytest.TempPathFactory):
+    """One service for the tests of this file; the one that ends it stands last among them."""
+    temporary = tmp_path_factory.mktemp("temporary")
+    served = serve_command(
+        str(model), "--volume", f"cube={volume_path}", "--port", "0", TMPDIR=str(temporary)
+    )
+    served.url()
+    served.temporary = temporary
+    return served
+
+
+# --- the one that runs
+
+
+def test_python_and_the_client_agree(server, encoder: Encoder, volume_path: Path, crops) -> None:
+    volume = cf.Volume.open(volume_path)
+    raw = volume.read((2, 3, 4), (8, 16, 16))[None]
+    points = np.random.default_rng(7).random((20, 3)) * SHAPE - 0.5
+    with Client(server.url()) as client:
+        same(client.embed(crops), cf.embed_crops(encoder, crops))
+        same(
+            client.embed(crops.astype(np.float64), pool="centre"),
+            cf.embed_crops(encoder, crops, pool="centre"),
+        )
+        same(client.embed(raw, volume.window), cf.embed_crops(encoder, raw, window=volume.window))
+        same(client.embed_points("cube", points), cf.embed(encoder, volume, points, device="cpu"))
+        same(client.embed(crops, per_request=2), cf.embed_crops(encoder, crops, batch=2))
+        in_parts = client.embed_points("cube", points, "cls", per_request=6)
+        same(in_parts, cf.embed(encoder, volume, points, pool="cls", device="cpu"), 1e-5)
+        assert client.info()["sha256"] == encoder.sha256
+        assert client.ready()
+
+
+def test_the_client_says_what_the_service_says(server, crops) -> None:
+    with Client(server.url()) as client:
+        with pytest.raises(CanvasError, match=r"answered 422: crops have values .*in \[0, 1\]"):
+            client.embed(crops * 300)
+        with pytest.raises(
+            CanvasError, match="answered 404: no volume is registered as 'brain'; registered: cube"
+        ):
+            client.embed_points("brain", np.zeros((1, 3)))
+        with pytest.raises(CanvasError, match="answered 422: crops have shape \\(0, 8, 16, 16\\)"):
+            client.embed(crops[:0])
+        with pytest.raises(CanvasError, match="NaN"):
+            client.embed_points("cube", np.full((1, 3), np.nan))
+
+
+def test_many_requests_at_once_are_all_answered(server, encoder: Encoder, crops) -> None:
+    expected = cf.embed_crops(encoder, crops)
+    with Client(server.url()) as client, ThreadPoolExecutor(24) as threads:
+        for found in threads.map(lambda _: client.embed(crops), range(192)):
+            same(found, expected, 1e-5)
+
+
+def test_metrics_count_crops(server, crops) -> None:
+    def crops_so_far() -> float:
+        lines = httpx.get(f"{server.url()}/metrics").text.splitlines()
+        return next(float(line.split()[1]) for line in lines if line.startswith("canvas_fm_crops_total"))
+
+    before = crops_so_far()
+    with Client(server.url()) as client:
+        client.embed(crops)
+    assert crops_so_far() - before == 5
+    text = httpx.get(f"{server.url()}/metrics").text
+    assert 'bentoml_service_request_total{endpoint="/v1/embed",http_response_code="200"' in text
+
+
+def test_a_client_that_breaks_off_does_no_harm(server, encoder: Encoder, crops) -> None:
+    address = (urlsplit(server.url()).hostname, urlsplit(server.url()).port)
+    body = npy.dump(np.zeros((2000, *CROP), np.float32))
+    for sent in (0, 100, 200_000):
+        with socket.create_connection(address) as connection:
+            lines = ["POST /v1/embed HTTP/1.1", "Host: x", "Content-Type: application/x-npy"]
+            head = "\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""])
+            connection.sendall(head.encode() + body[:sent])
+    with socket.create_connection(address) as connection:
+        connection.sendall(b"\x16\x03\x01 no HTTP at all\r\n\r\n")
+        assert connection.recv(1000).startswith(b"HTTP/1.1 400")
+    with Client(server.url()) as client:
+        same(client.embed(crops), cf.embed_crops(encoder, crops))
+
+
+def test_a_body_that_is_too_large_still_gets_its_answer(server) -> None:
+    """The refusal comes while the client is sending; it has to arrive all the same."""
+    address = urlsplit(server.url())
+    connection = http.client.HTTPConnection(address.hostname, address.port, timeout=20)
+    connection.putrequest("POST", "/v1/embed?window=0,1")
+    connection.putheader("Content-Type", "application/x-npy")
+    connection.putheader("Content-Length", str(257 * 2**20))
+    connection.endheaders()
+    for _ in range(40):
+        connection.send(bytes(2**20))
+    connection.sock.settimeout(5)
+    reply = connection.getresponse()
+    assert reply.status == 413
+    assert json.loads(reply.read())["error"]["code"] == "too_large"
+    connection.close()
+
+
+def test_nothing_but_the_port_is_open_and_nothing_lies_in_the_home(server) -> None:
+    port = urlsplit(server.url()).port
+    processes = family(server.process)
+    assert len(processes) == 2
+    listening = {
+        connection.laddr
+        for process in processes
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert {(address.ip, address.port) for address in listening} == {("127.0.0.1", port)}
+    assert list(server.home.iterdir()) == []
+    assert [path.name for path in server.cwd.iterdir()] == ["serving"]
+    assert processes[1].environ()["BENTOML_DO_NOT_TRACK"] == "True"
+    assert server.out.read_text() == ""
+
+
+def test_a_port_in_use_is_a_sentence(serve_command: Callable, server, model: Path) -> None:
+    port = urlsplit(server.url()).port
+    second = serve_command(str(model), "--port", str(port))
+    assert second.process.wait(60) == 1
+    assert f"port {port} on 127.0.0.1 is in use; choose another with --port" in second.err.read_text()
+    assert len(second.err.read_text().splitlines()) == 1
+
+
+def test_sigterm_ends_every_process_and_leaves_nothing(server) -> None:
+    processes = family(server.process)
+    assert len(processes) == 2
+    assert list(server.temporary.iterdir())
+    assert server.stop() == 0
+    assert ended(processes)
+    assert list(server.temporary.iterdir()) == []
+    assert "Traceback" not in server.err.read_text()
+
+
+# --- others that end
+
+
+def test_a_killed_supervisor_leaves_no_worker(serve_command: Callable, model: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    served = serve_command(str(model), "--port", str(port))
+    with Client(f"http://127.0.0.1:{port}") as client:
+        end = time.monotonic() + 120
+        while not answers_at(client, "/livez"):
+            assert time.monotonic() < end, served.err.read_text()
+            time.sleep(0.1)
+    processes = family(served.process)
+    assert len(processes) == 2
+    os.kill(served.process.pid, signal.SIGKILL)
+    served.process.wait(10)
+    assert ended(processes)
+
+
+def answers_at(client: Client, path: str) -> bool:
+    try:
+        return client._http.get(path, timeout=5).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def test_a_model_that_the_worker_cannot_load_ends_the_service(
+    serve_command: Callable, model: Path, tmp_path: Path
+) -> None:
+    """The worker loads it after the supervisor has started, whose exit code and last line tell of it."""
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "config.json").write_bytes((model / "config.json").read_bytes())
+    served = serve_command(str(broken), "--port", "0")
+    processes = family(served.process)
+    assert served.process.wait(120) == 1
+    assert ended(processes)
+    assert "model.safetensors is missing" in served.err.read_text().splitlines()[-1]
+
+
+# --- what is known at once
+
+
+@pytest.fixture
+def never_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.service._run", lambda *given: pytest.fail("it was started"))
+
+
+@pytest.mark.usefixtures("never_started")
+def test_what_cannot_be_served_is_refused_before_anything_starts(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(CanvasError, match="no model at"):
+        serve(tmp_path / "nothing", port=0)
+    with pytest.raises(CanvasError, match="the volume cube is not there"):
+        serve(model, {"cube": tmp_path / "nothing.zarr"}, port=0)
+    with pytest.raises(CanvasError, match="may hold letters"):
+        serve(model, {"../cube": tmp_path}, port=0)
+    with pytest.raises(CanvasError, match=r"host 'no\.such\.host\.invalid' is unknown"):
+        serve(model, host="no.such.host.invalid", port=0)
+    with pytest.raises(CanvasError, match="port 70000 is out of range"):
+        serve(model, port=70000)
+    with pytest.raises(CanvasError, match=r"cannot listen on 192\.0\.2\.1"):
+        serve(model, host="192.0.2.1", port=0)
+
+
+def test_bentoml_is_kept_from_calling_home(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bentoml._internal.utils.analytics.usage_stats import do_not_track
+
+    import serving.bento
+
+    seen: dict[str, str] = {}
+    monkeypatch.delenv("BENTOML_DO_NOT_TRACK")
+    monkeypatch.setattr(
+        type(serving.bento.service), "serve_http", lambda self, **given: seen.update(os.environ)
+    )
+    do_not_track.cache_clear()
+    serve(model, port=0)
+    assert seen["BENTOML_DO_NOT_TRACK"] == "True"
+    assert seen["BENTOML_HOME"].startswith("/")
+    assert "BENTOML_DO_NOT_TRACK" not in os.environ
+    assert not Path(seen["BENTOML_HOME"]).parent.exists()
+
+
+# --- a patient client
+
+
+def answers(*replies: httpx.Response | Exception) -> tuple[httpx.MockTransport, list[float]]:
+    """A transport that answers so, one by one, and when it was asked."""
+    waiting, times = list(replies), []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        times.append(time.monotonic())
+        reply = waiting.pop(0)
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+    return httpx.MockTransport(handle), times
+
+
+def client_with(transport: httpx.MockTransport, **options) -> Client:
+    client = Client("http://service.example:3000", **options)
+    client._http = httpx.Client(transport=transport, base_url=client.url)
+    return client
+
+
+def busy(status: int, retry_after: str | None = None) -> httpx.Response:
+    headers = {} if retry_after is None else {"Retry-After": retry_after}
+    return httpx.Response(status, headers=headers, json={"error": {"code": "busy", "message": "later"}})
+
+
+def test_the_client_comes_back_when_it_is_told_to() -> None:
+    transport, times = answers(busy(429, "1"), busy(503), httpx.Response(200, json={"name": "tiny"}))
+    assert client_with(transport).info() == {"name": "tiny"}
+    assert 1.0 <= times[1] - times[0] < 2
+    assert 0.4 <= times[2] - times[1] < 1.5  # twice the first pause
+
+
+def test_the_client_gives_up_when_its_patience_ends() -> None:
+    transport, times = answers(*[busy(429, "60")] * 3)
+    with pytest.raises(CanvasError, match="answered 429: later"):
+        client_with(transport, patience_s=1.0).info()
+    assert len(times) == 1
+
+
+def test_the_client_does_not_repeat_what_was_refused() -> None:
+    transport, times = answers(busy(422), busy(422))
+    with pytest.raises(CanvasError, match="answered 422: later"):
+        client_with(transport).info()
+    assert len(times) == 1
+
+
+def test_a_lost_connection_is_tried_again_and_an_absent_service_is_a_sentence() -> None:
+    transport, _ = answers(httpx.ReadError("lost"), httpx.Response(200, json={"name": "tiny"}))
+    assert client_with(transport).info() == {"name": "tiny"}
+    with Client("http://127.0.0.1:9") as client, pytest.raises(CanvasError, match="cannot be reached"):
+        client.info()
+    with Client("http://127.0.0.1:9") as client:
+        assert not client.ready()
+    with pytest.raises(CanvasError, match="no address of a service"):
+        Client("127.0.0.1:3000")
+
+
+def test_a_slow_answer_is_a_sentence() -> None:
+    transport, times = answers(httpx.ReadTimeout("slow"))
+    with pytest.raises(CanvasError, match="did not answer in time"):
+        client_with(transport).info()
+    assert len(times) == 1
