@@ -21,7 +21,7 @@ from scipy.ndimage import gaussian_filter
 from canvas_fm.data.disk import write_text_atomic
 from canvas_fm.data.phantom_cells import KINDS, TILE_UM, Cells, Kind, place_cells
 from canvas_fm.data.phantom_fields import add_patch, noise, noise_at, paste_mask, splat
-from canvas_fm.data.phantom_shapes import Samples, Shape, draw_baskets, draw_cell, draw_fibres
+from canvas_fm.data.phantom_shapes import Samples, draw_baskets, draw_cell, draw_fibres
 from canvas_fm.data.points import Points
 from canvas_fm.data.volume import Volume, Zyx, ZyxUm
 from canvas_fm.errors import CanvasError
@@ -180,11 +180,12 @@ class _Brain:
         thin = list(self._loose(origin, size))
         for number in self._near(cells.centre_um, origin, size):
             random = np.random.default_rng([*self.stream, 2, *cells.stream[number].tolist()])
-            shape = draw_cell(self.kind, cells.centre_um[number], self.voxel_um, random)
+            shape = draw_cell(self.kind, cells.centre_um[number], self.voxel_um, self.shape, random)
             add_patch(light, shape.solid, shape.origin - origin)
             thin.append(shape.samples)
             if paste_mask(mask, shape.mask, shape.origin - low, int(number) + 1):
-                centroids[number], sizes[number] = self._centre_of_mass(shape)
+                voxels = np.argwhere(shape.mask) + shape.origin
+                centroids[number], sizes[number] = voxels.mean(axis=0), len(voxels)
         splat(light, thin, origin, self.voxel_um)
         light = gaussian_filter(light, np.asarray(_BLUR_UM) / self.voxel_um, truncate=3.5, mode="constant")
         light = light[tuple(slice(m, n - m) for m, n in zip(margin, size, strict=True))]
@@ -211,11 +212,6 @@ class _Brain:
         )
         low, high = origin * self.voxel_um - reach, (origin + size) * self.voxel_um + reach
         return np.flatnonzero(np.all((centres > low) & (centres < high), axis=1))
-
-    def _centre_of_mass(self, shape: Shape) -> tuple[np.ndarray, int]:
-        voxels = np.argwhere(shape.mask) + shape.origin
-        voxels = voxels[np.all((voxels >= 0) & (voxels < self.shape), axis=1)]
-        return voxels.mean(axis=0), len(voxels)
 
     def _loose(self, origin: np.ndarray, size: np.ndarray) -> Iterator[Samples]:
         """Fibres and baskets near a box: drawn by tiles of their own random stream."""

@@ -6,8 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float64
+from scipy.ndimage import label
 
 from canvas_fm.data.phantom_cells import Kind, Processes
+from canvas_fm.data.zyx import Zyx
 
 _STEP_UM = 0.7
 POLAR_AXIS = np.array(
@@ -45,8 +47,13 @@ class Local(NamedTuple):
         return np.rint((away_um + self.centre_um) / self.voxel_um).astype(np.int64) - self.origin
 
 
-def draw_cell(kind: Kind, centre_um: np.ndarray, voxel_um: np.ndarray, random: np.random.Generator) -> Shape:
-    """A cell around a centre, drawn whole; the same for the same random stream."""
+def draw_cell(
+    kind: Kind, centre_um: np.ndarray, voxel_um: np.ndarray, shape_zyx: Zyx, random: np.random.Generator
+) -> Shape:
+    """A cell around a centre in a volume, drawn whole; the same for the same random stream.
+
+    Its mask lies inside the volume and is in one piece (corners count), whatever the border cuts off.
+    """
     counts = kind.counts * random.lognormal(0, kind.spread)
     reach = max(kind.territory_um if kind.mask_processes else 0, kind.reach_um) + 1
     origin = np.floor((centre_um - reach) / voxel_um).astype(np.int64)
@@ -66,10 +73,12 @@ def draw_cell(kind: Kind, centre_um: np.ndarray, voxel_um: np.ndarray, random: n
     mask = (depth >= 0) & (distance <= kind.territory_um)
     mask[tuple(local.voxel(np.zeros(3)))] = True
     if kind.processes is None:
+        _keep_piece(mask, local, shape_zyx)
         return Shape(origin, solid, mask, Samples(np.empty((0, 3)), np.empty(0)))
     courses, radii = _arbour(kind.processes, float(np.mean(kind.radius_um)), random)
     if kind.mask_processes:
         _mark_courses(mask, courses, radii, local, kind.territory_um)
+    _keep_piece(mask, local, shape_zyx)
     um, light = [], []
     for course, radius in zip(courses, radii, strict=True):
         live = (radius > 0) & (np.linalg.norm(course, axis=2) < kind.processes.reach_um)
@@ -177,6 +186,18 @@ def _mark_courses(
         inside[:, 0] &= mask[tuple(np.where(inside[:, :1], voxel[:, 0], 0).T)]
         inside = np.logical_and.accumulate(inside, axis=1)
         mask[tuple(voxel[inside].T)] = True
+
+
+def _keep_piece(mask: np.ndarray, local: Local, shape_zyx: Zyx) -> None:
+    """Clear what lies outside the volume and, where that cuts the mask up, what does not hold its centre."""
+    low, high = -local.origin, np.asarray(shape_zyx) - local.origin
+    if (low <= 0).all() and (high >= mask.shape).all():
+        return
+    inside = np.zeros_like(mask)
+    box = tuple(slice(max(a, 0), max(b, 0)) for a, b in zip(low, high, strict=True))
+    inside[box] = mask[box]
+    pieces, _ = label(inside, np.ones((3, 3, 3)))
+    mask[...] = pieces == pieces[tuple(local.voxel(np.zeros(3)))]
 
 
 def draw_fibres(
