@@ -172,8 +172,8 @@ class Unfinished:
         free = shutil.disk_usage(self.folder).free
         if free < needed:
             raise StorageFull(
-                f"{self.out} needs {needed / 1e9:.3g} GB while it is made and the disk has {free / 1e9:.3g} "
-                "GB left; free some space and run the same command again"
+                f"{self.out} needs {needed / 1e6:,.1f} MB while it is made and the disk has {free / 1e6:,.1f} "
+                "MB left; free some space and run the same command again"
             )
         if self._map() is None:
             with disk_full_is_said(self.out), (self.folder / _ROWS).open("ab") as file:

@@ -8,17 +8,18 @@ import shutil
 import numpy as np
 import pytest
 import torch
+import zarr
 
 from canvas_fm.data.crops import CropReader
 from canvas_fm.data.points import Points
 from canvas_fm.data.volume import Volume
-from canvas_fm.data.window import WindowRule
+from canvas_fm.data.window import Window, WindowRule
 from canvas_fm.errors import CanvasError, DamagedStore, ModelMismatch, StorageFull
 from canvas_fm.inference import source, unfinished
 from canvas_fm.inference.embed import embed, embed_crops, embed_to_store
 from canvas_fm.inference.embeddings import Embeddings
 
-from .conftest import CROP, make_encoder, noise, random_points, write_volume  # isort: skip
+from .conftest import CROP, VOXEL_UM, make_encoder, noise, random_points, write_volume  # isort: skip
 
 
 def by_hand(encoder, volume, zyx, pool="mean") -> np.ndarray:
@@ -145,6 +146,18 @@ def test_an_encoder_that_gives_nan_is_told(volume, points, tmp_path):
         broken.net.norm.bias[3] = float("nan")
     with pytest.raises(CanvasError, match="gave NaN or infinite values for 10 of 10 crops"):
         embed(broken, volume, points.zyx[:10])
+
+
+def test_nan_in_a_float_volume_is_told_with_its_place(encoder, tmp_path, monkeypatch):
+    """The window looks at a sample of a large volume only, so that NaN can pass it."""
+    voxels = noise((30, 50, 70)).astype(np.float32)
+    voxels[20, 30, 40] = np.nan
+    zarr.create_array(tmp_path / "float.zarr", data=voxels, chunks=(8, 16, 16))
+    volume = Volume.open(tmp_path / "float.zarr", voxel_um=VOXEL_UM)
+    monkeypatch.setattr(Volume, "window_by", lambda self, rule: Window(0.0, 4000.0))
+    assert np.isfinite(embed(encoder, volume, np.array([[5.0, 5.0, 5.0]]))).all()
+    with pytest.raises(CanvasError, match=r"float.zarr holds NaN .* around z, y, x = 19, 30.5, 40"):
+        embed(encoder, volume, np.array([[5.0, 5.0, 5.0], [19.0, 30.5, 40.0]]))
 
 
 # --- the store
@@ -331,7 +344,7 @@ def test_two_processes_cannot_write_one_store(encoder, volume, points, tmp_path)
 def test_a_disk_too_small_is_said_before_the_work(encoder, volume, points, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
-    with pytest.raises(StorageFull, match=r"needs 5.76e-05 GB while it is made and the disk has 1e-06 GB"):
+    with pytest.raises(StorageFull, match=r"needs 0.1 MB while it is made and the disk has 0.0 MB left"):
         embed_to_store(encoder, volume, points, tmp_path / "x.emb.zarr")
 
 
