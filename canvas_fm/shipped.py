@@ -22,7 +22,7 @@ def shipped(kind: str) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for root in _ROOTS[kind]:
         for path in sorted(root.glob(f"*{_SUFFIX[kind]}")) if root.is_dir() else []:
-            if not path.name.startswith((".", "_")):
+            if not path.name.startswith((".", "_", "README")):
                 found.setdefault(path.name.removesuffix(_SUFFIX[kind]), path)
     return found
 

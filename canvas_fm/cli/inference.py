@@ -65,6 +65,7 @@ def _add_export(verbs: Verbs) -> None:
     )
     export.add_argument("embeddings", metavar="X.emb.zarr")
     export.add_argument("out", metavar="OUT", help="its ending chooses: .npz, .parquet or .h5ad (AnnData)")
+    export.add_argument("--overwrite", action="store_true", help="replace OUT where it is there already")
     add_json(export)
 
 
@@ -110,7 +111,7 @@ def run_embed(args: argparse.Namespace) -> None:
 
     volume = open_volume(args.volume, args)
     points = None if args.points is None else Points.read(args.points)
-    encoder = load(args.model)
+    encoder = load(args.model, kind="encoder")
     if points is None:
         points = grid_points(
             volume, encoder.config, tuple(args.grid), resample=args.resample, any_voxel=args.any_voxel
@@ -128,7 +129,7 @@ def run_embed(args: argparse.Namespace) -> None:
         any_voxel=args.any_voxel,
     )
     skipped = report_bad_chunks([volume])
-    rows, dim = embeddings.vectors.shape
+    rows, dim = embeddings.shape
     result = {
         "embeddings": args.out,
         "rows": rows,
@@ -145,8 +146,8 @@ def run_export(args: argparse.Namespace) -> None:
     from canvas_fm.inference.export import export
 
     embeddings = Embeddings.open(args.embeddings)
-    export(embeddings, args.out)
-    rows, dim = embeddings.vectors.shape
+    export(embeddings, args.out, overwrite=args.overwrite)
+    rows, dim = embeddings.shape
     print_result({"written": args.out, "rows": rows, "dim": dim}, args.json)
 
 
@@ -157,7 +158,7 @@ def run_reconstruct(args: argparse.Namespace) -> None:
 
     volume = open_volume(args.volume, args)
     scores = reconstruct(
-        load(args.model),
+        load(args.model, kind="encoder"),
         volume,
         args.out,
         at_zyx=args.at,

@@ -51,13 +51,12 @@ def raw_pca(
     test: Float[np.ndarray, "m ..."],
     *,
     components: int = 64,
-    seed: int = 0,
 ) -> tuple[Float[np.ndarray, "n k"], Float[np.ndarray, "m k"]]:
     """Crops on the first principal components of the training crops: what needs no network."""
     from sklearn.decomposition import PCA
 
     flat, other = train.reshape(len(train), -1), test.reshape(len(test), -1)
-    model = PCA(n_components=min(components, *flat.shape), svd_solver="randomized", random_state=seed)
+    model = PCA(n_components=min(components, *flat.shape), svd_solver="full")
     return model.fit_transform(flat), model.transform(other)
 
 

@@ -1,0 +1,110 @@
+"""What all verbs share: exit codes, streams, start-up, flags."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+
+import pytest
+
+from canvas_fm import __version__
+from canvas_fm.cli import build_parser, main
+
+VERBS = ["info", "phantom", "pretrain", "embed", "export", "reconstruct", "serve", "demo"]
+
+
+def test_help_names_every_verb(run):
+    code, out, _ = run("--help")
+    assert code == 0
+    assert all(f"\n    {verb}" in out for verb in VERBS)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_flag_has_a_line_of_help(verb, run):
+    assert run(verb, "--help")[0] == 0
+    verbs = next(a for a in build_parser()._actions if isinstance(a, argparse._SubParsersAction))
+    bare = [a.option_strings[0] for a in verbs.choices[verb]._actions if a.option_strings and not a.help]
+    assert bare == []
+
+
+def test_version(run):
+    assert run("--version")[1].strip() == f"canvas-fm {__version__}"
+
+
+def test_help_is_there_in_half_a_second():
+    """In processor time: the wall clock of a busy machine says nothing of ours."""
+    took = []
+    for _ in range(3):
+        before = os.times()
+        subprocess.run([sys.executable, "-m", "canvas_fm.cli", "--help"], check=True, capture_output=True)
+        after = os.times()
+        took.append(
+            after.children_user + after.children_system - before.children_user - before.children_system
+        )
+    assert min(took) < 0.5
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["detect-everything"],
+        ["info"],
+        ["info", "x", "--jsn"],
+        ["info", "x", "--js"],  # no abbreviations: a script keeps its meaning when a flag is added
+        ["embed", "m", "v", "--out", "o"],  # neither points nor grid
+        ["embed", "m", "v", "--out", "o", "--points", "p", "--grid", "8", "8", "8"],
+        ["embed", "m", "v", "--out", "o", "--grid", "8", "0", "8"],
+        ["embed", "m", "v", "--out", "o", "--points", "p", "--resample", "--any-voxel"],
+        ["phantom", "o", "--voxel-um", "1", "nan", "1"],
+        ["serve", "m", "--volume", "no-name"],
+    ],
+)
+def test_wrong_flags_are_exit_code_2(words, run):
+    code, out, err = run(*words)
+    assert (code, out) == (2, "")
+    assert err.startswith("usage: canvas-fm")
+
+
+def test_lists_are_several_values_after_one_flag():
+    args = build_parser().parse_args(
+        ["pretrain", "r", "--data", "a", "b", "--set", "a.b=1", "c.d=2", "--out", "o", "--held-out", "b"]
+    )
+    assert (args.data, args.overrides, args.held_out) == (["a", "b"], ["a.b=1", "c.d=2"], ["b"])
+    args = build_parser().parse_args(["serve", "m", "--volume", "a=x", "b=y=z", "--volume", "c=w"])
+    assert args.volume == [("a", "x"), ("b", "y=z"), ("c", "w")]
+
+
+def interrupted(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_ctrl_c_is_130(run, monkeypatch):
+    monkeypatch.setattr("canvas_fm.viewing.describe.describe", interrupted)
+    code, out, err = run("info", "x")
+    assert (code, out, err) == (130, "", "canvas-fm: interrupted\n")
+
+
+def test_what_the_file_system_refuses_is_a_sentence(refusal, tmp_path, monkeypatch):
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", str(tmp_path / "x"))
+
+    monkeypatch.setattr("canvas_fm.viewing.describe.describe", refuse)
+    assert refusal("info", "x") == f"Permission denied: {tmp_path / 'x'}"
+
+
+def test_our_own_mistakes_are_not_hidden(monkeypatch):
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("canvas_fm.viewing.describe.describe", broken)
+    with pytest.raises(ZeroDivisionError):
+        main(["info", "x"])
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(brain):
+    command = f"{sys.executable} -m canvas_fm.cli info {brain} | true"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.stderr == ""

@@ -1,0 +1,203 @@
+"""The demo's page: one file that holds everything, readable without colours and without images."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from canvas_fm.viewing.page import (
+    Agreement,
+    DemoPage,
+    MarkerView,
+    Reconstructed,
+    png_data,
+    power_of_ten,
+    write_page,
+)
+from canvas_fm.viewing.svg import Interval, interval_chart, line_chart, scatter, ticks
+
+VOID = {"meta", "link", "img", "input", "br", "hr", "path", "circle"}
+
+
+class Outline(HTMLParser):
+    """Every element with its attributes; raises where the tags do not nest."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+@pytest.fixture
+def page(tmp_path) -> DemoPage:
+    random = np.random.default_rng(0)
+    Image.new("L", (8, 8)).save(tmp_path / "figure.png")
+    plane = random.integers(0, 255, (20, 30), dtype=np.uint8)
+    return DemoPage(
+        steps=300,
+        parameters=431_000,
+        views=[MarkerView(m, plane, random.random((3, 2)) * 20, 40, 1.8) for m in ("NeuN", "PV")],
+        losses={"training": [(10, 0.05), (20, 0.02)], "held-out brain": [(20, 0.03)]},
+        reconstructions=[Reconstructed("NeuN", tmp_path / "figure.png", {"model": 21.34, "crop mean": 18.0})],
+        map={m: random.normal(size=(5, 2)) for m in ("NeuN", "PV")},
+        map_share=(0.4, 0.2),
+        separability=[
+            Interval("pretrained <encoder>", 0.8, 0.7, 0.9, strong=True),
+            Interval("x", 0.5, 0.4, 0.6),
+        ],
+        fitted_cells=160,
+        scored_cells=158,
+        agreement=[Agreement("HTTP — Python", 3.2e-7)],
+        agreement_limit=1e-5,
+        compared_cells=77,
+        seconds={"pretraining": 65.4, "figures": 9.0},
+        about={"torch": "2 & more"},
+        next_steps=["canvas-fm info brain.zarr"],
+    )
+
+
+@pytest.fixture
+def html(page, tmp_path) -> str:
+    write_page(page, tmp_path / "index.html")
+    return (tmp_path / "index.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def outline(html) -> Outline:
+    parsed = Outline()
+    parsed.feed(html)
+    assert parsed.open == []
+    return parsed
+
+
+def test_it_needs_nothing_from_anywhere(html, outline):
+    for _, attributes in outline.elements:
+        for name in ("src", "href"):
+            assert attributes.get(name, "data:").startswith("data:")
+    assert re.findall(r"https?://|url\(|@import|<script", html) == []
+
+
+def test_it_can_be_read_without_seeing_it(outline):
+    by_tag: dict[str, list[dict]] = {}
+    for tag, attributes in outline.elements:
+        by_tag.setdefault(tag, []).append(attributes)
+    assert by_tag["html"][0]["lang"] == "en"
+    assert len(by_tag["h1"]) == 1
+    assert all(image["alt"] for image in by_tag["img"])
+    for drawing in by_tag["svg"]:
+        assert drawing.get("aria-hidden") == "true" or drawing["aria-label"]
+    ids = [attributes["id"] for _, attributes in outline.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert all(section["aria-labelledby"] in ids for section in by_tag["section"])
+
+
+def test_every_number_is_there_with_its_unit(outline):
+    for shown in ("0.43 M parameters", "300 steps", "3.2 × 10⁻⁷", "1 min 14 s", "65.4 s", "model 21.3 dB"):
+        assert shown in outline.text
+    for shown in ("3 of 40 cells", "160 cells of the first brain", "158 of the second", "77 cells"):
+        assert shown in outline.text
+    assert "component 1 (40% of the variance)" in outline.text
+
+
+def test_names_cannot_break_the_page(outline):
+    assert "pretrained <encoder>" in outline.text
+    assert "2 & more" in outline.text
+
+
+def test_images_are_those_given(page, html):
+    image = Image.open(io.BytesIO(base64.b64decode(png_data(page.views[0].plane).split(",")[1])))
+    assert np.array_equal(np.asarray(image), page.views[0].plane)
+    assert base64.b64encode(page.reconstructions[0].figure.read_bytes()).decode() in html
+
+
+def test_cells_are_drawn_where_they_are(page, tmp_path):
+    view = replace(page.views[0], cells_yx=np.array([[3.0, 17.0]]))
+    write_page(replace(page, views=[view]), tmp_path / "one.html")
+    html = (tmp_path / "one.html").read_text(encoding="utf-8")
+    # Voxel 17 spans 17 to 18 pixels from the left: its centre is at 17.5.
+    assert re.findall(r'class="cell" cx="([\d.]+)" cy="([\d.]+)"', html) == [("17.5", "3.5")]
+
+
+def test_a_page_is_written_whole_or_not_at_all(page, tmp_path):
+    gone = replace(page, reconstructions=[Reconstructed("NeuN", Path("nowhere.png"), {})])
+    with pytest.raises(FileNotFoundError):
+        write_page(gone, tmp_path / "index.html")
+    assert not (tmp_path / "index.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1.0]),
+        (0, 300, [0, 100, 200, 300]),
+        (-3.2, 5.1, [-2, 0, 2, 4]),
+        (0, 0.047, [0, 0.01, 0.02, 0.03, 0.04]),
+        (2, 2, [2]),
+    ],
+)
+def test_ticks_are_round(low, high, expected):
+    assert ticks(low, high) == pytest.approx(expected)
+
+
+def places(svg: str, css: str) -> np.ndarray:
+    found = re.findall(rf'<circle class="{css}" cx="([\d.]+)" cy="([\d.]+)"', svg)
+    return np.array(found, dtype=float)
+
+
+def test_a_chart_is_linear_in_its_data():
+    line = [(0.0, 0.0), (5.0, 1.0), (10.0, 4.0)]
+    drawn = places(line_chart({"a": line}, title="t", x_label="x", y_label="y", dots=["a"]), "dot s0")
+    (x0, y0), (x1, y1), (x2, y2) = drawn
+    assert x1 - x0 == pytest.approx(x2 - x1, abs=0.2)
+    assert y0 - y1 == pytest.approx((y0 - y2) / 4, abs=0.2)
+
+
+def test_intervals_are_drawn_between_0_and_1():
+    rows = [Interval("a", 0.5, 0.25, 0.75), Interval("b", 1.0, 1.0, 1.0)]
+    svg = interval_chart(rows, title="t", x_label="x", chance=0.25)
+    (half, _), (whole, _) = places(svg, "value plain")
+    ends = [
+        float(end) for end in re.search(r'class="interval plain" d="M([\d.]+) \d+H([\d.]+)', svg).groups()
+    ]
+    chance = float(re.search(r'class="chance" d="M([\d.]+)', svg)[1])
+    assert half == pytest.approx(sum(ends) / 2, abs=0.2)
+    assert whole - half == pytest.approx(ends[1] - ends[0], abs=0.2)
+    assert chance == pytest.approx(ends[0], abs=0.2)
+
+
+def test_groups_differ_by_shape_too():
+    svg = scatter({name: np.zeros((1, 2)) for name in "abcdef"}, title="t", x_label="x", y_label="y")
+    marks = re.findall(r'<g class="mark g\d"><title>\w</title>(.*?)</g>', svg)
+    assert len(marks) == 6
+    assert len(set(marks)) == 6
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(0, "0"), (1e-5, "10⁻⁵"), (3.24e-7, "3.2 × 10⁻⁷"), (0.012, "1.2 × 10⁻²")]
+)
+def test_powers_of_ten(value, shown):
+    assert power_of_ten(value) == shown
