@@ -11,6 +11,7 @@ import math
 import re
 import struct
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -130,7 +131,7 @@ class ChunkedArray:
         return False
 
     def _check_header(self, key: str, stamp: Stamp) -> None:
-        """Compare both lengths that a Blosc frame states: its decoder does not, and reads beyond what was cut."""
+        """Compare both lengths that a Blosc frame states: its decoder does not, and reads beyond a cut."""
         head = self.store.files.read(key, _BLOSC.size) or b""
         try:
             *_, decoded, _, encoded = _BLOSC.unpack(head)
@@ -144,17 +145,23 @@ class ChunkedArray:
             raise DamagedStore(self.store.files, self.path, key.removeprefix(f"{self.path}/"), cause, _HINT)
 
     def _missing(self, at: Sequence[int]) -> DamagedStore:
-        total = math.prod(-(-n // size) for n, size in zip(self.shape, self.files_grid, strict=True))
-        start = len(self.path) + 1 if self.path else 0
-        found = sum(bool(_CHUNK.fullmatch(key[start:])) for key in self.store.files.listing(self.path))
+        missing, total = self._count
         return DamagedStore(
             self.store.files,
             self.path,
             self._chunk_key(at),
-            f"missing, as {max(total - found, 1):,} of the array's {total:,} chunks are; the store has no "
-            "checksums to tell whether they were ever written",
+            f"missing, as {missing:,} of the array's {total:,} chunks are; the store has no checksums to "
+            "tell whether they were ever written",
             "if they are meant to be empty, give --missing-chunks empty",
         )
+
+    @cached_property
+    def _count(self) -> tuple[int, int]:
+        """How many chunk files the array lacks, of how many."""
+        total = math.prod(-(-n // size) for n, size in zip(self.shape, self.files_grid, strict=True))
+        start = len(self.path) + 1 if self.path else 0
+        found = sum(bool(_CHUNK.fullmatch(key[start:])) for key in self.store.files.listing(self.path))
+        return max(total - found, 1), total
 
 
 def cells(start: Sequence[int], stop: Sequence[int], grid: Sequence[int]) -> Iterator[Span]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from canvas_fm.data.files import Files, split_key
@@ -53,20 +53,18 @@ class Image:
     voxel_um: ZyxUm | None
     why_no_voxel: str = ""
     channels: tuple[str, ...] = ()
-    attributes: dict[str, Any] = field(default_factory=dict)
 
 
-def read_image(files: Files) -> Image:
-    """The image of a store; CanvasError says why there is none, or none that can be read without a guess."""
-    node = read_node(files, "")
-    if node is None:
+def read_image(files: Files, root: Node | None) -> Image:
+    """The image of a store with this root; CanvasError says why there is none, or none without a guess."""
+    if root is None:
         raise CanvasError(
             f"{files} is no Zarr store: it has no zarr.json, .zgroup or .zarray; give the folder of an "
             "image, or a folder of TIFF planes"
         )
-    if node.is_array:
-        return _plain(files, node)
-    attributes = node.attributes
+    if root.is_array:
+        return _plain(files, root)
+    attributes = root.attributes
     ome = attributes.get("ome", attributes)
     if not isinstance(ome, dict):
         raise CanvasError(f"{files}: the attribute 'ome' is {_short(ome)}, not an object")
@@ -75,7 +73,7 @@ def read_image(files: Files) -> Image:
         raise CanvasError(f"{files} is OME-Zarr {version}; this version reads 0.4 and 0.5: save it as 0.5")
     if "multiscales" not in ome:
         raise CanvasError(f"{files} holds no image: {_what_else(files, ome)}")
-    return _multiscale(files, node, ome)
+    return _multiscale(files, ome)
 
 
 def read_node(files: Files, path: str) -> Node | None:
@@ -118,7 +116,7 @@ def _what_else(files: Files, ome: dict[str, Any]) -> str:
     return "it has no 'multiscales'; give the path of an OME-Zarr image, or of an array with --voxel-um"
 
 
-def _multiscale(files: Files, node: Node, ome: dict[str, Any]) -> Image:
+def _multiscale(files: Files, ome: dict[str, Any]) -> Image:
     scales = ome["multiscales"]
     if not isinstance(scales, list) or len(scales) != 1 or not isinstance(scales[0], dict):
         held = f"{len(scales)} images" if isinstance(scales, list) else _short(scales)
@@ -143,7 +141,7 @@ def _multiscale(files: Files, node: Node, ome: dict[str, Any]) -> Image:
     has_scale = any("scale" in step for step in datasets[0].get("coordinateTransformations", []))
     if voxel is not None and not has_scale:
         voxel, why = None, "no scale"
-    return Image(path, zarr_format, axes, voxel, why, _channels(ome), node.attributes)
+    return Image(path, zarr_format, axes, voxel, why, _channels(ome))
 
 
 def _axes(files: Files, given: Any) -> tuple[tuple[str, ...], tuple[Any, ...]]:
@@ -263,7 +261,7 @@ def _plain(files: Files, node: Node) -> Image:
         if set(named) & set("zyx"):
             _check_axes(files, names, named)
             letters = named
-    return Image("", node.zarr_format, letters, None, "a plain array states none", (), node.attributes)
+    return Image("", node.zarr_format, letters, None, "a plain array states none")
 
 
 def _short(value: Any) -> str:

@@ -15,7 +15,7 @@ from numpy.typing import DTypeLike
 from canvas_fm.data.channel import Channel, ZarrPlace
 from canvas_fm.data.chunked import ChunkedArray, MissingChunks, OnBadChunk
 from canvas_fm.data.files import open_files, volume_name
-from canvas_fm.data.ome import read_image
+from canvas_fm.data.ome import read_image, read_node
 from canvas_fm.data.planes import Planes, open_planes
 from canvas_fm.data.store import MANIFEST, NAMESPACE, CheckedStore
 from canvas_fm.data.window import DEFAULT_RULE, Window, WindowCache, WindowRule, find_window
@@ -105,9 +105,10 @@ class Volume:
             return cls(path, planes, _voxel_um(path, None, "TIFF planes state none", given), options)
         store = CheckedStore(open_files(path))
         _refuse_one_level(path, store)
-        image = read_image(store.files)
-        ours = image.attributes.get(NAMESPACE)
+        root = read_node(store.files, "")
+        ours = None if root is None else root.attributes.get(NAMESPACE)
         written = ours if store.check_written(ours) else None
+        image = read_image(store.files, root)
         array = ChunkedArray(
             store, image.array, image.zarr_format, on_bad_chunk=on_bad_chunk, missing_chunks=missing_chunks
         )

@@ -95,7 +95,10 @@ class VolumeWriter:
         self._levels = plan_levels(shape_zyx, voxel_um, levels)
         self._ours: dict[str, Any] = {"source": source, "marker": marker, "complete": False}
         with disk_full_is_said(path):
-            path.mkdir(parents=True)
+            try:
+                path.mkdir(parents=True)
+            except (FileExistsError, NotADirectoryError, PermissionError) as problem:
+                raise CanvasError(f"{path} cannot be made: {problem.strerror}") from problem
             self._write_group(self._group_json())
             self._arrays = [self._new_array(str(at), shape) for at, (shape, _, _) in enumerate(self._levels)]
 

@@ -146,6 +146,14 @@ def test_attributes_and_manifest_demand_each_other(ours, tmp_path):
         Volume.open(ours)
 
 
+def test_altered_attributes_are_damage(ours):
+    metadata = json.loads((ours / "zarr.json").read_text())
+    metadata["attributes"]["canvas_fm"]["window"][1] += 1
+    (ours / "zarr.json").write_text(json.dumps(metadata, indent=2))
+    with pytest.raises(DamagedStore, match=r"chunk 'zarr\.json'"):
+        Volume.open(ours)
+
+
 def test_an_unfinished_store_does_not_open(tmp_path):
     writer = Volume.create(tmp_path / "a.zarr", SHAPE, voxel_um=(1, 1, 1))
     writer.write((0, 0, 0), np.ones(SHAPE, np.uint16))

@@ -161,6 +161,9 @@ def test_nothing_is_overwritten_and_nothing_written_after_closing(tmp_path):
         create(tmp_path / "a.zarr")
     with pytest.raises(CanvasError, match="is closed"):
         writer.write((0, 0, 0), VOXELS)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CanvasError, match=r"a\.zarr cannot be made: Not a directory"):
+        create(tmp_path / "file" / "a.zarr")
     (tmp_path / "link").symlink_to("nowhere")
     with pytest.raises(CanvasError, match="exists already"):
         create(tmp_path / "link")
