@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from canvas_fm.models.vit import (
     VOXEL_MEAN,
+    VOXEL_STD,
     EncoderConfig,
     ViTEncoder,
     init_weights,
@@ -77,9 +78,6 @@ class Decoder(nn.Module):
         self.head = nn.Linear(config.dim, encoder.patch_voxels)
         self.register_buffer("positions", sincos_positions(encoder.grid_zyx, config.dim), persistent=False)
         self.apply(init_weights)
-        with torch.no_grad():  # the first prediction is nearly the mean voxel, not noise
-            self.head.weight.mul_(0.1)
-            self.head.bias.fill_(VOXEL_MEAN)
         nn.init.normal_(self.mask_token, std=0.02)
 
     def forward(
@@ -93,7 +91,7 @@ class Decoder(nn.Module):
         x = torch.cat([x[:, :1], patches + self.positions.to(x.dtype)], dim=1)
         for block in self.blocks:
             x = block(x)
-        return self.head(self.norm(x[:, 1:]))
+        return VOXEL_MEAN + VOXEL_STD * self.head(self.norm(x[:, 1:]))
 
 
 class MaskedAutoencoder(nn.Module):
