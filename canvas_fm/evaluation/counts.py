@@ -54,8 +54,12 @@ class Counts(NamedTuple):
 
 def pooled(parts: Iterable[Counts]) -> Counts:
     """Counts added up, as the paper's Total and Set rows are: a cell counts the same wherever it lies."""
-    table = np.array([tuple(part) for part in parts], dtype=np.int64).reshape(-1, 3).sum(axis=0)
-    return Counts(*table.tolist())
+    return Counts(*counts_array(parts).sum(axis=0).tolist())
+
+
+def counts_array(parts: Iterable[Counts]) -> Int64[np.ndarray, "k 3"]:
+    """Counts as rows of TP, FP, FN."""
+    return np.array([tuple(part) for part in parts], dtype=np.int64).reshape(-1, 3)
 
 
 class Intervals(NamedTuple):

@@ -1,0 +1,112 @@
+"""YAML files that say what to do: read strictly, checked against a schema, every fault in a sentence."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
+
+from canvas_fm.errors import CanvasError
+
+
+class Section(BaseModel):
+    """A part of a file: an unknown key is a fault, and so is a text where a number is due."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+Schema = TypeVar("Schema", bound=BaseModel)
+
+
+def read_settings(path: str | Path, schema: type[Schema]) -> Schema:
+    """The file as `schema` has it; CanvasError with the first fault, naming the key that was meant."""
+    settings, faults = check_settings(path, schema)
+    if settings is None:
+        raise CanvasError(f"{path}: {faults[0]}")
+    return settings
+
+
+def check_settings(path: str | Path, schema: type[Schema]) -> tuple[Schema | None, list[str]]:
+    """The file as `schema` has it, or None and a sentence for each fault, unknown keys first."""
+    path = Path(path)
+    if not path.is_file():
+        return None, ["there is no such file"]
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8-sig"), _Loader)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as problem:
+        return None, [f"not readable as YAML: {' '.join(str(problem).split())}"]
+    if not isinstance(content, dict):
+        return None, [f"expected a mapping with the keys {', '.join(schema.model_fields)}"]
+    try:
+        return schema.model_validate(content), []
+    except ValidationError as problem:
+        faults = sorted(problem.errors(), key=lambda fault: fault["type"] != "extra_forbidden")
+        return None, [_sentence(fault, schema) for fault in faults]
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML with 1e-6 as a number (YAML 1.1 reads it as text), no dates, a key given twice as an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key, (key_node, _) in zip(keys, node.value, strict=True):
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} is given twice", key_node.start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d[\d_]*(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+_Loader.add_constructor("tag:yaml.org,2002:timestamp", lambda loader, node: str(node.value))
+
+
+def _sentence(fault: ErrorDetails, schema: type[BaseModel]) -> str:
+    key = ""
+    for part in fault["loc"]:
+        if isinstance(part, int):
+            key += f"[{part + 1}]"
+        elif not re.match(r"(list|dict|tuple|function|constrained)\b|str$|int$|float$", str(part)):
+            key += f".{part}" if key else str(part)
+    if fault["type"] == "extra_forbidden":
+        return f"unknown key {key!r}; {_nearest(key, schema)}"
+    if fault["type"] == "missing":
+        return f"the key {key!r} is missing"
+    message = fault["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
+    if fault["type"] == "value_error":
+        return f"{key}: {message}" if key else message
+    return f"{key} is {fault['input']!r}; {message[0].lower()}{message[1:]}"
+
+
+def _nearest(key: str, schema: type[BaseModel]) -> str:
+    """The key that an unknown one most likely means; one of its own section before one of another."""
+    plain = re.sub(r"\[\d+\]", "", key)
+    section, _, last = plain.rpartition(".")
+    closeness = {}
+    for name in _names(schema):
+        home, _, leaf = name.rpartition(".")
+        closeness[name] = difflib.SequenceMatcher(None, last, leaf).ratio() + 0.1 * (home == section)
+    best = max(closeness, key=lambda name: closeness[name])
+    if closeness[best] > 0.6:
+        return f"did you mean {best.rpartition('.')[2]!r}?"
+    here = [name.rpartition(".")[2] for name in closeness if name.rpartition(".")[0] == section]
+    return f"known there: {', '.join(here)}"
+
+
+def _names(schema: Any, prefix: str = "") -> Iterator[str]:
+    """Dotted names of every key, those inside lists and choices included."""
+    if isinstance(schema, type) and issubclass(schema, BaseModel):
+        for name, field in schema.model_fields.items():
+            yield f"{prefix}{name}"
+            yield from _names(field.annotation, f"{prefix}{name}.")
+    else:
+        for kind in get_args(schema):
+            yield from _names(kind, prefix)
