@@ -30,7 +30,7 @@ class Engine:
     @classmethod
     def load(cls, settings: Settings) -> Engine:
         """Open model and volumes, and run one crop through; raises CanvasError for what cannot be served."""
-        encoder = load(settings.model, device=pick_device(settings.device))
+        encoder = load(settings.model, device=pick_device(settings.device), kind="encoder")
         volumes = {
             name: HostedVolume(name, Volume.open(path), encoder, settings)
             for name, path in settings.volumes.items()

@@ -25,7 +25,7 @@ def describe(path: str | Path, **volume_options: Any) -> dict[str, Any]:
     path = Path(path)
     if not path.exists():
         if str(path) in shipped("model"):
-            return describe_encoder(find("model", path))
+            return describe_model(find("model", path))
         raise CanvasError(f"{path} does not exist, and no shipped model has that name")
     if path.is_file() and path.suffix.lower() in _TABLES:
         return _describe_points(path)
@@ -34,7 +34,7 @@ def describe(path: str | Path, **volume_options: Any) -> dict[str, Any]:
     if path.is_dir() and _is_run(path):
         return describe_run(path)
     if path.is_dir() and (path / "config.json").is_file():
-        return describe_encoder(path)
+        return describe_model(path)
     if path.name.endswith(".emb.zarr") or _is_embeddings(path):
         return describe_embeddings(path)
     return describe_volume(Volume.open(path, **volume_options))
@@ -85,11 +85,42 @@ def describe_run(path: str | Path) -> dict[str, Any]:
     }
 
 
+def describe_model(path: str | Path) -> dict[str, Any]:
+    """An encoder or a detector, as the folder says."""
+    from canvas_fm.models.checkpoint import Detector, load
+
+    return describe_detector(path) if isinstance(load(path), Detector) else describe_encoder(path)
+
+
+def describe_detector(path: str | Path) -> dict[str, Any]:
+    """Architecture, operating threshold, voxel size, identity and what it was trained on."""
+    from canvas_fm.models.checkpoint import load
+
+    detector = load(path, kind="detector")
+    config = detector.config
+    return {
+        "kind": "detector",
+        "path": str(path),
+        "sha256": detector.sha256,
+        **config.architecture.model_dump(mode="json"),
+        "parameters": sum(p.numel() for p in detector.net.parameters()),
+        "voxel_um": list(config.voxel_um),
+        "window_rule": str(config.window_rule),
+        "threshold": config.threshold,
+        "min_distance_um": config.min_distance_um,
+        "smooth_um": config.smooth_um,
+        "step": config.provenance.get("step"),
+        "trained_on": _names(config.provenance.get("trained_on")),
+        "provenance": config.provenance,
+        **_size(Path(path)),
+    }
+
+
 def describe_encoder(path: str | Path) -> dict[str, Any]:
     """Architecture, size, voxel size, identity and what it was trained on; every byte of it is checked."""
     from canvas_fm.models.checkpoint import load
 
-    encoder = load(path)
+    encoder = load(path, kind="encoder")
     config = encoder.config
     decoder = None
     if "decoder.safetensors" in config.weights and (Path(path) / "decoder.safetensors").is_file():

@@ -1,0 +1,151 @@
+"""What the model folders share: `config.json` and safetensors, checked before use, named by one sha256."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import torch
+from pydantic import BaseModel, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import nn
+
+from canvas_fm.data.disk import disk_full_is_said, sync_folder
+from canvas_fm.errors import CanvasError, ModelMismatch
+
+CONFIG = "config.json"
+C = TypeVar("C", bound=BaseModel)
+
+
+def model_sha256(config: dict[str, Any]) -> str:
+    """A model's identity: canonical JSON of its config without `sha256`, then each weight file's sha256."""
+    rest = {key: value for key, value in config.items() if key != "sha256"}
+    canonical = json.dumps(rest, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    digest = hashlib.sha256(canonical.encode())
+    for name in sorted(config["weights"]):
+        digest.update(str(config["weights"][name]).encode())
+    return digest.hexdigest()
+
+
+def model_name(path: Path | None, sha256: str, kind: str) -> str:
+    """The folder's name; for `runs/NAME/encoder` and `runs/NAME/detector` the run's."""
+    if path is None:
+        return sha256[:12]
+    path = path.resolve()
+    return path.parent.name if path.name == kind else path.name
+
+
+def write_model(
+    folder: Path,
+    config: type[BaseModel],
+    settings: Mapping[str, Any],
+    modules: Mapping[str, nn.Module],
+    dtype: torch.dtype,
+) -> None:
+    """Write a model folder: `modules` by file name, `settings` of its `config` without weights and identity.
+
+    The folder appears whole or not at all; one that was there before is replaced.
+    """
+    files = {name: save_tensors(_state(module, dtype)) for name, module in modules.items()}
+    weights = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    unsigned = config(**settings, weights=weights, sha256="").model_dump(mode="json")
+    unsigned["sha256"] = model_sha256(unsigned)
+    _write_folder(folder, files | {CONFIG: _config_bytes(unsigned)})
+
+
+def read_kind(folder: Path) -> tuple[str, dict[str, Any]]:
+    """Which class of model a folder holds, and its config as it stands there."""
+    path = folder / CONFIG
+    if not path.is_file():
+        raise CanvasError(f"{folder} is no model folder: it has no {CONFIG}")
+    try:
+        raw = json.loads(path.read_bytes())
+    except ValueError as problem:
+        raise CanvasError(f"{path} is damaged: it is not JSON ({problem})") from problem
+    if not isinstance(raw, dict):
+        raise CanvasError(f"{path} is damaged: it holds a {type(raw).__name__}, not an object")
+    return str(raw.get("kind")), raw
+
+
+def check_config(folder: Path, raw: dict[str, Any], kind: type[C], files: set[str]) -> C:
+    """The config as its class, once keys, values, weight files and identity are right."""
+    path = folder / CONFIG
+    try:
+        config = kind.model_validate(raw)
+    except ValidationError as problem:
+        _refuse(path, problem)
+    if set(raw["weights"]) - files:
+        raise CanvasError(f"{path} names weight files {sorted(raw['weights'])}; unknown to this version")
+    if model_sha256(raw) != raw["sha256"] or _config_bytes(raw) != path.read_bytes():
+        raise CanvasError(
+            f"{path} was changed: its content does not give the sha256 that it states; copy it anew"
+        )
+    return config
+
+
+def fill(module: nn.Module, folder: Path, weights: Mapping[str, str], name: str) -> None:
+    """Load a file's weights into a module once its sha256 is right."""
+    path = folder / name
+    if not path.is_file():
+        raise CanvasError(f"{path} is missing; copy the model folder anew")
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != weights.get(name):
+        raise CanvasError(f"{path} is damaged or was changed: its sha256 is not the one in {CONFIG}")
+    try:
+        state = load_tensors(data)
+    except SafetensorError as problem:
+        raise CanvasError(f"{path} is not a safetensors file: {problem}") from problem
+    try:
+        module.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
+    except RuntimeError as problem:
+        reason = str(problem).splitlines()[-1].strip()
+        raise ModelMismatch(f"{path} does not fit the architecture in {CONFIG}: {reason}") from problem
+
+
+def _config_bytes(config: dict[str, Any]) -> bytes:
+    return (json.dumps(config, indent=1) + "\n").encode()
+
+
+def _state(module: nn.Module, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    return {
+        name: value.detach().to("cpu", dtype if value.is_floating_point() else value.dtype).contiguous()
+        for name, value in module.state_dict().items()
+    }
+
+
+def _write_folder(folder: Path, files: dict[str, bytes]) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with disk_full_is_said(folder):
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
+        try:
+            for name, data in files.items():
+                with (temporary / name).open("wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+            temporary.chmod(0o755)
+            sync_folder(temporary)
+            aside = temporary.with_suffix(".old")
+            if folder.exists():
+                folder.replace(aside)
+            temporary.replace(folder)
+            sync_folder(folder.parent)
+            shutil.rmtree(aside, ignore_errors=True)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _refuse(path: Path, problem: ValidationError) -> NoReturn:
+    first = problem.errors()[0]
+    where = ".".join(map(str, first["loc"])) or "the whole"
+    if first["type"] == "extra_forbidden":
+        raise CanvasError(f"{path} has the key {where!r}, which this version does not know") from problem
+    raise CanvasError(f"{path}, {where}: {first['msg']} (given {str(first['input'])[:80]!r})") from problem
