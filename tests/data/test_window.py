@@ -167,20 +167,13 @@ def test_a_changed_foreign_store_gets_a_new_window(tmp_path):
     assert Volume.open(path, voxel_um=(1, 1, 1)).window == later
 
 
-def test_a_window_found_beside_damage_is_not_remembered(tmp_path):
+def test_a_window_found_beside_damage_is_not_remembered(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     path = write_plain(tmp_path / "a.zarr", noise())
     chunk = path / "1.1.1"
-    content = chunk.read_bytes()
-    chunk.write_bytes(content[:50])
-    times = (chunk.stat().st_atime_ns, chunk.stat().st_mtime_ns)
-    damaged = Volume.open(path, voxel_um=(1, 1, 1), on_bad_chunk="skip")
-    assert damaged.window.low == 0
-    assert not cache_folder().exists() or not any(
-        "a.zarr" in each.read_text() for each in cache_folder().iterdir()
-    )
-    chunk.write_bytes(content)
-    os.utime(chunk, ns=times)
-    assert Volume.open(path, voxel_um=(1, 1, 1)).window == tuple(np.percentile(noise(), [0.5, 99.9]))
+    chunk.write_bytes(chunk.read_bytes()[:50])
+    assert Volume.open(path, voxel_um=(1, 1, 1), on_bad_chunk="skip").window.low == 0
+    assert not cache_folder().exists()
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(tmp_path, monkeypatch):
