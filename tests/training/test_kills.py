@@ -13,8 +13,10 @@ import time
 from collections.abc import Callable
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 import yaml
 
 import canvas_fm
@@ -68,9 +70,27 @@ def whole(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 def assert_same(run: Run, whole: Run) -> None:
     assert canvas_fm.load(run.encoder).sha256 == canvas_fm.load(whole.encoder).sha256
-    for name in ("metrics.jsonl", "recipe.yaml", "last.pt"):
+    for name in ("metrics.jsonl", "recipe.yaml"):
         assert (run.path / name).read_bytes() == (whole.path / name).read_bytes(), name
+    assert_equal(load_checkpoint(run.checkpoint), load_checkpoint(whole.checkpoint))
     assert sorted(p.name for p in run.path.iterdir()) == sorted(p.name for p in whole.path.iterdir())
+
+
+def assert_equal(one: Any, other: Any) -> None:
+    """Nested dicts, lists and tensors; the bytes of a pickle depend on which strings are one object."""
+    assert type(one) is type(other)
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other)
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            assert_equal(one[key], other[key])
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other)
+        for a, b in zip(one, other, strict=True):
+            assert_equal(a, b)
+    else:
+        assert one == other
 
 
 def kill_and_resume(inputs: Path, whole: Run, out: Path, moments: list[int]) -> None:
@@ -136,7 +156,7 @@ def test_a_polite_end_leaves_a_checkpoint_of_the_last_step(
     assert_same(run, whole)
 
 
-@pytest.mark.parametrize("call", [2, 9, 14])
+@pytest.mark.parametrize("call", [1, 4, 12])
 def test_a_full_disk_is_named_and_the_run_goes_on_later(
     tmp_path: Path,
     cubes: list[Path],
