@@ -173,3 +173,8 @@ def _voxel_um(points: Points, given: ZyxUm | None, path: Path) -> ZyxUm:
 
 def _with_voxel_um(points: Points, given: ZyxUm | None) -> dict[str, str]:
     return points.meta | ({"voxel_um": said(given)} if given is not None else {})
+
+
+def suffixes() -> tuple[str, ...]:
+    """The suffixes that points are read from."""
+    return tuple(_SUFFIXES)

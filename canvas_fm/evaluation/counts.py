@@ -54,7 +54,12 @@ class Counts(NamedTuple):
 
 def pooled(parts: Iterable[Counts]) -> Counts:
     """Counts added up, as the paper's Total and Set rows are: a cell counts the same wherever it lies."""
-    return Counts(*counts_array(parts).sum(axis=0).tolist())
+    return pooled_rows(counts_array(parts))
+
+
+def pooled_rows(parts: Int64[np.ndarray, "k 3"]) -> Counts:
+    """As `pooled`, for rows of TP, FP, FN."""
+    return Counts(*parts.sum(axis=0).tolist())
 
 
 def counts_array(parts: Iterable[Counts]) -> Int64[np.ndarray, "k 3"]:
@@ -80,22 +85,31 @@ def intervals(parts: Int64[np.ndarray, "k 3"], seed: int = 0) -> Intervals:
     fewer, single cells are drawn (found, false and missed ones as they are), which takes cells to err
     independently of each other and is narrower than it should be.
     """
+    figures = _figures(_draws(parts, np.random.default_rng(seed)))
+    found = {name: _ends(values) for name, values in figures.items() if np.isfinite(values).any()}
+    return Intervals(f"{len(parts)} boxes" if len(parts) >= _FEW_BOXES else "cells", found)
+
+
+def mean_f1(groups: Sequence[np.ndarray], seed: int = 0) -> tuple[float, float, float]:
+    """Mean F1 of groups of counts (k, 3), undefined ones as 0, with its interval; each drawn by itself."""
     random = np.random.default_rng(seed)
+    drawn = [np.nan_to_num(_figures(_draws(parts, random))["f1"]) for parts in groups]
+    value = float(np.mean([pooled_rows(parts).f1 or 0.0 for parts in groups]))
+    return value, *_ends(np.mean(drawn, axis=0))
+
+
+def _draws(parts: Int64[np.ndarray, "k 3"], random: np.random.Generator) -> Int64[np.ndarray, "r 3"]:
+    """Resampled counts: of boxes where there are enough, else of cells."""
     if len(parts) >= _FEW_BOXES:
-        draws = parts[random.integers(0, len(parts), (RESAMPLES, len(parts)))].sum(axis=1)
-        over = f"{len(parts)} boxes"
-    else:
-        total = parts.sum(axis=0)
-        shares = total / max(total.sum(), 1)
-        draws = random.multinomial(total.sum(), shares if total.sum() else [1, 0, 0], RESAMPLES)
-        over = "cells"
-    edges = [50 * (1 - LEVEL), 50 * (1 + LEVEL)]
-    found = {}
-    for name, values in _figures(draws).items():
-        if np.isfinite(values).any():
-            low, high = np.nanpercentile(values, edges)
-            found[name] = (float(low), float(high))
-    return Intervals(over, found)
+        return parts[random.integers(0, len(parts), (RESAMPLES, len(parts)))].sum(axis=1)
+    total = parts.sum(axis=0)
+    shares = total / total.sum() if total.sum() else [1.0, 0.0, 0.0]
+    return random.multinomial(total.sum(), shares, RESAMPLES).astype(np.int64)
+
+
+def _ends(values: Float64[np.ndarray, " r"]) -> tuple[float, float]:
+    low, high = np.nanpercentile(values, [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
+    return float(low), float(high)
 
 
 class Chance(NamedTuple):

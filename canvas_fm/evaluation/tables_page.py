@@ -37,8 +37,10 @@ def tables_page(tables: Tables) -> str:
 def _table(caption: str, tables: Tables, rows: list[Row], *, regions: bool = True) -> str:
     first = '<th class="text" scope="col" rowspan="2">Data set</th>'
     first += '<th class="text" scope="col" rowspan="2">Region</th>' if regions else ""
-    models = "".join(f'<th scope="colgroup" colspan="2">{escape(model)}</th>' for model in tables.models)
-    figures = '<th scope="col">Acc</th><th scope="col">F1</th>' * len(tables.models)
+    models = "".join(
+        f'<th class="heat" scope="colgroup" colspan="2">{escape(model)}</th>' for model in tables.models
+    )
+    figures = '<th class="heat" scope="col">Acc</th><th class="heat" scope="col">F1</th>' * len(tables.models)
     lines = []
     for row in rows:
         name = f'<th scope="row" class="text">{escape(row.dataset)}</th>'
@@ -86,4 +88,6 @@ def _gaps(tables: Tables) -> str:
         cells = "".join(f"<td>{number}</td>" for number in numbers)
         lines.append(f'<tr><th scope="row">{escape(model)}</th>{cells}</tr>')
     caption = "Mean F1 on the data sets of a model's own marker, and on all others"
-    return table(caption, f'<tr><th class="text" scope="col">Model</th>{head}</tr>', "\n".join(lines))
+    return table(
+        caption, f'<tr><th class="text" scope="col">Model</th>{head}</tr>', "\n".join(lines), kind="narrow"
+    )
