@@ -56,7 +56,7 @@ class Unfinished:
         if not self.out.parent.is_dir():
             raise CanvasError(f"{self.out} cannot be written: there is no folder {self.out.parent}")
         self.folder.mkdir(exist_ok=True)
-        self._lock = self._take_lock()
+        self._lock = take_lock(self.folder, self.out)
         try:
             if (self.folder / _MARKS).exists():
                 self._resume()
@@ -119,19 +119,6 @@ class Unfinished:
             sync_folder(self.out.parent)
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _take_lock(self) -> int:
-        lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as problem:
-            if problem.errno in (errno.EAGAIN, errno.EACCES):
-                os.close(lock)
-                raise CanvasError(
-                    f"another process is writing {self.out}; wait for it, or stop it"
-                ) from problem
-            _log.info("%s cannot be locked (%s): nobody else may write it now", self.folder, problem)
-        return lock
-
     def _resume(self) -> None:
         path = self.folder / _MARKS
         hint = f"delete {self.folder} and start again"
@@ -172,7 +159,7 @@ class Unfinished:
         free = shutil.disk_usage(self.folder).free
         if free < needed:
             raise StorageFull(
-                f"{self.out} needs {needed / 1e6:,.1f} MB while it is made and the disk has {free / 1e6:,.1f} "
+                f"{self.out} needs {needed / 1e6:,.1f} MB while it is made, the disk has {free / 1e6:,.1f} "
                 "MB left; free some space and run the same command again"
             )
         if self._map() is None:
@@ -182,6 +169,19 @@ class Unfinished:
 
     def _mark(self) -> None:
         write_text_atomic(self.folder / _MARKS, _encode(self.inputs, self._done, self.bad_chunks))
+
+
+def take_lock(folder: Path, out: Path) -> int:
+    """A lock on the folder of unfinished work, an open file; CanvasError where another process holds it."""
+    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as problem:
+        if problem.errno in (errno.EAGAIN, errno.EACCES):
+            os.close(lock)
+            raise CanvasError(f"another process is writing {out}; wait for it, or stop it") from problem
+        _log.info("%s cannot be locked (%s): nobody else may write it now", folder, problem)
+    return lock
 
 
 def refuse_other_inputs(where: Path, then: dict[str, Any], now: dict[str, Any]) -> None:

@@ -344,7 +344,7 @@ def test_two_processes_cannot_write_one_store(encoder, volume, points, tmp_path)
 def test_a_disk_too_small_is_said_before_the_work(encoder, volume, points, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
-    with pytest.raises(StorageFull, match=r"needs 0.1 MB while it is made and the disk has 0.0 MB left"):
+    with pytest.raises(StorageFull, match=r"needs 0.1 MB while it is made, the disk has 0.0 MB left"):
         embed_to_store(encoder, volume, points, tmp_path / "x.emb.zarr")
 
 

@@ -92,6 +92,16 @@ def test_equal_input_gives_equal_bytes(tmp_path, store):
             assert file.read_bytes() == (tmp_path / "again.emb.zarr" / file.relative_to(path)).read_bytes()
 
 
+def test_zeros_are_written_like_everything_else(tmp_path, store):
+    """Zarr would leave chunks of zeros out, and a missing chunk could not be told from them."""
+    _, _, points = store
+    zeros = Points(zyx=points.zyx * 0, columns={"label": np.zeros(60, int), "name": np.array([""] * 60)})
+    path = tmp_path / "zeros.emb.zarr"
+    write_store(path, np.zeros((60, 12), np.float32), zeros, dict(Embeddings.open(store[0]).attributes))
+    everything(path)
+    assert not Embeddings.open(path).vectors.any()
+
+
 def test_other_readers_of_zarr_can_read_it(store):
     path, vectors, points = store
     group = zarr.open_group(path, mode="r")
