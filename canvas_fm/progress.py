@@ -1,12 +1,17 @@
-"""One way to show that work goes on: a rich bar on stderr where a person sits, silence elsewhere."""
+"""One way to show that work goes on: a rich bar where a person sits, a log line a minute elsewhere."""
 
 from __future__ import annotations
 
+import logging
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 Advance = Callable[..., None]
+
+_log = logging.getLogger(__name__)
+_LOG_EVERY_S = 60.0
 
 
 @contextmanager
@@ -15,9 +20,13 @@ def bar(
 ) -> Iterator[Advance]:
     """Yield `advance(steps=1, note="")`; the bar shows steps, rate, time left and the last note.
 
-    `show=None` shows it only where stderr is a terminal. `done` is where resumed work starts.
+    `show=None` shows it where stderr is a terminal, and elsewhere logs a line a minute. `done`
+    is where resumed work starts.
     """
-    if not (sys.stderr.isatty() if show is None else show):
+    if show is None and not sys.stderr.isatty():
+        yield _log_lines(label, total, unit, done)
+        return
+    if show is False:
         yield lambda steps=1, note="": None
         return
     from rich.console import Console
@@ -53,3 +62,21 @@ def bar(
             progress.update(task, advance=steps, **fields)
 
         yield advance
+
+
+def _log_lines(label: str, total: int, unit: str, done: int) -> Advance:
+    """`advance` for where nobody watches a bar: a log line a minute, none for work that is done sooner."""
+    began = last = time.monotonic()
+    first, said = done, ""
+
+    def advance(steps: int = 1, note: str | None = None) -> None:
+        nonlocal done, last, said
+        done, said = done + steps, said if note is None else note
+        now = time.monotonic()
+        if now - last >= _LOG_EVERY_S and done > first:
+            last, rate = now, (done - first) / (now - began)
+            left = (total - done) / rate / 60
+            tail = f"; {said}" if said else ""
+            _log.info("%s: %d of %d %s, %.3g/s, %.1f min left%s", label, done, total, unit, rate, left, tail)
+
+    return advance
