@@ -1,0 +1,340 @@
+"""`evaluate`, `tables`, `leaderboard` and `points`."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from canvas_fm.cli.options import ZYX, Verbs, add_json, add_verb, positive_float
+
+if TYPE_CHECKING:
+    from canvas_fm.evaluation.score import Score
+
+# The same as canvas_fm.data.formats.FORMATS, which is not imported before a verb runs; a test compares them.
+FORMATS = ("csv", "parquet", "napari", "canvas", "cellfinder", "webknossos", "neuroglancer")
+BOARD_HELP = "the leaderboard's folder, with benchmark.yaml"
+
+
+def add_verbs(verbs: Verbs) -> None:
+    _add_evaluate(verbs)
+    _add_tables(verbs)
+    _add_leaderboard(verbs)
+    _add_points(verbs)
+
+
+def _add_evaluate(verbs: Verbs) -> None:
+    parser = add_verb(
+        verbs,
+        "evaluate",
+        run_evaluate,
+        "score predicted against true cells",
+        "Match predictions one to one with true cells and say what was found, missed and false: accuracy, "
+        "precision, recall, F1 with intervals, average precision, and what chance would score. Both files "
+        "hold z, y, x in voxels of level 0, in any format that `canvas-fm points` knows.",
+    )
+    parser.add_argument("predictions", metavar="PRED", help="the detected cells")
+    parser.add_argument("truth", metavar="TRUTH", help="the true cells")
+    near = parser.add_mutually_exclusive_group(required=True)
+    near.add_argument(
+        "--marker", metavar="NAME", help="the CANVAS paper's tolerance in voxels for this marker"
+    )
+    near.add_argument("--tolerance-voxels", type=positive_float, metavar="N", help="farthest match in voxels")
+    near.add_argument(
+        "--tolerance-um", type=positive_float, metavar="N", help="farthest match in micrometres"
+    )
+    parser.add_argument(
+        "--voxel-um",
+        nargs=3,
+        type=positive_float,
+        metavar=ZYX,
+        help="voxel size in micrometres; needed for µm unless the volume or the files state it",
+    )
+    parser.add_argument(
+        "--within",
+        metavar="FILE",
+        help="boxes to score: a JSON list [z0, y0, x0, z1, y1, x1], or a meta.json",
+    )
+    parser.add_argument("--threshold", type=float, metavar="T", help="score only predictions at or above it")
+    parser.add_argument("--score-column", metavar="NAME", help="default: score, else p_cell, else log_score")
+    parser.add_argument(
+        "--volume", metavar="VOLUME", help="the image: finds points outside, and is in the figure"
+    )
+    parser.add_argument("--figure", metavar="FIG.png", help="found, missed and false cells over the volume")
+    parser.add_argument(
+        "--missing-chunks",
+        choices=["error", "empty"],
+        default="error",
+        help="of the volume; see `info --help`",
+    )
+    parser.add_argument(
+        "--out", metavar="REPORT.json", help="also write the result, with checksums of the files"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the intervals and of chance; default 0")
+    add_json(parser)
+
+
+def _add_tables(verbs: Verbs) -> None:
+    parser = add_verb(
+        verbs,
+        "tables",
+        run_tables,
+        "detectors by data sets and regions, as in the CANVAS paper",
+        "Score every model of a manifest on every region and write OUT/tables.md, tables.csv and "
+        "tables.html: matched data sets bold, the best of each row underlined, and the gap between them.",
+    )
+    parser.add_argument(
+        "manifest", metavar="MANIFEST.yaml", help="models, data sets, regions and where cells lie"
+    )
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder to write")
+    add_json(parser)
+
+
+def _add_leaderboard(verbs: Verbs) -> None:
+    group = verbs.add_parser(
+        "leaderboard",
+        help="check, take, score and show submissions",
+        description="Keep a folder of submissions (card.yaml and cells/REGION.csv each), score them against "
+        "truth that lies elsewhere and is never copied out, and write a static page.",
+        allow_abbrev=False,
+    ).add_subparsers(dest="action", metavar="ACTION", required=True)
+
+    validate = add_verb(group, "validate", run_validate, "tell every fault of a submission")
+    validate.add_argument("submission", metavar="SUBMISSION", help="folder with card.yaml and cells/")
+    validate.add_argument("--board", required=True, metavar="BOARD", help=BOARD_HELP)
+    add_json(validate)
+
+    submit = add_verb(group, "submit", run_submit, "check a submission and copy it into the board")
+    submit.add_argument("submission", metavar="SUBMISSION", help="folder with card.yaml and cells/")
+    submit.add_argument("--board", required=True, metavar="BOARD", help=BOARD_HELP)
+    submit.add_argument("--name", metavar="NAME", help="a-z, 0-9, '.', '_', '-'; default: the folder's name")
+    submit.add_argument("--replace", action="store_true", help="in place of the submission of that name")
+    add_json(submit)
+
+    score = add_verb(group, "score", run_score, "score the submissions and write the page")
+    score.add_argument("board", metavar="BOARD", help=BOARD_HELP)
+    score.add_argument(
+        "--truth", required=True, metavar="TRUTH", help="folder with REGION.csv, outside BOARD"
+    )
+    score.add_argument("--only", metavar="NAME", help="one submission")
+    score.add_argument(
+        "--check",
+        action="store_true",
+        help="store nothing; fail where the stored scores do not come out again",
+    )
+    add_json(score)
+
+    page = add_verb(group, "page", run_page, "write the page from the stored scores; needs no truth")
+    page.add_argument("board", metavar="BOARD", help=BOARD_HELP)
+    page.add_argument("--out", metavar="FILE.html", help="default: BOARD/index.html")
+    add_json(page)
+
+
+def _add_points(verbs: Verbs) -> None:
+    group = verbs.add_parser(
+        "points",
+        help="convert points between the field's formats",
+        description="Points in the formats of other programs.",
+        allow_abbrev=False,
+    ).add_subparsers(dest="action", metavar="ACTION", required=True)
+    convert = add_verb(
+        group,
+        "convert",
+        run_convert,
+        "read points in one format and write them in another",
+        "Formats go by the suffix (.csv, .tsv, .parquet, .xml of cellfinder, .nml of WebKnossos, .json of "
+        "Neuroglancer) unless --from or --to name one.",
+    )
+    convert.add_argument("source", metavar="IN")
+    convert.add_argument("out", metavar="OUT")
+    convert.add_argument("--from", dest="source_format", choices=FORMATS, help="the format of IN")
+    convert.add_argument("--to", dest="out_format", choices=FORMATS, help="the format of OUT")
+    convert.add_argument(
+        "--origin",
+        nargs=3,
+        type=float,
+        metavar=ZYX,
+        help="where IN's first voxel lies in the whole brain; added to every position",
+    )
+    convert.add_argument(
+        "--voxel-um",
+        nargs=3,
+        type=positive_float,
+        metavar=ZYX,
+        help="voxel size in µm; .nml and .json need it",
+    )
+    convert.add_argument("--columns", nargs=3, metavar=ZYX, help="IN's names of the columns z, y and x")
+    add_json(convert)
+
+
+def run_evaluate(args: argparse.Namespace) -> None:
+    import json
+    from pathlib import Path
+
+    import canvas_fm
+    from canvas_fm.data.boxes import read_boxes
+    from canvas_fm.data.disk import write_text_atomic
+    from canvas_fm.data.formats import voxel_um_of
+    from canvas_fm.data.points import Points
+    from canvas_fm.errors import CanvasError
+    from canvas_fm.evaluation.score import evaluate
+    from canvas_fm.evaluation.submission import sha256
+
+    if args.figure is not None and args.volume is None:
+        raise CanvasError("--figure shows cells over an image; give it with --volume")
+    points, truth = Points.read(args.predictions), Points.read(args.truth)
+    volume = None
+    if args.volume is not None:
+        from canvas_fm.data.volume import Volume
+
+        volume = Volume.open(args.volume, voxel_um=args.voxel_um, missing_chunks=args.missing_chunks)
+    stated = None if volume is None else volume.voxel_um
+    score = evaluate(
+        points,
+        truth,
+        voxel_um=args.voxel_um or stated or voxel_um_of(points) or voxel_um_of(truth),
+        marker=args.marker,
+        tolerance_um=args.tolerance_um,
+        tolerance_voxels=args.tolerance_voxels,
+        within=None if args.within is None else read_boxes(args.within),
+        shape_zyx=None if volume is None else volume.shape_zyx,
+        score_column=args.score_column,
+        threshold=args.threshold,
+        seed=args.seed,
+    )
+    files = {"predictions": args.predictions, "truth": args.truth}
+    result: dict[str, Any] = {
+        **score.to_json(),
+        "threshold": args.threshold,
+        "files": {name: {"path": path, "sha256": sha256(Path(path))} for name, path in files.items()},
+        "canvas_fm": canvas_fm.__version__,
+    }
+    if volume is not None and args.figure is not None:
+        from canvas_fm.evaluation.score_figure import score_figure
+
+        score_figure(score, volume, args.figure, title=volume.name)
+        result["figure"] = args.figure
+    text = json.dumps(result, indent=2, allow_nan=False)
+    if args.out is not None:
+        write_text_atomic(Path(args.out), text + "\n")
+    print(text if args.json else _for_people(score))
+
+
+def _for_people(score: Score) -> str:
+    """The score in aligned lines, what it is worth beside it."""
+    counts, interval = score.counts, score.interval
+    where = "" if score.boxes is None else f", in {len(score.boxes)} boxes"
+    rows = [
+        ("true cells", f"{counts.tp + counts.fn:,}{where}"),
+        ("predictions", f"{counts.tp + counts.fp:,}, within {score.tolerance}"),
+        ("TP, FP, FN", f"{counts.tp:,}, {counts.fp:,}, {counts.fn:,}"),
+    ]
+    for name in ("accuracy", "precision", "recall", "f1", "count_error"):
+        value = getattr(counts, name)
+        text = "undefined" if value is None else f"{value:.3f}"
+        if name in interval.of:
+            text += "   {:.3f} to {:.3f}".format(*interval.of[name])
+        rows.append(("F1" if name == "f1" else name.replace("_", " "), text))
+    if score.optimal is not None and score.optimal.f1 is not None:
+        rows.append(("F1, optimal", f"{score.optimal.f1:.3f}"))
+    if score.in_um is not None and score.in_um[1].f1 is not None:
+        rows.append((f"F1 at {score.in_um[0]:g} µm", f"{score.in_um[1].f1:.3f}"))
+    if score.chance is not None:
+        text = f"{score.chance.f1:.3f}   {score.chance.predictions:,} random points in {score.chance.region}"
+        rows.append(("F1 of chance", text))
+    if score.curve is not None and score.average_precision is not None:
+        rows.append(("average precision", f"{score.average_precision:.3f}"))
+        if score.curve.best is not None:
+            threshold, f1 = score.curve.best
+            rows.append(
+                ("best F1", f"{f1:.3f}   at threshold {threshold:g}, tuned on the answers: no result")
+            )
+    if score.mean_distance is not None:
+        unit = "µm" if score.tolerance.unit == "um" else "voxels"
+        rows.append(("mean distance", f"{score.mean_distance:.2f} {unit}"))
+    rows.append(("intervals", f"95 %, bootstrap over {interval.over}"))
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:{width}}  {text}" for name, text in rows)
+
+
+def run_tables(args: argparse.Namespace) -> None:
+    from canvas_fm.cli.options import print_result
+    from canvas_fm.evaluation.tables import make_tables, write_tables
+
+    tables = make_tables(args.manifest)
+    written = write_tables(tables, args.out)
+    gaps = {model: tables.gap(model) for model in tables.models}
+    result: dict[str, Any] = {"written": [str(path) for path in written]}
+    result["rows"] = len(tables.rows)
+    result["f1"] = {
+        model: {"own": gap[0], "elsewhere": gap[1]} for model, gap in gaps.items() if gap is not None
+    }
+    print_result(result, args.json)
+
+
+def run_validate(args: argparse.Namespace) -> None:
+    from canvas_fm.cli.options import print_result
+    from canvas_fm.errors import CanvasError
+    from canvas_fm.evaluation.submission import check_submission
+
+    submission, faults = check_submission(args.submission, args.board)
+    if args.json:
+        print_result({"submission": args.submission, "sound": submission is not None, "faults": faults}, True)
+    else:
+        for fault in faults:
+            print(fault)
+    if submission is None:
+        raise CanvasError(f"{args.submission}: {len(faults)} faults, listed above")
+    if not args.json:
+        print(f"{args.submission} is sound: {len(submission.cells)} regions")
+
+
+def run_submit(args: argparse.Namespace) -> None:
+    from canvas_fm.cli.options import print_result
+    from canvas_fm.evaluation.leaderboard import submit
+
+    target = submit(args.submission, args.board, name=args.name, replace=args.replace)
+    print_result({"submitted": str(target)}, args.json)
+
+
+def run_score(args: argparse.Namespace) -> None:
+    import sys
+
+    from canvas_fm.cli.options import print_result
+    from canvas_fm.evaluation.leaderboard import score_board, write_page
+
+    passed_over: dict[str, list[str]] = {}
+    done = score_board(
+        args.board, args.truth, only=args.only, check=args.check, report=passed_over.__setitem__
+    )
+    for name, faults in passed_over.items():
+        print(f"canvas-fm: warning: {name} was passed over:", file=sys.stderr)
+        for fault in faults:
+            print(f"  {fault}", file=sys.stderr)
+    result: dict[str, Any] = {"came out again" if args.check else "scored": done, "passed_over": passed_over}
+    if not args.check:
+        result["page"] = str(write_page(args.board))
+    print_result(result, args.json)
+
+
+def run_page(args: argparse.Namespace) -> None:
+    from canvas_fm.cli.options import print_result
+    from canvas_fm.evaluation.leaderboard import write_page
+
+    print_result({"page": str(write_page(args.board, args.out))}, args.json)
+
+
+def run_convert(args: argparse.Namespace) -> None:
+    from canvas_fm.cli.options import print_result
+    from canvas_fm.data.formats import convert_points
+
+    points = convert_points(
+        args.source,
+        args.out,
+        origin_zyx=args.origin,
+        voxel_um=None if args.voxel_um is None else tuple(args.voxel_um),
+        source_format=args.source_format,
+        out_format=args.out_format,
+        columns=args.columns,
+    )
+    result = {"written": args.out, "points": len(points), "columns": list(points.columns)}
+    print_result(result, args.json)
