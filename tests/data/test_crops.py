@@ -13,6 +13,7 @@ import zarr
 
 from canvas_fm.data.crops import CropReader, crop_starts
 from canvas_fm.data.decoders import ZarrDecoder
+from canvas_fm.data.points import Points
 from canvas_fm.data.volume import Volume
 from canvas_fm.errors import CanvasError, DamagedStore, MissingExtra
 
@@ -138,7 +139,8 @@ def test_without_a_cache_each_chunk_is_still_decoded_once_a_call(position_volume
 def test_only_touched_chunks_are_decoded(position_volume) -> None:
     path, _ = position_volume()
     reader, seen = counted_reader(Volume.open(path))
-    crops = reader.read(np.array([[8, 16, 16], [-16, 0, 0], [500, 0, 0]]))
+    # Of the last two one lies beyond the border but in the grid of the clipped last chunk.
+    crops = reader.read(np.array([[8, 16, 16], [-16, 0, 0], [500, 0, 0], [0, 0, 52]]))
     assert set(seen) == {(z, y, x) for z in (1, 2) for y in (1, 2) for x in (1, 2)}
     assert not crops[1:].any()
 
@@ -210,9 +212,9 @@ def test_resampled_crops_have_the_models_physical_size(tmp_path: Path, model_um)
         writer.write((0, 0, 0), voxels)
     crop = (6, 8, 8)
     reader = CropReader(Volume.open(tmp_path / "a.zarr"), crop, resample_to_um=model_um)
-    points = np.array([[30, 50, 50], [28.4, 51.2, 44.9], [31, 47, 50.49]])
+    points = np.array([[31, 53, 50.49], [30, 50, 50], [28.4, 51.2, 44.9], [30, 41, 33]])
     crops = reader.read_points(points)
-    assert crops.shape == (3, *crop)
+    assert crops.shape == (4, *crop)
     assert crops.dtype == np.float32
     for point, got in zip(np.floor(points + 0.5) * (4.0, 1.8, 1.8), crops, strict=True):
         z, y, x = (p + (np.arange(n) - n // 2) * m for p, n, m in zip(point, crop, model_um, strict=True))
@@ -295,3 +297,17 @@ def test_wrong_sizes_and_starts_are_refused(position_volume) -> None:
         next(reader.batches_points(np.zeros((1, 3)), 0))
     with pytest.raises(CanvasError, match="is not finite"):
         reader.read_points(np.array([[0.0, np.nan, 0.0]]))
+
+
+def test_real_cells_lie_in_the_middle_of_their_crops(real_data: Path) -> None:
+    cube = real_data / "delivr_microglia" / "1874"
+    volume = Volume.open(cube / "raw.zarr")
+    points = Points.read(cube / "centroids.csv")
+    points.check_inside(volume.shape_zyx)
+    zyx = points.zyx[:: len(points) // 12][:12]
+    crops = CropReader(volume, CROP, backend="zarr").read_points(zyx)
+    np.testing.assert_array_equal(crops, CropReader(volume, CROP, backend="tensorstore").read_points(zyx))
+    for start, crop in zip(crop_starts(zyx, CROP), crops, strict=True):
+        np.testing.assert_array_equal(crop, volume.read(start, CROP))
+    middle = crops[:, 7:10, 14:19, 14:19].mean(axis=(1, 2, 3))
+    assert (middle > 1.5 * crops.mean(axis=(1, 2, 3))).all()
