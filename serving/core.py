@@ -167,6 +167,7 @@ class Core:
         finally:
             if running is not None:
                 running.cancel()
+                await asyncio.gather(running, return_exceptions=True)
         return out
 
     async def _submit(

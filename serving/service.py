@@ -61,7 +61,7 @@ def serve(
         logger.warning(
             "serving on %s: whoever reaches this port can use the service, it asks for no key", address
         )
-    folder = Path(tempfile.mkdtemp(prefix="canvas-fm-"))
+    folder = _folder()
     try:
         _run(settings, folder, address, port, workers, announce)
         failure = folder / "failure.txt"
@@ -86,6 +86,12 @@ def _settings(
     return Settings.model_validate(
         {"model": folder, "volumes": paths, "limits": limits, "supervisor": os.getpid(), **options}
     )
+
+
+def _folder() -> Path:
+    """A new folder that only this user can enter, its path short enough for the sockets in it (107 bytes)."""
+    usual = tempfile.gettempdir()
+    return Path(tempfile.mkdtemp(prefix="canvas-fm-", dir=usual if len(os.fsencode(usual)) < 80 else "/tmp"))
 
 
 def _address(host: str) -> str:

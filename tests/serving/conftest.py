@@ -134,7 +134,7 @@ class Served:
                 env=os.environ | {"HOME": str(self.home), "OMP_NUM_THREADS": "1"} | environment,
             )
 
-    def url(self, wait_s: float = 120) -> str:
+    def url(self, wait_s: float = 240) -> str:
         """The address, once it is announced, which is when the model is loaded."""
         end = time.monotonic() + wait_s
         mark = "serving on "

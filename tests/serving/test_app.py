@@ -652,13 +652,16 @@ def test_work_is_dropped_when_its_client_leaves(gate: Gate, settings: Settings, 
 
 def test_a_client_that_leaves_in_the_middle_of_its_body_leaves_nothing(gate, settings, crops) -> None:
     body = npy.dump(crops)
+    waited: list[bool] = []
 
     async def messages(core: Core):
         yield {"type": "http.request", "body": body[:5000], "more_body": True}
         yield {"type": "http.disconnect"}
+        waited.append(True)
 
     sent, core = ask(gate, settings, messages, NPY | {"Content-Length": str(len(body))})
     assert sent[0]["status"] == 400
+    assert not waited  # for more from one that left
     assert core._batcher.held_rows == 0
 
 

@@ -205,6 +205,7 @@ def answers_at(client: Client, path: str) -> bool:
         return False
 
 
+@pytest.mark.slow  # a whole start; its two halves are tested below
 def test_a_model_that_the_worker_cannot_load_ends_the_service(
     serve_command: Callable, model: Path, tmp_path: Path
 ) -> None:
@@ -214,7 +215,7 @@ def test_a_model_that_the_worker_cannot_load_ends_the_service(
     (broken / "config.json").write_bytes((model / "config.json").read_bytes())
     served = serve_command(str(broken), "--port", "0")
     processes = family(served.process)
-    assert served.process.wait(120) == 1
+    assert served.process.wait(240) == 1
     assert ended(processes)
     assert "model.safetensors is missing" in served.err.read_text().splitlines()[-1]
 
@@ -259,6 +260,37 @@ def test_bentoml_is_kept_from_calling_home(model: Path, monkeypatch: pytest.Monk
     assert seen["BENTOML_HOME"].startswith("/")
     assert "BENTOML_DO_NOT_TRACK" not in os.environ
     assert not Path(seen["BENTOML_HOME"]).parent.exists()
+
+
+def test_what_a_worker_reports_becomes_the_error_of_serve(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from serving.bento import report_failure
+
+    told: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "kill", lambda pid, number: told.append((pid, number)))
+    monkeypatch.setattr(os, "getppid", os.getpid)
+
+    def worker(settings, folder: Path, *rest) -> None:
+        (folder / "settings.json").write_text(settings.model_dump_json())
+        monkeypatch.setenv("CANVAS_FM_SERVICE", str(folder / "settings.json"))
+        report_failure("the model is damaged")
+
+    monkeypatch.setattr("serving.service._run", worker)
+    with pytest.raises(CanvasError, match="the model is damaged"):
+        serve(model, port=0)
+    assert told == [(os.getpid(), signal.SIGTERM)]
+
+
+def test_a_long_temporary_path_does_not_matter(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The address of a socket holds 107 bytes."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / ("long" * 30)))
+    folders: list[Path] = []
+    monkeypatch.setattr("serving.service._run", lambda settings, folder, *rest: folders.append(folder))
+    serve(model, port=0)
+    assert len(str(folders[0] / "control")) < 107
 
 
 # --- a patient client
