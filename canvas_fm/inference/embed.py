@@ -18,7 +18,7 @@ from canvas_fm.data.volume import Volume
 from canvas_fm.data.window import Window
 from canvas_fm.errors import CanvasError
 from canvas_fm.inference.embeddings import Embeddings, storable, unfinished_folder
-from canvas_fm.inference.source import Source, ahead, embedding_order, volume_identity
+from canvas_fm.inference.source import Source, ahead, volume_identity
 from canvas_fm.inference.unfinished import Unfinished, refuse_other_inputs
 from canvas_fm.inference.validate import check_crops, check_points
 from canvas_fm.models.checkpoint import Encoder
@@ -120,9 +120,8 @@ def embed_to_store(
         refuse_other_inputs(out, finished.attributes["inputs"], attributes["inputs"])
         shutil.rmtree(unfinished_folder(out), ignore_errors=True)
         return finished
-    order = embedding_order(zyx, volume.chunk_zyx)
     with (
-        Unfinished(out, attributes["inputs"], order, encoder.dim) as work,
+        Unfinished(out, attributes["inputs"], source.order(zyx), encoder.dim) as work,
         bar("embedding", len(zyx), unit="crops", done=work.rows_done, show=show) as advance,
     ):
         for block, batches in source.blocks(zyx, work.remaining(), _positive(batch)):

@@ -54,6 +54,10 @@ class Source:
             reader = CropReader(volume, crop_zyx, resample_to_um=target_um)
         return cls(volume, reader, volume.window_by(config.window_rule), target_um)
 
+    def order(self, points_zyx: Float[np.ndarray, "n 3"]) -> Int64[np.ndarray, " n"]:
+        """Row numbers in the order in which crops are read: neighbours in space come together."""
+        return chunk_order(crop_starts(points_zyx, self.reader.box_zyx), self.volume.chunk_zyx)
+
     def batches(
         self, points_zyx: Float[np.ndarray, "n 3"], batch: int
     ) -> Iterator[tuple[Int64[np.ndarray, " b"], Float32[np.ndarray, "b 1 z y x"]]]:
@@ -99,11 +103,6 @@ def volume_identity(volume: Volume) -> str:
         line = [path.relative_to(volume.path).as_posix(), found.st_size, found.st_mtime_ns]
         digest.update(json.dumps(line).encode())
     return digest.hexdigest()
-
-
-def embedding_order(points_zyx: Float[np.ndarray, "n 3"], chunk_zyx: Zyx) -> Int64[np.ndarray, " n"]:
-    """Row numbers in the order in which crops are read: neighbours in space come together."""
-    return chunk_order(crop_starts(points_zyx, (1, 1, 1)), chunk_zyx)
 
 
 def _check_crop_fits(volume: Volume, crop_zyx: Zyx, resample_to_um: ZyxUm | None) -> None:

@@ -289,7 +289,8 @@ def test_damage_to_unfinished_work_is_found_and_computed_again(
     begun = tmp_path / "x.emb.zarr.unfinished"
     kept = tmp_path / "kept"
     shutil.copytree(begun, kept)
-    row = int(source.embedding_order(points.zyx, volume.chunk_zyx)[40])  # in the second block
+    reader = source.Source.of(encoder.config, volume, resample=False, any_voxel=False)
+    row = int(reader.order(points.zyx)[40])  # in the second block
     for damage in ("flip", "truncate", "remove"):
         shutil.rmtree(begun, ignore_errors=True)
         shutil.rmtree(out, ignore_errors=True)
