@@ -187,13 +187,20 @@ def test_the_optimal_matching_stands_beside_the_greedy_one(monkeypatch):
 def test_chance_is_what_the_density_predicts():
     random = np.random.default_rng(1)
     truth = random.random((400, 3)) * 96 + 2
-    found = evaluate(random.random((500, 3)) * 99, truth, tolerance_voxels=3, shape_zyx=(100, 100, 100))
-    # Each cell is hit unless all 500 miss its ball; balls hardly overlap at this density.
-    expected = 400 * (1 - np.exp(-500 * 4 / 3 * np.pi * 27 / 1e6))
+    found = evaluate(random.random((2000, 3)) * 99, truth, tolerance_voxels=3, shape_zyx=(100, 100, 100))
+    # Each cell is hit unless all 2,000 miss its ball; balls hardly overlap at this density.
+    expected = 400 * (1 - np.exp(-2000 * 4 / 3 * np.pi * 27 / 1e6))
     assert found.chance.tp == pytest.approx(expected, rel=0.07)
     assert found.chance.region == "the volume"
-    assert found.chance.predictions == 500
+    assert found.chance.predictions == 2000
     assert found.counts.tp == pytest.approx(expected, rel=0.5)
+
+
+def test_chance_is_not_drawn_from_the_numbers_that_made_the_data():
+    for n in (900, 901, 902, 1800):
+        truth = np.random.default_rng(0).random((n, 3)) * 100
+        found = evaluate(truth, truth, tolerance_voxels=0.5, shape_zyx=(101, 101, 101), seed=0)
+        assert found.chance.tp < 5
 
 
 def test_chance_counts_what_lies_in_the_boxes_and_is_the_same_for_the_same_seed():
