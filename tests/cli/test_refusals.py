@@ -60,7 +60,7 @@ def test_a_volume_of_the_wrong_shape(embed, points, tmp_path, shape):
     volume = plain(tmp_path / "plain.zarr", np.ones(shape, np.uint16))
     sentence = embed(volume, points, "--voxel-um", 4, 1.8, 1.8)
     assert "plain.zarr" in sentence
-    assert "a volume has z, y and x" in sentence or "axes" in sentence
+    assert "a volume has z, y and x" in sentence or "one can be chosen of t and c only" in sentence
 
 
 def test_a_volume_of_the_wrong_type(embed, points, tmp_path):
