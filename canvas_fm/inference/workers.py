@@ -1,0 +1,82 @@
+"""The tiles of a job, done here or by the workers of Dask: the same results in another order."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+from canvas_fm.errors import CanvasError, MissingExtra
+
+R = TypeVar("R", covariant=True)
+_AHEAD = 4  # tiles that wait at each worker
+
+
+@runtime_checkable
+class Tiled(Protocol[R]):
+    """A job that can be pickled and done tile by tile."""
+
+    def tile(self, number: int) -> R: ...
+
+
+def map_tiles(
+    job: Tiled[R], numbers: Iterable[int], *, workers: int = 1, scheduler: str | None = None
+) -> Iterator[tuple[int, R]]:
+    """(number, result) of every tile as they are done; in order where this process does them itself.
+
+    More than one worker, or a `scheduler` (tcp://host:8786), need Dask; volumes and models are then opened by
+    the workers at the same paths. Memory is that of a few tiles a worker.
+    """
+    if workers == 1 and scheduler is None:
+        yield from ((number, job.tile(number)) for number in numbers)
+        return
+    numbers = list(numbers)
+    if not numbers:
+        return
+    with closing(_by_dask(job, numbers, workers, scheduler)) as results:
+        yield from results
+
+
+def _by_dask(
+    job: Tiled[Any], numbers: list[int], workers: int, scheduler: str | None
+) -> Iterator[tuple[int, Any]]:
+    try:
+        from distributed import Client, LocalCluster, as_completed
+    except ImportError as problem:
+        raise MissingExtra("dask.distributed", "dask", "more than one worker") from problem
+    cluster = None
+    if scheduler is None:
+        threads = max(1, (os.cpu_count() or 1) // workers)
+        cluster = LocalCluster(
+            n_workers=workers, threads_per_worker=1, dashboard_address=None, env=_threads(threads)
+        )
+    try:
+        client = Client(cluster or scheduler, timeout="30s")
+    except OSError as problem:
+        raise CanvasError(f"no Dask scheduler answers at {scheduler}: {problem}") from problem
+    try:
+        there = client.scatter(job, broadcast=True)
+        queue = iter(numbers)
+        running = as_completed(with_results=True, raise_errors=True)
+        for number, _ in zip(queue, range(_AHEAD * max(workers, len(client.nthreads()))), strict=False):
+            running.add(client.submit(_tile, there, number, pure=False))
+        for future, result in running:
+            future.release()
+            for number in queue:
+                running.add(client.submit(_tile, there, number, pure=False))
+                break
+            yield result
+    finally:
+        client.close()
+        if cluster is not None:
+            cluster.close()
+
+
+def _tile(job: Tiled[Any], number: int) -> tuple[int, Any]:
+    return number, job.tile(number)
+
+
+def _threads(count: int) -> dict[str, str]:
+    """What keeps the workers of one machine from taking every core each."""
+    return {name: str(count) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
