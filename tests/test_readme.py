@@ -14,7 +14,9 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 def blocks(*kinds: str) -> list[str]:
     """The contents of the fenced blocks of these kinds, in order."""
-    return [body for kind, body in re.findall(r"^```(.*)\n(.*?)^```$", README, re.M | re.S) if kind in kinds]
+    return [
+        body for kind, body in re.findall(r"^```([^\n]*)\n(.*?)^```$", README, re.M | re.S) if kind in kinds
+    ]
 
 
 def test_first_steps_run_as_written(tmp_path, monkeypatch, capsys):
