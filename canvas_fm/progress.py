@@ -58,8 +58,9 @@ def bar(
         task = progress.add_task(label, total=total, completed=done, note="")
 
         def advance(steps: int = 1, note: str | None = None) -> None:
-            fields = {} if note is None else {"note": note}
-            progress.update(task, advance=steps, **fields)
+            progress.update(task, advance=steps)
+            if note is not None:
+                progress.update(task, note=note)
 
         yield advance
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -40,7 +40,7 @@ def map_tiles(
 
 def _by_dask(
     job: Tiled[Any], numbers: list[int], workers: int, scheduler: str | None
-) -> Iterator[tuple[int, Any]]:
+) -> Generator[tuple[int, Any]]:
     try:
         from distributed import Client, LocalCluster, as_completed
     except ImportError as problem:

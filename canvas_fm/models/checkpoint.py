@@ -20,7 +20,6 @@ from canvas_fm.shipped import find
 
 __all__ = ["Detector", "Encoder", "load", "model_sha256", "save_detector", "save_encoder"]
 
-FORMAT_VERSION = 1
 ENCODER_FILE, DECODER_FILE = "model.safetensors", "decoder.safetensors"
 DETECTOR_FILE = "model.safetensors"
 
@@ -31,7 +30,7 @@ class ModelConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["encoder"] = "encoder"
-    format_version: Literal[1] = FORMAT_VERSION
+    format_version: Literal[1] = 1
     architecture: EncoderConfig
     decoder: DecoderConfig | None = None
     voxel_um: tuple[float, float, float]
@@ -52,7 +51,7 @@ class DetectorConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["detector"] = "detector"
-    format_version: Literal[1] = FORMAT_VERSION
+    format_version: Literal[1] = 1
     architecture: ConvMixerConfig
     voxel_um: tuple[float, float, float]
     window_rule: WindowRule = WindowRule()
@@ -231,4 +230,5 @@ def _open_detector(folder: Path, raw: dict[str, Any]) -> Detector:
     net = HeatMapNet(config.architecture)
     fill(net, folder, config.weights, DETECTOR_FILE)
     net.eval().requires_grad_(False)
-    return Detector(config, net.to(memory_format=torch.channels_last_3d), folder)
+    net.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    return Detector(config, net, folder)

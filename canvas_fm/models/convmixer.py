@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import torch
+import torch.nn.grad
 from einops import rearrange
 from jaxtyping import Float, Int
 from pydantic import BaseModel, ConfigDict, model_validator

@@ -102,7 +102,8 @@ def test_points_outside(embed, refusal, model, brain, tmp_path):
 
 def test_points_in_another_axis_order(embed, brain, tmp_path):
     """x, y, z under the names z, y, x."""
-    assert "are the columns z, y, x in voxels" in embed(brain, csv(tmp_path / "xyz.csv", "70,60,20", "65,10,3"))
+    points = csv(tmp_path / "xyz.csv", "70,60,20", "65,10,3")
+    assert "are the columns z, y, x in voxels" in embed(brain, points)
 
 
 @pytest.mark.parametrize(
