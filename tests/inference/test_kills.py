@@ -42,7 +42,7 @@ def run(inputs: Path, out: Path, *, die_at: int = 0, die_after: float | None = N
         kwargs={"init_globals": settings},
     )
     child.start()
-    assert begun.wait(timeout=200)
+    assert begun.wait(timeout=250)
     start = time.monotonic()
     if die_after is not None:
         time.sleep(die_after)
