@@ -75,7 +75,7 @@ def _address(service: subprocess.Popen, log: Path) -> str:
 
 def main() -> None:
     device = pick_device("auto")
-    n, batch = (256, 64) if device.type == "cpu" else (4096, 1024)
+    n, batch = (128, 64) if device.type == "cpu" else (4096, 1024)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "brain.zarr"
         with Volume.create(path, SHAPE, voxel_um=VOXEL_UM) as writer:
