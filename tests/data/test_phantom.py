@@ -12,6 +12,7 @@ from scipy.spatial import cKDTree
 
 from canvas_fm.data.phantom import MARKERS, write_phantom
 from canvas_fm.data.phantom_cells import KINDS
+from canvas_fm.data.phantom_shapes import draw_cell
 from canvas_fm.data.points import Points
 from canvas_fm.data.volume import Volume
 from canvas_fm.errors import CanvasError
@@ -185,3 +186,15 @@ def test_a_marker_that_fails_leaves_nothing_behind(tmp_path: Path, monkeypatch) 
     with pytest.raises(OSError, match="went away"):
         write_phantom(tmp_path, shape_zyx=(8, 16, 16), markers=["PV"])
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("marker", MARKERS)
+def test_masks_keep_to_their_territory_a_voxel_apart(marker: str) -> None:
+    kind, voxel_um = KINDS[marker], np.array([4.0, 1.8, 1.8])
+    assert kind.spacing_um - 2 * kind.territory_um >= np.linalg.norm(voxel_um)
+    for seed in range(12):
+        random = np.random.default_rng(seed)
+        centre_um = 200 + random.random(3) * 10
+        cell = draw_cell(kind, centre_um, voxel_um, (200, 400, 400), random)
+        away = (np.argwhere(cell.mask) + cell.origin) * voxel_um - centre_um
+        assert np.linalg.norm(away, axis=1).max() <= kind.territory_um
