@@ -21,6 +21,8 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
+_LONGEST = 65_536  # bytes of a file that a stranger wrote
+_SHOWN = 60  # characters of a wrong value that a sentence repeats
 Schema = TypeVar("Schema", bound=BaseModel)
 
 
@@ -32,13 +34,21 @@ def read_settings(path: str | Path, schema: type[Schema]) -> Schema:
     return settings
 
 
-def check_settings(path: str | Path, schema: type[Schema]) -> tuple[Schema | None, list[str]]:
-    """The file as `schema` has it, or None and a sentence for each fault, unknown keys first."""
+def check_settings(
+    path: str | Path, schema: type[Schema], *, trusted: bool = True
+) -> tuple[Schema | None, list[str]]:
+    """The file as `schema` has it, or None and a sentence for each fault, unknown keys first.
+
+    One that is not `trusted` may not use aliases (a few lines of them unfold to more than any memory) and has
+    to be short.
+    """
     path = Path(path)
     if not path.is_file():
         return None, ["there is no such file"]
+    if not trusted and path.stat().st_size > _LONGEST:
+        return None, [f"{path.stat().st_size:,} bytes; at most {_LONGEST:,} are read"]
     try:
-        content = yaml.load(path.read_text(encoding="utf-8-sig"), _Loader)
+        content = yaml.load(path.read_text(encoding="utf-8-sig"), _Loader if trusted else _Plain)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as problem:
         return None, [f"not readable as YAML: {' '.join(str(problem).split())}"]
     if not isinstance(content, dict):
@@ -69,6 +79,16 @@ _Loader.add_implicit_resolver(
 _Loader.add_constructor("tag:yaml.org,2002:timestamp", lambda loader, node: str(node.value))
 
 
+class _Plain(_Loader):
+    """Without aliases."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.composer.ComposerError(None, None, "aliases (*name) are not read here", mark)
+        return super().compose_node(parent, index)
+
+
 def _sentence(fault: ErrorDetails, schema: type[BaseModel]) -> str:
     key = ""
     for part in fault["loc"]:
@@ -83,7 +103,9 @@ def _sentence(fault: ErrorDetails, schema: type[BaseModel]) -> str:
     message = fault["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
     if fault["type"] == "value_error":
         return f"{key}: {message}" if key else message
-    return f"{key} is {fault['input']!r}; {message[0].lower()}{message[1:]}"
+    given = repr(fault["input"])
+    given = given if len(given) <= _SHOWN else f"{given[:_SHOWN]}…"
+    return f"{key} is {given}; {message[0].lower()}{message[1:]}"
 
 
 def _nearest(key: str, schema: type[BaseModel]) -> str:

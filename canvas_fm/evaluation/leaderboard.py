@@ -103,7 +103,10 @@ def score_board(
     board, truth = Path(board), Path(truth)
     benchmark = read_benchmark(board)
     truths = _truth_files(board, truth, benchmark)
-    names = [only] if only is not None else _submissions(board)
+    names = _submissions(board)
+    if only is not None and only not in names:
+        raise CanvasError(f"{board} has no submission called {only!r}; it has {', '.join(names)}")
+    names = names if only is None else [only]
     done, different = [], []
     with bar("scoring", len(names), unit="submissions", show=show) as advance:
         for name in names:

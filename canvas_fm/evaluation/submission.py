@@ -136,7 +136,7 @@ def check_submission(folder: str | Path, board: str | Path) -> tuple[Submission 
         return None, [f"{path.relative_to(folder)} is a link; give the file itself" for path in links] or [
             f"{folder} is a link; give the folder itself"
         ]
-    card, faults = check_settings(folder / CARD, Card)
+    card, faults = check_settings(folder / CARD, Card, trusted=False)
     faults = [f"{CARD}: {fault}" for fault in faults]
     if card is not None:
         faults += [f"{CARD}: {fault}" for fault in _card_faults(card, benchmark)]

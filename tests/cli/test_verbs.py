@@ -107,7 +107,7 @@ def test_reconstruct(result, brain, model, tmp_path):
 
 
 def test_a_drawn_crop_holds_signal(result, brain, model, tmp_path):
-    for seed in range(3):
+    for seed in range(2):
         at = result("reconstruct", model, brain, "--out", tmp_path / "f.png", "--seed", seed)["at_zyx"]
         assert abs(at[1] - 30) <= 26  # the bright part spans 20 to 40, half a crop is 16
         assert abs(at[2] - 30) <= 26
@@ -118,7 +118,7 @@ def test_skipped_chunks_are_named_on_stderr_and_in_the_result(run, model, points
 
     damaged = tmp_path / "brain.zarr"
     shutil.copytree(brain, damaged)
-    chunk = max((p for p in damaged.rglob("c/*") if p.is_file()), key=lambda p: p.stat().st_size)
+    chunk = max((p for p in damaged.glob("0/c/**/*") if p.is_file()), key=lambda p: p.stat().st_size)
     data = bytearray(chunk.read_bytes())
     data[len(data) // 2] ^= 1
     chunk.write_bytes(data)

@@ -5,14 +5,18 @@ from __future__ import annotations
 import csv
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from canvas_fm.data.points import Points
+from canvas_fm.data.settings import read_settings
 from canvas_fm.errors import CanvasError
 from canvas_fm.evaluation.counts import Counts
 from canvas_fm.evaluation.html import contrast, heat
+from canvas_fm.evaluation.manifest import Manifest
+from canvas_fm.evaluation.submission import Benchmark, Card
 from canvas_fm.evaluation.tables import make_tables, write_tables
 
 MANIFEST = """
@@ -224,3 +228,13 @@ def test_a_markers_own_tolerance_is_used_where_none_is_given(manifest):
         "neurons": "6 voxels, as for NeuN",
         "th": "8 voxels, as for TH",
     }
+
+
+def test_the_readmes_examples_are_what_is_read(tmp_path):
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    examples = re.findall(r"^```yaml\n# (\w+)\n(.*?)^```$", readme, re.DOTALL | re.MULTILINE)
+    kinds = {"manifest": Manifest, "benchmark": Benchmark, "card": Card}
+    assert [kind for kind, _ in examples] == list(kinds)
+    for kind, text in examples:
+        (tmp_path / kind).write_text(text)
+        read_settings(tmp_path / kind, kinds[kind])
