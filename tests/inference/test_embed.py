@@ -176,6 +176,20 @@ def test_a_store_keeps_rows_points_columns_and_where_they_came_from(encoder, vol
     assert [path.name for path in tmp_path.iterdir()] == ["x.emb.zarr"]
 
 
+def test_cells_of_a_real_brain(real_data, tmp_path):
+    """A foreign store: no manifest, so that its files' sizes and times stand for what it holds."""
+    cube = real_data / "delivr_microglia" / "1874"
+    volume = Volume.open(cube / "raw.zarr")
+    encoder = make_encoder(tmp_path / "encoder", voxel_um=volume.voxel_um)
+    cells = Points.read(cube / "centroids.csv")
+    some = Points(cells.zyx[:40], {name: values[:40] for name, values in cells.columns.items()})
+    stored = embed_to_store(encoder, volume, some, tmp_path / "x.emb.zarr", pool="centre")
+    assert_same(stored.vectors, by_hand(encoder, volume, some.zyx, "centre"), 1e-5)
+    np.testing.assert_array_equal(stored.columns["n_voxels"], some.columns["n_voxels"])
+    again = Volume.open(cube / "raw.zarr")
+    assert embed_to_store(encoder, again, some, tmp_path / "x.emb.zarr", pool="centre").verify()
+
+
 @pytest.fixture
 def small_blocks(monkeypatch):
     monkeypatch.setattr(unfinished, "BLOCK", 32)
