@@ -157,8 +157,8 @@ def _loss(page: DemoPage) -> str:
         dots=[name for name, line in page.losses.items() if len(line) <= 12],
     )
     note = (
-        "Squared error on the masked patches, those with content weighing up to ten times more. Random "
-        "crops lie anywhere, foreground crops hold signal, so the three lines do not have to meet."
+        "Squared error on the masked patches, weighted as the recipe says. Random crops lie anywhere, "
+        "foreground crops hold signal, so the three lines do not have to meet."
     )
     return _card("Loss", chart + f'<p class="note">{note}</p>', half=True)
 
