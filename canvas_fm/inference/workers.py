@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
+from itertools import islice
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from canvas_fm.errors import CanvasError, MissingExtra
@@ -59,7 +60,7 @@ def _by_dask(
         there = client.scatter(job, broadcast=True)
         queue = iter(numbers)
         running = as_completed(with_results=True, raise_errors=True)
-        for number, _ in zip(queue, range(_AHEAD * max(workers, len(client.nthreads()))), strict=False):
+        for number in islice(queue, _AHEAD * max(workers, len(client.nthreads()))):
             running.add(client.submit(_tile, there, number, pure=False))
         for future, result in running:
             future.release()
