@@ -16,9 +16,12 @@ if TYPE_CHECKING:
     from canvas_fm.data.volume import Volume
     from canvas_fm.errors import CanvasError
     from canvas_fm.evaluation.score import evaluate
+    from canvas_fm.inference.detect import detect, detect_log
     from canvas_fm.inference.embed import embed, embed_crops, embed_to_store
     from canvas_fm.inference.embeddings import Embeddings
+    from canvas_fm.inference.features import detector_features
     from canvas_fm.models.checkpoint import load
+    from canvas_fm.training.detector import train_detector
     from canvas_fm.training.pretrain import pretrain
 
 _HOME = {
@@ -26,12 +29,16 @@ _HOME = {
     "Embeddings": "canvas_fm.inference.embeddings",
     "Points": "canvas_fm.data.points",
     "Volume": "canvas_fm.data.volume",
+    "detect": "canvas_fm.inference.detect",
+    "detect_log": "canvas_fm.inference.detect",
+    "detector_features": "canvas_fm.inference.features",
     "embed": "canvas_fm.inference.embed",
     "embed_crops": "canvas_fm.inference.embed",
     "embed_to_store": "canvas_fm.inference.embed",
     "evaluate": "canvas_fm.evaluation.score",
     "load": "canvas_fm.models.checkpoint",
     "pretrain": "canvas_fm.training.pretrain",
+    "train_detector": "canvas_fm.training.detector",
     "write_phantom": "canvas_fm.data.phantom",
 }
 
@@ -40,12 +47,16 @@ __all__ = [
     "Embeddings",
     "Points",
     "Volume",
+    "detect",
+    "detect_log",
+    "detector_features",
     "embed",
     "embed_crops",
     "embed_to_store",
     "evaluate",
     "load",
     "pretrain",
+    "train_detector",
     "write_phantom",
 ]
 

@@ -76,7 +76,7 @@ def run_pretrain(args: argparse.Namespace) -> None:
         device=args.device,
         seed=args.seed,
         overrides=args.overrides,
-        held_out=_held_out(args.held_out),
+        held_out=held_out(args.held_out),
         resample_to=None if args.resample is None else tuple(args.resample),
         any_voxel=args.any_voxel,
     )
@@ -84,6 +84,6 @@ def run_pretrain(args: argparse.Namespace) -> None:
     print_result(describe_run(run.path) | ({"bad_chunks": skipped} if skipped else {}), args.json)
 
 
-def _held_out(given: list[str]) -> int | list[str]:
+def held_out(given: list[str]) -> int | list[str]:
     """One whole number is how many volumes to split off; anything else is names."""
     return int(given[0]) if len(given) == 1 and given[0].isdecimal() else given

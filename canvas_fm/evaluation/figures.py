@@ -83,7 +83,7 @@ def loss_figure(rows: Sequence[Mapping[str, Any]], path: Path | str) -> None:
 
     `rows` are those of metrics.jsonl.
     """
-    figure = Figure(figsize=(9, 3.4))
+    figure = Figure(figsize=(10, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
     train = [row for row in rows if row["kind"] == "train"]
     left.plot([r["step"] for r in train], [r["loss"] for r in train], color="0.6", lw=1, label="training")
@@ -99,9 +99,8 @@ def loss_figure(rows: Sequence[Mapping[str, Any]], path: Path | str) -> None:
     right.set(xlabel="step", ylabel="masked PSNR (dB)", title="dotted: crop mean, dashed: neighbours' mean")
     right.title.set_fontsize(8)
     for ax in (left, right):
-        if ax.get_legend_handles_labels()[0]:
-            ax.legend(fontsize=6)
-    figure.tight_layout()
+        ax.set_xlim(0, 1.03 * max((row["step"] for row in rows), default=1))
+    figure.legend(*left.get_legend_handles_labels(), loc="outside right upper", fontsize=7)
     _save(figure, path)
 
 

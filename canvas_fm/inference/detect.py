@@ -98,6 +98,19 @@ def detector_job(
     )  # fmt: skip
 
 
+def detect_log(
+    volume: Volume,
+    *,
+    out: str | Path | None = None,
+    workers: int = 1,
+    scheduler: str | None = None,
+    show: bool | None = None,
+    **settings: Any,
+) -> Points:
+    """The cells that the baseline finds; `settings` are those of `log_job`, the rest is as in `detect`."""
+    return run(log_job(volume, **settings), out, workers=workers, scheduler=scheduler, show=show)
+
+
 def log_job(
     volume: Volume,
     *,

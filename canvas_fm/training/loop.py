@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from canvas_fm.errors import CanvasError
 from canvas_fm.models.device import pick_precision
@@ -14,39 +14,89 @@ from canvas_fm.models.mae import MaskedAutoencoder, content_weights, random_mask
 from canvas_fm.models.vit import patchify
 from canvas_fm.training.augment import augment, draw
 from canvas_fm.training.ranks import Ranks
-from canvas_fm.training.recipe import Recipe
+from canvas_fm.training.recipe import AnyRecipe, Recipe
 
 from timm.optim import param_groups_weight_decay  # isort: skip  (after canvas_fm.models, which lets timm import)
 from timm.scheduler import CosineLRScheduler  # isort: skip
 from timm.utils import ModelEmaV3  # isort: skip
 
 
-class Stepper:
-    """Takes raw crops, makes one optimizer step, returns the loss without waiting for the device."""
+class Course:
+    """A model on its way: optimizer, schedule, average and chance, all that a step's outcome depends on."""
 
-    def __init__(self, recipe: Recipe, ranks: Ranks, mean_variance: float | None = None) -> None:
-        self.recipe, self.ranks, self.device = recipe, ranks, ranks.device
+    def __init__(self, recipe: AnyRecipe, ranks: Ranks, module: nn.Module) -> None:
+        self.ranks, self.device = ranks, ranks.device
         self.part = ranks.part(recipe.training.batch)
         self.precision = pick_precision(recipe.training.precision, self.device)
-        self.fixed_variance = recipe.loss.mean_variance if mean_variance is None else mean_variance
-        self.mae = new_model(recipe).to(self.device)
-        self.parameters = [p for p in self.mae.parameters() if p.requires_grad]
+        self.module = module.to(self.device)
+        self.clip = recipe.training.clip
+        self.parameters = [p for p in self.module.parameters() if p.requires_grad]
         self.generator = torch.Generator(self.device).manual_seed(recipe.seed)
-        self.optimizer = _optimizer(recipe, self.mae)
+        self.optimizer = _optimizer(recipe, self.module)
         self.schedule = _schedule(recipe, self.optimizer)
         decay = recipe.training.ema
-        self.averaged = None if decay is None else ModelEmaV3(self.mae, decay=decay)
-        self.mae.train()
-
-    @property
-    def result(self) -> MaskedAutoencoder:
-        """The model that is evaluated and shipped: the averaged one where the recipe asks for it."""
-        return self.mae if self.averaged is None else self.averaged.module
+        self.averaged = None if decay is None else ModelEmaV3(self.module, decay=decay)
+        self.module.train()
 
     @property
     def learning_rate(self) -> float:
         """Of the step that was made last."""
         return float(self.optimizer.param_groups[0]["lr"])
+
+    def _update(self, step: int) -> Tensor:
+        """Go a step along the gradients; returns their norm before clipping."""
+        norm = torch.nn.utils.clip_grad_norm_(
+            self.parameters, float("inf") if self.clip is None else self.clip
+        )
+        self.schedule.step_update(step)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.averaged is not None:
+            self.averaged.update(self.module)
+        return norm
+
+    def state(self) -> dict[str, Any]:
+        """All that the next step depends on, for the checkpoint."""
+        return {
+            "device": self.device.type,
+            "model": self.module.state_dict(),
+            "averaged": None if self.averaged is None else self.averaged.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` gave."""
+        if state["device"] != self.device.type:
+            raise CanvasError(
+                f"this run was made on {state['device']}, and its random numbers cannot go on on "
+                f"{self.device.type}: give --device {state['device']}"
+            )
+        self.module.load_state_dict(state["model"])
+        if self.averaged is not None:
+            self.averaged.module.load_state_dict(state["averaged"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.generator.set_state(state["generator"])
+
+
+class Stepper(Course):
+    """Takes raw crops, makes one optimizer step, returns the loss without waiting for the device."""
+
+    def __init__(self, recipe: Recipe, ranks: Ranks, mean_variance: float | None = None) -> None:
+        super().__init__(recipe, ranks, new_model(recipe))
+        self.recipe = recipe
+        self.fixed_variance = recipe.loss.mean_variance if mean_variance is None else mean_variance
+
+    @property
+    def mae(self) -> MaskedAutoencoder:
+        """The model that is trained."""
+        assert isinstance(self.module, MaskedAutoencoder)
+        return self.module
+
+    @property
+    def result(self) -> MaskedAutoencoder:
+        """The model that is evaluated and shipped: the averaged one where the recipe asks for it."""
+        return self.mae if self.averaged is None else self.averaged.module
 
     def __call__(self, raw: Tensor, windows: Tensor, step: int) -> tuple[Tensor, Tensor]:
         """(loss of the whole optimizer batch, gradient norm before clipping), both still on the device.
@@ -92,39 +142,6 @@ class Stepper:
             mean_variance = summed / (self.recipe.training.batch * target.shape[1])
         return content_weights(target, alpha=loss.alpha, gamma=loss.gamma, mean_variance=mean_variance)
 
-    def _update(self, step: int) -> Tensor:
-        clip = self.recipe.training.clip
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, float("inf") if clip is None else clip)
-        self.schedule.step_update(step)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        if self.averaged is not None:
-            self.averaged.update(self.mae)
-        return norm
-
-    def state(self) -> dict[str, Any]:
-        """All that the next step depends on, for the checkpoint."""
-        return {
-            "device": self.device.type,
-            "model": self.mae.state_dict(),
-            "averaged": None if self.averaged is None else self.averaged.module.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "generator": self.generator.get_state(),
-        }
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` gave."""
-        if state["device"] != self.device.type:
-            raise CanvasError(
-                f"this run was made on {state['device']}, and its random numbers cannot go on on "
-                f"{self.device.type}: give --device {state['device']}"
-            )
-        self.mae.load_state_dict(state["model"])
-        if self.averaged is not None:
-            self.averaged.module.load_state_dict(state["averaged"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.generator.set_state(state["generator"])
-
 
 def new_model(recipe: Recipe) -> MaskedAutoencoder:
     """The recipe's model, its weights drawn by the recipe's seed; torch's own generator is left alone."""
@@ -133,15 +150,15 @@ def new_model(recipe: Recipe) -> MaskedAutoencoder:
         return MaskedAutoencoder(recipe.model.encoder, recipe.model.decoder)
 
 
-def _optimizer(recipe: Recipe, mae: MaskedAutoencoder) -> torch.optim.AdamW:
+def _optimizer(recipe: AnyRecipe, module: nn.Module) -> torch.optim.AdamW:
     """AdamW; norms, biases and the class and mask tokens do not decay."""
     training = recipe.training
-    tokens = [name for name, _ in mae.named_parameters() if name.endswith("_token")]
-    groups = param_groups_weight_decay(mae, training.weight_decay, no_weight_decay_list=tokens)
+    tokens = [name for name, _ in module.named_parameters() if name.endswith("_token")]
+    groups = param_groups_weight_decay(module, training.weight_decay, no_weight_decay_list=tokens)
     return torch.optim.AdamW(groups, lr=training.learning_rate, betas=training.betas, fused=True)
 
 
-def _schedule(recipe: Recipe, optimizer: torch.optim.Optimizer) -> CosineLRScheduler:
+def _schedule(recipe: AnyRecipe, optimizer: torch.optim.Optimizer) -> CosineLRScheduler:
     """A cosine to the minimum over all steps after the warm-up; a function of the step alone."""
     training = recipe.training
     return CosineLRScheduler(

@@ -13,8 +13,9 @@ import torch
 from canvas_fm.data.resample import check_voxel_um
 from canvas_fm.data.volume import Volume, ZyxUm
 from canvas_fm.errors import CanvasError, ModelMismatch
+from canvas_fm.training.masked import Pretraining
 from canvas_fm.training.ranks import join
-from canvas_fm.training.recipe import Recipe, read_recipe
+from canvas_fm.training.recipe import AnyRecipe, R, Recipe, read_recipe_of
 from canvas_fm.training.run import Run, claim
 from canvas_fm.training.samples import Source, draw_crops
 from canvas_fm.training.session import Session
@@ -44,7 +45,7 @@ def pretrain(
     torchrun every process calls this. Raises CanvasError for a caller's mistake, StorageFull when the disk is
     full.
     """
-    resolved = _resolve(recipe, overrides, seed, held_out, resample_to, any_voxel)
+    resolved = resolve(Recipe, recipe, overrides, seed, held_out, resample_to, any_voxel)
     run = Run(Path(out))
     training, kept = split_volumes(name_volumes(volumes), resolved)
     with join(device) as ranks:
@@ -64,7 +65,7 @@ def pretrain(
             if ranks.leads:
                 ranks.wait()
             show = show if ranks.leads else False
-            Session(resolved, run, ranks, crops, kept, show).go()
+            Session(resolved, run, ranks, Pretraining(resolved, crops, kept), show).go()
             ranks.wait()
     return run
 
@@ -88,7 +89,7 @@ def _long_name(volume: Volume) -> str:
     return f"{parent.name}/{volume.name}"
 
 
-def split_volumes(sources: Sequence[Source], recipe: Recipe) -> tuple[list[Source], list[Source]]:
+def split_volumes(sources: Sequence[Source], recipe: AnyRecipe) -> tuple[list[Source], list[Source]]:
     """(to train on, held out), each with the voxel size that it is read at. The split is by volume."""
     sources = _at_one_voxel_size(sources, recipe)
     names = [source.name for source in sources]
@@ -109,7 +110,7 @@ def split_volumes(sources: Sequence[Source], recipe: Recipe) -> tuple[list[Sourc
     return training, [source for source in sources if source.name in wanted]
 
 
-def _at_one_voxel_size(sources: Sequence[Source], recipe: Recipe) -> list[Source]:
+def _at_one_voxel_size(sources: Sequence[Source], recipe: AnyRecipe) -> list[Source]:
     target = recipe.data.resample_to
     if target is not None:
         if recipe.data.any_voxel:
@@ -128,16 +129,17 @@ def _at_one_voxel_size(sources: Sequence[Source], recipe: Recipe) -> list[Source
     return list(sources)
 
 
-def _resolve(
-    recipe: Recipe | str | Path,
+def resolve(
+    kind: type[R],
+    recipe: R | str | Path,
     overrides: Sequence[str],
     seed: int | None,
     held_out: int | Sequence[str],
     resample_to: ZyxUm | None,
     any_voxel: bool,
-) -> Recipe:
+) -> R:
     """The recipe with what the caller said beside it, so that recipe.yaml tells all of a run."""
-    settings = read_recipe(recipe, overrides).model_dump(mode="json")
+    settings = read_recipe_of(kind, recipe, overrides).model_dump(mode="json")
     if seed is not None:
         settings["seed"] = seed
     if held_out:
@@ -146,4 +148,4 @@ def _resolve(
         settings["data"]["resample_to"] = list(resample_to)
     if any_voxel:
         settings["data"]["any_voxel"] = True
-    return read_recipe(settings)
+    return read_recipe_of(kind, settings)

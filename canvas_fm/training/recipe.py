@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
@@ -22,11 +22,11 @@ Size = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-class ModelRecipe(_Section):
+class ModelRecipe(Section):
     """Encoder, decoder, the share of patches that is hidden, and the pooling that the encoder will name."""
 
     encoder: EncoderConfig = EncoderConfig()
@@ -42,7 +42,7 @@ class ModelRecipe(_Section):
         return self
 
 
-class LossRecipe(_Section):
+class LossRecipe(Section):
     """Content-aware weights: background α, cells α + γ; γ = 0 is the uniform loss.
 
     `scale` says what a patch's variance is measured against: the mean over the optimizer batch, over the data
@@ -61,7 +61,7 @@ class LossRecipe(_Section):
         return self
 
 
-class WindowRecipe(_Section):
+class WindowRecipe(Section):
     """Which stored values become 0 and 1: two percentiles of the volume, or two multiples of its median."""
 
     kind: Literal["percentiles", "median"] = "percentiles"
@@ -79,11 +79,10 @@ class WindowRecipe(_Section):
         return WindowRule(self.kind, self.low, self.high)
 
 
-class DataRecipe(_Section):
-    """Which crops: how many in all, the share that holds signal, and the volumes kept for evaluation."""
+class CropsRecipe(Section):
+    """How many crops in all, what their voxels become, and which volumes are kept for evaluation."""
 
     crops: Positive = 60_000
-    foreground: Share = 0.5
     held_out: Annotated[int, Field(ge=0)] | list[str] = []
     window: WindowRecipe = WindowRecipe()
     resample_to: Annotated[tuple[Size, Size, Size], Strict(False)] | None = None
@@ -91,7 +90,13 @@ class DataRecipe(_Section):
     resident_gb: float = Field(default=4.0, ge=0)
 
 
-class AugmentRecipe(_Section):
+class DataRecipe(CropsRecipe):
+    """The crops of a pretraining, and the share of them that holds signal."""
+
+    foreground: Share = 0.5
+
+
+class AugmentRecipe(Section):
     """Flips along each axis with probability `flip`, turns by 90° in y, x, Gaussian noise of σ `noise`."""
 
     flip: Share = 0.5
@@ -99,7 +104,7 @@ class AugmentRecipe(_Section):
     noise: float = Field(default=0.01, ge=0)
 
 
-class TrainingRecipe(_Section):
+class TrainingRecipe(Section):
     """How long and how fast. `steps` win over `epochs`; one epoch is one pass over `data.crops`."""
 
     steps: Positive | None = None
@@ -124,7 +129,7 @@ class TrainingRecipe(_Section):
         return self
 
 
-class EvaluationRecipe(_Section):
+class EvaluationRecipe(Section):
     """Every how many steps (none: at the end only), and on how many fixed crops of each kind a volume."""
 
     every: Positive | None = None
@@ -134,31 +139,29 @@ class EvaluationRecipe(_Section):
     figures: bool = True
 
 
-class WandbRecipe(_Section):
+class WandbRecipe(Section):
     """Weights & Biases; offline leaves the files in the run's folder for a later `wandb sync`."""
 
     project: str = "canvas-fm"
     offline: bool = True
 
 
-class TrackingRecipe(_Section):
+class TrackingRecipe(Section):
     """Where numbers go beside metrics.jsonl."""
 
     tensorboard: bool = False
     wandb: WandbRecipe | None = None
 
 
-class Recipe(_Section):
-    """A whole training. The defaults are those of recipes/canvas_all_markers.yaml."""
+class AnyRecipe(Section):
+    """What every training's recipe has, whatever it trains."""
 
-    model: ModelRecipe = ModelRecipe()
-    loss: LossRecipe = LossRecipe()
-    data: DataRecipe = DataRecipe()
-    augment: AugmentRecipe = AugmentRecipe()
-    training: TrainingRecipe
-    evaluation: EvaluationRecipe = EvaluationRecipe()
-    tracking: TrackingRecipe = TrackingRecipe()
-    seed: int = Field(default=0, ge=0)
+    if TYPE_CHECKING:
+        data: CropsRecipe
+        training: TrainingRecipe
+        evaluation: EvaluationRecipe
+        tracking: TrackingRecipe
+        seed: int
 
     @property
     def steps(self) -> int:
@@ -174,30 +177,60 @@ class Recipe(_Section):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def read_recipe(given: str | Path | Recipe | Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
+class Recipe(AnyRecipe):
+    """A whole pretraining. The defaults are those of recipes/canvas_all_markers.yaml."""
+
+    model: ModelRecipe = ModelRecipe()
+    loss: LossRecipe = LossRecipe()
+    data: DataRecipe = DataRecipe()
+    augment: AugmentRecipe = AugmentRecipe()
+    training: TrainingRecipe
+    evaluation: EvaluationRecipe = EvaluationRecipe()
+    tracking: TrackingRecipe = TrackingRecipe()
+    seed: int = Field(default=0, ge=0)
+
+
+R = TypeVar("R", bound=AnyRecipe)
+Given = str | Path | AnyRecipe | Mapping[str, Any]
+
+
+def read_recipe(given: Given, overrides: Sequence[str] = ()) -> Recipe:
+    """A checked recipe of a pretraining; see `read_recipe_of`."""
+    return read_recipe_of(Recipe, given, overrides)
+
+
+def read_recipe_of(kind: type[R], given: Given, overrides: Sequence[str] = ()) -> R:
     """A checked recipe from a YAML file, the name of a shipped one, or settings already in hand.
 
     `overrides` are `a.b=value` with the value in YAML. An unknown key is a CanvasError that names the nearest
     right one; a wrong value is one that says where it stands and what was expected.
     """
-    if isinstance(given, Recipe):
+    if isinstance(given, AnyRecipe):
         source, settings = "the recipe", given.model_dump(mode="json")
     elif isinstance(given, Mapping):
         source, settings = "the recipe", {key: value for key, value in given.items()}
     else:
         path = find("recipe", given)
         source, settings = str(path), _read_yaml(path)
+    verbs = ["train-detector" if "kind" in keys else "pretrain" for keys in (settings, kind.model_fields)]
+    if verbs[0] != verbs[1]:
+        raise CanvasError(f"{source} is a recipe for `canvas-fm {verbs[0]}`, not for `{verbs[1]}`")
     origin = {}
     for override in overrides:
         key = _override(settings, override)
         origin[key] = f"--set {override}"
     try:
-        return Recipe.model_validate(settings)
+        return kind.model_validate(settings)
     except ValidationError as problem:
-        raise CanvasError(explain(problem, Recipe, source, origin)) from problem
+        raise CanvasError(explain(problem, kind, source, origin)) from problem
 
 
-def first_difference(before: Recipe, after: Recipe) -> tuple[str, Any, Any] | None:
+def is_detector_recipe(given: str | Path) -> bool:
+    """Whether a recipe, by its path or name, trains a detector."""
+    return "kind" in _read_yaml(find("recipe", given))
+
+
+def first_difference(before: AnyRecipe, after: AnyRecipe) -> tuple[str, Any, Any] | None:
     """(key, value before, value after) of the first setting that differs, None where none does."""
     old, new = (dict(_flat(recipe.model_dump(mode="json"))) for recipe in (before, after))
     for key in [*old, *(key for key in new if key not in old)]:

@@ -13,22 +13,35 @@ from typing import Any
 
 from canvas_fm.data.disk import disk_full_is_said, write_text_atomic
 from canvas_fm.errors import CanvasError
-from canvas_fm.training.recipe import Recipe, first_difference, read_recipe
+from canvas_fm.training.detector_recipe import DetectorRecipe
+from canvas_fm.training.recipe import (
+    AnyRecipe,
+    Recipe,
+    first_difference,
+    is_detector_recipe,
+    read_recipe_of,
+)
 from canvas_fm.training.tracking import METRICS, read_metrics
 
 RECIPE, CHECKPOINT = "recipe.yaml", "last.pt"
+ENCODER, DETECTOR = "encoder", "detector"
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a training leaves: recipe.yaml, metrics.jsonl, figures/, last.pt and encoder/ in one folder."""
+    """What a training leaves in a folder: recipe.yaml, metrics.jsonl, figures/, last.pt, and its model."""
 
     path: Path
 
     @property
     def encoder(self) -> Path:
         """The model folder, for `canvas_fm.load`."""
-        return self.path / "encoder"
+        return self.path / ENCODER
+
+    @property
+    def detector(self) -> Path:
+        """The model folder of a detector's training."""
+        return self.path / DETECTOR
 
     @property
     def checkpoint(self) -> Path:
@@ -40,9 +53,10 @@ class Run:
         """Reconstructions of every evaluation, and loss.png."""
         return self.path / "figures"
 
-    def recipe(self) -> Recipe:
-        """The recipe as resolved."""
-        return read_recipe(self.path / RECIPE)
+    def recipe(self) -> AnyRecipe:
+        """The recipe as resolved, of whichever training it was."""
+        kind = DetectorRecipe if is_detector_recipe(self.path / RECIPE) else Recipe
+        return read_recipe_of(kind, self.path / RECIPE)
 
     def metrics(self) -> list[dict[str, Any]]:
         """The rows of metrics.jsonl: `kind` is train or eval."""
@@ -50,7 +64,7 @@ class Run:
 
 
 @contextmanager
-def claim(run: Run, recipe: Recipe, *, resume: bool) -> Iterator[None]:
+def claim(run: Run, recipe: AnyRecipe, *, resume: bool) -> Iterator[None]:
     """Make the run's folder or go on in it, for this process alone.
 
     Refuses a folder that holds a training unless `resume`, one that holds something else, another recipe than
@@ -101,7 +115,7 @@ def _remove_leftovers(folder: Path) -> None:
                 entry.unlink()
 
 
-def _check_recipe(run: Run, recipe: Recipe) -> None:
+def _check_recipe(run: Run, recipe: AnyRecipe) -> None:
     differs = first_difference(run.recipe(), recipe)
     if differs is not None:
         key, before, now = differs

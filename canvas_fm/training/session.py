@@ -6,55 +6,87 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
-from importlib.metadata import version
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from canvas_fm import __version__
 from canvas_fm.errors import CanvasError
-from canvas_fm.evaluation.figures import loss_figure
-from canvas_fm.models.checkpoint import save_encoder
 from canvas_fm.progress import bar
-from canvas_fm.training.augment import to_unit
 from canvas_fm.training.checkpoints import load_checkpoint, save_checkpoint
-from canvas_fm.training.loop import Stepper
 from canvas_fm.training.ranks import Ranks
-from canvas_fm.training.recipe import Recipe
+from canvas_fm.training.recipe import AnyRecipe
 from canvas_fm.training.run import Run
-from canvas_fm.training.samples import Batches, CropSet, Source, batch_order, take
-from canvas_fm.training.scoring import (
-    FixedCrops,
-    draw_figure,
-    evaluate,
-    held_out_crops,
-    mean_patch_variance,
-    training_crops,
-)
+from canvas_fm.training.samples import Rows, batch_order
 from canvas_fm.training.tracking import METRICS, MetricsLog, Tracker, open_sinks
 
+Tell = Callable[[str], object]
 _FORMAT = 1
-_SCALE_CROPS = 4096  # crops that σ̄² of the data set is measured on
+
+
+@runtime_checkable
+class Batches(Protocol):
+    """Where a training takes its crops from: of each set of rows what its stepper takes, on the device."""
+
+    def along(self, order: Iterator[Rows]) -> Generator[tuple[Tensor, ...]]: ...
+
+
+@runtime_checkable
+class Steps(Protocol):
+    """What makes the steps: `Course` and a way to make one from a batch."""
+
+    part: slice
+
+    @property
+    def learning_rate(self) -> float: ...
+
+    def __call__(self, *batch_and_step: Any) -> tuple[Tensor, Tensor]: ...
+
+    def state(self) -> dict[str, Any]: ...
+
+    def load_state(self, state: dict[str, Any]) -> None: ...
+
+
+@runtime_checkable
+class Task(Protocol):
+    """What is trained, on what, and what is looked at and shipped on the way."""
+
+    label: str
+    folder: str  # the model's, in the run's
+    crops: int
+
+    def data(self) -> dict[str, list[dict[str, Any]]]:
+        """What tells its volumes from others, by their role."""
+        ...
+
+    def batches(self, ranks: Ranks, show: bool | None) -> Any: ...
+
+    def stepper(self, ranks: Ranks, batches: Any) -> Any:
+        """At its start; without batches it only carries weights."""
+        ...
+
+    def prepare(self, show: bool | None) -> None:
+        """Read what evaluations look at; only in the leading process."""
+        ...
+
+    def evaluate(self, stepper: Any, step: int, tracker: Tracker, run: Run, tell: Tell) -> None:
+        """Rows and figures of what is kept for evaluation, and the model as it is now."""
+        ...
+
+    def ship(self, stepper: Any, step: int, run: Run) -> None:
+        """Write the model as it is now."""
+        ...
 
 
 class Session:
     """One process's part in a training. Only the leading process writes, evaluates and shows."""
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        run: Run,
-        ranks: Ranks,
-        crops: CropSet,
-        kept: Sequence[Source],
-        show: bool | None,
-    ) -> None:
+    def __init__(self, recipe: AnyRecipe, run: Run, ranks: Ranks, task: Task, show: bool | None) -> None:
         self.recipe, self.run, self.ranks = recipe, run, ranks
-        self.crops, self.kept, self.show = crops, kept, show
+        self.task, self.show = task, show
         self.done = 0  # optimizer steps
         self.pending: list[Tensor] = []  # losses since the last row
 
@@ -66,18 +98,18 @@ class Session:
             if saved["step"] == self.recipe.steps:
                 self._finish(saved)
                 return
-        batches = take(self.crops, self.ranks.device, self.recipe.data.resident_gb, self.show)
-        self.stepper = Stepper(self.recipe, self.ranks, self._mean_variance(batches))
+        batches: Batches = self.task.batches(self.ranks, self.show)
+        self.stepper: Steps = self.task.stepper(self.ranks, batches)
         if saved is not None:
             self._load(saved)
         if not self.ranks.leads:
-            self._train(batches, None, [])
+            self._train(batches, None)
             return
-        fixed = self._fixed_crops()
+        self.task.prepare(self.show)
         log = MetricsLog(self.run.path / METRICS, tuple(saved["metrics"]) if saved is not None else None)
         tracker = Tracker(log, open_sinks(self.recipe, self.run.path, self.done))
         try:
-            self._train(batches, tracker, fixed)
+            self._train(batches, tracker)
         finally:
             tracker.close()
 
@@ -87,18 +119,18 @@ class Session:
         self.pending = list(saved["pending"].to(self.ranks.device))
 
     def _finish(self, saved: dict[str, Any]) -> None:
-        """Nothing is left to train; only an encoder that someone removed is written again."""
-        if self.ranks.leads and not self.run.encoder.exists():
-            self.stepper = Stepper(self.recipe, self.ranks)
+        """Nothing is left to train; only a model that someone removed is written again."""
+        if self.ranks.leads and not (self.run.path / self.task.folder).exists():
+            self.stepper = self.task.stepper(self.ranks, None)
             self._load(saved)
-            self._ship()
+            self.task.ship(self.stepper, self.done, self.run)
 
-    def _train(self, batches: Batches, tracker: Tracker | None, fixed: Sequence[FixedCrops]) -> None:
+    def _train(self, batches: Batches, tracker: Tracker | None) -> None:
         training, steps = self.recipe.training, self.recipe.steps
-        order = batch_order(len(self.crops), training.batch, self.recipe.seed, self.done, steps)
+        order = batch_order(self.task.crops, training.batch, self.recipe.seed, self.done, steps)
         mine = (rows[self.stepper.part] for rows in order)
         progress = bar(
-            "pretraining",
+            self.task.label,
             steps * training.batch,
             unit="crops",
             done=self.done * training.batch,
@@ -110,8 +142,8 @@ class Session:
             progress as advance,
             closing(batches.along(mine)) as stream,
         ):
-            for raw, windows in stream:
-                loss, norm = self.stepper(raw, windows, self.done)
+            for batch in stream:
+                loss, norm = self.stepper(*batch, self.done)
                 self.done += 1
                 if tracker is None:
                     continue
@@ -121,7 +153,9 @@ class Session:
                     seconds, began = time.perf_counter() - began, time.perf_counter()
                     note = f"loss {self._log(tracker, norm, seconds):.4f}"
                 if self._due(self.recipe.evaluation.every):
-                    self._evaluate(tracker, fixed, lambda note: advance(0, note))
+                    self.task.evaluate(
+                        self.stepper, self.done, tracker, self.run, lambda note: advance(0, note)
+                    )
                     began = time.perf_counter()
                 stop = asked()
                 if stop or self._due(training.checkpoint_every):
@@ -154,77 +188,20 @@ class Session:
         self.pending = []
         return loss
 
-    def _evaluate(self, tracker: Tracker, fixed: Sequence[FixedCrops], tell: Callable[[str], object]) -> None:
-        """Rows and figures of every set of fixed crops, and the encoder as it is now."""
-        mae = self.stepper.result
-        for crops in fixed:
-            tell(f"evaluating {crops.volume}, {crops.kind}")
-            row = evaluate(self.recipe, mae, crops, self.done)
-            tracker.write(row)
-            if self.recipe.evaluation.figures and crops.kind != "random":
-                draw_figure(mae, crops, row, self.run.figures)
-        if self.recipe.evaluation.figures:
-            loss_figure(self.run.metrics(), self.run.figures / "loss.png")
-        self._ship()
-
-    def _ship(self) -> None:
-        """Write the encoder as it is now, with where it comes from.
-
-        No paths and no times are in that, so the same training gives the same identity.
-        """
-        recipe = self.recipe
-        provenance = {
-            "recipe": recipe.model_dump(mode="json"),
-            "step": self.done,
-            "trained_on": self.crops.identity(),
-            "held_out": [source.name for source in self.kept],
-            "versions": {"canvas_fm": __version__, "torch": torch.__version__, "timm": version("timm")},
-        }
-        save_encoder(
-            self.run.encoder,
-            self.stepper.result,
-            voxel_um=recipe.data.resample_to or self.crops.sources[0].volume.voxel_um,
-            window_rule=recipe.data.window.rule,
-            pool=recipe.model.pool,
-            provenance=provenance,
-        )
-
     def _save(self, tracker: Tracker) -> None:
         state = {
             "format": _FORMAT,
             "step": self.done,
-            "data": self._data(),
+            "data": self.task.data(),
             "stepper": self.stepper.state(),
             "pending": torch.stack(self.pending).cpu() if self.pending else torch.empty(0),
             "metrics": tracker.log.settle(),
         }
         save_checkpoint(self.run.checkpoint, state)
 
-    def _fixed_crops(self) -> list[FixedCrops]:
-        if self.kept:
-            return held_out_crops(self.recipe, self.kept, self.show)
-        return training_crops(self.recipe, self.crops.sources, self.show)
-
-    def _mean_variance(self, batches: Batches) -> float | None:
-        """σ̄² where the recipe fixes it: as given, or of the data set as it is before augmentation."""
-        if self.recipe.loss.scale != "dataset":
-            return self.recipe.loss.mean_variance
-        n, size = min(len(self.crops), _SCALE_CROPS), self.recipe.evaluation.batch
-        rows = next(batch_order(len(self.crops), n, self.recipe.seed, 0, 1))
-        parts = (rows[start : start + size] for start in range(0, n, size))
-        crops = (to_unit(raw, windows) for raw, windows in batches.along(parts))
-        return mean_patch_variance(crops, self.recipe.model.encoder.patch_zyx)
-
-    def _data(self) -> dict[str, Any]:
-        rule = self.recipe.data.window.rule
-        return {
-            "trained on": self.crops.identity(),
-            "held out": [source.identity(rule) for source in self.kept],
-        }
-
     def _check_data(self, before: dict[str, Any]) -> None:
         """Refuse to go on with other data than the run's, naming the first difference."""
-        for role, volumes in self._data().items():
+        for role, volumes in self.task.data().items():
             names = [[volume["name"] for volume in part] for part in (before[role], volumes)]
             if names[0] != names[1]:
                 what = [", ".join(part) or "none" for part in names]

@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from canvas_fm.data.disk import disk_full_is_said, write_text_atomic
 from canvas_fm.errors import CanvasError, MissingExtra
-from canvas_fm.training.recipe import Recipe, WandbRecipe
+from canvas_fm.training.recipe import AnyRecipe, WandbRecipe
 
 METRICS = "metrics.jsonl"
 
@@ -103,7 +103,7 @@ class Tracker:
             sink.close()
 
 
-def open_sinks(recipe: Recipe, folder: Path, step: int) -> list[Sink]:
+def open_sinks(recipe: AnyRecipe, folder: Path, step: int) -> list[Sink]:
     """The sinks that the recipe asks for; MissingExtra where their package is not installed."""
     sinks: list[Sink] = []
     if recipe.tracking.tensorboard:
@@ -130,7 +130,7 @@ class _TensorBoard:
 
 
 class _Wandb:
-    def __init__(self, folder: Path, settings: WandbRecipe, recipe: Recipe) -> None:
+    def __init__(self, folder: Path, settings: WandbRecipe, recipe: AnyRecipe) -> None:
         try:
             import wandb
         except ImportError as problem:
@@ -146,6 +146,7 @@ class _Wandb:
             name=folder.name,
             id=known.read_text(encoding="utf-8"),
             resume="allow",
+            settings={"silent": True},
             config=recipe.model_dump(mode="json"),
         )
 
@@ -153,7 +154,7 @@ class _Wandb:
         self._run.log(dict(scalars), step=step)
 
     def close(self) -> None:
-        self._run.finish(quiet=True)
+        self._run.finish()
 
 
 def _finite(value: Any) -> Any:

@@ -80,7 +80,7 @@ def describe_run(path: str | Path) -> dict[str, Any]:
         "steps": recipe.steps,
         "last_losses": [row["loss"] for row in train[-3:]],
         "checkpoint": str(run.checkpoint) if run.checkpoint.is_file() else None,
-        "encoder": str(run.encoder) if run.encoder.is_dir() else None,
+        **{folder.name: str(folder) for folder in (run.encoder, run.detector) if folder.is_dir()},
         "evaluation": [_evaluation(row) for row in evaluations if row["step"] == evaluations[-1]["step"]],
     }
 
@@ -189,8 +189,20 @@ def _describe_points(path: Path) -> dict[str, Any]:
 
 
 def _describe_recipe(path: Path) -> dict[str, Any]:
-    from canvas_fm.training.recipe import read_recipe
+    from canvas_fm.training.detector_recipe import DetectorRecipe
+    from canvas_fm.training.recipe import is_detector_recipe, read_recipe, read_recipe_of
 
+    if is_detector_recipe(path):
+        detector = read_recipe_of(DetectorRecipe, path)
+        return {
+            "kind": "recipe of a detector",
+            "path": str(path),
+            "steps": detector.steps,
+            "batch": detector.training.batch,
+            "crop_zyx": list(detector.data.crop_zyx),
+            **detector.model.model_dump(mode="json"),
+            "seed": detector.seed,
+        }
     recipe = read_recipe(path)
     encoder = recipe.model.encoder
     return {
@@ -210,7 +222,9 @@ def _describe_recipe(path: Path) -> dict[str, Any]:
 def _evaluation(row: dict[str, Any]) -> dict[str, Any]:
     """One evaluation in a few numbers: masked patches, beside the predictors that need no model."""
     short: dict[str, Any] = {
-        key: row[key] for key in ("volume", "crops", "loss", "psnr_masked", "ssim_masked") if key in row
+        key: row[key]
+        for key in ("volume", "crops", "loss", "psnr_masked", "ssim_masked", "f1", "best_f1")
+        if key in row
     }
     for predictor in ("crop_mean", "neighbours_mean"):
         if predictor in row:

@@ -51,7 +51,7 @@ def draw(seed):
 @pytest.mark.parametrize("rounds", [40, 1, 0])
 def test_greedy_is_the_loop(rounds, monkeypatch):
     monkeypatch.setattr(matching, "_ROUNDS", rounds)
-    for seed in range(150):
+    for seed in range(100):
         pred, truth, tolerance, scale = draw(seed)
         found = match(pred, truth, tolerance=tolerance, scale_zyx=scale)
         assert list(zip(*map(np.ndarray.tolist, found[:2]), strict=True)) == loop(
@@ -62,7 +62,7 @@ def test_greedy_is_the_loop(rounds, monkeypatch):
 @pytest.mark.parametrize("dense_up_to", [400, 0])
 def test_optimal_is_scipys_dense_assignment(dense_up_to, monkeypatch):
     monkeypatch.setattr(matching, "_DENSE", dense_up_to)
-    for seed in range(150):
+    for seed in range(100):
         pred, truth, tolerance, scale = draw(seed)
         found = match(pred, truth, tolerance=tolerance, scale_zyx=scale, optimal=True)
         count, total = dense(pred, truth, tolerance, scale) if len(pred) and len(truth) else (0, 0.0)
