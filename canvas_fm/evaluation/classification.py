@@ -1,0 +1,157 @@
+"""How good scores or probabilities of being a cell are: ranking, one threshold, calibration, intervals.
+
+Labels are True for a cell; rows without a judgement are left out before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int, Real, Shaped
+
+from canvas_fm.errors import CanvasError
+
+LEVEL = 0.95
+RESAMPLES = 1000
+_FEW_GROUPS = 5
+
+
+def auc(is_cell: Bool[np.ndarray, " n"], score: Real[np.ndarray, " n"]) -> float | None:
+    """How often a cell scores above a non-cell, ties counted half; None where a class is absent."""
+    from scipy.stats import rankdata
+
+    cells, others = int(is_cell.sum()), int((~is_cell).sum())
+    if not cells or not others:
+        return None
+    ranks = rankdata(score)[is_cell].sum()
+    return float((ranks - cells * (cells + 1) / 2) / (cells * others))
+
+
+def average_precision(
+    is_cell: Bool[np.ndarray, " n"], score: Real[np.ndarray, " n"], *, missed: int = 0
+) -> float | None:
+    """Σ (Rₖ − Rₖ₋₁) · Pₖ over the thresholds; `missed` true cells have no candidate. None without cells."""
+    _, tp, kept = _kept(is_cell, score)
+    cells = int(is_cell.sum()) + missed
+    return float(np.sum(np.diff(tp, prepend=0) / cells * (tp / kept))) if cells else None
+
+
+def f1_at(
+    is_cell: Bool[np.ndarray, " n"], score: Real[np.ndarray, " n"], threshold: float, *, missed: int = 0
+) -> float:
+    """F1 of the rows at or above a threshold that was carried here; `missed` true cells have no candidate."""
+    kept = score >= threshold
+    tp = int((kept & is_cell).sum())
+    return 2 * tp / max(int(kept.sum()) + int(is_cell.sum()) + missed, 1)
+
+
+def best_f1(
+    is_cell: Bool[np.ndarray, " n"], score: Real[np.ndarray, " n"], *, missed: int = 0
+) -> tuple[float, float]:
+    """(threshold, F1) of the highest F1: on the rows that it is chosen on an upper bound, and no result."""
+    thresholds, tp, kept = _kept(is_cell, score)
+    if not len(thresholds):
+        raise CanvasError("no rows were given; a threshold needs some")
+    f1 = 2 * tp / (kept + int(is_cell.sum()) + missed)
+    at = int(np.argmax(f1))
+    # Halfway to the next score: a threshold that is to be carried shall not hang on one row's last digits.
+    below = thresholds[at + 1] if at + 1 < len(thresholds) else thresholds[at]
+    return float((thresholds[at] + below) / 2), float(f1[at])
+
+
+def ceiling(recall: float) -> float:
+    """The highest F1 that judging candidates of this recall can reach: 2R / (1 + R)."""
+    return 2 * recall / (1 + recall)
+
+
+def balanced_accuracy(truth: Shaped[np.ndarray, " n"], said: Shaped[np.ndarray, " n"]) -> float:
+    """The mean over the classes of the share of their rows that is named rightly."""
+    return float(np.mean([(said[truth == kind] == kind).mean() for kind in np.unique(truth)]))
+
+
+class Reliability(NamedTuple):
+    """For each bin of probability: its rows, their mean probability and the share of cells among them."""
+
+    rows: Int[np.ndarray, " b"]
+    said: Float64[np.ndarray, " b"]
+    seen: Float64[np.ndarray, " b"]
+
+    @property
+    def error(self) -> float:
+        """The expected calibration error: |said − seen|, weighted by rows."""
+        return float(np.sum(self.rows * np.abs(self.said - self.seen)) / max(self.rows.sum(), 1))
+
+
+def reliability(
+    is_cell: Bool[np.ndarray, " n"], p_cell: Real[np.ndarray, " n"], *, bins: int = 10
+) -> Reliability:
+    """Probabilities against what came true, in bins of equal width; empty bins are left out."""
+    at = np.minimum((np.asarray(p_cell, np.float64) * bins).astype(np.int64), bins - 1)
+    rows = np.bincount(at, minlength=bins)
+    some = rows > 0
+    said = np.bincount(at, weights=p_cell, minlength=bins)[some] / rows[some]
+    seen = np.bincount(at, weights=is_cell, minlength=bins)[some] / rows[some]
+    return Reliability(rows[some], said, seen)
+
+
+def calibration_error(
+    is_cell: Bool[np.ndarray, " n"], p_cell: Real[np.ndarray, " n"], *, bins: int = 10
+) -> float:
+    """Expected calibration error in bins of equal width."""
+    return reliability(is_cell, p_cell, bins=bins).error
+
+
+class Interval(NamedTuple):
+    """A figure with its 95 % percentile interval, and what was drawn with replacement for it."""
+
+    value: float
+    low: float
+    high: float
+    over: str
+
+    def as_dict(self) -> dict[str, float | str | list[float]]:
+        return {"value": self.value, "interval": [self.low, self.high], "level": LEVEL, "over": self.over}
+
+
+def bootstrap(
+    metric: Callable[[Int[np.ndarray, " m"]], float | None],
+    groups: Shaped[np.ndarray, " n"],
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Interval | None:
+    """A figure of row numbers with its interval; None where the figure of all rows is None.
+
+    Whole groups (brains, regions) are drawn, which says how much their choice leaves open. Of fewer than
+    five groups, rows are drawn within each: that takes rows to err independently and is narrower than it
+    should be. Draws on which the figure is None are left out.
+    """
+    value = metric(np.arange(len(groups)))
+    if value is None:
+        return None
+    random = np.random.default_rng(seed)
+    names, of = np.unique(groups, return_inverse=True)
+    members = np.split(np.argsort(of, kind="stable"), np.cumsum(np.bincount(of))[:-1])
+    drawn = []
+    for _ in range(resamples):
+        if len(names) >= _FEW_GROUPS:
+            rows = np.concatenate([members[g] for g in random.integers(0, len(names), len(names))])
+        else:
+            rows = np.concatenate([own[random.integers(0, len(own), len(own))] for own in members])
+        if (one := metric(rows)) is not None:
+            drawn.append(one)
+    over = f"{len(names)} groups" if len(names) >= _FEW_GROUPS else "rows"
+    low, high = np.percentile(drawn or [value], [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
+    return Interval(float(value), float(low), float(high), over)
+
+
+def _kept(
+    is_cell: Bool[np.ndarray, " n"], score: Real[np.ndarray, " n"]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Distinct scores from the highest down; cells and rows at or above each."""
+    order = np.argsort(-np.asarray(score, np.float64), kind="stable")
+    falling = np.asarray(score, np.float64)[order]
+    last = np.flatnonzero(np.append(falling[1:] != falling[:-1], True)) if len(falling) else order
+    return falling[last], np.cumsum(is_cell[order])[last], last + 1

@@ -1,0 +1,1 @@
+"""Embeddings become judgements: refinement, probes, calibration; brains never stand on both sides."""

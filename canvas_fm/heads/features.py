@@ -1,0 +1,198 @@
+"""What heads look at: one row of numbers a candidate, in named blocks that know the model they came from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, Float64, Shaped
+
+from canvas_fm.errors import CanvasError, ModelMismatch
+
+CORRECTIONS = ("none", "centre", "standardise", "whiten")
+# Of a covariance, the share of its mean variance that is mixed in: directions without variance stay finite.
+SHRINKAGE = 0.01
+
+
+@dataclass(frozen=True)
+class Made:
+    """By what a block was made: the model's name and sha256, and the settings that decide the numbers."""
+
+    name: str
+    sha256: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"name": self.name, "sha256": self.sha256, "settings": dict(self.settings)}
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """Features of candidates: `x` (n, d) float32, `blocks` by name, `groups` the brain of each row.
+
+    `made` says of each block which model made it; a block of plain columns has none.
+    """
+
+    x: Float32[np.ndarray, "n d"]
+    blocks: Mapping[str, slice]
+    groups: Shaped[np.ndarray, " n"]
+    made: Mapping[str, Made] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.x.ndim != 2 or len(self.groups) != len(self.x):
+            raise CanvasError(
+                f"features have shape {self.x.shape} and {len(self.groups)} groups; expected (n, d) and n"
+            )
+        check_blocks(self.blocks, self.x.shape[1])
+        check_finite(self.x, self.blocks)
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    @property
+    def sha256(self) -> dict[str, str]:
+        """Identity of the model behind each block."""
+        return {name: made.sha256 for name, made in self.made.items()}
+
+    def block(self, name: str) -> Float32[np.ndarray, "n k"]:
+        """The columns of one block."""
+        if name not in self.blocks:
+            raise CanvasError(f"there is no block {name!r}; these features have {', '.join(self.blocks)}")
+        return self.x[:, self.blocks[name]]
+
+    def rows(self, keep: Shaped[np.ndarray, " m"]) -> FeatureSet:
+        """Some rows, by mask or number."""
+        return FeatureSet(self.x[keep], self.blocks, self.groups[keep], self.made)
+
+    def corrected(self, how: str) -> FeatureSet:
+        """The same with every brain corrected by itself (see `Moments.corrected`)."""
+        x = correct_by_group(self.x, self.groups, how)
+        return FeatureSet(x, self.blocks, self.groups, self.made)
+
+
+def stack(parts: Sequence[FeatureSet]) -> FeatureSet:
+    """Features of several brains below each other; ModelMismatch unless blocks and models are the same."""
+    if not parts:
+        raise CanvasError("no features were given")
+    first = parts[0]
+    for part in parts[1:]:
+        if dict(part.blocks) != dict(first.blocks) or dict(part.made) != dict(first.made):
+            raise ModelMismatch(
+                f"features of {_told(part)} cannot stand below those of {_told(first)}; make both anew with "
+                "the same models and settings"
+            )
+    groups = np.concatenate([np.asarray(part.groups, dtype=np.str_) for part in parts])
+    return FeatureSet(np.concatenate([part.x for part in parts]), first.blocks, groups, first.made)
+
+
+def beside(parts: Mapping[str, tuple[Float32[np.ndarray, "n k"], Made | None]], group: str) -> FeatureSet:
+    """Blocks of one brain next to each other, in the order given; rows are the same candidates in each."""
+    blocks: dict[str, slice] = {}
+    start = 0
+    for name, (x, _) in parts.items():
+        blocks[name] = slice(start, start + x.shape[1])
+        start += x.shape[1]
+    x = np.concatenate([x for x, _ in parts.values()], axis=1)
+    made = {name: made for name, (_, made) in parts.items() if made is not None}
+    return FeatureSet(x, blocks, np.full(len(x), group), made)
+
+
+def check_blocks(blocks: Mapping[str, slice], dim: int) -> None:
+    """Raise CanvasError unless every block is a part of the columns, in steps of one, and none overlap."""
+    if not blocks:
+        raise CanvasError("blocks is empty; name at least one, such as {'mae': slice(0, 384)}")
+    taken = np.zeros(dim, dtype=bool)
+    for name, part in blocks.items():
+        start, stop = part.start or 0, dim if part.stop is None else part.stop
+        if part.step not in (None, 1) or not 0 <= start < stop <= dim:
+            raise CanvasError(f"block {name!r} is {part}; expected a part of the {dim} columns")
+        if taken[start:stop].any():
+            raise CanvasError(f"block {name!r} ({part}) overlaps another one")
+        taken[start:stop] = True
+
+
+def check_finite(x: Float32[np.ndarray, "n d"], blocks: Mapping[str, slice] | None = None) -> None:
+    """Raise CanvasError where a feature is NaN or infinite: how many rows, and the first row and block."""
+    # A sum is finite unless something in it is not (or overflows): one pass without a mask of n × d.
+    bad = ~np.isfinite(x.sum(axis=1, dtype=np.float64))
+    if not bad.any():
+        return
+    row = int(np.argmax(bad))
+    column = int(np.argmin(np.isfinite(x[row])))
+    named = [
+        name
+        for name, part in (blocks or {}).items()
+        if (part.start or 0) <= column < (part.stop or len(x[0]))
+    ]
+    where = f" (block {named[0]!r})" if named else ""
+    raise CanvasError(
+        f"features hold NaN or infinite values in {bad.sum()} of {len(bad)} rows, first in row {row + 1}, "
+        f"column {column + 1}{where}; leave those rows out or make the features anew"
+    )
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Mean and covariance of a brain's features, from which its correction follows."""
+
+    mean: Float64[np.ndarray, " d"]
+    covariance: Float64[np.ndarray, "d d"]
+
+    @classmethod
+    def of(cls, x: Float32[np.ndarray, "n d"]) -> Moments:
+        if not len(x):
+            raise CanvasError("a brain without candidates has no mean to correct by")
+        centred = x - x.mean(axis=0, dtype=np.float64)
+        return cls(x.mean(axis=0, dtype=np.float64), centred.T @ centred / len(x))
+
+    def corrected(self, x: Float32[np.ndarray, "n d"], how: str) -> Float32[np.ndarray, "n d"]:
+        """Rows minus the mean; `standardise` also over the deviation, `whiten` by the covariance^(−½).
+
+        Whitening by the symmetric root keeps each column closest to what it was, so that columns of
+        different brains still mean the same. Columns that never change become 0.
+        """
+        if how == "none":
+            return x
+        centred = x - self.mean
+        if how == "standardise":
+            deviation = np.sqrt(np.diag(self.covariance))
+            centred /= np.where(deviation > 1e-12, deviation, 1.0)
+        elif how == "whiten":
+            centred = centred @ self._root()
+        elif how != "centre":
+            raise CanvasError(f"correction is {how!r}; give one of {', '.join(CORRECTIONS)}")
+        return centred.astype(np.float32)
+
+    def _root(self) -> Float64[np.ndarray, "d d"]:
+        size = len(self.mean)
+        level = max(float(np.trace(self.covariance)) / size, 1e-12)
+        values, vectors = np.linalg.eigh((1 - SHRINKAGE) * self.covariance + SHRINKAGE * level * np.eye(size))
+        return (vectors / np.sqrt(values)) @ vectors.T
+
+
+def correct_by_group(
+    x: Float32[np.ndarray, "n d"], groups: Shaped[np.ndarray, " n"], how: str
+) -> Float32[np.ndarray, "n d"]:
+    """Every brain corrected by its own candidates: what is left is how they differ within it."""
+    if how not in CORRECTIONS:
+        raise CanvasError(f"correction is {how!r}; give one of {', '.join(CORRECTIONS)}")
+    if how == "none":
+        return x
+    out = np.empty_like(x)
+    for name in np.unique(groups):
+        mine = groups == name
+        out[mine] = Moments.of(x[mine]).corrected(x[mine], how)
+    return out
+
+
+def _told(features: FeatureSet) -> str:
+    brain = features.groups[0] if len(features) else "an empty brain"
+    blocks = []
+    for name in features.blocks:
+        made = features.made.get(name)
+        blocks.append(
+            name if made is None else f"{name} ({made.name} {made.sha256[:8]} {dict(made.settings)})"
+        )
+    return f"{brain} with blocks {', '.join(blocks)}"

@@ -1,0 +1,138 @@
+"""Which rows are learned from and which are judged: cells of one brain never stand on both sides.
+
+Neighbouring candidates of one brain share tissue, staining and even voxels: a random split among them
+measures memory. So it is refused unless it is forced, and then it is marked for the report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Int64, Shaped
+
+from canvas_fm.errors import CanvasError
+
+By = Literal["brain", "region", "random"]
+
+
+@dataclass(frozen=True)
+class Folds:
+    """A fold's number for every row, and what the folds are made of.
+
+    `by` is `brain` where whole brains are held out; `region` (parts of the only brain) and `random` (rows of
+    the only brain, forced) say less about the next brain, which `warning` puts into words for reports.
+    """
+
+    fold: Int64[np.ndarray, " n"]
+    count: int
+    by: By
+
+    def __iter__(self) -> Iterator[tuple[Int64[np.ndarray, " train"], Int64[np.ndarray, " test"]]]:
+        """Row numbers learned from and row numbers judged, for each fold."""
+        for number in range(self.count):
+            yield np.flatnonzero(self.fold != number), np.flatnonzero(self.fold == number)
+
+    @property
+    def warning(self) -> str | None:
+        """What a reader of the figures has to know; None where whole brains were held out."""
+        return {
+            "brain": None,
+            "region": "one brain only: folds are regions of it, which says little about another brain",
+            "random": "one brain only, split at random because it was forced: neighbours stand on both "
+            "sides, and these figures say nothing about another brain",
+        }[self.by]
+
+
+def grouped_folds(
+    groups: Shaped[np.ndarray, " n"],
+    is_cell: Bool[np.ndarray, " n"],
+    *,
+    folds: int = 5,
+    regions: Shaped[np.ndarray, " n"] | None = None,
+    force_random: bool = False,
+    seed: int = 0,
+) -> Folds:
+    """Folds of whole brains (`groups`): at most `folds`, one a brain where there are fewer brains.
+
+    With one brain alone they are its `regions` (octants, say) where those are given; rows at random only with
+    `force_random`. Brains are spread so that the folds hold about as many rows. Raises CanvasError for fewer
+    labels of a class than folds, for one class alone, and for one brain without regions.
+    """
+    if folds < 2:
+        raise CanvasError(f"folds is {folds}; give at least 2")
+    check_labels(is_cell, folds)
+    random = np.random.default_rng(seed)
+    parts, by = _parts(np.asarray(groups), regions, force_random)
+    if by == "random":
+        fold = _strata(is_cell, folds, random)
+    else:
+        fold = _spread(parts, folds, random)
+    result = Folds(fold, int(fold.max()) + 1, by)
+    _check_both_classes(result, is_cell, parts)
+    return result
+
+
+def check_labels(is_cell: Bool[np.ndarray, " n"], at_least: int = 1) -> None:
+    """Raise CanvasError unless cells and non-cells are both there, at least that many of each."""
+    cells, others = int(is_cell.sum()), int((~is_cell).sum())
+    if not cells or not others:
+        raise CanvasError(
+            f"all {cells + others} labels are {'non-cells' if not cells else 'cells'}: one class only; "
+            "label some candidates of the other class too (1 is a cell, 0 is none)"
+        )
+    if min(cells, others) < at_least:
+        raise CanvasError(
+            f"{cells} cells and {others} non-cells are labelled, fewer than {at_least} folds; "
+            "label more, or ask for fewer folds"
+        )
+
+
+def _parts(
+    groups: np.ndarray, regions: Shaped[np.ndarray, " n"] | None, force_random: bool
+) -> tuple[np.ndarray, By]:
+    names = np.unique(groups)
+    if len(names) > 1:
+        return groups, "brain"
+    if regions is not None and len(np.unique(regions)) > 1:
+        return np.asarray(regions), "region"
+    if force_random:
+        return groups, "random"
+    raise CanvasError(
+        f"all rows are of one brain ({names[0]}): a random split inside it would put neighbours on both "
+        "sides; give a second brain, or regions of this one, or force the random split, which is then marked"
+    )
+
+
+def _spread(parts: np.ndarray, folds: int, random: np.random.Generator) -> Int64[np.ndarray, " n"]:
+    """The largest part first, each to the fold with the fewest rows so far; equal ones by the seed."""
+    _, of, sizes = np.unique(parts, return_inverse=True, return_counts=True)
+    folds = min(folds, len(sizes))
+    held = np.zeros(folds)
+    target = np.empty(len(sizes), np.int64)
+    for part in np.lexsort((random.random(len(sizes)), -sizes)):
+        target[part] = int(np.argmin(held))
+        held[target[part]] += sizes[part]
+    return target[of]
+
+
+def _strata(
+    is_cell: Bool[np.ndarray, " n"], folds: int, random: np.random.Generator
+) -> Int64[np.ndarray, " n"]:
+    fold = np.empty(len(is_cell), np.int64)
+    for kind in (is_cell, ~is_cell):
+        rows = random.permutation(np.flatnonzero(kind))
+        fold[rows] = np.arange(len(rows)) % folds
+    return fold
+
+
+def _check_both_classes(folds: Folds, is_cell: Bool[np.ndarray, " n"], parts: np.ndarray) -> None:
+    for train, test in folds:
+        if is_cell[train].all() or not is_cell[train].any():
+            out = ", ".join(map(str, np.unique(parts[test])))
+            raise CanvasError(
+                f"without {out} all labels are of one class, so nothing can be learned for it; "
+                "every class has to be labelled in two brains (or regions) at least"
+            )
