@@ -7,6 +7,10 @@ class CanvasError(Exception):
     """A mistake of the caller or of their files: one sentence, exit code 1, 4xx over HTTP."""
 
 
+class BadInput(CanvasError, ValueError):
+    """What a head cannot learn from; a ValueError too, because scikit-learn's tools expect one."""
+
+
 class DamagedStore(CanvasError):
     """A file on disk is not what was written: names the array, the chunk and the cause."""
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Float64, Shaped
 
-from canvas_fm.errors import CanvasError, ModelMismatch
+from canvas_fm.errors import BadInput, ModelMismatch
 
 CORRECTIONS = ("none", "centre", "standardise", "whiten")
 # Of a covariance, the share of its mean variance that is mixed in: directions without variance stay finite.
@@ -42,7 +42,7 @@ class FeatureSet:
 
     def __post_init__(self) -> None:
         if self.x.ndim != 2 or len(self.groups) != len(self.x):
-            raise CanvasError(
+            raise BadInput(
                 f"features have shape {self.x.shape} and {len(self.groups)} groups; expected (n, d) and n"
             )
         check_blocks(self.blocks, self.x.shape[1])
@@ -59,7 +59,7 @@ class FeatureSet:
     def block(self, name: str) -> Float32[np.ndarray, "n k"]:
         """The columns of one block."""
         if name not in self.blocks:
-            raise CanvasError(f"there is no block {name!r}; these features have {', '.join(self.blocks)}")
+            raise BadInput(f"there is no block {name!r}; these features have {', '.join(self.blocks)}")
         return self.x[:, self.blocks[name]]
 
     def rows(self, keep: Shaped[np.ndarray, " m"]) -> FeatureSet:
@@ -75,7 +75,7 @@ class FeatureSet:
 def stack(parts: Sequence[FeatureSet]) -> FeatureSet:
     """Features of several brains below each other; ModelMismatch unless blocks and models are the same."""
     if not parts:
-        raise CanvasError("no features were given")
+        raise BadInput("no features were given")
     first = parts[0]
     for part in parts[1:]:
         if dict(part.blocks) != dict(first.blocks) or dict(part.made) != dict(first.made):
@@ -100,21 +100,21 @@ def beside(parts: Mapping[str, tuple[Float32[np.ndarray, "n k"], Made | None]], 
 
 
 def check_blocks(blocks: Mapping[str, slice], dim: int) -> None:
-    """Raise CanvasError unless every block is a part of the columns, in steps of one, and none overlap."""
+    """Raise BadInput unless every block is a part of the columns, in steps of one, and none overlap."""
     if not blocks:
-        raise CanvasError("blocks is empty; name at least one, such as {'mae': slice(0, 384)}")
+        raise BadInput("blocks is empty; name at least one, such as {'mae': slice(0, 384)}")
     taken = np.zeros(dim, dtype=bool)
     for name, part in blocks.items():
         start, stop = part.start or 0, dim if part.stop is None else part.stop
         if part.step not in (None, 1) or not 0 <= start < stop <= dim:
-            raise CanvasError(f"block {name!r} is {part}; expected a part of the {dim} columns")
+            raise BadInput(f"block {name!r} is {part}; expected a part of the {dim} columns")
         if taken[start:stop].any():
-            raise CanvasError(f"block {name!r} ({part}) overlaps another one")
+            raise BadInput(f"block {name!r} ({part}) overlaps another one")
         taken[start:stop] = True
 
 
 def check_finite(x: Float32[np.ndarray, "n d"], blocks: Mapping[str, slice] | None = None) -> None:
-    """Raise CanvasError where a feature is NaN or infinite: how many rows, and the first row and block."""
+    """Raise BadInput where a feature is NaN or infinite: how many rows, and the first row and block."""
     # A sum is finite unless something in it is not (or overflows): one pass without a mask of n × d.
     bad = ~np.isfinite(x.sum(axis=1, dtype=np.float64))
     if not bad.any():
@@ -127,7 +127,7 @@ def check_finite(x: Float32[np.ndarray, "n d"], blocks: Mapping[str, slice] | No
         if (part.start or 0) <= column < (part.stop or len(x[0]))
     ]
     where = f" (block {named[0]!r})" if named else ""
-    raise CanvasError(
+    raise BadInput(
         f"features hold NaN or infinite values in {bad.sum()} of {len(bad)} rows, first in row {row + 1}, "
         f"column {column + 1}{where}; leave those rows out or make the features anew"
     )
@@ -143,7 +143,7 @@ class Moments:
     @classmethod
     def of(cls, x: Float32[np.ndarray, "n d"]) -> Moments:
         if not len(x):
-            raise CanvasError("a brain without candidates has no mean to correct by")
+            raise BadInput("a brain without candidates has no mean to correct by")
         centred = x - x.mean(axis=0, dtype=np.float64)
         return cls(x.mean(axis=0, dtype=np.float64), centred.T @ centred / len(x))
 
@@ -160,12 +160,13 @@ class Moments:
             deviation = np.sqrt(np.diag(self.covariance))
             centred /= np.where(deviation > 1e-12, deviation, 1.0)
         elif how == "whiten":
-            centred = centred @ self._root()
+            centred = centred @ self.root()
         elif how != "centre":
-            raise CanvasError(f"correction is {how!r}; give one of {', '.join(CORRECTIONS)}")
+            raise BadInput(f"correction is {how!r}; give one of {', '.join(CORRECTIONS)}")
         return centred.astype(np.float32)
 
-    def _root(self) -> Float64[np.ndarray, "d d"]:
+    def root(self) -> Float64[np.ndarray, "d d"]:
+        """The covariance^(−½), by which rows minus the mean become white; shrunk a little to the sphere."""
         size = len(self.mean)
         level = max(float(np.trace(self.covariance)) / size, 1e-12)
         values, vectors = np.linalg.eigh((1 - SHRINKAGE) * self.covariance + SHRINKAGE * level * np.eye(size))
@@ -177,7 +178,7 @@ def correct_by_group(
 ) -> Float32[np.ndarray, "n d"]:
     """Every brain corrected by its own candidates: what is left is how they differ within it."""
     if how not in CORRECTIONS:
-        raise CanvasError(f"correction is {how!r}; give one of {', '.join(CORRECTIONS)}")
+        raise BadInput(f"correction is {how!r}; give one of {', '.join(CORRECTIONS)}")
     if how == "none":
         return x
     out = np.empty_like(x)

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Int64, Shaped
 
-from canvas_fm.errors import CanvasError
+from canvas_fm.errors import BadInput
 
 By = Literal["brain", "region", "random"]
 
@@ -58,11 +58,11 @@ def grouped_folds(
     """Folds of whole brains (`groups`): at most `folds`, one a brain where there are fewer brains.
 
     With one brain alone they are its `regions` (octants, say) where those are given; rows at random only with
-    `force_random`. Brains are spread so that the folds hold about as many rows. Raises CanvasError for fewer
+    `force_random`. Brains are spread so that the folds hold about as many rows. Raises BadInput for fewer
     labels of a class than folds, for one class alone, and for one brain without regions.
     """
     if folds < 2:
-        raise CanvasError(f"folds is {folds}; give at least 2")
+        raise BadInput(f"folds is {folds}; give at least 2")
     check_labels(is_cell, folds)
     random = np.random.default_rng(seed)
     parts, by = _parts(np.asarray(groups), regions, force_random)
@@ -76,15 +76,15 @@ def grouped_folds(
 
 
 def check_labels(is_cell: Bool[np.ndarray, " n"], at_least: int = 1) -> None:
-    """Raise CanvasError unless cells and non-cells are both there, at least that many of each."""
+    """Raise BadInput unless cells and non-cells are both there, at least that many of each."""
     cells, others = int(is_cell.sum()), int((~is_cell).sum())
     if not cells or not others:
-        raise CanvasError(
+        raise BadInput(
             f"all {cells + others} labels are {'non-cells' if not cells else 'cells'}: one class only; "
             "label some candidates of the other class too (1 is a cell, 0 is none)"
         )
     if min(cells, others) < at_least:
-        raise CanvasError(
+        raise BadInput(
             f"{cells} cells and {others} non-cells are labelled, fewer than {at_least} folds; "
             "label more, or ask for fewer folds"
         )
@@ -100,7 +100,7 @@ def _parts(
         return np.asarray(regions), "region"
     if force_random:
         return groups, "random"
-    raise CanvasError(
+    raise BadInput(
         f"all rows are of one brain ({names[0]}): a random split inside it would put neighbours on both "
         "sides; give a second brain, or regions of this one, or force the random split, which is then marked"
     )
@@ -132,7 +132,7 @@ def _check_both_classes(folds: Folds, is_cell: Bool[np.ndarray, " n"], parts: np
     for train, test in folds:
         if is_cell[train].all() or not is_cell[train].any():
             out = ", ".join(map(str, np.unique(parts[test])))
-            raise CanvasError(
+            raise BadInput(
                 f"without {out} all labels are of one class, so nothing can be learned for it; "
                 "every class has to be labelled in two brains (or regions) at least"
             )

@@ -32,6 +32,7 @@ def embed_crops(
     crops: Any,
     *,
     pool: str | None = None,
+    layer: int | None = None,
     batch: int = 256,
     device: str | torch.device | None = None,
     precision: str = "fp32",
@@ -41,10 +42,10 @@ def embed_crops(
 
     `crops` are (n, z, y, x) or (n, 1, z, y, x), float in [0, 1] after their volume's window, or raw
     integers with that `window`; `check_crops` says what is refused. `pool` is `mean`, `cls` or `centre`,
-    by default the encoder's own; `device=None` is where the encoder is. The same batch gives the same
-    vectors, another batch the same to 1e-5 of their norm in fp32.
+    by default the encoder's own, `layer` after how many blocks (None: all); `device=None` is where the
+    encoder is. The same batch gives the same vectors, another batch the same to 1e-5 of their norm in fp32.
     """
-    runner = Runner(encoder, pool, device, precision)
+    runner = Runner(encoder, pool, device, precision, layer)
     ready = check_crops(crops, encoder.config, window=window)
     out = np.empty((len(ready), encoder.dim), np.float32)
     for start in range(0, len(ready), _positive(batch)):
@@ -58,6 +59,7 @@ def embed(
     points_zyx: Float[np.ndarray, "n 3"],
     *,
     pool: str | None = None,
+    layer: int | None = None,
     batch: int = 64,
     device: str | torch.device = "auto",
     precision: str = "fp32",
@@ -69,15 +71,15 @@ def embed(
     """One embedding for each point of a volume, (n, d) float32, rows in the order given.
 
     Points are z, y, x in voxels of level 0; a crop around each goes through the volume's window by the
-    model's rule. Crops are read in chunk order; the result, 4·n·d bytes, is held in memory
-    (`embed_to_store` is for more). `reader` keeps decoded chunks from call to call; it has to be a reader
-    of this volume for this encoder.
+    model's rule; `pool` and `layer` are as in `embed_crops`. Crops are read in chunk order; the result,
+    4·n·d bytes, is held in memory (`embed_to_store` is for more). `reader` keeps decoded chunks from call
+    to call; it has to be a reader of this volume for this encoder.
 
     Raises CanvasError for points that are not there or lie outside and a crop larger than the volume,
     ModelMismatch where voxel sizes differ by more than 5 % and neither `resample` (read crops at the
     model's physical size) nor `any_voxel` is given, DamagedStore for damaged chunks.
     """
-    runner = Runner(encoder, pool, device, precision)
+    runner = Runner(encoder, pool, device, precision, layer)
     points = check_points(points_zyx, volume.shape_zyx)
     source = Source.of(encoder.config, volume, resample=resample, any_voxel=any_voxel, reader=reader)
     out = np.empty((len(points), encoder.dim), np.float32)
@@ -95,6 +97,7 @@ def embed_to_store(
     out: str | Path,
     *,
     pool: str | None = None,
+    layer: int | None = None,
     batch: int = 64,
     device: str | torch.device = "auto",
     precision: str = "fp32",
@@ -111,7 +114,7 @@ def embed_to_store(
     does not grow with the vectors.
     """
     out = Path(out)
-    runner = Runner(encoder, pool, device, precision)
+    runner = Runner(encoder, pool, device, precision, layer)
     zyx = check_points(points.zyx, volume.shape_zyx)
     source = Source.of(encoder.config, volume, resample=resample, any_voxel=any_voxel)
     attributes = _attributes(runner, source, points)
@@ -139,11 +142,20 @@ class Runner:
     """An encoder with its pooling, device and precision settled: windowed crops in, vectors out."""
 
     def __init__(
-        self, encoder: Encoder, pool: str | None, device: str | torch.device | None, precision: str
+        self,
+        encoder: Encoder,
+        pool: str | None,
+        device: str | torch.device | None,
+        precision: str,
+        layer: int | None = None,
     ) -> None:
         self.pool = pool or encoder.config.pool
         if self.pool not in POOLS:
             raise CanvasError(f"pool is {self.pool!r}; give one of {', '.join(POOLS)}")
+        depth = encoder.config.architecture.depth
+        if layer is not None and not 0 <= layer <= depth:
+            raise CanvasError(f"layer is {layer}; {encoder.name} has {depth} blocks: give 0 to {depth}")
+        self.layer = None if layer == depth else layer  # after the last block is what the encoder gives
         self.encoder = encoder if device is None else encoder.to(pick_device(device))
         self.dtype = pick_precision(precision, self.encoder.device)
 
@@ -156,7 +168,7 @@ class Runner:
         device = self.encoder.device
         given = torch.from_numpy(np.ascontiguousarray(crops)).to(device)
         with torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
-            vectors = self.encoder.net(given, self.pool).float().cpu().numpy()
+            vectors = self.encoder.net(given, self.pool, self.layer).float().cpu().numpy()
         if not np.isfinite(vectors).all():
             bad = ~np.isfinite(vectors).all(axis=1)
             raise CanvasError(
@@ -172,6 +184,7 @@ def _attributes(runner: Runner, source: Source, points: Points) -> dict[str, Any
     inputs = {
         "encoder": encoder.sha256,
         "pool": runner.pool,
+        **({} if runner.layer is None else {"layer": runner.layer}),
         "precision": runner.precision,
         "volume": volume_identity(volume),
         "window": list(source.window),
@@ -183,6 +196,7 @@ def _attributes(runner: Runner, source: Source, points: Points) -> dict[str, Any
         "encoder_sha256": encoder.sha256,
         "encoder": encoder.name,
         "pool": runner.pool,
+        **({} if runner.layer is None else {"layer": runner.layer}),
         "precision": runner.precision,
         "volume": volume.name,
         "marker": volume.marker,

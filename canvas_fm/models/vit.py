@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import islice
 from typing import Literal, get_args
 
 import torch
@@ -131,9 +132,15 @@ class ViTEncoder(nn.Module):
         nn.init.normal_(self.cls_token, std=0.02)
 
     def tokens(
-        self, crops: Float[Tensor, "b 1 z y x"], visible: Int[Tensor, "b k"] | None = None
+        self,
+        crops: Float[Tensor, "b 1 z y x"],
+        visible: Int[Tensor, "b k"] | None = None,
+        layer: int | None = None,
     ) -> Float[Tensor, "b sequence d"]:
-        """Tokens after the final norm, the class token first; with `visible`, of those patches alone."""
+        """Tokens after the final norm, the class token first; with `visible`, of those patches alone.
+
+        With `layer` they leave after so many blocks (0: before the first), through the final norm as well.
+        """
         patches = patchify(crops, self.config.patch_zyx)
         positions: Tensor = self.positions
         if visible is not None:
@@ -142,17 +149,19 @@ class ViTEncoder(nn.Module):
         x = self.patch_embed((patches - VOXEL_MEAN) / VOXEL_STD)
         x = x + positions.to(x.dtype)
         x = torch.cat([self.cls_token.to(x.dtype).expand(x.shape[0], -1, -1), x], dim=1)
-        for block in self.blocks:
+        for block in islice(self.blocks, layer):
             x = block(x)
         return self.norm(x)
 
-    def forward(self, crops: Float[Tensor, "b 1 z y x"], pool: str = "mean") -> Float[Tensor, "b d"]:
-        """One embedding a crop.
+    def forward(
+        self, crops: Float[Tensor, "b 1 z y x"], pool: str = "mean", layer: int | None = None
+    ) -> Float[Tensor, "b d"]:
+        """One embedding a crop, after `layer` blocks (None: after all).
 
         `mean` is the mean of the patch tokens, `cls` the class token, `centre` the mean of the (up to) 8
         tokens around the crop's centre, where the cell is.
         """
-        tokens = self.tokens(crops)
+        tokens = self.tokens(crops, layer=layer)
         if pool == "mean":
             return tokens[:, 1:].mean(dim=1)
         if pool == "cls":

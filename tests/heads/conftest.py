@@ -1,0 +1,62 @@
+"""A volume of bright cells among dimmer spots, its candidates, and a tiny encoder and detector."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from canvas_fm.data.points import Points
+from canvas_fm.data.volume import Volume
+from canvas_fm.models.checkpoint import Detector, Encoder, save_detector, save_encoder
+from canvas_fm.models.convmixer import ConvMixerConfig, HeatMapNet
+from canvas_fm.models.mae import DecoderConfig, MaskedAutoencoder
+from canvas_fm.models.vit import EncoderConfig
+
+VOXEL_UM = (4.0, 2.0, 2.0)
+SHAPE = (16, 64, 64)
+
+
+@pytest.fixture(scope="session")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Encoder:
+    return make_encoder(tmp_path_factory.mktemp("encoders") / "tiny")
+
+
+def make_encoder(folder: Path, seed: int = 0) -> Encoder:
+    torch.manual_seed(seed)
+    architecture = EncoderConfig(crop_zyx=(4, 8, 8), patch_zyx=(1, 2, 2), dim=24, depth=2, heads=2)
+    mae = MaskedAutoencoder(architecture, DecoderConfig(dim=12, depth=1, heads=2))
+    return save_encoder(folder, mae, voxel_um=VOXEL_UM)
+
+
+@pytest.fixture(scope="session")
+def detector(tmp_path_factory: pytest.TempPathFactory) -> Detector:
+    torch.manual_seed(1)
+    net = HeatMapNet(ConvMixerConfig(dim=4, depth=1, kernel_zyx=(3, 3, 3)))
+    folder = tmp_path_factory.mktemp("detectors") / "spots"
+    return save_detector(folder, net, voxel_um=VOXEL_UM, threshold=0.5, min_distance_um=6)
+
+
+def spots(path: Path, seed: int, n: int = 80, **options: Any) -> tuple[Volume, Points]:
+    """A volume with n candidates of which a half, the bright ones, are cells: column `label`."""
+    random = np.random.default_rng(seed)
+    voxels = random.integers(100, 200, SHAPE)
+    places = random.permutation(np.stack(np.meshgrid(range(2, 15, 4), range(3, 62, 6), range(3, 62, 6),
+                                                     indexing="ij"), -1).reshape(-1, 3))[:n]  # fmt: skip
+    label = np.arange(n) % 2
+    for (z, y, x), cell in zip(places, label, strict=True):
+        voxels[z, y - 1 : y + 2, x - 1 : x + 2] += 900 if cell else 300
+    with Volume.create(path, SHAPE, voxel_um=VOXEL_UM, chunk_zyx=(8, 32, 32), **options) as writer:
+        writer.write((0, 0, 0), voxels.astype(np.uint16))
+    notes = np.array([f"row {row}" for row in range(n)])
+    return Volume.open(path), Points(places.astype(float), {"label": label, "note": notes})
+
+
+@pytest.fixture(scope="session")
+def brains(tmp_path_factory: pytest.TempPathFactory, _own_cache: None) -> list[tuple[Volume, Points]]:
+    """Three volumes `a`, `b` and `c` with their candidates."""
+    folder = tmp_path_factory.mktemp("brains")
+    return [spots(folder / f"{name}.zarr", seed) for seed, name in enumerate("abc")]
