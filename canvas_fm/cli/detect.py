@@ -149,20 +149,19 @@ def _add_train_detector(verbs: Verbs) -> None:
 
 
 def run_detect(args: argparse.Namespace) -> None:
-    from canvas_fm.cli.options import open_volume, print_result, report_bad_chunks
-    from canvas_fm.inference.job import plan, run
+    from canvas_fm.cli.options import open_volume, print_result, say_bad_chunks
+    from canvas_fm.inference.job import bad_chunks_of, plan, run
 
     if args.out is None and not args.dry_run:
         raise CanvasError("detect needs --out CELLS.csv (or .parquet), the file to write; or --dry-run")
     volume = open_volume(args.volume, args)
     job = _log_job(args, volume) if args.method == "log" else _net_job(args, volume)
     if args.dry_run:
-        cost = plan(job)
-        cost["minutes"] = round(cost["minutes"] / args.workers, 2)
-        print_result(cost, args.json)
+        print_result(plan(job, workers=args.workers), args.json)
         return
     points = run(job, args.out, workers=args.workers, scheduler=args.scheduler)
-    skipped = report_bad_chunks([volume])
+    # The points know of every chunk that was passed over, by whichever process and in whichever run.
+    skipped = say_bad_chunks({args.volume: bad_chunks_of(points)})
     result = {"cells": len(points), "written": args.out, **points.meta}
     result.pop("bad_chunks", None)
     print_result(result | ({"bad_chunks": skipped} if skipped else {}), args.json)
@@ -196,9 +195,17 @@ def _net_job(args: argparse.Namespace, volume: Volume) -> Job:
 def _log_job(args: argparse.Namespace, volume: Volume) -> Job:
     from canvas_fm.inference.detect import TILE_ZYX, log_job
 
-    for flag, given in (("DETECTOR", args.detector), ("--background", args.background)):
+    precision = None if args.precision == "fp32" else args.precision
+    for flag, given in (
+        ("DETECTOR", args.detector),
+        ("--background", args.background),
+        ("--resample", args.resample or None),
+        ("--any-voxel", args.any_voxel or None),
+        ("--precision", precision),
+    ):
         if given is not None:
-            raise CanvasError(f"--method log takes no {flag}; {given!r} was given")
+            shown = "" if given is True else f"; {given!r} was given"
+            raise CanvasError(f"--method log takes no {flag}: it needs no model{shown}")
     settings = {
         "sigma_um": args.sigma_um,
         "threshold": args.threshold,

@@ -91,9 +91,14 @@ def open_volume(path: str, args: argparse.Namespace) -> Volume:
 
 def report_bad_chunks(volumes: list[Volume]) -> dict[str, list[str]]:
     """Name every chunk that was passed over on stderr; the result carries the same list."""
+    return say_bad_chunks({str(volume.path): list(volume.bad_chunks) for volume in volumes})
+
+
+def say_bad_chunks(chunks_of: dict[str, list[str]]) -> dict[str, list[str]]:
+    """As `report_bad_chunks`, for lists by path."""
     import sys
 
-    skipped = {str(volume.path): list(volume.bad_chunks) for volume in volumes if volume.bad_chunks}
+    skipped = {path: chunks for path, chunks in chunks_of.items() if chunks}
     for path, chunks in skipped.items():
         print(
             f"canvas-fm: warning: {path}: {len(chunks)} damaged chunks were read as zeros:", file=sys.stderr

@@ -31,6 +31,8 @@ from canvas_fm.inference.tilework import TileWork
 from canvas_fm.inference.workers import map_tiles
 from canvas_fm.progress import bar
 
+_BAD_CHUNKS, _BETWEEN = "bad_chunks", " | "
+
 
 @dataclass(frozen=True)
 class Found:
@@ -106,7 +108,7 @@ class Job:
         if isinstance(source, Resampled):
             zyx = source.to_volume(zyx)
         bad = sorted({sentence for part in found for sentence in part.bad_chunks})
-        meta = self.meta | ({"bad_chunks": " | ".join(bad)} if bad else {})
+        meta = self.meta | ({_BAD_CHUNKS: _BETWEEN.join(bad)} if bad else {})
         return Points(zyx, {"score": score[keep]}, meta)
 
     def digest(self) -> str:
@@ -173,22 +175,36 @@ def run(
     return points
 
 
-def plan(job: Job) -> dict[str, Any]:
-    """What a job would cost: tiles, voxels, bytes to read, and minutes by the time of its middle tile."""
+def plan(job: Job, *, workers: int = 1) -> dict[str, Any]:
+    """What a job would cost: tiles, voxels, bytes to read, and minutes if `workers` do not slow each other.
+
+    The minutes are those of all tiles if they took as long as the slowest that was tried: the middle one,
+    and where no cell is found in it up to four others, because empty tiles only cost their reading.
+    """
     reads = [job.boxes(core)[0].voxels for core in job.tiles]
     per_voxel = sum(volume.dtype.itemsize for volume in job.volumes)
-    middle = len(job.tiles) // 2
-    began = time.perf_counter()
-    cells = len(job.tile(middle).maxima)
-    seconds = time.perf_counter() - began
+    slowest = 0.0
+    for share in (1 / 2, 1 / 4, 3 / 4, 1 / 8, 7 / 8):
+        number = int(share * len(job.tiles))
+        began = time.perf_counter()
+        cells = len(job.tile(number).maxima)
+        slowest = max(slowest, (time.perf_counter() - began) / reads[number])
+        if cells:
+            break
     return {
         "tiles": len(job.tiles),
         "voxels": job.region.voxels,
         "bytes_read": sum(reads) * per_voxel,
-        "minutes": round(seconds * sum(reads) / reads[middle] / 60, 2),
-        "seconds_middle_tile": round(seconds, 3),
-        "cells_middle_tile": cells,
+        "minutes": round(slowest * sum(reads) / max(workers, 1) / 60, 2),
+        "tried_tile": number,
+        "cells_in_it": cells,
     }
+
+
+def bad_chunks_of(points: Points) -> list[str]:
+    """A sentence for each damaged chunk that was read as zeros on the way to these points."""
+    joined = points.meta.get(_BAD_CHUNKS, "")
+    return joined.split(_BETWEEN) if joined else []
 
 
 def just_below(threshold: float) -> float:

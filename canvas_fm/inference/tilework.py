@@ -8,6 +8,7 @@ import os
 import shutil
 import zipfile
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,7 +17,7 @@ import numpy as np
 
 from canvas_fm.data.disk import write_atomic, write_text_atomic
 from canvas_fm.data.points import Points
-from canvas_fm.errors import CanvasError, DamagedStore
+from canvas_fm.errors import CanvasError, DamagedStore, MissingExtra
 from canvas_fm.inference.embeddings import unfinished_folder
 from canvas_fm.inference.unfinished import refuse_other_inputs, take_lock
 
@@ -41,6 +42,9 @@ class TileWork:
     def __enter__(self) -> TileWork:
         if self.out.suffix.lower() not in (".csv", ".parquet"):
             raise CanvasError(f"{self.out}: points are written as .csv or .parquet")
+        if self.out.suffix.lower() == ".parquet" and find_spec("pyarrow") is None:
+            # Now, not after hours of work when the points are to be written.
+            raise MissingExtra("pyarrow", "parquet", f"writing {self.out.name}")
         if not self.out.parent.is_dir():
             raise CanvasError(f"{self.out} cannot be written: there is no folder {self.out.parent}")
         if self.out.exists():
