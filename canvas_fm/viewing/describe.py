@@ -12,7 +12,7 @@ from canvas_fm.data.volume import Volume
 from canvas_fm.errors import CanvasError
 from canvas_fm.shipped import find, shipped
 
-_TABLES = (".csv", ".tsv", ".txt", ".parquet", ".pq")
+_POINTS = (".csv", ".tsv", ".txt", ".parquet", ".pq", ".xml", ".nml")
 _MAX_FILES = 200_000  # counting more would keep a person waiting for a size
 
 
@@ -25,9 +25,11 @@ def describe(path: str | Path, **volume_options: Any) -> dict[str, Any]:
     path = Path(path)
     if not path.exists():
         if str(path) in shipped("model"):
-            return describe_model(find("model", path))
+            from canvas_fm.evaluation.card import figures_of
+
+            return describe_model(find("model", path)) | figures_of(str(path))
         raise CanvasError(f"{path} does not exist, and no shipped model has that name")
-    if path.is_file() and path.suffix.lower() in _TABLES:
+    if path.is_file() and path.suffix.lower() in _POINTS:
         return _describe_points(path)
     if path.is_file() and path.suffix.lower() in (".yaml", ".yml"):
         return _describe_recipe(path)

@@ -148,6 +148,12 @@ def test_points_convert_takes_formats_and_columns_by_name(files, result, refusal
     assert "--voxel-um Z Y X" in said
 
 
+def test_info_reads_other_programs_points(files, result):
+    result("points", "convert", files / "pred.csv", files / "cells.xml")
+    said = result("info", files / "cells.xml")
+    assert (said["kind"], said["rows"]) == ("points", 10)
+
+
 def test_the_formats_of_the_parser_are_those_of_the_reader():
     assert FORMATS == formats.FORMATS
 

@@ -1,0 +1,219 @@
+"""Model cards: the prose is a person's, every number comes from NAME.report.json beside NAME.md.
+
+A card may quote figures of volumes that its model never saw: those of folds, and those of test volumes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from canvas_fm.data.disk import write_text_atomic
+from canvas_fm.data.settings import Section, read_settings
+from canvas_fm.errors import CanvasError
+from canvas_fm.evaluation.score import Score
+from canvas_fm.shipped import find
+
+BEGIN, END = "<!-- report:begin, written from the report beside this page -->", "<!-- report:end -->"
+_SUFFIX = ".report.json"
+_CONFIG_FACTS = ("threshold", "min_distance_um", "smooth_um", "pool")
+_AS_A_FACT = {"threshold": "operating threshold", "min_distance_um": "least distance of two cells, µm"}
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Figure(Section):
+    """One metric on one volume, or on several pooled: `n` cells, its interval, and what stands beside it."""
+
+    data: str
+    split: Literal["fold", "test"]
+    metric: str = "F1"
+    n: int = Field(ge=0)
+    value: float
+    low: float | None = None
+    high: float | None = None
+    beside: dict[str, float] = Field(default_factory=dict)
+
+
+class Report(Section):
+    """Where a released model comes from and how it did; `sha256` is that of its folder's config."""
+
+    model: str
+    sha256: Sha256
+    command: str
+    seed: int
+    cpu_minutes: float = Field(gt=0)
+    machine: str
+    protocol: str
+    figures: Annotated[list[Figure], Field(min_length=1)]
+    versions: dict[str, str] = Field(default_factory=dict)
+    data_sha256: dict[str, Sha256] = Field(default_factory=dict)
+
+
+def figure_of(
+    score: Score,
+    data: str,
+    split: Literal["fold", "test"],
+    *,
+    beside: Mapping[str, float] | None = None,
+) -> Figure:
+    """The F1 of a score as a card quotes it."""
+    counts = score.counts
+    low, high = score.interval.of.get("f1", (None, None))
+    return Figure(
+        data=data, split=split, n=counts.tp + counts.fn, value=counts.f1 or 0.0, low=low, high=high,
+        beside=dict(beside or {}),
+    )  # fmt: skip
+
+
+def write_card(report: Report, cards: str | Path, *, about: str | None = None) -> Path:
+    """Write NAME.report.json and put its numbers into NAME.md, in a folder of cards; returns the page.
+
+    The page keeps its prose, only what stands between the marks is written anew; a page that is not there yet
+    begins with `about`. Raises CanvasError where the report is not of the model that is there by its name.
+    """
+    cards = Path(cards)
+    config = _config(report.model)
+    _same(report, config)
+    page = cards / f"{report.model}.md"
+    if page.is_file():
+        before, _, after = _parts(page)
+    elif about is None:
+        raise CanvasError(f"there is no {page} yet; give the text that it begins with (about)")
+    else:
+        before, after = f"# {report.model}\n\n{about.strip()}\n\n", "\n"
+    report_path = page.with_name(f"{report.model}{_SUFFIX}")
+    write_text_atomic(report_path, json.dumps(report.model_dump(), indent=1, ensure_ascii=False) + "\n")
+    write_text_atomic(page, before + _block(report, config) + after)
+    return page
+
+
+def check_card(name: str, cards: str | Path | None = None) -> list[str]:
+    """A sentence for everything in which model, report and card disagree; none where they are one."""
+    page = _page(name, cards)
+    report = read_report(name, cards)
+    config = _config(name)
+    try:
+        _same(report, config)
+        block = _parts(page)[1]
+    except CanvasError as problem:
+        return [str(problem)]
+    written, expected = block.splitlines(), _block(report, config).splitlines()
+    faults = [
+        f"{page}: {one!r} stands there, by the report it is {other!r}"
+        for one, other in zip(written, expected, strict=False)
+        if one != other
+    ]
+    if len(written) != len(expected):
+        faults.append(f"{page}: {len(written)} lines between the marks, by the report {len(expected)}")
+    return faults
+
+
+def read_report(name: str, cards: str | Path | None = None) -> Report:
+    """The report beside a model's card."""
+    path = _page(name, cards).with_name(f"{name}{_SUFFIX}")
+    report = read_settings(path, Report)
+    if report.model != name:
+        raise CanvasError(f"{path} is a report of {report.model!r}, not of {name!r}")
+    return report
+
+
+def figures_of(name: str) -> dict[str, Any]:
+    """Card and figures of a shipped model for `info`: nothing where it has no card."""
+    try:
+        page = _page(name, None)
+    except CanvasError:
+        return {}
+    figures = [figure.model_dump(exclude_none=True) for figure in read_report(name).figures]
+    return {"card": str(page), "figures": [{k: v for k, v in f.items() if v != {}} for f in figures]}
+
+
+def _page(name: str, cards: str | Path | None) -> Path:
+    return find("card", name) if cards is None else Path(cards) / f"{name}.md"
+
+
+def _config(name: str) -> dict[str, Any]:
+    """The model's config as it stands in its folder, which has been checked byte by byte."""
+    from canvas_fm.models.checkpoint import load
+
+    folder = find("model", name)
+    load(folder)
+    return dict(json.loads((folder / "config.json").read_bytes()))
+
+
+def _same(report: Report, config: Mapping[str, Any]) -> None:
+    if report.sha256 != config["sha256"]:
+        raise CanvasError(
+            f"the report is of a model with sha256 {report.sha256[:12]}…; the folder of {report.model} holds "
+            f"{config['sha256'][:12]}…: score the model that is there"
+        )
+
+
+def _parts(page: Path) -> tuple[str, str, str]:
+    """What stands before, between and after the marks."""
+    text = page.read_text(encoding="utf-8")
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+        raise CanvasError(f"{page} does not hold the two marks {BEGIN} and {END} once each, in this order")
+    start, end = text.index(BEGIN), text.index(END) + len(END)
+    return text[:start], text[start:end], text[end:]
+
+
+def _block(report: Report, config: Mapping[str, Any]) -> str:
+    """The part of a card that is written from its report and the model's config."""
+    rule = config["window_rule"]
+    facts = {
+        "identity (sha256)": f"`{report.sha256}`",
+        "voxel size z, y, x, µm": " × ".join(f"{um:g}" for um in config["voxel_um"]),
+        "window": f"{rule['kind']} {rule['low']:g} to {rule['high']:g}",
+        "architecture": ", ".join(f"{key} {_plain(value)}" for key, value in config["architecture"].items()),
+        **{_AS_A_FACT.get(k, k.replace("_", " ")): _plain(config[k]) for k in _CONFIG_FACTS if k in config},
+        "trained on": ", ".join(_trained_on(config["provenance"])) or "not stated",
+        "made by": f"`{report.command}`",
+        "seed and cost": f"{report.seed}, {report.cpu_minutes:.0f} CPU minutes on {report.machine}",
+        **{f"made with {name}": version for name, version in report.versions.items()},
+    }
+    return "\n".join(
+        [
+            BEGIN,
+            *_table(["what", "value"], [[name, text] for name, text in facts.items()]),
+            "",
+            f"{report.protocol.strip()} Intervals are 95 %.",
+            "",
+            *_figures(report.figures),
+            END,
+        ]
+    )
+
+
+def _figures(figures: Sequence[Figure]) -> list[str]:
+    others = list(dict.fromkeys(name for figure in figures for name in figure.beside))
+    rows = []
+    for figure in figures:
+        ends = (figure.low, figure.high)
+        interval = "–" if None in ends else " to ".join(f"{end:.3f}" for end in ends)
+        beside = [f"{figure.beside[name]:.3f}" if name in figure.beside else "–" for name in others]
+        of = [figure.data, figure.split, f"{figure.n:,}", figure.metric]
+        rows.append([*of, f"{figure.value:.3f}", interval, *beside])
+    return _table(["data", "split", "cells", "metric", "value", "interval", *others], rows)
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return [f"| {' | '.join(map(_cell, line))} |" for line in lines]
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def _trained_on(provenance: Mapping[str, Any]) -> list[str]:
+    listed = provenance.get("trained_on") or []
+    return [str(one["name"]) if isinstance(one, dict) and "name" in one else str(one) for one in listed]
+
+
+def _plain(value: Any) -> str:
+    return " × ".join(map(_plain, value)) if isinstance(value, list) else f"{value}"
