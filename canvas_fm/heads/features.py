@@ -133,6 +133,21 @@ def check_finite(x: Float32[np.ndarray, "n d"], blocks: Mapping[str, slice] | No
     )
 
 
+def check_made(name: str, given: Made | None, wanted: Made | None) -> None:
+    """Raise ModelMismatch unless a block was made by the same model with the same settings."""
+    if given is None or wanted is None or given.as_dict() == wanted.as_dict() | {"name": given.name}:
+        return
+    if given.sha256 != wanted.sha256:
+        raise ModelMismatch(
+            f"the {name} features are of {given.name} (sha256 {given.sha256[:12]}); this refiner was fitted "
+            f"with {wanted.name} (sha256 {wanted.sha256[:12]}): give that model, or fit anew with this one"
+        )
+    raise ModelMismatch(
+        f"the {name} features were made with {dict(given.settings)}; this refiner was fitted with "
+        f"{dict(wanted.settings)}: make them that way"
+    )
+
+
 @dataclass(frozen=True)
 class Moments:
     """Mean and covariance of a brain's features, from which its correction follows."""

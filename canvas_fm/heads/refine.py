@@ -20,10 +20,10 @@ from canvas_fm.heads.columns import CONCAT, Columns
 from canvas_fm.heads.features import (
     CORRECTIONS,
     FeatureSet,
-    Made,
     Moments,
     check_blocks,
     check_finite,
+    check_made,
     correct_by_group,
 )
 from canvas_fm.heads.fitting import Fitted, Rows, fit_head
@@ -260,6 +260,10 @@ class Refiner(ClassifierMixin, BaseEstimator):
         if labels.shape != (n,):
             raise BadInput(f"labels have shape {labels.shape}; expected ({n},), one a row of the features")
         keep = np.ones(n, bool) if self.unlabelled is None else labels != self.unlabelled
+        if not keep.any():
+            raise BadInput(
+                f"none of the {n} rows carries a label: all are {self.unlabelled}, which is skipped"
+            )
         check_classification_targets(labels[keep])
         if keep.any() and type_of_target(labels[keep]) == "multiclass":
             raise BadInput(
@@ -267,26 +271,12 @@ class Refiner(ClassifierMixin, BaseEstimator):
                 f"of 1 (a cell) and 0 (none); found {np.unique(labels[keep])[:6].tolist()}"
             )
         self.classes_ = np.unique(labels[keep])
+        if len(self.classes_) < 2:
+            raise BadInput(
+                f"all {keep.sum()} labels are {self.classes_[0]} ({n - keep.sum()} more are skipped): one "
+                "class only; label some candidates of the other class too (1 is a cell, 0 is none)"
+            )
         return labels, keep
-
-
-def check_made(name: str, given: Made | None, wanted: Made | None) -> None:
-    """Raise ModelMismatch unless a block was made by the same model with the same settings."""
-    if given is None or wanted is None or (given.sha256 == wanted.sha256 and _same(given, wanted)):
-        return
-    if given.sha256 != wanted.sha256:
-        raise ModelMismatch(
-            f"the {name} features are of {given.name} (sha256 {given.sha256[:12]}); this refiner was fitted "
-            f"with {wanted.name} (sha256 {wanted.sha256[:12]}): give that model, or fit anew with this one"
-        )
-    raise ModelMismatch(
-        f"the {name} features were made with {dict(given.settings)}; this refiner was fitted with "
-        f"{dict(wanted.settings)}: make them that way"
-    )
-
-
-def _same(one: Made, other: Made) -> bool:
-    return dict(one.settings) == dict(other.settings)
 
 
 def _column(labels: np.ndarray) -> np.ndarray:

@@ -45,10 +45,12 @@ def train_mlp(
     dropout: float = 0.2,
     batch: int = 256,
     rate: float = 1e-3,
+    least_steps: int = 200,
 ) -> tuple[nn.Linear, nn.Linear]:
     """Two layers fitted by AdamW under a cosine of rates, on the device where `x` is; the same for a seed.
 
-    A cell's loss counts `cell_weight` times.
+    A cell's loss counts `cell_weight` times. Few rows are gone through more often than `epochs` times, until
+    `least_steps` are done.
     """
     devices = [x.device] if x.device.type == "cuda" else []
     with torch.random.fork_rng(devices), torch.enable_grad():
@@ -56,7 +58,9 @@ def train_mlp(
         first, last = nn.Linear(x.shape[1], hidden).to(x.device), nn.Linear(hidden, 1).to(x.device)
         net = nn.Sequential(first, nn.GELU(), nn.Dropout(dropout), last)
         optimizer = torch.optim.AdamW(net.parameters(), lr=rate, weight_decay=weight_decay)
-        steps = epochs * -(-len(x) // batch)
+        each = -(-len(x) // batch)
+        epochs = max(epochs, -(-least_steps // each))
+        steps = epochs * each
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         loss = nn.BCEWithLogitsLoss(pos_weight=torch.tensor(cell_weight, device=x.device))
         for _ in range(epochs):
