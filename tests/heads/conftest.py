@@ -60,3 +60,54 @@ def brains(tmp_path_factory: pytest.TempPathFactory, _own_cache: None) -> list[t
     """Three volumes `a`, `b` and `c` with their candidates."""
     folder = tmp_path_factory.mktemp("brains")
     return [spots(folder / f"{name}.zarr", seed) for seed, name in enumerate("abc")]
+
+
+TASK_SHAPE = (18, 96, 96)
+
+
+def shapes(path: Path, seed: int, gain: float) -> tuple[Volume, Points, Points]:
+    """A volume of spots, round ones cells, small and stretched ones none; its candidates and its true cells.
+
+    Candidates carry their own score and labels 1, 0 and a few −1; three true cells have no candidate.
+    """
+    random = np.random.default_rng(seed)
+    grid = np.stack(np.meshgrid((5, 12), range(8, 92, 11), range(8, 92, 11), indexing="ij"), -1).reshape(
+        -1, 3
+    )
+    centre = grid + random.uniform(-1.4, 1.4, grid.shape) * (0.7, 1, 1)
+    kind = random.random(len(grid)) < 0.35
+    z, y, x = np.meshgrid(*map(np.arange, TASK_SHAPE), indexing="ij", sparse=True)
+    image = random.normal(100, 12, TASK_SHAPE)
+    height = random.uniform(220, 420, len(grid))
+    for (cz, cy, cx), cell, high in zip(centre, kind, height, strict=True):
+        other = (2.5, 2.5, 2.5) if random.random() < 0.5 else (2.5, 2.5, 9.0)
+        deep, tall, wide = (5.0, 5.0, 5.0) if cell else other
+        r2 = ((z - cz) * 4 / deep) ** 2 + ((y - cy) * 2 / tall) ** 2 + ((x - cx) * 2 / wide) ** 2
+        image += high * np.exp(-0.5 * r2)
+    with Volume.create(path, TASK_SHAPE, voxel_um=VOXEL_UM, chunk_zyx=(8, 32, 32)) as writer:
+        writer.write((0, 0, 0), np.clip(image * gain, 0, 65535).astype(np.uint16))
+    label = kind.astype(np.int64)
+    label[::29] = -1
+    own = height / 400 + 0.15 * kind + random.normal(0, 0.05, len(grid))
+    shown = np.ones(len(grid), bool)
+    shown[np.flatnonzero(label == 1)[:3]] = False
+    points = Points(centre[shown], {"score": own[shown], "label": label[shown]})
+    return Volume.open(path), points, Points(centre[label == 1])
+
+
+@pytest.fixture(scope="session")
+def shape_volumes(
+    tmp_path_factory: pytest.TempPathFactory, _own_cache: None
+) -> list[tuple[Volume, Points, Points]]:
+    """Three volumes of about 125 candidates, the third six times as bright."""
+    folder = tmp_path_factory.mktemp("shapes")
+    gains = {"a": 1.0, "b": 1.5, "c": 6.0}
+    return [shapes(folder / f"{name}.zarr", seed, gains[name]) for seed, name in enumerate(gains)]
+
+
+@pytest.fixture(scope="session")
+def task(shape_volumes: list[tuple[Volume, Points, Points]]) -> Any:
+    """The three volumes as one task, tolerance 6 µm."""
+    from canvas_fm.heads.candidates import Candidates, Task
+
+    return Task([Candidates.of(*given, tolerance_um=6.0) for given in shape_volumes])

@@ -1,0 +1,107 @@
+"""What more labels are worth: a figure against the number of labels, and a sentence about it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int64
+
+COUNTS = (20, 50, 100, 500, 2000)
+_FEWEST = 3  # of each class in every draw: fewer cannot be split for a threshold
+_MORE = 50
+
+
+@dataclass(frozen=True)
+class LabelCurve:
+    """`values[n]` are the figures of all seeds with n labels; `figure` names them (F1, say)."""
+
+    figure: str
+    values: Mapping[int, Sequence[float]]
+
+    def mean(self, n: int) -> float:
+        return float(np.mean(self.values[n]))
+
+    def interval(self, n: int) -> tuple[float, float]:
+        """95 % of a t distribution over the seeds; no width where there is one seed."""
+        return t_interval(self.values[n])
+
+    @property
+    def worth(self) -> tuple[float, float] | None:
+        """What 50 more labels bring at the curve's end, and its standard error; None with one point.
+
+        By the slope against the logarithm of the number of labels over the last three points.
+        """
+        counts = sorted(self.values)[-3:]
+        if len(counts) < 2:
+            return None
+        x = np.concatenate([np.full(len(self.values[n]), np.log(n)) for n in counts])
+        y = np.concatenate([np.asarray(self.values[n], float) for n in counts])
+        centred = x - x.mean()
+        slope = float((centred * y).sum() / (centred**2).sum())
+        rest = y - y.mean() - slope * centred
+        free = max(len(y) - 2, 1)
+        error = float(np.sqrt((rest**2).sum() / free / (centred**2).sum()))
+        step = float(np.log1p(_MORE / counts[-1]))
+        return slope * step, error * step
+
+    @property
+    def sentence(self) -> str:
+        """Such as "50 more labels are worth about +0.02 F1"."""
+        counts = sorted(self.values)
+        found = self.worth
+        if found is None:
+            return f"{counts[0]} labels give {self.figure} {self.mean(counts[0]):.2f}; too few to say more"
+        gain, error = found
+        last = f"with {counts[-1]:,} labels {self.figure} is {self.mean(counts[-1]):.2f}"
+        if gain < 2 * error or gain < 0.0005:
+            return f"{last}; {_MORE} more labels are worth nothing that can be told from chance"
+        digits = 2 if gain >= 0.01 else 3
+        return f"{last}; {_MORE} more labels are worth about +{gain:.{digits}f} {self.figure}"
+
+    def to_json(self) -> dict[str, Any]:
+        points = [
+            {
+                "labels": n,
+                "mean": self.mean(n),
+                "interval": list(self.interval(n)),
+                "seeds": list(self.values[n]),
+            }
+            for n in sorted(self.values)
+        ]
+        return {"figure": self.figure, "points": points, "sentence": self.sentence}
+
+
+def counts_up_to(most: int, counts: Sequence[int] = COUNTS) -> list[int]:
+    """The numbers of labels of a curve: those below what there is, and all there are at its end.
+
+    A last number that would be within a quarter of all is left out.
+    """
+    return [*(n for n in sorted(set(counts)) if n <= 0.8 * most), most]
+
+
+def draw_labels(code: Int64[np.ndarray, " n"], count: int, seed: int) -> Int64[np.ndarray, " count"]:
+    """Rows of `count` labels as a reviewer of candidates in no order would make them.
+
+    Drawn evenly, but at least three of each class where there are that many. The rows of fewer labels are
+    among those of more, for the same seed.
+    """
+    if count >= len(code):
+        return np.arange(len(code))
+    order = np.random.default_rng((seed, 0x1ABE1)).permutation(len(code))
+    first = np.concatenate([order[code[order] == one][:_FEWEST] for one in np.unique(code)])
+    rest = order[~np.isin(order, first)]
+    return np.sort(np.concatenate([first, rest])[: max(count, len(first))])
+
+
+def t_interval(values: Sequence[float]) -> tuple[float, float]:
+    """The mean's 95 % interval by Student's t over seeds."""
+    from scipy.stats import t
+
+    given = np.asarray(values, float)
+    if len(given) < 2:
+        return float(given.mean()), float(given.mean())
+    reach = float(t.ppf(0.975, len(given) - 1) * given.std(ddof=1) / np.sqrt(len(given)))
+    return float(given.mean()) - reach, float(given.mean()) + reach
