@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from canvas_fm.inference.embed import embed, embed_crops, embed_to_store
     from canvas_fm.inference.embeddings import Embeddings
     from canvas_fm.inference.features import detector_features
+    from canvas_fm.inference.search import Index
     from canvas_fm.models.checkpoint import load
     from canvas_fm.training.detector import train_detector
     from canvas_fm.training.pretrain import pretrain
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 _HOME = {
     "CanvasError": "canvas_fm.errors",
     "Embeddings": "canvas_fm.inference.embeddings",
+    "Index": "canvas_fm.inference.search",
     "Points": "canvas_fm.data.points",
     "Volume": "canvas_fm.data.volume",
     "detect": "canvas_fm.inference.detect",
@@ -45,6 +47,7 @@ _HOME = {
 __all__ = [
     "CanvasError",
     "Embeddings",
+    "Index",
     "Points",
     "Volume",
     "detect",

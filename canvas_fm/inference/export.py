@@ -71,6 +71,7 @@ def about(embeddings: Embeddings) -> dict[str, Any]:
     return {
         "encoder_sha256": embeddings.encoder_sha256,
         "pool": embeddings.pool,
+        **({"layer": layer} if (layer := embeddings.attributes.get("layer")) is not None else {}),
         "precision": embeddings.precision,
         "volume": embeddings.volume,
         "marker": embeddings.marker,
