@@ -185,6 +185,7 @@ def test_a_dask_cluster_gives_the_same_rows(folder, tmp_path, capsys):
     with distributed.LocalCluster(**options) as cluster:
         address = cluster.scheduler_address
         assert say(capsys, *command, "--out", tmp_path / "b.csv", "--scheduler", address)[0] == 0
+        assert cluster.scheduler.transition_counter > 8
     assert say(capsys, *command, "--out", tmp_path / "a.csv")[0] == 0
     assert (tmp_path / "a.csv").read_text() == (tmp_path / "b.csv").read_text()
 
