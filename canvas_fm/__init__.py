@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from canvas_fm.data.volume import Volume
     from canvas_fm.errors import CanvasError
     from canvas_fm.evaluation.score import evaluate
+    from canvas_fm.heads.probe import Probe
+    from canvas_fm.heads.probe_score import probe_fit
+    from canvas_fm.heads.refine import Refiner
     from canvas_fm.inference.detect import detect, detect_log
     from canvas_fm.inference.embed import embed, embed_crops, embed_to_store
     from canvas_fm.inference.embeddings import Embeddings
@@ -24,12 +27,15 @@ if TYPE_CHECKING:
     from canvas_fm.models.checkpoint import load
     from canvas_fm.training.detector import train_detector
     from canvas_fm.training.pretrain import pretrain
+    from canvas_fm.viewing.report import report
 
 _HOME = {
     "CanvasError": "canvas_fm.errors",
     "Embeddings": "canvas_fm.inference.embeddings",
     "Index": "canvas_fm.inference.search",
     "Points": "canvas_fm.data.points",
+    "Probe": "canvas_fm.heads.probe",
+    "Refiner": "canvas_fm.heads.refine",
     "Volume": "canvas_fm.data.volume",
     "detect": "canvas_fm.inference.detect",
     "detect_log": "canvas_fm.inference.detect",
@@ -40,6 +46,8 @@ _HOME = {
     "evaluate": "canvas_fm.evaluation.score",
     "load": "canvas_fm.models.checkpoint",
     "pretrain": "canvas_fm.training.pretrain",
+    "probe_fit": "canvas_fm.heads.probe_score",
+    "report": "canvas_fm.viewing.report",
     "train_detector": "canvas_fm.training.detector",
     "write_phantom": "canvas_fm.data.phantom",
 }
@@ -49,6 +57,8 @@ __all__ = [
     "Embeddings",
     "Index",
     "Points",
+    "Probe",
+    "Refiner",
     "Volume",
     "detect",
     "detect_log",
@@ -59,6 +69,8 @@ __all__ = [
     "evaluate",
     "load",
     "pretrain",
+    "probe_fit",
+    "report",
     "train_detector",
     "write_phantom",
 ]

@@ -25,8 +25,9 @@ class LabelCurve:
         return float(np.mean(self.values[n]))
 
     def interval(self, n: int) -> tuple[float, float]:
-        """95 % of a t distribution over the seeds; no width where there is one seed."""
-        return t_interval(self.values[n])
+        """95 % of a t distribution over the seeds, cut at 0 and 1; no width where there is one seed."""
+        low, high = np.clip(t_interval(self.values[n]), 0.0, 1.0).tolist()
+        return low, high
 
     @property
     def worth(self) -> tuple[float, float] | None:

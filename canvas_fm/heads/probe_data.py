@@ -110,7 +110,7 @@ def class_folds(data: ProbeData, *, folds: int = 5, force_random: bool = False, 
             raise CanvasError(
                 f"all rows are of one group ({names[0]}): a random split inside it would put neighbours on "
                 "both sides; give embeddings of a second brain, or --groups COLUMN, or force the split "
-                "(--random-split), which is then marked"
+                "(--force-random-split), which is then marked"
             )
         by = "random"
     count = folds if by == "random" else min(folds, len(names))

@@ -74,12 +74,16 @@ def probe_fit(
     counts: Sequence[int] = COUNTS,
     seeds: int = 5,
     seed: int = 0,
+    overwrite: bool = False,
     show: bool | None = None,
 ) -> tuple[Probe, ProbeScore]:
     """Score a probe on held-out groups, then fit it on everything and write `out`, a folder.
 
-    Raises as `read_probe_data` and `class_folds` do.
+    Raises as `read_probe_data` and `class_folds` do, and where `out` is there already, unless `overwrite`.
     """
+    place = pathlib.Path(out)
+    if place.exists() and not overwrite and not (place.is_dir() and not any(place.iterdir())):
+        raise CanvasError(f"{out} is there already; give another --out, or --overwrite to replace it")
     data = read_probe_data(stores, labels=labels, groups=groups, correction=correction)
     split = class_folds(data, folds=folds, force_random=force_random, seed=seed)
     score = score_probe(data, split, counts=counts, seeds=seeds, seed=seed, show=show)

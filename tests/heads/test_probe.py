@@ -170,7 +170,7 @@ def test_one_class_only(tmp_path):
 
 def test_one_brain_is_refused_unless_forced_and_then_marked(brains):
     data = read_probe_data(brains[:1], labels="label")
-    with pytest.raises(CanvasError, match=r"of one group \(brain0\).*neighbours.*--random-split"):
+    with pytest.raises(CanvasError, match=r"of one group \(brain0\).*neighbours.*--force-random-split"):
         class_folds(data)
     forced = class_folds(data, force_random=True)
     assert forced.by == "random"

@@ -1,0 +1,147 @@
+"""`probe fit` and `probe apply`."""
+
+from __future__ import annotations
+
+import argparse
+
+from canvas_fm.cli.options import Verbs, add_json, add_verb, positive_int
+
+
+def add_verbs(verbs: Verbs) -> None:
+    probe = verbs.add_parser(
+        "probe",
+        help="what embeddings say of a label",
+        description="Fit a logistic probe on embeddings, or put one to further embeddings.",
+        allow_abbrev=False,
+    )
+    parts = probe.add_subparsers(dest="action", metavar="ACTION", required=True)
+    _add_fit(parts)
+    _add_apply(parts)
+
+
+def _add_fit(parts: Verbs) -> None:
+    fit = add_verb(
+        parts,
+        "fit",
+        run_fit,
+        "fit a probe on labelled embeddings and say what it is worth",
+        "Fit a logistic probe along a path of penalties and write PROBE. Printed is what it reaches on "
+        "groups that it was not fitted on: balanced accuracy, AUC and F1 with intervals, beside nearest "
+        "neighbours, the embedding's effective rank, and what more labels would bring.",
+    )
+    fit.add_argument("embeddings", nargs="+", metavar="X.emb.zarr", help="one or more, of one encoder")
+    fit.add_argument(
+        "--labels",
+        required=True,
+        metavar="COLUMN",
+        help="column of the classes, numbers or text; -1 or nothing is no label",
+    )
+    fit.add_argument(
+        "--groups", metavar="COLUMN", help="column of the brain of each row; default: a store's volume"
+    )
+    fit.add_argument("--out", required=True, metavar="PROBE", help="folder to write")
+    fit.add_argument(
+        "--correction",
+        choices=["none", "centre", "standardise", "whiten"],
+        default="none",
+        help="correct each store's embeddings by all of its own first; default none",
+    )
+    fit.add_argument("--folds", type=positive_int, default=5, metavar="N", help="at most; default 5")
+    fit.add_argument(
+        "--force-random-split",
+        action="store_true",
+        help="split one brain's cells at random; says nothing about another brain, and is marked",
+    )
+    fit.add_argument(
+        "--curve",
+        nargs="+",
+        type=positive_int,
+        default=[20, 50, 100, 500, 2000],
+        metavar="N",
+        help="numbers of labels of the label curve; default 20 50 100 500 2000",
+    )
+    fit.add_argument(
+        "--seeds", type=positive_int, default=5, metavar="N", help="draws of labels for each; default 5"
+    )
+    fit.add_argument("--seed", type=int, default=0, help="default 0")
+    fit.add_argument("--overwrite", action="store_true", help="replace PROBE where it is there already")
+    add_json(fit)
+
+
+def _add_apply(parts: Verbs) -> None:
+    apply = add_verb(
+        parts,
+        "apply",
+        run_apply,
+        "the probability of each class for embeddings",
+        "Write the points of X.emb.zarr with a probability for each class, rows in their order, all columns "
+        "kept.",
+    )
+    apply.add_argument("probe", metavar="PROBE", help="folder that `probe fit` wrote")
+    apply.add_argument("embeddings", metavar="X.emb.zarr", help="of the same encoder")
+    apply.add_argument("--out", required=True, metavar="CELLS", help="file to write: .csv or .parquet")
+    add_json(apply)
+
+
+def run_fit(args: argparse.Namespace) -> None:
+    from canvas_fm.cli.options import print_result
+    from canvas_fm.heads.probe_score import probe_fit
+
+    probe, score = probe_fit(
+        args.embeddings,
+        args.out,
+        labels=args.labels,
+        groups=args.groups,
+        correction=args.correction,
+        folds=args.folds,
+        force_random=args.force_random_split,
+        counts=args.curve,
+        seeds=args.seeds,
+        seed=args.seed,
+        overwrite=args.overwrite,
+    )
+    found = {"probe": args.out, "sha256": probe.config.sha256, **score.to_json()}
+    print_result(found if args.json else {**_for_people(found), "probe": args.out}, args.json)
+
+
+def run_apply(args: argparse.Namespace) -> None:
+    from canvas_fm.cli.options import print_result
+    from canvas_fm.heads.probe import Probe
+    from canvas_fm.inference.embeddings import Embeddings
+
+    probe = Probe.open(args.probe)
+    points = probe.apply(Embeddings.open(args.embeddings))
+    points.write(args.out)
+    said = points.columns["said"].tolist()
+    counts = {name: said.count(name) for name in probe.classes}
+    print_result({"written": args.out, "rows": len(points), "said": counts}, args.json)
+
+
+def _for_people(found: dict) -> dict:
+    """The figures as lines; --json has everything."""
+
+    def shown(figure: dict | None) -> str:
+        return (
+            "–"
+            if figure is None
+            else "{:.3f} ({:.3f} to {:.3f})".format(figure["value"], *figure["interval"])
+        )
+
+    lines: dict = {
+        "rows": f"{found['rows']:,} labelled, {found['skipped']:,} skipped, of {found['groups']} groups",
+        "classes": found["classes"],
+        "split": f"{found['split']['folds']} folds by {found['split']['by']}",
+    }
+    if found["split"]["warning"]:
+        lines["marked"] = found["split"]["warning"]
+    for name, figures in found["methods"].items():
+        told = (("balanced accuracy", "balanced_accuracy"), ("AUC", "auc"), ("F1", "f1"))
+        lines[name] = ", ".join(f"{word} {shown(figures[key])}" for word, key in told)
+    lines["effective rank"] = f"{found['effective_rank']:.1f} of {found['dim']}"
+    curve = found["label_curve"]
+    points = (f"{point['labels']:,}: {point['mean']:.3f}" for point in curve["points"])
+    lines["labels"] = f"{curve['figure']} with " + ", ".join(points)
+    lines["worth"] = curve["sentence"]
+    if found["notes"]:
+        lines["notes"] = "; ".join(found["notes"])
+    return lines

@@ -1,0 +1,254 @@
+"""What needs no trained encoder: the candidates' own score, PCA of the crop, shape with boosted trees.
+
+And embeddings as a method, so that a trained encoder, a random one and a refiner stand in the same table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float32, Float64
+
+from canvas_fm.data.zyx import Zyx
+from canvas_fm.errors import CanvasError
+from canvas_fm.heads.candidates import Task
+from canvas_fm.heads.features import FeatureSet
+from canvas_fm.heads.linear import fit_path
+from canvas_fm.heads.methods import Fit, Judge, Training, held_out_by, threshold_of
+from canvas_fm.heads.shape_features import shape_crop, shape_features
+
+if TYPE_CHECKING:
+    from canvas_fm.heads.refine import Refiner
+
+CROP_ZYX: Zyx = (16, 32, 32)
+_AT_ONCE = 512
+_PCA_CROPS = 2000
+
+
+class OwnScore:
+    """The score that the candidates came with, as a probability by a logistic curve that rises with it."""
+
+    name, seeded = "own score", False
+
+    def fit(self, given: Training) -> Fit:
+        own = given.task.own
+        if own is None:
+            raise CanvasError("not all candidates came with a score; leave out the method 'score'")
+        score = own
+
+        def fit_one(rows: np.ndarray) -> Judge:
+            return _rising(score, rows, given.task)
+
+        return Fit(fit_one(given.rows), threshold_of(given, held_out_by(given, fit_one)))
+
+
+class PcaCrops:
+    """The raw crop's first principal components, fitted on unlabelled crops of training brains; logistic."""
+
+    seeded = False
+
+    def __init__(self, components: int = 64, crop_zyx: Zyx = CROP_ZYX) -> None:
+        self.name, self.components, self.crop_zyx = f"PCA-{components}", components, crop_zyx
+        self._last: tuple[bytes, Any, dict[int, np.ndarray]] | None = None
+
+    def fit(self, given: Training) -> Fit:
+        pca, known = self._pca(given.task, given.pool)
+
+        def project(rows: np.ndarray) -> np.ndarray:
+            return _batched(lambda part: pca.transform(_flat(given.task, part, self.crop_zyx)), rows)
+
+        def kept(rows: np.ndarray) -> np.ndarray:
+            lacking = rows[[int(row) not in known for row in rows]]
+            if len(lacking):
+                known.update(zip(lacking.tolist(), project(lacking), strict=True))
+            return np.stack([known[int(row)] for row in rows])
+
+        return _logistic(given, kept, project)
+
+    def _pca(self, task: Task, pool: np.ndarray) -> tuple[Any, dict[int, np.ndarray]]:
+        """Fitted once for each pool: every draw of labels from it sees the same components."""
+        from sklearn.decomposition import PCA
+
+        key = pool.tobytes()
+        if self._last is None or self._last[0] != key:
+            some = np.random.default_rng(0).permutation(pool)[:_PCA_CROPS]
+            flat = _flat(task, np.sort(some), self.crop_zyx)
+            pca = PCA(min(self.components, *flat.shape), svd_solver="randomized", random_state=0)
+            self._last = (key, pca.fit(flat), {})
+        return self._last[1], self._last[2]
+
+
+class ShapeTrees:
+    """Intensity at scales in µm, contrast and moments of each spot, judged by boosted trees."""
+
+    name, seeded = "shape + trees", True
+
+    def __init__(self, iterations: int = 200) -> None:
+        self.iterations = iterations
+        self._last: tuple[Task, dict[int, np.ndarray]] | None = None
+
+    def fit(self, given: Training) -> Fit:
+        from sklearn.ensemble import HistGradientBoostingClassifier
+
+        task = given.task
+        if self._last is None or self._last[0] is not task:
+            self._last = (task, {})
+        known = self._last[1]
+        crop = shape_crop(task.voxel_um)
+
+        def described(rows: np.ndarray) -> np.ndarray:
+            return _batched(lambda part: shape_features(task.crops(part, crop), task.voxel_um), rows)
+
+        def kept(rows: np.ndarray) -> np.ndarray:
+            lacking = rows[[int(row) not in known for row in rows]]
+            if len(lacking):
+                known.update(zip(lacking.tolist(), described(lacking), strict=True))
+            return np.stack([known[int(row)] for row in rows])
+
+        def trees(rows: np.ndarray) -> Any:
+            model = HistGradientBoostingClassifier(
+                learning_rate=0.06,
+                max_iter=self.iterations,
+                max_leaf_nodes=15,
+                min_samples_leaf=int(np.clip(len(rows) // 10, 2, 20)),
+                l2_regularization=1.0,
+                max_features=0.5,
+                early_stopping=False,
+                random_state=given.seed,
+            )
+            return model.fit(kept(rows), task.is_cell[rows])
+
+        def fit_one(rows: np.ndarray) -> Judge:
+            model = trees(rows)
+            return lambda asked: model.predict_proba(kept(asked))[:, 1]
+
+        threshold = threshold_of(given, held_out_by(given, fit_one))
+        model = trees(given.rows)
+        return Fit(
+            lambda rows: model.predict_proba(kept(rows))[:, 1],
+            threshold,
+            lambda rows: model.predict_proba(described(rows))[:, 1],
+        )
+
+
+class Embedded:
+    """Features of all rows of the task under a logistic model, or under a refiner.
+
+    `features` are one FeatureSet, or one for each fold where encoders were trained without it; their rows are
+    the task's. `refiner(seed)` makes the refiner; `seeded` says that the seed matters to it.
+    `embed(rows, fold)` makes the features of some rows anew, for measuring speed from the voxels on.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        features: FeatureSet | Mapping[str, FeatureSet],
+        *,
+        refiner: Callable[[int], Refiner] | None = None,
+        embed: Callable[[np.ndarray, str], np.ndarray] | None = None,
+        seeded: bool = False,
+    ) -> None:
+        self.name, self.seeded = name, seeded
+        self._features, self._refiner, self._embed = features, refiner, embed
+
+    def fit(self, given: Training) -> Fit:
+        features = self._of(given)
+        embed = self._embed
+        again = None if embed is None else lambda rows: embed(rows, given.fold)
+        if self._refiner is None:
+            fitted = _logistic(given, lambda rows: features.x[rows], again)
+        else:
+            fitted = self._refined(given, features, again)
+        return fitted._replace(whole=embed is not None)
+
+    def _of(self, given: Training) -> FeatureSet:
+        if isinstance(self._features, FeatureSet):
+            features = self._features
+        elif given.fold in self._features:
+            features = self._features[given.fold]
+        else:
+            raise CanvasError(
+                f"{self.name} has no features for the fold {given.fold!r}; it has {', '.join(self._features)}"
+            )
+        if len(features) != len(given.task):
+            raise CanvasError(
+                f"{self.name} has features of {len(features):,} rows; "
+                f"there are {len(given.task):,} candidates"
+            )
+        return features
+
+    def _refined(
+        self, given: Training, features: FeatureSet, again: Callable[[np.ndarray], np.ndarray] | None
+    ) -> Fit:
+        task, rows = given.task, given.rows
+        assert self._refiner is not None
+        refiner = self._refiner(given.seed)
+        labels = task.is_cell[rows].astype(np.int64)
+        # The brain's correction needs all its candidates, so labels hide the others instead of rows.
+        shown = np.union1d(given.pool, rows)
+        y = np.full(len(shown), -1)
+        y[np.searchsorted(shown, rows)] = labels
+        options = {"regions": task.region[shown].astype(np.str_), "missed": task.missed_by_part(rows)}
+        try:
+            refiner.fit(features.rows(shown), y, **options)
+        except CanvasError:  # few labels: a brain or region lacks a class
+            fewest = min(int(labels.sum()), int((1 - labels).sum()))
+            refiner.set_params(folds=max(2, min(3, fewest)), force_random=True)
+            alone = FeatureSet(
+                features.x[shown], features.blocks, np.full(len(shown), given.fold), features.made
+            )
+            refiner.fit(alone, y)
+
+        def judge(asked: np.ndarray, x: np.ndarray | None = None) -> np.ndarray:
+            # Whole brains, for their correction; then the rows that were asked for.
+            if refiner.correction == "none":
+                part = (
+                    features.rows(asked)
+                    if x is None
+                    else FeatureSet(x, features.blocks, features.groups[asked], features.made)
+                )
+                return refiner.predict_proba(part)[:, 1]
+            brains = np.flatnonzero(np.isin(features.groups, np.unique(features.groups[asked])))
+            p = refiner.predict_proba(features.rows(brains))[:, 1]
+            return p[np.searchsorted(brains, asked)]
+
+        scratch = None if again is None else lambda asked: judge(asked, again(asked))
+        return Fit(judge, float(refiner.threshold_), scratch)
+
+
+def _logistic(
+    given: Training,
+    features: Callable[[np.ndarray], np.ndarray],
+    again: Callable[[np.ndarray], np.ndarray] | None,
+) -> Fit:
+    code = given.task.is_cell[given.rows].astype(np.int64)
+    path = fit_path(features(given.rows), code, 2, given.folds)
+    threshold = threshold_of(given, path.held_out[:, 1])
+    scratch = None if again is None else lambda rows: path.model.proba(again(rows))[:, 1]
+    return Fit(lambda rows: path.model.proba(features(rows))[:, 1], threshold, scratch)
+
+
+def _rising(own: Float64[np.ndarray, " n"], rows: np.ndarray, task: Task) -> Judge:
+    """A logistic curve of the score; where it would fall, a flat one that still ranks as the score does."""
+    path = fit_path(own[rows, None], task.is_cell[rows].astype(np.int64), 2, path=(1.0,))
+    model = path.model
+    slope = max(float(model.coef[0, 0]), 1e-6)
+    mean, scale, intercept = float(model.mean[0]), float(model.scale[0]), float(model.intercept[0])
+
+    def judge(asked: np.ndarray) -> np.ndarray:
+        from scipy.special import expit
+
+        return expit(slope * (own[asked] - mean) / (scale if np.isfinite(scale) else 1.0) + intercept)
+
+    return judge
+
+
+def _flat(task: Task, rows: np.ndarray, crop_zyx: Zyx) -> Float32[np.ndarray, "n v"]:
+    return task.crops(rows, crop_zyx).reshape(len(rows), -1)
+
+
+def _batched(of: Callable[[np.ndarray], np.ndarray], rows: np.ndarray) -> np.ndarray:
+    parts = [of(rows[first : first + _AT_ONCE]) for first in range(0, len(rows), _AT_ONCE)]
+    return np.concatenate(parts)

@@ -1,0 +1,95 @@
+"""What can judge candidates: one small interface for every way, from a bare score to a network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+from canvas_fm.errors import CanvasError
+from canvas_fm.evaluation.classification import best_f1
+from canvas_fm.heads.candidates import Task
+from canvas_fm.heads.splits import Folds, grouped_folds
+
+Rows = Int64[np.ndarray, "_"]
+Judge = Callable[[np.ndarray], np.ndarray]  # row numbers of the task to P(cell)
+_INNER = 3
+
+
+class Training(NamedTuple):
+    """What a method may learn from: labelled `rows` of the task, and `pool`, rows to look at without labels.
+
+    `folds` part the rows so that a threshold can be chosen on what a model has not seen; `fold` names what is
+    held out, for methods whose features were made once a fold.
+    """
+
+    task: Task
+    rows: Rows
+    pool: Rows
+    folds: Folds
+    fold: str
+    seed: int
+
+
+class Fit(NamedTuple):
+    """A fitted method: `judge` gives P(cell) of rows, `threshold` was chosen on the training rows.
+
+    `from_scratch` does the same without anything that was worked out before, for measuring speed; None where
+    the judge does so already. `whole` says whether that starts at the volume's voxels.
+    """
+
+    judge: Judge
+    threshold: float
+    from_scratch: Judge | None = None
+    whole: bool = True
+
+
+@runtime_checkable
+class Method(Protocol):
+    """A way to tell cells from other candidates. `seeded`: another seed gives another result."""
+
+    name: str
+    seeded: bool
+
+    def fit(self, given: Training) -> Fit: ...
+
+
+def training(task: Task, rows: Rows, pool: Rows, fold: str, seed: int) -> Training:
+    """Rows with their inner folds: whole brains, else regions of the one brain, else any (few labels)."""
+    is_cell = task.is_cell[rows]
+    fewest = min(int(is_cell.sum()), int((~is_cell).sum()))
+    if fewest < 2:
+        raise CanvasError(
+            f"without {fold} {int(is_cell.sum())} cells and {int((~is_cell).sum())} other candidates are "
+            "labelled; a threshold takes two of each at least"
+        )
+    count = min(_INNER, fewest)
+    groups, regions = task.group[rows], task.region[rows].astype(np.str_)
+    try:
+        folds = grouped_folds(groups, is_cell, folds=count, regions=regions, seed=seed)
+    except CanvasError:  # so few labels that a brain or a region lacks a class
+        folds = grouped_folds(np.full(len(rows), fold), is_cell, folds=count, force_random=True, seed=seed)
+    return Training(task, rows, pool, folds, fold, seed)
+
+
+def threshold_of(given: Training, held_out: Float64[np.ndarray, " n"]) -> float:
+    """The threshold with the highest F1 on what was held out of the training rows, NaN being left out.
+
+    True cells that no candidate stands for count as missed, by their share.
+    """
+    known = np.isfinite(held_out)
+    rows = given.rows[known]
+    missed = sum(given.task.missed_by_part(rows).values())
+    threshold, _ = best_f1(given.task.is_cell[rows], held_out[known], missed=missed)
+    return threshold
+
+
+def held_out_by(given: Training, fit_one: Callable[[Rows], Judge], *, parts: int | None = None) -> np.ndarray:
+    """P(cell) of each training row by a model that has not seen it; NaN beyond the first `parts` folds."""
+    out = np.full(len(given.rows), np.nan)
+    for number, (train, test) in enumerate(given.folds):
+        if parts is None or number < parts:
+            out[test] = fit_one(given.rows[train])(given.rows[test])
+    return out

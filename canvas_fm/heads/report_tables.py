@@ -1,0 +1,100 @@
+"""The tables of a comparison in words: what Markdown and the page both show."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from canvas_fm.heads.compare import Comparison
+from canvas_fm.heads.summary import POOLED, Figure, against, curves, lines
+
+
+class Table(NamedTuple):
+    """What is shown twice, as Markdown and as HTML: rows begin with a name."""
+
+    caption: str
+    heads: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+
+
+def tables_of(found: Comparison, reference: str | None) -> list[Table]:
+    made = []
+    for volume in [POOLED, *found.volumes] if len(found.volumes) > 1 else found.volumes:
+        heads = ("Method", "AUC", "AUC, overlap", "F1", "Tuned F1", "Ceiling", "Precision", "Recall", "ECE")
+        rows = []
+        for line in lines(found, volume):
+            f = line.figures
+            cells = line.cells_interval if f["f1"] is not None and len(f["f1"].seeds) == 1 else None
+            rows.append(
+                (
+                    line.method,
+                    _shown(f["auc"]),
+                    _shown(f["auc_overlap"]),
+                    _shown(f["f1"], cells),
+                    _shown(f["f1_tuned"]),
+                    f"{line.ceiling:.3f}",
+                    _shown(f["precision"]),
+                    _shown(f["recall"]),
+                    _shown(f["calibration_error"]),
+                )
+            )
+        caption = "All held-out volumes, their cells pooled" if volume == POOLED else f"{volume}, held out"
+        made.append(Table(caption, heads, rows))
+    if counts := curve_counts(found):
+        made.append(_labels_table(found, counts))
+    if reference is not None:
+        made.append(_against_table(found, reference, counts))
+    made.append(_speed_table(found))
+    return made
+
+
+def _labels_table(found: Comparison, counts: list[int]) -> Table:
+    every = curves(found)
+    heads = ("Method", *(f"{n:,} labels" for n in counts), "all", "What more are worth")
+    rows = []
+    for method, curve in every.items():
+        most = max(curve.values)
+        cells = [_interval(curve.mean(n), *curve.interval(n)) if n in curve.values else "–" for n in counts]
+        rows.append((method, *cells, f"{curve.mean(most):.3f}", curve.sentence))
+    return Table("F1 at the carried threshold by the number of labels, volumes pooled", heads, rows)
+
+
+def _against_table(found: Comparison, reference: str, counts: list[int]) -> Table:
+    asked: list[int | None] = [*counts, None]
+    by_count = [against(found, reference, labels=labels) for labels in asked]
+    heads = ("Method", *("all labels" if n is None else f"{n:,} labels" for n in asked))
+    rows = []
+    for method in found.methods:
+        if method != reference:
+            rows.append((method, *(_signed(differences.get(method)) for differences in by_count)))
+    return Table(f"F1 minus that of {reference}, paired by volume and seed", heads, rows)
+
+
+def _speed_table(found: Comparison) -> Table:
+    rows = []
+    slowest = min(speed.cells_per_s for speed in found.speed.values())
+    for method, speed in found.speed.items():
+        start = "the voxels" if speed.whole else "stored features"
+        rows.append((method, f"{speed.cells_per_s:,.0f}", f"{speed.cells_per_s / slowest:,.1f}", start))
+    threads = next(iter(found.speed.values())).threads
+    caption = f"Speed in this run, {threads} thread{'s' * (threads != 1)}"
+    return Table(caption, ("Method", "Candidates/s", "Times the slowest", "Counted from"), rows)
+
+
+def curve_counts(found: Comparison) -> list[int]:
+    return sorted({one.labels for one in found.results if not one.everything})
+
+
+def _shown(figure: Figure | None, cells: tuple[float, float] | None = None) -> str:
+    if figure is None:
+        return "–"
+    if len(figure.seeds) > 1:
+        return _interval(figure.mean, figure.low, figure.high)
+    return f"{figure.mean:.3f}" if cells is None else _interval(figure.mean, *cells)
+
+
+def _interval(mean: float, low: float, high: float) -> str:
+    return f"{mean:.3f}" if low == high else f"{mean:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _signed(figure: Figure | None) -> str:
+    return "–" if figure is None else f"{figure.mean:+.3f} [{figure.low:+.3f}, {figure.high:+.3f}]"

@@ -1,0 +1,30 @@
+"""An encoder that has learned nothing: what its architecture alone is worth."""
+
+from __future__ import annotations
+
+import torch
+
+from canvas_fm.data.zyx import ZyxUm
+from canvas_fm.models.checkpoint import Encoder, ModelConfig
+from canvas_fm.models.vit import EncoderConfig, ViTEncoder
+
+
+def random_encoder(
+    like: ModelConfig | None = None, *, voxel_um: ZyxUm = (4.0, 1.8, 1.8), seed: int = 0
+) -> Encoder:
+    """A random-initialised encoder with the architecture, window, voxel size and pooling of another one.
+
+    Without `like` it has the paper's architecture, for `voxel_um`. The same seed gives the same weights; they
+    are nowhere on disk, and its sha256 says so.
+    """
+    name = f"random-initialised, seed {seed}"
+    if like is None:
+        config = ModelConfig(architecture=EncoderConfig(), voxel_um=voxel_um, weights={}, sha256=name)
+    else:
+        update = {"decoder": None, "provenance": {}, "weights": {}, "sha256": name}
+        config = like.model_copy(update=update)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = ViTEncoder(config.architecture)
+    net.eval().requires_grad_(False)
+    return Encoder(config, net, None)

@@ -1,0 +1,78 @@
+"""A 3D ResNet that tells a cell's crop from any other: the field's usual classifier, in pure torch.
+
+As the one of cellfinder (Tyson et al. 2021), a ResNet-18 (He et al. 2016) in three dimensions; `width` 64
+is its size, smaller ones are for a CPU.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class ResNetConfig(BaseModel):
+    """Sizes of the net: channels of the first stage, doubled by each further one, and blocks a stage."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    crop_zyx: tuple[int, int, int] = (16, 32, 32)
+    width: int = Field(default=16, ge=1)
+    blocks: tuple[int, ...] = Field(default=(2, 2, 2, 2), min_length=1)
+    channels: int = Field(default=1, ge=1)
+
+
+class BasicBlock(nn.Module):
+    """Two 3 × 3 × 3 convolutions beside a shortcut."""
+
+    def __init__(self, given: int, wanted: int, stride: int) -> None:
+        super().__init__()
+        self.first = nn.Conv3d(given, wanted, 3, stride=stride, padding=1, bias=False)
+        self.first_norm = nn.BatchNorm3d(wanted)
+        self.second = nn.Conv3d(wanted, wanted, 3, padding=1, bias=False)
+        self.second_norm = nn.BatchNorm3d(wanted)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or given != wanted:
+            self.shortcut = nn.Sequential(
+                nn.Conv3d(given, wanted, 1, stride=stride, bias=False), nn.BatchNorm3d(wanted)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = F.relu(self.first_norm(self.first(x)))
+        return F.relu(self.second_norm(self.second(inner)) + self.shortcut(x))
+
+
+class ResNet3D(nn.Module):
+    """Crops (n, channels, z, y, x) in [0, 1] to the logit of being a cell (n,).
+
+    The stem halves y and x only: crops of anisotropic voxels are flat. Every further stage halves all axes.
+    """
+
+    def __init__(self, config: ResNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.width
+        self.stem = nn.Sequential(
+            nn.Conv3d(config.channels, width, (3, 5, 5), stride=(1, 2, 2), padding=(1, 2, 2), bias=False),
+            nn.BatchNorm3d(width),
+            nn.ReLU(),
+        )
+        stages, given = [], width
+        for stage, count in enumerate(config.blocks):
+            wanted = width * 2**stage
+            for number in range(count):
+                stages.append(BasicBlock(given, wanted, stride=2 if stage and not number else 1))
+                given = wanted
+        self.stages = nn.Sequential(*stages)
+        self.head = nn.Linear(given, 1)
+        for module in self.modules():
+            if isinstance(module, nn.Conv3d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            elif isinstance(module, BasicBlock):  # each block begins as its shortcut
+                nn.init.zeros_(module.second_norm.weight)
+
+    def forward(self, crops: Float[Tensor, "n c z y x"]) -> Float[Tensor, " n"]:
+        features = self.stages(self.stem(crops))
+        return self.head(torch.mean(features, dim=(2, 3, 4)))[:, 0]

@@ -1,0 +1,137 @@
+"""A 3D ResNet trained end to end on labelled candidates, as a method beside the heads."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from canvas_fm.data.zyx import Zyx
+from canvas_fm.errors import CanvasError
+from canvas_fm.heads.candidates import Task
+from canvas_fm.heads.methods import Fit, Judge, Training, held_out_by, threshold_of
+from canvas_fm.models.device import pick_device
+from canvas_fm.models.resnet import ResNet3D, ResNetConfig
+from canvas_fm.training.augment import draw, turn
+from canvas_fm.training.recipe import AugmentRecipe
+
+_AT_ONCE = 256
+
+
+@dataclass
+class ResNetClassifier:
+    """A 3D ResNet with flips, quarter turns, noise and changes of contrast, AdamW, one cosine.
+
+    `epochs` passes over the labels, but at least `least_steps` and at most `most_steps` steps of `batch`:
+    twenty labels need many passes, twenty thousand few. Cells and others are drawn equally often, and the
+    logit is then put back to how often cells are. The threshold is chosen on one held-out part of the
+    training rows, by a net that has not seen it; the net that judges has seen all.
+    """
+
+    config: ResNetConfig = field(default_factory=ResNetConfig)
+    epochs: float = 20
+    least_steps: int = 150
+    most_steps: int = 2000
+    batch: int = 32
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.05
+    device: str = "auto"
+    name: str = "3D ResNet"
+    seeded: bool = True
+
+    def __post_init__(self) -> None:
+        if self.batch < 2 or self.least_steps < 1 or self.most_steps < self.least_steps or self.epochs <= 0:
+            raise CanvasError(
+                f"batch {self.batch}, epochs {self.epochs:g}, steps {self.least_steps} to {self.most_steps}: "
+                "give a batch of at least 2, epochs above 0, and as many steps at most as at least"
+            )
+
+    def fit(self, given: Training) -> Fit:
+        """Raises CanvasError where the training diverges."""
+
+        def fit_one(rows: np.ndarray) -> Judge:
+            return self._judge(given.task, self.train(given.task, rows, given.seed))
+
+        held_out = held_out_by(given, fit_one, parts=1)
+        return Fit(fit_one(given.rows), threshold_of(given, held_out))
+
+    def steps(self, labels: int) -> int:
+        """How many steps a training on so many labels takes."""
+        return int(np.clip(math.ceil(self.epochs * labels / self.batch), self.least_steps, self.most_steps))
+
+    def train(self, task: Task, rows: np.ndarray, seed: int) -> ResNet3D:
+        """A net fitted on labelled rows; the same seed gives the same net on the same device."""
+        device = pick_device(self.device)
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            net = ResNet3D(self.config).to(device)
+        crops = _half(task, rows, self.config.crop_zyx)
+        is_cell = torch.from_numpy(task.is_cell[rows])
+        generator = torch.Generator().manual_seed(seed)
+        steps = self.steps(len(rows))
+        optimizer = torch.optim.AdamW(net.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, self.learning_rate, total_steps=steps, pct_start=0.15
+        )
+        net.train()
+        for _ in range(steps):
+            batch = _balanced(is_cell, self.batch, generator)
+            seen = _augmented(crops[batch].float(), generator).to(device)
+            logit = net(seen)
+            loss = F.binary_cross_entropy_with_logits(logit, is_cell[batch].float().to(device))
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+        if not math.isfinite(loss.item()):
+            raise CanvasError("the 3D ResNet's training diverged; give a smaller learning rate")
+        share = float(is_cell.float().mean())
+        with torch.no_grad():  # it saw as many cells as others
+            net.head.bias += math.log(share / (1 - share))
+        return net.eval()
+
+    def _judge(self, task: Task, net: ResNet3D) -> Judge:
+        device = next(net.parameters()).device
+
+        @torch.inference_mode()
+        def judge(rows: np.ndarray) -> np.ndarray:
+            out = np.empty(len(rows))
+            for first in range(0, len(rows), _AT_ONCE):
+                crops = task.crops(rows[first : first + _AT_ONCE], self.config.crop_zyx)
+                logit = net(torch.from_numpy(crops)[:, None].to(device))
+                out[first : first + _AT_ONCE] = torch.sigmoid(logit).cpu().numpy()
+            return out
+
+        return judge
+
+
+def _half(task: Task, rows: np.ndarray, crop_zyx: Zyx) -> Tensor:
+    """All training crops as float16: half the memory, and their noise is larger than its steps."""
+    out = torch.empty((len(rows), *crop_zyx), dtype=torch.float16)
+    for first in range(0, len(rows), _AT_ONCE):
+        part = rows[first : first + _AT_ONCE]
+        out[first : first + _AT_ONCE] = torch.from_numpy(task.crops(part, crop_zyx))
+    return out
+
+
+def _balanced(is_cell: Tensor, batch: int, generator: torch.Generator) -> Tensor:
+    """Row numbers of a batch, half of them cells."""
+    parts = []
+    for kind, count in ((is_cell, batch // 2), (~is_cell, batch - batch // 2)):
+        rows = torch.nonzero(kind)[:, 0]
+        parts.append(rows[torch.randint(len(rows), (count,), generator=generator)])
+    return torch.cat(parts)
+
+
+def _augmented(crops: Tensor, generator: torch.Generator) -> Tensor:
+    """Crops (b, z, y, x) turned, flipped, with noise and another contrast: (b, 1, z, y, x) in [0, 1]."""
+    shape = (crops.shape[1], crops.shape[2], crops.shape[3])
+    chance = draw(AugmentRecipe(noise=0.02), len(crops), shape, generator)
+    gain = torch.exp(0.4 * (2 * torch.rand(len(crops), 1, 1, 1, 1, generator=generator) - 1))
+    noise = 0.0 if chance.noise is None else chance.noise
+    return (turn(crops, chance)[:, None] * gain + noise).clamp_(0, 1)
