@@ -219,12 +219,16 @@ def _figures(
     kept: Bool[np.ndarray, " n"],
     spread: CountSpread,
 ) -> dict[str, Any]:
-    """Figures on rows left out, pooled and by brain, with the F1 of keeping everything and the ceiling."""
+    """Figures on rows left out, pooled and by brain, with the F1 of keeping everything and the ceiling.
+
+    The ceiling is None where nobody said how many true cells have no candidate.
+    """
 
     def of(some: Int64[np.ndarray, " m"]) -> dict[str, Any]:
         is_cell, missed = rows.is_cell[some], rows.missed_in(some)
         cells = int(is_cell.sum())
-        recall = cells / (cells + missed) if cells + missed else None
+        known = set(np.unique(rows.groups[some]).tolist()) <= set(rows.missed)
+        recall = cells / (cells + missed) if known and cells + missed else None
         return {
             "candidates": len(some),
             "cells": cells,

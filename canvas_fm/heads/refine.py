@@ -212,6 +212,7 @@ class Refiner(ClassifierMixin, BaseEstimator):
         self.C_ = fitted.C
         self.split_, self.split_warning_ = fitted.split, fitted.warning
         self.cross_validation_ = fitted.figures
+        self.__dict__.pop("sha256_", None)  # that of a folder which this may have been loaded from
 
     def _training_rows(self, X: Any, y: Any, groups: Any) -> tuple[np.ndarray, np.ndarray, bool]:
         """Rows (n, d), the brain of each, and whether that was given."""

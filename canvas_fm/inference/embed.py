@@ -190,7 +190,7 @@ def _attributes(runner: Runner, source: Source, points: Points) -> dict[str, Any
         "window": list(source.window),
         "voxel_um": list(volume.voxel_um),
         "resample_to_um": None if source.resample_to_um is None else list(source.resample_to_um),
-        "points": _points_sha256(points),
+        "points": points_sha256(points),
     }
     return {
         "encoder_sha256": encoder.sha256,
@@ -209,7 +209,7 @@ def _attributes(runner: Runner, source: Source, points: Points) -> dict[str, Any
     }
 
 
-def _points_sha256(points: Points) -> str:
+def points_sha256(points: Points) -> str:
     """A hash over positions, columns and meta, all of which the store keeps."""
     digest = hashlib.sha256(np.ascontiguousarray(points.zyx, dtype="<f8").tobytes())
     digest.update(json.dumps([list(points.columns), points.meta]).encode())

@@ -169,7 +169,8 @@ def test_labels_of_minus_one_are_skipped_and_counted(data):
 
 def test_missed_cells_lower_the_ceiling_and_the_threshold(data):
     features, is_cell = data
-    none = Refiner(C=0.01).fit(features, is_cell)
+    assert Refiner(C=0.01).fit(features, is_cell).cross_validation_["pooled"]["f1_ceiling"] is None
+    none = Refiner(C=0.01).fit(features, is_cell, missed={f"brain {number}": 0 for number in range(4)})
     missed = {f"brain {number}": 200 for number in range(4)}
     many = Refiner(C=0.01).fit(features, is_cell, missed=missed)
     assert none.cross_validation_["pooled"]["f1_ceiling"] == 1.0

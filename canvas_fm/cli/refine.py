@@ -1,0 +1,297 @@
+"""`refine fit` and `refine apply`."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from canvas_fm.cli.options import (
+    Verbs,
+    add_device,
+    add_json,
+    add_verb,
+    add_volume_flags,
+    add_voxel_size_flags,
+    positive_float,
+    positive_int,
+)
+
+if TYPE_CHECKING:
+    from canvas_fm.heads.refine import Refiner
+
+
+def add_verbs(verbs: Verbs) -> None:
+    group = verbs.add_parser(
+        "refine",
+        help="tell true from false detections",
+        description="Learn from labelled candidates which are cells, and judge the candidates of other "
+        "volumes, whatever detector they are from.",
+        allow_abbrev=False,
+    ).add_subparsers(dest="action", metavar="ACTION", required=True)
+    _add_fit(group)
+    _add_apply(group)
+
+
+def _add_fit(group: Verbs) -> None:
+    fit = add_verb(
+        group,
+        "fit",
+        run_fit,
+        "learn from labelled candidates",
+        "Fit a refiner on candidates whose labels are a column, or come from matching them with true cells. "
+        "Calibration and threshold are those of volumes left out, each once. OUT then holds config.json, "
+        "model.safetensors and report.json, where the ceiling 2R/(1+R) stands beside every F1.",
+    )
+    fit.add_argument("--encoder", metavar="MODEL", help="an encoder's folder, or a shipped name")
+    fit.add_argument("--detector", metavar="MODEL", help="a detector's folder, or a shipped name")
+    fit.add_argument("--volumes", nargs="+", required=True, metavar="VOLUME", help="one or more volumes")
+    fit.add_argument(
+        "--candidates",
+        nargs="+",
+        required=True,
+        metavar="FILE",
+        help="their candidates, one file a volume, in order",
+    )
+    fit.add_argument(
+        "--labels", metavar="COLUMN", help="column of the candidates: 1 a cell, 0 none, -1 skipped"
+    )
+    fit.add_argument(
+        "--truth",
+        nargs="+",
+        metavar="FILE",
+        help="the true cells, one file a volume; with --labels they only say how many have no candidate",
+    )
+    fit.add_argument(
+        "--tolerance-um", type=positive_float, metavar="N", help="farthest match with a true cell in µm"
+    )
+    fit.add_argument(
+        "--within",
+        nargs="+",
+        metavar="FILE",
+        help="boxes in which everything is labelled, one file a volume: a JSON list of [z0, y0, x0, z1, y1, "
+        "x1], or a meta.json with octants; candidates outside are skipped",
+    )
+    fit.add_argument(
+        "--background", nargs="+", metavar="VOLUME", help="the second channels of a detector that takes one"
+    )
+    fit.add_argument("--out", required=True, metavar="REFINER", help="folder to write")
+    fit.add_argument("--overwrite", action="store_true", help="replace OUT where it is there already")
+    fit.add_argument(
+        "--variant", choices=["concat", "mae", "detector"], help="default: concat of what models are given"
+    )
+    fit.add_argument("--cut", choices=["mae", "detector"], help="the block that --ratio cuts; default mae")
+    fit.add_argument(
+        "--ratio",
+        type=positive_float,
+        default=1.0,
+        metavar="R",
+        help="share of the cut block's columns that is kept, the first ones; default 1",
+    )
+    fit.add_argument(
+        "--reduce", choices=["columns", "pca"], default="columns", help="pca: the first components instead"
+    )
+    fit.add_argument(
+        "--pool", choices=["mean", "cls", "centre"], help="of the encoder; default: what its config names"
+    )
+    fit.add_argument(
+        "--layer", type=int, metavar="N", help="of the encoder, its blocks count from 1; default last"
+    )
+    fit.add_argument(
+        "--correction",
+        choices=["none", "centre", "standardise", "whiten"],
+        default="none",
+        help="of every brain by its own candidates; default none",
+    )
+    fit.add_argument("--whiten", action="store_true", help="decorrelate columns, by the training volumes")
+    fit.add_argument("--model", choices=["logistic", "mlp"], default="logistic", help="default logistic")
+    fit.add_argument(
+        "--calibration",
+        choices=["temperature", "isotonic", "none"],
+        default="temperature",
+        help="of the probabilities; default temperature",
+    )
+    fit.add_argument(
+        "--folds", type=positive_int, default=5, help="of volumes left out, at most one a volume; default 5"
+    )
+    fit.add_argument(
+        "--force-random-split",
+        action="store_true",
+        help="with one volume and no boxes: split its rows at random, which the report then marks",
+    )
+    fit.add_argument("--seed", type=int, default=0, help="of folds and MLP; default 0")
+    fit.add_argument(
+        "--features", metavar="DIR", help="folder in which features are kept for the next fit on them"
+    )
+    _add_running(fit)
+
+
+def _add_apply(group: Verbs) -> None:
+    apply = add_verb(
+        group,
+        "apply",
+        run_apply,
+        "P(cell) for every candidate of a volume",
+        "Write every row of CANDIDATES once, in its order, with all its columns and p_cell. The same command "
+        "again goes on where it stopped. The refiner's encoder and detector are found among the shipped "
+        "models by their sha256, else given.",
+    )
+    apply.add_argument("refiner", metavar="REFINER", help="a refiner's folder, or the name of a shipped one")
+    apply.add_argument("volume", metavar="VOLUME")
+    apply.add_argument("candidates", metavar="CANDIDATES", help="CSV or Parquet; only z, y, x are needed")
+    apply.add_argument("--out", required=True, metavar="CELLS", help="file to write: .csv or .parquet")
+    apply.add_argument("--encoder", metavar="MODEL", help="the refiner's encoder, where it is not shipped")
+    apply.add_argument("--detector", metavar="MODEL", help="the refiner's detector, where it is not shipped")
+    apply.add_argument("--background", metavar="VOLUME", help="second channel of a detector that takes one")
+    apply.add_argument(
+        "--regions", metavar="COLUMN", help="also count cells by the values of this column, with intervals"
+    )
+    _add_running(apply)
+
+
+def _add_running(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--batch", type=positive_int, default=64, help="crops at once; default 64")
+    parser.add_argument(
+        "--precision",
+        choices=["fp32", "bf16", "auto"],
+        default="fp32",
+        help="auto is bf16 where the device has it; default fp32",
+    )
+    add_device(parser)
+    add_voxel_size_flags(parser)
+    add_json(parser)
+    add_volume_flags(parser)
+
+
+def run_fit(args: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    from canvas_fm.cli.options import open_volume, print_result, report_bad_chunks
+    from canvas_fm.heads.extract import Extractor
+    from canvas_fm.heads.refine_fit import fit_refiner, label_brains
+    from canvas_fm.models.checkpoint import load
+
+    volumes = [open_volume(path, args) for path in args.volumes]
+    background = None if args.background is None else [open_volume(path, args) for path in args.background]
+    brains = label_brains(
+        volumes,
+        args.candidates,
+        labels=args.labels,
+        truth=args.truth,
+        tolerance_um=args.tolerance_um,
+        within=args.within,
+        background=background,
+    )
+    extractor = Extractor(
+        encoder=None if args.encoder is None else load(args.encoder, kind="encoder"),
+        detector=None if args.detector is None else load(args.detector, kind="detector"),
+        pool=args.pool,
+        layer=args.layer,
+        **_running(args),
+    )
+    keep = None if args.features is None else Path(args.features)
+    report = fit_refiner(_refiner(args), brains, extractor, args.out, overwrite=args.overwrite, keep=keep)
+    skipped = report_bad_chunks(volumes)
+    result = report if args.json else _for_people(report)
+    print_result(result | ({"bad_chunks": skipped} if skipped else {}), args.json)
+
+
+def _refiner(args: argparse.Namespace) -> Refiner:
+    from canvas_fm.heads.refine import Refiner
+
+    variant = args.variant
+    if variant is None:
+        variant = "concat" if args.encoder and args.detector else "mae" if args.encoder else "detector"
+    cut = args.cut
+    if cut is None and args.ratio < 1:
+        cut = "detector" if variant == "detector" else "mae"
+    return Refiner(
+        variant,
+        cut=cut,
+        ratio=args.ratio,
+        reduce=args.reduce,
+        correction=args.correction,
+        whiten=args.whiten,
+        model=args.model,
+        calibration=args.calibration,
+        folds=args.folds,
+        force_random=args.force_random_split,
+        random_state=args.seed,
+    )
+
+
+def _for_people(report: dict[str, Any]) -> dict[str, Any]:
+    """The report's pooled figures, each of volumes that were left out."""
+    figures = report["cross_validation"]
+    pooled = figures["pooled"]
+    shown: dict[str, Any] = {
+        "refiner": report["refiner"],
+        "sha256": report["sha256"],
+        "candidates": f"{pooled['candidates']} labelled, {pooled['cells']} of them cells, "
+        f"{report['skipped']} skipped",
+        "columns": report["columns_used"],
+        "threshold": report["threshold"],
+        "left out": f"each {figures['split']} once, in {figures['folds']} folds",
+    }
+    for name, of in {"all": pooled, **figures["brains"]}.items():
+        ranking = "undefined" if of["auc"] is None else f"{of['auc']:.3f}"
+        above = "recall unknown" if of["f1_ceiling"] is None else f"ceiling {of['f1_ceiling']:.3f}"
+        shown[name] = (
+            f"F1 {of['f1']:.3f} ({above}; every candidate kept {of['f1_unrefined']:.3f}), AUC {ranking}, "
+            f"calibration error {of['calibration_error']:.3f}"
+        )
+    if figures["warning"]:
+        shown["warning"] = figures["warning"]
+    return shown
+
+
+def run_apply(args: argparse.Namespace) -> None:
+    from canvas_fm.cli.options import open_volume, print_result, report_bad_chunks
+    from canvas_fm.data.points import Points
+    from canvas_fm.errors import CanvasError
+    from canvas_fm.heads.calibration import counts_by_region
+    from canvas_fm.heads.refine import Refiner
+    from canvas_fm.heads.refine_points import P_CELL, refine
+    from canvas_fm.models.checkpoint import load
+
+    refiner = Refiner.load(args.refiner)
+    refiner.set_params(device=args.device)
+    volume = open_volume(args.volume, args)
+    points = Points.read(args.candidates)
+    if args.regions is not None and args.regions not in points.columns:
+        found = ", ".join(points.columns) or "none"
+        raise CanvasError(f"{args.candidates} has no column {args.regions!r} to count by; found {found}")
+    judged = refine(
+        refiner,
+        volume,
+        points,
+        encoder=None if args.encoder is None else load(args.encoder, kind="encoder"),
+        detector=None if args.detector is None else load(args.detector, kind="detector"),
+        background=None if args.background is None else open_volume(args.background, args),
+        out=args.out,
+        **_running(args),
+    )
+    skipped = report_bad_chunks([volume])
+    p_cell = judged.columns[P_CELL].astype("float64")
+    count = refiner.count(p_cell)
+    result: dict[str, Any] = {
+        "written": args.out,
+        "candidates": len(judged),
+        "cells": int((p_cell >= refiner.threshold_).sum()),
+        "threshold": refiner.threshold_,
+        "expected_cells": count.value,
+        "interval_90": [count.low, count.high],
+    }
+    if args.regions is not None:
+        by_region = counts_by_region(p_cell, judged.columns[args.regions], refiner.count_spread_)
+        result["regions"] = [{"region": name, **found._asdict()} for name, found in by_region.items()]
+    print_result(result | ({"bad_chunks": skipped} if skipped else {}), args.json)
+
+
+def _running(args: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "batch": args.batch,
+        "device": args.device,
+        "precision": args.precision,
+        "resample": args.resample,
+        "any_voxel": args.any_voxel,
+    }

@@ -1,0 +1,227 @@
+"""Features of candidates from a volume: the encoder's embedding, the detector's pooled map, or both."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, Float64, Int64
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_arrays
+from safetensors.numpy import save as save_arrays
+
+from canvas_fm.data.crops import CropReader, chunk_order, crop_starts
+from canvas_fm.data.disk import write_atomic
+from canvas_fm.data.points import as_zyx, check_inside
+from canvas_fm.data.volume import Volume, Zyx
+from canvas_fm.errors import BadInput, CanvasError
+from canvas_fm.heads.features import FeatureSet, Made, beside
+from canvas_fm.inference.detect import TILE_ZYX, channels_of
+from canvas_fm.inference.embed import embed
+from canvas_fm.inference.features import detector_features
+from canvas_fm.inference.source import Source, volume_identity
+from canvas_fm.models.checkpoint import Detector, Encoder
+
+MAE, DETECTOR = "mae", "detector"
+CROP_ZYX: Zyx = (16, 32, 32)  # where there is no encoder whose crop could be taken
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """Models and settings by which candidates become features; the block `detector` stands before `mae`.
+
+    `pool` (None: the encoder's own) and `layer` (None: the last) are the encoder's. The detector's map is
+    pooled over the encoder's crop, else over `crop_zyx`, in `bins` parts an axis.
+    """
+
+    encoder: Encoder | None = None
+    detector: Detector | None = None
+    pool: str | None = None
+    layer: int | None = None
+    crop_zyx: Zyx | None = None
+    bins: int = 2
+    batch: int = 64
+    device: str = "auto"
+    precision: str = "fp32"
+    resample: bool = False
+    any_voxel: bool = False
+
+    def __post_init__(self) -> None:
+        if self.encoder is None and self.detector is None:
+            raise BadInput("features need an encoder, a detector or both; none was given")
+
+    @property
+    def made(self) -> dict[str, Made]:
+        """By what each block is made."""
+        made = {}
+        if self.detector is not None:
+            settings: dict[str, Any] = {"crop_zyx": list(self._crop_zyx), "bins": self.bins}
+            made[DETECTOR] = Made(self.detector.name, self.detector.sha256, settings)
+        if self.encoder is not None:
+            config = self.encoder.config
+            settings = {
+                "pool": self.pool or config.pool,
+                "layer": config.architecture.depth if self.layer is None else self.layer,
+            }
+            made[MAE] = Made(self.encoder.name, self.encoder.sha256, settings)
+        return made
+
+    @property
+    def layout(self) -> dict[str, slice]:
+        """The columns of each block, known without any work."""
+        start, found = 0, {}
+        sizes = {}
+        if self.detector is not None:
+            sizes[DETECTOR] = self.detector.config.architecture.dim * self.bins**3
+        if self.encoder is not None:
+            sizes[MAE] = self.encoder.dim
+        for name, size in sizes.items():
+            found[name] = slice(start, start + size)
+            start += size
+        return found
+
+    def features(
+        self,
+        volume: Volume,
+        points_zyx: Float64[np.ndarray, "n 3"],
+        *,
+        group: str | None = None,
+        background: Volume | None = None,
+        reader: CropReader | None = None,
+        show: bool | None = None,
+    ) -> FeatureSet:
+        """The features of points of one volume, rows in the order given; 4·n·d bytes are held in memory.
+
+        `group` is the brain's name, by default the volume's. Raises CanvasError for points outside the volume
+        and ModelMismatch for another voxel size, unless `resample` or `any_voxel` were asked for.
+        """
+        zyx = as_zyx(points_zyx)
+        check_inside(zyx, volume.shape_zyx)
+        same: dict[str, Any] = {
+            "device": self.device,
+            "precision": self.precision,
+            "resample": self.resample,
+            "any_voxel": self.any_voxel,
+            "show": show,
+        }
+        made, parts = self.made, {}
+        if self.detector is not None:
+            x = detector_features(
+                self.detector, volume, zyx, crop_zyx=self._crop_zyx, bins=self.bins, background=background,
+                **same,
+            )  # fmt: skip
+            parts[DETECTOR] = (x, made[DETECTOR])
+        if self.encoder is not None:
+            x = embed(
+                self.encoder, volume, zyx, pool=self.pool, layer=self.layer, batch=self.batch, reader=reader,
+                **same,
+            )  # fmt: skip
+            parts[MAE] = (x, made[MAE])
+        return beside(parts, group or volume.name)
+
+    def reader(self, volume: Volume) -> CropReader | None:
+        """What keeps decoded chunks from one call of `features` to the next."""
+        if self.encoder is None:
+            return None
+        config = self.encoder.config
+        return Source.of(config, volume, resample=self.resample, any_voxel=self.any_voxel).reader
+
+    def check(self, volume: Volume, background: Volume | None = None) -> None:
+        """Raise what `features` would raise for this volume, before any work is done."""
+        self.reader(volume)
+        if self.detector is not None:
+            channels_of(self.detector, volume, background)
+
+    def blocks(
+        self, volume: Volume, points_zyx: Float64[np.ndarray, "n 3"], rows: int
+    ) -> list[Int64[np.ndarray, " m"]]:
+        """Row numbers in blocks of about `rows`, so that no chunk or tile is worked through much more often.
+
+        Neighbours in space come together; where there is a detector a block is made of whole tiles of it, as
+        long as it does not grow beyond four times as many rows.
+        """
+        order = chunk_order(crop_starts(points_zyx, self._crop_zyx), volume.chunk_zyx)
+        if self.detector is None:
+            return np.split(order, range(rows, len(order), rows)) if len(order) else []
+        ratio = np.ones(3)
+        if self.resample:
+            ratio = np.asarray(volume.voxel_um) / np.asarray(self.detector.config.voxel_um)
+        tile = np.floor((points_zyx[order] + 0.5) * ratio / np.asarray(TILE_ZYX)).astype(np.int64)
+        by_tile = np.lexsort(tile.T[::-1])
+        order, tile = order[by_tile], tile[by_tile]
+        ends = [*(np.flatnonzero((np.diff(tile, axis=0) != 0).any(axis=1)) + 1).tolist(), len(order)]
+        found, start = [], 0
+        for end in ends:
+            while end - start >= rows:
+                stop = min(end, start + 4 * rows)
+                found.append(order[start:stop])
+                start = stop
+        if start < len(order):
+            found.append(order[start:])
+        return found
+
+    def identity(self, volume: Volume, background: Volume | None = None) -> dict[str, Any]:
+        """All that, beside the points, decides the features of a volume."""
+        rules = [model.config.window_rule for model in (self.encoder, self.detector) if model is not None]
+        return {
+            "made": {name: made.as_dict() for name, made in self.made.items()},
+            "volume": volume_identity(volume),
+            "background": None if background is None else volume_identity(background),
+            "windows": [list(volume.window_by(rule)) for rule in rules],
+            "voxel_um": list(volume.voxel_um),
+            "precision": self.precision,
+            "resample": self.resample,
+        }
+
+    @property
+    def _crop_zyx(self) -> Zyx:
+        if self.crop_zyx is not None:
+            return self.crop_zyx
+        return CROP_ZYX if self.encoder is None else self.encoder.config.architecture.crop_zyx
+
+
+def kept_features(
+    extractor: Extractor,
+    volume: Volume,
+    points_zyx: Float64[np.ndarray, "n 3"],
+    folder: Path,
+    *,
+    group: str,
+    background: Volume | None = None,
+    show: bool | None = None,
+) -> FeatureSet:
+    """As `Extractor.features`, read from `folder` where the same were worked out before, else kept there."""
+    extractor.check(volume, background)
+    inputs = extractor.identity(volume, background)
+    inputs["points"] = hashlib.sha256(np.ascontiguousarray(points_zyx, "<f8").tobytes()).hexdigest()
+    digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+    path = folder / f"{group.replace('/', '_')}-{digest[:16]}.safetensors"
+    made = extractor.made
+    if path.is_file():
+        parts = {name: (x, made[name]) for name, x in _read(path, list(made)).items()}
+        return beside(parts, group)
+    features = extractor.features(volume, points_zyx, group=group, background=background, show=show)
+    data = save_arrays({name: np.ascontiguousarray(features.block(name)) for name in features.blocks})
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, lambda temporary: temporary.write_bytes(_signed(data)))
+    return features
+
+
+def _signed(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest() + data
+
+
+def _read(path: Path, names: list[str]) -> dict[str, Float32[np.ndarray, "n k"]]:
+    content = path.read_bytes()
+    signature, data = content[:32], content[32:]
+    try:
+        if hashlib.sha256(data).digest() != signature:
+            raise ValueError("its checksum is another one")
+        arrays = load_arrays(data)
+        return {name: arrays[name] for name in names}
+    except (ValueError, KeyError, SafetensorError) as problem:
+        raise CanvasError(f"{path} is damaged ({problem}); delete it, and it is made anew") from problem

@@ -1,0 +1,235 @@
+"""From volumes, candidates and their labels to a refiner's folder with its report."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int64
+
+from canvas_fm import __version__
+from canvas_fm.data.boxes import as_boxes, read_boxes
+from canvas_fm.data.disk import write_text_atomic
+from canvas_fm.data.points import Points
+from canvas_fm.data.volume import Volume
+from canvas_fm.errors import BadInput, CanvasError
+from canvas_fm.evaluation.classification import ceiling
+from canvas_fm.evaluation.submission import sha256
+from canvas_fm.heads.columns import Columns
+from canvas_fm.heads.extract import DETECTOR, MAE, Extractor, kept_features
+from canvas_fm.heads.features import FeatureSet, stack
+from canvas_fm.heads.labels import Labelled, check_home, label_candidates
+from canvas_fm.heads.refine import Refiner
+from canvas_fm.heads.splits import grouped_folds
+
+_log = logging.getLogger(__name__)
+REPORT = "report.json"
+
+
+@dataclass(frozen=True)
+class Brain:
+    """One volume with its labelled candidates; `files` are where they came from."""
+
+    name: str
+    volume: Volume
+    points: Points
+    labelled: Labelled
+    background: Volume | None = None
+    files: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """Features of all brains below each other, with labels, regions and what was missed in each brain."""
+
+    features: FeatureSet
+    label: Int64[np.ndarray, " n"]
+    regions: np.ndarray | None
+    missed: dict[str, int]
+
+
+def label_brains(
+    volumes: Sequence[Volume],
+    candidates: Sequence[Points | str | Path],
+    *,
+    labels: str | None = None,
+    truth: Sequence[Points | str | Path] | None = None,
+    tolerance_um: float | None = None,
+    within: Sequence[Any] | None = None,
+    background: Sequence[Volume] | None = None,
+) -> list[Brain]:
+    """Volumes with their labelled candidates; `truth`, `within` and `background` are given one a volume.
+
+    Labels are a column (1 a cell, 0 none, −1 skipped), else come from matching with the truth. Of two
+    volumes of one name the folder above tells them apart. Raises CanvasError for points outside their volume
+    or of another one, and where as many of each were not given.
+    """
+    several = {"candidates": candidates, "truth": truth, "within": within, "background": background}
+    for what, given in several.items():
+        if given is not None and len(given) != len(volumes):
+            raise CanvasError(
+                f"{len(volumes)} volumes and {len(given)} of {what} were given; give one a volume, in order"
+            )
+    if labels is None and (truth is None or tolerance_um is None):
+        raise CanvasError(
+            "nothing says which candidates are cells: give --labels COLUMN, or --truth with --tolerance-um"
+        )
+    brains = []
+    for index, (name, volume) in enumerate(zip(_names(volumes), volumes, strict=True)):
+        points = _read(candidates[index], volume, f"the candidates of {name}")
+        true = None if truth is None else _read(truth[index], volume, f"the true cells of {name}")
+        labelled = label_candidates(
+            points,
+            name=name,
+            column=labels,
+            truth=true,
+            tolerance_um=tolerance_um,
+            voxel_um=volume.voxel_um,
+            boxes=None if within is None else _boxes(within[index]),
+        )
+        given = [candidates[index], *([] if truth is None else [truth[index]])]
+        files = tuple(Path(one) for one in given if not isinstance(one, Points))
+        beside = None if background is None else background[index]
+        brains.append(Brain(name, volume, points, labelled, beside, files))
+    return brains
+
+
+def training_set(
+    brains: Sequence[Brain], extractor: Extractor, *, keep: Path | None = None, show: bool | None = None
+) -> TrainingSet:
+    """The features of all brains. With the folder `keep` they are worked out once for all later calls.
+
+    With a per-brain correction in mind, unlabelled candidates have features too. Memory: 4 bytes a number.
+    """
+    for brain in brains:
+        extractor.check(brain.volume, brain.background)
+    parts = []
+    for brain in brains:
+        same: dict[str, Any] = {"group": brain.name, "background": brain.background, "show": show}
+        if keep is None:
+            parts.append(extractor.features(brain.volume, brain.points.zyx, **same))
+        else:
+            parts.append(kept_features(extractor, brain.volume, brain.points.zyx, keep, **same))
+    regions = [brain.labelled.region for brain in brains]
+    return TrainingSet(
+        stack(parts),
+        np.concatenate([brain.labelled.label for brain in brains]),
+        None
+        if any(one is None for one in regions)
+        else np.concatenate([r for r in regions if r is not None]),
+        {brain.name: brain.labelled.missed for brain in brains if brain.labelled.missed is not None},
+    )
+
+
+def fit_refiner(
+    refiner: Refiner,
+    brains: Sequence[Brain],
+    extractor: Extractor,
+    out: str | Path,
+    *,
+    overwrite: bool = False,
+    keep: Path | None = None,
+    show: bool | None = None,
+) -> dict[str, Any]:
+    """Fit a refiner, write its folder with `report.json` in it, and return that report.
+
+    Every figure is of brains (or regions, where there is one brain) that the model had not seen, beside the
+    F1 of keeping every candidate and the ceiling 2R / (1 + R) that no judgement of these candidates passes.
+    """
+    out = Path(out)
+    if out.exists() and not overwrite and not (out.is_dir() and not any(out.iterdir())):
+        raise CanvasError(f"{out} is there already; give another --out, or --overwrite to replace it")
+    _check_before_work(refiner, brains, extractor)
+    data = training_set(brains, extractor, keep=keep, show=show)
+    refiner.fit(data.features, data.label, regions=data.regions, missed=data.missed)
+    counts = {brain.name: brain.labelled.as_dict() for brain in brains}
+    markers = {brain.name: brain.volume.marker for brain in brains}
+    identity = refiner.save(out, {"trained_on": counts, "markers": markers, "canvas_fm": __version__})
+    report = {
+        "refiner": str(out),
+        "sha256": identity,
+        "variant": refiner.variant,
+        "cut": refiner.columns_.cut,
+        "ratio": refiner.ratio,
+        "columns": {name: part.stop - part.start for name, part in refiner.blocks_.items()},
+        "columns_used": refiner.columns_.width,
+        "models": {name: made.as_dict() for name, made in refiner.made_.items()},
+        "threshold": refiner.threshold_,
+        "C": refiner.C_,
+        "skipped": refiner.skipped_,
+        "brains": {name: found | _ceiling(found) for name, found in counts.items()},
+        "cross_validation": refiner.cross_validation_,
+        "settings": {name: value for name, value in refiner.get_params().items() if name != "blocks"},
+        "files": [{"path": str(path), "sha256": sha256(path)} for brain in brains for path in brain.files],
+        "canvas_fm": __version__,
+    }
+    write_text_atomic(out / REPORT, json.dumps(report, indent=2, allow_nan=False) + "\n")
+    return report
+
+
+def _check_before_work(refiner: Refiner, brains: Sequence[Brain], extractor: Extractor) -> None:
+    """What can be refused before hours of embedding: labels, folds, and a model that the variant needs."""
+    made = extractor.made
+    for block, flag in ((MAE, "--encoder"), (DETECTOR, "--detector")):
+        if refiner.variant in (block, "concat") and block not in made:
+            raise BadInput(f"variant {refiner.variant} needs the {block} features: give {flag}")
+    blocks = extractor.layout
+    width = max(part.stop for part in blocks.values())
+    Columns.of(blocks, width, refiner.variant, refiner.cut, refiner.ratio, refiner.reduce)
+    label = np.concatenate([brain.labelled.label for brain in brains])
+    name = np.repeat([brain.name for brain in brains], [len(brain.points) for brain in brains])
+    regions = _regions(brains)
+    kept = label >= 0
+    if not kept.any():
+        raise BadInput(f"none of the {len(label)} candidates carries a label of 1 or 0 where it counts")
+    grouped_folds(
+        name[kept],
+        label[kept] == 1,
+        folds=refiner.folds,
+        regions=None if regions is None else regions[kept],
+        force_random=refiner.force_random,
+    )
+
+
+def _ceiling(counts: dict[str, Any]) -> dict[str, float | None]:
+    return {"f1_ceiling": None if counts["recall"] is None else ceiling(counts["recall"])}
+
+
+def _regions(brains: Sequence[Brain]) -> np.ndarray | None:
+    """The box of every row, None unless all brains have boxes."""
+    found = [brain.labelled.region for brain in brains]
+    known = [one for one in found if one is not None]
+    return np.concatenate(known) if len(known) == len(found) else None
+
+
+def _read(given: Points | str | Path, volume: Volume, what: str) -> Points:
+    points = given if isinstance(given, Points) else Points.read(given)
+    check_home(points, volume.name, what)
+    try:
+        points.check_inside(volume.shape_zyx)
+    except CanvasError as problem:
+        raise CanvasError(f"{what}: {problem}") from problem
+    return points
+
+
+def _boxes(given: Any) -> Int64[np.ndarray, "k 6"]:
+    return read_boxes(given) if isinstance(given, str | Path) else as_boxes(given)
+
+
+def _names(volumes: Sequence[Volume]) -> list[str]:
+    """The volumes' names; of two that are the same, with the folder above."""
+    shared = Counter(volume.name for volume in volumes)
+    names = []
+    for volume in volumes:
+        path = volume.path.resolve()
+        parent = path.parent.parent if path.parent.name == volume.name else path.parent
+        names.append(f"{parent.name}/{volume.name}" if shared[volume.name] > 1 else volume.name)
+    if twice := [name for name, times in Counter(names).items() if times > 1]:
+        raise CanvasError(f"two volumes are called {twice[0]!r}; give each once, or rename their folders")
+    return names

@@ -1,0 +1,197 @@
+"""`refine fit` and `refine apply` from the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from canvas_fm.data.points import Points
+from canvas_fm.data.volume import Volume
+from canvas_fm.models.checkpoint import load, save_detector
+from canvas_fm.models.convmixer import ConvMixerConfig, HeatMapNet
+
+VOXEL_UM = (4.0, 1.8, 1.8)
+SHAPE = (16, 96, 96)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Volumes a, b and c of bright cells and dimmer spots, their candidates, the cells alone, a detector."""
+    folder = tmp_path_factory.mktemp("refine")
+    for seed, name in enumerate("abc"):
+        random = np.random.default_rng(seed)
+        voxels = random.integers(100, 200, SHAPE)
+        zyx = np.stack(np.meshgrid([4, 11], range(6, 92, 12), range(6, 92, 12), indexing="ij"), -1).reshape(
+            -1, 3
+        )
+        zyx = random.permutation(zyx)[:60]
+        label = np.arange(60) % 2
+        for (z, y, x), cell in zip(zyx, label, strict=True):
+            voxels[z, y - 1 : y + 2, x - 1 : x + 2] += 900 if cell else 300
+        with Volume.create(
+            folder / f"{name}.zarr", SHAPE, voxel_um=VOXEL_UM, chunk_zyx=(8, 48, 48)
+        ) as writer:
+            writer.write((0, 0, 0), voxels.astype(np.uint16))
+        region = np.where(zyx[:, 1] < 48, "left", "right")
+        Points(zyx, {"label": label, "region": region}).write(folder / f"{name}.csv")
+        Points(zyx[label == 1]).write(folder / f"{name}_cells.csv")
+    torch.manual_seed(1)
+    net = HeatMapNet(ConvMixerConfig(dim=4, depth=1, kernel_zyx=(3, 3, 3)))
+    save_detector(folder / "detector", net, voxel_um=VOXEL_UM, threshold=0.5, min_distance_um=6)
+    return folder
+
+
+def fit_words(folder: Path, model: Path, out: Path, volumes: str = "ab") -> list[object]:
+    words: list[object] = ["refine", "fit", "--encoder", model, "--pool", "centre", "--device", "cpu"]
+    words += ["--volumes", *(folder / f"{name}.zarr" for name in volumes)]
+    words += ["--candidates", *(folder / f"{name}.csv" for name in volumes), "--out", out]
+    return words
+
+
+@pytest.fixture(scope="module")
+def refiner(folder, model, tmp_path_factory) -> Path:
+    from canvas_fm.cli import main
+
+    out = tmp_path_factory.mktemp("refiners") / "refiner"
+    assert main([str(word) for word in [*fit_words(folder, model, out), "--labels", "label"]]) == 0
+    return out
+
+
+def test_fit_and_apply(folder, model, result, tmp_path):
+    out, cells = tmp_path / "refiner", tmp_path / "cells.csv"
+    words = [*fit_words(folder, model, out), "--detector", folder / "detector", "--variant", "concat"]
+    report = result(*words, "--ratio", 0.4, "--labels", "label")
+    assert report["columns_used"] == 32 + round(0.4 * 24)
+    assert report["cut"] == "mae"
+    assert report["models"]["mae"]["sha256"] == load(model).sha256
+    assert (out / "report.json").is_file()
+    words = ["refine", "apply", out, folder / "c.zarr", folder / "c.csv", "--out", cells, "--encoder", model]
+    said = result(*words, "--detector", folder / "detector", "--regions", "region", "--device", "cpu")
+    given, judged = Points.read(folder / "c.csv"), Points.read(cells)
+    assert np.array_equal(judged.zyx, given.zyx)
+    assert list(judged.columns) == ["label", "region", "p_cell"]
+    kept = judged.columns["p_cell"] >= said["threshold"]
+    assert (kept == (given.columns["label"] == 1)).mean() > 0.9
+    assert said["cells"] == kept.sum()
+    assert said["expected_cells"] == pytest.approx(judged.columns["p_cell"].sum(), rel=1e-5)
+    assert [one["region"] for one in said["regions"]] == ["left", "right"]
+    assert sum(one["value"] for one in said["regions"]) == pytest.approx(said["expected_cells"])
+    assert said["interval_90"][0] <= said["expected_cells"] <= said["interval_90"][1]
+
+
+def test_labels_by_the_truth_show_the_ceiling(folder, model, run, tmp_path):
+    truth = tmp_path / "more.csv"
+    cells = Points.read(folder / "b_cells.csv").zyx
+    Points(np.concatenate([cells, [[8.0, 48, 48]] * 10 + np.arange(10)[:, None]])).write(truth)
+    code, out, err = run(
+        *fit_words(folder, model, tmp_path / "refiner"), "--truth", folder / "a_cells.csv", truth,
+        "--tolerance-um", 4,
+    )  # fmt: skip
+    assert code == 0, err
+    lines = dict(line.split(maxsplit=1) for line in out.splitlines())
+    assert "ceiling 1.000" in lines["a"]
+    recall = 30 / 40
+    assert f"ceiling {2 * recall / (1 + recall):.3f}" in lines["b"]
+    report = json.loads((tmp_path / "refiner" / "report.json").read_text())
+    assert report["brains"]["b"]["missed"] == 10
+
+
+def test_labels_of_minus_one_are_counted_and_recall_stays_unknown(folder, model, run, tmp_path):
+    points = Points.read(folder / "b.csv")
+    points.columns["label"] = np.where(np.arange(60) < 7, -1, points.columns["label"])
+    points.write(tmp_path / "b.csv")
+    words = fit_words(folder, model, tmp_path / "refiner")
+    words[words.index(folder / "b.csv")] = tmp_path / "b.csv"
+    code, out, _ = run(*words, "--labels", "label")
+    assert code == 0
+    assert "113 labelled, 56 of them cells, 7 skipped" in out
+    assert "recall unknown" in out
+
+
+def test_features_are_kept_for_the_next_fit(folder, model, run, tmp_path):
+    words = [
+        *fit_words(folder, model, tmp_path / "refiner"),
+        "--labels",
+        "label",
+        "--features",
+        tmp_path / "kept",
+    ]
+    assert run(*words)[0] == 0
+    kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "kept").iterdir()}
+    assert len(kept) == 2
+    assert run(*words, "--overwrite", "--whiten")[0] == 0
+    assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "kept").iterdir()} == kept
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "nothing says which candidates are cells"),
+        (["--labels", "lab"], "no column 'lab'"),
+        (["--labels", "label", "--variant", "concat"], "needs the detector features: give --detector"),
+        (["--labels", "label", "--ratio", "1.5"], "ratio is 1.5"),
+        (["--labels", "label", "--layer", "9"], "layer is 9"),
+        (["--labels", "label", "--within", "boxes.json"], "2 volumes and 1 of within"),
+    ],
+)
+def test_mistakes_of_a_fit_are_a_line(folder, model, refusal, tmp_path, words, message):
+    assert message in refusal(*fit_words(folder, model, tmp_path / "refiner"), *words)
+    assert not (tmp_path / "refiner").exists()
+
+
+def test_one_volume_alone_is_refused_and_forced_ones_are_marked(folder, model, run, refusal, tmp_path):
+    words = [*fit_words(folder, model, tmp_path / "refiner", "a"), "--labels", "label"]
+    assert "one brain (a)" in refusal(*words)
+    code, out, _ = run(*words, "--force-random-split")
+    assert code == 0
+    assert "neighbours stand on both sides" in out
+    assert "already" in refusal(*words)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda p: Points(p.zyx + np.array([0, 0, 90]), p.columns), "points outside the volume"),
+        (lambda p: Points(p.zyx, p.columns, {"volume": "elsewhere"}), "of the volume 'elsewhere'"),
+        (lambda p: Points(p.zyx, {"label": np.ones(60, int)}), "one class only"),
+        (
+            lambda p: Points(p.zyx, {"label": np.where(np.arange(60) < 2, [0, 1] * 30, -1)}),
+            "fewer than 5 folds",
+        ),
+        (lambda p: Points(p.zyx, {"label": np.arange(60)}), "holds 2; expected 1"),
+    ],
+)
+def test_candidates_that_do_not_fit(folder, model, refusal, tmp_path, change, message):
+    words = fit_words(folder, model, tmp_path / "refiner")
+    for name in "ab":
+        change(Points.read(folder / f"{name}.csv")).write(tmp_path / f"{name}.csv")
+        words[words.index(folder / f"{name}.csv")] = tmp_path / f"{name}.csv"
+    assert message in refusal(*words, "--labels", "label")
+
+
+def test_mistakes_of_an_apply_are_a_line(folder, model, refiner, refusal, tmp_path):
+    words = ["refine", "apply", refiner, folder / "c.zarr", folder / "c.csv", "--out", tmp_path / "cells.csv"]
+    assert "give its folder with --encoder" in refusal(*words)
+    assert "expected" in refusal(*words, "--encoder", folder / "detector")
+    assert "no column 'area' to count by" in refusal(*words, "--encoder", model, "--regions", "area")
+    words[-1] = tmp_path / "cells.npz"
+    assert "written as .csv or .parquet" in refusal(*words, "--encoder", model, "--device", "cpu")
+    assert "a refiner was expected" in refusal(
+        "refine", "apply", model, folder / "c.zarr", folder / "c.csv", "--out", tmp_path / "cells.csv"
+    )
+
+
+def test_an_encoder_that_is_another_one(folder, refiner, refusal, tmp_path):
+    from canvas_fm.models.checkpoint import save_encoder
+    from canvas_fm.models.mae import DecoderConfig, MaskedAutoencoder
+    from canvas_fm.models.vit import EncoderConfig
+
+    torch.manual_seed(9)
+    mae = MaskedAutoencoder(EncoderConfig(dim=24, depth=1, heads=2), DecoderConfig(dim=12, depth=1, heads=2))
+    save_encoder(tmp_path / "other", mae, voxel_um=VOXEL_UM)
+    words = ["refine", "apply", refiner, folder / "c.zarr", folder / "c.csv", "--out", tmp_path / "cells.csv"]
+    assert "this refiner was fitted with tiny" in refusal(*words, "--encoder", tmp_path / "other")
