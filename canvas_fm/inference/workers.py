@@ -54,6 +54,10 @@ def _by_dask(
         )
     try:
         client = Client(cluster or scheduler, timeout="30s")
+    except ValueError as problem:
+        raise CanvasError(
+            f"{scheduler!r} is no address of a Dask scheduler ({problem}); expected one as tcp://host:8786"
+        ) from problem
     except OSError as problem:
         raise CanvasError(f"no Dask scheduler answers at {scheduler}: {problem}") from problem
     try:

@@ -1,13 +1,15 @@
 """cellfinder's detection, by the interpreter that has it: VOLUME.npy SETTINGS.json OUT.json.
 
-Nothing of ours is imported here. The settings are `voxel_um`, `threads`, `rounds`, `device` and `keywords`;
-OUT gets the seconds of each round and the positions of the last one, z, y, x.
+Nothing of ours is imported here. The settings are `voxel_um`, `threads`, `rounds`, `device`, and keywords to
+be `tried` on the first `side` voxels in y and x; OUT gets the seconds of each round, by the clock and of
+processors, and the positions (z, y, x) of the last round and of every trial.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import resource
 import sys
 import time
 from importlib.metadata import version
@@ -29,21 +31,29 @@ def main() -> None:
         "n_free_cpus": max(0, (os.cpu_count() or 1) - settings["threads"]),
         "torch_device": settings["device"],
         "skip_classification": True,
-        **settings["keywords"],
     }
 
-    def once(array: Any) -> list[Any]:
-        return list(detect(signal_array=array, background_array=array, **options))
+    def once(array: Any, **keywords: Any) -> list[list[float]]:
+        cells = detect(signal_array=array, background_array=array, **options, **keywords)
+        return [[float(cell.z), float(cell.y), float(cell.x)] for cell in cells]
 
     once(voxels[: min(len(voxels), 40), :200, :200])  # compiles what is compiled at first use
-    seconds, cells = [], []
+    seconds, cpu, found = [], [], []
     for _ in range(settings["rounds"]):
-        start = time.perf_counter()
-        cells = once(voxels)
+        start, busy = time.perf_counter(), processor()
+        found = once(voxels)
         seconds.append(time.perf_counter() - start)
-    found = [[float(cell.z), float(cell.y), float(cell.x)] for cell in cells]
-    result = {"seconds": seconds, "zyx": found, "version": version("cellfinder")}
+        cpu.append(processor() - busy)
+    cube = voxels[:, : settings["side"], : settings["side"]]
+    tried = [once(cube, **keywords) for keywords in settings["tried"]]
+    result = {"seconds": seconds, "cpu": cpu, "zyx": found, "tried": tried, "version": version("cellfinder")}
     out.write_text(json.dumps(result))
+
+
+def processor() -> float:
+    """Processor seconds of this process and of those that it started and that ended."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 if __name__ == "__main__":  # cellfinder starts processes that import this file again

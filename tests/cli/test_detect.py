@@ -202,6 +202,8 @@ def test_a_dask_cluster_gives_the_same_rows(folder, tmp_path, capsys):
         ),
         (["detector", "brain.zarr", "--out", "c.csv", "--sigma-um", "3"], "is for --method log"),
         (["brain.zarr", "--out", "c.csv", "--method", "log", "--resample"], "takes no --resample"),
+        (["detector", "brain.zarr", "--out", "c.csv", "--scheduler", "here"], "'here' is no address"),
+        (["detector", "brain.zarr", "--out", "c.csv", "--scheduler", "http://h:1"], "expected one as tcp://"),
         (["detector", "brain.zarr", "--out", "c.csv", "--threshold", "nan"], "threshold is nan"),
         (["detector", "brain.zarr", "--out", "c.txt"], "written as .csv or .parquet"),
         (["detector", "brain.zarr", "--out", "no/c.csv"], "there is no folder no"),
