@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from canvas_fm.heads.probe import Probe
     from canvas_fm.heads.probe_score import probe_fit
     from canvas_fm.heads.refine import Refiner
+    from canvas_fm.heads.refine_points import refine
     from canvas_fm.inference.detect import detect, detect_log
     from canvas_fm.inference.embed import embed, embed_crops, embed_to_store
     from canvas_fm.inference.embeddings import Embeddings
@@ -48,6 +49,7 @@ _HOME = {
     "pretrain": "canvas_fm.training.pretrain",
     "probe_fit": "canvas_fm.heads.probe_score",
     "report": "canvas_fm.viewing.report",
+    "refine": "canvas_fm.heads.refine_points",
     "train_detector": "canvas_fm.training.detector",
     "write_phantom": "canvas_fm.data.phantom",
 }
@@ -70,6 +72,7 @@ __all__ = [
     "load",
     "pretrain",
     "probe_fit",
+    "refine",
     "report",
     "train_detector",
     "write_phantom",
