@@ -157,8 +157,8 @@ def overlap(is_cell: Bool[np.ndarray, " n"], own: Float64[np.ndarray, " n"]) -> 
     """Candidates whose own score could be either's: from the lowest 1 % of cells to the top 1 % of others."""
     if is_cell.all() or not is_cell.any():
         return np.zeros(len(own), bool)
-    low = np.percentile(own[is_cell], _OVERLAP[0])
-    high = np.percentile(own[~is_cell], _OVERLAP[1])
+    low = np.percentile(own[is_cell], _OVERLAP[0], method="lower")
+    high = np.percentile(own[~is_cell], _OVERLAP[1], method="higher")
     return (own >= low) & (own <= high)
 
 
@@ -189,9 +189,7 @@ def _check(
 ) -> None:
     names = [method.name for method in methods]
     if not names or len(set(names)) < len(names):
-        raise CanvasError(
-            f"methods are {', '.join(names) or 'none'}; give at least one, each by another name"
-        )
+        raise CanvasError(f"methods are {', '.join(names) or 'none'}; give one or more, by different names")
     if unknown := sorted(set(curve_of or ()) - set(names)):
         raise CanvasError(f"curve_of names {unknown[0]!r}; the methods are {', '.join(names)}")
     if seeds < 1:

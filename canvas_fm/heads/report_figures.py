@@ -130,8 +130,11 @@ def gallery_rows(found: Comparison, method: str) -> dict[str, list[Shown]]:
 def gallery_figure(found: Comparison, method: str, path: Path) -> None:
     """The rows of `gallery_rows`: 40 µm wide, the brightest of the planes within 6 µm, framed by label."""
     every = {title: rows for title, rows in gallery_rows(found, method).items() if rows}
-    figure = Figure(figsize=(1.15 * _SHOWN + 0.3, 1.65 * len(every) + 0.2), layout="constrained")
-    axes = figure.subplots(len(every), _SHOWN, squeeze=False)
+    lines = max(len(every), 1)
+    figure = Figure(figsize=(1.15 * _SHOWN, 1.7 * lines))
+    axes = figure.subplots(lines, _SHOWN, squeeze=False)
+    # By hand: a layout that is worked out for fifty panels takes seconds.
+    figure.subplots_adjust(0.01, 0.3 / lines, 0.99, 1 - 0.2 / lines, hspace=0.5, wspace=0.06)
     for line, (title, shown) in zip(axes, every.items(), strict=True):
         crops = _projected(found.task, np.array([one.row for one in shown], np.int64))
         line[0].set_title(f"{title}", fontsize=9, loc="left", pad=5)

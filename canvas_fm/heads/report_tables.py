@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from canvas_fm.heads.compare import Comparison
@@ -13,7 +14,7 @@ class Table(NamedTuple):
 
     caption: str
     heads: tuple[str, ...]
-    rows: list[tuple[str, ...]]
+    rows: Sequence[tuple[str, ...]]
 
 
 def tables_of(found: Comparison, reference: str | None) -> list[Table]:

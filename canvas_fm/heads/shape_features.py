@@ -44,7 +44,7 @@ def shape_features(crops: Float32[np.ndarray, "n z y x"], voxel_um: ZyxUm) -> Fl
     same at any voxel size. Moments are those of what rises above the median of the outer shell, within
     10 µm.
     """
-    offsets = _offsets_um(crops.shape[1:], voxel_um)  # type: ignore[arg-type]
+    offsets = _offsets_um(crops.shape[1:], voxel_um)
     distance = np.sqrt((offsets**2).sum(axis=1))
     flat = crops.reshape(len(crops), -1).astype(np.float64)
     inside = [distance <= max(radius, distance.min()) for radius in RADII_UM]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from canvas_fm.data.zyx import ZyxUm
@@ -21,7 +23,7 @@ def random_encoder(
     if like is None:
         config = ModelConfig(architecture=EncoderConfig(), voxel_um=voxel_um, weights={}, sha256=name)
     else:
-        update = {"decoder": None, "provenance": {}, "weights": {}, "sha256": name}
+        update: dict[str, Any] = {"decoder": None, "provenance": {}, "weights": {}, "sha256": name}
         config = like.model_copy(update=update)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

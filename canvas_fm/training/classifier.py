@@ -92,7 +92,7 @@ class ResNetClassifier:
             raise CanvasError("the 3D ResNet's training diverged; give a smaller learning rate")
         share = float(is_cell.float().mean())
         with torch.no_grad():  # it saw as many cells as others
-            net.head.bias += math.log(share / (1 - share))
+            net.head.bias.add_(math.log(share / (1 - share)))
         return net.eval()
 
     def _judge(self, task: Task, net: ResNet3D) -> Judge:

@@ -176,7 +176,7 @@ def _one_a_fold(models: Sequence[str | Path], held: Mapping[str, Any], kind: str
         raise CanvasError(
             f"{len(models)} {kind}s for {len(held)} folds ({', '.join(held)}); give one, or one a fold"
         )
-    opened = [load(path, kind="encoder" if kind == "encoder" else "detector") for path in models]  # type: ignore[call-overload]
+    opened = [load(path, kind="encoder" if kind == "encoder" else "detector") for path in models]
     return {fold: opened[number % len(opened)] for number, fold in enumerate(held)}
 
 
@@ -205,7 +205,11 @@ class _Extracted:
     def method(self, name: str, by_fold: Mapping[str, Extractor], variant: str) -> Embedded:
         """Embeddings (or the detector's features, or both) under a refiner."""
         settings = self._settings
-        same = {"device": settings.device, "precision": settings.precision, "resample": settings.resample}
+        same: dict[str, Any] = {
+            "device": settings.device,
+            "precision": settings.precision,
+            "resample": settings.resample,
+        }
         ready = {
             fold: replace(one, pool=settings.pool, layer=settings.layer, any_voxel=settings.any_voxel, **same)
             for fold, one in by_fold.items()
@@ -213,10 +217,7 @@ class _Extracted:
         features = {fold: self._features(one) for fold, one in ready.items()}
 
         def refiner(seed: int) -> Refiner:
-            return Refiner(
-                variant, model=settings.head, correction=settings.correction, class_weight=None,
-                random_state=seed,
-            )  # fmt: skip
+            return Refiner(variant, model=settings.head, correction=settings.correction, random_state=seed)
 
         def embed(rows: np.ndarray, fold: str) -> np.ndarray:
             return self._some(ready[fold], rows)
