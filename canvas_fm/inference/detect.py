@@ -45,11 +45,11 @@ def detect(
     """The cells that a trained detector finds: positions and their score, in z, y, x order.
 
     Without `threshold` exactly the rows at or above the operating threshold that the model holds; a low one
-    gives candidates to refine. `region` is Z0 Y0 X0 Z1 Y1 X1 in voxels of level 0 (of the model's voxels with
-    `resample`). Memory goes by `tile_zyx`, not by the volume; tiles give what one pass over the whole would.
-    With `out` (.csv, .parquet) the points are written, and interrupted work goes on if its inputs are the
-    same. `workers` processes, or a Dask `scheduler` such as tcp://host:8786, give the same rows. Raises
-    ModelMismatch for another voxel size, CanvasError for what does not fit.
+    gives candidates to refine. `region` is Z0 Y0 X0 Z1 Y1 X1 in voxels of level 0. Memory goes by `tile_zyx`,
+    not by the volume; tiles give what one pass over the whole would. With `out` (.csv, .parquet) the points
+    are written, and interrupted work goes on if its inputs are the same. `workers` processes, or a Dask
+    `scheduler` such as tcp://host:8786, give the same rows. Raises ModelMismatch for another voxel size,
+    CanvasError for what does not fit.
     """
     job = detector_job(
         detector, volume, background=background, threshold=threshold, min_distance_um=min_distance_um,
@@ -174,8 +174,11 @@ def _job(
     meta: dict[str, str],
 ) -> Job:
     first = volumes[0]
-    source: Readable = first if to_um is None else Resampled(first, to_um)
-    box = as_region(region, source.shape_zyx)
+    source: Readable = first
+    box = as_region(region, first.shape_zyx)
+    if to_um is not None:
+        source = resampled = Resampled(first, to_um)
+        box = resampled.box(box)
     windows = [volume.window_by(rule) for volume in volumes]
     radius: tuple[float, float, float] = (1.0, 1.0, 1.0)
     if min_distance_um is not None:

@@ -129,6 +129,19 @@ class Resampled:
         """Positions in voxels of the volume itself."""
         return np.asarray(zyx, np.float64) * self.ratio
 
+    def box(self, given: Box) -> Box:
+        """The voxels of `voxel_um` whose centres lie in a box of the volume's voxels; not none."""
+        ends = [
+            np.ceil((np.asarray(end) - 0.5) / self.ratio).astype(int) for end in (given.start, given.stop)
+        ]
+        start, stop = (np.clip(end, 0, self.shape_zyx).tolist() for end in ends)
+        if any(a >= b for a, b in zip(start, stop, strict=True)):
+            raise CanvasError(
+                f"the region from {given.start} to {given.stop} (z, y, x) is thinner than a voxel of "
+                "the model: give a larger one"
+            )
+        return Box((start[0], start[1], start[2]), (stop[0], stop[1], stop[2]))
+
     def _weights(self, axis: int, origin: int, size: int) -> tuple[int, np.ndarray]:
         """The first voxel to read along an axis, and how each sample is made of voxels from there."""
         ratio, n = float(self.ratio[axis]), self.volume.shape_zyx[axis]

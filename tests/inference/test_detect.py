@@ -235,6 +235,23 @@ def test_another_voxel_size_is_refused_unless_asked_for(detector, tmp_path):
     assert resampled.inside(other.shape_zyx).all()
 
 
+def test_a_region_is_in_the_volumes_own_voxels_when_resampled_too(detector, tmp_path):
+    other = write(tmp_path / "other.zarr", blobs(), voxel_um=(8.0, 3.6, 3.6))
+    everything = detect(detector, other, resample=True).zyx
+    region = (2, 10, 20, 15, 50, 66)
+    inside = np.all(
+        (everything >= np.array(region[:3]) - 0.5) & (everything < np.array(region[3:]) - 0.5), axis=1
+    )
+    assert 5 < inside.sum() < len(everything)
+    found = detect(detector, other, resample=True, region=region, tile_zyx=(16, 64, 64))
+    assert np.array_equal(found.zyx, everything[inside])
+    with pytest.raises(CanvasError, match="does not lie in the volume"):
+        detect(detector, other, resample=True, region=(0, 0, 0, 30, 9, 9))
+    coarse = write(tmp_path / "fine.zarr", blobs(), voxel_um=(1.0, 0.5, 0.5))
+    with pytest.raises(CanvasError, match="thinner than a voxel of the model"):
+        detect(detector, coarse, resample=True, region=(1, 0, 0, 2, 61, 70))
+
+
 @pytest.mark.parametrize("factor", [0.5, 0.7, 1.0, 1.6])
 def test_a_resampled_volume_keeps_places_whatever_the_box(tmp_path, factor):
     z, y, x = np.indices((20, 30, 24)).astype(np.float32)
