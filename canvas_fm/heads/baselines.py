@@ -5,6 +5,7 @@ And embeddings as a method, so that a trained encoder, a random one and a refine
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from jaxtyping import Float32, Float64
 from canvas_fm.data.zyx import Zyx
 from canvas_fm.errors import CanvasError
 from canvas_fm.heads.candidates import Task
-from canvas_fm.heads.features import FeatureSet
+from canvas_fm.heads.features import FeatureSet, Moments
 from canvas_fm.heads.linear import fit_path
 from canvas_fm.heads.methods import Fit, Judge, Training, held_out_by, threshold_of
 from canvas_fm.heads.shape_features import shape_crop, shape_features
@@ -152,6 +153,7 @@ class Embedded:
     ) -> None:
         self.name, self.seeded = name, seeded
         self._features, self._refiner, self._embed = features, refiner, embed
+        self._corrected: dict[str, FeatureSet] = {}
 
     def fit(self, given: Training) -> Fit:
         features = self._of(given)
@@ -185,37 +187,46 @@ class Embedded:
         task, rows = given.task, given.rows
         assert self._refiner is not None
         refiner = self._refiner(given.seed)
+        # Every brain is corrected by all its candidates, however few of them are labelled.
+        how = str(refiner.correction)
+        refiner.set_params(correction="none")
+        if given.fold not in self._corrected:
+            self._corrected = {given.fold: features.corrected(how)}
+        ready = self._corrected[given.fold]
         labels = task.is_cell[rows].astype(np.int64)
-        # The brain's correction needs all its candidates, so labels hide the others instead of rows.
-        shown = np.union1d(given.pool, rows)
-        y = np.full(len(shown), -1)
-        y[np.searchsorted(shown, rows)] = labels
-        options = {"regions": task.region[shown].astype(np.str_), "missed": task.missed_by_part(rows)}
+        options = {"regions": task.region[rows].astype(np.str_), "missed": task.missed_by_part(rows)}
         try:
-            refiner.fit(features.rows(shown), y, **options)
-        except CanvasError:  # few labels: a brain or region lacks a class
+            refiner.fit(ready.rows(rows), labels, **options)
+        except CanvasError:  # so few labels that a brain or region lacks a class
             fewest = min(int(labels.sum()), int((1 - labels).sum()))
             refiner.set_params(folds=max(2, min(3, fewest)), force_random=True)
-            alone = FeatureSet(
-                features.x[shown], features.blocks, np.full(len(shown), given.fold), features.made
-            )
-            refiner.fit(alone, y)
+            one = np.full(len(rows), given.fold)
+            # It would warn of each of these draws that neighbours stand on both sides: they are known to.
+            logging.getLogger("canvas_fm.heads.refine").addFilter(_silent)
+            try:
+                refiner.fit(FeatureSet(ready.x[rows], ready.blocks, one, ready.made), labels)
+            finally:
+                logging.getLogger("canvas_fm.heads.refine").removeFilter(_silent)
 
-        def judge(asked: np.ndarray, x: np.ndarray | None = None) -> np.ndarray:
-            # Whole brains, for their correction; then the rows that were asked for.
-            if refiner.correction == "none":
-                part = (
-                    features.rows(asked)
-                    if x is None
-                    else FeatureSet(x, features.blocks, features.groups[asked], features.made)
-                )
-                return refiner.predict_proba(part)[:, 1]
-            brains = np.flatnonzero(np.isin(features.groups, np.unique(features.groups[asked])))
-            p = refiner.predict_proba(features.rows(brains))[:, 1]
-            return p[np.searchsorted(brains, asked)]
+        def scratch(asked: np.ndarray) -> np.ndarray:
+            assert again is not None
+            x = again(asked)
+            for name in np.unique(features.groups[asked]) if how != "none" else ():
+                mine = features.groups[asked] == name
+                brain = features.x[features.groups == name]
+                x[mine] = Moments.of(brain).corrected(x[mine], how)
+            part = FeatureSet(x, features.blocks, features.groups[asked], features.made)
+            return refiner.predict_proba(part)[:, 1]
 
-        scratch = None if again is None else lambda asked: judge(asked, again(asked))
-        return Fit(judge, float(refiner.threshold_), scratch)
+        return Fit(
+            lambda asked: refiner.predict_proba(ready.rows(asked))[:, 1],
+            float(refiner.threshold_),
+            None if again is None else scratch,
+        )
+
+
+def _silent(record: logging.LogRecord) -> bool:
+    return False
 
 
 def _logistic(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import torch
@@ -17,11 +18,13 @@ def random_encoder(
     """A random-initialised encoder with the architecture, window, voxel size and pooling of another one.
 
     Without `like` it has the paper's architecture, for `voxel_um`. The same seed gives the same weights; they
-    are nowhere on disk, and its sha256 says so.
+    are nowhere on disk, and instead of a sha256 it is known by architecture and seed.
     """
-    name = f"random-initialised, seed {seed}"
+    architecture = EncoderConfig() if like is None else like.architecture
+    shape = hashlib.sha256(architecture.model_dump_json().encode()).hexdigest()
+    name = f"random-{shape[:12]}-seed-{seed}"
     if like is None:
-        config = ModelConfig(architecture=EncoderConfig(), voxel_um=voxel_um, weights={}, sha256=name)
+        config = ModelConfig(architecture=architecture, voxel_um=voxel_um, weights={}, sha256=name)
     else:
         update: dict[str, Any] = {"decoder": None, "provenance": {}, "weights": {}, "sha256": name}
         config = like.model_copy(update=update)

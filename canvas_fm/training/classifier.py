@@ -20,6 +20,7 @@ from canvas_fm.training.augment import draw, turn
 from canvas_fm.training.recipe import AugmentRecipe
 
 _AT_ONCE = 256
+_FEW = 500  # labels
 
 
 @dataclass
@@ -28,8 +29,9 @@ class ResNetClassifier:
 
     `epochs` passes over the labels, but at least `least_steps` and at most `most_steps` steps of `batch`:
     twenty labels need many passes, twenty thousand few. Cells and others are drawn equally often, and the
-    logit is then put back to how often cells are. The threshold is chosen on one held-out part of the
-    training rows, by a net that has not seen it; the net that judges has seen all.
+    logit is then put back to how often cells are. The threshold is chosen on a held-out part of the
+    training rows (up to 500: on each part in turn), by nets that have not seen it; the net that judges has
+    seen all.
     """
 
     config: ResNetConfig = field(default_factory=ResNetConfig)
@@ -56,7 +58,9 @@ class ResNetClassifier:
         def fit_one(rows: np.ndarray) -> Judge:
             return self._judge(given.task, self.train(given.task, rows, given.seed))
 
-        held_out = held_out_by(given, fit_one, parts=1)
+        # Of few labels one part would be a handful: a threshold needs them all, and they cost little.
+        parts = None if len(given.rows) <= _FEW else 1
+        held_out = held_out_by(given, fit_one, parts=parts)
         return Fit(fit_one(given.rows), threshold_of(given, held_out))
 
     def steps(self, labels: int) -> int:

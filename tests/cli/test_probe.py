@@ -15,7 +15,7 @@ from canvas_fm.viewing.report import METHODS
 
 @pytest.fixture(scope="module")
 def brains(tmp_path_factory, model):
-    """Two volumes with bright cells among dimmer spots: `raw.zarr`, candidates and true cells of each."""
+    """Two volumes with wide cells among narrow spots: `raw.zarr`, candidates and true cells of each."""
     from canvas_fm.inference.embed import embed_to_store
     from canvas_fm.models.checkpoint import load
 
@@ -27,7 +27,8 @@ def brains(tmp_path_factory, model):
         zyx = random.permutation(grid.reshape(-1, 3))[:60]
         label = np.where(np.arange(60) == 7, -1, np.arange(60) % 2)
         for (z, y, x), cell in zip(zyx, label, strict=True):
-            voxels[z, y - 1 : y + 2, x - 1 : x + 2] += 900 if cell else 350
+            wide = 3 if cell == 1 else 0
+            voxels[z - 1 : z + 2, y - wide : y + wide + 1, x - wide : x + wide + 1] += 1500
         place = folder / name
         with Volume.create(place / "raw.zarr", voxels.shape, voxel_um=(4.0, 1.8, 1.8)) as writer:
             writer.write((0, 0, 0), voxels.astype(np.uint16))
@@ -49,7 +50,7 @@ def fit(brains, out) -> list[object]:
 def test_fit_and_apply(brains, tmp_path, result, run):
     found = result(*fit(brains, tmp_path / "probe"))
     assert (found["rows"], found["skipped"], found["groups"]) == (118, 2, 2)
-    assert found["methods"]["logistic"]["auc"]["value"] > 0.9
+    assert found["methods"]["logistic"]["auc"]["value"] > 0.8
     told = result("probe", "apply", tmp_path / "probe", brains / "left.emb.zarr", "--out", tmp_path / "p.csv")
     assert told["rows"] == sum(told["said"].values()) == 60
     points = Points.read(tmp_path / "p.csv")
@@ -68,7 +69,8 @@ def test_what_probe_refuses(brains, tmp_path, refusal, result):
     forced = result(*words, "--force-random-split", "--seeds", 1)
     assert "forced" in forced["split"]["warning"]
     assert "is there already; give another --out, or --overwrite" in refusal(*words, "--force-random-split")
-    assert "has no column 'kind'" in refusal(*[word if word != "label" else "kind" for word in words])
+    elsewhere = ["probe", "fit", left, "--labels", "kind", "--out", tmp_path / "other"]
+    assert "has no column 'kind'" in refusal(*elsewhere)
     assert "is no model folder" in refusal("probe", "apply", tmp_path, left, "--out", tmp_path / "p.csv")
 
 
@@ -99,7 +101,7 @@ def test_a_report_of_an_encoder_beside_baselines(brains, model, tmp_path, result
     words += ["random", "--seeds", 1, "--curve", 20, "--features", tmp_path / "kept"]
     found = result(*report(brains, tmp_path / "report", *words))
     assert list(found["methods"]) == ["own score", "PCA-64", "random encoder", "mae"]
-    assert found["methods"]["mae"]["pooled"]["auc"]["mean"] > 0.9
+    assert found["methods"]["mae"]["pooled"]["auc"]["mean"] > 0.8
     assert all(speed["whole"] for speed in found["speed"].values())
     assert {path.name for path in (tmp_path / "report").iterdir()} == {
         "report.json",

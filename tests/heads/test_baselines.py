@@ -225,7 +225,9 @@ def test_trees_tell_round_from_stretched(task):
     np.testing.assert_allclose(fit.judge(rows[:9]), fit.from_scratch(rows[:9]), atol=1e-6)
 
 
-@pytest.mark.parametrize("refiner", [None, lambda seed: Refiner("mae", random_state=seed)])
+@pytest.mark.parametrize(
+    "refiner", [None, lambda seed: Refiner("mae"), lambda seed: Refiner("mae", correction="standardise")]
+)
 def test_embeddings_under_a_logistic_model_or_a_refiner(task, refiner):
     given = features(task)
     method = Embedded("mine", given, refiner=refiner, embed=lambda rows, fold: given.x[rows])
