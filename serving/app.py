@@ -1,16 +1,12 @@
-"""The routes for bytes, mounted at `/v1`."""
+"""The routes under `/v1`: each reads a request, asks the core, and words the answer."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-import math
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import get_args
 
 import numpy as np
-from pydantic import ValidationError
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
@@ -18,14 +14,13 @@ from starlette.routing import Route
 
 from canvas_fm.errors import CanvasError
 from serving import npy
-from serving.core import Core, Window, unless_gone
+from serving.bodies import GONE, gone, media_type, read_crops, read_model, reply
+from serving.core import Core, unless_gone
+from serving.document import document
 from serving.errors import Refusal, refused
-from serving.guard import describe
-from serving.schemas import PointsRequest, Pool
-
-_MEDIA_TYPES = ("application/x-npy", "application/octet-stream")
-_POOLS = get_args(Pool)
-_GONE = "the client went away"  # nobody reads it, but what stands around us waits for an answer
+from serving.finder import check_search, find_index, search
+from serving.options import Options, embed_options, given, whole_number, window_of
+from serving.schemas import Addition, IndexInfo, PointsRequest, SearchRequest
 
 
 def create_app(core: Core) -> Starlette:
@@ -43,131 +38,147 @@ def create_app(core: Core) -> Starlette:
         assert isinstance(problem, Refusal)
         return problem.response()
 
-    async def gone(request: Request, problem: Exception) -> Response:
-        return Refusal(400, _GONE).response()
+    async def left(request: Request, problem: Exception) -> Response:
+        return Refusal(400, GONE).response()
 
-    def route(path: str, answer: Callable[[Core, Request], Awaitable[Response]], method: str) -> Route:
+    def route(method: str, path: str, answer: Callable[[Core, Request], Awaitable[Response]]) -> Route:
         async def endpoint(request: Request) -> Response:
             return await answer(core, request)
 
-        return Route(path, endpoint, methods=[method], name=path)
+        return Route(path, endpoint, methods=[method], name=f"{method} {path}")
 
     return Starlette(
-        routes=[
-            route("/embed", embed, "POST"),
-            route("/embed/points", embed_points, "POST"),
-            route("/info", info, "GET"),
-        ],
-        exception_handlers={Refusal: refusal, ClientDisconnect: gone},
+        routes=[route(*each) for each in ROUTES],
+        exception_handlers={Refusal: refusal, ClientDisconnect: left},
         lifespan=lifespan,
     )
 
 
 async def info(core: Core, request: Request) -> Response:
-    """What is served: model, volumes, limits."""
-    return JSONResponse(core.engine.info().model_dump(mode="json"))
+    """What is served: the default model, all models, volumes, indexes, limits."""
+    said = core.engine.info()
+    said.models = list(core.engines)
+    said.indexes = {
+        name: IndexInfo(
+            rows=len(index),
+            metric=index.metric,
+            structure=index.structure,
+            encoder=index.encoder_sha256,
+            pool=index.pool,
+            layer=index.layer,
+            recall=index.recall,
+        )
+        for name, index in core.indexes.items()
+    }
+    return JSONResponse(said.model_dump(mode="json"))
+
+
+async def models(core: Core, request: Request) -> Response:
+    """The served models, the default first."""
+    said = [engine.model_info().model_dump(mode="json") for engine in core.engines.values()]
+    return JSONResponse({"models": said})
+
+
+async def add_model(core: Core, request: Request) -> Response:
+    """Serve one more model while the service runs."""
+    _json_only(request)
+    asked = await read_model(request, Addition)
+    engine = await core.add_model(asked.name, asked.path)
+    return JSONResponse(engine.model_info().model_dump(mode="json"), 201)
+
+
+async def add_volume(core: Core, request: Request) -> Response:
+    """Register one more volume while the service runs."""
+    _json_only(request)
+    asked = await read_model(request, Addition)
+    hosted = await core.add_volume(asked.name, asked.path)
+    return JSONResponse(hosted.info().model_dump(mode="json"), 201)
 
 
 async def embed(core: Core, request: Request) -> Response:
-    """`.npy` crops in, embeddings out: `.npy`, or JSON where the client accepts only that."""
-    pool, window = _query(request, window=True)
-    crops = await _read_crops(core, request, window)
-    vectors = await unless_gone(_gone(request), core.embed(crops, window, pool))
-    return await _reply(core, request, vectors)
+    """Crops in, embeddings out."""
+    options = embed_options(request)
+    crops = await read_crops(core, request, options.window, options.model)
+    work = core.embed(crops, options.window, options.pool, options.layer, options.model)
+    return await reply(core, request, await unless_gone(gone(request), work), options)
 
 
 async def embed_points(core: Core, request: Request) -> Response:
     """Points of a registered volume in, embeddings out."""
-    _query(request)
+    given(request, ())
     core.engine  # noqa: B018  not ready is said before the body is read
+    asked = await read_model(request, PointsRequest)
+    options = Options(asked.pool, asked.layer, asked.model, asked.normalize, asked.dtype)
+    work = core.embed_points(asked.volume, asked.points_zyx, asked.pool, asked.layer, asked.model)
+    return await reply(core, request, await unless_gone(gone(request), work), options)
+
+
+async def search_route(core: Core, request: Request) -> Response:
+    """Nearest cells: of vectors, ids or examples as JSON, or of crops as `.npy`."""
+    core.engine  # noqa: B018
+    if media_type(request) == "application/json":
+        given(request, ())
+        asked = await read_model(request, SearchRequest)
+        vectors: np.ndarray | None = None
+    else:
+        values = given(request, ("index", "k", "where", "window"), several=("where",))
+        k = whole_number(values, "k")
+        where = request.query_params.getlist("where")
+        if k == 0:
+            raise Refusal(422, "k is 0; ask for at least one hit")
+        asked = SearchRequest(index=values.get("index"), k=10 if k is None else k, where=where)
+        _, index = find_index(core, asked.index)
+        window = window_of(values)
+        crops = await read_crops(core, request, window, index.encoder_sha256)
+        check_search(core, asked, len(crops))
+        work = core.embed(crops, window, index.pool, index.layer, index.encoder_sha256)
+        vectors = await unless_gone(gone(request), work)
+        if vectors is None:
+            raise Refusal(400, GONE)
+    return JSONResponse((await search(core, asked, vectors)).model_dump(mode="json"))
+
+
+async def reconstruct(core: Core, request: Request) -> Response:
+    """One to eight crops in, the paper's four rows of each out: (n, 4, z, y, x) float32 `.npy`."""
+    values = given(request, ("mask_ratio", "model", "seed", "window"))
+    ratio = values.get("mask_ratio")
     try:
-        asked = PointsRequest.model_validate_json(await request.body())
-    except ValidationError as problem:
-        status = 400 if problem.errors()[0]["type"] == "json_invalid" else 422
-        raise Refusal(status, describe(list(problem.errors()))) from problem
-    work = core.embed_points(asked.volume, asked.points_zyx, asked.pool)
-    return await _reply(core, request, await unless_gone(_gone(request), work))
-
-
-def _query(request: Request, window: bool = False) -> tuple[str | None, Window | None]:
-    """(pool, window) as given in the address; a key that is unknown or given twice is refused."""
-    known = {"window", "pool"} if window else set()
-    given = request.query_params
-    for key in given:
-        if key not in known or len(given.getlist(key)) > 1:
-            reason = (
-                "is given twice"
-                if key in known
-                else f"is unknown here; known: {', '.join(sorted(known)) or 'none'}"
-            )
-            raise Refusal(422, f"the parameter {key[:50]!r} {reason}")
-    pool = given.get("pool")
-    if pool is not None and pool not in _POOLS:
-        raise Refusal(422, f"pool is {pool[:50]!r}; it has to be one of {', '.join(_POOLS)}")
-    return pool, _window(given.get("window"))
-
-
-def _window(text: str | None) -> Window | None:
-    if text is None:
-        return None
+        mask_ratio = None if ratio is None else float(ratio)
+    except ValueError as problem:
+        raise Refusal(422, f"mask_ratio is {ratio!r:.50}; it has to be a number between 0 and 1") from problem
+    window, model = window_of(values), values.get("model")
+    crops = await read_crops(core, request, window, model)
+    if len(crops) > 8:
+        raise Refusal(413, f"{len(crops)} crops in one request; 8 are the most here")
+    engine = core.engine_for(model)
     try:
-        low, high = map(float, text.split(","))
-    except ValueError:
-        low, high = math.nan, math.nan
-    if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise Refusal(422, f"window is {text[:50]!r}; it has to be LO,HI: two numbers, the lower one first")
-    return low, high
-
-
-async def _read_crops(core: Core, request: Request, window: Window | None) -> np.ndarray:
-    """The array of the body. What the header alone makes impossible is refused before the rest is read."""
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type not in _MEDIA_TYPES:
-        raise Refusal(
-            415, f"the body is {media_type or 'of no stated type'}; send .npy as {' or '.join(_MEDIA_TYPES)}"
-        )
-    body, header = bytearray(), None
-    async for chunk in request.stream():
-        body += chunk
-        if header is None and (header := npy.read_header(body)) is not None:
-            _check_header(core, header, window)
-        if header is not None and len(body) > header.total:
-            break
-    if header is None:
-        raise Refusal(400, f"the body ends inside the .npy header, after {len(body)} bytes")
-    return npy.read_values(body, header)
-
-
-def _check_header(core: Core, header: npy.Header, window: Window | None) -> None:
-    if header.total > core.limits.max_body_mb * 2**20:
-        raise Refusal(
-            413, f"the .npy promises {header.total} bytes; {core.limits.max_body_mb:g} MB are the most"
-        )
-    try:
-        core.engine.check_kind(header.dtype, header.shape, window)
+        ready = await asyncio.to_thread(engine.check, crops, window)
+        seed = whole_number(values, "seed") or 0
+        rows, masked = await asyncio.to_thread(engine.reconstruct, ready, mask_ratio, seed)
     except CanvasError as problem:
         raise refused(problem) from problem
+    headers = {"X-Model": engine.encoder.sha256, "X-Masked-Patches": str(int(masked[0].sum()))}
+    return Response(npy.dump(rows), media_type=npy.MEDIA_TYPE, headers=headers)
 
 
-async def _gone(request: Request) -> None:
-    """Ends when the client closes the connection."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+async def openapi(core: Core, request: Request) -> Response:
+    """This document."""
+    return JSONResponse(document([(method, path, answer.__doc__ or "") for method, path, answer in ROUTES]))
 
 
-async def _reply(core: Core, request: Request, vectors: np.ndarray | None) -> Response:
-    if vectors is None:
-        raise Refusal(400, _GONE)
-    if not _wants_json(request.headers.get("accept", "")):
-        return Response(npy.dump(vectors), media_type=npy.MEDIA_TYPE)
-    sha256 = core.engine.encoder.sha256
-    text = await asyncio.to_thread(lambda: json.dumps({"embeddings": vectors.tolist(), "model": sha256}))
-    return Response(text, media_type="application/json")
+def _json_only(request: Request) -> None:
+    if media_type(request) != "application/json":
+        raise Refusal(415, f"the body is {media_type(request) or 'of no stated type'}; send application/json")
 
 
-def _wants_json(accept: str) -> bool:
-    """Whether JSON is named, and `.npy` is not named before it."""
-    named = [entry.partition(";")[0].strip().lower() for entry in accept.split(",")]
-    return next(
-        (name == "application/json" for name in named if name in ("application/json", *_MEDIA_TYPES)), False
-    )
+ROUTES: list[tuple[str, str, Callable[[Core, Request], Awaitable[Response]]]] = [
+    ("GET", "/info", info),
+    ("GET", "/models", models),
+    ("POST", "/models", add_model),
+    ("POST", "/volumes", add_volume),
+    ("POST", "/embed", embed),
+    ("POST", "/embed/points", embed_points),
+    ("POST", "/search", search_route),
+    ("POST", "/reconstruct", reconstruct),
+    ("GET", "/openapi.json", openapi),
+]

@@ -93,8 +93,9 @@ class Batcher:
         max_rows: int = 8192,
         wait_s: float = 0.003,
         observe: Callable[[int, float], None] | None = None,
+        held: Callable[[int], None] = lambda rows: None,
     ) -> None:
-        self._run, self._observe = run, observe
+        self._run, self._observe, self._tell_held = run, observe, held
         self.max_batch, self.max_rows, self.wait_s = max_batch, max_rows, wait_s
         self._queue: deque[_Job] = deque()
         self._jobs: set[_Job] = set()  # those in the queue and those in the worker's hands
@@ -165,6 +166,7 @@ class Batcher:
             raise Stopped("the service is stopping")
         job = _Job(key, rows, prepare, asyncio.get_running_loop().create_future(), held=len(rows))
         self._held += job.held
+        self._tell_held(self._held)
         self._jobs.add(job)
         self._queue.append(job)
         self._work.set()
@@ -179,6 +181,7 @@ class Batcher:
         rows = min(rows, job.held)
         job.held -= rows
         self._held -= rows
+        self._tell_held(self._held)
         self._freed.set()
         self._freed = asyncio.Event()
 

@@ -19,7 +19,8 @@ import numpy as np
 from pydantic import Field
 from starlette.responses import JSONResponse
 
-from serving.app import create_app
+from serving import journal, slow
+from serving.app import ROUTES, create_app
 from serving.core import Core
 from serving.errors import Refusal
 from serving.guard import Guard
@@ -66,12 +67,22 @@ def make_service(core: Core) -> bentoml.Service[Any]:
                 return _as_response(refusal)
 
     # The time limit of BentoML only ends what our own deadlines missed; it covers the upload too.
-    service = bentoml.service(name="canvas-fm", workers=1, traffic={"timeout": 600})(CanvasService)
+    # Its own metrics are labelled by the path as it was sent: anybody could make them grow without end.
+    service = bentoml.service(
+        name="canvas-fm",
+        workers=1,
+        traffic={"timeout": 600},
+        metrics={"enabled": False, "namespace": "canvas_fm"},
+        logging={"access": {"enabled": False}},
+    )(CanvasService)
     service.add_asgi_middleware(
         Guard,
         limits=lambda: core.limits,
-        raw=("/v1/embed",),
-        only_json=(_TYPED, "/v1/embed/points"),
+        raw=("/v1/embed", "/v1/reconstruct", "/v1/search"),
+        only_json=(_TYPED, "/v1/embed/points", "/v1/models", "/v1/volumes"),
+        routes=[*(f"/v1{path}" for _, path, _ in ROUTES), _TYPED, "/livez", "/readyz", "/metrics"],
+        gate=lambda: core.gate,
+        moved={"/docs.json": "/v1/openapi.json"},  # BentoML's own leaves out what is mounted
     )
     return service
 
@@ -107,6 +118,7 @@ def read_settings() -> Settings:
     if path is None:
         raise RuntimeError("start the service with `canvas-fm serve MODEL`")
     settings = Settings.model_validate_json(Path(path).read_bytes())
+    journal.set_up(settings.log)
     if settings.supervisor is not None:
         _leave_with(settings.supervisor)
     return settings
@@ -132,4 +144,5 @@ def report_failure(sentence: str) -> None:
         os.kill(supervisor, signal.SIGTERM)
 
 
+slow.install()
 service = make_service(Core(read_settings, on_failure=report_failure))

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Awaitable, Callable, Hashable, Iterator
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 
 from canvas_fm.errors import CanvasError, DamagedStore
+from serving.allowed import below_roots
 from serving.batcher import Batcher, DeadlinePassed, QueueFull, Stopped, TooManyRows
 from serving.errors import Refusal, refused
+from serving.guard import Gate
 from serving.meters import Meters
 from serving.schemas import Limits, Settings
 
 if TYPE_CHECKING:  # torch is imported by the thread that loads the model, while the port already answers
+    from canvas_fm.inference.search import Index
     from serving.engine import Engine, HostedVolume
 
 logger = logging.getLogger(__name__)
@@ -29,6 +32,14 @@ def _load(settings: Settings) -> Engine:
     from serving.engine import Engine
 
     return Engine.load(settings)
+
+
+class Key(NamedTuple):
+    """What has to be the same in all of a batch, beside the shape of its crops."""
+
+    model: str
+    pool: str
+    layer: int | None
 
 
 class Core:
@@ -47,6 +58,11 @@ class Core:
         self._settings, self._load, self._on_failure = settings, load, on_failure
         self.limits = Limits()
         self._engine: Engine | None = None
+        self._engines: dict[str, Engine] = {}
+        self.indexes: dict[str, Index] = {}
+        self.gate = Gate()
+        self.roots: tuple[str, ...] = ()
+        self._workers = 1
         self._batcher: Batcher | None = None
         self._failure: str | None = None
         self._loading: asyncio.Task[None] | None = None
@@ -54,7 +70,9 @@ class Core:
     async def start(self) -> None:
         """Begin to load; returns at once."""
         settings = self._settings()
-        self.limits = settings.limits
+        self.limits, self.roots, self._workers = settings.limits, settings.roots, settings.workers
+        self.gate = Gate(settings.keys, settings.origins)
+        self._engines, self.indexes = {}, {}
         self._engine = self._batcher = self._failure = None
         self._loading = asyncio.create_task(self._open(settings), name="load the model")
 
@@ -69,12 +87,18 @@ class Core:
     async def _open(self, settings: Settings) -> None:
         try:
             engine = await asyncio.to_thread(self._load, settings)
+            self._engines[engine.name] = engine
+            for name, path in settings.models.items():
+                self._engines[name] = await asyncio.to_thread(engine.further, name, path)
+            self.indexes = await asyncio.to_thread(open_indexes, settings.indexes)
+            meters = Meters.of_this_process()
             self._batcher = Batcher(
-                lambda pool, crops: engine.embed(str(pool), crops),
+                self._run,
                 max_batch=engine.max_batch,
                 max_rows=self.limits.max_queue_crops,
                 wait_s=self.limits.wait_ms / 1000,
-                observe=Meters.of_this_process().batch,
+                observe=meters.batch,
+                held=meters.queue,
             )
             self._batcher.start()
             self._engine = engine
@@ -83,6 +107,13 @@ class Core:
         except Exception as problem:
             logger.exception("the model could not be loaded")
             self._fail(f"the model could not be loaded: {type(problem).__name__}: {problem}")
+
+    def _run(self, key: Hashable, crops: np.ndarray) -> np.ndarray:
+        assert isinstance(key, Key)
+        engine = self._engines[key.model]
+        return (
+            engine.embed(key.pool, crops) if key.layer is None else engine.embed(key.pool, crops, key.layer)
+        )
 
     def _fail(self, sentence: str) -> None:
         self._failure = sentence
@@ -106,9 +137,66 @@ class Core:
             raise Refusal(503, f"{said}; ask /readyz again in a moment", retry_after_s=1)
         return self._engine
 
-    async def embed(self, crops: np.ndarray, window: Window | None, pool: str | None) -> np.ndarray:
+    @property
+    def engines(self) -> dict[str, Engine]:
+        """All models by name, the default first."""
+        self.engine  # noqa: B018  not ready is said first
+        return dict(self._engines)
+
+    def engine_for(self, model: str | None) -> Engine:
+        """A model by name or sha256, the default for None; Refusal (404) for one that is not served."""
+        default = self.engine
+        if model is None:
+            return default
+        for engine in self._engines.values():
+            if model in (engine.name, engine.encoder.sha256):
+                return engine
+        raise Refusal(404, f"no model is served as {model[:100]!r}; served: {', '.join(self._engines)}")
+
+    async def add_model(self, name: str, given: str) -> Engine:
+        """Serve one more model from below an allow-listed folder; its name is free, or names the same one."""
+        default = self._addable()
+        path = below_roots(self.roots, given)
+        try:
+            engine = await asyncio.to_thread(default.further, name, str(path))
+        except CanvasError as problem:
+            raise refused(problem) from problem
+        held = self._engines.get(name)
+        if held is not None and held.encoder.sha256 != engine.encoder.sha256:
+            raise Refusal(409, f"another model is served as {name!r}; give another name")
+        return self._engines.setdefault(name, engine)
+
+    async def add_volume(self, name: str, given: str) -> HostedVolume:
+        """Register one more volume from below an allow-listed folder, for every model that fits it."""
+        default = self._addable()
+        path = below_roots(self.roots, given)
+        if name in default.volumes:
+            raise Refusal(409, f"a volume is registered as {name!r}; give another name")
+        try:
+            hosted = await asyncio.to_thread(default.host, name, str(path))
+        except CanvasError as problem:
+            raise refused(problem) from problem
+        for engine in self._engines.values():
+            if (fitting := engine.fitting(name, hosted.volume)) is not None:
+                engine.volumes[name] = fitting
+        return default.volumes[name]
+
+    def _addable(self) -> Engine:
+        if self._workers > 1:
+            raise Refusal(403, "with several workers models and volumes are named at the start")
+        return self.engine
+
+    async def embed(
+        self,
+        crops: np.ndarray,
+        window: Window | None,
+        pool: str | None,
+        layer: int | None = None,
+        model: str | None = None,
+    ) -> np.ndarray:
         """Embeddings (n, d) of crops as they came over the wire; their values are checked here."""
-        engine = self.engine
+        engine = self.engine_for(model)
+        key = _key(engine, pool, layer)
         try:
             engine.check_kind(crops.dtype, crops.shape, window)
             if window is None:
@@ -118,15 +206,31 @@ class Core:
         # Raw integers stay as they came until their batch, which halves what a full queue holds.
         prepare = None if window is None else (lambda part: engine.check(part, window))
         crops = crops.reshape(len(crops), 1, *crops.shape[-3:])
-        return await self._submit(pool or engine.pool, crops, prepare)
+        return await self._submit(key, crops, prepare)
 
-    async def embed_points(self, volume: str, points_zyx: list[list[float]], pool: str | None) -> np.ndarray:
-        """Embeddings (n, d) of the crops around points of a registered volume, rows in the order given."""
-        engine = self.engine
-        hosted = engine.volumes.get(volume)
+    def volume(self, engine: Engine, name: str) -> HostedVolume:
+        """A registered volume as a model reads it; Refusal for one that is not there or does not fit it."""
+        hosted = engine.volumes.get(name)
+        if hosted is None and name in self.engine.volumes:
+            raise Refusal(
+                422, f"the model {engine.name} does not fit the volume {name!r}: another voxel size"
+            )
         if hosted is None:
             names = ", ".join(sorted(engine.volumes)) or "none"
-            raise Refusal(404, f"no volume is registered as {volume[:100]!r}; registered: {names}")
+            raise Refusal(404, f"no volume is registered as {name[:100]!r}; registered: {names}")
+        return hosted
+
+    async def embed_points(
+        self,
+        volume: str,
+        points_zyx: list[list[float]],
+        pool: str | None,
+        layer: int | None = None,
+        model: str | None = None,
+    ) -> np.ndarray:
+        """Embeddings (n, d) of the crops around points of a registered volume, rows in the order given."""
+        engine = self.engine_for(model)
+        hosted, key = self.volume(engine, volume), _key(engine, pool, layer)
         if len(points_zyx) > self.limits.max_points:
             raise Refusal(
                 413,
@@ -138,22 +242,20 @@ class Core:
             raise refused(problem) from problem
         try:
             async with asyncio.timeout(self.limits.deadline_s):
-                return await self._points(engine, hosted, points, pool or engine.pool)
+                return await self._points(engine, hosted, points, key)
         except TimeoutError as problem:
             raise Refusal(
                 504, f"no answer within {self.limits.deadline_s:g} s; send fewer points"
             ) from problem
 
-    async def _points(
-        self, engine: Engine, hosted: HostedVolume, points: np.ndarray, pool: str
-    ) -> np.ndarray:
+    async def _points(self, engine: Engine, hosted: HostedVolume, points: np.ndarray, key: Key) -> np.ndarray:
         """While one batch is computed the next is read."""
         out = np.empty((len(points), engine.encoder.dim), np.float32)
         batches = hosted.batches(points, engine.max_batch)
         running: asyncio.Task[None] | None = None
 
         async def one(rows: np.ndarray, crops: np.ndarray, patient: bool) -> None:
-            out[rows] = await self._submit(pool, crops, None, patient)
+            out[rows] = await self._submit(key, crops, None, patient)
 
         try:
             while (item := await asyncio.to_thread(_next_batch, hosted.name, batches)) is not None:
@@ -172,7 +274,7 @@ class Core:
 
     async def _submit(
         self,
-        pool: str,
+        key: Key,
         crops: np.ndarray,
         prepare: Callable[[np.ndarray], np.ndarray] | None,
         patient: bool = False,
@@ -181,7 +283,7 @@ class Core:
         deadline_s = self.limits.deadline_s
         try:
             return await self._batcher.submit(
-                pool, crops, prepare=prepare, deadline_s=deadline_s, patient=patient
+                key, crops, prepare=prepare, deadline_s=deadline_s, patient=patient
             )
         except TooManyRows as problem:
             raise Refusal(413, f"{problem}; send it in smaller pieces") from problem
@@ -191,6 +293,20 @@ class Core:
             raise Refusal(504, f"{problem}; send fewer crops in one request") from problem
         except Stopped as problem:
             raise Refusal(503, str(problem), retry_after_s=5) from problem
+
+
+def _key(engine: Engine, pool: str | None, layer: int | None) -> Key:
+    try:
+        return Key(engine.name, *engine.check_layer(pool, layer))
+    except CanvasError as problem:
+        raise refused(problem) from problem
+
+
+def open_indexes(paths: dict[str, str]) -> dict[str, Index]:
+    """The indexes that searches may name."""
+    from canvas_fm.inference.search import Index
+
+    return {name: Index.open(path) for name, path in paths.items()}
 
 
 def _next_batch(name: str, batches: Iterator[Batch]) -> Batch | None:

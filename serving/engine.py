@@ -1,31 +1,38 @@
-"""What is served: one encoder and the registered volumes, each call the library's own function."""
+"""What is served: an encoder and the registered volumes, each call the library's own function."""
 
 from __future__ import annotations
 
 import dataclasses
+import threading
 from collections.abc import Iterator
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Bool, Float32, Float64, Int64
 
 import canvas_fm
 from canvas_fm.data.volume import Volume
 from canvas_fm.errors import CanvasError
 from canvas_fm.inference.embed import Runner
+from canvas_fm.inference.reconstruct import reconstruct_crops
 from canvas_fm.inference.source import Source
 from canvas_fm.inference.validate import check_crops, check_points
 from canvas_fm.models.checkpoint import Encoder, load
 from canvas_fm.models.device import pick_device
-from serving.schemas import Info, Pool, Settings, VolumeInfo
+from canvas_fm.viewing.reconstruction import trained_mask_ratio
+from serving.schemas import Info, ModelInfo, Pool, Settings, VolumeInfo
 
 
 class Engine:
     """An encoder on its device, and volumes by name; its methods may be called from any thread."""
 
-    def __init__(self, encoder: Encoder, volumes: dict[str, HostedVolume], settings: Settings) -> None:
+    def __init__(
+        self, encoder: Encoder, volumes: dict[str, HostedVolume], settings: Settings, name: str = ""
+    ) -> None:
         self.encoder, self.volumes, self.settings = encoder, volumes, settings
+        self.name = name or encoder.name
         on_gpu = encoder.device.type != "cpu"
         self.max_batch = settings.limits.max_batch or (1024 if on_gpu else 64)
+        self._model = threading.Lock()  # held where crops go through the model outside the batcher's thread
 
     @classmethod
     def load(cls, settings: Settings) -> Engine:
@@ -35,9 +42,31 @@ class Engine:
             name: HostedVolume(name, Volume.open(path), encoder, settings)
             for name, path in settings.volumes.items()
         }
-        engine = cls(encoder, volumes, settings)
-        engine.embed(engine.pool, np.zeros((1, 1, *engine.crop_zyx), np.float32))
+        return cls(encoder, volumes, settings).tried()
+
+    def further(self, name: str, path: str) -> Engine:
+        """Another model beside this one, on the same volumes as far as it fits them."""
+        encoder = load(path, device=self.encoder.device, kind="encoder")
+        engine = Engine(encoder, {}, self.settings, name).tried()
+        fitting = {each.name: engine.fitting(each.name, each.volume) for each in self.volumes.values()}
+        engine.volumes = {name: hosted for name, hosted in fitting.items() if hosted is not None}
         return engine
+
+    def host(self, name: str, path: str) -> HostedVolume:
+        """A volume as this model reads it; CanvasError for what cannot be served."""
+        return HostedVolume(name, Volume.open(path), self.encoder, self.settings)
+
+    def fitting(self, name: str, volume: Volume) -> HostedVolume | None:
+        """The same, None where the voxel sizes differ: points of it are refused with this model."""
+        try:
+            return HostedVolume(name, volume, self.encoder, self.settings)
+        except CanvasError:
+            return None
+
+    def tried(self) -> Engine:
+        """Itself, once a crop went through the model."""
+        self.embed(self.pool, np.zeros((1, 1, *self.crop_zyx), np.float32))
+        return self
 
     @property
     def pool(self) -> Pool:
@@ -62,14 +91,38 @@ class Engine:
         """The library's own check and window."""
         return check_crops(crops, self.encoder.config, window=window)
 
-    def embed(self, pool: str, crops: Float32[np.ndarray, "n 1 z y x"]) -> Float32[np.ndarray, "n d"]:
-        """Embeddings of checked crops, all in one batch."""
-        return Runner(self.encoder, pool, None, self.settings.precision)(crops)
+    def check_layer(self, pool: str | None, layer: int | None) -> tuple[str, int | None]:
+        """(pool, layer), with the model's own pooling; CanvasError for a block that is not there."""
+        runner = Runner(self.encoder, pool, None, self.settings.precision, layer)
+        return runner.pool, runner.layer
 
-    def info(self) -> Info:
+    def embed(
+        self, pool: str, crops: Float32[np.ndarray, "n 1 z y x"], layer: int | None = None
+    ) -> Float32[np.ndarray, "n d"]:
+        """Embeddings of checked crops, all in one batch."""
+        with self._model:
+            return Runner(self.encoder, pool, None, self.settings.precision, layer)(crops)
+
+    def reconstruct(
+        self, crops: Float32[np.ndarray, "n 1 z y x"], mask_ratio: float | None, seed: int
+    ) -> tuple[Float32[np.ndarray, "n 4 z y x"], Bool[np.ndarray, "n tokens"]]:
+        """The paper's four rows of each crop: original, masked (0), reconstruction, merged; and the mask."""
+        ratio = trained_mask_ratio(self.encoder) if mask_ratio is None else mask_ratio
+        with self._model:
+            result = reconstruct_crops(self.encoder, crops, mask_ratio=ratio, seed=seed)
+        architecture = self.encoder.config.architecture
+        hidden = result.masked.reshape(-1, *architecture.grid_zyx)
+        for axis, size in enumerate(architecture.patch_zyx, 1):
+            hidden = hidden.repeat(size, axis)
+        seen = np.where(hidden, 0, result.crops)
+        merged = np.where(hidden, result.prediction, result.crops)
+        rows = np.stack([result.crops, seen, result.prediction, merged], axis=1)
+        return rows.astype(np.float32, copy=False), result.masked
+
+    def model_info(self) -> ModelInfo:
         config = self.encoder.config
-        return Info(
-            name=self.encoder.name,
+        return ModelInfo(
+            name=self.name,
             sha256=self.encoder.sha256,
             architecture=config.architecture.model_dump(mode="json"),
             crop_zyx=self.crop_zyx,
@@ -77,6 +130,13 @@ class Engine:
             window_rule=dataclasses.asdict(config.window_rule),
             pool=config.pool,
             dimension=self.encoder.dim,
+            layers=config.architecture.depth,
+            reconstructs=config.decoder is not None,
+        )
+
+    def info(self) -> Info:
+        return Info(
+            **self.model_info().model_dump(),
             volumes={name: hosted.info() for name, hosted in self.volumes.items()},
             limits=self.settings.limits.model_copy(update={"max_batch": self.max_batch}),
             device=str(self.encoder.device),

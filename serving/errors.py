@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from http import HTTPStatus
 
 from starlette.responses import JSONResponse
 
 from canvas_fm.errors import CanvasError
 
+_PATH = re.compile(r"(?<![\w/.:])/(?:[^\s/:;,'\"()]+/)*[^\s/:;,'\"()]+")
 _CODES = {
     400: "bad_request",
+    401: "unauthorized",
+    403: "forbidden",
     404: "not_found",
     405: "method_not_allowed",
     408: "timeout",
@@ -37,10 +41,17 @@ class Refusal(Exception):
 
     def response(self) -> JSONResponse:
         headers = {} if self.retry_after_s is None else {"Retry-After": str(self.retry_after_s)}
+        if self.status == 401:
+            headers["WWW-Authenticate"] = "Bearer"
         content = {"error": {"code": code_of(self.status), "message": self.message}}
         return JSONResponse(content, self.status, headers)
 
 
-def refused(problem: CanvasError) -> Refusal:
-    """A caller's mistake that the library found, as HTTP says it."""
-    return Refusal(422, str(problem))
+def refused(problem: CanvasError, status: int = 422) -> Refusal:
+    """A caller's mistake that the library found, as HTTP says it: without the server's folders."""
+    return Refusal(status, without_folders(str(problem)))
+
+
+def without_folders(sentence: str) -> str:
+    """The sentence with every absolute path cut down to its last name."""
+    return _PATH.sub(lambda found: found[0].rstrip("/").rpartition("/")[2], sentence)

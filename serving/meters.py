@@ -9,7 +9,7 @@ class Meters:
     """Counters of crops and batches. Made once a process, after BentoML has set the metrics folder."""
 
     def __init__(self) -> None:
-        from prometheus_client import Counter, Histogram
+        from prometheus_client import Counter, Gauge, Histogram
 
         self._crops = Counter("canvas_fm_crops", "Crops that went through the encoder")
         self._batch = Histogram(
@@ -18,6 +18,19 @@ class Meters:
             buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024),
         )
         self._seconds = Counter("canvas_fm_compute_seconds", "Time spent in the encoder")
+        self._requests = Counter("canvas_fm_requests", "Requests by route and status", ["route", "status"])
+        self._latency = Histogram(
+            "canvas_fm_request_seconds",
+            "From the headers of a request to the end of its answer",
+            ["route"],
+            buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120),
+        )
+        self._queue = Gauge(
+            "canvas_fm_queue_crops", "Crops that wait or are computed", multiprocess_mode="livesum"
+        )
+        self._inflight = Gauge(
+            "canvas_fm_requests_in_progress", "Requests being answered", multiprocess_mode="livesum"
+        )
 
     @staticmethod
     @cache
@@ -29,3 +42,17 @@ class Meters:
         self._crops.inc(crops)
         self._batch.observe(crops)
         self._seconds.inc(seconds)
+
+    def queue(self, crops: int) -> None:
+        """So many crops are held by the queue now."""
+        self._queue.set(crops)
+
+    def begun(self) -> None:
+        """A request came in."""
+        self._inflight.inc()
+
+    def answered(self, route: str, status: int, seconds: float) -> None:
+        """A request was answered; `route` is one of a few names, never the path as it was sent."""
+        self._inflight.dec()
+        self._requests.labels(route, str(status)).inc()
+        self._latency.labels(route).observe(seconds)

@@ -35,6 +35,14 @@ class Limits(BaseModel):
     """From a complete request to its answer."""
     stall_s: float = Field(default=30.0, gt=0)
     """A body that brings no byte for so long is given up."""
+    body_s: float = Field(default=300.0, gt=0)
+    """A body that is not all there after so long is given up."""
+    rate_per_s: float | None = Field(default=None, gt=0)
+    """Requests a second of one key (without keys: of one address), in each worker."""
+    burst: int = Field(default=20, gt=0)
+    """Requests of one key that may come at once where `rate_per_s` is set."""
+    max_hits: int = Field(default=1000, gt=0)
+    """Hits of one query of `/v1/search`."""
 
 
 class Settings(BaseModel):
@@ -49,6 +57,17 @@ class Settings(BaseModel):
     resample: bool = False
     any_voxel: bool = False
     limits: Limits = Limits()
+    models: dict[str, str] = {}
+    """Further models by name."""
+    indexes: dict[str, str] = {}
+    roots: tuple[str, ...] = ()
+    """Folders below which models and volumes may be added while the service runs."""
+    keys: dict[str, str] = {}
+    """sha256 of the bearer keys by name; without any nobody is asked for one."""
+    origins: tuple[str, ...] = ()
+    """Web pages of these origins may read the answers."""
+    log: Literal["text", "json"] = "text"
+    workers: int = 1
     supervisor: int | None = None
     """Process that is told when the service cannot start; a worker does not outlive it."""
 
@@ -61,6 +80,10 @@ class PointsRequest(BaseModel):
     volume: str
     points_zyx: list[list[Number]]
     pool: Pool | None = None
+    layer: int | None = None
+    model: str | None = None
+    normalize: bool = False
+    dtype: Literal["float32", "float16"] = "float32"
 
 
 class EmbeddingsReply(BaseModel):
@@ -77,8 +100,8 @@ class VolumeInfo(BaseModel):
     marker: str | None
 
 
-class Info(BaseModel):
-    """`GET /v1/info`."""
+class ModelInfo(BaseModel):
+    """One served model: `GET /v1/models` lists them, the default first."""
 
     name: str
     sha256: str
@@ -88,8 +111,63 @@ class Info(BaseModel):
     window_rule: dict[str, object]
     pool: Pool
     dimension: int
+    layers: int
+    """Blocks; `layer` may be 0 to this."""
+    reconstructs: bool
+    """Whether its folder was saved with a decoder."""
+
+
+class IndexInfo(BaseModel):
+    rows: int
+    metric: str
+    structure: str
+    encoder: str
+    pool: str
+    layer: int | None
+    recall: dict[str, object]
+
+
+class Info(ModelInfo):
+    """`GET /v1/info`: the default model, and what else is served."""
+
+    models: list[str] = []
     volumes: dict[str, VolumeInfo]
+    indexes: dict[str, IndexInfo] = {}
     limits: Limits
     device: str
     precision: str
     version: str
+
+
+class Addition(BaseModel):
+    """Body of `POST /v1/models` and `/v1/volumes`: a name, and a path below an allow-listed folder."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    path: Annotated[str, Field(min_length=1, max_length=1000)]
+
+
+class SearchRequest(BaseModel):
+    """Body of `/v1/search`: query vectors, or cells by id, or examples and counter-examples."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    index: str | None = None
+    vectors: list[list[Number]] | None = None
+    encoder: str | None = None
+    """sha256 of the encoder that made the vectors; compared with the index's."""
+    ids: list[str | int] | None = None
+    like: list[str | int] | None = None
+    unlike: list[str | int] = []
+    k: Annotated[int, Field(ge=1)] = 10
+    where: list[str] = []
+
+
+class SearchReply(BaseModel):
+    """Hits, nearest first, `query` and `rank` from 1 in each; how new each query is, where that is known."""
+
+    index: str
+    encoder: str
+    hits: list[dict[str, object]]
+    novelty: list[float] | None

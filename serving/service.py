@@ -13,12 +13,13 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from canvas_fm.errors import CanvasError
 from canvas_fm.shipped import find
+from serving.access import read_keys
 from serving.schemas import Limits, Settings
 
 logger = logging.getLogger(__name__)
@@ -38,17 +39,33 @@ def serve(
     resample: bool = False,
     any_voxel: bool = False,
     limits: Limits | None = None,
+    models: Mapping[str, str | Path] | None = None,
+    indexes: Mapping[str, str | Path] | None = None,
+    roots: Sequence[str | Path] = (),
+    keys: str | Path | None = None,
+    origins: Sequence[str] = (),
+    log: str = "text",
     announce: Callable[[str], None] | None = None,
 ) -> None:
     """Serve a model, and volumes by name, over HTTP until SIGTERM or Ctrl-C; call it in the main thread.
 
+    `models` are further ones, `indexes` what may be searched, each by name. Below `roots` models and volumes
+    may be added while it runs. `keys` is a file of bearer keys: with it nobody else is answered. Web pages of
+    `origins` may read the answers, no others. `log` is `text` or `json`, a line a request.
+
     `port` 0 takes a free one. `announce` is called with the service's address once it is ready. All processes
-    have ended when this returns. Raises CanvasError where the port is taken, or model or volumes cannot be
-    served.
+    have ended when this returns. Raises CanvasError where the port is taken, or something cannot be served.
     """
     settings = _settings(
         model,
         volumes or {},
+        models={name: find("model", path) for name, path in (models or {}).items()},
+        indexes=indexes or {},
+        roots=roots,
+        keys=None if keys is None else read_keys(keys),
+        origins=origins,
+        log=log,
+        workers=workers,
         device=device,
         precision=precision,
         resample=resample,
@@ -57,9 +74,9 @@ def serve(
     )
     address = _address(host)
     port = _free_port(address, port)
-    if not ipaddress.ip_address(address).is_loopback:
+    if not ipaddress.ip_address(address).is_loopback and keys is None:
         logger.warning(
-            "serving on %s: whoever reaches this port can use the service, it asks for no key", address
+            "serving on %s: whoever reaches this port can use the service; ask for keys with --keys", address
         )
     folder = _folder()
     try:
@@ -72,20 +89,48 @@ def serve(
 
 
 def _settings(
-    model: str | Path, volumes: Mapping[str, str | Path], *, limits: Limits, **options: object
+    model: str | Path,
+    volumes: Mapping[str, str | Path],
+    *,
+    models: Mapping[str, str | Path],
+    indexes: Mapping[str, str | Path],
+    roots: Sequence[str | Path],
+    keys: Mapping[str, str] | None,
+    origins: Sequence[str],
+    limits: Limits,
+    **options: object,
 ) -> Settings:
     """With absolute paths: the worker runs in a folder of its own."""
-    paths: dict[str, str] = {}
-    for name, path in volumes.items():
+    for root in roots:
+        if not Path(root).is_dir():
+            raise CanvasError(f"the folder to allow is not there: {root}")
+    for origin in origins:
+        if not re.fullmatch(r"https?://[A-Za-z0-9.-]+(:\d+)?", origin):
+            raise CanvasError(f"{origin!r} is no origin of a web page; it looks like https://lab.example")
+    folder = find("model", model).resolve()
+    named = {
+        "volumes": _named("volume", volumes),
+        "models": _named("model", models),
+        "indexes": _named("index", indexes),
+    }
+    name = folder.parent.name if folder.name == "encoder" else folder.name
+    if name in models:
+        raise CanvasError(f"two models are called {name!r}; give the second one another name")
+    rest: dict[str, object] = {"model": str(folder), "roots": [str(Path(root).resolve()) for root in roots]}
+    rest |= {"keys": dict(keys or {}), "origins": list(origins), "limits": limits, "supervisor": os.getpid()}
+    return Settings.model_validate({**named, **rest, **options})
+
+
+def _named(kind: str, paths: Mapping[str, str | Path]) -> dict[str, str]:
+    """Absolute paths by name; CanvasError for a name that is none, and for what is not there."""
+    out: dict[str, str] = {}
+    for name, path in paths.items():
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-            raise CanvasError(f"the volume name {name!r} may hold letters, digits, '.', '_' and '-'")
+            raise CanvasError(f"the {kind} name {name!r} may hold letters, digits, '.', '_' and '-'")
         if not Path(path).exists():
-            raise CanvasError(f"the volume {name} is not there: {path}")
-        paths[name] = str(Path(path).resolve())
-    folder = str(find("model", model).resolve())
-    return Settings.model_validate(
-        {"model": folder, "volumes": paths, "limits": limits, "supervisor": os.getpid(), **options}
-    )
+            raise CanvasError(f"the {kind} {name} is not there: {path}")
+        out[name] = str(Path(path).resolve())
+    return out
 
 
 def _folder() -> Path:

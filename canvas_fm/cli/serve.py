@@ -16,7 +16,8 @@ def add_verbs(verbs: Verbs) -> None:
         run_serve,
         "embeddings over HTTP",
         "Serve a model until SIGTERM or Ctrl-C: POST /v1/embed takes crops as .npy, POST /v1/embed/points "
-        "the name of a --volume and points. GET /v1/info, /livez, /readyz and /metrics tell the rest.",
+        "the name of a --volume and points, POST /v1/search the name of an --index, POST /v1/reconstruct a "
+        "crop. GET /v1/openapi.json describes all of it, /livez, /readyz and /metrics tell the rest.",
     )
     serve.add_argument("model", metavar="MODEL", help="an encoder's folder, or the name of a shipped model")
     serve.add_argument(
@@ -27,6 +28,41 @@ def add_verbs(verbs: Verbs) -> None:
         default=[],
         metavar="NAME=PATH",
         help="volumes whose points may be embedded by name; nothing else can be read",
+    )
+    for flag, what in (("model", "further models"), ("index", "indexes that may be searched")):
+        serve.add_argument(
+            f"--{flag}",
+            dest=f"named_{flag}",
+            nargs="+",
+            action="extend",
+            type=_named_path,
+            default=[],
+            metavar="NAME=PATH",
+            help=f"{what}, by name",
+        )
+    serve.add_argument(
+        "--root",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="FOLDER",
+        help="folders below which models and volumes may be added while it runs; default none",
+    )
+    serve.add_argument(
+        "--keys",
+        metavar="FILE",
+        help="bearer keys, a line `NAME KEY` each, the file readable by you alone; default nobody is asked",
+    )
+    serve.add_argument(
+        "--cors",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="ORIGIN",
+        help="web pages of these origins may read the answers, as https://lab.example; default none",
+    )
+    serve.add_argument(
+        "--log", choices=["text", "json"], default="text", help="json: a line for each request; default text"
     )
     serve.add_argument("--host", default="127.0.0.1", help="default 127.0.0.1: this machine only")
     serve.add_argument("--port", type=int, default=3000, help="default 3000; 0 takes a free one")
@@ -60,6 +96,12 @@ def run_serve(args: argparse.Namespace) -> None:
         resample=args.resample,
         any_voxel=args.any_voxel,
         limits=read_limits(args.limit),
+        models=dict(args.named_model),
+        indexes=dict(args.named_index),
+        roots=args.root,
+        keys=args.keys,
+        origins=args.cors,
+        log=args.log,
         announce=lambda address: print(f"canvas-fm: serving on {address}", file=sys.stderr, flush=True),
     )
 

@@ -80,17 +80,19 @@ def begin_service(model: Path, volume_path: Path) -> Callable:
         volumes: dict[str, str] | None = None,
         wait: bool = True,
         middleware: type | None = None,
+        more: dict | None = None,
+        headers: dict[str, str] | None = None,
         **limits,
     ) -> TestClient:
         named = {"cube": str(volume_path)} if volumes is None else volumes
-        settings = Settings(model=str(model), volumes=named, limits=Limits(**limits))
+        settings = Settings(model=str(model), volumes=named, limits=Limits(**limits), **(more or {}))
         failures: list[str] = []
         service = make_service(Core(lambda: settings, load=load, on_failure=failures.append))
-        # Prometheus allows one service a process; `/metrics` is tested on the real one.
-        service.config["metrics"] = {"enabled": False, "namespace": "tests"}
         if middleware is not None:
             service.add_asgi_middleware(middleware)
-        client = stack.enter_context(TestClient(service.to_asgi(), raise_server_exceptions=False))
+        client = stack.enter_context(
+            TestClient(service.to_asgi(), raise_server_exceptions=False, headers=headers)
+        )
         while wait and client.get("/readyz").status_code != 200:
             assert not failures, failures
             time.sleep(0.01)

@@ -108,7 +108,10 @@ def test_metrics_count_crops(server, crops) -> None:
         client.embed(crops)
     assert crops_so_far() - before == 5
     text = httpx.get(f"{server.url()}/metrics").text
-    assert 'bentoml_service_request_total{endpoint="/v1/embed",http_response_code="200"' in text
+    assert 'canvas_fm_requests_total{route="/v1/embed",status="200"}' in text
+    assert "canvas_fm_queue_crops 0.0" in text
+    httpx.get(f"{server.url()}/some/stranger")
+    assert "stranger" not in httpx.get(f"{server.url()}/metrics").text
 
 
 def test_a_client_that_breaks_off_does_no_harm(server, encoder: Encoder, crops) -> None:

@@ -1,0 +1,164 @@
+"""The client for asyncio: the same names and answers as `serving.client.Client`, each awaited."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
+
+import httpx
+import numpy as np
+from jaxtyping import Float, Float32, Real
+
+from serving.wire import (
+    Asked,
+    Patience,
+    embed_requests,
+    points_requests,
+    reconstruct_request,
+    search_request,
+    settings,
+    vectors_of,
+)
+
+
+class AsyncClient:
+    """Talks to one service from one event loop; an asynchronous context manager.
+
+    A busy service is asked again for up to `patience_s` seconds. Every failure is a CanvasError with the
+    service's own sentence. `key` is the bearer key of a service that asks for one.
+    """
+
+    def __init__(
+        self,
+        url: str = "http://127.0.0.1:3000",
+        *,
+        timeout_s: float = 150.0,
+        patience_s: float = 60.0,
+        key: str | None = None,
+    ) -> None:
+        self._http = httpx.AsyncClient(**settings(url, timeout_s, key))
+        self.url, self.patience_s = url.rstrip("/"), patience_s
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def info(self) -> dict[str, Any]:
+        """What is served: the default model, its sha256, crop and voxel size; volumes, indexes, limits."""
+        return dict((await self._ask({"method": "GET", "url": "/v1/info"})).json())
+
+    async def models(self) -> list[dict[str, Any]]:
+        """The served models, the default first."""
+        return list((await self._ask({"method": "GET", "url": "/v1/models"})).json()["models"])
+
+    async def ready(self, wait_s: float = 0.0) -> bool:
+        """Whether the model is loaded; waits for it up to `wait_s` seconds."""
+        end = time.monotonic() + wait_s
+        while True:
+            try:
+                if (await self._http.get("/readyz", timeout=5)).status_code == 200:
+                    return True
+            except httpx.TransportError:
+                pass  # not listening yet
+            if time.monotonic() >= end:
+                return False
+            await asyncio.sleep(0.1)
+
+    async def embed(
+        self,
+        crops: Real[np.ndarray, "n *one z y x"],
+        window: Sequence[float] | None = None,
+        pool: str | None = None,
+        *,
+        layer: int | None = None,
+        model: str | None = None,
+        normalize: bool = False,
+        dtype: str = "float32",
+        per_request: int = 256,
+    ) -> Float[np.ndarray, "n d"]:
+        """Embeddings (n, d) of crops, rows in the order given.
+
+        `crops` are (n, z, y, x) or (n, 1, z, y, x): uint16 with the `window` (low, high) of their volume, or
+        floats in [0, 1]. Sent `per_request` at a time. `layer` is after how many blocks, `model` a name or
+        sha256, `dtype` float32 or float16; `normalize` gives vectors of length 1.
+        """
+        options = {"pool": pool, "layer": layer, "model": model, "normalize": normalize, "dtype": dtype}
+        requests = embed_requests(crops, window, options, per_request)
+        return np.concatenate([vectors_of(await self._ask(each)) for each in requests])
+
+    async def embed_points(
+        self,
+        volume: str,
+        points_zyx: Real[np.ndarray, "n 3"],
+        pool: str | None = None,
+        *,
+        layer: int | None = None,
+        model: str | None = None,
+        normalize: bool = False,
+        dtype: str = "float32",
+        per_request: int = 1024,
+    ) -> Float[np.ndarray, "n d"]:
+        """Embeddings (n, d) of the crops around points of a volume that the service knows by that name.
+
+        Points are z, y, x in voxels of level 0; the rest as in `embed`.
+        """
+        options = {"pool": pool, "layer": layer, "model": model, "normalize": normalize, "dtype": dtype}
+        requests = points_requests(volume, points_zyx, options, per_request)
+        return np.concatenate([vectors_of(await self._ask(each)) for each in requests])
+
+    async def search(
+        self,
+        vectors: Real[np.ndarray, "*queries d"] | None = None,
+        *,
+        ids: Sequence[str | int] | None = None,
+        like: Sequence[str | int] | None = None,
+        unlike: Sequence[str | int] = (),
+        k: int = 10,
+        where: Sequence[str] = (),
+        index: str | None = None,
+        encoder: str | None = None,
+    ) -> dict[str, Any]:
+        """`hits` (a dictionary a cell) and `novelty` of vectors, of cells by id, or of examples.
+
+        As `canvas_fm.Index` gives them; `encoder` is the sha256 of the encoder that made the vectors.
+        """
+        asked = {"vectors": vectors, "ids": ids, "like": like, "unlike": list(unlike), "k": k}
+        asked |= {"where": list(where), "index": index, "encoder": encoder}
+        return dict((await self._ask(search_request(asked))).json())
+
+    async def reconstruct(
+        self,
+        crops: Real[np.ndarray, "n *one z y x"],
+        window: Sequence[float] | None = None,
+        *,
+        mask_ratio: float | None = None,
+        seed: int = 0,
+        model: str | None = None,
+    ) -> Float32[np.ndarray, "n 4 z y x"]:
+        """The paper's four rows of up to eight crops: original, masked, reconstruction, merged."""
+        options = {"mask_ratio": mask_ratio, "seed": seed, "model": model}
+        return vectors_of(await self._ask(reconstruct_request(crops, window, options)))
+
+    async def _ask(self, asked: Asked) -> httpx.Response:
+        """A good reply, however many tries it takes within `patience_s`; CanvasError otherwise."""
+        patience = Patience(self.url, self.patience_s)
+        while True:
+            try:
+                reply = await self._http.request(**asked)
+            except httpx.TransportError as problem:
+                wait = patience.after_loss(problem)
+            else:
+                if not (wait := patience.after_reply(reply)):
+                    return reply
+            await asyncio.sleep(wait)

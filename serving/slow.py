@@ -1,0 +1,71 @@
+"""Connections that are opened and then say little: their headers have a time limit, their number too.
+
+uvicorn limits neither: a client that sends a header a minute holds a connection for ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http import auto
+
+_LATE = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+_FULL = (
+    b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n"
+)
+
+HEADER_S = 10.0
+MOST_CONNECTIONS = 2048
+
+_usual: Any = auto.AutoHTTPProtocol
+
+
+class Patient(_usual):
+    """uvicorn's protocol with a time limit for the headers, from the connection or their first byte on."""
+
+    header_s = HEADER_S
+    most = MOST_CONNECTIONS
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        if len(self.connections) > self.most:  # this one is counted already
+            transport.write(_FULL)
+            transport.close()
+        else:
+            self._wait()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._done()  # the headers are whole: from here on the guard watches the body
+        elif self._timer is None:
+            self._wait()  # the next request of a connection that is kept
+
+    def on_response_complete(self) -> None:
+        self._done()
+        super().on_response_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._done()
+        super().connection_lost(exc)
+
+    def _wait(self) -> None:
+        self._timer = self.loop.call_later(self.header_s, self._late)
+
+    def _done(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _late(self) -> None:
+        self._timer = None
+        if not self.transport.is_closing():
+            self.transport.write(_LATE)
+            self.transport.close()
+
+
+def install() -> None:
+    """Let uvicorn, however it is started in this process, use it."""
+    auto.AutoHTTPProtocol = Patient

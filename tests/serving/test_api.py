@@ -1,0 +1,374 @@
+"""Models, options, search, reconstruction and the document, through HTTP; the client for asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import io
+import json
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+import torch
+
+import canvas_fm as cf
+from canvas_fm.data.points import Points
+from canvas_fm.errors import CanvasError
+from canvas_fm.inference.embed import embed_to_store
+from canvas_fm.inference.reconstruct import reconstruct_crops
+from canvas_fm.models.checkpoint import Encoder, load, save_encoder
+from canvas_fm.models.mae import DecoderConfig, MaskedAutoencoder
+from canvas_fm.models.vit import EncoderConfig
+from serving import npy
+from serving.async_client import AsyncClient
+from serving.client import Client
+
+CROP, SHAPE, VOXEL_UM = (8, 16, 16), (24, 60, 50), (4.0, 1.8, 1.8)  # of the fixtures
+NPY, SAFE = {"Content-Type": "application/x-npy"}, "application/x-safetensors"
+
+
+def refused(reply, status: int, part: str) -> None:
+    assert reply.status_code == status, reply.text
+    assert part in reply.json()["error"]["message"]
+
+
+def array(reply) -> np.ndarray:
+    assert reply.status_code == 200, reply.text
+    return np.load(io.BytesIO(reply.content), allow_pickle=False)
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Encoder:
+    """A second encoder, of other crops and another voxel size."""
+    torch.manual_seed(1)
+    architecture = EncoderConfig(crop_zyx=(4, 8, 8), patch_zyx=(1, 2, 2), dim=24, depth=1, heads=2)
+    mae = MaskedAutoencoder(architecture, DecoderConfig(dim=12, depth=1, heads=2))
+    return save_encoder(tmp_path_factory.mktemp("others") / "small", mae, voxel_um=(8.0, 3.6, 3.6))
+
+
+@pytest.fixture(scope="module")
+def index(encoder: Encoder, volume_path: Path, tmp_path_factory: pytest.TempPathFactory) -> cf.Index:
+    """Sixty cells of the served volume."""
+    folder = tmp_path_factory.mktemp("index")
+    rng = np.random.default_rng(0)
+    points = Points(rng.random((60, 3)) * SHAPE - 0.5, {"score": np.linspace(0, 1, 60)})
+    volume = cf.Volume.open(volume_path)
+    made = embed_to_store(encoder, volume, points, folder / "cells.emb.zarr", device="cpu")
+    return cf.Index.build(made, folder / "cells.index")
+
+
+@pytest.fixture(scope="module")
+def service(begin_service, other: Encoder, index: cf.Index) -> Iterator:
+    more = {"models": {"small": str(other.path)}, "indexes": {"cells": str(index.path)}}
+    with ExitStack() as stack:
+        yield begin_service(stack, more=more)
+
+
+# --- models and options
+
+
+def test_several_models_by_name_and_by_sha256(service, encoder: Encoder, other: Encoder) -> None:
+    said = service.get("/v1/models").json()["models"]
+    assert [(each["name"], each["sha256"]) for each in said] == [
+        ("tiny", encoder.sha256),
+        ("small", other.sha256),
+    ]
+    assert (said[1]["layers"], said[1]["dimension"], said[1]["reconstructs"]) == (1, 24, True)
+    assert service.get("/v1/info").json()["models"] == ["tiny", "small"]
+    crops = np.random.default_rng(0).random((3, 4, 8, 8), np.float32)
+    expected = cf.embed_crops(other, crops)
+    for name in ("small", other.sha256):
+        reply = service.post(f"/v1/embed?model={name}", content=npy.dump(crops), headers=NPY)
+        np.testing.assert_allclose(array(reply), expected, rtol=1e-5, atol=1e-6)
+        assert reply.headers["x-model"] == other.sha256
+    refused(
+        service.post("/v1/embed", content=npy.dump(crops), headers=NPY), 422, "this encoder takes (n, 1, 8"
+    )
+    refused(
+        service.post("/v1/embed?model=big", content=npy.dump(crops), headers=NPY), 404, "served: tiny, small"
+    )
+    asked = {"volume": "cube", "points_zyx": [[9, 9, 9]], "model": "small"}
+    refused(service.post("/v1/embed/points", json=asked), 422, "small does not fit the volume 'cube'")
+    refused(service.post("/v1/embed/points", json=asked | {"volume": "x"}), 404, "no volume is registered")
+
+
+@pytest.mark.parametrize("layer", [0, 1, 2])
+def test_options_give_what_python_gives(service, encoder: Encoder, crops, layer: int) -> None:
+    query = f"?pool=cls&layer={layer}&normalize=true&dtype=float16"
+    found = array(service.post(f"/v1/embed{query}", content=npy.dump(crops), headers=NPY))
+    assert found.dtype == np.float16
+    expected = cf.embed_crops(encoder, crops, pool="cls", layer=layer)
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+    asked = {"volume": "cube", "points_zyx": [[9, 20, 20]], "layer": layer, "normalize": True}
+    one = array(service.post("/v1/embed/points", json=asked))
+    np.testing.assert_allclose(np.linalg.norm(one, axis=1), 1, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ("layer=3", "layer is 3; tiny has 2 blocks: give 0 to 2"),
+        ("layer=-1", "layer is '-1'; it has to be a whole number from 0"),
+        ("layer=99999999999", "whole number from 0"),
+        ("layer=%D9%A1", "whole number from 0"),
+        ("normalize=maybe", "one of 1, true, 0, false"),
+        ("dtype=float64", "one of float32, float16"),
+        ("pool=grid", "one of mean, cls, centre"),
+    ],
+)
+def test_options_that_cannot_be_meant(service, crops, query: str, message: str) -> None:
+    refused(service.post(f"/v1/embed?{query}", content=npy.dump(crops), headers=NPY), 422, message)
+
+
+def test_safetensors_in_and_out(service, encoder: Encoder, crops) -> None:
+    from safetensors.numpy import load as open_tensors
+    from safetensors.numpy import save
+
+    headers = {"Content-Type": SAFE, "Accept": f"{SAFE}, application/json"}
+    reply = service.post("/v1/embed", content=save({"crops": crops}), headers=headers)
+    assert reply.headers["content-type"] == SAFE
+    np.testing.assert_allclose(
+        open_tensors(reply.content)["embeddings"], cf.embed_crops(encoder, crops), rtol=1e-5
+    )
+    raw = np.random.default_rng(0).integers(0, 4000, (2, *CROP)).astype(np.uint16)
+    reply = service.post(
+        "/v1/embed?window=0,4000", content=save({"crops": raw}), headers={"Content-Type": SAFE}
+    )
+    np.testing.assert_allclose(array(reply), cf.embed_crops(encoder, raw, window=(0, 4000)), rtol=1e-5)
+
+
+def tensors(header: object, body: bytes = b"") -> bytes:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + body
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"", 400),
+        (b"\xff" * 8, 400),
+        (tensors(b"[" * 5000), 400),
+        (tensors({}), 400),
+        (tensors({"crops": {"dtype": "F64", "shape": [0], "data_offsets": [0, 0]}}), 422),
+        (tensors({"other": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}}), 422),
+        (tensors({"crops": {"dtype": "F32", "shape": [1, 2], "data_offsets": [0, 4]}}, bytes(4)), 400),
+        (tensors({"crops": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}}, bytes(4)), 400),
+        (tensors({"crops": {"dtype": "F32", "shape": [2**30, 2**30], "data_offsets": [0, 2**62]}}), 400),
+        (tensors({"crops": {"dtype": ["F32"], "shape": [1], "data_offsets": [0, 4]}}, bytes(4)), 422),
+        (tensors({"crops": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, bytes(4)), 422),
+    ],
+)
+def test_broken_safetensors_are_a_sentence(service, body: bytes, status: int) -> None:
+    reply = service.post("/v1/embed", content=body, headers={"Content-Type": SAFE})
+    refused(reply, status, "")
+
+
+# --- search
+
+
+def test_search_gives_what_python_gives(
+    service, index: cf.Index, encoder: Encoder, volume_path: Path
+) -> None:
+    rows = np.array([3, 4])
+    vectors = index.vectors(rows)
+    expected = index.search(vectors, 5, where=["score>=0.2"])
+    asked = {"vectors": vectors.tolist(), "k": 5, "where": ["score>=0.2"], "encoder": encoder.sha256}
+    said = service.post("/v1/search", json=asked).json()
+    assert (said["index"], said["encoder"]) == ("cells", encoder.sha256)
+    assert [hit["row"] for hit in said["hits"]] == expected.rows.ravel().tolist()
+    assert [hit["query"] for hit in said["hits"]] == [0] * 5 + [1] * 5
+    assert said["hits"][0]["brain"] == "cube"
+    np.testing.assert_allclose(said["novelty"], index.novelty(vectors), atol=1e-4)
+    by_id = service.post("/v1/search", json={"index": "cells", "ids": [3, "cube:4"], "k": 4}).json()
+    assert [hit["row"] for hit in by_id["hits"]] == index.search_ids([3, 4], 4).rows.ravel().tolist()
+    liked = service.post("/v1/search", json={"like": [1, 2], "unlike": [5], "k": 6}).json()
+    assert [hit["row"] for hit in liked["hits"]] == index.like([1, 2], [5], 6).rows[0].tolist()
+    # The crop of a cell finds that cell.
+    volume, cell = cf.Volume.open(volume_path), index.describe([7])[0]
+    start = np.floor(np.array([cell[axis] for axis in "zyx"]) + 0.5).astype(int) - np.array(CROP) // 2
+    window = service.get("/v1/info").json()["volumes"]["cube"]["window"]
+    query = f"?window={window[0]},{window[1]}&k=1&where=score>0&where=score<1"
+    crop = volume.read(tuple(start), CROP)[None]
+    found = service.post(f"/v1/search{query}", content=npy.dump(crop), headers=NPY).json()
+    assert found["hits"][0]["row"] == 7
+    assert found["hits"][0]["distance"] < 1e-5
+    info = service.get("/v1/info").json()["indexes"]["cells"]
+    assert (info["rows"], info["structure"], info["recall"]["value"]) == (60, "flat", 1)
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "message"),
+    [
+        ({}, 422, "give one of vectors, ids and like"),
+        ({"ids": [1], "like": [2]}, 422, "give one of vectors, ids and like"),
+        ({"ids": [1], "unlike": [2]}, 422, "unlike names counter-examples"),
+        ({"ids": []}, 422, "ids is empty"),
+        ({"like": []}, 422, "no example was given"),
+        ({"ids": [10**9]}, 422, "no cell with the id '1000000000'"),
+        ({"ids": ["x" * 10_000]}, 422, "no cell with the id"),
+        ({"index": "brain", "ids": [1]}, 404, "no index is served as 'brain'; served: cells"),
+        ({"vectors": [[1, 2]]}, 409, "query vectors have shape (1, 2)"),
+        ({"vectors": [[1], [1, 2]]}, 422, "ragged"),
+        ({"vectors": [["1"]]}, 422, "vectors.0.0"),
+        ({"vectors": [[1.0] * 48], "encoder": "cd" * 32}, 409, "of encoder cdcdcdcdcdcd"),
+        ({"vectors": [[0.0] * 48]}, 422, "all zeros"),
+        ({"vectors": [[1.0] * 48] * 257}, 413, "257 queries"),
+        ({"ids": [1], "k": 1001}, 413, "1000 hits are the most"),
+        ({"ids": [1], "k": 0}, 422, "k"),
+        ({"ids": [1], "where": ["marker=TH"]}, 422, "no row of the index has marker=TH"),
+        ({"ids": [1], "where": ["colour=red"]}, 422, "no row has a column 'colour'"),
+        ({"ids": [1], "where": ["score>0"] * 17}, 413, "16 conditions"),
+        ({"ids": [1], "more": 1}, 422, "more"),
+    ],
+)
+def test_searches_that_cannot_be_meant(service, asked: dict, status: int, message: str) -> None:
+    reply = service.post("/v1/search", json=asked)
+    refused(reply, status, message)
+    assert "/tmp" not in reply.text
+
+
+def test_a_service_without_an_index_says_so(client) -> None:
+    refused(client.post("/v1/search", json={"ids": [1]}), 404, "no index was named; served: none")
+    refused(client.post("/v1/search?k=0", content=b"", headers=NPY), 422, "k is 0")
+
+
+# --- reconstruction
+
+
+def test_the_four_rows(service, encoder: Encoder, crops) -> None:
+    found = array(
+        service.post("/v1/reconstruct?mask_ratio=0.55&seed=3", content=npy.dump(crops), headers=NPY)
+    )
+    assert found.shape == (5, 4, *CROP)
+    expected = reconstruct_crops(encoder, crops, mask_ratio=0.55, seed=3)
+    np.testing.assert_array_equal(found[:, 0], crops)
+    np.testing.assert_allclose(found[:, 2], expected.prediction, rtol=1e-5, atol=1e-6)
+    hidden = np.kron(expected.masked.reshape(5, 4, 4, 4), np.ones((1, 2, 4, 4))).astype(bool)
+    assert expected.masked[0].sum() == 36
+    np.testing.assert_array_equal(found[:, 1], np.where(hidden, 0, crops))
+    np.testing.assert_array_equal(found[:, 3], np.where(hidden, found[:, 2], crops))
+    again = array(
+        service.post("/v1/reconstruct?mask_ratio=0.55&seed=4", content=npy.dump(crops), headers=NPY)
+    )
+    assert (again[:, 1] != found[:, 1]).any()
+
+
+@pytest.mark.parametrize(
+    ("query", "status", "message"),
+    [
+        ("mask_ratio=0", 422, "masks nothing or everything"),
+        ("mask_ratio=nan", 422, "masks nothing or everything"),
+        ("mask_ratio=much", 422, "a number between 0 and 1"),
+        ("seed=-1", 422, "whole number"),
+        ("pool=cls", 422, "'pool' is unknown here"),
+        ("model=none", 404, "no model is served"),
+    ],
+)
+def test_reconstructions_that_cannot_be_meant(service, crops, query: str, status: int, message: str) -> None:
+    refused(service.post(f"/v1/reconstruct?{query}", content=npy.dump(crops), headers=NPY), status, message)
+    many = npy.dump(np.zeros((9, *CROP), np.float32))
+    refused(service.post("/v1/reconstruct", content=many, headers=NPY), 413, "8 are the most")
+
+
+def test_a_model_without_its_decoder_says_so(begin_service, model: Path, tmp_path: Path, crops) -> None:
+    import shutil
+
+    shutil.copytree(model, tmp_path / "bare")
+    (tmp_path / "bare" / "decoder.safetensors").unlink()
+    assert load(tmp_path / "bare").sha256
+    with ExitStack() as stack:
+        client = begin_service(stack, more={"models": {"bare": str(tmp_path / "bare")}})
+        reply = client.post("/v1/reconstruct?model=bare", content=npy.dump(crops), headers=NPY)
+        refused(reply, 422, "bare has no decoder.safetensors, so it cannot reconstruct")
+        assert str(tmp_path) not in reply.text
+
+
+# --- the document
+
+
+def test_the_document_covers_every_route_and_its_references_hold(service) -> None:
+    from serving.app import ROUTES
+
+    said = service.get("/v1/openapi.json").json()
+    assert service.get("/docs.json").json() == said
+    for method, path, _ in ROUTES:
+        assert method.lower() in said["paths"][f"/v1{path}"]
+    assert {"/embed_json", "/livez", "/readyz", "/metrics"} <= set(said["paths"])
+    names = set(said["components"]["schemas"])
+    for reference in json.dumps(said).split("#/components/schemas/")[1:]:
+        assert reference.partition('"')[0] in names
+    identities = [each["operationId"] for path in said["paths"].values() for each in path.values()]
+    assert len(set(identities)) == len(identities)
+    parameters = {each["name"] for each in said["paths"]["/v1/embed"]["post"]["parameters"]}
+    assert parameters == {"window", "model", "pool", "layer", "normalize", "dtype"}
+    assert service.get("/").status_code == 200  # the page of Swagger, which reads /docs.json
+
+
+# --- the client for asyncio
+
+
+def test_both_clients_have_the_same_face() -> None:
+    def face(kind: type) -> dict[str, str]:
+        public = {name for name in vars(kind) if not name.startswith("_")} | {"__init__"}
+        return {name: str(inspect.signature(getattr(kind, name))) for name in public}
+
+    assert face(Client) == face(AsyncClient)
+
+
+def test_the_asynchronous_client_through_the_service(service, encoder: Encoder, index, crops) -> None:
+    async def whole() -> None:
+        async with AsyncClient("http://service.example", key="some-key-of-the-lab") as client:
+            client._http = httpx.AsyncClient(
+                transport=httpx.ASGITransport(service.app), base_url="http://service.example"
+            )
+            vectors, few = await asyncio.gather(
+                client.embed(crops, per_request=2), client.embed(crops, normalize=True, dtype="float16")
+            )
+            np.testing.assert_allclose(vectors, cf.embed_crops(encoder, crops), rtol=1e-4, atol=1e-5)
+            assert few.dtype == np.float16
+            hits = await client.search(index.vectors(np.array([3])), k=2, where=["score>=0"])
+            assert hits["hits"][0]["row"] == 3
+            assert (await client.reconstruct(crops, mask_ratio=0.5)).shape == (5, 4, *CROP)
+            assert [each["name"] for each in await client.models()] == ["tiny", "small"]
+            with pytest.raises(CanvasError, match=r"answered 422: crops have values"):
+                await client.embed(crops * 300)
+
+    service.portal.call(whole)
+
+
+def test_the_asynchronous_client_comes_back_when_it_is_told_to() -> None:
+    replies = [
+        httpx.Response(429, headers={"Retry-After": "1"}, json={"error": {"message": "later"}}),
+        httpx.ReadError("lost"),
+        httpx.Response(200, json={"name": "tiny"}),
+    ]
+    times: list[float] = []
+    keys: list[str] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        times.append(time.monotonic())
+        keys.append(request.headers.get("authorization", ""))
+        reply = replies.pop(0)
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+    async def whole() -> None:
+        client = AsyncClient("http://service.example", key="some-key-of-the-lab")
+        headers = client._http.headers
+        client._http = httpx.AsyncClient(
+            transport=httpx.MockTransport(handle), base_url=client.url, headers=headers
+        )
+        assert await client.info() == {"name": "tiny"}
+        await client.close()
+
+    asyncio.run(whole())
+    assert keys == ["Bearer some-key-of-the-lab"] * 3
+    assert times[1] - times[0] >= 1
+    assert 0.4 <= times[2] - times[1] < 3
