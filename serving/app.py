@@ -19,6 +19,7 @@ from serving.core import Core, unless_gone
 from serving.document import document
 from serving.errors import Refusal, refused
 from serving.finder import check_search, find_index, search
+from serving.meters import Meters
 from serving.options import Options, embed_options, given, whole_number, window_of
 from serving.schemas import Addition, IndexInfo, PointsRequest, SearchRequest
 
@@ -166,6 +167,12 @@ async def openapi(core: Core, request: Request) -> Response:
     return JSONResponse(document([(method, path, answer.__doc__ or "") for method, path, answer in ROUTES]))
 
 
+async def metrics(core: Core, request: Request) -> Response:
+    """Figures for Prometheus; also at /metrics."""
+    text = await asyncio.to_thread(Meters.of_this_process().text)
+    return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
 def _json_only(request: Request) -> None:
     if media_type(request) != "application/json":
         raise Refusal(415, f"the body is {media_type(request) or 'of no stated type'}; send application/json")
@@ -181,4 +188,5 @@ ROUTES: list[tuple[str, str, Callable[[Core, Request], Awaitable[Response]]]] = 
     ("POST", "/search", search_route),
     ("POST", "/reconstruct", reconstruct),
     ("GET", "/openapi.json", openapi),
+    ("GET", "/metrics", metrics),
 ]

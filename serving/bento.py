@@ -80,9 +80,10 @@ def make_service(core: Core) -> bentoml.Service[Any]:
         limits=lambda: core.limits,
         raw=("/v1/embed", "/v1/reconstruct", "/v1/search"),
         only_json=(_TYPED, "/v1/embed/points", "/v1/models", "/v1/volumes"),
-        routes=[*(f"/v1{path}" for _, path, _ in ROUTES), _TYPED, "/livez", "/readyz", "/metrics"],
+        routes=[*(f"/v1{path}" for _, path, _ in ROUTES), _TYPED, "/livez", "/readyz"],
         gate=lambda: core.gate,
-        moved={"/docs.json": "/v1/openapi.json"},  # BentoML's own leaves out what is mounted
+        # BentoML's own document leaves out what is mounted, and without its metrics it has no such route.
+        moved={"/docs.json": "/v1/openapi.json", "/metrics": "/v1/metrics"},
     )
     return service
 
@@ -119,6 +120,8 @@ def read_settings() -> Settings:
         raise RuntimeError("start the service with `canvas-fm serve MODEL`")
     settings = Settings.model_validate_json(Path(path).read_bytes())
     journal.set_up(settings.log)
+    slow.Patient.header_s = settings.limits.header_s
+    slow.Patient.most = settings.limits.max_connections
     if settings.supervisor is not None:
         _leave_with(settings.supervisor)
     return settings

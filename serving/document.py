@@ -84,6 +84,7 @@ _SHAPES: dict[tuple[str, str], tuple[list[dict[str, Any]], dict[str, Any], dict[
     ("POST", "/v1/search"): (_FOUND, {_JSON: SearchRequest, _NPY: None}, {_JSON: SearchReply}, 200),
     ("POST", "/v1/reconstruct"): (_MASK, {_NPY: None}, {_NPY: None}, 200),
     ("GET", "/v1/openapi.json"): ([], {}, {_JSON: {}}, 200),
+    ("GET", "/v1/metrics"): ([], {}, {"text/plain": {}}, 200),
     ("POST", "/embed_json"): ([], {_JSON: {"crops": [], "pool": "mean"}}, {_JSON: EmbeddingsReply}, 200),
     ("GET", "/livez"): ([], {}, {"text/plain": {}}, 200),
     ("GET", "/readyz"): ([], {}, {"text/plain": {}}, 200),

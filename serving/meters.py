@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import cache
 
 
@@ -36,6 +37,17 @@ class Meters:
     @cache
     def of_this_process() -> Meters:
         return Meters()
+
+    def text(self) -> bytes:
+        """All figures as Prometheus reads them, summed over the workers where there are several processes."""
+        from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
+        from prometheus_client.multiprocess import MultiProcessCollector
+
+        if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+            return generate_latest(REGISTRY)
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)
+        return generate_latest(registry)
 
     def batch(self, crops: int, seconds: float) -> None:
         """One batch was computed."""

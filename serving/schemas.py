@@ -33,6 +33,10 @@ class Limits(BaseModel):
     """How long an idle model waits for a second request to share its batch."""
     deadline_s: float = Field(default=120.0, gt=0, le=540)
     """From a complete request to its answer."""
+    header_s: float = Field(default=10.0, gt=0)
+    """A connection whose headers are not all there after so long is let go."""
+    max_connections: int = Field(default=2048, gt=0)
+    """Connections at once; more are told 503."""
     stall_s: float = Field(default=30.0, gt=0)
     """A body that brings no byte for so long is given up."""
     body_s: float = Field(default=300.0, gt=0)

@@ -15,17 +15,14 @@ _FULL = (
     b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n"
 )
 
-HEADER_S = 10.0
-MOST_CONNECTIONS = 2048
-
 _usual: Any = auto.AutoHTTPProtocol
 
 
 class Patient(_usual):
     """uvicorn's protocol with a time limit for the headers, from the connection or their first byte on."""
 
-    header_s = HEADER_S
-    most = MOST_CONNECTIONS
+    header_s = 10.0
+    most = 2048  # both are set by the service's limits
     _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
