@@ -89,7 +89,7 @@ def fit_head(settings: Refiner, rows: Rows) -> Fitted:
     p_cell = calibration(held_out)
     everything = np.arange(len(rows.x))
     chosen = best_f1(rows.is_cell, p_cell, missed=rows.missed_in(everything))[0]
-    honest, kept = _carried(settings, rows, folds, held_out)
+    honest, kept = carried(settings, rows, folds, held_out)
     spread = CountSpread() if folds.by == "random" else CountSpread.of(honest, rows.is_cell, rows.places)
     figures = _figures(rows, folds, held_out, honest, kept, spread)
     if (ranking := figures["pooled"]["auc"]) is not None and ranking < 0.5:
@@ -195,7 +195,7 @@ def _net(
     return net.eval().requires_grad_(False)
 
 
-def _carried(
+def carried(
     settings: Refiner, rows: Rows, folds: Folds, held_out: Float64[np.ndarray, " n"]
 ) -> tuple[Float64[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
     """P(cell) of each row and whether it is kept, by calibration and threshold of the other folds alone."""

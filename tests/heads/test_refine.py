@@ -16,7 +16,9 @@ from sklearn.utils.estimator_checks import check_estimator
 import canvas_fm as cf
 from canvas_fm.errors import BadInput, CanvasError, ModelMismatch
 from canvas_fm.heads.features import FeatureSet, Made
+from canvas_fm.heads.fitting import Rows, carried
 from canvas_fm.heads.refine import Refiner
+from canvas_fm.heads.splits import grouped_folds
 
 BLOCKS = {"detector": slice(0, 10), "mae": slice(10, 30)}
 MADE = {"detector": Made("det", "d" * 64, {"bins": 2}), "mae": Made("base", "a" * 64, {"pool": "centre"})}
@@ -153,6 +155,30 @@ def test_the_figures_of_a_brain_do_not_know_its_own_labels():
     two = Refiner(**settings).fit(features, turned).cross_validation_["brains"]["brain 2"]
     assert one["auc"] == pytest.approx(1 - two["auc"])
     assert one["count"]["value"] == pytest.approx(two["count"]["value"])
+
+
+def test_neither_calibration_nor_threshold_of_a_fold_know_its_labels():
+    features, is_cell = cells()
+    folds = grouped_folds(features.groups, is_cell, folds=4)
+    logits = features.x[:, 2].astype(np.float64)
+    turned = np.where(folds.fold == 1, ~is_cell, is_cell)
+    outcomes = []
+    for labels in (is_cell, turned):
+        rows = Rows(features.x, labels, features.groups, None, {}, True)
+        p_cell, kept = carried(Refiner(), rows, folds, logits)
+        outcomes.append((p_cell[folds.fold == 1], kept[folds.fold == 1], p_cell[folds.fold == 0]))
+    assert np.array_equal(outcomes[0][0], outcomes[1][0])
+    assert np.array_equal(outcomes[0][1], outcomes[1][1])
+    assert not np.allclose(outcomes[0][2], outcomes[1][2])
+
+
+def test_a_brain_is_corrected_by_its_unlabelled_candidates_too(data):
+    features, is_cell = data
+    labels = np.where(features.x[:, 12] > 1, -1, is_cell.astype(int))
+    refiner = Refiner(C=0.01, correction="centre").fit(features, labels)
+    assert np.allclose(
+        refiner.net_.mean.numpy(), features.corrected("centre").x[labels >= 0].mean(0), atol=1e-5
+    )
 
 
 def test_labels_of_minus_one_are_skipped_and_counted(data):
