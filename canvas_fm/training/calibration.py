@@ -80,6 +80,8 @@ def calibrate(
 
 def f1_curve(recipe: DetectorRecipe, labelled: Labelled, candidates: Points) -> Float64[np.ndarray, " t"]:
     """F1 at every threshold of the grid."""
+    if not len(candidates):
+        return np.zeros(len(GRID))
     curve = _score(recipe, labelled, candidates, None).curve
     if curve is None or not len(curve.threshold):
         return np.zeros(len(GRID))
