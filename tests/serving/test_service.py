@@ -146,6 +146,25 @@ def test_a_body_that_is_too_large_still_gets_its_answer(server) -> None:
     connection.close()
 
 
+@pytest.mark.parametrize(
+    ("lines", "status"),
+    [
+        (["Content-Length: 10737418240"], b"413"),  # promised, and not a byte of it sent
+        (["Content-Length: -5"], b"400"),
+        (["Content-Length: many"], b"400"),
+        (["Content-Length: 5", "Content-Length: 6"], b"400"),
+        (["Transfer-Encoding: chunked", "X: 1\r\n\r\nZZ"], b"400"),
+        (["Transfer-Encoding: gzip"], b"400"),
+    ],
+)
+def test_lengths_that_cannot_be_meant_are_answered_at_once(server, lines: list[str], status: bytes) -> None:
+    address = (urlsplit(server.url()).hostname, urlsplit(server.url()).port)
+    with socket.create_connection(address, timeout=20) as connection:
+        head = ["POST /v1/embed HTTP/1.1", "Host: x", "Content-Type: application/x-npy", *lines, "", ""]
+        connection.sendall("\r\n".join(head).encode())
+        assert connection.recv(1000).split()[1] == status
+
+
 def test_nothing_but_the_port_is_open_and_nothing_lies_in_the_home(server) -> None:
     port = urlsplit(server.url()).port
     processes = family(server.process)
