@@ -13,12 +13,11 @@ import canvas_fm
 from canvas_fm.data.volume import Volume
 from canvas_fm.errors import CanvasError
 from canvas_fm.inference.embed import Runner
-from canvas_fm.inference.reconstruct import reconstruct_crops
+from canvas_fm.inference.reconstruct import reconstruct_crops, trained_mask_ratio
 from canvas_fm.inference.source import Source
 from canvas_fm.inference.validate import check_crops, check_points
 from canvas_fm.models.checkpoint import Encoder, load
 from canvas_fm.models.device import pick_device
-from canvas_fm.viewing.reconstruction import trained_mask_ratio
 from serving.schemas import Info, ModelInfo, Pool, Settings, VolumeInfo
 
 

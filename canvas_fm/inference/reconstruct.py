@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,8 @@ from canvas_fm.inference.validate import check_crops
 from canvas_fm.models.checkpoint import Encoder
 from canvas_fm.models.mae import masked_count
 from canvas_fm.models.vit import unpatchify
+
+_RATIO = 0.75  # of a model whose provenance names none
 
 
 @dataclass(frozen=True)
@@ -43,3 +46,11 @@ def reconstruct_crops(
         result = mae(torch.from_numpy(checked).to(encoder.device), mask_ratio, generator=generator)
     voxels = unpatchify(result.patches.float(), config.grid_zyx, config.patch_zyx)
     return Reconstructed(checked[:, 0], voxels[:, 0].cpu().numpy(), result.masked.cpu().numpy())
+
+
+def trained_mask_ratio(encoder: Encoder) -> float:
+    """The share of patches that was hidden in training, where the model's provenance says so, else 0.75."""
+    held: Any = encoder.config.provenance
+    for key in ("recipe", "model", "mask_ratio"):
+        held = held.get(key) if isinstance(held, dict) else None
+    return float(held) if isinstance(held, int | float) else _RATIO

@@ -14,11 +14,9 @@ from canvas_fm.errors import CanvasError
 from canvas_fm.evaluation.figures import reconstruction_figure
 from canvas_fm.evaluation.reconstruction import Batch
 from canvas_fm.inference.grid import box_centres
-from canvas_fm.inference.reconstruct import reconstruct_crops
+from canvas_fm.inference.reconstruct import reconstruct_crops, trained_mask_ratio
 from canvas_fm.inference.validate import check_points
 from canvas_fm.models.checkpoint import Encoder
-
-_RATIO = 0.75  # of a model whose provenance names none
 
 
 def reconstruct(
@@ -72,11 +70,3 @@ def reconstruct(
     }
     trivial = {name: tally.scores() for name, tally in batch.trivial_tallies().items()}
     return about | batch.tally(result.prediction).scores() | trivial
-
-
-def trained_mask_ratio(encoder: Encoder) -> float:
-    """The share of patches that was hidden in training, where the model's provenance says so, else 0.75."""
-    held: Any = encoder.config.provenance
-    for key in ("recipe", "model", "mask_ratio"):
-        held = held.get(key) if isinstance(held, dict) else None
-    return float(held) if isinstance(held, int | float) else _RATIO
