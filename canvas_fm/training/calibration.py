@@ -56,7 +56,7 @@ def calibrate(
     `kept` are scored at that threshold and do not count in its choice.
     """
     detector = Detector(_config(recipe, net, voxel_um), net)
-    curves = []
+    curves: dict[str | None, list[np.ndarray]] = {}
     scored: list[tuple[Labelled, bool, Points]] = []
     for labelled, held_out in [*((one, False) for one in training), *((one, True) for one in kept)]:
         tell(f"evaluating {labelled.source.name}")
@@ -65,8 +65,10 @@ def calibrate(
         if not held_out:
             for gain in recipe.detection.gains:
                 found = candidates if gain == 1 else _candidates(recipe, detector, labelled, gain)
-                curves.append(f1_curve(recipe, labelled, found))
-    threshold = round(float(GRID[np.argmax(np.mean(curves, axis=0))]), 4)
+                of_marker = curves.setdefault(labelled.source.volume.marker, [])
+                of_marker.append(f1_curve(recipe, labelled, found))
+    mean = np.mean([np.mean(one, axis=0) for one in curves.values()], axis=0)  # every marker counts the same
+    threshold = round(float(GRID[np.argmax(mean)]), 4)
     rows = []
     for labelled, held_out, candidates in scored:
         score = _score(recipe, labelled, candidates, threshold)

@@ -28,7 +28,7 @@ from canvas_fm.training.ranks import Ranks, join
 from canvas_fm.training.run import DETECTOR, Run, claim
 from canvas_fm.training.samples import Batches, CropSet, Rows, Source, take
 from canvas_fm.training.session import Session, Tell
-from canvas_fm.training.targets import BACKGROUND, CELL, Labelled, TargetPainter, draw_labelled
+from canvas_fm.training.targets import BACKGROUND, CELL, Labelled, TargetPainter, draw_labelled, shares
 from canvas_fm.training.tracking import Tracker
 
 
@@ -85,8 +85,7 @@ class DetectorTraining:
         self.recipe, self.training, self.kept = recipe, training, kept
         data, rule = recipe.data, recipe.data.window.rule
         starts = []
-        for index, labelled in enumerate(training):
-            share = data.crops // len(training) + (index < data.crops % len(training))
+        for index, (labelled, share) in enumerate(zip(training, shares(training, data.crops), strict=True)):
             starts.append(
                 draw_labelled(
                     labelled,

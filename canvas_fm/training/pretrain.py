@@ -94,6 +94,8 @@ def split_volumes(sources: Sequence[Source], recipe: AnyRecipe) -> tuple[list[So
     sources = _at_one_voxel_size(sources, recipe)
     names = [source.name for source in sources]
     wanted = recipe.data.held_out
+    if isinstance(wanted, int) and str(wanted) in names:
+        wanted = [str(wanted)]  # a volume that is called like a number is meant by its name
     if isinstance(wanted, int):
         order = np.random.default_rng(recipe.seed).permutation(len(names))
         wanted = [names[index] for index in order[:wanted]]

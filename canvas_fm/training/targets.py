@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +53,22 @@ class Labelled:
         digest.update(self.boxes.tobytes())
         labels = {"cells": len(self.inner_zyx), "labels_sha256": digest.hexdigest()}
         return self.source.identity(rule) | labels | {"masks": self.mask is not None}
+
+
+def shares(volumes: Sequence[Labelled], crops: int) -> list[int]:
+    """How many of the crops each volume gives: every marker as many, and every volume of a marker."""
+    given = [0] * len(volumes)
+    by_marker: dict[str | None, list[int]] = {}
+    for index, volume in enumerate(volumes):
+        by_marker.setdefault(volume.source.volume.marker, []).append(index)
+    for part, indices in zip(_parts(crops, len(by_marker)), by_marker.values(), strict=True):
+        for index, share in zip(indices, _parts(part, len(indices)), strict=True):
+            given[index] = share
+    return given
+
+
+def _parts(whole: int, n: int) -> list[int]:
+    return [whole // n + (index < whole % n) for index in range(n)]
 
 
 def draw_labelled(

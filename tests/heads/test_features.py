@@ -74,7 +74,7 @@ def test_what_is_refused():
     bad = x.copy()
     bad[1, 2] = np.nan
     with pytest.raises(
-        CanvasError, match="NaN or infinite values in 1 of 3 rows, first in row 2, column 3 .*mae"
+        CanvasError, match=r"NaN or infinite values in 1 of 3 rows, first in row 2, column 3 .*mae"
     ):
         FeatureSet(bad, {"lab": slice(0, 2), "mae": slice(2, 4)}, groups)
     with pytest.raises(CanvasError, match="overlaps"):

@@ -17,6 +17,7 @@ from canvas_fm.data.window import WindowRule
 from canvas_fm.errors import CanvasError
 from canvas_fm.inference.detect import detect
 from canvas_fm.models.checkpoint import load
+from canvas_fm.training import calibration
 from canvas_fm.training.detector import train_detector
 from canvas_fm.training.detector_loop import DetectorStepper
 from canvas_fm.training.detector_recipe import DetectorRecipe
@@ -31,6 +32,7 @@ from canvas_fm.training.targets import (
     TargetPainter,
     draw_labelled,
     hard_places,
+    shares,
 )
 
 VOXEL_UM = (4.0, 2.0, 2.0)
@@ -55,7 +57,9 @@ def tiny(**changes: Any) -> DetectorRecipe:
     )
 
 
-def write_cube(folder: Path, name: str, seed: int, *, brightness: float = 1.0) -> tuple[Path, Path]:
+def write_cube(
+    folder: Path, name: str, seed: int, *, brightness: float = 1.0, marker: str = "cFos"
+) -> tuple[Path, Path]:
     """Bright balls, which are cells, and dimmer and narrower spots, which are none."""
     random = np.random.default_rng(seed)
     path = folder / name / "raw.zarr"
@@ -71,7 +75,7 @@ def write_cube(folder: Path, name: str, seed: int, *, brightness: float = 1.0) -
     other[tuple(spots.T)] = 4e3
     image = gaussian_filter(voxels, (1, 2, 2)) + gaussian_filter(other, (0.4, 0.7, 0.7))
     image = brightness * (image + random.normal(100, 10, SHAPE).clip(0))
-    with Volume.create(path, SHAPE, voxel_um=VOXEL_UM, chunk_zyx=(8, 16, 16), marker="cFos") as writer:
+    with Volume.create(path, SHAPE, voxel_um=VOXEL_UM, chunk_zyx=(8, 16, 16), marker=marker) as writer:
         writer.write((0, 0, 0), image.astype(np.uint16))
     Points(cells.astype(float)).write(path.parent / "centroids.csv")
     return path, path.parent / "centroids.csv"
@@ -326,3 +330,31 @@ def test_the_recipes_of_the_two_trainings_are_told_apart(tmp_path):
         tiny(data__cells=0.8)
     with pytest.raises(CanvasError, match="not whole patches"):
         tiny(data__crop_zyx="[8, 18, 16]")
+
+
+def test_every_marker_gives_as_many_crops(tmp_path):
+    cubes = {marker: write_cube(tmp_path, marker, seed=0, marker=marker) for marker in ("IBA1", "cFos")}
+    iba1, cfos = labels_of(cubes["IBA1"]), labels_of(cubes["cFos"])
+    assert shares([iba1, cfos, iba1, iba1], 20) == [4, 10, 3, 3]
+    assert shares([iba1, iba1, iba1], 20) == [7, 7, 6]
+
+
+def test_every_marker_counts_the_same_for_the_threshold(tmp_path, monkeypatch):
+    """Two volumes of one marker do not outvote the one of another."""
+    names = {"a": "IBA1", "b": "IBA1", "c": "cFos"}
+    cubes = [write_cube(tmp_path, name, seed=0, marker=marker) for name, marker in names.items()]
+    low, high = calibration.GRID < 0.3, calibration.GRID > 0.7
+
+    def curve(recipe, labelled, candidates):
+        return 1.0 * high * 0.6 if labelled.source.volume.marker == "IBA1" else 1.0 * low
+
+    monkeypatch.setattr(calibration, "f1_curve", curve)
+    run = train(cubes, tmp_path / "run", tiny(training__steps=2))
+    assert load(run.detector).config.threshold < 0.3
+
+
+def test_a_volume_called_like_a_number_is_held_out_by_name(tmp_path):
+    cubes = [write_cube(tmp_path, "1008", 0), write_cube(tmp_path, "695", 1)]
+    run = train(cubes, tmp_path / "run", tiny(training__steps=2), held_out=1008)
+    evaluated = {row["volume"]: row["held_out"] for row in run.metrics() if row["kind"] == "eval"}
+    assert evaluated == {"1008": True, "695": False}

@@ -111,9 +111,7 @@ def test_wandb_is_offline_and_goes_on_with_the_same_id(
 ) -> None:
     calls: list[dict[str, Any]] = []
     logged: list[tuple[int, dict[str, float]]] = []
-    run = types.SimpleNamespace(
-        log=lambda scalars, step: logged.append((step, scalars)), finish=lambda: None
-    )
+    run = types.SimpleNamespace(log=lambda scalars, step: logged.append((step, scalars)), finish=lambda: None)
     fake = types.SimpleNamespace(init=lambda **options: calls.append(options) or run)
     monkeypatch.setitem(sys.modules, "wandb", fake)
     for step in (0, 4):
