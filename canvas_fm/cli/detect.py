@@ -10,13 +10,14 @@ from canvas_fm.cli.options import (
     Verbs,
     add_device,
     add_json,
+    add_precision,
     add_verb,
     add_volume_flags,
     add_voxel_size_flags,
     positive_float,
     positive_int,
 )
-from canvas_fm.cli.training import held_out
+from canvas_fm.cli.training import add_training_flags, held_out
 from canvas_fm.errors import CanvasError
 
 if TYPE_CHECKING:
@@ -70,12 +71,7 @@ def _add_detect(verbs: Verbs) -> None:
     detect.add_argument(
         "--tile", nargs=3, type=positive_int, metavar=ZYX, help="voxels of a tile; default 64 384 384"
     )
-    detect.add_argument(
-        "--precision",
-        choices=["fp32", "bf16", "auto"],
-        default="fp32",
-        help="auto is bf16 where the device has it; default fp32",
-    )
+    add_precision(detect)
     detect.add_argument("--workers", type=positive_int, default=1, metavar="N", help="processes; default 1")
     detect.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster, such as tcp://host:8786")
     detect.add_argument(
@@ -114,38 +110,7 @@ def _add_train_detector(verbs: Verbs) -> None:
         "--background", nargs="+", metavar="VOLUME", help="their second channel, for model.channels 2"
     )
     train.add_argument("--out", required=True, metavar="RUN", help="folder of the run")
-    train.add_argument(
-        "--held-out",
-        nargs="+",
-        default=[],
-        metavar="NAME|N",
-        help="volumes only scored on: their names, or how many to split off by the seed",
-    )
-    train.add_argument(
-        "--set",
-        dest="overrides",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY=VALUE",
-        help="change the recipe, for example training.steps=200",
-    )
-    train.add_argument("--resume", action="store_true", help="go on from RUN's last checkpoint")
-    train.add_argument("--seed", type=int, help="instead of the recipe's")
-    add_device(train)
-    sizes = train.add_mutually_exclusive_group()
-    sizes.add_argument(
-        "--resample",
-        nargs=3,
-        type=positive_float,
-        metavar=ZYX,
-        help="read every volume at this voxel size in micrometres, where theirs differ",
-    )
-    sizes.add_argument(
-        "--any-voxel", action="store_true", help="mix volumes whose voxel sizes differ as they are"
-    )
-    add_json(train)
-    add_volume_flags(train)
+    add_training_flags(train)
 
 
 def run_detect(args: argparse.Namespace) -> None:

@@ -9,6 +9,7 @@ from canvas_fm.cli.options import (
     Verbs,
     add_device,
     add_json,
+    add_precision,
     add_verb,
     add_volume_flags,
     add_voxel_size_flags,
@@ -43,12 +44,7 @@ def _add_embed(verbs: Verbs) -> None:
         "--pool", choices=["mean", "cls", "centre"], help="default: what the encoder's config names"
     )
     embed.add_argument("--batch", type=positive_int, default=64, help="crops at once; default 64")
-    embed.add_argument(
-        "--precision",
-        choices=["fp32", "bf16", "auto"],
-        default="fp32",
-        help="auto is bf16 where the device has it; default fp32",
-    )
+    add_precision(embed)
     add_device(embed)
     add_voxel_size_flags(embed)
     add_json(embed)

@@ -119,6 +119,15 @@ def add_voxel_size_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_precision(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--precision",
+        choices=["fp32", "bf16", "auto"],
+        default="fp32",
+        help="auto is bf16 where the device has it; default fp32",
+    )
+
+
 def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", default="auto", help="auto (a GPU where there is one), cpu, cuda or cuda:N; default auto"

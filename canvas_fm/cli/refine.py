@@ -9,6 +9,7 @@ from canvas_fm.cli.options import (
     Verbs,
     add_device,
     add_json,
+    add_precision,
     add_verb,
     add_volume_flags,
     add_voxel_size_flags,
@@ -150,12 +151,7 @@ def _add_apply(group: Verbs) -> None:
 
 def _add_running(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=positive_int, default=64, help="crops at once; default 64")
-    parser.add_argument(
-        "--precision",
-        choices=["fp32", "bf16", "auto"],
-        default="fp32",
-        help="auto is bf16 where the device has it; default fp32",
-    )
+    add_precision(parser)
     add_device(parser)
     add_voxel_size_flags(parser)
     add_json(parser)

@@ -8,6 +8,7 @@ from typing import Any
 from canvas_fm.cli.options import (
     Verbs,
     add_device,
+    add_precision,
     add_json,
     add_verb,
     add_volume_flags,
@@ -100,7 +101,7 @@ def add_verbs(verbs: Verbs) -> None:
     report.add_argument("--features", metavar="DIR", help="folder in which features are kept for next time")
     report.add_argument("--title", default="Telling cells from other candidates", metavar="TEXT")
     add_device(report)
-    report.add_argument("--precision", choices=["fp32", "bf16", "auto"], default="fp32", help="default fp32")
+    add_precision(report)
     add_voxel_size_flags(report)
     add_json(report)
     add_volume_flags(report)

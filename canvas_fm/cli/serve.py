@@ -69,7 +69,7 @@ def add_verbs(verbs: Verbs) -> None:
     serve.add_argument(
         "--workers", type=positive_int, default=1, help="processes, each with its own copy; default 1"
     )
-    serve.add_argument("--precision", choices=["fp32", "bf16", "auto"], default="fp32", help="default fp32")
+    add_precision(serve)
     serve.add_argument(
         "--limit",
         nargs="+",

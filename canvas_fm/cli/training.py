@@ -1,4 +1,4 @@
-"""`pretrain`."""
+"""`pretrain`, and the flags of every training."""
 
 from __future__ import annotations
 
@@ -28,38 +28,7 @@ def add_verbs(verbs: Verbs) -> None:
     pretrain.add_argument("recipe", metavar="RECIPE", help="a YAML file, or the name of a shipped recipe")
     pretrain.add_argument("--data", nargs="+", required=True, metavar="VOLUME", help="one or more volumes")
     pretrain.add_argument("--out", required=True, metavar="RUN", help="folder of the run")
-    pretrain.add_argument(
-        "--held-out",
-        nargs="+",
-        default=[],
-        metavar="NAME|N",
-        help="volumes of --data only evaluated on: their names, or how many to split off by the seed",
-    )
-    pretrain.add_argument(
-        "--set",
-        dest="overrides",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY=VALUE",
-        help="change the recipe, for example training.steps=200",
-    )
-    pretrain.add_argument("--resume", action="store_true", help="go on from RUN's last checkpoint")
-    pretrain.add_argument("--seed", type=int, help="instead of the recipe's")
-    add_device(pretrain)
-    sizes = pretrain.add_mutually_exclusive_group()
-    sizes.add_argument(
-        "--resample",
-        nargs=3,
-        type=positive_float,
-        metavar=ZYX,
-        help="read every volume at this voxel size in micrometres, where theirs differ",
-    )
-    sizes.add_argument(
-        "--any-voxel", action="store_true", help="mix volumes whose voxel sizes differ as they are"
-    )
-    add_json(pretrain)
-    add_volume_flags(pretrain)
+    add_training_flags(pretrain)
 
 
 def run_pretrain(args: argparse.Namespace) -> None:
@@ -82,6 +51,42 @@ def run_pretrain(args: argparse.Namespace) -> None:
     )
     skipped = report_bad_chunks(volumes)
     print_result(describe_run(run.path) | ({"bad_chunks": skipped} if skipped else {}), args.json)
+
+
+def add_training_flags(verb: argparse.ArgumentParser) -> None:
+    """What every training takes beside its recipe, its volumes and its run."""
+    verb.add_argument(
+        "--held-out",
+        nargs="+",
+        default=[],
+        metavar="NAME|N",
+        help="volumes only evaluated on: their names, or how many to split off by the seed",
+    )
+    verb.add_argument(
+        "--set",
+        dest="overrides",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change the recipe, for example training.steps=200",
+    )
+    verb.add_argument("--resume", action="store_true", help="go on from RUN's last checkpoint")
+    verb.add_argument("--seed", type=int, help="instead of the recipe's")
+    add_device(verb)
+    sizes = verb.add_mutually_exclusive_group()
+    sizes.add_argument(
+        "--resample",
+        nargs=3,
+        type=positive_float,
+        metavar=ZYX,
+        help="read every volume at this voxel size in micrometres, where theirs differ",
+    )
+    sizes.add_argument(
+        "--any-voxel", action="store_true", help="mix volumes whose voxel sizes differ as they are"
+    )
+    add_json(verb)
+    add_volume_flags(verb)
 
 
 def held_out(given: list[str]) -> int | list[str]:
