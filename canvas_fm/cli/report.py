@@ -8,8 +8,8 @@ from typing import Any
 from canvas_fm.cli.options import (
     Verbs,
     add_device,
-    add_precision,
     add_json,
+    add_precision,
     add_verb,
     add_volume_flags,
     add_voxel_size_flags,

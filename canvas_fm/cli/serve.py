@@ -6,7 +6,14 @@ import argparse
 import sys
 from typing import Any
 
-from canvas_fm.cli.options import Verbs, add_device, add_verb, add_voxel_size_flags, positive_int
+from canvas_fm.cli.options import (
+    Verbs,
+    add_device,
+    add_precision,
+    add_verb,
+    add_voxel_size_flags,
+    positive_int,
+)
 
 
 def add_verbs(verbs: Verbs) -> None:
