@@ -99,7 +99,9 @@ def add_verbs(verbs: Verbs) -> None:
         "--resnet-steps", type=positive_int, default=2000, metavar="N", help="at most; default 2000"
     )
     report.add_argument("--features", metavar="DIR", help="folder in which features are kept for next time")
-    report.add_argument("--title", default="Telling cells from other candidates", metavar="TEXT")
+    report.add_argument(
+        "--title", default="Telling cells from other candidates", metavar="TEXT", help="heading of the report"
+    )
     add_device(report)
     add_precision(report)
     add_voxel_size_flags(report)

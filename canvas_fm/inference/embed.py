@@ -166,7 +166,9 @@ class Runner:
     @torch.inference_mode()
     def __call__(self, crops: Float32[np.ndarray, "b 1 z y x"]) -> Float32[np.ndarray, "b d"]:
         device = self.encoder.device
-        given = torch.from_numpy(np.ascontiguousarray(crops)).to(device)
+        # torch wants memory that it may write to; an array over received bytes is read-only.
+        crops = np.require(crops, requirements=["C", "W"])
+        given = torch.from_numpy(crops).to(device)
         with torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
             vectors = self.encoder.net(given, self.pool, self.layer).float().cpu().numpy()
         if not np.isfinite(vectors).all():
