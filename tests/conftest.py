@@ -13,6 +13,8 @@ import pytest
 from beartype import BeartypeConf, beartype
 from jaxtyping import install_import_hook
 
+from tests.where import ABSENT, REAL_DATA
+
 # Shapes and types of the public signatures are executed in tests; an int may stand for a float (PEP 484).
 _checker = types.ModuleType("canvas_fm_tests_checker")
 _checker.check = beartype(conf=BeartypeConf(is_pep484_tower=True))  # type: ignore[attr-defined]
@@ -29,11 +31,9 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real data: the environment variable CANVAS_FM_DATA, else ../shared/data, else a skip."""
-    given = os.environ.get("CANVAS_FM_DATA")
-    folder = Path(given) if given else Path(__file__).parents[1].parent / "shared" / "data"
-    if not folder.is_dir():
-        pytest.skip(f"no real data at {folder}; set CANVAS_FM_DATA to its folder")
-    return folder
+    if not REAL_DATA.is_dir():
+        pytest.skip(ABSENT)
+    return REAL_DATA
 
 
 def position_values(shape_zyx: tuple[int, int, int], dtype: str = "uint16") -> np.ndarray:

@@ -36,6 +36,7 @@ from canvas_fm.models.checkpoint import Detector, load
 from canvas_fm.models.device import native_bf16, pick_device
 from tests.benchmarks.detectors import bench_detector
 from tests.benchmarks.timing import show
+from tests.where import ABSENT, REAL_DATA
 
 CUBE = "delivr_microglia/2433"
 VOXEL_UM = (6.0, 1.62, 1.62)
@@ -44,7 +45,6 @@ ROUNDS = 3
 TRIED = [
     {"soma_diameter": um, "n_sds_above_mean_thresh": sds} for um, sds in product((8, 12, 16), (3, 10))
 ]  # the last one is cellfinder's default
-DATA = Path(os.environ.get("CANVAS_FM_DATA") or Path(__file__).parents[2].parent / "shared" / "data")
 
 
 def widened(cube: np.ndarray, side: int) -> np.ndarray:
@@ -96,8 +96,8 @@ def theirs(
 
 def f1(zyx: Any) -> float:
     """F1 of positions in the cube's labelled octants."""
-    truth = Points.read(DATA / CUBE / "centroids.csv")
-    boxes = read_boxes(DATA / CUBE / "meta.json")
+    truth = Points.read(REAL_DATA / CUBE / "centroids.csv")
+    boxes = read_boxes(REAL_DATA / CUBE / "meta.json")
     score = evaluate(zyx, truth, voxel_um=VOXEL_UM, tolerance_um=TOLERANCE_UM, within=boxes, chance=False)
     return score.counts.f1 or 0.0
 
@@ -112,13 +112,13 @@ def _stay_on(threads: int) -> None:
 
 
 def main() -> None:
-    if not DATA.is_dir():
-        print(f"detect: no real data at {DATA}; set CANVAS_FM_DATA to its folder")
+    if not REAL_DATA.is_dir():
+        print(f"detect: {ABSENT}")
         return
     side = int(os.environ.get("CANVAS_FM_BENCH_SIDE", "600"))
     threads = int(os.environ.get("CANVAS_FM_BENCH_THREADS", str(len(os.sched_getaffinity(0)))))
     python = os.environ.get("CELLFINDER_PYTHON", sys.executable)
-    cube = Volume.open(DATA / CUBE / "raw.zarr", voxel_um=VOXEL_UM)
+    cube = Volume.open(REAL_DATA / CUBE / "raw.zarr", voxel_um=VOXEL_UM)
     voxels = widened(cube.read((0, 0, 0), cube.shape_zyx), side)
     rows = [(f"{voxels.size / 1e6:.0f} Mvoxel of {CUBE}", "Mvoxel/s", "F1 on the cube")]
     with tempfile.TemporaryDirectory() as name:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +10,9 @@ import zarr
 
 from canvas_fm.data.volume import Volume
 from canvas_fm.errors import CanvasError, DamagedStore
+from tests.where import REAL_DATA
 
-_GIVEN = os.environ.get("CANVAS_FM_DATA")
-_ROOT = Path(_GIVEN) if _GIVEN else Path(__file__).parents[2].parent / "shared" / "data"
-_FIXTURES = _ROOT / "zarr_fixtures"
+_FIXTURES = REAL_DATA / "zarr_fixtures"
 _BIOTOOLS = "biotools_examples/data"
 _NEUROGLANCER = "neuroglancer/testdata/datasource/zarr"
 # What opens, with its shape; all the others are refused.
