@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
@@ -20,6 +21,8 @@ from timm.optim import param_groups_weight_decay  # isort: skip  (after canvas_f
 from timm.scheduler import CosineLRScheduler  # isort: skip
 from timm.utils import ModelEmaV3  # isort: skip
 
+_log = logging.getLogger(__name__)
+
 
 class Course:
     """A model on its way: optimizer, schedule, average and chance, all that a step's outcome depends on."""
@@ -35,6 +38,14 @@ class Course:
         self.optimizer = _optimizer(recipe, self.module)
         self.schedule = _schedule(recipe, self.optimizer)
         decay = recipe.training.ema
+        if decay is not None and recipe.steps * (1 - decay) < 5:
+            _log.warning(
+                "training.ema %g averages the weights of about %.0f steps, and the run has only %d: what "
+                "ships lags far behind; give more steps, or training.ema=null",
+                decay,
+                1 / (1 - decay),
+                recipe.steps,
+            )
         self.averaged = None if decay is None else ModelEmaV3(self.module, decay=decay)
         self.module.train()
 

@@ -116,6 +116,13 @@ def test_the_average_trails_the_weights(tiny: Tiny) -> None:
     assert Stepper(tiny(), alone()).result is not stepper.result
 
 
+def test_a_run_too_short_for_its_average_is_warned_of(tiny: Tiny, caplog: pytest.LogCaptureFixture) -> None:
+    Stepper(tiny("training.ema=0.9", "training.steps=60"), alone())
+    assert not caplog.records
+    Stepper(tiny("training.ema=0.9", "training.steps=40"), alone())
+    assert "about 10 steps, and the run has only 40" in caplog.text
+
+
 def test_state_is_all_that_the_next_step_depends_on(tiny: Tiny) -> None:
     recipe = tiny("training.ema=0.9")
     one = Stepper(recipe, alone())
