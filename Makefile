@@ -16,8 +16,9 @@ $(VENV)/.installed: pyproject.toml constraints/cpu.txt
 demo: setup
 	$(BIN)/canvas-fm demo --out demo
 
+# A file's tests stay in one process, so that what they share is made once; one thread each.
 test: setup
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow --timeout 3600
