@@ -162,8 +162,9 @@ def run_fit(args: argparse.Namespace) -> None:
     from pathlib import Path
 
     from canvas_fm.cli.options import open_volume, print_result, report_bad_chunks
+    from canvas_fm.heads.candidates import label_brains
     from canvas_fm.heads.extract import Extractor
-    from canvas_fm.heads.refine_fit import fit_refiner, label_brains
+    from canvas_fm.heads.refine_fit import fit_refiner
     from canvas_fm.models.checkpoint import load
 
     volumes = [open_volume(path, args) for path in args.volumes]

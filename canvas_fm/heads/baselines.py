@@ -14,11 +14,11 @@ from jaxtyping import Float32, Float64
 
 from canvas_fm.data.zyx import Zyx
 from canvas_fm.errors import CanvasError
-from canvas_fm.heads.candidates import Task
 from canvas_fm.heads.features import FeatureSet, Moments
 from canvas_fm.heads.linear import fit_path
 from canvas_fm.heads.methods import Fit, Judge, Training, held_out_by, threshold_of
 from canvas_fm.heads.shape_features import shape_crop, shape_features
+from canvas_fm.heads.task import Task
 
 if TYPE_CHECKING:
     from canvas_fm.heads.refine import Refiner

@@ -14,11 +14,11 @@ from jaxtyping import Bool, Float64
 from canvas_fm.errors import CanvasError
 from canvas_fm.evaluation.classification import auc, average_precision, calibration_error, ceiling
 from canvas_fm.evaluation.counts import Counts, intervals, pooled_rows
-from canvas_fm.heads.candidates import Candidates, Task
+from canvas_fm.heads.candidates import CELL, SKIP, Candidates
 from canvas_fm.heads.label_curve import COUNTS, draw_labels
-from canvas_fm.heads.labels import CELL, SKIP
 from canvas_fm.heads.methods import Fit, Method, training
 from canvas_fm.heads.splits import check_labels
+from canvas_fm.heads.task import Task
 from canvas_fm.progress import bar
 
 _log = logging.getLogger(__name__)
@@ -264,7 +264,7 @@ def _result(
         everything=everything,
         auc=auc(is_cell, said),
         auc_overlap=auc(is_cell[hard], said[hard]),
-        average_precision=average_precision(is_cell, said, missed=part.missed),
+        average_precision=average_precision(is_cell, said, missed=part.missed or 0),
         f1=counts.f1 or 0.0,
         f1_interval=(low, high),
         f1_tuned=0.0 if best is None else best[1],

@@ -10,8 +10,8 @@ from jaxtyping import Float64, Int64
 
 from canvas_fm.errors import CanvasError
 from canvas_fm.evaluation.classification import best_f1
-from canvas_fm.heads.candidates import Task
 from canvas_fm.heads.splits import Folds, grouped_folds
+from canvas_fm.heads.task import Task
 
 Rows = Int64[np.ndarray, "_"]
 Judge = Callable[[np.ndarray], np.ndarray]  # row numbers of the task to P(cell)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,34 +13,19 @@ import numpy as np
 from jaxtyping import Int64
 
 from canvas_fm import __version__
-from canvas_fm.data.boxes import as_boxes, read_boxes
 from canvas_fm.data.disk import write_text_atomic
-from canvas_fm.data.points import Points
-from canvas_fm.data.volume import Volume
 from canvas_fm.errors import BadInput, CanvasError
 from canvas_fm.evaluation.classification import ceiling
 from canvas_fm.evaluation.submission import sha256
+from canvas_fm.heads.candidates import Candidates
 from canvas_fm.heads.columns import Columns
 from canvas_fm.heads.extract import DETECTOR, MAE, Extractor, kept_features
 from canvas_fm.heads.features import FeatureSet, stack
-from canvas_fm.heads.labels import Labelled, check_home, label_candidates
 from canvas_fm.heads.refine import Refiner
 from canvas_fm.heads.splits import grouped_folds
 
 _log = logging.getLogger(__name__)
 REPORT = "report.json"
-
-
-@dataclass(frozen=True)
-class Brain:
-    """One volume with its labelled candidates; `files` are where they came from."""
-
-    name: str
-    volume: Volume
-    points: Points
-    labelled: Labelled
-    background: Volume | None = None
-    files: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -54,54 +38,8 @@ class TrainingSet:
     missed: dict[str, int]
 
 
-def label_brains(
-    volumes: Sequence[Volume],
-    candidates: Sequence[Points | str | Path],
-    *,
-    labels: str | None = None,
-    truth: Sequence[Points | str | Path] | None = None,
-    tolerance_um: float | None = None,
-    within: Sequence[Any] | None = None,
-    background: Sequence[Volume] | None = None,
-) -> list[Brain]:
-    """Volumes with their labelled candidates; `truth`, `within` and `background` are given one a volume.
-
-    Labels are a column (1 a cell, 0 none, −1 skipped), else come from matching with the truth. Of two
-    volumes of one name the folder above tells them apart. Raises CanvasError for points outside their volume
-    or of another one, and where as many of each were not given.
-    """
-    several = {"candidates": candidates, "truth": truth, "within": within, "background": background}
-    for what, given in several.items():
-        if given is not None and len(given) != len(volumes):
-            raise CanvasError(
-                f"{len(volumes)} volumes and {len(given)} of {what} were given; give one a volume, in order"
-            )
-    if labels is None and (truth is None or tolerance_um is None):
-        raise CanvasError(
-            "nothing says which candidates are cells: give --labels COLUMN, or --truth with --tolerance-um"
-        )
-    brains = []
-    for index, (name, volume) in enumerate(zip(_names(volumes), volumes, strict=True)):
-        points = _read(candidates[index], volume, f"the candidates of {name}")
-        true = None if truth is None else _read(truth[index], volume, f"the true cells of {name}")
-        labelled = label_candidates(
-            points,
-            name=name,
-            column=labels,
-            truth=true,
-            tolerance_um=tolerance_um,
-            voxel_um=volume.voxel_um,
-            boxes=None if within is None else _boxes(within[index]),
-        )
-        given = [candidates[index], *([] if truth is None else [truth[index]])]
-        files = tuple(Path(one) for one in given if not isinstance(one, Points))
-        beside = None if background is None else background[index]
-        brains.append(Brain(name, volume, points, labelled, beside, files))
-    return brains
-
-
 def training_set(
-    brains: Sequence[Brain], extractor: Extractor, *, keep: Path | None = None, show: bool | None = None
+    brains: Sequence[Candidates], extractor: Extractor, *, keep: Path | None = None, show: bool | None = None
 ) -> TrainingSet:
     """The features of all brains. With the folder `keep` they are worked out once for all later calls.
 
@@ -113,23 +51,20 @@ def training_set(
     for brain in brains:
         same: dict[str, Any] = {"group": brain.name, "background": brain.background, "show": show}
         if keep is None:
-            parts.append(extractor.features(brain.volume, brain.points.zyx, **same))
+            parts.append(extractor.features(brain.volume, brain.zyx, **same))
         else:
-            parts.append(kept_features(extractor, brain.volume, brain.points.zyx, keep, **same))
-    regions = [brain.labelled.region for brain in brains]
+            parts.append(kept_features(extractor, brain.volume, brain.zyx, keep, **same))
     return TrainingSet(
         stack(parts),
-        np.concatenate([brain.labelled.label for brain in brains]),
-        None
-        if any(one is None for one in regions)
-        else np.concatenate([r for r in regions if r is not None]),
-        {brain.name: brain.labelled.missed for brain in brains if brain.labelled.missed is not None},
+        np.concatenate([brain.label for brain in brains]),
+        _regions(brains),
+        {brain.name: brain.missed for brain in brains if brain.missed is not None},
     )
 
 
 def fit_refiner(
     refiner: Refiner,
-    brains: Sequence[Brain],
+    brains: Sequence[Candidates],
     extractor: Extractor,
     out: str | Path,
     *,
@@ -148,7 +83,7 @@ def fit_refiner(
     _check_before_work(refiner, brains, extractor)
     data = training_set(brains, extractor, keep=keep, show=show)
     refiner.fit(data.features, data.label, regions=data.regions, missed=data.missed)
-    counts = {brain.name: brain.labelled.as_dict() for brain in brains}
+    counts = {brain.name: brain.counts() for brain in brains}
     markers = {brain.name: brain.volume.marker for brain in brains}
     identity = refiner.save(out, {"trained_on": counts, "markers": markers, "canvas_fm": __version__})
     report = {
@@ -173,7 +108,7 @@ def fit_refiner(
     return report
 
 
-def _check_before_work(refiner: Refiner, brains: Sequence[Brain], extractor: Extractor) -> None:
+def _check_before_work(refiner: Refiner, brains: Sequence[Candidates], extractor: Extractor) -> None:
     """What can be refused before hours of embedding: labels, folds, and a model that the variant needs."""
     made = extractor.made
     for block, flag in ((MAE, "--encoder"), (DETECTOR, "--detector")):
@@ -182,8 +117,8 @@ def _check_before_work(refiner: Refiner, brains: Sequence[Brain], extractor: Ext
     blocks = extractor.layout
     width = max(part.stop for part in blocks.values())
     Columns.of(blocks, width, refiner.variant, refiner.cut, refiner.ratio, refiner.reduce)
-    label = np.concatenate([brain.labelled.label for brain in brains])
-    name = np.repeat([brain.name for brain in brains], [len(brain.points) for brain in brains])
+    label = np.concatenate([brain.label for brain in brains])
+    name = np.repeat([brain.name for brain in brains], [len(brain) for brain in brains])
     regions = _regions(brains)
     kept = label >= 0
     if not kept.any():
@@ -201,35 +136,8 @@ def _ceiling(counts: dict[str, Any]) -> dict[str, float | None]:
     return {"f1_ceiling": None if counts["recall"] is None else ceiling(counts["recall"])}
 
 
-def _regions(brains: Sequence[Brain]) -> np.ndarray | None:
+def _regions(brains: Sequence[Candidates]) -> np.ndarray | None:
     """The box of every row, None unless all brains have boxes."""
-    found = [brain.labelled.region for brain in brains]
-    known = [one for one in found if one is not None]
-    return np.concatenate(known) if len(known) == len(found) else None
-
-
-def _read(given: Points | str | Path, volume: Volume, what: str) -> Points:
-    points = given if isinstance(given, Points) else Points.read(given)
-    check_home(points, volume.name, what)
-    try:
-        points.check_inside(volume.shape_zyx)
-    except CanvasError as problem:
-        raise CanvasError(f"{what}: {problem}") from problem
-    return points
-
-
-def _boxes(given: Any) -> Int64[np.ndarray, "k 6"]:
-    return read_boxes(given) if isinstance(given, str | Path) else as_boxes(given)
-
-
-def _names(volumes: Sequence[Volume]) -> list[str]:
-    """The volumes' names; of two that are the same, with the folder above."""
-    shared = Counter(volume.name for volume in volumes)
-    names = []
-    for volume in volumes:
-        path = volume.path.resolve()
-        parent = path.parent.parent if path.parent.name == volume.name else path.parent
-        names.append(f"{parent.name}/{volume.name}" if shared[volume.name] > 1 else volume.name)
-    if twice := [name for name, times in Counter(names).items() if times > 1]:
-        raise CanvasError(f"two volumes are called {twice[0]!r}; give each once, or rename their folders")
-    return names
+    if any(brain.boxes is None for brain in brains):
+        return None
+    return np.concatenate([brain.region for brain in brains])

@@ -16,9 +16,9 @@ from canvas_fm.data.disk import write_atomic
 from canvas_fm.data.points import Points
 from canvas_fm.data.volume import Volume
 from canvas_fm.errors import BadInput, CanvasError, ModelMismatch
+from canvas_fm.heads.candidates import check_home, duplicates
 from canvas_fm.heads.extract import DETECTOR, MAE, Extractor
 from canvas_fm.heads.features import Made, Moments
-from canvas_fm.heads.labels import check_home, duplicates
 from canvas_fm.heads.refine import Refiner
 from canvas_fm.inference.embed import points_sha256
 from canvas_fm.inference.tilework import TileWork

@@ -14,11 +14,11 @@ from matplotlib.figure import Figure
 
 from canvas_fm.data.disk import write_atomic
 from canvas_fm.evaluation.classification import reliability
-from canvas_fm.heads.candidates import Task
+from canvas_fm.heads.candidates import CELL, SKIP
 from canvas_fm.heads.compare import Comparison
 from canvas_fm.heads.label_curve import LabelCurve
-from canvas_fm.heads.labels import CELL, SKIP
 from canvas_fm.heads.summary import curves
+from canvas_fm.heads.task import Task
 
 _COLUMNS = 3
 _SHOWN = 10  # crops a row of the gallery

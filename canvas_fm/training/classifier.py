@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from canvas_fm.data.zyx import Zyx
 from canvas_fm.errors import CanvasError
-from canvas_fm.heads.candidates import Task
 from canvas_fm.heads.methods import Fit, Judge, Training, held_out_by, threshold_of
+from canvas_fm.heads.task import Task
 from canvas_fm.models.device import pick_device
 from canvas_fm.models.resnet import ResNet3D, ResNetConfig
 from canvas_fm.training.augment import draw, turn

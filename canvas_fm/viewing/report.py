@@ -10,20 +10,19 @@ from typing import Any
 
 import numpy as np
 
-from canvas_fm.data.boxes import read_boxes
 from canvas_fm.data.points import Points
 from canvas_fm.data.volume import Volume
 from canvas_fm.errors import CanvasError
 from canvas_fm.heads.baselines import Embedded, OwnScore, PcaCrops, ShapeTrees
-from canvas_fm.heads.candidates import Candidates, Task
+from canvas_fm.heads.candidates import label_brains
 from canvas_fm.heads.compare import compare
 from canvas_fm.heads.extract import DETECTOR, MAE, Extractor, kept_features
 from canvas_fm.heads.features import FeatureSet, stack
 from canvas_fm.heads.label_curve import COUNTS
 from canvas_fm.heads.methods import Method
 from canvas_fm.heads.refine import Refiner
-from canvas_fm.heads.refine_fit import label_brains
 from canvas_fm.heads.report import write_report
+from canvas_fm.heads.task import Task
 from canvas_fm.models.checkpoint import Detector, Encoder, load
 from canvas_fm.models.random_encoder import random_encoder
 from canvas_fm.models.resnet import ResNetConfig
@@ -83,7 +82,16 @@ def report(
     report.json holds. Raises CanvasError for what does not fit together.
     """
     settings = settings or Settings()
-    task = _task(volumes, candidates, truth, tolerance_um, labels, score, within, settings)
+    brains = label_brains(
+        volumes,
+        candidates,
+        labels=labels,
+        truth=truth,
+        tolerance_um=tolerance_um,
+        within=within,
+        score=score,
+    )
+    task = Task(brains, resample=settings.resample, any_voxel=settings.any_voxel)
     held = _held_out(task, folds)
     names = _asked(methods, task, bool(encoders or detectors))
     found: list[Method] = []
@@ -114,38 +122,6 @@ def report(
     result.notes.extend(_leaks(held, encoder_of, detector_of))
     reference = RESNET if RESNET in result.methods else None
     return write_report(result, out, title=title, reference=reference, about=about)
-
-
-def _task(
-    volumes: Sequence[Volume],
-    candidates: Sequence[Points | str | Path],
-    truth: Sequence[Points | str | Path],
-    tolerance_um: float,
-    labels: str | None,
-    score: str | None,
-    within: Sequence[str | Path] | None,
-    settings: Settings,
-) -> Task:
-    """The candidates of all volumes with their labels; the names are those that tell the volumes apart."""
-    true = [one if isinstance(one, Points) else Points.read(one) for one in truth]
-    brains = label_brains(
-        volumes, candidates, labels=labels, truth=true, tolerance_um=tolerance_um, within=within
-    )
-    parts = []
-    for number, brain in enumerate(brains):
-        boxes = None if within is None else read_boxes(within[number])
-        part = Candidates.of(
-            brain.volume,
-            brain.points,
-            true[number],
-            tolerance_um=tolerance_um,
-            labels=labels,
-            score=score,
-            within=boxes,
-            name=brain.name,
-        )
-        parts.append(part)
-    return Task(parts, resample=settings.resample, any_voxel=settings.any_voxel)
 
 
 def _held_out(task: Task, folds: Sequence[Sequence[str]] | None) -> dict[str, tuple[str, ...]]:

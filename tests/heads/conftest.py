@@ -108,6 +108,7 @@ def shape_volumes(
 @pytest.fixture(scope="session")
 def task(shape_volumes: list[tuple[Volume, Points, Points]]) -> Any:
     """The three volumes as one task, tolerance 6 µm."""
-    from canvas_fm.heads.candidates import Candidates, Task
+    from canvas_fm.heads.candidates import Candidates
+    from canvas_fm.heads.task import Task
 
     return Task([Candidates.of(*given, tolerance_um=6.0) for given in shape_volumes])

@@ -11,11 +11,12 @@ from canvas_fm.data.volume import Volume
 from canvas_fm.errors import CanvasError, ModelMismatch
 from canvas_fm.evaluation.classification import auc
 from canvas_fm.heads.baselines import Embedded, OwnScore, PcaCrops, ShapeTrees
-from canvas_fm.heads.candidates import Candidates, Task
+from canvas_fm.heads.candidates import Candidates
 from canvas_fm.heads.features import FeatureSet
 from canvas_fm.heads.methods import Method, threshold_of, training
 from canvas_fm.heads.refine import Refiner
 from canvas_fm.heads.shape_features import RADII_UM, feature_names, shape_crop, shape_features
+from canvas_fm.heads.task import Task
 from canvas_fm.models.resnet import ResNet3D, ResNetConfig
 from canvas_fm.training.classifier import ResNetClassifier
 
@@ -161,15 +162,15 @@ def test_two_volumes_of_one_name_and_of_other_voxels_are_refused(shape_volumes, 
     [
         ({"label": 2}, {}, "column 'label' holds 2"),
         ({}, {}, "no column 'label'"),
-        ({"label": 1, "score": np.nan}, {}, "the column 'score' is nan in row 1"),
-        ({"label": 1}, {"score": "mine"}, "no column of numbers 'mine'"),
+        ({"label": 1, "score": np.nan}, {}, "the column 'score' is not a number in row 1"),
+        ({"label": 1}, {"score": "mine"}, "no column 'mine'"),
     ],
 )
 def test_columns_that_are_no_labels_or_scores(shape_volumes, columns, options, sentence):
     volume, points, truth = shape_volumes[0]
     given = Points(points.zyx, {name: np.full(len(points), value) for name, value in columns.items()})
     with pytest.raises(CanvasError, match=sentence):
-        Candidates.of(volume, given, truth, tolerance_um=6.0, **options)
+        _ = Candidates.of(volume, given, truth, tolerance_um=6.0, **options).own
 
 
 # --- the methods

@@ -11,10 +11,10 @@ from canvas_fm.data.points import Points
 from canvas_fm.data.volume import Volume
 from canvas_fm.errors import BadInput, CanvasError, ModelMismatch
 from canvas_fm.heads import refine_points
+from canvas_fm.heads.candidates import Candidates, label_brains
 from canvas_fm.heads.extract import Extractor, kept_features
-from canvas_fm.heads.labels import label_candidates
 from canvas_fm.heads.refine import Refiner
-from canvas_fm.heads.refine_fit import fit_refiner, label_brains, training_set
+from canvas_fm.heads.refine_fit import fit_refiner, training_set
 from canvas_fm.heads.refine_points import refine
 from canvas_fm.inference.embed import embed
 from canvas_fm.inference.features import detector_features
@@ -181,7 +181,7 @@ def test_the_report_says_what_was_learned_from_and_what_is_above(brains, extract
     truth = [Points(np.concatenate([p.zyx[p.columns["label"] == 1], [[1.0, 1, 1]]])) for p in tables]
     trained = label_brains(volumes, tables, truth=truth, tolerance_um=5.0)
     for brain, points in zip(trained, tables, strict=True):
-        assert np.array_equal(brain.labelled.label, points.columns["label"])
+        assert np.array_equal(brain.label, points.columns["label"])
     report = fit_refiner(Refiner(C=0.01), trained, extractor, tmp_path / "refiner", show=False)
     assert json.loads((tmp_path / "refiner" / "report.json").read_text()) == report
     assert report["brains"]["a"]["missed"] == 1
@@ -194,20 +194,26 @@ def test_the_report_says_what_was_learned_from_and_what_is_above(brains, extract
         fit_refiner(Refiner(), trained, extractor, tmp_path / "refiner")
 
 
-def test_of_two_candidates_on_a_cell_the_nearer_is_it():
+def test_of_two_candidates_on_a_cell_the_nearer_is_it(brains):
+    volume, _ = brains[0]
     points = Points(np.array([[5.0, 5, 5], [5, 5, 6], [9, 9, 9], [1, 1, 1]]))
     truth = Points(np.array([[5.0, 5, 6], [9, 9, 10], [15, 15, 15]]))
-    found = label_candidates(points, name="x", truth=truth, tolerance_um=4.5, voxel_um=(4.0, 2.0, 2.0))
+    found = Candidates.of(volume, points, truth, labels=None, tolerance_um=4.5)
     assert found.label.tolist() == [0, 1, 1, 0]
     assert found.missed == 1
-    assert found.as_dict()["recall"] == pytest.approx(2 / 3)
+    assert found.counts()["recall"] == pytest.approx(2 / 3)
     boxes = np.array([[0, 0, 0, 8, 8, 8]])
-    inside = label_candidates(
-        points, name="x", truth=truth, tolerance_um=4.5, voxel_um=(4.0, 2.0, 2.0), boxes=boxes
-    )
+    inside = Candidates.of(volume, points, truth, labels=None, tolerance_um=4.5, within=boxes)
     assert inside.label.tolist() == [0, 1, -1, 0]
     assert inside.missed == 0
-    assert inside.as_dict()["skipped"] == 1
+    assert inside.counts()["skipped"] == 1
+
+
+def test_rows_of_the_truth_that_are_no_cells_are_not_looked_for(brains):
+    volume, points = brains[0]
+    found = Candidates.of(volume, points, points, labels=None, tolerance_um=4.5)
+    assert np.array_equal(found.label, points.columns["label"])
+    assert found.missed == 0
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,14 @@ from sklearn.metrics import roc_auc_score
 from canvas_fm.data.points import Points
 from canvas_fm.errors import CanvasError
 from canvas_fm.evaluation.matching import match
-from canvas_fm.heads.candidates import Candidates, Task
+from canvas_fm.heads.candidates import Candidates
 from canvas_fm.heads.compare import Speed, compare, overlap
 from canvas_fm.heads.label_curve import draw_labels
 from canvas_fm.heads.methods import Fit
 from canvas_fm.heads.report import write_report
 from canvas_fm.heads.report_figures import gallery_rows
 from canvas_fm.heads.summary import POOLED, against, curves, lines
+from canvas_fm.heads.task import Task
 
 
 class Known:
