@@ -27,6 +27,15 @@ def shipped(kind: str) -> dict[str, Path]:
     return found
 
 
+def card_of(folder: str | Path) -> str | None:
+    """The card of a model's folder as it is written, where the folder is a shipped one and has a card."""
+    real = Path(folder).resolve()
+    for name, path in shipped("model").items():
+        if path.resolve() == real and name in (cards := shipped("card")):
+            return cards[name].read_text(encoding="utf-8")
+    return None
+
+
 def find(kind: str, given: str | Path) -> Path:
     """The path itself where it exists, else the shipped thing of that name.
 

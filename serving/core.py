@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable, Hashable, Iterator
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -199,6 +200,7 @@ class Core:
         key = _key(engine, pool, layer)
         try:
             engine.check_kind(crops.dtype, crops.shape, window)
+            self._check_reply(engine, key, len(crops))
             if window is None:
                 crops = await asyncio.to_thread(engine.check, crops, None)
         except CanvasError as problem:
@@ -236,6 +238,7 @@ class Core:
                 413,
                 f"{len(points_zyx)} points in one request; {self.limits.max_points} are the most, send fewer",
             )
+        self._check_reply(engine, key, len(points_zyx))
         try:
             points = hosted.check(points_zyx)
         except CanvasError as problem:
@@ -248,9 +251,16 @@ class Core:
                 504, f"no answer within {self.limits.deadline_s:g} s; send fewer points"
             ) from problem
 
+    def _check_reply(self, engine: Engine, key: Key, rows: int) -> None:
+        """Refuse (413) a reply of more bytes than may come in: a vector for each patch is 64 times one."""
+        size, most = 4 * rows * math.prod(engine.one_shape(key.pool)), self.limits.max_body_mb
+        if size > most * 2**20:
+            megabytes = f"{size / 2**20:,.2f} MB; {most:g} MB are the most"
+            raise Refusal(413, f"the {key.pool} of {rows} crops are {megabytes}: send fewer")
+
     async def _points(self, engine: Engine, hosted: HostedVolume, points: np.ndarray, key: Key) -> np.ndarray:
         """While one batch is computed the next is read."""
-        out = np.empty((len(points), engine.encoder.dim), np.float32)
+        out = np.empty((len(points), *engine.one_shape(key.pool)), np.float32)
         batches = hosted.batches(points, engine.max_batch)
         running: asyncio.Task[None] | None = None
 

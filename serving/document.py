@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 from pydantic.json_schema import models_json_schema
 
 import canvas_fm
-from serving.options import DTYPES, POOLS
+from serving.options import DTYPES, OUTPUTS
 from serving.schemas import (
     Addition,
     EmbeddingsReply,
     Info,
     ModelInfo,
     PointsRequest,
+    Pool,
     SearchReply,
     SearchRequest,
     VolumeInfo,
@@ -45,7 +46,7 @@ _MODEL = _parameter("model", "name or sha256; default the first", type="string")
 _EMBED = [
     _WINDOW,
     _MODEL,
-    _parameter("pool", "default the model's own", type="string", enum=list(POOLS)),
+    _parameter("pool", "default the model's own", type="string", enum=list(OUTPUTS)),
     _parameter("layer", "after how many blocks; default all", type="integer", minimum=0),
     _parameter("normalize", "vectors of length 1", type="boolean", default=False),
     _parameter("dtype", "of the reply", type="string", enum=list(DTYPES), default="float32"),
@@ -105,7 +106,7 @@ _CROPS = {
     "required": ["crops"],
     "properties": {
         "crops": {"type": "array", "description": "(n, z, y, x) in [0, 1]", "items": {"type": "array"}},
-        "pool": {"enum": [*POOLS, None]},
+        "pool": {"enum": [*get_args(Pool), None]},
     },
 }
 

@@ -18,6 +18,7 @@ from canvas_fm.inference.source import Source
 from canvas_fm.inference.validate import check_crops, check_points
 from canvas_fm.models.checkpoint import Encoder, load
 from canvas_fm.models.device import pick_device
+from canvas_fm.shipped import card_of
 from serving.schemas import Info, ModelInfo, Pool, Settings, VolumeInfo
 
 
@@ -95,9 +96,13 @@ class Engine:
         runner = Runner(self.encoder, pool, None, self.settings.precision, layer)
         return runner.pool, runner.layer
 
+    def one_shape(self, pool: str) -> tuple[int, ...]:
+        """The shape of what one crop gives: (d,), of `tokens` (tokens, d), of `grid` (d, z, y, x)."""
+        return self.encoder.net.one_shape(pool)
+
     def embed(
         self, pool: str, crops: Float32[np.ndarray, "n 1 z y x"], layer: int | None = None
-    ) -> Float32[np.ndarray, "n d"]:
+    ) -> Float32[np.ndarray, "n ..."]:
         """Embeddings of checked crops, all in one batch."""
         with self._model:
             return Runner(self.encoder, pool, None, self.settings.precision, layer)(crops)
@@ -120,6 +125,7 @@ class Engine:
 
     def model_info(self) -> ModelInfo:
         config = self.encoder.config
+        runner = Runner(self.encoder, None, None, self.settings.precision)
         return ModelInfo(
             name=self.name,
             sha256=self.encoder.sha256,
@@ -131,6 +137,9 @@ class Engine:
             dimension=self.encoder.dim,
             layers=config.architecture.depth,
             reconstructs=config.decoder is not None,
+            backend="torch",
+            precision=runner.precision,
+            card=None if self.encoder.path is None else card_of(self.encoder.path),
         )
 
     def info(self) -> Info:
@@ -139,7 +148,6 @@ class Engine:
             volumes={name: hosted.info() for name, hosted in self.volumes.items()},
             limits=self.settings.limits.model_copy(update={"max_batch": self.max_batch}),
             device=str(self.encoder.device),
-            precision=self.settings.precision,
             version=canvas_fm.__version__,
         )
 

@@ -13,9 +13,9 @@ from starlette.requests import Request
 
 from serving.core import Window
 from serving.errors import Refusal
-from serving.schemas import Pool
+from serving.schemas import Output
 
-POOLS = get_args(Pool)
+OUTPUTS = get_args(Output)
 DTYPES = ("float32", "float16")
 _SWITCH = {"1": True, "true": True, "0": False, "false": False}
 
@@ -31,10 +31,10 @@ class Options:
     dtype: str = "float32"
     window: Window | None = None
 
-    def finished(self, vectors: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
+    def finished(self, vectors: Float[np.ndarray, "n ..."]) -> Float[np.ndarray, "n ..."]:
         """Vectors of length 1 where that was asked for (zeros stay), as the type that was asked for."""
-        if self.normalize:
-            length = np.linalg.norm(vectors, axis=1, keepdims=True)
+        if self.normalize:  # of (n, d), (n, tokens, d) or (n, d, z, y, x)
+            length = np.linalg.norm(vectors, axis=2 if vectors.ndim == 3 else 1, keepdims=True)
             vectors = vectors / np.where(length > 0, length, 1)
         return vectors.astype(self.dtype, copy=False)
 
@@ -55,7 +55,7 @@ def embed_options(request: Request) -> Options:
     """The options of `/v1/embed`."""
     values = given(request, ("dtype", "layer", "model", "normalize", "pool", "window"))
     return Options(
-        pool=one_of(values, "pool", POOLS),
+        pool=one_of(values, "pool", OUTPUTS),
         layer=whole_number(values, "layer"),
         model=values.get("model"),
         normalize=_SWITCH[one_of(values, "normalize", tuple(_SWITCH)) or "0"],

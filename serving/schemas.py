@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 Pool = Literal["mean", "cls", "centre"]
+Output = Literal["mean", "cls", "centre", "tokens", "grid"]
+"""What one crop gives: a vector (d,), or a vector for each patch: (tokens, d) or (d, z, y, x)."""
 Number = Annotated[float, Field(strict=True)]  # "1.5" and true are no numbers
 
 
@@ -83,7 +85,7 @@ class PointsRequest(BaseModel):
 
     volume: str
     points_zyx: list[list[Number]]
-    pool: Pool | None = None
+    pool: Output | None = None
     layer: int | None = None
     model: str | None = None
     normalize: bool = False
@@ -93,7 +95,8 @@ class PointsRequest(BaseModel):
 class EmbeddingsReply(BaseModel):
     """Embeddings as JSON, rows in the order of the request, and the sha256 of the encoder that made them."""
 
-    embeddings: list[list[float]]
+    embeddings: list[list[Any]]
+    """A list of numbers a row; of `tokens` and `grid` lists in lists."""
     model: str
 
 
@@ -119,6 +122,10 @@ class ModelInfo(BaseModel):
     """Blocks; `layer` may be 0 to this."""
     reconstructs: bool
     """Whether its folder was saved with a decoder."""
+    backend: str
+    precision: str
+    card: str | None
+    """The model card of a shipped model, in Markdown."""
 
 
 class IndexInfo(BaseModel):
@@ -139,7 +146,6 @@ class Info(ModelInfo):
     indexes: dict[str, IndexInfo] = {}
     limits: Limits
     device: str
-    precision: str
     version: str
 
 

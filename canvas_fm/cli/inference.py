@@ -41,8 +41,11 @@ def _add_embed(verbs: Verbs) -> None:
     )
     embed.add_argument("--out", required=True, metavar="X.emb.zarr", help="store to write")
     embed.add_argument(
-        "--pool", choices=["mean", "cls", "centre"], help="default: what the encoder's config names"
+        "--pool",
+        choices=["mean", "cls", "centre", "tokens", "grid"],
+        help="default: what the encoder's config names; tokens and grid: a vector for each patch",
     )
+    embed.add_argument("--layer", type=int, metavar="N", help="after how many blocks; default: after all")
     embed.add_argument("--batch", type=positive_int, default=64, help="crops at once; default 64")
     add_precision(embed)
     add_device(embed)
@@ -118,6 +121,7 @@ def run_embed(args: argparse.Namespace) -> None:
         points,
         args.out,
         pool=args.pool,
+        layer=args.layer,
         batch=args.batch,
         device=args.device,
         precision=args.precision,
@@ -125,11 +129,11 @@ def run_embed(args: argparse.Namespace) -> None:
         any_voxel=args.any_voxel,
     )
     skipped = report_bad_chunks([volume])
-    rows, dim = embeddings.shape
+    rows, *one = embeddings.whole_shape
     result = {
         "embeddings": args.out,
         "rows": rows,
-        "dim": dim,
+        "dim": one[0] if len(one) == 1 else one,
         "pool": embeddings.pool,
         "encoder": embeddings.encoder_sha256,
     }
@@ -143,7 +147,8 @@ def run_export(args: argparse.Namespace) -> None:
 
     embeddings = Embeddings.open(args.embeddings)
     export(embeddings, args.out, overwrite=args.overwrite)
-    rows, dim = embeddings.shape
+    rows, *one = embeddings.whole_shape
+    dim = one[0] if len(one) == 1 else one
     print_result({"written": args.out, "rows": rows, "dim": dim}, args.json)
 
 

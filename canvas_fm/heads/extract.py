@@ -25,6 +25,7 @@ from canvas_fm.inference.embed import embed
 from canvas_fm.inference.features import detector_features
 from canvas_fm.inference.source import Source, volume_identity
 from canvas_fm.models.checkpoint import Detector, Encoder
+from canvas_fm.models.vit import DENSE, POOLS
 
 MAE, DETECTOR = "mae", "detector"
 CROP_ZYX: Zyx = (16, 32, 32)  # where there is no encoder whose crop could be taken
@@ -53,6 +54,8 @@ class Extractor:
     def __post_init__(self) -> None:
         if self.encoder is None and self.detector is None:
             raise BadInput("features need an encoder, a detector or both; none was given")
+        if self.pool in DENSE:
+            raise BadInput(f"pool is {self.pool!r}, a vector for each patch; give one of {', '.join(POOLS)}")
 
     @property
     def made(self) -> dict[str, Made]:

@@ -145,6 +145,8 @@ def class_folds(data: ProbeData, *, folds: int = 5, force_random: bool = False, 
 
 def _check_same_encoder(opened: Sequence[Embeddings]) -> None:
     first = opened[0]
+    for store in opened:
+        store.shape  # noqa: B018  one vector a point is said first
     for other in opened[1:]:
         for what, one, two in (
             ("encoder", first.encoder_sha256, other.encoder_sha256),

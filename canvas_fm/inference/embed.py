@@ -23,7 +23,7 @@ from canvas_fm.inference.unfinished import Unfinished, refuse_other_inputs
 from canvas_fm.inference.validate import check_crops, check_points
 from canvas_fm.models.checkpoint import Encoder
 from canvas_fm.models.device import pick_device, pick_precision
-from canvas_fm.models.vit import POOLS
+from canvas_fm.models.vit import DENSE, POOLS
 from canvas_fm.progress import bar
 
 
@@ -37,17 +37,18 @@ def embed_crops(
     device: str | torch.device | None = None,
     precision: str = "fp32",
     window: Window | tuple[float, float] | None = None,
-) -> Float32[np.ndarray, "n d"]:
+) -> Float32[np.ndarray, "n ..."]:
     """One embedding for each crop, (n, d) float32, rows in the order given.
 
     `crops` are (n, z, y, x) or (n, 1, z, y, x), float in [0, 1] after their volume's window, or raw
     integers with that `window`; `check_crops` says what is refused. `pool` is `mean`, `cls` or `centre`,
-    by default the encoder's own, `layer` after how many blocks (None: all); `device=None` is where the
-    encoder is. The same batch gives the same vectors, another batch the same to 1e-5 of their norm in fp32.
+    by default the encoder's own, or `tokens` (n, 64, d) and `grid` (n, d, 4, 4, 4): a vector for each patch.
+    `layer` is after how many blocks (None: all); `device=None` is where the encoder is. The same batch gives
+    the same vectors, another batch the same to 1e-5 of their norm in fp32.
     """
     runner = Runner(encoder, pool, device, precision, layer)
     ready = check_crops(crops, encoder.config, window=window)
-    out = np.empty((len(ready), encoder.dim), np.float32)
+    out = np.empty((len(ready), *runner.one_shape), np.float32)
     for start in range(0, len(ready), _positive(batch)):
         out[start : start + batch] = runner(ready[start : start + batch])
     return out
@@ -67,7 +68,7 @@ def embed(
     any_voxel: bool = False,
     reader: CropReader | None = None,
     show: bool | None = None,
-) -> Float32[np.ndarray, "n d"]:
+) -> Float32[np.ndarray, "n ..."]:
     """One embedding for each point of a volume, (n, d) float32, rows in the order given.
 
     Points are z, y, x in voxels of level 0; a crop around each goes through the volume's window by the
@@ -82,7 +83,7 @@ def embed(
     runner = Runner(encoder, pool, device, precision, layer)
     points = check_points(points_zyx, volume.shape_zyx)
     source = Source.of(encoder.config, volume, resample=resample, any_voxel=any_voxel, reader=reader)
-    out = np.empty((len(points), encoder.dim), np.float32)
+    out = np.empty((len(points), *runner.one_shape), np.float32)
     with bar("embedding", len(points), unit="crops", show=show) as advance:
         for rows, crops in ahead(source.batches(points, _positive(batch))):
             out[rows] = runner(crops)
@@ -111,7 +112,7 @@ def embed_to_store(
     or meeting a finished `out`, takes the same inputs (encoder, pooling, precision, volume, window,
     points and their columns), else CanvasError names what differs. Batch and device may differ: vectors
     then agree to 1e-5; with the same ones they are the same bytes as without the interruption. Memory
-    does not grow with the vectors.
+    does not grow with the vectors. Of `tokens` and `grid` the store holds (n, 64, d) or (n, d, 4, 4, 4).
     """
     out = Path(out)
     runner = Runner(encoder, pool, device, precision, layer)
@@ -124,11 +125,11 @@ def embed_to_store(
         shutil.rmtree(unfinished_folder(out), ignore_errors=True)
         return finished
     with (
-        Unfinished(out, attributes["inputs"], source.order(zyx), encoder.dim) as work,
+        Unfinished(out, attributes["inputs"], source.order(zyx), runner.one_shape) as work,
         bar("embedding", len(zyx), unit="crops", done=work.rows_done, show=show) as advance,
     ):
         for block, batches in source.blocks(zyx, work.remaining(), _positive(batch)):
-            vectors = np.empty((len(work.rows(block)), encoder.dim), np.float32)
+            vectors = np.empty((len(work.rows(block)), *runner.one_shape), np.float32)
             for rows, crops in batches:
                 vectors[rows] = runner(crops)
                 advance(len(rows))
@@ -150,8 +151,9 @@ class Runner:
         layer: int | None = None,
     ) -> None:
         self.pool = pool or encoder.config.pool
-        if self.pool not in POOLS:
-            raise CanvasError(f"pool is {self.pool!r}; give one of {', '.join(POOLS)}")
+        if self.pool not in (*POOLS, *DENSE):
+            raise CanvasError(f"pool is {self.pool!r}; give one of {', '.join((*POOLS, *DENSE))}")
+        self.one_shape = encoder.net.one_shape(self.pool)
         depth = encoder.config.architecture.depth
         if layer is not None and not 0 <= layer <= depth:
             raise CanvasError(f"layer is {layer}; {encoder.name} has {depth} blocks: give 0 to {depth}")
@@ -164,7 +166,7 @@ class Runner:
         return "bf16" if self.dtype == torch.bfloat16 else "fp32"
 
     @torch.inference_mode()
-    def __call__(self, crops: Float32[np.ndarray, "b 1 z y x"]) -> Float32[np.ndarray, "b d"]:
+    def __call__(self, crops: Float32[np.ndarray, "b 1 z y x"]) -> Float32[np.ndarray, "b ..."]:
         device = self.encoder.device
         # torch wants memory that it may write to; an array over received bytes is read-only.
         crops = np.require(crops, requirements=["C", "W"])
@@ -172,7 +174,7 @@ class Runner:
         with torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
             vectors = self.encoder.net(given, self.pool, self.layer).float().cpu().numpy()
         if not np.isfinite(vectors).all():
-            bad = ~np.isfinite(vectors).all(axis=1)
+            bad = ~np.isfinite(vectors).reshape(len(vectors), -1).all(axis=1)
             raise CanvasError(
                 f"{self.encoder.name} gave NaN or infinite values for {bad.sum()} of {len(bad)} crops; "
                 + ("try precision fp32" if self.precision == "bf16" else "its weights are of no use")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,21 +63,35 @@ class Embeddings:
         return cls(path, store, zarr.open_group(path, mode="r", zarr_format=3))
 
     def __len__(self) -> int:
-        return self.shape[0]
+        return self._vectors.shape[0]
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Rows and length of a vector."""
+        """Rows and length of a vector; CanvasError where a point has more than one (`tokens`, `grid`)."""
+        if self._vectors.ndim != 2:
+            raise CanvasError(
+                f"{self.path} holds the {self.pool} of each crop, {self._one_shape} numbers a point; "
+                "here one vector a point is needed: embed with pool mean, cls or centre"
+            )
         n, dim = self._vectors.shape
         return n, dim
 
-    def read(self, rows: Rows) -> Float32[np.ndarray, "rows d"]:
+    @property
+    def whole_shape(self) -> tuple[int, ...]:
+        """Rows, and the shape of what one has: (n, d), of `tokens` (n, 64, d), of `grid` (n, d, 4, 4, 4)."""
+        return self._vectors.shape
+
+    @property
+    def _one_shape(self) -> tuple[int, ...]:
+        return self._vectors.shape[1:]
+
+    def read(self, rows: Rows) -> Float32[np.ndarray, "rows ..."]:
         """The vectors of some rows, in that order: a slice, a list of row numbers or a mask of n booleans."""
         wanted = np.arange(len(self))[rows] if isinstance(rows, slice) else np.asarray(rows)
         if wanted.dtype == bool and wanted.shape == (len(self),):
             wanted = np.flatnonzero(wanted)
         if wanted.size == 0:
-            return np.empty((0, self.shape[1]), np.float32)
+            return np.empty((0, *self._one_shape), np.float32)
         if wanted.ndim != 1 or wanted.dtype.kind not in "iu":
             raise CanvasError(f"rows are {wanted.dtype} of shape {wanted.shape}; give row numbers or a mask")
         if wanted.min() < 0 or wanted.max() >= len(self):
@@ -84,7 +99,7 @@ class Embeddings:
                 f"rows go from {wanted.min()} to {wanted.max()}; {self.path} has {len(self)} rows"
             )
         step = self._vectors.chunks[0]
-        out = np.empty((len(wanted), self.shape[1]), np.float32)
+        out = np.empty((len(wanted), *self._one_shape), np.float32)
         # Each chunk is decoded once, whatever the order of the rows.
         order = np.argsort(wanted // step, kind="stable")
         chunk_of = (wanted // step)[order]
@@ -94,7 +109,7 @@ class Embeddings:
         return out
 
     @cached_property
-    def vectors(self) -> Float32[np.ndarray, "n d"]:
+    def vectors(self) -> Float32[np.ndarray, "n ..."]:
         """All vectors, read when first used and kept; `read` takes a part."""
         return self.read(slice(None))
 
@@ -128,7 +143,7 @@ class Embeddings:
 
     @property
     def pool(self) -> str:
-        """`mean`, `cls` or `centre`."""
+        """`mean`, `cls` or `centre`; `tokens` or `grid` where each patch has its vector."""
         return self.attributes["pool"]
 
     @property
@@ -212,19 +227,19 @@ def storable(values: np.ndarray) -> np.ndarray:
 
 
 def write_store(
-    folder: Path, vectors: Float32[np.ndarray, "n d"], points: Points, attributes: dict[str, Any]
+    folder: Path, vectors: Float32[np.ndarray, "n ..."], points: Points, attributes: dict[str, Any]
 ) -> None:
     """Write a whole embeddings store into `folder`, which must not exist: arrays, attributes, manifest.
 
     `vectors` may be a memory map: they are copied chunk by chunk. Equal input gives equal bytes.
     """
-    n, dim = vectors.shape
+    n = len(vectors)
     names = list(points.columns)
     about = {"kind": "embeddings", "format_version": 1, **attributes}
     about |= {"columns": names, "points_meta": dict(points.meta), "complete": True}
     group = zarr.create_group(folder, zarr_format=3, attributes={"canvas_fm": about})
-    rows = max(1, _CHUNK_BYTES // (4 * dim))
-    target = _create(group, "embeddings", (n, dim), "float32", rows, compress=False)
+    rows = max(1, _CHUNK_BYTES // (4 * math.prod(vectors.shape[1:])))
+    target = _create(group, "embeddings", vectors.shape, "float32", rows, compress=False)
     for first in range(0, n, rows):
         target[first : first + rows] = vectors[first : first + rows]
     _create(group, "points", (n, 3), "float64", _CHUNK_ROWS)[:] = points.zyx

@@ -26,8 +26,9 @@ _OURS = (
 def export(embeddings: Embeddings | str | Path, out: str | Path, *, overwrite: bool = False) -> Path:
     """Write embeddings as `.npz`, `.parquet` or `.h5ad`, by the suffix of `out`, and return that path.
 
-    - `.npz`: `embeddings` (n, d) float32, `points_zyx` (n, 3) in voxels, `ids`, a `column/NAME` for each
-      column of the points, and `about`: JSON with the encoder's sha256, pooling, volume, voxel size, window.
+    - `.npz`: `embeddings` (n, d) float32, of `tokens` and `grid` as they are, `points_zyx` (n, 3) in voxels,
+      `ids`, a `column/NAME` for each column of the points, and `about`: JSON with the encoder's sha256,
+      pooling, volume, voxel size, window.
     - `.parquet`: a row a point: id, z, y, x, the columns, `embedding` (d float32); `about` in the metadata
       under `canvas_fm`. Written in pieces, so memory stays small.
     - `.h5ad`: `X`, `obs` (columns and volume), `obsm["spatial"]` (z, y, x in µm), `uns["encoder"]`.

@@ -14,6 +14,7 @@ import errno
 import fcntl
 import json
 import logging
+import math
 import os
 import shutil
 import zlib
@@ -32,7 +33,7 @@ from canvas_fm.inference.embeddings import unfinished_folder, write_store
 
 _log = logging.getLogger(__name__)
 
-# Points that a kill can cost; fixed, because a block's batches, and so its last bits, depend on it.
+# Vectors that a kill can cost; fixed, because a block's batches, and so its last bits, depend on it.
 BLOCK = 4096
 _ROWS, _MARKS, _STORE = "rows.f32", "progress.json", "store"
 
@@ -41,13 +42,18 @@ class Unfinished:
     """The folder `X.emb.zarr.unfinished`, opened by one process at a time.
 
     `inputs` is all that decides the vectors: going on from other inputs is refused. `order` holds row
-    numbers in the order in which they are embedded. Raises CanvasError, DamagedStore, StorageFull.
+    numbers in the order in which they are embedded, `one_shape` is that of what one point gets: (d,), or
+    three or four numbers of them. Raises CanvasError, DamagedStore, StorageFull.
     """
 
-    def __init__(self, out: Path, inputs: dict[str, Any], order: Int64[np.ndarray, " n"], dim: int) -> None:
-        self.out, self.inputs, self._order, self._dim = out, inputs, order, dim
+    def __init__(
+        self, out: Path, inputs: dict[str, Any], order: Int64[np.ndarray, " n"], one_shape: tuple[int, ...]
+    ) -> None:
+        self.out, self.inputs, self._order, self._one = out, inputs, order, one_shape
+        self._size = 4 * math.prod(one_shape)  # bytes of a point
+        self._block = BLOCK if len(one_shape) == 1 else 64  # a vector for each patch: as many bytes
         self.folder = unfinished_folder(out)
-        self.blocks = -(-len(order) // BLOCK)
+        self.blocks = -(-len(order) // self._block)
         self.bad_chunks: list[str] = []
         self._done: dict[int, int] = {}
         self._lock: int | None = None
@@ -82,20 +88,20 @@ class Unfinished:
 
     def rows(self, block: int) -> Int64[np.ndarray, " rows"]:
         """The row numbers of a block, in the order in which they are embedded."""
-        return self._order[block * BLOCK : (block + 1) * BLOCK]
+        return self._order[block * self._block : (block + 1) * self._block]
 
     def remaining(self) -> Iterator[tuple[int, Int64[np.ndarray, " rows"]]]:
         """The blocks still to do, each with its row numbers."""
         return ((block, self.rows(block)) for block in range(self.blocks) if block not in self._done)
 
-    def write(self, block: int, vectors: Float32[np.ndarray, "rows d"]) -> None:
+    def write(self, block: int, vectors: Float32[np.ndarray, "rows ..."]) -> None:
         """Keep a block: its vectors first, then the mark."""
         rows, path = self.rows(block), self.folder / _ROWS
         by_row = np.argsort(rows)
         runs = np.split(by_row, np.flatnonzero(np.diff(rows[by_row]) != 1) + 1)
         with disk_full_is_said(path), path.open("r+b") as file:
             for run in runs:
-                file.seek(int(rows[run[0]]) * self._dim * 4)
+                file.seek(int(rows[run[0]]) * self._size)
                 file.write(vectors[run].astype("<f4", copy=False).tobytes())
             file.flush()
             os.fsync(file.fileno())
@@ -112,7 +118,7 @@ class Unfinished:
                 **attributes,
                 "bad_chunks": self.bad_chunks,
                 "done_blocks": self.blocks,
-                "block_rows": BLOCK,
+                "block_rows": self._block,
             }
             write_store(store, self._map(), points, about)
             store.replace(self.out)
@@ -147,15 +153,15 @@ class Unfinished:
 
     def _map(self) -> Any:
         """The rows as a memory map; None where the file is not there in its whole length."""
-        path, shape = self.folder / _ROWS, (len(self._order), self._dim)
-        if not path.is_file() or path.stat().st_size != shape[0] * shape[1] * 4:
+        path, shape = self.folder / _ROWS, (len(self._order), *self._one)
+        if not path.is_file() or path.stat().st_size != len(self._order) * self._size:
             return None
         return np.memmap(path, dtype="<f4", mode="r", shape=shape)
 
     def _make_room(self) -> None:
         """Set up the file of rows; refuse to compute for hours what the disk could not hold in the end."""
-        size = len(self._order) * self._dim * 4
-        needed = 2 * size - self.rows_done * self._dim * 4
+        size = len(self._order) * self._size
+        needed = 2 * size - self.rows_done * self._size
         free = shutil.disk_usage(self.folder).free
         if free < needed:
             raise StorageFull(

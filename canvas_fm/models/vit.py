@@ -18,6 +18,7 @@ from timm.models.vision_transformer import Block  # isort: skip
 
 Pool = Literal["mean", "cls", "centre"]
 POOLS: tuple[str, ...] = get_args(Pool)
+DENSE = ("tokens", "grid")  # a vector for each patch instead of one for the crop
 LONGEST_PERIOD = 10.0
 
 
@@ -155,11 +156,12 @@ class ViTEncoder(nn.Module):
 
     def forward(
         self, crops: Float[Tensor, "b 1 z y x"], pool: str = "mean", layer: int | None = None
-    ) -> Float[Tensor, "b d"]:
-        """One embedding a crop, after `layer` blocks (None: after all).
+    ) -> Float[Tensor, "b ..."]:
+        """One embedding a crop (b, d), after `layer` blocks (None: after all).
 
         `mean` is the mean of the patch tokens, `cls` the class token, `centre` the mean of the (up to) 8
-        tokens around the crop's centre, where the cell is.
+        tokens around the crop's centre, where the cell is. `tokens` are the patch tokens themselves
+        (b, tokens, d), in z, y, x order, `grid` the same where the patches lie (b, d, z, y, x).
         """
         tokens = self.tokens(crops, layer=layer)
         if pool == "mean":
@@ -168,7 +170,19 @@ class ViTEncoder(nn.Module):
             return tokens[:, 0]
         if pool == "centre":
             return tokens[:, 1 + self.centre_tokens].mean(dim=1)
-        raise ValueError(f"pool is {pool!r}; it has to be one of {', '.join(POOLS)}")
+        if pool == "tokens":
+            return tokens[:, 1:]
+        if pool == "grid":
+            z, y, x = self.config.grid_zyx
+            return rearrange(tokens[:, 1:], "b (z y x) d -> b d z y x", z=z, y=y, x=x)
+        raise ValueError(f"pool is {pool!r}; it has to be one of {', '.join((*POOLS, *DENSE))}")
+
+    def one_shape(self, pool: str) -> tuple[int, ...]:
+        """The shape of what one crop gives: (d,), (tokens, d) or (d, z, y, x)."""
+        config = self.config
+        if pool == "grid":
+            return (config.dim, *config.grid_zyx)
+        return (config.tokens, config.dim) if pool == "tokens" else (config.dim,)
 
 
 def _centre_tokens(grid_zyx: tuple[int, int, int]) -> Int[Tensor, " centre"]:

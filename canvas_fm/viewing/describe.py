@@ -155,12 +155,12 @@ def describe_embeddings(path: str | Path) -> dict[str, Any]:
 
     embeddings = Embeddings.open(path)
     embeddings.verify()
-    rows, dim = embeddings.shape
+    rows, *one = embeddings.whole_shape
     return {
         "kind": "embeddings",
         "path": str(path),
         "rows": rows,
-        "dim": dim,
+        "dim": one[0] if len(one) == 1 else one,
         "volume": embeddings.volume,
         "marker": embeddings.marker,
         "voxel_um": list(embeddings.voxel_um),

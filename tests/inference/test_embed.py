@@ -56,6 +56,54 @@ def test_each_row_is_the_embedding_of_its_own_crop(encoder, volume, points, pool
     assert_same(found, by_hand(encoder, volume, points.zyx, pool), 1e-5)
 
 
+def test_a_vector_for_each_patch(encoder, volume, points):
+    """Their mean is the embedding, and the grid holds them where the patches lie."""
+    tokens = embed(encoder, volume, points.zyx, pool="tokens", device="cpu", batch=32)
+    assert tokens.shape == (len(points), 64, encoder.dim)
+    assert_same(tokens.mean(1), by_hand(encoder, volume, points.zyx), 1e-5)
+    grid = embed(encoder, volume, points.zyx, pool="grid", device="cpu", batch=32)
+    assert grid.shape == (len(points), encoder.dim, 4, 4, 4)
+    np.testing.assert_array_equal(grid[:, :, 3, 0, 2], tokens[:, 3 * 16 + 0 * 4 + 2])
+
+
+def test_a_store_of_patches_goes_on_after_a_stop_and_is_refused_where_one_vector_is_needed(
+    encoder, volume, points, tmp_path, monkeypatch
+):
+    from canvas_fm.heads.probe_data import read_probe_data
+    from canvas_fm.inference.export import export
+    from canvas_fm.inference.search import Index
+
+    write, done = unfinished.Unfinished.write, []
+
+    def stop_after_one(self, block, vectors):
+        write(self, block, vectors)
+        done.append(block)
+        if len(done) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(unfinished.Unfinished, "write", stop_after_one)
+    zyx = np.concatenate([points.zyx] * 2)[:100]
+    many = Points(zyx, {"label": np.arange(100) % 2})
+    out = tmp_path / "x.emb.zarr"
+    with pytest.raises(KeyboardInterrupt):
+        embed_to_store(encoder, volume, many, out, pool="grid", device="cpu")
+    found = embed_to_store(encoder, volume, many, out, pool="grid", device="cpu")
+    assert done == [0, 1]
+    assert found.whole_shape == (100, encoder.dim, 4, 4, 4)
+    expected = embed(encoder, volume, zyx, pool="grid", device="cpu")
+    np.testing.assert_allclose(found.vectors, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(found.read([7, 3]), found.vectors[[7, 3]])
+    export(found, tmp_path / "x.npz")
+    assert np.load(tmp_path / "x.npz")["embeddings"].shape == found.whole_shape
+    for use in (
+        lambda: export(found, tmp_path / "x.parquet"),
+        lambda: Index.build(found, tmp_path / "x.index"),
+        lambda: read_probe_data([out], labels="label"),
+    ):
+        with pytest.raises(CanvasError, match=r"the grid of each crop, .* one vector a point is needed"):
+            use()
+
+
 def test_the_encoders_own_pool_is_the_default(encoder, volume, points, tmp_path):
     other = make_encoder(tmp_path / "cls", pool="cls")
     some = points.zyx[:10]
@@ -350,7 +398,7 @@ def test_any_damage_to_the_marks_is_named(encoder, volume, points, tmp_path, sma
 def test_two_processes_cannot_write_one_store(encoder, volume, points, tmp_path):
     out = tmp_path / "x.emb.zarr"
     with (
-        unfinished.Unfinished(out, {}, np.arange(3), 4),
+        unfinished.Unfinished(out, {}, np.arange(3), (4,)),
         pytest.raises(CanvasError, match="another process is writing"),
     ):
         embed_to_store(encoder, volume, points, out)

@@ -78,6 +78,7 @@ def test_several_models_by_name_and_by_sha256(service, encoder: Encoder, other: 
         ("tiny", encoder.sha256),
         ("small", other.sha256),
     ]
+    assert (said[1]["backend"], said[1]["precision"], said[1]["card"]) == ("torch", "fp32", None)
     assert (said[1]["layers"], said[1]["dimension"], said[1]["reconstructs"]) == (1, 24, True)
     assert service.get("/v1/info").json()["models"] == ["tiny", "small"]
     crops = np.random.default_rng(0).random((3, 4, 8, 8), np.float32)
@@ -110,6 +111,32 @@ def test_options_give_what_python_gives(service, encoder: Encoder, crops, layer:
     np.testing.assert_allclose(np.linalg.norm(one, axis=1), 1, atol=1e-6)
 
 
+@pytest.mark.parametrize("pool", ["tokens", "grid"])
+def test_a_vector_for_each_patch(service, encoder: Encoder, volume_path: Path, crops, pool: str) -> None:
+    found = array(service.post(f"/v1/embed?pool={pool}", content=npy.dump(crops), headers=NPY))
+    assert found.shape == (5, *{"tokens": (64, 48), "grid": (48, 4, 4, 4)}[pool])
+    np.testing.assert_allclose(found, cf.embed_crops(encoder, crops, pool=pool), rtol=1e-4, atol=1e-5)
+    asked = {"volume": "cube", "points_zyx": [[9, 20, 20], [12, 30, 21]], "pool": pool, "normalize": True}
+    said = service.post("/v1/embed/points", json=asked, headers={"Accept": "application/json"}).json()
+    points = np.array(asked["points_zyx"], float)
+    expected = cf.embed(encoder, cf.Volume.open(volume_path), points, pool=pool, device="cpu")
+    axis = 2 if pool == "tokens" else 1
+    expected /= np.linalg.norm(expected, axis=axis, keepdims=True)
+    np.testing.assert_allclose(np.array(said["embeddings"]), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_more_patches_than_a_reply_holds_are_refused(start, crops) -> None:
+    client = start(max_body_mb=0.05)
+    assert client.post("/v1/embed", content=npy.dump(crops), headers=NPY).status_code == 200
+    refused(
+        client.post("/v1/embed?pool=tokens", content=npy.dump(crops), headers=NPY),
+        413,
+        "the tokens of 5 crops are 0.06 MB; 0.05 MB are the most",
+    )
+    asked = {"volume": "cube", "points_zyx": [[9, 9, 9]] * 5, "pool": "grid"}
+    refused(client.post("/v1/embed/points", json=asked), 413, "the grid of 5 crops")
+
+
 @pytest.mark.parametrize(
     ("query", "message"),
     [
@@ -119,7 +146,7 @@ def test_options_give_what_python_gives(service, encoder: Encoder, crops, layer:
         ("layer=%D9%A1", "whole number from 0"),
         ("normalize=maybe", "one of 1, true, 0, false"),
         ("dtype=float64", "one of float32, float16"),
-        ("pool=grid", "one of mean, cls, centre"),
+        ("pool=max", "one of mean, cls, centre, tokens, grid"),
     ],
 )
 def test_options_that_cannot_be_meant(service, crops, query: str, message: str) -> None:
@@ -167,6 +194,13 @@ def tensors(header: object, body: bytes = b"") -> bytes:
 def test_broken_safetensors_are_a_sentence(service, body: bytes, status: int) -> None:
     reply = service.post("/v1/embed", content=body, headers={"Content-Type": SAFE})
     refused(reply, status, "")
+
+
+def test_the_card_of_a_shipped_model_is_its_page() -> None:
+    from canvas_fm.shipped import card_of, find
+
+    assert card_of(find("model", "detector-cfos")) == find("card", "detector-cfos").read_text()
+    assert card_of(Path("tests")) is None
 
 
 # --- search
