@@ -27,8 +27,9 @@ from serving.wire import (
 class AsyncClient:
     """Talks to one service from one event loop; an asynchronous context manager.
 
-    A busy service is asked again for up to `patience_s` seconds. Every failure is a CanvasError with the
-    service's own sentence. `key` is the bearer key of a service that asks for one.
+    A busy service, and one that answered before and starts anew, is asked again for up to `patience_s`
+    seconds, after pauses that double and are spread, or as long as it says. Every failure is a CanvasError
+    with the service's own sentence. `key` is the bearer key of a service that asks for one.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class AsyncClient:
     ) -> None:
         self._http = httpx.AsyncClient(**settings(url, timeout_s, key))
         self.url, self.patience_s = url.rstrip("/"), patience_s
+        self._met = False  # whether the service ever answered
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -152,13 +154,14 @@ class AsyncClient:
 
     async def _ask(self, asked: Asked) -> httpx.Response:
         """A good reply, however many tries it takes within `patience_s`; CanvasError otherwise."""
-        patience = Patience(self.url, self.patience_s)
+        patience = Patience(self.url, self.patience_s, self._met)
         while True:
             try:
                 reply = await self._http.request(**asked)
             except httpx.TransportError as problem:
                 wait = patience.after_loss(problem)
             else:
+                self._met = True
                 if not (wait := patience.after_reply(reply)):
                     return reply
             await asyncio.sleep(wait)

@@ -26,8 +26,9 @@ from serving.wire import (
 class Client:
     """Talks to one service; safe to use from several threads, and as a context manager.
 
-    A busy service is asked again for up to `patience_s` seconds. Every failure is a CanvasError with the
-    service's own sentence. `key` is the bearer key of a service that asks for one.
+    A busy service, and one that answered before and starts anew, is asked again for up to `patience_s`
+    seconds, after pauses that double and are spread, or as long as it says. Every failure is a CanvasError
+    with the service's own sentence. `key` is the bearer key of a service that asks for one.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Client:
     ) -> None:
         self._http = httpx.Client(**settings(url, timeout_s, key))
         self.url, self.patience_s = url.rstrip("/"), patience_s
+        self._met = False  # whether the service ever answered
 
     def __enter__(self) -> Client:
         return self
@@ -151,13 +153,14 @@ class Client:
 
     def _ask(self, asked: Asked) -> httpx.Response:
         """A good reply, however many tries it takes within `patience_s`; CanvasError otherwise."""
-        patience = Patience(self.url, self.patience_s)
+        patience = Patience(self.url, self.patience_s, self._met)
         while True:
             try:
                 reply = self._http.request(**asked)
             except httpx.TransportError as problem:
                 wait = patience.after_loss(problem)
             else:
+                self._met = True
                 if not (wait := patience.after_reply(reply)):
                     return reply
             time.sleep(wait)

@@ -17,7 +17,7 @@ from canvas_fm.errors import CanvasError
 from serving import npy
 
 _BUSY = (429, 503)
-_LOST_TRIES = 3  # a service that is not there is soon known not to be
+_LOST_TRIES = 3  # a service that was never there is soon known not to be
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 Asked = dict[str, Any]
@@ -109,10 +109,16 @@ def _post(path: str, **options: Any) -> Asked:
 
 @dataclass
 class Patience:
-    """One request's tries: what a busy service and a lost connection are worth waiting for."""
+    """One request's tries: what a busy service and a lost connection are worth waiting for.
+
+    `met` says that the service has answered before: while it starts anew it is waited for to the end of the
+    patience. What may not be done twice (not `repeat`) is sent again only where it was refused.
+    """
 
     url: str
     patience_s: float
+    met: bool = False
+    repeat: bool = True
     _end: float = field(init=False)
     _pause: float = 0.25
     _lost: int = 0
@@ -131,12 +137,13 @@ class Patience:
 
     def after_loss(self, problem: httpx.TransportError) -> float:
         """The same after a connection that was lost or refused."""
-        if isinstance(problem, httpx.TimeoutException):
+        connecting = isinstance(problem, httpx.ConnectError | httpx.ConnectTimeout)
+        if isinstance(problem, httpx.TimeoutException) and not connecting:
             raise CanvasError(f"{self.url} did not answer in time; send less in one request") from problem
         failure = CanvasError(f"{self.url} cannot be reached: {problem}")
         failure.__cause__ = problem
         self._lost += 1
-        if self._lost == _LOST_TRIES:
+        if (self._lost == _LOST_TRIES and not self.met) or not (self.repeat or connecting):
             raise failure
         return self._wait(0.0, failure)
 

@@ -24,6 +24,7 @@ from canvas_fm.models.checkpoint import Encoder
 from serving import npy
 from serving.client import Client
 from serving.service import serve
+from serving.wire import Patience
 
 CROP, SHAPE = (8, 16, 16), (24, 60, 50)  # of the fixtures
 
@@ -373,6 +374,26 @@ def test_a_lost_connection_is_tried_again_and_an_absent_service_is_a_sentence() 
         assert not client.ready()
     with pytest.raises(CanvasError, match="no address of a service"):
         Client("127.0.0.1:3000")
+
+
+def test_a_service_that_starts_anew_is_waited_for() -> None:
+    refused = [httpx.ConnectError("refused") for _ in range(4)]
+    named = httpx.Response(200, json={"name": "tiny"})
+    transport, times = answers(named, *refused, named)
+    client = client_with(transport)
+    client.info()
+    assert client.info() == {"name": "tiny"}
+    assert len(times) == 6
+    pauses = np.diff(times[1:])
+    assert (pauses > 0.2 * 2.0 ** np.arange(4)).all()
+
+
+def test_what_may_not_be_done_twice_is_not_sent_again() -> None:
+    patience = Patience("http://x", 60, met=True, repeat=False)
+    assert patience.after_loss(httpx.ConnectError("refused")) > 0  # it never arrived
+    with pytest.raises(CanvasError, match="cannot be reached: lost"):
+        patience.after_loss(httpx.ReadError("lost"))
+    assert Patience("http://x", 60, repeat=False).after_reply(busy(503)) > 0
 
 
 def test_a_slow_answer_is_a_sentence() -> None:
