@@ -1,4 +1,7 @@
-"""One way to show that work goes on: a rich bar where a person sits, a log line a minute elsewhere."""
+"""One way to show that work goes on: a rich bar where a person sits, a log line a minute elsewhere.
+
+Whoever calls the library from a program of its own follows the same steps with `watched`.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,56 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 Advance = Callable[..., None]
 
 _log = logging.getLogger(__name__)
 _LOG_EVERY_S = 60.0
+Tell = Callable[[int, int], None]
+
+
+class _Watch:
+    """Who is told of the steps, and how far the outermost work has come."""
+
+    def __init__(self, tell: Tell) -> None:
+        self.tell, self.depth, self.done, self.total = tell, 0, 0, 0
+
+    @contextmanager
+    def following(self, advance: Advance, total: int, done: int) -> Iterator[Advance]:
+        """`advance` that also tells: of the outermost work its steps, of what goes on inside it only that."""
+        outermost = self.depth == 0
+        if outermost:
+            self.done, self.total = done, total
+        self.depth += 1
+
+        def step(steps: int = 1, note: str | None = None) -> None:
+            advance(steps, note)
+            self.done += steps if outermost else 0
+            self.tell(self.done, self.total)
+
+        try:
+            self.tell(self.done, self.total)
+            yield step
+        finally:
+            self.depth -= 1
+
+
+_watch: ContextVar[_Watch | None] = ContextVar("watch", default=None)
+
+
+@contextmanager
+def watched(tell: Tell) -> Iterator[None]:
+    """Call `tell(done, total)` at every step of the long work that this thread does inside.
+
+    The counts are of the outermost work; work inside it, too, calls `tell` at its steps. What `tell` raises
+    ends the work as a kill at that moment would: with `out` the same call goes on later.
+    """
+    token = _watch.set(_Watch(tell))
+    try:
+        yield
+    finally:
+        _watch.reset(token)
 
 
 @contextmanager
@@ -23,6 +71,16 @@ def bar(
     `show=None` shows it where stderr is a terminal, and elsewhere logs a line a minute. `done`
     is where resumed work starts.
     """
+    with _shown(label, total, unit, done, show) as advance:
+        if (watch := _watch.get()) is None:
+            yield advance
+            return
+        with watch.following(advance, total, done) as step:
+            yield step
+
+
+@contextmanager
+def _shown(label: str, total: int, unit: str, done: int, show: bool | None) -> Iterator[Advance]:
     if show is None and not sys.stderr.isatty():
         yield _log_lines(label, total, unit, done)
         return

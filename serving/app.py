@@ -136,7 +136,10 @@ async def search_route(core: Core, request: Request) -> Response:
         vectors = await unless_gone(gone(request), work)
         if vectors is None:
             raise Refusal(400, GONE)
-    return JSONResponse((await search(core, asked, vectors)).model_dump(mode="json"))
+    found = await unless_gone(gone(request), search(core, asked, vectors))
+    if found is None:
+        raise Refusal(400, GONE)
+    return JSONResponse(found.model_dump(mode="json"))
 
 
 async def reconstruct(core: Core, request: Request) -> Response:
@@ -151,13 +154,18 @@ async def reconstruct(core: Core, request: Request) -> Response:
     crops = await read_crops(core, request, window, model)
     if len(crops) > 8:
         raise Refusal(413, f"{len(crops)} crops in one request; 8 are the most here")
-    engine = core.engine_for(model)
+    engine, seed = core.engine_for(model), whole_number(values, "seed") or 0
+    work = core.aside.run(
+        lambda: engine.reconstruct(engine.check(crops, window), mask_ratio, seed),
+        deadline_s=core.limits.deadline_s,
+    )
     try:
-        ready = await asyncio.to_thread(engine.check, crops, window)
-        seed = whole_number(values, "seed") or 0
-        rows, masked = await asyncio.to_thread(engine.reconstruct, ready, mask_ratio, seed)
+        found = await unless_gone(gone(request), work)
     except CanvasError as problem:
         raise refused(problem) from problem
+    if found is None:
+        raise Refusal(400, GONE)
+    rows, masked = found
     headers = {"X-Model": engine.encoder.sha256, "X-Masked-Patches": str(int(masked[0].sum()))}
     return Response(npy.dump(rows), media_type=npy.MEDIA_TYPE, headers=headers)
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from canvas_fm.errors import CanvasError, DamagedStore
 from serving.allowed import below_roots
+from serving.aside import Aside
 from serving.batcher import Batcher, DeadlinePassed, QueueFull, Stopped, TooManyRows
 from serving.errors import Refusal, refused
 from serving.guard import Gate
@@ -65,6 +66,9 @@ class Core:
         self.roots: tuple[str, ...] = ()
         self._workers = 1
         self._batcher: Batcher | None = None
+        # Searches beside each other; what goes through a model outside the batcher one after the other.
+        self.searching: Aside
+        self.aside: Aside
         self._failure: str | None = None
         self._loading: asyncio.Task[None] | None = None
 
@@ -75,6 +79,7 @@ class Core:
         self.gate = Gate(settings.keys, settings.origins)
         self._engines, self.indexes = {}, {}
         self._engine = self._batcher = self._failure = None
+        self.searching, self.aside = Aside("search", threads=2, most=128), Aside("aside", most=32)
         self._loading = asyncio.create_task(self._open(settings), name="load the model")
 
     async def stop(self) -> None:
@@ -82,6 +87,8 @@ class Core:
         if self._loading is not None:
             self._loading.cancel()
             await asyncio.gather(self._loading, return_exceptions=True)
+        self.searching.stop()
+        self.aside.stop()
         if self._batcher is not None:
             await self._batcher.stop()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from typing import TYPE_CHECKING
 
@@ -52,10 +51,9 @@ async def search(core: Core, asked: SearchRequest, vectors: np.ndarray | None) -
         raise Refusal(422, "unlike names counter-examples of like; give at least one example there")
     check_search(core, asked, max(len(kind or ()) for kind in kinds))
     try:
-        async with asyncio.timeout(core.limits.deadline_s):
-            return await asyncio.to_thread(_search, name, index, asked, vectors)
-    except TimeoutError as problem:
-        raise Refusal(504, f"no answer within {core.limits.deadline_s:g} s; ask for less") from problem
+        return await core.searching.run(
+            lambda: _search(name, index, asked, vectors), deadline_s=core.limits.deadline_s
+        )
     except DamagedStore as problem:
         raise Refusal(500, f"the index {name!r} cannot be read; the server's log says why") from problem
     except ModelMismatch as problem:

@@ -3,6 +3,8 @@
 import io
 import logging
 
+import pytest
+
 from canvas_fm import progress
 
 
@@ -32,3 +34,35 @@ def test_nothing_is_shown_where_it_is_switched_off(capsys, caplog):
         advance(3, "done")
     assert capsys.readouterr().err == ""
     assert caplog.messages == []
+
+
+def test_who_watches_is_told_of_the_outermost_work_at_every_step():
+    told = []
+    with progress.watched(lambda done, total: told.append((done, total))):
+        with progress.bar("blocks", 8, done=2, show=False) as advance:
+            with progress.bar("crops", 99, show=False) as inner:
+                inner(50)
+            advance(6)
+        with progress.bar("more", 1, show=False) as advance:
+            advance()
+    with progress.bar("alone", 5, show=False) as advance:
+        advance(5)
+    assert told == [(2, 8), (2, 8), (2, 8), (8, 8), (0, 1), (1, 1)]
+
+
+def test_what_the_watcher_raises_ends_the_work():
+    def stop(done, total):
+        if done == 2:
+            raise KeyboardInterrupt
+
+    done = []
+
+    def work():
+        with progress.bar("x", 5, show=False) as step:
+            for number in range(5):
+                step()
+                done.append(number)
+
+    with pytest.raises(KeyboardInterrupt), progress.watched(stop):
+        work()
+    assert done == [0]
