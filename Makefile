@@ -37,8 +37,11 @@ bench: setup
 	$(BIN)/python -m tests.benchmarks
 
 MODEL ?= demo/run/encoder
-serve: setup
+serve: setup $(filter demo/run/encoder,$(MODEL))
 	$(BIN)/canvas-fm serve $(MODEL)
+
+demo/run/encoder: | setup
+	$(BIN)/canvas-fm demo --out demo
 
 clean:
 	rm -rf $(VENV) dist build *.egg-info .pytest_cache .mypy_cache .ruff_cache

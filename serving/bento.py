@@ -119,12 +119,17 @@ def read_settings() -> Settings:
     if path is None:
         raise RuntimeError("start the service with `canvas-fm serve MODEL`")
     settings = Settings.model_validate_json(Path(path).read_bytes())
+    set_up_worker(settings)
+    return settings
+
+
+def set_up_worker(settings: Settings) -> None:
+    """What holds for this whole process: its log, its connections, and that it ends with its supervisor."""
     journal.set_up(settings.log)
     slow.Patient.header_s = settings.limits.header_s
     slow.Patient.most = settings.limits.max_connections
     if settings.supervisor is not None:
         _leave_with(settings.supervisor)
-    return settings
 
 
 def _leave_with(supervisor: int) -> None:

@@ -47,6 +47,8 @@ class Limits(BaseModel):
     """Requests a second of one key (without keys: of one address), in each worker."""
     burst: int = Field(default=20, gt=0)
     """Requests of one key that may come at once where `rate_per_s` is set."""
+    stop_s: float = Field(default=30.0, gt=0)
+    """What is being answered when the service is told to stop has so long; then it is given up."""
     max_hits: int = Field(default=1000, gt=0)
     """Hits of one query of `/v1/search`."""
 

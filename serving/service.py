@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 import socket
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,11 +19,10 @@ from pathlib import Path
 from canvas_fm.errors import CanvasError
 from canvas_fm.shipped import find
 from serving.access import read_keys
+from serving.control import private_control, private_folder, temporary_files_in
 from serving.schemas import Limits, Settings
 
 logger = logging.getLogger(__name__)
-
-_STOP_S = 15  # a worker that still works so long after SIGTERM is killed
 
 
 def serve(
@@ -56,7 +54,7 @@ def serve(
     `port` 0 takes a free one. `announce` is called with the service's address once it is ready. All processes
     have ended when this returns. Raises CanvasError where the port is taken, or something cannot be served.
     """
-    settings = _settings(
+    settings = settings_of(
         model,
         volumes or {},
         models={name: find("model", path) for name, path in (models or {}).items()},
@@ -78,7 +76,7 @@ def serve(
         logger.warning(
             "serving on %s: whoever reaches this port can use the service; ask for keys with --keys", address
         )
-    folder = _folder()
+    folder = private_folder()
     try:
         _run(settings, folder, address, port, workers, announce)
         failure = folder / "failure.txt"
@@ -88,7 +86,7 @@ def serve(
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _settings(
+def settings_of(
     model: str | Path,
     volumes: Mapping[str, str | Path],
     *,
@@ -100,7 +98,10 @@ def _settings(
     limits: Limits,
     **options: object,
 ) -> Settings:
-    """With absolute paths: the worker runs in a folder of its own."""
+    """What a worker has to know, with absolute paths: it runs in a folder of its own.
+
+    Raises CanvasError for what is not there, and for names and origins that are none.
+    """
     for root in roots:
         if not Path(root).is_dir():
             raise CanvasError(f"the folder to allow is not there: {root}")
@@ -131,12 +132,6 @@ def _named(kind: str, paths: Mapping[str, str | Path]) -> dict[str, str]:
             raise CanvasError(f"the {kind} {name} is not there: {path}")
         out[name] = str(Path(path).resolve())
     return out
-
-
-def _folder() -> Path:
-    """A new folder that only this user can enter, its path short enough for the sockets in it (107 bytes)."""
-    usual = tempfile.gettempdir()
-    return Path(tempfile.mkdtemp(prefix="canvas-fm-", dir=usual if len(os.fsencode(usual)) < 80 else "/tmp"))
 
 
 def _address(host: str) -> str:
@@ -186,7 +181,8 @@ def _run(
         "BENTOML_HOME": str(folder / "bentoml"),  # else it makes ~/bentoml
         "BENTOML_DO_NOT_TRACK": "True",
     }
-    with _environment(environment), _private_control(folder):
+    private = private_control(folder, settings.limits.stop_s)
+    with _environment(environment), temporary_files_in(folder), private:
         from bentoml.exceptions import BentoMLException
 
         from serving.bento import service
@@ -232,26 +228,3 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
-
-
-@contextmanager
-def _private_control(folder: Path) -> Iterator[None]:
-    """Let the supervisor listen for commands in `folder`, which only this user can enter.
-
-    BentoML opens two more TCP ports, over which anyone on the machine could run commands in the user's name.
-    """
-    from bentoml._internal.utils import circus
-
-    usual = circus.Arbiter
-
-    class PrivateArbiter(usual):  # type: ignore[misc, valid-type]
-        def __init__(self, watchers: list, endpoint: str, pubsub_endpoint: str, **options: object) -> None:
-            for watcher in watchers:
-                watcher.graceful_timeout = _STOP_S
-            super().__init__(watchers, f"ipc://{folder}/control", f"ipc://{folder}/events", **options)
-
-    circus.Arbiter = PrivateArbiter  # type: ignore[misc]
-    try:
-        yield
-    finally:
-        circus.Arbiter = usual  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""`serve`."""
+"""`serve` and `store`."""
 
 from __future__ import annotations
 
@@ -87,6 +87,27 @@ def add_verbs(verbs: Verbs) -> None:
     )
     add_device(serve)
     add_voxel_size_flags(serve)
+    store = add_verb(
+        verbs,
+        "store",
+        run_store,
+        "put an encoder into BentoML's model store",
+        "Copy an encoder into BentoML's model store (BENTOML_HOME, by default ~/bentoml) and print its tag, "
+        "whose version is the front of its sha256; `bentoml build` in a checkout packs the newest of that "
+        "name. With --find print the folder of a stored one, checked, which every verb takes as its MODEL.",
+    )
+    store.add_argument(
+        "model", metavar="MODEL", help="an encoder's folder or shipped name; with --find a tag"
+    )
+    either = store.add_mutually_exclusive_group()
+    either.add_argument("--name", default="canvas-fm", help="name in the store; default canvas-fm")
+    either.add_argument("--find", action="store_true", help="print the folder of the stored model MODEL")
+
+
+def run_store(args: argparse.Namespace) -> None:
+    from serving.store import get, put
+
+    print(get(args.model) if args.find else put(args.model, args.name))
 
 
 def run_serve(args: argparse.Namespace) -> None:

@@ -208,14 +208,18 @@ def _interpolate(n: int, ranks: Sequence[float], value: Callable[[int], float]) 
     return found
 
 
-def cache_folder() -> Path:
-    """Where windows of stores that we do not write to are remembered: the user's cache folder."""
+def cache_folder() -> Path | None:
+    """Where windows of stores that we do not write to are remembered: the user's cache folder.
+
+    None for a user without a home, as a container may run under.
+    """
     base = os.environ.get("XDG_CACHE_HOME")
-    return (
-        (Path(base) if base and Path(base).is_absolute() else Path.home() / ".cache")
-        / "canvas-fm"
-        / "windows"
-    )
+    if base and Path(base).is_absolute():
+        return Path(base) / "canvas-fm" / "windows"
+    try:
+        return Path.home() / ".cache" / "canvas-fm" / "windows"
+    except RuntimeError:
+        return None
 
 
 class WindowCache:
@@ -227,10 +231,13 @@ class WindowCache:
 
     def __init__(self, identity: Sequence[Any], stamp: Callable[[str], Any]) -> None:
         digest = hashlib.sha256(json.dumps([str(part) for part in identity]).encode()).hexdigest()
-        self.path = cache_folder() / f"{digest[:32]}.json"
+        folder = cache_folder()
+        self.path = None if folder is None else folder / f"{digest[:32]}.json"
         self._stamp = stamp
 
     def get(self, rule: WindowRule) -> Window | None:
+        if self.path is None:
+            return None
         try:
             held = json.loads(self.path.read_text(encoding="utf-8"))[str(rule)]
             window = Window(float(held["window"][0]), float(held["window"][1]))
@@ -240,6 +247,8 @@ class WindowCache:
         return window if same and window.low < window.high else None
 
     def put(self, rule: WindowRule, window: Window, keys: Sequence[str]) -> None:
+        if self.path is None:
+            return
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             try:

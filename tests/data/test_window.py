@@ -180,3 +180,12 @@ def test_a_cache_that_cannot_be_written_is_done_without(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert Volume.open(write_plain(tmp_path / "a.zarr", noise()), voxel_um=(1, 1, 1)).window.low >= 0
+
+
+def test_a_user_without_a_home_does_without_a_cache(tmp_path, monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("os.getuid", lambda: 2**31 - 2)  # no name and no home belong to it
+    path = write_plain(tmp_path / "a.zarr", noise())
+    assert Volume.open(path, voxel_um=(1, 1, 1)).window.low >= 0
+    assert cache_folder() is None

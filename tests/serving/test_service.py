@@ -191,14 +191,28 @@ def test_a_port_in_use_is_a_sentence(serve_command: Callable, server, model: Pat
     assert len(second.err.read_text().splitlines()) == 1
 
 
-def test_sigterm_ends_every_process_and_leaves_nothing(server) -> None:
+def test_sigterm_answers_what_is_in_flight_ends_every_process_and_leaves_nothing(
+    server, encoder: Encoder
+) -> None:
     processes = family(server.process)
     assert len(processes) == 2
     assert list(server.temporary.iterdir())
-    assert server.stop() == 0
+    many = np.random.default_rng(8).random((8000, *CROP), np.float32)
+    with Client(server.url()) as client, ThreadPoolExecutor(1) as threads:
+        answer = threads.submit(client.embed, many, per_request=len(many))
+        while queued(server.url()) < 1000:
+            assert not answer.done()
+        server.process.terminate()
+        same(answer.result(), cf.embed_crops(encoder, many), 1e-5)
+    assert server.process.wait(30) == 0
     assert ended(processes)
     assert list(server.temporary.iterdir()) == []
     assert "Traceback" not in server.err.read_text()
+
+
+def queued(url: str) -> float:
+    lines = httpx.get(f"{url}/metrics").text.splitlines()
+    return sum(float(line.split()[1]) for line in lines if line.startswith("canvas_fm_queue_crops "))
 
 
 # --- others that end

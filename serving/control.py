@@ -1,0 +1,88 @@
+"""BentoML's supervisor, kept to the user whose it is: where it takes commands, and how long it waits."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from canvas_fm.errors import CanvasError
+
+_LONGEST = 80  # the address of a socket in the folder holds 107 bytes
+
+
+def private_folder() -> Path:
+    """A new folder that only this user can enter: in the temporary one, else in memory (a read-only disk).
+
+    Raises CanvasError where nothing can be written at all.
+    """
+    try:
+        usual = tempfile.gettempdir()
+    except FileNotFoundError:
+        usual = "/tmp"
+    for place in (usual, "/tmp", "/dev/shm"):
+        if len(os.fsencode(place)) < _LONGEST:
+            try:
+                return Path(tempfile.mkdtemp(prefix="canvas-fm-", dir=place))
+            except OSError:
+                continue
+    raise CanvasError("no temporary folder can be written to, nor /dev/shm; name one in TMPDIR")
+
+
+@contextmanager
+def temporary_files_in(folder: Path) -> Iterator[None]:
+    """What this process and those that it starts write for a while lies in `folder`."""
+    before = os.environ.get("TMPDIR"), tempfile.tempdir
+    os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
+    try:
+        yield
+    finally:
+        if before[0] is None:
+            del os.environ["TMPDIR"]
+        else:
+            os.environ["TMPDIR"] = before[0]
+        tempfile.tempdir = before[1]
+
+
+@contextmanager
+def private_control(folder: Path, stop_s: float) -> Iterator[None]:
+    """Let the supervisor listen for commands in `folder`, and a worker have `stop_s` to end.
+
+    BentoML opens two more TCP ports, over which anyone on the machine could run commands in the user's name.
+    """
+    from bentoml._internal.utils import circus
+
+    usual = circus.Arbiter
+    circus.Arbiter = _private(usual, lambda: folder, stop_s)  # type: ignore[misc]
+    try:
+        yield
+    finally:
+        circus.Arbiter = usual  # type: ignore[misc]
+
+
+def keep_control_private(stop_s: float) -> None:
+    """The same for as long as this process runs, in a folder that is made where it is needed."""
+    from bentoml._internal.utils import circus
+
+    def make() -> Path:
+        folder = private_folder()
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        return folder
+
+    circus.Arbiter = _private(circus.Arbiter, make, stop_s)  # type: ignore[misc]
+
+
+def _private(usual: Any, place: Callable[[], Path], stop_s: float) -> Any:
+    class PrivateArbiter(usual):
+        def __init__(self, watchers: list, endpoint: str, pubsub_endpoint: str, **options: object) -> None:
+            folder = place()
+            for watcher in watchers:
+                watcher.graceful_timeout = stop_s
+            super().__init__(watchers, f"ipc://{folder}/control", f"ipc://{folder}/events", **options)
+
+    return PrivateArbiter
