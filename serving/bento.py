@@ -25,6 +25,7 @@ from serving.core import Core
 from serving.errors import Refusal
 from serving.guard import Guard
 from serving.schemas import EmbeddingsReply, Number, Pool, Settings
+from serving.traces import Traces
 
 logger = logging.getLogger(__name__)
 
@@ -126,6 +127,7 @@ def read_settings() -> Settings:
 def set_up_worker(settings: Settings) -> None:
     """What holds for this whole process: its log, its connections, and that it ends with its supervisor."""
     journal.set_up(settings.log)
+    Traces.of_this_process().send_to(settings.traces)
     slow.Patient.header_s = settings.limits.header_s
     slow.Patient.most = settings.limits.max_connections
     if settings.supervisor is not None:

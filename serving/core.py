@@ -18,6 +18,7 @@ from serving.errors import Refusal, refused
 from serving.guard import Gate
 from serving.meters import Meters
 from serving.schemas import Limits, Settings
+from serving.traces import Traces
 
 if TYPE_CHECKING:  # torch is imported by the thread that loads the model, while the port already answers
     from canvas_fm.inference.search import Index
@@ -107,6 +108,8 @@ class Core:
                 wait_s=self.limits.wait_ms / 1000,
                 observe=meters.batch,
                 held=meters.queue,
+                mark=Traces.current,
+                around=Traces.of_this_process().batch,
             )
             self._batcher.start()
             self._engine = engine

@@ -24,6 +24,7 @@ from serving.errors import Refusal
 from serving.journal import access, id_for, request_id
 from serving.meters import Meters
 from serving.schemas import Limits
+from serving.traces import Traces
 from serving.translate import HINTS, translated
 from serving.unpack import Gunzip, check_depth
 
@@ -85,6 +86,7 @@ class Guard:
         exchange = _Exchange(self, scope, receive, send, identity)
         meters, began = Meters.of_this_process(), time.monotonic()
         meters.begun()
+        end_span = Traces.of_this_process().begin(scope, identity)
         try:
             await self._through(exchange)
         finally:
@@ -101,6 +103,7 @@ class Guard:
                 "key": exchange.holder,
             }
             access.info("%s %s %d", scope["method"], route, exchange.status, extra={"fields": fields})
+            end_span(route, exchange.status)
             request_id.reset(token)
 
     async def _through(self, exchange: _Exchange) -> None:

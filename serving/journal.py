@@ -15,6 +15,9 @@ _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 """Of the request that is being answered; every line of the log carries it."""
 
+trace_id: ContextVar[str] = ContextVar("trace_id", default="")
+"""Of its span, where traces are sent."""
+
 access = logging.getLogger("serving.access")
 
 
@@ -34,6 +37,8 @@ class _Json(logging.Formatter):
         }
         if identity := request_id.get():
             line["request_id"] = identity
+        if trace := trace_id.get():
+            line["trace_id"] = trace
         line |= getattr(record, "fields", {})
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from functools import cache
+from pathlib import Path
 
 
 class Meters:
@@ -12,6 +13,7 @@ class Meters:
     def __init__(self) -> None:
         from prometheus_client import Counter, Gauge, Histogram
 
+        _forget_the_dead()
         self._crops = Counter("canvas_fm_crops", "Crops that went through the encoder")
         self._batch = Histogram(
             "canvas_fm_batch_crops",
@@ -68,3 +70,14 @@ class Meters:
         self._inflight.dec()
         self._requests.labels(route, str(status)).inc()
         self._latency.labels(route).observe(seconds)
+
+
+def _forget_the_dead() -> None:
+    """Let go of what a killed worker left in the gauges: its requests and crops are no longer there."""
+    from prometheus_client.multiprocess import mark_process_dead
+
+    folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    for path in Path(folder).glob("gauge_live*_*.db") if folder else ():
+        pid = path.stem.rpartition("_")[2]
+        if not Path(f"/proc/{pid}").exists() or pid == str(os.getpid()):
+            mark_process_dead(pid, folder)

@@ -44,6 +44,7 @@ class Packed(Section):
     resample: bool = False
     any_voxel: bool = False
     log: str = "json"
+    traces: str | None = None
     limits: Limits = Limits()
 
 

@@ -75,6 +75,8 @@ class Settings(BaseModel):
     origins: tuple[str, ...] = ()
     """Web pages of these origins may read the answers."""
     log: Literal["text", "json"] = "text"
+    traces: str | None = None
+    """Address of an OpenTelemetry collector, by OTLP over HTTP."""
     workers: int = 1
     supervisor: int | None = None
     """Process that is told when the service cannot start; a worker does not outlive it."""

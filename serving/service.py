@@ -21,6 +21,7 @@ from canvas_fm.shipped import find
 from serving.access import read_keys
 from serving.control import private_control, private_folder, temporary_files_in
 from serving.schemas import Limits, Settings
+from serving.traces import check_traces
 
 logger = logging.getLogger(__name__)
 
@@ -43,13 +44,15 @@ def serve(
     keys: str | Path | None = None,
     origins: Sequence[str] = (),
     log: str = "text",
+    traces: str | None = None,
     announce: Callable[[str], None] | None = None,
 ) -> None:
     """Serve a model, and volumes by name, over HTTP until SIGTERM or Ctrl-C; call it in the main thread.
 
     `models` are further ones, `indexes` what may be searched, each by name. Below `roots` models and volumes
     may be added while it runs. `keys` is a file of bearer keys: with it nobody else is answered. Web pages of
-    `origins` may read the answers, no others. `log` is `text` or `json`, a line a request.
+    `origins` may read the answers, no others. `log` is `text` or `json`, a line a request. Spans of requests
+    and batches go to the OpenTelemetry collector at `traces`, an address; without one nowhere.
 
     `port` 0 takes a free one. `announce` is called with the service's address once it is ready. All processes
     have ended when this returns. Raises CanvasError where the port is taken, or something cannot be served.
@@ -63,6 +66,7 @@ def serve(
         keys=None if keys is None else read_keys(keys),
         origins=origins,
         log=log,
+        traces=traces,
         workers=workers,
         device=device,
         precision=precision,
@@ -96,6 +100,7 @@ def settings_of(
     keys: Mapping[str, str] | None,
     origins: Sequence[str],
     limits: Limits,
+    traces: str | None = None,
     **options: object,
 ) -> Settings:
     """What a worker has to know, with absolute paths: it runs in a folder of its own.
@@ -108,6 +113,8 @@ def settings_of(
     for origin in origins:
         if not re.fullmatch(r"https?://[A-Za-z0-9.-]+(:\d+)?", origin):
             raise CanvasError(f"{origin!r} is no origin of a web page; it looks like https://lab.example")
+    if traces is not None:
+        check_traces(traces)
     folder = find("model", model).resolve()
     named = {
         "volumes": _named("volume", volumes),
@@ -118,6 +125,7 @@ def settings_of(
     if name in models:
         raise CanvasError(f"two models are called {name!r}; give the second one another name")
     rest: dict[str, object] = {"model": str(folder), "roots": [str(Path(root).resolve()) for root in roots]}
+    rest["traces"] = traces
     rest |= {"keys": dict(keys or {}), "origins": list(origins), "limits": limits, "supervisor": os.getpid()}
     return Settings.model_validate({**named, **rest, **options})
 

@@ -71,6 +71,12 @@ def add_verbs(verbs: Verbs) -> None:
     serve.add_argument(
         "--log", choices=["text", "json"], default="text", help="json: a line for each request; default text"
     )
+    serve.add_argument(
+        "--traces",
+        metavar="URL",
+        help="send spans of requests and batches to an OpenTelemetry collector, as http://127.0.0.1:4318; "
+        "needs the extra otel; default nowhere",
+    )
     serve.add_argument("--host", default="127.0.0.1", help="default 127.0.0.1: this machine only")
     serve.add_argument("--port", type=int, default=3000, help="default 3000; 0 takes a free one")
     serve.add_argument(
@@ -130,6 +136,7 @@ def run_serve(args: argparse.Namespace) -> None:
         keys=args.keys,
         origins=args.cors,
         log=args.log,
+        traces=args.traces,
         announce=lambda address: print(f"canvas-fm: serving on {address}", file=sys.stderr, flush=True),
     )
 
