@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from canvas_fm.errors import CanvasError
-from serving import npy
+from serving import additions, npy, points
 from serving.bodies import GONE, gone, media_type, read_crops, read_model, reply
 from serving.core import Core, unless_gone
 from serving.document import document
@@ -84,7 +84,7 @@ async def add_model(core: Core, request: Request) -> Response:
     """Serve one more model while the service runs."""
     _json_only(request)
     asked = await read_model(request, Addition)
-    engine = await core.add_model(asked.name, asked.path)
+    engine = await additions.add_model(core, asked.name, asked.path)
     return JSONResponse(engine.model_info().model_dump(mode="json"), 201)
 
 
@@ -92,7 +92,7 @@ async def add_volume(core: Core, request: Request) -> Response:
     """Register one more volume while the service runs."""
     _json_only(request)
     asked = await read_model(request, Addition)
-    hosted = await core.add_volume(asked.name, asked.path)
+    hosted = await additions.add_volume(core, asked.name, asked.path)
     return JSONResponse(hosted.info().model_dump(mode="json"), 201)
 
 
@@ -110,7 +110,7 @@ async def embed_points(core: Core, request: Request) -> Response:
     core.engine  # noqa: B018  not ready is said before the body is read
     asked = await read_model(request, PointsRequest)
     options = Options(asked.pool, asked.layer, asked.model, asked.normalize, asked.dtype)
-    work = core.embed_points(asked.volume, asked.points_zyx, asked.pool, asked.layer, asked.model)
+    work = points.embed_points(core, asked.volume, asked.points_zyx, asked.pool, asked.layer, asked.model)
     return await reply(core, request, await unless_gone(gone(request), work), options)
 
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 
-from canvas_fm.errors import CanvasError, DamagedStore
-from serving.allowed import below_roots
+from canvas_fm.errors import CanvasError
 from serving.aside import Aside
-from serving.batcher import Batcher, DeadlinePassed, QueueFull, Stopped, TooManyRows
+from serving.batcher import Batcher, DeadlinePassed, Prepare, QueueFull, Stopped, TooManyRows
+from serving.cache import VectorCache
 from serving.errors import Refusal, refused
 from serving.guard import Gate
 from serving.meters import Meters
@@ -28,7 +28,6 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Window = tuple[float, float]
-Batch = tuple[np.ndarray, np.ndarray]
 
 
 def _load(settings: Settings) -> Engine:
@@ -65,18 +64,19 @@ class Core:
         self.indexes: dict[str, Index] = {}
         self.gate = Gate()
         self.roots: tuple[str, ...] = ()
-        self._workers = 1
+        self.workers = 1
         self._batcher: Batcher | None = None
         # Searches beside each other; what goes through a model outside the batcher one after the other.
         self.searching: Aside
         self.aside: Aside
+        self._cache: VectorCache | None = None
         self._failure: str | None = None
         self._loading: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Begin to load; returns at once."""
         settings = self._settings()
-        self.limits, self.roots, self._workers = settings.limits, settings.roots, settings.workers
+        self.limits, self.roots, self.workers = settings.limits, settings.roots, settings.workers
         self.gate = Gate(settings.keys, settings.origins)
         self._engines, self.indexes = {}, {}
         self._engine = self._batcher = self._failure = None
@@ -101,6 +101,8 @@ class Core:
                 self._engines[name] = await asyncio.to_thread(engine.further, name, path)
             self.indexes = await asyncio.to_thread(open_indexes, settings.indexes)
             meters = Meters.of_this_process()
+            if self.limits.cache_mb:
+                self._cache = VectorCache(self.limits.cache_mb * 2**20, meters.cache)
             self._batcher = Batcher(
                 self._run,
                 max_batch=engine.max_batch,
@@ -164,38 +166,13 @@ class Core:
                 return engine
         raise Refusal(404, f"no model is served as {model[:100]!r}; served: {', '.join(self._engines)}")
 
-    async def add_model(self, name: str, given: str) -> Engine:
-        """Serve one more model from below an allow-listed folder; its name is free, or names the same one."""
-        default = self._addable()
-        path = below_roots(self.roots, given)
-        try:
-            engine = await asyncio.to_thread(default.further, name, str(path))
-        except CanvasError as problem:
-            raise refused(problem) from problem
-        held = self._engines.get(name)
-        if held is not None and held.encoder.sha256 != engine.encoder.sha256:
-            raise Refusal(409, f"another model is served as {name!r}; give another name")
+    def every_engine(self) -> Iterator[Engine]:
+        """All models, those too that are not served by name."""
+        return iter(self._engines.values())
+
+    def serve_too(self, name: str, engine: Engine) -> Engine:
+        """Serve a model under a name; the one that has the name already where that is so."""
         return self._engines.setdefault(name, engine)
-
-    async def add_volume(self, name: str, given: str) -> HostedVolume:
-        """Register one more volume from below an allow-listed folder, for every model that fits it."""
-        default = self._addable()
-        path = below_roots(self.roots, given)
-        if name in default.volumes:
-            raise Refusal(409, f"a volume is registered as {name!r}; give another name")
-        try:
-            hosted = await asyncio.to_thread(default.host, name, str(path))
-        except CanvasError as problem:
-            raise refused(problem) from problem
-        for engine in self._engines.values():
-            if (fitting := engine.fitting(name, hosted.volume)) is not None:
-                engine.volumes[name] = fitting
-        return default.volumes[name]
-
-    def _addable(self) -> Engine:
-        if self._workers > 1:
-            raise Refusal(403, "with several workers models and volumes are named at the start")
-        return self.engine
 
     async def embed(
         self,
@@ -206,11 +183,16 @@ class Core:
         model: str | None = None,
     ) -> np.ndarray:
         """Embeddings (n, d) of crops as they came over the wire; their values are checked here."""
-        engine = self.engine_for(model)
-        key = _key(engine, pool, layer)
+        return await self.embed_by(self.engine_for(model), crops, window, pool, layer)
+
+    async def embed_by(
+        self, engine: Engine, crops: np.ndarray, window: Window | None, pool: str | None, layer: int | None
+    ) -> np.ndarray:
+        """The same by a model that need not be among those that are served by name."""
+        key = key_of(engine, pool, layer)
         try:
             engine.check_kind(crops.dtype, crops.shape, window)
-            self._check_reply(engine, key, len(crops))
+            self.check_reply(engine, key, len(crops))
             if window is None:
                 crops = await asyncio.to_thread(engine.check, crops, None)
         except CanvasError as problem:
@@ -218,7 +200,7 @@ class Core:
         # Raw integers stay as they came until their batch, which halves what a full queue holds.
         prepare = None if window is None else (lambda part: engine.check(part, window))
         crops = crops.reshape(len(crops), 1, *crops.shape[-3:])
-        return await self._submit(key, crops, prepare)
+        return await self.vectors(engine, key, crops, prepare, window)
 
     def volume(self, engine: Engine, name: str) -> HostedVolume:
         """A registered volume as a model reads it; Refusal for one that is not there or does not fit it."""
@@ -232,72 +214,44 @@ class Core:
             raise Refusal(404, f"no volume is registered as {name[:100]!r}; registered: {names}")
         return hosted
 
-    async def embed_points(
-        self,
-        volume: str,
-        points_zyx: list[list[float]],
-        pool: str | None,
-        layer: int | None = None,
-        model: str | None = None,
-    ) -> np.ndarray:
-        """Embeddings (n, d) of the crops around points of a registered volume, rows in the order given."""
-        engine = self.engine_for(model)
-        hosted, key = self.volume(engine, volume), _key(engine, pool, layer)
-        if len(points_zyx) > self.limits.max_points:
-            raise Refusal(
-                413,
-                f"{len(points_zyx)} points in one request; {self.limits.max_points} are the most, send fewer",
-            )
-        self._check_reply(engine, key, len(points_zyx))
-        try:
-            points = hosted.check(points_zyx)
-        except CanvasError as problem:
-            raise refused(problem) from problem
-        try:
-            async with asyncio.timeout(self.limits.deadline_s):
-                return await self._points(engine, hosted, points, key)
-        except TimeoutError as problem:
-            raise Refusal(
-                504, f"no answer within {self.limits.deadline_s:g} s; send fewer points"
-            ) from problem
-
-    def _check_reply(self, engine: Engine, key: Key, rows: int) -> None:
+    def check_reply(self, engine: Engine, key: Key, rows: int) -> None:
         """Refuse (413) a reply of more bytes than may come in: a vector for each patch is 64 times one."""
         size, most = 4 * rows * math.prod(engine.one_shape(key.pool)), self.limits.max_body_mb
         if size > most * 2**20:
             megabytes = f"{size / 2**20:,.2f} MB; {most:g} MB are the most"
             raise Refusal(413, f"the {key.pool} of {rows} crops are {megabytes}: send fewer")
 
-    async def _points(self, engine: Engine, hosted: HostedVolume, points: np.ndarray, key: Key) -> np.ndarray:
-        """While one batch is computed the next is read."""
-        out = np.empty((len(points), *engine.one_shape(key.pool)), np.float32)
-        batches = hosted.batches(points, engine.max_batch)
-        running: asyncio.Task[None] | None = None
-
-        async def one(rows: np.ndarray, crops: np.ndarray, patient: bool) -> None:
-            out[rows] = await self._submit(key, crops, None, patient)
-
-        try:
-            while (item := await asyncio.to_thread(_next_batch, hosted.name, batches)) is not None:
-                rows, crops = item
-                patient = running is not None
-                if running is not None:
-                    await running
-                running = asyncio.create_task(one(rows, crops, patient))
-            if running is not None:
-                await running
-        finally:
-            if running is not None:
-                running.cancel()
-                await asyncio.gather(running, return_exceptions=True)
-        return out
-
-    async def _submit(
+    async def vectors(
         self,
+        engine: Engine,
         key: Key,
         crops: np.ndarray,
-        prepare: Callable[[np.ndarray], np.ndarray] | None,
+        prepare: Prepare | None = None,
+        window: Window | None = None,
+        *,
         patient: bool = False,
+    ) -> np.ndarray:
+        """Embeddings of checked crops (n, 1, z, y, x), those that are not in the cache by the batcher.
+
+        `prepare` makes of them what the model takes; with the `window` that it applies it decides the result.
+        """
+        if self._cache is None:
+            return await self._submit(key, crops, prepare, patient)
+        about = (engine.encoder.sha256, key.pool, key.layer, window)
+        names = await asyncio.to_thread(self._cache.names, about, crops)
+        found = self._cache.find(names)
+        missing = [row for row, vector in enumerate(found) if vector is None]
+        if missing:
+            fresh = await self._submit(key, crops[missing], prepare, patient)
+            self._cache.keep([names[row] for row in missing], fresh)
+            if len(missing) == len(crops):
+                return fresh
+            for row, vector in zip(missing, fresh, strict=True):
+                found[row] = vector
+        return np.stack([vector for vector in found if vector is not None])
+
+    async def _submit(
+        self, key: Key, crops: np.ndarray, prepare: Prepare | None, patient: bool
     ) -> np.ndarray:
         assert self._batcher is not None
         deadline_s = self.limits.deadline_s
@@ -315,7 +269,8 @@ class Core:
             raise Refusal(503, str(problem), retry_after_s=5) from problem
 
 
-def _key(engine: Engine, pool: str | None, layer: int | None) -> Key:
+def key_of(engine: Engine, pool: str | None, layer: int | None) -> Key:
+    """What a batch of this has in common; Refusal (422) for a pooling or block that is not there."""
     try:
         return Key(engine.name, *engine.check_layer(pool, layer))
     except CanvasError as problem:
@@ -327,18 +282,6 @@ def open_indexes(paths: dict[str, str]) -> dict[str, Index]:
     from canvas_fm.inference.search import Index
 
     return {name: Index.open(path) for name, path in paths.items()}
-
-
-def _next_batch(name: str, batches: Iterator[Batch]) -> Batch | None:
-    """The next rows and crops; a volume that cannot be read is the server's fault, told without its path."""
-    try:
-        return next(batches, None)
-    except CanvasError as problem:
-        logger.exception("the volume %r cannot be read", name)
-        where = "; the server's log says why"
-        if isinstance(problem, DamagedStore):
-            where = f": array {problem.array!r}, chunk {problem.chunk!r} is damaged"
-        raise Refusal(500, f"the volume {name!r} cannot be read{where}") from problem
 
 
 async def unless_gone(gone: Awaitable[None], work: Awaitable[T]) -> T | None:

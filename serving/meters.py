@@ -35,6 +35,13 @@ class Meters:
             "canvas_fm_requests_in_progress", "Requests being answered", multiprocess_mode="livesum"
         )
 
+        self._cached = Counter(
+            "canvas_fm_cache_lookups", "Crops looked up in the cache of embeddings", ["found"]
+        )
+        self._cache_bytes = Gauge(
+            "canvas_fm_cache_bytes", "Bytes that the cache holds", multiprocess_mode="livesum"
+        )
+
     @staticmethod
     @cache
     def of_this_process() -> Meters:
@@ -60,6 +67,12 @@ class Meters:
     def queue(self, crops: int) -> None:
         """So many crops are held by the queue now."""
         self._queue.set(crops)
+
+    def cache(self, hits: int, misses: int, held_bytes: int) -> None:
+        """So many crops were found in the cache, so many not; what it holds now."""
+        self._cached.labels("yes").inc(hits)
+        self._cached.labels("no").inc(misses)
+        self._cache_bytes.set(held_bytes)
 
     def begun(self) -> None:
         """A request came in."""

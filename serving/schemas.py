@@ -49,6 +49,8 @@ class Limits(BaseModel):
     """Requests of one key that may come at once where `rate_per_s` is set."""
     stop_s: float = Field(default=30.0, gt=0)
     """What is being answered when the service is told to stop has so long; then it is given up."""
+    cache_mb: float = Field(default=0, ge=0)
+    """Embeddings kept for when the same crops come again, told by their content; 0 keeps none."""
     max_hits: int = Field(default=1000, gt=0)
     """Hits of one query of `/v1/search`."""
 
