@@ -129,6 +129,7 @@ def set_up_worker(settings: Settings) -> None:
     journal.set_up(settings.log)
     Traces.of_this_process().send_to(settings.traces)
     slow.Patient.header_s = settings.limits.header_s
+    slow.Patient.write_s = settings.limits.stall_s
     slow.Patient.most = settings.limits.max_connections
     if settings.supervisor is not None:
         _leave_with(settings.supervisor)

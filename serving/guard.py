@@ -26,7 +26,7 @@ from serving.meters import Meters
 from serving.schemas import Limits
 from serving.traces import Traces
 from serving.translate import HINTS, translated
-from serving.unpack import Gunzip, check_depth
+from serving.unpack import Gunzip, check_json
 
 logger = logging.getLogger(__name__)
 
@@ -153,11 +153,14 @@ class _Exchange:
         path, keys = self.scope["path"], self.guard.gate().keys
         if path in OPEN_PATHS:
             return
-        if keys:
-            self.holder = holder_of(keys, self.headers.get("authorization", ""))
-        if self.limits.rate_per_s is not None:
-            client = self.scope.get("client") or ("unknown",)
-            self.guard.buckets.take(self.holder or client[0], self.limits.rate_per_s, self.limits.burst)
+        try:
+            if keys:
+                self.holder = holder_of(keys, self.headers.get("authorization", ""))
+        finally:  # wrong keys count too, for the address that they come from
+            if self.limits.rate_per_s is not None:
+                client = self.scope.get("client") or ("unknown",)
+                who = f"key {self.holder}" if self.holder else f"address {client[0]}"
+                self.guard.buckets.take(who, self.limits.rate_per_s, self.limits.burst)
 
     def check_headers(self) -> None:
         """What can be refused before a byte of the body is read."""
@@ -177,7 +180,7 @@ class _Exchange:
         return Refusal(413, f"the body is larger than {self.most_mb:g} MB; send it in smaller pieces")
 
     async def receive(self) -> Message:
-        """The body, unpacked and counted; JSON in one piece, after its depth was looked at."""
+        """The body, unpacked and counted; JSON in one piece, after its size and depth were looked at."""
         if self.media_type != "application/json" or self.whole:
             return await self._piece()
         body = bytearray()
@@ -189,7 +192,7 @@ class _Exchange:
             if not message.get("more_body", False):
                 break
         try:
-            check_depth(bytes(body))
+            check_json(bytes(body), self.limits.max_json_values)
         except Refusal as refusal:
             self._give_up(refusal)
         return {"type": "http.request", "body": bytes(body), "more_body": False}

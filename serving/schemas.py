@@ -21,6 +21,8 @@ class Limits(BaseModel):
     """Largest body of `/v1/embed`."""
     max_json_mb: float = Field(default=32, gt=0)
     """Largest JSON body."""
+    max_json_values: int = Field(default=2_000_000, gt=0)
+    """Values of one JSON body: each takes many times the memory that its text does."""
     max_inflight_mb: float = Field(default=1024, gt=0)
     """Bodies of all requests that are being worked on together."""
     max_json_crops: int = Field(default=64, gt=0)
@@ -40,7 +42,7 @@ class Limits(BaseModel):
     max_connections: int = Field(default=2048, gt=0)
     """Connections at once; more are told 503."""
     stall_s: float = Field(default=30.0, gt=0)
-    """A body that brings no byte for so long is given up."""
+    """A body that brings no byte for so long is given up, and a reply of which nothing is read."""
     body_s: float = Field(default=300.0, gt=0)
     """A body that is not all there after so long is given up."""
     rate_per_s: float | None = Field(default=None, gt=0)

@@ -1,6 +1,7 @@
-"""Connections that are opened and then say little: their headers have a time limit, their number too.
+"""Connections that are opened and then say or read little: time limits for headers and replies, and a number.
 
-uvicorn limits neither: a client that sends a header a minute holds a connection for ever.
+uvicorn limits none of them: a client that sends a header a minute holds a connection for ever, and one that
+does not read its reply holds the reply too.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ _FULL = (
     b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n"
 )
 
+_LEAST = 64 * 2**10  # bytes of a reply that have to be read within `write_s`, unless it is all
+
 _usual: Any = auto.AutoHTTPProtocol
 
 
@@ -22,8 +25,10 @@ class Patient(_usual):
     """uvicorn's protocol with a time limit for the headers, from the connection or their first byte on."""
 
     header_s = 10.0
-    most = 2048  # both are set by the service's limits
+    write_s = 30.0
+    most = 2048  # these are set by the service's limits
     _timer: asyncio.TimerHandle | None = None
+    _reading: asyncio.TimerHandle | None = None  # looks whether the client reads
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -46,7 +51,31 @@ class Patient(_usual):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._done()
+        self._all_read()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._look_later(self.transport.get_write_buffer_size())
+
+    def resume_writing(self) -> None:
+        self._all_read()
+        super().resume_writing()
+
+    def _look_later(self, unread: int) -> None:
+        self._reading = self.loop.call_later(self.write_s, self._look, unread)
+
+    def _look(self, unread: int) -> None:
+        left = self.transport.get_write_buffer_size()
+        if left > unread - _LEAST:
+            self.transport.abort()  # closing would wait until all of it is read
+        else:
+            self._look_later(left)
+
+    def _all_read(self) -> None:
+        if self._reading is not None:
+            self._reading.cancel()
+            self._reading = None
 
     def _wait(self) -> None:
         self._timer = self.loop.call_later(self.header_s, self._late)

@@ -46,6 +46,14 @@ class Gunzip:
             raise Refusal(400, "the gzip body ends before its end")
 
 
+def check_json(body: bytes, most_values: int, most_depth: int = MOST_DEPTH) -> None:
+    """Refuse JSON of too many values (413) or nested too deep (422), before anything parses it."""
+    values = body.count(b",") + 1
+    if values > most_values:
+        raise Refusal(413, f"the JSON holds {values} values; {most_values} are the most, send .npy or less")
+    check_depth(body, most_depth)
+
+
 def check_depth(body: bytes, most: int = MOST_DEPTH) -> None:
     """Refuse JSON (422) whose lists and objects stand more than `most` deep, before anything parses it."""
     brackets = _STRINGS.sub(b"", body).translate(None, _NOT_BRACKETS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gzip
+import hashlib
 import hmac
 import json
 import logging
@@ -189,6 +190,17 @@ def test_rates_are_kept_by_the_service(start) -> None:
     assert client.get("/readyz").status_code == 200
 
 
+def test_wrong_keys_are_counted_by_address(start) -> None:
+    """Who guesses keys is soon told to wait, and nobody who has one with it."""
+    digest = hashlib.sha256(KEYS["lab"].encode()).hexdigest()
+    client = start(rate_per_s=0.01, burst=20, more={"keys": {"lab": digest}})
+    wrong = [{"Authorization": f"Bearer guess-number-{number:09}"} for number in range(25)]
+    codes = [client.get("/v1/info", headers=header).status_code for header in wrong]
+    assert codes == [401] * 20 + [429] * 5
+    right = {"Authorization": f"Bearer {KEYS['lab']}"}
+    assert client.get("/v1/info", headers=right).status_code == 200
+
+
 # --- web pages
 
 
@@ -264,6 +276,13 @@ def test_broken_gzip_is_a_sentence(client, body: bytes, message: str) -> None:
 def test_json_has_a_depth(client, path: str) -> None:
     for body in (b"[" * 100_000, b'{"a":' * 50_000, b'{"crops": ' + b"[" * 40 + b"]" * 40 + b"}"):
         refused(client.post(path, content=body, headers=JSON), 422, "nested more than 32 deep")
+
+
+@pytest.mark.parametrize("path", ["/embed_json", "/v1/embed/points", "/v1/search"])
+def test_json_has_a_number_of_values(client, path: str) -> None:
+    """A few megabytes of empty lists would become half a gigabyte of them."""
+    body = b'{"points_zyx": [' + b"[]," * 2_000_000 + b"[]]}"
+    refused(client.post(path, content=body, headers=JSON), 413, "2000001 values; 2000000 are the most")
 
 
 def test_brackets_in_strings_neither_count_nor_hide() -> None:
@@ -383,14 +402,15 @@ def test_figures_are_not_labelled_by_what_strangers_send(client) -> None:
 
 
 @contextlib.contextmanager
-def listening(header_s: float, most: int = 4096) -> Iterator[int]:
+def listening(header_s: float, most: int = 4096, write_s: float = 30, reply: bytes = b"ok") -> Iterator[int]:
     """A server with our protocol around an app that answers at once."""
 
     async def app(scope, receive, send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
-        await send({"type": "http.response.body", "body": b"ok"})
+        length = str(len(reply)).encode()
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", length)]})
+        await send({"type": "http.response.body", "body": reply})
 
-    protocol = type("Hasty", (Patient,), {"header_s": header_s, "most": most})
+    protocol = type("Hasty", (Patient,), {"header_s": header_s, "most": most, "write_s": write_s})
     config = uvicorn.Config(app, port=0, http=protocol, log_config=None, lifespan="off")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve()), daemon=True)
@@ -455,6 +475,38 @@ def test_there_is_an_end_to_connections() -> None:
         assert ask(port).startswith(b"HTTP/1.1 200")
         for connection in held:
             connection.close()
+
+
+def unread_by(port: int) -> socket.socket:
+    """A connection that asked and takes next to nothing of its answer."""
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.settimeout(20)
+    connection.connect(("127.0.0.1", port))
+    connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    return connection
+
+
+def ends(connection: socket.socket, pause_s: float = 0.0) -> int:
+    """Bytes until the connection ends, read in pieces of a megabyte."""
+    count = 0
+    with contextlib.suppress(ConnectionError):
+        while more := connection.recv(2**20):
+            count += len(more)
+            time.sleep(pause_s)
+    return count
+
+
+def test_a_reply_that_nobody_reads_is_let_go() -> None:
+    large = bytes(40 * 2**20)
+    with listening(header_s=20, write_s=0.3, reply=large) as port:
+        with unread_by(port) as connection:
+            time.sleep(1.5)
+            assert ends(connection) < len(large)  # what was on its way, and no more
+        with unread_by(port) as slow:  # a slow reader is no offence
+            slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**20)
+            slow.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            assert ends(slow, pause_s=0.02) > 2 * len(large)
 
 
 # --- what is known at once
