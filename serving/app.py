@@ -151,7 +151,7 @@ async def reconstruct(core: Core, request: Request) -> Response:
     except ValueError as problem:
         raise Refusal(422, f"mask_ratio is {ratio!r:.50}; it has to be a number between 0 and 1") from problem
     window, model = window_of(values), values.get("model")
-    crops = await read_crops(core, request, window, model)
+    crops = await read_crops(core, request, window, model, queued=False)
     if len(crops) > 8:
         raise Refusal(413, f"{len(crops)} crops in one request; 8 are the most here")
     engine, seed = core.engine_for(model), whole_number(values, "seed") or 0

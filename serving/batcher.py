@@ -29,10 +29,10 @@ Prepare = Callable[[np.ndarray], np.ndarray]
 
 
 class QueueFull(Exception):
-    """More rows are waiting than the queue holds; `retry_after_s` is when there should be room."""
+    """More rows are waiting than may wait; `retry_after_s` is when there should be room."""
 
-    def __init__(self, waiting: int, most: int, retry_after_s: int) -> None:
-        super().__init__(f"{waiting} crops are waiting, {most} are the most; come back in {retry_after_s} s")
+    def __init__(self, waiting: str, retry_after_s: int) -> None:
+        super().__init__(f"{waiting}; come back in {retry_after_s} s")
         self.retry_after_s = retry_after_s
 
 
@@ -96,6 +96,7 @@ class Batcher:
         *,
         max_batch: int = 64,
         max_rows: int = 8192,
+        max_wait_s: float = math.inf,
         wait_s: float = 0.003,
         observe: Callable[[int, float], None] | None = None,
         held: Callable[[int], None] = lambda rows: None,
@@ -105,10 +106,11 @@ class Batcher:
         self._run, self._observe, self._tell_held = run, observe, held
         self._mark, self._around = mark, around
         self.max_batch, self.max_rows, self.wait_s = max_batch, max_rows, wait_s
+        self.max_wait_s = max_wait_s
         self._queue: deque[_Job] = deque()
         self._jobs: set[_Job] = set()  # those in the queue and those in the worker's hands
         self._held = 0
-        self._rate = 0.0  # rows a second, smoothed
+        self._rate = 0.0  # rows a second of batches that are not small, smoothed
         self._work, self._freed = asyncio.Event(), asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
         self._loop_task: asyncio.Task[None] | None = None
@@ -157,17 +159,35 @@ class Batcher:
         """
         count = len(rows)
         assert count, "a request without rows is refused before it comes here"
-        if count > self.max_rows:
-            raise TooManyRows(f"{count} crops in one request; {self.max_rows} are the most")
+        if not patient:
+            self.check_room(count)
         try:
             async with asyncio.timeout(deadline_s):
                 while self._held + count > self.max_rows and not self._closing:
-                    if not patient:
-                        raise QueueFull(self._held, self.max_rows, self._drain_s(count))
                     await self._freed.wait()
                 return await self._enqueue(key, rows, prepare)
         except TimeoutError as problem:
             raise DeadlinePassed(f"no answer within {deadline_s:g} s") from problem
+
+    def check_room(self, count: int) -> None:
+        """Refuse `count` rows that would not be taken in now: TooManyRows, or QueueFull.
+
+        What waits is counted in rows, and in the seconds that it takes at the rate of the last batches.
+        """
+        if count > self.max_rows:
+            raise TooManyRows(f"{count} crops in one request; {self.max_rows} are the most")
+        if self._closing:
+            return
+        over = self._held + count - self.max_rows
+        drain_s = over / self._rate if self._rate else 0.0
+        if over > 0:
+            said = f"{self._held} crops are waiting, {self.max_rows} are the most"
+            raise QueueFull(said, min(60, max(1, math.ceil(drain_s))))
+        wait_s = self._held / self._rate if self._rate else 0.0
+        if wait_s > self.max_wait_s:
+            most = f"{self.max_wait_s:g} s are the most"
+            said = f"{self._held} crops are waiting, {wait_s:.3g} s of work; {most}"
+            raise QueueFull(said, min(60, max(1, math.ceil(wait_s - self.max_wait_s))))
 
     async def _enqueue(self, key: Hashable, rows: np.ndarray, prepare: Prepare | None) -> np.ndarray:
         if self._closing or not self.alive:
@@ -193,11 +213,6 @@ class Batcher:
         self._tell_held(self._held)
         self._freed.set()
         self._freed = asyncio.Event()
-
-    def _drain_s(self, count: int) -> int:
-        """Whole seconds until `count` rows should find room."""
-        over = self._held + count - self.max_rows
-        return min(60, max(1, math.ceil(over / self._rate))) if self._rate else 1
 
     async def _serve(self) -> None:
         while True:
@@ -254,8 +269,9 @@ class Batcher:
             self._release(part.job, len(part.rows))
             _settle(part.job, outcome)
         rows, seconds = sum(len(part.rows) for part in batch), time.monotonic() - began
-        rate = rows / max(seconds, 1e-6)
-        self._rate = rate if not self._rate else 0.8 * self._rate + 0.2 * rate
+        if 2 * rows >= self.max_batch:  # one of few rows takes as long and says little of a full queue
+            rate = rows / max(seconds, 1e-6)
+            self._rate = rate if not self._rate else 0.8 * self._rate + 0.2 * rate
         if self._observe:
             self._observe(rows, seconds)
 

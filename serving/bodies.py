@@ -40,8 +40,13 @@ async def read_model(request: Request, kind: type[B]) -> B:
         raise Refusal(status, describe(list(problem.errors()))) from problem
 
 
-async def read_crops(core: Core, request: Request, window: Window | None, model: str | None) -> np.ndarray:
-    """The array of the body. What the header alone makes impossible is refused before the rest is read."""
+async def read_crops(
+    core: Core, request: Request, window: Window | None, model: str | None, *, queued: bool = True
+) -> np.ndarray:
+    """The array of the body. What the header alone makes impossible is refused before the rest is read.
+
+    So is what the queue has no room for, where the crops are `queued`.
+    """
     kind = media_type(request)
     if kind == SAFETENSORS:
         return _from_safetensors(core, await request.body(), window, model)
@@ -56,6 +61,8 @@ async def read_crops(core: Core, request: Request, window: Window | None, model:
         body += chunk
         if header is None and (header := npy.read_header(body)) is not None:
             _check_header(core, header.dtype, header.shape, header.total, window, model)
+            if queued:
+                core.check_room(header.shape[0])
         if header is not None and len(body) > header.total:
             break
     if header is None:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Awaitable, Callable, Hashable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
@@ -107,6 +108,7 @@ class Core:
                 self._run,
                 max_batch=engine.max_batch,
                 max_rows=self.limits.max_queue_crops,
+                max_wait_s=self.limits.max_wait_s,
                 wait_s=self.limits.wait_ms / 1000,
                 observe=meters.batch,
                 held=meters.queue,
@@ -250,23 +252,35 @@ class Core:
                 found[row] = vector
         return np.stack([vector for vector in found if vector is not None])
 
+    def check_room(self, rows: int) -> None:
+        """Refuse crops that the queue would not take in, before they are all there; a cache may hold them."""
+        if self._batcher is not None and self._cache is None:
+            with _queue_refusals():
+                self._batcher.check_room(rows)
+
     async def _submit(
         self, key: Key, crops: np.ndarray, prepare: Prepare | None, patient: bool
     ) -> np.ndarray:
         assert self._batcher is not None
         deadline_s = self.limits.deadline_s
-        try:
+        with _queue_refusals():
             return await self._batcher.submit(
                 key, crops, prepare=prepare, deadline_s=deadline_s, patient=patient
             )
-        except TooManyRows as problem:
-            raise Refusal(413, f"{problem}; send it in smaller pieces") from problem
-        except QueueFull as problem:
-            raise Refusal(429, str(problem), retry_after_s=problem.retry_after_s) from problem
-        except DeadlinePassed as problem:
-            raise Refusal(504, f"{problem}; send fewer crops in one request") from problem
-        except Stopped as problem:
-            raise Refusal(503, str(problem), retry_after_s=5) from problem
+
+
+@contextmanager
+def _queue_refusals() -> Iterator[None]:
+    try:
+        yield
+    except TooManyRows as problem:
+        raise Refusal(413, f"{problem}; send it in smaller pieces") from problem
+    except QueueFull as problem:
+        raise Refusal(429, str(problem), retry_after_s=problem.retry_after_s) from problem
+    except DeadlinePassed as problem:
+        raise Refusal(504, f"{problem}; send fewer crops in one request") from problem
+    except Stopped as problem:
+        raise Refusal(503, str(problem), retry_after_s=5) from problem
 
 
 def key_of(engine: Engine, pool: str | None, layer: int | None) -> Key:

@@ -22,10 +22,12 @@ class Doubler:
         self.gate = threading.Event()
         self.gate.set()
         self.begun = threading.Event()
+        self.slow_s = 0.0
 
     def __call__(self, key: Hashable, rows: np.ndarray) -> np.ndarray:
         self.begun.set()
         self.gate.wait(10)
+        time.sleep(self.slow_s)
         self.threads.add(threading.get_ident())
         self.batches.append((key, rows[:, 0].tolist()))
         if (rows == -1).any():
@@ -113,6 +115,25 @@ def test_a_small_request_does_not_wait_for_all_of_a_large_one() -> None:
 
     served = [batch for _, batch in run(scenario, max_batch=4).batches]
     assert [99 in batch for batch in served].index(True) == 2  # after the first four of the large one
+
+
+def test_what_waits_is_limited_in_seconds_too() -> None:
+    """At some 40 rows a second there is room for what takes 0.4 s, whatever one of one row took before."""
+
+    async def scenario(batcher: Batcher, model: Doubler) -> None:
+        await batcher.submit("k", rows(1))  # a batch of one row says nothing of a full queue
+        model.slow_s = 0.1
+        await batcher.submit("k", rows(1, 2, 3, 4))
+        taken = [asyncio.create_task(batcher.submit("k", rows(*[value] * 4))) for value in range(4)]
+        await asyncio.sleep(0)
+        taken.append(asyncio.create_task(batcher.submit("k", rows(5))))
+        await asyncio.sleep(0)
+        with pytest.raises(QueueFull, match=r"1[67] crops are waiting, 0\.\d+ s of work; 0.4 s are the most"):
+            batcher.check_room(1)
+        await asyncio.gather(*taken, return_exceptions=True)
+        await batcher.submit("k", rows(1, 2, 3, 4))  # and there is room again
+
+    run(scenario, max_batch=4, max_wait_s=0.4)
 
 
 def test_a_request_that_fails_fails_alone() -> None:
