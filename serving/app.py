@@ -13,15 +13,16 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from canvas_fm.errors import CanvasError
-from serving import additions, npy, points
-from serving.bodies import GONE, gone, media_type, read_crops, read_model, reply
+from serving import additions, npy, points, refine_routes
+from serving.bodies import GONE, decoded, gone, media_type, read_crops, read_model, reply
 from serving.core import Core, unless_gone
 from serving.document import document
 from serving.errors import Refusal, refused
 from serving.finder import check_search, find_index, search
 from serving.meters import Meters
 from serving.options import Options, embed_options, given, whole_number, window_of
-from serving.schemas import Addition, IndexInfo, PointsRequest, SearchRequest
+from serving.schemas import Addition, EmbedRequest, IndexInfo, PointsRequest, SearchRequest
+from serving.whitening import check_whitening
 
 
 def create_app(core: Core) -> Starlette:
@@ -71,6 +72,7 @@ async def info(core: Core, request: Request) -> Response:
         )
         for name, index in core.indexes.items()
     }
+    said.refiners = {name: hosted.info() for name, hosted in core.refiners.items()}
     return JSONResponse(said.model_dump(mode="json"))
 
 
@@ -98,8 +100,19 @@ async def add_volume(core: Core, request: Request) -> Response:
 
 async def embed(core: Core, request: Request) -> Response:
     """Crops in, embeddings out."""
-    options = embed_options(request)
-    crops = await read_crops(core, request, options.window, options.model)
+    core.engine  # noqa: B018  not ready is said before the body is read
+    if media_type(request) == "application/json":
+        given(request, ())
+        asked = await read_model(request, EmbedRequest)
+        options = Options(
+            asked.pool, asked.layer, asked.model, asked.normalize, asked.dtype, asked.window, asked.whiten
+        )
+        check_whitening(core, options)
+        crops = await decoded(core, asked.crops, options.window, core.engine_for(options.model))
+    else:
+        options = embed_options(request)
+        check_whitening(core, options)
+        crops = await read_crops(core, request, options.window, core.engine_for(options.model))
     work = core.embed(crops, options.window, options.pool, options.layer, options.model)
     return await reply(core, request, await unless_gone(gone(request), work), options)
 
@@ -109,7 +122,8 @@ async def embed_points(core: Core, request: Request) -> Response:
     given(request, ())
     core.engine  # noqa: B018  not ready is said before the body is read
     asked = await read_model(request, PointsRequest)
-    options = Options(asked.pool, asked.layer, asked.model, asked.normalize, asked.dtype)
+    options = Options(asked.pool, asked.layer, asked.model, asked.normalize, asked.dtype, whiten=asked.whiten)
+    check_whitening(core, options)
     work = points.embed_points(core, asked.volume, asked.points_zyx, asked.pool, asked.layer, asked.model)
     return await reply(core, request, await unless_gone(gone(request), work), options)
 
@@ -130,7 +144,7 @@ async def search_route(core: Core, request: Request) -> Response:
         asked = SearchRequest(index=values.get("index"), k=10 if k is None else k, where=where)
         _, index = find_index(core, asked.index)
         window = window_of(values)
-        crops = await read_crops(core, request, window, index.encoder_sha256)
+        crops = await read_crops(core, request, window, core.engine_for(index.encoder_sha256))
         check_search(core, asked, len(crops))
         work = core.embed(crops, window, index.pool, index.layer, index.encoder_sha256)
         vectors = await unless_gone(gone(request), work)
@@ -151,10 +165,11 @@ async def reconstruct(core: Core, request: Request) -> Response:
     except ValueError as problem:
         raise Refusal(422, f"mask_ratio is {ratio!r:.50}; it has to be a number between 0 and 1") from problem
     window, model = window_of(values), values.get("model")
-    crops = await read_crops(core, request, window, model, queued=False)
+    engine = core.engine_for(model)
+    crops = await read_crops(core, request, window, engine, queued=False)
     if len(crops) > 8:
         raise Refusal(413, f"{len(crops)} crops in one request; 8 are the most here")
-    engine, seed = core.engine_for(model), whole_number(values, "seed") or 0
+    seed = whole_number(values, "seed") or 0
     work = core.aside.run(
         lambda: engine.reconstruct(engine.check(crops, window), mask_ratio, seed),
         deadline_s=core.limits.deadline_s,
@@ -193,6 +208,7 @@ ROUTES: list[tuple[str, str, Callable[[Core, Request], Awaitable[Response]]]] = 
     ("POST", "/volumes", add_volume),
     ("POST", "/embed", embed),
     ("POST", "/embed/points", embed_points),
+    *refine_routes.ROUTES,
     ("POST", "/search", search_route),
     ("POST", "/reconstruct", reconstruct),
     ("GET", "/openapi.json", openapi),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import binascii
 import json
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ValidationError
@@ -16,7 +18,12 @@ from serving import npy
 from serving.core import Core, Window
 from serving.errors import Refusal, refused
 from serving.options import Options
+from serving.schemas import EncodedCrops
 from serving.translate import describe
+from serving.whitening import whitened
+
+if TYPE_CHECKING:
+    from serving.engine import Engine
 
 NPY_TYPES = (npy.MEDIA_TYPE, "application/octet-stream")
 SAFETENSORS = "application/x-safetensors"
@@ -41,7 +48,7 @@ async def read_model(request: Request, kind: type[B]) -> B:
 
 
 async def read_crops(
-    core: Core, request: Request, window: Window | None, model: str | None, *, queued: bool = True
+    core: Core, request: Request, window: Window | None, engine: Engine, *, queued: bool = True
 ) -> np.ndarray:
     """The array of the body. What the header alone makes impossible is refused before the rest is read.
 
@@ -49,7 +56,7 @@ async def read_crops(
     """
     kind = media_type(request)
     if kind == SAFETENSORS:
-        return _from_safetensors(core, await request.body(), window, model)
+        return _from_safetensors(core, await request.body(), window, engine)
     if kind not in NPY_TYPES:
         raise Refusal(
             415,
@@ -60,7 +67,7 @@ async def read_crops(
     async for chunk in request.stream():
         body += chunk
         if header is None and (header := npy.read_header(body)) is not None:
-            _check_header(core, header.dtype, header.shape, header.total, window, model)
+            _check_header(core, header.dtype, header.shape, header.total, window, engine)
             if queued:
                 core.check_room(header.shape[0])
         if header is not None and len(body) > header.total:
@@ -70,7 +77,21 @@ async def read_crops(
     return npy.read_values(body, header)
 
 
-def _from_safetensors(core: Core, body: bytes, window: Window | None, model: str | None) -> np.ndarray:
+async def decoded(core: Core, given: EncodedCrops, window: Window | None, engine: Engine) -> np.ndarray:
+    """Crops that came as base64 inside JSON; Refusal where the text is none, or of another length."""
+    dtype, shape = np.dtype(given.dtype).newbyteorder("<"), tuple(given.shape)
+    total = int(np.prod(shape, dtype=object)) * dtype.itemsize
+    _check_header(core, dtype, shape, total, window, engine)
+    try:
+        data = await asyncio.to_thread(base64.b64decode, given.base64, validate=True)
+    except (binascii.Error, ValueError) as problem:
+        raise Refusal(422, f"crops.base64 is no base64: {problem}") from problem
+    if len(data) != total:
+        raise Refusal(422, f"crops.base64 holds {len(data)} bytes; {given.dtype} of shape {shape} is {total}")
+    return np.frombuffer(data, dtype).reshape(shape)
+
+
+def _from_safetensors(core: Core, body: bytes, window: Window | None, engine: Engine) -> np.ndarray:
     """The one tensor, `crops`, of a safetensors body."""
     length = int.from_bytes(body[:8], "little")
     if len(body) < 8 or length > min(len(body) - 8, 100_000):
@@ -90,7 +111,7 @@ def _from_safetensors(core: Core, body: bytes, window: Window | None, model: str
     total = int(np.prod(shape, dtype=object)) * dtype.itemsize
     if (first, last) != (0, total) or len(body) != 8 + length + total:
         raise Refusal(400, f"the safetensors promises {total} bytes for shape {shape}; others were sent")
-    _check_header(core, dtype, shape, total, window, model)
+    _check_header(core, dtype, shape, total, window, engine)
     return np.frombuffer(body, dtype, offset=8 + length).reshape(shape)
 
 
@@ -100,11 +121,10 @@ def _check_header(
     shape: tuple[int, ...],
     total: int,
     window: Window | None,
-    model: str | None,
+    engine: Engine,
 ) -> None:
     if total > core.limits.max_body_mb * 2**20:
-        raise Refusal(413, f"the .npy promises {total} bytes; {core.limits.max_body_mb:g} MB are the most")
-    engine = core.engine_for(model)
+        raise Refusal(413, f"the array promises {total} bytes; {core.limits.max_body_mb:g} MB are the most")
     try:
         engine.check_kind(dtype, shape, window)
     except CanvasError as problem:
@@ -121,6 +141,8 @@ async def reply(core: Core, request: Request, vectors: np.ndarray | None, option
     """Embeddings as `.npy`, or as JSON or safetensors where the client names that first."""
     if vectors is None:
         raise Refusal(400, GONE)
+    if options.whiten is not None:
+        vectors = await whitened(core, vectors, options.whiten)
     vectors = options.finished(vectors)
     sha256 = core.engine_for(options.model).encoder.sha256
     headers = {"X-Model": sha256}

@@ -7,6 +7,7 @@ import logging
 import math
 from collections.abc import Awaitable, Callable, Hashable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
@@ -22,8 +23,12 @@ from serving.schemas import Limits, Settings
 from serving.traces import Traces
 
 if TYPE_CHECKING:  # torch is imported by the thread that loads the model, while the port already answers
+    from canvas_fm.data.volume import Volume
+    from canvas_fm.heads.whiten import Whitening
     from canvas_fm.inference.search import Index
+    from canvas_fm.models.checkpoint import Detector
     from serving.engine import Engine, HostedVolume
+    from serving.refining import HostedRefiner
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +67,10 @@ class Core:
         self.limits = Limits()
         self._engine: Engine | None = None
         self._engines: dict[str, Engine] = {}
+        self.detectors: dict[str, Detector] = {}
         self.indexes: dict[str, Index] = {}
+        self.refiners: dict[str, HostedRefiner] = {}
+        self.whitenings: dict[str, tuple[Index, Whitening]] = {}
         self.gate = Gate()
         self.roots: tuple[str, ...] = ()
         self.workers = 1
@@ -79,7 +87,7 @@ class Core:
         settings = self._settings()
         self.limits, self.roots, self.workers = settings.limits, settings.roots, settings.workers
         self.gate = Gate(settings.keys, settings.origins)
-        self._engines, self.indexes = {}, {}
+        self._engines, self.detectors, self.indexes, self.refiners = {}, {}, {}, {}
         self._engine = self._batcher = self._failure = None
         self.searching, self.aside = Aside("search", threads=2, most=128), Aside("aside", most=32)
         self._loading = asyncio.create_task(self._open(settings), name="load the model")
@@ -98,9 +106,7 @@ class Core:
         try:
             engine = await asyncio.to_thread(self._load, settings)
             self._engines[engine.name] = engine
-            for name, path in settings.models.items():
-                self._engines[name] = await asyncio.to_thread(engine.further, name, path)
-            self.indexes = await asyncio.to_thread(open_indexes, settings.indexes)
+            await asyncio.to_thread(self._open_further, engine, settings)
             meters = Meters.of_this_process()
             if self.limits.cache_mb:
                 self._cache = VectorCache(self.limits.cache_mb * 2**20, meters.cache)
@@ -123,9 +129,23 @@ class Core:
             logger.exception("the model could not be loaded")
             self._fail(f"the model could not be loaded: {type(problem).__name__}: {problem}")
 
+    def _open_further(self, engine: Engine, settings: Settings) -> None:
+        from canvas_fm.inference.search import Index
+        from canvas_fm.models.checkpoint import load
+        from canvas_fm.models.folder import read_kind
+        from serving.refining import open_refiners
+
+        for name, path in settings.models.items():
+            if read_kind(Path(path))[0] == "detector":  # for refiners that judge by what it sees
+                self.detectors[name] = load(path, device=engine.encoder.device, kind="detector")
+            else:
+                self._engines[name] = engine.further(name, path)
+        self.indexes = {name: Index.open(path) for name, path in settings.indexes.items()}
+        self.refiners = open_refiners(self, engine, settings)
+
     def _run(self, key: Hashable, crops: np.ndarray) -> np.ndarray:
         assert isinstance(key, Key)
-        engine = self._engines[key.model]
+        engine = next(each for each in self.every_engine() if each.name == key.model)
         return (
             engine.embed(key.pool, crops) if key.layer is None else engine.embed(key.pool, crops, key.layer)
         )
@@ -169,12 +189,17 @@ class Core:
         raise Refusal(404, f"no model is served as {model[:100]!r}; served: {', '.join(self._engines)}")
 
     def every_engine(self) -> Iterator[Engine]:
-        """All models, those too that are not served by name."""
-        return iter(self._engines.values())
+        """All models, those too of refiners that are not served by name."""
+        behind = {hosted.engine.name: hosted.engine for hosted in self.refiners.values() if hosted.engine}
+        return iter(list((behind | self._engines).values()))
 
     def serve_too(self, name: str, engine: Engine) -> Engine:
         """Serve a model under a name; the one that has the name already where that is so."""
         return self._engines.setdefault(name, engine)
+
+    def registered(self, name: str) -> Volume:
+        """A registered volume; Refusal (404) where there is none of that name."""
+        return self.volume(self.engine, name).volume
 
     async def embed(
         self,
@@ -289,13 +314,6 @@ def key_of(engine: Engine, pool: str | None, layer: int | None) -> Key:
         return Key(engine.name, *engine.check_layer(pool, layer))
     except CanvasError as problem:
         raise refused(problem) from problem
-
-
-def open_indexes(paths: dict[str, str]) -> dict[str, Index]:
-    """The indexes that searches may name."""
-    from canvas_fm.inference.search import Index
-
-    return {name: Index.open(path) for name, path in paths.items()}
 
 
 async def unless_gone(gone: Awaitable[None], work: Awaitable[T]) -> T | None:

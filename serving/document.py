@@ -11,10 +11,13 @@ from serving.options import DTYPES, OUTPUTS
 from serving.schemas import (
     Addition,
     EmbeddingsReply,
+    EmbedRequest,
     Info,
     ModelInfo,
     PointsRequest,
     Pool,
+    RefineReply,
+    RefineRequest,
     SearchReply,
     SearchRequest,
     VolumeInfo,
@@ -49,7 +52,13 @@ _EMBED = [
     _parameter("pool", "default the model's own", type="string", enum=list(OUTPUTS)),
     _parameter("layer", "after how many blocks; default all", type="integer", minimum=0),
     _parameter("normalize", "vectors of length 1", type="boolean", default=False),
+    _parameter("whiten", "an index, by whose vectors they are whitened", type="string"),
     _parameter("dtype", "of the reply", type="string", enum=list(DTYPES), default="float32"),
+]
+_REFINE = [
+    _parameter("refiner", "name or sha256; default the only one", type="string"),
+    _WINDOW,
+    _parameter("all_candidates", "these are all of the brain's", type="boolean", default=False),
 ]
 _FOUND = [
     _parameter("index", "default the only one", type="string"),
@@ -72,7 +81,7 @@ _SHAPES: dict[tuple[str, str], tuple[list[dict[str, Any]], dict[str, Any], dict[
     ("POST", "/v1/volumes"): ([], {_JSON: Addition}, {_JSON: VolumeInfo}, 201),
     ("POST", "/v1/embed"): (
         _EMBED,
-        {_NPY: None, _SAFE: None},
+        {_NPY: None, _SAFE: None, _JSON: EmbedRequest},
         {_NPY: None, _JSON: EmbeddingsReply, _SAFE: None},
         200,
     ),
@@ -80,6 +89,12 @@ _SHAPES: dict[tuple[str, str], tuple[list[dict[str, Any]], dict[str, Any], dict[
         [],
         {_JSON: PointsRequest},
         {_NPY: None, _JSON: EmbeddingsReply, _SAFE: None},
+        200,
+    ),
+    ("POST", "/v1/refine"): (
+        _REFINE,
+        {_JSON: RefineRequest, _NPY: None, _SAFE: None},
+        {_NPY: None, _JSON: RefineReply},
         200,
     ),
     ("POST", "/v1/search"): (_FOUND, {_JSON: SearchRequest, _NPY: None}, {_JSON: SearchReply}, 200),
@@ -93,7 +108,7 @@ _SHAPES: dict[tuple[str, str], tuple[list[dict[str, Any]], dict[str, Any], dict[
 }
 _KINDS = (
     *(Info, ModelInfo, VolumeInfo, Addition),
-    *(PointsRequest, SearchRequest, SearchReply, EmbeddingsReply),
+    *(PointsRequest, EmbedRequest, EmbeddingsReply, RefineRequest, RefineReply, SearchRequest, SearchReply),
 )
 _OTHERS = [
     ("POST", "/embed_json", "Embeddings of a few crops as nested lists"),

@@ -46,7 +46,10 @@ class Engine:
 
     def further(self, name: str, path: str) -> Engine:
         """Another model beside this one, on the same volumes as far as it fits them."""
-        encoder = load(path, device=self.encoder.device, kind="encoder")
+        return self.beside(load(path, device=self.encoder.device, kind="encoder"), name)
+
+    def beside(self, encoder: Encoder, name: str) -> Engine:
+        """The same for one that is opened already."""
         engine = Engine(encoder, {}, self.settings, name).tried()
         fitting = {each.name: engine.fitting(each.name, each.volume) for each in self.volumes.values()}
         engine.volumes = {name: hosted for name, hosted in fitting.items() if hosted is not None}

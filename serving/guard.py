@@ -45,7 +45,8 @@ class Gate:
 class Guard:
     """ASGI middleware; `limits` and `gate` are asked for at each request.
 
-    `raw` are the paths whose body may be as large as `max_body_mb`, everywhere else `max_json_mb` holds;
+    `raw` are the paths whose body may be as large as `max_body_mb`; everywhere else, and for JSON,
+    `max_json_mb` holds;
     `only_json` are those that read JSON and nothing else (BentoML alone would also read multipart forms);
     `routes` are the names under which requests are counted, all others are counted as `other`.
     """
@@ -133,14 +134,14 @@ class _Exchange:
         self.identity, self.holder, self.status = identity, "", 0
         self.limits = guard.limits()
         self.headers = Headers(scope=scope)
-        raw = scope["path"] in guard.raw
+        self.media_type = self.headers.get("content-type", "").partition(";")[0].strip().lower()
+        raw = scope["path"] in guard.raw and self.media_type != "application/json"
         self.most_mb = self.limits.max_body_mb if raw else self.limits.max_json_mb
         self.taken = 0  # bytes of the body that came
         # Whether the body is all there.
         self.whole = (
             self.headers.get("content-length", "0") == "0" and "transfer-encoding" not in self.headers
         )
-        self.media_type = self.headers.get("content-type", "").partition(";")[0].strip().lower()
         self._packed = Gunzip() if self.headers.get("content-encoding", "").lower() == "gzip" else None
         self._unpacked, self._packed_bytes = False, 0
         self._deadline = time.monotonic() + self.limits.body_s

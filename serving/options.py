@@ -30,6 +30,7 @@ class Options:
     normalize: bool = False
     dtype: str = "float32"
     window: Window | None = None
+    whiten: str | None = None
 
     def finished(self, vectors: Float[np.ndarray, "n ..."]) -> Float[np.ndarray, "n ..."]:
         """Vectors of length 1 where that was asked for (zeros stay), as the type that was asked for."""
@@ -53,14 +54,15 @@ def given(request: Request, known: Collection[str], several: Collection[str] = (
 
 def embed_options(request: Request) -> Options:
     """The options of `/v1/embed`."""
-    values = given(request, ("dtype", "layer", "model", "normalize", "pool", "window"))
+    values = given(request, ("dtype", "layer", "model", "normalize", "pool", "whiten", "window"))
     return Options(
         pool=one_of(values, "pool", OUTPUTS),
         layer=whole_number(values, "layer"),
         model=values.get("model"),
-        normalize=_SWITCH[one_of(values, "normalize", tuple(_SWITCH)) or "0"],
+        normalize=switch(values, "normalize"),
         dtype=one_of(values, "dtype", DTYPES) or "float32",
         window=window_of(values),
+        whiten=values.get("whiten"),
     )
 
 
@@ -70,6 +72,11 @@ def one_of(values: dict[str, str], key: str, choices: Collection[str]) -> str | 
     if value is not None and value not in choices:
         raise Refusal(422, f"{key} is {value[:50]!r}; it has to be one of {', '.join(choices)}")
     return value
+
+
+def switch(values: dict[str, str], key: str) -> bool:
+    """A parameter that is 1, true, 0 or false; false where it is not given."""
+    return _SWITCH[one_of(values, key, tuple(_SWITCH)) or "0"]
 
 
 def whole_number(values: dict[str, str], key: str) -> int | None:

@@ -35,6 +35,7 @@ class Packed(Section):
 
     volumes: dict[str, str] = Field(default={})
     models: dict[str, str] = Field(default={})
+    refiners: dict[str, str] = Field(default={})
     indexes: dict[str, str] = Field(default={})
     roots: list[str] = Field(default=[])
     keys: str | None = None

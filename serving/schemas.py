@@ -72,7 +72,8 @@ class Settings(BaseModel):
     any_voxel: bool = False
     limits: Limits = Limits()
     models: dict[str, str] = {}
-    """Further models by name."""
+    """Further models by name; detectors are there for refiners."""
+    refiners: dict[str, str] = {}
     indexes: dict[str, str] = {}
     roots: tuple[str, ...] = ()
     """Folders below which models and volumes may be added while the service runs."""
@@ -99,7 +100,62 @@ class PointsRequest(BaseModel):
     layer: int | None = None
     model: str | None = None
     normalize: bool = False
+    whiten: str | None = None
+    """An index, by whose vectors the embeddings are whitened."""
     dtype: Literal["float32", "float16"] = "float32"
+
+
+class EncodedCrops(BaseModel):
+    """Crops inside JSON: their values in C order, little-endian, as base64."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    dtype: Literal["uint16", "float32"]
+    shape: Annotated[list[Annotated[int, Field(ge=0, lt=2**40, strict=True)]], Field(max_length=8)]
+    base64: str
+
+
+class EmbedRequest(BaseModel):
+    """Body of `/v1/embed` as JSON: what `.npy` and the address say otherwise."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    crops: EncodedCrops
+    window: tuple[Number, Number] | None = None
+    pool: Output | None = None
+    layer: int | None = None
+    model: str | None = None
+    normalize: bool = False
+    whiten: str | None = None
+    dtype: Literal["float32", "float16"] = "float32"
+
+
+class RefineRequest(BaseModel):
+    """Body of `/v1/refine`: points of a registered volume, or crops."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    refiner: str | None = None
+    """Name or sha256; the only one where that is not given."""
+    volume: str | None = None
+    points_zyx: list[list[Number]] | None = None
+    background: str | None = None
+    """The registered volume of the background channel, where the refiner's detector reads one."""
+    crops: EncodedCrops | None = None
+    window: tuple[Number, Number] | None = None
+    all_candidates: bool = False
+    """These are all of the brain's candidates, by which a refiner with a correction corrects it."""
+
+
+class RefineReply(BaseModel):
+    """P(cell) of each row, and whether it reaches the threshold; sha256 of the models behind it."""
+
+    p_cell: list[float]
+    is_cell: list[bool]
+    threshold: float
+    refiner: str
+    encoder: str | None
+    detector: str | None
 
 
 class EmbeddingsReply(BaseModel):
@@ -148,12 +204,28 @@ class IndexInfo(BaseModel):
     recall: dict[str, object]
 
 
+class RefinerInfo(BaseModel):
+    """A served refiner, the models behind its features and how they are made."""
+
+    sha256: str
+    encoder: str | None
+    detector: str | None
+    """sha256 of each; one with a detector judges points of a registered volume, not crops."""
+    pool: str | None
+    layer: int | None
+    threshold: float
+    correction: str
+    """`none`, or how a brain is corrected by all of its candidates, which then have to come together."""
+    card: str | None
+
+
 class Info(ModelInfo):
     """`GET /v1/info`: the default model, and what else is served."""
 
     models: list[str] = []
     volumes: dict[str, VolumeInfo]
     indexes: dict[str, IndexInfo] = {}
+    refiners: dict[str, RefinerInfo] = {}
     limits: Limits
     device: str
     version: str

@@ -39,6 +39,7 @@ def serve(
     any_voxel: bool = False,
     limits: Limits | None = None,
     models: Mapping[str, str | Path] | None = None,
+    refiners: Mapping[str, str | Path] | None = None,
     indexes: Mapping[str, str | Path] | None = None,
     roots: Sequence[str | Path] = (),
     keys: str | Path | None = None,
@@ -49,7 +50,8 @@ def serve(
 ) -> None:
     """Serve a model, and volumes by name, over HTTP until SIGTERM or Ctrl-C; call it in the main thread.
 
-    `models` are further ones, `indexes` what may be searched, each by name. Below `roots` models and volumes
+    `models` are further ones, `refiners` what judges candidates (by models that are served or shipped),
+    `indexes` what may be searched, each by name. Below `roots` models and volumes
     may be added while it runs. `keys` is a file of bearer keys: with it nobody else is answered. Web pages of
     `origins` may read the answers, no others. `log` is `text` or `json`, a line a request. Spans of requests
     and batches go to the OpenTelemetry collector at `traces`, an address; without one nowhere.
@@ -61,6 +63,7 @@ def serve(
         model,
         volumes or {},
         models={name: find("model", path) for name, path in (models or {}).items()},
+        refiners={name: find("model", path) for name, path in (refiners or {}).items()},
         indexes=indexes or {},
         roots=roots,
         keys=None if keys is None else read_keys(keys),
@@ -95,6 +98,7 @@ def settings_of(
     volumes: Mapping[str, str | Path],
     *,
     models: Mapping[str, str | Path],
+    refiners: Mapping[str, str | Path],
     indexes: Mapping[str, str | Path],
     roots: Sequence[str | Path],
     keys: Mapping[str, str] | None,
@@ -119,6 +123,7 @@ def settings_of(
     named = {
         "volumes": _named("volume", volumes),
         "models": _named("model", models),
+        "refiners": _named("refiner", refiners),
         "indexes": _named("index", indexes),
     }
     name = folder.parent.name if folder.name == "encoder" else folder.name

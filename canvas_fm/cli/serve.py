@@ -36,7 +36,11 @@ def add_verbs(verbs: Verbs) -> None:
         metavar="NAME=PATH",
         help="volumes whose points may be embedded by name; nothing else can be read",
     )
-    for flag, what in (("model", "further models"), ("index", "indexes that may be searched")):
+    for flag, what in (
+        ("model", "further models, or detectors that a refiner needs"),
+        ("refiner", "refiners for POST /v1/refine, whose models are served or shipped"),
+        ("index", "indexes that may be searched"),
+    ):
         serve.add_argument(
             f"--{flag}",
             dest=f"named_{flag}",
@@ -131,6 +135,7 @@ def run_serve(args: argparse.Namespace) -> None:
         any_voxel=args.any_voxel,
         limits=read_limits(args.limit),
         models=dict(args.named_model),
+        refiners=dict(args.named_refiner),
         indexes=dict(args.named_index),
         roots=args.root,
         keys=args.keys,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,27 +105,44 @@ class Extractor:
         """
         zyx = as_zyx(points_zyx)
         check_inside(zyx, volume.shape_zyx)
-        same: dict[str, Any] = {
+        blocks = {}
+        if self.detector is not None:
+            blocks[DETECTOR] = self.seen_by_detector(volume, zyx, background=background, show=show)
+        if self.encoder is not None:
+            blocks[MAE] = embed(
+                self.encoder, volume, zyx, pool=self.pool, layer=self.layer, batch=self.batch, reader=reader,
+                show=show, **self._running,
+            )  # fmt: skip
+        return self.together(blocks, group or volume.name)
+
+    def seen_by_detector(
+        self,
+        volume: Volume,
+        points_zyx: Float64[np.ndarray, "n 3"],
+        *,
+        background: Volume | None = None,
+        show: bool | None = None,
+    ) -> Float32[np.ndarray, "n k"]:
+        """The detector's block of `features` alone."""
+        assert self.detector is not None
+        return detector_features(
+            self.detector, volume, points_zyx, crop_zyx=self._crop_zyx, bins=self.bins, background=background,
+            show=show, **self._running,
+        )  # fmt: skip
+
+    def together(self, blocks: Mapping[str, Float32[np.ndarray, "n k"]], group: str) -> FeatureSet:
+        """Blocks that were made by these models and settings, wherever they ran, as features of one brain."""
+        made = self.made
+        return beside({name: (blocks[name], made[name]) for name in made}, group)
+
+    @property
+    def _running(self) -> dict[str, Any]:
+        return {
             "device": self.device,
             "precision": self.precision,
             "resample": self.resample,
             "any_voxel": self.any_voxel,
-            "show": show,
         }
-        made, parts = self.made, {}
-        if self.detector is not None:
-            x = detector_features(
-                self.detector, volume, zyx, crop_zyx=self._crop_zyx, bins=self.bins, background=background,
-                **same,
-            )  # fmt: skip
-            parts[DETECTOR] = (x, made[DETECTOR])
-        if self.encoder is not None:
-            x = embed(
-                self.encoder, volume, zyx, pool=self.pool, layer=self.layer, batch=self.batch, reader=reader,
-                **same,
-            )  # fmt: skip
-            parts[MAE] = (x, made[MAE])
-        return beside(parts, group or volume.name)
 
     def reader(self, volume: Volume) -> CropReader | None:
         """What keeps decoded chunks from one call of `features` to the next."""

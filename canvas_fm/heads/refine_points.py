@@ -61,10 +61,9 @@ def refine(
     """
     check_home(points, volume.name, "the candidates' header")
     points.check_inside(volume.shape_zyx)
-    found = models_of(refiner, encoder, detector)
-    extractor = Extractor(
-        **found, **_settings(refiner), batch=batch, device=device, precision=precision, resample=resample,
-        any_voxel=any_voxel,
+    extractor = extractor_of(
+        refiner, **models_of(refiner, encoder, detector), batch=batch, device=device, precision=precision,
+        resample=resample, any_voxel=any_voxel,
     )  # fmt: skip
     extractor.check(volume, background)
     if repeated := duplicates(points):
@@ -195,8 +194,10 @@ class _Judge:
         )
 
 
-def _settings(refiner: Refiner) -> dict[str, Any]:
-    """How the features have to be made, as the refiner recorded it."""
+def extractor_of(
+    refiner: Refiner, *, encoder: Encoder | None, detector: Detector | None, **running: Any
+) -> Extractor:
+    """What makes a refiner's features, as it recorded it, of the models that `models_of` found."""
     settings: dict[str, Any] = {}
     for block in refiner.columns_.sizes:
         made = refiner.made_.get(block)
@@ -204,7 +205,7 @@ def _settings(refiner: Refiner) -> dict[str, Any]:
     if "crop_zyx" in settings:
         z, y, x = settings["crop_zyx"]
         settings["crop_zyx"] = (z, y, x)
-    return settings
+    return Extractor(encoder, detector, **settings, **running)
 
 
 def _shipped(wanted: Made, kind: str) -> Any:

@@ -238,8 +238,8 @@ class Index:
             self.check_pool(queries.pool, queries.attributes.get("layer"))
             queries = queries.vectors
         sha256 = encoder if isinstance(encoder, str | None) else encoder.sha256
-        if sha256 is not None and sha256 != self.encoder_sha256:
-            raise ModelMismatch(f"the vectors are of encoder {sha256[:12]}; {self._wanted()}")
+        if sha256 is not None:
+            self.check_encoder(sha256)
         try:
             array = np.atleast_2d(np.asarray(queries, dtype=np.float32))
         except (TypeError, ValueError) as problem:
@@ -249,6 +249,11 @@ class Index:
         if not len(array):
             raise CanvasError(f"there is no query vector; the index takes (n, {self.dim}) with n at least 1")
         return np.ascontiguousarray(prepared(array, self.metric))
+
+    def check_encoder(self, sha256: str) -> None:
+        """Refuse vectors of another encoder."""
+        if sha256 != self.encoder_sha256:
+            raise ModelMismatch(f"the vectors are of encoder {sha256[:12]}; {self._wanted()}")
 
     def check_pool(self, pool: str, layer: int | None = None) -> None:
         """Refuse vectors that were pooled another way or left the encoder after another block."""

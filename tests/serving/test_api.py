@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import inspect
 import io
 import json
@@ -203,6 +204,83 @@ def test_the_card_of_a_shipped_model_is_its_page() -> None:
     assert card_of(Path("tests")) is None
 
 
+# --- crops inside JSON, whitening
+
+
+def encoded(crops: np.ndarray) -> dict:
+    text = base64.b64encode(np.ascontiguousarray(crops).tobytes()).decode()
+    return {"dtype": str(crops.dtype), "shape": list(crops.shape), "base64": text}
+
+
+def test_crops_as_base64_give_what_npy_gives(service, encoder: Encoder, other: Encoder, crops) -> None:
+    body = {"crops": encoded(crops), "pool": "cls", "layer": 1, "normalize": True}
+    found = array(service.post("/v1/embed", json=body))
+    query = "?pool=cls&layer=1&normalize=true"
+    expected = array(service.post(f"/v1/embed{query}", content=npy.dump(crops), headers=NPY))
+    np.testing.assert_array_equal(found, expected)
+    raw = np.random.default_rng(0).integers(0, 4000, (2, 1, 4, 8, 8)).astype(np.uint16)
+    body = {"crops": encoded(raw), "window": [0, 4000], "model": "small"}
+    found = array(service.post("/v1/embed", json=body))
+    np.testing.assert_allclose(found, cf.embed_crops(other, raw, window=(0, 4000)), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "message"),
+    [
+        ({"base64": "@@@@"}, 422, "no base64"),
+        ({"base64": "AAAA"}, 422, "crops.base64 holds 3 bytes; float32 of shape (5, 8, 16, 16) is 40960"),
+        ({"shape": [5, 8, 16]}, 422, "crops have shape (5, 8, 16)"),
+        ({"shape": [5, 8, 16, -1]}, 422, "crops.shape.3"),
+        ({"shape": [2**39, 8, 16, 16]}, 413, "256 MB are the most"),
+        ({"dtype": "float64"}, 422, "crops.dtype"),
+        ({"dtype": "uint16"}, 422, "raw integers need"),
+        ({"more": 1}, 422, "crops.more"),
+    ],
+)
+def test_base64_that_cannot_be_meant(service, crops, change: dict, status: int, message: str) -> None:
+    refused(service.post("/v1/embed", json={"crops": encoded(crops) | change}), status, message)
+
+
+def test_json_is_held_to_its_own_size_wherever_it_is_sent(start) -> None:
+    client = start(max_json_mb=0.01)
+    for path in ("/v1/embed", "/v1/refine", "/v1/search"):
+        reply = client.post(path, content=b" " * 20_000, headers={"Content-Type": "application/json"})
+        refused(reply, 413, "larger than 0.01 MB")
+
+
+def test_whitened_by_the_cells_of_an_index(service, encoder: Encoder, index: cf.Index, volume_path) -> None:
+    rows = index.describe(np.arange(60))
+    points = np.array([[row[axis] for axis in "zyx"] for row in rows])
+    asked = {"volume": "cube", "points_zyx": points.tolist(), "whiten": "cells"}
+    found = array(service.post("/v1/embed/points", json=asked)).astype(np.float64)
+    unit = index.vectors(np.arange(60)).astype(np.float64)
+    np.testing.assert_allclose(found.mean(0), 0, atol=1e-3)
+    # The oracle: distances by the shrunk covariance are those of Mahalanobis.
+    covariance = np.cov(unit.T, bias=True)
+    shrunk = 0.99 * covariance + 0.01 * np.trace(covariance) / 48 * np.eye(48)
+    centred = unit - unit.mean(0)
+    expected = np.einsum("nd,de,ne->n", centred, np.linalg.inv(shrunk), centred)
+    np.testing.assert_allclose((found**2).sum(1), expected, rtol=2e-3)
+    crops = np.random.default_rng(0).random((3, *CROP), np.float32)
+    query = "?whiten=cells&normalize=1"
+    one = array(service.post(f"/v1/embed{query}", content=npy.dump(crops), headers=NPY))
+    np.testing.assert_allclose(np.linalg.norm(one, axis=1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("query", "status", "message"),
+    [
+        ("whiten=x", 404, "no index is served as 'x'; served: cells"),
+        ("whiten=cells&pool=cls", 409, "the index 'cells' does not whiten these: the vectors are of"),
+        ("whiten=cells&layer=1", 409, "does not whiten these"),
+        ("whiten=cells&model=small", 409, "are of encoder"),
+        ("whiten=cells&pool=grid", 422, "an index whitens one vector a crop"),
+    ],
+)
+def test_whitening_that_cannot_be_meant(service, crops, query: str, status: int, message: str) -> None:
+    refused(service.post(f"/v1/embed?{query}", content=npy.dump(crops), headers=NPY), status, message)
+
+
 # --- search
 
 
@@ -340,7 +418,7 @@ def test_the_document_covers_every_route_and_its_references_hold(service) -> Non
     identities = [each["operationId"] for path in said["paths"].values() for each in path.values()]
     assert len(set(identities)) == len(identities)
     parameters = {each["name"] for each in said["paths"]["/v1/embed"]["post"]["parameters"]}
-    assert parameters == {"window", "model", "pool", "layer", "normalize", "dtype"}
+    assert parameters == {"window", "model", "pool", "layer", "normalize", "whiten", "dtype"}
     assert service.get("/").status_code == 200  # the page of Swagger, which reads /docs.json
 
 

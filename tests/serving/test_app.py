@@ -223,7 +223,7 @@ def test_a_request_larger_than_a_batch_and_the_batch_around_it_do_not_change_a_v
             np.zeros((2, *CROP), np.uint16),
             "?windows=0,1",
             422,
-            "'windows' is unknown here; known: dtype, layer, model, normalize, pool, window",
+            "'windows' is unknown here; known: dtype, layer, model, normalize, pool, whiten, window",
         ),
         (np.zeros((2, *CROP), np.float32), "?pool=max", 422, "one of mean, cls, centre"),
     ],
@@ -260,7 +260,7 @@ def test_pickles_are_never_read(client) -> None:
 
 
 @pytest.mark.parametrize(
-    "media_type", ["application/json", "text/plain", "application/x-www-form-urlencoded", ""]
+    "media_type", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""]
 )
 def test_a_body_has_to_say_what_it_is(client, crops, media_type: str) -> None:
     reply = client.post("/v1/embed", content=npy.dump(crops), headers={"Content-Type": media_type})

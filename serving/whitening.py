@@ -1,0 +1,53 @@
+"""`whiten=INDEX`: embeddings by the mean and the covariance of the cells of a served index."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from canvas_fm.errors import CanvasError, DamagedStore, ModelMismatch
+from serving.core import Core, key_of
+from serving.errors import Refusal, refused
+from serving.finder import find_index
+from serving.options import Options
+
+if TYPE_CHECKING:
+    from canvas_fm.heads.whiten import Whitening
+    from canvas_fm.inference.search import Index
+
+
+def check_whitening(core: Core, options: Options) -> None:
+    """Refuse (404, 409, 422) an index that is not there, or is of another model, pooling or layer."""
+    if options.whiten is None:
+        return
+    name, index = find_index(core, options.whiten)
+    engine = core.engine_for(options.model)
+    key = key_of(engine, options.pool, options.layer)
+    if len(engine.one_shape(key.pool)) > 1:
+        raise Refusal(422, f"pool is {key.pool}, a vector for each patch; an index whitens one vector a crop")
+    try:
+        index.check_encoder(engine.encoder.sha256)
+        index.check_pool(key.pool, key.layer)
+    except ModelMismatch as problem:
+        raise Refusal(409, f"the index {name!r} does not whiten these: {problem}") from problem
+
+
+async def whitened(core: Core, vectors: np.ndarray, name: str) -> np.ndarray:
+    """Vectors (n, d) whitened by an index that was checked; its moments are worked out once."""
+    name, index = find_index(core, name)
+
+    def work() -> np.ndarray:
+        from canvas_fm.heads.whiten import Whitening
+
+        held: tuple[Index, Whitening] | None = core.whitenings.get(name)
+        if held is None or held[0] is not index:
+            held = core.whitenings[name] = (index, Whitening(index))
+        return held[1](vectors)
+
+    try:
+        return await core.searching.run(work, deadline_s=core.limits.deadline_s)
+    except DamagedStore as problem:
+        raise Refusal(500, f"the index {name!r} cannot be read; the server's log says why") from problem
+    except CanvasError as problem:
+        raise refused(problem) from problem
