@@ -10,12 +10,12 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from torch import Tensor, nn
 
 from canvas_fm.models.vit import (
-    VOXEL_MEAN,
-    VOXEL_STD,
     EncoderConfig,
+    Scale,
     ViTEncoder,
     init_weights,
     patchify,
+    scale_of,
     sincos_positions,
 )
 
@@ -81,7 +81,7 @@ class Decoder(nn.Module):
         nn.init.normal_(self.mask_token, std=0.02)
 
     def forward(
-        self, tokens: Float[Tensor, "b sequence d"], visible: Int[Tensor, "b k"]
+        self, tokens: Float[Tensor, "b sequence d"], visible: Int[Tensor, "b k"], scale: Scale
     ) -> Float[Tensor, "b tokens voxels"]:
         x = self.embed(tokens)
         count = self.positions.shape[0]
@@ -91,7 +91,7 @@ class Decoder(nn.Module):
         x = torch.cat([x[:, :1], patches + self.positions.to(x.dtype)], dim=1)
         for block in self.blocks:
             x = block(x)
-        return VOXEL_MEAN + VOXEL_STD * self.head(self.norm(x[:, 1:]))
+        return scale.mean + scale.deviation * self.head(self.norm(x[:, 1:]))
 
 
 class MaskedAutoencoder(nn.Module):
@@ -120,9 +120,15 @@ class MaskedAutoencoder(nn.Module):
         if visible is None:
             visible, _ = random_mask(crops.shape[0], tokens, mask_ratio, generator=generator)
             visible = visible.to(crops.device)
-        patches = self.decoder(self.encoder.tokens(crops, visible), visible)
+        scale = self.scale(self.target(crops), visible)
+        patches = self.decoder(self.encoder.tokens(crops, visible), visible, scale)
         masked = torch.ones(crops.shape[0], tokens, dtype=torch.bool, device=crops.device)
         return Reconstruction(patches, masked.scatter(1, visible, False))
+
+    def scale(self, target: Float[Tensor, "b tokens voxels"], visible: Int[Tensor, "b k"]) -> Scale:
+        """The scale in which encoder and decoder compute, by the visible patches alone."""
+        index = visible[..., None].expand(-1, -1, target.shape[-1])
+        return scale_of(target.gather(1, index), self.encoder.config.intensity)
 
     def target(self, crops: Float[Tensor, "b 1 z y x"]) -> Float[Tensor, "b tokens voxels"]:
         """What the prediction is compared with: the windowed voxels, not normalised per patch."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import islice
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from einops import rearrange
@@ -20,10 +20,15 @@ Pool = Literal["mean", "cls", "centre"]
 POOLS: tuple[str, ...] = get_args(Pool)
 DENSE = ("tokens", "grid")  # a vector for each patch instead of one for the crop
 LONGEST_PERIOD = 10.0
+Intensity = Literal["window", "contrast"]
 
 
 class EncoderConfig(BaseModel):
-    """Sizes of the encoder; crop and patch in voxels z, y, x. The paper's has 10,746,624 parameters."""
+    """Sizes of the encoder; crop and patch in voxels z, y, x. The paper's has 10,746,624 parameters.
+
+    `intensity` is what it sees of windowed voxels: `window`, as they are, or `contrast`, in deviations of the
+    crop from the crop's mean, so that a spot in bright tissue is like one in dim tissue.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -33,6 +38,7 @@ class EncoderConfig(BaseModel):
     depth: int = 6
     heads: int = 6
     mlp_ratio: float = 4.0
+    intensity: Intensity = "window"
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> EncoderConfig:
@@ -109,6 +115,23 @@ def init_weights(module: nn.Module) -> None:
 # the fixed positions, ten times as large, drown what is in a patch, and one step of Adam on the last layer
 # moves every prediction by most of the deviation, so that the loss stays on a plateau for hundreds of steps.
 VOXEL_MEAN, VOXEL_STD = 0.2, 0.1
+# Added (in squares) to a crop's deviation: where there is nothing but noise, it is not blown up to a texture.
+LEAST_CONTRAST = 0.005
+
+
+class Scale(NamedTuple):
+    """What stands for 0 and for 1 inside a model: windowed voxels are mean + deviation · value."""
+
+    mean: Float[Tensor, "#b 1 1"] | float
+    deviation: Float[Tensor, "#b 1 1"] | float
+
+
+def scale_of(patches: Float[Tensor, "b some voxels"], intensity: Intensity) -> Scale:
+    """The scale of each crop, from the patches that may be seen and from nothing else."""
+    if intensity == "window":
+        return Scale(VOXEL_MEAN, VOXEL_STD)
+    variance, mean = torch.var_mean(patches, dim=(1, 2), keepdim=True, correction=0)
+    return Scale(mean, (variance + LEAST_CONTRAST**2).sqrt())
 
 
 class ViTEncoder(nn.Module):
@@ -147,7 +170,8 @@ class ViTEncoder(nn.Module):
         if visible is not None:
             patches = patches.gather(1, visible[..., None].expand(-1, -1, patches.shape[-1]))
             positions = positions[visible]
-        x = self.patch_embed((patches - VOXEL_MEAN) / VOXEL_STD)
+        mean, deviation = scale_of(patches, self.config.intensity)
+        x = self.patch_embed((patches - mean) / deviation)
         x = x + positions.to(x.dtype)
         x = torch.cat([self.cls_token.to(x.dtype).expand(x.shape[0], -1, -1), x], dim=1)
         for block in islice(self.blocks, layer):

@@ -121,7 +121,8 @@ class Stepper(Course):
         encoder = self.recipe.model.encoder
         target = patchify(crops, encoder.patch_zyx)
         masked = torch.ones(target.shape[:2], dtype=torch.bool, device=self.device).scatter(1, visible, False)
-        weights = self._weights(target) * masked
+        unit = 1.0 if self.recipe.loss.error == "window" else self._deviation(target, visible)
+        weights = self._weights(target / unit) * masked
         total = self.ranks.sum(weights.sum())
 
         loss = torch.zeros((), device=self.device)
@@ -131,7 +132,8 @@ class Stepper(Course):
             with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
                 predicted = self.mae(crops[rows], visible=visible[rows]).patches
             # content_aware_loss's first sum, with the weights that are there already.
-            error = (predicted.float() - target[rows]).square().mean(dim=-1)
+            off = predicted.float() - target[rows]
+            error = (off if isinstance(unit, float) else off / unit[rows]).square().mean(dim=-1)
             share = (weights[rows] * error).sum() / total
             share.backward()
             loss += share.detach()
@@ -144,6 +146,11 @@ class Stepper(Course):
         drawn = draw(self.recipe.augment, batch, model.encoder.crop_zyx, self.generator)
         visible, _ = random_mask(batch, model.encoder.tokens, model.mask_ratio, generator=self.generator)
         return augment(raw, windows, drawn.rows(self.part)), visible[self.part]
+
+    def _deviation(self, target: Tensor, visible: Tensor) -> Tensor:
+        deviation = self.mae.scale(target, visible).deviation
+        assert isinstance(deviation, Tensor)
+        return deviation
 
     def _weights(self, target: Float[Tensor, "b tokens voxels"]) -> Float[Tensor, "b tokens"]:
         loss = self.recipe.loss

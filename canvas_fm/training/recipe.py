@@ -46,12 +46,14 @@ class LossRecipe(Section):
     """Content-aware weights: background α, cells α + γ; γ = 0 is the uniform loss.
 
     `scale` says what a patch's variance is measured against: the mean over the optimizer batch, over the data
-    set, or the `mean_variance` given here.
+    set, or the `mean_variance` given here. `error` is measured in windowed voxels, as in the paper, or in
+    deviations of each crop (`contrast`, for an encoder that sees those): then dim crops count like bright ones.
     """
 
     alpha: float = Field(default=1.0, gt=0)
     gamma: float = Field(default=9.0, ge=0)
     scale: Literal["batch", "dataset", "fixed"] = "batch"
+    error: Literal["window", "contrast"] = "window"
     mean_variance: float | None = Field(default=None, gt=0)
 
     @model_validator(mode="after")
@@ -188,6 +190,14 @@ class Recipe(AnyRecipe):
     evaluation: EvaluationRecipe = EvaluationRecipe()
     tracking: TrackingRecipe = TrackingRecipe()
     seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _contrast_is_seen(self) -> Recipe:
+        if self.loss.error == "contrast" and self.model.encoder.intensity != "contrast":
+            raise ValueError("loss.error: contrast goes with model.encoder.intensity: contrast")
+        if self.loss.error == "contrast" and self.loss.scale != "batch":
+            raise ValueError("loss.error: contrast measures variances in the batch; leave out loss.scale")
+        return self
 
 
 R = TypeVar("R", bound=AnyRecipe)

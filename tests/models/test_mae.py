@@ -15,6 +15,7 @@ from canvas_fm.models.vit import EncoderConfig, patchify, unpatchify
 
 SMALL = EncoderConfig(crop_zyx=(8, 16, 16), patch_zyx=(2, 4, 4), dim=48, depth=2, heads=3)
 SMALL_DECODER = DecoderConfig(dim=24, depth=1, heads=3)
+CONTRAST = SMALL.model_copy(update={"intensity": "contrast"})
 
 
 @pytest.mark.parametrize(
@@ -46,8 +47,10 @@ def test_every_crop_has_its_own_mask_and_the_seed_decides_it():
     assert torch.equal(torch.cat([visible, masked], 1).sort(1).values, torch.arange(64).expand(50, 64))
 
 
-def test_masked_voxels_do_not_leak_into_the_prediction():
-    mae = MaskedAutoencoder(SMALL, SMALL_DECODER).eval()
+@pytest.mark.parametrize("config", [SMALL, CONTRAST], ids=["window", "contrast"])
+def test_masked_voxels_do_not_leak_into_the_prediction(config):
+    """Nor by way of the crop's mean and deviation, in which an encoder of contrast computes."""
+    mae = MaskedAutoencoder(config, SMALL_DECODER).eval()
     crops = torch.rand(2, 1, 8, 16, 16)
     visible, masked = random_mask(2, 64, 0.75, generator=torch.Generator().manual_seed(1))
     patches = patchify(crops, SMALL.patch_zyx)
@@ -62,6 +65,28 @@ def test_masked_voxels_do_not_leak_into_the_prediction():
         changed_seen = crops.clone()
         changed_seen[:] = 0.5
         assert not torch.equal(first.patches, mae(changed_seen, visible=visible).patches)
+
+
+def test_contrast_makes_a_dim_crop_like_a_bright_one_and_predicts_at_its_own_brightness():
+    mae = MaskedAutoencoder(CONTRAST, SMALL_DECODER).eval()
+    torch.nn.init.normal_(mae.encoder.patch_embed.weight, std=0.2)
+    bright = torch.rand(3, 1, 8, 16, 16, generator=torch.Generator().manual_seed(3))
+    dim = 0.3 + 0.2 * bright
+    visible, _ = random_mask(3, 64, 0.5, generator=torch.Generator().manual_seed(4))
+    with torch.no_grad():
+        torch.testing.assert_close(mae.encoder(dim), mae.encoder(bright), atol=2e-2, rtol=0)
+        assert not torch.allclose(mae.encoder(bright.flip(2)), mae.encoder(bright), atol=2e-2)
+        of_bright, of_dim = (mae(crops, visible=visible).patches for crops in (bright, dim))
+        torch.testing.assert_close(of_dim, 0.3 + 0.2 * of_bright, atol=2e-2, rtol=0)
+
+
+def test_an_empty_crop_has_an_embedding_and_faint_noise_stays_small():
+    encoder = MaskedAutoencoder(CONTRAST, SMALL_DECODER).eval().encoder
+    empty = torch.zeros(1, 1, 8, 16, 16)
+    noise = empty + 1e-4 * torch.rand(empty.shape, generator=torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        assert torch.isfinite(encoder(empty)).all()
+        torch.testing.assert_close(encoder(noise), encoder(empty), atol=0.1, rtol=0)
 
 
 def test_loss_equals_a_loop_over_patches_and_voxels():

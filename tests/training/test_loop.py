@@ -47,11 +47,28 @@ def test_the_loss_is_the_content_aware_loss_of_the_whole_batch(tiny: Tiny) -> No
     assert loss.item() == pytest.approx((error / weight).item(), rel=1e-6)
 
 
+def test_an_error_in_contrast_counts_dim_crops_like_bright_ones(tiny: Tiny) -> None:
+    """The loss of crops at half their brightness is the same, but for the floor under a crop's deviation."""
+    settings = ["augment.noise=0", "model.encoder.intensity=contrast", "loss.error=contrast"]
+    raw, windows = batch()
+    dim = windows * torch.tensor([1.0, 0.5])
+    losses = [float(Stepper(tiny(*settings), alone())(raw, w, 0)[0]) for w in (windows, dim)]
+    assert losses[1] == pytest.approx(losses[0], rel=0.1)
+    in_window = [float(Stepper(tiny(*settings[:2]), alone())(raw, w, 0)[0]) for w in (windows, dim)]
+    assert in_window[1] < 0.3 * in_window[0]
+
+
+def test_an_error_in_contrast_needs_an_encoder_of_contrast(tiny: Tiny) -> None:
+    with pytest.raises(CanvasError, match="goes with model.encoder.intensity: contrast"):
+        tiny("loss.error=contrast")
+
+
+@pytest.mark.parametrize("unit", [[], ["model.encoder.intensity=contrast", "loss.error=contrast"]])
 @pytest.mark.parametrize("size", [1, 3, 4])
-def test_micro_batches_give_the_step_of_the_whole_batch(tiny: Tiny, size: int) -> None:
+def test_micro_batches_give_the_step_of_the_whole_batch(tiny: Tiny, size: int, unit: list[str]) -> None:
     """Clipping and the batch's own scale are on: both have to see the whole batch."""
-    losses, weights = run(Stepper(tiny("training.clip=0.05"), alone()))
-    parts = Stepper(tiny("training.clip=0.05", f"training.micro_batch={size}"), alone())
+    losses, weights = run(Stepper(tiny("training.clip=0.05", *unit), alone()))
+    parts = Stepper(tiny("training.clip=0.05", *unit, f"training.micro_batch={size}"), alone())
     part_losses, part_weights = run(parts)
     assert part_losses == pytest.approx(losses, rel=1e-5)
     for whole, part in zip(weights, part_weights, strict=True):

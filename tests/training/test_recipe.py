@@ -15,7 +15,7 @@ from canvas_fm.training.recipe import first_difference, read_recipe
 LEAST = {"training": {"steps": 3}}
 
 
-@pytest.mark.parametrize("name", ["canvas_all_markers", "real_small", "phantom"])
+@pytest.mark.parametrize("name", ["canvas_all_markers", "real_small", "cells_small", "phantom"])
 def test_shipped_recipes_are_valid_and_resolve_to_themselves(name: str) -> None:
     recipe = read_recipe(name)
     assert read_recipe(yaml.safe_load(recipe.to_yaml())) == recipe
