@@ -47,7 +47,7 @@ class LossRecipe(Section):
 
     `scale` says what a patch's variance is measured against: the mean over the optimizer batch, over the data
     set, or the `mean_variance` given here. `error` is measured in windowed voxels, as in the paper, or in
-    deviations of each crop (`contrast`, for an encoder that sees those): then dim crops count like bright ones.
+    deviations of each crop (`contrast`, for an encoder that sees those): then dim crops count like others.
     """
 
     alpha: float = Field(default=1.0, gt=0)

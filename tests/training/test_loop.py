@@ -59,7 +59,7 @@ def test_an_error_in_contrast_counts_dim_crops_like_bright_ones(tiny: Tiny) -> N
 
 
 def test_an_error_in_contrast_needs_an_encoder_of_contrast(tiny: Tiny) -> None:
-    with pytest.raises(CanvasError, match="goes with model.encoder.intensity: contrast"):
+    with pytest.raises(CanvasError, match=r"goes with model\.encoder\.intensity: contrast"):
         tiny("loss.error=contrast")
 
 
