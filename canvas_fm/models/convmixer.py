@@ -60,12 +60,16 @@ class Depthwise(nn.Conv3d):
 
 
 class _DepthwiseByMirror(torch.autograd.Function):
+    """In float32 under autocast too: its two gradients would else meet in different types."""
+
     @staticmethod
+    @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.float32)
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
         return F.conv3d(x, weight, padding="same", groups=len(weight))
 
     @staticmethod
+    @torch.amp.custom_bwd(device_type="cpu")
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
         x, weight = ctx.saved_tensors
         (gradient,) = gradients

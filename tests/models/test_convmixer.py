@@ -141,3 +141,17 @@ def test_sizes_that_do_not_fit_are_refused(net):
         ConvMixerConfig(kernel_zyx=(4, 3, 3))
     with pytest.raises(ValueError, match="not whole patches"):
         net(torch.rand(1, 1, 4, 10, 16))
+
+
+def test_a_step_under_bf16_goes_the_way_of_float32() -> None:
+    """Where a processor has bf16 instructions, detectors are trained under autocast."""
+    torch.manual_seed(0)
+    net = HeatMapNet(ConvMixerConfig(dim=8, depth=1))
+    crops = torch.rand(2, 1, 8, 16, 16)
+    gradients = []
+    for enabled in (False, True):
+        net.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            net(crops).float().square().mean().backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in net.parameters()]))
+    assert torch.nn.functional.cosine_similarity(*gradients, dim=0) > 0.98
