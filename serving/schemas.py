@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Pool = Literal["mean", "cls", "centre"]
-Output = Literal["mean", "cls", "centre", "tokens", "grid"]
+Pool = Literal["mean", "cls", "centre", "contrast"]
+Output = Literal["mean", "cls", "centre", "contrast", "tokens", "grid"]
 """What one crop gives: a vector (d,), or a vector for each patch: (tokens, d) or (d, z, y, x)."""
 Number = Annotated[float, Field(strict=True)]  # "1.5" and true are no numbers
 

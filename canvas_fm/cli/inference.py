@@ -42,7 +42,7 @@ def _add_embed(verbs: Verbs) -> None:
     embed.add_argument("--out", required=True, metavar="X.emb.zarr", help="store to write")
     embed.add_argument(
         "--pool",
-        choices=["mean", "cls", "centre", "tokens", "grid"],
+        choices=["mean", "cls", "centre", "contrast", "tokens", "grid"],
         help="default: what the encoder's config names; tokens and grid: a vector for each patch",
     )
     embed.add_argument("--layer", type=int, metavar="N", help="after how many blocks; default: after all")

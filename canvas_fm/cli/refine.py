@@ -92,7 +92,9 @@ def _add_fit(group: Verbs) -> None:
         "--reduce", choices=["columns", "pca"], default="columns", help="pca: the first components instead"
     )
     fit.add_argument(
-        "--pool", choices=["mean", "cls", "centre"], help="of the encoder; default: what its config names"
+        "--pool",
+        choices=["mean", "cls", "centre", "contrast"],
+        help="of the encoder; default: what its config names",
     )
     fit.add_argument(
         "--layer", type=int, metavar="N", help="of the encoder, its blocks count from 1; default last"

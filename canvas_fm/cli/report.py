@@ -81,7 +81,9 @@ def add_verbs(verbs: Verbs) -> None:
         metavar="N",
         help="numbers of labels to try beside all; default 20 100 500 2000",
     )
-    report.add_argument("--pool", choices=["mean", "cls", "centre"], help="default: the encoder's own")
+    report.add_argument(
+        "--pool", choices=["mean", "cls", "centre", "contrast"], help="default: the encoder's own"
+    )
     report.add_argument("--layer", type=positive_int, metavar="N", help="of the encoder; default last")
     report.add_argument(
         "--correction",

@@ -16,7 +16,7 @@ import canvas_fm.models.torchvision_shim  # noqa: F401  (before the first import
 
 from timm.models.vision_transformer import Block  # isort: skip
 
-Pool = Literal["mean", "cls", "centre"]
+Pool = Literal["mean", "cls", "centre", "contrast"]
 POOLS: tuple[str, ...] = get_args(Pool)
 DENSE = ("tokens", "grid")  # a vector for each patch instead of one for the crop
 LONGEST_PERIOD = 10.0
@@ -184,7 +184,8 @@ class ViTEncoder(nn.Module):
         """One embedding a crop (b, d), after `layer` blocks (None: after all).
 
         `mean` is the mean of the patch tokens, `cls` the class token, `centre` the mean of the (up to) 8
-        tokens around the crop's centre, where the cell is. `tokens` are the patch tokens themselves
+        tokens around the crop's centre, where the cell is, `contrast` the same less the mean of all: what the
+        cell has beyond its surroundings. `tokens` are the patch tokens themselves
         (b, tokens, d), in z, y, x order, `grid` the same where the patches lie (b, d, z, y, x).
         """
         tokens = self.tokens(crops, layer=layer)
@@ -194,6 +195,8 @@ class ViTEncoder(nn.Module):
             return tokens[:, 0]
         if pool == "centre":
             return tokens[:, 1 + self.centre_tokens].mean(dim=1)
+        if pool == "contrast":
+            return tokens[:, 1 + self.centre_tokens].mean(dim=1) - tokens[:, 1:].mean(dim=1)
         if pool == "tokens":
             return tokens[:, 1:]
         if pool == "grid":

@@ -35,11 +35,8 @@ def by_hand(encoder, volume, zyx, pool="mean") -> np.ndarray:
         with torch.inference_mode():
             tokens = encoder.net.tokens(torch.from_numpy(crop)[None, None])[0].numpy()
         grid = tokens[1:].reshape(4, 4, 4, -1)
-        rows.append(
-            {"mean": tokens[1:].mean(0), "cls": tokens[0], "centre": grid[1:3, 1:3, 1:3].mean((0, 1, 2))}[
-                pool
-            ]
-        )
+        mean, centre = tokens[1:].mean(0), grid[1:3, 1:3, 1:3].mean((0, 1, 2))
+        rows.append({"mean": mean, "cls": tokens[0], "centre": centre, "contrast": centre - mean}[pool])
     return np.stack(rows)
 
 
@@ -49,7 +46,7 @@ def assert_same(a: np.ndarray, b: np.ndarray, relative: float) -> None:
     assert off.max() <= relative, f"off by {off.max():.3g} of the norm, row {off.argmax()}"
 
 
-@pytest.mark.parametrize("pool", ["mean", "cls", "centre"])
+@pytest.mark.parametrize("pool", ["mean", "cls", "centre", "contrast"])
 def test_each_row_is_the_embedding_of_its_own_crop(encoder, volume, points, pool):
     found = embed(encoder, volume, points.zyx, pool=pool, device="cpu", batch=32)
     assert found.dtype == np.float32

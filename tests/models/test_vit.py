@@ -57,7 +57,11 @@ def test_pooling_reads_the_tokens_that_it_names():
         grid = rearrange(tokens[:, 1:], "b (z y x) d -> b z y x d", z=4, y=4)
         torch.testing.assert_close(net(crops, "cls"), tokens[:, 0])
         torch.testing.assert_close(net(crops, "mean"), tokens[:, 1:].mean(1))
-        torch.testing.assert_close(net(crops, "centre"), grid[:, 1:3, 1:3, 1:3].mean((1, 2, 3)))
+        centre = grid[:, 1:3, 1:3, 1:3].mean((1, 2, 3))
+        torch.testing.assert_close(net(crops, "centre"), centre)
+        torch.testing.assert_close(
+            net(crops, "contrast"), centre - grid.mean((1, 2, 3)), atol=1e-6, rtol=1e-5
+        )
     with pytest.raises(ValueError, match="one of mean, cls, centre"):
         net(crops, "max")
 
