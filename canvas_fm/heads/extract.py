@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +198,15 @@ class Extractor:
             "resample": self.resample,
         }
 
+    def alone(self) -> dict[str, Extractor]:
+        """An extractor for each block by itself, over the same crop."""
+        found = {}
+        if self.detector is not None:
+            found[DETECTOR] = replace(self, encoder=None, crop_zyx=self._crop_zyx)
+        if self.encoder is not None:
+            found[MAE] = replace(self, detector=None)
+        return found
+
     @property
     def _crop_zyx(self) -> Zyx:
         if self.crop_zyx is not None:
@@ -215,34 +224,42 @@ def kept_features(
     background: Volume | None = None,
     show: bool | None = None,
 ) -> FeatureSet:
-    """As `Extractor.features`, read from `folder` where the same were worked out before, else kept there."""
+    """As `Extractor.features`, read from `folder` where the same were worked out before, else kept there.
+
+    Each model's block is a file of its own, so that what one model says is worked out once, alone or not.
+    """
     extractor.check(volume, background)
-    inputs = extractor.identity(volume, background)
-    inputs["points"] = hashlib.sha256(np.ascontiguousarray(points_zyx, "<f8").tobytes()).hexdigest()
-    digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
-    path = folder / f"{group.replace('/', '_')}-{digest[:16]}.safetensors"
-    made = extractor.made
-    if path.is_file():
-        parts = {name: (x, made[name]) for name, x in _read(path, list(made)).items()}
-        return beside(parts, group)
-    features = extractor.features(volume, points_zyx, group=group, background=background, show=show)
-    data = save_arrays({name: np.ascontiguousarray(features.block(name)) for name in features.blocks})
-    folder.mkdir(parents=True, exist_ok=True)
+    parts = {}
+    for block, one in extractor.alone().items():
+        inputs = one.identity(volume, background if block == DETECTOR else None)
+        inputs["points"] = hashlib.sha256(np.ascontiguousarray(points_zyx, "<f8").tobytes()).hexdigest()
+        digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+        path = folder / f"{group.replace('/', '_')}-{block}-{digest[:16]}.safetensors"
+        if path.is_file():
+            x = _read(path, block)
+        else:
+            x = one.features(volume, points_zyx, group=group, background=background, show=show).block(block)
+            _keep(path, block, x)
+        parts[block] = (x, one.made[block])
+    return beside(parts, group)
+
+
+def _keep(path: Path, block: str, x: Float32[np.ndarray, "n k"]) -> None:
+    data = save_arrays({block: np.ascontiguousarray(x)})
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, lambda temporary: temporary.write_bytes(_signed(data)))
-    return features
 
 
 def _signed(data: bytes) -> bytes:
     return hashlib.sha256(data).digest() + data
 
 
-def _read(path: Path, names: list[str]) -> dict[str, Float32[np.ndarray, "n k"]]:
+def _read(path: Path, block: str) -> Float32[np.ndarray, "n k"]:
     content = path.read_bytes()
     signature, data = content[:32], content[32:]
     try:
         if hashlib.sha256(data).digest() != signature:
             raise ValueError("its checksum is another one")
-        arrays = load_arrays(data)
-        return {name: arrays[name] for name in names}
+        return load_arrays(data)[block]
     except (ValueError, KeyError, SafetensorError) as problem:
         raise CanvasError(f"{path} is damaged ({problem}); delete it, and it is made anew") from problem

@@ -67,11 +67,15 @@ def test_every_row_is_in_one_block_of_neighbours(encoder, detector, brains, with
 def test_kept_features_are_read_again_and_damage_is_said(brains, extractor, tmp_path, monkeypatch):
     volume, points = brains[0]
     first = kept_features(extractor, volume, points.zyx, tmp_path, group="x/a")
-    (path,) = tmp_path.iterdir()
+    assert len(list(tmp_path.iterdir())) == 2  # a file a model
     monkeypatch.setattr(Extractor, "features", lambda *_, **__: pytest.fail("worked out again"))
     again = kept_features(extractor, volume, points.zyx, tmp_path, group="x/a")
     assert np.array_equal(first.x, again.x)
     assert again.made == first.made
+    alone = kept_features(Extractor(detector=extractor.detector, crop_zyx=(4, 8, 8), device="cpu"), volume,
+                          points.zyx, tmp_path, group="x/a")  # fmt: skip
+    assert np.array_equal(alone.x, first.block("detector"))
+    path = next(tmp_path.glob("x_a-mae-*"))
     path.write_bytes(path.read_bytes()[:-1] + b"!")
     with pytest.raises(CanvasError, match="is damaged"):
         kept_features(extractor, volume, points.zyx, tmp_path, group="x/a")
