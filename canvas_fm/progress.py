@@ -16,30 +16,30 @@ Advance = Callable[..., None]
 
 _log = logging.getLogger(__name__)
 _LOG_EVERY_S = 60.0
-Tell = Callable[[int, int], None]
+Tell = Callable[[str, int, int], None]
 
 
 class _Watch:
     """Who is told of the steps, and how far the outermost work has come."""
 
     def __init__(self, tell: Tell) -> None:
-        self.tell, self.depth, self.done, self.total = tell, 0, 0, 0
+        self.tell, self.depth, self.label, self.done, self.total = tell, 0, "", 0, 0
 
     @contextmanager
-    def following(self, advance: Advance, total: int, done: int) -> Iterator[Advance]:
+    def following(self, advance: Advance, label: str, total: int, done: int) -> Iterator[Advance]:
         """`advance` that also tells: of the outermost work its steps, of what goes on inside it only that."""
         outermost = self.depth == 0
         if outermost:
-            self.done, self.total = done, total
+            self.label, self.done, self.total = label, done, total
         self.depth += 1
 
         def step(steps: int = 1, note: str | None = None) -> None:
             advance(steps, note)
             self.done += steps if outermost else 0
-            self.tell(self.done, self.total)
+            self.tell(self.label, self.done, self.total)
 
         try:
-            self.tell(self.done, self.total)
+            self.tell(self.label, self.done, self.total)
             yield step
         finally:
             self.depth -= 1
@@ -50,10 +50,10 @@ _watch: ContextVar[_Watch | None] = ContextVar("watch", default=None)
 
 @contextmanager
 def watched(tell: Tell) -> Iterator[None]:
-    """Call `tell(done, total)` at every step of the long work that this thread does inside.
+    """Call `tell(label, done, total)` at every step of the long work that this thread does inside.
 
-    The counts are of the outermost work; work inside it, too, calls `tell` at its steps. What `tell` raises
-    ends the work as a kill at that moment would: with `out` the same call goes on later.
+    Label and counts are of the outermost work; work inside it, too, calls `tell` at its steps. What `tell`
+    raises ends the work as a kill at that moment would: with `out` the same call goes on later.
     """
     token = _watch.set(_Watch(tell))
     try:
@@ -75,7 +75,7 @@ def bar(
         if (watch := _watch.get()) is None:
             yield advance
             return
-        with watch.following(advance, total, done) as step:
+        with watch.following(advance, label, total, done) as step:
             yield step
 
 

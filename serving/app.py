@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from canvas_fm.errors import CanvasError
-from serving import additions, npy, points, refine_routes
+from serving import additions, job_routes, npy, points, refine_routes
 from serving.bodies import GONE, decoded, gone, media_type, read_crops, read_model, reply
 from serving.core import Core, unless_gone
 from serving.document import document
@@ -211,6 +211,7 @@ ROUTES: list[tuple[str, str, Callable[[Core, Request], Awaitable[Response]]]] = 
     *refine_routes.ROUTES,
     ("POST", "/search", search_route),
     ("POST", "/reconstruct", reconstruct),
+    *job_routes.ROUTES,
     ("GET", "/openapi.json", openapi),
     ("GET", "/metrics", metrics),
 ]

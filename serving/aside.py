@@ -34,12 +34,12 @@ class Aside:
         """
         given_up = threading.Event()
 
-        def check(done: int, total: int) -> None:
+        def check(label: str, done: int, total: int) -> None:
             if given_up.is_set():
                 raise GivenUp
 
         def whole() -> T:
-            check(0, 0)
+            check("", 0, 0)
             with watched(check):
                 return work()
 

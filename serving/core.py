@@ -18,6 +18,8 @@ from serving.batcher import Batcher, DeadlinePassed, Prepare, QueueFull, Stopped
 from serving.cache import VectorCache
 from serving.errors import Refusal, refused
 from serving.guard import Gate
+from serving.job_runner import JobRunner
+from serving.job_store import JobStore
 from serving.meters import Meters
 from serving.schemas import Limits, Settings
 from serving.traces import Traces
@@ -78,6 +80,7 @@ class Core:
         # Searches beside each other; what goes through a model outside the batcher one after the other.
         self.searching: Aside
         self.aside: Aside
+        self.jobs: JobRunner | None = None
         self._cache: VectorCache | None = None
         self._failure: str | None = None
         self._loading: asyncio.Task[None] | None = None
@@ -97,6 +100,9 @@ class Core:
         if self._loading is not None:
             self._loading.cancel()
             await asyncio.gather(self._loading, return_exceptions=True)
+        if self.jobs is not None:
+            await asyncio.to_thread(self.jobs.stop)
+            self.jobs = None
         self.searching.stop()
         self.aside.stop()
         if self._batcher is not None:
@@ -122,7 +128,11 @@ class Core:
                 around=Traces.of_this_process().batch,
             )
             self._batcher.start()
+            store = None if settings.jobs is None else JobStore(settings.jobs)
             self._engine = engine
+            if store is not None:
+                self.jobs = JobRunner(self, store, self.busy)
+                self.jobs.start()
         except CanvasError as problem:
             self._fail(str(problem))
         except Exception as problem:
@@ -149,6 +159,11 @@ class Core:
         return (
             engine.embed(key.pool, crops) if key.layer is None else engine.embed(key.pool, crops, key.layer)
         )
+
+    def busy(self) -> bool:
+        """Whether a request waits for a model or is worked on; asked by what lets requests go first."""
+        assert self._batcher is not None
+        return bool(self._batcher.held_rows or self.aside.held or self.searching.held)
 
     def _fail(self, sentence: str) -> None:
         self._failure = sentence

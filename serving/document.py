@@ -7,6 +7,7 @@ from typing import Any, get_args
 from pydantic.json_schema import models_json_schema
 
 import canvas_fm
+from serving.job_schemas import JobInfo, JobRequest
 from serving.options import DTYPES, OUTPUTS
 from serving.schemas import (
     Addition,
@@ -30,6 +31,7 @@ _ERRORS = {
     401: "no key, or a wrong one",
     404: "no such model, volume, index or cell",
     408: "the body did not come",
+    409: "not in this state, or not with this index",
     413: "too much for one request",
     415: "another kind of body",
     422: "well formed, but it cannot be meant",
@@ -37,6 +39,7 @@ _ERRORS = {
     500: "the service's own fault",
     503: "not ready",
     504: "not done in time",
+    507: "the disk is full",
 }
 
 
@@ -66,6 +69,13 @@ _FOUND = [
     _WINDOW,
     {**_parameter("where", "conditions", type="array", items={"type": "string"}), "explode": True},
 ]
+_ID = {"name": "id", "in": "path", "required": True, "description": "of a job", "schema": {"type": "string"}}
+_ONCE = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "description": "sent twice with the same key, a job is made once",
+    "schema": {"type": "string", "minLength": 8, "maxLength": 200},
+}
 _MASK = [
     _WINDOW,
     _MODEL,
@@ -99,6 +109,12 @@ _SHAPES: dict[tuple[str, str], tuple[list[dict[str, Any]], dict[str, Any], dict[
     ),
     ("POST", "/v1/search"): (_FOUND, {_JSON: SearchRequest, _NPY: None}, {_JSON: SearchReply}, 200),
     ("POST", "/v1/reconstruct"): (_MASK, {_NPY: None}, {_NPY: None}, 200),
+    ("POST", "/v1/jobs"): ([_ONCE], {_JSON: JobRequest}, {_JSON: JobInfo}, 201),
+    ("GET", "/v1/jobs"): ([], {}, {_JSON: {"jobs": JobInfo}}, 200),
+    ("GET", "/v1/jobs/{id}"): ([_ID], {}, {_JSON: JobInfo}, 200),
+    ("DELETE", "/v1/jobs/{id}"): ([_ID], {}, {_JSON: JobInfo}, 200),
+    ("POST", "/v1/jobs/{id}/retry"): ([_ID], {}, {_JSON: JobInfo}, 200),
+    ("GET", "/v1/jobs/{id}/result"): ([_ID], {}, {_NPY: None, "application/zip": None, "text/csv": {}}, 200),
     ("GET", "/v1/openapi.json"): ([], {}, {_JSON: {}}, 200),
     ("GET", "/v1/metrics"): ([], {}, {"text/plain": {}}, 200),
     ("POST", "/embed_json"): ([], {_JSON: {"crops": [], "pool": "mean"}}, {_JSON: EmbeddingsReply}, 200),
@@ -107,7 +123,7 @@ _SHAPES: dict[tuple[str, str], tuple[list[dict[str, Any]], dict[str, Any], dict[
     ("GET", "/metrics"): ([], {}, {"text/plain": {}}, 200),
 }
 _KINDS = (
-    *(Info, ModelInfo, VolumeInfo, Addition),
+    *(Info, ModelInfo, VolumeInfo, Addition, JobInfo, JobRequest),
     *(PointsRequest, EmbedRequest, EmbeddingsReply, RefineRequest, RefineReply, SearchRequest, SearchReply),
 )
 _OTHERS = [
@@ -124,6 +140,9 @@ _CROPS = {
         "pool": {"enum": [*get_args(Pool), None]},
     },
 }
+
+
+_PLAIN = str.maketrans("/.", "__", "{}")
 
 
 def document(mounted: list[tuple[str, str, str]]) -> dict[str, Any]:
@@ -166,7 +185,7 @@ def _operation(method: str, path: str, about: str) -> dict[str, Any]:
     failed = {"content": {_JSON: {"schema": {"$ref": "#/components/schemas/Error"}}}}
     out: dict[str, Any] = {
         "summary": about.partition("\n")[0].rstrip("."),
-        "operationId": f"{method.lower()}_{path.strip('/').replace('/', '_').replace('.', '_')}",
+        "operationId": f"{method.lower()}_{path.strip('/').translate(_PLAIN)}",
         "responses": {
             str(status): {
                 "description": "as asked",

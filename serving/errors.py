@@ -24,6 +24,7 @@ _CODES = {
     500: "internal",
     503: "unavailable",
     504: "deadline",
+    507: "disk_full",
 }
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ from serving.unpack import Gunzip, check_json
 logger = logging.getLogger(__name__)
 
 _MB = 2**20
+HOLDER = "canvas_fm.holder"  # in a request's scope: the name of the key that it came with, empty without keys
 _LINGER_S, _LINGER_BYTES = 2.0, 512 * _MB
 
 
@@ -48,7 +50,8 @@ class Guard:
     `raw` are the paths whose body may be as large as `max_body_mb`; everywhere else, and for JSON,
     `max_json_mb` holds;
     `only_json` are those that read JSON and nothing else (BentoML alone would also read multipart forms);
-    `routes` are the names under which requests are counted, all others are counted as `other`.
+    `routes` are the names under which requests are counted, all others are counted as `other`; `{…}` in one
+    stands for any piece of a path.
     """
 
     def __init__(
@@ -62,7 +65,8 @@ class Guard:
         moved: Mapping[str, str] | None = None,
     ) -> None:
         self.app, self.limits, self.raw, self.only_json = app, limits, raw, only_json
-        self.routes, self.gate, self.moved = frozenset(routes), gate, moved or {}
+        self.gate, self.moved = gate, moved or {}
+        self.routes = {name: re.compile(re.sub(r"\\{\w+\\}", "[^/]+", re.escape(name))) for name in routes}
         self.inflight = 0
         self.buckets = Buckets()
         self._shared: tuple[tuple[str, ...], ASGIApp] = ((), self._answer)
@@ -76,7 +80,11 @@ class Guard:
         origins = self.gate().origins
         if origins != self._shared[0]:
             shared = CORSMiddleware(
-                self._answer, origins, allow_methods=("GET", "POST"), allow_headers=("*",), max_age=600
+                self._answer,
+                origins,
+                allow_methods=("GET", "POST", "DELETE"),
+                allow_headers=("*",),
+                max_age=600,
             )
             self._shared = (origins, shared if origins else self._answer)
         await self._shared[1](scope, receive, send)
@@ -93,7 +101,7 @@ class Guard:
         finally:
             self.inflight -= exchange.taken
             seconds = time.monotonic() - began
-            route = scope["path"] if scope["path"] in self.routes else "other"
+            route = self._name(scope["path"])
             meters.answered(route, exchange.status, seconds)
             fields = {
                 "method": scope["method"],
@@ -106,6 +114,11 @@ class Guard:
             access.info("%s %s %d", scope["method"], route, exchange.status, extra={"fields": fields})
             end_span(route, exchange.status)
             request_id.reset(token)
+
+    def _name(self, path: str) -> str:
+        if path in self.routes:
+            return path
+        return next((name for name, form in self.routes.items() if form.fullmatch(path)), "other")
 
     async def _through(self, exchange: _Exchange) -> None:
         scope = exchange.scope
@@ -157,6 +170,7 @@ class _Exchange:
         try:
             if keys:
                 self.holder = holder_of(keys, self.headers.get("authorization", ""))
+            self.scope[HOLDER] = self.holder
         finally:  # wrong keys count too, for the address that they come from
             if self.limits.rate_per_s is not None:
                 client = self.scope.get("client") or ("unknown",)

@@ -37,6 +37,7 @@ class Packed(Section):
     models: dict[str, str] = Field(default={})
     refiners: dict[str, str] = Field(default={})
     indexes: dict[str, str] = Field(default={})
+    jobs: str | None = None
     roots: list[str] = Field(default=[])
     keys: str | None = None
     origins: list[str] = Field(default=[])

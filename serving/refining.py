@@ -34,6 +34,8 @@ class HostedRefiner:
     refiner: Refiner
     extractor: Extractor
     engine: Engine | None
+    given: dict[str, Any]
+    """The encoder and the detector as `canvas_fm.refine` is given them, None for a shipped one."""
 
     @classmethod
     def open(
@@ -45,13 +47,13 @@ class HostedRefiner:
 
         refiner = Refiner.load(path)
         refiner.set_params(device=str(first.encoder.device))
-        found = _models_of(name, refiner, [engine.encoder for engine in engines], detectors)
-        extractor = extractor_of(refiner, **found, **_running(first.settings))
+        given = _served(refiner, [engine.encoder for engine in engines], detectors)
+        extractor = extractor_of(refiner, **_models_of(name, refiner, given), **_running(first.settings))
         engine = None
         if (encoder := extractor.encoder) is not None:
             served = (each for each in engines if each.encoder.sha256 == encoder.sha256)
             engine = next(served, None) or first.beside(encoder.to(first.encoder.device), f"refiner {name}")
-        return cls(name, refiner, extractor, engine)
+        return cls(name, refiner, extractor, engine, given)
 
     @property
     def threshold(self) -> float:
@@ -94,16 +96,20 @@ def open_refiners(core: Core, first: Engine, settings: Settings) -> dict[str, Ho
     }
 
 
-def _models_of(
-    name: str, refiner: Refiner, encoders: Sequence[Encoder], detectors: Sequence[Detector]
-) -> dict[str, Any]:
+def _served(refiner: Refiner, encoders: Sequence[Encoder], detectors: Sequence[Detector]) -> dict[str, Any]:
+    """Those that a refiner was fitted with, None for one that is not served."""
+    wanted = {made.sha256 for made in refiner.made_.values()}
+    return {
+        "encoder": next((each for each in encoders if each.sha256 in wanted), None),
+        "detector": next((each for each in detectors if each.sha256 in wanted), None),
+    }
+
+
+def _models_of(name: str, refiner: Refiner, given: dict[str, Any]) -> dict[str, Any]:
     from canvas_fm.heads.refine_points import models_of
 
-    wanted = {made.sha256 for made in refiner.made_.values()}
-    encoder = next((each for each in encoders if each.sha256 in wanted), None)
-    detector = next((each for each in detectors if each.sha256 in wanted), None)
     try:
-        return models_of(refiner, encoder, detector)
+        return models_of(refiner, **given)
     except CanvasError as problem:
         raise CanvasError(
             f"the refiner {name} cannot be served: {problem}; a service is given it by --model NAME=FOLDER"

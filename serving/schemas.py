@@ -55,6 +55,12 @@ class Limits(BaseModel):
     """What is being answered when the service is told to stop has so long; then it is given up."""
     cache_mb: float = Field(default=0, ge=0)
     """Embeddings kept for when the same crops come again, told by their content; 0 keeps none."""
+    max_jobs: int = Field(default=16, gt=0)
+    """Jobs that wait or run; more are 429."""
+    max_kept_jobs: int = Field(default=200, gt=0)
+    """Jobs of one key, finished ones too, until they are deleted."""
+    max_job_points: int = Field(default=2_000_000, gt=0)
+    """Points of one job."""
     max_hits: int = Field(default=1000, gt=0)
     """Hits of one query of `/v1/search`."""
 
@@ -75,6 +81,8 @@ class Settings(BaseModel):
     """Further models by name; detectors are there for refiners."""
     refiners: dict[str, str] = {}
     indexes: dict[str, str] = {}
+    jobs: str | None = None
+    """The folder that holds jobs; without one none are run."""
     roots: tuple[str, ...] = ()
     """Folders below which models and volumes may be added while the service runs."""
     keys: dict[str, str] = {}

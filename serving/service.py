@@ -41,6 +41,7 @@ def serve(
     models: Mapping[str, str | Path] | None = None,
     refiners: Mapping[str, str | Path] | None = None,
     indexes: Mapping[str, str | Path] | None = None,
+    jobs: str | Path | None = None,
     roots: Sequence[str | Path] = (),
     keys: str | Path | None = None,
     origins: Sequence[str] = (),
@@ -51,7 +52,8 @@ def serve(
     """Serve a model, and volumes by name, over HTTP until SIGTERM or Ctrl-C; call it in the main thread.
 
     `models` are further ones, `refiners` what judges candidates (by models that are served or shipped),
-    `indexes` what may be searched, each by name. Below `roots` models and volumes
+    `indexes` what may be searched, each by name. `jobs` is the folder of jobs, made where it is not there.
+    Below `roots` models and volumes
     may be added while it runs. `keys` is a file of bearer keys: with it nobody else is answered. Web pages of
     `origins` may read the answers, no others. `log` is `text` or `json`, a line a request. Spans of requests
     and batches go to the OpenTelemetry collector at `traces`, an address; without one nowhere.
@@ -65,6 +67,7 @@ def serve(
         models={name: find("model", path) for name, path in (models or {}).items()},
         refiners={name: find("model", path) for name, path in (refiners or {}).items()},
         indexes=indexes or {},
+        jobs=None if jobs is None else str(Path(jobs).resolve()),
         roots=roots,
         keys=None if keys is None else read_keys(keys),
         origins=origins,

@@ -38,7 +38,7 @@ def test_nothing_is_shown_where_it_is_switched_off(capsys, caplog):
 
 def test_who_watches_is_told_of_the_outermost_work_at_every_step():
     told = []
-    with progress.watched(lambda done, total: told.append((done, total))):
+    with progress.watched(lambda *said: told.append(said)):
         with progress.bar("blocks", 8, done=2, show=False) as advance:
             with progress.bar("crops", 99, show=False) as inner:
                 inner(50)
@@ -47,11 +47,12 @@ def test_who_watches_is_told_of_the_outermost_work_at_every_step():
             advance()
     with progress.bar("alone", 5, show=False) as advance:
         advance(5)
-    assert told == [(2, 8), (2, 8), (2, 8), (8, 8), (0, 1), (1, 1)]
+    blocks = [("blocks", 2, 8)] * 3 + [("blocks", 8, 8)]
+    assert told == [*blocks, ("more", 0, 1), ("more", 1, 1)]
 
 
 def test_what_the_watcher_raises_ends_the_work():
-    def stop(done, total):
+    def stop(label, done, total):
         if done == 2:
             raise KeyboardInterrupt
 

@@ -52,6 +52,11 @@ def add_verbs(verbs: Verbs) -> None:
             help=f"{what}, by name",
         )
     serve.add_argument(
+        "--jobs",
+        metavar="FOLDER",
+        help="run jobs (POST /v1/jobs), kept in this folder so that they survive a restart; default none",
+    )
+    serve.add_argument(
         "--root",
         nargs="+",
         action="extend",
@@ -137,6 +142,7 @@ def run_serve(args: argparse.Namespace) -> None:
         models=dict(args.named_model),
         refiners=dict(args.named_refiner),
         indexes=dict(args.named_index),
+        jobs=args.jobs,
         roots=args.root,
         keys=args.keys,
         origins=args.cors,
