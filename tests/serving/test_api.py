@@ -147,7 +147,7 @@ def test_more_patches_than_a_reply_holds_are_refused(start, crops) -> None:
         ("layer=%D9%A1", "whole number from 0"),
         ("normalize=maybe", "one of 1, true, 0, false"),
         ("dtype=float64", "one of float32, float16"),
-        ("pool=max", "one of mean, cls, centre, tokens, grid"),
+        ("pool=max", "one of mean, cls, centre, contrast, tokens, grid"),
     ],
 )
 def test_options_that_cannot_be_meant(service, crops, query: str, message: str) -> None:
