@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -12,16 +13,19 @@ import httpx
 import numpy as np
 from jaxtyping import Float, Float32, Real
 
+from serving.async_client_jobs import AsyncClientJobs
 from serving.wire import (
     Asked,
     Patience,
-    embed_requests,
+    addition_request,
+    crops_requests,
     points_requests,
     reconstruct_request,
     search_request,
     settings,
     vectors_of,
 )
+from serving.wire_jobs import whole_file
 
 
 class AsyncClient:
@@ -43,6 +47,7 @@ class AsyncClient:
         self._http = httpx.AsyncClient(**settings(url, timeout_s, key))
         self.url, self.patience_s = url.rstrip("/"), patience_s
         self._met = False  # whether the service ever answered
+        self.jobs = AsyncClientJobs(self)
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -58,11 +63,21 @@ class AsyncClient:
 
     async def info(self) -> dict[str, Any]:
         """What is served: the default model, its sha256, crop and voxel size; volumes, indexes, limits."""
-        return dict((await self._ask({"method": "GET", "url": "/v1/info"})).json())
+        return dict((await self.ask({"method": "GET", "url": "/v1/info"})).json())
 
     async def models(self) -> list[dict[str, Any]]:
         """The served models, the default first."""
-        return list((await self._ask({"method": "GET", "url": "/v1/models"})).json()["models"])
+        return list((await self.ask({"method": "GET", "url": "/v1/models"})).json()["models"])
+
+    async def add_model(self, name: str, path: str) -> dict[str, Any]:
+        """Serve one more model, `path` below a folder that the service allows."""
+        asked = addition_request("/v1/models", name, path)
+        return dict((await self.ask(asked)).json())
+
+    async def add_volume(self, name: str, path: str) -> dict[str, Any]:
+        """Register one more volume, `path` below a folder that the service allows."""
+        asked = addition_request("/v1/volumes", name, path)
+        return dict((await self.ask(asked, repeat=False)).json())
 
     async def ready(self, wait_s: float = 0.0) -> bool:
         """Whether the model is loaded; waits for it up to `wait_s` seconds."""
@@ -86,6 +101,7 @@ class AsyncClient:
         layer: int | None = None,
         model: str | None = None,
         normalize: bool = False,
+        whiten: str | None = None,
         dtype: str = "float32",
         per_request: int = 256,
     ) -> Float[np.ndarray, "n d"]:
@@ -93,11 +109,13 @@ class AsyncClient:
 
         `crops` are (n, z, y, x) or (n, 1, z, y, x): uint16 with the `window` (low, high) of their volume, or
         floats in [0, 1]. Sent `per_request` at a time. `layer` is after how many blocks, `model` a name or
-        sha256, `dtype` float32 or float16; `normalize` gives vectors of length 1.
+        sha256, `dtype` float32 or float16; `normalize` gives vectors of length 1, `whiten` names an index by
+        whose cells they are whitened. `pool` may be `tokens` or `grid`: a vector for each patch.
         """
-        options = {"pool": pool, "layer": layer, "model": model, "normalize": normalize, "dtype": dtype}
-        requests = embed_requests(crops, window, options, per_request)
-        return np.concatenate([vectors_of(await self._ask(each)) for each in requests])
+        options = {"pool": pool, "layer": layer, "model": model, "normalize": normalize}
+        options |= {"whiten": whiten, "dtype": dtype}
+        requests = crops_requests("/v1/embed", crops, window, options, per_request)
+        return np.concatenate([vectors_of(await self.ask(each)) for each in requests])
 
     async def embed_points(
         self,
@@ -108,6 +126,7 @@ class AsyncClient:
         layer: int | None = None,
         model: str | None = None,
         normalize: bool = False,
+        whiten: str | None = None,
         dtype: str = "float32",
         per_request: int = 1024,
     ) -> Float[np.ndarray, "n d"]:
@@ -115,9 +134,44 @@ class AsyncClient:
 
         Points are z, y, x in voxels of level 0; the rest as in `embed`.
         """
-        options = {"pool": pool, "layer": layer, "model": model, "normalize": normalize, "dtype": dtype}
-        requests = points_requests(volume, points_zyx, options, per_request)
-        return np.concatenate([vectors_of(await self._ask(each)) for each in requests])
+        options = {"pool": pool, "layer": layer, "model": model, "normalize": normalize}
+        options |= {"whiten": whiten, "dtype": dtype}
+        requests = points_requests("/v1/embed/points", volume, points_zyx, options, per_request)
+        return np.concatenate([vectors_of(await self.ask(each)) for each in requests])
+
+    async def refine(
+        self,
+        volume: str,
+        points_zyx: Real[np.ndarray, "n 3"],
+        *,
+        refiner: str | None = None,
+        background: str | None = None,
+        all_candidates: bool = False,
+        per_request: int = 1024,
+    ) -> Float32[np.ndarray, " n"]:
+        """P(cell) of points of a registered volume by a served refiner, as `canvas_fm.refine` has it.
+
+        A refiner that corrects a brain by its candidates needs `all_candidates`: all of them, sent at once.
+        """
+        options = {"refiner": refiner, "background": background, "all_candidates": all_candidates}
+        size = max(len(points_zyx), 1) if all_candidates else per_request
+        requests = points_requests("/v1/refine", volume, points_zyx, options, size)
+        return np.concatenate([vectors_of(await self.ask(each)) for each in requests])
+
+    async def refine_crops(
+        self,
+        crops: Real[np.ndarray, "n *one z y x"],
+        window: Sequence[float] | None = None,
+        *,
+        refiner: str | None = None,
+        all_candidates: bool = False,
+        per_request: int = 256,
+    ) -> Float32[np.ndarray, " n"]:
+        """P(cell) of crops, given as in `embed`, by a refiner that needs no detector."""
+        options = {"refiner": refiner, "all_candidates": all_candidates}
+        size = max(len(crops), 1) if all_candidates else per_request
+        requests = crops_requests("/v1/refine", crops, window, options, size)
+        return np.concatenate([vectors_of(await self.ask(each)) for each in requests])
 
     async def search(
         self,
@@ -137,7 +191,7 @@ class AsyncClient:
         """
         asked = {"vectors": vectors, "ids": ids, "like": like, "unlike": list(unlike), "k": k}
         asked |= {"where": list(where), "index": index, "encoder": encoder}
-        return dict((await self._ask(search_request(asked))).json())
+        return dict((await self.ask(search_request(asked))).json())
 
     async def reconstruct(
         self,
@@ -150,11 +204,14 @@ class AsyncClient:
     ) -> Float32[np.ndarray, "n 4 z y x"]:
         """The paper's four rows of up to eight crops: original, masked, reconstruction, merged."""
         options = {"mask_ratio": mask_ratio, "seed": seed, "model": model}
-        return vectors_of(await self._ask(reconstruct_request(crops, window, options)))
+        return vectors_of(await self.ask(reconstruct_request(crops, window, options)))
 
-    async def _ask(self, asked: Asked) -> httpx.Response:
-        """A good reply, however many tries it takes within `patience_s`; CanvasError otherwise."""
-        patience = Patience(self.url, self.patience_s, self._met)
+    async def ask(self, asked: Asked, *, repeat: bool = True) -> httpx.Response:
+        """A good reply, however many tries it takes within `patience_s`; CanvasError otherwise.
+
+        `asked` is what httpx takes; what may not be done twice is not to `repeat`.
+        """
+        patience = Patience(self.url, self.patience_s, self._met, repeat)
         while True:
             try:
                 reply = await self._http.request(**asked)
@@ -164,4 +221,22 @@ class AsyncClient:
                 self._met = True
                 if not (wait := patience.after_reply(reply)):
                     return reply
+            await asyncio.sleep(wait)
+
+    async def save(self, asked: Asked, path: Path) -> None:
+        """A good reply's body as a file, whole or not at all, however large it is."""
+        patience = Patience(self.url, self.patience_s, self._met)
+        while True:
+            try:
+                async with self._http.stream(**asked) as reply:
+                    self._met = True
+                    if not reply.is_success:
+                        await reply.aread()
+                    if not (wait := patience.after_reply(reply)):
+                        with whole_file(path) as file:
+                            async for piece in reply.aiter_bytes():
+                                file.write(piece)
+                        return
+            except httpx.TransportError as problem:
+                wait = patience.after_loss(problem)
             await asyncio.sleep(wait)

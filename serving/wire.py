@@ -38,8 +38,8 @@ def settings(url: str, timeout_s: float, key: str | None) -> dict[str, Any]:
     }
 
 
-def embed_requests(
-    crops: np.ndarray, window: Sequence[float] | None, options: dict[str, Any], per_request: int
+def crops_requests(
+    path: str, crops: np.ndarray, window: Sequence[float] | None, options: dict[str, Any], per_request: int
 ) -> Iterator[Asked]:
     """Crops as raw `.npy`, `per_request` at a time."""
     array = np.asarray(crops)
@@ -50,11 +50,11 @@ def embed_requests(
     params = _params(window, options)
     headers = {"Content-Type": npy.MEDIA_TYPE, "Accept": npy.MEDIA_TYPE}
     for part in parts_of(array, per_request):
-        yield _post("/v1/embed", params=params, content=npy.dump(part), headers=headers)
+        yield _post(path, params=params, content=npy.dump(part), headers=headers)
 
 
 def points_requests(
-    volume: str, points_zyx: np.ndarray, options: dict[str, Any], per_request: int
+    path: str, volume: str, points_zyx: np.ndarray, options: dict[str, Any], per_request: int
 ) -> Iterator[Asked]:
     """Points of a registered volume, `per_request` at a time."""
     points = np.asarray(points_zyx, dtype=np.float64)
@@ -63,7 +63,7 @@ def points_requests(
     rest = {name: value for name, value in options.items() if value is not None}
     for part in parts_of(points, per_request):
         body = {"volume": volume, "points_zyx": part.tolist(), **rest}
-        yield _post("/v1/embed/points", json=body, headers={"Accept": npy.MEDIA_TYPE})
+        yield _post(path, json=body, headers={"Accept": npy.MEDIA_TYPE})
 
 
 def search_request(asked: dict[str, Any]) -> Asked:
@@ -80,6 +80,11 @@ def reconstruct_request(crops: np.ndarray, window: Sequence[float] | None, optio
     array = array.astype(np.float32, copy=False) if array.dtype.kind == "f" else array
     headers = {"Content-Type": npy.MEDIA_TYPE}
     return _post("/v1/reconstruct", params=_params(window, options), content=npy.dump(array), headers=headers)
+
+
+def addition_request(path: str, name: str, where: str) -> Asked:
+    """One more model or volume."""
+    return _post(path, json={"name": name, "path": where})
 
 
 def parts_of(array: np.ndarray, size: int) -> Iterator[np.ndarray]:

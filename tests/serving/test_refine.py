@@ -27,6 +27,7 @@ from canvas_fm.models.checkpoint import Detector, Encoder, save_detector
 from canvas_fm.models.convmixer import ConvMixerConfig, HeatMapNet
 from serving import npy
 from serving.app import create_app
+from serving.client import Client
 from serving.core import Core
 from serving.guard import Guard
 from serving.schemas import Limits, Settings
@@ -333,3 +334,19 @@ def test_a_name_that_is_none_is_refused_before_anything_starts(model: Path, refi
         serve(model, refiners={"a b": refiners["plain"]}, port=0)
     with pytest.raises(CanvasError, match="no model at"):
         serve(model, refiners={"plain": "nothing"}, port=0)
+
+
+def test_the_clients_give_what_the_route_gives(service, brains) -> None:
+    volume, points = brains[2]
+    expected = array(service.post("/v1/refine", json=asked(points, "plain")))
+    client = Client("http://testserver")
+    client._http = service
+    in_parts = client.refine("c", points.zyx, refiner="plain", per_request=30)
+    np.testing.assert_allclose(in_parts, expected, atol=1e-6)
+    crops = client.refine_crops(crops_of(volume, points), volume.window, refiner="plain", per_request=30)
+    np.testing.assert_allclose(crops, expected, atol=1e-6)
+    whole = array(service.post("/v1/refine", json=asked(points, "corrected", all_candidates=True)))
+    found = client.refine("c", points.zyx, refiner="corrected", all_candidates=True, per_request=30)
+    np.testing.assert_allclose(found, whole, atol=1e-6)
+    with pytest.raises(CanvasError, match="answered 422: the refiner corrected corrects every brain"):
+        client.refine("c", points.zyx, refiner="corrected")
