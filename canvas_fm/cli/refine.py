@@ -105,6 +105,18 @@ def _add_fit(group: Verbs) -> None:
         default="none",
         help="of every brain by its own candidates; default none",
     )
+    fit.add_argument(
+        "--unfreeze",
+        type=int,
+        default=0,
+        metavar="K",
+        help="fit the encoder's last K blocks too; the refiner carries them. Default 0: the encoder as it is",
+    )
+    fit.add_argument(
+        "--augment",
+        action="store_true",
+        help="with --unfreeze: flip, turn and brighten crops by chance; slower, all blocks run in every step",
+    )
     fit.add_argument("--whiten", action="store_true", help="decorrelate columns, by the training volumes")
     fit.add_argument("--model", choices=["logistic", "mlp"], default="logistic", help="default logistic")
     fit.add_argument(
@@ -187,8 +199,15 @@ def run_fit(args: argparse.Namespace) -> None:
         layer=args.layer,
         **_running(args),
     )
-    keep = None if args.features is None else Path(args.features)
-    report = fit_refiner(_refiner(args), brains, extractor, args.out, overwrite=args.overwrite, keep=keep)
+    writing: dict[str, Any] = {"overwrite": args.overwrite}
+    writing["keep"] = None if args.features is None else Path(args.features)
+    if args.unfreeze:
+        from canvas_fm.training.finetune import Tuning, fit_tuned
+
+        tuning = Tuning(args.unfreeze, augment=args.augment)
+        report = fit_tuned(_refiner(args), brains, extractor, args.out, tuning, **writing)
+    else:
+        report = fit_refiner(_refiner(args), brains, extractor, args.out, **writing)
     skipped = report_bad_chunks(volumes)
     result = report if args.json else _for_people(report)
     print_result(result | ({"bad_chunks": skipped} if skipped else {}), args.json)
@@ -232,15 +251,21 @@ def _for_people(report: dict[str, Any]) -> dict[str, Any]:
         "left out": f"each {figures['split']} once, in {figures['folds']} folds",
     }
     for name, of in {"all": pooled, **figures["brains"]}.items():
-        ranking = "undefined" if of["auc"] is None else f"{of['auc']:.3f}"
-        above = "recall unknown" if of["f1_ceiling"] is None else f"ceiling {of['f1_ceiling']:.3f}"
-        shown[name] = (
-            f"F1 {of['f1']:.3f} ({above}; every candidate kept {of['f1_unrefined']:.3f}), AUC {ranking}, "
-            f"calibration error {of['calibration_error']:.3f}"
-        )
+        shown[name] = _in_words(of)
+    if report["tuned"]:
+        shown["all, encoder frozen"] = _in_words(figures["frozen"]["pooled"])
     if figures["warning"]:
         shown["warning"] = figures["warning"]
     return shown
+
+
+def _in_words(of: dict[str, Any]) -> str:
+    ranking = "undefined" if of["auc"] is None else f"{of['auc']:.3f}"
+    above = "recall unknown" if of["f1_ceiling"] is None else f"ceiling {of['f1_ceiling']:.3f}"
+    return (
+        f"F1 {of['f1']:.3f} ({above}; every candidate kept {of['f1_unrefined']:.3f}), AUC {ranking}, "
+        f"calibration error {of['calibration_error']:.3f}"
+    )
 
 
 def run_apply(args: argparse.Namespace) -> None:

@@ -18,7 +18,7 @@ from canvas_fm.cli.options import (
 )
 
 # As canvas_fm.viewing.report.METHODS, which is not imported before a verb runs; a test compares them.
-METHODS = ("score", "shape", "pca", "random", "encoder", "resnet")
+METHODS = ("score", "shape", "pca", "random", "encoder", "finetune", "resnet")
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -57,7 +57,7 @@ def add_verbs(verbs: Verbs) -> None:
     )
     report.add_argument("--out", required=True, metavar="OUT", help="folder to write")
     report.add_argument(
-        "--methods", nargs="+", choices=METHODS, help="default: all that what is given allows"
+        "--methods", nargs="+", choices=METHODS, help="default: all but finetune that what is given allows"
     )
     report.add_argument(
         "--encoder", nargs="+", default=[], metavar="MODEL", help="one, or one a fold in their order"
@@ -93,6 +93,16 @@ def add_verbs(verbs: Verbs) -> None:
     )
     report.add_argument(
         "--head", choices=["logistic", "mlp"], default="logistic", help="on features; default logistic"
+    )
+    report.add_argument(
+        "--unfreeze",
+        type=positive_int,
+        default=1,
+        metavar="K",
+        help="blocks of the encoder that the method finetune fits too; default 1",
+    )
+    report.add_argument(
+        "--augment", action="store_true", help="finetune flips, turns and brightens crops by chance; slower"
     )
     report.add_argument(
         "--resnet-width", type=positive_int, default=16, metavar="N", help="64 is cellfinder's; default 16"
@@ -139,6 +149,8 @@ def run_report(args: argparse.Namespace) -> None:
             layer=args.layer,
             correction=args.correction,
             head=args.head,
+            unfreeze=args.unfreeze,
+            augment=args.augment,
             resnet_width=args.resnet_width,
             resnet_steps=args.resnet_steps,
             device=args.device,

@@ -5,7 +5,6 @@ And embeddings as a method, so that a trained encoder, a random one and a refine
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ from jaxtyping import Float32, Float64
 from canvas_fm.data.zyx import Zyx
 from canvas_fm.errors import CanvasError
 from canvas_fm.heads.features import FeatureSet, Moments
+from canvas_fm.heads.fitting import fit_head
 from canvas_fm.heads.linear import fit_path
 from canvas_fm.heads.methods import Fit, Judge, Training, held_out_by, threshold_of
 from canvas_fm.heads.shape_features import shape_crop, shape_features
@@ -194,19 +194,12 @@ class Embedded:
             self._corrected = {given.fold: features.corrected(how)}
         ready = self._corrected[given.fold]
         labels = task.is_cell[rows].astype(np.int64)
-        options = {"regions": task.region[rows].astype(np.str_), "missed": task.missed_by_part(rows)}
-        try:
-            refiner.fit(ready.rows(rows), labels, **options)
-        except CanvasError:  # so few labels that a brain or region lacks a class
-            fewest = min(int(labels.sum()), int((1 - labels).sum()))
-            refiner.set_params(folds=max(2, min(3, fewest)), force_random=True)
-            one = np.full(len(rows), given.fold)
-            # It would warn of each of these draws that neighbours stand on both sides: they are known to.
-            logging.getLogger("canvas_fm.heads.refine").addFilter(_silent)
-            try:
-                refiner.fit(FeatureSet(ready.x[rows], ready.blocks, one, ready.made), labels)
-            finally:
-                logging.getLogger("canvas_fm.heads.refine").removeFilter(_silent)
+        fewest = min(int(labels.sum()), int((1 - labels).sum()))
+        refiner.set_params(folds=max(2, min(refiner.folds, fewest)), force_random=True)
+        regions, missed = task.region[rows].astype(np.str_), task.missed_by_part(rows)
+        refiner.take(
+            fit_head(refiner, refiner.prepare(ready.rows(rows), labels, regions=regions, missed=missed))
+        )
 
         def scratch(asked: np.ndarray) -> np.ndarray:
             assert again is not None
@@ -223,10 +216,6 @@ class Embedded:
             float(refiner.threshold_),
             None if again is None else scratch,
         )
-
-
-def _silent(record: logging.LogRecord) -> bool:
-    return False
 
 
 def _logistic(

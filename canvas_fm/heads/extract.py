@@ -20,7 +20,8 @@ from canvas_fm.data.disk import write_atomic
 from canvas_fm.data.points import as_zyx, check_inside
 from canvas_fm.data.volume import Volume, Zyx
 from canvas_fm.errors import BadInput, CanvasError
-from canvas_fm.heads.features import FeatureSet, Made, beside
+from canvas_fm.heads.features import DETECTOR, MAE, FeatureSet, Made, beside, stack
+from canvas_fm.heads.task import Task
 from canvas_fm.inference.detect import TILE_ZYX, channels_of
 from canvas_fm.inference.embed import embed
 from canvas_fm.inference.features import detector_features
@@ -28,7 +29,6 @@ from canvas_fm.inference.source import Source, volume_identity
 from canvas_fm.models.checkpoint import Detector, Encoder
 from canvas_fm.models.vit import DENSE, POOLS
 
-MAE, DETECTOR = "mae", "detector"
 CROP_ZYX: Zyx = (16, 32, 32)  # where there is no encoder whose crop could be taken
 
 
@@ -248,6 +248,16 @@ def _keep(path: Path, block: str, x: Float32[np.ndarray, "n k"]) -> None:
     data = save_arrays({block: np.ascontiguousarray(x)})
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, lambda temporary: temporary.write_bytes(_signed(data)))
+
+
+def features_of_rows(extractor: Extractor, task: Task, rows: Int64[np.ndarray, " m"]) -> FeatureSet:
+    """The features of some rows of a task, from the voxels; rows rise."""
+    parts = []
+    for part, place in zip(task.parts, task.places, strict=True):
+        mine = rows[(rows >= place.start) & (rows < place.stop)]
+        if len(mine):
+            parts.append(extractor.features(part.volume, task.zyx[mine], group=part.name, show=False))
+    return stack(parts)
 
 
 def _signed(data: bytes) -> bytes:

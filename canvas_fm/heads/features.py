@@ -11,6 +11,7 @@ from jaxtyping import Float32, Float64, Shaped
 
 from canvas_fm.errors import BadInput, ModelMismatch
 
+MAE, DETECTOR = "mae", "detector"  # the blocks that are made by an encoder and by a detector
 CORRECTIONS = ("none", "centre", "standardise", "whiten")
 # Of a covariance, the share of its mean variance that is mixed in: directions without variance stay finite.
 SHRINKAGE = 0.01
@@ -170,15 +171,19 @@ class Moments:
         """
         if how == "none":
             return x
-        centred = x - self.mean
+        centred, scale = x - self.mean, self.scale(how)
+        return (centred * scale if scale.ndim == 1 else centred @ scale).astype(np.float32)
+
+    def scale(self, how: str) -> np.ndarray:
+        """What rows minus the mean are multiplied with: a number a column (d,), or a matrix (d, d)."""
+        if how == "centre":
+            return np.ones(len(self.mean))
         if how == "standardise":
             deviation = np.sqrt(np.diag(self.covariance))
-            centred /= np.where(deviation > 1e-12, deviation, 1.0)
-        elif how == "whiten":
-            centred = centred @ self.root()
-        elif how != "centre":
-            raise BadInput(f"correction is {how!r}; give one of {', '.join(CORRECTIONS)}")
-        return centred.astype(np.float32)
+            return 1 / np.where(deviation > 1e-12, deviation, 1.0)
+        if how == "whiten":
+            return self.root()
+        raise BadInput(f"correction is {how!r}; give one of {', '.join(CORRECTIONS)}")
 
     def root(self) -> Float64[np.ndarray, "d d"]:
         """The covariance^(−½), by which rows minus the mean become white; shrunk a little to the sphere."""

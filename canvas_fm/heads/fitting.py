@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,7 +21,6 @@ from canvas_fm.models.head_nets import HeadNet, train_mlp
 if TYPE_CHECKING:
     from canvas_fm.heads.refine import Refiner
 
-_log = logging.getLogger(__name__)
 GRID = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # of C, the inverse of the penalty
 MODELS = ("logistic", "mlp")
 
@@ -70,12 +68,19 @@ class Fitted:
 
 def fit_head(settings: Refiner, rows: Rows) -> Fitted:
     """Fit on all rows; calibrate, choose the threshold and judge on the rows of the folds left out."""
+    folds = folds_of(settings, rows)
+    C, held_out = held_out_logits(settings, rows, folds)
+    return judged(settings, rows, folds, held_out, head_net(settings, rows.x, rows.is_cell, C), C)
+
+
+def folds_of(settings: Refiner, rows: Rows) -> Folds:
+    """Which rows are held out together; BadInput for settings and labels that nothing can be made of."""
     if settings.model not in MODELS:
         raise BadInput(f"model is {settings.model!r}; give one of {', '.join(MODELS)}")
     if settings.threshold is not None and not 0 < settings.threshold < 1:
         raise BadInput(f"threshold is {settings.threshold}; give a probability between 0 and 1")
     check_labels(rows.is_cell)
-    folds = grouped_folds(
+    return grouped_folds(
         rows.groups,
         rows.is_cell,
         folds=settings.folds,
@@ -83,17 +88,23 @@ def fit_head(settings: Refiner, rows: Rows) -> Fitted:
         force_random=settings.force_random or not rows.grouped,
         seed=settings.random_state,
     )
-    C, held_out = _held_out_logits(settings, rows, folds)
-    net = _net(settings, rows.x, rows.is_cell, C)
+
+
+def judged(
+    settings: Refiner,
+    rows: Rows,
+    folds: Folds,
+    held_out: Float64[np.ndarray, " n"],
+    net: HeadNet,
+    C: float | None,
+) -> Fitted:
+    """Calibration, threshold and figures by the logits of rows held out; `net` has seen all rows."""
     calibration = fit_calibration(held_out, rows.is_cell, settings.calibration)
-    p_cell = calibration(held_out)
-    everything = np.arange(len(rows.x))
-    chosen = best_f1(rows.is_cell, p_cell, missed=rows.missed_in(everything))[0]
+    everything = np.arange(len(rows.is_cell))
+    chosen = best_f1(rows.is_cell, calibration(held_out), missed=rows.missed_in(everything))[0]
     honest, kept = carried(settings, rows, folds, held_out)
     spread = CountSpread() if folds.by == "random" else CountSpread.of(honest, rows.is_cell, rows.places)
     figures = _figures(rows, folds, held_out, honest, kept, spread)
-    if (ranking := figures["pooled"]["auc"]) is not None and ranking < 0.5:
-        _log.warning("on brains left out the refiner ranks worse than chance (AUC %.2f)", ranking)
     net.calibration = torch.tensor(calibration.knots, dtype=torch.float32)
     rounded = Calibration(calibration.method, net.calibration.numpy().astype(np.float64))
     threshold = chosen if settings.threshold is None else settings.threshold
@@ -106,7 +117,7 @@ def _warning(folds: Folds, rows: Rows) -> str | None:
     return folds.warning
 
 
-def _held_out_logits(
+def held_out_logits(
     settings: Refiner, rows: Rows, folds: Folds
 ) -> tuple[float | None, Float64[np.ndarray, " n"]]:
     """The penalty (of the logistic model), and each row's logit by the model that has not seen its fold.
@@ -183,7 +194,7 @@ def _fit(
     return _Layers((numbers[0], numbers[2]), (numbers[1], numbers[3]))
 
 
-def _net(
+def head_net(
     settings: Refiner, x: Float32[np.ndarray, "n w"], is_cell: Bool[np.ndarray, " n"], C: float | None
 ) -> HeadNet:
     """The model of all rows as one net on the used columns, scaling folded in."""

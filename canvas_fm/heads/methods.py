@@ -57,7 +57,7 @@ class Method(Protocol):
 
 
 def training(task: Task, rows: Rows, pool: Rows, fold: str, seed: int) -> Training:
-    """Rows with their inner folds: whole brains, else regions of the one brain, else any (few labels)."""
+    """Rows with their inner folds: whole brains, else regions of the one brain, else any rows."""
     is_cell = task.is_cell[rows]
     fewest = min(int(is_cell.sum()), int((~is_cell).sum()))
     if fewest < 2:
@@ -65,12 +65,14 @@ def training(task: Task, rows: Rows, pool: Rows, fold: str, seed: int) -> Traini
             f"without {fold} {int(is_cell.sum())} cells and {int((~is_cell).sum())} other candidates are "
             "labelled; a threshold takes two of each at least"
         )
-    count = min(_INNER, fewest)
-    groups, regions = task.group[rows], task.region[rows].astype(np.str_)
-    try:
-        folds = grouped_folds(groups, is_cell, folds=count, regions=regions, seed=seed)
-    except CanvasError:  # so few labels that a brain or a region lacks a class
-        folds = grouped_folds(np.full(len(rows), fold), is_cell, folds=count, force_random=True, seed=seed)
+    folds = grouped_folds(
+        task.group[rows],
+        is_cell,
+        folds=min(_INNER, fewest),
+        regions=task.region[rows].astype(np.str_),
+        force_random=True,  # so few labels that a brain or a region lacks a class
+        seed=seed,
+    )
     return Training(task, rows, pool, folds, fold, seed)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from canvas_fm.heads.calibration import Calibration, Count, CountSpread, expecte
 from canvas_fm.heads.columns import CONCAT, Columns
 from canvas_fm.heads.features import (
     CORRECTIONS,
+    MAE,
     FeatureSet,
     Moments,
     check_blocks,
@@ -29,6 +31,7 @@ from canvas_fm.heads.features import (
 from canvas_fm.heads.fitting import Fitted, Rows, fit_head
 from canvas_fm.models.device import pick_device
 from canvas_fm.models.head_nets import HeadNet
+from canvas_fm.models.tuned import TunedBlocks
 
 _log = logging.getLogger(__name__)
 _AT_ONCE = 65_536
@@ -115,6 +118,21 @@ class Refiner(ClassifierMixin, BaseEstimator):
 
         Raises BadInput for one class only, fewer labels than folds, NaN, and settings that contradict.
         """
+        rows = self.prepare(X, y, groups=groups, regions=regions, missed=missed)
+        self.take(fit_head(self, rows))
+        self.warn()
+        return self
+
+    def prepare(
+        self,
+        X: Any,
+        y: Any,
+        *,
+        groups: Any = None,
+        regions: Any = None,
+        missed: Mapping[str, int] | None = None,
+    ) -> Rows:
+        """The labelled rows of `fit` as its model sees them: corrected, and the columns that are used."""
         if self.correction not in CORRECTIONS:
             raise BadInput(f"correction is {self.correction!r}; give one of {', '.join(CORRECTIONS)}")
         x, names, known = self._training_rows(X, y, groups)
@@ -125,7 +143,8 @@ class Refiner(ClassifierMixin, BaseEstimator):
         # A brain is corrected by all its candidates, labelled or not, as it will be when it is judged.
         x = correct_by_group(x, names, self.correction)
         used = self.columns_.take({name: x[:, part] for name, part in self.blocks_.items()})
-        rows = Rows(
+        self.skipped_ = int((~keep).sum())
+        return Rows(
             x=used[keep],
             is_cell=labels[keep] == self.classes_[-1],
             groups=names[keep],
@@ -133,12 +152,28 @@ class Refiner(ClassifierMixin, BaseEstimator):
             missed=dict(missed or {}),
             grouped=known,
         )
-        self.skipped_ = int((~keep).sum())
-        fitted = fit_head(self, rows)
-        self._take(fitted)
-        if fitted.warning:
-            _log.warning("the refiner was calibrated on %s", fitted.warning)
-        return self
+
+    def take(self, fitted: Fitted, tuned: TunedBlocks | None = None) -> None:
+        """Become what was fitted; `tuned` are the encoder's last blocks where they were fitted too."""
+        self.net_: HeadNet = fitted.net
+        self.calibration_: Calibration = fitted.calibration
+        self.count_spread_: CountSpread = fitted.spread
+        self.threshold_ = fitted.threshold
+        self.C_ = fitted.C
+        self.split_, self.split_warning_ = fitted.split, fitted.warning
+        self.cross_validation_ = fitted.figures
+        self.tuned_ = tuned
+        if tuned is not None:
+            self.made_[MAE] = replace(self.made_[MAE], name=tuned.name, sha256=tuned.sha256)
+        self.__dict__.pop("sha256_", None)  # that of a folder which this may have been loaded from
+
+    def warn(self) -> None:
+        """Say aloud what the figures of a fit give reason to worry about."""
+        if self.split_warning_:
+            _log.warning("the refiner was calibrated on %s", self.split_warning_)
+        ranking = self.cross_validation_["pooled"]["auc"]
+        if ranking is not None and ranking < 0.5:
+            _log.warning("on brains left out the refiner ranks worse than chance (AUC %.2f)", ranking)
 
     def predict_proba(self, X: Any, *, groups: Any = None, moments: Moments | None = None) -> Any:
         """P(not a cell) and P(cell) of every row, (n, 2), calibrated.
@@ -203,16 +238,6 @@ class Refiner(ClassifierMixin, BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_class = False
         return tags
-
-    def _take(self, fitted: Fitted) -> None:
-        self.net_: HeadNet = fitted.net
-        self.calibration_: Calibration = fitted.calibration
-        self.count_spread_: CountSpread = fitted.spread
-        self.threshold_ = fitted.threshold
-        self.C_ = fitted.C
-        self.split_, self.split_warning_ = fitted.split, fitted.warning
-        self.cross_validation_ = fitted.figures
-        self.__dict__.pop("sha256_", None)  # that of a folder which this may have been loaded from
 
     def _training_rows(self, X: Any, y: Any, groups: Any) -> tuple[np.ndarray, np.ndarray, bool]:
         """Rows (n, d), the brain of each, and whether that was given."""

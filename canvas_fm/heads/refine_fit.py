@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,18 +71,23 @@ def fit_refiner(
     overwrite: bool = False,
     keep: Path | None = None,
     show: bool | None = None,
+    fit: Callable[[TrainingSet], None] | None = None,
 ) -> dict[str, Any]:
     """Fit a refiner, write its folder with `report.json` in it, and return that report.
 
     Every figure is of brains (or regions, where there is one brain) that the model had not seen, beside the
     F1 of keeping every candidate and the ceiling 2R / (1 + R) that no judgement of these candidates passes.
+    `fit` fits the refiner in another way than `Refiner.fit` does.
     """
     out = Path(out)
     if out.exists() and not overwrite and not (out.is_dir() and not any(out.iterdir())):
         raise CanvasError(f"{out} is there already; give another --out, or --overwrite to replace it")
     _check_before_work(refiner, brains, extractor)
     data = training_set(brains, extractor, keep=keep, show=show)
-    refiner.fit(data.features, data.label, regions=data.regions, missed=data.missed)
+    if fit is None:
+        refiner.fit(data.features, data.label, regions=data.regions, missed=data.missed)
+    else:
+        fit(data)
     counts = {brain.name: brain.counts() for brain in brains}
     markers = {brain.name: brain.volume.marker for brain in brains}
     identity = refiner.save(out, {"trained_on": counts, "markers": markers, "canvas_fm": __version__})
@@ -95,6 +100,7 @@ def fit_refiner(
         "columns": {name: part.stop - part.start for name, part in refiner.blocks_.items()},
         "columns_used": refiner.columns_.width,
         "models": {name: made.as_dict() for name, made in refiner.made_.items()},
+        "tuned": None if refiner.tuned_ is None else refiner.tuned_.as_dict(),
         "threshold": refiner.threshold_,
         "C": refiner.C_,
         "skipped": refiner.skipped_,

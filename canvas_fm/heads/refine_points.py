@@ -100,6 +100,8 @@ def refine(
 def models_of(refiner: Refiner, encoder: Encoder | None, detector: Detector | None) -> dict[str, Any]:
     """The encoder and the detector that a refiner needs: those given, else shipped ones of the same sha256.
 
+    Fine-tuned blocks of the refiner stand on top of the encoder.
+
     Raises ModelMismatch for a given model that is another one, CanvasError where one is needed and not there.
     """
     found: dict[str, Any] = {"encoder": None, "detector": None}
@@ -110,17 +112,17 @@ def models_of(refiner: Refiner, encoder: Encoder | None, detector: Detector | No
                 f"this refiner was fitted on features {block!r} that no encoder or detector is recorded for; "
                 "work the features out yourself and call predict_proba"
             )
-        if block == MAE:
-            found["encoder"] = encoder if encoder is not None else _shipped(wanted, "encoder")
-        else:
-            found["detector"] = detector if detector is not None else _shipped(wanted, "detector")
-        model = found["encoder" if block == MAE else "detector"]
+        kind, given = ("encoder", encoder) if block == MAE else ("detector", detector)
+        tuned = refiner.tuned_ if block == MAE else None
+        if tuned is not None:
+            wanted = Made(tuned.base_name, tuned.base_sha256)
+        model: Any = given if given is not None else _shipped(wanted, kind)
         if model.sha256 != wanted.sha256:
-            kind = "encoder" if block == MAE else "detector"
             raise ModelMismatch(
                 f"the {kind} {model.name} has sha256 {model.sha256[:12]}; this refiner was fitted with "
                 f"{wanted.name}, {wanted.sha256[:12]}: give that one, or fit a refiner with yours"
             )
+        found[kind] = model if tuned is None else tuned.on(model)
     return found
 
 
@@ -131,6 +133,8 @@ def refiner_sha256(refiner: Refiner) -> str:
     digest = hashlib.sha256(repr(sorted(refiner.get_params().items(), key=str)).encode())
     for name, tensor in sorted(refiner.net_.state_dict().items()):
         digest.update(name.encode() + tensor.cpu().numpy().tobytes())
+    if refiner.tuned_ is not None:
+        digest.update(refiner.tuned_.sha256.encode())
     return digest.hexdigest()
 
 

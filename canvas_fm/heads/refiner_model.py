@@ -9,16 +9,17 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
 
-from canvas_fm.errors import ModelMismatch
+from canvas_fm.errors import CanvasError, ModelMismatch
 from canvas_fm.heads.calibration import Calibration, CountSpread
 from canvas_fm.heads.columns import Columns
 from canvas_fm.heads.features import Made
 from canvas_fm.heads.refine import Refiner
-from canvas_fm.models.folder import check_config, fill, read_kind, write_model
+from canvas_fm.models.folder import check_config, fill, read_kind, read_weights, write_model
 from canvas_fm.models.head_nets import HeadNet
+from canvas_fm.models.tuned import TunedBlocks
 from canvas_fm.shipped import find
 
-WEIGHTS = "model.safetensors"
+WEIGHTS, BLOCKS = "model.safetensors", "blocks.safetensors"
 
 
 class MadeBy(BaseModel):
@@ -52,6 +53,20 @@ class Spread(BaseModel):
     regions: int
 
 
+class Tuned(BaseModel):
+    """Blocks `first` to `last` (excluded) of the encoder `base` that were fitted too: `blocks.safetensors`.
+
+    The block `mae` of the features is then made by `base` with these blocks, under a sha256 of its own.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    base: str
+    base_sha256: str
+    first: int
+    last: int
+
+
 class RefinerConfig(BaseModel):
     """All that a refiner's weights need in order to be used rightly: `config.json` of its folder."""
 
@@ -72,6 +87,7 @@ class RefinerConfig(BaseModel):
     split_warning: str | None
     skipped: int
     cross_validation: dict[str, Any]
+    tuned: Tuned | None = None
     provenance: dict[str, Any] = {}
     weights: dict[str, str]
     sha256: str
@@ -109,7 +125,11 @@ def save_refiner(refiner: Refiner, folder: Path, provenance: dict[str, Any]) -> 
         "cross_validation": refiner.cross_validation_,
         "provenance": provenance,
     }
-    write_model(folder, RefinerConfig, config, {WEIGHTS: net}, torch.float32)
+    modules: dict[str, Any] = {WEIGHTS: net}
+    if (tuned := refiner.tuned_) is not None:
+        config["tuned"] = tuned.as_dict()
+        modules[BLOCKS] = tuned.state
+    write_model(folder, RefinerConfig, config, modules, torch.float32)
     return read_config(folder).sha256
 
 
@@ -118,7 +138,7 @@ def read_config(folder: Path) -> RefinerConfig:
     kind, raw = read_kind(folder)
     if kind != "refiner":
         raise ModelMismatch(f"{folder / 'config.json'} says kind {kind!r}; a refiner was expected")
-    return check_config(folder, raw, RefinerConfig, {WEIGHTS})
+    return check_config(folder, raw, RefinerConfig, {WEIGHTS, BLOCKS})
 
 
 def load_refiner(given: str | Path) -> Refiner:
@@ -143,6 +163,20 @@ def load_refiner(given: str | Path) -> Refiner:
     refiner.count_spread_ = CountSpread(**config.count_spread.model_dump())
     refiner.split_, refiner.split_warning_ = config.split, config.split_warning
     refiner.skipped_, refiner.cross_validation_ = config.skipped, config.cross_validation
+    refiner.tuned_ = _tuned(folder, config)
     refiner.sha256_ = config.sha256
     refiner.folder_ = folder
     return refiner
+
+
+def _tuned(folder: Path, config: RefinerConfig) -> TunedBlocks | None:
+    """The fine-tuned blocks of the folder; CanvasError unless they make what the refiner was fitted on."""
+    if config.tuned is None:
+        return None
+    said = config.tuned
+    state = read_weights(folder, config.weights, BLOCKS)
+    tuned = TunedBlocks(said.base, said.base_sha256, said.first, said.last, state)
+    made = {block.made.sha256 for block in config.blocks if block.made is not None}
+    if tuned.sha256 not in made:
+        raise CanvasError(f"{folder / BLOCKS} holds other blocks than this refiner was fitted with")
+    return tuned

@@ -22,8 +22,8 @@ By = Literal["brain", "region", "random"]
 class Folds:
     """A fold's number for every row, and what the folds are made of.
 
-    `by` is `brain` where whole brains are held out; `region` (parts of the only brain) and `random` (rows of
-    the only brain, forced) say less about the next brain, which `warning` puts into words for reports.
+    `by` is `brain` where whole brains are held out; `region` (parts of the only brain) and `random` (rows,
+    forced) say less about the next brain, which `warning` puts into words for reports.
     """
 
     fold: Int64[np.ndarray, " n"]
@@ -41,8 +41,8 @@ class Folds:
         return {
             "brain": None,
             "region": "one brain only: folds are regions of it, which says little about another brain",
-            "random": "one brain only, split at random because it was forced: neighbours stand on both "
-            "sides, and these figures say nothing about another brain",
+            "random": "rows split at random because it was forced: neighbours stand on both sides, and "
+            "these figures say nothing about another brain",
         }[self.by]
 
 
@@ -57,21 +57,23 @@ def grouped_folds(
 ) -> Folds:
     """Folds of whole brains (`groups`): at most `folds`, one a brain where there are fewer brains.
 
-    With one brain alone they are its `regions` (octants, say) where those are given; rows at random only with
-    `force_random`. Brains are spread so that the folds hold about as many rows. Raises BadInput for fewer
-    labels of a class than folds, for one class alone, and for one brain without regions.
+    With one brain alone they are its `regions` (octants, say) where those are given. Rows are split at random
+    only with `force_random`, where neither can be held out. Brains are spread so that the folds hold about as
+    many rows. Raises BadInput for fewer labels of a class than folds, for one class alone, for one brain
+    without regions, and where a class is labelled in one brain only.
     """
     if folds < 2:
         raise BadInput(f"folds is {folds}; give at least 2")
     check_labels(is_cell, folds)
     random = np.random.default_rng(seed)
-    parts, by = _parts(np.asarray(groups), regions, force_random)
-    if by == "random":
-        fold = _strata(is_cell, folds, random)
-    else:
-        fold = _spread(parts, folds, random)
-    result = Folds(fold, int(fold.max()) + 1, by)
-    _check_both_classes(result, is_cell, parts)
+    try:
+        parts, by = _parts(np.asarray(groups), regions)
+        result = Folds(fold := _spread(parts, folds, random), int(fold.max()) + 1, by)
+        _check_both_classes(result, is_cell, parts)
+    except BadInput:
+        if not force_random:
+            raise
+        return Folds(_strata(is_cell, folds, random), folds, "random")
     return result
 
 
@@ -90,16 +92,12 @@ def check_labels(is_cell: Bool[np.ndarray, " n"], at_least: int = 1) -> None:
         )
 
 
-def _parts(
-    groups: np.ndarray, regions: Shaped[np.ndarray, " n"] | None, force_random: bool
-) -> tuple[np.ndarray, By]:
+def _parts(groups: np.ndarray, regions: Shaped[np.ndarray, " n"] | None) -> tuple[np.ndarray, By]:
     names = np.unique(groups)
     if len(names) > 1:
         return groups, "brain"
     if regions is not None and len(np.unique(regions)) > 1:
         return np.asarray(regions), "region"
-    if force_random:
-        return groups, "random"
     raise BadInput(
         f"all rows are of one brain ({names[0]}): a random split inside it would put neighbours on both "
         "sides; give a second brain, or regions of this one, or force the random split, which is then marked"

@@ -71,15 +71,21 @@ class Encoder:
     """
 
     def __init__(
-        self, config: ModelConfig, net: ViTEncoder, mae: MaskedAutoencoder | None, path: Path | None = None
+        self,
+        config: ModelConfig,
+        net: ViTEncoder,
+        mae: MaskedAutoencoder | None,
+        path: Path | None = None,
+        *,
+        name: str | None = None,
     ) -> None:
-        self.config, self.net, self._mae, self.path = config, net, mae, path
+        self.config, self.net, self._mae, self.path, self._name = config, net, mae, path, name
         self.device = next(net.parameters()).device
 
     @property
     def name(self) -> str:
         """The folder's name; for `runs/NAME/encoder` the run's."""
-        return model_name(self.path, self.sha256, "encoder")
+        return self._name or model_name(self.path, self.sha256, "encoder")
 
     @property
     def sha256(self) -> str:

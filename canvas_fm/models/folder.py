@@ -47,10 +47,12 @@ def write_model(
     folder: Path,
     config: type[BaseModel],
     settings: Mapping[str, Any],
-    modules: Mapping[str, nn.Module],
+    modules: Mapping[str, nn.Module | Mapping[str, torch.Tensor]],
     dtype: torch.dtype,
 ) -> None:
-    """Write a model folder: `modules` by file name, `settings` of its `config` without weights and identity.
+    """Write a model folder: modules (or bare weights) by file name, `settings` of its `config`.
+
+    The config's weights and identity are worked out here.
 
     The folder appears whole or not at all; one that was there before is replaced.
     """
@@ -93,6 +95,17 @@ def check_config(folder: Path, raw: dict[str, Any], kind: type[C], files: set[st
 
 def fill(module: nn.Module, folder: Path, weights: Mapping[str, str], name: str) -> None:
     """Load a file's weights into a module once its sha256 is right."""
+    try:
+        module.load_state_dict(read_weights(folder, weights, name))
+    except RuntimeError as problem:
+        reason = str(problem).splitlines()[-1].strip()
+        raise ModelMismatch(
+            f"{folder / name} does not fit the architecture in {CONFIG}: {reason}"
+        ) from problem
+
+
+def read_weights(folder: Path, weights: Mapping[str, str], name: str) -> dict[str, torch.Tensor]:
+    """The weights of a file once its sha256 is right, as float32 whatever they were stored as."""
     path = folder / name
     if not path.is_file():
         raise CanvasError(f"{path} is missing; copy the model folder anew")
@@ -103,21 +116,18 @@ def fill(module: nn.Module, folder: Path, weights: Mapping[str, str], name: str)
         state = load_tensors(data)
     except SafetensorError as problem:
         raise CanvasError(f"{path} is not a safetensors file: {problem}") from problem
-    try:
-        module.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
-    except RuntimeError as problem:
-        reason = str(problem).splitlines()[-1].strip()
-        raise ModelMismatch(f"{path} does not fit the architecture in {CONFIG}: {reason}") from problem
+    return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
 
 
 def _config_bytes(config: dict[str, Any]) -> bytes:
     return (json.dumps(config, indent=1) + "\n").encode()
 
 
-def _state(module: nn.Module, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+def _state(module: nn.Module | Mapping[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    state = module.state_dict() if isinstance(module, nn.Module) else module
     return {
         name: value.detach().to("cpu", dtype if value.is_floating_point() else value.dtype).contiguous()
-        for name, value in module.state_dict().items()
+        for name, value in state.items()
     }
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from itertools import islice
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from einops import rearrange
 from jaxtyping import Float, Int
 from pydantic import BaseModel, ConfigDict, model_validator
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import canvas_fm.models.torchvision_shim  # noqa: F401  (before the first import of timm)
 
@@ -165,18 +166,26 @@ class ViTEncoder(nn.Module):
 
         With `layer` they leave after so many blocks (0: before the first), through the final norm as well.
         """
-        patches = patchify(crops, self.config.patch_zyx)
-        positions: Tensor = self.positions
-        if visible is not None:
-            patches = patches.gather(1, visible[..., None].expand(-1, -1, patches.shape[-1]))
-            positions = positions[visible]
-        mean, deviation = scale_of(patches, self.config.intensity)
-        x = self.patch_embed((patches - mean) / deviation)
-        x = x + positions.to(x.dtype)
-        x = torch.cat([self.cls_token.to(x.dtype).expand(x.shape[0], -1, -1), x], dim=1)
-        for block in islice(self.blocks, layer):
-            x = block(x)
-        return self.norm(x)
+        return self.norm(self._through(self._enter(crops, visible), 0, layer))
+
+    def before(self, crops: Float[Tensor, "b 1 z y x"], block: int) -> Float[Tensor, "b sequence d"]:
+        """What enters a block (counted from 0), of all patches: `onward` goes on from there."""
+        return self._through(self._enter(crops, None), 0, block)
+
+    def onward(
+        self, tokens: Float[Tensor, "b sequence d"], block: int, pool: str = "mean", layer: int | None = None
+    ) -> Float[Tensor, "b ..."]:
+        """The embedding of crops from what entered a block: `forward` in two steps.
+
+        Of the last block only the tokens that are pooled are worked out: for the centre's 8 that is a quarter
+        of its work.
+        """
+        last = len(self.blocks) if layer is None else layer
+        if pool not in ("cls", "centre") or last == block:
+            return self._pooled(self.norm(self._through(tokens, block, last)), pool)
+        asked = 1 + self.centre_tokens if pool == "centre" else torch.zeros_like(self.centre_tokens[:1])
+        x = _some_tokens(self.blocks[last - 1], self._through(tokens, block, last - 1), asked)
+        return self.norm(x).mean(dim=1)
 
     def forward(
         self, crops: Float[Tensor, "b 1 z y x"], pool: str = "mean", layer: int | None = None
@@ -188,7 +197,27 @@ class ViTEncoder(nn.Module):
         cell has beyond its surroundings. `tokens` are the patch tokens themselves
         (b, tokens, d), in z, y, x order, `grid` the same where the patches lie (b, d, z, y, x).
         """
-        tokens = self.tokens(crops, layer=layer)
+        return self._pooled(self.tokens(crops, layer=layer), pool)
+
+    def _enter(
+        self, crops: Float[Tensor, "b 1 z y x"], visible: Int[Tensor, "b k"] | None
+    ) -> Float[Tensor, "b sequence d"]:
+        patches = patchify(crops, self.config.patch_zyx)
+        positions: Tensor = self.positions
+        if visible is not None:
+            patches = patches.gather(1, visible[..., None].expand(-1, -1, patches.shape[-1]))
+            positions = positions[visible]
+        mean, deviation = scale_of(patches, self.config.intensity)
+        x = self.patch_embed((patches - mean) / deviation)
+        x = x + positions.to(x.dtype)
+        return torch.cat([self.cls_token.to(x.dtype).expand(x.shape[0], -1, -1), x], dim=1)
+
+    def _through(self, x: Float[Tensor, "b s d"], first: int, last: int | None) -> Float[Tensor, "b s d"]:
+        for block in islice(self.blocks, first, last):
+            x = block(x)
+        return x
+
+    def _pooled(self, tokens: Float[Tensor, "b sequence d"], pool: str) -> Float[Tensor, "b ..."]:
         if pool == "mean":
             return tokens[:, 1:].mean(dim=1)
         if pool == "cls":
@@ -210,6 +239,22 @@ class ViTEncoder(nn.Module):
         if pool == "grid":
             return (config.dim, *config.grid_zyx)
         return (config.tokens, config.dim) if pool == "tokens" else (config.dim,)
+
+
+def _some_tokens(block: Any, x: Float[Tensor, "b s d"], asked: Int[Tensor, " n"]) -> Float[Tensor, "b n d"]:
+    """What a block makes of some tokens: they look at all of them, but only they go through the rest."""
+    attention = block.attn
+    seen, own = block.norm1(x), x[:, asked]
+    dim = own.shape[-1]
+    weight, bias = attention.qkv.weight, attention.qkv.bias
+    query = F.linear(seen[:, asked], weight[:dim], bias[:dim])
+    both = F.linear(seen, weight[dim:], bias[dim:])
+    heads = attention.num_heads
+    q = rearrange(query, "b n (h c) -> b h n c", h=heads)
+    k, v = rearrange(both, "b s (two h c) -> two b h s c", two=2, h=heads)
+    met = rearrange(F.scaled_dot_product_attention(q, k, v), "b h n c -> b n (h c)")
+    own = own + attention.proj(met)
+    return own + block.mlp(block.norm2(own))
 
 
 def _centre_tokens(grid_zyx: tuple[int, int, int]) -> Int[Tensor, " centre"]:

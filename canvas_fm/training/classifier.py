@@ -83,8 +83,8 @@ class ResNetClassifier:
         )
         net.train()
         for _ in range(steps):
-            batch = _balanced(is_cell, self.batch, generator)
-            seen = _augmented(crops[batch].float(), generator).to(device)
+            batch = balanced_rows(is_cell, self.batch, generator)
+            seen = augmented(crops[batch].float(), generator).to(device)
             logit = net(seen)
             loss = F.binary_cross_entropy_with_logits(logit, is_cell[batch].float().to(device))
             optimizer.zero_grad(set_to_none=True)
@@ -123,7 +123,7 @@ def _half(task: Task, rows: np.ndarray, crop_zyx: Zyx) -> Tensor:
     return out
 
 
-def _balanced(is_cell: Tensor, batch: int, generator: torch.Generator) -> Tensor:
+def balanced_rows(is_cell: Tensor, batch: int, generator: torch.Generator) -> Tensor:
     """Row numbers of a batch, half of them cells."""
     parts = []
     for kind, count in ((is_cell, batch // 2), (~is_cell, batch - batch // 2)):
@@ -132,7 +132,7 @@ def _balanced(is_cell: Tensor, batch: int, generator: torch.Generator) -> Tensor
     return torch.cat(parts)
 
 
-def _augmented(crops: Tensor, generator: torch.Generator) -> Tensor:
+def augmented(crops: Tensor, generator: torch.Generator) -> Tensor:
     """Crops (b, z, y, x) turned, flipped, with noise and another contrast: (b, 1, z, y, x) in [0, 1]."""
     shape = (crops.shape[1], crops.shape[2], crops.shape[3])
     chance = draw(AugmentRecipe(noise=0.02), len(crops), shape, generator)

@@ -16,7 +16,7 @@ from canvas_fm.errors import CanvasError
 from canvas_fm.heads.baselines import Embedded, OwnScore, PcaCrops, ShapeTrees
 from canvas_fm.heads.candidates import label_brains
 from canvas_fm.heads.compare import compare
-from canvas_fm.heads.extract import DETECTOR, MAE, Extractor, kept_features
+from canvas_fm.heads.extract import DETECTOR, MAE, Extractor, features_of_rows, kept_features
 from canvas_fm.heads.features import FeatureSet, stack
 from canvas_fm.heads.label_curve import COUNTS
 from canvas_fm.heads.methods import Method
@@ -27,9 +27,11 @@ from canvas_fm.models.checkpoint import Detector, Encoder, load
 from canvas_fm.models.random_encoder import random_encoder
 from canvas_fm.models.resnet import ResNetConfig
 from canvas_fm.training.classifier import ResNetClassifier
+from canvas_fm.training.finetune import Tuning
+from canvas_fm.training.finetune_method import FinetunedEncoder
 
 _log = logging.getLogger(__name__)
-METHODS = ("score", "shape", "pca", "random", "encoder", "resnet")
+METHODS = ("score", "shape", "pca", "random", "encoder", "finetune", "resnet")
 RESNET = "3D ResNet"
 
 
@@ -37,6 +39,7 @@ RESNET = "3D ResNet"
 class Settings:
     """How the methods work: `pool` and `layer` of encoders, `correction` of every brain, sizes of the ResNet.
 
+    `unfreeze` is how many blocks `finetune` fits, `augment` whether it turns and brightens crops by chance.
     `keep` is a folder in which features are kept for the next report on the same candidates.
     """
 
@@ -44,6 +47,8 @@ class Settings:
     layer: int | None = None
     correction: str = "none"
     head: str = "logistic"
+    unfreeze: int = 1
+    augment: bool = False
     resnet_width: int = 16
     resnet_steps: int = 2000
     device: str = "auto"
@@ -78,8 +83,8 @@ def report(
     `labels` is a column of the candidates (1, 0, −1), else they come from matching them to `truth`. `folds`
     name the volumes held out together, by default each by itself; `encoders` and `detectors` are one for all
     folds, or one a fold in their order, trained without its volumes. `methods` are among METHODS, by default
-    all that what is given allows. One volume is divided by its boxes, and the report says so. Returns what
-    report.json holds. Raises CanvasError for what does not fit together.
+    all but `finetune` that what is given allows. One volume is divided by its boxes, and the report says so.
+    Returns what report.json holds. Raises CanvasError for what does not fit together.
     """
     settings = settings or Settings()
     brains = label_brains(
@@ -93,7 +98,7 @@ def report(
     )
     task = Task(brains, resample=settings.resample, any_voxel=settings.any_voxel)
     held = _held_out(task, folds)
-    names = _asked(methods, task, bool(encoders or detectors))
+    names = _asked(methods, task, bool(encoders or detectors), bool(encoders))
     found: list[Method] = []
     about: dict[str, Any] = {}
     encoder_of = _one_a_fold(encoders, held, "encoder")
@@ -116,7 +121,11 @@ def report(
             every = {
                 fold: Extractor(encoder=encoder_of.get(fold), detector=detector_of.get(fold)) for fold in held
             }
-            found += [made.method(variant, every, variant) for variant in _variants(encoders, detectors)]
+            for variant in _variants(encoders, detectors):
+                if name == "encoder":
+                    found.append(made.method(variant, every, variant))
+                elif variant != DETECTOR:
+                    found.append(made.finetuned(every, variant))
             about |= _models(every)
     result = compare(task, found, folds=held, seeds=seeds, counts=counts, show=show)
     result.notes.extend(_leaks(held, encoder_of, detector_of))
@@ -132,15 +141,17 @@ def _held_out(task: Task, folds: Sequence[Sequence[str]] | None) -> dict[str, tu
     return {" + ".join(some): tuple(some) for some in folds}
 
 
-def _asked(methods: Sequence[str] | None, task: Task, models: bool) -> list[str]:
+def _asked(methods: Sequence[str] | None, task: Task, models: bool, encoders: bool) -> list[str]:
     """The methods in the order of METHODS; by default those that need nothing which was not given."""
     if methods is None:
-        lacking = {"score"} if task.own is None else set()
+        lacking = {"finetune"} | ({"score"} if task.own is None else set())
         return [name for name in METHODS if name not in lacking | (set() if models else {"encoder"})]
     if unknown := [name for name in methods if name not in METHODS]:
         raise CanvasError(f"there is no method {unknown[0]!r}; give some of {', '.join(METHODS)}")
     if "encoder" in methods and not models:
         raise CanvasError("the method 'encoder' needs --encoder, --detector or both")
+    if "finetune" in methods and not encoders:
+        raise CanvasError("the method 'finetune' needs --encoder: a detector has no blocks to unfreeze")
     return [name for name in METHODS if name in methods]
 
 
@@ -180,25 +191,47 @@ class _Extracted:
 
     def method(self, name: str, by_fold: Mapping[str, Extractor], variant: str) -> Embedded:
         """Embeddings (or the detector's features, or both) under a refiner."""
+        ready = self._ready(by_fold)
+        features = {fold: self._features(one) for fold, one in ready.items()}
+
+        def embed(rows: np.ndarray, fold: str) -> np.ndarray:
+            return features_of_rows(ready[fold], self._task, rows).x
+
+        seeded = self._settings.head == "mlp"
+        return Embedded(name, features, refiner=self._refiner(variant), embed=embed, seeded=seeded)
+
+    def finetuned(self, by_fold: Mapping[str, Extractor], variant: str) -> FinetunedEncoder:
+        """The same with the encoder's last blocks fitted too."""
+        settings, ready = self._settings, self._ready(by_fold)
+        blocks = settings.unfreeze
+        return FinetunedEncoder(
+            ready,
+            {fold: self._features(one) for fold, one in ready.items()},
+            Tuning(blocks, augment=settings.augment),
+            refiner=self._refiner(variant),
+            name=f"{variant}, {blocks} block{'s' * (blocks != 1)} tuned",
+        )
+
+    def _ready(self, by_fold: Mapping[str, Extractor]) -> dict[str, Extractor]:
         settings = self._settings
         same: dict[str, Any] = {
             "device": settings.device,
             "precision": settings.precision,
             "resample": settings.resample,
+            "any_voxel": settings.any_voxel,
         }
-        ready = {
-            fold: replace(one, pool=settings.pool, layer=settings.layer, any_voxel=settings.any_voxel, **same)
+        return {
+            fold: replace(one, pool=settings.pool, layer=settings.layer, **same)
             for fold, one in by_fold.items()
         }
-        features = {fold: self._features(one) for fold, one in ready.items()}
 
-        def refiner(seed: int) -> Refiner:
+    def _refiner(self, variant: str) -> Callable[[int], Refiner]:
+        settings = self._settings
+
+        def make(seed: int) -> Refiner:
             return Refiner(variant, model=settings.head, correction=settings.correction, random_state=seed)
 
-        def embed(rows: np.ndarray, fold: str) -> np.ndarray:
-            return self._some(ready[fold], rows)
-
-        return Embedded(name, features, refiner=refiner, embed=embed, seeded=settings.head == "mlp")
+        return make
 
     def _features(self, extractor: Extractor) -> FeatureSet:
         key = repr({name: made.as_dict() for name, made in extractor.made.items()})
@@ -214,15 +247,6 @@ class _Extracted:
                 )
             self._known[key] = stack(parts)
         return self._known[key]
-
-    def _some(self, extractor: Extractor, rows: np.ndarray) -> np.ndarray:
-        """Some rows anew, from the voxels."""
-        found = []
-        for part, place in zip(self._task.parts, self._task.places, strict=True):
-            mine = rows[(rows >= place.start) & (rows < place.stop)]
-            if len(mine):
-                found.append(extractor.features(part.volume, self._task.zyx[mine], show=False).x)
-        return np.concatenate(found)
 
 
 def _models(by_fold: Mapping[str, Extractor]) -> dict[str, Any]:

@@ -66,6 +66,18 @@ def test_pooling_reads_the_tokens_that_it_names():
         net(crops, "max")
 
 
+@pytest.mark.parametrize("pool", ["mean", "cls", "centre"])
+@pytest.mark.parametrize("layer", [1, 2, None])
+def test_the_last_blocks_go_on_from_what_entered_them(pool, layer):
+    net = ViTEncoder(SMALL.model_copy(update={"depth": 3})).eval()
+    crops = torch.rand(3, 1, 8, 16, 16)
+    last = 3 if layer is None else layer
+    with torch.no_grad():
+        for block in range(last + 1):
+            found = net.onward(net.before(crops, block), block, pool, layer)
+            torch.testing.assert_close(found, net(crops, pool, layer), rtol=1e-5, atol=1e-6)
+
+
 def test_visible_tokens_are_those_of_an_encoder_that_sees_only_them():
     """Hiding happens before the first block: a hidden patch cannot reach a visible token."""
     net = ViTEncoder(SMALL).eval()

@@ -1,0 +1,92 @@
+"""The last blocks of an encoder, fitted to a task: kept by themselves, put on top of the rest of it."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from canvas_fm.errors import BadInput, ModelMismatch
+from canvas_fm.models.checkpoint import Encoder
+from canvas_fm.models.vit import ViTEncoder
+
+
+@dataclass(frozen=True)
+class TunedBlocks:
+    """Blocks `first` to `last` (excluded) of the encoder known as `base_sha256`, and its final norm.
+
+    `state` has the names of the encoder's own weights, float32 on the CPU.
+    """
+
+    base_name: str
+    base_sha256: str
+    first: int
+    last: int
+    state: Mapping[str, Tensor]
+
+    @classmethod
+    def of(cls, base: Encoder, net: ViTEncoder, first: int, last: int) -> TunedBlocks:
+        """Those of `net`, which began as the net of `base`."""
+        ours = _names(net, first, last)
+        state = {name: net.state_dict()[name].detach().cpu().float().clone() for name in ours}
+        return cls(base.name, base.sha256, first, last, state)
+
+    @property
+    def name(self) -> str:
+        count = self.last - self.first
+        return f"{self.base_name}, {count} block{'s' * (count > 1)} tuned"
+
+    def as_dict(self) -> dict[str, str | int]:
+        """Which blocks of which encoder: `first` to `last` (excluded), counted from 0."""
+        base = {"base": self.base_name, "base_sha256": self.base_sha256}
+        return {**base, "first": self.first, "last": self.last}
+
+    @cached_property
+    def sha256(self) -> str:
+        """The identity of the whole encoder: it changes with the encoder below and with any weight here."""
+        weights = hashlib.sha256(save_tensors(dict(sorted(self.state.items())))).hexdigest()
+        return hashlib.sha256(f"{self.base_sha256} {self.first} {self.last} {weights}".encode()).hexdigest()
+
+    def on(self, base: Encoder) -> Encoder:
+        """The encoder with these blocks in place of its own; `base` stays as it is.
+
+        Raises ModelMismatch for another encoder than the one that they were fitted on.
+        """
+        if base.sha256 != self.base_sha256:
+            raise ModelMismatch(
+                f"the encoder {base.name} has sha256 {base.sha256[:12]}; these blocks were fitted on "
+                f"{self.base_name}, {self.base_sha256[:12]}: give that one"
+            )
+        net = copy.deepcopy(base.net)
+        if self.last > len(net.blocks) or set(self.state) != set(_names(net, self.first, self.last)):
+            raise ModelMismatch(f"blocks {self.first} to {self.last} do not fit the encoder {base.name}")
+        net.load_state_dict(dict(self.state), strict=False)
+        return Encoder(base.config.model_copy(update={"sha256": self.sha256}), net, None, name=self.name)
+
+
+def unfrozen(base: Encoder, blocks: int, layer: int | None) -> tuple[ViTEncoder, int, int]:
+    """A copy of an encoder's net whose last blocks up to `layer` (None: all) can learn, and their numbers.
+
+    Raises BadInput unless there are so many.
+    """
+    last = len(base.net.blocks) if layer is None else layer
+    if not 1 <= blocks <= last:
+        raise BadInput(
+            f"{blocks} blocks are to be unfrozen; {base.name} has {last} up to the layer that is read: "
+            f"give 1 to {last}, or 0 for the frozen encoder"
+        )
+    net = copy.deepcopy(base.net).requires_grad_(False)
+    ours = set(_names(net, last - blocks, last))
+    for name, parameter in net.named_parameters():
+        parameter.requires_grad_(name in ours)
+    return net, last - blocks, last
+
+
+def _names(net: ViTEncoder, first: int, last: int) -> list[str]:
+    starts = ("norm.", *(f"blocks.{number}." for number in range(first, last)))
+    return [name for name in net.state_dict() if name.startswith(starts)]
