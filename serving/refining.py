@@ -98,7 +98,9 @@ def open_refiners(core: Core, first: Engine, settings: Settings) -> dict[str, Ho
 
 def _served(refiner: Refiner, encoders: Sequence[Encoder], detectors: Sequence[Detector]) -> dict[str, Any]:
     """Those that a refiner was fitted with, None for one that is not served."""
-    wanted = {made.sha256 for made in refiner.made_.values()}
+    from canvas_fm.heads.refine_points import models_needed
+
+    wanted = {made.sha256 for made in models_needed(refiner).values()}
     return {
         "encoder": next((each for each in encoders if each.sha256 in wanted), None),
         "detector": next((each for each in detectors if each.sha256 in wanted), None),

@@ -105,25 +105,36 @@ def models_of(refiner: Refiner, encoder: Encoder | None, detector: Detector | No
     Raises ModelMismatch for a given model that is another one, CanvasError where one is needed and not there.
     """
     found: dict[str, Any] = {"encoder": None, "detector": None}
-    for block in refiner.columns_.sizes:
-        wanted = refiner.made_.get(block)
-        if wanted is None or block not in (MAE, DETECTOR):
-            raise BadInput(
-                f"this refiner was fitted on features {block!r} that no encoder or detector is recorded for; "
-                "work the features out yourself and call predict_proba"
-            )
-        kind, given = ("encoder", encoder) if block == MAE else ("detector", detector)
-        tuned = refiner.tuned_ if block == MAE else None
-        if tuned is not None:
-            wanted = Made(tuned.base_name, tuned.base_sha256)
+    for kind, wanted in models_needed(refiner).items():
+        given = encoder if kind == "encoder" else detector
         model: Any = given if given is not None else _shipped(wanted, kind)
         if model.sha256 != wanted.sha256:
             raise ModelMismatch(
                 f"the {kind} {model.name} has sha256 {model.sha256[:12]}; this refiner was fitted with "
                 f"{wanted.name}, {wanted.sha256[:12]}: give that one, or fit a refiner with yours"
             )
+        tuned = refiner.tuned_ if kind == "encoder" else None
         found[kind] = model if tuned is None else tuned.on(model)
     return found
+
+
+def models_needed(refiner: Refiner) -> dict[str, Made]:
+    """Name and sha256 of the `encoder` and of the `detector` that a refiner needs, of those that it needs.
+
+    Where it carries fine-tuned blocks the encoder is the one below them.
+    """
+    needed = {}
+    for block in refiner.columns_.sizes:
+        made = refiner.made_.get(block)
+        if made is None or block not in (MAE, DETECTOR):
+            raise BadInput(
+                f"this refiner was fitted on features {block!r} that no encoder or detector is recorded for; "
+                "work the features out yourself and call predict_proba"
+            )
+        if block == MAE and (tuned := refiner.tuned_) is not None:
+            made = Made(tuned.base_name, tuned.base_sha256)
+        needed["encoder" if block == MAE else "detector"] = made
+    return needed
 
 
 def refiner_sha256(refiner: Refiner) -> str:

@@ -66,7 +66,7 @@ def test_pooling_reads_the_tokens_that_it_names():
         net(crops, "max")
 
 
-@pytest.mark.parametrize("pool", ["mean", "cls", "centre"])
+@pytest.mark.parametrize("pool", ["mean", "cls", "centre", "contrast"])
 @pytest.mark.parametrize("layer", [1, 2, None])
 def test_the_last_blocks_go_on_from_what_entered_them(pool, layer):
     net = ViTEncoder(SMALL.model_copy(update={"depth": 3})).eval()

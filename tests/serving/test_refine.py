@@ -25,6 +25,7 @@ from canvas_fm.heads.refine import Refiner
 from canvas_fm.heads.refine_fit import fit_refiner
 from canvas_fm.models.checkpoint import Detector, Encoder, save_detector
 from canvas_fm.models.convmixer import ConvMixerConfig, HeatMapNet
+from canvas_fm.training.finetune import Tuning, fit_tuned
 from serving import npy
 from serving.app import create_app
 from serving.client import Client
@@ -68,7 +69,10 @@ def finder(tmp_path_factory: pytest.TempPathFactory) -> Detector:
 
 @pytest.fixture(scope="module")
 def refiners(brains, cells, finder, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """`plain` by the encoder alone, `corrected` brain by brain, `both` by the detector's features too."""
+    """`plain` by the encoder alone, `corrected` brain by brain, `both` by the detector's features too.
+
+    `tuned` carries a block of the encoder that was fitted with it.
+    """
     folder = tmp_path_factory.mktemp("refiners")
     made = {}
     for name, detector, settings in (
@@ -83,6 +87,10 @@ def refiners(brains, cells, finder, tmp_path_factory: pytest.TempPathFactory) ->
         trained = label_brains(volumes, points, labels="label")
         fit_refiner(refiner, trained, extractor, folder / name, show=False)
         made[name] = folder / name
+    made["tuned"] = folder / "tuned"
+    extractor = Extractor(encoder=cells, pool="centre", device="cpu")
+    tuning = Tuning(1, least_steps=5, most_steps=5)
+    fit_tuned(Refiner("mae", C=0.01), trained, extractor, made["tuned"], tuning, show=False)
     return made
 
 
@@ -107,7 +115,7 @@ def asked(points: Points, name: str, **more: Any) -> dict[str, Any]:
     return {"volume": "c", "points_zyx": points.zyx.tolist(), "refiner": name, **more}
 
 
-@pytest.mark.parametrize("name", ["plain", "corrected", "both"])
+@pytest.mark.parametrize("name", ["plain", "corrected", "both", "tuned"])
 def test_python_command_line_and_http_agree(
     service, brains, cells, finder, refiners, tmp_path: Path, name: str
 ) -> None:
