@@ -152,7 +152,7 @@ def test_json_says_the_threshold_and_whose_numbers_these_are(
         refiner.threshold_
     )
     info = service.get("/v1/info").json()["refiners"]
-    assert list(info) == ["plain", "corrected", "both"]
+    assert list(info) == ["plain", "corrected", "both", "tuned"]
     assert (info["both"]["pool"], info["both"]["layer"], info["both"]["detector"]) == (
         "centre",
         1,
