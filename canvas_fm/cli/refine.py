@@ -120,6 +120,11 @@ def _add_fit(group: Verbs) -> None:
     fit.add_argument("--whiten", action="store_true", help="decorrelate columns, by the training volumes")
     fit.add_argument("--model", choices=["logistic", "mlp"], default="logistic", help="default logistic")
     fit.add_argument(
+        "--C",
+        type=positive_float,
+        help="inverse of the logistic model's penalty; default: chosen on volumes left out",
+    )
+    fit.add_argument(
         "--calibration",
         choices=["temperature", "isotonic", "none"],
         default="temperature",
@@ -230,6 +235,7 @@ def _refiner(args: argparse.Namespace) -> Refiner:
         correction=args.correction,
         whiten=args.whiten,
         model=args.model,
+        C=args.C,
         calibration=args.calibration,
         folds=args.folds,
         force_random=args.force_random_split,

@@ -95,6 +95,11 @@ def add_verbs(verbs: Verbs) -> None:
         "--head", choices=["logistic", "mlp"], default="logistic", help="on features; default logistic"
     )
     report.add_argument(
+        "--C",
+        type=positive_float,
+        help="inverse of the penalty of heads on features; default: chosen on training volumes",
+    )
+    report.add_argument(
         "--unfreeze",
         type=positive_int,
         default=1,
@@ -149,6 +154,7 @@ def run_report(args: argparse.Namespace) -> None:
             layer=args.layer,
             correction=args.correction,
             head=args.head,
+            C=args.C,
             unfreeze=args.unfreeze,
             augment=args.augment,
             resnet_width=args.resnet_width,

@@ -47,6 +47,7 @@ class Settings:
     layer: int | None = None
     correction: str = "none"
     head: str = "logistic"
+    C: float | None = None
     unfreeze: int = 1
     augment: bool = False
     resnet_width: int = 16
@@ -119,7 +120,13 @@ def report(
             found.append(made.method("random encoder", {fold: other for fold in held}, MAE))
         else:
             every = {
-                fold: Extractor(encoder=encoder_of.get(fold), detector=detector_of.get(fold)) for fold in held
+                fold: Extractor(
+                    encoder=encoder_of.get(fold),
+                    detector=detector_of.get(fold),
+                    pool=settings.pool,
+                    layer=settings.layer,
+                )
+                for fold in held
             }
             for variant in _variants(encoders, detectors):
                 if name == "encoder":
@@ -229,7 +236,13 @@ class _Extracted:
         settings = self._settings
 
         def make(seed: int) -> Refiner:
-            return Refiner(variant, model=settings.head, correction=settings.correction, random_state=seed)
+            return Refiner(
+                variant,
+                model=settings.head,
+                C=settings.C,
+                correction=settings.correction,
+                random_state=seed,
+            )
 
         return make
 
