@@ -16,6 +16,7 @@ from canvas_fm.errors import CanvasError
 from serving.errors import Refusal
 
 OPEN_PATHS = ("/livez", "/readyz", "/healthz")  # what asks whether the process runs has no key
+_OPEN_FOLDERS = ("/ui/", "/static_content/")  # nor have the page's own files: it asks its reader for one
 _KEY = re.compile(r"[\x21-\x7e]{16,256}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _MOST_BUCKETS = 10_000
@@ -55,6 +56,11 @@ def read_keys(path: str | Path) -> dict[str, str]:
             f"{path} holds no key; write one as NAME KEY, for example from `openssl rand -hex 32`"
         )
     return keys
+
+
+def is_open(path: str) -> bool:
+    """Whether a path is answered without a key and without being counted against a rate."""
+    return path in OPEN_PATHS or path.startswith(_OPEN_FOLDERS)
 
 
 def _digest(key: str) -> str:

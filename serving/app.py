@@ -13,14 +13,14 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from canvas_fm.errors import CanvasError
-from serving import additions, job_routes, npy, points, refine_routes
+from serving import additions, cells, job_routes, npy, points, refine_routes
 from serving.bodies import GONE, decoded, gone, media_type, read_crops, read_model, reply
 from serving.core import Core, unless_gone
 from serving.document import document
 from serving.errors import Refusal, refused
 from serving.finder import check_search, find_index, search
 from serving.meters import Meters
-from serving.options import Options, embed_options, given, whole_number, window_of
+from serving.options import Options, embed_options, given, switch, whole_number, window_of
 from serving.schemas import Addition, EmbedRequest, IndexInfo, PointsRequest, SearchRequest
 from serving.whitening import check_whitening
 
@@ -136,12 +136,17 @@ async def search_route(core: Core, request: Request) -> Response:
         asked = await read_model(request, SearchRequest)
         vectors: np.ndarray | None = None
     else:
-        values = given(request, ("index", "k", "where", "window"), several=("where",))
+        values = given(request, ("index", "k", "thumbnails", "where", "window"), several=("where",))
         k = whole_number(values, "k")
         where = request.query_params.getlist("where")
         if k == 0:
             raise Refusal(422, "k is 0; ask for at least one hit")
-        asked = SearchRequest(index=values.get("index"), k=10 if k is None else k, where=where)
+        asked = SearchRequest(
+            index=values.get("index"),
+            k=10 if k is None else k,
+            where=where,
+            thumbnails=switch(values, "thumbnails"),
+        )
         _, index = find_index(core, asked.index)
         window = window_of(values)
         crops = await read_crops(core, request, window, core.engine_for(index.encoder_sha256))
@@ -212,6 +217,7 @@ ROUTES: list[tuple[str, str, Callable[[Core, Request], Awaitable[Response]]]] = 
     ("POST", "/search", search_route),
     ("POST", "/reconstruct", reconstruct),
     *job_routes.ROUTES,
+    *cells.ROUTES,
     ("GET", "/openapi.json", openapi),
     ("GET", "/metrics", metrics),
 ]

@@ -24,6 +24,7 @@ from serving.app import ROUTES, create_app
 from serving.core import Core
 from serving.errors import Refusal
 from serving.guard import Guard
+from serving.page import FOLDER, MOVED, create_page
 from serving.schemas import EmbeddingsReply, Number, Pool, Settings
 from serving.traces import Traces
 
@@ -39,6 +40,7 @@ Crops = list[list[list[list[Number]]]]
 def make_service(core: Core) -> bentoml.Service[Any]:
     """A BentoML service around `core`, with the guard in front of every route."""
 
+    @bentoml.asgi_app(create_page(), path="/ui")
     @bentoml.asgi_app(create_app(core), path="/v1")
     class CanvasService:
         """Embeddings of crops of whole-brain light-sheet volumes; crops as .npy go to /v1/embed."""
@@ -81,10 +83,10 @@ def make_service(core: Core) -> bentoml.Service[Any]:
         limits=lambda: core.limits,
         raw=("/v1/embed", "/v1/reconstruct", "/v1/refine", "/v1/search"),
         only_json=(_TYPED, "/v1/embed/points", "/v1/jobs", "/v1/models", "/v1/volumes"),
-        routes=[*(f"/v1{path}" for _, path, _ in ROUTES), _TYPED, "/livez", "/readyz"],
+        routes=[*(f"/v1{path}" for _, path, _ in ROUTES), _TYPED, FOLDER, "/livez", "/readyz"],
         gate=lambda: core.gate,
         # BentoML's own document leaves out what is mounted, and without its metrics it has no such route.
-        moved={"/docs.json": "/v1/openapi.json", "/metrics": "/v1/metrics"},
+        moved={"/docs.json": "/v1/openapi.json", "/metrics": "/v1/metrics", **MOVED},
     )
     return service
 

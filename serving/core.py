@@ -20,6 +20,7 @@ from serving.errors import Refusal, refused
 from serving.guard import Gate
 from serving.job_runner import JobRunner
 from serving.job_store import JobStore
+from serving.maps import Maps
 from serving.meters import Meters
 from serving.schemas import Limits, Settings
 from serving.traces import Traces
@@ -73,6 +74,7 @@ class Core:
         self.indexes: dict[str, Index] = {}
         self.refiners: dict[str, HostedRefiner] = {}
         self.whitenings: dict[str, tuple[Index, Whitening]] = {}
+        self.maps = Maps(self.limits.max_map_cells)
         self.gate = Gate()
         self.roots: tuple[str, ...] = ()
         self.workers = 1
@@ -91,6 +93,7 @@ class Core:
         self.limits, self.roots, self.workers = settings.limits, settings.roots, settings.workers
         self.gate = Gate(settings.keys, settings.origins)
         self._engines, self.detectors, self.indexes, self.refiners = {}, {}, {}, {}
+        self.maps = Maps(self.limits.max_map_cells)
         self._engine = self._batcher = self._failure = None
         self.searching, self.aside = Aside("search", threads=2, most=128), Aside("aside", most=32)
         self._loading = asyncio.create_task(self._open(settings), name="load the model")
@@ -105,6 +108,7 @@ class Core:
             self.jobs = None
         self.searching.stop()
         self.aside.stop()
+        self.maps.stop()
         if self._batcher is not None:
             await self._batcher.stop()
 

@@ -11,9 +11,12 @@ from serving.job_schemas import JobInfo, JobRequest
 from serving.options import DTYPES, OUTPUTS
 from serving.schemas import (
     Addition,
+    CellsReply,
+    CellsRequest,
     EmbeddingsReply,
     EmbedRequest,
     Info,
+    MapInfo,
     ModelInfo,
     PointsRequest,
     Pool,
@@ -68,6 +71,21 @@ _FOUND = [
     _parameter("k", "hits for each crop", type="integer", minimum=1, default=10),
     _WINDOW,
     {**_parameter("where", "conditions", type="array", items={"type": "string"}), "explode": True},
+    _parameter("thumbnails", "a picture of each hit", type="boolean", default=False),
+]
+_MAP = [
+    _parameter("index", "default the only one", type="string"),
+    _parameter("method", "of the layout", type="string", enum=["pca", "umap"], default="pca"),
+]
+_NAME = {**_parameter("name", "a column that GET /v1/map lists", type="string"), "required": True}
+_PLACE = [
+    {**_parameter("volume", "name of a registered volume", type="string"), "required": True},
+    *(
+        {**_parameter(axis, "voxels of level 0", type="number", example=9), "required": True}
+        for axis in ("z", "y", "x")
+    ),
+    _parameter("size", "Z,Y,X voxels; default the model's crop", type="string", example="1,64,64"),
+    _MODEL,
 ]
 _ID = {"name": "id", "in": "path", "required": True, "description": "of a job", "schema": {"type": "string"}}
 _ONCE = {
@@ -115,6 +133,11 @@ _SHAPES: dict[tuple[str, str], tuple[list[dict[str, Any]], dict[str, Any], dict[
     ("DELETE", "/v1/jobs/{id}"): ([_ID], {}, {_JSON: JobInfo}, 200),
     ("POST", "/v1/jobs/{id}/retry"): ([_ID], {}, {_JSON: JobInfo}, 200),
     ("GET", "/v1/jobs/{id}/result"): ([_ID], {}, {_NPY: None, "application/zip": None, "text/csv": {}}, 200),
+    ("GET", "/v1/map"): (_MAP, {}, {_JSON: MapInfo}, 200),
+    ("GET", "/v1/map/points"): (_MAP, {}, {_NPY: None}, 200),
+    ("GET", "/v1/map/column"): ([*_MAP, _NAME], {}, {_NPY: None}, 200),
+    ("POST", "/v1/cells"): ([], {_JSON: CellsRequest}, {_JSON: CellsReply, "text/csv": {}}, 200),
+    ("GET", "/v1/crop"): (_PLACE, {}, {_NPY: None, "image/png": None}, 200),
     ("GET", "/v1/openapi.json"): ([], {}, {_JSON: {}}, 200),
     ("GET", "/v1/metrics"): ([], {}, {"text/plain": {}}, 200),
     ("POST", "/embed_json"): ([], {_JSON: {"crops": [], "pool": "mean"}}, {_JSON: EmbeddingsReply}, 200),
@@ -125,6 +148,7 @@ _SHAPES: dict[tuple[str, str], tuple[list[dict[str, Any]], dict[str, Any], dict[
 _KINDS = (
     *(Info, ModelInfo, VolumeInfo, Addition, JobInfo, JobRequest),
     *(PointsRequest, EmbedRequest, EmbeddingsReply, RefineRequest, RefineReply, SearchRequest, SearchReply),
+    *(MapInfo, CellsRequest, CellsReply),
 )
 _OTHERS = [
     ("POST", "/embed_json", "Embeddings of a few crops as nested lists"),

@@ -5,16 +5,18 @@ from __future__ import annotations
 import dataclasses
 import threading
 from collections.abc import Iterator
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
 
 import canvas_fm
+from canvas_fm.data.crops import crop_starts
 from canvas_fm.data.volume import Volume
 from canvas_fm.errors import CanvasError
 from canvas_fm.inference.embed import Runner
 from canvas_fm.inference.reconstruct import reconstruct_crops, trained_mask_ratio
-from canvas_fm.inference.source import Source
+from canvas_fm.inference.source import Source, volume_identity
 from canvas_fm.inference.validate import check_crops, check_points
 from canvas_fm.models.checkpoint import Encoder, load
 from canvas_fm.models.device import pick_device
@@ -143,6 +145,7 @@ class Engine:
             backend="torch",
             precision=runner.precision,
             card=None if self.encoder.path is None else card_of(self.encoder.path),
+            mask_ratio=trained_mask_ratio(self.encoder),
         )
 
     def info(self) -> Info:
@@ -173,6 +176,19 @@ class HostedVolume:
     ) -> Iterator[tuple[Int64[np.ndarray, " b"], Float32[np.ndarray, "b 1 z y x"]]]:
         """(rows of `points_zyx`, their crops after the window), in the order of the chunks."""
         return self._source.batches(points_zyx, batch)
+
+    def box(
+        self, point_zyx: Float64[np.ndarray, " 3"], size_zyx: tuple[int, int, int]
+    ) -> Float32[np.ndarray, "z y x"]:
+        """Voxels around a point after the window, never resampled; 0 outside the volume and for NaN."""
+        (start,) = crop_starts(point_zyx[None], size_zyx)
+        voxels = self.volume.read(start.tolist(), size_zyx)
+        return np.nan_to_num(self._source.window.apply(voxels), copy=False)
+
+    @cached_property
+    def identity(self) -> str:
+        """A hash over what the volume holds, as embeddings carry it; slow for foreign stores."""
+        return volume_identity(self.volume)
 
     def info(self) -> VolumeInfo:
         return VolumeInfo(

@@ -10,6 +10,7 @@ import numpy as np
 from canvas_fm.errors import CanvasError, DamagedStore, ModelMismatch
 from serving.core import Core
 from serving.errors import Refusal, refused
+from serving.pictures import MOST_THUMBNAILS, Origins
 from serving.schemas import SearchReply, SearchRequest
 
 if TYPE_CHECKING:
@@ -39,6 +40,9 @@ def check_search(core: Core, asked: SearchRequest, queries: int) -> None:
         raise Refusal(413, f"{queries} queries in one request; {_MOST_QUERIES} are the most")
     if len(asked.where) > _MOST_CONDITIONS or len(asked.unlike) > _MOST_QUERIES:
         raise Refusal(413, f"{_MOST_CONDITIONS} conditions and {_MOST_QUERIES} examples are the most")
+    hits = asked.k * (queries if asked.like is None else 1)
+    if asked.thumbnails and hits > MOST_THUMBNAILS:
+        raise Refusal(413, f"{hits} thumbnails in one reply; {MOST_THUMBNAILS} are the most")
 
 
 async def search(core: Core, asked: SearchRequest, vectors: np.ndarray | None) -> SearchReply:
@@ -52,7 +56,7 @@ async def search(core: Core, asked: SearchRequest, vectors: np.ndarray | None) -
     check_search(core, asked, max(len(kind or ()) for kind in kinds))
     try:
         return await core.searching.run(
-            lambda: _search(name, index, asked, vectors), deadline_s=core.limits.deadline_s
+            lambda: _search(core, name, index, asked, vectors), deadline_s=core.limits.deadline_s
         )
     except DamagedStore as problem:
         raise Refusal(500, f"the index {name!r} cannot be read; the server's log says why") from problem
@@ -62,7 +66,9 @@ async def search(core: Core, asked: SearchRequest, vectors: np.ndarray | None) -
         raise refused(problem) from problem
 
 
-def _search(name: str, index: Index, asked: SearchRequest, vectors: np.ndarray | None) -> SearchReply:
+def _search(
+    core: Core, name: str, index: Index, asked: SearchRequest, vectors: np.ndarray | None
+) -> SearchReply:
     novelty: np.ndarray | None = None
     knows = index.about["novelty"] is not None
     hits: Hits
@@ -78,7 +84,10 @@ def _search(name: str, index: Index, asked: SearchRequest, vectors: np.ndarray |
         ready = _array(asked.vectors) if vectors is None else vectors
         hits = index.search(ready, asked.k, where=asked.where, encoder=asked.encoder)
         novelty = index.novelty(ready) if knows else None
-    table = [{key: _plain(value) for key, value in line.items()} for line in hits.table(index.describe)]
+    table = [{key: plain(value) for key, value in line.items()} for line in hits.table(index.describe)]
+    if asked.thumbnails:
+        rows = np.array([line["row"] for line in table], np.int64)
+        Origins(core, index).describe(rows, table, pictures=True)
     said = None if novelty is None else [round(float(value), 4) for value in novelty]
     return SearchReply(index=name, encoder=index.encoder_sha256, hits=table, novelty=said)
 
@@ -90,5 +99,6 @@ def _array(vectors: list[list[float]] | None) -> np.ndarray:
         raise CanvasError("the vectors are ragged lists; all have to have the same length") from problem
 
 
-def _plain(value: object) -> object:
+def plain(value: object) -> object:
+    """The value as JSON has it: None for what is not finite."""
     return None if isinstance(value, float) and not math.isfinite(value) else value

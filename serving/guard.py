@@ -20,7 +20,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.access import OPEN_PATHS, Buckets, holder_of
+from serving.access import Buckets, holder_of, is_open
 from serving.errors import Refusal
 from serving.journal import access, id_for, request_id
 from serving.meters import Meters
@@ -165,7 +165,7 @@ class _Exchange:
     def check_caller(self) -> None:
         """Who asks, and whether so soon."""
         path, keys = self.scope["path"], self.guard.gate().keys
-        if path in OPEN_PATHS:
+        if is_open(path):
             return
         try:
             if keys:

@@ -63,6 +63,8 @@ class Limits(BaseModel):
     """Points of one job."""
     max_hits: int = Field(default=1000, gt=0)
     """Hits of one query of `/v1/search`."""
+    max_map_cells: int = Field(default=200_000, gt=0)
+    """Cells that a map shows; of a larger index as many are drawn at random."""
 
 
 class Settings(BaseModel):
@@ -200,6 +202,8 @@ class ModelInfo(BaseModel):
     precision: str
     card: str | None
     """The model card of a shipped model, in Markdown."""
+    mask_ratio: float
+    """The share of patches that was hidden in training; the default of `/v1/reconstruct`."""
 
 
 class IndexInfo(BaseModel):
@@ -262,6 +266,8 @@ class SearchRequest(BaseModel):
     unlike: list[str | int] = []
     k: Annotated[int, Field(ge=1)] = 10
     where: list[str] = []
+    thumbnails: bool = False
+    """Give each hit the registered `volume` that it lies in, and a `thumbnail`: a PNG as base64."""
 
 
 class SearchReply(BaseModel):
@@ -271,3 +277,43 @@ class SearchReply(BaseModel):
     encoder: str
     hits: list[dict[str, object]]
     novelty: list[float] | None
+
+
+class MapColumn(BaseModel):
+    """`number`, or `text` with the words that codes of `/v1/map/column` mean; -1 is none, -2 another one."""
+
+    kind: Literal["number", "text"]
+    words: list[str] | None
+
+
+class MapInfo(BaseModel):
+    """A map of an index: how many of its cells it shows, and what can be told of each."""
+
+    index: str
+    encoder: str
+    cells: int
+    shown: int
+    method: str
+    methods: list[str]
+    """What can be asked for here: UMAP is an extra."""
+    share: tuple[float, float] | None
+    """Of the variance, along each axis of a PCA."""
+    columns: dict[str, MapColumn]
+
+
+class CellsRequest(BaseModel):
+    """Body of `/v1/cells`: cells by row, as hits and the column `row` of a map give them, or by id."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    index: str | None = None
+    rows: list[Annotated[int, Field(strict=True)]] | None = None
+    ids: list[str | int] | None = None
+    thumbnails: bool = False
+
+
+class CellsReply(BaseModel):
+    """A dictionary a cell, in the order of the rows; `volume` is the registered volume that it lies in."""
+
+    index: str
+    cells: list[dict[str, object]]

@@ -134,7 +134,7 @@ class Index:
         return describe(self.parts, np.asarray(rows, np.int64))
 
     def rows_of(self, ids: Sequence[str | int]) -> Int64[np.ndarray, " r"]:
-        """The rows of cells by id: `17`, or `BRAIN:17` where several brains have a cell 17."""
+        """The rows of cells by id: `17`, `BRAIN:17` where several brains have one, or `#17` for row 17."""
         return rows_of(self.parts, ids)
 
     def search(

@@ -25,11 +25,19 @@ def describe(parts: list[Part], rows: Int64[np.ndarray, " r"]) -> list[dict[str,
 
 
 def rows_of(parts: list[Part], ids: Sequence[str | int]) -> Int64[np.ndarray, " r"]:
-    """The rows of cells by id: `17`, or `BRAIN:17`; CanvasError for one that is not there or ambiguous."""
+    """The rows of cells by id: `17`, or `BRAIN:17`, or `#17` for row 17 of the index itself.
+
+    Raises CanvasError for one that is not there or ambiguous.
+    """
     return np.array([_row_of(parts, str(each)) for each in ids], dtype=np.int64)
 
 
 def _row_of(parts: list[Part], wanted: str) -> int:
+    if wanted.startswith("#") and wanted[1:].isascii() and wanted[1:].isdigit():
+        count = sum(part.rows for part in parts)
+        if len(wanted) > 12 or int(wanted[1:]) >= count:
+            raise CanvasError(f"the index has no row {wanted[:80]!r}; its rows are #0 to #{count - 1}")
+        return int(wanted[1:])
     brain, colon, rest = wanted.partition(":")
     found = _rows_with(parts, wanted)
     if not len(found) and colon:
@@ -39,7 +47,9 @@ def _row_of(parts: list[Part], wanted: str) -> int:
         raise CanvasError(f"the index has no cell with the id {wanted[:80]!r}; `id` is a column of its hits")
     if len(found) > 1:
         brains = sorted({str(cell["brain"]) for cell in describe(parts, found[:100])})
-        more = "write BRAIN:ID" if len(brains) > 1 else "give its points a column `id` without repeats"
+        more = "write BRAIN:ID, or #ROW of the index"
+        if len(brains) == 1:
+            more = "write #ROW of the index, or give its points a column `id` without repeats"
         raise CanvasError(
             f"{len(found)} cells of {', '.join(brains[:5])} have the id {wanted[:80]!r}; {more}"
         )
