@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Without an NVIDIA GPU: the CPU build of torch.
 CONSTRAINTS := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1 || echo --constraint constraints/cpu.txt)
 
-.PHONY: setup demo test test-slow check format bench serve clean
+.PHONY: setup demo test test-ui test-slow check format bench serve clean
 setup: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints/cpu.txt
@@ -19,6 +19,12 @@ demo: setup
 # A file's tests stay in one process, so that what they share is made once; one thread each.
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+
+# In a real browser. Debian's Chromium is installed where that is allowed; where there is none the tests say so.
+test-ui: setup
+	command -v chromium >/dev/null || { test "$$(id -u)" = 0 && apt-get update -qq && \
+	  apt-get install -y -qq --no-install-recommends chromium; } || true
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m ui -rs tests/ui
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow --timeout 3600

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from canvas_fm.inference.embeddings import Embeddings
     from canvas_fm.inference.features import detector_features
     from canvas_fm.inference.search import Index
+    from canvas_fm.inference.search_map import embedding_map
     from canvas_fm.models.checkpoint import load
     from canvas_fm.training.detector import train_detector
     from canvas_fm.training.pretrain import pretrain
@@ -44,6 +45,7 @@ _HOME = {
     "embed": "canvas_fm.inference.embed",
     "embed_crops": "canvas_fm.inference.embed",
     "embed_to_store": "canvas_fm.inference.embed",
+    "embedding_map": "canvas_fm.inference.search_map",
     "evaluate": "canvas_fm.evaluation.score",
     "load": "canvas_fm.models.checkpoint",
     "pretrain": "canvas_fm.training.pretrain",
@@ -68,6 +70,7 @@ __all__ = [
     "embed",
     "embed_crops",
     "embed_to_store",
+    "embedding_map",
     "evaluate",
     "load",
     "pretrain",
