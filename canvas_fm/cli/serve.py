@@ -24,8 +24,8 @@ def add_verbs(verbs: Verbs) -> None:
         "embeddings over HTTP",
         "Serve a model until SIGTERM or Ctrl-C: POST /v1/embed takes crops as .npy, POST /v1/embed/points "
         "the name of a --volume and points, POST /v1/search the name of an --index, POST /v1/reconstruct a "
-        "crop. The page at /ui shows all of it, GET /v1/openapi.json describes it, /livez, /readyz and /metrics "
-        "tell the rest.",
+        "crop. The page at /ui shows all of it, GET /v1/openapi.json describes it, /livez, /readyz and "
+        "/metrics tell the rest.",
     )
     serve.add_argument("model", metavar="MODEL", help="an encoder's folder, or the name of a shipped model")
     serve.add_argument(

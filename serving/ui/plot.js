@@ -113,7 +113,10 @@ export class Plot extends EventTarget {
     return Math.min(9, this.size * usual * Math.max(1, (this.view.scale / this.fitted) ** 0.35));
   }
 
-  #room = () => ({ width: this.box.clientWidth || 1, height: this.box.clientHeight || 1 });
+  #room() {
+    const { width, height } = this.canvas.getBoundingClientRect(); // with fractions, unlike clientWidth
+    return { width: width || 1, height: height || 1 };
+  }
 
   #resized() {
     const { width, height } = this.#room();

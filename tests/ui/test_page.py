@@ -68,9 +68,8 @@ def on_screen(page: Page, xy: np.ndarray) -> np.ndarray:
     """Where points of the map lie in the window, by what the canvas says of its view."""
     cx, cy, scale = map(float, page.run("document.querySelector('#map-box canvas').dataset.view").split(","))
     left, top, width, height = page.box("#map-box canvas")
-    return np.stack(
-        [left + width / 2 + (xy[:, 0] - cx) * scale, top + height / 2 - (xy[:, 1] - cy) * scale], axis=1
-    ).astype(float)
+    x, y = xy.astype(float).T
+    return np.stack([left + width / 2 + (x - cx) * scale, top + height / 2 - (y - cy) * scale], axis=1)
 
 
 def drag(page: Page, places: list[tuple[float, float]], **options: Any) -> None:
