@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
+
+import numpy as np
+import pytest
 
 from canvas_fm.cli import build_parser, main
 
@@ -19,24 +28,80 @@ def blocks(*kinds: str) -> list[str]:
     ]
 
 
-def test_first_steps_run_as_written(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    commands = [line for block in blocks("console") for line in block.splitlines()]
-    assert len(commands) >= 5
-    for command in commands:
-        program, *words = shlex.split(command)
-        assert program == "canvas-fm"
-        assert main(words) == 0, f"{command}\n{capsys.readouterr().err}"
+@pytest.fixture(scope="module")
+def steps(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder in which the commands have run, which is the current one meanwhile."""
+    folder, before = tmp_path_factory.mktemp("readme"), Path.cwd()
+    os.chdir(folder)
+    try:
+        commands = [line for block in blocks("console") for line in block.splitlines()]
+        assert len(commands) >= 5
+        for command in commands:
+            program, *words = shlex.split(command)
+            assert program == "canvas-fm"
+            assert main(words) == 0, command  # what it said is shown with the failure
+        yield folder
+    finally:
+        os.chdir(before)
+
+
+def test_first_steps_run_as_written(steps: Path):
     (snippet,) = blocks("python")
     names: dict[str, object] = {}
     exec(compile(snippet, "README.md", "exec"), names)
-    assert (tmp_path / "reconstruction.png").is_file()
-    assert (tmp_path / "cells.npz").is_file()
+    assert (steps / "reconstruction.png").is_file()
+    assert (steps / "cells.npz").is_file()
+
+
+@pytest.fixture
+def service(steps: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """The first service that is shown, on a free port; its address, and an environment with our commands."""
+    (command,) = [line for block in blocks("") for line in block.splitlines() if "--jobs jobs" in line]
+    programs = Path(sys.executable).parent
+    environment = os.environ | {"PATH": f"{programs}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    words = shlex.split(command.replace("--port 3000", "--port 0"))
+    said = steps / "serve.txt"
+    with said.open("w") as log:
+        process = subprocess.Popen([str(programs / words[0]), *words[1:]], stderr=log, env=environment)
+    try:
+        end, mark = time.monotonic() + 240, "serving on http://"
+        while mark not in said.read_text():
+            assert process.poll() is None, said.read_text()
+            assert time.monotonic() < end, said.read_text()
+            time.sleep(0.05)
+        yield said.read_text().partition(mark)[2].split()[0], environment
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl")
+def test_the_requests_shown_are_answered(steps: Path, service):
+    address, environment = service
+    (shown,) = blocks("sh")
+    assert shown.count("curl -s ") >= 8
+    script = shown.replace("localhost:3000", address).replace("curl -s ", "curl -s --fail-with-body ")
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        capture_output=True,
+        text=True,
+        cwd=steps,
+        env=environment,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert '"embeddings"' in done.stdout
+    assert '"p_cell"' in done.stdout
+    assert '"hits"' in done.stdout
+    assert np.load(steps / "embeddings.npy").shape == (1, 96)
+    assert np.load(steps / "rows.npy").shape == (1, 4, 16, 32, 32)
+    assert np.load(steps / "grid.npy").shape[1:] == (96,)
 
 
 def test_every_command_shown_is_understood():
     """Those too that are not run: their flags exist."""
-    shown = re.findall(r"canvas-fm (?!VERB)([a-z]+ [^`\n|)]*)", "\n".join(blocks("", "console")))
+    shown = re.findall(r"canvas-fm (?!VERB)([a-z]+ [^`\n|)]*)", "\n".join(blocks("", "console", "sh")))
     assert len(shown) >= 7
     for words in shown:
         build_parser().parse_args(shlex.split(words))
