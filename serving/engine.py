@@ -14,12 +14,12 @@ import canvas_fm
 from canvas_fm.data.crops import crop_starts
 from canvas_fm.data.volume import Volume
 from canvas_fm.errors import CanvasError
-from canvas_fm.inference.embed import Runner
+from canvas_fm.inference.int8 import find_check
 from canvas_fm.inference.reconstruct import reconstruct_crops, trained_mask_ratio
+from canvas_fm.inference.runner import Runner, device_for
 from canvas_fm.inference.source import Source, volume_identity
 from canvas_fm.inference.validate import check_crops, check_points
 from canvas_fm.models.checkpoint import Encoder, load
-from canvas_fm.models.device import pick_device
 from canvas_fm.shipped import card_of
 from serving.schemas import Info, ModelInfo, Pool, Settings, VolumeInfo
 
@@ -35,11 +35,13 @@ class Engine:
         on_gpu = encoder.device.type != "cpu"
         self.max_batch = settings.limits.max_batch or (1024 if on_gpu else 64)
         self._model = threading.Lock()  # held where crops go through the model outside the batcher's thread
+        self._runners: dict[tuple[str | None, int | None], Runner] = {}
 
     @classmethod
     def load(cls, settings: Settings) -> Engine:
         """Open model and volumes, and run one crop through; raises CanvasError for what cannot be served."""
-        encoder = load(settings.model, device=pick_device(settings.device), kind="encoder")
+        place = device_for(settings.backend, settings.device)
+        encoder = load(settings.model, device=place, kind="encoder")
         volumes = {
             name: HostedVolume(name, Volume.open(path), encoder, settings)
             for name, path in settings.volumes.items()
@@ -97,9 +99,16 @@ class Engine:
         return check_crops(crops, self.encoder.config, window=window)
 
     def check_layer(self, pool: str | None, layer: int | None) -> tuple[str, int | None]:
-        """(pool, layer), with the model's own pooling; CanvasError for a block that is not there."""
-        runner = Runner(self.encoder, pool, None, self.settings.precision, layer)
+        """(pool, layer), with the model's own pooling; CanvasError for what it or its precision has not."""
+        runner = self._runner(pool, layer)
         return runner.pool, runner.layer
+
+    def _runner(self, pool: str | None, layer: int | None) -> Runner:
+        if (pool, layer) not in self._runners:  # of which there are as many as pools times blocks
+            asked = self.settings
+            runner = Runner(self.encoder, pool, None, asked.precision, layer, asked.backend)
+            self._runners[pool, layer] = runner
+        return self._runners[pool, layer]
 
     def one_shape(self, pool: str) -> tuple[int, ...]:
         """The shape of what one crop gives: (d,), of `tokens` (tokens, d), of `grid` (d, z, y, x)."""
@@ -110,7 +119,7 @@ class Engine:
     ) -> Float32[np.ndarray, "n ..."]:
         """Embeddings of checked crops, all in one batch."""
         with self._model:
-            return Runner(self.encoder, pool, None, self.settings.precision, layer)(crops)
+            return self._runner(pool, layer)(crops)
 
     def reconstruct(
         self, crops: Float32[np.ndarray, "n 1 z y x"], mask_ratio: float | None, seed: int
@@ -130,7 +139,7 @@ class Engine:
 
     def model_info(self) -> ModelInfo:
         config = self.encoder.config
-        runner = Runner(self.encoder, None, None, self.settings.precision)
+        runner, int8 = self._runner(None, None), find_check(self.encoder)
         return ModelInfo(
             name=self.name,
             sha256=self.encoder.sha256,
@@ -142,8 +151,9 @@ class Engine:
             dimension=self.encoder.dim,
             layers=config.architecture.depth,
             reconstructs=config.decoder is not None,
-            backend="torch",
+            backend=runner.backend,
             precision=runner.precision,
+            int8=None if int8 is None else int8.summary(),
             card=None if self.encoder.path is None else card_of(self.encoder.path),
             mask_ratio=trained_mask_ratio(self.encoder),
         )

@@ -43,6 +43,7 @@ class Packed(Section):
     origins: list[str] = Field(default=[])
     device: str = "auto"
     precision: str = "fp32"
+    backend: str = "torch"
     resample: bool = False
     any_voxel: bool = False
     log: str = "json"

@@ -122,6 +122,7 @@ def _running(settings: Settings) -> dict[str, Any]:
     return {
         "device": settings.device,
         "precision": settings.precision,
+        "backend": settings.backend,
         "resample": settings.resample,
         "any_voxel": settings.any_voxel,
     }

@@ -76,6 +76,7 @@ class Settings(BaseModel):
     volumes: dict[str, str] = {}
     device: str = "auto"
     precision: str = "fp32"
+    backend: str = "torch"
     resample: bool = False
     any_voxel: bool = False
     limits: Limits = Limits()
@@ -200,6 +201,8 @@ class ModelInfo(BaseModel):
     """Whether its folder was saved with a decoder."""
     backend: str
     precision: str
+    int8: dict[str, object] | None
+    """What a check of int8 found for this encoder: neighbours that stay, and how far F1 moves."""
     card: str | None
     """The model card of a shipped model, in Markdown."""
     mask_ratio: float

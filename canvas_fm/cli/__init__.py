@@ -14,7 +14,20 @@ import warnings
 from collections.abc import Sequence
 
 import canvas_fm
-from canvas_fm.cli import data, demo, detect, inference, probe, refine, report, score, search, serve, training
+from canvas_fm.cli import (
+    data,
+    demo,
+    detect,
+    inference,
+    probe,
+    quantise,
+    refine,
+    report,
+    score,
+    search,
+    serve,
+    training,
+)
 from canvas_fm.errors import CanvasError
 
 
@@ -31,7 +44,20 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"canvas-fm {canvas_fm.__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    for module in (data, training, inference, detect, refine, probe, report, score, search, serve, demo):
+    for module in (
+        data,
+        training,
+        inference,
+        quantise,
+        detect,
+        refine,
+        probe,
+        report,
+        score,
+        search,
+        serve,
+        demo,
+    ):
         module.add_verbs(verbs)
     return parser
 

@@ -47,7 +47,7 @@ def _add_embed(verbs: Verbs) -> None:
     )
     embed.add_argument("--layer", type=int, metavar="N", help="after how many blocks; default: after all")
     embed.add_argument("--batch", type=positive_int, default=64, help="crops at once; default 64")
-    add_precision(embed)
+    add_precision(embed, backends=True)
     add_device(embed)
     add_voxel_size_flags(embed)
     add_json(embed)
@@ -125,6 +125,7 @@ def run_embed(args: argparse.Namespace) -> None:
         batch=args.batch,
         device=args.device,
         precision=args.precision,
+        backend=args.backend,
         resample=args.resample,
         any_voxel=args.any_voxel,
     )

@@ -71,6 +71,37 @@ def add_volume_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_labelled(parser: argparse.ArgumentParser) -> None:
+    """Volumes with candidates, and what says which of them are cells."""
+    parser.add_argument("--volumes", nargs="+", required=True, metavar="VOLUME", help="one or more volumes")
+    parser.add_argument(
+        "--candidates",
+        nargs="+",
+        required=True,
+        metavar="FILE",
+        help="their candidates, one file a volume, in order",
+    )
+    parser.add_argument(
+        "--labels", metavar="COLUMN", help="column of the candidates: 1 a cell, 0 none, -1 skipped"
+    )
+    parser.add_argument(
+        "--truth",
+        nargs="+",
+        metavar="FILE",
+        help="the true cells, one file a volume; with --labels they only say how many have no candidate",
+    )
+    parser.add_argument(
+        "--tolerance-um", type=positive_float, metavar="N", help="farthest match with a true cell in µm"
+    )
+    parser.add_argument(
+        "--within",
+        nargs="+",
+        metavar="FILE",
+        help="boxes in which everything is labelled, one file a volume: a JSON list of [z0, y0, x0, z1, y1, "
+        "x1], or a meta.json with octants; candidates outside are skipped",
+    )
+
+
 def volume_options(args: argparse.Namespace) -> dict[str, Any]:
     """The keywords of `Volume.open` that the flags ask for."""
     return {
@@ -119,13 +150,23 @@ def add_voxel_size_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_precision(verb: argparse.ArgumentParser) -> None:
+def add_precision(verb: argparse.ArgumentParser, *, backends: bool = False) -> None:
+    """`--precision`, and for verbs that run an encoder `--backend`."""
     verb.add_argument(
         "--precision",
-        choices=["fp32", "bf16", "auto"],
+        choices=["fp32", "bf16", *(["int8"] if backends else []), "auto"],
         default="fp32",
-        help="auto is bf16 where the device has it; default fp32",
+        help="auto is bf16 where the device has it; default fp32"
+        + ("; int8 of openvino, where `canvas-fm quantise` admitted it" if backends else ""),
     )
+    if backends:
+        verb.add_argument(
+            "--backend",
+            choices=["torch", "cuda-graphs", "openvino"],
+            default="torch",
+            help="what the encoder runs on: openvino is for the CPU (extra `cpu`), cuda-graphs for an NVIDIA "
+            "GPU; default torch",
+        )
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:

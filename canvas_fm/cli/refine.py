@@ -9,6 +9,7 @@ from canvas_fm.cli.options import (
     Verbs,
     add_device,
     add_json,
+    add_labelled,
     add_precision,
     add_verb,
     add_volume_flags,
@@ -45,33 +46,7 @@ def _add_fit(group: Verbs) -> None:
     )
     fit.add_argument("--encoder", metavar="MODEL", help="an encoder's folder, or a shipped name")
     fit.add_argument("--detector", metavar="MODEL", help="a detector's folder, or a shipped name")
-    fit.add_argument("--volumes", nargs="+", required=True, metavar="VOLUME", help="one or more volumes")
-    fit.add_argument(
-        "--candidates",
-        nargs="+",
-        required=True,
-        metavar="FILE",
-        help="their candidates, one file a volume, in order",
-    )
-    fit.add_argument(
-        "--labels", metavar="COLUMN", help="column of the candidates: 1 a cell, 0 none, -1 skipped"
-    )
-    fit.add_argument(
-        "--truth",
-        nargs="+",
-        metavar="FILE",
-        help="the true cells, one file a volume; with --labels they only say how many have no candidate",
-    )
-    fit.add_argument(
-        "--tolerance-um", type=positive_float, metavar="N", help="farthest match with a true cell in µm"
-    )
-    fit.add_argument(
-        "--within",
-        nargs="+",
-        metavar="FILE",
-        help="boxes in which everything is labelled, one file a volume: a JSON list of [z0, y0, x0, z1, y1, "
-        "x1], or a meta.json with octants; candidates outside are skipped",
-    )
+    add_labelled(fit)
     fit.add_argument(
         "--background", nargs="+", metavar="VOLUME", help="the second channels of a detector that takes one"
     )
@@ -170,7 +145,7 @@ def _add_apply(group: Verbs) -> None:
 
 def _add_running(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=positive_int, default=64, help="crops at once; default 64")
-    add_precision(parser)
+    add_precision(parser, backends=True)
     add_device(parser)
     add_voxel_size_flags(parser)
     add_json(parser)
@@ -322,6 +297,7 @@ def _running(args: argparse.Namespace) -> dict[str, Any]:
         "batch": args.batch,
         "device": args.device,
         "precision": args.precision,
+        "backend": args.backend,
         "resample": args.resample,
         "any_voxel": args.any_voxel,
     }

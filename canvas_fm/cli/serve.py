@@ -92,7 +92,7 @@ def add_verbs(verbs: Verbs) -> None:
     serve.add_argument(
         "--workers", type=positive_int, default=1, help="processes, each with its own copy; default 1"
     )
-    add_precision(serve)
+    add_precision(serve, backends=True)
     serve.add_argument(
         "--limit",
         nargs="+",
@@ -137,6 +137,7 @@ def run_serve(args: argparse.Namespace) -> None:
         workers=args.workers,
         device=args.device,
         precision=args.precision,
+        backend=args.backend,
         resample=args.resample,
         any_voxel=args.any_voxel,
         limits=read_limits(args.limit),

@@ -25,6 +25,7 @@ from canvas_fm.heads.task import Task
 from canvas_fm.inference.detect import TILE_ZYX, channels_of
 from canvas_fm.inference.embed import embed
 from canvas_fm.inference.features import detector_features
+from canvas_fm.inference.runner import INT8, Runner
 from canvas_fm.inference.source import Source, volume_identity
 from canvas_fm.models.checkpoint import Detector, Encoder
 from canvas_fm.models.vit import DENSE, POOLS
@@ -36,7 +37,8 @@ CROP_ZYX: Zyx = (16, 32, 32)  # where there is no encoder whose crop could be ta
 class Extractor:
     """Models and settings by which candidates become features; the block `detector` stands before `mae`.
 
-    `pool` (None: the encoder's own) and `layer` (None: the last) are the encoder's. The detector's map is
+    `pool` (None: the encoder's own), `layer` (None: the last) and `backend` are the encoder's, and so is
+    precision int8, beside which a detector works in fp32. The detector's map is
     pooled over the encoder's crop, else over `crop_zyx`, in `bins` parts an axis.
     """
 
@@ -49,6 +51,7 @@ class Extractor:
     batch: int = 64
     device: str = "auto"
     precision: str = "fp32"
+    backend: str = "torch"
     resample: bool = False
     any_voxel: bool = False
 
@@ -111,7 +114,7 @@ class Extractor:
         if self.encoder is not None:
             blocks[MAE] = embed(
                 self.encoder, volume, zyx, pool=self.pool, layer=self.layer, batch=self.batch, reader=reader,
-                show=show, **self._running,
+                precision=self.precision, backend=self.backend, show=show, **self._running,
             )  # fmt: skip
         return self.together(blocks, group or volume.name)
 
@@ -127,7 +130,7 @@ class Extractor:
         assert self.detector is not None
         return detector_features(
             self.detector, volume, points_zyx, crop_zyx=self._crop_zyx, bins=self.bins, background=background,
-            show=show, **self._running,
+            precision="fp32" if self.precision == INT8 else self.precision, show=show, **self._running,
         )  # fmt: skip
 
     def together(self, blocks: Mapping[str, Float32[np.ndarray, "n k"]], group: str) -> FeatureSet:
@@ -139,7 +142,6 @@ class Extractor:
     def _running(self) -> dict[str, Any]:
         return {
             "device": self.device,
-            "precision": self.precision,
             "resample": self.resample,
             "any_voxel": self.any_voxel,
         }
@@ -154,6 +156,8 @@ class Extractor:
     def check(self, volume: Volume, background: Volume | None = None) -> None:
         """Raise what `features` would raise for this volume, before any work is done."""
         self.reader(volume)
+        if self.encoder is not None:
+            Runner(self.encoder, self.pool, None, self.precision, self.layer, self.backend)
         if self.detector is not None:
             channels_of(self.detector, volume, background)
 

@@ -45,6 +45,7 @@ def refine(
     batch: int = 64,
     device: str = "auto",
     precision: str = "fp32",
+    backend: str = "torch",
     resample: bool = False,
     any_voxel: bool = False,
     show: bool | None = None,
@@ -63,7 +64,7 @@ def refine(
     points.check_inside(volume.shape_zyx)
     extractor = extractor_of(
         refiner, **models_of(refiner, encoder, detector), batch=batch, device=device, precision=precision,
-        resample=resample, any_voxel=any_voxel,
+        backend=backend, resample=resample, any_voxel=any_voxel,
     )  # fmt: skip
     extractor.check(volume, background)
     if repeated := duplicates(points):

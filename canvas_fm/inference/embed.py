@@ -18,12 +18,11 @@ from canvas_fm.data.volume import Volume
 from canvas_fm.data.window import Window
 from canvas_fm.errors import CanvasError
 from canvas_fm.inference.embeddings import Embeddings, storable, unfinished_folder
+from canvas_fm.inference.runner import Runner
 from canvas_fm.inference.source import Source, ahead, volume_identity
 from canvas_fm.inference.unfinished import Unfinished, refuse_other_inputs
 from canvas_fm.inference.validate import check_crops, check_points
 from canvas_fm.models.checkpoint import Encoder
-from canvas_fm.models.device import pick_device, pick_precision
-from canvas_fm.models.vit import DENSE, POOLS
 from canvas_fm.progress import bar
 
 
@@ -36,6 +35,7 @@ def embed_crops(
     batch: int = 256,
     device: str | torch.device | None = None,
     precision: str = "fp32",
+    backend: str = "torch",
     window: Window | tuple[float, float] | None = None,
 ) -> Float32[np.ndarray, "n ..."]:
     """One embedding for each crop, (n, d) float32, rows in the order given.
@@ -43,10 +43,11 @@ def embed_crops(
     `crops` are (n, z, y, x) or (n, 1, z, y, x), float in [0, 1] after their volume's window, or raw
     integers with that `window`; `check_crops` says what is refused. `pool` is `mean`, `cls` or `centre`,
     by default the encoder's own, or `tokens` (n, 64, d) and `grid` (n, d, 4, 4, 4): a vector for each patch.
-    `layer` is after how many blocks (None: all); `device=None` is where the encoder is. The same batch gives
-    the same vectors, another batch the same to 1e-5 of their norm in fp32.
+    `layer` is after how many blocks (None: all); `device=None` is where the encoder is. `precision` is fp32,
+    bf16, auto or int8, `backend` is torch, cuda-graphs or openvino, as `Runner` says. The same batch gives
+    the same vectors, another batch or backend the same to 1e-5 of their norm in fp32.
     """
-    runner = Runner(encoder, pool, device, precision, layer)
+    runner = Runner(encoder, pool, device, precision, layer, backend)
     ready = check_crops(crops, encoder.config, window=window)
     out = np.empty((len(ready), *runner.one_shape), np.float32)
     for start in range(0, len(ready), _positive(batch)):
@@ -64,6 +65,7 @@ def embed(
     batch: int = 64,
     device: str | torch.device = "auto",
     precision: str = "fp32",
+    backend: str = "torch",
     resample: bool = False,
     any_voxel: bool = False,
     reader: CropReader | None = None,
@@ -72,15 +74,15 @@ def embed(
     """One embedding for each point of a volume, (n, d) float32, rows in the order given.
 
     Points are z, y, x in voxels of level 0; a crop around each goes through the volume's window by the
-    model's rule; `pool` and `layer` are as in `embed_crops`. Crops are read in chunk order; the result,
-    4·n·d bytes, is held in memory (`embed_to_store` is for more). `reader` keeps decoded chunks from call
-    to call; it has to be a reader of this volume for this encoder.
+    model's rule; `pool`, `layer`, `precision` and `backend` are as in `embed_crops`. Crops are read in chunk
+    order; the result, 4·n·d bytes, is held in memory (`embed_to_store` is for more). `reader` keeps decoded
+    chunks from call to call; it has to be a reader of this volume for this encoder.
 
     Raises CanvasError for points that are not there or lie outside and a crop larger than the volume,
     ModelMismatch where voxel sizes differ by more than 5 % and neither `resample` (read crops at the
     model's physical size) nor `any_voxel` is given, DamagedStore for damaged chunks.
     """
-    runner = Runner(encoder, pool, device, precision, layer)
+    runner = Runner(encoder, pool, device, precision, layer, backend)
     points = check_points(points_zyx, volume.shape_zyx)
     source = Source.of(encoder.config, volume, resample=resample, any_voxel=any_voxel, reader=reader)
     out = np.empty((len(points), *runner.one_shape), np.float32)
@@ -102,6 +104,7 @@ def embed_to_store(
     batch: int = 64,
     device: str | torch.device = "auto",
     precision: str = "fp32",
+    backend: str = "torch",
     resample: bool = False,
     any_voxel: bool = False,
     show: bool | None = None,
@@ -110,12 +113,13 @@ def embed_to_store(
 
     Raises as `embed` does. Until all is done the work lies in `X.emb.zarr.unfinished`; going on from it,
     or meeting a finished `out`, takes the same inputs (encoder, pooling, precision, volume, window,
-    points and their columns), else CanvasError names what differs. Batch and device may differ: vectors
-    then agree to 1e-5; with the same ones they are the same bytes as without the interruption. Memory
-    does not grow with the vectors. Of `tokens` and `grid` the store holds (n, 64, d) or (n, d, 4, 4, 4).
+    points and their columns), else CanvasError names what differs. Batch, device and backend may differ:
+    vectors then agree to 1e-5 in fp32; with the same ones they are the same bytes as without the
+    interruption. Memory does not grow with the vectors. Of `tokens` and `grid` the store holds (n, 64, d) or
+    (n, d, 4, 4, 4).
     """
     out = Path(out)
-    runner = Runner(encoder, pool, device, precision, layer)
+    runner = Runner(encoder, pool, device, precision, layer, backend)
     zyx = check_points(points.zyx, volume.shape_zyx)
     source = Source.of(encoder.config, volume, resample=resample, any_voxel=any_voxel)
     attributes = _attributes(runner, source, points)
@@ -139,49 +143,6 @@ def embed_to_store(
     return Embeddings.open(out)
 
 
-class Runner:
-    """An encoder with its pooling, device and precision settled: windowed crops in, vectors out."""
-
-    def __init__(
-        self,
-        encoder: Encoder,
-        pool: str | None,
-        device: str | torch.device | None,
-        precision: str,
-        layer: int | None = None,
-    ) -> None:
-        self.pool = pool or encoder.config.pool
-        if self.pool not in (*POOLS, *DENSE):
-            raise CanvasError(f"pool is {self.pool!r}; give one of {', '.join((*POOLS, *DENSE))}")
-        self.one_shape = encoder.net.one_shape(self.pool)
-        depth = encoder.config.architecture.depth
-        if layer is not None and not 0 <= layer <= depth:
-            raise CanvasError(f"layer is {layer}; {encoder.name} has {depth} blocks: give 0 to {depth}")
-        self.layer = None if layer == depth else layer  # after the last block is what the encoder gives
-        self.encoder = encoder if device is None else encoder.to(pick_device(device))
-        self.dtype = pick_precision(precision, self.encoder.device)
-
-    @property
-    def precision(self) -> str:
-        return "bf16" if self.dtype == torch.bfloat16 else "fp32"
-
-    @torch.inference_mode()
-    def __call__(self, crops: Float32[np.ndarray, "b 1 z y x"]) -> Float32[np.ndarray, "b ..."]:
-        device = self.encoder.device
-        # torch wants memory that it may write to; an array over received bytes is read-only.
-        crops = np.require(crops, requirements=["C", "W"])
-        given = torch.from_numpy(crops).to(device)
-        with torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
-            vectors = self.encoder.net(given, self.pool, self.layer).float().cpu().numpy()
-        if not np.isfinite(vectors).all():
-            bad = ~np.isfinite(vectors).reshape(len(vectors), -1).all(axis=1)
-            raise CanvasError(
-                f"{self.encoder.name} gave NaN or infinite values for {bad.sum()} of {len(bad)} crops; "
-                + ("try precision fp32" if self.precision == "bf16" else "its weights are of no use")
-            )
-        return vectors
-
-
 def _attributes(runner: Runner, source: Source, points: Points) -> dict[str, Any]:
     """What the store says of itself; `inputs` is the part that decides what it holds."""
     volume, encoder = source.volume, runner.encoder
@@ -202,6 +163,7 @@ def _attributes(runner: Runner, source: Source, points: Points) -> dict[str, Any
         "pool": runner.pool,
         **({} if runner.layer is None else {"layer": runner.layer}),
         "precision": runner.precision,
+        "backend": runner.backend,
         "volume": volume.name,
         "marker": volume.marker,
         "voxel_um": list(volume.voxel_um),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable, Hashable
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal, TypeVar, overload
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -22,6 +24,8 @@ __all__ = ["Detector", "Encoder", "load", "model_sha256", "save_detector", "save
 
 ENCODER_FILE, DECODER_FILE = "model.safetensors", "decoder.safetensors"
 DETECTOR_FILE = "model.safetensors"
+
+T = TypeVar("T")
 
 
 class ModelConfig(BaseModel):
@@ -81,6 +85,8 @@ class Encoder:
     ) -> None:
         self.config, self.net, self._mae, self.path, self._name = config, net, mae, path, name
         self.device = next(net.parameters()).device
+        self._kept: dict[Hashable, Any] = {}
+        self._making = threading.Lock()
 
     @property
     def name(self) -> str:
@@ -107,9 +113,25 @@ class Encoder:
             )
         return self._mae
 
+    def kept(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What `make` gave when this key was first asked for: compiled forms live as long as this."""
+        with self._making:
+            if key not in self._kept:
+                self._kept[key] = make()
+            found: T = self._kept[key]
+            return found
+
+    def forget(self) -> None:
+        """Drop all that was kept, because something on the disk is another one now."""
+        with self._making:
+            self._kept.clear()
+
     def to(self, device: str | torch.device) -> Encoder:
         """Move the weights; returns itself."""
-        self.device = pick_device(device)
+        place = pick_device(device)
+        if place != self.device:
+            self.forget()  # what is kept holds the weights of the old place
+        self.device = place
         (self._mae or self.net).to(self.device)
         return self
 

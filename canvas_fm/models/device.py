@@ -36,6 +36,12 @@ def native_bf16(device: torch.device) -> bool:
     return device.type == "cpu" and any(getattr(torch.cpu, check, lambda: False)() for check in checks)
 
 
+def native_int8() -> bool:
+    """Whether this processor adds products of int8 in 32 bits (VNNI, AMX); others saturate at 16."""
+    checks = ("_is_vnni_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, check, lambda: False)() for check in checks)
+
+
 def pick_precision(name: str, device: torch.device) -> torch.dtype:
     """`auto` is bf16 where it is native, else fp32."""
     if name not in PRECISIONS:

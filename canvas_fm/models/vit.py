@@ -182,7 +182,7 @@ class ViTEncoder(nn.Module):
         """
         last = len(self.blocks) if layer is None else layer
         if pool not in ("cls", "centre") or last == block:
-            return self._pooled(self.norm(self._through(tokens, block, last)), pool)
+            return self.pooled(self.norm(self._through(tokens, block, last)), pool)
         asked = 1 + self.centre_tokens if pool == "centre" else torch.zeros_like(self.centre_tokens[:1])
         x = _some_tokens(self.blocks[last - 1], self._through(tokens, block, last - 1), asked)
         return self.norm(x).mean(dim=1)
@@ -197,7 +197,7 @@ class ViTEncoder(nn.Module):
         cell has beyond its surroundings. `tokens` are the patch tokens themselves
         (b, tokens, d), in z, y, x order, `grid` the same where the patches lie (b, d, z, y, x).
         """
-        return self._pooled(self.tokens(crops, layer=layer), pool)
+        return self.pooled(self.tokens(crops, layer=layer), pool)
 
     def _enter(
         self, crops: Float[Tensor, "b 1 z y x"], visible: Int[Tensor, "b k"] | None
@@ -217,7 +217,8 @@ class ViTEncoder(nn.Module):
             x = block(x)
         return x
 
-    def _pooled(self, tokens: Float[Tensor, "b sequence d"], pool: str) -> Float[Tensor, "b ..."]:
+    def pooled(self, tokens: Float[Tensor, "b sequence d"], pool: str) -> Float[Tensor, "b ..."]:
+        """What `forward` gives, from all tokens, the class token first."""
         if pool == "mean":
             return tokens[:, 1:].mean(dim=1)
         if pool == "cls":

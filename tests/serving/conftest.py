@@ -85,7 +85,8 @@ def begin_service(model: Path, volume_path: Path) -> Callable:
         **limits,
     ) -> TestClient:
         named = {"cube": str(volume_path)} if volumes is None else volumes
-        settings = Settings(model=str(model), volumes=named, limits=Limits(**limits), **(more or {}))
+        usual = {"model": str(model), "volumes": named, "limits": Limits(**limits)}
+        settings = Settings(**(usual | (more or {})))
         failures: list[str] = []
         service = make_service(Core(lambda: settings, load=load, on_failure=failures.append))
         if middleware is not None:

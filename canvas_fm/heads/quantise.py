@@ -1,0 +1,228 @@
+"""int8 for an encoder: quantised on crops of training volumes, admitted by what it does to cells elsewhere.
+
+Two things have to stay: who is whose neighbour, and what a refiner makes of the embeddings. Both are measured
+on labelled candidates, the second by refiners that have not seen the volumes that they judge.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Int64, Shaped
+
+from canvas_fm.data.origins import draw_starts
+from canvas_fm.data.volume import Volume
+from canvas_fm.errors import BadInput, CanvasError, MissingExtra
+from canvas_fm.evaluation.classification import f1_at
+from canvas_fm.heads.candidates import CELL, SKIP, Candidates
+from canvas_fm.heads.refine import Refiner
+from canvas_fm.heads.splits import Folds, grouped_folds
+from canvas_fm.inference.compiled import Compiled, converted, openvino, save
+from canvas_fm.inference.int8 import GRAPH, Int8Check, PoolCheck, keep
+from canvas_fm.inference.source import Source, ahead
+from canvas_fm.models.checkpoint import Encoder
+from canvas_fm.models.device import native_int8
+from canvas_fm.models.vit import POOLS
+from canvas_fm.progress import bar
+
+_log = logging.getLogger(__name__)
+NEIGHBOURS = 10
+_BATCH = 64
+_AT_ONCE = 1024  # rows whose neighbours are looked for together
+_FOLDS = 5
+
+
+def quantise(
+    encoder: Encoder,
+    brains: Sequence[Candidates],
+    calibrate: Sequence[Volume],
+    *,
+    crops: int = 512,
+    most: int = 500,
+    seed: int = 0,
+    resample: bool = False,
+    any_voxel: bool = False,
+    show: bool | None = None,
+) -> Int8Check:
+    """Quantise an encoder to int8, check it against fp32, and keep both beside it (or in the user's cache).
+
+    Ranges come from `crops` crops of the volumes `calibrate`, half of them on signal. The check embeds up to
+    `most` labelled candidates of each of `brains` in fp32 and in int8, and counts for every pooling the share
+    of their 10 nearest neighbours by cosine that are the same, and the F1 of refiners on volumes left out:
+    fitted on fp32, fitted on int8, and fitted on fp32 but judging int8. What is not admitted is said there,
+    and the graph not kept. Raises MissingExtra without the extra `cpu`, ModelMismatch for another voxel size,
+    BadInput for too few labels or volumes.
+    """
+    nncf = _nncf()
+    if not calibrate or crops < 1:
+        raise BadInput("int8 needs crops of training volumes to calibrate on; name one volume at least")
+    for volume in [*calibrate, *(brain.volume for brain in brains)]:
+        Source.of(encoder.config, volume, resample=resample, any_voxel=any_voxel)
+    rows = [_some_labelled(brain, most, seed) for brain in brains]
+    groups = np.repeat([brain.name for brain in brains], [len(some) for some in rows])
+    is_cell = np.concatenate([brain.label[some] == CELL for brain, some in zip(brains, rows, strict=True)])
+    regions = np.concatenate([brain.region[some] for brain, some in zip(brains, rows, strict=True)])
+    folds = grouped_folds(groups, is_cell, folds=_FOLDS, regions=regions, seed=seed)
+    same: dict[str, Any] = {"resample": resample, "any_voxel": any_voxel}
+    model = converted(encoder)
+    quantised = _quantised(nncf, model, _calibration(encoder, calibrate, crops, seed, same))
+    nets = [Compiled(model, "fp32"), Compiled(quantised, "int8")]
+    fp32, int8 = _embedded(nets, encoder, brains, rows, same, show)
+    labels = _Labels(is_cell, groups, regions, folds)
+    pools = {name: _compared(fp32[:, at], int8[:, at], labels) for at, name in enumerate(POOLS)}
+    check = Int8Check(
+        encoder_sha256=encoder.sha256,
+        neighbours=NEIGHBOURS,
+        pools=pools,
+        candidates=len(is_cell),
+        volumes=[brain.name for brain in brains],
+        calibration_volumes=[volume.name for volume in calibrate],
+        calibration_crops=crops,
+        exact=native_int8(),
+        versions=_versions(),
+        files={},
+    )
+    passed = any(found.passed for found in pools.values())
+
+    def write(folder: Path) -> None:
+        if passed:
+            save(quantised, folder / GRAPH)
+
+    _log.info("what the check found is kept in %s", keep(encoder, check, write))
+    return check
+
+
+class _Labels:
+    """What is known of the candidates, row by row, and the volumes (or regions) that are left out in turn."""
+
+    def __init__(
+        self,
+        is_cell: Bool[np.ndarray, " n"],
+        groups: Shaped[np.ndarray, " n"],
+        regions: Int64[np.ndarray, " n"],
+        folds: Folds,
+    ) -> None:
+        self.is_cell, self.groups, self.folds = is_cell, groups, folds
+        self.regions = regions.astype(np.str_)
+
+    def refiner(
+        self, x: Float32[np.ndarray, "n d"], rows: Int64[np.ndarray, " m"], C: float | None
+    ) -> Refiner:
+        refiner = Refiner("features", C=C, folds=3, force_random=True)
+        labels = self.is_cell[rows].astype(np.int64)
+        return refiner.fit(x[rows], labels, groups=self.groups[rows], regions=self.regions[rows])
+
+    def f1(self, kept: Bool[np.ndarray, " n"]) -> float:
+        return float(f1_at(self.is_cell, kept.astype(np.float64), 0.5))
+
+
+def _compared(
+    fp32: Float32[np.ndarray, "n d"], int8: Float32[np.ndarray, "n d"], labels: _Labels
+) -> PoolCheck:
+    everything = np.arange(len(fp32))
+    C = labels.refiner(fp32, everything, None).C_  # the penalty of both, so that only the features differ
+    kept = {name: np.zeros(len(fp32), bool) for name in ("fp32", "int8", "carried")}
+    for train, test in labels.folds:
+        usual, other = labels.refiner(fp32, train, C), labels.refiner(int8, train, C)
+        kept["fp32"][test] = usual.predict(fp32[test]) == CELL
+        kept["int8"][test] = other.predict(int8[test]) == CELL
+        kept["carried"][test] = usual.predict(int8[test]) == CELL
+    return PoolCheck(
+        agreement=agreement(fp32, int8, NEIGHBOURS),
+        **{f"f1_{name}": labels.f1(found) for name, found in kept.items()},
+    )
+
+
+def agreement(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "n d"], k: int) -> float:
+    """Mean share of a row's `k` nearest other rows by cosine that are the same in both embeddings."""
+    if len(a) <= k:
+        raise BadInput(f"{len(a)} rows have no {k} neighbours each; give more labelled candidates")
+    same = 0
+    unit = [x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in (a, b)]
+    for first in range(0, len(a), _AT_ONCE):
+        near = []
+        for x in unit:
+            cosine = x[first : first + _AT_ONCE] @ x.T
+            cosine[np.arange(len(cosine)), np.arange(first, first + len(cosine))] = -np.inf  # itself
+            near.append(np.argpartition(-cosine, k - 1, axis=1)[:, :k])
+        same += sum(len(np.intersect1d(one, other)) for one, other in zip(*near, strict=True))
+    return same / (k * len(a))
+
+
+def _some_labelled(brain: Candidates, most: int, seed: int) -> Int64[np.ndarray, " m"]:
+    rows = np.flatnonzero(brain.label != SKIP)
+    return np.sort(np.random.default_rng(seed).permutation(rows)[:most])
+
+
+def _embedded(
+    nets: Sequence[Compiled],
+    encoder: Encoder,
+    brains: Sequence[Candidates],
+    rows: Sequence[Int64[np.ndarray, " m"]],
+    same: dict[str, Any],
+    show: bool | None,
+) -> list[Float32[np.ndarray, "n pools d"]]:
+    """The labelled candidates of all brains by each net, all pools."""
+    total = sum(map(len, rows))
+    out = [np.empty((total, len(POOLS), encoder.dim), np.float32) for _ in nets]
+    first = 0
+    with bar("embedding twice", total, unit="crops", show=show) as advance:
+        for brain, some in zip(brains, rows, strict=True):
+            source = Source.of(encoder.config, brain.volume, **same)
+            for part, crops in ahead(source.batches(brain.zyx[some], _BATCH)):
+                for vectors, net in zip(out, nets, strict=True):
+                    vectors[first + part] = net(crops)
+                advance(len(part))
+            first += len(some)
+    for vectors in out:
+        if not np.isfinite(vectors).all():
+            raise CanvasError(f"{encoder.name} gives NaN or infinite values; its weights are of no use")
+    return out
+
+
+def _calibration(
+    encoder: Encoder, volumes: Sequence[Volume], crops: int, seed: int, same: dict[str, Any]
+) -> list[Float32[np.ndarray, "b 1 z y x"]]:
+    """Windowed crops in batches, as many of each volume, half of them on signal."""
+    batches = []
+    for number, volume in enumerate(volumes):
+        source = Source.of(encoder.config, volume, **same)
+        count = crops // len(volumes) + (number < crops % len(volumes))
+        box = source.reader.box_zyx
+        starts = draw_starts(volume, box, count, foreground=0.5, seed=seed)
+        points = (starts + np.asarray(box) // 2).astype(np.float64)
+        batches += [part for _, part in source.batches(points, _BATCH)]
+    return batches
+
+
+def _nncf() -> Any:
+    openvino()  # before nncf, which would report what it does as well
+    try:
+        import nncf
+    except ImportError as problem:
+        raise MissingExtra("nncf", "cpu", "int8") from problem
+    return nncf
+
+
+def _quantised(nncf: Any, model: Any, batches: Sequence[Float32[np.ndarray, "b 1 z y x"]]) -> Any:
+    logging.getLogger("nncf").setLevel(logging.ERROR)
+    with contextlib.redirect_stdout(sys.stderr):  # its progress; results go to stdout
+        return nncf.quantize(
+            model,
+            nncf.Dataset(batches),
+            subset_size=len(batches),
+            model_type=nncf.ModelType.TRANSFORMER,
+            preset=nncf.QuantizationPreset.MIXED,
+        )
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {name: version(name) for name in ("openvino", "nncf", "torch")}
