@@ -138,11 +138,9 @@ def _page(name: str, cards: str | Path | None) -> Path:
 
 def _config(name: str) -> dict[str, Any]:
     """The model's config as it stands in its folder, which has been checked byte by byte."""
-    from canvas_fm.models.checkpoint import load
+    from canvas_fm.models.folder import checked_config
 
-    folder = find("model", name)
-    load(folder)
-    return dict(json.loads((folder / "config.json").read_bytes()))
+    return checked_config(find("model", name))
 
 
 def _same(report: Report, config: Mapping[str, Any]) -> None:
@@ -164,12 +162,9 @@ def _parts(page: Path) -> tuple[str, str, str]:
 
 def _block(report: Report, config: Mapping[str, Any]) -> str:
     """The part of a card that is written from its report and the model's config."""
-    rule = config["window_rule"]
     facts = {
         "identity (sha256)": f"`{report.sha256}`",
-        "voxel size z, y, x, µm": " × ".join(f"{um:g}" for um in config["voxel_um"]),
-        "window": f"{rule['kind']} {rule['low']:g} to {rule['high']:g}",
-        "architecture": ", ".join(f"{key} {_plain(value)}" for key, value in config["architecture"].items()),
+        **(_refiner_facts(config) if config["kind"] == "refiner" else _net_facts(config)),
         **{_AS_A_FACT.get(k, k.replace("_", " ")): _plain(config[k]) for k in _CONFIG_FACTS if k in config},
         "trained on": ", ".join(_trained_on(config["provenance"])) or "not stated",
         "made by": f"`{report.command}`",
@@ -187,6 +182,28 @@ def _block(report: Report, config: Mapping[str, Any]) -> str:
             END,
         ]
     )
+
+
+def _net_facts(config: Mapping[str, Any]) -> dict[str, str]:
+    rule = config["window_rule"]
+    return {
+        "voxel size z, y, x, µm": " × ".join(f"{um:g}" for um in config["voxel_um"]),
+        "window": f"{rule['kind']} {rule['low']:g} to {rule['high']:g}",
+        "architecture": ", ".join(f"{key} {_plain(value)}" for key, value in config["architecture"].items()),
+    }
+
+
+def _refiner_facts(config: Mapping[str, Any]) -> dict[str, str]:
+    settings = config["settings"]
+    made = [
+        f"{block['stop'] - block['start']} of {block['made']['name']} (`{block['made']['sha256'][:12]}…`)"
+        for block in config["blocks"]
+    ]
+    return {
+        "features": ", ".join(made),
+        "variant": f"{settings['variant']}, {settings['model']}, C {config['C']:g}",
+        "calibration": str(config["calibration"]),
+    }
 
 
 def _figures(figures: Sequence[Figure]) -> list[str]:

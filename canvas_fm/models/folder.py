@@ -93,6 +93,16 @@ def check_config(folder: Path, raw: dict[str, Any], kind: type[C], files: set[st
     return config
 
 
+def checked_config(folder: Path) -> dict[str, Any]:
+    """The config of a model of any kind as it stands, once its identity and every weight file are right."""
+    _, raw = read_kind(folder)
+    if model_sha256(raw) != raw.get("sha256"):
+        raise CanvasError(f"{folder / CONFIG} was changed: it does not give the sha256 that it states")
+    for name in raw["weights"]:
+        read_weights(folder, raw["weights"], name)
+    return raw
+
+
 def fill(module: nn.Module, folder: Path, weights: Mapping[str, str], name: str) -> None:
     """Load a file's weights into a module once its sha256 is right."""
     try:

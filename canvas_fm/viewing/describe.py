@@ -88,9 +88,12 @@ def describe_run(path: str | Path) -> dict[str, Any]:
 
 
 def describe_model(path: str | Path) -> dict[str, Any]:
-    """An encoder or a detector, as the folder says."""
+    """An encoder, a detector or a refiner, as the folder says."""
     from canvas_fm.models.checkpoint import Detector, load
+    from canvas_fm.models.folder import read_kind
 
+    if read_kind(Path(path))[0] == "refiner":
+        return describe_refiner(path)
     return describe_detector(path) if isinstance(load(path), Detector) else describe_encoder(path)
 
 
@@ -113,6 +116,29 @@ def describe_detector(path: str | Path) -> dict[str, Any]:
         "smooth_um": config.smooth_um,
         "step": config.provenance.get("step"),
         "trained_on": _names(config.provenance.get("trained_on")),
+        "provenance": config.provenance,
+        **_size(Path(path)),
+    }
+
+
+def describe_refiner(path: str | Path) -> dict[str, Any]:
+    """The features that it looks at and the models behind them, its threshold, identity and training brains."""
+    from canvas_fm.heads.refiner_model import load_refiner, read_config
+
+    load_refiner(path)
+    config = read_config(Path(path))
+    return {
+        "kind": "refiner",
+        "path": str(path),
+        "sha256": config.sha256,
+        "variant": config.settings["variant"],
+        "features": {block.name: block.stop - block.start for block in config.blocks},
+        "models": {b.name: f"{b.made.name} {b.made.sha256}" for b in config.blocks if b.made is not None},
+        "threshold": config.threshold,
+        "C": config.C,
+        "calibration": config.calibration,
+        "split": config.split,
+        "trained_on": list(config.provenance.get("trained_on", {})),
         "provenance": config.provenance,
         **_size(Path(path)),
     }
