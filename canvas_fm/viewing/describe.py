@@ -122,7 +122,7 @@ def describe_detector(path: str | Path) -> dict[str, Any]:
 
 
 def describe_refiner(path: str | Path) -> dict[str, Any]:
-    """The features that it looks at and the models behind them, its threshold, identity and training brains."""
+    """The features that it looks at, the models behind them, its threshold, identity and training brains."""
     from canvas_fm.heads.refiner_model import load_refiner, read_config
 
     load_refiner(path)
