@@ -106,6 +106,12 @@ def _add_fit(group: Verbs) -> None:
         help="of the probabilities; default temperature",
     )
     fit.add_argument(
+        "--hold-out",
+        choices=["brains", "regions"],
+        default="brains",
+        help="left out in turn for calibration and threshold; regions (of --within) for two unlike brains",
+    )
+    fit.add_argument(
         "--folds", type=positive_int, default=5, help="of volumes left out, at most one a volume; default 5"
     )
     fit.add_argument(
@@ -213,6 +219,7 @@ def _refiner(args: argparse.Namespace) -> Refiner:
         C=args.C,
         calibration=args.calibration,
         folds=args.folds,
+        hold_out=args.hold_out,
         force_random=args.force_random_split,
         random_state=args.seed,
     )

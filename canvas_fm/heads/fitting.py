@@ -14,7 +14,7 @@ from canvas_fm.errors import BadInput
 from canvas_fm.evaluation.classification import auc, best_f1, calibration_error, ceiling, f1_at
 from canvas_fm.heads.calibration import Calibration, CountSpread, expected_count, fit_calibration
 from canvas_fm.heads.columns import Affine
-from canvas_fm.heads.splits import Folds, check_labels, grouped_folds
+from canvas_fm.heads.splits import Folds, check_labels, grouped_folds, held_out_parts
 from canvas_fm.models.device import pick_device
 from canvas_fm.models.head_nets import HeadNet, train_mlp
 
@@ -80,11 +80,12 @@ def folds_of(settings: Refiner, rows: Rows) -> Folds:
     if settings.threshold is not None and not 0 < settings.threshold < 1:
         raise BadInput(f"threshold is {settings.threshold}; give a probability between 0 and 1")
     check_labels(rows.is_cell)
+    groups, regions = held_out_parts(settings.hold_out, rows.groups, rows.regions)
     return grouped_folds(
-        rows.groups,
+        groups,
         rows.is_cell,
         folds=settings.folds,
-        regions=rows.regions,
+        regions=regions,
         force_random=settings.force_random or not rows.grouped,
         seed=settings.random_state,
     )

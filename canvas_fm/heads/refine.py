@@ -46,9 +46,10 @@ class Refiner(ClassifierMixin, BaseEstimator):
     first corrected by its own candidates (none, centre, standardise, whiten). whiten: decorrelate columns, by
     the training brains. model: `logistic` (C chosen by cross-validation where None) or `mlp`. balanced: both
     classes weigh the same. calibration: `temperature`, `isotonic` or `none`, on held-out brains. threshold:
-    what P(cell) has to reach; None takes the one of the highest F1 on held-out training brains. unlabelled:
-    rows of this label are left out and counted (None: none are). force_random: allow a random split inside
-    one brain, which is then marked.
+    what P(cell) has to reach; None takes the one of the highest F1 on held-out training brains. hold_out:
+    `regions` divides all brains by their regions for that, as one brain alone is divided. unlabelled: rows of
+    this label are left out and counted (None: none are). force_random: allow a random split inside one brain,
+    which is then marked.
 
     After `fit`: `threshold_`, `calibration_`, `count_spread_`, `cross_validation_` (figures on held-out
     brains), `skipped_` (rows without a label), `split_`, and `split_warning_` where it is one to worry about.
@@ -73,6 +74,7 @@ class Refiner(ClassifierMixin, BaseEstimator):
         calibration: str = "temperature",
         threshold: float | None = None,
         folds: int = 5,
+        hold_out: str = "brains",
         unlabelled: int | None = -1,
         force_random: bool = False,
         random_state: int = 0,
@@ -94,6 +96,7 @@ class Refiner(ClassifierMixin, BaseEstimator):
         self.calibration = calibration
         self.threshold = threshold
         self.folds = folds
+        self.hold_out = hold_out
         self.unlabelled = unlabelled
         self.force_random = force_random
         self.random_state = random_state

@@ -22,7 +22,7 @@ from canvas_fm.heads.columns import Columns
 from canvas_fm.heads.extract import DETECTOR, MAE, Extractor, kept_features
 from canvas_fm.heads.features import FeatureSet, stack
 from canvas_fm.heads.refine import Refiner
-from canvas_fm.heads.splits import grouped_folds
+from canvas_fm.heads.splits import grouped_folds, held_out_parts
 
 _log = logging.getLogger(__name__)
 REPORT = "report.json"
@@ -129,6 +129,7 @@ def _check_before_work(refiner: Refiner, brains: Sequence[Candidates], extractor
     kept = label >= 0
     if not kept.any():
         raise BadInput(f"none of the {len(label)} candidates carries a label of 1 or 0 where it counts")
+    name, regions = held_out_parts(refiner.hold_out, name, regions)
     grouped_folds(
         name[kept],
         label[kept] == 1,

@@ -40,10 +40,27 @@ class Folds:
         """What a reader of the figures has to know; None where whole brains were held out."""
         return {
             "brain": None,
-            "region": "one brain only: folds are regions of it, which says little about another brain",
+            "region": "one brain only, or divided as one: folds are regions and say little about another brain",
             "random": "rows split at random because it was forced: neighbours stand on both sides, and "
             "these figures say nothing about another brain",
         }[self.by]
+
+
+def held_out_parts(
+    hold_out: str, groups: Shaped[np.ndarray, " n"], regions: Shaped[np.ndarray, " n"] | None
+) -> tuple[Shaped[np.ndarray, " n"], Shaped[np.ndarray, " n"] | None]:
+    """The brains and regions that folds are made of: with `regions` all brains are divided as one would be.
+
+    Two brains of different staining hold each other out badly: each is judged by what knows only the other.
+    """
+    if hold_out == "brains":
+        return groups, regions
+    if hold_out != "regions":
+        raise BadInput(f"hold_out is {hold_out!r}; give brains or regions")
+    if regions is None:
+        raise BadInput("hold_out is regions, but no regions were given: say with --within where labels are")
+    places = np.char.add(np.char.add(groups.astype(np.str_), "/"), regions.astype(np.str_))
+    return np.full(len(groups), "all brains"), places
 
 
 def grouped_folds(

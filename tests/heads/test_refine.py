@@ -346,6 +346,25 @@ def test_one_brain_alone_needs_regions_or_force():
     assert "forced" in forced.cross_validation_["warning"]
 
 
+def test_two_unlike_brains_are_calibrated_by_their_regions_where_that_is_asked_for():
+    """The second brain's features stand elsewhere: what knows only one brain is at a loss in the other."""
+    features, is_cell = cells(brains=2, n=400)
+    second = features.groups == np.unique(features.groups)[1]
+    x = features.x + 4 * second[:, None] * np.linspace(-1, 1, features.x.shape[1], dtype=np.float32)
+    moved = FeatureSet(x.astype(np.float32), features.blocks, features.groups, features.made)
+    regions = np.arange(len(x)) % 4
+    by_brain = Refiner(C=0.1).fit(moved, is_cell, regions=regions)
+    by_region = Refiner(C=0.1, hold_out="regions").fit(moved, is_cell, regions=regions)
+    assert (by_brain.split_, by_region.split_) == ("brain", "region")
+    assert by_region.cross_validation_["folds"] > 2
+    errors = [one.cross_validation_["pooled"]["calibration_error"] for one in (by_brain, by_region)]
+    assert errors[1] < errors[0]
+    with pytest.raises(BadInput, match="no regions were given"):
+        Refiner(hold_out="regions").fit(moved, is_cell)
+    with pytest.raises(BadInput, match="give brains or regions"):
+        Refiner(hold_out="cubes").fit(moved, is_cell)
+
+
 def test_an_array_without_groups_is_marked(data, caplog):
     features, is_cell = data
     refiner = Refiner(C=0.01).fit(features.x, is_cell)
