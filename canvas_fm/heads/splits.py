@@ -40,7 +40,8 @@ class Folds:
         """What a reader of the figures has to know; None where whole brains were held out."""
         return {
             "brain": None,
-            "region": "one brain only, or divided as one: folds are regions and say little about another brain",
+            "region": "one brain only, or divided as one: folds are regions, which say little about "
+            "another brain",
             "random": "rows split at random because it was forced: neighbours stand on both sides, and "
             "these figures say nothing about another brain",
         }[self.by]
