@@ -17,7 +17,7 @@ from canvas_fm.cli.options import (
     positive_int,
 )
 
-# As canvas_fm.viewing.report.METHODS, which is not imported before a verb runs; a test compares them.
+# As canvas_fm.viewing.report_methods.METHODS, which is not imported before a verb runs; a test compares them.
 METHODS = ("score", "shape", "pca", "random", "encoder", "finetune", "resnet")
 
 
@@ -29,7 +29,8 @@ def add_verbs(verbs: Verbs) -> None:
         "which way tells cells from other candidates best",
         "Judge the labelled candidates of each volume by what was fitted on the others, with an encoder's "
         "and a detector's features beside simple baselines and a 3D ResNet, with all labels and with few. "
-        "OUT then holds report.json, report.md, report.html and figures/.",
+        "OUT then holds report.json, report.md, report.html, figures/, candidates/, and fits/, what each fit "
+        "said: the same command after a kill, or with a method more, makes only the other fits.",
     )
     report.add_argument("--volumes", nargs="+", required=True, metavar="VOLUME", help="two or more volumes")
     report.add_argument(
@@ -48,6 +49,13 @@ def add_verbs(verbs: Verbs) -> None:
     )
     report.add_argument(
         "--score-column", metavar="COLUMN", help="the candidates' own score; default score, p_cell, log_score"
+    )
+    report.add_argument(
+        "--own-threshold",
+        type=float,
+        metavar="T",
+        help="own score from which on candidates are cells before any judge, to show the gain; default: the "
+        " operating threshold of --detector where they are its, else all are",
     )
     report.add_argument(
         "--within",
@@ -100,6 +108,21 @@ def add_verbs(verbs: Verbs) -> None:
         help="inverse of the penalty of heads on features; default: chosen on training volumes",
     )
     report.add_argument(
+        "--ratios",
+        nargs="+",
+        type=positive_float,
+        default=[],
+        metavar="R",
+        help="with --encoder and --detector: try these contribution ratios too, of what --cut names",
+    )
+    report.add_argument(
+        "--cut",
+        nargs="+",
+        choices=["mae", "detector"],
+        default=["mae"],
+        help="the blocks of which --ratios keep a share; default mae",
+    )
+    report.add_argument(
         "--unfreeze",
         type=positive_int,
         default=1,
@@ -130,7 +153,8 @@ def run_report(args: argparse.Namespace) -> None:
     from pathlib import Path
 
     from canvas_fm.cli.options import open_volume, print_result, report_bad_chunks
-    from canvas_fm.viewing.report import Settings, report
+    from canvas_fm.viewing.report import report
+    from canvas_fm.viewing.report_methods import Settings
 
     volumes = [open_volume(path, args) for path in args.volumes]
     found = report(
@@ -148,6 +172,7 @@ def run_report(args: argparse.Namespace) -> None:
         folds=args.fold,
         seeds=args.seeds,
         counts=args.curve,
+        own_threshold=args.own_threshold,
         title=args.title,
         settings=Settings(
             pool=args.pool,
@@ -155,6 +180,8 @@ def run_report(args: argparse.Namespace) -> None:
             correction=args.correction,
             head=args.head,
             C=args.C,
+            ratios=tuple(args.ratios),
+            cuts=tuple(args.cut),
             unfreeze=args.unfreeze,
             augment=args.augment,
             resnet_width=args.resnet_width,

@@ -16,7 +16,7 @@ from canvas_fm.errors import CanvasError
 from canvas_fm.heads.features import FeatureSet, Moments
 from canvas_fm.heads.fitting import fit_head
 from canvas_fm.heads.linear import fit_path
-from canvas_fm.heads.methods import Fit, Judge, Training, held_out_by, threshold_of
+from canvas_fm.heads.methods import Fit, Judge, Training, fit_by, held_out_by
 from canvas_fm.heads.shape_features import shape_crop, shape_features
 from canvas_fm.heads.task import Task
 
@@ -33,6 +33,9 @@ class OwnScore:
 
     name, seeded = "own score", False
 
+    def identity(self, fold: str) -> Mapping[str, Any]:
+        return {"method": self.name}
+
     def fit(self, given: Training) -> Fit:
         own = given.task.own
         if own is None:
@@ -42,7 +45,7 @@ class OwnScore:
         def fit_one(rows: np.ndarray) -> Judge:
             return _rising(score, rows, given.task)
 
-        return Fit(fit_one(given.rows), threshold_of(given, held_out_by(given, fit_one)))
+        return fit_by(given, fit_one(given.rows), held_out_by(given, fit_one))
 
 
 class PcaCrops:
@@ -53,6 +56,9 @@ class PcaCrops:
     def __init__(self, components: int = 64, crop_zyx: Zyx = CROP_ZYX) -> None:
         self.name, self.components, self.crop_zyx = f"PCA-{components}", components, crop_zyx
         self._last: tuple[bytes, Any, dict[int, np.ndarray]] | None = None
+
+    def identity(self, fold: str) -> Mapping[str, Any]:
+        return {"method": "PCA", "components": self.components, "crop_zyx": self.crop_zyx}
 
     def fit(self, given: Training) -> Fit:
         pca, known = self._pca(given.task, given.pool)
@@ -90,6 +96,9 @@ class ShapeTrees:
         self.iterations = iterations
         self._last: tuple[Task, dict[int, np.ndarray]] | None = None
 
+    def identity(self, fold: str) -> Mapping[str, Any]:
+        return {"method": self.name, "iterations": self.iterations}
+
     def fit(self, given: Training) -> Fit:
         from sklearn.ensemble import HistGradientBoostingClassifier
 
@@ -125,11 +134,11 @@ class ShapeTrees:
             model = trees(rows)
             return lambda asked: model.predict_proba(kept(asked))[:, 1]
 
-        threshold = threshold_of(given, held_out_by(given, fit_one))
         model = trees(given.rows)
-        return Fit(
+        return fit_by(
+            given,
             lambda rows: model.predict_proba(kept(rows))[:, 1],
-            threshold,
+            held_out_by(given, fit_one),
             lambda rows: model.predict_proba(described(rows))[:, 1],
         )
 
@@ -155,8 +164,17 @@ class Embedded:
         self._features, self._refiner, self._embed = features, refiner, embed
         self._corrected: dict[str, FeatureSet] = {}
 
+    def identity(self, fold: str) -> Mapping[str, Any]:
+        refiner = None if self._refiner is None else self._refiner(0).get_params()
+        return {"method": "embedded", "refiner": refiner, "features": self._of(fold).fingerprint}
+
     def fit(self, given: Training) -> Fit:
-        features = self._of(given)
+        features = self._of(given.fold)
+        if len(features) != len(given.task):
+            raise CanvasError(
+                f"{self.name} has features of {len(features):,} rows; "
+                f"there are {len(given.task):,} candidates"
+            )
         embed = self._embed
         again = None if embed is None else lambda rows: embed(rows, given.fold)
         if self._refiner is None:
@@ -165,21 +183,14 @@ class Embedded:
             fitted = self._refined(given, features, again)
         return fitted._replace(whole=embed is not None)
 
-    def _of(self, given: Training) -> FeatureSet:
+    def _of(self, fold: str) -> FeatureSet:
         if isinstance(self._features, FeatureSet):
-            features = self._features
-        elif given.fold in self._features:
-            features = self._features[given.fold]
-        else:
+            return self._features
+        if fold not in self._features:
             raise CanvasError(
-                f"{self.name} has no features for the fold {given.fold!r}; it has {', '.join(self._features)}"
+                f"{self.name} has no features for the fold {fold!r}; it has {', '.join(self._features)}"
             )
-        if len(features) != len(given.task):
-            raise CanvasError(
-                f"{self.name} has features of {len(features):,} rows; "
-                f"there are {len(given.task):,} candidates"
-            )
-        return features
+        return self._features[fold]
 
     def _refined(
         self, given: Training, features: FeatureSet, again: Callable[[np.ndarray], np.ndarray] | None
@@ -215,6 +226,7 @@ class Embedded:
             lambda asked: refiner.predict_proba(ready.rows(asked))[:, 1],
             float(refiner.threshold_),
             None if again is None else scratch,
+            spread=refiner.count_spread_,
         )
 
 
@@ -225,9 +237,8 @@ def _logistic(
 ) -> Fit:
     code = given.task.is_cell[given.rows].astype(np.int64)
     path = fit_path(features(given.rows), code, 2, given.folds)
-    threshold = threshold_of(given, path.held_out[:, 1])
     scratch = None if again is None else lambda rows: path.model.proba(again(rows))[:, 1]
-    return Fit(lambda rows: path.model.proba(features(rows))[:, 1], threshold, scratch)
+    return fit_by(given, lambda rows: path.model.proba(features(rows))[:, 1], path.held_out[:, 1], scratch)
 
 
 def _rising(own: Float64[np.ndarray, " n"], rows: np.ndarray, task: Task) -> Judge:

@@ -173,7 +173,8 @@ class Candidates:
             if not known or not true:
                 continue
             place = f"{self.name} z{box[0]} y{box[1]} x{box[2]}"
-            points = Points(self.zyx[rows], {k: v[rows] for k, v in self.points.columns.items()})
+            columns = {name: values[rows] for name, values in self.points.columns.items()}
+            points = Points(self.zyx[rows], columns, self.points.meta)
             label = self.label[rows]
             parts.append(replace(self, name=place, points=points, label=label, boxes=box[None]))
         return parts

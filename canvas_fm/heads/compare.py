@@ -2,71 +2,32 @@
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float64
+from jaxtyping import Float64
 
 from canvas_fm.errors import CanvasError
-from canvas_fm.evaluation.classification import auc, average_precision, calibration_error, ceiling
-from canvas_fm.evaluation.counts import Counts, intervals, pooled_rows
-from canvas_fm.heads.candidates import CELL, SKIP, Candidates
+from canvas_fm.evaluation.counts import Counts, pooled_rows
+from canvas_fm.heads.candidates import SKIP, Candidates
+from canvas_fm.heads.kept_fits import KeptFits
 from canvas_fm.heads.label_curve import COUNTS, draw_labels
 from canvas_fm.heads.methods import Fit, Method, training
+from canvas_fm.heads.result import Result, Said, Speed, result_of
 from canvas_fm.heads.splits import check_labels
 from canvas_fm.heads.task import Task
 from canvas_fm.progress import bar
 
-_log = logging.getLogger(__name__)
 _TIMED = 512  # candidates that are judged once more to measure speed
-_OVERLAP = (1, 99)  # percentiles of the cells' and of the other candidates' own scores
+_RUN = f"{time.time():.0f}"  # which process measured a speed
 REGIONS = (
     "one volume only: its labelled regions are held out in turn, so neighbours across their borders stand on "
     "both sides, and the figures say little about another brain"
 )
-
-
-class Result(NamedTuple):
-    """One method on one held-out volume, fitted with so many labels.
-
-    `f1`, `precision` and `recall` are against all true cells at `threshold`, chosen on the training rows;
-    `f1_tuned` is the best over thresholds on the answers themselves, an upper bound and no result; `ceiling`
-    is the F1 of a perfect judge of these candidates. `auc_overlap` is the AUC among candidates whose own
-    score lies where those of cells and of others overlap.
-    """
-
-    method: str
-    fold: str
-    volume: str
-    seed: int
-    labels: int
-    everything: bool
-    auc: float | None
-    auc_overlap: float | None
-    average_precision: float | None
-    f1: float
-    f1_interval: tuple[float, float]
-    f1_tuned: float
-    precision: float | None
-    recall: float | None
-    ceiling: float
-    threshold: float
-    calibration_error: float
-    tp: int
-    fp: int
-    fn: int
-
-
-class Speed(NamedTuple):
-    """Candidates judged a second on the machine of the run; `whole` where that starts at the voxels."""
-
-    cells_per_s: float
-    whole: bool
-    threads: int
 
 
 @dataclass(frozen=True)
@@ -74,7 +35,8 @@ class Comparison:
     """What `compare` found: a row for each method, held-out volume, seed and number of labels.
 
     `p_cell[method]` has a value for each row of the task, by a fit that has not seen it (first seed, all
-    labels), NaN for skipped rows.
+    labels), NaN for skipped rows. `unrefined` are the counts of each volume's candidates before any
+    judge, those from its own threshold on where it has one.
     """
 
     task: Task
@@ -84,6 +46,8 @@ class Comparison:
     speed: dict[str, Speed]
     folds: dict[str, tuple[str, ...]]
     notes: list[str] = field(default_factory=list)
+    unrefined: dict[str, Counts] = field(default_factory=dict)
+    own_thresholds: dict[str, float] = field(default_factory=dict)
 
     @property
     def methods(self) -> list[str]:
@@ -111,6 +75,8 @@ def compare(
     seeds: int = 3,
     counts: Sequence[int] = COUNTS,
     curve_of: Sequence[str] | None = None,
+    own_thresholds: Mapping[str, float] | None = None,
+    keep: Path | None = None,
     show: bool | None = None,
 ) -> Comparison:
     """Fit every method on all but a fold's volumes, judge those, and do it again with few labels.
@@ -118,48 +84,137 @@ def compare(
     `folds` names the volumes that are held out together, by default each by itself. `counts` are the numbers
     of labels of the curve (none: no curve), whose draws are the same for every method; `curve_of` are the
     methods in it, by default all. A method whose fit does not hang on the seed is fitted once on all labels.
+    `own_thresholds` is the own score from which on a volume's candidates are cells before any judge (all are
+    where none is given). With the folder `keep` every finished fit lies there, and is not made again.
+
     Raises CanvasError for names twice, folds that leave nothing to learn from, and one class only.
     """
-    parts = {part.name: part for part in task.parts}
     held = _folds(task, folds)
     _check(task, methods, held, seeds, curve_of)
+    plan = list(_plan(task, methods, held, seeds, counts, curve_of))
+    kept = KeptFits(keep, task)
+    keys = [kept.key(one.method.identity(one.fold), **one.told(held)) for one in plan]
     p_cell = {method.name: np.full(len(task), np.nan) for method in methods}
     thresholds: dict[str, dict[str, float]] = {method.name: {} for method in methods}
     results: list[Result] = []
     speed: dict[str, Speed] = {}
-    with bar("comparing", len(held) * len(methods), unit="fits", show=show) as advance:
-        for fold, names in held.items():
-            others = [name for name in parts if name not in names]
-            rows, pool = task.labelled(others), np.flatnonzero(np.isin(task.group, others))
-            for method in methods:
-                advance(0, f"{method.name}, without {fold}")
-                for seed in range(seeds if method.seeded else 1):
-                    fit = method.fit(training(task, rows, pool, fold, seed))
-                    for name in names:
-                        p = _judged(task, fit, name)
-                        results.append(_result(method, parts[name], fold, seed, len(rows), True, fit, p))
-                        if not seed:
-                            p_cell[method.name][task.group == name] = p
-                            thresholds[method.name][name] = fit.threshold
-                    if not seed and method.name not in speed:
-                        speed[method.name] = _speed(task, fit, names)
-                if curve_of is None or method.name in curve_of:
-                    results += _curve(task, method, fold, names, rows, pool, seeds, counts)
+    done = sum(key in kept for key in keys)
+    with bar("comparing", len(plan), unit="fits", done=done, show=show) as advance:
+        for one, key in zip(plan, keys, strict=True):
+            said = kept.get(key)
+            if said is None:
+                advance(0, str(one))
+                said = _fitted(task, one, held[one.fold])
+                kept.keep(key, said)
                 advance(1)
+            results += _results(task, one, held[one.fold], said)
+            if one.first:
+                p_cell[one.method.name][np.isin(task.group, held[one.fold])] = said.p_cell
+                thresholds[one.method.name] |= dict.fromkeys(held[one.fold], said.threshold)
+            if said.speed is not None:
+                speed.setdefault(one.method.name, said.speed)
+    own = dict(own_thresholds or {})
+    before = {part.name: _unrefined(part, own.get(part.name)) for part in task.parts}
+    return Comparison(task, results, p_cell, thresholds, speed, held, _notes(task, speed), before, own)
+
+
+class Planned(NamedTuple):
+    """One fit of a comparison: a method without a fold's volumes, with a draw of labels or with all."""
+
+    method: Method
+    fold: str
+    seed: int
+    labels: int
+    everything: bool
+    timed: bool = False
+
+    @property
+    def first(self) -> bool:
+        return self.everything and not self.seed
+
+    def told(self, held: Mapping[str, tuple[str, ...]]) -> dict[str, object]:
+        """All that decides what is kept of the fit, beside method and candidates."""
+        out = sorted(held[self.fold])
+        return {"held out": out, "seed": self.seed, "labels": self.labels, "timed": self.timed}
+
+    def __str__(self) -> str:
+        return f"{self.method.name}, without {self.fold}, {self.labels:,} labels, seed {self.seed}"
+
+
+def _plan(
+    task: Task,
+    methods: Sequence[Method],
+    held: Mapping[str, tuple[str, ...]],
+    seeds: int,
+    counts: Sequence[int],
+    curve_of: Sequence[str] | None,
+) -> Iterator[Planned]:
+    for fold, names in held.items():
+        most = len(task.labelled([part.name for part in task.parts if part.name not in names]))
+        for method in methods:
+            for seed in range(seeds if method.seeded else 1):
+                yield Planned(method, fold, seed, most, True, not seed and fold == next(iter(held)))
+            if curve_of is None or method.name in curve_of:
+                for count in sorted({n for n in counts if n < most}):
+                    for seed in range(seeds):
+                        yield Planned(method, fold, seed, count, False)
+
+
+def _fitted(task: Task, one: Planned, names: tuple[str, ...]) -> Said:
+    """Fit, and judge the fold's volumes; a number of labels and a seed are one draw, whatever the method."""
+    others = [part.name for part in task.parts if part.name not in names]
+    rows, pool = task.labelled(others), np.flatnonzero(np.isin(task.group, others))
+    if not one.everything:
+        rows = rows[draw_labels(task.is_cell[rows].astype(np.int64), one.labels, one.seed)]
+    start = time.perf_counter()
+    fit = one.method.fit(training(task, rows, pool, one.fold, one.seed))
+    seconds = time.perf_counter() - start
+    asked = np.flatnonzero(np.isin(task.group, names))
+    known = task.label[asked] != SKIP
+    p = np.full(len(asked), np.nan)
+    p[known] = fit.judge(asked[known])
+    if not np.isfinite(p[known]).all():
+        bad = task.group[asked[known][~np.isfinite(p[known])][0]]
+        raise CanvasError(f"P(cell) of {bad} is not a number for some candidates; look at the features")
+    speed = _speed(task, fit, names) if one.timed else None
+    return Said(p, float(fit.threshold), fit.spread, seconds, speed)
+
+
+def _results(task: Task, one: Planned, names: tuple[str, ...], said: Said) -> list[Result]:
+    """The figures of each of the fold's volumes."""
+    asked = np.flatnonzero(np.isin(task.group, names))
+    return [
+        result_of(
+            part,
+            said.p_cell[task.group[asked] == part.name],
+            said,
+            method=one.method.name,
+            fold=one.fold,
+            seed=one.seed,
+            labels=one.labels,
+            everything=one.everything,
+        )
+        for part in task.parts
+        if part.name in names
+    ]
+
+
+def _unrefined(part: Candidates, threshold: float | None) -> Counts:
+    """The counts of a volume's candidates as they came: those from a threshold on, else all."""
+    if threshold is None:
+        return pooled_rows(part.counts_by_box(np.ones(len(part), bool)))
+    if part.own is None:
+        raise CanvasError(f"{part.name}: a threshold is given, but the candidates came without a score")
+    return pooled_rows(part.counts_by_box(part.own >= threshold))
+
+
+def _notes(task: Task, speed: Mapping[str, Speed]) -> list[str]:
     notes = [REGIONS] if task.by == "region" else []
-    skipped = int((task.label == SKIP).sum())
-    if skipped:
+    if skipped := int((task.label == SKIP).sum()):
         notes.append(f"{skipped:,} of {len(task):,} candidates are labelled −1 or lie outside: skipped")
-    return Comparison(task, results, p_cell, thresholds, speed, held, notes)
-
-
-def overlap(is_cell: Bool[np.ndarray, " n"], own: Float64[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
-    """Candidates whose own score could be either's: from the lowest 1 % of cells to the top 1 % of others."""
-    if is_cell.all() or not is_cell.any():
-        return np.zeros(len(own), bool)
-    low = np.percentile(own[is_cell], _OVERLAP[0], method="lower")
-    high = np.percentile(own[~is_cell], _OVERLAP[1], method="higher")
-    return (own >= low) & (own <= high)
+    if len({one.run for one in speed.values()}) > 1:
+        notes.append("the speeds were measured in several runs: their ratios say little")
+    return notes
 
 
 def _folds(task: Task, folds: Mapping[str, Sequence[str]] | None) -> dict[str, tuple[str, ...]]:
@@ -202,81 +257,6 @@ def _check(
             raise CanvasError(f"without {fold}: {problem}") from problem
 
 
-def _curve(
-    task: Task,
-    method: Method,
-    fold: str,
-    names: tuple[str, ...],
-    rows: np.ndarray,
-    pool: np.ndarray,
-    seeds: int,
-    counts: Sequence[int],
-) -> list[Result]:
-    """The same with few labels: for every number and seed one draw, the same for all methods."""
-    found = []
-    for count in sorted({n for n in counts if n < len(rows)}):
-        for seed in range(seeds):
-            some = rows[draw_labels(task.is_cell[rows].astype(np.int64), count, seed)]
-            fit = method.fit(training(task, some, pool, fold, seed))
-            for part in task.parts:
-                if part.name in names:
-                    p = _judged(task, fit, part.name)
-                    found.append(_result(method, part, fold, seed, count, False, fit, p))
-    return found
-
-
-def _judged(task: Task, fit: Fit, name: str) -> np.ndarray:
-    """P(cell) of one part's candidates, NaN for skipped ones."""
-    rows = np.flatnonzero(task.group == name)
-    asked = rows[task.label[rows] != SKIP]
-    p = np.full(len(rows), np.nan)
-    p[task.label[rows] != SKIP] = fit.judge(asked)
-    if not np.isfinite(p[task.label[rows] != SKIP]).all():
-        raise CanvasError(f"P(cell) of {name} is not a number for some candidates; look at the features")
-    return p
-
-
-def _result(
-    method: Method,
-    part: Candidates,
-    fold: str,
-    seed: int,
-    labels: int,
-    everything: bool,
-    fit: Fit,
-    p: np.ndarray,
-) -> Result:
-    known = part.label != SKIP
-    is_cell, said = part.label[known] == CELL, p[known]
-    boxes = part.counts_by_box(np.where(known, p, -1.0) >= fit.threshold)
-    counts = pooled_rows(boxes)
-    curve = part.curve(np.where(known, p, 0.0))
-    hard = overlap(is_cell, part.own[known]) if part.own is not None else np.zeros(len(said), bool)
-    best = curve.best
-    reach = float(curve.tp[-1]) / max(curve.truths, 1) if len(curve.tp) else 0.0
-    low, high = intervals(boxes, seed=0).of.get("f1", (0.0, 0.0))
-    return Result(
-        method=method.name,
-        fold=fold,
-        volume=part.name,
-        seed=seed,
-        labels=labels,
-        everything=everything,
-        auc=auc(is_cell, said),
-        auc_overlap=auc(is_cell[hard], said[hard]),
-        average_precision=average_precision(is_cell, said, missed=part.missed or 0),
-        f1=counts.f1 or 0.0,
-        f1_interval=(low, high),
-        f1_tuned=0.0 if best is None else best[1],
-        precision=counts.precision,
-        recall=counts.recall,
-        ceiling=ceiling(reach),
-        threshold=fit.threshold,
-        calibration_error=calibration_error(is_cell, said),
-        **Counts(*counts)._asdict(),
-    )
-
-
 def _speed(task: Task, fit: Fit, names: tuple[str, ...]) -> Speed:
     """Judge up to 512 candidates from scratch, after some to warm up; the better of two rounds."""
     import torch
@@ -290,4 +270,4 @@ def _speed(task: Task, fit: Fit, names: tuple[str, ...]) -> Speed:
         start = time.perf_counter()
         judge(rows)
         took.append(time.perf_counter() - start)
-    return Speed(len(rows) / max(min(took), 1e-9), fit.whole, torch.get_num_threads())
+    return Speed(len(rows) / max(min(took), 1e-9), fit.whole, torch.get_num_threads(), _RUN)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -56,6 +58,14 @@ class FeatureSet:
     def sha256(self) -> dict[str, str]:
         """Identity of the model behind each block."""
         return {name: made.sha256 for name, made in self.made.items()}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash over the numbers, the brains and the blocks."""
+        digest = hashlib.sha256(np.ascontiguousarray(self.x).tobytes())
+        digest.update("\n".join(map(str, self.groups)).encode())
+        digest.update(repr({name: (part.start, part.stop) for name, part in self.blocks.items()}).encode())
+        return digest.hexdigest()
 
     def block(self, name: str) -> Float32[np.ndarray, "n k"]:
         """The columns of one block."""

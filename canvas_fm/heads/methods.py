@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple, Protocol, runtime_checkable
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Int64
 
 from canvas_fm.errors import CanvasError
 from canvas_fm.evaluation.classification import best_f1
+from canvas_fm.heads.calibration import CountSpread
 from canvas_fm.heads.splits import Folds, grouped_folds
 from canvas_fm.heads.task import Task
 
@@ -37,21 +38,29 @@ class Fit(NamedTuple):
     """A fitted method: `judge` gives P(cell) of rows, `threshold` was chosen on the training rows.
 
     `from_scratch` does the same without anything that was worked out before, for measuring speed; None where
-    the judge does so already. `whole` says whether that starts at the volume's voxels.
+    the judge does so already. `whole` says whether that starts at the volume's voxels. `spread` is how far
+    counts of regions were off on training rows held out.
     """
 
     judge: Judge
     threshold: float
     from_scratch: Judge | None = None
     whole: bool = True
+    spread: CountSpread = CountSpread()
 
 
 @runtime_checkable
 class Method(Protocol):
-    """A way to tell cells from other candidates. `seeded`: another seed gives another result."""
+    """A way to tell cells from other candidates. `seeded`: another seed gives another result.
+
+    `identity` is all that decides, beside rows and seed, what it says of candidates of the fold: fits are
+    kept by it. None where it cannot tell.
+    """
 
     name: str
     seeded: bool
+
+    def identity(self, fold: str) -> Mapping[str, Any] | None: ...
 
     def fit(self, given: Training) -> Fit: ...
 
@@ -76,16 +85,20 @@ def training(task: Task, rows: Rows, pool: Rows, fold: str, seed: int) -> Traini
     return Training(task, rows, pool, folds, fold, seed)
 
 
-def threshold_of(given: Training, held_out: Float64[np.ndarray, " n"]) -> float:
-    """The threshold with the highest F1 on what was held out of the training rows, NaN being left out.
+def fit_by(given: Training, judge: Judge, held_out: np.ndarray, from_scratch: Judge | None = None) -> Fit:
+    """A fit whose threshold and spread come from what was said of training rows held out (NaN: was not).
 
-    True cells that no candidate stands for count as missed, by their share.
+    The threshold has the highest F1 there; true cells that no candidate stands for count as missed, by their
+    share.
     """
-    known = np.isfinite(held_out)
-    rows = given.rows[known]
-    missed = sum(given.task.missed_by_part(rows).values())
-    threshold, _ = best_f1(given.task.is_cell[rows], held_out[known], missed=missed)
-    return threshold
+    task, known = given.task, np.isfinite(held_out)
+    rows, p = given.rows[known], held_out[known]
+    missed = sum(task.missed_by_part(rows).values())
+    threshold, _ = best_f1(task.is_cell[rows], p, missed=missed)
+    spread = CountSpread()
+    if given.folds.by != "random":
+        spread = CountSpread.of(p, task.is_cell[rows], task.region[rows])
+    return Fit(judge, threshold, from_scratch, spread=spread)
 
 
 def held_out_by(given: Training, fit_one: Callable[[Rows], Judge], *, parts: int | None = None) -> np.ndarray:

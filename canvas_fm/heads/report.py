@@ -23,7 +23,7 @@ from canvas_fm.heads.report_figures import (
 )
 from canvas_fm.heads.report_page import PICTURES, markdown_of, page_of
 from canvas_fm.heads.report_tables import curve_counts, tables_of
-from canvas_fm.heads.summary import POOLED, Figure, against, curves, lines
+from canvas_fm.heads.summary import POOLED, Figure, against, count_lines, curves, fit_seconds, gains, lines
 
 
 def write_report(
@@ -118,9 +118,22 @@ def _report(
             }
             for line in lines(found, POOLED)
         },
+        "unrefined": {name: counts.as_dict() for name, counts in found.unrefined.items()},
+        "own_thresholds": found.own_thresholds,
+        "gains": {volume: gains(found, volume)._asdict() for volume in [*found.volumes, POOLED]},
+        "counts": {
+            line.method: {
+                "calibration_error": line.error,
+                "count_error": line.counts.error,
+                "regions": line.counts.regions,
+                "intervals_that_hold": line.counts.held,
+            }
+            for line in count_lines(found)
+        },
         "label_curves": {name: curve.to_json() for name, curve in curves(found).items()},
         "against": None if reference is None else _against(found, reference),
         "speed": {name: speed._asdict() for name, speed in found.speed.items()},
+        "fit_seconds": fit_seconds(found),
         "gallery": {
             "method": shown,
             "rows": {
@@ -137,7 +150,7 @@ def _report(
             },
         },
         "figures": [f"figures/{name}.png" for name in pictures],
-        "results": [one._asdict() for one in found.results],
+        "results": [{**one._asdict(), "counts": one.counts._asdict()} for one in found.results],
     }
 
 

@@ -6,7 +6,18 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from canvas_fm.heads.compare import Comparison
-from canvas_fm.heads.summary import POOLED, Figure, against, curves, lines
+from canvas_fm.heads.summary import (
+    CAME,
+    POOLED,
+    Figure,
+    Gains,
+    against,
+    count_lines,
+    curves,
+    fit_seconds,
+    gains,
+    lines,
+)
 
 
 class Table(NamedTuple):
@@ -40,11 +51,13 @@ def tables_of(found: Comparison, reference: str | None) -> list[Table]:
             )
         caption = "All held-out volumes, their cells pooled" if volume == POOLED else f"{volume}, held out"
         made.append(Table(caption, heads, rows))
+    made.insert(1, _gains_table(found))
+    made.insert(2, _counts_table(found))
     if counts := curve_counts(found):
         made.append(_labels_table(found, counts))
     if reference is not None:
         made.append(_against_table(found, reference, counts))
-    made.append(_speed_table(found))
+    made.append(_speed_table(found, reference))
     return made
 
 
@@ -70,15 +83,53 @@ def _against_table(found: Comparison, reference: str, counts: list[int]) -> Tabl
     return Table(f"F1 minus that of {reference}, paired by volume and seed", heads, rows)
 
 
-def _speed_table(found: Comparison) -> Table:
+def _gains_table(found: Comparison) -> Table:
+    volumes = [*found.volumes, *([POOLED] if len(found.volumes) > 1 else [])]
+    by_volume = [gains(found, volume) for volume in volumes]
+    over = by_volume[0].over
+    rows = [(_came(found), *(_signed_from(one.before, one, CAME) for one in by_volume))]
+    for method in found.methods:
+        cells = [_signed_from(one.after[method], one, method) for one in by_volume]
+        rows.append((method, *cells))
+    return Table(f"F1 by volume, and what is gained over: {over}", ("Method", *volumes), rows)
+
+
+def _came(found: Comparison) -> str:
+    """The row of candidates before any judge, with the own score from which on they are cells."""
+    thresholds = sorted(set(found.own_thresholds.values()))
+    if not thresholds:
+        return f"{CAME}, all kept"
+    return f"{CAME}, from {' or '.join(f'{one:g}' for one in thresholds)} on"
+
+
+def _signed_from(value: float, gained: Gains, name: str) -> str:
+    if name == gained.over:
+        return f"{value:.3f}"
+    return f"{value:.3f} [{value - gained.start:+.3f}]"
+
+
+def _counts_table(found: Comparison) -> Table:
     rows = []
-    slowest = min(speed.cells_per_s for speed in found.speed.values())
+    for method, error, counts in count_lines(found):
+        held = f"{counts.held:,} of {counts.regions:,}"
+        rows.append((method, f"{error:.3f}", f"{counts.error:.3f}", held))
+    heads = ("Method", "Calibration error", "Count error", "90 % intervals that hold")
+    return Table("Probabilities as counts: labelled regions of held-out volumes", heads, rows)
+
+
+def _speed_table(found: Comparison, reference: str | None) -> Table:
+    rows = []
+    beside = reference if reference in found.speed else min(found.speed, key=lambda n: found.speed[n][0])
+    seconds = fit_seconds(found)
     for method, speed in found.speed.items():
         start = "the voxels" if speed.whole else "stored features"
-        rows.append((method, f"{speed.cells_per_s:,.0f}", f"{speed.cells_per_s / slowest:,.1f}", start))
+        times = speed.cells_per_s / found.speed[beside].cells_per_s
+        cells = (f"{speed.cells_per_s:,.0f}", f"{times:,.1f}", start, f"{seconds[method]:,.1f}")
+        rows.append((method, *cells))
     threads = next(iter(found.speed.values())).threads
     caption = f"Speed in this run, {threads} thread{'s' * (threads != 1)}"
-    return Table(caption, ("Method", "Candidates/s", "Times the slowest", "Counted from"), rows)
+    heads = ("Method", "Candidates/s", f"Times that of {beside}", "Counted from", "Fit on all labels, s")
+    return Table(caption, heads, rows)
 
 
 def curve_counts(found: Comparison) -> list[int]:

@@ -7,11 +7,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from canvas_fm.evaluation.classification import ceiling
-from canvas_fm.heads.compare import Comparison, Result
+from canvas_fm.evaluation.classification import calibration_error, ceiling
+from canvas_fm.evaluation.counts import pooled
+from canvas_fm.heads.candidates import SKIP
+from canvas_fm.heads.compare import Comparison
 from canvas_fm.heads.label_curve import LabelCurve, t_interval
+from canvas_fm.heads.result import RegionCounts, Result
 
 POOLED = "pooled"
+OWN, CAME = "own score", "as they came"
 FIGURES = ("auc", "auc_overlap", "f1", "f1_tuned", "precision", "recall", "calibration_error")
 
 
@@ -31,6 +35,68 @@ class Figure(NamedTuple):
 
     def as_dict(self) -> dict[str, Any]:
         return {"mean": self.mean, "interval": [self.low, self.high], "seeds": list(self.seeds)}
+
+
+class CountLine(NamedTuple):
+    """A method's probabilities as counts, all volumes and seeds together: what its P(cell) can be used for.
+
+    `error` is the expected calibration error of all candidates pooled (all labels, first seed); `counts` are
+    those of the labelled regions, expected against true.
+    """
+
+    method: str
+    error: float
+    counts: RegionCounts
+
+
+def count_lines(found: Comparison) -> list[CountLine]:
+    """A line for each method, of the fits on all labels."""
+    lines, known = [], found.task.label != SKIP
+    for method in found.methods:
+        judged = known & np.isfinite(found.p_cell[method])
+        error = calibration_error(found.task.is_cell[judged], found.p_cell[method][judged])
+        counts = RegionCounts.sum(
+            one.counts for one in found.results if one.method == method and one.everything
+        )
+        lines.append(CountLine(method, error, counts))
+    return lines
+
+
+def fit_seconds(found: Comparison) -> dict[str, float]:
+    """How long a fit on all labels took, the median over folds and seeds."""
+    return {
+        method: float(
+            np.median([one.seconds for one in found.results if one.method == method and one.everything])
+        )
+        for method in found.methods
+    }
+
+
+class Gains(NamedTuple):
+    """F1 of a volume's candidates before any judge, and of each method; `over` names what is gained over."""
+
+    before: float
+    after: dict[str, float]
+    over: str
+
+    @property
+    def start(self) -> float:
+        """The F1 that is gained over."""
+        return self.after.get(self.over, self.before)
+
+
+def gains(found: Comparison, volume: str) -> Gains:
+    """What judging brings on a volume, or on all pooled.
+
+    Gained is over the candidates from their detector's own threshold on where that is known for all volumes,
+    else over their own score at the threshold carried from the training volumes, else over all of them.
+    """
+    names = found.volumes if volume == POOLED else [volume]
+    before = pooled(found.unrefined[name] for name in names).f1 or 0.0
+    f1 = {line.method: line.figures["f1"] for line in lines(found, volume)}
+    after = {method: value.mean for method, value in f1.items() if value is not None}
+    known = set(found.own_thresholds) >= set(found.volumes)
+    return Gains(before, after, OWN if OWN in after and not known else CAME)
 
 
 class Line(NamedTuple):

@@ -60,7 +60,7 @@ class Task:
         self.region = self._regions()
         known = [own for part in parts if (own := part.own) is not None]
         self._own = np.concatenate(known) if len(known) == len(parts) else None
-        self._to_um = [
+        self.to_um = [
             check_voxel_um(part.volume, self.voxel_um, resample=resample, any_voxel=any_voxel)
             for part in parts
         ]
@@ -107,7 +107,7 @@ class Task:
         if key not in self._readers:
             volume = self.parts[number].volume
             self._readers[key] = CropReader(
-                volume, crop_zyx, resample_to_um=self._to_um[number], cache_bytes=64 * 2**20
+                volume, crop_zyx, resample_to_um=self.to_um[number], cache_bytes=64 * 2**20
             )
         return self._readers[key]
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +14,7 @@ from torch.nn import functional as F
 
 from canvas_fm.data.zyx import Zyx
 from canvas_fm.errors import CanvasError
-from canvas_fm.heads.methods import Fit, Judge, Training, held_out_by, threshold_of
+from canvas_fm.heads.methods import Fit, Judge, Training, fit_by, held_out_by
 from canvas_fm.heads.task import Task
 from canvas_fm.models.device import pick_device
 from canvas_fm.models.resnet import ResNet3D, ResNetConfig
@@ -52,6 +54,11 @@ class ResNetClassifier:
                 "give a batch of at least 2, epochs above 0, and as many steps at most as at least"
             )
 
+    def identity(self, fold: str) -> Mapping[str, Any]:
+        settings = {one.name: getattr(self, one.name) for one in fields(self)}
+        told = {name: value for name, value in settings.items() if name not in ("name", "device", "config")}
+        return {"method": "ResNet", **told, **self.config.model_dump()}
+
     def fit(self, given: Training) -> Fit:
         """Raises CanvasError where the training diverges."""
 
@@ -61,7 +68,7 @@ class ResNetClassifier:
         # Of few labels one part would be a handful: a threshold needs them all, and they cost little.
         parts = None if len(given.rows) <= _FEW else 1
         held_out = held_out_by(given, fit_one, parts=parts)
-        return Fit(fit_one(given.rows), threshold_of(given, held_out))
+        return fit_by(given, fit_one(given.rows), held_out)
 
     def steps(self, labels: int) -> int:
         """How many steps a training on so many labels takes."""

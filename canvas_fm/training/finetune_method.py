@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
+from typing import Any
 
 import numpy as np
 
@@ -37,6 +38,11 @@ class FinetunedEncoder:
         self._extractors, self._features, self._refiner = extractors, features, refiner
         self._prefix: dict[str, Prefix] = {}
 
+    def identity(self, fold: str) -> Mapping[str, Any]:
+        made = {name: one.as_dict() for name, one in self._extractors[fold].made.items()}
+        told = {"made": made, "features": self._features[fold].fingerprint, "tuning": asdict(self.tuning)}
+        return {"method": "fine-tuned", **told, "refiner": self._refiner(0).get_params()}
+
     def fit(self, given: Training) -> Fit:
         task, extractor, features = given.task, self._extractors[given.fold], self._features[given.fold]
         assert extractor.encoder is not None
@@ -59,7 +65,11 @@ class FinetunedEncoder:
             show=False,
         )
         if work is None:  # no block is unfrozen
-            return Fit(lambda rows: refiner.predict_proba(features.rows(rows))[:, 1], refiner.threshold_)
+
+            def frozen(rows: np.ndarray) -> np.ndarray:
+                return refiner.predict_proba(features.rows(rows))[:, 1]
+
+            return Fit(frozen, refiner.threshold_, spread=refiner.count_spread_)
         self._prefix[known] = work.prefix
         assert refiner.tuned_ is not None
         whole = replace(extractor, encoder=refiner.tuned_.on(extractor.encoder))
@@ -81,4 +91,4 @@ class FinetunedEncoder:
                 out[mine] = refiner.predict_proba(found.rows(mine), moments=moments[name])[:, 1]
             return out
 
-        return Fit(judge, float(refiner.threshold_), scratch)
+        return Fit(judge, float(refiner.threshold_), scratch, spread=refiner.count_spread_)

@@ -10,7 +10,7 @@ import pytest
 from canvas_fm.cli import report as verb
 from canvas_fm.data.points import Points
 from canvas_fm.data.volume import Volume
-from canvas_fm.viewing.report import METHODS
+from canvas_fm.viewing.report_methods import METHODS
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +109,7 @@ def test_a_report_of_an_encoder_beside_baselines(brains, model, tmp_path, result
         "report.html",
         "figures",
         "candidates",
+        "fits",
     }
     assert json.loads((tmp_path / "report" / "report.json").read_text()) == found
     assert "sha256" in found["about"]["mae, left held out"]

@@ -13,7 +13,7 @@ from canvas_fm.evaluation.classification import auc
 from canvas_fm.heads.baselines import Embedded, OwnScore, PcaCrops, ShapeTrees
 from canvas_fm.heads.candidates import Candidates
 from canvas_fm.heads.features import FeatureSet
-from canvas_fm.heads.methods import Method, threshold_of, training
+from canvas_fm.heads.methods import Method, fit_by, training
 from canvas_fm.heads.refine import Refiner
 from canvas_fm.heads.shape_features import RADII_UM, feature_names, shape_crop, shape_features
 from canvas_fm.heads.task import Task
@@ -255,13 +255,13 @@ def test_features_of_each_fold_and_of_other_candidates(task):
 def test_a_threshold_is_chosen_on_held_out_training_rows_and_counts_missed_cells(task):
     given = of(task)
     p = np.where(task.is_cell[given.rows], 0.8, 0.3)
-    assert 0.3 < threshold_of(given, p) <= 0.8
+    assert 0.3 < fit_by(given, lambda rows: rows, p).threshold <= 0.8
     mixed = np.linspace(0, 1, len(given.rows))
     cells, rows = task.is_cell[given.rows], given.rows
     missed = sum(task.missed_by_part(rows).values())
     assert missed == 6
     f1 = [2 * (cells & (mixed >= t)).sum() / ((mixed >= t).sum() + cells.sum() + missed) for t in mixed]
-    kept = mixed >= threshold_of(given, mixed)
+    kept = mixed >= fit_by(given, lambda rows: rows, mixed).threshold
     assert 2 * (cells & kept).sum() / (kept.sum() + cells.sum() + missed) == pytest.approx(max(f1))
 
 

@@ -12,12 +12,14 @@ from sklearn.metrics import roc_auc_score
 from canvas_fm.data.points import Points
 from canvas_fm.errors import CanvasError
 from canvas_fm.evaluation.matching import match
+from canvas_fm.heads.calibration import CountSpread
 from canvas_fm.heads.candidates import Candidates
-from canvas_fm.heads.compare import Speed, compare, overlap
+from canvas_fm.heads.compare import compare
 from canvas_fm.heads.label_curve import draw_labels
 from canvas_fm.heads.methods import Fit
 from canvas_fm.heads.report import write_report
 from canvas_fm.heads.report_figures import gallery_rows
+from canvas_fm.heads.result import Speed, overlap
 from canvas_fm.heads.summary import POOLED, against, curves, lines
 from canvas_fm.heads.task import Task
 
@@ -30,6 +32,9 @@ class Known:
     def __init__(self, name: str, p: np.ndarray, threshold: float = 0.5, seeded: bool = False) -> None:
         self.name, self.p, self.threshold, self.seeded = name, p, threshold, seeded
         self.given: list = []
+
+    def identity(self, fold):
+        return {"name": self.name, "p": self.p.tolist(), "threshold": self.threshold}
 
     def fit(self, given) -> Fit:
         self.given.append(given)
@@ -94,6 +99,41 @@ def test_figures_by_hand(task, saying, found):
     assert len(hard) < len(rows)
     assert one.auc_overlap == pytest.approx(roc_auc_score(task.is_cell[hard], saying[hard]))
     assert one.f1_interval[0] < one.f1 < one.f1_interval[1]
+
+
+def test_counts_by_region_by_hand(shape_volumes):
+    boxes = np.array([[0, 0, 0, 18, 96, 48], [0, 0, 48, 18, 96, 96]])
+    whole = Task([Candidates.of(*given, tolerance_um=6.0, within=boxes) for given in shape_volumes])
+    p = np.random.default_rng(2).random(len(whole))
+    spread = CountSpread(0.1, 2.0, 7)
+
+    class Spread(Known):
+        def fit(self, given):
+            return super().fit(given)._replace(spread=spread)
+
+    result = compare(whole, [Spread("some", p)], seeds=1, counts=(), show=False)
+    for part in whole.parts:
+        counts = result.of("some", part.name)[0].counts
+        off, held = 0.0, 0
+        mine = p[whole.group == part.name]
+        for box in boxes:
+            some = (part.zyx[:, 2] >= box[2] - 0.5) & (part.zyx[:, 2] < box[5] - 0.5) & (part.label != -1)
+            said, true = mine[some].sum(), (part.label[some] == 1).sum()
+            off += abs(said - true)
+            reach = 2 * np.sqrt((mine[some] * (1 - mine[some])).sum() + (0.1 * said) ** 2)
+            held += abs(said - true) <= reach
+        assert counts == pytest.approx((off, (part.label == 1).sum(), 2, held))
+
+
+def test_unrefined_candidates_are_counted_from_their_own_threshold(task, saying):
+    result = compare(task, [Known("good", saying)], seeds=1, counts=(), own_thresholds={"a": 0.8}, show=False)
+    for part in task.parts:
+        keep = (part.own >= 0.8 if part.name == "a" else np.ones(len(part), bool)) & (part.label != -1)
+        tp = len(
+            match(part.zyx[keep], part.truth_zyx, tolerance=6.0, scale_zyx=part.volume.voxel_um).pred_index
+        )
+        truths = len(part.truth_zyx)
+        assert result.unrefined[part.name] == (tp, keep.sum() - tp, truths - tp)
 
 
 def test_no_overlap_is_no_figure():
