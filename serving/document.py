@@ -32,7 +32,8 @@ _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _ERRORS = {
     400: "no crop, no JSON, or cut short",
     401: "no key, or a wrong one",
-    404: "no such model, volume, index or cell",
+    403: "not here: nothing was allowed for it at the start",
+    404: "no such model, volume, refiner, index, cell or job",
     408: "the body did not come",
     409: "not in this state, or not with this index",
     413: "too much for one request",

@@ -138,8 +138,9 @@ class JobRunner:
 
     def _embed(self, job: Job, points: Points) -> None:
         from canvas_fm.inference.embed import embed_to_store
+        from serving.refining import running
 
-        engine, settings = self._core.engine_for(job.asked.encoder), self._core.engine.settings
+        engine = self._core.engine_for(job.asked.encoder)
         embed_to_store(
             engine.encoder,
             self._core.volume(engine, job.asked.volume).volume,
@@ -148,19 +149,15 @@ class JobRunner:
             pool=job.asked.pool,
             layer=job.asked.layer,
             batch=self._batch(),
-            device=engine.encoder.device,
-            precision=settings.precision,
-            resample=settings.resample,
-            any_voxel=settings.any_voxel,
             show=False,
+            **running(engine.settings) | {"device": engine.encoder.device},
         )
 
     def _refine(self, job: Job, points: Points) -> None:
         from canvas_fm.heads.refine_points import refine
-        from serving.refining import find_refiner
+        from serving.refining import find_refiner, running
 
-        hosted, asked = find_refiner(self._core, job.asked.refiner), job.asked
-        settings = self._core.engine.settings
+        hosted, asked, engine = find_refiner(self._core, job.asked.refiner), job.asked, self._core.engine
         refine(
             hosted.refiner,
             self._core.registered(asked.volume),
@@ -169,11 +166,8 @@ class JobRunner:
             background=None if asked.background is None else self._core.registered(asked.background),
             out=job.out,
             batch=self._batch(),
-            device=str(self._core.engine.encoder.device),
-            precision=settings.precision,
-            resample=settings.resample,
-            any_voxel=settings.any_voxel,
             show=False,
+            **running(engine.settings) | {"device": str(engine.encoder.device)},
         )
 
     def _batch(self) -> int:

@@ -71,16 +71,20 @@ class Job:
         self.folder, self.id = folder, folder.name
         self.asked = Asked.model_validate_json((folder / _JOB).read_bytes())
         self._unwritten: Progress | None = None  # where the disk did not take it
+        self._final: Progress | None = None
 
     @property
     def progress(self) -> Progress:
         """Its state as it was last written; a damaged one is worked on anew."""
-        if self._unwritten is not None:
-            return self._unwritten
+        if (known := self._unwritten or self._final) is not None:
+            return known
         try:
-            return Progress.model_validate_json((self.folder / _STATE).read_bytes())
+            progress = Progress.model_validate_json((self.folder / _STATE).read_bytes())
         except (OSError, ValidationError):
             return Progress()
+        if progress.state == "done":  # which it stays; many finished jobs are looked at often
+            self._final = progress
+        return progress
 
     def mark(self, progress: Progress) -> None:
         """Write the state; what a full disk does not take is kept in memory and written with the next one."""

@@ -48,7 +48,7 @@ class HostedRefiner:
         refiner = Refiner.load(path)
         refiner.set_params(device=str(first.encoder.device))
         given = _served(refiner, [engine.encoder for engine in engines], detectors)
-        extractor = extractor_of(refiner, **_models_of(name, refiner, given), **_running(first.settings))
+        extractor = extractor_of(refiner, **_models_of(name, refiner, given), **running(first.settings))
         engine = None
         if (encoder := extractor.encoder) is not None:
             served = (each for each in engines if each.encoder.sha256 == encoder.sha256)
@@ -118,7 +118,8 @@ def _models_of(name: str, refiner: Refiner, given: dict[str, Any]) -> dict[str, 
         ) from problem
 
 
-def _running(settings: Settings) -> dict[str, Any]:
+def running(settings: Settings) -> dict[str, Any]:
+    """How the service runs models, as `embed` and `refine` take it."""
     return {
         "device": settings.device,
         "precision": settings.precision,

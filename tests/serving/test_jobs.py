@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import io
 import json
@@ -33,6 +34,8 @@ from canvas_fm.models.checkpoint import Encoder
 from serving import job_runner
 from serving.async_client import AsyncClient
 from serving.client import Client
+from serving.core import Core
+from serving.schemas import Settings
 from tests.heads.conftest import make_encoder, spots
 
 SHAPE = (24, 60, 50)  # of the fixtures
@@ -438,6 +441,23 @@ def test_of_two_services_on_one_folder_one_runs_jobs_and_the_other_takes_over(ru
     threading.Timer(0.3, slow.go.set).start()
     first.__exit__(None, None, None)
     until(second, job, "done")
+
+
+def test_a_folder_of_jobs_that_cannot_be_used_ends_the_start(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    failures: list[str] = []
+
+    async def whole() -> None:
+        core = Core(
+            lambda: Settings(model=str(model), jobs=str(tmp_path / "file")), on_failure=failures.append
+        )
+        await core.start()
+        while not failures and not core.ready:
+            await asyncio.sleep(0.01)
+        await core.stop()
+
+    asyncio.run(whole())
+    assert failures == [f"the folder of jobs {tmp_path}/file cannot be used: File exists"]
 
 
 # --- whose job it is
