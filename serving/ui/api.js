@@ -4,7 +4,7 @@ import { parse } from "./npy.js";
 
 export const KEY_NAME = "canvas-fm key";
 const BASE = new URL("../v1/", import.meta.url);
-const PATIENCE_MS = 180_000;
+const PATIENCE_S = 180;
 const NPY = "application/x-npy";
 
 /** What the service said to a request that it did not answer. */
@@ -30,7 +30,7 @@ export const holdKey = (key) => sessionStorage.setItem(KEY_NAME, key);
 export const dropKey = () => sessionStorage.removeItem(KEY_NAME);
 
 /** A good reply, however many tries it takes; Refused otherwise, AbortError where `signal` says so. */
-export async function ask(path, { method = "GET", query = {}, json, npy, accept, signal } = {}) {
+export async function ask(path, { query = {}, json, npy, accept, signal, patience = PATIENCE_S } = {}) {
   const url = new URL(path, BASE);
   for (const [name, value] of Object.entries(query)) {
     for (const each of Array.isArray(value) ? value : [value]) {
@@ -41,13 +41,13 @@ export async function ask(path, { method = "GET", query = {}, json, npy, accept,
   if (json !== undefined) headers["Content-Type"] = "application/json";
   if (npy !== undefined) headers["Content-Type"] = NPY;
   const body = json === undefined ? npy : JSON.stringify(json);
-  const end = Date.now() + PATIENCE_MS;
+  const end = Date.now() + 1000 * patience;
   for (;;) {
     const key = heldKey();
     if (key) headers.Authorization = `Bearer ${key}`;
     let reply;
     try {
-      reply = await fetch(url, { method: body === undefined ? method : "POST", headers, body, signal, cache: "no-store" });
+      reply = await fetch(url, { method: body === undefined ? "GET" : "POST", headers, body, signal, cache: "no-store" });
     } catch (problem) {
       if (problem.name === "AbortError") throw problem;
       throw new Refused(0, "the service cannot be reached; is it still running?");

@@ -20,7 +20,6 @@ class App {
     try {
       this.info = await askJson("info");
       this.models = (await askJson("models")).models;
-      this.paths = new Set(Object.keys((await askJson("openapi.json")).paths));
     } catch (problem) {
       notice(byId("starting"), problem instanceof Refused ? problem.message : String(problem), "problem");
       return;
@@ -40,10 +39,6 @@ class App {
   /** The indexes whose vectors the chosen model makes; the others have another encoder. */
   get indexes() {
     return Object.keys(this.info.indexes).filter((name) => this.info.indexes[name].encoder === this.model.sha256);
-  }
-
-  has(path) {
-    return this.paths.has(`/v1/${path}`);
   }
 
   /** Go to a view, `query` in its address. */

@@ -3,12 +3,14 @@
 import { category, css, onScale } from "./colours.js";
 import { h, shown } from "./dom.js";
 
+const shows = new WeakMap(); // the colouring that an element shows: where it is the same only colours may change
+
 /** Fill `root`; `hidden` holds the places of hidden groups, `changed` is called where it changes. */
 export function legend(root, name, colouring, hidden, changed) {
   if (colouring.kind === "numbers") root.replaceChildren(scale(name, colouring));
-  else if (root.dataset.shows === name && root.querySelector("input")) repaint(root, colouring);
+  else if (shows.get(root) === colouring) repaint(root);
   else root.replaceChildren(groups(name, colouring, hidden, changed));
-  root.dataset.shows = name;
+  shows.set(root, colouring);
 }
 
 function groups(name, { groups: all }, hidden, changed) {

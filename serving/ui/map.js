@@ -10,6 +10,7 @@ import { Selection } from "./selection.js";
 import { whereForm } from "./where.js";
 
 const FIRST = ["marker", "region", "label", "brain", "score"]; // by what a map is coloured at first, if it tells cells apart
+const PATIENCE_S = 3600; // UMAP takes minutes
 const METHOD = { pca: "PCA", umap: "UMAP" };
 
 export class MapView {
@@ -67,7 +68,7 @@ export class MapView {
     const query = { index: this.index, method: this.method };
     try {
       const loaded = await this.#latest.run(async (signal) => {
-        const about = await askJson("map", { query, signal });
+        const about = await askJson("map", { query, signal, patience: PATIENCE_S });
         return [about, await askArray("map/points", { query, signal }), await this.column("row", about)];
       });
       if (!loaded) return;

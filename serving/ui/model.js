@@ -1,6 +1,7 @@
 // What is served, in tables: the model and its card, volumes, indexes, limits.
 
 import { byId, facts, h, shown } from "./dom.js";
+import { markdown } from "./markdown.js";
 
 export class ModelView {
   constructor(app) {
@@ -25,20 +26,24 @@ export class ModelView {
         "Hidden in training": `${Math.round(100 * model.mask_ratio)} % of the patches`,
         Reconstructs: model.reconstructs ? "yes" : "no: it was saved without its decoder",
       })),
-      h("div", { class: "stack" },
-        card("Service", facts({ Version: info.version, Device: info.device, Precision: info.precision, Backend: info.backend })),
-        card("Limits", facts(Object.fromEntries(Object.entries(info.limits).map(([name, value]) => [name, value === null ? "none" : shown(value)]))))),
+      card("Service", facts({ Version: info.version, Device: info.device, Precision: info.precision, Backend: info.backend })),
       model.card ? card("Card", h("div", { class: "text" }, markdown(model.card)), "wide") : "",
       card("Volumes", table(["name", "shape (z × y × x)", "voxel, µm", "window", "marker"],
         Object.entries(info.volumes).map(([name, about]) => [name, by(about.shape_zyx), by(about.voxel_um), about.window.map(shown).join(" to "), about.marker ?? "–"]),
         "No volume is registered."), "wide"),
       card("Indexes", table(["name", "cells", "structure", "metric", "pooling", "recall@10", "encoder"],
         Object.entries(info.indexes).map(([name, about]) => [name, shown(about.rows), about.structure, about.metric, about.pool,
-          about.recall?.value === undefined ? "–" : shown(about.recall.value), h("code", { text: about.encoder.slice(0, 12) })]),
-        "No index is served."), "wide"));
+          about.recall?.value === undefined ? "–" : shown(about.recall.value), short(about.encoder)]),
+        "No index is served."), "wide"),
+      card("Refiners", table(["name", "encoder", "detector", "pooling", "threshold", "correction", "sha256"],
+        Object.entries(info.refiners ?? {}).map(([name, about]) => [name, short(about.encoder), short(about.detector), about.pool ?? "–",
+          shown(about.threshold), about.correction, short(about.sha256)]),
+        "No refiner is served."), "wide"),
+      card("Limits", facts(Object.fromEntries(Object.entries(info.limits).map(([name, value]) => [name, value === null ? "none" : shown(value)]))), "wide"));
   }
 }
 
+const short = (sha256) => (sha256 ? h("code", { text: sha256.slice(0, 12), title: sha256 }) : "–");
 const by = (sizes) => sizes.map(shown).join(" × ");
 
 function rule({ kind, low, high }) {
@@ -56,18 +61,4 @@ function table(heads, rows, without) {
     h("table", { class: "wide-table" },
       h("thead", {}, h("tr", {}, heads.map((head) => h("th", { scope: "col", text: head })))),
       h("tbody", {}, rows.map((row) => h("tr", {}, row.map((value, i) => (i ? h("td", {}, value) : h("th", { scope: "row" }, value))))))));
-}
-
-/** The little of Markdown that cards use: headings, lists, paragraphs, tables as text. */
-function markdown(text) {
-  const out = [];
-  for (const block of text.split(/\n\s*\n/)) {
-    const heading = /^(#{1,4})\s+(.*)$/.exec(block.trim());
-    const lines = block.trim().split("\n");
-    if (heading) out.push(h(`h${Math.min(4, heading[1].length + 2)}`, { text: heading[2] }));
-    else if (lines.every((line) => /^[-*]\s/.test(line.trim()) || /^\s+/.test(line))) out.push(h("ul", {}, lines.filter((line) => /^[-*]\s/.test(line.trim())).map((line) => h("li", { text: line.trim().slice(2) }))));
-    else if (lines.some((line) => line.trim().startsWith("|"))) out.push(h("pre", { tabIndex: 0, text: block }));
-    else if (block.trim()) out.push(h("p", { text: block.trim().replace(/\s*\n\s*/g, " ") }));
-  }
-  return out;
 }

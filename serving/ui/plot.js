@@ -2,6 +2,7 @@
 
 import { h } from "./dom.js";
 import { Grid } from "./grid.js";
+import { cross, outline, ring } from "./marks.js";
 import { renderer } from "./scatter.js";
 
 const REACH = 9; // pixels from a point within which it is meant
@@ -137,48 +138,11 @@ export class Plot extends EventTarget {
     pen.setTransform(this.ratio, 0, 0, this.ratio, 0, 0);
     pen.clearRect(0, 0, this.over.width, this.over.height);
     const ink = getComputedStyle(this.box).color;
-    if (this.#hovered >= 0) this.#ring(pen, this.#hovered, ink, this.radius + 3, 2);
-    if (this.marked >= 0) this.#ring(pen, this.marked, ink, this.radius + 6, 2.5);
-    if (this.#lasso) this.#outline(pen, ink);
-    if (this.#cursor) this.#cross(pen, ink);
-  }
-
-  #ring(pen, index, ink, radius, width) {
-    const [x, y] = this.toPixels(this.xy[2 * index], this.xy[2 * index + 1]);
-    pen.strokeStyle = ink;
-    pen.lineWidth = width;
-    pen.beginPath();
-    pen.arc(x, y, radius, 0, 2 * Math.PI);
-    pen.stroke();
-  }
-
-  #outline(pen, ink) {
-    pen.strokeStyle = ink;
-    pen.lineWidth = 1.5;
-    pen.setLineDash([5, 4]);
-    pen.beginPath();
-    for (const [x, y] of this.#lasso) pen.lineTo(...this.toPixels(x, y));
-    pen.closePath();
-    pen.stroke();
-    pen.setLineDash([]);
-    pen.globalAlpha = 0.08;
-    pen.fillStyle = ink;
-    pen.fill("evenodd");
-    pen.globalAlpha = 1;
-    // Corners that the keyboard set, which a single one would not show.
-    if (this.#cursor) for (const [x, y] of this.#lasso) pen.fillRect(...this.toPixels(x, y).map((at) => at - 3), 6, 6);
-  }
-
-  #cross(pen, ink) {
-    const [x, y] = this.#cursor;
-    pen.strokeStyle = ink;
-    pen.lineWidth = 1.5;
-    pen.beginPath();
-    for (const [dx, dy] of [[1, 0], [-1, 0], [0, 1], [0, -1]]) {
-      pen.moveTo(x + 4 * dx, y + 4 * dy);
-      pen.lineTo(x + 13 * dx, y + 13 * dy);
-    }
-    pen.stroke();
+    const at = (i) => this.toPixels(this.xy[2 * i], this.xy[2 * i + 1]);
+    if (this.#hovered >= 0) ring(pen, ink, at(this.#hovered), this.radius + 3, 2);
+    if (this.marked >= 0) ring(pen, ink, at(this.marked), this.radius + 6, 2.5);
+    if (this.#lasso) outline(pen, ink, this.#lasso.map((place) => this.toPixels(...place)), this.#cursor);
+    if (this.#cursor) cross(pen, ink, this.#cursor);
   }
 
   #tell(type, detail) {

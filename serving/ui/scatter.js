@@ -68,10 +68,11 @@ function withWebgl(canvas, gl) {
   return {
     name: "webgl2",
     points(xy) {
-      count = xy.length / 2;
       setPlaces(xy);
+      count = 0; // nothing is drawn until colours are there too
     },
     colours(rgba, front) {
+      count = front.length;
       setColours(rgba);
       setFront(front);
     },
@@ -93,7 +94,10 @@ function withPixels(canvas) {
   let image = null;
   return {
     name: "pixels",
-    points(given) { xy = given; },
+    points(given) {
+      xy = given;
+      rgba = new Uint32Array(); // nothing is drawn until colours are there too
+    },
     colours(bytes, given) {
       rgba = new Uint32Array(bytes.buffer, bytes.byteOffset, bytes.length / 4);
       front = given;

@@ -13,6 +13,10 @@ import pytest
 
 import canvas_fm as cf
 from canvas_fm.data.points import Points
+from canvas_fm.heads.candidates import label_brains
+from canvas_fm.heads.extract import Extractor
+from canvas_fm.heads.refine import Refiner
+from canvas_fm.heads.refine_fit import fit_refiner
 from canvas_fm.inference.embed import embed_to_store
 from canvas_fm.inference.embeddings import Embeddings, write_store
 from canvas_fm.models.checkpoint import Encoder
@@ -65,6 +69,24 @@ def index(encoder: Encoder, spots, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture(scope="session")
+def refiner(encoder: Encoder, spots, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
+    """P(spot) by the encoder's features, fitted on both halves of the volume as if they were two brains."""
+    folder = tmp_path_factory.mktemp("refiner")
+    volume, rng = cf.Volume.open(spots[0]), np.random.default_rng(3)
+    brains = []
+    for half in (0, 1):
+        near = spots[1][half::2]
+        other = rng.uniform(5, 35, (80, 3)) * (1, 4, 4)
+        labels = np.repeat([1, 0], [len(near), len(other)])
+        brains.append(Points(np.concatenate([near, other]), {"label": labels}))
+    extractor = Extractor(encoder=encoder, pool="centre", device="cpu")
+    second = cf.Volume.open(shutil.copytree(spots[0], folder / "second.zarr"))
+    trained = label_brains([volume, second], brains, labels="label")
+    fit_refiner(Refiner("mae", C=0.01), trained, extractor, folder / "spot", show=False)
+    return folder / "spot"
+
+
+@pytest.fixture(scope="session")
 def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An index of a hundred thousand vectors in clumps, of some other encoder."""
     return many_cells(tmp_path_factory.mktemp("many"), MANY)
@@ -86,10 +108,26 @@ def many_cells(folder: Path, count: int) -> Path:
 
 
 @pytest.fixture(scope="session")
-def arguments(model: Path, spots, index: cf.Index, many: Path) -> list[str]:  # noqa: F811
+def arguments(
+    model: Path,  # noqa: F811
+    spots,
+    index: cf.Index,
+    many: Path,
+    refiner: Path,
+) -> list[str]:
     """What `canvas-fm serve` is started with."""
     named = [f"spots={index.path}", f"many={many}"]
-    return [str(model), "--volume", f"spots={spots[0]}", "--index", *named, "--port", "0"]
+    return [
+        str(model),
+        "--volume",
+        f"spots={spots[0]}",
+        "--index",
+        *named,
+        "--refiner",
+        f"spot={refiner}",
+        "--port",
+        "0",
+    ]
 
 
 @pytest.fixture(scope="session")

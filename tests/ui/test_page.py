@@ -23,6 +23,8 @@ from tests.ui.browser import Browser, Page
 from tests.ui.conftest import CROP, KEY, MANY
 
 pytestmark = pytest.mark.ui
+ROOT = Path(__file__).parents[2]
+EVIL = "\n\n<img src=x onerror=alert(1)> and a [link](javascript:alert(1))\n"
 VIEWS = {
     "map": "document.querySelector('#legend input')",
     "crop": "document.querySelector('#near li') && document.querySelector('#reconstruction canvas')",
@@ -320,6 +322,8 @@ def test_a_hundred_thousand_cells_are_drawn_where_they_lie(page: Page, url: str)
     page.fill("#map-controls select", "many")
     page.wait(f"document.querySelector('#map-box canvas').dataset.cells === '{MANY}'", 60)
     page.wait("document.querySelector('#map-note').innerText.startsWith('100,000 cells, laid out by PCA')")
+    markers = page.run("[...document.querySelectorAll('#legend .word')].map((e) => e.innerText)")
+    assert set(markers) == {"NeuN", "cFos", "TH", "PV", "GFAP", "IBA1"}
     time.sleep(0.2)
     places = on_screen(page, map_of(url, "many"))
     seen = picture(page)
@@ -534,3 +538,27 @@ def test_the_model_is_described(page: Page, url: str, encoder) -> None:
 
 def test_maps_of_the_page_are_those_of_the_library(url: str, index: cf.Index) -> None:
     np.testing.assert_allclose(map_of(url, "spots"), embedding_map(index).xy)
+
+
+def test_p_cell_of_a_place_is_that_of_the_refiner(page: Page, url: str, spots) -> None:
+    z, y, x = (int(value) for value in spots[1][20])
+    page.go(f"{url}/ui/#crop?volume=spots&z={z}&y={y}&x={x}")
+    page.wait("document.querySelector('#embedding').innerText.includes('P(cell) by spot')")
+    asked = {"volume": "spots", "points_zyx": [[z, y, x]], "refiner": "spot"}
+    said = httpx.post(f"{url}/v1/refine", json=asked, headers={"Accept": "application/json"}).json()
+    assert f"{said['p_cell'][0]:.4g}"[:5] in page.shown("#embedding")
+    assert ("not a cell" in page.shown("#embedding")) is not said["is_cell"][0]
+
+
+def test_a_card_in_markdown_becomes_headings_tables_and_words(page: Page, url: str) -> None:
+    look_at(page, url, "model")
+    card = (ROOT / "model_cards" / "detector-microglia.md").read_text(encoding="utf-8")
+    page.run(
+        f"import('./markdown.js').then(({{ markdown }}) => "
+        f"document.querySelector('#model-cards').replaceChildren(...markdown({json.dumps(card + EVIL)})))"
+    )
+    rows = len(re.findall(r"^\| (?!---)", card, re.M))
+    assert page.run("document.querySelectorAll('#model-cards tr').length") == rows
+    assert page.run("document.querySelector('#model-cards h3').innerText") == "detector-microglia"
+    assert page.run("document.querySelectorAll('#model-cards :is(script, img, a)').length") == 0
+    assert "<img src=x onerror=alert(1)> and a link" in page.shown("#model-cards")
