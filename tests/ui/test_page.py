@@ -107,8 +107,8 @@ def test_every_view_loads_without_a_word_in_the_console_and_asks_nobody_else(pag
     page.wait(VIEWS["map"])
     for view in ("crop", "search", "model", "map"):
         page.click(f"nav a[data-view={view}]")
+        page.wait(f"document.querySelector('nav [aria-current]').dataset.view === {view!r}")
         page.wait(VIEWS[view])
-        assert page.run(f"document.querySelector('nav [aria-current]').dataset.view === {view!r}")
     assert {address.split("/")[2] for address in page.requests if not address.startswith("data:")} == {
         url.split("/")[2]
     }
