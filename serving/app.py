@@ -14,8 +14,9 @@ from starlette.routing import Route
 
 from canvas_fm.errors import CanvasError
 from serving import additions, cells, job_routes, npy, points, refine_routes
+from serving.aside import unless_gone
 from serving.bodies import GONE, decoded, gone, media_type, read_crops, read_model, reply
-from serving.core import Core, unless_gone
+from serving.core import Core
 from serving.document import document
 from serving.errors import Refusal, refused
 from serving.finder import check_search, find_index, search

@@ -183,13 +183,15 @@ class Client:
         where: Sequence[str] = (),
         index: str | None = None,
         encoder: str | None = None,
+        thumbnails: bool = False,
     ) -> dict[str, Any]:
         """`hits` (a dictionary a cell) and `novelty` of vectors, of cells by id, or of examples.
 
-        As `canvas_fm.Index` gives them; `encoder` is the sha256 of the encoder that made the vectors.
+        As `canvas_fm.Index` gives them; `encoder` is the sha256 of the encoder that made the vectors,
+        `thumbnails` adds a picture to each hit, a PNG as base64.
         """
         asked = {"vectors": vectors, "ids": ids, "like": like, "unlike": list(unlike), "k": k}
-        asked |= {"where": list(where), "index": index, "encoder": encoder}
+        asked |= {"where": list(where), "index": index, "encoder": encoder, "thumbnails": thumbnails}
         return dict((self.ask(search_request(asked))).json())
 
     def reconstruct(

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Awaitable, Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -35,7 +35,6 @@ if TYPE_CHECKING:  # torch is imported by the thread that loads the model, while
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
 Window = tuple[float, float]
 
 
@@ -333,14 +332,3 @@ def key_of(engine: Engine, pool: str | None, layer: int | None) -> Key:
         return Key(engine.name, *engine.check_layer(pool, layer))
     except CanvasError as problem:
         raise refused(problem) from problem
-
-
-async def unless_gone(gone: Awaitable[None], work: Awaitable[T]) -> T | None:
-    """The result of `work`; where `gone` ends first the work is given up and the result is None."""
-    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(gone)
-    try:
-        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        return working.result() if working.done() else None
-    finally:
-        working.cancel()
-        leaving.cancel()

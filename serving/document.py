@@ -9,6 +9,7 @@ from pydantic.json_schema import models_json_schema
 import canvas_fm
 from serving.job_schemas import JobInfo, JobRequest
 from serving.options import DTYPES, OUTPUTS
+from serving.refine_schemas import RefineReply, RefineRequest
 from serving.schemas import (
     Addition,
     CellsReply,
@@ -20,8 +21,6 @@ from serving.schemas import (
     ModelInfo,
     PointsRequest,
     Pool,
-    RefineReply,
-    RefineRequest,
     SearchReply,
     SearchRequest,
     VolumeInfo,

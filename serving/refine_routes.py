@@ -11,10 +11,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from serving import npy
+from serving.aside import unless_gone
 from serving.bodies import GONE, accepted, decoded, gone, media_type, read_crops, read_model
-from serving.core import Core, unless_gone
+from serving.core import Core
 from serving.errors import Refusal
 from serving.options import given, switch, window_of
+from serving.refine_schemas import RefineReply, RefineRequest
 from serving.refining import (
     HostedRefiner,
     check_whole,
@@ -23,7 +25,6 @@ from serving.refining import (
     refine_crops,
     refine_points,
 )
-from serving.schemas import RefineReply, RefineRequest
 
 
 async def refine(core: Core, request: Request) -> Response:

@@ -14,7 +14,8 @@ from canvas_fm.shipped import card_of
 from serving.core import Core, Window
 from serving.errors import Refusal, refused
 from serving.points import check_number, embed_points_by, unreadable
-from serving.schemas import RefineRequest, RefinerInfo, Settings
+from serving.refine_schemas import RefineRequest
+from serving.schemas import RefinerInfo, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -141,34 +141,6 @@ class EmbedRequest(BaseModel):
     dtype: Literal["float32", "float16"] = "float32"
 
 
-class RefineRequest(BaseModel):
-    """Body of `/v1/refine`: points of a registered volume, or crops."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    refiner: str | None = None
-    """Name or sha256; the only one where that is not given."""
-    volume: str | None = None
-    points_zyx: list[list[Number]] | None = None
-    background: str | None = None
-    """The registered volume of the background channel, where the refiner's detector reads one."""
-    crops: EncodedCrops | None = None
-    window: tuple[Number, Number] | None = None
-    all_candidates: bool = False
-    """These are all of the brain's candidates, by which a refiner with a correction corrects it."""
-
-
-class RefineReply(BaseModel):
-    """P(cell) of each row, and whether it reaches the threshold; sha256 of the models behind it."""
-
-    p_cell: list[float]
-    is_cell: list[bool]
-    threshold: float
-    refiner: str
-    encoder: str | None
-    detector: str | None
-
-
 class EmbeddingsReply(BaseModel):
     """Embeddings as JSON, rows in the order of the request, and the sha256 of the encoder that made them."""
 
