@@ -1,7 +1,8 @@
-"""Backends of the encoder, each in crops a second beside torch in fp32 in the same run, on one thread of a CPU.
+"""Backends of the encoder, each in crops a second beside torch in fp32 in the same run, on one CPU thread.
 
 Beside the speed stands how far the vectors are from those of fp32, and whether int8 is admitted: give the
-folder of an encoder that `canvas-fm quantise` has checked, `python -m tests.benchmarks.bench_backends FOLDER`.
+folder of an encoder that `canvas-fm quantise` has checked,
+`python -m tests.benchmarks.bench_backends FOLDER`.
 Without one, random weights of the paper's size are quantised on random crops, for the speed alone. Seconds
 are those that the process was computing, so that others on the machine count little. On a GPU the batch is
 1024 and the last column the share of a large bf16 product's rate.
