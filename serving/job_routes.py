@@ -44,7 +44,7 @@ async def submit(core: Core, request: Request) -> Response:
     if (there := jobs.store.find(identity, owner)) is not None:
         if there.asked.request != digest:
             raise Refusal(409, "that Idempotency-Key was sent with another job; give a new one")
-        return _said(jobs, there)
+        return _said(jobs, there, 201)  # as the first time
     _check_number(core, jobs, owner)
     try:
         what, points = await asyncio.to_thread(_understood, core, asked, owner, digest)

@@ -487,7 +487,7 @@ def test_sent_twice_with_the_same_idempotency_key_it_is_one_job(service) -> None
     headers = {"Idempotency-Key": "3a0f7d1e-one"}
     first = service.post("/v1/jobs", json=asked, headers=headers)
     again = service.post("/v1/jobs", json=asked, headers=headers)
-    assert (first.status_code, again.status_code) == (201, 200)
+    assert (first.status_code, again.status_code) == (201, 201)
     assert first.json()["id"] == again.json()["id"]
     other = service.post("/v1/jobs", json=asked | {"pool": "cls"}, headers=headers)
     refused(other, 409, "was sent with another job")
