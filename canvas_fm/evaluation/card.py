@@ -23,6 +23,8 @@ _SUFFIX = ".report.json"
 _CONFIG_FACTS = ("threshold", "min_distance_um", "smooth_um", "pool")
 _AS_A_FACT = {"threshold": "operating threshold", "min_distance_um": "least distance of two cells, µm"}
 
+_METRICS = {"f1": "F1", "auc": "AUC", "auc_overlap": "AUC, overlap", "f1_tuned": "F1, tuned"}
+
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -68,6 +70,59 @@ def figure_of(
         data=data, split=split, n=counts.tp + counts.fn, value=counts.f1 or 0.0, low=low, high=high,
         beside=dict(beside or {}),
     )  # fmt: skip
+
+
+def figures_of_report(
+    report: Mapping[str, Any],
+    method: str,
+    split: Literal["fold", "test"],
+    *,
+    metrics: Sequence[str] = ("f1", "auc"),
+    beside: Mapping[str, str] | None = None,
+    names: Mapping[str, str] | None = None,
+) -> list[Figure]:
+    """Figures of one method of a comparison's report.json, for each volume and for all pooled.
+
+    `metrics` are those of the report; `beside` are columns with the same metric of other methods, by their
+    heads; `names` are what volumes are called on the card. Intervals are over seeds, for F1 of one seed over
+    cells. Raises CanvasError for a method or metric that is not there.
+    """
+    found = []
+    for metric in metrics:
+        for volume in _methods(report, method):
+            line = _line_of(report, method, volume, metric)
+            interval = line[metric]["interval"]
+            if len(line[metric]["seeds"]) == 1:
+                interval = line["f1_interval_over_cells"] if metric == "f1" else None
+            low, high = interval or (None, None)
+            figure = Figure(
+                data=(names or {}).get(volume, volume),
+                split=split,
+                metric=_METRICS.get(metric, metric.replace("_", " ")),
+                n=line["tp"] + line["fn"],
+                value=line[metric]["mean"],
+                low=low,
+                high=high,
+                beside={
+                    head: float(_line_of(report, name, volume, metric)[metric]["mean"])
+                    for head, name in (beside or {}).items()
+                },
+            )
+            found.append(figure)
+    return found
+
+
+def _methods(report: Mapping[str, Any], method: str) -> Mapping[str, Any]:
+    if method not in report["methods"]:
+        raise CanvasError(f"the report has no method {method!r}; it has {', '.join(report['methods'])}")
+    return dict(report["methods"][method])
+
+
+def _line_of(report: Mapping[str, Any], method: str, volume: str, metric: str) -> Mapping[str, Any]:
+    line = _methods(report, method).get(volume) or {}
+    if line.get(metric) is None:
+        raise CanvasError(f"the report has no {metric} of {method!r} on {volume}")
+    return dict(line)
 
 
 def write_card(report: Report, cards: str | Path, *, about: str | None = None) -> Path:
@@ -186,22 +241,32 @@ def _block(report: Report, config: Mapping[str, Any]) -> str:
 
 def _net_facts(config: Mapping[str, Any]) -> dict[str, str]:
     rule = config["window_rule"]
-    return {
+    facts = {
         "voxel size z, y, x, µm": " × ".join(f"{um:g}" for um in config["voxel_um"]),
         "window": f"{rule['kind']} {rule['low']:g} to {rule['high']:g}",
         "architecture": ", ".join(f"{key} {_plain(value)}" for key, value in config["architecture"].items()),
     }
+    if (dtype := config["provenance"].get("weights_as")) is not None:
+        facts["weights"] = str(dtype).removeprefix("torch.")
+    return facts
 
 
 def _refiner_facts(config: Mapping[str, Any]) -> dict[str, str]:
-    settings = config["settings"]
-    made = [
-        f"{block['stop'] - block['start']} of {block['made']['name']} (`{block['made']['sha256'][:12]}…`)"
-        for block in config["blocks"]
-    ]
-    return {
-        "features": ", ".join(made),
-        "variant": f"{settings['variant']}, {settings['model']}, C {config['C']:g}",
+    settings, tuned = config["settings"], config.get("tuned")
+    features = []
+    for block in config["blocks"]:
+        made = block["made"] or {"name": "unknown", "sha256": "", "settings": {}}
+        how = ", ".join(f"{name} {_plain(value)}" for name, value in made["settings"].items())
+        size = block["stop"] - block["start"]
+        features.append(f"{size} of {made['name']} (`{made['sha256'][:12]}…`{how and '; '}{how})")
+    facts = {"features": ", ".join(features)}
+    if tuned:
+        facts["on top of"] = f"the encoder {tuned['base']} (`{tuned['base_sha256'][:12]}…`)"
+    cut = f", {settings['ratio']:g} of {settings['cut']}" if settings["cut"] else ""
+    penalty = "" if config["C"] is None else f", C {config['C']:g}"
+    return facts | {
+        "variant": f"{settings['variant']}{cut}, {settings['model']}{penalty}",
+        "correction of each brain": str(settings["correction"]),
         "calibration": str(config["calibration"]),
     }
 

@@ -20,7 +20,7 @@ from canvas_fm.models.mae import DecoderConfig, MaskedAutoencoder
 from canvas_fm.models.vit import EncoderConfig, Pool, ViTEncoder
 from canvas_fm.shipped import find
 
-__all__ = ["Detector", "Encoder", "load", "model_sha256", "save_detector", "save_encoder"]
+__all__ = ["Detector", "Encoder", "load", "model_sha256", "save_again", "save_detector", "save_encoder"]
 
 ENCODER_FILE, DECODER_FILE = "model.safetensors", "decoder.safetensors"
 DETECTOR_FILE = "model.safetensors"
@@ -185,6 +185,26 @@ def save_encoder(
     modules = {ENCODER_FILE: mae.encoder, DECODER_FILE: mae.decoder}
     write_model(Path(folder), ModelConfig, settings, modules, dtype)
     return load(folder, kind="encoder")
+
+
+def save_again(encoder: Encoder, folder: str | Path, dtype: torch.dtype = torch.float16) -> Encoder:
+    """Write an encoder with its decoder once more, with weights of another type; returns it as it is loaded.
+
+    In float16 a folder is half as large, for a release; it computes in float32 all the same. It is another
+    model with another sha256, which its provenance keeps: what is fitted on one refuses the other.
+    """
+    config = encoder.config
+    provenance = {**config.provenance, "weights_of": encoder.sha256, "weights_as": str(dtype)}
+    rule, um = config.window_rule, config.voxel_um
+    return save_encoder(
+        folder,
+        encoder.mae,
+        voxel_um=um,
+        window_rule=rule,
+        pool=config.pool,
+        provenance=provenance,
+        dtype=dtype,
+    )
 
 
 def save_detector(

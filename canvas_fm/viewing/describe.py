@@ -127,6 +127,7 @@ def describe_refiner(path: str | Path) -> dict[str, Any]:
 
     load_refiner(path)
     config = read_config(Path(path))
+    pooled = config.cross_validation["pooled"]
     return {
         "kind": "refiner",
         "path": str(path),
@@ -134,10 +135,12 @@ def describe_refiner(path: str | Path) -> dict[str, Any]:
         "variant": config.settings["variant"],
         "features": {block.name: block.stop - block.start for block in config.blocks},
         "models": {b.name: f"{b.made.name} {b.made.sha256}" for b in config.blocks if b.made is not None},
+        "tuned": None if config.tuned is None else config.tuned.model_dump(),
         "threshold": config.threshold,
         "C": config.C,
         "calibration": config.calibration,
         "split": config.split,
+        "left_out": {name: pooled[name] for name in ("f1", "f1_ceiling", "auc", "calibration_error")},
         "trained_on": list(config.provenance.get("trained_on", {})),
         "provenance": config.provenance,
         **_size(Path(path)),

@@ -1,5 +1,6 @@
 """Model folders: what is saved comes back, and what was changed is refused with a sentence."""
 
+import hashlib
 import json
 import random
 import shutil
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from canvas_fm.errors import CanvasError, ModelMismatch
-from canvas_fm.models.checkpoint import load, model_sha256, save_encoder
+from canvas_fm.models.checkpoint import load, model_sha256, save_again, save_encoder
 from canvas_fm.models.mae import DecoderConfig, MaskedAutoencoder
 from canvas_fm.models.vit import EncoderConfig
 
@@ -119,6 +120,23 @@ def test_half_precision_folders_load_as_float32(tmp_path):
     assert next(encoder.net.parameters()).dtype == torch.float32
     crops = torch.rand(1, 1, 8, 16, 16)
     torch.testing.assert_close(encoder.net(crops), mae.encoder(crops), rtol=1e-2, atol=1e-2)
+
+
+def test_an_encoder_is_written_again_at_half_the_size(tmp_path):
+    mae = MaskedAutoencoder(SMALL, DecoderConfig(dim=24, depth=1, heads=3)).eval()
+    settings = {"voxel_um": (4.0, 1.8, 1.8), "pool": "centre", "provenance": {"step": 7}}
+    whole = save_encoder(tmp_path / "whole", mae, **settings)
+    half = save_again(whole, tmp_path / "half")
+    sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("whole", "half")]
+    assert sizes[1] < 0.55 * sizes[0]
+    for name, weight in half.net.state_dict().items():
+        assert torch.equal(weight, whole.net.state_dict()[name].half().float())
+    config = half.config
+    assert config.provenance["weights_of"] == whole.sha256 != half.sha256
+    assert (config.provenance["step"], config.pool, config.voxel_um) == (7, "centre", (4.0, 1.8, 1.8))
+    data = (tmp_path / "half" / "model.safetensors").read_bytes()
+    assert config.weights["model.safetensors"] == hashlib.sha256(data).hexdigest()
+    assert half.mae.decoder_config == mae.decoder_config
 
 
 def test_replacing_a_folder_leaves_one_whole_folder(copy):
