@@ -47,6 +47,7 @@ def make_service(core: Core) -> bentoml.Service[Any]:
 
         def __init__(self) -> None:
             _logs_to_stderr()
+            journal.leave_out_mistakes_of_clients()
 
         async def __is_ready__(self) -> bool:
             return core.ready

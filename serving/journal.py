@@ -11,6 +11,10 @@ import uuid
 from contextvars import ContextVar
 from typing import Any
 
+from starlette.requests import ClientDisconnect
+
+from serving.errors import Refusal
+
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 """Of the request that is being answered; every line of the log carries it."""
@@ -43,6 +47,18 @@ class _Json(logging.Formatter):
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=False, default=str)
+
+
+def leave_out_mistakes_of_clients() -> None:
+    """Of a request that is answered with 4xx BentoML writes the traceback of; anybody could fill a disk."""
+    from bentoml._internal.server import http_app
+    from pydantic import ValidationError
+
+    def ours(record: logging.LogRecord) -> bool:
+        kind = record.exc_info[0] if record.exc_info else None
+        return kind is None or not issubclass(kind, ValidationError | Refusal | ClientDisconnect)
+
+    http_app.logger.filters[:] = [ours]
 
 
 def set_up(kind: str) -> None:

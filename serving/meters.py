@@ -38,6 +38,8 @@ class Meters:
         self._cached = Counter(
             "canvas_fm_cache_lookups", "Crops looked up in the cache of embeddings", ["found"]
         )
+        for found in ("yes", "no"):  # shown before the first one too
+            self._cached.labels(found)
         self._cache_bytes = Gauge(
             "canvas_fm_cache_bytes", "Bytes that the cache holds", multiprocess_mode="livesum"
         )

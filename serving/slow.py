@@ -54,6 +54,11 @@ class Patient(_usual):
         self._all_read()
         super().connection_lost(exc)
 
+    def _should_upgrade(self) -> bool:
+        # There is no websocket here, and uvicorn forgets to let go of one whose client left at once: it would
+        # wait for it when it is told to stop.
+        return False
+
     def pause_writing(self) -> None:
         super().pause_writing()
         self._look_later(self.transport.get_write_buffer_size())

@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import socket
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -476,6 +477,21 @@ def test_there_is_an_end_to_connections() -> None:
         assert ask(port).startswith(b"HTTP/1.1 200")
         for connection in held:
             connection.close()
+
+
+def test_a_websocket_that_is_given_up_holds_no_stop_back() -> None:
+    lines = ["GET / HTTP/1.1", "Host: x", "Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Key: x"]
+    asked = "\r\n".join([*lines, "", ""]).encode()
+    with listening(header_s=20) as port:
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+            connection.sendall(asked)
+            assert connection.recv(100).startswith(b"HTTP/1.1 200")  # as to anybody
+        for _ in range(20):
+            with socket.create_connection(("127.0.0.1", port)) as connection:
+                connection.sendall(asked)
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        began = time.monotonic()
+    assert time.monotonic() - began < 5
 
 
 def unread_by(port: int) -> socket.socket:
