@@ -119,7 +119,7 @@ class Points:
 
 def write_table(path: Path, table: Mapping[str, np.ndarray], meta: Mapping[str, str]) -> None:
     """Write `# key: value` lines, the column row and a row for each value; not atomic by itself."""
-    columns = [_plain(values) for values in table.values()]
+    columns = list(table.values())
     with path.open("w", encoding="utf-8", newline="") as file:
         for key, value in meta.items():
             file.write(f"# {_one_line(key)}: {_one_line(value)}\n")
@@ -127,7 +127,7 @@ def write_table(path: Path, table: Mapping[str, np.ndarray], meta: Mapping[str, 
         writer.writerow(table)
         for start in range(0, len(columns[0]), _BLOCK):
             rows = slice(start, start + _BLOCK)
-            writer.writerows(zip(*(values[rows].tolist() for values in columns), strict=True))
+            writer.writerows(zip(*(_plain(values[rows]).tolist() for values in columns), strict=True))
 
 
 def as_zyx(points_zyx: Any) -> Float64[np.ndarray, "n 3"]:
