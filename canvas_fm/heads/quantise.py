@@ -31,7 +31,6 @@ from canvas_fm.models.device import native_int8
 from canvas_fm.models.vit import POOLS
 from canvas_fm.progress import bar
 
-_log = logging.getLogger(__name__)
 NEIGHBOURS = 10
 _BATCH = 64
 _AT_ONCE = 1024  # rows whose neighbours are looked for together
@@ -94,8 +93,7 @@ def quantise(
         if passed:
             save(quantised, folder / GRAPH)
 
-    _log.info("what the check found is kept in %s", keep(encoder, check, write))
-    return check
+    return keep(encoder, check, write)
 
 
 class _Labels:
@@ -135,6 +133,7 @@ def _compared(
         kept["carried"][test] = usual.predict(int8[test]) == CELL
     return PoolCheck(
         agreement=agreement(fp32, int8, NEIGHBOURS),
+        f1_all=labels.f1(np.ones(len(fp32), bool)),
         **{f"f1_{name}": labels.f1(found) for name, found in kept.items()},
     )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -23,6 +24,7 @@ from canvas_fm.errors import CanvasError
 from canvas_fm.models.checkpoint import Encoder
 from canvas_fm.models.device import native_int8
 
+_log = logging.getLogger(__name__)
 AGREEMENT, F1_MOVE = 0.95, 0.005  # at least, and below: what int8 is admitted by
 CHECK, GRAPH = "check.json", "encoder.xml"
 _KEPT = "int8 check"
@@ -32,7 +34,7 @@ class PoolCheck(BaseModel):
     """One pooling: the share of neighbours that stay, and the refiner's F1 on volumes left out.
 
     `f1_int8` is of a refiner that was fitted on int8 embeddings, `f1_carried` of the one fitted on fp32 that
-    judges int8 embeddings.
+    judges int8 embeddings, `f1_all` of keeping every candidate: a refiner that is no better shows nothing.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -41,6 +43,7 @@ class PoolCheck(BaseModel):
     f1_fp32: float
     f1_int8: float
     f1_carried: float
+    f1_all: float
 
     @property
     def f1_move(self) -> float:
@@ -49,7 +52,7 @@ class PoolCheck(BaseModel):
 
     @property
     def passed(self) -> bool:
-        return self.agreement >= AGREEMENT and self.f1_move < F1_MOVE
+        return self.agreement >= AGREEMENT and self.f1_move < F1_MOVE and self.f1_fp32 > self.f1_all
 
 
 class Int8Check(BaseModel):
@@ -77,6 +80,7 @@ class Int8Check(BaseModel):
             name: {
                 "admitted": found.passed,
                 "agreement": round(found.agreement, 4),
+                "f1": round(found.f1_fp32, 4),
                 "f1_move": round(found.f1_move, 5),
             }
             for name, found in self.pools.items()
@@ -87,6 +91,11 @@ class Int8Check(BaseModel):
     def told(self, pool: str) -> str:
         """The figures of one pooling, for a sentence."""
         found = self.pools[pool]
+        if found.f1_fp32 <= found.f1_all:
+            return (
+                f"in fp32 the refiner's F1 of {found.f1_fp32:.3f} is no better than keeping every candidate "
+                f"({found.f1_all:.3f}), so that nothing is known of int8; check it on other volumes"
+            )
         return (
             f"of the {self.neighbours} nearest neighbours {found.agreement:.3f} stay ({AGREEMENT:g} are "
             f"needed), and F1 of refinement moves by {found.f1_move:.4f} (below {F1_MOVE:g} is needed)"
@@ -163,8 +172,11 @@ def quantised_file(encoder: Encoder) -> Path:
     return folder / GRAPH
 
 
-def keep(encoder: Encoder, check: Int8Check, write: Callable[[Path], None]) -> Path:
-    """Put the check and, by `write(folder)`, its graph where they are looked for; whole or not at all."""
+def keep(encoder: Encoder, check: Int8Check, write: Callable[[Path], None]) -> Int8Check:
+    """Put the check and, by `write(folder)`, its graph where they are looked for; whole or not at all.
+
+    Returns it as it is kept, with the sha256 of each file.
+    """
     for folder in folders(encoder):
         if not _writable(folder.parent):
             continue
@@ -176,8 +188,9 @@ def keep(encoder: Encoder, check: Int8Check, write: Callable[[Path], None]) -> P
                     path.name: hashlib.sha256(path.read_bytes()).hexdigest()
                     for path in sorted(temporary.iterdir())
                 }
-                said = check.model_copy(update={"files": files}).model_dump(mode="json")
-                (temporary / CHECK).write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
+                kept = check.model_copy(update={"files": files})
+                said = json.dumps(kept.model_dump(mode="json"), indent=1)
+                (temporary / CHECK).write_text(said + "\n", encoding="utf-8")
                 temporary.chmod(0o755)
                 shutil.rmtree(folder, ignore_errors=True)
                 temporary.replace(folder)
@@ -185,7 +198,8 @@ def keep(encoder: Encoder, check: Int8Check, write: Callable[[Path], None]) -> P
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
         encoder.forget()
-        return folder
+        _log.info("what the check found is kept in %s", folder)
+        return kept
     tried = " or ".join(map(str, folders(encoder))) or "a cache folder"
     raise CanvasError(f"int8 is kept in {tried}, and none can be written; make one so")
 

@@ -39,7 +39,9 @@ def admit(folder, **found) -> None:
     path = folder / "int8" / "check.json"
     check = json.loads(path.read_bytes())
     for pool in check["pools"].values():
-        pool.update({"agreement": 0.99, "f1_fp32": 0.9, "f1_int8": 0.9, "f1_carried": 0.9} | found)
+        pool.update(
+            {"agreement": 0.99, "f1_fp32": 0.9, "f1_int8": 0.9, "f1_carried": 0.9, "f1_all": 0.5} | found
+        )
     path.write_text(json.dumps(check))
 
 
@@ -109,6 +111,7 @@ def test_admitted_int8_is_near_fp32_and_no_copy_of_it(folder, labelled):
     [
         ({"agreement": 0.949}, "of the 10 nearest neighbours 0.949 stay (0.95 are needed)"),
         ({"f1_int8": 0.8949}, "F1 of refinement moves by 0.0051 (below 0.005 is needed)"),
+        ({"f1_all": 0.9}, "F1 of 0.900 is no better than keeping every candidate (0.900)"),
         ({"f1_carried": 0.906}, "F1 of refinement moves by 0.0060 (below 0.005 is needed)"),
     ],
 )
@@ -193,6 +196,6 @@ def test_without_the_extra_it_is_named(tmp_path, labelled, monkeypatch):
 
 
 def test_f1_moves_by_the_larger_of_both_ways():
-    found = PoolCheck(agreement=0.95, f1_fp32=0.9, f1_int8=0.904, f1_carried=0.898)
+    found = PoolCheck(agreement=0.95, f1_fp32=0.9, f1_int8=0.904, f1_carried=0.898, f1_all=0.6)
     assert found.f1_move == pytest.approx(0.004)
     assert found.passed

@@ -32,7 +32,7 @@ def quantised(model: Path, encoder: Encoder, tmp_path: Path) -> Path:
 
     folder = tmp_path / "tiny"
     shutil.copytree(model, folder)
-    good = PoolCheck(agreement=0.99, f1_fp32=0.9, f1_int8=0.901, f1_carried=0.9)
+    good = PoolCheck(agreement=0.99, f1_fp32=0.9, f1_int8=0.901, f1_carried=0.9, f1_all=0.5)
     check = Int8Check(
         encoder_sha256=encoder.sha256,
         neighbours=10,
@@ -64,7 +64,12 @@ def test_int8_is_served_where_it_was_admitted_and_info_tells_by_what(start, quan
     said = client.get("/v1/info").json()
     assert (said["backend"], said["precision"]) == ("openvino", "int8")
     assert said["int8"]["encoder_sha256"] == encoder.sha256 == said["sha256"]
-    assert said["int8"]["pools"]["mean"] == {"admitted": True, "agreement": 0.99, "f1_move": 0.001}
+    assert said["int8"]["pools"]["mean"] == {
+        "admitted": True,
+        "agreement": 0.99,
+        "f1": 0.9,
+        "f1_move": 0.001,
+    }
     assert said["int8"]["pools"]["cls"]["admitted"] is False
     np.testing.assert_allclose(embedded(client, crops), cf.embed_crops(encoder, crops), atol=1e-5)
     for asked, part in (("pool=cls", "int8 is not admitted for tiny, pool cls"), ("layer=1", "layer 1 was")):
