@@ -71,8 +71,8 @@ def make_service(core: Core) -> bentoml.Service[Any]:
                 return _as_response(refusal)
 
     # The time limit of BentoML only ends what our own deadlines missed; it covers the upload too.
-    # Its own metrics are labelled by the path as it was sent: anybody could make them grow without end. Its own
-    # spans went nowhere, and cost a fifth of what answering a small request takes.
+    # Its own metrics are labelled by the path as it was sent: anybody could make them grow without end.
+    # Its own spans went nowhere, and cost a fifth of what answering a small request takes.
     service = bentoml.service(
         name="canvas-fm",
         workers=1,
