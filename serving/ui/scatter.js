@@ -26,10 +26,19 @@ void main() {
  * `?renderer=webgl2` or `?renderer=pixels` in the page's address decides otherwise.
  */
 export function renderer(canvas) {
-  const wanted = new URLSearchParams(location.search).get("renderer");
-  const options = { antialias: false, premultipliedAlpha: true, failIfMajorPerformanceCaveat: wanted !== "webgl2" };
-  const gl = wanted === "pixels" ? null : canvas.getContext("webgl2", options);
+  const wanted = new URLSearchParams(location.search).get("renderer") ?? (hasGraphics() ? "webgl2" : "pixels");
+  const gl = wanted === "webgl2" && canvas.getContext("webgl2", { antialias: false, premultipliedAlpha: true });
   return gl ? withWebgl(canvas, gl) : withPixels(canvas);
+}
+
+/** Whether WebGL has a graphics processor; asked of another canvas, since one with WebGL never gives its pixels. */
+function hasGraphics() {
+  const gl = document.createElement("canvas").getContext("webgl2", { failIfMajorPerformanceCaveat: true });
+  if (!gl) return false;
+  const about = gl.getExtension("WEBGL_debug_renderer_info");
+  const name = String(gl.getParameter(about ? about.UNMASKED_RENDERER_WEBGL : gl.RENDERER));
+  gl.getExtension("WEBGL_lose_context")?.loseContext();
+  return !/swiftshader|llvmpipe|softpipe|software|basic render/i.test(name);
 }
 
 function withWebgl(canvas, gl) {
