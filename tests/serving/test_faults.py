@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import os
+import re
 import shutil
 import socket
 import struct
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,11 +18,12 @@ import httpx
 import numpy as np
 import pytest
 
+import canvas_fm as cf
 from canvas_fm.errors import CanvasError
 from canvas_fm.models.checkpoint import Encoder
 from serving import npy
 from serving.client import Client
-from tests.serving.traffic import CROP, Crowd, Known, figure, share, worker_of
+from tests.serving.traffic import CROP, SHAPE, Crowd, Known, figure, share, worker_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 
@@ -110,6 +115,54 @@ def test_a_volume_that_is_damaged_or_gone_fails_alone_and_comes_back(served, kno
     np.testing.assert_allclose(found, known.of_points[:40], rtol=1e-4, atol=1e-5)
     told = crowd.stop()
     assert (told.lost, told.wrong) == ([], 0)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of half a megabyte."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("needs the right to mount a small disk")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_job_that_fills_the_disk_fails_alone_and_goes_on_when_there_is_room(
+    serve_command: Callable, model: Path, encoder: Encoder, volume_path: Path, known: Known, small_disk: Path
+) -> None:
+    service = serve_command(
+        *(str(model), "--volume", f"cube={volume_path}", "--port", "0", "--jobs", str(small_disk))
+    )
+    crowd = Crowd(service.url(), 2, known.ask)
+    points = np.random.default_rng(9).random((6000, 3)) * SHAPE - 0.5  # a megabyte of vectors
+    with httpx.Client(base_url=service.url(), timeout=30, trust_env=False) as client:
+
+        def until(*states: str) -> dict:
+            end = time.monotonic() + 120
+            while (said := client.get(f"/v1/jobs/{job}").json())["state"] not in states:
+                assert time.monotonic() < end, said
+                time.sleep(0.1)
+            return said
+
+        asked = {"kind": "embed", "volume": "cube", "points_zyx": points.tolist()}
+        reply = client.post("/v1/jobs", json=asked)
+        assert reply.status_code == 201, reply.text
+        job = reply.json()["id"]
+        said = until("failed", "done")
+        assert said["state"] == "failed"
+        assert re.search("no space left on the disk|MB left; free some space", said["error"])
+        assert str(small_disk) not in said["error"]
+        subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
+        assert client.post(f"/v1/jobs/{job}/retry").status_code == 200
+        assert until("failed", "done")["state"] == "done"
+        found = np.load(io.BytesIO(client.get(f"/v1/jobs/{job}/result").content), allow_pickle=False)
+    expected = cf.embed(encoder, cf.Volume.open(volume_path), points, device="cpu")
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    told = crowd.stop()
+    assert (told.lost, told.wrong) == ([], 0)
+    assert service.stop() == 0
 
 
 def test_a_hundred_restarts_lose_no_request(
