@@ -29,36 +29,38 @@ class Table(NamedTuple):
 
 
 def tables_of(found: Comparison, reference: str | None) -> list[Table]:
-    made = []
-    for volume in [POOLED, *found.volumes] if len(found.volumes) > 1 else found.volumes:
-        heads = ("Method", "AUC", "AUC, overlap", "F1", "Tuned F1", "Ceiling", "Precision", "Recall", "ECE")
-        rows = []
-        for line in lines(found, volume):
-            f = line.figures
-            cells = line.cells_interval if f["f1"] is not None and len(f["f1"].seeds) == 1 else None
-            rows.append(
-                (
-                    line.method,
-                    _shown(f["auc"]),
-                    _shown(f["auc_overlap"]),
-                    _shown(f["f1"], cells),
-                    _shown(f["f1_tuned"]),
-                    f"{line.ceiling:.3f}",
-                    _shown(f["precision"]),
-                    _shown(f["recall"]),
-                    _shown(f["calibration_error"]),
-                )
-            )
-        caption = "All held-out volumes, their cells pooled" if volume == POOLED else f"{volume}, held out"
-        made.append(Table(caption, heads, rows))
-    made.insert(1, _gains_table(found))
-    made.insert(2, _counts_table(found))
-    if counts := curve_counts(found):
+    """What is asked first stands first: all volumes, gains, counts, labels, speed; then each volume."""
+    counts = curve_counts(found)
+    made = [_figures_table(found, POOLED)] if len(found.volumes) > 1 else []
+    made += [_gains_table(found), _counts_table(found)]
+    if counts:
         made.append(_labels_table(found, counts))
     if reference is not None:
         made.append(_against_table(found, reference, counts))
-    made.append(_speed_table(found, reference))
-    return made
+    return [*made, _speed_table(found, reference), *(_figures_table(found, name) for name in found.volumes)]
+
+
+def _figures_table(found: Comparison, volume: str) -> Table:
+    heads = ("Method", "AUC", "AUC, overlap", "F1", "Tuned F1", "Ceiling", "Precision", "Recall", "ECE")
+    rows = []
+    for line in lines(found, volume):
+        f = line.figures
+        cells = line.cells_interval if f["f1"] is not None and len(f["f1"].seeds) == 1 else None
+        rows.append(
+            (
+                line.method,
+                _shown(f["auc"]),
+                _shown(f["auc_overlap"]),
+                _shown(f["f1"], cells),
+                _shown(f["f1_tuned"]),
+                f"{line.ceiling:.3f}",
+                _shown(f["precision"]),
+                _shown(f["recall"]),
+                _shown(f["calibration_error"]),
+            )
+        )
+    caption = "All held-out volumes, their cells pooled" if volume == POOLED else f"{volume}, held out"
+    return Table(caption, heads, rows)
 
 
 def _labels_table(found: Comparison, counts: list[int]) -> Table:
@@ -122,9 +124,10 @@ def _speed_table(found: Comparison, reference: str | None) -> Table:
     beside = reference if reference in found.speed else min(found.speed, key=lambda n: found.speed[n][0])
     seconds = fit_seconds(found)
     for method, speed in found.speed.items():
-        start = "the voxels" if speed.whole else "stored features"
+        start = "the voxels" if speed.whole else "what came with them"
         times = speed.cells_per_s / found.speed[beside].cells_per_s
-        cells = (f"{speed.cells_per_s:,.0f}", f"{times:,.1f}", start, f"{seconds[method]:,.1f}")
+        ratio = f"{times:,.1f}" if times >= 1 else f"{times:.2g}"
+        cells = (f"{speed.cells_per_s:,.0f}", ratio, start, f"{seconds[method]:,.1f}")
         rows.append((method, *cells))
     threads = next(iter(found.speed.values())).threads
     caption = f"Speed in this run, {threads} thread{'s' * (threads != 1)}"

@@ -72,6 +72,7 @@ def report(
     encoder_of = _one_a_fold(encoders, held, "encoder")
     detector_of = _one_a_fold(detectors, held, "detector")
     made = Methods(task, encoder_of, detector_of, list(held), settings, show)
+    made.check(names)
     plain = [method for name in names for method in made.named(name)]
     swept = made.sweep()
     result = compare(
@@ -159,12 +160,14 @@ def _leaks(
     """A sentence for each model that was trained on a volume which it judges here as held out."""
     said = []
     for kind, models in (("encoder", encoders), ("detector", detectors)):
+        judged: dict[str, list[str]] = {}
         for fold, model in models.items():
             listed = model.config.provenance.get("trained_on") or []
             seen = {str(one.get("name") if isinstance(one, Mapping) else one) for one in listed}
-            for name in held[fold]:
-                if name in seen:
-                    said.append(f"the {kind} {model.name} was trained on {name}, which it judges here")
+            judged.setdefault(model.name, []).extend(name for name in held[fold] if name in seen)
+        for name, volumes in judged.items():
+            if volumes:
+                said.append(f"the {kind} {name} was trained on {', '.join(volumes)}, which it judges here")
     for sentence in said:
         _log.warning("%s", sentence)
     return said

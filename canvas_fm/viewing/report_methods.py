@@ -11,7 +11,7 @@ import numpy as np
 
 from canvas_fm.errors import CanvasError
 from canvas_fm.heads.baselines import Embedded, OwnScore, PcaCrops, ShapeTrees
-from canvas_fm.heads.columns import CONCAT
+from canvas_fm.heads.columns import CONCAT, Columns
 from canvas_fm.heads.extract import DETECTOR, MAE, Extractor, features_of_rows, kept_features
 from canvas_fm.heads.features import FeatureSet, stack
 from canvas_fm.heads.methods import Method
@@ -20,6 +20,7 @@ from canvas_fm.heads.task import Task
 from canvas_fm.models.checkpoint import Detector, Encoder
 from canvas_fm.models.random_encoder import random_encoder
 from canvas_fm.models.resnet import ResNetConfig
+from canvas_fm.models.tuned import unfrozen
 from canvas_fm.training.classifier import ResNetClassifier
 from canvas_fm.training.finetune import Tuning
 from canvas_fm.training.finetune_method import FinetunedEncoder
@@ -89,11 +90,23 @@ class Methods:
             return [self._method(variant, self.extractors, variant) for variant in self._variants]
         return [self._finetuned(variant) for variant in self._variants if variant != DETECTOR]
 
-    def sweep(self) -> list[Method]:
-        """Both blocks with a share of one, for each ratio and block to be cut (the paper's contribution)."""
+    def check(self, names: Sequence[str]) -> None:
+        """Raise CanvasError for what can be refused before hours of embedding: ratios, blocks to unfreeze."""
         settings = self._settings
         if settings.ratios and CONCAT not in self._variants:
             raise CanvasError("a contribution ratio is of two kinds of features: give encoders and detectors")
+        for one in self.extractors.values() if names and (self._encoders or self._detectors) else ():
+            blocks = one.layout
+            width = max(part.stop for part in blocks.values())
+            for cut in settings.cuts if settings.ratios else ():
+                for ratio in settings.ratios:
+                    Columns.of(blocks, width, CONCAT, cut, ratio, "columns")
+            if "finetune" in names and one.encoder is not None:
+                unfrozen(one.encoder, settings.unfreeze, settings.layer)
+
+    def sweep(self) -> list[Method]:
+        """Both blocks with a share of one, for each ratio and block to be cut (the paper's contribution)."""
+        settings = self._settings
         return [
             self._method(f"concat, {ratio:.0%} of {cut}", self.extractors, CONCAT, cut=cut, ratio=ratio)
             for cut in settings.cuts

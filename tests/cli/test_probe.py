@@ -102,7 +102,8 @@ def test_a_report_of_an_encoder_beside_baselines(brains, model, tmp_path, result
     found = result(*report(brains, tmp_path / "report", *words))
     assert list(found["methods"]) == ["own score", "PCA-64", "random encoder", "mae"]
     assert found["methods"]["mae"]["pooled"]["auc"]["mean"] > 0.8
-    assert all(speed["whole"] for speed in found["speed"].values())
+    whole = {name: speed["whole"] for name, speed in found["speed"].items()}
+    assert whole == dict.fromkeys(found["methods"], True) | {"own score": False}
     assert {path.name for path in (tmp_path / "report").iterdir()} == {
         "report.json",
         "report.md",
@@ -135,6 +136,36 @@ def test_a_report_for_people_by_matching(brains, tmp_path, run):
 def test_what_report_refuses(brains, tmp_path, refusal, words, sentence):
     assert sentence in refusal(*report(brains, tmp_path / "report", *words))
     assert not (tmp_path / "report").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--ratios", 0.4], "is of two kinds of features: give encoders and detectors"),
+        (["--methods", "finetune", "--unfreeze", 9], "9 blocks are to be unfrozen; tiny has 1"),
+        (["--ratios", 1.5, "--detector", "detector-microglia"], "ratio is 1.5"),
+    ],
+)
+def test_what_report_refuses_before_any_work(brains, model, tmp_path, refusal, monkeypatch, words, sentence):
+    from canvas_fm.heads.extract import Extractor
+
+    monkeypatch.setattr(Extractor, "features", lambda *_, **__: pytest.fail("features were made"))
+    assert sentence in refusal(*report(brains, tmp_path / "report", "--encoder", model, *words))
+
+
+def test_what_is_gained_over_the_candidates_and_the_same_again(brains, tmp_path, result):
+    words = report(brains, tmp_path / "report", "--methods", "score", "--own-threshold", 0.5, "--curve")
+    found = result(*words)
+    assert set(found["own_thresholds"].values()) == {0.5}
+    gained = found["gains"]["pooled"]
+    assert gained["over"] == "as they came"
+    counts = found["unrefined"].values()
+    tp, fp, fn = (sum(one[name] for one in counts) for name in ("tp", "fp", "fn"))
+    assert gained["before"] == pytest.approx(2 * tp / (2 * tp + fp + fn))
+    kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "report" / "fits").iterdir()}
+    again = result(*words)
+    assert again["methods"] == found["methods"]
+    assert {p.name: p.stat().st_mtime_ns for p in (tmp_path / "report" / "fits").iterdir()} == kept
 
 
 def test_models_that_are_not_one_a_fold(brains, model, tmp_path, refusal):
