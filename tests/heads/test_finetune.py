@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -18,7 +19,7 @@ from canvas_fm.heads.methods import Method, training
 from canvas_fm.heads.refine import Refiner
 from canvas_fm.heads.refine_fit import fit_refiner, training_set
 from canvas_fm.heads.refine_points import models_of, refine
-from canvas_fm.models.checkpoint import load
+from canvas_fm.models.checkpoint import load, model_sha256
 from canvas_fm.training.finetune import Tuning, fit_tuned, tune
 from canvas_fm.training.finetune_method import FinetunedEncoder
 from canvas_fm.training.prefix import Prefix
@@ -154,8 +155,6 @@ def test_the_base_encoder_is_found_by_its_sha256_and_another_one_is_refused(
 
 
 def test_changed_blocks_are_refused(folder, tmp_path):
-    import shutil
-
     copy = shutil.copytree(folder, tmp_path / "refiner")
     data = bytearray((copy / "blocks.safetensors").read_bytes())
     data[-1] ^= 1
@@ -165,6 +164,29 @@ def test_changed_blocks_are_refused(folder, tmp_path):
     (copy / "blocks.safetensors").unlink()
     with pytest.raises(CanvasError, match=r"blocks.safetensors is missing"):
         Refiner.load(copy)
+
+
+def test_blocks_of_another_base_are_refused_even_where_the_config_is_signed(folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "refiner")
+    config = json.loads((copy / "config.json").read_text())
+    config["tuned"]["base_sha256"] = "0" * 64
+    config["sha256"] = model_sha256(config)
+    (copy / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+    with pytest.raises(CanvasError, match="holds other blocks than this refiner was fitted with"):
+        Refiner.load(copy)
+
+
+def test_figures_are_those_of_blocks_that_have_not_seen_the_fold(labelled, extractor):
+    """Not the frozen encoder's, and not those of the blocks that saw everything."""
+    data = training_set(labelled, extractor, show=False)
+    refiner = Refiner("mae", C=0.01, calibration="none")
+    work = tune(refiner, data.features, data.label, labelled, extractor, TUNING, show=False)
+    said = refiner.cross_validation_["pooled"]["count"]["value"]
+    known = np.flatnonzero(data.label >= 0)
+    seen = work.judged_by(lambda some: refiner.predict_proba(some)[:, 1], known).sum()
+    frozen = refiner.cross_validation_["frozen"]["pooled"]["count"]["value"]
+    assert abs(said - frozen) > 0.05
+    assert abs(said - seen) > 0.05
 
 
 def test_a_fold_does_not_know_its_own_labels(labelled, extractor):
