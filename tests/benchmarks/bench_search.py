@@ -1,7 +1,9 @@
 """Search at a million vectors: recall@10 and time beside the exact scan, what adding costs, and memory.
 
-The vectors lie in clumps, as those of an encoder do: centres of 64 dimensions turned into 384, with noise in
-all of them. The stored vectors always decide, so recall is all that lists can cost. `main(rows)` takes fewer.
+With embeddings of real cells, `python -m tests.benchmarks.bench_search ROWS X.emb.zarr …`, these are repeated
+with noise that is as long as the way from a cell to its nearest and has the spread of the cells. Without, the
+vectors lie in clumps as those of an encoder do: centres of 64 dimensions turned into 384, with noise in all
+of them. The stored vectors always decide, so recall is all that lists can cost.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,18 +27,40 @@ from tests.benchmarks.timing import show
 DIM, PER_STORE, QUERIES = 384, 100_000, 200
 
 
-def vectors_of(rows: int, seed: int) -> np.ndarray:
-    shared = np.random.default_rng(0)
-    centres = shared.normal(size=(2000, 64)).astype(np.float32)
-    turn = shared.normal(size=(64, DIM)).astype(np.float32) / 8
-    rng = np.random.default_rng(seed)
-    inner = centres[rng.integers(0, len(centres), rows)] + 0.5 * rng.normal(size=(rows, 64)).astype(
-        np.float32
-    )
-    return inner @ turn + 0.1 * rng.standard_normal((rows, DIM), np.float32)
+class Clumps:
+    """Made-up vectors; the same seed gives the same ones."""
+
+    def __call__(self, rows: int, seed: int) -> np.ndarray:
+        shared = np.random.default_rng(0)
+        centres = shared.normal(size=(2000, 64)).astype(np.float32)
+        turn = shared.normal(size=(64, DIM)).astype(np.float32) / 8
+        rng = np.random.default_rng(seed)
+        spread = 0.5 * rng.normal(size=(rows, 64)).astype(np.float32)
+        inner = centres[rng.integers(0, len(centres), rows)] + spread
+        return inner @ turn + 0.1 * rng.standard_normal((rows, DIM), np.float32)
 
 
-def stores(folder: Path, rows: int) -> list[Embeddings]:
+class Repeated:
+    """Real embeddings drawn again and again, each time with other noise."""
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        import faiss
+
+        self.cells = np.concatenate([Embeddings.open(path).vectors for path in paths])
+        some = self.cells[np.random.default_rng(0).permutation(len(self.cells))[:5000]]
+        nearest = np.sqrt(np.median(faiss.knn(some, self.cells, 2)[0][:, 1]))
+        centred = some - some.mean(axis=0)
+        values, turn = np.linalg.eigh(centred.T @ centred / len(some))
+        scale = np.sqrt(np.maximum(values, 0))
+        self.noise = ((turn * scale).T * nearest / np.linalg.norm(scale)).astype(np.float32)
+
+    def __call__(self, rows: int, seed: int) -> np.ndarray:
+        rng = np.random.default_rng(seed)
+        drawn = self.cells[rng.integers(0, len(self.cells), rows)]
+        return drawn + rng.standard_normal((rows, self.cells.shape[1]), np.float32) @ self.noise
+
+
+def stores(folder: Path, rows: int, vectors_of: Callable[[int, int], np.ndarray]) -> list[Embeddings]:
     out = []
     for number, first in enumerate(range(0, rows, PER_STORE)):
         count = min(PER_STORE, rows - first)
@@ -63,10 +88,11 @@ def peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 2**20)
 
 
-def main(rows: int = 1_000_000) -> None:
+def main(rows: int = 1_000_000, paths: Sequence[str] = ()) -> None:
+    vectors_of = Repeated(paths) if paths else Clumps()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        made = stores(folder, rows + PER_STORE)
+        made = stores(folder, rows + PER_STORE, vectors_of)
         before = peak_mb()
         begun = time.perf_counter()
         index = Index.build(made[:-1], folder / "x.index", show=False)
@@ -88,7 +114,8 @@ def main(rows: int = 1_000_000) -> None:
         size = sum(path.stat().st_size for path in (folder / "x.index").rglob("*") if path.is_file()) / 1e6
         lists = index.about["lists"] or {"nlist": 1, "nprobe": 1}
         show(
-            f"Search, {rows:,} × {DIM}: {index.structure}, {lists['nprobe']} of {lists['nlist']} lists",
+            f"Search, {rows:,} × {index.dim}, {type(vectors_of).__name__.lower()}: {index.structure}, "
+            f"{lists['nprobe']} of {lists['nlist']} lists",
             [
                 ("recall@10", f"{recall:.4f}", f"the index itself says {index.recall['value']:.4f}"),
                 (
@@ -102,7 +129,7 @@ def main(rows: int = 1_000_000) -> None:
                 (
                     "memory while building",
                     f"{built_mb:,.0f} MB",
-                    f"{before:,.0f} MB before; vectors {rows * DIM * 4 / 1e6:,.0f}",
+                    f"{before:,.0f} MB before; vectors {rows * index.dim * 4 / 1e6:,.0f}",
                 ),
                 ("on the disk", f"{size:,.0f} MB", f"{size * 1e6 / len(index):,.0f} bytes a vector"),
             ],
@@ -110,4 +137,4 @@ def main(rows: int = 1_000_000) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000)
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000, sys.argv[2:])
