@@ -136,6 +136,14 @@ def add_verbs(verbs: Verbs) -> None:
         "--resnet-width", type=positive_int, default=16, metavar="N", help="64 is cellfinder's; default 16"
     )
     report.add_argument(
+        "--resnet-crop",
+        type=positive_int,
+        nargs=3,
+        default=(16, 32, 32),
+        metavar=("Z", "Y", "X"),
+        help="voxels that the ResNet sees; default 16 32 32",
+    )
+    report.add_argument(
         "--resnet-steps", type=positive_int, default=2000, metavar="N", help="at most; default 2000"
     )
     report.add_argument("--features", metavar="DIR", help="folder in which features are kept for next time")
@@ -185,6 +193,7 @@ def run_report(args: argparse.Namespace) -> None:
             unfreeze=args.unfreeze,
             augment=args.augment,
             resnet_width=args.resnet_width,
+            resnet_crop_zyx=tuple(args.resnet_crop),
             resnet_steps=args.resnet_steps,
             device=args.device,
             precision=args.precision,

@@ -16,7 +16,7 @@ from canvas_fm.data.zyx import Zyx
 from canvas_fm.errors import CanvasError
 from canvas_fm.heads.methods import Fit, Judge, Training, fit_by, held_out_by
 from canvas_fm.heads.task import Task
-from canvas_fm.models.device import pick_device
+from canvas_fm.models.device import pick_device, pick_precision
 from canvas_fm.models.resnet import ResNet3D, ResNetConfig
 from canvas_fm.training.augment import draw, turn
 from canvas_fm.training.recipe import AugmentRecipe
@@ -44,6 +44,7 @@ class ResNetClassifier:
     learning_rate: float = 1e-3
     weight_decay: float = 0.05
     device: str = "auto"
+    precision: str = "fp32"
     name: str = "3D ResNet"
     seeded: bool = True
 
@@ -79,7 +80,7 @@ class ResNetClassifier:
         device = pick_device(self.device)
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(seed)
-            net = ResNet3D(self.config).to(device)
+            net = ResNet3D(self.config).to(device).to(memory_format=torch.channels_last_3d)
         crops = _half(task, rows, self.config.crop_zyx)
         is_cell = torch.from_numpy(task.is_cell[rows])
         generator = torch.Generator().manual_seed(seed)
@@ -92,8 +93,9 @@ class ResNetClassifier:
         for _ in range(steps):
             batch = balanced_rows(is_cell, self.batch, generator)
             seen = augmented(crops[batch].float(), generator).to(device)
-            logit = net(seen)
-            loss = F.binary_cross_entropy_with_logits(logit, is_cell[batch].float().to(device))
+            with self._autocast(device):
+                logit = net(seen)
+            loss = F.binary_cross_entropy_with_logits(logit.float(), is_cell[batch].float().to(device))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
@@ -114,11 +116,16 @@ class ResNetClassifier:
             out = np.empty(len(rows))
             for first in range(0, len(rows), _AT_ONCE):
                 crops = task.crops(rows[first : first + _AT_ONCE], self.config.crop_zyx)
-                logit = net(torch.from_numpy(crops)[:, None].to(device))
-                out[first : first + _AT_ONCE] = torch.sigmoid(logit).cpu().numpy()
+                with self._autocast(device):
+                    logit = net(torch.from_numpy(crops)[:, None].to(device))
+                out[first : first + _AT_ONCE] = torch.sigmoid(logit.float()).cpu().numpy()
             return out
 
         return judge
+
+    def _autocast(self, device: torch.device) -> torch.autocast:
+        dtype = pick_precision(self.precision, device)
+        return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
 
 
 def _half(task: Task, rows: np.ndarray, crop_zyx: Zyx) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from canvas_fm.data.zyx import Zyx
 from canvas_fm.errors import CanvasError
 from canvas_fm.heads.baselines import Embedded, OwnScore, PcaCrops, ShapeTrees
 from canvas_fm.heads.columns import CONCAT, Columns
@@ -48,6 +49,7 @@ class Settings:
     unfreeze: int = 1
     augment: bool = False
     resnet_width: int = 16
+    resnet_crop_zyx: Zyx = (16, 32, 32)
     resnet_steps: int = 2000
     device: str = "auto"
     precision: str = "fp32"
@@ -129,10 +131,11 @@ class Methods:
     def _resnet(self) -> ResNetClassifier:
         settings = self._settings
         return ResNetClassifier(
-            ResNetConfig(width=settings.resnet_width),
+            ResNetConfig(width=settings.resnet_width, crop_zyx=settings.resnet_crop_zyx),
             most_steps=settings.resnet_steps,
             least_steps=min(150, settings.resnet_steps),
             device=settings.device,
+            precision=settings.precision,
             name=RESNET,
         )
 

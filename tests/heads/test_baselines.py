@@ -17,6 +17,7 @@ from canvas_fm.heads.methods import Method, fit_by, training
 from canvas_fm.heads.refine import Refiner
 from canvas_fm.heads.shape_features import RADII_UM, feature_names, shape_crop, shape_features
 from canvas_fm.heads.task import Task
+from canvas_fm.models.device import native_bf16
 from canvas_fm.models.resnet import ResNet3D, ResNetConfig
 from canvas_fm.training.classifier import ResNetClassifier
 
@@ -302,6 +303,17 @@ def test_a_resnet_learns_the_spots_of_other_volumes_and_the_seed_decides(task):
     one, two = (net.train(task, given.rows, seed) for seed in (0, 1))
     np.testing.assert_allclose(net._judge(task, one)(rows), p, atol=1e-6)
     assert np.abs(net._judge(task, two)(rows) - p).max() > 1e-3
+
+
+@pytest.mark.skipif(not native_bf16(torch.device("cpu")), reason="no bf16 instructions here")
+def test_a_resnet_in_bf16_learns_the_same_and_is_another_method(task):
+    mixed = small(least_steps=50, most_steps=50, precision="bf16")
+    rows = task.labelled(["b"])
+    p = mixed.fit(of(task, "b")).judge(rows)
+    assert auc(task.is_cell[rows], p) > 0.85
+    whole = small(least_steps=50, most_steps=50)
+    assert mixed.identity("b") != whole.identity("b")
+    assert np.abs(whole.fit(of(task, "b")).judge(rows) - p).max() > 1e-5  # it was in bf16
 
 
 def test_a_resnet_trains_longer_on_more_labels_within_limits():
