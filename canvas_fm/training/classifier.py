@@ -80,7 +80,8 @@ class ResNetClassifier:
         device = pick_device(self.device)
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(seed)
-            net = ResNet3D(self.config).to(device).to(memory_format=torch.channels_last_3d)
+            net = ResNet3D(self.config).to(device)
+            net.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         crops = _half(task, rows, self.config.crop_zyx)
         is_cell = torch.from_numpy(task.is_cell[rows])
         generator = torch.Generator().manual_seed(seed)
