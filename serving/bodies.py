@@ -15,11 +15,12 @@ from starlette.responses import Response
 
 from canvas_fm.errors import CanvasError
 from serving import npy
-from serving.core import Core, Window
+from serving.core import Core
 from serving.errors import Refusal, refused
 from serving.options import Options
 from serving.schemas import EncodedCrops
 from serving.translate import describe
+from serving.vectors import Window
 from serving.whitening import whitened
 
 if TYPE_CHECKING:

@@ -6,15 +6,14 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from canvas_fm.errors import CanvasError
 from serving.aside import Aside
-from serving.batcher import Batcher, DeadlinePassed, Prepare, QueueFull, Stopped, TooManyRows
+from serving.batcher import Batcher, Prepare
 from serving.cache import VectorCache
 from serving.errors import Refusal, refused
 from serving.guard import Gate
@@ -23,7 +22,7 @@ from serving.job_store import JobStore
 from serving.maps import Maps
 from serving.meters import Meters
 from serving.schemas import Limits, Settings
-from serving.traces import Traces
+from serving.vectors import Key, Vectors, Window, key_of, make_batcher
 
 if TYPE_CHECKING:  # torch is imported by the thread that loads the model, while the port already answers
     from canvas_fm.data.volume import Volume
@@ -35,21 +34,11 @@ if TYPE_CHECKING:  # torch is imported by the thread that loads the model, while
 
 logger = logging.getLogger(__name__)
 
-Window = tuple[float, float]
-
 
 def _load(settings: Settings) -> Engine:
     from serving.engine import Engine
 
     return Engine.load(settings)
-
-
-class Key(NamedTuple):
-    """What has to be the same in all of a batch, beside the shape of its crops."""
-
-    model: str
-    pool: str
-    layer: int | None
 
 
 class Core:
@@ -78,11 +67,11 @@ class Core:
         self.roots: tuple[str, ...] = ()
         self.workers = 1
         self._batcher: Batcher | None = None
+        self._vectors: Vectors | None = None
         # Searches beside each other; what goes through a model outside the batcher one after the other.
         self.searching: Aside
         self.aside: Aside
         self.jobs: JobRunner | None = None
-        self._cache: VectorCache | None = None
         self._failure: str | None = None
         self._loading: asyncio.Task[None] | None = None
 
@@ -93,7 +82,7 @@ class Core:
         self.gate = Gate(settings.keys, settings.origins)
         self._engines, self.detectors, self.indexes, self.refiners = {}, {}, {}, {}
         self.maps = Maps(self.limits.max_map_cells)
-        self._engine = self._batcher = self._failure = None
+        self._engine = self._batcher = self._vectors = self._failure = None
         self.searching, self.aside = Aside("search", threads=2, most=128), Aside("aside", most=32)
         self._loading = asyncio.create_task(self._open(settings), name="load the model")
 
@@ -117,19 +106,10 @@ class Core:
             self._engines[engine.name] = engine
             await asyncio.to_thread(self._open_further, engine, settings)
             meters = Meters.of_this_process()
-            if self.limits.cache_mb:
-                self._cache = VectorCache(self.limits.cache_mb * 2**20, meters.cache)
-            self._batcher = Batcher(
-                self._run,
-                max_batch=engine.max_batch,
-                max_rows=self.limits.max_queue_crops,
-                max_wait_s=self.limits.max_wait_s,
-                wait_s=self.limits.wait_ms / 1000,
-                observe=meters.batch,
-                held=meters.queue,
-                mark=Traces.current,
-                around=Traces.of_this_process().batch,
-            )
+            most = self.limits.cache_mb * 2**20
+            cache = VectorCache(most, meters.cache) if most else None
+            self._batcher = make_batcher(self._run, engine.max_batch, self.limits, meters)
+            self._vectors = Vectors(self._batcher, cache, self.limits.deadline_s)
             self._batcher.start()
             store = None if settings.jobs is None else JobStore(settings.jobs)
             self._engine = engine
@@ -280,55 +260,10 @@ class Core:
 
         `prepare` makes of them what the model takes; with the `window` that it applies it decides the result.
         """
-        if self._cache is None:
-            return await self._submit(key, crops, prepare, patient)
-        about = (engine.encoder.sha256, key.pool, key.layer, window)
-        names = await asyncio.to_thread(self._cache.names, about, crops)
-        found = self._cache.find(names)
-        missing = [row for row, vector in enumerate(found) if vector is None]
-        if missing:
-            fresh = await self._submit(key, crops[missing], prepare, patient)
-            self._cache.keep([names[row] for row in missing], fresh)
-            if len(missing) == len(crops):
-                return fresh
-            for row, vector in zip(missing, fresh, strict=True):
-                found[row] = vector
-        return np.stack([vector for vector in found if vector is not None])
+        assert self._vectors is not None
+        return await self._vectors.get(engine, key, crops, prepare, window, patient=patient)
 
     def check_room(self, rows: int) -> None:
         """Refuse crops that the queue would not take in, before they are all there; a cache may hold them."""
-        if self._batcher is not None and self._cache is None:
-            with _queue_refusals():
-                self._batcher.check_room(rows)
-
-    async def _submit(
-        self, key: Key, crops: np.ndarray, prepare: Prepare | None, patient: bool
-    ) -> np.ndarray:
-        assert self._batcher is not None
-        deadline_s = self.limits.deadline_s
-        with _queue_refusals():
-            return await self._batcher.submit(
-                key, crops, prepare=prepare, deadline_s=deadline_s, patient=patient
-            )
-
-
-@contextmanager
-def _queue_refusals() -> Iterator[None]:
-    try:
-        yield
-    except TooManyRows as problem:
-        raise Refusal(413, f"{problem}; send it in smaller pieces") from problem
-    except QueueFull as problem:
-        raise Refusal(429, str(problem), retry_after_s=problem.retry_after_s) from problem
-    except DeadlinePassed as problem:
-        raise Refusal(504, f"{problem}; send fewer crops in one request") from problem
-    except Stopped as problem:
-        raise Refusal(503, str(problem), retry_after_s=5) from problem
-
-
-def key_of(engine: Engine, pool: str | None, layer: int | None) -> Key:
-    """What a batch of this has in common; Refusal (422) for a pooling or block that is not there."""
-    try:
-        return Key(engine.name, *engine.check_layer(pool, layer))
-    except CanvasError as problem:
-        raise refused(problem) from problem
+        if self._vectors is not None:
+            self._vectors.check_room(rows)

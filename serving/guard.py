@@ -13,7 +13,6 @@ import re
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import NoReturn
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
@@ -22,18 +21,17 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.access import Buckets, holder_of, is_open
 from serving.errors import Refusal
+from serving.incoming import MB, Body, media_type_of, too_large
 from serving.journal import access, id_for, request_id
 from serving.meters import Meters
 from serving.schemas import Limits
 from serving.traces import Traces
 from serving.translate import HINTS, translated
-from serving.unpack import Gunzip, check_json
 
 logger = logging.getLogger(__name__)
 
-_MB = 2**20
 HOLDER = "canvas_fm.holder"  # in a request's scope: the name of the key that it came with, empty without keys
-_LINGER_S, _LINGER_BYTES = 2.0, 512 * _MB
+_LINGER_S, _LINGER_BYTES = 2.0, 512 * MB
 
 
 @dataclass(frozen=True)
@@ -99,7 +97,7 @@ class Guard:
         try:
             await self._through(exchange)
         finally:
-            self.inflight -= exchange.taken
+            self.inflight -= exchange.body.taken
             seconds = time.monotonic() - began
             route = self._name(scope["path"])
             meters.answered(route, exchange.status, seconds)
@@ -108,12 +106,17 @@ class Guard:
                 "route": route,
                 "status": exchange.status,
                 "ms": round(1000 * seconds, 1),
-                "bytes_in": exchange.taken,
+                "bytes_in": exchange.body.taken,
                 "key": exchange.holder,
             }
             access.info("%s %s %d", scope["method"], route, exchange.status, extra={"fields": fields})
             end_span(route, exchange.status)
             request_id.reset(token)
+
+    def hold(self, size: int) -> int:
+        """Count bytes of a body that came; how many are worked on now."""
+        self.inflight += size
+        return self.inflight
 
     def _name(self, path: str) -> str:
         if path in self.routes:
@@ -125,7 +128,7 @@ class Guard:
         try:
             exchange.check_caller()
             exchange.check_headers()
-            await self.app(scope, exchange.receive, exchange.send)
+            await self.app(scope, exchange.body.receive, exchange.send)
             await exchange.finish()
         except Refusal as refusal:
             await exchange.refuse(refusal)
@@ -147,18 +150,10 @@ class _Exchange:
         self.identity, self.holder, self.status = identity, "", 0
         self.limits = guard.limits()
         self.headers = Headers(scope=scope)
-        self.media_type = self.headers.get("content-type", "").partition(";")[0].strip().lower()
+        self.media_type = media_type_of(self.headers)
         raw = scope["path"] in guard.raw and self.media_type != "application/json"
         self.most_mb = self.limits.max_body_mb if raw else self.limits.max_json_mb
-        self.taken = 0  # bytes of the body that came
-        # Whether the body is all there.
-        self.whole = (
-            self.headers.get("content-length", "0") == "0" and "transfer-encoding" not in self.headers
-        )
-        self._packed = Gunzip() if self.headers.get("content-encoding", "").lower() == "gzip" else None
-        self._unpacked, self._packed_bytes = False, 0
-        self._deadline = time.monotonic() + self.limits.body_s
-        self.refusal: Refusal | None = None
+        self.body = Body(receive, self.headers, self.limits, self.most_mb, guard.hold)
         self.held: list[Message] = []  # an error on its way out, to be put into shape
         self.started = self.ended = False
 
@@ -188,89 +183,8 @@ class _Exchange:
         if self.scope["method"] == "POST" and path in self.guard.only_json and given != "application/json":
             raise Refusal(415, f"the body is {given or 'of no stated type'}; {path} reads application/json")
         length = self.headers.get("content-length", "")
-        if length.isdigit() and int(length) > self.most_mb * _MB:
-            raise self._too_large()
-
-    def _too_large(self) -> Refusal:
-        return Refusal(413, f"the body is larger than {self.most_mb:g} MB; send it in smaller pieces")
-
-    async def receive(self) -> Message:
-        """The body, unpacked and counted; JSON in one piece, after its size and depth were looked at."""
-        if self.media_type != "application/json" or self.whole:
-            return await self._piece()
-        body = bytearray()
-        while True:
-            message = await self._piece()
-            body += message.get("body", b"")
-            if message["type"] != "http.request":
-                return message
-            if not message.get("more_body", False):
-                break
-        try:
-            check_json(bytes(body), self.limits.max_json_values)
-        except Refusal as refusal:
-            self._give_up(refusal)
-        return {"type": "http.request", "body": bytes(body), "more_body": False}
-
-    async def _piece(self) -> Message:
-        if self._packed is None or self._unpacked:
-            return await self._receive()
-        try:
-            while not (out := self._packed.next()):
-                if self.whole:
-                    self._packed.check_end()
-                    self._unpacked = True
-                    return {"type": "http.request", "body": b"", "more_body": False}
-                message = await self._receive()
-                if message["type"] != "http.request":
-                    return message
-                self._packed.feed(message.get("body", b""))
-        except Refusal as refusal:
-            self._give_up(refusal)
-        self._count(len(out))
-        return {"type": "http.request", "body": out, "more_body": True}
-
-    async def _receive(self) -> Message:
-        if self.refusal is not None:
-            raise self.refusal
-        if self.whole:
-            return await self._given()
-        try:
-            async with asyncio.timeout(min(self.limits.stall_s, self._deadline - time.monotonic())):
-                message = await self._given()
-        except TimeoutError:
-            late = time.monotonic() >= self._deadline
-            said = f"was not all there after {self.limits.body_s:g} s" if late else ""
-            self._give_up(
-                Refusal(408, f"the body {said or f'brought nothing for {self.limits.stall_s:g} s'}")
-            )
-        if message["type"] == "http.request":
-            self.whole = not message.get("more_body", False)
-            size = len(message.get("body", b""))
-            if self._packed is None:
-                self._count(size)
-            else:  # what it unpacks to is counted; a stream of nothing is held to the same size
-                self._packed_bytes += size
-                if self._packed_bytes > self.most_mb * _MB:
-                    self._give_up(self._too_large())
-        else:
-            self.whole = True  # the client left: nothing more will come
-        return message
-
-    def _count(self, size: int) -> None:
-        self.taken += size
-        self.guard.inflight += size
-        if self.taken > self.most_mb * _MB:
-            self._give_up(self._too_large())
-        if self.guard.inflight > self.limits.max_inflight_mb * _MB:
-            self._give_up(
-                Refusal(429, "too much is being worked on at the moment; come back in 1 s", retry_after_s=1)
-            )
-
-    def _give_up(self, refusal: Refusal) -> NoReturn:
-        # Remembered, because the framework inside may turn the exception into an answer of its own.
-        self.refusal = refusal
-        raise refusal
+        if length.isdigit() and int(length) > self.most_mb * MB:
+            raise too_large(self.most_mb)
 
     async def send(self, message: Message) -> None:
         if self.ended:
@@ -292,13 +206,15 @@ class _Exchange:
     async def finish(self) -> None:
         """Send an error that was held back, in our shape."""
         if self.held and not self.ended:
-            await self._answer(self.refusal or translated(self.held, self.scope), self.held[0]["headers"])
+            await self._answer(
+                self.body.refusal or translated(self.held, self.scope), self.held[0]["headers"]
+            )
 
     async def refuse(self, refusal: Refusal) -> None:
         if self.held:
             await self.finish()
         elif not self.started:
-            await self._answer(self.refusal or refusal, [])
+            await self._answer(self.body.refusal or refusal, [])
 
     async def _answer(self, refusal: Refusal, raw_headers: list[tuple[bytes, bytes]]) -> None:
         self.started = self.ended = True
@@ -309,11 +225,11 @@ class _Exchange:
             if key not in ("content-length", "content-type"):
                 headers.setdefault(key, value)
         headers["X-Request-ID"] = self.identity
-        if not self.whole:
+        if not self.body.whole:
             headers["Connection"] = "close"
         await self._send({"type": "http.response.start", "status": refusal.status, "headers": headers.raw})
         await self._send({"type": "http.response.body", "body": response.body, "more_body": True})
-        if not self.whole and "expect" not in self.headers:
+        if not self.body.whole and "expect" not in self.headers:
             await self._linger()
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 

@@ -21,7 +21,7 @@ from canvas_fm.errors import CanvasError, DamagedStore, StorageFull
 from canvas_fm.inference.validate import check_points
 from serving import npy
 from serving.bodies import read_model
-from serving.core import Core, key_of
+from serving.core import Core
 from serving.errors import Refusal, refused
 from serving.guard import HOLDER
 from serving.job_results import npy_of, zip_of
@@ -30,6 +30,7 @@ from serving.job_schemas import JobInfo, JobRequest
 from serving.job_store import UNFINISHED, Asked, Job
 from serving.options import given
 from serving.refining import find_refiner
+from serving.vectors import key_of
 
 _ZIP = "application/zip"
 

@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import Float
 from starlette.requests import Request
 
-from serving.core import Window
 from serving.errors import Refusal
 from serving.schemas import Output
+from serving.vectors import Window
 
 OUTPUTS = get_args(Output)
 DTYPES = ("float32", "float16")

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from canvas_fm.errors import CanvasError, DamagedStore
-from serving.core import Core, Key, key_of
+from serving.core import Core
 from serving.errors import Refusal, refused
+from serving.vectors import Key, key_of
 
 if TYPE_CHECKING:
     from serving.engine import Engine, HostedVolume

@@ -11,11 +11,12 @@ from jaxtyping import Float32
 
 from canvas_fm.errors import BadInput, CanvasError, DamagedStore
 from canvas_fm.shipped import card_of
-from serving.core import Core, Window
+from serving.core import Core
 from serving.errors import Refusal, refused
 from serving.points import check_number, embed_points_by, unreadable
 from serving.refine_schemas import RefineRequest
 from serving.schemas import RefinerInfo, Settings
+from serving.vectors import Window
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from canvas_fm.errors import CanvasError, DamagedStore, ModelMismatch
-from serving.core import Core, key_of
+from serving.core import Core
 from serving.errors import Refusal, refused
 from serving.finder import find_index
 from serving.options import Options
+from serving.vectors import key_of
 
 if TYPE_CHECKING:
     from canvas_fm.heads.whiten import Whitening
