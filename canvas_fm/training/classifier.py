@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -33,7 +34,7 @@ class ResNetClassifier:
     twenty labels need many passes, twenty thousand few. Cells and others are drawn equally often, and the
     logit is then put back to how often cells are. The threshold is chosen on a held-out part of the
     training rows (up to 500: on each part in turn), by nets that have not seen it; the net that judges has
-    seen all.
+    seen all. Precision bf16 is that of judging, and on a GPU of training too.
     """
 
     config: ResNetConfig = field(default_factory=ResNetConfig)
@@ -81,7 +82,6 @@ class ResNetClassifier:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(seed)
             net = ResNet3D(self.config).to(device)
-            net.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         crops = _half(task, rows, self.config.crop_zyx)
         is_cell = torch.from_numpy(task.is_cell[rows])
         generator = torch.Generator().manual_seed(seed)
@@ -94,7 +94,8 @@ class ResNetClassifier:
         for _ in range(steps):
             batch = balanced_rows(is_cell, self.batch, generator)
             seen = augmented(crops[batch].float(), generator).to(device)
-            with self._autocast(device):
+            # On a CPU the gradient of a 3D convolution's weights in bf16 now and then is not finite.
+            with self._autocast(device) if device.type == "cuda" else nullcontext():
                 logit = net(seen)
             loss = F.binary_cross_entropy_with_logits(logit.float(), is_cell[batch].float().to(device))
             optimizer.zero_grad(set_to_none=True)

@@ -306,14 +306,13 @@ def test_a_resnet_learns_the_spots_of_other_volumes_and_the_seed_decides(task):
 
 
 @pytest.mark.skipif(not native_bf16(torch.device("cpu")), reason="no bf16 instructions here")
-def test_a_resnet_in_bf16_learns_the_same_and_is_another_method(task):
-    mixed = small(least_steps=50, most_steps=50, precision="bf16")
-    rows = task.labelled(["b"])
-    p = mixed.fit(of(task, "b")).judge(rows)
-    assert auc(task.is_cell[rows], p) > 0.85
-    whole = small(least_steps=50, most_steps=50)
+def test_a_resnet_that_judges_in_bf16_says_the_same_and_is_another_method(task):
+    given, rows = of(task, "b"), task.labelled(["b"])
+    whole = small(least_steps=20, most_steps=20)
+    mixed = small(least_steps=20, most_steps=20, precision="bf16")
+    apart = np.abs(mixed.fit(given).judge(rows) - whole.fit(given).judge(rows)).max()
+    assert 1e-6 < apart < 0.05
     assert mixed.identity("b") != whole.identity("b")
-    assert np.abs(whole.fit(of(task, "b")).judge(rows) - p).max() > 1e-5  # it was in bf16
 
 
 def test_a_resnet_trains_longer_on_more_labels_within_limits():
