@@ -1,4 +1,4 @@
-"""`evaluate`, `tables`, `leaderboard` and `points`."""
+"""`evaluate` and `tables`."""
 
 from __future__ import annotations
 
@@ -10,16 +10,10 @@ from canvas_fm.cli.options import ZYX, Verbs, add_json, add_verb, positive_float
 if TYPE_CHECKING:
     from canvas_fm.evaluation.score import Score
 
-# The same as canvas_fm.data.formats.FORMATS, which is not imported before a verb runs; a test compares them.
-FORMATS = ("csv", "parquet", "napari", "canvas", "cellfinder", "webknossos", "neuroglancer")
-BOARD_HELP = "the leaderboard's folder, with benchmark.yaml"
-
 
 def add_verbs(verbs: Verbs) -> None:
     _add_evaluate(verbs)
     _add_tables(verbs)
-    _add_leaderboard(verbs)
-    _add_points(verbs)
 
 
 def _add_evaluate(verbs: Verbs) -> None:
@@ -87,83 +81,6 @@ def _add_tables(verbs: Verbs) -> None:
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write")
     add_json(parser)
-
-
-def _add_leaderboard(verbs: Verbs) -> None:
-    group = verbs.add_parser(
-        "leaderboard",
-        help="check, take, score and show submissions",
-        description="Keep a folder of submissions (card.yaml and cells/REGION.csv each), score them against "
-        "truth that lies elsewhere and is never copied out, and write a static page.",
-        allow_abbrev=False,
-    ).add_subparsers(dest="action", metavar="ACTION", required=True)
-
-    validate = add_verb(group, "validate", run_validate, "tell every fault of a submission")
-    validate.add_argument("submission", metavar="SUBMISSION", help="folder with card.yaml and cells/")
-    validate.add_argument("--board", required=True, metavar="BOARD", help=BOARD_HELP)
-    add_json(validate)
-
-    submit = add_verb(group, "submit", run_submit, "check a submission and copy it into the board")
-    submit.add_argument("submission", metavar="SUBMISSION", help="folder with card.yaml and cells/")
-    submit.add_argument("--board", required=True, metavar="BOARD", help=BOARD_HELP)
-    submit.add_argument("--name", metavar="NAME", help="a-z, 0-9, '.', '_', '-'; default: the folder's name")
-    submit.add_argument("--replace", action="store_true", help="in place of the submission of that name")
-    add_json(submit)
-
-    score = add_verb(group, "score", run_score, "score the submissions and write the page")
-    score.add_argument("board", metavar="BOARD", help=BOARD_HELP)
-    score.add_argument(
-        "--truth", required=True, metavar="TRUTH", help="folder with REGION.csv, outside BOARD"
-    )
-    score.add_argument("--only", metavar="NAME", help="one submission")
-    score.add_argument(
-        "--check",
-        action="store_true",
-        help="store nothing; fail where the stored scores do not come out again",
-    )
-    add_json(score)
-
-    page = add_verb(group, "page", run_page, "write the page from the stored scores; needs no truth")
-    page.add_argument("board", metavar="BOARD", help=BOARD_HELP)
-    page.add_argument("--out", metavar="FILE.html", help="default: BOARD/index.html")
-    add_json(page)
-
-
-def _add_points(verbs: Verbs) -> None:
-    group = verbs.add_parser(
-        "points",
-        help="convert points between the field's formats",
-        description="Points in the formats of other programs.",
-        allow_abbrev=False,
-    ).add_subparsers(dest="action", metavar="ACTION", required=True)
-    convert = add_verb(
-        group,
-        "convert",
-        run_convert,
-        "read points in one format and write them in another",
-        "Formats go by the suffix (.csv, .tsv, .parquet, .xml of cellfinder, .nml of WebKnossos, .json of "
-        "Neuroglancer) unless --from or --to name one.",
-    )
-    convert.add_argument("source", metavar="IN")
-    convert.add_argument("out", metavar="OUT")
-    convert.add_argument("--from", dest="source_format", choices=FORMATS, help="the format of IN")
-    convert.add_argument("--to", dest="out_format", choices=FORMATS, help="the format of OUT")
-    convert.add_argument(
-        "--origin",
-        nargs=3,
-        type=float,
-        metavar=ZYX,
-        help="where IN's first voxel lies in the whole brain; added to every position",
-    )
-    convert.add_argument(
-        "--voxel-um",
-        nargs=3,
-        type=positive_float,
-        metavar=ZYX,
-        help="voxel size in µm; .nml and .json need it",
-    )
-    convert.add_argument("--columns", nargs=3, metavar=ZYX, help="IN's names of the columns z, y and x")
-    add_json(convert)
 
 
 def run_evaluate(args: argparse.Namespace) -> None:
@@ -268,73 +185,4 @@ def run_tables(args: argparse.Namespace) -> None:
     result["f1"] = {
         model: {"own": gap[0], "elsewhere": gap[1]} for model, gap in gaps.items() if gap is not None
     }
-    print_result(result, args.json)
-
-
-def run_validate(args: argparse.Namespace) -> None:
-    from canvas_fm.cli.options import print_result
-    from canvas_fm.errors import CanvasError
-    from canvas_fm.evaluation.submission import check_submission
-
-    submission, faults = check_submission(args.submission, args.board)
-    if args.json:
-        print_result({"submission": args.submission, "sound": submission is not None, "faults": faults}, True)
-    else:
-        for fault in faults:
-            print(fault)
-    if submission is None:
-        raise CanvasError(f"{args.submission}: {len(faults)} faults, listed above")
-    if not args.json:
-        print(f"{args.submission} is sound: {len(submission.cells)} regions")
-
-
-def run_submit(args: argparse.Namespace) -> None:
-    from canvas_fm.cli.options import print_result
-    from canvas_fm.evaluation.leaderboard import submit
-
-    target = submit(args.submission, args.board, name=args.name, replace=args.replace)
-    print_result({"submitted": str(target)}, args.json)
-
-
-def run_score(args: argparse.Namespace) -> None:
-    import sys
-
-    from canvas_fm.cli.options import print_result
-    from canvas_fm.evaluation.leaderboard import score_board, write_page
-
-    passed_over: dict[str, list[str]] = {}
-    done = score_board(
-        args.board, args.truth, only=args.only, check=args.check, report=passed_over.__setitem__
-    )
-    for name, faults in passed_over.items():
-        print(f"canvas-fm: warning: {name} was passed over:", file=sys.stderr)
-        for fault in faults:
-            print(f"  {fault}", file=sys.stderr)
-    result: dict[str, Any] = {"came out again" if args.check else "scored": done, "passed_over": passed_over}
-    if not args.check:
-        result["page"] = str(write_page(args.board))
-    print_result(result, args.json)
-
-
-def run_page(args: argparse.Namespace) -> None:
-    from canvas_fm.cli.options import print_result
-    from canvas_fm.evaluation.leaderboard import write_page
-
-    print_result({"page": str(write_page(args.board, args.out))}, args.json)
-
-
-def run_convert(args: argparse.Namespace) -> None:
-    from canvas_fm.cli.options import print_result
-    from canvas_fm.data.formats import convert_points
-
-    points = convert_points(
-        args.source,
-        args.out,
-        origin_zyx=args.origin,
-        voxel_um=None if args.voxel_um is None else tuple(args.voxel_um),
-        source_format=args.source_format,
-        out_format=args.out_format,
-        columns=args.columns,
-    )
-    result = {"written": args.out, "points": len(points), "columns": list(points.columns)}
     print_result(result, args.json)

@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from canvas_fm.data.disk import write_atomic
-from canvas_fm.data.points import Points, write_table
+from canvas_fm.data.point_tables import write_table
+from canvas_fm.data.points import Points
 from canvas_fm.errors import CanvasError
 
 ZyxUm = tuple[float, float, float]

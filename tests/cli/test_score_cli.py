@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from canvas_fm.cli import build_parser
-from canvas_fm.cli.score import FORMATS
+from canvas_fm.cli.points import FORMATS
 from canvas_fm.data import formats
 from canvas_fm.data.points import Points
 

@@ -1,0 +1,64 @@
+"""`points`: from one format to another."""
+
+from __future__ import annotations
+
+import argparse
+
+from canvas_fm.cli.options import ZYX, Verbs, add_json, add_verb, positive_float
+
+# The same as canvas_fm.data.formats.FORMATS, which is not imported before a verb runs; a test compares them.
+FORMATS = ("csv", "parquet", "napari", "canvas", "cellfinder", "webknossos", "neuroglancer")
+
+
+def add_verbs(verbs: Verbs) -> None:
+    group = verbs.add_parser(
+        "points",
+        help="convert points between the field's formats",
+        description="Points in the formats of other programs.",
+        allow_abbrev=False,
+    ).add_subparsers(dest="action", metavar="ACTION", required=True)
+    convert = add_verb(
+        group,
+        "convert",
+        run_convert,
+        "read points in one format and write them in another",
+        "Formats go by the suffix (.csv, .tsv, .parquet, .xml of cellfinder, .nml of WebKnossos, .json of "
+        "Neuroglancer) unless --from or --to name one.",
+    )
+    convert.add_argument("source", metavar="IN")
+    convert.add_argument("out", metavar="OUT")
+    convert.add_argument("--from", dest="source_format", choices=FORMATS, help="the format of IN")
+    convert.add_argument("--to", dest="out_format", choices=FORMATS, help="the format of OUT")
+    convert.add_argument(
+        "--origin",
+        nargs=3,
+        type=float,
+        metavar=ZYX,
+        help="where IN's first voxel lies in the whole brain; added to every position",
+    )
+    convert.add_argument(
+        "--voxel-um",
+        nargs=3,
+        type=positive_float,
+        metavar=ZYX,
+        help="voxel size in µm; .nml and .json need it",
+    )
+    convert.add_argument("--columns", nargs=3, metavar=ZYX, help="IN's names of the columns z, y and x")
+    add_json(convert)
+
+
+def run_convert(args: argparse.Namespace) -> None:
+    from canvas_fm.cli.options import print_result
+    from canvas_fm.data.formats import convert_points
+
+    points = convert_points(
+        args.source,
+        args.out,
+        origin_zyx=args.origin,
+        voxel_um=None if args.voxel_um is None else tuple(args.voxel_um),
+        source_format=args.source_format,
+        out_format=args.out_format,
+        columns=args.columns,
+    )
+    result = {"written": args.out, "points": len(points), "columns": list(points.columns)}
+    print_result(result, args.json)
