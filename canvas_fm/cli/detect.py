@@ -129,7 +129,7 @@ def run_detect(args: argparse.Namespace) -> None:
     skipped = say_bad_chunks({args.volume: bad_chunks_of(points)})
     result = {"cells": len(points), "written": args.out, **points.meta}
     result.pop("bad_chunks", None)
-    print_result(result | ({"bad_chunks": skipped} if skipped else {}), args.json)
+    print_result(result, args.json, bad_chunks=skipped)
 
 
 def _net_job(args: argparse.Namespace, volume: Volume) -> Job:
@@ -208,4 +208,4 @@ def run_train_detector(args: argparse.Namespace) -> None:
         any_voxel=args.any_voxel,
     )
     skipped = report_bad_chunks(volumes)
-    print_result(describe_run(run.path) | ({"bad_chunks": skipped} if skipped else {}), args.json)
+    print_result(describe_run(run.path), args.json, bad_chunks=skipped)

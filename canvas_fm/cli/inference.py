@@ -138,7 +138,7 @@ def run_embed(args: argparse.Namespace) -> None:
         "pool": embeddings.pool,
         "encoder": embeddings.encoder_sha256,
     }
-    print_result(result | ({"bad_chunks": skipped} if skipped else {}), args.json)
+    print_result(result, args.json, bad_chunks=skipped)
 
 
 def run_export(args: argparse.Namespace) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from canvas_fm.data.volume import Volume
+    from canvas_fm.heads.candidates import Candidates
 
 Verbs = argparse._SubParsersAction  # what add_subparsers returns; argparse has no public name for it
 ZYX = ("Z", "Y", "X")
@@ -102,6 +103,23 @@ def add_labelled(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def labelled(
+    args: argparse.Namespace, volumes: list[Volume], background: list[Volume] | None = None
+) -> list[Candidates]:
+    """The candidates that the flags of `add_labelled` name, with their labels."""
+    from canvas_fm.heads.candidates import label_brains
+
+    return label_brains(
+        volumes,
+        args.candidates,
+        labels=args.labels,
+        truth=args.truth,
+        tolerance_um=args.tolerance_um,
+        within=args.within,
+        background=background,
+    )
+
+
 def volume_options(args: argparse.Namespace) -> dict[str, Any]:
     """The keywords of `Volume.open` that the flags ask for."""
     return {
@@ -175,8 +193,15 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def print_result(result: dict[str, Any], as_json: bool) -> None:
-    """One result on stdout: JSON for machines, aligned lines for people, the same keys in both."""
+def print_result(
+    result: dict[str, Any], as_json: bool, *, bad_chunks: dict[str, list[str]] | None = None
+) -> None:
+    """One result on stdout: JSON for machines, aligned lines for people, the same keys in both.
+
+    `bad_chunks`, where there are any, are those that `report_bad_chunks` named.
+    """
+    if bad_chunks:
+        result = result | {"bad_chunks": bad_chunks}
     if as_json:
         print(json.dumps(result, indent=2))
         return

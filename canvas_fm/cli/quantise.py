@@ -47,22 +47,14 @@ def add_verbs(verbs: Verbs) -> None:
 
 
 def run_quantise(args: argparse.Namespace) -> None:
-    from canvas_fm.cli.options import open_volume, print_result, report_bad_chunks
-    from canvas_fm.heads.candidates import label_brains
+    from canvas_fm.cli.options import labelled, open_volume, print_result, report_bad_chunks
     from canvas_fm.heads.quantise import quantise
     from canvas_fm.models.checkpoint import load
 
     encoder = load(args.model, kind="encoder")
     volumes = [open_volume(path, args) for path in args.volumes]
     calibrate = [open_volume(path, args) for path in args.calibrate]
-    brains = label_brains(
-        volumes,
-        args.candidates,
-        labels=args.labels,
-        truth=args.truth,
-        tolerance_um=args.tolerance_um,
-        within=args.within,
-    )
+    brains = labelled(args, volumes)
     check = quantise(
         encoder,
         brains,
@@ -75,7 +67,7 @@ def run_quantise(args: argparse.Namespace) -> None:
     )
     skipped = report_bad_chunks([*volumes, *calibrate])
     said = check.model_dump(mode="json") if args.json else _for_people(check.summary())
-    print_result(said | ({"bad_chunks": skipped} if skipped else {}), args.json)
+    print_result(said, args.json, bad_chunks=skipped)
 
 
 def _for_people(said: dict[str, object]) -> dict[str, object]:

@@ -161,23 +161,14 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
 def run_fit(args: argparse.Namespace) -> None:
     from pathlib import Path
 
-    from canvas_fm.cli.options import open_volume, print_result, report_bad_chunks
-    from canvas_fm.heads.candidates import label_brains
+    from canvas_fm.cli.options import labelled, open_volume, print_result, report_bad_chunks
     from canvas_fm.heads.extract import Extractor
     from canvas_fm.heads.refine_fit import fit_refiner
     from canvas_fm.models.checkpoint import load
 
     volumes = [open_volume(path, args) for path in args.volumes]
     background = None if args.background is None else [open_volume(path, args) for path in args.background]
-    brains = label_brains(
-        volumes,
-        args.candidates,
-        labels=args.labels,
-        truth=args.truth,
-        tolerance_um=args.tolerance_um,
-        within=args.within,
-        background=background,
-    )
+    brains = labelled(args, volumes, background)
     extractor = Extractor(
         encoder=None if args.encoder is None else load(args.encoder, kind="encoder"),
         detector=None if args.detector is None else load(args.detector, kind="detector"),
@@ -196,7 +187,7 @@ def run_fit(args: argparse.Namespace) -> None:
         report = fit_refiner(_refiner(args), brains, extractor, args.out, **writing)
     skipped = report_bad_chunks(volumes)
     result = report if args.json else _for_people(report)
-    print_result(result | ({"bad_chunks": skipped} if skipped else {}), args.json)
+    print_result(result, args.json, bad_chunks=skipped)
 
 
 def _refiner(args: argparse.Namespace) -> Refiner:
@@ -296,7 +287,7 @@ def run_apply(args: argparse.Namespace) -> None:
     if args.regions is not None:
         by_region = counts_by_region(p_cell, judged.columns[args.regions], refiner.count_spread_)
         result["regions"] = [{"region": name, **found._asdict()} for name, found in by_region.items()]
-    print_result(result | ({"bad_chunks": skipped} if skipped else {}), args.json)
+    print_result(result, args.json, bad_chunks=skipped)
 
 
 def _running(args: argparse.Namespace) -> dict[str, Any]:

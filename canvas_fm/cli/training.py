@@ -50,7 +50,7 @@ def run_pretrain(args: argparse.Namespace) -> None:
         any_voxel=args.any_voxel,
     )
     skipped = report_bad_chunks(volumes)
-    print_result(describe_run(run.path) | ({"bad_chunks": skipped} if skipped else {}), args.json)
+    print_result(describe_run(run.path), args.json, bad_chunks=skipped)
 
 
 def add_training_flags(verb: argparse.ArgumentParser) -> None:

@@ -36,6 +36,9 @@ from canvas_fm.models.tuned import TunedBlocks
 _log = logging.getLogger(__name__)
 _AT_ONCE = 65_536
 
+Missed = Mapping[str, int]
+"""By brain, the true cells for which there is no candidate."""
+
 
 class Refiner(ClassifierMixin, BaseEstimator):
     """Tells true from false detections by their features; a scikit-learn classifier.
@@ -103,13 +106,7 @@ class Refiner(ClassifierMixin, BaseEstimator):
         self.device = device
 
     def fit(
-        self,
-        X: Any,
-        y: Any,
-        *,
-        groups: Any = None,
-        regions: Any = None,
-        missed: Mapping[str, int] | None = None,
+        self, X: Any, y: Any, *, groups: Any = None, regions: Any = None, missed: Missed | None = None
     ) -> Refiner:
         """Learn from features (n, d), an array or a FeatureSet, and labels: 1 a cell, 0 none, −1 left out.
 
@@ -127,13 +124,7 @@ class Refiner(ClassifierMixin, BaseEstimator):
         return self
 
     def prepare(
-        self,
-        X: Any,
-        y: Any,
-        *,
-        groups: Any = None,
-        regions: Any = None,
-        missed: Mapping[str, int] | None = None,
+        self, X: Any, y: Any, *, groups: Any = None, regions: Any = None, missed: Missed | None = None
     ) -> Rows:
         """The labelled rows of `fit` as its model sees them: corrected, and the columns that are used."""
         if self.correction not in CORRECTIONS:
