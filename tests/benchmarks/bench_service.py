@@ -180,7 +180,7 @@ def arrays_beside_json(service: Service, raw: np.ndarray) -> list[Row]:
 
 def made(folder: Path, crop_zyx: tuple[int, int, int], voxel_um: Sequence[float], tiny: bool) -> Path:
     """An encoder of random weights: of the paper's size, or of hardly any."""
-    patch = tuple(size // 4 for size in crop_zyx)
+    patch = tuple(size // (2 if tiny else 4) for size in crop_zyx)
     size = {"dim": 12, "depth": 1, "heads": 1} if tiny else {}
     decoder = DecoderConfig(dim=12, depth=1, heads=1) if tiny else DecoderConfig()
     mae = MaskedAutoencoder(EncoderConfig(crop_zyx=crop_zyx, patch_zyx=patch, **size), decoder)
