@@ -7,25 +7,19 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import numpy as np
 from jaxtyping import Float, Float32, Real
 
+from serving import wire
 from serving.async_client_jobs import AsyncClientJobs
-from serving.wire import (
-    Asked,
-    Patience,
-    addition_request,
-    crops_requests,
-    points_requests,
-    reconstruct_request,
-    search_request,
-    settings,
-    vectors_of,
-)
+from serving.patience import Patience
+from serving.wire import Asked, Call
 from serving.wire_jobs import whole_file
+
+T = TypeVar("T")
 
 
 class AsyncClient:
@@ -44,7 +38,7 @@ class AsyncClient:
         patience_s: float = 60.0,
         key: str | None = None,
     ) -> None:
-        self._http = httpx.AsyncClient(**settings(url, timeout_s, key))
+        self._http = httpx.AsyncClient(**wire.settings(url, timeout_s, key))
         self.url, self.patience_s = url.rstrip("/"), patience_s
         self._met = False  # whether the service ever answered
         self.jobs = AsyncClientJobs(self)
@@ -63,21 +57,19 @@ class AsyncClient:
 
     async def info(self) -> dict[str, Any]:
         """What is served: the default model, its sha256, crop and voxel size; volumes, indexes, limits."""
-        return dict((await self.ask({"method": "GET", "url": "/v1/info"})).json())
+        return await self.do(wire.info())
 
     async def models(self) -> list[dict[str, Any]]:
         """The served models, the default first."""
-        return list((await self.ask({"method": "GET", "url": "/v1/models"})).json()["models"])
+        return await self.do(wire.models())
 
     async def add_model(self, name: str, path: str) -> dict[str, Any]:
         """Serve one more model, `path` below a folder that the service allows."""
-        asked = addition_request("/v1/models", name, path)
-        return dict((await self.ask(asked)).json())
+        return await self.do(wire.add_model(name, path))
 
     async def add_volume(self, name: str, path: str) -> dict[str, Any]:
         """Register one more volume, `path` below a folder that the service allows."""
-        asked = addition_request("/v1/volumes", name, path)
-        return dict((await self.ask(asked, repeat=False)).json())
+        return await self.do(wire.add_volume(name, path))
 
     async def ready(self, wait_s: float = 0.0) -> bool:
         """Whether the model is loaded; waits for it up to `wait_s` seconds."""
@@ -112,10 +104,9 @@ class AsyncClient:
         sha256, `dtype` float32 or float16; `normalize` gives vectors of length 1, `whiten` names an index by
         whose cells they are whitened. `pool` may be `tokens` or `grid`: a vector for each patch.
         """
-        options = {"pool": pool, "layer": layer, "model": model, "normalize": normalize}
-        options |= {"whiten": whiten, "dtype": dtype}
-        requests = crops_requests("/v1/embed", crops, window, options, per_request)
-        return np.concatenate([vectors_of(await self.ask(each)) for each in requests])
+        return await self.do(
+            wire.embed(crops, window, pool, layer, model, normalize, whiten, dtype, per_request)
+        )
 
     async def embed_points(
         self,
@@ -134,10 +125,9 @@ class AsyncClient:
 
         Points are z, y, x in voxels of level 0; the rest as in `embed`.
         """
-        options = {"pool": pool, "layer": layer, "model": model, "normalize": normalize}
-        options |= {"whiten": whiten, "dtype": dtype}
-        requests = points_requests("/v1/embed/points", volume, points_zyx, options, per_request)
-        return np.concatenate([vectors_of(await self.ask(each)) for each in requests])
+        return await self.do(
+            wire.embed_points(volume, points_zyx, pool, layer, model, normalize, whiten, dtype, per_request)
+        )
 
     async def refine(
         self,
@@ -153,10 +143,9 @@ class AsyncClient:
 
         A refiner that corrects a brain by its candidates needs `all_candidates`: all of them, sent at once.
         """
-        options = {"refiner": refiner, "background": background, "all_candidates": all_candidates}
-        size = max(len(points_zyx), 1) if all_candidates else per_request
-        requests = points_requests("/v1/refine", volume, points_zyx, options, size)
-        return np.concatenate([vectors_of(await self.ask(each)) for each in requests])
+        return await self.do(
+            wire.refine(volume, points_zyx, refiner, background, all_candidates, per_request)
+        )
 
     async def refine_crops(
         self,
@@ -168,10 +157,7 @@ class AsyncClient:
         per_request: int = 256,
     ) -> Float32[np.ndarray, " n"]:
         """P(cell) of crops, given as in `embed`, by a refiner that needs no detector."""
-        options = {"refiner": refiner, "all_candidates": all_candidates}
-        size = max(len(crops), 1) if all_candidates else per_request
-        requests = crops_requests("/v1/refine", crops, window, options, size)
-        return np.concatenate([vectors_of(await self.ask(each)) for each in requests])
+        return await self.do(wire.refine_crops(crops, window, refiner, all_candidates, per_request))
 
     async def search(
         self,
@@ -191,9 +177,7 @@ class AsyncClient:
         As `canvas_fm.Index` gives them; `encoder` is the sha256 of the encoder that made the vectors,
         `thumbnails` adds a picture to each hit, a PNG as base64.
         """
-        asked = {"vectors": vectors, "ids": ids, "like": like, "unlike": list(unlike), "k": k}
-        asked |= {"where": list(where), "index": index, "encoder": encoder, "thumbnails": thumbnails}
-        return dict((await self.ask(search_request(asked))).json())
+        return await self.do(wire.search(vectors, ids, like, unlike, k, where, index, encoder, thumbnails))
 
     async def reconstruct(
         self,
@@ -205,8 +189,11 @@ class AsyncClient:
         model: str | None = None,
     ) -> Float32[np.ndarray, "n 4 z y x"]:
         """The paper's four rows of up to eight crops: original, masked, reconstruction, merged."""
-        options = {"mask_ratio": mask_ratio, "seed": seed, "model": model}
-        return vectors_of(await self.ask(reconstruct_request(crops, window, options)))
+        return await self.do(wire.reconstruct(crops, window, mask_ratio, seed, model))
+
+    async def do(self, call: Call[T]) -> T:
+        """What a call brings, request after request."""
+        return call.join([call.read(await self.ask(each, repeat=call.repeat)) for each in call.requests])
 
     async def ask(self, asked: Asked, *, repeat: bool = True) -> httpx.Response:
         """A good reply, however many tries it takes within `patience_s`; CanvasError otherwise.

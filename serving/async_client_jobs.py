@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from jaxtyping import Real
 
 from canvas_fm.data.points import Points
-from serving.wire_jobs import is_over, job_request, not_over, result_request, submit_request
+from serving import wire_jobs
+from serving.wire_jobs import is_over, not_over, result_request
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,17 +44,16 @@ class AsyncClientJobs:
         `points` are z, y, x in voxels of level 0 of a registered volume, with columns that are kept; `grid`
         embeds the whole volume at points so many voxels z, y, x apart.
         """
-        asked: dict[str, Any] = {"kind": kind, "volume": volume, "grid": grid}
-        asked |= {"model": model, "pool": pool, "layer": layer, "refiner": refiner, "background": background}
-        return dict((await self._client.ask(submit_request(asked, points))).json())
+        call = wire_jobs.submit(kind, volume, points, grid, model, pool, layer, refiner, background)
+        return await self._client.do(call)
 
     async def list(self) -> list[dict[str, Any]]:
         """All jobs that this key may see, oldest first."""
-        return [*(await self._client.ask(job_request("GET"))).json()["jobs"]]
+        return await self._client.do(wire_jobs.every())
 
     async def get(self, identity: str) -> dict[str, Any]:
         """How far a job is: `state`, `done` of `total`, and the sentence `error` of one that failed."""
-        return dict((await self._client.ask(job_request("GET", identity))).json())
+        return await self._client.do(wire_jobs.one(identity))
 
     async def wait(
         self, identity: str, *, wait_s: float = float("inf"), every_s: float = 2.0
@@ -68,11 +68,11 @@ class AsyncClientJobs:
 
     async def cancel(self, identity: str) -> dict[str, Any]:
         """Take a job back, finished or not, and remove what it made."""
-        return dict((await self._client.ask(job_request("DELETE", identity), repeat=False)).json())
+        return await self._client.do(wire_jobs.cancel(identity))
 
     async def retry(self, identity: str) -> dict[str, Any]:
         """Let a job that failed go on from where it stopped."""
-        return dict((await self._client.ask(job_request("POST", identity, "retry"), repeat=False)).json())
+        return await self._client.do(wire_jobs.retry(identity))
 
     async def fetch(self, identity: str, out: str | Path) -> Path:
         """Save the result as `.npy` or `.zip` (a zipped X.emb.zarr), or as `.csv` of a refinement."""

@@ -6,25 +6,19 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import numpy as np
 from jaxtyping import Float, Float32, Real
 
+from serving import wire
 from serving.client_jobs import ClientJobs
-from serving.wire import (
-    Asked,
-    Patience,
-    addition_request,
-    crops_requests,
-    points_requests,
-    reconstruct_request,
-    search_request,
-    settings,
-    vectors_of,
-)
+from serving.patience import Patience
+from serving.wire import Asked, Call
 from serving.wire_jobs import whole_file
+
+T = TypeVar("T")
 
 
 class Client:
@@ -43,7 +37,7 @@ class Client:
         patience_s: float = 60.0,
         key: str | None = None,
     ) -> None:
-        self._http = httpx.Client(**settings(url, timeout_s, key))
+        self._http = httpx.Client(**wire.settings(url, timeout_s, key))
         self.url, self.patience_s = url.rstrip("/"), patience_s
         self._met = False  # whether the service ever answered
         self.jobs = ClientJobs(self)
@@ -62,21 +56,19 @@ class Client:
 
     def info(self) -> dict[str, Any]:
         """What is served: the default model, its sha256, crop and voxel size; volumes, indexes, limits."""
-        return dict((self.ask({"method": "GET", "url": "/v1/info"})).json())
+        return self.do(wire.info())
 
     def models(self) -> list[dict[str, Any]]:
         """The served models, the default first."""
-        return list((self.ask({"method": "GET", "url": "/v1/models"})).json()["models"])
+        return self.do(wire.models())
 
     def add_model(self, name: str, path: str) -> dict[str, Any]:
         """Serve one more model, `path` below a folder that the service allows."""
-        asked = addition_request("/v1/models", name, path)
-        return dict((self.ask(asked)).json())
+        return self.do(wire.add_model(name, path))
 
     def add_volume(self, name: str, path: str) -> dict[str, Any]:
         """Register one more volume, `path` below a folder that the service allows."""
-        asked = addition_request("/v1/volumes", name, path)
-        return dict((self.ask(asked, repeat=False)).json())
+        return self.do(wire.add_volume(name, path))
 
     def ready(self, wait_s: float = 0.0) -> bool:
         """Whether the model is loaded; waits for it up to `wait_s` seconds."""
@@ -111,10 +103,7 @@ class Client:
         sha256, `dtype` float32 or float16; `normalize` gives vectors of length 1, `whiten` names an index by
         whose cells they are whitened. `pool` may be `tokens` or `grid`: a vector for each patch.
         """
-        options = {"pool": pool, "layer": layer, "model": model, "normalize": normalize}
-        options |= {"whiten": whiten, "dtype": dtype}
-        requests = crops_requests("/v1/embed", crops, window, options, per_request)
-        return np.concatenate([vectors_of(self.ask(each)) for each in requests])
+        return self.do(wire.embed(crops, window, pool, layer, model, normalize, whiten, dtype, per_request))
 
     def embed_points(
         self,
@@ -133,10 +122,9 @@ class Client:
 
         Points are z, y, x in voxels of level 0; the rest as in `embed`.
         """
-        options = {"pool": pool, "layer": layer, "model": model, "normalize": normalize}
-        options |= {"whiten": whiten, "dtype": dtype}
-        requests = points_requests("/v1/embed/points", volume, points_zyx, options, per_request)
-        return np.concatenate([vectors_of(self.ask(each)) for each in requests])
+        return self.do(
+            wire.embed_points(volume, points_zyx, pool, layer, model, normalize, whiten, dtype, per_request)
+        )
 
     def refine(
         self,
@@ -152,10 +140,7 @@ class Client:
 
         A refiner that corrects a brain by its candidates needs `all_candidates`: all of them, sent at once.
         """
-        options = {"refiner": refiner, "background": background, "all_candidates": all_candidates}
-        size = max(len(points_zyx), 1) if all_candidates else per_request
-        requests = points_requests("/v1/refine", volume, points_zyx, options, size)
-        return np.concatenate([vectors_of(self.ask(each)) for each in requests])
+        return self.do(wire.refine(volume, points_zyx, refiner, background, all_candidates, per_request))
 
     def refine_crops(
         self,
@@ -167,10 +152,7 @@ class Client:
         per_request: int = 256,
     ) -> Float32[np.ndarray, " n"]:
         """P(cell) of crops, given as in `embed`, by a refiner that needs no detector."""
-        options = {"refiner": refiner, "all_candidates": all_candidates}
-        size = max(len(crops), 1) if all_candidates else per_request
-        requests = crops_requests("/v1/refine", crops, window, options, size)
-        return np.concatenate([vectors_of(self.ask(each)) for each in requests])
+        return self.do(wire.refine_crops(crops, window, refiner, all_candidates, per_request))
 
     def search(
         self,
@@ -190,9 +172,7 @@ class Client:
         As `canvas_fm.Index` gives them; `encoder` is the sha256 of the encoder that made the vectors,
         `thumbnails` adds a picture to each hit, a PNG as base64.
         """
-        asked = {"vectors": vectors, "ids": ids, "like": like, "unlike": list(unlike), "k": k}
-        asked |= {"where": list(where), "index": index, "encoder": encoder, "thumbnails": thumbnails}
-        return dict((self.ask(search_request(asked))).json())
+        return self.do(wire.search(vectors, ids, like, unlike, k, where, index, encoder, thumbnails))
 
     def reconstruct(
         self,
@@ -204,8 +184,11 @@ class Client:
         model: str | None = None,
     ) -> Float32[np.ndarray, "n 4 z y x"]:
         """The paper's four rows of up to eight crops: original, masked, reconstruction, merged."""
-        options = {"mask_ratio": mask_ratio, "seed": seed, "model": model}
-        return vectors_of(self.ask(reconstruct_request(crops, window, options)))
+        return self.do(wire.reconstruct(crops, window, mask_ratio, seed, model))
+
+    def do(self, call: Call[T]) -> T:
+        """What a call brings, request after request."""
+        return call.join([call.read(self.ask(each, repeat=call.repeat)) for each in call.requests])
 
     def ask(self, asked: Asked, *, repeat: bool = True) -> httpx.Response:
         """A good reply, however many tries it takes within `patience_s`; CanvasError otherwise.

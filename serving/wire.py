@@ -1,13 +1,11 @@
-"""What the Python clients send and read, and how long they wait for a busy service."""
+"""What the methods of the Python clients send, and what they read of the replies."""
 
 from __future__ import annotations
 
 import io
-import random
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
@@ -16,12 +14,36 @@ import numpy as np
 from canvas_fm.errors import CanvasError
 from serving import npy
 
-_BUSY = (429, 503)
-_LOST_TRIES = 3  # a service that was never there is soon known not to be
+T = TypeVar("T")
+
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 Asked = dict[str, Any]
 """`method`, `url` and what else httpx takes."""
+
+
+def only(parts: list[T]) -> T:
+    """What the one request of a call brought."""
+    (part,) = parts
+    return part
+
+
+@dataclass(frozen=True)
+class Call(Generic[T]):
+    """One method of a client, all but the waiting: its requests, what each reply holds, and the whole of it.
+
+    What may not be done twice is not to `repeat`.
+    """
+
+    requests: Iterable[Asked]
+    read: Callable[[httpx.Response], T]
+    join: Callable[[list[T]], T] = only
+    repeat: bool = True
+
+
+def json_of(reply: httpx.Response) -> dict[str, Any]:
+    """The dictionary of a reply."""
+    return dict(reply.json())
 
 
 def settings(url: str, timeout_s: float, key: str | None) -> dict[str, Any]:
@@ -38,53 +60,110 @@ def settings(url: str, timeout_s: float, key: str | None) -> dict[str, Any]:
     }
 
 
-def crops_requests(
-    path: str, crops: np.ndarray, window: Sequence[float] | None, options: dict[str, Any], per_request: int
-) -> Iterator[Asked]:
-    """Crops as raw `.npy`, `per_request` at a time."""
-    array = np.asarray(crops)
-    if array.ndim == 0:
-        raise CanvasError("crops is a single number; give an array (n, z, y, x)")
-    if array.dtype.kind == "f":
-        array = array.astype(np.float32, copy=False)
-    params = _params(window, options)
-    headers = {"Content-Type": npy.MEDIA_TYPE, "Accept": npy.MEDIA_TYPE}
-    for part in parts_of(array, per_request):
-        yield _post(path, params=params, content=npy.dump(part), headers=headers)
+def info() -> Call[dict[str, Any]]:
+    return Call([{"method": "GET", "url": "/v1/info"}], json_of)
 
 
-def points_requests(
-    path: str, volume: str, points_zyx: np.ndarray, options: dict[str, Any], per_request: int
-) -> Iterator[Asked]:
-    """Points of a registered volume, `per_request` at a time."""
-    points = np.asarray(points_zyx, dtype=np.float64)
-    if not np.isfinite(points).all():
-        raise CanvasError("points hold NaN or infinite values; give z, y, x in voxels")
-    rest = {name: value for name, value in options.items() if value is not None}
-    for part in parts_of(points, per_request):
-        body = {"volume": volume, "points_zyx": part.tolist(), **rest}
-        yield _post(path, json=body, headers={"Accept": npy.MEDIA_TYPE})
+def models() -> Call[list[dict[str, Any]]]:
+    return Call([{"method": "GET", "url": "/v1/models"}], lambda reply: list(reply.json()["models"]))
 
 
-def search_request(asked: dict[str, Any]) -> Asked:
-    """A search as JSON; arrays become lists."""
-    body = {name: value for name, value in asked.items() if value is not None}
-    if isinstance(body.get("vectors"), np.ndarray):
-        body["vectors"] = np.atleast_2d(body["vectors"]).tolist()
-    return _post("/v1/search", json=body)
+def add_model(name: str, path: str) -> Call[dict[str, Any]]:
+    return Call([_post("/v1/models", json={"name": name, "path": path})], json_of)
 
 
-def reconstruct_request(crops: np.ndarray, window: Sequence[float] | None, options: dict[str, Any]) -> Asked:
-    """Crops to be masked and reconstructed."""
-    array = np.asarray(crops)
-    array = array.astype(np.float32, copy=False) if array.dtype.kind == "f" else array
-    headers = {"Content-Type": npy.MEDIA_TYPE}
-    return _post("/v1/reconstruct", params=_params(window, options), content=npy.dump(array), headers=headers)
+def add_volume(name: str, path: str) -> Call[dict[str, Any]]:
+    return Call([_post("/v1/volumes", json={"name": name, "path": path})], json_of, repeat=False)
 
 
-def addition_request(path: str, name: str, where: str) -> Asked:
-    """One more model or volume."""
-    return _post(path, json={"name": name, "path": where})
+def embed(
+    crops: np.ndarray,
+    window: Sequence[float] | None,
+    pool: str | None,
+    layer: int | None,
+    model: str | None,
+    normalize: bool,
+    whiten: str | None,
+    dtype: str,
+    per_request: int,
+) -> Call[np.ndarray]:
+    """What it takes stands in the order of the clients' method, here as in all that follow."""
+    options = {"pool": pool, "layer": layer, "model": model, "normalize": normalize}
+    options |= {"whiten": whiten, "dtype": dtype}
+    return _of_crops("/v1/embed", crops, window, options, per_request)
+
+
+def embed_points(
+    volume: str,
+    points_zyx: np.ndarray,
+    pool: str | None,
+    layer: int | None,
+    model: str | None,
+    normalize: bool,
+    whiten: str | None,
+    dtype: str,
+    per_request: int,
+) -> Call[np.ndarray]:
+    options = {"pool": pool, "layer": layer, "model": model, "normalize": normalize}
+    options |= {"whiten": whiten, "dtype": dtype}
+    return _of_points("/v1/embed/points", volume, points_zyx, options, per_request)
+
+
+def refine(
+    volume: str,
+    points_zyx: np.ndarray,
+    refiner: str | None,
+    background: str | None,
+    all_candidates: bool,
+    per_request: int,
+) -> Call[np.ndarray]:
+    options = {"refiner": refiner, "background": background, "all_candidates": all_candidates}
+    size = max(len(points_zyx), 1) if all_candidates else per_request
+    return _of_points("/v1/refine", volume, points_zyx, options, size)
+
+
+def refine_crops(
+    crops: np.ndarray,
+    window: Sequence[float] | None,
+    refiner: str | None,
+    all_candidates: bool,
+    per_request: int,
+) -> Call[np.ndarray]:
+    options = {"refiner": refiner, "all_candidates": all_candidates}
+    size = max(len(crops), 1) if all_candidates else per_request
+    return _of_crops("/v1/refine", crops, window, options, size)
+
+
+def search(
+    vectors: np.ndarray | None,
+    ids: Sequence[str | int] | None,
+    like: Sequence[str | int] | None,
+    unlike: Sequence[str | int],
+    k: int,
+    where: Sequence[str],
+    index: str | None,
+    encoder: str | None,
+    thumbnails: bool,
+) -> Call[dict[str, Any]]:
+    body: dict[str, Any] = {"vectors": vectors, "ids": ids, "like": like, "unlike": list(unlike), "k": k}
+    body |= {"where": list(where), "index": index, "encoder": encoder, "thumbnails": thumbnails}
+    body = given(body)
+    if isinstance(vectors, np.ndarray):
+        body["vectors"] = np.atleast_2d(vectors).tolist()
+    return Call([_post("/v1/search", json=body)], json_of)
+
+
+def reconstruct(
+    crops: np.ndarray, window: Sequence[float] | None, mask_ratio: float | None, seed: int, model: str | None
+) -> Call[np.ndarray]:
+    params = _params(window, {"mask_ratio": mask_ratio, "seed": seed, "model": model})
+    headers, content = {"Content-Type": npy.MEDIA_TYPE}, npy.dump(_narrow(np.asarray(crops)))
+    return Call([_post("/v1/reconstruct", params=params, content=content, headers=headers)], vectors_of)
+
+
+def given(options: dict[str, Any]) -> dict[str, Any]:
+    """Those that were given: None is left to the service."""
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def parts_of(array: np.ndarray, size: int) -> Iterator[np.ndarray]:
@@ -100,74 +179,50 @@ def vectors_of(reply: httpx.Response) -> np.ndarray:
     return np.load(io.BytesIO(reply.content), allow_pickle=False)
 
 
+def _of_crops(
+    path: str, crops: np.ndarray, window: Sequence[float] | None, options: dict[str, Any], per_request: int
+) -> Call[np.ndarray]:
+    """Crops as raw `.npy`, `per_request` at a time."""
+
+    def requests() -> Iterator[Asked]:
+        array = np.asarray(crops)
+        if array.ndim == 0:
+            raise CanvasError("crops is a single number; give an array (n, z, y, x)")
+        params = _params(window, options)
+        headers = {"Content-Type": npy.MEDIA_TYPE, "Accept": npy.MEDIA_TYPE}
+        for part in parts_of(_narrow(array), per_request):
+            yield _post(path, params=params, content=npy.dump(part), headers=headers)
+
+    return Call(requests(), vectors_of, np.concatenate)
+
+
+def _of_points(
+    path: str, volume: str, points_zyx: np.ndarray, options: dict[str, Any], per_request: int
+) -> Call[np.ndarray]:
+    """Points of a registered volume, `per_request` at a time."""
+
+    def requests() -> Iterator[Asked]:
+        points = np.asarray(points_zyx, dtype=np.float64)
+        if not np.isfinite(points).all():
+            raise CanvasError("points hold NaN or infinite values; give z, y, x in voxels")
+        for part in parts_of(points, per_request):
+            body = {"volume": volume, "points_zyx": part.tolist(), **given(options)}
+            yield _post(path, json=body, headers={"Accept": npy.MEDIA_TYPE})
+
+    return Call(requests(), vectors_of, np.concatenate)
+
+
+def _narrow(array: np.ndarray) -> np.ndarray:
+    """Floats as float32; integers, of which the service takes some, as they are."""
+    return array.astype(np.float32, copy=False) if array.dtype.kind == "f" else array
+
+
 def _params(window: Sequence[float] | None, options: dict[str, Any]) -> dict[str, str]:
-    given = {} if window is None else {"window": ",".join(repr(float(end)) for end in window)}
-    for name, value in options.items():
-        if value is not None:
-            given[name] = str(value).lower() if isinstance(value, bool) else str(value)
-    return given
+    params = {} if window is None else {"window": ",".join(repr(float(end)) for end in window)}
+    for name, value in given(options).items():
+        params[name] = str(value).lower() if isinstance(value, bool) else str(value)
+    return params
 
 
 def _post(path: str, **options: Any) -> Asked:
     return {"method": "POST", "url": path, **options}
-
-
-@dataclass
-class Patience:
-    """One request's tries: what a busy service and a lost connection are worth waiting for.
-
-    `met` says that the service has answered before: while it starts anew it is waited for to the end of the
-    patience. What may not be done twice (not `repeat`) is sent again only where it was refused.
-    """
-
-    url: str
-    patience_s: float
-    met: bool = False
-    repeat: bool = True
-    _end: float = field(init=False)
-    _pause: float = 0.25
-    _lost: int = 0
-
-    def __post_init__(self) -> None:
-        self._end = time.monotonic() + self.patience_s
-
-    def after_reply(self, reply: httpx.Response) -> float:
-        """Seconds until the next try, 0 for a good reply; CanvasError for a refusal or at the end of it."""
-        if reply.is_success:
-            return 0.0
-        failure = CanvasError(f"{self.url} answered {reply.status_code}: {_sentence(reply)}")
-        if reply.status_code not in _BUSY:
-            raise failure
-        return self._wait(_retry_after(reply), failure)
-
-    def after_loss(self, problem: httpx.TransportError) -> float:
-        """The same after a connection that was lost or refused."""
-        connecting = isinstance(problem, httpx.ConnectError | httpx.ConnectTimeout)
-        if isinstance(problem, httpx.TimeoutException) and not connecting:
-            raise CanvasError(f"{self.url} did not answer in time; send less in one request") from problem
-        failure = CanvasError(f"{self.url} cannot be reached: {problem}")
-        failure.__cause__ = problem
-        self._lost += 1
-        if (self._lost == _LOST_TRIES and not self.met) or not (self.repeat or connecting):
-            raise failure
-        return self._wait(0.0, failure)
-
-    def _wait(self, asked_s: float, failure: CanvasError) -> float:
-        # Spread, so that clients refused together do not come back together.
-        wait = max(asked_s, self._pause) * (1 + random.random() / 4)
-        if time.monotonic() + wait > self._end:
-            raise failure
-        self._pause = min(2 * self._pause, 8.0)
-        return wait
-
-
-def _sentence(reply: httpx.Response) -> str:
-    try:
-        return str(reply.json()["error"]["message"])
-    except (ValueError, KeyError, TypeError):
-        return reply.text[:200].strip() or reply.reason_phrase
-
-
-def _retry_after(reply: httpx.Response) -> float:
-    given = reply.headers.get("Retry-After", "")
-    return float(given) if given.isdigit() else 0.0

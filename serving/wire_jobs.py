@@ -1,11 +1,11 @@
-"""What the Python clients send and read of jobs."""
+"""What the methods of the clients' `jobs` send, and what they read of the replies."""
 
 from __future__ import annotations
 
 import os
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -16,25 +16,47 @@ from canvas_fm.data.disk import disk_full_is_said, sync_folder
 from canvas_fm.data.points import Points
 from canvas_fm.errors import CanvasError
 from serving import npy
-from serving.wire import Asked
+from serving.wire import Asked, Call, given, json_of
 
 _ENDED = ("done", "failed", "cancelled")
 _KINDS = {".npy": npy.MEDIA_TYPE, ".zip": "application/zip", ".csv": "text/csv"}
 
 
-def submit_request(asked: dict[str, Any], points: Points | np.ndarray | None) -> Asked:
+def submit(
+    kind: str,
+    volume: str,
+    points: Points | np.ndarray | None,
+    grid: Sequence[int] | None,
+    model: str | None,
+    pool: str | None,
+    layer: int | None,
+    refiner: str | None,
+    background: str | None,
+) -> Call[dict[str, Any]]:
     """A job; sent again after a lost connection it is the same job."""
-    body = {name: value for name, value in asked.items() if value is not None}
+    body: dict[str, Any] = {"kind": kind, "volume": volume, "grid": grid}
+    body |= {"model": model, "pool": pool, "layer": layer, "refiner": refiner, "background": background}
+    body = given(body)
     if points is not None:
         body["points_csv"] = _text(points)
     headers = {"Idempotency-Key": str(uuid.uuid4())}
-    return {"method": "POST", "url": "/v1/jobs", "json": body, "headers": headers}
+    return Call([{"method": "POST", "url": "/v1/jobs", "json": body, "headers": headers}], json_of)
 
 
-def job_request(method: str, identity: str = "", what: str = "") -> Asked:
-    """Something of one job, or of all."""
-    tail = "/".join(part for part in (identity, what) if part)
-    return {"method": method, "url": f"/v1/jobs/{tail}".rstrip("/")}
+def every() -> Call[list[dict[str, Any]]]:
+    return Call([_of_job("GET")], lambda reply: [*reply.json()["jobs"]])
+
+
+def one(identity: str) -> Call[dict[str, Any]]:
+    return Call([_of_job("GET", identity)], json_of)
+
+
+def cancel(identity: str) -> Call[dict[str, Any]]:
+    return Call([_of_job("DELETE", identity)], json_of, repeat=False)
+
+
+def retry(identity: str) -> Call[dict[str, Any]]:
+    return Call([_of_job("POST", identity, "retry")], json_of, repeat=False)
 
 
 def result_request(identity: str, out: Path) -> Asked:
@@ -43,7 +65,7 @@ def result_request(identity: str, out: Path) -> Asked:
         raise CanvasError(
             f"{out} ends in {out.suffix!r}; results are .npy or .zip (embeddings), or .csv (refined)"
         )
-    return job_request("GET", identity, "result") | {"headers": {"Accept": _KINDS[out.suffix]}}
+    return _of_job("GET", identity, "result") | {"headers": {"Accept": _KINDS[out.suffix]}}
 
 
 def is_over(job: dict[str, Any]) -> bool:
@@ -74,6 +96,12 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
             sync_folder(path.parent)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _of_job(method: str, identity: str = "", what: str = "") -> Asked:
+    """Something of one job, or of all."""
+    tail = "/".join(part for part in (identity, what) if part)
+    return {"method": method, "url": f"/v1/jobs/{tail}".rstrip("/")}
 
 
 def _text(points: Points | np.ndarray) -> str:

@@ -23,8 +23,8 @@ from canvas_fm.errors import CanvasError
 from canvas_fm.models.checkpoint import Encoder
 from serving import npy
 from serving.client import Client
+from serving.patience import Patience
 from serving.service import serve
-from serving.wire import Patience
 
 CROP, SHAPE = (8, 16, 16), (24, 60, 50)  # of the fixtures
 

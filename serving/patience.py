@@ -1,0 +1,75 @@
+"""How long the Python clients wait for a service that is busy or away, and what they say at the end of it."""
+
+from __future__ import annotations
+
+import random
+import time
+from dataclasses import dataclass, field
+
+import httpx
+
+from canvas_fm.errors import CanvasError
+
+_BUSY = (429, 503)
+_LOST_TRIES = 3  # a service that was never there is soon known not to be
+
+
+@dataclass
+class Patience:
+    """One request's tries: what a busy service and a lost connection are worth waiting for.
+
+    `met` says that the service has answered before: while it starts anew it is waited for to the end of the
+    patience. What may not be done twice (not `repeat`) is sent again only where it was refused.
+    """
+
+    url: str
+    patience_s: float
+    met: bool = False
+    repeat: bool = True
+    _end: float = field(init=False)
+    _pause: float = 0.25
+    _lost: int = 0
+
+    def __post_init__(self) -> None:
+        self._end = time.monotonic() + self.patience_s
+
+    def after_reply(self, reply: httpx.Response) -> float:
+        """Seconds until the next try, 0 for a good reply; CanvasError for a refusal or at the end of it."""
+        if reply.is_success:
+            return 0.0
+        failure = CanvasError(f"{self.url} answered {reply.status_code}: {_sentence(reply)}")
+        if reply.status_code not in _BUSY:
+            raise failure
+        return self._wait(_retry_after(reply), failure)
+
+    def after_loss(self, problem: httpx.TransportError) -> float:
+        """The same after a connection that was lost or refused."""
+        connecting = isinstance(problem, httpx.ConnectError | httpx.ConnectTimeout)
+        if isinstance(problem, httpx.TimeoutException) and not connecting:
+            raise CanvasError(f"{self.url} did not answer in time; send less in one request") from problem
+        failure = CanvasError(f"{self.url} cannot be reached: {problem}")
+        failure.__cause__ = problem
+        self._lost += 1
+        if (self._lost == _LOST_TRIES and not self.met) or not (self.repeat or connecting):
+            raise failure
+        return self._wait(0.0, failure)
+
+    def _wait(self, asked_s: float, failure: CanvasError) -> float:
+        # Spread, so that clients refused together do not come back together.
+        wait = max(asked_s, self._pause) * (1 + random.random() / 4)
+        if time.monotonic() + wait > self._end:
+            raise failure
+        self._pause = min(2 * self._pause, 8.0)
+        return wait
+
+
+def _sentence(reply: httpx.Response) -> str:
+    try:
+        return str(reply.json()["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return reply.text[:200].strip() or reply.reason_phrase
+
+
+def _retry_after(reply: httpx.Response) -> float:
+    given = reply.headers.get("Retry-After", "")
+    return float(given) if given.isdigit() else 0.0
