@@ -20,6 +20,14 @@ class DamagedStore(CanvasError):
         super().__init__(f"{store}: array {array!r}, chunk {chunk!r}: {cause}{tail}")
 
 
+class Unreachable(CanvasError):
+    """A remote store that does not answer, or not as it should; `passing` where it may later."""
+
+    def __init__(self, message: str, *, passing: bool) -> None:
+        super().__init__(message)
+        self.passing = passing
+
+
 class ModelMismatch(CanvasError):
     """Two artefacts that do not belong together: another encoder, voxel size or class of model."""
 

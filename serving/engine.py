@@ -21,6 +21,7 @@ from canvas_fm.inference.source import Source, volume_identity
 from canvas_fm.inference.validate import check_crops, check_points
 from canvas_fm.models.checkpoint import Encoder, load
 from canvas_fm.shipped import card_of
+from serving.remotes import open_volume
 from serving.schemas import Info, ModelInfo, Pool, Settings, VolumeInfo
 
 
@@ -43,7 +44,7 @@ class Engine:
         place = device_for(settings.backend, settings.device)
         encoder = load(settings.model, device=place, kind="encoder")
         volumes = {
-            name: HostedVolume(name, Volume.open(path), encoder, settings)
+            name: HostedVolume(name, open_volume(settings, path), encoder, settings)
             for name, path in settings.volumes.items()
         }
         return cls(encoder, volumes, settings).tried()

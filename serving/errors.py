@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse
 from canvas_fm.errors import CanvasError
 
 _PATH = re.compile(r"(?<![\w/.:])/(?:[^\s/:;,'\"()]+/)*[^\s/:;,'\"()]+")
+_ADDRESS = re.compile(r"\b(?:https|s3):/{1,2}[^\s;,'\"()]*?([^\s/:;,'\"()]+)/?(?=:?[\s;,'\"()]|$)")
 _CODES = {
     400: "bad_request",
     401: "unauthorized",
@@ -55,5 +56,6 @@ def refused(problem: CanvasError, status: int = 422) -> Refusal:
 
 
 def without_folders(sentence: str) -> str:
-    """The sentence with every absolute path cut down to its last name."""
+    """The sentence with every absolute path and every address cut down to its last name."""
+    sentence = _ADDRESS.sub(r"\1", sentence)
     return _PATH.sub(lambda found: found[0].rstrip("/").rpartition("/")[2], sentence)

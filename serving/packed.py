@@ -39,6 +39,7 @@ class Packed(Section):
     indexes: dict[str, str] = Field(default={})
     jobs: str | None = None
     roots: list[str] = Field(default=[])
+    allow_remote: list[str] = Field(default=[])
     keys: str | None = None
     origins: list[str] = Field(default=[])
     device: str = "auto"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from canvas_fm.errors import CanvasError, DamagedStore
+from canvas_fm.errors import CanvasError, DamagedStore, Unreachable
 from serving.core import Core
 from serving.errors import Refusal, refused
 from serving.vectors import Key, key_of
@@ -103,6 +103,9 @@ def _next_batch(name: str, batches: Iterator[Batch]) -> Batch | None:
 def unreadable(name: str, problem: CanvasError) -> Refusal:
     """A registered volume that cannot be read, told without its path; the log has the rest."""
     logger.error("the volume %r cannot be read", name, exc_info=problem)
+    if isinstance(problem, Unreachable) and problem.passing:
+        said = f"the volume {name!r} cannot be read now: its remote store does not answer; try again later"
+        return Refusal(503, said, retry_after_s=10)
     where = "; the server's log says why"
     if isinstance(problem, DamagedStore):
         where = f": array {problem.array!r}, chunk {problem.chunk!r} is damaged"

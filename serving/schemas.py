@@ -74,6 +74,9 @@ class Settings(BaseModel):
 
     model: str
     volumes: dict[str, str] = {}
+    """Paths, and https addresses of hosts that are pinned."""
+    pinned: dict[str, tuple[str, ...]] = {}
+    """IP addresses of the hosts of remote volumes, as they were when the service started."""
     device: str = "auto"
     precision: str = "fp32"
     backend: str = "torch"

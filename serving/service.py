@@ -20,6 +20,7 @@ from canvas_fm.errors import CanvasError
 from canvas_fm.shipped import find
 from serving.access import read_keys
 from serving.control import private_control, private_folder, temporary_files_in
+from serving.remotes import pin
 from serving.schemas import Limits, Settings
 from serving.traces import check_traces
 
@@ -44,6 +45,7 @@ def serve(
     indexes: Mapping[str, str | Path] | None = None,
     jobs: str | Path | None = None,
     roots: Sequence[str | Path] = (),
+    allow_remote: Sequence[str] = (),
     keys: str | Path | None = None,
     origins: Sequence[str] = (),
     log: str = "text",
@@ -53,11 +55,12 @@ def serve(
     """Serve a model, and volumes by name, over HTTP until SIGTERM or Ctrl-C; call it in the main thread.
 
     `models` are further ones, `refiners` what judges candidates (by models that are served or shipped),
-    `indexes` what may be searched, each by name. `jobs` is the folder of jobs, made where it is not there.
-    Below `roots` models and volumes
-    may be added while it runs. `keys` is a file of bearer keys: with it nobody else is answered. Web pages of
-    `origins` may read the answers, no others. `log` is `text` or `json`, a line a request. Spans of requests
-    and batches go to the OpenTelemetry collector at `traces`, an address; without one nowhere.
+    `indexes` what may be searched, each by name. A volume may be remote, `https://…` or `s3://…`, on a host
+    of `allow_remote` (see `serving.remotes.pin`). `jobs` is the folder of jobs, made where it is not there.
+    Below `roots` models and volumes may be added while it runs. `keys` is a file of bearer keys: with it
+    nobody else is answered. Web pages of `origins` may read the answers, no others. `log` is `text` or
+    `json`, a line a request. Spans of requests and batches go to the OpenTelemetry collector at `traces`, an
+    address; without one nowhere.
 
     `port` 0 takes a free one. `announce` is called with the service's address once it is ready. All processes
     have ended when this returns. Raises CanvasError where the port is taken, or something cannot be served.
@@ -70,6 +73,7 @@ def serve(
         indexes=indexes or {},
         jobs=None if jobs is None else str(Path(jobs).resolve()),
         roots=roots,
+        allow_remote=allow_remote,
         keys=None if keys is None else read_keys(keys),
         origins=origins,
         log=log,
@@ -106,6 +110,7 @@ def settings_of(
     refiners: Mapping[str, str | Path],
     indexes: Mapping[str, str | Path],
     roots: Sequence[str | Path],
+    allow_remote: Sequence[str],
     keys: Mapping[str, str] | None,
     origins: Sequence[str],
     limits: Limits,
@@ -114,7 +119,8 @@ def settings_of(
 ) -> Settings:
     """What a worker has to know, with absolute paths: it runs in a folder of its own.
 
-    Raises CanvasError for what is not there, and for names and origins that are none.
+    Raises CanvasError for what is not there, for names and origins that are none, and for remote volumes that
+    may not be read.
     """
     for root in roots:
         if not Path(root).is_dir():
@@ -125,8 +131,9 @@ def settings_of(
     if traces is not None:
         check_traces(traces)
     folder = find("model", model).resolve()
+    remote, pinned = pin(volumes, allow_remote)
     named = {
-        "volumes": _named("volume", volumes),
+        "volumes": _named("volume", volumes, remote),
         "models": _named("model", models),
         "refiners": _named("refiner", refiners),
         "indexes": _named("index", indexes),
@@ -135,17 +142,24 @@ def settings_of(
     if name in models:
         raise CanvasError(f"two models are called {name!r}; give the second one another name")
     rest: dict[str, object] = {"model": str(folder), "roots": [str(Path(root).resolve()) for root in roots]}
-    rest["traces"] = traces
+    rest |= {"traces": traces, "pinned": pinned}
     rest |= {"keys": dict(keys or {}), "origins": list(origins), "limits": limits, "supervisor": os.getpid()}
     return Settings.model_validate({**named, **rest, **options})
 
 
-def _named(kind: str, paths: Mapping[str, str | Path]) -> dict[str, str]:
-    """Absolute paths by name; CanvasError for a name that is none, and for what is not there."""
+def _named(
+    kind: str, paths: Mapping[str, str | Path], remote: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Absolute paths by name, addresses for what is remote; CanvasError for a name that is none, and for what
+    is not there.
+    """
     out: dict[str, str] = {}
     for name, path in paths.items():
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
             raise CanvasError(f"the {kind} name {name!r} may hold letters, digits, '.', '_' and '-'")
+        if remote and name in remote:
+            out[name] = remote[name]
+            continue
         if not Path(path).exists():
             raise CanvasError(f"the {kind} {name} is not there: {path}")
         out[name] = str(Path(path).resolve())

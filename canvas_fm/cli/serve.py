@@ -35,7 +35,8 @@ def add_verbs(verbs: Verbs) -> None:
         type=_named_path,
         default=[],
         metavar="NAME=PATH",
-        help="volumes whose points may be embedded by name; nothing else can be read",
+        help="volumes whose points may be embedded by name, nothing else can be read; with --allow-remote "
+        "also https://HOST/path/brain.zarr or s3://BUCKET/key, which no other verb reads",
     )
     for flag, what in (
         ("model", "further models, or detectors that a refiner needs"),
@@ -64,6 +65,16 @@ def add_verbs(verbs: Verbs) -> None:
         default=[],
         metavar="FOLDER",
         help="folders below which models and volumes may be added while it runs; default none",
+    )
+    serve.add_argument(
+        "--allow-remote",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="HOST",
+        help="hosts whose Zarr stores a --volume may name, read over https without credentials at the "
+        "addresses that the name has at the start; they have to be public, unless written out as "
+        "HOST[:PORT]=ADDRESS[,ADDRESS]; default none",
     )
     serve.add_argument(
         "--keys",
@@ -146,6 +157,7 @@ def run_serve(args: argparse.Namespace) -> None:
         indexes=dict(args.named_index),
         jobs=args.jobs,
         roots=args.root,
+        allow_remote=args.allow_remote,
         keys=args.keys,
         origins=args.cors,
         log=args.log,

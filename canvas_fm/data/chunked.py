@@ -10,7 +10,7 @@ import itertools
 import math
 import re
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import Any, Literal
 
@@ -19,15 +19,19 @@ import zarr
 from jaxtyping import Shaped
 from zarr.storage import LocalStore, ZipStore
 
-from canvas_fm.data.files import Stamp, Zipped
+from canvas_fm.data.files import Zipped
+from canvas_fm.data.keys import Stamp
+from canvas_fm.data.remote import Remote
+from canvas_fm.data.remote_zarr import RemoteStore
 from canvas_fm.data.store import BadChunks, CheckedStore
-from canvas_fm.errors import CanvasError, DamagedStore
+from canvas_fm.errors import CanvasError, DamagedStore, Unreachable
 
 OnBadChunk = Literal["error", "skip"]
 MissingChunks = Literal["error", "empty"]
 
 _CHUNK = re.compile(r"(c[/.])?\d+([/.]\d+)*")
 _HINT = "restore the file, or give --on-bad-chunk skip to read it as zeros"
+_EMPTY_HINT = "if they are meant to be empty, give --missing-chunks empty"
 # Version, version of its codec, flags, typesize; bytes decoded, of a block, encoded.
 _BLOSC = struct.Struct("<4B3I")
 
@@ -60,6 +64,8 @@ class ChunkedArray:
             self.chunks = tuple(int(n) for n in self._array.chunks)
             self.files_grid = tuple(int(n) for n in (self._array.shards or self.chunks))
             self.fill_value = 0 if self._array.fill_value is None else self._array.fill_value
+        except Unreachable:
+            raise
         except Exception as problem:
             # Metadata that is JSON but no array raises some ten types in zarr-python.
             raise CanvasError(
@@ -69,15 +75,32 @@ class ChunkedArray:
             raise CanvasError(f"{store.files}: array {path!r} has chunks of shape {self.chunks}")
         self._headers = _blosc_nbytes(self._array.metadata.to_dict(), self.files_grid, self.dtype)
         self._seen: dict[str, Stamp] = {}
+        self._map: Callable[..., Iterator[bool]] = map
+        if isinstance(store.files, Remote):
+            store.files.expect(*self._most_bytes(), check_whole=store.listed is not None)
+            self._map = store.files.map
+
+    def _most_bytes(self) -> tuple[int, int | None]:
+        """What a chunk file, and where it is a shard a chunk in it, can have: codecs add a little at most."""
+        pieces = math.prod(self.files_grid) // max(math.prod(self.chunks), 1)
+        chunk = math.prod(self.chunks) * self.dtype.itemsize
+        part = chunk + chunk // 8 + 4096
+        if self.files_grid == self.chunks:
+            return part, None
+        index = 16 * pieces + 4096
+        return pieces * part + index, max(part, index)
 
     def read(self, start: Sequence[int], stop: Sequence[int]) -> Shaped[np.ndarray, "*shape"]:
         """The box [start, stop), which has to lie inside the array; raises DamagedStore."""
         size = [b - a for a, b in zip(start, stop, strict=True)]
-        if not any([self.is_bad(low) for low, _ in cells(start, stop, self.files_grid)]):
+        lows = [low for low, _ in cells(start, stop, self.files_grid)]
+        if not any(list(self._map(self.is_bad, lows))):
             try:
                 return self._decode(start, stop)
             except MemoryError as problem:
                 raise CanvasError(f"a box of {size} voxels does not fit in memory") from problem
+            except Unreachable:
+                raise
             except Exception:  # noqa: BLE001 - damage raises many types, none naming the chunk
                 pass  # look for it below, chunk by chunk
         box = np.zeros(size, self.dtype.newbyteorder("="))
@@ -106,6 +129,11 @@ class ChunkedArray:
             return None
         try:
             return self._decode(low, high)
+        except Unreachable:  # which is no damage, and never read as zeros
+            raise
+        except DamagedStore as problem:
+            self.bad.meet(problem, problem.__cause__)
+            return None
         except Exception as problem:  # noqa: BLE001 - as above; raised again unless damage is skipped
             name = self._chunk_key(low)
             if self.files_grid != self.chunks:
@@ -145,6 +173,9 @@ class ChunkedArray:
             raise DamagedStore(self.store.files, self.path, key.removeprefix(f"{self.path}/"), cause, _HINT)
 
     def _missing(self, at: Sequence[int]) -> DamagedStore:
+        if isinstance(self.store.files, Remote):
+            cause = "missing; the store has no checksums to tell whether it was ever written"
+            return DamagedStore(self.store.files, self.path, self._chunk_key(at), cause, _EMPTY_HINT)
         missing, total = self._count
         return DamagedStore(
             self.store.files,
@@ -152,7 +183,7 @@ class ChunkedArray:
             self._chunk_key(at),
             f"missing, as {missing:,} of the array's {total:,} chunks are; the store has no checksums to "
             "tell whether they were ever written",
-            "if they are meant to be empty, give --missing-chunks empty",
+            _EMPTY_HINT,
         )
 
     @cached_property
@@ -179,6 +210,8 @@ def _open(store: CheckedStore, path: str, zarr_format: int) -> zarr.Array:
     place: Any
     if isinstance(files, Zipped):
         place, path = ZipStore(files.root, mode="r"), files.inside + path
+    elif isinstance(files, Remote):
+        place = RemoteStore(files)
     else:
         place = LocalStore(files.root, read_only=True)
     return zarr.open_array(place, path=path.strip("/"), mode="r", zarr_format=3 if zarr_format == 3 else 2)

@@ -1,10 +1,11 @@
-"""Two ways to the decoded chunks of a volume: the volume's own, and tensorstore after the volume's checks."""
+"""Ways to the decoded chunks of a volume: the volume's own, and tensorstore after the volume's checks."""
 
 from __future__ import annotations
 
 import logging
 from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -16,6 +17,7 @@ _log = logging.getLogger(__name__)
 
 Backend = Literal["auto", "zarr", "tensorstore"]
 _RUN_BYTES = 4 * 2**20  # neighbouring chunks that zarr reads in one request, which saves most of its overhead
+_REMOTE_AT_ONCE = 8
 _AHEAD_BYTES = 16 * 2**20  # what tensorstore decodes while the chunks before are copied
 
 
@@ -35,6 +37,8 @@ def open_decoder(volume: Volume, backend: Backend = "auto") -> Decoder:
     """
     if backend not in ("auto", "zarr", "tensorstore"):
         raise CanvasError(f"backend is {backend!r}; expected auto, zarr or tensorstore")
+    if volume.remote is not None and backend != "tensorstore":
+        return AheadDecoder(volume)
     if backend == "zarr":
         return ZarrDecoder(volume)
     try:
@@ -84,6 +88,29 @@ def _runs(indices: Sequence[Zyx], most: int) -> Iterator[tuple[Zyx, int]]:
             length += 1
         yield indices[at], length
         at += length
+
+
+class AheadDecoder:
+    """Chunks of a remote volume through `Volume.read_chunk`, some at once: most time goes by waiting."""
+
+    name = "zarr"
+
+    def __init__(self, volume: Volume) -> None:
+        self._volume = volume
+
+    def chunks(self, indices: Sequence[Zyx]) -> Iterator[np.ndarray]:
+        with ThreadPoolExecutor(_REMOTE_AT_ONCE) as pool:
+            waiting: deque[Future[np.ndarray]] = deque()
+            try:
+                for index in indices:
+                    waiting.append(pool.submit(self._volume.read_chunk, index))
+                    if len(waiting) >= _REMOTE_AT_ONCE:
+                        yield waiting.popleft().result()
+                while waiting:
+                    yield waiting.popleft().result()
+            finally:
+                for each in waiting:
+                    each.cancel()
 
 
 class TensorstoreDecoder:

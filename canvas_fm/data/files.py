@@ -9,20 +9,13 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
+from canvas_fm.data.address import looks_remote
+from canvas_fm.data.keys import METADATA, Stamp, split_key
+from canvas_fm.data.remote import Remote
 from canvas_fm.errors import CanvasError, DamagedStore
 
 _BLOCK = 4 * 2**20
-METADATA = ("zarr.json", ".zgroup", ".zarray", ".zattrs")
-
-
-class Stamp(NamedTuple):
-    """What tells a file from its later versions without reading it."""
-
-    size: int
-    mtime_ns: int
-    identity: tuple[int, ...] = ()
 
 
 class Folder:
@@ -147,20 +140,16 @@ class Zipped:
         return zlib.crc32(self.read(key) or b"")
 
 
-Files = Folder | Zipped
-
-
-def split_key(key: str) -> tuple[str, str]:
-    """The array and the rest of a file's key: `0/c/1/2/3` is chunk `c/1/2/3` of array `0`."""
-    parts = key.split("/")
-    for at, part in enumerate(parts):
-        if part == "c" or part.startswith("c."):
-            return "/".join(parts[:at]), "/".join(parts[at:])
-    return "/".join(parts[:-1]), parts[-1]
+Files = Folder | Zipped | Remote
 
 
 def open_files(path: str | Path) -> Files:
-    """The files of a store given as a folder or a zip archive; raises CanvasError for anything else."""
+    """The files of a store given as a folder or a zip archive; CanvasError for anything else."""
+    if looks_remote(str(path)):
+        raise CanvasError(
+            "remote stores are read by the service alone (canvas-fm serve, --allow-remote); copy this one to "
+            "the disk, or ask the service for its embeddings"
+        )
     path = Path(path)
     try:
         if path.is_dir():

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from canvas_fm.data.files import Files, split_key
+from canvas_fm.data.files import Files
+from canvas_fm.data.keys import split_key
 from canvas_fm.data.zyx import ZyxUm
 from canvas_fm.errors import CanvasError, DamagedStore
 

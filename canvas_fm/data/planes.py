@@ -14,7 +14,7 @@ import numpy as np
 import tifffile
 
 from canvas_fm.data.channel import pick
-from canvas_fm.data.files import METADATA
+from canvas_fm.data.keys import METADATA
 from canvas_fm.data.store import BadChunks
 from canvas_fm.errors import CanvasError, DamagedStore
 

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from canvas_fm.data.disk import disk_full_is_said, write_atomic
-from canvas_fm.data.files import Files, Folder, Stamp, Zipped, split_key
+from canvas_fm.data.files import Files, Folder
+from canvas_fm.data.keys import Stamp, split_key
 from canvas_fm.errors import CanvasError, DamagedStore
 
 _log = logging.getLogger(__name__)
@@ -71,7 +72,7 @@ class CheckedStore:
     """
 
     def __init__(self, root: str | Path | Files) -> None:
-        self.files: Files = root if isinstance(root, Folder | Zipped) else Folder(root)
+        self.files: Files = root if isinstance(root, Files) else Folder(root)
         content = self.files.read(MANIFEST)
         self.listed = None if content is None else self._decode(content)
 

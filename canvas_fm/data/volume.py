@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from canvas_fm.data.chunked import ChunkedArray, MissingChunks, OnBadChunk
 from canvas_fm.data.files import open_files, volume_name
 from canvas_fm.data.ome import read_image, read_node
 from canvas_fm.data.planes import Planes, open_planes
+from canvas_fm.data.remote import Remote
 from canvas_fm.data.store import MANIFEST, NAMESPACE, CheckedStore
 from canvas_fm.data.window import DEFAULT_RULE, Window, WindowCache, WindowRule, find_window
 from canvas_fm.data.writer import CHUNK_ZYX, VolumeWriter, create
@@ -72,7 +73,7 @@ class Volume:
     @classmethod
     def open(
         cls,
-        path: str | Path,
+        path: str | Path | Remote,
         *,
         voxel_um: ZyxUmLike | None = None,
         t: int | None = None,
@@ -88,9 +89,9 @@ class Volume:
         neither the store nor a `meta.json` beside it names one. `on_bad_chunk="skip"` reads damage as zeros
         and lists it in `bad_chunks`; `missing_chunks="empty"` reads what a store without checksums lacks as
         its fill value. Raises CanvasError with what to do about it, DamagedStore where a file is not what
-        was written.
+        was written, Unreachable where a remote store does not answer.
         """
-        path = Path(path)
+        remote, path = (path, Path(str(path))) if isinstance(path, Remote) else (None, Path(path))
         for name, value, known in (
             ("on_bad_chunk", on_bad_chunk, ("error", "skip")),
             ("missing_chunks", missing_chunks, ("error", "empty")),
@@ -100,10 +101,10 @@ class Volume:
         given = None if voxel_um is None else check_voxel_um(voxel_um)
         options = {"voxel_um": given, "t": t, "c": c, "marker": marker}
         options |= {"on_bad_chunk": on_bad_chunk, "missing_chunks": missing_chunks}
-        planes = open_planes(path, t=t, c=c, skip=on_bad_chunk == "skip")
+        planes = None if remote else open_planes(path, t=t, c=c, skip=on_bad_chunk == "skip")
         if planes is not None:
             return cls(path, planes, _voxel_um(path, None, "TIFF planes state none", given), options)
-        store = CheckedStore(open_files(path))
+        store = CheckedStore(remote or open_files(path))
         _refuse_one_level(path, store)
         root = read_node(store.files, "")
         ours = None if root is None else root.attributes.get(NAMESPACE)
@@ -181,6 +182,12 @@ class Volume:
         return self._source.place if isinstance(self._source, Channel) else None
 
     @property
+    def remote(self) -> Remote | None:
+        """The files of a remote store; `path` then only shows its address."""
+        files = self._source.array.store.files if isinstance(self._source, Channel) else None
+        return files if isinstance(files, Remote) else None
+
+    @property
     def options(self) -> dict[str, Any]:
         """How it was opened: the keywords of `open`."""
         return dict(self._options)
@@ -207,6 +214,8 @@ class Volume:
         return self._windows[rule]
 
     def _find_window(self, rule: WindowRule) -> Window:
+        if self.remote is not None:  # asking after every file takes as long as reading it
+            return self._window_of(rule, self._source.read)
         identity = (self.path.resolve(), self._options["t"], self._options["c"], self.shape_zyx, self.dtype)
         cache = WindowCache(identity, self._source.stamp)
         cached = cache.get(rule)
@@ -218,11 +227,16 @@ class Volume:
             keys.update(dict.fromkeys(self._keys(start, stop)))
             return self._source.read(start, stop)
 
-        fill = self._source.fill
-        window = find_window(str(self.path), read, self.shape_zyx, self.chunk_zyx, self.dtype, fill, rule)
+        window = self._window_of(rule, read)
         if not self.bad_chunks:
             cache.put(rule, window, list(keys))
         return window
+
+    def _window_of(
+        self, rule: WindowRule, read: Callable[[Sequence[int], Sequence[int]], np.ndarray]
+    ) -> Window:
+        fill = self._source.fill
+        return find_window(str(self.path), read, self.shape_zyx, self.chunk_zyx, self.dtype, fill, rule)
 
     def _keys(self, start: Sequence[int], stop: Sequence[int]) -> Iterator[str]:
         """The files that a box is read from."""
@@ -232,20 +246,21 @@ class Volume:
                 yield from (self._source.key((z, y, x)) for x in spans[2])
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (self.path, self._options)
+        return _reopen, (self.remote or self.path, self._options)
 
     def __repr__(self) -> str:
-        return (
-            f"Volume({str(self.path)!r}, shape_zyx={self.shape_zyx}, {self.dtype}, voxel_um={self.voxel_um})"
-        )
+        shown = str(self.remote or self.path)
+        return f"Volume({shown!r}, shape_zyx={self.shape_zyx}, {self.dtype}, voxel_um={self.voxel_um})"
 
 
-def _reopen(path: Path, options: dict[str, Any]) -> Volume:
+def _reopen(path: Path | Remote, options: dict[str, Any]) -> Volume:
     return Volume.open(path, **options)
 
 
 def _refuse_one_level(path: Path, store: CheckedStore) -> None:
     """Opened by itself, a level of a store that we wrote would go unchecked."""
+    if isinstance(store.files, Remote):  # what lies beside it was not named
+        return
     beside = path.resolve().parent
     if store.listed is None and (beside / MANIFEST).exists() and path.is_dir():
         raise CanvasError(f"{path} is one level of {beside}; give {beside}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ import numpy as np
 from jaxtyping import Float, Float32, Int64
 
 from canvas_fm.data.crops import CropReader, chunk_order, crop_starts
+from canvas_fm.data.keys import METADATA
+from canvas_fm.data.remote import Remote
 from canvas_fm.data.resample import check_voxel_um
 from canvas_fm.data.store import MANIFEST
 from canvas_fm.data.volume import Volume, Zyx, ZyxUm
@@ -91,9 +94,15 @@ class Source:
 
 
 def volume_identity(volume: Volume) -> str:
-    """A hash over what the volume holds: its manifest, else name, size and time of each file."""
+    """A hash over what the volume holds: its manifest, else name, size and time of each file.
+
+    A remote store without a manifest cannot be listed: its address and its metadata stand for it.
+    """
     manifest = volume.path / MANIFEST
     digest = hashlib.sha256(json.dumps([volume.options["t"], volume.options["c"]]).encode())
+    if volume.remote is not None:
+        digest.update(volume.remote.read(MANIFEST) or _address_and_metadata(volume, volume.remote))
+        return digest.hexdigest()
     if volume.checksums and manifest.is_file():
         digest.update(manifest.read_bytes())
         return digest.hexdigest()
@@ -103,6 +112,11 @@ def volume_identity(volume: Volume) -> str:
         line = [path.relative_to(volume.path).as_posix(), found.st_size, found.st_mtime_ns]
         digest.update(json.dumps(line).encode())
     return digest.hexdigest()
+
+
+def _address_and_metadata(volume: Volume, files: Remote) -> bytes:
+    found = [files.read(name) or b"" for name in METADATA]
+    return json.dumps([str(files), *(zlib.crc32(content) for content in found), volume.shape_zyx]).encode()
 
 
 def _check_crop_fits(volume: Volume, crop_zyx: Zyx, resample_to_um: ZyxUm | None) -> None:

@@ -1,0 +1,95 @@
+"""Addresses of remote stores, https:// and s3://, taken apart."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import NamedTuple
+from urllib.parse import quote, urlsplit
+
+from canvas_fm.errors import CanvasError
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/{1,2}[^/]")  # a Path makes one slash of two
+_HOST = re.compile(r"(?=.{1,253}$)[a-z0-9_]([a-z0-9_-]*[a-z0-9])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9])?)*")
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+
+
+class Address(NamedTuple):
+    """An https address: the host's name in lower case (or an IP address), its port, and the path below it."""
+
+    host: str
+    port: int
+    path: str
+
+    def __str__(self) -> str:
+        return f"https://{self.origin}{self.path}"
+
+    @property
+    def origin(self) -> str:
+        """Host and port, as an allow-list and a `Host` header name them; 443 is left out."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == 443 else f"{host}:{self.port}"
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """Take apart `https://HOST[:PORT]/PATH`, or `s3://BUCKET/KEY` as the bucket's public https address.
+
+        CanvasError for any other scheme, and for what could carry a secret (a user, a query), which no
+        sentence repeats.
+        """
+        try:
+            given = urlsplit(text)
+        except ValueError as problem:
+            raise CanvasError(
+                f"what was given is no address ({problem}); give https://HOST/PATH"
+            ) from problem
+        if given.username is not None or given.password is not None or given.query or given.fragment:
+            raise CanvasError(
+                "the address of a remote store holds a user, a query or a fragment; remote stores are read "
+                "without credentials: give https://HOST/PATH"
+            )
+        if given.scheme == "s3":
+            return cls._of_bucket(given.netloc, given.path)
+        if given.scheme != "https":
+            raise CanvasError(f"{text[:200]!r} is no https:// or s3:// address; no other can be read")
+        host, port = split_origin(given.netloc)
+        return cls(host, port, _path(given.path))
+
+    @classmethod
+    def _of_bucket(cls, bucket: str, key: str) -> Address:
+        if not _BUCKET.fullmatch(bucket) or not key.strip("/"):
+            raise CanvasError(
+                f"s3://{bucket[:100]}{key[:100]} names no store; it looks like s3://bucket/key, for another "
+                "object store than Amazon's give https://HOST/bucket/key"
+            )
+        if "." in bucket:  # the certificate holds for one level of names only
+            return cls("s3.amazonaws.com", 443, f"/{bucket}{_path(key)}")
+        return cls(f"{bucket}.s3.amazonaws.com", 443, _path(key))
+
+
+def looks_remote(text: str) -> bool:
+    """Whether a path that was given is an address, `https://…` for example."""
+    return _SCHEME.match(text) is not None
+
+
+def split_origin(text: str) -> tuple[str, int]:
+    """Host and port of `HOST`, `HOST:PORT` or `[IPv6]:PORT`; CanvasError for what is none."""
+    wrong = CanvasError(f"{text[:200]!r} is no host; it looks like data.example.org or data.example.org:8443")
+    found = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]:]+)(?::(\d{1,5}))?", text)
+    if found is None:
+        raise wrong
+    host, port = found[1].lower().rstrip("."), int(found[2] or 443)
+    if host.startswith("["):
+        try:
+            host = str(ipaddress.IPv6Address(host[1:-1]))
+        except ValueError as problem:
+            raise wrong from problem
+    elif not _HOST.fullmatch(host):
+        raise wrong
+    if not 1 <= port <= 65535:
+        raise wrong
+    return host, port
+
+
+def _path(given: str) -> str:
+    return quote(given.rstrip("/"), safe="/%:@!$&'()*+,;=~")

@@ -1,0 +1,24 @@
+"""What the keys of a store's files mean, and what tells a file from its later versions."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+METADATA = ("zarr.json", ".zgroup", ".zarray", ".zattrs")
+
+
+class Stamp(NamedTuple):
+    """What tells a file from its later versions without reading it."""
+
+    size: int
+    mtime_ns: int
+    identity: tuple[int, ...] = ()
+
+
+def split_key(key: str) -> tuple[str, str]:
+    """The array and the rest of a file's key: `0/c/1/2/3` is chunk `c/1/2/3` of array `0`."""
+    parts = key.split("/")
+    for at, part in enumerate(parts):
+        if part == "c" or part.startswith("c."):
+            return "/".join(parts[:at]), "/".join(parts[at:])
+    return "/".join(parts[:-1]), parts[-1]
