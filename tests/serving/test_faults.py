@@ -23,7 +23,7 @@ from canvas_fm.errors import CanvasError
 from canvas_fm.models.checkpoint import Encoder
 from serving import npy
 from serving.client import Client
-from tests.serving.traffic import CROP, SHAPE, Crowd, Known, figure, share, worker_of
+from tests.serving.traffic import CROP, SHAPE, Crowd, Known, figure, quiet_port, share, worker_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 
@@ -169,9 +169,7 @@ def test_a_hundred_restarts_lose_no_request(
     serve_command: Callable, model: Path, volume_path: Path, known: Known
 ) -> None:
     """By clients that only use their own retries; one in five is a kill of all processes at once."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = quiet_port()
 
     def start():
         service = serve_command(str(model), "--volume", f"cube={volume_path}", "--port", str(port))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -18,6 +17,7 @@ import canvas_fm as cf
 from canvas_fm.inference.embeddings import Embeddings
 from canvas_fm.models.checkpoint import Encoder
 from serving.client import Client
+from tests.serving.traffic import quiet_port
 
 SHAPE = (24, 60, 50)  # of the fixtures
 
@@ -26,9 +26,7 @@ SHAPE = (24, 60, 50)  # of the fixtures
 def test_a_job_outlives_kills_of_the_service(
     serve_command: Callable, model: Path, encoder: Encoder, volume_path: Path, tmp_path: Path
 ) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = str(quiet_port())
 
     def start() -> psutil.Process:
         served = serve_command(

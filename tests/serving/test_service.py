@@ -25,6 +25,7 @@ from serving import npy
 from serving.client import Client
 from serving.patience import Patience
 from serving.service import serve
+from tests.serving.traffic import quiet_port
 
 CROP, SHAPE = (8, 16, 16), (24, 60, 50)  # of the fixtures
 
@@ -219,9 +220,7 @@ def queued(url: str) -> float:
 
 
 def test_a_killed_supervisor_leaves_no_worker(serve_command: Callable, model: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = quiet_port()
     served = serve_command(str(model), "--port", str(port))
     with Client(f"http://127.0.0.1:{port}") as client:
         end = time.monotonic() + 120

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ from canvas_fm.models.checkpoint import Encoder, load
 from serving.client import Client
 from serving.schemas import Settings
 from serving.store import get, put
+from tests.serving.traffic import quiet_port
 
 ROOT = Path(__file__).parents[2]
 
@@ -104,9 +104,7 @@ def test_a_bento_is_built_and_serves(model, encoder: Encoder, volume_path: Path,
         f"volumes: {{cube: {volume_path}}}\nkeys: {tmp_path / 'keys'}\nlimits: {{max_points: 10}}\n"
     )
     (tmp_path / "cwd").mkdir()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = quiet_port()
     environment = (
         os.environ | home | {"CANVAS_FM_SETTINGS": str(tmp_path / "settings.yaml"), "PYTHONPATH": ""}
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -147,3 +148,12 @@ def figure(url: str, name: str) -> float:
     with Client(url) as client:
         lines = client._http.get("/metrics").text.splitlines()
     return sum(float(line.rpartition(" ")[2]) for line in lines if line.split("{")[0].split(" ")[0] == name)
+
+
+def quiet_port() -> int:
+    """A free port below those that any other process is given while the service is down."""
+    for port in range(20_000, 30_000):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)):
+                return port
+    raise AssertionError("no port between 20,000 and 30,000 is free")
