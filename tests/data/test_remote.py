@@ -21,6 +21,7 @@ from canvas_fm.data.pinned import Patience
 from canvas_fm.data.remote import Remote
 from canvas_fm.data.volume import Volume
 from canvas_fm.errors import CanvasError, DamagedStore, Unreachable
+from canvas_fm.inference.source import volume_identity
 from tests.conftest import position_values
 from tests.objects import NAME, Objects, reply, serving
 
@@ -496,3 +497,16 @@ def test_an_address_with_a_secret_is_refused_and_not_repeated(given: str):
     with pytest.raises(CanvasError, match="without credentials") as found:
         Address.parse(given)
     assert "hunter2" not in str(found.value)
+
+
+def test_a_remote_copy_of_what_we_wrote_is_the_same_volume_and_foreign_ones_differ(
+    objects: Objects, tmp_path: Path
+):
+    ours(tmp_path / "brain.zarr")
+    assert volume_identity(open_remote(objects)) == volume_identity(Volume.open(tmp_path / "brain.zarr"))
+    named = []
+    for name in ("a.zarr", "b.zarr"):
+        foreign(tmp_path / name)
+        files = Remote(objects.address(name), ["127.0.0.1"], QUICK)
+        named.append(volume_identity(Volume.open(files, voxel_um=UM)))
+    assert named[0] != named[1]
