@@ -12,6 +12,8 @@ from canvas_fm.errors import CanvasError
 
 _BUSY = (429, 503)
 _LOST_TRIES = 3  # a service that was never there is soon known not to be
+_LONGEST_S = {"busy": 8.0, "away": 1.0}
+"""Between two tries. A service that starts anew is back in seconds, so it is looked for often."""
 
 
 @dataclass
@@ -40,7 +42,7 @@ class Patience:
         failure = CanvasError(f"{self.url} answered {reply.status_code}: {_sentence(reply)}")
         if reply.status_code not in _BUSY:
             raise failure
-        return self._wait(_retry_after(reply), failure)
+        return self._wait(_retry_after(reply), failure, "busy" if reply.status_code == 429 else "away")
 
     def after_loss(self, problem: httpx.TransportError) -> float:
         """The same after a connection that was lost or refused."""
@@ -52,14 +54,14 @@ class Patience:
         self._lost += 1
         if (self._lost == _LOST_TRIES and not self.met) or not (self.repeat or connecting):
             raise failure
-        return self._wait(0.0, failure)
+        return self._wait(0.0, failure, "away")
 
-    def _wait(self, asked_s: float, failure: CanvasError) -> float:
+    def _wait(self, asked_s: float, failure: CanvasError, why: str) -> float:
         # Spread, so that clients refused together do not come back together.
-        wait = max(asked_s, self._pause) * (1 + random.random() / 4)
+        wait = max(asked_s, min(self._pause, _LONGEST_S[why])) * (1 + random.random() / 4)
         if time.monotonic() + wait > self._end:
             raise failure
-        self._pause = min(2 * self._pause, 8.0)
+        self._pause = 2 * self._pause
         return wait
 
 

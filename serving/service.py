@@ -174,20 +174,36 @@ def _address(host: str) -> str:
         raise CanvasError(f"the host {host!r} is unknown: {problem.strerror}") from problem
 
 
-def _free_port(address: str, port: int) -> int:
-    """The port itself, or a free one for 0; CanvasError where it cannot be had."""
+def _free_port(address: str, port: int, wait_s: float = 5.0) -> int:
+    """The port itself, or a free one for 0; CanvasError where it cannot be had.
+
+    One in use is waited for: the service before this one may be ending.
+    """
+    end, said = time.monotonic() + wait_s, False
+    while True:
+        try:
+            return _bound_once(address, port)
+        except OSError as problem:
+            if problem.errno != errno.EADDRINUSE or time.monotonic() > end:
+                raise _cannot_bind(address, port, problem) from problem
+        if not said:
+            logger.warning("port %d on %s is in use; waiting up to %.0f s for it", port, address, wait_s)
+            said = True
+        time.sleep(0.1)
+
+
+def _bound_once(address: str, port: int) -> int:
+    """The port that a socket got, which is closed again; OSError where it got none."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    try:
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
             probe.bind((address, port))
-            return int(probe.getsockname()[1])
-    except OverflowError as problem:
-        raise CanvasError(
-            f"port {port} is out of range; ports go from 1 to 65535, 0 takes a free one"
-        ) from problem
-    except OSError as problem:
-        raise _cannot_bind(address, port, problem) from problem
+        except OverflowError as problem:
+            raise CanvasError(
+                f"port {port} is out of range; ports go from 1 to 65535, 0 takes a free one"
+            ) from problem
+        return int(probe.getsockname()[1])
 
 
 def _cannot_bind(address: str, port: int, problem: OSError) -> CanvasError:
