@@ -2,25 +2,99 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+import canvas_fm as cf
+from canvas_fm.data.points import Points
+from canvas_fm.inference import unfinished
+from canvas_fm.inference.embed import embed_to_store
 from canvas_fm.models.checkpoint import Encoder, load, save_encoder
 from canvas_fm.models.mae import DecoderConfig, MaskedAutoencoder
 from canvas_fm.models.vit import EncoderConfig
+from serving import npy
 
 CROP = (8, 16, 16)
 VOXEL_UM = (4.0, 1.8, 1.8)
 SHAPE = (24, 60, 50)
+NPY, JSON = {"Content-Type": npy.MEDIA_TYPE}, {"Content-Type": "application/json"}
+
+
+def post(client, crops: np.ndarray, query: str = "", **headers: str):
+    """Crops sent to be embedded."""
+    return client.post(f"/v1/embed{query}", content=npy.dump(crops), headers=NPY | headers)
+
+
+def array_of(reply) -> np.ndarray:
+    assert reply.status_code == 200, reply.text
+    assert reply.headers["content-type"] == npy.MEDIA_TYPE
+    return np.load(io.BytesIO(reply.content), allow_pickle=False)
+
+
+def refused(reply, status: int, *parts: str) -> str:
+    """The sentence of a refusal, which always has the same shape and names no folder."""
+    assert reply.status_code == status, reply.text
+    assert reply.headers["content-type"] == "application/json"
+    error = reply.json()["error"]
+    assert set(reply.json()) == {"error"}
+    assert set(error) == {"code", "message"}
+    for part in parts:
+        assert part in error["message"]
+    assert "Traceback" not in error["message"]
+    assert "/tmp" not in reply.text
+    return error["message"]
+
+
+def same(found: np.ndarray, expected: np.ndarray, tolerance: float = 1e-6) -> None:
+    assert found.dtype == np.float32
+    assert found.shape == expected.shape
+    worst = np.linalg.norm(found - expected, axis=1) / np.linalg.norm(expected, axis=1)
+    assert worst.max() <= tolerance
+
+
+def engine_with(change: Callable) -> Callable:
+    """A loader of the usual engine whose `embed` is `change(engine, embed)`."""
+
+    def load(settings):
+        from serving.engine import Engine
+
+        engine = Engine.load(settings)
+        engine.embed = change(engine, engine.embed)
+        return engine
+
+    return load
+
+
+class Gate:
+    """Holds the model up until it is opened."""
+
+    def __init__(self) -> None:
+        self.open, self.reached = threading.Event(), threading.Event()
+        self.batches: list[int] = []
+
+    def load(self, settings):
+        def held(engine, embed):
+            def wait(pool, crops):
+                self.reached.set()
+                self.open.wait(20)
+                self.batches.append(len(crops))
+                return embed(pool, crops)
+
+            return wait
+
+        return engine_with(held)(settings)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -109,11 +183,64 @@ def client(begin_service: Callable) -> Iterator:
         yield begin_service(stack)
 
 
+@pytest.fixture(scope="session")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Encoder:
+    """A second encoder, of other crops and another voxel size."""
+    torch.manual_seed(1)
+    architecture = EncoderConfig(crop_zyx=(4, 8, 8), patch_zyx=(1, 2, 2), dim=24, depth=1, heads=2)
+    mae = MaskedAutoencoder(architecture, DecoderConfig(dim=12, depth=1, heads=2))
+    return save_encoder(tmp_path_factory.mktemp("others") / "small", mae, voxel_um=(8.0, 3.6, 3.6))
+
+
+@pytest.fixture(scope="session")
+def index(encoder: Encoder, volume_path: Path, tmp_path_factory: pytest.TempPathFactory) -> cf.Index:
+    """Sixty cells of the served volume."""
+    folder = tmp_path_factory.mktemp("index")
+    rng = np.random.default_rng(0)
+    points = Points(rng.random((60, 3)) * SHAPE - 0.5, {"score": np.linspace(0, 1, 60)})
+    volume = cf.Volume.open(volume_path)
+    made = embed_to_store(encoder, volume, points, folder / "cells.emb.zarr", device="cpu")
+    return cf.Index.build(made, folder / "cells.index")
+
+
+@pytest.fixture(scope="session")
+def service(begin_service: Callable, other: Encoder, index: cf.Index) -> Iterator:
+    """The service with a second model and an index, shared by the tests that only ask."""
+    more = {"models": {"small": str(other.path)}, "indexes": {"cells": str(index.path)}}
+    with ExitStack() as stack:
+        yield begin_service(stack, more=more)
+
+
 @pytest.fixture
 def start(begin_service: Callable) -> Iterator[Callable]:
     """`start(**limits)`: a service of the test's own."""
     with ExitStack() as stack:
         yield lambda **options: begin_service(stack, **options)
+
+
+@pytest.fixture
+def gate() -> Iterator[Gate]:
+    gate = Gate()
+    yield gate
+    gate.open.set()
+
+
+@pytest.fixture
+def run(begin_service, tmp_path: Path) -> Iterator[Callable]:
+    """`run(**limits)` starts a service, one after the other, whose jobs lie in a folder of the test."""
+    with ExitStack() as stack:
+
+        def begin(more: dict | None = None, **options: Any) -> Any:
+            return begin_service(
+                stack, more={"jobs": str(tmp_path / "jobs"), "device": "cpu"} | (more or {}), **options
+            )
+
+        yield begin
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unfinished, "BLOCK", 32)
 
 
 class Served:

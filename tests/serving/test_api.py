@@ -1,75 +1,22 @@
-"""Models, options, search, reconstruction and the document, through HTTP; the client for asyncio."""
+"""Models, options, search, reconstruction and the document, through HTTP."""
 
 from __future__ import annotations
 
-import asyncio
 import base64
-import inspect
-import io
 import json
-import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-import httpx
 import numpy as np
 import pytest
-import torch
 
 import canvas_fm as cf
-from canvas_fm.data.points import Points
-from canvas_fm.errors import CanvasError
-from canvas_fm.inference.embed import embed_to_store
 from canvas_fm.inference.reconstruct import reconstruct_crops
-from canvas_fm.models.checkpoint import Encoder, load, save_encoder
-from canvas_fm.models.mae import DecoderConfig, MaskedAutoencoder
-from canvas_fm.models.vit import EncoderConfig
+from canvas_fm.models.checkpoint import Encoder, load
 from serving import npy
-from serving.async_client import AsyncClient
-from serving.async_client_jobs import AsyncClientJobs
-from serving.client import Client
-from serving.client_jobs import ClientJobs
+from tests.serving.conftest import CROP, NPY, array_of, refused
 
-CROP, SHAPE, VOXEL_UM = (8, 16, 16), (24, 60, 50), (4.0, 1.8, 1.8)  # of the fixtures
-NPY, SAFE = {"Content-Type": "application/x-npy"}, "application/x-safetensors"
-
-
-def refused(reply, status: int, part: str) -> None:
-    assert reply.status_code == status, reply.text
-    assert part in reply.json()["error"]["message"]
-
-
-def array(reply) -> np.ndarray:
-    assert reply.status_code == 200, reply.text
-    return np.load(io.BytesIO(reply.content), allow_pickle=False)
-
-
-@pytest.fixture(scope="module")
-def other(tmp_path_factory: pytest.TempPathFactory) -> Encoder:
-    """A second encoder, of other crops and another voxel size."""
-    torch.manual_seed(1)
-    architecture = EncoderConfig(crop_zyx=(4, 8, 8), patch_zyx=(1, 2, 2), dim=24, depth=1, heads=2)
-    mae = MaskedAutoencoder(architecture, DecoderConfig(dim=12, depth=1, heads=2))
-    return save_encoder(tmp_path_factory.mktemp("others") / "small", mae, voxel_um=(8.0, 3.6, 3.6))
-
-
-@pytest.fixture(scope="module")
-def index(encoder: Encoder, volume_path: Path, tmp_path_factory: pytest.TempPathFactory) -> cf.Index:
-    """Sixty cells of the served volume."""
-    folder = tmp_path_factory.mktemp("index")
-    rng = np.random.default_rng(0)
-    points = Points(rng.random((60, 3)) * SHAPE - 0.5, {"score": np.linspace(0, 1, 60)})
-    volume = cf.Volume.open(volume_path)
-    made = embed_to_store(encoder, volume, points, folder / "cells.emb.zarr", device="cpu")
-    return cf.Index.build(made, folder / "cells.index")
-
-
-@pytest.fixture(scope="module")
-def service(begin_service, other: Encoder, index: cf.Index) -> Iterator:
-    more = {"models": {"small": str(other.path)}, "indexes": {"cells": str(index.path)}}
-    with ExitStack() as stack:
-        yield begin_service(stack, more=more)
+SAFE = "application/x-safetensors"
 
 
 # --- models and options
@@ -88,7 +35,7 @@ def test_several_models_by_name_and_by_sha256(service, encoder: Encoder, other: 
     expected = cf.embed_crops(other, crops)
     for name in ("small", other.sha256):
         reply = service.post(f"/v1/embed?model={name}", content=npy.dump(crops), headers=NPY)
-        np.testing.assert_allclose(array(reply), expected, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(array_of(reply), expected, rtol=1e-5, atol=1e-6)
         assert reply.headers["x-model"] == other.sha256
     refused(
         service.post("/v1/embed", content=npy.dump(crops), headers=NPY), 422, "this encoder takes (n, 1, 8"
@@ -104,19 +51,19 @@ def test_several_models_by_name_and_by_sha256(service, encoder: Encoder, other: 
 @pytest.mark.parametrize("layer", [0, 1, 2])
 def test_options_give_what_python_gives(service, encoder: Encoder, crops, layer: int) -> None:
     query = f"?pool=cls&layer={layer}&normalize=true&dtype=float16"
-    found = array(service.post(f"/v1/embed{query}", content=npy.dump(crops), headers=NPY))
+    found = array_of(service.post(f"/v1/embed{query}", content=npy.dump(crops), headers=NPY))
     assert found.dtype == np.float16
     expected = cf.embed_crops(encoder, crops, pool="cls", layer=layer)
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
     np.testing.assert_allclose(found, expected, atol=1e-3)
     asked = {"volume": "cube", "points_zyx": [[9, 20, 20]], "layer": layer, "normalize": True}
-    one = array(service.post("/v1/embed/points", json=asked))
+    one = array_of(service.post("/v1/embed/points", json=asked))
     np.testing.assert_allclose(np.linalg.norm(one, axis=1), 1, atol=1e-6)
 
 
 @pytest.mark.parametrize("pool", ["tokens", "grid"])
 def test_a_vector_for_each_patch(service, encoder: Encoder, volume_path: Path, crops, pool: str) -> None:
-    found = array(service.post(f"/v1/embed?pool={pool}", content=npy.dump(crops), headers=NPY))
+    found = array_of(service.post(f"/v1/embed?pool={pool}", content=npy.dump(crops), headers=NPY))
     assert found.shape == (5, *{"tokens": (64, 48), "grid": (48, 4, 4, 4)}[pool])
     np.testing.assert_allclose(found, cf.embed_crops(encoder, crops, pool=pool), rtol=1e-4, atol=1e-5)
     asked = {"volume": "cube", "points_zyx": [[9, 20, 20], [12, 30, 21]], "pool": pool, "normalize": True}
@@ -170,7 +117,7 @@ def test_safetensors_in_and_out(service, encoder: Encoder, crops) -> None:
     reply = service.post(
         "/v1/embed?window=0,4000", content=save({"crops": raw}), headers={"Content-Type": SAFE}
     )
-    np.testing.assert_allclose(array(reply), cf.embed_crops(encoder, raw, window=(0, 4000)), rtol=1e-5)
+    np.testing.assert_allclose(array_of(reply), cf.embed_crops(encoder, raw, window=(0, 4000)), rtol=1e-5)
 
 
 def tensors(header: object, body: bytes = b"") -> bytes:
@@ -216,13 +163,13 @@ def encoded(crops: np.ndarray) -> dict:
 
 def test_crops_as_base64_give_what_npy_gives(service, encoder: Encoder, other: Encoder, crops) -> None:
     body = {"crops": encoded(crops), "pool": "cls", "layer": 1, "normalize": True}
-    found = array(service.post("/v1/embed", json=body))
+    found = array_of(service.post("/v1/embed", json=body))
     query = "?pool=cls&layer=1&normalize=true"
-    expected = array(service.post(f"/v1/embed{query}", content=npy.dump(crops), headers=NPY))
+    expected = array_of(service.post(f"/v1/embed{query}", content=npy.dump(crops), headers=NPY))
     np.testing.assert_array_equal(found, expected)
     raw = np.random.default_rng(0).integers(0, 4000, (2, 1, 4, 8, 8)).astype(np.uint16)
     body = {"crops": encoded(raw), "window": [0, 4000], "model": "small"}
-    found = array(service.post("/v1/embed", json=body))
+    found = array_of(service.post("/v1/embed", json=body))
     np.testing.assert_allclose(found, cf.embed_crops(other, raw, window=(0, 4000)), rtol=1e-4, atol=1e-6)
 
 
@@ -254,7 +201,7 @@ def test_whitened_by_the_cells_of_an_index(service, encoder: Encoder, index: cf.
     rows = index.describe(np.arange(60))
     points = np.array([[row[axis] for axis in "zyx"] for row in rows])
     asked = {"volume": "cube", "points_zyx": points.tolist(), "whiten": "cells"}
-    found = array(service.post("/v1/embed/points", json=asked)).astype(np.float64)
+    found = array_of(service.post("/v1/embed/points", json=asked)).astype(np.float64)
     unit = index.vectors(np.arange(60)).astype(np.float64)
     np.testing.assert_allclose(found.mean(0), 0, atol=1e-3)
     # The oracle: distances by the shrunk covariance are those of Mahalanobis.
@@ -265,7 +212,7 @@ def test_whitened_by_the_cells_of_an_index(service, encoder: Encoder, index: cf.
     np.testing.assert_allclose((found**2).sum(1), expected, rtol=2e-3)
     crops = np.random.default_rng(0).random((3, *CROP), np.float32)
     query = "?whiten=cells&normalize=1"
-    one = array(service.post(f"/v1/embed{query}", content=npy.dump(crops), headers=NPY))
+    one = array_of(service.post(f"/v1/embed{query}", content=npy.dump(crops), headers=NPY))
     np.testing.assert_allclose(np.linalg.norm(one, axis=1), 1, atol=1e-5)
 
 
@@ -356,7 +303,7 @@ def test_a_service_without_an_index_says_so(client) -> None:
 
 
 def test_the_four_rows(service, encoder: Encoder, crops) -> None:
-    found = array(
+    found = array_of(
         service.post("/v1/reconstruct?mask_ratio=0.55&seed=3", content=npy.dump(crops), headers=NPY)
     )
     assert found.shape == (5, 4, *CROP)
@@ -367,7 +314,7 @@ def test_the_four_rows(service, encoder: Encoder, crops) -> None:
     assert expected.masked[0].sum() == 36
     np.testing.assert_array_equal(found[:, 1], np.where(hidden, 0, crops))
     np.testing.assert_array_equal(found[:, 3], np.where(hidden, found[:, 2], crops))
-    again = array(
+    again = array_of(
         service.post("/v1/reconstruct?mask_ratio=0.55&seed=4", content=npy.dump(crops), headers=NPY)
     )
     assert (again[:, 1] != found[:, 1]).any()
@@ -421,68 +368,3 @@ def test_the_document_covers_every_route_and_its_references_hold(service) -> Non
     assert len(set(identities)) == len(identities)
     parameters = {each["name"] for each in said["paths"]["/v1/embed"]["post"]["parameters"]}
     assert parameters == {"window", "model", "pool", "layer", "normalize", "whiten", "dtype"}
-
-
-# --- the client for asyncio
-
-
-def test_both_clients_have_the_same_face() -> None:
-    def face(kind: type) -> dict[str, str]:
-        public = {name for name in vars(kind) if not name.startswith("_")} | {"__init__"}
-        return {name: str(inspect.signature(getattr(kind, name))) for name in public}
-
-    for one, other in ((Client, AsyncClient), (ClientJobs, AsyncClientJobs)):
-        assert face(one) == {name: said.replace("Async", "") for name, said in face(other).items()}
-
-
-def test_the_asynchronous_client_through_the_service(service, encoder: Encoder, index, crops) -> None:
-    async def whole() -> None:
-        async with AsyncClient("http://service.example", key="some-key-of-the-lab") as client:
-            client._http = httpx.AsyncClient(
-                transport=httpx.ASGITransport(service.app), base_url="http://service.example"
-            )
-            vectors, few = await asyncio.gather(
-                client.embed(crops, per_request=2), client.embed(crops, normalize=True, dtype="float16")
-            )
-            np.testing.assert_allclose(vectors, cf.embed_crops(encoder, crops), rtol=1e-4, atol=1e-5)
-            assert few.dtype == np.float16
-            hits = await client.search(index.vectors(np.array([3])), k=2, where=["score>=0"])
-            assert hits["hits"][0]["row"] == 3
-            assert (await client.reconstruct(crops, mask_ratio=0.5)).shape == (5, 4, *CROP)
-            assert [each["name"] for each in await client.models()] == ["tiny", "small"]
-            with pytest.raises(CanvasError, match=r"answered 422: crops have values"):
-                await client.embed(crops * 300)
-
-    service.portal.call(whole)
-
-
-def test_the_asynchronous_client_comes_back_when_it_is_told_to() -> None:
-    replies = [
-        httpx.Response(429, headers={"Retry-After": "1"}, json={"error": {"message": "later"}}),
-        httpx.ReadError("lost"),
-        httpx.Response(200, json={"name": "tiny"}),
-    ]
-    times: list[float] = []
-    keys: list[str] = []
-
-    def handle(request: httpx.Request) -> httpx.Response:
-        times.append(time.monotonic())
-        keys.append(request.headers.get("authorization", ""))
-        reply = replies.pop(0)
-        if isinstance(reply, Exception):
-            raise reply
-        return reply
-
-    async def whole() -> None:
-        client = AsyncClient("http://service.example", key="some-key-of-the-lab")
-        headers = client._http.headers
-        client._http = httpx.AsyncClient(
-            transport=httpx.MockTransport(handle), base_url=client.url, headers=headers
-        )
-        assert await client.info() == {"name": "tiny"}
-        await client.close()
-
-    asyncio.run(whole())
-    assert keys == ["Bearer some-key-of-the-lab"] * 3
-    assert times[1] - times[0] >= 1
-    assert 0.4 <= times[2] - times[1] < 3

@@ -22,20 +22,9 @@ from canvas_fm.inference.search_map import column, embedding_map
 from canvas_fm.models.checkpoint import Encoder
 from serving import npy
 from serving.access import read_keys
+from tests.serving.conftest import CROP, NPY, SHAPE, VOXEL_UM, array_of, refused
 
-CROP, SHAPE, VOXEL_UM = (8, 16, 16), (24, 60, 50), (4.0, 1.8, 1.8)  # of the fixtures
-NPY = {"Content-Type": "application/x-npy"}
 UI = Path(__file__).parents[2] / "serving" / "ui"
-
-
-def refused(reply, status: int, part: str) -> None:
-    assert reply.status_code == status, reply.text
-    assert part in reply.json()["error"]["message"]
-
-
-def array(reply) -> np.ndarray:
-    assert reply.status_code == 200, reply.text
-    return np.load(io.BytesIO(reply.content), allow_pickle=False)
 
 
 def pixels(text: str | bytes) -> np.ndarray:
@@ -82,9 +71,9 @@ def test_a_map_is_that_of_the_library(service, index: cf.Index) -> None:
     assert said["share"] == pytest.approx(expected.share)
     assert said["columns"]["region"] == {"kind": "text", "words": ["CTX", "HPF"]}
     assert said["columns"]["score"] == {"kind": "number", "words": None}
-    np.testing.assert_array_equal(array(service.get("/v1/map/points?index=cells&method=pca")), expected.xy)
+    np.testing.assert_array_equal(array_of(service.get("/v1/map/points?index=cells&method=pca")), expected.xy)
     for name in said["columns"]:
-        found = array(service.get(f"/v1/map/column?name={name}"))
+        found = array_of(service.get(f"/v1/map/column?name={name}"))
         assert found.dtype in (np.float32, np.float64, np.int32)
         np.testing.assert_array_equal(found, column(index, name, expected.rows).values)
 
@@ -92,9 +81,9 @@ def test_a_map_is_that_of_the_library(service, index: cf.Index) -> None:
 def test_of_a_larger_index_some_are_shown(start, index: cf.Index) -> None:
     client = start(more={"indexes": {"cells": str(index.path)}}, max_map_cells=20)
     assert client.get("/v1/map").json()["shown"] == 20
-    rows = array(client.get("/v1/map/column?name=row"))
+    rows = array_of(client.get("/v1/map/column?name=row"))
     np.testing.assert_array_equal(rows, embedding_map(index, most=20).rows)
-    assert array(client.get("/v1/map/points")).shape == (20, 2)
+    assert array_of(client.get("/v1/map/points")).shape == (20, 2)
 
 
 @pytest.mark.parametrize(
@@ -184,7 +173,7 @@ def test_hits_carry_thumbnails_on_request(service, index: cf.Index) -> None:
         {**hit, "volume": cell["volume"], "thumbnail": cell["thumbnail"]}
         for hit, cell in zip(plain, cells["cells"], strict=True)
     ]
-    crop = npy.dump(array(service.get("/v1/crop?volume=cube&z=9&y=20&x=20"))[None])
+    crop = npy.dump(array_of(service.get("/v1/crop?volume=cube&z=9&y=20&x=20"))[None])
     by_crop = service.post("/v1/search?k=3&thumbnails=true", content=crop, headers=NPY).json()["hits"]
     assert all("thumbnail" in hit for hit in by_crop)
     many = {"vectors": [[0.1] * index.dim] * 200, "k": 3, "thumbnails": True}
@@ -212,17 +201,17 @@ def test_a_damaged_volume_gives_no_thumbnails_and_the_search_its_hits(
 
 def test_a_crop_is_what_the_model_sees_of_that_point(service) -> None:
     point = [9.4, 20.5, 49.0]
-    crop = array(service.get("/v1/crop?volume=cube&z=9.4&y=20.5&x=49"))
+    crop = array_of(service.get("/v1/crop?volume=cube&z=9.4&y=20.5&x=49"))
     assert crop.shape == CROP
     assert crop.dtype == np.float32
-    by_crop = array(service.post("/v1/embed", content=npy.dump(crop[None]), headers=NPY))
-    by_point = array(service.post("/v1/embed/points", json={"volume": "cube", "points_zyx": [point]}))
+    by_crop = array_of(service.post("/v1/embed", content=npy.dump(crop[None]), headers=NPY))
+    by_point = array_of(service.post("/v1/embed/points", json={"volume": "cube", "points_zyx": [point]}))
     np.testing.assert_allclose(by_crop, by_point, rtol=1e-5, atol=1e-6)
 
 
 def test_a_box_of_another_size_and_the_strip_as_png(service, volume_path: Path) -> None:
     volume = cf.Volume.open(volume_path)
-    box = array(service.get("/v1/crop?volume=cube&z=9&y=20&x=3&size=2,31,12"))
+    box = array_of(service.get("/v1/crop?volume=cube&z=9&y=20&x=3&size=2,31,12"))
     np.testing.assert_array_equal(box, volume.window.apply(volume.read((8, 5, -3), (2, 31, 12))))
     reply = service.get("/v1/crop?volume=cube&z=9&y=20&x=3&size=2,31,12", headers={"Accept": "image/png"})
     assert reply.headers["content-type"] == "image/png"

@@ -1,63 +1,33 @@
-"""Jobs: they give what the library gives, are taken back, survive restarts and full disks, and stay apart."""
+"""Jobs: they give what the library gives, are taken back, survive restarts, and stay apart."""
 
 from __future__ import annotations
 
-import asyncio
-import errno
 import io
 import json
-import shutil
 import threading
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 
 import canvas_fm as cf
 from canvas_fm.data.points import Points
-from canvas_fm.errors import CanvasError
 from canvas_fm.heads.candidates import label_brains
 from canvas_fm.heads.extract import Extractor
 from canvas_fm.heads.refine import Refiner
 from canvas_fm.heads.refine_fit import fit_refiner
-from canvas_fm.inference import unfinished
 from canvas_fm.inference.embed import Runner
 from canvas_fm.inference.embeddings import Embeddings
 from canvas_fm.inference.grid import grid_points
 from canvas_fm.models.checkpoint import Encoder
 from serving import job_runner
-from serving.async_client import AsyncClient
-from serving.client import Client
-from serving.core import Core
-from serving.schemas import Settings
 from tests.heads.conftest import make_encoder, spots
-
-SHAPE = (24, 60, 50)  # of the fixtures
-
-
-def refused(reply, status: int, part: str) -> None:
-    assert reply.status_code == status, reply.text
-    assert part in reply.json()["error"]["message"]
-    assert "/tmp" not in reply.text
-
-
-@pytest.fixture
-def run(begin_service, tmp_path: Path) -> Iterator[Callable]:
-    """`run(**limits)` starts a service, one after the other, whose jobs lie in a folder of the test."""
-    with ExitStack() as stack:
-
-        def begin(more: dict | None = None, **options: Any) -> Any:
-            return begin_service(
-                stack, more={"jobs": str(tmp_path / "jobs"), "device": "cpu"} | (more or {}), **options
-            )
-
-        yield begin
+from tests.serving.conftest import refused
+from tests.serving.jobs import Slow, as_context, points, submit, until
 
 
 @pytest.fixture(scope="module")
@@ -65,47 +35,6 @@ def service(begin_service, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     with ExitStack() as stack:
         folder = tmp_path_factory.mktemp("jobs")
         yield begin_service(stack, more={"jobs": str(folder), "device": "cpu"}, max_job_points=500)
-
-
-def points(n: int = 90, seed: int = 3) -> np.ndarray:
-    return np.random.default_rng(seed).random((n, 3)) * SHAPE - 0.5
-
-
-def submit(client, **body: Any) -> dict[str, Any]:
-    reply = client.post("/v1/jobs", json={"kind": "embed", "volume": "cube"} | body)
-    assert reply.status_code == 201, reply.text
-    return reply.json()
-
-
-def until(client, job: dict[str, Any], *states: str, wait_s: float = 30) -> dict[str, Any]:
-    end = time.monotonic() + wait_s
-    while (said := client.get(f"/v1/jobs/{job['id']}").json())["state"] not in states:
-        assert time.monotonic() < end, said
-        time.sleep(0.02)
-    return said
-
-
-class Slow:
-    """Holds the job's model up: `steps` batches go through, and no more until `go` is set."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, steps: int = 0) -> None:
-        self.go, self.reached, self.crops = threading.Event(), threading.Event(), 0
-        usual = Runner.__call__
-
-        def held(runner, crops: np.ndarray) -> np.ndarray:
-            if threading.current_thread().name == "jobs":
-                if self.crops >= 16 * steps:
-                    self.reached.set()
-                    self.go.wait(30)
-                self.crops += len(crops)
-            return usual(runner, crops)
-
-        monkeypatch.setattr(Runner, "__call__", held)
-
-
-@pytest.fixture
-def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unfinished, "BLOCK", 32)
 
 
 # --- what comes out
@@ -193,7 +122,7 @@ def test_a_job_goes_on_after_a_restart(
 ) -> None:
     zyx, slow = points(), Slow(monkeypatch, steps=3)
     with ExitStack() as first:
-        client = first.enter_context(_as_context(run()))
+        client = first.enter_context(as_context(run()))
         job = submit(client, points_zyx=zyx.tolist())
         assert slow.reached.wait(20)
         assert until(client, job, "running")["done"] >= 32
@@ -208,19 +137,6 @@ def test_a_job_goes_on_after_a_restart(
     found = np.load(io.BytesIO(client.get(said["result"]).content))
     expected = cf.embed(encoder, cf.Volume.open(volume_path), zyx, batch=16, device="cpu")
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
-
-
-class _as_context:
-    """A client whose service ends with the block."""
-
-    def __init__(self, client: Any) -> None:
-        self.client = client
-
-    def __enter__(self) -> Any:
-        return self.client
-
-    def __exit__(self, *_: object) -> None:
-        self.client.__exit__(None, None, None)
 
 
 def test_a_job_is_taken_back_while_it_runs_and_while_it_waits(run, monkeypatch, tmp_path: Path) -> None:
@@ -340,126 +256,6 @@ def submit_later(client, asked: dict) -> dict:
     return reply.json()
 
 
-# --- faults
-
-
-def test_a_full_disk_is_a_sentence_and_the_job_goes_on_later(
-    run, small_blocks, monkeypatch, crops, tmp_path
-) -> None:
-    from serving import npy
-
-    client, usual, full = run(), unfinished.Unfinished.write, threading.Event()
-    full.set()
-
-    def write(self, block: int, vectors: np.ndarray) -> None:
-        from canvas_fm.data.disk import disk_full_is_said
-
-        if block == 1 and full.is_set():
-            with disk_full_is_said(self.folder):
-                raise OSError(errno.ENOSPC, "No space left on device")
-        usual(self, block, vectors)
-
-    monkeypatch.setattr(unfinished.Unfinished, "write", write)
-    job = submit(client, points_zyx=points().tolist())
-    said = until(client, job, "failed", "done")
-    assert said["state"] == "failed"
-    assert "no space left on the disk" in said["error"]
-    assert str(tmp_path) not in said["error"]
-    headers = {"Content-Type": "application/x-npy"}
-    assert client.post("/v1/embed", content=npy.dump(crops), headers=headers).status_code == 200
-    full.clear()
-    assert client.post(f"/v1/jobs/{job['id']}/retry").json()["error"] is None
-    assert until(client, job, "failed", "done")["state"] == "done"
-    refused(client.post(f"/v1/jobs/{job['id']}/retry"), 409, "the job is done; only one that failed goes on")
-
-
-def test_a_disk_that_takes_no_state_stops_neither_jobs_nor_service(run, monkeypatch) -> None:
-    from serving import job_store
-
-    client = run()
-
-    def nothing(path: Path, text: str) -> None:
-        if path.name == "state.json":
-            raise OSError(errno.ENOSPC, "No space left on device")
-        path.write_text(text)
-
-    monkeypatch.setattr(job_store, "write_text_atomic", nothing)
-    job = submit(client, points_zyx=points(20).tolist())
-    assert until(client, job, "done")["done"] == 20
-    monkeypatch.setattr(job_store.JobStore, "submit", lambda *_: _raise_full())
-    asked = {"kind": "embed", "volume": "cube", "points_zyx": [[1, 2, 3]]}
-    reply = client.post("/v1/jobs", json=asked)
-    refused(reply, 507, "no space left")
-    assert reply.json()["error"]["code"] == "disk_full"
-
-
-def _raise_full() -> None:
-    from canvas_fm.errors import StorageFull
-
-    raise StorageFull("no space left on the disk while writing /tmp/jobs")
-
-
-def test_what_changed_since_is_a_sentence(
-    run, small_blocks, monkeypatch, volume_path: Path, tmp_path
-) -> None:
-    """The job was begun on another volume than the one that has its name now."""
-    shutil.copytree(volume_path, tmp_path / "copy.zarr")
-    slow = Slow(monkeypatch, steps=3)
-    with ExitStack() as first:
-        client = first.enter_context(_as_context(run(volumes={"cube": str(volume_path)})))
-        job = submit(client, points_zyx=points().tolist())
-        assert slow.reached.wait(20)
-        threading.Timer(0.3, slow.go.set).start()
-    shutil.rmtree(tmp_path / "copy.zarr")
-    with cf.Volume.create(tmp_path / "copy.zarr", SHAPE, voxel_um=(4.0, 1.8, 1.8)) as writer:
-        writer.write((0, 0, 0), np.random.default_rng(9).integers(0, 999, SHAPE).astype(np.uint16))
-    client = run(volumes={"cube": str(tmp_path / "copy.zarr")})
-    said = until(client, job, "failed", "done")
-    assert "was made from other inputs: volume" in said["error"]
-    assert str(tmp_path) not in said["error"]
-
-
-def test_a_damaged_state_is_worked_on_anew_and_a_damaged_job_is_passed_over(run, tmp_path: Path) -> None:
-    with ExitStack() as first:
-        client = first.enter_context(_as_context(run()))
-        job = submit(client, points_zyx=points(20).tolist())
-        until(client, job, "done")
-    (tmp_path / "jobs" / job["id"] / "state.json").write_text("{")
-    (tmp_path / "jobs" / ("0" * 32)).mkdir()
-    client = run()
-    assert until(client, job, "done")["done"] == 20
-    assert len(client.get("/v1/jobs").json()["jobs"]) == 1
-
-
-def test_of_two_services_on_one_folder_one_runs_jobs_and_the_other_takes_over(run, monkeypatch) -> None:
-    slow = Slow(monkeypatch, steps=1)
-    first, second = run(), run()
-    job = submit(second, points_zyx=points(40).tolist())
-    assert slow.reached.wait(20)
-    assert until(second, job, "running")["total"] == 40
-    assert slow.crops == 16
-    threading.Timer(0.3, slow.go.set).start()
-    first.__exit__(None, None, None)
-    until(second, job, "done")
-
-
-def test_a_folder_of_jobs_that_cannot_be_used_ends_the_start(model: Path, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    failures: list[str] = []
-
-    async def whole() -> None:
-        core = Core(
-            lambda: Settings(model=str(model), jobs=str(tmp_path / "file")), on_failure=failures.append
-        )
-        await core.start()
-        while not failures and not core.ready:
-            await asyncio.sleep(0.01)
-        await core.stop()
-
-    asyncio.run(whole())
-    assert failures == [f"the folder of jobs {tmp_path}/file cannot be used: File exists"]
-
-
 # --- whose job it is
 
 
@@ -499,79 +295,3 @@ def test_jobs_are_counted_by_their_route(service) -> None:
     text = service.get("/metrics").text
     assert 'canvas_fm_requests_total{route="/v1/jobs/{id}",status="404"}' in text
     assert "0" * 32 not in text
-
-
-# --- the clients
-
-
-def test_the_client_submits_waits_and_saves(run, encoder: Encoder, volume_path: Path, tmp_path: Path) -> None:
-    client = Client("http://testserver")
-    client._http = run()
-    zyx = points(30)
-    job = client.jobs.submit("embed", "cube", Points(zyx, {"score": np.arange(30.0)}), pool="cls")
-    said = client.jobs.wait(job["id"], wait_s=30, every_s=0.02)
-    assert (said["state"], said["done"]) == ("done", 30)
-    assert [each["id"] for each in client.jobs.list()] == [job["id"]]
-    found = np.load(client.jobs.fetch(job["id"], tmp_path / "x.npy"))
-    expected = cf.embed(encoder, cf.Volume.open(volume_path), zyx, pool="cls", device="cpu")
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
-    with zipfile.ZipFile(client.jobs.fetch(job["id"], tmp_path / "x.zip")) as archive:
-        archive.extractall(tmp_path)
-    opened = Embeddings.open(tmp_path / "embeddings.emb.zarr")
-    assert opened.columns["score"].tolist() == list(range(30))
-    with pytest.raises(CanvasError, match=r"results are \.npy or \.zip"):
-        client.jobs.fetch(job["id"], tmp_path / "x.txt")
-    assert client.jobs.cancel(job["id"])["state"] == "cancelled"
-    with pytest.raises(CanvasError, match="answered 404: no job has the id"):
-        client.jobs.fetch(job["id"], tmp_path / "y.npy")
-    assert not list(tmp_path.glob("*y.npy*"))
-
-
-def test_the_client_says_why_a_job_failed_and_when_it_has_waited_enough(run, monkeypatch) -> None:
-    slow = Slow(monkeypatch)
-    client = Client("http://testserver")
-    client._http = run()
-    job = client.jobs.submit("embed", "cube", grid=(8, 16, 16))
-    with pytest.raises(CanvasError, match=r"is (queued|running) after 0\.1 s, 0 of \d+ done"):
-        client.jobs.wait(job["id"], wait_s=0.1, every_s=0.02)
-    monkeypatch.setattr(unfinished.Unfinished, "write", lambda *_: _raise_full())
-    slow.go.set()
-    with pytest.raises(CanvasError, match="failed: no space left on the disk"):
-        client.jobs.wait(job["id"], wait_s=30, every_s=0.02)
-
-
-def test_a_job_whose_answer_was_lost_is_sent_again_and_is_one_job(run) -> None:
-    service, lost = run(), []
-
-    def handle(request: httpx.Request) -> httpx.Response:
-        reply = service.request(
-            request.method, request.url.path, content=request.content, headers=dict(request.headers)
-        )
-        if request.method == "POST" and not lost:
-            lost.append(reply.json()["id"])
-            raise httpx.ReadError("lost")
-        return httpx.Response(reply.status_code, json=reply.json())
-
-    client = Client("http://testserver")
-    client._http = httpx.Client(transport=httpx.MockTransport(handle), base_url=client.url)
-    job = client.jobs.submit("embed", "cube", points(5))
-    assert job["id"] == lost[0]
-    assert len(client.jobs.list()) == 1
-
-
-def test_the_asynchronous_client_does_the_same(run, encoder, volume_path: Path, tmp_path: Path) -> None:
-    service, zyx = run(), points(10)
-
-    async def whole() -> np.ndarray:
-        async with AsyncClient("http://service.example") as client:
-            client._http = httpx.AsyncClient(
-                transport=httpx.ASGITransport(service.app), base_url="http://service.example"
-            )
-            job = await client.jobs.submit("embed", "cube", zyx)
-            assert (await client.jobs.wait(job["id"], wait_s=30, every_s=0.02))["state"] == "done"
-            assert len(await client.jobs.list()) == 1
-            return np.load(await client.jobs.fetch(job["id"], tmp_path / "x.npy"))
-
-    found = service.portal.call(whole)
-    expected = cf.embed(encoder, cf.Volume.open(volume_path), zyx, device="cpu")
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)

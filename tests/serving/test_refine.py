@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import io
 import threading
 import time
 from collections.abc import Iterator
@@ -33,20 +32,9 @@ from serving.core import Core
 from serving.guard import Guard
 from serving.schemas import Limits, Settings
 from tests.heads.conftest import VOXEL_UM, make_encoder, spots
+from tests.serving.conftest import NPY, array_of, refused
 
-NPY = {"Content-Type": "application/x-npy"}
 CROP = (4, 8, 8)  # of the encoder made here
-
-
-def refused(reply, status: int, part: str) -> None:
-    assert reply.status_code == status, reply.text
-    assert part in reply.json()["error"]["message"]
-    assert "/tmp" not in reply.text
-
-
-def array(reply) -> np.ndarray:
-    assert reply.status_code == 200, reply.text
-    return np.load(io.BytesIO(reply.content), allow_pickle=False)
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +111,7 @@ def test_python_command_line_and_http_agree(
     refiner = Refiner.load(refiners[name])
     detector = finder if name == "both" else None
     expected = cf.refine(refiner, volume, points, encoder=cells, detector=detector, device="cpu")
-    found = array(service.post("/v1/refine", json=asked(points, name, all_candidates=True)))
+    found = array_of(service.post("/v1/refine", json=asked(points, name, all_candidates=True)))
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, expected.columns["p_cell"], atol=1e-6)
     points.write(tmp_path / "candidates.csv")
@@ -146,7 +134,7 @@ def test_json_says_the_threshold_and_whose_numbers_these_are(
     assert (said["refiner"], said["threshold"]) == (refiner.sha256_, refiner.threshold_)
     assert (said["encoder"], said["detector"]) == (cells.sha256, finder.sha256)
     assert said["is_cell"] == [p >= refiner.threshold_ for p in said["p_cell"]]
-    by_sha256 = array(service.post("/v1/refine", json=asked(points, refiner.sha256_)))
+    by_sha256 = array_of(service.post("/v1/refine", json=asked(points, refiner.sha256_)))
     np.testing.assert_allclose(by_sha256, said["p_cell"], atol=1e-6)
     assert service.post("/v1/refine", json=asked(points, "both")).headers["x-threshold"] == repr(
         refiner.threshold_
@@ -169,20 +157,20 @@ def crops_of(volume: cf.Volume, points: Points) -> np.ndarray:
 
 def test_crops_give_what_their_points_give(service, brains) -> None:
     volume, points = brains[2]
-    expected = array(service.post("/v1/refine", json=asked(points, "plain")))
+    expected = array_of(service.post("/v1/refine", json=asked(points, "plain")))
     crops = crops_of(volume, points).astype("<u2")
     low, high = volume.window
     reply = service.post(
         f"/v1/refine?refiner=plain&window={low},{high}", content=npy.dump(crops), headers=NPY
     )
-    np.testing.assert_allclose(array(reply), expected, atol=1e-6)
+    np.testing.assert_allclose(array_of(reply), expected, atol=1e-6)
     encoded = {
         "dtype": "uint16",
         "shape": list(crops.shape),
         "base64": base64.b64encode(crops.tobytes()).decode(),
     }
     body = {"crops": encoded, "window": [low, high], "refiner": "plain"}
-    np.testing.assert_allclose(array(service.post("/v1/refine", json=body)), expected, atol=1e-6)
+    np.testing.assert_allclose(array_of(service.post("/v1/refine", json=body)), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -255,7 +243,7 @@ def test_an_encoder_that_is_shipped_need_not_be_named(
             volumes={"c": str(volume.path)},
             more={"any_voxel": True, "refiners": {"plain": str(refiners["plain"])}},
         )
-        found = array(client.post("/v1/refine", json=asked(points, "plain")))
+        found = array_of(client.post("/v1/refine", json=asked(points, "plain")))
         assert [each["name"] for each in client.get("/v1/models").json()["models"]] == ["tiny"]
     expected = cf.refine(Refiner.load(refiners["plain"]), volume, points, encoder=cells, device="cpu")
     np.testing.assert_allclose(found, expected.columns["p_cell"], atol=1e-6)
@@ -346,14 +334,14 @@ def test_a_name_that_is_none_is_refused_before_anything_starts(model: Path, refi
 
 def test_the_clients_give_what_the_route_gives(service, brains) -> None:
     volume, points = brains[2]
-    expected = array(service.post("/v1/refine", json=asked(points, "plain")))
+    expected = array_of(service.post("/v1/refine", json=asked(points, "plain")))
     client = Client("http://testserver")
     client._http = service
     in_parts = client.refine("c", points.zyx, refiner="plain", per_request=30)
     np.testing.assert_allclose(in_parts, expected, atol=1e-6)
     crops = client.refine_crops(crops_of(volume, points), volume.window, refiner="plain", per_request=30)
     np.testing.assert_allclose(crops, expected, atol=1e-6)
-    whole = array(service.post("/v1/refine", json=asked(points, "corrected", all_candidates=True)))
+    whole = array_of(service.post("/v1/refine", json=asked(points, "corrected", all_candidates=True)))
     found = client.refine("c", points.zyx, refiner="corrected", all_candidates=True, per_request=30)
     np.testing.assert_allclose(found, whole, atol=1e-6)
     with pytest.raises(CanvasError, match="answered 422: the refiner corrected corrects every brain"):

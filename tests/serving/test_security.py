@@ -1,27 +1,20 @@
-"""What nobody may do to the service: keys, sizes, slowness, paths, and what its answers give away."""
+"""What nobody may do to the service: keys, origins, paths, and what its answers give away."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import gzip
 import hashlib
 import hmac
 import json
 import logging
 import os
 import re
-import socket
-import struct
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import pytest
-import uvicorn
 
 from canvas_fm.errors import CanvasError
 from serving import npy
@@ -29,19 +22,9 @@ from serving.access import Buckets, holder_of, read_keys
 from serving.allowed import below_roots
 from serving.errors import Refusal, without_folders
 from serving.schemas import Settings
-from serving.slow import Patient
-from serving.unpack import Gunzip, check_depth
+from tests.serving.conftest import CROP, NPY, refused
 
-CROP = (8, 16, 16)  # of the fixtures
-NPY, JSON = {"Content-Type": "application/x-npy"}, {"Content-Type": "application/json"}
 KEYS = {"lab": "correct-horse-battery", "guest": "another-key-of-the-lab"}
-
-
-def refused(reply, status: int, part: str = "") -> str:
-    assert reply.status_code == status, reply.text
-    message = reply.json()["error"]["message"]
-    assert part in message
-    return message
 
 
 @pytest.fixture(scope="module")
@@ -220,85 +203,6 @@ def test_a_web_page_reads_nothing_unless_its_origin_was_named(client, guarded) -
     assert reply.headers["access-control-allow-origin"] == "https://lab.example"
 
 
-# --- bodies
-
-
-def test_gzip_is_unpacked(client, crops) -> None:
-    plain = client.post("/v1/embed", content=npy.dump(crops), headers=NPY)
-    packed = gzip.compress(npy.dump(crops))
-    for body in (packed, iter([packed[:100], packed[100:101], packed[101:]])):
-        reply = client.post("/v1/embed", content=body, headers=NPY | {"Content-Encoding": "gzip"})
-        assert reply.content == plain.content
-    asked = json.dumps({"volume": "cube", "points_zyx": [[9, 9, 9]]}).encode()
-    reply = client.post(
-        "/v1/embed/points", content=gzip.compress(asked), headers=JSON | {"Content-Encoding": "gzip"}
-    )
-    assert reply.status_code == 200
-
-
-def test_a_gzip_bomb_is_stopped_where_its_content_is_too_large(client) -> None:
-    """100 kB that become 100 MB: refused at 32 MB of JSON, and never more than a step in memory."""
-    bomb = gzip.compress(b" " * 100_000_000)
-    headers = JSON | {"Content-Encoding": "gzip"}
-    refused(client.post("/v1/embed/points", content=bomb, headers=headers), 413, "larger than 32 MB")
-    stream = Gunzip()
-    stream.feed(bomb)
-    assert all(0 < len(stream.next()) <= 2**20 for _ in range(50))
-
-
-def test_gzip_of_nothing_is_limited_too(start) -> None:
-    import zlib
-
-    client = start(max_json_mb=0.05)
-    pack = zlib.compressobj(wbits=31)
-    empty = b"".join(pack.flush(zlib.Z_FULL_FLUSH) for _ in range(30_000))
-    body = pack.compress(b"") + empty
-    reply = client.post(
-        "/v1/embed/points", content=iter([body, body]), headers=JSON | {"Content-Encoding": "gzip"}
-    )
-    assert reply.status_code in (400, 413)
-
-
-@pytest.mark.parametrize(
-    ("body", "message"),
-    [
-        (b"no gzip", "cannot be unpacked"),
-        (gzip.compress(b"{}")[:-5], "ends before its end"),
-        (gzip.compress(b"{}") + b"more", "something follows"),
-        (b"", "ends before its end"),
-    ],
-    ids=["no gzip", "cut", "too long", "empty"],  # what gzip writes holds the time
-)
-def test_broken_gzip_is_a_sentence(client, body: bytes, message: str) -> None:
-    reply = client.post("/v1/embed/points", content=iter([body]), headers=JSON | {"Content-Encoding": "gzip"})
-    refused(reply, 400, message)
-
-
-@pytest.mark.parametrize("path", ["/embed_json", "/v1/embed/points", "/v1/search"])
-def test_json_has_a_depth(client, path: str) -> None:
-    for body in (b"[" * 100_000, b'{"a":' * 50_000, b'{"crops": ' + b"[" * 40 + b"]" * 40 + b"}"):
-        refused(client.post(path, content=body, headers=JSON), 422, "nested more than 32 deep")
-
-
-@pytest.mark.parametrize("path", ["/embed_json", "/v1/embed/points", "/v1/search"])
-def test_json_has_a_number_of_values(client, path: str) -> None:
-    """A few megabytes of empty lists would become half a gigabyte of them."""
-    body = b'{"points_zyx": [' + b"[]," * 2_000_000 + b"[]]}"
-    refused(client.post(path, content=body, headers=JSON), 413, "2000001 values; 2000000 are the most")
-
-
-def test_brackets_in_strings_neither_count_nor_hide() -> None:
-    check_depth(json.dumps({"name": "[" * 1000, "say": '"[[' * 50}).encode())
-    with pytest.raises(Refusal, match="nested"):
-        check_depth(b'["' + b"]" * 40 + b'",' + b"[" * 33)
-    with pytest.raises(Refusal, match="nested"):
-        check_depth(rb'["\"' + b"]" * 40 + b'",' + b"[" * 33)
-    check_depth(b"[" * 32)
-    begun = time.process_time()
-    check_depth(b'"' + b'\\"' * 2_000_000)  # a string without an end is no trap
-    assert time.process_time() - begun < 5
-
-
 # --- paths
 
 
@@ -398,132 +302,6 @@ def test_figures_are_not_labelled_by_what_strangers_send(client) -> None:
     assert 'canvas_fm_requests_total{route="/v1/embed",status="200"}' in text
     for name in ("canvas_fm_request_seconds_bucket", "canvas_fm_queue_crops", "canvas_fm_batch_crops_bucket"):
         assert name in text
-
-
-# --- connections that say little
-
-
-@contextlib.contextmanager
-def listening(header_s: float, most: int = 4096, write_s: float = 30, reply: bytes = b"ok") -> Iterator[int]:
-    """A server with our protocol around an app that answers at once."""
-
-    async def app(scope, receive, send) -> None:
-        length = str(len(reply)).encode()
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", length)]})
-        await send({"type": "http.response.body", "body": reply})
-
-    protocol = type("Hasty", (Patient,), {"header_s": header_s, "most": most, "write_s": write_s})
-    config = uvicorn.Config(app, port=0, http=protocol, log_config=None, lifespan="off")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=lambda: asyncio.run(server.serve()), daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    yield server.servers[0].sockets[0].getsockname()[1]
-    server.should_exit = True
-    thread.join(10)
-
-
-def ask(port: int, connection: socket.socket | None = None) -> bytes:
-    own = connection or socket.create_connection(("127.0.0.1", port))
-    own.settimeout(20)
-    own.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-    reply = b""
-    while not reply.endswith(b"ok") and (more := own.recv(4096)):
-        reply += more
-    if connection is None:
-        own.close()
-    return reply
-
-
-def test_a_thousand_slow_connections_are_let_go() -> None:
-    with listening(header_s=3.0) as port:
-        kept = socket.create_connection(("127.0.0.1", port))
-        assert ask(port, kept).startswith(b"HTTP/1.1 200")
-        slow = []
-        for number in range(1000):
-            slow.append(socket.create_connection(("127.0.0.1", port)))
-            if number % 2:
-                slow[-1].sendall(b"GET / HTTP/1.1\r\nHost:")
-        assert ask(port).startswith(b"HTTP/1.1 200")  # others are answered meanwhile
-        for connection in slow:
-            connection.settimeout(20)
-            assert connection.recv(100).startswith(b"HTTP/1.1 408")
-            connection.close()
-        assert ask(port).startswith(b"HTTP/1.1 200")
-        kept.close()
-
-
-def test_a_kept_connection_has_the_same_limit_for_its_next_request() -> None:
-    with listening(header_s=0.3) as port, socket.create_connection(("127.0.0.1", port)) as connection:
-        assert ask(port, connection).startswith(b"HTTP/1.1 200")
-        time.sleep(0.6)
-        assert ask(port, connection).startswith(
-            b"HTTP/1.1 200"
-        )  # silence between requests is no offence here
-        connection.sendall(b"GET / HT")
-        assert connection.recv(100).startswith(b"HTTP/1.1 408")
-
-
-def test_there_is_an_end_to_connections() -> None:
-    with listening(header_s=20, most=5) as port:
-        held = [socket.create_connection(("127.0.0.1", port)) for _ in range(5)]
-        time.sleep(0.2)
-        with socket.create_connection(("127.0.0.1", port)) as late:
-            late.settimeout(20)
-            assert late.recv(100).startswith(b"HTTP/1.1 503")
-        held.pop().close()
-        time.sleep(0.2)
-        assert ask(port).startswith(b"HTTP/1.1 200")
-        for connection in held:
-            connection.close()
-
-
-def test_a_websocket_that_is_given_up_holds_no_stop_back() -> None:
-    lines = ["GET / HTTP/1.1", "Host: x", "Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Key: x"]
-    asked = "\r\n".join([*lines, "", ""]).encode()
-    with listening(header_s=20) as port:
-        with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
-            connection.sendall(asked)
-            assert connection.recv(100).startswith(b"HTTP/1.1 200")  # as to anybody
-        for _ in range(20):
-            with socket.create_connection(("127.0.0.1", port)) as connection:
-                connection.sendall(asked)
-                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        began = time.monotonic()
-    assert time.monotonic() - began < 5
-
-
-def unread_by(port: int) -> socket.socket:
-    """A connection that asked and takes next to nothing of its answer."""
-    connection = socket.socket()
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    connection.settimeout(20)
-    connection.connect(("127.0.0.1", port))
-    connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-    return connection
-
-
-def ends(connection: socket.socket, pause_s: float = 0.0) -> int:
-    """Bytes until the connection ends, read in pieces of a megabyte."""
-    count = 0
-    with contextlib.suppress(ConnectionError):
-        while more := connection.recv(2**20):
-            count += len(more)
-            time.sleep(pause_s)
-    return count
-
-
-def test_a_reply_that_nobody_reads_is_let_go() -> None:
-    large = bytes(40 * 2**20)
-    with listening(header_s=20, write_s=2, reply=large) as port:
-        with unread_by(port) as connection:
-            time.sleep(5)
-            assert ends(connection) < len(large)  # what was on its way, and no more
-        with unread_by(port) as slow:  # a slow reader is no offence
-            slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**20)
-            slow.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-            assert ends(slow, pause_s=0.02) > 2 * len(large)
 
 
 # --- what is known at once
