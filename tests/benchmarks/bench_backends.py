@@ -3,9 +3,10 @@
 Beside the speed stands how far the vectors are from those of fp32, and whether int8 is admitted: give the
 folder of an encoder that `canvas-fm quantise` has checked,
 `python -m tests.benchmarks.bench_backends FOLDER`.
-Without one, random weights of the paper's size are quantised on random crops, for the speed alone. Seconds
-are those that the process was computing, so that others on the machine count little. On a GPU the batch is
-1024 and the last column the share of a large bf16 product's rate.
+A 3D ResNet of cellfinder's width, the field's usual judge of candidates, runs beside them. Without a folder,
+random weights of the paper's size are quantised on random crops, for the speed alone. Seconds are those that
+the process was computing, so that others on the machine count little. On a GPU the batch is 1024 and the last
+column the share of a large bf16 product's rate.
 """
 
 from __future__ import annotations
@@ -25,10 +26,12 @@ from canvas_fm.inference.runner import Runner
 from canvas_fm.models.checkpoint import Encoder, load, save_encoder
 from canvas_fm.models.device import native_bf16, pick_device
 from canvas_fm.models.mae import MaskedAutoencoder
+from canvas_fm.models.resnet import ResNet3D, ResNetConfig
 from canvas_fm.models.vit import POOLS
 from tests.benchmarks.timing import medians, show
 
 GFLOP = 1.409  # of one crop through the paper's encoder
+RESNET = "3D ResNet, width 64, 16 × 32 × 32"
 Net = Callable[[np.ndarray], np.ndarray]
 
 
@@ -63,6 +66,18 @@ def on_gpu(encoder: Encoder) -> dict[str, Net]:
     }
 
 
+def resnet(device: torch.device, batch: int) -> Callable[[], object]:
+    """The field's classifier (`canvas_fm.models.resnet`) on as many crops of its own size."""
+    net = ResNet3D(ResNetConfig(width=64)).eval().to(device)
+    crops = torch.rand(batch, 1, *net.config.crop_zyx, device=device)
+
+    def run() -> object:
+        with torch.inference_mode():
+            return net(crops).cpu()
+
+    return run
+
+
 def peak_tflops(size: int = 8192) -> float:
     """What one large bf16 product reaches on this GPU."""
     a = torch.rand(size, size, device="cuda").bfloat16()
@@ -76,6 +91,7 @@ def compare(encoder: Encoder) -> tuple[list[tuple[str, str, str]], str]:
     nets, said = (on_gpu(encoder), "") if gpu else on_cpu(encoder, crops)
     clock = time.perf_counter if gpu else time.process_time
     work = {name: (lambda net=net: net(crops)) for name, net in nets.items()}
+    work[RESNET] = resnet(encoder.device, batch)
     seconds = medians(work, rounds=7, warm_up=2, clock=clock)
     wanted, base = nets["torch fp32"](crops), seconds["torch fp32"]
     peak = peak_tflops() if gpu else 0.0
@@ -85,7 +101,9 @@ def compare(encoder: Encoder) -> tuple[list[tuple[str, str, str]], str]:
         rate = batch / seconds[name]
         share = f", {rate * GFLOP / 1e3 / peak:.2f} of a large bf16 product" if gpu else ""
         beside = f"{base / seconds[name]:.2f} times torch fp32, vectors off by {np.median(far):.1e}{share}"
-        rows.append((name, f"{rate:,.0f} crops/s", beside))
+        times = f"{seconds[RESNET] / seconds[name]:.1f} times the ResNet"
+        rows.append((name, f"{rate:,.0f} crops/s", f"{beside}; {times}"))
+    rows.append((RESNET, f"{batch / seconds[RESNET]:,.0f} crops/s", "cellfinder's width, fp32"))
     return rows, said
 
 
