@@ -2,99 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 import canvas_fm as cf
-from canvas_fm.data.points import Points
-from canvas_fm.errors import CanvasError, DamagedStore, ModelMismatch
-from canvas_fm.inference import search_build, search_lists, search_store
-from canvas_fm.inference.embeddings import Embeddings, write_store
+from canvas_fm.errors import CanvasError, ModelMismatch
+from canvas_fm.inference import search_lists
 
-DIM = 16
-ABOUT = {
-    "encoder_sha256": "ab" * 32,
-    "encoder": "tiny",
-    "pool": "mean",
-    "precision": "fp32",
-    "voxel_um": [4.0, 1.8, 1.8],
-    "window": [3.0, 300.0],
-}
-
-
-def vectors_of(n: int, seed: int) -> np.ndarray:
-    """Vectors in clumps, of different lengths, as embeddings are."""
-    rng = np.random.default_rng(seed)
-    centres = np.random.default_rng(99).normal(size=(20, DIM))
-    spread = centres[rng.integers(0, 20, n)] + 0.4 * rng.normal(size=(n, DIM))
-    return (spread * rng.uniform(0.5, 2, (n, 1))).astype(np.float32)
-
-
-def store(folder: Path, name: str, n: int = 300, marker: str | None = "NeuN", **changes) -> Embeddings:
-    """An embeddings store written by hand; `vectors`, `columns` and attributes may be given."""
-    seed = sum(map(ord, name))
-    rng = np.random.default_rng(seed)
-    vectors = changes.pop("vectors", None)
-    vectors = vectors_of(n, seed) if vectors is None else vectors
-    n = len(vectors)
-    columns = changes.pop("columns", None)
-    if columns is None:
-        columns = {
-            "score": rng.random(n).astype(np.float32),
-            "region": rng.choice(["CTX", "HPF µ", ""], n),
-            "label": rng.integers(0, 2, n),
-        }
-    points = Points(rng.uniform(0, 50, (n, 3)), columns)
-    about = ABOUT | {"volume": name, "marker": marker, "inputs": {"volume": name, "n": n}} | changes
-    write_store(folder / f"{name}.emb.zarr", vectors, points, about)
-    return Embeddings.open(folder / f"{name}.emb.zarr")
-
-
-def nearest(query: np.ndarray, vectors: np.ndarray, k: int, metric: str) -> tuple[np.ndarray, np.ndarray]:
-    """The oracle: one vector at a time, in float64."""
-    query, vectors = query.astype(np.float64), vectors.astype(np.float64)
-    if metric == "cosine":
-        distance = 1 - vectors @ query / np.linalg.norm(vectors, axis=1) / np.linalg.norm(query)
-    else:
-        distance = np.linalg.norm(vectors - query, axis=1)
-    order = np.argsort(distance, kind="stable")[:k]
-    return order, distance[order]
-
-
-@pytest.fixture(scope="module")
-def stores(tmp_path_factory: pytest.TempPathFactory) -> list[Embeddings]:
-    folder = tmp_path_factory.mktemp("stores")
-    return [store(folder, "a"), store(folder, "b", 200, "TH")]
-
-
-@pytest.fixture(scope="module")
-def index(stores, tmp_path_factory: pytest.TempPathFactory) -> cf.Index:
-    return cf.Index.build(stores, tmp_path_factory.mktemp("indexes") / "cells.index")
-
-
-@pytest.fixture
-def large(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Thresholds so low that a few hundred rows take the structures of millions."""
-    monkeypatch.setattr(search_lists, "FLAT_MOST", 100)
-    monkeypatch.setattr(search_lists, "LIST_ROWS", 256)
-    monkeypatch.setattr("canvas_fm.inference.search.FEW", 0)
-    monkeypatch.setattr(search_store, "BLOCK", 64)
-    monkeypatch.setattr(search_lists, "BLOCK", 64)
-
-
-def whole(stores) -> np.ndarray:
-    return np.concatenate([each.vectors for each in stores])
+from .conftest import DIM, clumps, nearest, whole, write_cells  # isort: skip
 
 
 @pytest.mark.parametrize("metric", ["cosine", "l2"])
 def test_a_small_index_is_exact(stores, tmp_path, metric: str) -> None:
     index = cf.Index.build(stores, tmp_path / "x.index", metric=metric)
     assert (len(index), index.dim, index.structure, index.metric) == (500, DIM, "flat", metric)
-    queries = vectors_of(30, 7)
+    queries = clumps(30, 7)
     hits = index.search(queries, k=7)
     for query, rows, distances in zip(queries, hits.rows, hits.distances, strict=True):
         expected, far = nearest(query, whole(stores), 7, metric)
@@ -111,7 +33,7 @@ def test_lists_find_what_a_scan_finds(stores, tmp_path, monkeypatch, most: int, 
     assert len(index.about["lists"]["files"]) == 2  # 500 rows in files of 256
     assert index.recall["value"] >= 0.99
     assert index.recall["queries"] == 100
-    queries = vectors_of(50, 8)
+    queries = clumps(50, 8)
     found = index.search(queries, k=10)
     expected = [nearest(query, whole(stores), 10, "cosine")[0] for query in queries]
     hits = [len(set(mine) & set(theirs)) for mine, theirs in zip(found.rows.tolist(), expected, strict=True)]
@@ -124,11 +46,11 @@ def test_lists_find_what_a_scan_finds(stores, tmp_path, monkeypatch, most: int, 
 @pytest.mark.usefixtures("large")
 def test_conditions_hold_in_lists_too(stores, tmp_path) -> None:
     index = cf.Index.build(stores, tmp_path / "x.index")
-    hits = index.search(vectors_of(20, 9), k=30, where=["marker=TH", "score>=0.7"])
+    hits = index.search(clumps(20, 9), k=30, where=["marker=TH", "score>=0.7"])
     columns = stores[1].columns
     allowed = 300 + np.flatnonzero(columns["score"] >= 0.7)
     assert set(hits.rows.ravel().tolist()) <= set(allowed.tolist())
-    expected = [nearest(query, whole(stores)[allowed], 30, "cosine")[0] for query in vectors_of(20, 9)]
+    expected = [nearest(query, whole(stores)[allowed], 30, "cosine")[0] for query in clumps(20, 9)]
     agree = [
         len(set(a.tolist()) & set(allowed[b].tolist())) for a, b in zip(hits.rows, expected, strict=True)
     ]
@@ -155,7 +77,7 @@ def test_conditions_are_those_of_the_columns(index, stores, where: str, rows) ->
     }
     table |= {"z": np.concatenate([each.zyx[:, 0] for each in stores])}
     table |= {"brain": np.repeat(["a", "b"], [300, 200]), "marker": np.repeat(["NeuN", "TH"], [300, 200])}
-    hits = index.search(vectors_of(1, 3), k=500, where=[where])
+    hits = index.search(clumps(1, 3), k=500, where=[where])
     assert sorted(hits.rows[hits.rows >= 0].tolist()) == np.flatnonzero(rows(table)).tolist()
     assert np.isinf(hits.distances[hits.rows < 0]).all()
 
@@ -163,9 +85,9 @@ def test_conditions_are_those_of_the_columns(index, stores, where: str, rows) ->
 def test_a_value_with_a_comma_and_one_that_float32_rounds(tmp_path) -> None:
     columns = {"region": np.array(["a,b", "a", "b"]), "score": np.array([0.1, 0.2, np.nan], np.float32)}
     index = cf.Index.build(
-        store(tmp_path, "c", vectors=vectors_of(3, 0), columns=columns), tmp_path / "x.index"
+        write_cells(tmp_path, "c", vectors=clumps(3, 0), columns=columns), tmp_path / "x.index"
     )
-    query = vectors_of(1, 3)
+    query = clumps(1, 3)
     assert index.search(query, 1, where=["region==a,b"]).rows.tolist() == [[0]]
     assert index.search(query, 1, where=["score=0.1"]).rows.tolist() == [[0]]
     assert index.search(query, 3, where=["score!=0.1"]).rows.tolist() == [[1, -1, -1]]
@@ -188,10 +110,10 @@ def test_a_value_with_a_comma_and_one_that_float32_rounds(tmp_path) -> None:
 )
 def test_conditions_that_cannot_be_meant(index, where: str, message: str | None) -> None:
     if message is None:  # an empty word is a value too
-        assert index.search(vectors_of(1, 0), 1, where=[where]).rows[0, 0] >= 0
+        assert index.search(clumps(1, 0), 1, where=[where]).rows[0, 0] >= 0
         return
     with pytest.raises(CanvasError, match=message.replace("(", r"\(")):
-        index.search(vectors_of(1, 0), where=[where])
+        index.search(clumps(1, 0), where=[where])
 
 
 def test_cells_by_id(index, stores) -> None:
@@ -215,7 +137,7 @@ def test_cells_by_id(index, stores) -> None:
 def test_ids_that_are_words(tmp_path) -> None:
     columns = {"id": np.array(["n:1", "n:2", "n:3"])}
     index = cf.Index.build(
-        store(tmp_path, "c", vectors=vectors_of(3, 0), columns=columns), tmp_path / "x.index"
+        write_cells(tmp_path, "c", vectors=clumps(3, 0), columns=columns), tmp_path / "x.index"
     )
     assert index.rows_of(["n:2", "c:n:3"]).tolist() == [1, 2]
 
@@ -227,7 +149,9 @@ def test_like_these_and_unlike_those(tmp_path) -> None:
     vectors = np.stack([np.ones(120), where + 0.1 * rng.normal(size=120)], axis=1)
     vectors = np.concatenate([vectors, 0.01 * rng.normal(size=(120, DIM - 2))], axis=1).astype(np.float32)
     index = cf.Index.build(
-        store(tmp_path, "c", vectors=vectors, columns={"clump": where}), tmp_path / "x.index", metric="l2"
+        write_cells(tmp_path, "c", vectors=vectors, columns={"clump": where}),
+        tmp_path / "x.index",
+        metric="l2",
     )
     alone = index.like(["40", "41", "42"], k=20)
     assert alone.scores is not None
@@ -247,7 +171,7 @@ def test_like_these_and_unlike_those(tmp_path) -> None:
 
 def test_novelty_is_a_share_of_the_index_s_own_cells(index, stores) -> None:
     """Of vectors drawn as the index's were, a tenth is above .9; far outside everything is 1."""
-    own = index.novelty(vectors_of(400, 123))
+    own = index.novelty(clumps(400, 123))
     assert abs(np.median(own) - 0.5) < 0.1
     assert abs((own > 0.9).mean() - 0.1) < 0.06
     np.testing.assert_array_equal(index.novelty(-100 * np.ones((2, DIM), np.float32)), [1, 1])
@@ -257,10 +181,10 @@ def test_novelty_is_a_share_of_the_index_s_own_cells(index, stores) -> None:
 
 
 def test_too_few_cells_tell_nothing_new(tmp_path) -> None:
-    index = cf.Index.build(store(tmp_path, "c", vectors=vectors_of(11, 0)), tmp_path / "x.index")
+    index = cf.Index.build(write_cells(tmp_path, "c", vectors=clumps(11, 0)), tmp_path / "x.index")
     with pytest.raises(CanvasError, match="11 rows, too few to tell what is new"):
-        index.novelty(vectors_of(1, 0))
-    hits = index.search(vectors_of(1, 1), k=20)
+        index.novelty(clumps(1, 0))
+    hits = index.search(clumps(1, 1), k=20)
     assert (hits.rows[0, :11] >= 0).all()
     assert (hits.rows[0, 11:] == -1).all()
 
@@ -273,10 +197,10 @@ def test_too_few_cells_tell_nothing_new(tmp_path) -> None:
         (np.zeros((1, 2, DIM), np.float32), {}, "query vectors have shape (1, 2, 16)"),
         (np.full((1, DIM), np.nan, np.float32), {}, "vector 0 holds NaN"),
         (np.zeros((1, DIM), np.float32), {}, "vector 0 is all zeros and has no direction"),
-        (vectors_of(1, 0), {"encoder": "cd" * 32}, "of encoder cdcdcdcdcdcd"),
-        (vectors_of(1, 0), {"k": 0}, "k is 0"),
-        (vectors_of(1, 0), {"k": 10**7}, "k is 10000000"),
-        (vectors_of(1, 0), {"exclude": [1, 2]}, "2 rows to leave out for 1 queries"),
+        (clumps(1, 0), {"encoder": "cd" * 32}, "of encoder cdcdcdcdcdcd"),
+        (clumps(1, 0), {"k": 0}, "k is 0"),
+        (clumps(1, 0), {"k": 10**7}, "k is 10000000"),
+        (clumps(1, 0), {"exclude": [1, 2]}, "2 rows to leave out for 1 queries"),
     ],
 )
 def test_queries_that_cannot_be_meant(index, queries, options: dict, message: str) -> None:
@@ -287,10 +211,10 @@ def test_queries_that_cannot_be_meant(index, queries, options: dict, message: st
 
 
 def test_another_encoder_or_pooling_is_refused_everywhere(index, stores, tmp_path) -> None:
-    other = store(tmp_path, "other", 20, encoder_sha256="cd" * 32)
-    pooled = store(tmp_path, "pooled", 20, pool="cls")
-    early = store(tmp_path, "early", 20, layer=1)
-    wide = store(tmp_path, "wide", vectors=np.ones((20, DIM + 1), np.float32))
+    other = write_cells(tmp_path, "other", 20, encoder_sha256="cd" * 32)
+    pooled = write_cells(tmp_path, "pooled", 20, pool="cls")
+    early = write_cells(tmp_path, "early", 20, layer=1)
+    wide = write_cells(tmp_path, "wide", vectors=np.ones((20, DIM + 1), np.float32))
     for each in (other, pooled, early):
         with pytest.raises(ModelMismatch, match="was made from encoder abababababab, pool mean"):
             index.search(each)
@@ -300,151 +224,3 @@ def test_another_encoder_or_pooling_is_refused_everywhere(index, stores, tmp_pat
         with pytest.raises(ModelMismatch, match="one index holds vectors of one kind"):
             cf.Index.build([stores[0], each], tmp_path / "y.index")
     assert index.search(stores[0], 1).rows[:, 0].tolist() == list(range(300))
-
-
-# --- added to, killed, damaged
-
-
-@pytest.mark.usefixtures("large")
-def test_adding_gives_what_building_at_once_gives(stores, tmp_path) -> None:
-    more = [store(tmp_path, f"more{i}", 40) for i in range(10)]
-    grown = cf.Index.build(stores[0], tmp_path / "x.index")
-    before = grown.about["lists"]["trained"]
-    assert grown.add(stores[1]) == 200
-    for each in more:
-        assert grown.add(each) == 40
-    assert grown.add(more[0]) == 0
-    assert len(grown) == 900
-    assert grown.about["lists"]["trained"] == before  # in place: what was trained stays
-    assert len(grown.about["lists"]["files"]) <= 11  # small files were merged
-    assert sum(each["rows"] for each in grown.about["lists"]["files"]) == 900
-    opened = cf.Index.open(tmp_path / "x.index")
-    vectors = whole([*stores, *more])
-    queries = vectors_of(30, 5)
-    agree = [
-        len(set(rows.tolist()) & set(nearest(query, vectors, 10, "cosine")[0].tolist()))
-        for query, rows in zip(queries, opened.search(queries).rows, strict=True)
-    ]
-    assert np.mean(agree) >= 9.5
-    assert opened.recall["rows"] > 900 / 1.2
-    named = {each["name"] for each in opened.about["lists"]["files"]} | {before["name"]}
-    assert {path.name for path in opened.path.glob("*.faiss")} == named
-
-
-def test_an_exact_index_grows_into_lists_and_these_are_trained_again(stores, tmp_path, monkeypatch) -> None:
-    index = cf.Index.build(stores[0], tmp_path / "x.index")
-    assert index.structure == "flat"
-    monkeypatch.setattr(search_lists, "FLAT_MOST", 400)
-    assert index.add(stores[1]) == 200
-    assert index.structure == "ivf-sq8"
-    assert index.parts[0].vectors.dtype == np.float32
-    assert index.parts[1].vectors.dtype == np.float16
-    index.about["lists"]["trained_rows"] = 10
-    assert search_lists.outgrown(index.about["lists"], 500)
-
-
-def test_a_kill_before_the_mark_changes_nothing_and_the_same_call_goes_on(
-    stores, tmp_path, monkeypatch
-) -> None:
-    path = tmp_path / "x.index"
-
-    class Killed(BaseException):
-        pass
-
-    def kill(*given: object) -> None:
-        raise Killed
-
-    written: list[str] = []
-    copy = search_build.write_part
-
-    def counted(folder: Path, *given, **options):
-        done = (folder / "part.json").exists()
-        entry = copy(folder, *given, **options)
-        written.append(f"{folder.name} {'kept' if done else 'written'}")
-        return entry
-
-    monkeypatch.setattr(search_build, "write_part", counted)
-    mark = search_build.write_mark
-    monkeypatch.setattr(search_build, "write_mark", kill)
-    with pytest.raises(Killed):
-        cf.Index.build(stores[0], path)
-    with pytest.raises(CanvasError, match=r"x\.index is unfinished; run the same `canvas-fm index` again"):
-        cf.Index.open(path)
-    monkeypatch.setattr(search_build, "write_mark", mark)
-    index = cf.Index.build(stores[0], path)
-    assert written == ["part-0000 written", "part-0000 kept"]
-    monkeypatch.setattr(search_build, "write_mark", kill)
-    with pytest.raises(Killed):
-        index.add(stores[1])
-    monkeypatch.setattr(search_build, "write_mark", mark)
-    assert len(cf.Index.open(path)) == 300
-    assert index.search(vectors_of(3, 0)).rows.max() < 300
-    # Half a part, as a kill in the middle of copying leaves it.
-    (path / "part-0001" / "vectors.npy").write_bytes(b"half")
-    assert cf.Index.build(stores, path).search(stores[1], 1).rows[:, 0].tolist() == list(range(300, 500))
-
-
-def test_two_writers_at_once_are_refused(stores, tmp_path) -> None:
-    from canvas_fm.inference.unfinished import take_lock
-
-    index = cf.Index.build(stores[0], tmp_path / "x.index")
-    lock = take_lock(index.path, index.path)
-    with pytest.raises(CanvasError, match="another process is writing"):
-        index.add(stores[1])
-    os.close(lock)
-    assert index.add(stores[1]) == 200
-
-
-@pytest.mark.usefixtures("large")
-def test_every_flipped_byte_is_found(stores, tmp_path) -> None:
-    index = cf.Index.build(stores, tmp_path / "x.index")
-    count = index.verify()
-    files = [
-        path for path in index.path.rglob("*") if path.is_file() and path.name not in ("lock", "part.json")
-    ]
-    assert count == len(files) - 1  # the mark knows itself
-    for path in files:
-        data = path.read_bytes()
-        path.write_bytes(data[:-1] + bytes([data[-1] ^ 16]))
-        with pytest.raises(DamagedStore, match=path.name.replace(".", r"\.")):
-            cf.Index.open(index.path)
-        path.write_bytes(data[:-1])
-        with pytest.raises(DamagedStore, match=path.name.replace(".", r"\.")):
-            cf.Index.open(index.path)
-        path.write_bytes(data)
-    assert len(cf.Index.open(index.path)) == 500
-
-
-def test_large_files_are_compared_when_it_is_asked_for(stores, tmp_path, monkeypatch) -> None:
-    index = cf.Index.build(stores[0], tmp_path / "x.index")
-    monkeypatch.setattr(search_store, "_CHECKED_AT_OPEN", 10)
-    path = index.path / "part-0000" / "vectors.npy"
-    data = bytearray(path.read_bytes())
-    data[-3] ^= 1
-    path.write_bytes(data)
-    with pytest.raises(DamagedStore, match="its bytes are not those that were written"):
-        cf.Index.open(index.path).verify()
-
-
-def test_what_is_no_index_is_a_sentence(stores, tmp_path, index) -> None:
-    with pytest.raises(CanvasError, match=r"does not exist; `canvas-fm index EMBEDDINGS --out"):
-        cf.Index.open(tmp_path / "nothing.index")
-    with pytest.raises(CanvasError, match="is no index"):
-        cf.Index.open(stores[0].path)
-    with pytest.raises(CanvasError, match="and is no index; give another name"):
-        cf.Index.build(stores, stores[0].path)
-    with pytest.raises(CanvasError, match="there is no folder"):
-        cf.Index.build(stores, tmp_path / "no" / "x.index")
-    with pytest.raises(CanvasError, match="is of metric cosine, l2 was asked for"):
-        cf.Index.build(stores, index.path, metric="l2")
-    with pytest.raises(CanvasError, match="one of cosine, l2"):
-        cf.Index.build(stores, tmp_path / "x.index", metric="dot")
-    with pytest.raises(CanvasError, match="no embeddings to index"):
-        cf.Index.build([], tmp_path / "x.index")
-    mixed = store(tmp_path, "mixed", 5, columns={"score": np.array(list("abcde"))})
-    with pytest.raises(CanvasError, match=r"the column 'score' is text in .* and number in what"):
-        index.add(mixed)
-    assert len(cf.Index.open(index.path)) == 500
-    mark = json.loads((index.path / "index.json").read_text())
-    assert (mark["encoder_sha256"], mark["metric"], mark["rows"]) == ("ab" * 32, "cosine", 500)
-    assert mark["recall"]["value"] == 1

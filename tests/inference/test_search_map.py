@@ -15,22 +15,16 @@ from canvas_fm.inference import search_map
 from canvas_fm.inference.embeddings import Embeddings, write_store
 from canvas_fm.inference.search_map import column, column_kinds, embedding_map, methods
 
+from .conftest import ATTRIBUTES  # isort: skip
+
 DIM = 12
-ABOUT = {
-    "encoder_sha256": "ab" * 32,
-    "encoder": "tiny",
-    "pool": "mean",
-    "precision": "fp32",
-    "voxel_um": [4.0, 1.8, 1.8],
-    "window": [3.0, 300.0],
-}
 
 
 def store(folder: Path, name: str, n: int, columns: dict[str, np.ndarray], **changes) -> Embeddings:
     rng = np.random.default_rng(n)
     # Large beside its own spread, where a careless covariance would lose its digits.
     vectors = (100 + rng.normal(size=(n, DIM)) * np.arange(DIM, 0, -1)).astype(np.float32)
-    about = ABOUT | {"volume": name, "marker": "NeuN", "inputs": {"volume": name}} | changes
+    about = ATTRIBUTES | {"volume": name, "marker": "NeuN", "inputs": {"volume": name}} | changes
     write_store(folder / f"{name}.emb.zarr", vectors, Points(rng.uniform(0, 50, (n, 3)), columns), about)
     return Embeddings.open(folder / f"{name}.emb.zarr")
 
@@ -104,7 +98,7 @@ def test_of_many_words_the_most_frequent_are_named(index) -> None:
 
 
 def test_an_index_of_one_cell_and_of_one_dimension_has_a_map(tmp_path: Path) -> None:
-    about = ABOUT | {"volume": "one", "marker": None, "inputs": {}}
+    about = ATTRIBUTES | {"volume": "one", "marker": None, "inputs": {}}
     for name, shape in (("cell", (1, DIM)), ("dimension", (5, 1))):
         write_store(
             tmp_path / f"{name}.emb.zarr", np.ones(shape, np.float32), Points(np.zeros((shape[0], 3))), about
