@@ -5,19 +5,18 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from canvas_fm.errors import CanvasError, DamagedStore
+from canvas_fm.errors import CanvasError
 from serving import npy
 from serving.bodies import read_model
 from serving.core import Core
 from serving.errors import Refusal, refused
-from serving.finder import find_index, plain
+from serving.finder import find_index, plain, read_index
 from serving.options import given
 from serving.pictures import MOST_THUMBNAILS, PNG, Origins, read_crop, strip
 from serving.points import unreadable
@@ -25,8 +24,6 @@ from serving.schemas import CellsReply, CellsRequest
 
 if TYPE_CHECKING:
     from canvas_fm.inference.search import Index
-
-T = TypeVar("T")
 
 CSV = "text/csv"
 _MOST_CELLS = 1000  # as JSON
@@ -72,10 +69,10 @@ async def cells(core: Core, request: Request) -> Response:
     most = core.maps.most if as_csv else MOST_THUMBNAILS if asked.thumbnails else _MOST_CELLS
     rows = await _rows(core, name, index, asked, most)
     if as_csv:
-        text = await _read(core, name, lambda: _table(index, rows))
+        text = await read_index(core, name, lambda: _table(index, rows))
         headers = {"Content-Disposition": f'attachment; filename="{name}.csv"'}
         return Response(text, media_type=CSV, headers=headers)
-    found = await _read(core, name, lambda: _described(core, index, rows, asked.thumbnails))
+    found = await read_index(core, name, lambda: _described(core, index, rows, asked.thumbnails))
     return JSONResponse(CellsReply(index=name, cells=found).model_dump(mode="json"))
 
 
@@ -116,7 +113,7 @@ async def _rows(core: Core, name: str, index: Index, asked: CellsRequest, most: 
     if not 1 <= count <= most:
         raise Refusal(413 if count else 422, f"{count} cells in one request; give 1 to {most}")
     if rows is None:
-        return await _read(core, name, lambda: index.rows_of(ids or []))
+        return await read_index(core, name, lambda: index.rows_of(ids or []))
     if not 0 <= min(rows) <= max(rows) < len(index):
         raise Refusal(422, f"rows go from 0 to {len(index) - 1} in this index")
     return np.array(rows, np.int64)
@@ -154,15 +151,6 @@ def _size(text: str | None) -> tuple[int, int, int] | None:
     if not 1 <= z * y * x <= _MOST_VOXELS:
         raise Refusal(413, f"size is {text[:50]}; a crop has 1 to {_MOST_VOXELS} voxels")
     return z, y, x
-
-
-async def _read(core: Core, name: str, work: Callable[[], T]) -> T:
-    try:
-        return await core.searching.run(work, deadline_s=core.limits.deadline_s)
-    except DamagedStore as problem:
-        raise Refusal(500, f"the index {name!r} cannot be read; the server's log says why") from problem
-    except CanvasError as problem:
-        raise refused(problem) from problem
 
 
 def _described(core: Core, index: Index, rows: np.ndarray, pictures: bool) -> list[dict[str, object]]:

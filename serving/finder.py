@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -16,6 +17,8 @@ from serving.schemas import SearchReply, SearchRequest
 if TYPE_CHECKING:
     from canvas_fm.inference.search import Index
     from canvas_fm.inference.search_hits import Hits
+
+T = TypeVar("T")
 
 _MOST_QUERIES = 256
 _MOST_CONDITIONS = 16
@@ -54,10 +57,13 @@ async def search(core: Core, asked: SearchRequest, vectors: np.ndarray | None) -
     if asked.unlike and asked.like is None:
         raise Refusal(422, "unlike names counter-examples of like; give at least one example there")
     check_search(core, asked, max(len(kind or ()) for kind in kinds))
+    return await read_index(core, name, lambda: _search(core, name, index, asked, vectors))
+
+
+async def read_index(core: Core, name: str, work: Callable[[], T]) -> T:
+    """What work on an index gives, beside that on others; its faults and mistakes as refusals."""
     try:
-        return await core.searching.run(
-            lambda: _search(core, name, index, asked, vectors), deadline_s=core.limits.deadline_s
-        )
+        return await core.searching.run(work, deadline_s=core.limits.deadline_s)
     except DamagedStore as problem:
         raise Refusal(500, f"the index {name!r} cannot be read; the server's log says why") from problem
     except ModelMismatch as problem:

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from canvas_fm.errors import CanvasError, DamagedStore, ModelMismatch
+from canvas_fm.errors import ModelMismatch
 from serving.core import Core
-from serving.errors import Refusal, refused
-from serving.finder import find_index
+from serving.errors import Refusal
+from serving.finder import find_index, read_index
 from serving.options import Options
 from serving.vectors import key_of
 
@@ -46,9 +46,4 @@ async def whitened(core: Core, vectors: np.ndarray, name: str) -> np.ndarray:
             held = core.whitenings[name] = (index, Whitening(index))
         return held[1](vectors)
 
-    try:
-        return await core.searching.run(work, deadline_s=core.limits.deadline_s)
-    except DamagedStore as problem:
-        raise Refusal(500, f"the index {name!r} cannot be read; the server's log says why") from problem
-    except CanvasError as problem:
-        raise refused(problem) from problem
+    return await read_index(core, name, work)
