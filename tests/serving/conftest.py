@@ -276,7 +276,7 @@ class Served:
 
     def stop(self) -> int:
         self.process.terminate()
-        return self.process.wait(30)
+        return self.process.wait(45)  # `stop_s`, for what is in flight, and the end of the processes
 
 
 @pytest.fixture(scope="session")
