@@ -43,11 +43,20 @@ class HostedRefiner:
     def open(
         cls, name: str, path: str, first: Engine, engines: Sequence[Engine], detectors: Sequence[Detector]
     ) -> HostedRefiner:
-        """Opened; CanvasError where its models are neither among those that are served nor shipped."""
+        """Opened; CanvasError where its models are neither among those that are served nor shipped.
+
+        And for a refiner that looks at the candidates' own score: requests have points or crops, no scores.
+        """
+        from canvas_fm.heads.features import SCORE
         from canvas_fm.heads.refine import Refiner
         from canvas_fm.heads.refine_points import extractor_of
 
         refiner = Refiner.load(path)
+        if SCORE in refiner.columns_.sizes:
+            raise CanvasError(
+                f"the refiner {name} cannot be served: it also looks at the candidates' own score, which "
+                "requests do not carry; use `canvas-fm refine apply`, or serve one fitted without --own-score"
+            )
         refiner.set_params(device=str(first.encoder.device))
         given = _served(refiner, [engine.encoder for engine in engines], detectors)
         extractor = extractor_of(refiner, **_models_of(name, refiner, given), **running(first.settings))

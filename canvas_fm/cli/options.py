@@ -104,7 +104,10 @@ def add_labelled(parser: argparse.ArgumentParser) -> None:
 
 
 def labelled(
-    args: argparse.Namespace, volumes: list[Volume], background: list[Volume] | None = None
+    args: argparse.Namespace,
+    volumes: list[Volume],
+    background: list[Volume] | None = None,
+    score: str | None = None,
 ) -> list[Candidates]:
     """The candidates that the flags of `add_labelled` name, with their labels."""
     from canvas_fm.heads.candidates import label_brains
@@ -116,6 +119,7 @@ def labelled(
         truth=args.truth,
         tolerance_um=args.tolerance_um,
         within=args.within,
+        score=score,
         background=background,
     )
 

@@ -81,6 +81,18 @@ def _add_fit(group: Verbs) -> None:
         help="of every brain by its own candidates; default none",
     )
     fit.add_argument(
+        "--own-score",
+        action="store_true",
+        help="look at the candidates' own score too, beside any variant; good where its level carries from "
+        "brain to brain (one marker, one detector), harmful where it does not. Candidates to be judged then "
+        "need that column",
+    )
+    fit.add_argument(
+        "--score-column",
+        metavar="COLUMN",
+        help="the score that --own-score looks at; default score, p_cell, log_score",
+    )
+    fit.add_argument(
         "--unfreeze",
         type=int,
         default=0,
@@ -138,7 +150,12 @@ def _add_apply(group: Verbs) -> None:
     )
     apply.add_argument("refiner", metavar="REFINER", help="a refiner's folder, or the name of a shipped one")
     apply.add_argument("volume", metavar="VOLUME")
-    apply.add_argument("candidates", metavar="CANDIDATES", help="CSV or Parquet; only z, y, x are needed")
+    apply.add_argument(
+        "candidates",
+        metavar="CANDIDATES",
+        help="CSV or Parquet; only z, y, x are needed, "
+        "and the score where the refiner was fitted with --own-score",
+    )
     apply.add_argument("--out", required=True, metavar="CELLS", help="file to write: .csv or .parquet")
     apply.add_argument("--encoder", metavar="MODEL", help="the refiner's encoder, where it is not shipped")
     apply.add_argument("--detector", metavar="MODEL", help="the refiner's detector, where it is not shipped")
@@ -166,9 +183,10 @@ def run_fit(args: argparse.Namespace) -> None:
     from canvas_fm.heads.refine_fit import fit_refiner
     from canvas_fm.models.checkpoint import load
 
+    _check_score_flags(args)
     volumes = [open_volume(path, args) for path in args.volumes]
     background = None if args.background is None else [open_volume(path, args) for path in args.background]
-    brains = labelled(args, volumes, background)
+    brains = labelled(args, volumes, background, args.score_column)
     extractor = Extractor(
         encoder=None if args.encoder is None else load(args.encoder, kind="encoder"),
         detector=None if args.detector is None else load(args.detector, kind="detector"),
@@ -184,10 +202,23 @@ def run_fit(args: argparse.Namespace) -> None:
         tuning = Tuning(args.unfreeze, augment=args.augment)
         report = fit_tuned(_refiner(args), brains, extractor, args.out, tuning, **writing)
     else:
+        writing["own_score"] = args.own_score
         report = fit_refiner(_refiner(args), brains, extractor, args.out, **writing)
     skipped = report_bad_chunks(volumes)
     result = report if args.json else _for_people(report)
     print_result(result, args.json, bad_chunks=skipped)
+
+
+def _check_score_flags(args: argparse.Namespace) -> None:
+    from canvas_fm.errors import CanvasError
+
+    if args.own_score and args.unfreeze:
+        raise CanvasError(
+            "--own-score goes with the encoder as it is: beside a score that tells most, --unfreeze has "
+            "little to learn from; give one of the two"
+        )
+    if args.score_column and not args.own_score:
+        raise CanvasError("--score-column names what --own-score looks at; give that flag too")
 
 
 def _refiner(args: argparse.Namespace) -> Refiner:

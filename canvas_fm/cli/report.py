@@ -108,6 +108,11 @@ def add_verbs(verbs: Verbs) -> None:
         help="inverse of the penalty of heads on features; default: chosen on training volumes",
     )
     report.add_argument(
+        "--own-score",
+        action="store_true",
+        help="also judge the features beside the candidates' own score, as `refine fit --own-score` does",
+    )
+    report.add_argument(
         "--ratios",
         nargs="+",
         type=positive_float,
@@ -188,6 +193,7 @@ def run_report(args: argparse.Namespace) -> None:
             correction=args.correction,
             head=args.head,
             C=args.C,
+            own_score=args.own_score,
             ratios=tuple(args.ratios),
             cuts=tuple(args.cut),
             unfreeze=args.unfreeze,

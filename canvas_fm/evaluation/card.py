@@ -258,7 +258,9 @@ def _refiner_facts(config: Mapping[str, Any]) -> dict[str, str]:
         made = block["made"] or {"name": "unknown", "sha256": "", "settings": {}}
         how = ", ".join(f"{name} {_plain(value)}" for name, value in made["settings"].items())
         size = block["stop"] - block["start"]
-        features.append(f"{size} of {made['name']} (`{made['sha256'][:12]}…`{how and '; '}{how})")
+        # The candidates' own score has no sha256: its column is named.
+        said = [f"`{made['sha256'][:12]}…`"] * bool(made["sha256"]) + [how] * bool(how)
+        features.append(f"{size} of {made['name']}" + (f" ({'; '.join(said)})" if said else ""))
     facts = {"features": ", ".join(features)}
     if tuned:
         facts["on top of"] = f"the encoder {tuned['base']} (`{tuned['base_sha256'][:12]}…`)"

@@ -55,9 +55,14 @@ def cells_of(points: Points, role: str) -> tuple[Points, list[str]]:
     return Points(points.zyx[keep], columns, points.meta), [note]
 
 
+def score_column(points: Points) -> str | None:
+    """The first of the usual names of a score that the points have."""
+    return next((name for name in SCORE_COLUMNS if name in points.columns), None)
+
+
 def scores_of(points: Points, column: str | None, *, needed: bool) -> Float64[np.ndarray, " n"] | None:
     """The score of each prediction, None where the points carry none; CanvasError for text or NaN."""
-    name = column or next((name for name in SCORE_COLUMNS if name in points.columns), None)
+    name = column or score_column(points)
     if name is None:
         if needed:
             raise CanvasError(

@@ -10,16 +10,20 @@ import numpy as np
 from jaxtyping import Float32, Float64
 
 from canvas_fm.errors import BadInput
-from canvas_fm.heads.features import Moments
+from canvas_fm.heads.features import SCORE, Moments
 
 CONCAT = "concat"
 REDUCTIONS = ("columns", "pca")
+# What the own score is multiplied with beside other columns of unit deviation: a penalty on the weights then
+# hardly touches it. Among hundreds of columns it would be one of many, and with few labels lost.
+LOUD = 30.0
 
 
 @dataclass(frozen=True)
 class Columns:
     """The blocks that are used, side by side in the order given, and what is left of the one that is cut.
 
+    The candidates' own score, where there is such a block, stands beside every variant and is never cut.
     Of the `cut` block the first round(ratio · d) columns are kept (section 5 of the CANVAS paper calls the
     ratio a contribution: 154 of 384 at 0.4), or as many principal components of it.
     """
@@ -40,18 +44,19 @@ class Columns:
             raise BadInput(
                 f"variant is {variant!r}; give {CONCAT} (all blocks) or one of the blocks {', '.join(blocks)}"
             )
-        used = list(blocks) if variant == CONCAT else [variant]
+        used = [name for name in blocks if variant in (CONCAT, name) or name == SCORE]
         sizes = {name: len(range(*blocks[name].indices(dim))) for name in used}
+        may_cut = [name for name in used if name != SCORE]
         if not 0 < ratio <= 1:
             raise BadInput(f"ratio is {ratio}; give the share of the cut block to keep, above 0 and up to 1")
         if cut is None:
-            if ratio < 1 and len(used) > 1:
+            if ratio < 1 and len(may_cut) != 1:
                 raise BadInput(
-                    f"ratio is {ratio}: say which block it cuts, cut={' or '.join(map(repr, used))}"
+                    f"ratio is {ratio}: say which block it cuts, cut={' or '.join(map(repr, may_cut))}"
                 )
-            cut = used[0] if ratio < 1 else None
-        elif cut not in used:
-            raise BadInput(f"cut is {cut!r}; variant {variant!r} uses {', '.join(used)}")
+            cut = may_cut[0] if ratio < 1 else None
+        elif cut not in may_cut:
+            raise BadInput(f"cut is {cut!r}; variant {variant!r} uses {', '.join(may_cut)}")
         kept = 0 if cut is None else math.floor(ratio * sizes[cut] + 0.5)
         if cut is not None and not kept:
             raise BadInput(f"ratio {ratio} of the {sizes[cut]} columns of {cut!r} is none; give a higher one")
@@ -74,6 +79,13 @@ class Columns:
         start = sum(self._taken(name) for name in before)
         return slice(start, start + self.sizes[self.cut]), self.kept
 
+    def weights(self) -> Float64[np.ndarray, " k"] | None:
+        """What each scaled column, components in their place, is multiplied with; None where all are 1."""
+        if SCORE not in self.sizes:
+            return None
+        sizes = {name: self.kept if name == self.cut else size for name, size in self.sizes.items()}
+        return np.repeat([LOUD if name == SCORE else 1.0 for name in sizes], list(sizes.values()))
+
     def _taken(self, name: str) -> int:
         return self.kept if name == self.cut and self.reduce == "columns" else self.sizes[name]
 
@@ -87,12 +99,25 @@ class Affine:
 
     @classmethod
     def fit(
-        cls, x: Float32[np.ndarray, "n w"], components: tuple[slice, int] | None, *, whiten: bool
+        cls,
+        x: Float32[np.ndarray, "n w"],
+        components: tuple[slice, int] | None,
+        *,
+        whiten: bool,
+        weights: Float64[np.ndarray, " k"] | None = None,
     ) -> Affine:
         """Columns of unit deviation; components keep theirs in proportion; with `whiten` unit covariance.
 
         Components of unit deviation each would make the last ones, which are noise, as loud as the first.
+        At the end each column is multiplied by its weight.
         """
+        found = cls._unit(x, components, whiten)
+        return found if weights is None else cls(found.mean, found.matrix * weights)
+
+    @classmethod
+    def _unit(
+        cls, x: Float32[np.ndarray, "n w"], components: tuple[slice, int] | None, whiten: bool
+    ) -> Affine:
         mean = x.mean(axis=0, dtype=np.float64)
         if components is None and not whiten:
             return cls(mean, _inverse(x.std(axis=0, dtype=np.float64)))

@@ -14,6 +14,7 @@ from jaxtyping import Float32, Float64, Shaped
 from canvas_fm.errors import BadInput, ModelMismatch
 
 MAE, DETECTOR = "mae", "detector"  # the blocks that are made by an encoder and by a detector
+SCORE = "score"  # the block of the score that the candidates came with, see own_score.py
 CORRECTIONS = ("none", "centre", "standardise", "whiten")
 # Of a covariance, the share of its mean variance that is mixed in: directions without variance stay finite.
 SHRINKAGE = 0.01

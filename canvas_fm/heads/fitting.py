@@ -147,7 +147,8 @@ def _log_loss(is_cell: Bool[np.ndarray, " n"], logits: Float32[np.ndarray, " n"]
 
 
 def _affine(settings: Refiner, x: Float32[np.ndarray, "n w"]) -> Affine:
-    return Affine.fit(x, settings.columns_.components(), whiten=settings.whiten)
+    columns = settings.columns_
+    return Affine.fit(x, columns.components(), whiten=settings.whiten, weights=columns.weights())
 
 
 @dataclass(frozen=True)

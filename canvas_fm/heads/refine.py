@@ -21,6 +21,7 @@ from canvas_fm.heads.columns import CONCAT, Columns
 from canvas_fm.heads.features import (
     CORRECTIONS,
     MAE,
+    SCORE,
     FeatureSet,
     Moments,
     check_blocks,
@@ -44,7 +45,8 @@ class Refiner(ClassifierMixin, BaseEstimator):
     """Tells true from false detections by their features; a scikit-learn classifier.
 
     variant: `concat` uses all blocks, else the name of one (`detector`, `mae`). blocks: the columns of each
-    by name; a FeatureSet brings its own. cut, ratio, reduce: of the block `cut` only the first round(ratio·d)
+    by name; a FeatureSet brings its own. A block `score` is the candidates' own score: it stands beside any
+    variant and is hardly penalised. cut, ratio, reduce: of the block `cut` only the first round(ratio·d)
     columns are used, or with reduce `pca` as many of its principal components. correction: every brain is
     first corrected by its own candidates (none, centre, standardise, whiten). whiten: decorrelate columns, by
     the training brains. model: `logistic` (C chosen by cross-validation where None) or `mlp`. balanced: both
@@ -134,6 +136,7 @@ class Refiner(ClassifierMixin, BaseEstimator):
         self.blocks_ = dict(self._blocks(X, x.shape[1]))
         self.made_ = dict(X.made) if isinstance(X, FeatureSet) else {}
         self.columns_ = Columns.of(self.blocks_, x.shape[1], self.variant, self.cut, self.ratio, self.reduce)
+        self.check_score(self.columns_)
         # A brain is corrected by all its candidates, labelled or not, as it will be when it is judged.
         x = correct_by_group(x, names, self.correction)
         used = self.columns_.take({name: x[:, part] for name, part in self.blocks_.items()})
@@ -146,6 +149,17 @@ class Refiner(ClassifierMixin, BaseEstimator):
             missed=dict(missed or {}),
             grouped=known,
         )
+
+    def check_score(self, columns: Columns) -> None:
+        """Raise BadInput for a correction of every brain where the own score is looked at.
+
+        It would take away the score's level, for which it is there, and whitening would mix it into the rest.
+        """
+        if SCORE in columns.sizes and self.correction != "none":
+            raise BadInput(
+                f"correction is {self.correction!r}, which would take the level of the candidates' own score "
+                "away; fit without the correction, or without the own score"
+            )
 
     def take(self, fitted: Fitted, tuned: TunedBlocks | None = None) -> None:
         """Become what was fitted; `tuned` are the encoder's last blocks where they were fitted too."""

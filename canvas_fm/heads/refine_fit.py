@@ -20,7 +20,8 @@ from canvas_fm.evaluation.submission import sha256
 from canvas_fm.heads.candidates import Candidates
 from canvas_fm.heads.columns import Columns
 from canvas_fm.heads.extract import DETECTOR, MAE, Extractor, kept_features
-from canvas_fm.heads.features import FeatureSet, stack
+from canvas_fm.heads.features import SCORE, FeatureSet, stack
+from canvas_fm.heads.own_score import beside_score, own_scores
 from canvas_fm.heads.refine import Refiner
 from canvas_fm.heads.splits import grouped_folds, held_out_parts
 
@@ -39,14 +40,22 @@ class TrainingSet:
 
 
 def training_set(
-    brains: Sequence[Candidates], extractor: Extractor, *, keep: Path | None = None, show: bool | None = None
+    brains: Sequence[Candidates],
+    extractor: Extractor,
+    *,
+    own_score: bool = False,
+    keep: Path | None = None,
+    show: bool | None = None,
 ) -> TrainingSet:
     """The features of all brains. With the folder `keep` they are worked out once for all later calls.
+
+    With `own_score` the score that the candidates came with is one more block (see `own_scores`).
 
     With a per-brain correction in mind, unlabelled candidates have features too. Memory: 4 bytes a number.
     """
     for brain in brains:
         extractor.check(brain.volume, brain.background)
+    scores = own_scores(brains) if own_score else None
     parts = []
     for brain in brains:
         same: dict[str, Any] = {"group": brain.name, "background": brain.background, "show": show}
@@ -54,6 +63,9 @@ def training_set(
             parts.append(extractor.features(brain.volume, brain.zyx, **same))
         else:
             parts.append(kept_features(extractor, brain.volume, brain.zyx, keep, **same))
+    if scores is not None:
+        columns, made = scores
+        parts = [beside_score(part, score, made) for part, score in zip(parts, columns, strict=True)]
     return TrainingSet(
         stack(parts),
         np.concatenate([brain.label for brain in brains]),
@@ -68,6 +80,7 @@ def fit_refiner(
     extractor: Extractor,
     out: str | Path,
     *,
+    own_score: bool = False,
     overwrite: bool = False,
     keep: Path | None = None,
     show: bool | None = None,
@@ -77,13 +90,14 @@ def fit_refiner(
 
     Every figure is of brains (or regions, where there is one brain) that the model had not seen, beside the
     F1 of keeping every candidate and the ceiling 2R / (1 + R) that no judgement of these candidates passes.
+    With `own_score` the refiner also looks at the score that the candidates came with, beside any variant.
     `fit` fits the refiner in another way than `Refiner.fit` does.
     """
     out = Path(out)
     if out.exists() and not overwrite and not (out.is_dir() and not any(out.iterdir())):
         raise CanvasError(f"{out} is there already; give another --out, or --overwrite to replace it")
-    _check_before_work(refiner, brains, extractor)
-    data = training_set(brains, extractor, keep=keep, show=show)
+    _check_before_work(refiner, brains, extractor, own_score)
+    data = training_set(brains, extractor, own_score=own_score, keep=keep, show=show)
     if fit is None:
         refiner.fit(data.features, data.label, regions=data.regions, missed=data.missed)
     else:
@@ -114,7 +128,9 @@ def fit_refiner(
     return report
 
 
-def _check_before_work(refiner: Refiner, brains: Sequence[Candidates], extractor: Extractor) -> None:
+def _check_before_work(
+    refiner: Refiner, brains: Sequence[Candidates], extractor: Extractor, own_score: bool
+) -> None:
     """What can be refused before hours of embedding: labels, folds, and a model that the variant needs."""
     made = extractor.made
     for block, flag in ((MAE, "--encoder"), (DETECTOR, "--detector")):
@@ -122,7 +138,11 @@ def _check_before_work(refiner: Refiner, brains: Sequence[Candidates], extractor
             raise BadInput(f"variant {refiner.variant} needs the {block} features: give {flag}")
     blocks = extractor.layout
     width = max(part.stop for part in blocks.values())
-    Columns.of(blocks, width, refiner.variant, refiner.cut, refiner.ratio, refiner.reduce)
+    if own_score:
+        blocks, width = {**blocks, SCORE: slice(width, width + 1)}, width + 1
+    refiner.check_score(
+        Columns.of(blocks, width, refiner.variant, refiner.cut, refiner.ratio, refiner.reduce)
+    )
     label = np.concatenate([brain.label for brain in brains])
     name = np.repeat([brain.name for brain in brains], [len(brain) for brain in brains])
     regions = _regions(brains)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Float32, Float64, Int64
 
 from canvas_fm.data.disk import write_atomic
 from canvas_fm.data.points import Points
@@ -18,7 +18,8 @@ from canvas_fm.data.volume import Volume
 from canvas_fm.errors import BadInput, CanvasError, ModelMismatch
 from canvas_fm.heads.candidates import check_home, duplicates
 from canvas_fm.heads.extract import DETECTOR, MAE, Extractor
-from canvas_fm.heads.features import Made, Moments
+from canvas_fm.heads.features import SCORE, Made, Moments
+from canvas_fm.heads.own_score import beside_score, score_to_judge
 from canvas_fm.heads.refine import Refiner
 from canvas_fm.inference.embed import points_sha256
 from canvas_fm.inference.tilework import TileWork
@@ -55,13 +56,16 @@ def refine(
     Models that are not given are looked for among the shipped ones, by the sha256 that the refiner recorded.
     With `out` (.csv, .parquet) the rows are written; the same call again goes on where it stopped, or takes a
     finished file of the same inputs as it is. Memory grows by the file's rows, not by their features.
-    Duplicates are warned about and kept.
+    Duplicates are warned about and kept. A refiner that also looks at the candidates' own score takes it from
+    the column of the name that it was fitted with.
 
     Raises ModelMismatch for another encoder, detector or voxel size, CanvasError for points outside the
-    volume or of another one.
+    volume or of another one, and for a score that is needed and not there.
     """
     check_home(points, volume.name, "the candidates' header")
     points.check_inside(volume.shape_zyx)
+    made = refiner.made_.get(SCORE)
+    score = None if made is None else score_to_judge(points, made)
     extractor = extractor_of(
         refiner, **models_of(refiner, encoder, detector), batch=batch, device=device, precision=precision,
         backend=backend, resample=resample, any_voxel=any_voxel,
@@ -73,7 +77,7 @@ def refine(
         )
     if P_CELL in points.columns:
         _log.warning("the candidates have a column %s already; it is replaced", P_CELL)
-    judge = _Judge(refiner, extractor, volume, background, points.zyx)
+    judge = _Judge(refiner, extractor, volume, background, points.zyx, score)
     meta = _meta(points, volume, refiner, extractor)
     if out is None:
         p_cell = np.empty(len(points))
@@ -127,6 +131,8 @@ def models_needed(refiner: Refiner) -> dict[str, Made]:
     needed = {}
     for block in refiner.columns_.sizes:
         made = refiner.made_.get(block)
+        if made is not None and block == SCORE:
+            continue  # the candidates bring it
         if made is None or block not in (MAE, DETECTOR):
             raise BadInput(
                 f"this refiner was fitted on features {block!r} that no encoder or detector is recorded for; "
@@ -160,9 +166,10 @@ class _Judge:
         volume: Volume,
         background: Volume | None,
         zyx: Float64[np.ndarray, "n 3"],
+        score: Float32[np.ndarray, "n 1"] | None,
     ) -> None:
         self.refiner, self.extractor, self.volume = refiner, extractor, volume
-        self.background, self.zyx = background, zyx
+        self.background, self.zyx, self.score = background, zyx, score
         self.blocks = extractor.blocks(volume, zyx, BLOCK)
         self._reader = extractor.reader(volume)
         self._moments: Moments | None = None
@@ -205,9 +212,12 @@ class _Judge:
         return Moments.of(self._features(rows).x)
 
     def _features(self, rows: Int64[np.ndarray, " m"]) -> Any:
-        return self.extractor.features(
+        features = self.extractor.features(
             self.volume, self.zyx[rows], background=self.background, reader=self._reader, show=False
         )
+        if self.score is None:
+            return features
+        return beside_score(features, self.score[rows], self.refiner.made_[SCORE])
 
 
 def extractor_of(
@@ -217,7 +227,7 @@ def extractor_of(
     settings: dict[str, Any] = {}
     for block in refiner.columns_.sizes:
         made = refiner.made_.get(block)
-        settings |= dict(made.settings) if made is not None else {}
+        settings |= dict(made.settings) if made is not None and block != SCORE else {}
     if "crop_zyx" in settings:
         z, y, x = settings["crop_zyx"]
         settings["crop_zyx"] = (z, y, x)
@@ -245,6 +255,8 @@ def _meta(points: Points, volume: Volume, refiner: Refiner, extractor: Extractor
     for name, made in extractor.made.items():
         kind = "encoder" if name == MAE else "detector"
         meta |= {f"refiner_{kind}": made.name, f"refiner_{kind}_sha256": made.sha256}
+    if (score := refiner.made_.get(SCORE)) is not None:
+        meta["refiner_own_score"] = str(score.settings["column"])
     return meta | {"p_cell_threshold": f"{refiner.threshold_:.6g}"}
 
 

@@ -134,7 +134,9 @@ def describe_refiner(path: str | Path) -> dict[str, Any]:
         "sha256": config.sha256,
         "variant": config.settings["variant"],
         "features": {block.name: block.stop - block.start for block in config.blocks},
-        "models": {b.name: f"{b.made.name} {b.made.sha256}" for b in config.blocks if b.made is not None},
+        "models": {
+            b.name: f"{b.made.name} {b.made.sha256}".rstrip() for b in config.blocks if b.made is not None
+        },
         "tuned": None if config.tuned is None else config.tuned.model_dump(),
         "threshold": config.threshold,
         "C": config.C,

@@ -14,8 +14,9 @@ from canvas_fm.errors import CanvasError
 from canvas_fm.heads.baselines import Embedded, OwnScore, PcaCrops, ShapeTrees
 from canvas_fm.heads.columns import CONCAT, Columns
 from canvas_fm.heads.extract import DETECTOR, MAE, Extractor, features_of_rows, kept_features
-from canvas_fm.heads.features import FeatureSet, stack
+from canvas_fm.heads.features import FeatureSet, Made, stack
 from canvas_fm.heads.methods import Method
+from canvas_fm.heads.own_score import beside_score, own_scores
 from canvas_fm.heads.refine import Refiner
 from canvas_fm.heads.task import Task
 from canvas_fm.models.checkpoint import Detector, Encoder
@@ -34,6 +35,7 @@ RESNET = "3D ResNet"
 class Settings:
     """How the methods work: `pool` and `layer` of encoders, `correction` of every brain, sizes of the ResNet.
 
+    With `own_score` the widest features are also judged beside the candidates' own score.
     With both kinds of features `ratios` are tried on each block of `cuts`, of which so large a share is used.
     `unfreeze` is how many blocks `finetune` fits, `augment` whether it turns and brightens crops by chance.
     `keep` is a folder in which features are kept for the next report on the same candidates.
@@ -44,6 +46,7 @@ class Settings:
     correction: str = "none"
     head: str = "logistic"
     C: float | None = None
+    own_score: bool = False
     ratios: tuple[float, ...] = ()
     cuts: tuple[str, ...] = (MAE,)
     unfreeze: int = 1
@@ -75,7 +78,10 @@ class Methods:
         self._known: dict[str, FeatureSet] = {}
 
     def named(self, name: str) -> list[Method]:
-        """What one of METHODS stands for: `encoder` for each block, and both beside each other."""
+        """What one of METHODS stands for: `encoder` for each block, and both beside each other.
+
+        With `own_score` of the settings the last of these stands there once more, beside the own score.
+        """
         simple: dict[str, Callable[[], Method]] = {
             "score": OwnScore,
             "shape": ShapeTrees,
@@ -89,12 +95,15 @@ class Methods:
             other = self._extractor(random_encoder(like, voxel_um=self._task.voxel_um), None)
             return [self._method("random encoder", dict.fromkeys(self._folds, other), MAE)]
         if name == "encoder":
-            return [self._method(variant, self.extractors, variant) for variant in self._variants]
+            scored = [self._scored(self._variants[-1])] if self._settings.own_score else []
+            return [*(self._method(variant, self.extractors, variant) for variant in self._variants), *scored]
         return [self._finetuned(variant) for variant in self._variants if variant != DETECTOR]
 
     def check(self, names: Sequence[str]) -> None:
         """Raise CanvasError for what can be refused before hours of embedding: ratios, blocks to unfreeze."""
         settings = self._settings
+        if settings.own_score:
+            self._check_score(names)
         if settings.ratios and CONCAT not in self._variants:
             raise CanvasError("a contribution ratio is of two kinds of features: give encoders and detectors")
         for one in self.extractors.values() if names and (self._encoders or self._detectors) else ():
@@ -148,6 +157,41 @@ class Methods:
 
         seeded = self._settings.head == "mlp"
         return Embedded(name, features, refiner=self._refiner(variant, **cut), embed=embed, seeded=seeded)
+
+    def _scored(self, variant: str) -> Embedded:
+        """The features of a variant with the candidates' own score as one more."""
+        by_fold = self.extractors
+        score, made = self._score()
+
+        def beside(features: FeatureSet) -> FeatureSet:
+            return beside_score(features, score, made)
+
+        def embed(rows: np.ndarray, fold: str) -> np.ndarray:
+            return beside_score(features_of_rows(by_fold[fold], self._task, rows), score[rows], made).x
+
+        features = {fold: self._features(one) for fold, one in by_fold.items()}
+        once = {id(one): beside(one) for one in features.values()}  # folds of one encoder share theirs
+        return Embedded(
+            f"{variant} + own score",
+            {fold: once[id(one)] for fold, one in features.items()},
+            refiner=self._refiner(variant),
+            embed=embed,
+            seeded=self._settings.head == "mlp",
+        )
+
+    def _score(self) -> tuple[np.ndarray, Made]:
+        parts, made = own_scores(self._task.parts)
+        return np.concatenate(parts), made
+
+    def _check_score(self, names: Sequence[str]) -> None:
+        """Raise CanvasError for an own score that is not there, or that no method of these looks at."""
+        self._score()
+        if "encoder" not in names or not self._variants:
+            raise CanvasError("the own score is looked at beside features: give --encoder or --detector too")
+        if (how := self._settings.correction) != "none":
+            raise CanvasError(
+                f"the correction {how} would take the level of the own score away; leave one of the two out"
+            )
 
     def _finetuned(self, variant: str) -> FinetunedEncoder:
         """The same with the encoder's last blocks fitted too."""
