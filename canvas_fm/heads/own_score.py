@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from canvas_fm.data.points import Points
-from canvas_fm.errors import BadInput, ModelMismatch
+from canvas_fm.errors import BadInput, CanvasError, ModelMismatch
 from canvas_fm.evaluation.checks import SCORE_COLUMNS, score_column, scores_of
 from canvas_fm.heads.candidates import Candidates
 from canvas_fm.heads.features import SCORE, FeatureSet, Made
@@ -29,11 +29,11 @@ def own_scores(brains: Sequence[Candidates]) -> tuple[list[Float32[np.ndarray, "
     columns = {}
     for brain in brains:
         column = brain.score or score_column(brain.points)
-        if column is None:
+        if column is None or column not in brain.points.columns:
+            wanted = column or ", ".join(SCORE_COLUMNS)
             raise BadInput(
-                f"{brain.name}: its candidates have no column {', '.join(SCORE_COLUMNS)}, they have "
-                f"{_has(brain.points)}; name the one of their own score with --score-column, or leave "
-                "--own-score out"
+                f"{brain.name}: its candidates have no column {wanted}, they have {_has(brain.points)}; name "
+                "the one of their own score with --score-column, or leave --own-score out"
             )
         columns[brain.name] = column
     if len(set(columns.values())) > 1:
@@ -76,7 +76,10 @@ def beside_score(features: FeatureSet, score: Float32[np.ndarray, "n 1"], made: 
 
 
 def _logarithm(points: Points, column: str, whose: str) -> Float32[np.ndarray, "n 1"]:
-    scores = scores_of(points, column, needed=True)
+    try:
+        scores = scores_of(points, column, needed=True)
+    except CanvasError as problem:
+        raise BadInput(f"{whose}{problem}") from problem
     assert scores is not None
     odd = ~np.isfinite(scores) | (scores < 0)
     if odd.any():

@@ -83,6 +83,39 @@ def test_fit_and_apply(folder, model, result, tmp_path):
     assert said["interval_90"][0] <= said["expected_cells"] <= said["interval_90"][1]
 
 
+def test_the_own_score_beside_the_features(folder, model, result, refusal, tmp_path):
+    words = [*fit_words(folder, model, tmp_path / "refiner"), "--labels", "label"]
+    for name in "abc":
+        points = Points.read(folder / f"{name}.csv")
+        points.columns["heat"] = np.where(points.columns["label"] == 1, 0.8, 0.3)
+        points.write(tmp_path / f"{name}.csv")
+        if name != "c":
+            words[words.index(folder / f"{name}.csv")] = tmp_path / f"{name}.csv"
+    assert "no column score, p_cell, log_score" in refusal(*words, "--own-score")
+    assert "give that flag too" in refusal(*words, "--score-column", "heat")
+    own = ["--own-score", "--score-column", "heat"]
+    assert "give one of the two" in refusal(*words, *own, "--unfreeze", 1)
+    assert "level of the candidates' own score" in refusal(*words, *own, "--correction", "centre")
+    assert not (tmp_path / "refiner").exists()
+    report = result(*words, *own)
+    assert report["columns"] == {"mae": 24, "score": 1}
+    assert report["columns_used"] == 25
+    assert result("info", tmp_path / "refiner")["models"]["score"] == "column heat"
+    apply = [
+        "refine",
+        "apply",
+        tmp_path / "refiner",
+        folder / "c.zarr",
+        tmp_path / "c.csv",
+        "--encoder",
+        model,
+    ]
+    apply += ["--out", tmp_path / "cells.csv", "--device", "cpu"]
+    assert result(*apply)["cells"] == 30
+    apply[4] = folder / "c.csv"
+    assert "own score, column 'heat'; these have label, region" in refusal(*apply)
+
+
 def test_labels_by_the_truth_show_the_ceiling(folder, model, run, tmp_path):
     truth = tmp_path / "more.csv"
     cells = Points.read(folder / "b_cells.csv").zyx

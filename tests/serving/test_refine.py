@@ -230,6 +230,30 @@ def test_a_refiner_whose_model_is_not_there_is_refused_at_the_start(
     assert "with the encoder cells" in asyncio.run(whole({"finder": str(finder.path)}))
 
 
+def test_a_refiner_that_looks_at_own_scores_is_not_served(model, cells, brains, tmp_path) -> None:
+    scored = [Points(points.zyx, points.columns | {"score": np.ones(len(points))}) for _, points in brains]
+    trained = label_brains([volume for volume, _ in brains], scored, labels="label")
+    extractor = Extractor(encoder=cells, device="cpu")
+    refiner = Refiner("mae", C=0.01)
+    fit_refiner(refiner, trained, extractor, tmp_path / "refiner", own_score=True, show=False)
+
+    async def whole() -> str:
+        failures: list[str] = []
+        settings = Settings(
+            model=str(model), models={"cells": str(cells.path)}, refiners={"own": str(tmp_path / "refiner")}
+        )
+        core = Core(lambda: settings, on_failure=failures.append)
+        await core.start()
+        while not failures and not core.ready:
+            await asyncio.sleep(0.01)
+        await core.stop()
+        return failures[0]
+
+    sentence = asyncio.run(whole())
+    assert "the refiner own cannot be served: it also looks at the candidates' own score" in sentence
+    assert "canvas-fm refine apply" in sentence
+
+
 def test_an_encoder_that_is_shipped_need_not_be_named(
     begin_service, brains, cells, refiners, monkeypatch
 ) -> None:
