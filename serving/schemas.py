@@ -31,7 +31,7 @@ class Limits(BaseModel):
     """Points of one `/v1/embed/points`."""
     max_queue_crops: int = Field(default=8192, gt=0)
     """Crops that wait; more in one request is 413, more in all is 429."""
-    max_wait_s: float = Field(default=30.0, gt=0)
+    max_wait_s: float = Field(default=3.0, gt=0)
     """Crops that wait are also at most as many as the model takes in so long; more is 429."""
     max_batch: int | None = Field(default=None, gt=0)
     """Crops that go through the model together; by default 64 on a CPU, 1024 on a GPU."""
