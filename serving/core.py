@@ -13,7 +13,7 @@ import numpy as np
 
 from canvas_fm.errors import CanvasError
 from serving.aside import Aside
-from serving.batcher import Batcher, Prepare
+from serving.batcher import Batcher
 from serving.cache import VectorCache
 from serving.errors import Refusal, refused
 from serving.guard import Gate
@@ -225,7 +225,7 @@ class Core:
         # Raw integers stay as they came until their batch, which halves what a full queue holds.
         prepare = None if window is None else (lambda part: engine.check(part, window))
         crops = crops.reshape(len(crops), 1, *crops.shape[-3:])
-        return await self.vectors(engine, key, crops, prepare, window)
+        return await self.vectors.get(engine, key, crops, prepare, window)
 
     def volume(self, engine: Engine, name: str) -> HostedVolume:
         """A registered volume as a model reads it; Refusal for one that is not there or does not fit it."""
@@ -246,22 +246,11 @@ class Core:
             megabytes = f"{size / 2**20:,.2f} MB; {most:g} MB are the most"
             raise Refusal(413, f"the {key.pool} of {rows} crops are {megabytes}: send fewer")
 
-    async def vectors(
-        self,
-        engine: Engine,
-        key: Key,
-        crops: np.ndarray,
-        prepare: Prepare | None = None,
-        window: Window | None = None,
-        *,
-        patient: bool = False,
-    ) -> np.ndarray:
-        """Embeddings of checked crops (n, 1, z, y, x), those that are not in the cache by the batcher.
-
-        `prepare` makes of them what the model takes; with the `window` that it applies it decides the result.
-        """
+    @property
+    def vectors(self) -> Vectors:
+        """What makes vectors of checked crops, once the model is loaded."""
         assert self._vectors is not None
-        return await self._vectors.get(engine, key, crops, prepare, window, patient=patient)
+        return self._vectors
 
     def check_room(self, rows: int) -> None:
         """Refuse crops that the queue would not take in, before they are all there; a cache may hold them."""

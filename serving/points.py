@@ -74,7 +74,7 @@ async def _embedded(
     running: asyncio.Task[None] | None = None
 
     async def one(rows: np.ndarray, crops: np.ndarray, patient: bool) -> None:
-        out[rows] = await core.vectors(engine, key, crops, patient=patient)
+        out[rows] = await core.vectors.get(engine, key, crops, patient=patient)
 
     try:
         while (item := await asyncio.to_thread(_next_batch, hosted.name, batches)) is not None:

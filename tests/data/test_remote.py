@@ -5,67 +5,22 @@ from __future__ import annotations
 import pickle
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import google_crc32c
 import numpy as np
 import pytest
 import trustme
-import zarr
 
-from canvas_fm.data.address import Address
 from canvas_fm.data.crops import CropReader
 from canvas_fm.data.pinned import Patience
 from canvas_fm.data.remote import Remote
 from canvas_fm.data.volume import Volume
-from canvas_fm.errors import CanvasError, DamagedStore, Unreachable
+from canvas_fm.errors import DamagedStore, Unreachable
 from canvas_fm.inference.source import volume_identity
 from tests.conftest import position_values
+from tests.data.stores import QUICK, SHAPE, UM, foreign, open_remote, ours, sharded
 from tests.objects import NAME, Objects, reply, serving
-
-SHAPE = (40, 70, 50)
-UM = (4.0, 1.8, 1.8)
-QUICK = Patience(connect_s=2, stall_s=0.5, whole_s=1.5, attempts=3, pause_s=0.01)
-
-
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
-@pytest.fixture
-def objects(tmp_path: Path, authority: trustme.CA, monkeypatch: pytest.MonkeyPatch) -> Iterator[Objects]:
-    """A server of the files below `tmp_path`, whose authority is trusted."""
-    authority.cert_pem.write_to_path(str(tmp_path / "authority.pem"))
-    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
-    with serving(tmp_path, authority) as served:
-        yield served
-
-
-def ours(folder: Path) -> np.ndarray:
-    voxels = position_values(SHAPE)
-    with Volume.create(folder, SHAPE, voxel_um=UM, chunk_zyx=(8, 16, 16)) as writer:
-        writer.write((0, 0, 0), voxels)
-    return voxels
-
-
-def foreign(folder: Path, **options) -> np.ndarray:
-    voxels = position_values(SHAPE)
-    usual = {"chunks": (8, 16, 16), "shape": SHAPE, "dtype": "uint16", "zarr_format": 3}
-    zarr.create_array(folder, **(usual | options))[:] = voxels
-    return voxels
-
-
-def sharded(folder: Path) -> np.ndarray:
-    return foreign(folder, shards=(16, 32, 32), chunks=(8, 16, 16))
-
-
-def open_remote(objects: Objects, patience: Patience = QUICK, **options) -> Volume:
-    files = Remote(objects.address("brain.zarr"), ["127.0.0.1"], patience)
-    return Volume.open(files, voxel_um=UM, **options)
-
 
 STORES = {
     "ours": ours,
@@ -234,86 +189,6 @@ def test_connections_that_were_closed_meanwhile_are_opened_again(objects: Object
     np.testing.assert_array_equal(volume.read((0, 40, 40), (4, 4, 4)), voxels[:4, 40:44, 40:44])
 
 
-def announce(handler, content: bytes) -> None:
-    reply(handler, 200, b"", length=10 * 2**30)
-
-
-def stream(handler, content: bytes) -> None:
-    handler.send_response(200)
-    handler.send_header("Transfer-Encoding", "chunked")
-    handler.end_headers()
-    for _ in range(2000):
-        handler.wfile.write(b"10000\r\n" + bytes(2**16) + b"\r\n")
-    raise AssertionError("125 MB were taken")
-
-
-@pytest.mark.parametrize("longer", [announce, stream])
-def test_a_chunk_that_is_longer_than_it_can_be_is_given_up_while_it_comes(
-    objects: Objects, tmp_path: Path, longer: Callable
-):
-    foreign(tmp_path / "brain.zarr")
-    ended: list[str] = []
-
-    def watched(handler, content: bytes) -> None:
-        try:
-            longer(handler, content)
-        finally:
-            ended.append(handler.path)
-
-    objects.faults["c/0/0/0"] = watched
-    with pytest.raises(DamagedStore, match=r"'c/0/0/0': is longer than the [\d,]+ bytes that it can have"):
-        open_remote(objects).read((0, 0, 0), (4, 4, 4))
-    assert len([path for _, path, _ in objects.asked if path.endswith("c/0/0/0")]) == 1
-
-
-def test_endless_metadata_is_given_up(objects: Objects, tmp_path: Path):
-    foreign(tmp_path / "brain.zarr")
-    objects.faults["/zarr.json"] = announce
-    with pytest.raises(DamagedStore, match="longer than"):
-        open_remote(objects)
-
-
-def test_a_shard_whose_index_claims_too_much_is_damaged(objects: Objects, tmp_path: Path):
-    sharded(tmp_path / "brain.zarr")
-    file = tmp_path / "brain.zarr/c/0/0/0"
-    content = bytearray(file.read_bytes())
-    index = np.frombuffer(bytes(content[-16 * 8 - 4 : -4]), "<u8").reshape(8, 2).copy()
-    index[0] = 0, 200_000
-    content = bytearray(300_000) + index.tobytes()
-    file.write_bytes(bytes(content) + google_crc32c.value(index.tobytes()).to_bytes(4, "little"))
-    with pytest.raises(DamagedStore, match="claims 200,000 bytes"):
-        open_remote(objects).read((0, 0, 0), (2, 2, 2))
-
-
-def test_chunks_that_do_not_fit_in_memory_are_refused_when_it_is_opened(objects: Objects, tmp_path: Path):
-    zarr.create_array(tmp_path / "brain.zarr", shape=(4096,) * 3, chunks=(1024,) * 3, dtype="uint16")
-    with pytest.raises(CanvasError, match="pieces of at most 128 MB"):
-        open_remote(objects)
-
-
-@pytest.mark.parametrize(
-    ("status", "said"),
-    [(200, "answers 200 for a part"), (206, "another part of the file"), (503, "answers 503")],
-)
-def test_another_answer_than_the_part_of_a_shard_is_refused(
-    objects: Objects, tmp_path: Path, status: int, said: str
-):
-    sharded(tmp_path / "brain.zarr")
-    volume = open_remote(objects, on_bad_chunk="skip")
-
-    def other(handler, content: bytes) -> None:
-        if handler.command == "HEAD":
-            return reply(handler, 200, content, ETag='"1"')
-        low, high = (int(each) for each in handler.headers["Range"].removeprefix("bytes=").split("-"))
-        span = f"bytes 0-{high - low}/{len(content)}"  # as long as it was asked for
-        reply(handler, status, content[: high - low + 1], ETag='"1"', Content_Range=span)
-
-    objects.faults["c/0/0/0"] = other
-    with pytest.raises(Unreachable, match=said):
-        volume.read((0, 0, 0), (4, 4, 4))
-    assert not volume.bad_chunks
-
-
 def test_damage_that_is_skipped_hides_no_fault_of_the_host(objects: Objects, tmp_path: Path):
     sharded(tmp_path / "brain.zarr")
     (tmp_path / "brain.zarr/c/0/0/0").unlink()
@@ -338,47 +213,6 @@ def test_chunks_are_fetched_beside_each_other(objects: Objects, tmp_path: Path, 
         starts = np.array([[0, 0, 0], [8, 0, 0], [16, 0, 0]])
         crops = CropReader(volume, (8, 4, 4)).read(starts)
         np.testing.assert_array_equal(np.concatenate(list(crops)), voxels[:24, :4, :4])
-
-
-@pytest.mark.parametrize("part", ["head", "body"])
-def test_an_answer_that_drips_ends_in_time(objects: Objects, tmp_path: Path, part: str):
-    foreign(tmp_path / "brain.zarr")
-
-    def drip(handler, content: bytes) -> None:
-        handler.wfile.write(
-            b"HTTP/1.1 200 OK\r\nContent-Length: 90\r\nX-Slow: " + b"\r\n\r\n" * (part == "body")
-        )
-        for _ in range(80):
-            handler.wfile.write(b"x")
-            time.sleep(0.1)
-
-    volume = open_remote(objects)
-    objects.faults["c/0/0/0"] = drip
-    began = time.monotonic()
-    with pytest.raises(Unreachable, match=r"no whole answer within 1\.5 s; try again later") as found:
-        volume.read((0, 0, 0), (4, 4, 4))
-    assert found.value.passing
-    assert time.monotonic() - began < 5
-
-
-def test_an_answer_that_stops_coming_is_given_up(objects: Objects, tmp_path: Path):
-    foreign(tmp_path / "brain.zarr")
-
-    def stall(handler, content: bytes) -> None:
-        reply(handler, 200, content[:5], length=len(content))
-        time.sleep(1)
-
-    volume = open_remote(objects, Patience(stall_s=0.2, whole_s=5, attempts=1))
-    objects.faults["c/0/0/0"] = stall
-    with pytest.raises(Unreachable, match="timed out"):
-        volume.read((0, 0, 0), (4, 4, 4))
-
-
-def test_what_is_packed_on_the_way_is_refused(objects: Objects, tmp_path: Path):
-    foreign(tmp_path / "brain.zarr")
-    objects.faults["c/0/0/0"] = lambda handler, content: reply(handler, 200, content, Content_Encoding="gzip")
-    with pytest.raises(Unreachable, match="encodes it"):
-        open_remote(objects).read((0, 0, 0), (4, 4, 4))
 
 
 @pytest.mark.parametrize("make", [foreign, sharded, ours])
@@ -431,72 +265,6 @@ def test_the_certificate_of_an_address_is_for_the_address(
     with serving(tmp_path, authority, "127.0.0.1") as objects:
         files = Remote(f"https://127.0.0.1:{objects.port}/brain.zarr", ["127.0.0.1"], QUICK)
         np.testing.assert_array_equal(Volume.open(files).read((0, 0, 0), SHAPE), voxels)
-
-
-@pytest.mark.parametrize(
-    "given", ["https://data.example.org/brain.zarr", "s3://bucket/brain.zarr", "http://a/b.zarr"]
-)
-def test_the_library_reads_no_address(given: str):
-    for path in (given, Path(given)):
-        with pytest.raises(CanvasError, match="read by the service alone"):
-            Volume.open(path)
-
-
-@pytest.mark.parametrize(
-    ("given", "meant"),
-    [
-        ("https://Data.Example.org/a/brain.zarr/", "https://data.example.org/a/brain.zarr"),
-        ("https://data.example.org:443/b.zarr", "https://data.example.org/b.zarr"),
-        ("https://data.example.org:9000/b c%20d.zarr", "https://data.example.org:9000/b%20c%20d.zarr"),
-        ("https://[FD00::1]:9000/b.zarr", "https://[fd00::1]:9000/b.zarr"),
-        ("https://10.0.0.5/b.zarr", "https://10.0.0.5/b.zarr"),
-        ("s3://bucket/a/brain.zarr", "https://bucket.s3.amazonaws.com/a/brain.zarr"),
-        ("s3://dotted.bucket/a/brain.zarr", "https://s3.amazonaws.com/dotted.bucket/a/brain.zarr"),
-    ],
-)
-def test_addresses_are_taken_apart(given: str, meant: str):
-    assert str(Address.parse(given)) == meant
-    assert Address.parse(meant) == Address.parse(given)
-
-
-@pytest.mark.parametrize(
-    "given",
-    [
-        "http://data.example.org/b.zarr",
-        "ftp://data.example.org/b.zarr",
-        "file:///etc/passwd",
-        "https:///b.zarr",
-        "https://data.example.org:0/b.zarr",
-        "https://data.example.org:99999/b.zarr",
-        "https://data.example.org:x/b.zarr",
-        "https://ex ample/b.zarr",
-        "https://exa\\mple/b.zarr",
-        "https://bücher.example/b.zarr",
-        "https://[fe80::1%25eth0]/b.zarr",
-        "https://[::1/b.zarr",
-        "s3://bucket",
-        "s3://bucket/",
-        "s3://UPPER/b.zarr",
-    ],
-)
-def test_what_is_no_address_of_a_store_is_refused(given: str):
-    with pytest.raises(CanvasError, match=r"is no |names no store"):
-        Address.parse(given)
-
-
-@pytest.mark.parametrize(
-    "given",
-    [
-        "https://me:hunter2@h.example/b",
-        "https://hunter2@h.example/b",
-        "https://h.example/b?sig=hunter2",
-        "s3://b@b/k#hunter2",
-    ],
-)
-def test_an_address_with_a_secret_is_refused_and_not_repeated(given: str):
-    with pytest.raises(CanvasError, match="without credentials") as found:
-        Address.parse(given)
-    assert "hunter2" not in str(found.value)
 
 
 def test_a_remote_copy_of_what_we_wrote_is_the_same_volume_and_foreign_ones_differ(

@@ -211,12 +211,11 @@ def test_a_service_without_a_refiner_says_so(client) -> None:
     refused(client.post("/v1/refine", json={}), 404, "no refiner was named; served: none")
 
 
-def test_a_refiner_whose_model_is_not_there_is_refused_at_the_start(
-    model: Path, cells: Encoder, finder: Detector, refiners
-) -> None:
-    async def whole(models: dict[str, str]) -> str:
+def failure_at_start(settings: Settings) -> str:
+    """Why a service of these settings does not become ready."""
+
+    async def whole() -> str:
         failures: list[str] = []
-        settings = Settings(model=str(model), models=models, refiners={"both": str(refiners["both"])})
         core = Core(lambda: settings, on_failure=failures.append)
         await core.start()
         while not failures and not core.ready:
@@ -224,10 +223,24 @@ def test_a_refiner_whose_model_is_not_there_is_refused_at_the_start(
         await core.stop()
         return failures[0]
 
-    sentence = asyncio.run(whole({"cells": str(cells.path)}))
-    assert "the refiner both cannot be served: this refiner was fitted with the detector finder" in sentence
-    assert "--model NAME=FOLDER" in sentence
-    assert "with the encoder cells" in asyncio.run(whole({"finder": str(finder.path)}))
+    return asyncio.run(whole())
+
+
+def test_a_refiner_whose_model_is_not_there_is_refused_at_the_start(
+    model: Path, cells: Encoder, finder: Detector, refiners
+) -> None:
+    def sentence(**models: str) -> str:
+        return failure_at_start(
+            Settings(model=str(model), models=models, refiners={"both": str(refiners["both"])})
+        )
+
+    without_detector = sentence(cells=str(cells.path))
+    assert (
+        "the refiner both cannot be served: this refiner was fitted with the detector finder"
+        in without_detector
+    )
+    assert "--model NAME=FOLDER" in without_detector
+    assert "with the encoder cells" in sentence(finder=str(finder.path))
 
 
 def test_a_refiner_that_looks_at_own_scores_is_not_served(model, cells, brains, tmp_path) -> None:
@@ -236,20 +249,8 @@ def test_a_refiner_that_looks_at_own_scores_is_not_served(model, cells, brains, 
     extractor = Extractor(encoder=cells, device="cpu")
     refiner = Refiner("mae", C=0.01)
     fit_refiner(refiner, trained, extractor, tmp_path / "refiner", own_score=True, show=False)
-
-    async def whole() -> str:
-        failures: list[str] = []
-        settings = Settings(
-            model=str(model), models={"cells": str(cells.path)}, refiners={"own": str(tmp_path / "refiner")}
-        )
-        core = Core(lambda: settings, on_failure=failures.append)
-        await core.start()
-        while not failures and not core.ready:
-            await asyncio.sleep(0.01)
-        await core.stop()
-        return failures[0]
-
-    sentence = asyncio.run(whole())
+    own = {"own": str(tmp_path / "refiner")}
+    sentence = failure_at_start(Settings(model=str(model), models={"cells": str(cells.path)}, refiners=own))
     assert "the refiner own cannot be served: it also looks at the candidates' own score" in sentence
     assert "canvas-fm refine apply" in sentence
 
