@@ -11,10 +11,13 @@ import torch
 
 from canvas_fm.data.points import Points
 from canvas_fm.data.volume import Volume
+from canvas_fm.heads.features import FeatureSet
+from canvas_fm.heads.refine import Refiner
 from canvas_fm.models.checkpoint import Detector, Encoder, save_detector, save_encoder
 from canvas_fm.models.convmixer import ConvMixerConfig, HeatMapNet
 from canvas_fm.models.mae import DecoderConfig, MaskedAutoencoder
 from canvas_fm.models.vit import EncoderConfig
+from tests.heads.made_up import cells
 
 VOXEL_UM = (4.0, 2.0, 2.0)
 SHAPE = (16, 64, 64)
@@ -112,3 +115,13 @@ def task(shape_volumes: list[tuple[Volume, Points, Points]]) -> Any:
     from canvas_fm.heads.task import Task
 
     return Task([Candidates.of(*given, tolerance_um=6.0) for given in shape_volumes])
+
+
+@pytest.fixture(scope="module")
+def data() -> tuple[FeatureSet, np.ndarray]:
+    return cells()
+
+
+@pytest.fixture(scope="module")
+def fitted(data) -> Refiner:
+    return Refiner(C=0.01).fit(*data)

@@ -18,41 +18,14 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import canvas_fm as cf
-from canvas_fm.errors import BadInput, CanvasError, ModelMismatch
-from canvas_fm.heads.features import FeatureSet, Made
+from canvas_fm.errors import BadInput
+from canvas_fm.heads.features import FeatureSet
 from canvas_fm.heads.fitting import Rows, carried
 from canvas_fm.heads.refine import Refiner
 from canvas_fm.heads.splits import grouped_folds
+from tests.heads.made_up import BLOCKS, MADE, cells, p_cell
 
 ROOT = Path(__file__).parents[2]
-BLOCKS = {"detector": slice(0, 10), "mae": slice(10, 30)}
-MADE = {"detector": Made("det", "d" * 64, {"bins": 2}), "mae": Made("base", "a" * 64, {"pool": "centre"})}
-
-
-def cells(brains: int = 4, n: int = 120, seed: int = 0) -> tuple[FeatureSet, np.ndarray]:
-    """Two blocks that each tell half of what a cell is, among noise; brains differ by an offset."""
-    random = np.random.default_rng(seed)
-    is_cell = random.random(brains * n) < 0.4
-    x = random.normal(size=(brains * n, 30)).astype(np.float32)
-    x[:, 2] += 2 * is_cell
-    x[:, 12] += 2 * is_cell
-    groups = np.repeat([f"brain {number}" for number in range(brains)], n)
-    x += 0.2 * random.normal(size=(brains, 1))[np.repeat(np.arange(brains), n)].astype(np.float32)
-    return FeatureSet(x, BLOCKS, groups, MADE), is_cell
-
-
-@pytest.fixture(scope="module")
-def data() -> tuple[FeatureSet, np.ndarray]:
-    return cells()
-
-
-@pytest.fixture(scope="module")
-def fitted(data) -> Refiner:
-    return Refiner(C=0.01).fit(*data)
-
-
-def p_cell(refiner: Refiner, features) -> np.ndarray:
-    return refiner.predict_proba(features)[:, 1]
 
 
 def test_the_public_face(data):
@@ -262,56 +235,6 @@ def test_the_same_seed_gives_the_same_net(data):
     assert np.array_equal(p_cell(one, features), p_cell(two, features))
     other = Refiner(**settings | {"random_state": 5}).fit(features, is_cell)
     assert not np.array_equal(p_cell(one, features), p_cell(other, features))
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {},
-        {"model": "mlp", "epochs": 1, "folds": 2, "hidden": 8},
-        {"calibration": "isotonic", "cut": "mae", "ratio": 0.3},
-    ],
-)
-def test_a_saved_refiner_gives_the_same_numbers(data, tmp_path, settings):
-    features, is_cell = data
-    refiner = Refiner(C=0.01, correction="centre", **settings).fit(features, is_cell)
-    sha256 = refiner.save(tmp_path / "refiner", {"note": "a test"})
-    again = Refiner.load(tmp_path / "refiner")
-    assert np.array_equal(p_cell(refiner, features), p_cell(again, features))
-    assert np.array_equal(refiner.predict(features), again.predict(features))
-    assert again.sha256_ == sha256
-    assert again.get_params() == refiner.get_params() | {"blocks": BLOCKS}
-    config = json.loads((tmp_path / "refiner" / "config.json").read_text())
-    assert [block["made"]["sha256"] for block in config["blocks"]] == ["d" * 64, "a" * 64]
-    assert [block["made"]["name"] for block in config["blocks"]] == ["det", "base"]
-    assert sorted(path.name for path in (tmp_path / "refiner").iterdir()) == [
-        "config.json",
-        "model.safetensors",
-    ]
-
-
-def test_a_refiner_that_was_changed_is_refused(fitted, tmp_path):
-    fitted.save(tmp_path / "refiner")
-    weights = tmp_path / "refiner" / "model.safetensors"
-    data = bytearray(weights.read_bytes())
-    data[-3] ^= 1
-    weights.write_bytes(data)
-    with pytest.raises(CanvasError, match="damaged or was changed"):
-        Refiner.load(tmp_path / "refiner")
-    config = tmp_path / "refiner" / "config.json"
-    config.write_text(config.read_text().replace('"threshold": 0.', '"threshold": 0.1'))
-    with pytest.raises(CanvasError, match="was changed"):
-        Refiner.load(tmp_path / "refiner")
-
-
-def test_features_of_another_encoder_or_made_otherwise_are_refused(data, fitted):
-    features, _ = data
-    other = MADE | {"mae": Made("else", "e" * 64, {"pool": "centre"})}
-    with pytest.raises(ModelMismatch, match=r"mae features are of else .* fitted with base"):
-        fitted.predict_proba(FeatureSet(features.x, BLOCKS, features.groups, other))
-    other = MADE | {"mae": Made("base", "a" * 64, {"pool": "mean"})}
-    with pytest.raises(ModelMismatch, match="'pool': 'mean'"):
-        fitted.predict_proba(FeatureSet(features.x, BLOCKS, features.groups, other))
 
 
 def test_blocks_are_found_by_name_wherever_they_stand(data, fitted):
