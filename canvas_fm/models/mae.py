@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -14,6 +15,7 @@ from canvas_fm.models.vit import (
     Scale,
     ViTEncoder,
     init_weights,
+    patch_scale,
     patchify,
     scale_of,
     sincos_positions,
@@ -23,13 +25,25 @@ from timm.models.vision_transformer import Block  # isort: skip
 
 
 class DecoderConfig(BaseModel):
-    """Sizes of the decoder; the paper's has 1,903,360 parameters for 4×8×8 patches."""
+    """Sizes of the decoder; the paper's has 1,903,360 parameters for 4×8×8 patches.
+
+    `targets` is what its output stands for: `voxels`, in the scale in which the encoder sees the crop, or
+    `patch`, each patch in deviations from its own mean (He et al., "Masked Autoencoders Are Scalable Vision
+    Learners"). To become voxels again the latter needs the mean and the deviation of the patches that were
+    hidden, so how near it comes is not to be compared with what predicts those too.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     dim: int = 192
     depth: int = 4
     heads: int = 3
+    targets: Literal["voxels", "patch"] = "voxels"
+
+    @property
+    def given(self) -> str | None:
+        """What a prediction in voxels was given of the patches that were hidden; None where nothing."""
+        return "mean and deviation of each hidden patch" if self.targets == "patch" else None
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> DecoderConfig:
@@ -40,10 +54,11 @@ class DecoderConfig(BaseModel):
 
 @dataclass
 class Reconstruction:
-    """What the decoder says of every patch, and which patches it had not seen."""
+    """What the decoder says of every patch, which patches it had not seen, and its tokens before its head."""
 
     patches: Float[Tensor, "b tokens voxels"]
     masked: Bool[Tensor, "b tokens"]
+    tokens: Float[Tensor, "b tokens d"]
 
 
 def masked_count(mask_ratio: float, tokens: int = 64) -> int:
@@ -62,7 +77,7 @@ def random_mask(
 
 
 class Decoder(nn.Module):
-    """Visible tokens in, every patch's voxels out; the mask token stands for what was not seen."""
+    """Visible tokens in, a token of every patch out; the mask token stands for what was not seen."""
 
     positions: Tensor
 
@@ -81,8 +96,8 @@ class Decoder(nn.Module):
         nn.init.normal_(self.mask_token, std=0.02)
 
     def forward(
-        self, tokens: Float[Tensor, "b sequence d"], visible: Int[Tensor, "b k"], scale: Scale
-    ) -> Float[Tensor, "b tokens voxels"]:
+        self, tokens: Float[Tensor, "b sequence d"], visible: Int[Tensor, "b k"]
+    ) -> Float[Tensor, "b tokens e"]:
         x = self.embed(tokens)
         count = self.positions.shape[0]
         index = visible[..., None].expand(-1, -1, x.shape[-1])
@@ -91,7 +106,12 @@ class Decoder(nn.Module):
         x = torch.cat([x[:, :1], patches + self.positions.to(x.dtype)], dim=1)
         for block in self.blocks:
             x = block(x)
-        return scale.mean + scale.deviation * self.head(self.norm(x[:, 1:]))
+        normed: Tensor = self.norm(x[:, 1:])
+        return normed
+
+    def voxels(self, tokens: Float[Tensor, "b tokens e"], scale: Scale) -> Float[Tensor, "b tokens voxels"]:
+        """Every patch's windowed voxels from its token."""
+        return scale.mean + scale.deviation * self.head(tokens)
 
 
 class MaskedAutoencoder(nn.Module):
@@ -114,24 +134,27 @@ class MaskedAutoencoder(nn.Module):
         """Predict every patch of windowed crops from the visible ones.
 
         Which are visible is drawn from `generator` at `mask_ratio`, or given as token indices. What stands in
-        a masked patch has no influence on the prediction.
+        a masked patch has no influence on the prediction, but for one thing where the decoder's targets are
+        `patch`: its mean and deviation, in which the prediction is put into voxels.
         """
         tokens = self.encoder.config.tokens
         if visible is None:
             visible, _ = random_mask(crops.shape[0], tokens, mask_ratio, generator=generator)
             visible = visible.to(crops.device)
         scale = self.scale(self.target(crops), visible)
-        patches = self.decoder(self.encoder.tokens(crops, visible), visible, scale)
+        told = self.decoder(self.encoder.tokens(crops, visible), visible)
         masked = torch.ones(crops.shape[0], tokens, dtype=torch.bool, device=crops.device)
-        return Reconstruction(patches, masked.scatter(1, visible, False))
+        return Reconstruction(self.decoder.voxels(told, scale), masked.scatter(1, visible, False), told)
 
     def scale(self, target: Float[Tensor, "b tokens voxels"], visible: Int[Tensor, "b k"]) -> Scale:
-        """The scale in which encoder and decoder compute, by the visible patches alone."""
+        """The scale of the decoder's output: the encoder's, by the visible patches alone, or each patch's own."""
+        if self.decoder_config.targets == "patch":
+            return patch_scale(target)
         index = visible[..., None].expand(-1, -1, target.shape[-1])
         return scale_of(target.gather(1, index), self.encoder.config.intensity)
 
     def target(self, crops: Float[Tensor, "b 1 z y x"]) -> Float[Tensor, "b tokens voxels"]:
-        """What the prediction is compared with: the windowed voxels, not normalised per patch."""
+        """What the prediction is compared with: windowed voxels, whatever the decoder's own targets are."""
         return patchify(crops, self.encoder.config.patch_zyx)
 
 
@@ -159,11 +182,13 @@ def content_aware_loss(
     alpha: float = 1.0,
     gamma: float = 9.0,
     mean_variance: float | Float[Tensor, ""],
+    unit: float | Float[Tensor, "#b #tokens 1"] = 1.0,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """(Σ w·MSE, Σ w) over the masked patches; their quotient over the whole optimizer batch is the loss.
 
-    Two sums instead of one mean, so that micro-batches and ranks add up to the loss of the whole batch.
+    The error is measured in `unit`; the weights are those of the target as it is. Two sums instead of one
+    mean, so that micro-batches and ranks add up to the loss of the whole batch.
     """
     weights = content_weights(target, alpha=alpha, gamma=gamma, mean_variance=mean_variance) * masked
-    error = (prediction.float() - target).square().mean(dim=-1)
+    error = ((prediction.float() - target) / unit).square().mean(dim=-1)
     return (weights * error).sum(), weights.sum()

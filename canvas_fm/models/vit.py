@@ -116,22 +116,31 @@ def init_weights(module: nn.Module) -> None:
 # the fixed positions, ten times as large, drown what is in a patch, and one step of Adam on the last layer
 # moves every prediction by most of the deviation, so that the loss stays on a plateau for hundreds of steps.
 VOXEL_MEAN, VOXEL_STD = 0.2, 0.1
-# Added (in squares) to a crop's deviation: where there is nothing but noise, it is not blown up to a texture.
+# Added (in squares) to a crop's or a patch's deviation: where there is nothing but noise, it is not blown up to a texture.
 LEAST_CONTRAST = 0.005
 
 
 class Scale(NamedTuple):
     """What stands for 0 and for 1 inside a model: windowed voxels are mean + deviation · value."""
 
-    mean: Float[Tensor, "#b 1 1"] | float
-    deviation: Float[Tensor, "#b 1 1"] | float
+    mean: Float[Tensor, "#b #tokens 1"] | float
+    deviation: Float[Tensor, "#b #tokens 1"] | float
 
 
 def scale_of(patches: Float[Tensor, "b some voxels"], intensity: Intensity) -> Scale:
     """The scale of each crop, from the patches that may be seen and from nothing else."""
     if intensity == "window":
         return Scale(VOXEL_MEAN, VOXEL_STD)
-    variance, mean = torch.var_mean(patches, dim=(1, 2), keepdim=True, correction=0)
+    return _own_scale(patches, (1, 2))
+
+
+def patch_scale(patches: Float[Tensor, "b tokens voxels"]) -> Scale:
+    """The scale of each patch, from that patch: mean and deviation (b, tokens, 1)."""
+    return _own_scale(patches, (2,))
+
+
+def _own_scale(patches: Float[Tensor, "b some voxels"], over: tuple[int, ...]) -> Scale:
+    variance, mean = torch.var_mean(patches, dim=over, keepdim=True, correction=0)
     return Scale(mean, (variance + LEAST_CONTRAST**2).sqrt())
 
 

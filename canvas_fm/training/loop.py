@@ -11,9 +11,16 @@ from torch import Tensor, nn
 
 from canvas_fm.errors import CanvasError
 from canvas_fm.models.device import pick_precision
-from canvas_fm.models.mae import MaskedAutoencoder, content_weights, random_mask
+from canvas_fm.models.mae import (
+    MaskedAutoencoder,
+    Reconstruction,
+    content_weights,
+    masked_count,
+    random_mask,
+)
 from canvas_fm.models.vit import patchify
 from canvas_fm.training.augment import augment, draw
+from canvas_fm.training.distil import Student, Teacher, distillation_loss
 from canvas_fm.training.ranks import Ranks
 from canvas_fm.training.recipe import AnyRecipe, Recipe
 
@@ -26,6 +33,8 @@ _log = logging.getLogger(__name__)
 
 class Course:
     """A model on its way: optimizer, schedule, average and chance, all that a step's outcome depends on."""
+
+    losses: tuple[str, ...] = ("loss",)  # the names of what a step returns first, one number each
 
     def __init__(self, recipe: AnyRecipe, ranks: Ranks, module: nn.Module) -> None:
         self.ranks, self.device = ranks, ranks.device
@@ -94,51 +103,86 @@ class Stepper(Course):
     """Takes raw crops, makes one optimizer step, returns the loss without waiting for the device."""
 
     def __init__(self, recipe: Recipe, ranks: Ranks, mean_variance: float | None = None) -> None:
-        super().__init__(recipe, ranks, new_model(recipe))
+        mae, distil = new_model(recipe), recipe.distil
+        super().__init__(recipe, ranks, mae if distil is None else Student(mae, recipe.seed))
         self.recipe = recipe
+        self.teacher = None if distil is None else Teacher(distil, self.mae.encoder)
+        if distil is not None:
+            self.losses = ("loss", "distillation")
         self.fixed_variance = recipe.loss.mean_variance if mean_variance is None else mean_variance
 
     @property
     def mae(self) -> MaskedAutoencoder:
         """The model that is trained."""
-        assert isinstance(self.module, MaskedAutoencoder)
-        return self.module
+        return _mae_of(self.module)
 
     @property
     def result(self) -> MaskedAutoencoder:
         """The model that is evaluated and shipped: the averaged one where the recipe asks for it."""
-        return self.mae if self.averaged is None else self.averaged.module
+        return self.mae if self.averaged is None else _mae_of(self.averaged.module)
 
     def __call__(self, raw: Tensor, windows: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        """(loss of the whole optimizer batch, gradient norm before clipping), both still on the device.
+        """(losses of the whole optimizer batch, gradient norm before clipping), both still on the device.
 
         `raw` are this rank's crops (b, z, y, x) as stored, with their windows (b, 2); `step` counts from 0.
         The loss is Σ w·MSE / Σ w over the masked patches of all ranks and micro-batches, its scale the mean
         variance of all their patches. Both sums stand before the first backward pass, so every part adds its
-        share of the one gradient.
+        share of the one gradient. With a teacher there are two losses (2,), of which the second, the mean
+        over the same patches, is added to the first with its weight.
         """
         crops, visible = self._draw(raw, windows)
         encoder = self.recipe.model.encoder
         target = patchify(crops, encoder.patch_zyx)
         masked = torch.ones(target.shape[:2], dtype=torch.bool, device=self.device).scatter(1, visible, False)
-        unit = 1.0 if self.recipe.loss.error == "window" else self._deviation(target, visible)
-        weights = self._weights(target / unit) * masked
+        error_in = self.recipe.loss.error
+        unit = 1.0 if error_in == "window" else self._deviation(target, visible)
+        weights = self._weights(target / unit if error_in == "contrast" else target) * masked
         total = self.ranks.sum(weights.sum())
 
-        loss = torch.zeros((), device=self.device)
+        losses = torch.zeros(len(self.losses), device=self.device)
         size = self.recipe.training.micro_batch or len(crops)
         for start in range(0, len(crops), size):
             rows = slice(start, start + size)
-            with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
-                predicted = self.mae(crops[rows], visible=visible[rows]).patches
+            with self._autocast():
+                found = self.mae(crops[rows], visible=visible[rows])
             # content_aware_loss's first sum, with the weights that are there already.
-            off = predicted.float() - target[rows]
+            off = found.patches.float() - target[rows]
             error = (off if isinstance(unit, float) else off / unit[rows]).square().mean(dim=-1)
             share = (weights[rows] * error).sum() / total
+            losses[0] += share.detach()
+            if self.teacher is not None:
+                aside = self._distillation(self.teacher, crops[rows], found)
+                losses[1] += aside.detach()
+                share = share + self.teacher.weight * aside
             share.backward()
-            loss += share.detach()
-        self.ranks.sum_all([loss, *(p.grad for p in self.parameters if p.grad is not None)])
-        return loss, self._update(step)
+        self.ranks.sum_all([losses, *(p.grad for p in self.parameters if p.grad is not None)])
+        norm = self._update(step)
+        if self.teacher is not None:
+            self.teacher.follow(self.mae.encoder, step)
+        return losses.squeeze(), norm
+
+    def state(self) -> dict[str, Any]:
+        """All that the next step depends on, for the checkpoint."""
+        taught = {} if self.teacher is None else {"teacher": self.teacher.state()}
+        return super().state() | taught
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` gave."""
+        super().load_state(state)
+        if self.teacher is not None:
+            self.teacher.load_state(state["teacher"])
+
+    def _distillation(self, teacher: Teacher, crops: Tensor, found: Reconstruction) -> Tensor:
+        """This part's share of the mean distance from the teacher over the batch's masked patches."""
+        assert isinstance(self.module, Student)
+        with self._autocast():
+            summed = distillation_loss(self.module.head, found, teacher.targets(crops))
+        model = self.recipe.model
+        hidden = masked_count(model.mask_ratio, model.encoder.tokens)
+        return summed / (self.recipe.training.batch * hidden)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
 
     def _draw(self, raw: Tensor, windows: Tensor) -> tuple[Tensor, Tensor]:
         """This rank's crops augmented, and their visible tokens; chance is drawn for the whole batch."""
@@ -166,6 +210,12 @@ def new_model(recipe: Recipe) -> MaskedAutoencoder:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         return MaskedAutoencoder(recipe.model.encoder, recipe.model.decoder)
+
+
+def _mae_of(module: nn.Module) -> MaskedAutoencoder:
+    mae = module.mae if isinstance(module, Student) else module
+    assert isinstance(mae, MaskedAutoencoder)
+    return mae
 
 
 def _optimizer(recipe: AnyRecipe, module: nn.Module) -> torch.optim.AdamW:

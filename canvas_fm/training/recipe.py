@@ -46,14 +46,16 @@ class LossRecipe(Section):
     """Content-aware weights: background α, cells α + γ; γ = 0 is the uniform loss.
 
     `scale` says what a patch's variance is measured against: the mean over the optimizer batch, over the data
-    set, or the `mean_variance` given here. `error` is measured in windowed voxels, as in the paper, or in
-    deviations of each crop (`contrast`, for an encoder that sees those): then dim crops count like others.
+    set, or the `mean_variance` given here. `error` is measured in windowed voxels, as in the paper, in
+    deviations of each crop (`contrast`, for an encoder that sees those): then dim crops count like others,
+    or in deviations of each patch (`patch`, for a decoder with such targets): then every patch counts like
+    any other, and γ goes on by its variance in windowed voxels, as in its own unit all have the same.
     """
 
     alpha: float = Field(default=1.0, gt=0)
     gamma: float = Field(default=9.0, ge=0)
     scale: Literal["batch", "dataset", "fixed"] = "batch"
-    error: Literal["window", "contrast"] = "window"
+    error: Literal["window", "contrast", "patch"] = "window"
     mean_variance: float | None = Field(default=None, gt=0)
 
     @model_validator(mode="after")
@@ -61,6 +63,18 @@ class LossRecipe(Section):
         if (self.scale == "fixed") != (self.mean_variance is not None):
             raise ValueError("mean_variance has to be given with scale: fixed, and only then")
         return self
+
+
+class DistilRecipe(Section):
+    """A second thing to predict of hidden patches: what a teacher that sees the whole crop makes of them.
+
+    The teacher is the average of the encoder over the last 1 / (1 − `momentum`) steps; its target is the mean
+    of its last `layers` blocks, and its loss counts `weight` beside the reconstruction's.
+    """
+
+    weight: float = Field(default=1.0, gt=0)
+    momentum: float = Field(default=0.99, ge=0, lt=1)
+    layers: Positive = 3
 
 
 class WindowRecipe(Section):
@@ -184,6 +198,7 @@ class Recipe(AnyRecipe):
 
     model: ModelRecipe = ModelRecipe()
     loss: LossRecipe = LossRecipe()
+    distil: DistilRecipe | None = None
     data: DataRecipe = DataRecipe()
     augment: AugmentRecipe = AugmentRecipe()
     training: TrainingRecipe
@@ -197,6 +212,23 @@ class Recipe(AnyRecipe):
             raise ValueError("loss.error: contrast goes with model.encoder.intensity: contrast")
         if self.loss.error == "contrast" and self.loss.scale != "batch":
             raise ValueError("loss.error: contrast measures variances in the batch; leave out loss.scale")
+        return self
+
+    @model_validator(mode="after")
+    def _layers_are_there(self) -> Recipe:
+        depth = self.model.encoder.depth
+        if self.distil is not None and self.distil.layers > depth:
+            raise ValueError(f"distil.layers is {self.distil.layers}, and the encoder has only {depth} blocks")
+        return self
+
+    @model_validator(mode="after")
+    def _error_is_in_the_targets_unit(self) -> Recipe:
+        error, targets = self.loss.error, self.model.decoder.targets
+        if (error == "patch") != (targets == "patch"):
+            raise ValueError(
+                f"loss.error is {error!r} and model.decoder.targets {targets!r}; `patch` goes with `patch`, "
+                "so give both or neither"
+            )
         return self
 
 

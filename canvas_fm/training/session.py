@@ -39,6 +39,7 @@ class Steps(Protocol):
     """What makes the steps: `Course` and a way to make one from a batch."""
 
     part: slice
+    losses: tuple[str, ...]  # the names of what it returns first: the loss, and what is told beside it
 
     @property
     def learning_rate(self) -> float: ...
@@ -88,7 +89,7 @@ class Session:
         self.recipe, self.run, self.ranks = recipe, run, ranks
         self.task, self.show = task, show
         self.done = 0  # optimizer steps
-        self.pending: list[Tensor] = []  # losses since the last row
+        self.pending: list[Tensor] = []  # losses since the last row, of a step one or several
 
     def go(self) -> None:
         """Train to the end, from the last checkpoint where there is one."""
@@ -169,24 +170,24 @@ class Session:
         return self.done == self.recipe.steps or (every is not None and self.done % every == 0)
 
     def _log(self, tracker: Tracker, norm: Tensor, seconds: float) -> float:
-        """Write the mean loss since the last row; the only place where the loop waits for the device."""
-        loss = float(torch.stack(self.pending).mean())
-        if not math.isfinite(loss):
+        """Write the mean losses since the last row; the only place where the loop waits for the device."""
+        means = torch.stack(self.pending).mean(dim=0).reshape(-1).tolist()
+        if not all(math.isfinite(mean) for mean in means):
             raise CanvasError(
-                f"the loss is {loss} at step {self.done}: give a lower training.learning_rate, a "
+                f"the loss is {sum(means)} at step {self.done}: give a lower training.learning_rate, a "
                 "training.warmup_steps, or training.precision=fp32"
             )
         row = {
             "kind": "train",
             "step": self.done,
-            "loss": loss,
+            **dict(zip(self.stepper.losses, means, strict=True)),
             "grad_norm": float(norm),
             "learning_rate": self.stepper.learning_rate,
         }
         crops = len(self.pending) * self.recipe.training.batch
         tracker.write(row, {"crops_per_s": crops / seconds})
         self.pending = []
-        return loss
+        return float(means[0])
 
     def _save(self, tracker: Tracker) -> None:
         state = {
