@@ -163,7 +163,10 @@ async def search_route(core: Core, request: Request) -> Response:
 
 
 async def reconstruct(core: Core, request: Request) -> Response:
-    """One to eight crops in, the paper's four rows of each out: (n, 4, z, y, x) float32 `.npy`."""
+    """One to eight crops in, the paper's four rows of each out: (n, 4, z, y, x) float32 `.npy`.
+
+    `X-Given` says what the model was given of the hidden patches, where it was given anything.
+    """
     values = given(request, ("mask_ratio", "model", "seed", "window"))
     ratio = values.get("mask_ratio")
     try:
@@ -188,6 +191,9 @@ async def reconstruct(core: Core, request: Request) -> Response:
         raise Refusal(400, GONE)
     rows, masked = found
     headers = {"X-Model": engine.encoder.sha256, "X-Masked-Patches": str(int(masked[0].sum()))}
+    decoder = engine.encoder.config.decoder
+    if decoder is not None and decoder.given is not None:
+        headers["X-Given"] = decoder.given
     return Response(npy.dump(rows), media_type=npy.MEDIA_TYPE, headers=headers)
 
 

@@ -152,6 +152,7 @@ class Engine:
             dimension=self.encoder.dim,
             layers=config.architecture.depth,
             reconstructs=config.decoder is not None,
+            reconstruction_given=None if config.decoder is None else config.decoder.given,
             backend=runner.backend,
             precision=runner.precision,
             int8=None if int8 is None else int8.summary(),

@@ -174,6 +174,9 @@ class ModelInfo(BaseModel):
     """Blocks; `layer` may be 0 to this."""
     reconstructs: bool
     """Whether its folder was saved with a decoder."""
+    reconstruction_given: str | None
+    """What a reconstruction is given of hidden patches, if anything: its dB compare only with models that are
+    given the same."""
     backend: str
     precision: str
     int8: dict[str, object] | None

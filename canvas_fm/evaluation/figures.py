@@ -81,12 +81,18 @@ def _borders(hidden: Bool[np.ndarray, "y x"], patch_zyx: Zyx, top: int, left: in
 def loss_figure(rows: Sequence[Mapping[str, Any]], path: Path | str) -> None:
     """Loss of training and of every evaluated set, and masked PSNR beside the trivial predictors, as a PNG.
 
-    `rows` are those of metrics.jsonl.
+    `rows` are those of metrics.jsonl. What a model was given of the patches that it predicts is said on the
+    axis, and a distance from a teacher is drawn where there is one.
     """
     figure = Figure(figsize=(10, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
     train = [row for row in rows if row["kind"] == "train"]
     left.plot([r["step"] for r in train], [r["loss"] for r in train], color="0.6", lw=1, label="training")
+    taught = [row for row in train if "distillation" in row]
+    if taught:
+        distances = [row["distillation"] for row in taught]
+        left.plot([r["step"] for r in taught], distances, color="0.6", ls="--", lw=1, label="distillation")
+    given = next((row["given"] for row in rows if "given" in row), None)
     for colour, (name, found) in zip(_colours(), _sets(rows).items(), strict=False):
         steps = [row["step"] for row in found]
         marker = "o" if len(found) < 20 else None
@@ -96,7 +102,8 @@ def loss_figure(rows: Sequence[Mapping[str, Any]], path: Path | str) -> None:
         for predictor, style in (("crop_mean", ":"), ("neighbours_mean", "--")):
             right.axhline(found[-1][predictor]["psnr_masked"], color=colour, ls=style, lw=0.8)
     left.set(xlabel="step", ylabel="loss", yscale="log")
-    right.set(xlabel="step", ylabel="masked PSNR (dB)", title="dotted: crop mean, dashed: neighbours' mean")
+    measure = "masked PSNR (dB)" if given is None else f"masked PSNR (dB), given\n{given}"
+    right.set(xlabel="step", ylabel=measure, title="dotted: crop mean, dashed: neighbours' mean")
     right.title.set_fontsize(8)
     for ax in (left, right):
         ax.set_xlim(0, 1.03 * max((row["step"] for row in rows), default=1))

@@ -32,8 +32,9 @@ def reconstruct_crops(
 ) -> Reconstructed:
     """Mask each windowed crop at random and predict it; the same seed gives the same masks on every device.
 
-    Raises CanvasError for crops of another shape, a ratio that masks nothing or everything, and a model
-    without its decoder.
+    A decoder of patch targets is given the mean and the deviation of each hidden patch
+    (`encoder.config.decoder.given`). Raises CanvasError for crops of another shape, a ratio that masks
+    nothing or everything, and a model without its decoder.
     """
     mae, config = encoder.mae, encoder.config.architecture
     if not 0 < mask_ratio < 1 or masked_count(mask_ratio, config.tokens) in (0, config.tokens):

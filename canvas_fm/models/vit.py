@@ -116,7 +116,8 @@ def init_weights(module: nn.Module) -> None:
 # the fixed positions, ten times as large, drown what is in a patch, and one step of Adam on the last layer
 # moves every prediction by most of the deviation, so that the loss stays on a plateau for hundreds of steps.
 VOXEL_MEAN, VOXEL_STD = 0.2, 0.1
-# Added (in squares) to a crop's or a patch's deviation: where there is nothing but noise, it is not blown up to a texture.
+# Added (in squares) to the deviation of a crop or patch: where there is nothing but noise, it is not blown up
+# to a texture.
 LEAST_CONTRAST = 0.005
 
 

@@ -42,8 +42,8 @@ class Teacher:
 
     def __init__(self, recipe: DistilRecipe, encoder: ViTEncoder) -> None:
         self.layers, self.weight = recipe.layers, recipe.weight
-        # Until the momentum is reached the average is the plain mean of the student after each step so far:
-        # at .99 from the first step on, a short run's teacher would be its random start for hundreds of steps.
+        # Until the momentum is reached the average is the plain mean of the students so far: at .99 from the
+        # first step on, a short run's teacher would be its random start for hundreds of steps.
         self._average = ModelEmaV3(encoder, decay=recipe.momentum, use_warmup=True, warmup_power=1.0)
         self._average.requires_grad_(False)
 
@@ -60,7 +60,7 @@ class Teacher:
 
     @torch.no_grad()
     def targets(self, crops: Float[Tensor, "b 1 z y x"]) -> Float[Tensor, "b tokens d"]:
-        """What it says of every patch of whole crops: the mean of its last layers, each at mean 0, variance 1."""
+        """What it says of each patch of whole crops: its last layers' mean, each at mean 0 and variance 1."""
         encoder = self.encoder
         first = encoder.config.depth - self.layers
         tokens = encoder.before(crops, first)

@@ -218,7 +218,9 @@ class Recipe(AnyRecipe):
     def _layers_are_there(self) -> Recipe:
         depth = self.model.encoder.depth
         if self.distil is not None and self.distil.layers > depth:
-            raise ValueError(f"distil.layers is {self.distil.layers}, and the encoder has only {depth} blocks")
+            raise ValueError(
+                f"distil.layers is {self.distil.layers}, and the encoder has only {depth} blocks"
+            )
         return self
 
     @model_validator(mode="after")

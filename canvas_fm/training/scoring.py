@@ -15,7 +15,7 @@ from torch import Tensor
 from canvas_fm.evaluation.figures import reconstruction_figure
 from canvas_fm.evaluation.reconstruction import Batch, Tally
 from canvas_fm.models.mae import MaskedAutoencoder, content_aware_loss, random_mask
-from canvas_fm.models.vit import patchify, unpatchify
+from canvas_fm.models.vit import patch_scale, patchify, unpatchify
 from canvas_fm.training.augment import to_unit
 from canvas_fm.training.recipe import Recipe
 from canvas_fm.training.samples import CropSet, Source, draw_crops
@@ -101,20 +101,24 @@ def mean_patch_variance(
 def evaluate(recipe: Recipe, mae: MaskedAutoencoder, fixed: FixedCrops, step: int) -> dict[str, Any]:
     """One row of metrics: loss, and PSNR and SSIM of the model and of each trivial predictor.
 
-    In fp32 and batch by batch; how many crops a batch holds does not change the row.
+    In fp32 and batch by batch; how many crops a batch holds does not change the row. Where the model was
+    given something of what it predicts, `given` says what: only `patch_mean` was given as much.
     """
     patch_zyx, size = recipe.model.encoder.patch_zyx, recipe.evaluation.batch
+    given = recipe.model.decoder.given
     model, error, weight = Tally(), 0.0, 0.0
     trivial: dict[str, Tally] = {}
     for crops, visible in fixed.batches(size):
         patches, masked = predict(mae, crops, visible)
+        target = patchify(crops, patch_zyx)
         sums = content_aware_loss(
             patches,
-            patchify(crops, patch_zyx),
+            target,
             masked,
             alpha=recipe.loss.alpha,
             gamma=recipe.loss.gamma,
             mean_variance=fixed.mean_variance,
+            unit=1.0 if given is None else patch_scale(target).deviation,
         )
         error, weight = error + sums[0].item(), weight + sums[1].item()
         batch = Batch(crops[:, 0].numpy(), masked.numpy(), patch_zyx)
@@ -131,6 +135,7 @@ def evaluate(recipe: Recipe, mae: MaskedAutoencoder, fixed: FixedCrops, step: in
         "held_out": fixed.held_out,
         "n": len(fixed.raw),
         "mask_ratio": recipe.model.mask_ratio,
+        **({} if given is None else {"given": given}),
         "loss": error / weight,
         **model.scores(),
         **{name: tally.scores() for name, tally in fixed.trivial.items()},
@@ -148,6 +153,7 @@ def draw_figure(mae: MaskedAutoencoder, fixed: FixedCrops, row: dict[str, Any], 
         f"{fixed.volume}{'' if fixed.held_out else ' crops'} ({fixed.kind}), step {row['step']}, "
         f"mask ratio {row['mask_ratio']:g}; masked PSNR {own:.2f} dB here, "
         f"{row['psnr_masked']:.2f} dB over {row['n']} crops"
+        f"{'; given: ' + row['given'] if 'given' in row else ''}"
     )
     name = f"{fixed.volume.replace('/', '_')}_{row['step']:07d}.png"
     reconstruction_figure(

@@ -169,6 +169,7 @@ def describe_encoder(path: str | Path) -> dict[str, Any]:
         "heads": config.architecture.heads,
         "parameters": sum(p.numel() for p in encoder.net.parameters()),
         "decoder_parameters": decoder,
+        "decoder_targets": None if config.decoder is None else config.decoder.targets,
         "voxel_um": list(config.voxel_um),
         "window_rule": str(config.window_rule),
         "pool": config.pool,
@@ -256,7 +257,7 @@ def _evaluation(row: dict[str, Any]) -> dict[str, Any]:
     """One evaluation in a few numbers: masked patches, beside the predictors that need no model."""
     short: dict[str, Any] = {
         key: row[key]
-        for key in ("volume", "crops", "loss", "psnr_masked", "ssim_masked", "f1", "best_f1")
+        for key in ("volume", "crops", "given", "loss", "psnr_masked", "ssim_masked", "f1", "best_f1")
         if key in row
     }
     for predictor in ("crop_mean", "neighbours_mean"):

@@ -34,8 +34,9 @@ def reconstruct(
     """Write the figure to `out` (PNG) and return PSNR in dB and SSIM of this one crop.
 
     `at_zyx` is the crop's centre in voxels of level 0; without it a crop with signal is drawn by `seed`,
-    which also draws the mask. Without `mask_ratio` the model's own is used. Raises as `embed` does, and for
-    another suffix than .png.
+    which also draws the mask. Without `mask_ratio` the model's own is used. Where the model was given
+    something of what it predicts (a decoder of patch targets), `given` says what. Raises as `embed` does, and
+    for another suffix than .png.
     """
     out = Path(out)
     if out.suffix.lower() != ".png" or not out.resolve().parent.is_dir():
@@ -53,13 +54,15 @@ def reconstruct(
     result = reconstruct_crops(encoder.to(device), crops, mask_ratio=ratio, seed=seed)
     patch = config.architecture.patch_zyx
     place = [round(float(p), 2) for p in centre[0]]
+    title = f"{volume.name}, crop at z, y, x = {', '.join(f'{p:g}' for p in place)}; {ratio:.0%} masked"
+    given = encoder.mae.decoder_config.given
     reconstruction_figure(
         result.crops[0],
         result.masked[0],
         result.prediction[0],
         out,
         patch_zyx=patch,
-        title=f"{volume.name}, crop at z, y, x = {', '.join(f'{p:g}' for p in place)}; {ratio:.0%} masked",
+        title=title if given is None else f"{title}; given: {given}",
     )
     batch = Batch(result.crops, result.masked, patch)
     about = {
@@ -67,6 +70,7 @@ def reconstruct(
         "at_zyx": place,
         "masked_patches": int(result.masked.sum()),
         "mask_ratio": ratio,
+        **({} if given is None else {"given": given}),
     }
     trivial = {name: tally.scores() for name, tally in batch.trivial_tallies().items()}
     return about | batch.tally(result.prediction).scores() | trivial

@@ -53,7 +53,7 @@ export class Reconstruction {
 
   async #draw() {
     this.#say();
-    const { crop_zyx: size, architecture: { patch_zyx: patch }, name: model } = this.app.model;
+    const { crop_zyx: size, architecture: { patch_zyx: patch }, name: model, reconstruction_given: given } = this.app.model;
     const crop = this.#crop;
     try {
       const four = await this.#latest.run((signal) => askArray("reconstruct", {
@@ -69,7 +69,8 @@ export class Reconstruction {
       ]));
       const { reconstruction, visibleMean } = psnr(four, hidden, patch);
       this.said.textContent = `PSNR on the hidden voxels of this crop: ${shown(reconstruction)} dB; ` +
-        `the mean of the visible ones would have ${shown(visibleMean)} dB. Yellow frames: patches that the model did not see.`;
+        `the mean of the visible ones would have ${shown(visibleMean)} dB. Yellow frames: patches that the model did not see.` +
+        (given ? ` It was given ${given}, which the mean was not.` : "");
       announce(`${hidden.length} patches hidden, PSNR ${shown(reconstruction)} decibel`);
     } catch (problem) {
       this.said.textContent = problem.message;

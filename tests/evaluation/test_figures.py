@@ -62,3 +62,9 @@ def test_the_loss_figure_takes_the_rows_of_a_run(tmp_path: Path) -> None:
     assert imread(tmp_path / "loss.png").std() > 0.05
     loss_figure(rows[:1], tmp_path / "first.png")
     assert (tmp_path / "first.png").exists()
+    before = imread(tmp_path / "loss.png")
+    for more in ({"given": "mean and deviation"}, {"distillation": 0.3}):
+        loss_figure([row | more for row in rows], tmp_path / "more.png")
+        after = imread(tmp_path / "more.png")
+        assert before.shape == after.shape
+        assert (before != after).any()

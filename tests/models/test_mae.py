@@ -1,5 +1,6 @@
 """The masked autoencoder and the content-aware loss: counts, no leak, a loop as oracle, overfitting."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,10 +12,11 @@ from canvas_fm.models.mae import (
     masked_count,
     random_mask,
 )
-from canvas_fm.models.vit import EncoderConfig, patchify, unpatchify
+from canvas_fm.models.vit import EncoderConfig, patch_scale, patchify, unpatchify
 
 SMALL = EncoderConfig(crop_zyx=(8, 16, 16), patch_zyx=(2, 4, 4), dim=48, depth=2, heads=3)
 SMALL_DECODER = DecoderConfig(dim=24, depth=1, heads=3)
+PATCH_DECODER = DecoderConfig(dim=24, depth=1, heads=3, targets="patch")
 CONTRAST = SMALL.model_copy(update={"intensity": "contrast"})
 
 
@@ -65,6 +67,54 @@ def test_masked_voxels_do_not_leak_into_the_prediction(config):
         changed_seen = crops.clone()
         changed_seen[:] = 0.5
         assert not torch.equal(first.patches, mae(changed_seen, visible=visible).patches)
+
+
+def test_of_a_masked_patch_only_its_mean_and_deviation_are_given_to_patch_targets():
+    """Its voxels in another order give the same prediction; brighter, they move its own and no other."""
+    mae = MaskedAutoencoder(CONTRAST, PATCH_DECODER).eval()
+    crops = torch.rand(2, 1, 8, 16, 16, generator=torch.Generator().manual_seed(6))
+    visible, masked = random_mask(2, 64, 0.75, generator=torch.Generator().manual_seed(1))
+    patches = patchify(crops, SMALL.patch_zyx)
+    index = masked[..., None].expand(-1, -1, patches.shape[-1])
+
+    def predicted(hidden: torch.Tensor) -> torch.Tensor:
+        changed = unpatchify(patches.scatter(1, index, hidden), (4, 4, 4), SMALL.patch_zyx)
+        with torch.no_grad():
+            return mae(changed, visible=visible).patches
+
+    hidden = patches.gather(1, index)
+    before = predicted(hidden)
+    torch.testing.assert_close(predicted(hidden.flip(2)), before, rtol=0, atol=1e-6)
+    brighter = hidden.clone()
+    brighter[:, 0] += 0.5
+    moved = predicted(brighter) - before
+    rows = torch.arange(2)
+    torch.testing.assert_close(moved[rows, masked[:, 0]], torch.full((2, 32), 0.5), rtol=0, atol=1e-5)
+    moved[rows, masked[:, 0]] = 0
+    assert not moved.any()
+
+
+def test_the_error_in_patch_deviations_is_that_of_normalised_targets_in_numpy():
+    """He et al.'s loss, written down as they do: normalise the target, compare it with what the head says."""
+    mae = MaskedAutoencoder(SMALL, PATCH_DECODER).eval()
+    crops = torch.rand(3, 1, 8, 16, 16, generator=torch.Generator().manual_seed(7))
+    crops[0] *= 0.02  # hardly varies: the floor under the deviation counts
+    with torch.no_grad():
+        found = mae(crops, 0.75, generator=torch.Generator().manual_seed(8))
+        said = mae.decoder.head(found.tokens).numpy().astype(np.float64)
+    target = patchify(crops, SMALL.patch_zyx)
+    top, bottom = content_aware_loss(
+        found.patches, target, found.masked, mean_variance=0.05, unit=patch_scale(target).deviation
+    )
+    wanted = total = 0.0
+    for b, t in np.argwhere(found.masked.numpy()):
+        voxels = target[b, t].numpy().astype(np.float64)
+        normalised = (voxels - voxels.mean()) / np.sqrt(voxels.var() + 0.005**2)
+        weight = 1 + 9 * min(1.0, voxels.var() / 0.05)
+        wanted += weight * np.mean((said[b, t] - normalised) ** 2)
+        total += weight
+    assert float(top) == pytest.approx(wanted, rel=1e-4)
+    assert float(bottom) == pytest.approx(total, rel=1e-5)
 
 
 def test_contrast_makes_a_dim_crop_like_a_bright_one_and_predicts_at_its_own_brightness():

@@ -12,7 +12,9 @@ import pytest
 
 import canvas_fm as cf
 from canvas_fm.inference.reconstruct import reconstruct_crops
-from canvas_fm.models.checkpoint import Encoder, load
+from canvas_fm.models.checkpoint import Encoder, load, save_encoder
+from canvas_fm.models.mae import DecoderConfig, MaskedAutoencoder
+from canvas_fm.models.vit import EncoderConfig
 from serving import npy
 from tests.serving.conftest import CROP, NPY, array_of, refused
 
@@ -335,6 +337,20 @@ def test_reconstructions_that_cannot_be_meant(service, crops, query: str, status
     refused(service.post(f"/v1/reconstruct?{query}", content=npy.dump(crops), headers=NPY), status, message)
     many = npy.dump(np.zeros((9, *CROP), np.float32))
     refused(service.post("/v1/reconstruct", content=many, headers=NPY), 413, "8 are the most")
+
+
+def test_what_a_reconstruction_was_given_is_said(begin_service, tmp_path: Path) -> None:
+    architecture = EncoderConfig(crop_zyx=(4, 8, 8), patch_zyx=(1, 2, 2), dim=24, depth=1, heads=2)
+    mae = MaskedAutoencoder(architecture, DecoderConfig(dim=12, depth=1, heads=2, targets="patch"))
+    save_encoder(tmp_path / "patch", mae, voxel_um=(8.0, 3.6, 3.6))
+    crops = npy.dump(np.random.default_rng(0).random((2, 4, 8, 8), np.float32))
+    given = "mean and deviation of each hidden patch"
+    with ExitStack() as stack:
+        client = begin_service(stack, more={"models": {"patch": str(tmp_path / "patch")}})
+        reply = client.post("/v1/reconstruct?model=patch", content=crops, headers=NPY)
+        assert reply.headers["x-given"] == given
+        models = client.get("/v1/models").json()["models"]
+        assert [each["reconstruction_given"] for each in models] == [None, given]
 
 
 def test_a_model_without_its_decoder_says_so(begin_service, model: Path, tmp_path: Path, crops) -> None:

@@ -16,6 +16,12 @@ from canvas_fm.training.ranks import Ranks
 from canvas_fm.training.recipe import Recipe
 
 Tiny = Callable[..., Recipe]
+UNITS = [
+    [],
+    ["model.encoder.intensity=contrast", "loss.error=contrast"],
+    ["model.decoder.targets=patch", "loss.error=patch"],
+    ["distil.layers=1"],
+]
 
 
 def alone() -> Ranks:
@@ -31,8 +37,10 @@ def batch(n: int = 8, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def run(stepper: Stepper, steps: int = 3) -> tuple[list[float], list[torch.Tensor]]:
-    losses = [float(stepper(*batch(), step)[0]) for step in range(steps)]
-    return losses, [p.detach().clone() for p in stepper.mae.parameters()]
+    losses = [stepper(*batch(), step)[0].reshape(-1).tolist() for step in range(steps)]
+    return [each for of_step in losses for each in of_step], [
+        p.detach().clone() for p in stepper.mae.parameters()
+    ]
 
 
 def test_the_loss_is_the_content_aware_loss_of_the_whole_batch(tiny: Tiny) -> None:
@@ -58,12 +66,33 @@ def test_an_error_in_contrast_counts_dim_crops_like_bright_ones(tiny: Tiny) -> N
     assert in_window[1] < 0.3 * in_window[0]
 
 
+def test_an_error_in_patch_deviations_is_weighted_by_variances_in_the_window(tiny: Tiny) -> None:
+    """The loss of the whole batch, γ 9: in their own unit all patches would have one weight."""
+    plain = ["augment.noise=0", "augment.flip=0", "augment.rotate=false"]
+    recipe = tiny(*plain, "model.decoder.targets=patch", "loss.error=patch")
+    twin = Stepper(recipe, alone())
+    crops, visible = twin._draw(*batch())
+    found = twin.mae(crops, visible=visible)
+    target = patchify(crops, (2, 4, 4))
+    variance = target.var(dim=-1, unbiased=False)
+    error, weight = content_aware_loss(
+        found.patches,
+        target,
+        found.masked,
+        mean_variance=variance.mean(),
+        unit=(variance[..., None] + 0.005**2).sqrt(),
+    )
+    loss, _ = Stepper(recipe, alone())(*batch(), 0)
+    assert loss.item() == pytest.approx((error / weight).item(), rel=1e-6)
+    assert weight.item() != pytest.approx(found.masked.sum().item() * 10, rel=0.1)
+
+
 def test_an_error_in_contrast_needs_an_encoder_of_contrast(tiny: Tiny) -> None:
     with pytest.raises(CanvasError, match=r"goes with model\.encoder\.intensity: contrast"):
         tiny("loss.error=contrast")
 
 
-@pytest.mark.parametrize("unit", [[], ["model.encoder.intensity=contrast", "loss.error=contrast"]])
+@pytest.mark.parametrize("unit", UNITS, ids=["window", "contrast", "patch", "distilled"])
 @pytest.mark.parametrize("size", [1, 3, 4])
 def test_micro_batches_give_the_step_of_the_whole_batch(tiny: Tiny, size: int, unit: list[str]) -> None:
     """Clipping and the batch's own scale are on: both have to see the whole batch."""
@@ -140,15 +169,16 @@ def test_a_run_too_short_for_its_average_is_warned_of(tiny: Tiny, caplog: pytest
     assert "about 10 steps, and the run has only 40" in caplog.text
 
 
-def test_state_is_all_that_the_next_step_depends_on(tiny: Tiny) -> None:
-    recipe = tiny("training.ema=0.9")
+@pytest.mark.parametrize("more", [[], ["distil.layers=1", "distil.momentum=0.6"]], ids=["plain", "distilled"])
+def test_state_is_all_that_the_next_step_depends_on(tiny: Tiny, more: list[str]) -> None:
+    recipe = tiny("training.ema=0.9", *more)
     one = Stepper(recipe, alone())
     run(one, 2)
     saved = {k: v for k, v in one.state().items()}
     other = Stepper(recipe, alone())
     other.load_state(torch.load(_through_disk(saved), weights_only=True))
-    for stepper in (one, other):
-        stepper(*batch(), 2)
+    losses = [[stepper(*batch(), step)[0] for step in (2, 3)] for stepper in (one, other)]
+    assert torch.equal(torch.stack(losses[0]), torch.stack(losses[1]))
     for a, b in zip(one.result.parameters(), other.result.parameters(), strict=True):
         assert torch.equal(a, b)
 

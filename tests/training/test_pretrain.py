@@ -16,6 +16,7 @@ from canvas_fm.errors import CanvasError, ModelMismatch
 from canvas_fm.training.pretrain import name_volumes, pretrain, split_volumes
 from canvas_fm.training.recipe import Recipe
 from canvas_fm.training.run import Run
+from canvas_fm.viewing.reconstruction import reconstruct
 
 from .conftest import write_cube  # isort: skip
 
@@ -66,6 +67,24 @@ def test_the_shipped_encoder_is_the_trained_one(tmp_path: Path, cubes: list[Path
     shipped = canvas_fm.load(run.encoder).mae.state_dict()
     for name, weight in shipped.items():
         assert torch.equal(weight, trained[name]), name
+
+
+def test_what_a_prediction_was_given_stands_beside_its_decibels(
+    tmp_path: Path, cubes: list[Path], tiny: Tiny
+) -> None:
+    """In the rows of its evaluations and in what `reconstruct` returns."""
+    patch = ["model.decoder.targets=patch", "loss.error=patch", "evaluation.figures=true"]
+    run = pretrain(tiny(*patch), cubes, out=tmp_path / "run", held_out=["b"], device="cpu")
+    rows = [row for row in run.metrics() if row["kind"] == "eval"]
+    given = "mean and deviation of each hidden patch"
+    assert [row["given"] for row in rows] == [given] * 2
+    encoder = canvas_fm.load(run.encoder)
+    scores = reconstruct(encoder, Volume.open(cubes[1]), tmp_path / "f.png", device="cpu")
+    assert scores["given"] == given
+    plain = pretrain(tiny(), cubes, out=tmp_path / "plain", held_out=["b"], device="cpu")
+    assert not [row for row in plain.metrics() if "given" in row]
+    encoder = canvas_fm.load(plain.encoder)
+    assert "given" not in reconstruct(encoder, Volume.open(cubes[1]), tmp_path / "f.png", device="cpu")
 
 
 def test_with_nothing_held_out_the_training_crops_are_named_so(

@@ -40,16 +40,18 @@ def under_torchrun(folder: Path, cubes: list[Path], recipe: Recipe, processes: i
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("more", [[], ["distil.layers=1"]], ids=["plain", "distilled"])
 def test_two_processes_make_the_run_of_one(
-    tmp_path: Path, cubes: list[Path], tiny: Callable[..., Recipe]
+    tmp_path: Path, cubes: list[Path], tiny: Callable[..., Recipe], more: list[str]
 ) -> None:
     """Uneven micro-batches, clipping and the batch's scale: all have to see both halves of the batch."""
-    recipe = tiny("training.micro_batch=3", "training.clip=0.05", "evaluation.every=4")
+    recipe = tiny("training.micro_batch=3", "training.clip=0.05", "evaluation.every=4", *more)
     several = under_torchrun(tmp_path, cubes, recipe, 2)
     alone = pretrain(recipe, cubes, out=tmp_path / "alone", held_out=["b"], device="cpu")
     for one, other in zip(several.metrics(), alone.metrics(), strict=True):
         assert {k: one[k] for k in ("kind", "step")} == {k: other[k] for k in ("kind", "step")}
-        assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)
+        for loss in ("loss", "distillation"):
+            assert one.get(loss) == pytest.approx(other.get(loss), rel=1e-4)
     states = [load_checkpoint(run.checkpoint)["stepper"]["model"] for run in (several, alone)]
     for name, weight in states[0].items():
         torch.testing.assert_close(weight, states[1][name], atol=1e-4, rtol=0)

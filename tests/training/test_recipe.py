@@ -15,7 +15,10 @@ from canvas_fm.training.recipe import first_difference, read_recipe
 LEAST = {"training": {"steps": 3}}
 
 
-@pytest.mark.parametrize("name", ["canvas_all_markers", "real_small", "cells_small", "phantom"])
+@pytest.mark.parametrize(
+    "name",
+    ["canvas_all_markers", "real_small", "cells_small", "cells_patch_targets", "cells_distilled", "phantom"],
+)
 def test_shipped_recipes_are_valid_and_resolve_to_themselves(name: str) -> None:
     recipe = read_recipe(name)
     assert read_recipe(yaml.safe_load(recipe.to_yaml())) == recipe
@@ -43,6 +46,14 @@ def test_real_small_is_the_papers_architecture() -> None:
     assert (small.encoder, small.decoder) == (paper.encoder, paper.decoder)
 
 
+def test_the_two_that_predict_something_else_differ_from_cells_small_in_that_alone() -> None:
+    small = read_recipe("cells_small")
+    patch = read_recipe(small, ["model.decoder.targets=patch", "loss.error=patch", "loss.gamma=0.0"])
+    assert read_recipe("cells_patch_targets") == patch
+    taught = ["loss.gamma=0.0", "distil={weight: 1.0, momentum: 0.99, layers: 3}"]
+    assert read_recipe("cells_distilled") == read_recipe(small, taught)
+
+
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [
@@ -53,7 +64,7 @@ def test_real_small_is_the_papers_architecture() -> None:
         ("trainig.batch=3", "unknown key 'trainig'; did you mean 'training'?"),
         ("data.window.hgh=3", "did you mean 'data.window.high'?"),
         ("tracking.wandb.projct=a", "did you mean 'tracking.wandb.project'?"),
-        ("zzz=1", "unknown key 'zzz'; known are: model, loss, data, augment, training"),
+        ("zzz=1", "unknown key 'zzz'; known are: model, loss, distil, data, augment, training"),
         ("training.steps=abc", "training.steps is 'abc'; expected a valid integer"),
         ("training.steps=true", "training.steps is True; expected a valid integer"),
         ("training.steps=0", "training.steps is 0; expected greater than 0"),
@@ -63,6 +74,12 @@ def test_real_small_is_the_papers_architecture() -> None:
         ("training=3", "training is 3; expected a section of settings"),
         ("loss.scale=fixed", "loss: mean_variance has to be given with scale: fixed"),
         ("model.encoder.crop_zyx=[16,32,30]", "crop (16, 32, 30) is not a whole number of patches (4, 8, 8)"),
+        ("model.decoder.targets=patch", "loss.error is 'window' and model.decoder.targets 'patch'"),
+        ("loss.error=patch", "so give both or neither"),
+        ("distil.weight=0", "distil.weight is 0; expected greater than 0"),
+        ("distil.momentum=1", "distil.momentum is 1; expected less than 1"),
+        ("distil.layers=7", "distil.layers is 7, and the encoder has only 6 blocks"),
+        ("distil.wieght=1", "did you mean 'distil.weight'?"),
         ("data.window.low=99.95", "window rule percentiles 99.95 99.9"),
     ],
 )
