@@ -147,7 +147,7 @@ class MaskedAutoencoder(nn.Module):
         return Reconstruction(self.decoder.voxels(told, scale), masked.scatter(1, visible, False), told)
 
     def scale(self, target: Float[Tensor, "b tokens voxels"], visible: Int[Tensor, "b k"]) -> Scale:
-        """The scale of the decoder's output: by visible patches alone, as the encoder's, or each patch's own."""
+        """The scale of what the decoder says: by visible patches alone, as the encoder's, or each patch's."""
         if self.decoder_config.targets == "patch":
             return patch_scale(target)
         index = visible[..., None].expand(-1, -1, target.shape[-1])

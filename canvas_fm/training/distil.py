@@ -42,6 +42,7 @@ class Teacher:
 
     def __init__(self, recipe: DistilRecipe, encoder: ViTEncoder) -> None:
         self.layers, self.weight = recipe.layers, recipe.weight
+        self.normalised = _over_features if recipe.normalise == "layer" else _over_patches
         # Until the momentum is reached the average is the plain mean of the students so far: at .99 from the
         # first step on, a short run's teacher would be its random start for hundreds of steps.
         self._average = ModelEmaV3(encoder, decay=recipe.momentum, use_warmup=True, warmup_power=1.0)
@@ -67,8 +68,7 @@ class Teacher:
         total = torch.zeros((), device=crops.device)
         for block in islice(encoder.blocks, first, None):
             tokens = block(tokens)
-            patches = tokens[:, 1:].float()
-            total = total + F.layer_norm(patches, patches.shape[-1:])
+            total = total + self.normalised(tokens[:, 1:].float())
         return total / self.layers
 
     def state(self) -> dict[str, Any]:
@@ -78,6 +78,14 @@ class Teacher:
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from what `state` gave."""
         self.encoder.load_state_dict(state)
+
+
+def _over_features(patches: Float[Tensor, "b tokens d"]) -> Float[Tensor, "b tokens d"]:
+    return F.layer_norm(patches, patches.shape[-1:])
+
+
+def _over_patches(patches: Float[Tensor, "b tokens d"]) -> Float[Tensor, "b tokens d"]:
+    return F.instance_norm(patches.mT).mT
 
 
 def distillation_loss(
