@@ -46,7 +46,6 @@ class Teacher:
         # Until the momentum is reached the average is the plain mean of the students so far: at .99 from the
         # first step on, a short run's teacher would be its random start for hundreds of steps.
         self._average = ModelEmaV3(encoder, decay=recipe.momentum, use_warmup=True, warmup_power=1.0)
-        self._average.requires_grad_(False)
 
     @property
     def encoder(self) -> ViTEncoder:

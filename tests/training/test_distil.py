@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -52,10 +53,13 @@ def teacher_of(stepper: Stepper) -> Teacher:
 
 
 @pytest.mark.parametrize("layers", [1, 2, 3])
-def test_the_target_is_the_mean_of_the_last_blocks_each_normalised(tiny: Tiny, layers: int) -> None:
+@pytest.mark.parametrize(("normalise", "axis"), [("layer", 2), ("crop", 1)])
+def test_the_target_is_the_mean_of_the_last_blocks_each_normalised(
+    tiny: Tiny, layers: int, normalise: Literal["layer", "crop"], axis: int
+) -> None:
     """Against hooks on every block and numpy."""
     encoder = new_model(tiny("model.encoder.depth=3")).encoder
-    teacher = Teacher(DistilRecipe(layers=layers), encoder)
+    teacher = Teacher(DistilRecipe(layers=layers, normalise=normalise), encoder)
     left: list[np.ndarray] = []
     for block in teacher.encoder.blocks:
         block.register_forward_hook(lambda _module, _given, made: left.append(made[:, 1:].numpy()))
@@ -63,12 +67,14 @@ def test_the_target_is_the_mean_of_the_last_blocks_each_normalised(tiny: Tiny, l
     with torch.no_grad():
         teacher.encoder.tokens(crops)
     blocks = left[-layers:]
-    normalised = [(x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5) for x in blocks]
+    normalised = [
+        (x - x.mean(axis, keepdims=True)) / np.sqrt(x.var(axis, keepdims=True) + 1e-5) for x in blocks
+    ]
     np.testing.assert_allclose(teacher.targets(crops), np.mean(normalised, axis=0), atol=1e-5)
 
 
 def test_the_teacher_is_the_mean_of_all_students_until_its_momentum_is_reached(tiny: Tiny) -> None:
-    stepper = alone(tiny(*ON, "distil.momentum=0.5", "training.learning_rate=0.01"))
+    stepper = alone(tiny(*ON, "distil.momentum=0.7", "training.learning_rate=0.01"))
     students, teachers = [], []
     for step in range(4):
         stepper(*batch(), step)
@@ -76,7 +82,8 @@ def test_the_teacher_is_the_mean_of_all_students_until_its_momentum_is_reached(t
         teachers.append(weights(teacher_of(stepper).encoder))
     for place in range(len(students[0])):
         one, two, three, four = (student[place] for student in students)
-        wanted = [one, (one + two) / 2, (one + two) / 4 + three / 2, (one + two) / 8 + three / 4 + four / 2]
+        mean = (one + two + three) / 3
+        wanted = [one, (one + two) / 2, mean, 0.7 * mean + 0.3 * four]
         for teacher, want in zip(teachers, wanted, strict=True):
             torch.testing.assert_close(teacher[place], want, atol=1e-6, rtol=1e-5)
     assert not torch.allclose(students[3][0], teachers[3][0])
@@ -130,10 +137,11 @@ def test_what_weighs_next_to_nothing_changes_next_to_nothing(tiny: Tiny) -> None
     assert not torch.allclose(without[1], fully[1], atol=1e-4)
 
 
-def test_it_learns_what_the_teacher_says_of_one_crop(tiny: Tiny) -> None:
+@pytest.mark.parametrize("normalise", ["layer", "crop"])
+def test_it_learns_what_the_teacher_says_of_one_crop(tiny: Tiny, normalise: str) -> None:
     """What differs from patch to patch, with a teacher that moves: nearer than the patches' mean is."""
     settings = ["training.steps=150", "training.learning_rate=0.01", "model.mask_ratio=0.25", "loss.gamma=0"]
-    stepper = alone(tiny(*PLAIN, *ON, *settings))
+    stepper = alone(tiny(*PLAIN, *ON, *settings, f"distil.normalise={normalise}"))
     windows = batch()[1]
     raw = torch.linspace(0, 3000, 8 * 16 * 16).reshape(1, 8, 16, 16).to(torch.int16).repeat(8, 1, 1, 1)
     losses = torch.stack([stepper(raw, windows, step)[0] for step in range(150)])

@@ -78,6 +78,7 @@ def test_what_a_prediction_was_given_stands_beside_its_decibels(
     rows = [row for row in run.metrics() if row["kind"] == "eval"]
     given = "mean and deviation of each hidden patch"
     assert [row["given"] for row in rows] == [given] * 2
+    assert all(row["loss"] > 0.5 for row in rows)  # in deviations of a patch, as in training; else .01
     encoder = canvas_fm.load(run.encoder)
     scores = reconstruct(encoder, Volume.open(cubes[1]), tmp_path / "f.png", device="cpu")
     assert scores["given"] == given

@@ -50,7 +50,7 @@ def test_the_two_that_predict_something_else_differ_from_cells_small_in_that_alo
     small = read_recipe("cells_small")
     patch = read_recipe(small, ["model.decoder.targets=patch", "loss.error=patch", "loss.gamma=0.0"])
     assert read_recipe("cells_patch_targets") == patch
-    taught = ["loss.gamma=0.0", "distil={weight: 1.0, momentum: 0.99, layers: 3}"]
+    taught = ["loss.gamma=0.0", "distil={weight: 1.0, momentum: 0.99, layers: 3, normalise: crop}"]
     assert read_recipe("cells_distilled") == read_recipe(small, taught)
 
 
