@@ -69,9 +69,9 @@ class DistilRecipe(Section):
     """A second thing to predict of hidden patches: what a teacher that sees the whole crop makes of them.
 
     The teacher is the average of the encoder over the last 1 / (1 − `momentum`) steps; its target is the mean
-    of its last `layers` blocks, and its loss counts `weight` beside the reconstruction's. `normalise` says how
-    each block comes to mean 0 and variance 1: over the features of a patch (`layer`), or for each feature over
-    the patches of a crop (`crop`), and what all patches share, else nearly all there is, is no target any more.
+    of its last `layers` blocks, and its loss counts `weight` beside the reconstruction's. By `normalise` each
+    block comes to mean 0 and variance 1: over the features of a patch (`layer`), or for each feature over the
+    patches of a crop (`crop`); then what all patches share, else nearly all there is, is no target any more.
     """
 
     weight: float = Field(default=1.0, gt=0)
