@@ -191,15 +191,16 @@ async def _blocks(
     background: Volume | None,
     points_zyx: list[list[float]],
 ) -> dict[str, np.ndarray]:
-    from canvas_fm.heads.extract import DETECTOR, MAE
+    from canvas_fm.heads.extract import MAE
     from canvas_fm.inference.validate import check_points
 
-    extractor, blocks = hosted.extractor, {}
+    extractor = hosted.extractor
+    blocks: dict[str, np.ndarray] = {}
     try:
         zyx = check_points(points_zyx, volume.shape_zyx)
         await asyncio.to_thread(extractor.check, volume, background)
         if extractor.detector is not None:
-            blocks[DETECTOR] = await core.aside.run(
+            blocks |= await core.aside.run(
                 lambda: extractor.seen_by_detector(volume, zyx, background=background, show=False),
                 deadline_s=core.limits.deadline_s,
             )

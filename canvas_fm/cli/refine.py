@@ -93,6 +93,21 @@ def _add_fit(group: Verbs) -> None:
         help="the score that --own-score looks at; default score, p_cell, log_score",
     )
     fit.add_argument(
+        "--heat",
+        action="store_true",
+        help="with --detector: look at its own heat at each candidate too, beside any variant; what tells "
+        "most where the detector is a good one, and candidates need z, y, x alone",
+    )
+    fit.add_argument(
+        "--contrasts",
+        nargs="+",
+        type=positive_float,
+        default=[],
+        metavar="N",
+        help="learn from the volumes as if stained so many times as strongly too, such as 0.6 1.6, so that "
+        "model and threshold hold for dimmer and brighter ones; features are worked out for each",
+    )
+    fit.add_argument(
         "--unfreeze",
         type=int,
         default=0,
@@ -183,7 +198,7 @@ def run_fit(args: argparse.Namespace) -> None:
     from canvas_fm.heads.refine_fit import fit_refiner
     from canvas_fm.models.checkpoint import load
 
-    _check_score_flags(args)
+    _check_flags(args)
     volumes = [open_volume(path, args) for path in args.volumes]
     background = None if args.background is None else [open_volume(path, args) for path in args.background]
     brains = labelled(args, volumes, background, args.score_column)
@@ -192,6 +207,7 @@ def run_fit(args: argparse.Namespace) -> None:
         detector=None if args.detector is None else load(args.detector, kind="detector"),
         pool=args.pool,
         layer=args.layer,
+        heat=args.heat,
         **_running(args),
     )
     writing: dict[str, Any] = {"overwrite": args.overwrite}
@@ -202,23 +218,30 @@ def run_fit(args: argparse.Namespace) -> None:
         tuning = Tuning(args.unfreeze, augment=args.augment)
         report = fit_tuned(_refiner(args), brains, extractor, args.out, tuning, **writing)
     else:
-        writing["own_score"] = args.own_score
+        writing |= {"own_score": args.own_score, "contrasts": args.contrasts}
         report = fit_refiner(_refiner(args), brains, extractor, args.out, **writing)
     skipped = report_bad_chunks(volumes)
     result = report if args.json else _for_people(report)
     print_result(result, args.json, bad_chunks=skipped)
 
 
-def _check_score_flags(args: argparse.Namespace) -> None:
+def _check_flags(args: argparse.Namespace) -> None:
     from canvas_fm.errors import CanvasError
 
-    if args.own_score and args.unfreeze:
+    if args.unfreeze and (args.own_score or args.heat):
+        flag = "--own-score" if args.own_score else "--heat"
         raise CanvasError(
-            "--own-score goes with the encoder as it is: beside a score that tells most, --unfreeze has "
+            f"{flag} goes with the encoder as it is: beside a score that tells most, --unfreeze has "
             "little to learn from; give one of the two"
+        )
+    if args.unfreeze and args.contrasts:
+        raise CanvasError(
+            "--contrasts goes with the encoder as it is; with --unfreeze, --augment brightens crops by chance"
         )
     if args.score_column and not args.own_score:
         raise CanvasError("--score-column names what --own-score looks at; give that flag too")
+    if args.heat and not args.detector:
+        raise CanvasError("--heat is what a detector says of a candidate; give --detector too")
 
 
 def _refiner(args: argparse.Namespace) -> Refiner:

@@ -108,6 +108,20 @@ def add_verbs(verbs: Verbs) -> None:
         help="inverse of the penalty of heads on features; default: chosen on training volumes",
     )
     report.add_argument(
+        "--heat",
+        action="store_true",
+        help="also judge the detector's heat at the candidates, alone and beside the features, as "
+        "`refine fit --heat` does",
+    )
+    report.add_argument(
+        "--contrasts",
+        nargs="+",
+        type=positive_float,
+        default=[],
+        metavar="N",
+        help="fit on features of the volumes at these contrasts too, as `refine fit --contrasts` does",
+    )
+    report.add_argument(
         "--own-score",
         action="store_true",
         help="also judge the features beside the candidates' own score, as `refine fit --own-score` does",
@@ -193,7 +207,9 @@ def run_report(args: argparse.Namespace) -> None:
             correction=args.correction,
             head=args.head,
             C=args.C,
+            heat=args.heat,
             own_score=args.own_score,
+            contrasts=tuple(args.contrasts),
             ratios=tuple(args.ratios),
             cuts=tuple(args.cut),
             unfreeze=args.unfreeze,

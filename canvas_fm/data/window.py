@@ -40,6 +40,10 @@ class Window(NamedTuple):
         scaled *= np.float32(1.0 / (self.high - self.low))
         return np.clip(scaled, 0.0, 1.0, out=scaled)
 
+    def at_contrast(self, contrast: float) -> Window:
+        """The window that makes everything so many times as bright."""
+        return self if contrast == 1 else Window(self.low, self.low + (self.high - self.low) / contrast)
+
 
 @dataclass(frozen=True)
 class WindowRule:

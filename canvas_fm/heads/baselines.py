@@ -5,7 +5,7 @@ And embeddings as a method, so that a trained encoder, a random one and a refine
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -148,7 +148,8 @@ class Embedded:
     """Features of all rows of the task under a logistic model, or under a refiner.
 
     `features` are one FeatureSet, or one for each fold where encoders were trained without it; their rows are
-    the task's. `refiner(seed)` makes the refiner; `seeded` says that the seed matters to it.
+    the task's. `copies` are features of the same rows seen otherwise (at other contrasts), which the refiner
+    is fitted on too. `refiner(seed)` makes the refiner; `seeded` says that the seed matters to it.
     `embed(rows, fold)` makes the features of some rows anew, for measuring speed from the voxels on.
     """
 
@@ -157,17 +158,21 @@ class Embedded:
         name: str,
         features: FeatureSet | Mapping[str, FeatureSet],
         *,
+        copies: Sequence[Mapping[str, FeatureSet]] = (),
         refiner: Callable[[int], Refiner] | None = None,
         embed: Callable[[np.ndarray, str], np.ndarray] | None = None,
         seeded: bool = False,
     ) -> None:
         self.name, self.seeded = name, seeded
-        self._features, self._refiner, self._embed = features, refiner, embed
-        self._corrected: dict[str, FeatureSet] = {}
+        self._features, self._copies = features, copies
+        self._refiner, self._embed = refiner, embed
+        self._corrected: dict[str, list[FeatureSet]] = {}
 
     def identity(self, fold: str) -> Mapping[str, Any]:
         refiner = None if self._refiner is None else self._refiner(0).get_params()
-        return {"method": "embedded", "refiner": refiner, "features": self._of(fold).fingerprint}
+        told = {"method": "embedded", "refiner": refiner, "features": self._of(fold).fingerprint}
+        copies = [one[fold].fingerprint for one in self._copies]
+        return told | ({"copies": copies} if copies else {})
 
     def fit(self, given: Training) -> Fit:
         features = self._of(given.fold)
@@ -203,14 +208,19 @@ class Embedded:
         how = str(refiner.correction)
         refiner.set_params(correction="none")
         if given.fold not in self._corrected:
-            self._corrected = {given.fold: features.corrected(how)}
-        ready = self._corrected[given.fold]
+            both = [features, *(one[given.fold] for one in self._copies)]
+            self._corrected = {given.fold: [one.corrected(how) for one in both]}
+        ready, *copies = self._corrected[given.fold]
         labels = task.is_cell[rows].astype(np.int64)
         fewest = min(int(labels.sum()), int((1 - labels).sum()))
         refiner.set_params(folds=max(2, min(refiner.folds, fewest)), force_random=True)
         regions, missed = task.region[rows].astype(np.str_), task.missed_by_part(rows)
+        seen = [one.rows(rows) for one in copies]
         refiner.take(
-            fit_head(refiner, refiner.prepare(ready.rows(rows), labels, regions=regions, missed=missed))
+            fit_head(
+                refiner,
+                refiner.prepare(ready.rows(rows), labels, regions=regions, missed=missed, copies=seen),
+            )
         )
 
         def scratch(asked: np.ndarray) -> np.ndarray:

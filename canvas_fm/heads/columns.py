@@ -10,20 +10,21 @@ import numpy as np
 from jaxtyping import Float32, Float64
 
 from canvas_fm.errors import BadInput
-from canvas_fm.heads.features import SCORE, Moments
+from canvas_fm.heads.features import LOUD, Moments
 
 CONCAT = "concat"
 REDUCTIONS = ("columns", "pca")
-# What the own score is multiplied with beside other columns of unit deviation: a penalty on the weights then
-# hardly touches it. Among hundreds of columns it would be one of many, and with few labels lost.
-LOUD = 30.0
+# What a loud column (the detector's heat, the own score) is multiplied with beside others of unit deviation:
+# a penalty on the weights then hardly touches it. Among hundreds of columns it would be lost with few labels.
+LOUDNESS = 30.0
 
 
 @dataclass(frozen=True)
 class Columns:
     """The blocks that are used, side by side in the order given, and what is left of the one that is cut.
 
-    The candidates' own score, where there is such a block, stands beside every variant and is never cut.
+    The loud blocks (the detector's heat, the candidates' own score), where there are such, stand beside every
+    variant and are never cut.
     Of the `cut` block the first round(ratio · d) columns are kept (section 5 of the CANVAS paper calls the
     ratio a contribution: 154 of 384 at 0.4), or as many principal components of it.
     """
@@ -44,9 +45,9 @@ class Columns:
             raise BadInput(
                 f"variant is {variant!r}; give {CONCAT} (all blocks) or one of the blocks {', '.join(blocks)}"
             )
-        used = [name for name in blocks if variant in (CONCAT, name) or name == SCORE]
+        used = [name for name in blocks if variant in (CONCAT, name) or name in LOUD]
         sizes = {name: len(range(*blocks[name].indices(dim))) for name in used}
-        may_cut = [name for name in used if name != SCORE]
+        may_cut = [name for name in used if name not in LOUD]
         if not 0 < ratio <= 1:
             raise BadInput(f"ratio is {ratio}; give the share of the cut block to keep, above 0 and up to 1")
         if cut is None:
@@ -81,10 +82,10 @@ class Columns:
 
     def weights(self) -> Float64[np.ndarray, " k"] | None:
         """What each scaled column, components in their place, is multiplied with; None where all are 1."""
-        if SCORE not in self.sizes:
+        if not any(name in LOUD for name in self.sizes):
             return None
         sizes = {name: self.kept if name == self.cut else size for name, size in self.sizes.items()}
-        return np.repeat([LOUD if name == SCORE else 1.0 for name in sizes], list(sizes.values()))
+        return np.repeat([LOUDNESS if name in LOUD else 1.0 for name in sizes], list(sizes.values()))
 
     def _taken(self, name: str) -> int:
         return self.kept if name == self.cut and self.reduce == "columns" else self.sizes[name]

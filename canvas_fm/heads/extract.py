@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from canvas_fm.data.disk import write_atomic
 from canvas_fm.data.points import as_zyx, check_inside
 from canvas_fm.data.volume import Volume, Zyx
 from canvas_fm.errors import BadInput, CanvasError
-from canvas_fm.heads.features import DETECTOR, MAE, FeatureSet, Made, beside, stack
+from canvas_fm.heads.features import DETECTOR, HEAT, MAE, FeatureSet, Made, beside, stack
 from canvas_fm.heads.task import Task
 from canvas_fm.inference.detect import TILE_ZYX, channels_of
 from canvas_fm.inference.embed import embed
@@ -35,11 +35,12 @@ CROP_ZYX: Zyx = (16, 32, 32)  # where there is no encoder whose crop could be ta
 
 @dataclass(frozen=True)
 class Extractor:
-    """Models and settings by which candidates become features; the block `detector` stands before `mae`.
+    """Models and settings by which candidates become features: blocks `detector`, `heat`, `mae`, so ordered.
 
     `pool` (None: the encoder's own), `layer` (None: the last) and `backend` are the encoder's, and so is
     precision int8, beside which a detector works in fp32. The detector's map is
-    pooled over the encoder's crop, else over `crop_zyx`, in `bins` parts an axis.
+    pooled over the encoder's crop, else over `crop_zyx`, in `bins` parts an axis; with `heat` its own heat at
+    each candidate is a block of one column.
     """
 
     encoder: Encoder | None = None
@@ -48,6 +49,7 @@ class Extractor:
     layer: int | None = None
     crop_zyx: Zyx | None = None
     bins: int = 2
+    heat: bool = False
     batch: int = 64
     device: str = "auto"
     precision: str = "fp32"
@@ -58,6 +60,8 @@ class Extractor:
     def __post_init__(self) -> None:
         if self.encoder is None and self.detector is None:
             raise BadInput("features need an encoder, a detector or both; none was given")
+        if self.heat and self.detector is None:
+            raise BadInput("heat is a detector's; give a detector, or leave heat out")
         if self.pool in DENSE:
             raise BadInput(f"pool is {self.pool!r}, a vector for each patch; give one of {', '.join(POOLS)}")
 
@@ -68,6 +72,8 @@ class Extractor:
         if self.detector is not None:
             settings: dict[str, Any] = {"crop_zyx": list(self._crop_zyx), "bins": self.bins}
             made[DETECTOR] = Made(self.detector.name, self.detector.sha256, settings)
+            if self.heat:
+                made[HEAT] = Made(self.detector.name, self.detector.sha256)
         if self.encoder is not None:
             config = self.encoder.config
             settings = {
@@ -84,6 +90,8 @@ class Extractor:
         sizes = {}
         if self.detector is not None:
             sizes[DETECTOR] = self.detector.config.architecture.dim * self.bins**3
+            if self.heat:
+                sizes[HEAT] = 1
         if self.encoder is not None:
             sizes[MAE] = self.encoder.dim
         for name, size in sizes.items():
@@ -108,9 +116,9 @@ class Extractor:
         """
         zyx = as_zyx(points_zyx)
         check_inside(zyx, volume.shape_zyx)
-        blocks = {}
+        blocks: dict[str, Float32[np.ndarray, "n k"]] = {}
         if self.detector is not None:
-            blocks[DETECTOR] = self.seen_by_detector(volume, zyx, background=background, show=show)
+            blocks |= self.seen_by_detector(volume, zyx, background=background, show=show)
         if self.encoder is not None:
             blocks[MAE] = embed(
                 self.encoder, volume, zyx, pool=self.pool, layer=self.layer, batch=self.batch, reader=reader,
@@ -125,13 +133,15 @@ class Extractor:
         *,
         background: Volume | None = None,
         show: bool | None = None,
-    ) -> Float32[np.ndarray, "n k"]:
-        """The detector's block of `features` alone."""
+    ) -> dict[str, Float32[np.ndarray, "n k"]]:
+        """The detector's blocks of `features` alone."""
         assert self.detector is not None
-        return detector_features(
-            self.detector, volume, points_zyx, crop_zyx=self._crop_zyx, bins=self.bins, background=background,
-            precision="fp32" if self.precision == INT8 else self.precision, show=show, **self._running,
+        seen = detector_features(
+            self.detector, volume, points_zyx, crop_zyx=self._crop_zyx, bins=self.bins, heat=self.heat,
+            precision="fp32" if self.precision == INT8 else self.precision, background=background, show=show,
+            **self._running,
         )  # fmt: skip
+        return {DETECTOR: seen[:, :-1], HEAT: seen[:, -1:]} if self.heat else {DETECTOR: seen}
 
     def together(self, blocks: Mapping[str, Float32[np.ndarray, "n k"]], group: str) -> FeatureSet:
         """Blocks that were made by these models and settings, wherever they ran, as features of one brain."""
@@ -202,20 +212,53 @@ class Extractor:
             "resample": self.resample,
         }
 
-    def alone(self) -> dict[str, Extractor]:
-        """An extractor for each block by itself, over the same crop."""
-        found = {}
+    def alone(self) -> list[Extractor]:
+        """An extractor for each model by itself, over the same crop."""
+        found = []
         if self.detector is not None:
-            found[DETECTOR] = replace(self, encoder=None, crop_zyx=self._crop_zyx)
+            found.append(replace(self, encoder=None, crop_zyx=self._crop_zyx))
         if self.encoder is not None:
-            found[MAE] = replace(self, detector=None)
+            found.append(replace(self, detector=None, heat=False))
         return found
+
+    def of_block(self, name: str) -> Extractor:
+        """What alone decides a block of one model: the pooled map is the same with the heat beside it."""
+        return replace(self, heat=False) if name == DETECTOR else self
 
     @property
     def _crop_zyx(self) -> Zyx:
         if self.crop_zyx is not None:
             return self.crop_zyx
         return CROP_ZYX if self.encoder is None else self.encoder.config.architecture.crop_zyx
+
+
+def other_contrasts(contrasts: Sequence[float]) -> tuple[float, ...]:
+    """Contrasts to see brains at beside 1, each once; BadInput for one that is not above 0."""
+    for contrast in contrasts:
+        if not 0 < contrast < float("inf"):
+            raise BadInput(f"contrast is {contrast}; give numbers above 0, 1 is the brain as it is")
+    return tuple(sorted({float(contrast) for contrast in contrasts} - {1.0}))
+
+
+def features_at(
+    contrast: float,
+    extractor: Extractor,
+    volume: Volume,
+    points_zyx: Float64[np.ndarray, "n 3"],
+    keep: Path | None,
+    *,
+    group: str,
+    background: Volume | None = None,
+    show: bool | None = None,
+) -> FeatureSet:
+    """As `Extractor.features`, the volume as if stained so many times as strongly; `keep` may be a folder."""
+    if contrast != 1:
+        volume = volume.at_contrast(contrast)
+        background = None if background is None else background.at_contrast(contrast)
+    same: dict[str, Any] = {"group": group, "background": background, "show": show}
+    if keep is None:
+        return extractor.features(volume, points_zyx, **same)
+    return kept_features(extractor, volume, points_zyx, keep, **same)
 
 
 def kept_features(
@@ -230,21 +273,25 @@ def kept_features(
 ) -> FeatureSet:
     """As `Extractor.features`, read from `folder` where the same were worked out before, else kept there.
 
-    Each model's block is a file of its own, so that what one model says is worked out once, alone or not.
+    Each block is a file of its own, so that what one model says is worked out once, alone or not.
     """
     extractor.check(volume, background)
-    parts = {}
-    for block, one in extractor.alone().items():
-        inputs = one.identity(volume, background if block == DETECTOR else None)
-        inputs["points"] = hashlib.sha256(np.ascontiguousarray(points_zyx, "<f8").tobytes()).hexdigest()
-        digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
-        path = folder / f"{group.replace('/', '_')}-{block}-{digest[:16]}.safetensors"
-        if path.is_file():
-            x = _read(path, block)
-        else:
-            x = one.features(volume, points_zyx, group=group, background=background, show=show).block(block)
-            _keep(path, block, x)
-        parts[block] = (x, one.made[block])
+    points = hashlib.sha256(np.ascontiguousarray(points_zyx, "<f8").tobytes()).hexdigest()
+    parts: dict[str, tuple[Float32[np.ndarray, "n k"], Made]] = {}
+    for one in extractor.alone():
+        behind = background if one.detector is not None else None
+        paths = {}
+        for block in one.layout:
+            inputs = one.of_block(block).identity(volume, behind) | {"points": points}
+            digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+            paths[block] = folder / f"{group.replace('/', '_')}-{block}-{digest[:16]}.safetensors"
+        found = {block: _read(path, block) for block, path in paths.items() if path.is_file()}
+        if len(found) < len(paths):
+            features = one.features(volume, points_zyx, group=group, background=background, show=show)
+            for block in paths.keys() - found.keys():
+                found[block] = features.block(block)
+                _keep(paths[block], block, found[block])
+        parts |= {block: (found[block], one.made[block]) for block in paths}
     return beside(parts, group)
 
 

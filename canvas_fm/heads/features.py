@@ -14,7 +14,10 @@ from jaxtyping import Float32, Float64, Shaped
 from canvas_fm.errors import BadInput, ModelMismatch
 
 MAE, DETECTOR = "mae", "detector"  # the blocks that are made by an encoder and by a detector
+HEAT = "heat"  # the block of the detector's heat at a candidate: one column
 SCORE = "score"  # the block of the score that the candidates came with, see own_score.py
+# Blocks of one column that tell most: they stand beside every variant, and hardly any penalty is on them.
+LOUD = (HEAT, SCORE)
 CORRECTIONS = ("none", "centre", "standardise", "whiten")
 # Of a covariance, the share of its mean variance that is mixed in: directions without variance stay finite.
 SHRINKAGE = 0.01
@@ -77,6 +80,14 @@ class FeatureSet:
     def rows(self, keep: Shaped[np.ndarray, " m"]) -> FeatureSet:
         """Some rows, by mask or number."""
         return FeatureSet(self.x[keep], self.blocks, self.groups[keep], self.made)
+
+    def only(self, *names: str) -> FeatureSet:
+        """The same with some of the blocks alone, in the order in which they stand."""
+        kept = {name: (self.block(name), self.made.get(name)) for name in self.blocks if name in names}
+        if len(kept) < len(names):
+            self.block(next(name for name in names if name not in kept))
+        together = beside(kept, "")
+        return FeatureSet(together.x, together.blocks, self.groups, together.made)
 
     def corrected(self, how: str) -> FeatureSet:
         """The same with every brain corrected by itself (see `Moments.corrected`)."""

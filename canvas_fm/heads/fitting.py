@@ -27,7 +27,11 @@ MODELS = ("logistic", "mlp")
 
 @dataclass(frozen=True)
 class Rows:
-    """Labelled rows as the model sees them; `grouped` is False where nobody said what brains they are of."""
+    """Labelled rows as the model sees them; `grouped` is False where nobody said what brains they are of.
+
+    `copies` are the same rows seen at other contrasts: the model is fitted on them too and the threshold has
+    to do for them, but calibration and figures are of the rows as they are.
+    """
 
     x: Float32[np.ndarray, "n w"]
     is_cell: Bool[np.ndarray, " n"]
@@ -35,6 +39,14 @@ class Rows:
     regions: np.ndarray | None
     missed: Mapping[str, int]
     grouped: bool
+    copies: tuple[Float32[np.ndarray, "n w"], ...] = ()
+
+    def seen(
+        self, some: Int64[np.ndarray, " m"] | slice
+    ) -> tuple[Float32[np.ndarray, "km w"], Bool[np.ndarray, " km"]]:
+        """Rows to be fitted on, with their labels: as they are, then each copy."""
+        x = np.concatenate([self.x[some], *(copy[some] for copy in self.copies)])
+        return x, np.tile(self.is_cell[some], 1 + len(self.copies))
 
     def missed_in(self, rows: Int64[np.ndarray, " m"]) -> int:
         """True cells without a candidate that belong to these rows: by their share of their brain."""
@@ -70,7 +82,7 @@ def fit_head(settings: Refiner, rows: Rows) -> Fitted:
     """Fit on all rows; calibrate, choose the threshold and judge on the rows of the folds left out."""
     folds = folds_of(settings, rows)
     C, held_out = held_out_logits(settings, rows, folds)
-    return judged(settings, rows, folds, held_out, head_net(settings, rows.x, rows.is_cell, C), C)
+    return judged(settings, rows, folds, held_out, head_net(settings, *rows.seen(slice(None)), C), C)
 
 
 def folds_of(settings: Refiner, rows: Rows) -> Folds:
@@ -95,21 +107,36 @@ def judged(
     settings: Refiner,
     rows: Rows,
     folds: Folds,
-    held_out: Float64[np.ndarray, " n"],
+    held_out: Float64[np.ndarray, "copies n"],
     net: HeadNet,
     C: float | None,
 ) -> Fitted:
-    """Calibration, threshold and figures by the logits of rows held out; `net` has seen all rows."""
-    calibration = fit_calibration(held_out, rows.is_cell, settings.calibration)
+    """Calibration, threshold and figures by the logits of rows held out; `net` has seen all rows.
+
+    `held_out` are those of the rows as they are, and below them those of each copy.
+    """
+    calibration = fit_calibration(held_out[0], rows.is_cell, settings.calibration)
     everything = np.arange(len(rows.is_cell))
-    chosen = best_f1(rows.is_cell, calibration(held_out), missed=rows.missed_in(everything))[0]
+    chosen = _best_threshold(rows, calibration, held_out, everything)
     honest, kept = carried(settings, rows, folds, held_out)
     spread = CountSpread() if folds.by == "random" else CountSpread.of(honest, rows.is_cell, rows.places)
-    figures = _figures(rows, folds, held_out, honest, kept, spread)
+    figures = _figures(rows, folds, held_out[0], honest, kept, spread)
     net.calibration = torch.tensor(calibration.knots, dtype=torch.float32)
     rounded = Calibration(calibration.method, net.calibration.numpy().astype(np.float64))
     threshold = chosen if settings.threshold is None else settings.threshold
     return Fitted(net, rounded, spread, float(threshold), C, folds.by, _warning(folds, rows), figures)
+
+
+def _best_threshold(
+    rows: Rows,
+    calibration: Calibration,
+    held_out: Float64[np.ndarray, "copies n"],
+    some: Int64[np.ndarray, " m"],
+) -> float:
+    """What P(cell) has to reach for the highest F1 over some rows and all their copies."""
+    p_cell = np.concatenate([calibration(logits[some]) for logits in held_out])
+    is_cell = np.tile(rows.is_cell[some], len(held_out))
+    return float(best_f1(is_cell, p_cell, missed=len(held_out) * rows.missed_in(some))[0])
 
 
 def _warning(folds: Folds, rows: Rows) -> str | None:
@@ -120,9 +147,10 @@ def _warning(folds: Folds, rows: Rows) -> str | None:
 
 def held_out_logits(
     settings: Refiner, rows: Rows, folds: Folds
-) -> tuple[float | None, Float64[np.ndarray, " n"]]:
+) -> tuple[float | None, Float64[np.ndarray, "copies n"]]:
     """The penalty (of the logistic model), and each row's logit by the model that has not seen its fold.
 
+    The first row of logits is of the rows as they are, the next of their first copy, and so on.
     Where C is None it is the one whose held-out logits, calibrated together, give the least log loss: that
     asks for a ranking within brains and for one scale over all of them. (Within a standard error of it a
     stronger penalty was tried: worse on clean labels, and no stronger where the labels are not.)
@@ -130,13 +158,17 @@ def held_out_logits(
     wanted: tuple[float | None, ...] = (settings.C,)
     if settings.model == "logistic" and settings.C is None:
         wanted = GRID
-    logits = np.empty((len(wanted), len(rows.x)), np.float32)
+    seen = (rows.x, *rows.copies)
+    logits = np.empty((len(wanted), len(seen), len(rows.x)), np.float32)
     for train, test in folds:
-        affine = _affine(settings, rows.x[train])
-        z, judged = affine(rows.x[train]), affine(rows.x[test])
+        x, is_cell = rows.seen(train)
+        affine = _affine(settings, x)
+        z, judged = affine(x), [affine(one[test]) for one in seen]
         for at, C in enumerate(wanted):
-            logits[at, test] = _fit(settings, z, rows.is_cell[train], C)(judged)
-    losses = [_log_loss(rows.is_cell, row) for row in logits] if len(wanted) > 1 else [0.0]
+            layers = _fit(settings, z, is_cell, C)
+            for number, one in enumerate(judged):
+                logits[at, number, test] = layers(one)
+    losses = [_log_loss(rows.is_cell, one[0]) for one in logits] if len(wanted) > 1 else [0.0]
     best = int(np.argmin(losses))
     return wanted[best], logits[best].astype(np.float64)
 
@@ -210,17 +242,17 @@ def head_net(
 
 
 def carried(
-    settings: Refiner, rows: Rows, folds: Folds, held_out: Float64[np.ndarray, " n"]
+    settings: Refiner, rows: Rows, folds: Folds, held_out: Float64[np.ndarray, "copies n"]
 ) -> tuple[Float64[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
     """P(cell) of each row and whether it is kept, by calibration and threshold of the other folds alone."""
-    p_cell, kept = np.empty(len(held_out)), np.empty(len(held_out), bool)
+    natural = held_out[0]
+    p_cell, kept = np.empty(len(natural)), np.empty(len(natural), bool)
     for train, test in folds:
-        calibration = fit_calibration(held_out[train], rows.is_cell[train], settings.calibration)
-        p_cell[test] = calibration(held_out[test])
+        calibration = fit_calibration(natural[train], rows.is_cell[train], settings.calibration)
+        p_cell[test] = calibration(natural[test])
         threshold = settings.threshold
         if threshold is None:
-            said = calibration(held_out[train])
-            threshold = best_f1(rows.is_cell[train], said, missed=rows.missed_in(train))[0]
+            threshold = _best_threshold(rows, calibration, held_out, train)
         kept[test] = p_cell[test] >= threshold
     return p_cell, kept
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,8 @@ from canvas_fm.heads.calibration import Calibration, Count, CountSpread, expecte
 from canvas_fm.heads.columns import CONCAT, Columns
 from canvas_fm.heads.features import (
     CORRECTIONS,
+    LOUD,
     MAE,
-    SCORE,
     FeatureSet,
     Moments,
     check_blocks,
@@ -45,8 +45,9 @@ class Refiner(ClassifierMixin, BaseEstimator):
     """Tells true from false detections by their features; a scikit-learn classifier.
 
     variant: `concat` uses all blocks, else the name of one (`detector`, `mae`). blocks: the columns of each
-    by name; a FeatureSet brings its own. A block `score` is the candidates' own score: it stands beside any
-    variant and is hardly penalised. cut, ratio, reduce: of the block `cut` only the first round(ratio·d)
+    by name; a FeatureSet brings its own. The blocks `heat` (the detector's at the candidate) and `score` (the
+    candidates' own) stand beside any variant and are hardly penalised. cut, ratio, reduce: of the block `cut`
+    only the first round(ratio·d)
     columns are used, or with reduce `pca` as many of its principal components. correction: every brain is
     first corrected by its own candidates (none, centre, standardise, whiten). whiten: decorrelate columns, by
     the training brains. model: `logistic` (C chosen by cross-validation where None) or `mlp`. balanced: both
@@ -108,7 +109,14 @@ class Refiner(ClassifierMixin, BaseEstimator):
         self.device = device
 
     def fit(
-        self, X: Any, y: Any, *, groups: Any = None, regions: Any = None, missed: Missed | None = None
+        self,
+        X: Any,
+        y: Any,
+        *,
+        groups: Any = None,
+        regions: Any = None,
+        missed: Missed | None = None,
+        copies: Sequence[Any] = (),
     ) -> Refiner:
         """Learn from features (n, d), an array or a FeatureSet, and labels: 1 a cell, 0 none, −1 left out.
 
@@ -116,17 +124,26 @@ class Refiner(ClassifierMixin, BaseEstimator):
         that the model has not seen. With one brain alone its `regions` are held out instead, a name for each
         row; without them a split at random is refused unless `force_random`. An array that comes without
         groups is split at random, and `split_` says so. `missed` counts, by brain, the true cells for which
-        there is no candidate: they lower F1, and so move the threshold.
+        there is no candidate: they lower F1, and so move the threshold. `copies` are the same rows as they
+        would look in a brain stained otherwise (`Volume.at_contrast`): the model is fitted on them too, and
+        the threshold has to do for them.
 
         Raises BadInput for one class only, fewer labels than folds, NaN, and settings that contradict.
         """
-        rows = self.prepare(X, y, groups=groups, regions=regions, missed=missed)
+        rows = self.prepare(X, y, groups=groups, regions=regions, missed=missed, copies=copies)
         self.take(fit_head(self, rows))
         self.warn()
         return self
 
     def prepare(
-        self, X: Any, y: Any, *, groups: Any = None, regions: Any = None, missed: Missed | None = None
+        self,
+        X: Any,
+        y: Any,
+        *,
+        groups: Any = None,
+        regions: Any = None,
+        missed: Missed | None = None,
+        copies: Sequence[Any] = (),
     ) -> Rows:
         """The labelled rows of `fit` as its model sees them: corrected, and the columns that are used."""
         if self.correction not in CORRECTIONS:
@@ -136,13 +153,12 @@ class Refiner(ClassifierMixin, BaseEstimator):
         self.blocks_ = dict(self._blocks(X, x.shape[1]))
         self.made_ = dict(X.made) if isinstance(X, FeatureSet) else {}
         self.columns_ = Columns.of(self.blocks_, x.shape[1], self.variant, self.cut, self.ratio, self.reduce)
-        self.check_score(self.columns_)
-        # A brain is corrected by all its candidates, labelled or not, as it will be when it is judged.
-        x = correct_by_group(x, names, self.correction)
-        used = self.columns_.take({name: x[:, part] for name, part in self.blocks_.items()})
+        self.check_level(self.columns_)
+        used = self._used(x, names)
         self.skipped_ = int((~keep).sum())
         return Rows(
             x=used[keep],
+            copies=tuple(self._used(self._copy(X, copy, len(x)), names)[keep] for copy in copies),
             is_cell=labels[keep] == self.classes_[-1],
             groups=names[keep],
             regions=None if regions is None else _aligned(regions, "regions", len(x))[keep],
@@ -150,15 +166,38 @@ class Refiner(ClassifierMixin, BaseEstimator):
             grouped=known,
         )
 
-    def check_score(self, columns: Columns) -> None:
-        """Raise BadInput for a correction of every brain where the own score is looked at.
+    def _used(self, x: np.ndarray, names: np.ndarray) -> np.ndarray:
+        """The columns that the model sees.
 
-        It would take away the score's level, for which it is there, and whitening would mix it into the rest.
+        A brain is corrected by all its candidates, labelled or not, as it will be when it is judged.
         """
-        if SCORE in columns.sizes and self.correction != "none":
+        x = correct_by_group(x, names, self.correction)
+        return self.columns_.take({name: x[:, part] for name, part in self.blocks_.items()})
+
+    def _copy(self, X: Any, copy: Any, n: int) -> np.ndarray:
+        """A copy of the rows of X, checked to be one: as many rows, of the same blocks and models."""
+        if isinstance(X, FeatureSet) and isinstance(copy, FeatureSet):
+            if dict(copy.blocks) != dict(X.blocks) or dict(copy.made) != dict(X.made):
+                raise ModelMismatch("a copy's features have other blocks or models; make both the same way")
+            x = copy.x
+        else:
+            x = validate_data(self, copy, dtype=np.float32, ensure_all_finite=False, reset=False)
+            check_finite(x, self.blocks_)
+        if len(x) != n:
+            raise BadInput(f"a copy has {len(x)} rows; expected {n}, the same candidates seen otherwise")
+        return x
+
+    def check_level(self, columns: Columns) -> None:
+        """Raise BadInput for a correction of every brain where the heat or the own score is looked at.
+
+        It would take away their level, for which they are there, and whitening would mix it into the rest.
+        """
+        loud = [name for name in columns.sizes if name in LOUD]
+        if loud and self.correction != "none":
+            what = {"heat": "the detector's heat", "score": "the candidates' own score"}[loud[0]]
             raise BadInput(
-                f"correction is {self.correction!r}, which would take the level of the candidates' own score "
-                "away; fit without the correction, or without the own score"
+                f"correction is {self.correction!r}, which would take the level of {what} away; fit without "
+                f"the correction, or without the {'heat' if loud[0] == 'heat' else 'own score'}"
             )
 
     def take(self, fitted: Fitted, tuned: TunedBlocks | None = None) -> None:

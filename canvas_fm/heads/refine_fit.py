@@ -19,7 +19,7 @@ from canvas_fm.evaluation.classification import ceiling
 from canvas_fm.evaluation.submission import sha256
 from canvas_fm.heads.candidates import Candidates
 from canvas_fm.heads.columns import Columns
-from canvas_fm.heads.extract import DETECTOR, MAE, Extractor, kept_features
+from canvas_fm.heads.extract import DETECTOR, MAE, Extractor, features_at, other_contrasts
 from canvas_fm.heads.features import SCORE, FeatureSet, stack
 from canvas_fm.heads.own_score import beside_score, own_scores
 from canvas_fm.heads.refine import Refiner
@@ -31,12 +31,16 @@ REPORT = "report.json"
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """Features of all brains below each other, with labels, regions and what was missed in each brain."""
+    """Features of all brains below each other, with labels, regions and what was missed in each brain.
+
+    `copies` are the features of the same candidates with each brain seen at another contrast.
+    """
 
     features: FeatureSet
     label: Int64[np.ndarray, " n"]
     regions: np.ndarray | None
     missed: dict[str, int]
+    copies: tuple[FeatureSet, ...] = ()
 
 
 def training_set(
@@ -44,33 +48,38 @@ def training_set(
     extractor: Extractor,
     *,
     own_score: bool = False,
+    contrasts: Sequence[float] = (),
     keep: Path | None = None,
     show: bool | None = None,
 ) -> TrainingSet:
     """The features of all brains. With the folder `keep` they are worked out once for all later calls.
 
-    With `own_score` the score that the candidates came with is one more block (see `own_scores`).
-
+    With `own_score` the score that the candidates came with is one more block (see `own_scores`), with
+    `contrasts` the brains are seen once more at each of these (1 is as they are).
     With a per-brain correction in mind, unlabelled candidates have features too. Memory: 4 bytes a number.
     """
     for brain in brains:
         extractor.check(brain.volume, brain.background)
     scores = own_scores(brains) if own_score else None
-    parts = []
-    for brain in brains:
-        same: dict[str, Any] = {"group": brain.name, "background": brain.background, "show": show}
-        if keep is None:
-            parts.append(extractor.features(brain.volume, brain.zyx, **same))
-        else:
-            parts.append(kept_features(extractor, brain.volume, brain.zyx, keep, **same))
-    if scores is not None:
-        columns, made = scores
-        parts = [beside_score(part, score, made) for part, score in zip(parts, columns, strict=True)]
+
+    def seen_at(contrast: float) -> FeatureSet:
+        parts: list[FeatureSet] = []
+        for brain in brains:
+            part = features_at(
+                contrast, extractor, brain.volume, brain.zyx, keep, group=brain.name,
+                background=brain.background, show=show,
+            )  # fmt: skip
+            if scores is not None:
+                part = beside_score(part, scores[0][len(parts)], scores[1])
+            parts.append(part)
+        return stack(parts)
+
     return TrainingSet(
-        stack(parts),
+        seen_at(1.0),
         np.concatenate([brain.label for brain in brains]),
         _regions(brains),
         {brain.name: brain.missed for brain in brains if brain.missed is not None},
+        tuple(seen_at(contrast) for contrast in other_contrasts(contrasts)),
     )
 
 
@@ -81,6 +90,7 @@ def fit_refiner(
     out: str | Path,
     *,
     own_score: bool = False,
+    contrasts: Sequence[float] = (),
     overwrite: bool = False,
     keep: Path | None = None,
     show: bool | None = None,
@@ -91,20 +101,26 @@ def fit_refiner(
     Every figure is of brains (or regions, where there is one brain) that the model had not seen, beside the
     F1 of keeping every candidate and the ceiling 2R / (1 + R) that no judgement of these candidates passes.
     With `own_score` the refiner also looks at the score that the candidates came with, beside any variant.
+    With `contrasts` it also learns from the brains as if stained so many times as strongly, so that model and
+    threshold hold for a dimmer or brighter one.
     `fit` fits the refiner in another way than `Refiner.fit` does.
     """
     out = Path(out)
     if out.exists() and not overwrite and not (out.is_dir() and not any(out.iterdir())):
         raise CanvasError(f"{out} is there already; give another --out, or --overwrite to replace it")
+    other_contrasts(contrasts)
     _check_before_work(refiner, brains, extractor, own_score)
-    data = training_set(brains, extractor, own_score=own_score, keep=keep, show=show)
+    data = training_set(brains, extractor, own_score=own_score, contrasts=contrasts, keep=keep, show=show)
     if fit is None:
-        refiner.fit(data.features, data.label, regions=data.regions, missed=data.missed)
+        refiner.fit(data.features, data.label, regions=data.regions, missed=data.missed, copies=data.copies)
     else:
         fit(data)
     counts = {brain.name: brain.counts() for brain in brains}
     markers = {brain.name: brain.volume.marker for brain in brains}
-    identity = refiner.save(out, {"trained_on": counts, "markers": markers, "canvas_fm": __version__})
+    provenance = {"trained_on": counts, "markers": markers, "canvas_fm": __version__}
+    if copies := other_contrasts(contrasts):
+        provenance["contrasts"] = [1.0, *copies]
+    identity = refiner.save(out, provenance)
     report = {
         "refiner": str(out),
         "sha256": identity,
@@ -117,6 +133,7 @@ def fit_refiner(
         "tuned": None if refiner.tuned_ is None else refiner.tuned_.as_dict(),
         "threshold": refiner.threshold_,
         "C": refiner.C_,
+        "contrasts": [1.0, *copies],
         "skipped": refiner.skipped_,
         "brains": {name: found | _ceiling(found) for name, found in counts.items()},
         "cross_validation": refiner.cross_validation_,
@@ -140,7 +157,7 @@ def _check_before_work(
     width = max(part.stop for part in blocks.values())
     if own_score:
         blocks, width = {**blocks, SCORE: slice(width, width + 1)}, width + 1
-    refiner.check_score(
+    refiner.check_level(
         Columns.of(blocks, width, refiner.variant, refiner.cut, refiner.ratio, refiner.reduce)
     )
     label = np.concatenate([brain.label for brain in brains])

@@ -17,7 +17,7 @@ from canvas_fm.data.points import Points
 from canvas_fm.data.volume import Volume
 from canvas_fm.errors import BadInput, CanvasError, ModelMismatch
 from canvas_fm.heads.candidates import check_home, duplicates
-from canvas_fm.heads.extract import DETECTOR, MAE, Extractor
+from canvas_fm.heads.extract import DETECTOR, HEAT, MAE, Extractor
 from canvas_fm.heads.features import SCORE, Made, Moments
 from canvas_fm.heads.own_score import beside_score, score_to_judge
 from canvas_fm.heads.refine import Refiner
@@ -133,7 +133,7 @@ def models_needed(refiner: Refiner) -> dict[str, Made]:
         made = refiner.made_.get(block)
         if made is not None and block == SCORE:
             continue  # the candidates bring it
-        if made is None or block not in (MAE, DETECTOR):
+        if made is None or block not in (MAE, DETECTOR, HEAT):
             raise BadInput(
                 f"this refiner was fitted on features {block!r} that no encoder or detector is recorded for; "
                 "work the features out yourself and call predict_proba"
@@ -228,6 +228,7 @@ def extractor_of(
     for block in refiner.columns_.sizes:
         made = refiner.made_.get(block)
         settings |= dict(made.settings) if made is not None and block != SCORE else {}
+        settings |= {"heat": True} if block == HEAT else {}
     if "crop_zyx" in settings:
         z, y, x = settings["crop_zyx"]
         settings["crop_zyx"] = (z, y, x)
@@ -253,6 +254,8 @@ def _shipped(wanted: Made, kind: str) -> Any:
 def _meta(points: Points, volume: Volume, refiner: Refiner, extractor: Extractor) -> dict[str, str]:
     meta = dict(points.meta) | {"volume": volume.name, "refiner_sha256": refiner_sha256(refiner)}
     for name, made in extractor.made.items():
+        if name == HEAT:
+            continue  # its detector is named with the pooled map
         kind = "encoder" if name == MAE else "detector"
         meta |= {f"refiner_{kind}": made.name, f"refiner_{kind}_sha256": made.sha256}
     if (score := refiner.made_.get(SCORE)) is not None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 import torch
 from jaxtyping import Float, Float32
+from scipy.ndimage import maximum_filter
 
 from canvas_fm.data.crops import crop_starts
 from canvas_fm.data.points import as_zyx
 from canvas_fm.data.resample import check_voxel_um
-from canvas_fm.data.volume import Volume, Zyx
+from canvas_fm.data.volume import Volume, Zyx, ZyxUm
 from canvas_fm.inference.detect import TILE_ZYX, channels_of
+from canvas_fm.inference.heat import smooth, smooth_reach
 from canvas_fm.inference.job import read_windowed
 from canvas_fm.inference.tiles import Box, Readable, Resampled, cut, pad_to, whole
 from canvas_fm.inference.validate import check_points
@@ -20,6 +22,10 @@ from canvas_fm.models.device import pick_device, pick_precision
 from canvas_fm.progress import bar
 
 _AT_ONCE = 256  # points whose parts of the map are gathered together
+# A candidate of another detector may lie beside the heat's peak: half of the distance that the detector keeps
+# between two cells is looked at, on each axis.
+NEAR = 0.5
+LEAST_HEAT = 1e-4  # of its logit: what is colder than this is as cold
 
 
 def detector_features(
@@ -29,6 +35,7 @@ def detector_features(
     *,
     crop_zyx: Zyx = (16, 32, 32),
     bins: int = 2,
+    heat: bool = False,
     background: Volume | None = None,
     tile_zyx: Zyx = TILE_ZYX,
     device: str | torch.device = "auto",
@@ -41,6 +48,8 @@ def detector_features(
 
     A crop is the encoder's (`crop_zyx` voxels); with 48 channels and 2 bins an axis 384 numbers. A part
     counts only what lies inside the volume. Tile by tile, in bounded memory, each tile's map made once.
+    With `heat` one more column comes last: the logit of the detector's own heat, smoothed as when it detects,
+    at the hottest voxel within half of its `min_distance_um` along each axis.
     """
     to_um = check_voxel_um(volume, detector.config.voxel_um, resample=resample, any_voxel=any_voxel)
     points = as_zyx(points_zyx)
@@ -56,23 +65,33 @@ def detector_features(
     place = np.clip(np.floor(points + 0.5).astype(np.int64), 0, np.asarray(extent.stop) - 1)
     detector.to(pick_device(device))
     dtype = pick_precision(precision, detector.device)
-    out = np.zeros((len(points), architecture.dim * bins**3), np.float32)
+    pooled_columns = architecture.dim * bins**3
+    out = np.zeros((len(points), pooled_columns + heat), np.float32)
+    margin: Zyx = crop_zyx
+    if heat:
+        z, y, x = (
+            max(a, b) for a, b in zip(crop_zyx, _heat_reach(detector, sources[0].voxel_um), strict=True)
+        )
+        margin = (z, y, x)
     with bar("features", len(points), unit="points", show=show) as advance:
         for core in cut(extent, tile_zyx):
             rows = np.flatnonzero(core.holds(place))
             if not len(rows):
                 continue
-            box = core.grown(crop_zyx, extent, architecture.patch_zyx)
+            box = core.grown(margin, extent, architecture.patch_zyx)
             read = box.grown(architecture.halo_zyx, extent, architecture.patch_zyx)
             voxels = read_windowed(sources, volumes, windows, read)
             features = _map(detector, voxels, read, box, dtype)
+            if heat:
+                hottest = _hottest(detector, features, box, sources[0].voxel_um)
+                out[rows, -1] = _logit(hottest[tuple((place[rows] - np.asarray(box.start)).T)])
             for first in range(0, len(rows), _AT_ONCE):
                 some = rows[first : first + _AT_ONCE]
                 local = torch.from_numpy(starts[some] - np.asarray(box.start)).to(features.device)
                 pooled = pool_boxes(
                     features, local, box_zyx=crop_zyx, patch_zyx=architecture.patch_zyx, bins=bins
                 )
-                out[some] = pooled.cpu().numpy()
+                out[some, :pooled_columns] = pooled.cpu().numpy()
                 advance(len(some))
     return out
 
@@ -91,3 +110,32 @@ def _map(
         for a, b, o, p in zip(box.start, box.stop, read.start, patch, strict=True)
     )
     return features[:, z, y, x]
+
+
+def _near(detector: Detector, voxel_um: ZyxUm) -> Zyx:
+    """Half of the least distance between two cells, in whole voxels."""
+    z, y, x = (int(NEAR * detector.config.min_distance_um / um + 0.5) for um in voxel_um)
+    return z, y, x
+
+
+def _heat_reach(detector: Detector, voxel_um: ZyxUm) -> Zyx:
+    """How far from a point the heat is looked at, what smoothing takes in included."""
+    smoothed = smooth_reach(detector.config.smooth_um, voxel_um)
+    z, y, x = (a + b for a, b in zip(_near(detector, voxel_um), smoothed, strict=True))
+    return z, y, x
+
+
+@torch.inference_mode()
+def _hottest(
+    detector: Detector, features: Float[torch.Tensor, "dim pz py px"], box: Box, voxel_um: ZyxUm
+) -> Float32[np.ndarray, "z y x"]:
+    """For each voxel of the box the highest smoothed heat near it; right where the reach lies in the box."""
+    logits = detector.net.logits(features[None])[0]
+    z, y, x = box.size
+    heat = smooth(torch.sigmoid(logits).cpu().numpy()[:z, :y, :x], detector.config.smooth_um, voxel_um)
+    return maximum_filter(heat, [2 * n + 1 for n in _near(detector, voxel_um)], mode="nearest")
+
+
+def _logit(heat: Float32[np.ndarray, " n"]) -> Float32[np.ndarray, " n"]:
+    """log(heat / (1 − heat)), both kept a little off 0."""
+    return np.log((heat + LEAST_HEAT) / (1 - heat + LEAST_HEAT)).astype(np.float32)

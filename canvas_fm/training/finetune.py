@@ -119,7 +119,7 @@ def tune(
     with bar("fine-tuning", steps, unit="steps", show=show) as advance:
         for train, test in folds:
             work.fit(train, C, advance)
-            logits[test] = work.logits(test)
+            logits[0, test] = work.logits(test)
         work.fit(np.arange(len(rows.is_cell)), C, advance)
     fitted = judged(refiner, rows, folds, logits, work.head.cpu(), C)
     fitted.figures["frozen"] = {name: frozen.figures[name] for name in ("pooled", "brains", "regions")}

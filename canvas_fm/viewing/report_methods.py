@@ -13,8 +13,8 @@ from canvas_fm.data.zyx import Zyx
 from canvas_fm.errors import CanvasError
 from canvas_fm.heads.baselines import Embedded, OwnScore, PcaCrops, ShapeTrees
 from canvas_fm.heads.columns import CONCAT, Columns
-from canvas_fm.heads.extract import DETECTOR, MAE, Extractor, features_of_rows, kept_features
-from canvas_fm.heads.features import FeatureSet, Made, stack
+from canvas_fm.heads.extract import DETECTOR, MAE, Extractor, features_at, features_of_rows, other_contrasts
+from canvas_fm.heads.features import HEAT, LOUD, SCORE, FeatureSet, Made, stack
 from canvas_fm.heads.methods import Method
 from canvas_fm.heads.own_score import beside_score, own_scores
 from canvas_fm.heads.refine import Refiner
@@ -35,7 +35,9 @@ RESNET = "3D ResNet"
 class Settings:
     """How the methods work: `pool` and `layer` of encoders, `correction` of every brain, sizes of the ResNet.
 
-    With `own_score` the widest features are also judged beside the candidates' own score.
+    With `heat` the detector's heat at each candidate is judged by itself and beside each kind of features,
+    with `own_score` the widest features also beside the candidates' own score. All these are fitted on the
+    volumes seen at each of the `contrasts` too.
     With both kinds of features `ratios` are tried on each block of `cuts`, of which so large a share is used.
     `unfreeze` is how many blocks `finetune` fits, `augment` whether it turns and brightens crops by chance.
     `keep` is a folder in which features are kept for the next report on the same candidates.
@@ -46,7 +48,9 @@ class Settings:
     correction: str = "none"
     head: str = "logistic"
     C: float | None = None
+    heat: bool = False
     own_score: bool = False
+    contrasts: tuple[float, ...] = ()
     ratios: tuple[float, ...] = ()
     cuts: tuple[str, ...] = (MAE,)
     unfreeze: int = 1
@@ -95,15 +99,24 @@ class Methods:
             other = self._extractor(random_encoder(like, voxel_um=self._task.voxel_um), None)
             return [self._method("random encoder", dict.fromkeys(self._folds, other), MAE)]
         if name == "encoder":
-            scored = [self._scored(self._variants[-1])] if self._settings.own_score else []
-            return [*(self._method(variant, self.extractors, variant) for variant in self._variants), *scored]
+            return [*(self._method(one, self.extractors, one) for one in self._variants), *self._louder()]
         return [self._finetuned(variant) for variant in self._variants if variant != DETECTOR]
 
     def check(self, names: Sequence[str]) -> None:
         """Raise CanvasError for what can be refused before hours of embedding: ratios, blocks to unfreeze."""
         settings = self._settings
+        if settings.heat and ("encoder" not in names or not self._detectors):
+            raise CanvasError(
+                "the heat is a detector's, beside features: give --detector, and encoder as method"
+            )
         if settings.own_score:
             self._check_score(names)
+        if (settings.own_score or settings.heat) and (how := settings.correction) != "none":
+            raise CanvasError(
+                f"the correction {how} would take the level of the "
+                f"{'heat' if settings.heat else 'own score'} away; leave one of the two out"
+            )
+        other_contrasts(settings.contrasts)
         if settings.ratios and CONCAT not in self._variants:
             raise CanvasError("a contribution ratio is of two kinds of features: give encoders and detectors")
         for one in self.extractors.values() if names and (self._encoders or self._detectors) else ():
@@ -148,36 +161,53 @@ class Methods:
             name=RESNET,
         )
 
-    def _method(self, name: str, by_fold: Mapping[str, Extractor], variant: str, **cut: Any) -> Embedded:
-        """Embeddings (or the detector's features, or both) under a refiner."""
-        features = {fold: self._features(one) for fold, one in by_fold.items()}
+    def _method(
+        self,
+        name: str,
+        by_fold: Mapping[str, Extractor],
+        variant: str,
+        *,
+        loud: Sequence[str] = (),
+        **cut: Any,
+    ) -> Embedded:
+        """Embeddings (or the detector's features, or both) under a refiner, beside them the loud blocks."""
+        scored = self._score() if SCORE in loud else None
+
+        def chosen(features: FeatureSet, rows: np.ndarray | None = None) -> FeatureSet:
+            features = features.only(*(one for one in features.blocks if one not in LOUD or one in loud))
+            if scored is None:
+                return features
+            return beside_score(features, scored[0] if rows is None else scored[0][rows], scored[1])
 
         def embed(rows: np.ndarray, fold: str) -> np.ndarray:
-            return features_of_rows(by_fold[fold], self._task, rows).x
+            return chosen(features_of_rows(by_fold[fold], self._task, rows), rows).x
 
-        seeded = self._settings.head == "mlp"
-        return Embedded(name, features, refiner=self._refiner(variant, **cut), embed=embed, seeded=seeded)
+        def at(contrast: float) -> dict[str, FeatureSet]:
+            found = {fold: self._features(one, contrast) for fold, one in by_fold.items()}
+            once = {id(one): chosen(one) for one in found.values()}  # folds of one encoder share theirs
+            return {fold: once[id(one)] for fold, one in found.items()}
 
-    def _scored(self, variant: str) -> Embedded:
-        """The features of a variant with the candidates' own score as one more."""
-        by_fold = self.extractors
-        score, made = self._score()
-
-        def beside(features: FeatureSet) -> FeatureSet:
-            return beside_score(features, score, made)
-
-        def embed(rows: np.ndarray, fold: str) -> np.ndarray:
-            return beside_score(features_of_rows(by_fold[fold], self._task, rows), score[rows], made).x
-
-        features = {fold: self._features(one) for fold, one in by_fold.items()}
-        once = {id(one): beside(one) for one in features.values()}  # folds of one encoder share theirs
         return Embedded(
-            f"{variant} + own score",
-            {fold: once[id(one)] for fold, one in features.items()},
-            refiner=self._refiner(variant),
+            name,
+            at(1.0),
+            copies=[at(contrast) for contrast in other_contrasts(self._settings.contrasts)],
+            refiner=self._refiner(variant, **cut),
             embed=embed,
             seeded=self._settings.head == "mlp",
         )
+
+    def _louder(self) -> list[Method]:
+        """The heat by itself and beside each kind of features, and the own score beside the widest."""
+        found: list[Method] = []
+        by_fold = self.extractors
+        if self._settings.heat:
+            found.append(self._method("detector's heat", by_fold, HEAT, loud=[HEAT]))
+            found += [self._method(f"{one} + heat", by_fold, one, loud=[HEAT]) for one in self._variants]
+        if self._settings.own_score:
+            loud = [HEAT] * self._settings.heat + [SCORE]
+            widest = " + ".join([self._variants[-1], *["heat"] * self._settings.heat, "own score"])
+            found.append(self._method(widest, by_fold, self._variants[-1], loud=loud))
+        return found
 
     def _score(self) -> tuple[np.ndarray, Made]:
         parts, made = own_scores(self._task.parts)
@@ -188,10 +218,6 @@ class Methods:
         self._score()
         if "encoder" not in names or not self._variants:
             raise CanvasError("the own score is looked at beside features: give --encoder or --detector too")
-        if (how := self._settings.correction) != "none":
-            raise CanvasError(
-                f"the correction {how} would take the level of the own score away; leave one of the two out"
-            )
 
     def _finetuned(self, variant: str) -> FinetunedEncoder:
         """The same with the encoder's last blocks fitted too."""
@@ -212,6 +238,7 @@ class Methods:
             detector,
             pool=settings.pool,
             layer=settings.layer,
+            heat=settings.heat and detector is not None,
             device=settings.device,
             precision=settings.precision,
             resample=settings.resample,
@@ -227,17 +254,16 @@ class Methods:
 
         return make
 
-    def _features(self, extractor: Extractor) -> FeatureSet:
-        key = repr({name: made.as_dict() for name, made in extractor.made.items()})
+    def _features(self, extractor: Extractor, contrast: float = 1.0) -> FeatureSet:
+        key = repr(({name: made.as_dict() for name, made in extractor.made.items()}, contrast))
         if key not in self._known:
             keep = self._settings.keep
-            parts = []
-            for part in self._task.parts:
-                same: dict[str, Any] = {"group": part.name, "show": self._show}
-                parts.append(
-                    extractor.features(part.volume, part.zyx, **same)
-                    if keep is None
-                    else kept_features(extractor, part.volume, part.zyx, keep, **same)
-                )
-            self._known[key] = stack(parts)
+            self._known[key] = stack(
+                [
+                    features_at(
+                        contrast, extractor, part.volume, part.zyx, keep, group=part.name, show=self._show
+                    )
+                    for part in self._task.parts
+                ]
+            )
         return self._known[key]

@@ -175,7 +175,7 @@ def test_neither_calibration_nor_threshold_of_a_fold_know_its_labels():
     outcomes = []
     for labels in (is_cell, turned):
         rows = Rows(features.x, labels, features.groups, None, {}, True)
-        p_cell, kept = carried(Refiner(), rows, folds, logits)
+        p_cell, kept = carried(Refiner(), rows, folds, logits[None])
         outcomes.append((p_cell[folds.fold == 1], kept[folds.fold == 1], p_cell[folds.fold == 0]))
     assert np.array_equal(outcomes[0][0], outcomes[1][0])
     assert np.array_equal(outcomes[0][1], outcomes[1][1])

@@ -57,7 +57,8 @@ def finder(tmp_path_factory: pytest.TempPathFactory) -> Detector:
 
 @pytest.fixture(scope="module")
 def refiners(brains, cells, finder, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """`plain` by the encoder alone, `corrected` brain by brain, `both` by the detector's features too.
+    """`plain` by the encoder alone, `corrected` brain by brain, `both` by the detector's features too, `hot`
+    by its heat as well.
 
     `tuned` carries a block of the encoder that was fitted with it.
     """
@@ -67,9 +68,11 @@ def refiners(brains, cells, finder, tmp_path_factory: pytest.TempPathFactory) ->
         ("plain", None, {}),
         ("corrected", None, {"correction": "centre"}),
         ("both", finder, {"cut": "mae", "ratio": 0.5}),
+        ("hot", finder, {}),
     ):
         volumes, points = [volume for volume, _ in brains[:2]], [points for _, points in brains[:2]]
-        extractor = Extractor(encoder=cells, detector=detector, pool="centre", layer=1, device="cpu")
+        heat = name == "hot"
+        extractor = Extractor(cells, detector, pool="centre", layer=1, heat=heat, device="cpu")
         variant = "mae" if detector is None else "concat"
         refiner = Refiner(variant, C=0.01, **settings)
         trained = label_brains(volumes, points, labels="label")
@@ -103,7 +106,7 @@ def asked(points: Points, name: str, **more: Any) -> dict[str, Any]:
     return {"volume": "c", "points_zyx": points.zyx.tolist(), "refiner": name, **more}
 
 
-@pytest.mark.parametrize("name", ["plain", "corrected", "both", "tuned"])
+@pytest.mark.parametrize("name", ["plain", "corrected", "both", "hot", "tuned"])
 def test_python_command_line_and_http_agree(
     service, brains, cells, finder, refiners, tmp_path: Path, name: str
 ) -> None:
