@@ -116,6 +116,22 @@ def test_the_own_score_beside_the_features(folder, model, result, refusal, tmp_p
     assert "own score, column 'heat'; these have label, region" in refusal(*apply)
 
 
+def test_the_heat_and_other_contrasts(folder, model, result, refusal, tmp_path):
+    words = [*fit_words(folder, model, tmp_path / "refiner"), "--labels", "label"]
+    assert "give --detector too" in refusal(*words, "--heat")
+    words += ["--detector", folder / "detector"]
+    assert "--heat goes with the encoder as it is" in refusal(*words, "--heat", "--unfreeze", 1)
+    assert "--contrasts goes with the encoder" in refusal(*words, "--contrasts", 2, "--unfreeze", 1)
+    assert "level of the detector's heat" in refusal(*words, "--heat", "--correction", "centre")
+    report = result(*words, "--heat", "--contrasts", 0.5, 2)
+    assert report["columns"]["heat"] == 1
+    assert report["contrasts"] == [1.0, 0.5, 2.0]
+    assert report["cross_validation"]["pooled"]["candidates"] == 120
+    apply = ["refine", "apply", tmp_path / "refiner", folder / "c.zarr", folder / "c.csv", "--encoder", model]
+    apply += ["--detector", folder / "detector", "--out", tmp_path / "cells.csv", "--device", "cpu"]
+    assert result(*apply)["cells"] == 30
+
+
 def test_labels_by_the_truth_show_the_ceiling(folder, model, run, tmp_path):
     truth = tmp_path / "more.csv"
     cells = Points.read(folder / "b_cells.csv").zyx

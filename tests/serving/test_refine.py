@@ -112,7 +112,7 @@ def test_python_command_line_and_http_agree(
 ) -> None:
     volume, points = brains[2]
     refiner = Refiner.load(refiners[name])
-    detector = finder if name == "both" else None
+    detector = finder if name in ("both", "hot") else None
     expected = cf.refine(refiner, volume, points, encoder=cells, detector=detector, device="cpu")
     found = array_of(service.post("/v1/refine", json=asked(points, name, all_candidates=True)))
     assert found.dtype == np.float32
@@ -120,7 +120,7 @@ def test_python_command_line_and_http_agree(
     points.write(tmp_path / "candidates.csv")
     words = ["refine", "apply", str(refiners[name]), str(volume.path), str(tmp_path / "candidates.csv")]
     words += ["--encoder", str(cells.path), "--out", str(tmp_path / "cells.csv")]
-    words += ["--detector", str(finder.path)] if name == "both" else []
+    words += ["--detector", str(finder.path)] if name in ("both", "hot") else []
     assert main(words) == 0
     written = Points.read(tmp_path / "cells.csv").columns["p_cell"]
     np.testing.assert_allclose(found, written, atol=1e-6)
@@ -143,7 +143,7 @@ def test_json_says_the_threshold_and_whose_numbers_these_are(
         refiner.threshold_
     )
     info = service.get("/v1/info").json()["refiners"]
-    assert list(info) == ["plain", "corrected", "both", "tuned"]
+    assert list(info) == ["plain", "corrected", "both", "hot", "tuned"]
     assert (info["both"]["pool"], info["both"]["layer"], info["both"]["detector"]) == (
         "centre",
         1,
