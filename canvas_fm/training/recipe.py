@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
@@ -16,6 +15,7 @@ from canvas_fm.models.mae import DecoderConfig, masked_count
 from canvas_fm.models.vit import EncoderConfig, Pool
 from canvas_fm.shipped import find
 from canvas_fm.training.explain import explain
+from canvas_fm.training.recipe_yaml import override, read_yaml
 
 Positive = Annotated[int, Field(gt=0)]
 Size = Annotated[float, Field(gt=0)]
@@ -258,14 +258,13 @@ def read_recipe_of(kind: type[R], given: Given, overrides: Sequence[str] = ()) -
         source, settings = "the recipe", {key: value for key, value in given.items()}
     else:
         path = find("recipe", given)
-        source, settings = str(path), _read_yaml(path)
+        source, settings = str(path), read_yaml(path)
     verbs = ["train-detector" if "kind" in keys else "pretrain" for keys in (settings, kind.model_fields)]
     if verbs[0] != verbs[1]:
         raise CanvasError(f"{source} is a recipe for `canvas-fm {verbs[0]}`, not for `{verbs[1]}`")
     origin = {}
-    for override in overrides:
-        key = _override(settings, override)
-        origin[key] = f"--set {override}"
+    for one in overrides:
+        origin[override(settings, one)] = f"--set {one}"
     try:
         return kind.model_validate(settings)
     except ValidationError as problem:
@@ -274,7 +273,7 @@ def read_recipe_of(kind: type[R], given: Given, overrides: Sequence[str] = ()) -
 
 def is_detector_recipe(given: str | Path) -> bool:
     """Whether a recipe, by its path or name, trains a detector."""
-    return "kind" in _read_yaml(find("recipe", given))
+    return "kind" in read_yaml(find("recipe", given))
 
 
 def first_difference(before: AnyRecipe, after: AnyRecipe) -> tuple[str, Any, Any] | None:
@@ -292,52 +291,3 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML with 1e-6 as a number (YAML 1.1 reads it as text) and a key given twice as an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key, (key_node, _) in zip(keys, node.value, strict=True):
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} is given twice", key_node.start_mark
-                )
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d[\d_]*(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        settings = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError) as problem:
-        raise CanvasError(f"{path} is not readable as YAML: {' '.join(str(problem).split())}") from problem
-    if not isinstance(settings, dict):
-        raise CanvasError(f"{path} holds no recipe: a mapping with the key 'training' was expected")
-    return settings
-
-
-def _override(settings: dict[str, Any], override: str) -> str:
-    """Put `a.b=value` into the settings; returns the dotted key."""
-    key, equals, text = override.partition("=")
-    if not equals or not all(key.split(".")):
-        raise CanvasError(
-            f"--set {override!r} was given; KEY=VALUE was expected, for example training.steps=200"
-        )
-    try:
-        value = yaml.load(text, _Loader)
-    except yaml.YAMLError as problem:
-        raise CanvasError(f"--set {override!r}: the value is not readable as YAML") from problem
-    *sections, last = key.split(".")
-    here = settings
-    for section in sections:
-        inner = here.get(section)
-        here[section] = inner = dict(inner) if isinstance(inner, Mapping) else {}
-        here = inner
-    here[last] = value
-    return key
