@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float32, Float64
 
 from canvas_fm.errors import BadInput
-from canvas_fm.heads.features import LOUD, Moments
+from canvas_fm.heads.features import HEAT, LOUD, Moments
 
 CONCAT = "concat"
 REDUCTIONS = ("columns", "pca")
@@ -62,6 +62,20 @@ class Columns:
         if cut is not None and not kept:
             raise BadInput(f"ratio {ratio} of the {sizes[cut]} columns of {cut!r} is none; give a higher one")
         return cls(sizes, cut, kept, reduce)
+
+    def check_correction(self, correction: str) -> None:
+        """Raise BadInput for a correction of every brain where a loud block is looked at.
+
+        It would take away the block's level, for which it is there, and whitening would mix it into the rest.
+        """
+        loud = [name for name in self.sizes if name in LOUD]
+        if loud and correction != "none":
+            heat = loud[0] == HEAT
+            raise BadInput(
+                f"correction is {correction!r}, which would take the level of "
+                f"{'the detector' if heat else 'the candidates'}'{'s heat' if heat else ' own score'} away; "
+                f"fit without the correction, or without the {'heat' if heat else 'own score'}"
+            )
 
     @property
     def width(self) -> int:

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from jaxtyping import Float64
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from canvas_fm.errors import BadInput, ModelMismatch
@@ -20,7 +19,6 @@ from canvas_fm.heads.calibration import Calibration, Count, CountSpread, expecte
 from canvas_fm.heads.columns import CONCAT, Columns
 from canvas_fm.heads.features import (
     CORRECTIONS,
-    LOUD,
     MAE,
     FeatureSet,
     Moments,
@@ -30,6 +28,7 @@ from canvas_fm.heads.features import (
     correct_by_group,
 )
 from canvas_fm.heads.fitting import Fitted, Rows, fit_head
+from canvas_fm.heads.labels import aligned, labels_of
 from canvas_fm.models.device import pick_device
 from canvas_fm.models.head_nets import HeadNet
 from canvas_fm.models.tuned import TunedBlocks
@@ -149,11 +148,12 @@ class Refiner(ClassifierMixin, BaseEstimator):
         if self.correction not in CORRECTIONS:
             raise BadInput(f"correction is {self.correction!r}; give one of {', '.join(CORRECTIONS)}")
         x, names, known = self._training_rows(X, y, groups)
-        labels, keep = self._labels(y, len(x))
+        labels, keep = labels_of(y, len(x), self.unlabelled)
+        self.classes_ = np.unique(labels[keep])
         self.blocks_ = dict(self._blocks(X, x.shape[1]))
         self.made_ = dict(X.made) if isinstance(X, FeatureSet) else {}
         self.columns_ = Columns.of(self.blocks_, x.shape[1], self.variant, self.cut, self.ratio, self.reduce)
-        self.check_level(self.columns_)
+        self.columns_.check_correction(self.correction)
         used = self._used(x, names)
         self.skipped_ = int((~keep).sum())
         return Rows(
@@ -161,7 +161,7 @@ class Refiner(ClassifierMixin, BaseEstimator):
             copies=tuple(self._used(self._copy(X, copy, len(x)), names)[keep] for copy in copies),
             is_cell=labels[keep] == self.classes_[-1],
             groups=names[keep],
-            regions=None if regions is None else _aligned(regions, "regions", len(x))[keep],
+            regions=None if regions is None else aligned(regions, "regions", len(x))[keep],
             missed=dict(missed or {}),
             grouped=known,
         )
@@ -186,19 +186,6 @@ class Refiner(ClassifierMixin, BaseEstimator):
         if len(x) != n:
             raise BadInput(f"a copy has {len(x)} rows; expected {n}, the same candidates seen otherwise")
         return x
-
-    def check_level(self, columns: Columns) -> None:
-        """Raise BadInput for a correction of every brain where the heat or the own score is looked at.
-
-        It would take away their level, for which they are there, and whitening would mix it into the rest.
-        """
-        loud = [name for name in columns.sizes if name in LOUD]
-        if loud and self.correction != "none":
-            what = {"heat": "the detector's heat", "score": "the candidates' own score"}[loud[0]]
-            raise BadInput(
-                f"correction is {self.correction!r}, which would take the level of {what} away; fit without "
-                f"the correction, or without the {'heat' if loud[0] == 'heat' else 'own score'}"
-            )
 
     def take(self, fitted: Fitted, tuned: TunedBlocks | None = None) -> None:
         """Become what was fitted; `tuned` are the encoder's last blocks where they were fitted too."""
@@ -295,14 +282,14 @@ class Refiner(ClassifierMixin, BaseEstimator):
         check_finite(x, self.blocks)
         if groups is None:
             return x, np.full(len(x), "unknown"), False
-        return x, _aligned(groups, "groups", len(x)), True
+        return x, aligned(groups, "groups", len(x)), True
 
     def _judged_rows(self, X: Any, groups: Any) -> tuple[np.ndarray, np.ndarray]:
         if isinstance(X, FeatureSet):
             return X.x, np.asarray(X.groups if groups is None else groups, dtype=np.str_)
         x = validate_data(self, X, dtype=np.float32, ensure_all_finite=False, reset=False)
         check_finite(x, self.blocks_)
-        return x, np.full(len(x), "one") if groups is None else _aligned(groups, "groups", len(x))
+        return x, np.full(len(x), "one") if groups is None else aligned(groups, "groups", len(x))
 
     def _blocks(self, X: Any, dim: int) -> Mapping[str, slice]:
         own = X.blocks if isinstance(X, FeatureSet) else None
@@ -325,45 +312,3 @@ class Refiner(ClassifierMixin, BaseEstimator):
                 )
             check_made(name, X.made.get(name), self.made_.get(name))
         return X.blocks
-
-    def _labels(self, y: Any, n: int) -> tuple[np.ndarray, np.ndarray]:
-        labels = np.asarray(y)
-        if labels.ndim == 2 and labels.shape[1] == 1:
-            labels = _column(labels)
-        if labels.shape != (n,):
-            raise BadInput(f"labels have shape {labels.shape}; expected ({n},), one a row of the features")
-        keep = np.ones(n, bool) if self.unlabelled is None else labels != self.unlabelled
-        if not keep.any():
-            raise BadInput(
-                f"none of the {n} rows carries a label: all are {self.unlabelled}, which is skipped"
-            )
-        check_classification_targets(labels[keep])
-        if keep.any() and type_of_target(labels[keep]) == "multiclass":
-            raise BadInput(
-                "Only binary classification is supported. The type of the target is multiclass: give labels "
-                f"of 1 (a cell) and 0 (none); found {np.unique(labels[keep])[:6].tolist()}"
-            )
-        self.classes_ = np.unique(labels[keep])
-        if len(self.classes_) < 2:
-            raise BadInput(
-                f"all {keep.sum()} labels are {self.classes_[0]} ({n - keep.sum()} more are skipped): one "
-                "class only; label some candidates of the other class too (1 is a cell, 0 is none)"
-            )
-        return labels, keep
-
-
-def _column(labels: np.ndarray) -> np.ndarray:
-    from warnings import warn
-
-    from sklearn.exceptions import DataConversionWarning
-
-    message = "A column-vector y was passed when a 1d array was expected; labels are (n,)"
-    warn(message, DataConversionWarning, stacklevel=4)
-    return labels[:, 0]
-
-
-def _aligned(values: Any, name: str, n: int) -> np.ndarray:
-    given = np.asarray(values)
-    if given.shape != (n,):
-        raise BadInput(f"{name} have shape {given.shape}; expected ({n},), one a row of the features")
-    return given.astype(np.str_)

@@ -157,9 +157,8 @@ def _check_before_work(
     width = max(part.stop for part in blocks.values())
     if own_score:
         blocks, width = {**blocks, SCORE: slice(width, width + 1)}, width + 1
-    refiner.check_level(
-        Columns.of(blocks, width, refiner.variant, refiner.cut, refiner.ratio, refiner.reduce)
-    )
+    columns = Columns.of(blocks, width, refiner.variant, refiner.cut, refiner.ratio, refiner.reduce)
+    columns.check_correction(refiner.correction)
     label = np.concatenate([brain.label for brain in brains])
     name = np.repeat([brain.name for brain in brains], [len(brain) for brain in brains])
     regions = _regions(brains)
