@@ -256,7 +256,8 @@ def _refiner_facts(config: Mapping[str, Any]) -> dict[str, str]:
     features = []
     for block in config["blocks"]:
         made = block["made"] or {"name": "unknown", "sha256": "", "settings": {}}
-        how = ", ".join(f"{name} {_plain(value)}" for name, value in made["settings"].items())
+        told = [f"{name} {_plain(value)}" for name, value in made["settings"].items()]
+        how = ", ".join(["heat"] * (block["name"] == "heat") + told)
         size = block["stop"] - block["start"]
         # The candidates' own score has no sha256: its column is named.
         said = [f"`{made['sha256'][:12]}…`"] * bool(made["sha256"]) + [how] * bool(how)
@@ -266,6 +267,8 @@ def _refiner_facts(config: Mapping[str, Any]) -> dict[str, str]:
         facts["on top of"] = f"the encoder {tuned['base']} (`{tuned['base_sha256'][:12]}…`)"
     cut = f", {settings['ratio']:g} of {settings['cut']}" if settings["cut"] else ""
     penalty = "" if config["C"] is None else f", C {config['C']:g}"
+    if (contrasts := config["provenance"].get("contrasts")) is not None:
+        facts["fitted at contrasts"] = ", ".join(f"{contrast:g}" for contrast in contrasts)
     return facts | {
         "variant": f"{settings['variant']}{cut}, {settings['model']}{penalty}",
         "correction of each brain": str(settings["correction"]),

@@ -35,8 +35,9 @@ def package(brains, encoder, detector, tmp_path_factory) -> Path:
     base = save_again(encoder, weights / "base")
     shutil.copytree(detector.path, weights / "detector-x")
     candidates = [Candidates.of(volume, points) for volume, points in brains[:2]]
-    both = Extractor(base, load(weights / "detector-x"), pool="centre", device="cpu")
-    fit_refiner(Refiner(C=0.01, cut="mae", ratio=0.5), candidates, both, weights / "refiner-x", show=False)
+    both = Extractor(base, load(weights / "detector-x"), pool="centre", heat=True, device="cpu")
+    half = Refiner(C=0.01, cut="mae", ratio=0.5)
+    fit_refiner(half, candidates, both, weights / "refiner-x", contrasts=[2], show=False)
     alone = Extractor(base, pool="centre", device="cpu")
     tuning = Tuning(1, least_steps=4, most_steps=4)
     fit_tuned(Refiner("mae", C=0.01), candidates, alone, weights / "refiner-tuned", tuning, show=False)
@@ -129,6 +130,8 @@ def test_cards_of_an_encoder_and_of_refiners(installed, task, tmp_path):
         else:
             assert f"of base{', 1 block tuned' * (name == 'refiner-tuned')} (`" in facts["features"]
             assert facts["operating threshold"]
+            assert facts.get("fitted at contrasts") == ("1, 2" if name == "refiner-x" else None)
+            assert ("; heat)" in facts["features"]) == (name == "refiner-x")
             assert "detector-x" in facts["features"] or name == "refiner-tuned"
             assert facts["variant"].startswith(
                 "concat, 0.5 of mae, logistic" if name == "refiner-x" else "mae"
