@@ -135,6 +135,8 @@ def test_a_report_judges_it_alone_and_beside_features(shape_volumes, encoder, de
         "detector", "mae", "concat", "detector's heat", "detector + heat", "mae + heat", "concat + heat",
         "concat + heat + own score",
     ]  # fmt: skip
+    assert found["about"]["fitted at contrasts"] == "1, 2"
+    assert found["about"]["heads on features"].startswith("logistic, C chosen on training volumes")
     with pytest.raises(CanvasError, match="heat is a detector's, beside features: give --detector"):
         report(
             volumes, tables, truth, tmp_path / "other", settings=settings, encoders=[encoder.path], **given
