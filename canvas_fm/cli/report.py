@@ -111,7 +111,7 @@ def add_verbs(verbs: Verbs) -> None:
         "--heat",
         action="store_true",
         help="also judge the detector's heat at the candidates, alone and beside the features, as "
-        "`refine fit --heat` does",
+        "`refine fit --heat` does; --ratios and finetune go without",
     )
     report.add_argument(
         "--contrasts",
@@ -119,7 +119,8 @@ def add_verbs(verbs: Verbs) -> None:
         type=positive_float,
         default=[],
         metavar="N",
-        help="fit on features of the volumes at these contrasts too, as `refine fit --contrasts` does",
+        help="fit heads on features of the volumes at these contrasts too, as `refine fit --contrasts` does; "
+        "finetune, which is no such head, goes without",
     )
     report.add_argument(
         "--own-score",

@@ -263,7 +263,10 @@ class Volume:
 
     def __repr__(self) -> str:
         shown = str(self.remote or self.path)
-        return f"Volume({shown!r}, shape_zyx={self.shape_zyx}, {self.dtype}, voxel_um={self.voxel_um})"
+        stained = "" if self._contrast == 1 else f", contrast={self._contrast:g}"
+        return (
+            f"Volume({shown!r}, shape_zyx={self.shape_zyx}, {self.dtype}, voxel_um={self.voxel_um}{stained})"
+        )
 
 
 def _reopen(path: Path | Remote, options: dict[str, Any], contrast: float) -> Volume:

@@ -41,8 +41,16 @@ class Window(NamedTuple):
         return np.clip(scaled, 0.0, 1.0, out=scaled)
 
     def at_contrast(self, contrast: float) -> Window:
-        """The window that makes everything so many times as bright."""
-        return self if contrast == 1 else Window(self.low, self.low + (self.high - self.low) / contrast)
+        """The window that makes everything so many times as bright; CanvasError where it has no width."""
+        if contrast == 1:
+            return self
+        high = self.low + (self.high - self.low) / contrast
+        if not self.low < high < math.inf:
+            raise CanvasError(
+                f"at contrast {contrast:g} the window {self.low:g} to {self.high:g} would be {self.low:g} to "
+                f"{high:g}; give a contrast nearer to 1"
+            )
+        return Window(self.low, high)
 
 
 @dataclass(frozen=True)

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
-from safetensors import SafetensorError
-from safetensors.numpy import load as load_arrays
-from safetensors.numpy import save as save_arrays
 
 from canvas_fm.data.crops import CropReader, chunk_order, crop_starts
-from canvas_fm.data.disk import write_atomic
 from canvas_fm.data.points import as_zyx, check_inside
 from canvas_fm.data.volume import Volume, Zyx
-from canvas_fm.errors import BadInput, CanvasError
+from canvas_fm.errors import BadInput
 from canvas_fm.heads.features import DETECTOR, HEAT, MAE, FeatureSet, Made, beside, stack
 from canvas_fm.heads.task import Task
 from canvas_fm.inference.detect import TILE_ZYX, channels_of
@@ -202,11 +195,12 @@ class Extractor:
     def identity(self, volume: Volume, background: Volume | None = None) -> dict[str, Any]:
         """All that, beside the points, decides the features of a volume."""
         rules = [model.config.window_rule for model in (self.encoder, self.detector) if model is not None]
+        volumes = [volume] if background is None else [volume, background]
         return {
             "made": {name: made.as_dict() for name, made in self.made.items()},
             "volume": volume_identity(volume),
             "background": None if background is None else volume_identity(background),
-            "windows": [list(volume.window_by(rule)) for rule in rules],
+            "windows": [list(each.window_by(rule)) for each in volumes for rule in rules],
             "voxel_um": list(volume.voxel_um),
             "precision": self.precision,
             "resample": self.resample,
@@ -232,75 +226,6 @@ class Extractor:
         return CROP_ZYX if self.encoder is None else self.encoder.config.architecture.crop_zyx
 
 
-def other_contrasts(contrasts: Sequence[float]) -> tuple[float, ...]:
-    """Contrasts to see brains at beside 1, each once; BadInput for one that is not above 0."""
-    for contrast in contrasts:
-        if not 0 < contrast < float("inf"):
-            raise BadInput(f"contrast is {contrast}; give numbers above 0, 1 is the brain as it is")
-    return tuple(sorted({float(contrast) for contrast in contrasts} - {1.0}))
-
-
-def features_at(
-    contrast: float,
-    extractor: Extractor,
-    volume: Volume,
-    points_zyx: Float64[np.ndarray, "n 3"],
-    keep: Path | None,
-    *,
-    group: str,
-    background: Volume | None = None,
-    show: bool | None = None,
-) -> FeatureSet:
-    """As `Extractor.features`, the volume as if stained so many times as strongly; `keep` may be a folder."""
-    if contrast != 1:
-        volume = volume.at_contrast(contrast)
-        background = None if background is None else background.at_contrast(contrast)
-    same: dict[str, Any] = {"group": group, "background": background, "show": show}
-    if keep is None:
-        return extractor.features(volume, points_zyx, **same)
-    return kept_features(extractor, volume, points_zyx, keep, **same)
-
-
-def kept_features(
-    extractor: Extractor,
-    volume: Volume,
-    points_zyx: Float64[np.ndarray, "n 3"],
-    folder: Path,
-    *,
-    group: str,
-    background: Volume | None = None,
-    show: bool | None = None,
-) -> FeatureSet:
-    """As `Extractor.features`, read from `folder` where the same were worked out before, else kept there.
-
-    Each block is a file of its own, so that what one model says is worked out once, alone or not.
-    """
-    extractor.check(volume, background)
-    points = hashlib.sha256(np.ascontiguousarray(points_zyx, "<f8").tobytes()).hexdigest()
-    parts: dict[str, tuple[Float32[np.ndarray, "n k"], Made]] = {}
-    for one in extractor.alone():
-        behind = background if one.detector is not None else None
-        paths = {}
-        for block in one.layout:
-            inputs = one.of_block(block).identity(volume, behind) | {"points": points}
-            digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
-            paths[block] = folder / f"{group.replace('/', '_')}-{block}-{digest[:16]}.safetensors"
-        found = {block: _read(path, block) for block, path in paths.items() if path.is_file()}
-        if len(found) < len(paths):
-            features = one.features(volume, points_zyx, group=group, background=background, show=show)
-            for block in paths.keys() - found.keys():
-                found[block] = features.block(block)
-                _keep(paths[block], block, found[block])
-        parts |= {block: (found[block], one.made[block]) for block in paths}
-    return beside(parts, group)
-
-
-def _keep(path: Path, block: str, x: Float32[np.ndarray, "n k"]) -> None:
-    data = save_arrays({block: np.ascontiguousarray(x)})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, lambda temporary: temporary.write_bytes(_signed(data)))
-
-
 def features_of_rows(extractor: Extractor, task: Task, rows: Int64[np.ndarray, " m"]) -> FeatureSet:
     """The features of some rows of a task, from the voxels; rows rise."""
     parts = []
@@ -309,18 +234,3 @@ def features_of_rows(extractor: Extractor, task: Task, rows: Int64[np.ndarray, "
         if len(mine):
             parts.append(extractor.features(part.volume, task.zyx[mine], group=part.name, show=False))
     return stack(parts)
-
-
-def _signed(data: bytes) -> bytes:
-    return hashlib.sha256(data).digest() + data
-
-
-def _read(path: Path, block: str) -> Float32[np.ndarray, "n k"]:
-    content = path.read_bytes()
-    signature, data = content[:32], content[32:]
-    try:
-        if hashlib.sha256(data).digest() != signature:
-            raise ValueError("its checksum is another one")
-        return load_arrays(data)[block]
-    except (ValueError, KeyError, SafetensorError) as problem:
-        raise CanvasError(f"{path} is damaged ({problem}); delete it, and it is made anew") from problem

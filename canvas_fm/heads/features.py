@@ -82,10 +82,12 @@ class FeatureSet:
         return FeatureSet(self.x[keep], self.blocks, self.groups[keep], self.made)
 
     def only(self, *names: str) -> FeatureSet:
-        """The same with some of the blocks alone, in the order in which they stand."""
+        """The same with some of the blocks alone, in the order in which they stand; itself with all."""
         kept = {name: (self.block(name), self.made.get(name)) for name in self.blocks if name in names}
         if len(kept) < len(names):
             self.block(next(name for name in names if name not in kept))
+        if len(kept) == len(self.blocks):
+            return self
         together = beside(kept, "")
         return FeatureSet(together.x, together.blocks, self.groups, together.made)
 

@@ -176,13 +176,13 @@ class Refiner(ClassifierMixin, BaseEstimator):
 
     def _copy(self, X: Any, copy: Any, n: int) -> np.ndarray:
         """A copy of the rows of X, checked to be one: as many rows, of the same blocks and models."""
-        if isinstance(X, FeatureSet) and isinstance(copy, FeatureSet):
-            if dict(copy.blocks) != dict(X.blocks) or dict(copy.made) != dict(X.made):
+        if isinstance(copy, FeatureSet):
+            known = isinstance(X, FeatureSet)
+            if known and (dict(copy.blocks) != dict(X.blocks) or dict(copy.made) != dict(X.made)):
                 raise ModelMismatch("a copy's features have other blocks or models; make both the same way")
-            x = copy.x
-        else:
-            x = validate_data(self, copy, dtype=np.float32, ensure_all_finite=False, reset=False)
-            check_finite(x, self.blocks_)
+            copy = copy.x
+        x = validate_data(self, copy, dtype=np.float32, ensure_all_finite=False, reset=False)
+        check_finite(x, self.blocks_)
         if len(x) != n:
             raise BadInput(f"a copy has {len(x)} rows; expected {n}, the same candidates seen otherwise")
         return x

@@ -19,8 +19,9 @@ from canvas_fm.evaluation.classification import ceiling
 from canvas_fm.evaluation.submission import sha256
 from canvas_fm.heads.candidates import Candidates
 from canvas_fm.heads.columns import Columns
-from canvas_fm.heads.extract import DETECTOR, MAE, Extractor, features_at, other_contrasts
+from canvas_fm.heads.extract import DETECTOR, MAE, Extractor
 from canvas_fm.heads.features import SCORE, FeatureSet, stack
+from canvas_fm.heads.kept_features import features_at, other_contrasts
 from canvas_fm.heads.own_score import beside_score, own_scores
 from canvas_fm.heads.refine import Refiner
 from canvas_fm.heads.splits import grouped_folds, held_out_parts

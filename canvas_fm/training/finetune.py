@@ -134,6 +134,11 @@ def _check(refiner: Refiner, extractor: Extractor, tuning: Tuning) -> None:
             f"variant {refiner.variant} looks at no encoder whose blocks could be unfrozen; give --encoder "
             "and variant mae or concat"
         )
+    if tuning.blocks and extractor.heat:
+        raise BadInput(
+            "heat goes with the encoder as it is: beside what tells most, blocks have little to learn from; "
+            "make the features without it"
+        )
     if tuning.blocks:
         unfrozen(extractor.encoder, tuning.blocks, extractor.layer)
 

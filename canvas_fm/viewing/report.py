@@ -12,7 +12,8 @@ from canvas_fm.data.volume import Volume
 from canvas_fm.errors import CanvasError
 from canvas_fm.heads.candidates import label_brains
 from canvas_fm.heads.compare import compare
-from canvas_fm.heads.extract import Extractor, other_contrasts
+from canvas_fm.heads.extract import Extractor
+from canvas_fm.heads.kept_features import other_contrasts
 from canvas_fm.heads.label_curve import COUNTS
 from canvas_fm.heads.report import write_report
 from canvas_fm.heads.task import Task
@@ -88,7 +89,7 @@ def report(
     )
     result.notes.extend(_leaks(held, encoder_of, detector_of))
     reference = RESNET if RESNET in result.methods else None
-    about = _models(made.extractors) | _heads(settings) if encoder_of or detector_of else {}
+    about = _models(made.extractors) | _heads(settings, names) if encoder_of or detector_of else {}
     return write_report(result, out, title=title, reference=reference, about=about)
 
 
@@ -152,12 +153,13 @@ def _models(by_fold: Mapping[str, Extractor]) -> dict[str, Any]:
     return told
 
 
-def _heads(settings: Settings) -> dict[str, Any]:
+def _heads(settings: Settings, names: Sequence[str]) -> dict[str, Any]:
     """How heads on features were fitted."""
     penalty = "C chosen on training volumes" if settings.C is None else f"C {settings.C:g}"
     told = {"heads on features": f"{settings.head}, {penalty}, correction {settings.correction}"}
     if others := other_contrasts(settings.contrasts):
-        told["fitted at contrasts"] = ", ".join(f"{contrast:g}" for contrast in (1.0, *others))
+        but = "; the fine-tuned at 1 alone" if "finetune" in names else ""
+        told["fitted at contrasts"] = ", ".join(f"{contrast:g}" for contrast in (1.0, *others)) + but
     return told
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ from canvas_fm.data.zyx import Zyx
 from canvas_fm.errors import CanvasError
 from canvas_fm.heads.baselines import Embedded, OwnScore, PcaCrops, ShapeTrees
 from canvas_fm.heads.columns import CONCAT, Columns
-from canvas_fm.heads.extract import DETECTOR, MAE, Extractor, features_at, features_of_rows, other_contrasts
+from canvas_fm.heads.extract import DETECTOR, MAE, Extractor, features_of_rows
 from canvas_fm.heads.features import HEAT, LOUD, SCORE, FeatureSet, Made, stack
+from canvas_fm.heads.kept_features import features_at, other_contrasts
 from canvas_fm.heads.methods import Method
 from canvas_fm.heads.own_score import beside_score, own_scores
 from canvas_fm.heads.refine import Refiner
@@ -36,10 +37,11 @@ class Settings:
     """How the methods work: `pool` and `layer` of encoders, `correction` of every brain, sizes of the ResNet.
 
     With `heat` the detector's heat at each candidate is judged by itself and beside each kind of features,
-    with `own_score` the widest features also beside the candidates' own score. All these are fitted on the
-    volumes seen at each of the `contrasts` too.
+    with `own_score` the widest features also beside the candidates' own score. Heads on features are fitted
+    on the volumes seen at each of the `contrasts` too.
     With both kinds of features `ratios` are tried on each block of `cuts`, of which so large a share is used.
-    `unfreeze` is how many blocks `finetune` fits, `augment` whether it turns and brightens crops by chance.
+    `unfreeze` is how many blocks `finetune` fits, `augment` whether it turns and brightens crops by chance;
+    neither `ratios` nor `finetune` look at heat or score, and `finetune` sees the volumes as they are.
     `keep` is a folder in which features are kept for the next report on the same candidates.
     """
 
@@ -80,6 +82,7 @@ class Methods:
         self._task, self._encoders, self._detectors = task, encoders, detectors
         self._folds, self._settings, self._show = folds, settings, show
         self._known: dict[str, FeatureSet] = {}
+        self._chosen: dict[tuple[int, ...], FeatureSet] = {}
 
     def named(self, name: str) -> list[Method]:
         """What one of METHODS stands for: `encoder` for each block, and both beside each other.
@@ -116,7 +119,11 @@ class Methods:
                 f"the correction {how} would take the level of the "
                 f"{'heat' if settings.heat else 'own score'} away; leave one of the two out"
             )
-        other_contrasts(settings.contrasts)
+        if other_contrasts(settings.contrasts) and not {"encoder", "random"} & set(names):
+            raise CanvasError(
+                "other contrasts are for heads on features: leave them out, or ask for the method encoder or "
+                "random"
+            )
         if settings.ratios and CONCAT not in self._variants:
             raise CanvasError("a contribution ratio is of two kinds of features: give encoders and detectors")
         for one in self.extractors.values() if names and (self._encoders or self._detectors) else ():
@@ -171,21 +178,12 @@ class Methods:
         **cut: Any,
     ) -> Embedded:
         """Embeddings (or the detector's features, or both) under a refiner, beside them the loud blocks."""
-        scored = self._score() if SCORE in loud else None
-
-        def chosen(features: FeatureSet, rows: np.ndarray | None = None) -> FeatureSet:
-            features = features.only(*(one for one in features.blocks if one not in LOUD or one in loud))
-            if scored is None:
-                return features
-            return beside_score(features, scored[0] if rows is None else scored[0][rows], scored[1])
 
         def embed(rows: np.ndarray, fold: str) -> np.ndarray:
-            return chosen(features_of_rows(by_fold[fold], self._task, rows), rows).x
+            return self._beside(features_of_rows(by_fold[fold], self._task, rows), loud, rows).x
 
         def at(contrast: float) -> dict[str, FeatureSet]:
-            found = {fold: self._features(one, contrast) for fold, one in by_fold.items()}
-            once = {id(one): chosen(one) for one in found.values()}  # folds of one encoder share theirs
-            return {fold: once[id(one)] for fold, one in found.items()}
+            return {fold: self._features(one, contrast, loud) for fold, one in by_fold.items()}
 
         return Embedded(
             name,
@@ -220,11 +218,12 @@ class Methods:
             raise CanvasError("the own score is looked at beside features: give --encoder or --detector too")
 
     def _finetuned(self, variant: str) -> FinetunedEncoder:
-        """The same with the encoder's last blocks fitted too."""
-        settings, by_fold = self._settings, self.extractors
+        """The same with the encoder's last blocks fitted too, and nothing loud beside them."""
+        settings = self._settings
         blocks = settings.unfreeze
+        by_fold = self.extractors
         return FinetunedEncoder(
-            by_fold,
+            {fold: replace(one, heat=False) for fold, one in by_fold.items()},
             {fold: self._features(one) for fold, one in by_fold.items()},
             Tuning(blocks, augment=settings.augment),
             refiner=self._refiner(variant),
@@ -254,7 +253,25 @@ class Methods:
 
         return make
 
-    def _features(self, extractor: Extractor, contrast: float = 1.0) -> FeatureSet:
+    def _features(self, extractor: Extractor, contrast: float = 1.0, loud: Sequence[str] = ()) -> FeatureSet:
+        """Of all candidates, of loud blocks those that are asked for; one object for all who ask alike."""
+        whole = self._made(extractor, contrast)
+        key = (id(whole), *(LOUD.index(one) for one in loud))
+        if key not in self._chosen:
+            self._chosen[key] = self._beside(whole, loud)
+        return self._chosen[key]
+
+    def _beside(
+        self, features: FeatureSet, loud: Sequence[str], rows: np.ndarray | None = None
+    ) -> FeatureSet:
+        """Features of the task's rows (None: all) with those loud blocks alone that are asked for."""
+        features = features.only(*(one for one in features.blocks if one not in LOUD or one in loud))
+        if SCORE not in loud:
+            return features
+        score, made = self._score()
+        return beside_score(features, score if rows is None else score[rows], made)
+
+    def _made(self, extractor: Extractor, contrast: float) -> FeatureSet:
         key = repr(({name: made.as_dict() for name, made in extractor.made.items()}, contrast))
         if key not in self._known:
             keep = self._settings.keep

@@ -1,32 +1,27 @@
-"""Refiners that look at the detector's own heat, and that learn from brains seen at other contrasts."""
+"""Refiners that look at the detector's own heat."""
 
 from __future__ import annotations
 
 import json
-import pickle
 
 import numpy as np
 import pytest
 
 from canvas_fm.data.points import Points
-from canvas_fm.data.window import DEFAULT_RULE
-from canvas_fm.errors import BadInput, CanvasError, ModelMismatch
-from canvas_fm.evaluation.classification import best_f1
+from canvas_fm.errors import BadInput, CanvasError
 from canvas_fm.heads import refine_points
-from canvas_fm.heads.baselines import Embedded
 from canvas_fm.heads.candidates import label_brains
-from canvas_fm.heads.extract import Extractor, kept_features
+from canvas_fm.heads.extract import Extractor
 from canvas_fm.heads.features import FeatureSet
-from canvas_fm.heads.fitting import Rows, carried
+from canvas_fm.heads.kept_features import kept_features
 from canvas_fm.heads.methods import training
 from canvas_fm.heads.refine import Refiner
 from canvas_fm.heads.refine_fit import fit_refiner, training_set
 from canvas_fm.heads.refine_points import refine
-from canvas_fm.heads.splits import grouped_folds
 from canvas_fm.inference.detect import detect
+from canvas_fm.training.finetune import Tuning, fit_tuned
 from canvas_fm.viewing.report import report
 from canvas_fm.viewing.report_methods import Methods, Settings
-from tests.heads.made_up import cells
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +40,6 @@ def labelled(pairs):
 
 def logit(p: np.ndarray) -> np.ndarray:
     return np.log((p + 1e-4) / (1 - p + 1e-4))
-
-
-# --- the heat
 
 
 def test_at_a_detection_it_is_the_score_that_it_was_found_with(brains, detector, extractor):
@@ -146,6 +138,38 @@ def test_a_report_judges_it_alone_and_beside_features(shape_volumes, encoder, de
         report(volumes, tables, truth, tmp_path / "other", settings=centred, **both, **given)
 
 
+def test_fine_tuning_does_not_look_at_it(task, encoder, detector, brains, extractor, tmp_path, monkeypatch):
+    folds = [part.name for part in task.parts]
+    given = task, dict.fromkeys(folds, encoder), dict.fromkeys(folds, detector), folds
+    told = [
+        [
+            method.identity("c")
+            for method in Methods(*given, Settings(device="cpu", heat=heat), False).named("finetune")
+        ]
+        for heat in (False, True)
+    ]
+    assert told[0] == told[1]
+    assert all("heat" not in one["made"] for one in told[1])
+    monkeypatch.setattr(Extractor, "features", lambda *_, **__: pytest.fail("features were made"))
+    with pytest.raises(BadInput, match="heat goes with the encoder as it is"):
+        fit_tuned(Refiner(), labelled(brains), extractor, tmp_path / "refiner", Tuning(1))
+
+
+def test_methods_of_a_report_share_what_they_look_at(task, encoder, detector, monkeypatch):
+    folds = [part.name for part in task.parts]
+    given = task, dict.fromkeys(folds, encoder), dict.fromkeys(folds, detector), folds
+    seen, only = [], FeatureSet.only
+
+    def chosen(features, *names):
+        seen.append(only(features, *names))
+        return seen[-1]
+
+    monkeypatch.setattr(FeatureSet, "only", chosen)
+    methods = Methods(*given, Settings(device="cpu", heat=True, ratios=(0.5,)), False)
+    assert len([*methods.named("encoder"), *methods.sweep()]) == 8
+    assert len({id(features) for features in seen}) == 2  # with the heat, and without
+
+
 def test_speed_is_measured_of_the_same_judgement(task, encoder, detector):
     folds = [part.name for part in task.parts]
     given = task, dict.fromkeys(folds, encoder), dict.fromkeys(folds, detector), folds
@@ -154,142 +178,3 @@ def test_speed_is_measured_of_the_same_judgement(task, encoder, detector):
     rows, judged = task.labelled(["a", "b"]), task.labelled(["c"])[5:25]
     fit = methods[-1].fit(training(task, rows, rows, "c", 0))
     np.testing.assert_allclose(fit.judge(judged), fit.from_scratch(judged), atol=1e-5)
-
-
-# --- other contrasts
-
-
-def test_a_volume_at_another_contrast_is_brighter_by_it(brains):
-    volume = brains[0][0]
-    low, high = volume.window
-    for contrast in (0.5, 2.0):
-        other = volume.at_contrast(contrast)
-        values = np.linspace(low - 50, high + 50, 99)
-        np.testing.assert_allclose(
-            other.window_by(DEFAULT_RULE).apply(values),
-            np.clip(contrast * (values - low) / (high - low), 0, 1), atol=1e-5,
-        )  # fmt: skip
-        assert pickle.loads(pickle.dumps(other)).window == other.window
-        assert other.at_contrast(1 / contrast).window == pytest.approx(volume.window)
-    assert volume.window == (low, high)
-    assert volume.at_contrast(1).window == volume.window
-    for wrong in (0.0, -1.0, float("inf"), float("nan")):
-        with pytest.raises(CanvasError, match=r"contrast is .*; give a number above 0"):
-            volume.at_contrast(wrong)
-
-
-def test_features_at_a_contrast_are_those_of_the_volume_stained_so(brains, extractor):
-    volume, points = brains[0]
-    copies = training_set(labelled(brains[:1]), extractor, contrasts=[1, 3, 3], show=False).copies
-    assert len(copies) == 1
-    assert np.array_equal(copies[0].x, extractor.features(volume.at_contrast(3), points.zyx, show=False).x)
-    assert not np.allclose(copies[0].x, extractor.features(volume, points.zyx, show=False).x, atol=1e-3)
-
-
-def bright(features: FeatureSet, shift: float) -> FeatureSet:
-    x = features.x.copy()
-    x[:, 2] += shift
-    return FeatureSet(x, features.blocks, features.groups, features.made)
-
-
-def test_a_model_that_saw_copies_leans_less_on_what_changes_in_them():
-    features, is_cell = cells()
-    copies = [bright(features, -3), bright(features, 3)]
-    plain = Refiner(C=0.01).fit(features, is_cell)
-    robust = Refiner(C=0.01).fit(features, is_cell, copies=copies)
-
-    def right(refiner: Refiner) -> float:
-        return np.mean([refiner.score(copy, is_cell) for copy in copies])
-
-    assert right(robust) > right(plain) + 0.05
-    # The figures are of the candidates as they are, each once.
-    assert robust.cross_validation_["pooled"]["candidates"] == len(is_cell)
-    assert robust.cross_validation_["pooled"]["auc"] > 0.8
-    labels = np.where(np.arange(len(is_cell)) % 5, is_cell, -1)
-    some = Refiner(C=0.01).fit(features, labels, copies=copies)
-    kept = labels >= 0
-    same = Refiner(C=0.01).fit(features.rows(kept), labels[kept], copies=[c.rows(kept) for c in copies])
-    assert np.array_equal(some.logits(features), same.logits(features))
-    assert some.threshold_ == same.threshold_
-
-
-def test_the_threshold_has_to_do_for_the_copies_too():
-    features, is_cell = cells()
-    copy = bright(features, -1)
-    refiner = Refiner(C=0.01, calibration="none").fit(
-        features, is_cell, copies=[copy], missed={"brain 0": 30}
-    )
-    rows = refiner.prepare(features, is_cell, copies=[copy], missed={"brain 0": 30})
-    from canvas_fm.heads.fitting import folds_of, held_out_logits
-
-    held_out = held_out_logits(refiner, rows, folds_of(refiner, rows))[1]
-    assert held_out.shape == (2, len(is_cell))
-    p = 1 / (1 + np.exp(-held_out))
-    best = best_f1(np.tile(is_cell, 2), p.ravel(), missed=60)[0]
-    assert refiner.threshold_ == pytest.approx(best)
-    assert refiner.threshold_ != pytest.approx(best_f1(is_cell, p[0], missed=30)[0])
-
-
-def test_neither_threshold_nor_model_of_a_fold_know_its_labels_in_the_copies():
-    features, is_cell = cells()
-    folds = grouped_folds(features.groups, is_cell, folds=4)
-    turned = np.where(folds.fold == 1, ~is_cell, is_cell)
-    copy = bright(features, 1).x
-    outcomes = []
-    for labels in (is_cell, turned):
-        rows = Rows(features.x, labels, features.groups, None, {}, True, (copy,))
-        logits = np.stack([features.x[:, 2], copy[:, 2]]).astype(np.float64)
-        p_cell, kept = carried(Refiner(), rows, folds, logits)
-        outcomes.append((p_cell[folds.fold == 1], kept[folds.fold == 1]))
-    assert np.array_equal(outcomes[0][0], outcomes[1][0])
-    assert np.array_equal(outcomes[0][1], outcomes[1][1])
-
-
-def test_every_copy_is_corrected_by_itself():
-    features, is_cell = cells()
-    copy = bright(features, 5)
-    with_copy = Refiner(C=0.01, correction="centre").fit(features, is_cell, copies=[copy])
-    twice = Refiner(C=0.01, correction="centre").fit(features, is_cell, copies=[features])
-    np.testing.assert_allclose(with_copy.logits(features), twice.logits(features), atol=1e-4)
-
-
-def test_a_comparison_fits_on_copies_and_knows_them(task):
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(len(task), 4)).astype(np.float32)
-    x[:, 0] += 2 * task.is_cell
-    features = FeatureSet(x, {"mae": slice(0, 4)}, task.group)
-    dimmer = FeatureSet(x - np.float32([4, 0, 0, 0]), {"mae": slice(0, 4)}, task.group)
-    rows, judged = task.labelled(["a", "b"]), task.labelled(["c"])
-    said, told = [], []
-    for copies in ((), [dict.fromkeys("abc", dimmer)]):
-        method = Embedded(
-            "m", dict.fromkeys("abc", features), copies=copies, refiner=lambda s: Refiner("mae")
-        )
-        said.append(method.fit(training(task, rows, rows, "c", 0)).judge(judged))
-        told.append(method.identity("c"))
-    assert not np.allclose(said[0], said[1])
-    assert told[0] != told[1]
-
-
-@pytest.mark.parametrize(
-    ("copy", "kind", "message"),
-    [
-        (lambda f: f.rows(np.arange(9)), BadInput, "a copy has 9 rows; expected 480"),
-        (lambda f: f.only("mae"), ModelMismatch, "a copy's features have other blocks or models"),
-        (lambda f: f.x[:9], BadInput, "a copy has 9 rows; expected 480"),
-        (lambda f: np.where(f.x > 0, f.x, np.nan), BadInput, "NaN or infinite"),
-    ],
-)
-def test_copies_of_something_else_are_refused(copy, kind, message):
-    features, is_cell = cells()
-    with pytest.raises(kind, match=message):
-        Refiner(C=0.01).fit(features, is_cell, copies=[copy(features)])
-
-
-@pytest.mark.parametrize("contrast", [0, -0.5, float("nan"), float("inf")])
-def test_a_contrast_that_is_none_is_refused_before_any_work(
-    brains, extractor, tmp_path, monkeypatch, contrast
-):
-    monkeypatch.setattr(Extractor, "features", lambda *_, **__: pytest.fail("features were made"))
-    with pytest.raises(BadInput, match=r"contrast is .*; give numbers above 0"):
-        fit_refiner(Refiner(), labelled(brains), extractor, tmp_path / "refiner", contrasts=[contrast])

@@ -12,7 +12,8 @@ from canvas_fm.data.volume import Volume
 from canvas_fm.errors import BadInput, CanvasError, ModelMismatch
 from canvas_fm.heads import refine_points
 from canvas_fm.heads.candidates import Candidates, label_brains
-from canvas_fm.heads.extract import Extractor, kept_features
+from canvas_fm.heads.extract import Extractor
+from canvas_fm.heads.kept_features import kept_features
 from canvas_fm.heads.refine import Refiner
 from canvas_fm.heads.refine_fit import fit_refiner, training_set
 from canvas_fm.heads.refine_points import refine
@@ -79,6 +80,16 @@ def test_kept_features_are_read_again_and_damage_is_said(brains, extractor, tmp_
     path.write_bytes(path.read_bytes()[:-1] + b"!")
     with pytest.raises(CanvasError, match="is damaged"):
         kept_features(extractor, volume, points.zyx, tmp_path, group="x/a")
+
+
+def test_features_of_damage_read_as_zeros_are_not_kept(extractor, tmp_path):
+    volume, points = spots(tmp_path / "a.zarr", 0)
+    chunk = max((tmp_path / "a.zarr").rglob("c/*/*/*"), key=lambda path: path.stat().st_size)
+    chunk.write_bytes(b"!" * 100)
+    damaged = Volume.open(volume.path, on_bad_chunk="skip")
+    kept_features(extractor, damaged, points.zyx, tmp_path / "kept", group="a", show=False)
+    assert damaged.bad_chunks
+    assert not (tmp_path / "kept").exists()
 
 
 def test_a_refiner_tells_cells_on_a_volume_it_never_met(brains, refiner_folder, encoder, detector):
