@@ -220,7 +220,7 @@ def run_fit(args: argparse.Namespace) -> None:
     else:
         writing |= {"own_score": args.own_score, "contrasts": args.contrasts}
         report = fit_refiner(_refiner(args), brains, extractor, args.out, **writing)
-    skipped = report_bad_chunks(volumes)
+    skipped = report_bad_chunks([*volumes, *(background or [])])
     result = report if args.json else _for_people(report)
     print_result(result, args.json, bad_chunks=skipped)
 
@@ -313,6 +313,7 @@ def run_apply(args: argparse.Namespace) -> None:
     refiner = Refiner.load(args.refiner)
     refiner.set_params(device=args.device)
     volume = open_volume(args.volume, args)
+    background = None if args.background is None else open_volume(args.background, args)
     points = Points.read(args.candidates)
     if args.regions is not None and args.regions not in points.columns:
         found = ", ".join(points.columns) or "none"
@@ -323,11 +324,11 @@ def run_apply(args: argparse.Namespace) -> None:
         points,
         encoder=None if args.encoder is None else load(args.encoder, kind="encoder"),
         detector=None if args.detector is None else load(args.detector, kind="detector"),
-        background=None if args.background is None else open_volume(args.background, args),
+        background=background,
         out=args.out,
         **_running(args),
     )
-    skipped = report_bad_chunks([volume])
+    skipped = report_bad_chunks([volume] if background is None else [volume, background])
     p_cell = judged.columns[P_CELL].astype("float64")
     count = refiner.count(p_cell)
     result: dict[str, Any] = {

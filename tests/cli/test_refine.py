@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -130,6 +131,33 @@ def test_the_heat_and_other_contrasts(folder, model, result, refusal, tmp_path):
     apply = ["refine", "apply", tmp_path / "refiner", folder / "c.zarr", folder / "c.csv", "--encoder", model]
     apply += ["--detector", folder / "detector", "--out", tmp_path / "cells.csv", "--device", "cpu"]
     assert result(*apply)["cells"] == 30
+
+
+def test_damage_of_a_background_that_is_skipped_is_named(folder, run, tmp_path):
+    net = HeatMapNet(ConvMixerConfig(dim=4, depth=1, kernel_zyx=(3, 3, 3), channels=2))
+    save_detector(tmp_path / "two", net, voxel_um=VOXEL_UM, threshold=0.5, min_distance_um=6)
+    behind = tmp_path / "behind.zarr"
+    shutil.copytree(folder / "b.zarr", behind)
+    chunk = max(behind.glob("0/c/*/*/*"), key=lambda path: path.stat().st_size)
+    chunk.write_bytes(b"!" * 100)
+    fit = ["refine", "fit", "--detector", tmp_path / "two", "--heat", "--C", 0.01, "--labels", "label"]
+    fit += ["--volumes", folder / "a.zarr", folder / "b.zarr", "--background", folder / "b.zarr", behind]
+    fit += ["--candidates", folder / "a.csv", folder / "b.csv", "--out", tmp_path / "refiner"]
+    apply = [
+        "refine",
+        "apply",
+        tmp_path / "refiner",
+        folder / "c.zarr",
+        folder / "c.csv",
+        "--background",
+        behind,
+    ]
+    apply += ["--detector", tmp_path / "two", "--out", tmp_path / "cells.csv"]
+    for words in (fit, apply):
+        assert run(*words, "--device", "cpu")[0] == 1
+        code, out, err = run(*words, "--device", "cpu", "--on-bad-chunk", "skip", "--json")
+        assert code == 0, err
+        assert list(json.loads(out)["bad_chunks"]) == [str(behind)]
 
 
 def test_labels_by_the_truth_show_the_ceiling(folder, model, run, tmp_path):
