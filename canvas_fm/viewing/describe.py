@@ -125,23 +125,23 @@ def describe_refiner(path: str | Path) -> dict[str, Any]:
     """The features that it looks at, the models behind them, its threshold, identity and training brains."""
     from canvas_fm.heads.refiner_model import load_refiner, read_config
 
-    load_refiner(path)
+    used = load_refiner(path).columns_.sizes
     config = read_config(Path(path))
+    blocks = [block for block in config.blocks if block.name in used]
     pooled = config.cross_validation["pooled"]
     return {
         "kind": "refiner",
         "path": str(path),
         "sha256": config.sha256,
         "variant": config.settings["variant"],
-        "features": {block.name: block.stop - block.start for block in config.blocks},
-        "models": {
-            b.name: f"{b.made.name} {b.made.sha256}".rstrip() for b in config.blocks if b.made is not None
-        },
+        "features": {block.name: block.stop - block.start for block in blocks},
+        "models": {b.name: f"{b.made.name} {b.made.sha256}".rstrip() for b in blocks if b.made is not None},
         "tuned": None if config.tuned is None else config.tuned.model_dump(),
         "threshold": config.threshold,
         "C": config.C,
         "calibration": config.calibration,
         "split": config.split,
+        "contrasts": config.provenance.get("contrasts", [1.0]),
         "left_out": {name: pooled[name] for name in ("f1", "f1_ceiling", "auc", "calibration_error")},
         "trained_on": list(config.provenance.get("trained_on", {})),
         "provenance": config.provenance,

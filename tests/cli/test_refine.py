@@ -131,6 +131,12 @@ def test_the_heat_and_other_contrasts(folder, model, result, refusal, tmp_path):
     apply = ["refine", "apply", tmp_path / "refiner", folder / "c.zarr", folder / "c.csv", "--encoder", model]
     apply += ["--detector", folder / "detector", "--out", tmp_path / "cells.csv", "--device", "cpu"]
     assert result(*apply)["cells"] == 30
+    result(*words, "--heat", "--variant", "mae", "--C", 0.01, "--overwrite")
+    told = result("info", tmp_path / "refiner")
+    assert told["features"] == {"heat": 1, "mae": 24}  # what it looks at, of what there was
+    assert list(told["models"]) == ["heat", "mae"]
+    assert told["contrasts"] == [1.0]
+    assert result(*apply[:-4], "--out", tmp_path / "more.csv", "--device", "cpu")["cells"] == 30
 
 
 def test_damage_of_a_background_that_is_skipped_is_named(folder, run, tmp_path):
