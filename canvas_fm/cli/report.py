@@ -74,6 +74,9 @@ def add_verbs(verbs: Verbs) -> None:
         "--detector", nargs="+", default=[], metavar="MODEL", help="one, or one a fold in their order"
     )
     report.add_argument(
+        "--background", nargs="+", metavar="VOLUME", help="the second channels of a detector that takes one"
+    )
+    report.add_argument(
         "--fold",
         nargs="+",
         action="append",
@@ -185,6 +188,7 @@ def run_report(args: argparse.Namespace) -> None:
     from canvas_fm.viewing.report_methods import Settings
 
     volumes = [open_volume(path, args) for path in args.volumes]
+    background = None if args.background is None else [open_volume(path, args) for path in args.background]
     found = report(
         volumes,
         args.candidates,
@@ -194,6 +198,7 @@ def run_report(args: argparse.Namespace) -> None:
         labels=args.labels,
         score=args.score_column,
         within=args.within,
+        background=background,
         encoders=args.encoder,
         detectors=args.detector,
         methods=args.methods,
@@ -225,7 +230,7 @@ def run_report(args: argparse.Namespace) -> None:
             keep=None if args.features is None else Path(args.features),
         ),
     )
-    report_bad_chunks(volumes)
+    report_bad_chunks([*volumes, *(background or [])])
     print_result(found if args.json else _for_people(found, args.out), args.json)
 
 

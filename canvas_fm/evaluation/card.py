@@ -254,7 +254,10 @@ def _net_facts(config: Mapping[str, Any]) -> dict[str, str]:
 def _refiner_facts(config: Mapping[str, Any]) -> dict[str, str]:
     settings, tuned = config["settings"], config.get("tuned")
     features = []
+    variant = settings["variant"]
     for block in config["blocks"]:
+        if variant not in ("concat", block["name"]) and block["name"] not in ("heat", "score"):
+            continue  # not looked at
         made = block["made"] or {"name": "unknown", "sha256": "", "settings": {}}
         told = [f"{name} {_plain(value)}" for name, value in made["settings"].items()]
         how = ", ".join(["heat"] * (block["name"] == "heat") + told)

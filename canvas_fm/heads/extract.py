@@ -232,5 +232,6 @@ def features_of_rows(extractor: Extractor, task: Task, rows: Int64[np.ndarray, "
     for part, place in zip(task.parts, task.places, strict=True):
         mine = rows[(rows >= place.start) & (rows < place.stop)]
         if len(mine):
-            parts.append(extractor.features(part.volume, task.zyx[mine], group=part.name, show=False))
+            same: dict[str, Any] = {"group": part.name, "background": part.background, "show": False}
+            parts.append(extractor.features(part.volume, task.zyx[mine], **same))
     return stack(parts)

@@ -34,6 +34,7 @@ def report(
     labels: str | None = None,
     score: str | None = None,
     within: Sequence[str | Path] | None = None,
+    background: Sequence[Volume] | None = None,
     encoders: Sequence[str | Path] = (),
     detectors: Sequence[str | Path] = (),
     methods: Sequence[str] | None = None,
@@ -47,7 +48,8 @@ def report(
 ) -> dict[str, Any]:
     """Judge the candidates of each fold's volumes by what was fitted on the others; write `out`, a folder.
 
-    `labels` is a column of the candidates (1, 0, −1), else they come from matching them to `truth`. `folds`
+    `labels` is a column of the candidates (1, 0, −1), else they come from matching them to `truth`.
+    `background` are the second channels of detectors that take one, one a volume. `folds`
     name the volumes held out together, by default each by itself; `encoders` and `detectors` are one for all
     folds, or one a fold in their order, trained without its volumes. `methods` are among METHODS, by default
     all but `finetune` that what is given allows. `own_threshold` is the own score from which on candidates
@@ -65,6 +67,7 @@ def report(
         truth=truth,
         tolerance_um=tolerance_um,
         within=within,
+        background=background,
         score=score,
     )
     task = Task(brains, resample=settings.resample, any_voxel=settings.any_voxel)

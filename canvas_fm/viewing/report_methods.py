@@ -278,7 +278,14 @@ class Methods:
             self._known[key] = stack(
                 [
                     features_at(
-                        contrast, extractor, part.volume, part.zyx, keep, group=part.name, show=self._show
+                        contrast,
+                        extractor,
+                        part.volume,
+                        part.zyx,
+                        keep,
+                        group=part.name,
+                        background=part.background,
+                        show=self._show,
                     )
                     for part in self._task.parts
                 ]

@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from canvas_fm.data.points import Points
 from canvas_fm.errors import BadInput, CanvasError
@@ -19,9 +20,12 @@ from canvas_fm.heads.refine import Refiner
 from canvas_fm.heads.refine_fit import fit_refiner, training_set
 from canvas_fm.heads.refine_points import refine
 from canvas_fm.inference.detect import detect
+from canvas_fm.models.checkpoint import save_detector
+from canvas_fm.models.convmixer import ConvMixerConfig, HeatMapNet
 from canvas_fm.training.finetune import Tuning, fit_tuned
 from canvas_fm.viewing.report import report
 from canvas_fm.viewing.report_methods import Methods, Settings
+from tests.heads.conftest import VOXEL_UM
 
 
 @pytest.fixture(scope="module")
@@ -168,6 +172,26 @@ def test_methods_of_a_report_share_what_they_look_at(task, encoder, detector, mo
     methods = Methods(*given, Settings(device="cpu", heat=True, ratios=(0.5,)), False)
     assert len([*methods.named("encoder"), *methods.sweep()]) == 8
     assert len({id(features) for features in seen}) == 2  # with the heat, and without
+
+
+def test_a_report_of_a_detector_with_a_second_channel(shape_volumes, tmp_path):
+    torch.manual_seed(2)
+    net = HeatMapNet(ConvMixerConfig(dim=4, depth=1, kernel_zyx=(3, 3, 3), channels=2))
+    double = save_detector(tmp_path / "double", net, voxel_um=VOXEL_UM, threshold=0.5, min_distance_um=6)
+    volumes, tables, truth = map(list, zip(*shape_volumes, strict=True))
+    given = {"tolerance_um": 6.0, "seeds": 1, "counts": (), "show": False, "methods": ["encoder"]}
+    given |= {"detectors": [double.path], "settings": Settings(device="cpu", heat=True, contrasts=(2.0,))}
+    with pytest.raises(CanvasError, match="was trained with a background channel: give --background"):
+        report(volumes, tables, truth, tmp_path / "none", **given)
+    with pytest.raises(CanvasError, match="3 volumes and 2 of background were given"):
+        report(volumes, tables, truth, tmp_path / "few", background=volumes[:2], **given)
+    turned = [volumes[1], volumes[2], volumes[0]]
+    found = {
+        name: report(volumes, tables, truth, tmp_path / name, background=second, **given)["methods"]
+        for name, second in {"same": volumes, "turned": turned}.items()
+    }
+    assert list(found["same"]) == ["detector", "detector's heat", "detector + heat"]
+    assert found["same"]["detector"]["pooled"]["auc"] != found["turned"]["detector"]["pooled"]["auc"]
 
 
 def test_speed_is_measured_of_the_same_judgement(task, encoder, detector):
