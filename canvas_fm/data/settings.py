@@ -48,7 +48,7 @@ def check_settings(
     if not trusted and path.stat().st_size > _LONGEST:
         return None, [f"{path.stat().st_size:,} bytes; at most {_LONGEST:,} are read"]
     try:
-        content = yaml.load(path.read_text(encoding="utf-8-sig"), _Loader if trusted else _Plain)
+        content = yaml.load(path.read_text(encoding="utf-8-sig"), Loader if trusted else _Plain)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as problem:
         return None, [f"not readable as YAML: {' '.join(str(problem).split())}"]
     if not isinstance(content, dict):
@@ -60,7 +60,7 @@ def check_settings(
         return None, [_sentence(fault, schema) for fault in faults]
 
 
-class _Loader(yaml.SafeLoader):
+class Loader(yaml.SafeLoader):
     """YAML with 1e-6 as a number (YAML 1.1 reads it as text), no dates, a key given twice as an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -73,13 +73,13 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-_Loader.add_implicit_resolver(
+Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?\d[\d_]*(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
 )
-_Loader.add_constructor("tag:yaml.org,2002:timestamp", lambda loader, node: str(node.value))
+Loader.add_constructor("tag:yaml.org,2002:timestamp", lambda loader, node: str(node.value))
 
 
-class _Plain(_Loader):
+class _Plain(Loader):
     """Without aliases."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:

@@ -2,38 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from canvas_fm.data.settings import Loader
 from canvas_fm.errors import CanvasError
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML with 1e-6 as a number (YAML 1.1 reads it as text) and a key given twice as an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key, (key_node, _) in zip(keys, node.value, strict=True):
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} is given twice", key_node.start_mark
-                )
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d[\d_]*(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """The settings of a recipe as they stand in its file; CanvasError for what is no YAML or no mapping."""
     try:
-        settings = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        settings = yaml.load(path.read_text(encoding="utf-8"), Loader)
     except (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError) as problem:
         raise CanvasError(f"{path} is not readable as YAML: {' '.join(str(problem).split())}") from problem
     if not isinstance(settings, dict):
@@ -49,7 +31,7 @@ def override(settings: dict[str, Any], given: str) -> str:
             f"--set {given!r} was given; KEY=VALUE was expected, for example training.steps=200"
         )
     try:
-        value = yaml.load(text, _Loader)
+        value = yaml.load(text, Loader)
     except yaml.YAMLError as problem:
         raise CanvasError(f"--set {given!r}: the value is not readable as YAML") from problem
     *sections, last = key.split(".")
