@@ -6,6 +6,8 @@ import pickle
 
 import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
 
 from canvas_fm.data.window import DEFAULT_RULE
 from canvas_fm.errors import BadInput, CanvasError, ModelMismatch
@@ -14,7 +16,7 @@ from canvas_fm.heads.baselines import Embedded
 from canvas_fm.heads.candidates import label_brains
 from canvas_fm.heads.extract import Extractor
 from canvas_fm.heads.features import FeatureSet
-from canvas_fm.heads.fitting import Rows, carried
+from canvas_fm.heads.fitting import Rows, carried, folds_of, held_out_logits
 from canvas_fm.heads.methods import training
 from canvas_fm.heads.refine import Refiner
 from canvas_fm.heads.refine_fit import fit_refiner, training_set
@@ -119,18 +121,32 @@ def test_a_model_that_saw_copies_leans_less_on_what_changes_in_them():
 def test_the_threshold_has_to_do_for_the_copies_too():
     features, is_cell = cells()
     copy = bright(features, -1)
-    refiner = Refiner(C=0.01, calibration="none").fit(
-        features, is_cell, copies=[copy], missed={"brain 0": 30}
-    )
-    rows = refiner.prepare(features, is_cell, copies=[copy], missed={"brain 0": 30})
-    from canvas_fm.heads.fitting import folds_of, held_out_logits
-
+    missed = {"brain 0": 400}
+    refiner = Refiner(C=0.01, calibration="none").fit(features, is_cell, copies=[copy], missed=missed)
+    rows = refiner.prepare(features, is_cell, copies=[copy], missed=missed)
     held_out = held_out_logits(refiner, rows, folds_of(refiner, rows))[1]
     assert held_out.shape == (2, len(is_cell))
     p = 1 / (1 + np.exp(-held_out))
-    best = best_f1(np.tile(is_cell, 2), p.ravel(), missed=60)[0]
-    assert refiner.threshold_ == pytest.approx(best)
-    assert refiner.threshold_ != pytest.approx(best_f1(is_cell, p[0], missed=30)[0])
+    both = np.tile(is_cell, 2)
+    assert refiner.threshold_ == pytest.approx(best_f1(both, p.ravel(), missed=800)[0])
+    assert refiner.threshold_ != pytest.approx(best_f1(is_cell, p[0], missed=400)[0])
+    assert refiner.threshold_ != pytest.approx(best_f1(both, p.ravel(), missed=400)[0])
+
+
+def test_the_model_of_each_fold_saw_the_copies_of_the_others():
+    features, is_cell = cells()
+    refiner, copies = Refiner(C=0.01), [bright(features, -3), bright(features, 3)]
+    rows = refiner.prepare(features, is_cell, copies=copies)
+    folds = folds_of(refiner, rows)
+    held_out = held_out_logits(refiner, rows, folds)[1]
+    for train, test in folds:
+        x = np.concatenate([one.x[train] for one in (features, *copies)])
+        affine = StandardScaler().fit(x)
+        model = LogisticRegression(C=0.01, class_weight="balanced", max_iter=2000)
+        model.fit(affine.transform(x), np.tile(is_cell[train], 3))
+        for said, one in zip(held_out, (features, *copies), strict=True):
+            wanted = model.decision_function(affine.transform(one.x[test]))
+            np.testing.assert_allclose(said[test], wanted, atol=1e-2)
 
 
 def test_neither_threshold_nor_model_of_a_fold_know_its_labels_in_the_copies():

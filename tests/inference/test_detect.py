@@ -7,7 +7,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from scipy.ndimage import gaussian_filter, gaussian_laplace
+from scipy.ndimage import gaussian_filter, gaussian_laplace, maximum_filter
 
 from canvas_fm.data.points import Points
 from canvas_fm.data.volume import Volume
@@ -67,8 +67,8 @@ def volume(tmp_path_factory, _own_cache):
     return write(tmp_path_factory.mktemp("volumes") / "brain.zarr", blobs())
 
 
-def untiled(detector, volume, threshold=None):
-    """The definition in one piece: the net over the whole volume, smoothing, FindMaxima."""
+def whole_heat(detector, volume):
+    """The definition in one piece: the net over the whole volume, then smoothing."""
     config = detector.config
     voxels = volume.window_by(config.window_rule).apply(volume.read((0, 0, 0), volume.shape_zyx))
     padded = np.pad(voxels, [(0, 0), (0, -voxels.shape[1] % 4), (0, -voxels.shape[2] % 4)], mode="edge")
@@ -76,7 +76,12 @@ def untiled(detector, volume, threshold=None):
         heat = torch.sigmoid(detector.net(torch.from_numpy(padded)[None, None]))[0].numpy()
     heat = heat[:, : voxels.shape[1], : voxels.shape[2]]
     sigma = [config.smooth_um / um for um in volume.voxel_um]
-    heat = gaussian_filter(heat, sigma, mode="nearest", truncate=3)
+    return gaussian_filter(heat, sigma, mode="nearest", truncate=3)
+
+
+def untiled(detector, volume, threshold=None):
+    """FindMaxima of the whole volume's heat."""
+    config, heat = detector.config, whole_heat(detector, volume)
     radius = [config.min_distance_um / um for um in volume.voxel_um]
     return find_maxima(heat, radius, just_below(threshold or config.threshold))
 
@@ -364,6 +369,22 @@ def test_features_by_tiles_are_those_of_the_whole(detector, volume):
     np.testing.assert_allclose(tiled, features, atol=1e-5)
     backwards = detector_features(detector, volume, points[::-1].copy(), **options)
     np.testing.assert_allclose(backwards, features[::-1], atol=1e-6)
+
+
+@pytest.mark.parametrize("tile", [(5, 8, 12), (64, 64, 64)])
+def test_the_heat_near_points_is_that_of_the_whole_volume(volume, tmp_path, tile):
+    """Reach and smoothing look farther than the crop does."""
+    detector = make_detector(tmp_path / "detector", smooth_um=5.0, min_distance_um=15.0)
+    rng = np.random.default_rng(0)
+    points = np.concatenate([rng.uniform(0, np.array(SHAPE) - 1, (60, 3)), [[0, 0, 0], np.array(SHAPE) - 1]])
+    features = detector_features(
+        detector, volume, points, crop_zyx=(1, 4, 4), heat=True, tile_zyx=tile, device="cpu"
+    )
+    # Half of 15 µm is 2 voxels of 4 µm and 4 of 1.8 µm to either side.
+    hottest = maximum_filter(whole_heat(detector, volume), (5, 9, 9), mode="nearest")
+    near = hottest[tuple(np.floor(points + 0.5).astype(int).T)]
+    np.testing.assert_allclose(features[:, -1], np.log((near + 1e-4) / (1 - near + 1e-4)), atol=1e-4)
+    assert np.ptp(features[:, -1]) > 0.1
 
 
 def test_features_of_a_loaded_detector_are_the_same(detector, volume):
