@@ -11,49 +11,49 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from canvas_fm.data.phantom import write_phantom
-    from canvas_fm.data.points import Points
-    from canvas_fm.data.volume import Volume
+    from canvas_fm.data.phantom.phantom import write_phantom
+    from canvas_fm.data.points.points import Points
+    from canvas_fm.data.volume.volume import Volume
     from canvas_fm.errors import CanvasError
-    from canvas_fm.evaluation.score import evaluate
-    from canvas_fm.heads.probe import Probe
-    from canvas_fm.heads.probe_score import probe_fit
-    from canvas_fm.heads.refine import Refiner
-    from canvas_fm.heads.refine_points import refine
-    from canvas_fm.inference.detect import detect, detect_log
-    from canvas_fm.inference.embed import embed, embed_crops, embed_to_store
-    from canvas_fm.inference.embeddings import Embeddings
-    from canvas_fm.inference.features import detector_features
-    from canvas_fm.inference.search import Index
-    from canvas_fm.inference.search_map import embedding_map
+    from canvas_fm.evaluation.detection.score import evaluate
+    from canvas_fm.heads.probe.cross_validate import probe_fit
+    from canvas_fm.heads.probe.probe import Probe
+    from canvas_fm.heads.refine.apply import refine
+    from canvas_fm.heads.refine.refiner import Refiner
+    from canvas_fm.inference.detect.detect import detect, detect_log
+    from canvas_fm.inference.detect.detector_features import detector_features
+    from canvas_fm.inference.embed.embed import embed, embed_crops, embed_to_store
+    from canvas_fm.inference.embed.embedding_store import Embeddings
+    from canvas_fm.inference.search.index import Index
+    from canvas_fm.inference.search.projection import embedding_map
     from canvas_fm.models.checkpoint import load
-    from canvas_fm.training.detector import train_detector
-    from canvas_fm.training.pretrain import pretrain
-    from canvas_fm.viewing.report import report
+    from canvas_fm.training.detector.train import train_detector
+    from canvas_fm.training.mae.pretrain import pretrain
+    from canvas_fm.viewing.report.report import report
 
 _HOME = {
     "CanvasError": "canvas_fm.errors",
-    "Embeddings": "canvas_fm.inference.embeddings",
-    "Index": "canvas_fm.inference.search",
-    "Points": "canvas_fm.data.points",
-    "Probe": "canvas_fm.heads.probe",
-    "Refiner": "canvas_fm.heads.refine",
-    "Volume": "canvas_fm.data.volume",
-    "detect": "canvas_fm.inference.detect",
-    "detect_log": "canvas_fm.inference.detect",
-    "detector_features": "canvas_fm.inference.features",
-    "embed": "canvas_fm.inference.embed",
-    "embed_crops": "canvas_fm.inference.embed",
-    "embed_to_store": "canvas_fm.inference.embed",
-    "embedding_map": "canvas_fm.inference.search_map",
-    "evaluate": "canvas_fm.evaluation.score",
+    "Embeddings": "canvas_fm.inference.embed.embedding_store",
+    "Index": "canvas_fm.inference.search.index",
+    "Points": "canvas_fm.data.points.points",
+    "Probe": "canvas_fm.heads.probe.probe",
+    "Refiner": "canvas_fm.heads.refine.refiner",
+    "Volume": "canvas_fm.data.volume.volume",
+    "detect": "canvas_fm.inference.detect.detect",
+    "detect_log": "canvas_fm.inference.detect.detect",
+    "detector_features": "canvas_fm.inference.detect.detector_features",
+    "embed": "canvas_fm.inference.embed.embed",
+    "embed_crops": "canvas_fm.inference.embed.embed",
+    "embed_to_store": "canvas_fm.inference.embed.embed",
+    "embedding_map": "canvas_fm.inference.search.projection",
+    "evaluate": "canvas_fm.evaluation.detection.score",
     "load": "canvas_fm.models.checkpoint",
-    "pretrain": "canvas_fm.training.pretrain",
-    "probe_fit": "canvas_fm.heads.probe_score",
-    "report": "canvas_fm.viewing.report",
-    "refine": "canvas_fm.heads.refine_points",
-    "train_detector": "canvas_fm.training.detector",
-    "write_phantom": "canvas_fm.data.phantom",
+    "pretrain": "canvas_fm.training.mae.pretrain",
+    "probe_fit": "canvas_fm.heads.probe.cross_validate",
+    "report": "canvas_fm.viewing.report.report",
+    "refine": "canvas_fm.heads.refine.apply",
+    "train_detector": "canvas_fm.training.detector.train",
+    "write_phantom": "canvas_fm.data.phantom.phantom",
 }
 
 __all__ = [

@@ -50,7 +50,7 @@ def position_volume(tmp_path: Path) -> Callable[..., tuple[Path, np.ndarray]]:
     def make(
         shape_zyx: tuple[int, int, int] = (40, 70, 50), name: str = "brain.zarr", **options
     ) -> tuple[Path, np.ndarray]:
-        from canvas_fm.data.volume import Volume
+        from canvas_fm.data.volume.volume import Volume
 
         settings = {"voxel_um": (4.0, 1.8, 1.8), "dtype": "uint16", "chunk_zyx": (8, 16, 16)} | options
         voxels = position_values(shape_zyx, str(settings["dtype"]))

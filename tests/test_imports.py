@@ -35,7 +35,7 @@ FILES = sorted(
 
 
 def room_of(module: str) -> str | None:
-    """`data` for `canvas_fm.data.volume`, `serving` for `serving.app`, None for what is not ours."""
+    """`data` for `canvas_fm.data.crops.reader`, `serving` for `serving.api.routes`, None for others."""
     parts = module.split(".")
     if parts[0] == "canvas_fm":
         return parts[1] if len(parts) > 1 else None

@@ -14,7 +14,8 @@ from canvas_fm.cli.options import (
     positive_int,
 )
 
-# The same as canvas_fm.data.phantom.MARKERS, which is not imported before a verb runs; a test compares them.
+# The same as canvas_fm.data.phantom.phantom.MARKERS, which is not imported before a verb runs (compared
+# by a test).
 MARKERS = ("NeuN", "cFos", "TH", "PV", "GFAP", "IBA1")
 
 
@@ -78,7 +79,7 @@ def run_info(args: argparse.Namespace) -> None:
 
 def run_phantom(args: argparse.Namespace) -> None:
     from canvas_fm.cli.options import print_result
-    from canvas_fm.data.phantom import write_phantom
+    from canvas_fm.data.phantom.phantom import write_phantom
 
     folders = write_phantom(
         args.out,

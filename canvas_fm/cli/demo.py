@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from canvas_fm.models.checkpoint import Encoder
-    from canvas_fm.training.run import Run
-    from canvas_fm.viewing.page import Agreement
+    from canvas_fm.training.run.run_folder import Run
+    from canvas_fm.viewing.demo.page import Agreement
 
 _MARK = ".canvas-fm-demo"
 _LIMIT = 1e-5
@@ -91,7 +91,7 @@ def _stage(name: str, number: int, seconds: dict[str, float]) -> Iterator[None]:
 
 def _write_brains(out: Path, seed: int) -> tuple[dict[str, Path], dict[str, Path]]:
     """Two brains at once: the second, which no training step sees, by the command line in another process."""
-    from canvas_fm.data.phantom import write_phantom
+    from canvas_fm.data.phantom.phantom import write_phantom
 
     second = out / "brain_2"
     command = _command("phantom", second, "--seed", seed + 1)
@@ -104,7 +104,7 @@ def _write_brains(out: Path, seed: int) -> tuple[dict[str, Path], dict[str, Path
 
 def _pretrain(out: Path, brains: tuple[dict[str, Path], dict[str, Path]], args: argparse.Namespace) -> Run:
     from canvas_fm.shipped import shipped
-    from canvas_fm.training.pretrain import pretrain
+    from canvas_fm.training.mae.pretrain import pretrain
 
     volumes = [folder / "raw.zarr" for brain in brains for folder in brain.values()]
     return pretrain(
@@ -124,13 +124,13 @@ def _compare(
     """Embeddings of true cells by HTTP and command line beside those of Python: how far each way is off."""
     import numpy as np
 
-    from canvas_fm.data.crops import CropReader
-    from canvas_fm.data.points import Points
-    from canvas_fm.data.volume import Volume
-    from canvas_fm.inference.embed import embed
+    from canvas_fm.data.crops.reader import CropReader
+    from canvas_fm.data.points.points import Points
+    from canvas_fm.data.volume.volume import Volume
+    from canvas_fm.inference.embed.embed import embed
     from canvas_fm.models.checkpoint import load
-    from canvas_fm.viewing.page import Agreement
-    from serving.client import Client
+    from canvas_fm.viewing.demo.page import Agreement
+    from serving.client.client import Client
 
     encoder = load(run.encoder, device=args.device)
     volumes = {marker: Volume.open(folder / "raw.zarr") for marker, folder in brain.items()}
@@ -170,7 +170,7 @@ def _by_command_line(out: Path, run: Run, folder: Path, points: Any, args: argpa
 
 
 def _vectors(path: Path) -> np.ndarray:
-    from canvas_fm.inference.embeddings import Embeddings
+    from canvas_fm.inference.embed.embedding_store import Embeddings
 
     return Embeddings.open(path).vectors
 
@@ -230,8 +230,8 @@ def _write_page(
 ) -> dict[str, float]:
     """Measure what the page shows, write it, and return the accuracies."""
     from canvas_fm.models.checkpoint import load
-    from canvas_fm.viewing.demo import build_page
-    from canvas_fm.viewing.page import write_page
+    from canvas_fm.viewing.demo.measure import build_page
+    from canvas_fm.viewing.demo.page import write_page
 
     encoder: Encoder = load(run.encoder)
     page = build_page(

@@ -21,8 +21,8 @@ from canvas_fm.cli.training import add_training_flags, held_out
 from canvas_fm.errors import CanvasError
 
 if TYPE_CHECKING:
-    from canvas_fm.data.volume import Volume
-    from canvas_fm.inference.job import Job
+    from canvas_fm.data.volume.volume import Volume
+    from canvas_fm.inference.detect.detection_job import Job
 
 REGION = ("Z0", "Y0", "X0", "Z1", "Y1", "X1")
 
@@ -115,7 +115,7 @@ def _add_train_detector(verbs: Verbs) -> None:
 
 def run_detect(args: argparse.Namespace) -> None:
     from canvas_fm.cli.options import open_volume, print_result, say_bad_chunks
-    from canvas_fm.inference.job import bad_chunks_of, plan, run
+    from canvas_fm.inference.detect.detection_job import bad_chunks_of, plan, run
 
     if args.out is None and not args.dry_run:
         raise CanvasError("detect needs --out CELLS.csv (or .parquet), the file to write; or --dry-run")
@@ -134,7 +134,7 @@ def run_detect(args: argparse.Namespace) -> None:
 
 def _net_job(args: argparse.Namespace, volume: Volume) -> Job:
     from canvas_fm.cli.options import open_volume
-    from canvas_fm.inference.detect import TILE_ZYX, detector_job
+    from canvas_fm.inference.detect.detect import TILE_ZYX, detector_job
     from canvas_fm.models.checkpoint import load
 
     if args.detector is None:
@@ -158,7 +158,7 @@ def _net_job(args: argparse.Namespace, volume: Volume) -> Job:
 
 
 def _log_job(args: argparse.Namespace, volume: Volume) -> Job:
-    from canvas_fm.inference.detect import TILE_ZYX, log_job
+    from canvas_fm.inference.detect.detect import TILE_ZYX, log_job
 
     precision = None if args.precision == "fp32" else args.precision
     for flag, given in (
@@ -187,7 +187,7 @@ def _log_job(args: argparse.Namespace, volume: Volume) -> Job:
 
 def run_train_detector(args: argparse.Namespace) -> None:
     from canvas_fm.cli.options import open_volume, print_result, report_bad_chunks
-    from canvas_fm.training.detector import train_detector
+    from canvas_fm.training.detector.train import train_detector
     from canvas_fm.viewing.describe import describe_run
 
     volumes = [open_volume(path, args) for path in args.volumes]

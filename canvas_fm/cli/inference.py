@@ -103,9 +103,9 @@ def _add_reconstruct(verbs: Verbs) -> None:
 
 def run_embed(args: argparse.Namespace) -> None:
     from canvas_fm.cli.options import open_volume, print_result, report_bad_chunks
-    from canvas_fm.data.points import Points
-    from canvas_fm.inference.embed import embed_to_store
-    from canvas_fm.inference.grid import grid_points
+    from canvas_fm.data.points.points import Points
+    from canvas_fm.inference.embed.embed import embed_to_store
+    from canvas_fm.inference.embed.grid_points import grid_points
     from canvas_fm.models.checkpoint import load
 
     volume = open_volume(args.volume, args)
@@ -143,8 +143,8 @@ def run_embed(args: argparse.Namespace) -> None:
 
 def run_export(args: argparse.Namespace) -> None:
     from canvas_fm.cli.options import print_result
-    from canvas_fm.inference.embeddings import Embeddings
-    from canvas_fm.inference.export import export
+    from canvas_fm.inference.embed.embedding_store import Embeddings
+    from canvas_fm.inference.embed.export import export
 
     embeddings = Embeddings.open(args.embeddings)
     export(embeddings, args.out, overwrite=args.overwrite)

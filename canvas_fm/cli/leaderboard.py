@@ -53,7 +53,7 @@ def add_verbs(verbs: Verbs) -> None:
 def run_validate(args: argparse.Namespace) -> None:
     from canvas_fm.cli.options import print_result
     from canvas_fm.errors import CanvasError
-    from canvas_fm.evaluation.submission import check_submission
+    from canvas_fm.evaluation.leaderboard.submission import check_submission
 
     submission, faults = check_submission(args.submission, args.board)
     if args.json:
@@ -69,7 +69,7 @@ def run_validate(args: argparse.Namespace) -> None:
 
 def run_submit(args: argparse.Namespace) -> None:
     from canvas_fm.cli.options import print_result
-    from canvas_fm.evaluation.leaderboard import submit
+    from canvas_fm.evaluation.leaderboard.leaderboard import submit
 
     target = submit(args.submission, args.board, name=args.name, replace=args.replace)
     print_result({"submitted": str(target)}, args.json)
@@ -79,7 +79,7 @@ def run_score(args: argparse.Namespace) -> None:
     import sys
 
     from canvas_fm.cli.options import print_result
-    from canvas_fm.evaluation.leaderboard import score_board, write_page
+    from canvas_fm.evaluation.leaderboard.leaderboard import score_board, write_page
 
     passed_over: dict[str, list[str]] = {}
     done = score_board(
@@ -97,6 +97,6 @@ def run_score(args: argparse.Namespace) -> None:
 
 def run_page(args: argparse.Namespace) -> None:
     from canvas_fm.cli.options import print_result
-    from canvas_fm.evaluation.leaderboard import write_page
+    from canvas_fm.evaluation.leaderboard.leaderboard import write_page
 
     print_result({"page": str(write_page(args.board, args.out))}, args.json)

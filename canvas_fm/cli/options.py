@@ -7,8 +7,8 @@ import json
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from canvas_fm.data.volume import Volume
-    from canvas_fm.heads.candidates import Candidates
+    from canvas_fm.data.volume.volume import Volume
+    from canvas_fm.heads.labels.candidates import Candidates
 
 Verbs = argparse._SubParsersAction  # what add_subparsers returns; argparse has no public name for it
 ZYX = ("Z", "Y", "X")
@@ -110,7 +110,7 @@ def labelled(
     score: str | None = None,
 ) -> list[Candidates]:
     """The candidates that the flags of `add_labelled` name, with their labels."""
-    from canvas_fm.heads.candidates import label_brains
+    from canvas_fm.heads.labels.candidates import label_brains
 
     return label_brains(
         volumes,
@@ -137,7 +137,7 @@ def volume_options(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def open_volume(path: str, args: argparse.Namespace) -> Volume:
-    from canvas_fm.data.volume import Volume
+    from canvas_fm.data.volume.volume import Volume
 
     return Volume.open(path, **volume_options(args))
 

@@ -6,7 +6,8 @@ import argparse
 
 from canvas_fm.cli.options import ZYX, Verbs, add_json, add_verb, positive_float
 
-# The same as canvas_fm.data.formats.FORMATS, which is not imported before a verb runs; a test compares them.
+# The same as canvas_fm.data.points.formats.FORMATS, which is not imported before a verb runs (compared by
+# a test).
 FORMATS = ("csv", "parquet", "napari", "canvas", "cellfinder", "webknossos", "neuroglancer")
 
 
@@ -49,7 +50,7 @@ def add_verbs(verbs: Verbs) -> None:
 
 def run_convert(args: argparse.Namespace) -> None:
     from canvas_fm.cli.options import print_result
-    from canvas_fm.data.formats import convert_points
+    from canvas_fm.data.points.formats import convert_points
 
     points = convert_points(
         args.source,

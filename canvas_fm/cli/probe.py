@@ -85,7 +85,7 @@ def _add_apply(parts: Verbs) -> None:
 
 def run_fit(args: argparse.Namespace) -> None:
     from canvas_fm.cli.options import print_result
-    from canvas_fm.heads.probe_score import probe_fit
+    from canvas_fm.heads.probe.cross_validate import probe_fit
 
     probe, score = probe_fit(
         args.embeddings,
@@ -106,8 +106,8 @@ def run_fit(args: argparse.Namespace) -> None:
 
 def run_apply(args: argparse.Namespace) -> None:
     from canvas_fm.cli.options import print_result
-    from canvas_fm.heads.probe import Probe
-    from canvas_fm.inference.embeddings import Embeddings
+    from canvas_fm.heads.probe.probe import Probe
+    from canvas_fm.inference.embed.embedding_store import Embeddings
 
     probe = Probe.open(args.probe)
     points = probe.apply(Embeddings.open(args.embeddings))

@@ -51,11 +51,11 @@ def _add_apply(group: Verbs) -> None:
 
 def run_apply(args: argparse.Namespace) -> None:
     from canvas_fm.cli.options import open_volume, print_result, report_bad_chunks
-    from canvas_fm.data.points import Points
+    from canvas_fm.data.points.points import Points
     from canvas_fm.errors import CanvasError
-    from canvas_fm.heads.calibration import counts_by_region
-    from canvas_fm.heads.refine import Refiner
-    from canvas_fm.heads.refine_points import P_CELL, refine
+    from canvas_fm.heads.refine.apply import P_CELL, refine
+    from canvas_fm.heads.refine.calibration import counts_by_region
+    from canvas_fm.heads.refine.refiner import Refiner
     from canvas_fm.models.checkpoint import load
 
     refiner = Refiner.load(args.refiner)

@@ -19,7 +19,7 @@ from canvas_fm.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from canvas_fm.heads.refine import Refiner
+    from canvas_fm.heads.refine.refiner import Refiner
 
 
 def add_fit(group: Verbs) -> None:
@@ -146,8 +146,8 @@ def run_fit(args: argparse.Namespace) -> None:
     from pathlib import Path
 
     from canvas_fm.cli.options import labelled, open_volume, print_result, report_bad_chunks
-    from canvas_fm.heads.extract import Extractor
-    from canvas_fm.heads.refine_fit import fit_refiner
+    from canvas_fm.heads.features.extractor import Extractor
+    from canvas_fm.heads.refine.fit import fit_refiner
     from canvas_fm.models.checkpoint import load
 
     _check_flags(args)
@@ -165,7 +165,7 @@ def run_fit(args: argparse.Namespace) -> None:
     writing: dict[str, Any] = {"overwrite": args.overwrite}
     writing["keep"] = None if args.features is None else Path(args.features)
     if args.unfreeze:
-        from canvas_fm.training.finetune import Tuning, fit_tuned
+        from canvas_fm.training.finetune.finetune import Tuning, fit_tuned
 
         tuning = Tuning(args.unfreeze, augment=args.augment)
         report = fit_tuned(_refiner(args), brains, extractor, args.out, tuning, **writing)
@@ -197,7 +197,7 @@ def _check_flags(args: argparse.Namespace) -> None:
 
 
 def _refiner(args: argparse.Namespace) -> Refiner:
-    from canvas_fm.heads.refine import Refiner
+    from canvas_fm.heads.refine.refiner import Refiner
 
     variant = args.variant
     if variant is None:

@@ -17,7 +17,7 @@ from canvas_fm.cli.options import (
     positive_int,
 )
 
-# As canvas_fm.viewing.report_methods.METHODS, which is not imported before a verb runs; a test compares them.
+# As canvas_fm.viewing.report.methods.METHODS, which is not imported before a verb runs; a test compares them.
 METHODS = ("score", "shape", "pca", "random", "encoder", "finetune", "resnet")
 
 
@@ -184,8 +184,8 @@ def run_report(args: argparse.Namespace) -> None:
     from pathlib import Path
 
     from canvas_fm.cli.options import open_volume, print_result, report_bad_chunks
-    from canvas_fm.viewing.report import report
-    from canvas_fm.viewing.report_methods import Settings
+    from canvas_fm.viewing.report.methods import Settings
+    from canvas_fm.viewing.report.report import report
 
     volumes = [open_volume(path, args) for path in args.volumes]
     background = None if args.background is None else [open_volume(path, args) for path in args.background]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from canvas_fm.cli.options import ZYX, Verbs, add_json, add_verb, positive_float
 
 if TYPE_CHECKING:
-    from canvas_fm.evaluation.score import Score
+    from canvas_fm.evaluation.detection.score import Score
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -88,20 +88,20 @@ def run_evaluate(args: argparse.Namespace) -> None:
     from pathlib import Path
 
     import canvas_fm
-    from canvas_fm.data.boxes import read_boxes
-    from canvas_fm.data.disk import write_text_atomic
-    from canvas_fm.data.formats import voxel_um_of
-    from canvas_fm.data.points import Points
+    from canvas_fm.data.points.boxes import read_boxes
+    from canvas_fm.data.points.formats import voxel_um_of
+    from canvas_fm.data.points.points import Points
     from canvas_fm.errors import CanvasError
-    from canvas_fm.evaluation.score import evaluate
-    from canvas_fm.evaluation.submission import sha256
+    from canvas_fm.evaluation.detection.score import evaluate
+    from canvas_fm.evaluation.leaderboard.submission import sha256
+    from canvas_fm.files.atomic import write_text_atomic
 
     if args.figure is not None and args.volume is None:
         raise CanvasError("--figure shows cells over an image; give it with --volume")
     points, truth = Points.read(args.predictions), Points.read(args.truth)
     volume = None
     if args.volume is not None:
-        from canvas_fm.data.volume import Volume
+        from canvas_fm.data.volume.volume import Volume
 
         volume = Volume.open(args.volume, voxel_um=args.voxel_um, missing_chunks=args.missing_chunks)
     stated = None if volume is None else volume.voxel_um
@@ -126,7 +126,7 @@ def run_evaluate(args: argparse.Namespace) -> None:
         "canvas_fm": canvas_fm.__version__,
     }
     if volume is not None and args.figure is not None:
-        from canvas_fm.evaluation.score_figure import score_figure
+        from canvas_fm.evaluation.detection.figure import score_figure
 
         score_figure(score, volume, args.figure, title=volume.name)
         result["figure"] = args.figure
@@ -175,7 +175,7 @@ def _for_people(score: Score) -> str:
 
 def run_tables(args: argparse.Namespace) -> None:
     from canvas_fm.cli.options import print_result
-    from canvas_fm.evaluation.tables import make_tables, write_tables
+    from canvas_fm.evaluation.tables.tables import make_tables, write_tables
 
     tables = make_tables(args.manifest)
     written = write_tables(tables, args.out)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from canvas_fm.cli.options import Verbs, add_json, add_verb, positive_int
 
 if TYPE_CHECKING:
-    from canvas_fm.inference.search import Index
-    from canvas_fm.inference.search_hits import Hits
+    from canvas_fm.inference.search.hits import Hits
+    from canvas_fm.inference.search.index import Index
 
 _SHOWN = ("likeness", "id", "brain", "marker", "z", "y", "x", "score")
 
@@ -75,7 +75,7 @@ def _add_search(verbs: Verbs) -> None:
 
 def run_index(args: argparse.Namespace) -> None:
     from canvas_fm.cli.options import print_result
-    from canvas_fm.inference.search import Index
+    from canvas_fm.inference.search.index import Index
 
     index = Index.build(args.embeddings, args.out, metric=args.metric)
     result = {
@@ -94,7 +94,7 @@ def run_index(args: argparse.Namespace) -> None:
 
 def run_search(args: argparse.Namespace) -> None:
     from canvas_fm.errors import CanvasError
-    from canvas_fm.inference.search import Index
+    from canvas_fm.inference.search.index import Index
 
     if args.unlike and not args.like:
         raise CanvasError("--unlike names counter-examples of --like; give at least one example there")
@@ -132,7 +132,7 @@ def read_vectors(path: str) -> tuple[Any, str | None, tuple[str, int | None] | N
     import numpy as np
 
     from canvas_fm.errors import CanvasError
-    from canvas_fm.inference.embeddings import Embeddings
+    from canvas_fm.inference.embed.embedding_store import Embeddings
 
     if Path(path).is_dir():
         embeddings = Embeddings.open(path)

@@ -132,13 +132,13 @@ def add_verbs(verbs: Verbs) -> None:
 
 
 def run_store(args: argparse.Namespace) -> None:
-    from serving.store import get, put
+    from serving.launch.model_store import get, put
 
     print(get(args.model) if args.find else put(args.model, args.name))
 
 
 def run_serve(args: argparse.Namespace) -> None:
-    from serving.service import serve
+    from serving.launch.serve import serve
 
     serve(
         args.model,
@@ -171,7 +171,7 @@ def read_limits(given: list[str]) -> Any:
     from pydantic import ValidationError
 
     from canvas_fm.errors import CanvasError
-    from serving.schemas import Limits
+    from serving.protocol.schemas import Limits
 
     settings = {}
     for item in given:

@@ -33,7 +33,7 @@ def add_verbs(verbs: Verbs) -> None:
 
 def run_pretrain(args: argparse.Namespace) -> None:
     from canvas_fm.cli.options import open_volume, print_result, report_bad_chunks
-    from canvas_fm.training.pretrain import pretrain
+    from canvas_fm.training.mae.pretrain import pretrain
     from canvas_fm.viewing.describe import describe_run
 
     volumes = [open_volume(path, args) for path in args.data]

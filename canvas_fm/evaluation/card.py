@@ -12,10 +12,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from canvas_fm.data.disk import write_text_atomic
-from canvas_fm.data.settings import Section, read_settings
 from canvas_fm.errors import CanvasError
-from canvas_fm.evaluation.score import Score
+from canvas_fm.evaluation.detection.score import Score
+from canvas_fm.files.atomic import write_text_atomic
+from canvas_fm.files.settings import Section, read_settings
 from canvas_fm.shipped import find
 
 BEGIN, END = "<!-- report:begin, written from the report beside this page -->", "<!-- report:end -->"

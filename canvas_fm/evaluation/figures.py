@@ -12,8 +12,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from canvas_fm.data.disk import write_atomic
 from canvas_fm.evaluation.reconstruction import Zyx, masked_voxels
+from canvas_fm.files.atomic import write_atomic
 
 Side = tuple[tuple[float, float], tuple[float, float]]
 _GAP = 2  # pixels between slices

@@ -16,16 +16,16 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int64, Shaped
 
-from canvas_fm.data.origins import draw_starts
-from canvas_fm.data.volume import Volume
+from canvas_fm.data.crops.origins import draw_starts
+from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import BadInput, CanvasError, MissingExtra
 from canvas_fm.evaluation.classification import f1_at
-from canvas_fm.heads.candidates import CELL, SKIP, Candidates
-from canvas_fm.heads.refine import Refiner
-from canvas_fm.heads.splits import Folds, grouped_folds
-from canvas_fm.inference.compiled import Compiled, converted, openvino, save
-from canvas_fm.inference.int8 import GRAPH, Int8Check, PoolCheck, keep
-from canvas_fm.inference.source import Source, ahead
+from canvas_fm.heads.labels.candidates import CELL, SKIP, Candidates
+from canvas_fm.heads.labels.group_folds import Folds, grouped_folds
+from canvas_fm.heads.refine.refiner import Refiner
+from canvas_fm.inference.backends.int8_check import GRAPH, Int8Check, PoolCheck, keep
+from canvas_fm.inference.backends.openvino import Compiled, converted, openvino, save
+from canvas_fm.inference.embed.point_crops import Source, ahead
 from canvas_fm.models.checkpoint import Encoder
 from canvas_fm.models.device import native_int8
 from canvas_fm.models.vit import POOLS

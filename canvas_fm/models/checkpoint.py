@@ -11,7 +11,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
-from canvas_fm.data.window import WindowRule
+from canvas_fm.data.volume.window import WindowRule
 from canvas_fm.errors import CanvasError, ModelMismatch
 from canvas_fm.models.convmixer import ConvMixerConfig, HeatMapNet
 from canvas_fm.models.device import pick_device

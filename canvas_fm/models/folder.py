@@ -18,8 +18,8 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import nn
 
-from canvas_fm.data.disk import disk_full_is_said, sync_folder
 from canvas_fm.errors import CanvasError, ModelMismatch
+from canvas_fm.files.atomic import disk_full_is_said, sync_folder
 
 CONFIG = "config.json"
 C = TypeVar("C", bound=BaseModel)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from canvas_fm.data.volume import Volume
+from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import CanvasError
 from canvas_fm.shipped import find, shipped
 
@@ -69,7 +69,7 @@ def describe_volume(volume: Volume) -> dict[str, Any]:
 
 def describe_run(path: str | Path) -> dict[str, Any]:
     """How far a training came, its last losses and its last evaluations."""
-    from canvas_fm.training.run import Run
+    from canvas_fm.training.run.run_folder import Run
 
     run = Run(Path(path))
     recipe, rows = run.recipe(), run.metrics()
@@ -123,7 +123,7 @@ def describe_detector(path: str | Path) -> dict[str, Any]:
 
 def describe_refiner(path: str | Path) -> dict[str, Any]:
     """The features that it looks at, the models behind them, its threshold, identity and training brains."""
-    from canvas_fm.heads.refiner_model import load_refiner, read_config
+    from canvas_fm.heads.refine.refiner_folder import load_refiner, read_config
 
     used = load_refiner(path).columns_.sizes
     config = read_config(Path(path))
@@ -183,7 +183,7 @@ def describe_encoder(path: str | Path) -> dict[str, Any]:
 
 def describe_embeddings(path: str | Path) -> dict[str, Any]:
     """Rows, length, encoder, pooling and columns; every file is compared with its checksum."""
-    from canvas_fm.inference.embeddings import Embeddings
+    from canvas_fm.inference.embed.embedding_store import Embeddings
 
     embeddings = Embeddings.open(path)
     embeddings.verify()
@@ -206,7 +206,7 @@ def describe_embeddings(path: str | Path) -> dict[str, Any]:
 
 
 def _describe_points(path: Path) -> dict[str, Any]:
-    from canvas_fm.data.points import Points
+    from canvas_fm.data.points.points import Points
 
     points = Points.read(path)
     bounds = (
@@ -223,8 +223,8 @@ def _describe_points(path: Path) -> dict[str, Any]:
 
 
 def _describe_recipe(path: Path) -> dict[str, Any]:
-    from canvas_fm.training.detector_recipe import DetectorRecipe
-    from canvas_fm.training.recipe import is_detector_recipe, read_recipe, read_recipe_of
+    from canvas_fm.training.recipe.detector_recipe import DetectorRecipe
+    from canvas_fm.training.recipe.recipe import is_detector_recipe, read_recipe, read_recipe_of
 
     if is_detector_recipe(path):
         detector = read_recipe_of(DetectorRecipe, path)

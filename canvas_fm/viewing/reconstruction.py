@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from canvas_fm.data.crops import CropReader
-from canvas_fm.data.origins import check_crop_fits, draw_starts
-from canvas_fm.data.resample import check_voxel_um
-from canvas_fm.data.volume import Volume
+from canvas_fm.data.crops.origins import check_crop_fits, draw_starts
+from canvas_fm.data.crops.reader import CropReader
+from canvas_fm.data.volume.resample import check_voxel_um
+from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import CanvasError
 from canvas_fm.evaluation.figures import reconstruction_figure
 from canvas_fm.evaluation.reconstruction import Batch
-from canvas_fm.inference.grid import box_centres
-from canvas_fm.inference.reconstruct import reconstruct_crops, trained_mask_ratio
-from canvas_fm.inference.validate import check_points
+from canvas_fm.inference.embed.grid_points import box_centres
+from canvas_fm.inference.embed.input_checks import check_points
+from canvas_fm.inference.embed.reconstruct import reconstruct_crops, trained_mask_ratio
 from canvas_fm.models.checkpoint import Encoder
 
 

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 
 from canvas_fm.errors import CanvasError, MissingExtra
-from canvas_fm.inference.compiled import Compiled, converted
-from canvas_fm.inference.runner import Runner
+from canvas_fm.inference.backends.openvino import Compiled, converted
+from canvas_fm.inference.embed.runner import Runner
 from canvas_fm.models.checkpoint import Encoder, load, save_encoder
 from canvas_fm.models.device import native_bf16, pick_device
 from canvas_fm.models.mae import MaskedAutoencoder

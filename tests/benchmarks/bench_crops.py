@@ -22,9 +22,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 import zarr
 
-from canvas_fm.data.crops import CropReader, crop_starts
-from canvas_fm.data.phantom import write_phantom
-from canvas_fm.data.volume import Volume
+from canvas_fm.data.crops.reader import CropReader, crop_starts
+from canvas_fm.data.phantom.phantom import write_phantom
+from canvas_fm.data.volume.volume import Volume
 from tests.benchmarks.timing import medians, show
 
 CROP = (16, 32, 32)

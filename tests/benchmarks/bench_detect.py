@@ -27,11 +27,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from canvas_fm.data.boxes import read_boxes
-from canvas_fm.data.points import Points
-from canvas_fm.data.volume import Volume
-from canvas_fm.evaluation.score import evaluate
-from canvas_fm.inference.detect import detect
+from canvas_fm.data.points.boxes import read_boxes
+from canvas_fm.data.points.points import Points
+from canvas_fm.data.volume.volume import Volume
+from canvas_fm.evaluation.detection.score import evaluate
+from canvas_fm.inference.detect.detect import detect
 from canvas_fm.models.checkpoint import Detector, load
 from canvas_fm.models.device import native_bf16, pick_device
 from tests.benchmarks.detectors import bench_detector

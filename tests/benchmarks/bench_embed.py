@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from canvas_fm.data.volume import Volume
-from canvas_fm.inference.embed import embed, embed_crops
+from canvas_fm.data.volume.volume import Volume
+from canvas_fm.inference.embed.embed import embed, embed_crops
 from canvas_fm.models.checkpoint import Encoder, save_encoder
 from canvas_fm.models.device import native_bf16, pick_device
 from canvas_fm.models.mae import MaskedAutoencoder

@@ -13,7 +13,7 @@ import time
 
 import numpy as np
 
-from canvas_fm.evaluation.matching import match
+from canvas_fm.evaluation.detection.matching import match
 from tests.benchmarks.timing import show
 
 VOXEL_UM = (4.0, 1.8, 1.8)

@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from canvas_fm.data.phantom import write_phantom
-from canvas_fm.data.points import Points
-from canvas_fm.data.volume import Volume
-from canvas_fm.heads.candidates import Candidates
-from canvas_fm.heads.extract import Extractor
-from canvas_fm.heads.refine import Refiner
-from canvas_fm.heads.refine_fit import fit_refiner
+from canvas_fm.data.phantom.phantom import write_phantom
+from canvas_fm.data.points.points import Points
+from canvas_fm.data.volume.volume import Volume
+from canvas_fm.heads.features.extractor import Extractor
+from canvas_fm.heads.labels.candidates import Candidates
+from canvas_fm.heads.refine.fit import fit_refiner
+from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.models.checkpoint import load, save_detector, save_encoder
 from canvas_fm.models.convmixer import ConvMixerConfig, HeatMapNet
 from canvas_fm.models.mae import DecoderConfig, MaskedAutoencoder
@@ -59,7 +59,7 @@ def fit(folder: Path, volume: Volume, random: np.random.Generator) -> None:
 
 def measure(folder: str, volume: str, candidates: str, threads: int) -> dict[str, Any]:
     """Seconds and peak memory of this process, which does nothing else: what the command does."""
-    from canvas_fm.heads.refine_points import refine
+    from canvas_fm.heads.refine.apply import refine
 
     torch.set_num_threads(threads)
     root = Path(folder)

@@ -18,10 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
-from canvas_fm.data.points import Points
-from canvas_fm.inference.embeddings import Embeddings, write_store
-from canvas_fm.inference.search import Index
-from canvas_fm.inference.search_lists import propose_exactly
+from canvas_fm.data.points.points import Points
+from canvas_fm.inference.embed.embedding_store import Embeddings, write_store
+from canvas_fm.inference.search.index import Index
+from canvas_fm.inference.search.inverted_lists import propose_exactly
 from tests.benchmarks.timing import show
 
 DIM, PER_STORE, QUERIES = 384, 100_000, 200

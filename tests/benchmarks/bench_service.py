@@ -28,13 +28,13 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from canvas_fm.data.volume import Volume
-from canvas_fm.inference.embed import embed_crops
-from canvas_fm.inference.runner import device_for
+from canvas_fm.data.volume.volume import Volume
+from canvas_fm.inference.embed.embed import embed_crops
+from canvas_fm.inference.embed.runner import device_for
 from canvas_fm.models.checkpoint import Encoder, load, save_encoder
 from canvas_fm.models.mae import DecoderConfig, MaskedAutoencoder
 from canvas_fm.models.vit import EncoderConfig
-from serving import npy
+from serving.protocol import npy
 from tests.benchmarks.timing import show
 
 WINDOW = (0.0, 4000.0)

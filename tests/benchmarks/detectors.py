@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from canvas_fm.data.volume import Volume
-from canvas_fm.inference.heat import NetHeat, smooth
+from canvas_fm.data.volume.volume import Volume
+from canvas_fm.inference.detect.heatmap import NetHeat, smooth
 from canvas_fm.models.checkpoint import Detector, load, save_detector
 from canvas_fm.models.convmixer import ConvMixerConfig, HeatMapNet
 from canvas_fm.shipped import shipped

@@ -59,7 +59,7 @@ def refusal(run):
 @pytest.fixture(scope="session")
 def brain(tmp_path_factory) -> Path:
     """A volume of noise with a bright half, (24, 64, 72) voxels."""
-    from canvas_fm.data.volume import Volume
+    from canvas_fm.data.volume.volume import Volume
 
     path = tmp_path_factory.mktemp("brains") / "brain.zarr"
     voxels = np.random.default_rng(0).integers(90, 400, (24, 64, 72), dtype=np.uint16)

@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from canvas_fm.data.points import Points
-from canvas_fm.data.volume import Volume
+from canvas_fm.data.points.points import Points
+from canvas_fm.data.volume.volume import Volume
 
 
 def test_a_volume(result, brain):

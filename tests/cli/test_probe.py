@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from canvas_fm.cli import report as verb
-from canvas_fm.data.points import Points
-from canvas_fm.data.volume import Volume
-from canvas_fm.viewing.report_methods import METHODS
+from canvas_fm.data.points.points import Points
+from canvas_fm.data.volume.volume import Volume
+from canvas_fm.viewing.report.methods import METHODS
 
 
 @pytest.fixture(scope="module")
 def brains(tmp_path_factory, model):
     """Two volumes with wide cells among narrow spots: `raw.zarr`, candidates and true cells of each."""
-    from canvas_fm.inference.embed import embed_to_store
+    from canvas_fm.inference.embed.embed import embed_to_store
     from canvas_fm.models.checkpoint import load
 
     folder = tmp_path_factory.mktemp("labelled")
@@ -147,7 +147,7 @@ def test_what_report_refuses(brains, tmp_path, refusal, words, sentence):
     ],
 )
 def test_what_report_refuses_before_any_work(brains, model, tmp_path, refusal, monkeypatch, words, sentence):
-    from canvas_fm.heads.extract import Extractor
+    from canvas_fm.heads.features.extractor import Extractor
 
     monkeypatch.setattr(Extractor, "features", lambda *_, **__: pytest.fail("features were made"))
     assert sentence in refusal(*report(brains, tmp_path / "report", "--encoder", model, *words))

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from canvas_fm.data.points import Points
-from canvas_fm.data.volume import Volume
+from canvas_fm.data.points.points import Points
+from canvas_fm.data.volume.volume import Volume
 from canvas_fm.models.checkpoint import load, save_detector
 from canvas_fm.models.convmixer import ConvMixerConfig, HeatMapNet
 

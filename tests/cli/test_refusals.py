@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import zarr
 
-from canvas_fm.data.volume import Volume
+from canvas_fm.data.volume.volume import Volume
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from canvas_fm.data.points import Points
+from canvas_fm.data.points.points import Points
 
 VOXEL_UM = ("--voxel-um", 4, 1.8, 1.8)
 

@@ -11,8 +11,7 @@ import yaml
 
 from canvas_fm.cli import build_parser
 from canvas_fm.cli.points import FORMATS
-from canvas_fm.data import formats
-from canvas_fm.data.points import Points
+from canvas_fm.data.points.points import Points, formats
 
 
 @pytest.fixture

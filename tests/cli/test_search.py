@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from canvas_fm.data.points import Points
-from canvas_fm.inference.embeddings import Embeddings, write_store
+from canvas_fm.data.points.points import Points
+from canvas_fm.inference.embed.embedding_store import Embeddings, write_store
 
 ABOUT = {
     "encoder_sha256": "ab" * 32,

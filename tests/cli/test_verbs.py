@@ -12,7 +12,7 @@ from canvas_fm.cli.data import MARKERS
 
 
 def test_phantom(result, tmp_path):
-    from canvas_fm.data import phantom
+    from canvas_fm.data.phantom import phantom
 
     assert MARKERS == phantom.MARKERS  # the parser keeps its own list, so that --help imports nothing
     found = result("phantom", tmp_path / "ph", "--shape", 16, 40, 48, "--markers", "PV", "--seed", 3)
@@ -36,7 +36,9 @@ def test_pretrain_then_info(result, refusal, brain, recipe, tmp_path):
 
 def test_held_out_is_names_or_a_number(monkeypatch, brain, run):
     seen = []
-    monkeypatch.setattr("canvas_fm.training.pretrain.pretrain", lambda *a, **k: seen.append(k) or interrupt())
+    monkeypatch.setattr(
+        "canvas_fm.training.mae.pretrain.pretrain", lambda *a, **k: seen.append(k) or interrupt()
+    )
 
     def interrupt():
         raise KeyboardInterrupt
@@ -139,7 +141,7 @@ def test_serve_hands_everything_on(monkeypatch, run, tmp_path):
     def serve(model, volumes, **options):
         seen.update(options, model=model, volumes=volumes)
 
-    monkeypatch.setattr("serving.service.serve", serve)
+    monkeypatch.setattr("serving.launch.serve.serve", serve)
     flags = ["--port", 0, "--host", "::1", "--limit", "max_points=7", "max_body_mb=1.5", "--any-voxel"]
     assert run("serve", "m", "--volume", "cube=a.zarr", *flags)[0] == 0
     assert (seen["model"], seen["volumes"]) == ("m", {"cube": "a.zarr"})

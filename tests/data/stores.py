@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import zarr
 
-from canvas_fm.data.pinned import Patience
-from canvas_fm.data.remote import Remote
-from canvas_fm.data.volume import Volume
+from canvas_fm.data.store.pinned_https import Patience
+from canvas_fm.data.store.remote import Remote
+from canvas_fm.data.volume.volume import Volume
 from tests.conftest import position_values
 from tests.objects import Objects
 

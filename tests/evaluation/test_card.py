@@ -21,7 +21,7 @@ from canvas_fm.evaluation.card import (
     read_report,
     write_card,
 )
-from canvas_fm.evaluation.score import evaluate
+from canvas_fm.evaluation.detection.score import evaluate
 from canvas_fm.models.checkpoint import load, save_detector
 from canvas_fm.models.convmixer import ConvMixerConfig, HeatMapNet
 from canvas_fm.models.folder import checked_config

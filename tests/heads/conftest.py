@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from canvas_fm.data.points import Points
-from canvas_fm.data.volume import Volume
-from canvas_fm.heads.features import FeatureSet
-from canvas_fm.heads.refine import Refiner
+from canvas_fm.data.points.points import Points
+from canvas_fm.data.volume.volume import Volume
+from canvas_fm.heads.features.feature_set import FeatureSet
+from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.models.checkpoint import Detector, Encoder, save_detector, save_encoder
 from canvas_fm.models.convmixer import ConvMixerConfig, HeatMapNet
 from canvas_fm.models.mae import DecoderConfig, MaskedAutoencoder
@@ -111,8 +111,8 @@ def shape_volumes(
 @pytest.fixture(scope="session")
 def task(shape_volumes: list[tuple[Volume, Points, Points]]) -> Any:
     """The three volumes as one task, tolerance 6 µm."""
-    from canvas_fm.heads.candidates import Candidates
-    from canvas_fm.heads.task import Task
+    from canvas_fm.heads.compare.task import Task
+    from canvas_fm.heads.labels.candidates import Candidates
 
     return Task([Candidates.of(*given, tolerance_um=6.0) for given in shape_volumes])
 

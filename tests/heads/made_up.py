@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from canvas_fm.heads.features import FeatureSet, Made
-from canvas_fm.heads.refine import Refiner
+from canvas_fm.heads.features.feature_set import FeatureSet, Made
+from canvas_fm.heads.refine.refiner import Refiner
 
 BLOCKS = {"detector": slice(0, 10), "mae": slice(10, 30)}
 MADE = {"detector": Made("det", "d" * 64, {"bins": 2}), "mae": Made("base", "a" * 64, {"pool": "centre"})}

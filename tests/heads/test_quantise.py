@@ -10,11 +10,11 @@ import pytest
 
 from canvas_fm.errors import BadInput, CanvasError, MissingExtra
 from canvas_fm.heads import quantise as module
-from canvas_fm.heads.candidates import Candidates
+from canvas_fm.heads.labels.candidates import Candidates
 from canvas_fm.heads.quantise import agreement, quantise
-from canvas_fm.inference import int8
-from canvas_fm.inference.embed import embed, embed_crops
-from canvas_fm.inference.int8 import Int8Check, PoolCheck
+from canvas_fm.inference.backends import int8_check as int8
+from canvas_fm.inference.backends.int8_check import Int8Check, PoolCheck
+from canvas_fm.inference.embed.embed import embed, embed_crops
 from canvas_fm.models.checkpoint import load
 from canvas_fm.models.vit import POOLS
 

@@ -9,19 +9,19 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from canvas_fm.data.points import Points
+from canvas_fm.data.points.points import Points
 from canvas_fm.errors import CanvasError
-from canvas_fm.evaluation.matching import match
-from canvas_fm.heads.calibration import CountSpread
-from canvas_fm.heads.candidates import Candidates
-from canvas_fm.heads.compare import compare
-from canvas_fm.heads.label_curve import draw_labels
-from canvas_fm.heads.methods import Fit
-from canvas_fm.heads.report import write_report
-from canvas_fm.heads.report_figures import gallery_rows
-from canvas_fm.heads.result import Speed, overlap
-from canvas_fm.heads.summary import POOLED, against, curves, lines
-from canvas_fm.heads.task import Task
+from canvas_fm.evaluation.detection.matching import match
+from canvas_fm.heads.compare.compare import compare
+from canvas_fm.heads.compare.label_curve import draw_labels
+from canvas_fm.heads.compare.methods import Fit
+from canvas_fm.heads.compare.result import Speed, overlap
+from canvas_fm.heads.compare.summary import POOLED, against, curves, lines
+from canvas_fm.heads.compare.task import Task
+from canvas_fm.heads.labels.candidates import Candidates
+from canvas_fm.heads.refine.calibration import CountSpread
+from canvas_fm.viewing.report.figures import gallery_rows
+from canvas_fm.viewing.report.write import write_report
 
 
 class Known:

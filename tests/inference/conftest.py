@@ -10,10 +10,11 @@ import pytest
 import torch
 
 import canvas_fm as cf
-from canvas_fm.data.points import Points
-from canvas_fm.data.volume import Volume
-from canvas_fm.inference import search_lists, search_store
-from canvas_fm.inference.embeddings import Embeddings, write_store
+from canvas_fm.data.points.points import Points
+from canvas_fm.data.volume.volume import Volume
+from canvas_fm.inference.embed.embedding_store import Embeddings, write_store
+from canvas_fm.inference.search import index_store as search_store
+from canvas_fm.inference.search import inverted_lists as search_lists
 
 CROP = (8, 16, 16)
 VOXEL_UM = (4.0, 1.8, 1.8)
@@ -161,7 +162,7 @@ def large(monkeypatch: pytest.MonkeyPatch) -> None:
     """Thresholds so low that a few hundred rows take the structures of millions."""
     monkeypatch.setattr(search_lists, "FLAT_MOST", 100)
     monkeypatch.setattr(search_lists, "LIST_ROWS", 256)
-    monkeypatch.setattr("canvas_fm.inference.search.FEW", 0)
+    monkeypatch.setattr("canvas_fm.inference.search.index.FEW", 0)
     monkeypatch.setattr(search_store, "BLOCK", 64)
     monkeypatch.setattr(search_lists, "BLOCK", 64)
 

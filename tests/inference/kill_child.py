@@ -10,10 +10,10 @@ import signal
 
 import torch
 
-from canvas_fm.data.points import Points
-from canvas_fm.data.volume import Volume
-from canvas_fm.inference import unfinished
-from canvas_fm.inference.embed import embed_to_store
+from canvas_fm.data.points.points import Points
+from canvas_fm.data.volume.volume import Volume
+from canvas_fm.inference.embed import resumable as unfinished
+from canvas_fm.inference.embed.embed import embed_to_store
 from canvas_fm.models.checkpoint import load
 
 steps = 0

@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from canvas_fm.data.points import Points
-from canvas_fm.inference.embeddings import Embeddings
+from canvas_fm.data.points.points import Points
+from canvas_fm.inference.embed.embedding_store import Embeddings
 
 from .conftest import make_encoder, noise, random_points, write_volume  # isort: skip
 
 # One server imports everything and has used nothing yet; each child is a fork of it.
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["canvas_fm.inference.embed", "tensorstore"])
+PROCESSES.set_forkserver_preload(["canvas_fm.inference.embed.embed", "tensorstore"])
 
 
 @pytest.fixture(scope="module")

@@ -18,13 +18,13 @@ import pytest
 import torch
 
 import canvas_fm as cf
-from canvas_fm.data.points import Points
-from canvas_fm.inference import unfinished
-from canvas_fm.inference.embed import embed_to_store
+from canvas_fm.data.points.points import Points
+from canvas_fm.inference.embed import resumable as unfinished
+from canvas_fm.inference.embed.embed import embed_to_store
 from canvas_fm.models.checkpoint import Encoder, load, save_encoder
 from canvas_fm.models.mae import DecoderConfig, MaskedAutoencoder
 from canvas_fm.models.vit import EncoderConfig
-from serving import npy
+from serving.protocol import npy
 
 CROP = (8, 16, 16)
 VOXEL_UM = (4.0, 1.8, 1.8)
@@ -68,7 +68,7 @@ def engine_with(change: Callable) -> Callable:
     """A loader of the usual engine whose `embed` is `change(engine, embed)`."""
 
     def load(settings):
-        from serving.engine import Engine
+        from serving.core.model_host import Engine
 
         engine = Engine.load(settings)
         engine.embed = change(engine, engine.embed)
@@ -123,7 +123,7 @@ def encoder(model: Path) -> Encoder:
 @pytest.fixture(scope="session")
 def volume_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A volume of noise, uint16, with a window of its own."""
-    from canvas_fm.data.volume import Volume
+    from canvas_fm.data.volume.volume import Volume
 
     path = tmp_path_factory.mktemp("volumes") / "cube.zarr"
     voxels = np.random.default_rng(0).integers(200, 4000, SHAPE).astype(np.uint16)
@@ -143,9 +143,9 @@ def begin_service(model: Path, volume_path: Path) -> Callable:
     """`begin(stack, load=…, **limits)`: a client of the whole service, BentoML and all, in this process."""
     from starlette.testclient import TestClient
 
-    from serving.bento import make_service
-    from serving.core import Core, _load
-    from serving.schemas import Limits, Settings
+    from serving.core.core import Core, _load
+    from serving.launch.bento_service import make_service
+    from serving.protocol.schemas import Limits, Settings
 
     def begin(
         stack: ExitStack,

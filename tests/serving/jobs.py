@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from canvas_fm.inference.embed import Runner
+from canvas_fm.inference.embed.embed import Runner
 from tests.serving.conftest import SHAPE
 
 

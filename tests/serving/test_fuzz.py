@@ -21,15 +21,15 @@ import pytest
 from hypothesis import strategies as st
 
 import canvas_fm as cf
-from canvas_fm.data.points import Points
-from canvas_fm.heads.candidates import label_brains
-from canvas_fm.heads.extract import Extractor
-from canvas_fm.heads.refine import Refiner
-from canvas_fm.heads.refine_fit import fit_refiner
-from canvas_fm.inference.embed import embed_to_store
+from canvas_fm.data.points.points import Points
+from canvas_fm.heads.features.extractor import Extractor
+from canvas_fm.heads.labels.candidates import label_brains
+from canvas_fm.heads.refine.fit import fit_refiner
+from canvas_fm.heads.refine.refiner import Refiner
+from canvas_fm.inference.embed.embed import embed_to_store
 from canvas_fm.models.checkpoint import Encoder
-from serving import npy
-from serving.client import Client
+from serving.client.client import Client
+from serving.protocol import npy
 from tests.heads.conftest import spots
 from tests.serving.traffic import CROP, SHAPE, share, worker_of
 

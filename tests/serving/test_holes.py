@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from serving.app import ROUTES
+from serving.api.routes import ROUTES
 
 POST_ROUTES = [f"/v1{path}" for method, path, _ in ROUTES if method == "POST"] + [
     "/embed_json",

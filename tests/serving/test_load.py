@@ -15,7 +15,7 @@ import torch
 from canvas_fm.models.checkpoint import Encoder, save_encoder
 from canvas_fm.models.mae import DecoderConfig, MaskedAutoencoder
 from canvas_fm.models.vit import EncoderConfig
-from serving import npy
+from serving.protocol import npy
 from tests.serving.traffic import LENGTH, Crowd, Known, figure, share, worker_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
@@ -118,7 +118,7 @@ import importlib.abc, importlib.util, sys
 
 class Finder(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
-        if name != "serving.batcher":
+        if name != "serving.core.batcher":
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)

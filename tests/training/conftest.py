@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from canvas_fm.data.volume import Volume
-from canvas_fm.training.recipe import Recipe, read_recipe
+from canvas_fm.data.volume.volume import Volume
+from canvas_fm.training.recipe.recipe import Recipe, read_recipe
 
 TINY: dict[str, Any] = {
     "model": {

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 import canvas_fm as cf
-from canvas_fm.data.points import Points
-from canvas_fm.heads.candidates import label_brains
-from canvas_fm.heads.extract import Extractor
-from canvas_fm.heads.refine import Refiner
-from canvas_fm.heads.refine_fit import fit_refiner
-from canvas_fm.inference.embed import embed_to_store
-from canvas_fm.inference.embeddings import Embeddings, write_store
+from canvas_fm.data.points.points import Points
+from canvas_fm.heads.features.extractor import Extractor
+from canvas_fm.heads.labels.candidates import label_brains
+from canvas_fm.heads.refine.fit import fit_refiner
+from canvas_fm.heads.refine.refiner import Refiner
+from canvas_fm.inference.embed.embed import embed_to_store
+from canvas_fm.inference.embed.embedding_store import Embeddings, write_store
 from canvas_fm.models.checkpoint import Encoder
 from tests.serving.conftest import (  # noqa: F401  fixtures of the service's own tests
     CROP,

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import canvas_fm as cf
-from canvas_fm.inference.search_map import embedding_map
+from canvas_fm.inference.search.projection import embedding_map
 from tests.ui.browser import Page
 from tests.ui.conftest import CROP, KEY
 from tests.ui.views import VIEWS, look_at, map_of

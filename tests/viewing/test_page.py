@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from canvas_fm.viewing.page import (
+from canvas_fm.viewing.demo.page import (
     Agreement,
     DemoPage,
     MarkerView,
@@ -22,7 +22,7 @@ from canvas_fm.viewing.page import (
     power_of_ten,
     write_page,
 )
-from canvas_fm.viewing.svg import Interval, interval_chart, line_chart, scatter, ticks
+from canvas_fm.viewing.demo.svg import Interval, interval_chart, line_chart, scatter, ticks
 
 VOID = {"meta", "link", "img", "input", "br", "hr", "path", "circle"}
 

@@ -1,0 +1,1 @@
+"""Points (z, y, x and columns) and every file format that holds them."""

@@ -1,0 +1,219 @@
+"""Points as cellfinder's XML and WebKnossos' NML: parsed element by element, document types refused."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from xml.parsers import expat
+from xml.sax.saxutils import escape, quoteattr
+
+import numpy as np
+
+from canvas_fm.data.points.points import Points
+from canvas_fm.errors import CanvasError
+from canvas_fm.files.atomic import write_atomic
+
+_log = logging.getLogger(__name__)
+_CHUNK = 1 << 20
+_AXES = ("z", "y", "x")
+# What a scale of NML may be in; without a unit it is nanometres.
+_UM = {"nanometer": 1e-3, "micrometer": 1.0, "millimeter": 1e3, "centimeter": 1e4, "meter": 1e6}
+
+
+def read_cellfinder(path: Path) -> Points:
+    """The markers of a cellfinder (or ImageJ Cell Counter) XML, in the file's order, with their `type`.
+
+    Type 2 is a cell and 1 is not, or is not classified yet.
+    """
+    types: list[int] = []
+    zyx: list[float] = []
+    current = 0
+    marker: dict[str, float] = {}
+    text = [""]
+
+    def start(name: str, attributes: Mapping[str, str]) -> None:
+        text[0] = ""
+        if name == "Marker":
+            marker.clear()
+
+    def end(name: str) -> None:
+        nonlocal current
+        if name == "Type":
+            current = int(_number(path, "Type", text[0]))
+        elif name in ("MarkerZ", "MarkerY", "MarkerX"):
+            marker[name[-1].lower()] = _number(path, name, text[0])
+        elif name == "Marker":
+            if missing := [axis for axis in _AXES if axis not in marker]:
+                raise CanvasError(
+                    f"{path}: marker {len(types) + 1} has no Marker{missing[0].upper()}; expected X, Y and Z"
+                )
+            zyx.extend(marker[axis] for axis in _AXES)
+            types.append(current)
+
+    def data(piece: str) -> None:
+        text[0] += piece
+
+    _parse(path, "CellCounter_Marker_File", "cellfinder XML", start, end, data)
+    return Points(np.array(zyx, np.float64).reshape(-1, 3), {"type": np.array(types, np.int64)})
+
+
+def write_cellfinder(points: Points, path: Path) -> None:
+    """One marker a point, grouped by the column `type` (without one all are 2, cells), in whole voxels.
+
+    cellfinder cuts fractions off, so positions are rounded to the nearest voxel here, which a warning counts.
+    """
+    types = points.columns.get("type", np.full(len(points), 2))
+    if types.dtype.kind not in "iu":
+        raise CanvasError(
+            f"{path}: the column 'type' holds {types[:1]}; cellfinder's types are whole numbers"
+        )
+    voxels = np.floor(points.zyx + 0.5).astype(np.int64)
+    if moved := int((voxels != points.zyx).any(axis=1).sum()):
+        _log.warning("%s holds whole voxels: %d of %d positions were rounded", path, moved, len(points))
+    _say_dropped(points, path, {"type"})
+
+    def write(temporary: Path) -> None:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(
+                '<?xml version="1.0" encoding="UTF-8"?>\n<CellCounter_Marker_File>\n  <Image_Properties>\n'
+                "    <Image_Filename>placeholder.tif</Image_Filename>\n  </Image_Properties>\n"
+                "  <Marker_Data>\n    <Current_Type>1</Current_Type>\n"
+            )
+            for kind in np.unique(types).tolist():
+                file.write(f"    <Marker_Type>\n      <Type>{kind}</Type>\n")
+                for z, y, x in voxels[types == kind].tolist():
+                    file.write(
+                        f"      <Marker>\n        <MarkerX>{x}</MarkerX>\n        <MarkerY>{y}</MarkerY>\n"
+                        f"        <MarkerZ>{z}</MarkerZ>\n      </Marker>\n"
+                    )
+                file.write("    </Marker_Type>\n")
+            file.write("  </Marker_Data>\n</CellCounter_Marker_File>\n")
+
+    write_atomic(path, write)
+
+
+def read_webknossos(path: Path) -> Points:
+    """The nodes of an NML, in the file's order; `tree` where there are several, `comment` where any."""
+    trees: list[str] = []
+    ids: list[str] = []
+    zyx: list[float] = []
+    comments: dict[str, str] = {}
+    meta: dict[str, str] = {}
+    tree = ""
+
+    def start(name: str, attributes: Mapping[str, str]) -> None:
+        nonlocal tree
+        if name == "scale":
+            unit = attributes.get("unit", "nanometer")
+            if unit not in _UM:
+                raise CanvasError(f"{path}: the scale is in {unit!r}; known are {', '.join(_UM)}")
+            sizes = [_number(path, axis, attributes.get(axis)) * _UM[unit] for axis in _AXES]
+            meta["voxel_um"] = " ".join(repr(float(f"{size:.12g}")) for size in sizes)
+        elif name == "thing":
+            tree = attributes.get("name") or attributes.get("id", "")
+        elif name == "node":
+            zyx.extend(_number(path, axis, attributes.get(axis)) for axis in _AXES)
+            ids.append(attributes.get("id", ""))
+            trees.append(tree)
+        elif name == "comment":
+            comments[attributes.get("node", "")] = attributes.get("content", "")
+
+    _parse(path, "things", "an NML", start, lambda name: None, lambda piece: None)
+    columns = {}
+    if len(set(trees)) > 1:
+        columns["tree"] = np.array(trees)
+    if comments:
+        columns["comment"] = np.array([comments.get(node, "") for node in ids], dtype=np.str_)
+    return Points(np.array(zyx, np.float64).reshape(-1, 3), columns, meta)
+
+
+def write_webknossos(points: Points, path: Path, *, voxel_um: tuple[float, float, float]) -> None:
+    """One node a point; a tree for each value of the column `tree`, comments from the column `comment`."""
+    trees = points.columns.get("tree", np.full(len(points), "cells")).astype(np.str_)
+    comments = points.columns.get("comment", np.full(len(points), "")).astype(np.str_)
+    _say_dropped(points, path, {"tree", "comment"})
+    scale = " ".join(f'{axis}="{float(f"{1000 * size:.12g}")!r}"' for axis, size in _named(voxel_um))
+
+    def write(temporary: Path) -> None:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(
+                '<?xml version="1.0" encoding="UTF-8"?>\n<things>\n  <parameters>\n    <experiment name='
+            )
+            file.write(f'{quoteattr(path.stem)}/>\n    <scale {scale} unit="nanometer"/>\n  </parameters>\n')
+            names, first = np.unique(trees, return_index=True)
+            for number, tree in enumerate(names[np.argsort(first)].tolist(), start=1):
+                file.write(
+                    f'  <thing id="{number}" name={quoteattr(tree)} color.r="1" color.g="0.8" color.b="0" '
+                )
+                file.write('color.a="1">\n    <nodes>\n')
+                for row in np.flatnonzero(trees == tree).tolist():
+                    place = " ".join(
+                        f'{axis}="{value!r}"' for axis, value in _named(points.zyx[row].tolist())
+                    )
+                    file.write(f'      <node id="{row + 1}" radius="1.0" {place} inVp="0" inMag="0"/>\n')
+                file.write("    </nodes>\n    <edges/>\n  </thing>\n")
+            file.write("  <branchpoints/>\n  <comments>\n")
+            for row in np.flatnonzero(comments != "").tolist():
+                file.write(f'    <comment node="{row + 1}" content={quoteattr(str(comments[row]))}/>\n')
+            file.write("  </comments>\n  <groups/>\n</things>\n")
+
+    write_atomic(path, write)
+
+
+def _named(zyx: Sequence[float]) -> list[tuple[str, float]]:
+    z, y, x = zyx
+    return [("x", x), ("y", y), ("z", z)]
+
+
+def _number(path: Path, name: str, text: str | None) -> float:
+    try:
+        value = float(text or "")
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise CanvasError(f"{path}: {name} is {text!r}; expected a finite number")
+    return value
+
+
+def _say_dropped(points: Points, path: Path, kept: set[str]) -> None:
+    if dropped := [name for name in points.columns if name not in kept]:
+        _log.warning("%s cannot hold the columns %s; they were left out", path, ", ".join(dropped))
+
+
+def _parse(
+    path: Path,
+    root: str,
+    kind: str,
+    start: Callable[[str, Mapping[str, str]], None],
+    end: Callable[[str], None],
+    data: Callable[[str], None],
+) -> None:
+    """Walk through an XML in pieces; a document type, and with it every entity, is refused."""
+    seen_root = False
+
+    def begin(name: str, attributes: Mapping[str, str]) -> None:
+        nonlocal seen_root
+        if not seen_root and name != root:
+            raise CanvasError(f"{path} is not {kind}: its root is <{escape(name)}>, expected <{root}>")
+        seen_root = True
+        start(name, attributes)
+
+    def refuse(*_: object) -> None:
+        raise CanvasError(
+            f"{path} declares a document type; XML with entities is not read: remove its <!DOCTYPE …>"
+        )
+
+    parser = expat.ParserCreate()
+    parser.StartDoctypeDeclHandler = refuse
+    parser.StartElementHandler = begin
+    parser.EndElementHandler = end
+    parser.CharacterDataHandler = data
+    try:
+        with path.open("rb") as file:
+            while piece := file.read(_CHUNK):
+                parser.Parse(piece, False)
+            parser.Parse(b"", True)
+    except expat.ExpatError as problem:
+        raise CanvasError(f"{path} is not readable as XML: {problem}") from problem

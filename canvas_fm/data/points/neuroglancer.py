@@ -1,0 +1,214 @@
+"""Points as Neuroglancer's JSON: a layer of local point annotations, whole numbers at a voxel's corner."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import re
+from collections.abc import Iterator, Mapping
+from decimal import Decimal, localcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from canvas_fm.data.points.points import Points
+from canvas_fm.errors import CanvasError
+from canvas_fm.files.atomic import write_atomic
+
+_log = logging.getLogger(__name__)
+_HALF = Decimal(
+    "0.5"
+)  # from a voxel's centre to its corner, in decimals: binary fractions would not come back
+_DIGITS = 60
+_MICRO = {
+    "m": Decimal(10) ** 6,
+    "mm": Decimal(1000),
+    "um": Decimal(1),
+    "µm": Decimal(1),
+    "nm": Decimal("0.001"),
+}
+_PROPERTY = re.compile("[a-z][a-zA-Z0-9_]*")  # what the viewer takes as a property's name
+_TYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32")
+
+
+def read_neuroglancer(path: Path) -> Points:
+    """The point annotations of a viewer's state, of one of its layers, or of a bare list of annotations.
+
+    Axes are found by their names. Properties become columns, and so does `layer` where several layers hold
+    points; lines, boxes and ellipsoids are counted in a warning and left out.
+    """
+    content = _load(path)
+    state = content if isinstance(content, Mapping) else {}
+    if "layers" in state:
+        layers = state["layers"]
+    else:
+        layers = [content] if isinstance(content, Mapping) else [{"annotations": content}]
+    if not isinstance(layers, list) or not all(isinstance(layer, Mapping) for layer in layers):
+        raise CanvasError(f"{path}: 'layers' is no list of layers")
+    if not (layers := [layer for layer in layers if "annotations" in layer]):
+        raise CanvasError(f"{path} holds no layer with annotations; expected a Neuroglancer state or layer")
+    parts = [_layer(path, layer, state.get("dimensions")) for layer in layers]
+    parts = [part for part in parts if len(part)] or parts[:1]
+    if len({part.meta.get("voxel_um") for part in parts}) > 1:
+        raise CanvasError(f"{path}: its layers have different dimensions; keep one layer a file")
+    if len(parts) == 1:
+        return Points(
+            parts[0].zyx, {k: v for k, v in parts[0].columns.items() if k != "layer"}, parts[0].meta
+        )
+    shared = [name for name in parts[0].columns if all(name in part.columns for part in parts)]
+    columns = {name: np.concatenate([part.columns[name] for part in parts]) for name in shared}
+    return Points(np.concatenate([part.zyx for part in parts]), columns, parts[0].meta)
+
+
+def write_neuroglancer(points: Points, path: Path, *, voxel_um: tuple[float, float, float]) -> None:
+    """A state with one annotation layer, to paste into the viewer's state editor; numbers become properties.
+
+    The viewer shows properties as float32 or 32-bit integers; the file holds them in full. A column
+    `description` is shown as text.
+    """
+    dimensions = {
+        axis: [float(Decimal(repr(float(size))).scaleb(-6)), "m"]
+        for axis, size in zip("xyz", reversed(voxel_um), strict=True)
+    }
+    numeric = {
+        name: values
+        for name, values in points.columns.items()
+        if values.dtype.kind in "iufb" and _PROPERTY.fullmatch(name)
+    }
+    texts = points.columns.get("description")
+    if dropped := [name for name in points.columns if name not in numeric and name != "description"]:
+        _log.warning("%s cannot hold the columns %s; they were left out", path, ", ".join(dropped))
+    properties = [{"id": name, "type": _type(values)} for name, values in numeric.items()]
+    layer: dict[str, Any] = {
+        "type": "annotation",
+        "name": path.stem,
+        "source": {"url": "local://annotations", "transform": {"outputDimensions": dimensions}},
+        "tab": "annotations",
+    }
+    if properties:
+        layer["annotationProperties"] = properties
+    head = json.dumps({"dimensions": dimensions, "layers": [layer]}, ensure_ascii=False)
+    assert head.endswith("}]}")
+
+    def write(temporary: Path) -> None:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(head.removesuffix("}]}") + ', "annotations": [')
+            props = (
+                list(zip(*(values.tolist() for values in numeric.values()), strict=True)) if numeric else []
+            )
+            for row, point in enumerate(_corners(points.zyx)):
+                file.write(f'{"," if row else ""}\n{{"type": "point", "id": "{row + 1}", "point": {point}')
+                if props:
+                    file.write(f', "props": {json.dumps([_plain(value) for value in props[row]])}')
+                if texts is not None:
+                    file.write(f', "description": {json.dumps(str(texts[row]), ensure_ascii=False)}')
+                file.write("}")
+            file.write("\n]}]}\n")
+
+    write_atomic(path, write)
+
+
+def _corners(zyx: np.ndarray) -> Iterator[str]:
+    """Each position as [x, y, z] half a voxel on, in the shortest decimals that come back unchanged."""
+    with localcontext() as context:
+        context.prec = _DIGITS
+        for row in zyx[:, ::-1].tolist():
+            yield "[" + ", ".join(format(Decimal(repr(value)) + _HALF, "f") for value in row) + "]"
+
+
+def _load(path: Path) -> Any:
+    def refuse(constant: str) -> None:
+        raise CanvasError(f"{path} holds {constant}; expected finite numbers")
+
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        return json.loads(text, parse_float=Decimal, parse_constant=refuse)
+    except (UnicodeDecodeError, ValueError, RecursionError) as problem:
+        raise CanvasError(f"{path} is not readable as JSON: {problem}") from problem
+
+
+def _layer(path: Path, layer: Mapping[str, Any], global_dimensions: Any) -> Points:
+    source = layer.get("source", {})
+    source = source[0] if isinstance(source, list) and source else source
+    transform = source.get("transform", {}) if isinstance(source, Mapping) else {}
+    if isinstance(transform, Mapping) and "matrix" in transform:
+        raise CanvasError(f"{path}: its annotations have a transform; only such without one are read")
+    dimensions = (
+        transform.get("outputDimensions") if isinstance(transform, Mapping) else None
+    ) or global_dimensions
+    names, meta = _axes(path, dimensions)
+    annotations = layer["annotations"]
+    if not isinstance(annotations, list):
+        raise CanvasError(f"{path}: 'annotations' is no list; expected Neuroglancer's local annotations")
+    kept = [row for row in annotations if isinstance(row, Mapping) and row.get("type", "point") == "point"]
+    if left := len(annotations) - len(kept):
+        _log.warning(
+            "%s: %d of %d annotations are no points; they were left out", path, left, len(annotations)
+        )
+    zyx = np.empty((len(kept), 3))
+    with localcontext() as context:
+        context.prec = _DIGITS
+        for row, annotation in enumerate(kept):
+            point = annotation.get("point")
+            if not isinstance(point, list) or len(point) != len(names):
+                raise CanvasError(
+                    f"{path}: annotation {row + 1} has the point {point}; expected [{', '.join(names)}]"
+                )
+            for axis, name in enumerate("zyx"):
+                value = point[names.index(name)]
+                if not isinstance(value, int | Decimal):
+                    raise CanvasError(f"{path}: annotation {row + 1} has the point {point}; expected numbers")
+                zyx[row, axis] = float(Decimal(value) - _HALF)
+    columns = _columns(path, layer, kept)
+    columns["layer"] = np.full(len(kept), str(layer.get("name", "")))
+    return Points(zyx, columns, meta)
+
+
+def _axes(path: Path, dimensions: Any) -> tuple[list[str], dict[str, str]]:
+    """Names of the axes in their order, and the voxel size where it is stated in metres."""
+    if dimensions is None:
+        return ["x", "y", "z"], {}
+    if not isinstance(dimensions, Mapping) or not {"z", "y", "x"} <= set(dimensions):
+        raise CanvasError(f"{path}: its dimensions are {dimensions}; expected z, y and x among them")
+    sizes = []
+    for axis in "zyx":
+        try:
+            scale, unit = dimensions[axis]
+            sizes.append(Decimal(scale) * _MICRO[unit])
+        except (TypeError, ValueError, KeyError):
+            return list(dimensions), {}
+    return list(dimensions), {"voxel_um": " ".join(repr(float(size)) for size in sizes)}
+
+
+def _columns(path: Path, layer: Mapping[str, Any], kept: list[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    columns: dict[str, np.ndarray] = {}
+    properties = layer.get("annotationProperties") or []
+    for place, declared in enumerate(properties):
+        values = [row.get("props", [None] * len(properties))[place] for row in kept]
+        name = str(declared.get("id", place))
+        if declared.get("type") not in _TYPES or re.fullmatch("[zyxZYX]", name):
+            continue
+        if not all(isinstance(value, int | Decimal | None) for value in values):
+            raise CanvasError(f"{path}: the property {name!r} holds something else than numbers")
+        whole = declared["type"] != "float32" and None not in values
+        numbers = [math.nan if value is None else value for value in values]
+        columns[name] = np.array(numbers, np.int64) if whole else np.array(numbers, np.float64)
+    if any("description" in row for row in kept):
+        columns["description"] = np.array([str(row.get("description", "")) for row in kept], dtype=np.str_)
+    return columns
+
+
+def _type(values: np.ndarray) -> str:
+    whole = values.dtype.kind in "iub" and (
+        not len(values) or np.abs(values.astype(np.float64)).max() < 2**31
+    )
+    return "int32" if whole else "float32"
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN; Neuroglancer reads null as the property's default."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return int(value) if isinstance(value, bool) else value

@@ -1,0 +1,1 @@
+"""Zarr stores: OME metadata, checksums, local folders, zips and remote addresses."""

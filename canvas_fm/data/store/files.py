@@ -1,0 +1,178 @@
+"""The files of a store, in a folder or zipped, by keys with forward slashes."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from canvas_fm.data.store.address import looks_remote
+from canvas_fm.data.store.keys import METADATA, Stamp, split_key
+from canvas_fm.data.store.remote import Remote
+from canvas_fm.errors import CanvasError, DamagedStore
+
+_BLOCK = 4 * 2**20
+
+
+class Folder:
+    """The files below a folder; a symbolic link that leads out of it is refused."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root).resolve()
+        self.given = Path(root)
+        self._prefix = str(self.root) + os.sep
+        self._inside = {str(self.root)}
+
+    def __str__(self) -> str:
+        return str(self.given)
+
+    def stamp(self, key: str) -> Stamp | None:
+        """Size and time of a file, None where there is none; raises DamagedStore for a link that leaves."""
+        path = self._prefix + key
+        parent = os.path.dirname(path)
+        try:
+            if parent not in self._inside:
+                self._refuse_leaving(parent, key)
+                self._inside.add(parent)
+            found = os.lstat(path)
+            if stat.S_ISLNK(found.st_mode):
+                self._refuse_leaving(path, key)
+                found = os.stat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (OSError, ValueError) as problem:
+            raise DamagedStore(self, *split_key(key), f"cannot be looked up ({problem})") from problem
+        if not stat.S_ISREG(found.st_mode):
+            return None
+        return Stamp(found.st_size, found.st_mtime_ns, (found.st_ino, found.st_ctime_ns))
+
+    def read(self, key: str, first: int = -1) -> bytes | None:
+        """The bytes of a file, or only its first ones; None where there is none."""
+        if self.stamp(key) is None:
+            return None
+        try:
+            with open(self._prefix + key, "rb") as file:
+                return file.read(first)
+        except OSError as problem:
+            raise DamagedStore(self, *split_key(key), f"cannot be read ({problem.strerror})") from problem
+
+    def listing(self, below: str = "") -> Iterator[str]:
+        """The keys of all files below a folder of the store, in no order."""
+        if below:
+            self._refuse_leaving(self._prefix + below, below)
+        for folder, folders, names in os.walk(self._prefix + below):
+            inner = os.path.relpath(folder, self.root)
+            start = "" if inner == "." else inner.replace(os.sep, "/") + "/"
+            for name in folders:
+                if os.path.islink(os.path.join(folder, name)):
+                    self._refuse_leaving(os.path.join(folder, name), start + name)
+            yield from (start + name for name in names)
+
+    def crc(self, key: str) -> int:
+        """The crc32 of a file's bytes, the one of zip and gzip.
+
+        Not crc32c: a chunk that ends in its own crc32c has the same crc32c as any other of its length, so
+        that two chunks which changed places would pass.
+        """
+        value = 0
+        with open(self._prefix + key, "rb") as file:
+            while block := file.read(_BLOCK):
+                value = zlib.crc32(block, value)
+        return value
+
+    def _refuse_leaving(self, path: str, key: str) -> None:
+        real = os.path.realpath(path)
+        if real != str(self.root) and not real.startswith(self._prefix):
+            cause = f"a link leads out of the store, to {real}"
+            raise DamagedStore(self, *split_key(key), cause, "copy what it points to into the store")
+
+
+class Zipped:
+    """The files inside a zip archive, below an optional folder in it."""
+
+    def __init__(self, path: str | Path, inside: str = "") -> None:
+        self.root = Path(path).resolve()
+        self.given = Path(path)
+        self.inside = inside
+        try:
+            with zipfile.ZipFile(self.root) as archive:
+                entries = archive.infolist()
+            found = self.root.stat()
+        except (OSError, ValueError, NotImplementedError, EOFError, zipfile.BadZipFile) as problem:
+            raise CanvasError(f"{path} is no readable zip archive: {problem}") from problem
+        self._entries = {
+            entry.filename.removeprefix(inside): entry
+            for entry in entries
+            if entry.filename.startswith(inside) and not entry.is_dir()
+        }
+        self._archive = (found.st_mtime_ns, found.st_size, found.st_ino, found.st_ctime_ns)
+
+    def __str__(self) -> str:
+        return str(self.given)
+
+    def stamp(self, key: str) -> Stamp | None:
+        entry = self._entries.get(key)
+        if entry is None:
+            return None
+        identity = (*self._archive, entry.CRC, entry.header_offset)
+        return Stamp(entry.file_size, self._archive[0], identity)
+
+    def read(self, key: str, first: int = -1) -> bytes | None:
+        """As in a folder; the archive's own checksum of an entry is compared when it is read as a whole."""
+        if key not in self._entries:
+            return None
+        try:
+            with zipfile.ZipFile(self.root) as archive, archive.open(self._entries[key]) as file:
+                return file.read(first)
+        except Exception as problem:
+            # One damaged entry raises BadZipFile, EOFError, zlib.error, NotImplementedError and more.
+            raise DamagedStore(self, *split_key(key), f"cannot be unzipped ({problem})") from problem
+
+    def listing(self, below: str = "") -> Iterator[str]:
+        start = f"{below}/" if below else ""
+        yield from (key for key in self._entries if key.startswith(start))
+
+    def crc(self, key: str) -> int:
+        return zlib.crc32(self.read(key) or b"")
+
+
+Files = Folder | Zipped | Remote
+
+
+def open_files(path: str | Path) -> Files:
+    """The files of a store given as a folder or a zip archive; CanvasError for anything else."""
+    if looks_remote(str(path)):
+        raise CanvasError(
+            "remote stores are read by the service alone (canvas-fm serve, --allow-remote); copy this one to "
+            "the disk, or ask the service for its embeddings"
+        )
+    path = Path(path)
+    try:
+        if path.is_dir():
+            return Folder(path)
+        if not path.exists():
+            raise CanvasError(f"{path} does not exist")
+        zipped = zipfile.is_zipfile(path)
+    except OSError as problem:
+        raise CanvasError(f"{path} cannot be opened: {problem.strerror}") from problem
+    if not zipped:
+        raise CanvasError(
+            f"{path} is a file but no zip archive; give a Zarr folder, a zipped one, or TIFF planes"
+        )
+    archive = Zipped(path)
+    if not any(archive.stamp(name) for name in METADATA):
+        tops = {key.split("/", 1)[0] for key in archive.listing()}
+        if len(tops) == 1:
+            return Zipped(path, inside=f"{tops.pop()}/")
+    return archive
+
+
+def volume_name(path: str | Path) -> str:
+    """The file's stem; X for `X/raw.zarr` and for the planes in `X/image`."""
+    path = Path(path).resolve()
+    stem = re.sub(r"(\.ome)?(\.zarr)?(\.zip)?$|(\.ome)?\.tiff?$", "", path.name, count=1, flags=re.IGNORECASE)
+    return path.parent.name if stem in ("raw", "image") and path.parent.name else stem

@@ -1,0 +1,288 @@
+"""What the metadata of a Zarr store says: which array is the image, its axes, and its voxel size.
+
+OME-Zarr 0.4 (Zarr v2) and 0.5 (Zarr v3) are read, and plain arrays; whatever else there is, and whatever
+contradicts itself, is refused with a sentence. Source: https://ngff.openmicroscopy.org/0.4 and /0.5.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from canvas_fm.data.store.files import Files
+from canvas_fm.data.store.keys import split_key
+from canvas_fm.data.zyx import ZyxUm
+from canvas_fm.errors import CanvasError, DamagedStore
+
+# The length units of OME-Zarr (and three common spellings) in micrometres.
+_PREFIXES = {
+    "yotta": 24, "zetta": 21, "exa": 18, "peta": 15, "tera": 12, "giga": 9, "mega": 6, "kilo": 3, "hecto": 2,
+    "": 0, "deci": -1, "centi": -2, "milli": -3, "micro": -6, "nano": -9, "pico": -12, "femto": -15,
+    "atto": -18, "zepto": -21, "yocto": -24,
+}  # fmt: skip
+UNITS_UM = {f"{prefix}meter": 10.0 ** (power + 6) for prefix, power in _PREFIXES.items()} | {
+    "angstrom": 1e-4, "inch": 25_400.0, "foot": 304_800.0, "yard": 914_400.0, "mile": 1.609344e9,
+    "parsec": 3.0856775814913673e22, "µm": 1.0, "μm": 1.0, "um": 1.0, "micron": 1.0, "nm": 1e-3, "mm": 1e3,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Node:
+    """One group or array of a store, as its metadata file states it."""
+
+    path: str
+    zarr_format: int
+    is_array: bool
+    attributes: dict[str, Any]
+    metadata: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Image:
+    """Where the voxels of level 0 lie and what their axes mean.
+
+    `axes` are one letter each in stored order (z, y, x, t, c, or ? for a custom one); `voxel_um` is z,y,x
+    and None where the metadata gives none, `why_no_voxel` then says what is lacking.
+    """
+
+    array: str
+    zarr_format: int
+    axes: tuple[str, ...]
+    voxel_um: ZyxUm | None
+    why_no_voxel: str = ""
+    channels: tuple[str, ...] = ()
+
+
+def read_image(files: Files, root: Node | None) -> Image:
+    """The image of a store with this root; CanvasError says why there is none, or none without a guess."""
+    if root is None:
+        raise CanvasError(
+            f"{files} is no Zarr store: it has no zarr.json, .zgroup or .zarray; give the folder of an "
+            "image, or a folder of TIFF planes"
+        )
+    if root.is_array:
+        return _plain(files, root)
+    attributes = root.attributes
+    ome = attributes.get("ome", attributes)
+    if not isinstance(ome, dict):
+        raise CanvasError(f"{files}: the attribute 'ome' is {_short(ome)}, not an object")
+    version = ome.get("version")
+    if isinstance(version, str) and version.startswith("0.6"):
+        raise CanvasError(f"{files} is OME-Zarr {version}; this version reads 0.4 and 0.5: save it as 0.5")
+    if "multiscales" not in ome:
+        raise CanvasError(f"{files} holds no image: {_what_else(files, ome)}")
+    return _multiscale(files, ome)
+
+
+def read_node(files: Files, path: str) -> Node | None:
+    """The group or array at a path inside the store, None where there is none."""
+    start = f"{path}/" if path else ""
+    v3 = _read_json(files, f"{start}zarr.json")
+    if v3 is not None:
+        kind, attributes = v3.get("node_type"), v3.get("attributes", {})
+        if kind not in ("group", "array") or v3.get("zarr_format") != 3 or not isinstance(attributes, dict):
+            raise CanvasError(f"{files}: {start}zarr.json describes neither a group nor an array of Zarr v3")
+        return Node(path, 3, kind == "array", attributes, v3)
+    array = _read_json(files, f"{start}.zarray")
+    group = None if array is not None else _read_json(files, f"{start}.zgroup")
+    attributes = _read_json(files, f"{start}.zattrs")
+    if array is None and group is None and attributes is None:
+        return None
+    return Node(path, 2, array is not None, attributes or {}, array or group or {})
+
+
+def _read_json(files: Files, key: str) -> dict[str, Any] | None:
+    content = files.read(key)
+    if content is None:
+        return None
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError) as problem:
+        raise DamagedStore(files, *split_key(key), f"is not JSON ({problem})") from problem
+    if not isinstance(value, dict):
+        raise DamagedStore(files, *split_key(key), f"is {_short(value)} where an object is expected")
+    return value
+
+
+def _what_else(files: Files, ome: dict[str, Any]) -> str:
+    if "plate" in ome or "well" in ome:
+        return "it is a plate; give the path of one image in it, such as A/1/0"
+    if "bioformats2raw.layout" in ome:
+        return f"it is a collection of series; give one, such as {files}/0"
+    if "labels" in ome:
+        return f"it is a list of label images ({_short(ome['labels'])}); give the path of one"
+    return "it has no 'multiscales'; give the path of an OME-Zarr image, or of an array with --voxel-um"
+
+
+def _multiscale(files: Files, ome: dict[str, Any]) -> Image:
+    scales = ome["multiscales"]
+    if not isinstance(scales, list) or len(scales) != 1 or not isinstance(scales[0], dict):
+        held = f"{len(scales)} images" if isinstance(scales, list) else _short(scales)
+        raise CanvasError(f"{files}: 'multiscales' holds {held} where one is expected")
+    image = scales[0]
+    version = image.get("version", ome.get("version"))
+    if version is not None and str(version) not in ("0.4", "0.5"):
+        raise CanvasError(
+            f"{files} is OME-Zarr {_short(version)}; this version reads 0.4 and 0.5: save it as 0.5"
+        )
+    axes, units = _axes(files, image.get("axes"))
+    datasets = image.get("datasets")
+    if not isinstance(datasets, list) or not datasets:
+        raise CanvasError(f"{files}: 'datasets' is {_short(datasets)} where a list of levels is expected")
+    outer = _scale(files, "multiscales", image.get("coordinateTransformations", []), len(axes))
+    levels = [_level(files, axes, dataset) for dataset in datasets]
+    for path, _, scale in levels[1:]:
+        if any(fine > coarse * 1.001 for fine, coarse in zip(levels[0][2], scale, strict=True)):
+            raise CanvasError(f"{files}: level {path!r} is finer than the first one, {levels[0][0]!r}")
+    path, zarr_format, scale = levels[0]
+    voxel, why = _voxel_um(axes, units, [a * b for a, b in zip(scale, outer, strict=True)])
+    has_scale = any("scale" in step for step in datasets[0].get("coordinateTransformations", []))
+    if voxel is not None and not has_scale:
+        voxel, why = None, "no scale"
+    return Image(path, zarr_format, axes, voxel, why, _channels(ome))
+
+
+def _axes(files: Files, given: Any) -> tuple[tuple[str, ...], tuple[Any, ...]]:
+    """One letter and the unit of each axis, in stored order."""
+    if not isinstance(given, list) or not all(isinstance(axis, dict) for axis in given):
+        raise CanvasError(f"{files}: 'axes' is {_short(given)} where a list of objects is expected")
+    names = [axis.get("name") for axis in given]
+    if not all(isinstance(name, str) for name in names):
+        raise CanvasError(f"{files}: an axis has no name; axes are {_short(names)}")
+    letters = tuple(_letter(name, axis.get("type")) for name, axis in zip(names, given, strict=True))
+    _check_axes(files, names, letters)
+    return letters, tuple(axis.get("unit") for axis in given)
+
+
+def _letter(name: str, kind: Any) -> str:
+    if kind == "time":
+        return "t"
+    if kind == "channel":
+        return "c"
+    lower = name.lower()
+    if kind == "space":
+        return lower if lower in ("z", "y", "x") else "?"
+    return lower if kind is None and lower in ("t", "c", "z", "y", "x") else "?"
+
+
+def _check_axes(files: Files, names: Sequence[Any], letters: Sequence[str]) -> None:
+    shown = ", ".join(map(str, names))
+    for letter in "zyx":
+        if letters.count(letter) != 1:
+            raise CanvasError(
+                f"{files} has the axes {shown}; a volume needs each of z, y and x once"
+                + (" (this is a 2D image)" if len(letters) == 2 else "")
+            )
+    if letters.count("t") > 1 or letters.count("c") > 1:
+        raise CanvasError(f"{files} has the axes {shown}; more than one of them is time or channel")
+
+
+def _level(files: Files, axes: tuple[str, ...], dataset: Any) -> tuple[str, int, list[float]]:
+    """Path, Zarr format and scale of one level, whose array has to be there and have these axes."""
+    path = dataset.get("path") if isinstance(dataset, dict) else None
+    if not isinstance(path, str) or not path.strip("/") or ".." in path.split("/"):
+        raise CanvasError(
+            f"{files}: a level's path is {_short(path)} where a name inside the store is expected"
+        )
+    path = path.strip("/")
+    node = read_node(files, path)
+    if node is None or not node.is_array:
+        raise CanvasError(f"{files}: the metadata names level {path!r}, but there is no such array")
+    shape = node.metadata.get("shape")
+    if not isinstance(shape, list) or len(shape) != len(axes):
+        raise CanvasError(
+            f"{files}: level {path!r} has shape {_short(shape)}; the metadata gives it {len(axes)} axes"
+        )
+    steps = dataset.get("coordinateTransformations", [])
+    return path, node.zarr_format, _scale(files, f"level {path!r}", steps, len(axes))
+
+
+def _scale(files: Files, where: str, steps: Any, n_axes: int) -> list[float]:
+    """The product of the scales; a translation moves the origin only, anything else is refused."""
+    if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps):
+        raise CanvasError(
+            f"{files}: coordinateTransformations of {where} is {_short(steps)}, not a list of objects"
+        )
+    scale = [1.0] * n_axes
+    for step in steps:
+        if step.get("type") == "translation" or (step.get("type") == "identity" and len(step) == 1):
+            continue
+        values = step.get("scale")
+        numbers = isinstance(values, list) and all(
+            isinstance(value, int | float) and not isinstance(value, bool) for value in values
+        )
+        if step.get("type") != "scale" or not numbers:
+            raise CanvasError(
+                f"{files}: {where} has the transformation {_short(step)}; only a scale can be read"
+            )
+        if len(values) != n_axes or not all(math.isfinite(value) and value > 0 for value in values):
+            raise CanvasError(
+                f"{files}: {where} has scale {_short(values)}; expected {n_axes} positive numbers"
+            )
+        scale = [old * value for old, value in zip(scale, values, strict=True)]
+    return scale
+
+
+def _voxel_um(axes: Sequence[str], units: Sequence[Any], scale: Sequence[float]) -> tuple[ZyxUm | None, str]:
+    sizes = []
+    for letter in "zyx":
+        at = axes.index(letter)
+        unit = units[at]
+        if unit is None:
+            return None, f"no unit on axis {letter}"
+        if not isinstance(unit, str) or unit not in UNITS_UM:
+            return None, f"the unit {_short(unit)} on axis {letter} is no length"
+        sizes.append(scale[at] * UNITS_UM[unit])
+    if not all(math.isfinite(size) and size > 0 for size in sizes):
+        return None, f"the sizes {sizes} are no lengths"
+    return (sizes[0], sizes[1], sizes[2]), ""
+
+
+def _channels(ome: dict[str, Any]) -> tuple[str, ...]:
+    """Names of the channels where the metadata has them; they only make an error message better."""
+    omero = ome.get("omero")
+    channels = omero.get("channels") if isinstance(omero, dict) else None
+    if not isinstance(channels, list) or not all(isinstance(channel, dict) for channel in channels):
+        return ()
+    return tuple(str(channel.get("label", "?")) for channel in channels)
+
+
+def _plain(files: Files, node: Node) -> Image:
+    """A bare array: by its named axes, else the last three are z, y, x."""
+    shape = node.metadata.get("shape")
+    if not isinstance(shape, list) or len(shape) < 3:
+        raise CanvasError(f"{files} is an array of shape {_short(shape)}; a volume has z, y and x")
+    names = node.metadata.get("dimension_names") or node.attributes.get("_ARRAY_DIMENSIONS")
+    letters = tuple(["?"] * (len(shape) - 3) + ["z", "y", "x"])
+    if isinstance(names, list) and len(names) == len(shape):
+        named = tuple(_letter(str(name), None) for name in names)
+        if set(named) & set("zyx"):
+            _check_axes(files, names, named)
+            letters = named
+    return Image("", node.zarr_format, letters, None, "a plain array states none")
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def write_metadata(
+    levels: Sequence[tuple[str, Sequence[float], Sequence[float]]], name: str
+) -> dict[str, Any]:
+    """The OME-Zarr 0.5 attribute of a volume: of each level its path, voxel size and first centre."""
+    datasets = [
+        {
+            "path": path,
+            "coordinateTransformations": [
+                {"type": "scale", "scale": list(voxel_um)},
+                {"type": "translation", "translation": list(first_um)},
+            ],
+        }
+        for path, voxel_um, first_um in levels
+    ]
+    axes = [{"name": letter, "type": "space", "unit": "micrometer"} for letter in "zyx"]
+    return {"version": "0.5", "multiscales": [{"name": name, "axes": axes, "datasets": datasets}]}

@@ -1,0 +1,290 @@
+"""Files of one https host, fetched only at addresses that were settled before: no name is looked up here.
+
+A name that is looked up again may lead elsewhere the second time. TLS is verified against the name, whatever
+the address; redirects are not followed, no proxy is asked, no credentials are sent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import re
+import socket
+import ssl
+import threading
+import time
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from canvas_fm.data.store.address import Address
+from canvas_fm.errors import Unreachable
+
+_BLOCK = 2**20
+_IDLE = 8  # connections that are kept for the next file
+_LATER = (408, 425, 429, 500, 502, 503, 504)
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a file may take: to connect, without a byte, and from the first attempt to the last byte."""
+
+    connect_s: float = 10.0
+    stall_s: float = 20.0
+    whole_s: float = 60.0
+    attempts: int = 3
+    pause_s: float = 0.3
+    """Before the second attempt, four times as long before the third."""
+
+
+class Answer(NamedTuple):
+    """Bytes of a file (none where only its head was asked for), the whole file's size, and its version."""
+
+    content: bytes
+    size: int
+    version: str
+
+
+class TooLong(Exception):
+    """More bytes than the file can have."""
+
+
+class _Passing(Exception):
+    """What another attempt may mend."""
+
+
+class Pinned:
+    """The files of one host, for several threads; see `get`."""
+
+    def __init__(self, host: str, port: int, addresses: Sequence[str], patience: Patience) -> None:
+        assert addresses
+        self._host, self._port, self._addresses = host, port, list(addresses)
+        self.patience = patience
+        self._context = ssl.create_default_context()  # of the system, or of SSL_CERT_FILE
+        self._idle: list[_Connection] = []
+        self._lock = threading.Lock()
+        weakref.finalize(self, _close, self._idle)
+
+    def get(
+        self, path: str, *, most: int, span: tuple[int, int] | None = None, head: bool = False
+    ) -> Answer | None:
+        """A file, or its bytes from `span[0]` up to `span[1]`; None where the host says that there is none.
+
+        Raises TooLong as soon as more than `most` bytes are announced or have come, Unreachable for all else,
+        after some attempts where another one may help.
+        """
+        end = time.monotonic() + self.patience.whole_s
+        for attempt in range(self.patience.attempts):
+            if attempt:
+                time.sleep(min(self.patience.pause_s * 4 ** (attempt - 1), max(end - time.monotonic(), 0)))
+            try:
+                return self._once(path, most, span, head, end)
+            except _Passing as problem:
+                cause = str(problem)
+            except ssl.SSLCertVerificationError as problem:
+                cause = f"the host's certificate is refused ({problem.verify_message})"
+                raise self._lasting(path, cause) from problem
+            except (OSError, http.client.HTTPException) as problem:
+                cause = f"the connection failed ({_name(problem)})"
+            self._forget()
+            if time.monotonic() >= end:
+                break
+        raise Unreachable(f"{self._shown(path)} cannot be read: {cause}; try again later", passing=True)
+
+    def _once(
+        self, path: str, most: int, span: tuple[int, int] | None, head: bool, end: float
+    ) -> Answer | None:
+        connection = self._take(end)
+        late = threading.Event()
+        timer = threading.Timer(max(end - time.monotonic(), 0.001), connection.cut, (late,))
+        timer.daemon = True
+        timer.start()
+        done = False
+        try:
+            headers = {"Accept-Encoding": "identity", "User-Agent": "canvas-fm"}
+            if span is not None:
+                headers["Range"] = f"bytes={span[0]}-{span[1] - 1}"
+            connection.request("HEAD" if head else "GET", path, headers=headers)
+            with connection.getresponse() as response:
+                if response.status in (404, 410):
+                    answer, done = None, _drained(response)
+                else:
+                    self._check_status(path, response, span)
+                    content = b"" if head else _body(response, most)
+                    answer = Answer(content, _size(response, content, head, span), _version(response))
+                    done = not response.will_close
+        except (OSError, http.client.HTTPException, _Passing):
+            if late.is_set():
+                raise _Passing(f"no whole answer within {self.patience.whole_s:g} s") from None
+            raise
+        finally:
+            timer.cancel()
+            if done and not late.is_set():
+                self._put(connection)
+            else:
+                connection.close()
+        if late.is_set():  # what was cut off may look whole
+            raise _Passing(f"no whole answer within {self.patience.whole_s:g} s")
+        return answer
+
+    def _check_status(
+        self, path: str, response: http.client.HTTPResponse, span: tuple[int, int] | None
+    ) -> None:
+        status = response.status
+        if status in _LATER:
+            raise _Passing(f"the host answers {status}")
+        if 300 <= status < 400:
+            cause = f"the host redirects ({status}{_target(response)}), which is not followed"
+            raise self._lasting(path, cause)
+        if status in (401, 403):
+            raise self._lasting(
+                path,
+                f"the host forbids it ({status}); remote stores are read without credentials, and object "
+                "stores that may not be listed say so of missing files too",
+            )
+        if status != (200 if span is None else 206):
+            asked = "" if span is None else " for a part of a file"
+            raise self._lasting(path, f"the host answers {status}{asked}")
+        if response.getheader("Content-Encoding", "identity").strip().lower() not in ("identity", ""):
+            raise self._lasting(path, "the host encodes it, which was not asked for")
+
+    def _lasting(self, path: str, cause: str) -> Unreachable:
+        return Unreachable(f"{self._shown(path)} cannot be read: {cause}", passing=False)
+
+    def _shown(self, path: str) -> str:
+        return str(Address(self._host, self._port, path))
+
+    def _take(self, end: float) -> _Connection:
+        with self._lock:
+            if self._idle:
+                return self._idle.pop()
+        cause: OSError | None = None
+        for address in list(self._addresses):
+            left = min(self.patience.connect_s, end - time.monotonic())
+            if left <= 0:
+                break
+            connection = _Connection(self._host, self._port, address, self._context, left)
+            try:
+                connection.connect()
+            except ssl.SSLCertVerificationError:
+                raise
+            except OSError as problem:
+                cause = problem
+                continue
+            with self._lock:  # the one that answered comes first from now on
+                self._addresses.sort(key=lambda each: each != address)
+            connection.wait(self.patience.stall_s)
+            return connection
+        raise _Passing(f"no connection ({_name(cause) if cause else 'too late'})")
+
+    def _put(self, connection: _Connection) -> None:
+        with self._lock:
+            if len(self._idle) < _IDLE:
+                self._idle.append(connection)
+                return
+        connection.close()
+
+    def _forget(self) -> None:
+        """Close what is idle: after a fault its other end may be gone as well."""
+        with self._lock:
+            idle, self._idle[:] = list(self._idle), []
+        _close(idle)
+
+
+class _Connection(http.client.HTTPConnection):
+    """A connection to a numeric address that speaks TLS with a host's name."""
+
+    def __init__(self, host: str, port: int, address: str, context: ssl.SSLContext, timeout_s: float) -> None:
+        super().__init__(host, port, timeout=timeout_s)
+        self.default_port = http.client.HTTPS_PORT  # which a Host header leaves out
+        self._address, self._tls = address, context
+
+    def connect(self) -> None:
+        family = socket.AF_INET6 if ":" in self._address else socket.AF_INET
+        plain = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            plain.settimeout(self.timeout)
+            plain.connect((self._address, self.port))
+            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self.sock = self._tls.wrap_socket(plain, server_hostname=self.host)
+        except BaseException:
+            plain.close()
+            raise
+
+    def wait(self, stall_s: float) -> None:
+        """From now on give up where no byte comes for so long."""
+        self.sock.settimeout(stall_s)
+
+    def cut(self, late: threading.Event) -> None:
+        """End it under the thread that reads from it."""
+        late.set()
+        held = self.sock
+        if held is not None:
+            with contextlib.suppress(OSError):
+                # Not TLS's own: after that what still lies in the buffer would be read as it is.
+                socket.socket.shutdown(held, socket.SHUT_RDWR)
+
+
+def _body(response: http.client.HTTPResponse, most: int) -> bytes:
+    length = response.length
+    if length is None and not response.chunked:
+        raise _Passing("the host does not say how long its answer is")
+    if length is not None and length > most:
+        raise TooLong
+    content = bytearray()
+    while block := response.read(min(_BLOCK, most + 1 - len(content))):
+        content += block
+        if len(content) > most:
+            raise TooLong
+    if length is not None and len(content) != length:
+        raise _Passing(f"the answer ends after {len(content):,} of {length:,} bytes")
+    return bytes(content)
+
+
+def _drained(response: http.client.HTTPResponse) -> bool:
+    """Whether an answer that nobody needs is read to its end, so that its connection can be used again."""
+    if response.length is None or response.length > 2**16:
+        return False
+    response.read()
+    return not response.will_close
+
+
+def _size(
+    response: http.client.HTTPResponse, content: bytes, head: bool, span: tuple[int, int] | None
+) -> int:
+    """Bytes of the whole file."""
+    if head:
+        length = response.getheader("Content-Length", "")
+        if not re.fullmatch(r"\d{1,18}", length):
+            raise _Passing("the host does not say how long the file is")
+        return int(length)
+    if span is None:
+        return len(content)
+    found = re.fullmatch(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})", response.getheader("Content-Range", ""))
+    if found is None or (int(found[1]), int(found[2]) + 1) != span or len(content) != span[1] - span[0]:
+        raise _Passing("the host answers with another part of the file than was asked for")
+    return int(found[3])
+
+
+def _version(response: http.client.HTTPResponse) -> str:
+    return response.getheader("ETag") or response.getheader("Last-Modified") or ""
+
+
+def _target(response: http.client.HTTPResponse) -> str:
+    """The host that a redirect names, nothing more of it."""
+    found = re.match(r"https?://([A-Za-z0-9.-]{1,253})(?=[:/?#]|$)", response.getheader("Location", ""))
+    return f" to {found[1]}" if found else ""
+
+
+def _name(problem: BaseException) -> str:
+    if isinstance(problem, TimeoutError):
+        return "timed out"
+    if isinstance(problem, OSError) and problem.strerror:
+        return str(problem.strerror)
+    return type(problem).__name__
+
+
+def _close(connections: list[_Connection]) -> None:
+    for connection in connections:
+        connection.close()

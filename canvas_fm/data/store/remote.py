@@ -1,0 +1,182 @@
+"""The files of a store below an https address, read-only, each taken as fixed once it was looked at."""
+
+from __future__ import annotations
+
+import threading
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from typing import TypeVar
+from urllib.parse import quote
+
+from canvas_fm.data.store.address import Address
+from canvas_fm.data.store.keys import Stamp, split_key
+from canvas_fm.data.store.pinned_https import Answer, Patience, Pinned, TooLong
+from canvas_fm.errors import CanvasError, DamagedStore
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+MOST_PIECE = 128 * 2**20  # bytes of one piece, which has to lie in memory
+_MOST_METADATA = 64 * 2**20  # bytes of a metadata file or a manifest
+_HELD = MOST_PIECE  # bytes of files that are kept for the next read
+_AT_ONCE = 8
+_CHANGED = "is another file than before: the store was changed while it was open; open it again"
+
+
+class Remote:
+    """The files below an address, fetched only at `addresses` (see `Pinned`), for several threads.
+
+    A file that is missing on the host is one that is not there, as on a disk; any other answer than the file
+    raises Unreachable, a file that is not the one seen before or longer than it can be DamagedStore. Pickled,
+    it goes to the same addresses.
+    """
+
+    def __init__(self, address: str, addresses: Sequence[str], patience: Patience | None = None) -> None:
+        self.address = Address.parse(address)
+        self.root = str(self.address)
+        self._addresses, self._patience = tuple(addresses), patience or Patience()
+        self._pinned = Pinned(self.address.host, self.address.port, self._addresses, self._patience)
+        self._most, self._check_whole = MOST_PIECE, True
+        self._most_part: int | None = None
+        self._seen: dict[str, tuple[Stamp, str]] = {}
+        self._held: OrderedDict[str, bytes] = OrderedDict()
+        self._held_bytes = 0
+        self._lock = threading.Lock()
+
+    def __str__(self) -> str:
+        return self.root
+
+    def __reduce__(self) -> tuple[type[Remote], tuple[str, tuple[str, ...], Patience]]:
+        return Remote, (self.root, self._addresses, self._patience)
+
+    def expect(self, most: int, most_part: int | None, *, check_whole: bool) -> None:
+        """Bound chunk files: `most` bytes each, and where they are shards `most_part` for a chunk of one.
+
+        Of shards only the chunks that are asked for are fetched, but with `check_whole` each shard as a whole
+        when it is first looked at. CanvasError for pieces that are larger than what is read at once.
+        """
+        whole = most_part is None or check_whole
+        piece = most if most_part is None or check_whole else most_part
+        if piece > MOST_PIECE:
+            raise CanvasError(
+                f"{self} has {'chunk files' if whole else 'chunks'} of up to {piece / 2**20:,.0f} MB; remote "
+                f"stores are read in pieces of at most {MOST_PIECE // 2**20} MB: write it with smaller ones"
+            )
+        self._most, self._most_part, self._check_whole = most, most_part, check_whole
+
+    def stamp(self, key: str) -> Stamp | None:
+        """What tells a file from others, None where there is none; it is fetched for that, or its head."""
+        seen = self._find(key)
+        if seen is None:
+            answer = self._ask(key, head=True) if self._only_head(key) else self._fetch(key)
+            seen = None if answer is None else self._note(key, answer)
+        return None if seen is None else seen[0]
+
+    def read(self, key: str, first: int = -1) -> bytes | None:
+        """The bytes of a file, or only its first ones; None where there is none."""
+        content = self._find_held(key)
+        if content is None:
+            answer = self._fetch(key)
+            if answer is None:
+                return None
+            self._note(key, answer)
+            content = answer.content
+        return content if first < 0 else content[:first]
+
+    def part(self, key: str, start: int | None, stop: int | None) -> bytes | None:
+        """Bytes of a file from `start` up to `stop`, as a slice takes them: (-n, None) is the last n."""
+        if self.stamp(key) is None:
+            return None
+        stamp, version = self._seen[key]
+        content = self._find_held(key)
+        if content is None and (self._most_part is None or (self._check_whole and not version)):
+            content = self.read(key)  # else nothing would tell that a part is of the file that was checked
+        if content is not None:
+            return content[start:stop]
+        low, high, _ = slice(start, stop).indices(stamp.size)
+        if (stop or 0) > stamp.size or high <= low:
+            raise self._damage(key, f"has {stamp.size:,} bytes; its index names some beyond")
+        if high - low > (self._most_part or 0):
+            most = f"at most {self._most_part:,} of a chunk"
+            raise self._damage(key, f"its index claims {high - low:,} bytes where {most} can be")
+        answer = self._ask(key, span=(low, high))
+        if answer is None or (answer.size, answer.version) != (stamp.size, version):
+            raise self._damage(key, _CHANGED)
+        return answer.content
+
+    def listing(self, below: str = "") -> Iterator[str]:
+        """Nothing that a plain host could tell: raises CanvasError."""
+        raise CanvasError(f"{self} is remote; its files cannot be listed")
+
+    def crc(self, key: str) -> int:
+        """The crc32 of a file's bytes."""
+        return zlib.crc32(self.read(key) or b"")
+
+    def map(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+        """`work` of each item in order, some at once: most of the time goes by waiting."""
+        return self._pool.map(work, items)
+
+    @cached_property
+    def _pool(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="remote")
+
+    def _only_head(self, key: str) -> bool:
+        return _is_chunk(key) and self._most_part is not None and not self._check_whole
+
+    def _find(self, key: str) -> tuple[Stamp, str] | None:
+        with self._lock:
+            return self._seen.get(key)
+
+    def _find_held(self, key: str) -> bytes | None:
+        with self._lock:
+            if key in self._held:
+                self._held.move_to_end(key)
+            return self._held.get(key)
+
+    def _fetch(self, key: str) -> Answer | None:
+        """A whole file, held for the next read."""
+        answer = self._ask(key)
+        if answer is not None and len(answer.content) <= _HELD:
+            self._hold(key, answer.content)
+        return answer
+
+    def _ask(self, key: str, *, span: tuple[int, int] | None = None, head: bool = False) -> Answer | None:
+        path = f"{self.address.path}/{quote(key, safe='/')}"
+        most = self._most if _is_chunk(key) else _MOST_METADATA
+        try:
+            most = most if span is None else span[1] - span[0]
+            return self._pinned.get(path, most=most, span=span, head=head)
+        except TooLong as problem:
+            raise self._damage(key, f"is longer than the {most:,} bytes that it can have") from problem
+
+    def _note(self, key: str, answer: Answer) -> tuple[Stamp, str]:
+        """Remember a file as it is; DamagedStore where it was another one before."""
+        told_by = answer.version.encode() if self._only_head(key) else answer.content
+        now = Stamp(answer.size, 0, (zlib.crc32(told_by),)), answer.version
+        with self._lock:
+            before = self._seen.setdefault(key, now)
+            if before[0] != now[0] and key in self._held:
+                self._held_bytes -= len(self._held.pop(key))
+        if before[0] != now[0]:
+            raise self._damage(key, _CHANGED)
+        return before
+
+    def _hold(self, key: str, content: bytes) -> None:
+        with self._lock:
+            if key not in self._held:
+                self._held[key] = content
+                self._held_bytes += len(content)
+            while self._held_bytes > _HELD:
+                self._held_bytes -= len(self._held.popitem(last=False)[1])
+
+    def _damage(self, key: str, cause: str) -> DamagedStore:
+        return DamagedStore(self, *split_key(key), cause)
+
+
+def _is_chunk(key: str) -> bool:
+    """Whether a key names voxels: `0/c/1/2/3`, `0/c.1.2.3`, `0/1.2.3` or `0/1/2/3`, not metadata."""
+    last = key.rsplit("/", 1)[-1]
+    return last[:1].isdigit() or last.startswith("c.")

@@ -1,0 +1,1 @@
+"""One channel of one brain: opening, intensity window, resampling, writing."""

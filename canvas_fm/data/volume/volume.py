@@ -1,0 +1,308 @@
+"""A volume: one channel of one brain, read box by box from whatever it lies in."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from copy import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Num
+from numpy.typing import DTypeLike
+
+from canvas_fm.data.store.checked_store import MANIFEST, NAMESPACE, CheckedStore
+from canvas_fm.data.store.files import open_files, volume_name
+from canvas_fm.data.store.ome_metadata import read_image, read_node
+from canvas_fm.data.store.remote import Remote
+from canvas_fm.data.volume.channel import Channel, ZarrPlace
+from canvas_fm.data.volume.chunked_array import ChunkedArray, MissingChunks, OnBadChunk
+from canvas_fm.data.volume.tiff_planes import Planes, open_planes
+from canvas_fm.data.volume.window import DEFAULT_RULE, Window, WindowCache, WindowRule, find_window
+from canvas_fm.data.volume.writer import CHUNK_ZYX, VolumeWriter, create
+from canvas_fm.data.zyx import Zyx, ZyxLike, ZyxUm, ZyxUmLike, check_voxel_um, whole_zyx
+from canvas_fm.errors import CanvasError
+
+__all__ = ["Volume", "VolumeWriter", "Window", "WindowRule", "Zyx", "ZyxUm", "volume_name"]
+
+_log = logging.getLogger(__name__)
+_Source = Channel | Planes  # boxes that lie inside the volume, in z, y, x
+
+
+class Volume:
+    """One channel of one brain: positions are z, y, x in voxels of level 0, `voxel_um` is z, y, x in
+    micrometres.
+
+    `chunk_zyx` is what decodes as one piece. `checksums` tells whether every file is compared with what was
+    written. Safe to read from several threads; pickled, it is opened again by its path. Worker processes are
+    best started by spawn or forkserver: a fork while another thread reads can hang.
+    """
+
+    path: Path
+    name: str
+    shape_zyx: Zyx
+    dtype: np.dtype
+    voxel_um: ZyxUm
+    chunk_zyx: Zyx
+    marker: str | None
+    checksums: bool
+
+    def __init__(
+        self,
+        path: Path,
+        source: _Source,
+        voxel_um: ZyxUm,
+        options: dict[str, Any],
+        written: dict[str, Any] | None = None,
+    ) -> None:
+        """Use `Volume.open`. `written` are the attributes of a store of ours, None for any other."""
+        if source.dtype.kind not in "iuf" or source.dtype.itemsize > 8:
+            raise CanvasError(
+                f"{path} holds {source.dtype} values; a volume holds integers or floats up to 64 bits"
+            )
+        if min(source.shape_zyx) < 1:
+            raise CanvasError(f"{path} is empty: its shape is {source.shape_zyx} (z, y, x)")
+        self.path, self.name = path, volume_name(path)
+        self.shape_zyx, self.chunk_zyx, self.dtype = source.shape_zyx, source.chunk_zyx, source.dtype
+        self.voxel_um, self.checksums = voxel_um, written is not None
+        self.marker = _marker(path, (written or {}).get("marker"), options["marker"])
+        self._source, self._options, self._written = source, options, written or {}
+        self._windows: dict[WindowRule, Window] = {}
+        self._contrast = 1.0
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path | Remote,
+        *,
+        voxel_um: ZyxUmLike | None = None,
+        t: int | None = None,
+        c: int | None = None,
+        marker: str | None = None,
+        on_bad_chunk: OnBadChunk = "error",
+        missing_chunks: MissingChunks = "error",
+    ) -> Volume:
+        """A volume from OME-Zarr 0.4 or 0.5, a plain 3D Zarr array, either of them zipped, or TIFF planes.
+
+        `voxel_um` (z, y, x) is needed where the metadata gives none; where it gives another, the given one
+        is used and a warning says so. `t` and `c` choose where there are several. `marker` is used where
+        neither the store nor a `meta.json` beside it names one. `on_bad_chunk="skip"` reads damage as zeros
+        and lists it in `bad_chunks`; `missing_chunks="empty"` reads what a store without checksums lacks as
+        its fill value. Raises CanvasError with what to do about it, DamagedStore where a file is not what
+        was written, Unreachable where a remote store does not answer.
+        """
+        remote, path = (path, Path(str(path))) if isinstance(path, Remote) else (None, Path(path))
+        for name, value, known in (
+            ("on_bad_chunk", on_bad_chunk, ("error", "skip")),
+            ("missing_chunks", missing_chunks, ("error", "empty")),
+        ):
+            if value not in known:
+                raise CanvasError(f"{name} is {value!r}; expected {' or '.join(known)}")
+        given = None if voxel_um is None else check_voxel_um(voxel_um)
+        options = {"voxel_um": given, "t": t, "c": c, "marker": marker}
+        options |= {"on_bad_chunk": on_bad_chunk, "missing_chunks": missing_chunks}
+        planes = None if remote else open_planes(path, t=t, c=c, skip=on_bad_chunk == "skip")
+        if planes is not None:
+            return cls(path, planes, _voxel_um(path, None, "TIFF planes state none", given), options)
+        store = CheckedStore(remote or open_files(path))
+        _refuse_one_level(path, store)
+        root = read_node(store.files, "")
+        ours = None if root is None else root.attributes.get(NAMESPACE)
+        written = ours if store.check_written(ours) else None
+        image = read_image(store.files, root)
+        array = ChunkedArray(
+            store, image.array, image.zarr_format, on_bad_chunk=on_bad_chunk, missing_chunks=missing_chunks
+        )
+        source = Channel(array, image, t, c)
+        return cls(path, source, _voxel_um(path, image.voxel_um, image.why_no_voxel, given), options, written)
+
+    @classmethod
+    def create(
+        cls,
+        path: str | Path,
+        shape_zyx: ZyxLike,
+        *,
+        voxel_um: ZyxUmLike,
+        dtype: DTypeLike = "uint16",
+        chunk_zyx: ZyxLike = CHUNK_ZYX,
+        shard_zyx: ZyxLike | None = None,
+        marker: str | None = None,
+        source: str | None = None,
+        levels: int = 1,
+    ) -> VolumeWriter:
+        """Begin an OME-Zarr 0.5 where nothing is yet; write its boxes, then close it (or use it in a `with`).
+
+        Integers or floats of up to 64 bits; shards of 4 × 4 × 4 chunks, each chunk Blosc zstd-1 with byte
+        shuffle and a crc32c; `levels` counts the volume itself. `source` is a note on where the voxels come
+        from.
+        """
+        return create(path, shape_zyx, voxel_um, dtype, chunk_zyx, shard_zyx, marker, source, levels)
+
+    def read(self, origin_zyx: ZyxLike, size_zyx: ZyxLike) -> Num[np.ndarray, "z y x"]:
+        """Read a box at level 0 in the volume's own type; what lies outside the volume is zero."""
+        origin, size = whole_zyx(origin_zyx, "origin_zyx"), whole_zyx(size_zyx, "size_zyx")
+        if min(size) < 0:
+            raise CanvasError(f"size_zyx is {size}; expected sizes of at least 0")
+        start = [max(a, 0) for a in origin]
+        stop = [min(a + s, n) for a, s, n in zip(origin, size, self.shape_zyx, strict=True)]
+        inner = tuple(b - a for a, b in zip(start, stop, strict=True))
+        if inner == size and min(size) > 0:
+            return self._source.read(start, stop)
+        try:
+            box = np.zeros(size, self.dtype)
+        except (MemoryError, ValueError) as problem:
+            raise CanvasError(f"a box of {size} voxels does not fit in memory") from problem
+        if min(inner) > 0:
+            place = tuple(slice(a - o, b - o) for a, b, o in zip(start, stop, origin, strict=True))
+            box[place] = self._source.read(start, stop)
+        return box
+
+    def read_chunk(self, index_zyx: ZyxLike) -> Num[np.ndarray, "z y x"]:
+        """One decoded chunk, clipped at the volume's border; `index_zyx` counts chunks."""
+        index = whole_zyx(index_zyx, "index_zyx")
+        start = [i * size for i, size in zip(index, self.chunk_zyx, strict=True)]
+        if not all(0 <= a < n for a, n in zip(start, self.shape_zyx, strict=True)):
+            raise CanvasError(f"{self.path} has no chunk {index}: its shape is {self.shape_zyx}")
+        stop = [min(a + s, n) for a, s, n in zip(start, self.chunk_zyx, self.shape_zyx, strict=True)]
+        return self._source.read(start, stop)
+
+    def check_chunk(self, index_zyx: ZyxLike) -> bool:
+        """Whether a chunk's file is there and what was written: False where damage is skipped, else raised.
+
+        For readers other than ours, before they read it from `zarr_place`; decoding can still fail.
+        """
+        if not isinstance(self._source, Channel):
+            return True
+        index = whole_zyx(index_zyx, "index_zyx")
+        return self._source.check([i * size for i, size in zip(index, self.chunk_zyx, strict=True)])
+
+    @property
+    def zarr_place(self) -> ZarrPlace | None:
+        """Where other readers find the same voxels; None for zipped stores and TIFF planes."""
+        return self._source.place if isinstance(self._source, Channel) else None
+
+    @property
+    def remote(self) -> Remote | None:
+        """The files of a remote store; `path` then only shows its address."""
+        files = self._source.array.store.files if isinstance(self._source, Channel) else None
+        return files if isinstance(files, Remote) else None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """How it was opened: the keywords of `open`."""
+        return dict(self._options)
+
+    @property
+    def bad_chunks(self) -> list[str]:
+        """What `on_bad_chunk="skip"` passed over so far, one sentence each."""
+        return self._source.bad.sentences()
+
+    @property
+    def window(self) -> Window:
+        """The intensity window of the whole volume, percentiles 0.5 and 99.9, found when first asked for."""
+        return self.window_by(DEFAULT_RULE)
+
+    def window_by(self, rule: WindowRule) -> Window:
+        """The intensity window by a rule: kept in stores that we wrote, in the user's cache folder for
+        others.
+
+        Found on up to 64 M voxels. Raises CanvasError for a volume that is constant or holds NaN.
+        """
+        if rule not in self._windows:
+            held = self._written.get("window") if self._written.get("window_rule") == str(rule) else None
+            self._windows[rule] = Window(*held) if held else self._find_window(rule)
+        return self._windows[rule].at_contrast(self._contrast)
+
+    def at_contrast(self, contrast: float) -> Volume:
+        """The same volume as if its staining were so many times as strong: its windows are narrower by that.
+
+        It reads the same voxels; what looks at them through a window sees them brighter (above 1) or dimmer.
+        """
+        if not 0 < contrast < float("inf"):
+            raise CanvasError(f"contrast is {contrast}; give a number above 0, 1 is the volume as it is")
+        other = copy(self)
+        other._contrast = self._contrast * contrast
+        return other
+
+    def _find_window(self, rule: WindowRule) -> Window:
+        if self.remote is not None:  # asking after every file takes as long as reading it
+            return self._window_of(rule, self._source.read)
+        identity = (self.path.resolve(), self._options["t"], self._options["c"], self.shape_zyx, self.dtype)
+        cache = WindowCache(identity, self._source.stamp)
+        cached = cache.get(rule)
+        if cached is not None:
+            return cached
+        keys: dict[str, None] = {}
+
+        def read(start: Sequence[int], stop: Sequence[int]) -> np.ndarray:
+            keys.update(dict.fromkeys(self._keys(start, stop)))
+            return self._source.read(start, stop)
+
+        window = self._window_of(rule, read)
+        if not self.bad_chunks:
+            cache.put(rule, window, list(keys))
+        return window
+
+    def _window_of(
+        self, rule: WindowRule, read: Callable[[Sequence[int], Sequence[int]], np.ndarray]
+    ) -> Window:
+        fill = self._source.fill
+        return find_window(str(self.path), read, self.shape_zyx, self.chunk_zyx, self.dtype, fill, rule)
+
+    def _keys(self, start: Sequence[int], stop: Sequence[int]) -> Iterator[str]:
+        """The files that a box is read from."""
+        spans = [range(a - a % s, b, s) for a, b, s in zip(start, stop, self.chunk_zyx, strict=True)]
+        for z in spans[0]:
+            for y in spans[1]:
+                yield from (self._source.key((z, y, x)) for x in spans[2])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen, (self.remote or self.path, self._options, self._contrast)
+
+    def __repr__(self) -> str:
+        shown = str(self.remote or self.path)
+        stained = "" if self._contrast == 1 else f", contrast={self._contrast:g}"
+        return (
+            f"Volume({shown!r}, shape_zyx={self.shape_zyx}, {self.dtype}, voxel_um={self.voxel_um}{stained})"
+        )
+
+
+def _reopen(path: Path | Remote, options: dict[str, Any], contrast: float) -> Volume:
+    volume = Volume.open(path, **options)
+    return volume if contrast == 1 else volume.at_contrast(contrast)
+
+
+def _refuse_one_level(path: Path, store: CheckedStore) -> None:
+    """Opened by itself, a level of a store that we wrote would go unchecked."""
+    if isinstance(store.files, Remote):  # what lies beside it was not named
+        return
+    beside = path.resolve().parent
+    if store.listed is None and (beside / MANIFEST).exists() and path.is_dir():
+        raise CanvasError(f"{path} is one level of {beside}; give {beside}")
+
+
+def _voxel_um(path: Path, stated: ZyxUm | None, why_not: str, given: ZyxUm | None) -> ZyxUm:
+    if given is None:
+        if stated is None:
+            raise CanvasError(f"{path} has no voxel size; give --voxel-um z y x once ({why_not})")
+        return stated
+    if stated is not None and any(abs(a - b) > 0.05 * b for a, b in zip(given, stated, strict=True)):
+        _log.warning("%s states a voxel of %s µm (z, y, x); the given %s is used", path, stated, given)
+    return given
+
+
+def _marker(path: Path, stated: Any, given: str | None) -> str | None:
+    """The marker that the store states, else `meta.json` beside it, else the one given."""
+    if not isinstance(stated, str):
+        try:
+            beside = json.loads((path.resolve().parent / "meta.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            beside = None
+        stated = beside.get("marker") if isinstance(beside, dict) else None
+    if not isinstance(stated, str):
+        return given
+    if given is not None and given != stated:
+        _log.warning("%s is marked %s; the given marker %s is not used", path, stated, given)
+    return stated

@@ -1,0 +1,278 @@
+"""The intensity window of a volume: which stored values become 0 and 1."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Float32, Num
+
+from canvas_fm.errors import CanvasError
+from canvas_fm.files.atomic import write_text_atomic
+
+_log = logging.getLogger(__name__)
+
+SAMPLE = 64_000_000  # voxels that are looked at; a volume up to this size is looked at as a whole
+BLOCK_ZYX = (32, 64, 64)  # the blocks that are left out where they hold nothing but the fill value
+_PART = 2**20  # of one chunk at most this many voxels are sampled, so that huge chunks still give many places
+_SEED = 0
+
+ReadBox = Callable[[Sequence[int], Sequence[int]], np.ndarray]
+
+
+class Window(NamedTuple):
+    """Stored values `low` and below become 0, `high` and above 1, linear between."""
+
+    low: float
+    high: float
+
+    def apply(self, voxels: Num[np.ndarray, "*shape"]) -> Float32[np.ndarray, "*shape"]:
+        """The voxels in [0, 1], same shape: (x − low) / (high − low), clipped."""
+        scaled = np.subtract(voxels, np.float32(self.low), dtype=np.float32)
+        scaled *= np.float32(1.0 / (self.high - self.low))
+        return np.clip(scaled, 0.0, 1.0, out=scaled)
+
+    def at_contrast(self, contrast: float) -> Window:
+        """The window that makes everything so many times as bright; CanvasError where it has no width."""
+        if contrast == 1:
+            return self
+        high = self.low + (self.high - self.low) / contrast
+        if not self.low < high < math.inf:
+            raise CanvasError(
+                f"at contrast {contrast:g} the window {self.low:g} to {self.high:g} would be {self.low:g} to "
+                f"{high:g}; give a contrast nearer to 1"
+            )
+        return Window(self.low, high)
+
+
+@dataclass(frozen=True)
+class WindowRule:
+    """How a window is found: two percentiles, or `low` and `high` times the median; always linear."""
+
+    kind: Literal["percentiles", "median"] = "percentiles"
+    low: float = 0.5
+    high: float = 99.9
+
+    def __post_init__(self) -> None:
+        top = 100.0 if self.kind == "percentiles" else math.inf
+        if self.kind not in ("percentiles", "median") or not 0 <= self.low < self.high <= top:
+            raise CanvasError(
+                f"window rule {self.kind} {self.low} {self.high}; expected percentiles 0 ≤ low < high ≤ 100, "
+                "or median 0 ≤ low < high"
+            )
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.low:g} {self.high:g}"
+
+
+DEFAULT_RULE = WindowRule()
+
+
+def find_window(
+    name: str,
+    read: ReadBox,
+    shape_zyx: Sequence[int],
+    chunk_zyx: Sequence[int],
+    dtype: np.dtype,
+    fill: float | np.generic,
+    rule: WindowRule = DEFAULT_RULE,
+) -> Window:
+    """The window of a whole volume; `read(start, stop)` gives its boxes.
+
+    All voxels up to 64 M, else parts of chunks drawn with a fixed seed; blocks that hold only `fill` are
+    left out. Exact for what is looked at: a histogram for integers up to 16 bits, else the values themselves
+    (at most 64 M). Raises CanvasError for NaN and for a volume with nothing to scale.
+    """
+    counts: _Histogram | _Values
+    counts = (
+        _Histogram(dtype)
+        if dtype.kind in "iu" and dtype.itemsize <= 2
+        else _Values(dtype, math.prod(shape_zyx))
+    )
+    for start, stop in sample_boxes(shape_zyx, chunk_zyx):
+        if counts.n >= SAMPLE:
+            break
+        box = read(start, stop)
+        if dtype.kind == "f" and not np.isfinite(box).all():
+            raise CanvasError(
+                f"{name} holds NaN or infinite values near {tuple(start)} (z, y, x); replace them first"
+            )
+        for block in _blocks(box):
+            if (block != fill).any():
+                counts.add(block)
+    if not counts.n:
+        raise CanvasError(f"{name} is constant (all looked at is {fill}): there is no intensity window")
+    ranks = (rule.low, rule.high) if rule.kind == "percentiles" else (50.0, 50.0)
+    low, high = counts.percentiles(ranks)
+    if rule.kind == "median":
+        low, high = rule.low * low, rule.high * high
+    if not low < high:
+        raise CanvasError(
+            f"{name} has no intensity window by the rule {rule}: both ends are {low:g}: nearly constant"
+        )
+    return Window(float(low), float(high))
+
+
+def sample_boxes(
+    shape_zyx: Sequence[int], chunk_zyx: Sequence[int]
+) -> Iterator[tuple[tuple[int, int, int], tuple[int, int, int]]]:
+    """Boxes (start, stop) to look at: slabs of all up to 64 M voxels, else parts of chunks, drawn."""
+    depth, height, width = shape_zyx
+    if math.prod(shape_zyx) <= SAMPLE:
+        step = BLOCK_ZYX[0] * max(1, math.ceil(chunk_zyx[0] / BLOCK_ZYX[0]))
+        for z in range(0, depth, step):
+            yield (z, 0, 0), (min(z + step, depth), height, width)
+        return
+    random = np.random.default_rng(_SEED)
+    grid = [math.ceil(n / size) for n, size in zip(shape_zyx, chunk_zyx, strict=True)]
+    for index in _shuffled(math.prod(grid), random):
+        cell = np.unravel_index(index, grid)
+        low = [int(i) * size for i, size in zip(cell, chunk_zyx, strict=True)]
+        high = [min(a + size, n) for a, size, n in zip(low, chunk_zyx, shape_zyx, strict=True)]
+        for axis in range(3):
+            rest = math.prod(b - a for a, b in zip(low, high, strict=True)) // (high[axis] - low[axis])
+            part = max(1, min(high[axis] - low[axis], max(BLOCK_ZYX[axis], _PART // rest)))
+            low[axis] += int(random.integers(high[axis] - low[axis] - part + 1))
+            high[axis] = low[axis] + part
+        yield (low[0], low[1], low[2]), (high[0], high[1], high[2])
+
+
+def _shuffled(n: int, random: np.random.Generator) -> Iterator[int]:
+    """0 … n−1 in random order, each once, without a list of all where n is huge."""
+    if n <= 2**20:
+        yield from map(int, random.permutation(n))
+        return
+    seen: set[int] = set()
+    while len(seen) < 2**20:
+        index = int(random.integers(n))
+        if index not in seen:
+            seen.add(index)
+            yield index
+
+
+def _blocks(box: np.ndarray) -> Iterator[np.ndarray]:
+    for z in range(0, box.shape[0], BLOCK_ZYX[0]):
+        for y in range(0, box.shape[1], BLOCK_ZYX[1]):
+            for x in range(0, box.shape[2], BLOCK_ZYX[2]):
+                yield box[z : z + BLOCK_ZYX[0], y : y + BLOCK_ZYX[1], x : x + BLOCK_ZYX[2]]
+
+
+class _Histogram:
+    """Counts of every value of an 8- or 16-bit integer type."""
+
+    def __init__(self, dtype: np.dtype) -> None:
+        self.first = int(np.iinfo(dtype).min)
+        self.counts = np.zeros(2 ** (8 * dtype.itemsize), np.int64)
+        self.n = 0
+
+    def add(self, block: np.ndarray) -> None:
+        values = block.ravel()
+        if self.first:
+            values = values.astype(np.int32) - self.first
+        self.counts += np.bincount(values, minlength=len(self.counts))
+        self.n += block.size
+
+    def percentiles(self, ranks: Sequence[float]) -> list[float]:
+        below = np.cumsum(self.counts)
+
+        def value(k: int) -> float:
+            return float(np.searchsorted(below, k, side="right") + self.first)
+
+        return _interpolate(self.n, ranks, value)
+
+
+class _Values:
+    """The values themselves, for types whose histogram would not be exact."""
+
+    def __init__(self, dtype: np.dtype, voxels: int) -> None:
+        self.values = np.empty(min(voxels, SAMPLE), dtype.newbyteorder("="))
+        self.n = 0
+
+    def add(self, block: np.ndarray) -> None:
+        room = len(self.values) - self.n
+        self.values[self.n : self.n + min(room, block.size)] = block.ravel()[:room]
+        self.n += min(room, block.size)
+
+    def percentiles(self, ranks: Sequence[float]) -> list[float]:
+        values = self.values[: self.n]
+        places = [rank / 100 * (self.n - 1) for rank in ranks]
+        wanted = sorted({min(int(place) + more, self.n - 1) for place in places for more in (0, 1)})
+        values.partition(wanted)
+        return _interpolate(self.n, ranks, lambda k: float(values[k]))
+
+
+def _interpolate(n: int, ranks: Sequence[float], value: Callable[[int], float]) -> list[float]:
+    """Percentiles as numpy defines them: linear between the two nearest ranks."""
+    found = []
+    for rank in ranks:
+        place = rank / 100 * (n - 1)
+        at = int(place)
+        low, high = value(at), value(min(at + 1, n - 1))
+        found.append(low + (high - low) * (place - at))
+    return found
+
+
+def cache_folder() -> Path | None:
+    """Where windows of stores that we do not write to are remembered: the user's cache folder.
+
+    None for a user without a home, as a container may run under.
+    """
+    base = os.environ.get("XDG_CACHE_HOME")
+    if base and Path(base).is_absolute():
+        return Path(base) / "canvas-fm" / "windows"
+    try:
+        return Path.home() / ".cache" / "canvas-fm" / "windows"
+    except RuntimeError:
+        return None
+
+
+class WindowCache:
+    """Windows of one volume in the user's cache, valid as long as the files they came from keep size and
+    time.
+
+    `stamp(key)` gives what changes when a file does. A cache that cannot be read or written is done without.
+    """
+
+    def __init__(self, identity: Sequence[Any], stamp: Callable[[str], Any]) -> None:
+        digest = hashlib.sha256(json.dumps([str(part) for part in identity]).encode()).hexdigest()
+        folder = cache_folder()
+        self.path = None if folder is None else folder / f"{digest[:32]}.json"
+        self._stamp = stamp
+
+    def get(self, rule: WindowRule) -> Window | None:
+        if self.path is None:
+            return None
+        try:
+            held = json.loads(self.path.read_text(encoding="utf-8"))[str(rule)]
+            window = Window(float(held["window"][0]), float(held["window"][1]))
+            same = held["stamps"] == self._digest(held["keys"])
+        except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):
+            return None
+        return window if same and window.low < window.high else None
+
+    def put(self, rule: WindowRule, window: Window, keys: Sequence[str]) -> None:
+        if self.path is None:
+            return
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                held = json.loads(self.path.read_text(encoding="utf-8"))
+            except (OSError, ValueError):
+                held = {}
+            entry = {"window": list(window), "keys": list(keys), "stamps": self._digest(keys)}
+            held = {**(held if isinstance(held, dict) else {}), str(rule): entry}
+            write_text_atomic(self.path, json.dumps(held))
+        except (OSError, CanvasError) as problem:
+            _log.info("the intensity window is not remembered: %s", problem)
+
+    def _digest(self, keys: Sequence[str]) -> str:
+        stamps = [[key, repr(self._stamp(key))] for key in keys]
+        return hashlib.sha256(json.dumps(stamps).encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""Detections against true centres: matching, scores, intervals, figures."""

@@ -1,0 +1,104 @@
+"""The score at every threshold: exact greedy matchings of all predictions above each score, in one pass."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int64
+
+from canvas_fm.evaluation.detection.matching import Pairs
+
+
+class Curve(NamedTuple):
+    """Counts at each distinct score as threshold (rows at or above it are kept), from the highest down."""
+
+    threshold: Float64[np.ndarray, " k"]
+    tp: Int64[np.ndarray, " k"]
+    fp: Int64[np.ndarray, " k"]
+    truths: int
+
+    @property
+    def precision(self) -> Float64[np.ndarray, " k"]:
+        return self.tp / np.maximum(self.tp + self.fp, 1)
+
+    @property
+    def recall(self) -> Float64[np.ndarray, " k"]:
+        return self.tp / max(self.truths, 1)
+
+    @property
+    def f1(self) -> Float64[np.ndarray, " k"]:
+        return 2 * self.tp / np.maximum(self.tp + self.fp + self.truths, 1)
+
+    @property
+    def average_precision(self) -> float | None:
+        """Σ (Rₖ − Rₖ₋₁) · Pₖ from the highest threshold down, no interpolation; None without true cells."""
+        if not self.truths:
+            return None
+        return float(np.sum(np.diff(self.recall, prepend=0.0) * self.precision))
+
+    @property
+    def best(self) -> tuple[float, float] | None:
+        """(threshold, F1) of the highest F1: tuned on the answers, an upper bound and no result."""
+        if not len(self.threshold) or not self.truths:
+            return None
+        at = int(np.argmax(self.f1))
+        return float(self.threshold[at]), float(self.f1[at])
+
+
+def score_curve(
+    pairs: Pairs,
+    scores: Float64[np.ndarray, " n"],
+    pred_counts: Bool[np.ndarray, " n"],
+    truth_counts: Bool[np.ndarray, " m"],
+) -> Curve:
+    """The counts of the greedy matching among the predictions above every threshold.
+
+    A matching that always takes the closest free pair is the one stable matching of predictions and truths
+    that prefer whom they are closer to. So predictions enter by falling score, each proposing to its truths
+    from the closest on and displacing a more distant one, which goes on proposing: the same matchings as
+    starting anew at every threshold, at the cost of one. `pred_counts` and `truth_counts` say which rows are
+    scored.
+    """
+    order = np.lexsort((pairs.truth, pairs.distance, pairs.pred))
+    truth, distance = pairs.truth[order].tolist(), pairs.distance[order].tolist()
+    ends = np.cumsum(np.bincount(pairs.pred, minlength=len(scores)))
+    next_pair, ends = (ends - np.diff(ends, prepend=0)).tolist(), ends.tolist()
+    holder = [-1] * len(truth_counts)
+    held = [0.0] * len(truth_counts)
+    by_score = np.argsort(-scores, kind="stable")
+    new_truth = np.full(len(scores), -1)
+    new_false = np.full(len(scores), -1)
+    for turn, pred in enumerate(by_score.tolist()):
+        while True:
+            pair = next_pair[pred]
+            if pair == ends[pred]:
+                new_false[turn] = pred
+                break
+            next_pair[pred] = pair + 1
+            at = truth[pair]
+            other = holder[at]
+            if other < 0:
+                holder[at], held[at] = pred, distance[pair]
+                new_truth[turn] = at
+                break
+            if (distance[pair], pred) < (held[at], other):
+                holder[at], held[at] = pred, distance[pair]
+                pred = other
+    tp = np.cumsum(_counted(new_truth, truth_counts))
+    fp = np.cumsum(_counted(new_false, pred_counts))
+    falling = scores[by_score]
+    last = (
+        np.flatnonzero(np.append(falling[1:] != falling[:-1], True))
+        if len(falling)
+        else np.empty(0, np.int64)
+    )
+    return Curve(falling[last], tp[last], fp[last], int(truth_counts.sum()))
+
+
+def _counted(rows: Int64[np.ndarray, " n"], counts: Bool[np.ndarray, " m"]) -> Int64[np.ndarray, " n"]:
+    """1 where a row is named and counts, else 0."""
+    named = rows >= 0
+    ones = np.zeros(len(rows), np.int64)
+    ones[named] = counts[rows[named]]
+    return ones

@@ -1,0 +1,208 @@
+"""A detection's score against true cells: what was found, missed and false, and how much that means."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64
+
+from canvas_fm.data.points.boxes import as_boxes, box_of
+from canvas_fm.data.points.points import Points
+from canvas_fm.data.zyx import ZyxUm, ZyxUmLike, check_voxel_um
+from canvas_fm.evaluation.detection.checks import cells_of, doubts, scores_of
+from canvas_fm.evaluation.detection.counts import Chance, Counts, Intervals, chance_level, intervals
+from canvas_fm.evaluation.detection.curve import Curve, score_curve
+from canvas_fm.evaluation.detection.matching import Pairs, find_pairs, greedy_of, largest_group, optimal_of
+from canvas_fm.evaluation.detection.tolerance import Tolerance, tolerance_of
+
+_log = logging.getLogger(__name__)
+_LARGE_GROUP = 30_000  # cells that chain into one group: an optimal matching of more would take minutes
+
+
+@dataclass(frozen=True)
+class Score:
+    """The outcome of one evaluation; `counts` by the greedy matching are the figures of the paper.
+
+    `points` and `truth` are the rows that took part; `found` (of the truth), `missed`, `right` (of the
+    points) and `false` say what became of each. With boxes, everything is matched and then counted by where
+    it lies: a true cell inside is found or missed, a prediction inside that matches nothing is false. So a
+    cell at the border is neither missed nor false because its prediction lies a voxel outside.
+    """
+
+    counts: Counts
+    tolerance: Tolerance
+    voxel_um: ZyxUm | None
+    points: Points
+    truth: Points
+    found: np.ndarray
+    missed: np.ndarray
+    right: np.ndarray
+    false: np.ndarray
+    box_counts: tuple[Counts, ...]
+    boxes: np.ndarray | None
+    interval: Intervals
+    mean_distance: float | None
+    optimal: Counts | None
+    chance: Chance | None
+    curve: Curve | None
+    in_um: tuple[float, Counts] | None
+    warnings: tuple[str, ...]
+
+    @property
+    def average_precision(self) -> float | None:
+        """Over all thresholds; None where the points carry no scores."""
+        return None if self.curve is None else self.curve.average_precision
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the positions, ready for `json.dumps`."""
+        best = None if self.curve is None else self.curve.best
+        return {
+            **self.counts.as_dict(),
+            "mean_distance": self.mean_distance,
+            "intervals": self.interval.as_dict(),
+            "tolerance": self.tolerance._asdict(),
+            "voxel_um": self.voxel_um,
+            "boxes": None if self.boxes is None else self.boxes.tolist(),
+            "optimal": None if self.optimal is None else self.optimal.as_dict(),
+            "in_um": None
+            if self.in_um is None
+            else {"tolerance_um": self.in_um[0], **self.in_um[1].as_dict()},
+            "chance": None if self.chance is None else self.chance._asdict(),
+            "average_precision": self.average_precision,
+            "best_threshold": None
+            if best is None
+            else {"threshold": best[0], "f1": best[1], "tuned_on_the_answers": True},
+            "warnings": list(self.warnings),
+        }
+
+
+def evaluate(
+    points: Points | np.ndarray | Sequence[Sequence[float]],
+    truth: Points | np.ndarray | Sequence[Sequence[float]],
+    *,
+    voxel_um: ZyxUmLike | None = None,
+    tolerance_um: float | None = None,
+    tolerance_voxels: float | None = None,
+    marker: str | None = None,
+    within: np.ndarray | Sequence[Sequence[int]] | None = None,
+    shape_zyx: Sequence[int] | None = None,
+    score_column: str | None = None,
+    threshold: float | None = None,
+    chance: bool = True,
+    seed: int = 0,
+) -> Score:
+    """Score predicted against true cells, both in voxels of level 0, by a one-to-one matching.
+
+    The tolerance is one of `tolerance_um` (needs `voxel_um`), `tolerance_voxels`, or a `marker` of the CANVAS
+    paper for its own in voxels; a distance equal to it is a match. `within` are boxes (see `read_boxes`) to
+    which the score is restricted, `shape_zyx` the volume's shape, by which points outside are found. Where
+    the points carry a score (`score_column`, else `score`, `p_cell` or `log_score`), only those at or above
+    `threshold` count and average precision is worked out over all of them.
+
+    Warns (logging, and `warnings` of the result) of duplicates, of points outside, and where another order of
+    axes would match far better. Raises CanvasError for what no score can be made of.
+    """
+    size = None if voxel_um is None else check_voxel_um(voxel_um)
+    tolerance = tolerance_of(
+        size, tolerance_um=tolerance_um, tolerance_voxels=tolerance_voxels, marker=marker
+    )
+    boxes = None if within is None else as_boxes(within, source="within")
+    every, notes = cells_of(_points(points), "predictions")
+    true, more = cells_of(_points(truth), "truth")
+    scores = scores_of(every, score_column, needed=threshold is not None)
+    pred = every
+    if scores is not None and threshold is not None:
+        pred = _rows(every, scores >= threshold)
+
+    pairs = _near(pred, true, tolerance.value, tolerance.scale_zyx)
+    outcome = _Outcome(greedy_of(pairs, len(pred), len(true)), pred, true, boxes)
+    counts = outcome.counts
+    optimal = None
+    if largest_group(pairs) <= _LARGE_GROUP:
+        optimal = _Outcome(optimal_of(pairs), pred, true, boxes).counts
+    else:
+        more.append(
+            "cells chain into a group too large for the optimal matching; only the greedy one is given"
+        )
+    warnings = [*notes, *more, *doubts(pred, true, counts, tolerance, boxes, shape_zyx, size)]
+    for warning in warnings:
+        _log.warning("%s", warning)
+    return Score(
+        counts=counts,
+        tolerance=tolerance,
+        voxel_um=size,
+        points=pred,
+        truth=true,
+        found=outcome.found,
+        missed=outcome.missed,
+        right=outcome.right,
+        false=outcome.false,
+        box_counts=tuple(Counts(*part) for part in outcome.by_box.tolist()),
+        boxes=boxes,
+        interval=intervals(outcome.by_box, seed),
+        mean_distance=outcome.mean_distance,
+        optimal=optimal,
+        chance=chance_level(pred.zyx, true.zyx, tolerance, boxes, shape_zyx, seed) if chance else None,
+        curve=None if scores is None else _curve(every, scores, true, tolerance, boxes),
+        in_um=_in_um(pred, true, tolerance, size, boxes),
+        warnings=tuple(warnings),
+    )
+
+
+class _Outcome:
+    """What became of every row under a matching, and the counts by box."""
+
+    def __init__(self, matched: Pairs, pred: Points, true: Points, boxes: np.ndarray | None) -> None:
+        place_pred, place_true = _places(pred.zyx, boxes), _places(true.zyx, boxes)
+        self.right, hit = np.zeros(len(pred), bool), np.zeros(len(true), bool)
+        self.right[matched.pred] = True
+        hit[matched.truth] = True
+        self.found, self.missed = hit & (place_true >= 0), ~hit & (place_true >= 0)
+        self.false = ~self.right & (place_pred >= 0)
+        k = 1 if boxes is None else len(boxes)
+        rows = place_true[self.found], place_pred[self.false], place_true[self.missed]
+        self.by_box = np.stack([np.bincount(row, minlength=k) for row in rows], axis=1)
+        self.counts = Counts(*self.by_box.sum(axis=0).tolist())
+        self.mean_distance = float(matched.distance.mean()) if len(matched.distance) else None
+
+
+def _near(pred: Points, true: Points, tolerance: float, scale_zyx: ZyxUm) -> Pairs:
+    return find_pairs(pred.zyx, true.zyx, tolerance=tolerance, scale_zyx=scale_zyx)
+
+
+def _curve(
+    every: Points, scores: np.ndarray, true: Points, tolerance: Tolerance, boxes: np.ndarray | None
+) -> Curve:
+    """Counts at every threshold, of all predictions whatever the threshold of this score."""
+    pairs = _near(every, true, tolerance.value, tolerance.scale_zyx)
+    return score_curve(pairs, scores, _places(every.zyx, boxes) >= 0, _places(true.zyx, boxes) >= 0)
+
+
+def _in_um(
+    pred: Points, true: Points, tolerance: Tolerance, voxel_um: ZyxUm | None, boxes: np.ndarray | None
+) -> tuple[float, Counts] | None:
+    """The same tolerance in µm as in the plane: 8 voxels of 4 × 1.8 × 1.8 µm are 14.4 µm there, 32 in z."""
+    if tolerance.unit != "voxels" or voxel_um is None:
+        return None
+    across = tolerance.value * min(voxel_um[1:])
+    pairs = _near(pred, true, across, voxel_um)
+    return across, _Outcome(greedy_of(pairs, len(pred), len(true)), pred, true, boxes).counts
+
+
+def _rows(points: Points, keep: np.ndarray) -> Points:
+    return Points(
+        points.zyx[keep], {name: values[keep] for name, values in points.columns.items()}, points.meta
+    )
+
+
+def _places(zyx: Float64[np.ndarray, "n 3"], boxes: np.ndarray | None) -> np.ndarray:
+    """The box of each row, −1 outside; without boxes all lie in the one that is everything."""
+    return np.zeros(len(zyx), np.int64) if boxes is None else box_of(zyx, boxes)
+
+
+def _points(given: Points | np.ndarray | Sequence[Sequence[float]]) -> Points:
+    return given if isinstance(given, Points) else Points(np.asarray(given, dtype=np.float64).reshape(-1, 3))

@@ -1,0 +1,1 @@
+"""A leaderboard of submissions on a benchmark with hidden truth."""

@@ -1,0 +1,269 @@
+"""A submission to the leaderboard: a card and one file of cells a region, and all that is wrong with it."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import difflib
+import hashlib
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field, field_validator, model_validator
+
+from canvas_fm.data.points.boxes import as_boxes, inside_boxes, read_boxes
+from canvas_fm.data.points.points import Points
+from canvas_fm.errors import CanvasError
+from canvas_fm.evaluation.detection.checks import scores_of
+from canvas_fm.evaluation.tables.manifest import VoxelUm
+from canvas_fm.files.settings import Section, check_settings, read_settings
+
+BENCHMARK, CARD, CELLS = "benchmark.yaml", "card.yaml", "cells"
+_SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_MOST_BYTES = 500_000_000
+_SHOWN = 20  # faults of rows that are named one by one; of more the number is said
+
+Name = Annotated[str, Field(min_length=1, max_length=80)]
+
+
+class BoardRegion(Section):
+    """A part of a brain that is scored: everything about it but the truth."""
+
+    name: str
+    marker: str
+    voxel_um: VoxelUm | None = None
+    shape_zyx: Annotated[list[Annotated[int, Field(gt=0)]], Field(min_length=3, max_length=3)] | None = None
+    within: str | list[list[int]] | None = None
+    tolerance_um: float | None = Field(None, gt=0)
+    tolerance_voxels: float | None = Field(None, gt=0)
+
+    @field_validator("name")
+    @classmethod
+    def _is_a_file_name(cls, name: str) -> str:
+        if not _SLUG.fullmatch(name):
+            raise ValueError(f"{name!r} is no region's name; expected letters, digits, '.', '_' and '-'")
+        return name
+
+
+class Benchmark(Section):
+    """What a leaderboard is about (benchmark.yaml, public): regions, sizes and tolerances, no truth."""
+
+    title: str = "Leaderboard"
+    description: str = ""
+    regions: Annotated[list[BoardRegion], Field(min_length=1)]
+    voxel_um: VoxelUm | None = None
+    tolerance_um: float | None = Field(None, gt=0)
+    tolerance_voxels: float | None = Field(None, gt=0)
+    max_cells: int = Field(2_000_000, gt=0)
+
+    @model_validator(mode="after")
+    def _names_are_one(self) -> Benchmark:
+        names = [region.name for region in self.regions]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"two regions are called {twice[0]!r}")
+        return self
+
+    @property
+    def markers(self) -> list[str]:
+        """In the order of their first regions."""
+        return list(dict.fromkeys(region.marker for region in self.regions))
+
+
+class Card(Section):
+    """Who submits what (card.yaml). `markers` are those that the detector was run on, all unless said."""
+
+    name: Name
+    authors: Annotated[list[Name], Field(min_length=1, max_length=50)]
+    method: Annotated[str, Field(min_length=1, max_length=2000)]
+    date: str
+    url: Annotated[str, Field(max_length=300, pattern=r"^https?://[^\s\"'<>]+$")] | None = None
+    trained_on: list[Name] | None = None
+    markers: Annotated[list[str], Field(min_length=1)] | None = None
+    parameters: int | None = Field(None, gt=0)
+
+    @field_validator("date")
+    @classmethod
+    def _is_a_day(cls, date: str) -> str:
+        try:
+            datetime.date.fromisoformat(date)
+        except ValueError as problem:
+            raise ValueError(f"{date!r} is no date; expected year-month-day, as 2026-03-31") from problem
+        return date
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A submission that has no faults: its card and the cells file of each region that it covers."""
+
+    folder: Path
+    card: Card
+    cells: dict[str, Path]
+
+    @property
+    def files(self) -> dict[str, str]:
+        """sha256 of the card and of every cells file, by path within the submission."""
+        paths = [self.folder / CARD, *self.cells.values()]
+        return {path.relative_to(self.folder).as_posix(): sha256(path) for path in paths}
+
+
+def read_benchmark(board: str | Path) -> Benchmark:
+    """The benchmark of a board's folder."""
+    return read_settings(Path(board) / BENCHMARK, Benchmark)
+
+
+def regions_boxes(board: Path, region: BoardRegion) -> np.ndarray | None:
+    """The boxes in which a region is scored; a path is relative to the board."""
+    if region.within is None:
+        return None
+    if isinstance(region.within, str):
+        return read_boxes(board / region.within)
+    return as_boxes(region.within, source=f"region {region.name}")
+
+
+def check_submission(folder: str | Path, board: str | Path) -> tuple[Submission | None, list[str]]:
+    """The submission in a folder, or None and a sentence for every one of its faults."""
+    folder, board = Path(folder), Path(board)
+    benchmark = read_benchmark(board)
+    if not folder.is_dir():
+        return None, [f"{folder} is no folder; expected one with {CARD} and {CELLS}/REGION.csv"]
+    links = sorted(path for path in folder.rglob("*") if path.is_symlink())
+    if links or folder.is_symlink():
+        return None, [f"{path.relative_to(folder)} is a link; give the file itself" for path in links] or [
+            f"{folder} is a link; give the folder itself"
+        ]
+    card, faults = check_settings(folder / CARD, Card, trusted=False)
+    faults = [f"{CARD}: {fault}" for fault in faults]
+    if card is not None:
+        faults += [f"{CARD}: {fault}" for fault in _card_faults(card, benchmark)]
+    wanted = [r for r in benchmark.regions if card is None or r.marker in (card.markers or benchmark.markers)]
+    cells, more = _find_cells(folder, benchmark, wanted)
+    faults += more
+    for region in wanted:
+        if region.name in cells:
+            where = cells[region.name].relative_to(folder)
+            faults += [
+                f"{where}: {fault}" for fault in _cell_faults(cells[region.name], region, board, benchmark)
+            ]
+    if faults or card is None:
+        return None, faults
+    return Submission(folder, card, cells), []
+
+
+def sha256(path: Path) -> str:
+    """The sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _card_faults(card: Card, benchmark: Benchmark) -> Iterator[str]:
+    for name, value in card.model_dump().items():
+        texts = value if isinstance(value, list) else [value]
+        if any(isinstance(text, str) and not text.replace("\n", "").isprintable() for text in texts):
+            yield f"{name} holds characters that cannot be shown"
+    for marker in card.markers or []:
+        if marker not in benchmark.markers:
+            yield f"the marker {marker!r} is not in the benchmark; it has {', '.join(benchmark.markers)}"
+
+
+def _find_cells(
+    folder: Path, benchmark: Benchmark, wanted: list[BoardRegion]
+) -> tuple[dict[str, Path], list[str]]:
+    """The file of each region, and faults for those that are missing, doubled or of no region."""
+    known = [region.name for region in benchmark.regions]
+    cells: dict[str, Path] = {}
+    faults = []
+    present = sorted(path for path in folder.rglob("*") if path.is_file())
+    for path in present:
+        where = path.relative_to(folder)
+        if where.as_posix() == CARD:
+            continue
+        if where.parent.as_posix() != CELLS:
+            faults.append(f"{where} is not expected; a submission is {CARD} and {CELLS}/REGION.csv")
+        elif path.stem not in known:
+            near = difflib.get_close_matches(path.stem, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"regions: {', '.join(known)}"
+            faults.append(f"{where}: no region is called {path.stem!r}; {hint}")
+        elif path.stem not in [region.name for region in wanted]:
+            faults.append(
+                f"{where}: the card's markers leave this region out; remove the file or name its marker"
+            )
+        elif path.stem in cells:
+            faults.append(f"{where}: {cells[path.stem].name} is there too; expected one file a region")
+        else:
+            cells[path.stem] = path
+    for region in wanted:
+        if region.name not in cells:
+            faults.append(
+                f"{CELLS}/{region.name}.csv is missing (a file with only z,y,x says that no cell was found)"
+            )
+    return cells, faults
+
+
+def _cell_faults(path: Path, region: BoardRegion, board: Path, benchmark: Benchmark) -> Iterator[str]:
+    if path.stat().st_size > _MOST_BYTES:
+        yield f"{path.stat().st_size / 1e6:,.0f} MB; at most {_MOST_BYTES / 1e6:,.0f} MB are taken"
+        return
+    try:
+        points = Points.read(path)
+        scores_of(points, None, needed=False)
+    except CanvasError as problem:
+        named = list(_row_faults(path)) if path.suffix.lower() == ".csv" else []
+        yield from named or [str(problem).removeprefix(f"{path}").lstrip(": ")]
+        return
+    if len(points) > benchmark.max_cells:
+        yield f"{len(points):,} cells; at most {benchmark.max_cells:,} are taken"
+    if repeated := len(points) - len(np.unique(points.zyx, axis=0)):
+        yield f"{repeated:,} rows repeat the position of another row"
+    if region.shape_zyx is not None and (outside := ~points.inside(region.shape_zyx)).any():
+        swapped = Points(points.zyx[:, ::-1]).inside(region.shape_zyx).all()
+        hint = "; as x, y, z all would lie inside: expected z, y, x" if swapped else ""
+        yield (
+            f"{outside.sum():,} of {len(points):,} cells lie outside the volume {tuple(region.shape_zyx)}, "
+            f"first in row {int(np.argmax(outside)) + 1}{hint}"
+        )
+    boxes = regions_boxes(board, region)
+    if boxes is not None and len(points) and not inside_boxes(points.zyx, boxes).any():
+        yield "no cell lies in the boxes that are scored"
+
+
+def _row_faults(path: Path) -> Iterator[str]:
+    """Every row of a CSV that cannot be read; nothing where the column row is the trouble."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        return
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    if not lines:
+        return
+    delimiter = max(",;\t", key=lines[0].count)
+    header = [name.strip().lower() for name in next(csv.reader([lines[0]], delimiter=delimiter))]
+    if not {"z", "y", "x"} <= set(header):
+        return
+    checked = [name for name in ("z", "y", "x", "score", "p_cell") if name in header]
+    faults = 0
+    for number, row in enumerate(csv.reader(lines[1:], delimiter=delimiter), start=1):
+        if len(row) != len(header):
+            found = [f"{len(row)} values; the column row names {len(header)}"]
+        else:
+            given = {name: row[header.index(name)].strip() for name in checked}
+            found = [
+                f"{name} is {text!r}, expected a finite number" for name, text in given.items() if _no(text)
+            ]
+        for fault in found:
+            faults += 1
+            if faults <= _SHOWN:
+                yield f"row {number}: {fault}"
+    if faults > _SHOWN:
+        yield f"{faults - _SHOWN:,} more rows that cannot be read"
+
+
+def _no(text: str) -> bool:
+    try:
+        return not math.isfinite(float(text))
+    except ValueError:
+        return True

@@ -1,0 +1,1 @@
+"""Cross-marker tables of scores, as text, CSV and a page."""

@@ -1,0 +1,1 @@
+"""Methods compared on the same candidates and labels."""

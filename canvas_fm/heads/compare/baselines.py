@@ -1,0 +1,276 @@
+"""What needs no trained encoder: the candidates' own score, PCA of the crop, shape with boosted trees.
+
+And embeddings as a method, so that a trained encoder, a random one and a refiner stand in the same table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float32, Float64
+
+from canvas_fm.data.zyx import Zyx
+from canvas_fm.errors import CanvasError
+from canvas_fm.heads.compare.methods import Fit, Judge, Training, fit_by, held_out_by
+from canvas_fm.heads.compare.task import Task
+from canvas_fm.heads.features.feature_set import FeatureSet, Moments
+from canvas_fm.heads.features.shape import shape_crop, shape_features
+from canvas_fm.heads.refine.cross_fit import fit_head
+from canvas_fm.heads.refine.logistic_path import fit_path
+
+if TYPE_CHECKING:
+    from canvas_fm.heads.refine.refiner import Refiner
+
+CROP_ZYX: Zyx = (16, 32, 32)
+_AT_ONCE = 512
+_PCA_CROPS = 2000
+
+
+class OwnScore:
+    """The score that the candidates came with, as a probability by a logistic curve that rises with it."""
+
+    name, seeded = "own score", False
+
+    def identity(self, fold: str) -> Mapping[str, Any]:
+        return {"method": self.name}
+
+    def fit(self, given: Training) -> Fit:
+        own = given.task.own
+        if own is None:
+            raise CanvasError("not all candidates came with a score; leave out the method 'score'")
+        score = own
+
+        def fit_one(rows: np.ndarray) -> Judge:
+            return _rising(score, rows, given.task)
+
+        found = fit_by(given, fit_one(given.rows), held_out_by(given, fit_one))
+        return found._replace(whole=False)  # whoever made the score looked at the voxels
+
+
+class PcaCrops:
+    """The raw crop's first principal components, fitted on unlabelled crops of training brains; logistic."""
+
+    seeded = False
+
+    def __init__(self, components: int = 64, crop_zyx: Zyx = CROP_ZYX) -> None:
+        self.name, self.components, self.crop_zyx = f"PCA-{components}", components, crop_zyx
+        self._last: tuple[bytes, Any, dict[int, np.ndarray]] | None = None
+
+    def identity(self, fold: str) -> Mapping[str, Any]:
+        return {"method": "PCA", "components": self.components, "crop_zyx": self.crop_zyx}
+
+    def fit(self, given: Training) -> Fit:
+        pca, known = self._pca(given.task, given.pool)
+
+        def project(rows: np.ndarray) -> np.ndarray:
+            return _batched(lambda part: pca.transform(_flat(given.task, part, self.crop_zyx)), rows)
+
+        def kept(rows: np.ndarray) -> np.ndarray:
+            lacking = rows[[int(row) not in known for row in rows]]
+            if len(lacking):
+                known.update(zip(lacking.tolist(), project(lacking), strict=True))
+            return np.stack([known[int(row)] for row in rows])
+
+        return _logistic(given, kept, project)
+
+    def _pca(self, task: Task, pool: np.ndarray) -> tuple[Any, dict[int, np.ndarray]]:
+        """Fitted once for each pool: every draw of labels from it sees the same components."""
+        from sklearn.decomposition import PCA
+
+        key = pool.tobytes()
+        if self._last is None or self._last[0] != key:
+            some = np.random.default_rng(0).permutation(pool)[:_PCA_CROPS]
+            flat = _flat(task, np.sort(some), self.crop_zyx)
+            pca = PCA(min(self.components, *flat.shape), svd_solver="randomized", random_state=0)
+            self._last = (key, pca.fit(flat), {})
+        return self._last[1], self._last[2]
+
+
+class ShapeTrees:
+    """Intensity at scales in µm, contrast and moments of each spot, judged by boosted trees."""
+
+    name, seeded = "shape + trees", True
+
+    def __init__(self, iterations: int = 200) -> None:
+        self.iterations = iterations
+        self._last: tuple[Task, dict[int, np.ndarray]] | None = None
+
+    def identity(self, fold: str) -> Mapping[str, Any]:
+        return {"method": self.name, "iterations": self.iterations}
+
+    def fit(self, given: Training) -> Fit:
+        from sklearn.ensemble import HistGradientBoostingClassifier
+
+        task = given.task
+        if self._last is None or self._last[0] is not task:
+            self._last = (task, {})
+        known = self._last[1]
+        crop = shape_crop(task.voxel_um)
+
+        def described(rows: np.ndarray) -> np.ndarray:
+            return _batched(lambda part: shape_features(task.crops(part, crop), task.voxel_um), rows)
+
+        def kept(rows: np.ndarray) -> np.ndarray:
+            lacking = rows[[int(row) not in known for row in rows]]
+            if len(lacking):
+                known.update(zip(lacking.tolist(), described(lacking), strict=True))
+            return np.stack([known[int(row)] for row in rows])
+
+        def trees(rows: np.ndarray) -> Any:
+            model = HistGradientBoostingClassifier(
+                learning_rate=0.06,
+                max_iter=self.iterations,
+                max_leaf_nodes=15,
+                min_samples_leaf=int(np.clip(len(rows) // 10, 2, 20)),
+                l2_regularization=1.0,
+                max_features=0.5,
+                early_stopping=False,
+                random_state=given.seed,
+            )
+            return model.fit(kept(rows), task.is_cell[rows])
+
+        def fit_one(rows: np.ndarray) -> Judge:
+            model = trees(rows)
+            return lambda asked: model.predict_proba(kept(asked))[:, 1]
+
+        model = trees(given.rows)
+        return fit_by(
+            given,
+            lambda rows: model.predict_proba(kept(rows))[:, 1],
+            held_out_by(given, fit_one),
+            lambda rows: model.predict_proba(described(rows))[:, 1],
+        )
+
+
+class Embedded:
+    """Features of all rows of the task under a logistic model, or under a refiner.
+
+    `features` are one FeatureSet, or one for each fold where encoders were trained without it; their rows are
+    the task's. `copies` are features of the same rows seen otherwise (at other contrasts), which the refiner
+    is fitted on too. `refiner(seed)` makes the refiner; `seeded` says that the seed matters to it.
+    `embed(rows, fold)` makes the features of some rows anew, for measuring speed from the voxels on.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        features: FeatureSet | Mapping[str, FeatureSet],
+        *,
+        copies: Sequence[Mapping[str, FeatureSet]] = (),
+        refiner: Callable[[int], Refiner] | None = None,
+        embed: Callable[[np.ndarray, str], np.ndarray] | None = None,
+        seeded: bool = False,
+    ) -> None:
+        self.name, self.seeded = name, seeded
+        self._features, self._copies = features, copies
+        self._refiner, self._embed = refiner, embed
+        self._corrected: dict[str, list[FeatureSet]] = {}
+
+    def identity(self, fold: str) -> Mapping[str, Any]:
+        refiner = None if self._refiner is None else self._refiner(0).get_params()
+        told = {"method": "embedded", "refiner": refiner, "features": self._of(fold).fingerprint}
+        copies = [one[fold].fingerprint for one in self._copies]
+        return told | ({"copies": copies} if copies else {})
+
+    def fit(self, given: Training) -> Fit:
+        features = self._of(given.fold)
+        if len(features) != len(given.task):
+            raise CanvasError(
+                f"{self.name} has features of {len(features):,} rows; "
+                f"there are {len(given.task):,} candidates"
+            )
+        embed = self._embed
+        again = None if embed is None else lambda rows: embed(rows, given.fold)
+        if self._refiner is None:
+            fitted = _logistic(given, lambda rows: features.x[rows], again)
+        else:
+            fitted = self._refined(given, features, again)
+        return fitted._replace(whole=embed is not None)
+
+    def _of(self, fold: str) -> FeatureSet:
+        if isinstance(self._features, FeatureSet):
+            return self._features
+        if fold not in self._features:
+            raise CanvasError(
+                f"{self.name} has no features for the fold {fold!r}; it has {', '.join(self._features)}"
+            )
+        return self._features[fold]
+
+    def _refined(
+        self, given: Training, features: FeatureSet, again: Callable[[np.ndarray], np.ndarray] | None
+    ) -> Fit:
+        task, rows = given.task, given.rows
+        assert self._refiner is not None
+        refiner = self._refiner(given.seed)
+        # Every brain is corrected by all its candidates, however few of them are labelled.
+        how = str(refiner.correction)
+        refiner.set_params(correction="none")
+        if given.fold not in self._corrected:
+            both = [features, *(one[given.fold] for one in self._copies)]
+            self._corrected = {given.fold: [one.corrected(how) for one in both]}
+        ready, *copies = self._corrected[given.fold]
+        labels = task.is_cell[rows].astype(np.int64)
+        fewest = min(int(labels.sum()), int((1 - labels).sum()))
+        refiner.set_params(folds=max(2, min(refiner.folds, fewest)), force_random=True)
+        regions, missed = task.region[rows].astype(np.str_), task.missed_by_part(rows)
+        seen = [one.rows(rows) for one in copies]
+        refiner.take(
+            fit_head(
+                refiner,
+                refiner.prepare(ready.rows(rows), labels, regions=regions, missed=missed, copies=seen),
+            )
+        )
+
+        def scratch(asked: np.ndarray) -> np.ndarray:
+            assert again is not None
+            x = again(asked)
+            for name in np.unique(features.groups[asked]) if how != "none" else ():
+                mine = features.groups[asked] == name
+                brain = features.x[features.groups == name]
+                x[mine] = Moments.of(brain).corrected(x[mine], how)
+            part = FeatureSet(x, features.blocks, features.groups[asked], features.made)
+            return refiner.predict_proba(part)[:, 1]
+
+        return Fit(
+            lambda asked: refiner.predict_proba(ready.rows(asked))[:, 1],
+            float(refiner.threshold_),
+            None if again is None else scratch,
+            spread=refiner.count_spread_,
+        )
+
+
+def _logistic(
+    given: Training,
+    features: Callable[[np.ndarray], np.ndarray],
+    again: Callable[[np.ndarray], np.ndarray] | None,
+) -> Fit:
+    code = given.task.is_cell[given.rows].astype(np.int64)
+    path = fit_path(features(given.rows), code, 2, given.folds)
+    scratch = None if again is None else lambda rows: path.model.proba(again(rows))[:, 1]
+    return fit_by(given, lambda rows: path.model.proba(features(rows))[:, 1], path.held_out[:, 1], scratch)
+
+
+def _rising(own: Float64[np.ndarray, " n"], rows: np.ndarray, task: Task) -> Judge:
+    """A logistic curve of the score; where it would fall, a flat one that still ranks as the score does."""
+    path = fit_path(own[rows, None], task.is_cell[rows].astype(np.int64), 2, path=(1.0,))
+    model = path.model
+    slope = max(float(model.coef[0, 0]), 1e-6)
+    mean, scale, intercept = float(model.mean[0]), float(model.scale[0]), float(model.intercept[0])
+
+    def judge(asked: np.ndarray) -> np.ndarray:
+        from scipy.special import expit
+
+        return expit(slope * (own[asked] - mean) / (scale if np.isfinite(scale) else 1.0) + intercept)
+
+    return judge
+
+
+def _flat(task: Task, rows: np.ndarray, crop_zyx: Zyx) -> Float32[np.ndarray, "n v"]:
+    return task.crops(rows, crop_zyx).reshape(len(rows), -1)
+
+
+def _batched(of: Callable[[np.ndarray], np.ndarray], rows: np.ndarray) -> np.ndarray:
+    parts = [of(rows[first : first + _AT_ONCE]) for first in range(0, len(rows), _AT_ONCE)]
+    return np.concatenate(parts)

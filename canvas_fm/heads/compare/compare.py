@@ -1,0 +1,273 @@
+"""Methods against each other on the same candidates: every volume judged by what was fitted on the others."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float64
+
+from canvas_fm.errors import CanvasError
+from canvas_fm.evaluation.detection.counts import Counts, pooled_rows
+from canvas_fm.heads.compare.fit_cache import KeptFits
+from canvas_fm.heads.compare.label_curve import COUNTS, draw_labels
+from canvas_fm.heads.compare.methods import Fit, Method, training
+from canvas_fm.heads.compare.result import Result, Said, Speed, result_of
+from canvas_fm.heads.compare.task import Task
+from canvas_fm.heads.labels.candidates import SKIP, Candidates
+from canvas_fm.heads.labels.group_folds import check_labels
+from canvas_fm.progress import bar
+
+_TIMED = 512  # candidates that are judged once more to measure speed
+_RUN = f"{time.time():.0f}"  # which process measured a speed
+REGIONS = (
+    "one volume only: its labelled regions are held out in turn, so neighbours across their borders stand on "
+    "both sides, and the figures say little about another brain"
+)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `compare` found: a row for each method, held-out volume, seed and number of labels.
+
+    `p_cell[method]` has a value for each row of the task, by a fit that has not seen it (first seed, all
+    labels), NaN for skipped rows. `unrefined` are the counts of each volume's candidates before any
+    judge, those from its own threshold on where it has one.
+    """
+
+    task: Task
+    results: list[Result]
+    p_cell: dict[str, Float64[np.ndarray, " n"]]
+    thresholds: dict[str, dict[str, float]]
+    speed: dict[str, Speed]
+    folds: dict[str, tuple[str, ...]]
+    notes: list[str] = field(default_factory=list)
+    unrefined: dict[str, Counts] = field(default_factory=dict)
+    own_thresholds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def methods(self) -> list[str]:
+        return list(self.p_cell)
+
+    @property
+    def volumes(self) -> list[str]:
+        return [name for names in self.folds.values() for name in names]
+
+    def of(self, method: str, volume: str, *, labels: int | None = None) -> list[Result]:
+        """The results of all seeds: with all labels, or with a number of the label curve."""
+        return [
+            one
+            for one in self.results
+            if (one.method, one.volume) == (method, volume)
+            and (one.everything if labels is None else one.labels == labels)
+        ]
+
+
+def compare(
+    task: Task,
+    methods: Sequence[Method],
+    *,
+    folds: Mapping[str, Sequence[str]] | None = None,
+    seeds: int = 3,
+    counts: Sequence[int] = COUNTS,
+    curve_of: Sequence[str] | None = None,
+    own_thresholds: Mapping[str, float] | None = None,
+    keep: Path | None = None,
+    show: bool | None = None,
+) -> Comparison:
+    """Fit every method on all but a fold's volumes, judge those, and do it again with few labels.
+
+    `folds` names the volumes that are held out together, by default each by itself. `counts` are the numbers
+    of labels of the curve (none: no curve), whose draws are the same for every method; `curve_of` are the
+    methods in it, by default all. A method whose fit does not hang on the seed is fitted once on all labels.
+    `own_thresholds` is the own score from which on a volume's candidates are cells before any judge (all are
+    where none is given). With the folder `keep` every finished fit lies there, and is not made again.
+
+    Raises CanvasError for names twice, folds that leave nothing to learn from, and one class only.
+    """
+    held = _folds(task, folds)
+    _check(task, methods, held, seeds, curve_of)
+    plan = list(_plan(task, methods, held, seeds, counts, curve_of))
+    kept = KeptFits(keep, task)
+    keys = [kept.key(one.method.identity(one.fold), **one.told(held)) for one in plan]
+    p_cell = {method.name: np.full(len(task), np.nan) for method in methods}
+    thresholds: dict[str, dict[str, float]] = {method.name: {} for method in methods}
+    results: list[Result] = []
+    speed: dict[str, Speed] = {}
+    done = sum(key in kept for key in keys)
+    with bar("comparing", len(plan), unit="fits", done=done, show=show) as advance:
+        for one, key in zip(plan, keys, strict=True):
+            said = kept.get(key)
+            if said is None:
+                advance(0, str(one))
+                said = _fitted(task, one, held[one.fold])
+                kept.keep(key, said)
+                advance(1)
+            results += _results(task, one, held[one.fold], said)
+            if one.first:
+                p_cell[one.method.name][np.isin(task.group, held[one.fold])] = said.p_cell
+                thresholds[one.method.name] |= dict.fromkeys(held[one.fold], said.threshold)
+            if said.speed is not None:
+                speed.setdefault(one.method.name, said.speed)
+    own = dict(own_thresholds or {})
+    before = {part.name: _unrefined(part, own.get(part.name)) for part in task.parts}
+    return Comparison(task, results, p_cell, thresholds, speed, held, _notes(task, speed), before, own)
+
+
+class Planned(NamedTuple):
+    """One fit of a comparison: a method without a fold's volumes, with a draw of labels or with all."""
+
+    method: Method
+    fold: str
+    seed: int
+    labels: int
+    everything: bool
+    timed: bool = False
+
+    @property
+    def first(self) -> bool:
+        return self.everything and not self.seed
+
+    def told(self, held: Mapping[str, tuple[str, ...]]) -> dict[str, object]:
+        """All that decides what is kept of the fit, beside method and candidates."""
+        out = sorted(held[self.fold])
+        return {"held out": out, "seed": self.seed, "labels": self.labels, "timed": self.timed}
+
+    def __str__(self) -> str:
+        return f"{self.method.name}, without {self.fold}, {self.labels:,} labels, seed {self.seed}"
+
+
+def _plan(
+    task: Task,
+    methods: Sequence[Method],
+    held: Mapping[str, tuple[str, ...]],
+    seeds: int,
+    counts: Sequence[int],
+    curve_of: Sequence[str] | None,
+) -> Iterator[Planned]:
+    for fold, names in held.items():
+        most = len(task.labelled([part.name for part in task.parts if part.name not in names]))
+        for method in methods:
+            for seed in range(seeds if method.seeded else 1):
+                yield Planned(method, fold, seed, most, True, not seed and fold == next(iter(held)))
+            if curve_of is None or method.name in curve_of:
+                for count in sorted({n for n in counts if n < most}):
+                    for seed in range(seeds):
+                        yield Planned(method, fold, seed, count, False)
+
+
+def _fitted(task: Task, one: Planned, names: tuple[str, ...]) -> Said:
+    """Fit, and judge the fold's volumes; a number of labels and a seed are one draw, whatever the method."""
+    others = [part.name for part in task.parts if part.name not in names]
+    rows, pool = task.labelled(others), np.flatnonzero(np.isin(task.group, others))
+    if not one.everything:
+        rows = rows[draw_labels(task.is_cell[rows].astype(np.int64), one.labels, one.seed)]
+    start = time.perf_counter()
+    fit = one.method.fit(training(task, rows, pool, one.fold, one.seed))
+    seconds = time.perf_counter() - start
+    asked = np.flatnonzero(np.isin(task.group, names))
+    known = task.label[asked] != SKIP
+    p = np.full(len(asked), np.nan)
+    p[known] = fit.judge(asked[known])
+    if not np.isfinite(p[known]).all():
+        bad = task.group[asked[known][~np.isfinite(p[known])][0]]
+        raise CanvasError(f"P(cell) of {bad} is not a number for some candidates; look at the features")
+    speed = _speed(task, fit, names) if one.timed else None
+    return Said(p, float(fit.threshold), fit.spread, seconds, speed)
+
+
+def _results(task: Task, one: Planned, names: tuple[str, ...], said: Said) -> list[Result]:
+    """The figures of each of the fold's volumes."""
+    asked = np.flatnonzero(np.isin(task.group, names))
+    return [
+        result_of(
+            part,
+            said.p_cell[task.group[asked] == part.name],
+            said,
+            method=one.method.name,
+            fold=one.fold,
+            seed=one.seed,
+            labels=one.labels,
+            everything=one.everything,
+        )
+        for part in task.parts
+        if part.name in names
+    ]
+
+
+def _unrefined(part: Candidates, threshold: float | None) -> Counts:
+    """The counts of a volume's candidates as they came: those from a threshold on, else all."""
+    if threshold is None:
+        return pooled_rows(part.counts_by_box(np.ones(len(part), bool)))
+    if part.own is None:
+        raise CanvasError(f"{part.name}: a threshold is given, but the candidates came without a score")
+    return pooled_rows(part.counts_by_box(part.own >= threshold))
+
+
+def _notes(task: Task, speed: Mapping[str, Speed]) -> list[str]:
+    notes = [REGIONS] if task.by == "region" else []
+    if skipped := int((task.label == SKIP).sum()):
+        notes.append(f"{skipped:,} of {len(task):,} candidates are labelled −1 or lie outside: skipped")
+    if len({one.run for one in speed.values()}) > 1:
+        notes.append("the speeds were measured in several runs: their ratios say little")
+    return notes
+
+
+def _folds(task: Task, folds: Mapping[str, Sequence[str]] | None) -> dict[str, tuple[str, ...]]:
+    names = [part.name for part in task.parts]
+    if folds is None:
+        return {name: (name,) for name in names}
+    held = {fold: tuple(some) for fold, some in folds.items()}
+    for fold, some in held.items():
+        if unknown := sorted(set(some) - set(names)):
+            raise CanvasError(f"fold {fold!r} names {unknown[0]!r}; there are {', '.join(names)}")
+        if not some or not set(names) - set(some):
+            raise CanvasError(
+                f"fold {fold!r} holds out {len(some)} of {len(names)} volumes; leave some to learn from"
+            )
+    twice = [name for name in names if sum(name in some for some in held.values()) > 1]
+    if twice:
+        raise CanvasError(f"{twice[0]!r} stands in two folds; hold out each volume once")
+    return held
+
+
+def _check(
+    task: Task,
+    methods: Sequence[Method],
+    held: Mapping[str, tuple[str, ...]],
+    seeds: int,
+    curve_of: Sequence[str] | None,
+) -> None:
+    names = [method.name for method in methods]
+    if not names or len(set(names)) < len(names):
+        raise CanvasError(f"methods are {', '.join(names) or 'none'}; give one or more, by different names")
+    if unknown := sorted(set(curve_of or ()) - set(names)):
+        raise CanvasError(f"curve_of names {unknown[0]!r}; the methods are {', '.join(names)}")
+    if seeds < 1:
+        raise CanvasError(f"seeds is {seeds}; give at least 1")
+    for fold, some in held.items():
+        rows = task.labelled([part.name for part in task.parts if part.name not in some])
+        try:
+            check_labels(task.is_cell[rows], 2)
+        except CanvasError as problem:
+            raise CanvasError(f"without {fold}: {problem}") from problem
+
+
+def _speed(task: Task, fit: Fit, names: tuple[str, ...]) -> Speed:
+    """Judge up to 512 candidates from scratch, after some to warm up; the better of two rounds."""
+    import torch
+
+    rows = task.labelled(names)
+    rows = np.sort(np.random.default_rng(0).permutation(rows)[:_TIMED])
+    judge = fit.from_scratch or fit.judge
+    judge(rows[:64])
+    took = []
+    for _ in range(2):
+        start = time.perf_counter()
+        judge(rows)
+        took.append(time.perf_counter() - start)
+    return Speed(len(rows) / max(min(took), 1e-9), fit.whole, torch.get_num_threads(), _RUN)

@@ -1,0 +1,90 @@
+"""Finished fits of a comparison on the disk: after a kill, or with a method more, the others are made."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from canvas_fm import __version__
+from canvas_fm.files.atomic import write_atomic
+from canvas_fm.heads.compare.result import Said, Speed
+from canvas_fm.heads.compare.task import Task
+from canvas_fm.heads.refine.calibration import CountSpread
+from canvas_fm.inference.embed.point_crops import volume_identity
+
+_log = logging.getLogger(__name__)
+
+
+class KeptFits:
+    """A folder with a file for each fit, found again by a hash over all that decides what it says.
+
+    That is the candidates with their labels, truth and volumes, the method's settings, what is held out, the
+    seed and the number of labels. Without a folder nothing is kept.
+    """
+
+    def __init__(self, folder: Path | None, task: Task) -> None:
+        self._folder = folder
+        self._task = "" if folder is None else task_sha256(task)
+
+    def key(self, method: Mapping[str, Any] | None, **fit: Any) -> str | None:
+        """The name of a fit; None where nothing is kept, or the method does not say what decides it."""
+        if self._folder is None or method is None:
+            return None
+        told = {"task": self._task, "method": dict(method), "canvas_fm": __version__, **fit}
+        text = json.dumps(told, sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+    def __contains__(self, key: str | None) -> bool:
+        return key is not None and self._path(key).is_file()
+
+    def get(self, key: str | None) -> Said | None:
+        """What was kept; None where it was not, or is damaged."""
+        if key is None or key not in self:
+            return None
+        try:
+            with np.load(self._path(key)) as file:
+                about = json.loads(str(file["about"]))
+                speed = None if about["speed"] is None else Speed(*about["speed"])
+                spread = CountSpread(*about["spread"])
+                return Said(file["p_cell"], about["threshold"], spread, about["seconds"], speed)
+        except (ValueError, OSError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as problem:
+            _log.warning("%s is damaged (%s); this fit is made again", self._path(key), problem)
+            return None
+
+    def keep(self, key: str | None, said: Said) -> None:
+        if key is None:
+            return
+        about = said._asdict()
+        about.pop("p_cell")
+
+        def write(temporary: Path) -> None:
+            with temporary.open("wb") as file:
+                np.savez(file, p_cell=said.p_cell, about=np.array(json.dumps(about)))
+
+        self._path(key).parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(self._path(key), write)
+
+    def _path(self, key: str) -> Path:
+        assert self._folder is not None
+        return self._folder / f"{key}.npz"
+
+
+def task_sha256(task: Task) -> str:
+    """A hash over the candidates of a task, their labels, truth and own scores, and their volumes."""
+    digest = hashlib.sha256()
+    for part in task.parts:
+        assert part.truth_zyx is not None
+        own = np.zeros(0) if part.own is None else part.own
+        told = [part.name, volume_identity(part.volume), list(part.volume.window), part.tolerance_um]
+        digest.update(json.dumps([*told, *part.volume.voxel_um], sort_keys=True).encode())
+        for numbers in (part.zyx, part.label, part.truth_zyx, part.where, own):
+            digest.update(f"{numbers.shape}".encode() + np.ascontiguousarray(numbers, "<f8").tobytes())
+    digest.update(json.dumps(task.to_um).encode())
+    return digest.hexdigest()

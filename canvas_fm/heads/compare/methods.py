@@ -1,0 +1,110 @@
+"""What can judge candidates: one small interface for every way, from a bare score to a network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Int64
+
+from canvas_fm.errors import CanvasError
+from canvas_fm.evaluation.classification import best_f1
+from canvas_fm.heads.compare.task import Task
+from canvas_fm.heads.labels.group_folds import Folds, grouped_folds
+from canvas_fm.heads.refine.calibration import CountSpread
+
+Rows = Int64[np.ndarray, "_"]
+Judge = Callable[[np.ndarray], np.ndarray]  # row numbers of the task to P(cell)
+_INNER = 3
+
+
+class Training(NamedTuple):
+    """What a method may learn from: labelled `rows` of the task, and `pool`, rows to look at without labels.
+
+    `folds` part the rows so that a threshold can be chosen on what a model has not seen; `fold` names what is
+    held out, for methods whose features were made once a fold.
+    """
+
+    task: Task
+    rows: Rows
+    pool: Rows
+    folds: Folds
+    fold: str
+    seed: int
+
+
+class Fit(NamedTuple):
+    """A fitted method: `judge` gives P(cell) of rows, `threshold` was chosen on the training rows.
+
+    `from_scratch` does the same without anything that was worked out before, for measuring speed; None where
+    the judge does so already. `whole` says whether that starts at the volume's voxels. `spread` is how far
+    counts of regions were off on training rows held out.
+    """
+
+    judge: Judge
+    threshold: float
+    from_scratch: Judge | None = None
+    whole: bool = True
+    spread: CountSpread = CountSpread()
+
+
+@runtime_checkable
+class Method(Protocol):
+    """A way to tell cells from other candidates. `seeded`: another seed gives another result.
+
+    `identity` is all that decides, beside rows and seed, what it says of candidates of the fold: fits are
+    kept by it. None where it cannot tell.
+    """
+
+    name: str
+    seeded: bool
+
+    def identity(self, fold: str) -> Mapping[str, Any] | None: ...
+
+    def fit(self, given: Training) -> Fit: ...
+
+
+def training(task: Task, rows: Rows, pool: Rows, fold: str, seed: int) -> Training:
+    """Rows with their inner folds: whole brains, else regions of the one brain, else any rows."""
+    is_cell = task.is_cell[rows]
+    fewest = min(int(is_cell.sum()), int((~is_cell).sum()))
+    if fewest < 2:
+        raise CanvasError(
+            f"without {fold} {int(is_cell.sum())} cells and {int((~is_cell).sum())} other candidates are "
+            "labelled; a threshold takes two of each at least"
+        )
+    folds = grouped_folds(
+        task.group[rows],
+        is_cell,
+        folds=min(_INNER, fewest),
+        regions=task.region[rows].astype(np.str_),
+        force_random=True,  # so few labels that a brain or a region lacks a class
+        seed=seed,
+    )
+    return Training(task, rows, pool, folds, fold, seed)
+
+
+def fit_by(given: Training, judge: Judge, held_out: np.ndarray, from_scratch: Judge | None = None) -> Fit:
+    """A fit whose threshold and spread come from what was said of training rows held out (NaN: was not).
+
+    The threshold has the highest F1 there; true cells that no candidate stands for count as missed, by their
+    share.
+    """
+    task, known = given.task, np.isfinite(held_out)
+    rows, p = given.rows[known], held_out[known]
+    missed = sum(task.missed_by_part(rows).values())
+    threshold, _ = best_f1(task.is_cell[rows], p, missed=missed)
+    spread = CountSpread()
+    if given.folds.by != "random":
+        spread = CountSpread.of(p, task.is_cell[rows], task.region[rows])
+    return Fit(judge, threshold, from_scratch, spread=spread)
+
+
+def held_out_by(given: Training, fit_one: Callable[[Rows], Judge], *, parts: int | None = None) -> np.ndarray:
+    """P(cell) of each training row by a model that has not seen it; NaN beyond the first `parts` folds."""
+    out = np.full(len(given.rows), np.nan)
+    for number, (train, test) in enumerate(given.folds):
+        if parts is None or number < parts:
+            out[test] = fit_one(given.rows[train])(given.rows[test])
+    return out

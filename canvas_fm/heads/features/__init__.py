@@ -1,0 +1,1 @@
+"""What a head looks at: embeddings, detector features, scores, shape."""

@@ -1,0 +1,104 @@
+"""The score that candidates came with as one more feature: a block of one column beside the models'."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float32
+
+from canvas_fm.data.points.points import Points
+from canvas_fm.errors import BadInput, CanvasError, ModelMismatch
+from canvas_fm.evaluation.detection.checks import SCORE_COLUMNS, score_column, scores_of
+from canvas_fm.heads.features.feature_set import SCORE, FeatureSet, Made
+from canvas_fm.heads.labels.candidates import Candidates
+
+# Scores are looked at by their logarithm, from here on upwards: those of a Laplacian of a Gaussian go over
+# decades, and a heat that was rounded to 0 still has one. No other row has a say, so that a score means the
+# same when it is judged as when it was learned from.
+FLOOR = 1e-6
+
+
+def own_scores(brains: Sequence[Candidates]) -> tuple[list[Float32[np.ndarray, "n 1"]], Made]:
+    """log(max(score, 1e-6)) of each brain's candidates, and what tells of the column that holds the scores.
+
+    The column is the one that the candidates name, else the first of score, p_cell and log_score; it is the
+    same for all. What made the scores is recorded where all the files name the same detector.
+    Raises BadInput where a brain has no scores, another column, or a score that is NaN, infinite or below 0.
+    """
+    columns = {}
+    for brain in brains:
+        column = brain.score or score_column(brain.points)
+        if column is None or column not in brain.points.columns:
+            wanted = column or ", ".join(SCORE_COLUMNS)
+            raise BadInput(
+                f"{brain.name}: its candidates have no column {wanted}, they have {_has(brain.points)}; name "
+                "the one of their own score with --score-column, or leave --own-score out"
+            )
+        columns[brain.name] = column
+    if len(set(columns.values())) > 1:
+        told = ", ".join(f"{name} {column!r}" for name, column in columns.items())
+        raise BadInput(f"the own score lies in different columns ({told}); name one with --score-column")
+    column = next(iter(columns.values()))
+    scores = [_logarithm(brain.points, column, f"{brain.name}: ") for brain in brains]
+    makers = {_maker(brain.points) for brain in brains}
+    made_by = makers.pop() if len(makers) == 1 else ""
+    return scores, Made(f"column {column}", "", {"column": column, "made_by": made_by})
+
+
+def score_to_judge(points: Points, made: Made) -> Float32[np.ndarray, "n 1"]:
+    """The same of candidates to be judged, by the column that a refiner recorded.
+
+    Raises BadInput where it is not there or holds what is no score, ModelMismatch where their file names
+    another detector than those did that the refiner was fitted on.
+    """
+    column, made_by = made.settings["column"], made.settings["made_by"]
+    if column not in points.columns:
+        raise BadInput(
+            f"this refiner also looks at the candidates' own score, column {column!r}; these have "
+            f"{_has(points)}: give candidates with the score of the detector that it was fitted on, "
+            "or take a refiner that was fitted without --own-score"
+        )
+    if made_by and (theirs := _maker(points)) and theirs != made_by:
+        raise ModelMismatch(
+            f"the scores of these candidates are of the detector {_short(theirs)}; this refiner was fitted "
+            f"on those of {_short(made_by)}: give candidates of that one, or fit anew on such as these"
+        )
+    return _logarithm(points, column, "")
+
+
+def beside_score(features: FeatureSet, score: Float32[np.ndarray, "n 1"], made: Made) -> FeatureSet:
+    """Features with the own score of the same candidates as their last block."""
+    width = features.x.shape[1]
+    blocks = {**features.blocks, SCORE: slice(width, width + 1)}
+    x = np.concatenate([features.x, score], axis=1)
+    return FeatureSet(x, blocks, features.groups, {**features.made, SCORE: made})
+
+
+def _logarithm(points: Points, column: str, whose: str) -> Float32[np.ndarray, "n 1"]:
+    try:
+        scores = scores_of(points, column, needed=True)
+    except CanvasError as problem:
+        raise BadInput(f"{whose}{problem}") from problem
+    assert scores is not None
+    odd = ~np.isfinite(scores) | (scores < 0)
+    if odd.any():
+        row = int(np.argmax(odd))
+        raise BadInput(
+            f"{whose}the own score, column {column!r}, is {scores[row]:g} in row {row + 1}; it is looked at "
+            "by its logarithm: give scores that are finite and not below 0"
+        )
+    return np.log(np.maximum(scores, FLOOR)).astype(np.float32)[:, None]
+
+
+def _maker(points: Points) -> str:
+    """The detector that a file of candidates names: its sha256, else how it is described; empty for none."""
+    return str(points.meta.get("detector_sha256") or points.meta.get("detector") or "")
+
+
+def _short(maker: str) -> str:
+    return maker[:12] if len(maker) == 64 else maker
+
+
+def _has(points: Points) -> str:
+    return ", ".join(points.columns) or "none"

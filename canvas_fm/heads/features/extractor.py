@@ -1,0 +1,237 @@
+"""Features of candidates from a volume: the encoder's embedding, the detector's pooled map, or both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, Float64, Int64
+
+from canvas_fm.data.crops.reader import CropReader, chunk_order, crop_starts
+from canvas_fm.data.points.points import as_zyx, check_inside
+from canvas_fm.data.volume.volume import Volume, Zyx
+from canvas_fm.errors import BadInput
+from canvas_fm.heads.compare.task import Task
+from canvas_fm.heads.features.feature_set import DETECTOR, HEAT, MAE, FeatureSet, Made, beside, stack
+from canvas_fm.inference.detect.detect import TILE_ZYX, channels_of
+from canvas_fm.inference.detect.detector_features import detector_features
+from canvas_fm.inference.embed.embed import embed
+from canvas_fm.inference.embed.point_crops import Source, volume_identity
+from canvas_fm.inference.embed.runner import INT8, Runner
+from canvas_fm.models.checkpoint import Detector, Encoder
+from canvas_fm.models.vit import DENSE, POOLS
+
+CROP_ZYX: Zyx = (16, 32, 32)  # where there is no encoder whose crop could be taken
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """Models and settings by which candidates become features: blocks `detector`, `heat`, `mae`, so ordered.
+
+    `pool` (None: the encoder's own), `layer` (None: the last) and `backend` are the encoder's, and so is
+    precision int8, beside which a detector works in fp32. The detector's map is
+    pooled over the encoder's crop, else over `crop_zyx`, in `bins` parts an axis; with `heat` its own heat at
+    each candidate is a block of one column.
+    """
+
+    encoder: Encoder | None = None
+    detector: Detector | None = None
+    pool: str | None = None
+    layer: int | None = None
+    crop_zyx: Zyx | None = None
+    bins: int = 2
+    heat: bool = False
+    batch: int = 64
+    device: str = "auto"
+    precision: str = "fp32"
+    backend: str = "torch"
+    resample: bool = False
+    any_voxel: bool = False
+
+    def __post_init__(self) -> None:
+        if self.encoder is None and self.detector is None:
+            raise BadInput("features need an encoder, a detector or both; none was given")
+        if self.heat and self.detector is None:
+            raise BadInput("heat is a detector's; give a detector, or leave heat out")
+        if self.pool in DENSE:
+            raise BadInput(f"pool is {self.pool!r}, a vector for each patch; give one of {', '.join(POOLS)}")
+
+    @property
+    def made(self) -> dict[str, Made]:
+        """By what each block is made."""
+        made = {}
+        if self.detector is not None:
+            settings: dict[str, Any] = {"crop_zyx": list(self._crop_zyx), "bins": self.bins}
+            made[DETECTOR] = Made(self.detector.name, self.detector.sha256, settings)
+            if self.heat:
+                made[HEAT] = Made(self.detector.name, self.detector.sha256)
+        if self.encoder is not None:
+            config = self.encoder.config
+            settings = {
+                "pool": self.pool or config.pool,
+                "layer": config.architecture.depth if self.layer is None else self.layer,
+            }
+            made[MAE] = Made(self.encoder.name, self.encoder.sha256, settings)
+        return made
+
+    @property
+    def layout(self) -> dict[str, slice]:
+        """The columns of each block, known without any work."""
+        start, found = 0, {}
+        sizes = {}
+        if self.detector is not None:
+            sizes[DETECTOR] = self.detector.config.architecture.dim * self.bins**3
+            if self.heat:
+                sizes[HEAT] = 1
+        if self.encoder is not None:
+            sizes[MAE] = self.encoder.dim
+        for name, size in sizes.items():
+            found[name] = slice(start, start + size)
+            start += size
+        return found
+
+    def features(
+        self,
+        volume: Volume,
+        points_zyx: Float64[np.ndarray, "n 3"],
+        *,
+        group: str | None = None,
+        background: Volume | None = None,
+        reader: CropReader | None = None,
+        show: bool | None = None,
+    ) -> FeatureSet:
+        """The features of points of one volume, rows in the order given; 4·n·d bytes are held in memory.
+
+        `group` is the brain's name, by default the volume's. Raises CanvasError for points outside the volume
+        and ModelMismatch for another voxel size, unless `resample` or `any_voxel` were asked for.
+        """
+        zyx = as_zyx(points_zyx)
+        check_inside(zyx, volume.shape_zyx)
+        blocks: dict[str, Float32[np.ndarray, "n k"]] = {}
+        if self.detector is not None:
+            blocks |= self.seen_by_detector(volume, zyx, background=background, show=show)
+        if self.encoder is not None:
+            blocks[MAE] = embed(
+                self.encoder, volume, zyx, pool=self.pool, layer=self.layer, batch=self.batch, reader=reader,
+                precision=self.precision, backend=self.backend, show=show, **self._running,
+            )  # fmt: skip
+        return self.together(blocks, group or volume.name)
+
+    def seen_by_detector(
+        self,
+        volume: Volume,
+        points_zyx: Float64[np.ndarray, "n 3"],
+        *,
+        background: Volume | None = None,
+        show: bool | None = None,
+    ) -> dict[str, Float32[np.ndarray, "n k"]]:
+        """The detector's blocks of `features` alone."""
+        assert self.detector is not None
+        seen = detector_features(
+            self.detector, volume, points_zyx, crop_zyx=self._crop_zyx, bins=self.bins, heat=self.heat,
+            precision="fp32" if self.precision == INT8 else self.precision, background=background, show=show,
+            **self._running,
+        )  # fmt: skip
+        return {DETECTOR: seen[:, :-1], HEAT: seen[:, -1:]} if self.heat else {DETECTOR: seen}
+
+    def together(self, blocks: Mapping[str, Float32[np.ndarray, "n k"]], group: str) -> FeatureSet:
+        """Blocks that were made by these models and settings, wherever they ran, as features of one brain."""
+        made = self.made
+        return beside({name: (blocks[name], made[name]) for name in made}, group)
+
+    @property
+    def _running(self) -> dict[str, Any]:
+        return {
+            "device": self.device,
+            "resample": self.resample,
+            "any_voxel": self.any_voxel,
+        }
+
+    def reader(self, volume: Volume) -> CropReader | None:
+        """What keeps decoded chunks from one call of `features` to the next."""
+        if self.encoder is None:
+            return None
+        config = self.encoder.config
+        return Source.of(config, volume, resample=self.resample, any_voxel=self.any_voxel).reader
+
+    def check(self, volume: Volume, background: Volume | None = None) -> None:
+        """Raise what `features` would raise for this volume, before any work is done."""
+        self.reader(volume)
+        if self.encoder is not None:
+            Runner(self.encoder, self.pool, None, self.precision, self.layer, self.backend)
+        if self.detector is not None:
+            channels_of(self.detector, volume, background)
+
+    def blocks(
+        self, volume: Volume, points_zyx: Float64[np.ndarray, "n 3"], rows: int
+    ) -> list[Int64[np.ndarray, " m"]]:
+        """Row numbers in blocks of about `rows`, so that no chunk or tile is worked through much more often.
+
+        Neighbours in space come together; where there is a detector a block is made of whole tiles of it, as
+        long as it does not grow beyond four times as many rows.
+        """
+        order = chunk_order(crop_starts(points_zyx, self._crop_zyx), volume.chunk_zyx)
+        if self.detector is None:
+            return np.split(order, range(rows, len(order), rows)) if len(order) else []
+        ratio = np.ones(3)
+        if self.resample:
+            ratio = np.asarray(volume.voxel_um) / np.asarray(self.detector.config.voxel_um)
+        tile = np.floor((points_zyx[order] + 0.5) * ratio / np.asarray(TILE_ZYX)).astype(np.int64)
+        by_tile = np.lexsort(tile.T[::-1])
+        order, tile = order[by_tile], tile[by_tile]
+        ends = [*(np.flatnonzero((np.diff(tile, axis=0) != 0).any(axis=1)) + 1).tolist(), len(order)]
+        found, start = [], 0
+        for end in ends:
+            while end - start >= rows:
+                stop = min(end, start + 4 * rows)
+                found.append(order[start:stop])
+                start = stop
+        if start < len(order):
+            found.append(order[start:])
+        return found
+
+    def identity(self, volume: Volume, background: Volume | None = None) -> dict[str, Any]:
+        """All that, beside the points, decides the features of a volume."""
+        rules = [model.config.window_rule for model in (self.encoder, self.detector) if model is not None]
+        volumes = [volume] if background is None else [volume, background]
+        return {
+            "made": {name: made.as_dict() for name, made in self.made.items()},
+            "volume": volume_identity(volume),
+            "background": None if background is None else volume_identity(background),
+            "windows": [list(each.window_by(rule)) for each in volumes for rule in rules],
+            "voxel_um": list(volume.voxel_um),
+            "precision": self.precision,
+            "resample": self.resample,
+        }
+
+    def alone(self) -> list[Extractor]:
+        """An extractor for each model by itself, over the same crop."""
+        found = []
+        if self.detector is not None:
+            found.append(replace(self, encoder=None, crop_zyx=self._crop_zyx))
+        if self.encoder is not None:
+            found.append(replace(self, detector=None, heat=False))
+        return found
+
+    def of_block(self, name: str) -> Extractor:
+        """What alone decides a block of one model: the pooled map is the same with the heat beside it."""
+        return replace(self, heat=False) if name == DETECTOR else self
+
+    @property
+    def _crop_zyx(self) -> Zyx:
+        if self.crop_zyx is not None:
+            return self.crop_zyx
+        return CROP_ZYX if self.encoder is None else self.encoder.config.architecture.crop_zyx
+
+
+def features_of_rows(extractor: Extractor, task: Task, rows: Int64[np.ndarray, " m"]) -> FeatureSet:
+    """The features of some rows of a task, from the voxels; rows rise."""
+    parts = []
+    for part, place in zip(task.parts, task.places, strict=True):
+        mine = rows[(rows >= place.start) & (rows < place.stop)]
+        if len(mine):
+            same: dict[str, Any] = {"group": part.name, "background": part.background, "show": False}
+            parts.append(extractor.features(part.volume, task.zyx[mine], **same))
+    return stack(parts)

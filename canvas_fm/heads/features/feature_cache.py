@@ -1,0 +1,107 @@
+"""Features that are kept for the next fit or report, of the volumes as they are and at other contrasts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, Float64
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_arrays
+from safetensors.numpy import save as save_arrays
+
+from canvas_fm.data.volume.volume import Volume
+from canvas_fm.errors import BadInput, CanvasError
+from canvas_fm.files.atomic import write_atomic
+from canvas_fm.heads.features.extractor import Extractor
+from canvas_fm.heads.features.feature_set import FeatureSet, Made, beside
+
+
+def other_contrasts(contrasts: Sequence[float]) -> tuple[float, ...]:
+    """Contrasts to see brains at beside 1, each once; BadInput for one that is not above 0."""
+    for contrast in contrasts:
+        if not 0 < contrast < float("inf"):
+            raise BadInput(f"contrast is {contrast}; give numbers above 0, 1 is the brain as it is")
+    return tuple(sorted({float(contrast) for contrast in contrasts} - {1.0}))
+
+
+def features_at(
+    contrast: float,
+    extractor: Extractor,
+    volume: Volume,
+    points_zyx: Float64[np.ndarray, "n 3"],
+    keep: Path | None,
+    *,
+    group: str,
+    background: Volume | None = None,
+    show: bool | None = None,
+) -> FeatureSet:
+    """As `Extractor.features`, the volume as if stained so many times as strongly; `keep` may be a folder."""
+    if contrast != 1:
+        volume = volume.at_contrast(contrast)
+        background = None if background is None else background.at_contrast(contrast)
+    same: dict[str, Any] = {"group": group, "background": background, "show": show}
+    if keep is None:
+        return extractor.features(volume, points_zyx, **same)
+    return kept_features(extractor, volume, points_zyx, keep, **same)
+
+
+def kept_features(
+    extractor: Extractor,
+    volume: Volume,
+    points_zyx: Float64[np.ndarray, "n 3"],
+    folder: Path,
+    *,
+    group: str,
+    background: Volume | None = None,
+    show: bool | None = None,
+) -> FeatureSet:
+    """As `Extractor.features`, read from `folder` where the same were worked out before, else kept there.
+
+    Each block is a file of its own, so that what one model says is worked out once, alone or not. What was
+    made of damage that was read as zeros is not kept: it would be taken, unsaid, when that is mended.
+    """
+    extractor.check(volume, background)
+    points = hashlib.sha256(np.ascontiguousarray(points_zyx, "<f8").tobytes()).hexdigest()
+    parts: dict[str, tuple[Float32[np.ndarray, "n k"], Made]] = {}
+    for one in extractor.alone():
+        behind = background if one.detector is not None else None
+        paths = {}
+        for block in one.layout:
+            inputs = one.of_block(block).identity(volume, behind) | {"points": points}
+            digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+            paths[block] = folder / f"{group.replace('/', '_')}-{block}-{digest[:16]}.safetensors"
+        found = {block: _read(path, block) for block, path in paths.items() if path.is_file()}
+        if len(found) < len(paths):
+            features = one.features(volume, points_zyx, group=group, background=background, show=show)
+            for block in paths.keys() - found.keys():
+                found[block] = features.block(block)
+                if not any(each.bad_chunks for each in (volume, behind) if each is not None):
+                    _keep(paths[block], block, found[block])
+        parts |= {block: (found[block], one.made[block]) for block in paths}
+    return beside(parts, group)
+
+
+def _keep(path: Path, block: str, x: Float32[np.ndarray, "n k"]) -> None:
+    data = save_arrays({block: np.ascontiguousarray(x)})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, lambda temporary: temporary.write_bytes(_signed(data)))
+
+
+def _signed(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest() + data
+
+
+def _read(path: Path, block: str) -> Float32[np.ndarray, "n k"]:
+    content = path.read_bytes()
+    signature, data = content[:32], content[32:]
+    try:
+        if hashlib.sha256(data).digest() != signature:
+            raise ValueError("its checksum is another one")
+        return load_arrays(data)[block]
+    except (ValueError, KeyError, SafetensorError) as problem:
+        raise CanvasError(f"{path} is damaged ({problem}); delete it, and it is made anew") from problem

@@ -1,0 +1,1 @@
+"""Candidates with labels, and grouped folds."""

@@ -1,0 +1,1 @@
+"""The true/false-positive refiner: fitting, its folder, applying it."""

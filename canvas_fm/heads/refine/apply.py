@@ -1,0 +1,268 @@
+"""A refiner on a volume's candidates: P(cell) for each, block by block, going on where it stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, Float64, Int64
+
+from canvas_fm.data.points.points import Points
+from canvas_fm.data.volume.volume import Volume
+from canvas_fm.errors import BadInput, CanvasError, ModelMismatch
+from canvas_fm.files.atomic import write_atomic
+from canvas_fm.heads.features.candidate_score import beside_score, score_to_judge
+from canvas_fm.heads.features.extractor import DETECTOR, HEAT, MAE, Extractor
+from canvas_fm.heads.features.feature_set import SCORE, Made, Moments
+from canvas_fm.heads.labels.candidates import check_home, duplicates
+from canvas_fm.heads.refine.refiner import Refiner
+from canvas_fm.inference.detect.resumable import TileWork
+from canvas_fm.inference.embed.embed import points_sha256
+from canvas_fm.models.checkpoint import Detector, Encoder, load
+from canvas_fm.models.folder import read_kind
+from canvas_fm.progress import bar
+from canvas_fm.shipped import shipped
+
+_log = logging.getLogger(__name__)
+BLOCK = 4096  # candidates that a kill can cost
+SAMPLE = 20_000  # candidates by which a brain is corrected, drawn with a fixed seed where there are more
+P_CELL = "p_cell"
+
+
+def refine(
+    refiner: Refiner,
+    volume: Volume,
+    points: Points,
+    *,
+    encoder: Encoder | None = None,
+    detector: Detector | None = None,
+    out: str | Path | None = None,
+    background: Volume | None = None,
+    batch: int = 64,
+    device: str = "auto",
+    precision: str = "fp32",
+    backend: str = "torch",
+    resample: bool = False,
+    any_voxel: bool = False,
+    show: bool | None = None,
+) -> Points:
+    """The same rows in the same order, with all their columns and `p_cell`, the calibrated P(cell).
+
+    Models that are not given are looked for among the shipped ones, by the sha256 that the refiner recorded.
+    With `out` (.csv, .parquet) the rows are written; the same call again goes on where it stopped, or takes a
+    finished file of the same inputs as it is. Memory grows by the file's rows, not by their features.
+    Duplicates are warned about and kept. A refiner that also looks at the candidates' own score takes it from
+    the column of the name that it was fitted with.
+
+    Raises ModelMismatch for another encoder, detector or voxel size, CanvasError for points outside the
+    volume or of another one, and for a score that is needed and not there.
+    """
+    check_home(points, volume.name, "the candidates' header")
+    points.check_inside(volume.shape_zyx)
+    made = refiner.made_.get(SCORE)
+    score = None if made is None else score_to_judge(points, made)
+    extractor = extractor_of(
+        refiner, **models_of(refiner, encoder, detector), batch=batch, device=device, precision=precision,
+        backend=backend, resample=resample, any_voxel=any_voxel,
+    )  # fmt: skip
+    extractor.check(volume, background)
+    if repeated := duplicates(points):
+        _log.warning(
+            "%d of %d candidates repeat the position of another; they are kept", repeated, len(points)
+        )
+    if P_CELL in points.columns:
+        _log.warning("the candidates have a column %s already; it is replaced", P_CELL)
+    judge = _Judge(refiner, extractor, volume, background, points.zyx, score)
+    meta = _meta(points, volume, refiner, extractor)
+    if out is None:
+        p_cell = np.empty(len(points))
+        for rows, p in judge.all(range(len(judge.blocks)), show):
+            p_cell[rows] = p
+        return _with(points, p_cell, meta)
+    inputs = extractor.identity(volume, background)
+    inputs |= {"refiner": refiner_sha256(refiner), "points": points_sha256(points)}
+    digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+    with TileWork(Path(out), inputs, digest, len(judge.blocks)) as work:
+        if (finished := work.finished()) is not None:
+            return finished
+        left = work.remaining()
+        judge.keep_moments(work.folder)
+        for number, (rows, p) in zip(left, judge.all(left, show), strict=True):
+            work.keep(number, rows, p.astype(np.float32), np.empty((0, 3)), volume.bad_chunks)
+        p_cell = np.empty(len(points), np.float32)
+        for rows, p, _, _ in work.parts():
+            p_cell[rows] = p
+        judged = _with(points, p_cell, meta | {"inputs_sha256": digest})
+        work.finish(judged)
+    return judged
+
+
+def models_of(refiner: Refiner, encoder: Encoder | None, detector: Detector | None) -> dict[str, Any]:
+    """The encoder and the detector that a refiner needs: those given, else shipped ones of the same sha256.
+
+    Fine-tuned blocks of the refiner stand on top of the encoder.
+
+    Raises ModelMismatch for a given model that is another one, CanvasError where one is needed and not there.
+    """
+    found: dict[str, Any] = {"encoder": None, "detector": None}
+    for kind, wanted in models_needed(refiner).items():
+        given = encoder if kind == "encoder" else detector
+        model: Any = given if given is not None else _shipped(wanted, kind)
+        if model.sha256 != wanted.sha256:
+            raise ModelMismatch(
+                f"the {kind} {model.name} has sha256 {model.sha256[:12]}; this refiner was fitted with "
+                f"{wanted.name}, {wanted.sha256[:12]}: give that one, or fit a refiner with yours"
+            )
+        tuned = refiner.tuned_ if kind == "encoder" else None
+        found[kind] = model if tuned is None else tuned.on(model)
+    return found
+
+
+def models_needed(refiner: Refiner) -> dict[str, Made]:
+    """Name and sha256 of the `encoder` and of the `detector` that a refiner needs, of those that it needs.
+
+    Where it carries fine-tuned blocks the encoder is the one below them.
+    """
+    needed = {}
+    for block in refiner.columns_.sizes:
+        made = refiner.made_.get(block)
+        if made is not None and block == SCORE:
+            continue  # the candidates bring it
+        if made is None or block not in (MAE, DETECTOR, HEAT):
+            raise BadInput(
+                f"this refiner was fitted on features {block!r} that no encoder or detector is recorded for; "
+                "work the features out yourself and call predict_proba"
+            )
+        if block == MAE and (tuned := refiner.tuned_) is not None:
+            made = Made(tuned.base_name, tuned.base_sha256)
+        needed["encoder" if block == MAE else "detector"] = made
+    return needed
+
+
+def refiner_sha256(refiner: Refiner) -> str:
+    """The identity of a refiner: its folder's, or for one that was not saved a hash over its numbers."""
+    if hasattr(refiner, "sha256_"):
+        return str(refiner.sha256_)
+    digest = hashlib.sha256(repr(sorted(refiner.get_params().items(), key=str)).encode())
+    for name, tensor in sorted(refiner.net_.state_dict().items()):
+        digest.update(name.encode() + tensor.cpu().numpy().tobytes())
+    if refiner.tuned_ is not None:
+        digest.update(refiner.tuned_.sha256.encode())
+    return digest.hexdigest()
+
+
+class _Judge:
+    """P(cell) of a volume's candidates, block by block."""
+
+    def __init__(
+        self,
+        refiner: Refiner,
+        extractor: Extractor,
+        volume: Volume,
+        background: Volume | None,
+        zyx: Float64[np.ndarray, "n 3"],
+        score: Float32[np.ndarray, "n 1"] | None,
+    ) -> None:
+        self.refiner, self.extractor, self.volume = refiner, extractor, volume
+        self.background, self.zyx, self.score = background, zyx, score
+        self.blocks = extractor.blocks(volume, zyx, BLOCK)
+        self._reader = extractor.reader(volume)
+        self._moments: Moments | None = None
+
+    def all(
+        self, numbers: Any, show: bool | None
+    ) -> Iterator[tuple[Int64[np.ndarray, " m"], Float64[np.ndarray, " m"]]]:
+        """Row numbers and P(cell) of some blocks, one after the other."""
+        done = len(self.zyx) - sum(len(self.blocks[number]) for number in numbers)
+        if len(numbers) and self.refiner.correction != "none" and self._moments is None:
+            self._moments = self._measure()
+        with bar("refining", len(self.zyx), unit="candidates", done=done, show=show) as advance:
+            for number in numbers:
+                rows = self.blocks[number]
+                p = self.refiner.predict_proba(self._features(rows), moments=self._moments)[:, 1]
+                advance(len(rows))
+                yield rows, p
+
+    def keep_moments(self, folder: Path) -> None:
+        """Take the brain's correction from the folder of unfinished work, or leave it there."""
+        if self.refiner.correction == "none" or not len(self.zyx):
+            return
+        path = folder / "moments.npz"
+        if path.is_file():
+            with np.load(path) as kept:
+                self._moments = Moments(kept["mean"], kept["covariance"])
+            return
+        moments = self._moments = self._measure()
+
+        def write(temporary: Path) -> None:
+            with temporary.open("wb") as file:
+                np.savez(file, mean=moments.mean, covariance=moments.covariance)
+
+        write_atomic(path, write)
+
+    def _measure(self) -> Moments:
+        rows = np.arange(len(self.zyx))
+        if len(rows) > SAMPLE:
+            rows = np.sort(np.random.default_rng(0).choice(len(rows), SAMPLE, replace=False))
+        return Moments.of(self._features(rows).x)
+
+    def _features(self, rows: Int64[np.ndarray, " m"]) -> Any:
+        features = self.extractor.features(
+            self.volume, self.zyx[rows], background=self.background, reader=self._reader, show=False
+        )
+        if self.score is None:
+            return features
+        return beside_score(features, self.score[rows], self.refiner.made_[SCORE])
+
+
+def extractor_of(
+    refiner: Refiner, *, encoder: Encoder | None, detector: Detector | None, **running: Any
+) -> Extractor:
+    """What makes a refiner's features, as it recorded it, of the models that `models_of` found."""
+    settings: dict[str, Any] = {}
+    for block in refiner.columns_.sizes:
+        made = refiner.made_.get(block)
+        settings |= dict(made.settings) if made is not None and block != SCORE else {}
+        settings |= {"heat": True} if block == HEAT else {}
+    if "crop_zyx" in settings:
+        z, y, x = settings["crop_zyx"]
+        settings["crop_zyx"] = (z, y, x)
+    return Extractor(encoder, detector, **settings, **running)
+
+
+def _shipped(wanted: Made, kind: str) -> Any:
+    """The shipped model of the recorded sha256, first looked for under the recorded name."""
+    known = shipped("model")
+    names = sorted(known, key=lambda name: name != wanted.name)
+    for name in names:
+        found, config = read_kind(known[name])
+        if found == kind and config.get("sha256") == wanted.sha256:
+            return (
+                load(known[name], kind="encoder") if kind == "encoder" else load(known[name], kind="detector")
+            )
+    raise CanvasError(
+        f"this refiner was fitted with the {kind} {wanted.name} (sha256 {wanted.sha256[:12]}), which is not "
+        f"among the shipped models ({', '.join(known) or 'none'}); give its folder with --{kind}"
+    )
+
+
+def _meta(points: Points, volume: Volume, refiner: Refiner, extractor: Extractor) -> dict[str, str]:
+    meta = dict(points.meta) | {"volume": volume.name, "refiner_sha256": refiner_sha256(refiner)}
+    for name, made in extractor.made.items():
+        if name == HEAT:
+            continue  # its detector is named with the pooled map
+        kind = "encoder" if name == MAE else "detector"
+        meta |= {f"refiner_{kind}": made.name, f"refiner_{kind}_sha256": made.sha256}
+    if (score := refiner.made_.get(SCORE)) is not None:
+        meta["refiner_own_score"] = str(score.settings["column"])
+    return meta | {"p_cell_threshold": f"{refiner.threshold_:.6g}"}
+
+
+def _with(points: Points, p_cell: np.ndarray, meta: dict[str, str]) -> Points:
+    columns = {name: values for name, values in points.columns.items() if name != P_CELL}
+    return Points(points.zyx, columns | {P_CELL: p_cell.astype(np.float32)}, meta)

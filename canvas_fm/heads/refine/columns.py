@@ -1,0 +1,169 @@
+"""Which columns a refiner looks at, and how they are scaled before its model is fitted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float32, Float64
+
+from canvas_fm.errors import BadInput
+from canvas_fm.heads.features.feature_set import HEAT, LOUD, Moments
+
+CONCAT = "concat"
+REDUCTIONS = ("columns", "pca")
+# What a loud column (the detector's heat, the own score) is multiplied with beside others of unit deviation:
+# a penalty on the weights then hardly touches it. Among hundreds of columns it would be lost with few labels.
+LOUDNESS = 30.0
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The blocks that are used, side by side in the order given, and what is left of the one that is cut.
+
+    The loud blocks (the detector's heat, the candidates' own score), where there are such, stand beside every
+    variant and are never cut.
+    Of the `cut` block the first round(ratio · d) columns are kept (section 5 of the CANVAS paper calls the
+    ratio a contribution: 154 of 384 at 0.4), or as many principal components of it.
+    """
+
+    sizes: Mapping[str, int]
+    cut: str | None
+    kept: int
+    reduce: str
+
+    @classmethod
+    def of(
+        cls, blocks: Mapping[str, slice], dim: int, variant: str, cut: str | None, ratio: float, reduce: str
+    ) -> Columns:
+        """From a refiner's settings and `dim` columns; BadInput for what does not go together."""
+        if reduce not in REDUCTIONS:
+            raise BadInput(f"reduce is {reduce!r}; give one of {', '.join(REDUCTIONS)}")
+        if variant != CONCAT and variant not in blocks:
+            raise BadInput(
+                f"variant is {variant!r}; give {CONCAT} (all blocks) or one of the blocks {', '.join(blocks)}"
+            )
+        used = [name for name in blocks if variant in (CONCAT, name) or name in LOUD]
+        sizes = {name: len(range(*blocks[name].indices(dim))) for name in used}
+        may_cut = [name for name in used if name not in LOUD]
+        if not 0 < ratio <= 1:
+            raise BadInput(f"ratio is {ratio}; give the share of the cut block to keep, above 0 and up to 1")
+        if cut is None:
+            if ratio < 1 and len(may_cut) != 1:
+                raise BadInput(
+                    f"ratio is {ratio}: say which block it cuts, cut={' or '.join(map(repr, may_cut))}"
+                )
+            cut = may_cut[0] if ratio < 1 else None
+        elif cut not in may_cut:
+            raise BadInput(f"cut is {cut!r}; variant {variant!r} uses {', '.join(may_cut)}")
+        kept = 0 if cut is None else math.floor(ratio * sizes[cut] + 0.5)
+        if cut is not None and not kept:
+            raise BadInput(f"ratio {ratio} of the {sizes[cut]} columns of {cut!r} is none; give a higher one")
+        return cls(sizes, cut, kept, reduce)
+
+    def check_correction(self, correction: str) -> None:
+        """Raise BadInput for a correction of every brain where a loud block is looked at.
+
+        It would take away the block's level, for which it is there, and whitening would mix it into the rest.
+        """
+        loud = [name for name in self.sizes if name in LOUD]
+        if loud and correction != "none":
+            heat = loud[0] == HEAT
+            raise BadInput(
+                f"correction is {correction!r}, which would take the level of "
+                f"{'the detector' if heat else 'the candidates'}'{'s heat' if heat else ' own score'} away; "
+                f"fit without the correction, or without the {'heat' if heat else 'own score'}"
+            )
+
+    @property
+    def width(self) -> int:
+        """Columns that the model sees."""
+        return sum(self._taken(name) for name in self.sizes)
+
+    def take(self, blocks: Mapping[str, Float32[np.ndarray, "n k"]]) -> Float32[np.ndarray, "n w"]:
+        """The used columns side by side; the block that is cut to components is still whole here."""
+        return np.concatenate([blocks[name][:, : self._taken(name)] for name in self.sizes], axis=1)
+
+    def components(self) -> tuple[slice, int] | None:
+        """Where, among the taken columns, the block to be reduced to components lies, and to how many."""
+        if self.cut is None or self.reduce != "pca" or self.kept == self.sizes[self.cut]:
+            return None
+        before = list(self.sizes)[: list(self.sizes).index(self.cut)]
+        start = sum(self._taken(name) for name in before)
+        return slice(start, start + self.sizes[self.cut]), self.kept
+
+    def weights(self) -> Float64[np.ndarray, " k"] | None:
+        """What each scaled column, components in their place, is multiplied with; None where all are 1."""
+        if not any(name in LOUD for name in self.sizes):
+            return None
+        sizes = {name: self.kept if name == self.cut else size for name, size in self.sizes.items()}
+        return np.repeat([LOUDNESS if name in LOUD else 1.0 for name in sizes], list(sizes.values()))
+
+    def _taken(self, name: str) -> int:
+        return self.kept if name == self.cut and self.reduce == "columns" else self.sizes[name]
+
+
+@dataclass(frozen=True)
+class Affine:
+    """z = (x − mean) · matrix, or times a scale for each column: fitted on training rows alone."""
+
+    mean: Float64[np.ndarray, " w"]
+    matrix: np.ndarray  # (w, k), or the scales (w,)
+
+    @classmethod
+    def fit(
+        cls,
+        x: Float32[np.ndarray, "n w"],
+        components: tuple[slice, int] | None,
+        *,
+        whiten: bool,
+        weights: Float64[np.ndarray, " k"] | None = None,
+    ) -> Affine:
+        """Columns of unit deviation; components keep theirs in proportion; with `whiten` unit covariance.
+
+        Components of unit deviation each would make the last ones, which are noise, as loud as the first.
+        At the end each column is multiplied by its weight.
+        """
+        found = cls._unit(x, components, whiten)
+        return found if weights is None else cls(found.mean, found.matrix * weights)
+
+    @classmethod
+    def _unit(
+        cls, x: Float32[np.ndarray, "n w"], components: tuple[slice, int] | None, whiten: bool
+    ) -> Affine:
+        mean = x.mean(axis=0, dtype=np.float64)
+        if components is None and not whiten:
+            return cls(mean, _inverse(x.std(axis=0, dtype=np.float64)))
+        covariance = Moments.of(x).covariance
+        matrix = np.eye(len(mean))
+        if components is not None:
+            where, count = components
+            vectors = np.linalg.eigh(covariance[where, where])[1][:, ::-1][:, :count]
+            matrix = np.zeros((len(mean), len(mean) - (where.stop - where.start) + count))
+            matrix[: where.start, : where.start] = np.eye(where.start)
+            matrix[where, where.start : where.start + count] = vectors
+            matrix[where.stop :, where.start + count :] = np.eye(len(mean) - where.stop)
+        inner = matrix.T @ covariance @ matrix
+        if whiten:
+            return cls(mean, matrix @ Moments(np.zeros(len(inner)), inner).root())
+        scale = _inverse(np.sqrt(np.maximum(np.diag(inner), 0)))
+        if components is not None:
+            where, count = components
+            mine = slice(where.start, where.start + count)
+            scale[mine] = _inverse(np.sqrt(np.diag(inner)[mine].mean(keepdims=True)))
+        return cls(mean, matrix * scale)
+
+    def __call__(self, x: Float32[np.ndarray, "n w"]) -> Float64[np.ndarray, "n k"]:
+        centred = x - self.mean
+        return centred * self.matrix if self.matrix.ndim == 1 else centred @ self.matrix
+
+    def folded(self, weight: Float64[np.ndarray, "h k"]) -> Float64[np.ndarray, "h w"]:
+        """The weight that does on x − mean what the given one does on z."""
+        return weight * self.matrix if self.matrix.ndim == 1 else weight @ self.matrix.T
+
+
+def _inverse(deviation: Float64[np.ndarray, " k"]) -> Float64[np.ndarray, " k"]:
+    """1 / deviation, and 0 for a column that never changes: it says nothing."""
+    return np.where(deviation > 1e-7, 1 / np.maximum(deviation, 1e-7), 0.0)

@@ -1,0 +1,318 @@
+"""How a refiner learns: a model for each fold; calibration, threshold and figures from what none has seen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float32, Float64, Int64, Shaped
+
+from canvas_fm.errors import BadInput
+from canvas_fm.evaluation.classification import auc, best_f1, calibration_error, ceiling, f1_at
+from canvas_fm.heads.labels.group_folds import Folds, check_labels, grouped_folds, held_out_parts
+from canvas_fm.heads.refine.calibration import Calibration, CountSpread, expected_count, fit_calibration
+from canvas_fm.heads.refine.columns import Affine
+from canvas_fm.models.device import pick_device
+from canvas_fm.models.head_nets import HeadNet, train_mlp
+
+if TYPE_CHECKING:
+    from canvas_fm.heads.refine.refiner import Refiner
+
+GRID = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # of C, the inverse of the penalty
+MODELS = ("logistic", "mlp")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Labelled rows as the model sees them; `grouped` is False where nobody said what brains they are of.
+
+    `copies` are the same rows seen at other contrasts: the model is fitted on them too and the threshold has
+    to do for them, but calibration and figures are of the rows as they are.
+    """
+
+    x: Float32[np.ndarray, "n w"]
+    is_cell: Bool[np.ndarray, " n"]
+    groups: Shaped[np.ndarray, " n"]
+    regions: np.ndarray | None
+    missed: Mapping[str, int]
+    grouped: bool
+    copies: tuple[Float32[np.ndarray, "n w"], ...] = ()
+
+    def seen(
+        self, some: Int64[np.ndarray, " m"] | slice
+    ) -> tuple[Float32[np.ndarray, "km w"], Bool[np.ndarray, " km"]]:
+        """Rows to be fitted on, with their labels: as they are, then each copy."""
+        x = np.concatenate([self.x[some], *(copy[some] for copy in self.copies)])
+        return x, np.tile(self.is_cell[some], 1 + len(self.copies))
+
+    def missed_in(self, rows: Int64[np.ndarray, " m"]) -> int:
+        """True cells without a candidate that belong to these rows: by their share of their brain."""
+        total = 0.0
+        for name, count in self.missed.items():
+            all_rows = int((self.groups == name).sum())
+            total += count * int((self.groups[rows] == name).sum()) / all_rows if all_rows else 0
+        return round(total)
+
+    @property
+    def places(self) -> Shaped[np.ndarray, " n"]:
+        """What counts are compared over: regions where they are known, else brains."""
+        if self.regions is None:
+            return self.groups
+        return np.char.add(np.char.add(self.groups.astype(np.str_), "/"), self.regions.astype(np.str_))
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a refiner keeps of its fit."""
+
+    net: HeadNet
+    calibration: Calibration
+    spread: CountSpread
+    threshold: float
+    C: float | None
+    split: str
+    warning: str | None
+    figures: dict[str, Any]
+
+
+def fit_head(settings: Refiner, rows: Rows) -> Fitted:
+    """Fit on all rows; calibrate, choose the threshold and judge on the rows of the folds left out."""
+    folds = folds_of(settings, rows)
+    C, held_out = held_out_logits(settings, rows, folds)
+    return judged(settings, rows, folds, held_out, head_net(settings, *rows.seen(slice(None)), C), C)
+
+
+def folds_of(settings: Refiner, rows: Rows) -> Folds:
+    """Which rows are held out together; BadInput for settings and labels that nothing can be made of."""
+    if settings.model not in MODELS:
+        raise BadInput(f"model is {settings.model!r}; give one of {', '.join(MODELS)}")
+    if settings.threshold is not None and not 0 < settings.threshold < 1:
+        raise BadInput(f"threshold is {settings.threshold}; give a probability between 0 and 1")
+    check_labels(rows.is_cell)
+    groups, regions = held_out_parts(settings.hold_out, rows.groups, rows.regions)
+    return grouped_folds(
+        groups,
+        rows.is_cell,
+        folds=settings.folds,
+        regions=regions,
+        force_random=settings.force_random or not rows.grouped,
+        seed=settings.random_state,
+    )
+
+
+def judged(
+    settings: Refiner,
+    rows: Rows,
+    folds: Folds,
+    held_out: Float64[np.ndarray, "copies n"],
+    net: HeadNet,
+    C: float | None,
+) -> Fitted:
+    """Calibration, threshold and figures by the logits of rows held out; `net` has seen all rows.
+
+    `held_out` are those of the rows as they are, and below them those of each copy.
+    """
+    calibration = fit_calibration(held_out[0], rows.is_cell, settings.calibration)
+    everything = np.arange(len(rows.is_cell))
+    chosen = _best_threshold(rows, calibration, held_out, everything)
+    honest, kept = carried(settings, rows, folds, held_out)
+    spread = CountSpread() if folds.by == "random" else CountSpread.of(honest, rows.is_cell, rows.places)
+    figures = _figures(rows, folds, held_out[0], honest, kept, spread)
+    net.calibration = torch.tensor(calibration.knots, dtype=torch.float32)
+    rounded = Calibration(calibration.method, net.calibration.numpy().astype(np.float64))
+    threshold = chosen if settings.threshold is None else settings.threshold
+    return Fitted(net, rounded, spread, float(threshold), C, folds.by, _warning(folds, rows), figures)
+
+
+def _best_threshold(
+    rows: Rows,
+    calibration: Calibration,
+    held_out: Float64[np.ndarray, "copies n"],
+    some: Int64[np.ndarray, " m"],
+) -> float:
+    """What P(cell) has to reach for the highest F1 over some rows and all their copies."""
+    p_cell = np.concatenate([calibration(logits[some]) for logits in held_out])
+    is_cell = np.tile(rows.is_cell[some], len(held_out))
+    return float(best_f1(is_cell, p_cell, missed=len(held_out) * rows.missed_in(some))[0])
+
+
+def _warning(folds: Folds, rows: Rows) -> str | None:
+    if not rows.grouped:
+        return "rows split at random, since no groups were given: nothing is known of another brain"
+    return folds.warning
+
+
+def held_out_logits(
+    settings: Refiner, rows: Rows, folds: Folds
+) -> tuple[float | None, Float64[np.ndarray, "copies n"]]:
+    """The penalty (of the logistic model), and each row's logit by the model that has not seen its fold.
+
+    The first row of logits is of the rows as they are, the next of their first copy, and so on.
+    Where C is None it is the one whose held-out logits, calibrated together, give the least log loss: that
+    asks for a ranking within brains and for one scale over all of them. (Within a standard error of it a
+    stronger penalty was tried: worse on clean labels, and no stronger where the labels are not.)
+    """
+    wanted: tuple[float | None, ...] = (settings.C,)
+    if settings.model == "logistic" and settings.C is None:
+        wanted = GRID
+    seen = (rows.x, *rows.copies)
+    logits = np.empty((len(wanted), len(seen), len(rows.x)), np.float32)
+    for train, test in folds:
+        x, is_cell = rows.seen(train)
+        affine = _affine(settings, x)
+        z, judged = affine(x), [affine(one[test]) for one in seen]
+        for at, C in enumerate(wanted):
+            layers = _fit(settings, z, is_cell, C)
+            for number, one in enumerate(judged):
+                logits[at, number, test] = layers(one)
+    losses = [_log_loss(rows.is_cell, one[0]) for one in logits] if len(wanted) > 1 else [0.0]
+    best = int(np.argmin(losses))
+    return wanted[best], logits[best].astype(np.float64)
+
+
+def _log_loss(is_cell: Bool[np.ndarray, " n"], logits: Float32[np.ndarray, " n"]) -> float:
+    p = np.clip(fit_calibration(logits, is_cell)(logits), 1e-9, 1 - 1e-9)
+    return float(-np.mean(np.where(is_cell, np.log(p), np.log(1 - p))))
+
+
+def _affine(settings: Refiner, x: Float32[np.ndarray, "n w"]) -> Affine:
+    columns = settings.columns_
+    return Affine.fit(x, columns.components(), whiten=settings.whiten, weights=columns.weights())
+
+
+@dataclass(frozen=True)
+class _Layers:
+    """Weights (out, in) and biases: one pair for the logistic model, two for the MLP."""
+
+    weights: tuple[np.ndarray, ...]
+    biases: tuple[np.ndarray, ...]
+
+    def __call__(self, z: Float64[np.ndarray, "n k"]) -> Float64[np.ndarray, " n"]:
+        y = z @ self.weights[0].T + self.biases[0]
+        if len(self.weights) > 1:
+            y = torch.nn.functional.gelu(torch.from_numpy(y)).numpy() @ self.weights[1].T + self.biases[1]
+        return y[:, 0]
+
+
+def _fit(
+    settings: Refiner, z: Float64[np.ndarray, "n k"], is_cell: Bool[np.ndarray, " n"], C: float | None
+) -> _Layers:
+    if settings.model == "logistic":
+        from sklearn.linear_model import LogisticRegression
+
+        weight = "balanced" if settings.balanced else None
+        model = LogisticRegression(C=C or 1.0, class_weight=weight, max_iter=2000).fit(z, is_cell)
+        return _Layers((model.coef_,), (model.intercept_,))
+    device = pick_device(settings.device)
+    layers = train_mlp(
+        torch.from_numpy(z.astype(np.float32)).to(device),
+        torch.from_numpy(is_cell.astype(np.float32)).to(device),
+        hidden=settings.hidden,
+        epochs=settings.epochs,
+        weight_decay=settings.weight_decay,
+        cell_weight=float((~is_cell).sum() / is_cell.sum()) if settings.balanced else 1.0,
+        seed=settings.random_state,
+    )
+    numbers = [tensor.cpu().double().numpy() for layer in layers for tensor in (layer.weight, layer.bias)]
+    return _Layers((numbers[0], numbers[2]), (numbers[1], numbers[3]))
+
+
+def head_net(
+    settings: Refiner, x: Float32[np.ndarray, "n w"], is_cell: Bool[np.ndarray, " n"], C: float | None
+) -> HeadNet:
+    """The model of all rows as one net on the used columns, scaling folded in."""
+    affine = _affine(settings, x)
+    layers = _fit(settings, affine(x), is_cell, C)
+    net = HeadNet(x.shape[1], settings.hidden if len(layers.weights) > 1 else 0)
+    first = {"weight": affine.folded(layers.weights[0]), "bias": layers.biases[0]}
+    parts = {"first": first}
+    if len(layers.weights) > 1:
+        parts["last"] = {"weight": layers.weights[1], "bias": layers.biases[1]}
+    state = {
+        f"{layer}.{name}": torch.tensor(value, dtype=torch.float32)
+        for layer, values in parts.items()
+        for name, value in values.items()
+    }
+    state |= {"mean": torch.tensor(affine.mean, dtype=torch.float32), "calibration": net.calibration}
+    net.load_state_dict(state)
+    return net.eval().requires_grad_(False)
+
+
+def carried(
+    settings: Refiner, rows: Rows, folds: Folds, held_out: Float64[np.ndarray, "copies n"]
+) -> tuple[Float64[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
+    """P(cell) of each row and whether it is kept, by calibration and threshold of the other folds alone."""
+    natural = held_out[0]
+    p_cell, kept = np.empty(len(natural)), np.empty(len(natural), bool)
+    for train, test in folds:
+        calibration = fit_calibration(natural[train], rows.is_cell[train], settings.calibration)
+        p_cell[test] = calibration(natural[test])
+        threshold = settings.threshold
+        if threshold is None:
+            threshold = _best_threshold(rows, calibration, held_out, train)
+        kept[test] = p_cell[test] >= threshold
+    return p_cell, kept
+
+
+def _figures(
+    rows: Rows,
+    folds: Folds,
+    logits: Float64[np.ndarray, " n"],
+    p_cell: Float64[np.ndarray, " n"],
+    kept: Bool[np.ndarray, " n"],
+    spread: CountSpread,
+) -> dict[str, Any]:
+    """Figures on rows left out, pooled and by brain, with the F1 of keeping everything and the ceiling.
+
+    The ceiling is None where nobody said how many true cells have no candidate.
+    """
+
+    def of(some: Int64[np.ndarray, " m"]) -> dict[str, Any]:
+        is_cell, missed = rows.is_cell[some], rows.missed_in(some)
+        cells = int(is_cell.sum())
+        known = set(np.unique(rows.groups[some]).tolist()) <= set(rows.missed)
+        recall = cells / (cells + missed) if known and cells + missed else None
+        return {
+            "candidates": len(some),
+            "cells": cells,
+            "missed": missed,
+            "auc": auc(is_cell, logits[some]),
+            "f1": f1_at(is_cell, kept[some].astype(np.float64), 0.5, missed=missed),
+            "f1_ceiling": None if recall is None else ceiling(recall),
+            "f1_unrefined": f1_at(is_cell, np.ones(len(some)), 0.5, missed=missed),
+            "calibration_error": calibration_error(is_cell, p_cell[some]),
+            "count": expected_count(p_cell[some], spread)._asdict(),
+        }
+
+    names = np.unique(rows.groups)
+    return {
+        "folds": folds.count,
+        "split": folds.by if rows.grouped else "random",
+        "warning": _warning(folds, rows),
+        "pooled": of(np.arange(len(logits))),
+        "brains": {str(name): of(np.flatnonzero(rows.groups == name)) for name in names},
+        "regions": _region_figures(rows, p_cell, spread),
+    }
+
+
+def _region_figures(
+    rows: Rows, p_cell: Float64[np.ndarray, " n"], spread: CountSpread
+) -> dict[str, float | int] | None:
+    """How far the counts of whole regions were off, and how many intervals held the truth."""
+    if rows.regions is None:
+        return None
+    off, held, cells = [], [], []
+    for place in np.unique(rows.places):
+        mine = rows.places == place
+        count, true = expected_count(p_cell[mine], spread), int(rows.is_cell[mine].sum())
+        off.append(abs(count.value - true))
+        cells.append(true)
+        held.append(count.low <= true <= count.high)
+    return {
+        "regions": len(off),
+        "count_error": float(np.sum(off) / max(np.sum(cells), 1)),
+        "intervals_that_hold": float(np.mean(held)),
+    }

@@ -1,0 +1,314 @@
+"""The refiner: from features of candidates to the probability that each is a cell."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float64
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from canvas_fm.errors import BadInput, ModelMismatch
+from canvas_fm.heads.features.feature_set import (
+    CORRECTIONS,
+    MAE,
+    FeatureSet,
+    Moments,
+    check_blocks,
+    check_finite,
+    check_made,
+    correct_by_group,
+)
+from canvas_fm.heads.labels.labels import aligned, labels_of
+from canvas_fm.heads.refine.calibration import Calibration, Count, CountSpread, expected_count
+from canvas_fm.heads.refine.columns import CONCAT, Columns
+from canvas_fm.heads.refine.cross_fit import Fitted, Rows, fit_head
+from canvas_fm.models.device import pick_device
+from canvas_fm.models.head_nets import HeadNet
+from canvas_fm.models.tuned import TunedBlocks
+
+_log = logging.getLogger(__name__)
+_AT_ONCE = 65_536
+
+Missed = Mapping[str, int]
+"""By brain, the true cells for which there is no candidate."""
+
+
+class Refiner(ClassifierMixin, BaseEstimator):
+    """Tells true from false detections by their features; a scikit-learn classifier.
+
+    variant: `concat` uses all blocks, else the name of one (`detector`, `mae`). blocks: the columns of each
+    by name; a FeatureSet brings its own. The blocks `heat` (the detector's at the candidate) and `score` (the
+    candidates' own) stand beside any variant and are hardly penalised. cut, ratio, reduce: of the block `cut`
+    only the first round(ratio·d)
+    columns are used, or with reduce `pca` as many of its principal components. correction: every brain is
+    first corrected by its own candidates (none, centre, standardise, whiten). whiten: decorrelate columns, by
+    the training brains. model: `logistic` (C chosen by cross-validation where None) or `mlp`. balanced: both
+    classes weigh the same. calibration: `temperature`, `isotonic` or `none`, on held-out brains. threshold:
+    what P(cell) has to reach; None takes the one of the highest F1 on held-out training brains. hold_out:
+    `regions` divides all brains by their regions for that, as one brain alone is divided. unlabelled: rows of
+    this label are left out and counted (None: none are). force_random: allow a random split inside one brain,
+    which is then marked.
+
+    After `fit`: `threshold_`, `calibration_`, `count_spread_`, `cross_validation_` (figures on held-out
+    brains), `skipped_` (rows without a label), `split_`, and `split_warning_` where it is one to worry about.
+    """
+
+    def __init__(
+        self,
+        variant: str = CONCAT,
+        *,
+        blocks: Mapping[str, slice] | None = None,
+        cut: str | None = None,
+        ratio: float = 1.0,
+        reduce: str = "columns",
+        correction: str = "none",
+        whiten: bool = False,
+        model: str = "logistic",
+        C: float | None = None,
+        hidden: int = 64,
+        epochs: int = 30,
+        weight_decay: float = 0.05,
+        balanced: bool = True,
+        calibration: str = "temperature",
+        threshold: float | None = None,
+        folds: int = 5,
+        hold_out: str = "brains",
+        unlabelled: int | None = -1,
+        force_random: bool = False,
+        random_state: int = 0,
+        device: str = "cpu",
+    ) -> None:
+        self.variant = variant
+        self.blocks = blocks
+        self.cut = cut
+        self.ratio = ratio
+        self.reduce = reduce
+        self.correction = correction
+        self.whiten = whiten
+        self.model = model
+        self.C = C
+        self.hidden = hidden
+        self.epochs = epochs
+        self.weight_decay = weight_decay
+        self.balanced = balanced
+        self.calibration = calibration
+        self.threshold = threshold
+        self.folds = folds
+        self.hold_out = hold_out
+        self.unlabelled = unlabelled
+        self.force_random = force_random
+        self.random_state = random_state
+        self.device = device
+
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        *,
+        groups: Any = None,
+        regions: Any = None,
+        missed: Missed | None = None,
+        copies: Sequence[Any] = (),
+    ) -> Refiner:
+        """Learn from features (n, d), an array or a FeatureSet, and labels: 1 a cell, 0 none, −1 left out.
+
+        `groups` is the brain of each row (a FeatureSet brings it): calibration and threshold come from brains
+        that the model has not seen. With one brain alone its `regions` are held out instead, a name for each
+        row; without them a split at random is refused unless `force_random`. An array that comes without
+        groups is split at random, and `split_` says so. `missed` counts, by brain, the true cells for which
+        there is no candidate: they lower F1, and so move the threshold. `copies` are the same rows as they
+        would look in a brain stained otherwise (`Volume.at_contrast`): the model is fitted on them too, and
+        the threshold has to do for them.
+
+        Raises BadInput for one class only, fewer labels than folds, NaN, and settings that contradict.
+        """
+        rows = self.prepare(X, y, groups=groups, regions=regions, missed=missed, copies=copies)
+        self.take(fit_head(self, rows))
+        self.warn()
+        return self
+
+    def prepare(
+        self,
+        X: Any,
+        y: Any,
+        *,
+        groups: Any = None,
+        regions: Any = None,
+        missed: Missed | None = None,
+        copies: Sequence[Any] = (),
+    ) -> Rows:
+        """The labelled rows of `fit` as its model sees them: corrected, and the columns that are used."""
+        if self.correction not in CORRECTIONS:
+            raise BadInput(f"correction is {self.correction!r}; give one of {', '.join(CORRECTIONS)}")
+        x, names, known = self._training_rows(X, y, groups)
+        labels, keep = labels_of(y, len(x), self.unlabelled)
+        self.classes_ = np.unique(labels[keep])
+        self.blocks_ = dict(self._blocks(X, x.shape[1]))
+        self.made_ = dict(X.made) if isinstance(X, FeatureSet) else {}
+        self.columns_ = Columns.of(self.blocks_, x.shape[1], self.variant, self.cut, self.ratio, self.reduce)
+        self.columns_.check_correction(self.correction)
+        used = self._used(x, names)
+        self.skipped_ = int((~keep).sum())
+        return Rows(
+            x=used[keep],
+            copies=tuple(self._used(self._copy(X, copy, len(x)), names)[keep] for copy in copies),
+            is_cell=labels[keep] == self.classes_[-1],
+            groups=names[keep],
+            regions=None if regions is None else aligned(regions, "regions", len(x))[keep],
+            missed=dict(missed or {}),
+            grouped=known,
+        )
+
+    def _used(self, x: np.ndarray, names: np.ndarray) -> np.ndarray:
+        """The columns that the model sees.
+
+        A brain is corrected by all its candidates, labelled or not, as it will be when it is judged.
+        """
+        x = correct_by_group(x, names, self.correction)
+        return self.columns_.take({name: x[:, part] for name, part in self.blocks_.items()})
+
+    def _copy(self, X: Any, copy: Any, n: int) -> np.ndarray:
+        """A copy of the rows of X, checked to be one: as many rows, of the same blocks and models."""
+        if isinstance(copy, FeatureSet):
+            known = isinstance(X, FeatureSet)
+            if known and (dict(copy.blocks) != dict(X.blocks) or dict(copy.made) != dict(X.made)):
+                raise ModelMismatch("a copy's features have other blocks or models; make both the same way")
+            copy = copy.x
+        x = validate_data(self, copy, dtype=np.float32, ensure_all_finite=False, reset=False)
+        check_finite(x, self.blocks_)
+        if len(x) != n:
+            raise BadInput(f"a copy has {len(x)} rows; expected {n}, the same candidates seen otherwise")
+        return x
+
+    def take(self, fitted: Fitted, tuned: TunedBlocks | None = None) -> None:
+        """Become what was fitted; `tuned` are the encoder's last blocks where they were fitted too."""
+        self.net_: HeadNet = fitted.net
+        self.calibration_: Calibration = fitted.calibration
+        self.count_spread_: CountSpread = fitted.spread
+        self.threshold_ = fitted.threshold
+        self.C_ = fitted.C
+        self.split_, self.split_warning_ = fitted.split, fitted.warning
+        self.cross_validation_ = fitted.figures
+        self.tuned_ = tuned
+        if tuned is not None:
+            self.made_[MAE] = replace(self.made_[MAE], name=tuned.name, sha256=tuned.sha256)
+        self.__dict__.pop("sha256_", None)  # that of a folder which this may have been loaded from
+
+    def warn(self) -> None:
+        """Say aloud what the figures of a fit give reason to worry about."""
+        if self.split_warning_:
+            _log.warning("the refiner was calibrated on %s", self.split_warning_)
+        ranking = self.cross_validation_["pooled"]["auc"]
+        if ranking is not None and ranking < 0.5:
+            _log.warning("on brains left out the refiner ranks worse than chance (AUC %.2f)", ranking)
+
+    def predict_proba(self, X: Any, *, groups: Any = None, moments: Moments | None = None) -> Any:
+        """P(not a cell) and P(cell) of every row, (n, 2), calibrated.
+
+        With a per-brain correction, rows are corrected by the brain (`groups`, a FeatureSet's own, else all
+        rows are one brain) that they come with, or by given `moments` where they are a part of one.
+        """
+        check_is_fitted(self)
+        p = self.calibration_(self.logits(X, groups=groups, moments=moments))
+        return np.stack([1 - p, p], axis=1)
+
+    def predict(self, X: Any) -> Any:
+        """The class of every row: a cell where P(cell) reaches the threshold."""
+        kept = self.predict_proba(X)[:, 1] >= self.threshold_
+        return self.classes_[kept.astype(np.int64)]
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Share of the labelled rows that `predict` names rightly, as scikit-learn's classifiers have it."""
+        labels = np.asarray(y)
+        keep = np.ones(len(labels), bool) if self.unlabelled is None else labels != self.unlabelled
+        right = (self.predict(X) == labels)[keep]
+        weight = None if sample_weight is None else np.asarray(sample_weight)[keep]
+        return float(np.average(right, weights=weight))
+
+    def logits(self, X: Any, *, groups: Any = None, moments: Moments | None = None) -> Any:
+        """What the model says before calibration, float32 (n,): it ranks rows without ties."""
+        check_is_fitted(self)
+        x, names = self._judged_rows(X, groups)
+        if self.correction != "none":
+            corrected = None if moments is None else moments.corrected(x, self.correction)
+            x = correct_by_group(x, names, self.correction) if corrected is None else corrected
+        blocks = self._layout(X)
+        used = self.columns_.take({name: x[:, blocks[name]] for name in self.columns_.sizes})
+        device = pick_device(self.device)
+        net = self.net_.to(device)
+        out = np.empty(len(used), np.float32)
+        with torch.inference_mode():
+            for start in range(0, len(used), _AT_ONCE):
+                part = torch.from_numpy(np.ascontiguousarray(used[start : start + _AT_ONCE]))
+                out[start : start + _AT_ONCE] = net(part.to(device)).cpu().numpy()
+        return out
+
+    def count(self, p_cell: Float64[np.ndarray, " n"]) -> Count:
+        """Expected cells among rows of these probabilities, with a 90 % interval."""
+        check_is_fitted(self)
+        return expected_count(p_cell, self.count_spread_)
+
+    def save(self, folder: str | Path, provenance: dict[str, Any] | None = None) -> str:
+        """Write the folder `refiner/` (config.json, model.safetensors), whole or not at all; its sha256."""
+        from canvas_fm.heads.refine.refiner_folder import save_refiner
+
+        return save_refiner(self, Path(folder), provenance or {})
+
+    @staticmethod
+    def load(folder: str | Path) -> Refiner:
+        """Open a refiner's folder, or a shipped one by its name, and check every byte of it."""
+        from canvas_fm.heads.refine.refiner_folder import load_refiner
+
+        return load_refiner(folder)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_class = False
+        return tags
+
+    def _training_rows(self, X: Any, y: Any, groups: Any) -> tuple[np.ndarray, np.ndarray, bool]:
+        """Rows (n, d), the brain of each, and whether that was given."""
+        if isinstance(X, FeatureSet):
+            self.n_features_in_ = X.x.shape[1]
+            return X.x, np.asarray(X.groups if groups is None else groups, dtype=np.str_), True
+        x, _ = validate_data(self, X, y, dtype=np.float32, ensure_all_finite=False, ensure_min_samples=2)
+        check_finite(x, self.blocks)
+        if groups is None:
+            return x, np.full(len(x), "unknown"), False
+        return x, aligned(groups, "groups", len(x)), True
+
+    def _judged_rows(self, X: Any, groups: Any) -> tuple[np.ndarray, np.ndarray]:
+        if isinstance(X, FeatureSet):
+            return X.x, np.asarray(X.groups if groups is None else groups, dtype=np.str_)
+        x = validate_data(self, X, dtype=np.float32, ensure_all_finite=False, reset=False)
+        check_finite(x, self.blocks_)
+        return x, np.full(len(x), "one") if groups is None else aligned(groups, "groups", len(x))
+
+    def _blocks(self, X: Any, dim: int) -> Mapping[str, slice]:
+        own = X.blocks if isinstance(X, FeatureSet) else None
+        if self.blocks is not None and own is not None and dict(self.blocks) != dict(own):
+            raise BadInput(
+                f"blocks are {dict(self.blocks)}, but the features have {dict(own)}; leave them out"
+            )
+        blocks = self.blocks or own or {"features": slice(0, dim)}
+        check_blocks(blocks, dim)
+        return blocks
+
+    def _layout(self, X: Any) -> Mapping[str, slice]:
+        """The blocks of features to judge; ModelMismatch where another model made them."""
+        if not isinstance(X, FeatureSet):
+            return self.blocks_
+        for name, size in self.columns_.sizes.items():
+            if X.block(name).shape[1] != size:
+                raise ModelMismatch(
+                    f"block {name!r} has {X.block(name).shape[1]} columns; this refiner takes {size}"
+                )
+            check_made(name, X.made.get(name), self.made_.get(name))
+        return X.blocks

@@ -1,0 +1,1 @@
+"""Other engines for the same numbers: OpenVINO, int8, CUDA graphs."""

@@ -1,0 +1,100 @@
+"""An encoder compiled by OpenVINO for the CPU: in fp32, in bf16, and in int8 where that was admitted."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+from torch import Tensor, nn
+
+from canvas_fm.errors import MissingExtra
+from canvas_fm.inference.backends.int8_check import quantised_file
+from canvas_fm.models.checkpoint import Encoder
+from canvas_fm.models.vit import POOLS
+
+_HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}  # of int8: for what is not quantised
+
+
+class Outputs(nn.Module):
+    """Crops (b, 1, z, y, x) → (b, pools, d), all POOLS in one graph; or what one of DENSE gives."""
+
+    def __init__(self, encoder: Encoder, layer: int | None = None, dense: str | None = None) -> None:
+        super().__init__()
+        self.net, self.layer, self.dense = encoder.net, layer, dense
+
+    def forward(self, crops: Tensor) -> Tensor:
+        tokens = self.net.tokens(crops, layer=self.layer)
+        if self.dense is not None:
+            return self.net.pooled(tokens, self.dense)
+        return torch.stack([self.net.pooled(tokens, pool) for pool in POOLS], dim=1)
+
+
+class Compiled:
+    """A compiled graph, for as many threads as torch has; calls from several threads take turns."""
+
+    def __init__(self, model: Any, precision: str) -> None:
+        settings = {
+            "INFERENCE_PRECISION_HINT": _HINTS[precision],
+            "PERFORMANCE_HINT": "LATENCY",  # one batch at a time, on all threads
+            "NUM_STREAMS": 1,
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        }
+        self._request = openvino().Core().compile_model(model, "CPU", settings).create_infer_request()
+        self._turn = threading.Lock()
+
+    def __call__(self, crops: Float32[np.ndarray, "b 1 z y x"]) -> Float32[np.ndarray, "b ..."]:
+        with self._turn:
+            found: Any = self._request.infer([np.ascontiguousarray(crops)], share_inputs=True)[0]
+            return found
+
+
+def compiled(
+    encoder: Encoder, pool: str, layer: int | None, precision: str
+) -> Callable[[Float32[np.ndarray, "b 1 z y x"]], np.ndarray]:
+    """Crops in, what `pool` makes of them out; the compiled graph is kept with the encoder."""
+    dense = None if pool in POOLS else pool
+    key = ("openvino", dense, layer, precision, torch.get_num_threads())
+
+    def make() -> Compiled:
+        if precision != "int8":
+            return Compiled(converted(encoder, layer, dense), precision)
+        return Compiled(openvino().Core().read_model(quantised_file(encoder)), precision)
+
+    net = encoder.kept(key, make)
+    if dense is not None:
+        return net
+    return lambda crops: np.ascontiguousarray(net(crops)[:, POOLS.index(pool)])
+
+
+def converted(encoder: Encoder, layer: int | None = None, dense: str | None = None) -> Any:
+    """The encoder's graph as an OpenVINO model, for batches of any size."""
+    ov = openvino()
+    crop_zyx = encoder.config.architecture.crop_zyx
+    shape = ov.PartialShape([-1, 1, *crop_zyx])
+    module = Outputs(encoder, layer, dense).eval()
+    with torch.inference_mode(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch and openvino, about how the one traces the other
+        example = torch.rand(2, 1, *crop_zyx)
+        return ov.convert_model(module, example_input=example, input=[(shape, ov.Type.f32)])
+
+
+def save(model: Any, path: Path) -> None:
+    """Write a model as `path` (.xml) and its weights beside it (.bin)."""
+    openvino().save_model(model, path, compress_to_fp16=False)
+
+
+def openvino() -> Any:
+    """The package, without the part of it that reports each conversion to its maker's server, unasked."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    try:
+        import openvino
+    except ImportError as problem:
+        raise MissingExtra("openvino", "cpu", "backend openvino") from problem
+    return openvino

@@ -1,0 +1,230 @@
+"""The work of a detection: what it reads, what it finds in a tile, how tiles become points."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, Float64, Int64
+
+from canvas_fm.data.points.points import Points
+from canvas_fm.data.volume.volume import Volume, Zyx, ZyxUm
+from canvas_fm.data.volume.window import Window
+from canvas_fm.errors import CanvasError
+from canvas_fm.inference.detect.dask_workers import map_tiles
+from canvas_fm.inference.detect.heatmap import Heat, smooth, smooth_reach
+from canvas_fm.inference.detect.local_maxima import (
+    Shape,
+    find_all_maxima,
+    neighbourhood,
+    one_per_plateau,
+    refine_positions,
+    suppress,
+)
+from canvas_fm.inference.detect.resumable import TileWork
+from canvas_fm.inference.detect.tiles import Box, Readable, Resampled, cut, whole
+from canvas_fm.progress import bar
+
+_BAD_CHUNKS, _BETWEEN = "bad_chunks", " | "
+
+
+@dataclass(frozen=True)
+class Found:
+    """The maxima of one tile, plateaus whole: voxels, their heat, positions between voxels."""
+
+    maxima: Int64[np.ndarray, "n 3"]
+    score: Float32[np.ndarray, " n"]
+    position: Float64[np.ndarray, "n 3"]
+    bad_chunks: tuple[str, ...] = ()
+
+
+@dataclass
+class Job:
+    """All that decides the cells of a volume; it can be sent to other processes.
+
+    `radius_zyx` and `shape` are FindMaxima's; with `suppress_um` what is left is suppressed greedily besides.
+    """
+
+    volumes: list[Volume]
+    windows: list[Window]
+    resample_to_um: ZyxUm | None
+    heat: Heat
+    smooth_um: float
+    radius_zyx: tuple[float, float, float]
+    shape: Shape
+    suppress_um: float | None
+    threshold: float
+    subvoxel: bool
+    region: Box
+    tile_zyx: Zyx
+    inputs: dict[str, Any]
+    meta: dict[str, str]
+
+    def __post_init__(self) -> None:
+        to_um = self.resample_to_um
+        self.sources: list[Readable] = [v if to_um is None else Resampled(v, to_um) for v in self.volumes]
+        self.voxel_um = self.sources[0].voxel_um
+        self.extent = whole(self.sources[0].shape_zyx)
+        self.tiles = cut(self.region, self.tile_zyx)
+        self._hottest_of_nothing: float | None = None
+
+    def boxes(self, core: Box) -> tuple[Box, Box, Box]:
+        """What a tile reads, where its heat is right, and where its smoothed heat is."""
+        reach = np.abs(neighbourhood(self.radius_zyx, self.shape)).max(axis=0, initial=0).tolist()
+        final = core.grown(np.maximum(reach, 1).tolist(), self.extent)
+        warm = final.grown(smooth_reach(self.smooth_um, self.voxel_um), self.extent)
+        return warm.grown(self.heat.halo_zyx, self.extent, self.heat.align_zyx), warm, final
+
+    def tile(self, number: int) -> Found:
+        """The maxima in one tile: those that the untiled heat map has there."""
+        core = self.tiles[number]
+        read, warm, final = self.boxes(core)
+        voxels = read_windowed(self.sources, self.volumes, self.windows, read)
+        if not voxels.any() and self._nothing_is_cold():
+            return self._found(np.empty((0, 3), np.int64), np.empty((0, 0, 0), np.float32), final)
+        heat = smooth(self.heat(voxels)[warm.inside(read)], self.smooth_um, self.voxel_um)
+        heat = np.ascontiguousarray(heat[final.inside(warm)])
+        local = find_all_maxima(heat, self.radius_zyx, just_below(self.threshold), shape=self.shape)
+        return self._found(local[core.holds(local + final.start)], heat, final)
+
+    def merge(self, found: Sequence[Found]) -> Points:
+        """All tiles' maxima as points with their score, in z, y, x order: one a plateau, wherever it lies."""
+        maxima = np.concatenate([np.empty((0, 3), np.int64), *(part.maxima for part in found)])
+        score = np.concatenate([np.empty(0, np.float32), *(part.score for part in found)])
+        position = np.concatenate([np.empty((0, 3)), *(part.position for part in found)])
+        order = np.lexsort(maxima.T[::-1])
+        maxima, score, position = maxima[order], score[order], position[order]
+        keep = one_per_plateau(maxima, self.radius_zyx, shape=self.shape)
+        if self.suppress_um is not None:
+            keep = keep[suppress(position[keep] * self.voxel_um, score[keep], self.suppress_um)]
+        zyx = position[keep]
+        source = self.sources[0]
+        if isinstance(source, Resampled):
+            zyx = source.to_volume(zyx)
+        bad = sorted({sentence for part in found for sentence in part.bad_chunks})
+        meta = self.meta | ({_BAD_CHUNKS: _BETWEEN.join(bad)} if bad else {})
+        return Points(zyx, {"score": score[keep]}, meta)
+
+    def digest(self) -> str:
+        """A hash over the inputs: the same inputs give the same rows."""
+        return hashlib.sha256(json.dumps(self.inputs, sort_keys=True).encode()).hexdigest()
+
+    def _found(self, local: np.ndarray, heat: np.ndarray, box: Box) -> Found:
+        position = refine_positions(heat, local) if self.subvoxel else local.astype(np.float64)
+        bad = tuple(sentence for volume in self.volumes for sentence in volume.bad_chunks)
+        score = heat[tuple(local.T)] if len(local) else np.empty(0, np.float32)
+        return Found(local + np.asarray(box.start), score, position + box.start, bad)
+
+    def _nothing_is_cold(self) -> bool:
+        """Whether voxels that are all 0 give no cell anywhere, at the volume's borders either: asked once."""
+        if self._hottest_of_nothing is None:
+            reach = zip(self.heat.halo_zyx, self.heat.align_zyx, self.extent.size, strict=True)
+            size = [min(2 * halo + align, n) for halo, align, n in reach]
+            self._hottest_of_nothing = float(
+                self.heat(np.zeros((len(self.sources), *size), np.float32)).max()
+            )
+        return self._hottest_of_nothing < self.threshold
+
+
+def read_windowed(
+    sources: Sequence[Readable], volumes: Sequence[Volume], windows: Sequence[Window], box: Box
+) -> Float32[np.ndarray, "c z y x"]:
+    """A box of each channel through its window; CanvasError where a float volume holds NaN."""
+    voxels = np.empty((len(sources), *box.size), np.float32)
+    for channel, (source, window) in enumerate(zip(sources, windows, strict=True)):
+        raw = source.read(box.start, box.size)
+        if raw.dtype.kind == "f" and not np.isfinite(raw).all():
+            raise CanvasError(
+                f"{volumes[channel].path} holds NaN or infinite values between z, y, x = {box.start} "
+                f"and {box.stop}; replace them first"
+            )
+        voxels[channel] = window.apply(raw)
+    return voxels
+
+
+def run(
+    job: Job,
+    out: str | Path | None = None,
+    *,
+    workers: int = 1,
+    scheduler: str | None = None,
+    show: bool | None = None,
+) -> Points:
+    """Do a job; with `out` write the points, going on from what an earlier run of the same job left."""
+    if workers < 1:
+        raise CanvasError(f"workers is {workers}; give at least 1")
+    if out is None:
+        found = dict(_with_bar(job, range(len(job.tiles)), workers, scheduler, show))
+        return job.merge([found[number] for number in sorted(found)])
+    with TileWork(Path(out), job.inputs, job.digest(), len(job.tiles)) as work:
+        if (finished := work.finished()) is not None:
+            return finished
+        left = work.remaining()
+        for number, result in _with_bar(
+            job, left, workers, scheduler, show, done=len(job.tiles) - len(left), cells=work.cells
+        ):
+            work.keep(number, result.maxima, result.score, result.position, result.bad_chunks)
+        points = job.merge([Found(*parts) for parts in work.parts()])
+        work.finish(points)
+    return points
+
+
+def plan(job: Job, *, workers: int = 1) -> dict[str, Any]:
+    """What a job would cost: tiles, voxels, bytes to read, and minutes if `workers` do not slow each other.
+
+    The minutes are those of all tiles if they took as long as the slowest that was tried: the middle one,
+    and where no cell is found in it up to four others, because empty tiles only cost their reading.
+    """
+    reads = [job.boxes(core)[0].voxels for core in job.tiles]
+    per_voxel = sum(volume.dtype.itemsize for volume in job.volumes)
+    slowest = 0.0
+    for share in (1 / 2, 1 / 4, 3 / 4, 1 / 8, 7 / 8):
+        number = int(share * len(job.tiles))
+        began = time.perf_counter()
+        cells = len(job.tile(number).maxima)
+        slowest = max(slowest, (time.perf_counter() - began) / reads[number])
+        if cells:
+            break
+    return {
+        "tiles": len(job.tiles),
+        "voxels": job.region.voxels,
+        "bytes_read": sum(reads) * per_voxel,
+        "minutes": round(slowest * sum(reads) / max(workers, 1) / 60, 2),
+        "tried_tile": number,
+        "cells_in_it": cells,
+    }
+
+
+def bad_chunks_of(points: Points) -> list[str]:
+    """A sentence for each damaged chunk that was read as zeros on the way to these points."""
+    joined = points.meta.get(_BAD_CHUNKS, "")
+    return joined.split(_BETWEEN) if joined else []
+
+
+def just_below(threshold: float) -> float:
+    """The largest float32 below: a float32 is above it iff it is at or above the threshold."""
+    nearest = np.float32(threshold)
+    return float(nearest if nearest < threshold else np.nextafter(nearest, np.float32(-np.inf)))
+
+
+def _with_bar(
+    job: Job,
+    numbers: Iterable[int],
+    workers: int,
+    scheduler: str | None,
+    show: bool | None,
+    *,
+    done: int = 0,
+    cells: int = 0,
+) -> Iterator[tuple[int, Found]]:
+    with bar("detecting", len(job.tiles), unit="tiles", done=done, show=show) as advance:
+        for number, found in map_tiles(job, numbers, workers=workers, scheduler=scheduler):
+            cells += len(found.maxima)
+            advance(1, f"{cells:,} cells")
+            yield number, found

@@ -1,0 +1,141 @@
+"""What the detector saw around a point: pooled features, for whoever judges its candidates."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32
+from scipy.ndimage import maximum_filter
+
+from canvas_fm.data.crops.reader import crop_starts
+from canvas_fm.data.points.points import as_zyx
+from canvas_fm.data.volume.resample import check_voxel_um
+from canvas_fm.data.volume.volume import Volume, Zyx, ZyxUm
+from canvas_fm.inference.detect.detect import TILE_ZYX, channels_of
+from canvas_fm.inference.detect.detection_job import read_windowed
+from canvas_fm.inference.detect.heatmap import smooth, smooth_reach
+from canvas_fm.inference.detect.tiles import Box, Readable, Resampled, cut, pad_to, whole
+from canvas_fm.inference.embed.input_checks import check_points
+from canvas_fm.models.checkpoint import Detector
+from canvas_fm.models.convmixer import pool_boxes
+from canvas_fm.models.device import pick_device, pick_precision
+from canvas_fm.progress import bar
+
+_AT_ONCE = 256  # points whose parts of the map are gathered together
+# A candidate of another detector may lie beside the heat's peak: half of the distance that the detector keeps
+# between two cells is looked at, on each axis.
+NEAR = 0.5
+LEAST_HEAT = 1e-4  # of its logit: what is colder than this is as cold
+
+
+def detector_features(
+    detector: Detector,
+    volume: Volume,
+    points_zyx: Float[np.ndarray, "n 3"],
+    *,
+    crop_zyx: Zyx = (16, 32, 32),
+    bins: int = 2,
+    heat: bool = False,
+    background: Volume | None = None,
+    tile_zyx: Zyx = TILE_ZYX,
+    device: str | torch.device = "auto",
+    precision: str = "fp32",
+    resample: bool = False,
+    any_voxel: bool = False,
+    show: bool | None = None,
+) -> Float32[np.ndarray, "n d"]:
+    """The mean of the feature map in each of `bins`³ parts of the crop around every point, rows as given.
+
+    A crop is the encoder's (`crop_zyx` voxels); with 48 channels and 2 bins an axis 384 numbers. A part
+    counts only what lies inside the volume. Tile by tile, in bounded memory, each tile's map made once.
+    With `heat` one more column comes last: the logit of the detector's own heat, smoothed as when it detects,
+    at the hottest voxel within half of its `min_distance_um` along each axis.
+    """
+    to_um = check_voxel_um(volume, detector.config.voxel_um, resample=resample, any_voxel=any_voxel)
+    points = as_zyx(points_zyx)
+    check_points(points, volume.shape_zyx)
+    volumes = channels_of(detector, volume, background)
+    sources: list[Readable] = [v if to_um is None else Resampled(v, to_um) for v in volumes]
+    windows = [v.window_by(detector.config.window_rule) for v in volumes]
+    if isinstance(sources[0], Resampled):
+        points = points / sources[0].ratio
+    architecture = detector.config.architecture
+    extent = whole(sources[0].shape_zyx)
+    starts = crop_starts(points, crop_zyx)
+    place = np.clip(np.floor(points + 0.5).astype(np.int64), 0, np.asarray(extent.stop) - 1)
+    detector.to(pick_device(device))
+    dtype = pick_precision(precision, detector.device)
+    pooled_columns = architecture.dim * bins**3
+    out = np.zeros((len(points), pooled_columns + heat), np.float32)
+    margin: Zyx = crop_zyx
+    if heat:
+        z, y, x = (
+            max(a, b) for a, b in zip(crop_zyx, _heat_reach(detector, sources[0].voxel_um), strict=True)
+        )
+        margin = (z, y, x)
+    with bar("features", len(points), unit="points", show=show) as advance:
+        for core in cut(extent, tile_zyx):
+            rows = np.flatnonzero(core.holds(place))
+            if not len(rows):
+                continue
+            box = core.grown(margin, extent, architecture.patch_zyx)
+            read = box.grown(architecture.halo_zyx, extent, architecture.patch_zyx)
+            voxels = read_windowed(sources, volumes, windows, read)
+            features = _map(detector, voxels, read, box, dtype)
+            if heat:
+                hottest = _hottest(detector, features, box, sources[0].voxel_um)
+                out[rows, -1] = _logit(hottest[tuple((place[rows] - np.asarray(box.start)).T)])
+            for first in range(0, len(rows), _AT_ONCE):
+                some = rows[first : first + _AT_ONCE]
+                local = torch.from_numpy(starts[some] - np.asarray(box.start)).to(features.device)
+                pooled = pool_boxes(
+                    features, local, box_zyx=crop_zyx, patch_zyx=architecture.patch_zyx, bins=bins
+                )
+                out[some, :pooled_columns] = pooled.cpu().numpy()
+                advance(len(some))
+    return out
+
+
+@torch.inference_mode()
+def _map(
+    detector: Detector, voxels: Float32[np.ndarray, "c z y x"], read: Box, box: Box, dtype: torch.dtype
+) -> Float[torch.Tensor, "dim pz py px"]:
+    """The feature map of `box`, made from `read`, which holds its halo."""
+    patch = detector.config.architecture.patch_zyx
+    given = torch.from_numpy(np.ascontiguousarray(pad_to(voxels, patch)))[None].to(detector.device)
+    with torch.autocast(detector.device.type, dtype, enabled=dtype != torch.float32):
+        features = detector.net.features(given)[0].float()
+    z, y, x = (
+        slice((a - o) // p, -(-(b - o) // p))
+        for a, b, o, p in zip(box.start, box.stop, read.start, patch, strict=True)
+    )
+    return features[:, z, y, x]
+
+
+def _near(detector: Detector, voxel_um: ZyxUm) -> Zyx:
+    """Half of the least distance between two cells, in whole voxels."""
+    z, y, x = (int(NEAR * detector.config.min_distance_um / um + 0.5) for um in voxel_um)
+    return z, y, x
+
+
+def _heat_reach(detector: Detector, voxel_um: ZyxUm) -> Zyx:
+    """How far from a point the heat is looked at, what smoothing takes in included."""
+    smoothed = smooth_reach(detector.config.smooth_um, voxel_um)
+    z, y, x = (a + b for a, b in zip(_near(detector, voxel_um), smoothed, strict=True))
+    return z, y, x
+
+
+@torch.inference_mode()
+def _hottest(
+    detector: Detector, features: Float[torch.Tensor, "dim pz py px"], box: Box, voxel_um: ZyxUm
+) -> Float32[np.ndarray, "z y x"]:
+    """For each voxel of the box the highest smoothed heat near it; right where the reach lies in the box."""
+    logits = detector.net.logits(features[None])[0]
+    z, y, x = box.size
+    heat = smooth(torch.sigmoid(logits).cpu().numpy()[:z, :y, :x], detector.config.smooth_um, voxel_um)
+    return maximum_filter(heat, [2 * n + 1 for n in _near(detector, voxel_um)], mode="nearest")
+
+
+def _logit(heat: Float32[np.ndarray, " n"]) -> Float32[np.ndarray, " n"]:
+    """log(heat / (1 − heat)), both kept a little off 0."""
+    return np.log((heat + LEAST_HEAT) / (1 - heat + LEAST_HEAT)).astype(np.float32)

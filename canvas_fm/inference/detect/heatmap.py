@@ -1,0 +1,86 @@
+"""What makes heat of voxels: the trained net, or the Laplacian of a Gaussian. Both look only so far."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+from scipy.ndimage import gaussian_filter
+
+from canvas_fm.data.volume.volume import Zyx, ZyxUm
+from canvas_fm.inference.detect.laplacian import log_reach, log_response
+from canvas_fm.inference.detect.tiles import pad_to
+from canvas_fm.models.checkpoint import Detector
+from canvas_fm.models.device import pick_device, pick_precision
+
+SMOOTH_REACH = 3.0  # in σ
+
+
+@runtime_checkable
+class Heat(Protocol):
+    """Windowed voxels to heat.
+
+    Nothing farther than `halo_zyx` counts; boxes start at multiples of `align_zyx`.
+    """
+
+    halo_zyx: Zyx
+    align_zyx: Zyx
+    channels: int
+
+    def __call__(self, voxels: Float32[np.ndarray, "c z y x"]) -> Float32[np.ndarray, "z y x"]: ...
+
+
+class NetHeat:
+    """The probability of a cell's centre, before it is smoothed."""
+
+    def __init__(
+        self, detector: Detector, device: str | torch.device = "auto", precision: str = "fp32"
+    ) -> None:
+        self.detector, self.precision = detector, precision
+        self.device = str(device)
+        architecture = detector.config.architecture
+        self.halo_zyx, self.align_zyx = architecture.halo_zyx, architecture.patch_zyx
+        self.channels = architecture.channels
+
+    @torch.inference_mode()
+    def __call__(self, voxels: Float32[np.ndarray, "c z y x"]) -> Float32[np.ndarray, "z y x"]:
+        device = pick_device(self.device)
+        if self.detector.device != device:
+            self.detector.to(device)
+        dtype = pick_precision(self.precision, device)
+        given = torch.from_numpy(np.ascontiguousarray(pad_to(voxels, self.align_zyx)))[None].to(device)
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            logits = self.detector.net(given)[0]
+        heat = torch.sigmoid(logits.float()).cpu().numpy()
+        z, y, x = voxels.shape[1:]
+        return heat[:z, :y, :x]
+
+
+class LogHeat:
+    """The Laplacian of a Gaussian: a response, not a probability."""
+
+    def __init__(self, sigma_um: float, voxel_um: ZyxUm) -> None:
+        self.sigma_um, self.voxel_um = sigma_um, voxel_um
+        self.halo_zyx: Zyx = log_reach(sigma_um, voxel_um)
+        self.align_zyx: Zyx = (1, 1, 1)
+        self.channels = 1
+
+    def __call__(self, voxels: Float32[np.ndarray, "c z y x"]) -> Float32[np.ndarray, "z y x"]:
+        return log_response(voxels[0], self.sigma_um, self.voxel_um)
+
+
+def smooth_reach(smooth_um: float, voxel_um: ZyxUm) -> Zyx:
+    """How many voxels around a voxel its smoothed heat depends on."""
+    z, y, x = (int(SMOOTH_REACH * smooth_um / um + 0.5) for um in voxel_um)
+    return z, y, x
+
+
+def smooth(
+    heat: Float32[np.ndarray, "z y x"], smooth_um: float, voxel_um: ZyxUm
+) -> Float32[np.ndarray, "z y x"]:
+    """Heat averaged by a Gaussian of `smooth_um`: a cell is a blob of heat, noise a single hot voxel."""
+    if smooth_um == 0:
+        return heat
+    return gaussian_filter(heat, [smooth_um / um for um in voxel_um], mode="nearest", truncate=SMOOTH_REACH)

@@ -1,0 +1,35 @@
+"""The baseline: bright blobs by the Laplacian of a Gaussian on the linear window, the strongest first."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float32
+from scipy.ndimage import gaussian_filter1d
+
+from canvas_fm.data.volume.volume import Zyx, ZyxUm
+
+TRUNCATE = 4.0  # in σ
+
+
+def log_reach(sigma_um: float, voxel_um: ZyxUm) -> Zyx:
+    """How many voxels around a voxel its response depends on."""
+    z, y, x = (int(TRUNCATE * sigma_um / um + 0.5) for um in voxel_um)
+    return z, y, x
+
+
+def log_response(
+    voxels: Float32[np.ndarray, "z y x"], sigma_um: float, voxel_um: ZyxUm
+) -> Float32[np.ndarray, "z y x"]:
+    """−σ²·∇² of the voxels smoothed by a Gaussian of `sigma_um` (µm): high in bright blobs of radius σ·√3.
+
+    Lengths are in µm, so planes that lie farther apart count no more than pixels. Borders are reflected.
+    """
+    sigma = [sigma_um / um for um in voxel_um]
+    response = np.zeros_like(voxels)
+    for axis in range(3):
+        part = voxels
+        for other in range(3):
+            order = 2 if other == axis else 0
+            part = gaussian_filter1d(part, sigma[other], axis=other, order=order, truncate=TRUNCATE)
+        response -= np.float32(sigma[axis] ** 2) * part
+    return response

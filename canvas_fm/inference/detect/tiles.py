@@ -1,0 +1,167 @@
+"""A volume cut into tiles: each reads its halo too, so that tiles give what the whole volume would."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise, product
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int, Num, Real
+
+from canvas_fm.errors import CanvasError
+
+if TYPE_CHECKING:
+    from canvas_fm.data.volume.volume import Volume, Zyx, ZyxUm
+
+Region = tuple[int, int, int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Box:
+    """Voxels from `start` up to, not including, `stop`."""
+
+    start: Zyx
+    stop: Zyx
+
+    @property
+    def size(self) -> Zyx:
+        z, y, x = (b - a for a, b in zip(self.start, self.stop, strict=True))
+        return z, y, x
+
+    @property
+    def voxels(self) -> int:
+        return math.prod(self.size)
+
+    def inside(self, outer: Box) -> tuple[slice, slice, slice]:
+        """Where this box lies in an array that holds `outer`."""
+        z, y, x = (slice(a - o, b - o) for a, b, o in zip(self.start, self.stop, outer.start, strict=True))
+        return z, y, x
+
+    def grown(self, margin: Sequence[int], within: Box, align: Zyx = (1, 1, 1)) -> Box:
+        """This box and a margin around it, down and up to multiples of `align`, clipped to `within`."""
+        start = [
+            max((a - m) // n * n, w)
+            for a, m, n, w in zip(self.start, margin, align, within.start, strict=True)
+        ]
+        stop = [
+            min(-(-(b + m) // n) * n, w)
+            for b, m, n, w in zip(self.stop, margin, align, within.stop, strict=True)
+        ]
+        return Box((start[0], start[1], start[2]), (stop[0], stop[1], stop[2]))
+
+    def holds(self, zyx: Int[np.ndarray, "n 3"]) -> Bool[np.ndarray, " n"]:
+        return np.all((zyx >= self.start) & (zyx < self.stop), axis=1)
+
+
+def whole(shape_zyx: Zyx) -> Box:
+    return Box((0, 0, 0), shape_zyx)
+
+
+def as_region(region: Sequence[int] | None, shape_zyx: Zyx) -> Box:
+    """The region Z0 Y0 X0 Z1 Y1 X1 as a box inside the volume; None is all of it."""
+    if region is None:
+        return whole(shape_zyx)
+    if len(region) != 6:
+        raise CanvasError(f"region has {len(region)} numbers; expected six: Z0 Y0 X0 Z1 Y1 X1")
+    z0, y0, x0, z1, y1, x1 = (int(value) for value in region)
+    box = Box((z0, y0, x0), (z1, y1, x1))
+    if (
+        min(box.start) < 0
+        or min(box.size) < 1
+        or any(b > n for b, n in zip(box.stop, shape_zyx, strict=True))
+    ):
+        raise CanvasError(
+            f"region {' '.join(map(str, region))} does not lie in the volume: Z0 Y0 X0 Z1 Y1 X1 have to rise "
+            f"within 0 0 0 {' '.join(map(str, shape_zyx))}"
+        )
+    return box
+
+
+def cut(region: Box, tile_zyx: Zyx) -> list[Box]:
+    """The region in boxes of at most that size, z, y, x order, on a grid from the volume's corner."""
+    axes = []
+    for a, b, n in zip(region.start, region.stop, tile_zyx, strict=True):
+        edges = [a, *range((a // n + 1) * n, b, n), b]
+        axes.append(list(pairwise(edges)))
+    return [Box((z[0], y[0], x[0]), (z[1], y[1], x[1])) for z, y, x in product(*axes)]
+
+
+@runtime_checkable
+class Readable(Protocol):
+    """What is read by boxes: a volume, or a volume at another voxel size."""
+
+    @property
+    def shape_zyx(self) -> Zyx: ...
+
+    @property
+    def voxel_um(self) -> ZyxUm: ...
+
+    def read(self, origin_zyx: Zyx, size_zyx: Zyx) -> np.ndarray: ...
+
+
+class Resampled:
+    """A volume as if its voxels were `voxel_um`, voxel 0 on voxel 0.
+
+    Linear between voxels, a weighted mean where the new voxels are larger. A voxel depends on its place
+    alone, not on the box that it is read in.
+    """
+
+    def __init__(self, volume: Volume, voxel_um: ZyxUm) -> None:
+        self.volume, self.voxel_um = volume, voxel_um
+        self.ratio = np.asarray(voxel_um, np.float64) / np.asarray(volume.voxel_um, np.float64)
+        last = np.floor((np.asarray(volume.shape_zyx) - 1) / self.ratio + 1e-9).astype(int)
+        self.shape_zyx: Zyx = (int(last[0]) + 1, int(last[1]) + 1, int(last[2]) + 1)
+
+    def read(self, origin_zyx: Zyx, size_zyx: Zyx) -> Num[np.ndarray, "z y x"]:
+        """A box in voxels of `voxel_um`, inside the volume; float32, in the volume's intensities."""
+        axes = [self._weights(axis, origin_zyx[axis], size_zyx[axis]) for axis in range(3)]
+        first = tuple(first for first, _ in axes)
+        size = tuple(weights.shape[1] for _, weights in axes)
+        box = self.volume.read(first, size).astype(np.float32)
+        for axis, (_, weights) in enumerate(axes):
+            box = np.moveaxis(np.tensordot(weights.astype(np.float32), box, axes=(1, axis)), 0, axis)
+        return np.ascontiguousarray(box)
+
+    def to_volume(self, zyx: Real[np.ndarray, "n 3"]) -> Float64[np.ndarray, "n 3"]:
+        """Positions in voxels of the volume itself."""
+        return np.asarray(zyx, np.float64) * self.ratio
+
+    def box(self, given: Box) -> Box:
+        """The voxels of `voxel_um` whose centres lie in a box of the volume's voxels; not none."""
+        ends = [
+            np.ceil((np.asarray(end) - 0.5) / self.ratio).astype(int) for end in (given.start, given.stop)
+        ]
+        start, stop = (np.clip(end, 0, self.shape_zyx).tolist() for end in ends)
+        if any(a >= b for a, b in zip(start, stop, strict=True)):
+            raise CanvasError(
+                f"the region from {given.start} to {given.stop} (z, y, x) is thinner than a voxel of "
+                "the model: give a larger one"
+            )
+        return Box((start[0], start[1], start[2]), (stop[0], stop[1], stop[2]))
+
+    def _weights(self, axis: int, origin: int, size: int) -> tuple[int, np.ndarray]:
+        """The first voxel to read along an axis, and how each sample is made of voxels from there."""
+        ratio, n = float(self.ratio[axis]), self.volume.shape_zyx[axis]
+        place = (origin + np.arange(size)) * ratio
+        reach = max(ratio, 1.0)
+        first = max(int(np.floor(place[0] - reach)), 0)
+        voxels = np.arange(first, min(int(np.ceil(place[-1] + reach)), n - 1) + 1)
+        away = voxels[None] - place[:, None]
+        # A triangle as wide as the larger voxel: linear interpolation, and a mean where samples are coarser,
+        # which is then moved onto the sample's place, so that ramps stay ramps.
+        weights = np.clip(1 - np.abs(away) / reach, 0, None)
+        weights /= weights.sum(axis=1, keepdims=True)
+        moment = (weights * away).sum(axis=1, keepdims=True)
+        spread = (weights * away**2).sum(axis=1, keepdims=True) - moment**2
+        inner = ((place >= reach) & (place <= n - 1 - reach))[:, None] & (spread > 1e-9)
+        tilt = np.divide(moment, spread, out=np.zeros_like(moment), where=inner)
+        return first, weights * (1 - tilt * (away - moment))
+
+
+def pad_to(voxels: Num[np.ndarray, "c z y x"], align: Zyx) -> Num[np.ndarray, "c pz py px"]:
+    """Repeat the far border until every axis is a multiple of `align`."""
+    more = [-n % a for n, a in zip(voxels.shape[1:], align, strict=True)]
+    return np.pad(voxels, [(0, 0), *((0, m) for m in more)], mode="edge") if any(more) else voxels

@@ -1,0 +1,1 @@
+"""Encoder + volume + points -> embeddings."""

@@ -1,0 +1,191 @@
+"""Crops, or points of a volume, become embeddings: one path for Python, the command line and HTTP."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32
+
+from canvas_fm.data.crops.reader import CropReader
+from canvas_fm.data.points.points import Points
+from canvas_fm.data.volume.volume import Volume
+from canvas_fm.data.volume.window import Window
+from canvas_fm.errors import CanvasError
+from canvas_fm.inference.embed.embedding_store import Embeddings, storable, unfinished_folder
+from canvas_fm.inference.embed.input_checks import check_crops, check_points
+from canvas_fm.inference.embed.point_crops import Source, ahead, volume_identity
+from canvas_fm.inference.embed.resumable import Unfinished, refuse_other_inputs
+from canvas_fm.inference.embed.runner import Runner
+from canvas_fm.models.checkpoint import Encoder
+from canvas_fm.progress import bar
+
+
+def embed_crops(
+    encoder: Encoder,
+    crops: Any,
+    *,
+    pool: str | None = None,
+    layer: int | None = None,
+    batch: int = 256,
+    device: str | torch.device | None = None,
+    precision: str = "fp32",
+    backend: str = "torch",
+    window: Window | tuple[float, float] | None = None,
+) -> Float32[np.ndarray, "n ..."]:
+    """One embedding for each crop, (n, d) float32, rows in the order given.
+
+    `crops` are (n, z, y, x) or (n, 1, z, y, x), float in [0, 1] after their volume's window, or raw
+    integers with that `window`; `check_crops` says what is refused. `pool` is `mean`, `cls` or `centre`,
+    by default the encoder's own, or `tokens` (n, 64, d) and `grid` (n, d, 4, 4, 4): a vector for each patch.
+    `layer` is after how many blocks (None: all); `device=None` is where the encoder is. `precision` is fp32,
+    bf16, auto or int8, `backend` is torch, cuda-graphs or openvino, as `Runner` says. The same batch gives
+    the same vectors, another batch or backend the same to 1e-5 of their norm in fp32.
+    """
+    runner = Runner(encoder, pool, device, precision, layer, backend)
+    ready = check_crops(crops, encoder.config, window=window)
+    out = np.empty((len(ready), *runner.one_shape), np.float32)
+    for start in range(0, len(ready), _positive(batch)):
+        out[start : start + batch] = runner(ready[start : start + batch])
+    return out
+
+
+def embed(
+    encoder: Encoder,
+    volume: Volume,
+    points_zyx: Float[np.ndarray, "n 3"],
+    *,
+    pool: str | None = None,
+    layer: int | None = None,
+    batch: int = 64,
+    device: str | torch.device = "auto",
+    precision: str = "fp32",
+    backend: str = "torch",
+    resample: bool = False,
+    any_voxel: bool = False,
+    reader: CropReader | None = None,
+    show: bool | None = None,
+) -> Float32[np.ndarray, "n ..."]:
+    """One embedding for each point of a volume, (n, d) float32, rows in the order given.
+
+    Points are z, y, x in voxels of level 0; a crop around each goes through the volume's window by the
+    model's rule; `pool`, `layer`, `precision` and `backend` are as in `embed_crops`. Crops are read in chunk
+    order; the result, 4·n·d bytes, is held in memory (`embed_to_store` is for more). `reader` keeps decoded
+    chunks from call to call; it has to be a reader of this volume for this encoder.
+
+    Raises CanvasError for points that are not there or lie outside and a crop larger than the volume,
+    ModelMismatch where voxel sizes differ by more than 5 % and neither `resample` (read crops at the
+    model's physical size) nor `any_voxel` is given, DamagedStore for damaged chunks.
+    """
+    runner = Runner(encoder, pool, device, precision, layer, backend)
+    points = check_points(points_zyx, volume.shape_zyx)
+    source = Source.of(encoder.config, volume, resample=resample, any_voxel=any_voxel, reader=reader)
+    out = np.empty((len(points), *runner.one_shape), np.float32)
+    with bar("embedding", len(points), unit="crops", show=show) as advance:
+        for rows, crops in ahead(source.batches(points, _positive(batch))):
+            out[rows] = runner(crops)
+            advance(len(rows))
+    return out
+
+
+def embed_to_store(
+    encoder: Encoder,
+    volume: Volume,
+    points: Points,
+    out: str | Path,
+    *,
+    pool: str | None = None,
+    layer: int | None = None,
+    batch: int = 64,
+    device: str | torch.device = "auto",
+    precision: str = "fp32",
+    backend: str = "torch",
+    resample: bool = False,
+    any_voxel: bool = False,
+    show: bool | None = None,
+) -> Embeddings:
+    """Embed the points of a volume into `X.emb.zarr` and open it; after a kill the same call goes on.
+
+    Raises as `embed` does. Until all is done the work lies in `X.emb.zarr.unfinished`; going on from it,
+    or meeting a finished `out`, takes the same inputs (encoder, pooling, precision, volume, window,
+    points and their columns), else CanvasError names what differs. Batch, device and backend may differ:
+    vectors then agree to 1e-5 in fp32; with the same ones they are the same bytes as without the
+    interruption. Memory does not grow with the vectors. Of `tokens` and `grid` the store holds (n, 64, d) or
+    (n, d, 4, 4, 4).
+    """
+    out = Path(out)
+    runner = Runner(encoder, pool, device, precision, layer, backend)
+    zyx = check_points(points.zyx, volume.shape_zyx)
+    source = Source.of(encoder.config, volume, resample=resample, any_voxel=any_voxel)
+    attributes = _attributes(runner, source, points)
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        finished = Embeddings.open(out)
+        refuse_other_inputs(out, finished.attributes["inputs"], attributes["inputs"])
+        shutil.rmtree(unfinished_folder(out), ignore_errors=True)
+        return finished
+    with (
+        Unfinished(out, attributes["inputs"], source.order(zyx), runner.one_shape) as work,
+        bar("embedding", len(zyx), unit="crops", done=work.rows_done, show=show) as advance,
+    ):
+        for block, batches in source.blocks(zyx, work.remaining(), _positive(batch)):
+            vectors = np.empty((len(work.rows(block)), *runner.one_shape), np.float32)
+            for rows, crops in batches:
+                vectors[rows] = runner(crops)
+                advance(len(rows))
+            work.bad_chunks = sorted({*work.bad_chunks, *volume.bad_chunks})
+            work.write(block, vectors)
+        work.finish(points, attributes)
+    return Embeddings.open(out)
+
+
+def _attributes(runner: Runner, source: Source, points: Points) -> dict[str, Any]:
+    """What the store says of itself; `inputs` is the part that decides what it holds."""
+    volume, encoder = source.volume, runner.encoder
+    inputs = {
+        "encoder": encoder.sha256,
+        "pool": runner.pool,
+        **({} if runner.layer is None else {"layer": runner.layer}),
+        "precision": runner.precision,
+        "volume": volume_identity(volume),
+        "window": list(source.window),
+        "voxel_um": list(volume.voxel_um),
+        "resample_to_um": None if source.resample_to_um is None else list(source.resample_to_um),
+        "points": points_sha256(points),
+    }
+    return {
+        "encoder_sha256": encoder.sha256,
+        "encoder": encoder.name,
+        "pool": runner.pool,
+        **({} if runner.layer is None else {"layer": runner.layer}),
+        "precision": runner.precision,
+        "backend": runner.backend,
+        "volume": volume.name,
+        "marker": volume.marker,
+        "voxel_um": list(volume.voxel_um),
+        "model_voxel_um": list(encoder.config.voxel_um),
+        "resample_to_um": inputs["resample_to_um"],
+        "window": list(source.window),
+        "window_rule": str(encoder.config.window_rule),
+        "inputs": inputs,
+    }
+
+
+def points_sha256(points: Points) -> str:
+    """A hash over positions, columns and meta, all of which the store keeps."""
+    digest = hashlib.sha256(np.ascontiguousarray(points.zyx, dtype="<f8").tobytes())
+    digest.update(json.dumps([list(points.columns), points.meta]).encode())
+    for values in map(storable, points.columns.values()):
+        digest.update(values.dtype.str.encode())
+        digest.update(json.dumps(values.tolist()).encode() if values.dtype == object else values.tobytes())
+    return digest.hexdigest()
+
+
+def _positive(batch: int) -> int:
+    if batch < 1:
+        raise CanvasError(f"batch is {batch}; give at least 1")
+    return batch

@@ -1,0 +1,274 @@
+"""Embeddings on disk: one vector for each point, beside the points and all that they carried."""
+
+from __future__ import annotations
+
+import json
+import math
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import numpy as np
+import zarr
+from jaxtyping import Float32, Float64
+
+from canvas_fm.data.points.points import Points
+from canvas_fm.data.store.checked_store import MANIFEST, CheckedStore, split_key, write_manifest
+from canvas_fm.data.volume.window import Window
+from canvas_fm.errors import CanvasError, DamagedStore
+from canvas_fm.files.atomic import sync_folder
+
+if TYPE_CHECKING:
+    from canvas_fm.data.volume.volume import ZyxUm
+
+_CHUNK_BYTES = 4 * 2**20  # of vectors
+_CHUNK_ROWS = 65_536  # of points, ids and columns
+Rows = slice | np.ndarray | list[int]
+
+
+class Embeddings:
+    """An opened `X.emb.zarr`: vectors (n, d), their points (n, 3), ids and columns, rows in the order given.
+
+    Every file is compared with the store's manifest when it is first touched: what is missing or differs by
+    one bit is a DamagedStore that names array and chunk. Vectors are read when they are asked for.
+    """
+
+    def __init__(self, path: Path, store: CheckedStore, group: zarr.Group) -> None:
+        self.path, self._store, self._group = path, store, group
+        self.attributes: dict[str, Any] = dict(group.attrs["canvas_fm"])  # type: ignore[arg-type]
+        self._vectors = self._array("embeddings")
+
+    @classmethod
+    def open(cls, path: str | Path) -> Embeddings:
+        """Open a finished store; raises CanvasError for what is not there, unfinished or something else."""
+        path = Path(path)
+        if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+            begun = unfinished_folder(path)
+            if begun.exists():
+                raise CanvasError(
+                    f"{path} is unfinished: {begun.name} beside it holds what is done so far; "
+                    "run the same embedding again, it goes on from there"
+                )
+            raise CanvasError(f"{path} does not exist")
+        if not path.is_dir() or not (path / MANIFEST).exists():
+            if (path / "embeddings").is_dir():
+                raise DamagedStore(path, "", MANIFEST, "missing", "restore the file or write the store again")
+            raise CanvasError(f"{path} is no embeddings store (X.emb.zarr, as `canvas-fm embed` writes it)")
+        store = CheckedStore(path)
+        store.verify_metadata()
+        kind = _kind(path, store)
+        if kind != "embeddings":
+            raise CanvasError(f"{path} holds {kind or 'something else'}, not embeddings")
+        return cls(path, store, zarr.open_group(path, mode="r", zarr_format=3))
+
+    def __len__(self) -> int:
+        return self._vectors.shape[0]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and length of a vector; CanvasError where a point has more than one (`tokens`, `grid`)."""
+        if self._vectors.ndim != 2:
+            raise CanvasError(
+                f"{self.path} holds the {self.pool} of each crop, {self._one_shape} numbers a point; "
+                "here one vector a point is needed: embed with pool mean, cls or centre"
+            )
+        n, dim = self._vectors.shape
+        return n, dim
+
+    @property
+    def whole_shape(self) -> tuple[int, ...]:
+        """Rows, and the shape of what one has: (n, d), of `tokens` (n, 64, d), of `grid` (n, d, 4, 4, 4)."""
+        return self._vectors.shape
+
+    @property
+    def _one_shape(self) -> tuple[int, ...]:
+        return self._vectors.shape[1:]
+
+    def read(self, rows: Rows) -> Float32[np.ndarray, "rows ..."]:
+        """The vectors of some rows, in that order: a slice, a list of row numbers or a mask of n booleans."""
+        wanted = np.arange(len(self))[rows] if isinstance(rows, slice) else np.asarray(rows)
+        if wanted.dtype == bool and wanted.shape == (len(self),):
+            wanted = np.flatnonzero(wanted)
+        if wanted.size == 0:
+            return np.empty((0, *self._one_shape), np.float32)
+        if wanted.ndim != 1 or wanted.dtype.kind not in "iu":
+            raise CanvasError(f"rows are {wanted.dtype} of shape {wanted.shape}; give row numbers or a mask")
+        if wanted.min() < 0 or wanted.max() >= len(self):
+            raise CanvasError(
+                f"rows go from {wanted.min()} to {wanted.max()}; {self.path} has {len(self)} rows"
+            )
+        step = self._vectors.chunks[0]
+        out = np.empty((len(wanted), *self._one_shape), np.float32)
+        # Each chunk is decoded once, whatever the order of the rows.
+        order = np.argsort(wanted // step, kind="stable")
+        chunk_of = (wanted // step)[order]
+        for mine in np.split(order, np.flatnonzero(np.diff(chunk_of)) + 1):
+            chunk = int(wanted[mine[0]] // step)
+            out[mine] = self._chunk("embeddings", self._vectors, chunk)[wanted[mine] - chunk * step]
+        return out
+
+    @cached_property
+    def vectors(self) -> Float32[np.ndarray, "n ..."]:
+        """All vectors, read when first used and kept; `read` takes a part."""
+        return self.read(slice(None))
+
+    @cached_property
+    def zyx(self) -> Float64[np.ndarray, "n 3"]:
+        """The points, z, y, x in voxels of level 0 of their volume."""
+        return self._whole("points")
+
+    @cached_property
+    def ids(self) -> np.ndarray:
+        """The points' column `id`, else row numbers."""
+        return self._whole("ids")
+
+    @cached_property
+    def columns(self) -> dict[str, np.ndarray]:
+        """The columns that the points carried, an array (n,) each; what was no number is text."""
+        return {
+            name: self.ids if name == "id" else self._whole(f"columns/{column_key(name)}")
+            for name in self.attributes["columns"]
+        }
+
+    @property
+    def points(self) -> Points:
+        """The points with their columns, as they were given."""
+        return Points(zyx=self.zyx, columns=dict(self.columns), meta=dict(self.attributes["points_meta"]))
+
+    @property
+    def encoder_sha256(self) -> str:
+        """Identity of the encoder that made the vectors."""
+        return self.attributes["encoder_sha256"]
+
+    @property
+    def pool(self) -> str:
+        """`mean`, `cls` or `centre`; `tokens` or `grid` where each patch has its vector."""
+        return self.attributes["pool"]
+
+    @property
+    def precision(self) -> str:
+        """`fp32` or `bf16`: what the encoder computed in."""
+        return self.attributes["precision"]
+
+    @property
+    def volume(self) -> str:
+        """Name of the volume."""
+        return self.attributes["volume"]
+
+    @property
+    def marker(self) -> str | None:
+        """Marker of the volume, where it is known."""
+        return self.attributes["marker"]
+
+    @property
+    def voxel_um(self) -> ZyxUm:
+        """Voxel size of the volume, in which the points count."""
+        z, y, x = self.attributes["voxel_um"]
+        return z, y, x
+
+    @property
+    def window(self) -> Window:
+        """The intensity window that the volume's voxels went through."""
+        return Window(*self.attributes["window"])
+
+    def verify(self) -> int:
+        """Compare every file with the manifest; the number of files, or DamagedStore."""
+        return self._store.verify_all()
+
+    def _array(self, name: str) -> zarr.Array:
+        array = self._group[name]
+        assert isinstance(array, zarr.Array), name
+        return array
+
+    def _chunk(self, name: str, array: zarr.Array, chunk: int) -> np.ndarray:
+        """One chunk of rows, after its file was compared with the manifest."""
+        key = f"{name}/c/{chunk}" + "/0" * (array.ndim - 1)
+        if self._store.verify(key) is None:
+            raise DamagedStore(self.path, *split_key(key), "missing", "write the store again")
+        step = array.chunks[0]
+        try:
+            return np.asarray(array[chunk * step : (chunk + 1) * step])
+        except (ValueError, OSError, RuntimeError) as problem:  # changed since it was compared
+            raise DamagedStore(self.path, *split_key(key), f"cannot be decoded ({problem})") from problem
+
+    def _whole(self, name: str) -> np.ndarray:
+        array = self._array(name)
+        chunks = range(-(-array.shape[0] // array.chunks[0]))
+        values = np.concatenate([self._chunk(name, array, chunk) for chunk in chunks])
+        return values if values.dtype.kind in "biuf" else np.array(values.tolist(), dtype=np.str_)
+
+
+def _kind(path: Path, store: CheckedStore) -> str | None:
+    """What our attributes call this store; None where they are not there."""
+    content = store.files.read("zarr.json")
+    if content is None:
+        raise DamagedStore(path, "", "zarr.json", "missing", "restore the file or write the store again")
+    try:
+        return json.loads(content)["attributes"]["canvas_fm"].get("kind")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def unfinished_folder(out: Path) -> Path:
+    """Where the work for `out` lies until it is done."""
+    return out.with_name(out.name + ".unfinished")
+
+
+def column_key(name: str) -> str:
+    """A column's name as the name of an array: letters and digits stay, the rest is percent-encoded."""
+    return quote(name, safe=" ").replace(".", "%2E") or "%"
+
+
+def storable(values: np.ndarray) -> np.ndarray:
+    """A column as it is stored: numbers and booleans as they are, all else as strings."""
+    array = np.asarray(values)
+    return array if array.dtype.kind in "biuf" else array.astype(np.str_).astype(object)
+
+
+def write_store(
+    folder: Path, vectors: Float32[np.ndarray, "n ..."], points: Points, attributes: dict[str, Any]
+) -> None:
+    """Write a whole embeddings store into `folder`, which must not exist: arrays, attributes, manifest.
+
+    `vectors` may be a memory map: they are copied chunk by chunk. Equal input gives equal bytes.
+    """
+    n = len(vectors)
+    names = list(points.columns)
+    about = {"kind": "embeddings", "format_version": 1, **attributes}
+    about |= {"columns": names, "points_meta": dict(points.meta), "complete": True}
+    group = zarr.create_group(folder, zarr_format=3, attributes={"canvas_fm": about})
+    rows = max(1, _CHUNK_BYTES // (4 * math.prod(vectors.shape[1:])))
+    target = _create(group, "embeddings", vectors.shape, "float32", rows, compress=False)
+    for first in range(0, n, rows):
+        target[first : first + rows] = vectors[first : first + rows]
+    _create(group, "points", (n, 3), "float64", _CHUNK_ROWS)[:] = points.zyx
+    ids = storable(points.columns["id"]) if "id" in points.columns else np.arange(n)
+    _write_column(group, "ids", ids)
+    for name in names:
+        if name != "id":
+            _write_column(group, f"columns/{column_key(name)}", storable(points.columns[name]))
+    write_manifest(folder)
+    for inner in (*folder.rglob("*"), folder):
+        if inner.is_dir():
+            sync_folder(inner)
+
+
+def _write_column(group: zarr.Group, name: str, values: np.ndarray) -> None:
+    dtype = "string" if values.dtype == object else values.dtype.newbyteorder("=").name
+    _create(group, name, values.shape, dtype, _CHUNK_ROWS)[:] = values
+
+
+def _create(
+    group: zarr.Group, name: str, shape: tuple[int, ...], dtype: str, rows: int, compress: bool = True
+) -> zarr.Array:
+    """An array in chunks of whole rows, each with a checksum; chunks of zeros are written too."""
+    squeeze = [zarr.codecs.ZstdCodec(level=1)] if compress else []
+    return group.create_array(
+        name,
+        shape=shape,
+        chunks=(min(rows, shape[0]), *shape[1:]),
+        dtype=dtype,
+        compressors=[*squeeze, zarr.codecs.Crc32cCodec()],
+        config={"write_empty_chunks": True},
+    )

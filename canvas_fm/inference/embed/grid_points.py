@@ -1,0 +1,37 @@
+"""Points on a regular grid: a whole volume as embeddings, without a detector."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float64, Int
+
+from canvas_fm.data.crops.origins import grid_starts
+from canvas_fm.data.crops.reader import CropReader
+from canvas_fm.data.points.points import Points
+from canvas_fm.data.volume.resample import check_voxel_um
+from canvas_fm.data.volume.volume import Volume, Zyx
+
+if TYPE_CHECKING:
+    from canvas_fm.models.checkpoint import ModelConfig
+
+
+def grid_points(
+    volume: Volume, config: ModelConfig, step_zyx: Zyx, *, resample: bool = False, any_voxel: bool = False
+) -> Points:
+    """Centres of the crops that tile the volume with this step in its voxels, in z, y, x order.
+
+    Every crop lies wholly inside the volume. Raises CanvasError where a crop is larger than the volume, and
+    ModelMismatch as `check_voxel_um` does.
+    """
+    to_um = check_voxel_um(volume, config.voxel_um, resample=resample, any_voxel=any_voxel)
+    reader = CropReader(volume, config.architecture.crop_zyx, resample_to_um=to_um)
+    starts = grid_starts(volume.shape_zyx, reader.box_zyx, step_zyx)
+    return Points(box_centres(starts, reader), meta={"grid_step_zyx": " ".join(map(str, step_zyx))})
+
+
+def box_centres(starts_zyx: Int[np.ndarray, "n 3"], reader: CropReader) -> Float64[np.ndarray, "n 3"]:
+    """The points for which the reader reads the boxes that start there."""
+    offset = reader.resampler.offset_zyx if reader.resampler else [-(size // 2) for size in reader.box_zyx]
+    return (starts_zyx - np.asarray(offset)).astype(np.float64)

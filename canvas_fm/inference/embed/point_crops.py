@@ -1,0 +1,139 @@
+"""Windowed crops around the points of one volume, in an order that decodes its chunks a few times at most."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+from jaxtyping import Float, Float32, Int64
+
+from canvas_fm.data.crops.reader import CropReader, chunk_order, crop_starts
+from canvas_fm.data.store.checked_store import MANIFEST
+from canvas_fm.data.store.keys import METADATA
+from canvas_fm.data.store.remote import Remote
+from canvas_fm.data.volume.resample import check_voxel_um
+from canvas_fm.data.volume.volume import Volume, Zyx, ZyxUm
+from canvas_fm.data.volume.window import Window
+from canvas_fm.errors import CanvasError
+
+if TYPE_CHECKING:
+    from canvas_fm.models.checkpoint import ModelConfig
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Windowed crops around points of one volume, as one encoder takes them."""
+
+    volume: Volume
+    reader: CropReader
+    window: Window
+    resample_to_um: ZyxUm | None
+
+    @classmethod
+    def of(
+        cls,
+        config: ModelConfig,
+        volume: Volume,
+        *,
+        resample: bool,
+        any_voxel: bool,
+        reader: CropReader | None = None,
+    ) -> Source:
+        """Raises ModelMismatch for another voxel size and CanvasError for a crop larger than the volume."""
+        target_um = check_voxel_um(volume, config.voxel_um, resample=resample, any_voxel=any_voxel)
+        crop_zyx = config.architecture.crop_zyx
+        _check_crop_fits(volume, crop_zyx, target_um)
+        if reader is None:
+            reader = CropReader(volume, crop_zyx, resample_to_um=target_um)
+        return cls(volume, reader, volume.window_by(config.window_rule), target_um)
+
+    def order(self, points_zyx: Float[np.ndarray, "n 3"]) -> Int64[np.ndarray, " n"]:
+        """Row numbers in the order in which crops are read: neighbours in space come together."""
+        return chunk_order(crop_starts(points_zyx, self.reader.box_zyx), self.volume.chunk_zyx)
+
+    def batches(
+        self, points_zyx: Float[np.ndarray, "n 3"], batch: int
+    ) -> Iterator[tuple[Int64[np.ndarray, " b"], Float32[np.ndarray, "b 1 z y x"]]]:
+        """Row numbers and windowed crops, in chunk order."""
+        for rows, crops in self.reader.batches_points(points_zyx, batch):
+            if crops.dtype.kind == "f" and not np.isfinite(crops).all():
+                place = points_zyx[rows[~np.isfinite(crops).all(axis=(1, 2, 3))][0]]
+                raise CanvasError(
+                    f"{self.volume.path} holds NaN or infinite values around z, y, x = "
+                    f"{', '.join(f'{value:g}' for value in place)}; the encoder cannot take them"
+                )
+            yield rows, self.window.apply(crops)[:, None]
+
+    def blocks(
+        self,
+        points_zyx: Float[np.ndarray, "n 3"],
+        blocks: Iterable[tuple[int, Int64[np.ndarray, " rows"]]],
+        batch: int,
+    ) -> Iterator[tuple[int, Iterator[tuple[Int64[np.ndarray, " b"], Float32[np.ndarray, "b 1 z y x"]]]]]:
+        """For every block, given with its rows of the points, its batches: numbers within the block, crops.
+
+        What comes next is read while the last batch is used, across blocks as well.
+        """
+        batches = (
+            (block, within, crops)
+            for block, rows in blocks
+            for within, crops in self.batches(points_zyx[rows], batch)
+        )
+        for block, parts in groupby(ahead(batches), key=itemgetter(0)):
+            yield block, ((within, crops) for _, within, crops in parts)
+
+
+def volume_identity(volume: Volume) -> str:
+    """A hash over what the volume holds: its manifest, else name, size and time of each file.
+
+    A remote store without a manifest cannot be listed: its address and its metadata stand for it.
+    """
+    manifest = volume.path / MANIFEST
+    digest = hashlib.sha256(json.dumps([volume.options["t"], volume.options["c"]]).encode())
+    if volume.remote is not None:
+        digest.update(volume.remote.read(MANIFEST) or _address_and_metadata(volume, volume.remote))
+        return digest.hexdigest()
+    if volume.checksums and manifest.is_file():
+        digest.update(manifest.read_bytes())
+        return digest.hexdigest()
+    inside = volume.path.rglob("*") if volume.path.is_dir() else [volume.path]
+    for path in sorted(path for path in inside if path.is_file()):
+        found = path.stat()
+        line = [path.relative_to(volume.path).as_posix(), found.st_size, found.st_mtime_ns]
+        digest.update(json.dumps(line).encode())
+    return digest.hexdigest()
+
+
+def _address_and_metadata(volume: Volume, files: Remote) -> bytes:
+    found = [files.read(name) or b"" for name in METADATA]
+    return json.dumps([str(files), *(zlib.crc32(content) for content in found), volume.shape_zyx]).encode()
+
+
+def _check_crop_fits(volume: Volume, crop_zyx: Zyx, resample_to_um: ZyxUm | None) -> None:
+    scale = np.ones(3) if resample_to_um is None else np.asarray(resample_to_um) / np.asarray(volume.voxel_um)
+    size = np.asarray(crop_zyx) * scale
+    if (np.floor(size) > np.asarray(volume.shape_zyx)).any():
+        covers = " × ".join(f"{value:.4g}" for value in size)
+        raise CanvasError(
+            f"the encoder's crop covers {covers} voxels (z × y × x) and is larger than {volume.path}, "
+            f"which has {' × '.join(map(str, volume.shape_zyx))}"
+        )
+
+
+def ahead(items: Iterator[T]) -> Iterator[T]:
+    """The same items, the next one being made in a thread while the last one is used."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = pool.submit(next, items, None)
+            yield item

@@ -1,0 +1,57 @@
+"""Crops in, what the decoder makes of their masked patches out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+
+from canvas_fm.errors import CanvasError
+from canvas_fm.inference.embed.input_checks import check_crops
+from canvas_fm.models.checkpoint import Encoder
+from canvas_fm.models.mae import masked_count
+from canvas_fm.models.vit import unpatchify
+
+_RATIO = 0.75  # of a model whose provenance names none
+
+
+@dataclass(frozen=True)
+class Reconstructed:
+    """Windowed crops, what the decoder says of every voxel, and which patches it had not seen."""
+
+    crops: Float[np.ndarray, "n z y x"]
+    prediction: Float[np.ndarray, "n z y x"]
+    masked: Bool[np.ndarray, "n tokens"]
+
+
+def reconstruct_crops(
+    encoder: Encoder, crops: Float[np.ndarray, "n ..."], *, mask_ratio: float, seed: int = 0
+) -> Reconstructed:
+    """Mask each windowed crop at random and predict it; the same seed gives the same masks on every device.
+
+    A decoder of patch targets is given the mean and the deviation of each hidden patch
+    (`encoder.config.decoder.given`). Raises CanvasError for crops of another shape, a ratio that masks
+    nothing or everything, and a model without its decoder.
+    """
+    mae, config = encoder.mae, encoder.config.architecture
+    if not 0 < mask_ratio < 1 or masked_count(mask_ratio, config.tokens) in (0, config.tokens):
+        raise CanvasError(
+            f"mask ratio {mask_ratio} masks nothing or everything; give one between 0.02 and 0.98"
+        )
+    checked = check_crops(crops, encoder.config)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.inference_mode():
+        result = mae(torch.from_numpy(checked).to(encoder.device), mask_ratio, generator=generator)
+    voxels = unpatchify(result.patches.float(), config.grid_zyx, config.patch_zyx)
+    return Reconstructed(checked[:, 0], voxels[:, 0].cpu().numpy(), result.masked.cpu().numpy())
+
+
+def trained_mask_ratio(encoder: Encoder) -> float:
+    """The share of patches that was hidden in training, where the model's provenance says so, else 0.75."""
+    held: Any = encoder.config.provenance
+    for key in ("recipe", "model", "mask_ratio"):
+        held = held.get(key) if isinstance(held, dict) else None
+    return float(held) if isinstance(held, int | float) else _RATIO

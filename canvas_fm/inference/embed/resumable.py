@@ -1,0 +1,220 @@
+"""Embeddings that are still being made: what is done survives a kill at any moment.
+
+Points are embedded in the order of the volume's chunks, so that each chunk is decoded once or a few times
+however the points are ordered, but they are stored in the order given. So the sequence in chunk order is
+cut into fixed blocks, the vectors of a block are scattered to their rows in one plain file, and only then
+the block is marked as done, with the crc32 of its vectors. When all are done the rows are copied, in
+order, into the store, which takes its name by one rename. Nothing here grows with the number of points
+but the list of the blocks.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import logging
+import math
+import os
+import shutil
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, Int64
+
+from canvas_fm.data.points.points import Points
+from canvas_fm.errors import CanvasError, DamagedStore, StorageFull
+from canvas_fm.files.atomic import disk_full_is_said, sync_folder, write_text_atomic
+from canvas_fm.inference.embed.embedding_store import unfinished_folder, write_store
+
+_log = logging.getLogger(__name__)
+
+# Vectors that a kill can cost; fixed, because a block's batches, and so its last bits, depend on it.
+BLOCK = 4096
+_ROWS, _MARKS, _STORE = "rows.f32", "progress.json", "store"
+
+
+class Unfinished:
+    """The folder `X.emb.zarr.unfinished`, opened by one process at a time.
+
+    `inputs` is all that decides the vectors: going on from other inputs is refused. `order` holds row
+    numbers in the order in which they are embedded, `one_shape` is that of what one point gets: (d,), or
+    three or four numbers of them. Raises CanvasError, DamagedStore, StorageFull.
+    """
+
+    def __init__(
+        self, out: Path, inputs: dict[str, Any], order: Int64[np.ndarray, " n"], one_shape: tuple[int, ...]
+    ) -> None:
+        self.out, self.inputs, self._order, self._one = out, inputs, order, one_shape
+        self._size = 4 * math.prod(one_shape)  # bytes of a point
+        self._block = BLOCK if len(one_shape) == 1 else 64  # a vector for each patch: as many bytes
+        self.folder = unfinished_folder(out)
+        self.blocks = -(-len(order) // self._block)
+        self.bad_chunks: list[str] = []
+        self._done: dict[int, int] = {}
+        self._lock: int | None = None
+
+    def __enter__(self) -> Unfinished:
+        if not self.out.parent.is_dir():
+            raise CanvasError(f"{self.out} cannot be written: there is no folder {self.out.parent}")
+        self.folder.mkdir(exist_ok=True)
+        self._lock = take_lock(self.folder, self.out)
+        try:
+            if (self.folder / _MARKS).exists():
+                self._resume()
+            else:
+                self._mark()
+            self._make_room()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    @property
+    def rows_done(self) -> int:
+        """Points whose vectors are on the disk."""
+        return sum(len(self.rows(block)) for block in self._done)
+
+    def rows(self, block: int) -> Int64[np.ndarray, " rows"]:
+        """The row numbers of a block, in the order in which they are embedded."""
+        return self._order[block * self._block : (block + 1) * self._block]
+
+    def remaining(self) -> Iterator[tuple[int, Int64[np.ndarray, " rows"]]]:
+        """The blocks still to do, each with its row numbers."""
+        return ((block, self.rows(block)) for block in range(self.blocks) if block not in self._done)
+
+    def write(self, block: int, vectors: Float32[np.ndarray, "rows ..."]) -> None:
+        """Keep a block: its vectors first, then the mark."""
+        rows, path = self.rows(block), self.folder / _ROWS
+        by_row = np.argsort(rows)
+        runs = np.split(by_row, np.flatnonzero(np.diff(rows[by_row]) != 1) + 1)
+        with disk_full_is_said(path), path.open("r+b") as file:
+            for run in runs:
+                file.seek(int(rows[run[0]]) * self._size)
+                file.write(vectors[run].astype("<f4", copy=False).tobytes())
+            file.flush()
+            os.fsync(file.fileno())
+        self._done[block] = _crc(vectors)
+        self._mark()
+
+    def finish(self, points: Points, attributes: dict[str, Any]) -> None:
+        """Copy the rows into the store and give it its name; what was unfinished goes away."""
+        assert len(self._done) == self.blocks
+        store = self.folder / _STORE
+        shutil.rmtree(store, ignore_errors=True)
+        with disk_full_is_said(self.out):
+            about = {
+                **attributes,
+                "bad_chunks": self.bad_chunks,
+                "done_blocks": self.blocks,
+                "block_rows": self._block,
+            }
+            write_store(store, self._map(), points, about)
+            store.replace(self.out)
+            sync_folder(self.out.parent)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _resume(self) -> None:
+        path = self.folder / _MARKS
+        hint = f"delete {self.folder} and start again"
+        try:
+            found = json.loads(path.read_bytes())
+            inputs, done, bad = found["inputs"], found["done"], found["bad_chunks"]
+            done = {int(block): int(crc) for block, crc in done.items()}
+        except (ValueError, KeyError, TypeError, AttributeError) as problem:
+            raise DamagedStore(self.folder, "", _MARKS, "cannot be read", hint) from problem
+        if path.read_text(encoding="utf-8", errors="replace") != _encode(inputs, done, bad):
+            raise DamagedStore(self.folder, "", _MARKS, "does not match its own checksum", hint)
+        refuse_other_inputs(self.folder, inputs, self.inputs)
+        self.bad_chunks = bad
+        self._done = {block: crc for block, crc in done.items() if self._is_sound(block, crc)}
+        if lost := len(done) - len(self._done):
+            _log.warning(
+                "%s: %d of %d finished blocks were damaged; they are computed again",
+                self.folder,
+                lost,
+                len(done),
+            )
+
+    def _is_sound(self, block: int, crc: int) -> bool:
+        rows = self._map()
+        return rows is not None and block < self.blocks and _crc(rows[self.rows(block)]) == crc
+
+    def _map(self) -> Any:
+        """The rows as a memory map; None where the file is not there in its whole length."""
+        path, shape = self.folder / _ROWS, (len(self._order), *self._one)
+        if not path.is_file() or path.stat().st_size != len(self._order) * self._size:
+            return None
+        return np.memmap(path, dtype="<f4", mode="r", shape=shape)
+
+    def _make_room(self) -> None:
+        """Set up the file of rows; refuse to compute for hours what the disk could not hold in the end."""
+        size = len(self._order) * self._size
+        needed = 2 * size - self.rows_done * self._size
+        free = shutil.disk_usage(self.folder).free
+        if free < needed:
+            raise StorageFull(
+                f"{self.out} needs {needed / 1e6:,.1f} MB while it is made, the disk has {free / 1e6:,.1f} "
+                "MB left; free some space and run the same command again"
+            )
+        if self._map() is None:
+            with disk_full_is_said(self.out), (self.folder / _ROWS).open("ab") as file:
+                file.truncate(size)
+                os.fsync(file.fileno())
+
+    def _mark(self) -> None:
+        write_text_atomic(self.folder / _MARKS, _encode(self.inputs, self._done, self.bad_chunks))
+
+
+def take_lock(folder: Path, out: Path) -> int:
+    """A lock on the folder of unfinished work, an open file; CanvasError where another process holds it."""
+    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as problem:
+        if problem.errno in (errno.EAGAIN, errno.EACCES):
+            os.close(lock)
+            raise CanvasError(f"another process is writing {out}; wait for it, or stop it") from problem
+        _log.info("%s cannot be locked (%s): nobody else may write it now", folder, problem)
+    return lock
+
+
+def refuse_other_inputs(where: Path, then: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raise CanvasError that names what differs between the inputs of earlier work and those of now."""
+    differ = [key for key in {**then, **now} if then.get(key) != now.get(key)]
+    if differ:
+        named = ", ".join(f"{key} (was {_short(then.get(key))}, is {_short(now.get(key))})" for key in differ)
+        raise CanvasError(
+            f"{where} was made from other inputs: {named}; give another name, or delete it to start again"
+        )
+
+
+def _short(value: object) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 40 else f"{text[:12]}…"
+
+
+def _crc(vectors: np.ndarray) -> int:
+    return zlib.crc32(np.ascontiguousarray(vectors, dtype="<f4").tobytes())
+
+
+def _encode(inputs: dict[str, Any], done: dict[int, int], bad_chunks: list[str]) -> str:
+    """The only text that this state may have on the disk, so that any other byte is damage."""
+    state = {
+        "inputs": inputs,
+        "done": {str(block): done[block] for block in sorted(done)},
+        "bad_chunks": bad_chunks,
+    }
+    body = json.dumps(state, indent=0)
+    return json.dumps({**state, "crc32": zlib.crc32(body.encode())}, indent=0) + "\n"

@@ -1,0 +1,237 @@
+"""Building an index and adding to it: parts first, then lists, then the mark; and what is measured of it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import canvas_fm.inference.search.inverted_lists as lists_of
+from canvas_fm.errors import CanvasError, ModelMismatch, StorageFull
+from canvas_fm.inference.embed.embedding_store import Embeddings
+from canvas_fm.inference.embed.resumable import take_lock
+from canvas_fm.inference.search.hits import told
+from canvas_fm.inference.search.index import METRICS, Index
+from canvas_fm.inference.search.index_store import (
+    MARK,
+    gather,
+    parts_of,
+    read_mark,
+    source_of,
+    write_mark,
+    write_part,
+)
+from canvas_fm.inference.search.inverted_lists import propose_exactly
+from canvas_fm.progress import bar
+
+_log = logging.getLogger(__name__)
+
+_QUERIES, _NOVELTY_ROWS, _NEIGHBOURS = 200, 2000, 10
+_RECALL = 0.995  # sought with one half of the queries, so that the other half's stays above .99
+_PROBES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 512, 1024)
+_GROWN = 1.1  # measured again once there are so many times the rows
+
+
+def build(
+    embeddings: list[Embeddings | str | Path], out: Path, *, metric: str, show: bool | None = None
+) -> None:
+    """Make `out` hold the rows of all these stores; those that it holds already are passed over."""
+    if metric not in METRICS:
+        raise CanvasError(f"the metric is {metric!r}; give one of {', '.join(METRICS)}")
+    stores = [each if isinstance(each, Embeddings) else Embeddings.open(each) for each in embeddings]
+    if not stores:
+        raise CanvasError("there are no embeddings to index; give at least one X.emb.zarr")
+    _refuse_mixture(stores)
+    _make_folder(out)
+    lock = take_lock(out, out)
+    try:
+        mark = read_mark(out) if (out / MARK).exists() else _empty(stores[0], metric)
+        _refuse_other(out, mark, stores, metric)
+        known = [part["source"] for part in mark["parts"]]
+        new: list[Embeddings] = []
+        for store in stores:
+            if source_of(store) not in known:
+                known.append(source_of(store))
+                new.append(store)
+            else:
+                _log.info("%s is in %s already", store.path, out)
+        if new or outgrown(mark):
+            _add(out, mark, new, show)
+    finally:
+        os.close(lock)
+
+
+def outgrown(mark: dict[str, Any]) -> bool:
+    """Whether a kill has left parts without the lists that so many rows want."""
+    return lists_of.outgrown(mark["lists"], mark["rows"]) or mark["recall"] is None
+
+
+def _empty(store: Embeddings, metric: str) -> dict[str, Any]:
+    return {
+        "kind": "index",
+        "format_version": 1,
+        "encoder_sha256": store.encoder_sha256,
+        "encoder": store.attributes.get("encoder"),
+        "pool": store.pool,
+        "layer": store.attributes.get("layer"),
+        "metric": metric,
+        "dim": store.shape[1],
+        "rows": 0,
+        "generation": 0,
+        "recall": None,
+        "novelty": None,
+        "lists": None,
+        "parts": [],
+    }
+
+
+def _add(out: Path, mark: dict[str, Any], stores: list[Embeddings], show: bool | None) -> None:
+    total = mark["rows"] + sum(len(store) for store in stores)
+    dtype = "float32" if lists_of.structure_for(total) == "flat" else "float16"
+    _refuse_full_disk(out, sum(len(store) for store in stores), mark["dim"], dtype)
+    mark["generation"] += 1
+    with bar("indexing", total, unit="rows", done=mark["rows"], show=show) as advance:
+        for store in stores:
+            folder = out / f"part-{len(mark['parts']):04d}"
+            part = write_part(folder, store, metric=mark["metric"], dtype=dtype)
+            _refuse_mixed_columns(mark, part, store)
+            mark["parts"].append(part)
+            mark["rows"] += len(store)
+            advance(len(store))
+    parts = parts_of(out, mark)
+    rows, dim, generation = mark["rows"], mark["dim"], mark["generation"]
+    changed = lists_of.outgrown(mark["lists"], rows)
+    if changed:
+        _log.info("%s: training %s on %d rows", out, lists_of.structure_for(rows), rows)
+        mark["lists"] = lists_of.train(parts, out, rows, dim, generation)
+    if mark["lists"] is not None:
+        mark["lists"] = lists_of.extend(mark["lists"], parts, out, rows, dim, generation)
+    if changed or mark["recall"] is None or rows > _GROWN * mark["recall"]["rows"]:
+        _measure(out, mark)
+    write_mark(out, mark)
+
+
+def _measure(out: Path, mark: dict[str, Any]) -> None:
+    """Set how many lists are probed, and state recall@10 and how far the index's own rows lie apart."""
+    rng, rows = np.random.default_rng(0), mark["rows"]
+    parts, dim = parts_of(out, mark), mark["dim"]
+    at = min(_NEIGHBOURS, rows - 1)
+    if mark["lists"] is None or not at:
+        mark["recall"] = {"at": _NEIGHBOURS, "value": 1.0, "queries": 0, "rows": rows, "exact": True}
+    else:
+        sample = np.sort(rng.choice(rows, min(_QUERIES, rows), replace=False))
+        queries = gather(parts, sample, dim)
+        index = Index(out, mark)
+        truth = index._decide(queries, propose_exactly(parts, queries, at + 9), at + 1)[1][:, -1]
+        choose = np.arange(len(sample)) % 2 == 0
+        for factor, nprobe in _settings(mark["lists"]):
+            mark["lists"] |= {"nprobe": nprobe, "k_factor": factor}
+            index = Index(out, mark)
+            if _recall(index, queries[choose], sample[choose], truth[choose], at) >= _RECALL:
+                break
+        value = _recall(index, queries[~choose], sample[~choose], truth[~choose], at)
+        mark["recall"] = {"at": at, "value": round(value, 4), "queries": int((~choose).sum()), "rows": rows}
+    mark["novelty"] = _novelty(Index(out, mark), rng) if rows >= _NEIGHBOURS + 2 else None
+
+
+def _settings(lists: dict[str, Any]) -> list[tuple[int, int]]:
+    """(rows proposed for each wanted, lists probed), from the cheapest to all there is."""
+    factors = [lists["k_factor"]] if lists["kind"] == "ivf-sq8" else [10, 20, 40]
+    probes = [probe for probe in _PROBES if probe < lists["nlist"]]
+    return [(factor, probe) for probe in [*probes, lists["nlist"]] for factor in factors]
+
+
+def _recall(index: Index, queries: np.ndarray, own: np.ndarray, truth: np.ndarray, at: int) -> float:
+    """Share of the `at` nearest other rows that are found; a row as near as the last of them counts."""
+    hits = index.search(queries, at, exclude=own)
+    rows, squared = hits.rows, ((queries[:, None] - gather_hits(index, hits.rows)) ** 2).sum(axis=2)
+    return float(((squared <= truth[:, None] * (1 + 1e-5) + 1e-12) & (rows >= 0)).mean())
+
+
+def gather_hits(index: Index, rows: np.ndarray) -> np.ndarray:
+    """The stored vectors (q, k, d) of hits; those of −1 are of row 0."""
+    return index.vectors(np.maximum(rows, 0).reshape(-1)).reshape(*rows.shape, index.dim)
+
+
+def _novelty(index: Index, rng: np.random.Generator) -> dict[str, Any]:
+    """Quantiles, in thousandths, of the mean distance of the index's rows to their nearest others."""
+    sample = np.sort(rng.choice(len(index), min(_NOVELTY_ROWS, len(index)), replace=False))
+    distances = index.neighbour_distance(index.vectors(sample), _NEIGHBOURS, sample)
+    quantiles = np.quantile(distances.astype(np.float64), np.linspace(0, 1, 1001))
+    return {
+        "neighbours": _NEIGHBOURS,
+        "rows": len(sample),
+        "quantiles": [float(f"{value:.6g}") for value in quantiles],
+    }
+
+
+def _make_folder(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise CanvasError(f"{out} is a file; give the name of a folder, as X.index")
+    if not out.parent.is_dir():
+        raise CanvasError(f"{out} cannot be written: there is no folder {out.parent}")
+    if out.is_dir() and not (out / MARK).exists():
+        strangers = [
+            path.name for path in out.iterdir() if not path.name.startswith((*_OURS, ".index.json."))
+        ]
+        if strangers:
+            raise CanvasError(f"{out} holds {strangers[0]} and is no index; give another name")
+    out.mkdir(exist_ok=True)
+
+
+_OURS = ("part-", "lists-", "trained-", "lock", ".index.json.")
+
+
+def _refuse_full_disk(out: Path, rows: int, dim: int, dtype: str) -> None:
+    import shutil
+
+    needed = rows * dim * (np.dtype(dtype).itemsize + (dtype == "float16"))
+    free = shutil.disk_usage(out).free
+    if free < needed:
+        raise StorageFull(
+            f"{out} needs {needed / 1e6:,.1f} MB more, the disk has {free / 1e6:,.1f} MB left; "
+            "free some space and run the same command again"
+        )
+
+
+def _refuse_mixture(stores: list[Embeddings]) -> None:
+    first = stores[0]
+    for store in stores:
+        if len(store) == 0:
+            raise CanvasError(f"{store.path} holds no embeddings; leave it out")
+        _refuse_model(str(first.path), _empty(first, "cosine"), store)
+
+
+def _refuse_other(out: Path, mark: dict[str, Any], stores: list[Embeddings], metric: str) -> None:
+    for store in stores:
+        _refuse_model(str(out), mark, store)
+    if metric != mark["metric"]:
+        raise CanvasError(
+            f"{out} is of metric {mark['metric']}, {metric} was asked for; build another index for that"
+        )
+
+
+def _refuse_model(name: str, mark: dict[str, Any], store: Embeddings) -> None:
+    mine, theirs = mark, _empty(store, "cosine")
+    if any(mine[key] != theirs[key] for key in ("encoder_sha256", "pool", "layer", "dim")):
+        kinds = [
+            f"{each['encoder_sha256'][:12]}, {told(each['pool'], each['layer'])}, {each['dim']} numbers"
+            for each in (theirs, mine)
+        ]
+        raise ModelMismatch(
+            f"{store.path} is of encoder {kinds[0]}; {name} is of {kinds[1]}: "
+            "one index holds vectors of one kind"
+        )
+
+
+def _refuse_mixed_columns(mark: dict[str, Any], part: dict[str, Any], store: Embeddings) -> None:
+    for other in mark["parts"]:
+        for name, kind in part["columns"].items():
+            if name != "id" and other["columns"].get(name, kind) != kind:
+                raise CanvasError(
+                    f"the column {name!r} is {kind} in {store.path} and {other['columns'][name]} in what is "
+                    "indexed already; make it the same kind in both"
+                )

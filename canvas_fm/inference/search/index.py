@@ -1,0 +1,314 @@
+"""Nearest cells: embeddings become an index on the disk, added to in place and searched memory-mapped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int64
+
+from canvas_fm.errors import CanvasError, ModelMismatch
+from canvas_fm.inference.embed.embedding_store import Embeddings
+from canvas_fm.inference.search.cells import describe, rows_of
+from canvas_fm.inference.search.conditions import rows_where
+from canvas_fm.inference.search.hits import Hits, padded, rising, told, without
+from canvas_fm.inference.search.index_store import (
+    check_files,
+    gather,
+    parts_of,
+    prepared,
+    read_mark,
+)
+from canvas_fm.inference.search.inverted_lists import FEW, Lists, propose_exactly
+
+if TYPE_CHECKING:
+    from canvas_fm.models.checkpoint import Encoder
+
+METRICS = ("cosine", "l2")
+_DECIDE_NUMBERS = 2**24  # in memory at a time while distances are computed
+
+
+class Index:
+    """An opened `X.index`; safe to search from several threads, also while another process adds to it.
+
+    What was added after opening is seen by opening again.
+    """
+
+    def __init__(self, path: Path, mark: dict[str, Any]) -> None:
+        self.path, self.about = path, mark
+        self.parts = parts_of(path, mark)
+        self._lists = None if mark["lists"] is None else Lists(path, mark["lists"], self.dim)
+
+    @classmethod
+    def open(cls, path: str | Path) -> Index:
+        """Open a finished index; CanvasError for what is none, DamagedStore for files that were changed."""
+        path = Path(path)
+        mark = read_mark(path)
+        check_files(path, mark)
+        return cls(path, mark)
+
+    @classmethod
+    def build(
+        cls,
+        embeddings: Sequence[Embeddings | str | Path] | Embeddings | str | Path,
+        out: str | Path,
+        *,
+        metric: str = "cosine",
+        show: bool | None = None,
+    ) -> Index:
+        """Index one or several embeddings stores of one encoder and open the result.
+
+        The same call again goes on after a kill; where `out` is there already, what it does not hold yet is
+        added. Up to 200 k rows are searched exactly, up to 20 M by inverted lists of 8-bit codes, beyond by
+        1-bit codes; the stored vectors always decide. Raises ModelMismatch for stores of another encoder
+        or pooling, CanvasError for another metric than `out` has.
+        """
+        from canvas_fm.inference.search.build import build
+
+        single = isinstance(embeddings, Embeddings | str | Path)
+        build([embeddings] if single else list(embeddings), Path(out), metric=metric, show=show)  # type: ignore[list-item, arg-type]
+        return cls.open(out)
+
+    def add(self, embeddings: Embeddings | str | Path, *, show: bool | None = None) -> int:
+        """Add a store's rows in place and see them here; how many, which is 0 where they are in already."""
+        from canvas_fm.inference.search.build import build
+
+        before = len(self)
+        build([embeddings], self.path, metric=self.metric, show=show)
+        mark = read_mark(self.path)
+        self.__init__(self.path, mark)  # type: ignore[misc]
+        return len(self) - before
+
+    def __len__(self) -> int:
+        return int(self.about["rows"])
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+        return int(self.about["dim"])
+
+    @property
+    def metric(self) -> str:
+        """`cosine` or `l2`."""
+        return str(self.about["metric"])
+
+    @property
+    def encoder_sha256(self) -> str:
+        """Identity of the encoder whose vectors these are."""
+        return str(self.about["encoder_sha256"])
+
+    @property
+    def pool(self) -> str:
+        """`mean`, `cls` or `centre`."""
+        return str(self.about["pool"])
+
+    @property
+    def layer(self) -> int | None:
+        """After how many blocks the vectors left the encoder; None for all of them."""
+        return None if self.about["layer"] is None else int(self.about["layer"])
+
+    @property
+    def structure(self) -> str:
+        """`flat`, `ivf-sq8` or `ivf-rabitq`."""
+        return "flat" if self._lists is None else self._lists.kind
+
+    @property
+    def recall(self) -> dict[str, Any]:
+        """Recall@10 as it was measured: `value`, over how many `queries`, at how many `rows`."""
+        return dict(self.about["recall"])
+
+    def verify(self) -> int:
+        """Compare every byte of every file with the mark; the number of files, or DamagedStore."""
+        return check_files(self.path, self.about, all_bytes=True)
+
+    def vectors(self, rows: Int64[np.ndarray, " r"]) -> Float32[np.ndarray, "r d"]:
+        """The stored vectors of some rows, of length 1 where the metric is cosine."""
+        if len(rows) and not 0 <= rows.min() <= rows.max() < len(self):
+            raise CanvasError(f"rows go from {rows.min()} to {rows.max()}; the index has {len(self)} rows")
+        return gather(self.parts, rows, self.dim)
+
+    def describe(self, rows: Sequence[int] | np.ndarray) -> list[dict[str, Any]]:
+        """For each row: `row`, `id`, `brain`, `marker`, `z`, `y`, `x` and what its point carried."""
+        return describe(self.parts, np.asarray(rows, np.int64))
+
+    def rows_of(self, ids: Sequence[str | int]) -> Int64[np.ndarray, " r"]:
+        """The rows of cells by id: `17`, `BRAIN:17` where several brains have one, or `#17` for row 17."""
+        return rows_of(self.parts, ids)
+
+    def search(
+        self,
+        queries: Any,
+        k: int = 10,
+        *,
+        where: Sequence[str] = (),
+        encoder: Encoder | str | None = None,
+        exclude: Sequence[int] | np.ndarray | None = None,
+    ) -> Hits:
+        """The k nearest rows of each query vector (q, d) or (d,).
+
+        `where` are conditions as `marker=NeuN`, `region=CTX,HPF` or `score>=0.5`, all of which a hit fulfils.
+        `encoder`, an Encoder or its sha256, says whose vectors the queries are; embeddings say so themselves.
+        `exclude[i]` is a row that query i does not get: itself. Raises ModelMismatch for vectors of
+        another encoder, pooling or dimension, CanvasError for NaN and for conditions that leave no row.
+        """
+        ready = self.check_queries(queries, encoder)
+        _check_k(k)
+        mask = rows_where(self.parts, where)
+        rows, squared = self._nearest(ready, k + (exclude is not None), mask)
+        if exclude is not None:
+            rows, squared = without(rows, squared, np.asarray(exclude), k)
+        return Hits(rows, self._distance(squared))
+
+    def search_ids(self, ids: Sequence[str | int], k: int = 10, *, where: Sequence[str] = ()) -> Hits:
+        """The k nearest other rows of each cell, given by id."""
+        rows = self.rows_of(ids)
+        return self.search(self.vectors(rows), k, where=where, exclude=rows)
+
+    def like(
+        self,
+        like: Sequence[str | int],
+        unlike: Sequence[str | int] = (),
+        k: int = 10,
+        *,
+        where: Sequence[str] = (),
+    ) -> Hits:
+        """Cells like these and unlike those, given by id: one row of hits, the examples left out.
+
+        Among the neighbours of the examples (ten times as many as are wanted), ordered by mean distance to
+        the counter-examples less mean distance to the examples.
+        """
+        _check_k(k)
+        if not like:
+            raise CanvasError("no example was given; name at least one cell that the hits shall be like")
+        examples, others = self.rows_of(like), self.rows_of(unlike)
+        if both := set(examples.tolist()) & set(others.tolist()):
+            raise CanvasError(f"{len(both)} cells stand among the examples and the counter-examples")
+        given = np.concatenate([examples, others])
+        mask = rows_where(self.parts, where)
+        found, _ = self._nearest(self.vectors(examples), max(10 * k, 200) + len(given), mask)
+        rows = np.setdiff1d(found[found >= 0], given)
+        vectors = self.vectors(rows)
+        near = self._mean_distance(vectors, self.vectors(examples))
+        score = (self._mean_distance(vectors, self.vectors(others)) if len(others) else 0) - near
+        order = np.lexsort((rows, -score))[:k]
+        return Hits(
+            padded(rows[order], k, -1), padded(near[order], k, np.inf), padded(score[order], k, -np.inf)
+        )
+
+    def novelty(
+        self,
+        queries: Any,
+        *,
+        encoder: Encoder | str | None = None,
+        exclude: Sequence[int] | np.ndarray | None = None,
+    ) -> Float32[np.ndarray, " q"]:
+        """How unlike anything in the index each vector is, 0 to 1.
+
+        The share of the index's own cells that lie nearer to their neighbours than this vector does to its:
+        .5 is an ordinary cell, 1 is farther out than every cell that was sampled.
+        """
+        calibration = self.about["novelty"]
+        if calibration is None:
+            raise CanvasError(
+                f"the index holds {len(self)} rows, too few to tell what is new; index 12 or more"
+            )
+        ready = self.check_queries(queries, encoder)
+        mean = self.neighbour_distance(ready, calibration["neighbours"], exclude)
+        quantiles = np.asarray(calibration["quantiles"], np.float32)
+        return np.interp(mean, *rising(quantiles)).astype(np.float32)
+
+    def neighbour_distance(
+        self, ready: Float32[np.ndarray, "q d"], neighbours: int, exclude: Sequence[int] | np.ndarray | None
+    ) -> Float32[np.ndarray, " q"]:
+        """Mean distance of prepared vectors to their nearest rows."""
+        rows, squared = self._nearest(ready, neighbours + (exclude is not None), None)
+        if exclude is not None:
+            rows, squared = without(rows, squared, np.asarray(exclude), neighbours)
+        distance = self._distance(squared)
+        there = rows >= 0
+        total = np.where(there, distance, np.float32(0)).sum(axis=1)
+        return total / np.maximum(there.sum(axis=1), 1).astype(np.float32)
+
+    def check_queries(self, queries: Any, encoder: Encoder | str | None = None) -> Float32[np.ndarray, "q d"]:
+        """Query vectors as they are compared; what cannot be meant is refused as `search` says."""
+        if isinstance(queries, Embeddings):
+            encoder = queries.encoder_sha256
+            self.check_pool(queries.pool, queries.attributes.get("layer"))
+            queries = queries.vectors
+        sha256 = encoder if isinstance(encoder, str | None) else encoder.sha256
+        if sha256 is not None:
+            self.check_encoder(sha256)
+        try:
+            array = np.atleast_2d(np.asarray(queries, dtype=np.float32))
+        except (TypeError, ValueError) as problem:
+            raise CanvasError(f"query vectors are no numbers: {problem}") from problem
+        if array.ndim != 2 or array.shape[1] != self.dim:
+            raise ModelMismatch(f"query vectors have shape {array.shape}; the index takes (n, {self.dim})")
+        if not len(array):
+            raise CanvasError(f"there is no query vector; the index takes (n, {self.dim}) with n at least 1")
+        return np.ascontiguousarray(prepared(array, self.metric))
+
+    def check_encoder(self, sha256: str) -> None:
+        """Refuse vectors of another encoder."""
+        if sha256 != self.encoder_sha256:
+            raise ModelMismatch(f"the vectors are of encoder {sha256[:12]}; {self._wanted()}")
+
+    def check_pool(self, pool: str, layer: int | None = None) -> None:
+        """Refuse vectors that were pooled another way or left the encoder after another block."""
+        if (pool, layer) != (self.pool, self.layer):
+            raise ModelMismatch(f"the vectors are of {told(pool, layer)}; {self._wanted()}")
+
+    def _wanted(self) -> str:
+        return f"the index was made from encoder {self.encoder_sha256[:12]}, {told(self.pool, self.layer)}"
+
+    def _nearest(
+        self, queries: np.ndarray, k: int, mask: Bool[np.ndarray, " n"] | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(rows, squared distances), (q, k) each: lists or a scan propose, the stored vectors decide."""
+        left = len(self) if mask is None else int(mask.sum())
+        few = min(k, left)
+        if self._lists is None or left <= FEW:
+            return self._decide(queries, propose_exactly(self.parts, queries, min(few + 8, left), mask), k)
+        wide = self._lists.about["nlist"]
+        # A filter thins the lists out, and many hits reach farther than ten do.
+        nprobe = int(self._lists.about["nprobe"] * len(self) / left * max(1.0, (k / 10) ** 0.5))
+        wanted = min(self._lists.factor * few + 10, left)
+        proposed = self._lists.propose(queries, wanted, mask, min(nprobe, wide))
+        if (proposed >= 0).sum(axis=1).min() < few and nprobe < wide:
+            proposed = self._lists.propose(queries, wanted, mask, wide)
+        return self._decide(queries, proposed, k)
+
+    def _decide(self, queries: np.ndarray, proposed: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        rows = np.full((len(queries), k), -1, np.int64)
+        squared = np.full((len(queries), k), np.inf, np.float32)
+        few = min(k, proposed.shape[1])
+        step = max(1, _DECIDE_NUMBERS // (proposed.shape[1] * self.dim))
+        for first in range(0, len(queries), step):
+            some = slice(first, first + step)
+            mine = np.sort(proposed[some], axis=1)  # so that equal distances stand in the order of rows
+            vectors = gather(self.parts, np.maximum(mine, 0).reshape(-1), self.dim)
+            difference = vectors.reshape(*mine.shape, self.dim) - queries[some, None]
+            found = np.einsum("qrd,qrd->qr", difference, difference)
+            found[mine < 0] = np.inf
+            order = np.argsort(found, axis=1, kind="stable")[:, :few]
+            rows[some, :few] = np.take_along_axis(mine, order, 1)
+            squared[some, :few] = np.take_along_axis(found, order, 1)
+        return rows, squared
+
+    def _distance(self, squared: np.ndarray) -> np.ndarray:
+        distance = squared / 2 if self.metric == "cosine" else np.sqrt(squared)
+        return distance.astype(np.float32, copy=False)
+
+    def _mean_distance(self, vectors: np.ndarray, others: np.ndarray) -> np.ndarray:
+        """Mean over `others` of the distance to each of `vectors`."""
+        total = np.zeros(len(vectors), np.float32)
+        for other in others:
+            total += self._distance(((vectors - other) ** 2).sum(axis=1))
+        return total / len(others)
+
+
+def _check_k(k: int) -> None:
+    if not 1 <= k <= 100_000:
+        raise CanvasError(f"k is {k}; ask for 1 to 100,000 hits")

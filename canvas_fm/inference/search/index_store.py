@@ -1,0 +1,287 @@
+"""What an index keeps on the disk: parts of rows that are never rewritten, and the mark that names them.
+
+`X.index/index.json` is the mark, and the sidecar: encoder, metric, rows, measured recall, and every other
+file with its size and crc32. An addition writes new files first and then the mark by one rename, so that a
+kill leaves the index as it was before or as it is after. The next writer removes what no mark names.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, Int64
+
+from canvas_fm.errors import CanvasError, DamagedStore
+from canvas_fm.files.atomic import disk_full_is_said, sync_folder, write_text_atomic
+from canvas_fm.inference.embed.embedding_store import Embeddings, column_key, storable
+
+MARK = "index.json"
+_ENTRY = "part.json"  # written last into a part
+BLOCK = 65_536  # rows in memory at a time
+_CHECKED_AT_OPEN = 64 * 2**20  # bytes; larger files are compared by `Index.verify`
+_REPAIR = "restore the file or build the index again"
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows `first` … `first + rows` of an index, those of one embeddings store."""
+
+    folder: Path
+    first: int
+    entry: dict[str, Any]
+
+    @property
+    def rows(self) -> int:
+        return int(self.entry["rows"])
+
+    @property
+    def constants(self) -> dict[str, str | None]:
+        """What is the same for all rows: brain and marker, where the points do not carry them."""
+        return dict(self.entry["constants"])
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Stored columns by name: `number` or `text`."""
+        return dict(self.entry["columns"])
+
+    @cached_property
+    def vectors(self) -> np.ndarray:
+        """Memory-mapped (rows, d), float32 or float16, of length 1 where the metric is cosine."""
+        return self._map("vectors.npy")
+
+    @cached_property
+    def zyx(self) -> np.ndarray:
+        """Memory-mapped (rows, 3): z, y, x in voxels of level 0 of the brain."""
+        return self._map("zyx.npy")
+
+    def values(self, name: str) -> np.ndarray:
+        """A stored column, memory-mapped: its numbers, or the codes of its words."""
+        return self._map(f"column.{column_key(name)}.npy")
+
+    def words(self, name: str) -> list[str]:
+        """The words of a text column, by code."""
+        return list(json.loads((self.folder / f"column.{column_key(name)}.json").read_bytes()))
+
+    def take(self, name: str, rows: Int64[np.ndarray, " r"]) -> list[Any]:
+        """A column's values at some rows of this part; None where it has no such column."""
+        if name in ("z", "y", "x"):
+            return [float(value) for value in self.zyx[rows, "zyx".index(name)]]
+        if name not in self.columns:
+            return [self.constants.get(name)] * len(rows)
+        values = self.values(name)[rows].tolist()
+        if self.columns[name] == "text":
+            words = self.words(name)
+            return [words[code] for code in values]
+        return [None if value != value else value for value in values]
+
+    def _map(self, name: str) -> np.ndarray:
+        try:
+            return np.load(self.folder / name, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as problem:
+            raise DamagedStore(
+                self.folder, "", name, f"cannot be read ({type(problem).__name__})", _REPAIR
+            ) from problem
+
+
+def write_part(folder: Path, embeddings: Embeddings, *, metric: str, dtype: str) -> dict[str, Any]:
+    """Copy an embeddings store into a part, block by block; returns its entry of the mark.
+
+    A part that was finished before a kill is taken as it is.
+    """
+    if (done := _finished(folder, embeddings, metric, dtype)) is not None:
+        return done
+    shutil.rmtree(folder, ignore_errors=True)
+    rows, dim = embeddings.shape
+    with disk_full_is_said(folder):
+        folder.mkdir()
+        vectors = np.lib.format.open_memmap(
+            folder / "vectors.npy", mode="w+", dtype=np.dtype(dtype), shape=(rows, dim)
+        )
+        for first in range(0, rows, BLOCK):
+            block = embeddings.read(slice(first, first + BLOCK))
+            vectors[first : first + BLOCK] = prepared(block, metric, first)
+        vectors.flush()
+        del vectors
+        np.save(folder / "zyx.npy", embeddings.zyx)
+        columns = {"id": embeddings.ids, **embeddings.columns}
+        kinds = {name: _write_column(folder, name, values) for name, values in columns.items()}
+        files = {path.name: file_entry(path) for path in sorted(folder.iterdir())}
+        sync_folder(folder)
+    named = {"brain": embeddings.volume, "marker": embeddings.marker}
+    entry = {
+        "name": folder.name,
+        "rows": rows,
+        "source": source_of(embeddings),
+        "voxel_um": list(embeddings.voxel_um),
+        "constants": {name: value for name, value in named.items() if name not in kinds},
+        "columns": kinds,
+        "files": files,
+    }
+    write_text_atomic(folder / _ENTRY, json.dumps({"made": [metric, dtype], "entry": entry}))
+    return entry
+
+
+def _finished(folder: Path, embeddings: Embeddings, metric: str, dtype: str) -> dict[str, Any] | None:
+    try:
+        said = json.loads((folder / _ENTRY).read_bytes())
+        entry = dict(said["entry"])
+        sound = all(file_entry(folder / name) == found for name, found in entry["files"].items())
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    same = said["made"] == [metric, dtype] and entry["source"] == source_of(embeddings)
+    return entry if same and sound else None
+
+
+def prepared(vectors: Float32[np.ndarray, "n d"], metric: str, first: int = 0) -> Float32[np.ndarray, "n d"]:
+    """Vectors as they are stored and compared: finite, and of length 1 where the metric is cosine."""
+    if not np.isfinite(vectors).all():
+        bad = int(np.argmin(np.isfinite(vectors).all(axis=1)))
+        raise CanvasError(f"vector {first + bad} holds NaN or infinite values; embed its cell again")
+    if metric != "cosine":
+        return vectors
+    length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    if not (length > 0).all():
+        bad = int(np.argmin(length[:, 0]))
+        raise CanvasError(f"vector {first + bad} is all zeros and has no direction; take metric 'l2'")
+    return vectors / length
+
+
+def source_of(embeddings: Embeddings) -> dict[str, Any]:
+    """What tells one embeddings store from another, however it is called."""
+    return {"volume": embeddings.volume, "inputs": embeddings.attributes.get("inputs")}
+
+
+def _write_column(folder: Path, name: str, values: np.ndarray) -> str:
+    """Numbers as they are, words as codes beside the list of words; returns which."""
+    stored = storable(values)
+    key = f"column.{column_key(name)}"
+    if stored.dtype != object:
+        np.save(folder / f"{key}.npy", stored)
+        return "number"
+    words, codes = np.unique(np.asarray(values).astype(np.str_), return_inverse=True)
+    np.save(folder / f"{key}.npy", codes.astype(np.int32).reshape(-1))
+    (folder / f"{key}.json").write_text(json.dumps(words.tolist()), encoding="utf-8")
+    return "text"
+
+
+def file_entry(path: Path) -> list[int]:
+    """[size, crc32] of a file, which is on the disk when this returns."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+    return [path.stat().st_size, _crc(path)]
+
+
+def _crc(path: Path) -> int:
+    value = 0
+    with path.open("rb") as file:
+        while block := file.read(2**22):
+            value = zlib.crc32(block, value)
+    return value
+
+
+def write_mark(folder: Path, mark: Mapping[str, Any]) -> None:
+    """Replace the mark by one rename, then remove the files that it no longer names."""
+    write_text_atomic(folder / MARK, _encode(mark))
+    named = {MARK, "lock", *(name.partition("/")[0] for name, _ in _files(mark))}
+    for path in folder.iterdir():
+        if path.name not in named and path.name.startswith(("part-", "lists-", "trained-")):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def read_mark(folder: Path) -> dict[str, Any]:
+    """The mark of an index; CanvasError for what is none, DamagedStore for one that was changed."""
+    path = folder / MARK
+    if not path.is_file():
+        if not folder.exists():
+            raise CanvasError(
+                f"{folder} does not exist; `canvas-fm index EMBEDDINGS --out X.index` writes it"
+            )
+        if folder.is_dir() and any(folder.glob("part-*")):
+            raise CanvasError(f"{folder} is unfinished; run the same `canvas-fm index` again")
+        raise CanvasError(f"{folder} is no index (X.index, as `canvas-fm index` writes it)")
+    text = path.read_text(encoding="utf-8", errors="replace")
+    try:
+        mark = json.loads(text)
+        known = mark["kind"] == "index"
+        stated = mark.pop("crc32")
+    except (ValueError, KeyError, TypeError) as problem:
+        raise DamagedStore(folder, "", MARK, "cannot be read", _REPAIR) from problem
+    if not known or stated is None or text != _encode(mark):  # any other byte is damage
+        raise DamagedStore(folder, "", MARK, "does not match its own checksum", _REPAIR)
+    if mark["format_version"] != 1:
+        raise CanvasError(
+            f"{folder} is of format {mark['format_version']}, unknown to this version; update canvas-fm"
+        )
+    return dict(mark)
+
+
+def check_files(folder: Path, mark: Mapping[str, Any], *, all_bytes: bool = False) -> int:
+    """Compare files with the mark: sizes, and the bytes of the smaller ones or of all; returns how many."""
+    count = 0
+    for name, (size, crc) in _files(mark):
+        path = folder / name
+        where = (folder, *_split(name))
+        if not path.is_file():
+            raise DamagedStore(*where, "missing", _REPAIR)
+        if path.stat().st_size != size:
+            raise DamagedStore(*where, f"has {path.stat().st_size} bytes instead of {size}", _REPAIR)
+        if (all_bytes or size <= _CHECKED_AT_OPEN) and _crc(path) != crc:
+            raise DamagedStore(*where, "its bytes are not those that were written (crc32)", _REPAIR)
+        count += 1
+    return count
+
+
+def parts_of(folder: Path, mark: Mapping[str, Any]) -> list[Part]:
+    """The parts, each knowing where its rows begin."""
+    parts, first = [], 0
+    for entry in mark["parts"]:
+        parts.append(Part(folder / entry["name"], first, entry))
+        first += entry["rows"]
+    return parts
+
+
+def gather(parts: list[Part], rows: Int64[np.ndarray, " r"], dim: int) -> Float32[np.ndarray, "r d"]:
+    """The stored vectors of some rows of the index, in that order."""
+    out = np.empty((len(rows), dim), np.float32)
+    for part, mine in by_part(parts, rows):
+        out[mine] = part.vectors[rows[mine] - part.first]
+    return out
+
+
+def by_part(
+    parts: list[Part], rows: Int64[np.ndarray, " r"]
+) -> Iterator[tuple[Part, Int64[np.ndarray, " m"]]]:
+    """Each part with the positions in `rows` that lie in it."""
+    which = np.searchsorted([part.first for part in parts], rows, side="right") - 1
+    for number in np.unique(which):
+        yield parts[number], np.flatnonzero(which == number)
+
+
+def _files(mark: Mapping[str, Any]) -> Iterator[tuple[str, list[int]]]:
+    for part in mark["parts"]:
+        yield from ((f"{part['name']}/{name}", entry) for name, entry in part["files"].items())
+    if mark["lists"] is not None:
+        yield mark["lists"]["trained"]["name"], mark["lists"]["trained"]["file"]
+        yield from ((each["name"], each["file"]) for each in mark["lists"]["files"])
+
+
+def _split(name: str) -> tuple[str, str]:
+    array, _, file = name.rpartition("/")
+    return array, file
+
+
+def _encode(mark: Mapping[str, Any]) -> str:
+    crc = zlib.crc32(json.dumps(mark, indent=1).encode())
+    return json.dumps({**mark, "crc32": crc}, indent=1) + "\n"

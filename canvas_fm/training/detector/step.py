@@ -1,0 +1,106 @@
+"""One optimizer step of a detector: augmentation of voxels and labels alike, the focal loss."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from canvas_fm.models.convmixer import HeatMapNet, focal_loss
+from canvas_fm.training.detector.targets import CELL, UNLABELLED
+from canvas_fm.training.mae.augment import draw, turn, widen
+from canvas_fm.training.mae.step import Course
+from canvas_fm.training.recipe.detector_recipe import DetectorAugment, DetectorRecipe
+from canvas_fm.training.run.distributed import Ranks
+
+
+class DetectorStepper(Course):
+    """Takes raw crops with labels, makes one step, returns the loss without waiting for the device."""
+
+    def __init__(self, recipe: DetectorRecipe, ranks: Ranks) -> None:
+        super().__init__(recipe, ranks, new_net(recipe))
+        self.recipe = recipe
+
+    @property
+    def result(self) -> HeatMapNet:
+        """The net that is evaluated and shipped: the averaged one where the recipe asks for it."""
+        net = self.module if self.averaged is None else self.averaged.module
+        assert isinstance(net, HeatMapNet)
+        return net
+
+    def __call__(self, raw: Tensor, windows: Tensor, labels: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """(loss of the whole optimizer batch, gradient norm before clipping), both still on the device.
+
+        `raw` are this rank's crops (b, c, z, y, x) as stored, `windows` (b, c, 2), `labels` (b, z, y, x).
+        The loss is the focal loss summed over labelled voxels, divided by the voxels that are cell, of all
+        ranks and micro-batches. Batch norms take their statistics over a micro-batch.
+        """
+        voxels, labels = self._augmented(raw, windows, labels)
+        known, cell = (labels != UNLABELLED).float(), (labels == CELL).float()
+        counted = self.ranks.sum(torch.stack([cell.sum(), known.sum()]))
+        total = torch.maximum(counted[0], self.recipe.loss.floor * counted[1]).clamp_min(1)
+        loss = torch.zeros((), device=self.device)
+        size = self.recipe.training.micro_batch or len(voxels)
+        for start in range(0, len(voxels), size):
+            rows = slice(start, start + size)
+            with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
+                logits = self.module(voxels[rows])
+            each = focal_loss(
+                logits.float(), cell[rows], alpha=self.recipe.loss.alpha, gamma=self.recipe.loss.gamma
+            )
+            share = (each * known[rows]).sum() / total
+            share.backward()
+            loss += share.detach()
+        self.ranks.sum_all([loss, *(p.grad for p in self.parameters if p.grad is not None)])
+        return loss, self._update(step)
+
+    def _augmented(
+        self, raw: Tensor, windows: Tensor, labels: UInt8[Tensor, "b z y x"]
+    ) -> tuple[Float[Tensor, "b c z y x"], UInt8[Tensor, "b z y x"]]:
+        """This rank's crops and labels, turned alike; chance is drawn for the whole batch."""
+        recipe, batch = self.recipe.augment, self.recipe.training.batch
+        drawn = draw(recipe, batch, self.recipe.data.crop_zyx, self.generator)
+        brightness = Brightness(recipe, batch, self.generator)
+        mine = drawn.rows(self.part)
+        channels = [
+            brightness.apply(turn(raw[:, c], mine), windows[:, c], self.part) for c in range(raw.shape[1])
+        ]
+        voxels = torch.stack(channels, dim=1)
+        if mine.noise is not None:
+            voxels += brightness.noise[self.part] * mine.noise
+        return voxels.clamp_(0, 1), turn(labels, mine)
+
+
+class Brightness:
+    """What chance decided of the brightness of each crop of a batch: one model has to serve all."""
+
+    def __init__(self, recipe: DetectorAugment, batch: int, generator: torch.Generator) -> None:
+        def evenly(low: float, high: float) -> Float[Tensor, "b 1 1 1"]:
+            drawn = torch.rand(batch, 1, 1, 1, generator=generator, device=generator.device)
+            return low + (high - low) * drawn
+
+        self.gain = evenly(-math.log(recipe.gain), math.log(recipe.gain)).exp()
+        self.gamma = evenly(-math.log(recipe.gamma), math.log(recipe.gamma)).exp()
+        self.offset = evenly(-recipe.offset, recipe.offset)
+        self.noise = evenly(0.0, 1.0)[:, None]
+
+    def apply(self, raw: Tensor, windows: Float[Tensor, "b 2"], part: slice) -> Float[Tensor, "b z y x"]:
+        """Crops through their windows with another brightness, clipped to [0, 1] only at the end.
+
+        A gain below 1 brings back what the window would have clipped: that is how a dimmer volume looks.
+        """
+        low, scale = windows[:, :, None, None, None].unbind(dim=1)
+        voxels = (widen(raw) - low) * scale
+        voxels = (voxels * self.gain[part] + self.offset[part]).clamp_(0, 1)
+        return voxels ** self.gamma[part]
+
+
+def new_net(recipe: DetectorRecipe) -> HeatMapNet:
+    """The recipe's net, its weights drawn by the recipe's seed; torch's own generator is left alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        net = HeatMapNet(recipe.model)
+    net.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    return net

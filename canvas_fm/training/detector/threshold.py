@@ -1,0 +1,166 @@
+"""The operating threshold: one for all volumes, where the mean F1 over them is highest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64
+
+from canvas_fm.data.points.points import Points
+from canvas_fm.data.volume.volume import ZyxUm
+from canvas_fm.data.volume.window import Window
+from canvas_fm.evaluation.detection.figure import score_figure
+from canvas_fm.evaluation.detection.score import Score, evaluate
+from canvas_fm.inference.detect.detect import detector_job
+from canvas_fm.inference.detect.detection_job import run
+from canvas_fm.models.checkpoint import Detector, DetectorConfig
+from canvas_fm.models.convmixer import HeatMapNet
+from canvas_fm.training.detector.targets import Labelled
+from canvas_fm.training.recipe.detector_recipe import DetectorRecipe
+from canvas_fm.training.run.trainer import Tell
+
+LOWEST = 0.02  # candidates below are not looked at
+GRID = np.linspace(LOWEST, 0.98, 193)
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """The threshold, and a row of metrics for each volume at it."""
+
+    threshold: float
+    rows: list[dict[str, Any]]
+
+    def summary(self) -> list[dict[str, Any]]:
+        """What the model's config tells of it."""
+        keys = ("volume", "held_out", "tolerance_um", "cells", "f1", "best_f1", "best_threshold")
+        return [{key: row[key] for key in keys} for row in self.rows]
+
+
+def calibrate(
+    recipe: DetectorRecipe,
+    net: HeatMapNet,
+    training: Sequence[Labelled],
+    kept: Sequence[Labelled],
+    voxel_um: ZyxUm,
+    step: int,
+    tell: Tell,
+    *,
+    figures: Path | None = None,
+) -> Calibrated:
+    """Choose the threshold on the training volumes, at every contrast of the recipe, and score all volumes.
+
+    `kept` are scored at that threshold and do not count in its choice.
+    """
+    detector = Detector(_config(recipe, net, voxel_um), net)
+    curves: dict[str | None, list[np.ndarray]] = {}
+    scored: list[tuple[Labelled, bool, Points]] = []
+    for labelled, held_out in [*((one, False) for one in training), *((one, True) for one in kept)]:
+        tell(f"evaluating {labelled.source.name}")
+        candidates = _candidates(recipe, detector, labelled, 1.0)
+        scored.append((labelled, held_out, candidates))
+        if not held_out:
+            for gain in recipe.detection.gains:
+                found = candidates if gain == 1 else _candidates(recipe, detector, labelled, gain)
+                of_marker = curves.setdefault(labelled.source.volume.marker, [])
+                of_marker.append(f1_curve(recipe, labelled, found))
+    mean = np.mean([np.mean(one, axis=0) for one in curves.values()], axis=0)  # every marker counts the same
+    threshold = round(float(GRID[np.argmax(mean)]), 4)
+    rows = []
+    for labelled, held_out, candidates in scored:
+        score = _score(recipe, labelled, candidates, threshold)
+        rows.append(_row(recipe, labelled, held_out, score, threshold, step))
+        if figures is not None:
+            name = f"{labelled.source.name.replace('/', '_')}_{step:07d}.png"
+            title = f"{labelled.source.name}{', held out' if held_out else ''}, step {step}, at {threshold}"
+            score_figure(score, labelled.source.volume, figures / name, title=title)
+    return Calibrated(threshold, rows)
+
+
+def f1_curve(recipe: DetectorRecipe, labelled: Labelled, candidates: Points) -> Float64[np.ndarray, " t"]:
+    """F1 at every threshold of the grid."""
+    if not len(candidates):
+        return np.zeros(len(GRID))
+    curve = _score(recipe, labelled, candidates, None).curve
+    if curve is None or not len(curve.threshold):
+        return np.zeros(len(GRID))
+    # Thresholds fall: the last one that is still at or above a grid value holds its counts.
+    last = np.searchsorted(-curve.threshold, -GRID, side="right") - 1
+    return np.where(last >= 0, curve.f1[np.maximum(last, 0)], 0.0)
+
+
+def _candidates(recipe: DetectorRecipe, detector: Detector, labelled: Labelled, gain: float) -> Points:
+    """Everything above the lowest threshold in the labelled boxes, seen with `gain` times the contrast."""
+    boxes, source = labelled.boxes, labelled.source
+    margin = np.ceil(_tolerance_um(recipe, labelled) / np.asarray(source.volume.voxel_um)).astype(int)
+    start = np.maximum(boxes[:, :3].min(axis=0) - margin, 0)
+    stop = np.minimum(boxes[:, 3:].max(axis=0) + margin, source.volume.shape_zyx)
+    region = [*start.tolist(), *stop.tolist()]
+    job = detector_job(
+        detector,
+        source.volume,
+        background=labelled.background,
+        threshold=LOWEST,
+        region=region if source.resample_to is None else None,
+        resample=source.resample_to is not None,
+        any_voxel=recipe.data.any_voxel,
+        device=detector.device,
+    )
+    job.windows = [Window(low, low + (high - low) / gain) for low, high in job.windows]
+    return run(job, show=False)
+
+
+def _score(recipe: DetectorRecipe, labelled: Labelled, candidates: Points, threshold: float | None) -> Score:
+    return evaluate(
+        candidates,
+        labelled.points_zyx,
+        voxel_um=labelled.source.volume.voxel_um,
+        tolerance_um=_tolerance_um(recipe, labelled),
+        within=labelled.boxes,
+        threshold=threshold,
+        chance=False,
+    )
+
+
+def _row(
+    recipe: DetectorRecipe, labelled: Labelled, held_out: bool, score: Score, threshold: float, step: int
+) -> dict[str, Any]:
+    best = (None, None) if score.curve is None or score.curve.best is None else score.curve.best
+    counts = score.counts
+    return {
+        "kind": "eval",
+        "step": step,
+        "volume": labelled.source.name,
+        "crops": "cells",
+        "held_out": held_out,
+        "cells": counts.tp + counts.fn,
+        "tolerance_um": _tolerance_um(recipe, labelled),
+        "threshold": threshold,
+        "tp": counts.tp,
+        "fp": counts.fp,
+        "fn": counts.fn,
+        "f1": counts.f1,
+        "best_f1": best[1],
+        "best_threshold": best[0],
+        "average_precision": score.average_precision,
+    }
+
+
+def _tolerance_um(recipe: DetectorRecipe, labelled: Labelled) -> float:
+    return recipe.tolerance_um(labelled.source.volume.marker)
+
+
+def _config(recipe: DetectorRecipe, net: HeatMapNet, voxel_um: ZyxUm) -> DetectorConfig:
+    return DetectorConfig(
+        architecture=net.config,
+        voxel_um=voxel_um,
+        window_rule=recipe.data.window.rule,
+        threshold=LOWEST,
+        min_distance_um=recipe.detection.min_distance_um,
+        smooth_um=recipe.detection.smooth_um,
+        weights={},
+        sha256="",
+    )

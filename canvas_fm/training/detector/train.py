@@ -1,0 +1,300 @@
+"""Training a detector: volumes and their cells in, a run with a calibrated detector out."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack, closing, nullcontext
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from canvas_fm import __version__
+from canvas_fm.data.points.boxes import as_boxes, read_boxes
+from canvas_fm.data.points.boxes import whole as whole_box
+from canvas_fm.data.points.points import Points
+from canvas_fm.data.volume.volume import Volume, ZyxUm
+from canvas_fm.errors import CanvasError
+from canvas_fm.models.checkpoint import save_detector
+from canvas_fm.models.convmixer import HeatMapNet
+from canvas_fm.training.detector.step import DetectorStepper
+from canvas_fm.training.detector.targets import (
+    BACKGROUND,
+    CELL,
+    Labelled,
+    TargetPainter,
+    draw_labelled,
+    shares,
+)
+from canvas_fm.training.detector.threshold import calibrate
+from canvas_fm.training.mae.crop_set import Batches, CropSet, Rows, Source, take
+from canvas_fm.training.mae.pretrain import name_volumes, resolve, split_volumes
+from canvas_fm.training.recipe.detector_recipe import DetectorRecipe
+from canvas_fm.training.run.distributed import Ranks, join
+from canvas_fm.training.run.run_folder import DETECTOR, Run, claim
+from canvas_fm.training.run.tracking import Tracker
+from canvas_fm.training.run.trainer import Session, Tell
+
+
+def train_detector(
+    recipe: DetectorRecipe | str | Path,
+    volumes: Sequence[Volume | str | Path],
+    points: Sequence[Points | str | Path],
+    *,
+    out: str | Path,
+    masks: Sequence[Volume | str | Path] | None = None,
+    within: Sequence[Any] | None = None,
+    background: Sequence[Volume | str | Path] | None = None,
+    resume: bool = False,
+    device: str | torch.device = "auto",
+    seed: int | None = None,
+    overrides: Sequence[str] = (),
+    held_out: int | Sequence[str] = (),
+    resample_to: ZyxUm | None = None,
+    any_voxel: bool = False,
+    show: bool | None = None,
+) -> Run:
+    """Train a heat-map detector on volumes and their cells; `canvas_fm.load` opens what `run.detector` names.
+
+    `points` are the cells of each volume, in its order; so are `masks`, `background` and `within` (files or
+    lists of boxes in which all cells are labelled; without them everything is). The threshold is calibrated
+    over all training volumes; held-out ones are only scored. The rest is as in `pretrain`.
+    """
+    resolved = resolve(DetectorRecipe, recipe, overrides, seed, held_out, resample_to, any_voxel)
+    opened = [v if isinstance(v, Volume) else Volume.open(v) for v in volumes]
+    labels = _Labels(opened, points, masks, within, background, resolved)
+    run = Run(Path(out))
+    training, kept = split_volumes(name_volumes(opened), resolved)
+    with join(device) as ranks:
+        ranks.part(resolved.training.batch)
+        with claim(run, resolved, resume=resume) if ranks.leads else nullcontext():
+            # The leading process goes first: it finds the windows, which the others then only look up.
+            if not ranks.leads:
+                ranks.wait()
+            task = DetectorTraining(resolved, labels.of(training), labels.of(kept))
+            if ranks.leads:
+                ranks.wait()
+            Session(resolved, run, ranks, task, show if ranks.leads else False).go()
+            ranks.wait()
+    return run
+
+
+class DetectorTraining:
+    """What a Session trains when it trains a detector."""
+
+    label = "training a detector"
+    folder = DETECTOR
+
+    def __init__(self, recipe: DetectorRecipe, training: list[Labelled], kept: list[Labelled]) -> None:
+        self.recipe, self.training, self.kept = recipe, training, kept
+        data, rule = recipe.data, recipe.data.window.rule
+        starts = []
+        for index, (labelled, share) in enumerate(zip(training, shares(training, data.crops), strict=True)):
+            starts.append(
+                draw_labelled(
+                    labelled,
+                    data.crop_zyx,
+                    share,
+                    cells=data.cells,
+                    hard=data.hard,
+                    tolerance_um=recipe.tolerance_um(labelled.source.volume.marker),
+                    rule=rule,
+                    seed=int(np.random.SeedSequence([recipe.seed, index]).generate_state(1)[0]),
+                )
+            )
+        self.drawn = CropSet([labelled.source for labelled in training], starts, data.crop_zyx, rule)
+        self.crops = len(self.drawn)
+
+    def data(self) -> dict[str, list[dict[str, Any]]]:
+        rule = self.recipe.data.window.rule
+        drawn = self.drawn.identity()
+        return {
+            "trained on": [one.identity(rule) | d for one, d in zip(self.training, drawn, strict=True)],
+            "held out": [labelled.identity(rule) for labelled in self.kept],
+        }
+
+    def batches(self, ranks: Ranks, show: bool | None) -> LabelledBatches:
+        return LabelledBatches(self.recipe, self.training, self.drawn, ranks, show)
+
+    def stepper(self, ranks: Ranks, batches: Any) -> DetectorStepper:
+        return DetectorStepper(self.recipe, ranks)
+
+    def prepare(self, show: bool | None) -> None:
+        """Nothing: evaluations look at whole volumes."""
+
+    def evaluate(self, stepper: DetectorStepper, step: int, tracker: Tracker, run: Run, tell: Tell) -> None:
+        """A row and a figure of every volume at the threshold calibrated now, and the detector with it."""
+        self._calibrated(stepper.result, step, run, tell, tracker)
+
+    def ship(self, stepper: DetectorStepper, step: int, run: Run) -> None:
+        self._calibrated(stepper.result, step, run, lambda _: None, None)
+
+    def _calibrated(self, net: HeatMapNet, step: int, run: Run, tell: Tell, tracker: Tracker | None) -> None:
+        """Calibrate, score and ship; no paths and no times go into the model, so it can be had again."""
+        recipe = self.recipe
+        training = net.training
+        net.eval()
+        voxel_um = recipe.data.resample_to or self.training[0].source.volume.voxel_um
+        found = calibrate(
+            recipe, net, self.training, self.kept, voxel_um, step, tell,
+            figures=run.figures if recipe.evaluation.figures and tracker else None,
+        )  # fmt: skip
+        if tracker is not None:
+            for row in found.rows:
+                tracker.write(row)
+        data = self.data()
+        provenance = {
+            "recipe": recipe.model_dump(mode="json"),
+            "step": step,
+            "trained_on": data["trained on"],
+            "held_out": [labelled.source.name for labelled in self.kept],
+            "scores": found.summary(),
+            "versions": {"canvas_fm": __version__, "torch": torch.__version__, "timm": version("timm")},
+        }
+        save_detector(
+            run.detector,
+            net,
+            voxel_um=voxel_um,
+            threshold=found.threshold,
+            min_distance_um=recipe.detection.min_distance_um,
+            smooth_um=recipe.detection.smooth_um,
+            window_rule=recipe.data.window.rule,
+            provenance=provenance,
+        )
+        net.train(training)
+
+
+class LabelledBatches:
+    """Crops, their windows and their labels, set of rows by set of rows, on the device."""
+
+    def __init__(
+        self,
+        recipe: DetectorRecipe,
+        training: list[Labelled],
+        drawn: CropSet,
+        ranks: Ranks,
+        show: bool | None,
+    ) -> None:
+        data = recipe.data
+        self.drawn, self.device = drawn, ranks.device
+        self.painters = [TargetPainter(one, data.crop_zyx, recipe.target.radius_um) for one in training]
+        self.channels: list[Batches] = [take(drawn, ranks.device, data.resident_gb, show)]
+        for volumes, wanted in (
+            ([one.background for one in training], recipe.model.channels == 2),
+            ([one.mask for one in training], recipe.target.kind == "masks"),
+        ):
+            if wanted:
+                sources = [
+                    Source(one.source.name, volume, one.source.resample_to)
+                    for one, volume in zip(training, volumes, strict=True)
+                    if volume is not None
+                ]
+                other = CropSet(sources, drawn.starts_zyx, data.crop_zyx, data.window.rule)
+                self.channels.append(take(other, ranks.device, data.resident_gb, show))
+        self.masks = self.channels.pop() if recipe.target.kind == "masks" else None
+
+    def along(self, order: Iterator[Rows]) -> Generator[tuple[Tensor, ...]]:
+        sets = list(order)  # several readers go along it, each in a thread of its own
+        readers = [*self.channels, *([self.masks] if self.masks else [])]
+        with ExitStack() as stack:
+            streams = [stack.enter_context(closing(reader.along(iter(sets)))) for reader in readers]
+            for rows, *parts in zip(sets, *streams, strict=True):
+                mask = parts.pop()[0] if self.masks else None
+                raw = torch.stack([part[0] for part in parts], dim=1)
+                windows = torch.stack([part[1] for part in parts], dim=1)
+                yield raw, windows, self._labels(rows, mask)
+
+    def _labels(self, rows: Rows, mask: Tensor | None) -> Tensor:
+        home = np.searchsorted(self.drawn.first_rows, rows, side="right") - 1
+        painted = []
+        for row, which in zip(rows, home, strict=True):
+            start = self.drawn.starts_zyx[which][row - self.drawn.first_rows[which]]
+            painter = self.painters[which]
+            painted.append(painter.paint(start) if mask is None else painter.area(start))
+        labels = torch.from_numpy(np.stack(painted)).to(self.device)
+        if mask is not None:
+            labels[(labels == BACKGROUND) & (mask > 0.5)] = CELL
+        return labels
+
+
+class _Labels:
+    """What belongs to each volume, checked: as many of each as there are volumes."""
+
+    def __init__(
+        self,
+        volumes: Sequence[Volume],
+        points: Sequence[Points | str | Path],
+        masks: Sequence[Volume | str | Path] | None,
+        within: Sequence[Any] | None,
+        background: Sequence[Volume | str | Path] | None,
+        recipe: DetectorRecipe,
+    ) -> None:
+        for name, given in (
+            ("points", points),
+            ("masks", masks),
+            ("within", within),
+            ("background", background),
+        ):
+            if given is not None and len(given) != len(volumes):
+                raise CanvasError(
+                    f"{len(volumes)} volumes and {len(given)} of {name} were given; give one a volume, in "
+                    "their order"
+                )
+        _needs("masks", masks, recipe.target.kind == "masks", "target.kind is masks")
+        _needs("background", background, recipe.model.channels == 2, "model.channels is 2")
+        self._of: dict[int, tuple[Any, ...]] = {}
+        for index, volume in enumerate(volumes):
+            cells = points[index]
+            cells = cells if isinstance(cells, Points) else Points.read(cells)
+            cells.check_inside(volume.shape_zyx)
+            boxes = whole_box(volume.shape_zyx)
+            if within is not None:
+                given = within[index]
+                boxes = read_boxes(given) if isinstance(given, str | Path) else as_boxes(given)
+                _check_boxes(boxes, volume)
+            mask = _beside(volume, masks, index, "mask")
+            self._of[id(volume)] = (cells.zyx, boxes, mask, _beside(volume, background, index, "background"))
+            try:
+                recipe.tolerance_um(volume.marker)
+            except ValueError as problem:
+                raise CanvasError(f"{volume.path}: {problem}; or name the marker with --marker") from problem
+
+    def of(self, sources: Sequence[Source]) -> list[Labelled]:
+        """The same, volume by volume."""
+        return [Labelled(source, *self._of[id(source.volume)]) for source in sources]
+
+
+def _needs(name: str, given: object, wanted: bool, why: str) -> None:
+    if wanted and given is None:
+        raise CanvasError(f"{why} in the recipe, and no {name} were given; give --{name}, one a volume")
+    if given is not None and not wanted:
+        raise CanvasError(
+            f"--{name} was given, which the recipe does not use: set {why.replace(' is ', '=')}"
+        )
+
+
+def _beside(
+    volume: Volume, given: Sequence[Volume | str | Path] | None, index: int, what: str
+) -> Volume | None:
+    """The mask or background of a volume, which has to have its shape; its voxel size is the volume's."""
+    if given is None:
+        return None
+    other = given[index]
+    other = other if isinstance(other, Volume) else Volume.open(other, voxel_um=volume.voxel_um)
+    if other.shape_zyx != volume.shape_zyx:
+        raise CanvasError(
+            f"the {what} {other.path} has shape {other.shape_zyx}, its volume {volume.path} "
+            f"{volume.shape_zyx}"
+        )
+    return other
+
+
+def _check_boxes(boxes: np.ndarray, volume: Volume) -> None:
+    if (boxes[:, :3] < 0).any() or (boxes[:, 3:] > np.asarray(volume.shape_zyx)).any():
+        raise CanvasError(
+            f"{volume.path}: its labelled boxes reach to {boxes.max(axis=0)[3:].tolist()}, beyond the "
+            f"volume, which is {volume.shape_zyx} (z, y, x)"
+        )

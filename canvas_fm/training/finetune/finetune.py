@@ -1,0 +1,286 @@
+"""A refiner whose encoder learns too: its last blocks are fitted together with the head."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float32, Float64, Int64, Shaped
+from torch import Tensor
+from torch.nn import functional as F
+
+from canvas_fm.errors import BadInput, CanvasError
+from canvas_fm.heads.features.extractor import Extractor
+from canvas_fm.heads.features.feature_set import MAE, FeatureSet, Moments
+from canvas_fm.heads.labels.candidates import Candidates
+from canvas_fm.heads.refine.cross_fit import Rows, folds_of, head_net, held_out_logits, judged
+from canvas_fm.heads.refine.fit import TrainingSet, fit_refiner
+from canvas_fm.heads.refine.refiner import Refiner
+from canvas_fm.models.head_nets import HeadNet
+from canvas_fm.models.tuned import TunedBlocks, unfrozen
+from canvas_fm.progress import Advance, bar
+from canvas_fm.training.finetune.frozen_tokens import Prefix
+from canvas_fm.training.finetune.resnet_method import balanced_rows
+
+_AT_ONCE = 256
+_SAMPLE = 1000  # candidates of a brain by which it is corrected while the blocks learn
+_MEASURED = 5  # times in a training that this is done
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How the last `blocks` of an encoder are fitted: AdamW under one cosine, a tenth of it warm-up.
+
+    `epochs` passes over the labels, but at least `least_steps` and at most `most_steps` steps of `batch`. The
+    head begins as the one of the frozen encoder (Kumar et al. 2022: else its first steps spoil the blocks).
+    `augment` flips, turns and brightens crops by chance; the frozen blocks then run in every step too.
+    """
+
+    blocks: int
+    epochs: float = 5.0
+    least_steps: int = 60
+    most_steps: int = 300
+    batch: int = 32
+    learning_rate: float = 1e-4
+    head_rate: float = 1e-3
+    weight_decay: float = 0.05
+    augment: bool = False
+
+    def __post_init__(self) -> None:
+        if self.blocks < 0:
+            raise BadInput(f"{self.blocks} blocks are to be unfrozen; give 0 (none) or more")
+
+    def steps(self, labels: int) -> int:
+        """How many steps a training on so many labels takes."""
+        return int(np.clip(math.ceil(self.epochs * labels / self.batch), self.least_steps, self.most_steps))
+
+
+def fit_tuned(
+    refiner: Refiner,
+    brains: Sequence[Candidates],
+    extractor: Extractor,
+    out: str | Path,
+    tuning: Tuning,
+    *,
+    overwrite: bool = False,
+    keep: Path | None = None,
+    show: bool | None = None,
+) -> dict[str, Any]:
+    """As `fit_refiner`, with the encoder's last blocks fitted too: they travel in the refiner's folder."""
+    _check(refiner, extractor, tuning)
+
+    def fit(data: TrainingSet) -> None:
+        more: dict[str, Any] = {"regions": data.regions, "missed": data.missed, "show": show}
+        tune(refiner, data.features, data.label, brains, extractor, tuning, **more)
+        refiner.warn()
+
+    return fit_refiner(refiner, brains, extractor, out, overwrite=overwrite, keep=keep, show=show, fit=fit)
+
+
+def tune(
+    refiner: Refiner,
+    features: FeatureSet,
+    label: Int64[np.ndarray, " n"],
+    brains: Sequence[Candidates],
+    extractor: Extractor,
+    tuning: Tuning,
+    *,
+    regions: np.ndarray | None = None,
+    missed: dict[str, int] | None = None,
+    prefix: Prefix | None = None,
+    show: bool | None = None,
+) -> Tuned | None:
+    """Fit a refiner together with the last blocks of the extractor's encoder, which itself stays as it is.
+
+    `features` are the frozen encoder's, a row for each candidate of the `brains` in their order, with `label`
+    1, 0 or −1 (not learned from). Folds, penalty, calibration and threshold are as in `Refiner.fit`: for each
+    fold blocks and head are fitted without it. The figures of the frozen encoder stand beside, under
+    `cross_validation_["frozen"]`. Without blocks it is `Refiner.fit`. `prefix` may be kept from call to call.
+
+    Raises BadInput where the refiner looks at no encoder, or the encoder has not so many blocks.
+    """
+    _check(refiner, extractor, tuning)
+    rows = refiner.prepare(features, label, regions=regions, missed=missed)
+    folds = folds_of(refiner, rows)
+    C, logits = held_out_logits(refiner, rows, folds)
+    frozen = judged(refiner, rows, folds, logits, head_net(refiner, rows.x, rows.is_cell, C), C)
+    if not tuning.blocks:
+        refiner.take(frozen)
+        return None
+    work = Tuned(refiner, features, np.flatnonzero(label >= 0), rows, brains, extractor, tuning, prefix)
+    steps = sum(tuning.steps(len(train)) for train, _ in folds) + tuning.steps(len(rows.is_cell))
+    work.prefix.fill(work.rows, show)
+    with bar("fine-tuning", steps, unit="steps", show=show) as advance:
+        for train, test in folds:
+            work.fit(train, C, advance)
+            logits[0, test] = work.logits(test)
+        work.fit(np.arange(len(rows.is_cell)), C, advance)
+    fitted = judged(refiner, rows, folds, logits, work.head.cpu(), C)
+    fitted.figures["frozen"] = {name: frozen.figures[name] for name in ("pooled", "brains", "regions")}
+    refiner.take(fitted, work.blocks())
+    return work
+
+
+def _check(refiner: Refiner, extractor: Extractor, tuning: Tuning) -> None:
+    """What can be refused before hours of work."""
+    if refiner.variant not in (MAE, "concat") or extractor.encoder is None:
+        raise BadInput(
+            f"variant {refiner.variant} looks at no encoder whose blocks could be unfrozen; give --encoder "
+            "and variant mae or concat"
+        )
+    if tuning.blocks and extractor.heat:
+        raise BadInput(
+            "heat goes with the encoder as it is: beside what tells most, blocks have little to learn from; "
+            "make the features without it"
+        )
+    if tuning.blocks:
+        unfrozen(extractor.encoder, tuning.blocks, extractor.layer)
+
+
+class Tuned:
+    """Blocks and head of one refiner while they are fitted, and the features that they give."""
+
+    def __init__(
+        self,
+        refiner: Refiner,
+        features: FeatureSet,
+        rows: Int64[np.ndarray, " m"],
+        labelled: Rows,
+        brains: Sequence[Candidates],
+        extractor: Extractor,
+        tuning: Tuning,
+        prefix: Prefix | None,
+    ) -> None:
+        assert extractor.encoder is not None
+        self.refiner, self.features, self.rows, self.labelled = refiner, features, rows, labelled
+        self.base, self.tuning = extractor.encoder, tuning
+        settings = extractor.made[MAE].settings
+        self.pool, self.layer = str(settings["pool"]), int(settings["layer"])
+        self.net, self.first, self.last = unfrozen(self.base, tuning.blocks, self.layer)
+        running: dict[str, Any] = {"batch": extractor.batch, "device": extractor.device}
+        running |= {"resample": extractor.resample, "any_voxel": extractor.any_voxel}
+        self.prefix = prefix or Prefix(self.base, brains, self.first, **running)
+        self.device = self.base.device
+        every = np.arange(features.x.shape[1])[None].astype(np.float32)
+        used = refiner.columns_.take({name: every[:, part] for name, part in features.blocks.items()})
+        self._used = torch.from_numpy(used[0]).long().to(self.device)
+        self.head = HeadNet(len(used[0]))
+        self._corrections: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def fit(self, some: Int64[np.ndarray, " k"], C: float | None, advance: Advance) -> None:
+        """Begin anew and learn from some of the labelled rows; the same seed gives the same weights."""
+        tuning, is_cell = self.tuning, self.labelled.is_cell[some]
+        self.net = unfrozen(self.base, tuning.blocks, self.layer)[0].to(self.device)
+        self.head = head_net(self.refiner, self.labelled.x[some], is_cell, C).to(self.device)
+        learning = [self.head.first, *([] if self.head.last is None else [self.head.last])]
+        head = [parameter.requires_grad_() for layer in learning for parameter in layer.parameters()]
+        blocks = [parameter for parameter in self.net.parameters() if parameter.requires_grad]
+        learned: list[dict[str, Any]] = [{"params": blocks}, {"params": head, "lr": tuning.head_rate}]
+        optimizer = torch.optim.AdamW(learned, tuning.learning_rate, weight_decay=tuning.weight_decay)
+        steps = tuning.steps(len(some))
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, [tuning.learning_rate, tuning.head_rate], total_steps=steps, pct_start=0.1
+        )
+        generator = torch.Generator().manual_seed(self.refiner.random_state)
+        truth = torch.from_numpy(is_cell)
+        for step in range(steps):
+            if step % max(1, steps // _MEASURED) == 0:
+                self._measure(some)
+            drawn = self._draw(truth, generator)
+            rows = self.rows[some[drawn.numpy()]]
+            loss = F.binary_cross_entropy_with_logits(
+                self._forward(rows, generator), truth[drawn].float().to(self.device)
+            )
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_([*blocks, *head], 1.0)
+            optimizer.step()
+            schedule.step()
+            advance(1)
+        if not math.isfinite(loss.item()):
+            raise CanvasError("fine-tuning diverged; give a smaller learning rate")
+        self.head.eval().requires_grad_(False)
+
+    def logits(self, some: Int64[np.ndarray, " k"]) -> Float64[np.ndarray, " k"]:
+        """What blocks and head say of some of the labelled rows, before calibration."""
+        judge = copy.copy(self.refiner)
+        judge.net_, judge.made_ = self.head, {}
+        return self.judged_by(judge.logits, self.rows[some]).astype(np.float64)
+
+    def judged_by(self, judge: Any, rows: Int64[np.ndarray, " m"]) -> np.ndarray:
+        """`judge` of the features of some rows; a brain that is corrected has to be there as a whole."""
+        some = rows
+        if self.refiner.correction != "none":
+            asked = np.unique(self.features.groups[rows])
+            some = np.flatnonzero(np.isin(self.features.groups, asked))
+        found = np.asarray(judge(self.features_of(some)))
+        place = np.full(len(self.features), -1)
+        place[some] = np.arange(len(some))
+        return found[place[rows]]
+
+    def features_of(self, rows: Int64[np.ndarray, " m"]) -> FeatureSet:
+        """The features of some candidates as the blocks give them now."""
+        given = self.features.rows(rows)
+        x = given.x.copy()
+        x[:, given.blocks[MAE]] = self._embedded(rows)
+        return FeatureSet(x, given.blocks, given.groups)
+
+    def blocks(self) -> TunedBlocks:
+        """The blocks as they are now."""
+        return TunedBlocks.of(self.base, self.net, self.first, self.last)
+
+    def _draw(self, is_cell: Bool[Tensor, " n"], generator: torch.Generator) -> Int64[Tensor, " b"]:
+        if self.refiner.balanced:
+            return balanced_rows(is_cell, self.tuning.batch, generator)
+        return torch.randint(len(is_cell), (self.tuning.batch,), generator=generator)
+
+    def _forward(self, rows: Int64[np.ndarray, " b"], generator: torch.Generator) -> Float[Tensor, " b"]:
+        tokens = self.prefix.turned(rows, generator) if self.tuning.augment else self.prefix(rows)
+        x = torch.from_numpy(self.features.x[rows]).to(self.device)
+        part = self.features.blocks[MAE]
+        embedded = self.net.onward(tokens, self.first, self.pool, self.last)
+        x = torch.cat([x[:, : part.start], embedded, x[:, part.stop :]], dim=1)
+        return self.head(self._corrected(x, self.features.groups[rows])[:, self._used])
+
+    def _corrected(self, x: Float[Tensor, "b d"], groups: Shaped[np.ndarray, " b"]) -> Float[Tensor, "b d"]:
+        if not self._corrections:
+            return x
+        out = torch.zeros_like(x)
+        for name in np.unique(groups):
+            mine = torch.from_numpy(np.flatnonzero(groups == name)).to(x.device)
+            mean, scale = self._corrections[str(name)]
+            centred = x[mine] - mean
+            out[mine] = centred * scale if scale.ndim == 1 else centred @ scale
+        return out
+
+    @torch.no_grad()
+    def _embedded(self, rows: Int64[np.ndarray, " m"]) -> Float32[np.ndarray, "m d"]:
+        out = np.empty((len(rows), self.base.dim), np.float32)
+        for start in range(0, len(rows), _AT_ONCE):
+            tokens = self.prefix(rows[start : start + _AT_ONCE])
+            found = self.net.onward(tokens, self.first, self.pool, self.last)
+            out[start : start + _AT_ONCE] = found.cpu().numpy()
+        return out
+
+    def _measure(self, some: Int64[np.ndarray, " k"]) -> None:
+        """How each brain is corrected, by a sample of its candidates as the blocks see them now."""
+        how = self.refiner.correction
+        if how == "none":
+            return
+        random = np.random.default_rng(0)
+        for name in np.unique(self.labelled.groups[some]):
+            mine = np.flatnonzero(self.features.groups == name)
+            if len(mine) > _SAMPLE:
+                mine = np.sort(random.choice(mine, _SAMPLE, replace=False))
+            moments = Moments.of(self.features_of(mine).x)
+            mean, scale = (
+                torch.from_numpy(numbers).float().to(self.device)
+                for numbers in (moments.mean, moments.scale(how))
+            )
+            self._corrections[str(name)] = mean, scale

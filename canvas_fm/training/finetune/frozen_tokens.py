@@ -1,0 +1,111 @@
+"""What enters an encoder's last blocks, worked out once for each candidate: then only those blocks run."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from canvas_fm.data.crops.reader import CropReader
+from canvas_fm.data.volume.resample import check_voxel_um
+from canvas_fm.errors import StorageFull
+from canvas_fm.heads.labels.candidates import Candidates
+from canvas_fm.inference.embed.point_crops import Source
+from canvas_fm.models.checkpoint import Encoder
+from canvas_fm.models.device import pick_device
+from canvas_fm.progress import Advance, bar
+from canvas_fm.training.finetune.resnet_method import augmented
+
+_CACHE_BYTES = 64 * 2**20  # of decoded chunks, for each volume
+
+
+class Prefix:
+    """The tokens of candidates (rows of all `brains` below each other) before block number `block`.
+
+    They are kept as float16 in a temporary file that goes with this object: 50 kB a candidate for the paper's
+    encoder, on the disk and not in memory.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        brains: Sequence[Candidates],
+        block: int,
+        *,
+        batch: int = 64,
+        device: str = "auto",
+        resample: bool = False,
+        any_voxel: bool = False,
+    ) -> None:
+        self.encoder, self.block, self._batch = encoder.to(pick_device(device)), block, batch
+        config = encoder.config
+        self._sources = []
+        for brain in brains:
+            to_um = check_voxel_um(brain.volume, config.voxel_um, resample=resample, any_voxel=any_voxel)
+            crop_zyx = config.architecture.crop_zyx
+            reader = CropReader(brain.volume, crop_zyx, resample_to_um=to_um, cache_bytes=_CACHE_BYTES)
+            same = {"resample": resample, "any_voxel": any_voxel}
+            self._sources.append(Source.of(config, brain.volume, reader=reader, **same))
+        self._zyx = [brain.zyx for brain in brains]
+        self._starts = np.cumsum([0, *map(len, brains)])
+        shape = (int(self._starts[-1]), config.architecture.tokens + 1, config.architecture.dim)
+        with tempfile.TemporaryFile() as file:  # without a name, there for as long as it is mapped
+            self._kept = np.memmap(file, np.float16, "w+", shape=shape)
+        self._known = np.zeros(shape[0], bool)
+
+    def fill(self, rows: Int64[np.ndarray, " m"], show: bool | None = None) -> None:
+        """Work out the tokens of these rows that are not known yet."""
+        lacking = np.unique(rows[~self._known[rows]])
+        if len(lacking):
+            _check_room(len(lacking) * self._kept[0].nbytes)
+            with bar("embedding", len(lacking), unit="crops", show=show) as advance:
+                self._fill(lacking, advance)
+
+    def __call__(self, rows: Int64[np.ndarray, " m"]) -> Float[Tensor, "m s d"]:
+        """The tokens of some rows, in the order given."""
+        self.fill(rows, show=False)
+        return torch.from_numpy(self._kept[rows]).to(self.encoder.device).float()
+
+    def turned(self, rows: Int64[np.ndarray, " m"], generator: torch.Generator) -> Float[Tensor, "m s d"]:
+        """The tokens of crops that are flipped, turned, brighter or noisier by chance: nothing is kept."""
+        crops = np.empty((len(rows), *self.encoder.config.architecture.crop_zyx), np.float32)
+        for source, zyx, mine in self._by_brain(rows):
+            for within, some in source.batches(zyx, len(zyx)):
+                crops[mine[within]] = some[:, 0]
+        seen = augmented(torch.from_numpy(crops), generator).to(self.encoder.device)
+        with torch.no_grad():
+            return self.encoder.net.before(seen, self.block)
+
+    @torch.inference_mode()
+    def _fill(self, rows: np.ndarray, advance: Advance) -> None:
+        for source, zyx, mine in self._by_brain(rows):
+            for within, crops in source.batches(zyx, self._batch):
+                given = torch.from_numpy(np.ascontiguousarray(crops)).to(self.encoder.device)
+                self._kept[rows[mine[within]]] = self.encoder.net.before(given, self.block).half().cpu()
+                advance(len(within))
+        self._known[rows] = True
+
+    def _by_brain(self, rows: np.ndarray) -> list[tuple[Source, np.ndarray, np.ndarray]]:
+        """For each volume its source, the positions asked for, and which of `rows` these are."""
+        found = []
+        for number, source in enumerate(self._sources):
+            start, stop = self._starts[number], self._starts[number + 1]
+            mine = np.flatnonzero((rows >= start) & (rows < stop))
+            if len(mine):
+                found.append((source, self._zyx[number][rows[mine] - start], mine))
+        return found
+
+
+def _check_room(needed: int) -> None:
+    """A mapped file on a full disk would end the process without a word."""
+    free = shutil.disk_usage(tempfile.gettempdir()).free
+    if free < needed:
+        raise StorageFull(
+            f"what enters the unfrozen blocks takes {needed / 1e9:,.1f} GB in {tempfile.gettempdir()}, which "
+            f"has {free / 1e9:,.1f} GB left; free some space, or let TMPDIR name another folder"
+        )

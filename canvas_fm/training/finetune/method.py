@@ -1,0 +1,94 @@
+"""Fine-tuning as a method beside the heads: an encoder's last blocks fitted anew for every fold and draw."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+
+from canvas_fm.heads.compare.methods import Fit, Training
+from canvas_fm.heads.features.extractor import Extractor, features_of_rows
+from canvas_fm.heads.features.feature_set import FeatureSet, Moments
+from canvas_fm.heads.refine.refiner import Refiner
+from canvas_fm.training.finetune.finetune import Tuning, tune
+from canvas_fm.training.finetune.frozen_tokens import Prefix
+
+
+class FinetunedEncoder:
+    """A refiner with the last blocks of the fold's encoder fitted too.
+
+    `extractors` and `features` (of the frozen encoder, as many rows as the task) are by fold, `refiner(seed)`
+    makes the refiner. What enters the blocks is worked out once for each encoder.
+    """
+
+    seeded = True
+
+    def __init__(
+        self,
+        extractors: Mapping[str, Extractor],
+        features: Mapping[str, FeatureSet],
+        tuning: Tuning,
+        *,
+        refiner: Callable[[int], Refiner],
+        name: str = "fine-tuned",
+    ) -> None:
+        self.name, self.tuning = name, tuning
+        self._extractors, self._features, self._refiner = extractors, features, refiner
+        self._prefix: dict[str, Prefix] = {}
+
+    def identity(self, fold: str) -> Mapping[str, Any]:
+        made = {name: one.as_dict() for name, one in self._extractors[fold].made.items()}
+        told = {"made": made, "features": self._features[fold].fingerprint, "tuning": asdict(self.tuning)}
+        return {"method": "fine-tuned", **told, "refiner": self._refiner(0).get_params()}
+
+    def fit(self, given: Training) -> Fit:
+        task, extractor, features = given.task, self._extractors[given.fold], self._features[given.fold]
+        assert extractor.encoder is not None
+        known = extractor.encoder.sha256
+        refiner = self._refiner(given.seed)
+        label = np.full(len(task), -1)
+        label[given.rows] = task.is_cell[given.rows]
+        fewest = int(np.bincount(label[given.rows], minlength=2).min())
+        refiner.set_params(folds=max(2, min(given.folds.count, fewest)), force_random=True)
+        work = tune(
+            refiner,
+            features,
+            label,
+            task.parts,
+            extractor,
+            self.tuning,
+            regions=task.region.astype(np.str_),
+            missed=task.missed_by_part(given.rows),
+            prefix=self._prefix.get(known),
+            show=False,
+        )
+        if work is None:  # no block is unfrozen
+
+            def frozen(rows: np.ndarray) -> np.ndarray:
+                return refiner.predict_proba(features.rows(rows))[:, 1]
+
+            return Fit(frozen, refiner.threshold_, spread=refiner.count_spread_)
+        self._prefix[known] = work.prefix
+        assert refiner.tuned_ is not None
+        whole = replace(extractor, encoder=refiner.tuned_.on(extractor.encoder))
+        moments: dict[str, Moments] = {}
+
+        def judge(rows: np.ndarray) -> np.ndarray:
+            return work.judged_by(lambda some: refiner.predict_proba(some)[:, 1], rows)
+
+        def scratch(rows: np.ndarray) -> np.ndarray:
+            found = features_of_rows(whole, task, rows)
+            if refiner.correction == "none":
+                return refiner.predict_proba(found)[:, 1]
+            out = np.empty(len(rows))
+            for name in np.unique(found.groups):
+                mine = found.groups == name
+                if name not in moments:
+                    brain = np.flatnonzero(task.group == name)
+                    moments[name] = Moments.of(work.features_of(brain).x)
+                out[mine] = refiner.predict_proba(found.rows(mine), moments=moments[name])[:, 1]
+            return out
+
+        return Fit(judge, float(refiner.threshold_), scratch, spread=refiner.count_spread_)

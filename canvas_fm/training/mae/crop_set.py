@@ -1,0 +1,227 @@
+"""Training crops: drawn once by the seed, read in chunk order, handed out the same wherever they lie."""
+
+from __future__ import annotations
+
+import hashlib
+import queue
+import threading
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int64
+from torch import Tensor
+
+from canvas_fm.data.crops.origins import draw_starts
+from canvas_fm.data.crops.reader import CropReader
+from canvas_fm.data.volume.resample import Resampler
+from canvas_fm.data.volume.volume import Volume, Zyx, ZyxUm
+from canvas_fm.data.volume.window import WindowRule
+from canvas_fm.progress import bar
+
+_CACHE = 512 * 2**20
+_AHEAD = 4  # batches that the reading thread may be ahead
+
+Starts = Int64[np.ndarray, "_ 3"]
+Rows = Int64[np.ndarray, " rows"]
+RawBatch = tuple[Tensor, Tensor]  # crops (b, z, y, x) as stored, windows (b, 2) as low and 1 / (high − low)
+
+
+@dataclass(frozen=True)
+class Source:
+    """One volume that crops come from; `resample_to` where they are read at another voxel size."""
+
+    name: str
+    volume: Volume
+    resample_to: ZyxUm | None = None
+
+    def draw(self, crop_zyx: Zyx, n: int, foreground: float, seed: int) -> Starts:
+        """Where crops start that lie inside the volume, a share `foreground` of them on signal."""
+        box = crop_zyx
+        if self.resample_to is not None:
+            box = Resampler(crop_zyx, self.volume.voxel_um, self.resample_to).box_zyx
+        return draw_starts(self.volume, box, n, foreground=foreground, seed=seed)
+
+    def identity(self, rule: WindowRule) -> dict[str, Any]:
+        """What tells this volume from others, wherever it lies."""
+        volume, window = self.volume, self.volume.window_by(rule)
+        return {
+            "name": self.name,
+            "marker": volume.marker,
+            "shape_zyx": list(volume.shape_zyx),
+            "voxel_um": list(volume.voxel_um),
+            "dtype": str(volume.dtype),
+            "window": [float(window.low), float(window.high)],
+        }
+
+    def reader(self, crop_zyx: Zyx, cache_bytes: int) -> CropReader:
+        """Reads crops at those starts."""
+        return CropReader(self.volume, crop_zyx, cache_bytes=cache_bytes, resample_to_um=self.resample_to)
+
+
+class CropSet:
+    """A fixed list of crops: row → volume and start. Nothing is read before `read` or `batches`."""
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        starts_zyx: Sequence[Starts],
+        crop_zyx: Zyx,
+        rule: WindowRule,
+    ) -> None:
+        self.sources, self.starts_zyx, self.crop_zyx = list(sources), list(starts_zyx), crop_zyx
+        self.rule = rule
+        self.counts = [len(starts) for starts in starts_zyx]
+        self.first_rows = np.concatenate([[0], np.cumsum(self.counts)])
+        found = [source.volume.window_by(rule) for source in sources]
+        scales = [(window.low, 1.0 / (window.high - window.low)) for window in found]
+        self.windows = np.repeat(np.asarray(scales, np.float32), self.counts, axis=0)
+        narrow = all(
+            source.volume.dtype in (np.uint8, np.uint16) and source.resample_to is None for source in sources
+        )
+        self.dtype = np.dtype(np.uint16 if narrow else np.float32)
+
+    def __len__(self) -> int:
+        return int(self.first_rows[-1])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all crops as they are kept."""
+        return len(self) * int(np.prod(self.crop_zyx)) * self.dtype.itemsize
+
+    def identity(self) -> list[dict[str, Any]]:
+        """What tells these crops from others: per volume its name, size, window and the crops' places."""
+        return [
+            source.identity(self.rule)
+            | {
+                "crops": len(starts),
+                "starts_sha256": hashlib.sha256(np.ascontiguousarray(starts).tobytes()).hexdigest(),
+            }
+            for source, starts in zip(self.sources, self.starts_zyx, strict=True)
+        ]
+
+    def read(self, *, label: str = "", show: bool | None = None) -> Tensor:
+        """All crops (n, z, y, x), each chunk decoded once; uint16 comes as int16 of the same bits."""
+        crops = np.empty((len(self), *self.crop_zyx), self.dtype)
+        with bar(label, len(self), unit="crops", show=show) as advance:
+            for source, starts, first in zip(self.sources, self.starts_zyx, self.first_rows, strict=False):
+                for rows, read in source.reader(self.crop_zyx, _CACHE).batches(starts, 256):
+                    crops[first + rows] = read
+                    advance(len(rows))
+        return as_tensor(crops)
+
+
+@runtime_checkable
+class Batches(Protocol):
+    """Where a training takes its crops from."""
+
+    def along(self, order: Iterator[Rows]) -> Generator[RawBatch]:
+        """The crops of each set of rows, in that order, on the device."""
+        ...
+
+
+class Resident:
+    """All crops on the device, read once."""
+
+    def __init__(self, crops: CropSet, device: torch.device, show: bool | None = None) -> None:
+        self.crops = crops.read(label="reading crops", show=show).to(device)
+        self.windows = torch.from_numpy(crops.windows).to(device)
+
+    def along(self, order: Iterator[Rows]) -> Generator[RawBatch]:
+        for rows in order:
+            index = torch.from_numpy(rows).to(self.crops.device)
+            yield self.crops[index], self.windows[index]
+
+
+class Streamed:
+    """Crops read from the volumes as they are needed, by a thread that stays a few batches ahead."""
+
+    def __init__(self, crops: CropSet, device: torch.device) -> None:
+        self.crops, self.device = crops, device
+        share = _CACHE // len(crops.sources)
+        self._readers = [source.reader(crops.crop_zyx, share) for source in crops.sources]
+
+    def along(self, order: Iterator[Rows]) -> Generator[RawBatch]:
+        ready: queue.Queue[RawBatch | BaseException | None] = queue.Queue(_AHEAD)
+        stopped = threading.Event()
+
+        def put(item: RawBatch | BaseException | None) -> None:
+            while not stopped.is_set():
+                try:
+                    return ready.put(item, timeout=0.1)
+                except queue.Full:
+                    continue
+
+        def run() -> None:
+            try:
+                for rows in order:
+                    if stopped.is_set():
+                        return
+                    put(self._read(rows))
+                put(None)
+            except BaseException as problem:  # noqa: BLE001  (it is raised again where the batch is taken)
+                put(problem)
+
+        thread = threading.Thread(target=run, name="canvas-fm-crops", daemon=True)
+        thread.start()
+        try:
+            while (item := ready.get()) is not None:
+                if isinstance(item, BaseException):
+                    raise item
+                yield item[0].to(self.device), item[1].to(self.device)
+        finally:
+            stopped.set()
+            thread.join()
+
+    def _read(self, rows: Rows) -> RawBatch:
+        crops = np.empty((len(rows), *self.crops.crop_zyx), self.crops.dtype)
+        home = np.searchsorted(self.crops.first_rows, rows, side="right") - 1
+        for which in np.unique(home):
+            here = np.flatnonzero(home == which)
+            starts = self.crops.starts_zyx[which][rows[here] - self.crops.first_rows[which]]
+            crops[here] = self._readers[which].read(starts)
+        return as_tensor(crops), torch.from_numpy(self.crops.windows[rows])
+
+
+def take(crops: CropSet, device: torch.device, resident_gb: float, show: bool | None = None) -> Batches:
+    """Crops resident on the device where they fit in so many gigabytes, else streamed: the same numbers."""
+    if crops.nbytes <= resident_gb * 1e9:
+        return Resident(crops, device, show)
+    return Streamed(crops, device)
+
+
+def draw_crops(
+    sources: Sequence[Source], crop_zyx: Zyx, n: int, *, foreground: float, seed: int, rule: WindowRule
+) -> CropSet:
+    """`n` crops, an equal share from every volume, a share `foreground` of them on signal."""
+    starts = []
+    for index, source in enumerate(sources):
+        share = n // len(sources) + (index < n % len(sources))
+        own_seed = int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
+        starts.append(source.draw(crop_zyx, share, foreground, own_seed))
+    return CropSet(sources, starts, crop_zyx, rule)
+
+
+def batch_order(crops: int, batch: int, seed: int, first: int, last: int) -> Iterator[Rows]:
+    """Rows of the optimizer batches `first` to `last` − 1: one permutation an epoch.
+
+    Batches run across the end of an epoch, so the place in the data is the step alone.
+    """
+    held: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))
+    for step in range(first, last):
+        parts, position, missing = [], step * batch, batch
+        while missing:
+            epoch, start = divmod(position, crops)
+            if held[0] != epoch:
+                held = epoch, np.random.default_rng([seed, epoch]).permutation(crops)
+            parts.append(held[1][start : start + missing])
+            position += len(parts[-1])
+            missing -= len(parts[-1])
+        yield np.concatenate(parts)
+
+
+def as_tensor(crops: Float32[np.ndarray, "n z y x"] | np.ndarray) -> Tensor:
+    """A tensor on the same memory; uint16 as int16 of the same bits, which torch indexes on every device."""
+    return torch.from_numpy(crops.view(np.int16) if crops.dtype == np.uint16 else crops)

@@ -1,0 +1,180 @@
+"""Evaluation during a training: fixed crops and masks, the model beside the trivial predictors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from canvas_fm.evaluation.figures import reconstruction_figure
+from canvas_fm.evaluation.reconstruction import Batch, Tally
+from canvas_fm.models.mae import MaskedAutoencoder, content_aware_loss, random_mask
+from canvas_fm.models.vit import patch_scale, patchify, unpatchify
+from canvas_fm.training.mae.augment import to_unit
+from canvas_fm.training.mae.crop_set import CropSet, Source, draw_crops
+from canvas_fm.training.recipe.recipe import Recipe
+
+KINDS = {"random": 0.0, "foreground": 1.0}  # share of crops on signal
+
+
+@dataclass
+class FixedCrops:
+    """Crops that every evaluation of a run looks at, with the same patches masked."""
+
+    volume: str
+    kind: str
+    held_out: bool
+    crops: CropSet
+    raw: Tensor
+    visible: Tensor
+    mean_variance: float
+    trivial: dict[str, Tally] = field(default_factory=dict)  # the same at every step, so computed once
+
+    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """(windowed crops (b, 1, z, y, x), visible tokens (b, k)) on the CPU."""
+        windows = torch.from_numpy(self.crops.windows)
+        for start in range(0, len(self.raw), size):
+            rows = slice(start, start + size)
+            yield to_unit(self.raw[rows], windows[rows]), self.visible[rows]
+
+    def liveliest(self) -> tuple[Tensor, Tensor]:
+        """The crop that varies most, and its visible tokens, as a batch of one: the one to look at."""
+        variance = torch.cat([crops.var(dim=(1, 2, 3, 4)) for crops, _ in self.batches(64)])
+        row = int(variance.argmax())
+        windows = torch.from_numpy(self.crops.windows[row : row + 1])
+        return to_unit(self.raw[row : row + 1], windows), self.visible[row : row + 1]
+
+
+def held_out_crops(recipe: Recipe, held_out: Sequence[Source], show: bool | None) -> list[FixedCrops]:
+    """Of each volume kept for evaluation, `evaluation.crops` at random places and as many on signal."""
+    return [
+        _fixed(recipe, source.name, kind, True, [source], recipe.evaluation.crops, share, show)
+        for source in held_out
+        for kind, share in KINDS.items()
+    ]
+
+
+def training_crops(recipe: Recipe, training: Sequence[Source], show: bool | None) -> list[FixedCrops]:
+    """Where nothing is held out: as many crops of the training volumes together, and named so."""
+    share = recipe.data.foreground
+    return [_fixed(recipe, "training", "training", False, training, recipe.evaluation.crops, share, show)]
+
+
+def _fixed(
+    recipe: Recipe,
+    volume: str,
+    kind: str,
+    held_out: bool,
+    sources: Sequence[Source],
+    n: int,
+    foreground: float,
+    show: bool | None,
+) -> FixedCrops:
+    encoder, seed = recipe.model.encoder, recipe.evaluation.seed
+    crops = draw_crops(
+        sources, encoder.crop_zyx, n, foreground=foreground, seed=seed, rule=recipe.data.window.rule
+    )
+    generator = torch.Generator().manual_seed(seed)
+    visible, _ = random_mask(n, encoder.tokens, recipe.model.mask_ratio, generator=generator)
+    raw = crops.read(label=f"reading {volume}, {kind}", show=show)
+    fixed = FixedCrops(volume, kind, held_out, crops, raw, visible, recipe.loss.mean_variance or 0.0)
+    if recipe.loss.mean_variance is None:
+        batches = (batch for batch, _ in fixed.batches(recipe.evaluation.batch))
+        fixed.mean_variance = mean_patch_variance(batches, encoder.patch_zyx)
+    return fixed
+
+
+def mean_patch_variance(
+    batches: Iterable[Float[Tensor, "b 1 z y x"]], patch_zyx: tuple[int, int, int]
+) -> float:
+    """Mean variance of the patches of windowed crops: the σ̄² that the loss measures content against."""
+    variances = [patchify(crops, patch_zyx).var(dim=-1, unbiased=False).flatten() for crops in batches]
+    return float(torch.cat(variances).mean())
+
+
+def evaluate(recipe: Recipe, mae: MaskedAutoencoder, fixed: FixedCrops, step: int) -> dict[str, Any]:
+    """One row of metrics: loss, and PSNR and SSIM of the model and of each trivial predictor.
+
+    In fp32 and batch by batch; how many crops a batch holds does not change the row. Where the model was
+    given something of what it predicts, `given` says what: only `patch_mean` was given as much.
+    """
+    patch_zyx, size = recipe.model.encoder.patch_zyx, recipe.evaluation.batch
+    given = recipe.model.decoder.given
+    model, error, weight = Tally(), 0.0, 0.0
+    trivial: dict[str, Tally] = {}
+    for crops, visible in fixed.batches(size):
+        patches, masked = predict(mae, crops, visible)
+        target = patchify(crops, patch_zyx)
+        sums = content_aware_loss(
+            patches,
+            target,
+            masked,
+            alpha=recipe.loss.alpha,
+            gamma=recipe.loss.gamma,
+            mean_variance=fixed.mean_variance,
+            unit=1.0 if given is None else patch_scale(target).deviation,
+        )
+        error, weight = error + sums[0].item(), weight + sums[1].item()
+        batch = Batch(crops[:, 0].numpy(), masked.numpy(), patch_zyx)
+        model += batch.tally(_voxels(mae, patches))
+        if not fixed.trivial:
+            for name, tally in batch.trivial_tallies().items():
+                trivial[name] = trivial.get(name, Tally()) + tally
+    fixed.trivial = fixed.trivial or trivial
+    return {
+        "kind": "eval",
+        "step": step,
+        "volume": fixed.volume,
+        "crops": fixed.kind,
+        "held_out": fixed.held_out,
+        "n": len(fixed.raw),
+        "mask_ratio": recipe.model.mask_ratio,
+        **({} if given is None else {"given": given}),
+        "loss": error / weight,
+        **model.scores(),
+        **{name: tally.scores() for name, tally in fixed.trivial.items()},
+    }
+
+
+def draw_figure(mae: MaskedAutoencoder, fixed: FixedCrops, row: dict[str, Any], folder: Path) -> None:
+    """The four-row figure of the one crop of a set that varies most, named by volume and step."""
+    crops, visible = fixed.liveliest()
+    patches, masked = predict(mae, crops, visible)
+    voxels, hidden = _voxels(mae, patches), masked.numpy()
+    patch_zyx = mae.encoder.config.patch_zyx
+    own = Batch(crops[:, 0].numpy(), hidden, patch_zyx).tally(voxels).scores()["psnr_masked"]
+    title = (
+        f"{fixed.volume}{'' if fixed.held_out else ' crops'} ({fixed.kind}), step {row['step']}, "
+        f"mask ratio {row['mask_ratio']:g}; masked PSNR {own:.2f} dB here, "
+        f"{row['psnr_masked']:.2f} dB over {row['n']} crops"
+        f"{'; given: ' + row['given'] if 'given' in row else ''}"
+    )
+    name = f"{fixed.volume.replace('/', '_')}_{row['step']:07d}.png"
+    reconstruction_figure(
+        crops[0, 0].numpy(), hidden[0], voxels[0], folder / name, patch_zyx=patch_zyx, title=title
+    )
+
+
+@torch.no_grad()
+def predict(
+    mae: MaskedAutoencoder, crops: Float[Tensor, "b 1 z y x"], visible: Int[Tensor, "b k"]
+) -> tuple[Float[Tensor, "b tokens voxels"], Bool[Tensor, "b tokens"]]:
+    """(what the model says of every patch, which were masked), computed on the model's device, on the CPU."""
+    device = next(mae.parameters()).device
+    mae.eval()
+    found = mae(crops.to(device), visible=visible.to(device))
+    mae.train()
+    return found.patches.float().cpu(), found.masked.cpu()
+
+
+def _voxels(
+    mae: MaskedAutoencoder, patches: Float[Tensor, "b tokens voxels"]
+) -> Float[np.ndarray, "b z y x"]:
+    config = mae.encoder.config
+    return unpatchify(patches, config.grid_zyx, config.patch_zyx)[:, 0].numpy()

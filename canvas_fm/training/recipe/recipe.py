@@ -1,0 +1,293 @@
+"""Recipes: all that decides a training, in one YAML file that is checked before anything is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
+
+from canvas_fm.data.volume.window import WindowRule
+from canvas_fm.errors import CanvasError
+from canvas_fm.files.explain import explain
+from canvas_fm.models.mae import DecoderConfig, masked_count
+from canvas_fm.models.vit import EncoderConfig, Pool
+from canvas_fm.shipped import find
+from canvas_fm.training.recipe.overrides import override, read_yaml
+
+Positive = Annotated[int, Field(gt=0)]
+Size = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class ModelRecipe(Section):
+    """Encoder, decoder, the share of patches that is hidden, and the pooling that the encoder will name."""
+
+    encoder: EncoderConfig = EncoderConfig()
+    decoder: DecoderConfig = DecoderConfig()
+    mask_ratio: float = Field(default=0.15, gt=0, lt=1)
+    pool: Pool = "mean"
+
+    @model_validator(mode="after")
+    def _something_hidden_and_something_seen(self) -> ModelRecipe:
+        tokens = self.encoder.tokens
+        if not 0 < masked_count(self.mask_ratio, tokens) < tokens:
+            raise ValueError(f"mask_ratio {self.mask_ratio} hides none or all of a crop's {tokens} patches")
+        return self
+
+
+class LossRecipe(Section):
+    """Content-aware weights: background α, cells α + γ; γ = 0 is the uniform loss.
+
+    `scale` says what a patch's variance is measured against: the mean over the optimizer batch, over the data
+    set, or the `mean_variance` given here. `error` is measured in windowed voxels, as in the paper, in
+    deviations of each crop (`contrast`, for an encoder that sees those): then dim crops count like others,
+    or in deviations of each patch (`patch`, for a decoder with such targets): then every patch counts like
+    any other, and γ goes on by its variance in windowed voxels, as in its own unit all have the same.
+    """
+
+    alpha: float = Field(default=1.0, gt=0)
+    gamma: float = Field(default=9.0, ge=0)
+    scale: Literal["batch", "dataset", "fixed"] = "batch"
+    error: Literal["window", "contrast", "patch"] = "window"
+    mean_variance: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _fixed_means_given(self) -> LossRecipe:
+        if (self.scale == "fixed") != (self.mean_variance is not None):
+            raise ValueError("mean_variance has to be given with scale: fixed, and only then")
+        return self
+
+
+class DistilRecipe(Section):
+    """A second thing to predict of hidden patches: what a teacher that sees the whole crop makes of them.
+
+    The teacher is the average of the encoder over the last 1 / (1 − `momentum`) steps; its target is the mean
+    of its last `layers` blocks, and its loss counts `weight` beside the reconstruction's. By `normalise` each
+    block comes to mean 0 and variance 1: over the features of a patch (`layer`), or for each feature over the
+    patches of a crop (`crop`); then what all patches share, else nearly all there is, is no target any more.
+    """
+
+    weight: float = Field(default=1.0, gt=0)
+    momentum: float = Field(default=0.99, ge=0, lt=1)
+    layers: Positive = 3
+    normalise: Literal["layer", "crop"] = "layer"
+
+
+class WindowRecipe(Section):
+    """Which stored values become 0 and 1: two percentiles of the volume, or two multiples of its median."""
+
+    kind: Literal["percentiles", "median"] = "percentiles"
+    low: float = 0.5
+    high: float = 99.9
+
+    @model_validator(mode="after")
+    def _is_a_rule(self) -> WindowRecipe:
+        assert self.rule
+        return self
+
+    @property
+    def rule(self) -> WindowRule:
+        """The same, as a volume takes it."""
+        return WindowRule(self.kind, self.low, self.high)
+
+
+class CropsRecipe(Section):
+    """How many crops in all, what their voxels become, and which volumes are kept for evaluation."""
+
+    crops: Positive = 60_000
+    held_out: Annotated[int, Field(ge=0)] | list[str] = []
+    window: WindowRecipe = WindowRecipe()
+    resample_to: Annotated[tuple[Size, Size, Size], Strict(False)] | None = None
+    any_voxel: bool = False
+    resident_gb: float = Field(default=4.0, ge=0)
+
+
+class DataRecipe(CropsRecipe):
+    """The crops of a pretraining, and the share of them that holds signal."""
+
+    foreground: Share = 0.5
+
+
+class AugmentRecipe(Section):
+    """Flips along each axis with probability `flip`, turns by 90° in y, x, Gaussian noise of σ `noise`."""
+
+    flip: Share = 0.5
+    rotate: bool = True
+    noise: float = Field(default=0.01, ge=0)
+
+
+class TrainingRecipe(Section):
+    """How long and how fast. `steps` win over `epochs`; one epoch is one pass over `data.crops`."""
+
+    steps: Positive | None = None
+    epochs: float | None = Field(default=None, gt=0)
+    batch: Positive = 64
+    micro_batch: Positive | None = None
+    learning_rate: float = Field(default=1.5e-4, gt=0)
+    min_learning_rate: float = Field(default=1e-6, ge=0)
+    warmup_steps: int = Field(default=0, ge=0)
+    weight_decay: float = Field(default=0.05, ge=0)
+    betas: Annotated[tuple[Share, Share], Strict(False)] = (0.9, 0.95)
+    clip: float | None = Field(default=1.0, gt=0)
+    ema: float | None = Field(default=None, gt=0, lt=1)
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    log_every: Positive = 20
+    checkpoint_every: Positive = 500
+
+    @model_validator(mode="after")
+    def _has_a_length(self) -> TrainingRecipe:
+        if self.steps is None and self.epochs is None:
+            raise ValueError("neither steps nor epochs is given; a training needs one of them")
+        return self
+
+
+class EvaluationRecipe(Section):
+    """Every how many steps (none: at the end only), and on how many fixed crops of each kind a volume."""
+
+    every: Positive | None = None
+    crops: Positive = 512
+    batch: Positive = 64
+    seed: int = Field(default=0, ge=0)
+    figures: bool = True
+
+
+class WandbRecipe(Section):
+    """Weights & Biases; offline leaves the files in the run's folder for a later `wandb sync`."""
+
+    project: str = "canvas-fm"
+    offline: bool = True
+
+
+class TrackingRecipe(Section):
+    """Where numbers go beside metrics.jsonl."""
+
+    tensorboard: bool = False
+    wandb: WandbRecipe | None = None
+
+
+class AnyRecipe(Section):
+    """What every training's recipe has, whatever it trains."""
+
+    if TYPE_CHECKING:
+        data: CropsRecipe
+        training: TrainingRecipe
+        evaluation: EvaluationRecipe
+        tracking: TrackingRecipe
+        seed: int
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole training."""
+        training = self.training
+        if training.steps is not None:
+            return training.steps
+        assert training.epochs is not None
+        return max(1, round(training.epochs * self.data.crops / training.batch))
+
+    def to_yaml(self) -> str:
+        """The recipe as resolved, every default written out."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+class Recipe(AnyRecipe):
+    """A whole pretraining. The defaults are those of recipes/canvas_all_markers.yaml."""
+
+    model: ModelRecipe = ModelRecipe()
+    loss: LossRecipe = LossRecipe()
+    distil: DistilRecipe | None = None
+    data: DataRecipe = DataRecipe()
+    augment: AugmentRecipe = AugmentRecipe()
+    training: TrainingRecipe
+    evaluation: EvaluationRecipe = EvaluationRecipe()
+    tracking: TrackingRecipe = TrackingRecipe()
+    seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _contrast_is_seen(self) -> Recipe:
+        if self.loss.error == "contrast" and self.model.encoder.intensity != "contrast":
+            raise ValueError("loss.error: contrast goes with model.encoder.intensity: contrast")
+        if self.loss.error == "contrast" and self.loss.scale != "batch":
+            raise ValueError("loss.error: contrast measures variances in the batch; leave out loss.scale")
+        return self
+
+    @model_validator(mode="after")
+    def _layers_are_there(self) -> Recipe:
+        depth = self.model.encoder.depth
+        if self.distil is not None and self.distil.layers > depth:
+            raise ValueError(
+                f"distil.layers is {self.distil.layers}, and the encoder has only {depth} blocks"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _error_is_in_the_targets_unit(self) -> Recipe:
+        error, targets = self.loss.error, self.model.decoder.targets
+        if (error == "patch") != (targets == "patch"):
+            raise ValueError(
+                f"loss.error is {error!r} and model.decoder.targets {targets!r}; `patch` goes with `patch`, "
+                "so give both or neither"
+            )
+        return self
+
+
+R = TypeVar("R", bound=AnyRecipe)
+Given = str | Path | AnyRecipe | Mapping[str, Any]
+
+
+def read_recipe(given: Given, overrides: Sequence[str] = ()) -> Recipe:
+    """A checked recipe of a pretraining; see `read_recipe_of`."""
+    return read_recipe_of(Recipe, given, overrides)
+
+
+def read_recipe_of(kind: type[R], given: Given, overrides: Sequence[str] = ()) -> R:
+    """A checked recipe from a YAML file, the name of a shipped one, or settings already in hand.
+
+    `overrides` are `a.b=value` with the value in YAML. An unknown key is a CanvasError that names the nearest
+    right one; a wrong value is one that says where it stands and what was expected.
+    """
+    if isinstance(given, AnyRecipe):
+        source, settings = "the recipe", given.model_dump(mode="json")
+    elif isinstance(given, Mapping):
+        source, settings = "the recipe", {key: value for key, value in given.items()}
+    else:
+        path = find("recipe", given)
+        source, settings = str(path), read_yaml(path)
+    verbs = ["train-detector" if "kind" in keys else "pretrain" for keys in (settings, kind.model_fields)]
+    if verbs[0] != verbs[1]:
+        raise CanvasError(f"{source} is a recipe for `canvas-fm {verbs[0]}`, not for `{verbs[1]}`")
+    origin = {}
+    for one in overrides:
+        origin[override(settings, one)] = f"--set {one}"
+    try:
+        return kind.model_validate(settings)
+    except ValidationError as problem:
+        raise CanvasError(explain(problem, kind, source, origin)) from problem
+
+
+def is_detector_recipe(given: str | Path) -> bool:
+    """Whether a recipe, by its path or name, trains a detector."""
+    return "kind" in read_yaml(find("recipe", given))
+
+
+def first_difference(before: AnyRecipe, after: AnyRecipe) -> tuple[str, Any, Any] | None:
+    """(key, value before, value after) of the first setting that differs, None where none does."""
+    old, new = (dict(_flat(recipe.model_dump(mode="json"))) for recipe in (before, after))
+    for key in [*old, *(key for key in new if key not in old)]:
+        if old.get(key) != new.get(key):
+            return key, old.get(key), new.get(key)
+    return None
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

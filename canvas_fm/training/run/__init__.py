@@ -1,0 +1,1 @@
+"""What every training shares: optimizer, loop, checkpoints, ranks, tracking."""

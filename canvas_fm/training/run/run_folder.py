@@ -1,0 +1,125 @@
+"""A run: the folder of one training, claimed by one process at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from canvas_fm.errors import CanvasError
+from canvas_fm.files.atomic import disk_full_is_said, write_text_atomic
+from canvas_fm.training.recipe.detector_recipe import DetectorRecipe
+from canvas_fm.training.recipe.recipe import (
+    AnyRecipe,
+    Recipe,
+    first_difference,
+    is_detector_recipe,
+    read_recipe_of,
+)
+from canvas_fm.training.run.tracking import METRICS, read_metrics
+
+RECIPE, CHECKPOINT = "recipe.yaml", "last.pt"
+ENCODER, DETECTOR = "encoder", "detector"
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a training leaves in a folder: recipe.yaml, metrics.jsonl, figures/, last.pt, and its model."""
+
+    path: Path
+
+    @property
+    def encoder(self) -> Path:
+        """The model folder, for `canvas_fm.load`."""
+        return self.path / ENCODER
+
+    @property
+    def detector(self) -> Path:
+        """The model folder of a detector's training."""
+        return self.path / DETECTOR
+
+    @property
+    def checkpoint(self) -> Path:
+        """What `--resume` goes on from."""
+        return self.path / CHECKPOINT
+
+    @property
+    def figures(self) -> Path:
+        """Reconstructions of every evaluation, and loss.png."""
+        return self.path / "figures"
+
+    def recipe(self) -> AnyRecipe:
+        """The recipe as resolved, of whichever training it was."""
+        kind = DetectorRecipe if is_detector_recipe(self.path / RECIPE) else Recipe
+        return read_recipe_of(kind, self.path / RECIPE)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The rows of metrics.jsonl: `kind` is train or eval."""
+        return read_metrics(self.path / METRICS)
+
+
+@contextmanager
+def claim(run: Run, recipe: AnyRecipe, *, resume: bool) -> Iterator[None]:
+    """Make the run's folder or go on in it, for this process alone.
+
+    Refuses a folder that holds a training unless `resume`, one that holds something else, another recipe than
+    the run's own, and a run that another process is at work on. What killed writes left behind is removed.
+    """
+    path = run.path
+    started = (path / RECIPE).exists()
+    if started and not resume:
+        raise CanvasError(
+            f"{path} already holds a training; give --resume to go on with it, or another --out"
+        )
+    if path.exists() and not started and (not path.is_dir() or _holds_something(path)):
+        raise CanvasError(f"{path} exists and is no run of a training; give another --out")
+    with disk_full_is_said(path):
+        path.mkdir(parents=True, exist_ok=True)
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as problem:
+            raise CanvasError(f"another process is training in {path}; wait for it or end it") from problem
+        _remove_leftovers(path)
+        if started:
+            _check_recipe(run, recipe)
+        else:
+            write_text_atomic(path / RECIPE, recipe.to_yaml())
+        run.figures.mkdir(exist_ok=True)
+        yield
+    finally:
+        os.close(folder)
+
+
+def _holds_something(folder: Path) -> bool:
+    """Whether there is more than what a write that was killed leaves behind."""
+    return any(not _is_leftover(entry) for entry in folder.iterdir())
+
+
+def _is_leftover(entry: Path) -> bool:
+    return entry.name.startswith(".") and entry.suffix in (".tmp", ".old")
+
+
+def _remove_leftovers(folder: Path) -> None:
+    for entry in [*folder.iterdir(), *(folder / "figures").glob(".*")]:
+        if _is_leftover(entry):
+            if entry.is_dir():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+
+
+def _check_recipe(run: Run, recipe: AnyRecipe) -> None:
+    differs = first_difference(run.recipe(), recipe)
+    if differs is not None:
+        key, before, now = differs
+        raise CanvasError(
+            f"{run.path} was started with {key} = {before!r}, and now it is {now!r}; --resume goes on with "
+            "the same recipe: set it back, or give another --out"
+        )

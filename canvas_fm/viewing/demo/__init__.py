@@ -1,0 +1,1 @@
+"""The page of `canvas-fm demo`."""

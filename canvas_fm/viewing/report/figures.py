@@ -1,0 +1,201 @@
+"""The figures of a comparison: precision and recall, reliability, labels, and the crops behind them."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float32
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from canvas_fm.evaluation.classification import reliability
+from canvas_fm.files.atomic import write_atomic
+from canvas_fm.heads.compare.compare import Comparison
+from canvas_fm.heads.compare.label_curve import LabelCurve
+from canvas_fm.heads.compare.summary import curves
+from canvas_fm.heads.compare.task import Task
+from canvas_fm.heads.labels.candidates import CELL, SKIP
+
+_COLUMNS = 3
+_SHOWN = 10  # crops a row of the gallery
+_CROP_UM = 40.0
+_STYLES = ("-", "--", "-.", ":")
+
+
+def precision_recall_figure(found: Comparison, path: Path) -> None:
+    """A panel a volume: each method's curve against the true cells, a dot at the carried threshold."""
+    figure, panels = _panels(found.volumes)
+    for volume, ax in panels.items():
+        part = next(one for one in found.task.parts if one.name == volume)
+        rows = found.task.group == volume
+        reach = 0.0
+        for number, method in enumerate(found.methods):
+            p = np.nan_to_num(found.p_cell[method][rows], nan=0.0)
+            curve = part.curve(p)
+            ax.plot(curve.recall, curve.precision, label=method, **_line(number))
+            reach = float(curve.recall[-1]) if len(curve.recall) else 0.0
+            at = int(np.searchsorted(-curve.threshold, -found.thresholds[method][volume], side="right")) - 1
+            if at >= 0:
+                ax.plot(curve.recall[at], curve.precision[at], "o", ms=5, color=f"C{number % 10}")
+        ax.axvline(reach, color="0.6", lw=0.8, ls=":")
+        ax.set(xlim=(0, 1.02), ylim=(0, 1.02), title=volume, xlabel="recall", ylabel="precision")
+    _finish(figure, path, "dots: carried threshold; dotted: recall of the candidates")
+
+
+def reliability_figure(found: Comparison, path: Path) -> None:
+    """A panel a volume: how often candidates of each P(cell) are cells; the diagonal is perfect."""
+    figure, panels = _panels(found.volumes)
+    for volume, ax in panels.items():
+        rows = (found.task.group == volume) & (found.task.label != SKIP)
+        is_cell = found.task.label[rows] == CELL
+        ax.plot([0, 1], [0, 1], color="0.7", lw=0.8)
+        for number, method in enumerate(found.methods):
+            bins = reliability(is_cell, found.p_cell[method][rows])
+            label = f"{method} ({bins.error:.3f})" if len(panels) == 1 else method
+            ax.plot(bins.said, bins.seen, marker="o", ms=3, label=label, **_line(number))
+        ax.set(
+            xlim=(-0.02, 1.02),
+            ylim=(-0.02, 1.02),
+            title=volume,
+            xlabel="P(cell) said",
+            ylabel="share of cells seen",
+        )
+    _finish(figure, path, "above the diagonal: more cells than was said")
+
+
+def labels_figure(found: Comparison, path: Path) -> bool:
+    """F1 of all volumes pooled, and AUC, against the number of labels; False where no curve was asked for."""
+    by_figure = {name: curves(found, figure=name) for name in ("f1", "auc")}
+    if not by_figure["f1"]:
+        return False
+    figure = Figure(figsize=(9.5, 4.2), layout="constrained")
+    for ax, (name, every) in zip(figure.subplots(1, 2), by_figure.items(), strict=True):
+        for number, method in enumerate(found.methods):
+            if method in every:
+                _labels(ax, every[method], method, number)
+        what = "F1, carried threshold" if name == "f1" else "AUC"
+        ax.set(xscale="log", xlabel="labels", ylabel=what, title=f"{what}, held-out volumes")
+        counts = sorted({n for curve in every.values() for n in curve.values})
+        ax.set_xticks(counts, [f"{n:,}" for n in counts], fontsize=8, rotation=30)
+        ax.minorticks_off()
+    _finish(figure, path, "bands: 95 % over seeds")
+    return True
+
+
+class Shown(NamedTuple):
+    """A candidate of the gallery."""
+
+    row: int
+    p: float
+    is_cell: bool
+    volume: str
+
+
+def gallery_rows(found: Comparison, method: str) -> dict[str, list[Shown]]:
+    """Which candidates of held-out volumes to look at: sure cells, sure others, doubtful ones, mistakes.
+
+    The worst mistakes are first cells that were thought none, then others that were thought cells. No two
+    lists name one row.
+    """
+    task, p = found.task, found.p_cell[method]
+    known = np.flatnonzero(np.isfinite(p))
+    is_cell = task.label[known] == CELL
+    limit = np.array([found.thresholds[method][str(name)] for name in task.group[known]])
+    rising = known[np.argsort(p[known], kind="stable")]
+    wrong_cell = known[is_cell & (p[known] < limit)]
+    wrong_other = known[~is_cell & (p[known] >= limit)]
+    picks = {
+        "cells thought none": wrong_cell[np.argsort(p[wrong_cell], kind="stable")],
+        "others thought cells": wrong_other[np.argsort(-p[wrong_other], kind="stable")],
+        "most doubtful": known[np.argsort(np.abs(p[known] - limit), kind="stable")],
+        "most certain cells": rising[::-1],
+        "most certain others": rising,
+    }
+    taken: set[int] = set()
+    rows = {}
+    for title, order in picks.items():
+        chosen = [int(row) for row in order if int(row) not in taken][:_SHOWN]
+        taken |= set(chosen)
+        rows[title] = [
+            Shown(row, float(p[row]), bool(task.label[row] == CELL), str(task.group[row])) for row in chosen
+        ]
+    order = ("most certain cells", "most certain others", "most doubtful", *list(picks)[:2])
+    return {title: rows[title] for title in order}
+
+
+def gallery_figure(found: Comparison, method: str, path: Path) -> None:
+    """The rows of `gallery_rows`: 40 µm wide, the brightest of the planes within 6 µm, framed by label."""
+    every = {title: rows for title, rows in gallery_rows(found, method).items() if rows}
+    lines = max(len(every), 1)
+    figure = Figure(figsize=(1.15 * _SHOWN, 1.7 * lines))
+    axes = figure.subplots(lines, _SHOWN, squeeze=False)
+    # By hand: a layout that is worked out for fifty panels takes seconds.
+    figure.subplots_adjust(0.01, 0.3 / lines, 0.99, 1 - 0.2 / lines, hspace=0.5, wspace=0.06)
+    for line, (title, shown) in zip(axes, every.items(), strict=True):
+        crops = _projected(found.task, np.array([one.row for one in shown], np.int64))
+        line[0].set_title(f"{title}", fontsize=9, loc="left", pad=5)
+        for place, ax in enumerate(line):
+            ax.set(xticks=[], yticks=[])
+            if place >= len(shown):
+                ax.set_axis_off()
+                continue
+            one = shown[place]
+            high = max(float(np.percentile(crops[place], 99.8)), 1e-3)
+            ax.imshow(crops[place], cmap="gray", vmin=float(crops[place].min()), vmax=high)
+            ax.set_xlabel(f"P {one.p:.2f}\n{one.volume}"[:40], fontsize=6.5, labelpad=2)
+            colour, style = ("#0b8f4d", "-") if one.is_cell else ("#c23b0b", "--")
+            for side in ax.spines.values():
+                side.set(color=colour, linewidth=2.2, linestyle=style)
+    # The canvas is named so that no backend is looked up and no display is asked for.
+    _save(figure, path)
+
+
+def _projected(task: Task, rows: np.ndarray) -> Float32[np.ndarray, "n y x"]:
+    z, y, x = task.voxel_um
+    side_y, side_x = (2 * round(_CROP_UM / 2 / size) + 1 for size in (y, x))
+    crops = task.crops(rows, (2 * round(6.0 / z) + 1, side_y, side_x))
+    return crops.max(axis=1) if len(crops) else np.zeros((0, side_y, side_x), np.float32)
+
+
+def _labels(ax: Axes, curve: LabelCurve, method: str, number: int) -> None:
+    counts = sorted(curve.values)
+    ax.plot(counts, [curve.mean(n) for n in counts], marker="o", ms=3, label=method, **_line(number))
+    low, high = zip(*(curve.interval(n) for n in counts), strict=True)
+    ax.fill_between(counts, low, high, color=f"C{number % 10}", alpha=0.12, lw=0)
+
+
+def _panels(volumes: list[str]) -> tuple[Figure, dict[str, Axes]]:
+    columns = min(_COLUMNS, len(volumes))
+    lines = math.ceil(len(volumes) / columns)
+    figure = Figure(figsize=(3.3 * columns + 1.2, 3.2 * lines + 0.7), layout="constrained")
+    axes = figure.subplots(lines, columns, squeeze=False).ravel()
+    for ax in axes[len(volumes) :]:
+        ax.set_axis_off()
+    return figure, dict(zip(volumes, axes, strict=False))
+
+
+def _line(number: int) -> dict[str, Any]:
+    return {"color": f"C{number % 10}", "ls": _STYLES[number // 2 % len(_STYLES)], "lw": 1.5}
+
+
+def _finish(figure: Figure, path: Path, note: str) -> None:
+    for ax in figure.axes:
+        ax.title.set_fontsize(9)
+        ax.grid(alpha=0.25)
+    figure.legend(
+        *figure.axes[0].get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=4,
+        fontsize=8,
+        title=note,
+    ).get_title().set_fontsize(8)
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    FigureCanvasAgg(figure)
+    write_atomic(path, lambda file: figure.savefig(file, format="png", dpi=110))

@@ -1,0 +1,293 @@
+"""The methods of a report by their names on the command line, and the features that they look at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from canvas_fm.data.zyx import Zyx
+from canvas_fm.errors import CanvasError
+from canvas_fm.heads.compare.baselines import Embedded, OwnScore, PcaCrops, ShapeTrees
+from canvas_fm.heads.compare.methods import Method
+from canvas_fm.heads.compare.task import Task
+from canvas_fm.heads.features.candidate_score import beside_score, own_scores
+from canvas_fm.heads.features.extractor import DETECTOR, MAE, Extractor, features_of_rows
+from canvas_fm.heads.features.feature_cache import features_at, other_contrasts
+from canvas_fm.heads.features.feature_set import HEAT, LOUD, SCORE, FeatureSet, Made, stack
+from canvas_fm.heads.refine.columns import CONCAT, Columns
+from canvas_fm.heads.refine.refiner import Refiner
+from canvas_fm.models.checkpoint import Detector, Encoder
+from canvas_fm.models.random_encoder import random_encoder
+from canvas_fm.models.resnet import ResNetConfig
+from canvas_fm.models.tuned import unfrozen
+from canvas_fm.training.finetune.finetune import Tuning
+from canvas_fm.training.finetune.method import FinetunedEncoder
+from canvas_fm.training.finetune.resnet_method import ResNetClassifier
+
+METHODS = ("score", "shape", "pca", "random", "encoder", "finetune", "resnet")
+RESNET = "3D ResNet"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the methods work: `pool` and `layer` of encoders, `correction` of every brain, sizes of the ResNet.
+
+    With `heat` the detector's heat at each candidate is judged by itself and beside each kind of features,
+    with `own_score` the widest features also beside the candidates' own score. Heads on features are fitted
+    on the volumes seen at each of the `contrasts` too.
+    With both kinds of features `ratios` are tried on each block of `cuts`, of which so large a share is used.
+    `unfreeze` is how many blocks `finetune` fits, `augment` whether it turns and brightens crops by chance;
+    neither `ratios` nor `finetune` look at heat or score, and `finetune` sees the volumes as they are.
+    `keep` is a folder in which features are kept for the next report on the same candidates.
+    """
+
+    pool: str | None = None
+    layer: int | None = None
+    correction: str = "none"
+    head: str = "logistic"
+    C: float | None = None
+    heat: bool = False
+    own_score: bool = False
+    contrasts: tuple[float, ...] = ()
+    ratios: tuple[float, ...] = ()
+    cuts: tuple[str, ...] = (MAE,)
+    unfreeze: int = 1
+    augment: bool = False
+    resnet_width: int = 16
+    resnet_crop_zyx: Zyx = (16, 32, 32)
+    resnet_steps: int = 2000
+    device: str = "auto"
+    precision: str = "fp32"
+    resample: bool = False
+    any_voxel: bool = False
+    keep: Path | None = None
+
+
+class Methods:
+    """The methods of a task, by encoders and detectors of each fold; its features are worked out once."""
+
+    def __init__(
+        self,
+        task: Task,
+        encoders: Mapping[str, Encoder],
+        detectors: Mapping[str, Detector],
+        folds: Sequence[str],
+        settings: Settings,
+        show: bool | None,
+    ) -> None:
+        self._task, self._encoders, self._detectors = task, encoders, detectors
+        self._folds, self._settings, self._show = folds, settings, show
+        self._known: dict[str, FeatureSet] = {}
+        self._chosen: dict[tuple[int, ...], FeatureSet] = {}
+
+    def named(self, name: str) -> list[Method]:
+        """What one of METHODS stands for: `encoder` for each block, and both beside each other.
+
+        With `own_score` of the settings the last of these stands there once more, beside the own score.
+        """
+        simple: dict[str, Callable[[], Method]] = {
+            "score": OwnScore,
+            "shape": ShapeTrees,
+            "pca": PcaCrops,
+            "resnet": self._resnet,
+        }
+        if name in simple:
+            return [simple[name]()]
+        if name == "random":
+            like = next(iter(self._encoders.values())).config if self._encoders else None
+            other = self._extractor(random_encoder(like, voxel_um=self._task.voxel_um), None)
+            return [self._method("random encoder", dict.fromkeys(self._folds, other), MAE)]
+        if name == "encoder":
+            return [*(self._method(one, self.extractors, one) for one in self._variants), *self._louder()]
+        return [self._finetuned(variant) for variant in self._variants if variant != DETECTOR]
+
+    def check(self, names: Sequence[str]) -> None:
+        """Raise CanvasError for what can be refused before hours of embedding: ratios, blocks to unfreeze."""
+        settings = self._settings
+        if settings.heat and ("encoder" not in names or not self._detectors):
+            raise CanvasError(
+                "the heat is a detector's, beside features: give --detector, and encoder as method"
+            )
+        if settings.own_score:
+            self._check_score(names)
+        if (settings.own_score or settings.heat) and (how := settings.correction) != "none":
+            raise CanvasError(
+                f"the correction {how} would take the level of the "
+                f"{'heat' if settings.heat else 'own score'} away; leave one of the two out"
+            )
+        if other_contrasts(settings.contrasts) and not {"encoder", "random"} & set(names):
+            raise CanvasError(
+                "other contrasts are for heads on features: leave them out, or ask for the method encoder or "
+                "random"
+            )
+        if settings.ratios and CONCAT not in self._variants:
+            raise CanvasError("a contribution ratio is of two kinds of features: give encoders and detectors")
+        for one in self.extractors.values() if names and (self._encoders or self._detectors) else ():
+            blocks = one.layout
+            width = max(part.stop for part in blocks.values())
+            for cut in settings.cuts if settings.ratios else ():
+                for ratio in settings.ratios:
+                    Columns.of(blocks, width, CONCAT, cut, ratio, "columns")
+            if "finetune" in names and one.encoder is not None:
+                unfrozen(one.encoder, settings.unfreeze, settings.layer)
+
+    def sweep(self) -> list[Method]:
+        """Both blocks with a share of one, for each ratio and block to be cut (the paper's contribution)."""
+        settings = self._settings
+        return [
+            self._method(f"concat, {ratio:.0%} of {cut}", self.extractors, CONCAT, cut=cut, ratio=ratio)
+            for cut in settings.cuts
+            for ratio in settings.ratios
+        ]
+
+    @property
+    def extractors(self) -> dict[str, Extractor]:
+        """By fold what makes the features of its models."""
+        return {
+            fold: self._extractor(self._encoders.get(fold), self._detectors.get(fold)) for fold in self._folds
+        }
+
+    @property
+    def _variants(self) -> list[str]:
+        both = bool(self._encoders) and bool(self._detectors)
+        alone = [DETECTOR] * bool(self._detectors) + [MAE] * bool(self._encoders)
+        return [*alone, CONCAT] if both else alone
+
+    def _resnet(self) -> ResNetClassifier:
+        settings = self._settings
+        return ResNetClassifier(
+            ResNetConfig(width=settings.resnet_width, crop_zyx=settings.resnet_crop_zyx),
+            most_steps=settings.resnet_steps,
+            least_steps=min(150, settings.resnet_steps),
+            device=settings.device,
+            precision=settings.precision,
+            name=RESNET,
+        )
+
+    def _method(
+        self,
+        name: str,
+        by_fold: Mapping[str, Extractor],
+        variant: str,
+        *,
+        loud: Sequence[str] = (),
+        **cut: Any,
+    ) -> Embedded:
+        """Embeddings (or the detector's features, or both) under a refiner, beside them the loud blocks."""
+
+        def embed(rows: np.ndarray, fold: str) -> np.ndarray:
+            return self._beside(features_of_rows(by_fold[fold], self._task, rows), loud, rows).x
+
+        def at(contrast: float) -> dict[str, FeatureSet]:
+            return {fold: self._features(one, contrast, loud) for fold, one in by_fold.items()}
+
+        return Embedded(
+            name,
+            at(1.0),
+            copies=[at(contrast) for contrast in other_contrasts(self._settings.contrasts)],
+            refiner=self._refiner(variant, **cut),
+            embed=embed,
+            seeded=self._settings.head == "mlp",
+        )
+
+    def _louder(self) -> list[Method]:
+        """The heat by itself and beside each kind of features, and the own score beside the widest."""
+        found: list[Method] = []
+        by_fold = self.extractors
+        if self._settings.heat:
+            found.append(self._method("detector's heat", by_fold, HEAT, loud=[HEAT]))
+            found += [self._method(f"{one} + heat", by_fold, one, loud=[HEAT]) for one in self._variants]
+        if self._settings.own_score:
+            loud = [HEAT] * self._settings.heat + [SCORE]
+            widest = " + ".join([self._variants[-1], *["heat"] * self._settings.heat, "own score"])
+            found.append(self._method(widest, by_fold, self._variants[-1], loud=loud))
+        return found
+
+    def _score(self) -> tuple[np.ndarray, Made]:
+        parts, made = own_scores(self._task.parts)
+        return np.concatenate(parts), made
+
+    def _check_score(self, names: Sequence[str]) -> None:
+        """Raise CanvasError for an own score that is not there, or that no method of these looks at."""
+        self._score()
+        if "encoder" not in names or not self._variants:
+            raise CanvasError("the own score is looked at beside features: give --encoder or --detector too")
+
+    def _finetuned(self, variant: str) -> FinetunedEncoder:
+        """The same with the encoder's last blocks fitted too, and nothing loud beside them."""
+        settings = self._settings
+        blocks = settings.unfreeze
+        by_fold = self.extractors
+        return FinetunedEncoder(
+            {fold: replace(one, heat=False) for fold, one in by_fold.items()},
+            {fold: self._features(one) for fold, one in by_fold.items()},
+            Tuning(blocks, augment=settings.augment),
+            refiner=self._refiner(variant),
+            name=f"{variant}, {blocks} block{'s' * (blocks != 1)} tuned",
+        )
+
+    def _extractor(self, encoder: Encoder | None, detector: Detector | None) -> Extractor:
+        settings = self._settings
+        return Extractor(
+            encoder,
+            detector,
+            pool=settings.pool,
+            layer=settings.layer,
+            heat=settings.heat and detector is not None,
+            device=settings.device,
+            precision=settings.precision,
+            resample=settings.resample,
+            any_voxel=settings.any_voxel,
+        )
+
+    def _refiner(self, variant: str, **cut: Any) -> Callable[[int], Refiner]:
+        settings = self._settings
+
+        def make(seed: int) -> Refiner:
+            head: dict[str, Any] = {"model": settings.head, "C": settings.C}
+            return Refiner(variant, **cut, **head, correction=settings.correction, random_state=seed)
+
+        return make
+
+    def _features(self, extractor: Extractor, contrast: float = 1.0, loud: Sequence[str] = ()) -> FeatureSet:
+        """Of all candidates, of loud blocks those that are asked for; one object for all who ask alike."""
+        whole = self._made(extractor, contrast)
+        key = (id(whole), *(LOUD.index(one) for one in loud))
+        if key not in self._chosen:
+            self._chosen[key] = self._beside(whole, loud)
+        return self._chosen[key]
+
+    def _beside(
+        self, features: FeatureSet, loud: Sequence[str], rows: np.ndarray | None = None
+    ) -> FeatureSet:
+        """Features of the task's rows (None: all) with those loud blocks alone that are asked for."""
+        features = features.only(*(one for one in features.blocks if one not in LOUD or one in loud))
+        if SCORE not in loud:
+            return features
+        score, made = self._score()
+        return beside_score(features, score if rows is None else score[rows], made)
+
+    def _made(self, extractor: Extractor, contrast: float) -> FeatureSet:
+        key = repr(({name: made.as_dict() for name, made in extractor.made.items()}, contrast))
+        if key not in self._known:
+            keep = self._settings.keep
+            self._known[key] = stack(
+                [
+                    features_at(
+                        contrast,
+                        extractor,
+                        part.volume,
+                        part.zyx,
+                        keep,
+                        group=part.name,
+                        background=part.background,
+                        show=self._show,
+                    )
+                    for part in self._task.parts
+                ]
+            )
+        return self._known[key]

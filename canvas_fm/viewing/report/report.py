@@ -1,0 +1,187 @@
+"""Which way tells cells from other candidates best, on volumes that none has seen: from files to a report."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from canvas_fm.data.points.points import Points
+from canvas_fm.data.volume.volume import Volume
+from canvas_fm.errors import CanvasError
+from canvas_fm.heads.compare.compare import compare
+from canvas_fm.heads.compare.label_curve import COUNTS
+from canvas_fm.heads.compare.task import Task
+from canvas_fm.heads.features.extractor import Extractor
+from canvas_fm.heads.features.feature_cache import other_contrasts
+from canvas_fm.heads.labels.candidates import label_brains
+from canvas_fm.models.checkpoint import Detector, Encoder, load
+from canvas_fm.viewing.report.methods import METHODS, RESNET, Methods, Settings
+from canvas_fm.viewing.report.write import write_report
+
+_log = logging.getLogger(__name__)
+FITS = "fits"  # in the folder of a report: its finished fits
+
+
+def report(
+    volumes: Sequence[Volume],
+    candidates: Sequence[Points | str | Path],
+    truth: Sequence[Points | str | Path],
+    out: str | Path,
+    *,
+    tolerance_um: float,
+    labels: str | None = None,
+    score: str | None = None,
+    within: Sequence[str | Path] | None = None,
+    background: Sequence[Volume] | None = None,
+    encoders: Sequence[str | Path] = (),
+    detectors: Sequence[str | Path] = (),
+    methods: Sequence[str] | None = None,
+    folds: Sequence[Sequence[str]] | None = None,
+    seeds: int = 3,
+    counts: Sequence[int] = COUNTS,
+    own_threshold: float | None = None,
+    title: str = "Telling cells from other candidates",
+    settings: Settings | None = None,
+    show: bool | None = None,
+) -> dict[str, Any]:
+    """Judge the candidates of each fold's volumes by what was fitted on the others; write `out`, a folder.
+
+    `labels` is a column of the candidates (1, 0, −1), else they come from matching them to `truth`.
+    `background` are the second channels of detectors that take one, one a volume. `folds`
+    name the volumes held out together, by default each by itself; `encoders` and `detectors` are one for all
+    folds, or one a fold in their order, trained without its volumes. `methods` are among METHODS, by default
+    all but `finetune` that what is given allows. `own_threshold` is the own score from which on candidates
+    count as cells before any judge; by default the operating threshold of the fold's detector where they are
+    its, else all of them count. One volume is divided by its boxes, and the report says so.
+
+    Finished fits lie in `out`/fits: the same call after a kill, or with a method more, makes only the others.
+    Returns what report.json holds. Raises CanvasError for what does not fit together.
+    """
+    settings = settings or Settings()
+    brains = label_brains(
+        volumes,
+        candidates,
+        labels=labels,
+        truth=truth,
+        tolerance_um=tolerance_um,
+        within=within,
+        background=background,
+        score=score,
+    )
+    task = Task(brains, resample=settings.resample, any_voxel=settings.any_voxel)
+    held = _held_out(task, folds)
+    names = _asked(methods, task, bool(encoders or detectors), bool(encoders))
+    encoder_of = _one_a_fold(encoders, held, "encoder")
+    detector_of = _one_a_fold(detectors, held, "detector")
+    made = Methods(task, encoder_of, detector_of, list(held), settings, show)
+    made.check(names)
+    plain = [method for name in names for method in made.named(name)]
+    swept = made.sweep()
+    result = compare(
+        task,
+        [*plain, *swept],
+        folds=held,
+        seeds=seeds,
+        counts=counts,
+        curve_of=[method.name for method in plain],
+        own_thresholds=_own_thresholds(task, held, detector_of, own_threshold),
+        keep=Path(out) / FITS,
+        show=show,
+    )
+    result.notes.extend(_leaks(held, encoder_of, detector_of))
+    reference = RESNET if RESNET in result.methods else None
+    about = _models(made.extractors) | _heads(settings, names) if encoder_of or detector_of else {}
+    return write_report(result, out, title=title, reference=reference, about=about)
+
+
+def _held_out(task: Task, folds: Sequence[Sequence[str]] | None) -> dict[str, tuple[str, ...]]:
+    if folds is None:
+        return {part.name: (part.name,) for part in task.parts}
+    if task.by == "region":
+        raise CanvasError("there is one volume, whose regions are held out in turn; leave out the folds")
+    return {" + ".join(some): tuple(some) for some in folds}
+
+
+def _asked(methods: Sequence[str] | None, task: Task, models: bool, encoders: bool) -> list[str]:
+    """The methods in the order of METHODS; by default those that need nothing which was not given."""
+    if methods is None:
+        lacking = {"finetune"} | ({"score"} if task.own is None else set())
+        return [name for name in METHODS if name not in lacking | (set() if models else {"encoder"})]
+    if unknown := [name for name in methods if name not in METHODS]:
+        raise CanvasError(f"there is no method {unknown[0]!r}; give some of {', '.join(METHODS)}")
+    if "encoder" in methods and not models:
+        raise CanvasError("the method 'encoder' needs --encoder, --detector or both")
+    if "finetune" in methods and not encoders:
+        raise CanvasError("the method 'finetune' needs --encoder: a detector has no blocks to unfreeze")
+    return [name for name in METHODS if name in methods]
+
+
+def _one_a_fold(models: Sequence[str | Path], held: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """A model for each fold: the one for all, or as many as folds."""
+    if not models:
+        return {}
+    if len(models) not in (1, len(held)):
+        raise CanvasError(
+            f"{len(models)} {kind}s for {len(held)} folds ({', '.join(held)}); give one, or one a fold"
+        )
+    opened = [load(path, kind="encoder" if kind == "encoder" else "detector") for path in models]
+    return {fold: opened[number % len(opened)] for number, fold in enumerate(held)}
+
+
+def _own_thresholds(
+    task: Task, held: Mapping[str, tuple[str, ...]], detectors: Mapping[str, Detector], given: float | None
+) -> dict[str, float]:
+    """The own score from which on a volume's candidates are cells by themselves, where that is known."""
+    if given is not None:
+        return {part.name: given for part in task.parts}
+    found = {}
+    for fold, names in held.items():
+        detector = detectors.get(fold)
+        for part in task.parts:
+            if part.name in names and detector is not None:
+                theirs = part.points.meta.get("detector_sha256")
+                if theirs == detector.sha256 and part.own is not None:
+                    found[part.name] = detector.config.threshold
+    return found
+
+
+def _models(by_fold: Mapping[str, Extractor]) -> dict[str, Any]:
+    """Which model judged which fold."""
+    told: dict[str, Any] = {}
+    for fold, extractor in by_fold.items():
+        for block, made in extractor.made.items():
+            told[f"{block}, {fold} held out"] = f"{made.name}, sha256 {made.sha256}, {dict(made.settings)}"
+    return told
+
+
+def _heads(settings: Settings, names: Sequence[str]) -> dict[str, Any]:
+    """How heads on features were fitted."""
+    penalty = "C chosen on training volumes" if settings.C is None else f"C {settings.C:g}"
+    told = {"heads on features": f"{settings.head}, {penalty}, correction {settings.correction}"}
+    if others := other_contrasts(settings.contrasts):
+        but = "; the fine-tuned at 1 alone" if "finetune" in names else ""
+        told["fitted at contrasts"] = ", ".join(f"{contrast:g}" for contrast in (1.0, *others)) + but
+    return told
+
+
+def _leaks(
+    held: Mapping[str, tuple[str, ...]],
+    encoders: Mapping[str, Encoder],
+    detectors: Mapping[str, Detector],
+) -> list[str]:
+    """A sentence for each model that was trained on a volume which it judges here as held out."""
+    said = []
+    for kind, models in (("encoder", encoders), ("detector", detectors)):
+        judged: dict[str, list[str]] = {}
+        for fold, model in models.items():
+            listed = model.config.provenance.get("trained_on") or []
+            seen = {str(one.get("name") if isinstance(one, Mapping) else one) for one in listed}
+            judged.setdefault(model.name, []).extend(name for name in held[fold] if name in seen)
+        for name, volumes in judged.items():
+            if volumes:
+                said.append(f"the {kind} {name} was trained on {', '.join(volumes)}, which it judges here")
+    for sentence in said:
+        _log.warning("%s", sentence)
+    return said

@@ -1,0 +1,171 @@
+"""Arrays and JSON as they come in and go out: `.npy` and safetensors, never a pickle."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import json
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+from pydantic import BaseModel, ValidationError
+from starlette.requests import Request
+from starlette.responses import Response
+
+from canvas_fm.errors import CanvasError
+from serving.api.query import Options
+from serving.api.whitening import whitened
+from serving.core.core import Core
+from serving.core.embed_crops import Window
+from serving.protocol import npy
+from serving.protocol.errors import Refusal, refused
+from serving.protocol.schemas import EncodedCrops
+from serving.protocol.translate import describe
+
+if TYPE_CHECKING:
+    from serving.core.model_host import Engine
+
+NPY_TYPES = (npy.MEDIA_TYPE, "application/octet-stream")
+SAFETENSORS = "application/x-safetensors"
+GONE = "the client went away"  # nobody reads it, but what stands around us waits for an answer
+_TYPES = {"F32": "<f4", "U16": "<u2"}
+
+B = TypeVar("B", bound=BaseModel)
+
+
+def media_type(request: Request) -> str:
+    """What the body is said to be."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+async def read_model(request: Request, kind: type[B]) -> B:
+    """A JSON body as its pydantic model; Refusal for what it is not."""
+    try:
+        return kind.model_validate_json(await request.body())
+    except ValidationError as problem:
+        status = 400 if problem.errors()[0]["type"] == "json_invalid" else 422
+        raise Refusal(status, describe(list(problem.errors()))) from problem
+
+
+async def read_crops(
+    core: Core, request: Request, window: Window | None, engine: Engine, *, queued: bool = True
+) -> np.ndarray:
+    """The array of the body. What the header alone makes impossible is refused before the rest is read.
+
+    So is what the queue has no room for, where the crops are `queued`.
+    """
+    kind = media_type(request)
+    if kind == SAFETENSORS:
+        return _from_safetensors(core, await request.body(), window, engine)
+    if kind not in NPY_TYPES:
+        raise Refusal(
+            415,
+            f"the body is {kind or 'of no stated type'}; send .npy as {' or '.join(NPY_TYPES)}, or "
+            f"safetensors as {SAFETENSORS}",
+        )
+    body, header = bytearray(), None
+    async for chunk in request.stream():
+        body += chunk
+        if header is None and (header := npy.read_header(body)) is not None:
+            _check_header(core, header.dtype, header.shape, header.total, window, engine)
+            if queued:
+                core.check_room(header.shape[0])
+        if header is not None and len(body) > header.total:
+            break
+    if header is None:
+        raise Refusal(400, f"the body ends inside the .npy header, after {len(body)} bytes")
+    return npy.read_values(body, header)
+
+
+async def decoded(core: Core, given: EncodedCrops, window: Window | None, engine: Engine) -> np.ndarray:
+    """Crops that came as base64 inside JSON; Refusal where the text is none, or of another length."""
+    dtype, shape = np.dtype(given.dtype).newbyteorder("<"), tuple(given.shape)
+    total = int(np.prod(shape, dtype=object)) * dtype.itemsize
+    _check_header(core, dtype, shape, total, window, engine)
+    try:
+        data = await asyncio.to_thread(base64.b64decode, given.base64, validate=True)
+    except (binascii.Error, ValueError) as problem:
+        raise Refusal(422, f"crops.base64 is no base64: {problem}") from problem
+    if len(data) != total:
+        raise Refusal(422, f"crops.base64 holds {len(data)} bytes; {given.dtype} of shape {shape} is {total}")
+    return np.frombuffer(data, dtype).reshape(shape)
+
+
+def _from_safetensors(core: Core, body: bytes, window: Window | None, engine: Engine) -> np.ndarray:
+    """The one tensor, `crops`, of a safetensors body."""
+    length = int.from_bytes(body[:8], "little")
+    if len(body) < 8 or length > min(len(body) - 8, 100_000):
+        raise Refusal(400, "the body is no safetensors file: its header does not fit into it")
+    try:
+        header = json.loads(body[8 : 8 + length])
+        header.pop("__metadata__", None)
+        ((name, about),) = header.items()
+        (first, last), kind, shape = about["data_offsets"], about["dtype"], tuple(about["shape"])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as problem:
+        raise Refusal(400, "the safetensors body has to hold one tensor called crops") from problem
+    if name != "crops" or not isinstance(kind, str) or kind not in _TYPES:
+        raise Refusal(422, f"the tensor is {name[:50]!r} of {str(kind)[:20]}; send crops as F32 or U16")
+    if not all(type(size) is int and 0 <= size < 2**40 for size in (*shape, first, last)) or len(shape) > 32:
+        raise Refusal(400, "the safetensors header is malformed")
+    dtype = np.dtype(_TYPES[kind])
+    total = int(np.prod(shape, dtype=object)) * dtype.itemsize
+    if (first, last) != (0, total) or len(body) != 8 + length + total:
+        raise Refusal(400, f"the safetensors promises {total} bytes for shape {shape}; others were sent")
+    _check_header(core, dtype, shape, total, window, engine)
+    return np.frombuffer(body, dtype, offset=8 + length).reshape(shape)
+
+
+def _check_header(
+    core: Core,
+    dtype: np.dtype,
+    shape: tuple[int, ...],
+    total: int,
+    window: Window | None,
+    engine: Engine,
+) -> None:
+    if total > core.limits.max_body_mb * 2**20:
+        raise Refusal(413, f"the array promises {total} bytes; {core.limits.max_body_mb:g} MB are the most")
+    try:
+        engine.check_kind(dtype, shape, window)
+    except CanvasError as problem:
+        raise refused(problem) from problem
+
+
+async def gone(request: Request) -> None:
+    """Ends when the client closes the connection."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def reply(core: Core, request: Request, vectors: np.ndarray | None, options: Options) -> Response:
+    """Embeddings as `.npy`, or as JSON or safetensors where the client names that first."""
+    if vectors is None:
+        raise Refusal(400, GONE)
+    if options.whiten is not None:
+        vectors = await whitened(core, vectors, options.whiten)
+    vectors = options.finished(vectors)
+    sha256 = core.engine_for(options.model).encoder.sha256
+    headers = {"X-Model": sha256}
+    kind = accepted(request)
+    if kind == "application/json":
+        text = await asyncio.to_thread(
+            lambda: json.dumps({"embeddings": vectors.tolist(), "model": sha256}, allow_nan=False)
+        )
+        return Response(text, media_type=kind, headers=headers)
+    if kind == SAFETENSORS:
+        from safetensors.numpy import save
+
+        about = {"model": sha256, "pool": options.pool or "", "layer": str(options.layer or "")}
+        content = save({"embeddings": np.ascontiguousarray(vectors)}, metadata=about)
+        return Response(content, media_type=kind, headers=headers)
+    return Response(npy.dump(vectors), media_type=npy.MEDIA_TYPE, headers=headers)
+
+
+def accepted(request: Request) -> str:
+    """What the client names first of JSON, safetensors and `.npy`; `.npy` where it names none."""
+    named = [
+        entry.partition(";")[0].strip().lower() for entry in request.headers.get("accept", "").split(",")
+    ]
+    known: dict[str, Any] = dict.fromkeys(("application/json", SAFETENSORS, *NPY_TYPES))
+    return next((name for name in named if name in known), npy.MEDIA_TYPE)

@@ -1,0 +1,84 @@
+"""`POST /v1/refine`: P(cell) of points of a registered volume, or of crops."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+
+import numpy as np
+from starlette.requests import Request
+from starlette.responses import Response
+
+from serving.api.bodies import GONE, accepted, decoded, gone, media_type, read_crops, read_model
+from serving.api.query import given, switch, window_of
+from serving.core.core import Core
+from serving.core.refine import (
+    HostedRefiner,
+    check_whole,
+    encoder_of,
+    find_refiner,
+    refine_crops,
+    refine_points,
+)
+from serving.core.thread_pool import unless_gone
+from serving.protocol import npy
+from serving.protocol.errors import Refusal
+from serving.protocol.refine_schemas import RefineReply, RefineRequest
+
+
+async def refine(core: Core, request: Request) -> Response:
+    """P(cell) of points of a registered volume, or of crops."""
+    core.engine  # noqa: B018  not ready is said before the body is read
+    if media_type(request) == "application/json":
+        given(request, ())
+        asked = await read_model(request, RefineRequest)
+        hosted = find_refiner(core, asked.refiner)
+        work = await _asked(core, hosted, asked)
+    else:
+        values = given(request, ("all_candidates", "refiner", "window"))
+        hosted, window = find_refiner(core, values.get("refiner")), window_of(values)
+        check_whole(hosted, switch(values, "all_candidates"))
+        crops = await read_crops(core, request, window, encoder_of(hosted))
+        work = refine_crops(core, hosted, crops, window)
+    p_cell = await unless_gone(gone(request), work)
+    if p_cell is None:
+        raise Refusal(400, GONE)
+    return await _reply(request, hosted, p_cell)
+
+
+async def _asked(core: Core, hosted: HostedRefiner, asked: RefineRequest) -> Awaitable[np.ndarray]:
+    """The work that a JSON body asks for."""
+    check_whole(hosted, asked.all_candidates)
+    points = asked.points_zyx
+    if (points is None) == (asked.crops is None) or (points is None) != (asked.volume is None):
+        raise Refusal(422, "give volume and points_zyx, or crops")
+    if points is not None:
+        if asked.window is not None:
+            raise Refusal(422, "window goes with crops; a registered volume has its own")
+        return refine_points(core, hosted, asked, points)
+    if asked.background is not None:
+        raise Refusal(422, "background goes with volume and points_zyx")
+    assert asked.crops is not None
+    crops = await decoded(core, asked.crops, asked.window, encoder_of(hosted))
+    return refine_crops(core, hosted, crops, asked.window)
+
+
+async def _reply(request: Request, hosted: HostedRefiner, p_cell: np.ndarray) -> Response:
+    threshold, models = hosted.threshold, hosted.models()
+    headers = {"X-Refiner": hosted.refiner.sha256_, "X-Threshold": repr(threshold)}
+    headers |= {f"X-{kind.title()}": sha256 for kind, sha256 in models.items() if sha256 is not None}
+    if accepted(request) != "application/json":
+        return Response(npy.dump(p_cell), media_type=npy.MEDIA_TYPE, headers=headers)
+    said = RefineReply(
+        p_cell=p_cell.tolist(),
+        is_cell=(p_cell.astype(np.float64) >= threshold).tolist(),
+        threshold=threshold,
+        refiner=hosted.refiner.sha256_,
+        **models,
+    )
+    text = await asyncio.to_thread(lambda: json.dumps(said.model_dump(), allow_nan=False))
+    return Response(text, media_type="application/json", headers=headers)
+
+
+ROUTES: list[tuple[str, str, Callable[[Core, Request], Awaitable[Response]]]] = [("POST", "/refine", refine)]

@@ -1,0 +1,234 @@
+"""The routes under `/v1`: each reads a request, asks the core, and words the answer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import numpy as np
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from canvas_fm.errors import CanvasError
+from serving.api import index_routes as cells
+from serving.api import job_routes, refine_routes
+from serving.api.bodies import GONE, decoded, gone, media_type, read_crops, read_model, reply
+from serving.api.openapi import document
+from serving.api.query import Options, embed_options, given, switch, whole_number, window_of
+from serving.api.whitening import check_whitening
+from serving.core import embed_points as points
+from serving.core import register as additions
+from serving.core.core import Core
+from serving.core.search import check_search, find_index, search
+from serving.core.thread_pool import unless_gone
+from serving.observe.metrics import Meters
+from serving.protocol import npy
+from serving.protocol.errors import Refusal, refused
+from serving.protocol.schemas import Addition, EmbedRequest, IndexInfo, PointsRequest, SearchRequest
+
+
+def create_app(core: Core) -> Starlette:
+    """The Starlette app; it starts and stops `core` with itself. Meant to stand behind a Guard."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        await core.start()
+        try:
+            yield
+        finally:
+            await core.stop()
+
+    async def refusal(request: Request, problem: Exception) -> Response:
+        assert isinstance(problem, Refusal)
+        return problem.response()
+
+    async def left(request: Request, problem: Exception) -> Response:
+        return Refusal(400, GONE).response()
+
+    def route(method: str, path: str, answer: Callable[[Core, Request], Awaitable[Response]]) -> Route:
+        async def endpoint(request: Request) -> Response:
+            return await answer(core, request)
+
+        return Route(path, endpoint, methods=[method], name=f"{method} {path}")
+
+    return Starlette(
+        routes=[route(*each) for each in ROUTES],
+        exception_handlers={Refusal: refusal, ClientDisconnect: left},
+        lifespan=lifespan,
+    )
+
+
+async def info(core: Core, request: Request) -> Response:
+    """What is served: the default model, all models, volumes, indexes, limits."""
+    said = core.engine.info()
+    said.models = list(core.engines)
+    said.indexes = {
+        name: IndexInfo(
+            rows=len(index),
+            metric=index.metric,
+            structure=index.structure,
+            encoder=index.encoder_sha256,
+            pool=index.pool,
+            layer=index.layer,
+            recall=index.recall,
+        )
+        for name, index in core.indexes.items()
+    }
+    said.refiners = {name: hosted.info() for name, hosted in core.refiners.items()}
+    return JSONResponse(said.model_dump(mode="json"))
+
+
+async def models(core: Core, request: Request) -> Response:
+    """The served models, the default first."""
+    said = [engine.model_info().model_dump(mode="json") for engine in core.engines.values()]
+    return JSONResponse({"models": said})
+
+
+async def add_model(core: Core, request: Request) -> Response:
+    """Serve one more model while the service runs."""
+    _json_only(request)
+    asked = await read_model(request, Addition)
+    engine = await additions.add_model(core, asked.name, asked.path)
+    return JSONResponse(engine.model_info().model_dump(mode="json"), 201)
+
+
+async def add_volume(core: Core, request: Request) -> Response:
+    """Register one more volume while the service runs."""
+    _json_only(request)
+    asked = await read_model(request, Addition)
+    hosted = await additions.add_volume(core, asked.name, asked.path)
+    return JSONResponse(hosted.info().model_dump(mode="json"), 201)
+
+
+async def embed(core: Core, request: Request) -> Response:
+    """Crops in, embeddings out."""
+    core.engine  # noqa: B018  not ready is said before the body is read
+    if media_type(request) == "application/json":
+        given(request, ())
+        asked = await read_model(request, EmbedRequest)
+        options = Options(
+            asked.pool, asked.layer, asked.model, asked.normalize, asked.dtype, asked.window, asked.whiten
+        )
+        check_whitening(core, options)
+        crops = await decoded(core, asked.crops, options.window, core.engine_for(options.model))
+    else:
+        options = embed_options(request)
+        check_whitening(core, options)
+        crops = await read_crops(core, request, options.window, core.engine_for(options.model))
+    work = core.embed(crops, options.window, options.pool, options.layer, options.model)
+    return await reply(core, request, await unless_gone(gone(request), work), options)
+
+
+async def embed_points(core: Core, request: Request) -> Response:
+    """Points of a registered volume in, embeddings out."""
+    given(request, ())
+    core.engine  # noqa: B018  not ready is said before the body is read
+    asked = await read_model(request, PointsRequest)
+    options = Options(asked.pool, asked.layer, asked.model, asked.normalize, asked.dtype, whiten=asked.whiten)
+    check_whitening(core, options)
+    work = points.embed_points(core, asked.volume, asked.points_zyx, asked.pool, asked.layer, asked.model)
+    return await reply(core, request, await unless_gone(gone(request), work), options)
+
+
+async def search_route(core: Core, request: Request) -> Response:
+    """Nearest cells: of vectors, ids or examples as JSON, or of crops as `.npy`."""
+    core.engine  # noqa: B018
+    if media_type(request) == "application/json":
+        given(request, ())
+        asked = await read_model(request, SearchRequest)
+        vectors: np.ndarray | None = None
+    else:
+        values = given(request, ("index", "k", "thumbnails", "where", "window"), several=("where",))
+        k = whole_number(values, "k")
+        where = request.query_params.getlist("where")
+        if k == 0:
+            raise Refusal(422, "k is 0; ask for at least one hit")
+        asked = SearchRequest(
+            index=values.get("index"),
+            k=10 if k is None else k,
+            where=where,
+            thumbnails=switch(values, "thumbnails"),
+        )
+        _, index = find_index(core, asked.index)
+        window = window_of(values)
+        crops = await read_crops(core, request, window, core.engine_for(index.encoder_sha256))
+        check_search(core, asked, len(crops))
+        work = core.embed(crops, window, index.pool, index.layer, index.encoder_sha256)
+        vectors = await unless_gone(gone(request), work)
+        if vectors is None:
+            raise Refusal(400, GONE)
+    found = await unless_gone(gone(request), search(core, asked, vectors))
+    if found is None:
+        raise Refusal(400, GONE)
+    return JSONResponse(found.model_dump(mode="json"))
+
+
+async def reconstruct(core: Core, request: Request) -> Response:
+    """One to eight crops in, the paper's four rows of each out: (n, 4, z, y, x) float32 `.npy`.
+
+    `X-Given` says what the model was given of the hidden patches, where it was given anything.
+    """
+    values = given(request, ("mask_ratio", "model", "seed", "window"))
+    ratio = values.get("mask_ratio")
+    try:
+        mask_ratio = None if ratio is None else float(ratio)
+    except ValueError as problem:
+        raise Refusal(422, f"mask_ratio is {ratio!r:.50}; it has to be a number between 0 and 1") from problem
+    window, model = window_of(values), values.get("model")
+    engine = core.engine_for(model)
+    crops = await read_crops(core, request, window, engine, queued=False)
+    if len(crops) > 8:
+        raise Refusal(413, f"{len(crops)} crops in one request; 8 are the most here")
+    seed = whole_number(values, "seed") or 0
+    work = core.aside.run(
+        lambda: engine.reconstruct(engine.check(crops, window), mask_ratio, seed),
+        deadline_s=core.limits.deadline_s,
+    )
+    try:
+        found = await unless_gone(gone(request), work)
+    except CanvasError as problem:
+        raise refused(problem) from problem
+    if found is None:
+        raise Refusal(400, GONE)
+    rows, masked = found
+    headers = {"X-Model": engine.encoder.sha256, "X-Masked-Patches": str(int(masked[0].sum()))}
+    decoder = engine.encoder.config.decoder
+    if decoder is not None and decoder.given is not None:
+        headers["X-Given"] = decoder.given
+    return Response(npy.dump(rows), media_type=npy.MEDIA_TYPE, headers=headers)
+
+
+async def openapi(core: Core, request: Request) -> Response:
+    """This document."""
+    return JSONResponse(document([(method, path, answer.__doc__ or "") for method, path, answer in ROUTES]))
+
+
+async def metrics(core: Core, request: Request) -> Response:
+    """Figures for Prometheus; also at /metrics."""
+    text = await asyncio.to_thread(Meters.of_this_process().text)
+    return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _json_only(request: Request) -> None:
+    if media_type(request) != "application/json":
+        raise Refusal(415, f"the body is {media_type(request) or 'of no stated type'}; send application/json")
+
+
+ROUTES: list[tuple[str, str, Callable[[Core, Request], Awaitable[Response]]]] = [
+    ("GET", "/info", info),
+    ("GET", "/models", models),
+    ("POST", "/models", add_model),
+    ("POST", "/volumes", add_volume),
+    ("POST", "/embed", embed),
+    ("POST", "/embed/points", embed_points),
+    *refine_routes.ROUTES,
+    ("POST", "/search", search_route),
+    ("POST", "/reconstruct", reconstruct),
+    *job_routes.ROUTES,
+    *cells.ROUTES,
+    ("GET", "/openapi.json", openapi),
+    ("GET", "/metrics", metrics),
+]

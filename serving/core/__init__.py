@@ -1,0 +1,1 @@
+"""What the routes call: models, batching, volumes, indexes."""

@@ -1,0 +1,120 @@
+"""Checked crops to vectors: from the cache, else by the batcher, whose refusals are put as HTTP has them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from canvas_fm.errors import CanvasError
+from serving.core.batcher import Batcher, DeadlinePassed, Prepare, QueueFull, Stopped, TooManyRows
+from serving.core.vector_cache import VectorCache
+from serving.observe.metrics import Meters
+from serving.observe.tracing import Traces
+from serving.protocol.errors import Refusal, refused
+from serving.protocol.schemas import Limits
+
+if TYPE_CHECKING:  # torch is imported by the thread that loads the model, while the port already answers
+    from serving.core.model_host import Engine
+
+Window = tuple[float, float]
+
+
+class Key(NamedTuple):
+    """What has to be the same in all of a batch, beside the shape of its crops."""
+
+    model: str
+    pool: str
+    layer: int | None
+
+
+def key_of(engine: Engine, pool: str | None, layer: int | None) -> Key:
+    """What a batch of this has in common; Refusal (422) for a pooling or block that is not there."""
+    try:
+        return Key(engine.name, *engine.check_layer(pool, layer))
+    except CanvasError as problem:
+        raise refused(problem) from problem
+
+
+def make_batcher(
+    run: Callable[[Hashable, np.ndarray], np.ndarray], max_batch: int, limits: Limits, meters: Meters
+) -> Batcher:
+    """The batcher of a service: within its limits, counted and traced."""
+    return Batcher(
+        run,
+        max_batch=max_batch,
+        max_rows=limits.max_queue_crops,
+        max_wait_s=limits.max_wait_s,
+        wait_s=limits.wait_ms / 1000,
+        observe=meters.batch,
+        held=meters.queue,
+        mark=Traces.current,
+        around=Traces.of_this_process().batch,
+    )
+
+
+class Vectors:
+    """What a batcher makes of crops, each once as long as the cache, where there is one, keeps it."""
+
+    def __init__(self, batcher: Batcher, cache: VectorCache | None, deadline_s: float) -> None:
+        self._batcher, self._cache, self._deadline_s = batcher, cache, deadline_s
+
+    async def get(
+        self,
+        engine: Engine,
+        key: Key,
+        crops: np.ndarray,
+        prepare: Prepare | None = None,
+        window: Window | None = None,
+        *,
+        patient: bool = False,
+    ) -> np.ndarray:
+        """Embeddings of checked crops (n, 1, z, y, x), those that are not in the cache by the batcher.
+
+        `prepare` makes of them what the model takes; with the `window` that it applies it decides the result.
+        """
+        if self._cache is None:
+            return await self._submit(key, crops, prepare, patient)
+        about = (engine.encoder.sha256, key.pool, key.layer, window)
+        names = await asyncio.to_thread(self._cache.names, about, crops)
+        found = self._cache.find(names)
+        missing = [row for row, vector in enumerate(found) if vector is None]
+        if missing:
+            fresh = await self._submit(key, crops[missing], prepare, patient)
+            self._cache.keep([names[row] for row in missing], fresh)
+            if len(missing) == len(crops):
+                return fresh
+            for row, vector in zip(missing, fresh, strict=True):
+                found[row] = vector
+        return np.stack([vector for vector in found if vector is not None])
+
+    def check_room(self, rows: int) -> None:
+        """Refuse crops that the queue would not take in, before they are all there; a cache may hold them."""
+        if self._cache is None:
+            with _queue_refusals():
+                self._batcher.check_room(rows)
+
+    async def _submit(
+        self, key: Key, crops: np.ndarray, prepare: Prepare | None, patient: bool
+    ) -> np.ndarray:
+        with _queue_refusals():
+            return await self._batcher.submit(
+                key, crops, prepare=prepare, deadline_s=self._deadline_s, patient=patient
+            )
+
+
+@contextmanager
+def _queue_refusals() -> Iterator[None]:
+    try:
+        yield
+    except TooManyRows as problem:
+        raise Refusal(413, f"{problem}; send it in smaller pieces") from problem
+    except QueueFull as problem:
+        raise Refusal(429, str(problem), retry_after_s=problem.retry_after_s) from problem
+    except DeadlinePassed as problem:
+        raise Refusal(504, f"{problem}; send fewer crops in one request") from problem
+    except Stopped as problem:
+        raise Refusal(503, str(problem), retry_after_s=5) from problem

@@ -1,0 +1,211 @@
+"""What is served: an encoder and the registered volumes, each call the library's own function."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Iterator
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Bool, Float32, Float64, Int64
+
+import canvas_fm
+from canvas_fm.data.crops.reader import crop_starts
+from canvas_fm.data.volume.volume import Volume
+from canvas_fm.errors import CanvasError
+from canvas_fm.inference.backends.int8_check import find_check
+from canvas_fm.inference.embed.input_checks import check_crops, check_points
+from canvas_fm.inference.embed.point_crops import Source, volume_identity
+from canvas_fm.inference.embed.reconstruct import reconstruct_crops, trained_mask_ratio
+from canvas_fm.inference.embed.runner import Runner, device_for
+from canvas_fm.models.checkpoint import Encoder, load
+from canvas_fm.shipped import card_of
+from serving.core.remote_volumes import open_volume
+from serving.protocol.schemas import Info, ModelInfo, Pool, Settings, VolumeInfo
+
+
+class Engine:
+    """An encoder on its device, and volumes by name; its methods may be called from any thread."""
+
+    def __init__(
+        self, encoder: Encoder, volumes: dict[str, HostedVolume], settings: Settings, name: str = ""
+    ) -> None:
+        self.encoder, self.volumes, self.settings = encoder, volumes, settings
+        self.name = name or encoder.name
+        on_gpu = encoder.device.type != "cpu"
+        self.max_batch = settings.limits.max_batch or (1024 if on_gpu else 64)
+        self._model = threading.Lock()  # held where crops go through the model outside the batcher's thread
+        self._runners: dict[tuple[str | None, int | None], Runner] = {}
+
+    @classmethod
+    def load(cls, settings: Settings) -> Engine:
+        """Open model and volumes, and run one crop through; raises CanvasError for what cannot be served."""
+        place = device_for(settings.backend, settings.device)
+        encoder = load(settings.model, device=place, kind="encoder")
+        volumes = {
+            name: HostedVolume(name, open_volume(settings, path), encoder, settings)
+            for name, path in settings.volumes.items()
+        }
+        return cls(encoder, volumes, settings).tried()
+
+    def further(self, name: str, path: str) -> Engine:
+        """Another model beside this one, on the same volumes as far as it fits them."""
+        return self.beside(load(path, device=self.encoder.device, kind="encoder"), name)
+
+    def beside(self, encoder: Encoder, name: str) -> Engine:
+        """The same for one that is opened already."""
+        engine = Engine(encoder, {}, self.settings, name).tried()
+        fitting = {each.name: engine.fitting(each.name, each.volume) for each in self.volumes.values()}
+        engine.volumes = {name: hosted for name, hosted in fitting.items() if hosted is not None}
+        return engine
+
+    def host(self, name: str, path: str) -> HostedVolume:
+        """A volume as this model reads it; CanvasError for what cannot be served."""
+        return HostedVolume(name, Volume.open(path), self.encoder, self.settings)
+
+    def fitting(self, name: str, volume: Volume) -> HostedVolume | None:
+        """The same, None where the voxel sizes differ: points of it are refused with this model."""
+        try:
+            return HostedVolume(name, volume, self.encoder, self.settings)
+        except CanvasError:
+            return None
+
+    def tried(self) -> Engine:
+        """Itself, once a crop went through the model."""
+        self.embed(self.pool, np.zeros((1, 1, *self.crop_zyx), np.float32))
+        return self
+
+    @property
+    def pool(self) -> Pool:
+        return self.encoder.config.pool
+
+    @property
+    def crop_zyx(self) -> tuple[int, int, int]:
+        return self.encoder.config.architecture.crop_zyx
+
+    def check_kind(self, dtype: np.dtype, shape: tuple[int, ...], window: tuple[float, float] | None) -> None:
+        """Refuse crops by type and shape, before their values are there; CanvasError as `check_crops`."""
+        one = (min(shape[0], 1), *shape[1:]) if shape else ()
+        try:
+            self.check(np.broadcast_to(np.zeros((), dtype), one), window)
+        except CanvasError:  # the same again with all rows, for a sentence that names the shape as given
+            self.check(np.broadcast_to(np.zeros((), dtype), shape), window)
+            raise
+
+    def check(
+        self, crops: np.ndarray, window: tuple[float, float] | None
+    ) -> Float32[np.ndarray, "n 1 z y x"]:
+        """The library's own check and window."""
+        return check_crops(crops, self.encoder.config, window=window)
+
+    def check_layer(self, pool: str | None, layer: int | None) -> tuple[str, int | None]:
+        """(pool, layer), with the model's own pooling; CanvasError for what it or its precision has not."""
+        runner = self._runner(pool, layer)
+        return runner.pool, runner.layer
+
+    def _runner(self, pool: str | None, layer: int | None) -> Runner:
+        if (pool, layer) not in self._runners:  # of which there are as many as pools times blocks
+            asked = self.settings
+            runner = Runner(self.encoder, pool, None, asked.precision, layer, asked.backend)
+            self._runners[pool, layer] = runner
+        return self._runners[pool, layer]
+
+    def one_shape(self, pool: str) -> tuple[int, ...]:
+        """The shape of what one crop gives: (d,), of `tokens` (tokens, d), of `grid` (d, z, y, x)."""
+        return self.encoder.net.one_shape(pool)
+
+    def embed(
+        self, pool: str, crops: Float32[np.ndarray, "n 1 z y x"], layer: int | None = None
+    ) -> Float32[np.ndarray, "n ..."]:
+        """Embeddings of checked crops, all in one batch."""
+        with self._model:
+            return self._runner(pool, layer)(crops)
+
+    def reconstruct(
+        self, crops: Float32[np.ndarray, "n 1 z y x"], mask_ratio: float | None, seed: int
+    ) -> tuple[Float32[np.ndarray, "n 4 z y x"], Bool[np.ndarray, "n tokens"]]:
+        """The paper's four rows of each crop: original, masked (0), reconstruction, merged; and the mask."""
+        ratio = trained_mask_ratio(self.encoder) if mask_ratio is None else mask_ratio
+        with self._model:
+            result = reconstruct_crops(self.encoder, crops, mask_ratio=ratio, seed=seed)
+        architecture = self.encoder.config.architecture
+        hidden = result.masked.reshape(-1, *architecture.grid_zyx)
+        for axis, size in enumerate(architecture.patch_zyx, 1):
+            hidden = hidden.repeat(size, axis)
+        seen = np.where(hidden, 0, result.crops)
+        merged = np.where(hidden, result.prediction, result.crops)
+        rows = np.stack([result.crops, seen, result.prediction, merged], axis=1)
+        return rows.astype(np.float32, copy=False), result.masked
+
+    def model_info(self) -> ModelInfo:
+        config = self.encoder.config
+        runner, int8 = self._runner(None, None), find_check(self.encoder)
+        return ModelInfo(
+            name=self.name,
+            sha256=self.encoder.sha256,
+            architecture=config.architecture.model_dump(mode="json"),
+            crop_zyx=self.crop_zyx,
+            voxel_um=config.voxel_um,
+            window_rule=dataclasses.asdict(config.window_rule),
+            pool=config.pool,
+            dimension=self.encoder.dim,
+            layers=config.architecture.depth,
+            reconstructs=config.decoder is not None,
+            reconstruction_given=None if config.decoder is None else config.decoder.given,
+            backend=runner.backend,
+            precision=runner.precision,
+            int8=None if int8 is None else int8.summary(),
+            card=None if self.encoder.path is None else card_of(self.encoder.path),
+            mask_ratio=trained_mask_ratio(self.encoder),
+        )
+
+    def info(self) -> Info:
+        return Info(
+            **self.model_info().model_dump(),
+            volumes={name: hosted.info() for name, hosted in self.volumes.items()},
+            limits=self.settings.limits.model_copy(update={"max_batch": self.max_batch}),
+            device=str(self.encoder.device),
+            version=canvas_fm.__version__,
+        )
+
+
+class HostedVolume:
+    """A registered volume, read and windowed as `canvas_fm.embed` does."""
+
+    def __init__(self, name: str, volume: Volume, encoder: Encoder, settings: Settings) -> None:
+        self.name, self.volume = name, volume
+        self._source = Source.of(
+            encoder.config, volume, resample=settings.resample, any_voxel=settings.any_voxel
+        )
+
+    def check(self, points_zyx: list[list[float]]) -> Float64[np.ndarray, "n 3"]:
+        """The library's own check of points."""
+        return check_points(points_zyx, self.volume.shape_zyx)
+
+    def batches(
+        self, points_zyx: Float64[np.ndarray, "n 3"], batch: int
+    ) -> Iterator[tuple[Int64[np.ndarray, " b"], Float32[np.ndarray, "b 1 z y x"]]]:
+        """(rows of `points_zyx`, their crops after the window), in the order of the chunks."""
+        return self._source.batches(points_zyx, batch)
+
+    def box(
+        self, point_zyx: Float64[np.ndarray, " 3"], size_zyx: tuple[int, int, int]
+    ) -> Float32[np.ndarray, "z y x"]:
+        """Voxels around a point after the window, never resampled; 0 outside the volume and for NaN."""
+        (start,) = crop_starts(point_zyx[None], size_zyx)
+        voxels = self.volume.read(start.tolist(), size_zyx)
+        return np.nan_to_num(self._source.window.apply(voxels), copy=False)
+
+    @cached_property
+    def identity(self) -> str:
+        """A hash over what the volume holds, as embeddings carry it; slow for foreign stores."""
+        return volume_identity(self.volume)
+
+    def info(self) -> VolumeInfo:
+        return VolumeInfo(
+            shape_zyx=self.volume.shape_zyx,
+            voxel_um=self.volume.voxel_um,
+            window=self._source.window,
+            marker=self.volume.marker,
+        )

@@ -1,0 +1,118 @@
+"""Layouts of the served indexes, each computed once and in the background: what the map of `/ui` shows."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from canvas_fm.errors import CanvasError, DamagedStore
+from serving.protocol.errors import Refusal, refused
+from serving.protocol.schemas import MapColumn, MapInfo
+
+if TYPE_CHECKING:
+    from canvas_fm.inference.search.index import Index
+    from canvas_fm.inference.search.projection import EmbeddingMap
+
+logger = logging.getLogger(__name__)
+
+_PATIENCE_S = 30.0  # proxies give up after a minute; the work goes on, and who asks again finds it
+
+
+@dataclass(frozen=True)
+class Laid:
+    """A map, and the columns of its cells with the words of those that are text."""
+
+    map: EmbeddingMap
+    columns: dict[str, MapColumn]
+
+
+class Maps:
+    """By index and method; `most` cells are shown, drawn at random where an index has more."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._tasks: dict[tuple[str, str], asyncio.Task[Laid]] = {}
+        self._turn = asyncio.Lock()  # one at a time: each takes a core, and memory for its cells
+
+    async def get(self, name: str, index: Index, method: str) -> Laid:
+        """The map; Refusal (503, come back) while it is computed, (422) for a method that is not there."""
+        key = name, method
+        if key not in self._tasks:
+            self._tasks[key] = asyncio.create_task(self._make(index, method), name=f"map of {name}")
+        task = self._tasks[key]
+        await asyncio.wait({task}, timeout=_PATIENCE_S)
+        if not task.done():
+            raise Refusal(503, f"the map of {name!r} is still being computed; ask again", retry_after_s=5)
+        try:
+            return task.result()
+        except DamagedStore as problem:
+            raise _unreadable(name) from problem
+        except CanvasError as problem:
+            self._tasks.pop(key, None)
+            raise refused(problem) from problem
+
+    async def column(self, name: str, index: Index, method: str, column: str) -> np.ndarray:
+        """A column of the map's cells: numbers, or int32 codes of the words that `about` lists."""
+        laid = await self.get(name, index, method)
+        try:
+            return await asyncio.to_thread(_values, index, laid, column)
+        except DamagedStore as problem:
+            raise _unreadable(name) from problem
+        except CanvasError as problem:
+            raise refused(problem, 404) from problem
+
+    async def about(self, name: str, index: Index, method: str) -> MapInfo:
+        """What a map shows, and which columns its cells have."""
+        from canvas_fm.inference.search.projection import methods
+
+        laid = await self.get(name, index, method)
+        return MapInfo(
+            index=name,
+            encoder=index.encoder_sha256,
+            cells=len(index),
+            shown=len(laid.map.rows),
+            method=method,
+            methods=list(methods()),
+            share=laid.map.share,
+            columns=laid.columns,
+        )
+
+    def stop(self) -> None:
+        """Give up what is being waited for."""
+        for task in self._tasks.values():
+            task.cancel()
+
+    async def _make(self, index: Index, method: str) -> Laid:
+        async with self._turn:
+            return await asyncio.to_thread(_lay, index, method, self.most)
+
+
+def _lay(index: Index, method: str, most: int) -> Laid:
+    from canvas_fm.inference.search.projection import column, column_kinds, embedding_map
+
+    laid = embedding_map(index, method=method, most=most)
+    columns = {
+        name: MapColumn(kind=kind, words=column(index, name, laid.rows).words if kind == "text" else None)
+        for name, kind in column_kinds(index).items()
+    }
+    return Laid(laid, columns)
+
+
+def _values(index: Index, laid: Laid, name: str) -> np.ndarray:
+    """As few types as a web page has to know: float32, float64, int32."""
+    from canvas_fm.inference.search.projection import column
+
+    values = column(index, name, laid.map.rows).values
+    if values.dtype.kind == "f":
+        return values.astype(np.float32 if values.dtype.itemsize <= 4 else np.float64)
+    fits = not len(values) or (values.min() >= -(2**31) and values.max() < 2**31)
+    return values.astype(np.int32 if fits else np.float64)
+
+
+def _unreadable(name: str) -> Refusal:
+    logger.exception("the index %r cannot be read", name)
+    return Refusal(500, f"the index {name!r} cannot be read; the server's log says why")

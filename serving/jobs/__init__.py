@@ -1,0 +1,1 @@
+"""Background jobs: store, runner, results."""

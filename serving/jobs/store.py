@@ -1,0 +1,218 @@
+"""Jobs on the disk: what was asked for, how far it is, what came out.
+
+`FOLDER/ID/` holds `job.json` (what was asked for, never changed), `points.csv`, `state.json`, and the result.
+The folder takes its name once all that was asked for lies in it; a state is replaced as a whole. A job that
+was taken back carries the file `cancelled` and is removed by the process that runs jobs.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ValidationError
+
+from canvas_fm.data.points.points import Points
+from canvas_fm.errors import CanvasError
+from canvas_fm.files.atomic import disk_full_is_said, sync_folder, write_text_atomic
+
+logger = logging.getLogger(__name__)
+
+POINTS, EMBEDDINGS, CELLS = "points.csv", "embeddings.emb.zarr", "cells.csv"
+_JOB, _STATE, _CANCELLED = "job.json", "state.json", "cancelled"
+_ID = re.compile(r"[0-9a-f]{32}")
+State = Literal["queued", "running", "done", "failed"]
+UNFINISHED = ("queued", "running")
+
+
+class Asked(BaseModel):
+    """What a job is to do, by which models, and whose it is; `request` is a hash over what was sent."""
+
+    kind: Literal["embed", "refine"]
+    volume: str
+    points: int
+    encoder: str | None = None
+    pool: str | None = None
+    layer: int | None = None
+    refiner: str | None = None
+    background: str | None = None
+    owner: str
+    request: str
+    created: float
+
+
+class Progress(BaseModel):
+    """How far a job is; `error` is the sentence of one that failed."""
+
+    state: State = "queued"
+    done: int = 0
+    error: str | None = None
+    began: float | None = None
+    ended: float | None = None
+
+    def but(self, **changes: object) -> Progress:
+        """The same with some changed."""
+        return self.model_copy(update=changes)
+
+
+class Job:
+    """One job's folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.id = folder, folder.name
+        self.asked = Asked.model_validate_json((folder / _JOB).read_bytes())
+        self._unwritten: Progress | None = None  # where the disk did not take it
+        self._final: Progress | None = None
+
+    @property
+    def progress(self) -> Progress:
+        """Its state as it was last written; a damaged one is worked on anew."""
+        if (known := self._unwritten or self._final) is not None:
+            return known
+        try:
+            progress = Progress.model_validate_json((self.folder / _STATE).read_bytes())
+        except (OSError, ValidationError):
+            return Progress()
+        if progress.state == "done":  # which it stays; many finished jobs are looked at often
+            self._final = progress
+        return progress
+
+    def mark(self, progress: Progress) -> None:
+        """Write the state; what a full disk does not take is kept in memory and written with the next one."""
+        try:
+            write_text_atomic(self.folder / _STATE, progress.model_dump_json())
+            self._unwritten = None
+        except (OSError, CanvasError) as problem:
+            logger.error("the state of job %s cannot be written: %s", self.id, problem)
+            self._unwritten = progress
+
+    @property
+    def cancelled(self) -> bool:
+        return (self.folder / _CANCELLED).exists() or not self.folder.is_dir()
+
+    def cancel(self) -> None:
+        """Take it back; nobody sees it any more."""
+        with disk_full_is_said(self.folder):
+            (self.folder / _CANCELLED).touch()
+            sync_folder(self.folder)
+
+    @property
+    def out(self) -> Path:
+        """Where the result lies, or will lie."""
+        return self.folder / (EMBEDDINGS if self.asked.kind == "embed" else CELLS)
+
+    def points(self) -> Points:
+        return Points.read(self.folder / POINTS)
+
+    def remove(self) -> None:
+        """Away with it, marks last: a stop in between leaves what is removed again."""
+        for path in self.folder.iterdir():
+            if path.name != _CANCELLED:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        shutil.rmtree(self.folder)
+
+
+class JobStore:
+    """The folder of all jobs; several processes may submit and look, one of them runs."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self._held: dict[str, Job] = {}
+        self._lock: int | None = None
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.folder.chmod(0o700)  # others of this machine see no job
+        except OSError as problem:
+            raise CanvasError(
+                f"the folder of jobs {self.folder} cannot be used: {problem.strerror}"
+            ) from problem
+
+    def submit(self, identity: str, asked: Asked, points: Points) -> Job:
+        """Keep a new job: all of it, then its name. Raises StorageFull; a job of that identity stays."""
+        with disk_full_is_said(self.folder):
+            temporary = Path(tempfile.mkdtemp(prefix=".new-", dir=self.folder))
+            try:
+                points.write(temporary / POINTS)
+                write_text_atomic(temporary / _JOB, asked.model_dump_json())
+                sync_folder(temporary)
+                target = self.folder / identity
+                if not target.exists():
+                    temporary.rename(target)
+                    sync_folder(self.folder)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+        job = self._job(identity)
+        assert job is not None
+        return job
+
+    def find(self, identity: str, owner: str) -> Job | None:
+        """A job by its id, if it is the owner's."""
+        job = self._job(identity) if _ID.fullmatch(identity) else None
+        return None if job is None or job.cancelled or job.asked.owner != owner else job
+
+    def jobs(self, owner: str | None = None) -> list[Job]:
+        """Those of an owner, or all, oldest first."""
+        found = [job for job in self._all() if not job.cancelled]
+        mine = [job for job in found if owner is None or job.asked.owner == owner]
+        return sorted(mine, key=lambda job: (job.asked.created, job.id))
+
+    def clear(self) -> None:
+        """Remove what was taken back, and what a stop left half submitted; for the process that runs jobs."""
+        for job in self._all():
+            if job.cancelled:
+                self._quietly(job.remove)
+                self._held.pop(job.id, None)
+        for left in self.folder.glob(".new-*"):
+            if time.time() - left.stat().st_mtime > 3600:
+                shutil.rmtree(left, ignore_errors=True)
+
+    def may_run(self) -> bool:
+        """Whether this process is the one that runs jobs, from now on until it ends."""
+        if self._lock is not None:
+            return True
+        lock = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(lock)
+            return False
+        self._lock = lock
+        return True
+
+    def close(self) -> None:
+        """Let another process run jobs."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _all(self) -> Iterator[Job]:
+        for path in self.folder.iterdir():
+            if _ID.fullmatch(path.name) and (job := self._job(path.name)) is not None:
+                yield job
+
+    def _job(self, identity: str) -> Job | None:
+        if (held := self._held.get(identity)) is not None and held.folder.is_dir():
+            return held
+        try:
+            job = self._held[identity] = Job(self.folder / identity)
+        except (OSError, ValidationError, json.JSONDecodeError) as problem:
+            if (self.folder / identity).is_dir():
+                logger.error("the job in %s cannot be read: %s", self.folder / identity, problem)
+            return None
+        return job
+
+    @staticmethod
+    def _quietly(work: Callable[[], None]) -> None:
+        try:
+            work()
+        except OSError as problem:
+            logger.error("a job that was taken back cannot be removed: %s", problem)

@@ -1,0 +1,1 @@
+"""Starting the service: alone, supervised, as a Bento."""

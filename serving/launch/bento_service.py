@@ -1,0 +1,165 @@
+"""The BentoML service: our routes mounted at `/v1`, one typed JSON endpoint, BentoML's health and metrics.
+
+Started by `serving.launch.serve.serve`, which tells each worker process its settings by a file.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Annotated, Any
+
+import bentoml
+import numpy as np
+from pydantic import Field
+from starlette.responses import JSONResponse
+
+from serving.api.routes import ROUTES, create_app
+from serving.core.core import Core
+from serving.middleware import connection_limits as slow
+from serving.middleware.guard import Guard
+from serving.middleware.static_page import FOLDER, MOVED, create_page
+from serving.observe import access_log as journal
+from serving.observe.tracing import Traces
+from serving.protocol.errors import Refusal
+from serving.protocol.schemas import EmbeddingsReply, Number, Pool, Settings
+
+logger = logging.getLogger(__name__)
+
+SETTINGS_VARIABLE = "CANVAS_FM_SERVICE"
+FAILURE_FILE = "failure.txt"
+_TYPED = "/embed_json"
+
+Crops = list[list[list[list[Number]]]]
+
+
+def make_service(core: Core) -> bentoml.Service[Any]:
+    """A BentoML service around `core`, with the guard in front of every route."""
+
+    @bentoml.asgi_app(create_page(), path="/ui")
+    @bentoml.asgi_app(create_app(core), path="/v1")
+    class CanvasService:
+        """Embeddings of crops of whole-brain light-sheet volumes; crops as .npy go to /v1/embed."""
+
+        def __init__(self) -> None:
+            _logs_to_stderr()
+            journal.leave_out_mistakes_of_clients()
+
+        async def __is_ready__(self) -> bool:
+            return core.ready
+
+        async def __is_alive__(self) -> bool:
+            return core.alive
+
+        # Not batchable=True: our batcher checks first, so that one bad request fails alone. No Shape() or
+        # DType() either: they reshape and cast in silence.
+        @bentoml.api(route=_TYPED)
+        async def embed_json(
+            self,
+            crops: Annotated[Crops, Field(description="(n, z, y, x) in [0, 1], after the volume's window")],
+            pool: Pool | None = None,
+        ) -> EmbeddingsReply:
+            """Embeddings of a few crops as nested lists; for more, send .npy to /v1/embed."""
+            try:
+                vectors = await core.embed(_array(core, crops), None, pool)
+                return EmbeddingsReply(embeddings=vectors.tolist(), model=core.engine.encoder.sha256)
+            except Refusal as refusal:
+                return _as_response(refusal)
+
+    # The time limit of BentoML only ends what our own deadlines missed; it covers the upload too.
+    # Its own metrics are labelled by the path as it was sent: anybody could make them grow without end.
+    # Its own spans went nowhere, and cost a fifth of what answering a small request takes.
+    service = bentoml.service(
+        name="canvas-fm",
+        workers=1,
+        traffic={"timeout": 600},
+        metrics={"enabled": False, "namespace": "canvas_fm"},
+        logging={"access": {"enabled": False}},
+        tracing={"excluded_urls": ".*"},
+    )(CanvasService)
+    service.add_asgi_middleware(
+        Guard,
+        limits=lambda: core.limits,
+        raw=("/v1/embed", "/v1/reconstruct", "/v1/refine", "/v1/search"),
+        only_json=(_TYPED, "/v1/embed/points", "/v1/jobs", "/v1/models", "/v1/volumes"),
+        routes=[*(f"/v1{path}" for _, path, _ in ROUTES), _TYPED, FOLDER, "/livez", "/readyz"],
+        gate=lambda: core.gate,
+        # BentoML's own document leaves out what is mounted, and without its metrics it has no such route.
+        moved={"/docs.json": "/v1/openapi.json", "/metrics": "/v1/metrics", **MOVED},
+    )
+    return service
+
+
+def _as_response(refusal: Refusal) -> Any:
+    response: JSONResponse = refusal.response()  # BentoML passes a response through, whatever the return type
+    return response
+
+
+def _array(core: Core, crops: Crops) -> np.ndarray:
+    most = core.limits.max_json_crops
+    if len(crops) > most:
+        raise Refusal(413, f"{len(crops)} crops as JSON; {most} are the most here, send .npy to /v1/embed")
+    try:
+        return np.array(crops, dtype=np.float32)
+    except (ValueError, OverflowError) as problem:
+        raise Refusal(
+            422, "the crops are ragged lists; all have to have the same shape (n, z, y, x)"
+        ) from problem
+
+
+def _logs_to_stderr() -> None:
+    """BentoML logs to stdout, which belongs to results."""
+    for name in ("", "bentoml", "uvicorn.error", "circus"):
+        for handler in logging.getLogger(name).handlers:
+            if isinstance(handler, logging.StreamHandler) and handler.stream is sys.stdout:
+                handler.setStream(sys.stderr)
+
+
+def read_settings() -> Settings:
+    """The settings that `serve` left for this process."""
+    path = os.environ.get(SETTINGS_VARIABLE)
+    if path is None:
+        raise RuntimeError("start the service with `canvas-fm serve MODEL`")
+    settings = Settings.model_validate_json(Path(path).read_bytes())
+    set_up_worker(settings)
+    return settings
+
+
+def set_up_worker(settings: Settings) -> None:
+    """What holds for this whole process: its log, its connections, and that it ends with its supervisor."""
+    journal.set_up(settings.log)
+    Traces.of_this_process().send_to(settings.traces)
+    slow.Patient.header_s = settings.limits.header_s
+    slow.Patient.write_s = settings.limits.stall_s
+    slow.Patient.most = settings.limits.max_connections
+    if settings.supervisor is not None:
+        _leave_with(settings.supervisor)
+
+
+def _leave_with(supervisor: int) -> None:
+    """End this process when the one that started it is gone, killed for example."""
+
+    def watch() -> None:
+        while os.getppid() == supervisor:
+            threading.Event().wait(1.0)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="watch the supervisor", daemon=True).start()
+
+
+def report_failure(sentence: str) -> None:
+    """Leave the sentence for `serve`, and ask it to end."""
+    settings_path = Path(os.environ[SETTINGS_VARIABLE])
+    (settings_path.parent / FAILURE_FILE).write_text(sentence, encoding="utf-8")
+    supervisor = json.loads(settings_path.read_bytes()).get("supervisor")
+    if supervisor is not None and os.getppid() == supervisor:
+        os.kill(supervisor, signal.SIGTERM)
+
+
+slow.install()
+service = make_service(Core(read_settings, on_failure=report_failure))

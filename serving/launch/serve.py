@@ -1,0 +1,279 @@
+"""`canvas-fm serve`: checks what can be checked at once, then starts BentoML's supervisor and its worker."""
+
+from __future__ import annotations
+
+import errno
+import http.client
+import ipaddress
+import logging
+import os
+import re
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from canvas_fm.errors import CanvasError
+from canvas_fm.shipped import find
+from serving.core.remote_volumes import pin
+from serving.launch.supervisor import private_control, private_folder, temporary_files_in
+from serving.middleware.auth import read_keys
+from serving.observe.tracing import check_traces
+from serving.protocol.schemas import Limits, Settings
+
+logger = logging.getLogger(__name__)
+
+
+def serve(
+    model: str | Path,
+    volumes: Mapping[str, str | Path] | None = None,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 3000,
+    workers: int = 1,
+    device: str = "auto",
+    precision: str = "fp32",
+    backend: str = "torch",
+    resample: bool = False,
+    any_voxel: bool = False,
+    limits: Limits | None = None,
+    models: Mapping[str, str | Path] | None = None,
+    refiners: Mapping[str, str | Path] | None = None,
+    indexes: Mapping[str, str | Path] | None = None,
+    jobs: str | Path | None = None,
+    roots: Sequence[str | Path] = (),
+    allow_remote: Sequence[str] = (),
+    keys: str | Path | None = None,
+    origins: Sequence[str] = (),
+    log: str = "text",
+    traces: str | None = None,
+    announce: Callable[[str], None] | None = None,
+) -> None:
+    """Serve a model, and volumes by name, over HTTP until SIGTERM or Ctrl-C; call it in the main thread.
+
+    `models` are further ones, `refiners` what judges candidates (by models that are served or shipped),
+    `indexes` what may be searched, each by name. A volume may be remote, `https://…` or `s3://…`, on a host
+    of `allow_remote` (see `serving.core.remote_volumes.pin`). `jobs` is the folder of jobs, made where it is
+    not there.
+    Below `roots` models and volumes may be added while it runs. `keys` is a file of bearer keys: with it
+    nobody else is answered. Web pages of `origins` may read the answers, no others. `log` is `text` or
+    `json`, a line a request. Spans of requests and batches go to the OpenTelemetry collector at `traces`, an
+    address; without one nowhere.
+
+    `port` 0 takes a free one. `announce` is called with the service's address once it is ready. All processes
+    have ended when this returns. Raises CanvasError where the port is taken, or something cannot be served.
+    """
+    settings = settings_of(
+        model,
+        volumes or {},
+        models={name: find("model", path) for name, path in (models or {}).items()},
+        refiners={name: find("model", path) for name, path in (refiners or {}).items()},
+        indexes=indexes or {},
+        jobs=None if jobs is None else str(Path(jobs).resolve()),
+        roots=roots,
+        allow_remote=allow_remote,
+        keys=None if keys is None else read_keys(keys),
+        origins=origins,
+        log=log,
+        traces=traces,
+        workers=workers,
+        device=device,
+        precision=precision,
+        backend=backend,
+        resample=resample,
+        any_voxel=any_voxel,
+        limits=limits or Limits(),
+    )
+    address = _address(host)
+    port = _free_port(address, port)
+    if not ipaddress.ip_address(address).is_loopback and keys is None:
+        logger.warning(
+            "serving on %s: whoever reaches this port can use the service; ask for keys with --keys", address
+        )
+    folder = private_folder()
+    try:
+        _run(settings, folder, address, port, workers, announce)
+        failure = folder / "failure.txt"
+        if failure.exists():
+            raise CanvasError(failure.read_text(encoding="utf-8"))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def settings_of(
+    model: str | Path,
+    volumes: Mapping[str, str | Path],
+    *,
+    models: Mapping[str, str | Path],
+    refiners: Mapping[str, str | Path],
+    indexes: Mapping[str, str | Path],
+    roots: Sequence[str | Path],
+    allow_remote: Sequence[str],
+    keys: Mapping[str, str] | None,
+    origins: Sequence[str],
+    limits: Limits,
+    traces: str | None = None,
+    **options: object,
+) -> Settings:
+    """What a worker has to know, with absolute paths: it runs in a folder of its own.
+
+    Raises CanvasError for what is not there, for names and origins that are none, and for remote volumes that
+    may not be read.
+    """
+    for root in roots:
+        if not Path(root).is_dir():
+            raise CanvasError(f"the folder to allow is not there: {root}")
+    for origin in origins:
+        if not re.fullmatch(r"https?://[A-Za-z0-9.-]+(:\d+)?", origin):
+            raise CanvasError(f"{origin!r} is no origin of a web page; it looks like https://lab.example")
+    if traces is not None:
+        check_traces(traces)
+    folder = find("model", model).resolve()
+    remote, pinned = pin(volumes, allow_remote)
+    named = {
+        "volumes": _named("volume", volumes, remote),
+        "models": _named("model", models),
+        "refiners": _named("refiner", refiners),
+        "indexes": _named("index", indexes),
+    }
+    name = folder.parent.name if folder.name == "encoder" else folder.name
+    if name in models:
+        raise CanvasError(f"two models are called {name!r}; give the second one another name")
+    rest: dict[str, object] = {"model": str(folder), "roots": [str(Path(root).resolve()) for root in roots]}
+    rest |= {"traces": traces, "pinned": pinned}
+    rest |= {"keys": dict(keys or {}), "origins": list(origins), "limits": limits, "supervisor": os.getpid()}
+    return Settings.model_validate({**named, **rest, **options})
+
+
+def _named(
+    kind: str, paths: Mapping[str, str | Path], remote: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Absolute paths by name, addresses for what is remote; CanvasError for a name that is none, and for what
+    is not there.
+    """
+    out: dict[str, str] = {}
+    for name, path in paths.items():
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+            raise CanvasError(f"the {kind} name {name!r} may hold letters, digits, '.', '_' and '-'")
+        if remote and name in remote:
+            out[name] = remote[name]
+            continue
+        if not Path(path).exists():
+            raise CanvasError(f"the {kind} {name} is not there: {path}")
+        out[name] = str(Path(path).resolve())
+    return out
+
+
+def _address(host: str) -> str:
+    """The IP address of a host name; BentoML takes nothing else."""
+    try:
+        return str(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0])
+    except OSError as problem:
+        raise CanvasError(f"the host {host!r} is unknown: {problem.strerror}") from problem
+
+
+def _free_port(address: str, port: int, wait_s: float = 5.0) -> int:
+    """The port itself, or a free one for 0; CanvasError where it cannot be had.
+
+    One in use is waited for: the service before this one may be ending.
+    """
+    end, said = time.monotonic() + wait_s, False
+    while True:
+        try:
+            return _bound_once(address, port)
+        except OSError as problem:
+            if problem.errno != errno.EADDRINUSE or time.monotonic() > end:
+                raise _cannot_bind(address, port, problem) from problem
+        if not said:
+            logger.warning("port %d on %s is in use; waiting up to %.0f s for it", port, address, wait_s)
+            said = True
+        time.sleep(0.1)
+
+
+def _bound_once(address: str, port: int) -> int:
+    """The port that a socket got, which is closed again; OSError where it got none."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, port))
+        except OverflowError as problem:
+            raise CanvasError(
+                f"port {port} is out of range; ports go from 1 to 65535, 0 takes a free one"
+            ) from problem
+        return int(probe.getsockname()[1])
+
+
+def _cannot_bind(address: str, port: int, problem: OSError) -> CanvasError:
+    if problem.errno == errno.EADDRINUSE:
+        return CanvasError(
+            f"port {port} on {address} is in use; choose another with --port, or 0 for a free one"
+        )
+    return CanvasError(f"cannot listen on {address} port {port}: {problem.strerror}")
+
+
+def _run(
+    settings: Settings,
+    folder: Path,
+    address: str,
+    port: int,
+    workers: int,
+    announce: Callable[[str], None] | None,
+) -> None:
+    path = folder / "settings.json"
+    path.write_text(settings.model_dump_json(), encoding="utf-8")
+    environment = {
+        "CANVAS_FM_SERVICE": str(path),
+        "BENTOML_HOME": str(folder / "bentoml"),  # else it makes ~/bentoml
+        "BENTOML_DO_NOT_TRACK": "True",
+    }
+    private = private_control(folder, settings.limits.stop_s)
+    with _environment(environment), temporary_files_in(folder), private:
+        from bentoml.exceptions import BentoMLException
+
+        from serving.launch.bento_service import service
+
+        # BentoML says where it listens on stdout, before it is ready; `announce` does that.
+        logging.getLogger("bentoml.serve").addFilter(lambda record: record.levelno >= logging.WARNING)
+        service.working_dir = str(folder)
+        service.config["workers"] = workers
+        if announce is not None:
+            url = f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
+            threading.Thread(target=_when_ready, args=(address, port, announce, url), daemon=True).start()
+        try:
+            service.serve_http(host=address, port=port)
+        except OSError as problem:
+            raise _cannot_bind(address, port, problem) from problem
+        except BentoMLException as problem:
+            raise CanvasError(f"the service could not start: {problem}") from problem
+
+
+def _when_ready(address: str, port: int, announce: Callable[[str], None], url: str) -> None:
+    while True:
+        connection = http.client.HTTPConnection(address, port, timeout=5)
+        try:
+            connection.request("GET", "/readyz")
+            if connection.getresponse().status == 200:
+                return announce(url)
+        except (OSError, http.client.HTTPException):
+            pass  # not listening yet
+        finally:
+            connection.close()
+        time.sleep(0.1)
+
+
+@contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

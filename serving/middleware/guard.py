@@ -1,0 +1,247 @@
+"""Around every route: who may ask, how much a body may hold, one line and one count a request, and errors in
+one shape whoever raised them.
+
+BentoML has no limit on a body, words its errors in three ways, and an exception that leaves a middleware
+makes the client wait for the whole time limit: so this stands between BentoML's middleware and all routes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serving.middleware.auth import Buckets, holder_of, is_open
+from serving.middleware.request_body import MB, Body, media_type_of, too_large
+from serving.observe.access_log import access, id_for, request_id
+from serving.observe.metrics import Meters
+from serving.observe.tracing import Traces
+from serving.protocol.errors import Refusal
+from serving.protocol.schemas import Limits
+from serving.protocol.translate import HINTS, translated
+
+logger = logging.getLogger(__name__)
+
+HOLDER = "canvas_fm.holder"  # in a request's scope: the name of the key that it came with, empty without keys
+_LINGER_S, _LINGER_BYTES = 2.0, 512 * MB
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Who may ask: sha256 of keys by name (none: everybody), and origins of web pages that may read."""
+
+    keys: Mapping[str, str] = field(default_factory=dict)
+    origins: tuple[str, ...] = ()
+
+
+class Guard:
+    """ASGI middleware; `limits` and `gate` are asked for at each request.
+
+    `raw` are the paths whose body may be as large as `max_body_mb`; everywhere else, and for JSON,
+    `max_json_mb` holds;
+    `only_json` are those that read JSON and nothing else (BentoML alone would also read multipart forms);
+    `routes` are the names under which requests are counted, all others are counted as `other`; `{…}` in one
+    stands for any piece of a path.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        limits: Callable[[], Limits],
+        raw: Collection[str] = (),
+        only_json: Collection[str] = (),
+        routes: Collection[str] = (),
+        gate: Callable[[], Gate] = Gate,
+        moved: Mapping[str, str] | None = None,
+    ) -> None:
+        self.app, self.limits, self.raw, self.only_json = app, limits, raw, only_json
+        self.gate, self.moved = gate, moved or {}
+        self.routes = {name: re.compile(re.sub(r"\\{\w+\\}", "[^/]+", re.escape(name))) for name in routes}
+        self.inflight = 0
+        self.buckets = Buckets()
+        self._shared: tuple[tuple[str, ...], ASGIApp] = ((), self._answer)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            if scope["type"] == "websocket":
+                return await send({"type": "websocket.close", "code": 1008})
+            return await self.app(scope, receive, send)
+        scope["path"] = self.moved.get(scope["path"], scope["path"])
+        origins = self.gate().origins
+        if origins != self._shared[0]:
+            shared = CORSMiddleware(
+                self._answer,
+                origins,
+                allow_methods=("GET", "POST", "DELETE"),
+                allow_headers=("*",),
+                max_age=600,
+            )
+            self._shared = (origins, shared if origins else self._answer)
+        await self._shared[1](scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        identity = id_for(Headers(scope=scope).get("x-request-id", ""))
+        token = request_id.set(identity)
+        exchange = _Exchange(self, scope, receive, send, identity)
+        meters, began = Meters.of_this_process(), time.monotonic()
+        meters.begun()
+        end_span = Traces.of_this_process().begin(scope, identity)
+        try:
+            await self._through(exchange)
+        finally:
+            self.inflight -= exchange.body.taken
+            seconds = time.monotonic() - began
+            route = self._name(scope["path"])
+            meters.answered(route, exchange.status, seconds)
+            fields = {
+                "method": scope["method"],
+                "route": route,
+                "status": exchange.status,
+                "ms": round(1000 * seconds, 1),
+                "bytes_in": exchange.body.taken,
+                "key": exchange.holder,
+            }
+            access.info("%s %s %d", scope["method"], route, exchange.status, extra={"fields": fields})
+            end_span(route, exchange.status)
+            request_id.reset(token)
+
+    def hold(self, size: int) -> int:
+        """Count bytes of a body that came; how many are worked on now."""
+        self.inflight += size
+        return self.inflight
+
+    def _name(self, path: str) -> str:
+        if path in self.routes:
+            return path
+        return next((name for name, form in self.routes.items() if form.fullmatch(path)), "other")
+
+    async def _through(self, exchange: _Exchange) -> None:
+        scope = exchange.scope
+        try:
+            exchange.check_caller()
+            exchange.check_headers()
+            await self.app(scope, exchange.body.receive, exchange.send)
+            await exchange.finish()
+        except Refusal as refusal:
+            await exchange.refuse(refusal)
+        except ClientDisconnect:
+            # Nobody reads this; but BentoML's timer waits for an answer, whoever it is for.
+            await exchange.refuse(Refusal(400, "the client went away"))
+        except Exception:
+            logger.exception("%s %s failed", scope["method"], scope["path"][:200])
+            if exchange.half_said:
+                raise
+            await exchange.refuse(Refusal(500, HINTS[500]))
+
+
+class _Exchange:
+    """One request and its answer."""
+
+    def __init__(self, guard: Guard, scope: Scope, receive: Receive, send: Send, identity: str) -> None:
+        self.guard, self.scope, self._given, self._send = guard, scope, receive, send
+        self.identity, self.holder, self.status = identity, "", 0
+        self.limits = guard.limits()
+        self.headers = Headers(scope=scope)
+        self.media_type = media_type_of(self.headers)
+        raw = scope["path"] in guard.raw and self.media_type != "application/json"
+        self.most_mb = self.limits.max_body_mb if raw else self.limits.max_json_mb
+        self.body = Body(receive, self.headers, self.limits, self.most_mb, guard.hold)
+        self.held: list[Message] = []  # an error on its way out, to be put into shape
+        self.started = self.ended = False
+
+    def check_caller(self) -> None:
+        """Who asks, and whether so soon."""
+        path, keys = self.scope["path"], self.guard.gate().keys
+        if is_open(path):
+            return
+        try:
+            if keys:
+                self.holder = holder_of(keys, self.headers.get("authorization", ""))
+            self.scope[HOLDER] = self.holder
+        finally:  # wrong keys count too, for the address that they come from
+            if self.limits.rate_per_s is not None:
+                client = self.scope.get("client") or ("unknown",)
+                who = f"key {self.holder}" if self.holder else f"address {client[0]}"
+                self.guard.buckets.take(who, self.limits.rate_per_s, self.limits.burst)
+
+    def check_headers(self) -> None:
+        """What can be refused before a byte of the body is read."""
+        encoding = self.headers.get("content-encoding", "identity").lower()
+        if encoding not in ("identity", "gzip"):
+            raise Refusal(
+                415, f"the Content-Encoding {encoding[:50]!r} is not read; send gzip, or send it plain"
+            )
+        given, path = self.media_type, self.scope["path"]
+        if self.scope["method"] == "POST" and path in self.guard.only_json and given != "application/json":
+            raise Refusal(415, f"the body is {given or 'of no stated type'}; {path} reads application/json")
+        length = self.headers.get("content-length", "")
+        if length.isdigit() and int(length) > self.most_mb * MB:
+            raise too_large(self.most_mb)
+
+    async def send(self, message: Message) -> None:
+        if self.ended:
+            return
+        if message["type"] == "http.response.start":
+            self.started, self.status = True, message["status"]
+            MutableHeaders(scope=message)["X-Request-ID"] = self.identity
+        if self.held or (message["type"] == "http.response.start" and message["status"] >= 400):
+            self.held.append(message)
+        else:
+            self.ended = message["type"] == "http.response.body" and not message.get("more_body", False)
+            await self._send(message)
+
+    @property
+    def half_said(self) -> bool:
+        """A good answer was begun and not ended: nothing can be taken back, the connection has to break."""
+        return self.started and not self.held and not self.ended
+
+    async def finish(self) -> None:
+        """Send an error that was held back, in our shape."""
+        if self.held and not self.ended:
+            await self._answer(
+                self.body.refusal or translated(self.held, self.scope), self.held[0]["headers"]
+            )
+
+    async def refuse(self, refusal: Refusal) -> None:
+        if self.held:
+            await self.finish()
+        elif not self.started:
+            await self._answer(self.body.refusal or refusal, [])
+
+    async def _answer(self, refusal: Refusal, raw_headers: list[tuple[bytes, bytes]]) -> None:
+        self.started = self.ended = True
+        self.status = refusal.status
+        response = refusal.response()
+        headers = MutableHeaders(raw=list(response.raw_headers))
+        for key, value in Headers(raw=raw_headers).items():
+            if key not in ("content-length", "content-type"):
+                headers.setdefault(key, value)
+        headers["X-Request-ID"] = self.identity
+        if not self.body.whole:
+            headers["Connection"] = "close"
+        await self._send({"type": "http.response.start", "status": refusal.status, "headers": headers.raw})
+        await self._send({"type": "http.response.body", "body": response.body, "more_body": True})
+        if not self.body.whole and "expect" not in self.headers:
+            await self._linger()
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _linger(self) -> None:
+        """Read on for a moment: closing while a client still sends takes the answer from it (a TCP reset)."""
+        left = _LINGER_BYTES
+        try:
+            async with asyncio.timeout(_LINGER_S):
+                while left > 0:
+                    message = await self._given()
+                    left -= len(message.get("body", b""))
+                    if message["type"] != "http.request" or not message.get("more_body", False):
+                        return
+        except TimeoutError:
+            return

@@ -1,0 +1,130 @@
+"""A request's body on its way in: unpacked, counted, within its size and its time."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import NoReturn
+
+from starlette.datastructures import Headers
+from starlette.types import Message, Receive
+
+from serving.middleware.decompress import Gunzip, check_json
+from serving.protocol.errors import Refusal
+from serving.protocol.schemas import Limits
+
+MB = 2**20
+
+
+class Body:
+    """What `given` brings, `most_mb` at the most; what was refused once stays refused.
+
+    `hold` is told how many bytes came, and says how many all requests hold together.
+    """
+
+    def __init__(
+        self,
+        given: Receive,
+        headers: Headers,
+        limits: Limits,
+        most_mb: float,
+        hold: Callable[[int], int],
+    ) -> None:
+        self._given, self._limits, self._most_mb, self._hold = given, limits, most_mb, hold
+        self.media_type = media_type_of(headers)
+        self.taken = 0  # bytes that came
+        # Whether it is all there.
+        self.whole = headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers
+        self._packed = Gunzip() if headers.get("content-encoding", "").lower() == "gzip" else None
+        self._unpacked, self._packed_bytes = False, 0
+        self._deadline = time.monotonic() + limits.body_s
+        self.refusal: Refusal | None = None
+
+    async def receive(self) -> Message:
+        """The body, unpacked and counted; JSON in one piece, after its size and depth were looked at."""
+        if self.media_type != "application/json" or self.whole:
+            return await self._piece()
+        body = bytearray()
+        while True:
+            message = await self._piece()
+            body += message.get("body", b"")
+            if message["type"] != "http.request":
+                return message
+            if not message.get("more_body", False):
+                break
+        try:
+            check_json(bytes(body), self._limits.max_json_values)
+        except Refusal as refusal:
+            self._give_up(refusal)
+        return {"type": "http.request", "body": bytes(body), "more_body": False}
+
+    async def _piece(self) -> Message:
+        if self._packed is None or self._unpacked:
+            return await self._receive()
+        try:
+            while not (out := self._packed.next()):
+                if self.whole:
+                    self._packed.check_end()
+                    self._unpacked = True
+                    return {"type": "http.request", "body": b"", "more_body": False}
+                message = await self._receive()
+                if message["type"] != "http.request":
+                    return message
+                self._packed.feed(message.get("body", b""))
+        except Refusal as refusal:
+            self._give_up(refusal)
+        self._count(len(out))
+        return {"type": "http.request", "body": out, "more_body": True}
+
+    async def _receive(self) -> Message:
+        if self.refusal is not None:
+            raise self.refusal
+        if self.whole:
+            return await self._given()
+        try:
+            async with asyncio.timeout(min(self._limits.stall_s, self._deadline - time.monotonic())):
+                message = await self._given()
+        except TimeoutError:
+            late = time.monotonic() >= self._deadline
+            said = f"was not all there after {self._limits.body_s:g} s" if late else ""
+            self._give_up(
+                Refusal(408, f"the body {said or f'brought nothing for {self._limits.stall_s:g} s'}")
+            )
+        if message["type"] == "http.request":
+            self.whole = not message.get("more_body", False)
+            size = len(message.get("body", b""))
+            if self._packed is None:
+                self._count(size)
+            else:  # what it unpacks to is counted; a stream of nothing is held to the same size
+                self._packed_bytes += size
+                if self._packed_bytes > self._most_mb * MB:
+                    self._give_up(too_large(self._most_mb))
+        else:
+            self.whole = True  # the client left: nothing more will come
+        return message
+
+    def _count(self, size: int) -> None:
+        self.taken += size
+        held = self._hold(size)
+        if self.taken > self._most_mb * MB:
+            self._give_up(too_large(self._most_mb))
+        if held > self._limits.max_inflight_mb * MB:
+            self._give_up(
+                Refusal(429, "too much is being worked on at the moment; come back in 1 s", retry_after_s=1)
+            )
+
+    def _give_up(self, refusal: Refusal) -> NoReturn:
+        # Remembered, because the framework inside may turn the exception into an answer of its own.
+        self.refusal = refusal
+        raise refusal
+
+
+def media_type_of(headers: Headers) -> str:
+    """`application/json` of a request that says so, whatever stands behind it."""
+    return headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def too_large(most_mb: float) -> Refusal:
+    """What is said of a body of more than so many MB."""
+    return Refusal(413, f"the body is larger than {most_mb:g} MB; send it in smaller pieces")

@@ -1,0 +1,1 @@
+"""Bytes and schemas on the wire."""

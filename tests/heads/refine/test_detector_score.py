@@ -1,0 +1,204 @@
+"""Refiners that look at the detector's own heat."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from canvas_fm.data.points.points import Points
+from canvas_fm.errors import BadInput, CanvasError
+from canvas_fm.heads.compare.methods import training
+from canvas_fm.heads.features.extractor import Extractor
+from canvas_fm.heads.features.feature_cache import kept_features
+from canvas_fm.heads.features.feature_set import FeatureSet
+from canvas_fm.heads.labels.candidates import label_brains
+from canvas_fm.heads.refine import apply as refine_points
+from canvas_fm.heads.refine.apply import refine
+from canvas_fm.heads.refine.fit import fit_refiner, training_set
+from canvas_fm.heads.refine.refiner import Refiner
+from canvas_fm.inference.detect.detect import detect
+from canvas_fm.models.checkpoint import save_detector
+from canvas_fm.models.convmixer import ConvMixerConfig, HeatMapNet
+from canvas_fm.training.finetune.finetune import Tuning, fit_tuned
+from canvas_fm.viewing.report.methods import Methods, Settings
+from canvas_fm.viewing.report.report import report
+from tests.heads.conftest import VOXEL_UM
+
+
+@pytest.fixture(scope="module")
+def extractor(encoder, detector) -> Extractor:
+    return Extractor(encoder=encoder, detector=detector, heat=True, device="cpu")
+
+
+@pytest.fixture
+def models(encoder, detector):
+    return {"encoder": encoder, "detector": detector, "device": "cpu", "show": False}
+
+
+def labelled(pairs):
+    return label_brains([volume for volume, _ in pairs], [points for _, points in pairs], labels="label")
+
+
+def logit(p: np.ndarray) -> np.ndarray:
+    return np.log((p + 1e-4) / (1 - p + 1e-4))
+
+
+def test_at_a_detection_it_is_the_score_that_it_was_found_with(brains, detector, extractor):
+    volume = brains[0][0]
+    found = detect(detector, volume, threshold=0.001, device="cpu", show=False)
+    assert len(found) > 20
+    heat = extractor.features(volume, found.zyx, show=False).block("heat")[:, 0]
+    np.testing.assert_allclose(heat, logit(found.columns["score"]), atol=1e-4)
+    # Beside its peak, as a candidate of another detector may lie, it is the peak's or a higher one's.
+    inside = (found.zyx[:, 2] < volume.shape_zyx[2] - 1).nonzero()[0]
+    beside = extractor.features(volume, found.zyx[inside] + (0, 0, 1), show=False).block("heat")[:, 0]
+    assert (beside >= heat[inside] - 1e-4).all()
+
+
+def test_it_stands_between_the_pooled_map_and_the_embedding(brains, encoder, detector, extractor):
+    volume, points = brains[0]
+    hot = extractor.features(volume, points.zyx, show=False)
+    plain = Extractor(encoder, detector, device="cpu").features(volume, points.zyx, show=False)
+    assert list(hot.blocks) == ["detector", "heat", "mae"]
+    assert hot.made["heat"].sha256 == detector.sha256
+    for block in ("detector", "mae"):
+        assert np.array_equal(hot.block(block), plain.block(block))
+    alone = hot.only("detector", "mae")
+    assert np.array_equal(alone.x, plain.x)
+    assert dict(alone.blocks) == dict(plain.blocks)
+    with pytest.raises(BadInput, match="no block 'score'"):
+        hot.only("mae", "score")
+
+
+def test_kept_features_are_the_same_and_shared_with_those_without_it(
+    brains, extractor, tmp_path, monkeypatch
+):
+    volume, points = brains[0]
+    fresh = extractor.features(volume, points.zyx, show=False)
+    kept = kept_features(extractor, volume, points.zyx, tmp_path, group=volume.name, show=False)
+    assert np.array_equal(kept.x, fresh.x)
+    assert list(kept.made) == ["detector", "heat", "mae"]
+    assert len(list(tmp_path.iterdir())) == 3
+    monkeypatch.setattr(Extractor, "features", lambda *_, **__: pytest.fail("features were made"))
+    assert np.array_equal(kept_features(extractor, volume, points.zyx, tmp_path, group=volume.name).x, kept.x)
+    cold = Extractor(extractor.encoder, extractor.detector, device="cpu")
+    again = kept_features(cold, volume, points.zyx, tmp_path, group=volume.name)
+    assert np.array_equal(again.x, kept.only("detector", "mae").x)
+
+
+@pytest.mark.parametrize("variant", ["concat", "mae", "detector", "heat"])
+def test_a_refiner_with_it_needs_points_alone(brains, extractor, models, tmp_path, monkeypatch, variant):
+    out = tmp_path / "refiner"
+    fit_refiner(
+        Refiner(variant, C=0.01), labelled(brains[:2]), extractor, out, contrasts=[0.5, 1, 2], show=False
+    )
+    refiner = Refiner.load(out)
+    assert "heat" in refiner.columns_.sizes
+    assert json.loads((out / "report.json").read_text())["contrasts"] == [1.0, 0.5, 2.0]
+    assert json.loads((out / "config.json").read_text())["provenance"]["contrasts"] == [1.0, 0.5, 2.0]
+    volume, points = brains[2]
+    if variant in ("detector", "heat"):
+        models["encoder"] = None
+    monkeypatch.setattr(refine_points, "BLOCK", 16)
+    judged = refine(refiner, volume, Points(points.zyx), **models)
+    features = training_set(labelled(brains[2:]), extractor, show=False).features
+    np.testing.assert_allclose(judged.columns["p_cell"], refiner.predict_proba(features)[:, 1], atol=1e-5)
+    assert judged.meta["refiner_detector_sha256"] == models["detector"].sha256
+
+
+def test_what_does_not_go_with_it_is_refused(brains, encoder, extractor, tmp_path, monkeypatch):
+    with pytest.raises(BadInput, match="heat is a detector's; give a detector"):
+        Extractor(encoder=encoder, heat=True)
+    monkeypatch.setattr(Extractor, "features", lambda *_, **__: pytest.fail("features were made"))
+    for settings, message in (
+        ({"correction": "centre"}, "take the level of the detector's heat away; .* without the heat"),
+        ({"cut": "heat", "ratio": 0.5}, "cut is 'heat'; variant 'concat' uses detector, mae"),
+    ):
+        with pytest.raises(BadInput, match=message):
+            fit_refiner(Refiner(**settings), labelled(brains), extractor, tmp_path / "refiner")
+
+
+def test_a_report_judges_it_alone_and_beside_features(shape_volumes, encoder, detector, tmp_path):
+    volumes, tables, truth = map(list, zip(*shape_volumes[:2], strict=True))
+    given = {"tolerance_um": 6.0, "seeds": 1, "counts": (), "show": False, "methods": ["encoder"]}
+    both = {"encoders": [encoder.path], "detectors": [detector.path]}
+    settings = Settings(device="cpu", heat=True, own_score=True, contrasts=(2.0,), keep=tmp_path / "kept")
+    found = report(volumes, tables, truth, tmp_path / "report", settings=settings, **both, **given)
+    assert list(found["methods"]) == [
+        "detector", "mae", "concat", "detector's heat", "detector + heat", "mae + heat", "concat + heat",
+        "concat + heat + own score",
+    ]  # fmt: skip
+    assert found["about"]["fitted at contrasts"] == "1, 2"
+    assert found["about"]["heads on features"].startswith("logistic, C chosen on training volumes")
+    with pytest.raises(CanvasError, match="heat is a detector's, beside features: give --detector"):
+        report(
+            volumes, tables, truth, tmp_path / "other", settings=settings, encoders=[encoder.path], **given
+        )
+    centred = Settings(device="cpu", heat=True, correction="centre")
+    with pytest.raises(CanvasError, match="correction centre would take the level of the heat away"):
+        report(volumes, tables, truth, tmp_path / "other", settings=centred, **both, **given)
+
+
+def test_fine_tuning_does_not_look_at_it(task, encoder, detector, brains, extractor, tmp_path, monkeypatch):
+    folds = [part.name for part in task.parts]
+    given = task, dict.fromkeys(folds, encoder), dict.fromkeys(folds, detector), folds
+    told = [
+        [
+            method.identity("c")
+            for method in Methods(*given, Settings(device="cpu", heat=heat), False).named("finetune")
+        ]
+        for heat in (False, True)
+    ]
+    assert told[0] == told[1]
+    assert all("heat" not in one["made"] for one in told[1])
+    monkeypatch.setattr(Extractor, "features", lambda *_, **__: pytest.fail("features were made"))
+    with pytest.raises(BadInput, match="heat goes with the encoder as it is"):
+        fit_tuned(Refiner(), labelled(brains), extractor, tmp_path / "refiner", Tuning(1))
+
+
+def test_methods_of_a_report_share_what_they_look_at(task, encoder, detector, monkeypatch):
+    folds = [part.name for part in task.parts]
+    given = task, dict.fromkeys(folds, encoder), dict.fromkeys(folds, detector), folds
+    seen, only = [], FeatureSet.only
+
+    def chosen(features, *names):
+        seen.append(only(features, *names))
+        return seen[-1]
+
+    monkeypatch.setattr(FeatureSet, "only", chosen)
+    methods = Methods(*given, Settings(device="cpu", heat=True, ratios=(0.5,)), False)
+    assert len([*methods.named("encoder"), *methods.sweep()]) == 8
+    assert len({id(features) for features in seen}) == 2  # with the heat, and without
+
+
+def test_a_report_of_a_detector_with_a_second_channel(shape_volumes, tmp_path):
+    torch.manual_seed(2)
+    net = HeatMapNet(ConvMixerConfig(dim=4, depth=1, kernel_zyx=(3, 3, 3), channels=2))
+    double = save_detector(tmp_path / "double", net, voxel_um=VOXEL_UM, threshold=0.5, min_distance_um=6)
+    volumes, tables, truth = map(list, zip(*shape_volumes, strict=True))
+    given = {"tolerance_um": 6.0, "seeds": 1, "counts": (), "show": False, "methods": ["encoder"]}
+    given |= {"detectors": [double.path], "settings": Settings(device="cpu", heat=True, contrasts=(2.0,))}
+    with pytest.raises(CanvasError, match="was trained with a background channel: give --background"):
+        report(volumes, tables, truth, tmp_path / "none", **given)
+    with pytest.raises(CanvasError, match="3 volumes and 2 of background were given"):
+        report(volumes, tables, truth, tmp_path / "few", background=volumes[:2], **given)
+    turned = [volumes[1], volumes[2], volumes[0]]
+    found = {
+        name: report(volumes, tables, truth, tmp_path / name, background=second, **given)["methods"]
+        for name, second in {"same": volumes, "turned": turned}.items()
+    }
+    assert list(found["same"]) == ["detector", "detector's heat", "detector + heat"]
+    assert found["same"]["detector"]["pooled"]["auc"] != found["turned"]["detector"]["pooled"]["auc"]
+
+
+def test_speed_is_measured_of_the_same_judgement(task, encoder, detector):
+    folds = [part.name for part in task.parts]
+    given = task, dict.fromkeys(folds, encoder), dict.fromkeys(folds, detector), folds
+    methods = Methods(*given, Settings(device="cpu", heat=True, contrasts=(0.5,)), False).named("encoder")
+    assert methods[-1].name == "concat + heat"
+    rows, judged = task.labelled(["a", "b"]), task.labelled(["c"])[5:25]
+    fit = methods[-1].fit(training(task, rows, rows, "c", 0))
+    np.testing.assert_allclose(fit.judge(judged), fit.from_scratch(judged), atol=1e-5)
