@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from canvas_fm.version import __version__
 
 if TYPE_CHECKING:
     from canvas_fm.data.phantom.phantom import write_phantom
@@ -64,6 +64,7 @@ __all__ = [
     "Probe",
     "Refiner",
     "Volume",
+    "__version__",
     "detect",
     "detect_log",
     "detector_features",

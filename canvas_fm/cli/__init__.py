@@ -13,7 +13,6 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-import canvas_fm
 from canvas_fm.cli import (
     data,
     demo,
@@ -31,6 +30,7 @@ from canvas_fm.cli import (
     training,
 )
 from canvas_fm.errors import CanvasError
+from canvas_fm.version import __version__
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -44,7 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
         "synthetic brain.",
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"canvas-fm {canvas_fm.__version__}")
+    parser.add_argument("--version", action="version", version=f"canvas-fm {__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for module in (
         data,

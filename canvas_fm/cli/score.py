@@ -87,7 +87,6 @@ def run_evaluate(args: argparse.Namespace) -> None:
     import json
     from pathlib import Path
 
-    import canvas_fm
     from canvas_fm.data.points.boxes import read_boxes
     from canvas_fm.data.points.formats import voxel_um_of
     from canvas_fm.data.points.points import Points
@@ -123,7 +122,7 @@ def run_evaluate(args: argparse.Namespace) -> None:
         **score.to_json(),
         "threshold": args.threshold,
         "files": {name: {"path": path, "sha256": sha256(Path(path))} for name, path in files.items()},
-        "canvas_fm": canvas_fm.__version__,
+        "canvas_fm": __version__,
     }
     if volume is not None and args.figure is not None:
         from canvas_fm.evaluation.detection.figure import score_figure

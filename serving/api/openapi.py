@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 from pydantic.json_schema import models_json_schema
 
-import canvas_fm
+from canvas_fm.version import __version__
 from serving.api.query import DTYPES, OUTPUTS
 from serving.protocol.job_schemas import JobInfo, JobRequest
 from serving.protocol.refine_schemas import RefineReply, RefineRequest
@@ -192,7 +192,7 @@ def document(mounted: list[tuple[str, str, str]]) -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {
             "title": "canvas-fm",
-            "version": canvas_fm.__version__,
+            "version": __version__,
             "description": "Embeddings, search and reconstructions of whole-brain light-sheet volumes.",
         },
         "paths": paths,

@@ -10,7 +10,6 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
 
-import canvas_fm
 from canvas_fm.data.crops.reader import crop_starts
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import CanvasError
@@ -21,6 +20,7 @@ from canvas_fm.inference.embed.reconstruct import reconstruct_crops, trained_mas
 from canvas_fm.inference.embed.runner import Runner, device_for
 from canvas_fm.models.checkpoint import Encoder, load
 from canvas_fm.shipped import card_of
+from canvas_fm.version import __version__
 from serving.core.remote_volumes import open_volume
 from serving.protocol.schemas import Info, ModelInfo, Pool, Settings, VolumeInfo
 
@@ -166,7 +166,7 @@ class Engine:
             volumes={name: hosted.info() for name, hosted in self.volumes.items()},
             limits=self.settings.limits.model_copy(update={"max_batch": self.max_batch}),
             device=str(self.encoder.device),
-            version=canvas_fm.__version__,
+            version=__version__,
         )
 
 

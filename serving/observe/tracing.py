@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
-import canvas_fm
 from canvas_fm.errors import CanvasError, MissingExtra
+from canvas_fm.version import __version__
 from serving.observe.access_log import trace_id
 
 _span: ContextVar[Any] = ContextVar("span", default=None)
@@ -65,7 +65,7 @@ class Traces:
         from opentelemetry.sdk.resources import Resource
         from opentelemetry.sdk.trace import TracerProvider
 
-        about = {"service.name": "canvas-fm", "service.version": canvas_fm.__version__}
+        about = {"service.name": "canvas-fm", "service.version": __version__}
         self._provider = TracerProvider(resource=Resource.create(about))
         self._provider.add_span_processor(processor)
         self._tracer = self._provider.get_tracer("canvas_fm")

@@ -9,8 +9,8 @@ import sys
 
 import pytest
 
-from canvas_fm import __version__
 from canvas_fm.cli import build_parser, main
+from canvas_fm.version import __version__
 
 VERBS = ["info", "phantom", "pretrain", "embed", "export", "reconstruct", "serve", "demo"]
 

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import canvas_fm
 from canvas_fm.data.points.formats import suffixes
 from canvas_fm.data.points.points import Points
 from canvas_fm.errors import CanvasError
@@ -40,6 +39,7 @@ from canvas_fm.evaluation.leaderboard.submission import (
 )
 from canvas_fm.files.atomic import write_text_atomic
 from canvas_fm.progress import bar
+from canvas_fm.version import __version__
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
@@ -234,7 +234,7 @@ def _score(
         value, low, high = mean_f1([tables[marker] for marker in benchmark.markers])
         mean = {"value": value, "low": low, "high": high}
     scores = {
-        "canvas_fm": canvas_fm.__version__,
+        "canvas_fm": __version__,
         "benchmark_sha256": sha256(board / BENCHMARK),
         "files": submission.files,
         "truth_sha256": {name: sha256(truths[name]) for name in by_region},

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from canvas_fm import __version__
 from canvas_fm.files.atomic import write_atomic
 from canvas_fm.heads.compare.result import Said, Speed
 from canvas_fm.heads.compare.task import Task
 from canvas_fm.heads.refine.calibration import CountSpread
 from canvas_fm.inference.embed.point_crops import volume_identity
+from canvas_fm.version import __version__
 
 _log = logging.getLogger(__name__)
 

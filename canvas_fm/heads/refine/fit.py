@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
-from canvas_fm import __version__
 from canvas_fm.errors import BadInput, CanvasError
 from canvas_fm.evaluation.classification import ceiling
 from canvas_fm.evaluation.leaderboard.submission import sha256
@@ -25,6 +24,7 @@ from canvas_fm.heads.labels.candidates import Candidates
 from canvas_fm.heads.labels.group_folds import grouped_folds, held_out_parts
 from canvas_fm.heads.refine.columns import Columns
 from canvas_fm.heads.refine.refiner import Refiner
+from canvas_fm.version import __version__
 
 _log = logging.getLogger(__name__)
 REPORT = "report.json"

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from canvas_fm import __version__
 from canvas_fm.data.points.boxes import as_boxes, read_boxes
 from canvas_fm.data.points.boxes import whole as whole_box
 from canvas_fm.data.points.points import Points
@@ -37,6 +36,7 @@ from canvas_fm.training.run.distributed import Ranks, join
 from canvas_fm.training.run.run_folder import DETECTOR, Run, claim
 from canvas_fm.training.run.tracking import Tracker
 from canvas_fm.training.run.trainer import Session, Tell
+from canvas_fm.version import __version__
 
 
 def train_detector(

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from canvas_fm import __version__
 from canvas_fm.evaluation.figures import loss_figure
 from canvas_fm.models.checkpoint import save_encoder
 from canvas_fm.training.mae.augment import to_unit
@@ -27,6 +26,7 @@ from canvas_fm.training.run.distributed import Ranks
 from canvas_fm.training.run.run_folder import ENCODER, Run
 from canvas_fm.training.run.tracking import Tracker
 from canvas_fm.training.run.trainer import Tell
+from canvas_fm.version import __version__
 
 _SCALE_CROPS = 4096  # crops that σ̄² of the data set is measured on
 
