@@ -94,6 +94,7 @@ def run_evaluate(args: argparse.Namespace) -> None:
     from canvas_fm.evaluation.detection.score import evaluate
     from canvas_fm.evaluation.leaderboard.submission import sha256
     from canvas_fm.files.atomic import write_text_atomic
+    from canvas_fm.version import __version__
 
     if args.figure is not None and args.volume is None:
         raise CanvasError("--figure shows cells over an image; give it with --volume")
