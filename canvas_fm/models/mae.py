@@ -19,6 +19,7 @@ from canvas_fm.models.vit import (
     patchify,
     scale_of,
     sincos_positions,
+    take_tokens,
 )
 
 from timm.models.vision_transformer import Block  # isort: skip
@@ -150,45 +151,78 @@ class MaskedAutoencoder(nn.Module):
         """The scale of what the decoder says: by visible patches alone, as the encoder's, or each patch's."""
         if self.decoder_config.targets == "patch":
             return patch_scale(target)
-        index = visible[..., None].expand(-1, -1, target.shape[-1])
-        return scale_of(target.gather(1, index), self.encoder.config.intensity)
+        return scale_of(take_tokens(target, visible), self.encoder.config.intensity)
 
     def target(self, crops: Float[Tensor, "b 1 z y x"]) -> Float[Tensor, "b tokens voxels"]:
         """What the prediction is compared with: windowed voxels, whatever the decoder's own targets are."""
         return patchify(crops, self.encoder.config.patch_zyx)
 
 
-def content_weights(
-    target: Float[Tensor, "b tokens voxels"],
-    *,
-    alpha: float = 1.0,
-    gamma: float = 9.0,
-    mean_variance: float | Float[Tensor, ""],
-) -> Float[Tensor, "b tokens"]:
-    """How much each patch counts: α + γ·min(1, Var(x)/σ̄²), from 1 for background to 10 for cells.
+LossError = Literal["window", "contrast", "patch"]
 
-    Eq. 3 of the CANVAS paper. γ = 0 is the uniform loss. Where nothing varies at all (σ̄² = 0)
-    every patch counts as background.
+
+@dataclass(frozen=True)
+class LossTarget:
+    """What predictions of masked patches are compared with: voxels, the error's unit, and content."""
+
+    voxels: Float[Tensor, "b tokens voxels"]
+    masked: Bool[Tensor, "b tokens"]
+    unit: Float[
+        Tensor,
+        (
+            b  # tokens 1
+        ),
+    ]
+    variance: Float[Tensor, "b tokens"]
+
+    def rows(self, part: slice) -> LossTarget:
+        """The same for some of the crops."""
+        return LossTarget(self.voxels[part], self.masked[part], self.unit[part], self.variance[part])
+
+
+def loss_target(
+    voxels: Float[Tensor, "b tokens voxels"], visible: Int[Tensor, "b k"], error: LossError = "window"
+) -> LossTarget:
+    """The target of patchified crops, of which the visible patches are named, in one of three units.
+
+    `window`: the error in windowed voxels, as in the paper. `contrast`: in deviations of the crop's visible
+    patches, and each patch's variance too. `patch`: in deviations of each patch, whose variance stays in
+    windowed voxels, as in its own unit all have the same.
     """
-    relative = target.var(dim=-1, unbiased=False) / torch.as_tensor(mean_variance).clamp(min=1e-12)
-    return alpha + gamma * relative.clamp(max=1.0)
+    unit = torch.ones_like(voxels[:, :1, :1])
+    if error != "window":
+        scale = patch_scale(voxels) if error == "patch" else scale_of(take_tokens(voxels, visible), error)
+        unit = torch.as_tensor(scale.deviation)
+    content = voxels / unit if error == "contrast" else voxels
+    masked = torch.ones(voxels.shape[:2], dtype=torch.bool, device=voxels.device).scatter(1, visible, False)
+    return LossTarget(voxels, masked, unit, content.var(dim=-1, unbiased=False))
+
+
+def content_weights(
+    target: LossTarget, *, alpha: float = 1.0, gamma: float = 9.0, mean_variance: float | Float[Tensor, ""]
+) -> Float[Tensor, "b tokens"]:
+    """How much each masked patch counts: α + γ·min(1, Var(x)/σ̄²), from 1 for background to 10 for cells.
+
+    Eq. 3 of the CANVAS paper; a visible patch counts 0. γ = 0 is the uniform loss. Where nothing varies at
+    all (σ̄² = 0) every patch counts as background.
+    """
+    relative = target.variance / torch.as_tensor(mean_variance).clamp(min=1e-12)
+    return (alpha + gamma * relative.clamp(max=1.0)) * target.masked
 
 
 def content_aware_loss(
     prediction: Float[Tensor, "b tokens voxels"],
-    target: Float[Tensor, "b tokens voxels"],
-    masked: Bool[Tensor, "b tokens"],
+    target: LossTarget,
     *,
     alpha: float = 1.0,
     gamma: float = 9.0,
     mean_variance: float | Float[Tensor, ""],
-    unit: float | Float[Tensor, "#b #tokens 1"] = 1.0,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """(Σ w·MSE, Σ w) over the masked patches; their quotient over the whole optimizer batch is the loss.
 
-    The error is measured in `unit`; the weights are those of the target as it is. Two sums instead of one
-    mean, so that micro-batches and ranks add up to the loss of the whole batch.
+    Training and evaluation both call it, so their losses are in one unit. Two sums instead of one mean, so
+    that micro-batches and ranks add up to the loss of the whole batch.
     """
-    weights = content_weights(target, alpha=alpha, gamma=gamma, mean_variance=mean_variance) * masked
-    error = ((prediction.float() - target) / unit).square().mean(dim=-1)
+    weights = content_weights(target, alpha=alpha, gamma=gamma, mean_variance=mean_variance)
+    error = ((prediction.float() - target.voxels) / target.unit).square().mean(dim=-1)
     return (weights * error).sum(), weights.sum()

@@ -90,6 +90,11 @@ def unpatchify(
     )  # fmt: skip
 
 
+def take_tokens(tokens: Float[Tensor, "b tokens d"], index: Int[Tensor, "b k"]) -> Float[Tensor, "b k d"]:
+    """Some tokens or patches of each crop, in the order in which they are named."""
+    return tokens.gather(1, index[..., None].expand(-1, -1, tokens.shape[-1]))
+
+
 def sincos_positions(grid_zyx: tuple[int, int, int], dim: int) -> Float[Tensor, "tokens dim"]:
     """Fixed positions: a third of the channels for each of z, y, x, each half sine and half cosine.
 
@@ -215,7 +220,7 @@ class ViTEncoder(nn.Module):
         patches = patchify(crops, self.config.patch_zyx)
         positions: Tensor = self.positions
         if visible is not None:
-            patches = patches.gather(1, visible[..., None].expand(-1, -1, patches.shape[-1]))
+            patches = take_tokens(patches, visible)
             positions = positions[visible]
         mean, deviation = scale_of(patches, self.config.intensity)
         x = self.patch_embed((patches - mean) / deviation)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from canvas_fm.models.device import native_bf16, pick_device
-from canvas_fm.models.mae import MaskedAutoencoder, content_aware_loss
+from canvas_fm.models.mae import MaskedAutoencoder, content_aware_loss, loss_target, random_mask
 from canvas_fm.models.vit import EncoderConfig, ViTEncoder
 from tests.benchmarks.timing import medians, show
 
@@ -89,10 +89,10 @@ def our_step(batch: int, device: torch.device, dtype: torch.dtype) -> Callable[[
     mae = MaskedAutoencoder()
 
     def loss(crops: Tensor) -> Tensor:
-        target = mae.target(crops)
-        made = mae(crops, MASK_RATIO)
-        variance = target.var(dim=-1, unbiased=False).mean()
-        top, bottom = content_aware_loss(made.patches, target, made.masked, mean_variance=variance)
+        visible = random_mask(batch, mae.encoder.config.tokens, MASK_RATIO)[0].to(device)
+        made = mae(crops, visible=visible)
+        target = loss_target(mae.target(crops), visible)
+        top, bottom = content_aware_loss(made.patches, target, mean_variance=target.variance.mean())
         return top / bottom
 
     return training_step(mae, loss, batch, device, dtype)

@@ -9,15 +9,20 @@ from canvas_fm.models.mae import (
     MaskedAutoencoder,
     content_aware_loss,
     content_weights,
+    loss_target,
     masked_count,
     random_mask,
 )
-from canvas_fm.models.vit import EncoderConfig, patch_scale, patchify, unpatchify
+from canvas_fm.models.vit import EncoderConfig, patchify, unpatchify
 
 SMALL = EncoderConfig(crop_zyx=(8, 16, 16), patch_zyx=(2, 4, 4), dim=48, depth=2, heads=3)
 SMALL_DECODER = DecoderConfig(dim=24, depth=1, heads=3)
 PATCH_DECODER = DecoderConfig(dim=24, depth=1, heads=3, targets="patch")
 CONTRAST = SMALL.model_copy(update={"intensity": "contrast"})
+
+
+def some_visible(crops: int, ratio: float, seed: int) -> torch.Tensor:
+    return random_mask(crops, 64, ratio, generator=torch.Generator().manual_seed(seed))[0]
 
 
 @pytest.mark.parametrize(
@@ -99,13 +104,12 @@ def test_the_error_in_patch_deviations_is_that_of_normalised_targets_in_numpy():
     mae = MaskedAutoencoder(SMALL, PATCH_DECODER).eval()
     crops = torch.rand(3, 1, 8, 16, 16, generator=torch.Generator().manual_seed(7))
     crops[0] *= 0.02  # hardly varies: the floor under the deviation counts
+    visible = some_visible(3, 0.75, seed=8)
     with torch.no_grad():
-        found = mae(crops, 0.75, generator=torch.Generator().manual_seed(8))
+        found = mae(crops, visible=visible)
         said = mae.decoder.head(found.tokens).numpy().astype(np.float64)
     target = patchify(crops, SMALL.patch_zyx)
-    top, bottom = content_aware_loss(
-        found.patches, target, found.masked, mean_variance=0.05, unit=patch_scale(target).deviation
-    )
+    top, bottom = content_aware_loss(found.patches, loss_target(target, visible, "patch"), mean_variance=0.05)
     wanted = total = 0.0
     for b, t in np.argwhere(found.masked.numpy()):
         voxels = target[b, t].numpy().astype(np.float64)
@@ -139,46 +143,53 @@ def test_an_empty_crop_has_an_embedding_and_faint_noise_stays_small():
         torch.testing.assert_close(encoder(noise), encoder(empty), atol=0.1, rtol=0)
 
 
-def test_loss_equals_a_loop_over_patches_and_voxels():
+@pytest.mark.parametrize("error", ["window", "contrast", "patch"])
+def test_loss_equals_a_loop_over_patches_and_voxels(error):
+    """In each unit: α 2 and γ 5, σ̄² such that some patches reach the most that a patch may count."""
     generator = torch.Generator().manual_seed(2)
-    prediction, target = (torch.rand(3, 64, 32, generator=generator) for _ in range(2))
-    target[:, :32] *= 0.05  # background: hardly varies
-    masked = torch.rand(3, 64, generator=generator) < 0.5
-    mean_variance = sum(float(p.var(unbiased=False)) for crop in target for p in crop) / (3 * 64)
-    top = bottom = 0.0
+    prediction, voxels = (torch.rand(3, 64, 32, generator=generator) for _ in range(2))
+    voxels[:, :32] *= 0.05  # background: hardly varies
+    visible = some_visible(3, 0.5, seed=3)
+    target = loss_target(voxels, visible, error)
+    mean_variance = float(target.variance.mean())
+    top = bottom = total = 0.0
     for b in range(3):
+        seen = voxels[b, visible[b]].double().numpy()
         for i in range(64):
-            if masked[b, i]:
-                voxels = target[b, i].tolist()
-                mean = sum(voxels) / len(voxels)
-                variance = sum((v - mean) ** 2 for v in voxels) / len(voxels)
-                weight = 1 + 9 * min(1.0, variance / mean_variance)
-                errors = [(p - t) ** 2 for p, t in zip(prediction[b, i].tolist(), voxels, strict=True)]
-                top += weight * sum(errors) / len(errors)
+            patch = voxels[b, i].double().numpy()
+            unit = {"window": 1.0, "contrast": np.sqrt(seen.var() + 0.005**2),
+                    "patch": np.sqrt(patch.var() + 0.005**2)}[error]  # fmt: skip
+            variance = patch.var() / unit**2 if error == "contrast" else patch.var()
+            total += variance
+            if i not in visible[b]:
+                weight = 2 + 5 * min(1.0, variance / mean_variance)
+                top += weight * np.mean(((prediction[b, i].double().numpy() - patch) / unit) ** 2)
                 bottom += weight
-    got_top, got_bottom = content_aware_loss(prediction, target, masked, mean_variance=mean_variance)
-    assert float(got_top) == pytest.approx(top, rel=1e-5)
-    assert float(got_bottom) == pytest.approx(bottom, rel=1e-5)
+    assert mean_variance == pytest.approx(total / (3 * 64), rel=1e-5)
+    found = content_aware_loss(prediction, target, alpha=2.0, gamma=5.0, mean_variance=mean_variance)
+    assert [float(each) for each in found] == pytest.approx([top, bottom], rel=1e-5)
 
 
 def test_weights_run_from_background_to_cell_and_gamma_zero_is_uniform():
-    target = torch.zeros(1, 3, 8)
-    target[0, 1, ::2] = 1.0  # variance .25
-    target[0, 2, ::2] = 0.5  # variance .0625
-    weights = content_weights(target, mean_variance=0.125)
-    assert weights[0].tolist() == pytest.approx([1.0, 10.0, 5.5])
-    assert content_weights(target, gamma=0.0, mean_variance=0.125)[0].tolist() == [1.0, 1.0, 1.0]
-    assert torch.isfinite(content_weights(torch.zeros(1, 3, 8), mean_variance=0.0)).all()
+    voxels = torch.zeros(1, 4, 8)
+    voxels[0, 1:, ::2] = 1.0  # variance .25
+    voxels[0, 2, ::2] = 0.5  # variance .0625
+    target = loss_target(voxels, torch.tensor([[3]]))
+    assert content_weights(target, mean_variance=0.125)[0].tolist() == pytest.approx([1.0, 10.0, 5.5, 0.0])
+    assert content_weights(target, gamma=0.0, mean_variance=0.125)[0].tolist() == [1.0, 1.0, 1.0, 0.0]
+    flat = loss_target(torch.zeros(1, 3, 8), torch.tensor([[0]]))
+    assert content_weights(flat, mean_variance=0.0)[0].tolist() == [0.0, 1.0, 1.0]
 
 
-def test_micro_batches_add_up_to_the_loss_of_the_batch():
+@pytest.mark.parametrize("error", ["window", "contrast", "patch"])
+def test_micro_batches_add_up_to_the_loss_of_the_batch(error):
     generator = torch.Generator().manual_seed(3)
-    prediction, target = (torch.rand(8, 64, 32, generator=generator) for _ in range(2))
-    masked = torch.rand(8, 64, generator=generator) < 0.75
-    whole = content_aware_loss(prediction, target, masked, mean_variance=0.08)
+    prediction, voxels = (torch.rand(8, 64, 32, generator=generator) for _ in range(2))
+    target = loss_target(voxels, some_visible(8, 0.75, seed=4), error)
+    whole = content_aware_loss(prediction, target, mean_variance=0.08)
     parts = [
-        content_aware_loss(prediction[i : i + 2], target[i : i + 2], masked[i : i + 2], mean_variance=0.08)
-        for i in range(0, 8, 2)
+        content_aware_loss(prediction[i : i + 3], target.rows(slice(i, i + 3)), mean_variance=0.08)
+        for i in range(0, 8, 3)
     ]
     assert float(sum(p[0] for p in parts)) == pytest.approx(float(whole[0]), rel=1e-5)
     assert float(sum(p[1] for p in parts)) == pytest.approx(float(whole[1]), rel=1e-5)
@@ -193,11 +204,11 @@ def test_it_overfits_one_crop():
     crop = (0.5 + 0.5 * torch.sin(z + y) * torch.cos(x))[None, None]
     optimizer = torch.optim.AdamW(mae.parameters(), lr=1e-2)
     visible = torch.arange(0, 64, 2)[None]
-    target = mae.target(crop)
+    target = loss_target(mae.target(crop), visible)
     losses = []
     for _ in range(450):
         made = mae(crop, visible=visible)
-        top, bottom = content_aware_loss(made.patches, target, made.masked, gamma=0.0, mean_variance=1.0)
+        top, bottom = content_aware_loss(made.patches, target, gamma=0.0, mean_variance=1.0)
         optimizer.zero_grad()
         (top / bottom).backward()
         optimizer.step()

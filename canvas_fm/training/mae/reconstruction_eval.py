@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,8 @@ from torch import Tensor
 
 from canvas_fm.evaluation.figures import reconstruction_figure
 from canvas_fm.evaluation.reconstruction import Batch, Tally
-from canvas_fm.models.mae import MaskedAutoencoder, content_aware_loss, random_mask
-from canvas_fm.models.vit import patch_scale, patchify, unpatchify
+from canvas_fm.models.mae import LossTarget, MaskedAutoencoder, content_aware_loss, loss_target, random_mask
+from canvas_fm.models.vit import patchify, unpatchify
 from canvas_fm.training.mae.augment import to_unit
 from canvas_fm.training.mae.crop_set import CropSet, Source, draw_crops
 from canvas_fm.training.recipe.recipe import Recipe
@@ -33,7 +33,7 @@ class FixedCrops:
     crops: CropSet
     raw: Tensor
     visible: Tensor
-    mean_variance: float
+    mean_variance: float = 0.0  # of all their patches, in the unit of the recipe's error
     trivial: dict[str, Tally] = field(default_factory=dict)  # the same at every step, so computed once
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -83,26 +83,29 @@ def _fixed(
     generator = torch.Generator().manual_seed(seed)
     visible, _ = random_mask(n, encoder.tokens, recipe.model.mask_ratio, generator=generator)
     raw = crops.read(label=f"reading {volume}, {kind}", show=show)
-    fixed = FixedCrops(volume, kind, held_out, crops, raw, visible, recipe.loss.mean_variance or 0.0)
-    if recipe.loss.mean_variance is None:
-        batches = (batch for batch, _ in fixed.batches(recipe.evaluation.batch))
-        fixed.mean_variance = mean_patch_variance(batches, encoder.patch_zyx)
+    fixed = FixedCrops(volume, kind, held_out, crops, raw, visible)
+    targets = (_target(recipe, *batch) for batch in fixed.batches(recipe.evaluation.batch))
+    fixed.mean_variance = float(torch.cat([target.variance for target in targets]).mean())
     return fixed
 
 
-def mean_patch_variance(
-    batches: Iterable[Float[Tensor, "b 1 z y x"]], patch_zyx: tuple[int, int, int]
-) -> float:
-    """Mean variance of the patches of windowed crops: the σ̄² that the loss measures content against."""
-    variances = [patchify(crops, patch_zyx).var(dim=-1, unbiased=False).flatten() for crops in batches]
-    return float(torch.cat(variances).mean())
+def _target(recipe: Recipe, crops: Float[Tensor, "b 1 z y x"], visible: Int[Tensor, "b k"]) -> LossTarget:
+    return loss_target(patchify(crops, recipe.model.encoder.patch_zyx), visible, recipe.loss.error)
 
 
-def evaluate(recipe: Recipe, mae: MaskedAutoencoder, fixed: FixedCrops, step: int) -> dict[str, Any]:
+def evaluate(
+    recipe: Recipe,
+    mae: MaskedAutoencoder,
+    fixed: FixedCrops,
+    step: int,
+    mean_variance: float | None = None,
+) -> dict[str, Any]:
     """One row of metrics: loss, and PSNR and SSIM of the model and of each trivial predictor.
 
-    In fp32 and batch by batch; how many crops a batch holds does not change the row. Where the model was
-    given something of what it predicts, `given` says what: only `patch_mean` was given as much.
+    The loss is the training's, in the recipe's unit; its scale is `mean_variance` where the training has a
+    fixed one, else that of all these crops. In fp32 and batch by batch; how many crops a batch holds does
+    not change the row. Where the model was given something of what it predicts, `given` says what: only
+    `patch_mean` was given as much.
     """
     patch_zyx, size = recipe.model.encoder.patch_zyx, recipe.evaluation.batch
     given = recipe.model.decoder.given
@@ -110,15 +113,12 @@ def evaluate(recipe: Recipe, mae: MaskedAutoencoder, fixed: FixedCrops, step: in
     trivial: dict[str, Tally] = {}
     for crops, visible in fixed.batches(size):
         patches, masked = predict(mae, crops, visible)
-        target = patchify(crops, patch_zyx)
         sums = content_aware_loss(
             patches,
-            target,
-            masked,
+            _target(recipe, crops, visible),
             alpha=recipe.loss.alpha,
             gamma=recipe.loss.gamma,
-            mean_variance=fixed.mean_variance,
-            unit=1.0 if given is None else patch_scale(target).deviation,
+            mean_variance=fixed.mean_variance if mean_variance is None else mean_variance,
         )
         error, weight = error + sums[0].item(), weight + sums[1].item()
         batch = Batch(crops[:, 0].numpy(), masked.numpy(), patch_zyx)

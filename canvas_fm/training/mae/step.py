@@ -6,19 +6,20 @@ import logging
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from canvas_fm.errors import CanvasError
 from canvas_fm.models.device import pick_precision
 from canvas_fm.models.mae import (
+    LossTarget,
     MaskedAutoencoder,
     Reconstruction,
+    content_aware_loss,
     content_weights,
+    loss_target,
     masked_count,
     random_mask,
 )
-from canvas_fm.models.vit import patchify
 from canvas_fm.training.mae.augment import augment, draw
 from canvas_fm.training.mae.self_distillation import Student, Teacher, distillation_loss
 from canvas_fm.training.recipe.recipe import AnyRecipe, Recipe
@@ -131,12 +132,10 @@ class Stepper(Course):
         over the same patches, is added to the first with its weight.
         """
         crops, visible = self._draw(raw, windows)
-        encoder = self.recipe.model.encoder
-        target = patchify(crops, encoder.patch_zyx)
-        masked = torch.ones(target.shape[:2], dtype=torch.bool, device=self.device).scatter(1, visible, False)
-        error_in = self.recipe.loss.error
-        unit = 1.0 if error_in == "window" else self._deviation(target, visible)
-        weights = self._weights(target / unit if error_in == "contrast" else target) * masked
+        loss = self.recipe.loss
+        target = loss_target(self.mae.target(crops), visible, loss.error)
+        mean_variance = self._mean_variance(target)
+        weights = content_weights(target, alpha=loss.alpha, gamma=loss.gamma, mean_variance=mean_variance)
         total = self.ranks.sum(weights.sum())
 
         losses = torch.zeros(len(self.losses), device=self.device)
@@ -145,10 +144,14 @@ class Stepper(Course):
             rows = slice(start, start + size)
             with self._autocast():
                 found = self.mae(crops[rows], visible=visible[rows])
-            # content_aware_loss's first sum, with the weights that are there already.
-            off = found.patches.float() - target[rows]
-            error = (off if isinstance(unit, float) else off / unit[rows]).square().mean(dim=-1)
-            share = (weights[rows] * error).sum() / total
+            summed, _ = content_aware_loss(
+                found.patches,
+                target.rows(rows),
+                alpha=loss.alpha,
+                gamma=loss.gamma,
+                mean_variance=mean_variance,
+            )
+            share = summed / total
             losses[0] += share.detach()
             if self.teacher is not None:
                 aside = self._distillation(self.teacher, crops[rows], found)
@@ -191,18 +194,12 @@ class Stepper(Course):
         visible, _ = random_mask(batch, model.encoder.tokens, model.mask_ratio, generator=self.generator)
         return augment(raw, windows, drawn.rows(self.part)), visible[self.part]
 
-    def _deviation(self, target: Tensor, visible: Tensor) -> Tensor:
-        deviation = self.mae.scale(target, visible).deviation
-        assert isinstance(deviation, Tensor)
-        return deviation
-
-    def _weights(self, target: Float[Tensor, "b tokens voxels"]) -> Float[Tensor, "b tokens"]:
-        loss = self.recipe.loss
-        mean_variance: Tensor | float | None = self.fixed_variance
-        if mean_variance is None:
-            summed = self.ranks.sum(target.var(dim=-1, unbiased=False).sum())
-            mean_variance = summed / (self.recipe.training.batch * target.shape[1])
-        return content_weights(target, alpha=loss.alpha, gamma=loss.gamma, mean_variance=mean_variance)
+    def _mean_variance(self, target: LossTarget) -> Tensor | float:
+        """σ̄²: over all patches of the whole optimizer batch, unless it is fixed."""
+        if self.fixed_variance is not None:
+            return self.fixed_variance
+        summed = self.ranks.sum(target.variance.sum())
+        return summed / (self.recipe.training.batch * target.variance.shape[1])
 
 
 def new_model(recipe: Recipe) -> MaskedAutoencoder:

@@ -10,6 +10,7 @@ import torch
 
 from canvas_fm.evaluation.figures import loss_figure
 from canvas_fm.models.checkpoint import save_encoder
+from canvas_fm.models.vit import patchify
 from canvas_fm.training.mae.augment import to_unit
 from canvas_fm.training.mae.crop_set import Batches, CropSet, Source, batch_order, take
 from canvas_fm.training.mae.reconstruction_eval import (
@@ -17,7 +18,6 @@ from canvas_fm.training.mae.reconstruction_eval import (
     draw_figure,
     evaluate,
     held_out_crops,
-    mean_patch_variance,
     training_crops,
 )
 from canvas_fm.training.mae.step import Stepper
@@ -65,7 +65,7 @@ class Pretraining:
         """Rows and figures of every set of fixed crops, and the encoder as it is now."""
         for crops in self._fixed:
             tell(f"evaluating {crops.volume}, {crops.kind}")
-            row = evaluate(self.recipe, stepper.result, crops, step)
+            row = evaluate(self.recipe, stepper.result, crops, step, stepper.fixed_variance)
             tracker.write(row)
             if self.recipe.evaluation.figures and crops.kind != "random":
                 draw_figure(stepper.result, crops, row, run.figures)
@@ -102,5 +102,6 @@ class Pretraining:
         n, size = min(self.crops, _SCALE_CROPS), self.recipe.evaluation.batch
         rows = next(batch_order(self.crops, n, self.recipe.seed, 0, 1))
         parts = (rows[start : start + size] for start in range(0, n, size))
-        crops = (to_unit(raw, windows) for raw, windows in batches.along(parts))
-        return mean_patch_variance(crops, self.recipe.model.encoder.patch_zyx)
+        patch_zyx = self.recipe.model.encoder.patch_zyx
+        patches = (patchify(to_unit(raw, windows), patch_zyx) for raw, windows in batches.along(parts))
+        return float(torch.cat([part.var(dim=-1, unbiased=False) for part in patches]).mean())
