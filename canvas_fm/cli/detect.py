@@ -153,7 +153,7 @@ def _net_job(args: argparse.Namespace, volume: Volume) -> Job:
         device=args.device,
         precision=args.precision,
         resample=args.resample,
-        any_voxel=args.any_voxel,
+        ignore_voxel_size=args.ignore_voxel_size,
     )
 
 
@@ -165,7 +165,7 @@ def _log_job(args: argparse.Namespace, volume: Volume) -> Job:
         ("DETECTOR", args.detector),
         ("--background", args.background),
         ("--resample", args.resample or None),
-        ("--any-voxel", args.any_voxel or None),
+        ("--ignore-voxel-size", args.ignore_voxel_size or None),
         ("--precision", precision),
     ):
         if given is not None:
@@ -205,7 +205,7 @@ def run_train_detector(args: argparse.Namespace) -> None:
         overrides=args.overrides,
         held_out=held_out(args.held_out),
         resample_to=None if args.resample is None else tuple(args.resample),
-        any_voxel=args.any_voxel,
+        ignore_voxel_size=args.ignore_voxel_size,
     )
     skipped = report_bad_chunks(volumes)
     print_result(describe_run(run.path), args.json, bad_chunks=skipped)

@@ -113,7 +113,11 @@ def run_embed(args: argparse.Namespace) -> None:
     encoder = load(args.model, kind="encoder")
     if points is None:
         points = grid_points(
-            volume, encoder.config, tuple(args.grid), resample=args.resample, any_voxel=args.any_voxel
+            volume,
+            encoder.config,
+            tuple(args.grid),
+            resample=args.resample,
+            ignore_voxel_size=args.ignore_voxel_size,
         )
     embeddings = embed_to_store(
         encoder,
@@ -127,7 +131,7 @@ def run_embed(args: argparse.Namespace) -> None:
         precision=args.precision,
         backend=args.backend,
         resample=args.resample,
-        any_voxel=args.any_voxel,
+        ignore_voxel_size=args.ignore_voxel_size,
     )
     skipped = report_bad_chunks([volume])
     rows, *one = embeddings.whole_shape
@@ -168,7 +172,7 @@ def run_reconstruct(args: argparse.Namespace) -> None:
         seed=args.seed,
         device=args.device,
         resample=args.resample,
-        any_voxel=args.any_voxel,
+        ignore_voxel_size=args.ignore_voxel_size,
     )
     report_bad_chunks([volume])
     print_result(scores, args.json)

@@ -168,7 +168,7 @@ def add_voxel_size_flags(parser: argparse.ArgumentParser) -> None:
         "--resample", action="store_true", help="read crops at the model's physical size and resample them"
     )
     choice.add_argument(
-        "--any-voxel", action="store_true", help="use the voxels as they are, whatever their size"
+        "--ignore-voxel-size", action="store_true", help="use the voxels as they are, whatever their size"
     )
 
 

@@ -63,7 +63,7 @@ def run_quantise(args: argparse.Namespace) -> None:
         most=args.most,
         seed=args.seed,
         resample=args.resample,
-        any_voxel=args.any_voxel,
+        ignore_voxel_size=args.ignore_voxel_size,
     )
     skipped = report_bad_chunks([*volumes, *calibrate])
     said = check.model_dump(mode="json") if args.json else _for_people(check.summary())

@@ -271,5 +271,5 @@ def running(args: argparse.Namespace) -> dict[str, Any]:
         "precision": args.precision,
         "backend": args.backend,
         "resample": args.resample,
-        "any_voxel": args.any_voxel,
+        "ignore_voxel_size": args.ignore_voxel_size,
     }

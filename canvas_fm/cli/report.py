@@ -226,7 +226,7 @@ def run_report(args: argparse.Namespace) -> None:
             device=args.device,
             precision=args.precision,
             resample=args.resample,
-            any_voxel=args.any_voxel,
+            ignore_voxel_size=args.ignore_voxel_size,
             keep=None if args.features is None else Path(args.features),
         ),
     )

@@ -150,7 +150,7 @@ def run_serve(args: argparse.Namespace) -> None:
         precision=args.precision,
         backend=args.backend,
         resample=args.resample,
-        any_voxel=args.any_voxel,
+        ignore_voxel_size=args.ignore_voxel_size,
         limits=read_limits(args.limit),
         models=dict(args.named_model),
         refiners=dict(args.named_refiner),

@@ -47,7 +47,7 @@ def run_pretrain(args: argparse.Namespace) -> None:
         overrides=args.overrides,
         held_out=held_out(args.held_out),
         resample_to=None if args.resample is None else tuple(args.resample),
-        any_voxel=args.any_voxel,
+        ignore_voxel_size=args.ignore_voxel_size,
     )
     skipped = report_bad_chunks(volumes)
     print_result(describe_run(run.path), args.json, bad_chunks=skipped)
@@ -83,7 +83,7 @@ def add_training_flags(verb: argparse.ArgumentParser) -> None:
         help="read every volume at this voxel size in micrometres, where theirs differ",
     )
     sizes.add_argument(
-        "--any-voxel", action="store_true", help="mix volumes whose voxel sizes differ as they are"
+        "--ignore-voxel-size", action="store_true", help="mix volumes whose voxel sizes differ as they are"
     )
     add_json(verb)
     add_volume_flags(verb)

@@ -46,7 +46,7 @@ def quantise(
     most: int = 500,
     seed: int = 0,
     resample: bool = False,
-    any_voxel: bool = False,
+    ignore_voxel_size: bool = False,
     show: bool | None = None,
 ) -> Int8Check:
     """Quantise an encoder to int8, check it against fp32, and keep both beside it (or in the user's cache).
@@ -62,13 +62,13 @@ def quantise(
     if not calibrate or crops < 1:
         raise BadInput("int8 needs crops of training volumes to calibrate on; name one volume at least")
     for volume in [*calibrate, *(brain.volume for brain in brains)]:
-        Source.of(encoder.config, volume, resample=resample, any_voxel=any_voxel)
+        Source.of(encoder.config, volume, resample=resample, ignore_voxel_size=ignore_voxel_size)
     rows = [_some_labelled(brain, most, seed) for brain in brains]
     groups = np.repeat([brain.name for brain in brains], [len(some) for some in rows])
     is_cell = np.concatenate([brain.label[some] == CELL for brain, some in zip(brains, rows, strict=True)])
     regions = np.concatenate([brain.region[some] for brain, some in zip(brains, rows, strict=True)])
     folds = grouped_folds(groups, is_cell, folds=_FOLDS, regions=regions, seed=seed)
-    same: dict[str, Any] = {"resample": resample, "any_voxel": any_voxel}
+    same: dict[str, Any] = {"resample": resample, "ignore_voxel_size": ignore_voxel_size}
     model = converted(encoder)
     quantised = _quantised(nncf, model, _calibration(encoder, calibrate, crops, seed, same))
     nets = [Compiled(model, "fp32"), Compiled(quantised, "int8")]

@@ -29,7 +29,7 @@ def reconstruct(
     seed: int = 0,
     device: str = "auto",
     resample: bool = False,
-    any_voxel: bool = False,
+    ignore_voxel_size: bool = False,
 ) -> dict[str, Any]:
     """Write the figure to `out` (PNG) and return PSNR in dB and SSIM of this one crop.
 
@@ -42,7 +42,7 @@ def reconstruct(
     if out.suffix.lower() != ".png" or not out.resolve().parent.is_dir():
         raise CanvasError(f"{out} cannot be written: give a .png in a folder that is there")
     config = encoder.config
-    to_um = check_voxel_um(volume, config.voxel_um, resample=resample, any_voxel=any_voxel)
+    to_um = check_voxel_um(volume, config.voxel_um, resample=resample, ignore_voxel_size=ignore_voxel_size)
     reader = CropReader(volume, config.architecture.crop_zyx, resample_to_um=to_um)
     if at_zyx is None:
         centre = box_centres(draw_starts(volume, reader.box_zyx, 1, foreground=1.0, seed=seed), reader)

@@ -221,7 +221,11 @@ def _grid(core: Core, asked: JobRequest, step_zyx: tuple[int, int, int]) -> Poin
         raise Refusal(413, f"a grid of about {count} points; {most} are the most in one job")
     settings = core.engine.settings
     return grid_points(
-        volume, engine.encoder.config, step_zyx, resample=settings.resample, any_voxel=settings.any_voxel
+        volume,
+        engine.encoder.config,
+        step_zyx,
+        resample=settings.resample,
+        ignore_voxel_size=settings.ignore_voxel_size,
     )
 
 

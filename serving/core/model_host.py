@@ -176,7 +176,7 @@ class HostedVolume:
     def __init__(self, name: str, volume: Volume, encoder: Encoder, settings: Settings) -> None:
         self.name, self.volume = name, volume
         self._source = Source.of(
-            encoder.config, volume, resample=settings.resample, any_voxel=settings.any_voxel
+            encoder.config, volume, resample=settings.resample, ignore_voxel_size=settings.ignore_voxel_size
         )
 
     def check(self, points_zyx: list[list[float]]) -> Float64[np.ndarray, "n 3"]:

@@ -136,7 +136,7 @@ def running(settings: Settings) -> dict[str, Any]:
         "precision": settings.precision,
         "backend": settings.backend,
         "resample": settings.resample,
-        "any_voxel": settings.any_voxel,
+        "ignore_voxel_size": settings.ignore_voxel_size,
     }
 
 

@@ -46,7 +46,7 @@ class Packed(Section):
     precision: str = "fp32"
     backend: str = "torch"
     resample: bool = False
-    any_voxel: bool = False
+    ignore_voxel_size: bool = False
     log: str = "json"
     traces: str | None = None
     limits: Limits = Limits()

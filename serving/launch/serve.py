@@ -38,7 +38,7 @@ def serve(
     precision: str = "fp32",
     backend: str = "torch",
     resample: bool = False,
-    any_voxel: bool = False,
+    ignore_voxel_size: bool = False,
     limits: Limits | None = None,
     models: Mapping[str, str | Path] | None = None,
     refiners: Mapping[str, str | Path] | None = None,
@@ -84,7 +84,7 @@ def serve(
         precision=precision,
         backend=backend,
         resample=resample,
-        any_voxel=any_voxel,
+        ignore_voxel_size=ignore_voxel_size,
         limits=limits or Limits(),
     )
     address = _address(host)

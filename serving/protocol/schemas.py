@@ -81,7 +81,7 @@ class Settings(BaseModel):
     precision: str = "fp32"
     backend: str = "torch"
     resample: bool = False
-    any_voxel: bool = False
+    ignore_voxel_size: bool = False
     limits: Limits = Limits()
     models: dict[str, str] = {}
     """Further models by name; detectors are there for refiners."""

@@ -58,7 +58,7 @@ def ours(volume: str, detector: str, precision: str, threads: int, rounds: int) 
     _stay_on(threads)
     torch.set_num_threads(threads)
     opened, model = Volume.open(volume), load(detector, kind="detector")
-    options: dict[str, Any] = {"precision": precision, "any_voxel": True, "show": False}
+    options: dict[str, Any] = {"precision": precision, "ignore_voxel_size": True, "show": False}
     z, y, x = (min(n, m) for n, m in zip(opened.shape_zyx, (40, 200, 200), strict=True))
     detect(model, opened, region=(0, 0, 0, z, y, x), **options)
     seconds, cpu = [], []

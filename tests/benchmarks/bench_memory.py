@@ -53,7 +53,7 @@ def measure(volume: str, detector: str, out: str, threads: int) -> dict[str, Any
     """Seconds, cells and peak memory of this process, which does nothing else."""
     torch.set_num_threads(threads)
     opened = Volume.open(volume)
-    job = detector_job(load(detector, kind="detector"), opened, any_voxel=True, device="cpu")
+    job = detector_job(load(detector, kind="detector"), opened, ignore_voxel_size=True, device="cpu")
     before = _peak_gb()
     start, cpu = time.perf_counter(), time.process_time()
     points = run(job, out, show=False)

@@ -57,7 +57,7 @@ def test_help_is_there_in_half_a_second():
         ["embed", "m", "v", "--out", "o"],  # neither points nor grid
         ["embed", "m", "v", "--out", "o", "--points", "p", "--grid", "8", "8", "8"],
         ["embed", "m", "v", "--out", "o", "--grid", "8", "0", "8"],
-        ["embed", "m", "v", "--out", "o", "--points", "p", "--resample", "--any-voxel"],
+        ["embed", "m", "v", "--out", "o", "--points", "p", "--resample", "--ignore-voxel-size"],
         ["phantom", "o", "--voxel-um", "1", "nan", "1"],
         ["serve", "m", "--volume", "no-name"],
     ],

@@ -135,7 +135,7 @@ def test_an_encoder_for_another_voxel_size(embed, refusal, model, points, tmp_pa
         assert "2 × 0.9 × 0.9" in sentence
         assert "4 × 1.8 × 1.8" in sentence
         assert "--resample" in sentence
-        assert "--any-voxel" in sentence
+        assert "--ignore-voxel-size" in sentence
     sentence = refusal("embed", model, path, "--grid", 8, 8, 8, "--out", tmp_path / "x.emb.zarr")
     assert "--resample" in sentence
 

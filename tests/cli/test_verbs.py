@@ -142,10 +142,24 @@ def test_serve_hands_everything_on(monkeypatch, run, tmp_path):
         seen.update(options, model=model, volumes=volumes)
 
     monkeypatch.setattr("serving.launch.serve.serve", serve)
-    flags = ["--port", 0, "--host", "::1", "--limit", "max_points=7", "max_body_mb=1.5", "--any-voxel"]
+    flags = [
+        "--port",
+        0,
+        "--host",
+        "::1",
+        "--limit",
+        "max_points=7",
+        "max_body_mb=1.5",
+        "--ignore-voxel-size",
+    ]
     assert run("serve", "m", "--volume", "cube=a.zarr", *flags)[0] == 0
     assert (seen["model"], seen["volumes"]) == ("m", {"cube": "a.zarr"})
-    assert (seen["port"], seen["host"], seen["any_voxel"], seen["resample"]) == (0, "::1", True, False)
+    assert (seen["port"], seen["host"], seen["ignore_voxel_size"], seen["resample"]) == (
+        0,
+        "::1",
+        True,
+        False,
+    )
     assert (seen["limits"].max_points, seen["limits"].max_body_mb) == (7, 1.5)
 
 

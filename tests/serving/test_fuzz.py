@@ -53,11 +53,11 @@ def served(
     index = cf.Index.build(made, folder / "cells.index")
     brains = [spots(folder / f"{name}.zarr", seed) for seed, name in enumerate("ab")]
     trained = label_brains([each for each, _ in brains], [each for _, each in brains], labels="label")
-    extractor = Extractor(encoder=encoder, device="cpu", any_voxel=True)
+    extractor = Extractor(encoder=encoder, device="cpu", ignore_voxel_size=True)
     fit_refiner(Refiner("mae", C=0.01), trained, extractor, folder / "plain", show=False)
     service = serve_command(
         *(str(model), "--port", "0", "--volume", f"cube={volume_path}", "--index", f"cells={index.path}"),
-        *("--refiner", f"plain={folder / 'plain'}", "--any-voxel", "--jobs", str(folder / "jobs")),
+        *("--refiner", f"plain={folder / 'plain'}", "--ignore-voxel-size", "--jobs", str(folder / "jobs")),
         *("--root", str(folder / "root"), "--log", "json", "--limit", "header_s=2", "stall_s=2"),
     )
     service.url()

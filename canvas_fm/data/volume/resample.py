@@ -17,18 +17,18 @@ VOXEL_TOLERANCE = 0.05
 
 
 def check_voxel_um(
-    volume: Volume, model_voxel_um: ZyxUm, *, resample: bool = False, any_voxel: bool = False
+    volume: Volume, model_voxel_um: ZyxUm, *, resample: bool = False, ignore_voxel_size: bool = False
 ) -> ZyxUm | None:
     """The voxel size (µm, z, y, x) to resample crops to for a model, None where they are read as they are.
 
     Within 5 % of the model's size on every axis crops are always read as they are. Beyond, raises
-    ModelMismatch unless the caller asks for `resample` or `any_voxel` (take the voxels as they are).
+    ModelMismatch unless the caller asks for `resample` or `ignore_voxel_size` (take the voxels as they are).
     """
-    if resample and any_voxel:
-        raise CanvasError("--resample and --any-voxel exclude each other: give one of them")
+    if resample and ignore_voxel_size:
+        raise CanvasError("--resample and --ignore-voxel-size exclude each other: give one of them")
     model = np.asarray(model_voxel_um, dtype=np.float64)
     off = np.abs(np.asarray(volume.voxel_um) - model) / model
-    if off.max() <= VOXEL_TOLERANCE * (1 + 1e-9) or any_voxel:
+    if off.max() <= VOXEL_TOLERANCE * (1 + 1e-9) or ignore_voxel_size:
         return None
     if resample:
         z, y, x = model.tolist()
@@ -36,7 +36,7 @@ def check_voxel_um(
     raise ModelMismatch(
         f"{volume.name} has voxels of {_show(volume.voxel_um)} µm (z × y × x), the model was trained at "
         f"{_show(model_voxel_um)} µm: give --resample to read crops at the model's physical size, or "
-        "--any-voxel to use the voxels as they are"
+        "--ignore-voxel-size to use the voxels as they are"
     )
 
 

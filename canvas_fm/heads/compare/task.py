@@ -28,12 +28,12 @@ class Task:
 
     `label`, `group` (the part's name), `region` (a number for each labelled box) and `zyx` have a value for
     each row; `by` is `region` where the parts are regions of one volume. Crops come windowed in [0, 1] and at
-    the first volume's voxel size; volumes that differ by more than 5 % are refused unless `any_voxel`, or
-    read at the first one's size with `resample`.
+    the first volume's voxel size; volumes that differ by more than 5 % are refused unless
+    `ignore_voxel_size`, or read at the first one's size with `resample`.
     """
 
     def __init__(
-        self, parts: Sequence[Candidates], *, resample: bool = False, any_voxel: bool = False
+        self, parts: Sequence[Candidates], *, resample: bool = False, ignore_voxel_size: bool = False
     ) -> None:
         if not parts:
             raise CanvasError("no candidates were given; give those of two volumes at least")
@@ -61,7 +61,7 @@ class Task:
         known = [own for part in parts if (own := part.own) is not None]
         self._own = np.concatenate(known) if len(known) == len(parts) else None
         self.to_um = [
-            check_voxel_um(part.volume, self.voxel_um, resample=resample, any_voxel=any_voxel)
+            check_voxel_um(part.volume, self.voxel_um, resample=resample, ignore_voxel_size=ignore_voxel_size)
             for part in parts
         ]
         self._readers: dict[tuple[int, Zyx], CropReader] = {}

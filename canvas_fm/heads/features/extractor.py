@@ -48,7 +48,7 @@ class Extractor:
     precision: str = "fp32"
     backend: str = "torch"
     resample: bool = False
-    any_voxel: bool = False
+    ignore_voxel_size: bool = False
 
     def __post_init__(self) -> None:
         if self.encoder is None and self.detector is None:
@@ -105,7 +105,7 @@ class Extractor:
         """The features of points of one volume, rows in the order given; 4·n·d bytes are held in memory.
 
         `group` is the brain's name, by default the volume's. Raises CanvasError for points outside the volume
-        and ModelMismatch for another voxel size, unless `resample` or `any_voxel` were asked for.
+        and ModelMismatch for another voxel size, unless `resample` or `ignore_voxel_size` were asked for.
         """
         zyx = as_zyx(points_zyx)
         check_inside(zyx, volume.shape_zyx)
@@ -146,7 +146,7 @@ class Extractor:
         return {
             "device": self.device,
             "resample": self.resample,
-            "any_voxel": self.any_voxel,
+            "ignore_voxel_size": self.ignore_voxel_size,
         }
 
     def reader(self, volume: Volume) -> CropReader | None:
@@ -154,7 +154,9 @@ class Extractor:
         if self.encoder is None:
             return None
         config = self.encoder.config
-        return Source.of(config, volume, resample=self.resample, any_voxel=self.any_voxel).reader
+        return Source.of(
+            config, volume, resample=self.resample, ignore_voxel_size=self.ignore_voxel_size
+        ).reader
 
     def check(self, volume: Volume, background: Volume | None = None) -> None:
         """Raise what `features` would raise for this volume, before any work is done."""

@@ -48,7 +48,7 @@ def refine(
     precision: str = "fp32",
     backend: str = "torch",
     resample: bool = False,
-    any_voxel: bool = False,
+    ignore_voxel_size: bool = False,
     show: bool | None = None,
 ) -> Points:
     """The same rows in the same order, with all their columns and `p_cell`, the calibrated P(cell).
@@ -68,7 +68,7 @@ def refine(
     score = None if made is None else score_to_judge(points, made)
     extractor = extractor_of(
         refiner, **models_of(refiner, encoder, detector), batch=batch, device=device, precision=precision,
-        backend=backend, resample=resample, any_voxel=any_voxel,
+        backend=backend, resample=resample, ignore_voxel_size=ignore_voxel_size,
     )  # fmt: skip
     extractor.check(volume, background)
     if repeated := duplicates(points):

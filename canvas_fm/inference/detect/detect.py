@@ -37,7 +37,7 @@ def detect(
     device: str | torch.device = "auto",
     precision: str = "fp32",
     resample: bool = False,
-    any_voxel: bool = False,
+    ignore_voxel_size: bool = False,
     workers: int = 1,
     scheduler: str | None = None,
     show: bool | None = None,
@@ -54,7 +54,7 @@ def detect(
     job = detector_job(
         detector, volume, background=background, threshold=threshold, min_distance_um=min_distance_um,
         region=region, subvoxel=subvoxel, tile_zyx=tile_zyx, device=device, precision=precision,
-        resample=resample, any_voxel=any_voxel,
+        resample=resample, ignore_voxel_size=ignore_voxel_size,
     )  # fmt: skip
     return run(job, out, workers=workers, scheduler=scheduler, show=show)
 
@@ -72,7 +72,7 @@ def detector_job(
     device: str | torch.device = "auto",
     precision: str = "fp32",
     resample: bool = False,
-    any_voxel: bool = False,
+    ignore_voxel_size: bool = False,
 ) -> Job:
     """What `detect` would do, without doing it; for `plan`."""
     config = detector.config
@@ -81,7 +81,7 @@ def detector_job(
     if not 0 < threshold < 1:
         raise CanvasError(f"threshold is {threshold}; the heat is a probability, give one between 0 and 1")
     _positive(min_distance_um, "min_distance_um")
-    to_um = check_voxel_um(volume, config.voxel_um, resample=resample, any_voxel=any_voxel)
+    to_um = check_voxel_um(volume, config.voxel_um, resample=resample, ignore_voxel_size=ignore_voxel_size)
     heat = NetHeat(detector, device, precision)
     volumes = channels_of(detector, volume, background)
     settings = {

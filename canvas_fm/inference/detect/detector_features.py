@@ -41,7 +41,7 @@ def detector_features(
     device: str | torch.device = "auto",
     precision: str = "fp32",
     resample: bool = False,
-    any_voxel: bool = False,
+    ignore_voxel_size: bool = False,
     show: bool | None = None,
 ) -> Float32[np.ndarray, "n d"]:
     """The mean of the feature map in each of `bins`³ parts of the crop around every point, rows as given.
@@ -51,7 +51,9 @@ def detector_features(
     With `heat` one more column comes last: the logit of the detector's own heat, smoothed as when it detects,
     at the hottest voxel within half of its `min_distance_um` along each axis.
     """
-    to_um = check_voxel_um(volume, detector.config.voxel_um, resample=resample, any_voxel=any_voxel)
+    to_um = check_voxel_um(
+        volume, detector.config.voxel_um, resample=resample, ignore_voxel_size=ignore_voxel_size
+    )
     points = as_zyx(points_zyx)
     check_points(points, volume.shape_zyx)
     volumes = channels_of(detector, volume, background)

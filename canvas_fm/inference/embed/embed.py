@@ -67,7 +67,7 @@ def embed(
     precision: str = "fp32",
     backend: str = "torch",
     resample: bool = False,
-    any_voxel: bool = False,
+    ignore_voxel_size: bool = False,
     reader: CropReader | None = None,
     show: bool | None = None,
 ) -> Float32[np.ndarray, "n ..."]:
@@ -80,11 +80,13 @@ def embed(
 
     Raises CanvasError for points that are not there or lie outside and a crop larger than the volume,
     ModelMismatch where voxel sizes differ by more than 5 % and neither `resample` (read crops at the
-    model's physical size) nor `any_voxel` is given, DamagedStore for damaged chunks.
+    model's physical size) nor `ignore_voxel_size` is given, DamagedStore for damaged chunks.
     """
     runner = Runner(encoder, pool, device, precision, layer, backend)
     points = check_points(points_zyx, volume.shape_zyx)
-    source = Source.of(encoder.config, volume, resample=resample, any_voxel=any_voxel, reader=reader)
+    source = Source.of(
+        encoder.config, volume, resample=resample, ignore_voxel_size=ignore_voxel_size, reader=reader
+    )
     out = np.empty((len(points), *runner.one_shape), np.float32)
     with bar("embedding", len(points), unit="crops", show=show) as advance:
         for rows, crops in ahead(source.batches(points, _positive(batch))):
@@ -106,7 +108,7 @@ def embed_to_store(
     precision: str = "fp32",
     backend: str = "torch",
     resample: bool = False,
-    any_voxel: bool = False,
+    ignore_voxel_size: bool = False,
     show: bool | None = None,
 ) -> Embeddings:
     """Embed the points of a volume into `X.emb.zarr` and open it; after a kill the same call goes on.
@@ -121,7 +123,7 @@ def embed_to_store(
     out = Path(out)
     runner = Runner(encoder, pool, device, precision, layer, backend)
     zyx = check_points(points.zyx, volume.shape_zyx)
-    source = Source.of(encoder.config, volume, resample=resample, any_voxel=any_voxel)
+    source = Source.of(encoder.config, volume, resample=resample, ignore_voxel_size=ignore_voxel_size)
     attributes = _attributes(runner, source, points)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         finished = Embeddings.open(out)

@@ -18,14 +18,19 @@ if TYPE_CHECKING:
 
 
 def grid_points(
-    volume: Volume, config: ModelConfig, step_zyx: Zyx, *, resample: bool = False, any_voxel: bool = False
+    volume: Volume,
+    config: ModelConfig,
+    step_zyx: Zyx,
+    *,
+    resample: bool = False,
+    ignore_voxel_size: bool = False,
 ) -> Points:
     """Centres of the crops that tile the volume with this step in its voxels, in z, y, x order.
 
     Every crop lies wholly inside the volume. Raises CanvasError where a crop is larger than the volume, and
     ModelMismatch as `check_voxel_um` does.
     """
-    to_um = check_voxel_um(volume, config.voxel_um, resample=resample, any_voxel=any_voxel)
+    to_um = check_voxel_um(volume, config.voxel_um, resample=resample, ignore_voxel_size=ignore_voxel_size)
     reader = CropReader(volume, config.architecture.crop_zyx, resample_to_um=to_um)
     starts = grid_starts(volume.shape_zyx, reader.box_zyx, step_zyx)
     return Points(box_centres(starts, reader), meta={"grid_step_zyx": " ".join(map(str, step_zyx))})

@@ -46,11 +46,13 @@ class Source:
         volume: Volume,
         *,
         resample: bool,
-        any_voxel: bool,
+        ignore_voxel_size: bool,
         reader: CropReader | None = None,
     ) -> Source:
         """Raises ModelMismatch for another voxel size and CanvasError for a crop larger than the volume."""
-        target_um = check_voxel_um(volume, config.voxel_um, resample=resample, any_voxel=any_voxel)
+        target_um = check_voxel_um(
+            volume, config.voxel_um, resample=resample, ignore_voxel_size=ignore_voxel_size
+        )
         crop_zyx = config.architecture.crop_zyx
         _check_crop_fits(volume, crop_zyx, target_um)
         if reader is None:

@@ -106,7 +106,7 @@ def _candidates(recipe: DetectorRecipe, detector: Detector, labelled: Labelled, 
         threshold=LOWEST,
         region=region if source.resample_to is None else None,
         resample=source.resample_to is not None,
-        any_voxel=recipe.data.any_voxel,
+        ignore_voxel_size=recipe.data.ignore_voxel_size,
         device=detector.device,
     )
     job.windows = [Window(low, low + (high - low) / gain) for low, high in job.windows]

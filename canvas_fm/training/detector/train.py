@@ -54,7 +54,7 @@ def train_detector(
     overrides: Sequence[str] = (),
     held_out: int | Sequence[str] = (),
     resample_to: ZyxUm | None = None,
-    any_voxel: bool = False,
+    ignore_voxel_size: bool = False,
     show: bool | None = None,
 ) -> Run:
     """Train a heat-map detector on volumes and their cells; `canvas_fm.load` opens what `run.detector` names.
@@ -63,7 +63,7 @@ def train_detector(
     lists of boxes in which all cells are labelled; without them everything is). The threshold is calibrated
     over all training volumes; held-out ones are only scored. The rest is as in `pretrain`.
     """
-    resolved = resolve(DetectorRecipe, recipe, overrides, seed, held_out, resample_to, any_voxel)
+    resolved = resolve(DetectorRecipe, recipe, overrides, seed, held_out, resample_to, ignore_voxel_size)
     opened = [v if isinstance(v, Volume) else Volume.open(v) for v in volumes]
     labels = _Labels(opened, points, masks, within, background, resolved)
     run = Run(Path(out))

@@ -164,7 +164,7 @@ class Tuned:
         self.pool, self.layer = str(settings["pool"]), int(settings["layer"])
         self.net, self.first, self.last = unfrozen(self.base, tuning.blocks, self.layer)
         running: dict[str, Any] = {"batch": extractor.batch, "device": extractor.device}
-        running |= {"resample": extractor.resample, "any_voxel": extractor.any_voxel}
+        running |= {"resample": extractor.resample, "ignore_voxel_size": extractor.ignore_voxel_size}
         self.prefix = prefix or Prefix(self.base, brains, self.first, **running)
         self.device = self.base.device
         every = np.arange(features.x.shape[1])[None].astype(np.float32)

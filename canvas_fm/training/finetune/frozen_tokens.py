@@ -40,16 +40,18 @@ class Prefix:
         batch: int = 64,
         device: str = "auto",
         resample: bool = False,
-        any_voxel: bool = False,
+        ignore_voxel_size: bool = False,
     ) -> None:
         self.encoder, self.block, self._batch = encoder.to(pick_device(device)), block, batch
         config = encoder.config
         self._sources = []
         for brain in brains:
-            to_um = check_voxel_um(brain.volume, config.voxel_um, resample=resample, any_voxel=any_voxel)
+            to_um = check_voxel_um(
+                brain.volume, config.voxel_um, resample=resample, ignore_voxel_size=ignore_voxel_size
+            )
             crop_zyx = config.architecture.crop_zyx
             reader = CropReader(brain.volume, crop_zyx, resample_to_um=to_um, cache_bytes=_CACHE_BYTES)
-            same = {"resample": resample, "any_voxel": any_voxel}
+            same = {"resample": resample, "ignore_voxel_size": ignore_voxel_size}
             self._sources.append(Source.of(config, brain.volume, reader=reader, **same))
         self._zyx = [brain.zyx for brain in brains]
         self._starts = np.cumsum([0, *map(len, brains)])

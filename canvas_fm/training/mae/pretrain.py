@@ -32,7 +32,7 @@ def pretrain(
     overrides: Sequence[str] = (),
     held_out: int | Sequence[str] = (),
     resample_to: ZyxUm | None = None,
-    any_voxel: bool = False,
+    ignore_voxel_size: bool = False,
     show: bool | None = None,
 ) -> Run:
     """Train a masked autoencoder on unlabelled volumes; `canvas_fm.load` opens what `run.encoder` names.
@@ -40,12 +40,12 @@ def pretrain(
     `recipe` is a path or the name of a shipped one, `overrides` are `"training.steps=200"`. `held_out` names
     volumes that are only evaluated on, or says how many to split off by the seed. Volumes whose voxels differ
     by more than 5 % are refused unless they are read at `resample_to` (µm, z, y, x) or mixed as they are with
-    `any_voxel`; the encoder then names the voxel size of the first by name. With `resume` the run goes on
-    from its last checkpoint, and on one CPU thread ends in the same bits as if it had never stopped. Under
-    torchrun every process calls this. Raises CanvasError for a caller's mistake, StorageFull when the disk is
-    full.
+    `ignore_voxel_size`; the encoder then names the voxel size of the first by name. With `resume` the run
+    goes on from its last checkpoint, and on one CPU thread ends in the same bits as if it had never stopped.
+    Under torchrun every process calls this. Raises CanvasError for a caller's mistake, StorageFull when the
+    disk is full.
     """
-    resolved = resolve(Recipe, recipe, overrides, seed, held_out, resample_to, any_voxel)
+    resolved = resolve(Recipe, recipe, overrides, seed, held_out, resample_to, ignore_voxel_size)
     run = Run(Path(out))
     training, kept = split_volumes(name_volumes(volumes), resolved)
     with join(device) as ranks:
@@ -115,18 +115,20 @@ def split_volumes(sources: Sequence[Source], recipe: AnyRecipe) -> tuple[list[So
 def _at_one_voxel_size(sources: Sequence[Source], recipe: AnyRecipe) -> list[Source]:
     target = recipe.data.resample_to
     if target is not None:
-        if recipe.data.any_voxel:
-            raise CanvasError("resampling and any_voxel exclude each other: give one of them")
+        if recipe.data.ignore_voxel_size:
+            raise CanvasError("resampling and ignore_voxel_size exclude each other: give one of them")
         return [Source(s.name, s.volume, check_voxel_um(s.volume, target, resample=True)) for s in sources]
     first = sources[0]
     for source in sources:
         try:
-            check_voxel_um(source.volume, first.volume.voxel_um, any_voxel=recipe.data.any_voxel)
+            check_voxel_um(
+                source.volume, first.volume.voxel_um, ignore_voxel_size=recipe.data.ignore_voxel_size
+            )
         except ModelMismatch as problem:
             sizes = [" × ".join(f"{um:g}" for um in s.volume.voxel_um) for s in (first, source)]
             raise ModelMismatch(
                 f"{first.name} has voxels of {sizes[0]} µm (z × y × x) and {source.name} of {sizes[1]}: give "
-                "--resample Z Y X to read all at one size, or --any-voxel to mix them as they are"
+                "--resample Z Y X to read all at one size, or --ignore-voxel-size to mix them as they are"
             ) from problem
     return list(sources)
 
@@ -138,7 +140,7 @@ def resolve(
     seed: int | None,
     held_out: int | Sequence[str],
     resample_to: ZyxUm | None,
-    any_voxel: bool,
+    ignore_voxel_size: bool,
 ) -> R:
     """The recipe with what the caller said beside it, so that recipe.yaml tells all of a run."""
     settings = read_recipe_of(kind, recipe, overrides).model_dump(mode="json")
@@ -148,6 +150,6 @@ def resolve(
         settings["data"]["held_out"] = held_out if isinstance(held_out, int) else list(held_out)
     if resample_to is not None:
         settings["data"]["resample_to"] = list(resample_to)
-    if any_voxel:
-        settings["data"]["any_voxel"] = True
+    if ignore_voxel_size:
+        settings["data"]["ignore_voxel_size"] = True
     return read_recipe_of(kind, settings)

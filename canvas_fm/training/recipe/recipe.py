@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
 
 from canvas_fm.data.volume.window import WindowRule
 from canvas_fm.errors import CanvasError
@@ -105,7 +105,10 @@ class CropsRecipe(Section):
     held_out: Annotated[int, Field(ge=0)] | list[str] = []
     window: WindowRecipe = WindowRecipe()
     resample_to: Annotated[tuple[Size, Size, Size], Strict(False)] | None = None
-    any_voxel: bool = False
+    ignore_voxel_size: bool = Field(
+        default=False,
+        validation_alias=AliasChoices("ignore_voxel_size", "any_voxel"),  # as runs before 1.0 wrote it
+    )
     resident_gb: float = Field(default=4.0, ge=0)
 
 

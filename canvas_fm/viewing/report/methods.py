@@ -63,7 +63,7 @@ class Settings:
     device: str = "auto"
     precision: str = "fp32"
     resample: bool = False
-    any_voxel: bool = False
+    ignore_voxel_size: bool = False
     keep: Path | None = None
 
 
@@ -241,7 +241,7 @@ class Methods:
             device=settings.device,
             precision=settings.precision,
             resample=settings.resample,
-            any_voxel=settings.any_voxel,
+            ignore_voxel_size=settings.ignore_voxel_size,
         )
 
     def _refiner(self, variant: str, **cut: Any) -> Callable[[int], Refiner]:

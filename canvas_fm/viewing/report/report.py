@@ -70,7 +70,7 @@ def report(
         background=background,
         score=score,
     )
-    task = Task(brains, resample=settings.resample, any_voxel=settings.any_voxel)
+    task = Task(brains, resample=settings.resample, ignore_voxel_size=settings.ignore_voxel_size)
     held = _held_out(task, folds)
     names = _asked(methods, task, bool(encoders or detectors), bool(encoders))
     encoder_of = _one_a_fold(encoders, held, "encoder")

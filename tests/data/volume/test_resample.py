@@ -76,9 +76,9 @@ def test_another_voxel_size_is_refused_with_both_ways_out() -> None:
     volume = SimpleNamespace(name="brain", voxel_um=(4.0, 1.8, 1.8 * 1.06))
     with pytest.raises(ModelMismatch) as problem:
         check_voxel_um(volume, (4.0, 1.8, 1.8))  # type: ignore[arg-type]
-    for part in ("brain", "4 × 1.8 × 1.908", "4 × 1.8 × 1.8 µm", "--resample", "--any-voxel"):
+    for part in ("brain", "4 × 1.8 × 1.908", "4 × 1.8 × 1.8 µm", "--resample", "--ignore-voxel-size"):
         assert part in str(problem.value)
-    assert check_voxel_um(volume, (4.0, 1.8, 1.8), any_voxel=True) is None  # type: ignore[arg-type]
+    assert check_voxel_um(volume, (4.0, 1.8, 1.8), ignore_voxel_size=True) is None  # type: ignore[arg-type]
     assert check_voxel_um(volume, (4, 1.8, 1.8), resample=True) == (4.0, 1.8, 1.8)  # type: ignore[arg-type]
     with pytest.raises(CanvasError, match="exclude each other"):
-        check_voxel_um(volume, (4.0, 1.8, 1.8), resample=True, any_voxel=True)  # type: ignore[arg-type]
+        check_voxel_um(volume, (4.0, 1.8, 1.8), resample=True, ignore_voxel_size=True)  # type: ignore[arg-type]

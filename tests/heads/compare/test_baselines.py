@@ -155,7 +155,7 @@ def test_two_volumes_of_one_name_and_of_other_voxels_are_refused(shape_volumes, 
     other = Candidates.of(Volume.open(tmp_path / "coarse.zarr"), points, truth, tolerance_um=6.0)
     with pytest.raises(ModelMismatch, match="--resample"):
         Task([parts[0], other])
-    assert Task([parts[0], other], any_voxel=True).crops(np.array([150]), CROP).shape == (1, *CROP)
+    assert Task([parts[0], other], ignore_voxel_size=True).crops(np.array([150]), CROP).shape == (1, *CROP)
 
 
 @pytest.mark.parametrize(

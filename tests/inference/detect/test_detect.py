@@ -232,9 +232,9 @@ def test_a_plan_counts_tiles_bytes_and_minutes(detector, volume):
 
 def test_another_voxel_size_is_refused_unless_asked_for(detector, tmp_path):
     other = write(tmp_path / "other.zarr", blobs(), voxel_um=(8.0, 3.6, 3.6))
-    with pytest.raises(ModelMismatch, match=r"--resample .*--any-voxel"):
+    with pytest.raises(ModelMismatch, match=r"--resample .*--ignore-voxel-size"):
         detect(detector, other)
-    assert len(detect(detector, other, any_voxel=True))
+    assert len(detect(detector, other, ignore_voxel_size=True))
     resampled = detect(detector, other, resample=True, tile_zyx=(16, 32, 32))
     assert np.array_equal(resampled.zyx, detect(detector, other, resample=True).zyx)
     assert resampled.inside(other.shape_zyx).all()

@@ -119,14 +119,14 @@ def test_a_volume_with_other_voxels_is_refused_resampled_or_taken_as_it_is(encod
     some = points.zyx[:20]
     with pytest.raises(ModelMismatch, match="--resample"):
         embed(encoder, coarse, some)
-    with pytest.raises(ModelMismatch, match="--any-voxel"):
+    with pytest.raises(ModelMismatch, match="--ignore-voxel-size"):
         embed_to_store(encoder, coarse, points, tmp_path / "x.emb.zarr")
     assert not (tmp_path / "x.emb.zarr.unfinished").exists()
-    assert_same(embed(encoder, coarse, some, any_voxel=True), by_hand(encoder, coarse, some), 1e-5)
+    assert_same(embed(encoder, coarse, some, ignore_voxel_size=True), by_hand(encoder, coarse, some), 1e-5)
     stored = embed_to_store(encoder, coarse, points, tmp_path / "x.emb.zarr", resample=True, batch=32)
     assert stored.attributes["resample_to_um"] == [4.0, 1.8, 1.8]
     assert_same(stored.vectors, embed(encoder, coarse, points.zyx, resample=True, batch=32), 1e-6)
-    assert np.abs(stored.vectors[:20] - embed(encoder, coarse, some, any_voxel=True)).max() > 1e-3
+    assert np.abs(stored.vectors[:20] - embed(encoder, coarse, some, ignore_voxel_size=True)).max() > 1e-3
 
 
 def test_a_crop_larger_than_the_volume_is_refused(encoder, tmp_path):

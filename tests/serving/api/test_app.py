@@ -274,7 +274,7 @@ def test_a_volume_of_another_voxel_size_is_refused_at_the_start(
     with pytest.raises(ModelMismatch, match="--resample"):
         Engine.load(settings)
     points = np.array([[12.0, 30.0, 25.0], [5.0, 20.0, 21.5]])
-    for option in ("resample", "any_voxel"):
+    for option in ("resample", "ignore_voxel_size"):
         engine = Engine.load(settings.model_copy(update={option: True}))
         hosted = engine.volumes["coarse"]
         rows, crops = next(hosted.batches(hosted.check(points.tolist()), 64))

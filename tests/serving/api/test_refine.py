@@ -89,7 +89,7 @@ def refiners(brains, cells, finder, tmp_path_factory: pytest.TempPathFactory) ->
 def more(cells, finder, refiners) -> dict[str, Any]:
     """Settings of the service: its default model has other crops and takes any voxel size."""
     return {
-        "any_voxel": True,
+        "ignore_voxel_size": True,
         "models": {"cells": str(cells.path), "finder": str(finder.path)},
         "refiners": {name: str(path) for name, path in refiners.items()},
     }
@@ -269,7 +269,7 @@ def test_an_encoder_that_is_shipped_need_not_be_named(
         client = begin_service(
             stack,
             volumes={"c": str(volume.path)},
-            more={"any_voxel": True, "refiners": {"plain": str(refiners["plain"])}},
+            more={"ignore_voxel_size": True, "refiners": {"plain": str(refiners["plain"])}},
         )
         found = array_of(client.post("/v1/refine", json=asked(points, "plain")))
         assert [each["name"] for each in client.get("/v1/models").json()["models"]] == ["tiny"]

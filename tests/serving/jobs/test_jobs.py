@@ -97,7 +97,7 @@ def test_a_refinement_gives_what_python_gives(run, brains, tmp_path: Path) -> No
     volume, candidates = brains[2]
     candidates.write(tmp_path / "candidates.csv")
     more = {
-        "any_voxel": True,
+        "ignore_voxel_size": True,
         "models": {"cells": str(cells.path)},
         "refiners": {"r": str(tmp_path / "refiner")},
     }

@@ -217,8 +217,8 @@ def test_voxel_sizes_that_differ_are_refused(tmp_path: Path, cubes: list[Path], 
     ) as raised:
         pretrain(tiny(), mixed, out=tmp_path / "run", device="cpu")
     assert "--resample Z Y X" in str(raised.value)
-    assert "--any-voxel" in str(raised.value)
-    as_they_are = pretrain(tiny(), mixed, out=tmp_path / "any", any_voxel=True, device="cpu")
+    assert "--ignore-voxel-size" in str(raised.value)
+    as_they_are = pretrain(tiny(), mixed, out=tmp_path / "any", ignore_voxel_size=True, device="cpu")
     assert canvas_fm.load(as_they_are.encoder).config.voxel_um == (4.0, 1.8, 1.8)
     resampled = pretrain(tiny(), mixed, out=tmp_path / "re", resample_to=(4.0, 2.4, 2.4), device="cpu")
     assert canvas_fm.load(resampled.encoder).config.voxel_um == (4.0, 2.4, 2.4)

@@ -140,3 +140,7 @@ def test_the_first_difference_is_found() -> None:
 def test_an_unknown_recipe_lists_the_shipped_ones() -> None:
     with pytest.raises(CanvasError, match=r"shipped: .*phantom"):
         read_recipe("fantom")
+
+
+def test_runs_before_the_flag_had_its_name_are_read():
+    assert read_recipe({**LEAST, "data": {"any_voxel": True}}).data.ignore_voxel_size
