@@ -11,7 +11,8 @@ import yaml
 
 from canvas_fm.cli import build_parser
 from canvas_fm.cli.points import FORMATS
-from canvas_fm.data.points.points import Points, formats
+from canvas_fm.data.points import formats
+from canvas_fm.data.points.points import Points
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from canvas_fm.training.finetune.finetune import Tuning, fit_tuned, tune
 from canvas_fm.training.finetune.frozen_tokens import Prefix
 from canvas_fm.training.finetune.method import FinetunedEncoder
 
-from .conftest import make_encoder
+from ..conftest import make_encoder
 
 # Steps enough for the tiny encoder to change its mind.
 TUNING = Tuning(1, least_steps=12, most_steps=12, batch=16, learning_rate=3e-3)

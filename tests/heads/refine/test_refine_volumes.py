@@ -20,7 +20,7 @@ from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.inference.detect.detector_features import detector_features
 from canvas_fm.inference.embed.embed import embed
 
-from .conftest import SHAPE, VOXEL_UM, make_encoder, spots
+from ..conftest import SHAPE, VOXEL_UM, make_encoder, spots
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from canvas_fm.inference.embed.runner import Runner
 from canvas_fm.models.checkpoint import load
 from canvas_fm.models.vit import DENSE, POOLS
 
-from .conftest import CROP, make_encoder  # isort: skip
+from ..conftest import CROP, make_encoder  # isort: skip
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need an NVIDIA GPU")
 

@@ -15,7 +15,7 @@ from canvas_fm.errors import CanvasError, ModelMismatch
 from canvas_fm.inference.embed import resumable as unfinished
 from canvas_fm.inference.embed.embed import embed, embed_crops, embed_to_store
 
-from .conftest import CROP, assert_same, by_hand, VOXEL_UM, make_encoder, noise, write_volume  # isort: skip
+from ..conftest import CROP, assert_same, by_hand, VOXEL_UM, make_encoder, noise, write_volume  # isort: skip
 
 
 @pytest.mark.parametrize("pool", ["mean", "cls", "centre", "contrast"])

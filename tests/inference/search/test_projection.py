@@ -15,7 +15,7 @@ from canvas_fm.inference.embed.embedding_store import Embeddings, write_store
 from canvas_fm.inference.search import projection as search_map
 from canvas_fm.inference.search.projection import column, column_kinds, embedding_map, methods
 
-from .conftest import ATTRIBUTES  # isort: skip
+from ..conftest import ATTRIBUTES  # isort: skip
 
 DIM = 12
 

@@ -9,7 +9,7 @@ import canvas_fm as cf
 from canvas_fm.errors import CanvasError, ModelMismatch
 from canvas_fm.inference.search import inverted_lists as search_lists
 
-from .conftest import DIM, clumps, nearest, whole, write_cells  # isort: skip
+from ..conftest import DIM, clumps, nearest, whole, write_cells  # isort: skip
 
 
 @pytest.mark.parametrize("metric", ["cosine", "l2"])

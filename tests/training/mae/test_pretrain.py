@@ -18,7 +18,7 @@ from canvas_fm.training.recipe.recipe import Recipe
 from canvas_fm.training.run.run_folder import Run
 from canvas_fm.viewing.reconstruction import reconstruct
 
-from .conftest import write_cube  # isort: skip
+from ..conftest import write_cube  # isort: skip
 
 Tiny = Callable[..., Recipe]
 

@@ -26,7 +26,7 @@ from canvas_fm.training.recipe.recipe import Recipe
 from canvas_fm.training.run.checkpoint import load_checkpoint
 from canvas_fm.training.run.run_folder import Run
 
-from .conftest import TINY, write_cube  # isort: skip
+from ..conftest import TINY, write_cube  # isort: skip
 
 SCRIPT = Path(__file__).with_name("dying.py")
 CALLS = 70  # of steps, syncs and renames that a whole run makes, at least
