@@ -50,7 +50,7 @@ def add_verbs(verbs: Verbs) -> None:
 
 def run_convert(args: argparse.Namespace) -> None:
     from canvas_fm.cli.options import print_result
-    from canvas_fm.data.points.formats import convert_points
+    from canvas_fm.data.points.points import convert_points
 
     points = convert_points(
         args.source,

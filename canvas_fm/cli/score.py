@@ -108,7 +108,7 @@ def run_evaluate(args: argparse.Namespace) -> None:
     score = evaluate(
         points,
         truth,
-        voxel_um=args.voxel_um or stated or voxel_um_of(points) or voxel_um_of(truth),
+        voxel_um=args.voxel_um or stated or voxel_um_of(points.meta) or voxel_um_of(truth.meta),
         marker=args.marker,
         tolerance_um=args.tolerance_um,
         tolerance_voxels=args.tolerance_voxels,

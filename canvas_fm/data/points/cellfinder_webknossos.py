@@ -11,7 +11,7 @@ from xml.sax.saxutils import escape, quoteattr
 
 import numpy as np
 
-from canvas_fm.data.points.points import Points
+from canvas_fm.data.points.tables import PointTable
 from canvas_fm.errors import CanvasError
 from canvas_fm.files.atomic import write_atomic
 
@@ -22,7 +22,7 @@ _AXES = ("z", "y", "x")
 _UM = {"nanometer": 1e-3, "micrometer": 1.0, "millimeter": 1e3, "centimeter": 1e4, "meter": 1e6}
 
 
-def read_cellfinder(path: Path) -> Points:
+def read_cellfinder(path: Path) -> PointTable:
     """The markers of a cellfinder (or ImageJ Cell Counter) XML, in the file's order, with their `type`.
 
     Type 2 is a cell and 1 is not, or is not classified yet.
@@ -56,23 +56,23 @@ def read_cellfinder(path: Path) -> Points:
         text[0] += piece
 
     _parse(path, "CellCounter_Marker_File", "cellfinder XML", start, end, data)
-    return Points(np.array(zyx, np.float64).reshape(-1, 3), {"type": np.array(types, np.int64)})
+    return PointTable(np.array(zyx, np.float64).reshape(-1, 3), {"type": np.array(types, np.int64)}, {})
 
 
-def write_cellfinder(points: Points, path: Path) -> None:
+def write_cellfinder(points: PointTable, path: Path) -> None:
     """One marker a point, grouped by the column `type` (without one all are 2, cells), in whole voxels.
 
     cellfinder cuts fractions off, so positions are rounded to the nearest voxel here, which a warning counts.
     """
-    types = points.columns.get("type", np.full(len(points), 2))
+    types = points.columns.get("type", np.full(len(points.zyx), 2))
     if types.dtype.kind not in "iu":
         raise CanvasError(
             f"{path}: the column 'type' holds {types[:1]}; cellfinder's types are whole numbers"
         )
     voxels = np.floor(points.zyx + 0.5).astype(np.int64)
     if moved := int((voxels != points.zyx).any(axis=1).sum()):
-        _log.warning("%s holds whole voxels: %d of %d positions were rounded", path, moved, len(points))
-    _say_dropped(points, path, {"type"})
+        _log.warning("%s holds whole voxels: %d of %d positions were rounded", path, moved, len(points.zyx))
+    _warn_dropped(points, path, {"type"})
 
     def write(temporary: Path) -> None:
         with temporary.open("w", encoding="utf-8") as file:
@@ -94,7 +94,7 @@ def write_cellfinder(points: Points, path: Path) -> None:
     write_atomic(path, write)
 
 
-def read_webknossos(path: Path) -> Points:
+def read_webknossos(path: Path) -> PointTable:
     """The nodes of an NML, in the file's order; `tree` where there are several, `comment` where any."""
     trees: list[str] = []
     ids: list[str] = []
@@ -126,14 +126,14 @@ def read_webknossos(path: Path) -> Points:
         columns["tree"] = np.array(trees)
     if comments:
         columns["comment"] = np.array([comments.get(node, "") for node in ids], dtype=np.str_)
-    return Points(np.array(zyx, np.float64).reshape(-1, 3), columns, meta)
+    return PointTable(np.array(zyx, np.float64).reshape(-1, 3), columns, meta)
 
 
-def write_webknossos(points: Points, path: Path, *, voxel_um: tuple[float, float, float]) -> None:
+def write_webknossos(points: PointTable, path: Path, *, voxel_um: tuple[float, float, float]) -> None:
     """One node a point; a tree for each value of the column `tree`, comments from the column `comment`."""
-    trees = points.columns.get("tree", np.full(len(points), "cells")).astype(np.str_)
-    comments = points.columns.get("comment", np.full(len(points), "")).astype(np.str_)
-    _say_dropped(points, path, {"tree", "comment"})
+    trees = points.columns.get("tree", np.full(len(points.zyx), "cells")).astype(np.str_)
+    comments = points.columns.get("comment", np.full(len(points.zyx), "")).astype(np.str_)
+    _warn_dropped(points, path, {"tree", "comment"})
     scale = " ".join(f'{axis}="{float(f"{1000 * size:.12g}")!r}"' for axis, size in _named(voxel_um))
 
     def write(temporary: Path) -> None:
@@ -177,7 +177,7 @@ def _number(path: Path, name: str, text: str | None) -> float:
     return value
 
 
-def _say_dropped(points: Points, path: Path, kept: set[str]) -> None:
+def _warn_dropped(points: PointTable, path: Path, kept: set[str]) -> None:
     if dropped := [name for name in points.columns if name not in kept]:
         _log.warning("%s cannot hold the columns %s; they were left out", path, ", ".join(dropped))
 

@@ -9,17 +9,22 @@ and WebKnossos; Neuroglancer counts from a voxel's corner and is half a voxel of
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from canvas_fm.data.points.points import Points
-from canvas_fm.data.points.tables import write_table
+from canvas_fm.data.points.cellfinder_webknossos import (
+    read_cellfinder,
+    read_webknossos,
+    write_cellfinder,
+    write_webknossos,
+)
+from canvas_fm.data.points.neuroglancer import read_neuroglancer, write_neuroglancer
+from canvas_fm.data.points.tables import PointTable, read_table, write_csv, write_parquet
 from canvas_fm.errors import CanvasError
-from canvas_fm.files.atomic import write_atomic
 
-ZyxUm = tuple[float, float, float]
+VoxelUm = tuple[float, float, float]
 
 FORMATS = ("csv", "parquet", "napari", "canvas", "cellfinder", "webknossos", "neuroglancer")
 _SUFFIXES = {
@@ -54,33 +59,31 @@ def format_of(path: str | Path, given: str | None = None) -> str:
 
 def read_points(
     path: str | Path, format: str | None = None, *, columns: Sequence[str] | None = None
-) -> Points:
-    """Points of any format, in voxels of level 0; `meta` says the voxel size where the file does.
+) -> PointTable:
+    """Positions, columns and `meta` of a file of any format; `meta` says the voxel size where the file does.
 
     `columns` names the z, y and x of a table that calls them otherwise. Raises CanvasError for what the
     format does not allow: a missing coordinate, a number that is none, an XML with a document type (nothing
     of a file is ever expanded or fetched).
     """
-    path, kind = Path(path), format_of(path, format)
+    path = Path(path)
     if not path.is_file():
-        raise CanvasError(f"no points file at {path}")
+        raise CanvasError(f"no points file at {path}; give a .csv or .parquet with columns z, y, x")
+    kind = format_of(path, format)
     if kind in _TABLES:
-        if path.suffix.lower() not in _SUFFIXES or _SUFFIXES[path.suffix.lower()] not in _TABLES:
+        stored_as = _SUFFIXES.get(path.suffix.lower())
+        if stored_as not in _TABLES:
             raise CanvasError(f"{path}: a {kind} file ends in .csv, .tsv, .txt or .parquet; rename it")
-        return Points.read(path, columns=columns)
+        return read_table(path, parquet=stored_as == "parquet", columns=columns)
     if columns is not None:
         raise CanvasError(f"{path}: column names were given, but {kind} files have no columns to name")
-    if kind == "neuroglancer":
-        from canvas_fm.data.points.neuroglancer import read_neuroglancer
-
-        return read_neuroglancer(path)
-    from canvas_fm.data.points.cellfinder_webknossos import read_cellfinder, read_webknossos
-
-    return (read_cellfinder if kind == "cellfinder" else read_webknossos)(path)
+    return {"neuroglancer": read_neuroglancer, "cellfinder": read_cellfinder, "webknossos": read_webknossos}[
+        kind
+    ](path)
 
 
 def write_points(
-    points: Points, path: str | Path, format: str | None = None, *, voxel_um: ZyxUm | None = None
+    points: PointTable, path: str | Path, format: str | None = None, *, voxel_um: VoxelUm | None = None
 ) -> None:
     """Write points atomically; what a format cannot hold is named in a warning.
 
@@ -88,92 +91,62 @@ def write_points(
     space.
     """
     path, kind = Path(path), format_of(path, format)
-    if kind in ("csv", "parquet"):
-        if _SUFFIXES.get(path.suffix.lower()) != kind:
-            raise CanvasError(f"{path}: a {kind} file has another suffix; expected .{kind}")
-        Points(points.zyx, points.columns, _with_voxel_um(points, voxel_um)).write(path)
-    elif kind == "napari":
-        axes = {f"axis-{axis}": points.zyx[:, axis] for axis in range(3)}
-        index = {"index": np.arange(len(points))}
-        write_atomic(path, lambda file: write_table(file, {**index, **axes, **points.columns}, {}))
-    elif kind == "canvas":
-        axes = {name: points.zyx[:, 2 - axis] for axis, name in enumerate("xyz")}
-        write_atomic(path, lambda file: write_table(file, {**axes, **points.columns}, {}))
+    if kind == "cellfinder":
+        write_cellfinder(points, path)
     elif kind == "neuroglancer":
-        from canvas_fm.data.points.neuroglancer import write_neuroglancer
-
         write_neuroglancer(points, path, voxel_um=_voxel_um(points, voxel_um, path))
     elif kind == "webknossos":
-        from canvas_fm.data.points.cellfinder_webknossos import write_webknossos
-
         write_webknossos(points, path, voxel_um=_voxel_um(points, voxel_um, path))
     else:
-        from canvas_fm.data.points.cellfinder_webknossos import write_cellfinder
-
-        write_cellfinder(points, path)
-
-
-def convert_points(
-    source: str | Path,
-    out: str | Path,
-    *,
-    origin_zyx: Sequence[float] | None = None,
-    voxel_um: ZyxUm | None = None,
-    source_format: str | None = None,
-    out_format: str | None = None,
-    columns: Sequence[str] | None = None,
-) -> Points:
-    """Read points in one format and write them in another; returns them as written.
-
-    `origin_zyx` is where the first voxel of a region lies in the whole brain, for files in the region's own
-    coordinates: it is added to every position.
-    """
-    out_format = format_of(out, out_format)
-    points = read_points(source, source_format, columns=columns)
-    if origin_zyx is not None:
-        if len(origin_zyx) != 3 or not np.isfinite(origin_zyx).all():
-            raise CanvasError(f"origin is {tuple(origin_zyx)}; expected three numbers, z y x in voxels")
-        points = Points(points.zyx + np.asarray(origin_zyx, np.float64), points.columns, points.meta)
-    if not Path(out).parent.is_dir():
-        raise CanvasError(f"{out}: there is no folder {Path(out).parent} to write it into")
-    write_points(points, out, out_format, voxel_um=voxel_um)
-    return points
+        if kind in ("csv", "parquet") and _SUFFIXES.get(path.suffix.lower()) != kind:
+            raise CanvasError(f"{path}: a {kind} file has another suffix; expected .{kind}")
+        meta = points.meta if voxel_um is None else points.meta | {"voxel_um": format_voxel_um(voxel_um)}
+        write = write_parquet if kind == "parquet" else write_csv
+        write(path, _named_axes(points, kind), {} if kind in ("napari", "canvas") else meta)
 
 
-def voxel_um_of(points: Points) -> ZyxUm | None:
+def _named_axes(points: PointTable, kind: str) -> dict[str, np.ndarray]:
+    """The columns of a table of that format: coordinates first, under the names that it has for them."""
+    z, y, x = points.zyx.T
+    if kind == "canvas":
+        return {"x": x, "y": y, "z": z, **points.columns}
+    if kind == "napari":
+        return {"index": np.arange(len(z)), "axis-0": z, "axis-1": y, "axis-2": x, **points.columns}
+    return {"z": z, "y": y, "x": x, **points.columns}
+
+
+def voxel_um_of(meta: Mapping[str, str]) -> VoxelUm | None:
     """The voxel size that a file of points states in its `voxel_um` line, None where it does not."""
     try:
-        z, y, x = (float(text) for text in points.meta["voxel_um"].replace(",", " ").split())
+        z, y, x = (float(text) for text in meta["voxel_um"].replace(",", " ").split())
     except (KeyError, ValueError):
         return None
     return (z, y, x)
 
 
-def said(voxel_um: Sequence[float]) -> str:
+def format_voxel_um(voxel_um: Sequence[float]) -> str:
     """A voxel size as `meta` holds it: "4.0 1.8 1.8"."""
     return " ".join(repr(float(size)) for size in voxel_um)
 
 
-def _voxel_um(points: Points, given: ZyxUm | None, path: Path) -> ZyxUm:
-    stated = voxel_um_of(points)
+def _voxel_um(points: PointTable, given: VoxelUm | None, path: Path) -> VoxelUm:
+    stated = voxel_um_of(points.meta)
     if given is None and stated is None:
         raise CanvasError(
             f"{path}: this format places points in space; give the voxel size: --voxel-um Z Y X"
         )
     if given is not None and stated is not None and not np.allclose(given, stated, rtol=1e-6):
         raise CanvasError(
-            f"the points state voxels of {said(stated)} µm, and {said(given)} µm (z y x) were given; "
-            "leave the one out that is wrong"
+            f"the points state voxels of {format_voxel_um(stated)} µm, and {format_voxel_um(given)} µm "
+            "(z y x) were given; leave the one out that is wrong"
         )
     size = given if given is not None else stated
     assert size is not None
     if not all(0 < value < float("inf") for value in size):
-        raise CanvasError(f"voxel size is {said(size)}; expected three numbers above 0, z y x in µm")
+        raise CanvasError(
+            f"voxel size is {format_voxel_um(size)}; expected three numbers above 0, z y x in µm"
+        )
     return size
-
-
-def _with_voxel_um(points: Points, given: ZyxUm | None) -> dict[str, str]:
-    return points.meta | ({"voxel_um": said(given)} if given is not None else {})
 
 
 def suffixes() -> tuple[str, ...]:

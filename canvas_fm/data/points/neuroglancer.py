@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from canvas_fm.data.points.points import Points
+from canvas_fm.data.points.tables import PointTable
 from canvas_fm.errors import CanvasError
 from canvas_fm.files.atomic import write_atomic
 
@@ -33,7 +33,7 @@ _PROPERTY = re.compile("[a-z][a-zA-Z0-9_]*")  # what the viewer takes as a prope
 _TYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32")
 
 
-def read_neuroglancer(path: Path) -> Points:
+def read_neuroglancer(path: Path) -> PointTable:
     """The point annotations of a viewer's state, of one of its layers, or of a bare list of annotations.
 
     Axes are found by their names. Properties become columns, and so does `layer` where several layers hold
@@ -50,19 +50,19 @@ def read_neuroglancer(path: Path) -> Points:
     if not (layers := [layer for layer in layers if "annotations" in layer]):
         raise CanvasError(f"{path} holds no layer with annotations; expected a Neuroglancer state or layer")
     parts = [_layer(path, layer, state.get("dimensions")) for layer in layers]
-    parts = [part for part in parts if len(part)] or parts[:1]
+    parts = [part for part in parts if len(part.zyx)] or parts[:1]
     if len({part.meta.get("voxel_um") for part in parts}) > 1:
         raise CanvasError(f"{path}: its layers have different dimensions; keep one layer a file")
     if len(parts) == 1:
-        return Points(
+        return PointTable(
             parts[0].zyx, {k: v for k, v in parts[0].columns.items() if k != "layer"}, parts[0].meta
         )
     shared = [name for name in parts[0].columns if all(name in part.columns for part in parts)]
     columns = {name: np.concatenate([part.columns[name] for part in parts]) for name in shared}
-    return Points(np.concatenate([part.zyx for part in parts]), columns, parts[0].meta)
+    return PointTable(np.concatenate([part.zyx for part in parts]), columns, parts[0].meta)
 
 
-def write_neuroglancer(points: Points, path: Path, *, voxel_um: tuple[float, float, float]) -> None:
+def write_neuroglancer(points: PointTable, path: Path, *, voxel_um: tuple[float, float, float]) -> None:
     """A state with one annotation layer, to paste into the viewer's state editor; numbers become properties.
 
     The viewer shows properties as float32 or 32-bit integers; the file holds them in full. A column
@@ -129,7 +129,7 @@ def _load(path: Path) -> Any:
         raise CanvasError(f"{path} is not readable as JSON: {problem}") from problem
 
 
-def _layer(path: Path, layer: Mapping[str, Any], global_dimensions: Any) -> Points:
+def _layer(path: Path, layer: Mapping[str, Any], global_dimensions: Any) -> PointTable:
     source = layer.get("source", {})
     source = source[0] if isinstance(source, list) and source else source
     transform = source.get("transform", {}) if isinstance(source, Mapping) else {}
@@ -163,7 +163,7 @@ def _layer(path: Path, layer: Mapping[str, Any], global_dimensions: Any) -> Poin
                 zyx[row, axis] = float(Decimal(value) - _HALF)
     columns = _columns(path, layer, kept)
     columns["layer"] = np.full(len(kept), str(layer.get("name", "")))
-    return Points(zyx, columns, meta)
+    return PointTable(zyx, columns, meta)
 
 
 def _axes(path: Path, dimensions: Any) -> tuple[list[str], dict[str, str]]:

@@ -4,21 +4,37 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 import numpy as np
+from jaxtyping import Float64
 
 from canvas_fm.errors import CanvasError, MissingExtra
 from canvas_fm.files.atomic import write_atomic
 
-CSV = (".csv", ".tsv", ".txt")
-PARQUET = (".parquet", ".pq")
 _BLOCK = 1 << 17  # rows read at a time: bounds what the text of a large file costs as Python strings
+_NAPARI = ("axis-0", "axis-1", "axis-2")  # what a points layer saves; its rows are numbered in `index`
 _META = b"canvas_fm"  # the Parquet schema's key under which `meta` lies as JSON
+
+
+class PointTable(NamedTuple):
+    """Positions in voxels of level 0, order z, y, x, with further columns and `meta`: what a file holds."""
+
+    zyx: Float64[np.ndarray, "n 3"]
+    columns: dict[str, np.ndarray]
+    meta: dict[str, str]
+
+
+def read_table(path: Path, *, parquet: bool, columns: Sequence[str] | None = None) -> PointTable:
+    """Points of a CSV or Parquet file; `columns` names its z, y and x where they are called otherwise."""
+    table, meta = read_parquet(path) if parquet else read_csv(path)
+    table = _with_axes(path, table, columns)
+    others = {name: values for name, values in table.items() if not is_axis(name)}
+    return PointTable(_coordinates(path, table), others, meta)
 
 
 def read_csv(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -33,17 +49,21 @@ def read_csv(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     return {name: np.concatenate(blocks[name] or [np.empty(0)]) for name in header}, meta
 
 
-def write_table(path: Path, table: Mapping[str, np.ndarray], meta: Mapping[str, str]) -> None:
-    """Write `# key: value` lines, the column row and a row for each value; not atomic by itself."""
+def write_csv(path: Path, table: Mapping[str, np.ndarray], meta: Mapping[str, str]) -> None:
+    """Write `# key: value` lines, the column row and a row for each value, atomically."""
     columns = list(table.values())
-    with path.open("w", encoding="utf-8", newline="") as file:
-        for key, value in meta.items():
-            file.write(f"# {_one_line(key)}: {_one_line(value)}\n")
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(table)
-        for start in range(0, len(columns[0]), _BLOCK):
-            rows = slice(start, start + _BLOCK)
-            writer.writerows(zip(*(_plain(values[rows]).tolist() for values in columns), strict=True))
+
+    def write(temporary: Path) -> None:
+        with temporary.open("w", encoding="utf-8", newline="") as file:
+            for key, value in meta.items():
+                file.write(f"# {_one_line(key)}: {_one_line(value)}\n")
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(table)
+            for start in range(0, len(columns[0]), _BLOCK):
+                rows = slice(start, start + _BLOCK)
+                writer.writerows(zip(*(_plain(values[rows]).tolist() for values in columns), strict=True))
+
+    write_atomic(path, write)
 
 
 def read_parquet(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -74,6 +94,61 @@ def write_parquet(path: Path, table: Mapping[str, np.ndarray], meta: Mapping[str
     pyarrow, parquet = _pyarrow(path)
     whole = pyarrow.table(dict(table)).replace_schema_metadata({_META: json.dumps(dict(meta))})
     write_atomic(path, lambda temporary: parquet.write_table(whole, temporary))
+
+
+def _with_axes(
+    path: Path, table: dict[str, np.ndarray], names: Sequence[str] | None
+) -> dict[str, np.ndarray]:
+    """The table with its coordinates called z, y, x: by the names given, else napari's, else as it is."""
+    if names is not None:
+        if len(names) != 3 or len(set(names)) != 3:
+            raise CanvasError(f"columns {', '.join(names)} were given; expected three names, of z, y and x")
+        if missing := [name for name in names if name not in table]:
+            raise CanvasError(f"{path} has no column {missing[0]!r}; found {', '.join(table) or 'none'}")
+        if other := [name for name in table if is_axis(name) and name not in names]:
+            raise CanvasError(
+                f"{path}: {other[0]!r} is a column too; leave it out, or give it as a coordinate"
+            )
+    elif any(map(is_axis, table)) or not set(_NAPARI) <= set(table):
+        return table
+    elif "axis-3" in table:
+        raise CanvasError(
+            f"{path} holds napari points of more than three axes; expected axis-0 … axis-2, z y x"
+        )
+    else:
+        names = _NAPARI
+        table = {name: values for name, values in table.items() if name != "index"}
+    axis = dict(zip(names, "zyx", strict=True))
+    return {axis.get(name, name): values for name, values in table.items()}
+
+
+def _coordinates(path: Path, table: dict[str, np.ndarray]) -> Float64[np.ndarray, "n 3"]:
+    """The columns z, y, x of a table, checked value by value."""
+    names = {name.lower(): name for name in table if is_axis(name)}
+    missing = [axis for axis in "zyx" if axis not in names]
+    if missing:
+        raise CanvasError(
+            f"{path} has no column {', '.join(missing)}; found {', '.join(table) or 'none'}: "
+            "name the coordinates z, y, x, in voxels of level 0 "
+            "(`canvas-fm points convert --columns` renames them)"
+        )
+    zyx = np.empty((len(table[names["z"]]), 3))
+    for axis, name in enumerate("zyx"):
+        values = table[names[name]]
+        try:
+            zyx[:, axis] = values
+        except ValueError as problem:
+            row = next(i for i, text in enumerate(values.tolist()) if not _is_number(text))
+            raise CanvasError(
+                f"{path}: row {row + 1}: {names[name]} is {str(values[row])!r}, expected a number"
+            ) from problem
+        finite = np.isfinite(zyx[:, axis])
+        if not finite.all():
+            row = int(np.argmin(finite))
+            raise CanvasError(
+                f"{path}: row {row + 1}: {names[name]} is {zyx[row, axis]}, expected a finite number"
+            )
+    return zyx
 
 
 def _parse(
@@ -168,3 +243,15 @@ def _pyarrow(path: Path) -> tuple[Any, Any]:
     except ImportError as problem:
         raise MissingExtra("pyarrow", "parquet", f"{path.suffix} ({path.name})") from problem
     return pyarrow, pyarrow.parquet
+
+
+def is_axis(name: str) -> bool:
+    return name.lower() in ("z", "y", "x")
+
+
+def _is_number(text: object) -> bool:
+    try:
+        float(str(text))
+    except ValueError:
+        return False
+    return True

@@ -11,13 +11,10 @@ import pytest
 
 from canvas_fm.data.points.formats import (
     FORMATS,
-    convert_points,
     format_of,
-    read_points,
     voxel_um_of,
-    write_points,
 )
-from canvas_fm.data.points.points import Points
+from canvas_fm.data.points.points import Points, convert_points
 from canvas_fm.errors import CanvasError
 
 VOXEL_UM = (6.0, 1.62, 1.8)
@@ -40,28 +37,28 @@ def test_positions_come_back_bit_for_bit(kind, tmp_path):
     zyx = random.choice([-1, 1], (500, 3)) * 10 ** random.uniform(-9, 6, (500, 3))
     zyx[:3] = [[0, 0.1, 0.5], [-0.5, 1 / 3, 4095.999999], [1e-15, 2**40 + 0.5, -1e-6]]
     path = tmp_path / f"points.{SUFFIX[kind]}"
-    write_points(Points(zyx), path, kind, voxel_um=VOXEL_UM)
-    np.testing.assert_array_equal(read_points(path, kind).zyx, zyx)
-    write_points(Points(zyx[:0]), path, kind, voxel_um=VOXEL_UM)
-    assert len(read_points(path, kind)) == 0
+    Points(zyx).write(path, kind, voxel_um=VOXEL_UM)
+    np.testing.assert_array_equal(Points.read(path, kind).zyx, zyx)
+    Points(zyx[:0]).write(path, kind, voxel_um=VOXEL_UM)
+    assert len(Points.read(path, kind)) == 0
 
 
 @pytest.mark.parametrize("kind", FORMATS)
 def test_whole_voxels_and_the_axes_survive_every_pair_of_formats(kind, tmp_path):
     points = some(whole=True)
     first = tmp_path / f"a.{SUFFIX[kind]}"
-    write_points(points, first, kind, voxel_um=VOXEL_UM)
+    points.write(first, kind, voxel_um=VOXEL_UM)
     for other in FORMATS:
         second = tmp_path / f"b.{SUFFIX[other]}"
         convert_points(first, second, voxel_um=VOXEL_UM, source_format=kind, out_format=other)
-        np.testing.assert_array_equal(read_points(second, other).zyx, points.zyx)
+        np.testing.assert_array_equal(Points.read(second, other).zyx, points.zyx)
 
 
 @pytest.mark.parametrize("kind", ["webknossos", "neuroglancer", "csv"])
 def test_the_voxel_size_travels_with_the_file(kind, tmp_path):
     path = tmp_path / f"a.{SUFFIX[kind]}"
-    write_points(some(), path, kind, voxel_um=VOXEL_UM)
-    assert voxel_um_of(Points.read(path)) == VOXEL_UM
+    some().write(path, kind, voxel_um=VOXEL_UM)
+    assert voxel_um_of(Points.read(path).meta) == VOXEL_UM
 
 
 def test_points_read_and_write_go_by_the_suffix(tmp_path):
@@ -84,7 +81,7 @@ def test_cellfinders_own_file_is_read_x_y_z(real_data, tmp_path):
     assert points.zyx[:, ::-1].astype(int).tolist() == [list(map(int, mark)) for mark in marks]
     assert points.zyx[0].tolist() == [10, 308, 132]
     assert set(points.columns["type"].tolist()) == {2}
-    write_points(points, tmp_path / "again.xml")
+    points.write(tmp_path / "again.xml")
     assert (
         "".join((tmp_path / "again.xml").read_text().split()).casefold() == "".join(text.split()).casefold()
     )
@@ -93,7 +90,7 @@ def test_cellfinders_own_file_is_read_x_y_z(real_data, tmp_path):
 def test_fractions_are_rounded_to_the_nearest_voxel_and_said(tmp_path, caplog):
     points = Points(np.array([[1.5, 2.49, 3], [4, 5, 6]]), {"score": np.array([0.5, 1.0])})
     with caplog.at_level(logging.WARNING):
-        write_points(points, tmp_path / "a.xml")
+        points.write(tmp_path / "a.xml")
     assert "1 of 2 positions were rounded" in caplog.text
     assert "cannot hold the columns score" in caplog.text
     assert Points.read(tmp_path / "a.xml").zyx.tolist() == [[2, 2, 3], [4, 5, 6]]
@@ -154,7 +151,7 @@ def test_xml_that_is_refused(name, content, sentence, tmp_path):
 
 def test_an_nml_keeps_trees_and_comments(tmp_path):
     columns = {"tree": np.array(["a & b", "c", "c"]), "comment": np.array(["", 'say "hi" <b>', ""])}
-    write_points(Points(some(3).zyx, columns), tmp_path / "a.nml", voxel_um=VOXEL_UM)
+    Points(some(3).zyx, columns).write(tmp_path / "a.nml", voxel_um=VOXEL_UM)
     back = Points.read(tmp_path / "a.nml")
     np.testing.assert_array_equal(back.zyx, some(3).zyx)
     assert {name: values.tolist() for name, values in back.columns.items()} == {
@@ -175,14 +172,14 @@ def test_an_nml_as_webknossos_writes_it(tmp_path):
     points = Points.read(tmp_path / "a.nml")
     assert points.zyx.tolist() == [[3, 2, 1], [30, 20, 10]]
     assert points.columns == {}
-    assert voxel_um_of(points) == (4.0, 1.8, 1.8)
+    assert voxel_um_of(points.meta) == (4.0, 1.8, 1.8)
 
 
 # --- Neuroglancer
 
 
 def test_a_voxels_centre_is_half_a_voxel_on_in_neuroglancer(tmp_path):
-    write_points(Points(np.array([[1, 2, 3.0]])), tmp_path / "a.json", voxel_um=(4.0, 1.8, 1.62))
+    Points(np.array([[1, 2, 3.0]])).write(tmp_path / "a.json", voxel_um=(4.0, 1.8, 1.62))
     layer = json.loads((tmp_path / "a.json").read_text())["layers"][0]
     assert layer["annotations"] == [{"type": "point", "id": "1", "point": [3.5, 2.5, 1.5]}]
     dimensions = {"x": [1.62e-6, "m"], "y": [1.8e-6, "m"], "z": [4e-6, "m"]}
@@ -197,7 +194,7 @@ def test_numbers_become_properties_and_come_back(tmp_path, caplog):
         "region": np.array(["CA1", "CA3", "DG"]),
     }
     with caplog.at_level(logging.WARNING):
-        write_points(Points(some(3).zyx, columns), tmp_path / "a.json", voxel_um=VOXEL_UM)
+        Points(some(3).zyx, columns).write(tmp_path / "a.json", voxel_um=VOXEL_UM)
     assert "cannot hold the columns region" in caplog.text
     back = Points.read(tmp_path / "a.json").columns
     np.testing.assert_array_equal(back["score"], columns["score"])
@@ -224,7 +221,7 @@ def test_axes_are_found_by_name_and_other_annotations_left_out(tmp_path, caplog)
         points = Points.read(tmp_path / "a.json")
     assert points.zyx.tolist() == [[1, 2, 3], [4, 5, 5.5]]
     assert points.columns["layer"].tolist() == ["one", "two"]
-    assert voxel_um_of(points) == (4.0, 1.8, 1.8)
+    assert voxel_um_of(points.meta) == (4.0, 1.8, 1.8)
     assert "1 of 2 annotations are no points" in caplog.text
 
 
@@ -257,7 +254,7 @@ def test_json_that_is_refused(content, sentence, tmp_path):
 
 def test_naparis_file(tmp_path):
     points = Points(some(3).zyx, {"score": np.array([0.5, 0.25, 0.125])})
-    write_points(points, tmp_path / "a.csv", "napari")
+    points.write(tmp_path / "a.csv", "napari")
     lines = (tmp_path / "a.csv").read_text().splitlines()
     assert lines[0] == "index,axis-0,axis-1,axis-2,score"
     assert lines[1] == f"0,1000.1,200.25,{1 / 3},0.5"
@@ -277,7 +274,7 @@ def test_the_canvas_ground_truth_by_its_column_names_in_region_coordinates(tmp_p
     )
     assert points.zyx.tolist() == [[103, 202, 301], [106, 205, 304]]
     assert Points.read(tmp_path / "cells.csv").columns["annotator"].tolist() == ["a", "b"]
-    write_points(points, tmp_path / "back_gt.csv", "canvas")
+    points.write(tmp_path / "back_gt.csv", "canvas")
     assert (tmp_path / "back_gt.csv").read_text().splitlines()[:2] == [
         "x,y,z,annotator",
         "301.0,202.0,103.0,a",
@@ -321,21 +318,21 @@ def test_formats_are_known_by_suffix_or_name(tmp_path):
     with pytest.raises(CanvasError, match=r"the suffix '\.doc' says no format"):
         Points.read(_touch(tmp_path / "a.doc"))
     with pytest.raises(CanvasError, match="no points file at"):
-        read_points(tmp_path / "none.xml")
+        Points.read(tmp_path / "none.xml")
     with pytest.raises(CanvasError, match="have no columns to name"):
         Points.read(_touch(tmp_path / "a.xml"), columns=["a", "b", "c"])
-    write_points(some(), tmp_path / "a.csv")
+    some().write(tmp_path / "a.csv")
     with pytest.raises(CanvasError, match="there is no folder"):
         convert_points(tmp_path / "a.csv", tmp_path / "nowhere" / "b.csv")
 
 
 def test_a_format_in_space_needs_one_voxel_size(tmp_path):
     with pytest.raises(CanvasError, match="give the voxel size: --voxel-um Z Y X"):
-        write_points(some(), tmp_path / "a.nml")
+        some().write(tmp_path / "a.nml")
     stated = Points(some().zyx, meta={"voxel_um": "4 1.8 1.8"})
     with pytest.raises(CanvasError, match=r"state voxels of 4\.0 1\.8 1\.8 µm, and 6\.0 1\.62 1\.8"):
-        write_points(stated, tmp_path / "a.nml", voxel_um=VOXEL_UM)
-    write_points(stated, tmp_path / "a.nml")
+        stated.write(tmp_path / "a.nml", voxel_um=VOXEL_UM)
+    stated.write(tmp_path / "a.nml")
 
 
 def _touch(path):
