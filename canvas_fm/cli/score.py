@@ -92,8 +92,8 @@ def run_evaluate(args: argparse.Namespace) -> None:
     from canvas_fm.data.points.points import Points
     from canvas_fm.errors import CanvasError
     from canvas_fm.evaluation.detection.score import evaluate
-    from canvas_fm.evaluation.leaderboard.submission import sha256
     from canvas_fm.files.atomic import write_text_atomic
+    from canvas_fm.files.checksum import sha256
     from canvas_fm.version import __version__
 
     if args.figure is not None and args.volume is None:
@@ -175,7 +175,8 @@ def _for_people(score: Score) -> str:
 
 def run_tables(args: argparse.Namespace) -> None:
     from canvas_fm.cli.options import print_result
-    from canvas_fm.evaluation.tables.tables import make_tables, write_tables
+    from canvas_fm.evaluation.tables.tables import make_tables
+    from canvas_fm.evaluation.tables.write import write_tables
 
     tables = make_tables(args.manifest)
     written = write_tables(tables, args.out)

@@ -100,7 +100,9 @@ def main(rows: int = 1_000_000, paths: Sequence[str] = ()) -> None:
         built_mb = peak_mb()
         queries = vectors_of(QUERIES, 10_001)  # drawn alike, none of them indexed
         begun = time.perf_counter()
-        truth = index._decide(index.check_queries(queries), propose_exactly(index.parts, queries, 20), 10)
+        truth = index._near.decide(
+            index.check_queries(queries), propose_exactly(index.parts, queries, 20), 10
+        )
         scan_ms = 1000 * (time.perf_counter() - begun) / QUERIES
         found = index.search(queries, 10)
         recall = np.mean(

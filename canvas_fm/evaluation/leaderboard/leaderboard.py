@@ -15,7 +15,6 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,34 +23,25 @@ from canvas_fm.data.points.points import Points
 from canvas_fm.errors import CanvasError
 from canvas_fm.evaluation.detection.counts import Counts, counts_array, intervals, mean_f1, pooled
 from canvas_fm.evaluation.detection.score import Score, evaluate
+from canvas_fm.evaluation.leaderboard.page import leaderboard_page
 from canvas_fm.evaluation.leaderboard.submission import (
     BENCHMARK,
     CARD,
     CELLS,
     Benchmark,
     BoardRegion,
-    Card,
+    Entry,
     Submission,
     check_submission,
     read_benchmark,
     regions_boxes,
-    sha256,
 )
 from canvas_fm.files.atomic import write_text_atomic
+from canvas_fm.files.checksum import sha256
 from canvas_fm.progress import bar
 from canvas_fm.version import __version__
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A submission with its stored scores; `stale` says why they no longer fit, None where they do."""
-
-    name: str
-    card: Card
-    scores: dict[str, Any]
-    stale: str | None
 
 
 def submit(folder: str | Path, board: str | Path, *, name: str | None = None, replace: bool = False) -> Path:
@@ -158,8 +148,6 @@ def read_entries(board: str | Path) -> tuple[Benchmark, list[Entry], dict[str, s
 
 def write_page(board: str | Path, out: str | Path | None = None) -> Path:
     """Write the board's page (index.html in it, unless said otherwise); returns where it is."""
-    from canvas_fm.evaluation.leaderboard.page import leaderboard_page
-
     board = Path(board)
     out = board / "index.html" if out is None else Path(out)
     files_at = Path(os.path.relpath((board / "submissions").resolve(), out.resolve().parent)).as_posix()

@@ -9,8 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 from canvas_fm.evaluation.html import page, table
-from canvas_fm.evaluation.leaderboard.leaderboard import Entry
-from canvas_fm.evaluation.leaderboard.submission import Benchmark
+from canvas_fm.evaluation.leaderboard.submission import Benchmark, Entry
 
 _SORT = Path(__file__).with_name("sort.js")
 _NOTE = (

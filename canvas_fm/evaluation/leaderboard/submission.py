@@ -5,13 +5,12 @@ from __future__ import annotations
 import csv
 import datetime
 import difflib
-import hashlib
 import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field, field_validator, model_validator
@@ -21,6 +20,7 @@ from canvas_fm.data.points.points import Points
 from canvas_fm.errors import CanvasError
 from canvas_fm.evaluation.detection.checks import scores_of
 from canvas_fm.evaluation.tables.manifest import VoxelUm
+from canvas_fm.files.checksum import sha256
 from canvas_fm.files.settings import Section, check_settings, read_settings
 
 BENCHMARK, CARD, CELLS = "benchmark.yaml", "card.yaml", "cells"
@@ -111,6 +111,16 @@ class Submission:
         return {path.relative_to(self.folder).as_posix(): sha256(path) for path in paths}
 
 
+@dataclass(frozen=True)
+class Entry:
+    """A submission with its stored scores; `stale` says why they no longer fit, None where they do."""
+
+    name: str
+    card: Card
+    scores: dict[str, Any]
+    stale: str | None
+
+
 def read_benchmark(board: str | Path) -> Benchmark:
     """The benchmark of a board's folder."""
     return read_settings(Path(board) / BENCHMARK, Benchmark)
@@ -152,12 +162,6 @@ def check_submission(folder: str | Path, board: str | Path) -> tuple[Submission 
     if faults or card is None:
         return None, faults
     return Submission(folder, card, cells), []
-
-
-def sha256(path: Path) -> str:
-    """The sha256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _card_faults(card: Card, benchmark: Benchmark) -> Iterator[str]:

@@ -9,7 +9,6 @@ from pathlib import Path
 from canvas_fm.errors import CanvasError
 from canvas_fm.evaluation.detection.counts import Counts, Intervals, counts_array, intervals, pooled
 from canvas_fm.evaluation.tables.manifest import DataSet, Manifest, Model, Region, tasks
-from canvas_fm.files.atomic import write_text_atomic
 from canvas_fm.files.settings import read_settings
 from canvas_fm.progress import bar
 
@@ -82,20 +81,6 @@ def make_tables(manifest: str | Path, *, show: bool | None = None) -> Tables:
             advance(1, f"{task.model.name} on {task.data.name}")
     rows = [row for data in settings.datasets for row in _rows(data, settings.models, scored)]
     return Tables(settings.title, tuple(model.name for model in settings.models), tuple(rows), tolerances)
-
-
-def write_tables(tables: Tables, out: str | Path) -> list[Path]:
-    """Write tables.md, tables.csv and tables.html into a folder; returns their paths."""
-    from canvas_fm.evaluation.tables.page import tables_page
-    from canvas_fm.evaluation.tables.text import markdown, table_csv
-
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    written = []
-    for name, text in (("md", markdown(tables)), ("csv", table_csv(tables)), ("html", tables_page(tables))):
-        written.append(out / f"tables.{name}")
-        write_text_atomic(written[-1], text)
-    return written
 
 
 def _rows(

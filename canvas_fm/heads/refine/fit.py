@@ -14,8 +14,8 @@ from jaxtyping import Int64
 
 from canvas_fm.errors import BadInput, CanvasError
 from canvas_fm.evaluation.classification import ceiling
-from canvas_fm.evaluation.leaderboard.submission import sha256
 from canvas_fm.files.atomic import write_text_atomic
+from canvas_fm.files.checksum import sha256
 from canvas_fm.heads.features.candidate_score import beside_score, own_scores
 from canvas_fm.heads.features.extractor import DETECTOR, MAE, Extractor
 from canvas_fm.heads.features.feature_cache import features_at, other_contrasts

@@ -18,8 +18,8 @@ import numpy as np
 from canvas_fm.data.points.points import Points
 from canvas_fm.errors import CanvasError, DamagedStore, MissingExtra
 from canvas_fm.files.atomic import write_atomic, write_text_atomic
+from canvas_fm.files.locks import refuse_other_inputs, take_lock
 from canvas_fm.inference.embed.embedding_store import unfinished_folder
-from canvas_fm.inference.embed.resumable import refuse_other_inputs, take_lock
 
 _log = logging.getLogger(__name__)
 _INPUTS = "inputs.json"

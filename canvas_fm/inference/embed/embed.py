@@ -17,10 +17,11 @@ from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.data.volume.window import Window
 from canvas_fm.errors import CanvasError
+from canvas_fm.files.locks import refuse_other_inputs
 from canvas_fm.inference.embed.embedding_store import Embeddings, storable, unfinished_folder
 from canvas_fm.inference.embed.input_checks import check_crops, check_points
 from canvas_fm.inference.embed.point_crops import Source, ahead, volume_identity
-from canvas_fm.inference.embed.resumable import Unfinished, refuse_other_inputs
+from canvas_fm.inference.embed.resumable import Unfinished
 from canvas_fm.inference.embed.runner import Runner
 from canvas_fm.models.checkpoint import Encoder
 from canvas_fm.progress import bar

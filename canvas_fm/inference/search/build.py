@@ -11,20 +11,22 @@ import numpy as np
 
 import canvas_fm.inference.search.inverted_lists as lists_of
 from canvas_fm.errors import CanvasError, ModelMismatch, StorageFull
+from canvas_fm.files.locks import take_lock
 from canvas_fm.inference.embed.embedding_store import Embeddings
-from canvas_fm.inference.embed.resumable import take_lock
-from canvas_fm.inference.search.hits import told
-from canvas_fm.inference.search.index import METRICS, Index
+from canvas_fm.inference.search.hits import told, without
 from canvas_fm.inference.search.index_store import (
     MARK,
+    METRICS,
     gather,
     parts_of,
+    prepared,
     read_mark,
     source_of,
     write_mark,
     write_part,
 )
 from canvas_fm.inference.search.inverted_lists import propose_exactly
+from canvas_fm.inference.search.nearest import NearestRows
 from canvas_fm.progress import bar
 
 _log = logging.getLogger(__name__)
@@ -124,17 +126,18 @@ def _measure(out: Path, mark: dict[str, Any]) -> None:
     else:
         sample = np.sort(rng.choice(rows, min(_QUERIES, rows), replace=False))
         queries = gather(parts, sample, dim)
-        index = Index(out, mark)
-        truth = index._decide(queries, propose_exactly(parts, queries, at + 9), at + 1)[1][:, -1]
+        truth = NearestRows(out, mark).decide(queries, propose_exactly(parts, queries, at + 9), at + 1)[1][
+            :, -1
+        ]
         choose = np.arange(len(sample)) % 2 == 0
         for factor, nprobe in _settings(mark["lists"]):
             mark["lists"] |= {"nprobe": nprobe, "k_factor": factor}
-            index = Index(out, mark)
-            if _recall(index, queries[choose], sample[choose], truth[choose], at) >= _RECALL:
+            near = NearestRows(out, mark)
+            if _recall(near, queries[choose], sample[choose], truth[choose], at) >= _RECALL:
                 break
-        value = _recall(index, queries[~choose], sample[~choose], truth[~choose], at)
+        value = _recall(near, queries[~choose], sample[~choose], truth[~choose], at)
         mark["recall"] = {"at": at, "value": round(value, 4), "queries": int((~choose).sum()), "rows": rows}
-    mark["novelty"] = _novelty(Index(out, mark), rng) if rows >= _NEIGHBOURS + 2 else None
+    mark["novelty"] = _novelty(NearestRows(out, mark), rng) if rows >= _NEIGHBOURS + 2 else None
 
 
 def _settings(lists: dict[str, Any]) -> list[tuple[int, int]]:
@@ -144,22 +147,18 @@ def _settings(lists: dict[str, Any]) -> list[tuple[int, int]]:
     return [(factor, probe) for probe in [*probes, lists["nlist"]] for factor in factors]
 
 
-def _recall(index: Index, queries: np.ndarray, own: np.ndarray, truth: np.ndarray, at: int) -> float:
+def _recall(near: NearestRows, queries: np.ndarray, own: np.ndarray, truth: np.ndarray, at: int) -> float:
     """Share of the `at` nearest other rows that are found; a row as near as the last of them counts."""
-    hits = index.search(queries, at, exclude=own)
-    rows, squared = hits.rows, ((queries[:, None] - gather_hits(index, hits.rows)) ** 2).sum(axis=2)
+    rows, _ = without(*near.search(prepared(queries, near.metric), at + 1, None), own, at)
+    vectors = gather(near.parts, np.maximum(rows, 0).reshape(-1), near.dim).reshape(*rows.shape, near.dim)
+    squared = ((queries[:, None] - vectors) ** 2).sum(axis=2)
     return float(((squared <= truth[:, None] * (1 + 1e-5) + 1e-12) & (rows >= 0)).mean())
 
 
-def gather_hits(index: Index, rows: np.ndarray) -> np.ndarray:
-    """The stored vectors (q, k, d) of hits; those of −1 are of row 0."""
-    return index.vectors(np.maximum(rows, 0).reshape(-1)).reshape(*rows.shape, index.dim)
-
-
-def _novelty(index: Index, rng: np.random.Generator) -> dict[str, Any]:
+def _novelty(near: NearestRows, rng: np.random.Generator) -> dict[str, Any]:
     """Quantiles, in thousandths, of the mean distance of the index's rows to their nearest others."""
-    sample = np.sort(rng.choice(len(index), min(_NOVELTY_ROWS, len(index)), replace=False))
-    distances = index.neighbour_distance(index.vectors(sample), _NEIGHBOURS, sample)
+    sample = np.sort(rng.choice(near.rows, min(_NOVELTY_ROWS, near.rows), replace=False))
+    distances = near.mean_distance(gather(near.parts, sample, near.dim), _NEIGHBOURS, sample)
     quantiles = np.quantile(distances.astype(np.float64), np.linspace(0, 1, 1001))
     return {
         "neighbours": _NEIGHBOURS,

@@ -1,4 +1,4 @@
-"""Nearest cells: embeddings become an index on the disk, added to in place and searched memory-mapped."""
+"""An index of embeddings on the disk: built and added to in place, searched memory-mapped."""
 
 from __future__ import annotations
 
@@ -7,27 +7,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Float32, Int64
 
 from canvas_fm.errors import CanvasError, ModelMismatch
 from canvas_fm.inference.embed.embedding_store import Embeddings
+from canvas_fm.inference.search.build import build
 from canvas_fm.inference.search.cells import describe, rows_of
 from canvas_fm.inference.search.conditions import rows_where
 from canvas_fm.inference.search.hits import Hits, padded, rising, told, without
-from canvas_fm.inference.search.index_store import (
-    check_files,
-    gather,
-    parts_of,
-    prepared,
-    read_mark,
-)
-from canvas_fm.inference.search.inverted_lists import FEW, Lists, propose_exactly
+from canvas_fm.inference.search.index_store import check_files, gather, prepared, read_mark
+from canvas_fm.inference.search.nearest import NearestRows
 
 if TYPE_CHECKING:
     from canvas_fm.models.checkpoint import Encoder
-
-METRICS = ("cosine", "l2")
-_DECIDE_NUMBERS = 2**24  # in memory at a time while distances are computed
 
 
 class Index:
@@ -38,8 +30,8 @@ class Index:
 
     def __init__(self, path: Path, mark: dict[str, Any]) -> None:
         self.path, self.about = path, mark
-        self.parts = parts_of(path, mark)
-        self._lists = None if mark["lists"] is None else Lists(path, mark["lists"], self.dim)
+        self._near = NearestRows(path, mark)
+        self.parts = self._near.parts
 
     @classmethod
     def open(cls, path: str | Path) -> Index:
@@ -65,21 +57,14 @@ class Index:
         1-bit codes; the stored vectors always decide. Raises ModelMismatch for stores of another encoder
         or pooling, CanvasError for another metric than `out` has.
         """
-        from canvas_fm.inference.search.build import build
-
         single = isinstance(embeddings, Embeddings | str | Path)
         build([embeddings] if single else list(embeddings), Path(out), metric=metric, show=show)  # type: ignore[list-item, arg-type]
         return cls.open(out)
 
-    def add(self, embeddings: Embeddings | str | Path, *, show: bool | None = None) -> int:
-        """Add a store's rows in place and see them here; how many, which is 0 where they are in already."""
-        from canvas_fm.inference.search.build import build
-
-        before = len(self)
+    def add(self, embeddings: Embeddings | str | Path, *, show: bool | None = None) -> Index:
+        """Add a store's rows, those that are in already passed over; the index with them, newly opened."""
         build([embeddings], self.path, metric=self.metric, show=show)
-        mark = read_mark(self.path)
-        self.__init__(self.path, mark)  # type: ignore[misc]
-        return len(self) - before
+        return Index(self.path, read_mark(self.path))
 
     def __len__(self) -> int:
         return int(self.about["rows"])
@@ -101,7 +86,7 @@ class Index:
 
     @property
     def pool(self) -> str:
-        """`mean`, `cls` or `centre`."""
+        """How the patches of a crop became one vector: `mean`, `contrast`, `cls` or `centre`."""
         return str(self.about["pool"])
 
     @property
@@ -112,7 +97,7 @@ class Index:
     @property
     def structure(self) -> str:
         """`flat`, `ivf-sq8` or `ivf-rabitq`."""
-        return "flat" if self._lists is None else self._lists.kind
+        return "flat" if self._near.lists is None else self._near.lists.kind
 
     @property
     def recall(self) -> dict[str, Any]:
@@ -156,10 +141,10 @@ class Index:
         ready = self.check_queries(queries, encoder)
         _check_k(k)
         mask = rows_where(self.parts, where)
-        rows, squared = self._nearest(ready, k + (exclude is not None), mask)
+        rows, squared = self._near.search(ready, k + (exclude is not None), mask)
         if exclude is not None:
             rows, squared = without(rows, squared, np.asarray(exclude), k)
-        return Hits(rows, self._distance(squared))
+        return Hits(rows, self._near.distance(squared))
 
     def search_ids(self, ids: Sequence[str | int], k: int = 10, *, where: Sequence[str] = ()) -> Hits:
         """The k nearest other rows of each cell, given by id."""
@@ -187,7 +172,7 @@ class Index:
             raise CanvasError(f"{len(both)} cells stand among the examples and the counter-examples")
         given = np.concatenate([examples, others])
         mask = rows_where(self.parts, where)
-        found, _ = self._nearest(self.vectors(examples), max(10 * k, 200) + len(given), mask)
+        found, _ = self._near.search(self.vectors(examples), max(10 * k, 200) + len(given), mask)
         rows = np.setdiff1d(found[found >= 0], given)
         vectors = self.vectors(rows)
         near = self._mean_distance(vectors, self.vectors(examples))
@@ -215,21 +200,9 @@ class Index:
                 f"the index holds {len(self)} rows, too few to tell what is new; index 12 or more"
             )
         ready = self.check_queries(queries, encoder)
-        mean = self.neighbour_distance(ready, calibration["neighbours"], exclude)
+        mean = self._near.mean_distance(ready, calibration["neighbours"], exclude)
         quantiles = np.asarray(calibration["quantiles"], np.float32)
         return np.interp(mean, *rising(quantiles)).astype(np.float32)
-
-    def neighbour_distance(
-        self, ready: Float32[np.ndarray, "q d"], neighbours: int, exclude: Sequence[int] | np.ndarray | None
-    ) -> Float32[np.ndarray, " q"]:
-        """Mean distance of prepared vectors to their nearest rows."""
-        rows, squared = self._nearest(ready, neighbours + (exclude is not None), None)
-        if exclude is not None:
-            rows, squared = without(rows, squared, np.asarray(exclude), neighbours)
-        distance = self._distance(squared)
-        there = rows >= 0
-        total = np.where(there, distance, np.float32(0)).sum(axis=1)
-        return total / np.maximum(there.sum(axis=1), 1).astype(np.float32)
 
     def check_queries(self, queries: Any, encoder: Encoder | str | None = None) -> Float32[np.ndarray, "q d"]:
         """Query vectors as they are compared; what cannot be meant is refused as `search` says."""
@@ -263,49 +236,11 @@ class Index:
     def _wanted(self) -> str:
         return f"the index was made from encoder {self.encoder_sha256[:12]}, {told(self.pool, self.layer)}"
 
-    def _nearest(
-        self, queries: np.ndarray, k: int, mask: Bool[np.ndarray, " n"] | None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """(rows, squared distances), (q, k) each: lists or a scan propose, the stored vectors decide."""
-        left = len(self) if mask is None else int(mask.sum())
-        few = min(k, left)
-        if self._lists is None or left <= FEW:
-            return self._decide(queries, propose_exactly(self.parts, queries, min(few + 8, left), mask), k)
-        wide = self._lists.about["nlist"]
-        # A filter thins the lists out, and many hits reach farther than ten do.
-        nprobe = int(self._lists.about["nprobe"] * len(self) / left * max(1.0, (k / 10) ** 0.5))
-        wanted = min(self._lists.factor * few + 10, left)
-        proposed = self._lists.propose(queries, wanted, mask, min(nprobe, wide))
-        if (proposed >= 0).sum(axis=1).min() < few and nprobe < wide:
-            proposed = self._lists.propose(queries, wanted, mask, wide)
-        return self._decide(queries, proposed, k)
-
-    def _decide(self, queries: np.ndarray, proposed: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        rows = np.full((len(queries), k), -1, np.int64)
-        squared = np.full((len(queries), k), np.inf, np.float32)
-        few = min(k, proposed.shape[1])
-        step = max(1, _DECIDE_NUMBERS // (proposed.shape[1] * self.dim))
-        for first in range(0, len(queries), step):
-            some = slice(first, first + step)
-            mine = np.sort(proposed[some], axis=1)  # so that equal distances stand in the order of rows
-            vectors = gather(self.parts, np.maximum(mine, 0).reshape(-1), self.dim)
-            difference = vectors.reshape(*mine.shape, self.dim) - queries[some, None]
-            found = np.einsum("qrd,qrd->qr", difference, difference)
-            found[mine < 0] = np.inf
-            order = np.argsort(found, axis=1, kind="stable")[:, :few]
-            rows[some, :few] = np.take_along_axis(mine, order, 1)
-            squared[some, :few] = np.take_along_axis(found, order, 1)
-        return rows, squared
-
-    def _distance(self, squared: np.ndarray) -> np.ndarray:
-        distance = squared / 2 if self.metric == "cosine" else np.sqrt(squared)
-        return distance.astype(np.float32, copy=False)
-
     def _mean_distance(self, vectors: np.ndarray, others: np.ndarray) -> np.ndarray:
         """Mean over `others` of the distance to each of `vectors`."""
         total = np.zeros(len(vectors), np.float32)
         for other in others:
-            total += self._distance(((vectors - other) ** 2).sum(axis=1))
+            total += self._near.distance(((vectors - other) ** 2).sum(axis=1))
         return total / len(others)
 
 

@@ -25,6 +25,7 @@ from canvas_fm.files.atomic import disk_full_is_said, sync_folder, write_text_at
 from canvas_fm.inference.embed.embedding_store import Embeddings, column_key, storable
 
 MARK = "index.json"
+METRICS = ("cosine", "l2")
 _ENTRY = "part.json"  # written last into a part
 BLOCK = 65_536  # rows in memory at a time
 _CHECKED_AT_OPEN = 64 * 2**20  # bytes; larger files are compared by `Index.verify`

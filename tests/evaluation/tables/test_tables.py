@@ -16,7 +16,8 @@ from canvas_fm.evaluation.detection.counts import Counts
 from canvas_fm.evaluation.html import contrast, heat
 from canvas_fm.evaluation.leaderboard.submission import Benchmark, Card
 from canvas_fm.evaluation.tables.manifest import Manifest
-from canvas_fm.evaluation.tables.tables import make_tables, write_tables
+from canvas_fm.evaluation.tables.tables import make_tables
+from canvas_fm.evaluation.tables.write import write_tables
 from canvas_fm.files.settings import read_settings
 
 MANIFEST = """

@@ -1,0 +1,43 @@
+"""Work on a folder by one process at a time, and only from the inputs that it was begun with."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from canvas_fm.errors import CanvasError
+
+_log = logging.getLogger(__name__)
+
+
+def take_lock(folder: Path, out: Path) -> int:
+    """A lock on the folder of unfinished work, an open file; CanvasError where another process holds it."""
+    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as problem:
+        if problem.errno in (errno.EAGAIN, errno.EACCES):
+            os.close(lock)
+            raise CanvasError(f"another process is writing {out}; wait for it, or stop it") from problem
+        _log.info("%s cannot be locked (%s): nobody else may write it now", folder, problem)
+    return lock
+
+
+def refuse_other_inputs(where: Path, then: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raise CanvasError that names what differs between the inputs of earlier work and those of now."""
+    differ = [key for key in {**then, **now} if then.get(key) != now.get(key)]
+    if differ:
+        named = ", ".join(f"{key} (was {_short(then.get(key))}, is {_short(now.get(key))})" for key in differ)
+        raise CanvasError(
+            f"{where} was made from other inputs: {named}; give another name, or delete it to start again"
+        )
+
+
+def _short(value: object) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 40 else f"{text[:12]}…"
