@@ -162,7 +162,7 @@ def large(monkeypatch: pytest.MonkeyPatch) -> None:
     """Thresholds so low that a few hundred rows take the structures of millions."""
     monkeypatch.setattr(search_lists, "FLAT_MOST", 100)
     monkeypatch.setattr(search_lists, "LIST_ROWS", 256)
-    monkeypatch.setattr("canvas_fm.inference.search.index.FEW", 0)
+    monkeypatch.setattr("canvas_fm.inference.search.nearest.FEW", 0)
     monkeypatch.setattr(search_store, "BLOCK", 64)
     monkeypatch.setattr(search_lists, "BLOCK", 64)
 
