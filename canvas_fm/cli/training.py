@@ -20,8 +20,9 @@ def add_verbs(verbs: Verbs) -> None:
         verbs,
         "pretrain",
         run_pretrain,
-        "train a 3D masked autoencoder on unlabelled volumes",
-        "Train a content-aware 3D masked autoencoder on unlabelled volumes. RUN then holds recipe.yaml as "
+        "train an encoder on unlabelled volumes",
+        "Train an encoder on unlabelled volumes, as a content-aware 3D masked autoencoder or, with a recipe "
+        "like cells_contrast, by joint embedding of two views of each place. RUN then holds recipe.yaml as "
         "resolved, metrics.jsonl, figures/, last.pt and encoder/, the folder that other verbs take as MODEL. "
         "Several GPUs: torchrun --nproc-per-node N -m canvas_fm.cli pretrain …",
     )

@@ -162,7 +162,7 @@ class Detector:
 
 def save_encoder(
     folder: str | Path,
-    mae: MaskedAutoencoder,
+    model: MaskedAutoencoder | ViTEncoder,
     *,
     voxel_um: tuple[float, float, float],
     window_rule: WindowRule | None = None,
@@ -170,35 +170,40 @@ def save_encoder(
     provenance: dict[str, Any] | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Encoder:
-    """Write encoder and decoder as a model folder, and return the encoder as `load` would.
+    """Write an encoder, with its decoder where it has one, as a model folder; returns it as `load` would.
 
     The folder appears whole or not at all; one that was there before is replaced.
     """
+    mae = model if isinstance(model, MaskedAutoencoder) else None
+    net = model if isinstance(model, ViTEncoder) else model.encoder
     settings = {
-        "architecture": mae.encoder.config,
-        "decoder": mae.decoder_config,
+        "architecture": net.config,
+        "decoder": None if mae is None else mae.decoder_config,
         "voxel_um": voxel_um,
         "window_rule": window_rule or WindowRule(),
         "pool": pool,
         "provenance": provenance or {},
     }
-    modules = {ENCODER_FILE: mae.encoder, DECODER_FILE: mae.decoder}
+    modules: dict[str, nn.Module] = {ENCODER_FILE: net}
+    if mae is not None:
+        modules[DECODER_FILE] = mae.decoder
     write_model(Path(folder), ModelConfig, settings, modules, dtype)
     return load(folder, kind="encoder")
 
 
 def save_again(encoder: Encoder, folder: str | Path, dtype: torch.dtype = torch.float16) -> Encoder:
-    """Write an encoder with its decoder once more, with weights of another type; returns it as it is loaded.
+    """Write an encoder once more, with weights of another type; returns it as it is loaded.
 
-    In float16 a folder is half as large, for a release; it computes in float32 all the same. It is another
-    model with another sha256, which its provenance keeps: what is fitted on one refuses the other.
+    With its decoder where it has one. In float16 a folder is half as large, for a release; it computes in
+    float32 all the same. It is another model with another sha256, which its provenance keeps: what is fitted
+    on one refuses the other.
     """
     config = encoder.config
     provenance = {**config.provenance, "weights_of": encoder.sha256, "weights_as": str(dtype)}
     rule, um = config.window_rule, config.voxel_um
     return save_encoder(
         folder,
-        encoder.mae,
+        encoder.net if config.decoder is None else encoder.mae,
         voxel_um=um,
         window_rule=rule,
         pool=config.pool,

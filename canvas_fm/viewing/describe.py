@@ -13,6 +13,10 @@ from canvas_fm.errors import CanvasError
 from canvas_fm.shipped import find, shipped
 
 _POINTS = (".csv", ".tsv", ".txt", ".parquet", ".pq", ".xml", ".nml")
+_EVALUATION = (
+    *("volume", "crops", "given", "loss", "psnr_masked", "ssim_masked"),
+    *("f1", "best_f1", "found_again", "chance", "effective_rank"),
+)
 _MAX_FILES = 200_000  # counting more would keep a person waiting for a size
 
 
@@ -224,9 +228,23 @@ def _describe_points(path: Path) -> dict[str, Any]:
 
 def _describe_recipe(path: Path) -> dict[str, Any]:
     from canvas_fm.training.recipe.detector_recipe import DetectorRecipe
-    from canvas_fm.training.recipe.recipe import is_detector_recipe, read_recipe, read_recipe_of
+    from canvas_fm.training.recipe.joint_recipe import JointRecipe
+    from canvas_fm.training.recipe.kinds import recipe_class
+    from canvas_fm.training.recipe.recipe import read_recipe, read_recipe_of
 
-    if is_detector_recipe(path):
+    if recipe_class(path) is JointRecipe:
+        joint = read_recipe_of(JointRecipe, path)
+        return {
+            "kind": "recipe of a joint embedding",
+            "path": str(path),
+            "steps": joint.steps,
+            "batch": joint.training.batch,
+            "loss": joint.loss.kind,
+            "visible": joint.model.visible,
+            **joint.model.encoder.model_dump(mode="json"),
+            "seed": joint.seed,
+        }
+    if recipe_class(path) is DetectorRecipe:
         detector = read_recipe_of(DetectorRecipe, path)
         return {
             "kind": "recipe of a detector",
@@ -255,11 +273,7 @@ def _describe_recipe(path: Path) -> dict[str, Any]:
 
 def _evaluation(row: dict[str, Any]) -> dict[str, Any]:
     """One evaluation in a few numbers: masked patches, beside the predictors that need no model."""
-    short: dict[str, Any] = {
-        key: row[key]
-        for key in ("volume", "crops", "given", "loss", "psnr_masked", "ssim_masked", "f1", "best_f1")
-        if key in row
-    }
+    short: dict[str, Any] = {key: row[key] for key in _EVALUATION if key in row}
     for predictor in ("crop_mean", "neighbours_mean"):
         if predictor in row:
             short[f"{predictor}_psnr_masked"] = row[predictor]["psnr_masked"]

@@ -39,10 +39,13 @@ class Source:
 
     def draw(self, crop_zyx: Zyx, n: int, foreground: float, seed: int) -> Starts:
         """Where crops start that lie inside the volume, a share `foreground` of them on signal."""
-        box = crop_zyx
-        if self.resample_to is not None:
-            box = Resampler(crop_zyx, self.volume.voxel_um, self.resample_to).box_zyx
-        return draw_starts(self.volume, box, n, foreground=foreground, seed=seed)
+        return draw_starts(self.volume, self.box_zyx(crop_zyx), n, foreground=foreground, seed=seed)
+
+    def box_zyx(self, crop_zyx: Zyx) -> Zyx:
+        """What one crop covers in the volume's own voxels."""
+        if self.resample_to is None:
+            return crop_zyx
+        return Resampler(crop_zyx, self.volume.voxel_um, self.resample_to).box_zyx
 
     def identity(self, rule: WindowRule) -> dict[str, Any]:
         """What tells this volume from others, wherever it lies."""

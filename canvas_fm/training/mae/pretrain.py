@@ -13,8 +13,11 @@ import torch
 from canvas_fm.data.volume.resample import check_voxel_um
 from canvas_fm.data.volume.volume import Volume, ZyxUm
 from canvas_fm.errors import CanvasError, ModelMismatch
+from canvas_fm.training.joint.task import JointPretraining
 from canvas_fm.training.mae.crop_set import Source, draw_crops
 from canvas_fm.training.mae.task import Pretraining
+from canvas_fm.training.recipe.joint_recipe import JointRecipe
+from canvas_fm.training.recipe.kinds import pretraining_class
 from canvas_fm.training.recipe.recipe import AnyRecipe, R, Recipe, read_recipe_of
 from canvas_fm.training.run.distributed import join
 from canvas_fm.training.run.run_folder import Run, claim
@@ -22,7 +25,7 @@ from canvas_fm.training.run.trainer import Session
 
 
 def pretrain(
-    recipe: Recipe | str | Path,
+    recipe: Recipe | JointRecipe | str | Path,
     volumes: Sequence[Volume | str | Path],
     *,
     out: str | Path,
@@ -35,17 +38,19 @@ def pretrain(
     ignore_voxel_size: bool = False,
     show: bool | None = None,
 ) -> Run:
-    """Train a masked autoencoder on unlabelled volumes; `canvas_fm.load` opens what `run.encoder` names.
+    """Train an encoder on unlabelled volumes; `canvas_fm.load` opens what `run.encoder` names.
 
-    `recipe` is a path or the name of a shipped one, `overrides` are `"training.steps=200"`. `held_out` names
-    volumes that are only evaluated on, or says how many to split off by the seed. Volumes whose voxels differ
-    by more than 5 % are refused unless they are read at `resample_to` (µm, z, y, x) or mixed as they are with
+    The recipe says how: as a masked autoencoder, or by joint embedding of two views of each place. It is a
+    path or the name of a shipped one, `overrides` are `"training.steps=200"`. `held_out` names volumes that
+    are only evaluated on, or says how many to split off by the seed. Volumes whose voxels differ by more than
+    5 % are refused unless they are read at `resample_to` (µm, z, y, x) or mixed as they are with
     `ignore_voxel_size`; the encoder then names the voxel size of the first by name. With `resume` the run
     goes on from its last checkpoint, and on one CPU thread ends in the same bits as if it had never stopped.
     Under torchrun every process calls this. Raises CanvasError for a caller's mistake, StorageFull when the
     disk is full.
     """
-    resolved = resolve(Recipe, recipe, overrides, seed, held_out, resample_to, ignore_voxel_size)
+    kind = pretraining_class(recipe)
+    resolved = resolve(kind, recipe, overrides, seed, held_out, resample_to, ignore_voxel_size)
     run = Run(Path(out))
     training, kept = split_volumes(name_volumes(volumes), resolved)
     with join(device) as ranks:
@@ -54,20 +59,29 @@ def pretrain(
             # The leading process goes first: it finds the windows, which the others then only look up.
             if not ranks.leads:
                 ranks.wait()
-            crops = draw_crops(
-                training,
-                resolved.model.encoder.crop_zyx,
-                resolved.data.crops,
-                foreground=resolved.data.foreground,
-                seed=resolved.seed,
-                rule=resolved.data.window.rule,
-            )
+            task = _task(resolved, training, kept)
             if ranks.leads:
                 ranks.wait()
             show = show if ranks.leads else False
-            Session(resolved, run, ranks, Pretraining(resolved, crops, kept), show).go()
+            Session(resolved, run, ranks, task, show).go()
             ranks.wait()
     return run
+
+
+def _task(
+    recipe: Recipe | JointRecipe, training: list[Source], kept: list[Source]
+) -> Pretraining | JointPretraining:
+    if isinstance(recipe, JointRecipe):
+        return JointPretraining(recipe, training, kept)
+    crops = draw_crops(
+        training,
+        recipe.model.encoder.crop_zyx,
+        recipe.data.crops,
+        foreground=recipe.data.foreground,
+        seed=recipe.seed,
+        rule=recipe.data.window.rule,
+    )
+    return Pretraining(recipe, crops, kept)
 
 
 def name_volumes(volumes: Iterable[Volume | str | Path]) -> list[Source]:

@@ -274,11 +274,6 @@ def read_recipe_of(kind: type[R], given: Given, overrides: Sequence[str] = ()) -
         raise CanvasError(explain(problem, kind, source, origin)) from problem
 
 
-def is_detector_recipe(given: str | Path) -> bool:
-    """Whether a recipe, by its path or name, trains a detector."""
-    return "kind" in read_yaml(find("recipe", given))
-
-
 def first_difference(before: AnyRecipe, after: AnyRecipe) -> tuple[str, Any, Any] | None:
     """(key, value before, value after) of the first setting that differs, None where none does."""
     old, new = (dict(_flat(recipe.model_dump(mode="json"))) for recipe in (before, after))

@@ -13,14 +13,8 @@ from typing import Any
 
 from canvas_fm.errors import CanvasError
 from canvas_fm.files.atomic import disk_full_is_said, write_text_atomic
-from canvas_fm.training.recipe.detector_recipe import DetectorRecipe
-from canvas_fm.training.recipe.recipe import (
-    AnyRecipe,
-    Recipe,
-    first_difference,
-    is_detector_recipe,
-    read_recipe_of,
-)
+from canvas_fm.training.recipe.kinds import recipe_class
+from canvas_fm.training.recipe.recipe import AnyRecipe, first_difference, read_recipe_of
 from canvas_fm.training.run.tracking import METRICS, read_metrics
 
 RECIPE, CHECKPOINT = "recipe.yaml", "last.pt"
@@ -55,8 +49,7 @@ class Run:
 
     def recipe(self) -> AnyRecipe:
         """The recipe as resolved, of whichever training it was."""
-        kind = DetectorRecipe if is_detector_recipe(self.path / RECIPE) else Recipe
-        return read_recipe_of(kind, self.path / RECIPE)
+        return read_recipe_of(recipe_class(self.path / RECIPE), self.path / RECIPE)
 
     def metrics(self) -> list[dict[str, Any]]:
         """The rows of metrics.jsonl: `kind` is train or eval."""

@@ -1,0 +1,98 @@
+"""Joint embedding: an encoder with a projector, and the losses that draw two views of one place together."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from canvas_fm.models.vit import EncoderConfig, ViTEncoder
+
+
+class ProjectorConfig(BaseModel):
+    """Sizes of the projector between the embedding and the loss; it is thrown away after training."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    hidden: int = Field(default=512, gt=0)
+    dim: int = Field(default=128, gt=1)
+
+
+class JointEmbedder(nn.Module):
+    """An encoder and a projector: crops in, what the loss compares out."""
+
+    def __init__(
+        self, encoder: EncoderConfig | None = None, projector: ProjectorConfig | None = None
+    ) -> None:
+        super().__init__()
+        self.encoder = ViTEncoder(encoder)
+        self.projector = _projector(self.encoder.config.dim, projector or ProjectorConfig())
+
+    def forward(self, crops: Float[Tensor, "b 1 z y x"], visible: Int[Tensor, "b k"]) -> Float[Tensor, "b e"]:
+        """Projections of the centre's tokens, which `visible` has first (see `centre_first`)."""
+        tokens = self.encoder.tokens(crops, visible)
+        centre = tokens[:, 1 : 1 + len(self.encoder.centre_tokens)].mean(dim=1)
+        projected: Tensor = self.projector(centre)
+        return projected
+
+
+def _projector(dim: int, config: ProjectorConfig) -> nn.Sequential:
+    hidden = config.hidden
+    return nn.Sequential(
+        *(nn.Linear(dim, hidden), nn.BatchNorm1d(hidden), nn.ReLU()),
+        *(nn.Linear(hidden, hidden), nn.BatchNorm1d(hidden), nn.ReLU()),
+        nn.Linear(hidden, config.dim),
+    )
+
+
+def centre_first(
+    encoder: ViTEncoder, batch: int, visible: int, *, generator: torch.Generator
+) -> Int[Tensor, "b k"]:
+    """`visible` token indices of each crop: the centre's in front, then others, drawn at random."""
+    order = torch.rand(batch, encoder.config.tokens, generator=generator, device=generator.device)
+    centre = encoder.centre_tokens.to(order.device)
+    order[:, centre] = -1 - torch.arange(len(centre), device=order.device).flip(0).to(order)
+    return order.argsort(dim=1)[:, :visible]
+
+
+def contrastive_loss(
+    first: Float[Tensor, "n e"], second: Float[Tensor, "n e"], *, temperature: float = 0.2
+) -> Float[Tensor, ""]:
+    """Decoupled contrastive loss: row i of both is one place, all other rows are negatives.
+
+    Yeh et al., "Decoupled Contrastive Learning" (arXiv 2110.06848), without weights: the InfoNCE of SimCLR
+    whose denominator leaves the positive out, so that small batches learn as well.
+    """
+    n = len(first)
+    unit = F.normalize(torch.cat([first, second]), dim=1)
+    cosine = unit @ unit.T / temperature
+    index = torch.arange(2 * n, device=unit.device)
+    twin = index.roll(n)
+    positive = cosine[index, twin]
+    own = torch.eye(2 * n, dtype=torch.bool, device=unit.device)
+    negatives = cosine.masked_fill(own | own[twin], float("-inf"))
+    return (negatives.logsumexp(dim=1) - positive).mean()
+
+
+def vicreg_loss(
+    first: Float[Tensor, "n e"],
+    second: Float[Tensor, "n e"],
+    *,
+    invariance: float = 25.0,
+    variance: float = 25.0,
+    covariance: float = 1.0,
+) -> Float[Tensor, ""]:
+    """Variance, invariance, covariance: no negatives, but no column may be constant or repeat another.
+
+    Eq. 1 to 6 of Bardes et al., "VICReg" (arXiv 2105.04906).
+    """
+    loss = invariance * F.mse_loss(first, second)
+    for side in (first, second):
+        centred = side - side.mean(dim=0)
+        cov = centred.T @ centred / (len(side) - 1)
+        deviation = (cov.diagonal() + 1e-4).sqrt()
+        loss = loss + variance * F.relu(1 - deviation).mean() / 2
+        loss = loss + covariance * (cov.square().sum() - cov.diagonal().square().sum()) / side.shape[1]
+    return loss

@@ -1,0 +1,1 @@
+"""Pretraining of the 3D masked autoencoder."""

@@ -1,0 +1,91 @@
+"""One optimizer step of a joint-embedding pretraining: two views of each place, one loss over the batch."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from canvas_fm.errors import CanvasError
+from canvas_fm.models.joint_embedding import JointEmbedder, centre_first, contrastive_loss, vicreg_loss
+from canvas_fm.training.joint.views import make_views
+from canvas_fm.training.mae.augment import widen
+from canvas_fm.training.mae.step import Course
+from canvas_fm.training.recipe.joint_recipe import JointLoss, JointRecipe
+from canvas_fm.training.run.distributed import Ranks
+
+
+class JointStep(Course):
+    """Takes raw boxes around places, makes one step, returns the loss without waiting for the device."""
+
+    def __init__(self, recipe: JointRecipe, ranks: Ranks) -> None:
+        if ranks.size > 1:
+            raise CanvasError(
+                f"{ranks.size} processes: the loss compares all views of a batch with each other, so a joint "
+                "pretraining runs in one process; start it without torchrun"
+            )
+        super().__init__(recipe, ranks, new_embedder(recipe))
+        self.recipe = recipe
+
+    @property
+    def result(self) -> JointEmbedder:
+        """The model that is evaluated and shipped: the averaged one where the recipe asks for it."""
+        model = self.module if self.averaged is None else self.averaged.module
+        assert isinstance(model, JointEmbedder)
+        return model
+
+    def __call__(self, raw: Tensor, windows: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """(loss, gradient norm before clipping), both still on the device.
+
+        `raw` are boxes (b, bz, by, bx) as stored with their windows (b, 2); `step` counts from 0.
+        """
+        assert isinstance(self.module, JointEmbedder)
+        loss = joint_loss(self.module, self.recipe, raw, windows, self.generator, self.precision)
+        loss.backward()
+        return loss.detach(), self._update(step)
+
+
+def joint_loss(
+    model: JointEmbedder,
+    recipe: JointRecipe,
+    raw: Tensor,
+    windows: Float[Tensor, "b 2"],
+    generator: torch.Generator,
+    precision: torch.dtype = torch.float32,
+) -> Float[Tensor, ""]:
+    """The loss of two views of every box, views and visible patches drawn from the generator."""
+    first, second = project(model, recipe, raw, windows, generator, precision)
+    return _loss(recipe.loss, first, second)
+
+
+def project(
+    model: JointEmbedder,
+    recipe: JointRecipe,
+    raw: Tensor,
+    windows: Float[Tensor, "b 2"],
+    generator: torch.Generator,
+    precision: torch.dtype = torch.float32,
+) -> tuple[Float[Tensor, "b e"], Float[Tensor, "b e"]]:
+    """The projections of two views of every box."""
+    low, scale = windows[:, :, None, None, None, None].unbind(dim=1)
+    boxes = (widen(raw)[:, None] - low) * scale
+    crop_zyx = recipe.model.encoder.crop_zyx
+    views = torch.cat([make_views(boxes, crop_zyx, recipe.views, generator) for _ in range(2)])
+    visible = centre_first(model.encoder, len(views), recipe.model.visible, generator=generator)
+    with torch.autocast(raw.device.type, precision, enabled=precision != torch.float32):
+        first, second = model(views, visible).float().chunk(2)
+    return first, second
+
+
+def _loss(loss: JointLoss, first: Tensor, second: Tensor) -> Float[Tensor, ""]:
+    if loss.kind == "contrastive":
+        return contrastive_loss(first, second, temperature=loss.temperature)
+    weights = {"invariance": loss.invariance, "variance": loss.variance, "covariance": loss.covariance}
+    return vicreg_loss(first, second, **weights)
+
+
+def new_embedder(recipe: JointRecipe) -> JointEmbedder:
+    """The recipe's model, its weights drawn by the recipe's seed; torch's own generator is left alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        return JointEmbedder(recipe.model.encoder, recipe.model.projector)

@@ -1,0 +1,130 @@
+"""Joint-embedding pretraining as a task: its places, its evaluation, and the encoder that ships."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from canvas_fm.heads.probe.effective_rank import effective_rank
+from canvas_fm.models.checkpoint import save_encoder
+from canvas_fm.training.joint.places import draw_places
+from canvas_fm.training.joint.step import JointStep, project
+from canvas_fm.training.joint.views import box_zyx
+from canvas_fm.training.mae.crop_set import Batches, CropSet, Source, take
+from canvas_fm.training.recipe.joint_recipe import JointRecipe
+from canvas_fm.training.run.distributed import Ranks
+from canvas_fm.training.run.run_folder import ENCODER, Run
+from canvas_fm.training.run.tracking import Tracker
+from canvas_fm.training.run.trainer import Tell
+from canvas_fm.version import __version__
+
+
+class JointPretraining:
+    """What a trainer trains with two views of each place; `kept` are the volumes only evaluated on."""
+
+    label = "joint pretraining"
+    folder = ENCODER
+
+    def __init__(self, recipe: JointRecipe, sources: Sequence[Source], kept: Sequence[Source]) -> None:
+        self.recipe, self.kept = recipe, kept
+        self.drawn = places_of(recipe, sources, recipe.data.crops, recipe.seed)
+        self.crops = len(self.drawn)
+        self._fixed: list[tuple[str, Tensor, Tensor]] = []
+
+    def data(self) -> dict[str, list[dict[str, Any]]]:
+        rule = self.recipe.data.window.rule
+        return {
+            "trained on": self.drawn.identity(),
+            "held out": [source.identity(rule) for source in self.kept],
+        }
+
+    def batches(self, ranks: Ranks, show: bool | None) -> Batches:
+        return take(self.drawn, ranks.device, self.recipe.data.resident_gb, show)
+
+    def stepper(self, ranks: Ranks, batches: Batches | None) -> JointStep:
+        return JointStep(self.recipe, ranks)
+
+    def prepare(self, show: bool | None) -> None:
+        settings = self.recipe.evaluation
+        for source in self.kept or self.drawn.sources:
+            places = places_of(self.recipe, [source], settings.crops, settings.seed)
+            boxes = places.read(label=f"reading {source.name}", show=show)
+            self._fixed.append((source.name, boxes, torch.from_numpy(places.windows)))
+
+    def evaluate(self, stepper: JointStep, step: int, tracker: Tracker, run: Run, tell: Tell) -> None:
+        """A row of every held-out volume (of the training ones without any), and the encoder as it is now."""
+        for name, boxes, windows in self._fixed:
+            tell(f"evaluating {name}")
+            tracker.write(
+                {"kind": "eval", "step": step, "volume": name, **self._measure(stepper, boxes, windows)}
+            )
+        self.ship(stepper, step, run)
+
+    @torch.inference_mode()
+    def _measure(self, stepper: JointStep, boxes: Tensor, windows: Tensor) -> dict[str, Any]:
+        """How often the nearest of all places' second views is a first view's own; the effective rank."""
+        model, device = stepper.result, stepper.device
+        model.eval()
+        generator = torch.Generator(device).manual_seed(self.recipe.evaluation.seed)
+        pairs = [
+            project(model, self.recipe, raw.to(device), window.to(device), generator)
+            for raw, window in zip(
+                boxes.split(self.recipe.evaluation.batch),
+                windows.split(self.recipe.evaluation.batch),
+                strict=True,
+            )
+        ]
+        model.train()
+        first, second = (F.normalize(torch.cat(side), dim=1) for side in zip(*pairs, strict=True))
+        nearest = (first @ second.T).argmax(dim=1).cpu().numpy()
+        return {
+            "crops": "places",
+            "found_again": float((nearest == np.arange(len(nearest))).mean()),
+            "chance": 1 / len(nearest),
+            "effective_rank": effective_rank(first.double().cpu().numpy()),
+        }
+
+    def ship(self, stepper: JointStep, step: int, run: Run) -> None:
+        """Write the encoder as it is now, without its projector, with where it comes from."""
+        recipe = self.recipe
+        provenance = {
+            "recipe": recipe.model_dump(mode="json"),
+            "step": step,
+            "trained_on": self.drawn.identity(),
+            "held_out": [source.name for source in self.kept],
+            "versions": {"canvas_fm": __version__, "torch": torch.__version__, "timm": version("timm")},
+        }
+        save_encoder(
+            run.encoder,
+            stepper.result.encoder,
+            voxel_um=recipe.data.resample_to or self.drawn.sources[0].volume.voxel_um,
+            window_rule=recipe.data.window.rule,
+            pool=recipe.model.pool,
+            provenance=provenance,
+        )
+
+
+def places_of(recipe: JointRecipe, sources: Sequence[Source], n: int, seed: int) -> CropSet:
+    """`n` boxes, an equal share from every volume, each large enough for every view of its place."""
+    box, data, starts = box_zyx(recipe.model.encoder.crop_zyx, recipe.views), recipe.data, []
+    for index, source in enumerate(sources):
+        share = n // len(sources) + (index < n % len(sources))
+        own_seed = int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
+        starts.append(
+            draw_places(
+                source.volume,
+                source.box_zyx(box),
+                share,
+                blobs=data.blobs,
+                blob_um=data.blob_um,
+                rule=data.window.rule,
+                seed=own_seed,
+            )
+        )
+    return CropSet(sources, starts, box, data.window.rule)

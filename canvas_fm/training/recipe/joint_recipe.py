@@ -1,0 +1,104 @@
+"""The recipe of a joint-embedding pretraining: encoder, projector, loss, places and how a view is made."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+from pydantic import Field, Strict, model_validator
+
+from canvas_fm.models.joint_embedding import ProjectorConfig
+from canvas_fm.models.vit import EncoderConfig, Pool
+from canvas_fm.training.recipe.recipe import (
+    AnyRecipe,
+    CropsRecipe,
+    EvaluationRecipe,
+    Positive,
+    Section,
+    Share,
+    Size,
+    TrackingRecipe,
+    TrainingRecipe,
+)
+
+Level = Annotated[float, Field(ge=0)]
+
+
+class JointModel(Section):
+    """Encoder, projector, and how many of a crop's patches a training view shows: the centre's always."""
+
+    encoder: EncoderConfig = EncoderConfig(crop_zyx=(8, 16, 16), patch_zyx=(2, 4, 4), dim=192, heads=3)
+    projector: ProjectorConfig = ProjectorConfig()
+    visible: Positive = 16
+    pool: Pool = "centre"
+
+    @model_validator(mode="after")
+    def _the_centre_is_visible(self) -> JointModel:
+        tokens, centre = self.encoder.tokens, math.prod(2 - n % 2 for n in self.encoder.grid_zyx)
+        if not centre <= self.visible <= tokens:
+            raise ValueError(
+                f"visible is {self.visible}; a view shows at least the {centre} patches of the centre and at "
+                f"most all {tokens}"
+            )
+        return self
+
+
+class JointLoss(Section):
+    """`contrastive`: decoupled contrastive loss at `temperature`; `vicreg`: no negatives, three weights."""
+
+    kind: Literal["contrastive", "vicreg"] = "contrastive"
+    temperature: Size = 0.2
+    invariance: Level = 25.0
+    variance: Level = 25.0
+    covariance: Level = 1.0
+
+
+class PlacesRecipe(CropsRecipe):
+    """How many places, a share `blobs` of them on maxima of a Laplacian of a Gaussian of σ `blob_um`."""
+
+    crops: Positive = 40_000
+    blobs: Share = 0.7
+    blob_um: Size = 5.0
+
+
+class ViewRecipe(Section):
+    """What two views of a place may differ in; 0 leaves a thing alone.
+
+    Flips and quarter turns always; a share `free` of views is turned by any angle in y, x and scaled by up to
+    `scale`. `shift_zyx` in voxels. `gain`, `gamma` and `scale` are drawn evenly in their logarithm, from 1 /
+    the given to the given. `blur` mixes in neighbours along each axis, 1 being weights of 1, 2, 1. `noise`,
+    `stripes` and `ramp` (a gradient of brightness) are in deviations of the crop, `offset` in the window.
+    """
+
+    free: Share = 0.5
+    scale: float = Field(default=1.2, ge=1, le=2)
+    shift_zyx: Annotated[tuple[Level, Level, Level], Strict(False)] = (1.4, 2.9, 2.9)
+    gain: float = Field(default=1.8, ge=1)
+    offset: Level = 0.05
+    gamma: float = Field(default=1.57, ge=1)
+    blur: Share = 1.0
+    noise: Level = 0.5
+    stripes: Level = 0.6
+    ramp: Level = 0.5
+
+
+class JointRecipe(AnyRecipe):
+    """A whole joint-embedding pretraining; `training.batch` counts places, each seen in two views."""
+
+    objective: Literal["joint"]
+    model: JointModel = JointModel()
+    loss: JointLoss = JointLoss()
+    data: PlacesRecipe = PlacesRecipe()
+    views: ViewRecipe = ViewRecipe()
+    training: TrainingRecipe
+    evaluation: EvaluationRecipe = EvaluationRecipe()
+    tracking: TrackingRecipe = TrackingRecipe()
+    seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _one_batch_is_compared_whole(self) -> JointRecipe:
+        if self.training.micro_batch is not None:
+            raise ValueError("training.micro_batch: the loss compares all views of a batch; leave it out")
+        if self.training.batch < 2:
+            raise ValueError(f"training.batch is {self.training.batch}; a place needs another to differ from")
+        return self

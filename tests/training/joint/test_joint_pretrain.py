@@ -1,0 +1,123 @@
+"""Joint pretraining from end to end: it learns, resumes to the same bits, ships, and refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from canvas_fm.errors import CanvasError
+from canvas_fm.models.checkpoint import load
+from canvas_fm.training.joint.step import JointStep
+from canvas_fm.training.mae.pretrain import pretrain
+from canvas_fm.training.recipe.joint_recipe import JointRecipe
+from canvas_fm.training.recipe.recipe import read_recipe_of
+from canvas_fm.training.run.distributed import Ranks
+from canvas_fm.viewing.describe import describe_run
+
+TINY: dict[str, Any] = {
+    "objective": "joint",
+    "model": {
+        "encoder": {"crop_zyx": [8, 16, 16], "patch_zyx": [2, 4, 4], "dim": 24, "depth": 1, "heads": 2,
+                    "intensity": "contrast"},
+        "projector": {"hidden": 16, "dim": 8},
+        "visible": 12,
+    },
+    "data": {"crops": 48},
+    "training": {
+        "steps": 6, "batch": 8, "learning_rate": 3e-3, "precision": "fp32", "ema": 0.5,
+        "log_every": 2, "checkpoint_every": 3,
+    },
+    "evaluation": {"crops": 12, "batch": 6},
+}  # fmt: skip
+
+
+def tiny(*overrides: str) -> JointRecipe:
+    return read_recipe_of(JointRecipe, TINY, overrides)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load(folder, kind="encoder").net.state_dict()
+
+
+def test_a_run_leaves_an_encoder_and_rows_of_the_held_out_volume(cubes: list[Path], tmp_path: Path) -> None:
+    run = pretrain(tiny(), cubes, out=tmp_path / "run", held_out=["b"], show=False)
+    encoder = load(run.encoder, kind="encoder")
+    assert encoder.config.pool == "centre"
+    assert encoder.config.decoder is None
+    assert [v["name"] for v in encoder.config.provenance["trained_on"]] == ["a"]
+    (row,) = [row for row in run.metrics() if row["kind"] == "eval"]
+    assert row["volume"] == "b"
+    assert 0 <= row["found_again"] <= 1
+    assert row["effective_rank"] > 1
+    assert describe_run(run.path)["evaluation"][0]["volume"] == "b"
+    assert run.recipe() == tiny("data.held_out=[b]")
+
+
+def test_a_run_that_was_stopped_resumes_to_the_same_bits(
+    cubes: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = pretrain(tiny(), cubes, out=tmp_path / "whole", show=False)
+    step = JointStep.__call__
+
+    def dying(self: JointStep, raw: torch.Tensor, windows: torch.Tensor, number: int) -> Any:
+        if number == 4:
+            raise KeyboardInterrupt
+        return step(self, raw, windows, number)
+
+    monkeypatch.setattr(JointStep, "__call__", dying)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(tiny(), cubes, out=tmp_path / "parts", show=False)
+    monkeypatch.setattr(JointStep, "__call__", step)
+    parts = pretrain(tiny(), cubes, out=tmp_path / "parts", resume=True, show=False)
+    losses = [[row["loss"] for row in run.metrics() if row["kind"] == "train"] for run in (whole, parts)]
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == 3
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(weights(whole.encoder).values(), weights(parts.encoder).values(), strict=True)
+    )
+
+
+@pytest.mark.parametrize(("kind", "share"), [("contrastive", 0.85), ("vicreg", 0.95)])
+def test_it_learns_to_find_the_other_view(kind: str, share: float) -> None:
+    """A few fixed places in easy views, many steps: the loss falls well below where it began."""
+    easy = ["views.shift_zyx=[0, 0, 0]", *(f"views.{key}=0" for key in ("free", "noise", "stripes", "ramp"))]
+    recipe = tiny(f"loss.kind={kind}", "training.steps=60", "training.ema=null", *easy)
+    stepper = JointStep(recipe, Ranks(0, 1, torch.device("cpu")))
+    generator = torch.Generator().manual_seed(0)
+    raw = torch.randint(0, 3000, (8, 14, 34, 34), generator=generator).float()
+    raw = torch.nn.functional.avg_pool3d(raw[:, None], 5, 1, 2)[:, 0] * 2 - 1500
+    windows = torch.tensor([[0.0, 1 / 3000]]).repeat(8, 1)
+    losses = [float(stepper(raw, windows, step)[0]) for step in range(60)]
+    assert sum(losses[-5:]) < share * sum(losses[:5])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.visible=4", "at least the 8 patches of the centre"),
+        ("model.visible=65", "at most all 64"),
+        ("training.micro_batch=4", "compares all views"),
+        ("training.batch=1", "needs another"),
+        ("views.gain=0.5", "views.gain"),
+        ("loss.kind=simclr", "loss.kind"),
+        ("loss.temperature=0", "loss.temperature"),
+        ("objective=mae", "objective"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(override: str, message: str) -> None:
+    with pytest.raises(CanvasError, match=message):
+        tiny(override)
+
+
+def test_several_processes_are_refused() -> None:
+    with pytest.raises(CanvasError, match="one process"):
+        JointStep(tiny(), Ranks(0, 2, torch.device("cpu")))
+
+
+def test_a_shipped_recipe_is_whole() -> None:
+    recipe = read_recipe_of(JointRecipe, "cells_contrast")
+    assert recipe.model.visible < recipe.model.encoder.tokens
