@@ -1,6 +1,6 @@
 """Clients of the service, synchronous and asynchronous."""
 
-from serving.client.client.async_client import AsyncClient
-from serving.client.client.client import Client
+from serving.client.async_client import AsyncClient
+from serving.client.client import Client
 
 __all__ = ["AsyncClient", "Client"]

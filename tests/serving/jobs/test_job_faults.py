@@ -16,7 +16,7 @@ from canvas_fm.inference.embed import resumable as unfinished
 from serving.core.core import Core
 from serving.protocol.schemas import Settings
 from tests.serving.conftest import SHAPE, refused
-from tests.serving.jobs import Slow, as_context, points, raise_full, submit, until
+from tests.serving.job_helpers import Slow, as_context, points, raise_full, submit, until
 
 
 def test_a_full_disk_is_a_sentence_and_the_job_goes_on_later(
