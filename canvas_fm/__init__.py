@@ -13,6 +13,7 @@ from canvas_fm.version import __version__
 if TYPE_CHECKING:
     from canvas_fm.data.phantom.phantom import write_phantom
     from canvas_fm.data.points.points import Points
+    from canvas_fm.data.sample import sample
     from canvas_fm.data.volume.volume import Volume
     from canvas_fm.errors import CanvasError
     from canvas_fm.evaluation.detection.score import evaluate
@@ -52,6 +53,7 @@ _HOME = {
     "probe_fit": "canvas_fm.heads.probe.cross_validate",
     "report": "canvas_fm.viewing.report.report",
     "refine": "canvas_fm.heads.refine.apply",
+    "sample": "canvas_fm.data.sample",
     "train_detector": "canvas_fm.training.detector.train",
     "write_phantom": "canvas_fm.data.phantom.phantom",
 }
@@ -78,6 +80,7 @@ __all__ = [
     "probe_fit",
     "refine",
     "report",
+    "sample",
     "train_detector",
     "write_phantom",
 ]

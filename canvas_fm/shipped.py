@@ -1,4 +1,4 @@
-"""What travels with the package: recipes, model cards and weights, found by path or by name."""
+"""What ships with the package: recipes, model cards, weights and samples, found by path or by name."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ _ROOTS = {
     "recipe": (_PACKAGE / "_recipes", _CHECKOUT / "recipes"),
     "card": (_PACKAGE / "_cards", _CHECKOUT / "model_cards"),
     "model": (_PACKAGE / "weights",),
+    "sample": (_PACKAGE / "samples",),
 }
-_SUFFIX = {"recipe": ".yaml", "card": ".md", "model": ""}
+_SUFFIX = {"recipe": ".yaml", "card": ".md", "model": "", "sample": ""}
+SAMPLE = "sample:"
 
 
 def shipped(kind: str) -> dict[str, Path]:
-    """Names and paths of the shipped things of a kind: `recipe`, `card` or `model`."""
+    """Names and paths of the shipped things of a kind: `recipe`, `card`, `model` or `sample`."""
     found: dict[str, Path] = {}
     for root in _ROOTS[kind]:
         for path in sorted(root.glob(f"*{_SUFFIX[kind]}")) if root.is_dir() else []:
@@ -42,7 +44,7 @@ def find(kind: str, given: str | Path) -> Path:
     A model is a folder, a recipe or card a file: a folder `phantom` does not hide the recipe of that name.
     """
     path = Path(given)
-    if path.is_dir() if kind == "model" else path.is_file():
+    if kind != "sample" and (path.is_dir() if kind == "model" else path.is_file()):
         return path
     known = shipped(kind)
     name = str(given).removesuffix(_SUFFIX[kind]) if _SUFFIX[kind] else str(given)
@@ -55,3 +57,9 @@ def find(kind: str, given: str | Path) -> Path:
             f"{'a folder' if kind == 'model' else 'a file'}"
         )
     raise CanvasError(f"no {kind} at {str(given)!r}, and none is shipped by that name; shipped: {listing}")
+
+
+def sample_file(path: str | Path, file: str) -> Path:
+    """The path itself, or for `sample:NAME` that file of the shipped sample."""
+    name = str(path)
+    return find("sample", name.removeprefix(SAMPLE)) / file if name.startswith(SAMPLE) else Path(path)

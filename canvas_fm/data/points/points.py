@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float64, Real
 from canvas_fm.data.points.formats import VoxelUm, format_of, read_points, write_points
 from canvas_fm.data.points.tables import PointTable, is_axis
 from canvas_fm.errors import CanvasError
+from canvas_fm.shipped import sample_file
 
 
 @dataclass
@@ -59,6 +60,7 @@ class Points:
         repeated columns, a ragged row, a coordinate that is not a finite number and, unless `allow_empty`,
         for a file without rows.
         """
+        path = sample_file(path, "centroids.csv")
         points = cls(*read_points(path, format, columns=columns))
         if not len(points) and not allow_empty:
             raise CanvasError(f"{path} holds no points; nothing to do")

@@ -24,6 +24,7 @@ from canvas_fm.data.volume.window import DEFAULT_RULE, Window, WindowCache, Wind
 from canvas_fm.data.volume.writer import CHUNK_ZYX, VolumeWriter, create
 from canvas_fm.data.zyx import Zyx, ZyxLike, ZyxUm, ZyxUmLike, check_voxel_um, whole_zyx
 from canvas_fm.errors import CanvasError
+from canvas_fm.shipped import sample_file
 
 __all__ = ["Volume", "VolumeWriter", "Window", "WindowRule", "Zyx", "ZyxUm", "volume_name"]
 
@@ -84,7 +85,8 @@ class Volume:
         on_bad_chunk: OnBadChunk = "error",
         missing_chunks: MissingChunks = "error",
     ) -> Volume:
-        """A volume from OME-Zarr 0.4 or 0.5, a plain 3D Zarr array, either of them zipped, or TIFF planes.
+        """A volume from OME-Zarr 0.4 or 0.5, a plain 3D Zarr array, either of them zipped, or TIFF planes;
+        `sample:NAME` is a shipped one.
 
         `voxel_um` (z, y, x) is needed where the metadata gives none; where it gives another, the given one
         is used and a warning says so. `t` and `c` choose where there are several. `marker` is used where
@@ -93,7 +95,10 @@ class Volume:
         its fill value. Raises CanvasError with what to do about it, DamagedStore where a file is not what
         was written, Unreachable where a remote store does not answer.
         """
-        remote, path = (path, Path(str(path))) if isinstance(path, Remote) else (None, Path(path))
+        if isinstance(path, Remote):
+            remote, path = path, Path(str(path))
+        else:
+            remote, path = None, sample_file(path, "raw.zarr")
         for name, value, known in (
             ("on_bad_chunk", on_bad_chunk, ("error", "skip")),
             ("missing_chunks", missing_chunks, ("error", "empty")),
