@@ -13,7 +13,7 @@ import httpx
 import numpy as np
 from jaxtyping import Float, Float32, Real
 
-from serving.client import requests as wire
+import serving.client.requests as wire
 from serving.client.async_client_jobs import AsyncClientJobs
 from serving.client.job_requests import whole_file
 from serving.client.requests import Asked, Call

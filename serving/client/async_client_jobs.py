@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from jaxtyping import Real
 
+import serving.client.job_requests as wire_jobs
 from canvas_fm.data.points.points import Points
-from serving.client import job_requests as wire_jobs
 from serving.client.job_requests import is_over, not_over, result_request
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import httpx
 import numpy as np
 from jaxtyping import Float, Float32, Real
 
-from serving.client import requests as wire
+import serving.client.requests as wire
 from serving.client.client_jobs import ClientJobs
 from serving.client.job_requests import whole_file
 from serving.client.requests import Asked, Call
