@@ -16,15 +16,17 @@ $(VENV)/.installed: pyproject.toml constraints/cpu.txt
 demo: setup
 	$(BIN)/canvas-fm demo --out demo
 
-# A file's tests stay in one process, so that what they share is made once; one thread each.
+# A file's tests stay in one process, so that what they share is made once; one thread each, unless
+# OMP_NUM_THREADS says otherwise.
+test test-ui: export OMP_NUM_THREADS ?= 1
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 # In a real browser. Debian's Chromium is installed where that is allowed; where there is none the tests say so.
 test-ui: setup
 	command -v chromium >/dev/null || { test "$$(id -u)" = 0 && apt-get update -qq && \
 	  apt-get install -y -qq --no-install-recommends chromium; } || true
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m ui -rs tests/ui
+	$(BIN)/python -m pytest -m ui -rs tests/ui
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow --timeout 3600
