@@ -75,8 +75,8 @@ def test_blocks_that_learn_nothing_give_the_frozen_figures(labelled, extractor):
 
 def test_it_overfits_a_few_crops_and_leaves_the_encoder_alone(labelled, tmp_path):
     """Coin flips for labels, a head that sees two columns: only blocks that learn can know them by heart."""
-    coins = np.random.default_rng(0).permutation([0, 1] * 12).reshape(2, 12)
-    few = [replace(one, label=np.append(some, [-1] * 68)) for one, some in zip(labelled, coins, strict=True)]
+    coins = np.random.default_rng(2).permutation([0, 1] * 6).reshape(2, 6)
+    few = [replace(one, label=np.append(some, [-1] * 74)) for one, some in zip(labelled, coins, strict=True)]
     encoder = make_encoder(tmp_path / "base")
     before = {name: value.clone() for name, value in encoder.net.state_dict().items()}
     extractor = Extractor(encoder=encoder, pool="centre", device="cpu")
@@ -87,8 +87,9 @@ def test_it_overfits_a_few_crops_and_leaves_the_encoder_alone(labelled, tmp_path
     work = tune(refiner, data.features, data.label, few, extractor, tuning, show=False)
     known = np.flatnonzero(data.label >= 0)
     is_cell = data.label[known] == 1
-    assert auc(is_cell, frozen.logits(data.features)[known]) < 0.7
-    assert auc(is_cell, work.judged_by(refiner.logits, known)) > 0.82
+    # Over seven seeds of weights and batches: at most .75 frozen, 1 with blocks that learn.
+    assert auc(is_cell, frozen.logits(data.features)[known]) < 0.85
+    assert auc(is_cell, work.judged_by(refiner.logits, known)) > 0.9
     assert all(torch.equal(before[name], value) for name, value in encoder.net.state_dict().items())
     assert {name.partition(".")[0] for name in refiner.tuned_.state} == {"blocks", "norm"}
 
