@@ -74,6 +74,37 @@ def test_masked_voxels_do_not_leak_into_the_prediction(config):
         assert not torch.equal(first.patches, mae(changed_seen, visible=visible).patches)
 
 
+@pytest.mark.parametrize("config", [SMALL, CONTRAST], ids=["window", "contrast"])
+def test_naming_the_visible_patches_in_another_order_changes_nothing(config):
+    mae = MaskedAutoencoder(config, SMALL_DECODER).eval()
+    crops = torch.rand(2, 1, 8, 16, 16, generator=torch.Generator().manual_seed(0))
+    visible = some_visible(2, 0.75, seed=1)
+    with torch.no_grad():
+        first, turned = mae(crops, visible=visible), mae(crops, visible=visible.flip(1))
+    torch.testing.assert_close(turned.patches, first.patches, rtol=0, atol=1e-5)
+    assert torch.equal(turned.masked, first.masked)
+
+
+def test_the_decoder_puts_every_token_in_its_place_and_the_mask_token_elsewhere():
+    """Beside a loop over patches that fills the sequence of its blocks one place at a time."""
+    decoder = MaskedAutoencoder(SMALL, SMALL_DECODER).decoder.eval()
+    tokens = torch.randn(2, 10, 48, generator=torch.Generator().manual_seed(0))
+    visible = some_visible(2, 0.85, seed=1)
+    assert visible.shape == (2, 9)
+    with torch.no_grad():
+        for crop in range(2):
+            given, places = decoder.embed(tokens[crop]), visible[crop].tolist()
+            sequence = [given[0]]  # the class token, which has no place
+            for place in range(64):
+                seen = given[1 + places.index(place)] if place in places else decoder.mask_token[0, 0]
+                sequence.append(seen + decoder.positions[place])
+            x = torch.stack(sequence)[None]
+            for block in decoder.blocks:
+                x = block(x)
+            found = decoder(tokens[crop : crop + 1], visible[crop : crop + 1])
+            torch.testing.assert_close(found, decoder.norm(x)[:, 1:], rtol=1e-5, atol=1e-5)
+
+
 def test_of_a_masked_patch_only_its_mean_and_deviation_are_given_to_patch_targets():
     """Its voxels in another order give the same prediction; brighter, they move its own and no other."""
     mae = MaskedAutoencoder(CONTRAST, PATCH_DECODER).eval()

@@ -91,6 +91,20 @@ def test_visible_tokens_are_those_of_an_encoder_that_sees_only_them():
         assert not torch.equal(net.tokens(crops, visible), net.tokens(crops, torch.tensor([[5, 1, 63]])))
 
 
+def test_each_visible_patch_keeps_its_own_place_whatever_the_order():
+    """All patches visible in any order are the plain encoder's tokens in that order; so are some in two."""
+    net = ViTEncoder(SMALL).eval()
+    crops = torch.rand(2, 1, 8, 16, 16, generator=torch.Generator().manual_seed(0))
+    order = torch.stack([torch.randperm(64, generator=torch.Generator().manual_seed(s)) for s in (1, 2)])
+    rows = torch.arange(2)[:, None]
+    with torch.no_grad():
+        plain, turned = net.tokens(crops), net.tokens(crops, order)
+        torch.testing.assert_close(turned[:, 0], plain[:, 0], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(turned[:, 1:], plain[:, 1:][rows, order], rtol=1e-5, atol=1e-5)
+        some, back = net.tokens(crops, order[:, :9]), net.tokens(crops, order[:, :9].flip(1))
+        torch.testing.assert_close(back[:, 1:].flip(1), some[:, 1:], rtol=1e-5, atol=1e-5)
+
+
 def test_a_crop_alone_and_in_a_batch_give_the_same_embedding():
     net = ViTEncoder(SMALL).eval()
     crops = torch.rand(9, 1, 8, 16, 16)
