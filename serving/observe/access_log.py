@@ -22,7 +22,7 @@ request_id: ContextVar[str] = ContextVar("request_id", default="")
 trace_id: ContextVar[str] = ContextVar("trace_id", default="")
 """Of its span, where traces are sent."""
 
-access = logging.getLogger("serving.middleware.auth")
+access = logging.getLogger("serving.access")
 
 
 def id_for(given: str) -> str:

@@ -276,8 +276,8 @@ def test_sentences_keep_the_folders_to_themselves() -> None:
 def test_requests_are_logged_by_route_with_an_id(client, caplog, monkeypatch) -> None:
     from serving.observe.access_log import _Json
 
-    monkeypatch.setattr(logging.getLogger("serving.middleware.auth"), "level", logging.INFO)
-    with caplog.at_level(logging.INFO, logger="serving.middleware.auth"):
+    monkeypatch.setattr(logging.getLogger("serving.access"), "level", logging.INFO)
+    with caplog.at_level(logging.INFO, logger="serving.access"):
         reply = client.get("/v1/info", headers={"X-Request-ID": "mine-1"})
         strange = client.get("/v1/secret-path", headers={"X-Request-ID": "bad id\t"})
     assert reply.headers["x-request-id"] == "mine-1"
@@ -285,7 +285,7 @@ def test_requests_are_logged_by_route_with_an_id(client, caplog, monkeypatch) ->
     lines = [
         json.loads(_Json().format(record))
         for record in caplog.records
-        if record.name == "serving.middleware.auth"
+        if record.name == "serving.access"
     ]
     assert [(line["route"], line["status"], line["method"]) for line in lines] == [
         ("/v1/info", 200, "GET"),

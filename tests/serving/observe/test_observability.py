@@ -97,7 +97,7 @@ def test_a_request_its_batch_and_its_line_in_the_log_are_one_trace(client, spans
     lines: list[dict] = []
     handler = logging.Handler()
     handler.emit = lambda record: lines.append(json.loads(_Json().format(record)))
-    access = logging.getLogger("serving.middleware.auth")
+    access = logging.getLogger("serving.access")
     access.addHandler(handler)
     level = access.level
     access.setLevel(logging.INFO)
