@@ -130,7 +130,7 @@ def _compare(
     from canvas_fm.inference.embed.embed import embed
     from canvas_fm.models.checkpoint import load
     from canvas_fm.viewing.demo.page import Agreement
-    from serving.client.client import Client
+    from serving.client import Client
 
     encoder = load(run.encoder, device=args.device)
     volumes = {marker: Volume.open(folder / "raw.zarr") for marker, folder in brain.items()}

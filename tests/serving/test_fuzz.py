@@ -28,7 +28,7 @@ from canvas_fm.heads.refine.fit import fit_refiner
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.inference.embed.embed import embed_to_store
 from canvas_fm.models.checkpoint import Encoder
-from serving.client.client import Client
+from serving.client import Client
 from serving.protocol import npy
 from tests.heads.conftest import spots
 from tests.serving.traffic import CROP, SHAPE, share, worker_of

@@ -26,7 +26,7 @@ from canvas_fm.models.checkpoint import Detector, Encoder, save_detector
 from canvas_fm.models.convmixer import ConvMixerConfig, HeatMapNet
 from canvas_fm.training.finetune.finetune import Tuning, fit_tuned
 from serving.api.routes import create_app
-from serving.client.client import Client
+from serving.client import Client
 from serving.core.core import Core
 from serving.middleware.guard import Guard
 from serving.protocol import npy

@@ -13,9 +13,8 @@ import pytest
 import canvas_fm as cf
 from canvas_fm.errors import CanvasError
 from canvas_fm.models.checkpoint import Encoder
-from serving.client.async_client import AsyncClient
+from serving.client import AsyncClient, Client
 from serving.client.async_client_jobs import AsyncClientJobs
-from serving.client.client import Client
 from serving.client.client_jobs import ClientJobs
 from tests.serving.conftest import CROP
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from canvas_fm.errors import CanvasError
-from serving.client.client import Client
+from serving.client import Client
 from serving.client.retry import Patience
 
 

@@ -15,8 +15,7 @@ from canvas_fm.errors import CanvasError
 from canvas_fm.inference.embed import resumable as unfinished
 from canvas_fm.inference.embed.embedding_store import Embeddings
 from canvas_fm.models.checkpoint import Encoder
-from serving.client.async_client import AsyncClient
-from serving.client.client import Client
+from serving.client import AsyncClient, Client
 from tests.serving.job_helpers import Slow, points, raise_full
 
 

@@ -16,7 +16,7 @@ import pytest
 import canvas_fm as cf
 from canvas_fm.inference.embed.embedding_store import Embeddings
 from canvas_fm.models.checkpoint import Encoder
-from serving.client.client import Client
+from serving.client import Client
 from tests.serving.traffic import quiet_port
 
 SHAPE = (24, 60, 50)  # of the fixtures

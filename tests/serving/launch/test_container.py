@@ -20,7 +20,7 @@ import canvas_fm as cf
 from canvas_fm.cli import build_parser
 from canvas_fm.errors import CanvasError
 from canvas_fm.models.checkpoint import Encoder
-from serving.client.client import Client
+from serving.client import Client
 from serving.launch.supervisor import private_folder
 
 ROOT = Path(__file__).parents[3]

@@ -18,7 +18,7 @@ import canvas_fm as cf
 from canvas_fm.cli import main
 from canvas_fm.errors import CanvasError
 from canvas_fm.models.checkpoint import Encoder, load
-from serving.client.client import Client
+from serving.client import Client
 from serving.launch.model_store import get, put
 from serving.protocol.schemas import Settings
 from tests.serving.traffic import quiet_port

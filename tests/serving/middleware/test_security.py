@@ -283,9 +283,7 @@ def test_requests_are_logged_by_route_with_an_id(client, caplog, monkeypatch) ->
     assert reply.headers["x-request-id"] == "mine-1"
     assert re.fullmatch("[0-9a-f]{32}", strange.headers["x-request-id"])
     lines = [
-        json.loads(_Json().format(record))
-        for record in caplog.records
-        if record.name == "serving.access"
+        json.loads(_Json().format(record)) for record in caplog.records if record.name == "serving.access"
     ]
     assert [(line["route"], line["status"], line["method"]) for line in lines] == [
         ("/v1/info", 200, "GET"),
