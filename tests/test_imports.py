@@ -86,8 +86,6 @@ KNOWN_CIRCLES = {
     ("canvas_fm.heads.refine.refiner_folder", "canvas_fm.heads.refine.refiner"),
     ("serving.client.async_client_jobs", "serving.client.async_client"),
     ("serving.client.client_jobs", "serving.client.client"),
-    ("serving.core.core", "serving.core.refine"),
-    ("serving.core.core", "serving.jobs.runner"),
 }
 
 

@@ -171,7 +171,7 @@ def read_limits(given: list[str]) -> Any:
     from pydantic import ValidationError
 
     from canvas_fm.errors import CanvasError
-    from serving.protocol.schemas import Limits
+    from serving.protocol.settings import Limits
 
     settings = {}
     for item in given:

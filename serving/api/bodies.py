@@ -19,16 +19,15 @@ from serving.api.whitening import whitened
 from serving.core.core import Core
 from serving.core.embed_crops import Window
 from serving.protocol import npy
-from serving.protocol.errors import Refusal, refused
+from serving.protocol.errors import Refusal, describe, refused
 from serving.protocol.schemas import EncodedCrops
-from serving.protocol.translate import describe
 
 if TYPE_CHECKING:
     from serving.core.model_host import Engine
 
 NPY_TYPES = (npy.MEDIA_TYPE, "application/octet-stream")
 SAFETENSORS = "application/x-safetensors"
-GONE = "the client went away"  # nobody reads it, but what stands around us waits for an answer
+GONE = "the client went away"  # nobody reads it, but BentoML waits for an answer
 _TYPES = {"F32": "<f4", "U16": "<u2"}
 
 B = TypeVar("B", bound=BaseModel)
@@ -132,7 +131,7 @@ def _check_header(
         raise refused(problem) from problem
 
 
-async def gone(request: Request) -> None:
+async def disconnected(request: Request) -> None:
     """Ends when the client closes the connection."""
     while (await request.receive())["type"] != "http.disconnect":
         pass

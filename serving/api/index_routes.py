@@ -17,7 +17,7 @@ from serving.api.query import given
 from serving.core.core import Core
 from serving.core.embed_points import unreadable
 from serving.core.search import find_index, plain, read_index
-from serving.core.thumbnails import MOST_THUMBNAILS, PNG, Origins, read_crop, strip
+from serving.core.thumbnails import MOST_THUMBNAILS, PNG, add_origins, read_crop, strip
 from serving.protocol import npy
 from serving.protocol.errors import Refusal, refused
 from serving.protocol.schemas import CellsReply, CellsRequest
@@ -34,18 +34,18 @@ _MAP = ("index", "method")
 async def map_about(core: Core, request: Request) -> Response:
     """A map of an index: which cells it shows and which columns they have."""
     values = given(request, _MAP)
-    core.engine  # noqa: B018  not ready is said first
+    core.require_ready()
     name, index = find_index(core, values.get("index"))
-    said = await core.maps.about(name, index, values.get("method", "pca"))
+    said = await core.projections.about(name, index, values.get("method", "pca"))
     return JSONResponse(said.model_dump(mode="json"))
 
 
 async def map_points(core: Core, request: Request) -> Response:
     """Where the cells of a map lie: (n, 2) float32 `.npy`."""
     values = given(request, _MAP)
-    core.engine  # noqa: B018  not ready is said first
+    core.require_ready()
     name, index = find_index(core, values.get("index"))
-    laid = await core.maps.get(name, index, values.get("method", "pca"))
+    laid = await core.projections.get(name, index, values.get("method", "pca"))
     return _npy(laid.map.xy)
 
 
@@ -54,19 +54,19 @@ async def map_column(core: Core, request: Request) -> Response:
     values = given(request, (*_MAP, "name"))
     if "name" not in values:
         raise Refusal(422, "give the column's name; GET /v1/map lists them")
-    core.engine  # noqa: B018
+    core.require_ready()
     name, index = find_index(core, values.get("index"))
-    return _npy(await core.maps.column(name, index, values.get("method", "pca"), values["name"]))
+    return _npy(await core.projections.column(name, index, values.get("method", "pca"), values["name"]))
 
 
 async def cells(core: Core, request: Request) -> Response:
     """What is known of cells of an index, by row: JSON, with thumbnails on request, or CSV."""
     given(request, ())
-    core.engine  # noqa: B018  not ready is said before the body is read
+    core.require_ready()
     asked = await read_model(request, CellsRequest)
     name, index = find_index(core, asked.index)
     as_csv = _first(request, (CSV, "application/json")) == CSV
-    most = core.maps.most if as_csv else MOST_THUMBNAILS if asked.thumbnails else _MOST_CELLS
+    most = core.projections.most if as_csv else MOST_THUMBNAILS if asked.thumbnails else _MOST_CELLS
     rows = await _rows(core, name, index, asked, most)
     if as_csv:
         text = await read_index(core, name, lambda: _table(index, rows))
@@ -99,7 +99,7 @@ async def crop(core: Core, request: Request) -> Response:
         return strip(voxels) if as_png else npy.dump(voxels)
 
     try:
-        content = await core.searching.run(read, deadline_s=core.limits.deadline_s)
+        content = await core.search_pool.run(read, deadline_s=core.limits.deadline_s)
     except CanvasError as problem:
         raise unreadable(hosted.name, problem) from problem
     return Response(content, media_type=PNG if as_png else npy.MEDIA_TYPE)
@@ -155,7 +155,7 @@ def _size(text: str | None) -> tuple[int, int, int] | None:
 
 def _described(core: Core, index: Index, rows: np.ndarray, pictures: bool) -> list[dict[str, object]]:
     found = [{key: plain(value) for key, value in cell.items()} for cell in index.describe(rows)]
-    Origins(core, index).describe(rows, found, pictures=pictures)
+    add_origins(core, index, rows, found, thumbnails=pictures)
     return found
 
 

@@ -30,14 +30,14 @@ from serving.jobs.store import UNFINISHED, Asked, Job
 from serving.middleware.guard import HOLDER
 from serving.protocol import npy
 from serving.protocol.errors import Refusal, refused
-from serving.protocol.job_schemas import JobInfo, JobRequest
+from serving.protocol.schemas import JobInfo, JobRequest
 
 _ZIP = "application/zip"
 
 
 async def submit(core: Core, request: Request) -> Response:
     """Embed or refine points of a registered volume in the background."""
-    jobs, owner = _jobs(core), request.scope.get(HOLDER, "")
+    jobs, owner = _jobs(core, request), request.scope.get(HOLDER, "")
     given(request, ())
     asked = await read_model(request, JobRequest)
     digest = hashlib.sha256(asked.model_dump_json().encode()).hexdigest()
@@ -62,7 +62,7 @@ async def submit(core: Core, request: Request) -> Response:
 
 async def list_jobs(core: Core, request: Request) -> Response:
     """The jobs of whoever asks, oldest first."""
-    jobs = _jobs(core)
+    jobs = _jobs(core, request)
     given(request, ())
     mine = await asyncio.to_thread(jobs.store.jobs, request.scope.get(HOLDER, ""))
     return JSONResponse({"jobs": [_info(jobs, job).model_dump(mode="json") for job in mine]})
@@ -125,15 +125,16 @@ def _named(name: str) -> dict[str, str]:
     return {"Content-Disposition": f'attachment; filename="{name}"'}
 
 
-def _jobs(core: Core) -> JobRunner:
-    core.engine  # noqa: B018  not ready is said first
-    if core.jobs is None:
+def _jobs(core: Core, request: Request) -> JobRunner:
+    core.require_ready()
+    runner: JobRunner | None = request.app.state.jobs
+    if runner is None:
         raise Refusal(403, "no jobs are run here: the service was started without --jobs FOLDER")
-    return core.jobs
+    return runner
 
 
 def _found(core: Core, request: Request) -> tuple[JobRunner, Job]:
-    jobs, identity = _jobs(core), request.path_params["id"]
+    jobs, identity = _jobs(core, request), request.path_params["id"]
     given(request, ())
     job = jobs.store.find(identity, request.scope.get(HOLDER, ""))
     if job is None:

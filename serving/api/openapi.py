@@ -8,8 +8,6 @@ from pydantic.json_schema import models_json_schema
 
 from canvas_fm.version import __version__
 from serving.api.query import DTYPES, OUTPUTS
-from serving.protocol.job_schemas import JobInfo, JobRequest
-from serving.protocol.refine_schemas import RefineReply, RefineRequest
 from serving.protocol.schemas import (
     Addition,
     CellsReply,
@@ -17,10 +15,14 @@ from serving.protocol.schemas import (
     EmbeddingsReply,
     EmbedRequest,
     Info,
+    JobInfo,
+    JobRequest,
     MapInfo,
     ModelInfo,
     PointsRequest,
     Pool,
+    RefineReply,
+    RefineRequest,
     SearchReply,
     SearchRequest,
     VolumeInfo,

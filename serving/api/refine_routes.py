@@ -10,26 +10,26 @@ import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
 
-from serving.api.bodies import GONE, accepted, decoded, gone, media_type, read_crops, read_model
+from serving.api.bodies import GONE, accepted, decoded, disconnected, media_type, read_crops, read_model
 from serving.api.query import given, switch, window_of
 from serving.core.core import Core
+from serving.core.hosted_refiner import HostedRefiner
 from serving.core.refine import (
-    HostedRefiner,
     check_whole,
     encoder_of,
     find_refiner,
     refine_crops,
     refine_points,
 )
-from serving.core.thread_pool import unless_gone
+from serving.core.thread_pool import cancel_on_disconnect
 from serving.protocol import npy
 from serving.protocol.errors import Refusal
-from serving.protocol.refine_schemas import RefineReply, RefineRequest
+from serving.protocol.schemas import RefineReply, RefineRequest
 
 
 async def refine(core: Core, request: Request) -> Response:
     """P(cell) of points of a registered volume, or of crops."""
-    core.engine  # noqa: B018  not ready is said before the body is read
+    core.require_ready()
     if media_type(request) == "application/json":
         given(request, ())
         asked = await read_model(request, RefineRequest)
@@ -41,7 +41,7 @@ async def refine(core: Core, request: Request) -> Response:
         check_whole(hosted, switch(values, "all_candidates"))
         crops = await read_crops(core, request, window, encoder_of(hosted))
         work = refine_crops(core, hosted, crops, window)
-    p_cell = await unless_gone(gone(request), work)
+    p_cell = await cancel_on_disconnect(disconnected(request), work)
     if p_cell is None:
         raise Refusal(400, GONE)
     return await _reply(request, hosted, p_cell)

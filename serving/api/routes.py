@@ -13,32 +13,45 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from canvas_fm.errors import CanvasError
-from serving.api import index_routes as cells
-from serving.api import job_routes, refine_routes
-from serving.api.bodies import GONE, decoded, gone, media_type, read_crops, read_model, reply
+from serving.api import index_routes, job_routes, refine_routes
+from serving.api.bodies import GONE, decoded, disconnected, media_type, read_crops, read_model, reply
 from serving.api.openapi import document
 from serving.api.query import Options, embed_options, given, switch, whole_number, window_of
 from serving.api.whitening import check_whitening
-from serving.core import embed_points as points
-from serving.core import register as additions
+from serving.core import register
 from serving.core.core import Core
+from serving.core.embed_points import embed_points
 from serving.core.search import check_search, find_index, search
-from serving.core.thread_pool import unless_gone
-from serving.observe.metrics import Meters
+from serving.core.thread_pool import cancel_on_disconnect
+from serving.jobs.runner import JobRunner
+from serving.jobs.store import JobStore
+from serving.observe.metrics import Metrics
 from serving.protocol import npy
 from serving.protocol.errors import Refusal, refused
 from serving.protocol.schemas import Addition, EmbedRequest, IndexInfo, PointsRequest, SearchRequest
+from serving.protocol.settings import Settings
 
 
 def create_app(core: Core) -> Starlette:
-    """The Starlette app; it starts and stops `core` with itself. Meant to stand behind a Guard."""
+    """The Starlette app; its lifespan is that of `core` and of the jobs. Meant to stand behind a Guard."""
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        await core.start()
+        runner: JobRunner | None = None
+
+        def start_jobs(settings: Settings) -> None:
+            nonlocal runner
+            if settings.jobs is not None:
+                app.state.jobs = runner = JobRunner(core, JobStore(settings.jobs), core.busy)
+                runner.start()
+
+        app.state.jobs = None
+        await core.start(start_jobs)
         try:
             yield
         finally:
+            if runner is not None:
+                await asyncio.to_thread(runner.stop)
             await core.stop()
 
     async def refusal(request: Request, problem: Exception) -> Response:
@@ -91,7 +104,7 @@ async def add_model(core: Core, request: Request) -> Response:
     """Serve one more model while the service runs."""
     _json_only(request)
     asked = await read_model(request, Addition)
-    engine = await additions.add_model(core, asked.name, asked.path)
+    engine = await register.add_model(core, asked.name, asked.path)
     return JSONResponse(engine.model_info().model_dump(mode="json"), 201)
 
 
@@ -99,13 +112,13 @@ async def add_volume(core: Core, request: Request) -> Response:
     """Register one more volume while the service runs."""
     _json_only(request)
     asked = await read_model(request, Addition)
-    hosted = await additions.add_volume(core, asked.name, asked.path)
+    hosted = await register.add_volume(core, asked.name, asked.path)
     return JSONResponse(hosted.info().model_dump(mode="json"), 201)
 
 
 async def embed(core: Core, request: Request) -> Response:
     """Crops in, embeddings out."""
-    core.engine  # noqa: B018  not ready is said before the body is read
+    core.require_ready()
     if media_type(request) == "application/json":
         given(request, ())
         asked = await read_model(request, EmbedRequest)
@@ -119,23 +132,23 @@ async def embed(core: Core, request: Request) -> Response:
         check_whitening(core, options)
         crops = await read_crops(core, request, options.window, core.engine_for(options.model))
     work = core.embed(crops, options.window, options.pool, options.layer, options.model)
-    return await reply(core, request, await unless_gone(gone(request), work), options)
+    return await reply(core, request, await cancel_on_disconnect(disconnected(request), work), options)
 
 
-async def embed_points(core: Core, request: Request) -> Response:
+async def embed_points_route(core: Core, request: Request) -> Response:
     """Points of a registered volume in, embeddings out."""
     given(request, ())
-    core.engine  # noqa: B018  not ready is said before the body is read
+    core.require_ready()
     asked = await read_model(request, PointsRequest)
     options = Options(asked.pool, asked.layer, asked.model, asked.normalize, asked.dtype, whiten=asked.whiten)
     check_whitening(core, options)
-    work = points.embed_points(core, asked.volume, asked.points_zyx, asked.pool, asked.layer, asked.model)
-    return await reply(core, request, await unless_gone(gone(request), work), options)
+    work = embed_points(core, asked.volume, asked.points_zyx, asked.pool, asked.layer, asked.model)
+    return await reply(core, request, await cancel_on_disconnect(disconnected(request), work), options)
 
 
 async def search_route(core: Core, request: Request) -> Response:
     """Nearest cells: of vectors, ids or examples as JSON, or of crops as `.npy`."""
-    core.engine  # noqa: B018
+    core.require_ready()
     if media_type(request) == "application/json":
         given(request, ())
         asked = await read_model(request, SearchRequest)
@@ -157,10 +170,10 @@ async def search_route(core: Core, request: Request) -> Response:
         crops = await read_crops(core, request, window, core.engine_for(index.encoder_sha256))
         check_search(core, asked, len(crops))
         work = core.embed(crops, window, index.pool, index.layer, index.encoder_sha256)
-        vectors = await unless_gone(gone(request), work)
+        vectors = await cancel_on_disconnect(disconnected(request), work)
         if vectors is None:
             raise Refusal(400, GONE)
-    found = await unless_gone(gone(request), search(core, asked, vectors))
+    found = await cancel_on_disconnect(disconnected(request), search(core, asked, vectors))
     if found is None:
         raise Refusal(400, GONE)
     return JSONResponse(found.model_dump(mode="json"))
@@ -183,12 +196,12 @@ async def reconstruct(core: Core, request: Request) -> Response:
     if len(crops) > 8:
         raise Refusal(413, f"{len(crops)} crops in one request; 8 are the most here")
     seed = whole_number(values, "seed") or 0
-    work = core.aside.run(
+    work = core.model_pool.run(
         lambda: engine.reconstruct(engine.check(crops, window), mask_ratio, seed),
         deadline_s=core.limits.deadline_s,
     )
     try:
-        found = await unless_gone(gone(request), work)
+        found = await cancel_on_disconnect(disconnected(request), work)
     except CanvasError as problem:
         raise refused(problem) from problem
     if found is None:
@@ -208,7 +221,7 @@ async def openapi(core: Core, request: Request) -> Response:
 
 async def metrics(core: Core, request: Request) -> Response:
     """Figures for Prometheus; also at /metrics."""
-    text = await asyncio.to_thread(Meters.of_this_process().text)
+    text = await asyncio.to_thread(Metrics.of_this_process().text)
     return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
@@ -223,12 +236,12 @@ ROUTES: list[tuple[str, str, Callable[[Core, Request], Awaitable[Response]]]] = 
     ("POST", "/models", add_model),
     ("POST", "/volumes", add_volume),
     ("POST", "/embed", embed),
-    ("POST", "/embed/points", embed_points),
+    ("POST", "/embed/points", embed_points_route),
     *refine_routes.ROUTES,
     ("POST", "/search", search_route),
     ("POST", "/reconstruct", reconstruct),
     *job_routes.ROUTES,
-    *cells.ROUTES,
+    *index_routes.ROUTES,
     ("GET", "/openapi.json", openapi),
     ("GET", "/metrics", metrics),
 ]

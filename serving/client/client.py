@@ -16,7 +16,7 @@ import serving.client.requests as wire
 from serving.client.client_jobs import ClientJobs
 from serving.client.job_requests import whole_file
 from serving.client.requests import Asked, Call
-from serving.client.retry import Patience
+from serving.client.retry import RetryPolicy
 
 T = TypeVar("T")
 
@@ -195,32 +195,32 @@ class Client:
 
         `asked` is what httpx takes; what may not be done twice is not to `repeat`.
         """
-        patience = Patience(self.url, self.patience_s, self._met, repeat)
+        policy = RetryPolicy(self.url, self.patience_s, self._met, repeat)
         while True:
             try:
                 reply = self._http.request(**asked)
             except httpx.TransportError as problem:
-                wait = patience.after_loss(problem)
+                wait = policy.after_loss(problem)
             else:
                 self._met = True
-                if not (wait := patience.after_reply(reply)):
+                if not (wait := policy.after_reply(reply)):
                     return reply
             time.sleep(wait)
 
     def save(self, asked: Asked, path: Path) -> None:
         """A good reply's body as a file, whole or not at all, however large it is."""
-        patience = Patience(self.url, self.patience_s, self._met)
+        policy = RetryPolicy(self.url, self.patience_s, self._met)
         while True:
             try:
                 with self._http.stream(**asked) as reply:
                     self._met = True
                     if not reply.is_success:
                         reply.read()
-                    if not (wait := patience.after_reply(reply)):
+                    if not (wait := policy.after_reply(reply)):
                         with whole_file(path) as file:
                             for piece in reply.iter_bytes():
                                 file.write(piece)
                         return
             except httpx.TransportError as problem:
-                wait = patience.after_loss(problem)
+                wait = policy.after_loss(problem)
             time.sleep(wait)

@@ -1,4 +1,4 @@
-"""How long the Python clients wait for a service that is busy or away, and what they say at the end of it."""
+"""Retry policy of the Python clients: which failures are tried again, after which pause, and for how long."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _LONGEST_S = {"busy": 8.0, "away": 1.0}
 
 
 @dataclass
-class Patience:
-    """One request's tries: what a busy service and a lost connection are worth waiting for.
+class RetryPolicy:
+    """The tries of one request, against a busy service or a lost connection.
 
-    `met` says that the service has answered before: while it starts anew it is waited for to the end of the
-    patience. What may not be done twice (not `repeat`) is sent again only where it was refused.
+    `met` says that the service has answered before: while it restarts it is tried again for all of
+    `patience_s`. What may not be done twice (not `repeat`) is sent again only where it was refused.
     """
 
     url: str

@@ -1,4 +1,4 @@
-"""Rows of several requests through the model together: one queue, one worker thread, each answer its own.
+"""Micro-batching: rows of several requests go through the model together, from one queue, in one thread.
 
 `bentoml.api(batchable=True)` is not used: there one bad request fails those beside it, and it counts requests
 where rows matter.
@@ -150,16 +150,16 @@ class Batcher:
         *,
         prepare: Prepare | None = None,
         deadline_s: float = 120.0,
-        patient: bool = False,
+        wait_for_room: bool = False,
     ) -> np.ndarray:
         """The results of `rows` (n, …), in their order. Cancelled, its rows leave the queue.
 
-        `patient` waits for room instead of raising QueueFull. Raises TooManyRows, QueueFull, DeadlinePassed,
+        `wait_for_room` waits instead of raising QueueFull. Raises TooManyRows, QueueFull, DeadlinePassed,
         Stopped, or what `run` raised for these rows alone.
         """
         count = len(rows)
         assert count, "a request without rows is refused before it comes here"
-        if not patient:
+        if not wait_for_room:
             self.check_room(count)
         try:
             async with asyncio.timeout(deadline_s):

@@ -1,4 +1,4 @@
-"""Engine and batcher together: what bytes under `/v1` and BentoML's typed endpoint both call."""
+"""The models, volumes and indexes of one worker process, and the batcher that runs crops through them."""
 
 from __future__ import annotations
 
@@ -14,23 +14,20 @@ import numpy as np
 from canvas_fm.errors import CanvasError
 from serving.core.batcher import Batcher
 from serving.core.embed_crops import Key, Vectors, Window, key_of, make_batcher
-from serving.core.projections import Maps
-from serving.core.thread_pool import Aside
+from serving.core.projections import Projections
+from serving.core.thread_pool import BoundedExecutor
 from serving.core.vector_cache import VectorCache
-from serving.jobs.runner import JobRunner
-from serving.jobs.store import JobStore
-from serving.middleware.guard import Gate
-from serving.observe.metrics import Meters
+from serving.observe.metrics import Metrics
 from serving.protocol.errors import Refusal, refused
-from serving.protocol.schemas import Limits, Settings
+from serving.protocol.settings import Limits, Settings
 
 if TYPE_CHECKING:  # torch is imported by the thread that loads the model, while the port already answers
     from canvas_fm.data.volume.volume import Volume
     from canvas_fm.heads.features.whiten import Whitening
     from canvas_fm.inference.search.index import Index
     from canvas_fm.models.checkpoint import Detector
+    from serving.core.hosted_refiner import HostedRefiner
     from serving.core.model_host import Engine, HostedVolume
-    from serving.core.refine import HostedRefiner
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +51,8 @@ class Core:
         load: Callable[[Settings], Engine] = _load,
         on_failure: Callable[[str], None] = lambda sentence: None,
     ) -> None:
-        self._settings, self._load, self._on_failure = settings, load, on_failure
+        self._read_settings, self._load, self._on_failure = settings, load, on_failure
+        self.settings: Settings | None = None
         self.limits = Limits()
         self._engine: Engine | None = None
         self._engines: dict[str, Engine] = {}
@@ -62,60 +60,50 @@ class Core:
         self.indexes: dict[str, Index] = {}
         self.refiners: dict[str, HostedRefiner] = {}
         self.whitenings: dict[str, tuple[Index, Whitening]] = {}
-        self.maps = Maps(self.limits.max_map_cells)
-        self.gate = Gate()
-        self.roots: tuple[str, ...] = ()
-        self.workers = 1
+        self.projections = Projections(self.limits.max_map_cells)
         self._batcher: Batcher | None = None
         self._vectors: Vectors | None = None
         # Searches beside each other; what goes through a model outside the batcher one after the other.
-        self.searching: Aside
-        self.aside: Aside
-        self.jobs: JobRunner | None = None
+        self.search_pool: BoundedExecutor
+        self.model_pool: BoundedExecutor
         self._failure: str | None = None
         self._loading: asyncio.Task[None] | None = None
 
-    async def start(self) -> None:
-        """Begin to load; returns at once."""
-        settings = self._settings()
-        self.limits, self.roots, self.workers = settings.limits, settings.roots, settings.workers
-        self.gate = Gate(settings.keys, settings.origins)
+    async def start(self, then: Callable[[Settings], None] = lambda settings: None) -> None:
+        """Begin to load, and call `then` once all is loaded; returns at once."""
+        self.settings = settings = self._read_settings()
+        self.limits = settings.limits
         self._engines, self.detectors, self.indexes, self.refiners = {}, {}, {}, {}
-        self.maps = Maps(self.limits.max_map_cells)
+        self.projections = Projections(self.limits.max_map_cells)
         self._engine = self._batcher = self._vectors = self._failure = None
-        self.searching, self.aside = Aside("search", threads=2, most=128), Aside("aside", most=32)
-        self._loading = asyncio.create_task(self._open(settings), name="load the model")
+        self.search_pool = BoundedExecutor("search", threads=2, max_pending=128)
+        self.model_pool = BoundedExecutor("model pool", max_pending=32)
+        self._loading = asyncio.create_task(self._open(settings, then), name="load the model")
 
     async def stop(self) -> None:
         """Finish what is being worked on, refuse the rest."""
         if self._loading is not None:
             self._loading.cancel()
             await asyncio.gather(self._loading, return_exceptions=True)
-        if self.jobs is not None:
-            await asyncio.to_thread(self.jobs.stop)
-            self.jobs = None
-        self.searching.stop()
-        self.aside.stop()
-        self.maps.stop()
+        self.search_pool.stop()
+        self.model_pool.stop()
+        self.projections.stop()
         if self._batcher is not None:
             await self._batcher.stop()
 
-    async def _open(self, settings: Settings) -> None:
+    async def _open(self, settings: Settings, then: Callable[[Settings], None]) -> None:
         try:
             engine = await asyncio.to_thread(self._load, settings)
             self._engines[engine.name] = engine
             await asyncio.to_thread(self._open_further, engine, settings)
-            meters = Meters.of_this_process()
+            metrics = Metrics.of_this_process()
             most = self.limits.cache_mb * 2**20
-            cache = VectorCache(most, meters.cache) if most else None
-            self._batcher = make_batcher(self._run, engine.max_batch, self.limits, meters)
+            cache = VectorCache(most, metrics.cache) if most else None
+            self._batcher = make_batcher(self._run, engine.max_batch, self.limits, metrics)
             self._vectors = Vectors(self._batcher, cache, self.limits.deadline_s)
             self._batcher.start()
-            store = None if settings.jobs is None else JobStore(settings.jobs)
             self._engine = engine
-            if store is not None:
-                self.jobs = JobRunner(self, store, self.busy)
-                self.jobs.start()
+            then(settings)
         except CanvasError as problem:
             self._fail(str(problem))
         except Exception as problem:
@@ -126,7 +114,7 @@ class Core:
         from canvas_fm.inference.search.index import Index
         from canvas_fm.models.checkpoint import load
         from canvas_fm.models.folder import read_kind
-        from serving.core.refine import open_refiners
+        from serving.core.hosted_refiner import open_refiners
 
         for name, path in settings.models.items():
             if read_kind(Path(path))[0] == "detector":  # for refiners that judge by what it sees
@@ -134,7 +122,8 @@ class Core:
             else:
                 self._engines[name] = engine.further(name, path)
         self.indexes = {name: Index.open(path) for name, path in settings.indexes.items()}
-        self.refiners = open_refiners(self, engine, settings)
+        served, detectors = list(self._engines.values()), list(self.detectors.values())
+        self.refiners = open_refiners(settings.refiners, engine, served, detectors)
 
     def _run(self, key: Hashable, crops: np.ndarray) -> np.ndarray:
         assert isinstance(key, Key)
@@ -146,10 +135,10 @@ class Core:
     def busy(self) -> bool:
         """Whether a request waits for a model or is worked on; asked by what lets requests go first."""
         assert self._batcher is not None
-        return bool(self._batcher.held_rows or self.aside.held or self.searching.held)
+        return bool(self._batcher.held_rows or self.model_pool.pending or self.search_pool.pending)
 
     def _fail(self, sentence: str) -> None:
-        self._failure = sentence
+        self._engine, self._failure = None, sentence
         self._on_failure(sentence)
 
     @property
@@ -162,18 +151,22 @@ class Core:
         """False where only a new process helps."""
         return self._failure is None and (self._batcher is None or self._batcher.alive)
 
+    def require_ready(self) -> Engine:
+        """The default model; Refusal (503) until it is loaded."""
+        if self._engine is None or self._batcher is None:
+            reason = "the service could not start" if self._failure else "the model is still being loaded"
+            raise Refusal(503, f"{reason}; ask /readyz again in a moment", retry_after_s=1)
+        return self._engine
+
     @property
     def engine(self) -> Engine:
-        """Raises Refusal (503) until the model is loaded."""
-        if self._engine is None or self._batcher is None:
-            said = "the service could not start" if self._failure else "the model is still being loaded"
-            raise Refusal(503, f"{said}; ask /readyz again in a moment", retry_after_s=1)
-        return self._engine
+        """The default model; Refusal (503) until it is loaded."""
+        return self.require_ready()
 
     @property
     def engines(self) -> dict[str, Engine]:
         """All models by name, the default first."""
-        self.engine  # noqa: B018  not ready is said first
+        self.require_ready()
         return dict(self._engines)
 
     def engine_for(self, model: str | None) -> Engine:

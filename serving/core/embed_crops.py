@@ -1,4 +1,4 @@
-"""Checked crops to vectors: from the cache, else by the batcher, whose refusals are put as HTTP has them."""
+"""Embeddings of checked crops, from the cache or by the batcher, whose errors become HTTP statuses."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import numpy as np
 from canvas_fm.errors import CanvasError
 from serving.core.batcher import Batcher, DeadlinePassed, Prepare, QueueFull, Stopped, TooManyRows
 from serving.core.vector_cache import VectorCache
-from serving.observe.metrics import Meters
+from serving.observe.metrics import Metrics
 from serving.observe.tracing import Traces
 from serving.protocol.errors import Refusal, refused
-from serving.protocol.schemas import Limits
+from serving.protocol.settings import Limits
 
 if TYPE_CHECKING:  # torch is imported by the thread that loads the model, while the port already answers
     from serving.core.model_host import Engine
@@ -40,7 +40,7 @@ def key_of(engine: Engine, pool: str | None, layer: int | None) -> Key:
 
 
 def make_batcher(
-    run: Callable[[Hashable, np.ndarray], np.ndarray], max_batch: int, limits: Limits, meters: Meters
+    run: Callable[[Hashable, np.ndarray], np.ndarray], max_batch: int, limits: Limits, metrics: Metrics
 ) -> Batcher:
     """The batcher of a service: within its limits, counted and traced."""
     return Batcher(
@@ -49,8 +49,8 @@ def make_batcher(
         max_rows=limits.max_queue_crops,
         max_wait_s=limits.max_wait_s,
         wait_s=limits.wait_ms / 1000,
-        observe=meters.batch,
-        held=meters.queue,
+        observe=metrics.batch,
+        held=metrics.queue,
         mark=Traces.current,
         around=Traces.of_this_process().batch,
     )
@@ -70,20 +70,20 @@ class Vectors:
         prepare: Prepare | None = None,
         window: Window | None = None,
         *,
-        patient: bool = False,
+        wait_for_room: bool = False,
     ) -> np.ndarray:
         """Embeddings of checked crops (n, 1, z, y, x), those that are not in the cache by the batcher.
 
         `prepare` makes of them what the model takes; with the `window` that it applies it decides the result.
         """
         if self._cache is None:
-            return await self._submit(key, crops, prepare, patient)
+            return await self._submit(key, crops, prepare, wait_for_room)
         about = (engine.encoder.sha256, key.pool, key.layer, window)
         names = await asyncio.to_thread(self._cache.names, about, crops)
         found = self._cache.find(names)
         missing = [row for row, vector in enumerate(found) if vector is None]
         if missing:
-            fresh = await self._submit(key, crops[missing], prepare, patient)
+            fresh = await self._submit(key, crops[missing], prepare, wait_for_room)
             self._cache.keep([names[row] for row in missing], fresh)
             if len(missing) == len(crops):
                 return fresh
@@ -98,11 +98,11 @@ class Vectors:
                 self._batcher.check_room(rows)
 
     async def _submit(
-        self, key: Key, crops: np.ndarray, prepare: Prepare | None, patient: bool
+        self, key: Key, crops: np.ndarray, prepare: Prepare | None, wait_for_room: bool
     ) -> np.ndarray:
         with _queue_refusals():
             return await self._batcher.submit(
-                key, crops, prepare=prepare, deadline_s=self._deadline_s, patient=patient
+                key, crops, prepare=prepare, deadline_s=self._deadline_s, wait_for_room=wait_for_room
             )
 
 

@@ -1,4 +1,4 @@
-"""Points of a registered volume become crops: read batch by batch, while the model has the last batch."""
+"""Embeddings at points of a registered volume: the next batch is read while the model has the last one."""
 
 from __future__ import annotations
 
@@ -73,16 +73,16 @@ async def _embedded(
     batches = hosted.batches(points, engine.max_batch)
     running: asyncio.Task[None] | None = None
 
-    async def one(rows: np.ndarray, crops: np.ndarray, patient: bool) -> None:
-        out[rows] = await core.vectors.get(engine, key, crops, patient=patient)
+    async def one(rows: np.ndarray, crops: np.ndarray, wait_for_room: bool) -> None:
+        out[rows] = await core.vectors.get(engine, key, crops, wait_for_room=wait_for_room)
 
     try:
         while (item := await asyncio.to_thread(_next_batch, hosted.name, batches)) is not None:
             rows, crops = item
-            patient = running is not None
+            wait_for_room = running is not None
             if running is not None:
                 await running
-            running = asyncio.create_task(one(rows, crops, patient))
+            running = asyncio.create_task(one(rows, crops, wait_for_room))
         if running is not None:
             await running
     finally:

@@ -22,7 +22,8 @@ from canvas_fm.models.checkpoint import Encoder, load
 from canvas_fm.shipped import card_of
 from canvas_fm.version import __version__
 from serving.core.remote_volumes import open_volume
-from serving.protocol.schemas import Info, ModelInfo, Pool, Settings, VolumeInfo
+from serving.protocol.schemas import Info, ModelInfo, Pool, VolumeInfo
+from serving.protocol.settings import Settings
 
 
 class Engine:

@@ -1,4 +1,4 @@
-"""Layouts of the served indexes, each computed once and in the background: what the map of `/ui` shows."""
+"""2D projections of the served indexes, each computed once in the background."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_PATIENCE_S = 30.0  # proxies give up after a minute; the work goes on, and who asks again finds it
+_WAIT_S = 30.0  # proxies give up after a minute; the work goes on, and who asks again finds it
 
 
 @dataclass(frozen=True)
-class Laid:
-    """A map, and the columns of its cells with the words of those that are text."""
+class IndexProjection:
+    """A 2D projection of an index, and the columns of its cells with the words of those that are text."""
 
     map: EmbeddingMap
     columns: dict[str, MapColumn]
 
 
-class Maps:
+class Projections:
     """By index and method; `most` cells are shown, drawn at random where an index has more."""
 
     def __init__(self, most: int) -> None:
         self.most = most
-        self._tasks: dict[tuple[str, str], asyncio.Task[Laid]] = {}
+        self._tasks: dict[tuple[str, str], asyncio.Task[IndexProjection]] = {}
         self._turn = asyncio.Lock()  # one at a time: each takes a core, and memory for its cells
 
-    async def get(self, name: str, index: Index, method: str) -> Laid:
+    async def get(self, name: str, index: Index, method: str) -> IndexProjection:
         """The map; Refusal (503, come back) while it is computed, (422) for a method that is not there."""
         key = name, method
         if key not in self._tasks:
             self._tasks[key] = asyncio.create_task(self._make(index, method), name=f"map of {name}")
         task = self._tasks[key]
-        await asyncio.wait({task}, timeout=_PATIENCE_S)
+        await asyncio.wait({task}, timeout=_WAIT_S)
         if not task.done():
             raise Refusal(503, f"the map of {name!r} is still being computed; ask again", retry_after_s=5)
         try:
@@ -57,9 +57,9 @@ class Maps:
 
     async def column(self, name: str, index: Index, method: str, column: str) -> np.ndarray:
         """A column of the map's cells: numbers, or int32 codes of the words that `about` lists."""
-        laid = await self.get(name, index, method)
+        projection = await self.get(name, index, method)
         try:
-            return await asyncio.to_thread(_values, index, laid, column)
+            return await asyncio.to_thread(_values, index, projection, column)
         except DamagedStore as problem:
             raise _unreadable(name) from problem
         except CanvasError as problem:
@@ -69,16 +69,16 @@ class Maps:
         """What a map shows, and which columns its cells have."""
         from canvas_fm.inference.search.projection import methods
 
-        laid = await self.get(name, index, method)
+        projection = await self.get(name, index, method)
         return MapInfo(
             index=name,
             encoder=index.encoder_sha256,
             cells=len(index),
-            shown=len(laid.map.rows),
+            shown=len(projection.map.rows),
             method=method,
             methods=list(methods()),
-            share=laid.map.share,
-            columns=laid.columns,
+            share=projection.map.share,
+            columns=projection.columns,
         )
 
     def stop(self) -> None:
@@ -86,27 +86,29 @@ class Maps:
         for task in self._tasks.values():
             task.cancel()
 
-    async def _make(self, index: Index, method: str) -> Laid:
+    async def _make(self, index: Index, method: str) -> IndexProjection:
         async with self._turn:
-            return await asyncio.to_thread(_lay, index, method, self.most)
+            return await asyncio.to_thread(_project, index, method, self.most)
 
 
-def _lay(index: Index, method: str, most: int) -> Laid:
+def _project(index: Index, method: str, most: int) -> IndexProjection:
     from canvas_fm.inference.search.projection import column, column_kinds, embedding_map
 
-    laid = embedding_map(index, method=method, most=most)
+    projection = embedding_map(index, method=method, most=most)
     columns = {
-        name: MapColumn(kind=kind, words=column(index, name, laid.rows).words if kind == "text" else None)
+        name: MapColumn(
+            kind=kind, words=column(index, name, projection.rows).words if kind == "text" else None
+        )
         for name, kind in column_kinds(index).items()
     }
-    return Laid(laid, columns)
+    return IndexProjection(projection, columns)
 
 
-def _values(index: Index, laid: Laid, name: str) -> np.ndarray:
+def _values(index: Index, projection: IndexProjection, name: str) -> np.ndarray:
     """As few types as a web page has to know: float32, float64, int32."""
     from canvas_fm.inference.search.projection import column
 
-    values = column(index, name, laid.map.rows).values
+    values = column(index, name, projection.map.rows).values
     if values.dtype.kind == "f":
         return values.astype(np.float32 if values.dtype.itemsize <= 4 else np.float64)
     fits = not len(values) or (values.min() >= -(2**31) and values.max() < 2**31)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from canvas_fm.data.store.address import Address, looks_remote, split_origin
 from canvas_fm.errors import CanvasError
-from serving.protocol.schemas import Settings
+from serving.protocol.settings import Settings
 
 if TYPE_CHECKING:
     from canvas_fm.data.volume.volume import Volume

@@ -10,7 +10,7 @@ import numpy as np
 
 from canvas_fm.errors import CanvasError, DamagedStore, ModelMismatch
 from serving.core.core import Core
-from serving.core.thumbnails import MOST_THUMBNAILS, Origins
+from serving.core.thumbnails import MOST_THUMBNAILS, add_origins
 from serving.protocol.errors import Refusal, refused
 from serving.protocol.schemas import SearchReply, SearchRequest
 
@@ -63,7 +63,7 @@ async def search(core: Core, asked: SearchRequest, vectors: np.ndarray | None) -
 async def read_index(core: Core, name: str, work: Callable[[], T]) -> T:
     """What work on an index gives, beside that on others; its faults and mistakes as refusals."""
     try:
-        return await core.searching.run(work, deadline_s=core.limits.deadline_s)
+        return await core.search_pool.run(work, deadline_s=core.limits.deadline_s)
     except DamagedStore as problem:
         raise Refusal(500, f"the index {name!r} cannot be read; the server's log says why") from problem
     except ModelMismatch as problem:
@@ -93,7 +93,7 @@ def _search(
     table = [{key: plain(value) for key, value in line.items()} for line in hits.table(index.describe)]
     if asked.thumbnails:
         rows = np.array([line["row"] for line in table], np.int64)
-        Origins(core, index).describe(rows, table, pictures=True)
+        add_origins(core, index, rows, table, thumbnails=True)
     said = None if novelty is None else [round(float(value), 4) for value in novelty]
     return SearchReply(index=name, encoder=index.encoder_sha256, hits=table, novelty=said)
 

@@ -1,4 +1,4 @@
-"""Crops of registered volumes as pictures: PNG strips of all planes, and thumbnails of an index's cells."""
+"""PNG strips of a crop's planes, and thumbnails of the cells of an index."""
 
 from __future__ import annotations
 
@@ -57,47 +57,39 @@ def read_crop(
     return crops[0, 0]
 
 
-class Origins:
-    """Where the cells of an index come from, among the volumes that are registered."""
+def add_origins(
+    core: Core,
+    index: Index,
+    rows: Int64[np.ndarray, " r"],
+    cells: list[dict[str, object]],
+    *,
+    thumbnails: bool,
+) -> None:
+    """Give each cell its `volume`, the name of a registered one or None, and its `thumbnail` where asked."""
+    from canvas_fm.inference.search.index_store import by_part
 
-    def __init__(self, core: Core, index: Index) -> None:
-        self.index = index
-        self.engine: Engine = _engine_of(core, index)
-        self._of_part: dict[int, HostedVolume | None] = {}
+    engine = _engine_of(core, index)
+    for part, positions in by_part(index.parts, rows):
+        hosted = next((each for each in engine.volumes.values() if _same(each, part)), None)
+        points = np.asarray(part.zyx[rows[positions] - part.first], np.float64)
+        pictures = _thumbnails(hosted, points, engine.max_batch) if thumbnails else {}
+        for number, position in enumerate(positions.tolist()):
+            cells[position]["volume"] = None if hosted is None else hosted.name
+            if thumbnails:
+                cells[position]["thumbnail"] = pictures.get(number)
 
-    def describe(
-        self, rows: Int64[np.ndarray, " r"], cells: list[dict[str, object]], *, pictures: bool
-    ) -> None:
-        """Give each cell its `volume`, the name of a registered one or None, and its `thumbnail`."""
-        from canvas_fm.inference.search.index_store import by_part
 
-        for part, mine in by_part(self.index.parts, rows):
-            hosted = self._hosted(part)
-            points = np.asarray(part.zyx[rows[mine] - part.first], np.float64)
-            drawn = self._drawn(hosted, points) if pictures else {}
-            for place, row in enumerate(mine.tolist()):
-                cells[row]["volume"] = None if hosted is None else hosted.name
-                if pictures:
-                    cells[row]["thumbnail"] = drawn.get(place)
-
-    def _hosted(self, part: Part) -> HostedVolume | None:
-        if part.first not in self._of_part:
-            self._of_part[part.first] = next(
-                (each for each in self.engine.volumes.values() if _same(each, part)), None
-            )
-        return self._of_part[part.first]
-
-    def _drawn(self, hosted: HostedVolume | None, points: np.ndarray) -> dict[int, str]:
-        """Thumbnails by place; a volume that cannot be read gives none, and a line in the log."""
-        out: dict[int, str] = {}
-        if hosted is None:
-            return out
-        try:
-            for places, crops in hosted.batches(hosted.check(points.tolist()), self.engine.max_batch):
-                out.update(zip(places.tolist(), map(thumbnail, crops[:, 0]), strict=True))
-        except CanvasError:
-            logger.exception("the volume %r gives no thumbnails", hosted.name)
-        return out
+def _thumbnails(hosted: HostedVolume | None, points: np.ndarray, batch: int) -> dict[int, str]:
+    """By position among the points; a volume that cannot be read gives none, and a line in the log."""
+    pictures: dict[int, str] = {}
+    if hosted is None:
+        return pictures
+    try:
+        for rows, crops in hosted.batches(hosted.check(points.tolist()), batch):
+            pictures.update(zip(rows.tolist(), map(thumbnail, crops[:, 0]), strict=True))
+    except CanvasError:
+        logger.exception("the volume %r gives no thumbnails", hosted.name)
+    return pictures
 
 
 def _engine_of(core: Core, index: Index) -> Engine:

@@ -138,7 +138,7 @@ class JobRunner:
 
     def _embed(self, job: Job, points: Points) -> None:
         from canvas_fm.inference.embed.embed import embed_to_store
-        from serving.core.refine import running
+        from serving.core.hosted_refiner import running
 
         engine = self._core.engine_for(job.asked.encoder)
         embed_to_store(
@@ -155,7 +155,8 @@ class JobRunner:
 
     def _refine(self, job: Job, points: Points) -> None:
         from canvas_fm.heads.refine.apply import refine
-        from serving.core.refine import find_refiner, running
+        from serving.core.hosted_refiner import running
+        from serving.core.refine import find_refiner
 
         hosted, asked, engine = find_refiner(self._core, job.asked.refiner), job.asked, self._core.engine
         refine(

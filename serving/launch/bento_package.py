@@ -22,7 +22,7 @@ from serving.launch.model_store import folder_in
 from serving.launch.serve import settings_of
 from serving.launch.supervisor import keep_control_private
 from serving.middleware.auth import read_keys
-from serving.protocol.schemas import Limits, Settings
+from serving.protocol.settings import Limits, Settings
 
 logger = logging.getLogger(__name__)
 

@@ -21,13 +21,15 @@ from starlette.responses import JSONResponse
 
 from serving.api.routes import ROUTES, create_app
 from serving.core.core import Core
-from serving.middleware import connection_limits as slow
+from serving.middleware import connection_limits
+from serving.middleware.auth import Gate
 from serving.middleware.guard import Guard
 from serving.middleware.static_page import FOLDER, MOVED, create_page
-from serving.observe import access_log as journal
+from serving.observe import access_log
 from serving.observe.tracing import Traces
 from serving.protocol.errors import Refusal
-from serving.protocol.schemas import EmbeddingsReply, Number, Pool, Settings
+from serving.protocol.schemas import EmbeddingsReply, Number, Pool
+from serving.protocol.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +50,7 @@ def make_service(core: Core) -> bentoml.Service[Any]:
 
         def __init__(self) -> None:
             _logs_to_stderr()
-            journal.leave_out_mistakes_of_clients()
+            access_log.leave_out_mistakes_of_clients()
 
         async def __is_ready__(self) -> bool:
             return core.ready
@@ -88,7 +90,7 @@ def make_service(core: Core) -> bentoml.Service[Any]:
         raw=("/v1/embed", "/v1/reconstruct", "/v1/refine", "/v1/search"),
         only_json=(_TYPED, "/v1/embed/points", "/v1/jobs", "/v1/models", "/v1/volumes"),
         routes=[*(f"/v1{path}" for _, path, _ in ROUTES), _TYPED, FOLDER, "/livez", "/readyz"],
-        gate=lambda: core.gate,
+        gate=lambda: Gate.of(core.settings),
         # BentoML's own document leaves out what is mounted, and without its metrics it has no such route.
         moved={"/docs.json": "/v1/openapi.json", "/metrics": "/v1/metrics", **MOVED},
     )
@@ -132,11 +134,11 @@ def read_settings() -> Settings:
 
 def set_up_worker(settings: Settings) -> None:
     """What holds for this whole process: its log, its connections, and that it ends with its supervisor."""
-    journal.set_up(settings.log)
+    access_log.set_up(settings.log)
     Traces.of_this_process().send_to(settings.traces)
-    slow.Patient.header_s = settings.limits.header_s
-    slow.Patient.write_s = settings.limits.stall_s
-    slow.Patient.most = settings.limits.max_connections
+    connection_limits.TimeoutHTTPProtocol.header_s = settings.limits.header_s
+    connection_limits.TimeoutHTTPProtocol.write_s = settings.limits.stall_s
+    connection_limits.TimeoutHTTPProtocol.most = settings.limits.max_connections
     if settings.supervisor is not None:
         _leave_with(settings.supervisor)
 
@@ -161,5 +163,5 @@ def report_failure(sentence: str) -> None:
         os.kill(supervisor, signal.SIGTERM)
 
 
-slow.install()
+connection_limits.install()
 service = make_service(Core(read_settings, on_failure=report_failure))

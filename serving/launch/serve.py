@@ -22,7 +22,7 @@ from serving.core.remote_volumes import pin
 from serving.launch.supervisor import private_control, private_folder, temporary_files_in
 from serving.middleware.auth import read_keys
 from serving.observe.tracing import check_traces
-from serving.protocol.schemas import Limits, Settings
+from serving.protocol.settings import Limits, Settings
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""Who may ask, and how often: bearer keys from a file, and a bucket of requests for each of them."""
+"""Authentication by bearer keys, and a rate limit (token bucket) for each key."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ import stat
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from canvas_fm.errors import CanvasError
 from serving.protocol.errors import Refusal
+from serving.protocol.settings import Settings
 
 OPEN_PATHS = ("/livez", "/readyz", "/healthz")  # what asks whether the process runs has no key
 _OPEN_FOLDERS = ("/ui/", "/static_content/")  # nor have the page's own files: it asks its reader for one
@@ -81,6 +83,19 @@ def holder_of(keys: Mapping[str, str], authorization: str) -> str:
     if kind.lower() != "bearer" or not found:
         raise Refusal(401, "a key is needed: send the header Authorization: Bearer KEY")
     return found
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Who may ask: sha256 of keys by name (none: everybody), and origins of web pages that may read."""
+
+    keys: Mapping[str, str] = field(default_factory=dict)
+    origins: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, settings: Settings | None) -> Gate:
+        """That of a service's settings; open before they are read."""
+        return cls() if settings is None else cls(settings.keys, settings.origins)
 
 
 class Buckets:

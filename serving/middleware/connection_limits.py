@@ -1,4 +1,4 @@
-"""Connections that are opened and then say or read little: time limits for headers and replies, and a number.
+"""Connection limits: a number of connections, a timeout for headers, and one for replies that are not read.
 
 uvicorn limits none of them: a client that sends a header a minute holds a connection for ever, and one that
 does not read its reply holds the reply too.
@@ -21,7 +21,7 @@ _LEAST = 64 * 2**10  # bytes of a reply that have to be read within `write_s`, u
 _usual: Any = auto.AutoHTTPProtocol
 
 
-class Patient(_usual):
+class TimeoutHTTPProtocol(_usual):
     """uvicorn's protocol with a time limit for the headers, from the connection or their first byte on."""
 
     header_s = 10.0
@@ -99,4 +99,4 @@ class Patient(_usual):
 
 def install() -> None:
     """Let uvicorn, however it is started in this process, use it."""
-    auto.AutoHTTPProtocol = Patient
+    auto.AutoHTTPProtocol = TimeoutHTTPProtocol

@@ -1,4 +1,4 @@
-"""Bodies that are more than they seem: compressed ones are unpacked in bounded steps, JSON has a depth."""
+"""Decompression in bounded steps, and limits on the size and depth of JSON before it is parsed."""
 
 from __future__ import annotations
 

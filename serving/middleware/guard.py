@@ -1,5 +1,4 @@
-"""Around every route: who may ask, how much a body may hold, one line and one count a request, and errors in
-one shape whoever raised them.
+"""ASGI middleware around every route: authentication, body limits, access log, metrics, errors in one shape.
 
 BentoML has no limit on a body, words its errors in three ways, and an exception that leaves a middleware
 makes the client wait for the whole time limit: so this stands between BentoML's middleware and all routes.
@@ -12,34 +11,24 @@ import logging
 import re
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.middleware.auth import Buckets, holder_of, is_open
+from serving.middleware.auth import Buckets, Gate, holder_of, is_open
 from serving.middleware.request_body import MB, Body, media_type_of, too_large
 from serving.observe.access_log import access, id_for, request_id
-from serving.observe.metrics import Meters
+from serving.observe.metrics import Metrics
 from serving.observe.tracing import Traces
-from serving.protocol.errors import Refusal
-from serving.protocol.schemas import Limits
-from serving.protocol.translate import HINTS, translated
+from serving.protocol.errors import HINTS, Refusal, translated
+from serving.protocol.settings import Limits
 
 logger = logging.getLogger(__name__)
 
 HOLDER = "canvas_fm.holder"  # in a request's scope: the name of the key that it came with, empty without keys
 _LINGER_S, _LINGER_BYTES = 2.0, 512 * MB
-
-
-@dataclass(frozen=True)
-class Gate:
-    """Who may ask: sha256 of keys by name (none: everybody), and origins of web pages that may read."""
-
-    keys: Mapping[str, str] = field(default_factory=dict)
-    origins: tuple[str, ...] = ()
 
 
 class Guard:
@@ -90,31 +79,31 @@ class Guard:
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         identity = id_for(Headers(scope=scope).get("x-request-id", ""))
         token = request_id.set(identity)
-        exchange = _Exchange(self, scope, receive, send, identity)
-        meters, began = Meters.of_this_process(), time.monotonic()
-        meters.begun()
+        context = RequestContext(self, scope, receive, send, identity)
+        metrics, began = Metrics.of_this_process(), time.monotonic()
+        metrics.begun()
         end_span = Traces.of_this_process().begin(scope, identity)
         try:
-            await self._through(exchange)
+            await self._through(context)
         finally:
-            self.inflight -= exchange.body.taken
+            self.inflight -= context.body.taken
             seconds = time.monotonic() - began
             route = self._name(scope["path"])
-            meters.answered(route, exchange.status, seconds)
+            metrics.answered(route, context.status, seconds)
             fields = {
                 "method": scope["method"],
                 "route": route,
-                "status": exchange.status,
+                "status": context.status,
                 "ms": round(1000 * seconds, 1),
-                "bytes_in": exchange.body.taken,
-                "key": exchange.holder,
+                "bytes_in": context.body.taken,
+                "key": context.holder,
             }
-            access.info("%s %s %d", scope["method"], route, exchange.status, extra={"fields": fields})
-            end_span(route, exchange.status)
+            access.info("%s %s %d", scope["method"], route, context.status, extra={"fields": fields})
+            end_span(route, context.status)
             request_id.reset(token)
 
-    def hold(self, size: int) -> int:
-        """Count bytes of a body that came; how many are worked on now."""
+    def add_inflight_bytes(self, size: int) -> int:
+        """Count bytes of a body that came, and the sum over all requests being answered."""
         self.inflight += size
         return self.inflight
 
@@ -123,26 +112,26 @@ class Guard:
             return path
         return next((name for name, form in self.routes.items() if form.fullmatch(path)), "other")
 
-    async def _through(self, exchange: _Exchange) -> None:
-        scope = exchange.scope
+    async def _through(self, context: RequestContext) -> None:
+        scope = context.scope
         try:
-            exchange.check_caller()
-            exchange.check_headers()
-            await self.app(scope, exchange.body.receive, exchange.send)
-            await exchange.finish()
+            context.check_caller()
+            context.check_headers()
+            await self.app(scope, context.body.receive, context.send)
+            await context.finish()
         except Refusal as refusal:
-            await exchange.refuse(refusal)
+            await context.refuse(refusal)
         except ClientDisconnect:
             # Nobody reads this; but BentoML's timer waits for an answer, whoever it is for.
-            await exchange.refuse(Refusal(400, "the client went away"))
+            await context.refuse(Refusal(400, "the client went away"))
         except Exception:
             logger.exception("%s %s failed", scope["method"], scope["path"][:200])
-            if exchange.half_said:
+            if context.half_said:
                 raise
-            await exchange.refuse(Refusal(500, HINTS[500]))
+            await context.refuse(Refusal(500, HINTS[500]))
 
 
-class _Exchange:
+class RequestContext:
     """One request and its answer."""
 
     def __init__(self, guard: Guard, scope: Scope, receive: Receive, send: Send, identity: str) -> None:
@@ -153,7 +142,7 @@ class _Exchange:
         self.media_type = media_type_of(self.headers)
         raw = scope["path"] in guard.raw and self.media_type != "application/json"
         self.most_mb = self.limits.max_body_mb if raw else self.limits.max_json_mb
-        self.body = Body(receive, self.headers, self.limits, self.most_mb, guard.hold)
+        self.body = Body(receive, self.headers, self.limits, self.most_mb, guard.add_inflight_bytes)
         self.held: list[Message] = []  # an error on its way out, to be put into shape
         self.started = self.ended = False
 

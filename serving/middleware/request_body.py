@@ -1,4 +1,4 @@
-"""A request's body on its way in: unpacked, counted, within its size and its time."""
+"""Reading a request's body: decompression, size limits, timeouts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from starlette.types import Message, Receive
 
 from serving.middleware.decompress import Gunzip, check_json
 from serving.protocol.errors import Refusal
-from serving.protocol.schemas import Limits
+from serving.protocol.settings import Limits
 
 MB = 2**20
 
@@ -20,7 +20,7 @@ MB = 2**20
 class Body:
     """What `given` brings, `most_mb` at the most; what was refused once stays refused.
 
-    `hold` is told how many bytes came, and says how many all requests hold together.
+    `add_inflight_bytes` is given the bytes that came, and returns the sum over all requests.
     """
 
     def __init__(
@@ -29,9 +29,10 @@ class Body:
         headers: Headers,
         limits: Limits,
         most_mb: float,
-        hold: Callable[[int], int],
+        add_inflight_bytes: Callable[[int], int],
     ) -> None:
-        self._given, self._limits, self._most_mb, self._hold = given, limits, most_mb, hold
+        self._given, self._limits, self._most_mb = given, limits, most_mb
+        self._add_inflight_bytes = add_inflight_bytes
         self.media_type = media_type_of(headers)
         self.taken = 0  # bytes that came
         # Whether it is all there.
@@ -106,10 +107,10 @@ class Body:
 
     def _count(self, size: int) -> None:
         self.taken += size
-        held = self._hold(size)
+        inflight = self._add_inflight_bytes(size)
         if self.taken > self._most_mb * MB:
             self._give_up(too_large(self._most_mb))
-        if held > self._limits.max_inflight_mb * MB:
+        if inflight > self._limits.max_inflight_mb * MB:
             self._give_up(
                 Refusal(429, "too much is being worked on at the moment; come back in 1 s", retry_after_s=1)
             )

@@ -1,4 +1,4 @@
-"""The page at `/ui`: the files of `serving/ui`, held in memory, with a policy that lets nothing else run."""
+"""Static files of the page at `/ui`, with a strict Content-Security-Policy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One line a request, as text or JSON, with the id that the client is told as well."""
+"""Access log: one line a request, as text or JSON, with the request's id."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `/metrics` shows beside BentoML's own figures."""
+"""Prometheus metrics of `/metrics`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 
-class Meters:
+class Metrics:
     """Counters of crops and batches. Made once a process, after BentoML has set the metrics folder."""
 
     def __init__(self) -> None:
@@ -46,8 +46,8 @@ class Meters:
 
     @staticmethod
     @cache
-    def of_this_process() -> Meters:
-        return Meters()
+    def of_this_process() -> Metrics:
+        return Metrics()
 
     def text(self) -> bytes:
         """All figures as Prometheus reads them, summed over the workers where there are several processes."""

@@ -1,4 +1,4 @@
-"""Spans of requests and batches for OpenTelemetry; nothing of it is loaded unless an address is given."""
+"""OpenTelemetry spans of requests and batches; nothing of it is imported unless an address is given."""
 
 from __future__ import annotations
 

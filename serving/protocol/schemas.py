@@ -1,4 +1,4 @@
-"""What goes over the wire and how the service is set up, as pydantic models."""
+"""Request and response bodies as pydantic models."""
 
 from __future__ import annotations
 
@@ -6,101 +6,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from serving.protocol.settings import Limits
+
 Pool = Literal["mean", "cls", "centre", "contrast"]
 Output = Literal["mean", "cls", "centre", "contrast", "tokens", "grid"]
 """What one crop gives: a vector (d,), or a vector for each patch: (tokens, d) or (d, z, y, x)."""
 Number = Annotated[float, Field(strict=True)]  # "1.5" and true are no numbers
-
-
-class Limits(BaseModel):
-    """How much the service takes on before it says 413, 429 or 504."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    max_body_mb: float = Field(default=256, gt=0)
-    """Largest body of `/v1/embed`."""
-    max_json_mb: float = Field(default=32, gt=0)
-    """Largest JSON body."""
-    max_json_values: int = Field(default=2_000_000, gt=0)
-    """Values of one JSON body: each takes many times the memory that its text does."""
-    max_inflight_mb: float = Field(default=1024, gt=0)
-    """Bodies of all requests that are being worked on together."""
-    max_json_crops: int = Field(default=64, gt=0)
-    """Crops of one `/embed_json`: nested lists are 30 to 60 times slower than `.npy`."""
-    max_points: int = Field(default=10_000, gt=0)
-    """Points of one `/v1/embed/points`."""
-    max_queue_crops: int = Field(default=8192, gt=0)
-    """Crops that wait; more in one request is 413, more in all is 429."""
-    max_wait_s: float = Field(default=3.0, gt=0)
-    """Crops that wait are also at most as many as the model takes in so long; more is 429."""
-    max_batch: int | None = Field(default=None, gt=0)
-    """Crops that go through the model together; by default 64 on a CPU, 1024 on a GPU."""
-    wait_ms: float = Field(default=3.0, ge=0)
-    """How long an idle model waits for a second request to share its batch."""
-    deadline_s: float = Field(default=120.0, gt=0, le=540)
-    """From a complete request to its answer."""
-    header_s: float = Field(default=10.0, gt=0)
-    """A connection whose headers are not all there after so long is let go."""
-    max_connections: int = Field(default=2048, gt=0)
-    """Connections at once; more are told 503."""
-    stall_s: float = Field(default=30.0, gt=0)
-    """A body that brings no byte for so long is given up, and a reply of which nothing is read."""
-    body_s: float = Field(default=300.0, gt=0)
-    """A body that is not all there after so long is given up."""
-    rate_per_s: float | None = Field(default=None, gt=0)
-    """Requests a second of one key (without keys: of one address), in each worker."""
-    burst: int = Field(default=20, gt=0)
-    """Requests of one key that may come at once where `rate_per_s` is set."""
-    stop_s: float = Field(default=30.0, gt=0)
-    """What is being answered when the service is told to stop has so long; then it is given up."""
-    cache_mb: float = Field(default=0, ge=0)
-    """Embeddings kept for when the same crops come again, told by their content; 0 keeps none."""
-    max_jobs: int = Field(default=16, gt=0)
-    """Jobs that wait or run; more are 429."""
-    max_kept_jobs: int = Field(default=200, gt=0)
-    """Jobs of one key, finished ones too, until they are deleted."""
-    max_job_points: int = Field(default=2_000_000, gt=0)
-    """Points of one job."""
-    max_hits: int = Field(default=1000, gt=0)
-    """Hits of one query of `/v1/search`."""
-    max_map_cells: int = Field(default=200_000, gt=0)
-    """Cells that a map shows; of a larger index as many are drawn at random."""
-
-
-class Settings(BaseModel):
-    """All that a worker process has to know; paths are absolute."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    model: str
-    volumes: dict[str, str] = {}
-    """Paths, and https addresses of hosts that are pinned."""
-    pinned: dict[str, tuple[str, ...]] = {}
-    """IP addresses of the hosts of remote volumes, as they were when the service started."""
-    device: str = "auto"
-    precision: str = "fp32"
-    backend: str = "torch"
-    resample: bool = False
-    ignore_voxel_size: bool = False
-    limits: Limits = Limits()
-    models: dict[str, str] = {}
-    """Further models by name; detectors are there for refiners."""
-    refiners: dict[str, str] = {}
-    indexes: dict[str, str] = {}
-    jobs: str | None = None
-    """The folder that holds jobs; without one none are run."""
-    roots: tuple[str, ...] = ()
-    """Folders below which models and volumes may be added while the service runs."""
-    keys: dict[str, str] = {}
-    """sha256 of the bearer keys by name; without any nobody is asked for one."""
-    origins: tuple[str, ...] = ()
-    """Web pages of these origins may read the answers."""
-    log: Literal["text", "json"] = "text"
-    traces: str | None = None
-    """Address of an OpenTelemetry collector, by OTLP over HTTP."""
-    workers: int = 1
-    supervisor: int | None = None
-    """Process that is told when the service cannot start; a worker does not outlive it."""
+Step = Annotated[int, Field(strict=True, ge=1, le=2**31)]
 
 
 class PointsRequest(BaseModel):
@@ -231,6 +143,73 @@ class Addition(BaseModel):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
     path: Annotated[str, Field(min_length=1, max_length=1000)]
+
+
+class RefineRequest(BaseModel):
+    """Body of `/v1/refine`: points of a registered volume, or crops."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    refiner: str | None = None
+    """Name or sha256; the only one where that is not given."""
+    volume: str | None = None
+    points_zyx: list[list[Number]] | None = None
+    background: str | None = None
+    """The registered volume of the background channel, where the refiner's detector reads one."""
+    crops: EncodedCrops | None = None
+    window: tuple[Number, Number] | None = None
+    all_candidates: bool = False
+    """These are all of the brain's candidates, by which a refiner with a correction corrects it."""
+
+
+class RefineReply(BaseModel):
+    """P(cell) of each row, and whether it reaches the threshold; sha256 of the models behind it."""
+
+    p_cell: list[float]
+    is_cell: list[bool]
+    threshold: float
+    refiner: str
+    encoder: str | None
+    detector: str | None
+
+
+class JobRequest(BaseModel):
+    """Body of `POST /v1/jobs`: what to do with which points of a registered volume."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    kind: Literal["embed", "refine"]
+    volume: str
+    points_zyx: list[list[Number]] | None = None
+    points_csv: str | None = None
+    """The text of a CSV with columns z, y, x; further columns are kept."""
+    grid: tuple[Step, Step, Step] | None = None
+    """Embed the whole volume, at points so many voxels apart."""
+    model: str | None = None
+    pool: Output | None = None
+    layer: int | None = None
+    refiner: str | None = None
+    background: str | None = None
+
+
+class JobInfo(BaseModel):
+    """A job: what it does, by models of which sha256, and how many of its points are done."""
+
+    id: str
+    kind: Literal["embed", "refine"]
+    volume: str
+    encoder: str | None
+    pool: str | None
+    layer: int | None
+    refiner: str | None
+    state: Literal["queued", "running", "done", "failed", "cancelled"]
+    done: int
+    total: int
+    error: str | None
+    created: str
+    ended: str | None
+    result: str | None
+    """Where the result is fetched, once it is there."""
 
 
 class SearchRequest(BaseModel):

@@ -3,12 +3,12 @@
 import { askArray, askJson, Latest } from "./api.js";
 import { announce, button, byId, download, facts, field, h, notice, select, shown } from "./dom.js";
 import { gallery } from "./gallery.js";
-import { judge } from "./judge.js";
+import { refinerScores } from "./refiner_scores.js";
 import { dump, parse } from "./npy.js";
-import { Surroundings } from "./place.js";
+import { Surroundings } from "./surroundings.js";
 import { cropOf, scrolling, strip } from "./planes.js";
 import { Reconstruction } from "./reconstruction.js";
-import { barcode, summary } from "./vector.js";
+import { barcode, summary } from "./embedding_view.js";
 
 export class CropView {
   #latest = new Latest();
@@ -179,7 +179,7 @@ export class CropView {
     try {
       const vector = await askArray("embed", { npy, query: { model: model.name }, signal });
       embedding.replaceChildren(barcode(vector.data), facts(summary(vector.data, model)));
-      const told = await judge(this.app, npy, place, signal);
+      const told = await refinerScores(this.app, npy, place, signal);
       if (told) embedding.querySelector("dl").prepend(...told.children);
     } catch (problem) {
       if (problem.name === "AbortError") throw problem;

@@ -7,7 +7,7 @@ import { Detail } from "./detail.js";
 import { legend } from "./legend.js";
 import { Plot } from "./plot.js";
 import { Selection } from "./selection.js";
-import { whereForm } from "./where.js";
+import { conditionForm } from "./condition_form.js";
 
 const FIRST = ["marker", "region", "label", "brain", "score"]; // by what a map is coloured at first, if it tells cells apart
 const PATIENCE_S = 3600; // UMAP takes minutes
@@ -101,7 +101,7 @@ export class MapView {
       this.about.methods.length > 1 ? field("Layout", select(this.about.methods.map((name) => [name, METHOD[name]]), this.method,
         (name) => again(() => { this.method = name; }))) : "",
       field("Colour by", this.choice = select(Object.keys(this.about.columns).filter((name) => name !== "row"), null, (name) => this.colour(name))));
-    whereForm(byId("where-form"), this.about.columns, (name) => this.column(name), (indices) => this.#select(indices));
+    conditionForm(byId("where-form"), this.about.columns, (name) => this.column(name), (indices) => this.#select(indices));
   }
 
   /** A column's values, asked for once; `about` where the map is not there yet. */

@@ -1,8 +1,8 @@
 // The map as a picture to handle: pan, zoom, hover, click, lasso, by pointer and by keys.
 
 import { h } from "./dom.js";
-import { Grid } from "./grid.js";
-import { cross, outline, ring } from "./marks.js";
+import { SpatialGrid } from "./spatial_grid.js";
+import { cross, outline, ring } from "./draw_markers.js";
 import { renderer } from "./scatter.js";
 
 const REACH = 9; // pixels from a point within which it is meant
@@ -40,7 +40,7 @@ export class Plot extends EventTarget {
 
   points(xy) {
     this.xy = xy;
-    this.grid = new Grid(xy);
+    this.grid = new SpatialGrid(xy);
     this.draws.points(xy);
     this.#hovered = -1;
     this.#lasso = this.#cursor = null;

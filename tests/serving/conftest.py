@@ -145,7 +145,7 @@ def begin_service(model: Path, volume_path: Path) -> Callable:
 
     from serving.core.core import Core, _load
     from serving.launch.bento_service import make_service
-    from serving.protocol.schemas import Limits, Settings
+    from serving.protocol.settings import Limits, Settings
 
     def begin(
         stack: ExitStack,

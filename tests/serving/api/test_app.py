@@ -15,7 +15,7 @@ import pytest
 import canvas_fm as cf
 from canvas_fm.errors import CanvasError, ModelMismatch
 from canvas_fm.models.checkpoint import Encoder
-from serving.protocol.schemas import Settings
+from serving.protocol.settings import Settings
 from tests.serving.conftest import (
     CROP,
     SHAPE,

@@ -30,7 +30,7 @@ from serving.client import Client
 from serving.core.core import Core
 from serving.middleware.guard import Guard
 from serving.protocol import npy
-from serving.protocol.schemas import Limits, Settings
+from serving.protocol.settings import Limits, Settings
 from tests.heads.conftest import VOXEL_UM, make_encoder, spots
 from tests.serving.conftest import NPY, array_of, refused
 
@@ -342,7 +342,7 @@ def test_a_refinement_ends_when_its_client_leaves(brains, model: Path, more, slo
         async with asyncio.timeout(20):
             await guard(scope, receive, send)
         await asyncio.to_thread(ended.wait, 5)
-        while core.aside.held:
+        while core.model_pool.pending:
             await asyncio.sleep(0.01)
         await core.stop()
 

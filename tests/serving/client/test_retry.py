@@ -1,4 +1,4 @@
-"""A client waits for a service that is busy or away, and says so at the end of its patience."""
+"""A client waits for a service that is busy or away, and says so at the end of its policy."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from canvas_fm.errors import CanvasError
 from serving.client import Client
-from serving.client.retry import Patience
+from serving.client.retry import RetryPolicy
 
 
 def answers(*replies: httpx.Response | Exception) -> tuple[httpx.MockTransport, list[float]]:
@@ -54,11 +54,11 @@ def test_the_client_gives_up_when_its_patience_ends() -> None:
 
 def test_a_service_that_starts_anew_is_looked_for_often() -> None:
     """Once a second, however long it is away: after a kill it may be back for a moment only."""
-    patience = Patience("http://there", 600.0, met=True)
-    waits = [patience.after_loss(httpx.ConnectError("refused")) for _ in range(8)]
+    policy = RetryPolicy("http://there", 600.0, met=True)
+    waits = [policy.after_loss(httpx.ConnectError("refused")) for _ in range(8)]
     assert waits[0] < 0.4
     assert all(1.0 <= wait <= 1.25 for wait in waits[3:])
-    assert 8.0 <= patience.after_reply(busy(429)) <= 10.0
+    assert 8.0 <= policy.after_reply(busy(429)) <= 10.0
 
 
 def test_the_client_does_not_repeat_what_was_refused() -> None:
@@ -92,11 +92,11 @@ def test_a_service_that_starts_anew_is_waited_for() -> None:
 
 
 def test_what_may_not_be_done_twice_is_not_sent_again() -> None:
-    patience = Patience("http://x", 60, met=True, repeat=False)
-    assert patience.after_loss(httpx.ConnectError("refused")) > 0  # it never arrived
+    policy = RetryPolicy("http://x", 60, met=True, repeat=False)
+    assert policy.after_loss(httpx.ConnectError("refused")) > 0  # it never arrived
     with pytest.raises(CanvasError, match="cannot be reached: lost"):
-        patience.after_loss(httpx.ReadError("lost"))
-    assert Patience("http://x", 60, repeat=False).after_reply(busy(503)) > 0
+        policy.after_loss(httpx.ReadError("lost"))
+    assert RetryPolicy("http://x", 60, repeat=False).after_reply(busy(503)) > 0
 
 
 def test_a_slow_answer_is_a_sentence() -> None:

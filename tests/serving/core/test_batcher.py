@@ -189,7 +189,7 @@ def test_the_patient_wait_for_room() -> None:
     async def scenario(batcher: Batcher, model: Doubler) -> None:
         first = await model.busy(batcher)
         waiting = asyncio.create_task(batcher.submit("k", rows(*range(7))))
-        patient = asyncio.create_task(batcher.submit("k", rows(8, 9), patient=True))
+        patient = asyncio.create_task(batcher.submit("k", rows(8, 9), wait_for_room=True))
         await asyncio.sleep(0.01)
         assert batcher.held_rows == 8
         model.gate.set()
@@ -204,7 +204,7 @@ def test_rows_already_computed_make_room() -> None:
         large = asyncio.create_task(batcher.submit("k", rows(*range(8))))
         while len(model.batches) < 2:
             await asyncio.sleep(0)
-        small = asyncio.create_task(batcher.submit("k", rows(1), patient=True))
+        small = asyncio.create_task(batcher.submit("k", rows(1), wait_for_room=True))
         await asyncio.gather(large, small)
 
     served = [batch for _, batch in run(scenario, max_rows=8, max_batch=1).batches]

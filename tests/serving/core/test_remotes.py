@@ -20,7 +20,7 @@ from canvas_fm.errors import CanvasError
 from serving.client import Client
 from serving.core.remote_volumes import is_public, open_volume, pin
 from serving.protocol.errors import without_folders
-from serving.protocol.schemas import Settings
+from serving.protocol.settings import Settings
 from tests.objects import NAME, Objects, serving
 
 POINTS = [[12.0, 30.0, 25.0], [3.0, 8.0, 8.0], [20.0, 55.0, 44.0], [12.4, 29.0, 1.0]]

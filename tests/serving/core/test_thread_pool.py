@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from canvas_fm.progress import bar
-from serving.core.thread_pool import Aside
+from serving.core.thread_pool import BoundedExecutor
 from serving.protocol import npy
 from serving.protocol.errors import Refusal
 
@@ -38,14 +38,14 @@ def test_what_is_late_is_refused_and_ends_at_its_next_step() -> None:
     ended = threading.Event()
 
     async def whole() -> None:
-        aside = Aside("test")
+        pool = BoundedExecutor("test")
         with pytest.raises(Refusal, match=r"no answer within 0\.05 s") as problem:
-            await aside.run(steps(ended), deadline_s=0.05)
+            await pool.run(steps(ended), deadline_s=0.05)
         assert problem.value.status == 504
         await asyncio.to_thread(ended.wait, 2)
-        assert await aside.run(lambda: 7, deadline_s=5) == 7
-        assert aside.held == 0
-        aside.stop()
+        assert await pool.run(lambda: 7, deadline_s=5) == 7
+        assert pool.pending == 0
+        pool.stop()
 
     asyncio.run(whole())
     assert ended.is_set()
@@ -55,20 +55,20 @@ def test_what_is_given_up_ends_and_what_waits_behind_it_is_never_begun() -> None
     ended, begun, other = threading.Event(), threading.Event(), threading.Event()
 
     async def whole() -> None:
-        aside = Aside("test", most=2)
-        first = asyncio.create_task(aside.run(steps(ended, begun), deadline_s=60))
-        second = asyncio.create_task(aside.run(other.set, deadline_s=60))
+        pool = BoundedExecutor("test", max_pending=2)
+        first = asyncio.create_task(pool.run(steps(ended, begun), deadline_s=60))
+        second = asyncio.create_task(pool.run(other.set, deadline_s=60))
         await asyncio.to_thread(begun.wait, 5)
         with pytest.raises(Refusal, match="2 requests of this kind wait") as problem:
-            await aside.run(lambda: 1, deadline_s=60)
+            await pool.run(lambda: 1, deadline_s=60)
         assert (problem.value.status, problem.value.retry_after_s) == (429, 2)
         for task in (second, first):
             task.cancel()
         await asyncio.gather(first, second, return_exceptions=True)
         await asyncio.to_thread(ended.wait, 5)
-        while aside.held:
+        while pool.pending:
             await asyncio.sleep(0.01)
-        aside.stop()
+        pool.stop()
 
     asyncio.run(whole())
     assert ended.is_set()

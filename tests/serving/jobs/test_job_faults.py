@@ -14,7 +14,7 @@ import numpy as np
 import canvas_fm as cf
 from canvas_fm.inference.embed import resumable as unfinished
 from serving.core.core import Core
-from serving.protocol.schemas import Settings
+from serving.protocol.settings import Settings
 from tests.serving.conftest import SHAPE, refused
 from tests.serving.job_helpers import Slow, as_context, points, raise_full, submit, until
 

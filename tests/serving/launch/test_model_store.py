@@ -20,7 +20,7 @@ from canvas_fm.errors import CanvasError
 from canvas_fm.models.checkpoint import Encoder, load
 from serving.client import Client
 from serving.launch.model_store import get, put
-from serving.protocol.schemas import Settings
+from serving.protocol.settings import Settings
 from tests.serving.traffic import quiet_port
 
 ROOT = Path(__file__).parents[3]

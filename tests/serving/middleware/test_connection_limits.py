@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import uvicorn
 
-from serving.middleware.connection_limits import Patient
+from serving.middleware.connection_limits import TimeoutHTTPProtocol
 
 
 @contextlib.contextmanager
@@ -24,7 +24,7 @@ def listening(header_s: float, most: int = 4096, write_s: float = 30, reply: byt
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", length)]})
         await send({"type": "http.response.body", "body": reply})
 
-    protocol = type("Hasty", (Patient,), {"header_s": header_s, "most": most, "write_s": write_s})
+    protocol = type("Hasty", (TimeoutHTTPProtocol,), {"header_s": header_s, "most": most, "write_s": write_s})
     config = uvicorn.Config(app, port=0, http=protocol, log_config=None, lifespan="off")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve()), daemon=True)

@@ -17,7 +17,7 @@ from serving.api.routes import create_app
 from serving.core.core import Core
 from serving.middleware.guard import Guard
 from serving.protocol import npy
-from serving.protocol.schemas import Limits, Settings
+from serving.protocol.settings import Limits, Settings
 from tests.serving.conftest import (
     CROP,
     JSON,

@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 
 from canvas_fm.errors import CanvasError
-from serving.core.allowed import below_roots
+from serving.core.register import below_roots
 from serving.middleware.auth import Buckets, holder_of, read_keys
 from serving.protocol import npy
 from serving.protocol.errors import Refusal, without_folders
-from serving.protocol.schemas import Settings
+from serving.protocol.settings import Settings
 from tests.serving.conftest import CROP, NPY, refused
 
 KEYS = {"lab": "correct-horse-battery", "guest": "another-key-of-the-lab"}

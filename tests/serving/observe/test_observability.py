@@ -49,12 +49,12 @@ def test_the_dashboard_asks_for_figures_that_there_are(client, crops) -> None:
 def test_what_a_killed_worker_was_doing_is_not_shown_for_ever(tmp_path: Path) -> None:
     script = """
 import os
-from serving.observe.metrics import Meters
-meters = Meters.of_this_process()
+from serving.observe.metrics import Metrics
+metrics = Metrics.of_this_process()
 if os.environ["END"] == "killed":
-    meters.begun(); meters.queue(7); meters.batch(5, 0.1)
+    metrics.begun(); metrics.queue(7); metrics.batch(5, 0.1)
     os.kill(os.getpid(), 9)
-print(meters.text().decode())
+print(metrics.text().decode())
 """
     said = ""
     for end in ("killed", "well"):

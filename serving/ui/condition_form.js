@@ -5,7 +5,7 @@ import { h, select } from "./dom.js";
 const SIGNS = { "=": (a, b) => a === b, "≠": (a, b) => a !== b, "≥": (a, b) => a >= b, "≤": (a, b) => a <= b };
 
 /** Fill the form; `values(name)` gives a column, `chosen(indices)` takes the cells that fulfil the condition. */
-export function whereForm(form, columns, values, chosen) {
+export function conditionForm(form, columns, values, chosen) {
   const sign = h("span", {});
   const value = h("span", {});
   let [signs, wanted] = [null, null];

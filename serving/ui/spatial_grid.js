@@ -1,6 +1,6 @@
 // Points in the plane, sorted into squares: the nearest to a place, and those inside an outline, without looking at all.
 
-export class Grid {
+export class SpatialGrid {
   /** `xy` holds x, y of each point, one after the other. */
   constructor(xy) {
     const count = xy.length / 2;

@@ -7,7 +7,7 @@ import { facts, shown } from "./dom.js";
  * What each refiner says, as a list to show, or null where none can: of a `place` {volume, z, y, x} any refiner,
  * of a crop alone those that need nothing but the chosen encoder.
  */
-export async function judge(app, npy, place, signal) {
+export async function refinerScores(app, npy, place, signal) {
   const told = {};
   for (const [name, about] of Object.entries(app.info.refiners ?? {})) {
     if (about.correction !== "none") {

@@ -1,0 +1,133 @@
+"""A served refiner with the models that compute its features."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float32
+
+from canvas_fm.errors import CanvasError
+from canvas_fm.shipped import card_of
+from serving.protocol.schemas import RefinerInfo
+from serving.protocol.settings import Settings
+
+if TYPE_CHECKING:
+    from canvas_fm.heads.features.extractor import Extractor
+    from canvas_fm.heads.refine.refiner import Refiner
+    from canvas_fm.models.checkpoint import Detector, Encoder
+    from serving.core.model_host import Engine
+
+
+@dataclass(frozen=True)
+class HostedRefiner:
+    """A refiner with the models that make its features; `engine` is that of its encoder, where it has one."""
+
+    name: str
+    refiner: Refiner
+    extractor: Extractor
+    engine: Engine | None
+    given: dict[str, Any]
+    """The encoder and the detector as `canvas_fm.refine` is given them, None for a shipped one."""
+
+    @classmethod
+    def open(
+        cls, name: str, path: str, first: Engine, engines: Sequence[Engine], detectors: Sequence[Detector]
+    ) -> HostedRefiner:
+        """Opened; CanvasError where its models are neither among those that are served nor shipped.
+
+        And for a refiner that looks at the candidates' own score: requests have points or crops, no scores.
+        """
+        from canvas_fm.heads.features.feature_set import SCORE
+        from canvas_fm.heads.refine.apply import extractor_of
+        from canvas_fm.heads.refine.refiner import Refiner
+
+        refiner = Refiner.load(path)
+        if SCORE in refiner.columns_.sizes:
+            raise CanvasError(
+                f"the refiner {name} cannot be served: it also looks at the candidates' own score, which "
+                "requests do not carry; use `canvas-fm refine apply`, or serve one fitted without --own-score"
+            )
+        refiner.set_params(device=str(first.encoder.device))
+        given = _served(refiner, [engine.encoder for engine in engines], detectors)
+        extractor = extractor_of(refiner, **_models_of(name, refiner, given), **running(first.settings))
+        engine = None
+        if (encoder := extractor.encoder) is not None:
+            served = (each for each in engines if each.encoder.sha256 == encoder.sha256)
+            engine = next(served, None) or first.beside(encoder.to(first.encoder.device), f"refiner {name}")
+        return cls(name, refiner, extractor, engine, given)
+
+    @property
+    def threshold(self) -> float:
+        return float(self.refiner.threshold_)
+
+    def models(self) -> dict[str, str | None]:
+        """sha256 of the encoder and of the detector."""
+        encoder, detector = self.extractor.encoder, self.extractor.detector
+        return {
+            "encoder": None if encoder is None else encoder.sha256,
+            "detector": None if detector is None else detector.sha256,
+        }
+
+    def info(self) -> RefinerInfo:
+        from canvas_fm.heads.features.extractor import MAE
+
+        settings = self.extractor.made[MAE].settings if self.engine is not None else {}
+        return RefinerInfo(
+            sha256=self.refiner.sha256_,
+            **self.models(),
+            pool=settings.get("pool"),
+            layer=settings.get("layer"),
+            threshold=self.threshold,
+            correction=self.refiner.correction,
+            card=card_of(self.refiner.folder_),
+        )
+
+    def p_cell(self, blocks: dict[str, np.ndarray], group: str) -> Float32[np.ndarray, " n"]:
+        """P(cell) by the features of each block, all candidates being of one brain."""
+        features = self.extractor.together(blocks, group)
+        return self.refiner.predict_proba(features)[:, 1].astype(np.float32)
+
+
+def open_refiners(
+    refiners: Mapping[str, str], first: Engine, engines: Sequence[Engine], detectors: Sequence[Detector]
+) -> dict[str, HostedRefiner]:
+    """Refiners by name, with their models from among `engines` and `detectors`, else shipped ones."""
+    return {
+        name: HostedRefiner.open(name, path, first, engines, detectors) for name, path in refiners.items()
+    }
+
+
+def _served(refiner: Refiner, encoders: Sequence[Encoder], detectors: Sequence[Detector]) -> dict[str, Any]:
+    """Those that a refiner was fitted with, None for one that is not served."""
+    from canvas_fm.heads.refine.apply import models_needed
+
+    wanted = {made.sha256 for made in models_needed(refiner).values()}
+    return {
+        "encoder": next((each for each in encoders if each.sha256 in wanted), None),
+        "detector": next((each for each in detectors if each.sha256 in wanted), None),
+    }
+
+
+def _models_of(name: str, refiner: Refiner, given: dict[str, Any]) -> dict[str, Any]:
+    from canvas_fm.heads.refine.apply import models_of
+
+    try:
+        return models_of(refiner, **given)
+    except CanvasError as problem:
+        raise CanvasError(
+            f"the refiner {name} cannot be served: {problem}; a service is given it by --model NAME=FOLDER"
+        ) from problem
+
+
+def running(settings: Settings) -> dict[str, Any]:
+    """How the service runs models, as `embed` and `refine` take it."""
+    return {
+        "device": settings.device,
+        "precision": settings.precision,
+        "backend": settings.backend,
+        "resample": settings.resample,
+        "ignore_voxel_size": settings.ignore_voxel_size,
+    }

@@ -1,0 +1,98 @@
+"""Limits and settings of a worker process, as frozen pydantic models."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Limits(BaseModel):
+    """How much the service takes on before it says 413, 429 or 504."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_body_mb: float = Field(default=256, gt=0)
+    """Largest body of `/v1/embed`."""
+    max_json_mb: float = Field(default=32, gt=0)
+    """Largest JSON body."""
+    max_json_values: int = Field(default=2_000_000, gt=0)
+    """Values of one JSON body: each takes many times the memory that its text does."""
+    max_inflight_mb: float = Field(default=1024, gt=0)
+    """Bodies of all requests that are being worked on together."""
+    max_json_crops: int = Field(default=64, gt=0)
+    """Crops of one `/embed_json`: nested lists are 30 to 60 times slower than `.npy`."""
+    max_points: int = Field(default=10_000, gt=0)
+    """Points of one `/v1/embed/points`."""
+    max_queue_crops: int = Field(default=8192, gt=0)
+    """Crops that wait; more in one request is 413, more in all is 429."""
+    max_wait_s: float = Field(default=3.0, gt=0)
+    """Crops that wait are also at most as many as the model takes in so long; more is 429."""
+    max_batch: int | None = Field(default=None, gt=0)
+    """Crops that go through the model together; by default 64 on a CPU, 1024 on a GPU."""
+    wait_ms: float = Field(default=3.0, ge=0)
+    """How long an idle model waits for a second request to share its batch."""
+    deadline_s: float = Field(default=120.0, gt=0, le=540)
+    """From a complete request to its answer."""
+    header_s: float = Field(default=10.0, gt=0)
+    """A connection whose headers are not all there after so long is let go."""
+    max_connections: int = Field(default=2048, gt=0)
+    """Connections at once; more are told 503."""
+    stall_s: float = Field(default=30.0, gt=0)
+    """A body that brings no byte for so long is given up, and a reply of which nothing is read."""
+    body_s: float = Field(default=300.0, gt=0)
+    """A body that is not all there after so long is given up."""
+    rate_per_s: float | None = Field(default=None, gt=0)
+    """Requests a second of one key (without keys: of one address), in each worker."""
+    burst: int = Field(default=20, gt=0)
+    """Requests of one key that may come at once where `rate_per_s` is set."""
+    stop_s: float = Field(default=30.0, gt=0)
+    """What is being answered when the service is told to stop has so long; then it is given up."""
+    cache_mb: float = Field(default=0, ge=0)
+    """Embeddings kept for when the same crops come again, told by their content; 0 keeps none."""
+    max_jobs: int = Field(default=16, gt=0)
+    """Jobs that wait or run; more are 429."""
+    max_kept_jobs: int = Field(default=200, gt=0)
+    """Jobs of one key, finished ones too, until they are deleted."""
+    max_job_points: int = Field(default=2_000_000, gt=0)
+    """Points of one job."""
+    max_hits: int = Field(default=1000, gt=0)
+    """Hits of one query of `/v1/search`."""
+    max_map_cells: int = Field(default=200_000, gt=0)
+    """Cells that a map shows; of a larger index as many are drawn at random."""
+
+
+class Settings(BaseModel):
+    """All that a worker process has to know; paths are absolute."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str
+    volumes: dict[str, str] = {}
+    """Paths, and https addresses of hosts that are pinned."""
+    pinned: dict[str, tuple[str, ...]] = {}
+    """IP addresses of the hosts of remote volumes, as they were when the service started."""
+    device: str = "auto"
+    precision: str = "fp32"
+    backend: str = "torch"
+    resample: bool = False
+    ignore_voxel_size: bool = False
+    limits: Limits = Limits()
+    models: dict[str, str] = {}
+    """Further models by name; detectors are there for refiners."""
+    refiners: dict[str, str] = {}
+    indexes: dict[str, str] = {}
+    jobs: str | None = None
+    """The folder that holds jobs; without one none are run."""
+    roots: tuple[str, ...] = ()
+    """Folders below which models and volumes may be added while the service runs."""
+    keys: dict[str, str] = {}
+    """sha256 of the bearer keys by name; without any nobody is asked for one."""
+    origins: tuple[str, ...] = ()
+    """Web pages of these origins may read the answers."""
+    log: Literal["text", "json"] = "text"
+    traces: str | None = None
+    """Address of an OpenTelemetry collector, by OTLP over HTTP."""
+    workers: int = 1
+    supervisor: int | None = None
+    """Process that is told when the service cannot start; a worker does not outlive it."""
