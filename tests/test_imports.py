@@ -84,8 +84,6 @@ def test_every_room_has_its_place():
 KNOWN_CIRCLES = {
     ("canvas_fm.heads.refine.cross_fit", "canvas_fm.heads.refine.refiner"),
     ("canvas_fm.heads.refine.refiner_folder", "canvas_fm.heads.refine.refiner"),
-    ("serving.client.async_client_jobs", "serving.client.async_client"),
-    ("serving.client.client_jobs", "serving.client.client"),
 }
 
 

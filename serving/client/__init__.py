@@ -1,6 +1,5 @@
 """Clients of the service, synchronous and asynchronous."""
 
-from serving.client.async_client import AsyncClient
-from serving.client.client import Client
+from serving.client.client import AsyncClient, Client
 
 __all__ = ["AsyncClient", "Client"]

@@ -1,32 +1,106 @@
-"""A Python client of the service: arrays in, arrays out, patient where the service is busy."""
+"""Python clients of the service, blocking and for asyncio: arrays in, arrays out, with retries.
+
+Both have the methods of `serving.client.requests` and `serving.client.job_requests`, which are generators
+without input and output; all that the clients add is how a request is sent and how a pause is waited for.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import functools
+import inspect
 import time
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Coroutine
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 import httpx
-import numpy as np
-from jaxtyping import Float, Float32, Real
 
-import serving.client.requests as wire
-from serving.client.client_jobs import ClientJobs
-from serving.client.job_requests import whole_file
-from serving.client.requests import Asked, Call
-from serving.client.retry import RetryPolicy
+from serving.client.job_requests import cancel, fetch, get, list_jobs, retry, submit, wait, whole_file
+from serving.client.requests import (
+    Request,
+    Steps,
+    add_model,
+    add_volume,
+    embed,
+    embed_points,
+    info,
+    models,
+    ready,
+    reconstruct,
+    refine,
+    refine_crops,
+    search,
+    settings,
+)
+from serving.client.retry import Attempts
 
+P = ParamSpec("P")
 T = TypeVar("T")
+Outcome = httpx.Response | httpx.TransportError
 
 
-class Client:
-    """Talks to one service; safe to use from several threads, and as a context manager.
+class Method(Generic[P, T]):
+    """A method of both clients from one generator function, whose signature and docstring it has."""
 
-    A busy service, and one that answered before and starts anew, is asked again for up to `patience_s`
-    seconds, after pauses that double and are spread, or as long as it says. Every failure is a CanvasError
-    with the service's own sentence. `key` is the bearer key of a service that asks for one.
+    def __init__(self, steps: Callable[P, Steps[T]]) -> None:
+        @functools.wraps(steps)
+        def method(client: Any, *arguments: P.args, **options: P.kwargs) -> Any:
+            return client.do(steps(*arguments, **options))
+
+        signature = inspect.signature(steps)
+        result = str(signature.return_annotation).removeprefix("Steps[").removesuffix("]")
+        itself = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        parameters = [itself, *signature.parameters.values()]
+        method.__signature__ = signature.replace(parameters=parameters, return_annotation=result)  # type: ignore[attr-defined]
+        self._method = method
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._method.__name__, self._method.__qualname__ = name, f"{owner.__qualname__}.{name}"
+
+    @overload
+    def __get__(self, client: Client | ClientJobs, owner: type) -> Callable[P, T]: ...
+    @overload
+    def __get__(
+        self, client: AsyncClient | AsyncClientJobs, owner: type
+    ) -> Callable[P, Coroutine[Any, Any, T]]: ...
+    @overload
+    def __get__(self, client: None, owner: type) -> Callable[..., Any]: ...
+    def __get__(self, client: Any, owner: type) -> Any:
+        return self._method if client is None else self._method.__get__(client, owner)
+
+
+class _Methods:
+    info = Method(info)
+    models = Method(models)
+    add_model = Method(add_model)
+    add_volume = Method(add_volume)
+    ready = Method(ready)
+    embed = Method(embed)
+    embed_points = Method(embed_points)
+    refine = Method(refine)
+    refine_crops = Method(refine_crops)
+    search = Method(search)
+    reconstruct = Method(reconstruct)
+
+
+class _JobMethods:
+    submit = Method(submit)
+    list = Method(list_jobs)
+    get = Method(get)
+    wait = Method(wait)
+    cancel = Method(cancel)
+    retry = Method(retry)
+    fetch = Method(fetch)
+
+
+class Client(_Methods):
+    """A connection to one service; safe to use from several threads, and as a context manager.
+
+    A busy service, and one that answered before and restarts, is asked again for up to `patience_s` seconds,
+    after pauses that double and are spread, or as long as it says. Every failure is a CanvasError with the
+    service's own sentence. `key` is the bearer key of a service that asks for one, `transport` what sends the
+    requests in place of a connection.
     """
 
     def __init__(
@@ -36,10 +110,11 @@ class Client:
         timeout_s: float = 150.0,
         patience_s: float = 60.0,
         key: str | None = None,
+        transport: httpx.BaseTransport | None = None,
     ) -> None:
-        self._http = httpx.Client(**wire.settings(url, timeout_s, key))
+        self._http = httpx.Client(**settings(url, timeout_s, key), transport=transport)
         self.url, self.patience_s = url.rstrip("/"), patience_s
-        self._met = False  # whether the service ever answered
+        self._attempts = Attempts(self.url, patience_s)
         self.jobs = ClientJobs(self)
 
     def __enter__(self) -> Client:
@@ -54,173 +129,92 @@ class Client:
         """Close the connections."""
         self._http.close()
 
-    def info(self) -> dict[str, Any]:
-        """What is served: the default model, its sha256, crop and voxel size; volumes, indexes, limits."""
-        return self.do(wire.info())
-
-    def models(self) -> list[dict[str, Any]]:
-        """The served models, the default first."""
-        return self.do(wire.models())
-
-    def add_model(self, name: str, path: str) -> dict[str, Any]:
-        """Serve one more model, `path` below a folder that the service allows."""
-        return self.do(wire.add_model(name, path))
-
-    def add_volume(self, name: str, path: str) -> dict[str, Any]:
-        """Register one more volume, `path` below a folder that the service allows."""
-        return self.do(wire.add_volume(name, path))
-
-    def ready(self, wait_s: float = 0.0) -> bool:
-        """Whether the model is loaded; waits for it up to `wait_s` seconds."""
-        end = time.monotonic() + wait_s
+    def do(self, steps: Steps[T]) -> T:
+        """The result of a method: its requests sent one by one, its pauses waited for."""
+        steps, outcome = self._attempts.of(steps), None
         while True:
             try:
-                if (self._http.get("/readyz", timeout=5)).status_code == 200:
-                    return True
-            except httpx.TransportError:
-                pass  # not listening yet
-            if time.monotonic() >= end:
-                return False
-            time.sleep(0.1)
+                step = steps.send(outcome)
+            except StopIteration as end:
+                return end.value
+            outcome = self._send(step) if isinstance(step, Request) else time.sleep(step)
 
-    def embed(
-        self,
-        crops: Real[np.ndarray, "n *one z y x"],
-        window: Sequence[float] | None = None,
-        pool: str | None = None,
-        *,
-        layer: int | None = None,
-        model: str | None = None,
-        normalize: bool = False,
-        whiten: str | None = None,
-        dtype: str = "float32",
-        per_request: int = 256,
-    ) -> Float[np.ndarray, "n d"]:
-        """Embeddings (n, d) of crops, rows in the order given.
-
-        `crops` are (n, z, y, x) or (n, 1, z, y, x): uint16 with the `window` (low, high) of their volume, or
-        floats in [0, 1]. Sent `per_request` at a time. `layer` is after how many blocks, `model` a name or
-        sha256, `dtype` float32 or float16; `normalize` gives vectors of length 1, `whiten` names an index by
-        whose cells they are whitened. `pool` may be `tokens` or `grid`: a vector for each patch.
-        """
-        return self.do(wire.embed(crops, window, pool, layer, model, normalize, whiten, dtype, per_request))
-
-    def embed_points(
-        self,
-        volume: str,
-        points_zyx: Real[np.ndarray, "n 3"],
-        pool: str | None = None,
-        *,
-        layer: int | None = None,
-        model: str | None = None,
-        normalize: bool = False,
-        whiten: str | None = None,
-        dtype: str = "float32",
-        per_request: int = 1024,
-    ) -> Float[np.ndarray, "n d"]:
-        """Embeddings (n, d) of the crops around points of a volume that the service knows by that name.
-
-        Points are z, y, x in voxels of level 0; the rest as in `embed`.
-        """
-        return self.do(
-            wire.embed_points(volume, points_zyx, pool, layer, model, normalize, whiten, dtype, per_request)
-        )
-
-    def refine(
-        self,
-        volume: str,
-        points_zyx: Real[np.ndarray, "n 3"],
-        *,
-        refiner: str | None = None,
-        background: str | None = None,
-        all_candidates: bool = False,
-        per_request: int = 1024,
-    ) -> Float32[np.ndarray, " n"]:
-        """P(cell) of points of a registered volume by a served refiner, as `canvas_fm.refine` has it.
-
-        A refiner that corrects a brain by its candidates needs `all_candidates`: all of them, sent at once.
-        """
-        return self.do(wire.refine(volume, points_zyx, refiner, background, all_candidates, per_request))
-
-    def refine_crops(
-        self,
-        crops: Real[np.ndarray, "n *one z y x"],
-        window: Sequence[float] | None = None,
-        *,
-        refiner: str | None = None,
-        all_candidates: bool = False,
-        per_request: int = 256,
-    ) -> Float32[np.ndarray, " n"]:
-        """P(cell) of crops, given as in `embed`, by a refiner that needs no detector."""
-        return self.do(wire.refine_crops(crops, window, refiner, all_candidates, per_request))
-
-    def search(
-        self,
-        vectors: Real[np.ndarray, "*queries d"] | None = None,
-        *,
-        ids: Sequence[str | int] | None = None,
-        like: Sequence[str | int] | None = None,
-        unlike: Sequence[str | int] = (),
-        k: int = 10,
-        where: Sequence[str] = (),
-        index: str | None = None,
-        encoder: str | None = None,
-        thumbnails: bool = False,
-    ) -> dict[str, Any]:
-        """`hits` (a dictionary a cell) and `novelty` of vectors, of cells by id, or of examples.
-
-        As `canvas_fm.Index` gives them; `encoder` is the sha256 of the encoder that made the vectors,
-        `thumbnails` adds a picture to each hit, a PNG as base64.
-        """
-        return self.do(wire.search(vectors, ids, like, unlike, k, where, index, encoder, thumbnails))
-
-    def reconstruct(
-        self,
-        crops: Real[np.ndarray, "n *one z y x"],
-        window: Sequence[float] | None = None,
-        *,
-        mask_ratio: float | None = None,
-        seed: int = 0,
-        model: str | None = None,
-    ) -> Float32[np.ndarray, "n 4 z y x"]:
-        """The paper's four rows of up to eight crops: original, masked, reconstruction, merged."""
-        return self.do(wire.reconstruct(crops, window, mask_ratio, seed, model))
-
-    def do(self, call: Call[T]) -> T:
-        """What a call brings, request after request."""
-        return call.join([call.read(self.ask(each, repeat=call.repeat)) for each in call.requests])
-
-    def ask(self, asked: Asked, *, repeat: bool = True) -> httpx.Response:
-        """A good reply, however many tries it takes within `patience_s`; CanvasError otherwise.
-
-        `asked` is what httpx takes; what may not be done twice is not to `repeat`.
-        """
-        policy = RetryPolicy(self.url, self.patience_s, self._met, repeat)
-        while True:
-            try:
-                reply = self._http.request(**asked)
-            except httpx.TransportError as problem:
-                wait = policy.after_loss(problem)
-            else:
-                self._met = True
-                if not (wait := policy.after_reply(reply)):
+    def _send(self, request: Request) -> Outcome:
+        try:
+            with self._http.stream(request.method, request.url, **request.options) as reply:
+                if request.out is None or not reply.is_success:
+                    reply.read()
                     return reply
-            time.sleep(wait)
+                with whole_file(request.out) as file:
+                    for piece in reply.iter_bytes():
+                        file.write(piece)
+                return reply
+        except httpx.TransportError as problem:
+            return problem
 
-    def save(self, asked: Asked, path: Path) -> None:
-        """A good reply's body as a file, whole or not at all, however large it is."""
-        policy = RetryPolicy(self.url, self.patience_s, self._met)
+
+class ClientJobs(_JobMethods):
+    """Background work of the service, embedding or refining; see `Client`."""
+
+    def __init__(self, client: Client) -> None:
+        self.do = client.do
+
+
+class AsyncClient(_Methods):
+    """A connection to one service from one event loop; the methods of `Client`, each awaited."""
+
+    def __init__(
+        self,
+        url: str = "http://127.0.0.1:3000",
+        *,
+        timeout_s: float = 150.0,
+        patience_s: float = 60.0,
+        key: str | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self._http = httpx.AsyncClient(**settings(url, timeout_s, key), transport=transport)
+        self.url, self.patience_s = url.rstrip("/"), patience_s
+        self._attempts = Attempts(self.url, patience_s)
+        self.jobs = AsyncClientJobs(self)
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def do(self, steps: Steps[T]) -> T:
+        """The result of a method: its requests sent one by one, its pauses waited for."""
+        steps, outcome = self._attempts.of(steps), None
         while True:
             try:
-                with self._http.stream(**asked) as reply:
-                    self._met = True
-                    if not reply.is_success:
-                        reply.read()
-                    if not (wait := policy.after_reply(reply)):
-                        with whole_file(path) as file:
-                            for piece in reply.iter_bytes():
-                                file.write(piece)
-                        return
-            except httpx.TransportError as problem:
-                wait = policy.after_loss(problem)
-            time.sleep(wait)
+                step = steps.send(outcome)
+            except StopIteration as end:
+                return end.value
+            outcome = await (self._send(step) if isinstance(step, Request) else asyncio.sleep(step))
+
+    async def _send(self, request: Request) -> Outcome:
+        try:
+            async with self._http.stream(request.method, request.url, **request.options) as reply:
+                if request.out is None or not reply.is_success:
+                    await reply.aread()
+                    return reply
+                with whole_file(request.out) as file:
+                    async for piece in reply.aiter_bytes():
+                        file.write(piece)
+                return reply
+        except httpx.TransportError as problem:
+            return problem
+
+
+class AsyncClientJobs(_JobMethods):
+    """Background work of the service, embedding or refining; see `AsyncClient`."""
+
+    def __init__(self, client: AsyncClient) -> None:
+        self.do = client.do

@@ -1,9 +1,10 @@
-"""What the methods of the clients' `jobs` send, and what they read of the replies."""
+"""The methods of the clients' `jobs`, as generators like those of `serving.client.requests`."""
 
 from __future__ import annotations
 
 import os
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,75 +12,88 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+from jaxtyping import Real
 
 from canvas_fm.data.points.points import Points
 from canvas_fm.errors import CanvasError
 from canvas_fm.files.atomic import disk_full_is_said, sync_folder
-from serving.client.requests import Asked, Call, given, json_of
+from serving.client.requests import Request, Steps, without_none
 from serving.protocol import npy
 
-_ENDED = ("done", "failed", "cancelled")
+_ENDED = ("done", "cancelled")
 _KINDS = {".npy": npy.MEDIA_TYPE, ".zip": "application/zip", ".csv": "text/csv"}
 
 
 def submit(
     kind: str,
     volume: str,
-    points: Points | np.ndarray | None,
-    grid: Sequence[int] | None,
-    model: str | None,
-    pool: str | None,
-    layer: int | None,
-    refiner: str | None,
-    background: str | None,
-) -> Call[dict[str, Any]]:
-    """A job; sent again after a lost connection it is the same job."""
+    points: Points | Real[np.ndarray, "n 3"] | None = None,
+    *,
+    grid: Sequence[int] | None = None,
+    model: str | None = None,
+    pool: str | None = None,
+    layer: int | None = None,
+    refiner: str | None = None,
+    background: str | None = None,
+) -> Steps[dict[str, Any]]:
+    """Begin a job of `kind` embed or refine; what the service says of it: `id`, `state`, `total`.
+
+    `points` are z, y, x in voxels of level 0 of a registered volume, with columns that are kept; `grid`
+    embeds the whole volume at points so many voxels z, y, x apart. Sent again after a lost connection it is
+    the same job.
+    """
     body: dict[str, Any] = {"kind": kind, "volume": volume, "grid": grid}
     body |= {"model": model, "pool": pool, "layer": layer, "refiner": refiner, "background": background}
-    body = given(body)
+    body = without_none(body)
     if points is not None:
         body["points_csv"] = _text(points)
     headers = {"Idempotency-Key": str(uuid.uuid4())}
-    return Call([{"method": "POST", "url": "/v1/jobs", "json": body, "headers": headers}], json_of)
+    return (yield Request("POST", "/v1/jobs", {"json": body, "headers": headers})).json()
 
 
-def every() -> Call[list[dict[str, Any]]]:
-    return Call([_of_job("GET")], lambda reply: [*reply.json()["jobs"]])
+def list_jobs() -> Steps[list[dict[str, Any]]]:
+    """All jobs that this key may see, oldest first."""
+    return (yield Request("GET", "/v1/jobs")).json()["jobs"]
 
 
-def one(identity: str) -> Call[dict[str, Any]]:
-    return Call([_of_job("GET", identity)], json_of)
+def get(identity: str) -> Steps[dict[str, Any]]:
+    """How far a job is: `state`, `done` of `total`, and the sentence `error` of one that failed."""
+    return (yield Request("GET", f"/v1/jobs/{identity}")).json()
 
 
-def cancel(identity: str) -> Call[dict[str, Any]]:
-    return Call([_of_job("DELETE", identity)], json_of, repeat=False)
+def wait(identity: str, *, wait_s: float = float("inf"), every_s: float = 2.0) -> Steps[dict[str, Any]]:
+    """The job once it has ended; CanvasError with its sentence where it failed, and after `wait_s`."""
+    end = time.monotonic() + wait_s
+    while (job := (yield from get(identity)))["state"] not in _ENDED:
+        if job["state"] == "failed":
+            raise CanvasError(f"job {job['id']} failed: {job['error']}")
+        if time.monotonic() >= end:
+            progress = f"{job['done']} of {job['total']} done"
+            raise CanvasError(f"job {job['id']} is {job['state']} after {wait_s:g} s, {progress}")
+        yield every_s
+    return job
 
 
-def retry(identity: str) -> Call[dict[str, Any]]:
-    return Call([_of_job("POST", identity, "retry")], json_of, repeat=False)
+def cancel(identity: str) -> Steps[dict[str, Any]]:
+    """Cancel a job, finished or not, and remove its result."""
+    return (yield Request("DELETE", f"/v1/jobs/{identity}", repeat=False)).json()
 
 
-def result_request(identity: str, out: Path) -> Asked:
-    """A job's result as the kind of file that `out` is called."""
-    if out.suffix not in _KINDS:
+def retry(identity: str) -> Steps[dict[str, Any]]:
+    """Resume a job that failed, from where it stopped."""
+    return (yield Request("POST", f"/v1/jobs/{identity}/retry", repeat=False)).json()
+
+
+def fetch(identity: str, out: str | Path) -> Steps[Path]:
+    """Save the result as `.npy` or `.zip` (a zipped X.emb.zarr), or as `.csv` of a refinement."""
+    path = Path(out)
+    if path.suffix not in _KINDS:
         raise CanvasError(
-            f"{out} ends in {out.suffix!r}; results are .npy or .zip (embeddings), or .csv (refined)"
+            f"{path} ends in {path.suffix!r}; results are .npy or .zip (embeddings), or .csv (refined)"
         )
-    return _of_job("GET", identity, "result") | {"headers": {"Accept": _KINDS[out.suffix]}}
-
-
-def is_over(job: dict[str, Any]) -> bool:
-    """Whether a job has ended; CanvasError with its sentence where it failed."""
-    if job["state"] == "failed":
-        raise CanvasError(f"job {job['id']} failed: {job['error']}")
-    return job["state"] in _ENDED
-
-
-def not_over(job: dict[str, Any], wait_s: float) -> CanvasError:
-    """What is said of a job that was waited for long enough."""
-    return CanvasError(
-        f"job {job['id']} is {job['state']} after {wait_s:g} s, {job['done']} of {job['total']} done"
-    )
+    headers = {"Accept": _KINDS[path.suffix]}
+    yield Request("GET", f"/v1/jobs/{identity}/result", {"headers": headers}, out=path)
+    return path
 
 
 @contextmanager
@@ -98,16 +112,10 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
         part.unlink(missing_ok=True)
 
 
-def _of_job(method: str, identity: str = "", what: str = "") -> Asked:
-    """Something of one job, or of all."""
-    tail = "/".join(part for part in (identity, what) if part)
-    return {"method": method, "url": f"/v1/jobs/{tail}".rstrip("/")}
-
-
 def _text(points: Points | np.ndarray) -> str:
     """Points and their columns as CSV, which takes less than half of what JSON does."""
-    given = points if isinstance(points, Points) else Points(np.asarray(points, np.float64))
+    table = points if isinstance(points, Points) else Points(np.asarray(points, np.float64))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "points.csv"
-        given.write(path)
+        table.write(path)
         return path.read_text(encoding="utf-8")

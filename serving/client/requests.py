@@ -1,15 +1,22 @@
-"""What the methods of the Python clients send, and what they read of the replies."""
+"""The methods of the clients as generators: which requests are sent, and what is read of the replies.
+
+A generator yields a `Request`, for whose reply it goes on, or seconds to pause. It sends and waits for
+nothing itself, so that the blocking and the asynchronous client share it.
+"""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+import time
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
+from jaxtyping import Float, Float32, Real
 
 from canvas_fm.errors import CanvasError
 from serving.protocol import npy
@@ -18,32 +25,24 @@ T = TypeVar("T")
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
-Asked = dict[str, Any]
-"""`method`, `url` and what else httpx takes."""
-
-
-def only(parts: list[T]) -> T:
-    """What the one request of a call brought."""
-    (part,) = parts
-    return part
-
 
 @dataclass(frozen=True)
-class Call(Generic[T]):
-    """One method of a client, all but the waiting: its requests, what each reply holds, and the whole of it.
+class Request:
+    """A request, with what httpx takes as `options`; `out` is where its reply's body is saved.
 
-    What may not be done twice is not to `repeat`.
+    What may not be done twice is not to `repeat` after a lost connection. Without `retry` it is sent once,
+    and a failure is given back as it is.
     """
 
-    requests: Iterable[Asked]
-    read: Callable[[httpx.Response], T]
-    join: Callable[[list[T]], T] = only
+    method: str
+    url: str
+    options: dict[str, Any] = field(default_factory=dict)
     repeat: bool = True
+    retry: bool = True
+    out: Path | None = None
 
 
-def json_of(reply: httpx.Response) -> dict[str, Any]:
-    """The dictionary of a reply."""
-    return dict(reply.json())
+Steps = Generator[Request | float, Any, T]
 
 
 def settings(url: str, timeout_s: float, key: str | None) -> dict[str, Any]:
@@ -60,169 +59,202 @@ def settings(url: str, timeout_s: float, key: str | None) -> dict[str, Any]:
     }
 
 
-def info() -> Call[dict[str, Any]]:
-    return Call([{"method": "GET", "url": "/v1/info"}], json_of)
+def info() -> Steps[dict[str, Any]]:
+    """What is served: the default model, its sha256, crop and voxel size; volumes, indexes, limits."""
+    return (yield Request("GET", "/v1/info")).json()
 
 
-def models() -> Call[list[dict[str, Any]]]:
-    return Call([{"method": "GET", "url": "/v1/models"}], lambda reply: list(reply.json()["models"]))
+def models() -> Steps[list[dict[str, Any]]]:
+    """The served models, the default first."""
+    return (yield Request("GET", "/v1/models")).json()["models"]
 
 
-def add_model(name: str, path: str) -> Call[dict[str, Any]]:
-    return Call([_post("/v1/models", json={"name": name, "path": path})], json_of)
+def add_model(name: str, path: str) -> Steps[dict[str, Any]]:
+    """Serve one more model, `path` below a folder that the service allows."""
+    return (yield Request("POST", "/v1/models", {"json": {"name": name, "path": path}})).json()
 
 
-def add_volume(name: str, path: str) -> Call[dict[str, Any]]:
-    return Call([_post("/v1/volumes", json={"name": name, "path": path})], json_of, repeat=False)
+def add_volume(name: str, path: str) -> Steps[dict[str, Any]]:
+    """Register one more volume, `path` below a folder that the service allows."""
+    body = {"name": name, "path": path}
+    return (yield Request("POST", "/v1/volumes", {"json": body}, repeat=False)).json()
+
+
+def ready(wait_s: float = 0.0) -> Steps[bool]:
+    """Whether the model is loaded; waits for it up to `wait_s` seconds."""
+    end = time.monotonic() + wait_s
+    while True:
+        reply = yield Request("GET", "/readyz", {"timeout": 5}, retry=False)
+        if isinstance(reply, httpx.Response) and reply.status_code == 200:
+            return True
+        if time.monotonic() >= end:
+            return False
+        yield 0.1
 
 
 def embed(
-    crops: np.ndarray,
-    window: Sequence[float] | None,
-    pool: str | None,
-    layer: int | None,
-    model: str | None,
-    normalize: bool,
-    whiten: str | None,
-    dtype: str,
-    per_request: int,
-) -> Call[np.ndarray]:
-    """What it takes stands in the order of the clients' method, here as in all that follow."""
+    crops: Real[np.ndarray, "n *one z y x"],
+    window: Sequence[float] | None = None,
+    pool: str | None = None,
+    *,
+    layer: int | None = None,
+    model: str | None = None,
+    normalize: bool = False,
+    whiten: str | None = None,
+    dtype: str = "float32",
+    per_request: int = 256,
+) -> Steps[Float[np.ndarray, "n d"]]:
+    """Embeddings (n, d) of crops, rows in the order given.
+
+    `crops` are (n, z, y, x) or (n, 1, z, y, x): uint16 with the `window` (low, high) of their volume, or
+    floats in [0, 1]. Sent `per_request` at a time. `layer` is after how many blocks, `model` a name or
+    sha256, `dtype` float32 or float16; `normalize` gives vectors of length 1, `whiten` names an index by
+    whose cells they are whitened. `pool` may be `tokens` or `grid`: a vector for each patch.
+    """
     options = {"pool": pool, "layer": layer, "model": model, "normalize": normalize}
     options |= {"whiten": whiten, "dtype": dtype}
-    return _of_crops("/v1/embed", crops, window, options, per_request)
+    return (yield from _concatenated(_of_crops("/v1/embed", crops, window, options, per_request)))
 
 
 def embed_points(
     volume: str,
-    points_zyx: np.ndarray,
-    pool: str | None,
-    layer: int | None,
-    model: str | None,
-    normalize: bool,
-    whiten: str | None,
-    dtype: str,
-    per_request: int,
-) -> Call[np.ndarray]:
+    points_zyx: Real[np.ndarray, "n 3"],
+    pool: str | None = None,
+    *,
+    layer: int | None = None,
+    model: str | None = None,
+    normalize: bool = False,
+    whiten: str | None = None,
+    dtype: str = "float32",
+    per_request: int = 1024,
+) -> Steps[Float[np.ndarray, "n d"]]:
+    """Embeddings (n, d) of the crops around points of a volume that the service knows by that name.
+
+    Points are z, y, x in voxels of level 0; the rest as in `embed`.
+    """
     options = {"pool": pool, "layer": layer, "model": model, "normalize": normalize}
     options |= {"whiten": whiten, "dtype": dtype}
-    return _of_points("/v1/embed/points", volume, points_zyx, options, per_request)
+    return (
+        yield from _concatenated(_of_points("/v1/embed/points", volume, points_zyx, options, per_request))
+    )
 
 
 def refine(
     volume: str,
-    points_zyx: np.ndarray,
-    refiner: str | None,
-    background: str | None,
-    all_candidates: bool,
-    per_request: int,
-) -> Call[np.ndarray]:
+    points_zyx: Real[np.ndarray, "n 3"],
+    *,
+    refiner: str | None = None,
+    background: str | None = None,
+    all_candidates: bool = False,
+    per_request: int = 1024,
+) -> Steps[Float32[np.ndarray, " n"]]:
+    """P(cell) of points of a registered volume by a served refiner, as `canvas_fm.refine` has it.
+
+    A refiner that corrects a brain by its candidates needs `all_candidates`: all of them, sent at once.
+    """
     options = {"refiner": refiner, "background": background, "all_candidates": all_candidates}
     size = max(len(points_zyx), 1) if all_candidates else per_request
-    return _of_points("/v1/refine", volume, points_zyx, options, size)
+    return (yield from _concatenated(_of_points("/v1/refine", volume, points_zyx, options, size)))
 
 
 def refine_crops(
-    crops: np.ndarray,
-    window: Sequence[float] | None,
-    refiner: str | None,
-    all_candidates: bool,
-    per_request: int,
-) -> Call[np.ndarray]:
+    crops: Real[np.ndarray, "n *one z y x"],
+    window: Sequence[float] | None = None,
+    *,
+    refiner: str | None = None,
+    all_candidates: bool = False,
+    per_request: int = 256,
+) -> Steps[Float32[np.ndarray, " n"]]:
+    """P(cell) of crops, given as in `embed`, by a refiner that needs no detector."""
     options = {"refiner": refiner, "all_candidates": all_candidates}
     size = max(len(crops), 1) if all_candidates else per_request
-    return _of_crops("/v1/refine", crops, window, options, size)
+    return (yield from _concatenated(_of_crops("/v1/refine", crops, window, options, size)))
 
 
 def search(
-    vectors: np.ndarray | None,
-    ids: Sequence[str | int] | None,
-    like: Sequence[str | int] | None,
-    unlike: Sequence[str | int],
-    k: int,
-    where: Sequence[str],
-    index: str | None,
-    encoder: str | None,
-    thumbnails: bool,
-) -> Call[dict[str, Any]]:
+    vectors: Real[np.ndarray, "*queries d"] | None = None,
+    *,
+    ids: Sequence[str | int] | None = None,
+    like: Sequence[str | int] | None = None,
+    unlike: Sequence[str | int] = (),
+    k: int = 10,
+    where: Sequence[str] = (),
+    index: str | None = None,
+    encoder: str | None = None,
+    thumbnails: bool = False,
+) -> Steps[dict[str, Any]]:
+    """`hits` (a dictionary a cell) and `novelty` of vectors, of cells by id, or of examples.
+
+    As `canvas_fm.Index` gives them; `encoder` is the sha256 of the encoder that made the vectors,
+    `thumbnails` adds a picture to each hit, a PNG as base64.
+    """
     body: dict[str, Any] = {"vectors": vectors, "ids": ids, "like": like, "unlike": list(unlike), "k": k}
     body |= {"where": list(where), "index": index, "encoder": encoder, "thumbnails": thumbnails}
-    body = given(body)
+    body = without_none(body)
     if isinstance(vectors, np.ndarray):
         body["vectors"] = np.atleast_2d(vectors).tolist()
-    return Call([_post("/v1/search", json=body)], json_of)
+    return (yield Request("POST", "/v1/search", {"json": body})).json()
 
 
 def reconstruct(
-    crops: np.ndarray, window: Sequence[float] | None, mask_ratio: float | None, seed: int, model: str | None
-) -> Call[np.ndarray]:
-    params = _params(window, {"mask_ratio": mask_ratio, "seed": seed, "model": model})
-    headers, content = {"Content-Type": npy.MEDIA_TYPE}, npy.dump(_narrow(np.asarray(crops)))
-    return Call([_post("/v1/reconstruct", params=params, content=content, headers=headers)], vectors_of)
+    crops: Real[np.ndarray, "n *one z y x"],
+    window: Sequence[float] | None = None,
+    *,
+    mask_ratio: float | None = None,
+    seed: int = 0,
+    model: str | None = None,
+) -> Steps[Float32[np.ndarray, "n 4 z y x"]]:
+    """The paper's four rows of up to eight crops: original, masked, reconstruction, merged."""
+    options = {"mask_ratio": mask_ratio, "seed": seed, "model": model}
+    size = max(len(crops), 1)
+    return (yield from _concatenated(_of_crops("/v1/reconstruct", crops, window, options, size)))
 
 
-def given(options: dict[str, Any]) -> dict[str, Any]:
+def without_none(options: dict[str, Any]) -> dict[str, Any]:
     """Those that were given: None is left to the service."""
     return {name: value for name, value in options.items() if value is not None}
 
 
-def parts_of(array: np.ndarray, size: int) -> Iterator[np.ndarray]:
+def _concatenated(requests: Iterable[Request]) -> Steps[np.ndarray]:
+    """The arrays of the replies as one."""
+    parts: list[np.ndarray] = []
+    for request in requests:
+        reply = yield request
+        parts.append(np.load(io.BytesIO(reply.content), allow_pickle=False))
+    return np.concatenate(parts)
+
+
+def _of_crops(
+    path: str, crops: np.ndarray, window: Sequence[float] | None, options: dict[str, Any], per_request: int
+) -> Iterator[Request]:
+    """Crops as raw `.npy`, `per_request` at a time: floats as float32, integers as they are."""
+    array = np.asarray(crops)
+    if array.ndim == 0:
+        raise CanvasError("crops is a single number; give an array (n, z, y, x)")
+    array = array.astype(np.float32, copy=False) if array.dtype.kind == "f" else array
+    params = {} if window is None else {"window": ",".join(repr(float(end)) for end in window)}
+    for name, value in without_none(options).items():
+        params[name] = str(value).lower() if isinstance(value, bool) else str(value)
+    headers = {"Content-Type": npy.MEDIA_TYPE, "Accept": npy.MEDIA_TYPE}
+    for part in _parts(array, per_request):
+        yield Request("POST", path, {"params": params, "content": npy.dump(part), "headers": headers})
+
+
+def _of_points(
+    path: str, volume: str, points_zyx: np.ndarray, options: dict[str, Any], per_request: int
+) -> Iterator[Request]:
+    """Points of a registered volume, `per_request` at a time."""
+    points = np.asarray(points_zyx, dtype=np.float64)
+    if not np.isfinite(points).all():
+        raise CanvasError("points hold NaN or infinite values; give z, y, x in voxels")
+    for part in _parts(points, per_request):
+        body = {"volume": volume, "points_zyx": part.tolist(), **without_none(options)}
+        yield Request("POST", path, {"json": body, "headers": {"Accept": npy.MEDIA_TYPE}})
+
+
+def _parts(array: np.ndarray, size: int) -> Iterator[np.ndarray]:
     """Pieces of at most `size` rows; of an empty array one empty piece: the service says what is wrong."""
     if size < 1:
         raise CanvasError(f"per_request is {size}; it has to be at least 1")
     for start in range(0, max(len(array), 1), size):
         yield array[start : start + size]
-
-
-def vectors_of(reply: httpx.Response) -> np.ndarray:
-    """The array of a reply."""
-    return np.load(io.BytesIO(reply.content), allow_pickle=False)
-
-
-def _of_crops(
-    path: str, crops: np.ndarray, window: Sequence[float] | None, options: dict[str, Any], per_request: int
-) -> Call[np.ndarray]:
-    """Crops as raw `.npy`, `per_request` at a time."""
-
-    def requests() -> Iterator[Asked]:
-        array = np.asarray(crops)
-        if array.ndim == 0:
-            raise CanvasError("crops is a single number; give an array (n, z, y, x)")
-        params = _params(window, options)
-        headers = {"Content-Type": npy.MEDIA_TYPE, "Accept": npy.MEDIA_TYPE}
-        for part in parts_of(_narrow(array), per_request):
-            yield _post(path, params=params, content=npy.dump(part), headers=headers)
-
-    return Call(requests(), vectors_of, np.concatenate)
-
-
-def _of_points(
-    path: str, volume: str, points_zyx: np.ndarray, options: dict[str, Any], per_request: int
-) -> Call[np.ndarray]:
-    """Points of a registered volume, `per_request` at a time."""
-
-    def requests() -> Iterator[Asked]:
-        points = np.asarray(points_zyx, dtype=np.float64)
-        if not np.isfinite(points).all():
-            raise CanvasError("points hold NaN or infinite values; give z, y, x in voxels")
-        for part in parts_of(points, per_request):
-            body = {"volume": volume, "points_zyx": part.tolist(), **given(options)}
-            yield _post(path, json=body, headers={"Accept": npy.MEDIA_TYPE})
-
-    return Call(requests(), vectors_of, np.concatenate)
-
-
-def _narrow(array: np.ndarray) -> np.ndarray:
-    """Floats as float32; integers, of which the service takes some, as they are."""
-    return array.astype(np.float32, copy=False) if array.dtype.kind == "f" else array
-
-
-def _params(window: Sequence[float] | None, options: dict[str, Any]) -> dict[str, str]:
-    params = {} if window is None else {"window": ",".join(repr(float(end)) for end in window)}
-    for name, value in given(options).items():
-        params[name] = str(value).lower() if isinstance(value, bool) else str(value)
-    return params
-
-
-def _post(path: str, **options: Any) -> Asked:
-    return {"method": "POST", "url": path, **options}

@@ -5,10 +5,14 @@ from __future__ import annotations
 import random
 import time
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import httpx
 
 from canvas_fm.errors import CanvasError
+from serving.client.requests import Request, Steps
+
+T = TypeVar("T")
 
 _BUSY = (429, 503)
 _LOST_TRIES = 3  # a service that was never there is soon known not to be
@@ -63,6 +67,36 @@ class RetryPolicy:
             raise failure
         self._pause = 2 * self._pause
         return wait
+
+
+class Attempts:
+    """Adds retries to the steps of methods, and remembers whether the service ever answered."""
+
+    def __init__(self, url: str, patience_s: float) -> None:
+        self._url, self._patience_s, self._met = url, patience_s, False
+
+    def of(self, steps: Steps[T]) -> Steps[T]:
+        """The same steps, each request of them repeated until its reply is good; CanvasError otherwise."""
+        result = None
+        while True:
+            try:
+                step = steps.send(result)
+            except StopIteration as end:
+                return end.value
+            again = isinstance(step, Request) and step.retry
+            result = (yield from self._answer(step)) if again else (yield step)
+
+    def _answer(self, request: Request) -> Steps[httpx.Response]:
+        policy = RetryPolicy(self._url, self._patience_s, self._met, request.repeat)
+        while True:
+            outcome = yield request
+            if isinstance(outcome, httpx.TransportError):
+                yield policy.after_loss(outcome)
+                continue
+            self._met = True
+            if not (pause := policy.after_reply(outcome)):
+                return outcome
+            yield pause
 
 
 def _sentence(reply: httpx.Response) -> str:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import httpx
 import numpy as np
 import psutil
 
@@ -146,7 +147,7 @@ def worker_of(pid: int) -> psutil.Process:
 def figure(url: str, name: str) -> float:
     """One figure of /metrics, summed over its labels."""
     with Client(url) as client:
-        lines = client._http.get("/metrics").text.splitlines()
+        lines = httpx.get(f"{client.url}/metrics").text.splitlines()
     return sum(float(line.rpartition(" ")[2]) for line in lines if line.split("{")[0].split(" ")[0] == name)
 
 

@@ -1,4 +1,4 @@
-"""The client for asyncio: the face of the other one, the same answers, the same patience."""
+"""The client for asyncio: the methods of the other one, the same answers, the same retries."""
 
 from __future__ import annotations
 
@@ -13,27 +13,36 @@ import pytest
 import canvas_fm as cf
 from canvas_fm.errors import CanvasError
 from canvas_fm.models.checkpoint import Encoder
-from serving.client import AsyncClient, Client
-from serving.client.async_client_jobs import AsyncClientJobs
-from serving.client.client_jobs import ClientJobs
+from serving.client import AsyncClient, Client, job_requests, requests
 from tests.serving.conftest import CROP
 
 
-def test_both_clients_have_the_same_face() -> None:
-    def face(kind: type) -> dict[str, str]:
-        public = {name for name in vars(kind) if not name.startswith("_")} | {"__init__"}
-        return {name: str(inspect.signature(getattr(kind, name))) for name in public}
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_a_method_shows_the_signature_and_docstring_of_its_generator(kind) -> None:
+    for method, generator in ((kind.embed, requests.embed), (kind("http://x").jobs.wait, job_requests.wait)):
+        parameters = [name for name in inspect.signature(method).parameters if name != "self"]
+        assert parameters == list(inspect.signature(generator).parameters)
+        assert method.__doc__ == generator.__doc__
+    assert kind.embed.__qualname__.endswith(".embed")
+    assert "Float[np.ndarray" in str(inspect.signature(kind.embed).return_annotation)
 
-    for one, other in ((Client, AsyncClient), (ClientJobs, AsyncClientJobs)):
-        assert face(one) == {name: said.replace("Async", "") for name, said in face(other).items()}
+
+def test_a_request_that_is_not_retried_gives_its_failure_back() -> None:
+    def down(request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("refused")
+
+    async def whole() -> bool:
+        async with AsyncClient("http://x", transport=httpx.MockTransport(down)) as client:
+            return await client.ready(0.15)
+
+    assert asyncio.run(whole()) is False
+    assert Client("http://x", transport=httpx.MockTransport(down)).ready() is False
 
 
 def test_the_asynchronous_client_through_the_service(service, encoder: Encoder, index, crops) -> None:
     async def whole() -> None:
-        async with AsyncClient("http://service.example", key="some-key-of-the-lab") as client:
-            client._http = httpx.AsyncClient(
-                transport=httpx.ASGITransport(service.app), base_url="http://service.example"
-            )
+        transport = httpx.ASGITransport(service.app)
+        async with AsyncClient("http://x.example", key="some-key-of-the-lab", transport=transport) as client:
             vectors, few = await asyncio.gather(
                 client.embed(crops, per_request=2), client.embed(crops, normalize=True, dtype="float16")
             )
@@ -67,11 +76,8 @@ def test_the_asynchronous_client_comes_back_when_it_is_told_to() -> None:
         return reply
 
     async def whole() -> None:
-        client = AsyncClient("http://service.example", key="some-key-of-the-lab")
-        headers = client._http.headers
-        client._http = httpx.AsyncClient(
-            transport=httpx.MockTransport(handle), base_url=client.url, headers=headers
-        )
+        transport = httpx.MockTransport(handle)
+        client = AsyncClient("http://service.example", key="some-key-of-the-lab", transport=transport)
         assert await client.info() == {"name": "tiny"}
         await client.close()
 

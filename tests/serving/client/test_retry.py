@@ -1,4 +1,4 @@
-"""A client waits for a service that is busy or away, and says so at the end of its policy."""
+"""A client waits for a service that is busy or away, and says so at the end."""
 
 from __future__ import annotations
 
@@ -28,9 +28,7 @@ def answers(*replies: httpx.Response | Exception) -> tuple[httpx.MockTransport, 
 
 
 def client_with(transport: httpx.MockTransport, **options) -> Client:
-    client = Client("http://service.example:3000", **options)
-    client._http = httpx.Client(transport=transport, base_url=client.url)
-    return client
+    return Client("http://service.example:3000", transport=transport, **options)
 
 
 def busy(status: int, retry_after: str | None = None) -> httpx.Response:
@@ -45,7 +43,7 @@ def test_the_client_comes_back_when_it_is_told_to() -> None:
     assert 0.4 <= times[2] - times[1] < 1.5  # twice the first pause
 
 
-def test_the_client_gives_up_when_its_patience_ends() -> None:
+def test_the_client_gives_up_at_the_end_of_its_patience() -> None:
     transport, times = answers(*[busy(429, "60")] * 3)
     with pytest.raises(CanvasError, match="answered 429: later"):
         client_with(transport, patience_s=1.0).info()

@@ -20,8 +20,7 @@ from tests.serving.job_helpers import Slow, points, raise_full
 
 
 def test_the_client_submits_waits_and_saves(run, encoder: Encoder, volume_path: Path, tmp_path: Path) -> None:
-    client = Client("http://testserver")
-    client._http = run()
+    client = Client("http://testserver", transport=httpx.MockTransport(run().send))
     zyx = points(30)
     job = client.jobs.submit("embed", "cube", Points(zyx, {"score": np.arange(30.0)}), pool="cls")
     said = client.jobs.wait(job["id"], wait_s=30, every_s=0.02)
@@ -44,8 +43,7 @@ def test_the_client_submits_waits_and_saves(run, encoder: Encoder, volume_path: 
 
 def test_the_client_says_why_a_job_failed_and_when_it_has_waited_enough(run, monkeypatch) -> None:
     slow = Slow(monkeypatch)
-    client = Client("http://testserver")
-    client._http = run()
+    client = Client("http://testserver", transport=httpx.MockTransport(run().send))
     job = client.jobs.submit("embed", "cube", grid=(8, 16, 16))
     with pytest.raises(CanvasError, match=r"is (queued|running) after 0\.1 s, 0 of \d+ done"):
         client.jobs.wait(job["id"], wait_s=0.1, every_s=0.02)
@@ -67,8 +65,7 @@ def test_a_job_whose_answer_was_lost_is_sent_again_and_is_one_job(run) -> None:
             raise httpx.ReadError("lost")
         return httpx.Response(reply.status_code, json=reply.json())
 
-    client = Client("http://testserver")
-    client._http = httpx.Client(transport=httpx.MockTransport(handle), base_url=client.url)
+    client = Client("http://testserver", transport=httpx.MockTransport(handle))
     job = client.jobs.submit("embed", "cube", points(5))
     assert job["id"] == lost[0]
     assert len(client.jobs.list()) == 1
@@ -78,10 +75,8 @@ def test_the_asynchronous_client_does_the_same(run, encoder, volume_path: Path, 
     service, zyx = run(), points(10)
 
     async def whole() -> np.ndarray:
-        async with AsyncClient("http://service.example") as client:
-            client._http = httpx.AsyncClient(
-                transport=httpx.ASGITransport(service.app), base_url="http://service.example"
-            )
+        transport = httpx.ASGITransport(service.app)
+        async with AsyncClient("http://service.example", transport=transport) as client:
             job = await client.jobs.submit("embed", "cube", zyx)
             assert (await client.jobs.wait(job["id"], wait_s=30, every_s=0.02))["state"] == "done"
             assert len(await client.jobs.list()) == 1

@@ -243,7 +243,7 @@ def test_a_killed_supervisor_leaves_no_worker(serve_command: Callable, model: Pa
 
 def answers_at(client: Client, path: str) -> bool:
     try:
-        return client._http.get(path, timeout=5).status_code == 200
+        return httpx.get(f"{client.url}{path}", timeout=5).status_code == 200
     except httpx.TransportError:
         return False
 
