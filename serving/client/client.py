@@ -53,7 +53,7 @@ class Method(Generic[P, T]):
         itself = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
         parameters = [itself, *signature.parameters.values()]
         method.__signature__ = signature.replace(parameters=parameters, return_annotation=result)  # type: ignore[attr-defined]
-        self._method = method
+        self._method: Any = method
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._method.__name__, self._method.__qualname__ = name, f"{owner.__qualname__}.{name}"
@@ -131,13 +131,16 @@ class Client(_Methods):
 
     def do(self, steps: Steps[T]) -> T:
         """The result of a method: its requests sent one by one, its pauses waited for."""
-        steps, outcome = self._attempts.of(steps), None
+        steps = self._attempts.of(steps)
+        outcome: Outcome | None = None
         while True:
             try:
                 step = steps.send(outcome)
             except StopIteration as end:
                 return end.value
-            outcome = self._send(step) if isinstance(step, Request) else time.sleep(step)
+            outcome = self._send(step) if isinstance(step, Request) else None
+            if not isinstance(step, Request):
+                time.sleep(step)
 
     def _send(self, request: Request) -> Outcome:
         try:
@@ -191,13 +194,16 @@ class AsyncClient(_Methods):
 
     async def do(self, steps: Steps[T]) -> T:
         """The result of a method: its requests sent one by one, its pauses waited for."""
-        steps, outcome = self._attempts.of(steps), None
+        steps = self._attempts.of(steps)
+        outcome: Outcome | None = None
         while True:
             try:
                 step = steps.send(outcome)
             except StopIteration as end:
                 return end.value
-            outcome = await (self._send(step) if isinstance(step, Request) else asyncio.sleep(step))
+            outcome = await self._send(step) if isinstance(step, Request) else None
+            if not isinstance(step, Request):
+                await asyncio.sleep(step)
 
     async def _send(self, request: Request) -> Outcome:
         try:

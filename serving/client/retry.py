@@ -83,8 +83,10 @@ class Attempts:
                 step = steps.send(result)
             except StopIteration as end:
                 return end.value
-            again = isinstance(step, Request) and step.retry
-            result = (yield from self._answer(step)) if again else (yield step)
+            if isinstance(step, Request) and step.retry:
+                result = yield from self._answer(step)
+            else:
+                result = yield step
 
     def _answer(self, request: Request) -> Steps[httpx.Response]:
         policy = RetryPolicy(self._url, self._patience_s, self._met, request.repeat)
