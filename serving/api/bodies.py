@@ -97,9 +97,7 @@ async def decoded(core: Core, given: EncodedCrops, window: Window | None, engine
 def _from_safetensors(core: Core, body: bytes, window: Window | None, engine: Engine) -> np.ndarray:
     """The one tensor, `crops`, of a safetensors body."""
     if int.from_bytes(body[:8], "little") > _MAX_HEADER_BYTES:
-        raise Refusal(
-            400, f"the safetensors header is longer than {_MAX_HEADER_BYTES} bytes, or there is none"
-        )
+        raise Refusal(400, f"the safetensors header is longer than {_MAX_HEADER_BYTES} bytes")
     try:
         tensors = safetensors.deserialize(body)
     except safetensors.SafetensorError as problem:

@@ -1,4 +1,4 @@
-"""`.npy` over the wire, by numpy's own reader of headers: nothing is unpickled, cast or allocated on request."""
+"""`.npy` over the wire, read by numpy's own header reader: nothing is unpickled, cast or allocated early."""
 
 from __future__ import annotations
 
@@ -20,15 +20,7 @@ _READERS = {
     2: numpy_format.read_array_header_2_0,
     3: numpy_format.read_array_header_2_0,
 }
-_UNREADABLE = (
-    ValueError,
-    TypeError,
-    SyntaxError,
-    IndexError,
-    MemoryError,
-    RecursionError,
-    tokenize.TokenError,
-)
+_UNREADABLE = (ValueError, TypeError, SyntaxError, MemoryError, RecursionError, tokenize.TokenError)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 import torch
@@ -35,6 +36,17 @@ NPY, JSON = {"Content-Type": npy.MEDIA_TYPE}, {"Content-Type": "application/json
 def post(client, crops: np.ndarray, query: str = "", **headers: str):
     """Crops sent to be embedded."""
     return client.post(f"/v1/embed{query}", content=npy.dump(crops), headers=NPY | headers)
+
+
+def transport_to(service) -> httpx.MockTransport:
+    """For a client: its requests are answered by a service of this process."""
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        path, headers = request.url.raw_path.decode(), dict(request.headers)
+        reply = service.request(request.method, path, content=request.content, headers=headers)
+        return httpx.Response(reply.status_code, headers=dict(reply.headers), content=reply.content)
+
+    return httpx.MockTransport(handle)
 
 
 def array_of(reply) -> np.ndarray:

@@ -11,7 +11,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 
@@ -33,7 +32,7 @@ from serving.middleware.guard import Guard
 from serving.protocol import npy
 from serving.protocol.settings import Limits, Settings
 from tests.heads.conftest import VOXEL_UM, make_encoder, spots
-from tests.serving.conftest import NPY, array_of, refused
+from tests.serving.conftest import NPY, array_of, refused, transport_to
 
 CROP = (4, 8, 8)  # of the encoder made here
 
@@ -364,7 +363,7 @@ def test_a_name_that_is_none_is_refused_before_anything_starts(model: Path, refi
 def test_the_clients_give_what_the_route_gives(service, brains) -> None:
     volume, points = brains[2]
     expected = array_of(service.post("/v1/refine", json=asked(points, "plain")))
-    client = Client("http://testserver", transport=httpx.MockTransport(service.send))
+    client = Client("http://testserver", transport=transport_to(service))
     in_parts = client.refine("c", points.zyx, refiner="plain", per_request=30)
     np.testing.assert_allclose(in_parts, expected, atol=1e-6)
     crops = client.refine_crops(crops_of(volume, points), volume.window, refiner="plain", per_request=30)

@@ -16,11 +16,12 @@ from canvas_fm.inference.embed import resumable as unfinished
 from canvas_fm.inference.embed.embedding_store import Embeddings
 from canvas_fm.models.checkpoint import Encoder
 from serving.client import AsyncClient, Client
+from tests.serving.conftest import transport_to
 from tests.serving.job_helpers import Slow, points, raise_full
 
 
 def test_the_client_submits_waits_and_saves(run, encoder: Encoder, volume_path: Path, tmp_path: Path) -> None:
-    client = Client("http://testserver", transport=httpx.MockTransport(run().send))
+    client = Client("http://testserver", transport=transport_to(run()))
     zyx = points(30)
     job = client.jobs.submit("embed", "cube", Points(zyx, {"score": np.arange(30.0)}), pool="cls")
     said = client.jobs.wait(job["id"], wait_s=30, every_s=0.02)
@@ -43,7 +44,7 @@ def test_the_client_submits_waits_and_saves(run, encoder: Encoder, volume_path: 
 
 def test_the_client_says_why_a_job_failed_and_when_it_has_waited_enough(run, monkeypatch) -> None:
     slow = Slow(monkeypatch)
-    client = Client("http://testserver", transport=httpx.MockTransport(run().send))
+    client = Client("http://testserver", transport=transport_to(run()))
     job = client.jobs.submit("embed", "cube", grid=(8, 16, 16))
     with pytest.raises(CanvasError, match=r"is (queued|running) after 0\.1 s, 0 of \d+ done"):
         client.jobs.wait(job["id"], wait_s=0.1, every_s=0.02)
