@@ -1,4 +1,4 @@
-"""`demo`: everything once, on synthetic brains, with a page at the end."""
+"""`demo`: cells of two real samples counted, then a pretraining on synthetic brains; a page at the end."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from canvas_fm.models.checkpoint import Encoder
     from canvas_fm.training.run.run_folder import Run
+    from canvas_fm.viewing.demo.counting import SampleCount
     from canvas_fm.viewing.demo.page import Agreement
 
 _MARK = ".canvas-fm-demo"
@@ -33,9 +34,10 @@ def add_verbs(verbs: Verbs) -> None:
         verbs,
         "demo",
         run_demo,
-        "everything on a synthetic brain, in a few minutes",
-        "Write two synthetic brains, pretrain a small encoder on one, serve it, check that HTTP, command "
-        "line and Python give the same embeddings, and leave a page with what came of it in DIR/index.html.",
+        "count cells of two real samples, pretrain on a synthetic brain, in a few minutes",
+        "Count the cells of two small real volumes with the shipped models and score them against the truth; "
+        "write two synthetic brains, pretrain a small encoder on one, serve it, check that HTTP, command "
+        "line and Python give the same embeddings; leave a page with what came of it in DIR/index.html.",
     )
     demo.add_argument(
         "--out", default="demo", metavar="DIR", help="default demo; an earlier demo is replaced"
@@ -52,17 +54,20 @@ def run_demo(args: argparse.Namespace) -> None:
     out = Path(args.out)
     seconds: dict[str, float] = {}
     _prepare(out)
-    with _stage("two synthetic brains", 1, seconds):
+    with _stage("cells of two real samples", 1, seconds):
+        counts = _count_samples(out, args)
+    with _stage("two synthetic brains", 2, seconds):
         brains = _write_brains(out, args.seed)
-    with _stage("pretraining", 2, seconds):
+    with _stage("pretraining", 3, seconds):
         run = _pretrain(out, brains, args)
-    with _stage("the same embeddings three ways", 3, seconds):
+    with _stage("the same embeddings three ways", 4, seconds):
         agreement, cells = _compare(out, run, brains[1], args)
-    with _stage("figures and page", 4, seconds):
-        facts = _write_page(out, run, brains, agreement, cells, seconds, args)
+    with _stage("figures and page", 5, seconds):
+        facts = _write_page(out, counts, run, brains, agreement, cells, seconds, args)
     page = (out / "index.html").resolve()
     differences = {row.ways: row.difference for row in agreement}
-    print_result({"page": str(page), "differences": differences, "accuracy": facts}, args.json)
+    f1 = {count.name: round(count.refined.value, 3) for count in counts}
+    print_result({"page": str(page), "f1": f1, "differences": differences, "accuracy": facts}, args.json)
 
 
 def _prepare(out: Path) -> None:
@@ -83,10 +88,17 @@ def _prepare(out: Path) -> None:
 
 @contextmanager
 def _stage(name: str, number: int, seconds: dict[str, float]) -> Iterator[None]:
-    print(f"canvas-fm: {number}/4 {name}", file=sys.stderr, flush=True)
+    print(f"canvas-fm: {number}/5 {name}", file=sys.stderr, flush=True)
     began = time.perf_counter()
     yield
     seconds[name] = time.perf_counter() - began
+
+
+def _count_samples(out: Path, args: argparse.Namespace) -> list[SampleCount]:
+    from canvas_fm.shipped import shipped
+    from canvas_fm.viewing.demo.counting import count_sample
+
+    return [count_sample(name, out / name, device=args.device) for name in reversed(shipped("sample"))]
 
 
 def _write_brains(out: Path, seed: int) -> tuple[dict[str, Path], dict[str, Path]]:
@@ -221,6 +233,7 @@ def _address(child: subprocess.Popen[bytes], log: Path) -> str:
 
 def _write_page(
     out: Path,
+    counts: list[SampleCount],
     run: Run,
     brains: tuple[dict[str, Path], dict[str, Path]],
     agreement: list[Agreement],
@@ -235,7 +248,16 @@ def _write_page(
 
     encoder: Encoder = load(run.encoder)
     page = build_page(
-        out, encoder, run.metrics(), brains, agreement, cells, limit=_LIMIT, seconds=seconds, seed=args.seed
+        out,
+        counts,
+        encoder,
+        run.metrics(),
+        brains,
+        agreement,
+        cells,
+        limit=_LIMIT,
+        seconds=seconds,
+        seed=args.seed,
     )
     write_page(page, out / "index.html")
     return {row.label: round(row.value, 4) for row in page.separability}

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from canvas_fm.viewing.demo.counting import F1, SampleCount
 from canvas_fm.viewing.demo.page import (
     Agreement,
     DemoPage,
@@ -57,7 +58,15 @@ def page(tmp_path) -> DemoPage:
     random = np.random.default_rng(0)
     Image.new("L", (8, 8)).save(tmp_path / "figure.png")
     plane = random.integers(0, 255, (20, 30), dtype=np.uint8)
+    count = SampleCount(
+        name="cfos", about={"cube": "delivr_cFos/695", "voxel_um": [6.0, 1.62, 1.62], "licence": "MIT"},
+        tolerance_um=8.0, detector="detector-cfos", refiner="refiner-cfos", trained_on_it=("base",),
+        true_cells=223, detected=F1(0.5, 0.4, 0.6, 100, 20, 123), refined=F1(0.6, 0.5, 0.7, 110, 10, 113),
+        expected_cells=120.0, interval_90=(90.0, 150.0), score_png=tmp_path / "figure.png",
+        hits_png=tmp_path / "figure.png", hits_are_cells=7,
+    )  # fmt: skip
     return DemoPage(
+        counts=[count],
         steps=300,
         parameters=431_000,
         views=[MarkerView(m, plane, random.random((3, 2)) * 20, 40, 1.8) for m in ("NeuN", "PV")],

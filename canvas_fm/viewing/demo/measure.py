@@ -21,6 +21,7 @@ from canvas_fm.evaluation.separability import Accuracy, brightness_features, lin
 from canvas_fm.inference.embed.embed import embed_crops
 from canvas_fm.models.checkpoint import Encoder
 from canvas_fm.models.vit import ViTEncoder
+from canvas_fm.viewing.demo.counting import SampleCount
 from canvas_fm.viewing.demo.page import Agreement, DemoPage, MarkerView, Reconstructed
 from canvas_fm.viewing.demo.svg import Interval, Line
 from canvas_fm.viewing.reconstruction import reconstruct
@@ -168,6 +169,7 @@ def about(encoder: Encoder) -> dict[str, str]:
 
 def build_page(
     out: Path,
+    counts: Sequence[SampleCount],
     encoder: Encoder,
     metrics: Sequence[Mapping[str, Any]],
     brains: tuple[Mapping[str, Path], Mapping[str, Path]],
@@ -183,6 +185,7 @@ def build_page(
     train, test = cells_of(first, encoder, seed=seed), cells_of(second, encoder, seed=seed)
     places, share = embedding_map(embed_crops(encoder, test.crops), test.marker)
     return DemoPage(
+        counts=counts,
         steps=metrics[-1]["step"],
         parameters=sum(p.numel() for p in encoder.net.parameters()),
         views=[view_of(folder) for folder in second.values()],

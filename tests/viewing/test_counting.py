@@ -1,0 +1,54 @@
+"""The demo's counts of the shipped samples: of which models they are, and whether those saw the tissue."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import canvas_fm as cf
+from canvas_fm.shipped import find
+from canvas_fm.viewing.demo.counting import HITS, TOLERANCE_UM, SampleCount, count_sample
+from canvas_fm.viewing.demo.counting_section import counting_sections
+
+
+@pytest.fixture(scope="module")
+def microglia(tmp_path_factory) -> SampleCount:
+    return count_sample("microglia", tmp_path_factory.mktemp("demo") / "microglia", device="cpu")
+
+
+def test_the_detector_and_its_refiner_find_the_sample_cells(microglia):
+    """Far from chance and far from the fold figures' spread: a shift of axes or of a voxel size shows."""
+    assert microglia.true_cells == len(cf.sample("microglia").cells)
+    assert microglia.detected.value > 0.8
+    assert microglia.refined.value > 0.8
+    assert microglia.refined.low <= microglia.refined.value <= microglia.refined.high
+    assert microglia.interval_90[0] <= microglia.expected_cells <= microglia.interval_90[1]
+    assert 0 < microglia.hits_are_cells <= HITS
+
+
+def test_what_it_leaves_is_read_by_the_public_functions(microglia):
+    folder = microglia.score_png.parent
+    data = cf.sample("microglia")
+    score = cf.evaluate(
+        cf.Points.read(folder / "cells.csv"), data.cells, voxel_um=data.volume.voxel_um,
+        tolerance_um=TOLERANCE_UM["microglia"],
+    )  # fmt: skip
+    assert score.counts.f1 == pytest.approx(microglia.detected.value)
+    refined = cf.Points.read(folder / "refined.csv")
+    assert len(cf.Index.open(folder / "cells.index")) == len(refined)
+    assert refined.columns["p_cell"].sum() == pytest.approx(microglia.expected_cells, rel=1e-3)
+
+
+def test_models_that_saw_the_cube_are_named(microglia):
+    assert microglia.trained_on_it == ()
+    assert "No shipped model was trained on this cube" in counting_sections([microglia])
+    config = json.loads((find("model", "detector-cfos") / "config.json").read_text(encoding="utf-8"))
+    assert "695" in json.dumps(config)
+
+
+def test_values_are_escaped(microglia):
+    named = SampleCount(**{**vars(microglia), "detector": "<script>alert(1)</script>"})
+    html = counting_sections([named])
+    assert "<script>alert" not in html
+    assert "&lt;script&gt;alert" in html
