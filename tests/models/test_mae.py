@@ -105,6 +105,52 @@ def test_the_decoder_puts_every_token_in_its_place_and_the_mask_token_elsewhere(
             torch.testing.assert_close(found, decoder.norm(x)[:, 1:], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("config", "decoder"),
+    [(SMALL, SMALL_DECODER), (CONTRAST, SMALL_DECODER), (SMALL, PATCH_DECODER)],
+    ids=["window", "contrast", "patch"],
+)
+def test_the_head_answers_in_the_scale_of_its_targets(config, decoder):
+    """A head that says 1 everywhere predicts mean + deviation: of the window, what is seen, or each patch."""
+    mae = MaskedAutoencoder(config, decoder).eval()
+    torch.nn.init.zeros_(mae.decoder.head.weight)
+    torch.nn.init.ones_(mae.decoder.head.bias)
+    crops = torch.rand(2, 1, 8, 16, 16, generator=torch.Generator().manual_seed(0))
+    visible, patches = some_visible(2, 0.5, seed=1), mae.target(crops)
+    with torch.no_grad():
+        predicted = mae(crops, visible=visible).patches
+    for crop in range(2):
+        for token in range(64):
+            seen = patches[crop, token] if decoder.targets == "patch" else patches[crop, visible[crop]]
+            expected = seen.mean() + seen.std(correction=0)
+            if config == SMALL and decoder == SMALL_DECODER:
+                expected = torch.tensor(0.3)  # of a window's voxels .2 is the mean and .1 the deviation
+            assert predicted[crop, token].numpy() == pytest.approx(float(expected), abs=1e-3)
+
+
+def test_a_mask_is_drawn_by_the_generator_at_the_ratio_asked_for():
+    mae = MaskedAutoencoder(SMALL, SMALL_DECODER).eval()
+    crops = torch.rand(2, 1, 8, 16, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        drawn = mae(crops, 0.35, generator=torch.Generator().manual_seed(5))
+        given = mae(crops, visible=some_visible(2, 0.35, seed=5))
+        assert mae(crops).masked.sum(1).tolist() == [48, 48]
+    assert drawn.masked.sum(1).tolist() == [23, 23]
+    assert torch.equal(drawn.masked, given.masked)
+    assert torch.equal(drawn.patches, given.patches)
+
+
+def test_decoder_sizes_that_do_not_fit_are_refused_and_its_mask_token_begins_small():
+    for change in ({"dim": 20}, {"dim": 24, "heads": 5}, {"depth": 0}, {"heads": 0}, {"dim": 0}):
+        with pytest.raises(ValueError, match="divisible by 6 and by heads"):
+            DecoderConfig(**change)
+    torch.manual_seed(0)
+    decoder = MaskedAutoencoder(SMALL, SMALL_DECODER).decoder
+    assert 0.005 < decoder.mask_token.std() < 0.04
+    assert decoder.head.weight.abs().max() <= (6 / (24 + 32)) ** 0.5
+    assert decoder.blocks[0].mlp.fc1.weight.shape == (96, 24)
+
+
 def test_of_a_masked_patch_only_its_mean_and_deviation_are_given_to_patch_targets():
     """Its voxels in another order give the same prediction; brighter, they move its own and no other."""
     mae = MaskedAutoencoder(CONTRAST, PATCH_DECODER).eval()

@@ -1,12 +1,24 @@
 """The encoder: parameter counts, patch order, positions, pooling."""
 
+import math
+
+import numpy as np
 import pytest
 import torch
 from einops import rearrange
 
-from canvas_fm.models.vit import EncoderConfig, ViTEncoder, patchify, sincos_positions, unpatchify
+from canvas_fm.models.vit import (
+    EncoderConfig,
+    ViTEncoder,
+    init_weights,
+    patchify,
+    sincos_positions,
+    unpatchify,
+)
 
 SMALL = EncoderConfig(crop_zyx=(8, 16, 16), patch_zyx=(2, 4, 4), dim=48, depth=2, heads=3)
+# No two axes alike: 2 × 3 × 4 patches of 1 × 4 × 2 voxels.
+UNEVEN = EncoderConfig(crop_zyx=(2, 12, 8), patch_zyx=(1, 4, 2), dim=12, depth=1, heads=2)
 
 
 def position_coded(batch: int, size_zyx: tuple[int, int, int]) -> torch.Tensor:
@@ -137,3 +149,76 @@ def test_a_patch_weighs_as_much_as_its_place_from_the_start():
     net.tokens(crops)
     assert 0.5 < (seen[0].std() / net.positions.std()).item() < 3
     assert seen[0].mean().abs().item() < 0.2
+
+
+def test_axes_of_unlike_length_are_not_mixed_up():
+    """Patches, dense poolings and their shapes on a grid of 2 × 3 × 4, by the place of every token."""
+    assert (UNEVEN.grid_zyx, UNEVEN.tokens, UNEVEN.patch_voxels) == ((2, 3, 4), 24, 8)
+    crops = position_coded(2, UNEVEN.crop_zyx)
+    patches = patchify(crops, UNEVEN.patch_zyx)
+    net = ViTEncoder(UNEVEN).eval()
+    with torch.no_grad():
+        tokens, grid = net(crops / 400, "tokens"), net(crops / 400, "grid")
+        torch.testing.assert_close(tokens, net.tokens(crops / 400)[:, 1:])
+    for token, (z, y, x) in enumerate(np.ndindex(UNEVEN.grid_zyx)):
+        expected = crops[:, 0, z, 4 * y : 4 * y + 4, 2 * x : 2 * x + 2].reshape(2, -1)
+        assert torch.equal(patches[:, token], expected)
+        assert torch.equal(grid[:, :, z, y, x], tokens[:, token])
+    assert torch.equal(unpatchify(patches, UNEVEN.grid_zyx, UNEVEN.patch_zyx), crops)
+    for pool in ("mean", "tokens", "grid"):
+        assert net(crops / 400, pool).shape[1:] == net.one_shape(pool)
+
+
+def test_positions_are_sines_and_cosines_of_periods_up_to_ten():
+    """Written down as a loop: a third of the channels an axis, half sine, half cosine."""
+    positions = sincos_positions((2, 3, 4), 24).numpy()
+    for token, place in enumerate(np.ndindex(2, 3, 4)):
+        expected = [
+            function(step * 10 ** (-channel / 4))
+            for step in place for function in (math.sin, math.cos) for channel in range(4)
+        ]  # fmt: skip
+        assert positions[token] == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("grid", "centre"),
+    [((1, 3, 4), [(0, 1, 1), (0, 1, 2)]), ((4, 1, 2), [(1, 0, 0), (1, 0, 1), (2, 0, 0), (2, 0, 1)])],
+)
+def test_the_centre_is_the_middle_token_of_an_odd_axis_and_the_middle_two_of_an_even_one(grid, centre):
+    config = EncoderConfig(crop_zyx=grid, patch_zyx=(1, 1, 1), dim=12, depth=1, heads=2)
+    assert ViTEncoder(config).centre_tokens.tolist() == [np.ravel_multi_index(at, grid) for at in centre]
+
+
+@pytest.mark.parametrize("intensity", ["window", "contrast"])
+def test_what_enters_the_first_block_is_a_linear_layer_of_scaled_patches_and_their_places(intensity):
+    net = ViTEncoder(UNEVEN.model_copy(update={"intensity": intensity})).eval()
+    crops = torch.rand(3, 1, *UNEVEN.crop_zyx, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        entered = net.before(crops, 0)
+        for crop, tokens in zip(crops, entered, strict=True):
+            mean, deviation = 0.2, 0.1
+            if intensity == "contrast":
+                mean, deviation = crop.mean(), (crop.var(correction=0) + 0.005**2).sqrt()
+            scaled = (patchify(crop[None], UNEVEN.patch_zyx)[0] - mean) / deviation
+            expected = torch.cat([net.cls_token[0], net.patch_embed(scaled) + net.positions])
+            torch.testing.assert_close(tokens, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_weights_begin_xavier_uniform_and_biases_at_zero():
+    torch.manual_seed(0)
+    net = ViTEncoder(SMALL)
+    for module in net.modules():
+        if isinstance(module, torch.nn.Linear):
+            bound = math.sqrt(6 / sum(module.weight.shape))
+            assert 0.95 * bound < module.weight.abs().max() <= bound
+            assert module.weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.1)
+            assert not module.bias.any()
+    assert 0.01 < net.cls_token.std() < 0.04
+    without_bias = torch.nn.Linear(3, 4, bias=False)
+    init_weights(without_bias)
+
+
+def test_no_size_may_be_zero_and_heads_divide_the_width():
+    for change in ({"mlp_ratio": 0.0}, {"patch_zyx": (0, 8, 8)}, {"heads": 0}, {"dim": 390, "heads": 4}):
+        with pytest.raises(ValueError, match=r"positive|divisible"):
+            EncoderConfig(**change)

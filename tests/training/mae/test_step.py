@@ -14,6 +14,8 @@ from canvas_fm.training.mae.step import Stepper, new_model
 from canvas_fm.training.recipe.recipe import Recipe
 from canvas_fm.training.run.distributed import Ranks
 
+from ..pair import together, two_ranks  # isort: skip
+
 Tiny = Callable[..., Recipe]
 UNITS = [
     [],
@@ -68,6 +70,81 @@ def test_micro_batches_give_the_step_of_the_whole_batch(tiny: Tiny, size: int, u
     assert part_losses == pytest.approx(losses, rel=1e-5)
     for whole, part in zip(weights, part_weights, strict=True):
         torch.testing.assert_close(part, whole, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=["window", "contrast", "patch", "distilled"])
+def test_two_ranks_make_the_step_of_one(tiny: Tiny, unit: list[str]) -> None:
+    """Augmentation, masks, σ̄², clipping and the average of weights are those of the whole batch."""
+    recipe = tiny("training.clip=0.05", "training.ema=0.5", "training.micro_batch=3", *unit)
+    alone_, *pair = (Stepper(recipe, ranks) for ranks in (alone(), *two_ranks()))
+    raw, windows = batch()
+    for step in range(2):
+        whole = alone_(raw, windows, step)
+        halves = together(
+            [lambda s=s: s(raw[s.part], windows[s.part], step) for s in pair]  # noqa: B023
+        )
+        for half in halves:
+            for found, expected in zip(half, whole, strict=True):
+                torch.testing.assert_close(found, expected, rtol=1e-4, atol=0)
+    for each in pair:
+        for found, expected in zip(each.result.parameters(), alone_.result.parameters(), strict=True):
+            torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
+
+
+def test_a_step_is_adamw_by_hand_on_clipped_gradients(tiny: Tiny) -> None:
+    """Loshchilov and Hutter's formula, two steps, with the recipe's rates, betas, decay and clipping."""
+    stepper = Stepper(
+        tiny("training.clip=0.05", "training.warmup_steps=3", "training.weight_decay=0.3",
+             "training.betas=[0.7, 0.8]", "training.learning_rate=0.01"),
+        alone(),
+    )  # fmt: skip
+    names = [name for name, _ in stepper.mae.named_parameters()]
+    weights = [p.detach().double().clone() for p in stepper.mae.parameters()]
+    first, second = ([torch.zeros_like(w) for w in weights] for _ in range(2))
+    gradients: list[torch.Tensor] = []
+    stepper.optimizer.register_step_pre_hook(
+        lambda *_: gradients.extend(p.grad.double().clone() for p in stepper.mae.parameters())
+    )
+    for step in range(2):
+        gradients.clear()
+        _, norm = stepper(*batch(seed=step), step)
+        rate = 1e-6 + (0.01 - 1e-6) * step / 3
+        assert norm > 0.05
+        assert sum(g.square().sum() for g in gradients) ** 0.5 == pytest.approx(0.05, rel=1e-4)
+        for k, gradient in enumerate(gradients):
+            spared = names[k].endswith(("bias", "_token")) or "norm" in names[k]
+            first[k] = 0.7 * first[k] + 0.3 * gradient
+            second[k] = 0.8 * second[k] + 0.2 * gradient.square()
+            ratio = (first[k] / (1 - 0.7 ** (step + 1))) / (
+                (second[k] / (1 - 0.8 ** (step + 1))).sqrt() + 1e-8
+            )
+            weights[k] = weights[k] * (1 - rate * (0.0 if spared else 0.3)) - rate * ratio
+    for found, expected in zip(stepper.mae.parameters(), weights, strict=True):
+        torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-6)
+    assert all(p.grad is None for p in stepper.mae.parameters())
+
+
+def test_without_clipping_gradients_stay_as_they_are_and_chance_is_the_seed_s(tiny: Tiny) -> None:
+    free, same, other = (
+        Stepper(tiny(*more), alone())
+        for more in (["training.clip=null"], ["training.clip=1e9"], ["training.clip=null", "seed=3"])
+    )
+    crops = [stepper._draw(*batch()) for stepper in (free, same, other)]
+    for one, two in zip(*crops[:2], strict=True):
+        assert torch.equal(one, two)
+    assert not torch.equal(crops[0][1], crops[2][1])
+    norms = [stepper(*batch(), 0)[1] for stepper in (free, same)]
+    assert torch.equal(*norms)
+    for one, two in zip(free.mae.parameters(), same.mae.parameters(), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_bf16_rounds_the_model_and_not_the_loss(tiny: Tiny) -> None:
+    exact, rough = (
+        Stepper(tiny(f"training.precision={p}"), alone())(*batch(), 0)[0] for p in ("fp32", "bf16")
+    )
+    assert rough != exact
+    torch.testing.assert_close(rough, exact, rtol=0.02, atol=0)
 
 
 def test_a_fixed_scale_is_used_as_given(tiny: Tiny) -> None:
