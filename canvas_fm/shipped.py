@@ -13,9 +13,11 @@ _ROOTS = {
     "recipe": (_PACKAGE / "_recipes", _CHECKOUT / "recipes"),
     "card": (_PACKAGE / "_cards", _CHECKOUT / "model_cards"),
     "model": (_PACKAGE / "weights",),
+    # Found by the sha256 that refiners of earlier versions recorded.
+    "older model": (_PACKAGE / "weights" / "_older",),
     "sample": (_PACKAGE / "samples",),
 }
-_SUFFIX = {"recipe": ".yaml", "card": ".md", "model": "", "sample": ""}
+_SUFFIX = {"recipe": ".yaml", "card": ".md", "model": "", "older model": "", "sample": ""}
 SAMPLE = "sample:"
 
 

@@ -13,6 +13,7 @@ from canvas_fm.cli.options import (
     positive_float,
     positive_int,
 )
+from canvas_fm.errors import CanvasError
 
 # The same as canvas_fm.data.phantom.phantom.MARKERS, which is not imported before a verb runs (compared
 # by a test).
@@ -57,7 +58,6 @@ def add_verbs(verbs: Verbs) -> None:
         "--voxel-um",
         nargs=3,
         type=positive_float,
-        default=(4.0, 1.8, 1.8),
         metavar=ZYX,
         help="voxel size in micrometres; default 4.0 1.8 1.8",
     )
@@ -66,6 +66,18 @@ def add_verbs(verbs: Verbs) -> None:
     )
     phantom.add_argument(
         "--no-shading", dest="shading", action="store_false", help="leave uneven illumination out"
+    )
+    phantom.add_argument(
+        "--randomise",
+        nargs="+",
+        type=int,
+        metavar="SEED",
+        help="instead of the six markers one brain of random looks for each seed, in OUT/random-SEED; its "
+        "voxel size is drawn too unless --voxel-um is given",
+    )
+    phantom.add_argument("--kind", choices=["nuclei", "somata"], help="of --randomise; default drawn")
+    phantom.add_argument(
+        "--sheet", action="store_true", help="of --randomise: only OUT, a PNG with a slab of each"
     )
     add_json(phantom)
 
@@ -81,13 +93,34 @@ def run_phantom(args: argparse.Namespace) -> None:
     from canvas_fm.cli.options import print_result
     from canvas_fm.data.phantom.phantom import write_phantom
 
+    if args.randomise is not None:
+        return run_randomised(args)
+    if args.kind or args.sheet:
+        raise CanvasError("--kind and --sheet go with --randomise SEED")
     folders = write_phantom(
         args.out,
         shape_zyx=tuple(args.shape),
         markers=tuple(args.markers),
         seed=args.seed,
-        voxel_um=tuple(args.voxel_um),
+        voxel_um=tuple(args.voxel_um or (4.0, 1.8, 1.8)),
         stripes=args.stripes,
         shading=args.shading,
     )
     print_result({marker: str(folder / "raw.zarr") for marker, folder in folders.items()}, args.json)
+
+
+def run_randomised(args: argparse.Namespace) -> None:
+    from canvas_fm.cli.options import print_result
+    from canvas_fm.data.phantom.write_random import write_random_phantom
+    from canvas_fm.viewing.phantom_sheet import phantom_sheet
+
+    options = {
+        "shape_zyx": tuple(args.shape),
+        "voxel_um": None if args.voxel_um is None else tuple(args.voxel_um),
+        "kind": args.kind,
+    }
+    if args.sheet:
+        print_result({"sheet": str(phantom_sheet(args.randomise, args.out, **options))}, args.json)
+        return
+    folders = {seed: write_random_phantom(args.out, seed, **options) for seed in args.randomise}
+    print_result({str(seed): str(folder / "raw.zarr") for seed, folder in folders.items()}, args.json)

@@ -94,9 +94,12 @@ def _add_train_detector(verbs: Verbs) -> None:
         "training volumes.",
     )
     train.add_argument("recipe", metavar="RECIPE", help="a YAML file, or the name of a shipped recipe")
-    train.add_argument("--volumes", nargs="+", required=True, metavar="VOLUME", help="one or more volumes")
     train.add_argument(
-        "--points", nargs="+", required=True, metavar="FILE", help="their cells, one file a volume, in order"
+        "--volumes", nargs="+", default=[], metavar="VOLUME",
+        help="one or more volumes; none where the recipe trains on phantoms alone",
+    )  # fmt: skip
+    train.add_argument(
+        "--points", nargs="+", default=[], metavar="FILE", help="their cells, one file a volume, in order"
     )
     train.add_argument(
         "--within",

@@ -45,11 +45,26 @@ class ModelConfig(BaseModel):
     sha256: str
 
 
+class AmplitudeConfig(BaseModel):
+    """How a detector's scores take in the brightness of a blob; see `canvas_fm.inference.detect.amplitude`.
+
+    The amplitude is that of a Laplacian of a Gaussian of `sigma_um` on windowed voxels times `unit`: with a
+    window from 0 to 64 medians and a unit of 64 it is in medians of the volume.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    sigma_um: float = Field(gt=0)
+    weight: float = Field(gt=0)
+    unit: float = Field(default=1.0, gt=0)
+
+
 class DetectorConfig(BaseModel):
     """All that a detector's weights need in order to be used rightly.
 
     The heat map is smoothed by a Gaussian of `smooth_um`; a maximum of it is a cell iff it is at or above
-    `threshold`, the operating threshold, and no hotter voxel lies within `min_distance_um`.
+    `threshold`, the operating threshold, and no hotter voxel lies within `min_distance_um`. With `amplitude`
+    what is compared with the threshold is the score that joins the heat and the blob's brightness.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -62,6 +77,7 @@ class DetectorConfig(BaseModel):
     threshold: float = Field(gt=0, lt=1)
     min_distance_um: float = Field(gt=0)
     smooth_um: float = Field(0.0, ge=0)
+    amplitude: AmplitudeConfig | None = None
     provenance: dict[str, Any] = {}
     weights: dict[str, str]
     sha256: str
@@ -221,6 +237,7 @@ def save_detector(
     min_distance_um: float,
     smooth_um: float = 0.0,
     window_rule: WindowRule | None = None,
+    amplitude: AmplitudeConfig | None = None,
     provenance: dict[str, Any] | None = None,
 ) -> Detector:
     """Write a detector as a model folder, and return it as `load` would; whole or not at all."""
@@ -231,6 +248,7 @@ def save_detector(
         "threshold": threshold,
         "min_distance_um": min_distance_um,
         "smooth_um": smooth_um,
+        "amplitude": amplitude,
         "provenance": provenance or {},
     }
     write_model(Path(folder), DetectorConfig, settings, {DETECTOR_FILE: net}, torch.float32)

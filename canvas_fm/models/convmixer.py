@@ -9,9 +9,28 @@ import torch
 import torch.nn.grad
 from einops import rearrange
 from jaxtyping import Float, Int
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+
+class LocalContrastConfig(BaseModel):
+    """What the net sees of a voxel instead of its windowed intensity; see `LocalContrast`.
+
+    `width` is the window's width in the unit that intensities are compared in: for a window from 0 to 64
+    medians 64. `surround_zyx` is the box of patches, odd on each axis, that a voxel is compared with.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    width: float = Field(default=64.0, gt=0)
+    surround_zyx: tuple[int, int, int] = (7, 9, 9)
+
+    @model_validator(mode="after")
+    def _has_a_centre(self) -> LocalContrastConfig:
+        if any(n < 1 or n % 2 == 0 for n in self.surround_zyx):
+            raise ValueError(f"surround_zyx {self.surround_zyx} has to be odd on each axis")
+        return self
 
 
 class ConvMixerConfig(BaseModel):
@@ -24,6 +43,7 @@ class ConvMixerConfig(BaseModel):
     depth: int = 4
     kernel_zyx: tuple[int, int, int] = (5, 5, 5)
     channels: int = 1
+    contrast: LocalContrastConfig | None = None
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> ConvMixerConfig:
@@ -37,8 +57,15 @@ class ConvMixerConfig(BaseModel):
 
     @property
     def halo_zyx(self) -> tuple[int, int, int]:
-        """How many voxels around a patch its heat depends on: whole patches, `depth` half kernels deep."""
-        z, y, x = (self.depth * (k // 2) * p for k, p in zip(self.kernel_zyx, self.patch_zyx, strict=True))
+        """How many voxels around a patch its heat depends on: whole patches, `depth` half kernels deep.
+
+        With local contrast half a surround more.
+        """
+        around = (1, 1, 1) if self.contrast is None else self.contrast.surround_zyx
+        z, y, x = (
+            (self.depth * (k // 2) + n // 2) * p
+            for k, n, p in zip(self.kernel_zyx, around, self.patch_zyx, strict=True)
+        )
         return z, y, x
 
 
@@ -98,6 +125,43 @@ class Residual(nn.Module):
         return x + self.inner(x)
 
 
+class LocalContrast(nn.Module):
+    """Three views of each channel that stay the same where a brain is brighter, or brighter here than there.
+
+    Its intensity u in units of the window's rule, as u / (u + 2); its difference from the mean of the
+    surround over that mean; and over the surround's standard deviation. Each is squashed into (−1, 1), so
+    that a cell at half and one at fifty times its surround are both seen.
+    """
+
+    def __init__(self, config: LocalContrastConfig, patch_zyx: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.config, self.patch_zyx = config, patch_zyx
+
+    def forward(self, voxels: Float[Tensor, "b c z y x"]) -> Float[Tensor, "b c3 z y x"]:
+        with torch.autocast(voxels.device.type, enabled=False):
+            value = voxels.float() * self.config.width
+            mean, power = self._around(value), self._around(value * value)
+            deviation = (power - mean * mean).clamp_min(0).sqrt()
+            off = value - self._to_voxels(mean)
+            relative = off / self._to_voxels(mean + 0.05)
+            standard = off / self._to_voxels(deviation + 0.02 * mean + 1e-3)
+            views = [value / (value + 2), relative / (2 + relative.abs()), standard / (3 + standard.abs())]
+            return torch.cat(views, dim=1)
+
+    def _around(self, value: Tensor) -> Tensor:
+        """The mean over the surround of each patch; beyond the border there is nothing."""
+        mean = F.avg_pool3d(value, self.patch_zyx)
+        for axis, n in enumerate(self.config.surround_zyx):
+            kernel = [n if a == axis else 1 for a in range(3)]
+            mean = F.avg_pool3d(mean, kernel, 1, [k // 2 for k in kernel], count_include_pad=False)
+        return mean
+
+    def _to_voxels(self, patches: Tensor) -> Tensor:
+        for axis, n in enumerate(self.patch_zyx):
+            patches = patches.repeat_interleave(n, dim=axis + 2) if n > 1 else patches
+        return patches
+
+
 def convmixer(config: ConvMixerConfig) -> nn.Sequential:
     """Voxels to one vector a patch: Trockman and Kolter, "Patches Are All You Need?", in 3D."""
     dim, kernel = config.dim, config.kernel_zyx
@@ -105,8 +169,11 @@ def convmixer(config: ConvMixerConfig) -> nn.Sequential:
     def then_norm(convolution: nn.Module) -> nn.Sequential:
         return nn.Sequential(convolution, nn.GELU(), nn.BatchNorm3d(dim))
 
-    embedding = nn.Conv3d(config.channels, dim, config.patch_zyx, stride=config.patch_zyx)
+    contrast = config.contrast
+    views = config.channels if contrast is None else 3 * config.channels
+    embedding = nn.Conv3d(views, dim, config.patch_zyx, stride=config.patch_zyx)
     return nn.Sequential(
+        *([] if contrast is None else [LocalContrast(contrast, config.patch_zyx)]),
         then_norm(embedding),
         *(
             nn.Sequential(

@@ -19,6 +19,7 @@ from canvas_fm.data.store.ome_metadata import read_image, read_node
 from canvas_fm.data.store.remote import Remote
 from canvas_fm.data.volume.channel import Channel, ZarrPlace
 from canvas_fm.data.volume.chunked_array import ChunkedArray, MissingChunks, OnBadChunk
+from canvas_fm.data.volume.in_memory import InMemory
 from canvas_fm.data.volume.tiff_planes import Planes, open_planes
 from canvas_fm.data.volume.window import DEFAULT_RULE, Window, WindowCache, WindowRule, find_window
 from canvas_fm.data.volume.writer import CHUNK_ZYX, VolumeWriter, create
@@ -29,7 +30,7 @@ from canvas_fm.shipped import sample_file
 __all__ = ["Volume", "VolumeWriter", "Window", "WindowRule", "Zyx", "ZyxUm", "volume_name"]
 
 _log = logging.getLogger(__name__)
-_Source = Channel | Planes  # boxes that lie inside the volume, in z, y, x
+_Source = Channel | Planes | InMemory  # boxes that lie inside the volume, in z, y, x
 
 
 class Volume:
@@ -145,6 +146,27 @@ class Volume:
         """
         return create(path, shape_zyx, voxel_um, dtype, chunk_zyx, shard_zyx, marker, source, levels)
 
+    @classmethod
+    def from_array(
+        cls,
+        voxels: Num[np.ndarray, "z y x"],
+        *,
+        voxel_um: ZyxUmLike,
+        marker: str | None = None,
+        name: str = "array",
+    ) -> Volume:
+        """A volume whose voxels lie in memory, for what was drawn or worked out; they are not copied."""
+        options = {"voxel_um": check_voxel_um(voxel_um), "t": None, "c": None, "marker": marker}
+        options |= {"on_bad_chunk": "error", "missing_chunks": "error"}
+        volume = cls(Path(name), InMemory(voxels), check_voxel_um(voxel_um), options)
+        volume.marker = marker
+        return volume
+
+    @property
+    def array(self) -> InMemory | None:
+        """The voxels of a volume that lies in memory, None for one that lies on a disk."""
+        return self._source if isinstance(self._source, InMemory) else None
+
     def read(self, origin_zyx: ZyxLike, size_zyx: ZyxLike) -> Num[np.ndarray, "z y x"]:
         """Read a box at level 0 in the volume's own type; what lies outside the volume is zero."""
         origin, size = whole_zyx(origin_zyx, "origin_zyx"), whole_zyx(size_zyx, "size_zyx")
@@ -232,6 +254,8 @@ class Volume:
         return other
 
     def _find_window(self, rule: WindowRule) -> Window:
+        if self.array is not None:
+            return self._window_of(rule, self._source.read)
         if self.remote is not None:  # asking after every file takes as long as reading it
             return self._window_of(rule, self._source.read)
         identity = (self.path.resolve(), self._options["t"], self._options["c"], self.shape_zyx, self.dtype)
@@ -264,6 +288,8 @@ class Volume:
                 yield from (self._source.key((z, y, x)) for x in spans[2])
 
     def __reduce__(self) -> tuple[Any, ...]:
+        if (array := self.array) is not None:
+            return _in_memory, (array.voxels, self.voxel_um, self.marker, self.name, self._contrast)
         return _reopen, (self.remote or self.path, self._options, self._contrast)
 
     def __repr__(self) -> str:
@@ -276,6 +302,11 @@ class Volume:
 
 def _reopen(path: Path | Remote, options: dict[str, Any], contrast: float) -> Volume:
     volume = Volume.open(path, **options)
+    return volume if contrast == 1 else volume.at_contrast(contrast)
+
+
+def _in_memory(voxels: np.ndarray, voxel_um: ZyxUm, marker: str | None, name: str, contrast: float) -> Volume:
+    volume = Volume.from_array(voxels, voxel_um=voxel_um, marker=marker, name=name)
     return volume if contrast == 1 else volume.at_contrast(contrast)
 
 

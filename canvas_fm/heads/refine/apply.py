@@ -237,8 +237,8 @@ def extractor_of(
 
 def _shipped(wanted: Made, kind: str) -> Any:
     """The shipped model of the recorded sha256, first looked for under the recorded name."""
-    known = shipped("model")
-    names = sorted(known, key=lambda name: name != wanted.name)
+    known = shipped("model") | shipped("older model")
+    names = sorted(known, key=lambda name: not name.startswith(wanted.name))
     for name in names:
         found, config = read_kind(known[name])
         if found == kind and config.get("sha256") == wanted.sha256:

@@ -18,7 +18,7 @@ from canvas_fm.inference.detect.heatmap import Heat, LogHeat, NetHeat
 from canvas_fm.inference.detect.local_maxima import Shape
 from canvas_fm.inference.detect.tiles import Readable, Resampled, as_region
 from canvas_fm.inference.embed.point_crops import volume_identity
-from canvas_fm.models.checkpoint import Detector
+from canvas_fm.models.checkpoint import AmplitudeConfig, Detector
 
 TILE_ZYX: Zyx = (64, 384, 384)
 
@@ -94,7 +94,7 @@ def detector_job(
     meta = {"detector": detector.name, "detector_sha256": detector.sha256}
     return _job(
         volumes, config.window_rule, to_um, heat, config.smooth_um, min_distance_um, None, threshold,
-        subvoxel, region, tile_zyx, settings, meta,
+        subvoxel, region, tile_zyx, settings, meta, config.amplitude,
     )  # fmt: skip
 
 
@@ -172,6 +172,7 @@ def _job(
     tile_zyx: Zyx,
     settings: dict[str, Any],
     meta: dict[str, str],
+    amplitude: AmplitudeConfig | None = None,
 ) -> Job:
     first = volumes[0]
     source: Readable = first
@@ -200,7 +201,7 @@ def _job(
     shape: Shape = "ball" if suppress_um is None else "box"
     job = Job(
         volumes, windows, to_um, heat, smooth_um, radius, shape, suppress_um, threshold, subvoxel, box,
-        (tile[0], tile[1], tile[2]), inputs, about | meta,
+        (tile[0], tile[1], tile[2]), inputs, about | meta, amplitude,
     )  # fmt: skip
     job.meta["inputs_sha256"] = job.digest()
     return job

@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume, Zyx, ZyxUm
 from canvas_fm.data.volume.window import Window
 from canvas_fm.errors import CanvasError
+from canvas_fm.inference.detect.amplitude import FLOOR, Amplitude
 from canvas_fm.inference.detect.dask_workers import map_tiles
 from canvas_fm.inference.detect.heatmap import Heat, smooth, smooth_reach
 from canvas_fm.inference.detect.local_maxima import (
@@ -29,6 +30,7 @@ from canvas_fm.inference.detect.local_maxima import (
 )
 from canvas_fm.inference.detect.resumable import TileWork
 from canvas_fm.inference.detect.tiles import Box, Readable, Resampled, cut, whole
+from canvas_fm.models.checkpoint import AmplitudeConfig
 from canvas_fm.progress import bar
 
 _BAD_CHUNKS, _BETWEEN = "bad_chunks", " | "
@@ -65,12 +67,16 @@ class Job:
     tile_zyx: Zyx
     inputs: dict[str, Any]
     meta: dict[str, str]
+    amplitude: AmplitudeConfig | None = None
 
     def __post_init__(self) -> None:
         to_um = self.resample_to_um
         self.sources: list[Readable] = [v if to_um is None else Resampled(v, to_um) for v in self.volumes]
         self.voxel_um = self.sources[0].voxel_um
         self.extent = whole(self.sources[0].shape_zyx)
+        self.joined = None if self.amplitude is None else Amplitude(self.amplitude, self.voxel_um)
+        # Bright blobs may pass with less heat, so all that may are looked at first.
+        self.least_heat = self.threshold if self.joined is None else min(self.threshold, FLOOR)
         self.tiles = cut(self.region, self.tile_zyx)
         self._hottest_of_nothing: float | None = None
 
@@ -79,7 +85,8 @@ class Job:
         reach = np.abs(neighbourhood(self.radius_zyx, self.shape)).max(axis=0, initial=0).tolist()
         final = core.grown(np.maximum(reach, 1).tolist(), self.extent)
         warm = final.grown(smooth_reach(self.smooth_um, self.voxel_um), self.extent)
-        return warm.grown(self.heat.halo_zyx, self.extent, self.heat.align_zyx), warm, final
+        reach = np.maximum(self.heat.halo_zyx, (0, 0, 0) if self.joined is None else self.joined.reach_zyx)
+        return warm.grown(reach.tolist(), self.extent, self.heat.align_zyx), warm, final
 
     def tile(self, number: int) -> Found:
         """The maxima in one tile: those that the untiled heat map has there."""
@@ -90,8 +97,12 @@ class Job:
             return self._found(np.empty((0, 3), np.int64), np.empty((0, 0, 0), np.float32), final)
         heat = smooth(self.heat(voxels)[warm.inside(read)], self.smooth_um, self.voxel_um)
         heat = np.ascontiguousarray(heat[final.inside(warm)])
-        local = find_all_maxima(heat, self.radius_zyx, just_below(self.threshold), shape=self.shape)
-        return self._found(local[core.holds(local + final.start)], heat, final)
+        local = find_all_maxima(heat, self.radius_zyx, just_below(self.least_heat), shape=self.shape)
+        found = self._found(local[core.holds(local + final.start)], heat, final)
+        if self.joined is None or not len(found.score):
+            return found
+        bright = self.joined.near(voxels[0])[tuple((found.maxima - read.start).T)]
+        return replace(found, score=self.joined.join(found.score, bright))
 
     def merge(self, found: Sequence[Found]) -> Points:
         """All tiles' maxima as points with their score, in z, y, x order: one a plateau, wherever it lies."""
@@ -101,6 +112,8 @@ class Job:
         order = np.lexsort(maxima.T[::-1])
         maxima, score, position = maxima[order], score[order], position[order]
         keep = one_per_plateau(maxima, self.radius_zyx, shape=self.shape)
+        if self.joined is not None:
+            keep = keep[score[keep] >= np.float32(self.threshold)]
         if self.suppress_um is not None:
             keep = keep[suppress(position[keep] * self.voxel_um, score[keep], self.suppress_um)]
         zyx = position[keep]
@@ -129,7 +142,7 @@ class Job:
             self._hottest_of_nothing = float(
                 self.heat(np.zeros((len(self.sources), *size), np.float32)).max()
             )
-        return self._hottest_of_nothing < self.threshold
+        return self._hottest_of_nothing < self.least_heat
 
 
 def read_windowed(

@@ -100,6 +100,8 @@ def volume_identity(volume: Volume) -> str:
 
     A remote store without a manifest cannot be listed: its address and its metadata stand for it.
     """
+    if volume.array is not None:
+        return volume.array.sha256()
     manifest = volume.path / MANIFEST
     digest = hashlib.sha256(json.dumps([volume.options["t"], volume.options["c"]]).encode())
     if volume.remote is not None:

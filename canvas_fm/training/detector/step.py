@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from canvas_fm.errors import CanvasError
+from canvas_fm.models.checkpoint import load
 from canvas_fm.models.convmixer import HeatMapNet, focal_loss
 from canvas_fm.training.detector.targets import CELL, UNLABELLED
 from canvas_fm.training.mae.augment import draw, turn, widen
@@ -102,5 +104,13 @@ def new_net(recipe: DetectorRecipe) -> HeatMapNet:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         net = HeatMapNet(recipe.model)
+    if recipe.start is not None:
+        before = load(recipe.start, kind="detector")
+        if before.config.architecture != recipe.model:
+            raise CanvasError(
+                f"{recipe.start} has the architecture {before.config.architecture}, and the recipe "
+                f"{recipe.model}; start from a detector of the same"
+            )
+        net.load_state_dict(before.net.state_dict())
     net.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     return net

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,13 +55,25 @@ class Labelled:
         return self.source.identity(rule) | labels | {"masks": self.mask is not None}
 
 
-def shares(volumes: Sequence[Labelled], crops: int) -> list[int]:
-    """How many of the crops each volume gives: every marker as many, and every volume of a marker."""
+def shares(
+    volumes: Sequence[Labelled], crops: int, of_marker: Mapping[str, float] | None = None
+) -> list[int]:
+    """How many of the crops each volume gives: every volume of a marker as many.
+
+    So does every marker, or by the shares `of_marker`, 1 for those that it does not name.
+    """
     given = [0] * len(volumes)
     by_marker: dict[str | None, list[int]] = {}
     for index, volume in enumerate(volumes):
         by_marker.setdefault(volume.source.volume.marker, []).append(index)
-    for part, indices in zip(_parts(crops, len(by_marker)), by_marker.values(), strict=True):
+    weights = [(of_marker or {}).get(str(marker), 1.0) for marker in by_marker]
+    parts = _parts(crops, len(by_marker))
+    if of_marker:
+        parts = [
+            max(len(by_marker[m]), round(crops * w / sum(weights)))
+            for m, w in zip(by_marker, weights, strict=True)
+        ]
+    for part, indices in zip(parts, by_marker.values(), strict=True):
         for index, share in zip(indices, _parts(part, len(indices)), strict=True):
             given[index] = share
     return given

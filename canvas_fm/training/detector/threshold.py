@@ -19,11 +19,13 @@ from canvas_fm.inference.detect.detect import detector_job
 from canvas_fm.inference.detect.detection_job import run
 from canvas_fm.models.checkpoint import Detector, DetectorConfig
 from canvas_fm.models.convmixer import HeatMapNet
+from canvas_fm.training.detector.phantoms import calibration_phantoms
 from canvas_fm.training.detector.targets import Labelled
 from canvas_fm.training.recipe.detector_recipe import DetectorRecipe
 from canvas_fm.training.run.trainer import Tell
 
 LOWEST = 0.02  # candidates below are not looked at
+FEWEST = 50  # cells of a volume that takes part in the choice, where any has so many
 GRID = np.linspace(LOWEST, 0.98, 193)
 
 
@@ -53,16 +55,26 @@ def calibrate(
 ) -> Calibrated:
     """Choose the threshold on the training volumes, at every contrast of the recipe, and score all volumes.
 
-    `kept` are scored at that threshold and do not count in its choice.
+    `kept` are scored at that threshold and do not count in its choice, nor do volumes of a few cells.
     """
     detector = Detector(_config(recipe, net, voxel_um), net)
     curves: dict[str | None, list[np.ndarray]] = {}
     scored: list[tuple[Labelled, bool, Points]] = []
-    for labelled, held_out in [*((one, False) for one in training), *((one, True) for one in kept)]:
+    chosen_on = recipe.detection.chosen_on
+    if recipe.phantoms is not None and chosen_on != "volumes":
+        phantoms = calibration_phantoms(recipe.phantoms, voxel_um, recipe.data.crop_zyx)
+        tell("choosing the threshold on phantoms")
+        curves["phantoms"] = [
+            f1_curve(recipe, one, _candidates(recipe, detector, one, 1.0)) for one in phantoms
+        ]
+    looked_at = () if chosen_on == "phantoms" else training
+    # A volume of a few cells would count as much as one of hundreds, and a single false one much more.
+    counted = {id(one) for one in training if len(one.inner_zyx) >= FEWEST} or {id(one) for one in training}
+    for labelled, held_out in [*((one, False) for one in looked_at), *((one, True) for one in kept)]:
         tell(f"evaluating {labelled.source.name}")
         candidates = _candidates(recipe, detector, labelled, 1.0)
         scored.append((labelled, held_out, candidates))
-        if not held_out:
+        if not held_out and id(labelled) in counted:
             for gain in recipe.detection.gains:
                 found = candidates if gain == 1 else _candidates(recipe, detector, labelled, gain)
                 of_marker = curves.setdefault(labelled.source.volume.marker, [])
@@ -161,6 +173,7 @@ def _config(recipe: DetectorRecipe, net: HeatMapNet, voxel_um: ZyxUm) -> Detecto
         threshold=LOWEST,
         min_distance_um=recipe.detection.min_distance_um,
         smooth_um=recipe.detection.smooth_um,
+        amplitude=recipe.detection.amplitude,
         weights={},
         sha256="",
     )

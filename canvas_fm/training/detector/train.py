@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, nullcontext
 from importlib.metadata import version
@@ -17,8 +18,9 @@ from canvas_fm.data.points.boxes import whole as whole_box
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume, ZyxUm
 from canvas_fm.errors import CanvasError
-from canvas_fm.models.checkpoint import save_detector
+from canvas_fm.models.checkpoint import load, save_detector
 from canvas_fm.models.convmixer import HeatMapNet
+from canvas_fm.training.detector.phantoms import PhantomCrops
 from canvas_fm.training.detector.step import DetectorStepper
 from canvas_fm.training.detector.targets import (
     BACKGROUND,
@@ -29,6 +31,7 @@ from canvas_fm.training.detector.targets import (
     shares,
 )
 from canvas_fm.training.detector.threshold import calibrate
+from canvas_fm.training.mae.augment import widen
 from canvas_fm.training.mae.crop_set import Batches, CropSet, Rows, Source, take
 from canvas_fm.training.mae.pretrain import name_volumes, resolve, split_volumes
 from canvas_fm.training.recipe.detector_recipe import DetectorRecipe
@@ -64,10 +67,14 @@ def train_detector(
     over all training volumes; held-out ones are only scored. The rest is as in `pretrain`.
     """
     resolved = resolve(DetectorRecipe, recipe, overrides, seed, held_out, resample_to, ignore_voxel_size)
+    if not volumes and (resolved.phantoms is None or resolved.phantoms_a_batch < resolved.training.batch):
+        raise CanvasError(
+            "no volumes were given; give some with their points, or a recipe with phantoms.share: 1"
+        )
     opened = [v if isinstance(v, Volume) else Volume.open(v) for v in volumes]
     labels = _Labels(opened, points, masks, within, background, resolved)
     run = Run(Path(out))
-    training, kept = split_volumes(name_volumes(opened), resolved)
+    training, kept = split_volumes(name_volumes(opened), resolved) if opened else ([], [])
     with join(device) as ranks:
         ranks.part(resolved.training.batch)
         with claim(run, resolved, resume=resume) if ranks.leads else nullcontext():
@@ -92,7 +99,8 @@ class DetectorTraining:
         self.recipe, self.training, self.kept = recipe, training, kept
         data, rule = recipe.data, recipe.data.window.rule
         starts = []
-        for index, (labelled, share) in enumerate(zip(training, shares(training, data.crops), strict=True)):
+        parts = shares(training, data.crops, data.marker_shares)
+        for index, (labelled, share) in enumerate(zip(training, parts, strict=True)):
             starts.append(
                 draw_labelled(
                     labelled,
@@ -106,7 +114,16 @@ class DetectorTraining:
                 )
             )
         self.drawn = CropSet([labelled.source for labelled in training], starts, data.crop_zyx, rule)
-        self.crops = len(self.drawn)
+        self.crops = len(self.drawn) or data.crops
+
+    @property
+    def voxel_um(self) -> ZyxUm:
+        """The voxel size that the detector is trained at."""
+        recipe = self.recipe
+        if self.training:
+            return self.training[0].um
+        assert recipe.phantoms is not None
+        return recipe.data.resample_to or recipe.phantoms.voxel_um
 
     def data(self) -> dict[str, list[dict[str, Any]]]:
         rule = self.recipe.data.window.rule
@@ -117,7 +134,7 @@ class DetectorTraining:
         }
 
     def batches(self, ranks: Ranks, show: bool | None) -> LabelledBatches:
-        return LabelledBatches(self.recipe, self.training, self.drawn, ranks, show)
+        return LabelledBatches(self.recipe, self.training, self.drawn, self.voxel_um, ranks, show)
 
     def stepper(self, ranks: Ranks, batches: Any) -> DetectorStepper:
         return DetectorStepper(self.recipe, ranks)
@@ -137,7 +154,7 @@ class DetectorTraining:
         recipe = self.recipe
         training = net.training
         net.eval()
-        voxel_um = recipe.data.resample_to or self.training[0].source.volume.voxel_um
+        voxel_um = self.voxel_um
         found = calibrate(
             recipe, net, self.training, self.kept, voxel_um, step, tell,
             figures=run.figures if recipe.evaluation.figures and tracker else None,
@@ -146,14 +163,22 @@ class DetectorTraining:
             for row in found.rows:
                 tracker.write(row)
         data = self.data()
+        start = None if recipe.start is None else load(recipe.start, kind="detector")
+        settings = recipe.model_dump(mode="json")
         provenance = {
-            "recipe": recipe.model_dump(mode="json"),
+            "recipe": settings if start is None else settings | {"start": start.sha256},
             "step": step,
             "trained_on": data["trained on"],
             "held_out": [labelled.source.name for labelled in self.kept],
             "scores": found.summary(),
             "versions": {"canvas_fm": __version__, "torch": torch.__version__, "timm": version("timm")},
         }
+        if start is not None:
+            # What the weights that it started from had seen, this model has seen too.
+            before = start.config.provenance
+            provenance["start_trained_on"] = [
+                *(before.get("start_trained_on") or []), *(before.get("trained_on") or [])
+            ]  # fmt: skip
         save_detector(
             run.detector,
             net,
@@ -162,6 +187,7 @@ class DetectorTraining:
             min_distance_um=recipe.detection.min_distance_um,
             smooth_um=recipe.detection.smooth_um,
             window_rule=recipe.data.window.rule,
+            amplitude=recipe.detection.amplitude,
             provenance=provenance,
         )
         net.train(training)
@@ -175,13 +201,21 @@ class LabelledBatches:
         recipe: DetectorRecipe,
         training: list[Labelled],
         drawn: CropSet,
+        voxel_um: ZyxUm,
         ranks: Ranks,
         show: bool | None,
     ) -> None:
         data = recipe.data
         self.drawn, self.device = drawn, ranks.device
         self.painters = [TargetPainter(one, data.crop_zyx, recipe.target.radius_um) for one in training]
-        self.channels: list[Batches] = [take(drawn, ranks.device, data.resident_gb, show)]
+        self.phantoms = None
+        self.part = ranks.part(recipe.training.batch)
+        if recipe.phantoms is not None:
+            self.phantoms = PhantomCrops(
+                recipe.phantoms, data.crop_zyx, voxel_um, data.window.rule, recipe.target.radius_um,
+                recipe.seed, recipe.phantoms_a_batch, data.cells,
+            )  # fmt: skip
+        self.channels: list[Batches] = [take(drawn, ranks.device, data.resident_gb, show)] if training else []
         for volumes, wanted in (
             ([one.background for one in training], recipe.model.channels == 2),
             ([one.mask for one in training], recipe.target.kind == "masks"),
@@ -196,7 +230,34 @@ class LabelledBatches:
                 self.channels.append(take(other, ranks.device, data.resident_gb, show))
         self.masks = self.channels.pop() if recipe.target.kind == "masks" else None
 
-    def along(self, order: Iterator[Rows]) -> Generator[tuple[Tensor, ...]]:
+    def along(self, order: Iterator[Rows], first: int = 0) -> Generator[tuple[Tensor, ...]]:
+        """Of each set of rows the crops, windows and labels; phantoms take the first places of a batch."""
+        if self.phantoms is None:
+            yield from self._real(order)
+            return
+        batch, mine = range(self.part.start, self.part.stop), self.phantoms.per_batch
+        ours = sum(place < mine for place in batch)
+        real = self._real(rows[ours:] for rows in order) if ours < len(batch) else None
+        steps = itertools.count(first) if real else (first + k for k, _ in enumerate(order))
+        for step in steps:
+            part = slice(self.part.start, self.part.start + ours)
+            drawn = [torch.from_numpy(values[part]) for values in self._phantom_parts(step)]
+            raw, windows, labels = (values.to(self.device) for values in drawn)
+            if real is None:
+                yield raw, windows, labels
+                continue
+            rest = next(real, None)
+            if rest is None:
+                return
+            parts = [raw.to(rest[0].dtype) if rest[0].dtype == raw.dtype else widen(raw), windows, labels]
+            yield tuple(torch.cat(pair) for pair in zip(parts, rest, strict=True))
+
+    def _phantom_parts(self, step: int) -> tuple[np.ndarray, ...]:
+        assert self.phantoms is not None
+        crops, windows, labels = self.phantoms.at(step)
+        return crops.view(np.int16)[:, None], windows[:, None], labels
+
+    def _real(self, order: Iterator[Rows]) -> Generator[tuple[Tensor, ...]]:
         sets = list(order)  # several readers go along it, each in a thread of its own
         readers = [*self.channels, *([self.masks] if self.masks else [])]
         with ExitStack() as stack:

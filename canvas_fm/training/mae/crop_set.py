@@ -120,7 +120,7 @@ class CropSet:
 class Batches(Protocol):
     """Where a training takes its crops from."""
 
-    def along(self, order: Iterator[Rows]) -> Generator[RawBatch]:
+    def along(self, order: Iterator[Rows], first: int = 0) -> Generator[RawBatch]:
         """The crops of each set of rows, in that order, on the device."""
         ...
 
@@ -132,7 +132,7 @@ class Resident:
         self.crops = crops.read(label="reading crops", show=show).to(device)
         self.windows = torch.from_numpy(crops.windows).to(device)
 
-    def along(self, order: Iterator[Rows]) -> Generator[RawBatch]:
+    def along(self, order: Iterator[Rows], first: int = 0) -> Generator[RawBatch]:
         for rows in order:
             index = torch.from_numpy(rows).to(self.crops.device)
             yield self.crops[index], self.windows[index]
@@ -146,7 +146,7 @@ class Streamed:
         share = _CACHE // len(crops.sources)
         self._readers = [source.reader(crops.crop_zyx, share) for source in crops.sources]
 
-    def along(self, order: Iterator[Rows]) -> Generator[RawBatch]:
+    def along(self, order: Iterator[Rows], first: int = 0) -> Generator[RawBatch]:
         ready: queue.Queue[RawBatch | BaseException | None] = queue.Queue(_AHEAD)
         stopped = threading.Event()
 

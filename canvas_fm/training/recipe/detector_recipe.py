@@ -6,6 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, Strict, model_validator
 
+from canvas_fm.data.phantom.families import Families
+from canvas_fm.data.phantom.randomise import TOLERANCE_UM
+from canvas_fm.models.checkpoint import AmplitudeConfig
 from canvas_fm.models.convmixer import ConvMixerConfig
 from canvas_fm.training.recipe.recipe import (
     AnyRecipe,
@@ -41,8 +44,32 @@ class FocalRecipe(Section):
     floor: float = Field(default=1e-3, gt=0)
 
 
+class PhantomRecipe(Section):
+    """Randomised phantoms drawn while training, in memory: `share` of each batch, the rest are real volumes.
+
+    A volume of `shape_zyx` is drawn, gives `crops_each` crops from a pool of `pool` volumes and makes room
+    for the next. `resampled` of them are drawn at another voxel size and read at the detector's, which is
+    that of the volumes, or `voxel_um` where there are none. `calibrate` more are what the threshold is
+    chosen on.
+    """
+
+    share: float = Field(default=1.0, gt=0, le=1)
+    families: Families = Families()
+    shape_zyx: Zyx = (40, 160, 160)
+    voxel_um: Annotated[tuple[Size, Size, Size], Strict(False)] = (6.0, 1.62, 1.62)
+    resampled: Share = 0.3
+    crops_each: Positive = 36
+    pool: Positive = 6
+    calibrate: Positive = 32
+
+
 class DetectorData(CropsRecipe):
-    """The crops: a share around cells, a share around bright spots that are none, the rest anywhere."""
+    """The crops: a share around cells, a share around bright spots that are none, the rest anywhere.
+
+    Every marker gives as many crops, or as `marker_shares` says; every volume of a marker as many.
+    """
+
+    marker_shares: dict[str, Size] | None = None
 
     crops: Positive = 4000
     crop_zyx: Zyx = (24, 64, 64)
@@ -73,13 +100,16 @@ class DetectionRecipe(Section):
     """How cells are read off the heat map, and how the operating threshold is chosen.
 
     `tolerance_um` is one for all, or one a marker. Over the training volumes, each as it is and with its
-    contrast times every `gains`, the threshold is the one with the highest mean F1.
+    contrast times every `gains`, the threshold is the one with the highest mean F1; `chosen_on` phantoms, or
+    both, each marker and all phantoms counting as much. With `amplitude` scores take in how bright a blob is.
     """
 
     min_distance_um: Size = 8.0
     smooth_um: float = Field(default=3.0, ge=0)
     tolerance_um: Size | dict[str, Size] = 8.0
     gains: Annotated[tuple[Size, ...], Strict(False), Field(min_length=1)] = (1.0,)
+    chosen_on: Literal["volumes", "phantoms", "both"] = "volumes"
+    amplitude: AmplitudeConfig | None = None
 
 
 class DetectorRecipe(AnyRecipe):
@@ -93,9 +123,26 @@ class DetectorRecipe(AnyRecipe):
     augment: DetectorAugment = DetectorAugment()
     training: TrainingRecipe
     detection: DetectionRecipe = DetectionRecipe()
+    phantoms: PhantomRecipe | None = None
+    start: str | None = None  # a detector whose weights the training starts from
     evaluation: EvaluationRecipe = EvaluationRecipe()
     tracking: TrackingRecipe = TrackingRecipe()
     seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _phantoms_are_there(self) -> DetectorRecipe:
+        if self.phantoms is None and self.detection.chosen_on != "volumes":
+            raise ValueError(
+                f"detection.chosen_on is {self.detection.chosen_on}, and the recipe has no phantoms"
+            )
+        if self.phantoms is not None and (self.model.channels == 2 or self.target.kind == "masks"):
+            raise ValueError("phantoms have one channel and centres as targets")
+        return self
+
+    @property
+    def phantoms_a_batch(self) -> int:
+        """How many crops of each batch are of phantoms."""
+        return 0 if self.phantoms is None else max(1, round(self.phantoms.share * self.training.batch))
 
     @model_validator(mode="after")
     def _crops_are_patches(self) -> DetectorRecipe:
@@ -107,6 +154,8 @@ class DetectorRecipe(AnyRecipe):
 
     def tolerance_um(self, marker: str | None) -> float:
         """For one volume, by its marker where there is one each."""
+        if marker in TOLERANCE_UM:
+            return TOLERANCE_UM[marker]
         given = self.detection.tolerance_um
         if isinstance(given, float):
             return given

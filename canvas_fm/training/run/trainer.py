@@ -31,7 +31,9 @@ _FORMAT = 1
 class Batches(Protocol):
     """Where a training takes its crops from: of each set of rows what its stepper takes, on the device."""
 
-    def along(self, order: Iterator[Rows]) -> Generator[tuple[Tensor, ...]]: ...
+    def along(self, order: Iterator[Rows], first: int = 0) -> Generator[tuple[Tensor, ...]]:
+        """The crops of each set of rows; `first` is the step of the first set."""
+        ...
 
 
 @runtime_checkable
@@ -141,7 +143,7 @@ class Session:
         with (
             _asked_to_stop(self.ranks.size == 1) as asked,
             progress as advance,
-            closing(batches.along(mine)) as stream,
+            closing(batches.along(mine, self.done)) as stream,
         ):
             for batch in stream:
                 loss, norm = self.stepper(*batch, self.done)

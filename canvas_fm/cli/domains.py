@@ -1,0 +1,127 @@
+"""`domains`."""
+
+from __future__ import annotations
+
+import argparse
+
+from canvas_fm.cli.options import Verbs, add_json, add_verb, positive_int
+from canvas_fm.errors import CanvasError
+
+
+def add_verbs(verbs: Verbs) -> None:
+    domains = add_verb(
+        verbs,
+        "domains",
+        run_domains,
+        "how detectors do on many brains that they did not see",
+        "Score detectors at their fixed thresholds on labelled volumes that they were not trained on and on "
+        "randomised phantoms: the mean and the worst decile of F1, with intervals, beside the threshold that "
+        "the answers would choose and a Laplacian of a Gaussian over the median. With --train a recipe is "
+        "trained first, once for each fold and seed. OUT then holds domains.json, domains.md, domains.png, "
+        "runs/ and curves/; the same command after a kill goes on.",
+    )
+    domains.add_argument("out", metavar="OUT", help="folder to write")
+    domains.add_argument("--volumes", nargs="+", default=[], metavar="VOLUME", help="labelled volumes")
+    domains.add_argument(
+        "--points", nargs="+", default=[], metavar="FILE", help="their cells, one file a volume, in order"
+    )
+    domains.add_argument(
+        "--within", nargs="+", metavar="FILE", help="boxes in which all is labelled, one file a volume"
+    )
+    domains.add_argument(
+        "--tolerance-um",
+        nargs="+",
+        default=[],
+        metavar="MARKER=N",
+        help="farthest match in µm for the volumes of each marker",
+    )
+    domains.add_argument(
+        "--pooled-only",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="volumes with too few cells to count by themselves",
+    )
+    domains.add_argument(
+        "--detector",
+        nargs="+",
+        action="append",
+        default=[],
+        metavar=("NAME", "MODEL"),
+        help="a method's name, and its detectors: one, or those of several folds and seeds; again for more",
+    )
+    domains.add_argument("--train", metavar="RECIPE", help="train this recipe in folds, as a method more")
+    domains.add_argument(
+        "--fold",
+        nargs="+",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="of --train: volumes that are held out together, again for each fold",
+    )
+    domains.add_argument("--seeds", nargs="+", type=int, default=[0], help="of --train; default 0")
+    domains.add_argument(
+        "--set", dest="overrides", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
+        help="of --train: change the recipe",
+    )  # fmt: skip
+    domains.add_argument(
+        "--never-train-on", nargs="+", default=[], metavar="NAME", help="of --train: volumes only scored"
+    )
+    domains.add_argument(
+        "--phantoms",
+        type=positive_int,
+        default=100,
+        metavar="N",
+        help="how many of seeds 0 to 999; default 100",
+    )
+    domains.add_argument(
+        "--only", nargs="+", metavar="GROUP", help="markers, `phantom nuclei`, `phantom somata`; default all"
+    )
+    domains.add_argument(
+        "--test", nargs="+", default=[], metavar="NAME", help="test volumes: not opened without --last-look"
+    )
+    domains.add_argument(
+        "--last-look",
+        action="store_true",
+        help="score the test volumes and phantoms 1000 to 1099 instead: once, when all is chosen",
+    )
+    add_json(domains)
+
+
+def run_domains(args: argparse.Namespace) -> None:
+    from canvas_fm.cli.options import print_result
+    from canvas_fm.pipeline.domains import labelled_domains, phantom_domains, score_domains, train_in_folds
+
+    tolerances = dict(_tolerance(text) for text in args.tolerance_um)
+    domains = [
+        *labelled_domains(
+            args.volumes, args.points, args.within, tolerances, pooled_only=args.pooled_only,
+            test=args.test, last_look=args.last_look,
+        ),
+        *phantom_domains(args.phantoms, test=args.last_look),
+    ]  # fmt: skip
+    if args.only is not None:
+        domains = [domain for domain in domains if domain.group in args.only]
+    methods = {name: paths for name, *paths in args.detector}
+    if args.train is not None:
+        methods[args.train] = train_in_folds(
+            args.train, domains, args.fold, args.seeds, args.out, args.overrides, never=args.never_train_on
+        )
+    if not all(methods.values()):
+        raise CanvasError("--detector takes a name and at least one model: --detector NAME MODEL [MODEL …]")
+    report = score_domains(args.out, domains, methods)
+    if args.json:
+        print_result(report, True)
+        return
+    print_result({"domains": len(domains), "table": f"{args.out}/domains.md"}, False)
+    for name, method in report["methods"].items():
+        summary = method["all"]
+        print(f"{name}: mean {summary['mean']:.3f}, worst decile {summary['worst_decile']:.3f}")
+
+
+def _tolerance(text: str) -> tuple[str, float]:
+    marker, _, value = text.partition("=")
+    try:
+        return marker, float(value)
+    except ValueError as problem:
+        raise CanvasError(f"--tolerance-um takes MARKER=N, for example cFos=8; given {text!r}") from problem

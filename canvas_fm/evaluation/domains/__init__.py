@@ -1,0 +1,1 @@
+"""How detectors do on many brains that they did not see."""

@@ -1,0 +1,194 @@
+"""Scores over many held-out domains: how a detector does on brains that it has never seen.
+
+A domain is a labelled brain or a synthetic one. A method is judged by F1 at one fixed threshold: its mean
+over domains and its worst decile. What is lost from brain to brain is the threshold, hardly the ranking.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64
+
+from canvas_fm.errors import CanvasError
+from canvas_fm.evaluation.detection.counts import Counts
+from canvas_fm.evaluation.detection.curve import Curve
+
+RESAMPLES = 2000
+_GRID = 400
+_KEY = 0xD0331  # keeps these draws apart from others with the same seed
+
+
+@dataclass(frozen=True)
+class DomainScore:
+    """One method on one domain: counts at its fixed threshold, and the best threshold beside it.
+
+    Where several models were scored (seeds, or folds that all left the domain out) the counts are of the
+    first and `f1_of` has the F1 of each; `f1` is their mean.
+    """
+
+    domain: str
+    group: str
+    cells: int
+    threshold: float
+    tp: int
+    fp: int
+    fn: int
+    f1: float
+    best_f1: float
+    best_threshold: float
+    f1_of: tuple[float, ...]
+    pooled_only: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        domain: str,
+        group: str,
+        curves: Sequence[Curve],
+        thresholds: Sequence[float],
+        *,
+        pooled_only: bool = False,
+    ) -> DomainScore:
+        """The score of the curves of one or several models, each at its own fixed threshold."""
+        counts = [counts_at(curve, at) for curve, at in zip(curves, thresholds, strict=True)]
+        each = tuple(one.f1 or 0.0 for one in counts)
+        best = [curve.best or (thresholds[0], 0.0) for curve in curves]
+        return cls(
+            domain, group, curves[0].truths, float(thresholds[0]), counts[0].tp, counts[0].fp, counts[0].fn,
+            float(np.mean(each)), float(np.mean([f1 for _, f1 in best])), float(best[0][0]), each,
+            pooled_only,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A method over several domains; intervals are 95 % by drawing domains with replacement."""
+
+    domains: int
+    mean: float
+    mean_interval: tuple[float, float]
+    worst_decile: float
+    worst_decile_interval: tuple[float, float]
+    best_threshold_mean: float
+    spread: float | None  # over the models of a domain: the mean standard deviation of F1
+    pooled: float
+
+
+def counts_at(curve: Curve, threshold: float) -> Counts:
+    """The counts of the predictions at or above a threshold."""
+    # Thresholds fall: the last one that is still at or above the given one holds its counts.
+    last = int(np.searchsorted(-curve.threshold, -threshold, side="right")) - 1
+    tp, fp = (int(curve.tp[last]), int(curve.fp[last])) if last >= 0 else (0, 0)
+    return Counts(tp, fp, curve.truths - tp)
+
+
+def f1_on(curve: Curve, thresholds: Float64[np.ndarray, " t"]) -> Float64[np.ndarray, " t"]:
+    """F1 at each threshold."""
+    if not len(curve.threshold):
+        return np.zeros(len(thresholds))
+    last = np.searchsorted(-curve.threshold, -thresholds, side="right") - 1
+    return np.where(last >= 0, curve.f1[np.maximum(last, 0)], 0.0)
+
+
+def best_fixed_threshold(curves: Sequence[Curve]) -> float:
+    """The one threshold at which the mean F1 over these domains is highest, 0 if none has a prediction."""
+    held = [curve.threshold for curve in curves if len(curve.threshold)]
+    if not held:
+        return 0.0
+    grid = np.unique(np.quantile(np.concatenate(held), np.linspace(0, 1, _GRID)))
+    # Nearly all predictions are weak: the strong ones need a grid of their own.
+    grid = np.union1d(grid, np.geomspace(max(grid[0], grid[-1] * 1e-4), grid[-1], _GRID))
+    return float(grid[np.argmax(np.mean([f1_on(curve, grid) for curve in curves], axis=0))])
+
+
+def leave_one_out_thresholds(curves: Mapping[str, Curve]) -> dict[str, float]:
+    """For each domain the fixed threshold chosen on all the others; they have to be two or more."""
+    if len(curves) < 2:
+        raise CanvasError(f"{len(curves)} domains; a threshold chosen on other domains needs two or more")
+    return {
+        name: best_fixed_threshold([curve for other, curve in curves.items() if other != name])
+        for name in curves
+    }
+
+
+def summarise(scores: Sequence[DomainScore], *, seed: int = 0) -> Summary:
+    """Mean and worst decile of F1 at the fixed threshold; domains that count only pooled are left out."""
+    counted = [score for score in scores if not score.pooled_only]
+    if not counted:
+        raise CanvasError("no domain to sum up: all count only pooled with others")
+    f1 = np.array([score.f1 for score in counted])
+    drawn = np.random.default_rng([_KEY, seed]).integers(len(f1), size=(RESAMPLES, len(f1)))
+    means, worst = f1[drawn].mean(axis=1), worst_decile(f1[drawn])
+    spreads = [float(np.std(score.f1_of, ddof=1)) for score in counted if len(score.f1_of) > 1]
+    tp, fp, fn = (sum(getattr(score, name) for score in scores) for name in ("tp", "fp", "fn"))
+    return Summary(
+        domains=len(f1),
+        mean=float(f1.mean()),
+        mean_interval=_ends(means),
+        worst_decile=float(worst_decile(f1[None])[0]),
+        worst_decile_interval=_ends(worst),
+        best_threshold_mean=float(np.mean([score.best_f1 for score in counted])),
+        spread=float(np.mean(spreads)) if spreads else None,
+        pooled=Counts(tp, fp, fn).f1 or 0.0,
+    )
+
+
+def worst_decile(f1: Float64[np.ndarray, "draws n"]) -> Float64[np.ndarray, " draws"]:
+    """The mean of the worst tenth of each row, of one domain at least."""
+    k = max(1, f1.shape[1] // 10)
+    return np.sort(f1, axis=1)[:, :k].mean(axis=1)
+
+
+def _ends(values: Float64[np.ndarray, " draws"]) -> tuple[float, float]:
+    low, high = np.quantile(values, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def domains_report(
+    scores: Mapping[str, Sequence[DomainScore]], protocol: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What `canvas-fm domains` writes: each method on each domain, summaries by group and over all."""
+    methods = {}
+    for name, rows in scores.items():
+        groups: dict[str, list[DomainScore]] = {}
+        for row in rows:
+            groups.setdefault(row.group, []).append(row)
+        parts = {group: part for group, part in groups.items() if not all(row.pooled_only for row in part)}
+        methods[name] = {
+            "domains": {row.domain: asdict(row) for row in rows},
+            "groups": {group: asdict(summarise(part)) for group, part in parts.items()},
+            "all": asdict(summarise(rows)),
+        }
+    return {"protocol": dict(protocol), "methods": methods}
+
+
+def domains_table(report: Mapping[str, Any]) -> str:
+    """The report as a Markdown table: summaries first, then real brains one by one."""
+    methods = report["methods"]
+    lines = [f"| F1 at the fixed threshold | {' | '.join(methods)} |", "|---" * (len(methods) + 1) + "|"]
+    groups = list(dict.fromkeys(group for method in methods.values() for group in method["groups"]))
+    for group in ["all", *groups]:
+        for key, label in (("mean", "mean"), ("worst_decile", "worst decile"), ("pooled", "pooled")):
+            values = []
+            for method in methods.values():
+                part = method["all"] if group == "all" else method["groups"].get(group)
+                values.append("–" if part is None else _with_interval(part, key))
+            lines.append(f"| {group}, {label} | {' | '.join(values)} |")
+    named = dict.fromkeys(name for method in methods.values() for name in method["domains"])
+    for name in (name for name in named if not name.startswith("phantom ")):
+        cells = []
+        for method in methods.values():
+            row = method["domains"].get(name)
+            cells.append("–" if row is None else f"{row['f1']:.3f} ({row['best_f1']:.3f})")
+        lines.append(f"| {name} (best threshold) | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _with_interval(part: Mapping[str, Any], key: str) -> str:
+    interval = part.get(f"{key}_interval")
+    text = f"{part[key]:.3f}"
+    return text if interval is None else f"{text} [{interval[0]:.3f}, {interval[1]:.3f}]"

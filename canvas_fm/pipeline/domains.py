@@ -1,0 +1,319 @@
+"""Detectors on many held-out domains: labelled brains that they did not see, and randomised phantoms."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from canvas_fm.data.phantom.families import Families
+from canvas_fm.data.phantom.randomise import TOLERANCE_UM, draw_phantom
+from canvas_fm.data.points.boxes import read_boxes, whole
+from canvas_fm.data.points.points import Points
+from canvas_fm.data.volume.volume import Volume, volume_name
+from canvas_fm.data.volume.window import WindowRule
+from canvas_fm.errors import CanvasError
+from canvas_fm.evaluation.detection.curve import Curve
+from canvas_fm.evaluation.detection.score import evaluate
+from canvas_fm.evaluation.domains.figure import domains_figure
+from canvas_fm.evaluation.domains.scores import (
+    DomainScore,
+    domains_report,
+    domains_table,
+    leave_one_out_thresholds,
+)
+from canvas_fm.files.atomic import write_atomic, write_text_atomic
+from canvas_fm.inference.detect.detect import detector_job, log_job
+from canvas_fm.inference.detect.detection_job import run
+from canvas_fm.inference.embed.point_crops import volume_identity
+from canvas_fm.models.checkpoint import Detector, load
+from canvas_fm.progress import bar
+from canvas_fm.training.detector.train import train_detector
+
+PHANTOM_SEEDS, TEST_SEEDS = range(1000), range(1000, 1100)
+PHANTOM_SHAPE = (40, 160, 160)
+LOWEST = 0.02  # candidates of a detector below are not looked at
+LOG = "LoG over the median"
+_LOG_RULE = WindowRule("median", 0.0, 64.0)
+_LOG_LOWEST = 0.15  # of the median
+_LOG_SIGMA_UM = {8.0: 5.0, 12.0: 7.0}  # by the tolerance: half of it and more is a cell's radius
+
+
+@dataclass(frozen=True)
+class Domain:
+    """One brain with its true cells: a labelled volume, or a phantom that is drawn when it is needed."""
+
+    name: str
+    group: str
+    tolerance_um: float
+    path: Path | None = None
+    points: Path | None = None
+    within: Path | None = None
+    seed: int | None = None
+    pooled_only: bool = False
+
+    def open(self) -> tuple[Volume, np.ndarray, np.ndarray]:
+        """(volume, true cells in voxels, boxes in which all cells are labelled)."""
+        if self.seed is not None:
+            phantom = draw_phantom(self.seed, shape_zyx=PHANTOM_SHAPE, families=Families())
+            volume = Volume.from_array(
+                phantom.voxels, voxel_um=phantom.look.voxel_um, marker=phantom.look.kind, name=self.name
+            )
+            return volume, phantom.centres_zyx, whole(volume.shape_zyx)
+        assert self.path is not None
+        assert self.points is not None
+        volume = Volume.open(self.path)
+        boxes = whole(volume.shape_zyx) if self.within is None else read_boxes(self.within)
+        return volume, Points.read(self.points).zyx, boxes
+
+
+def phantom_domains(n: int, *, test: bool = False) -> list[Domain]:
+    """`n` phantoms, the same every time; those kept for the last look with `test`."""
+    seeds = TEST_SEEDS if test else PHANTOM_SEEDS
+    if n > len(seeds):
+        raise CanvasError(f"{n} phantom domains were asked for; there are {len(seeds)}")
+    chosen = sorted(np.random.default_rng(0).permutation(np.asarray(seeds))[:n].tolist())
+    domains = []
+    for seed in chosen:
+        kind = draw_phantom(seed, shape_zyx=(4, 8, 8)).look.kind
+        domains.append(Domain(f"phantom {seed}", f"phantom {kind}", TOLERANCE_UM[kind], seed=seed))
+    return domains
+
+
+def labelled_domains(
+    volumes: Sequence[str | Path],
+    points: Sequence[str | Path],
+    within: Sequence[str | Path] | None,
+    tolerance_um: Mapping[str, float],
+    *,
+    pooled_only: Sequence[str] = (),
+    test: Sequence[str] = (),
+    last_look: bool = False,
+) -> list[Domain]:
+    """Labelled volumes as domains, grouped by their markers, each with its marker's tolerance.
+
+    Of the volumes named in `test` nothing is read but with `last_look`, and then they alone count.
+    """
+    for name, given in (("points", points), ("within", within)):
+        if given is not None and len(given) != len(volumes):
+            raise CanvasError(
+                f"{len(volumes)} volumes and {len(given)} of {name}; give one a volume, in order"
+            )
+    domains = []
+    for index, path in enumerate(volumes):
+        if (volume_name(Path(path)) in test) != last_look:
+            continue
+        volume = Volume.open(path)
+        marker = volume.marker
+        if marker is None or marker not in tolerance_um:
+            raise CanvasError(
+                f"{path} is of marker {volume.marker!r}, for which no tolerance was given; give "
+                f"--tolerance-um {volume.marker or 'MARKER'}=N (given: {', '.join(tolerance_um) or 'none'})"
+            )
+        domains.append(
+            Domain(
+                volume.name, marker, tolerance_um[marker], Path(path), Path(points[index]),
+                None if within is None else Path(within[index]), pooled_only=volume.name in pooled_only,
+            )
+        )  # fmt: skip
+    return domains
+
+
+def score_domains(
+    out: str | Path,
+    domains: Sequence[Domain],
+    methods: Mapping[str, Sequence[str | Path]],
+    *,
+    laplacian: bool = True,
+    show: bool | None = None,
+) -> dict[str, Any]:
+    """Score detectors on domains, each on those alone that it was not trained on; returns the report.
+
+    A method is one detector or several of one recipe (folds, seeds): on each domain those of them count that
+    did not see it. `laplacian` adds the Laplacian of a Gaussian over the volume's median, on each domain at
+    the threshold that is best on the others of its group. OUT holds domains.json, domains.md, domains.png and
+    `curves/`, from which the same command goes on after a kill.
+    """
+    out = Path(out)
+    (out / "curves").mkdir(parents=True, exist_ok=True)
+    opened = {name: [load(path, kind="detector") for path in paths] for name, paths in methods.items()}
+    scores: dict[str, list[DomainScore]] = {name: [] for name in opened}
+    logs: dict[str, dict[str, Curve]] = {}
+    with bar("scoring", len(domains), unit="domains", show=show) as advance:
+        for domain in domains:
+            held = _Held(domain, out / "curves")
+            for name, detectors in opened.items():
+                unseen = [one for one in detectors if domain.name not in trained_on(one)]
+                if unseen:
+                    curves = [held.of_detector(one) for one in unseen]
+                    at = [one.config.threshold for one in unseen]
+                    scores[name].append(
+                        DomainScore.of(domain.name, domain.group, curves, at, pooled_only=domain.pooled_only)
+                    )
+            if laplacian:
+                logs.setdefault(domain.group, {})[domain.name] = held.of_laplacian()
+            advance(1, domain.name)
+    if laplacian:
+        scores[LOG] = list(_laplacian_scores(domains, logs))
+    missing = [name for name, rows in scores.items() if not rows]
+    if missing:
+        raise CanvasError(f"{', '.join(missing)}: trained on every domain given; nothing is held out")
+    report = domains_report(scores, _protocol(domains, opened))
+    write_text_atomic(out / "domains.json", json.dumps(report, indent=1) + "\n")
+    write_text_atomic(out / "domains.md", domains_table(report))
+    domains_figure(report, out / "domains.png")
+    return report
+
+
+def train_in_folds(
+    recipe: str | Path,
+    domains: Sequence[Domain],
+    folds: Sequence[Sequence[str]],
+    seeds: Sequence[int],
+    out: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    never: Sequence[str] = (),
+) -> list[Path]:
+    """Train a recipe once for each fold and seed without the fold's volumes; returns the detectors.
+
+    A volume named in `never` is trained on by none. Runs lie in OUT/runs, and one that was interrupted goes
+    on. Without folds all volumes are left out: for a recipe of phantoms alone.
+    """
+    real = [domain for domain in domains if domain.path is not None]
+    for name in (name for fold in [*folds, never] for name in fold):
+        if name not in [domain.name for domain in real]:
+            raise CanvasError(
+                f"{name!r} is in a fold and not among the volumes: {', '.join(d.name for d in real)}"
+            )
+    detectors = []
+    for number, fold in enumerate(folds or [[domain.name for domain in real]]):
+        given = [domain for domain in real if domain.name not in (*fold, *never)]
+        for seed in seeds:
+            run_folder = Path(out) / "runs" / f"{Path(recipe).stem}-fold{number}-seed{seed}"
+            finished = train_detector(
+                recipe,
+                [domain.path for domain in given if domain.path],
+                [domain.points for domain in given if domain.points],
+                within=[domain.within for domain in given] if given and given[0].within else None,
+                out=run_folder,
+                resume=run_folder.exists(),
+                seed=seed,
+                overrides=overrides,
+            )
+            detectors.append(finished.detector)
+    return detectors
+
+
+def trained_on(detector: Detector) -> set[str]:
+    """The names of the volumes that a detector was trained on, as its config states them."""
+    start = detector.config.provenance.get("start_trained_on") or []
+    listed = [*(detector.config.provenance.get("trained_on") or []), *start]
+    return {str(one["name"]) if isinstance(one, dict) else str(one) for one in listed}
+
+
+def _laplacian_scores(
+    domains: Sequence[Domain], logs: Mapping[str, Mapping[str, Curve]]
+) -> Iterator[DomainScore]:
+    chosen = {
+        name: at
+        for curves in logs.values()
+        if len(curves) > 1
+        for name, at in leave_one_out_thresholds(curves).items()
+    }
+    for domain in domains:
+        if domain.name in chosen:
+            yield DomainScore.of(
+                domain.name, domain.group, [logs[domain.group][domain.name]], [chosen[domain.name]],
+                pooled_only=domain.pooled_only,
+            )  # fmt: skip
+
+
+def _protocol(domains: Sequence[Domain], opened: Mapping[str, Sequence[Detector]]) -> dict[str, Any]:
+    return {
+        "domains": len(domains),
+        "phantom_seeds": [domain.seed for domain in domains if domain.seed is not None],
+        "phantom_shape_zyx": list(PHANTOM_SHAPE),
+        "detectors": {
+            name: [{"sha256": one.sha256, "threshold": one.config.threshold} for one in detectors]
+            for name, detectors in opened.items()
+        },
+        "laplacian": {
+            "window": str(_LOG_RULE),
+            "sigma_um_by_tolerance_um": {str(k): v for k, v in _LOG_SIGMA_UM.items()},
+            "threshold": "the best of the other domains of the same group",
+        },
+    }
+
+
+class _Held:
+    """A domain, opened when something has to be worked out on it, and the curves that are there already."""
+
+    def __init__(self, domain: Domain, folder: Path) -> None:
+        self.domain, self.folder = domain, folder
+        self._opened: tuple[Volume, np.ndarray, np.ndarray] | None = None
+        self._identity: str | None = None
+
+    def of_detector(self, detector: Detector) -> Curve:
+        """Counts at every threshold of a detector; volumes of another voxel size are read at the model's."""
+
+        def find() -> Points:
+            volume = self._volume()[0]
+            um, own = detector.config.voxel_um, volume.voxel_um
+            other = any(abs(a - b) > 0.05 * b for a, b in zip(own, um, strict=True))
+            job = detector_job(detector, volume, threshold=LOWEST, resample=other)
+            return run(job, show=False)
+
+        return self._curve(detector.sha256, find)
+
+    def of_laplacian(self) -> Curve:
+        """Counts at every threshold of the Laplacian of a Gaussian, in medians of the volume."""
+
+        def find() -> Points:
+            sigma = _LOG_SIGMA_UM[self.domain.tolerance_um]
+            job = log_job(
+                self._volume()[0], sigma_um=sigma, threshold=_LOG_LOWEST / _LOG_RULE.high,
+                min_distance_um=self.domain.tolerance_um, window_rule=_LOG_RULE,
+            )  # fmt: skip
+            return run(job, show=False)
+
+        return self._curve(f"log {_LOG_RULE} {_LOG_SIGMA_UM} {_LOG_LOWEST}", find)
+
+    def _volume(self) -> tuple[Volume, np.ndarray, np.ndarray]:
+        if self._opened is None:
+            self._opened = self.domain.open()
+        return self._opened
+
+    def _curve(self, method: str, find: Any) -> Curve:
+        key = hashlib.sha256(json.dumps([method, self._of_domain()]).encode()).hexdigest()[:32]
+        path = self.folder / f"{key}.npz"
+        if path.is_file():
+            with np.load(path) as held:
+                return Curve(held["threshold"], held["tp"], held["fp"], int(held["truths"]))
+        volume, cells, boxes = self._volume()
+        score = evaluate(
+            find(), cells, voxel_um=volume.voxel_um, tolerance_um=self.domain.tolerance_um, within=boxes,
+            threshold=None, chance=False,
+        )  # fmt: skip
+        empty = np.empty(0, np.int64)
+        curve = score.curve or Curve(np.empty(0), empty, empty, len(score.truth))
+
+        def write(temporary: Path) -> None:
+            with temporary.open("wb") as file:
+                np.savez_compressed(file, **curve._asdict())
+
+        write_atomic(path, write)
+        return curve
+
+    def _of_domain(self) -> list[Any]:
+        """What tells the domain from others: its voxels and its true cells."""
+        if self._identity is None:
+            volume, cells, boxes = self._volume()
+            digest = hashlib.sha256(np.ascontiguousarray(cells).tobytes() + boxes.tobytes())
+            self._identity = f"{volume_identity(volume)} {digest.hexdigest()}"
+        return [self._identity, self.domain.tolerance_um]

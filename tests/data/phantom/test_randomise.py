@@ -1,0 +1,114 @@
+"""Randomised phantoms: exact truth, one seed one brain, families that hold real brains well inside."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from canvas_fm.data.phantom.families import Families, draw_look
+from canvas_fm.data.phantom.randomise import draw_phantom
+from canvas_fm.data.phantom.solids import Grid, bodies, keep_apart, paint
+from canvas_fm.data.phantom.write_random import write_random_phantom
+from canvas_fm.data.points.points import Points
+from canvas_fm.data.volume.volume import Volume
+from canvas_fm.errors import CanvasError
+
+SMALL = (16, 64, 64)
+CLEAR = Families(
+    amplitude=(6, 8), amplitude_spread=(0.05, 0.1), photons=(2000, 3000), camera_noise=(0.5, 1), haze=(0, 0),
+    specks=(0, 0), fibres=(0, 0), vessels=(0, 0), faint=(0, 0), blur_yx_um=(0.4, 0.6), blur_z_um=(1.2, 1.5),
+    attenuation=(0, 0), shading=(0, 0), stripes=(0, 0), seam=(0, 0), layer_contrast=(1, 1), cloud=(0, 0),
+)  # fmt: skip
+
+
+def test_a_seed_is_one_brain_and_another_seed_another():
+    one, again, other = (draw_phantom(seed, shape_zyx=SMALL) for seed in (3, 3, 4))
+    np.testing.assert_array_equal(one.voxels, again.voxels)
+    np.testing.assert_array_equal(one.mask, again.mask)
+    assert one.look == again.look
+    assert one.look != other.look
+
+
+def test_every_cell_has_its_number_in_the_mask_where_its_centre_lies():
+    for seed in range(6):
+        phantom = draw_phantom(seed, shape_zyx=SMALL)
+        at = np.floor(phantom.centres_zyx + 0.5).astype(int)
+        assert ((at >= 0) & (at < SMALL)).all()
+        assert len(phantom.centres_zyx) == len(phantom.diameter_um) > 0
+        # Where two centres share a voxel only the later can have its number there.
+        _, first = np.unique(at[::-1], axis=0, return_index=True)
+        last = len(at) - 1 - first
+        np.testing.assert_array_equal(phantom.mask[tuple(at[last].T)], last + 1)
+        assert phantom.mask.max() <= len(at)
+
+
+def test_cells_are_bright_where_the_truth_says_and_nowhere_else():
+    for kind in ("nuclei", "somata"):
+        phantom = draw_phantom(5, shape_zyx=SMALL, voxel_um=(4.0, 1.8, 1.8), kind=kind, families=CLEAR)
+        inside = phantom.voxels[phantom.mask > 0].astype(float)
+        outside = phantom.voxels[phantom.mask == 0].astype(float)
+        assert np.median(inside) > 2 * np.median(outside)
+        at = tuple(np.floor(phantom.centres_zyx + 0.5).astype(int).T)
+        assert (phantom.voxels[at] > 1.5 * np.median(outside)).mean() > 0.9
+
+
+def test_masks_hold_the_volume_of_their_ellipsoids():
+    grid = Grid((30, 60, 60), (1.0, 1.0, 1.0))
+    centre = np.array([[15.0, 30.0, 30.0]])
+    shapes = bodies(centre, np.array([20.0]), 1.8, np.random.default_rng(0))
+    light, mask = np.zeros(grid.shape_zyx, np.float32), np.zeros(grid.shape_zyx, np.int32)
+    paint(light, shapes, np.array([2.0]), grid, mask=mask)
+    assert (mask == 1).sum() == pytest.approx(np.pi / 6 * 20**3, rel=0.03)
+    assert light.max() == pytest.approx(2.0)
+    np.testing.assert_allclose(np.argwhere(mask).mean(axis=0), centre[0], atol=0.1)
+
+
+def test_no_two_places_are_nearer_than_allowed():
+    random = np.random.default_rng(1)
+    places, least = random.random((400, 3)) * 60, random.uniform(5, 9, 400)
+    kept = keep_apart(places, least)
+    off = np.linalg.norm(places[kept][:, None] - places[kept][None], axis=2)
+    needed = (least[kept][:, None] + least[kept][None]) / 2
+    assert (off + 1e9 * np.eye(len(off)) >= needed).all()
+    # And none is left out without need: each dropped one is too near to one that was kept.
+    near = np.linalg.norm(places[~kept][:, None] - places[kept][None], axis=2)
+    assert (near < (least[~kept][:, None] + least[kept][None]) / 2).any(axis=1).all()
+
+
+def test_real_nuclei_and_microglia_lie_inside_the_families():
+    looks = [draw_look(Families(), np.random.default_rng(seed)) for seed in range(600)]
+    nuclei = [look for look in looks if look.kind == "nuclei"]
+    somata = [look for look in looks if look.kind == "somata"]
+
+    def spans(part, name, low, high):
+        values = np.array([getattr(look, name) for look in part])
+        return (values < low).mean() > 0.02 and (values > high).mean() > 0.02
+
+    assert spans(nuclei, "diameter_um", 6.0, 10.0)
+    assert spans(nuclei, "amplitude", 0.5, 3.0)
+    assert spans(somata, "diameter_um", 10.0, 20.0)
+    assert spans(somata, "amplitude", 2.0, 12.0)
+    planes = np.array([look.voxel_um[0] for look in looks])
+    pixels = np.array([look.voxel_um[1] for look in looks])
+    assert planes.min() < 4 < 6 < planes.max()
+    assert pixels.min() < 1.62 < 1.8 < pixels.max()
+
+
+def test_a_phantom_is_written_and_read_back(tmp_path):
+    folder = write_random_phantom(tmp_path, 7, shape_zyx=SMALL)
+    phantom = draw_phantom(7, shape_zyx=SMALL)
+    volume = Volume.open(folder / "raw.zarr")
+    np.testing.assert_array_equal(volume.read((0, 0, 0), SMALL), phantom.voxels)
+    np.testing.assert_array_equal(Volume.open(folder / "mask.zarr").read((0, 0, 0), SMALL), phantom.mask)
+    np.testing.assert_allclose(Points.read(folder / "centroids.csv").zyx, phantom.centres_zyx, atol=1e-3)
+    assert json.loads((folder / "meta.json").read_text())["look"]["kind"] == volume.marker
+    with pytest.raises(CanvasError, match="exists already"):
+        write_random_phantom(tmp_path, 7, shape_zyx=SMALL)
+
+
+def test_a_range_that_falls_is_refused():
+    with pytest.raises(ValidationError, match="rises from 0"):
+        Families(haze=(2.0, 1.0))

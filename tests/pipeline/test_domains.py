@@ -1,0 +1,110 @@
+"""Detectors over domains: none is scored on what it was trained on, test brains stay shut, work resumes."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from canvas_fm.data.points.points import Points
+from canvas_fm.data.volume.volume import Volume
+from canvas_fm.data.volume.window import WindowRule
+from canvas_fm.errors import CanvasError
+from canvas_fm.models.checkpoint import save_detector
+from canvas_fm.models.convmixer import ConvMixerConfig, HeatMapNet
+from canvas_fm.pipeline import domains as pipeline
+from canvas_fm.pipeline.domains import LOG, Domain, labelled_domains, phantom_domains, score_domains
+
+VOXEL_UM = (4.0, 2.0, 2.0)
+SHAPE = (16, 40, 40)
+
+
+@pytest.fixture(autouse=True)
+def _small_phantoms(monkeypatch):
+    monkeypatch.setattr(pipeline, "PHANTOM_SHAPE", (8, 32, 32))
+
+
+def write_brain(folder, name: str, marker: str = "cFos") -> list:
+    random = np.random.default_rng(len(name))
+    voxels = random.integers(90, 110, SHAPE).astype(np.uint16)
+    cells = np.array([[4.0, 10, 10], [8, 28, 20], [11, 12, 30]])
+    for z, y, x in cells.astype(int):
+        voxels[z - 1 : z + 2, y - 2 : y + 3, x - 2 : x + 3] = 900
+    with Volume.create(folder / f"{name}.zarr", SHAPE, voxel_um=VOXEL_UM, marker=marker) as volume:
+        volume.write((0, 0, 0), voxels)
+    Points(cells).write(folder / f"{name}.csv")
+    return [folder / f"{name}.zarr", folder / f"{name}.csv"]
+
+
+def detector(folder, *trained_on: str, seed: int = 0):
+    torch.manual_seed(seed)
+    net = HeatMapNet(ConvMixerConfig(dim=8, depth=1, kernel_zyx=(3, 3, 3)), prior=0.3)
+    save_detector(
+        folder, net, voxel_um=VOXEL_UM, threshold=0.3, min_distance_um=8.0,
+        window_rule=WindowRule("median", 0, 8), provenance={"trained_on": [{"name": n} for n in trained_on]},
+    )  # fmt: skip
+    return folder
+
+
+def test_a_detector_is_scored_only_on_what_it_did_not_see(tmp_path):
+    brains = [write_brain(tmp_path, name) for name in ("a", "b", "c")]
+    domains = labelled_domains(*zip(*brains, strict=True), None, {"cFos": 8.0})
+    folds = [detector(tmp_path / "d1", "a", "c"), detector(tmp_path / "d2", "b", seed=1)]
+    report = score_domains(tmp_path / "out", domains, {"folds": folds}, show=False)
+    scored = report["methods"]["folds"]["domains"]
+    assert set(scored) == {"a", "b", "c"}
+    assert len(scored["a"]["f1_of"]) == 1  # by d2 alone
+    assert report["methods"][LOG]["domains"]["a"]["f1"] == 1.0  # three bright blobs on nothing
+    with pytest.raises(CanvasError, match="trained on every domain"):
+        score_domains(tmp_path / "o", domains, {"x": [detector(tmp_path / "d3", "a", "b", "c")]}, show=False)
+
+
+def test_the_weights_that_a_training_started_from_count_as_seen(tmp_path):
+    path = detector(tmp_path / "d")
+    config = pipeline.load(path, kind="detector").config
+    provenance = {"trained_on": [{"name": "b"}], "start_trained_on": [{"name": "a"}]}
+    net = HeatMapNet(config.architecture)
+    later = save_detector(
+        tmp_path / "e", net, voxel_um=VOXEL_UM, threshold=0.3, min_distance_um=8.0, provenance=provenance
+    )
+    assert pipeline.trained_on(later) == {"a", "b"}
+
+
+def test_test_brains_are_not_even_opened_before_the_last_look(tmp_path):
+    path, points = write_brain(tmp_path, "a")
+    gone = tmp_path / "kept.zarr"  # not there: opening it would fail
+    both = labelled_domains([path, gone], [points, points], None, {"cFos": 8.0}, test=["kept"])
+    assert [domain.name for domain in both] == ["a"]
+    write_brain(tmp_path, "kept")
+    last = labelled_domains(
+        [path, gone], [points, points], None, {"cFos": 8.0}, test=["kept"], last_look=True
+    )
+    assert [domain.name for domain in last] == ["kept"]
+    choosing, testing = phantom_domains(5), phantom_domains(5, test=True)
+    assert all(0 <= domain.seed < 1000 for domain in choosing)
+    assert all(1000 <= domain.seed < 1100 for domain in testing)
+    assert phantom_domains(5) == choosing
+    with pytest.raises(CanvasError, match="there are 1000"):
+        phantom_domains(1001)
+
+
+def test_a_second_run_reads_what_the_first_had_worked_out(tmp_path, monkeypatch):
+    domains = [*phantom_domains(2), Domain("other", "phantom nuclei", 8.0, seed=77)]
+    model = detector(tmp_path / "d")
+    first = score_domains(tmp_path / "out", domains, {"m": [model]}, show=False)
+
+    def fail(*_, **__):
+        raise AssertionError("worked out again")
+
+    monkeypatch.setattr(pipeline, "run", fail)
+    again = score_domains(tmp_path / "out", domains, {"m": [model]}, show=False)
+    assert json.dumps(again) == json.dumps(first)
+    assert (tmp_path / "out" / "domains.md").read_text().startswith("| F1 at the fixed threshold | m |")
+
+
+def test_a_marker_without_a_tolerance_is_refused(tmp_path):
+    path, points = write_brain(tmp_path, "a", marker="TH")
+    with pytest.raises(CanvasError, match="--tolerance-um TH=N"):
+        labelled_domains([path], [points], None, {"cFos": 8.0})
