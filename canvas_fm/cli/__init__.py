@@ -29,6 +29,7 @@ from canvas_fm.cli import (
     search,
     serve,
     training,
+    worth,
 )
 from canvas_fm.errors import CanvasError
 from canvas_fm.version import __version__
@@ -61,6 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
         leaderboard,
         points,
         search,
+        worth,
         serve,
         demo,
     ):
