@@ -95,33 +95,23 @@ def run_index(args: argparse.Namespace) -> None:
 def run_search(args: argparse.Namespace) -> None:
     from canvas_fm.errors import CanvasError
     from canvas_fm.inference.search.index import Index
+    from canvas_fm.inference.search.query import query
 
     if args.unlike and not args.like:
         raise CanvasError("--unlike names counter-examples of --like; give at least one example there")
     index = Index.open(args.index)
     if args.verify:
         index.verify()
-    novelty: list[float] | None = None
     if args.like:
-        hits = index.like(args.like, args.unlike or [], args.k, where=args.where)
+        answer = query(index, like=args.like, unlike=args.unlike or [], k=args.k, where=args.where)
     elif args.ids:
-        hits = index.search_ids(args.ids, args.k, where=args.where)
-        rows = index.rows_of(args.ids)
-        novelty = _novelty(index, index.vectors(rows), rows)
+        answer = query(index, ids=args.ids, k=args.k, where=args.where)
     else:
         vectors, encoder, pooling = read_vectors(args.vector)
         if pooling is not None:
             index.check_pool(*pooling)
-        hits = index.search(vectors, args.k, where=args.where, encoder=args.encoder or encoder)
-        novelty = _novelty(index, vectors, None)
-    _show(args, index, hits, novelty)
-
-
-def _novelty(index: Index, vectors: Any, exclude: Any) -> list[float] | None:
-    """None for an index of a few cells, which cannot tell what is new."""
-    if index.about["novelty"] is None:
-        return None
-    return [round(float(value), 4) for value in index.novelty(vectors, exclude=exclude)]
+        answer = query(index, vectors=vectors, k=args.k, where=args.where, encoder=args.encoder or encoder)
+    _show(args, index, *answer)
 
 
 def read_vectors(path: str) -> tuple[Any, str | None, tuple[str, int | None] | None]:

@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from canvas_fm.evaluation.reconstruction import Zyx, masked_voxels
+from canvas_fm.evaluation.reconstruction import Zyx, four_rows, masked_voxels
 from canvas_fm.files.atomic import write_atomic
 
 Side = tuple[tuple[float, float], tuple[float, float]]
@@ -38,7 +38,7 @@ def reconstruction_figure(
     """
     shape = original.shape[0], original.shape[1], original.shape[2]
     hidden = masked_voxels(masked[None], shape, patch_zyx)[0]
-    rows = (original, np.where(hidden, 0, original), prediction, np.where(hidden, prediction, original))
+    (rows,) = four_rows(original[None], masked[None], prediction[None], patch_zyx)
     high = max(float(np.percentile(original, 99.8)), 1e-3)
 
     depth, height, width = shape

@@ -102,6 +102,18 @@ def masked_voxels(
     return _spread(masked.reshape(-1, *grid), patch_zyx)
 
 
+def four_rows(
+    crops: Float[np.ndarray, "n z y x"],
+    masked: Bool[np.ndarray, "n tokens"],
+    prediction: Float[np.ndarray, "n z y x"],
+    patch_zyx: Zyx,
+) -> Float[np.ndarray, "n 4 z y x"]:
+    """The rows of figures 5 to 12 of the CANVAS paper: original, masked (0), reconstruction, merged."""
+    hidden = masked_voxels(masked, (crops.shape[1], crops.shape[2], crops.shape[3]), patch_zyx)
+    merged = np.where(hidden, prediction, crops)
+    return np.stack([crops, np.where(hidden, 0, crops), prediction, merged], axis=1)
+
+
 def _spread(grid: np.ndarray, patch_zyx: Zyx) -> np.ndarray:
     pz, py, px = patch_zyx
     return repeat(grid, "n z y x -> n (z pz) (y py) (x px)", pz=pz, py=py, px=px)

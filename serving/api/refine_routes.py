@@ -72,7 +72,7 @@ async def _reply(request: Request, hosted: HostedRefiner, p_cell: np.ndarray) ->
         return Response(npy.dump(p_cell), media_type=npy.MEDIA_TYPE, headers=headers)
     said = RefineReply(
         p_cell=p_cell.tolist(),
-        is_cell=(p_cell.astype(np.float64) >= threshold).tolist(),
+        is_cell=hosted.is_cell(p_cell).tolist(),
         threshold=threshold,
         refiner=hosted.refiner.sha256_,
         **models,

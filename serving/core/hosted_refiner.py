@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Bool, Float32
 
 from canvas_fm.errors import CanvasError
 from canvas_fm.shipped import card_of
@@ -87,8 +87,15 @@ class HostedRefiner:
 
     def p_cell(self, blocks: dict[str, np.ndarray], group: str) -> Float32[np.ndarray, " n"]:
         """P(cell) by the features of each block, all candidates being of one brain."""
-        features = self.extractor.together(blocks, group)
-        return self.refiner.predict_proba(features)[:, 1].astype(np.float32)
+        from canvas_fm.heads.refine.decide import p_cell
+
+        return p_cell(self.refiner, self.extractor, blocks, group)
+
+    def is_cell(self, p_cell: Float32[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
+        """Whether each P(cell) reaches the threshold."""
+        from canvas_fm.heads.refine.decide import is_cell
+
+        return is_cell(self.refiner, p_cell)
 
 
 def open_refiners(

@@ -1,4 +1,4 @@
-"""What is served: an encoder and the registered volumes, each call the library's own function."""
+"""A served encoder and its registered volumes; each call is the library's own function."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
 
-from canvas_fm.data.crops.reader import crop_starts
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import CanvasError
+from canvas_fm.evaluation.reconstruction import four_rows
 from canvas_fm.inference.backends.int8_check import find_check
 from canvas_fm.inference.embed.input_checks import check_crops, check_points
 from canvas_fm.inference.embed.point_crops import Source, volume_identity
@@ -130,14 +130,8 @@ class Engine:
         ratio = trained_mask_ratio(self.encoder) if mask_ratio is None else mask_ratio
         with self._model:
             result = reconstruct_crops(self.encoder, crops, mask_ratio=ratio, seed=seed)
-        architecture = self.encoder.config.architecture
-        hidden = result.masked.reshape(-1, *architecture.grid_zyx)
-        for axis, size in enumerate(architecture.patch_zyx, 1):
-            hidden = hidden.repeat(size, axis)
-        seen = np.where(hidden, 0, result.crops)
-        merged = np.where(hidden, result.prediction, result.crops)
-        rows = np.stack([result.crops, seen, result.prediction, merged], axis=1)
-        return rows.astype(np.float32, copy=False), result.masked
+        patch_zyx = self.encoder.config.architecture.patch_zyx
+        return four_rows(result.crops, result.masked, result.prediction, patch_zyx), result.masked
 
     def model_info(self) -> ModelInfo:
         config = self.encoder.config
@@ -194,9 +188,7 @@ class HostedVolume:
         self, point_zyx: Float64[np.ndarray, " 3"], size_zyx: tuple[int, int, int]
     ) -> Float32[np.ndarray, "z y x"]:
         """Voxels around a point after the window, never resampled; 0 outside the volume and for NaN."""
-        (start,) = crop_starts(point_zyx[None], size_zyx)
-        voxels = self.volume.read(start.tolist(), size_zyx)
-        return np.nan_to_num(self._source.window.apply(voxels), copy=False)
+        return self._source.box(point_zyx, size_zyx)
 
     @cached_property
     def identity(self) -> str:

@@ -1,4 +1,4 @@
-"""Searching the indexes that were named at the start."""
+"""Search of the served indexes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from serving.protocol.errors import Refusal, refused
 from serving.protocol.schemas import SearchReply, SearchRequest
 
 if TYPE_CHECKING:
-    from canvas_fm.inference.search.hits import Hits
     from canvas_fm.inference.search.index import Index
 
 T = TypeVar("T")
@@ -30,34 +29,29 @@ def find_index(core: Core, name: str | None) -> tuple[str, Index]:
     if name is None and len(core.indexes) == 1:
         name = next(iter(core.indexes))
     if name is None or name not in core.indexes:
-        said = "no index was named" if name is None else f"no index is served as {name[:100]!r}"
-        raise Refusal(404, f"{said}; served: {names}")
+        reason = "no index was named" if name is None else f"no index is served as {name[:100]!r}"
+        raise Refusal(404, f"{reason}; served: {names}")
     return name, core.indexes[name]
 
 
-def check_search(core: Core, asked: SearchRequest, queries: int) -> None:
+def check_search(core: Core, request: SearchRequest, queries: int) -> None:
     """Refuse (413) what is too much for one request."""
-    if asked.k > core.limits.max_hits:
-        raise Refusal(413, f"k is {asked.k}; {core.limits.max_hits} hits are the most")
+    if request.k > core.limits.max_hits:
+        raise Refusal(413, f"k is {request.k}; {core.limits.max_hits} hits are the most")
     if queries > _MOST_QUERIES:
         raise Refusal(413, f"{queries} queries in one request; {_MOST_QUERIES} are the most")
-    if len(asked.where) > _MOST_CONDITIONS or len(asked.unlike) > _MOST_QUERIES:
+    if len(request.where) > _MOST_CONDITIONS or len(request.unlike) > _MOST_QUERIES:
         raise Refusal(413, f"{_MOST_CONDITIONS} conditions and {_MOST_QUERIES} examples are the most")
-    hits = asked.k * (queries if asked.like is None else 1)
-    if asked.thumbnails and hits > MOST_THUMBNAILS:
+    hits = request.k * (queries if request.like is None else 1)
+    if request.thumbnails and hits > MOST_THUMBNAILS:
         raise Refusal(413, f"{hits} thumbnails in one reply; {MOST_THUMBNAILS} are the most")
 
 
-async def search(core: Core, asked: SearchRequest, vectors: np.ndarray | None) -> SearchReply:
+async def search(core: Core, request: SearchRequest, vectors: np.ndarray | None) -> SearchReply:
     """The hits of one request; `vectors` are those of crops that were sent."""
-    name, index = find_index(core, asked.index)
-    kinds = [asked.vectors, asked.ids, asked.like]
-    if vectors is None and sum(kind is not None for kind in kinds) != 1:
-        raise Refusal(422, "give one of vectors, ids and like")
-    if asked.unlike and asked.like is None:
-        raise Refusal(422, "unlike names counter-examples of like; give at least one example there")
-    check_search(core, asked, max(len(kind or ()) for kind in kinds))
-    return await read_index(core, name, lambda: _search(core, name, index, asked, vectors))
+    name, index = find_index(core, request.index)
+    check_search(core, request, max(len(each or ()) for each in (request.vectors, request.ids, request.like)))
+    return await read_index(core, name, lambda: _search(core, name, index, request, vectors))
 
 
 async def read_index(core: Core, name: str, work: Callable[[], T]) -> T:
@@ -73,32 +67,30 @@ async def read_index(core: Core, name: str, work: Callable[[], T]) -> T:
 
 
 def _search(
-    core: Core, name: str, index: Index, asked: SearchRequest, vectors: np.ndarray | None
+    core: Core, name: str, index: Index, request: SearchRequest, vectors: np.ndarray | None
 ) -> SearchReply:
-    novelty: np.ndarray | None = None
-    knows = index.about["novelty"] is not None
-    hits: Hits
-    if asked.like is not None:
-        hits = index.like(asked.like, asked.unlike, asked.k, where=asked.where)
-    elif asked.ids is not None:
-        if not asked.ids:
-            raise CanvasError("ids is empty; name at least one cell")
-        rows = index.rows_of(asked.ids)
-        hits = index.search_ids(asked.ids, asked.k, where=asked.where)
-        novelty = index.novelty(index.vectors(rows), exclude=rows) if knows else None
-    else:
-        ready = _array(asked.vectors) if vectors is None else vectors
-        hits = index.search(ready, asked.k, where=asked.where, encoder=asked.encoder)
-        novelty = index.novelty(ready) if knows else None
+    from canvas_fm.inference.search.query import query
+
+    if vectors is None and request.vectors is not None:
+        vectors = _array(request.vectors)
+    hits, novelty = query(
+        index,
+        vectors=vectors,
+        ids=request.ids,
+        like=request.like,
+        unlike=request.unlike,
+        k=request.k,
+        where=request.where,
+        encoder=request.encoder,
+    )
     table = [{key: plain(value) for key, value in line.items()} for line in hits.table(index.describe)]
-    if asked.thumbnails:
+    if request.thumbnails:
         rows = np.array([line["row"] for line in table], np.int64)
         add_origins(core, index, rows, table, thumbnails=True)
-    said = None if novelty is None else [round(float(value), 4) for value in novelty]
-    return SearchReply(index=name, encoder=index.encoder_sha256, hits=table, novelty=said)
+    return SearchReply(index=name, encoder=index.encoder_sha256, hits=table, novelty=novelty)
 
 
-def _array(vectors: list[list[float]] | None) -> np.ndarray:
+def _array(vectors: list[list[float]]) -> np.ndarray:
     try:
         return np.array(vectors, dtype=np.float32)
     except (ValueError, OverflowError) as problem:

@@ -11,6 +11,7 @@ import pytest
 from canvas_fm.evaluation.reconstruction import (
     Batch,
     Tally,
+    four_rows,
     masked_voxels,
     psnr,
     score_reconstruction,
@@ -170,3 +171,18 @@ def test_a_perfect_prediction_scores_one() -> None:
     scores = score_reconstruction(crops, crops, masked, PATCH)
     assert scores["ssim_masked"] == scores["ssim_raw"] == pytest.approx(1)
     assert scores["psnr_masked"] == math.inf
+
+
+def test_the_four_rows_differ_in_masked_voxels_alone() -> None:
+    rng = np.random.default_rng(0)
+    crops, prediction = rng.random((2, *SHAPE)), rng.random((2, *SHAPE))
+    grid = [size // patch for size, patch in zip(SHAPE, PATCH, strict=True)]
+    masked = rng.random((2, int(np.prod(grid)))) < 0.5
+    hidden = np.kron(masked.reshape(2, *grid), np.ones((1, *PATCH))).astype(bool)
+    original, seen, predicted, merged = np.moveaxis(four_rows(crops, masked, prediction, PATCH), 1, 0)
+    np.testing.assert_array_equal(original, crops)
+    np.testing.assert_array_equal(predicted, prediction)
+    assert not seen[hidden].any()
+    np.testing.assert_array_equal(seen[~hidden], crops[~hidden])
+    np.testing.assert_array_equal(merged[hidden], prediction[hidden])
+    np.testing.assert_array_equal(merged[~hidden], crops[~hidden])

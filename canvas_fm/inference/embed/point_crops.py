@@ -76,6 +76,12 @@ class Source:
                 )
             yield rows, self.window.apply(crops)[:, None]
 
+    def box(self, point_zyx: Float[np.ndarray, " 3"], size_zyx: Zyx) -> Float32[np.ndarray, "z y x"]:
+        """Windowed voxels around a point, never resampled; 0 outside the volume and for NaN."""
+        (start,) = crop_starts(point_zyx[None], size_zyx)
+        voxels = self.volume.read((int(start[0]), int(start[1]), int(start[2])), size_zyx)
+        return np.nan_to_num(self.window.apply(voxels), copy=False)
+
     def blocks(
         self,
         points_zyx: Float[np.ndarray, "n 3"],
