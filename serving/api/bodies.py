@@ -46,8 +46,9 @@ async def read_model(request: Request, kind: type[B]) -> B:
     try:
         return kind.model_validate_json(await request.body())
     except ValidationError as problem:
-        status = 400 if problem.errors()[0]["type"] == "json_invalid" else 422
-        raise Refusal(status, describe(list(problem.errors()))) from problem
+        errors = problem.errors(include_url=False, include_input=False)
+        status = 400 if errors[0]["type"] == "json_invalid" else 422
+        raise Refusal(status, describe(list(errors))) from problem
 
 
 async def read_crops(

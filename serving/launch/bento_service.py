@@ -28,7 +28,7 @@ from serving.middleware.static_page import FOLDER, MOVED, create_page
 from serving.observe import access_log
 from serving.observe.tracing import Traces
 from serving.protocol.errors import Refusal
-from serving.protocol.schemas import EmbeddingsReply, Number, Pool
+from serving.protocol.schemas import EmbeddingsReply, Pool, Rows
 from serving.protocol.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -37,7 +37,8 @@ SETTINGS_VARIABLE = "CANVAS_FM_SERVICE"
 FAILURE_FILE = "failure.txt"
 _TYPED = "/embed_json"
 
-Crops = list[list[list[list[Number]]]]
+Planes = Annotated[list[Rows], Field(fail_fast=True)]
+Crops = Annotated[list[Planes], Field(fail_fast=True)]
 
 
 def make_service(core: Core) -> bentoml.Service[Any]:

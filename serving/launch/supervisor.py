@@ -1,4 +1,4 @@
-"""BentoML's supervisor, kept to the user whose it is: where it takes commands, and how long it waits."""
+"""BentoML's supervisor: control sockets that only this user can reach, grace period, late connections."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from canvas_fm.errors import CanvasError
+from serving.launch.late_connections import LateConnections
 
 _LONGEST = 80  # the address of a socket in the folder holds 107 bytes
 
@@ -84,5 +85,15 @@ def _private(usual: Any, place: Callable[[], Path], stop_s: float) -> Any:
             for watcher in watchers:
                 watcher.graceful_timeout = stop_s
             super().__init__(watchers, f"ipc://{folder}/control", f"ipc://{folder}/events", **options)
+            self._late: LateConnections | None = None
+
+        def stop(self) -> Any:
+            self._late = LateConnections([*self.sockets.values()])
+            return super().stop()
+
+        def stop_controller_and_close_sockets(self) -> None:
+            if self._late is not None:
+                self._late.close()
+            super().stop_controller_and_close_sockets()
 
     return PrivateArbiter

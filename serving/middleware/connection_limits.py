@@ -16,6 +16,7 @@ _FULL = (
     b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n"
 )
 
+_FIRST_REQUEST_S = 1.0  # that a connection without a request has when the service stops
 _LEAST = 64 * 2**10  # bytes of a reply that have to be read within `write_s`, unless it is all
 
 _usual: Any = auto.AutoHTTPProtocol
@@ -27,6 +28,7 @@ class TimeoutHTTPProtocol(_usual):
     header_s = 10.0
     write_s = 30.0
     most = 2048  # these are set by the service's limits
+    _ending = False  # the service was told to stop
     _timer: asyncio.TimerHandle | None = None
     _reading: asyncio.TimerHandle | None = None  # looks whether the client reads
 
@@ -41,9 +43,18 @@ class TimeoutHTTPProtocol(_usual):
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         if self.cycle is not None and not self.cycle.response_complete:
+            if self._ending:
+                self.cycle.keep_alive = False
             self._done()  # the headers are whole: from here on the guard watches the body
         elif self._timer is None:
             self._wait()  # the next request of a connection that is kept
+
+    def shutdown(self) -> None:
+        if self.cycle is None and not self._ending:  # its first request is on its way
+            self._ending = True
+            self.loop.call_later(_FIRST_REQUEST_S, self.shutdown)
+        else:
+            super().shutdown()
 
     def on_response_complete(self) -> None:
         self._done()

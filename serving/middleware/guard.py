@@ -163,6 +163,9 @@ class RequestContext:
 
     def check_headers(self) -> None:
         """What can be refused before a byte of the body is read."""
+        if "content-length" in self.headers and "transfer-encoding" in self.headers:
+            # Of which a proxy may go by the other (RFC 9112, 6.1); the connection is closed after the answer.
+            raise Refusal(400, "Content-Length and Transfer-Encoding were both sent; send one of them")
         encoding = self.headers.get("content-encoding", "identity").lower()
         if encoding not in ("identity", "gzip"):
             raise Refusal(

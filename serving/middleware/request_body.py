@@ -10,11 +10,12 @@ from typing import NoReturn
 from starlette.datastructures import Headers
 from starlette.types import Message, Receive
 
-from serving.middleware.decompress import Gunzip, check_json
+from serving.middleware.decompress import Gunzip, JsonScanner
 from serving.protocol.errors import Refusal
 from serving.protocol.settings import Limits
 
 MB = 2**20
+_SCANNED = 2**18  # bytes of JSON that are looked at before others get their turn
 
 
 class Body:
@@ -43,21 +44,24 @@ class Body:
         self.refusal: Refusal | None = None
 
     async def receive(self) -> Message:
-        """The body, unpacked and counted; JSON in one piece, after its size and depth were looked at."""
+        """The body, unpacked and counted; JSON in one piece, once all of it passed its limits."""
         if self.media_type != "application/json" or self.whole:
             return await self._piece()
-        body = bytearray()
+        body, scanner = bytearray(), JsonScanner(self._limits.max_json_values)
         while True:
             message = await self._piece()
-            body += message.get("body", b"")
             if message["type"] != "http.request":
                 return message
+            piece = message.get("body", b"")
+            body += piece
+            try:
+                for start in range(0, len(piece), _SCANNED):
+                    scanner.feed(piece[start : start + _SCANNED])
+                    await asyncio.sleep(0)  # others are answered meanwhile
+            except Refusal as refusal:
+                self._give_up(refusal)
             if not message.get("more_body", False):
                 break
-        try:
-            check_json(bytes(body), self._limits.max_json_values)
-        except Refusal as refusal:
-            self._give_up(refusal)
         return {"type": "http.request", "body": bytes(body), "more_body": False}
 
     async def _piece(self) -> Message:

@@ -12,6 +12,10 @@ Pool = Literal["mean", "cls", "centre", "contrast"]
 Output = Literal["mean", "cls", "centre", "contrast", "tokens", "grid"]
 """What one crop gives: a vector (d,), or a vector for each patch: (tokens, d) or (d, z, y, x)."""
 Number = Annotated[float, Field(strict=True)]  # "1.5" and true are no numbers
+Row = Annotated[list[Number], Field(fail_fast=True)]
+Rows = Annotated[list[Row], Field(fail_fast=True)]
+"""Lists of numbers; the first mistake ends the check: millions of them would hold all requests up."""
+Ids = Annotated[list[str | int], Field(fail_fast=True)]
 Step = Annotated[int, Field(strict=True, ge=1, le=2**31)]
 
 
@@ -21,7 +25,7 @@ class PointsRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     volume: str
-    points_zyx: list[list[Number]]
+    points_zyx: Rows
     pool: Output | None = None
     layer: int | None = None
     model: str | None = None
@@ -153,7 +157,7 @@ class RefineRequest(BaseModel):
     refiner: str | None = None
     """Name or sha256; the only one where that is not given."""
     volume: str | None = None
-    points_zyx: list[list[Number]] | None = None
+    points_zyx: Rows | None = None
     background: str | None = None
     """The registered volume of the background channel, where the refiner's detector reads one."""
     crops: EncodedCrops | None = None
@@ -180,7 +184,7 @@ class JobRequest(BaseModel):
 
     kind: Literal["embed", "refine"]
     volume: str
-    points_zyx: list[list[Number]] | None = None
+    points_zyx: Rows | None = None
     points_csv: str | None = None
     """The text of a CSV with columns z, y, x; further columns are kept."""
     grid: tuple[Step, Step, Step] | None = None
@@ -218,14 +222,14 @@ class SearchRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     index: str | None = None
-    vectors: list[list[Number]] | None = None
+    vectors: Rows | None = None
     encoder: str | None = None
     """sha256 of the encoder that made the vectors; compared with the index's."""
-    ids: list[str | int] | None = None
-    like: list[str | int] | None = None
-    unlike: list[str | int] = []
+    ids: Ids | None = None
+    like: Ids | None = None
+    unlike: Ids = []
     k: Annotated[int, Field(ge=1)] = 10
-    where: list[str] = []
+    where: Annotated[list[str], Field(fail_fast=True)] = []
     thumbnails: bool = False
     """Give each hit the registered `volume` that it lies in, and a `thumbnail`: a PNG as base64."""
 
@@ -267,8 +271,8 @@ class CellsRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     index: str | None = None
-    rows: list[Annotated[int, Field(strict=True)]] | None = None
-    ids: list[str | int] | None = None
+    rows: Annotated[list[Annotated[int, Field(strict=True)]], Field(fail_fast=True)] | None = None
+    ids: Ids | None = None
     thumbnails: bool = False
 
 

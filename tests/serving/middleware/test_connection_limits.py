@@ -136,3 +136,17 @@ def test_a_reply_that_nobody_reads_is_let_go() -> None:
             slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**20)
             slow.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
             assert ends(slow, pause_s=0.02) > 2 * len(large)
+
+
+def test_a_connection_whose_request_is_on_its_way_when_the_service_stops_is_answered() -> None:
+    with listening(header_s=5.0) as port:
+        late = socket.create_connection(("127.0.0.1", port))
+        time.sleep(0.2)  # accepted, and without a request
+    # `listening` has told the server to stop and waited for it in another thread
+    assert late.recv(10) == b""
+
+    with listening(header_s=5.0) as port:
+        late = socket.create_connection(("127.0.0.1", port))
+        threading.Timer(0.4, late.sendall, [b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"]).start()
+        time.sleep(0.2)
+    assert late.recv(100).startswith(b"HTTP/1.1 200")

@@ -7,8 +7,10 @@ import json
 import time
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from serving.middleware.decompress import Gunzip, check_depth
+from serving.middleware.decompress import Gunzip, JsonScanner
 from serving.protocol import npy
 from serving.protocol.errors import Refusal
 from tests.serving.conftest import JSON, NPY, refused
@@ -75,16 +77,55 @@ def test_json_has_a_depth(client, path: str) -> None:
 def test_json_has_a_number_of_values(client, path: str) -> None:
     """A few megabytes of empty lists would become half a gigabyte of them."""
     body = b'{"points_zyx": [' + b"[]," * 2_000_000 + b"[]]}"
-    refused(client.post(path, content=body, headers=JSON), 413, "2000001 values; 2000000 are the most")
+    refused(client.post(path, content=body, headers=JSON), 413, "more than 2000000 values")
+
+
+def scan(*pieces: bytes, **limits: int) -> None:
+    scanner = JsonScanner(**{"max_values": 100} | limits)
+    for piece in pieces:
+        scanner.feed(piece)
 
 
 def test_brackets_in_strings_neither_count_nor_hide() -> None:
-    check_depth(json.dumps({"name": "[" * 1000, "say": '"[[' * 50}).encode())
-    with pytest.raises(Refusal, match="nested"):
-        check_depth(b'["' + b"]" * 40 + b'",' + b"[" * 33)
-    with pytest.raises(Refusal, match="nested"):
-        check_depth(rb'["\"' + b"]" * 40 + b'",' + b"[" * 33)
-    check_depth(b"[" * 32)
+    scan(json.dumps({"name": "[" * 1000, "say": '"[[' * 50}).encode())
+    for body in (b'["' + b"]" * 40 + b'",' + b"[" * 33, rb'["\"' + b"]" * 40 + b'",' + b"[" * 33):
+        for size in (1, 2, 3, 7, len(body)):
+            with pytest.raises(Refusal, match="nested"):
+                scan(*(body[start : start + size] for start in range(0, len(body), size)))
+    scan(b"[" * 32)
     begun = time.process_time()
-    check_depth(b'"' + b'\\"' * 2_000_000)  # a string without an end is no trap
+    scan(b'"' + b'\\"' * 2_000_000)  # a string without an end is no trap
+    assert time.process_time() - begun < 5
+
+
+_JSON = st.recursive(
+    st.text() | st.integers(), lambda each: st.lists(each) | st.dictionaries(st.text(), each)
+)
+
+
+@given(_JSON)
+@settings(max_examples=200, deadline=None)
+def test_however_json_is_cut_the_same_is_counted(value: object) -> None:
+    body = json.dumps(value, ensure_ascii=False).encode()
+    whole, cut = JsonScanner(10**6, 10**6, 10**6), JsonScanner(10**6, 10**6, 10**6)
+    whole.feed(body)
+    for start in range(len(body)):
+        cut.feed(body[start : start + 1])
+    assert vars(whole) == vars(cut)
+    assert (whole._depth, whole._in_string) == (0, False)
+
+
+@pytest.mark.parametrize("path", ["/embed_json", "/v1/embed/points", "/v1/search"])
+def test_json_has_a_number_of_keys(client, path: str) -> None:
+    """Each unknown key is an error of its own, and half a million of them took seconds to be put together."""
+    body = b"{" + b",".join(b'"k%d":0' % number for number in range(100_000)) + b"}"
+    refused(client.post(path, content=body, headers=JSON), 422, "more than 1000 keys")
+
+
+def test_of_many_wrong_values_one_is_told(client) -> None:
+    begun = time.process_time()
+    body = json.dumps({"volume": "cube", "points_zyx": [["a"] * 3] * 300_000})
+    reply = client.post("/v1/embed/points", content=body, headers=JSON)
+    said = refused(reply, 422, "points_zyx.0.0: Input should be a valid number")
+    assert "more)" not in said
     assert time.process_time() - begun < 5

@@ -33,6 +33,13 @@ from tests.serving.conftest import (
 # --- limits
 
 
+def test_two_lengths_of_one_body_are_refused(client) -> None:
+    headers = JSON | {"Content-Length": "5", "Transfer-Encoding": "chunked"}
+    reply = client.post("/v1/embed/points", content=b"{}", headers=headers)
+    refused(reply, 400, "Content-Length and Transfer-Encoding were both sent")
+    assert reply.headers["connection"] == "close"
+
+
 def test_a_body_larger_than_allowed_is_refused_by_its_length_and_while_it_comes(start, crops) -> None:
     client = start(max_body_mb=0.05, max_json_mb=0.01)
     assert post(client, crops[:4]).status_code == 200
