@@ -1,4 +1,4 @@
-"""TIFF planes as a volume: a folder of them, or one file that holds a stack."""
+"""TIFF planes as a volume: a folder of them, one file that holds a stack, or an OME-TIFF split over files."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import logging
 import math
 import re
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import tifffile
@@ -16,23 +15,48 @@ import tifffile
 from canvas_fm.data.store.checked_store import BadChunks
 from canvas_fm.data.store.keys import METADATA
 from canvas_fm.data.volume.channel import pick
+from canvas_fm.data.volume.plane_names import order_planes
+from canvas_fm.data.volume.tiff_metadata import OmePixels, split_pixels, stated_voxel_um
+from canvas_fm.data.zyx import ZyxUm
 from canvas_fm.errors import CanvasError, DamagedStore
 
 _log = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
 
 SUFFIXES = (".tif", ".tiff")
-# X_Y_Z_chN.tiff, the CANVAS layout: the third number is the plane, N the channel.
-_CANVAS = re.compile(r"(\d+)_(\d+)_(\d+)_ch(\d+)", re.IGNORECASE)
-_CHANNEL = re.compile(r"(?<![a-z])ch(\d+)", re.IGNORECASE)
+_FEW_CHANNELS = 4  # a lone axis of channels no longer than this is one plane in colours, not a stack
 
 
-def open_planes(path: Path, *, t: int | None, c: int | None, skip: bool) -> Planes | None:
+class Plane(NamedTuple):
+    """Where a plane lies: a page of a file, or None for one that is missing and read as 0."""
+
+    file: Path | None
+    page: int
+
+
+class Stack(NamedTuple):
+    """Planes from z 0 up, how many planes each file holds (None: not compared), and what the files state.
+
+    `alone`: a page is read by its number, whatever OME metadata say of other files.
+    """
+
+    planes: Sequence[Plane]
+    held: int | None
+    alone: bool
+    shape_yx: tuple[int, int]
+    dtype: np.dtype
+    voxel_um: ZyxUm | None
+
+
+def open_planes(
+    path: Path, *, t: int | None, c: int | None, skip: bool, fill_gaps: bool = False
+) -> Planes | None:
     """The planes of a TIFF file, or of a folder with TIFF files and nothing of a Zarr store; None for all
     else.
 
-    `c` is N of the names `X_Y_Z_chN.tiff`, or an index where one file holds channels. Damaged planes raise
-    DamagedStore, or with `skip` are read as zeros.
+    `c` is a channel's number in the names (`ch1`, `C01`, `561nm`), or an index where one file holds channels.
+    Damaged planes raise DamagedStore, or with `skip` are read as zeros; planes that the numbers of a folder
+    lack are an error, or with `fill_gaps` read as zeros.
     """
     try:
         if path.is_dir():
@@ -40,19 +64,19 @@ def open_planes(path: Path, *, t: int | None, c: int | None, skip: bool) -> Plan
             files = [
                 name for name in names if name.suffix.lower() in SUFFIXES and not name.name.startswith(".")
             ]
-            planes = Planes(path, *_folder(path, files, t, c), skip=skip) if files else None
+            stack = _folder(path, files, t, c, skip=skip, fill_gaps=fill_gaps) if files else None
         elif path.is_file() and path.suffix.lower() in SUFFIXES:
-            planes = Planes(path, *_stack(path, t, c), skip=skip)
+            stack = _file(path, t, c)
         else:
-            planes = None
+            stack = None
     except OSError as problem:
         raise CanvasError(f"{path} cannot be opened: {problem.strerror}") from problem
-    if planes is not None:
-        _log.warning(
-            "%s: reading TIFF planes is slow; written once as OME-Zarr (Volume.create) every read is faster",
-            path,
-        )
-    return planes
+    if stack is None:
+        return None
+    _log.warning(
+        "%s: reading TIFF planes is slow; written once as OME-Zarr (Volume.create) every read is faster", path
+    )
+    return Planes(path, stack, skip=skip)
 
 
 class Planes:
@@ -60,44 +84,40 @@ class Planes:
 
     fill = 0
 
-    def __init__(
-        self,
-        path: Path,
-        planes: Sequence[tuple[Path, int]],
-        file_shape: tuple[int, ...],
-        dtype: np.dtype,
-        *,
-        skip: bool,
-    ) -> None:
-        self.path, self._planes = path, planes
-        self._held, shape_yx = math.prod(file_shape[:-2]), (file_shape[-2], file_shape[-1])
-        self.shape_zyx = (len(planes), *shape_yx)
-        self.chunk_zyx = (1, *shape_yx)
-        self.dtype = dtype.newbyteorder("=")
+    def __init__(self, path: Path, stack: Stack, *, skip: bool) -> None:
+        self.path, self._planes, self._held, self._alone = path, stack.planes, stack.held, stack.alone
+        self.shape_zyx = (len(stack.planes), *stack.shape_yx)
+        self.chunk_zyx = (1, *stack.shape_yx)
+        self.dtype = stack.dtype.newbyteorder("=")
+        self.voxel_um = stack.voxel_um
         self.bad = BadChunks(skip=skip)
 
     def read(self, start: Sequence[int], stop: Sequence[int]) -> np.ndarray:
         box = np.zeros([b - a for a, b in zip(start, stop, strict=True)], self.dtype)
         part = np.s_[start[1] : stop[1], start[2] : stop[2]]
         for z in range(start[0], stop[0]):
+            file, page = self._planes[z]
+            if file is None:
+                continue
             try:
-                box[z - start[0]] = self._decode(*self._planes[z])[part]
+                box[z - start[0]] = self._decode(file, page)[part]
             except DamagedStore as damage:
                 self.bad.meet(damage, damage.__cause__)
         return box
 
-    def _decode(self, file: Path, index: int) -> np.ndarray:
-        held, plane = use_tiff(file, lambda tiff: _plane(tiff, index))
-        expected = (self._held, self.shape_zyx[1:], self.dtype)
-        if (held, plane.shape, plane.dtype.newbyteorder("=")) != expected:
+    def _decode(self, file: Path, page: int) -> np.ndarray:
+        held, plane = use_tiff(file, lambda tiff: _plane(tiff, page, alone=self._alone), alone=self._alone)
+        shape_yx, dtype = self.shape_zyx[1:], self.dtype
+        if (plane.shape, plane.dtype.newbyteorder("=")) != (shape_yx, dtype) or held != (self._held or held):
+            first = next(one.file for one in self._planes if one.file is not None)
             raise CanvasError(
                 f"{file} holds {held} planes of shape {plane.shape}, {plane.dtype}; the first plane, "
-                f"{self._planes[0][0].name}, has shape {expected[1]}, {expected[2]}"
+                f"{first.name}, has shape {shape_yx}, {dtype}"
             )
         return plane
 
     def key(self, start: Sequence[int]) -> str:
-        return str(self._planes[start[0]][0])
+        return str(self._planes[start[0]].file or self.path)
 
     def stamp(self, key: str) -> Any:
         try:
@@ -107,36 +127,53 @@ class Planes:
         return found.st_size, found.st_mtime_ns, found.st_ino
 
 
-def use_tiff(path: Path, use: Callable[[tifffile.TiffFile], _Result]) -> _Result:
-    """`use` of the opened file; DamagedStore, naming it, for whatever goes wrong in decoding."""
+def use_tiff(path: Path, use: Callable[[tifffile.TiffFile], _Result], *, alone: bool = False) -> _Result:
+    """`use` of the opened file; DamagedStore, naming it, for whatever goes wrong in decoding.
+
+    `alone` leaves out what OME metadata say of other files, which tifffile would open all.
+    """
     try:
-        with tifffile.TiffFile(path) as tiff:
+        with tifffile.TiffFile(path, is_ome=False if alone else None) as tiff:
             return use(tiff)
     except CanvasError:
         raise
     except Exception as problem:
         # A damaged TIFF raises TiffFileError, ValueError, zlib.error, struct.error, KeyError and more.
-        if "imagecodecs" in str(problem):
+        if isinstance(problem, ImportError) or "imagecodecs" in str(problem):
             raise CanvasError(
-                f"{path} is compressed in a way that needs: pip install imagecodecs"
+                f"{path} is compressed in a way whose decoder is not installed ({problem}): pip install "
+                "imagecodecs"
             ) from problem
         text = " ".join(str(problem).split())[:200]
         cause = f"cannot be decoded ({type(problem).__name__}: {text})"
         raise DamagedStore(path.parent, "planes", path.name, cause, "copy the file again") from problem
 
 
-def _plane(tiff: tifffile.TiffFile, index: int) -> tuple[int, np.ndarray]:
-    """How many planes a file holds, and one of them."""
+def _plane(tiff: tifffile.TiffFile, index: int, *, alone: bool) -> tuple[int, np.ndarray]:
+    """How many planes a file holds, and one of them: by its page's number where the file is read `alone`."""
+    if alone:
+        return len(tiff.pages), _decoded(tiff.pages[index])
     series = tiff.series[0]
     held = math.prod(series.shape[:-2])
     if len(series) == held:
         page = series[index]
         if page is None:
             raise ValueError(f"plane {index} is missing")
-        return held, page.asarray()
+        return held, _decoded(page)
     # One page describes many planes that lie one after another: map the file, touch only what is asked for.
     stack = tifffile.memmap(tiff.filehandle.path, series=0, mode="r")
     return held, stack.reshape(-1, *series.shape[-2:])[index]
+
+
+def _decoded(page: Any) -> np.ndarray:
+    """The page's pixels. Some writers count the byte that pads a Zstandard frame to an even length."""
+    try:
+        return page.asarray()
+    except RuntimeError:
+        if page.compression not in (tifffile.COMPRESSION.ZSTD, tifffile.COMPRESSION.ZSTD_DEPRECATED):
+            raise
+        page.databytecounts = tuple(count - 1 for count in page.databytecounts)
+        return page.asarray()
 
 
 def _layout(tiff: tifffile.TiffFile) -> tuple[str, tuple[int, ...], np.dtype]:
@@ -155,70 +192,117 @@ def _layout(tiff: tifffile.TiffFile) -> tuple[str, tuple[int, ...], np.dtype]:
     return axes, shape, series.dtype
 
 
-def _stack(
-    path: Path, t: int | None, c: int | None
-) -> tuple[list[tuple[Path, int]], tuple[int, ...], np.dtype]:
-    """The planes along z of one file."""
+def _file(path: Path, t: int | None, c: int | None) -> Stack:
+    """The planes along z of one file, or of the files that its OME metadata name."""
+
+    def about(tiff: tifffile.TiffFile) -> tuple[OmePixels | None, ZyxUm | None]:
+        return split_pixels(path, tiff), stated_voxel_um(tiff)
+
+    split, voxel_um = use_tiff(path, about)
+    if split is not None:
+        return _split(path, split, t, c, voxel_um)
     axes, shape, dtype = use_tiff(path, _layout)
-    if axes.count("Z") != 1:
-        raise CanvasError(f"{path} has the axes {axes} of shape {shape}; a volume needs planes along z")
+    axes = _lone_axis_is_z(path, axes, shape, t, c)
+    index = _index(path, axes[:-2], shape[:-2], t, c)
+    numbers = np.arange(math.prod(shape[:-2])).reshape(shape[:-2])[index]
+    planes = [Plane(path, int(number)) for number in numbers]
+    return Stack(planes, math.prod(shape[:-2]), False, (shape[-2], shape[-1]), dtype, voxel_um)
+
+
+def _split(path: Path, split: OmePixels, t: int | None, c: int | None, voxel_um: ZyxUm | None) -> Stack:
+    axes = _lone_axis_is_z(path, _without_ones(split), _shape_of(split), t, c)
+    index = _index(path, axes, _shape_of(split), t, c)
+    files, pages = (table.reshape(_shape_of(split))[index] for table in (split.files, split.pages))
+    planes = [Plane(file, int(page)) for file, page in zip(files, pages, strict=True)]
+    for z, plane in enumerate(planes):
+        if plane.file is None:
+            raise CanvasError(f"{path}: its OME metadata name no file for plane {z}")
+        if not plane.file.is_file():
+            raise CanvasError(f"{path}: {plane.file.name}, the file of plane {z}, is missing; copy it again")
+    page = use_tiff(path, lambda tiff: (tiff.pages.first.shape, tiff.pages.first.dtype), alone=True)
+    if len(page[0]) != 2 or page[1] is None:
+        raise CanvasError(f"{path} has planes of shape {page[0]}; planes are one value a pixel")
+    return Stack(planes, None, True, (page[0][0], page[0][1]), page[1], voxel_um)
+
+
+def _without_ones(split: OmePixels) -> str:
+    return "".join(axis for axis, n in zip(split.axes, split.shape, strict=True) if n > 1 or axis == "Z")
+
+
+def _shape_of(split: OmePixels) -> tuple[int, ...]:
+    return tuple(n for axis, n in zip(split.axes, split.shape, strict=True) if n > 1 or axis == "Z")
+
+
+def _lone_axis_is_z(path: Path, axes: str, shape: Sequence[int], t: int | None, c: int | None) -> str:
+    """The axes, a lone axis of planes as Z: ImageJ and tifffile mark stacks as time points or channels."""
+    planes = axes.removesuffix("YX")
+    if planes in ("T", "C") and not t and not c and not (planes == "C" and shape[0] <= _FEW_CHANNELS):
+        _log.warning(
+            "%s marks its %d planes as axis %s; they are taken as planes along z", path, shape[0], planes
+        )
+        return "Z" + axes[1:]
+    if planes.count("Z") != 1:
+        raise CanvasError(
+            f"{path} has the axes {axes} of shape {tuple(shape)}; a volume needs planes along z"
+            + (
+                ""
+                if len(planes) != 1 or planes == "Z"
+                else f": leave out --{planes.lower()} to take {planes} as z"
+            )
+        )
+    return axes
+
+
+def _index(
+    path: Path, axes: str, shape: Sequence[int], t: int | None, c: int | None
+) -> tuple[slice | int, ...]:
+    """One time point and channel, every plane."""
     chosen = {"t": t, "c": c}
     for letter, wanted in chosen.items():
         if wanted and letter.upper() not in axes:
             raise CanvasError(f"{path} has no axis {letter}; there is no {letter}={wanted}")
-    index = [
+    return tuple(
         slice(None) if letter == "z" else pick(path, letter, length, chosen.get(letter))
-        for letter, length in zip(axes[:-2].lower(), shape[:-2], strict=True)
-    ]
-    numbers = np.arange(math.prod(shape[:-2])).reshape(shape[:-2])[tuple(index)]
-    return [(path, int(number)) for number in numbers], shape, dtype
+        for letter, length in zip(axes.lower(), shape, strict=True)
+    )
 
 
 def _folder(
-    folder: Path, files: list[Path], t: int | None, c: int | None
-) -> tuple[list[tuple[Path, int]], tuple[int, ...], np.dtype]:
+    folder: Path, files: list[Path], t: int | None, c: int | None, *, skip: bool, fill_gaps: bool
+) -> Stack:
     """The planes of a folder, one in each file, from the lowest z up."""
     if t:
         raise CanvasError(f"{folder} has no axis t; there is no t={t}")
-    ordered = sort_planes(folder, files, c)
-    _, shape, dtype = use_tiff(ordered[0], _layout)
-    if math.prod(shape[:-2]) != 1:
-        raise CanvasError(
-            f"{ordered[0]} holds {math.prod(shape[:-2])} planes; in a folder each file holds one"
-        )
-    return [(path, 0) for path in ordered], shape, dtype
+    ordered = order_planes(folder, files, c, fill_gaps=fill_gaps)
+    readable = [file for file in ordered.files if file is not None]
+    held, shape, dtype, voxel_um = _first_readable(readable, skip=skip)
+    if held != 1 or len(shape) != 2:
+        if len(shape) > 2 and held == 1 and shape[-1] in (3, 4):
+            raise CanvasError(f"{readable[0]} has planes of shape {shape}; planes are one value a pixel")
+        raise CanvasError(f"{readable[0]} holds {held} planes; in a folder each file holds one")
+    _log.info("%s: plane 0 is %s", folder, ordered.first)
+    planes = [Plane(file, 0) for file in ordered.files]
+    return Stack(planes, 1, True, (shape[0], shape[1]), dtype, voxel_um)
 
 
-def sort_planes(folder: Path, files: Sequence[Path], c: int | None) -> list[Path]:
-    """The planes of channel `c` by z: the third number of CANVAS names, else the numbers in the names."""
-    ours = _of_channel(folder, files, c)
-    canvas = [match for match in map(_CANVAS.fullmatch, (path.stem for path in ours)) if match]
-    columns = {(match[1], match[2]) for match in canvas}
-    if len(columns) > 1:
-        raise CanvasError(
-            f"{folder} holds {len(columns)} tiles (X_Y before the plane's number); stitch them first"
-        )
-    numbers = {path: [int(number) for number in re.findall(r"\d+", path.stem)] for path in ours}
-    if len({len(each) for each in numbers.values()}) > 1:
-        fewest, most = (end(ours, key=lambda path: len(numbers[path])).name for end in (min, max))
-        raise CanvasError(f"{folder}: {most} and {fewest} are not named alike; move away what is no plane")
-    ordered = sorted(ours, key=lambda path: numbers[path])
-    for one, other in pairwise(ordered):
-        if numbers[one] == numbers[other]:
-            raise CanvasError(
-                f"{folder}: {one.name} and {other.name} carry the same numbers; which one is deeper?"
-            )
-    return ordered
+def _first_readable(
+    files: Sequence[Path], *, skip: bool
+) -> tuple[int, tuple[int, ...], np.dtype, ZyxUm | None]:
+    """Planes held, shape, type and stated voxel size of the first file; with `skip` the first whole one."""
 
+    def about(tiff: tifffile.TiffFile) -> tuple[int, tuple[int, ...], np.dtype]:
+        first = tiff.pages.first
+        if first.dtype is None or min(first.shape, default=0) < 1:
+            raise ValueError(f"it holds no plane, its shape is {first.shape}")
+        held = len(tiff.pages)
+        if tiff.is_imagej and tiff.imagej_metadata is not None:
+            held = max(held, int(tiff.imagej_metadata.get("images", 1)))
+        return held, first.shape, first.dtype
 
-def _of_channel(folder: Path, files: Sequence[Path], c: int | None) -> list[Path]:
-    """The files of one channel, by the N of chN in their names; all of them where the names have none."""
-    named = {path: _CHANNEL.search(path.stem) for path in files}
-    channels = sorted({int(match[1]) for match in named.values() if match})
-    if not channels and c:
-        raise CanvasError(f"{folder}: there is no c={c}, the names have no channel (X_Y_Z_chN.tiff)")
-    if c is None and len(channels) > 1:
-        raise CanvasError(f"{folder} holds the channels {channels}: choose one with --c")
-    if c is not None and channels and c not in channels:
-        raise CanvasError(f"{folder} holds the channels {channels}: there is no c={c}")
-    return [path for path, match in named.items() if c is None or match is None or int(match[1]) == c]
+    for file in files:
+        try:
+            return *use_tiff(file, about, alone=True), use_tiff(file, stated_voxel_um)
+        except DamagedStore:
+            if not skip or file == files[-1]:
+                raise
+    raise AssertionError("a folder of planes has files")

@@ -109,9 +109,15 @@ class Volume:
         given = None if voxel_um is None else check_voxel_um(voxel_um)
         options = {"voxel_um": given, "t": t, "c": c, "marker": marker}
         options |= {"on_bad_chunk": on_bad_chunk, "missing_chunks": missing_chunks}
-        planes = None if remote else open_planes(path, t=t, c=c, skip=on_bad_chunk == "skip")
+        planes = (
+            None
+            if remote
+            else open_planes(path, t=t, c=c, skip=on_bad_chunk == "skip", fill_gaps=missing_chunks == "empty")
+        )
         if planes is not None:
-            return cls(path, planes, _voxel_um(path, None, "TIFF planes state none", given), options)
+            return cls(
+                path, planes, _voxel_um(path, planes.voxel_um, "its TIFF metadata state none", given), options
+            )
         store = CheckedStore(remote or open_files(path))
         _refuse_one_level(path, store)
         root = read_node(store.files, "")

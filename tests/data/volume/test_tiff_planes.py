@@ -71,8 +71,10 @@ def test_other_names_mix_neither_channels_nor_sides(tmp_path):
         open_planes(folder)
     np.testing.assert_array_equal(everything(open_planes(folder, c=1)), VOXELS[1::2])
     names = [f"{side}_{z:03d}.tif" for z in range(6) for side in ("left", "right")]
-    with pytest.raises(CanvasError, match=r"left_000\.tif and right_000\.tif carry the same numbers"):
-        open_planes(write_folder(tmp_path / "sides", names))
+    sides = write_folder(tmp_path / "sides", names)
+    with pytest.raises(CanvasError, match=r"holds the channels 0 \(left\), 1 \(right\): choose one"):
+        open_planes(sides)
+    np.testing.assert_array_equal(everything(open_planes(sides, c=1)), VOXELS[1::2])
 
 
 def test_the_voxel_size_is_asked_for_and_slowness_is_said(tmp_path, caplog):

@@ -1,0 +1,201 @@
+"""Plane and channel numbers in the file names of a folder of planes, as microscopes write them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+from canvas_fm.errors import CanvasError
+
+# X_Y_Z_chN.tiff, the CANVAS layout: the third number is the plane, N the channel.
+_CANVAS = re.compile(r"(\d+)_(\d+)_(\d+)_ch(\d+)", re.IGNORECASE)
+# Z0001, z-12.5, plane_7, slice 3: a number that says that it is the plane, signed and decimal too.
+_MARKED = re.compile(
+    r"(?:(?<![a-z])z|planes?|slices?|sections?)[ _]?(-?\d+(?:\.\d+)?)(?![\d.]*\d)", re.IGNORECASE
+)
+_LAST = re.compile(r"(?:^|(?<=[_ ]))(-?\d+(?:\.\d+)?)(?:[uµ]m)?$", re.IGNORECASE)
+_CHANNEL = re.compile(r"(?<![a-z])ch?(?:annel)?[ _]?(\d+)", re.IGNORECASE)
+_PLANE = "\0"
+_CELLFINDER_DIGITS = 4  # ch010003 is channel 01, plane 0003
+_GAP = 1.5  # of the usual step: a rounded step varies by less, a lost plane makes 2
+
+
+class Named(NamedTuple):
+    """A file, the number of its plane, and the rest of its name: what planes of one channel share."""
+
+    path: Path
+    plane: float
+    rest: str
+
+
+class Ordered(NamedTuple):
+    """The planes of one channel from the lowest number up; None stands for each that the numbers lack."""
+
+    files: list[Path | None]
+    first: str  # the name of the file that is plane 0
+
+
+def order_planes(folder: Path, files: Sequence[Path], c: int | None, *, fill_gaps: bool = False) -> Ordered:
+    """The files of channel `c` by the plane numbers in their names.
+
+    `c` is a number that the names carry (`ch1`, `C01`, `561nm`), or where channels differ in words an index
+    in alphabetical order. A number that is missing in the series is an error that names it, or with
+    `fill_gaps` a None in its place. Raises CanvasError for several channels and no choice, tiles that have to
+    be stitched, files that are not named alike, and equal numbers.
+    """
+    named = _parse(folder, files)
+    ours = sorted(_of_channel(folder, named, c), key=lambda one: one.plane)
+    for one, other in pairwise(ours):
+        if one.plane == other.plane:
+            raise CanvasError(
+                f"{folder}: {one.path.name} and {other.path.name} carry the same plane number; which one "
+                "is deeper?"
+            )
+    return Ordered(_with_gaps(folder, ours, fill_gaps), ours[0].path.name)
+
+
+def _parse(folder: Path, files: Sequence[Path]) -> list[Named]:
+    canvas = [_CANVAS.fullmatch(path.stem) for path in files]
+    if all(canvas):
+        tiles = {(match[1], match[2]) for match in canvas if match}
+        if len(tiles) > 1:
+            raise CanvasError(
+                f"{folder} holds {len(tiles)} tiles (X_Y before the plane's number); stitch them first"
+            )
+        return [
+            Named(path, int(match[3]), f"ch{int(match[4])}")
+            for path, match in zip(files, canvas, strict=True)
+            if match
+        ]
+    stems = [_stem(path) for path in files]
+    for pattern in (_MARKED, _LAST):
+        matches = [_last_match(pattern, stem) for stem in stems]
+        if all(matches) and len({match[1] for match in matches if match}) > 1:
+            rows = [
+                Named(path, _number(match[1], stems, pattern), _without(stem, match))
+                for path, stem, match in zip(files, stems, matches, strict=True)
+                if match
+            ]
+            if not _alone(rows):
+                return rows
+    return _by_slots(folder, files, stems)
+
+
+def _stem(path: Path) -> str:
+    """The name without .tif and .ome."""
+    return path.stem.removesuffix(".ome") if path.stem.lower().endswith(".ome") else path.stem
+
+
+def _last_match(pattern: re.Pattern[str], stem: str) -> re.Match[str] | None:
+    return next(reversed(list(pattern.finditer(stem))), None)
+
+
+def _without(stem: str, match: re.Match[str]) -> str:
+    return stem[: match.start(1)] + _PLANE + stem[match.end(1) :]
+
+
+def _number(text: str, stems: Sequence[str], pattern: re.Pattern[str]) -> float:
+    """A minus is a sign, unless all numbers have one and are padded to one width: then it separates."""
+    if text.startswith("-"):
+        texts = [match[1] for match in (_last_match(pattern, stem) for stem in stems) if match]
+        padded = len({len(one) for one in texts}) == 1 and any(one.startswith("-0") for one in texts)
+        if padded and all(one.startswith("-") for one in texts):
+            text = text[1:]
+    return float(text)
+
+
+def _alone(rows: Sequence[Named]) -> bool:
+    """Whether the number taken is no plane number, since the rest of each name is another."""
+    return len(rows) > 1 and len({row.rest for row in rows}) == len(rows)
+
+
+def _by_slots(folder: Path, files: Sequence[Path], stems: Sequence[str]) -> list[Named]:
+    """The plane is the number that takes most values, the last of those; the other numbers are the rest."""
+    parts = [re.findall(r"\d+|\D+", stem) for stem in stems]
+    slots = [[i for i, part in enumerate(row) if part.isdigit()] for row in parts]
+    if len({len(slot) for slot in slots}) > 1 or not slots[0]:
+        fewest, most = (end(range(len(files)), key=lambda i: len(slots[i])) for end in (min, max))
+        raise CanvasError(
+            f"{folder}: {files[most].name} and {files[fewest].name} are not named alike; move away what is "
+            "no plane"
+        )
+    values = [
+        len({row[slot[k]] for row, slot in zip(parts, slots, strict=True)}) for k in range(len(slots[0]))
+    ]
+    chosen = max(range(len(values)), key=lambda k: (values[k], k))
+    rows = []
+    for path, row, slot in zip(files, parts, slots, strict=True):
+        at, digits = slot[chosen], row[slot[chosen]]
+        channel, plane = _run_together("".join(row[:at]), digits)
+        rows.append(Named(path, int(plane), "".join([*row[:at], channel, _PLANE, *row[at + 1 :]])))
+    return rows
+
+
+def _run_together(before: str, digits: str) -> tuple[str, str]:
+    """Channel and plane of cellfinder's `NAME_ch010003`, where they are one number."""
+    if re.search(r"(?<![a-z])ch$", before, re.IGNORECASE) and len(digits) > _CELLFINDER_DIGITS:
+        return digits[:-_CELLFINDER_DIGITS], digits[-_CELLFINDER_DIGITS:]
+    return "", digits
+
+
+def _of_channel(folder: Path, named: Sequence[Named], c: int | None) -> list[Named]:
+    """The planes of one channel: those whose names are the same but for the plane."""
+    rests = sorted({one.rest for one in named})
+    channels = _channel_labels(rests)
+    by_number = all(isinstance(label, int) for label in channels.values())
+    labels = sorted(channels.values(), key=str) if not by_number else sorted(channels.values())  # type: ignore[type-var]
+    if len(rests) == 1:
+        only = channels[rests[0]]
+        if c is not None and c != only and not (only is None and c == 0):
+            raise CanvasError(
+                f"{folder}: there is no c={c}, the names have no channel (X_Y_Z_chN.tiff)"
+                if only is None
+                else f"{folder} holds the channels {[only]}: there is no c={c}"
+            )
+        return list(named)
+    choices: dict[int, object] = {label: label for label in labels} if by_number else dict(enumerate(labels))  # type: ignore[misc]
+    if c is None or c not in choices:
+        listing = list(choices) if by_number else [f"{index} ({label})" for index, label in choices.items()]
+        shown = str(listing) if by_number else ", ".join(map(str, listing))
+        raise CanvasError(
+            f"{folder} holds the channels {shown}: "
+            + ("choose one with --c" if c is None else f"there is no c={c}")
+        )
+    wanted = next(rest for rest, label in channels.items() if label == choices[c])
+    return [one for one in named if one.rest == wanted]
+
+
+def _channel_labels(rests: Sequence[str]) -> dict[str, int | str | None]:
+    """What tells each channel from the others: a number of its name, else the words that differ."""
+    if len(rests) == 1:
+        match = _CHANNEL.search(rests[0])
+        return {rests[0]: None if match is None else int(match[1])}
+    parts = [re.findall(r"\d+|\D+", rest) for rest in rests]
+    if len({len(row) for row in parts}) == 1:
+        for column in zip(*parts, strict=True):
+            if len(set(column)) == len(rests):
+                numbers = all(part.isdigit() for part in column)
+                words = [int(p) if numbers else p.strip(f"_- .{_PLANE}") for p in column]
+                if len(set(words)) == len(rests):
+                    return dict(zip(rests, words, strict=True))
+    return {rest: rest.replace(_PLANE, "*") for rest in rests}
+
+
+def _with_gaps(folder: Path, ours: Sequence[Named], fill_gaps: bool) -> list[Path | None]:
+    steps = [other.plane - one.plane for one, other in pairwise(ours)]
+    usual = median(steps) if steps else 1.0
+    files: list[Path | None] = [ours[0].path]
+    for (one, other), step in zip(pairwise(ours), steps, strict=True):
+        lacking = round(step / usual) - 1 if step > _GAP * usual else 0
+        if lacking and not fill_gaps:
+            raise CanvasError(
+                f"{folder}: {lacking} plane{'s are' if lacking > 1 else ' is'} missing between "
+                f"{one.path.name} and {other.path.name}; copy them again, or "
+                "--missing-chunks empty reads them as 0"
+            )
+        files += [None] * lacking + [other.path]
+    return files

@@ -1,0 +1,120 @@
+"""What a TIFF states of itself: voxel size by ImageJ or OME, and the files of a split OME-TIFF."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path, PureWindowsPath
+from typing import NamedTuple
+from xml.etree import ElementTree
+
+import numpy as np
+import tifffile
+
+from canvas_fm.data.zyx import ZyxUm
+from canvas_fm.errors import CanvasError
+
+_UM = {
+    "µm": 1.0, "μm": 1.0, "um": 1.0, "micron": 1.0, "microns": 1.0, "micrometer": 1.0, "micrometre": 1.0,
+    "\\u00b5m": 1.0, "nm": 1e-3, "nanometer": 1e-3, "mm": 1e3, "millimeter": 1e3, "cm": 1e4, "m": 1e6,
+    "å": 1e-4, "inch": 25400.0,
+}  # fmt: skip
+
+
+class OmePixels(NamedTuple):
+    """Axes and planes of an OME-TIFF whose planes lie in several files."""
+
+    axes: str  # of the planes, slowest first, for example TCZ
+    shape: tuple[int, ...]
+    files: np.ndarray  # of paths, in that shape; None where no file is named
+    pages: np.ndarray  # the page of each plane in its file
+
+
+def stated_voxel_um(tiff: tifffile.TiffFile) -> ZyxUm | None:
+    """The voxel size z, y, x in µm that OME or ImageJ metadata give with a unit of length; None where not."""
+    if tiff.ome_metadata:
+        return _ome_voxel_um(tiff.ome_metadata)
+    if tiff.imagej_metadata is not None:
+        return _imagej_voxel_um(tiff, tiff.imagej_metadata)
+    return None
+
+
+def _ome_voxel_um(text: str) -> ZyxUm | None:
+    pixels = _pixels(text)
+    if pixels is None:
+        return None
+    sizes = []
+    for axis in "ZYX":
+        size, unit = pixels.get(f"PhysicalSize{axis}"), pixels.get(f"PhysicalSize{axis}Unit", "µm")
+        factor = _UM.get(unit.strip().lower())
+        if size is None or factor is None:
+            return None
+        sizes.append(float(size) * factor)
+    return _checked(sizes)
+
+
+def _imagej_voxel_um(tiff: tifffile.TiffFile, about: Mapping[str, object]) -> ZyxUm | None:
+    factor = _UM.get(str(about.get("unit", "")).strip().lower())
+    page = tiff.pages.first
+    tags = [page.tags.get(name) for name in ("YResolution", "XResolution")]
+    if factor is None or "spacing" not in about or not all(tags):
+        return None
+    per_unit = [tag.value[0] / tag.value[1] if tag.value[1] else 0.0 for tag in tags if tag is not None]
+    if min(per_unit) <= 0:
+        return None
+    return _checked([float(str(about["spacing"])) * factor, *(factor / n for n in per_unit)])
+
+
+def _checked(sizes: list[float]) -> ZyxUm | None:
+    if not all(math.isfinite(size) and size > 0 for size in sizes):
+        return None
+    z, y, x = sizes
+    return z, y, x
+
+
+def _pixels(text: str) -> ElementTree.Element | None:
+    if re.search("<!(DOCTYPE|ENTITY)", text, re.IGNORECASE):
+        raise CanvasError("the OME metadata declare entities, which no microscope writes; they are not read")
+    try:
+        root = ElementTree.fromstring(text)
+    except ElementTree.ParseError:
+        return None
+    return next((node for node in root.iter() if node.tag.rpartition("}")[2] == "Pixels"), None)
+
+
+def split_pixels(path: Path, tiff: tifffile.TiffFile) -> OmePixels | None:
+    """Where each plane of an OME-TIFF lies whose metadata name other files; None for a file by itself.
+
+    Read from the metadata alone: no other file is opened, so time is linear in the planes.
+    """
+    pixels = _pixels(tiff.ome_metadata) if tiff.ome_metadata else None
+    if pixels is None:
+        return None
+    blocks = [node for node in pixels if node.tag.rpartition("}")[2] == "TiffData"]
+    named = [_file_name(block) for block in blocks]
+    if not any(name is not None and name != path.name for name in named):
+        return None
+    order = pixels.get("DimensionOrder", "XYZCT")[2:]
+    sizes = {axis: int(pixels.get(f"Size{axis}", "1")) for axis in order}
+    axes = order[::-1]
+    shape = tuple(sizes[axis] for axis in axes)
+    files, pages = np.full(shape, None, object), np.zeros(shape, int)
+    for block, name in zip(blocks, named, strict=True):
+        place = tuple(int(block.get(f"First{axis}", "0")) for axis in axes)
+        if any(not 0 <= p < n for p, n in zip(place, shape, strict=True)):
+            raise CanvasError(f"{path}: its OME metadata place a plane at {axes} {place} of {shape}")
+        first = int(np.ravel_multi_index(place, shape))
+        count = int(block.get("PlaneCount", "1" if block.get("IFD") is not None else str(files.size - first)))
+        ifd = int(block.get("IFD", "0"))
+        for k in range(min(count, files.size - first)):
+            files.flat[first + k] = path if name is None else path.parent / name
+            pages.flat[first + k] = ifd + k
+    return OmePixels(axes, shape, files, pages)
+
+
+def _file_name(block: ElementTree.Element) -> str | None:
+    """The file of a block of planes, always beside the one that names it: folders in the name are dropped."""
+    uuid = next((node for node in block if node.tag.rpartition("}")[2] == "UUID"), None)
+    name = None if uuid is None else uuid.get("FileName")
+    return None if not name else PureWindowsPath(name).name
