@@ -15,14 +15,13 @@ from jaxtyping import Float32, Float64, Int64
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import BadInput, CanvasError, ModelMismatch
-from canvas_fm.files.atomic import write_atomic
 from canvas_fm.heads.features.candidate_score import beside_score, score_to_judge
 from canvas_fm.heads.features.extractor import DETECTOR, HEAT, MAE, Extractor
 from canvas_fm.heads.features.feature_set import SCORE, Made, Moments
 from canvas_fm.heads.labels.candidates import check_home, duplicates
 from canvas_fm.heads.refine.refiner import Refiner
-from canvas_fm.inference.detect.resumable import TileWork
-from canvas_fm.inference.embed.embed import points_sha256
+from canvas_fm.inference.detect.resumable import ResumableTiles
+from canvas_fm.inference.embed.embedding_store import points_sha256
 from canvas_fm.models.checkpoint import Detector, Encoder, load
 from canvas_fm.models.folder import read_kind
 from canvas_fm.progress import bar
@@ -87,19 +86,18 @@ def refine(
     inputs = extractor.identity(volume, background)
     inputs |= {"refiner": refiner_sha256(refiner), "points": points_sha256(points)}
     digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
-    with TileWork(Path(out), inputs, digest, len(judge.blocks)) as work:
+    with ResumableTiles(Path(out), inputs, digest, len(judge.blocks)) as work:
         if (finished := work.finished()) is not None:
             return finished
-        left = work.remaining()
-        judge.keep_moments(work.folder)
+        p_cell, done = np.empty(len(points), np.float32), work.done()
+        for part in done.values():
+            p_cell[part.arrays["rows"]] = part.arrays["p_cell"]
+        left = [number for number in range(len(judge.blocks)) if number not in done]
+        judge.keep_moments(work)
         for number, (rows, p) in zip(left, judge.all(left, show), strict=True):
-            work.keep(number, rows, p.astype(np.float32), np.empty((0, 3)), volume.bad_chunks)
-        p_cell = np.empty(len(points), np.float32)
-        for rows, p, _, _ in work.parts():
             p_cell[rows] = p
-        judged = _with(points, p_cell, meta | {"inputs_sha256": digest})
-        work.finish(judged)
-    return judged
+            work.keep(number, {"rows": rows, "p_cell": p_cell[rows]}, volume.bad_chunks)
+        return work.finish(_with(points, p_cell, meta | {"inputs_sha256": digest}))
 
 
 def models_of(refiner: Refiner, encoder: Encoder | None, detector: Detector | None) -> dict[str, Any]:
@@ -188,22 +186,15 @@ class _Judge:
                 advance(len(rows))
                 yield rows, p
 
-    def keep_moments(self, folder: Path) -> None:
-        """Take the brain's correction from the folder of unfinished work, or leave it there."""
+    def keep_moments(self, work: ResumableTiles) -> None:
+        """Take the brain's correction from earlier work, or keep it there."""
         if self.refiner.correction == "none" or not len(self.zyx):
             return
-        path = folder / "moments.npz"
-        if path.is_file():
-            with np.load(path) as kept:
-                self._moments = Moments(kept["mean"], kept["covariance"])
+        if (part := work.read("moments")) is not None:
+            self._moments = Moments(**part.arrays)
             return
-        moments = self._moments = self._measure()
-
-        def write(temporary: Path) -> None:
-            with temporary.open("wb") as file:
-                np.savez(file, mean=moments.mean, covariance=moments.covariance)
-
-        write_atomic(path, write)
+        self._moments = self._measure()
+        work.write("moments", {"mean": self._moments.mean, "covariance": self._moments.covariance})
 
     def _measure(self) -> Moments:
         rows = np.arange(len(self.zyx))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from canvas_fm.inference.detect.local_maxima import (
     refine_positions,
     suppress,
 )
-from canvas_fm.inference.detect.resumable import TileWork
+from canvas_fm.inference.detect.resumable import ResumableTiles
 from canvas_fm.inference.detect.tiles import Box, Readable, Resampled, cut, whole
 from canvas_fm.models.checkpoint import AmplitudeConfig
 from canvas_fm.progress import bar
@@ -175,17 +175,20 @@ def run(
     if out is None:
         found = dict(_with_bar(job, range(len(job.tiles)), workers, scheduler, show))
         return job.merge([found[number] for number in sorted(found)])
-    with TileWork(Path(out), job.inputs, job.digest(), len(job.tiles)) as work:
+    with ResumableTiles(Path(out), job.inputs, job.digest(), len(job.tiles)) as work:
         if (finished := work.finished()) is not None:
             return finished
-        left = work.remaining()
-        for number, result in _with_bar(
-            job, left, workers, scheduler, show, done=len(job.tiles) - len(left), cells=work.cells
-        ):
-            work.keep(number, result.maxima, result.score, result.position, result.bad_chunks)
-        points = job.merge([Found(*parts) for parts in work.parts()])
-        work.finish(points)
-    return points
+        done = {
+            number: Found(**part.arrays, bad_chunks=tuple(part.about["bad_chunks"]))
+            for number, part in work.done().items()
+        }
+        left = [number for number in range(len(job.tiles)) if number not in done]
+        cells = sum(len(found.maxima) for found in done.values())
+        for number, found in _with_bar(job, left, workers, scheduler, show, cells=cells):
+            arrays = {"maxima": found.maxima, "score": found.score, "position": found.position}
+            work.keep(number, arrays, found.bad_chunks)
+            done[number] = found
+        return work.finish(job.merge([done[number] for number in sorted(done)]))
 
 
 def plan(job: Job, *, workers: int = 1) -> dict[str, Any]:
@@ -228,15 +231,15 @@ def just_below(threshold: float) -> float:
 
 def _with_bar(
     job: Job,
-    numbers: Iterable[int],
+    numbers: Sequence[int],
     workers: int,
     scheduler: str | None,
     show: bool | None,
     *,
-    done: int = 0,
     cells: int = 0,
 ) -> Iterator[tuple[int, Found]]:
-    with bar("detecting", len(job.tiles), unit="tiles", done=done, show=show) as advance:
+    tiles = len(job.tiles)
+    with bar("detecting", tiles, unit="tiles", done=tiles - len(numbers), show=show) as advance:
         for number, found in map_tiles(job, numbers, workers=workers, scheduler=scheduler):
             cells += len(found.maxima)
             advance(1, f"{cells:,} cells")

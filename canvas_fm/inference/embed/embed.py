@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -18,10 +16,11 @@ from canvas_fm.data.volume.volume import Volume
 from canvas_fm.data.volume.window import Window
 from canvas_fm.errors import CanvasError
 from canvas_fm.files.locks import refuse_other_inputs
-from canvas_fm.inference.embed.embedding_store import Embeddings, storable, unfinished_folder
+from canvas_fm.files.resumable import unfinished_folder
+from canvas_fm.inference.embed.embedding_store import Embeddings, points_sha256
 from canvas_fm.inference.embed.input_checks import check_crops, check_points
 from canvas_fm.inference.embed.point_crops import Source, ahead, volume_identity
-from canvas_fm.inference.embed.resumable import Unfinished
+from canvas_fm.inference.embed.resumable import ResumableEmbeddings
 from canvas_fm.inference.embed.runner import Runner
 from canvas_fm.models.checkpoint import Encoder
 from canvas_fm.progress import bar
@@ -132,7 +131,7 @@ def embed_to_store(
         shutil.rmtree(unfinished_folder(out), ignore_errors=True)
         return finished
     with (
-        Unfinished(out, attributes["inputs"], source.order(zyx), runner.one_shape) as work,
+        ResumableEmbeddings(out, attributes["inputs"], source.order(zyx), runner.one_shape) as work,
         bar("embedding", len(zyx), unit="crops", done=work.rows_done, show=show) as advance,
     ):
         for block, batches in source.blocks(zyx, work.remaining(), _positive(batch)):
@@ -140,8 +139,7 @@ def embed_to_store(
             for rows, crops in batches:
                 vectors[rows] = runner(crops)
                 advance(len(rows))
-            work.bad_chunks = sorted({*work.bad_chunks, *volume.bad_chunks})
-            work.write(block, vectors)
+            work.keep(block, vectors, volume.bad_chunks)
         work.finish(points, attributes)
     return Embeddings.open(out)
 
@@ -176,16 +174,6 @@ def _attributes(runner: Runner, source: Source, points: Points) -> dict[str, Any
         "window_rule": str(encoder.config.window_rule),
         "inputs": inputs,
     }
-
-
-def points_sha256(points: Points) -> str:
-    """A hash over positions, columns and meta, all of which the store keeps."""
-    digest = hashlib.sha256(np.ascontiguousarray(points.zyx, dtype="<f8").tobytes())
-    digest.update(json.dumps([list(points.columns), points.meta]).encode())
-    for values in map(storable, points.columns.values()):
-        digest.update(values.dtype.str.encode())
-        digest.update(json.dumps(values.tolist()).encode() if values.dtype == object else values.tobytes())
-    return digest.hexdigest()
 
 
 def _positive(batch: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from functools import cached_property
@@ -18,6 +19,7 @@ from canvas_fm.data.store.checked_store import MANIFEST, CheckedStore, split_key
 from canvas_fm.data.volume.window import Window
 from canvas_fm.errors import CanvasError, DamagedStore
 from canvas_fm.files.atomic import sync_folder
+from canvas_fm.files.resumable import unfinished_folder
 
 if TYPE_CHECKING:
     from canvas_fm.data.volume.volume import ZyxUm
@@ -210,9 +212,14 @@ def _kind(path: Path, store: CheckedStore) -> str | None:
         return None
 
 
-def unfinished_folder(out: Path) -> Path:
-    """Where the work for `out` lies until it is done."""
-    return out.with_name(out.name + ".unfinished")
+def points_sha256(points: Points) -> str:
+    """A hash over positions, columns and meta, all of which the store keeps."""
+    digest = hashlib.sha256(np.ascontiguousarray(points.zyx, dtype="<f8").tobytes())
+    digest.update(json.dumps([list(points.columns), points.meta]).encode())
+    for values in map(storable, points.columns.values()):
+        digest.update(values.dtype.str.encode())
+        digest.update(json.dumps(values.tolist()).encode() if values.dtype == object else values.tobytes())
+    return digest.hexdigest()
 
 
 def column_key(name: str) -> str:

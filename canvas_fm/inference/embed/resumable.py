@@ -1,4 +1,4 @@
-"""Embeddings that are still being made: what is done survives a kill at any moment.
+"""Embeddings that are still being computed: what is done survives a kill at any moment.
 
 Points are embedded in the order of the volume's chunks, so that each chunk is decoded once or a few times
 however the points are ordered, but they are stored in the order given. So the sequence in chunk order is
@@ -10,80 +10,73 @@ but the list of the blocks.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
 import shutil
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Int64
 
 from canvas_fm.data.points.points import Points
-from canvas_fm.errors import CanvasError, DamagedStore, StorageFull
-from canvas_fm.files.atomic import disk_full_is_said, sync_folder, write_text_atomic
-from canvas_fm.files.locks import refuse_other_inputs, take_lock
-from canvas_fm.inference.embed.embedding_store import unfinished_folder, write_store
+from canvas_fm.errors import StorageFull
+from canvas_fm.files.atomic import disk_full_is_said, sync_folder
+from canvas_fm.files.resumable import ResumableFolder
+from canvas_fm.inference.embed.embedding_store import write_store
 
 _log = logging.getLogger(__name__)
 
 # Vectors that a kill can cost; fixed, because a block's batches, and so its last bits, depend on it.
 BLOCK = 4096
-_ROWS, _MARKS, _STORE = "rows.f32", "progress.json", "store"
+_ROWS, _STORE = "rows.f32", "store"
 
 
-class Unfinished:
-    """The folder `X.emb.zarr.unfinished`, opened by one process at a time.
+class ResumableEmbeddings(ResumableFolder):
+    """The work on a store of embeddings.
 
-    `inputs` is all that decides the vectors: going on from other inputs is refused. `order` holds row
-    numbers in the order in which they are embedded, `one_shape` is that of what one point gets: (d,), or
-    three or four numbers of them. Raises CanvasError, DamagedStore, StorageFull.
+    `order` holds row numbers in the order in which they are embedded, `one_shape` is that of what one point
+    gets: (d,), or three or four numbers of them. Raises CanvasError, StorageFull.
     """
 
     def __init__(
         self, out: Path, inputs: dict[str, Any], order: Int64[np.ndarray, " n"], one_shape: tuple[int, ...]
     ) -> None:
-        self.out, self.inputs, self._order, self._one = out, inputs, order, one_shape
+        super().__init__(out, inputs)
+        self._order, self._one = order, one_shape
         self._size = 4 * math.prod(one_shape)  # bytes of a point
         self._block = BLOCK if len(one_shape) == 1 else 64  # a vector for each patch: as many bytes
-        self.folder = unfinished_folder(out)
         self.blocks = -(-len(order) // self._block)
-        self.bad_chunks: list[str] = []
-        self._done: dict[int, int] = {}
-        self._lock: int | None = None
+        self.state = {"done": {}, "bad_chunks": []}
 
-    def __enter__(self) -> Unfinished:
-        if not self.out.parent.is_dir():
-            raise CanvasError(f"{self.out} cannot be written: there is no folder {self.out.parent}")
-        self.folder.mkdir(exist_ok=True)
-        self._lock = take_lock(self.folder, self.out)
+    def __enter__(self) -> ResumableEmbeddings:
+        super().__enter__()
         try:
-            if (self.folder / _MARKS).exists():
-                self._resume()
-            else:
-                self._mark()
+            self._check_blocks()
             self._make_room()
         except BaseException:
             self.__exit__(None, None, None)
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+    @property
+    def bad_chunks(self) -> list[str]:
+        """A sentence for each damaged chunk that was read as zeros on the way."""
+        return list(self.state["bad_chunks"])
+
+    @property
+    def _done(self) -> dict[str, int]:
+        """The crc32 of each finished block's vectors, by its number."""
+        done: dict[str, int] = self.state["done"]
+        return done
 
     @property
     def rows_done(self) -> int:
         """Points whose vectors are on the disk."""
-        return sum(len(self.rows(block)) for block in self._done)
+        return sum(len(self.rows(int(block))) for block in self._done)
 
     def rows(self, block: int) -> Int64[np.ndarray, " rows"]:
         """The row numbers of a block, in the order in which they are embedded."""
@@ -91,9 +84,9 @@ class Unfinished:
 
     def remaining(self) -> Iterator[tuple[int, Int64[np.ndarray, " rows"]]]:
         """The blocks still to do, each with its row numbers."""
-        return ((block, self.rows(block)) for block in range(self.blocks) if block not in self._done)
+        return ((block, self.rows(block)) for block in range(self.blocks) if str(block) not in self._done)
 
-    def write(self, block: int, vectors: Float32[np.ndarray, "rows ..."]) -> None:
+    def keep(self, block: int, vectors: Float32[np.ndarray, "rows ..."], bad_chunks: Sequence[str]) -> None:
         """Keep a block: its vectors first, then the mark."""
         rows, path = self.rows(block), self.folder / _ROWS
         by_row = np.argsort(rows)
@@ -104,11 +97,12 @@ class Unfinished:
                 file.write(vectors[run].astype("<f4", copy=False).tobytes())
             file.flush()
             os.fsync(file.fileno())
-        self._done[block] = _crc(vectors)
-        self._mark()
+        self._done[str(block)] = _crc(vectors)
+        self.state["bad_chunks"] = sorted({*self.bad_chunks, *bad_chunks})
+        self.mark()
 
     def finish(self, points: Points, attributes: dict[str, Any]) -> None:
-        """Copy the rows into the store and give it its name; what was unfinished goes away."""
+        """Copy the rows into the store, give it its name and remove the work."""
         assert len(self._done) == self.blocks
         store = self.folder / _STORE
         shutil.rmtree(store, ignore_errors=True)
@@ -122,29 +116,17 @@ class Unfinished:
             write_store(store, self._map(), points, about)
             store.replace(self.out)
             sync_folder(self.out.parent)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self.remove()
 
-    def _resume(self) -> None:
-        path = self.folder / _MARKS
-        hint = f"delete {self.folder} and start again"
-        try:
-            found = json.loads(path.read_bytes())
-            inputs, done, bad = found["inputs"], found["done"], found["bad_chunks"]
-            done = {int(block): int(crc) for block, crc in done.items()}
-        except (ValueError, KeyError, TypeError, AttributeError) as problem:
-            raise DamagedStore(self.folder, "", _MARKS, "cannot be read", hint) from problem
-        if path.read_text(encoding="utf-8", errors="replace") != _encode(inputs, done, bad):
-            raise DamagedStore(self.folder, "", _MARKS, "does not match its own checksum", hint)
-        refuse_other_inputs(self.folder, inputs, self.inputs)
-        self.bad_chunks = bad
-        self._done = {block: crc for block, crc in done.items() if self._is_sound(block, crc)}
-        if lost := len(done) - len(self._done):
+    def _check_blocks(self) -> None:
+        """Forget the blocks whose vectors are not those that were marked."""
+        sound = {block: crc for block, crc in self._done.items() if self._is_sound(int(block), crc)}
+        if lost := len(self._done) - len(sound):
             _log.warning(
                 "%s: %d of %d finished blocks were damaged; they are computed again",
-                self.folder,
-                lost,
-                len(done),
-            )
+                self.folder, lost, len(self._done),
+            )  # fmt: skip
+        self.state["done"] = sound
 
     def _is_sound(self, block: int, crc: int) -> bool:
         rows = self._map()
@@ -172,20 +154,6 @@ class Unfinished:
                 file.truncate(size)
                 os.fsync(file.fileno())
 
-    def _mark(self) -> None:
-        write_text_atomic(self.folder / _MARKS, _encode(self.inputs, self._done, self.bad_chunks))
-
 
 def _crc(vectors: np.ndarray) -> int:
     return zlib.crc32(np.ascontiguousarray(vectors, dtype="<f4").tobytes())
-
-
-def _encode(inputs: dict[str, Any], done: dict[int, int], bad_chunks: list[str]) -> str:
-    """The only text that this state may have on the disk, so that any other byte is damage."""
-    state = {
-        "inputs": inputs,
-        "done": {str(block): done[block] for block in sorted(done)},
-        "bad_chunks": bad_chunks,
-    }
-    body = json.dumps(state, indent=0)
-    return json.dumps({**state, "crc32": zlib.crc32(body.encode())}, indent=0) + "\n"

@@ -13,6 +13,7 @@ from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.data.volume.window import WindowRule
 from canvas_fm.errors import CanvasError, ModelMismatch
+from canvas_fm.files.resumable import ResumableFolder
 from canvas_fm.inference.detect.detect import detect, detector_job, log_job
 from canvas_fm.inference.detect.detection_job import just_below, plan, run
 from canvas_fm.inference.detect.detector_features import detector_features
@@ -190,7 +191,7 @@ def test_a_killed_detection_goes_on_and_gives_the_same(detector, volume, tmp_pat
     with pytest.raises(KeyboardInterrupt):
         run(job, out)
     assert not out.exists()
-    damaged = tmp_path / "cells.csv.unfinished" / "000002.npz"
+    damaged = tmp_path / "cells.csv.unfinished" / "000002.part"
     content = bytearray(damaged.read_bytes())
     content[len(content) // 2] ^= 16
     damaged.write_bytes(content)
@@ -216,10 +217,27 @@ def test_other_inputs_are_refused_and_the_same_are_taken_as_done(detector, volum
     with pytest.raises(CanvasError, match="made from other inputs"):
         detect(detector, volume, out=out, threshold=0.3)
     unfinished = tmp_path / "other.csv.unfinished"
-    unfinished.mkdir()
-    (unfinished / "inputs.json").write_text('{"threshold": 0.3}')
+    with ResumableFolder(tmp_path / "other.csv", {"threshold": 0.3}):
+        assert unfinished.is_dir()
     with pytest.raises(CanvasError, match=r"threshold \(was 0.3, is 0.4\)"):
         detect(detector, volume, out=tmp_path / "other.csv")
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_a_finished_file_whose_rows_were_changed_is_not_taken_as_done(detector, volume, tmp_path, suffix):
+    out = tmp_path / f"cells.{suffix}"
+    points = detect(detector, volume, out=out, threshold=0.3)
+    assert np.array_equal(detect(detector, volume, out=out, threshold=0.3).zyx, points.zyx)
+    moved = points.zyx.copy()
+    moved[-1, 2] += 1
+    for changed in (points.zyx[:-1], moved):
+        columns = {"score": points.columns["score"][: len(changed)]}
+        Points(changed, columns, points.meta).write(out)
+        with pytest.raises(CanvasError, match="its rows are not those that were written"):
+            detect(detector, volume, out=out, threshold=0.3)
+    unhashed = {key: value for key, value in points.meta.items() if key != "rows_sha256"}
+    Points(points.zyx, points.columns, unhashed).write(out)  # as earlier versions wrote it
+    assert len(detect(detector, volume, out=out, threshold=0.3)) == len(points)
 
 
 def test_a_plan_counts_tiles_bytes_and_minutes(detector, volume):

@@ -42,15 +42,15 @@ def test_a_store_of_patches_goes_on_after_a_stop_and_is_refused_where_one_vector
     from canvas_fm.inference.embed.export import export
     from canvas_fm.inference.search.index import Index
 
-    write, done = unfinished.Unfinished.write, []
+    write, done = unfinished.ResumableEmbeddings.keep, []
 
-    def stop_after_one(self, block, vectors):
-        write(self, block, vectors)
+    def stop_after_one(self, block, vectors, bad_chunks):
+        write(self, block, vectors, bad_chunks)
         done.append(block)
         if len(done) == 1:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(unfinished.Unfinished, "write", stop_after_one)
+    monkeypatch.setattr(unfinished.ResumableEmbeddings, "keep", stop_after_one)
     zyx = np.concatenate([points.zyx] * 2)[:100]
     many = Points(zyx, {"label": np.arange(100) % 2})
     out = tmp_path / "x.emb.zarr"

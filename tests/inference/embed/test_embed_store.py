@@ -58,15 +58,15 @@ class Stop(Exception):
 
 def stop_after(monkeypatch, blocks: int) -> None:
     """The work ends, as by a kill, before this block is marked."""
-    true, seen = unfinished.Unfinished.write, []
+    true, seen = unfinished.ResumableEmbeddings.keep, []
 
-    def write(self, block, vectors):
+    def write(self, block, vectors, bad_chunks):
         if len(seen) == blocks:
             raise Stop
         seen.append(block)
-        true(self, block, vectors)
+        true(self, block, vectors, bad_chunks)
 
-    monkeypatch.setattr(unfinished.Unfinished, "write", write)
+    monkeypatch.setattr(unfinished.ResumableEmbeddings, "keep", write)
 
 
 def files(folder):
@@ -183,31 +183,45 @@ def test_damage_to_unfinished_work_is_found_and_computed_again(
         assert files(out) == files(whole)
 
 
-def test_any_damage_to_the_marks_is_named(encoder, volume, points, tmp_path, small_blocks, monkeypatch):
-    out = tmp_path / "x.emb.zarr"
-    stop_after(monkeypatch, 3)
-    with pytest.raises(Stop):
-        embed_to_store(encoder, volume, points, out)
-    marks = tmp_path / "x.emb.zarr.unfinished" / "progress.json"
-    good = marks.read_bytes()
+def test_work_with_a_damaged_mark_or_of_an_earlier_version_is_done_again(
+    encoder, volume, points, tmp_path, small_blocks, monkeypatch, caplog
+):
+    whole, out, kept = tmp_path / "whole.emb.zarr", tmp_path / "x.emb.zarr", tmp_path / "kept"
+    embed_to_store(encoder, volume, points, whole)
+    begun = tmp_path / "x.emb.zarr.unfinished"
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3)
+        with pytest.raises(Stop):
+            embed_to_store(encoder, volume, points, out)
+    shutil.copytree(begun, kept)
+    good = (begun / "mark.json").read_bytes()
     rng = np.random.default_rng(0)
-    for _ in range(20):
+
+    def flipped():
         data = bytearray(good)
         data[rng.integers(len(data))] ^= 1 << int(rng.integers(8))
-        marks.write_bytes(data)
-        with pytest.raises(
-            DamagedStore, match=r"progress.json.*delete .*x.emb.zarr.unfinished and start again"
-        ):
+        return bytes(data)
+
+    seen = count_crops(monkeypatch)
+    for mark in (flipped(), flipped(), flipped(), good[: len(good) // 2], b"", b"[]", None):
+        shutil.rmtree(begun, ignore_errors=True)
+        shutil.rmtree(out, ignore_errors=True)
+        shutil.copytree(kept, begun)
+        (begun / "mark.json").unlink()
+        (begun / ("progress.json" if mark is None else "mark.json")).write_bytes(mark or b"{}")
+        caplog.clear()
+        seen.clear()
+        with caplog.at_level(logging.WARNING, logger="canvas_fm"):
             embed_to_store(encoder, volume, points, out)
-    marks.write_bytes(good[: len(good) // 2])
-    with pytest.raises(DamagedStore, match="cannot be read"):
-        embed_to_store(encoder, volume, points, out)
+        assert sum(seen) == len(points)
+        assert "everything is computed again" in caplog.text
+        assert files(out) == files(whole)
 
 
 def test_two_processes_cannot_write_one_store(encoder, volume, points, tmp_path):
     out = tmp_path / "x.emb.zarr"
     with (
-        unfinished.Unfinished(out, {}, np.arange(3), (4,)),
+        unfinished.ResumableEmbeddings(out, {}, np.arange(3), (4,)),
         pytest.raises(CanvasError, match="another process is writing"),
     ):
         embed_to_store(encoder, volume, points, out)

@@ -48,7 +48,7 @@ def test_the_client_says_why_a_job_failed_and_when_it_has_waited_enough(run, mon
     job = client.jobs.submit("embed", "cube", grid=(8, 16, 16))
     with pytest.raises(CanvasError, match=r"is (queued|running) after 0\.1 s, 0 of \d+ done"):
         client.jobs.wait(job["id"], wait_s=0.1, every_s=0.02)
-    monkeypatch.setattr(unfinished.Unfinished, "write", lambda *_: raise_full())
+    monkeypatch.setattr(unfinished.ResumableEmbeddings, "keep", lambda *_: raise_full())
     slow.go.set()
     with pytest.raises(CanvasError, match="failed: no space left on the disk"):
         client.jobs.wait(job["id"], wait_s=30, every_s=0.02)

@@ -24,18 +24,18 @@ def test_a_full_disk_is_a_sentence_and_the_job_goes_on_later(
 ) -> None:
     from serving.protocol import npy
 
-    client, usual, full = run(), unfinished.Unfinished.write, threading.Event()
+    client, usual, full = run(), unfinished.ResumableEmbeddings.keep, threading.Event()
     full.set()
 
-    def write(self, block: int, vectors: np.ndarray) -> None:
+    def write(self, block: int, vectors: np.ndarray, bad_chunks: list[str]) -> None:
         from canvas_fm.files.atomic import disk_full_is_said
 
         if block == 1 and full.is_set():
             with disk_full_is_said(self.folder):
                 raise OSError(errno.ENOSPC, "No space left on device")
-        usual(self, block, vectors)
+        usual(self, block, vectors, bad_chunks)
 
-    monkeypatch.setattr(unfinished.Unfinished, "write", write)
+    monkeypatch.setattr(unfinished.ResumableEmbeddings, "keep", write)
     job = submit(client, points_zyx=points().tolist())
     said = until(client, job, "failed", "done")
     assert said["state"] == "failed"

@@ -1,0 +1,151 @@
+"""Work that can be resumed after a kill: parts that carry their own checksum, a mark, a lock.
+
+A part is a file of arrays, found by its name. A folder `OUT.unfinished` holds the parts of one result, and
+the mark that names the inputs that it is made from. Neither is ever trusted: what was damaged, or written
+by another version, is computed again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import os
+import shutil
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from canvas_fm.errors import CanvasError
+from canvas_fm.files.atomic import write_atomic, write_text_atomic
+from canvas_fm.files.locks import refuse_other_inputs, take_lock
+
+_log = logging.getLogger(__name__)
+_MARK, _FORMAT, _DIGEST_BYTES = "mark.json", 1, 32
+Work = TypeVar("Work", bound="ResumableFolder")
+
+
+class Part(NamedTuple):
+    """Named arrays and what is said of them (JSON)."""
+
+    arrays: dict[str, np.ndarray]
+    about: dict[str, Any]
+
+
+def write_part(path: Path, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any] | None = None) -> None:
+    """Write arrays and a few facts as one file that begins with the sha256 of the rest, atomically."""
+    buffer = io.BytesIO()
+    np.savez(buffer, _about=np.array(json.dumps(dict(about or {}))), **arrays)
+    content = buffer.getvalue()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, lambda temporary: temporary.write_bytes(hashlib.sha256(content).digest() + content))
+
+
+def read_part(path: Path) -> Part | None:
+    """What `write_part` wrote; None where it is not there, or, with a warning, where its bytes are others."""
+    if not path.exists():
+        return None
+    try:
+        content = path.read_bytes()
+        if hashlib.sha256(content[_DIGEST_BYTES:]).digest() != content[:_DIGEST_BYTES]:
+            raise ValueError("its sha256 is another one")
+        with np.load(io.BytesIO(content[_DIGEST_BYTES:])) as file:
+            arrays = {name: file[name] for name in file.files}
+        return Part(arrays, json.loads(str(arrays.pop("_about"))))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as problem:
+        _log.warning("%s is damaged (%s); it is computed again", path, problem)
+        return None
+
+
+def unfinished_folder(out: Path) -> Path:
+    """The folder of the work on `out` until it is done."""
+    return out.with_name(out.name + ".unfinished")
+
+
+class ResumableFolder:
+    """The folder `OUT.unfinished`, opened by one process at a time.
+
+    `inputs` is all that decides the result: resuming work that was begun with other inputs is refused.
+    `state` is kept by `mark` and read when the folder is opened again.
+    """
+
+    def __init__(self, out: Path, inputs: Mapping[str, Any]) -> None:
+        self.out, self.folder = out, unfinished_folder(out)
+        self.inputs: dict[str, Any] = json.loads(json.dumps(dict(inputs)))
+        self.state: dict[str, Any] = {}
+        self._lock: int | None = None
+
+    def __enter__(self: Work) -> Work:
+        if not self.out.parent.is_dir():
+            raise CanvasError(f"{self.out} cannot be written: there is no folder {self.out.parent}")
+        self.folder.mkdir(exist_ok=True)
+        self._lock = take_lock(self.folder, self.out)
+        try:
+            self._resume()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def mark(self) -> None:
+        """Write the inputs and the state."""
+        content = {"format": _FORMAT, "inputs": self.inputs, "state": self.state}
+        write_text_atomic(self.folder / _MARK, _with_sha256(content))
+
+    def write(
+        self, name: str, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any] | None = None
+    ) -> None:
+        """Keep a finished part."""
+        write_part(self.folder / f"{name}.part", arrays, about)
+
+    def read(self, name: str) -> Part | None:
+        """A finished part; None where it has to be computed."""
+        return read_part(self.folder / f"{name}.part")
+
+    def remove(self) -> None:
+        """Delete the folder: its result is written."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _resume(self) -> None:
+        begun = [path for path in self.folder.iterdir() if path.name != "lock"]
+        if begun and (content := _read_mark(self.folder / _MARK)) is not None:
+            refuse_other_inputs(self.folder, content["inputs"], self.inputs)
+            self.state = content["state"]
+            return
+        if begun:
+            _log.warning(
+                "%s was left by another version, or its mark is damaged: everything is computed again",
+                self.folder,
+            )
+        for path in begun:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        self.mark()
+
+
+def _read_mark(path: Path) -> dict[str, Any] | None:
+    """The content of a mark; None for any text that `ResumableFolder.mark` did not write."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        content: dict[str, Any] = json.loads(text)
+        content.pop("sha256")
+        sound = text == _with_sha256(content) and content["format"] == _FORMAT
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return content if sound else None
+
+
+def _with_sha256(content: dict[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    return json.dumps({**content, "sha256": digest}, indent=0) + "\n"
