@@ -25,7 +25,7 @@ from canvas_fm.heads.labels.group_folds import Folds, grouped_folds
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.inference.backends.int8_check import GRAPH, Int8Check, PoolCheck, keep
 from canvas_fm.inference.backends.openvino import Compiled, converted, openvino, save
-from canvas_fm.inference.embed.point_crops import Source, ahead
+from canvas_fm.inference.embed.point_crops import PointCrops, ahead
 from canvas_fm.models.checkpoint import Encoder
 from canvas_fm.models.device import native_int8
 from canvas_fm.models.vit import POOLS
@@ -62,7 +62,7 @@ def quantise(
     if not calibrate or crops < 1:
         raise BadInput("int8 needs crops of training volumes to calibrate on; name one volume at least")
     for volume in [*calibrate, *(brain.volume for brain in brains)]:
-        Source.of(encoder.config, volume, resample=resample, ignore_voxel_size=ignore_voxel_size)
+        PointCrops.of(encoder.config, volume, resample=resample, ignore_voxel_size=ignore_voxel_size)
     rows = [_some_labelled(brain, most, seed) for brain in brains]
     groups = np.repeat([brain.name for brain in brains], [len(some) for some in rows])
     is_cell = np.concatenate([brain.label[some] == CELL for brain, some in zip(brains, rows, strict=True)])
@@ -173,7 +173,7 @@ def _embedded(
     first = 0
     with bar("embedding twice", total, unit="crops", show=show) as advance:
         for brain, some in zip(brains, rows, strict=True):
-            source = Source.of(encoder.config, brain.volume, **same)
+            source = PointCrops.of(encoder.config, brain.volume, **same)
             for part, crops in ahead(source.batches(brain.zyx[some], _BATCH)):
                 for vectors, net in zip(out, nets, strict=True):
                     vectors[first + part] = net(crops)
@@ -191,7 +191,7 @@ def _calibration(
     """Windowed crops in batches, as many of each volume, half of them on signal."""
     batches = []
     for number, volume in enumerate(volumes):
-        source = Source.of(encoder.config, volume, **same)
+        source = PointCrops.of(encoder.config, volume, **same)
         count = crops // len(volumes) + (number < crops % len(volumes))
         box = source.reader.box_zyx
         starts = draw_starts(volume, box, count, foreground=0.5, seed=seed)

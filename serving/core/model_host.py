@@ -15,7 +15,7 @@ from canvas_fm.errors import CanvasError
 from canvas_fm.evaluation.reconstruction import four_rows
 from canvas_fm.inference.backends.int8_check import find_check
 from canvas_fm.inference.embed.input_checks import check_crops, check_points
-from canvas_fm.inference.embed.point_crops import Source, volume_identity
+from canvas_fm.inference.embed.point_crops import PointCrops, volume_identity
 from canvas_fm.inference.embed.reconstruct import reconstruct_crops, trained_mask_ratio
 from canvas_fm.inference.embed.runner import Runner, device_for
 from canvas_fm.models.checkpoint import Encoder, load
@@ -170,7 +170,7 @@ class HostedVolume:
 
     def __init__(self, name: str, volume: Volume, encoder: Encoder, settings: Settings) -> None:
         self.name, self.volume = name, volume
-        self._source = Source.of(
+        self._source = PointCrops.of(
             encoder.config, volume, resample=settings.resample, ignore_voxel_size=settings.ignore_voxel_size
         )
 

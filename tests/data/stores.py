@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import zarr
 
-from canvas_fm.data.store.pinned_https import Patience
+from canvas_fm.data.store.pinned_https import Timeouts
 from canvas_fm.data.store.remote import Remote
 from canvas_fm.data.volume.volume import Volume
 from tests.conftest import position_values
@@ -15,7 +15,7 @@ from tests.objects import Objects
 
 SHAPE = (40, 70, 50)
 UM = (4.0, 1.8, 1.8)
-QUICK = Patience(connect_s=2, stall_s=0.5, whole_s=1.5, attempts=3, pause_s=0.01)
+QUICK = Timeouts(connect_s=2, stall_s=0.5, whole_s=1.5, attempts=3, pause_s=0.01)
 
 
 def ours(folder: Path) -> np.ndarray:
@@ -36,6 +36,6 @@ def sharded(folder: Path) -> np.ndarray:
     return foreign(folder, shards=(16, 32, 32), chunks=(8, 16, 16))
 
 
-def open_remote(objects: Objects, patience: Patience = QUICK, **options) -> Volume:
-    files = Remote(objects.address("brain.zarr"), ["127.0.0.1"], patience)
+def open_remote(objects: Objects, timeouts: Timeouts = QUICK, **options) -> Volume:
+    files = Remote(objects.address("brain.zarr"), ["127.0.0.1"], timeouts)
     return Volume.open(files, voxel_um=UM, **options)

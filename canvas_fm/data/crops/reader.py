@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Literal
 
@@ -12,6 +10,7 @@ from jaxtyping import Int, Int64, Real, Shaped
 
 from canvas_fm.data.crops.decoders import Decoder, open_decoder
 from canvas_fm.data.crops.origins import crop_starts, draw_starts, grid_starts
+from canvas_fm.data.lru_cache import LruCache
 from canvas_fm.data.points.points import as_zyx
 from canvas_fm.data.volume.resample import Resampler, check_voxel_um
 from canvas_fm.data.volume.volume import Volume, Zyx, ZyxUm
@@ -47,7 +46,7 @@ class CropReader:
         self.box_zyx: Zyx = self.resampler.box_zyx if self.resampler else crop_zyx
         self.dtype = np.dtype(np.float32) if self.resampler else volume.dtype
         self._decoder: Decoder = open_decoder(volume, backend)
-        self._cache = _Cache(cache_bytes)
+        self._cache: LruCache[Zyx, np.ndarray] = LruCache(cache_bytes, lambda chunk: chunk.nbytes)
 
     @property
     def backend(self) -> str:
@@ -137,31 +136,6 @@ class CropReader:
                 voxels = next(fresh)
                 self._cache.put(index, voxels)
             yield voxels
-
-
-class _Cache:
-    """The chunks used last, as many as fit in so many bytes."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit, self.held = limit, 0
-        self._chunks: OrderedDict[Zyx, np.ndarray] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, index: Zyx) -> np.ndarray | None:
-        with self._lock:
-            if index in self._chunks:
-                self._chunks.move_to_end(index)
-            return self._chunks.get(index)
-
-    def put(self, index: Zyx, voxels: np.ndarray) -> None:
-        if voxels.nbytes > self.limit:
-            return
-        with self._lock:
-            if index not in self._chunks:
-                self._chunks[index] = voxels
-                self.held += voxels.nbytes
-            while self.held > self.limit:
-                self.held -= self._chunks.popitem(last=False)[1].nbytes
 
 
 def _as_starts(starts_zyx: Int[np.ndarray, "n 3"]) -> Int64[np.ndarray, "n 3"]:

@@ -27,7 +27,7 @@ _LATER = (408, 425, 429, 500, 502, 503, 504)
 
 
 @dataclass(frozen=True)
-class Patience:
+class Timeouts:
     """How long a file may take: to connect, without a byte, and from the first attempt to the last byte."""
 
     connect_s: float = 10.0
@@ -57,10 +57,10 @@ class _Passing(Exception):
 class Pinned:
     """The files of one host, for several threads; see `get`."""
 
-    def __init__(self, host: str, port: int, addresses: Sequence[str], patience: Patience) -> None:
+    def __init__(self, host: str, port: int, addresses: Sequence[str], timeouts: Timeouts) -> None:
         assert addresses
         self._host, self._port, self._addresses = host, port, list(addresses)
-        self.patience = patience
+        self.timeouts = timeouts
         self._context = ssl.create_default_context()  # of the system, or of SSL_CERT_FILE
         self._idle: list[_Connection] = []
         self._lock = threading.Lock()
@@ -74,10 +74,10 @@ class Pinned:
         Raises TooLong as soon as more than `most` bytes are announced or have come, Unreachable for all else,
         after some attempts where another one may help.
         """
-        end = time.monotonic() + self.patience.whole_s
-        for attempt in range(self.patience.attempts):
+        end = time.monotonic() + self.timeouts.whole_s
+        for attempt in range(self.timeouts.attempts):
             if attempt:
-                time.sleep(min(self.patience.pause_s * 4 ** (attempt - 1), max(end - time.monotonic(), 0)))
+                time.sleep(min(self.timeouts.pause_s * 4 ** (attempt - 1), max(end - time.monotonic(), 0)))
             try:
                 return self._once(path, most, span, head, end)
             except _Passing as problem:
@@ -116,7 +116,7 @@ class Pinned:
                     done = not response.will_close
         except (OSError, http.client.HTTPException, _Passing):
             if late.is_set():
-                raise _Passing(f"no whole answer within {self.patience.whole_s:g} s") from None
+                raise _Passing(f"no whole answer within {self.timeouts.whole_s:g} s") from None
             raise
         finally:
             timer.cancel()
@@ -125,7 +125,7 @@ class Pinned:
             else:
                 connection.close()
         if late.is_set():  # what was cut off may look whole
-            raise _Passing(f"no whole answer within {self.patience.whole_s:g} s")
+            raise _Passing(f"no whole answer within {self.timeouts.whole_s:g} s")
         return answer
 
     def _check_status(
@@ -161,7 +161,7 @@ class Pinned:
                 return self._idle.pop()
         cause: OSError | None = None
         for address in list(self._addresses):
-            left = min(self.patience.connect_s, end - time.monotonic())
+            left = min(self.timeouts.connect_s, end - time.monotonic())
             if left <= 0:
                 break
             connection = _Connection(self._host, self._port, address, self._context, left)
@@ -174,7 +174,7 @@ class Pinned:
                 continue
             with self._lock:  # the one that answered comes first from now on
                 self._addresses.sort(key=lambda each: each != address)
-            connection.wait(self.patience.stall_s)
+            connection.wait(self.timeouts.stall_s)
             return connection
         raise _Passing(f"no connection ({_name(cause) if cause else 'too late'})")
 

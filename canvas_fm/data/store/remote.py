@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import threading
 import zlib
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import TypeVar
 from urllib.parse import quote
 
+from canvas_fm.data.lru_cache import LruCache
 from canvas_fm.data.store.address import Address
 from canvas_fm.data.store.keys import Stamp, split_key
-from canvas_fm.data.store.pinned_https import Answer, Patience, Pinned, TooLong
+from canvas_fm.data.store.pinned_https import Answer, Pinned, Timeouts, TooLong
 from canvas_fm.errors import CanvasError, DamagedStore
 
 T = TypeVar("T")
@@ -34,23 +34,22 @@ class Remote:
     it goes to the same addresses.
     """
 
-    def __init__(self, address: str, addresses: Sequence[str], patience: Patience | None = None) -> None:
+    def __init__(self, address: str, addresses: Sequence[str], timeouts: Timeouts | None = None) -> None:
         self.address = Address.parse(address)
         self.root = str(self.address)
-        self._addresses, self._patience = tuple(addresses), patience or Patience()
-        self._pinned = Pinned(self.address.host, self.address.port, self._addresses, self._patience)
+        self._addresses, self._timeouts = tuple(addresses), timeouts or Timeouts()
+        self._pinned = Pinned(self.address.host, self.address.port, self._addresses, self._timeouts)
         self._most, self._check_whole = MOST_PIECE, True
         self._most_part: int | None = None
         self._seen: dict[str, tuple[Stamp, str]] = {}
-        self._held: OrderedDict[str, bytes] = OrderedDict()
-        self._held_bytes = 0
+        self._held: LruCache[str, bytes] = LruCache(_HELD, len)
         self._lock = threading.Lock()
 
     def __str__(self) -> str:
         return self.root
 
-    def __reduce__(self) -> tuple[type[Remote], tuple[str, tuple[str, ...], Patience]]:
-        return Remote, (self.root, self._addresses, self._patience)
+    def __reduce__(self) -> tuple[type[Remote], tuple[str, tuple[str, ...], Timeouts]]:
+        return Remote, (self.root, self._addresses, self._timeouts)
 
     def expect(self, most: int, most_part: int | None, *, check_whole: bool) -> None:
         """Bound chunk files: `most` bytes each, and where they are shards `most_part` for a chunk of one.
@@ -77,7 +76,7 @@ class Remote:
 
     def read(self, key: str, first: int = -1) -> bytes | None:
         """The bytes of a file, or only its first ones; None where there is none."""
-        content = self._find_held(key)
+        content = self._held.get(key)
         if content is None:
             answer = self._fetch(key)
             if answer is None:
@@ -91,7 +90,7 @@ class Remote:
         if self.stamp(key) is None:
             return None
         stamp, version = self._seen[key]
-        content = self._find_held(key)
+        content = self._held.get(key)
         if content is None and (self._most_part is None or (self._check_whole and not version)):
             content = self.read(key)  # else nothing would tell that a part is of the file that was checked
         if content is not None:
@@ -130,17 +129,11 @@ class Remote:
         with self._lock:
             return self._seen.get(key)
 
-    def _find_held(self, key: str) -> bytes | None:
-        with self._lock:
-            if key in self._held:
-                self._held.move_to_end(key)
-            return self._held.get(key)
-
     def _fetch(self, key: str) -> Answer | None:
         """A whole file, held for the next read."""
         answer = self._ask(key)
-        if answer is not None and len(answer.content) <= _HELD:
-            self._hold(key, answer.content)
+        if answer is not None:
+            self._held.put(key, answer.content)
         return answer
 
     def _ask(self, key: str, *, span: tuple[int, int] | None = None, head: bool = False) -> Answer | None:
@@ -158,19 +151,10 @@ class Remote:
         now = Stamp(answer.size, 0, (zlib.crc32(told_by),)), answer.version
         with self._lock:
             before = self._seen.setdefault(key, now)
-            if before[0] != now[0] and key in self._held:
-                self._held_bytes -= len(self._held.pop(key))
         if before[0] != now[0]:
+            self._held.forget(key)
             raise self._damage(key, _CHANGED)
         return before
-
-    def _hold(self, key: str, content: bytes) -> None:
-        with self._lock:
-            if key not in self._held:
-                self._held[key] = content
-                self._held_bytes += len(content)
-            while self._held_bytes > _HELD:
-                self._held_bytes -= len(self._held.popitem(last=False)[1])
 
     def _damage(self, key: str, cause: str) -> DamagedStore:
         return DamagedStore(self, *split_key(key), cause)

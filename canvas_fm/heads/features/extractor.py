@@ -18,7 +18,7 @@ from canvas_fm.heads.features.feature_set import DETECTOR, HEAT, MAE, FeatureSet
 from canvas_fm.inference.detect.detect import TILE_ZYX, channels_of
 from canvas_fm.inference.detect.detector_features import detector_features
 from canvas_fm.inference.embed.embed import embed
-from canvas_fm.inference.embed.point_crops import Source, volume_identity
+from canvas_fm.inference.embed.point_crops import PointCrops, volume_identity
 from canvas_fm.inference.embed.runner import INT8, Runner
 from canvas_fm.models.checkpoint import Detector, Encoder
 from canvas_fm.models.vit import DENSE, POOLS
@@ -154,7 +154,7 @@ class Extractor:
         if self.encoder is None:
             return None
         config = self.encoder.config
-        return Source.of(
+        return PointCrops.of(
             config, volume, resample=self.resample, ignore_voxel_size=self.ignore_voxel_size
         ).reader
 

@@ -78,30 +78,31 @@ class Job:
         # Bright blobs may pass with less heat, so all that may are looked at first.
         self.least_heat = self.threshold if self.joined is None else min(self.threshold, FLOOR)
         self.tiles = cut(self.region, self.tile_zyx)
-        self._hottest_of_nothing: float | None = None
+        self._highest_of_zeros: float | None = None
 
     def boxes(self, core: Box) -> tuple[Box, Box, Box]:
         """What a tile reads, where its heat is right, and where its smoothed heat is."""
         reach = np.abs(neighbourhood(self.radius_zyx, self.shape)).max(axis=0, initial=0).tolist()
-        final = core.grown(np.maximum(reach, 1).tolist(), self.extent)
-        warm = final.grown(smooth_reach(self.smooth_um, self.voxel_um), self.extent)
+        output_box = core.grown(np.maximum(reach, 1).tolist(), self.extent)
+        heatmap_box = output_box.grown(smooth_reach(self.smooth_um, self.voxel_um), self.extent)
         reach = np.maximum(self.heat.halo_zyx, (0, 0, 0) if self.joined is None else self.joined.reach_zyx)
-        return warm.grown(reach.tolist(), self.extent, self.heat.align_zyx), warm, final
+        read_box = heatmap_box.grown(reach.tolist(), self.extent, self.heat.align_zyx)
+        return read_box, heatmap_box, output_box
 
     def tile(self, number: int) -> Found:
         """The maxima in one tile: those that the untiled heat map has there."""
         core = self.tiles[number]
-        read, warm, final = self.boxes(core)
-        voxels = read_windowed(self.sources, self.volumes, self.windows, read)
-        if not voxels.any() and self._nothing_is_cold():
-            return self._found(np.empty((0, 3), np.int64), np.empty((0, 0, 0), np.float32), final)
-        heat = smooth(self.heat(voxels)[warm.inside(read)], self.smooth_um, self.voxel_um)
-        heat = np.ascontiguousarray(heat[final.inside(warm)])
+        read_box, heatmap_box, output_box = self.boxes(core)
+        voxels = read_windowed(self.sources, self.volumes, self.windows, read_box)
+        if not voxels.any() and self.zeros_give_no_detection():
+            return self._found(np.empty((0, 3), np.int64), np.empty((0, 0, 0), np.float32), output_box)
+        heat = smooth(self.heat(voxels)[heatmap_box.inside(read_box)], self.smooth_um, self.voxel_um)
+        heat = np.ascontiguousarray(heat[output_box.inside(heatmap_box)])
         local = find_all_maxima(heat, self.radius_zyx, just_below(self.least_heat), shape=self.shape)
-        found = self._found(local[core.holds(local + final.start)], heat, final)
+        found = self._found(local[core.holds(local + output_box.start)], heat, output_box)
         if self.joined is None or not len(found.score):
             return found
-        bright = self.joined.near(voxels[0])[tuple((found.maxima - read.start).T)]
+        bright = self.joined.near(voxels[0])[tuple((found.maxima - read_box.start).T)]
         return replace(found, score=self.joined.join(found.score, bright))
 
     def merge(self, found: Sequence[Found]) -> Points:
@@ -134,15 +135,15 @@ class Job:
         score = heat[tuple(local.T)] if len(local) else np.empty(0, np.float32)
         return Found(local + np.asarray(box.start), score, position + box.start, bad)
 
-    def _nothing_is_cold(self) -> bool:
+    def zeros_give_no_detection(self) -> bool:
         """Whether voxels that are all 0 give no cell anywhere, at the volume's borders either: asked once."""
-        if self._hottest_of_nothing is None:
+        if self._highest_of_zeros is None:
             reach = zip(self.heat.halo_zyx, self.heat.align_zyx, self.extent.size, strict=True)
             size = [min(2 * halo + align, n) for halo, align, n in reach]
-            self._hottest_of_nothing = float(
+            self._highest_of_zeros = float(
                 self.heat(np.zeros((len(self.sources), *size), np.float32)).max()
             )
-        return self._hottest_of_nothing < self.least_heat
+        return self._highest_of_zeros < self.least_heat
 
 
 def read_windowed(

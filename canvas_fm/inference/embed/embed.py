@@ -19,7 +19,7 @@ from canvas_fm.files.locks import refuse_other_inputs
 from canvas_fm.files.resumable import unfinished_folder
 from canvas_fm.inference.embed.embedding_store import Embeddings, points_sha256
 from canvas_fm.inference.embed.input_checks import check_crops, check_points
-from canvas_fm.inference.embed.point_crops import Source, ahead, volume_identity
+from canvas_fm.inference.embed.point_crops import PointCrops, ahead, volume_identity
 from canvas_fm.inference.embed.resumable import ResumableEmbeddings
 from canvas_fm.inference.embed.runner import Runner
 from canvas_fm.models.checkpoint import Encoder
@@ -84,7 +84,7 @@ def embed(
     """
     runner = Runner(encoder, pool, device, precision, layer, backend)
     points = check_points(points_zyx, volume.shape_zyx)
-    source = Source.of(
+    source = PointCrops.of(
         encoder.config, volume, resample=resample, ignore_voxel_size=ignore_voxel_size, reader=reader
     )
     out = np.empty((len(points), *runner.one_shape), np.float32)
@@ -123,7 +123,7 @@ def embed_to_store(
     out = Path(out)
     runner = Runner(encoder, pool, device, precision, layer, backend)
     zyx = check_points(points.zyx, volume.shape_zyx)
-    source = Source.of(encoder.config, volume, resample=resample, ignore_voxel_size=ignore_voxel_size)
+    source = PointCrops.of(encoder.config, volume, resample=resample, ignore_voxel_size=ignore_voxel_size)
     attributes = _attributes(runner, source, points)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         finished = Embeddings.open(out)
@@ -144,7 +144,7 @@ def embed_to_store(
     return Embeddings.open(out)
 
 
-def _attributes(runner: Runner, source: Source, points: Points) -> dict[str, Any]:
+def _attributes(runner: Runner, source: PointCrops, points: Points) -> dict[str, Any]:
     """What the store says of itself; `inputs` is the part that decides what it holds."""
     volume, encoder = source.volume, runner.encoder
     inputs = {

@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Source:
+class PointCrops:
     """Windowed crops around points of one volume, as one encoder takes them."""
 
     volume: Volume
@@ -48,7 +48,7 @@ class Source:
         resample: bool,
         ignore_voxel_size: bool,
         reader: CropReader | None = None,
-    ) -> Source:
+    ) -> PointCrops:
         """Raises ModelMismatch for another voxel size and CanvasError for a crop larger than the volume."""
         target_um = check_voxel_um(
             volume, config.voxel_um, resample=resample, ignore_voxel_size=ignore_voxel_size

@@ -13,7 +13,7 @@ import pytest
 import trustme
 
 from canvas_fm.data.crops.reader import CropReader
-from canvas_fm.data.store.pinned_https import Patience
+from canvas_fm.data.store.pinned_https import Timeouts
 from canvas_fm.data.store.remote import Remote
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import DamagedStore, Unreachable
@@ -205,7 +205,7 @@ def test_damage_that_is_skipped_hides_no_fault_of_the_host(objects: Objects, tmp
 @pytest.mark.parametrize("reader", ["box", "crops"])
 def test_chunks_are_fetched_beside_each_other(objects: Objects, tmp_path: Path, reader: str):
     voxels = foreign(tmp_path / "brain.zarr")
-    volume = open_remote(objects, Patience(attempts=1))
+    volume = open_remote(objects, Timeouts(attempts=1))
     objects.faults = dict.fromkeys((f"c/{z}/0/0" for z in range(3)), waits_for(3))
     if reader == "box":
         np.testing.assert_array_equal(volume.read((0, 0, 0), (24, 4, 4)), voxels[:24, :4, :4])

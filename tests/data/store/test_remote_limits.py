@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import zarr
 
-from canvas_fm.data.store.pinned_https import Patience
+from canvas_fm.data.store.pinned_https import Timeouts
 from canvas_fm.errors import CanvasError, DamagedStore, Unreachable
 from tests.data.stores import foreign, open_remote, sharded
 from tests.objects import Objects, reply
@@ -125,7 +125,7 @@ def test_an_answer_that_stops_coming_is_given_up(objects: Objects, tmp_path: Pat
         reply(handler, 200, content[:5], length=len(content))
         time.sleep(1)
 
-    volume = open_remote(objects, Patience(stall_s=0.2, whole_s=5, attempts=1))
+    volume = open_remote(objects, Timeouts(stall_s=0.2, whole_s=5, attempts=1))
     objects.faults["c/0/0/0"] = stall
     with pytest.raises(Unreachable, match="timed out"):
         volume.read((0, 0, 0), (4, 4, 4))

@@ -160,7 +160,7 @@ def test_damage_to_unfinished_work_is_found_and_computed_again(
     begun = tmp_path / "x.emb.zarr.unfinished"
     kept = tmp_path / "kept"
     shutil.copytree(begun, kept)
-    reader = source.Source.of(encoder.config, volume, resample=False, ignore_voxel_size=False)
+    reader = source.PointCrops.of(encoder.config, volume, resample=False, ignore_voxel_size=False)
     row = int(reader.order(points.zyx)[40])  # in the second block
     for damage in ("flip", "truncate", "remove"):
         shutil.rmtree(begun, ignore_errors=True)
