@@ -1,43 +1,48 @@
-"""One self-contained HTML page: style inside, nothing fetched, readable without colour or script."""
+"""Self-contained HTML pages from templates: style inside, nothing fetched, readable without script."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
-from html import escape
 from pathlib import Path
+from typing import Any
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+_PACKAGE = Path(__file__).parents[1]
 _STYLE = Path(__file__).with_name("page.css")
 _LIGHT, _DARK = (244, 249, 253), (8, 58, 112)  # the ends of the heat map, one hue
 
 
-def page(title: str, body: str, *, script: str = "") -> str:
-    """The page around `body`, which has to be escaped already; no request leaves it, whatever it holds."""
+def render(template: str, **values: Any) -> str:
+    """A template of the package, `evaluation/tables/page.html`, filled in: every value is escaped.
+
+    Those of the field's pages extend `evaluation/page.html`: `script` runs by its checksum, so that one that
+    somebody's text smuggles in does not, and no request leaves the page, whatever it holds.
+    """
     policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-    if script:  # by its checksum: a script that somebody's text smuggles in does not run
+    if script := values.setdefault("script", ""):
         digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
         policy += f"; script-src 'sha256-{digest}'"
-    end = f"<script>{script}</script>" if script else ""
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n<link rel="icon" href="data:,">\n'
-        f"<title>{escape(title)}</title>\n<style>\n{_STYLE.read_text(encoding='utf-8')}</style>\n</head>\n"
-        f"<body>\n<main>\n{body}\n</main>\n{end}\n</body>\n</html>\n"
+    ours = {"script": script, "policy": policy, "style": _STYLE.read_text(encoding="utf-8")}
+    environment = Environment(
+        loader=FileSystemLoader(_PACKAGE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
+    environment.globals["heatmap_cell_style"] = heatmap_cell_style
+    return environment.get_template(template).render(values | {k: Markup(v) for k, v in ours.items()})
 
 
-def table(caption: str, head: str, body: str, *, kind: str = "") -> str:
-    """A table that scrolls by itself where the screen is narrow, by keyboard too."""
-    style = f' class="{kind}"' if kind else ""
-    return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption)}"><table{style}>'
-        f"<caption>{escape(caption)}</caption><thead>{head}</thead><tbody>{body}</tbody></table></div>"
-    )
+def png_data(png: bytes) -> str:
+    """A PNG as a `data:` address."""
+    return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
-def heat(value: float) -> str:
+def heatmap_cell_style(value: float) -> str:
     """The style of a heat-map cell for a value in [0, 1]: background, and ink that stands out on it."""
     share = min(max(value, 0.0), 1.0)
     red, green, blue = (round(a + (b - a) * share) for a, b in zip(_LIGHT, _DARK, strict=True))

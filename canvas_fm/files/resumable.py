@@ -26,7 +26,7 @@ from canvas_fm.files.atomic import write_atomic, write_text_atomic
 from canvas_fm.files.locks import refuse_other_inputs, take_lock
 
 _log = logging.getLogger(__name__)
-_MARK, _FORMAT, _DIGEST_BYTES = "mark.json", 1, 32
+_MARK, _FORMAT, _ABOUT, _DIGEST_BYTES = "mark.json", 1, "_about", 32
 Work = TypeVar("Work", bound="ResumableFolder")
 
 
@@ -40,7 +40,8 @@ class Part(NamedTuple):
 def write_part(path: Path, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any] | None = None) -> None:
     """Write arrays and a few facts as one file that begins with the sha256 of the rest, atomically."""
     buffer = io.BytesIO()
-    np.savez(buffer, _about=np.array(json.dumps(dict(about or {}))), **arrays)
+    named: dict[str, Any] = {_ABOUT: np.array(json.dumps(dict(about or {}))), **arrays}
+    np.savez(buffer, **named)
     content = buffer.getvalue()
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, lambda temporary: temporary.write_bytes(hashlib.sha256(content).digest() + content))
@@ -56,7 +57,7 @@ def read_part(path: Path) -> Part | None:
             raise ValueError("its sha256 is another one")
         with np.load(io.BytesIO(content[_DIGEST_BYTES:])) as file:
             arrays = {name: file[name] for name in file.files}
-        return Part(arrays, json.loads(str(arrays.pop("_about"))))
+        return Part(arrays, json.loads(str(arrays.pop(_ABOUT))))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as problem:
         _log.warning("%s is damaged (%s); it is computed again", path, problem)
         return None

@@ -174,8 +174,8 @@ def run(
     if workers < 1:
         raise CanvasError(f"workers is {workers}; give at least 1")
     if out is None:
-        found = dict(_with_bar(job, range(len(job.tiles)), workers, scheduler, show))
-        return job.merge([found[number] for number in sorted(found)])
+        maxima = dict(_with_bar(job, range(len(job.tiles)), workers, scheduler, show))
+        return job.merge([maxima[number] for number in sorted(maxima)])
     with ResumableTiles(Path(out), job.inputs, job.digest(), len(job.tiles)) as work:
         if (finished := work.finished()) is not None:
             return finished

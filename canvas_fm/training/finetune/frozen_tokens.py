@@ -15,7 +15,7 @@ from canvas_fm.data.crops.reader import CropReader
 from canvas_fm.data.volume.resample import check_voxel_um
 from canvas_fm.errors import StorageFull
 from canvas_fm.heads.labels.candidates import Candidates
-from canvas_fm.inference.embed.point_crops import Source
+from canvas_fm.inference.embed.point_crops import PointCrops
 from canvas_fm.models.checkpoint import Encoder
 from canvas_fm.models.device import pick_device
 from canvas_fm.progress import Advance, bar
@@ -52,7 +52,7 @@ class Prefix:
             crop_zyx = config.architecture.crop_zyx
             reader = CropReader(brain.volume, crop_zyx, resample_to_um=to_um, cache_bytes=_CACHE_BYTES)
             same = {"resample": resample, "ignore_voxel_size": ignore_voxel_size}
-            self._sources.append(Source.of(config, brain.volume, reader=reader, **same))
+            self._sources.append(PointCrops.of(config, brain.volume, reader=reader, **same))
         self._zyx = [brain.zyx for brain in brains]
         self._starts = np.cumsum([0, *map(len, brains)])
         shape = (int(self._starts[-1]), config.architecture.tokens + 1, config.architecture.dim)
@@ -92,7 +92,7 @@ class Prefix:
                 advance(len(within))
         self._known[rows] = True
 
-    def _by_brain(self, rows: np.ndarray) -> list[tuple[Source, np.ndarray, np.ndarray]]:
+    def _by_brain(self, rows: np.ndarray) -> list[tuple[PointCrops, np.ndarray, np.ndarray]]:
         """For each volume its source, the positions asked for, and which of `rows` these are."""
         found = []
         for number, source in enumerate(self._sources):

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping
-from html import escape
 from pathlib import Path
 from typing import Any
 
-from canvas_fm.evaluation.html import page, table
+from canvas_fm.evaluation.html import png_data, render
 from canvas_fm.viewing.report.tables import Table
 
 NOTE = (
@@ -44,50 +42,18 @@ def markdown_of(report: Mapping[str, Any], tables: list[Table]) -> str:
 
 
 def page_of(report: Mapping[str, Any], tables: list[Table], folder: Path) -> str:
-    parts = [f"<h1>{escape(report['title'])}</h1>"]
-    parts += [f'<p class="lead"><strong>{escape(note)}</strong></p>' for note in report["notes"]]
-    for number, one in enumerate(tables):
-        head = "".join(
-            f'<th scope="col"{_text(one, place)}>{escape(name)}</th>' for place, name in enumerate(one.heads)
-        )
-        body = "".join(_row(one, row) for row in one.rows)
-        note = f'<p class="note">{escape(NOTE)}</p>' if not number else ""
-        parts.append(f"<section>{table(one.caption, f'<tr>{head}</tr>', body)}{note}</section>")
-    for path in report["figures"]:
-        heading, alt = PICTURES[Path(path).stem]
-        data = base64.b64encode((folder / path).read_bytes()).decode()
-        caption = f" of {escape(report['gallery']['method'])}" if Path(path).stem == "gallery" else ""
-        extra = _GALLERY_NOTE if Path(path).stem == "gallery" else ""
-        parts.append(
-            f'<section><h2>{heading}{caption}</h2><img alt="{escape(alt)}" '
-            f'style="max-width:100%;background:#fff" src="data:image/png;base64,{data}">{extra}</section>'
-        )
-    listed = "".join(f"<dt>{escape(k)}</dt><dd>{escape(str(v))}</dd>" for k, v in _about(report).items())
-    parts.append(f"<section><h2>About</h2><dl>{listed}</dl></section>")
-    return page(report["title"], "\n".join(parts))
-
-
-_GALLERY_NOTE = (
-    '<p class="note">Solid green frame: labelled a cell; dashed red: none. The brightest of the planes '
-    "within 6 µm, 40 µm wide, each on its own grey scale.</p>"
-)
-
-
-def _row(one: Table, row: tuple[str, ...]) -> str:
-    cells = "".join(f"<td{_text(one, place + 1)}>{_small(cell)}</td>" for place, cell in enumerate(row[1:]))
-    return f'<tr><th scope="row" class="text">{escape(row[0])}</th>{cells}</tr>'
-
-
-def _small(cell: str) -> str:
-    value, bracket, interval = cell.partition(" [")
-    return escape(value) + (
-        f"<small>{escape(interval.rstrip(']').replace(', ', ' to '))}</small>" if bracket else ""
+    """The report as one HTML page, its pictures inside."""
+    paths = [folder / path for path in report["figures"]]
+    pictures = [(path.stem, *PICTURES[path.stem], png_data(path.read_bytes())) for path in paths]
+    return render(
+        "viewing/report/page.html",
+        title=report["title"],
+        report=report,
+        tables=tables,
+        note=NOTE,
+        pictures=pictures,
+        about=_about(report),
     )
-
-
-def _text(one: Table, place: int) -> str:
-    wordy = place == 0 or one.heads[place] in ("What more are worth", "Counted from")
-    return ' class="text"' if wordy else ""
 
 
 def _about(report: Mapping[str, Any]) -> dict[str, str]:

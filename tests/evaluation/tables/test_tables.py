@@ -13,7 +13,7 @@ import pytest
 from canvas_fm.data.points.points import Points
 from canvas_fm.errors import CanvasError
 from canvas_fm.evaluation.detection.counts import Counts
-from canvas_fm.evaluation.html import contrast, heat
+from canvas_fm.evaluation.html import contrast, heatmap_cell_style
 from canvas_fm.evaluation.leaderboard.submission import Benchmark, Card
 from canvas_fm.evaluation.tables.manifest import Manifest
 from canvas_fm.evaluation.tables.tables import make_tables
@@ -182,7 +182,7 @@ def test_the_page_is_whole_loads_nothing_and_escapes_names(manifest, tmp_path):
 
 def test_ink_on_every_colour_of_the_heat_map_can_be_read():
     for value in np.linspace(0, 1, 101):
-        back, ink = re.findall("#(..)(..)(..)", heat(float(value)))
+        back, ink = re.findall("#(..)(..)(..)", heatmap_cell_style(float(value)))
         assert contrast(tuple(int(c, 16) for c in back), tuple(int(c, 16) for c in ink)) >= 4.5
 
 
