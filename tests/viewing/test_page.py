@@ -19,7 +19,7 @@ from canvas_fm.viewing.demo.page import (
     DemoPage,
     MarkerView,
     Reconstructed,
-    png_data,
+    plane_png,
     power_of_ten,
     write_page,
 )
@@ -138,7 +138,7 @@ def test_names_cannot_break_the_page(outline):
 
 
 def test_images_are_those_given(page, html):
-    image = Image.open(io.BytesIO(base64.b64decode(png_data(page.views[0].plane).split(",")[1])))
+    image = Image.open(io.BytesIO(base64.b64decode(plane_png(page.views[0].plane).split(",")[1])))
     assert np.array_equal(np.asarray(image), page.views[0].plane)
     assert base64.b64encode(page.reconstructions[0].figure.read_bytes()).decode() in html
 

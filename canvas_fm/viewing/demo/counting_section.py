@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
+from canvas_fm.evaluation.html import png_data, render
 from canvas_fm.viewing.demo.counting import HITS, SampleCount
 
 _TISSUE = {
@@ -17,12 +17,9 @@ _TISSUE = {
 }
 
 
-def counting_sections(counts: Sequence[SampleCount]) -> str:
+def counting_sections(counts: Sequence[SampleCount]) -> Markup:
     """HTML of the sections, every value escaped, images inside."""
-    templates = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
-    )
-    return templates.get_template("cells.html").render(counts=[_fields(count) for count in counts])
+    return Markup(render("viewing/demo/cells.html", counts=[_fields(count) for count in counts]))
 
 
 def _fields(count: SampleCount) -> dict[str, Any]:
@@ -38,8 +35,8 @@ def _fields(count: SampleCount) -> dict[str, Any]:
         "low": count.interval_90[0],
         "high": count.interval_90[1],
         "hits": HITS,
-        "score_png": _png(count.score_png),
-        "hits_png": _png(count.hits_png),
+        "score_png": png_data(count.score_png.read_bytes()),
+        "hits_png": png_data(count.hits_png.read_bytes()),
         "commands": "\n".join(
             (
                 f"canvas-fm detect {count.detector} sample:{count.name} --out cells.csv",
@@ -55,7 +52,3 @@ def _seen(count: SampleCount) -> str:
         return "No shipped model was trained on this cube."
     names, have = ", ".join(count.trained_on_it), "has" if len(count.trained_on_it) == 1 else "have"
     return f"{names} {have} seen this cube in training: each F1 here says nothing about a new brain."
-
-
-def _png(path: Path) -> str:
-    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()

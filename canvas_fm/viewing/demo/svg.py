@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 
 import numpy as np
 from jaxtyping import Float
+from markupsafe import Markup, escape
 
 Line = Sequence[tuple[float, float]]
 WIDTH, HEIGHT = 480, 330
@@ -52,7 +52,7 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
 
 def line_chart(
     lines: Mapping[str, Line], *, title: str, x_label: str, y_label: str, dots: Sequence[str] = ()
-) -> str:
+) -> Markup:
     """One line a series, the first in the accent colour; the series in `dots` with their points."""
     every = [point for line in lines.values() for point in line]
     axes = _Axes(_span([x for x, _ in every], pad=0.0), _span([0.0, *(y for _, y in every)], pad=0.06))
@@ -64,10 +64,14 @@ def line_chart(
         parts.append(f'<path class="line s{number}" d="{path}"><title>{escape(name)}</title></path>')
         if name in dots:
             parts += [f'<circle class="dot s{number}" cx="{x:.1f}" cy="{y:.1f}" r="3.5"/>' for x, y in places]
-    return _svg(title, "".join(parts)) + _legend([(f"s{n}", name, None) for n, name in enumerate(lines)])
+    return Markup(
+        _svg(title, "".join(parts)) + _legend([(f"s{n}", name, None) for n, name in enumerate(lines)])
+    )
 
 
-def scatter(groups: Mapping[str, Float[np.ndarray, "n 2"]], *, title: str, x_label: str, y_label: str) -> str:
+def scatter(
+    groups: Mapping[str, Float[np.ndarray, "n 2"]], *, title: str, x_label: str, y_label: str
+) -> Markup:
     """Points coloured and shaped by group: no group is told by its colour alone."""
     every = np.concatenate(list(groups.values()))
     axes = _Axes(_span(every[:, 0], pad=0.04), _span(every[:, 1], pad=0.04))
@@ -75,12 +79,14 @@ def scatter(groups: Mapping[str, Float[np.ndarray, "n 2"]], *, title: str, x_lab
     for number, (name, points) in enumerate(groups.items()):
         shapes = "".join(_shape(number, *axes.at(float(x), float(y))) for x, y in points)
         parts.append(f'<g class="mark g{number}"><title>{escape(name)}</title>{shapes}</g>')
-    return _svg(title, "".join(parts)) + _legend([(f"g{n}", name, n) for n, name in enumerate(groups)])
+    return Markup(
+        _svg(title, "".join(parts)) + _legend([(f"g{n}", name, n) for n, name in enumerate(groups)])
+    )
 
 
 def interval_chart(
     rows: Sequence[Interval], *, title: str, x_label: str, chance: float, chance_label: str = "chance"
-) -> str:
+) -> Markup:
     """Values between 0 and 1 with their intervals, one row each, and a dashed line at chance."""
     step, top, left = 46, 26, 14
     height = top + step * len(rows) + 44
@@ -110,7 +116,7 @@ def interval_chart(
         ]
     middle = (left + right) / 2
     parts.append(f'<text x="{middle}" y="{height - 6}" text-anchor="middle">{escape(x_label)}</text>')
-    return _svg(title, "".join(parts), height)
+    return Markup(_svg(title, "".join(parts), height))
 
 
 def _span(values: Sequence[float] | np.ndarray, pad: float) -> tuple[float, float]:
@@ -119,7 +125,7 @@ def _span(values: Sequence[float] | np.ndarray, pad: float) -> tuple[float, floa
     return low - margin, high + margin
 
 
-def _frame(axes: _Axes, x_label: str, y_label: str) -> str:
+def _frame(axes: _Axes, x_label: str, y_label: str) -> Markup:
     left, bottom = axes.at(axes.x[0], axes.y[0])
     right, top = axes.at(axes.x[1], axes.y[1])
     parts = []
