@@ -15,16 +15,24 @@ from canvas_fm.errors import CanvasError
 _log = logging.getLogger(__name__)
 
 
-def take_lock(folder: Path, out: Path) -> int:
-    """A lock on the folder of unfinished work, an open file; CanvasError where another process holds it."""
-    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o666)
+def try_lock(path: Path) -> int | None:
+    """A lock on a file, held until it is closed or the process ends; None where another process holds it."""
+    lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as problem:
         if problem.errno in (errno.EAGAIN, errno.EACCES):
             os.close(lock)
-            raise CanvasError(f"another process is writing {out}; wait for it, or stop it") from problem
-        _log.info("%s cannot be locked (%s): nobody else may write it now", folder, problem)
+            return None
+        _log.info("%s cannot be locked (%s): nobody else may write beside it now", path, problem)
+    return lock
+
+
+def take_lock(folder: Path, out: Path) -> int:
+    """A lock on the folder of the work on `out`; CanvasError where another process holds it."""
+    lock = try_lock(folder / "lock")
+    if lock is None:
+        raise CanvasError(f"another process is writing {out}; wait for it, or stop it")
     return lock
 
 

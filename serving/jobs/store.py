@@ -7,7 +7,6 @@ was taken back carries the file `cancelled` and is removed by the process that r
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -24,6 +23,7 @@ from pydantic import BaseModel, ValidationError
 from canvas_fm.data.points.points import Points
 from canvas_fm.errors import CanvasError
 from canvas_fm.files.atomic import disk_full_is_said, sync_folder, write_text_atomic
+from canvas_fm.files.locks import try_lock
 
 logger = logging.getLogger(__name__)
 
@@ -177,16 +177,9 @@ class JobStore:
 
     def may_run(self) -> bool:
         """Whether this process is the one that runs jobs, from now on until it ends."""
-        if self._lock is not None:
-            return True
-        lock = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(lock)
-            return False
-        self._lock = lock
-        return True
+        if self._lock is None:
+            self._lock = try_lock(self.folder / ".lock")
+        return self._lock is not None
 
     def close(self) -> None:
         """Let another process run jobs."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 
 import numpy as np
 import pytest
 
 from canvas_fm.errors import CanvasError
+from canvas_fm.files.locks import try_lock
 from canvas_fm.files.resumable import ResumableFolder, read_part, write_part
 
 
@@ -66,3 +68,13 @@ def test_work_of_an_earlier_version_is_done_again(tmp_path, caplog, name):
         assert work.state == {}
         assert "everything is computed again" in caplog.text
         assert sorted(path.name for path in folder.iterdir()) == ["lock", "mark.json"]
+
+
+def test_a_lock_is_held_once_and_free_when_it_is_closed(tmp_path):
+    lock = try_lock(tmp_path / "lock")
+    assert lock is not None
+    assert try_lock(tmp_path / "lock") is None
+    os.close(lock)
+    again = try_lock(tmp_path / "lock")
+    assert again is not None
+    os.close(again)
