@@ -23,7 +23,7 @@ from canvas_fm.viewing.demo.page import (
     power_of_ten,
     write_page,
 )
-from canvas_fm.viewing.demo.svg import Interval, interval_chart, line_chart, scatter, ticks
+from canvas_fm.viewing.demo.svg import Interval, interval_chart, line_chart, scatter
 
 VOID = {"meta", "link", "img", "input", "br", "hr", "path", "circle"}
 
@@ -158,51 +158,53 @@ def test_a_page_is_written_whole_or_not_at_all(page, tmp_path):
     assert not (tmp_path / "index.html").exists()
 
 
-@pytest.mark.parametrize(
-    ("low", "high", "expected"),
-    [
-        (0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1.0]),
-        (0, 300, [0, 100, 200, 300]),
-        (-3.2, 5.1, [-2, 0, 2, 4]),
-        (0, 0.047, [0, 0.01, 0.02, 0.03, 0.04]),
-        (2, 2, [2]),
-    ],
-)
-def test_ticks_are_round(low, high, expected):
-    assert ticks(low, high) == pytest.approx(expected)
-
-
-def places(svg: str, css: str) -> np.ndarray:
-    found = re.findall(rf'<circle class="{css}" cx="([\d.]+)" cy="([\d.]+)"', svg)
+def marks(svg: str, colour: str) -> np.ndarray:
+    """Where marks of a colour are drawn: x, y in points."""
+    found = re.findall(
+        rf'<use xlink:href="#\w+" x="([\d.]+)" y="([\d.]+)" style="[^"]*{re.escape(colour)}', svg
+    )
     return np.array(found, dtype=float)
+
+
+def strokes(svg: str, colour: str) -> list[tuple[float, float]]:
+    """From where to where along x the straight lines of a colour go."""
+    path = rf'd="M ([\d.]+) [\d.]+ \s*L ([\d.]+) [\d.]+\s*" style="[^"]*stroke: {re.escape(colour)}'
+    return [(float(start), float(end)) for start, end in re.findall(path, svg)]
 
 
 def test_a_chart_is_linear_in_its_data():
     line = [(0.0, 0.0), (5.0, 1.0), (10.0, 4.0)]
-    drawn = places(line_chart({"a": line}, title="t", x_label="x", y_label="y", dots=["a"]), "dot s0")
-    (x0, y0), (x1, y1), (x2, y2) = drawn
-    assert x1 - x0 == pytest.approx(x2 - x1, abs=0.2)
-    assert y0 - y1 == pytest.approx((y0 - y2) / 4, abs=0.2)
+    svg = line_chart({"a": line}, title="t", x_label="x", y_label="y", dots=["a"])
+    (x0, y0), (x1, y1), (x2, y2) = marks(svg, "var(--accent)")[:3]
+    assert x1 - x0 == pytest.approx(x2 - x1, abs=0.01)
+    assert y0 - y1 == pytest.approx((y0 - y2) / 4, abs=0.01)
 
 
 def test_intervals_are_drawn_between_0_and_1():
-    rows = [Interval("a", 0.5, 0.25, 0.75), Interval("b", 1.0, 1.0, 1.0)]
+    rows = [Interval("a", 0.5, 0.25, 0.75), Interval("b", 1.0, 1.0, 1.0, strong=True)]
     svg = interval_chart(rows, title="t", x_label="x", chance=0.25)
-    (half, _), (whole, _) = places(svg, "value plain")
-    ends = [
-        float(end) for end in re.search(r'class="interval plain" d="M([\d.]+) \d+H([\d.]+)', svg).groups()
-    ]
-    chance = float(re.search(r'class="chance" d="M([\d.]+)', svg)[1])
-    assert half == pytest.approx(sum(ends) / 2, abs=0.2)
-    assert whole - half == pytest.approx(ends[1] - ends[0], abs=0.2)
-    assert chance == pytest.approx(ends[0], abs=0.2)
+    (half, _), (whole, _) = marks(svg, "var(--muted)")[-1], marks(svg, "var(--accent)")[0]
+    lines = strokes(svg, "var(--muted)")
+    low, high = next(ends for ends in lines if ends[0] != ends[1] and half == pytest.approx(sum(ends) / 2))
+    assert whole - half == pytest.approx(high - low, abs=0.01)
+    assert (low, low) in lines  # chance, at .25 too
 
 
 def test_groups_differ_by_shape_too():
     svg = scatter({name: np.zeros((1, 2)) for name in "abcdef"}, title="t", x_label="x", y_label="y")
-    marks = re.findall(r'<g class="mark g\d"><title>\w</title>(.*?)</g>', svg)
-    assert len(marks) == 6
-    assert len(set(marks)) == 6
+    shapes = dict(re.findall(r'<path id="(\w+)" d="([^"]*)"', svg))
+    used = re.findall(r'<use xlink:href="#(\w+)" x="[\d.]+" y="[\d.]+" style="([^"]*--g\d[^"]*)"', svg)
+    drawn = {(shapes[name], style.startswith("fill: var")) for name, style in used}
+    assert len(drawn) == 6
+
+
+def test_names_in_charts_are_escaped_and_colours_are_the_pages():
+    svg = line_chart({"a <b>": [(0, 1), (1, 2)]}, title='"t"', x_label="x & y", y_label="y")
+    assert "a &lt;b&gt;" in svg
+    assert "x &amp; y" in svg
+    assert "<b>" not in svg
+    assert 'aria-label="&#34;t&#34;"' in svg
+    assert re.findall("#[0-9a-f]{6}", svg) == []
 
 
 @pytest.mark.parametrize(

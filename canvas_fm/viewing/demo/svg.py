@@ -1,18 +1,29 @@
-"""Charts as inline SVG: they follow the page's light or dark colours, stay sharp and need no script."""
+"""Charts as inline SVG by matplotlib: they follow the page's light or dark colours and their text is text."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+import io
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
 from markupsafe import Markup, escape
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 Line = Sequence[tuple[float, float]]
-WIDTH, HEIGHT = 480, 330
-LEFT, RIGHT, TOP, BOTTOM = 58, 14, 14, 46
+_NAMES = ("muted", "line", "ink", "accent", "second", "g0", "g1", "g2", "g3", "g4", "g5")
+# The page's CSS variables by colours that matplotlib can write and nothing else has.
+_COLOUR = {name: f"#0102{number:02x}" for number, name in enumerate(_NAMES)}
+_LINES = (("accent", "-"), ("second", "-"), ("g2", "--"), ("g3", ":"), ("g4", "-."))
+_MARKERS = ("o", "s", "^", "D", "v", "o")
+_WIDTH_IN, _HEIGHT_IN = 4.8, 3.5
 
 
 @dataclass(frozen=True)
@@ -26,161 +37,103 @@ class Interval:
     strong: bool = False
 
 
-@dataclass(frozen=True)
-class _Axes:
-    """From data to the pixels of the view box."""
-
-    x: tuple[float, float]
-    y: tuple[float, float]
-
-    def at(self, x: float, y: float) -> tuple[float, float]:
-        across = (x - self.x[0]) / (self.x[1] - self.x[0])
-        up = (y - self.y[0]) / (self.y[1] - self.y[0])
-        return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
-
-
-def ticks(low: float, high: float, about: int = 5) -> list[float]:
-    """Round numbers between low and high: steps of 1, 2 or 5 times a power of ten."""
-    if not high > low:
-        return [low]
-    raw = (high - low) / about
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(power * m for m in (1, 2, 5, 10) if power * m >= raw * 0.999)
-    first = math.ceil(low / step - 1e-9)
-    return [i * step for i in range(first, math.floor(high / step + 1e-9) + 1)]
-
-
 def line_chart(
     lines: Mapping[str, Line], *, title: str, x_label: str, y_label: str, dots: Sequence[str] = ()
 ) -> Markup:
-    """One line a series, the first in the accent colour; the series in `dots` with their points."""
-    every = [point for line in lines.values() for point in line]
-    axes = _Axes(_span([x for x, _ in every], pad=0.0), _span([0.0, *(y for _, y in every)], pad=0.06))
-    axes = _Axes(axes.x, (0.0, axes.y[1]))
-    parts = [_frame(axes, x_label, y_label)]
-    for number, (name, line) in enumerate(lines.items()):
-        places = [axes.at(x, y) for x, y in line]
-        path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
-        parts.append(f'<path class="line s{number}" d="{path}"><title>{escape(name)}</title></path>')
-        if name in dots:
-            parts += [f'<circle class="dot s{number}" cx="{x:.1f}" cy="{y:.1f}" r="3.5"/>' for x, y in places]
-    return Markup(
-        _svg(title, "".join(parts)) + _legend([(f"s{n}", name, None) for n, name in enumerate(lines)])
-    )
+    """One line a series from 0 up, the first in the accent colour; the series in `dots` with their points."""
+    with _chart(title) as (figure, axes):
+        for number, (name, line) in enumerate(lines.items()):
+            colour, dash = _LINES[number % len(_LINES)]
+            marker = "o" if name in dots else ""
+            axes.plot(*zip(*line, strict=True), color=_COLOUR[colour], ls=dash, marker=marker, label=name)
+        axes.set_ylim(bottom=0)
+        axes.set(xlabel=x_label, ylabel=y_label)
+        figure.legend(loc="outside lower left", ncols=2)
+        return _svg(figure, title)
 
 
 def scatter(
     groups: Mapping[str, Float[np.ndarray, "n 2"]], *, title: str, x_label: str, y_label: str
 ) -> Markup:
     """Points coloured and shaped by group: no group is told by its colour alone."""
-    every = np.concatenate(list(groups.values()))
-    axes = _Axes(_span(every[:, 0], pad=0.04), _span(every[:, 1], pad=0.04))
-    parts = [_frame(axes, x_label, y_label)]
-    for number, (name, points) in enumerate(groups.items()):
-        shapes = "".join(_shape(number, *axes.at(float(x), float(y))) for x, y in points)
-        parts.append(f'<g class="mark g{number}"><title>{escape(name)}</title>{shapes}</g>')
-    return Markup(
-        _svg(title, "".join(parts)) + _legend([(f"g{n}", name, n) for n, name in enumerate(groups)])
-    )
+    with _chart(title) as (figure, axes):
+        for number, (name, points) in enumerate(groups.items()):
+            kind = number % len(_MARKERS)
+            colour = _COLOUR[f"g{kind}"]
+            fill = "none" if kind == 5 else colour  # a ring
+            axes.plot(
+                *points.T, ls="", marker=_MARKERS[kind], ms=4.5, mfc=fill, mec=colour, alpha=0.8, label=name
+            )
+        axes.set(xlabel=x_label, ylabel=y_label)
+        figure.legend(loc="outside lower left", ncols=4)
+        return _svg(figure, title)
 
 
 def interval_chart(
     rows: Sequence[Interval], *, title: str, x_label: str, chance: float, chance_label: str = "chance"
 ) -> Markup:
     """Values between 0 and 1 with their intervals, one row each, and a dashed line at chance."""
-    step, top, left = 46, 26, 14
-    height = top + step * len(rows) + 44
-    right = WIDTH - 62
-
-    def across(value: float) -> float:
-        return left + value * (right - left)
-
-    bottom = top + step * len(rows)
-    parts = [f'<path class="axis" d="M{left} {bottom}H{right}"/>']
-    for tick in (0.0, 0.25, 0.5, 0.75, 1.0):
-        parts.append(f'<path class="grid" d="M{across(tick):.1f} {top}V{bottom}"/>')
-        parts.append(f'<text x="{across(tick):.1f}" y="{bottom + 17}" text-anchor="middle">{tick:g}</text>')
-    parts.append(f'<path class="chance" d="M{across(chance):.1f} {top - 4}V{bottom}"/>')
-    parts.append(
-        f'<text class="muted" x="{across(chance):.1f}" y="{top - 9}" text-anchor="middle">'
-        f"{escape(chance_label)}</text>"
-    )
-    for number, row in enumerate(rows):
-        y = top + step * number + 31
-        kind = "strong" if row.strong else "plain"
-        parts += [
-            f'<text x="{left + 3}" y="{y - 12}">{escape(row.label)}</text>',
-            f'<path class="interval {kind}" d="M{across(row.low):.1f} {y}H{across(row.high):.1f}"/>',
-            f'<circle class="value {kind}" cx="{across(row.value):.1f}" cy="{y}" r="5"/>',
-            f'<text class="number" x="{WIDTH - 6}" y="{y + 4}" text-anchor="end">{row.value:.2f}</text>',
-        ]
-    middle = (left + right) / 2
-    parts.append(f'<text x="{middle}" y="{height - 6}" text-anchor="middle">{escape(x_label)}</text>')
-    return Markup(_svg(title, "".join(parts), height))
+    with _chart(title, height_in=0.9 + 0.46 * len(rows)) as (figure, axes):
+        axes.axvline(chance, color=_COLOUR["muted"], ls="--", lw=1)
+        axes.annotate(chance_label, (chance, 1), xycoords=("data", "axes fraction"), ha="center", va="bottom")
+        for number, row in enumerate(rows):
+            colour = _COLOUR["accent" if row.strong else "muted"]
+            axes.plot([row.low, row.high], [number, number], color=colour, lw=3, alpha=0.6)
+            axes.plot([row.value], [number], color=colour, marker="o", ms=7)
+            axes.annotate(row.label, (0, number), xytext=(2, 7), textcoords="offset points")
+            axes.annotate(
+                f"{row.value:.2f}", (1, number), xytext=(8, -3), textcoords="offset points",
+                color=_COLOUR["ink"], annotation_clip=False,
+            )  # fmt: skip
+        axes.set(xlim=(0, 1), ylim=(len(rows) - 0.6, -0.8), xticks=np.linspace(0, 1, 5), yticks=[])
+        axes.set_xlabel(x_label)
+        return _svg(figure, title)
 
 
-def _span(values: Sequence[float] | np.ndarray, pad: float) -> tuple[float, float]:
-    low, high = float(np.min(values)), float(np.max(values))
-    margin = (high - low) * pad or (0.0 if high > low else 0.5)
-    return low - margin, high + margin
+@contextmanager
+def _chart(title: str, height_in: float = _HEIGHT_IN) -> Iterator[tuple[Figure, Axes]]:
+    """A figure in the page's colours; `title` salts the names inside it, which are unique on the page."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    muted, line = _COLOUR["muted"], _COLOUR["line"]
+    style = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": title,
+        "axes.edgecolor": muted,
+        "axes.labelcolor": muted,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.color": line,
+        "legend.frameon": False,
+        "legend.handletextpad": 0.4,
+        "legend.columnspacing": 1.2,
+        "text.color": muted,
+        "xtick.color": muted,
+        "ytick.color": muted,
+    }
+    with rc_context(style):
+        figure = Figure(figsize=(_WIDTH_IN, height_in), layout="constrained")
+        yield figure, figure.add_subplot()
 
 
-def _frame(axes: _Axes, x_label: str, y_label: str) -> Markup:
-    left, bottom = axes.at(axes.x[0], axes.y[0])
-    right, top = axes.at(axes.x[1], axes.y[1])
-    parts = []
-    for value in ticks(*axes.y):
-        y = axes.at(axes.x[0], value)[1]
-        parts.append(f'<path class="grid" d="M{left} {y:.1f}H{right}"/>')
-        parts.append(f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{value:.6g}</text>')
-    for value in ticks(*axes.x):
-        x = axes.at(value, axes.y[0])[0]
-        parts.append(f'<path class="grid" d="M{x:.1f} {top}V{bottom}"/>')
-        parts.append(f'<text x="{x:.1f}" y="{bottom + 17}" text-anchor="middle">{value:.6g}</text>')
-    parts.append(f'<path class="axis" d="M{left} {bottom}H{right}"/>')
-    parts.append(
-        f'<text x="{(left + right) / 2}" y="{HEIGHT - 8}" text-anchor="middle">{escape(x_label)}</text>'
-    )
-    middle = (top + bottom) / 2
-    parts.append(
-        f'<text transform="translate(13 {middle}) rotate(-90)" text-anchor="middle">{escape(y_label)}</text>'
-    )
-    return "".join(parts)
-
-
-def _shape(number: int, x: float, y: float) -> str:
-    """A small circle, square, triangle, diamond, inverted triangle or ring around (x, y)."""
-    kind = number % 6
-    if kind in (0, 5):
-        extra = ' class="ring"' if kind == 5 else ""
-        return f'<circle{extra} cx="{x:.1f}" cy="{y:.1f}" r="3.2"/>'
-    if kind == 1:
-        return f'<path d="M{x - 2.8:.1f} {y - 2.8:.1f}h5.6v5.6h-5.6z"/>'
-    if kind == 3:
-        return f'<path d="M{x:.1f} {y - 4:.1f}l4 4l-4 4l-4-4z"/>'
-    up = -1 if kind == 2 else 1
-    return f'<path d="M{x:.1f} {y + up * 3.8:.1f}l3.7 {-up * 6.6:.1f}h-7.4z"/>'
-
-
-def _legend(entries: Sequence[tuple[str, str, int | None]]) -> str:
-    """`(css class, name, shape)` of each series as a list below the chart."""
-    items = []
-    for css, name, shape in entries:
-        drawing = '<path class="line" d="M0 7H18"/>' if shape is None else _shape(shape, 9, 7)
-        group = (
-            f'<g class="mark {css}">{drawing}</g>'
-            if shape is not None
-            else drawing.replace("line", f"line {css}")
-        )
-        items.append(
-            '<li><svg viewBox="0 0 18 14" width="18" height="14" aria-hidden="true">'
-            f"{group}</svg>{escape(name)}</li>"
-        )
-    return f'<ul class="legend">{"".join(items)}</ul>'
-
-
-def _svg(title: str, content: str, height: int = HEIGHT) -> str:
-    return (
-        f'<svg class="chart" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(title)}">'
-        f"<title>{escape(title)}</title>{content}</svg>"
-    )
+def _svg(figure: Figure, title: str) -> Markup:
+    """The figure as an element of an HTML page: no addresses, no clipping, only names that are used."""
+    for artist in figure.findobj():
+        artist.set_clip_on(False)
+    buffer = io.StringIO()
+    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    text = re.sub(r"<metadata>.*?</metadata>|<defs>\s*</defs>", "", buffer.getvalue(), flags=re.DOTALL)
+    view = re.search(r'viewBox="[^"]*"', text)
+    assert view is not None
+    content = text[text.index(">", text.index("<svg")) + 1 :]
+    used = set(re.findall(r'href="#([^"]+)"', content))
+    content = re.sub(r' id="([^"]+)"', lambda name: name[0] if name[1] in used else "", content)
+    content = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", content)  # the page's own font
+    for name, colour in _COLOUR.items():
+        content = content.replace(colour, f"var(--{name})")
+    label = escape(title)
+    head = f'<svg class="chart" {view[0]} role="img" aria-label="{label}"><title>{label}</title>'
+    return Markup(head + content)

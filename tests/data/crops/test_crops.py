@@ -153,11 +153,11 @@ def test_the_cache_never_holds_more_than_it_may(position_volume) -> None:
     expected = one_at_a_time(voxels, crop_starts(points, CROP), CROP)
     for rows, crops in reader.batches_points(points, 8):
         np.testing.assert_array_equal(crops, expected[rows])
-        held = [chunk.nbytes for chunk in reader._cache._chunks.values()]
+        held = [chunk.nbytes for chunk in reader._cache._values.values()]
         assert sum(held) == reader._cache.held <= 7 * chunk_bytes
         assert all(
             chunk.base is None or chunk.base.nbytes == chunk.nbytes
-            for chunk in reader._cache._chunks.values()
+            for chunk in reader._cache._values.values()
         )
 
 
