@@ -140,9 +140,7 @@ class Job:
         if self._highest_of_zeros is None:
             reach = zip(self.heat.halo_zyx, self.heat.align_zyx, self.extent.size, strict=True)
             size = [min(2 * halo + align, n) for halo, align, n in reach]
-            self._highest_of_zeros = float(
-                self.heat(np.zeros((len(self.sources), *size), np.float32)).max()
-            )
+            self._highest_of_zeros = float(self.heat(np.zeros((len(self.sources), *size), np.float32)).max())
         return self._highest_of_zeros < self.least_heat
 
 
