@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
@@ -97,7 +97,7 @@ def _chart(title: str, height_in: float = _HEIGHT_IN) -> Iterator[tuple[Figure, 
     from matplotlib.figure import Figure
 
     muted, line = _COLOUR["muted"], _COLOUR["line"]
-    style = {
+    style: Any = {
         "svg.fonttype": "none",
         "svg.hashsalt": title,
         "axes.edgecolor": muted,
@@ -110,6 +110,7 @@ def _chart(title: str, height_in: float = _HEIGHT_IN) -> Iterator[tuple[Figure, 
         "legend.handletextpad": 0.4,
         "legend.columnspacing": 1.2,
         "text.color": muted,
+        "text.parse_math": False,  # a name may hold a $
         "xtick.color": muted,
         "ytick.color": muted,
     }
