@@ -58,15 +58,15 @@ def main(sizes: tuple[int, ...] = (100_000, 1_000_000)) -> None:
         limit = ["--limit", f"max_map_cells={max(sizes)}"]
         served = Served([str(folder / "tiny"), "--index", *named, "--port", "0", *limit], folder / "served")
         try:
-            show("map of /ui while it is panned, on this CPU", look(program, folder, served.url(), sizes))
+            show("map of /ui while it is panned, on this CPU", look(program, served.url(), sizes))
         finally:
             served.stop()
 
 
-def look(program: str, folder: Path, url: str, sizes: tuple[int, ...]) -> list[tuple[str, str, str]]:
+def look(program: str, url: str, sizes: tuple[int, ...]) -> list[tuple[str, str, str]]:
     rows = []
     for name in ("webgl2", "pixels"):
-        browser = Browser(program, folder / name, "--disable-gpu", "--enable-unsafe-swiftshader")
+        browser = Browser(program)
         try:
             for size in sizes:
                 with browser.page(1440, 900) as page:

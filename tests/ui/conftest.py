@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -154,13 +152,9 @@ def browser() -> Iterator[Browser]:
     program = find_chromium()
     if program is None:
         pytest.skip(ABSENT)
-    with ExitStack() as stack:
-        # Not in pytest's own folder, where Chromium's paths become too long for its sockets.
-        folder = Path(tempfile.mkdtemp(prefix="canvas-fm-ui-"))
-        stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        browser = Browser(program, folder / "profile", "--disable-gpu", "--enable-unsafe-swiftshader")
-        stack.callback(browser.close)
-        yield browser
+    browser = Browser(program)
+    yield browser
+    browser.close()
 
 
 @pytest.fixture

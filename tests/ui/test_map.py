@@ -212,7 +212,7 @@ def test_colours_follow_the_theme_and_the_column(page: Page, url: str) -> None:
     page.fill("#map-controls label:last-of-type select", "region")
     page.wait("document.querySelectorAll('#legend .swatch').length === 3")
     light = page.run(script)
-    page.look(1280, 800, dark=True)
+    page.tab.emulate_media(color_scheme="dark")
     page.wait(f"JSON.stringify({script}) !== {json.dumps(json.dumps(light, separators=(',', ':')))}")
     assert picture(page).mean() < 90
     page.fill("#map-controls label:last-of-type select", "score")

@@ -68,7 +68,7 @@ def test_the_page_of_the_routes_loads_by_itself(page: Page, url: str) -> None:
 def test_every_control_has_a_name_and_the_headings_are_in_order(page: Page, url: str, view: str) -> None:
     look_at(page, url, view)
     page.wait("!document.querySelector('#starting:not([hidden])')")
-    tree = page.send("Accessibility.getFullAXTree")["nodes"]
+    tree = page.tab.context.new_cdp_session(page.tab).send("Accessibility.getFullAXTree")["nodes"]
     named = (
         "button",
         "link",
@@ -102,7 +102,7 @@ def test_every_control_has_a_name_and_the_headings_are_in_order(page: Page, url:
 @pytest.mark.parametrize("view", VIEWS)
 @pytest.mark.parametrize("width", [360, 800, 1600])
 def test_no_view_is_wider_than_the_window(page: Page, url: str, view: str, width: int) -> None:
-    page.look(width, 800)
+    page.tab.set_viewport_size({"width": width, "height": 800})
     look_at(page, url, view)
     assert page.run("document.scrollingElement.scrollWidth") <= width
 
@@ -131,7 +131,7 @@ def test_where_motion_is_unwanted_nothing_moves(page: Page, url: str) -> None:
     script = "getComputedStyle(document.querySelector('nav a')).transitionDuration"
     look_at(page, url, "model")
     assert page.run(script) != "0s"
-    page.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-reduced-motion", "value": "reduce"}])
+    page.tab.emulate_media(reduced_motion="reduce")
     assert page.run(script) == "0s"
 
 
