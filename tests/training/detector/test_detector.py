@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from canvas_fm.data.volume.window import WindowRule
 from canvas_fm.errors import CanvasError
 from canvas_fm.inference.detect.detect import detect
 from canvas_fm.models.checkpoint import load
+from canvas_fm.training.detector import targets
 from canvas_fm.training.detector import threshold as calibration
 from canvas_fm.training.detector.step import Brightness, DetectorStepper
 from canvas_fm.training.detector.targets import (
@@ -172,6 +174,24 @@ def test_crops_lie_where_the_recipe_says(labelled_cubes):
     nothing = draw_labelled(labelled, (8, 16, 16), 200, cells=0.0, hard=0.0, **options)
     assert starts[:, 2].mean() < 24
     assert not np.array_equal(nothing, starts)
+
+
+def test_shares_of_the_crops_hold_cells_and_hard_spots_in_their_middle_four_fifths(
+    labelled_cubes, monkeypatch
+):
+    """One cell, and one spot outside the labelled box, so that only its own share can hold it."""
+    cell, spot, crop = np.array([[10.0, 14.0, 14.0]]), np.array([[14.0, 34.0, 34.0]]), (10, 10, 10)
+    labelled = replace(labels_of(labelled_cubes[0], [[0, 0, 0, 24, 20, 20]]), points_zyx=cell)
+    monkeypatch.setattr(targets, "hard_places", lambda *_, **__: spot)
+    starts = draw_labelled(
+        labelled, crop, 400, cells=0.5, hard=0.25, tolerance_um=6.0, rule=WindowRule(), seed=0
+    )
+    inside = [((place - starts >= 0) & (place - starts < crop)).all(axis=1) for place in (cell, spot)]
+    assert inside[1].sum() == 100
+    assert inside[0].sum() >= 200
+    within = spot - starts[inside[1]]
+    assert (within.min(), within.max()) == (1, 9)
+    assert not np.array_equal(np.sort(inside[1]), inside[1])  # in random order
 
 
 # --- steps

@@ -71,6 +71,22 @@ def test_streamed_crops_are_the_resident_ones_in_the_same_order(cubes: list[Path
             assert torch.equal(resident, streamed)
 
 
+def test_crops_stay_on_the_device_as_long_as_their_bytes_fit(cubes: list[Path]) -> None:
+    crops, cpu = drawn(cubes), torch.device("cpu")
+    assert crops.nbytes == crops.read().numpy().nbytes == 21 * 4 * 8 * 6 * 2
+    assert isinstance(take(crops, cpu, resident_gb=(crops.nbytes + 1) / 1e9), Resident)
+    assert isinstance(take(crops, cpu, resident_gb=(crops.nbytes - 1) / 1e9), Streamed)
+
+
+def test_the_share_on_signal_is_brighter_than_what_lies_anywhere(cubes: list[Path]) -> None:
+    dark, half, bright = (
+        draw_crops(sources(cubes), CROP, 60, foreground=share, seed=0, rule=RULE).read().float().mean()
+        for share in (0.0, 0.5, 1.0)
+    )
+    assert dark < 0.9 * half
+    assert half < 0.9 * bright
+
+
 def test_float_volumes_stay_float(position_volume: Callable[..., tuple[Path, np.ndarray]]) -> None:
     path, _ = position_volume(dtype="float32")
     crops = draw_crops([Source("p", Volume.open(path))], CROP, 4, foreground=0, seed=0, rule=RULE)
@@ -108,6 +124,7 @@ def test_an_epoch_is_one_pass_and_each_has_its_own_order() -> None:
     rows = np.concatenate(list(batch_order(10, 4, 0, 0, 5)))
     assert sorted(rows[:10]) == sorted(rows[10:]) == list(range(10))
     assert list(rows[:10]) != list(rows[10:])
+    assert list(rows) != list(np.concatenate(list(batch_order(10, 4, 1, 0, 5))))
 
 
 def test_the_order_goes_on_from_any_step() -> None:
