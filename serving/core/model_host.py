@@ -63,7 +63,7 @@ class Engine:
 
     def host(self, name: str, path: str) -> HostedVolume:
         """A volume as this model reads it; CanvasError for what cannot be served."""
-        return HostedVolume(name, Volume.open(path), self.encoder, self.settings)
+        return HostedVolume(name, Volume.open(path, follow_links=False), self.encoder, self.settings)
 
     def fitting(self, name: str, volume: Volume) -> HostedVolume | None:
         """The same, None where the voxel sizes differ: points of it are refused with this model."""

@@ -60,7 +60,7 @@ def open_volume(settings: Settings, path: str) -> Volume:
     from canvas_fm.data.volume.volume import Volume
 
     if not looks_remote(path):
-        return Volume.open(path)
+        return Volume.open(path, follow_links=False)
     addresses = settings.pinned.get(Address.parse(path).origin)
     if not addresses:
         raise CanvasError(f"{path} is on a host that was not allowed with {_FLAG}")

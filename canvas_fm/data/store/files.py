@@ -16,12 +16,14 @@ from canvas_fm.data.store.remote import Remote
 from canvas_fm.errors import CanvasError, DamagedStore
 
 _BLOCK = 4 * 2**20
+_MACOS = {"__MACOSX", ".DS_Store"}  # what macOS adds to a zip archive
 
 
 class Folder:
-    """The files below a folder; a symbolic link that leads out of it is refused."""
+    """The files below a folder; a symbolic link that leads out of it is refused, or followed on request."""
 
-    def __init__(self, root: str | Path) -> None:
+    def __init__(self, root: str | Path, *, follow_links: bool = False) -> None:
+        self.follow_links = follow_links
         self.root = Path(root).resolve()
         self.given = Path(root)
         self._prefix = str(self.root) + os.sep
@@ -64,7 +66,7 @@ class Folder:
         """The keys of all files below a folder of the store, in no order."""
         if below:
             self._refuse_leaving(self._prefix + below, below)
-        for folder, folders, names in os.walk(self._prefix + below):
+        for folder, folders, names in os.walk(self._prefix + below, followlinks=self.follow_links):
             inner = os.path.relpath(folder, self.root)
             start = "" if inner == "." else inner.replace(os.sep, "/") + "/"
             for name in folders:
@@ -85,6 +87,8 @@ class Folder:
         return value
 
     def _refuse_leaving(self, path: str, key: str) -> None:
+        if self.follow_links:
+            return
         real = os.path.realpath(path)
         if real != str(self.root) and not real.startswith(self._prefix):
             cause = f"a link leads out of the store, to {real}"
@@ -143,8 +147,11 @@ class Zipped:
 Files = Folder | Zipped | Remote
 
 
-def open_files(path: str | Path) -> Files:
-    """The files of a store given as a folder or a zip archive; CanvasError for anything else."""
+def open_files(path: str | Path, *, follow_links: bool = False) -> Files:
+    """The files of a store given as a folder or a zip archive; CanvasError for anything else.
+
+    `follow_links` reads files that are links to elsewhere, as git-annex and DataLad keep them.
+    """
     if looks_remote(str(path)):
         raise CanvasError(
             "remote stores are read by the service alone (canvas-fm serve, --allow-remote); copy this one to "
@@ -153,7 +160,7 @@ def open_files(path: str | Path) -> Files:
     path = Path(path)
     try:
         if path.is_dir():
-            return Folder(path)
+            return Folder(path, follow_links=follow_links)
         if not path.exists():
             raise CanvasError(f"{path} does not exist")
         zipped = zipfile.is_zipfile(path)
@@ -165,7 +172,7 @@ def open_files(path: str | Path) -> Files:
         )
     archive = Zipped(path)
     if not any(archive.stamp(name) for name in METADATA):
-        tops = {key.split("/", 1)[0] for key in archive.listing()}
+        tops = {key.split("/", 1)[0] for key in archive.listing()} - _MACOS
         if len(tops) == 1:
             return Zipped(path, inside=f"{tops.pop()}/")
     return archive

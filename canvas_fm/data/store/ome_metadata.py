@@ -1,12 +1,14 @@
 """What the metadata of a Zarr store says: which array is the image, its axes, and its voxel size.
 
-OME-Zarr 0.4 (Zarr v2) and 0.5 (Zarr v3) are read, and plain arrays; whatever else there is, and whatever
-contradicts itself, is refused with a sentence. Source: https://ngff.openmicroscopy.org/0.4 and /0.5.
+OME-Zarr 0.1 to 0.4 (Zarr v2) and 0.5 (Zarr v3) are read, and plain arrays; whatever else there is, and
+whatever contradicts itself, is refused with a sentence. A scale that cannot be used leaves the voxel size
+open, for the caller to give. Source: https://ngff.openmicroscopy.org/0.1 to /0.5.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +29,11 @@ UNITS_UM = {f"{prefix}meter": 10.0 ** (power + 6) for prefix, power in _PREFIXES
     "angstrom": 1e-4, "inch": 25_400.0, "foot": 304_800.0, "yard": 914_400.0, "mile": 1.609344e9,
     "parsec": 3.0856775814913673e22, "µm": 1.0, "μm": 1.0, "um": 1.0, "micron": 1.0, "nm": 1e-3, "mm": 1e3,
 }  # fmt: skip
+
+
+_VERSIONS = ("0.1", "0.2", "0.3", "0.4", "0.5")
+_AXES_OF_OLD = {version: list("tczyx") for version in ("0.1", "0.2")}  # these two name no axes
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -71,7 +78,7 @@ def read_image(files: Files, root: Node | None) -> Image:
         raise CanvasError(f"{files}: the attribute 'ome' is {_short(ome)}, not an object")
     version = ome.get("version")
     if isinstance(version, str) and version.startswith("0.6"):
-        raise CanvasError(f"{files} is OME-Zarr {version}; this version reads 0.4 and 0.5: save it as 0.5")
+        raise CanvasError(f"{files} is OME-Zarr {version}; this version reads 0.1 to 0.5: save it as 0.5")
     if "multiscales" not in ome:
         raise CanvasError(f"{files} holds no image: {_what_else(files, ome)}")
     return _multiscale(files, ome)
@@ -119,34 +126,38 @@ def _what_else(files: Files, ome: dict[str, Any]) -> str:
 
 def _multiscale(files: Files, ome: dict[str, Any]) -> Image:
     scales = ome["multiscales"]
-    if not isinstance(scales, list) or len(scales) != 1 or not isinstance(scales[0], dict):
-        held = f"{len(scales)} images" if isinstance(scales, list) else _short(scales)
-        raise CanvasError(f"{files}: 'multiscales' holds {held} where one is expected")
+    if not isinstance(scales, list) or not scales or not isinstance(scales[0], dict):
+        raise CanvasError(f"{files}: 'multiscales' is {_short(scales)} where a list of images is expected")
     image = scales[0]
+    if len(scales) > 1:
+        _log.warning("%s: 'multiscales' holds %d images; the first is the default", files, len(scales))
     version = image.get("version", ome.get("version"))
-    if version is not None and str(version) not in ("0.4", "0.5"):
+    if version is not None and str(version) not in _VERSIONS:
         raise CanvasError(
-            f"{files} is OME-Zarr {_short(version)}; this version reads 0.4 and 0.5: save it as 0.5"
+            f"{files} is OME-Zarr {_short(version)}; this version reads 0.1 to 0.5: save it as 0.5"
         )
-    axes, units = _axes(files, image.get("axes"))
+    axes, units = _axes(files, image.get("axes", _AXES_OF_OLD.get(str(version))))
     datasets = image.get("datasets")
     if not isinstance(datasets, list) or not datasets:
         raise CanvasError(f"{files}: 'datasets' is {_short(datasets)} where a list of levels is expected")
-    outer = _scale(files, "multiscales", image.get("coordinateTransformations", []), len(axes))
+    outer, why_outer = _scale(files, "multiscales", image.get("coordinateTransformations"), axes)
     levels = [_level(files, axes, dataset) for dataset in datasets]
-    for path, _, scale in levels[1:]:
-        if any(fine > coarse * 1.001 for fine, coarse in zip(levels[0][2], scale, strict=True)):
-            raise CanvasError(f"{files}: level {path!r} is finer than the first one, {levels[0][0]!r}")
-    path, zarr_format, scale = levels[0]
-    voxel, why = _voxel_um(axes, units, [a * b for a, b in zip(scale, outer, strict=True)])
-    has_scale = any("scale" in step for step in datasets[0].get("coordinateTransformations", []))
-    if voxel is not None and not has_scale:
-        voxel, why = None, "no scale"
+    path, zarr_format, scale, why = levels[0]
+    for other, _, coarser, _ in levels[1:]:
+        if scale and coarser and any(a > b * 1.001 for a, b in zip(scale, coarser, strict=True)):
+            raise CanvasError(f"{files}: level {other!r} is finer than the first one, {path!r}")
+    why = why or why_outer or ("" if scale or outer else "no scale")
+    if why:
+        return Image(path, zarr_format, axes, None, why, _channels(ome))
+    ones = [1.0] * len(axes)
+    voxel, why = _voxel_um(axes, units, [a * b for a, b in zip(scale or ones, outer or ones, strict=True)])
     return Image(path, zarr_format, axes, voxel, why, _channels(ome))
 
 
 def _axes(files: Files, given: Any) -> tuple[tuple[str, ...], tuple[Any, ...]]:
     """One letter and the unit of each axis, in stored order."""
+    if isinstance(given, list) and all(isinstance(axis, str) for axis in given):
+        given = [{"name": axis} for axis in given]  # OME-Zarr 0.3
     if not isinstance(given, list) or not all(isinstance(axis, dict) for axis in given):
         raise CanvasError(f"{files}: 'axes' is {_short(given)} where a list of objects is expected")
     names = [axis.get("name") for axis in given]
@@ -180,8 +191,8 @@ def _check_axes(files: Files, names: Sequence[Any], letters: Sequence[str]) -> N
         raise CanvasError(f"{files} has the axes {shown}; more than one of them is time or channel")
 
 
-def _level(files: Files, axes: tuple[str, ...], dataset: Any) -> tuple[str, int, list[float]]:
-    """Path, Zarr format and scale of one level, whose array has to be there and have these axes."""
+def _level(files: Files, axes: tuple[str, ...], dataset: Any) -> tuple[str, int, list[float] | None, str]:
+    """Path, Zarr format and scale of one level, and why it has none; its array has to have these axes."""
     path = dataset.get("path") if isinstance(dataset, dict) else None
     if not isinstance(path, str) or not path.strip("/") or ".." in path.split("/"):
         raise CanvasError(
@@ -196,17 +207,23 @@ def _level(files: Files, axes: tuple[str, ...], dataset: Any) -> tuple[str, int,
         raise CanvasError(
             f"{files}: level {path!r} has shape {_short(shape)}; the metadata gives it {len(axes)} axes"
         )
-    steps = dataset.get("coordinateTransformations", [])
-    return path, node.zarr_format, _scale(files, f"level {path!r}", steps, len(axes))
+    steps = dataset.get("coordinateTransformations")
+    return path, node.zarr_format, *_scale(files, f"level {path!r}", steps, axes)
 
 
-def _scale(files: Files, where: str, steps: Any, n_axes: int) -> list[float]:
-    """The product of the scales; a translation moves the origin only, anything else is refused."""
+def _scale(files: Files, where: str, steps: Any, axes: Sequence[str]) -> tuple[list[float] | None, str]:
+    """The product of the scales, None where there is none; or None and why what is stated cannot be used.
+
+    A translation moves the origin only. A mirrored axis keeps its size; three numbers for more axes are those
+    of z, y and x in their order.
+    """
+    if steps is None:
+        return None, ""
     if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps):
         raise CanvasError(
             f"{files}: coordinateTransformations of {where} is {_short(steps)}, not a list of objects"
         )
-    scale = [1.0] * n_axes
+    scale: list[float] | None = None
     for step in steps:
         if step.get("type") == "translation" or (step.get("type") == "identity" and len(step) == 1):
             continue
@@ -215,15 +232,19 @@ def _scale(files: Files, where: str, steps: Any, n_axes: int) -> list[float]:
             isinstance(value, int | float) and not isinstance(value, bool) for value in values
         )
         if step.get("type") != "scale" or not numbers:
-            raise CanvasError(
-                f"{files}: {where} has the transformation {_short(step)}; only a scale can be read"
+            return None, f"{where} has the transformation {_short(step)}, only a scale can be read"
+        if len(values) == 3 < len(axes):
+            spatial = iter(values)
+            values = [next(spatial) if axis in "zyx" else 1.0 for axis in axes]
+        if len(values) != len(axes) or not all(math.isfinite(value) and value != 0 for value in values):
+            return (
+                None,
+                f"{where} has scale {_short(step['scale'])}, expected {len(axes)} numbers, none of them 0",
             )
-        if len(values) != n_axes or not all(math.isfinite(value) and value > 0 for value in values):
-            raise CanvasError(
-                f"{files}: {where} has scale {_short(values)}; expected {n_axes} positive numbers"
-            )
-        scale = [old * value for old, value in zip(scale, values, strict=True)]
-    return scale
+        if min(values) < 0:
+            _log.warning("%s: %s is mirrored by its scale %s; the size is used", files, where, _short(values))
+        scale = [old * abs(value) for old, value in zip(scale or [1.0] * len(axes), values, strict=True)]
+    return scale, ""
 
 
 def _voxel_um(axes: Sequence[str], units: Sequence[Any], scale: Sequence[float]) -> tuple[ZyxUm | None, str]:

@@ -85,6 +85,7 @@ class Volume:
         marker: str | None = None,
         on_bad_chunk: OnBadChunk = "error",
         missing_chunks: MissingChunks = "error",
+        follow_links: bool = True,
     ) -> Volume:
         """A volume from OME-Zarr 0.4 or 0.5, a plain 3D Zarr array, either of them zipped, or TIFF planes;
         `sample:NAME` is a shipped one.
@@ -93,8 +94,9 @@ class Volume:
         is used and a warning says so. `t` and `c` choose where there are several. `marker` is used where
         neither the store nor a `meta.json` beside it names one. `on_bad_chunk="skip"` reads damage as zeros
         and lists it in `bad_chunks`; `missing_chunks="empty"` reads what a store without checksums lacks as
-        its fill value. Raises CanvasError with what to do about it, DamagedStore where a file is not what
-        was written, Unreachable where a remote store does not answer.
+        its fill value. Links out of a store are followed (git-annex, DataLad), unless `follow_links` is
+        false, as for a service whose clients name the path. Raises CanvasError with what to do about it,
+        DamagedStore where a file is not what was written, Unreachable where a remote store does not answer.
         """
         if isinstance(path, Remote):
             remote, path = path, Path(str(path))
@@ -108,7 +110,11 @@ class Volume:
                 raise CanvasError(f"{name} is {value!r}; expected {' or '.join(known)}")
         given = None if voxel_um is None else check_voxel_um(voxel_um)
         options = {"voxel_um": given, "t": t, "c": c, "marker": marker}
-        options |= {"on_bad_chunk": on_bad_chunk, "missing_chunks": missing_chunks}
+        options |= {
+            "on_bad_chunk": on_bad_chunk,
+            "missing_chunks": missing_chunks,
+            "follow_links": follow_links,
+        }
         planes = (
             None
             if remote
@@ -118,7 +124,7 @@ class Volume:
             return cls(
                 path, planes, _voxel_um(path, planes.voxel_um, "its TIFF metadata state none", given), options
             )
-        store = CheckedStore(remote or open_files(path))
+        store = CheckedStore(remote or open_files(path, follow_links=follow_links))
         _refuse_one_level(path, store)
         root = read_node(store.files, "")
         ours = None if root is None else root.attributes.get(NAMESPACE)

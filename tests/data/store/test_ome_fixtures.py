@@ -28,7 +28,7 @@ REFUSED = {
     f"{_BIOTOOLS}/valid/plate-01.zarr/A": "holds no image",
     f"{_BIOTOOLS}/valid/image-03.zarr/labels": "list of label images",
     f"{_BIOTOOLS}/invalid/image-01.zarr": "no 'multiscales'",
-    f"{_BIOTOOLS}/invalid/image-02.zarr": "holds 0 images",
+    f"{_BIOTOOLS}/invalid/image-02.zarr": "where a list of images is expected",
     f"{_BIOTOOLS}/invalid/image-03.zarr": "2D image",
     f"{_BIOTOOLS}/invalid/image-04.zarr": "level '1' has shape",
     f"{_BIOTOOLS}/warning/image-01.zarr": "2D image",

@@ -1,0 +1,123 @@
+"""OME-Zarr as other tools write it: several images, scales at either level, mirrored axes, old versions, zips."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+
+import numpy as np
+import pytest
+import zarr
+
+from canvas_fm.data.volume.volume import Volume
+from canvas_fm.errors import CanvasError
+
+VOXELS = (np.arange(1, 1 + 12 * 20 * 30) % 65_521).astype(np.uint16).reshape(12, 20, 30)
+UM = (4.0, 1.8, 1.5)
+IDENTITY = [{"type": "identity"}]
+
+
+def write(path, voxels=VOXELS, axes="zyx", *, steps=None, outer=None, version="0.4", copies=1):
+    group = zarr.open_group(path, mode="w", zarr_format=2)
+    array = group.create_array("0", shape=voxels.shape, chunks=voxels.shape, dtype=voxels.dtype)
+    array[...] = voxels
+    image: dict = {"version": version, "datasets": [{"path": "0"}]}
+    if version == "0.4":
+        kinds = {"c": "channel", "t": "time"}
+        image["axes"] = [
+            {"name": a, "type": kinds.get(a, "space")} | ({"unit": "micrometer"} if a in "zyx" else {})
+            for a in axes
+        ]
+    elif version == "0.3":
+        image["axes"] = list(axes)
+    if steps is not None:
+        image["datasets"][0]["coordinateTransformations"] = steps
+    if outer is not None:
+        image["coordinateTransformations"] = [{"type": "scale", "scale": outer}]
+    group.attrs["multiscales"] = [image] * copies
+    return path
+
+
+def scaled(*numbers):
+    return [{"type": "scale", "scale": list(numbers)}]
+
+
+def everything(volume):
+    return volume.read((0, 0, 0), volume.shape_zyx)
+
+
+def test_of_several_images_the_first_is_the_default(tmp_path, caplog):
+    volume = Volume.open(write(tmp_path / "a.zarr", steps=scaled(*UM), copies=2))
+    np.testing.assert_array_equal(everything(volume), VOXELS)
+    assert "holds 2 images; the first is the default" in caplog.text
+
+
+@pytest.mark.parametrize("steps", [None, IDENTITY, []], ids=["absent", "identity", "empty"])
+def test_a_scale_on_the_image_alone_is_the_voxel_size(tmp_path, steps):
+    assert Volume.open(write(tmp_path / "a.zarr", steps=steps, outer=list(UM))).voxel_um == UM
+
+
+def test_three_numbers_for_four_axes_are_those_of_space(tmp_path):
+    path = write(tmp_path / "a.zarr", VOXELS[None], "czyx", steps=scaled(*UM))
+    assert Volume.open(path).voxel_um == UM
+
+
+def test_a_mirrored_axis_keeps_its_size(tmp_path, caplog):
+    volume = Volume.open(write(tmp_path / "a.zarr", steps=scaled(4.0, -1.8, 1.5)))
+    assert volume.voxel_um == UM
+    np.testing.assert_array_equal(everything(volume), VOXELS)
+    assert "is mirrored" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [scaled(4.0, 0, 1.5), scaled(4.0, 1.8), [{"type": "affine", "affine": [[1, 0]]}], [{"type": "scale"}]],
+    ids=["zero", "two numbers", "affine", "no numbers"],
+)
+def test_a_given_voxel_size_wins_over_a_scale_that_cannot_be_used(tmp_path, steps):
+    path = write(tmp_path / "a.zarr", steps=steps)
+    with pytest.raises(CanvasError, match=r"has no voxel size; give --voxel-um .*level '0' has"):
+        Volume.open(path)
+    assert Volume.open(path, voxel_um=UM).voxel_um == UM
+
+
+@pytest.mark.parametrize("version", ["0.1", "0.2", "0.3"])
+def test_old_versions_name_no_unit_and_are_read_with_a_given_size(tmp_path, version):
+    path = write(tmp_path / "a.zarr", VOXELS[None, None], "tczyx", version=version)
+    with pytest.raises(CanvasError, match="has no voxel size"):
+        Volume.open(path)
+    volume = Volume.open(path, voxel_um=UM)
+    np.testing.assert_array_equal(everything(volume), VOXELS)
+
+
+def test_a_later_version_is_named(tmp_path):
+    with pytest.raises(CanvasError, match=r"this version reads 0\.1 to 0\.5"):
+        Volume.open(write(tmp_path / "a.zarr", version="0.9"), voxel_um=UM)
+
+
+def test_a_zip_as_macos_makes_it(tmp_path):
+    folder = write(tmp_path / "a.zarr", steps=scaled(*UM))
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for file in sorted(p for p in folder.rglob("*") if p.is_file()):
+            name = file.relative_to(tmp_path).as_posix()
+            archive.write(file, name)
+            archive.writestr(f"__MACOSX/{name}", b"\0\5\26\7")
+        archive.writestr(".DS_Store", b"Bud1")
+    volume = Volume.open(tmp_path / "a.zip")
+    np.testing.assert_array_equal(everything(volume), VOXELS)
+
+
+def test_a_store_of_links_is_read_as_git_annex_keeps_it(tmp_path):
+    folder = write(tmp_path / "a.zarr", steps=scaled(*UM))
+    objects = tmp_path / ".git/annex/objects"
+    objects.mkdir(parents=True)
+    for number, file in enumerate(
+        sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix != ".json")
+    ):
+        if not file.name.startswith("."):
+            file.rename(objects / f"key{number}")
+            file.symlink_to(objects / f"key{number}")
+    np.testing.assert_array_equal(everything(Volume.open(folder)), VOXELS)
+    assert json.loads((folder / ".zattrs").read_text())["multiscales"]
+    with pytest.raises(CanvasError, match="a link leads out of the store"):
+        everything(Volume.open(folder, follow_links=False))
