@@ -1,4 +1,4 @@
-"""OME-Zarr as other tools write it: several images, scales at either level, mirrored axes, old versions, zips."""
+"""OME-Zarr as other tools write it: several images, scales at either level, mirrored axes, old versions."""
 
 from __future__ import annotations
 
