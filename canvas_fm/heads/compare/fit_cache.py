@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from canvas_fm.files.atomic import write_atomic
+from canvas_fm.files.resumable import read_part, write_part
 from canvas_fm.heads.compare.result import Said, Speed
 from canvas_fm.heads.compare.task import Task
 from canvas_fm.heads.refine.calibration import CountSpread
 from canvas_fm.inference.embed.point_crops import volume_identity
 from canvas_fm.version import __version__
-
-_log = logging.getLogger(__name__)
 
 
 class KeptFits:
@@ -46,34 +42,22 @@ class KeptFits:
 
     def get(self, key: str | None) -> Said | None:
         """What was kept; None where it was not, or is damaged."""
-        if key is None or key not in self:
+        if key is None or (part := read_part(self._path(key))) is None:
             return None
-        try:
-            with np.load(self._path(key)) as file:
-                about = json.loads(str(file["about"]))
-                speed = None if about["speed"] is None else Speed(*about["speed"])
-                spread = CountSpread(*about["spread"])
-                return Said(file["p_cell"], about["threshold"], spread, about["seconds"], speed)
-        except (ValueError, OSError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as problem:
-            _log.warning("%s is damaged (%s); this fit is made again", self._path(key), problem)
-            return None
+        about = part.about
+        speed = None if about["speed"] is None else Speed(*about["speed"])
+        spread = CountSpread(*about["spread"])
+        return Said(part.arrays["p_cell"], about["threshold"], spread, about["seconds"], speed)
 
     def keep(self, key: str | None, said: Said) -> None:
-        if key is None:
-            return
-        about = said._asdict()
-        about.pop("p_cell")
-
-        def write(temporary: Path) -> None:
-            with temporary.open("wb") as file:
-                np.savez(file, p_cell=said.p_cell, about=np.array(json.dumps(about)))
-
-        self._path(key).parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(self._path(key), write)
+        """Keep a finished fit."""
+        if key is not None:
+            about = said._asdict()
+            write_part(self._path(key), {"p_cell": about.pop("p_cell")}, about)
 
     def _path(self, key: str) -> Path:
         assert self._folder is not None
-        return self._folder / f"{key}.npz"
+        return self._folder / f"{key}.part"
 
 
 def task_sha256(task: Task) -> str:

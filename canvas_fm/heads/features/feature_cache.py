@@ -10,13 +10,10 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Float64
-from safetensors import SafetensorError
-from safetensors.numpy import load as load_arrays
-from safetensors.numpy import save as save_arrays
 
 from canvas_fm.data.volume.volume import Volume
-from canvas_fm.errors import BadInput, CanvasError
-from canvas_fm.files.atomic import write_atomic
+from canvas_fm.errors import BadInput
+from canvas_fm.files.resumable import read_part, write_part
 from canvas_fm.heads.features.extractor import Extractor
 from canvas_fm.heads.features.feature_set import FeatureSet, Made, beside
 
@@ -74,34 +71,14 @@ def kept_features(
         for block in one.layout:
             inputs = one.of_block(block).identity(volume, behind) | {"points": points}
             digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
-            paths[block] = folder / f"{group.replace('/', '_')}-{block}-{digest[:16]}.safetensors"
-        found = {block: _read(path, block) for block, path in paths.items() if path.is_file()}
+            paths[block] = folder / f"{group.replace('/', '_')}-{block}-{digest[:16]}.part"
+        parts_read = {block: read_part(path) for block, path in paths.items()}
+        found = {block: part.arrays["x"] for block, part in parts_read.items() if part is not None}
         if len(found) < len(paths):
             features = one.features(volume, points_zyx, group=group, background=background, show=show)
             for block in paths.keys() - found.keys():
                 found[block] = features.block(block)
                 if not any(each.bad_chunks for each in (volume, behind) if each is not None):
-                    _keep(paths[block], block, found[block])
+                    write_part(paths[block], {"x": found[block]})
         parts |= {block: (found[block], one.made[block]) for block in paths}
     return beside(parts, group)
-
-
-def _keep(path: Path, block: str, x: Float32[np.ndarray, "n k"]) -> None:
-    data = save_arrays({block: np.ascontiguousarray(x)})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, lambda temporary: temporary.write_bytes(_signed(data)))
-
-
-def _signed(data: bytes) -> bytes:
-    return hashlib.sha256(data).digest() + data
-
-
-def _read(path: Path, block: str) -> Float32[np.ndarray, "n k"]:
-    content = path.read_bytes()
-    signature, data = content[:32], content[32:]
-    try:
-        if hashlib.sha256(data).digest() != signature:
-            raise ValueError("its checksum is another one")
-        return load_arrays(data)[block]
-    except (ValueError, KeyError, SafetensorError) as problem:
-        raise CanvasError(f"{path} is damaged ({problem}); delete it, and it is made anew") from problem

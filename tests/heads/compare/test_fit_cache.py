@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from canvas_fm.heads.compare import compare as comparing
 from canvas_fm.heads.compare.baselines import Embedded, OwnScore, PcaCrops, ShapeTrees
 from canvas_fm.heads.compare.compare import compare
-from canvas_fm.heads.compare.compare import compare as comparing
 from canvas_fm.heads.compare.task import Task
 from canvas_fm.heads.features.feature_set import FeatureSet
 from canvas_fm.heads.refine.refiner import Refiner
@@ -45,7 +45,7 @@ def test_after_a_kill_only_what_was_left_is_fitted(task, saying, tmp_path):
     first = Dying("good", saying, seeded=True)
     with pytest.raises(KeyboardInterrupt):
         compare(task, [first], keep=tmp_path, **PLAN)
-    assert len(list(tmp_path.glob("*.npz"))) == 5
+    assert len(list(tmp_path.glob("*.part"))) == 5
     second = Known("good", saying, seeded=True)
     found = compare(task, [second], keep=tmp_path, **PLAN)
     assert len(second.given) == FITS - 5
@@ -82,7 +82,7 @@ def test_other_labels_settings_or_folds_are_another_fit(task, saying, tmp_path):
 
 def test_a_damaged_fit_is_made_again(task, saying, tmp_path, caplog):
     whole = compare(task, [Known("good", saying)], keep=tmp_path, **PLAN)
-    path = sorted(tmp_path.glob("*.npz"))[0]
+    path = sorted(tmp_path.glob("*.part"))[0]
     data = bytearray(path.read_bytes())
     data[len(data) // 3] ^= 255
     path.write_bytes(data)
