@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import TYPE_CHECKING
 
 from canvas_fm.cli.options import (
@@ -119,6 +120,7 @@ def _add_train_detector(verbs: Verbs) -> None:
 def run_detect(args: argparse.Namespace) -> None:
     from canvas_fm.cli.options import open_volume, print_result, say_bad_chunks
     from canvas_fm.inference.detect.detection_job import bad_chunks_of, plan, run
+    from canvas_fm.inference.detect.likeness import unlike
 
     if args.out is None and not args.dry_run:
         raise CanvasError("detect needs --out CELLS.csv (or .parquet), the file to write; or --dry-run")
@@ -130,7 +132,11 @@ def run_detect(args: argparse.Namespace) -> None:
     points = run(job, args.out, workers=args.workers, scheduler=args.scheduler)
     # The points know of every chunk that was passed over, by whichever process and in whichever run.
     skipped = say_bad_chunks({args.volume: bad_chunks_of(points)})
+    warnings = unlike(job, points)
+    for sentence in warnings:
+        print(f"canvas-fm: warning: {sentence}", file=sys.stderr)
     result = {"cells": len(points), "written": args.out, **points.meta}
+    result |= {"warnings": warnings} if warnings else {}
     result.pop("bad_chunks", None)
     print_result(result, args.json, bad_chunks=skipped)
 

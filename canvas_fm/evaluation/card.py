@@ -20,8 +20,12 @@ from canvas_fm.shipped import find
 
 BEGIN, END = "<!-- report:begin, written from the report beside this page -->", "<!-- report:end -->"
 _SUFFIX = ".report.json"
-_CONFIG_FACTS = ("threshold", "min_distance_um", "smooth_um", "pool")
-_AS_A_FACT = {"threshold": "operating threshold", "min_distance_um": "least distance of two cells, µm"}
+_CONFIG_FACTS = ("threshold", "min_distance_um", "smooth_um", "amplitude", "pool")
+_AS_A_FACT = {
+    "threshold": "operating threshold",
+    "amplitude": "brightness in the score",
+    "min_distance_um": "least distance of two cells, µm",
+}
 
 _METRICS = {"f1": "F1", "auc": "AUC", "auc_overlap": "AUC, overlap", "f1_tuned": "F1, tuned"}
 
@@ -220,7 +224,11 @@ def _block(report: Report, config: Mapping[str, Any]) -> str:
     facts = {
         "identity (sha256)": f"`{report.sha256}`",
         **(_refiner_facts(config) if config["kind"] == "refiner" else _net_facts(config)),
-        **{_AS_A_FACT.get(k, k.replace("_", " ")): _plain(config[k]) for k in _CONFIG_FACTS if k in config},
+        **{
+            _AS_A_FACT.get(k, k.replace("_", " ")): _plain(config[k])
+            for k in _CONFIG_FACTS
+            if config.get(k) is not None
+        },
         "trained on": ", ".join(_trained_on(config["provenance"])) or "not stated",
         "made by": f"`{report.command}`",
         "seed and cost": f"{report.seed}, {report.cpu_minutes:.0f} CPU minutes on {report.machine}",
@@ -244,7 +252,9 @@ def _net_facts(config: Mapping[str, Any]) -> dict[str, str]:
     facts = {
         "voxel size z, y, x, µm": " × ".join(f"{um:g}" for um in config["voxel_um"]),
         "window": f"{rule['kind']} {rule['low']:g} to {rule['high']:g}",
-        "architecture": ", ".join(f"{key} {_plain(value)}" for key, value in config["architecture"].items()),
+        "architecture": ", ".join(
+            f"{key} {_plain(value)}" for key, value in config["architecture"].items() if value is not None
+        ),
     }
     if (dtype := config["provenance"].get("weights_as")) is not None:
         facts["weights"] = str(dtype).removeprefix("torch.")
@@ -306,4 +316,6 @@ def _trained_on(provenance: Mapping[str, Any]) -> list[str]:
 
 
 def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return " and ".join(f"{key.replace('_', ' ')} {_plain(part)}" for key, part in value.items())
     return " × ".join(map(_plain, value)) if isinstance(value, list) else f"{value}"

@@ -158,8 +158,9 @@ def score_domains(
             if laplacian:
                 logs.setdefault(domain.group, {})[domain.name] = held.of_laplacian()
             advance(1, domain.name)
-    if laplacian:
-        scores[LOG] = list(_laplacian_scores(domains, logs))
+    # A group of one domain has no other to choose a threshold on.
+    if rows := list(_laplacian_scores(domains, logs)):
+        scores[LOG] = rows
     missing = [name for name, rows in scores.items() if not rows]
     if missing:
         raise CanvasError(f"{', '.join(missing)}: trained on every domain given; nothing is held out")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,13 @@ from canvas_fm.data.volume.window import WindowRule
 from canvas_fm.errors import CanvasError
 from canvas_fm.inference.detect.detection_job import Job, run
 from canvas_fm.inference.detect.heatmap import Heat, LogHeat, NetHeat
+from canvas_fm.inference.detect.likeness import unlike
 from canvas_fm.inference.detect.local_maxima import Shape
 from canvas_fm.inference.detect.tiles import Readable, Resampled, as_region
 from canvas_fm.inference.embed.point_crops import volume_identity
 from canvas_fm.models.checkpoint import AmplitudeConfig, Detector
+
+_log = logging.getLogger(__name__)
 
 TILE_ZYX: Zyx = (64, 384, 384)
 
@@ -49,14 +53,18 @@ def detect(
     not by the volume; tiles give what one pass over the whole would. With `out` (.csv, .parquet) the points
     are written, and interrupted work goes on if its inputs are the same. `workers` processes, or a Dask
     `scheduler` such as tcp://host:8786, give the same rows. Raises ModelMismatch for another voxel size,
-    CanvasError for what does not fit.
+    CanvasError for what does not fit. Warns (logging) where the volume looks unlike what the threshold was
+    chosen on.
     """
     job = detector_job(
         detector, volume, background=background, threshold=threshold, min_distance_um=min_distance_um,
         region=region, subvoxel=subvoxel, tile_zyx=tile_zyx, device=device, precision=precision,
         resample=resample, ignore_voxel_size=ignore_voxel_size,
     )  # fmt: skip
-    return run(job, out, workers=workers, scheduler=scheduler, show=show)
+    points = run(job, out, workers=workers, scheduler=scheduler, show=show)
+    for sentence in unlike(job, points):
+        _log.warning("%s", sentence)
+    return points
 
 
 def detector_job(

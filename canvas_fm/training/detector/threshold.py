@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
+from canvas_fm.data.points.boxes import inside_boxes
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import ZyxUm
 from canvas_fm.data.volume.window import Window
@@ -17,6 +18,7 @@ from canvas_fm.evaluation.detection.figure import score_figure
 from canvas_fm.evaluation.detection.score import Score, evaluate
 from canvas_fm.inference.detect.detect import detector_job
 from canvas_fm.inference.detect.detection_job import run
+from canvas_fm.inference.detect.likeness import look_of, looks_of
 from canvas_fm.models.checkpoint import Detector, DetectorConfig
 from canvas_fm.models.convmixer import HeatMapNet
 from canvas_fm.training.detector.phantoms import calibration_phantoms
@@ -35,6 +37,7 @@ class Calibrated:
 
     threshold: float
     rows: list[dict[str, Any]]
+    looks: dict[str, list[float]]
 
     def summary(self) -> list[dict[str, Any]]:
         """What the model's config tells of it."""
@@ -60,13 +63,13 @@ def calibrate(
     detector = Detector(_config(recipe, net, voxel_um), net)
     curves: dict[str | None, list[np.ndarray]] = {}
     scored: list[tuple[Labelled, bool, Points]] = []
+    seen: list[tuple[Labelled, Points]] = []
     chosen_on = recipe.detection.chosen_on
     if recipe.phantoms is not None and chosen_on != "volumes":
         phantoms = calibration_phantoms(recipe.phantoms, voxel_um, recipe.data.crop_zyx)
         tell("choosing the threshold on phantoms")
-        curves["phantoms"] = [
-            f1_curve(recipe, one, _candidates(recipe, detector, one, 1.0)) for one in phantoms
-        ]
+        seen = [(one, _candidates(recipe, detector, one, 1.0)) for one in phantoms]
+        curves["phantoms"] = [f1_curve(recipe, one, candidates) for one, candidates in seen]
     looked_at = () if chosen_on == "phantoms" else training
     # A volume of a few cells would count as much as one of hundreds, and a single false one much more.
     counted = {id(one) for one in training if len(one.inner_zyx) >= FEWEST} or {id(one) for one in training}
@@ -89,7 +92,15 @@ def calibrate(
             name = f"{labelled.source.name.replace('/', '_')}_{step:07d}.png"
             title = f"{labelled.source.name}{', held out' if held_out else ''}, step {step}, at {threshold}"
             score_figure(score, labelled.source.volume, figures / name, title=title)
-    return Calibrated(threshold, rows)
+    seen += [(one, candidates) for one, held_out, candidates in scored if not held_out]
+    return Calibrated(threshold, rows, looks_of([_look(*one, threshold) for one in seen]))
+
+
+def _look(labelled: Labelled, candidates: Points, threshold: float) -> dict[str, float]:
+    sizes = labelled.boxes[:, 3:] - labelled.boxes[:, :3]
+    mm3 = float(sizes.prod(axis=1).sum() * np.prod(labelled.source.volume.voxel_um)) * 1e-9
+    scores = candidates.columns["score"][inside_boxes(candidates.zyx, labelled.boxes)]
+    return look_of(labelled.source.volume, scores, threshold, mm3)
 
 
 def f1_curve(recipe: DetectorRecipe, labelled: Labelled, candidates: Points) -> Float64[np.ndarray, " t"]:

@@ -18,6 +18,7 @@ from canvas_fm.data.points.boxes import whole as whole_box
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume, ZyxUm
 from canvas_fm.errors import CanvasError
+from canvas_fm.inference.detect.likeness import LOOKS
 from canvas_fm.models.checkpoint import load, save_detector
 from canvas_fm.models.convmixer import HeatMapNet
 from canvas_fm.training.detector.phantoms import PhantomCrops
@@ -171,6 +172,7 @@ class DetectorTraining:
             "trained_on": data["trained on"],
             "held_out": [labelled.source.name for labelled in self.kept],
             "scores": found.summary(),
+            LOOKS: found.looks,
             "versions": {"canvas_fm": __version__, "torch": torch.__version__, "timm": version("timm")},
         }
         if start is not None:

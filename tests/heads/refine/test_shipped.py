@@ -47,7 +47,7 @@ def package(brains, encoder, detector, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def installed(package, monkeypatch) -> Path:
-    roots = {"model": (package / "weights",), "card": (package / "cards",), "recipe": ()}
+    roots = {"model": (package / "weights",), "card": (package / "cards",), "recipe": (), "older model": ()}
     monkeypatch.setattr(shipped, "_ROOTS", roots)
     return package
 

@@ -1,0 +1,67 @@
+"""Whether a volume looks like those that a threshold was chosen on: if not, its count is a guess."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from canvas_fm.data.points.points import Points
+from canvas_fm.data.volume.volume import Volume, WindowRule
+from canvas_fm.inference.detect.detection_job import Job
+from canvas_fm.inference.detect.heatmap import NetHeat
+
+LOOKS = "looks"  # the key in a detector's provenance
+_SLACK = 2.0  # so many times beyond what was seen is still alike
+_MEDIAN = WindowRule("median", 0.0, 1.0)
+_MEANS = {
+    "contrast": "its 99.9th percentile is {value:.3g} times its median",
+    "cells_mm3": "{value:,.3g} cells were found per mm³",
+    "strong": "{value:.0%} of the cells score in the upper half between threshold and 1",
+}
+
+
+def look_of(volume: Volume, scores: np.ndarray, threshold: float, mm3: float) -> dict[str, float]:
+    """Three numbers that need no labels: contrast, density of cells, and how clearly they are cells."""
+    kept = scores[scores >= threshold]
+    look = {
+        "contrast": volume.window.high / max(volume.window_by(_MEDIAN).high, 1e-9),
+        "cells_mm3": len(kept) / mm3,
+    }
+    if len(kept) >= 20:
+        look["strong"] = float((kept >= (1 + threshold) / 2).mean())
+    return look
+
+
+def looks_of(looks: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
+    """Lowest and highest of each number over the volumes that a threshold was chosen on."""
+    names = dict.fromkeys(name for look in looks for name in look)
+    return {
+        name: [min(values), max(values)]
+        for name in names
+        if (values := [round(look[name], 4) for look in looks if name in look])
+    }
+
+
+def unlike(job: Job, points: Points) -> list[str]:
+    """A sentence where a detected volume looks unlike all that the detector's threshold was chosen on."""
+    if not isinstance(job.heat, NetHeat):
+        return []
+    detector = job.heat.detector
+    known: Any = detector.config.provenance.get(LOOKS)
+    if not known:
+        return []
+    mm3 = job.region.voxels * float(np.prod(job.voxel_um)) * 1e-9
+    look = look_of(job.volumes[0], points.columns["score"], job.threshold, mm3)
+    odd = []
+    for name, value in look.items():
+        low, high = known.get(name, (0.0, np.inf))
+        if not low / _SLACK <= value <= high * _SLACK:
+            odd.append(f"{_MEANS[name].format(value=value)}, where {low:.3g} to {high:.3g} were seen")
+    if not odd:
+        return []
+    return [
+        f"{job.volumes[0].name} looks unlike what {detector.name} was calibrated on: {'; '.join(odd)}. Look "
+        "at the detections, give --threshold by them, or train with a few labelled boxes of this brain"
+    ]
