@@ -17,6 +17,7 @@ from canvas_fm.files.atomic import write_atomic
 
 _log = logging.getLogger(__name__)
 _CHUNK = 1 << 20
+_LARGEST = 2.0**53  # beyond, a float64 no longer holds each whole number
 _AXES = ("z", "y", "x")
 # What a scale of NML may be in; without a unit it is nanometres.
 _UM = {"nanometer": 1e-3, "micrometer": 1.0, "millimeter": 1e3, "centimeter": 1e4, "meter": 1e6}
@@ -68,6 +69,11 @@ def write_cellfinder(points: PointTable, path: Path) -> None:
     if types.dtype.kind not in "iu":
         raise CanvasError(
             f"{path}: the column 'type' holds {types[:1]}; cellfinder's types are whole numbers"
+        )
+    if len(points.zyx) and np.abs(points.zyx).max() >= _LARGEST:
+        raise CanvasError(
+            f"{path}: a position is {np.abs(points.zyx).max():g} voxels from the origin; expected less than "
+            f"{_LARGEST:g}: are these really voxels?"
         )
     voxels = np.floor(points.zyx + 0.5).astype(np.int64)
     if moved := int((voxels != points.zyx).any(axis=1).sum()):

@@ -1,9 +1,10 @@
 """Points in the field's formats: one reader and one writer, by a file's suffix or by the format's name.
 
 `csv`, `parquet` (z, y, x), `napari` (axis-0 … axis-2), `canvas` (the ground truth of the CANVAS data set: x,
-y, z by their names), `cellfinder` (BrainGlobe's XML, types 1 and 2), `webknossos` (NML) and `neuroglancer`
-(JSON with a layer of local annotations). Here an integer is a voxel's centre, as it is to cellfinder, napari
-and WebKnossos; Neuroglancer counts from a voxel's corner and is half a voxel off, which is taken care of.
+y, z by their names), `cellfinder` (BrainGlobe's XML or YAML, types 1 and 2), `webknossos` (NML) and
+`neuroglancer` (JSON with a layer of local annotations). Here an integer is a voxel's centre, as it is to
+cellfinder, napari and WebKnossos; Neuroglancer counts from a voxel's corner and is half a voxel off, which is
+taken care of.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from canvas_fm.data.points.cellfinder_webknossos import (
     write_cellfinder,
     write_webknossos,
 )
+from canvas_fm.data.points.cellfinder_yaml import YAML, read_cellfinder_yaml
 from canvas_fm.data.points.neuroglancer import read_neuroglancer, write_neuroglancer
 from canvas_fm.data.points.tables import PointTable, read_table, write_csv, write_parquet
 from canvas_fm.errors import CanvasError
@@ -34,6 +36,8 @@ _SUFFIXES = {
     ".parquet": "parquet",
     ".pq": "parquet",
     ".xml": "cellfinder",
+    ".yml": "cellfinder",
+    ".yaml": "cellfinder",
     ".nml": "webknossos",
     ".json": "neuroglancer",
 }
@@ -77,6 +81,8 @@ def read_points(
         return read_table(path, parquet=stored_as == "parquet", columns=columns)
     if columns is not None:
         raise CanvasError(f"{path}: column names were given, but {kind} files have no columns to name")
+    if kind == "cellfinder" and path.suffix.lower() in YAML:
+        return read_cellfinder_yaml(path)
     return {"neuroglancer": read_neuroglancer, "cellfinder": read_cellfinder, "webknossos": read_webknossos}[
         kind
     ](path)
@@ -92,6 +98,10 @@ def write_points(
     """
     path, kind = Path(path), format_of(path, format)
     if kind == "cellfinder":
+        if path.suffix.lower() in YAML:
+            raise CanvasError(
+                f"{path}: cellfinder's YAML is read only; write .xml, which cellfinder reads too"
+            )
         write_cellfinder(points, path)
     elif kind == "neuroglancer":
         write_neuroglancer(points, path, voxel_um=_voxel_um(points, voxel_um, path))

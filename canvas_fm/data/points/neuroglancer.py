@@ -185,8 +185,15 @@ def _axes(path: Path, dimensions: Any) -> tuple[list[str], dict[str, str]]:
 def _columns(path: Path, layer: Mapping[str, Any], kept: list[Mapping[str, Any]]) -> dict[str, np.ndarray]:
     columns: dict[str, np.ndarray] = {}
     properties = layer.get("annotationProperties") or []
+    if not isinstance(properties, list):
+        raise CanvasError(f"{path}: 'annotationProperties' is {properties!r}; expected a list of properties")
+    rows = [_props(path, row, len(properties)) for row in kept]
     for place, declared in enumerate(properties):
-        values = [row.get("props", [None] * len(properties))[place] for row in kept]
+        if not isinstance(declared, Mapping):
+            raise CanvasError(
+                f"{path}: the property {declared!r} has no type; expected an object with id and type"
+            )
+        values = [row[place] for row in rows]
         name = str(declared.get("id", place))
         if declared.get("type") not in _TYPES or re.fullmatch("[zyxZYX]", name):
             continue
@@ -198,6 +205,14 @@ def _columns(path: Path, layer: Mapping[str, Any], kept: list[Mapping[str, Any]]
     if any("description" in row for row in kept):
         columns["description"] = np.array([str(row.get("description", "")) for row in kept], dtype=np.str_)
     return columns
+
+
+def _props(path: Path, annotation: Mapping[str, Any], count: int) -> list[Any]:
+    """An annotation's properties, None for each that it lacks: the viewer shows the default there."""
+    props = annotation.get("props") or []
+    if not isinstance(props, list) or len(props) > count:
+        raise CanvasError(f"{path}: an annotation has the properties {props!r}; its layer declares {count}")
+    return props + [None] * (count - len(props))
 
 
 def _type(values: np.ndarray) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
@@ -18,6 +19,7 @@ from canvas_fm.files.atomic import write_atomic
 
 _BLOCK = 1 << 17  # rows read at a time: bounds what the text of a large file costs as Python strings
 _NAPARI = ("axis-0", "axis-1", "axis-2")  # what a points layer saves; its rows are numbered in `index`
+_DECIMAL_COMMA = re.compile(r"\s*(-?\d+(,\d+)?([eE][-+]?\d+)?)?\s*")
 _META = b"canvas_fm"  # the Parquet schema's key under which `meta` lies as JSON
 
 
@@ -171,6 +173,8 @@ def _parse(
                 path, csv.reader(file, delimiter=delimiter, skipinitialspace=True), len(header)
             ):
                 for name, texts in zip(header, zip(*rows, strict=True), strict=True):
+                    if delimiter == ";" and all(map(_DECIMAL_COMMA.fullmatch, texts)):
+                        texts = tuple(text.replace(",", ".") for text in texts)
                     blocks[name].append(np.array(texts) if name in as_text else _typed(texts))
     except UnicodeDecodeError as problem:
         raise CanvasError(f"{path} is not UTF-8 text ({problem.reason}); save it as UTF-8") from problem
@@ -183,20 +187,29 @@ def _head(file: TextIO) -> tuple[dict[str, str], str]:
     """The `# key: value` lines and the column row; leaves the file at the first row."""
     meta: dict[str, str] = {}
     for line in file:
+        if line.lower().startswith("sep="):
+            continue  # Excel's note of its delimiter
         if line.startswith("#"):
+            if _names_axes(line[1:]):
+                return meta, line[1:].lstrip()  # a column row as numpy.savetxt writes it, ClearMap's too
             key, colon, value = line[1:].partition(":")
             if colon:
                 meta[key.strip()] = value.strip()
-        elif line.strip():
+        elif line.strip(" \t\r\n,;"):
             return meta, line
     return meta, ""
+
+
+def _names_axes(line: str) -> bool:
+    names = {name.strip().strip('"').lower() for name in re.split("[,;\t]", line)}
+    return {"z", "y", "x"} <= names
 
 
 def _row_blocks(path: Path, reader: Iterator[list[str]], width: int) -> Iterator[list[list[str]]]:
     """Blocks of rows, empty lines left out; raises CanvasError where a row's length is not the header's."""
     first = 1
     while block := list(islice(reader, _BLOCK)):
-        rows = list(filter(None, block))
+        rows = [row for row in block if any(map(str.strip, row))]  # Excel writes blank rows as delimiters
         if set(map(len, rows)) - {width}:
             odd = next(i for i, row in enumerate(rows) if len(row) != width)
             raise CanvasError(

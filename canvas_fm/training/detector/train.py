@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, nullcontext
 from importlib.metadata import version
@@ -18,6 +19,7 @@ from canvas_fm.data.points.boxes import whole as whole_box
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume, ZyxUm
 from canvas_fm.errors import CanvasError
+from canvas_fm.evaluation.detection.checks import cells_of
 from canvas_fm.inference.detect.likeness import LOOKS
 from canvas_fm.models.checkpoint import load, save_detector
 from canvas_fm.models.convmixer import HeatMapNet
@@ -41,6 +43,8 @@ from canvas_fm.training.run.run_folder import DETECTOR, Run, claim
 from canvas_fm.training.run.tracking import Tracker
 from canvas_fm.training.run.trainer import Session, Tell
 from canvas_fm.version import __version__
+
+_log = logging.getLogger(__name__)
 
 
 def train_detector(
@@ -311,7 +315,9 @@ class _Labels:
         self._of: dict[int, tuple[Any, ...]] = {}
         for index, volume in enumerate(volumes):
             cells = points[index]
-            cells = cells if isinstance(cells, Points) else Points.read(cells)
+            cells, notes = cells_of(cells if isinstance(cells, Points) else Points.read(cells), "truth")
+            for note in notes:
+                _log.warning("%s: %s", volume.name, note)
             cells.check_inside(volume.shape_zyx)
             boxes = whole_box(volume.shape_zyx)
             if within is not None:

@@ -332,6 +332,23 @@ def test_a_detector_learns_balls_from_spots_at_every_brightness(labelled_cubes, 
     assert len(points) == rows["b"]["tp"] + rows["b"]["fp"]
 
 
+def test_what_curation_marks_as_no_cell_is_not_trained_on(labelled_cubes, tmp_path):
+    """cellfinder's type 1 and a label of 0: the same training as on the cells alone."""
+    volume, cells = labelled_cubes[0]
+    true = Points.read(cells).zyx
+    random = np.random.default_rng(0)
+    others = np.stack([random.integers(2, n - 2, 9) for n in SHAPE], axis=1).astype(float)
+    kinds = {"type": (2, 1), "label": (1, 0)}
+    losses = []
+    for name in ("alone", *kinds):
+        zyx = true if name == "alone" else np.concatenate([true, others])
+        column = {} if name == "alone" else {name: np.repeat(kinds[name], (len(true), len(others)))}
+        run = train_detector(tiny(), [volume], [Points(zyx, column)], out=tmp_path / name, device="cpu")
+        losses.append([row["loss"] for row in run.metrics() if row["kind"] == "train"])
+    assert losses[1] == losses[0]
+    assert losses[2] == losses[0]
+
+
 def test_a_stopped_run_goes_on_to_the_same_detector(labelled_cubes, tmp_path, monkeypatch):
     whole = train(labelled_cubes, tmp_path / "whole")
     calls = []
