@@ -10,14 +10,18 @@ import numpy as np
 import pytest
 import torch
 
+from canvas_fm.data.points.boxes import whole
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.data.volume.window import WindowRule
 from canvas_fm.errors import CanvasError
 from canvas_fm.models.checkpoint import load
+from canvas_fm.models.convmixer import HeatMapNet
+from canvas_fm.training.detector import threshold
 from canvas_fm.training.detector.phantoms import PhantomCrops, labelled_phantom
-from canvas_fm.training.detector.targets import BACKGROUND, CELL
+from canvas_fm.training.detector.targets import BACKGROUND, CELL, Labelled, shares
 from canvas_fm.training.detector.train import train_detector
+from canvas_fm.training.mae.crop_set import Source
 from canvas_fm.training.recipe.detector_recipe import DetectorRecipe, PhantomRecipe
 from canvas_fm.training.recipe.recipe import read_recipe_of
 
@@ -161,3 +165,36 @@ def test_it_refuses_what_cannot_be_trained(tmp_path):
             device="cpu",
             show=False,
         )
+
+
+def labelled(marker: str, cells: int, seed: int = 0) -> Labelled:
+    """A cube of bright blobs on even tissue, of which `cells` are labelled."""
+    voxels = np.random.default_rng(seed).integers(90, 110, (12, 32, 32)).astype(np.uint16)
+    places = np.random.default_rng(seed).uniform(2, (10, 30, 30), (cells, 3))
+    volume = Volume.from_array(voxels, voxel_um=VOXEL_UM, marker=marker, name=f"{marker} {seed}")
+    return Labelled(Source(volume.name, volume), places, whole(voxels.shape))
+
+
+def test_markers_give_crops_by_their_shares_and_their_volumes_evenly():
+    volumes = [labelled("cFos", 3), labelled("microglia", 3, 1), labelled("microglia", 3, 2)]
+    assert shares(volumes, 90) == [45, 23, 22]
+    assert shares(volumes, 90, {"microglia": 2.0}) == [30, 30, 30]
+    assert min(shares(volumes, 90, {"cFos": 1e-6})) >= 1
+
+
+def test_a_volume_of_a_few_cells_does_not_choose_the_threshold(monkeypatch):
+    few, many = labelled("cFos", 3), labelled("cFos", 60, 1)
+    looked_at = []
+
+    def curve(recipe, one, candidates):
+        looked_at.append(one.source.name)
+        return np.where(threshold.GRID >= 0.5, 1.0, 0.0)
+
+    monkeypatch.setattr(threshold, "f1_curve", curve)
+    recipe = tiny("detection.chosen_on=volumes")
+    net = HeatMapNet(recipe.model).eval()
+    threshold.calibrate(recipe, net, [few, many], [], VOXEL_UM, 0, lambda _: None)
+    assert looked_at == [many.source.name]
+    looked_at.clear()
+    threshold.calibrate(recipe, net, [few], [], VOXEL_UM, 0, lambda _: None)
+    assert looked_at == [few.source.name]
