@@ -81,6 +81,8 @@ def bar(
 
 @contextmanager
 def _shown(label: str, total: int, unit: str, done: int, show: bool | None) -> Iterator[Advance]:
+    if show is None and logging.getLogger("canvas_fm").level >= logging.WARNING:  # asked to be quiet
+        show = False
     if show is None and not sys.stderr.isatty():
         yield _log_lines(label, total, unit, done)
         return

@@ -7,18 +7,21 @@ flag is exit code 2, an interruption 130. Nothing heavy is imported before a ver
 from __future__ import annotations
 
 import argparse
+import codecs
+import io
 import logging
 import os
 import sys
 import warnings
 from collections.abc import Sequence
 
-from canvas_fm.cli import (
+from canvas_fm.cli.parser import Parser, add_logging
+from canvas_fm.cli.verbs import (
     data,
     demo,
     detect,
     domains,
-    inference,
+    embed,
     leaderboard,
     points,
     probe,
@@ -34,24 +37,32 @@ from canvas_fm.cli import (
 from canvas_fm.errors import CanvasError
 from canvas_fm.version import __version__
 
+_PLAIN = {"µ": "u", "…": "...", "–": "-", "—": "-", "→": "->", "×": "x", "Δ": "d", "²": "2", "γ": "gamma"}
 
-def build_parser() -> argparse.ArgumentParser:
+
+def build_parser() -> Parser:
     """The parser of `canvas-fm`; each verb leaves its function in `run`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="canvas-fm",
         description="A foundation-model toolkit for whole-brain light-sheet microscopy. "
         "Order is always z y x.",
         epilog="A MODEL is a folder, else the name of a shipped model; a RECIPE is a file, else a "
-        "shipped name. `canvas-fm VERB --help` tells the rest; `canvas-fm demo` shows everything on a "
-        "synthetic brain.",
-        allow_abbrev=False,
+        "shipped name: `canvas-fm list` has them. `canvas-fm VERB --help` tells the rest; `canvas-fm demo` "
+        "shows everything on a synthetic brain.",
     )
-    parser.add_argument("--version", action="version", version=f"canvas-fm {__version__}")
+    parser.add_argument("-V", "--version", action="version", version=f"canvas-fm {__version__}")
+    parser.add_argument(
+        "--print-completion",
+        action=_Completion,
+        choices=["bash", "zsh", "tcsh"],
+        help='completion of this command line for a shell: eval "$(canvas-fm --print-completion bash)"',
+    )
+    add_logging(parser)
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for module in (
         data,
         training,
-        inference,
+        embed,
         quantise,
         detect,
         domains,
@@ -72,8 +83,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    args = build_parser().parse_args(argv)
-    _logs_to_stderr()
+    _say_what_the_terminal_can()
+    words = list(sys.argv[1:] if argv is None else argv)
+    args = build_parser().parse_args(words or ["--help"])
+    _messages_to_stderr(args)
     try:
         args.run(args)
     except CanvasError as problem:
@@ -89,16 +102,53 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+class _Completion(argparse.Action):
+    """Print the completion script of all verbs and end."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *args: object) -> None:
+        import shtab
+
+        assert isinstance(parser, Parser)
+        print(shtab.complete(parser.filled_through(), shell=str(args[1])))
+        parser.exit(0)
+
+
 def _say(sentence: str, code: int) -> int:
     print(f"canvas-fm: {' '.join(sentence.split())}", file=sys.stderr)
     return code
 
 
-def _logs_to_stderr() -> None:
-    """Logs and warnings of this package as one line each; those of libraries only when they are errors."""
+def _say_what_the_terminal_can() -> None:
+    """In a terminal of ASCII or Latin-1, `um` for µm and `?` for what has no likeness; never a traceback."""
+
+    def plainly(problem: UnicodeError) -> tuple[str, int]:
+        assert isinstance(problem, UnicodeEncodeError)
+        text = problem.object[problem.start : problem.end]
+        return "".join(_PLAIN.get(letter, "?") for letter in text), problem.end
+
+    codecs.register_error("plainly", plainly)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower() != "utf-8":
+            stream.reconfigure(errors="plainly")
+
+
+def _messages_to_stderr(args: argparse.Namespace) -> None:
+    """Logs and warnings of this package as one line each; those of libraries only when they are errors.
+
+    `--quiet` leaves warnings and errors, without progress; `--verbose` adds what is for debugging.
+    """
+    level = logging.INFO
+    if getattr(args, "quiet", False):
+        level = logging.WARNING
+    elif getattr(args, "verbose", False):
+        level = logging.DEBUG
     logging.basicConfig(format="%(levelname)s %(message)s", level=logging.ERROR, stream=sys.stderr)
+    if (path := getattr(args, "log_file", None)) is not None:
+        to_file = logging.FileHandler(path, encoding="utf-8")
+        to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+        logging.getLogger().addHandler(to_file)
     for ours in ("canvas_fm", "serving"):
-        logging.getLogger(ours).setLevel(logging.INFO)
+        logging.getLogger(ours).setLevel(level)
 
     def show(message: Warning | str, category: type[Warning], *_: object) -> None:
         if issubclass(category, UserWarning):

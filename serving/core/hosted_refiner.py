@@ -48,7 +48,8 @@ class HostedRefiner:
         if SCORE in refiner.columns_.sizes:
             raise CanvasError(
                 f"the refiner {name} cannot be served: it also looks at the candidates' own score, which "
-                "requests do not carry; use `canvas-fm refine apply`, or serve one fitted without --own-score"
+                "requests do not carry; use `canvas-fm refine apply`, or serve one fitted without "
+                "--candidate-score"
             )
         refiner.set_params(device=str(first.encoder.device))
         given = _served(refiner, [engine.encoder for engine in engines], detectors)
@@ -125,7 +126,7 @@ def _models_of(name: str, refiner: Refiner, given: dict[str, Any]) -> dict[str, 
         return models_of(refiner, **given)
     except CanvasError as problem:
         raise CanvasError(
-            f"the refiner {name} cannot be served: {problem}; a service is given it by --model NAME=FOLDER"
+            f"the refiner {name} cannot be served: {problem}; a service is given it as one more MODEL"
         ) from problem
 
 

@@ -10,18 +10,19 @@ import logging
 import os
 import signal
 from pathlib import Path
+from typing import Literal
 
 import bentoml
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from canvas_fm.errors import CanvasError
-from canvas_fm.files.settings import Section, read_settings
+from canvas_fm.files.settings import read_settings
 from serving.core.core import Core
 from serving.launch.bento_service import make_service, set_up_worker  # which lets uvicorn use our protocol
 from serving.launch.model_store import folder_in
 from serving.launch.serve import settings_of
 from serving.launch.supervisor import keep_control_private
-from serving.middleware.auth import read_keys
+from serving.protocol.options import HostOptions
 from serving.protocol.settings import Limits, Settings
 
 logger = logging.getLogger(__name__)
@@ -30,25 +31,16 @@ FILE_VARIABLE = "CANVAS_FM_SETTINGS"
 MODEL_ALIAS = "encoder"  # of pyproject.toml's [tool.bentoml.build]
 
 
-class Packed(Section):
+class Packed(HostOptions):
     """The file; every key may be left out, paths are those of the machine that serves."""
+
+    model_config = ConfigDict(strict=True)
 
     volumes: dict[str, str] = Field(default={})
     models: dict[str, str] = Field(default={})
     refiners: dict[str, str] = Field(default={})
     indexes: dict[str, str] = Field(default={})
-    jobs: str | None = None
-    roots: list[str] = Field(default=[])
-    allow_remote: list[str] = Field(default=[])
-    keys: str | None = None
-    origins: list[str] = Field(default=[])
-    device: str = "auto"
-    precision: str = "fp32"
-    backend: str = "torch"
-    resample: bool = False
-    ignore_voxel_size: bool = False
-    log: str = "json"
-    traces: str | None = None
+    log: Literal["text", "json"] = "json"
     limits: Limits = Limits()
 
 
@@ -65,15 +57,18 @@ def read_packed() -> Settings:
 
 def _settings() -> Settings:
     path = os.environ.get(FILE_VARIABLE)
-    asked = Packed() if path is None else read_settings(path, Packed)
+    asked = Packed.of() if path is None else read_settings(path, Packed)
     if asked.keys is None:
         logger.warning("no keys are set: whoever reaches the port can use the service")
     stored = bentoml.models.get(MODEL_ALIAS)
     settings = settings_of(
         folder_in(Path(stored.path), stored.info.labels.get("sha256")),
         asked.volumes,
-        keys=None if asked.keys is None else read_keys(asked.keys),
-        **asked.model_dump(exclude={"keys", "volumes"}),
+        models=asked.models,
+        refiners=asked.refiners,
+        indexes=asked.indexes,
+        limits=asked.limits,
+        options=asked,
     )
     return settings.model_copy(update={"supervisor": os.getppid()})
 

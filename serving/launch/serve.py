@@ -12,90 +12,64 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from canvas_fm.errors import CanvasError
+from canvas_fm.files.options import takes
 from canvas_fm.shipped import find
 from serving.core.remote_volumes import pin
 from serving.launch.supervisor import private_control, private_folder, temporary_files_in
 from serving.middleware.auth import read_keys
 from serving.observe.tracing import check_traces
+from serving.protocol.options import HostOptions, ServeOptions, WorkerOptions
 from serving.protocol.settings import Limits, Settings
 
 logger = logging.getLogger(__name__)
 
 
+@takes(ServeOptions)
 def serve(
     model: str | Path,
     volumes: Mapping[str, str | Path] | None = None,
     *,
-    host: str = "127.0.0.1",
-    port: int = 3000,
-    workers: int = 1,
-    device: str = "auto",
-    precision: str = "fp32",
-    backend: str = "torch",
-    resample: bool = False,
-    ignore_voxel_size: bool = False,
-    limits: Limits | None = None,
     models: Mapping[str, str | Path] | None = None,
     refiners: Mapping[str, str | Path] | None = None,
     indexes: Mapping[str, str | Path] | None = None,
-    jobs: str | Path | None = None,
-    roots: Sequence[str | Path] = (),
-    allow_remote: Sequence[str] = (),
-    keys: str | Path | None = None,
-    origins: Sequence[str] = (),
-    log: str = "text",
-    traces: str | None = None,
+    limits: Limits | None = None,
     announce: Callable[[str], None] | None = None,
+    **options: Any,
 ) -> None:
     """Serve a model, and volumes by name, over HTTP until SIGTERM or Ctrl-C; call it in the main thread.
 
     `models` are further ones, `refiners` what judges candidates (by models that are served or shipped),
     `indexes` what may be searched, each by name. A volume may be remote, `https://…` or `s3://…`, on a host
-    of `allow_remote` (see `serving.core.remote_volumes.pin`). `jobs` is the folder of jobs, made where it is
-    not there.
-    Below `roots` models and volumes may be added while it runs. `keys` is a file of bearer keys: with it
-    nobody else is answered. Web pages of `origins` may read the answers, no others. `log` is `text` or
-    `json`, a line a request. Spans of requests and batches go to the OpenTelemetry collector at `traces`, an
-    address; without one nowhere.
+    of `allow_remote` (see `serving.core.remote_volumes.pin`).
 
-    `port` 0 takes a free one. `announce` is called with the service's address once it is ready. All processes
-    have ended when this returns. Raises CanvasError where the port is taken, or something cannot be served.
+    `announce` is called with the service's address once it is ready. All processes have ended when this
+    returns. Raises CanvasError where the port is taken, or something cannot be served.
     """
+    opts = ServeOptions.of(**options)
     settings = settings_of(
         model,
         volumes or {},
         models={name: find("model", path) for name, path in (models or {}).items()},
         refiners={name: find("model", path) for name, path in (refiners or {}).items()},
         indexes=indexes or {},
-        jobs=None if jobs is None else str(Path(jobs).resolve()),
-        roots=roots,
-        allow_remote=allow_remote,
-        keys=None if keys is None else read_keys(keys),
-        origins=origins,
-        log=log,
-        traces=traces,
-        workers=workers,
-        device=device,
-        precision=precision,
-        backend=backend,
-        resample=resample,
-        ignore_voxel_size=ignore_voxel_size,
         limits=limits or Limits(),
+        options=opts,
     )
-    address = _address(host)
-    port = _free_port(address, port)
-    if not ipaddress.ip_address(address).is_loopback and keys is None:
+    address = _address(opts.host)
+    port = _free_port(address, opts.port)
+    if not ipaddress.ip_address(address).is_loopback and opts.keys is None:
         logger.warning(
             "serving on %s: whoever reaches this port can use the service; ask for keys with --keys", address
         )
     folder = private_folder()
     try:
-        _run(settings, folder, address, port, workers, announce)
+        _run(settings, folder, address, port, opts.workers, announce)
         failure = folder / "failure.txt"
         if failure.exists():
             raise CanvasError(failure.read_text(encoding="utf-8"))
@@ -110,29 +84,24 @@ def settings_of(
     models: Mapping[str, str | Path],
     refiners: Mapping[str, str | Path],
     indexes: Mapping[str, str | Path],
-    roots: Sequence[str | Path],
-    allow_remote: Sequence[str],
-    keys: Mapping[str, str] | None,
-    origins: Sequence[str],
     limits: Limits,
-    traces: str | None = None,
-    **options: object,
+    options: HostOptions,
 ) -> Settings:
     """What a worker has to know, with absolute paths: it runs in a folder of its own.
 
     Raises CanvasError for what is not there, for names and origins that are none, and for remote volumes that
     may not be read.
     """
-    for root in roots:
+    for root in options.roots:
         if not Path(root).is_dir():
             raise CanvasError(f"the folder to allow is not there: {root}")
-    for origin in origins:
+    for origin in options.origins:
         if not re.fullmatch(r"https?://[A-Za-z0-9.-]+(:\d+)?", origin):
             raise CanvasError(f"{origin!r} is no origin of a web page; it looks like https://lab.example")
-    if traces is not None:
-        check_traces(traces)
+    if options.traces is not None:
+        check_traces(options.traces)
     folder = find("model", model).resolve()
-    remote, pinned = pin(volumes, allow_remote)
+    remote, pinned = pin(volumes, options.allow_remote)
     named = {
         "volumes": _named("volume", volumes, remote),
         "models": _named("model", models),
@@ -142,10 +111,14 @@ def settings_of(
     name = folder.parent.name if folder.name == "encoder" else folder.name
     if name in models:
         raise CanvasError(f"two models are called {name!r}; give the second one another name")
-    rest: dict[str, object] = {"model": str(folder), "roots": [str(Path(root).resolve()) for root in roots]}
-    rest |= {"traces": traces, "pinned": pinned}
-    rest |= {"keys": dict(keys or {}), "origins": list(origins), "limits": limits, "supervisor": os.getpid()}
-    return Settings.model_validate({**named, **rest, **options})
+    typed = {field: getattr(options, field) for field in WorkerOptions.model_fields}
+    typed |= {"roots": [str(Path(root).resolve()) for root in options.roots]}
+    typed |= {"jobs": None if options.jobs is None else str(Path(options.jobs).resolve())}
+    rest: dict[str, object] = {"model": str(folder), "pinned": pinned, "limits": limits}
+    if isinstance(options, ServeOptions):
+        rest["workers"] = options.workers
+    rest |= {"keys": {} if options.keys is None else read_keys(options.keys), "supervisor": os.getpid()}
+    return Settings.model_validate({**named, **typed, **rest})
 
 
 def _named(

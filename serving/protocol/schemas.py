@@ -6,11 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from canvas_fm.inference.options import Output, Pool
 from serving.protocol.settings import Limits
 
-Pool = Literal["mean", "cls", "centre", "contrast"]
-Output = Literal["mean", "cls", "centre", "contrast", "tokens", "grid"]
-"""What one crop gives: a vector (d,), or a vector for each patch: (tokens, d) or (d, z, y, x)."""
 Number = Annotated[float, Field(strict=True)]  # "1.5" and true are no numbers
 Row = Annotated[list[Number], Field(fail_fast=True)]
 Rows = Annotated[list[Row], Field(fail_fast=True)]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import BaseModel, ConfigDict, Field
+
+from serving.protocol.options import WorkerOptions
 
 
 class Limits(BaseModel):
@@ -62,37 +62,21 @@ class Limits(BaseModel):
     """Cells that a map shows; of a larger index as many are drawn at random."""
 
 
-class Settings(BaseModel):
+class Settings(WorkerOptions):
     """All that a worker process has to know; paths are absolute."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     model: str
-    volumes: dict[str, str] = {}
+    volumes: dict[str, str] = Field(default={})
     """Paths, and https addresses of hosts that are pinned."""
-    pinned: dict[str, tuple[str, ...]] = {}
+    pinned: dict[str, tuple[str, ...]] = Field(default={})
     """IP addresses of the hosts of remote volumes, as they were when the service started."""
-    device: str = "auto"
-    precision: str = "fp32"
-    backend: str = "torch"
-    resample: bool = False
-    ignore_voxel_size: bool = False
     limits: Limits = Limits()
-    models: dict[str, str] = {}
+    models: dict[str, str] = Field(default={})
     """Further models by name; detectors are there for refiners."""
-    refiners: dict[str, str] = {}
-    indexes: dict[str, str] = {}
-    jobs: str | None = None
-    """The folder that holds jobs; without one none are run."""
-    roots: tuple[str, ...] = ()
-    """Folders below which models and volumes may be added while the service runs."""
-    keys: dict[str, str] = {}
+    refiners: dict[str, str] = Field(default={})
+    indexes: dict[str, str] = Field(default={})
+    keys: dict[str, str] = Field(default={})
     """sha256 of the bearer keys by name; without any nobody is asked for one."""
-    origins: tuple[str, ...] = ()
-    """Web pages of these origins may read the answers."""
-    log: Literal["text", "json"] = "text"
-    traces: str | None = None
-    """Address of an OpenTelemetry collector, by OTLP over HTTP."""
     workers: int = 1
     supervisor: int | None = None
     """Process that is told when the service cannot start; a worker does not outlive it."""

@@ -60,7 +60,7 @@ def ours(volume: str, detector: str, precision: str, threads: int, rounds: int) 
     opened, model = Volume.open(volume), load(detector, kind="detector")
     options: dict[str, Any] = {"precision": precision, "ignore_voxel_size": True, "show": False}
     z, y, x = (min(n, m) for n, m in zip(opened.shape_zyx, (40, 200, 200), strict=True))
-    detect(model, opened, region=(0, 0, 0, z, y, x), **options)
+    detect(model, opened, box=(0, 0, 0, z, y, x), **options)
     seconds, cpu = [], []
     for _ in range(rounds):
         start, busy = time.perf_counter(), time.process_time()

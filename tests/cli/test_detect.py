@@ -195,18 +195,18 @@ def test_a_dask_cluster_gives_the_same_rows(folder, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["brain.zarr", "--out", "c.csv"], "needs a DETECTOR before the VOLUME"),
+        (["brain.zarr", "--out", "c.csv"], "needs a MODEL before the VOLUME"),
         (["detector", "brain.zarr"], "needs --out"),
-        (["detector", "brain.zarr", "--out", "c.csv", "--method", "log"], "takes no DETECTOR"),
+        (["detector", "brain.zarr", "--out", "c.csv", "--method", "log"], "takes no MODEL"),
         (
-            ["detector", "brain.zarr", "--out", "c.csv", "--region", "0", "0", "0", "9", "9", "99"],
+            ["detector", "brain.zarr", "--out", "c.csv", "--box", "0", "0", "0", "9", "9", "99"],
             "does not lie",
         ),
         (["detector", "brain.zarr", "--out", "c.csv", "--sigma-um", "3"], "is for --method log"),
         (["brain.zarr", "--out", "c.csv", "--method", "log", "--resample"], "takes no --resample"),
         (["detector", "brain.zarr", "--out", "c.csv", "--scheduler", "here"], "'here' is no address"),
         (["detector", "brain.zarr", "--out", "c.csv", "--scheduler", "http://h:1"], "expected one as tcp://"),
-        (["detector", "brain.zarr", "--out", "c.csv", "--threshold", "nan"], "threshold is nan"),
+        (["detector", "brain.zarr", "--out", "c.csv", "--threshold", "1.5"], "threshold is 1.5"),
         (["detector", "brain.zarr", "--out", "c.txt"], "written as .csv or .parquet"),
         (["detector", "brain.zarr", "--out", "no/c.csv"], "there is no folder no"),
         (["detektor", "brain.zarr", "--out", "c.csv"], "no model at 'detektor', and none is shipped"),
@@ -231,9 +231,9 @@ def test_train_detector_leaves_a_detector_that_info_describes(folder, tmp_path, 
     )
     command = ["train-detector", recipe, "--volumes", folder / "brain.zarr", "--points", folder / "truth.csv"]
     command += ["--out", tmp_path / "run", "--device", "cpu", "--json"]
-    code, out, _ = say(capsys, *command)
+    code, out, err = say(capsys, *command)
+    assert code == 0, err
     said = json.loads(out)
-    assert code == 0
     assert said["detector"] == str(tmp_path / "run" / "detector")
     code, out, _ = say(capsys, "info", said["detector"], "--json")
     described = json.loads(out)
@@ -246,10 +246,10 @@ def test_train_detector_leaves_a_detector_that_info_describes(folder, tmp_path, 
     assert "--resume" in err
 
 
-@pytest.mark.parametrize("flag", ["--points", "--within", "--masks", "--background"])
+@pytest.mark.parametrize("flag", ["--points", "--roi", "--masks", "--background"])
 def test_lists_of_different_length_are_a_line(folder, tmp_path, capsys, flag):
     brain, truth = folder / "brain.zarr", folder / "truth.csv"
-    lists = {"--points": [truth, truth], flag: [truth] if flag in ("--points", "--within") else [brain]}
+    lists = {"--points": [truth, truth], flag: [truth] if flag in ("--points", "--roi") else [brain]}
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("kind: detector\ntraining: {steps: 2, batch: 4}\n")
     command = ["train-detector", recipe, "--volumes", brain, brain, "--out", tmp_path / "run"]
@@ -257,5 +257,6 @@ def test_lists_of_different_length_are_a_line(folder, tmp_path, capsys, flag):
         command += [name, *values]
     code, _, err = say(capsys, *command)
     assert code == 1
-    assert f"2 volumes and 1 of {flag[2:]} were given; give one a volume, in their order" in err
+    what = {"--roi": "within"}.get(flag, flag[2:])
+    assert f"2 volumes and 1 of {what} were given; give one a volume, in their order" in err
     assert not (tmp_path / "run").exists()

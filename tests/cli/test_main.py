@@ -25,7 +25,9 @@ def test_help_names_every_verb(run):
 def test_every_flag_has_a_line_of_help(verb, run):
     assert run(verb, "--help")[0] == 0
     verbs = next(a for a in build_parser()._actions if isinstance(a, argparse._SubParsersAction))
-    bare = [a.option_strings[0] for a in verbs.choices[verb]._actions if a.option_strings and not a.help]
+    bare = [
+        a.option_strings[0] for a in verbs.choices[verb].filled()._actions if a.option_strings and not a.help
+    ]
     assert bare == []
 
 
@@ -49,7 +51,6 @@ def test_help_is_there_in_half_a_second():
 @pytest.mark.parametrize(
     "words",
     [
-        [],
         ["detect-everything"],
         ["info"],
         ["info", "x", "--jsn"],
@@ -70,9 +71,26 @@ def test_wrong_flags_are_exit_code_2(words, run):
 
 def test_lists_are_several_values_after_one_flag():
     args = build_parser().parse_args(
-        ["pretrain", "r", "--data", "a", "b", "--set", "a.b=1", "c.d=2", "--out", "o", "--held-out", "b"]
+        [
+            "pretrain",
+            "phantom",
+            "--volumes",
+            "a",
+            "b",
+            "--set",
+            "training.steps=1",
+            "training.batch=2",
+            "--out",
+            "o",
+            "--held-out",
+            "b",
+        ]
     )
-    assert (args.data, args.overrides, args.held_out) == (["a", "b"], ["a.b=1", "c.d=2"], ["b"])
+    assert (args.volumes, args.overrides, args.held_out) == (
+        ["a", "b"],
+        ["training.steps=1", "training.batch=2"],
+        ["b"],
+    )
     args = build_parser().parse_args(["serve", "m", "--volume", "a=x", "b=y=z", "--volume", "c=w"])
     assert args.volume == [("a", "x"), ("b", "y=z"), ("c", "w")]
 
@@ -108,3 +126,35 @@ def test_a_reader_that_has_seen_enough_is_no_error(brain):
     command = f"{sys.executable} -m canvas_fm.cli info {brain} | true"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert done.stderr == ""
+
+
+def test_alone_it_prints_its_help(run):
+    assert run()[:2] == run("--help")[:2]
+
+
+def test_old_spellings_are_refused_with_the_new_ones(run):
+    code, _, err = run("refine", "fit", "--heat", "--model", "mlp", "--volumes", "v", "--within", "f")
+    assert code == 2
+    assert "--heat is called --detector-score now" in err
+    assert "--model is called --head now" in err
+    assert "--within is called --roi now" in err
+    assert "BOARD, the first argument" in run("leaderboard", "validate", "s", "--board", "b")[2]
+    assert "--encoder is called --encoder-sha256 now" in run("search", "x", "--ids", "1", "--encoder", "a")[2]
+
+
+def test_all_mistakes_are_told_at_once(run):
+    words = ["detect", "m", "v", "--tile", "0", "1", "x", "--precision", "fp8", "--treshold", "1"]
+    code, out, err = run(*words, "--resample", "--ignore-voxel-size")
+    assert (code, out) == (2, "")
+    for part in ("--tile is '0'", "--precision is 'fp8'; expected 'fp32', 'bf16' or 'auto'",
+                 "--treshold; did you mean --threshold?"):  # fmt: skip
+        assert part in err
+    code, _, err = run("detect", "m", "v", "--resample", "--ignore-voxel-size")
+    assert "--resample and --ignore-voxel-size exclude each other" in err
+
+
+def test_an_address_is_refused_as_one(run):
+    code, _, err = run("info", "https://example.org/brain.zarr")
+    assert code == 2
+    assert "https://example.org/brain.zarr is an address" in err
+    assert "canvas-fm serve" in err

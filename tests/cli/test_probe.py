@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+from typing import get_args
 
 import numpy as np
 import pytest
 
-from canvas_fm.cli import report as verb
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.viewing.report.methods import METHODS
+from canvas_fm.viewing.report.options import Method
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +155,7 @@ def test_what_report_refuses_before_any_work(brains, model, tmp_path, refusal, m
 
 
 def test_what_is_gained_over_the_candidates_and_the_same_again(brains, tmp_path, result):
-    words = report(brains, tmp_path / "report", "--methods", "score", "--own-threshold", 0.5, "--curve")
+    words = report(brains, tmp_path / "report", "--methods", "score", "--candidate-threshold", 0.5, "--curve")
     found = result(*words)
     assert set(found["own_thresholds"].values()) == {0.5}
     gained = found["gains"]["pooled"]
@@ -190,4 +191,4 @@ def test_an_encoder_that_saw_what_it_judges_is_told(brains, tmp_path, result):
 
 
 def test_the_methods_that_help_names_are_those_there_are():
-    assert verb.METHODS == METHODS
+    assert get_args(Method) == METHODS

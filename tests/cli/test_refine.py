@@ -71,7 +71,7 @@ def test_fit_and_apply(folder, model, result, tmp_path):
     assert report["models"]["mae"]["sha256"] == load(model).sha256
     assert (out / "report.json").is_file()
     words = ["refine", "apply", out, folder / "c.zarr", folder / "c.csv", "--out", cells, "--encoder", model]
-    said = result(*words, "--detector", folder / "detector", "--regions", "region", "--device", "cpu")
+    said = result(*words, "--detector", folder / "detector", "--count-by", "region", "--device", "cpu")
     given, judged = Points.read(folder / "c.csv"), Points.read(cells)
     assert np.array_equal(judged.zyx, given.zyx)
     assert list(judged.columns) == ["label", "region", "p_cell"]
@@ -92,9 +92,9 @@ def test_the_own_score_beside_the_features(folder, model, result, refusal, tmp_p
         points.write(tmp_path / f"{name}.csv")
         if name != "c":
             words[words.index(folder / f"{name}.csv")] = tmp_path / f"{name}.csv"
-    assert "no column score, p_cell, log_score" in refusal(*words, "--own-score")
+    assert "no column score, p_cell, log_score" in refusal(*words, "--candidate-score")
     assert "give that flag too" in refusal(*words, "--score-column", "heat")
-    own = ["--own-score", "--score-column", "heat"]
+    own = ["--candidate-score", "--score-column", "heat"]
     assert "give one of the two" in refusal(*words, *own, "--unfreeze", 1)
     assert "level of the candidates' own score" in refusal(*words, *own, "--correction", "centre")
     assert not (tmp_path / "refiner").exists()
@@ -119,19 +119,23 @@ def test_the_own_score_beside_the_features(folder, model, result, refusal, tmp_p
 
 def test_the_heat_and_other_contrasts(folder, model, result, refusal, tmp_path):
     words = [*fit_words(folder, model, tmp_path / "refiner"), "--labels", "label"]
-    assert "give --detector too" in refusal(*words, "--heat")
+    assert "give --detector too" in refusal(*words, "--detector-score")
     words += ["--detector", folder / "detector"]
-    assert "--heat goes with the encoder as it is" in refusal(*words, "--heat", "--unfreeze", 1)
-    assert "--contrasts goes with the encoder" in refusal(*words, "--contrasts", 2, "--unfreeze", 1)
-    assert "level of the detector's heat" in refusal(*words, "--heat", "--correction", "centre")
-    report = result(*words, "--heat", "--contrasts", 0.5, 2)
+    assert "--detector-score goes with the encoder as it is" in refusal(
+        *words, "--detector-score", "--unfreeze", 1
+    )
+    assert "--augment-contrast goes with the encoder" in refusal(
+        *words, "--augment-contrast", 2, "--unfreeze", 1
+    )
+    assert "level of the detector's heat" in refusal(*words, "--detector-score", "--correction", "centre")
+    report = result(*words, "--detector-score", "--augment-contrast", 0.5, 2)
     assert report["columns"]["heat"] == 1
     assert report["contrasts"] == [1.0, 0.5, 2.0]
     assert report["cross_validation"]["pooled"]["candidates"] == 120
     apply = ["refine", "apply", tmp_path / "refiner", folder / "c.zarr", folder / "c.csv", "--encoder", model]
     apply += ["--detector", folder / "detector", "--out", tmp_path / "cells.csv", "--device", "cpu"]
     assert result(*apply)["cells"] == 30
-    result(*words, "--heat", "--variant", "mae", "--C", 0.01, "--overwrite")
+    result(*words, "--detector-score", "--variant", "mae", "--C", 0.01, "--overwrite")
     told = result("info", tmp_path / "refiner")
     assert told["features"] == {"heat": 1, "mae": 24}  # what it looks at, of what there was
     assert list(told["models"]) == ["heat", "mae"]
@@ -146,7 +150,17 @@ def test_damage_of_a_background_that_is_skipped_is_named(folder, run, tmp_path):
     shutil.copytree(folder / "b.zarr", behind)
     chunk = max(behind.glob("0/c/*/*/*"), key=lambda path: path.stat().st_size)
     chunk.write_bytes(b"!" * 100)
-    fit = ["refine", "fit", "--detector", tmp_path / "two", "--heat", "--C", 0.01, "--labels", "label"]
+    fit = [
+        "refine",
+        "fit",
+        "--detector",
+        tmp_path / "two",
+        "--detector-score",
+        "--C",
+        0.01,
+        "--labels",
+        "label",
+    ]
     fit += ["--volumes", folder / "a.zarr", folder / "b.zarr", "--background", folder / "b.zarr", behind]
     fit += ["--candidates", folder / "a.csv", folder / "b.csv", "--out", tmp_path / "refiner"]
     apply = [
@@ -218,7 +232,7 @@ def test_features_are_kept_for_the_next_fit(folder, model, run, tmp_path):
         (["--labels", "label", "--variant", "concat"], "needs the detector features: give --detector"),
         (["--labels", "label", "--ratio", "1.5"], "ratio is 1.5"),
         (["--labels", "label", "--layer", "9"], "layer is 9"),
-        (["--labels", "label", "--within", "boxes.json"], "2 volumes and 1 of within"),
+        (["--labels", "label", "--roi", "boxes.json"], "2 volumes and 1 of within"),
     ],
 )
 def test_mistakes_of_a_fit_are_a_line(folder, model, refusal, tmp_path, words, message):
@@ -260,7 +274,7 @@ def test_mistakes_of_an_apply_are_a_line(folder, model, refiner, refusal, tmp_pa
     words = ["refine", "apply", refiner, folder / "c.zarr", folder / "c.csv", "--out", tmp_path / "cells.csv"]
     assert "give its folder with --encoder" in refusal(*words)
     assert "expected" in refusal(*words, "--encoder", folder / "detector")
-    assert "no column 'area' to count by" in refusal(*words, "--encoder", model, "--regions", "area")
+    assert "no column 'area' to count by" in refusal(*words, "--encoder", model, "--count-by", "area")
     words[-1] = tmp_path / "cells.npz"
     assert "written as .csv or .parquet" in refusal(*words, "--encoder", model, "--device", "cpu")
     assert "a refiner was expected" in refusal(

@@ -44,7 +44,7 @@ def test_missing_files(refusal, embed, brain, points, model, tmp_path):
     assert "none is shipped by that name" in refusal(
         "embed", nowhere, brain, "--points", points, "--out", "x"
     )
-    assert "none is shipped by that name" in refusal("pretrain", nowhere, "--data", brain, "--out", "x")
+    assert "none is shipped by that name" in refusal("pretrain", nowhere, "--volumes", brain, "--out", "x")
     assert f"{nowhere} does not exist" in refusal("export", nowhere, tmp_path / "x.npz")
     assert "the volume cube is not there" in refusal("serve", model, "--volume", f"cube={nowhere}")
     assert "folder" in refusal("reconstruct", model, brain, "--out", nowhere / "f.png")
@@ -89,7 +89,7 @@ def test_a_crop_larger_than_the_volume(embed, refusal, model, tmp_path):
     assert message in refusal("embed", model, path, "--grid", 8, 8, 8, "--out", tmp_path / "x.emb.zarr")
     assert message in refusal("reconstruct", model, path, "--out", tmp_path / "f.png")
     assert message in refusal("reconstruct", model, path, "--out", tmp_path / "f.png", "--at", 6, 32, 32)
-    assert message in refusal("pretrain", "phantom", "--data", path, "--out", tmp_path / "run")
+    assert message in refusal("pretrain", "phantom", "--volumes", path, "--out", tmp_path / "run")
 
 
 def test_points_outside(embed, refusal, model, brain, tmp_path):
@@ -120,7 +120,7 @@ def test_files_of_points_that_are_none(embed, brain, tmp_path, rows, message):
 
 
 def test_an_unknown_recipe_key(refusal, brain, tmp_path):
-    command = ["pretrain", "phantom", "--data", brain, "--out", tmp_path / "run"]
+    command = ["pretrain", "phantom", "--volumes", brain, "--out", tmp_path / "run"]
     assert "did you mean 'training.steps'?" in refusal(*command, "--set", "training.stepz=3")
     assert "KEY=VALUE was expected" in refusal(*command, "--set", "training.steps")
     assert not (tmp_path / "run").exists()
@@ -174,7 +174,7 @@ def test_a_full_disk(verb, refusal, run, model, brain, points, recipe, tmp_path,
     held, out = tmp_path / "held.emb.zarr", tmp_path / "full"
     commands = {
         "embed": ["embed", model, brain, "--points", points, "--out", out],
-        "pretrain": ["pretrain", recipe, "--data", brain, "--out", out],
+        "pretrain": ["pretrain", recipe, "--volumes", brain, "--out", out],
         "phantom": ["phantom", out, "--shape", 16, 32, 32, "--markers", "PV"],
         "export": ["export", held, out.with_suffix(".npz")],
         "reconstruct": ["reconstruct", model, brain, "--out", out.with_suffix(".png")],

@@ -145,7 +145,7 @@ def test_files_that_hold_no_positions_are_one_sentence(score, pred, truth, sente
         (("--marker", "neunn"), "marker 'neunn'; did you mean NeuN?"),
         (("--marker", "DAPI"), "known: NeuN, cFos, TH, PV, GFAP, IBA1"),
         (("--tolerance-um", 8), "give --voxel-um Z Y X"),
-        (("--tolerance-voxels", 3, "--within", "nothing.json"), "no boxes at nothing.json"),
+        (("--tolerance-voxels", 3, "--roi", "nothing.json"), "no boxes at nothing.json"),
         (("--tolerance-voxels", 3, "--threshold", 0.5), "no column score, p_cell, log_score"),
     ],
 )

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from canvas_fm.cli import build_parser
-from canvas_fm.cli.points import FORMATS
+from canvas_fm.cli.verbs.points import FORMATS
 from canvas_fm.data.points import formats
 from canvas_fm.data.points.points import Points
 
@@ -60,7 +60,7 @@ def test_evaluate_takes_a_threshold_boxes_and_a_report(files, result):
             1.8,
             1.8,
         ),
-        *("--within", files / "boxes.json", "--threshold", 0.75, "--out", files / "report.json"),
+        *("--roi", files / "boxes.json", "--threshold", 0.75, "--out", files / "report.json"),
     )
     assert [found[name] for name in ("tp", "fp", "fn")] == [3, 0, 4]
     assert json.loads((files / "report.json").read_text()) == found
@@ -104,7 +104,7 @@ def test_the_figure_shows_each_kind_of_cell(files, brain, result):
         (["--tolerance-um", 8], "needs the voxel size"),
         (["--marker", "DAPI"], "no tolerance is known for the marker 'DAPI'"),
         (["--tolerance-voxels", 3, "--figure", "f.png"], "give it with --volume"),
-        (["--tolerance-voxels", 3, "--within", "none.json"], "no boxes at none.json"),
+        (["--tolerance-voxels", 3, "--roi", "none.json"], "no boxes at none.json"),
         (["--tolerance-voxels", 3, "--score-column", "p"], "no column 'p'; they have score"),
     ],
 )
@@ -203,9 +203,9 @@ def board(files):
 
 
 def test_a_submission_from_check_to_page(files, board, result, run):
-    code, out, _ = run("leaderboard", "validate", files / "entry", "--board", board)
+    code, out, _ = run("leaderboard", "validate", board, files / "entry")
     assert (code, out.strip().endswith("is sound: 1 regions")) == (0, True)
-    result("leaderboard", "submit", files / "entry", "--board", board)
+    result("leaderboard", "submit", board, files / "entry")
     found = result("leaderboard", "score", board, "--truth", files / "truths")
     assert found["scored"] == ["entry"]
     assert "0.800" in (board / "index.html").read_text()
@@ -218,12 +218,12 @@ def test_a_submission_from_check_to_page(files, board, result, run):
 def test_a_malformed_submission_gets_its_report_and_exit_code_one(files, board, run):
     (files / "entry" / "cells" / "r1.csv").write_text("z,y,x\n1,2,x\n1,2\n")
     (files / "entry" / "card.yaml").write_text("name: Mine\n")
-    code, out, err = run("leaderboard", "validate", files / "entry", "--board", board)
+    code, out, err = run("leaderboard", "validate", board, files / "entry")
     assert code == 1
     assert len(out.splitlines()) == 5
     assert err.startswith("canvas-fm: ")
     assert "5 faults, listed above" in err
-    code, out, _ = run("leaderboard", "validate", files / "entry", "--board", board, "--json")
+    code, out, _ = run("leaderboard", "validate", board, files / "entry", "--json")
     assert code == 1
     assert len(json.loads(out)["faults"]) == 5
 
@@ -232,11 +232,11 @@ def test_every_flag_of_every_action_is_explained():
     pending = [build_parser()]
     seen = []
     while pending:
-        parser = pending.pop()
+        parser = pending.pop().filled()
         for action in parser._actions:
             if isinstance(action, argparse._SubParsersAction):
                 pending += [action.choices[name] for name in action.choices]
             elif action.option_strings:
                 seen.append(action.option_strings[0])
                 assert action.help, (parser.prog, action.option_strings)
-    assert {"--within", "--columns", "--truth", "--board"} <= set(seen)
+    assert {"--roi", "--columns", "--truth", "--overwrite"} <= set(seen)

@@ -60,7 +60,7 @@ def test_vectors_of_every_kind_find_themselves(index: Path, stores, tmp_path, ru
     vectors = Embeddings.open(stores[1]).vectors
     np.save(tmp_path / "v.npy", vectors[:3])
     said = result(
-        "search", index, "--vector", tmp_path / "v.npy", "-k", 2, "--encoder", "ab" * 32, "--verify"
+        "search", index, "--vector", tmp_path / "v.npy", "-k", 2, "--encoder-sha256", "ab" * 32, "--verify"
     )
     first = [hit for hit in said["hits"] if hit["rank"] == 1]
     assert [(hit["query"], hit["brain"], hit["id"], hit["marker"]) for hit in first] == [

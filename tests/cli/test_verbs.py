@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from canvas_fm import Embeddings, Points, Volume, embed, load
-from canvas_fm.cli.data import MARKERS
+from canvas_fm.cli.verbs.data import MARKERS
 
 
 def test_phantom(result, tmp_path):
@@ -22,7 +22,18 @@ def test_phantom(result, tmp_path):
 
 
 def test_pretrain_then_info(result, refusal, brain, recipe, tmp_path):
-    command = ["pretrain", recipe, "--data", brain, "--out", tmp_path / "run", "--device", "cpu", "--seed", 5]
+    command = [
+        "pretrain",
+        recipe,
+        "--volumes",
+        brain,
+        "--out",
+        tmp_path / "run",
+        "--device",
+        "cpu",
+        "--seed",
+        5,
+    ]
     done = result(*command, "--set", "training.steps=2", "training.batch=2")
     assert (done["kind"], done["step"], done["steps"]) == ("run", 2, 2)
     assert result("info", tmp_path / "run") == done
@@ -45,7 +56,7 @@ def test_held_out_is_names_or_a_number(monkeypatch, brain, run):
 
     for words in (["2"], ["2", "3"], ["brain"], []):
         flags = ["--held-out", *words] if words else []
-        run("pretrain", "r", "--data", brain, "--out", "o", *flags, "--resample", 4, 2, 2)
+        run("pretrain", "phantom", "--volumes", brain, "--out", "o", *flags, "--resample", 4, 2, 2)
     assert [kept["held_out"] for kept in seen] == [2, ["2", "3"], ["brain"], []]
     assert seen[0]["resample_to"] == (4.0, 2.0, 2.0)
 
@@ -154,12 +165,7 @@ def test_serve_hands_everything_on(monkeypatch, run, tmp_path):
     ]
     assert run("serve", "m", "--volume", "cube=a.zarr", *flags)[0] == 0
     assert (seen["model"], seen["volumes"]) == ("m", {"cube": "a.zarr"})
-    assert (seen["port"], seen["host"], seen["ignore_voxel_size"], seen["resample"]) == (
-        0,
-        "::1",
-        True,
-        False,
-    )
+    assert (seen["port"], seen["host"], seen["ignore_voxel_size"]) == (0, "::1", True)
     assert (seen["limits"].max_points, seen["limits"].max_body_mb) == (7, 1.5)
 
 

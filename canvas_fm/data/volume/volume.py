@@ -18,13 +18,15 @@ from canvas_fm.data.store.files import open_files, volume_name
 from canvas_fm.data.store.ome_metadata import read_image, read_node
 from canvas_fm.data.store.remote import Remote
 from canvas_fm.data.volume.channel import Channel, ZarrPlace
-from canvas_fm.data.volume.chunked_array import ChunkedArray, MissingChunks, OnBadChunk
+from canvas_fm.data.volume.chunked_array import ChunkedArray
 from canvas_fm.data.volume.in_memory import InMemory
+from canvas_fm.data.volume.options import VolumeOptions
 from canvas_fm.data.volume.tiff_planes import Planes, open_planes
 from canvas_fm.data.volume.window import DEFAULT_RULE, Window, WindowCache, WindowRule, find_window
 from canvas_fm.data.volume.writer import CHUNK_ZYX, VolumeWriter, create
 from canvas_fm.data.zyx import Zyx, ZyxLike, ZyxUm, ZyxUmLike, check_voxel_um, whole_zyx
 from canvas_fm.errors import CanvasError
+from canvas_fm.files.options import takes
 from canvas_fm.shipped import sample_file
 
 __all__ = ["Volume", "VolumeWriter", "Window", "WindowRule", "Zyx", "ZyxUm", "volume_name"]
@@ -75,18 +77,8 @@ class Volume:
         self._contrast = 1.0
 
     @classmethod
-    def open(
-        cls,
-        path: str | Path | Remote,
-        *,
-        voxel_um: ZyxUmLike | None = None,
-        t: int | None = None,
-        c: int | None = None,
-        marker: str | None = None,
-        on_bad_chunk: OnBadChunk = "error",
-        missing_chunks: MissingChunks = "error",
-        follow_links: bool = True,
-    ) -> Volume:
+    @takes(VolumeOptions)
+    def open(cls, path: str | Path | Remote, *, follow_links: bool = True, **options: Any) -> Volume:
         """A volume from OME-Zarr 0.4 or 0.5, a plain 3D Zarr array, either of them zipped, or TIFF planes;
         `sample:NAME` is a shipped one.
 
@@ -102,24 +94,11 @@ class Volume:
             remote, path = path, Path(str(path))
         else:
             remote, path = None, sample_file(path, "raw.zarr")
-        for name, value, known in (
-            ("on_bad_chunk", on_bad_chunk, ("error", "skip")),
-            ("missing_chunks", missing_chunks, ("error", "empty")),
-        ):
-            if value not in known:
-                raise CanvasError(f"{name} is {value!r}; expected {' or '.join(known)}")
-        given = None if voxel_um is None else check_voxel_um(voxel_um)
-        options = {"voxel_um": given, "t": t, "c": c, "marker": marker}
-        options |= {
-            "on_bad_chunk": on_bad_chunk,
-            "missing_chunks": missing_chunks,
-            "follow_links": follow_links,
-        }
-        planes = (
-            None
-            if remote
-            else open_planes(path, t=t, c=c, skip=on_bad_chunk == "skip", fill_gaps=missing_chunks == "empty")
-        )
+        opts = VolumeOptions.of(**options)
+        given, t, c = opts.voxel_um, opts.t, opts.c
+        options, skip = opts.model_dump() | {"follow_links": follow_links}, opts.on_bad_chunk == "skip"
+        empty = opts.missing_chunks == "empty"
+        planes = None if remote else open_planes(path, t=t, c=c, skip=skip, fill_gaps=empty)
         if planes is not None:
             return cls(
                 path, planes, _voxel_um(path, planes.voxel_um, "its TIFF metadata state none", given), options
@@ -131,7 +110,11 @@ class Volume:
         written = ours if store.check_written(ours) else None
         image = read_image(store.files, root)
         array = ChunkedArray(
-            store, image.array, image.zarr_format, on_bad_chunk=on_bad_chunk, missing_chunks=missing_chunks
+            store,
+            image.array,
+            image.zarr_format,
+            on_bad_chunk=opts.on_bad_chunk,
+            missing_chunks=opts.missing_chunks,
         )
         source = Channel(array, image, t, c)
         return cls(path, source, _voxel_um(path, image.voxel_um, image.why_no_voxel, given), options, written)

@@ -60,7 +60,7 @@ def submit(folder: str | Path, board: str | Path, *, name: str | None = None, re
     target = board / "submissions" / name
     if target.exists() and not replace:
         raise CanvasError(
-            f"a submission called {name!r} is there already; choose another --name, or --replace"
+            f"a submission called {name!r} is there already; choose another --name, or --overwrite"
         )
     target.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=target.parent) as temporary:

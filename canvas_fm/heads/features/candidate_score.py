@@ -33,7 +33,7 @@ def own_scores(brains: Sequence[Candidates]) -> tuple[list[Float32[np.ndarray, "
             wanted = column or ", ".join(SCORE_COLUMNS)
             raise BadInput(
                 f"{brain.name}: its candidates have no column {wanted}, they have {_has(brain.points)}; name "
-                "the one of their own score with --score-column, or leave --own-score out"
+                "the one of their own score with --score-column, or leave --candidate-score out"
             )
         columns[brain.name] = column
     if len(set(columns.values())) > 1:
@@ -57,7 +57,7 @@ def score_to_judge(points: Points, made: Made) -> Float32[np.ndarray, "n 1"]:
         raise BadInput(
             f"this refiner also looks at the candidates' own score, column {column!r}; these have "
             f"{_has(points)}: give candidates with the score of the detector that it was fitted on, "
-            "or take a refiner that was fitted without --own-score"
+            "or take a refiner that was fitted without --candidate-score"
         )
     if made_by and (theirs := _maker(points)) and theirs != made_by:
         raise ModelMismatch(

@@ -59,7 +59,7 @@ def held_out_parts(
     if hold_out != "regions":
         raise BadInput(f"hold_out is {hold_out!r}; give brains or regions")
     if regions is None:
-        raise BadInput("hold_out is regions, but no regions were given: say with --within where labels are")
+        raise BadInput("hold_out is regions, but no regions were given: say with --roi where labels are")
     places = np.char.add(np.char.add(groups.astype(np.str_), "/"), regions.astype(np.str_))
     return np.full(len(groups), "all brains"), places
 

@@ -3,106 +3,85 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.resample import check_voxel_um
 from canvas_fm.data.volume.volume import Volume, Zyx, ZyxUm
 from canvas_fm.data.volume.window import WindowRule
 from canvas_fm.errors import CanvasError
+from canvas_fm.files.options import takes
 from canvas_fm.inference.detect.detection_job import Job, run
 from canvas_fm.inference.detect.heatmap import Heat, LogHeat, NetHeat
 from canvas_fm.inference.detect.likeness import unlike
 from canvas_fm.inference.detect.local_maxima import Shape
+from canvas_fm.inference.detect.options import DetectOptions, LogOptions, TileOptions
 from canvas_fm.inference.detect.tiles import Readable, Resampled, as_region
 from canvas_fm.inference.embed.point_crops import volume_identity
 from canvas_fm.models.checkpoint import AmplitudeConfig, Detector
 
 _log = logging.getLogger(__name__)
 
-TILE_ZYX: Zyx = (64, 384, 384)
+TILE_ZYX: Zyx = TileOptions.of().tile_zyx
 
 
+@takes(DetectOptions)
 def detect(
     detector: Detector,
     volume: Volume,
     *,
     out: str | Path | None = None,
     background: Volume | None = None,
-    threshold: float | None = None,
-    min_distance_um: float | None = None,
-    region: Sequence[int] | None = None,
-    subvoxel: bool = False,
-    tile_zyx: Zyx = TILE_ZYX,
-    device: str | torch.device = "auto",
-    precision: str = "fp32",
-    resample: bool = False,
-    ignore_voxel_size: bool = False,
     workers: int = 1,
     scheduler: str | None = None,
     show: bool | None = None,
+    **options: Any,
 ) -> Points:
     """The cells that a trained detector finds: positions and their score, in z, y, x order.
 
     Without `threshold` exactly the rows at or above the operating threshold that the model holds; a low one
-    gives candidates to refine. `region` is Z0 Y0 X0 Z1 Y1 X1 in voxels of level 0. Memory goes by `tile_zyx`,
+    gives candidates to refine. `box` is Z0 Y0 X0 Z1 Y1 X1 in voxels of level 0. Memory goes by `tile_zyx`,
     not by the volume; tiles give what one pass over the whole would. With `out` (.csv, .parquet) the points
     are written, and interrupted work goes on if its inputs are the same. `workers` processes, or a Dask
     `scheduler` such as tcp://host:8786, give the same rows. Raises ModelMismatch for another voxel size,
     CanvasError for what does not fit. Warns (logging) where the volume looks unlike what the threshold was
     chosen on.
     """
-    job = detector_job(
-        detector, volume, background=background, threshold=threshold, min_distance_um=min_distance_um,
-        region=region, subvoxel=subvoxel, tile_zyx=tile_zyx, device=device, precision=precision,
-        resample=resample, ignore_voxel_size=ignore_voxel_size,
-    )  # fmt: skip
+    job = detector_job(detector, volume, background=background, **options)
     points = run(job, out, workers=workers, scheduler=scheduler, show=show)
     for sentence in unlike(job, points):
         _log.warning("%s", sentence)
     return points
 
 
+@takes(DetectOptions)
 def detector_job(
-    detector: Detector,
-    volume: Volume,
-    *,
-    background: Volume | None = None,
-    threshold: float | None = None,
-    min_distance_um: float | None = None,
-    region: Sequence[int] | None = None,
-    subvoxel: bool = False,
-    tile_zyx: Zyx = TILE_ZYX,
-    device: str | torch.device = "auto",
-    precision: str = "fp32",
-    resample: bool = False,
-    ignore_voxel_size: bool = False,
+    detector: Detector, volume: Volume, *, background: Volume | None = None, **options: Any
 ) -> Job:
     """What `detect` would do, without doing it; for `plan`."""
+    opts = DetectOptions.of(**options)
     config = detector.config
-    threshold = config.threshold if threshold is None else threshold
-    min_distance_um = config.min_distance_um if min_distance_um is None else min_distance_um
+    threshold = config.threshold if opts.threshold is None else opts.threshold
+    min_distance_um = config.min_distance_um if opts.min_distance_um is None else opts.min_distance_um
     if not 0 < threshold < 1:
         raise CanvasError(f"threshold is {threshold}; the heat is a probability, give one between 0 and 1")
-    _positive(min_distance_um, "min_distance_um")
-    to_um = check_voxel_um(volume, config.voxel_um, resample=resample, ignore_voxel_size=ignore_voxel_size)
-    heat = NetHeat(detector, device, precision)
+    to_um = check_voxel_um(
+        volume, config.voxel_um, resample=opts.resample, ignore_voxel_size=opts.ignore_voxel_size
+    )
+    heat = NetHeat(detector, opts.device, opts.precision)
     volumes = channels_of(detector, volume, background)
     settings = {
         "method": "net",
         "detector": detector.sha256,
-        "precision": precision,
+        "precision": opts.precision,
         "threshold": threshold,
         "min_distance_um": min_distance_um,
     }
     meta = {"detector": detector.name, "detector_sha256": detector.sha256}
     return _job(
         volumes, config.window_rule, to_um, heat, config.smooth_um, min_distance_um, None, threshold,
-        subvoxel, region, tile_zyx, settings, meta, config.amplitude,
+        opts, settings, meta, config.amplitude,
     )  # fmt: skip
 
 
@@ -119,50 +98,24 @@ def detect_log(
     return run(log_job(volume, **settings), out, workers=workers, scheduler=scheduler, show=show)
 
 
-def log_job(
-    volume: Volume,
-    *,
-    sigma_um: float = 5.0,
-    threshold: float = 0.2,
-    min_distance_um: float = 10.0,
-    window_rule: WindowRule | None = None,
-    region: Sequence[int] | None = None,
-    subvoxel: bool = False,
-    tile_zyx: Zyx = TILE_ZYX,
-) -> Job:
+@takes(LogOptions)
+def log_job(volume: Volume, *, window_rule: WindowRule | None = None, **options: Any) -> Job:
     """The baseline: local maxima of the LoG on the window, of those nearer than the distance the best.
 
     The response is that of windowed voxels, so a threshold hardly carries from one volume to the next.
     """
-    for name, value in (
-        ("sigma_um", sigma_um),
-        ("threshold", threshold),
-        ("min_distance_um", min_distance_um),
-    ):
-        _positive(value, name)
-    heat = LogHeat(sigma_um, volume.voxel_um)
+    opts = LogOptions.of(**options)
+    heat = LogHeat(opts.sigma_um, volume.voxel_um)
     rule = window_rule or WindowRule()
     settings = {
         "method": "log",
-        "sigma_um": sigma_um,
-        "threshold": threshold,
-        "min_distance_um": min_distance_um,
+        "sigma_um": opts.sigma_um,
+        "threshold": opts.threshold,
+        "min_distance_um": opts.min_distance_um,
     }
-    meta = {"detector": f"log, sigma {sigma_um:g} um, window {rule}"}
+    meta = {"detector": f"log, sigma {opts.sigma_um:g} um, window {rule}"}
     return _job(
-        [volume],
-        rule,
-        None,
-        heat,
-        0.0,
-        None,
-        min_distance_um,
-        threshold,
-        subvoxel,
-        region,
-        tile_zyx,
-        settings,
-        meta,
+        [volume], rule, None, heat, 0.0, None, opts.min_distance_um, opts.threshold, opts, settings, meta
     )
 
 
@@ -175,16 +128,14 @@ def _job(
     min_distance_um: float | None,
     suppress_um: float | None,
     threshold: float,
-    subvoxel: bool,
-    region: Sequence[int] | None,
-    tile_zyx: Zyx,
+    where: TileOptions,
     settings: dict[str, Any],
     meta: dict[str, str],
     amplitude: AmplitudeConfig | None = None,
 ) -> Job:
     first = volumes[0]
     source: Readable = first
-    box = as_region(region, first.shape_zyx)
+    box = as_region(where.box, first.shape_zyx)
     if to_um is not None:
         source = resampled = Resampled(first, to_um)
         box = resampled.box(box)
@@ -193,14 +144,14 @@ def _job(
     if min_distance_um is not None:
         z, y, x = (min_distance_um / um for um in source.voxel_um)
         radius = (z, y, x)
-    tile = [max(a, n // a * a) for n, a in zip(tile_zyx, heat.align_zyx, strict=True)]
+    tile = [max(a, n // a * a) for n, a in zip(where.tile_zyx, heat.align_zyx, strict=True)]
     inputs = settings | {
         "volumes": [volume_identity(volume) for volume in volumes],
         "windows": [list(window) for window in windows],
         "voxel_um": list(source.voxel_um),
         "resample_to_um": None if to_um is None else list(to_um),
         "region": [*box.start, *box.stop],
-        "subvoxel": subvoxel,
+        "subvoxel": where.subvoxel,
         "tile_zyx": tile,
     }
     about = {"volume": first.name, "voxel_um": " ".join(f"{um:g}" for um in first.voxel_um)}
@@ -208,7 +159,7 @@ def _job(
     about |= {"threshold": f"{threshold:.9g}", "min_distance_um": f"{settings['min_distance_um']:g}"}
     shape: Shape = "ball" if suppress_um is None else "box"
     job = Job(
-        volumes, windows, to_um, heat, smooth_um, radius, shape, suppress_um, threshold, subvoxel, box,
+        volumes, windows, to_um, heat, smooth_um, radius, shape, suppress_um, threshold, where.subvoxel, box,
         (tile[0], tile[1], tile[2]), inputs, about | meta, amplitude,
     )  # fmt: skip
     job.meta["inputs_sha256"] = job.digest()
@@ -231,8 +182,3 @@ def channels_of(detector: Detector, volume: Volume, background: Volume | None) -
             f"{volume.path} {volume.shape_zyx}; they have to be of one brain, voxel by voxel"
         )
     return [volume, background]
-
-
-def _positive(value: float, name: str) -> None:
-    if not 0 < value < float("inf"):
-        raise CanvasError(f"{name} is {value}; give a number above 0")

@@ -16,12 +16,14 @@ from canvas_fm.data.volume.volume import Volume
 from canvas_fm.data.volume.window import Window
 from canvas_fm.errors import CanvasError
 from canvas_fm.files.locks import refuse_other_inputs
+from canvas_fm.files.options import takes
 from canvas_fm.files.resumable import unfinished_folder
 from canvas_fm.inference.embed.embedding_store import Embeddings, points_sha256
 from canvas_fm.inference.embed.input_checks import check_crops, check_points
 from canvas_fm.inference.embed.point_crops import PointCrops, ahead, volume_identity
 from canvas_fm.inference.embed.resumable import ResumableEmbeddings
 from canvas_fm.inference.embed.runner import Runner
+from canvas_fm.inference.options import EmbedOptions
 from canvas_fm.models.checkpoint import Encoder
 from canvas_fm.progress import bar
 
@@ -55,21 +57,15 @@ def embed_crops(
     return out
 
 
+@takes(EmbedOptions)
 def embed(
     encoder: Encoder,
     volume: Volume,
     points_zyx: Float[np.ndarray, "n 3"],
     *,
-    pool: str | None = None,
-    layer: int | None = None,
-    batch: int = 64,
-    device: str | torch.device = "auto",
-    precision: str = "fp32",
-    backend: str = "torch",
-    resample: bool = False,
-    ignore_voxel_size: bool = False,
     reader: CropReader | None = None,
     show: bool | None = None,
+    **options: Any,
 ) -> Float32[np.ndarray, "n ..."]:
     """One embedding for each point of a volume, (n, d) float32, rows in the order given.
 
@@ -82,34 +78,33 @@ def embed(
     ModelMismatch where voxel sizes differ by more than 5 % and neither `resample` (read crops at the
     model's physical size) nor `ignore_voxel_size` is given, DamagedStore for damaged chunks.
     """
-    runner = Runner(encoder, pool, device, precision, layer, backend)
+    opts = EmbedOptions.of(**options)
+    runner = _runner(encoder, opts)
     points = check_points(points_zyx, volume.shape_zyx)
     source = PointCrops.of(
-        encoder.config, volume, resample=resample, ignore_voxel_size=ignore_voxel_size, reader=reader
+        encoder.config,
+        volume,
+        resample=opts.resample,
+        ignore_voxel_size=opts.ignore_voxel_size,
+        reader=reader,
     )
     out = np.empty((len(points), *runner.one_shape), np.float32)
     with bar("embedding", len(points), unit="crops", show=show) as advance:
-        for rows, crops in ahead(source.batches(points, _positive(batch))):
+        for rows, crops in ahead(source.batches(points, opts.batch)):
             out[rows] = runner(crops)
             advance(len(rows))
     return out
 
 
+@takes(EmbedOptions)
 def embed_to_store(
     encoder: Encoder,
     volume: Volume,
     points: Points,
     out: str | Path,
     *,
-    pool: str | None = None,
-    layer: int | None = None,
-    batch: int = 64,
-    device: str | torch.device = "auto",
-    precision: str = "fp32",
-    backend: str = "torch",
-    resample: bool = False,
-    ignore_voxel_size: bool = False,
     show: bool | None = None,
+    **options: Any,
 ) -> Embeddings:
     """Embed the points of a volume into `X.emb.zarr` and open it; after a kill the same call goes on.
 
@@ -121,9 +116,12 @@ def embed_to_store(
     (n, d, 4, 4, 4).
     """
     out = Path(out)
-    runner = Runner(encoder, pool, device, precision, layer, backend)
+    opts = EmbedOptions.of(**options)
+    runner = _runner(encoder, opts)
     zyx = check_points(points.zyx, volume.shape_zyx)
-    source = PointCrops.of(encoder.config, volume, resample=resample, ignore_voxel_size=ignore_voxel_size)
+    source = PointCrops.of(
+        encoder.config, volume, resample=opts.resample, ignore_voxel_size=opts.ignore_voxel_size
+    )
     attributes = _attributes(runner, source, points)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         finished = Embeddings.open(out)
@@ -134,7 +132,7 @@ def embed_to_store(
         ResumableEmbeddings(out, attributes["inputs"], source.order(zyx), runner.one_shape) as work,
         bar("embedding", len(zyx), unit="crops", done=work.rows_done, show=show) as advance,
     ):
-        for block, batches in source.blocks(zyx, work.remaining(), _positive(batch)):
+        for block, batches in source.blocks(zyx, work.remaining(), opts.batch):
             vectors = np.empty((len(work.rows(block)), *runner.one_shape), np.float32)
             for rows, crops in batches:
                 vectors[rows] = runner(crops)
@@ -142,6 +140,10 @@ def embed_to_store(
             work.keep(block, vectors, volume.bad_chunks)
         work.finish(points, attributes)
     return Embeddings.open(out)
+
+
+def _runner(encoder: Encoder, options: EmbedOptions) -> Runner:
+    return Runner(encoder, options.pool, options.device, options.precision, options.layer, options.backend)
 
 
 def _attributes(runner: Runner, source: PointCrops, points: Points) -> dict[str, Any]:

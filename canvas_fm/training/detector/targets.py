@@ -134,7 +134,7 @@ def hard_places(
             threshold=0.01,
             min_distance_um=tolerance_um,
             window_rule=rule,
-            region=block.tolist(),
+            box=block.tolist(),
         )
         points = run(job, show=False)
         found.append(points.zyx)

@@ -30,7 +30,7 @@ CELLS = 80  # of each marker and brain: enough for intervals of a few percent, a
 _RANDOM_ENCODERS = 3
 NEXT_STEPS = (
     "canvas-fm info brain.zarr",
-    "canvas-fm pretrain canvas_all_markers --data brain_a.zarr brain_b.zarr --held-out 1 --out runs/mine",
+    "canvas-fm pretrain canvas_all_markers --volumes brain_a.zarr brain_b.zarr --held-out 1 --out runs/mine",
     "canvas-fm embed runs/mine/encoder brain_a.zarr --points cells.csv --out cells.emb.zarr",
     "canvas-fm export cells.emb.zarr cells.h5ad",
     "canvas-fm serve runs/mine/encoder --volume a=brain_a.zarr",

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
+from typing import Any, get_args
 
 import numpy as np
 
-from canvas_fm.data.zyx import Zyx
 from canvas_fm.errors import CanvasError
 from canvas_fm.heads.compare.baselines import Embedded, OwnScore, PcaCrops, ShapeTrees
 from canvas_fm.heads.compare.methods import Method
@@ -27,44 +25,11 @@ from canvas_fm.models.tuned import unfrozen
 from canvas_fm.training.finetune.finetune import Tuning
 from canvas_fm.training.finetune.method import FinetunedEncoder
 from canvas_fm.training.finetune.resnet_method import ResNetClassifier
+from canvas_fm.viewing.report.options import Method as Named
+from canvas_fm.viewing.report.options import ReportOptions
 
-METHODS = ("score", "shape", "pca", "random", "encoder", "finetune", "resnet")
+METHODS = get_args(Named)
 RESNET = "3D ResNet"
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How the methods work: `pool` and `layer` of encoders, `correction` of every brain, sizes of the ResNet.
-
-    With `heat` the detector's heat at each candidate is judged by itself and beside each kind of features,
-    with `own_score` the widest features also beside the candidates' own score. Heads on features are fitted
-    on the volumes seen at each of the `contrasts` too.
-    With both kinds of features `ratios` are tried on each block of `cuts`, of which so large a share is used.
-    `unfreeze` is how many blocks `finetune` fits, `augment` whether it turns and brightens crops by chance;
-    neither `ratios` nor `finetune` look at heat or score, and `finetune` sees the volumes as they are.
-    `keep` is a folder in which features are kept for the next report on the same candidates.
-    """
-
-    pool: str | None = None
-    layer: int | None = None
-    correction: str = "none"
-    head: str = "logistic"
-    C: float | None = None
-    heat: bool = False
-    own_score: bool = False
-    contrasts: tuple[float, ...] = ()
-    ratios: tuple[float, ...] = ()
-    cuts: tuple[str, ...] = (MAE,)
-    unfreeze: int = 1
-    augment: bool = False
-    resnet_width: int = 16
-    resnet_crop_zyx: Zyx = (16, 32, 32)
-    resnet_steps: int = 2000
-    device: str = "auto"
-    precision: str = "fp32"
-    resample: bool = False
-    ignore_voxel_size: bool = False
-    keep: Path | None = None
 
 
 class Methods:
@@ -76,7 +41,7 @@ class Methods:
         encoders: Mapping[str, Encoder],
         detectors: Mapping[str, Detector],
         folds: Sequence[str],
-        settings: Settings,
+        settings: ReportOptions,
         show: bool | None,
     ) -> None:
         self._task, self._encoders, self._detectors = task, encoders, detectors
@@ -108,18 +73,18 @@ class Methods:
     def check(self, names: Sequence[str]) -> None:
         """Raise CanvasError for what can be refused before hours of embedding: ratios, blocks to unfreeze."""
         settings = self._settings
-        if settings.heat and ("encoder" not in names or not self._detectors):
+        if settings.detector_score and ("encoder" not in names or not self._detectors):
             raise CanvasError(
                 "the heat is a detector's, beside features: give --detector, and encoder as method"
             )
-        if settings.own_score:
+        if settings.candidate_score:
             self._check_score(names)
-        if (settings.own_score or settings.heat) and (how := settings.correction) != "none":
+        if (settings.candidate_score or settings.detector_score) and (how := settings.correction) != "none":
             raise CanvasError(
                 f"the correction {how} would take the level of the "
-                f"{'heat' if settings.heat else 'own score'} away; leave one of the two out"
+                f"{'heat' if settings.detector_score else 'own score'} away; leave one of the two out"
             )
-        if other_contrasts(settings.contrasts) and not {"encoder", "random"} & set(names):
+        if other_contrasts(settings.augment_contrast) and not {"encoder", "random"} & set(names):
             raise CanvasError(
                 "other contrasts are for heads on features: leave them out, or ask for the method encoder or "
                 "random"
@@ -129,7 +94,7 @@ class Methods:
         for one in self.extractors.values() if names and (self._encoders or self._detectors) else ():
             blocks = one.layout
             width = max(part.stop for part in blocks.values())
-            for cut in settings.cuts if settings.ratios else ():
+            for cut in settings.cut if settings.ratios else ():
                 for ratio in settings.ratios:
                     Columns.of(blocks, width, CONCAT, cut, ratio, "columns")
             if "finetune" in names and one.encoder is not None:
@@ -140,7 +105,7 @@ class Methods:
         settings = self._settings
         return [
             self._method(f"concat, {ratio:.0%} of {cut}", self.extractors, CONCAT, cut=cut, ratio=ratio)
-            for cut in settings.cuts
+            for cut in settings.cut
             for ratio in settings.ratios
         ]
 
@@ -188,7 +153,7 @@ class Methods:
         return Embedded(
             name,
             at(1.0),
-            copies=[at(contrast) for contrast in other_contrasts(self._settings.contrasts)],
+            copies=[at(contrast) for contrast in other_contrasts(self._settings.augment_contrast)],
             refiner=self._refiner(variant, **cut),
             embed=embed,
             seeded=self._settings.head == "mlp",
@@ -198,12 +163,12 @@ class Methods:
         """The heat by itself and beside each kind of features, and the own score beside the widest."""
         found: list[Method] = []
         by_fold = self.extractors
-        if self._settings.heat:
+        if self._settings.detector_score:
             found.append(self._method("detector's heat", by_fold, HEAT, loud=[HEAT]))
             found += [self._method(f"{one} + heat", by_fold, one, loud=[HEAT]) for one in self._variants]
-        if self._settings.own_score:
-            loud = [HEAT] * self._settings.heat + [SCORE]
-            widest = " + ".join([self._variants[-1], *["heat"] * self._settings.heat, "own score"])
+        if self._settings.candidate_score:
+            loud = [HEAT] * self._settings.detector_score + [SCORE]
+            widest = " + ".join([self._variants[-1], *["heat"] * self._settings.detector_score, "own score"])
             found.append(self._method(widest, by_fold, self._variants[-1], loud=loud))
         return found
 
@@ -237,7 +202,7 @@ class Methods:
             detector,
             pool=settings.pool,
             layer=settings.layer,
-            heat=settings.heat and detector is not None,
+            heat=settings.detector_score and detector is not None,
             device=settings.device,
             precision=settings.precision,
             resample=settings.resample,
@@ -274,7 +239,7 @@ class Methods:
     def _made(self, extractor: Extractor, contrast: float) -> FeatureSet:
         key = repr(({name: made.as_dict() for name, made in extractor.made.items()}, contrast))
         if key not in self._known:
-            keep = self._settings.keep
+            keep = self._settings.features
             self._known[key] = stack(
                 [
                     features_at(

@@ -10,6 +10,7 @@ from typing import Any
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import CanvasError
+from canvas_fm.files.options import takes
 from canvas_fm.heads.compare.compare import compare
 from canvas_fm.heads.compare.label_curve import COUNTS
 from canvas_fm.heads.compare.task import Task
@@ -17,13 +18,15 @@ from canvas_fm.heads.features.extractor import Extractor
 from canvas_fm.heads.features.feature_cache import other_contrasts
 from canvas_fm.heads.labels.candidates import label_brains
 from canvas_fm.models.checkpoint import Detector, Encoder, load
-from canvas_fm.viewing.report.methods import METHODS, RESNET, Methods, Settings
+from canvas_fm.viewing.report.methods import METHODS, RESNET, Methods
+from canvas_fm.viewing.report.options import ReportOptions
 from canvas_fm.viewing.report.write import write_report
 
 _log = logging.getLogger(__name__)
 FITS = "fits"  # in the folder of a report: its finished fits
 
 
+@takes(ReportOptions)
 def report(
     volumes: Sequence[Volume],
     candidates: Sequence[Points | str | Path],
@@ -41,10 +44,10 @@ def report(
     folds: Sequence[Sequence[str]] | None = None,
     seeds: int = 3,
     counts: Sequence[int] = COUNTS,
-    own_threshold: float | None = None,
+    candidate_threshold: float | None = None,
     title: str = "Telling cells from other candidates",
-    settings: Settings | None = None,
     show: bool | None = None,
+    **options: Any,
 ) -> dict[str, Any]:
     """Judge the candidates of each fold's volumes by what was fitted on the others; write `out`, a folder.
 
@@ -52,14 +55,14 @@ def report(
     `background` are the second channels of detectors that take one, one a volume. `folds`
     name the volumes held out together, by default each by itself; `encoders` and `detectors` are one for all
     folds, or one a fold in their order, trained without its volumes. `methods` are among METHODS, by default
-    all but `finetune` that what is given allows. `own_threshold` is the own score from which on candidates
-    count as cells before any judge; by default the operating threshold of the fold's detector where they are
-    its, else all of them count. One volume is divided by its boxes, and the report says so.
+    all but `finetune` that what is given allows. `candidate_threshold` is the own score from which on
+    candidates count as cells before any judge; by default the operating threshold of the fold's detector
+    where they are its, else all of them count. One volume is divided by its boxes, and the report says so.
 
     Finished fits lie in `out`/fits: the same call after a kill, or with a method more, makes only the others.
     Returns what report.json holds. Raises CanvasError for what does not fit together.
     """
-    settings = settings or Settings()
+    settings = ReportOptions.of(**options)
     brains = label_brains(
         volumes,
         candidates,
@@ -86,7 +89,7 @@ def report(
         seeds=seeds,
         counts=counts,
         curve_of=[method.name for method in plain],
-        own_thresholds=_own_thresholds(task, held, detector_of, own_threshold),
+        own_thresholds=_own_thresholds(task, held, detector_of, candidate_threshold),
         keep=Path(out) / FITS,
         show=show,
     )
@@ -156,11 +159,11 @@ def _models(by_fold: Mapping[str, Extractor]) -> dict[str, Any]:
     return told
 
 
-def _heads(settings: Settings, names: Sequence[str]) -> dict[str, Any]:
+def _heads(settings: ReportOptions, names: Sequence[str]) -> dict[str, Any]:
     """How heads on features were fitted."""
     penalty = "C chosen on training volumes" if settings.C is None else f"C {settings.C:g}"
     told = {"heads on features": f"{settings.head}, {penalty}, correction {settings.correction}"}
-    if others := other_contrasts(settings.contrasts):
+    if others := other_contrasts(settings.augment_contrast):
         but = "; the fine-tuned at 1 alone" if "finetune" in names else ""
         told["fitted at contrasts"] = ", ".join(f"{contrast:g}" for contrast in (1.0, *others)) + but
     return told

@@ -19,7 +19,8 @@ from canvas_fm.heads.refine.apply import refine
 from canvas_fm.heads.refine.fit import fit_refiner, training_set
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.viewing.describe import describe_model
-from canvas_fm.viewing.report.methods import Methods, Settings
+from canvas_fm.viewing.report.methods import Methods
+from canvas_fm.viewing.report.options import ReportOptions
 from canvas_fm.viewing.report.report import report
 
 
@@ -248,7 +249,7 @@ def test_a_report_has_one_method_more(shape_volumes, encoder, tmp_path):
     volumes, tables, truth = map(list, zip(*shape_volumes[:2], strict=True))
     given = {"tolerance_um": 6.0, "encoders": [encoder.path], "seeds": 1, "counts": (20,), "show": False}
     found = report(volumes, tables, truth, tmp_path / "report", methods=["encoder"],
-                   settings=Settings(device="cpu", own_score=True), **given)  # fmt: skip
+                   **ReportOptions(device="cpu", candidate_score=True).given, **given)  # fmt: skip
     assert list(found["methods"]) == ["mae", "mae + own score"]
     assert set(found["label_curves"]) == set(found["methods"])
     for change, methods, message in (
@@ -257,16 +258,16 @@ def test_a_report_has_one_method_more(shape_volumes, encoder, tmp_path):
     ):
         with pytest.raises(CanvasError, match=message):
             report(volumes, tables, truth, tmp_path / "other", methods=methods,
-                   settings=Settings(device="cpu", own_score=True, **change), **given)  # fmt: skip
+                   **ReportOptions(device="cpu", candidate_score=True, **change).given, **given)  # fmt: skip
 
 
 def test_speed_is_measured_of_the_same_judgement(task, encoder, detector):
     folds = [part.name for part in task.parts]
     given = task, dict.fromkeys(folds, encoder), dict.fromkeys(folds, detector), folds
-    made = Methods(*given, Settings(device="cpu", own_score=True), False)
+    made = Methods(*given, ReportOptions(device="cpu", candidate_score=True), False)
     *others, method = made.named("encoder")
     assert method.name == "concat + own score"
-    plain = Methods(*given, Settings(device="cpu"), False).named("encoder")
+    plain = Methods(*given, ReportOptions(device="cpu"), False).named("encoder")
     assert [(one.name, one.identity("c")) for one in plain] == [
         (one.name, one.identity("c")) for one in others
     ]

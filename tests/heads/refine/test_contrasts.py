@@ -21,7 +21,7 @@ from canvas_fm.heads.labels.group_folds import grouped_folds
 from canvas_fm.heads.refine.cross_fit import Rows, carried, folds_of, held_out_logits
 from canvas_fm.heads.refine.fit import fit_refiner, training_set
 from canvas_fm.heads.refine.refiner import Refiner
-from canvas_fm.viewing.report.methods import Settings
+from canvas_fm.viewing.report.options import ReportOptions
 from canvas_fm.viewing.report.report import report
 from tests.heads.made_up import cells
 
@@ -72,13 +72,13 @@ def test_what_is_kept_knows_at_which_contrast_the_background_was_seen(brains, de
 def test_a_report_says_what_was_fitted_at_them(shape_volumes, encoder, tmp_path):
     volumes, tables, truth = map(list, zip(*shape_volumes[:2], strict=True))
     given = {"tolerance_um": 6.0, "seeds": 1, "counts": (), "show": False, "encoders": [encoder.path]}
-    settings = Settings(device="cpu", C=0.01, contrasts=(2.0,))
+    settings = ReportOptions(device="cpu", C=0.01, augment_contrast=(2.0,))
     with pytest.raises(CanvasError, match=r"contrasts are for heads on features: .* encoder or random"):
         report(
-            volumes, tables, truth, tmp_path / "r", settings=settings, methods=["shape", "finetune"], **given
+            volumes, tables, truth, tmp_path / "r", **settings.given, methods=["shape", "finetune"], **given
         )
     found = report(
-        volumes, tables, truth, tmp_path / "r", settings=settings, methods=["encoder", "finetune"], **given
+        volumes, tables, truth, tmp_path / "r", **settings.given, methods=["encoder", "finetune"], **given
     )
     assert found["about"]["fitted at contrasts"] == "1, 2; the fine-tuned at 1 alone"
 

@@ -23,7 +23,8 @@ from canvas_fm.inference.detect.detect import detect
 from canvas_fm.models.checkpoint import save_detector
 from canvas_fm.models.convmixer import ConvMixerConfig, HeatMapNet
 from canvas_fm.training.finetune.finetune import Tuning, fit_tuned
-from canvas_fm.viewing.report.methods import Methods, Settings
+from canvas_fm.viewing.report.methods import Methods
+from canvas_fm.viewing.report.options import ReportOptions
 from canvas_fm.viewing.report.report import report
 from tests.heads.conftest import VOXEL_UM
 
@@ -125,8 +126,14 @@ def test_a_report_judges_it_alone_and_beside_features(shape_volumes, encoder, de
     volumes, tables, truth = map(list, zip(*shape_volumes[:2], strict=True))
     given = {"tolerance_um": 6.0, "seeds": 1, "counts": (), "show": False, "methods": ["encoder"]}
     both = {"encoders": [encoder.path], "detectors": [detector.path]}
-    settings = Settings(device="cpu", heat=True, own_score=True, contrasts=(2.0,), keep=tmp_path / "kept")
-    found = report(volumes, tables, truth, tmp_path / "report", settings=settings, **both, **given)
+    settings = ReportOptions(
+        device="cpu",
+        detector_score=True,
+        candidate_score=True,
+        augment_contrast=(2.0,),
+        features=tmp_path / "kept",
+    )
+    found = report(volumes, tables, truth, tmp_path / "report", **settings.given, **both, **given)
     assert list(found["methods"]) == [
         "detector", "mae", "concat", "detector's heat", "detector + heat", "mae + heat", "concat + heat",
         "concat + heat + own score",
@@ -134,12 +141,10 @@ def test_a_report_judges_it_alone_and_beside_features(shape_volumes, encoder, de
     assert found["about"]["fitted at contrasts"] == "1, 2"
     assert found["about"]["heads on features"].startswith("logistic, C chosen on training volumes")
     with pytest.raises(CanvasError, match="heat is a detector's, beside features: give --detector"):
-        report(
-            volumes, tables, truth, tmp_path / "other", settings=settings, encoders=[encoder.path], **given
-        )
-    centred = Settings(device="cpu", heat=True, correction="centre")
+        report(volumes, tables, truth, tmp_path / "other", **settings.given, encoders=[encoder.path], **given)
+    centred = ReportOptions(device="cpu", detector_score=True, correction="centre")
     with pytest.raises(CanvasError, match="correction centre would take the level of the heat away"):
-        report(volumes, tables, truth, tmp_path / "other", settings=centred, **both, **given)
+        report(volumes, tables, truth, tmp_path / "other", **centred.given, **both, **given)
 
 
 def test_fine_tuning_does_not_look_at_it(task, encoder, detector, brains, extractor, tmp_path, monkeypatch):
@@ -148,7 +153,9 @@ def test_fine_tuning_does_not_look_at_it(task, encoder, detector, brains, extrac
     told = [
         [
             method.identity("c")
-            for method in Methods(*given, Settings(device="cpu", heat=heat), False).named("finetune")
+            for method in Methods(*given, ReportOptions(device="cpu", detector_score=heat), False).named(
+                "finetune"
+            )
         ]
         for heat in (False, True)
     ]
@@ -169,7 +176,7 @@ def test_methods_of_a_report_share_what_they_look_at(task, encoder, detector, mo
         return seen[-1]
 
     monkeypatch.setattr(FeatureSet, "only", chosen)
-    methods = Methods(*given, Settings(device="cpu", heat=True, ratios=(0.5,)), False)
+    methods = Methods(*given, ReportOptions(device="cpu", detector_score=True, ratios=(0.5,)), False)
     assert len([*methods.named("encoder"), *methods.sweep()]) == 8
     assert len({id(features) for features in seen}) == 2  # with the heat, and without
 
@@ -180,7 +187,7 @@ def test_a_report_of_a_detector_with_a_second_channel(shape_volumes, tmp_path):
     double = save_detector(tmp_path / "double", net, voxel_um=VOXEL_UM, threshold=0.5, min_distance_um=6)
     volumes, tables, truth = map(list, zip(*shape_volumes, strict=True))
     given = {"tolerance_um": 6.0, "seeds": 1, "counts": (), "show": False, "methods": ["encoder"]}
-    given |= {"detectors": [double.path], "settings": Settings(device="cpu", heat=True, contrasts=(2.0,))}
+    given |= {"detectors": [double.path], "device": "cpu", "detector_score": True, "augment_contrast": (2.0,)}
     with pytest.raises(CanvasError, match="was trained with a background channel: give --background"):
         report(volumes, tables, truth, tmp_path / "none", **given)
     with pytest.raises(CanvasError, match="3 volumes and 2 of background were given"):
@@ -197,7 +204,9 @@ def test_a_report_of_a_detector_with_a_second_channel(shape_volumes, tmp_path):
 def test_speed_is_measured_of_the_same_judgement(task, encoder, detector):
     folds = [part.name for part in task.parts]
     given = task, dict.fromkeys(folds, encoder), dict.fromkeys(folds, detector), folds
-    methods = Methods(*given, Settings(device="cpu", heat=True, contrasts=(0.5,)), False).named("encoder")
+    methods = Methods(
+        *given, ReportOptions(device="cpu", detector_score=True, augment_contrast=(0.5,)), False
+    ).named("encoder")
     assert methods[-1].name == "concat + heat"
     rows, judged = task.labelled(["a", "b"]), task.labelled(["c"])[5:25]
     fit = methods[-1].fit(training(task, rows, rows, "c", 0))

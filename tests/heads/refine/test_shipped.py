@@ -117,7 +117,7 @@ def test_cards_of_an_encoder_and_of_refiners(installed, task, tmp_path):
     for name, some, command in (
         ("refiner-x", figures, "canvas-fm refine fit --encoder base --out RUN"),
         ("refiner-tuned", figures, "canvas-fm refine fit --encoder base --unfreeze 1 --out RUN"),
-        ("base", psnr, "canvas-fm pretrain real_small --data A --out RUN"),
+        ("base", psnr, "canvas-fm pretrain real_small --volumes A --out RUN"),
     ):
         text = write_card(
             report_of(name, some, command), installed / "cards", about="What it is."

@@ -117,9 +117,7 @@ def test_a_region_holds_the_cells_of_the_whole_that_lie_in_it(detector, volume):
     everything = detect(detector, volume).zyx
     inside = np.all((everything >= region[:3]) & (everything < region[3:]), axis=1)
     assert inside.sum() > 5
-    assert np.array_equal(
-        detect(detector, volume, region=region, tile_zyx=(8, 16, 16)).zyx, everything[inside]
-    )
+    assert np.array_equal(detect(detector, volume, box=region, tile_zyx=(8, 16, 16)).zyx, everything[inside])
 
 
 @pytest.mark.slow
@@ -266,13 +264,13 @@ def test_a_region_is_in_the_volumes_own_voxels_when_resampled_too(detector, tmp_
         (everything >= np.array(region[:3]) - 0.5) & (everything < np.array(region[3:]) - 0.5), axis=1
     )
     assert 5 < inside.sum() < len(everything)
-    found = detect(detector, other, resample=True, region=region, tile_zyx=(16, 64, 64))
+    found = detect(detector, other, resample=True, box=region, tile_zyx=(16, 64, 64))
     assert np.array_equal(found.zyx, everything[inside])
     with pytest.raises(CanvasError, match="does not lie in the volume"):
-        detect(detector, other, resample=True, region=(0, 0, 0, 30, 9, 9))
+        detect(detector, other, resample=True, box=(0, 0, 0, 30, 9, 9))
     coarse = write(tmp_path / "fine.zarr", blobs(), voxel_um=(1.0, 0.5, 0.5))
     with pytest.raises(CanvasError, match="thinner than a voxel of the model"):
-        detect(detector, coarse, resample=True, region=(1, 0, 0, 2, 61, 70))
+        detect(detector, coarse, resample=True, box=(1, 0, 0, 2, 61, 70))
 
 
 @pytest.mark.parametrize("factor", [0.5, 0.7, 1.0, 1.6])

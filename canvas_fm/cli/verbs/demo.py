@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from canvas_fm.cli.options import Verbs, add_device, add_json, add_verb, positive_int, print_result
+from canvas_fm.cli.output import print_result
+from canvas_fm.cli.parser import Parser, Verbs, add_json, add_verb, positive_int
 from canvas_fm.errors import CanvasError
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ _READY_S = 120
 
 
 def add_verbs(verbs: Verbs) -> None:
-    demo = add_verb(
+    add_verb(
         verbs,
         "demo",
         run_demo,
@@ -38,7 +39,13 @@ def add_verbs(verbs: Verbs) -> None:
         "Count the cells of two small real volumes with the shipped models and score them against the truth; "
         "write two synthetic brains, pretrain a small encoder on one, serve it, check that HTTP, command "
         "line and Python give the same embeddings; leave a page with what came of it in DIR/index.html.",
+        fill=_fill_demo,
     )
+
+
+def _fill_demo(demo: Parser) -> None:
+    from canvas_fm.inference.options import DeviceOptions
+
     demo.add_argument(
         "--out", default="demo", metavar="DIR", help="default demo; an earlier demo is replaced"
     )
@@ -46,7 +53,7 @@ def add_verbs(verbs: Verbs) -> None:
     demo.add_argument(
         "--steps", type=positive_int, help="training steps; default: those of the phantom recipe"
     )
-    add_device(demo)
+    demo.add_options("where", DeviceOptions)
     add_json(demo)
 
 
@@ -98,7 +105,7 @@ def _count_samples(out: Path, args: argparse.Namespace) -> list[SampleCount]:
     from canvas_fm.shipped import shipped
     from canvas_fm.viewing.demo.counting import count_sample
 
-    return [count_sample(name, out / name, device=args.device) for name in reversed(shipped("sample"))]
+    return [count_sample(name, out / name, device=args.where.device) for name in reversed(shipped("sample"))]
 
 
 def _write_brains(out: Path, seed: int) -> tuple[dict[str, Path], dict[str, Path]]:
@@ -124,7 +131,7 @@ def _pretrain(out: Path, brains: tuple[dict[str, Path], dict[str, Path]], args: 
         volumes,
         out=out / "run",
         held_out=[f"brain_2/{marker}" for marker in brains[1]],
-        device=args.device,
+        device=args.where.device,
         seed=args.seed,
         overrides=[] if args.steps is None else [f"training.steps={args.steps}"],
     )
@@ -144,10 +151,10 @@ def _compare(
     from canvas_fm.viewing.demo.page import Agreement
     from serving.client import Client
 
-    encoder = load(run.encoder, device=args.device)
+    encoder = load(run.encoder, device=args.where.device)
     volumes = {marker: Volume.open(folder / "raw.zarr") for marker, folder in brain.items()}
     points = {m: Points(Points.read(brain[m] / "centroids.csv").zyx[:100]) for m in brain}
-    options = {"device": args.device, "show": False}
+    options = {"device": args.where.device, "show": False}
     python = {m: embed(encoder, volumes[m], points[m].zyx, **options) for m in brain}
     with _service(out, run, brain, args) as url, Client(url) as client:
         _by_command_line(out, run, brain["cFos"], points["cFos"], args)
@@ -175,7 +182,7 @@ def _compare(
 def _by_command_line(out: Path, run: Run, folder: Path, points: Any, args: argparse.Namespace) -> None:
     points.write(out / "cFos.csv")
     command = _command("embed", run.encoder, folder / "raw.zarr", "--points", out / "cFos.csv")
-    command += ["--out", str(out / "cFos.emb.zarr"), "--device", args.device]
+    command += ["--out", str(out / "cFos.emb.zarr"), "--device", args.where.device]
     done = subprocess.run(command, capture_output=True, text=True, env=_environment(), check=False)
     if done.returncode != 0:
         raise CanvasError(f"the command line could not embed: {done.stderr.strip()}")
@@ -204,7 +211,7 @@ def _service(out: Path, run: Run, brain: dict[str, Path], args: argparse.Namespa
     """`canvas-fm serve` in a process of its own on a free port, ended on the way out."""
     log = out / "serve.log"
     named = [f"{marker}={folder / 'raw.zarr'}" for marker, folder in brain.items()]
-    command = _command("serve", run.encoder, "--port", 0, "--device", args.device, "--volume", *named)
+    command = _command("serve", run.encoder, "--port", 0, "--device", args.where.device, "--volume", *named)
     with log.open("wb") as file:
         child = subprocess.Popen(command, stdout=file, stderr=file, env=_environment())
     try:

@@ -4,31 +4,38 @@ from __future__ import annotations
 
 import argparse
 
-from canvas_fm.cli.options import Verbs, add_json, add_verb, positive_int
+from canvas_fm.cli.parser import Parser, Verbs, add_group, add_json, add_verb, positive_int
 
 
 def add_verbs(verbs: Verbs) -> None:
-    probe = verbs.add_parser(
+    group = add_group(
+        verbs,
         "probe",
-        help="what embeddings say of a label",
-        description="Fit a logistic probe on embeddings, or put one to further embeddings.",
-        allow_abbrev=False,
+        "what embeddings say of a label",
+        "Fit a logistic probe on embeddings, or put one to further embeddings.",
     )
-    parts = probe.add_subparsers(dest="action", metavar="ACTION", required=True)
-    _add_fit(parts)
-    _add_apply(parts)
-
-
-def _add_fit(parts: Verbs) -> None:
-    fit = add_verb(
-        parts,
+    add_verb(
+        group,
         "fit",
         run_fit,
         "fit a probe on labelled embeddings and say what it is worth",
         "Fit a logistic probe along a path of penalties and write PROBE. Printed is what it reaches on "
         "groups that it was not fitted on: balanced accuracy, AUC and F1 with intervals, beside nearest "
         "neighbours, the embedding's effective rank, and what more labels would bring.",
+        fill=_fill_fit,
     )
+    add_verb(
+        group,
+        "apply",
+        run_apply,
+        "the probability of each class for embeddings",
+        "Write the points of X.emb.zarr with a probability for each class, rows in their order, all columns "
+        "kept.",
+        fill=_fill_apply,
+    )
+
+
+def _fill_fit(fit: Parser) -> None:
     fit.add_argument("embeddings", nargs="+", metavar="X.emb.zarr", help="one or more, of one encoder")
     fit.add_argument(
         "--labels",
@@ -68,15 +75,7 @@ def _add_fit(parts: Verbs) -> None:
     add_json(fit)
 
 
-def _add_apply(parts: Verbs) -> None:
-    apply = add_verb(
-        parts,
-        "apply",
-        run_apply,
-        "the probability of each class for embeddings",
-        "Write the points of X.emb.zarr with a probability for each class, rows in their order, all columns "
-        "kept.",
-    )
+def _fill_apply(apply: Parser) -> None:
     apply.add_argument("probe", metavar="PROBE", help="folder that `probe fit` wrote")
     apply.add_argument("embeddings", metavar="X.emb.zarr", help="of the same encoder")
     apply.add_argument("--out", required=True, metavar="CELLS", help="file to write: .csv or .parquet")
@@ -84,7 +83,7 @@ def _add_apply(parts: Verbs) -> None:
 
 
 def run_fit(args: argparse.Namespace) -> None:
-    from canvas_fm.cli.options import print_result
+    from canvas_fm.cli.output import print_result
     from canvas_fm.heads.probe.cross_validate import probe_fit
 
     probe, score = probe_fit(
@@ -105,7 +104,7 @@ def run_fit(args: argparse.Namespace) -> None:
 
 
 def run_apply(args: argparse.Namespace) -> None:
-    from canvas_fm.cli.options import print_result
+    from canvas_fm.cli.output import print_result
     from canvas_fm.heads.probe.probe import Probe
     from canvas_fm.inference.embed.embedding_store import Embeddings
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from canvas_fm.cli.options import (
+from canvas_fm.cli.parser import (
     ZYX,
+    Parser,
     Verbs,
     add_json,
     add_verb,
@@ -21,26 +22,33 @@ MARKERS = ("NeuN", "cFos", "TH", "PV", "GFAP", "IBA1")
 
 
 def add_verbs(verbs: Verbs) -> None:
-    info = add_verb(
+    add_verb(
         verbs,
         "info",
         run_info,
         "say what a path is: volume, run, encoder, embeddings, points",
         "Say what a path is and what it holds: a volume (store or TIFF planes), a training run, an encoder, "
         "embeddings or a file of points.",
+        fill=_fill_info,
     )
-    info.add_argument("path", metavar="PATH", help="any artefact, or the name of a shipped model")
-    add_json(info)
-    add_volume_flags(info)
-
-    phantom = add_verb(
+    add_verb(
         verbs,
         "phantom",
         run_phantom,
         "write a synthetic six-marker brain with true cells",
         "Write OUT/MARKER/raw.zarr, mask.zarr, centroids.csv and meta.json for each marker: a synthetic "
         "brain whose cells are known, the same for the same seed.",
+        fill=_fill_phantom,
     )
+
+
+def _fill_info(info: Parser) -> None:
+    info.add_argument("path", metavar="PATH", help="any artefact, or the name of a shipped model")
+    add_json(info)
+    add_volume_flags(info)
+
+
+def _fill_phantom(phantom: Parser) -> None:
     phantom.add_argument("out", metavar="OUT", help="folder to write")
     phantom.add_argument(
         "--shape",
@@ -83,14 +91,14 @@ def add_verbs(verbs: Verbs) -> None:
 
 
 def run_info(args: argparse.Namespace) -> None:
-    from canvas_fm.cli.options import print_result, volume_options
+    from canvas_fm.cli.output import print_result
     from canvas_fm.viewing.describe import describe
 
-    print_result(describe(args.path, **volume_options(args)), args.json)
+    print_result(describe(args.path, **args.opening.given), args.json)
 
 
 def run_phantom(args: argparse.Namespace) -> None:
-    from canvas_fm.cli.options import print_result
+    from canvas_fm.cli.output import print_result
     from canvas_fm.data.phantom.phantom import write_phantom
 
     if args.randomise is not None:
@@ -110,7 +118,7 @@ def run_phantom(args: argparse.Namespace) -> None:
 
 
 def run_randomised(args: argparse.Namespace) -> None:
-    from canvas_fm.cli.options import print_result
+    from canvas_fm.cli.output import print_result
     from canvas_fm.data.phantom.write_random import write_random_phantom
     from canvas_fm.viewing.phantom_sheet import phantom_sheet
 

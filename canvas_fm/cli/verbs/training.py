@@ -4,19 +4,11 @@ from __future__ import annotations
 
 import argparse
 
-from canvas_fm.cli.options import (
-    ZYX,
-    Verbs,
-    add_device,
-    add_json,
-    add_verb,
-    add_volume_flags,
-    positive_float,
-)
+from canvas_fm.cli.parser import ZYX, Parser, Verbs, add_json, add_verb, add_volume_flags, positive_float
 
 
 def add_verbs(verbs: Verbs) -> None:
-    pretrain = add_verb(
+    add_verb(
         verbs,
         "pretrain",
         run_pretrain,
@@ -25,25 +17,33 @@ def add_verbs(verbs: Verbs) -> None:
         "like cells_contrast, by joint embedding of two views of each place. RUN then holds recipe.yaml as "
         "resolved, metrics.jsonl, figures/, last.pt and encoder/, the folder that other verbs take as MODEL. "
         "Several GPUs: torchrun --nproc-per-node N -m canvas_fm.cli pretrain …",
+        fill=_fill_pretrain,
+        check=lambda args: recipe_faults(args, "pretrain"),
     )
+
+
+def _fill_pretrain(pretrain: Parser) -> None:
     pretrain.add_argument("recipe", metavar="RECIPE", help="a YAML file, or the name of a shipped recipe")
-    pretrain.add_argument("--data", nargs="+", required=True, metavar="VOLUME", help="one or more volumes")
+    pretrain.add_argument(
+        "--volumes", "--data", nargs="+", required=True, metavar="VOLUME", help="one or more volumes"
+    )
     pretrain.add_argument("--out", required=True, metavar="RUN", help="folder of the run")
     add_training_flags(pretrain)
 
 
 def run_pretrain(args: argparse.Namespace) -> None:
-    from canvas_fm.cli.options import open_volume, print_result, report_bad_chunks
+    from canvas_fm.cli.output import print_result, report_bad_chunks
+    from canvas_fm.data.volume.volume import Volume
     from canvas_fm.training.mae.pretrain import pretrain
     from canvas_fm.viewing.describe import describe_run
 
-    volumes = [open_volume(path, args) for path in args.data]
+    volumes = [Volume.open(path, **args.opening.given) for path in args.volumes]
     run = pretrain(
         args.recipe,
         volumes,
         out=args.out,
         resume=args.resume,
-        device=args.device,
+        device=args.where.device,
         seed=args.seed,
         overrides=args.overrides,
         held_out=held_out(args.held_out),
@@ -54,8 +54,10 @@ def run_pretrain(args: argparse.Namespace) -> None:
     print_result(describe_run(run.path), args.json, bad_chunks=skipped)
 
 
-def add_training_flags(verb: argparse.ArgumentParser) -> None:
+def add_training_flags(verb: Parser) -> None:
     """What every training takes beside its recipe, its volumes and its run."""
+    from canvas_fm.inference.options import DeviceOptions
+
     verb.add_argument(
         "--held-out",
         nargs="+",
@@ -74,7 +76,7 @@ def add_training_flags(verb: argparse.ArgumentParser) -> None:
     )
     verb.add_argument("--resume", action="store_true", help="go on from RUN's last checkpoint")
     verb.add_argument("--seed", type=int, help="instead of the recipe's")
-    add_device(verb)
+    verb.add_options("where", DeviceOptions)
     sizes = verb.add_mutually_exclusive_group()
     sizes.add_argument(
         "--resample",
@@ -93,3 +95,18 @@ def add_training_flags(verb: argparse.ArgumentParser) -> None:
 def held_out(given: list[str]) -> int | list[str]:
     """One whole number is how many volumes to split off; anything else is names."""
     return int(given[0]) if len(given) == 1 and given[0].isdecimal() else given
+
+
+def recipe_faults(args: argparse.Namespace, verb: str) -> list[str]:
+    """What is wrong with the recipe and with `--set`."""
+    from canvas_fm.errors import CanvasError
+    from canvas_fm.training.recipe.detector_recipe import DetectorRecipe
+    from canvas_fm.training.recipe.recipe import Recipe, read_recipe_of
+
+    if getattr(args, "recipe", None) is None:
+        return []
+    try:
+        read_recipe_of(Recipe if verb == "pretrain" else DetectorRecipe, args.recipe, args.overrides or [])
+    except CanvasError as problem:
+        return [str(problem)]
+    return []

@@ -4,19 +4,12 @@ from __future__ import annotations
 
 import argparse
 
-from canvas_fm.cli.options import (
-    Verbs,
-    add_json,
-    add_labelled,
-    add_verb,
-    add_volume_flags,
-    add_voxel_size_flags,
-    positive_int,
-)
+from canvas_fm.cli.parser import Parser, Verbs, add_json, add_verb, add_volume_flags, positive_int
+from canvas_fm.cli.verbs.labels import add_labelled, labelled
 
 
 def add_verbs(verbs: Verbs) -> None:
-    quantise = add_verb(
+    add_verb(
         verbs,
         "quantise",
         run_quantise,
@@ -26,7 +19,13 @@ def add_verbs(verbs: Verbs) -> None:
         "F1 of refinement on volumes left out moves by less than .005; `embed`, `refine` and `serve` then "
         "take `--backend openvino --precision int8`. What was found is kept in int8/check.json beside the "
         "encoder, else in the user's cache.",
+        fill=_fill_quantise,
     )
+
+
+def _fill_quantise(quantise: Parser) -> None:
+    from canvas_fm.data.volume.options import VoxelOptions
+
     quantise.add_argument(
         "model", metavar="MODEL", help="an encoder's folder, or the name of a shipped model"
     )
@@ -38,32 +37,35 @@ def add_verbs(verbs: Verbs) -> None:
     )
     add_labelled(quantise)
     quantise.add_argument(
-        "--most", type=positive_int, default=500, help="candidates to compare on, of each volume; default 500"
+        "--max-candidates",
+        type=positive_int,
+        default=500,
+        help="candidates to compare on, of each volume; default 500",
     )
     quantise.add_argument("--seed", type=int, default=0, help="draws crops and candidates; default 0")
-    add_voxel_size_flags(quantise)
+    quantise.add_options("voxels", VoxelOptions)
     add_json(quantise)
     add_volume_flags(quantise)
 
 
 def run_quantise(args: argparse.Namespace) -> None:
-    from canvas_fm.cli.options import labelled, open_volume, print_result, report_bad_chunks
+    from canvas_fm.cli.output import print_result, report_bad_chunks
+    from canvas_fm.data.volume.volume import Volume
     from canvas_fm.heads.quantise import quantise
     from canvas_fm.models.checkpoint import load
 
     encoder = load(args.model, kind="encoder")
-    volumes = [open_volume(path, args) for path in args.volumes]
-    calibrate = [open_volume(path, args) for path in args.calibrate]
+    volumes = [Volume.open(path, **args.opening.given) for path in args.volumes]
+    calibrate = [Volume.open(path, **args.opening.given) for path in args.calibrate]
     brains = labelled(args, volumes)
     check = quantise(
         encoder,
         brains,
         calibrate,
         crops=args.crops,
-        most=args.most,
+        most=args.max_candidates,
         seed=args.seed,
-        resample=args.resample,
-        ignore_voxel_size=args.ignore_voxel_size,
+        **args.voxels.given,
     )
     skipped = report_bad_chunks([*volumes, *calibrate])
     said = check.model_dump(mode="json") if args.json else _for_people(check.summary())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from canvas_fm.cli.options import ZYX, Verbs, add_json, add_verb, positive_float
+from canvas_fm.cli.parser import ZYX, Parser, Verbs, add_group, add_json, add_verb, positive_float
 
 # The same as canvas_fm.data.points.formats.FORMATS, which is not imported before a verb runs (compared by
 # a test).
@@ -12,20 +12,24 @@ FORMATS = ("csv", "parquet", "napari", "canvas", "cellfinder", "webknossos", "ne
 
 
 def add_verbs(verbs: Verbs) -> None:
-    group = verbs.add_parser(
+    group = add_group(
+        verbs,
         "points",
-        help="convert points between the field's formats",
-        description="Points in the formats of other programs.",
-        allow_abbrev=False,
-    ).add_subparsers(dest="action", metavar="ACTION", required=True)
-    convert = add_verb(
+        "convert points between the field's formats",
+        "Points in the formats of other programs.",
+    )
+    add_verb(
         group,
         "convert",
         run_convert,
         "read points in one format and write them in another",
         "Formats go by the suffix (.csv, .tsv, .parquet, .xml of cellfinder, .nml of WebKnossos, .json of "
         "Neuroglancer) unless --from or --to name one.",
+        fill=_fill_convert,
     )
+
+
+def _fill_convert(convert: Parser) -> None:
     convert.add_argument("source", metavar="IN")
     convert.add_argument("out", metavar="OUT")
     convert.add_argument("--from", dest="source_format", choices=FORMATS, help="the format of IN")
@@ -49,7 +53,7 @@ def add_verbs(verbs: Verbs) -> None:
 
 
 def run_convert(args: argparse.Namespace) -> None:
-    from canvas_fm.cli.options import print_result
+    from canvas_fm.cli.output import print_result
     from canvas_fm.data.points.points import convert_points
 
     points = convert_points(

@@ -5,33 +5,40 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from canvas_fm.cli.options import Verbs, add_json, add_verb
+from canvas_fm.cli.parser import Parser, Verbs, add_group, add_json, add_verb
 
 BOARD_HELP = "the leaderboard's folder, with benchmark.yaml"
 
 
 def add_verbs(verbs: Verbs) -> None:
-    group = verbs.add_parser(
+    group = add_group(
+        verbs,
         "leaderboard",
-        help="check, take, score and show submissions",
-        description="Keep a folder of submissions (card.yaml and cells/REGION.csv each), score them against "
-        "truth that lies elsewhere and is never copied out, and write a static page.",
-        allow_abbrev=False,
-    ).add_subparsers(dest="action", metavar="ACTION", required=True)
+        "check, take, score and show submissions",
+        "Keep a folder of submissions (card.yaml and cells/REGION.csv each), score them against truth that "
+        "is stored elsewhere and never copied out, and write a static page.",
+    )
+    add_verb(group, "validate", run_validate, "tell every fault of a submission", fill=_fill_submission)
+    add_verb(group, "submit", run_submit, "check a submission and copy it into the board", fill=_fill_submit)
+    add_verb(group, "score", run_score, "score the submissions and write the page", fill=_fill_score)
+    add_verb(
+        group, "page", run_page, "write the page from the stored scores; needs no truth", fill=_fill_page
+    )
 
-    validate = add_verb(group, "validate", run_validate, "tell every fault of a submission")
-    validate.add_argument("submission", metavar="SUBMISSION", help="folder with card.yaml and cells/")
-    validate.add_argument("--board", required=True, metavar="BOARD", help=BOARD_HELP)
-    add_json(validate)
 
-    submit = add_verb(group, "submit", run_submit, "check a submission and copy it into the board")
-    submit.add_argument("submission", metavar="SUBMISSION", help="folder with card.yaml and cells/")
-    submit.add_argument("--board", required=True, metavar="BOARD", help=BOARD_HELP)
+def _fill_submission(parser: Parser) -> None:
+    parser.add_argument("board", metavar="BOARD", help=BOARD_HELP)
+    parser.add_argument("submission", metavar="SUBMISSION", help="folder with card.yaml and cells/")
+    add_json(parser)
+
+
+def _fill_submit(submit: Parser) -> None:
+    _fill_submission(submit)
     submit.add_argument("--name", metavar="NAME", help="a-z, 0-9, '.', '_', '-'; default: the folder's name")
-    submit.add_argument("--replace", action="store_true", help="in place of the submission of that name")
-    add_json(submit)
+    submit.add_argument("--overwrite", action="store_true", help="replace the submission of that name")
 
-    score = add_verb(group, "score", run_score, "score the submissions and write the page")
+
+def _fill_score(score: Parser) -> None:
     score.add_argument("board", metavar="BOARD", help=BOARD_HELP)
     score.add_argument(
         "--truth", required=True, metavar="TRUTH", help="folder with REGION.csv, outside BOARD"
@@ -44,14 +51,15 @@ def add_verbs(verbs: Verbs) -> None:
     )
     add_json(score)
 
-    page = add_verb(group, "page", run_page, "write the page from the stored scores; needs no truth")
+
+def _fill_page(page: Parser) -> None:
     page.add_argument("board", metavar="BOARD", help=BOARD_HELP)
     page.add_argument("--out", metavar="FILE.html", help="default: BOARD/index.html")
     add_json(page)
 
 
 def run_validate(args: argparse.Namespace) -> None:
-    from canvas_fm.cli.options import print_result
+    from canvas_fm.cli.output import print_result
     from canvas_fm.errors import CanvasError
     from canvas_fm.evaluation.leaderboard.submission import check_submission
 
@@ -68,17 +76,17 @@ def run_validate(args: argparse.Namespace) -> None:
 
 
 def run_submit(args: argparse.Namespace) -> None:
-    from canvas_fm.cli.options import print_result
+    from canvas_fm.cli.output import print_result
     from canvas_fm.evaluation.leaderboard.leaderboard import submit
 
-    target = submit(args.submission, args.board, name=args.name, replace=args.replace)
+    target = submit(args.submission, args.board, name=args.name, replace=args.overwrite)
     print_result({"submitted": str(target)}, args.json)
 
 
 def run_score(args: argparse.Namespace) -> None:
     import sys
 
-    from canvas_fm.cli.options import print_result
+    from canvas_fm.cli.output import print_result
     from canvas_fm.evaluation.leaderboard.leaderboard import score_board, write_page
 
     passed_over: dict[str, list[str]] = {}
@@ -96,7 +104,7 @@ def run_score(args: argparse.Namespace) -> None:
 
 
 def run_page(args: argparse.Namespace) -> None:
-    from canvas_fm.cli.options import print_result
+    from canvas_fm.cli.output import print_result
     from canvas_fm.evaluation.leaderboard.leaderboard import write_page
 
     print_result({"page": str(write_page(args.board, args.out))}, args.json)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 
-from canvas_fm.cli.options import Verbs, add_json, add_verb, positive_int
+from canvas_fm.cli.parser import Parser, Verbs, add_json, add_verb, positive_int
 from canvas_fm.errors import CanvasError
 
 
 def add_verbs(verbs: Verbs) -> None:
-    domains = add_verb(
+    add_verb(
         verbs,
         "domains",
         run_domains,
@@ -19,14 +19,18 @@ def add_verbs(verbs: Verbs) -> None:
         "the answers would choose and a Laplacian of a Gaussian over the median. With --train a recipe is "
         "trained first, once for each fold and seed. OUT then holds domains.json, domains.md, domains.png, "
         "runs/ and curves/; the same command after a kill goes on.",
+        fill=_fill_domains,
     )
+
+
+def _fill_domains(domains: Parser) -> None:
     domains.add_argument("out", metavar="OUT", help="folder to write")
     domains.add_argument("--volumes", nargs="+", default=[], metavar="VOLUME", help="labelled volumes")
     domains.add_argument(
         "--points", nargs="+", default=[], metavar="FILE", help="their cells, one file a volume, in order"
     )
     domains.add_argument(
-        "--within", nargs="+", metavar="FILE", help="boxes in which all is labelled, one file a volume"
+        "--roi", nargs="+", metavar="FILE", help="boxes in which all is labelled, one file a volume"
     )
     domains.add_argument(
         "--tolerance-um",
@@ -89,13 +93,13 @@ def add_verbs(verbs: Verbs) -> None:
 
 
 def run_domains(args: argparse.Namespace) -> None:
-    from canvas_fm.cli.options import print_result
+    from canvas_fm.cli.output import print_result
     from canvas_fm.pipeline.domains import labelled_domains, phantom_domains, score_domains, train_in_folds
 
     tolerances = dict(_tolerance(text) for text in args.tolerance_um)
     domains = [
         *labelled_domains(
-            args.volumes, args.points, args.within, tolerances, pooled_only=args.pooled_only,
+            args.volumes, args.points, args.roi, tolerances, pooled_only=args.pooled_only,
             test=args.test, last_look=args.last_look,
         ),
         *phantom_domains(args.phantoms, test=args.last_look),

@@ -5,27 +5,35 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from canvas_fm.cli.options import ZYX, Verbs, add_json, add_verb, positive_float
+from canvas_fm.cli.parser import ZYX, Parser, Verbs, add_json, add_verb, positive_float
 
 if TYPE_CHECKING:
     from canvas_fm.evaluation.detection.score import Score
 
 
 def add_verbs(verbs: Verbs) -> None:
-    _add_evaluate(verbs)
-    _add_tables(verbs)
-
-
-def _add_evaluate(verbs: Verbs) -> None:
-    parser = add_verb(
+    add_verb(
         verbs,
         "evaluate",
         run_evaluate,
         "score predicted against true cells",
-        "Match predictions one to one with true cells and say what was found, missed and false: accuracy, "
-        "precision, recall, F1 with intervals, average precision, and what chance would score. Both files "
-        "hold z, y, x in voxels of level 0, in any format that `canvas-fm points` knows.",
+        "Match predictions one to one with true cells and count true positives, false positives and false "
+        "negatives: accuracy, precision, recall, F1 with intervals, average precision, and what chance would "
+        "score. Both files hold z, y, x in voxels of level 0, in any format that `canvas-fm points` knows.",
+        fill=_fill_evaluate,
     )
+    add_verb(
+        verbs,
+        "tables",
+        run_tables,
+        "detectors by data sets and regions, as in the CANVAS paper",
+        "Score every model of a manifest on every region and write OUT/tables.md, tables.csv and "
+        "tables.html: matched data sets bold, the best of each row underlined, and the gap between them.",
+        fill=_fill_tables,
+    )
+
+
+def _fill_evaluate(parser: Parser) -> None:
     parser.add_argument("predictions", metavar="PRED", help="the detected cells")
     parser.add_argument("truth", metavar="TRUTH", help="the true cells")
     near = parser.add_mutually_exclusive_group(required=True)
@@ -44,7 +52,7 @@ def _add_evaluate(verbs: Verbs) -> None:
         help="voxel size in micrometres; needed for µm unless the volume or the files state it",
     )
     parser.add_argument(
-        "--within",
+        "--roi",
         metavar="FILE",
         help="boxes to score: a JSON list [z0, y0, x0, z1, y1, x1], or a meta.json",
     )
@@ -53,7 +61,11 @@ def _add_evaluate(verbs: Verbs) -> None:
     parser.add_argument(
         "--volume", metavar="VOLUME", help="the image: finds points outside, and is in the figure"
     )
-    parser.add_argument("--figure", metavar="FIG.png", help="found, missed and false cells over the volume")
+    parser.add_argument(
+        "--figure",
+        metavar="FIG.png",
+        help="true positives, false positives and false negatives over the volume",
+    )
     parser.add_argument(
         "--missing-chunks",
         choices=["error", "empty"],
@@ -67,15 +79,7 @@ def _add_evaluate(verbs: Verbs) -> None:
     add_json(parser)
 
 
-def _add_tables(verbs: Verbs) -> None:
-    parser = add_verb(
-        verbs,
-        "tables",
-        run_tables,
-        "detectors by data sets and regions, as in the CANVAS paper",
-        "Score every model of a manifest on every region and write OUT/tables.md, tables.csv and "
-        "tables.html: matched data sets bold, the best of each row underlined, and the gap between them.",
-    )
+def _fill_tables(parser: Parser) -> None:
     parser.add_argument(
         "manifest", metavar="MANIFEST.yaml", help="models, data sets, regions and where cells lie"
     )
@@ -112,7 +116,7 @@ def run_evaluate(args: argparse.Namespace) -> None:
         marker=args.marker,
         tolerance_um=args.tolerance_um,
         tolerance_voxels=args.tolerance_voxels,
-        within=None if args.within is None else read_boxes(args.within),
+        within=None if args.roi is None else read_boxes(args.roi),
         shape_zyx=None if volume is None else volume.shape_zyx,
         score_column=args.score_column,
         threshold=args.threshold,
@@ -174,7 +178,7 @@ def _for_people(score: Score) -> str:
 
 
 def run_tables(args: argparse.Namespace) -> None:
-    from canvas_fm.cli.options import print_result
+    from canvas_fm.cli.output import print_result
     from canvas_fm.evaluation.tables.tables import make_tables
     from canvas_fm.evaluation.tables.write import write_tables
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from canvas_fm.cli.options import Verbs, add_json, add_verb, positive_int
+from canvas_fm.cli.parser import Parser, Verbs, add_json, add_verb, positive_int
 
 if TYPE_CHECKING:
     from canvas_fm.inference.search.hits import Hits
@@ -15,7 +15,7 @@ _SHOWN = ("likeness", "id", "brain", "marker", "z", "y", "x", "score")
 
 
 def add_verbs(verbs: Verbs) -> None:
-    index = add_verb(
+    add_verb(
         verbs,
         "index",
         run_index,
@@ -23,25 +23,29 @@ def add_verbs(verbs: Verbs) -> None:
         "Index embeddings of one encoder, or add them to an index that is there. Up to 200 k cells are "
         "searched exactly, up to 20 M by inverted lists of 8-bit codes, beyond by 1-bit codes; the stored "
         "vectors decide.",
+        fill=_fill_index,
     )
-    index.add_argument("embeddings", nargs="+", metavar="X.emb.zarr")
-    index.add_argument("--out", required=True, metavar="X.index", help="index to write, or to add to")
-    index.add_argument(
-        "--metric", choices=["cosine", "l2"], default="cosine", help="how near is measured; default cosine"
-    )
-    add_json(index)
-    _add_search(verbs)
-
-
-def _add_search(verbs: Verbs) -> None:
-    search = add_verb(
+    add_verb(
         verbs,
         "search",
         run_search,
         "the nearest cells of an index",
         "Find the nearest cells of vectors, of cells by id, or those like some cells and unlike others. Each "
         "query says how new it is: 0.5 like an ordinary cell of the index, 1 farther out than all of them.",
+        fill=_fill_search,
     )
+
+
+def _fill_index(index: Parser) -> None:
+    index.add_argument("embeddings", nargs="+", metavar="X.emb.zarr")
+    index.add_argument("--out", required=True, metavar="X.index", help="index to write, or to add to")
+    index.add_argument(
+        "--metric", choices=["cosine", "l2"], default="cosine", help="how near is measured; default cosine"
+    )
+    add_json(index)
+
+
+def _fill_search(search: Parser) -> None:
     search.add_argument("index", metavar="X.index")
     what = search.add_mutually_exclusive_group(required=True)
     what.add_argument(
@@ -64,7 +68,9 @@ def _add_search(verbs: Verbs) -> None:
         help="marker=NeuN, region=CTX,HPF, brain!=b7 or 'score>=0.5': any column; all have to hold",
     )
     search.add_argument(
-        "--encoder", metavar="SHA256", help="whose vectors a bare .npy holds, compared with the index's"
+        "--encoder-sha256",
+        metavar="SHA256",
+        help="whose vectors a bare .npy holds, compared with the index's",
     )
     search.add_argument("--out", metavar="FILE", help="write the hits as .csv or .parquet, all columns")
     search.add_argument(
@@ -74,7 +80,7 @@ def _add_search(verbs: Verbs) -> None:
 
 
 def run_index(args: argparse.Namespace) -> None:
-    from canvas_fm.cli.options import print_result
+    from canvas_fm.cli.output import print_result
     from canvas_fm.inference.search.index import Index
 
     index = Index.build(args.embeddings, args.out, metric=args.metric)
@@ -110,7 +116,8 @@ def run_search(args: argparse.Namespace) -> None:
         vectors, encoder, pooling = read_vectors(args.vector)
         if pooling is not None:
             index.check_pool(*pooling)
-        answer = query(index, vectors=vectors, k=args.k, where=args.where, encoder=args.encoder or encoder)
+        encoder = args.encoder_sha256 or encoder
+        answer = query(index, vectors=vectors, k=args.k, where=args.where, encoder=encoder)
     _show(args, index, *answer)
 
 
@@ -148,7 +155,7 @@ def _show(args: argparse.Namespace, index: Index, hits: Hits, novelty: list[floa
 
     table = hits.table(index.describe)
     if args.out:
-        from canvas_fm.cli.options import print_result
+        from canvas_fm.cli.output import print_result
 
         hits.write(index.describe, args.out)
         print_result(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 
-from canvas_fm.cli.options import Verbs, add_json, add_verb, add_volume_flags, positive_int
+from canvas_fm.cli.parser import Parser, Verbs, add_json, add_verb, add_volume_flags, positive_int
 
 
 def add_verbs(verbs: Verbs) -> None:
-    verb = add_verb(
+    add_verb(
         verbs,
         "worth",
         run_worth,
@@ -17,7 +17,11 @@ def add_verbs(verbs: Verbs) -> None:
         "the others: linear read-outs on few and on all labels, nearest neighbours with brightness matched, "
         "and how often a cell under another gain, blur, noise and shift is nearest to itself; beside "
         "untrained encoders, PCA-64 and shape features, with intervals of the paired differences.",
+        fill=_fill_worth,
     )
+
+
+def _fill_worth(verb: Parser) -> None:
     verb.add_argument("encoders", nargs="+", metavar="MODEL", help="one or more encoders of one architecture")
     verb.add_argument("--volumes", nargs="+", required=True, metavar="VOLUME", help="two or more volumes")
     verb.add_argument("--points", nargs="+", required=True, metavar="FILE", help="their cells, one file each")
@@ -48,13 +52,14 @@ def run_worth(args: argparse.Namespace) -> None:
     import json
     from pathlib import Path
 
-    from canvas_fm.cli.options import open_volume, print_result, report_bad_chunks
+    from canvas_fm.cli.output import print_result, report_bad_chunks
+    from canvas_fm.data.volume.volume import Volume
     from canvas_fm.files.atomic import write_text_atomic
     from canvas_fm.heads.compare.worth import open_points, read_cells, summary, worth
     from canvas_fm.models.checkpoint import load
 
     encoders = {encoder.name: encoder for encoder in (load(name, kind="encoder") for name in args.encoders)}
-    volumes = [open_volume(path, args) for path in args.volumes]
+    volumes = [Volume.open(path, **args.opening.given) for path in args.volumes]
     cells = read_cells(
         next(iter(encoders.values())),
         volumes,

@@ -1,0 +1,104 @@
+"""A model of options as flags with their help, and what was typed back as the model."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Collection
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+from canvas_fm.files.options import Options, faults, flag_of
+
+ZYX = ("Z", "Y", "X")
+
+
+class FlagSet:
+    """The flags of one model on one parser: all, all but those to `omit`, or `only` some."""
+
+    def __init__(
+        self,
+        parser: argparse.ArgumentParser,
+        dest: str,
+        kind: type[Options],
+        omit: Collection[str] = (),
+        only: Collection[str] = (),
+        title: str | None = None,
+    ) -> None:
+        self.dest, self.kind = dest, kind
+        self.fields = {
+            name: field
+            for name, field in kind.model_fields.items()
+            if name not in omit and (not only or name in only)
+        }
+        group = parser if title is None else parser.add_argument_group(title)
+        for name, field in self.fields.items():
+            group.add_argument(
+                flag_name(name, field),
+                dest=self._dest(name),
+                default=argparse.SUPPRESS,
+                help=_help(field),
+                **_shape(field),
+            )
+
+    def take(self, namespace: argparse.Namespace) -> list[str]:
+        """Put the model into the namespace in place of its flags; a sentence for each that is wrong."""
+        typed = vars(namespace)
+        values = {name: typed.pop(self._dest(name)) for name in self.fields if self._dest(name) in typed}
+        try:
+            setattr(namespace, self.dest, self.kind.model_validate(values))
+        except ValidationError as problem:
+            return faults(problem, self.kind, lambda name: flag_name(name, self.kind.model_fields[name]))
+        return []
+
+    def _dest(self, name: str) -> str:
+        return f"{self.dest}.{name}"
+
+
+def flag_name(name: str, field: FieldInfo) -> str:
+    """`--voxel-um` for `voxel_um`, unless the field says otherwise."""
+    return flag_of(field).name or f"--{name.replace('_', '-')}"
+
+
+def _help(field: FieldInfo) -> str:
+    default = field.default
+    if default in (None, False, (), "") or "default" in (text := field.description or ""):
+        return (field.description or "").replace("%", "%%")
+    shown = " ".join(f"{part:g}" if isinstance(part, float) else str(part) for part in _several(default))
+    return f"{text}; default {shown}".replace("%", "%%")
+
+
+def _several(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
+def _shape(field: FieldInfo) -> dict[str, Any]:
+    """How many values the flag takes, and what stands for them in the usage."""
+    kind, flag = _plain(field.annotation), flag_of(field)
+    if kind is bool:
+        return {"action": "store_true"}
+    if get_origin(kind) is not tuple:
+        return {"metavar": flag.metavar or _stand_in(kind)}
+    parts = get_args(kind)
+    if parts[-1] is Ellipsis:
+        several = "*" if field.default else "+"
+        return {"nargs": several, "metavar": flag.metavar or _stand_in(_plain(parts[0]))}
+    return {"nargs": len(parts), "metavar": flag.metavar or ZYX}
+
+
+def _plain(kind: Any) -> Any:
+    """The type without None and without what is said beside it."""
+    while hasattr(kind, "__metadata__"):
+        kind = kind.__origin__
+    others = [each for each in get_args(kind) if each is not NoneType]
+    if len(others) < len(get_args(kind)) and len(others) == 1:
+        return _plain(others[0])
+    return kind
+
+
+def _stand_in(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return "{" + ",".join(map(str, get_args(kind))) + "}"
+    return {int: "N", float: "N"}.get(kind, "TEXT")

@@ -1,0 +1,64 @@
+"""What a verb prints: results on stdout, damage that was passed over on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from canvas_fm.data.volume.volume import Volume
+
+
+def report_bad_chunks(volumes: list[Volume]) -> dict[str, list[str]]:
+    """Name every chunk that was passed over on stderr; the result carries the same list."""
+    return say_bad_chunks({str(volume.path): list(volume.bad_chunks) for volume in volumes})
+
+
+def say_bad_chunks(chunks_of: dict[str, list[str]]) -> dict[str, list[str]]:
+    """As `report_bad_chunks`, for lists by path."""
+    skipped = {path: chunks for path, chunks in chunks_of.items() if chunks}
+    for path, chunks in skipped.items():
+        print(
+            f"canvas-fm: warning: {path}: {len(chunks)} damaged chunks were read as zeros:", file=sys.stderr
+        )
+        for sentence in chunks:
+            print(f"  {sentence}", file=sys.stderr)
+    return skipped
+
+
+def print_result(
+    result: dict[str, Any], as_json: bool, *, bad_chunks: dict[str, list[str]] | None = None
+) -> None:
+    """One result on stdout: JSON for machines, aligned lines for people, the same keys in both.
+
+    `bad_chunks`, where there are any, are those that `report_bad_chunks` named.
+    """
+    if bad_chunks:
+        result = result | {"bad_chunks": bad_chunks}
+    if as_json:
+        print(json.dumps(result, indent=2))
+        return
+    width = max((len(key) for key in result), default=0)
+    for key, value in result.items():
+        for number, line in enumerate(_lines(value)):
+            print(f"{key if number == 0 else '':{width}}  {line}")
+
+
+def _lines(value: Any) -> list[str]:
+    """A value for people: a list of dictionaries as one line each, what is nested deeper only as JSON."""
+    if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict) and any(isinstance(item, dict | list) and item for item in value.values()):
+        return ["see --json"]
+    return [_plain(value)]
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list | tuple):
+        return "  ".join(_plain(item) for item in value) or "none"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_plain(item)}" for key, item in value.items()) or "none"
+    return "none" if value is None else str(value)

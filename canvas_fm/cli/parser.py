@@ -1,0 +1,232 @@
+"""The parser of a verb: filled when it is used, old spellings refused, all mistakes told at once."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from canvas_fm.cli.renamed import RENAMED
+
+if TYPE_CHECKING:
+    from canvas_fm.files.options import Options
+
+Run = Callable[[argparse.Namespace], None]
+Check = Callable[[argparse.Namespace], list[str]]
+Verbs = argparse._SubParsersAction  # what add_subparsers returns; argparse has no public name for it
+ZYX = ("Z", "Y", "X")
+_ADDRESS = re.compile(r"(https?|s3|gs|ftp|file)://")
+
+
+class Parser(argparse.ArgumentParser):
+    """An argparse parser that reports every mistake of a command together.
+
+    `fill` adds the arguments when the parser is first used: what flags are made of is not imported before.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        fill: Callable[[Parser], None] | None = None,
+        check: Check | None = None,
+        addresses: bool = False,
+        **options: Any,
+    ) -> None:
+        super().__init__(*args, **{"allow_abbrev": False} | options)
+        self._fill, self._check, self._addresses = fill, check, addresses
+        self._sets: list[Any] = []
+        self._pending: list[Any] = []
+        self._faults: list[str] = []
+        self._words: list[str] = []
+        self._typed = argparse.Namespace()
+
+    def add_options(
+        self,
+        dest: str,
+        kind: type[Options],
+        *,
+        omit: Sequence[str] = (),
+        only: Sequence[str] = (),
+        title: str | None = None,
+    ) -> None:
+        """The flags of a model, or of some of its fields; `args.dest` is then the model itself."""
+        from canvas_fm.cli.flags import FlagSet
+
+        self._sets.append(FlagSet(self, dest, kind, omit, only, title))
+
+    def filled(self) -> Parser:
+        """The parser with all its arguments."""
+        if self._fill is not None:
+            fill, self._fill = self._fill, None
+            fill(self)
+        return self
+
+    def filled_through(self) -> Parser:
+        """The same with all its verbs filled too."""
+        for action in self.filled()._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                for verb in action.choices.values():
+                    verb.filled_through()
+        return self
+
+    def format_help(self) -> str:
+        self.filled()
+        return super().format_help()
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self.filled()
+        words = list(sys.argv[1:] if args is None else args)
+        self._faults, self._typed, self._pending = [], namespace or argparse.Namespace(), [*self._sets]
+        if self._subparsers is None:
+            words = [self._known_today(word) for word in words]
+        self._words = words
+        typed, extras = super().parse_known_args(words, self._typed)
+        if self._subparsers is None:
+            if extras and not self._unknown():
+                self._faults.append(f"unrecognized arguments: {' '.join(extras)}")
+            self._conclude()
+        return typed, [] if self._subparsers is None else extras
+
+    def error(self, message: str) -> NoReturn:
+        """All mistakes so far and this one, after the usage; exit code 2."""
+        self._take_sets()
+        told = dict.fromkeys([*self._faults, *self._unknown(), message, *self._checked()])
+        self.print_usage(sys.stderr)
+        self.exit(2, "".join(f"{self.prog}: error: {' '.join(fault.split())}\n" for fault in told))
+
+    def _get_values(self, action: argparse.Action, words: list[str]) -> Any:
+        """Values of an argument; what is wrong with them is kept for the end."""
+        reads = isinstance(action, argparse._SubParsersAction) or action.metavar == "ADDRESS"
+        if not (reads or self._addresses):
+            for word in words:
+                if _ADDRESS.match(word):
+                    self._faults.append(
+                        f"{word} is an address; {self.prog} reads files of this machine: download it "
+                        "first, or serve a remote volume (canvas-fm serve --volume NAME=ADDRESS "
+                        "--allow-remote HOST)"
+                    )
+        try:
+            return super()._get_values(action, words)
+        except argparse.ArgumentError as problem:
+            if isinstance(action, argparse._SubParsersAction):
+                raise
+            self._faults.append(str(problem))
+            return None if action.nargs in (None, "?") else []
+
+    def _conclude(self) -> None:
+        """Say what is wrong, or leave the models in the namespace."""
+        self._take_sets()
+        if wrong := [*self._faults, *self._unknown()]:
+            self.error(wrong[-1])
+        if told := self._checked():
+            self.exit(1, "".join(f"canvas-fm: {' '.join(fault.split())}\n" for fault in told))
+
+    def _checked(self) -> list[str]:
+        """What is wrong with the files that the command names, such as a recipe."""
+        return [] if self._check is None else self._check(self._typed)
+
+    def _take_sets(self) -> None:
+        sets, self._pending = self._pending, []
+        for each in sets:
+            self._faults += each.take(self._typed)
+
+    def _known_today(self, word: str) -> str:
+        """The word, or for an old spelling the new one, which is said."""
+        flag, equals, value = word.partition("=")
+        verb = self.prog.partition(" ")[2]
+        new = RENAMED.get(f"{verb} {flag}") or RENAMED.get(flag)
+        if new is None or flag in self._option_string_actions:
+            return word
+        self._faults.append(f"{flag} is called {new} now")
+        name = new.split()[0]
+        return f"{name}{equals}{value}" if name in self._option_string_actions else value
+
+    def _unknown(self) -> list[str]:
+        """A sentence for each flag that the verb does not have."""
+        known, told = self._option_string_actions, []
+        for word in self._words[: self._words.index("--") if "--" in self._words else None]:
+            flag = word.partition("=")[0]
+            if flag.startswith("--") and flag not in known:
+                near = difflib.get_close_matches(flag, known, 1)
+                told.append(
+                    f"unrecognized arguments: {flag}" + (f"; did you mean {near[0]}?" if near else "")
+                )
+        return [] if self._subparsers is not None else told
+
+
+def add_verb(
+    verbs: Verbs,
+    name: str,
+    run: Run,
+    help: str,
+    description: str = "",
+    *,
+    fill: Callable[[Parser], None] | None = None,
+    check: Check | None = None,
+    addresses: bool = False,
+) -> None:
+    """A verb: `fill` adds its arguments, `check` reads what can be wrong in files before the work begins."""
+
+    def filled(parser: Parser) -> None:
+        if fill is not None:
+            fill(parser)
+        add_logging(parser)
+
+    parser = verbs.add_parser(
+        name,
+        help=help,
+        description=description or f"{help[0].upper()}{help[1:]}.",
+        fill=filled,
+        check=check,
+        addresses=addresses,
+    )
+    parser.set_defaults(run=run)
+
+
+def add_group(verbs: Verbs, name: str, help: str, description: str) -> Verbs:
+    """A verb of verbs, such as `refine`."""
+    group: Parser = verbs.add_parser(name, help=help, description=description)
+    return group.add_subparsers(dest="action", metavar="ACTION", required=True)
+
+
+def add_json(parser: Parser) -> None:
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def add_volume_flags(parser: Parser) -> None:
+    """How a volume is opened, the same on every verb that opens one."""
+    from canvas_fm.data.volume.options import VolumeOptions
+
+    parser.add_options("opening", VolumeOptions, title="opening the volume")
+
+
+def add_logging(parser: argparse.ArgumentParser) -> None:
+    """How much is said on stderr while a verb works."""
+    group = parser.add_argument_group("messages")
+    for flags, meaning in (
+        (("-q", "--quiet"), "only warnings, no progress"),
+        (("-v", "--verbose"), "debug messages too"),
+    ):
+        group.add_argument(*flags, action="store_true", default=argparse.SUPPRESS, help=meaning)
+    group.add_argument(
+        "--log-file", metavar="FILE", default=argparse.SUPPRESS, help="also write messages there"
+    )
+
+
+def positive_int(text: str) -> int:
+    """An argparse type: a whole number from 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number above 0")
+    return value
+
+
+def positive_float(text: str) -> float:
+    """An argparse type: a finite number above 0."""
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
+    return value

@@ -1,0 +1,19 @@
+"""Flags that had another name before 1.0, by verb where the name means something else elsewhere."""
+
+RENAMED = {
+    "--any-voxel": "--ignore-voxel-size",
+    "--heat": "--detector-score",
+    "--own-score": "--candidate-score",
+    "--own-threshold": "--candidate-threshold",
+    "--contrasts": "--augment-contrast",
+    "--within": "--roi",
+    "--most": "--max-candidates",
+    "--replace": "--overwrite",
+    "detect --region": "--box",
+    "refine apply --regions": "--count-by",
+    "refine fit --model": "--head",
+    "search --encoder": "--encoder-sha256",
+    "serve --model": "NAME=MODEL beside the first MODEL",
+    "leaderboard validate --board": "BOARD, the first argument,",
+    "leaderboard submit --board": "BOARD, the first argument,",
+}

@@ -1,0 +1,1 @@
+"""The verbs, by subject: each parses, calls one public function and prints its result."""

@@ -1,0 +1,64 @@
+"""The flags of labelled candidates, which `refine fit` and `quantise` share."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from canvas_fm.cli.parser import Parser, positive_float
+
+if TYPE_CHECKING:
+    from canvas_fm.data.volume.volume import Volume
+    from canvas_fm.heads.labels.candidates import Candidates
+
+
+def add_labelled(parser: Parser) -> None:
+    """Volumes with candidates, and what says which of them are cells."""
+    parser.add_argument("--volumes", nargs="+", required=True, metavar="VOLUME", help="one or more volumes")
+    parser.add_argument(
+        "--candidates",
+        nargs="+",
+        required=True,
+        metavar="FILE",
+        help="their candidates, one file a volume, in order",
+    )
+    parser.add_argument(
+        "--labels", metavar="COLUMN", help="column of the candidates: 1 a cell, 0 none, -1 skipped"
+    )
+    parser.add_argument(
+        "--truth",
+        nargs="+",
+        metavar="FILE",
+        help="the true cells, one file a volume; with --labels they only say how many have no candidate",
+    )
+    parser.add_argument(
+        "--tolerance-um", type=positive_float, metavar="N", help="farthest match with a true cell in µm"
+    )
+    parser.add_argument(
+        "--roi",
+        nargs="+",
+        metavar="FILE",
+        help="boxes in which everything is labelled, one file a volume: a JSON list of [z0, y0, x0, z1, y1, "
+        "x1], or a meta.json with octants; candidates outside are skipped",
+    )
+
+
+def labelled(
+    args: argparse.Namespace,
+    volumes: list[Volume],
+    background: list[Volume] | None = None,
+    score: str | None = None,
+) -> list[Candidates]:
+    """The candidates that the flags of `add_labelled` name, with their labels."""
+    from canvas_fm.heads.labels.candidates import label_brains
+
+    return label_brains(
+        volumes,
+        args.candidates,
+        labels=args.labels,
+        truth=args.truth,
+        tolerance_um=args.tolerance_um,
+        within=args.roi,
+        score=score,
+        background=background,
+    )

@@ -1,0 +1,206 @@
+"""`refine fit` and `refine apply`."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from canvas_fm.cli.parser import Parser, Verbs, add_group, add_json, add_verb, add_volume_flags
+from canvas_fm.cli.verbs.labels import add_labelled, labelled
+from canvas_fm.errors import CanvasError
+
+if TYPE_CHECKING:
+    from canvas_fm.heads.refine.options import FitOptions
+
+
+def add_verbs(verbs: Verbs) -> None:
+    group = add_group(
+        verbs,
+        "refine",
+        "tell true from false detections",
+        "Learn from labelled candidates which are cells, and refine the candidates of other volumes, "
+        "whatever detector they are from.",
+    )
+    add_verb(
+        group,
+        "fit",
+        run_fit,
+        "learn from labelled candidates",
+        "Fit a refiner on candidates whose labels are a column, or come from matching them with true cells. "
+        "Calibration and threshold are cross-fitted over volumes. OUT then holds config.json, "
+        "model.safetensors and report.json, where the best possible F1 at this recall, 2R/(1+R), stands "
+        "beside every F1.",
+        fill=_fill_fit,
+    )
+    add_verb(
+        group,
+        "apply",
+        run_apply,
+        "P(cell) for every candidate of a volume",
+        "Write every row of CANDIDATES once, in its order, with all its columns and p_cell. The same command "
+        "again resumes. The refiner's encoder and detector are found among the shipped models by their "
+        "sha256, else given.",
+        fill=_fill_apply,
+    )
+
+
+def _fill_fit(fit: Parser) -> None:
+    from canvas_fm.heads.refine.options import FitOptions
+    from canvas_fm.inference.options import BatchedRun
+
+    fit.add_argument("--encoder", metavar="MODEL", help="an encoder's folder, or a shipped name")
+    fit.add_argument("--detector", metavar="MODEL", help="a detector's folder, or a shipped name")
+    add_labelled(fit)
+    fit.add_argument(
+        "--background", nargs="+", metavar="VOLUME", help="the second channels of a detector that takes one"
+    )
+    fit.add_argument("--out", required=True, metavar="REFINER", help="folder to write")
+    fit.add_argument("--overwrite", action="store_true", help="replace OUT where it is there already")
+    fit.add_argument(
+        "--features", metavar="DIR", help="folder in which features are kept for the next fit on them"
+    )
+    fit.add_options("fit", FitOptions)
+    fit.add_options("options", BatchedRun)
+    add_json(fit)
+    add_volume_flags(fit)
+
+
+def _fill_apply(apply: Parser) -> None:
+    from canvas_fm.inference.options import BatchedRun
+
+    apply.add_argument("model", metavar="MODEL", help="a refiner's folder, or the name of a shipped one")
+    apply.add_argument("volume", metavar="VOLUME")
+    apply.add_argument(
+        "candidates",
+        metavar="CANDIDATES",
+        help="CSV or Parquet; only z, y, x are needed, "
+        "and the score where the refiner was fitted with --candidate-score",
+    )
+    apply.add_argument("--out", required=True, metavar="CELLS", help="file to write: .csv or .parquet")
+    apply.add_argument("--encoder", metavar="MODEL", help="the refiner's encoder, where it is not shipped")
+    apply.add_argument("--detector", metavar="MODEL", help="the refiner's detector, where it is not shipped")
+    apply.add_argument("--background", metavar="VOLUME", help="second channel of a detector that takes one")
+    apply.add_argument(
+        "--count-by", metavar="COLUMN", help="also count cells by the values of this column, with intervals"
+    )
+    apply.add_options("options", BatchedRun)
+    add_json(apply)
+    add_volume_flags(apply)
+
+
+def run_fit(args: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    from canvas_fm.cli.output import print_result, report_bad_chunks
+    from canvas_fm.data.volume.volume import Volume
+    from canvas_fm.heads.features.extractor import Extractor
+    from canvas_fm.heads.refine.fit import fit_refiner
+    from canvas_fm.models.checkpoint import load
+
+    options: FitOptions = args.fit
+    if options.detector_score and not args.detector:
+        raise CanvasError("--detector-score is what a detector says of a candidate; give --detector too")
+    volumes = [Volume.open(path, **args.opening.given) for path in args.volumes]
+    background = (
+        None
+        if args.background is None
+        else [Volume.open(path, **args.opening.given) for path in args.background]
+    )
+    brains = labelled(args, volumes, background, options.score_column)
+    extractor = Extractor(
+        encoder=None if args.encoder is None else load(args.encoder, kind="encoder"),
+        detector=None if args.detector is None else load(args.detector, kind="detector"),
+        pool=options.pool,
+        layer=options.layer,
+        heat=options.detector_score,
+        **args.options.given,
+    )
+    writing: dict[str, Any] = {"overwrite": args.overwrite}
+    writing["keep"] = None if args.features is None else Path(args.features)
+    refiner = options.refiner(encoder=bool(args.encoder), detector=bool(args.detector))
+    if options.unfreeze:
+        from canvas_fm.training.finetune.finetune import Tuning, fit_tuned
+
+        tuning = Tuning(options.unfreeze, augment=options.augment)
+        report = fit_tuned(refiner, brains, extractor, args.out, tuning, **writing)
+    else:
+        writing |= {"own_score": options.candidate_score, "contrasts": options.augment_contrast}
+        report = fit_refiner(refiner, brains, extractor, args.out, **writing)
+    skipped = report_bad_chunks([*volumes, *(background or [])])
+    result = report if args.json else _for_people(report)
+    print_result(result, args.json, bad_chunks=skipped)
+
+
+def run_apply(args: argparse.Namespace) -> None:
+    from canvas_fm.cli.output import print_result, report_bad_chunks
+    from canvas_fm.data.points.points import Points
+    from canvas_fm.data.volume.volume import Volume
+    from canvas_fm.heads.refine.apply import P_CELL, refine
+    from canvas_fm.heads.refine.calibration import counts_by_region
+    from canvas_fm.heads.refine.refiner import Refiner
+    from canvas_fm.models.checkpoint import load
+
+    refiner = Refiner.load(args.model)
+    refiner.set_params(device=args.options.device)
+    volume = Volume.open(args.volume, **args.opening.given)
+    background = None if args.background is None else Volume.open(args.background, **args.opening.given)
+    points = Points.read(args.candidates)
+    if args.count_by is not None and args.count_by not in points.columns:
+        found = ", ".join(points.columns) or "none"
+        raise CanvasError(f"{args.candidates} has no column {args.count_by!r} to count by; found {found}")
+    judged = refine(
+        refiner,
+        volume,
+        points,
+        encoder=None if args.encoder is None else load(args.encoder, kind="encoder"),
+        detector=None if args.detector is None else load(args.detector, kind="detector"),
+        background=background,
+        out=args.out,
+        **args.options.given,
+    )
+    skipped = report_bad_chunks([volume] if background is None else [volume, background])
+    p_cell = judged.columns[P_CELL].astype("float64")
+    count = refiner.count(p_cell)
+    result: dict[str, Any] = {
+        "written": args.out,
+        "candidates": len(judged),
+        "cells": int((p_cell >= refiner.threshold_).sum()),
+        "threshold": refiner.threshold_,
+        "expected_cells": count.value,
+        "interval_90": [count.low, count.high],
+    }
+    if args.count_by is not None:
+        by_region = counts_by_region(p_cell, judged.columns[args.count_by], refiner.count_spread_)
+        result["regions"] = [{"region": name, **found._asdict()} for name, found in by_region.items()]
+    print_result(result, args.json, bad_chunks=skipped)
+
+
+def _for_people(report: dict[str, Any]) -> dict[str, Any]:
+    """The report's pooled figures, each of volumes that were left out."""
+    figures = report["cross_validation"]
+    pooled = figures["pooled"]
+    shown: dict[str, Any] = {
+        "refiner": report["refiner"],
+        "sha256": report["sha256"],
+        "candidates": f"{pooled['candidates']} labelled, {pooled['cells']} of them cells, "
+        f"{report['skipped']} skipped",
+        "columns": report["columns_used"],
+        "threshold": report["threshold"],
+        "left out": f"each {figures['split']} once, in {figures['folds']} folds",
+    }
+    for name, of in {"all": pooled, **figures["brains"]}.items():
+        shown[name] = _in_words(of)
+    if report["tuned"]:
+        shown["all, encoder frozen"] = _in_words(figures["frozen"]["pooled"])
+    if figures["warning"]:
+        shown["warning"] = figures["warning"]
+    return shown
+
+
+def _in_words(of: dict[str, Any]) -> str:
+    ranking = "undefined" if of["auc"] is None else f"{of['auc']:.3f}"
+    above = "recall unknown" if of["f1_ceiling"] is None else f"ceiling {of['f1_ceiling']:.3f}"
+    return (
+        f"F1 {of['f1']:.3f} ({above}; every candidate kept {of['f1_unrefined']:.3f}), AUC {ranking}, "
+        f"calibration error {of['calibration_error']:.3f}"
+    )

@@ -1,0 +1,152 @@
+"""`report`."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any, get_args
+
+from canvas_fm.cli.parser import (
+    Parser,
+    Verbs,
+    add_json,
+    add_verb,
+    add_volume_flags,
+    positive_float,
+    positive_int,
+)
+
+
+def add_verbs(verbs: Verbs) -> None:
+    add_verb(
+        verbs,
+        "report",
+        run_report,
+        "which way tells cells from other candidates best",
+        "Judge the labelled candidates of each volume by what was fitted on the others, with an encoder's "
+        "and a detector's features beside simple baselines and a 3D ResNet, with all labels and with few. "
+        "OUT then holds report.json, report.md, report.html, figures/, candidates/, and fits/, what each fit "
+        "said: the same command after a kill, or with a method more, makes only the other fits.",
+        fill=_fill_report,
+    )
+
+
+def _fill_report(report: Parser) -> None:
+    from canvas_fm.viewing.report.options import Method, ReportOptions
+
+    report.add_argument("--volumes", nargs="+", required=True, metavar="VOLUME", help="two or more volumes")
+    report.add_argument(
+        "--candidates", nargs="+", required=True, metavar="FILE", help="their candidates, one file a volume"
+    )
+    report.add_argument(
+        "--truth", nargs="+", required=True, metavar="FILE", help="all true cells, one file a volume"
+    )
+    report.add_argument(
+        "--tolerance-um", type=positive_float, required=True, metavar="N", help="farthest match in µm"
+    )
+    report.add_argument(
+        "--labels",
+        metavar="COLUMN",
+        help="column of the candidates: 1 a cell, 0 none, -1 skipped; default: by matching them to --truth",
+    )
+    report.add_argument(
+        "--score-column", metavar="COLUMN", help="the candidates' own score; default score, p_cell, log_score"
+    )
+    report.add_argument(
+        "--candidate-threshold",
+        type=float,
+        metavar="T",
+        help="own score from which on candidates are cells before any judge, to show the gain; default: the "
+        "operating threshold of --detector where they are its, else all are",
+    )
+    report.add_argument(
+        "--roi",
+        nargs="+",
+        metavar="FILE",
+        help="boxes in which everything is labelled, one file a volume; one volume alone is divided by them",
+    )
+    report.add_argument("--out", required=True, metavar="OUT", help="folder to write")
+    report.add_argument(
+        "--methods",
+        nargs="+",
+        choices=get_args(Method),
+        help="default: all but finetune that what is given allows",
+    )
+    report.add_argument(
+        "--encoder", nargs="+", default=[], metavar="MODEL", help="one, or one a fold in their order"
+    )
+    report.add_argument(
+        "--detector", nargs="+", default=[], metavar="MODEL", help="one, or one a fold in their order"
+    )
+    report.add_argument(
+        "--background", nargs="+", metavar="VOLUME", help="the second channels of a detector that takes one"
+    )
+    report.add_argument(
+        "--fold",
+        nargs="+",
+        action="append",
+        metavar="NAME",
+        help="volumes that are held out together, again for each fold; default: each volume by itself",
+    )
+    report.add_argument("--seeds", type=positive_int, default=3, metavar="N", help="default 3")
+    report.add_argument(
+        "--curve",
+        nargs="*",
+        type=positive_int,
+        default=[20, 100, 500, 2000],
+        metavar="N",
+        help="numbers of labels to try beside all; default 20 100 500 2000",
+    )
+    report.add_argument(
+        "--title", default="Telling cells from other candidates", metavar="TEXT", help="heading of the report"
+    )
+    report.add_options("options", ReportOptions)
+    add_json(report)
+    add_volume_flags(report)
+
+
+def run_report(args: argparse.Namespace) -> None:
+    from canvas_fm.cli.output import print_result, report_bad_chunks
+    from canvas_fm.data.volume.volume import Volume
+    from canvas_fm.viewing.report.report import report
+
+    volumes = [Volume.open(path, **args.opening.given) for path in args.volumes]
+    background = (
+        None
+        if args.background is None
+        else [Volume.open(path, **args.opening.given) for path in args.background]
+    )
+    found = report(
+        volumes,
+        args.candidates,
+        args.truth,
+        args.out,
+        tolerance_um=args.tolerance_um,
+        labels=args.labels,
+        score=args.score_column,
+        within=args.roi,
+        background=background,
+        encoders=args.encoder,
+        detectors=args.detector,
+        methods=args.methods,
+        folds=args.fold,
+        seeds=args.seeds,
+        counts=args.curve,
+        candidate_threshold=args.candidate_threshold,
+        title=args.title,
+        **args.options.given,
+    )
+    report_bad_chunks([*volumes, *(background or [])])
+    print_result(found if args.json else _for_people(found, args.out), args.json)
+
+
+def _for_people(found: dict[str, Any], out: str) -> dict[str, Any]:
+    """A line a method: the pooled figures; the rest stands in the report."""
+    lines: dict[str, Any] = {"report": f"{out}/report.html"}
+    for name, by_volume in found["methods"].items():
+        one = by_volume["pooled"]
+        area = "–" if one["auc"] is None else f"{one['auc']['mean']:.3f}"
+        speed = found["speed"][name]["cells_per_s"]
+        lines[name] = f"F1 {one['f1']['mean']:.3f} of {one['ceiling']:.3f}, AUC {area}, {speed:,.0f}/s"
+    if found["notes"]:
+        lines["notes"] = "; ".join(found["notes"])
+    return lines

@@ -1,0 +1,150 @@
+"""`serve` and `store`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from canvas_fm.cli.parser import Parser, Verbs, add_verb
+
+
+def add_verbs(verbs: Verbs) -> None:
+    add_verb(
+        verbs,
+        "serve",
+        run_serve,
+        "embeddings over HTTP",
+        "Serve models until SIGTERM or Ctrl-C: POST /v1/embed takes crops as .npy, POST /v1/embed/points the "
+        "name of a --volume and points, POST /v1/search the name of an --index, POST /v1/reconstruct a crop. "
+        "The page at /ui shows all of it, GET /v1/openapi.json describes it, /livez, /readyz and /metrics "
+        "tell the rest.",
+        fill=_fill_serve,
+        addresses=True,
+    )
+    add_verb(
+        verbs,
+        "store",
+        run_store,
+        "put an encoder into BentoML's model store",
+        "Copy an encoder into BentoML's model store (BENTOML_HOME, by default ~/bentoml) and print its tag, "
+        "whose version is the front of its sha256; `bentoml build` in a checkout packs the newest of that "
+        "name. With --find print the folder of a stored one, checked, which every verb takes as its MODEL.",
+        fill=_fill_store,
+    )
+
+
+def _fill_serve(serve: Parser) -> None:
+    from serving.protocol.options import ServeOptions
+
+    serve.add_argument(
+        "models",
+        nargs="+",
+        type=_model,
+        metavar="[NAME=]MODEL",
+        help="folders or shipped names: first the encoder that answers where a request names none, then "
+        "further encoders, and detectors that a refiner needs",
+    )
+    for flag, what in (
+        (
+            "volume",
+            "volumes whose points may be embedded by name, nothing else can be read; with --allow-remote "
+            "also https://HOST/path/brain.zarr or s3://BUCKET/key, which no other verb reads",
+        ),
+        ("refiner", "refiners for POST /v1/refine, whose models are served or shipped, by name"),
+        ("index", "indexes that may be searched, by name"),
+    ):
+        serve.add_argument(
+            f"--{flag}",
+            nargs="+",
+            action="extend",
+            type=_named_path,
+            default=[],
+            metavar="NAME=PATH",
+            help=what,
+        )
+    serve.add_argument(
+        "--limit",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change a limit, for example max_body_mb=64 or max_points=1000; `GET /v1/info` lists them",
+    )
+    serve.add_options("options", ServeOptions)
+
+
+def _fill_store(store: Parser) -> None:
+    store.add_argument(
+        "model", metavar="MODEL", help="an encoder's folder or shipped name; with --find a tag"
+    )
+    either = store.add_mutually_exclusive_group()
+    either.add_argument("--name", default="canvas-fm", help="name in the store; default canvas-fm")
+    either.add_argument("--find", action="store_true", help="print the folder of the stored model MODEL")
+
+
+def run_store(args: argparse.Namespace) -> None:
+    from serving.launch.model_store import get, put
+
+    print(get(args.model) if args.find else put(args.model, args.name))
+
+
+def run_serve(args: argparse.Namespace) -> None:
+    from serving.launch.serve import serve
+
+    first, *further = args.models
+    serve(
+        first[1],
+        dict(args.volume),
+        limits=read_limits(args.limit),
+        models=dict(further),
+        refiners=dict(args.refiner),
+        indexes=dict(args.index),
+        announce=lambda address: print(f"canvas-fm: serving on {address}", file=sys.stderr, flush=True),
+        **args.options.given,
+    )
+
+
+def read_limits(given: list[str]) -> Any:
+    """The service's limits with some changed by KEY=VALUE; a CanvasError names what is wrong."""
+    from pydantic import ValidationError
+
+    from canvas_fm.errors import CanvasError
+    from serving.protocol.settings import Limits
+
+    settings = {}
+    for item in given:
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise CanvasError(
+                f"--limit {item!r} was given; KEY=VALUE was expected, for example max_body_mb=64"
+            )
+        settings[key] = value
+    try:
+        return Limits.model_validate(settings)
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        if first["type"] == "extra_forbidden":
+            raise CanvasError(
+                f"no limit is called {key!r}; known: {', '.join(Limits.model_fields)}"
+            ) from problem
+        raise CanvasError(f"--limit {key}={first['input']}: {first['msg'].lower()}") from problem
+
+
+def _named_path(text: str) -> tuple[str, str]:
+    name, equals, path = text.partition("=")
+    if not (name and equals and path):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=PATH, for example cube=brain.zarr")
+    return name, path
+
+
+def _model(text: str) -> tuple[str, str]:
+    """NAME=MODEL, or a MODEL by the name of its folder."""
+    from pathlib import Path
+
+    name, equals, path = text.partition("=")
+    if equals and name and path:
+        return name, path
+    folder = Path(text)
+    return folder.parent.name if folder.name in ("encoder", "detector") else folder.name, text

@@ -1,0 +1,125 @@
+"""How a refiner is fitted: which features it sees, how, and on what calibration and threshold are chosen."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from canvas_fm.files.options import Flag, Options, Positive, Size
+from canvas_fm.inference.options import Pool
+
+if TYPE_CHECKING:
+    from canvas_fm.heads.refine.refiner import Refiner
+
+Correction = Literal["none", "centre", "standardise", "whiten"]
+
+
+class FitOptions(Options):
+    """How a refiner is fitted."""
+
+    variant: Literal["concat", "mae", "detector"] | None = Field(
+        None, description="feature blocks that are used; default: concat of what models are given"
+    )
+    cut: Literal["mae", "detector"] | None = Field(
+        None, description="the block that --ratio cuts; default mae"
+    )
+    ratio: Annotated[Size, Flag("R")] = Field(
+        1.0, description="share of the cut block's columns that is kept, the first ones"
+    )
+    reduce: Literal["columns", "pca"] = Field(
+        "columns", description="pca: the first principal components instead of the first columns"
+    )
+    pool: Pool | None = Field(None, description="of the encoder; default: what its config names")
+    layer: int | None = Field(None, description="of the encoder, its blocks count from 1; default last")
+    correction: Correction = Field("none", description="of every brain by its own candidates")
+    candidate_score: bool = Field(
+        False,
+        description="look at the candidates' own score too, beside any variant; good where its level carries "
+        "from brain to brain (one marker, one detector), harmful where it does not. Candidates to be refined "
+        "then need that column",
+    )
+    score_column: Annotated[str | None, Flag("COLUMN")] = Field(
+        None, description="the score that --candidate-score looks at; default score, p_cell, log_score"
+    )
+    detector_score: bool = Field(
+        False,
+        description="with --detector: look at its own score at each candidate too, beside any variant; what "
+        "tells most where the detector is a good one, and candidates need z, y, x alone",
+    )
+    augment_contrast: tuple[Size, ...] = Field(
+        (),
+        description="learn from the volumes as if stained so many times as strongly too, such as 0.6 1.6, so "
+        "that model and threshold hold for dimmer and brighter ones; features are computed for each",
+    )
+    unfreeze: Annotated[int, Flag("K")] = Field(
+        0,
+        ge=0,
+        description="fit the encoder's last K blocks too; the refiner carries them. Default 0: the encoder "
+        "as it is",
+    )
+    augment: bool = Field(
+        False,
+        description="with --unfreeze: flip, turn and brighten crops by chance; slower, all blocks run in "
+        "every step",
+    )
+    whiten: bool = Field(False, description="decorrelate columns, by the training volumes")
+    head: Literal["logistic", "mlp"] = Field("logistic", description="the model on the features")
+    C: Size | None = Field(
+        None, description="inverse of the logistic model's penalty; default: chosen by cross-validation"
+    )
+    calibration: Literal["temperature", "isotonic", "none"] = Field(
+        "temperature", description="of the probabilities"
+    )
+    hold_out: Literal["brains", "regions"] = Field(
+        "brains",
+        description="left out in turn for calibration and threshold; regions (of --roi) for two unlike "
+        "brains",
+    )
+    folds: Positive = Field(5, description="of cross-validation, at most one a volume")
+    force_random_split: bool = Field(
+        False,
+        description="with one volume and no boxes: split its rows at random, which the report then marks",
+    )
+    seed: int = Field(0, description="of folds and MLP")
+
+    @model_validator(mode="after")
+    def _what_goes_together(self) -> FitOptions:
+        if self.unfreeze and (self.candidate_score or self.detector_score):
+            flag = "--candidate-score" if self.candidate_score else "--detector-score"
+            raise ValueError(
+                f"{flag} goes with the encoder as it is: beside a score that tells most, --unfreeze has "
+                "little to learn from; give one of the two"
+            )
+        if self.unfreeze and self.augment_contrast:
+            raise ValueError(
+                "--augment-contrast goes with the encoder as it is; with --unfreeze, --augment brightens "
+                "crops by chance"
+            )
+        if self.score_column and not self.candidate_score:
+            raise ValueError("--score-column names what --candidate-score looks at; give that flag too")
+        return self
+
+    def refiner(self, *, encoder: bool, detector: bool) -> Refiner:
+        """An unfitted refiner for features of an encoder, a detector or both."""
+        from canvas_fm.heads.refine.refiner import Refiner
+
+        variant = self.variant or ("concat" if encoder and detector else "mae" if encoder else "detector")
+        cut = self.cut
+        if cut is None and self.ratio < 1:
+            cut = "detector" if variant == "detector" else "mae"
+        return Refiner(
+            variant,
+            cut=cut,
+            ratio=self.ratio,
+            reduce=self.reduce,
+            correction=self.correction,
+            whiten=self.whiten,
+            model=self.head,
+            C=self.C,
+            calibration=self.calibration,
+            folds=self.folds,
+            hold_out=self.hold_out,
+            force_random=self.force_random_split,
+            random_state=self.seed,
+        )

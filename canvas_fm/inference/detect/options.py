@@ -1,0 +1,44 @@
+"""How cells are detected: by a trained detector, or by the Laplacian of a Gaussian."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from canvas_fm.files.options import AnySequence, Flag, Options, Positive, Size
+from canvas_fm.inference.options import DetectorRun
+
+BOX = ("Z0", "Y0", "X0", "Z1", "Y1", "X1")
+
+
+class TileOptions(Options):
+    """Where in the volume cells are looked for, and in what pieces."""
+
+    box: Annotated[tuple[int, int, int, int, int, int] | None, AnySequence, Flag(BOX)] = Field(
+        None, description="only this box, in voxels of level 0"
+    )
+    subvoxel: bool = Field(False, description="positions between voxels, by a parabola")
+    tile_zyx: Annotated[tuple[Positive, Positive, Positive], AnySequence, Flag(name="--tile")] = Field(
+        (64, 384, 384), description="voxels of a tile"
+    )
+
+
+class DetectOptions(TileOptions, DetectorRun):
+    """How a trained detector finds cells."""
+
+    threshold: Annotated[float | None, Flag("T")] = Field(
+        None, description="lowest score of a cell; default: the model's; for log 0.2"
+    )
+    min_distance_um: Annotated[Size | None, Flag("D")] = Field(
+        None,
+        description="of two nearer than this only the better is a cell; default: the model's; for log 10",
+    )
+
+
+class LogOptions(TileOptions):
+    """How the Laplacian of a Gaussian finds cells; it needs no model."""
+
+    sigma_um: Annotated[Size, Flag("S")] = Field(5.0, description="of the Gaussian of log; default 5")
+    threshold: Size = Field(0.2, description="lowest response of a cell")
+    min_distance_um: Size = Field(10.0, description="of two nearer than this only the better is a cell")

@@ -1,0 +1,65 @@
+"""How models are run: device, precision, backend, batch, voxel size."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field
+
+from canvas_fm.data.volume.options import VoxelOptions
+from canvas_fm.files.options import Flag, Options, Positive
+
+Pool = Literal["mean", "cls", "centre", "contrast"]
+Output = Literal["mean", "cls", "centre", "contrast", "tokens", "grid"]
+"""What one crop gives: a vector (d,), or a vector for each patch: (tokens, d) or (d, z, y, x)."""
+
+
+def _as_text(value: object) -> object:
+    """A torch.device by its name."""
+    return value if value is None else str(value)
+
+
+class DeviceOptions(Options):
+    """Where a model runs."""
+
+    device: Annotated[str, BeforeValidator(_as_text), Flag("DEVICE")] = Field(
+        "auto", description="auto (a GPU where there is one), cpu, cuda or cuda:N"
+    )
+
+
+class DetectorRun(DeviceOptions, VoxelOptions):
+    """How a detector is run."""
+
+    precision: Literal["fp32", "bf16", "auto"] = Field(
+        "fp32", description="auto is bf16 where the device has it; default fp32"
+    )
+
+
+class EncoderRun(DeviceOptions, VoxelOptions):
+    """How an encoder is run."""
+
+    precision: Literal["fp32", "bf16", "int8", "auto"] = Field(
+        "fp32",
+        description="auto is bf16 where the device has it; default fp32; int8 of openvino, where "
+        "`canvas-fm quantise` admitted it",
+    )
+    backend: Literal["torch", "cuda-graphs", "openvino"] = Field(
+        "torch",
+        description="what the encoder runs on: openvino is for the CPU (extra `cpu`), cuda-graphs for an "
+        "NVIDIA GPU",
+    )
+
+
+class BatchedRun(EncoderRun):
+    """How an encoder is run on crops, so many at once."""
+
+    batch: Positive = Field(64, description="crops at once")
+
+
+class EmbedOptions(BatchedRun):
+    """How crops around points become embeddings."""
+
+    pool: Output | None = Field(
+        None, description="default: what the encoder's config names; tokens and grid: a vector for each patch"
+    )
+    layer: int | None = Field(None, description="after how many blocks; default: after all")

@@ -1,0 +1,59 @@
+"""How a service is started: what the command line, `serve()` and a worker's settings have in common."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from canvas_fm.files.options import AnySequence, Flag, Positive
+from canvas_fm.inference.options import EncoderRun
+
+
+class WorkerOptions(EncoderRun):
+    """What a worker of the service is told as it was typed."""
+
+    jobs: Annotated[str | None, Flag("FOLDER")] = Field(
+        None,
+        description="run jobs (POST /v1/jobs), kept in this folder so that they survive a restart; default "
+        "none",
+    )
+    roots: Annotated[tuple[str, ...], AnySequence, Flag("FOLDER", "--root")] = Field(
+        (), description="folders below which models and volumes may be added while it runs; default none"
+    )
+    origins: Annotated[tuple[str, ...], AnySequence, Flag("ORIGIN", "--cors")] = Field(
+        (),
+        description="web pages of these origins may read the answers, as https://lab.example; default none",
+    )
+    log: Literal["text", "json"] = Field("text", description="json: a line for each request; default text")
+    traces: Annotated[str | None, Flag("URL")] = Field(
+        None,
+        description="send spans of requests and batches to an OpenTelemetry collector, as "
+        "http://127.0.0.1:4318; needs the extra otel; default nowhere",
+    )
+
+
+class HostOptions(WorkerOptions):
+    """The same before its files are read and its hosts looked up."""
+
+    allow_remote: Annotated[tuple[str, ...], AnySequence, Flag("HOST")] = Field(
+        (),
+        description="hosts whose Zarr stores a --volume may name, read over https without credentials at the "
+        "addresses that the name has at the start; they have to be public, unless written out as "
+        "HOST[:PORT]=ADDRESS[,ADDRESS]; default none",
+    )
+    keys: Annotated[str | None, Flag("FILE")] = Field(
+        None,
+        description="bearer keys, a line `NAME KEY` each, the file readable by you alone; default nobody "
+        "is asked",
+    )
+
+
+class ServeOptions(HostOptions):
+    """How `canvas-fm serve` is started, beside what it serves."""
+
+    host: Annotated[str, Flag("HOST")] = Field(
+        "127.0.0.1", description="default 127.0.0.1: this machine only"
+    )
+    port: int = Field(3000, description="default 3000; 0 takes a free one")
+    workers: Positive = Field(1, description="processes, each with its own copy; default 1")
