@@ -80,13 +80,6 @@ def test_every_room_has_its_place():
     assert rooms <= set(RANK)
 
 
-# Imports that still close a circle. Only ever shorter: an entry that closes none any more is a failure.
-KNOWN_CIRCLES = {
-    ("canvas_fm.heads.refine.cross_fit", "canvas_fm.heads.refine.refiner"),
-    ("canvas_fm.heads.refine.refiner_folder", "canvas_fm.heads.refine.refiner"),
-}
-
-
 @cache
 def graph() -> dict[str, set[str]]:
     """The files of ours that each file imports, inside functions and under TYPE_CHECKING too."""
@@ -100,27 +93,11 @@ def graph() -> dict[str, set[str]]:
     }
 
 
-def circle(without: set[tuple[str, str]]) -> list[str]:
-    """Files that import each other in a circle if some imports are left out; empty without a circle."""
-    try:
-        TopologicalSorter(
-            {
-                name: {other for other in others if (name, other) not in without}
-                for name, others in graph().items()
-            }
-        ).prepare()
-    except CycleError as problem:
-        return list(problem.args[1])
-    return []
-
-
 def test_no_files_import_each_other_in_a_circle():
-    assert not (found := circle(KNOWN_CIRCLES)), " imports ".join(reversed(found))
-
-
-@pytest.mark.parametrize("known", sorted(KNOWN_CIRCLES), ids=" ".join)
-def test_a_known_circle_is_still_there(known):
-    assert circle(KNOWN_CIRCLES - {known}), f"{known} closes no circle any more: take it out of KNOWN_CIRCLES"
+    try:
+        TopologicalSorter(graph()).prepare()
+    except CycleError as problem:
+        pytest.fail(" imports ".join(reversed(problem.args[1])))
 
 
 def test_of_the_verbs_only_serve_and_demo_import_serving_and_only_when_they_run():

@@ -127,9 +127,10 @@ def describe_detector(path: str | Path) -> dict[str, Any]:
 
 def describe_refiner(path: str | Path) -> dict[str, Any]:
     """The features that it looks at, the models behind them, its threshold, identity and training brains."""
-    from canvas_fm.heads.refine.refiner_folder import load_refiner, read_config
+    from canvas_fm.heads.refine.refiner import Refiner
+    from canvas_fm.heads.refine.refiner_folder import read_config
 
-    used = load_refiner(path).columns_.sizes
+    used = Refiner.load(path).columns_.sizes
     config = read_config(Path(path))
     blocks = [block for block in config.blocks if block.name in used]
     pooled = config.cross_validation["pooled"]

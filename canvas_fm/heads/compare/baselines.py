@@ -6,7 +6,7 @@ And embeddings as a method, so that a trained encoder, a random one and a refine
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Float64
@@ -19,9 +19,7 @@ from canvas_fm.heads.features.feature_set import FeatureSet, Moments
 from canvas_fm.heads.features.shape import shape_crop, shape_features
 from canvas_fm.heads.refine.cross_fit import fit_head
 from canvas_fm.heads.refine.logistic_path import fit_path
-
-if TYPE_CHECKING:
-    from canvas_fm.heads.refine.refiner import Refiner
+from canvas_fm.heads.refine.refiner import Refiner
 
 CROP_ZYX: Zyx = (16, 32, 32)
 _AT_ONCE = 512
@@ -216,12 +214,8 @@ class Embedded:
         refiner.set_params(folds=max(2, min(refiner.folds, fewest)), force_random=True)
         regions, missed = task.region[rows].astype(np.str_), task.missed_by_part(rows)
         seen = [one.rows(rows) for one in copies]
-        refiner.take(
-            fit_head(
-                refiner,
-                refiner.prepare(ready.rows(rows), labels, regions=regions, missed=missed, copies=seen),
-            )
-        )
+        prepared = refiner.prepare(ready.rows(rows), labels, regions=regions, missed=missed, copies=seen)
+        refiner.take(fit_head(refiner.head_settings, prepared))
 
         def scratch(asked: np.ndarray) -> np.ndarray:
             assert again is not None

@@ -1,10 +1,10 @@
-"""How a refiner learns: a model for each fold; calibration, threshold and figures from what none has seen."""
+"""Grouped cross-fitting of head, calibration and threshold: every figure is of rows held out."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,15 +14,33 @@ from canvas_fm.errors import BadInput
 from canvas_fm.evaluation.classification import auc, best_f1, calibration_error, ceiling, f1_at
 from canvas_fm.heads.labels.group_folds import Folds, check_labels, grouped_folds, held_out_parts
 from canvas_fm.heads.refine.calibration import Calibration, CountSpread, expected_count, fit_calibration
-from canvas_fm.heads.refine.columns import Affine
+from canvas_fm.heads.refine.columns import Affine, Columns
 from canvas_fm.models.device import pick_device
 from canvas_fm.models.head_nets import HeadNet, train_mlp
 
-if TYPE_CHECKING:
-    from canvas_fm.heads.refine.refiner import Refiner
-
 GRID = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # of C, the inverse of the penalty
 MODELS = ("logistic", "mlp")
+
+
+@dataclass(frozen=True)
+class HeadSettings:
+    """How a head is fitted, calibrated and cross-validated; each setting is described at `Refiner`."""
+
+    columns: Columns
+    whiten: bool
+    model: str
+    C: float | None
+    hidden: int
+    epochs: int
+    weight_decay: float
+    balanced: bool
+    calibration: str
+    threshold: float | None
+    folds: int
+    hold_out: str
+    force_random: bool
+    random_state: int
+    device: str
 
 
 @dataclass(frozen=True)
@@ -78,14 +96,14 @@ class Fitted:
     figures: dict[str, Any]
 
 
-def fit_head(settings: Refiner, rows: Rows) -> Fitted:
+def fit_head(settings: HeadSettings, rows: Rows) -> Fitted:
     """Fit on all rows; calibrate, choose the threshold and judge on the rows of the folds left out."""
     folds = folds_of(settings, rows)
     C, held_out = held_out_logits(settings, rows, folds)
     return judged(settings, rows, folds, held_out, head_net(settings, *rows.seen(slice(None)), C), C)
 
 
-def folds_of(settings: Refiner, rows: Rows) -> Folds:
+def folds_of(settings: HeadSettings, rows: Rows) -> Folds:
     """Which rows are held out together; BadInput for settings and labels that nothing can be made of."""
     if settings.model not in MODELS:
         raise BadInput(f"model is {settings.model!r}; give one of {', '.join(MODELS)}")
@@ -104,7 +122,7 @@ def folds_of(settings: Refiner, rows: Rows) -> Folds:
 
 
 def judged(
-    settings: Refiner,
+    settings: HeadSettings,
     rows: Rows,
     folds: Folds,
     held_out: Float64[np.ndarray, "copies n"],
@@ -146,7 +164,7 @@ def _warning(folds: Folds, rows: Rows) -> str | None:
 
 
 def held_out_logits(
-    settings: Refiner, rows: Rows, folds: Folds
+    settings: HeadSettings, rows: Rows, folds: Folds
 ) -> tuple[float | None, Float64[np.ndarray, "copies n"]]:
     """The penalty (of the logistic model), and each row's logit by the model that has not seen its fold.
 
@@ -178,8 +196,8 @@ def _log_loss(is_cell: Bool[np.ndarray, " n"], logits: Float32[np.ndarray, " n"]
     return float(-np.mean(np.where(is_cell, np.log(p), np.log(1 - p))))
 
 
-def _affine(settings: Refiner, x: Float32[np.ndarray, "n w"]) -> Affine:
-    columns = settings.columns_
+def _affine(settings: HeadSettings, x: Float32[np.ndarray, "n w"]) -> Affine:
+    columns = settings.columns
     return Affine.fit(x, columns.components(), whiten=settings.whiten, weights=columns.weights())
 
 
@@ -198,7 +216,7 @@ class _Layers:
 
 
 def _fit(
-    settings: Refiner, z: Float64[np.ndarray, "n k"], is_cell: Bool[np.ndarray, " n"], C: float | None
+    settings: HeadSettings, z: Float64[np.ndarray, "n k"], is_cell: Bool[np.ndarray, " n"], C: float | None
 ) -> _Layers:
     if settings.model == "logistic":
         from sklearn.linear_model import LogisticRegression
@@ -221,7 +239,7 @@ def _fit(
 
 
 def head_net(
-    settings: Refiner, x: Float32[np.ndarray, "n w"], is_cell: Bool[np.ndarray, " n"], C: float | None
+    settings: HeadSettings, x: Float32[np.ndarray, "n w"], is_cell: Bool[np.ndarray, " n"], C: float | None
 ) -> HeadNet:
     """The model of all rows as one net on the used columns, scaling folded in."""
     affine = _affine(settings, x)
@@ -242,7 +260,7 @@ def head_net(
 
 
 def carried(
-    settings: Refiner, rows: Rows, folds: Folds, held_out: Float64[np.ndarray, "copies n"]
+    settings: HeadSettings, rows: Rows, folds: Folds, held_out: Float64[np.ndarray, "copies n"]
 ) -> tuple[Float64[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
     """P(cell) of each row and whether it is kept, by calibration and threshold of the other folds alone."""
     natural = held_out[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,12 @@ from canvas_fm.heads.features.feature_set import (
 from canvas_fm.heads.labels.labels import aligned, labels_of
 from canvas_fm.heads.refine.calibration import Calibration, Count, CountSpread, expected_count
 from canvas_fm.heads.refine.columns import CONCAT, Columns
-from canvas_fm.heads.refine.cross_fit import Fitted, Rows, fit_head
+from canvas_fm.heads.refine.cross_fit import Fitted, HeadSettings, Rows, fit_head
+from canvas_fm.heads.refine.refiner_folder import RefinerState, read_refiner, write_refiner
 from canvas_fm.models.device import pick_device
 from canvas_fm.models.head_nets import HeadNet
 from canvas_fm.models.tuned import TunedBlocks
+from canvas_fm.shipped import find
 
 _log = logging.getLogger(__name__)
 _AT_ONCE = 65_536
@@ -130,7 +132,7 @@ class Refiner(ClassifierMixin, BaseEstimator):
         Raises BadInput for one class only, fewer labels than folds, NaN, and settings that contradict.
         """
         rows = self.prepare(X, y, groups=groups, regions=regions, missed=missed, copies=copies)
-        self.take(fit_head(self, rows))
+        self.take(fit_head(self.head_settings, rows))
         self.warn()
         return self
 
@@ -165,6 +167,12 @@ class Refiner(ClassifierMixin, BaseEstimator):
             missed=dict(missed or {}),
             grouped=known,
         )
+
+    @property
+    def head_settings(self) -> HeadSettings:
+        """What fitting the head needs to know, once `prepare` has chosen the columns."""
+        names = [one.name for one in fields(HeadSettings) if one.name != "columns"]
+        return HeadSettings(self.columns_, **{name: getattr(self, name) for name in names})
 
     def _used(self, x: np.ndarray, names: np.ndarray) -> np.ndarray:
         """The columns that the model sees.
@@ -257,16 +265,34 @@ class Refiner(ClassifierMixin, BaseEstimator):
 
     def save(self, folder: str | Path, provenance: dict[str, Any] | None = None) -> str:
         """Write the folder `refiner/` (config.json, model.safetensors), whole or not at all; its sha256."""
-        from canvas_fm.heads.refine.refiner_folder import save_refiner
-
-        return save_refiner(self, Path(folder), provenance or {})
+        check_is_fitted(self)
+        state = RefinerState(
+            settings={name: value for name, value in self.get_params().items() if name != "blocks"},
+            blocks=self.blocks_,
+            dim=self.n_features_in_,
+            columns=self.columns_,
+            made=self.made_,
+            classes=self.classes_,
+            fitted=Fitted(
+                self.net_, self.calibration_, self.count_spread_, self.threshold_, self.C_, self.split_,
+                self.split_warning_, self.cross_validation_,
+            ),
+            skipped=self.skipped_,
+            tuned=self.tuned_,
+        )  # fmt: skip
+        return write_refiner(state, Path(folder), provenance or {})
 
     @staticmethod
     def load(folder: str | Path) -> Refiner:
         """Open a refiner's folder, or a shipped one by its name, and check every byte of it."""
-        from canvas_fm.heads.refine.refiner_folder import load_refiner
-
-        return load_refiner(folder)
+        path = find("model", folder)
+        state, sha256 = read_refiner(path)
+        refiner = Refiner(**state.settings, blocks=state.blocks)
+        refiner.n_features_in_, refiner.blocks_, refiner.columns_ = state.dim, state.blocks, state.columns
+        refiner.made_, refiner.classes_, refiner.skipped_ = dict(state.made), state.classes, state.skipped
+        refiner.take(state.fitted, state.tuned)
+        refiner.sha256_, refiner.folder_ = sha256, path
+        return refiner
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,11 +15,10 @@ from canvas_fm.errors import CanvasError, ModelMismatch
 from canvas_fm.heads.features.feature_set import Made
 from canvas_fm.heads.refine.calibration import Calibration, CountSpread
 from canvas_fm.heads.refine.columns import Columns
-from canvas_fm.heads.refine.refiner import Refiner
+from canvas_fm.heads.refine.cross_fit import Fitted
 from canvas_fm.models.folder import check_config, fill, read_kind, read_weights, write_model
 from canvas_fm.models.head_nets import HeadNet
 from canvas_fm.models.tuned import TunedBlocks
-from canvas_fm.shipped import find
 
 WEIGHTS, BLOCKS = "model.safetensors", "blocks.safetensors"
 
@@ -93,42 +94,51 @@ class RefinerConfig(BaseModel):
     sha256: str
 
 
-def save_refiner(refiner: Refiner, folder: Path, provenance: dict[str, Any]) -> str:
-    """Write a fitted refiner as a folder, whole or not at all, and return its sha256.
+@dataclass(frozen=True)
+class RefinerState:
+    """All of a fitted refiner that its folder holds: `settings` are the constructor's, without `blocks`."""
 
-    `Refiner.load` gives back what predicts the same numbers.
-    """
-    from sklearn.utils.validation import check_is_fitted
+    settings: Mapping[str, Any]
+    blocks: Mapping[str, slice]
+    dim: int
+    columns: Columns
+    made: Mapping[str, Made]
+    classes: np.ndarray
+    fitted: Fitted
+    skipped: int
+    tuned: TunedBlocks | None
 
-    check_is_fitted(refiner)
-    net = refiner.net_.to("cpu")
-    settings = {name: value for name, value in refiner.get_params().items() if name != "blocks"}
+
+def write_refiner(state: RefinerState, folder: Path, provenance: dict[str, Any]) -> str:
+    """Write a refiner's folder, whole or not at all, and return its sha256; `read_refiner` gives it back."""
+    fitted = state.fitted
+    net = fitted.net.to("cpu")
     blocks = []
-    for name, part in refiner.blocks_.items():
-        start, stop, _ = part.indices(refiner.n_features_in_)
-        made = refiner.made_.get(name)
+    for name, part in state.blocks.items():
+        start, stop, _ = part.indices(state.dim)
+        made = state.made.get(name)
         by = None if made is None else MadeBy(**made.as_dict())
         blocks.append(Block(name=name, start=start, stop=stop, made=by))
     config = {
-        "settings": settings | {"device": "cpu"},
+        "settings": {**state.settings, "device": "cpu"},
         "blocks": blocks,
-        "classes": refiner.classes_.tolist(),
+        "classes": state.classes.tolist(),
         "hidden": 0 if net.last is None else net.last.in_features,
-        "calibration": refiner.calibration_.method,
+        "calibration": fitted.calibration.method,
         "knots": net.calibration.shape[1],
-        "threshold": refiner.threshold_,
-        "C": refiner.C_,
-        "count_spread": refiner.count_spread_._asdict(),
-        "split": refiner.split_,
-        "split_warning": refiner.split_warning_,
-        "skipped": refiner.skipped_,
-        "cross_validation": refiner.cross_validation_,
+        "threshold": fitted.threshold,
+        "C": fitted.C,
+        "count_spread": fitted.spread._asdict(),
+        "split": fitted.split,
+        "split_warning": fitted.warning,
+        "skipped": state.skipped,
+        "cross_validation": fitted.figures,
         "provenance": provenance,
     }
     modules: dict[str, Any] = {WEIGHTS: net}
-    if (tuned := refiner.tuned_) is not None:
-        config["tuned"] = tuned.as_dict()
-        modules[BLOCKS] = tuned.state
+    if state.tuned is not None:
+        config["tuned"] = state.tuned.as_dict()
+        modules[BLOCKS] = state.tuned.state
     write_model(folder, RefinerConfig, config, modules, torch.float32)
     return read_config(folder).sha256
 
@@ -141,32 +151,38 @@ def read_config(folder: Path) -> RefinerConfig:
     return check_config(folder, raw, RefinerConfig, {WEIGHTS, BLOCKS})
 
 
-def load_refiner(given: str | Path) -> Refiner:
-    """A fitted refiner from its folder, or from the shipped one of that name; every byte is checked."""
-    folder = find("model", given)
+def read_refiner(folder: Path) -> tuple[RefinerState, str]:
+    """A fitted refiner and its sha256 from its folder; every byte is checked."""
     config = read_config(folder)
     blocks = {block.name: slice(block.start, block.stop) for block in config.blocks}
-    refiner = Refiner(**config.settings, blocks=blocks)
     dim = max(block.stop for block in config.blocks)
-    columns = Columns.of(blocks, dim, refiner.variant, refiner.cut, refiner.ratio, refiner.reduce)
+    columns = Columns.of(
+        blocks, dim, *(config.settings[name] for name in ("variant", "cut", "ratio", "reduce"))
+    )
     net = HeadNet(columns.width, config.hidden, config.knots)
     fill(net, folder, config.weights, WEIGHTS)
-    refiner.n_features_in_ = dim
-    refiner.blocks_, refiner.columns_ = blocks, columns
-    refiner.made_ = {
-        block.name: Made(**block.made.model_dump()) for block in config.blocks if block.made is not None
-    }
-    refiner.classes_ = np.array(config.classes)
-    refiner.net_ = net.eval().requires_grad_(False)
-    refiner.calibration_ = Calibration(config.calibration, net.calibration.numpy().astype(np.float64))
-    refiner.threshold_, refiner.C_ = config.threshold, config.C
-    refiner.count_spread_ = CountSpread(**config.count_spread.model_dump())
-    refiner.split_, refiner.split_warning_ = config.split, config.split_warning
-    refiner.skipped_, refiner.cross_validation_ = config.skipped, config.cross_validation
-    refiner.tuned_ = _tuned(folder, config)
-    refiner.sha256_ = config.sha256
-    refiner.folder_ = folder
-    return refiner
+    net.eval().requires_grad_(False)
+    state = RefinerState(
+        settings=config.settings,
+        blocks=blocks,
+        dim=dim,
+        columns=columns,
+        made={one.name: Made(**one.made.model_dump()) for one in config.blocks if one.made is not None},
+        classes=np.array(config.classes),
+        fitted=Fitted(
+            net=net,
+            calibration=Calibration(config.calibration, net.calibration.numpy().astype(np.float64)),
+            spread=CountSpread(**config.count_spread.model_dump()),
+            threshold=config.threshold,
+            C=config.C,
+            split=config.split,
+            warning=config.split_warning,
+            figures=config.cross_validation,
+        ),
+        skipped=config.skipped,
+        tuned=_tuned(folder, config),
+    )
+    return state, config.sha256
 
 
 def _tuned(folder: Path, config: RefinerConfig) -> TunedBlocks | None:

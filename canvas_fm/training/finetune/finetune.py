@@ -107,9 +107,10 @@ def tune(
     """
     _check(refiner, extractor, tuning)
     rows = refiner.prepare(features, label, regions=regions, missed=missed)
-    folds = folds_of(refiner, rows)
-    C, logits = held_out_logits(refiner, rows, folds)
-    frozen = judged(refiner, rows, folds, logits, head_net(refiner, rows.x, rows.is_cell, C), C)
+    settings = refiner.head_settings
+    folds = folds_of(settings, rows)
+    C, logits = held_out_logits(settings, rows, folds)
+    frozen = judged(settings, rows, folds, logits, head_net(settings, rows.x, rows.is_cell, C), C)
     if not tuning.blocks:
         refiner.take(frozen)
         return None
@@ -121,7 +122,7 @@ def tune(
             work.fit(train, C, advance)
             logits[0, test] = work.logits(test)
         work.fit(np.arange(len(rows.is_cell)), C, advance)
-    fitted = judged(refiner, rows, folds, logits, work.head.cpu(), C)
+    fitted = judged(settings, rows, folds, logits, work.head.cpu(), C)
     fitted.figures["frozen"] = {name: frozen.figures[name] for name in ("pooled", "brains", "regions")}
     refiner.take(fitted, work.blocks())
     return work
@@ -177,7 +178,7 @@ class Tuned:
         """Begin anew and learn from some of the labelled rows; the same seed gives the same weights."""
         tuning, is_cell = self.tuning, self.labelled.is_cell[some]
         self.net = unfrozen(self.base, tuning.blocks, self.layer)[0].to(self.device)
-        self.head = head_net(self.refiner, self.labelled.x[some], is_cell, C).to(self.device)
+        self.head = head_net(self.refiner.head_settings, self.labelled.x[some], is_cell, C).to(self.device)
         learning = [self.head.first, *([] if self.head.last is None else [self.head.last])]
         head = [parameter.requires_grad_() for layer in learning for parameter in layer.parameters()]
         blocks = [parameter for parameter in self.net.parameters() if parameter.requires_grad]

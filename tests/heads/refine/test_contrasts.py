@@ -124,7 +124,7 @@ def test_the_threshold_has_to_do_for_the_copies_too():
     missed = {"brain 0": 400}
     refiner = Refiner(C=0.01, calibration="none").fit(features, is_cell, copies=[copy], missed=missed)
     rows = refiner.prepare(features, is_cell, copies=[copy], missed=missed)
-    held_out = held_out_logits(refiner, rows, folds_of(refiner, rows))[1]
+    held_out = held_out_logits(refiner.head_settings, rows, folds_of(refiner.head_settings, rows))[1]
     assert held_out.shape == (2, len(is_cell))
     p = 1 / (1 + np.exp(-held_out))
     both = np.tile(is_cell, 2)
@@ -137,8 +137,8 @@ def test_the_model_of_each_fold_saw_the_copies_of_the_others():
     features, is_cell = cells()
     refiner, copies = Refiner(C=0.01), [bright(features, -3), bright(features, 3)]
     rows = refiner.prepare(features, is_cell, copies=copies)
-    folds = folds_of(refiner, rows)
-    held_out = held_out_logits(refiner, rows, folds)[1]
+    folds = folds_of(refiner.head_settings, rows)
+    held_out = held_out_logits(refiner.head_settings, rows, folds)[1]
     for train, test in folds:
         x = np.concatenate([one.x[train] for one in (features, *copies)])
         affine = StandardScaler().fit(x)
@@ -154,11 +154,13 @@ def test_neither_threshold_nor_model_of_a_fold_know_its_labels_in_the_copies():
     folds = grouped_folds(features.groups, is_cell, folds=4)
     turned = np.where(folds.fold == 1, ~is_cell, is_cell)
     copy = bright(features, 1).x
+    refiner = Refiner()
+    refiner.prepare(features, is_cell)
     outcomes = []
     for labels in (is_cell, turned):
         rows = Rows(features.x, labels, features.groups, None, {}, True, (copy,))
         logits = np.stack([features.x[:, 2], copy[:, 2]]).astype(np.float64)
-        p_cell, kept = carried(Refiner(), rows, folds, logits)
+        p_cell, kept = carried(refiner.head_settings, rows, folds, logits)
         outcomes.append((p_cell[folds.fold == 1], kept[folds.fold == 1]))
     assert np.array_equal(outcomes[0][0], outcomes[1][0])
     assert np.array_equal(outcomes[0][1], outcomes[1][1])

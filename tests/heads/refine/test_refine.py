@@ -172,10 +172,12 @@ def test_neither_calibration_nor_threshold_of_a_fold_know_its_labels():
     folds = grouped_folds(features.groups, is_cell, folds=4)
     logits = features.x[:, 2].astype(np.float64)
     turned = np.where(folds.fold == 1, ~is_cell, is_cell)
+    refiner = Refiner()
+    refiner.prepare(features, is_cell)
     outcomes = []
     for labels in (is_cell, turned):
         rows = Rows(features.x, labels, features.groups, None, {}, True)
-        p_cell, kept = carried(Refiner(), rows, folds, logits[None])
+        p_cell, kept = carried(refiner.head_settings, rows, folds, logits[None])
         outcomes.append((p_cell[folds.fold == 1], kept[folds.fold == 1], p_cell[folds.fold == 0]))
     assert np.array_equal(outcomes[0][0], outcomes[1][0])
     assert np.array_equal(outcomes[0][1], outcomes[1][1])
