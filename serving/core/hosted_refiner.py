@@ -40,12 +40,12 @@ class HostedRefiner:
 
         And for a refiner that looks at the candidates' own score: requests have points or crops, no scores.
         """
-        from canvas_fm.heads.features.feature_set import SCORE
+        from canvas_fm.heads.features.feature_set import CANDIDATE_SCORE
         from canvas_fm.heads.refine.apply import extractor_of
         from canvas_fm.heads.refine.refiner import Refiner
 
         refiner = Refiner.load(path)
-        if SCORE in refiner.columns_.sizes:
+        if CANDIDATE_SCORE in refiner.columns_.sizes:
             raise CanvasError(
                 f"the refiner {name} cannot be served: it also looks at the candidates' own score, which "
                 "requests do not carry; use `canvas-fm refine apply`, or serve one fitted without "
@@ -75,7 +75,7 @@ class HostedRefiner:
     def info(self) -> RefinerInfo:
         from canvas_fm.heads.features.extractor import MAE
 
-        settings = self.extractor.made[MAE].settings if self.engine is not None else {}
+        settings = self.extractor.provenance[MAE].settings if self.engine is not None else {}
         return RefinerInfo(
             sha256=self.refiner.sha256_,
             **self.models(),

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from canvas_fm.heads.features.feature_set import FeatureSet, Made
+from canvas_fm.heads.features.feature_set import FeatureSet, Provenance
 from canvas_fm.heads.refine.refiner import Refiner
 
 BLOCKS = {"detector": slice(0, 10), "mae": slice(10, 30)}
-MADE = {"detector": Made("det", "d" * 64, {"bins": 2}), "mae": Made("base", "a" * 64, {"pool": "centre"})}
+MADE = {
+    "detector": Provenance("det", "d" * 64, {"bins": 2}),
+    "mae": Provenance("base", "a" * 64, {"pool": "centre"}),
+}
 
 
 def cells(brains: int = 4, n: int = 120, seed: int = 0) -> tuple[FeatureSet, np.ndarray]:

@@ -112,7 +112,7 @@ def run_fit(args: argparse.Namespace) -> None:
         detector=None if args.detector is None else load(args.detector, kind="detector"),
         pool=options.pool,
         layer=options.layer,
-        heat=options.detector_score,
+        detector_score=options.detector_score,
         **args.options.given,
     )
     writing: dict[str, Any] = {"overwrite": args.overwrite}

@@ -146,8 +146,8 @@ class Embedded:
     """Features of all rows of the task under a logistic model, or under a refiner.
 
     `features` are one FeatureSet, or one for each fold where encoders were trained without it; their rows are
-    the task's. `copies` are features of the same rows seen otherwise (at other contrasts), which the refiner
-    is fitted on too. `refiner(seed)` makes the refiner; `seeded` says that the seed matters to it.
+    the task's. `contrast_augmented` are features of the same rows at other contrasts, which the refiner is
+    fitted on too. `refiner(seed)` makes the refiner; `seeded` says that the seed matters to it.
     `embed(rows, fold)` makes the features of some rows anew, for measuring speed from the voxels on.
     """
 
@@ -156,21 +156,21 @@ class Embedded:
         name: str,
         features: FeatureSet | Mapping[str, FeatureSet],
         *,
-        copies: Sequence[Mapping[str, FeatureSet]] = (),
+        contrast_augmented: Sequence[Mapping[str, FeatureSet]] = (),
         refiner: Callable[[int], Refiner] | None = None,
         embed: Callable[[np.ndarray, str], np.ndarray] | None = None,
         seeded: bool = False,
     ) -> None:
         self.name, self.seeded = name, seeded
-        self._features, self._copies = features, copies
+        self._features, self._copies = features, contrast_augmented
         self._refiner, self._embed = refiner, embed
         self._corrected: dict[str, list[FeatureSet]] = {}
 
     def identity(self, fold: str) -> Mapping[str, Any]:
         refiner = None if self._refiner is None else self._refiner(0).get_params()
         told = {"method": "embedded", "refiner": refiner, "features": self._of(fold).fingerprint}
-        copies = [one[fold].fingerprint for one in self._copies]
-        return told | ({"copies": copies} if copies else {})
+        contrast_augmented = [one[fold].fingerprint for one in self._copies]
+        return told | ({"contrast_augmented": contrast_augmented} if contrast_augmented else {})
 
     def fit(self, given: Training) -> Fit:
         features = self._of(given.fold)
@@ -208,13 +208,15 @@ class Embedded:
         if given.fold not in self._corrected:
             both = [features, *(one[given.fold] for one in self._copies)]
             self._corrected = {given.fold: [one.corrected(how) for one in both]}
-        ready, *copies = self._corrected[given.fold]
+        ready, *contrast_augmented = self._corrected[given.fold]
         labels = task.is_cell[rows].astype(np.int64)
         fewest = min(int(labels.sum()), int((1 - labels).sum()))
         refiner.set_params(folds=max(2, min(refiner.folds, fewest)), force_random=True)
         regions, missed = task.region[rows].astype(np.str_), task.missed_by_part(rows)
-        seen = [one.rows(rows) for one in copies]
-        prepared = refiner.prepare(ready.rows(rows), labels, regions=regions, missed=missed, copies=seen)
+        seen = [one.rows(rows) for one in contrast_augmented]
+        prepared = refiner.prepare(
+            ready.rows(rows), labels, regions=regions, missed=missed, contrast_augmented=seen
+        )
         refiner.take(fit_head(refiner.head_settings, prepared))
 
         def scratch(asked: np.ndarray) -> np.ndarray:
@@ -224,7 +226,7 @@ class Embedded:
                 mine = features.groups[asked] == name
                 brain = features.x[features.groups == name]
                 x[mine] = Moments.of(brain).corrected(x[mine], how)
-            part = FeatureSet(x, features.blocks, features.groups[asked], features.made)
+            part = FeatureSet(x, features.blocks, features.groups[asked], features.provenance)
             return refiner.predict_proba(part)[:, 1]
 
         return Fit(

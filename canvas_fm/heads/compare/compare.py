@@ -13,10 +13,10 @@ from jaxtyping import Float64
 
 from canvas_fm.errors import CanvasError
 from canvas_fm.evaluation.detection.counts import Counts, pooled_rows
-from canvas_fm.heads.compare.fit_cache import KeptFits
+from canvas_fm.heads.compare.fit_cache import FitCache
 from canvas_fm.heads.compare.label_curve import COUNTS, draw_labels
 from canvas_fm.heads.compare.methods import Fit, Method, training
-from canvas_fm.heads.compare.result import Result, Said, Speed, result_of
+from canvas_fm.heads.compare.result import FitOutput, Result, Speed, result_of
 from canvas_fm.heads.compare.task import Task
 from canvas_fm.heads.labels.candidates import SKIP, Candidates
 from canvas_fm.heads.labels.group_folds import check_labels
@@ -92,27 +92,27 @@ def compare(
     held = _folds(task, folds)
     _check(task, methods, held, seeds, curve_of)
     plan = list(_plan(task, methods, held, seeds, counts, curve_of))
-    kept = KeptFits(keep, task)
-    keys = [kept.key(one.method.identity(one.fold), **one.told(held)) for one in plan]
+    cache = FitCache(keep, task)
+    keys = [cache.key(one.method.identity(one.fold), **one.told(held)) for one in plan]
     p_cell = {method.name: np.full(len(task), np.nan) for method in methods}
     thresholds: dict[str, dict[str, float]] = {method.name: {} for method in methods}
     results: list[Result] = []
     speed: dict[str, Speed] = {}
-    done = sum(key in kept for key in keys)
+    done = sum(key in cache for key in keys)
     with bar("comparing", len(plan), unit="fits", done=done, show=show) as advance:
         for one, key in zip(plan, keys, strict=True):
-            said = kept.get(key)
-            if said is None:
+            fit = cache.get(key)
+            if fit is None:
                 advance(0, str(one))
-                said = _fitted(task, one, held[one.fold])
-                kept.keep(key, said)
+                fit = _fitted(task, one, held[one.fold])
+                cache.put(key, fit)
                 advance(1)
-            results += _results(task, one, held[one.fold], said)
+            results += _results(task, one, held[one.fold], fit)
             if one.first:
-                p_cell[one.method.name][np.isin(task.group, held[one.fold])] = said.p_cell
-                thresholds[one.method.name] |= dict.fromkeys(held[one.fold], said.threshold)
-            if said.speed is not None:
-                speed.setdefault(one.method.name, said.speed)
+                p_cell[one.method.name][np.isin(task.group, held[one.fold])] = fit.p_cell
+                thresholds[one.method.name] |= dict.fromkeys(held[one.fold], fit.threshold)
+            if fit.speed is not None:
+                speed.setdefault(one.method.name, fit.speed)
     own = dict(own_thresholds or {})
     before = {part.name: _unrefined(part, own.get(part.name)) for part in task.parts}
     return Comparison(task, results, p_cell, thresholds, speed, held, _notes(task, speed), before, own)
@@ -160,7 +160,7 @@ def _plan(
                         yield Planned(method, fold, seed, count, False)
 
 
-def _fitted(task: Task, one: Planned, names: tuple[str, ...]) -> Said:
+def _fitted(task: Task, one: Planned, names: tuple[str, ...]) -> FitOutput:
     """Fit, and judge the fold's volumes; a number of labels and a seed are one draw, whatever the method."""
     others = [part.name for part in task.parts if part.name not in names]
     rows, pool = task.labelled(others), np.flatnonzero(np.isin(task.group, others))
@@ -177,17 +177,17 @@ def _fitted(task: Task, one: Planned, names: tuple[str, ...]) -> Said:
         bad = task.group[asked[known][~np.isfinite(p[known])][0]]
         raise CanvasError(f"P(cell) of {bad} is not a number for some candidates; look at the features")
     speed = _speed(task, fit, names) if one.timed else None
-    return Said(p, float(fit.threshold), fit.spread, seconds, speed)
+    return FitOutput(p, float(fit.threshold), fit.spread, seconds, speed)
 
 
-def _results(task: Task, one: Planned, names: tuple[str, ...], said: Said) -> list[Result]:
+def _results(task: Task, one: Planned, names: tuple[str, ...], fit: FitOutput) -> list[Result]:
     """The figures of each of the fold's volumes."""
     asked = np.flatnonzero(np.isin(task.group, names))
     return [
         result_of(
             part,
-            said.p_cell[task.group[asked] == part.name],
-            said,
+            fit.p_cell[task.group[asked] == part.name],
+            fit,
             method=one.method.name,
             fold=one.fold,
             seed=one.seed,

@@ -1,4 +1,4 @@
-"""Finished fits of a comparison on the disk: after a kill, or with a method more, the others are made."""
+"""Cache of a comparison's finished fits: after a kill, or with a method more, only the rest is fitted."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 
 from canvas_fm.files.resumable import read_part, write_part
-from canvas_fm.heads.compare.result import Said, Speed
+from canvas_fm.heads.compare.result import FitOutput, Speed
 from canvas_fm.heads.compare.task import Task
 from canvas_fm.heads.refine.calibration import CountSpread
 from canvas_fm.inference.embed.point_crops import volume_identity
 from canvas_fm.version import __version__
 
 
-class KeptFits:
+class FitCache:
     """A folder with a file for each fit, found again by a hash over all that decides what it says.
 
     That is the candidates with their labels, truth and volumes, the method's settings, what is held out, the
@@ -40,19 +40,19 @@ class KeptFits:
     def __contains__(self, key: str | None) -> bool:
         return key is not None and self._path(key).is_file()
 
-    def get(self, key: str | None) -> Said | None:
+    def get(self, key: str | None) -> FitOutput | None:
         """What was kept; None where it was not, or is damaged."""
         if key is None or (part := read_part(self._path(key))) is None:
             return None
         about = part.about
         speed = None if about["speed"] is None else Speed(*about["speed"])
         spread = CountSpread(*about["spread"])
-        return Said(part.arrays["p_cell"], about["threshold"], spread, about["seconds"], speed)
+        return FitOutput(part.arrays["p_cell"], about["threshold"], spread, about["seconds"], speed)
 
-    def keep(self, key: str | None, said: Said) -> None:
+    def put(self, key: str | None, fit: FitOutput) -> None:
         """Keep a finished fit."""
         if key is not None:
-            about = said._asdict()
+            about = fit._asdict()
             write_part(self._path(key), {"p_cell": about.pop("p_cell")}, about)
 
     def _path(self, key: str) -> Path:

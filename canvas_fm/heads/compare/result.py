@@ -28,7 +28,7 @@ class Speed(NamedTuple):
     run: str
 
 
-class Said(NamedTuple):
+class FitOutput(NamedTuple):
     """P(cell) of the candidates of a fold's volumes, NaN for skipped ones, by a fit that had not seen any."""
 
     p_cell: Float64[np.ndarray, " n"]
@@ -99,7 +99,7 @@ class Result(NamedTuple):
 def result_of(
     part: Candidates,
     p: Float64[np.ndarray, " n"],
-    said: Said,
+    said: FitOutput,
     *,
     method: str,
     fold: str,

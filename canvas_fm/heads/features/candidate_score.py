@@ -10,7 +10,7 @@ from jaxtyping import Float32
 from canvas_fm.data.points.points import Points
 from canvas_fm.errors import BadInput, CanvasError, ModelMismatch
 from canvas_fm.evaluation.detection.checks import SCORE_COLUMNS, score_column, scores_of
-from canvas_fm.heads.features.feature_set import SCORE, FeatureSet, Made
+from canvas_fm.heads.features.feature_set import CANDIDATE_SCORE, FeatureSet, Provenance
 from canvas_fm.heads.labels.candidates import Candidates
 
 # Scores are looked at by their logarithm, from here on upwards: those of a Laplacian of a Gaussian go over
@@ -19,7 +19,7 @@ from canvas_fm.heads.labels.candidates import Candidates
 FLOOR = 1e-6
 
 
-def own_scores(brains: Sequence[Candidates]) -> tuple[list[Float32[np.ndarray, "n 1"]], Made]:
+def candidate_scores(brains: Sequence[Candidates]) -> tuple[list[Float32[np.ndarray, "n 1"]], Provenance]:
     """log(max(score, 1e-6)) of each brain's candidates, and what tells of the column that holds the scores.
 
     The column is the one that the candidates name, else the first of score, p_cell and log_score; it is the
@@ -43,16 +43,16 @@ def own_scores(brains: Sequence[Candidates]) -> tuple[list[Float32[np.ndarray, "
     scores = [_logarithm(brain.points, column, f"{brain.name}: ") for brain in brains]
     makers = {_maker(brain.points) for brain in brains}
     made_by = makers.pop() if len(makers) == 1 else ""
-    return scores, Made(f"column {column}", "", {"column": column, "made_by": made_by})
+    return scores, Provenance(f"column {column}", "", {"column": column, "made_by": made_by})
 
 
-def score_to_judge(points: Points, made: Made) -> Float32[np.ndarray, "n 1"]:
+def recorded_score(points: Points, provenance: Provenance) -> Float32[np.ndarray, "n 1"]:
     """The same of candidates to be judged, by the column that a refiner recorded.
 
     Raises BadInput where it is not there or holds what is no score, ModelMismatch where their file names
     another detector than those did that the refiner was fitted on.
     """
-    column, made_by = made.settings["column"], made.settings["made_by"]
+    column, made_by = provenance.settings["column"], provenance.settings["made_by"]
     if column not in points.columns:
         raise BadInput(
             f"this refiner also looks at the candidates' own score, column {column!r}; these have "
@@ -67,12 +67,14 @@ def score_to_judge(points: Points, made: Made) -> Float32[np.ndarray, "n 1"]:
     return _logarithm(points, column, "")
 
 
-def beside_score(features: FeatureSet, score: Float32[np.ndarray, "n 1"], made: Made) -> FeatureSet:
+def with_candidate_score(
+    features: FeatureSet, score: Float32[np.ndarray, "n 1"], provenance: Provenance
+) -> FeatureSet:
     """Features with the own score of the same candidates as their last block."""
     width = features.x.shape[1]
-    blocks = {**features.blocks, SCORE: slice(width, width + 1)}
+    blocks = {**features.blocks, CANDIDATE_SCORE: slice(width, width + 1)}
     x = np.concatenate([features.x, score], axis=1)
-    return FeatureSet(x, blocks, features.groups, {**features.made, SCORE: made})
+    return FeatureSet(x, blocks, features.groups, {**features.provenance, CANDIDATE_SCORE: provenance})
 
 
 def _logarithm(points: Points, column: str, whose: str) -> Float32[np.ndarray, "n 1"]:

@@ -1,4 +1,4 @@
-"""Features of candidates from a volume: the encoder's embedding, the detector's pooled map, or both."""
+"""Features of a volume's candidates: the encoder's embedding, the detector's pooled map, or both."""
 
 from __future__ import annotations
 
@@ -14,7 +14,15 @@ from canvas_fm.data.points.points import as_zyx, check_inside
 from canvas_fm.data.volume.volume import Volume, Zyx
 from canvas_fm.errors import BadInput
 from canvas_fm.heads.compare.task import Task
-from canvas_fm.heads.features.feature_set import DETECTOR, HEAT, MAE, FeatureSet, Made, beside, stack
+from canvas_fm.heads.features.feature_set import (
+    DETECTOR,
+    DETECTOR_LOGIT,
+    MAE,
+    FeatureSet,
+    Provenance,
+    beside,
+    stack,
+)
 from canvas_fm.inference.detect.detect import TILE_ZYX, channels_of
 from canvas_fm.inference.detect.detector_features import detector_features
 from canvas_fm.inference.embed.embed import embed
@@ -32,8 +40,8 @@ class Extractor:
 
     `pool` (None: the encoder's own), `layer` (None: the last) and `backend` are the encoder's, and so is
     precision int8, beside which a detector works in fp32. The detector's map is
-    pooled over the encoder's crop, else over `crop_zyx`, in `bins` parts an axis; with `heat` its own heat at
-    each candidate is a block of one column.
+    pooled over the encoder's crop, else over `crop_zyx`, in `bins` parts an axis; with `detector_score` its
+    logit at each candidate is a block of one column.
     """
 
     encoder: Encoder | None = None
@@ -42,7 +50,7 @@ class Extractor:
     layer: int | None = None
     crop_zyx: Zyx | None = None
     bins: int = 2
-    heat: bool = False
+    detector_score: bool = False
     batch: int = 64
     device: str = "auto"
     precision: str = "fp32"
@@ -53,28 +61,28 @@ class Extractor:
     def __post_init__(self) -> None:
         if self.encoder is None and self.detector is None:
             raise BadInput("features need an encoder, a detector or both; none was given")
-        if self.heat and self.detector is None:
-            raise BadInput("heat is a detector's; give a detector, or leave heat out")
+        if self.detector_score and self.detector is None:
+            raise BadInput("the detector score needs a detector; give one, or leave detector_score out")
         if self.pool in DENSE:
             raise BadInput(f"pool is {self.pool!r}, a vector for each patch; give one of {', '.join(POOLS)}")
 
     @property
-    def made(self) -> dict[str, Made]:
-        """By what each block is made."""
-        made = {}
+    def provenance(self) -> dict[str, Provenance]:
+        """The model and settings behind each block."""
+        provenance = {}
         if self.detector is not None:
             settings: dict[str, Any] = {"crop_zyx": list(self._crop_zyx), "bins": self.bins}
-            made[DETECTOR] = Made(self.detector.name, self.detector.sha256, settings)
-            if self.heat:
-                made[HEAT] = Made(self.detector.name, self.detector.sha256)
+            provenance[DETECTOR] = Provenance(self.detector.name, self.detector.sha256, settings)
+            if self.detector_score:
+                provenance[DETECTOR_LOGIT] = Provenance(self.detector.name, self.detector.sha256)
         if self.encoder is not None:
             config = self.encoder.config
             settings = {
                 "pool": self.pool or config.pool,
                 "layer": config.architecture.depth if self.layer is None else self.layer,
             }
-            made[MAE] = Made(self.encoder.name, self.encoder.sha256, settings)
-        return made
+            provenance[MAE] = Provenance(self.encoder.name, self.encoder.sha256, settings)
+        return provenance
 
     @property
     def layout(self) -> dict[str, slice]:
@@ -83,8 +91,8 @@ class Extractor:
         sizes = {}
         if self.detector is not None:
             sizes[DETECTOR] = self.detector.config.architecture.dim * self.bins**3
-            if self.heat:
-                sizes[HEAT] = 1
+            if self.detector_score:
+                sizes[DETECTOR_LOGIT] = 1
         if self.encoder is not None:
             sizes[MAE] = self.encoder.dim
         for name, size in sizes.items():
@@ -130,16 +138,18 @@ class Extractor:
         """The detector's blocks of `features` alone."""
         assert self.detector is not None
         seen = detector_features(
-            self.detector, volume, points_zyx, crop_zyx=self._crop_zyx, bins=self.bins, heat=self.heat,
-            precision="fp32" if self.precision == INT8 else self.precision, background=background, show=show,
-            **self._running,
+            self.detector, volume, points_zyx, crop_zyx=self._crop_zyx, bins=self.bins,
+            heat=self.detector_score, precision="fp32" if self.precision == INT8 else self.precision,
+            background=background, show=show, **self._running,
         )  # fmt: skip
-        return {DETECTOR: seen[:, :-1], HEAT: seen[:, -1:]} if self.heat else {DETECTOR: seen}
+        if not self.detector_score:
+            return {DETECTOR: seen}
+        return {DETECTOR: seen[:, :-1], DETECTOR_LOGIT: seen[:, -1:]}
 
     def together(self, blocks: Mapping[str, Float32[np.ndarray, "n k"]], group: str) -> FeatureSet:
-        """Blocks that were made by these models and settings, wherever they ran, as features of one brain."""
-        made = self.made
-        return beside({name: (blocks[name], made[name]) for name in made}, group)
+        """Blocks that these models made with these settings, wherever they ran, as features of one brain."""
+        provenance = self.provenance
+        return beside({name: (blocks[name], provenance[name]) for name in provenance}, group)
 
     @property
     def _running(self) -> dict[str, Any]:
@@ -199,7 +209,7 @@ class Extractor:
         rules = [model.config.window_rule for model in (self.encoder, self.detector) if model is not None]
         volumes = [volume] if background is None else [volume, background]
         return {
-            "made": {name: made.as_dict() for name, made in self.made.items()},
+            "made": {name: provenance.as_dict() for name, provenance in self.provenance.items()},
             "volume": volume_identity(volume),
             "background": None if background is None else volume_identity(background),
             "windows": [list(each.window_by(rule)) for each in volumes for rule in rules],
@@ -214,12 +224,12 @@ class Extractor:
         if self.detector is not None:
             found.append(replace(self, encoder=None, crop_zyx=self._crop_zyx))
         if self.encoder is not None:
-            found.append(replace(self, detector=None, heat=False))
+            found.append(replace(self, detector=None, detector_score=False))
         return found
 
     def of_block(self, name: str) -> Extractor:
         """What alone decides a block of one model: the pooled map is the same with the heat beside it."""
-        return replace(self, heat=False) if name == DETECTOR else self
+        return replace(self, detector_score=False) if name == DETECTOR else self
 
     @property
     def _crop_zyx(self) -> Zyx:

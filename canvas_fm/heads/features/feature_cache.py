@@ -15,7 +15,7 @@ from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import BadInput
 from canvas_fm.files.resumable import read_part, write_part
 from canvas_fm.heads.features.extractor import Extractor
-from canvas_fm.heads.features.feature_set import FeatureSet, Made, beside
+from canvas_fm.heads.features.feature_set import FeatureSet, Provenance, beside
 
 
 def other_contrasts(contrasts: Sequence[float]) -> tuple[float, ...]:
@@ -44,10 +44,10 @@ def features_at(
     same: dict[str, Any] = {"group": group, "background": background, "show": show}
     if keep is None:
         return extractor.features(volume, points_zyx, **same)
-    return kept_features(extractor, volume, points_zyx, keep, **same)
+    return cached_features(extractor, volume, points_zyx, keep, **same)
 
 
-def kept_features(
+def cached_features(
     extractor: Extractor,
     volume: Volume,
     points_zyx: Float64[np.ndarray, "n 3"],
@@ -64,7 +64,7 @@ def kept_features(
     """
     extractor.check(volume, background)
     points = hashlib.sha256(np.ascontiguousarray(points_zyx, "<f8").tobytes()).hexdigest()
-    parts: dict[str, tuple[Float32[np.ndarray, "n k"], Made]] = {}
+    parts: dict[str, tuple[Float32[np.ndarray, "n k"], Provenance]] = {}
     for one in extractor.alone():
         behind = background if one.detector is not None else None
         paths = {}
@@ -80,5 +80,5 @@ def kept_features(
                 found[block] = features.block(block)
                 if not any(each.bad_chunks for each in (volume, behind) if each is not None):
                     write_part(paths[block], {"x": found[block]})
-        parts |= {block: (found[block], one.made[block]) for block in paths}
+        parts |= {block: (found[block], one.provenance[block]) for block in paths}
     return beside(parts, group)

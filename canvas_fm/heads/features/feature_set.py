@@ -1,4 +1,4 @@
-"""What heads look at: one row of numbers a candidate, in named blocks that know the model they came from."""
+"""Feature sets: one row of numbers for each candidate, in named blocks with the model behind each."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from jaxtyping import Float32, Float64, Shaped
 from canvas_fm.errors import BadInput, ModelMismatch
 
 MAE, DETECTOR = "mae", "detector"  # the blocks that are made by an encoder and by a detector
-HEAT = "heat"  # the block of the detector's heat at a candidate: one column
-SCORE = "score"  # the block of the score that the candidates came with, see own_score.py
-# Blocks of one column that tell most: they stand beside every variant, and hardly any penalty is on them.
-LOUD = (HEAT, SCORE)
+DETECTOR_LOGIT = "heat"  # the block of the detector's logit at a candidate, by its name in files: one column
+CANDIDATE_SCORE = "score"  # the block of the score that the candidates came with, see candidate_score.py
+# Blocks of one column that tell most: used with every variant, and hardly penalised.
+UNPENALISED = (DETECTOR_LOGIT, CANDIDATE_SCORE)
 CORRECTIONS = ("none", "centre", "standardise", "whiten")
 # Of a covariance, the share of its mean variance that is mixed in: directions without variance stay finite.
 SHRINKAGE = 0.01
 
 
 @dataclass(frozen=True)
-class Made:
-    """By what a block was made: the model's name and sha256, and the settings that decide the numbers."""
+class Provenance:
+    """The model behind a block: its name, sha256, and the settings that decide the numbers."""
 
     name: str
     sha256: str
@@ -39,13 +39,13 @@ class Made:
 class FeatureSet:
     """Features of candidates: `x` (n, d) float32, `blocks` by name, `groups` the brain of each row.
 
-    `made` says of each block which model made it; a block of plain columns has none.
+    `provenance` says of each block which model made it; a block of plain columns has none.
     """
 
     x: Float32[np.ndarray, "n d"]
     blocks: Mapping[str, slice]
     groups: Shaped[np.ndarray, " n"]
-    made: Mapping[str, Made] = field(default_factory=dict)
+    provenance: Mapping[str, Provenance] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.x.ndim != 2 or len(self.groups) != len(self.x):
@@ -61,7 +61,7 @@ class FeatureSet:
     @property
     def sha256(self) -> dict[str, str]:
         """Identity of the model behind each block."""
-        return {name: made.sha256 for name, made in self.made.items()}
+        return {name: provenance.sha256 for name, provenance in self.provenance.items()}
 
     @cached_property
     def fingerprint(self) -> str:
@@ -79,22 +79,22 @@ class FeatureSet:
 
     def rows(self, keep: Shaped[np.ndarray, " m"]) -> FeatureSet:
         """Some rows, by mask or number."""
-        return FeatureSet(self.x[keep], self.blocks, self.groups[keep], self.made)
+        return FeatureSet(self.x[keep], self.blocks, self.groups[keep], self.provenance)
 
     def only(self, *names: str) -> FeatureSet:
         """The same with some of the blocks alone, in the order in which they stand; itself with all."""
-        kept = {name: (self.block(name), self.made.get(name)) for name in self.blocks if name in names}
+        kept = {name: (self.block(name), self.provenance.get(name)) for name in self.blocks if name in names}
         if len(kept) < len(names):
             self.block(next(name for name in names if name not in kept))
         if len(kept) == len(self.blocks):
             return self
         together = beside(kept, "")
-        return FeatureSet(together.x, together.blocks, self.groups, together.made)
+        return FeatureSet(together.x, together.blocks, self.groups, together.provenance)
 
     def corrected(self, how: str) -> FeatureSet:
         """The same with every brain corrected by itself (see `Moments.corrected`)."""
         x = correct_by_group(self.x, self.groups, how)
-        return FeatureSet(x, self.blocks, self.groups, self.made)
+        return FeatureSet(x, self.blocks, self.groups, self.provenance)
 
 
 def stack(parts: Sequence[FeatureSet]) -> FeatureSet:
@@ -103,16 +103,18 @@ def stack(parts: Sequence[FeatureSet]) -> FeatureSet:
         raise BadInput("no features were given")
     first = parts[0]
     for part in parts[1:]:
-        if dict(part.blocks) != dict(first.blocks) or dict(part.made) != dict(first.made):
+        if dict(part.blocks) != dict(first.blocks) or dict(part.provenance) != dict(first.provenance):
             raise ModelMismatch(
-                f"features of {_told(part)} cannot stand below those of {_told(first)}; make both anew with "
-                "the same models and settings"
+                f"features of {_describe(part)} cannot stand below those of {_describe(first)}; make both "
+                "anew with the same models and settings"
             )
     groups = np.concatenate([np.asarray(part.groups, dtype=np.str_) for part in parts])
-    return FeatureSet(np.concatenate([part.x for part in parts]), first.blocks, groups, first.made)
+    return FeatureSet(np.concatenate([part.x for part in parts]), first.blocks, groups, first.provenance)
 
 
-def beside(parts: Mapping[str, tuple[Float32[np.ndarray, "n k"], Made | None]], group: str) -> FeatureSet:
+def beside(
+    parts: Mapping[str, tuple[Float32[np.ndarray, "n k"], Provenance | None]], group: str
+) -> FeatureSet:
     """Blocks of one brain next to each other, in the order given; rows are the same candidates in each."""
     blocks: dict[str, slice] = {}
     start = 0
@@ -120,8 +122,8 @@ def beside(parts: Mapping[str, tuple[Float32[np.ndarray, "n k"], Made | None]], 
         blocks[name] = slice(start, start + x.shape[1])
         start += x.shape[1]
     x = np.concatenate([x for x, _ in parts.values()], axis=1)
-    made = {name: made for name, (_, made) in parts.items() if made is not None}
-    return FeatureSet(x, blocks, np.full(len(x), group), made)
+    provenance = {name: provenance for name, (_, provenance) in parts.items() if provenance is not None}
+    return FeatureSet(x, blocks, np.full(len(x), group), provenance)
 
 
 def check_blocks(blocks: Mapping[str, slice], dim: int) -> None:
@@ -158,7 +160,7 @@ def check_finite(x: Float32[np.ndarray, "n d"], blocks: Mapping[str, slice] | No
     )
 
 
-def check_made(name: str, given: Made | None, wanted: Made | None) -> None:
+def check_provenance(name: str, given: Provenance | None, wanted: Provenance | None) -> None:
     """Raise ModelMismatch unless a block was made by the same model with the same settings."""
     if given is None or wanted is None or given.as_dict() == wanted.as_dict() | {"name": given.name}:
         return
@@ -232,12 +234,15 @@ def correct_by_group(
     return out
 
 
-def _told(features: FeatureSet) -> str:
+def _describe(features: FeatureSet) -> str:
     brain = features.groups[0] if len(features) else "an empty brain"
     blocks = []
     for name in features.blocks:
-        made = features.made.get(name)
-        blocks.append(
-            name if made is None else f"{name} ({made.name} {made.sha256[:8]} {dict(made.settings)})"
+        provenance = features.provenance.get(name)
+        model = (
+            ""
+            if provenance is None
+            else f" ({provenance.name} {provenance.sha256[:8]} {dict(provenance.settings)})"
         )
+        blocks.append(f"{name}{model}")
     return f"{brain} with blocks {', '.join(blocks)}"

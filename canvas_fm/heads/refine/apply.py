@@ -15,9 +15,9 @@ from jaxtyping import Float32, Float64, Int64
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import BadInput, CanvasError, ModelMismatch
-from canvas_fm.heads.features.candidate_score import beside_score, score_to_judge
-from canvas_fm.heads.features.extractor import DETECTOR, HEAT, MAE, Extractor
-from canvas_fm.heads.features.feature_set import SCORE, Made, Moments
+from canvas_fm.heads.features.candidate_score import recorded_score, with_candidate_score
+from canvas_fm.heads.features.extractor import DETECTOR, DETECTOR_LOGIT, MAE, Extractor
+from canvas_fm.heads.features.feature_set import CANDIDATE_SCORE, Moments, Provenance
 from canvas_fm.heads.labels.candidates import check_home, duplicates
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.inference.detect.resumable import ResumableTiles
@@ -63,8 +63,8 @@ def refine(
     """
     check_home(points, volume.name, "the candidates' header")
     points.check_inside(volume.shape_zyx)
-    made = refiner.made_.get(SCORE)
-    score = None if made is None else score_to_judge(points, made)
+    provenance = refiner.provenance_.get(CANDIDATE_SCORE)
+    score = None if provenance is None else recorded_score(points, provenance)
     extractor = extractor_of(
         refiner, **models_of(refiner, encoder, detector), batch=batch, device=device, precision=precision,
         backend=backend, resample=resample, ignore_voxel_size=ignore_voxel_size,
@@ -121,24 +121,24 @@ def models_of(refiner: Refiner, encoder: Encoder | None, detector: Detector | No
     return found
 
 
-def models_needed(refiner: Refiner) -> dict[str, Made]:
+def models_needed(refiner: Refiner) -> dict[str, Provenance]:
     """Name and sha256 of the `encoder` and of the `detector` that a refiner needs, of those that it needs.
 
     Where it carries fine-tuned blocks the encoder is the one below them.
     """
     needed = {}
     for block in refiner.columns_.sizes:
-        made = refiner.made_.get(block)
-        if made is not None and block == SCORE:
+        provenance = refiner.provenance_.get(block)
+        if provenance is not None and block == CANDIDATE_SCORE:
             continue  # the candidates bring it
-        if made is None or block not in (MAE, DETECTOR, HEAT):
+        if provenance is None or block not in (MAE, DETECTOR, DETECTOR_LOGIT):
             raise BadInput(
                 f"this refiner was fitted on features {block!r} that no encoder or detector is recorded for; "
                 "work the features out yourself and call predict_proba"
             )
         if block == MAE and (tuned := refiner.tuned_) is not None:
-            made = Made(tuned.base_name, tuned.base_sha256)
-        needed["encoder" if block == MAE else "detector"] = made
+            provenance = Provenance(tuned.base_name, tuned.base_sha256)
+        needed["encoder" if block == MAE else "detector"] = provenance
     return needed
 
 
@@ -208,7 +208,7 @@ class _Judge:
         )
         if self.score is None:
             return features
-        return beside_score(features, self.score[rows], self.refiner.made_[SCORE])
+        return with_candidate_score(features, self.score[rows], self.refiner.provenance_[CANDIDATE_SCORE])
 
 
 def extractor_of(
@@ -217,16 +217,16 @@ def extractor_of(
     """What makes a refiner's features, as it recorded it, of the models that `models_of` found."""
     settings: dict[str, Any] = {}
     for block in refiner.columns_.sizes:
-        made = refiner.made_.get(block)
-        settings |= dict(made.settings) if made is not None and block != SCORE else {}
-        settings |= {"heat": True} if block == HEAT else {}
+        provenance = refiner.provenance_.get(block)
+        settings |= dict(provenance.settings) if provenance is not None and block != CANDIDATE_SCORE else {}
+        settings |= {"detector_score": True} if block == DETECTOR_LOGIT else {}
     if "crop_zyx" in settings:
         z, y, x = settings["crop_zyx"]
         settings["crop_zyx"] = (z, y, x)
     return Extractor(encoder, detector, **settings, **running)
 
 
-def _shipped(wanted: Made, kind: str) -> Any:
+def _shipped(wanted: Provenance, kind: str) -> Any:
     """The shipped model of the recorded sha256, first looked for under the recorded name."""
     known = shipped("model") | shipped("older model")
     names = sorted(known, key=lambda name: not name.startswith(wanted.name))
@@ -244,12 +244,12 @@ def _shipped(wanted: Made, kind: str) -> Any:
 
 def _meta(points: Points, volume: Volume, refiner: Refiner, extractor: Extractor) -> dict[str, str]:
     meta = dict(points.meta) | {"volume": volume.name, "refiner_sha256": refiner_sha256(refiner)}
-    for name, made in extractor.made.items():
-        if name == HEAT:
+    for name, provenance in extractor.provenance.items():
+        if name == DETECTOR_LOGIT:
             continue  # its detector is named with the pooled map
         kind = "encoder" if name == MAE else "detector"
-        meta |= {f"refiner_{kind}": made.name, f"refiner_{kind}_sha256": made.sha256}
-    if (score := refiner.made_.get(SCORE)) is not None:
+        meta |= {f"refiner_{kind}": provenance.name, f"refiner_{kind}_sha256": provenance.sha256}
+    if (score := refiner.provenance_.get(CANDIDATE_SCORE)) is not None:
         meta["refiner_own_score"] = str(score.settings["column"])
     return meta | {"p_cell_threshold": f"{refiner.threshold_:.6g}"}
 

@@ -10,13 +10,13 @@ import numpy as np
 from jaxtyping import Float32, Float64
 
 from canvas_fm.errors import BadInput
-from canvas_fm.heads.features.feature_set import HEAT, LOUD, Moments
+from canvas_fm.heads.features.feature_set import DETECTOR_LOGIT, UNPENALISED, Moments
 
 CONCAT = "concat"
 REDUCTIONS = ("columns", "pca")
 # What a loud column (the detector's heat, the own score) is multiplied with beside others of unit deviation:
 # a penalty on the weights then hardly touches it. Among hundreds of columns it would be lost with few labels.
-LOUDNESS = 30.0
+UNPENALISED_SCALE = 30.0
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,9 @@ class Columns:
             raise BadInput(
                 f"variant is {variant!r}; give {CONCAT} (all blocks) or one of the blocks {', '.join(blocks)}"
             )
-        used = [name for name in blocks if variant in (CONCAT, name) or name in LOUD]
+        used = [name for name in blocks if variant in (CONCAT, name) or name in UNPENALISED]
         sizes = {name: len(range(*blocks[name].indices(dim))) for name in used}
-        may_cut = [name for name in used if name not in LOUD]
+        may_cut = [name for name in used if name not in UNPENALISED]
         if not 0 < ratio <= 1:
             raise BadInput(f"ratio is {ratio}; give the share of the cut block to keep, above 0 and up to 1")
         if cut is None:
@@ -68,9 +68,9 @@ class Columns:
 
         It would take away the block's level, for which it is there, and whitening would mix it into the rest.
         """
-        loud = [name for name in self.sizes if name in LOUD]
+        loud = [name for name in self.sizes if name in UNPENALISED]
         if loud and correction != "none":
-            heat = loud[0] == HEAT
+            heat = loud[0] == DETECTOR_LOGIT
             raise BadInput(
                 f"correction is {correction!r}, which would take the level of "
                 f"{'the detector' if heat else 'the candidates'}'{'s heat' if heat else ' own score'} away; "
@@ -96,10 +96,12 @@ class Columns:
 
     def weights(self) -> Float64[np.ndarray, " k"] | None:
         """What each scaled column, components in their place, is multiplied with; None where all are 1."""
-        if not any(name in LOUD for name in self.sizes):
+        if not any(name in UNPENALISED for name in self.sizes):
             return None
         sizes = {name: self.kept if name == self.cut else size for name, size in self.sizes.items()}
-        return np.repeat([LOUDNESS if name in LOUD else 1.0 for name in sizes], list(sizes.values()))
+        return np.repeat(
+            [UNPENALISED_SCALE if name in UNPENALISED else 1.0 for name in sizes], list(sizes.values())
+        )
 
     def _taken(self, name: str) -> int:
         return self.kept if name == self.cut and self.reduce == "columns" else self.sizes[name]

@@ -44,11 +44,11 @@ class HeadSettings:
 
 
 @dataclass(frozen=True)
-class Rows:
+class LabelledFeatures:
     """Labelled rows as the model sees them; `grouped` is False where nobody said what brains they are of.
 
-    `copies` are the same rows seen at other contrasts: the model is fitted on them too and the threshold has
-    to do for them, but calibration and figures are of the rows as they are.
+    `contrast_augmented` are the same rows at other contrasts: the model is fitted on them too and the
+    threshold has to do for them, but calibration and figures are of the rows as they are.
     """
 
     x: Float32[np.ndarray, "n w"]
@@ -57,14 +57,14 @@ class Rows:
     regions: np.ndarray | None
     missed: Mapping[str, int]
     grouped: bool
-    copies: tuple[Float32[np.ndarray, "n w"], ...] = ()
+    contrast_augmented: tuple[Float32[np.ndarray, "n w"], ...] = ()
 
     def seen(
         self, some: Int64[np.ndarray, " m"] | slice
     ) -> tuple[Float32[np.ndarray, "km w"], Bool[np.ndarray, " km"]]:
-        """Rows to be fitted on, with their labels: as they are, then each copy."""
-        x = np.concatenate([self.x[some], *(copy[some] for copy in self.copies)])
-        return x, np.tile(self.is_cell[some], 1 + len(self.copies))
+        """LabelledFeatures to be fitted on, with their labels: as they are, then each copy."""
+        x = np.concatenate([self.x[some], *(copy[some] for copy in self.contrast_augmented)])
+        return x, np.tile(self.is_cell[some], 1 + len(self.contrast_augmented))
 
     def missed_in(self, rows: Int64[np.ndarray, " m"]) -> int:
         """True cells without a candidate that belong to these rows: by their share of their brain."""
@@ -96,14 +96,14 @@ class Fitted:
     figures: dict[str, Any]
 
 
-def fit_head(settings: HeadSettings, rows: Rows) -> Fitted:
+def fit_head(settings: HeadSettings, rows: LabelledFeatures) -> Fitted:
     """Fit on all rows; calibrate, choose the threshold and judge on the rows of the folds left out."""
     folds = folds_of(settings, rows)
     C, held_out = held_out_logits(settings, rows, folds)
-    return judged(settings, rows, folds, held_out, head_net(settings, *rows.seen(slice(None)), C), C)
+    return assemble_fit(settings, rows, folds, held_out, head_net(settings, *rows.seen(slice(None)), C), C)
 
 
-def folds_of(settings: HeadSettings, rows: Rows) -> Folds:
+def folds_of(settings: HeadSettings, rows: LabelledFeatures) -> Folds:
     """Which rows are held out together; BadInput for settings and labels that nothing can be made of."""
     if settings.model not in MODELS:
         raise BadInput(f"model is {settings.model!r}; give one of {', '.join(MODELS)}")
@@ -121,11 +121,11 @@ def folds_of(settings: HeadSettings, rows: Rows) -> Folds:
     )
 
 
-def judged(
+def assemble_fit(
     settings: HeadSettings,
-    rows: Rows,
+    rows: LabelledFeatures,
     folds: Folds,
-    held_out: Float64[np.ndarray, "copies n"],
+    held_out: Float64[np.ndarray, "contrasts n"],
     net: HeadNet,
     C: float | None,
 ) -> Fitted:
@@ -136,7 +136,7 @@ def judged(
     calibration = fit_calibration(held_out[0], rows.is_cell, settings.calibration)
     everything = np.arange(len(rows.is_cell))
     chosen = _best_threshold(rows, calibration, held_out, everything)
-    honest, kept = carried(settings, rows, folds, held_out)
+    honest, kept = cross_fitted_decisions(settings, rows, folds, held_out)
     spread = CountSpread() if folds.by == "random" else CountSpread.of(honest, rows.is_cell, rows.places)
     figures = _figures(rows, folds, held_out[0], honest, kept, spread)
     net.calibration = torch.tensor(calibration.knots, dtype=torch.float32)
@@ -146,26 +146,26 @@ def judged(
 
 
 def _best_threshold(
-    rows: Rows,
+    rows: LabelledFeatures,
     calibration: Calibration,
-    held_out: Float64[np.ndarray, "copies n"],
+    held_out: Float64[np.ndarray, "contrasts n"],
     some: Int64[np.ndarray, " m"],
 ) -> float:
-    """What P(cell) has to reach for the highest F1 over some rows and all their copies."""
+    """What P(cell) has to reach for the highest F1 over some rows and all their contrast_augmented."""
     p_cell = np.concatenate([calibration(logits[some]) for logits in held_out])
     is_cell = np.tile(rows.is_cell[some], len(held_out))
     return float(best_f1(is_cell, p_cell, missed=len(held_out) * rows.missed_in(some))[0])
 
 
-def _warning(folds: Folds, rows: Rows) -> str | None:
+def _warning(folds: Folds, rows: LabelledFeatures) -> str | None:
     if not rows.grouped:
         return "rows split at random, since no groups were given: nothing is known of another brain"
     return folds.warning
 
 
 def held_out_logits(
-    settings: HeadSettings, rows: Rows, folds: Folds
-) -> tuple[float | None, Float64[np.ndarray, "copies n"]]:
+    settings: HeadSettings, rows: LabelledFeatures, folds: Folds
+) -> tuple[float | None, Float64[np.ndarray, "contrasts n"]]:
     """The penalty (of the logistic model), and each row's logit by the model that has not seen its fold.
 
     The first row of logits is of the rows as they are, the next of their first copy, and so on.
@@ -176,7 +176,7 @@ def held_out_logits(
     wanted: tuple[float | None, ...] = (settings.C,)
     if settings.model == "logistic" and settings.C is None:
         wanted = GRID
-    seen = (rows.x, *rows.copies)
+    seen = (rows.x, *rows.contrast_augmented)
     logits = np.empty((len(wanted), len(seen), len(rows.x)), np.float32)
     for train, test in folds:
         x, is_cell = rows.seen(train)
@@ -259,8 +259,8 @@ def head_net(
     return net.eval().requires_grad_(False)
 
 
-def carried(
-    settings: HeadSettings, rows: Rows, folds: Folds, held_out: Float64[np.ndarray, "copies n"]
+def cross_fitted_decisions(
+    settings: HeadSettings, rows: LabelledFeatures, folds: Folds, held_out: Float64[np.ndarray, "contrasts n"]
 ) -> tuple[Float64[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
     """P(cell) of each row and whether it is kept, by calibration and threshold of the other folds alone."""
     natural = held_out[0]
@@ -276,7 +276,7 @@ def carried(
 
 
 def _figures(
-    rows: Rows,
+    rows: LabelledFeatures,
     folds: Folds,
     logits: Float64[np.ndarray, " n"],
     p_cell: Float64[np.ndarray, " n"],
@@ -317,7 +317,7 @@ def _figures(
 
 
 def _region_figures(
-    rows: Rows, p_cell: Float64[np.ndarray, " n"], spread: CountSpread
+    rows: LabelledFeatures, p_cell: Float64[np.ndarray, " n"], spread: CountSpread
 ) -> dict[str, float | int] | None:
     """How far the counts of whole regions were off, and how many intervals held the truth."""
     if rows.regions is None:

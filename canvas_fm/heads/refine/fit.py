@@ -16,10 +16,10 @@ from canvas_fm.errors import BadInput, CanvasError
 from canvas_fm.evaluation.classification import ceiling
 from canvas_fm.files.atomic import write_text_atomic
 from canvas_fm.files.checksum import sha256
-from canvas_fm.heads.features.candidate_score import beside_score, own_scores
+from canvas_fm.heads.features.candidate_score import candidate_scores, with_candidate_score
 from canvas_fm.heads.features.extractor import DETECTOR, MAE, Extractor
 from canvas_fm.heads.features.feature_cache import features_at, other_contrasts
-from canvas_fm.heads.features.feature_set import SCORE, FeatureSet, stack
+from canvas_fm.heads.features.feature_set import CANDIDATE_SCORE, FeatureSet, stack
 from canvas_fm.heads.labels.candidates import Candidates
 from canvas_fm.heads.labels.group_folds import grouped_folds, held_out_parts
 from canvas_fm.heads.refine.columns import Columns
@@ -34,14 +34,14 @@ REPORT = "report.json"
 class TrainingSet:
     """Features of all brains below each other, with labels, regions and what was missed in each brain.
 
-    `copies` are the features of the same candidates with each brain seen at another contrast.
+    `contrast_augmented` are the features of the same candidates with each brain seen at another contrast.
     """
 
     features: FeatureSet
     label: Int64[np.ndarray, " n"]
     regions: np.ndarray | None
     missed: dict[str, int]
-    copies: tuple[FeatureSet, ...] = ()
+    contrast_augmented: tuple[FeatureSet, ...] = ()
 
 
 def training_set(
@@ -55,13 +55,13 @@ def training_set(
 ) -> TrainingSet:
     """The features of all brains. With the folder `keep` they are worked out once for all later calls.
 
-    With `own_score` the score that the candidates came with is one more block (see `own_scores`), with
+    With `own_score` the score that the candidates came with is one more block (see `candidate_scores`), with
     `contrasts` the brains are seen once more at each of these (1 is as they are).
     With a per-brain correction in mind, unlabelled candidates have features too. Memory: 4 bytes a number.
     """
     for brain in brains:
         extractor.check(brain.volume, brain.background)
-    scores = own_scores(brains) if own_score else None
+    scores = candidate_scores(brains) if own_score else None
 
     def seen_at(contrast: float) -> FeatureSet:
         parts: list[FeatureSet] = []
@@ -71,7 +71,7 @@ def training_set(
                 background=brain.background, show=show,
             )  # fmt: skip
             if scores is not None:
-                part = beside_score(part, scores[0][len(parts)], scores[1])
+                part = with_candidate_score(part, scores[0][len(parts)], scores[1])
             parts.append(part)
         return stack(parts)
 
@@ -113,14 +113,20 @@ def fit_refiner(
     _check_before_work(refiner, brains, extractor, own_score)
     data = training_set(brains, extractor, own_score=own_score, contrasts=contrasts, keep=keep, show=show)
     if fit is None:
-        refiner.fit(data.features, data.label, regions=data.regions, missed=data.missed, copies=data.copies)
+        refiner.fit(
+            data.features,
+            data.label,
+            regions=data.regions,
+            missed=data.missed,
+            contrast_augmented=data.contrast_augmented,
+        )
     else:
         fit(data)
     counts = {brain.name: brain.counts() for brain in brains}
     markers = {brain.name: brain.volume.marker for brain in brains}
     provenance = {"trained_on": counts, "markers": markers, "canvas_fm": __version__}
-    if copies := other_contrasts(contrasts):
-        provenance["contrasts"] = [1.0, *copies]
+    if contrast_augmented := other_contrasts(contrasts):
+        provenance["contrasts"] = [1.0, *contrast_augmented]
     identity = refiner.save(out, provenance)
     report = {
         "refiner": str(out),
@@ -130,11 +136,11 @@ def fit_refiner(
         "ratio": refiner.ratio,
         "columns": {name: part.stop - part.start for name, part in refiner.blocks_.items()},
         "columns_used": refiner.columns_.width,
-        "models": {name: made.as_dict() for name, made in refiner.made_.items()},
+        "models": {name: model.as_dict() for name, model in refiner.provenance_.items()},
         "tuned": None if refiner.tuned_ is None else refiner.tuned_.as_dict(),
         "threshold": refiner.threshold_,
         "C": refiner.C_,
-        "contrasts": [1.0, *copies],
+        "contrasts": [1.0, *contrast_augmented],
         "skipped": refiner.skipped_,
         "brains": {name: found | _ceiling(found) for name, found in counts.items()},
         "cross_validation": refiner.cross_validation_,
@@ -150,14 +156,14 @@ def _check_before_work(
     refiner: Refiner, brains: Sequence[Candidates], extractor: Extractor, own_score: bool
 ) -> None:
     """What can be refused before hours of embedding: labels, folds, and a model that the variant needs."""
-    made = extractor.made
+    provenance = extractor.provenance
     for block, flag in ((MAE, "--encoder"), (DETECTOR, "--detector")):
-        if refiner.variant in (block, "concat") and block not in made:
+        if refiner.variant in (block, "concat") and block not in provenance:
             raise BadInput(f"variant {refiner.variant} needs the {block} features: give {flag}")
     blocks = extractor.layout
     width = max(part.stop for part in blocks.values())
     if own_score:
-        blocks, width = {**blocks, SCORE: slice(width, width + 1)}, width + 1
+        blocks, width = {**blocks, CANDIDATE_SCORE: slice(width, width + 1)}, width + 1
     columns = Columns.of(blocks, width, refiner.variant, refiner.cut, refiner.ratio, refiner.reduce)
     columns.check_correction(refiner.correction)
     label = np.concatenate([brain.label for brain in brains])

@@ -22,13 +22,13 @@ from canvas_fm.heads.features.feature_set import (
     Moments,
     check_blocks,
     check_finite,
-    check_made,
+    check_provenance,
     correct_by_group,
 )
 from canvas_fm.heads.labels.labels import aligned, labels_of
 from canvas_fm.heads.refine.calibration import Calibration, Count, CountSpread, expected_count
 from canvas_fm.heads.refine.columns import CONCAT, Columns
-from canvas_fm.heads.refine.cross_fit import Fitted, HeadSettings, Rows, fit_head
+from canvas_fm.heads.refine.cross_fit import Fitted, HeadSettings, LabelledFeatures, fit_head
 from canvas_fm.heads.refine.refiner_folder import RefinerState, read_refiner, write_refiner
 from canvas_fm.models.device import pick_device
 from canvas_fm.models.head_nets import HeadNet
@@ -117,7 +117,7 @@ class Refiner(ClassifierMixin, BaseEstimator):
         groups: Any = None,
         regions: Any = None,
         missed: Missed | None = None,
-        copies: Sequence[Any] = (),
+        contrast_augmented: Sequence[Any] = (),
     ) -> Refiner:
         """Learn from features (n, d), an array or a FeatureSet, and labels: 1 a cell, 0 none, −1 left out.
 
@@ -125,13 +125,15 @@ class Refiner(ClassifierMixin, BaseEstimator):
         that the model has not seen. With one brain alone its `regions` are held out instead, a name for each
         row; without them a split at random is refused unless `force_random`. An array that comes without
         groups is split at random, and `split_` says so. `missed` counts, by brain, the true cells for which
-        there is no candidate: they lower F1, and so move the threshold. `copies` are the same rows as they
-        would look in a brain stained otherwise (`Volume.at_contrast`): the model is fitted on them too, and
-        the threshold has to do for them.
+        there is no candidate: they lower F1, and so move the threshold. `contrast_augmented` are
+        the same rows as they would look in a brain stained otherwise (`Volume.at_contrast`): the model is
+        fitted on them too, and the threshold has to do for them.
 
         Raises BadInput for one class only, fewer labels than folds, NaN, and settings that contradict.
         """
-        rows = self.prepare(X, y, groups=groups, regions=regions, missed=missed, copies=copies)
+        rows = self.prepare(
+            X, y, groups=groups, regions=regions, missed=missed, contrast_augmented=contrast_augmented
+        )
         self.take(fit_head(self.head_settings, rows))
         self.warn()
         return self
@@ -144,8 +146,8 @@ class Refiner(ClassifierMixin, BaseEstimator):
         groups: Any = None,
         regions: Any = None,
         missed: Missed | None = None,
-        copies: Sequence[Any] = (),
-    ) -> Rows:
+        contrast_augmented: Sequence[Any] = (),
+    ) -> LabelledFeatures:
         """The labelled rows of `fit` as its model sees them: corrected, and the columns that are used."""
         if self.correction not in CORRECTIONS:
             raise BadInput(f"correction is {self.correction!r}; give one of {', '.join(CORRECTIONS)}")
@@ -153,14 +155,16 @@ class Refiner(ClassifierMixin, BaseEstimator):
         labels, keep = labels_of(y, len(x), self.unlabelled)
         self.classes_ = np.unique(labels[keep])
         self.blocks_ = dict(self._blocks(X, x.shape[1]))
-        self.made_ = dict(X.made) if isinstance(X, FeatureSet) else {}
+        self.provenance_ = dict(X.provenance) if isinstance(X, FeatureSet) else {}
         self.columns_ = Columns.of(self.blocks_, x.shape[1], self.variant, self.cut, self.ratio, self.reduce)
         self.columns_.check_correction(self.correction)
         used = self._used(x, names)
         self.skipped_ = int((~keep).sum())
-        return Rows(
+        return LabelledFeatures(
             x=used[keep],
-            copies=tuple(self._used(self._copy(X, copy, len(x)), names)[keep] for copy in copies),
+            contrast_augmented=tuple(
+                self._used(self._copy(X, copy, len(x)), names)[keep] for copy in contrast_augmented
+            ),
             is_cell=labels[keep] == self.classes_[-1],
             groups=names[keep],
             regions=None if regions is None else aligned(regions, "regions", len(x))[keep],
@@ -186,7 +190,7 @@ class Refiner(ClassifierMixin, BaseEstimator):
         """A copy of the rows of X, checked to be one: as many rows, of the same blocks and models."""
         if isinstance(copy, FeatureSet):
             known = isinstance(X, FeatureSet)
-            if known and (dict(copy.blocks) != dict(X.blocks) or dict(copy.made) != dict(X.made)):
+            if known and (dict(copy.blocks) != dict(X.blocks) or dict(copy.provenance) != dict(X.provenance)):
                 raise ModelMismatch("a copy's features have other blocks or models; make both the same way")
             copy = copy.x
         x = validate_data(self, copy, dtype=np.float32, ensure_all_finite=False, reset=False)
@@ -206,7 +210,7 @@ class Refiner(ClassifierMixin, BaseEstimator):
         self.cross_validation_ = fitted.figures
         self.tuned_ = tuned
         if tuned is not None:
-            self.made_[MAE] = replace(self.made_[MAE], name=tuned.name, sha256=tuned.sha256)
+            self.provenance_[MAE] = replace(self.provenance_[MAE], name=tuned.name, sha256=tuned.sha256)
         self.__dict__.pop("sha256_", None)  # that of a folder which this may have been loaded from
 
     def warn(self) -> None:
@@ -271,7 +275,7 @@ class Refiner(ClassifierMixin, BaseEstimator):
             blocks=self.blocks_,
             dim=self.n_features_in_,
             columns=self.columns_,
-            made=self.made_,
+            provenance=self.provenance_,
             classes=self.classes_,
             fitted=Fitted(
                 self.net_, self.calibration_, self.count_spread_, self.threshold_, self.C_, self.split_,
@@ -289,7 +293,11 @@ class Refiner(ClassifierMixin, BaseEstimator):
         state, sha256 = read_refiner(path)
         refiner = Refiner(**state.settings, blocks=state.blocks)
         refiner.n_features_in_, refiner.blocks_, refiner.columns_ = state.dim, state.blocks, state.columns
-        refiner.made_, refiner.classes_, refiner.skipped_ = dict(state.made), state.classes, state.skipped
+        refiner.provenance_, refiner.classes_, refiner.skipped_ = (
+            dict(state.provenance),
+            state.classes,
+            state.skipped,
+        )
         refiner.take(state.fitted, state.tuned)
         refiner.sha256_, refiner.folder_ = sha256, path
         return refiner
@@ -300,7 +308,7 @@ class Refiner(ClassifierMixin, BaseEstimator):
         return tags
 
     def _training_rows(self, X: Any, y: Any, groups: Any) -> tuple[np.ndarray, np.ndarray, bool]:
-        """Rows (n, d), the brain of each, and whether that was given."""
+        """LabelledFeatures (n, d), the brain of each, and whether that was given."""
         if isinstance(X, FeatureSet):
             self.n_features_in_ = X.x.shape[1]
             return X.x, np.asarray(X.groups if groups is None else groups, dtype=np.str_), True
@@ -336,5 +344,5 @@ class Refiner(ClassifierMixin, BaseEstimator):
                 raise ModelMismatch(
                     f"block {name!r} has {X.block(name).shape[1]} columns; this refiner takes {size}"
                 )
-            check_made(name, X.made.get(name), self.made_.get(name))
+            check_provenance(name, X.provenance.get(name), self.provenance_.get(name))
         return X.blocks

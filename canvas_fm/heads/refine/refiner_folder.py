@@ -12,7 +12,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from canvas_fm.errors import CanvasError, ModelMismatch
-from canvas_fm.heads.features.feature_set import Made
+from canvas_fm.heads.features.feature_set import Provenance
 from canvas_fm.heads.refine.calibration import Calibration, CountSpread
 from canvas_fm.heads.refine.columns import Columns
 from canvas_fm.heads.refine.cross_fit import Fitted
@@ -23,7 +23,7 @@ from canvas_fm.models.tuned import TunedBlocks
 WEIGHTS, BLOCKS = "model.safetensors", "blocks.safetensors"
 
 
-class MadeBy(BaseModel):
+class BlockProvenance(BaseModel):
     """The model behind a block: its name, sha256, and the settings that decide the numbers."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -41,7 +41,7 @@ class Block(BaseModel):
     name: str
     start: int
     stop: int
-    made: MadeBy | None = None
+    made: BlockProvenance | None = None
 
 
 class Spread(BaseModel):
@@ -99,10 +99,10 @@ class RefinerState:
     """All of a fitted refiner that its folder holds: `settings` are the constructor's, without `blocks`."""
 
     settings: Mapping[str, Any]
-    blocks: Mapping[str, slice]
+    blocks: dict[str, slice]
     dim: int
     columns: Columns
-    made: Mapping[str, Made]
+    provenance: Mapping[str, Provenance]
     classes: np.ndarray
     fitted: Fitted
     skipped: int
@@ -116,8 +116,8 @@ def write_refiner(state: RefinerState, folder: Path, provenance: dict[str, Any])
     blocks = []
     for name, part in state.blocks.items():
         start, stop, _ = part.indices(state.dim)
-        made = state.made.get(name)
-        by = None if made is None else MadeBy(**made.as_dict())
+        made = state.provenance.get(name)
+        by = None if made is None else BlockProvenance(**made.as_dict())
         blocks.append(Block(name=name, start=start, stop=stop, made=by))
     config = {
         "settings": {**state.settings, "device": "cpu"},
@@ -167,7 +167,9 @@ def read_refiner(folder: Path) -> tuple[RefinerState, str]:
         blocks=blocks,
         dim=dim,
         columns=columns,
-        made={one.name: Made(**one.made.model_dump()) for one in config.blocks if one.made is not None},
+        provenance={
+            one.name: Provenance(**one.made.model_dump()) for one in config.blocks if one.made is not None
+        },
         classes=np.array(config.classes),
         fitted=Fitted(
             net=net,

@@ -19,13 +19,19 @@ from canvas_fm.errors import BadInput, CanvasError
 from canvas_fm.heads.features.extractor import Extractor
 from canvas_fm.heads.features.feature_set import MAE, FeatureSet, Moments
 from canvas_fm.heads.labels.candidates import Candidates
-from canvas_fm.heads.refine.cross_fit import Rows, folds_of, head_net, held_out_logits, judged
+from canvas_fm.heads.refine.cross_fit import (
+    LabelledFeatures,
+    assemble_fit,
+    folds_of,
+    head_net,
+    held_out_logits,
+)
 from canvas_fm.heads.refine.fit import TrainingSet, fit_refiner
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.models.head_nets import HeadNet
 from canvas_fm.models.tuned import TunedBlocks, unfrozen
 from canvas_fm.progress import Advance, bar
-from canvas_fm.training.finetune.frozen_tokens import Prefix
+from canvas_fm.training.finetune.frozen_tokens import FrozenTokens
 from canvas_fm.training.finetune.resnet_method import balanced_rows
 
 _AT_ONCE = 256
@@ -93,7 +99,7 @@ def tune(
     *,
     regions: np.ndarray | None = None,
     missed: dict[str, int] | None = None,
-    prefix: Prefix | None = None,
+    frozen_tokens: FrozenTokens | None = None,
     show: bool | None = None,
 ) -> Tuned | None:
     """Fit a refiner together with the last blocks of the extractor's encoder, which itself stays as it is.
@@ -101,7 +107,8 @@ def tune(
     `features` are the frozen encoder's, a row for each candidate of the `brains` in their order, with `label`
     1, 0 or −1 (not learned from). Folds, penalty, calibration and threshold are as in `Refiner.fit`: for each
     fold blocks and head are fitted without it. The figures of the frozen encoder stand beside, under
-    `cross_validation_["frozen"]`. Without blocks it is `Refiner.fit`. `prefix` may be kept from call to call.
+    `cross_validation_["frozen"]`. Without blocks it is `Refiner.fit`. `frozen_tokens` may be
+    kept from call to call.
 
     Raises BadInput where the refiner looks at no encoder, or the encoder has not so many blocks.
     """
@@ -110,19 +117,21 @@ def tune(
     settings = refiner.head_settings
     folds = folds_of(settings, rows)
     C, logits = held_out_logits(settings, rows, folds)
-    frozen = judged(settings, rows, folds, logits, head_net(settings, rows.x, rows.is_cell, C), C)
+    frozen = assemble_fit(settings, rows, folds, logits, head_net(settings, rows.x, rows.is_cell, C), C)
     if not tuning.blocks:
         refiner.take(frozen)
         return None
-    work = Tuned(refiner, features, np.flatnonzero(label >= 0), rows, brains, extractor, tuning, prefix)
+    work = Tuned(
+        refiner, features, np.flatnonzero(label >= 0), rows, brains, extractor, tuning, frozen_tokens
+    )
     steps = sum(tuning.steps(len(train)) for train, _ in folds) + tuning.steps(len(rows.is_cell))
-    work.prefix.fill(work.rows, show)
+    work.frozen_tokens.fill(work.rows, show)
     with bar("fine-tuning", steps, unit="steps", show=show) as advance:
         for train, test in folds:
             work.fit(train, C, advance)
             logits[0, test] = work.logits(test)
         work.fit(np.arange(len(rows.is_cell)), C, advance)
-    fitted = judged(settings, rows, folds, logits, work.head.cpu(), C)
+    fitted = assemble_fit(settings, rows, folds, logits, work.head.cpu(), C)
     fitted.figures["frozen"] = {name: frozen.figures[name] for name in ("pooled", "brains", "regions")}
     refiner.take(fitted, work.blocks())
     return work
@@ -135,7 +144,7 @@ def _check(refiner: Refiner, extractor: Extractor, tuning: Tuning) -> None:
             f"variant {refiner.variant} looks at no encoder whose blocks could be unfrozen; give --encoder "
             "and variant mae or concat"
         )
-    if tuning.blocks and extractor.heat:
+    if tuning.blocks and extractor.detector_score:
         raise BadInput(
             "heat goes with the encoder as it is: beside what tells most, blocks have little to learn from; "
             "make the features without it"
@@ -152,21 +161,21 @@ class Tuned:
         refiner: Refiner,
         features: FeatureSet,
         rows: Int64[np.ndarray, " m"],
-        labelled: Rows,
+        labelled: LabelledFeatures,
         brains: Sequence[Candidates],
         extractor: Extractor,
         tuning: Tuning,
-        prefix: Prefix | None,
+        frozen_tokens: FrozenTokens | None,
     ) -> None:
         assert extractor.encoder is not None
         self.refiner, self.features, self.rows, self.labelled = refiner, features, rows, labelled
         self.base, self.tuning = extractor.encoder, tuning
-        settings = extractor.made[MAE].settings
+        settings = extractor.provenance[MAE].settings
         self.pool, self.layer = str(settings["pool"]), int(settings["layer"])
         self.net, self.first, self.last = unfrozen(self.base, tuning.blocks, self.layer)
         running: dict[str, Any] = {"batch": extractor.batch, "device": extractor.device}
         running |= {"resample": extractor.resample, "ignore_voxel_size": extractor.ignore_voxel_size}
-        self.prefix = prefix or Prefix(self.base, brains, self.first, **running)
+        self.frozen_tokens = frozen_tokens or FrozenTokens(self.base, brains, self.first, **running)
         self.device = self.base.device
         every = np.arange(features.x.shape[1])[None].astype(np.float32)
         used = refiner.columns_.take({name: every[:, part] for name, part in features.blocks.items()})
@@ -211,7 +220,7 @@ class Tuned:
     def logits(self, some: Int64[np.ndarray, " k"]) -> Float64[np.ndarray, " k"]:
         """What blocks and head say of some of the labelled rows, before calibration."""
         judge = copy.copy(self.refiner)
-        judge.net_, judge.made_ = self.head, {}
+        judge.net_, judge.provenance_ = self.head, {}
         return self.judged_by(judge.logits, self.rows[some]).astype(np.float64)
 
     def judged_by(self, judge: Any, rows: Int64[np.ndarray, " m"]) -> np.ndarray:
@@ -242,7 +251,9 @@ class Tuned:
         return torch.randint(len(is_cell), (self.tuning.batch,), generator=generator)
 
     def _forward(self, rows: Int64[np.ndarray, " b"], generator: torch.Generator) -> Float[Tensor, " b"]:
-        tokens = self.prefix.turned(rows, generator) if self.tuning.augment else self.prefix(rows)
+        tokens = (
+            self.frozen_tokens.turned(rows, generator) if self.tuning.augment else self.frozen_tokens(rows)
+        )
         x = torch.from_numpy(self.features.x[rows]).to(self.device)
         part = self.features.blocks[MAE]
         embedded = self.net.onward(tokens, self.first, self.pool, self.last)
@@ -264,7 +275,7 @@ class Tuned:
     def _embedded(self, rows: Int64[np.ndarray, " m"]) -> Float32[np.ndarray, "m d"]:
         out = np.empty((len(rows), self.base.dim), np.float32)
         for start in range(0, len(rows), _AT_ONCE):
-            tokens = self.prefix(rows[start : start + _AT_ONCE])
+            tokens = self.frozen_tokens(rows[start : start + _AT_ONCE])
             found = self.net.onward(tokens, self.first, self.pool, self.last)
             out[start : start + _AT_ONCE] = found.cpu().numpy()
         return out

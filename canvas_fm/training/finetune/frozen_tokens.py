@@ -24,7 +24,7 @@ from canvas_fm.training.finetune.resnet_method import augmented
 _CACHE_BYTES = 64 * 2**20  # of decoded chunks, for each volume
 
 
-class Prefix:
+class FrozenTokens:
     """The tokens of candidates (rows of all `brains` below each other) before block number `block`.
 
     They are kept as float16 in a temporary file that goes with this object: 50 kB a candidate for the paper's

@@ -13,7 +13,7 @@ from canvas_fm.heads.features.extractor import Extractor, features_of_rows
 from canvas_fm.heads.features.feature_set import FeatureSet, Moments
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.training.finetune.finetune import Tuning, tune
-from canvas_fm.training.finetune.frozen_tokens import Prefix
+from canvas_fm.training.finetune.frozen_tokens import FrozenTokens
 
 
 class FinetunedEncoder:
@@ -36,10 +36,10 @@ class FinetunedEncoder:
     ) -> None:
         self.name, self.tuning = name, tuning
         self._extractors, self._features, self._refiner = extractors, features, refiner
-        self._prefix: dict[str, Prefix] = {}
+        self._frozen_tokens: dict[str, FrozenTokens] = {}
 
     def identity(self, fold: str) -> Mapping[str, Any]:
-        made = {name: one.as_dict() for name, one in self._extractors[fold].made.items()}
+        made = {name: one.as_dict() for name, one in self._extractors[fold].provenance.items()}
         told = {"made": made, "features": self._features[fold].fingerprint, "tuning": asdict(self.tuning)}
         return {"method": "fine-tuned", **told, "refiner": self._refiner(0).get_params()}
 
@@ -61,7 +61,7 @@ class FinetunedEncoder:
             self.tuning,
             regions=task.region.astype(np.str_),
             missed=task.missed_by_part(given.rows),
-            prefix=self._prefix.get(known),
+            frozen_tokens=self._frozen_tokens.get(known),
             show=False,
         )
         if work is None:  # no block is unfrozen
@@ -70,7 +70,7 @@ class FinetunedEncoder:
                 return refiner.predict_proba(features.rows(rows))[:, 1]
 
             return Fit(frozen, refiner.threshold_, spread=refiner.count_spread_)
-        self._prefix[known] = work.prefix
+        self._frozen_tokens[known] = work.frozen_tokens
         assert refiner.tuned_ is not None
         whole = replace(extractor, encoder=refiner.tuned_.on(extractor.encoder))
         moments: dict[str, Moments] = {}

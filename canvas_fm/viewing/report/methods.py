@@ -12,10 +12,17 @@ from canvas_fm.errors import CanvasError
 from canvas_fm.heads.compare.baselines import Embedded, OwnScore, PcaCrops, ShapeTrees
 from canvas_fm.heads.compare.methods import Method
 from canvas_fm.heads.compare.task import Task
-from canvas_fm.heads.features.candidate_score import beside_score, own_scores
+from canvas_fm.heads.features.candidate_score import candidate_scores, with_candidate_score
 from canvas_fm.heads.features.extractor import DETECTOR, MAE, Extractor, features_of_rows
 from canvas_fm.heads.features.feature_cache import features_at, other_contrasts
-from canvas_fm.heads.features.feature_set import HEAT, LOUD, SCORE, FeatureSet, Made, stack
+from canvas_fm.heads.features.feature_set import (
+    CANDIDATE_SCORE,
+    DETECTOR_LOGIT,
+    UNPENALISED,
+    FeatureSet,
+    Provenance,
+    stack,
+)
 from canvas_fm.heads.refine.columns import CONCAT, Columns
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.models.checkpoint import Detector, Encoder
@@ -153,7 +160,9 @@ class Methods:
         return Embedded(
             name,
             at(1.0),
-            copies=[at(contrast) for contrast in other_contrasts(self._settings.augment_contrast)],
+            contrast_augmented=[
+                at(contrast) for contrast in other_contrasts(self._settings.augment_contrast)
+            ],
             refiner=self._refiner(variant, **cut),
             embed=embed,
             seeded=self._settings.head == "mlp",
@@ -164,16 +173,18 @@ class Methods:
         found: list[Method] = []
         by_fold = self.extractors
         if self._settings.detector_score:
-            found.append(self._method("detector's heat", by_fold, HEAT, loud=[HEAT]))
-            found += [self._method(f"{one} + heat", by_fold, one, loud=[HEAT]) for one in self._variants]
+            found.append(self._method("detector's heat", by_fold, DETECTOR_LOGIT, loud=[DETECTOR_LOGIT]))
+            found += [
+                self._method(f"{one} + heat", by_fold, one, loud=[DETECTOR_LOGIT]) for one in self._variants
+            ]
         if self._settings.candidate_score:
-            loud = [HEAT] * self._settings.detector_score + [SCORE]
+            loud = [DETECTOR_LOGIT] * self._settings.detector_score + [CANDIDATE_SCORE]
             widest = " + ".join([self._variants[-1], *["heat"] * self._settings.detector_score, "own score"])
             found.append(self._method(widest, by_fold, self._variants[-1], loud=loud))
         return found
 
-    def _score(self) -> tuple[np.ndarray, Made]:
-        parts, made = own_scores(self._task.parts)
+    def _score(self) -> tuple[np.ndarray, Provenance]:
+        parts, made = candidate_scores(self._task.parts)
         return np.concatenate(parts), made
 
     def _check_score(self, names: Sequence[str]) -> None:
@@ -188,7 +199,7 @@ class Methods:
         blocks = settings.unfreeze
         by_fold = self.extractors
         return FinetunedEncoder(
-            {fold: replace(one, heat=False) for fold, one in by_fold.items()},
+            {fold: replace(one, detector_score=False) for fold, one in by_fold.items()},
             {fold: self._features(one) for fold, one in by_fold.items()},
             Tuning(blocks, augment=settings.augment),
             refiner=self._refiner(variant),
@@ -202,7 +213,7 @@ class Methods:
             detector,
             pool=settings.pool,
             layer=settings.layer,
-            heat=settings.detector_score and detector is not None,
+            detector_score=settings.detector_score and detector is not None,
             device=settings.device,
             precision=settings.precision,
             resample=settings.resample,
@@ -221,7 +232,7 @@ class Methods:
     def _features(self, extractor: Extractor, contrast: float = 1.0, loud: Sequence[str] = ()) -> FeatureSet:
         """Of all candidates, of loud blocks those that are asked for; one object for all who ask alike."""
         whole = self._made(extractor, contrast)
-        key = (id(whole), *(LOUD.index(one) for one in loud))
+        key = (id(whole), *(UNPENALISED.index(one) for one in loud))
         if key not in self._chosen:
             self._chosen[key] = self._beside(whole, loud)
         return self._chosen[key]
@@ -230,14 +241,14 @@ class Methods:
         self, features: FeatureSet, loud: Sequence[str], rows: np.ndarray | None = None
     ) -> FeatureSet:
         """Features of the task's rows (None: all) with those loud blocks alone that are asked for."""
-        features = features.only(*(one for one in features.blocks if one not in LOUD or one in loud))
-        if SCORE not in loud:
+        features = features.only(*(one for one in features.blocks if one not in UNPENALISED or one in loud))
+        if CANDIDATE_SCORE not in loud:
             return features
         score, made = self._score()
-        return beside_score(features, score if rows is None else score[rows], made)
+        return with_candidate_score(features, score if rows is None else score[rows], made)
 
     def _made(self, extractor: Extractor, contrast: float) -> FeatureSet:
-        key = repr(({name: made.as_dict() for name, made in extractor.made.items()}, contrast))
+        key = repr(({name: made.as_dict() for name, made in extractor.provenance.items()}, contrast))
         if key not in self._known:
             keep = self._settings.features
             self._known[key] = stack(

@@ -154,7 +154,7 @@ def _models(by_fold: Mapping[str, Extractor]) -> dict[str, Any]:
     """Which model judged which fold."""
     told: dict[str, Any] = {}
     for fold, extractor in by_fold.items():
-        for block, made in extractor.made.items():
+        for block, made in extractor.provenance.items():
             told[f"{block}, {fold} held out"] = f"{made.name}, sha256 {made.sha256}, {dict(made.settings)}"
     return told
 

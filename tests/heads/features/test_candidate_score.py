@@ -10,7 +10,7 @@ import pytest
 from canvas_fm.data.points.points import Points
 from canvas_fm.errors import BadInput, CanvasError, ModelMismatch
 from canvas_fm.heads.compare.methods import training
-from canvas_fm.heads.features.candidate_score import beside_score, own_scores
+from canvas_fm.heads.features.candidate_score import candidate_scores, with_candidate_score
 from canvas_fm.heads.features.extractor import Extractor
 from canvas_fm.heads.features.feature_set import FeatureSet
 from canvas_fm.heads.labels.candidates import label_brains
@@ -116,7 +116,7 @@ def test_the_block_is_the_logarithm_by_each_row_alone(scored, extractor):
     plain = training_set(brains, extractor, show=False).features
     assert np.array_equal(features.x[:, :-1], plain.x)
     zero = Points(scored[0][1].zyx[:2], {"label": np.array([0, 1]), "score": np.array([0.0, 0.5])})
-    column = own_scores(labelled([(scored[0][0], zero)]))[0][0]
+    column = candidate_scores(labelled([(scored[0][0], zero)]))[0][0]
     np.testing.assert_allclose(column[:, 0], np.log([1e-6, 0.5]), rtol=1e-6)
 
 
@@ -275,6 +275,6 @@ def test_speed_is_measured_of_the_same_judgement(task, encoder, detector):
     fit = method.fit(training(task, rows, rows, "c", 0))
     np.testing.assert_allclose(fit.judge(judged), fit.from_scratch(judged), atol=1e-5)
     part = made.extractors["c"].features(task.parts[2].volume, task.zyx[judged], group="c")
-    score, about = own_scores(task.parts)
+    score, about = candidate_scores(task.parts)
     mine = np.concatenate(score)[judged]
-    assert np.array_equal(method._of("c").x[judged], beside_score(part, mine, about).x)
+    assert np.array_equal(method._of("c").x[judged], with_candidate_score(part, mine, about).x)

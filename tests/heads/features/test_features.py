@@ -9,13 +9,13 @@ from canvas_fm.errors import CanvasError, ModelMismatch
 from canvas_fm.heads.features.feature_set import (
     CORRECTIONS,
     FeatureSet,
-    Made,
+    Provenance,
     beside,
     correct_by_group,
     stack,
 )
 
-ENCODER = Made("base", "a" * 64, {"pool": "centre"})
+ENCODER = Provenance("base", "a" * 64, {"pool": "centre"})
 
 
 def two_brains(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -42,7 +42,7 @@ def test_brains_below_each_other_have_the_same_models():
     both = stack([one, two])
     assert both.groups.tolist() == ["a", "a", "a longer name", "a longer name"]
     assert both.x[:, 0].tolist() == [1, 1, 2, 2]
-    other = beside({"mae": (x, Made("base", "b" * 64, {"pool": "centre"}))}, "c")
+    other = beside({"mae": (x, Provenance("base", "b" * 64, {"pool": "centre"}))}, "c")
     with pytest.raises(ModelMismatch, match="base bbbbbbbb"):
         stack([one, other])
 

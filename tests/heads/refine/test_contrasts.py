@@ -18,7 +18,12 @@ from canvas_fm.heads.features.extractor import Extractor
 from canvas_fm.heads.features.feature_set import FeatureSet
 from canvas_fm.heads.labels.candidates import label_brains
 from canvas_fm.heads.labels.group_folds import grouped_folds
-from canvas_fm.heads.refine.cross_fit import Rows, carried, folds_of, held_out_logits
+from canvas_fm.heads.refine.cross_fit import (
+    LabelledFeatures,
+    cross_fitted_decisions,
+    folds_of,
+    held_out_logits,
+)
 from canvas_fm.heads.refine.fit import fit_refiner, training_set
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.viewing.report.options import ReportOptions
@@ -28,7 +33,7 @@ from tests.heads.made_up import cells
 
 @pytest.fixture(scope="module")
 def extractor(encoder, detector) -> Extractor:
-    return Extractor(encoder=encoder, detector=detector, heat=True, device="cpu")
+    return Extractor(encoder=encoder, detector=detector, detector_score=True, device="cpu")
 
 
 def labelled(pairs):
@@ -85,7 +90,7 @@ def test_a_report_says_what_was_fitted_at_them(shape_volumes, encoder, tmp_path)
 
 def test_features_at_a_contrast_are_those_of_the_volume_stained_so(brains, extractor):
     volume, points = brains[0]
-    copies = training_set(labelled(brains[:1]), extractor, contrasts=[1, 3, 3], show=False).copies
+    copies = training_set(labelled(brains[:1]), extractor, contrasts=[1, 3, 3], show=False).contrast_augmented
     assert len(copies) == 1
     assert np.array_equal(copies[0].x, extractor.features(volume.at_contrast(3), points.zyx, show=False).x)
     assert not np.allclose(copies[0].x, extractor.features(volume, points.zyx, show=False).x, atol=1e-3)
@@ -94,14 +99,14 @@ def test_features_at_a_contrast_are_those_of_the_volume_stained_so(brains, extra
 def bright(features: FeatureSet, shift: float) -> FeatureSet:
     x = features.x.copy()
     x[:, 2] += shift
-    return FeatureSet(x, features.blocks, features.groups, features.made)
+    return FeatureSet(x, features.blocks, features.groups, features.provenance)
 
 
 def test_a_model_that_saw_copies_leans_less_on_what_changes_in_them():
     features, is_cell = cells()
     copies = [bright(features, -3), bright(features, 3)]
     plain = Refiner(C=0.01).fit(features, is_cell)
-    robust = Refiner(C=0.01).fit(features, is_cell, copies=copies)
+    robust = Refiner(C=0.01).fit(features, is_cell, contrast_augmented=copies)
 
     def right(refiner: Refiner) -> float:
         return np.mean([refiner.score(copy, is_cell) for copy in copies])
@@ -111,9 +116,11 @@ def test_a_model_that_saw_copies_leans_less_on_what_changes_in_them():
     assert robust.cross_validation_["pooled"]["candidates"] == len(is_cell)
     assert robust.cross_validation_["pooled"]["auc"] > 0.8
     labels = np.where(np.arange(len(is_cell)) % 5, is_cell, -1)
-    some = Refiner(C=0.01).fit(features, labels, copies=copies)
+    some = Refiner(C=0.01).fit(features, labels, contrast_augmented=copies)
     kept = labels >= 0
-    same = Refiner(C=0.01).fit(features.rows(kept), labels[kept], copies=[c.rows(kept) for c in copies])
+    same = Refiner(C=0.01).fit(
+        features.rows(kept), labels[kept], contrast_augmented=[c.rows(kept) for c in copies]
+    )
     assert np.array_equal(some.logits(features), same.logits(features))
     assert some.threshold_ == same.threshold_
 
@@ -122,8 +129,10 @@ def test_the_threshold_has_to_do_for_the_copies_too():
     features, is_cell = cells()
     copy = bright(features, -1)
     missed = {"brain 0": 400}
-    refiner = Refiner(C=0.01, calibration="none").fit(features, is_cell, copies=[copy], missed=missed)
-    rows = refiner.prepare(features, is_cell, copies=[copy], missed=missed)
+    refiner = Refiner(C=0.01, calibration="none").fit(
+        features, is_cell, contrast_augmented=[copy], missed=missed
+    )
+    rows = refiner.prepare(features, is_cell, contrast_augmented=[copy], missed=missed)
     held_out = held_out_logits(refiner.head_settings, rows, folds_of(refiner.head_settings, rows))[1]
     assert held_out.shape == (2, len(is_cell))
     p = 1 / (1 + np.exp(-held_out))
@@ -136,7 +145,7 @@ def test_the_threshold_has_to_do_for_the_copies_too():
 def test_the_model_of_each_fold_saw_the_copies_of_the_others():
     features, is_cell = cells()
     refiner, copies = Refiner(C=0.01), [bright(features, -3), bright(features, 3)]
-    rows = refiner.prepare(features, is_cell, copies=copies)
+    rows = refiner.prepare(features, is_cell, contrast_augmented=copies)
     folds = folds_of(refiner.head_settings, rows)
     held_out = held_out_logits(refiner.head_settings, rows, folds)[1]
     for train, test in folds:
@@ -158,9 +167,9 @@ def test_neither_threshold_nor_model_of_a_fold_know_its_labels_in_the_copies():
     refiner.prepare(features, is_cell)
     outcomes = []
     for labels in (is_cell, turned):
-        rows = Rows(features.x, labels, features.groups, None, {}, True, (copy,))
+        rows = LabelledFeatures(features.x, labels, features.groups, None, {}, True, (copy,))
         logits = np.stack([features.x[:, 2], copy[:, 2]]).astype(np.float64)
-        p_cell, kept = carried(refiner.head_settings, rows, folds, logits)
+        p_cell, kept = cross_fitted_decisions(refiner.head_settings, rows, folds, logits)
         outcomes.append((p_cell[folds.fold == 1], kept[folds.fold == 1]))
     assert np.array_equal(outcomes[0][0], outcomes[1][0])
     assert np.array_equal(outcomes[0][1], outcomes[1][1])
@@ -169,8 +178,8 @@ def test_neither_threshold_nor_model_of_a_fold_know_its_labels_in_the_copies():
 def test_every_copy_is_corrected_by_itself():
     features, is_cell = cells()
     copy = bright(features, 5)
-    with_copy = Refiner(C=0.01, correction="centre").fit(features, is_cell, copies=[copy])
-    twice = Refiner(C=0.01, correction="centre").fit(features, is_cell, copies=[features])
+    with_copy = Refiner(C=0.01, correction="centre").fit(features, is_cell, contrast_augmented=[copy])
+    twice = Refiner(C=0.01, correction="centre").fit(features, is_cell, contrast_augmented=[features])
     np.testing.assert_allclose(with_copy.logits(features), twice.logits(features), atol=1e-4)
 
 
@@ -184,7 +193,7 @@ def test_a_comparison_fits_on_copies_and_knows_them(task):
     said, told = [], []
     for copies in ((), [dict.fromkeys("abc", dimmer)]):
         method = Embedded(
-            "m", dict.fromkeys("abc", features), copies=copies, refiner=lambda s: Refiner("mae")
+            "m", dict.fromkeys("abc", features), contrast_augmented=copies, refiner=lambda s: Refiner("mae")
         )
         said.append(method.fit(training(task, rows, rows, "c", 0)).judge(judged))
         told.append(method.identity("c"))
@@ -204,13 +213,13 @@ def test_a_comparison_fits_on_copies_and_knows_them(task):
 def test_copies_of_something_else_are_refused(copy, kind, message):
     features, is_cell = cells()
     with pytest.raises(kind, match=message):
-        Refiner(C=0.01).fit(features, is_cell, copies=[copy(features)])
+        Refiner(C=0.01).fit(features, is_cell, contrast_augmented=[copy(features)])
 
 
 def test_a_copy_may_bring_its_blocks_where_the_rows_do_not():
     features, is_cell = cells()
     fits = [
-        Refiner(C=0.01).fit(features.x, is_cell, groups=features.groups, copies=[copy])
+        Refiner(C=0.01).fit(features.x, is_cell, groups=features.groups, contrast_augmented=[copy])
         for copy in (bright(features, 5), bright(features, 5).x)
     ]
     assert np.array_equal(fits[0].logits(features.x), fits[1].logits(features.x))

@@ -12,7 +12,7 @@ from canvas_fm.data.points.points import Points
 from canvas_fm.errors import BadInput, CanvasError
 from canvas_fm.heads.compare.methods import training
 from canvas_fm.heads.features.extractor import Extractor
-from canvas_fm.heads.features.feature_cache import kept_features
+from canvas_fm.heads.features.feature_cache import cached_features
 from canvas_fm.heads.features.feature_set import FeatureSet
 from canvas_fm.heads.labels.candidates import label_brains
 from canvas_fm.heads.refine import apply as refine_points
@@ -31,7 +31,7 @@ from tests.heads.conftest import VOXEL_UM
 
 @pytest.fixture(scope="module")
 def extractor(encoder, detector) -> Extractor:
-    return Extractor(encoder=encoder, detector=detector, heat=True, device="cpu")
+    return Extractor(encoder=encoder, detector=detector, detector_score=True, device="cpu")
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_it_stands_between_the_pooled_map_and_the_embedding(brains, encoder, det
     hot = extractor.features(volume, points.zyx, show=False)
     plain = Extractor(encoder, detector, device="cpu").features(volume, points.zyx, show=False)
     assert list(hot.blocks) == ["detector", "heat", "mae"]
-    assert hot.made["heat"].sha256 == detector.sha256
+    assert hot.provenance["heat"].sha256 == detector.sha256
     for block in ("detector", "mae"):
         assert np.array_equal(hot.block(block), plain.block(block))
     alone = hot.only("detector", "mae")
@@ -79,14 +79,16 @@ def test_kept_features_are_the_same_and_shared_with_those_without_it(
 ):
     volume, points = brains[0]
     fresh = extractor.features(volume, points.zyx, show=False)
-    kept = kept_features(extractor, volume, points.zyx, tmp_path, group=volume.name, show=False)
+    kept = cached_features(extractor, volume, points.zyx, tmp_path, group=volume.name, show=False)
     assert np.array_equal(kept.x, fresh.x)
-    assert list(kept.made) == ["detector", "heat", "mae"]
+    assert list(kept.provenance) == ["detector", "heat", "mae"]
     assert len(list(tmp_path.iterdir())) == 3
     monkeypatch.setattr(Extractor, "features", lambda *_, **__: pytest.fail("features were made"))
-    assert np.array_equal(kept_features(extractor, volume, points.zyx, tmp_path, group=volume.name).x, kept.x)
+    assert np.array_equal(
+        cached_features(extractor, volume, points.zyx, tmp_path, group=volume.name).x, kept.x
+    )
     cold = Extractor(extractor.encoder, extractor.detector, device="cpu")
-    again = kept_features(cold, volume, points.zyx, tmp_path, group=volume.name)
+    again = cached_features(cold, volume, points.zyx, tmp_path, group=volume.name)
     assert np.array_equal(again.x, kept.only("detector", "mae").x)
 
 
@@ -112,7 +114,7 @@ def test_a_refiner_with_it_needs_points_alone(brains, extractor, models, tmp_pat
 
 def test_what_does_not_go_with_it_is_refused(brains, encoder, extractor, tmp_path, monkeypatch):
     with pytest.raises(BadInput, match="heat is a detector's; give a detector"):
-        Extractor(encoder=encoder, heat=True)
+        Extractor(encoder=encoder, detector_score=True)
     monkeypatch.setattr(Extractor, "features", lambda *_, **__: pytest.fail("features were made"))
     for settings, message in (
         ({"correction": "centre"}, "take the level of the detector's heat away; .* without the heat"),

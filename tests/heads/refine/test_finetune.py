@@ -21,7 +21,7 @@ from canvas_fm.heads.refine.fit import fit_refiner, training_set
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.models.checkpoint import load, model_sha256
 from canvas_fm.training.finetune.finetune import Tuning, fit_tuned, tune
-from canvas_fm.training.finetune.frozen_tokens import Prefix
+from canvas_fm.training.finetune.frozen_tokens import FrozenTokens
 from canvas_fm.training.finetune.method import FinetunedEncoder
 
 from ..conftest import make_encoder
@@ -95,7 +95,7 @@ def test_it_overfits_a_few_crops_and_leaves_the_encoder_alone(labelled, tmp_path
 
 
 def test_crops_are_turned_by_chance_where_that_is_asked_for(labelled, extractor, encoder):
-    prefix = Prefix(encoder, labelled, 1, device="cpu")
+    prefix = FrozenTokens(encoder, labelled, 1, device="cpu")
     rows = np.arange(70, 90)
     seen = [prefix.turned(rows, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)]
     assert torch.equal(seen[0], seen[1])
@@ -116,8 +116,8 @@ def test_the_folder_carries_its_blocks_and_judges_as_it_said(folder, labelled, b
     assert report["tuned"] == config["tuned"]
     assert set(report["cross_validation"]["frozen"]) == {"pooled", "brains", "regions"}
     refiner = Refiner.load(folder)
-    assert refiner.made_["mae"].sha256 == refiner.tuned_.sha256 != encoder.sha256
-    assert refiner.made_["mae"].name == "tiny, 1 block tuned"
+    assert refiner.provenance_["mae"].sha256 == refiner.tuned_.sha256 != encoder.sha256
+    assert refiner.provenance_["mae"].name == "tiny, 1 block tuned"
     volume, points = brains[2]
     judged = refine(refiner, volume, points, encoder=encoder, device="cpu", show=False)
     assert ((judged.columns["p_cell"] >= refiner.threshold_) == (points.columns["label"] == 1)).mean() > 0.95
@@ -213,7 +213,7 @@ def test_the_same_seed_gives_the_same_blocks(labelled, extractor):
 
 
 def test_tokens_are_worked_out_once(labelled, encoder, monkeypatch):
-    prefix = Prefix(encoder, labelled, 1, device="cpu", batch=7)
+    prefix = FrozenTokens(encoder, labelled, 1, device="cpu", batch=7)
     rows = np.array([100, 3, 150, 3])
     tokens = prefix(rows)
     monkeypatch.setattr(type(encoder.net), "before", lambda *_: pytest.fail("worked out again"))
@@ -261,7 +261,7 @@ def test_a_frozen_fit_over_a_tuned_one_carries_no_blocks(folder, labelled, extra
     assert sorted(path.name for path in (tmp_path / "refiner").iterdir()) == [
         "config.json", "model.safetensors", "report.json",
     ]  # fmt: skip
-    assert load(extractor.encoder.path).sha256 == refiner.made_["mae"].sha256
+    assert load(extractor.encoder.path).sha256 == refiner.provenance_["mae"].sha256
 
 
 @pytest.mark.parametrize("correction", ["none", "whiten"])

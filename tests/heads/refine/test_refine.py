@@ -21,7 +21,7 @@ import canvas_fm as cf
 from canvas_fm.errors import BadInput
 from canvas_fm.heads.features.feature_set import FeatureSet
 from canvas_fm.heads.labels.group_folds import grouped_folds
-from canvas_fm.heads.refine.cross_fit import Rows, carried
+from canvas_fm.heads.refine.cross_fit import LabelledFeatures
 from canvas_fm.heads.refine.refiner import Refiner
 from tests.heads.made_up import BLOCKS, MADE, cells, p_cell
 
@@ -176,8 +176,8 @@ def test_neither_calibration_nor_threshold_of_a_fold_know_its_labels():
     refiner.prepare(features, is_cell)
     outcomes = []
     for labels in (is_cell, turned):
-        rows = Rows(features.x, labels, features.groups, None, {}, True)
-        p_cell, kept = carried(refiner.head_settings, rows, folds, logits[None])
+        rows = LabelledFeatures(features.x, labels, features.groups, None, {}, True)
+        p_cell, kept = cross_fitted_decisions(refiner.head_settings, rows, folds, logits[None])
         outcomes.append((p_cell[folds.fold == 1], kept[folds.fold == 1], p_cell[folds.fold == 0]))
     assert np.array_equal(outcomes[0][0], outcomes[1][0])
     assert np.array_equal(outcomes[0][1], outcomes[1][1])
@@ -313,7 +313,7 @@ def test_two_unlike_brains_are_calibrated_by_their_regions_where_that_is_asked_f
     features, is_cell = cells(brains=2, n=400)
     second = features.groups == np.unique(features.groups)[1]
     x = features.x + 4 * second[:, None] * np.linspace(-1, 1, features.x.shape[1], dtype=np.float32)
-    moved = FeatureSet(x.astype(np.float32), features.blocks, features.groups, features.made)
+    moved = FeatureSet(x.astype(np.float32), features.blocks, features.groups, features.provenance)
     regions = np.arange(len(x)) % 4
     by_brain = Refiner(C=0.1).fit(moved, is_cell, regions=regions)
     by_region = Refiner(C=0.1, hold_out="regions").fit(moved, is_cell, regions=regions)

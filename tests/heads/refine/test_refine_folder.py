@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from canvas_fm.errors import CanvasError, ModelMismatch
-from canvas_fm.heads.features.feature_set import FeatureSet, Made
+from canvas_fm.heads.features.feature_set import FeatureSet, Provenance
 from canvas_fm.heads.refine.refiner import Refiner
 from tests.heads.made_up import BLOCKS, MADE, p_cell
 
@@ -55,9 +55,9 @@ def test_a_refiner_that_was_changed_is_refused(fitted, tmp_path):
 
 def test_features_of_another_encoder_or_made_otherwise_are_refused(data, fitted):
     features, _ = data
-    other = MADE | {"mae": Made("else", "e" * 64, {"pool": "centre"})}
+    other = MADE | {"mae": Provenance("else", "e" * 64, {"pool": "centre"})}
     with pytest.raises(ModelMismatch, match=r"mae features are of else .* fitted with base"):
         fitted.predict_proba(FeatureSet(features.x, BLOCKS, features.groups, other))
-    other = MADE | {"mae": Made("base", "a" * 64, {"pool": "mean"})}
+    other = MADE | {"mae": Provenance("base", "a" * 64, {"pool": "mean"})}
     with pytest.raises(ModelMismatch, match="'pool': 'mean'"):
         fitted.predict_proba(FeatureSet(features.x, BLOCKS, features.groups, other))

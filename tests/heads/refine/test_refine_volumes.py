@@ -11,7 +11,7 @@ from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import BadInput, CanvasError, ModelMismatch
 from canvas_fm.heads.features.extractor import Extractor
-from canvas_fm.heads.features.feature_cache import kept_features
+from canvas_fm.heads.features.feature_cache import cached_features
 from canvas_fm.heads.labels.candidates import Candidates, label_brains
 from canvas_fm.heads.refine import apply as refine_points
 from canvas_fm.heads.refine.apply import refine
@@ -48,7 +48,7 @@ def test_features_are_those_of_the_models_side_by_side(brains, encoder, detector
         detector_features(detector, volume, points.zyx, crop_zyx=crop, device="cpu"),
     )
     assert dict(features.blocks) == extractor.layout
-    assert features.made["mae"].settings == {"pool": "centre", "layer": 1}
+    assert features.provenance["mae"].settings == {"pool": "centre", "layer": 1}
     assert features.sha256 == {"detector": detector.sha256, "mae": encoder.sha256}
     assert set(features.groups) == {"a"}
 
@@ -69,23 +69,23 @@ def test_kept_features_are_read_again_and_made_again_where_damaged(
     brains, extractor, tmp_path, monkeypatch, caplog
 ):
     volume, points = brains[0]
-    first = kept_features(extractor, volume, points.zyx, tmp_path, group="x/a")
+    first = cached_features(extractor, volume, points.zyx, tmp_path, group="x/a")
     assert len(list(tmp_path.iterdir())) == 2  # a file a model
     monkeypatch.setattr(Extractor, "features", lambda *_, **__: pytest.fail("worked out again"))
-    again = kept_features(extractor, volume, points.zyx, tmp_path, group="x/a")
+    again = cached_features(extractor, volume, points.zyx, tmp_path, group="x/a")
     assert np.array_equal(first.x, again.x)
-    assert again.made == first.made
-    alone = kept_features(Extractor(detector=extractor.detector, crop_zyx=(4, 8, 8), device="cpu"), volume,
+    assert again.provenance == first.provenance
+    alone = cached_features(Extractor(detector=extractor.detector, crop_zyx=(4, 8, 8), device="cpu"), volume,
                           points.zyx, tmp_path, group="x/a")  # fmt: skip
     assert np.array_equal(alone.x, first.block("detector"))
     path = next(tmp_path.glob("x_a-mae-*"))
     path.write_bytes(path.read_bytes()[:-1] + b"!")
     monkeypatch.undo()
-    mended = kept_features(extractor, volume, points.zyx, tmp_path, group="x/a")
+    mended = cached_features(extractor, volume, points.zyx, tmp_path, group="x/a")
     assert "is damaged" in caplog.text
     assert np.array_equal(mended.x, first.x)
     caplog.clear()
-    kept_features(extractor, volume, points.zyx, tmp_path, group="x/a")
+    cached_features(extractor, volume, points.zyx, tmp_path, group="x/a")
     assert caplog.text == ""
 
 
@@ -94,7 +94,7 @@ def test_features_of_damage_read_as_zeros_are_not_kept(extractor, tmp_path):
     chunk = max((tmp_path / "a.zarr").rglob("c/*/*/*"), key=lambda path: path.stat().st_size)
     chunk.write_bytes(b"!" * 100)
     damaged = Volume.open(volume.path, on_bad_chunk="skip")
-    kept_features(extractor, damaged, points.zyx, tmp_path / "kept", group="a", show=False)
+    cached_features(extractor, damaged, points.zyx, tmp_path / "kept", group="a", show=False)
     assert damaged.bad_chunks
     assert not (tmp_path / "kept").exists()
 

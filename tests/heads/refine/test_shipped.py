@@ -35,7 +35,7 @@ def package(brains, encoder, detector, tmp_path_factory) -> Path:
     base = save_again(encoder, weights / "base")
     shutil.copytree(detector.path, weights / "detector-x")
     candidates = [Candidates.of(volume, points) for volume, points in brains[:2]]
-    both = Extractor(base, load(weights / "detector-x"), pool="centre", heat=True, device="cpu")
+    both = Extractor(base, load(weights / "detector-x"), pool="centre", detector_score=True, device="cpu")
     half = Refiner(C=0.01, cut="mae", ratio=0.5)
     fit_refiner(half, candidates, both, weights / "refiner-x", contrasts=[2], show=False)
     alone = Extractor(base, pool="centre", device="cpu")

@@ -72,7 +72,7 @@ def refiners(brains, cells, finder, tmp_path_factory: pytest.TempPathFactory) ->
     ):
         volumes, points = [volume for volume, _ in brains[:2]], [points for _, points in brains[:2]]
         heat = name == "hot"
-        extractor = Extractor(cells, detector, pool="centre", layer=1, heat=heat, device="cpu")
+        extractor = Extractor(cells, detector, pool="centre", layer=1, detector_score=heat, device="cpu")
         variant = "mae" if detector is None else "concat"
         refiner = Refiner(variant, C=0.01, **settings)
         trained = label_brains(volumes, points, labels="label")
