@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from canvas_fm.heads.probe.cross_validate import probe_fit
     from canvas_fm.heads.probe.probe import Probe
     from canvas_fm.heads.refine.apply import refine
+    from canvas_fm.heads.refine.fit import fit_refiner
     from canvas_fm.heads.refine.refiner import Refiner
     from canvas_fm.inference.detect.detect import detect, detect_log
     from canvas_fm.inference.detect.detector_features import detector_features
@@ -48,6 +49,7 @@ _HOME = {
     "embed_to_store": "canvas_fm.inference.embed.embed",
     "embedding_map": "canvas_fm.inference.search.projection",
     "evaluate": "canvas_fm.evaluation.detection.score",
+    "fit_refiner": "canvas_fm.heads.refine.fit",
     "load": "canvas_fm.models.checkpoint",
     "pretrain": "canvas_fm.training.mae.pretrain",
     "probe_fit": "canvas_fm.heads.probe.cross_validate",
@@ -75,6 +77,7 @@ __all__ = [
     "embed_to_store",
     "embedding_map",
     "evaluate",
+    "fit_refiner",
     "load",
     "pretrain",
     "probe_fit",

@@ -24,7 +24,7 @@ import canvas_fm as cf
 from canvas_fm.data.points.points import Points
 from canvas_fm.heads.features.extractor import Extractor
 from canvas_fm.heads.labels.candidates import label_brains
-from canvas_fm.heads.refine.fit import fit_refiner
+from canvas_fm.heads.refine.fit import fit_labelled
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.inference.embed.embed import embed_to_store
 from canvas_fm.models.checkpoint import Encoder
@@ -54,7 +54,7 @@ def served(
     brains = [spots(folder / f"{name}.zarr", seed) for seed, name in enumerate("ab")]
     trained = label_brains([each for each, _ in brains], [each for _, each in brains], labels="label")
     extractor = Extractor(encoder=encoder, device="cpu", ignore_voxel_size=True)
-    fit_refiner(Refiner("mae", C=0.01), trained, extractor, folder / "plain", show=False)
+    fit_labelled(Refiner("mae", C=0.01), trained, extractor, folder / "plain", show=False)
     service = serve_command(
         *(str(model), "--port", "0", "--volume", f"cube={volume_path}", "--index", f"cells={index.path}"),
         *("--refiner", f"plain={folder / 'plain'}", "--ignore-voxel-size", "--jobs", str(folder / "jobs")),

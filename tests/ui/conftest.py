@@ -13,7 +13,7 @@ import canvas_fm as cf
 from canvas_fm.data.points.points import Points
 from canvas_fm.heads.features.extractor import Extractor
 from canvas_fm.heads.labels.candidates import label_brains
-from canvas_fm.heads.refine.fit import fit_refiner
+from canvas_fm.heads.refine.fit import fit_labelled
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.inference.embed.embed import embed_to_store
 from canvas_fm.inference.embed.embedding_store import Embeddings, write_store
@@ -80,7 +80,7 @@ def refiner(encoder: Encoder, spots, tmp_path_factory: pytest.TempPathFactory) -
     extractor = Extractor(encoder=encoder, pool="centre", device="cpu")
     second = cf.Volume.open(shutil.copytree(spots[0], folder / "second.zarr"))
     trained = label_brains([volume, second], brains, labels="label")
-    fit_refiner(Refiner("mae", C=0.01), trained, extractor, folder / "spot", show=False)
+    fit_labelled(Refiner("mae", C=0.01), trained, extractor, folder / "spot", show=False)
     return folder / "spot"
 
 

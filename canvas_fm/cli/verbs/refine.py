@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from canvas_fm.cli.parser import Parser, Verbs, add_group, add_json, add_verb, add_volume_flags
-from canvas_fm.cli.verbs.labels import add_labelled, labelled
+from canvas_fm.cli.verbs.labels import add_labelled
 from canvas_fm.errors import CanvasError
 
 if TYPE_CHECKING:
@@ -93,39 +93,38 @@ def run_fit(args: argparse.Namespace) -> None:
 
     from canvas_fm.cli.output import print_result, report_bad_chunks
     from canvas_fm.data.volume.volume import Volume
-    from canvas_fm.heads.features.extractor import Extractor
     from canvas_fm.heads.refine.fit import fit_refiner
     from canvas_fm.models.checkpoint import load
 
     options: FitOptions = args.fit
-    if options.detector_score and not args.detector:
-        raise CanvasError("--detector-score is what a detector says of a candidate; give --detector too")
     volumes = [Volume.open(path, **args.opening.given) for path in args.volumes]
     background = (
         None
         if args.background is None
         else [Volume.open(path, **args.opening.given) for path in args.background]
     )
-    brains = labelled(args, volumes, background, options.score_column)
-    extractor = Extractor(
-        encoder=None if args.encoder is None else load(args.encoder, kind="encoder"),
-        detector=None if args.detector is None else load(args.detector, kind="detector"),
-        pool=options.pool,
-        layer=options.layer,
-        detector_score=options.detector_score,
-        **args.options.given,
-    )
-    writing: dict[str, Any] = {"overwrite": args.overwrite}
-    writing["keep"] = None if args.features is None else Path(args.features)
-    refiner = options.refiner(encoder=bool(args.encoder), detector=bool(args.detector))
+    tuning = None
     if options.unfreeze:
-        from canvas_fm.training.finetune.finetune import Tuning, fit_tuned
+        from canvas_fm.training.finetune.finetune import Tuning
 
         tuning = Tuning(options.unfreeze, augment=options.augment)
-        report = fit_tuned(refiner, brains, extractor, args.out, tuning, **writing)
-    else:
-        writing |= {"own_score": options.candidate_score, "contrasts": options.augment_contrast}
-        report = fit_refiner(refiner, brains, extractor, args.out, **writing)
+    report = fit_refiner(
+        volumes,
+        args.candidates,
+        args.out,
+        encoder=None if args.encoder is None else load(args.encoder, kind="encoder"),
+        detector=None if args.detector is None else load(args.detector, kind="detector"),
+        labels=args.labels,
+        truth=args.truth,
+        tolerance_um=args.tolerance_um,
+        within=args.roi,
+        background=background,
+        tuning=tuning,
+        feature_cache=None if args.features is None else Path(args.features),
+        overwrite=args.overwrite,
+        **options.given,
+        **args.options.given,
+    )
     skipped = report_bad_chunks([*volumes, *(background or [])])
     result = report if args.json else _for_people(report)
     print_result(result, args.json, bad_chunks=skipped)

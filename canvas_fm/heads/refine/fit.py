@@ -1,32 +1,36 @@
-"""From volumes, candidates and their labels to a refiner's folder with its report."""
+"""Fitting a refiner: volumes and labelled candidates in, its folder with a report out."""
 
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int64
 
+from canvas_fm.data.points.points import Points
+from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import BadInput, CanvasError
 from canvas_fm.evaluation.classification import ceiling
 from canvas_fm.files.atomic import write_text_atomic
 from canvas_fm.files.checksum import sha256
+from canvas_fm.files.options import takes
 from canvas_fm.heads.features.candidate_score import candidate_scores, with_candidate_score
 from canvas_fm.heads.features.extractor import DETECTOR, MAE, Extractor
 from canvas_fm.heads.features.feature_cache import features_at, other_contrasts
 from canvas_fm.heads.features.feature_set import CANDIDATE_SCORE, FeatureSet, stack
-from canvas_fm.heads.labels.candidates import Candidates
+from canvas_fm.heads.labels.candidates import Candidates, label_brains
 from canvas_fm.heads.labels.group_folds import grouped_folds, held_out_parts
 from canvas_fm.heads.refine.columns import Columns
+from canvas_fm.heads.refine.options import FitAndRunOptions
 from canvas_fm.heads.refine.refiner import Refiner
+from canvas_fm.inference.options import BatchedRun
+from canvas_fm.models.checkpoint import Detector, Encoder
 from canvas_fm.version import __version__
 
-_log = logging.getLogger(__name__)
 REPORT = "report.json"
 
 
@@ -44,30 +48,44 @@ class TrainingSet:
     contrast_augmented: tuple[FeatureSet, ...] = ()
 
 
+@runtime_checkable
+class EncoderTuning(Protocol):
+    """Fitting the encoder's last blocks together with the refiner, in place of `Refiner.fit`."""
+
+    def check(self, refiner: Refiner, extractor: Extractor) -> None:
+        """Raise BadInput for what can be refused before hours of work."""
+        ...
+
+    def fit(
+        self, refiner: Refiner, data: TrainingSet, brains: Sequence[Candidates], extractor: Extractor,
+        show: bool | None,
+    ) -> None: ...  # fmt: skip
+
+
 def training_set(
     brains: Sequence[Candidates],
     extractor: Extractor,
     *,
-    own_score: bool = False,
-    contrasts: Sequence[float] = (),
-    keep: Path | None = None,
+    candidate_score: bool = False,
+    augment_contrast: Sequence[float] = (),
+    feature_cache: Path | None = None,
     show: bool | None = None,
 ) -> TrainingSet:
-    """The features of all brains. With the folder `keep` they are worked out once for all later calls.
+    """The features of all brains; in the folder `feature_cache` they are kept for later calls.
 
-    With `own_score` the score that the candidates came with is one more block (see `candidate_scores`), with
-    `contrasts` the brains are seen once more at each of these (1 is as they are).
+    With `candidate_score` the score that the candidates came with is one more block (see `candidate_scores`),
+    with `augment_contrast` the brains are seen once more at each of these (1 is as they are).
     With a per-brain correction in mind, unlabelled candidates have features too. Memory: 4 bytes a number.
     """
     for brain in brains:
         extractor.check(brain.volume, brain.background)
-    scores = candidate_scores(brains) if own_score else None
+    scores = candidate_scores(brains) if candidate_score else None
 
     def seen_at(contrast: float) -> FeatureSet:
         parts: list[FeatureSet] = []
         for brain in brains:
             part = features_at(
-                contrast, extractor, brain.volume, brain.zyx, keep, group=brain.name,
+                contrast, extractor, brain.volume, brain.zyx, feature_cache, group=brain.name,
                 background=brain.background, show=show,
             )  # fmt: skip
             if scores is not None:
@@ -80,53 +98,103 @@ def training_set(
         np.concatenate([brain.label for brain in brains]),
         _regions(brains),
         {brain.name: brain.missed for brain in brains if brain.missed is not None},
-        tuple(seen_at(contrast) for contrast in other_contrasts(contrasts)),
+        tuple(seen_at(contrast) for contrast in other_contrasts(augment_contrast)),
     )
 
 
+@takes(FitAndRunOptions)
 def fit_refiner(
+    volumes: Sequence[Volume | str | Path],
+    candidates: Sequence[Points | str | Path],
+    out: str | Path,
+    *,
+    encoder: Encoder | None = None,
+    detector: Detector | None = None,
+    labels: str | None = None,
+    truth: Sequence[Points | str | Path] | None = None,
+    tolerance_um: float | None = None,
+    within: Sequence[Any] | None = None,
+    background: Sequence[Volume] | None = None,
+    tuning: EncoderTuning | None = None,
+    feature_cache: Path | None = None,
+    overwrite: bool = False,
+    show: bool | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """Fit a refiner on labelled candidates, write its folder with `report.json`, and return that report.
+
+    Labels are the column `labels`, else come from matching with the true cells `truth` within `tolerance_um`;
+    `candidates`, `truth`, `within` (boxes in which everything is labelled) and `background` are given one a
+    volume. Features are of `encoder`, `detector` or both. `unfreeze` takes a `tuning`, such as
+    `canvas_fm.training.finetune.finetune.Tuning`. The folder `feature_cache` keeps features for the next fit.
+
+    Every figure is of brains (or regions, where there is one brain) that the model had not seen, beside the
+    F1 of keeping every candidate and the ceiling 2R / (1 + R) that no refiner of these candidates passes.
+    Raises CanvasError where labels, models and options do not go together, before any work is done.
+    """
+    opts = FitAndRunOptions.of(**options)
+    if bool(opts.unfreeze) != (tuning is not None):
+        raise CanvasError("unfreeze says how many blocks a tuning fits: give both or neither")
+    if opts.detector_score and detector is None:
+        raise CanvasError("detector_score is what a detector says of a candidate; give --detector too")
+    opened = [volume if isinstance(volume, Volume) else Volume.open(volume) for volume in volumes]
+    brains = label_brains(
+        opened, candidates, labels=labels, truth=truth, tolerance_um=tolerance_um, within=within,
+        score=opts.score_column, background=background,
+    )  # fmt: skip
+    running = {name: getattr(opts, name) for name in BatchedRun.model_fields}
+    extractor = Extractor(
+        encoder, detector, opts.pool, opts.layer, detector_score=opts.detector_score, **running
+    )
+    return fit_labelled(
+        opts.refiner(encoder=encoder is not None, detector=detector is not None), brains, extractor, out,
+        candidate_score=opts.candidate_score, augment_contrast=opts.augment_contrast, tuning=tuning,
+        feature_cache=feature_cache, overwrite=overwrite, show=show,
+    )  # fmt: skip
+
+
+def fit_labelled(
     refiner: Refiner,
     brains: Sequence[Candidates],
     extractor: Extractor,
     out: str | Path,
     *,
-    own_score: bool = False,
-    contrasts: Sequence[float] = (),
+    candidate_score: bool = False,
+    augment_contrast: Sequence[float] = (),
+    tuning: EncoderTuning | None = None,
+    feature_cache: Path | None = None,
     overwrite: bool = False,
-    keep: Path | None = None,
     show: bool | None = None,
-    fit: Callable[[TrainingSet], None] | None = None,
 ) -> dict[str, Any]:
-    """Fit a refiner, write its folder with `report.json` in it, and return that report.
-
-    Every figure is of brains (or regions, where there is one brain) that the model had not seen, beside the
-    F1 of keeping every candidate and the ceiling 2R / (1 + R) that no judgement of these candidates passes.
-    With `own_score` the refiner also looks at the score that the candidates came with, beside any variant.
-    With `contrasts` it also learns from the brains as if stained so many times as strongly, so that model and
-    threshold hold for a dimmer or brighter one.
-    `fit` fits the refiner in another way than `Refiner.fit` does.
-    """
+    """As `fit_refiner`, for candidates that carry their labels and models in an extractor."""
     out = Path(out)
     if out.exists() and not overwrite and not (out.is_dir() and not any(out.iterdir())):
         raise CanvasError(f"{out} is there already; give another --out, or --overwrite to replace it")
-    other_contrasts(contrasts)
-    _check_before_work(refiner, brains, extractor, own_score)
-    data = training_set(brains, extractor, own_score=own_score, contrasts=contrasts, keep=keep, show=show)
-    if fit is None:
+    contrasts = other_contrasts(augment_contrast)
+    if tuning is not None:
+        if candidate_score or contrasts:
+            other = "candidate_score" if candidate_score else "augment_contrast"
+            raise CanvasError(
+                f"{other} goes with the encoder as it is, not with unfrozen blocks: give one of the two"
+            )
+        tuning.check(refiner, extractor)
+    _check_before_work(refiner, brains, extractor, candidate_score)
+    data = training_set(
+        brains, extractor, candidate_score=candidate_score, augment_contrast=contrasts,
+        feature_cache=feature_cache, show=show,
+    )  # fmt: skip
+    if tuning is None:
         refiner.fit(
-            data.features,
-            data.label,
-            regions=data.regions,
-            missed=data.missed,
+            data.features, data.label, regions=data.regions, missed=data.missed,
             contrast_augmented=data.contrast_augmented,
-        )
+        )  # fmt: skip
     else:
-        fit(data)
+        tuning.fit(refiner, data, brains, extractor, show)
     counts = {brain.name: brain.counts() for brain in brains}
     markers = {brain.name: brain.volume.marker for brain in brains}
     provenance = {"trained_on": counts, "markers": markers, "canvas_fm": __version__}
-    if contrast_augmented := other_contrasts(contrasts):
-        provenance["contrasts"] = [1.0, *contrast_augmented]
+    if contrasts:
+        provenance["contrasts"] = [1.0, *contrasts]
     identity = refiner.save(out, provenance)
     report = {
         "refiner": str(out),
@@ -140,9 +208,9 @@ def fit_refiner(
         "tuned": None if refiner.tuned_ is None else refiner.tuned_.as_dict(),
         "threshold": refiner.threshold_,
         "C": refiner.C_,
-        "contrasts": [1.0, *contrast_augmented],
+        "contrasts": [1.0, *contrasts],
         "skipped": refiner.skipped_,
-        "brains": {name: found | _ceiling(found) for name, found in counts.items()},
+        "brains": {name: count | _ceiling(count) for name, count in counts.items()},
         "cross_validation": refiner.cross_validation_,
         "settings": {name: value for name, value in refiner.get_params().items() if name != "blocks"},
         "files": [{"path": str(path), "sha256": sha256(path)} for brain in brains for path in brain.files],
@@ -153,7 +221,7 @@ def fit_refiner(
 
 
 def _check_before_work(
-    refiner: Refiner, brains: Sequence[Candidates], extractor: Extractor, own_score: bool
+    refiner: Refiner, brains: Sequence[Candidates], extractor: Extractor, candidate_score: bool
 ) -> None:
     """What can be refused before hours of embedding: labels, folds, and a model that the variant needs."""
     provenance = extractor.provenance
@@ -162,7 +230,7 @@ def _check_before_work(
             raise BadInput(f"variant {refiner.variant} needs the {block} features: give {flag}")
     blocks = extractor.layout
     width = max(part.stop for part in blocks.values())
-    if own_score:
+    if candidate_score:
         blocks, width = {**blocks, CANDIDATE_SCORE: slice(width, width + 1)}, width + 1
     columns = Columns.of(blocks, width, refiner.variant, refiner.cut, refiner.ratio, refiner.reduce)
     columns.check_correction(refiner.correction)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, model_validator
 
 from canvas_fm.files.options import Flag, Options, Positive, Size
-from canvas_fm.inference.options import Pool
+from canvas_fm.inference.options import BatchedRun, Pool
 
 if TYPE_CHECKING:
     from canvas_fm.heads.refine.refiner import Refiner
@@ -123,3 +123,7 @@ class FitOptions(Options):
             force_random=self.force_random_split,
             random_state=self.seed,
         )
+
+
+class FitAndRunOptions(FitOptions, BatchedRun):
+    """How a refiner is fitted, and how the models that make its features are run."""

@@ -1,4 +1,4 @@
-"""A refiner whose encoder learns too: its last blocks are fitted together with the head."""
+"""Fine-tuning under a refiner: the encoder's last blocks are fitted together with the head."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from canvas_fm.errors import BadInput, CanvasError
 from canvas_fm.heads.features.extractor import Extractor
 from canvas_fm.heads.features.feature_set import MAE, FeatureSet, Moments
 from canvas_fm.heads.labels.candidates import Candidates
+from canvas_fm.heads.refine.columns import CONCAT
 from canvas_fm.heads.refine.cross_fit import (
     LabelledFeatures,
     assemble_fit,
@@ -26,7 +26,7 @@ from canvas_fm.heads.refine.cross_fit import (
     head_net,
     held_out_logits,
 )
-from canvas_fm.heads.refine.fit import TrainingSet, fit_refiner
+from canvas_fm.heads.refine.fit import TrainingSet
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.models.head_nets import HeadNet
 from canvas_fm.models.tuned import TunedBlocks, unfrozen
@@ -62,31 +62,37 @@ class Tuning:
         if self.blocks < 0:
             raise BadInput(f"{self.blocks} blocks are to be unfrozen; give 0 (none) or more")
 
+    def check(self, refiner: Refiner, extractor: Extractor) -> None:
+        """Raise BadInput for what can be refused before hours of work."""
+        if refiner.variant not in (MAE, CONCAT) or extractor.encoder is None:
+            raise BadInput(
+                f"variant {refiner.variant} looks at no encoder whose blocks could be unfrozen; give "
+                "--encoder and variant mae or concat"
+            )
+        if self.blocks and extractor.detector_score:
+            raise BadInput(
+                "detector_score goes with the encoder as it is: beside what tells most, blocks have little "
+                "to learn from; make the features without it"
+            )
+        if self.blocks:
+            unfrozen(extractor.encoder, self.blocks, extractor.layer)
+
+    def fit(
+        self,
+        refiner: Refiner,
+        data: TrainingSet,
+        brains: Sequence[Candidates],
+        extractor: Extractor,
+        show: bool | None,
+    ) -> None:
+        """Fit a refiner with the blocks, which travel in its folder; see `tune`."""
+        more: dict[str, Any] = {"regions": data.regions, "missed": data.missed, "show": show}
+        tune(refiner, data.features, data.label, brains, extractor, self, **more)
+        refiner.warn()
+
     def steps(self, labels: int) -> int:
         """How many steps a training on so many labels takes."""
         return int(np.clip(math.ceil(self.epochs * labels / self.batch), self.least_steps, self.most_steps))
-
-
-def fit_tuned(
-    refiner: Refiner,
-    brains: Sequence[Candidates],
-    extractor: Extractor,
-    out: str | Path,
-    tuning: Tuning,
-    *,
-    overwrite: bool = False,
-    keep: Path | None = None,
-    show: bool | None = None,
-) -> dict[str, Any]:
-    """As `fit_refiner`, with the encoder's last blocks fitted too: they travel in the refiner's folder."""
-    _check(refiner, extractor, tuning)
-
-    def fit(data: TrainingSet) -> None:
-        more: dict[str, Any] = {"regions": data.regions, "missed": data.missed, "show": show}
-        tune(refiner, data.features, data.label, brains, extractor, tuning, **more)
-        refiner.warn()
-
-    return fit_refiner(refiner, brains, extractor, out, overwrite=overwrite, keep=keep, show=show, fit=fit)
 
 
 def tune(
@@ -112,7 +118,7 @@ def tune(
 
     Raises BadInput where the refiner looks at no encoder, or the encoder has not so many blocks.
     """
-    _check(refiner, extractor, tuning)
+    tuning.check(refiner, extractor)
     rows = refiner.prepare(features, label, regions=regions, missed=missed)
     settings = refiner.head_settings
     folds = folds_of(settings, rows)
@@ -135,22 +141,6 @@ def tune(
     fitted.figures["frozen"] = {name: frozen.figures[name] for name in ("pooled", "brains", "regions")}
     refiner.take(fitted, work.blocks())
     return work
-
-
-def _check(refiner: Refiner, extractor: Extractor, tuning: Tuning) -> None:
-    """What can be refused before hours of work."""
-    if refiner.variant not in (MAE, "concat") or extractor.encoder is None:
-        raise BadInput(
-            f"variant {refiner.variant} looks at no encoder whose blocks could be unfrozen; give --encoder "
-            "and variant mae or concat"
-        )
-    if tuning.blocks and extractor.detector_score:
-        raise BadInput(
-            "heat goes with the encoder as it is: beside what tells most, blocks have little to learn from; "
-            "make the features without it"
-        )
-    if tuning.blocks:
-        unfrozen(extractor.encoder, tuning.blocks, extractor.layer)
 
 
 class Tuned:

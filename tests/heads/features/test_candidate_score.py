@@ -16,7 +16,7 @@ from canvas_fm.heads.features.feature_set import FeatureSet
 from canvas_fm.heads.labels.candidates import label_brains
 from canvas_fm.heads.refine import apply as refine_points
 from canvas_fm.heads.refine.apply import refine
-from canvas_fm.heads.refine.fit import fit_refiner, training_set
+from canvas_fm.heads.refine.fit import fit_labelled, training_set
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.viewing.describe import describe_model
 from canvas_fm.viewing.report.methods import Methods
@@ -49,7 +49,7 @@ def labelled(pairs, **settings):
 def folder(scored, extractor, tmp_path_factory):
     """A refiner of volumes `a` and `b` that looks at the score, for candidates of `c`."""
     out = tmp_path_factory.mktemp("refiners") / "refiner"
-    fit_refiner(Refiner(C=0.01), labelled(scored[:2]), extractor, out, own_score=True, show=False)
+    fit_labelled(Refiner(C=0.01), labelled(scored[:2]), extractor, out, candidate_score=True, show=False)
     return out
 
 
@@ -94,14 +94,18 @@ def test_a_correction_would_take_its_level_away(scored, extractor, tmp_path, mon
         Refiner(correction=correction).fit(*noise(40, 0))
     monkeypatch.setattr(Extractor, "features", lambda *_, **__: pytest.fail("features were made"))
     with pytest.raises(BadInput, match="take the level of the candidates' own score away"):
-        fit_refiner(
-            Refiner(correction=correction), labelled(scored), extractor, tmp_path / "refiner", own_score=True
+        fit_labelled(
+            Refiner(correction=correction),
+            labelled(scored),
+            extractor,
+            tmp_path / "refiner",
+            candidate_score=True,
         )
 
 
 def test_without_the_option_scores_change_nothing(brains, scored, extractor, tmp_path):
     for name, pairs in {"without": brains[:2], "with": scored[:2]}.items():
-        fit_refiner(Refiner(C=0.01), labelled(pairs), extractor, tmp_path / name, show=False)
+        fit_labelled(Refiner(C=0.01), labelled(pairs), extractor, tmp_path / name, show=False)
     said = [json.loads((tmp_path / name / "config.json").read_text()) for name in ("without", "with")]
     assert said[0] == said[1]
     assert [block["name"] for block in said[0]["blocks"]] == ["detector", "mae"]
@@ -109,7 +113,7 @@ def test_without_the_option_scores_change_nothing(brains, scored, extractor, tmp
 
 def test_the_block_is_the_logarithm_by_each_row_alone(scored, extractor):
     brains = labelled(scored[:2])
-    features = training_set(brains, extractor, own_score=True, show=False).features
+    features = training_set(brains, extractor, candidate_score=True, show=False).features
     assert list(features.blocks) == ["detector", "mae", "score"]
     given = np.concatenate([points.columns["score"] for _, points in scored[:2]])
     np.testing.assert_allclose(features.block("score")[:, 0], np.log(given), rtol=1e-6)
@@ -130,12 +134,12 @@ def test_the_folder_says_so_and_gives_back_the_same(scored, folder, models, extr
     assert described["features"]["score"] == 1
     assert described["models"]["score"] == "column score"
     fresh = Refiner(C=0.01)
-    fit_refiner(fresh, labelled(scored[:2]), extractor, tmp_path / "again", own_score=True, show=False)
+    fit_labelled(fresh, labelled(scored[:2]), extractor, tmp_path / "again", candidate_score=True, show=False)
     one, two = (refine(each, volume, points, **models) for each in (refiner, fresh))
     assert np.array_equal(one.columns["p_cell"], two.columns["p_cell"])
     assert one.meta["refiner_own_score"] == "score"
     # As predict_proba has it of features with the score beside them.
-    features = training_set(labelled(scored[2:]), extractor, own_score=True, show=False).features
+    features = training_set(labelled(scored[2:]), extractor, candidate_score=True, show=False).features
     np.testing.assert_allclose(one.columns["p_cell"], refiner.predict_proba(features)[:, 1], atol=1e-5)
     higher = Points(points.zyx, points.columns | {"score": points.columns["score"] * 3})
     assert (refine(refiner, volume, higher, **models).columns["p_cell"] > one.columns["p_cell"]).all()
@@ -219,12 +223,12 @@ def test_a_score_that_is_missing_is_said_before_features_are_made(
     monkeypatch.setattr(Extractor, "features", lambda *_, **__: pytest.fail("features were made"))
     pairs = [scored[0], (scored[1][0], change(scored[1][1])), scored[2]]
     with pytest.raises(CanvasError, match=message):
-        fit_refiner(
+        fit_labelled(
             Refiner(),
             labelled(pairs, **settings),
             extractor,
             tmp_path / "refiner",
-            own_score=True,
+            candidate_score=True,
             show=False,
         )
 
@@ -233,7 +237,7 @@ def test_scores_of_another_detector_are_refused_where_files_name_theirs(brains, 
     pairs = [(volume, with_scores(points, detector="log, sigma 4 um")) for volume, points in brains[:2]]
     extractor = Extractor(encoder=encoder, device="cpu")
     refiner = Refiner("mae", C=0.01)
-    fit_refiner(refiner, labelled(pairs), extractor, tmp_path / "refiner", own_score=True, show=False)
+    fit_labelled(refiner, labelled(pairs), extractor, tmp_path / "refiner", candidate_score=True, show=False)
     volume, points = brains[2]
     models["detector"] = None
     refine(refiner, volume, with_scores(points), **models)

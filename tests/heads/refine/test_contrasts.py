@@ -24,7 +24,7 @@ from canvas_fm.heads.refine.cross_fit import (
     folds_of,
     held_out_logits,
 )
-from canvas_fm.heads.refine.fit import fit_refiner, training_set
+from canvas_fm.heads.refine.fit import fit_labelled, training_set
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.viewing.report.options import ReportOptions
 from canvas_fm.viewing.report.report import report
@@ -90,7 +90,9 @@ def test_a_report_says_what_was_fitted_at_them(shape_volumes, encoder, tmp_path)
 
 def test_features_at_a_contrast_are_those_of_the_volume_stained_so(brains, extractor):
     volume, points = brains[0]
-    copies = training_set(labelled(brains[:1]), extractor, contrasts=[1, 3, 3], show=False).contrast_augmented
+    copies = training_set(
+        labelled(brains[:1]), extractor, augment_contrast=[1, 3, 3], show=False
+    ).contrast_augmented
     assert len(copies) == 1
     assert np.array_equal(copies[0].x, extractor.features(volume.at_contrast(3), points.zyx, show=False).x)
     assert not np.allclose(copies[0].x, extractor.features(volume, points.zyx, show=False).x, atol=1e-3)
@@ -231,4 +233,6 @@ def test_a_contrast_that_is_none_is_refused_before_any_work(
 ):
     monkeypatch.setattr(Extractor, "features", lambda *_, **__: pytest.fail("features were made"))
     with pytest.raises(BadInput, match=r"contrast is .*; give numbers above 0"):
-        fit_refiner(Refiner(), labelled(brains), extractor, tmp_path / "refiner", contrasts=[contrast])
+        fit_labelled(
+            Refiner(), labelled(brains), extractor, tmp_path / "refiner", augment_contrast=[contrast]
+        )

@@ -17,12 +17,12 @@ from canvas_fm.heads.features.feature_set import FeatureSet
 from canvas_fm.heads.labels.candidates import label_brains
 from canvas_fm.heads.refine import apply as refine_points
 from canvas_fm.heads.refine.apply import refine
-from canvas_fm.heads.refine.fit import fit_refiner, training_set
+from canvas_fm.heads.refine.fit import fit_labelled, training_set
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.inference.detect.detect import detect
 from canvas_fm.models.checkpoint import save_detector
 from canvas_fm.models.convmixer import ConvMixerConfig, HeatMapNet
-from canvas_fm.training.finetune.finetune import Tuning, fit_tuned
+from canvas_fm.training.finetune.finetune import Tuning
 from canvas_fm.viewing.report.methods import Methods
 from canvas_fm.viewing.report.options import ReportOptions
 from canvas_fm.viewing.report.report import report
@@ -95,8 +95,13 @@ def test_kept_features_are_the_same_and_shared_with_those_without_it(
 @pytest.mark.parametrize("variant", ["concat", "mae", "detector", "heat"])
 def test_a_refiner_with_it_needs_points_alone(brains, extractor, models, tmp_path, monkeypatch, variant):
     out = tmp_path / "refiner"
-    fit_refiner(
-        Refiner(variant, C=0.01), labelled(brains[:2]), extractor, out, contrasts=[0.5, 1, 2], show=False
+    fit_labelled(
+        Refiner(variant, C=0.01),
+        labelled(brains[:2]),
+        extractor,
+        out,
+        augment_contrast=[0.5, 1, 2],
+        show=False,
     )
     refiner = Refiner.load(out)
     assert "heat" in refiner.columns_.sizes
@@ -121,7 +126,7 @@ def test_what_does_not_go_with_it_is_refused(brains, encoder, extractor, tmp_pat
         ({"cut": "heat", "ratio": 0.5}, "cut is 'heat'; variant 'concat' uses detector, mae"),
     ):
         with pytest.raises(BadInput, match=message):
-            fit_refiner(Refiner(**settings), labelled(brains), extractor, tmp_path / "refiner")
+            fit_labelled(Refiner(**settings), labelled(brains), extractor, tmp_path / "refiner")
 
 
 def test_a_report_judges_it_alone_and_beside_features(shape_volumes, encoder, detector, tmp_path):
@@ -165,7 +170,7 @@ def test_fine_tuning_does_not_look_at_it(task, encoder, detector, brains, extrac
     assert all("heat" not in one["made"] for one in told[1])
     monkeypatch.setattr(Extractor, "features", lambda *_, **__: pytest.fail("features were made"))
     with pytest.raises(BadInput, match="heat goes with the encoder as it is"):
-        fit_tuned(Refiner(), labelled(brains), extractor, tmp_path / "refiner", Tuning(1))
+        fit_labelled(Refiner(), labelled(brains), extractor, tmp_path / "refiner", tuning=Tuning(1))
 
 
 def test_methods_of_a_report_share_what_they_look_at(task, encoder, detector, monkeypatch):

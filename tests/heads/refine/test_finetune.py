@@ -17,10 +17,10 @@ from canvas_fm.heads.features.extractor import Extractor
 from canvas_fm.heads.labels.candidates import Candidates, label_brains
 from canvas_fm.heads.refine import apply as refine_points
 from canvas_fm.heads.refine.apply import models_of, refine
-from canvas_fm.heads.refine.fit import fit_refiner, training_set
+from canvas_fm.heads.refine.fit import fit_labelled, training_set
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.models.checkpoint import load, model_sha256
-from canvas_fm.training.finetune.finetune import Tuning, fit_tuned, tune
+from canvas_fm.training.finetune.finetune import Tuning, tune
 from canvas_fm.training.finetune.frozen_tokens import FrozenTokens
 from canvas_fm.training.finetune.method import FinetunedEncoder
 
@@ -49,7 +49,9 @@ def extractor(encoder, detector) -> Extractor:
 @pytest.fixture(scope="module")
 def folder(labelled, extractor, tmp_path_factory):
     out = tmp_path_factory.mktemp("tuned") / "refiner"
-    fit_tuned(Refiner("mae", C=0.01, correction="standardise"), labelled, extractor, out, TUNING, show=False)
+    fit_labelled(
+        Refiner("mae", C=0.01, correction="standardise"), labelled, extractor, out, tuning=TUNING, show=False
+    )
     return out
 
 
@@ -242,21 +244,23 @@ def test_what_cannot_be_tuned_is_said_before_any_work(
 ):
     monkeypatch.setattr(Extractor, "features", lambda *_, **__: pytest.fail("features were made"))
     with pytest.raises(BadInput, match=message):
-        fit_tuned(refiner, labelled, extractor, tmp_path / "refiner", Tuning(blocks))
+        fit_labelled(refiner, labelled, extractor, tmp_path / "refiner", tuning=Tuning(blocks))
     assert not (tmp_path / "refiner").exists()
 
 
 def test_blocks_above_the_layer_that_is_read_are_not_there(labelled, encoder, tmp_path):
     lower = Extractor(encoder=encoder, layer=1, device="cpu")
     with pytest.raises(BadInput, match="tiny has 1 up to the layer that is read"):
-        fit_tuned(Refiner("mae"), labelled, lower, tmp_path / "refiner", Tuning(2))
-    report = fit_tuned(Refiner("mae", C=0.01), labelled, lower, tmp_path / "refiner", TUNING, show=False)
+        fit_labelled(Refiner("mae"), labelled, lower, tmp_path / "refiner", tuning=Tuning(2))
+    report = fit_labelled(
+        Refiner("mae", C=0.01), labelled, lower, tmp_path / "refiner", tuning=TUNING, show=False
+    )
     assert (report["tuned"]["first"], report["tuned"]["last"]) == (0, 1)
 
 
 def test_a_frozen_fit_over_a_tuned_one_carries_no_blocks(folder, labelled, extractor, tmp_path):
     refiner = Refiner.load(folder)
-    fit_refiner(refiner, labelled, extractor, tmp_path / "refiner", show=False)
+    fit_labelled(refiner, labelled, extractor, tmp_path / "refiner", show=False)
     assert Refiner.load(tmp_path / "refiner").tuned_ is None
     assert sorted(path.name for path in (tmp_path / "refiner").iterdir()) == [
         "config.json", "model.safetensors", "report.json",
@@ -288,5 +292,7 @@ def test_labels_by_matching_go_the_same_way(brains, encoder, tmp_path):
     truth = [type(p)(p.zyx[p.columns["label"] == 1]) for p in tables]
     given = label_brains(volumes, tables, truth=truth, tolerance_um=5.0)
     extractor = Extractor(encoder=encoder, device="cpu")
-    report = fit_tuned(Refiner("mae", C=0.01), given, extractor, tmp_path / "refiner", TUNING, show=False)
+    report = fit_labelled(
+        Refiner("mae", C=0.01), given, extractor, tmp_path / "refiner", tuning=TUNING, show=False
+    )
     assert report["cross_validation"]["pooled"]["f1_ceiling"] == 1.0

@@ -15,7 +15,7 @@ from canvas_fm.heads.features.feature_cache import cached_features
 from canvas_fm.heads.labels.candidates import Candidates, label_brains
 from canvas_fm.heads.refine import apply as refine_points
 from canvas_fm.heads.refine.apply import refine
-from canvas_fm.heads.refine.fit import fit_refiner, training_set
+from canvas_fm.heads.refine.fit import fit_labelled, training_set
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.inference.detect.detector_features import detector_features
 from canvas_fm.inference.embed.embed import embed
@@ -33,7 +33,7 @@ def refiner_folder(brains, extractor, tmp_path_factory):
     """A refiner of volumes `a` and `b`, for candidates of `c`."""
     folder = tmp_path_factory.mktemp("refiners") / "refiner"
     trained = label_brains([volume for volume, _ in brains[:2]], [p for _, p in brains[:2]], labels="label")
-    fit_refiner(Refiner(C=0.01, correction="centre"), trained, extractor, folder, show=False)
+    fit_labelled(Refiner(C=0.01, correction="centre"), trained, extractor, folder, show=False)
     return folder
 
 
@@ -204,7 +204,7 @@ def test_the_report_says_what_was_learned_from_and_what_is_above(brains, extract
     trained = label_brains(volumes, tables, truth=truth, tolerance_um=5.0)
     for brain, points in zip(trained, tables, strict=True):
         assert np.array_equal(brain.label, points.columns["label"])
-    report = fit_refiner(Refiner(C=0.01), trained, extractor, tmp_path / "refiner", show=False)
+    report = fit_labelled(Refiner(C=0.01), trained, extractor, tmp_path / "refiner", show=False)
     assert json.loads((tmp_path / "refiner" / "report.json").read_text()) == report
     assert report["brains"]["a"]["missed"] == 1
     ceiling = 2 * (40 / 41) / (1 + 40 / 41)
@@ -213,7 +213,7 @@ def test_the_report_says_what_was_learned_from_and_what_is_above(brains, extract
         assert figures["f1"] <= figures["f1_ceiling"] == pytest.approx(ceiling)
     assert report["cross_validation"]["split"] == "brain"
     with pytest.raises(CanvasError, match="is there already"):
-        fit_refiner(Refiner(), trained, extractor, tmp_path / "refiner")
+        fit_labelled(Refiner(), trained, extractor, tmp_path / "refiner")
 
 
 def test_of_two_candidates_on_a_cell_the_nearer_is_it(brains):
@@ -267,7 +267,7 @@ def test_what_cannot_be_fitted_is_said_before_features_are_made(
         changed = [Points(p.zyx, {"label": label(p.columns["label"])}) for p in tables]
         count = settings.pop("count", 3)
         brains = label_brains(volumes[:count], changed[:count], labels="label", **settings)
-        fit_refiner(refiner, brains, extractor, tmp_path / "refiner")
+        fit_labelled(refiner, brains, extractor, tmp_path / "refiner")
 
     with pytest.raises(BadInput, match="one class only"):
         fit(Refiner(), np.ones_like)
@@ -293,7 +293,7 @@ def test_regions_of_one_brain_and_two_volumes_of_one_name(tmp_path, encoder):
     (brain,) = label_brains([volume], [points], labels="label", within=[boxes])
     data = training_set([brain], extractor, show=False)
     assert np.array_equal(data.regions, (points.zyx[:, 2] >= half - 0.5).astype(int))
-    report = fit_refiner(Refiner("mae", C=0.01), [brain], extractor, tmp_path / "refiner", show=False)
+    report = fit_labelled(Refiner("mae", C=0.01), [brain], extractor, tmp_path / "refiner", show=False)
     assert report["cross_validation"]["split"] == "region"
     assert "one brain only" in report["cross_validation"]["warning"]
     two = label_brains([volume, Volume.open(tmp_path / "y" / "brain.zarr")], [points, points], labels="label")

@@ -18,10 +18,10 @@ from canvas_fm.heads.compare.compare import compare
 from canvas_fm.heads.features.extractor import Extractor
 from canvas_fm.heads.labels.candidates import Candidates
 from canvas_fm.heads.refine.apply import refine
-from canvas_fm.heads.refine.fit import fit_refiner
+from canvas_fm.heads.refine.fit import fit_labelled
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.models.checkpoint import load, save_again
-from canvas_fm.training.finetune.finetune import Tuning, fit_tuned
+from canvas_fm.training.finetune.finetune import Tuning
 from canvas_fm.viewing.report.write import write_report
 
 from ..test_report import Known
@@ -37,10 +37,12 @@ def package(brains, encoder, detector, tmp_path_factory) -> Path:
     candidates = [Candidates.of(volume, points) for volume, points in brains[:2]]
     both = Extractor(base, load(weights / "detector-x"), pool="centre", detector_score=True, device="cpu")
     half = Refiner(C=0.01, cut="mae", ratio=0.5)
-    fit_refiner(half, candidates, both, weights / "refiner-x", contrasts=[2], show=False)
+    fit_labelled(half, candidates, both, weights / "refiner-x", augment_contrast=[2], show=False)
     alone = Extractor(base, pool="centre", device="cpu")
     tuning = Tuning(1, least_steps=4, most_steps=4)
-    fit_tuned(Refiner("mae", C=0.01), candidates, alone, weights / "refiner-tuned", tuning, show=False)
+    fit_labelled(
+        Refiner("mae", C=0.01), candidates, alone, weights / "refiner-tuned", tuning=tuning, show=False
+    )
     (root / "cards").mkdir()
     return root
 
@@ -71,7 +73,7 @@ def test_a_refiner_of_the_whole_encoder_does_not_take_its_half(installed, encode
     """The sha256 is over the files as they are: float16 weights are another model."""
     candidates = [Candidates.of(volume, points) for volume, points in brains[:2]]
     extractor = Extractor(encoder, pool="centre", device="cpu")
-    fit_refiner(Refiner("mae", C=0.01), candidates, extractor, tmp_path / "refiner", show=False)
+    fit_labelled(Refiner("mae", C=0.01), candidates, extractor, tmp_path / "refiner", show=False)
     with pytest.raises(
         CanvasError, match=r"fitted with the encoder tiny \(sha256 .* not\s+among the shipped"
     ):

@@ -20,11 +20,11 @@ from canvas_fm.data.points.points import Points
 from canvas_fm.errors import CanvasError
 from canvas_fm.heads.features.extractor import Extractor
 from canvas_fm.heads.labels.candidates import label_brains
-from canvas_fm.heads.refine.fit import fit_refiner
+from canvas_fm.heads.refine.fit import fit_labelled
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.models.checkpoint import Detector, Encoder, save_detector
 from canvas_fm.models.convmixer import ConvMixerConfig, HeatMapNet
-from canvas_fm.training.finetune.finetune import Tuning, fit_tuned
+from canvas_fm.training.finetune.finetune import Tuning
 from serving.api.routes import create_app
 from serving.client import Client
 from serving.core.core import Core
@@ -76,12 +76,12 @@ def refiners(brains, cells, finder, tmp_path_factory: pytest.TempPathFactory) ->
         variant = "mae" if detector is None else "concat"
         refiner = Refiner(variant, C=0.01, **settings)
         trained = label_brains(volumes, points, labels="label")
-        fit_refiner(refiner, trained, extractor, folder / name, show=False)
+        fit_labelled(refiner, trained, extractor, folder / name, show=False)
         made[name] = folder / name
     made["tuned"] = folder / "tuned"
     extractor = Extractor(encoder=cells, pool="centre", device="cpu")
     tuning = Tuning(1, least_steps=5, most_steps=5)
-    fit_tuned(Refiner("mae", C=0.01), trained, extractor, made["tuned"], tuning, show=False)
+    fit_labelled(Refiner("mae", C=0.01), trained, extractor, made["tuned"], tuning=tuning, show=False)
     return made
 
 
@@ -251,7 +251,7 @@ def test_a_refiner_that_looks_at_own_scores_is_not_served(model, cells, brains, 
     trained = label_brains([volume for volume, _ in brains], scored, labels="label")
     extractor = Extractor(encoder=cells, device="cpu")
     refiner = Refiner("mae", C=0.01)
-    fit_refiner(refiner, trained, extractor, tmp_path / "refiner", own_score=True, show=False)
+    fit_labelled(refiner, trained, extractor, tmp_path / "refiner", candidate_score=True, show=False)
     own = {"own": str(tmp_path / "refiner")}
     sentence = failure_at_start(Settings(model=str(model), models={"cells": str(cells.path)}, refiners=own))
     assert "the refiner own cannot be served: it also looks at the candidates' own score" in sentence

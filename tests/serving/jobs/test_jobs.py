@@ -18,7 +18,7 @@ import canvas_fm as cf
 from canvas_fm.data.points.points import Points
 from canvas_fm.heads.features.extractor import Extractor
 from canvas_fm.heads.labels.candidates import label_brains
-from canvas_fm.heads.refine.fit import fit_refiner
+from canvas_fm.heads.refine.fit import fit_labelled
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.inference.embed.embed import Runner
 from canvas_fm.inference.embed.embedding_store import Embeddings
@@ -93,7 +93,7 @@ def test_a_refinement_gives_what_python_gives(run, brains, tmp_path: Path) -> No
     volumes, labelled = [volume for volume, _ in brains[:2]], [found for _, found in brains[:2]]
     trained = label_brains(volumes, labelled, labels="label")
     refiner = Refiner("mae", C=0.01, correction="centre")
-    fit_refiner(refiner, trained, extractor, tmp_path / "refiner", show=False)
+    fit_labelled(refiner, trained, extractor, tmp_path / "refiner", show=False)
     volume, candidates = brains[2]
     candidates.write(tmp_path / "candidates.csv")
     more = {
