@@ -1,0 +1,60 @@
+"""The models that ship stay the same bytes: refiners, embeddings, indexes know them by sha256."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+import canvas_fm
+
+WEIGHTS = Path(canvas_fm.__file__).parent / "weights"
+# Identity as config.json states it, and the sha256 of that file, which lists those of the weights.
+SHIPPED = {
+    "base": (
+        "e1f10a0c58de6ef258ebb07f7564c0c517ce197c138ff3cec03c979722dada13",
+        "bfc2ad41ab03b26691707e129efa42a086d5ec74cd745a1d438ae30862be67d0",
+    ),
+    "detector-all": (
+        "aa46eff1dbcf0658380fc71a38aa8f88008f32daa115f7a8a0aa125647a609d2",
+        "bea20e33a3719fac6c824a6eebc0b32ae6bee32c751a5f92944624a9040b0a74",
+    ),
+    "detector-cfos": (
+        "ab6ddf0b0476a9946fe6861a6416ab0e72ad125aff58e844134401cc9f586edc",
+        "4a71fe6b908c59a83bee2e79a1e619d60f7c7562a1dc49d11acef67a87b27987",
+    ),
+    "detector-microglia": (
+        "eeeb2895d6249d26fa41349d15c09de2c103564f7f76eeded449e38ca70262cf",
+        "6420064255982ce7afb726bd8373f3b1c9ceadc8b6095a577a755b0989fb3264",
+    ),
+    "refiner-all": (
+        "5676c5aa138ff5619f7aa849b1abf69cdac44a5eff81f0fb8133035796f71fb0",
+        "c212a4bb678da675e1d88ae1950a826125f5083d86d107b3867953a316e27b9b",
+    ),
+    "refiner-cfos": (
+        "f520e2fb165a499fa2c02899bab0f6b2bcb847af48220819f979bbcb48f9a1c3",
+        "77acc94e20d2609353ecbafbce627e1e8e4cfc90fefbfa25e2d72572b9c35ff0",
+    ),
+    "refiner-microglia": (
+        "7647f1f3432a8e4487774661ddf1bb62ab73d6c44f61064b6380d40384eca2be",
+        "d8a1b18204cad394331920003a3851982c336feec7489e39dffa558255110768",
+    ),
+}
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_model_is_byte_for_byte_what_it_was(name):
+    config = json.loads((WEIGHTS / name / "config.json").read_bytes())
+    assert (config["sha256"], sha256(WEIGHTS / name / "config.json")) == SHIPPED[name]
+    files = {path.name: sha256(path) for path in (WEIGHTS / name).iterdir() if path.name != "config.json"}
+    assert files == config["weights"]
+
+
+def test_every_shipped_model_stands_here():
+    assert {path.name for path in WEIGHTS.iterdir() if path.is_dir()} == set(SHIPPED)
