@@ -118,7 +118,7 @@ def test_a_refiner_with_it_needs_points_alone(brains, extractor, models, tmp_pat
 
 
 def test_what_does_not_go_with_it_is_refused(brains, encoder, extractor, tmp_path, monkeypatch):
-    with pytest.raises(BadInput, match="heat is a detector's; give a detector"):
+    with pytest.raises(BadInput, match="the detector score needs a detector"):
         Extractor(encoder=encoder, detector_score=True)
     monkeypatch.setattr(Extractor, "features", lambda *_, **__: pytest.fail("features were made"))
     for settings, message in (
@@ -169,7 +169,7 @@ def test_fine_tuning_does_not_look_at_it(task, encoder, detector, brains, extrac
     assert told[0] == told[1]
     assert all("heat" not in one["made"] for one in told[1])
     monkeypatch.setattr(Extractor, "features", lambda *_, **__: pytest.fail("features were made"))
-    with pytest.raises(BadInput, match="heat goes with the encoder as it is"):
+    with pytest.raises(BadInput, match="detector_score goes with the encoder as it is"):
         fit_labelled(Refiner(), labelled(brains), extractor, tmp_path / "refiner", tuning=Tuning(1))
 
 

@@ -245,7 +245,7 @@ def test_rows_of_the_truth_that_are_no_cells_are_not_looked_for(brains):
         (lambda given: given | {"labels": "note"}, "holds 'row 0'; expected 1"),
         (lambda given: given | {"labels": None}, "give --labels COLUMN, or --truth"),
         (lambda given: given | {"candidates": given["candidates"][:1]}, "3 volumes and 1 of candidates"),
-        (lambda given: given | {"volumes": given["volumes"][:1] * 3}, "two volumes are called"),
+        (lambda given: given | {"volumes": given["volumes"][:1] * 3}, "3 volumes are called"),
         (lambda given: given | {"within": [[[0, 0, 0, 9, 9, 9]]]}, "3 volumes and 1 of within"),
     ],
 )
