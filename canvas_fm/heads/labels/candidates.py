@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from jaxtyping import Bool, Float64, Int64
 
 from canvas_fm.data.points.boxes import as_boxes, box_of, inside_boxes, read_boxes, whole
 from canvas_fm.data.points.points import Points
+from canvas_fm.data.volume.names import unique_names
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import BadInput, CanvasError
 from canvas_fm.evaluation.detection.checks import cells_of, scores_of
@@ -212,7 +212,7 @@ def label_brains(
             "nothing says which candidates are cells: give --labels COLUMN, or --truth with --tolerance-um"
         )
     brains = []
-    for index, (name, volume) in enumerate(zip(_names(volumes), volumes, strict=True)):
+    for index, (name, volume) in enumerate(zip(unique_names(volumes), volumes, strict=True)):
         given = [candidates[index], *([] if truth is None else [truth[index]])]
         brains.append(
             Candidates.of(
@@ -271,16 +271,3 @@ def _read(given: Points | str | Path) -> Points:
 
 def _boxes(given: Any) -> Int64[np.ndarray, "k 6"]:
     return read_boxes(given) if isinstance(given, str | Path) else as_boxes(given)
-
-
-def _names(volumes: Sequence[Volume]) -> list[str]:
-    """The volumes' names; of two that are the same, with the folder above."""
-    shared = Counter(volume.name for volume in volumes)
-    names = []
-    for volume in volumes:
-        path = volume.path.resolve()
-        parent = path.parent.parent if path.parent.name == volume.name else path.parent
-        names.append(f"{parent.name}/{volume.name}" if shared[volume.name] > 1 else volume.name)
-    if twice := [name for name, times in Counter(names).items() if times > 1]:
-        raise CanvasError(f"two volumes are called {twice[0]!r}; give each once, or rename their folders")
-    return names

@@ -15,7 +15,7 @@ from canvas_fm.data.volume.window import WindowRule
 from canvas_fm.errors import CanvasError
 from canvas_fm.inference.detect.tiles import Resampled
 from canvas_fm.training.detector.targets import Labelled, TargetPainter
-from canvas_fm.training.mae.crop_set import Source
+from canvas_fm.training.mae.crop_set import VolumeSource
 from canvas_fm.training.recipe.detector_recipe import PhantomRecipe
 
 # Which phantoms are for what: 0 to 999 are domains to choose by, 1000 to 1099 are looked at once.
@@ -100,7 +100,7 @@ def labelled_phantom(recipe: PhantomRecipe, seed: int, voxel_um: ZyxUm, crop_zyx
         phantom = draw_phantom(seed, shape_zyx=shape, voxel_um=voxel_um, families=recipe.families)
         voxels, places, kind = phantom.voxels, phantom.centres_zyx, phantom.look.kind
     volume = Volume.from_array(voxels, voxel_um=voxel_um, marker=kind, name=f"phantom {seed}")
-    return Labelled(Source(volume.name, volume), places, whole(shape))
+    return Labelled(VolumeSource(volume.name, volume), places, whole(shape))
 
 
 def _resampled(

@@ -13,13 +13,14 @@ from canvas_fm.models.checkpoint import load
 from canvas_fm.models.convmixer import HeatMapNet, focal_loss
 from canvas_fm.training.detector.targets import CELL, UNLABELLED
 from canvas_fm.training.mae.augment import draw, turn, widen
-from canvas_fm.training.mae.step import Course
 from canvas_fm.training.recipe.detector_recipe import DetectorAugment, DetectorRecipe
+from canvas_fm.training.run.batch_order import Batch
 from canvas_fm.training.run.distributed import Ranks
+from canvas_fm.training.run.optimizer import OptimizerState
 
 
-class DetectorStepper(Course):
-    """Takes raw crops with labels, makes one step, returns the loss without waiting for the device."""
+class DetectorStep(OptimizerState):
+    """The detector in training: each call is one optimizer step, without waiting for the device."""
 
     def __init__(self, recipe: DetectorRecipe, ranks: Ranks) -> None:
         super().__init__(recipe, ranks, new_net(recipe))
@@ -32,14 +33,14 @@ class DetectorStepper(Course):
         assert isinstance(net, HeatMapNet)
         return net
 
-    def __call__(self, raw: Tensor, windows: Tensor, labels: Tensor, step: int) -> tuple[Tensor, Tensor]:
+    def __call__(self, batch: Batch, step: int) -> tuple[Tensor, Tensor]:
         """(loss of the whole optimizer batch, gradient norm before clipping), both still on the device.
 
-        `raw` are this rank's crops (b, c, z, y, x) as stored, `windows` (b, c, 2), `labels` (b, z, y, x).
+        `batch` are this rank's crops (b, c, z, y, x) as stored, windows (b, c, 2) and labels (b, z, y, x).
         The loss is the focal loss summed over labelled voxels, divided by the voxels that are cell, of all
         ranks and micro-batches. Batch norms take their statistics over a micro-batch.
         """
-        voxels, labels = self._augmented(raw, windows, labels)
+        voxels, labels = self._augmented(*batch)
         known, cell = (labels != UNLABELLED).float(), (labels == CELL).float()
         counted = self.ranks.sum(torch.stack([cell.sum(), known.sum()]))
         total = torch.maximum(counted[0], self.recipe.loss.floor * counted[1]).clamp_min(1)
@@ -65,13 +66,13 @@ class DetectorStepper(Course):
         recipe, batch = self.recipe.augment, self.recipe.training.batch
         drawn = draw(recipe, batch, self.recipe.data.crop_zyx, self.generator)
         brightness = Brightness(recipe, batch, self.generator)
-        mine = drawn.rows(self.part)
+        mine = drawn.rows(self.rows)
         channels = [
-            brightness.apply(turn(raw[:, c], mine), windows[:, c], self.part) for c in range(raw.shape[1])
+            brightness.apply(turn(raw[:, c], mine), windows[:, c], self.rows) for c in range(raw.shape[1])
         ]
         voxels = torch.stack(channels, dim=1)
         if mine.noise is not None:
-            voxels += brightness.noise[self.part] * mine.noise
+            voxels += brightness.noise[self.rows] * mine.noise
         return voxels.clamp_(0, 1), turn(labels, mine)
 
 

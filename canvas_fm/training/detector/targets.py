@@ -19,7 +19,7 @@ from canvas_fm.data.volume.window import WindowRule
 from canvas_fm.errors import CanvasError
 from canvas_fm.inference.detect.detect import log_job
 from canvas_fm.inference.detect.detection_job import run
-from canvas_fm.training.mae.crop_set import Source
+from canvas_fm.training.mae.crop_set import VolumeSource
 
 UNLABELLED, BACKGROUND, CELL = 0, 1, 2
 _BLOCK_ZYX: Zyx = (64, 128, 128)  # where bright spots that are no cells are looked for
@@ -31,7 +31,7 @@ _APART = 1.3  # so many tolerances off every cell
 class Labelled:
     """A volume whose cells inside `boxes` are all in `points_zyx`; `mask`, `background` where there are."""
 
-    source: Source
+    source: VolumeSource
     points_zyx: Float64[np.ndarray, "n 3"]
     boxes: Int64[np.ndarray, "k 6"]
     mask: Volume | None = None
@@ -101,7 +101,7 @@ def draw_labelled(
     smaller than a crop or a share asks for cells and there are none.
     """
     volume = labelled.source.volume
-    box = np.asarray(_box_zyx(labelled.source, crop_zyx))
+    box = np.asarray(labelled.source.box_zyx(crop_zyx))
     check_crop_fits(volume.shape_zyx, (int(box[0]), int(box[1]), int(box[2])), volume.name)
     random = np.random.default_rng(seed)
     inner = labelled.inner_zyx
@@ -194,12 +194,6 @@ class TargetPainter:
                 BACKGROUND
             )
         return labels
-
-
-def _box_zyx(source: Source, crop_zyx: Zyx) -> Zyx:
-    if source.resample_to is None:
-        return crop_zyx
-    return Resampler(crop_zyx, source.volume.voxel_um, source.resample_to).box_zyx
 
 
 def _blocks(boxes: Int64[np.ndarray, "k 6"], random: np.random.Generator) -> Int64[np.ndarray, "b 6"]:

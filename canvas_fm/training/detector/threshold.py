@@ -24,7 +24,7 @@ from canvas_fm.models.convmixer import HeatMapNet
 from canvas_fm.training.detector.phantoms import calibration_phantoms
 from canvas_fm.training.detector.targets import Labelled
 from canvas_fm.training.recipe.detector_recipe import DetectorRecipe
-from canvas_fm.training.run.trainer import Tell
+from canvas_fm.training.run.trainer import Report
 
 LOWEST = 0.02  # candidates below are not looked at
 FEWEST = 50  # cells of a volume that takes part in the choice, where any has so many
@@ -49,16 +49,16 @@ def calibrate(
     recipe: DetectorRecipe,
     net: HeatMapNet,
     training: Sequence[Labelled],
-    kept: Sequence[Labelled],
+    held_out: Sequence[Labelled],
     voxel_um: ZyxUm,
     step: int,
-    tell: Tell,
+    report: Report,
     *,
     figures: Path | None = None,
 ) -> Calibrated:
     """Choose the threshold on the training volumes, at every contrast of the recipe, and score all volumes.
 
-    `kept` are scored at that threshold and do not count in its choice, nor do volumes of a few cells.
+    `held_out` are scored at that threshold and do not count in its choice, nor do volumes of a few cells.
     """
     detector = Detector(_config(recipe, net, voxel_um), net)
     curves: dict[str | None, list[np.ndarray]] = {}
@@ -67,17 +67,18 @@ def calibrate(
     chosen_on = recipe.detection.chosen_on
     if recipe.phantoms is not None and chosen_on != "volumes":
         phantoms = calibration_phantoms(recipe.phantoms, voxel_um, recipe.data.crop_zyx)
-        tell("choosing the threshold on phantoms")
+        report("choosing the threshold on phantoms")
         seen = [(one, _candidates(recipe, detector, one, 1.0)) for one in phantoms]
         curves["phantoms"] = [f1_curve(recipe, one, candidates) for one, candidates in seen]
     looked_at = () if chosen_on == "phantoms" else training
     # A volume of a few cells would count as much as one of hundreds, and a single false one much more.
     counted = {id(one) for one in training if len(one.inner_zyx) >= FEWEST} or {id(one) for one in training}
-    for labelled, held_out in [*((one, False) for one in looked_at), *((one, True) for one in kept)]:
-        tell(f"evaluating {labelled.source.name}")
+    for labelled in [*looked_at, *held_out]:
+        is_held_out = any(labelled is one for one in held_out)
+        report(f"evaluating {labelled.source.name}")
         candidates = _candidates(recipe, detector, labelled, 1.0)
-        scored.append((labelled, held_out, candidates))
-        if not held_out and id(labelled) in counted:
+        scored.append((labelled, is_held_out, candidates))
+        if not is_held_out and id(labelled) in counted:
             for gain in recipe.detection.gains:
                 found = candidates if gain == 1 else _candidates(recipe, detector, labelled, gain)
                 of_marker = curves.setdefault(labelled.source.volume.marker, [])
@@ -85,14 +86,16 @@ def calibrate(
     mean = np.mean([np.mean(one, axis=0) for one in curves.values()], axis=0)  # every marker counts the same
     threshold = round(float(GRID[np.argmax(mean)]), 4)
     rows = []
-    for labelled, held_out, candidates in scored:
+    for labelled, is_held_out, candidates in scored:
         score = _score(recipe, labelled, candidates, threshold)
-        rows.append(_row(recipe, labelled, held_out, score, threshold, step))
+        rows.append(_row(recipe, labelled, is_held_out, score, threshold, step))
         if figures is not None:
             name = f"{labelled.source.name.replace('/', '_')}_{step:07d}.png"
-            title = f"{labelled.source.name}{', held out' if held_out else ''}, step {step}, at {threshold}"
+            title = (
+                f"{labelled.source.name}{', held out' if is_held_out else ''}, step {step}, at {threshold}"
+            )
             score_figure(score, labelled.source.volume, figures / name, title=title)
-    seen += [(one, candidates) for one, held_out, candidates in scored if not held_out]
+    seen += [(one, candidates) for one, is_held_out, candidates in scored if not is_held_out]
     return Calibrated(threshold, rows, looks_of([_look(*one, threshold) for one in seen]))
 
 

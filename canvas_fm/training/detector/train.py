@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import ExitStack, closing, nullcontext
-from importlib.metadata import version
+from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from canvas_fm.inference.detect.likeness import LOOKS
 from canvas_fm.models.checkpoint import load, save_detector
 from canvas_fm.models.convmixer import HeatMapNet
 from canvas_fm.training.detector.phantoms import PhantomCrops
-from canvas_fm.training.detector.step import DetectorStepper
+from canvas_fm.training.detector.step import DetectorStep
 from canvas_fm.training.detector.targets import (
     BACKGROUND,
     CELL,
@@ -35,14 +35,14 @@ from canvas_fm.training.detector.targets import (
 )
 from canvas_fm.training.detector.threshold import calibrate
 from canvas_fm.training.mae.augment import widen
-from canvas_fm.training.mae.crop_set import Batches, CropSet, Rows, Source, take
-from canvas_fm.training.mae.pretrain import name_volumes, resolve, split_volumes
+from canvas_fm.training.mae.crop_set import CropSet, VolumeSource, take
 from canvas_fm.training.recipe.detector_recipe import DetectorRecipe
-from canvas_fm.training.run.distributed import Ranks, join
-from canvas_fm.training.run.run_folder import DETECTOR, Run, claim
+from canvas_fm.training.run.batch_order import Batch, Batches, Rows
+from canvas_fm.training.run.distributed import Ranks
+from canvas_fm.training.run.run_folder import DETECTOR, Run
+from canvas_fm.training.run.split import name_volumes, resolve, split_volumes
 from canvas_fm.training.run.tracking import Tracker
-from canvas_fm.training.run.trainer import Session, Tell
-from canvas_fm.version import __version__
+from canvas_fm.training.run.trainer import Report, provenance_of, train
 
 _log = logging.getLogger(__name__)
 
@@ -78,30 +78,19 @@ def train_detector(
         )
     opened = [v if isinstance(v, Volume) else Volume.open(v) for v in volumes]
     labels = _Labels(opened, points, masks, within, background, resolved)
-    run = Run(Path(out))
-    training, kept = split_volumes(name_volumes(opened), resolved) if opened else ([], [])
-    with join(device) as ranks:
-        ranks.part(resolved.training.batch)
-        with claim(run, resolved, resume=resume) if ranks.leads else nullcontext():
-            # The leading process goes first: it finds the windows, which the others then only look up.
-            if not ranks.leads:
-                ranks.wait()
-            task = DetectorTraining(resolved, labels.of(training), labels.of(kept))
-            if ranks.leads:
-                ranks.wait()
-            Session(resolved, run, ranks, task, show if ranks.leads else False).go()
-            ranks.wait()
-    return run
+    training, evaluated = split_volumes(name_volumes(opened), resolved) if opened else ([], [])
+    task = partial(DetectorTraining, resolved, labels.of(training), labels.of(evaluated))
+    return train(resolved, out, task, device, resume, show)
 
 
 class DetectorTraining:
-    """What a Session trains when it trains a detector."""
+    """The task of training a detector, for `train`: `held_out` are volumes that are only evaluated on."""
 
     label = "training a detector"
     folder = DETECTOR
 
-    def __init__(self, recipe: DetectorRecipe, training: list[Labelled], kept: list[Labelled]) -> None:
-        self.recipe, self.training, self.kept = recipe, training, kept
+    def __init__(self, recipe: DetectorRecipe, training: list[Labelled], held_out: list[Labelled]) -> None:
+        self.recipe, self.training, self.held_out = recipe, training, held_out
         data, rule = recipe.data, recipe.data.window.rule
         starts = []
         parts = shares(training, data.crops, data.marker_shares)
@@ -118,8 +107,8 @@ class DetectorTraining:
                     seed=int(np.random.SeedSequence([recipe.seed, index]).generate_state(1)[0]),
                 )
             )
-        self.drawn = CropSet([labelled.source for labelled in training], starts, data.crop_zyx, rule)
-        self.crops = len(self.drawn) or data.crops
+        self.crops = CropSet([labelled.source for labelled in training], starts, data.crop_zyx, rule)
+        self.n_crops = len(self.crops) or data.crops
 
     @property
     def voxel_um(self) -> ZyxUm:
@@ -132,56 +121,52 @@ class DetectorTraining:
 
     def data(self) -> dict[str, list[dict[str, Any]]]:
         rule = self.recipe.data.window.rule
-        drawn = self.drawn.identity()
+        drawn = self.crops.identity()
         return {
             "trained on": [one.identity(rule) | d for one, d in zip(self.training, drawn, strict=True)],
-            "held out": [labelled.identity(rule) for labelled in self.kept],
+            "held out": [labelled.identity(rule) for labelled in self.held_out],
         }
 
     def batches(self, ranks: Ranks, show: bool | None) -> LabelledBatches:
-        return LabelledBatches(self.recipe, self.training, self.drawn, self.voxel_um, ranks, show)
+        return LabelledBatches(self.recipe, self.training, self.crops, self.voxel_um, ranks, show)
 
-    def stepper(self, ranks: Ranks, batches: Any) -> DetectorStepper:
-        return DetectorStepper(self.recipe, ranks)
+    def new_step(self, ranks: Ranks, batches: Batches | None) -> DetectorStep:
+        return DetectorStep(self.recipe, ranks)
 
     def prepare(self, show: bool | None) -> None:
         """Nothing: evaluations look at whole volumes."""
 
-    def evaluate(self, stepper: DetectorStepper, step: int, tracker: Tracker, run: Run, tell: Tell) -> None:
+    def evaluate(self, state: DetectorStep, step: int, tracker: Tracker, run: Run, report: Report) -> None:
         """A row and a figure of every volume at the threshold calibrated now, and the detector with it."""
-        self._calibrated(stepper.result, step, run, tell, tracker)
+        self._calibrated(state.result, step, run, report, tracker)
 
-    def ship(self, stepper: DetectorStepper, step: int, run: Run) -> None:
-        self._calibrated(stepper.result, step, run, lambda _: None, None)
+    def ship(self, state: DetectorStep, step: int, run: Run) -> None:
+        self._calibrated(state.result, step, run, lambda _: None, None)
 
-    def _calibrated(self, net: HeatMapNet, step: int, run: Run, tell: Tell, tracker: Tracker | None) -> None:
+    def _calibrated(
+        self, net: HeatMapNet, step: int, run: Run, report: Report, tracker: Tracker | None
+    ) -> None:
         """Calibrate, score and ship; no paths and no times go into the model, so it can be had again."""
         recipe = self.recipe
         training = net.training
         net.eval()
         voxel_um = self.voxel_um
         found = calibrate(
-            recipe, net, self.training, self.kept, voxel_um, step, tell,
+            recipe, net, self.training, self.held_out, voxel_um, step, report,
             figures=run.figures if recipe.evaluation.figures and tracker else None,
         )  # fmt: skip
         if tracker is not None:
             for row in found.rows:
                 tracker.write(row)
-        data = self.data()
         start = None if recipe.start is None else load(recipe.start, kind="detector")
-        settings = recipe.model_dump(mode="json")
-        provenance = {
-            "recipe": settings if start is None else settings | {"start": start.sha256},
-            "step": step,
-            "trained_on": data["trained on"],
-            "held_out": [labelled.source.name for labelled in self.kept],
-            "scores": found.summary(),
-            LOOKS: found.looks,
-            "versions": {"canvas_fm": __version__, "torch": torch.__version__, "timm": version("timm")},
-        }
+        names = [labelled.source.name for labelled in self.held_out]
+        provenance = provenance_of(
+            recipe, step, self.data()["trained on"], names, scores=found.summary(), **{LOOKS: found.looks}
+        )
         if start is not None:
             # What the weights that it started from had seen, this model has seen too.
             before = start.config.provenance
+            provenance["recipe"] |= {"start": start.sha256}
             provenance["start_trained_on"] = [
                 *(before.get("start_trained_on") or []), *(before.get("trained_on") or [])
             ]  # fmt: skip
@@ -215,7 +200,7 @@ class LabelledBatches:
         self.drawn, self.device = drawn, ranks.device
         self.painters = [TargetPainter(one, data.crop_zyx, recipe.target.radius_um) for one in training]
         self.phantoms = None
-        self.part = ranks.part(recipe.training.batch)
+        self.part = ranks.local_rows(recipe.training.batch)
         if recipe.phantoms is not None:
             self.phantoms = PhantomCrops(
                 recipe.phantoms, data.crop_zyx, voxel_um, data.window.rule, recipe.target.radius_um,
@@ -228,7 +213,7 @@ class LabelledBatches:
         ):
             if wanted:
                 sources = [
-                    Source(one.source.name, volume, one.source.resample_to)
+                    VolumeSource(one.source.name, volume, one.source.resample_to)
                     for one, volume in zip(training, volumes, strict=True)
                     if volume is not None
                 ]
@@ -236,7 +221,7 @@ class LabelledBatches:
                 self.channels.append(take(other, ranks.device, data.resident_gb, show))
         self.masks = self.channels.pop() if recipe.target.kind == "masks" else None
 
-    def along(self, order: Iterator[Rows], first: int = 0) -> Generator[tuple[Tensor, ...]]:
+    def along(self, order: Iterator[Rows], first: int = 0) -> Generator[Batch]:
         """Of each set of rows the crops, windows and labels; phantoms take the first places of a batch."""
         if self.phantoms is None:
             yield from self._real(order)
@@ -263,7 +248,7 @@ class LabelledBatches:
         crops, windows, labels = self.phantoms.at(step)
         return crops.view(np.int16)[:, None], windows[:, None], labels
 
-    def _real(self, order: Iterator[Rows]) -> Generator[tuple[Tensor, ...]]:
+    def _real(self, order: Iterator[Rows]) -> Generator[Batch]:
         sets = list(order)  # several readers go along it, each in a thread of its own
         readers = [*self.channels, *([self.masks] if self.masks else [])]
         with ExitStack() as stack:
@@ -331,7 +316,7 @@ class _Labels:
             except ValueError as problem:
                 raise CanvasError(f"{volume.path}: {problem}; or name the marker with --marker") from problem
 
-    def of(self, sources: Sequence[Source]) -> list[Labelled]:
+    def of(self, sources: Sequence[VolumeSource]) -> list[Labelled]:
         """The same, volume by volume."""
         return [Labelled(source, *self._of[id(source.volume)]) for source in sources]
 

@@ -1,1 +1,1 @@
-"""Pretraining of the 3D masked autoencoder."""
+"""Pretraining by joint embedding of two views."""

@@ -10,12 +10,13 @@ from canvas_fm.errors import CanvasError
 from canvas_fm.models.joint_embedding import JointEmbedder, centre_first, contrastive_loss, vicreg_loss
 from canvas_fm.training.joint.views import make_views
 from canvas_fm.training.mae.augment import widen
-from canvas_fm.training.mae.step import Course
 from canvas_fm.training.recipe.joint_recipe import JointLoss, JointRecipe
+from canvas_fm.training.run.batch_order import Batch
 from canvas_fm.training.run.distributed import Ranks
+from canvas_fm.training.run.optimizer import OptimizerState
 
 
-class JointStep(Course):
+class JointStep(OptimizerState):
     """Takes raw boxes around places, makes one step, returns the loss without waiting for the device."""
 
     def __init__(self, recipe: JointRecipe, ranks: Ranks) -> None:
@@ -34,12 +35,13 @@ class JointStep(Course):
         assert isinstance(model, JointEmbedder)
         return model
 
-    def __call__(self, raw: Tensor, windows: Tensor, step: int) -> tuple[Tensor, Tensor]:
+    def __call__(self, batch: Batch, step: int) -> tuple[Tensor, Tensor]:
         """(loss, gradient norm before clipping), both still on the device.
 
-        `raw` are boxes (b, bz, by, bx) as stored with their windows (b, 2); `step` counts from 0.
+        `batch` are boxes (b, bz, by, bx) as stored and their windows (b, 2); `step` counts from 0.
         """
         assert isinstance(self.module, JointEmbedder)
+        raw, windows = batch
         loss = joint_loss(self.module, self.recipe, raw, windows, self.generator, self.precision)
         loss.backward()
         return loss.detach(), self._update(step)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -16,60 +15,62 @@ from canvas_fm.models.checkpoint import save_encoder
 from canvas_fm.training.joint.places import draw_places
 from canvas_fm.training.joint.step import JointStep, project
 from canvas_fm.training.joint.views import box_zyx
-from canvas_fm.training.mae.crop_set import Batches, CropSet, Source, take
+from canvas_fm.training.mae.crop_set import CropSet, VolumeSource, take
 from canvas_fm.training.recipe.joint_recipe import JointRecipe
+from canvas_fm.training.run.batch_order import Batches
 from canvas_fm.training.run.distributed import Ranks
 from canvas_fm.training.run.run_folder import ENCODER, Run
 from canvas_fm.training.run.tracking import Tracker
-from canvas_fm.training.run.trainer import Tell
-from canvas_fm.version import __version__
+from canvas_fm.training.run.trainer import Report, provenance_of
 
 
 class JointPretraining:
-    """What a trainer trains with two views of each place; `kept` are the volumes only evaluated on."""
+    """The task of a joint-embedding pretraining; `held_out` are the volumes that are only evaluated on."""
 
     label = "joint pretraining"
     folder = ENCODER
 
-    def __init__(self, recipe: JointRecipe, sources: Sequence[Source], kept: Sequence[Source]) -> None:
-        self.recipe, self.kept = recipe, kept
-        self.drawn = places_of(recipe, sources, recipe.data.crops, recipe.seed)
-        self.crops = len(self.drawn)
+    def __init__(
+        self, recipe: JointRecipe, training: Sequence[VolumeSource], held_out: Sequence[VolumeSource]
+    ) -> None:
+        self.recipe, self.held_out = recipe, held_out
+        self.crops = places_of(recipe, training, recipe.data.crops, recipe.seed)
+        self.n_crops = len(self.crops)
         self._fixed: list[tuple[str, Tensor, Tensor]] = []
 
     def data(self) -> dict[str, list[dict[str, Any]]]:
         rule = self.recipe.data.window.rule
         return {
-            "trained on": self.drawn.identity(),
-            "held out": [source.identity(rule) for source in self.kept],
+            "trained on": self.crops.identity(),
+            "held out": [source.identity(rule) for source in self.held_out],
         }
 
     def batches(self, ranks: Ranks, show: bool | None) -> Batches:
-        return take(self.drawn, ranks.device, self.recipe.data.resident_gb, show)
+        return take(self.crops, ranks.device, self.recipe.data.resident_gb, show)
 
-    def stepper(self, ranks: Ranks, batches: Batches | None) -> JointStep:
+    def new_step(self, ranks: Ranks, batches: Batches | None) -> JointStep:
         return JointStep(self.recipe, ranks)
 
     def prepare(self, show: bool | None) -> None:
         settings = self.recipe.evaluation
-        for source in self.kept or self.drawn.sources:
+        for source in self.held_out or self.crops.sources:
             places = places_of(self.recipe, [source], settings.crops, settings.seed)
             boxes = places.read(label=f"reading {source.name}", show=show)
             self._fixed.append((source.name, boxes, torch.from_numpy(places.windows)))
 
-    def evaluate(self, stepper: JointStep, step: int, tracker: Tracker, run: Run, tell: Tell) -> None:
+    def evaluate(self, state: JointStep, step: int, tracker: Tracker, run: Run, report: Report) -> None:
         """A row of every held-out volume (of the training ones without any), and the encoder as it is now."""
         for name, boxes, windows in self._fixed:
-            tell(f"evaluating {name}")
+            report(f"evaluating {name}")
             tracker.write(
-                {"kind": "eval", "step": step, "volume": name, **self._measure(stepper, boxes, windows)}
+                {"kind": "eval", "step": step, "volume": name, **self._measure(state, boxes, windows)}
             )
-        self.ship(stepper, step, run)
+        self.ship(state, step, run)
 
     @torch.inference_mode()
-    def _measure(self, stepper: JointStep, boxes: Tensor, windows: Tensor) -> dict[str, Any]:
+    def _measure(self, state: JointStep, boxes: Tensor, windows: Tensor) -> dict[str, Any]:
         """How often the nearest of all places' second views is a first view's own; the effective rank."""
-        model, device = stepper.result, stepper.device
+        model, device = state.result, state.device
         model.eval()
         generator = torch.Generator(device).manual_seed(self.recipe.evaluation.seed)
         pairs = [
@@ -90,27 +91,22 @@ class JointPretraining:
             "effective_rank": effective_rank(first.double().cpu().numpy()),
         }
 
-    def ship(self, stepper: JointStep, step: int, run: Run) -> None:
+    def ship(self, state: JointStep, step: int, run: Run) -> None:
         """Write the encoder as it is now, without its projector, with where it comes from."""
         recipe = self.recipe
-        provenance = {
-            "recipe": recipe.model_dump(mode="json"),
-            "step": step,
-            "trained_on": self.drawn.identity(),
-            "held_out": [source.name for source in self.kept],
-            "versions": {"canvas_fm": __version__, "torch": torch.__version__, "timm": version("timm")},
-        }
+        names = [source.name for source in self.held_out]
+        provenance = provenance_of(recipe, step, self.crops.identity(), names)
         save_encoder(
             run.encoder,
-            stepper.result.encoder,
-            voxel_um=recipe.data.resample_to or self.drawn.sources[0].volume.voxel_um,
+            state.result.encoder,
+            voxel_um=recipe.data.resample_to or self.crops.sources[0].volume.voxel_um,
             window_rule=recipe.data.window.rule,
             pool=recipe.model.pool,
             provenance=provenance,
         )
 
 
-def places_of(recipe: JointRecipe, sources: Sequence[Source], n: int, seed: int) -> CropSet:
+def places_of(recipe: JointRecipe, sources: Sequence[VolumeSource], n: int, seed: int) -> CropSet:
     """`n` boxes, an equal share from every volume, each large enough for every view of its place."""
     box, data, starts = box_zyx(recipe.model.encoder.crop_zyx, recipe.views), recipe.data, []
     for index, source in enumerate(sources):

@@ -1,4 +1,4 @@
-"""Training crops: drawn once by the seed, read in chunk order, handed out the same wherever they lie."""
+"""Crop sets: crops drawn once by the seed, read in chunk order, resident on the device or streamed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import queue
 import threading
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,17 +20,17 @@ from canvas_fm.data.volume.resample import Resampler
 from canvas_fm.data.volume.volume import Volume, Zyx, ZyxUm
 from canvas_fm.data.volume.window import WindowRule
 from canvas_fm.progress import bar
+from canvas_fm.training.run.batch_order import Batches, Rows
 
 _CACHE = 512 * 2**20
 _AHEAD = 4  # batches that the reading thread may be ahead
 
 Starts = Int64[np.ndarray, "_ 3"]
-Rows = Int64[np.ndarray, " rows"]
 RawBatch = tuple[Tensor, Tensor]  # crops (b, z, y, x) as stored, windows (b, 2) as low and 1 / (high − low)
 
 
 @dataclass(frozen=True)
-class Source:
+class VolumeSource:
     """One volume that crops come from; `resample_to` where they are read at another voxel size."""
 
     name: str
@@ -69,7 +69,7 @@ class CropSet:
 
     def __init__(
         self,
-        sources: Sequence[Source],
+        sources: Sequence[VolumeSource],
         starts_zyx: Sequence[Starts],
         crop_zyx: Zyx,
         rule: WindowRule,
@@ -114,15 +114,6 @@ class CropSet:
                     crops[first + rows] = read
                     advance(len(rows))
         return as_tensor(crops)
-
-
-@runtime_checkable
-class Batches(Protocol):
-    """Where a training takes its crops from."""
-
-    def along(self, order: Iterator[Rows], first: int = 0) -> Generator[RawBatch]:
-        """The crops of each set of rows, in that order, on the device."""
-        ...
 
 
 class Resident:
@@ -196,7 +187,7 @@ def take(crops: CropSet, device: torch.device, resident_gb: float, show: bool | 
 
 
 def draw_crops(
-    sources: Sequence[Source], crop_zyx: Zyx, n: int, *, foreground: float, seed: int, rule: WindowRule
+    sources: Sequence[VolumeSource], crop_zyx: Zyx, n: int, *, foreground: float, seed: int, rule: WindowRule
 ) -> CropSet:
     """`n` crops, an equal share from every volume, a share `foreground` of them on signal."""
     starts = []
@@ -205,24 +196,6 @@ def draw_crops(
         own_seed = int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
         starts.append(source.draw(crop_zyx, share, foreground, own_seed))
     return CropSet(sources, starts, crop_zyx, rule)
-
-
-def batch_order(crops: int, batch: int, seed: int, first: int, last: int) -> Iterator[Rows]:
-    """Rows of the optimizer batches `first` to `last` − 1: one permutation an epoch.
-
-    Batches run across the end of an epoch, so the place in the data is the step alone.
-    """
-    held: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))
-    for step in range(first, last):
-        parts, position, missing = [], step * batch, batch
-        while missing:
-            epoch, start = divmod(position, crops)
-            if held[0] != epoch:
-                held = epoch, np.random.default_rng([seed, epoch]).permutation(crops)
-            parts.append(held[1][start : start + missing])
-            position += len(parts[-1])
-            missing -= len(parts[-1])
-        yield np.concatenate(parts)
 
 
 def as_tensor(crops: Float32[np.ndarray, "n z y x"] | np.ndarray) -> Tensor:

@@ -17,7 +17,7 @@ from canvas_fm.evaluation.reconstruction import Batch, Tally
 from canvas_fm.models.mae import LossTarget, MaskedAutoencoder, content_aware_loss, loss_target, random_mask
 from canvas_fm.models.vit import patchify, unpatchify
 from canvas_fm.training.mae.augment import to_unit
-from canvas_fm.training.mae.crop_set import CropSet, Source, draw_crops
+from canvas_fm.training.mae.crop_set import CropSet, VolumeSource, draw_crops
 from canvas_fm.training.recipe.recipe import Recipe
 
 KINDS = {"random": 0.0, "foreground": 1.0}  # share of crops on signal
@@ -51,7 +51,7 @@ class FixedCrops:
         return to_unit(self.raw[row : row + 1], windows), self.visible[row : row + 1]
 
 
-def held_out_crops(recipe: Recipe, held_out: Sequence[Source], show: bool | None) -> list[FixedCrops]:
+def held_out_crops(recipe: Recipe, held_out: Sequence[VolumeSource], show: bool | None) -> list[FixedCrops]:
     """Of each volume kept for evaluation, `evaluation.crops` at random places and as many on signal."""
     return [
         _fixed(recipe, source.name, kind, True, [source], recipe.evaluation.crops, share, show)
@@ -60,7 +60,7 @@ def held_out_crops(recipe: Recipe, held_out: Sequence[Source], show: bool | None
     ]
 
 
-def training_crops(recipe: Recipe, training: Sequence[Source], show: bool | None) -> list[FixedCrops]:
+def training_crops(recipe: Recipe, training: Sequence[VolumeSource], show: bool | None) -> list[FixedCrops]:
     """Where nothing is held out: as many crops of the training volumes together, and named so."""
     share = recipe.data.foreground
     return [_fixed(recipe, "training", "training", False, training, recipe.evaluation.crops, share, show)]
@@ -71,7 +71,7 @@ def _fixed(
     volume: str,
     kind: str,
     held_out: bool,
-    sources: Sequence[Source],
+    sources: Sequence[VolumeSource],
     n: int,
     foreground: float,
     show: bool | None,

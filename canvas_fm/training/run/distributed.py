@@ -25,11 +25,11 @@ class Ranks:
     device: torch.device
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is the process that writes and shows."""
         return self.rank == 0
 
-    def part(self, batch: int) -> slice:
+    def local_rows(self, batch: int) -> slice:
         """The rows of an optimizer batch that are this process's."""
         if batch % self.size:
             raise CanvasError(
@@ -75,7 +75,7 @@ def join(device: str | torch.device) -> Iterator[Ranks]:
     if chosen.type == "cuda":
         chosen = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(chosen)
-    # The others wait while the leading process reads or evaluates.
+    # The others wait while the main process reads or evaluates.
     dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=timedelta(hours=6))
     try:
         yield Ranks(dist.get_rank(), size, chosen)

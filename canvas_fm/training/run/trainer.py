@@ -1,4 +1,4 @@
-"""The course of one training: steps, log rows, evaluations, checkpoints, and how it goes on after a kill."""
+"""The training loop: steps, log rows, evaluations, checkpoints, and resuming after a kill."""
 
 from __future__ import annotations
 
@@ -6,94 +6,113 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, nullcontext
+from importlib.metadata import version
+from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from canvas_fm.errors import CanvasError
 from canvas_fm.progress import bar
-from canvas_fm.training.mae.crop_set import Rows, batch_order
 from canvas_fm.training.recipe.recipe import AnyRecipe
+from canvas_fm.training.run.batch_order import Batches, batch_order
 from canvas_fm.training.run.checkpoint import load_checkpoint, save_checkpoint
-from canvas_fm.training.run.distributed import Ranks
-from canvas_fm.training.run.run_folder import Run
+from canvas_fm.training.run.distributed import Ranks, join
+from canvas_fm.training.run.optimizer import OptimizerState
+from canvas_fm.training.run.run_folder import Run, claim
 from canvas_fm.training.run.tracking import METRICS, MetricsLog, Tracker, open_sinks
+from canvas_fm.version import __version__
 
-Tell = Callable[[str], object]
+Report = Callable[[str], object]  # a sentence of progress
+S = TypeVar("S", bound=OptimizerState)
 _FORMAT = 1
 
 
 @runtime_checkable
-class Batches(Protocol):
-    """Where a training takes its crops from: of each set of rows what its stepper takes, on the device."""
-
-    def along(self, order: Iterator[Rows], first: int = 0) -> Generator[tuple[Tensor, ...]]:
-        """The crops of each set of rows; `first` is the step of the first set."""
-        ...
-
-
-@runtime_checkable
-class Steps(Protocol):
-    """What makes the steps: `Course` and a way to make one from a batch."""
-
-    part: slice
-    losses: tuple[str, ...]  # the names of what it returns first: the loss, and what is told beside it
-
-    @property
-    def learning_rate(self) -> float: ...
-
-    def __call__(self, *batch_and_step: Any) -> tuple[Tensor, Tensor]: ...
-
-    def state(self) -> dict[str, Any]: ...
-
-    def load_state(self, state: dict[str, Any]) -> None: ...
-
-
-@runtime_checkable
-class Task(Protocol):
-    """What is trained, on what, and what is looked at and shipped on the way."""
+class Task(Protocol[S]):
+    """What is trained, on what, and what is evaluated and shipped on the way, such as `Pretraining`."""
 
     label: str
     folder: str  # the model's, in the run's
-    crops: int
+    n_crops: int  # of an epoch
 
     def data(self) -> dict[str, list[dict[str, Any]]]:
         """What tells its volumes from others, by their role."""
         ...
 
-    def batches(self, ranks: Ranks, show: bool | None) -> Any: ...
+    def batches(self, ranks: Ranks, show: bool | None) -> Batches: ...
 
-    def stepper(self, ranks: Ranks, batches: Any) -> Any:
-        """At its start; without batches it only carries weights."""
+    def new_step(self, ranks: Ranks, batches: Batches | None) -> S:
+        """The model at its start; without batches it only carries weights."""
         ...
 
     def prepare(self, show: bool | None) -> None:
-        """Read what evaluations look at; only in the leading process."""
+        """Read what evaluations look at; only in the main process."""
         ...
 
-    def evaluate(self, stepper: Any, step: int, tracker: Tracker, run: Run, tell: Tell) -> None:
-        """Rows and figures of what is kept for evaluation, and the model as it is now."""
+    def evaluate(self, state: S, step: int, tracker: Tracker, run: Run, report: Report) -> None:
+        """Rows and figures of the evaluation's volumes, and the model as it is now."""
         ...
 
-    def ship(self, stepper: Any, step: int, run: Run) -> None:
+    def ship(self, state: S, step: int, run: Run) -> None:
         """Write the model as it is now."""
         ...
 
 
-class Session:
-    """One process's part in a training. Only the leading process writes, evaluates and shows."""
+def train(
+    recipe: AnyRecipe,
+    out: str | Path,
+    new_task: Callable[[], Task[S]],
+    device: str | torch.device,
+    resume: bool,
+    show: bool | None,
+) -> Run:
+    """Train a task in the run's folder, in this process and those that torchrun started beside it."""
+    run = Run(Path(out))
+    with join(device) as ranks:
+        ranks.local_rows(recipe.training.batch)  # refused before any work where it does not divide
+        with claim(run, recipe, resume=resume) if ranks.is_main else nullcontext():
+            # The main process goes first: it computes the windows, which the others then only look up.
+            if not ranks.is_main:
+                ranks.wait()
+            task = new_task()
+            if ranks.is_main:
+                ranks.wait()
+            Trainer(recipe, run, ranks, task, show if ranks.is_main else False).train()
+            ranks.wait()
+    return run
 
-    def __init__(self, recipe: AnyRecipe, run: Run, ranks: Ranks, task: Task, show: bool | None) -> None:
+
+def provenance_of(
+    recipe: AnyRecipe, step: int, trained_on: list[dict[str, Any]], held_out: list[str], **more: Any
+) -> dict[str, Any]:
+    """Where a model comes from; no paths and no times, so the same training gives the same identity."""
+    return {
+        "recipe": recipe.model_dump(mode="json"),
+        "step": step,
+        "trained_on": trained_on,
+        "held_out": held_out,
+        **more,
+        "versions": {"canvas_fm": __version__, "torch": torch.__version__, "timm": version("timm")},
+    }
+
+
+class Trainer(Generic[S]):
+    """One process's part in a training. Only the main process writes, evaluates and shows."""
+
+    step: S
+
+    def __init__(self, recipe: AnyRecipe, run: Run, ranks: Ranks, task: Task[S], show: bool | None) -> None:
         self.recipe, self.run, self.ranks = recipe, run, ranks
         self.task, self.show = task, show
         self.done = 0  # optimizer steps
         self.pending: list[Tensor] = []  # losses since the last row, of a step one or several
 
-    def go(self) -> None:
+    def train(self) -> None:
         """Train to the end, from the last checkpoint where there is one."""
         saved = load_checkpoint(self.run.checkpoint) if self.run.checkpoint.exists() else None
         if saved is not None:
@@ -101,37 +120,37 @@ class Session:
             if saved["step"] == self.recipe.steps:
                 self._finish(saved)
                 return
-        batches: Batches = self.task.batches(self.ranks, self.show)
-        self.stepper: Steps = self.task.stepper(self.ranks, batches)
+        batches = self.task.batches(self.ranks, self.show)
+        self.step = self.task.new_step(self.ranks, batches)
         if saved is not None:
             self._load(saved)
-        if not self.ranks.leads:
-            self._train(batches, None)
+        if not self.ranks.is_main:
+            self._loop(batches, None)
             return
         self.task.prepare(self.show)
         log = MetricsLog(self.run.path / METRICS, tuple(saved["metrics"]) if saved is not None else None)
         tracker = Tracker(log, open_sinks(self.recipe, self.run.path, self.done))
         try:
-            self._train(batches, tracker)
+            self._loop(batches, tracker)
         finally:
             tracker.close()
 
     def _load(self, saved: dict[str, Any]) -> None:
-        self.stepper.load_state(saved["stepper"])
+        self.step.load_state(saved["stepper"])
         self.done = saved["step"]
         self.pending = list(saved["pending"].to(self.ranks.device))
 
     def _finish(self, saved: dict[str, Any]) -> None:
         """Nothing is left to train; only a model that someone removed is written again."""
-        if self.ranks.leads and not (self.run.path / self.task.folder).exists():
-            self.stepper = self.task.stepper(self.ranks, None)
+        if self.ranks.is_main and not (self.run.path / self.task.folder).exists():
+            self.step = self.task.new_step(self.ranks, None)
             self._load(saved)
-            self.task.ship(self.stepper, self.done, self.run)
+            self.task.ship(self.step, self.done, self.run)
 
-    def _train(self, batches: Batches, tracker: Tracker | None) -> None:
+    def _loop(self, batches: Batches, tracker: Tracker | None) -> None:
         training, steps = self.recipe.training, self.recipe.steps
-        order = batch_order(self.task.crops, training.batch, self.recipe.seed, self.done, steps)
-        mine = (rows[self.stepper.part] for rows in order)
+        order = batch_order(self.task.n_crops, training.batch, self.recipe.seed, self.done, steps)
+        mine = (rows[self.step.rows] for rows in order)
         progress = bar(
             self.task.label,
             steps * training.batch,
@@ -141,12 +160,12 @@ class Session:
         )
         began = time.perf_counter()
         with (
-            _asked_to_stop(self.ranks.size == 1) as asked,
+            _stop_signal(self.ranks.size == 1) as stop_asked,
             progress as advance,
             closing(batches.along(mine, self.done)) as stream,
         ):
             for batch in stream:
-                loss, norm = self.stepper(*batch, self.done)
+                loss, norm = self.step(batch, self.done)
                 self.done += 1
                 if tracker is None:
                     continue
@@ -157,10 +176,10 @@ class Session:
                     note = f"loss {self._log(tracker, norm, seconds):.4f}"
                 if self._due(self.recipe.evaluation.every):
                     self.task.evaluate(
-                        self.stepper, self.done, tracker, self.run, lambda note: advance(0, note)
+                        self.step, self.done, tracker, self.run, lambda sentence: advance(0, sentence)
                     )
                     began = time.perf_counter()
-                stop = asked()
+                stop = stop_asked()
                 if stop or self._due(training.checkpoint_every):
                     self._save(tracker)
                 advance(training.batch, note)
@@ -182,9 +201,9 @@ class Session:
         row = {
             "kind": "train",
             "step": self.done,
-            **dict(zip(self.stepper.losses, means, strict=True)),
+            **dict(zip(self.step.losses, means, strict=True)),
             "grad_norm": float(norm),
-            "learning_rate": self.stepper.learning_rate,
+            "learning_rate": self.step.learning_rate,
         }
         crops = len(self.pending) * self.recipe.training.batch
         tracker.write(row, {"crops_per_s": crops / seconds})
@@ -196,14 +215,14 @@ class Session:
             "format": _FORMAT,
             "step": self.done,
             "data": self.task.data(),
-            "stepper": self.stepper.state(),
+            "stepper": self.step.state(),
             "pending": torch.stack(self.pending).cpu() if self.pending else torch.empty(0),
             "metrics": tracker.log.settle(),
         }
         save_checkpoint(self.run.checkpoint, state)
 
     def _check_data(self, before: dict[str, Any]) -> None:
-        """Refuse to go on with other data than the run's, naming the first difference."""
+        """Refuse to resume with other data than the run's, naming the first difference."""
         for role, volumes in self.task.data().items():
             names = [[volume["name"] for volume in part] for part in (before[role], volumes)]
             if names[0] != names[1]:
@@ -221,30 +240,30 @@ class Session:
 
 
 @contextmanager
-def _asked_to_stop(listen: bool) -> Iterator[Callable[[], BaseException | None]]:
+def _stop_signal(listen: bool) -> Iterator[Callable[[], BaseException | None]]:
     """What to raise because Ctrl-C or SIGTERM came, None if none did: a checkpoint can be written first.
 
     The second signal acts at once.
     """
-    came: list[int] = []
+    received: list[int] = []
     before: dict[int, Any] = {}
 
     def note(number: int, frame: FrameType | None) -> None:
-        came.append(number)
+        received.append(number)
         for known, handler in before.items():
             signal.signal(known, handler)
 
-    def asked() -> BaseException | None:
-        if not came:
+    def raised() -> BaseException | None:
+        if not received:
             return None
-        return KeyboardInterrupt() if came[0] == signal.SIGINT else SystemExit(128 + came[0])
+        return KeyboardInterrupt() if received[0] == signal.SIGINT else SystemExit(128 + received[0])
 
     if listen and threading.current_thread() is threading.main_thread():
         before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         for number in before:
             signal.signal(number, note)
     try:
-        yield asked
+        yield raised
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

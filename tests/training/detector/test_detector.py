@@ -21,7 +21,7 @@ from canvas_fm.inference.detect.detect import detect
 from canvas_fm.models.checkpoint import load
 from canvas_fm.training.detector import targets
 from canvas_fm.training.detector import threshold as calibration
-from canvas_fm.training.detector.step import Brightness, DetectorStepper
+from canvas_fm.training.detector.step import Brightness, DetectorStep
 from canvas_fm.training.detector.targets import (
     BACKGROUND,
     CELL,
@@ -33,7 +33,7 @@ from canvas_fm.training.detector.targets import (
     shares,
 )
 from canvas_fm.training.detector.train import train_detector
-from canvas_fm.training.mae.crop_set import Source
+from canvas_fm.training.mae.crop_set import VolumeSource
 from canvas_fm.training.recipe.detector_recipe import DetectorRecipe
 from canvas_fm.training.recipe.recipe import read_recipe, read_recipe_of
 from canvas_fm.training.run.distributed import Ranks
@@ -100,7 +100,7 @@ def train(cubes, out: Path, recipe: DetectorRecipe | None = None, **options: Any
 def labels_of(cube: tuple[Path, Path], boxes: Any = None, resample_to: Any = None) -> Labelled:
     volume = Volume.open(cube[0])
     boxes = np.array([[0, 0, 0, *SHAPE]] if boxes is None else boxes)
-    return Labelled(Source("a", volume, resample_to), Points.read(cube[1]).zyx, boxes)
+    return Labelled(VolumeSource("a", volume, resample_to), Points.read(cube[1]).zyx, boxes)
 
 
 # --- labels
@@ -204,8 +204,8 @@ def batch(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return raw, torch.tensor([0.0, 1e-3]).expand(4, 1, 2), labels
 
 
-def stepper(**changes: Any) -> DetectorStepper:
-    return DetectorStepper(tiny(**changes), Ranks(0, 1, torch.device("cpu")))
+def stepper(**changes: Any) -> DetectorStep:
+    return DetectorStep(tiny(**changes), Ranks(0, 1, torch.device("cpu")))
 
 
 STILL = {"flip": 0, "rotate": False, "noise": 0, "gain": 1, "gamma": 1, "offset": 0}
@@ -224,12 +224,12 @@ def test_the_loss_is_the_focal_loss_of_labelled_voxels_over_the_cells(cells):
     is_cell, known = labels.numpy() == CELL, labels.numpy() != UNLABELLED
     each = np.where(is_cell, -0.4 * (1 - p) ** 3 * np.log(p), -0.6 * p**3 * np.log(1 - p))
     expected = each[known].sum() / max(is_cell.sum(), 0.01 * known.sum())
-    assert float(one(raw, windows, labels, 0)[0]) == pytest.approx(expected, rel=1e-4)
+    assert float(one((raw, windows, labels), 0)[0]) == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_batch_without_labels_has_no_loss():
     raw, windows, labels = batch()
-    assert float(stepper()(raw, windows, torch.zeros_like(labels), 0)[0]) == 0
+    assert float(stepper()((raw, windows, torch.zeros_like(labels)), 0)[0]) == 0
 
 
 def test_the_brightness_of_a_crop_is_gain_offset_and_gamma_of_what_the_window_would_clip():
@@ -268,13 +268,13 @@ def test_two_ranks_make_the_step_of_one():
     raw, windows, labels = batch()
     labels[:2][labels[:2] == CELL] = BACKGROUND  # all cells are the second rank's
     alone, *pair = (
-        DetectorStepper(tiny(training__ema=0.5), ranks)
+        DetectorStep(tiny(training__ema=0.5), ranks)
         for ranks in (Ranks(0, 1, torch.device("cpu")), *two_ranks())
     )
     for each in (alone, *pair):
         each.module.eval()  # batch norms take their statistics over a rank's part
-    whole = alone(raw, windows, labels, 0)
-    halves = together([lambda s=s: s(raw[s.part], windows[s.part], labels[s.part], 0) for s in pair])
+    whole = alone((raw, windows, labels), 0)
+    halves = together([lambda s=s: s((raw[s.rows], windows[s.rows], labels[s.rows]), 0) for s in pair])
     for half in halves:
         for found, expected in zip(half, whole, strict=True):
             torch.testing.assert_close(found, expected, rtol=1e-4, atol=0)
@@ -307,8 +307,8 @@ def test_micro_batches_without_batch_norms_share_one_loss():
     one, parts = stepper(), stepper(training__micro_batch=2)
     for each in (one, parts):
         each.module.eval()  # batch norms take their statistics over a micro-batch
-    assert float(parts(raw, windows, labels, 0)[0]) == pytest.approx(
-        float(one(raw, windows, labels, 0)[0]), rel=1e-5
+    assert float(parts((raw, windows, labels), 0)[0]) == pytest.approx(
+        float(one((raw, windows, labels), 0)[0]), rel=1e-5
     )
 
 
@@ -352,7 +352,7 @@ def test_what_curation_marks_as_no_cell_is_not_trained_on(labelled_cubes, tmp_pa
 def test_a_stopped_run_goes_on_to_the_same_detector(labelled_cubes, tmp_path, monkeypatch):
     whole = train(labelled_cubes, tmp_path / "whole")
     calls = []
-    step = DetectorStepper.__call__
+    step = DetectorStep.__call__
 
     def stopping(self, *given):
         if len(calls) == 5:
@@ -360,10 +360,10 @@ def test_a_stopped_run_goes_on_to_the_same_detector(labelled_cubes, tmp_path, mo
         calls.append(1)
         return step(self, *given)
 
-    monkeypatch.setattr(DetectorStepper, "__call__", stopping)
+    monkeypatch.setattr(DetectorStep, "__call__", stopping)
     with pytest.raises(KeyboardInterrupt):
         train(labelled_cubes, tmp_path / "parts")
-    monkeypatch.setattr(DetectorStepper, "__call__", step)
+    monkeypatch.setattr(DetectorStep, "__call__", step)
     with pytest.raises(CanvasError, match="--resume"):
         train(labelled_cubes, tmp_path / "parts")
     parts = train(labelled_cubes, tmp_path / "parts", resume=True)

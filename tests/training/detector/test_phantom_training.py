@@ -21,7 +21,6 @@ from canvas_fm.training.detector import threshold
 from canvas_fm.training.detector.phantoms import PhantomCrops, labelled_phantom
 from canvas_fm.training.detector.targets import BACKGROUND, CELL, Labelled, shares
 from canvas_fm.training.detector.train import train_detector
-from canvas_fm.training.mae.crop_set import Source
 from canvas_fm.training.recipe.detector_recipe import DetectorRecipe, PhantomRecipe
 from canvas_fm.training.recipe.recipe import read_recipe_of
 
@@ -118,13 +117,13 @@ def test_it_trains_on_phantoms_alone_and_resumes_to_the_same(tmp_path, monkeypat
     class Stop(Exception):
         pass
 
-    saved = trainer.Session._save
+    saved = trainer.Trainer._save
 
     def stop(self, tracker):
         saved(self, tracker)
         raise Stop
 
-    monkeypatch.setattr(trainer.Session, "_save", stop)
+    monkeypatch.setattr(trainer.Trainer, "_save", stop)
     with pytest.raises(Stop):
         train_detector(tiny(), [], [], out=tmp_path / "again", device="cpu", show=False)
     monkeypatch.undo()
@@ -172,7 +171,7 @@ def labelled(marker: str, cells: int, seed: int = 0) -> Labelled:
     voxels = np.random.default_rng(seed).integers(90, 110, (12, 32, 32)).astype(np.uint16)
     places = np.random.default_rng(seed).uniform(2, (10, 30, 30), (cells, 3))
     volume = Volume.from_array(voxels, voxel_um=VOXEL_UM, marker=marker, name=f"{marker} {seed}")
-    return Labelled(Source(volume.name, volume), places, whole(voxels.shape))
+    return Labelled(VolumeSource(volume.name, volume), places, whole(voxels.shape))
 
 
 def test_markers_give_crops_by_their_shares_and_their_volumes_evenly():

@@ -62,10 +62,10 @@ def test_a_run_that_was_stopped_resumes_to_the_same_bits(
     whole = pretrain(tiny(), cubes, out=tmp_path / "whole", show=False)
     step = JointStep.__call__
 
-    def dying(self: JointStep, raw: torch.Tensor, windows: torch.Tensor, number: int) -> Any:
+    def dying(self: JointStep, batch: tuple, number: int) -> Any:
         if number == 4:
             raise KeyboardInterrupt
-        return step(self, raw, windows, number)
+        return step(self, batch, number)
 
     monkeypatch.setattr(JointStep, "__call__", dying)
     with pytest.raises(KeyboardInterrupt):
@@ -91,7 +91,7 @@ def test_it_learns_to_find_the_other_view(kind: str, share: float) -> None:
     raw = torch.randint(0, 3000, (8, 14, 34, 34), generator=generator).float()
     raw = torch.nn.functional.avg_pool3d(raw[:, None], 5, 1, 2)[:, 0] * 2 - 1500
     windows = torch.tensor([[0.0, 1 / 3000]]).repeat(8, 1)
-    losses = [float(stepper(raw, windows, step)[0]) for step in range(60)]
+    losses = [float(stepper((raw, windows), step)[0]) for step in range(60)]
     assert sum(losses[-5:]) < share * sum(losses[:5])
 
 

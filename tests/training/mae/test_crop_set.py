@@ -15,19 +15,19 @@ from canvas_fm.training.mae.augment import widen
 from canvas_fm.training.mae.crop_set import (
     CropSet,
     Resident,
-    Source,
     Streamed,
-    batch_order,
+    VolumeSource,
     draw_crops,
     take,
 )
+from canvas_fm.training.run.batch_order import batch_order
 
 CROP = (4, 8, 6)
 RULE = WindowRule()
 
 
-def sources(paths: list[Path]) -> list[Source]:
-    return [Source(path.parent.name, Volume.open(path)) for path in paths]
+def sources(paths: list[Path]) -> list[VolumeSource]:
+    return [VolumeSource(path.parent.name, Volume.open(path)) for path in paths]
 
 
 def drawn(paths: list[Path], n: int = 21) -> CropSet:
@@ -38,7 +38,7 @@ def test_rows_hold_the_voxels_at_their_starts(
     position_volume: Callable[..., tuple[Path, np.ndarray]],
 ) -> None:
     path, voxels = position_volume()
-    crops = draw_crops([Source("p", Volume.open(path))], CROP, 30, foreground=0, seed=0, rule=RULE)
+    crops = draw_crops([VolumeSource("p", Volume.open(path))], CROP, 30, foreground=0, seed=0, rule=RULE)
     raw = widen(crops.read()).numpy()
     for crop, (z, y, x) in zip(raw, crops.starts_zyx[0], strict=True):
         np.testing.assert_array_equal(crop, voxels[z : z + 4, y : y + 8, x : x + 6])
@@ -89,12 +89,12 @@ def test_the_share_on_signal_is_brighter_than_what_lies_anywhere(cubes: list[Pat
 
 def test_float_volumes_stay_float(position_volume: Callable[..., tuple[Path, np.ndarray]]) -> None:
     path, _ = position_volume(dtype="float32")
-    crops = draw_crops([Source("p", Volume.open(path))], CROP, 4, foreground=0, seed=0, rule=RULE)
+    crops = draw_crops([VolumeSource("p", Volume.open(path))], CROP, 4, foreground=0, seed=0, rule=RULE)
     assert crops.read().dtype == torch.float32
 
 
 def test_resampled_crops_cover_the_physical_size(cubes: list[Path]) -> None:
-    source = Source("a", Volume.open(cubes[0]), resample_to=(4.0, 3.6, 3.6))
+    source = VolumeSource("a", Volume.open(cubes[0]), resample_to=(4.0, 3.6, 3.6))
     crops = draw_crops([source], (4, 6, 6), 5, foreground=0, seed=0, rule=RULE)
     raw = crops.read()
     assert raw.shape == (5, 4, 6, 6)

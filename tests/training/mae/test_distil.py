@@ -14,7 +14,7 @@ from torch.nn import functional as F
 import canvas_fm
 from canvas_fm.training.mae.pretrain import pretrain
 from canvas_fm.training.mae.self_distillation import Student, Teacher
-from canvas_fm.training.mae.step import Stepper, new_model
+from canvas_fm.training.mae.step import MaeStep, new_model
 from canvas_fm.training.recipe.recipe import DistilRecipe, Recipe
 from canvas_fm.training.run.checkpoint import load_checkpoint
 from canvas_fm.training.run.distributed import Ranks
@@ -34,20 +34,20 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def alone(recipe: Recipe) -> Stepper:
-    return Stepper(recipe, Ranks(0, 1, torch.device("cpu")))
+def alone(recipe: Recipe) -> MaeStep:
+    return MaeStep(recipe, Ranks(0, 1, torch.device("cpu")))
 
 
 def weights(module: torch.nn.Module) -> list[torch.Tensor]:
     return [p.detach().clone() for p in module.parameters()]
 
 
-def student_of(stepper: Stepper) -> Student:
+def student_of(stepper: MaeStep) -> Student:
     assert isinstance(stepper.module, Student)
     return stepper.module
 
 
-def teacher_of(stepper: Stepper) -> Teacher:
+def teacher_of(stepper: MaeStep) -> Teacher:
     assert stepper.teacher is not None
     return stepper.teacher
 
@@ -77,7 +77,7 @@ def test_the_teacher_is_the_mean_of_all_students_until_its_momentum_is_reached(t
     stepper = alone(tiny(*ON, "distil.momentum=0.7", "training.learning_rate=0.01"))
     students, teachers = [], []
     for step in range(4):
-        stepper(*batch(), step)
+        stepper(batch(), step)
         students.append(weights(stepper.mae.encoder))
         teachers.append(weights(teacher_of(stepper).encoder))
     for place in range(len(students[0])):
@@ -98,7 +98,7 @@ def test_no_gradient_reaches_the_teacher(tiny: Tiny) -> None:
     before = weights(teacher_of(stepper).encoder)
     stepper._update = lambda step: torch.zeros(())  # type: ignore[method-assign]
     teacher_of(stepper).follow = lambda encoder, step: None  # type: ignore[method-assign]
-    stepper(*batch(), 0)
+    stepper(batch(), 0)
     assert all(p.grad is not None for p in student_of(stepper).parameters())
     assert all(p.grad is None for p in teacher_of(stepper).encoder.parameters())
     assert all(torch.equal(a, b) for a, b in zip(before, weights(teacher_of(stepper).encoder), strict=True))
@@ -115,9 +115,9 @@ def test_the_second_loss_is_a_loop_over_masked_patches(tiny: Tiny) -> None:
     for b, t in np.argwhere(found.masked.numpy()):
         off = np.abs((said[b, t] - target[b, t]).numpy())
         distances.append(np.where(off < 1, off**2 / 2, off - 0.5).mean())
-    losses, _ = alone(tiny(*PLAIN, *ON))(*batch(), 0)
+    losses, _ = alone(tiny(*PLAIN, *ON))(batch(), 0)
     assert losses[1].item() == pytest.approx(np.mean(distances), rel=1e-5)
-    without, _ = alone(tiny(*PLAIN, "model.encoder.depth=2"))(*batch(), 0)
+    without, _ = alone(tiny(*PLAIN, "model.encoder.depth=2"))(batch(), 0)
     assert losses[0].item() == without.item()
 
 
@@ -127,7 +127,7 @@ def test_what_weighs_next_to_nothing_changes_next_to_nothing(tiny: Tiny) -> None
     def trained(*more: str) -> list[torch.Tensor]:
         stepper = alone(tiny("model.encoder.depth=2", "training.clip=null", *more))
         for step in range(3):
-            stepper(*batch(), step)
+            stepper(batch(), step)
         return weights(stepper.mae)
 
     without = trained()
@@ -144,7 +144,7 @@ def test_it_learns_what_the_teacher_says_of_one_crop(tiny: Tiny, normalise: str)
     stepper = alone(tiny(*PLAIN, *ON, *settings, f"distil.normalise={normalise}"))
     windows = batch()[1]
     raw = torch.linspace(0, 3000, 8 * 16 * 16).reshape(1, 8, 16, 16).to(torch.int16).repeat(8, 1, 1, 1)
-    losses = torch.stack([stepper(raw, windows, step)[0] for step in range(150)])
+    losses = torch.stack([stepper((raw, windows), step)[0] for step in range(150)])
     crops, _ = stepper._draw(raw, windows)
     target = teacher_of(stepper).targets(crops)
     of_the_mean = F.smooth_l1_loss(target.mean(dim=1, keepdim=True).expand_as(target), target)
@@ -153,7 +153,7 @@ def test_it_learns_what_the_teacher_says_of_one_crop(tiny: Tiny, normalise: str)
 
 def test_bf16_stays_near_fp32(tiny: Tiny) -> None:
     exact, rough = (
-        alone(tiny(*PLAIN, *ON, f"training.precision={p}"))(*batch(), 0)[0] for p in ("fp32", "bf16")
+        alone(tiny(*PLAIN, *ON, f"training.precision={p}"))(batch(), 0)[0] for p in ("fp32", "bf16")
     )
     torch.testing.assert_close(rough, exact, rtol=0.02, atol=0)
 
@@ -164,15 +164,15 @@ def test_a_run_that_stops_between_two_rows_goes_on_to_the_same_bytes(
     """Teacher, head and the losses that no row tells yet are in the checkpoint, and nothing of it ships."""
     recipe = tiny(*ON, "distil.momentum=0.6", "training.ema=0.2", "training.micro_batch=3")
     whole = pretrain(recipe, cubes, out=tmp_path / "whole", held_out=["b"], device="cpu")
-    step = Stepper.__call__
+    step = MaeStep.__call__
 
-    def dying(self: Stepper, raw: torch.Tensor, windows: torch.Tensor, number: int) -> tuple:
+    def dying(self: MaeStep, batch: tuple, number: int) -> tuple:
         if number == 6:
             raise KeyboardInterrupt
-        return step(self, raw, windows, number)
+        return step(self, batch, number)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Stepper, "__call__", dying)
+        patch.setattr(MaeStep, "__call__", dying)
         with pytest.raises(KeyboardInterrupt):
             pretrain(recipe, cubes, out=tmp_path / "run", held_out=["b"], device="cpu")
     run = pretrain(recipe, cubes, out=tmp_path / "run", held_out=["b"], device="cpu", resume=True)

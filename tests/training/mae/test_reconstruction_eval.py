@@ -11,11 +11,12 @@ import torch
 
 from canvas_fm.training.mae.augment import to_unit
 from canvas_fm.training.mae.crop_set import draw_crops
-from canvas_fm.training.mae.pretrain import name_volumes, pretrain
+from canvas_fm.training.mae.pretrain import pretrain
 from canvas_fm.training.mae.reconstruction_eval import FixedCrops, evaluate, training_crops
-from canvas_fm.training.mae.step import Stepper, new_model
+from canvas_fm.training.mae.step import MaeStep, new_model
 from canvas_fm.training.recipe.recipe import Recipe
 from canvas_fm.training.run.distributed import Ranks
+from canvas_fm.training.run.split import name_volumes
 
 from ..pair import together, two_ranks  # isort: skip
 
@@ -46,13 +47,13 @@ def fixed_crops(recipe: Recipe, cubes: list[Path]) -> FixedCrops:
 def stepper_on(fixed: FixedCrops, recipe: Recipe, ranks: Ranks) -> Callable[[], float]:
     """The first step of a new model on the crops and masks of an evaluation: its loss."""
     stepper = new_stepper(recipe, ranks)
-    visible, windows = fixed.visible[stepper.part], torch.from_numpy(fixed.crops.windows)[stepper.part]
+    visible, windows = fixed.visible[stepper.rows], torch.from_numpy(fixed.crops.windows)[stepper.rows]
     stepper._draw = lambda raw, windows: (to_unit(raw, windows), visible)  # type: ignore[method-assign]
-    return lambda: float(stepper(fixed.raw[stepper.part], windows, 0)[0])
+    return lambda: float(stepper((fixed.raw[stepper.rows], windows), 0)[0])
 
 
-def new_stepper(recipe: Recipe, ranks: Ranks = ALONE) -> Stepper:
-    return Stepper(recipe, ranks, 0.002 if recipe.loss.scale == "dataset" else None)
+def new_stepper(recipe: Recipe, ranks: Ranks = ALONE) -> MaeStep:
+    return MaeStep(recipe, ranks, 0.002 if recipe.loss.scale == "dataset" else None)
 
 
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)

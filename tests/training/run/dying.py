@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from canvas_fm.training.mae.pretrain import pretrain
-from canvas_fm.training.mae.step import Stepper
+from canvas_fm.training.mae.step import MaeStep
 
 folder: str
 out: str
@@ -42,7 +42,7 @@ torch.set_num_threads(1)
 if left[0]:
     os.fsync = counted(os.fsync, after=False)
     Path.replace = counted(Path.replace, after=bool(left[0] % 2))  # type: ignore[method-assign]
-    Stepper.__call__ = counted(Stepper.__call__, after=True)  # type: ignore[method-assign]
+    MaeStep.__call__ = counted(MaeStep.__call__, after=True)  # type: ignore[method-assign]
 pretrain(
     f"{globals()['folder']}/recipe.yaml",
     [f"{globals()['folder']}/a/raw.zarr", f"{globals()['folder']}/b/raw.zarr"],

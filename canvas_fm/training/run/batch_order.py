@@ -1,0 +1,40 @@
+"""The order of crops in a training, a function of the seed and the step alone, and what a batch is."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Int64
+from torch import Tensor
+
+Rows = Int64[np.ndarray, " rows"]
+Batch = tuple[Tensor, ...]  # crops as stored, their windows, and labels where there are some
+
+
+@runtime_checkable
+class Batches(Protocol):
+    """Where a training takes its crops from."""
+
+    def along(self, order: Iterator[Rows], first: int = 0) -> Generator[Batch]:
+        """The crops of each set of rows, in that order, on the device; `first` is the step of the first."""
+        ...
+
+
+def batch_order(crops: int, batch: int, seed: int, first: int, last: int) -> Iterator[Rows]:
+    """Rows of the optimizer batches `first` to `last` − 1: one permutation an epoch.
+
+    Batches run across the end of an epoch, so the place in the data is the step alone.
+    """
+    held: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))
+    for step in range(first, last):
+        parts, position, missing = [], step * batch, batch
+        while missing:
+            epoch, start = divmod(position, crops)
+            if held[0] != epoch:
+                held = epoch, np.random.default_rng([seed, epoch]).permutation(crops)
+            parts.append(held[1][start : start + missing])
+            position += len(parts[-1])
+            missing -= len(parts[-1])
+        yield np.concatenate(parts)

@@ -1,0 +1,94 @@
+"""Train and held-out volumes of a run, by the recipe as resolved with what the caller said."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from canvas_fm.data.volume.names import unique_names
+from canvas_fm.data.volume.resample import check_voxel_um
+from canvas_fm.data.volume.volume import Volume, ZyxUm
+from canvas_fm.errors import CanvasError, ModelMismatch
+from canvas_fm.training.mae.crop_set import VolumeSource
+from canvas_fm.training.recipe.recipe import AnyRecipe, R, read_recipe_of
+
+
+def name_volumes(volumes: Iterable[Volume | str | Path]) -> list[VolumeSource]:
+    """Volumes by name, sorted by it; see `unique_names`."""
+    opened = [v if isinstance(v, Volume) else Volume.open(v) for v in volumes]
+    if not opened:
+        raise CanvasError("no volume was given to train on")
+    sources = [VolumeSource(name, v) for name, v in zip(unique_names(opened), opened, strict=True)]
+    return sorted(sources, key=lambda source: source.name)
+
+
+def split_volumes(
+    sources: Sequence[VolumeSource], recipe: AnyRecipe
+) -> tuple[list[VolumeSource], list[VolumeSource]]:
+    """(to train on, held out), each with the voxel size that it is read at. The split is by volume."""
+    sources = _at_one_voxel_size(sources, recipe)
+    names = [source.name for source in sources]
+    wanted = recipe.data.held_out
+    if isinstance(wanted, int) and str(wanted) in names:
+        wanted = [str(wanted)]  # a volume that is called like a number is meant by its name
+    if isinstance(wanted, int):
+        order = np.random.default_rng(recipe.seed).permutation(len(names))
+        wanted = [names[index] for index in order[:wanted]]
+    for name in wanted:
+        if name not in names:
+            raise CanvasError(f"held-out volume {name!r} is not among those given: {', '.join(names)}")
+    training = [source for source in sources if source.name not in wanted]
+    if not training:
+        raise CanvasError(f"all {len(names)} volumes are held out; at least one has to be left to train on")
+    if recipe.data.crops < len(training):
+        raise CanvasError(
+            f"data.crops is {recipe.data.crops} for {len(training)} volumes; give at least one each"
+        )
+    return training, [source for source in sources if source.name in wanted]
+
+
+def _at_one_voxel_size(sources: Sequence[VolumeSource], recipe: AnyRecipe) -> list[VolumeSource]:
+    target = recipe.data.resample_to
+    if target is not None:
+        if recipe.data.ignore_voxel_size:
+            raise CanvasError("resampling and ignore_voxel_size exclude each other: give one of them")
+        return [
+            VolumeSource(s.name, s.volume, check_voxel_um(s.volume, target, resample=True)) for s in sources
+        ]
+    first = sources[0]
+    for source in sources:
+        try:
+            check_voxel_um(
+                source.volume, first.volume.voxel_um, ignore_voxel_size=recipe.data.ignore_voxel_size
+            )
+        except ModelMismatch as problem:
+            sizes = [" × ".join(f"{um:g}" for um in s.volume.voxel_um) for s in (first, source)]
+            raise ModelMismatch(
+                f"{first.name} has voxels of {sizes[0]} µm (z × y × x) and {source.name} of {sizes[1]}: give "
+                "--resample Z Y X to read all at one size, or --ignore-voxel-size to mix them as they are"
+            ) from problem
+    return list(sources)
+
+
+def resolve(
+    kind: type[R],
+    recipe: R | str | Path,
+    overrides: Sequence[str],
+    seed: int | None,
+    held_out: int | Sequence[str],
+    resample_to: ZyxUm | None,
+    ignore_voxel_size: bool,
+) -> R:
+    """The recipe with what the caller said beside it, so that recipe.yaml tells all of a run."""
+    settings = read_recipe_of(kind, recipe, overrides).model_dump(mode="json")
+    if seed is not None:
+        settings["seed"] = seed
+    if held_out:
+        settings["data"]["held_out"] = held_out if isinstance(held_out, int) else list(held_out)
+    if resample_to is not None:
+        settings["data"]["resample_to"] = list(resample_to)
+    if ignore_voxel_size:
+        settings["data"]["ignore_voxel_size"] = True
+    return read_recipe_of(kind, settings)
