@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -18,7 +18,7 @@ from canvas_fm.errors import CanvasError
 class Section(BaseModel):
     """A part of a file: an unknown key is a fault, and so is a text where a number is due."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 _LONGEST = 65_536  # bytes of a file that a stranger wrote
@@ -56,8 +56,7 @@ def check_settings(
     try:
         return schema.model_validate(content), []
     except ValidationError as problem:
-        faults = sorted(problem.errors(), key=lambda fault: fault["type"] != "extra_forbidden")
-        return None, [_sentence(fault, schema) for fault in faults]
+        return None, [sentence for _, sentence in explain(problem, schema)]
 
 
 class Loader(yaml.SafeLoader):
@@ -89,37 +88,66 @@ class _Plain(Loader):
         return super().compose_node(parent, index)
 
 
-def _sentence(fault: ErrorDetails, schema: type[BaseModel]) -> str:
+def explain(problem: ValidationError, schema: type[BaseModel]) -> list[tuple[str, str]]:
+    """(key, sentence) of each fault: the key, what was given, what was expected; unknown keys first."""
+    by_key: dict[str, list[ErrorDetails]] = {}
+    for fault in sorted(problem.errors(), key=lambda fault: fault["type"] != "extra_forbidden"):
+        by_key.setdefault(_key(fault), []).append(fault)
+    return [(key, _sentence(key, faults, schema)) for key, faults in by_key.items()]
+
+
+def _too_short(fault: ErrorDetails) -> bool:
+    return fault["type"] == "missing" and isinstance(fault["loc"][-1], int)
+
+
+def _key(fault: ErrorDetails) -> str:
+    """Where a fault is, without the names that pydantic gives to the members of a union."""
     key = ""
-    for part in fault["loc"]:
+    for part in fault["loc"][: -1 if _too_short(fault) else None]:
         if isinstance(part, int):
             key += f"[{part + 1}]"
         elif not re.match(r"(list|dict|tuple|function|constrained)\b|str$|int$|float$", str(part)):
             key += f".{part}" if key else str(part)
+    return key
+
+
+def _sentence(key: str, faults: Sequence[ErrorDetails], schema: type[BaseModel]) -> str:
+    fault = faults[0]
     if fault["type"] == "extra_forbidden":
         return f"unknown key {key!r}; {_nearest(key, schema)}"
-    if fault["type"] == "missing":
+    if fault["type"] == "missing" and not _too_short(fault):
         return f"the key {key!r} is missing"
-    message = fault["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
+    first, *more = dict.fromkeys(_expected(one) for one in faults)
     if fault["type"] == "value_error":
-        return f"{key}: {message}" if key else message
+        return f"{key}: {first}" if key else first
     given = repr(fault["input"])
     given = given if len(given) <= _SHOWN else f"{given[:_SHOWN]}…"
-    return f"{key} is {given}; {message[0].lower()}{message[1:]}"
+    return f"{key} is {given}; {' or '.join([first, *(one.removeprefix('expected ') for one in more)])}"
+
+
+def _expected(fault: ErrorDetails) -> str:
+    if fault["type"] == "model_type":
+        return "expected a section of settings"
+    if _too_short(fault):
+        return f"expected more values than {len(fault['input'])}"
+    message = fault["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
+    return message if fault["type"] == "value_error" else message[0].lower() + message[1:]
 
 
 def _nearest(key: str, schema: type[BaseModel]) -> str:
     """The key that an unknown one most likely means; one of its own section before one of another."""
-    plain = re.sub(r"\[\d+\]", "", key)
-    section, _, last = plain.rpartition(".")
+    section, _, last = key.rpartition(".")
+    plain = re.sub(r"\[\d+\]", "", section)
     closeness = {}
     for name in _names(schema):
         home, _, leaf = name.rpartition(".")
-        closeness[name] = difflib.SequenceMatcher(None, last, leaf).ratio() + 0.1 * (home == section)
+        initials = "".join(word[0] for word in leaf.split("_"))
+        likeness = 1.0 if last == initials else difflib.SequenceMatcher(None, last, leaf).ratio()
+        closeness[name] = likeness + 0.1 * (home == plain)
     best = max(closeness, key=lambda name: closeness[name])
     if closeness[best] > 0.6:
-        return f"did you mean {best.rpartition('.')[2]!r}?"
-    here = [name.rpartition(".")[2] for name in closeness if name.rpartition(".")[0] == section]
+        return f"did you mean {best.replace(plain, section, 1)!r}?" if plain else f"did you mean {best!r}?"
+    here = [name.rpartition(".")[2] for name in closeness if name.rpartition(".")[0] == plain]
     return f"known there: {', '.join(here)}"
 
 

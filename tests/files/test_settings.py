@@ -39,8 +39,8 @@ def test_every_fault_is_told_unknown_keys_first(tmp_path):
     settings, faults = check_settings(path, Whole)
     assert settings is None
     assert faults[:2] == [
-        "unknown key 'parts[2].sise'; did you mean 'size'?",
-        "unknown key 'main.lable'; did you mean 'label'?",
+        "unknown key 'parts[2].sise'; did you mean 'parts[2].size'?",
+        "unknown key 'main.lable'; did you mean 'main.label'?",
     ]
     assert sorted(faults[2:]) == [
         "parts[1].size is 0; expected greater than 0",

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
+from pydantic import AliasChoices, Field, Strict, ValidationError, model_validator
 
 from canvas_fm.data.volume.window import WindowRule
 from canvas_fm.errors import CanvasError
-from canvas_fm.files.explain import explain
+from canvas_fm.files.settings import Section, explain
 from canvas_fm.models.mae import DecoderConfig, masked_count
 from canvas_fm.models.vit import EncoderConfig, Pool
 from canvas_fm.shipped import find
@@ -20,10 +20,6 @@ from canvas_fm.training.recipe.overrides import override, read_yaml
 Positive = Annotated[int, Field(gt=0)]
 Size = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class ModelRecipe(Section):
@@ -102,7 +98,7 @@ class CropsRecipe(Section):
     """How many crops in all, what their voxels become, and which volumes are kept for evaluation."""
 
     crops: Positive = 60_000
-    held_out: Annotated[int, Field(ge=0)] | list[str] = []
+    held_out: Annotated[int, Field(ge=0)] | list[str] = Field(default_factory=list)
     window: WindowRecipe = WindowRecipe()
     resample_to: Annotated[tuple[Size, Size, Size], Strict(False)] | None = None
     ignore_voxel_size: bool = Field(
@@ -271,7 +267,15 @@ def read_recipe_of(kind: type[R], given: Given, overrides: Sequence[str] = ()) -
     try:
         return kind.model_validate(settings)
     except ValidationError as problem:
-        raise CanvasError(explain(problem, kind, source, origin)) from problem
+        key, sentence = explain(problem, kind)[0]
+        for overridden, flag in origin.items():
+            if (
+                key == overridden
+                or key.startswith((f"{overridden}.", f"{overridden}["))
+                or (overridden.startswith(f"{key}."))
+            ):
+                source = flag
+        raise CanvasError(f"{source}: {sentence}") from problem
 
 
 def first_difference(before: AnyRecipe, after: AnyRecipe) -> tuple[str, Any, Any] | None:

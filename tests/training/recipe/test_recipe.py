@@ -64,7 +64,7 @@ def test_the_two_that_predict_something_else_differ_from_cells_small_in_that_alo
         ("trainig.batch=3", "unknown key 'trainig'; did you mean 'training'?"),
         ("data.window.hgh=3", "did you mean 'data.window.high'?"),
         ("tracking.wandb.projct=a", "did you mean 'tracking.wandb.project'?"),
-        ("zzz=1", "unknown key 'zzz'; known are: model, loss, distil, data, augment, training"),
+        ("zzz=1", "unknown key 'zzz'; known there: model, loss, distil, data, augment, training"),
         ("training.steps=abc", "training.steps is 'abc'; expected a valid integer"),
         ("training.steps=true", "training.steps is True; expected a valid integer"),
         ("training.steps=0", "training.steps is 0; expected greater than 0"),
