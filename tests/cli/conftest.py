@@ -56,6 +56,19 @@ def refusal(run):
     return go
 
 
+@pytest.fixture
+def usage_error(run):
+    """`usage_error("info", "--nonsense")` → stderr of a command that argparse refuses, exit code 2."""
+
+    def go(*words: object) -> str:
+        code, out, err = run(*words)
+        assert (code, out) == (2, ""), (code, out, err)
+        assert "Traceback" not in err
+        return " ".join(err.split())
+
+    return go
+
+
 @pytest.fixture(scope="session")
 def brain(tmp_path_factory) -> Path:
     """A volume of noise with a bright half, (24, 64, 72) voxels."""

@@ -27,7 +27,8 @@ def box_zyx(crop_zyx: Zyx, recipe: ViewRecipe) -> Zyx:
     scale = recipe.scale if recipe.free else 1.0
     diagonal = math.hypot(crop_zyx[1], crop_zyx[2]) if recipe.free else max(crop_zyx[1:])
     spans = (crop_zyx[0], diagonal, diagonal)
-    z, y, x = (2 * math.ceil(s * scale / 2 + t) for s, t in zip(spans, recipe.shift_zyx, strict=True))
+    # The centre voxel of an even size is size // 2, so one voxel less lies above it than below.
+    z, y, x = (2 * math.ceil(s * scale / 2 + t) + 2 for s, t in zip(spans, recipe.shift_zyx, strict=True))
     return z, y, x
 
 
@@ -75,8 +76,10 @@ def _places(shape: torch.Size, crop_zyx: Zyx, recipe: ViewRecipe, draw: Draw) ->
     angle = torch.where(free, draw.even(0, 2 * math.pi), draw.even(0, 4).floor() * (math.pi / 2))
     scale = torch.where(free, draw.factor(recipe.scale).flatten(), torch.ones_like(angle))
     flip = torch.where(draw.even(0, 1, 3) < 0.5, -1.0, 1.0)
-    shift = draw.even(-1, 1, 3) * torch.tensor(recipe.shift_zyx, device=flip.device)
-    shift = torch.where(free[:, None], shift, shift.round())
+    most = torch.tensor(recipe.shift_zyx, device=flip.device)
+    shift = draw.even(-1, 1, 3) * most
+    whole = torch.minimum(torch.maximum(shift.round(), -most.floor()), most.floor())
+    shift = torch.where(free[:, None], shift, whole)
 
     axes = (torch.arange(s, device=flip.device) - s // 2 for s in crop_zyx)
     offset = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).float()  # (z, y, x, 3) from the centre

@@ -21,6 +21,7 @@ from canvas_fm.training.detector import threshold
 from canvas_fm.training.detector.phantoms import PhantomCrops, labelled_phantom
 from canvas_fm.training.detector.targets import BACKGROUND, CELL, Labelled, shares
 from canvas_fm.training.detector.train import train_detector
+from canvas_fm.training.mae.crop_set import VolumeSource
 from canvas_fm.training.recipe.detector_recipe import DetectorRecipe, PhantomRecipe
 from canvas_fm.training.recipe.recipe import read_recipe_of
 
