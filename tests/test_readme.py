@@ -1,4 +1,4 @@
-"""The README's commands and Python run as they stand, in order, in an empty folder."""
+"""The commands and Python of README and docs run as they stand, in order, in an empty folder."""
 
 from __future__ import annotations
 
@@ -19,12 +19,16 @@ from canvas_fm.cli import build_parser, main
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+INDEX = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+# In the order of the documentation's own list, after the README.
+PAGES = [ROOT / "README.md"] + [ROOT / "docs" / page for page in re.findall(r"^\d+\. \[.*\]\((.*)\)$", INDEX, re.M)]
+TEXT = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
 
 
 def blocks(*kinds: str) -> list[str]:
     """The contents of the fenced blocks of these kinds, in order."""
     return [
-        body for kind, body in re.findall(r"^```([^\n]*)\n(.*?)^```$", README, re.M | re.S) if kind in kinds
+        body for kind, body in re.findall(r"^```([^\n]*)\n(.*?)^```$", TEXT, re.M | re.S) if kind in kinds
     ]
 
 
@@ -107,19 +111,23 @@ def test_every_command_shown_is_understood():
         build_parser().parse_args(shlex.split(words))
 
 
-def test_every_name_of_the_tree_is_there():
-    tree = next(block for block in blocks("") if block.startswith("canvas_fm/"))
-    folder = Path()
-    for line in tree.splitlines():
-        name = line.split()[0]
-        folder = Path(name) if not line.startswith(" ") else folder
-        path = ROOT / (folder / name if line.startswith(" ") else name)
-        assert path.exists(), f"the README's tree names {path}"
+def test_every_room_is_in_the_table_of_contributing():
+    table = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rooms = {path.parent.relative_to(ROOT).as_posix() for path in ROOT.glob("canvas_fm/*/__init__.py")}
+    assert {room for room in rooms if f"| `{room}` |" not in table} == set()
+    named = set(re.findall(r"^\| `((?:canvas_fm|serving)/?\w*)` \|", table, re.M))
+    assert {room for room in named if not (ROOT / room).is_dir()} == set()
 
 
-def test_every_room_is_in_the_tree():
-    rooms = {path.parent.name for path in (ROOT / "canvas_fm").glob("*/__init__.py")}
-    assert {room for room in rooms if f"  {room}/" not in README} == set()
+def test_the_readme_is_short_and_leads_to_every_page():
+    assert len(README.splitlines()) <= 150
+    linked = {
+        (page.parent / link).resolve()
+        for page in [*PAGES, ROOT / "docs" / "README.md"]
+        for link in re.findall(r"\]\(([^)#]+\.md)\)", page.read_text(encoding="utf-8"))
+        if not link.startswith("https://")
+    }
+    assert {path for path in (ROOT / "docs").rglob("*.md") if path not in linked} == set()
 
 
 def test_the_two_commands_are_targets():
@@ -129,5 +137,6 @@ def test_the_two_commands_are_targets():
 
 
 def test_links_lead_somewhere():
-    for link in re.findall(r"\]\(([^)#]+)\)", README):
-        assert link.startswith("https://") or (ROOT / link).exists(), link
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]:
+        for link in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+            assert link.startswith("https://") or (page.parent / link).exists(), f"{page}: {link}"
