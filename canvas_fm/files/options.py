@@ -67,6 +67,8 @@ def faults(
     for error in problem.errors():
         name = str(error["loc"][0]) if error["loc"] else ""
         message = error["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
+        message = message.replace("greater than or equal to", "at least")
+        message = message.replace("expected greater than", "expected a number above")
         if error["type"] == "extra_forbidden":
             nearest = difflib.get_close_matches(name, kind.model_fields, 1)
             known = (

@@ -100,6 +100,7 @@ class Encoder:
         name: str | None = None,
     ) -> None:
         self.config, self.net, self._mae, self.path, self._name = config, net, mae, path, name
+        net.pool = config.pool
         self.device = next(net.parameters()).device
         self._kept: dict[Hashable, Any] = {}
         self._making = threading.Lock()

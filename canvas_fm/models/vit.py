@@ -155,6 +155,8 @@ class ViTEncoder(nn.Module):
 
     positions: Tensor
     centre_tokens: Tensor
+    pool: str = "mean"
+    """How `forward` pools where it is not told; a loaded model's own (`Encoder`)."""
 
     def __init__(self, config: EncoderConfig | None = None) -> None:
         super().__init__()
@@ -188,14 +190,18 @@ class ViTEncoder(nn.Module):
         return self._through(self._enter(crops, None), 0, block)
 
     def onward(
-        self, tokens: Float[Tensor, "b sequence d"], block: int, pool: str = "mean", layer: int | None = None
+        self,
+        tokens: Float[Tensor, "b sequence d"],
+        block: int,
+        pool: str | None = None,
+        layer: int | None = None,
     ) -> Float[Tensor, "b ..."]:
         """The embedding of crops from what entered a block: `forward` in two steps.
 
         Of the last block only the tokens that are pooled are worked out: for the centre's 8 that is a quarter
         of its work.
         """
-        last = len(self.blocks) if layer is None else layer
+        last, pool = len(self.blocks) if layer is None else layer, pool or self.pool
         if pool not in ("cls", "centre") or last == block:
             return self.pooled(self.norm(self._through(tokens, block, last)), pool)
         asked = 1 + self.centre_tokens if pool == "centre" else torch.zeros_like(self.centre_tokens[:1])
@@ -203,16 +209,17 @@ class ViTEncoder(nn.Module):
         return self.norm(x).mean(dim=1)
 
     def forward(
-        self, crops: Float[Tensor, "b 1 z y x"], pool: str = "mean", layer: int | None = None
+        self, crops: Float[Tensor, "b 1 z y x"], pool: str | None = None, layer: int | None = None
     ) -> Float[Tensor, "b ..."]:
-        """One embedding a crop (b, d), after `layer` blocks (None: after all).
+        """One embedding a crop (b, d), after `layer` blocks (None: after all), pooled by `pool` (None: by
+        `self.pool`).
 
         `mean` is the mean of the patch tokens, `cls` the class token, `centre` the mean of the (up to) 8
         tokens around the crop's centre, where the cell is, `contrast` the same less the mean of all: what the
         cell has beyond its surroundings. `tokens` are the patch tokens themselves
         (b, tokens, d), in z, y, x order, `grid` the same where the patches lie (b, d, z, y, x).
         """
-        return self.pooled(self.tokens(crops, layer=layer), pool)
+        return self.pooled(self.tokens(crops, layer=layer), pool or self.pool)
 
     def _enter(
         self, crops: Float[Tensor, "b 1 z y x"], visible: Int[Tensor, "b k"] | None

@@ -57,14 +57,13 @@ def refusal(run):
 
 
 @pytest.fixture
-def usage_error(run):
-    """`usage_error("info", "--nonsense")` → stderr of a command that argparse refuses, exit code 2."""
+def wrong(run):
+    """`wrong("info", path, "--x")` → what is wrong with the flags, after the usage; exit code 2."""
 
     def go(*words: object) -> str:
         code, out, err = run(*words)
-        assert (code, out) == (2, ""), (code, out, err)
-        assert "Traceback" not in err
-        return " ".join(err.split())
+        assert (code, out) == (2, ""), err
+        return err.partition(": error: ")[2]
 
     return go
 

@@ -84,7 +84,7 @@ def test_fit_and_apply(folder, model, result, tmp_path):
     assert said["interval_90"][0] <= said["expected_cells"] <= said["interval_90"][1]
 
 
-def test_the_own_score_beside_the_features(folder, model, result, refusal, tmp_path, usage_error):
+def test_the_own_score_beside_the_features(folder, model, result, refusal, wrong, tmp_path):
     words = [*fit_words(folder, model, tmp_path / "refiner"), "--labels", "label"]
     for name in "abc":
         points = Points.read(folder / f"{name}.csv")
@@ -93,9 +93,9 @@ def test_the_own_score_beside_the_features(folder, model, result, refusal, tmp_p
         if name != "c":
             words[words.index(folder / f"{name}.csv")] = tmp_path / f"{name}.csv"
     assert "no column score, p_cell, log_score" in refusal(*words, "--candidate-score")
-    assert "give that flag too" in usage_error(*words, "--score-column", "heat")
+    assert "give that flag too" in wrong(*words, "--score-column", "heat")
     own = ["--candidate-score", "--score-column", "heat"]
-    assert "give one of the two" in usage_error(*words, *own, "--unfreeze", 1)
+    assert "give one of the two" in wrong(*words, *own, "--unfreeze", 1)
     assert "level of the candidates' own score" in refusal(*words, *own, "--correction", "centre")
     assert not (tmp_path / "refiner").exists()
     report = result(*words, *own)
@@ -117,14 +117,14 @@ def test_the_own_score_beside_the_features(folder, model, result, refusal, tmp_p
     assert "own score, column 'heat'; these have label, region" in refusal(*apply)
 
 
-def test_the_heat_and_other_contrasts(folder, model, result, refusal, tmp_path, usage_error):
+def test_the_heat_and_other_contrasts(folder, model, result, refusal, wrong, tmp_path):
     words = [*fit_words(folder, model, tmp_path / "refiner"), "--labels", "label"]
     assert "give --detector too" in refusal(*words, "--detector-score")
     words += ["--detector", folder / "detector"]
-    assert "--detector-score goes with the encoder as it is" in usage_error(
+    assert "--detector-score goes with the encoder as it is" in wrong(
         *words, "--detector-score", "--unfreeze", 1
     )
-    assert "--augment-contrast goes with the encoder" in usage_error(
+    assert "--augment-contrast goes with the encoder" in wrong(
         *words, "--augment-contrast", 2, "--unfreeze", 1
     )
     assert "level of the detector's heat" in refusal(*words, "--detector-score", "--correction", "centre")

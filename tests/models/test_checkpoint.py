@@ -37,7 +37,7 @@ def test_what_is_saved_comes_back(tmp_path):
     crops = torch.rand(2, 1, 8, 16, 16)
     visible = torch.arange(16).expand(2, -1)
     with torch.no_grad():
-        torch.testing.assert_close(encoder.net(crops), mae.encoder(crops), rtol=0, atol=0)
+        torch.testing.assert_close(encoder.net(crops), mae.encoder(crops, "cls"), rtol=0, atol=0)
         made = encoder.mae(crops, visible=visible).patches
         torch.testing.assert_close(made, mae(crops, visible=visible).patches, rtol=0, atol=0)
     assert (encoder.config.pool, encoder.config.voxel_um) == ("cls", (4.0, 1.8, 1.8))

@@ -125,7 +125,7 @@ def run_evaluate(args: argparse.Namespace) -> None:
     files = {"predictions": args.predictions, "truth": args.truth}
     result: dict[str, Any] = {
         **score.to_json(),
-        "threshold": args.threshold,
+        "threshold": score.threshold,
         "files": {name: {"path": path, "sha256": sha256(Path(path))} for name, path in files.items()},
         "canvas_fm": __version__,
     }
@@ -149,6 +149,8 @@ def _for_people(score: Score) -> str:
         ("predictions", f"{counts.tp + counts.fp:,}, within {score.tolerance}"),
         ("TP, FP, FN", f"{counts.tp:,}, {counts.fp:,}, {counts.fn:,}"),
     ]
+    if score.threshold is not None:
+        rows.insert(2, ("threshold", f"{score.threshold:g}"))
     for name in ("accuracy", "precision", "recall", "f1", "count_error"):
         value = getattr(counts, name)
         text = "undefined" if value is None else f"{value:.3f}"

@@ -51,6 +51,8 @@ class Score:
     curve: Curve | None
     in_um: tuple[float, Counts] | None
     warnings: tuple[str, ...]
+    threshold: float | None = None
+    """What a prediction's score had to reach, given or recorded in the file."""
 
     @property
     def average_precision(self) -> float | None:
@@ -101,7 +103,9 @@ def evaluate(
     paper for its own in voxels; a distance equal to it is a match. `within` are boxes (see `read_boxes`) to
     which the score is restricted, `shape_zyx` the volume's shape, by which points outside are found. Where
     the points carry a score (`score_column`, else `score`, `p_cell` or `log_score`), only those at or above
-    `threshold` count and average precision is worked out over all of them.
+    `threshold` count and average precision is worked out over all of them. Where the points say at which
+    P(cell) a refiner keeps them (what `refine apply` wrote), the column is `p_cell` and that is the
+    threshold.
 
     Warns (logging, and `warnings` of the result) of duplicates, of points outside, and where another order of
     axes would match far better. Raises CanvasError for what no score can be made of.
@@ -113,6 +117,7 @@ def evaluate(
     boxes = None if within is None else as_boxes(within, source="within")
     every, notes = cells_of(_points(points), "predictions")
     true, more = cells_of(_points(truth), "truth")
+    score_column, threshold = _as_recorded(points, score_column, threshold)
     scores = scores_of(every, score_column, needed=threshold is not None)
     pred = every
     if scores is not None and threshold is not None:
@@ -150,6 +155,7 @@ def evaluate(
         curve=None if scores is None else _curve(every, scores, true, tolerance, boxes),
         in_um=_in_um(pred, true, tolerance, size, boxes),
         warnings=tuple(warnings),
+        threshold=threshold,
     )
 
 
@@ -202,6 +208,18 @@ def _rows(points: Points, keep: np.ndarray) -> Points:
 def _places(zyx: Float64[np.ndarray, "n 3"], boxes: np.ndarray | None) -> np.ndarray:
     """The box of each row, −1 outside; without boxes all lie in the one that is everything."""
     return np.zeros(len(zyx), np.int64) if boxes is None else box_of(zyx, boxes)
+
+
+def _as_recorded(
+    points: object, column: str | None, threshold: float | None
+) -> tuple[str | None, float | None]:
+    """Column and threshold of a refiner's decision, where the points are its and no column was named."""
+    if column is not None or not isinstance(points, Points) or "p_cell" not in points.columns:
+        return column, threshold
+    recorded = points.meta.get("p_cell_threshold")
+    if recorded is None:
+        return column, threshold
+    return "p_cell", float(recorded) if threshold is None else threshold
 
 
 def _points(given: Points | np.ndarray | Sequence[Sequence[float]]) -> Points:

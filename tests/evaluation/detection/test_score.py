@@ -316,3 +316,15 @@ def test_greedy_by_steps_is_the_greedy_of_all():
     every = np.ones(300, bool)
     curve = score_curve(pairs, random.random(300), every, every)
     assert curve.tp[-1] == len(greedy_of(pairs, 300, 300).pred)
+
+
+def test_what_a_refiner_wrote_is_scored_by_its_decision():
+    columns = {"score": np.array([0.1, 0.2, 0.9]), "p_cell": np.array([0.9, 0.6, 0.2], np.float32)}
+    refined = Points(line(0, 100, 500).zyx, columns, {"p_cell_threshold": "0.5"})
+    truth = line(0, 100, 200)
+    found = evaluate(refined, truth, tolerance_voxels=2)
+    assert (found.counts, found.threshold) == (Counts(tp=2, fp=0, fn=1), 0.5)
+    assert found.average_precision == pytest.approx(2 / 3)
+    assert evaluate(refined, truth, tolerance_voxels=2, threshold=0.8).counts == Counts(tp=1, fp=0, fn=2)
+    named = evaluate(refined, truth, tolerance_voxels=2, score_column="score", threshold=0.8)
+    assert named.counts == Counts(tp=0, fp=1, fn=3)

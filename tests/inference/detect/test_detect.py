@@ -302,7 +302,7 @@ def test_settings_that_are_none_are_refused(detector, volume):
     for options, message in (
         ({"threshold": 1.5}, "between 0 and 1"),
         ({"min_distance_um": 0}, "above 0"),
-        ({"region": (0, 0, 0, 5, 5, 99)}, "does not lie in the volume"),
+        ({"box": (0, 0, 0, 5, 5, 99)}, "does not lie in the volume"),
         ({"workers": 0}, "at least 1"),
     ):
         with pytest.raises(CanvasError, match=message):

@@ -242,7 +242,7 @@ def test_a_refiner_whose_model_is_not_there_is_refused_at_the_start(
         "the refiner both cannot be served: this refiner was fitted with the detector finder"
         in without_detector
     )
-    assert "--model NAME=FOLDER" in without_detector
+    assert "as one more MODEL" in without_detector
     assert "with the encoder cells" in sentence(finder=str(finder.path))
 
 

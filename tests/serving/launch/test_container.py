@@ -45,9 +45,15 @@ def test_the_image_runs_our_verb_as_nobody_and_asks_whether_it_is_ready() -> Non
     words = json.loads(held["ENTRYPOINT"])
     verb = words.index("canvas-fm") + 1
     args = build_parser().parse_args([*words[verb:], *json.loads(held["CMD"])])
-    assert (args.verb, args.host, args.log, args.model) == ("serve", "0.0.0.0", "json", "/model")
-    assert f"127.0.0.1:{args.port}/readyz" in held["HEALTHCHECK"]
-    assert held["EXPOSE"] == str(args.port)
+    options = args.options
+    assert (args.verb, options.host, options.log, args.models) == (
+        "serve",
+        "0.0.0.0",
+        "json",
+        [("model", "/model")],
+    )
+    assert f"127.0.0.1:{options.port}/readyz" in held["HEALTHCHECK"]
+    assert held["EXPOSE"] == str(options.port)
 
 
 def test_the_command_in_its_head_is_understood() -> None:
