@@ -31,6 +31,25 @@ def shipped(kind: str) -> dict[str, Path]:
     return found
 
 
+def catalogue() -> dict[str, dict[str, str]]:
+    """What ships, by kind (`model`, `recipe`, `sample`) and name, with the first line that describes each."""
+    cards = shipped("card")
+    models = {name: _first_line(cards.get(name)) for name in shipped("model")}
+    recipes = {name: _first_line(path) for name, path in shipped("recipe").items()}
+    samples = {f"{SAMPLE}{name}": _first_line(path / "README.md") for name, path in shipped("sample").items()}
+    return {"model": models, "recipe": recipes, "sample": samples}
+
+
+def _first_line(path: Path | None) -> str:
+    """The first sentence line of a text: after the title of a page, without the mark of a comment."""
+    if path is None or not path.is_file():
+        return ""
+    lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+    return next(
+        (line.lstrip("# ") for line in lines if line and not (path.suffix == ".md" and line[0] == "#")), ""
+    )
+
+
 def card_of(folder: str | Path) -> str | None:
     """The card of a model's folder as it is written, where the folder is a shipped one and has a card."""
     real = Path(folder).resolve()

@@ -21,7 +21,9 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 INDEX = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
 # In the order of the documentation's own list, after the README.
-PAGES = [ROOT / "README.md"] + [ROOT / "docs" / page for page in re.findall(r"^\d+\. \[.*\]\((.*)\)$", INDEX, re.M)]
+PAGES = [ROOT / "README.md"] + [
+    ROOT / "docs" / page for page in re.findall(r"^\d+\. \[.*\]\((.*)\)$", INDEX, re.M)
+]
 TEXT = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
 
 

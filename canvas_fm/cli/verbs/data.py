@@ -33,6 +33,15 @@ def add_verbs(verbs: Verbs) -> None:
     )
     add_verb(
         verbs,
+        "list",
+        run_list,
+        "list shipped models, recipes and samples",
+        "List what ships with the package, a line each: models, recipes and samples, which verbs take by "
+        "name (a sample as sample:NAME).",
+        fill=add_json,
+    )
+    add_verb(
+        verbs,
         "phantom",
         run_phantom,
         "write a synthetic six-marker brain with true cells",
@@ -40,6 +49,22 @@ def add_verbs(verbs: Verbs) -> None:
         "brain whose cells are known, the same for the same seed.",
         fill=_fill_phantom,
     )
+
+
+def run_list(args: argparse.Namespace) -> None:
+    import json
+
+    from canvas_fm.shipped import catalogue
+
+    found = catalogue()
+    if args.json:
+        print(json.dumps(found, indent=2))
+        return
+    width = max(len(name) for names in found.values() for name in names)
+    for kind, names in found.items():
+        print(f"{kind}s")
+        for name, line in names.items():
+            print(f"  {name:<{width}}  {line}")
 
 
 def _fill_info(info: Parser) -> None:

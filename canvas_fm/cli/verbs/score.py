@@ -98,6 +98,7 @@ def run_evaluate(args: argparse.Namespace) -> None:
     from canvas_fm.evaluation.detection.score import evaluate
     from canvas_fm.files.atomic import write_text_atomic
     from canvas_fm.files.checksum import sha256
+    from canvas_fm.shipped import sample_file
     from canvas_fm.version import __version__
 
     if args.figure is not None and args.volume is None:
@@ -126,7 +127,10 @@ def run_evaluate(args: argparse.Namespace) -> None:
     result: dict[str, Any] = {
         **score.to_json(),
         "threshold": score.threshold,
-        "files": {name: {"path": path, "sha256": sha256(Path(path))} for name, path in files.items()},
+        "files": {
+            name: {"path": path, "sha256": sha256(sample_file(path, "centroids.csv"))}
+            for name, path in files.items()
+        },
         "canvas_fm": __version__,
     }
     if volume is not None and args.figure is not None:
