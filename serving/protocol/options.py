@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from canvas_fm.files.options import AnySequence, Flag, Positive
 from canvas_fm.inference.options import EncoderRun
+
+AnyPath = BeforeValidator(lambda value: os.fspath(value) if isinstance(value, os.PathLike) else value)
 
 
 class WorkerOptions(EncoderRun):
     """What a worker of the service is told as it was typed."""
 
-    jobs: Annotated[str | None, Flag("FOLDER")] = Field(
+    jobs: Annotated[str | None, AnyPath, Flag("FOLDER")] = Field(
         None,
         description="run jobs (POST /v1/jobs), kept in this folder so that they survive a restart; default "
         "none",
     )
-    roots: Annotated[tuple[str, ...], AnySequence, Flag("FOLDER", "--root")] = Field(
+    roots: Annotated[tuple[Annotated[str, AnyPath], ...], AnySequence, Flag("FOLDER", "--root")] = Field(
         (), description="folders below which models and volumes may be added while it runs; default none"
     )
     origins: Annotated[tuple[str, ...], AnySequence, Flag("ORIGIN", "--cors")] = Field(
@@ -42,7 +45,7 @@ class HostOptions(WorkerOptions):
         "addresses that the name has at the start; they have to be public, unless written out as "
         "HOST[:PORT]=ADDRESS[,ADDRESS]; default none",
     )
-    keys: Annotated[str | None, Flag("FILE")] = Field(
+    keys: Annotated[str | None, AnyPath, Flag("FILE")] = Field(
         None,
         description="bearer keys, a line `NAME KEY` each, the file readable by you alone; default nobody "
         "is asked",

@@ -115,7 +115,7 @@ def test_ids_conditions_examples_and_a_table(index: Path, tmp_path, run, result)
         (["--vector", "wide.npy"], "query vectors have shape (1, 9)"),
         (["--vector", "pickle.npy"], "holds no vectors"),
         (["--vector", "words.npy"], "query vectors are no numbers"),
-        (["--vector", "fine.npy", "--encoder", "cd" * 32], "of encoder cdcdcdcdcdcd"),
+        (["--vector", "fine.npy", "--encoder-sha256", "cd" * 32], "of encoder cdcdcdcdcdcd"),
         (["--vector", "other.emb.zarr"], "of encoder cdcdcdcdcdcd"),
         (["--ids", "3"], "write BRAIN:ID"),
         (["--ids", "a:3", "--unlike", "a:4"], "--unlike names counter-examples of --like"),

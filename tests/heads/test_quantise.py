@@ -136,6 +136,9 @@ def test_what_was_not_checked_is_refused(folder, monkeypatch):
     ):
         embed_crops(encoder, crops, pool="grid", **asked)
     monkeypatch.setattr(int8, "native_int8", lambda: False)
+    state = json.loads((folder / "int8" / int8.CHECK).read_text(encoding="utf-8"))
+    (folder / "int8" / int8.CHECK).write_text(json.dumps(state | {"exact": True}), encoding="utf-8")
+    encoder = load(folder)
     with pytest.raises(CanvasError, match="was checked on a processor with VNNI, this one has none"):
         embed_crops(encoder, crops, **asked)
 

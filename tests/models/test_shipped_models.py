@@ -22,12 +22,16 @@ SHIPPED = {
         "bea20e33a3719fac6c824a6eebc0b32ae6bee32c751a5f92944624a9040b0a74",
     ),
     "detector-cfos": (
-        "ab6ddf0b0476a9946fe6861a6416ab0e72ad125aff58e844134401cc9f586edc",
-        "4a71fe6b908c59a83bee2e79a1e619d60f7c7562a1dc49d11acef67a87b27987",
+        "d96737b0cdf57abbc305a7a117960558e1c8882e2dc2721a704f5a3a7dcd844e",
+        "599b11906791e44c33bee5376525923eba6caa1bfeedecdfb71e8c828757b110",
     ),
     "detector-microglia": (
         "eeeb2895d6249d26fa41349d15c09de2c103564f7f76eeded449e38ca70262cf",
         "6420064255982ce7afb726bd8373f3b1c9ceadc8b6095a577a755b0989fb3264",
+    ),
+    "detector-phantoms": (
+        "d00d21b59a4cab038b6f3e538d1310223f4d5510f5433e6281c222fc6bf79d1c",
+        "3c26e30e5d66dbf9500acd84d29ef44669fe10be09ace7a7aafd1d49e6a0eb19",
     ),
     "refiner-all": (
         "5676c5aa138ff5619f7aa849b1abf69cdac44a5eff81f0fb8133035796f71fb0",
@@ -40,6 +44,10 @@ SHIPPED = {
     "refiner-microglia": (
         "7647f1f3432a8e4487774661ddf1bb62ab73d6c44f61064b6380d40384eca2be",
         "d8a1b18204cad394331920003a3851982c336feec7489e39dffa558255110768",
+    ),
+    "_older/detector-cfos-1": (
+        "ab6ddf0b0476a9946fe6861a6416ab0e72ad125aff58e844134401cc9f586edc",
+        "4a71fe6b908c59a83bee2e79a1e619d60f7c7562a1dc49d11acef67a87b27987",
     ),
 }
 
@@ -57,4 +65,5 @@ def test_a_shipped_model_is_byte_for_byte_what_it_was(name):
 
 
 def test_every_shipped_model_stands_here():
-    assert {path.name for path in WEIGHTS.iterdir() if path.is_dir()} == set(SHIPPED)
+    found = {path.parent.relative_to(WEIGHTS).as_posix() for path in WEIGHTS.rglob("config.json")}
+    assert found == set(SHIPPED)

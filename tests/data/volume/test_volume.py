@@ -304,7 +304,7 @@ def test_what_is_no_store_is_refused(tmp_path):
     (tmp_path / "folder").mkdir()
     with pytest.raises(CanvasError, match="is no Zarr store"):
         Volume.open(tmp_path / "folder")
-    with pytest.raises(CanvasError, match="on_bad_chunk is 'ignore'; expected error or skip"):
+    with pytest.raises(CanvasError, match="on_bad_chunk is 'ignore'; expected 'error' or 'skip'"):
         inspect.unwrap(Volume.open.__func__)(Volume, tmp_path, on_bad_chunk="ignore")
 
 

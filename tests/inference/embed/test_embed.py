@@ -138,9 +138,9 @@ def test_a_crop_larger_than_the_volume_is_refused(encoder, tmp_path):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"pool": "max"}, "pool is 'max'; give one of mean, cls, centre"),
+        ({"pool": "max"}, "pool is 'max'; expected 'mean', 'cls', 'centre'"),
         ({"batch": 0}, "batch is 0"),
-        ({"precision": "fp8"}, "precision 'fp8' is not known"),
+        ({"precision": "fp8"}, "precision is 'fp8'; expected 'fp32', 'bf16'"),
         ({"device": "tpu"}, "tpu"),
     ],
 )

@@ -13,6 +13,7 @@ import numpy as np
 
 import canvas_fm as cf
 from canvas_fm.inference.embed import resumable as unfinished
+from serving.api.routes import create_app
 from serving.core.core import Core
 from serving.protocol.settings import Settings
 from tests.serving.conftest import SHAPE, refused
@@ -121,10 +122,10 @@ def test_a_folder_of_jobs_that_cannot_be_used_ends_the_start(model: Path, tmp_pa
         core = Core(
             lambda: Settings(model=str(model), jobs=str(tmp_path / "file")), on_failure=failures.append
         )
-        await core.start()
-        while not failures and not core.ready:
-            await asyncio.sleep(0.01)
-        await core.stop()
+        app = create_app(core)
+        async with app.router.lifespan_context(app):
+            while not failures and not core.ready:
+                await asyncio.sleep(0.01)
 
     asyncio.run(whole())
     assert failures == [f"the folder of jobs {tmp_path}/file cannot be used: File exists"]

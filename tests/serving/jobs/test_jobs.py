@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import threading
 import time
 import zipfile
@@ -127,8 +126,7 @@ def test_a_job_goes_on_after_a_restart(
         assert slow.reached.wait(20)
         assert until(client, job, "running")["done"] >= 32
         threading.Timer(0.3, slow.go.set).start()
-    rows = tmp_path / "jobs" / job["id"] / "embeddings.emb.zarr.unfinished" / "progress.json"
-    assert list(json.loads(rows.read_bytes())["done"]) == ["0"]
+    assert (tmp_path / "jobs" / job["id"] / "embeddings.emb.zarr.unfinished").is_dir()
     before = slow.crops
     client = run()
     assert client.get(f"/v1/jobs/{job['id']}").json()["state"] in ("running", "queued", "done")
