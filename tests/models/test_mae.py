@@ -141,13 +141,22 @@ def test_a_mask_is_drawn_by_the_generator_at_the_ratio_asked_for():
 
 
 def test_decoder_sizes_that_do_not_fit_are_refused_and_its_mask_token_begins_small():
-    for change in ({"dim": 20}, {"dim": 24, "heads": 5}, {"depth": 0}, {"heads": 0}, {"dim": 0}):
+    for change in (
+        {"dim": 20},
+        {"dim": 20, "heads": 4},
+        {"dim": 24, "heads": 5},
+        {"depth": 0},
+        {"heads": 0},
+        {"dim": 0},
+    ):
         with pytest.raises(ValueError, match="divisible by 6 and by heads"):
             DecoderConfig(**change)
     torch.manual_seed(0)
     decoder = MaskedAutoencoder(SMALL, SMALL_DECODER).decoder
     assert 0.005 < decoder.mask_token.std() < 0.04
-    assert decoder.head.weight.abs().max() <= (6 / (24 + 32)) ** 0.5
+    bound = (6 / (24 + 32)) ** 0.5  # Xavier-uniform, as every matrix
+    assert 0.9 * bound < decoder.head.weight.abs().max() <= bound
+    assert not decoder.head.bias.any()
     assert decoder.blocks[0].mlp.fc1.weight.shape == (96, 24)
 
 

@@ -102,6 +102,7 @@ def test_text_late_in_a_column_keeps_its_early_numbers_as_written(tmp_path: Path
         ("Z,Y,X\n1,2,3\n4,abc,6\n", "row 2: Y is 'abc', expected a number"),
         ("z,y,x\n1,2,3\n4,5\n", "row 2 has 2 values; the column row names 3"),
         ("z,y,x,Y\n1,2,3,4\n", "has the column y more than once"),
+        ("z;y;x\n1,5,5;2;3\n", "row 1: z is '1,5,5', expected a number"),
     ],
 )
 def test_a_wrong_file_is_refused_with_its_row(tmp_path: Path, text: str, sentence: str) -> None:

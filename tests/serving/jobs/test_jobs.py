@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import threading
 import time
 import zipfile
@@ -126,7 +127,8 @@ def test_a_job_goes_on_after_a_restart(
         assert slow.reached.wait(20)
         assert until(client, job, "running")["done"] >= 32
         threading.Timer(0.3, slow.go.set).start()
-    assert (tmp_path / "jobs" / job["id"] / "embeddings.emb.zarr.unfinished").is_dir()
+    mark = tmp_path / "jobs" / job["id"] / "embeddings.emb.zarr.unfinished" / "mark.json"
+    assert list(json.loads(mark.read_bytes())["state"]["done"]) == ["0"]
     before = slow.crops
     client = run()
     assert client.get(f"/v1/jobs/{job['id']}").json()["state"] in ("running", "queued", "done")

@@ -57,7 +57,8 @@ def test_the_place_stays_within_the_shift_of_the_centre_voxel_or_its_mirror_imag
         at = (profile * torch.arange(size)).sum(dim=1) / profile.sum(dim=1)
         reach = shift * (2**0.5 if axis > 1 else 1) * 1.2 + 0.3
         assert (at - size // 2).abs().max() <= reach
-        assert (at - size // 2).abs().max() > 0.9
+        # Whole voxels where nothing is turned: one along z, of 1.4 at most.
+        assert (at - size // 2).abs().max() > (1.0 if free else 1 - 1e-3)
 
 
 @pytest.mark.parametrize("crop", [(8, 16, 16), (16, 32, 32), (6, 8, 12)])
