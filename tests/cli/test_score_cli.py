@@ -8,6 +8,7 @@ import json
 import numpy as np
 import pytest
 import yaml
+import zarr
 
 from canvas_fm.cli import build_parser
 from canvas_fm.cli.verbs.points import FORMATS
@@ -33,6 +34,22 @@ def test_evaluate_says_what_python_says(files, result):
     assert found["f1"] == pytest.approx(0.8)
     assert found["average_precision"] == pytest.approx(0.8)
     assert len(found["files"]["truth"]["sha256"]) == 64
+
+
+def test_a_channel_of_the_volume_is_chosen(files, result, refusal):
+    """Points outside are found by the volume's shape, whatever the other channels hold."""
+    axes = [{"name": "c", "type": "channel"}]
+    axes += [{"name": a, "type": "space", "unit": "micrometer"} for a in "zyx"]
+    steps = [{"type": "scale", "scale": [1, 4, 2, 2]}]
+    group = zarr.open_group(files / "two.zarr", mode="w", zarr_format=2)
+    group.create_array("0", data=np.ones((2, 4, 60, 80), np.uint16))
+    level = {"path": "0", "coordinateTransformations": steps}
+    group.attrs["multiscales"] = [{"version": "0.4", "axes": axes, "datasets": [level]}]
+    words = ["evaluate", files / "pred.csv", files / "truth.csv", "--tolerance-um", 6]
+    assert "choose one with --c" in refusal(*words, "--volume", files / "two.zarr")
+    found = result(*words, "--volume", files / "two.zarr", "--c", 1)
+    assert found["voxel_um"] == [4.0, 2.0, 2.0]
+    assert [found[name] for name in ("tp", "fp", "fn")] == [8, 2, 2]
 
 
 def test_evaluate_for_people_marks_the_tuned_threshold(files, run):

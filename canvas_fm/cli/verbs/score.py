@@ -61,6 +61,10 @@ def _fill_evaluate(parser: Parser) -> None:
     parser.add_argument(
         "--volume", metavar="VOLUME", help="the image: finds points outside, and is in the figure"
     )
+    for axis, what in (("t", "time point"), ("c", "channel")):
+        parser.add_argument(
+            f"--{axis}", type=int, metavar="INDEX", help=f"{what} of the volume, where there is more than one"
+        )
     parser.add_argument(
         "--figure",
         metavar="FIG.png",
@@ -108,7 +112,9 @@ def run_evaluate(args: argparse.Namespace) -> None:
     if args.volume is not None:
         from canvas_fm.data.volume.volume import Volume
 
-        volume = Volume.open(args.volume, voxel_um=args.voxel_um, missing_chunks=args.missing_chunks)
+        volume = Volume.open(
+            args.volume, voxel_um=args.voxel_um, t=args.t, c=args.c, missing_chunks=args.missing_chunks
+        )
     stated = None if volume is None else volume.voxel_um
     score = evaluate(
         points,

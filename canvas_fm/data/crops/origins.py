@@ -88,6 +88,11 @@ def _sample(volume: Volume, random: np.random.Generator) -> dict[Zyx, np.ndarray
     seen = 0
     for index in _drawn_chunks(volume, random):
         chunk = volume.read_chunk(index)
+        if chunk.dtype.kind == "f" and not np.isfinite(chunk).all():
+            start = tuple(i * size for i, size in zip(index, volume.chunk_zyx, strict=True))
+            raise CanvasError(
+                f"{volume.name} holds NaN or infinite values near {start} (z, y, x); replace them first"
+            )
         if chunk.min() < chunk.max():
             sample[index] = chunk
             seen += chunk.size

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr
 
 from canvas_fm.data.crops.origins import crop_starts, draw_starts, grid_starts, signal_threshold
 from canvas_fm.data.volume.volume import Volume
@@ -85,6 +86,15 @@ def test_more_crops_than_bright_voxels(tmp_path: Path) -> None:
     starts = draw_starts(Volume.open(tmp_path / "a.zarr"), (4, 8, 8), 40, foreground=1, seed=0)
     assert ((starts <= (3, 4, 5)) & (np.add(starts, (4, 8, 8)) > (3, 4, 5))).all()
     assert len(np.unique(starts, axis=0)) > 5
+
+
+def test_nan_is_named_as_nan_and_not_as_a_lack_of_signal(tmp_path: Path) -> None:
+    voxels = np.random.default_rng(0).random((20, 40, 40)).astype(np.float32)
+    voxels[0] = np.nan  # background of a fused or registered volume
+    zarr.save_array(tmp_path / "fused.zarr", voxels)
+    volume = Volume.open(tmp_path / "fused.zarr", voxel_um=(4, 2, 2))
+    with pytest.raises(CanvasError, match="fused holds NaN or infinite values"):
+        draw_starts(volume, CROP, 9, foreground=0.5, seed=0)
 
 
 def test_a_volume_without_signal_is_refused_only_for_foreground(tmp_path: Path) -> None:
