@@ -73,6 +73,7 @@ export class MapView {
       });
       if (!loaded) return;
       [this.about, { data: this.xy }, this.rows] = loaded;
+      this.colouring = null; // the one before is of other cells
       this.plot.points(this.xy);
       this.selected = new Uint32Array();
       this.#controls();
@@ -106,13 +107,14 @@ export class MapView {
 
   /** A column's values, asked for once; `about` where the map is not there yet. */
   column(name, about = this.about) {
-    if (!this.#columns.has(name)) {
+    const key = JSON.stringify([about.index, about.method, name]);
+    if (!this.#columns.has(key)) {
       const query = { index: about.index, method: about.method, name };
       const coming = askArray("map/column", { query }).then(({ data }) => data);
-      coming.catch(() => this.#columns.delete(name));
-      this.#columns.set(name, coming);
+      coming.catch(() => this.#columns.delete(key));
+      this.#columns.set(key, coming);
     }
-    return this.#columns.get(name);
+    return this.#columns.get(key);
   }
 
   /** The first usual column that tells cells apart. */
@@ -125,12 +127,13 @@ export class MapView {
   }
 
   async colour(name) {
+    const { about } = this;
     this.by = name;
     this.choice.value = name;
     this.#hidden.clear();
     try {
       const values = await this.column(name);
-      if (this.by !== name) return; // another one was chosen meanwhile
+      if (this.by !== name || this.about !== about) return; // another column or map was chosen meanwhile
       this.colouring = colouring(values, this.about.columns[name].words);
     } catch (problem) {
       return notice(byId("legend"), problem.message, "problem");
@@ -190,6 +193,7 @@ export class MapView {
 
   /** What is known of a cell without asking: its value in the column that colours. */
   valueOf(i) {
+    if (!this.colouring) return "…"; // its column is on its way
     const { kind, groups, of } = this.colouring;
     return kind === "words" ? groups[of[i]].name : shown(of[i]);
   }

@@ -98,6 +98,27 @@ def test_a_pan_draws_a_frame_for_each_move(page: Page, url: str) -> None:
     )  # the first pixels of a drag may be a click's
 
 
+def test_pointing_at_cells_whose_colours_are_on_their_way(page: Page, url: str) -> None:
+    """The colouring of the index before is no longer asked, and the new one is shown when it comes."""
+    look_at(page, url, "map")
+    held: list[Any] = []
+    page.tab.route(
+        "**/map/column?*",
+        lambda route: route.continue_() if "name=row" in route.request.url else held.append(route),
+    )
+    page.fill("#map-controls select", "many")
+    page.wait(f"document.querySelector('#map-box canvas').dataset.cells === '{MANY}'", 60)
+    for x, y in on_screen(page, map_of(url, "many"))[-40:]:  # rows that the first index does not have
+        page.mouse("Moved", x, y)
+        page.run("new Promise((done) => requestAnimationFrame(done))")
+    assert held
+    for route in held:
+        route.continue_()
+    page.tab.unroute("**/map/column?*")
+    page.wait("document.querySelector('#map-note').innerText.startsWith('100,000 cells')")
+    assert len(page.run("[...document.querySelectorAll('#legend .word')]")) == 6
+
+
 def test_the_wheel_zooms_around_the_pointer(page: Page, url: str) -> None:
     look_at(page, url, "map")
     xy = map_of(url, "spots")
