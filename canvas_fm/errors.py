@@ -1,18 +1,18 @@
-"""The errors a caller can meet: each says what was given, what was expected and what to do next."""
+"""Exceptions with user-facing messages: each says what was given, what was expected and what to do next."""
 
 from __future__ import annotations
 
 
 class CanvasError(Exception):
-    """A mistake of the caller or of their files: one sentence, exit code 1, 4xx over HTTP."""
+    """An error in the caller's arguments or files: one-line message, exit code 1, HTTP 4xx."""
 
 
 class BadInput(CanvasError, ValueError):
-    """What a head cannot learn from; a ValueError too, because scikit-learn's tools expect one."""
+    """Training data that a head cannot learn from; also a ValueError, as scikit-learn's tools expect."""
 
 
 class DamagedStore(CanvasError):
-    """A file on disk is not what was written: names the array, the chunk and the cause."""
+    """A file on disk fails its integrity check; the message names the array, the chunk and the cause."""
 
     def __init__(self, store: object, array: str, chunk: str, cause: str, hint: str = "") -> None:
         self.store, self.array, self.chunk, self.cause = str(store), array, chunk, cause
@@ -21,7 +21,7 @@ class DamagedStore(CanvasError):
 
 
 class Unreachable(CanvasError):
-    """A remote store that does not answer, or not as it should; `passing` where it may later."""
+    """A remote store that does not answer, or answers wrongly; `passing` where a retry may succeed."""
 
     def __init__(self, message: str, *, passing: bool) -> None:
         super().__init__(message)
@@ -29,7 +29,7 @@ class Unreachable(CanvasError):
 
 
 class ModelMismatch(CanvasError):
-    """Two artefacts that do not belong together: another encoder, voxel size or class of model."""
+    """Two artefacts that are incompatible: different encoder, voxel size or model class."""
 
 
 class MissingExtra(CanvasError):
@@ -41,4 +41,4 @@ class MissingExtra(CanvasError):
 
 
 class StorageFull(CanvasError):
-    """The disk is full; what was there before is untouched."""
+    """The disk is full; existing files are untouched."""

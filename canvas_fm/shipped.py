@@ -23,12 +23,12 @@ SAMPLE = "sample:"
 
 def shipped(kind: str) -> dict[str, Path]:
     """Names and paths of the shipped things of a kind: `recipe`, `card`, `model` or `sample`."""
-    found: dict[str, Path] = {}
+    paths: dict[str, Path] = {}
     for root in _ROOTS[kind]:
         for path in sorted(root.glob(f"*{_SUFFIX[kind]}")) if root.is_dir() else []:
             if not path.name.startswith((".", "_", "README")):
-                found.setdefault(path.name.removesuffix(_SUFFIX[kind]), path)
-    return found
+                paths.setdefault(path.name.removesuffix(_SUFFIX[kind]), path)
+    return paths
 
 
 def catalogue() -> dict[str, dict[str, str]]:
@@ -59,25 +59,27 @@ def card_of(folder: str | Path) -> str | None:
     return None
 
 
-def find(kind: str, given: str | Path) -> Path:
+def find(kind: str, reference: str | Path) -> Path:
     """The path itself where it exists, else the shipped thing of that name.
 
     A model is a folder, a recipe or card a file: a folder `phantom` does not hide the recipe of that name.
     """
-    path = Path(given)
+    path = Path(reference)
     if kind != "sample" and (path.is_dir() if kind == "model" else path.is_file()):
         return path
     known = shipped(kind)
-    name = str(given).removesuffix(_SUFFIX[kind]) if _SUFFIX[kind] else str(given)
+    name = str(reference).removesuffix(_SUFFIX[kind]) if _SUFFIX[kind] else str(reference)
     if name in known:
         return known[name]
     listing = ", ".join(known) or "none in this version"
     if path.exists():
         raise CanvasError(
-            f"{given} is a {'file' if path.is_file() else 'folder'}; a {kind} is "
+            f"{reference} is a {'file' if path.is_file() else 'folder'}; a {kind} is "
             f"{'a folder' if kind == 'model' else 'a file'}"
         )
-    raise CanvasError(f"no {kind} at {str(given)!r}, and none is shipped by that name; shipped: {listing}")
+    raise CanvasError(
+        f"no {kind} at {str(reference)!r}, and none is shipped by that name; shipped: {listing}"
+    )
 
 
 def sample_file(path: str | Path, file: str) -> Path:

@@ -1,4 +1,4 @@
-"""Writing so that a crash never leaves half a file and a full disk is said in a sentence."""
+"""Atomic file writes, and a readable error for a full disk."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 @contextmanager
 def disk_full_is_said(path: Path) -> Iterator[None]:
-    """Turn "no space left" on the way to `path` into StorageFull, however deep a library wraps it."""
+    """Context manager: turn ENOSPC while writing `path` into StorageFull, however deep a library wraps it."""
     try:
         yield
     except Exception as problem:
@@ -32,7 +32,7 @@ def disk_full_is_said(path: Path) -> Iterator[None]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a rename inside `folder` survive a power cut."""
+    """fsync a folder, so that a rename inside it survives a power cut."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -41,7 +41,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
-    """Replace `path` by what `write(temporary)` writes: temporary file, fsync, rename, fsync of the folder.
+    """Replace `path` atomically: `write(temporary)`, fsync, rename, fsync of the folder.
 
     Killed at any moment, `path` is either the old file or the new one. Raises StorageFull on a full disk.
     """

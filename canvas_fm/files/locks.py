@@ -1,4 +1,4 @@
-"""Work on a folder by one process at a time, and only from the inputs that it was begun with."""
+"""Exclusive locks on output folders, and a check that resumed work has the same inputs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _log = logging.getLogger(__name__)
 
 
 def try_lock(path: Path) -> int | None:
-    """A lock on a file, held until it is closed or the process ends; None where another process holds it."""
+    """An exclusive lock on a file, held until it is closed or the process ends; None if another has it."""
     lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -29,7 +29,7 @@ def try_lock(path: Path) -> int | None:
 
 
 def take_lock(folder: Path, out: Path) -> int:
-    """A lock on the folder of the work on `out`; CanvasError where another process holds it."""
+    """The exclusive lock of the work on `out`; CanvasError where another process holds it."""
     lock = try_lock(folder / "lock")
     if lock is None:
         raise CanvasError(f"another process is writing {out}; wait for it, or stop it")
@@ -37,7 +37,7 @@ def take_lock(folder: Path, out: Path) -> int:
 
 
 def refuse_other_inputs(where: Path, then: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raise CanvasError that names what differs between the inputs of earlier work and those of now."""
+    """Raise CanvasError that names each input that differs between the earlier work and this."""
     differ = [key for key in {**then, **now} if then.get(key) != now.get(key)]
     if differ:
         named = ", ".join(f"{key} (was {_short(then.get(key))}, is {_short(now.get(key))})" for key in differ)

@@ -1,4 +1,4 @@
-"""Options that several ways of asking share: said once, checked once, for Python, command line and HTTP.
+"""Declarative option sets: one pydantic model each for Python keywords, CLI flags and HTTP parameters.
 
 Each set of options is a frozen pydantic model in the lowest room that uses it. Keyword arguments (`takes`),
 flags (`canvas_fm.cli.flags`), parameters and bodies over HTTP are made from it, so that a new option is a
@@ -25,7 +25,7 @@ Size = Annotated[float, Field(gt=0)]
 
 
 def _as_tuple(value: Any) -> Any:
-    """Lists and arrays as the tuple that a model expects."""
+    """Convert lists and arrays to the tuples that the models declare."""
     return value if value is None or isinstance(value, str | bytes) else tuple(value)
 
 
@@ -34,20 +34,20 @@ AnySequence = BeforeValidator(_as_tuple)
 
 @dataclass(frozen=True)
 class Flag:
-    """How an option looks on the command line, where its name and type do not say it."""
+    """Annotation of a field for the command line, where name and type do not determine its flag."""
 
     metavar: str | tuple[str, ...] | None = None
     name: str | None = None
 
 
 class Options(BaseModel):
-    """A set of options: unknown names are refused, values do not change."""
+    """Base of all option sets: frozen, unknown names refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @classmethod
     def of(cls: type[Chosen], **given: Any) -> Chosen:
-        """The options by name; CanvasError with the first that is wrong."""
+        """Build from keyword arguments; CanvasError with the first invalid one."""
         try:
             return cls.model_validate(given)
         except ValidationError as problem:
@@ -55,14 +55,14 @@ class Options(BaseModel):
 
     @property
     def given(self) -> dict[str, Any]:
-        """Those that were stated, as keyword arguments."""
+        """The options that were set explicitly, as keyword arguments."""
         return {name: getattr(self, name) for name in self.model_fields_set}
 
 
 def faults(
     problem: ValidationError, kind: type[BaseModel], called: Callable[[str], str] = lambda name: name
 ) -> list[str]:
-    """A sentence for each option that is wrong; `called` is what the caller knows an option by."""
+    """One message for each invalid option; `called` maps a field to the name that the caller uses."""
     sentences: dict[str, str] = {}
     for error in problem.errors():
         name = str(error["loc"][0]) if error["loc"] else ""
@@ -86,12 +86,12 @@ def faults(
 
 
 def flag_of(field: FieldInfo) -> Flag:
-    """What the field's annotation says of its flag."""
+    """The `Flag` annotation of a field."""
     return next((each for each in field.metadata if isinstance(each, Flag)), Flag())
 
 
 def takes(kind: type[Options]) -> Callable[[F], F]:
-    """For a function with `**options`: its signature and its help name the options of `kind`."""
+    """Decorator of functions with `**options`: signature and help list the options of `kind`."""
 
     def described(function: F) -> F:
         signature = inspect.signature(function)

@@ -1,4 +1,4 @@
-"""Work that can be resumed after a kill: parts that carry their own checksum, a mark, a lock.
+"""Resumable work: a folder of finished parts with checksums, a state file and a lock.
 
 A part is a file of arrays, found by its name. A folder `OUT.unfinished` holds the parts of one result, and
 the mark that names the inputs that it is made from. Neither is ever trusted: what was damaged, or written
@@ -31,14 +31,14 @@ Work = TypeVar("Work", bound="ResumableFolder")
 
 
 class Part(NamedTuple):
-    """Named arrays and what is said of them (JSON)."""
+    """Named arrays with JSON metadata."""
 
     arrays: dict[str, np.ndarray]
     about: dict[str, Any]
 
 
 def write_part(path: Path, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any] | None = None) -> None:
-    """Write arrays and a few facts as one file that begins with the sha256 of the rest, atomically."""
+    """Write arrays and metadata atomically as one file that begins with the sha256 of the rest."""
     buffer = io.BytesIO()
     named: dict[str, Any] = {_ABOUT: np.array(json.dumps(dict(about or {}))), **arrays}
     np.savez(buffer, **named)
@@ -48,7 +48,7 @@ def write_part(path: Path, arrays: Mapping[str, np.ndarray], about: Mapping[str,
 
 
 def read_part(path: Path) -> Part | None:
-    """What `write_part` wrote; None where it is not there, or, with a warning, where its bytes are others."""
+    """Read what `write_part` wrote; None if it is missing or, with a warning, if its checksum differs."""
     if not path.exists():
         return None
     try:
@@ -64,12 +64,12 @@ def read_part(path: Path) -> Part | None:
 
 
 def unfinished_folder(out: Path) -> Path:
-    """The folder of the work on `out` until it is done."""
+    """The working folder of `out`, `OUT.unfinished`."""
     return out.with_name(out.name + ".unfinished")
 
 
 class ResumableFolder:
-    """The folder `OUT.unfinished`, opened by one process at a time.
+    """The working folder `OUT.unfinished`, locked for one process at a time.
 
     `inputs` is all that decides the result: resuming work that was begun with other inputs is refused.
     `state` is kept by `mark` and read when the folder is opened again.
@@ -101,42 +101,42 @@ class ResumableFolder:
             self._lock = None
 
     def mark(self) -> None:
-        """Write the inputs and the state."""
+        """Write inputs and state to the state file."""
         content = {"format": _FORMAT, "inputs": self.inputs, "state": self.state}
         write_text_atomic(self.folder / _MARK, _with_sha256(content))
 
     def write(
         self, name: str, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any] | None = None
     ) -> None:
-        """Keep a finished part."""
+        """Write a finished part."""
         write_part(self.folder / f"{name}.part", arrays, about)
 
     def read(self, name: str) -> Part | None:
-        """A finished part; None where it has to be computed."""
+        """Read a finished part; None where it has to be computed."""
         return read_part(self.folder / f"{name}.part")
 
     def remove(self) -> None:
-        """Delete the folder: its result is written."""
+        """Delete the working folder once the result is written."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _resume(self) -> None:
-        begun = [path for path in self.folder.iterdir() if path.name != "lock"]
-        if begun and (content := _read_mark(self.folder / _MARK)) is not None:
+        existing_files = [path for path in self.folder.iterdir() if path.name != "lock"]
+        if existing_files and (content := _read_mark(self.folder / _MARK)) is not None:
             refuse_other_inputs(self.folder, content["inputs"], self.inputs)
             self.state = content["state"]
             return
-        if begun:
+        if existing_files:
             _log.warning(
                 "%s was left by another version, or its mark is damaged: everything is computed again",
                 self.folder,
             )
-        for path in begun:
+        for path in existing_files:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         self.mark()
 
 
 def _read_mark(path: Path) -> dict[str, Any] | None:
-    """The content of a mark; None for any text that `ResumableFolder.mark` did not write."""
+    """Parse a state file; None for anything that `ResumableFolder.mark` did not write."""
     try:
         text = path.read_text(encoding="utf-8")
         content: dict[str, Any] = json.loads(text)

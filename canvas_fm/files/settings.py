@@ -1,4 +1,4 @@
-"""YAML files that say what to do: read strictly, checked against a schema, every fault in a sentence."""
+"""Strict YAML: parsed, validated against a pydantic schema, all errors with the nearest valid key."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from canvas_fm.errors import CanvasError
 
 
 class Section(BaseModel):
-    """A part of a file: an unknown key is a fault, and so is a text where a number is due."""
+    """Base of schema sections: unknown keys are errors, and so is text where a number is expected."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
@@ -27,7 +27,7 @@ Schema = TypeVar("Schema", bound=BaseModel)
 
 
 def read_settings(path: str | Path, schema: type[Schema]) -> Schema:
-    """The file as `schema` has it; CanvasError with the first fault, naming the key that was meant."""
+    """Read and validate a YAML file; CanvasError with the first error, naming the nearest valid key."""
     settings, faults = check_settings(path, schema)
     if settings is None:
         raise CanvasError(f"{path}: {faults[0]}")
@@ -37,7 +37,7 @@ def read_settings(path: str | Path, schema: type[Schema]) -> Schema:
 def check_settings(
     path: str | Path, schema: type[Schema], *, trusted: bool = True
 ) -> tuple[Schema | None, list[str]]:
-    """The file as `schema` has it, or None and a sentence for each fault, unknown keys first.
+    """The validated YAML file, or None and one message for each error, unknown keys first.
 
     One that is not `trusted` may not use aliases (a few lines of them unfold to more than any memory) and has
     to be short.
@@ -60,7 +60,7 @@ def check_settings(
 
 
 class Loader(yaml.SafeLoader):
-    """YAML with 1e-6 as a number (YAML 1.1 reads it as text), no dates, a key given twice as an error."""
+    """YAML loader: 1e-6 is a number (YAML 1.1 reads text), no dates, duplicate keys are errors."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
@@ -79,7 +79,7 @@ Loader.add_constructor("tag:yaml.org,2002:timestamp", lambda loader, node: str(n
 
 
 class _Plain(Loader):
-    """Without aliases."""
+    """YAML dumper without aliases."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
@@ -89,7 +89,7 @@ class _Plain(Loader):
 
 
 def explain(problem: ValidationError, schema: type[BaseModel]) -> list[tuple[str, str]]:
-    """(key, sentence) of each fault: the key, what was given, what was expected; unknown keys first."""
+    """(key, message) of each validation error, unknown keys first."""
     by_key: dict[str, list[ErrorDetails]] = {}
     for fault in sorted(problem.errors(), key=lambda fault: fault["type"] != "extra_forbidden"):
         by_key.setdefault(_key(fault), []).append(fault)
@@ -101,7 +101,7 @@ def _too_short(fault: ErrorDetails) -> bool:
 
 
 def _key(fault: ErrorDetails) -> str:
-    """Where a fault is, without the names that pydantic gives to the members of a union."""
+    """The dotted key of an error, without the names that pydantic gives to the members of a union."""
     key = ""
     for part in fault["loc"][: -1 if _too_short(fault) else None]:
         if isinstance(part, int):
@@ -117,12 +117,12 @@ def _sentence(key: str, faults: Sequence[ErrorDetails], schema: type[BaseModel])
         return f"unknown key {key!r}; {_nearest(key, schema)}"
     if fault["type"] == "missing" and not _too_short(fault):
         return f"the key {key!r} is missing"
-    first, *more = dict.fromkeys(_expected(one) for one in faults)
+    first, *more = dict.fromkeys(_expected(text) for text in faults)
     if fault["type"] == "value_error":
         return f"{key}: {first}" if key else first
-    given = repr(fault["input"])
-    given = given if len(given) <= _SHOWN else f"{given[:_SHOWN]}…"
-    return f"{key} is {given}; {' or '.join([first, *(one.removeprefix('expected ') for one in more)])}"
+    value = repr(fault["input"])
+    value = value if len(value) <= _SHOWN else f"{value[:_SHOWN]}…"
+    return f"{key} is {value}; {' or '.join([first, *(text.removeprefix('expected ') for text in more)])}"
 
 
 def _expected(fault: ErrorDetails) -> str:
@@ -135,7 +135,7 @@ def _expected(fault: ErrorDetails) -> str:
 
 
 def _nearest(key: str, schema: type[BaseModel]) -> str:
-    """The key that an unknown one most likely means; one of its own section before one of another."""
+    """The valid key closest to an unknown one, preferably in the same section."""
     section, _, last = key.rpartition(".")
     plain = re.sub(r"\[\d+\]", "", section)
     closeness = {}
@@ -147,12 +147,12 @@ def _nearest(key: str, schema: type[BaseModel]) -> str:
     best = max(closeness, key=lambda name: closeness[name])
     if closeness[best] > 0.6:
         return f"did you mean {best.replace(plain, section, 1)!r}?" if plain else f"did you mean {best!r}?"
-    here = [name.rpartition(".")[2] for name in closeness if name.rpartition(".")[0] == plain]
-    return f"known there: {', '.join(here)}"
+    siblings = [name.rpartition(".")[2] for name in closeness if name.rpartition(".")[0] == plain]
+    return f"known there: {', '.join(siblings)}"
 
 
 def _names(schema: Any, prefix: str = "") -> Iterator[str]:
-    """Dotted names of every key, those inside lists and choices included."""
+    """Dotted names of all keys of a schema, those inside lists and unions included."""
     if isinstance(schema, type) and issubclass(schema, BaseModel):
         for name, field in schema.model_fields.items():
             yield f"{prefix}{name}"
