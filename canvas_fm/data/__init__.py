@@ -1,1 +1,1 @@
-"""What you can hold: volumes, points, crops and the synthetic brain. Imports no torch."""
+"""Volumes, points, crops and synthetic brains. Imports no torch."""

@@ -1,4 +1,4 @@
-"""Values in memory, bounded by their bytes, the least recently used forgotten first."""
+"""A byte-bounded, thread-safe LRU cache."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ V = TypeVar("V")
 
 
 class LruCache(Generic[K, V]):
-    """At most `limit` bytes of values, each of `size_of` bytes; safe to use from several threads.
+    """LRU cache of at most `limit` bytes; `size_of` gives the bytes of a value. Thread-safe.
 
     What is larger than the limit is not kept, and a key that is held keeps its value.
     """
@@ -23,14 +23,14 @@ class LruCache(Generic[K, V]):
         self._lock = threading.Lock()
 
     def get(self, key: K) -> V | None:
-        """The value, used just now; None where it is not held."""
+        """The cached value, marked as most recently used; None on a miss."""
         with self._lock:
             if key in self._values:
                 self._values.move_to_end(key)
             return self._values.get(key)
 
     def put(self, key: K, value: V) -> None:
-        """Hold a value; the least recently used ones make room."""
+        """Store a value and evict the least recently used ones beyond the limit."""
         if self._size_of(value) > self.limit:
             return
         with self._lock:
@@ -41,7 +41,7 @@ class LruCache(Generic[K, V]):
                 self.held -= self._size_of(self._values.popitem(last=False)[1])
 
     def forget(self, key: K) -> None:
-        """Drop a value, if it is held."""
+        """Remove a value, if present."""
         with self._lock:
             if key in self._values:
                 self.held -= self._size_of(self._values.pop(key))

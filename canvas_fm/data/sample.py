@@ -1,4 +1,4 @@
-"""Small real volumes with their true cells, shipped with the package: `sample:cfos`, `sample:microglia`."""
+"""Small real volumes with ground truth, shipped with the package: `sample:cfos`, `sample:microglia`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _KEYS = ("marker", "cube", "origin_zyx", "voxel_um", "voxel_size", "source", "li
 
 
 class Sample(NamedTuple):
-    """A volume, its true cell centres in voxels of level 0, and where both come from."""
+    """A volume, its true cell centres (n, 3) z, y, x in voxels of level 0, and the source of both."""
 
     volume: Volume
     cells: Points

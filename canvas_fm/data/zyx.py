@@ -1,4 +1,4 @@
-"""Positions and sizes: always three numbers in the order z, y, x, and refused as anything else."""
+"""Validation of positions and sizes: three numbers in the order z, y, x."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ ZyxLike = Sequence[SupportsIndex] | np.ndarray
 ZyxUmLike = Sequence[SupportsFloat] | np.ndarray
 
 
-def whole_zyx(given: ZyxLike, name: str) -> Zyx:
-    """Three whole numbers; CanvasError, naming the argument, for anything else."""
+def whole_zyx(values: ZyxLike, name: str) -> Zyx:
+    """Validate three whole numbers; CanvasError names the argument."""
     try:
-        z, y, x = (operator.index(value) for value in given)
+        z, y, x = (operator.index(value) for value in values)
     except (TypeError, ValueError) as problem:
-        raise CanvasError(f"{name} is {given!r}; expected three whole numbers: z, y, x") from problem
+        raise CanvasError(f"{name} is {values!r}; expected three whole numbers: z, y, x") from problem
     return z, y, x
 
 
-def check_voxel_um(given: ZyxUmLike) -> ZyxUm:
-    """Three positive lengths in micrometres; CanvasError for anything else."""
+def check_voxel_um(sizes: ZyxUmLike) -> ZyxUm:
+    """Validate three positive lengths in micrometres."""
     try:
-        z, y, x = (float(value) for value in given)
+        z, y, x = (float(value) for value in sizes)
     except (TypeError, ValueError) as problem:
-        raise CanvasError(f"voxel_um is {given!r}; expected three lengths in micrometres: z y x") from problem
+        raise CanvasError(f"voxel_um is {sizes!r}; expected three lengths in micrometres: z y x") from problem
     if not all(math.isfinite(size) and size > 0 for size in (z, y, x)):
         raise CanvasError(f"voxel_um is {(z, y, x)}; expected three positive lengths in micrometres: z y x")
     return z, y, x

@@ -1,1 +1,1 @@
-"""Boxes of voxels around points: where they lie, and reading many of them fast."""
+"""Crops: boxes of voxels around points; their positions, and reading many of them fast."""

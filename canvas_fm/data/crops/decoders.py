@@ -1,4 +1,4 @@
-"""Ways to the decoded chunks of a volume: the volume's own, and tensorstore after the volume's checks."""
+"""Backends that decode chunks of a volume: zarr-python, tensorstore, and parallel remote reads."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _AHEAD_BYTES = 16 * 2**20  # what tensorstore decodes while the chunks before ar
 
 @runtime_checkable
 class Decoder(Protocol):
-    """Gives decoded chunks, clipped at the volume's border, in the order of their indices."""
+    """Protocol of the backends: decoded chunks, clipped at the volume's border, in index order."""
 
     name: str
 
@@ -31,7 +31,7 @@ class Decoder(Protocol):
 
 
 def open_decoder(volume: Volume, backend: Backend = "auto") -> Decoder:
-    """The backend asked for; "auto" is tensorstore where it is installed and opens the store, else zarr.
+    """Open the chosen backend; "auto" is tensorstore if it is installed and opens the store, else zarr.
 
     Raises MissingExtra, or CanvasError where tensorstore was asked for and cannot open the store.
     """
@@ -51,7 +51,7 @@ def open_decoder(volume: Volume, backend: Backend = "auto") -> Decoder:
 
 
 class ZarrDecoder:
-    """Chunks through `Volume.read`, neighbours along x in one request."""
+    """Chunks by `Volume.read`, neighbours along x in one request."""
 
     name = "zarr"
 
@@ -78,20 +78,22 @@ class ZarrDecoder:
                     yield row[:, :, at * width : (at + 1) * width].copy()
 
 
-def _runs(indices: Sequence[Zyx], most: int) -> Iterator[tuple[Zyx, int]]:
-    """Stretches of indices that follow each other along x: (first, length)."""
+def _runs(indices: Sequence[Zyx], max_length: int) -> Iterator[tuple[Zyx, int]]:
+    """Runs of consecutive chunk indices along x: (first, length)."""
     at = 0
     while at < len(indices):
         z, y, x = indices[at]
         length = 1
-        while length < most and at + length < len(indices) and indices[at + length] == (z, y, x + length):
+        while (
+            length < max_length and at + length < len(indices) and indices[at + length] == (z, y, x + length)
+        ):
             length += 1
         yield indices[at], length
         at += length
 
 
 class AheadDecoder:
-    """Chunks of a remote volume through `Volume.read_chunk`, some at once: most time goes by waiting."""
+    """Chunks of a remote volume by `Volume.read_chunk`, prefetched in parallel to hide latency."""
 
     name = "zarr"
 
@@ -114,7 +116,7 @@ class AheadDecoder:
 
 
 class TensorstoreDecoder:
-    """Chunks through tensorstore, several at once, each after its file passed the volume's own checks.
+    """Chunks by tensorstore in parallel, each after its file passed the volume's integrity checks.
 
     A chunk that tensorstore cannot decode is handed to the volume, which names the damage or skips it.
     """
@@ -140,9 +142,9 @@ class TensorstoreDecoder:
         except (ValueError, OSError, NotImplementedError) as problem:
             cause = " ".join(str(problem).split())[:200]
             raise CanvasError(f"{volume.path} cannot be opened by tensorstore: {cause}") from problem
-        kept = [at for at, index in enumerate(place.picked) if index is None]
+        free_axes = [at for at, index in enumerate(place.picked) if index is None]
         array = array[tuple(slice(None) if index is None else index for index in place.picked)]
-        self._array = array.transpose([kept.index(at) for at in place.order_zyx])
+        self._array = array.transpose([free_axes.index(at) for at in place.order_zyx])
         self._volume = volume
         chunk_bytes = int(np.prod(volume.chunk_zyx)) * volume.dtype.itemsize
         self._ahead = int(np.clip(_AHEAD_BYTES // chunk_bytes, 2, 32))

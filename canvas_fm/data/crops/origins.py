@@ -1,4 +1,4 @@
-"""Where crops start: around points, at random, on signal, on a grid."""
+"""Crop origins: around points, random, on foreground signal, on a grid."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _MOST_VOXELS = 2**30
 
 
 def crop_starts(points_zyx: Real[np.ndarray, "n 3"], crop_zyx: Zyx) -> Int64[np.ndarray, "n 3"]:
-    """Where crops around points start: floor(p + ½) − s // 2; the point lies in voxel s // 2 of its crop."""
+    """First voxel of crops around points, (n, 3) int64 z, y, x: floor(p + ½) − size // 2 on each axis."""
     return np.floor(np.asarray(points_zyx) + 0.5).astype(np.int64) - np.asarray(crop_zyx) // 2
 
 
 def grid_starts(shape_zyx: Zyx, crop_zyx: Zyx, step_zyx: Zyx) -> Int64[np.ndarray, "n 3"]:
-    """Starts 0, step, 2·step … on each axis, as long as the crop lies inside the volume; in z, y, x order.
+    """First voxels 0, step, 2·step … of crops wholly inside the volume, in z, y, x order.
 
     Raises CanvasError where the crop is larger than the volume or a step is not positive.
     """
@@ -35,7 +35,7 @@ def grid_starts(shape_zyx: Zyx, crop_zyx: Zyx, step_zyx: Zyx) -> Int64[np.ndarra
 def draw_starts(
     volume: Volume, crop_zyx: Zyx, n: int, *, foreground: float, seed: int
 ) -> Int64[np.ndarray, "n 3"]:
-    """`n` random crops wholly inside the volume, in random order; the same for the same seed.
+    """First voxels (n, 3), z, y, x, of random crops wholly inside the volume; reproducible by seed.
 
     A share `foreground` of them (rounded) holds signal: each is placed around a random voxel at or above
     `signal_threshold`, which then lies anywhere in the crop's middle half. The rest is anywhere. Of a large
@@ -60,7 +60,7 @@ def draw_starts(
 
 
 def check_crop_fits(shape_zyx: Zyx, crop_zyx: Zyx, name: str) -> None:
-    """Raise CanvasError where a crop is larger than the volume on any axis."""
+    """Raise CanvasError if a crop is larger than the volume on any axis."""
     if any(s < 1 for s in crop_zyx):
         raise CanvasError(f"the crop is {tuple(crop_zyx)}; expected sizes of at least 1")
     if any(s > n for s, n in zip(crop_zyx, shape_zyx, strict=True)):
@@ -71,7 +71,7 @@ def check_crop_fits(shape_zyx: Zyx, crop_zyx: Zyx, name: str) -> None:
 
 
 def signal_threshold(volume: Volume, *, seed: int = 0) -> float:
-    """The intensity, in stored values, from which a voxel counts as signal.
+    """Foreground threshold of a volume, in stored intensity values.
 
     The 99th percentile of randomly drawn chunks (8 M voxels in all), or halfway from their median to their
     99.9th percentile if that is more: the first where signal is plenty, the second where it is so sparse that
@@ -83,9 +83,9 @@ def signal_threshold(volume: Volume, *, seed: int = 0) -> float:
 
 
 def _sample(volume: Volume, random: np.random.Generator) -> dict[Zyx, np.ndarray]:
-    """Drawn chunks that hold more than one value, up to `_SAMPLE` voxels in all."""
+    """Voxels of randomly drawn non-constant chunks, up to `_SAMPLE` in all."""
     sample: dict[Zyx, np.ndarray] = {}
-    seen = 0
+    voxels_read = 0
     for index in _drawn_chunks(volume, random):
         chunk = volume.read_chunk(index)
         if chunk.dtype.kind == "f" and not np.isfinite(chunk).all():
@@ -95,8 +95,8 @@ def _sample(volume: Volume, random: np.random.Generator) -> dict[Zyx, np.ndarray
             )
         if chunk.min() < chunk.max():
             sample[index] = chunk
-            seen += chunk.size
-        if seen >= _SAMPLE:
+            voxels_read += chunk.size
+        if voxels_read >= _SAMPLE:
             break
     return sample
 
@@ -114,12 +114,12 @@ def _threshold(volume: Volume, sample: dict[Zyx, np.ndarray]) -> float:
 
 
 def _signal_voxels(volume: Volume, n: int, random: np.random.Generator) -> Int64[np.ndarray, "n 3"]:
-    """`n` voxels at or above the threshold, from as many chunks as it takes."""
+    """`n` random voxels at or above the threshold, from as many chunks as it takes."""
     seed = int(random.integers(2**62))
     sample = _sample(volume, np.random.default_rng(seed))
     threshold = _threshold(volume, sample)
     each = -(-n // min(int(np.prod(_grid(volume))), _MOST_CHUNKS))
-    found: list[np.ndarray] = []
+    positions: list[np.ndarray] = []
     total = looked_at = 0
     for index in _drawn_chunks(volume, np.random.default_rng(seed)):
         chunk = sample[index] if index in sample else volume.read_chunk(index)
@@ -127,12 +127,12 @@ def _signal_voxels(volume: Volume, n: int, random: np.random.Generator) -> Int64
         if len(bright):
             picked = random.choice(bright, min(each, len(bright)), replace=False)
             places = np.stack(np.unravel_index(picked, chunk.shape), axis=1)
-            found.append(places + np.multiply(index, volume.chunk_zyx))
+            positions.append(places + np.multiply(index, volume.chunk_zyx))
             total += len(picked)
         looked_at += chunk.size
         if total >= n or looked_at > _MOST_VOXELS:
             break
-    voxels = np.concatenate(found)[:n]
+    voxels = np.concatenate(positions)[:n]
     # Fewer bright voxels than crops: the same voxel again, elsewhere in its crop.
     again = voxels[random.integers(len(voxels), size=n - len(voxels))]
     return np.concatenate([voxels, again]).astype(np.int64)
@@ -144,7 +144,7 @@ def _grid(volume: Volume) -> Zyx:
 
 
 def _drawn_chunks(volume: Volume, random: np.random.Generator) -> Iterator[Zyx]:
-    """All chunks in random order; of millions the first 2²⁰ drawn."""
+    """All chunks in random order; if there are millions, 2²⁰ random ones."""
     grid = _grid(volume)
     count = int(np.prod(grid))
     drawn = random.permutation(count) if count <= 2**20 else random.integers(count, size=2**20)

@@ -1,4 +1,4 @@
-"""Crops of a volume: grouped by chunk, each chunk decoded once, in the order asked for."""
+"""Reading crops of a volume grouped by chunk: each chunk is decoded once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["CropReader", "check_voxel_um", "crop_starts", "draw_starts", "grid_s
 
 
 class CropReader:
-    """Reads crops of `crop_zyx` voxels around points, or of that many of a model's voxels: `resample_to_um`.
+    """Reads crops of `crop_zyx` voxels around points, at the model's voxel size with `resample_to_um`.
 
     Each chunk is decoded once a call, and not again while it is among the last `cache_bytes` of decoded
     chunks; one reader may serve several threads. `box_zyx` is what one crop covers in voxels of the volume:
@@ -50,21 +50,21 @@ class CropReader:
 
     @property
     def backend(self) -> str:
-        """Which backend decodes: "zarr" or "tensorstore"."""
+        """The decoding backend: "zarr" or "tensorstore"."""
         return self._decoder.name
 
     def read_points(self, points_zyx: Real[np.ndarray, "n 3"]) -> Shaped[np.ndarray, "n z y x"]:
-        """The crop around each point, rows in the order given; zero outside the volume."""
+        """Crops (n, z, y, x) around points, in the order of the points; zero outside the volume."""
         return self.read(self._starts(points_zyx))
 
     def batches_points(
         self, points_zyx: Real[np.ndarray, "n 3"], batch: int
     ) -> Iterator[tuple[Int64[np.ndarray, " b"], Shaped[np.ndarray, "b z y x"]]]:
-        """The crops around many points in bounded memory; see `batches`."""
+        """Batches of crops around many points in bounded memory; see `batches`."""
         return self.batches(self._starts(points_zyx), batch)
 
     def read(self, starts_zyx: Int[np.ndarray, "n 3"]) -> Shaped[np.ndarray, "n z y x"]:
-        """The crops whose boxes (`box_zyx` voxels of the volume) start there, rows in the order given.
+        """Crops (n, z, y, x) whose boxes start at `starts_zyx`, in that order; boxes are `box_zyx` voxels.
 
         In the volume's type, float32 if resampled; zero outside the volume. Memory: the result, the cache and
         a few chunks; when resampling 512 boxes at a time besides. Raises DamagedStore as the volume does.
@@ -82,7 +82,7 @@ class CropReader:
     def batches(
         self, starts_zyx: Int[np.ndarray, "n 3"], batch: int
     ) -> Iterator[tuple[Int64[np.ndarray, " b"], Shaped[np.ndarray, "b z y x"]]]:
-        """`(rows, crops)` until every row of `starts_zyx` has come once, in an order that goes by chunk.
+        """Iterate over `(rows, crops)` in chunk order, until each row of `starts_zyx` has come once.
 
         Memory is that of one batch and the cache, however many starts. Neighbours in space come together
         (along a Z-order curve), so few chunks are decoded twice even where the cache holds a small part of
@@ -103,7 +103,7 @@ class CropReader:
         return crop_starts(points, (1, 1, 1)) + np.asarray(self.resampler.offset_zyx)
 
     def _boxes(self, starts: Int64[np.ndarray, "n 3"]) -> Shaped[np.ndarray, "n z y x"]:
-        """Boxes of the volume, chunk by chunk: each chunk goes into all boxes that it touches."""
+        """Boxes of the volume, filled chunk by chunk: each chunk is copied into all boxes it intersects."""
         boxes = np.zeros((len(starts), *self.box_zyx), self.volume.dtype)
         box, chunk = np.asarray(self.box_zyx), np.asarray(self.volume.chunk_zyx)
         rows, cells = _touched(starts, box, chunk, np.asarray(self.volume.shape_zyx))
@@ -126,12 +126,12 @@ class CropReader:
         return boxes
 
     def _chunks(self, cells: Int64[np.ndarray, "m 3"]) -> Iterator[np.ndarray]:
-        """The decoded chunks in order, from the cache where they are held."""
-        wanted: list[Zyx] = [(z, y, x) for z, y, x in cells.tolist()]
-        held = {index: voxels for index in wanted if (voxels := self._cache.get(index)) is not None}
-        fresh = self._decoder.chunks([index for index in wanted if index not in held])
-        for index in wanted:
-            voxels = held.pop(index, None)
+        """Decoded chunks in order, from the cache where possible."""
+        indices: list[Zyx] = [(z, y, x) for z, y, x in cells.tolist()]
+        cached = {index: voxels for index in indices if (voxels := self._cache.get(index)) is not None}
+        fresh = self._decoder.chunks([index for index in indices if index not in cached])
+        for index in indices:
+            voxels = cached.pop(index, None)
             if voxels is None:
                 voxels = next(fresh)
                 self._cache.put(index, voxels)
@@ -151,7 +151,7 @@ def _as_starts(starts_zyx: Int[np.ndarray, "n 3"]) -> Int64[np.ndarray, "n 3"]:
 def _touched(
     starts: np.ndarray, box: np.ndarray, chunk: np.ndarray, shape: np.ndarray
 ) -> tuple[Int64[np.ndarray, " pairs"], Int64[np.ndarray, "pairs 3"]]:
-    """Every (row, chunk index) where a row's box touches a chunk that exists."""
+    """Every (row, chunk index) where a row's box intersects an existing chunk."""
     first = np.maximum(starts, 0) // chunk
     last = (np.minimum(starts + box, shape) - 1) // chunk
     outside = np.any((starts + box <= 0) | (starts >= shape), axis=1)
@@ -168,7 +168,7 @@ def _touched(
 
 
 def chunk_order(starts_zyx: Int[np.ndarray, "n 3"], chunk_zyx: Zyx) -> Int64[np.ndarray, " n"]:
-    """Rows along a Z-order curve through the chunks in which crops start, inside a chunk as given.
+    """Row order along a Z-order curve through the chunks of the crops' first voxels.
 
     By their starts, not their centres: crops that start in one chunk touch the same few chunks beyond it.
     """

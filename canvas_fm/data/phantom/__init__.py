@@ -1,1 +1,1 @@
-"""Synthetic brains with exact truth."""
+"""Synthetic brains with exact ground truth."""

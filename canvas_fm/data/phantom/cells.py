@@ -1,4 +1,4 @@
-"""Where the cells of a phantom brain lie and what they look like, cell by cell, from nothing but the seed.
+"""Positions and appearance of the cells of a phantom brain, determined by the seed alone.
 
 Places are drawn tile by tile, shapes cell by cell, each from its own random stream: neither depends on the
 blocks in which the volume is written. Positions and lengths are micrometres, order z, y, x.
@@ -21,7 +21,7 @@ _DIAGONAL_UM = 4.75  # diagonal of a voxel of 4 × 1.8 × 1.8 µm: masks farther
 
 @dataclass(frozen=True)
 class Processes:
-    """The arbour of a cell: `count` processes, each with `branches` twigs a generation."""
+    """The processes of a cell: `count` stems, each with `branches` twigs a generation."""
 
     count: tuple[int, int]
     length_um: tuple[float, float]
@@ -33,13 +33,13 @@ class Processes:
 
     @property
     def reach_um(self) -> float:
-        """Nothing of it is drawn farther from the cell's centre."""
+        """Upper bound of the distance from the cell's centre to any process, in µm."""
         return 1.5 * self.length_um[1]
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One marker's cells."""
+    """Cell type of one marker: sizes, brightness, processes, spacing."""
 
     candidates_mm3: float  # drawn at random, then thinned to `spacing_um`
     spacing_um: float  # no two cells are closer
@@ -60,12 +60,12 @@ class Kind:
 
     @property
     def reach_um(self) -> float:
-        """No part of a soma is farther from its centre."""
+        """Upper bound of the soma's radius, in µm."""
         return self.radius_um[1] * self.elongation ** (2 / 3) * (1.3 if self.roughness else 1.0)
 
     @property
     def territory_um(self) -> float:
-        """Half the spacing less a voxel: masks that stay inside never touch another's."""
+        """Half the least spacing less a voxel, in µm: masks inside it never touch another cell's."""
         return (self.spacing_um - _DIAGONAL_UM) / 2
 
 
@@ -106,7 +106,7 @@ KINDS: dict[str, Kind] = {
 
 
 class Cells(NamedTuple):
-    """Cells in a fixed order; the instance mask's number of cell i is i + 1."""
+    """Cells in a fixed order; cell i has the number i + 1 in the instance mask."""
 
     centre_um: Float64[np.ndarray, "n 3"]
     stream: np.ndarray  # (n, 4): tile z, y, x and number in the tile, from which the cell's shape is drawn
@@ -118,7 +118,7 @@ Accept = Callable[[np.ndarray, np.ndarray], np.ndarray]  # places (n, 3) in µm,
 def place_cells(
     kind: Kind, seed: Sequence[int], extent_um: np.ndarray, accept: Accept, advance: Callable[[], None]
 ) -> Cells:
-    """All cells with their centre in [0, extent), no two closer than the kind's spacing.
+    """All cells centred in [0, extent), none closer to another than the kind's spacing.
 
     Two rounds of "first come, first served" by a random priority, which needs no more than the candidates
     within three spacings: each tile is settled from itself and its neighbours.
@@ -128,9 +128,9 @@ def place_cells(
     centres, streams = [np.empty((0, 3))], [np.empty((0, 4), np.int64)]
     for tile in itertools.product(*map(range, grid)):
         spots, priority, owner = _candidates_around(kind, seed, tile, grid, extent_um, accept)
-        kept = _settle(spots, priority, kind.spacing_um) & (owner[:, 0] >= 0)
-        centres.append(spots[kept])
-        streams.append(np.column_stack([np.tile(tile, (int(kept.sum()), 1)), owner[kept, 1]]))
+        accepted = _settle(spots, priority, kind.spacing_um) & (owner[:, 0] >= 0)
+        centres.append(spots[accepted])
+        streams.append(np.column_stack([np.tile(tile, (int(accepted.sum()), 1)), owner[accepted, 1]]))
         advance()
     return Cells(np.concatenate(centres), np.concatenate(streams).astype(np.int64))
 
@@ -143,7 +143,7 @@ def _candidates_around(
     extent_um: np.ndarray,
     accept: Accept,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Candidates in a tile and near it: places, priorities, and (0 if in the tile else −1, its number)."""
+    """Candidate cells in and near a tile: positions, priorities, rows (0 or −1 outside the tile, number)."""
     low = np.asarray(tile) * TILE_UM - 3 * kind.spacing_um
     high = np.asarray(tile) * TILE_UM + TILE_UM + 3 * kind.spacing_um
     spots, priorities, owners = [], [], []
@@ -155,11 +155,11 @@ def _candidates_around(
         count = random.poisson(kind.candidates_mm3 * TILE_UM**3 * 1e-9)
         places = (np.asarray(other) + random.random((count, 3))) * TILE_UM
         priority, chance = random.random((2, count))
-        near = np.flatnonzero(np.all((places >= low) & (places < high) & (places < extent_um), axis=1))
-        near = near[accept(places[near], chance[near])]
-        spots.append(places[near])
-        priorities.append(priority[near])
-        owners.append(np.column_stack([np.full(len(near), 0 if step == (0, 0, 0) else -1), near]))
+        nearby = np.flatnonzero(np.all((places >= low) & (places < high) & (places < extent_um), axis=1))
+        nearby = nearby[accept(places[nearby], chance[nearby])]
+        spots.append(places[nearby])
+        priorities.append(priority[nearby])
+        owners.append(np.column_stack([np.full(len(nearby), 0 if step == (0, 0, 0) else -1), nearby]))
     return np.concatenate(spots), np.concatenate(priorities), np.concatenate(owners)
 
 
@@ -170,13 +170,13 @@ def _settle(spots: np.ndarray, priority: np.ndarray, spacing: float) -> Bool[np.
     first_wins = priority[pairs[:, 0]] < priority[pairs[:, 1]]
     winner = np.where(first_wins, pairs[:, 0], pairs[:, 1])
     loser = np.where(first_wins, pairs[:, 1], pairs[:, 0])
-    open_, kept = np.ones(len(spots), bool), np.zeros(len(spots), bool)
+    open_, accepted = np.ones(len(spots), bool), np.zeros(len(spots), bool)
     for _ in range(2):
         beaten = np.zeros(len(spots), bool)
         beaten[loser[open_[winner] & open_[loser]]] = True
         new = open_ & ~beaten
-        kept |= new
+        accepted |= new
         open_ &= ~new
         open_[loser[new[winner]]] = False
         open_[winner[new[loser]]] = False
-    return kept
+    return accepted

@@ -1,4 +1,4 @@
-"""Families of randomised phantom brains: the ranges that settings are drawn from, and one draw of them.
+"""Parameter ranges of randomised phantom brains, and one draw of all parameters.
 
 In the manner of domain randomisation (Tobin et al. 2017; SynthSeg, Billot et al. 2023): wider than what real
 brains show, so that a real one is one more draw.
@@ -21,7 +21,7 @@ _TINY = 1e-12
 
 
 class Families(BaseModel):
-    """What a randomised phantom may look like; each pair is the lowest and the highest value of a draw.
+    """Ranges of a randomised phantom's parameters; each pair is the lowest and highest value of a draw.
 
     Lengths are µm. Amplitudes are multiples of the tissue's level, but for those of what is no cell, which
     are multiples of the cells' amplitude. Ranges of sizes, densities and amplitudes are drawn evenly in their
@@ -74,7 +74,7 @@ class Families(BaseModel):
 
 @dataclass(frozen=True)
 class Look:
-    """One draw: everything about a phantom but where chance puts each cell."""
+    """One draw of all parameters of a randomised phantom, cell positions excepted."""
 
     kind: CellKind
     voxel_um: ZyxUm
@@ -128,7 +128,7 @@ class Look:
     bits: int
 
     def as_dict(self) -> dict[str, Any]:
-        """Ready for `json.dumps`."""
+        """As a dictionary for `json.dumps`."""
         return asdict(self)
 
 
@@ -138,7 +138,7 @@ def draw_look(
     voxel_um: ZyxUm | None = None,
     kind: CellKind | None = None,
 ) -> Look:
-    """The settings of one phantom; `voxel_um` and `kind` where they are given already."""
+    """Draw the parameters of one phantom; `voxel_um` and `kind` may be fixed."""
     even = _Draw(random)
     kind = kind or families.kinds[int(random.integers(len(families.kinds)))]
     if voxel_um is None:
@@ -215,7 +215,7 @@ def draw_look(
 
 
 class _Draw:
-    """Numbers of a range, evenly or evenly in their logarithm."""
+    """Random numbers of a range, uniform or log-uniform."""
 
     def __init__(self, random: np.random.Generator) -> None:
         self.random = random
@@ -228,5 +228,5 @@ class _Draw:
         return math.exp(self.random.uniform(low, high))
 
     def often(self, chance: float) -> float:
-        """1 with this chance, else 0."""
+        """1 with this probability, else 0."""
         return float(self.random.random() < chance)

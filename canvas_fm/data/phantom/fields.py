@@ -1,4 +1,4 @@
-"""What a phantom is put together from, block by block: smooth noise that depends on place alone, pasting."""
+"""Building blocks of phantoms that depend on position alone: smooth noise, pasting, splatting."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from canvas_fm.data.phantom.shapes import Samples
 def noise(
     low: np.ndarray, high: np.ndarray, voxel_um: np.ndarray, pitch_um: Sequence[float], stream: Sequence[int]
 ) -> Float64[np.ndarray, "z y x"]:
-    """Smooth noise in [0, 1] on the voxels [low, high): random on a lattice, eased between its nodes."""
+    """Smooth noise in [0, 1] on the voxels [low, high): random lattice values, smoothly interpolated."""
     axes = [
         np.arange(a, b) * size / pitch
         for a, b, size, pitch in zip(low, high, voxel_um, pitch_um, strict=True)
@@ -32,7 +32,7 @@ def noise(
 def noise_at(
     places_um: Float64[np.ndarray, "n 3"], pitch_um: float, stream: Sequence[int]
 ) -> Float64[np.ndarray, " n"]:
-    """The same kind of noise at single places."""
+    """The noise field of `noise` at single positions."""
     cell = np.floor(places_um / pitch_um).astype(int)
     part = _ease(places_um / pitch_um - cell)
     total = np.zeros(len(places_um))
@@ -47,7 +47,7 @@ def _ease(part: np.ndarray) -> np.ndarray:
 
 
 def _hashed(nodes: Sequence[np.ndarray] | np.ndarray, stream: Sequence[int]) -> Float64[np.ndarray, ...]:
-    """A value in [0, 1) for each lattice node, from its position alone (the finaliser of SplitMix64)."""
+    """A pseudo-random value in [0, 1) of each lattice node, by the finaliser of SplitMix64."""
     value = np.full(nodes[0].shape, np.random.SeedSequence(stream).generate_state(1, np.uint64)[0])
     with np.errstate(over="ignore"):
         for axis in nodes:
@@ -61,13 +61,13 @@ def _hashed(nodes: Sequence[np.ndarray] | np.ndarray, stream: Sequence[int]) -> 
 def add_patch(
     light: Float64[np.ndarray, "z y x"], patch: Float64[np.ndarray, "pz py px"], at: np.ndarray
 ) -> None:
-    """Add a patch whose first voxel lies at `at`; what leaves the block is left out."""
+    """Add a patch whose first voxel is `at` to a block, clipped at the block's border."""
     into, of = _overlap(light.shape, patch.shape, at)
     light[into] += patch[of]
 
 
 def paste_mask(numbers: np.ndarray, patch: Bool[np.ndarray, "pz py px"], at: np.ndarray, number: int) -> bool:
-    """Write `number` where the patch is set; whether any of it lies in the block."""
+    """Write `number` into the block where the patch is set; returns whether any voxel was written."""
     into, of = _overlap(numbers.shape, patch.shape, at)
     numbers[into][patch[of]] = number
     return bool(patch[of].any())
@@ -85,13 +85,13 @@ def _overlap(
 def splat(
     light: Float64[np.ndarray, "z y x"], samples: Sequence[Samples], origin: np.ndarray, voxel_um: np.ndarray
 ) -> None:
-    """Add light along thin structures, each sample shared by the eight voxels around it."""
+    """Add point samples of light to the eight voxels around each, by trilinear weights."""
     if not samples:
         return
     place = np.concatenate([part.um for part in samples]) / voxel_um - origin
     amount = np.concatenate([part.light for part in samples]) / voxel_um.prod()
-    near = np.all((place > -1) & (place < light.shape), axis=1)
-    place, amount = place[near], amount[near]
+    inside = np.all((place > -1) & (place < light.shape), axis=1)
+    place, amount = place[inside], amount[inside]
     cell = np.floor(place).astype(np.int64)
     part = place - cell
     for corner in itertools.product((0, 1), repeat=3):

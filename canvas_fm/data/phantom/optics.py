@@ -1,4 +1,4 @@
-"""Tissue, light sheet and camera of a randomised phantom: what makes counts of the light of its cells."""
+"""Image formation of a randomised phantom: tissue background, light sheet, optics and camera."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SHOT = 40.0  # electrons from which Poisson noise is taken as normal
 
 
 def smooth_noise(grid: Grid, pitch_um: tuple[float, float, float], random: np.random.Generator) -> Field:
-    """Smooth noise of mean 0 and variance about 1: normal on a lattice of this pitch, blended between."""
+    """Gaussian noise of mean 0 and variance about 1, interpolated from a lattice of the given pitch."""
     lattice = []
     for n, voxel, pitch in zip(grid.shape_zyx, grid.voxel_um, pitch_um, strict=True):
         nodes = int(np.ceil(n * voxel / pitch)) + 3
@@ -26,7 +26,7 @@ def smooth_noise(grid: Grid, pitch_um: tuple[float, float, float], random: np.ra
 
 
 def tissue(look: Look, grid: Grid, random: np.random.Generator) -> tuple[Field, Field, Field]:
-    """Level of the tissue, about 1; how much of a voxel is tissue, and in a layer that has cells, 0 to 1."""
+    """Tissue background (about 1), and the tissue and cell-layer fractions of each voxel, 0 to 1."""
     level, lively = np.ones(grid.shape_zyx, np.float32), np.ones(grid.shape_zyx, np.float32)
     depth = _depth(grid, random)
     if look.layers > 1:
@@ -52,7 +52,7 @@ def tissue(look: Look, grid: Grid, random: np.random.Generator) -> tuple[Field, 
 
 
 def _depth(grid: Grid, random: np.random.Generator) -> Field:
-    """How far along a random direction each voxel lies, in µm."""
+    """Depth of each voxel along a random direction, in µm."""
     along = random.standard_normal(3) * (2.0, 1.0, 1.0)
     along /= np.linalg.norm(along)
     z, y, x = (
@@ -67,7 +67,7 @@ def _soft(depth_um: Field, width_um: float) -> Field:
 
 
 def through_optics(light: Field, look: Look, grid: Grid) -> Field:
-    """Light blurred by the point spread, and the haze of what is out of focus."""
+    """Light convolved with the point spread function, plus out-of-focus haze."""
     sharp = gaussian_filter(
         light, [b / v for b, v in zip(look.blur_um, grid.voxel_um, strict=True)], truncate=3
     )
@@ -77,7 +77,7 @@ def through_optics(light: Field, look: Look, grid: Grid) -> Field:
 
 
 def _wide(light: Field, sigma_um: float, grid: Grid) -> Field:
-    """A wide Gaussian blur, worked out on coarser voxels; its mean is that of the light."""
+    """A wide Gaussian blur, computed on coarser voxels; the mean is preserved."""
     coarse = [max(1, int(sigma_um / 3 / voxel)) for voxel in grid.voxel_um]
     spread = light
     for axis, (n, factor) in enumerate(zip(light.shape, coarse, strict=True)):
@@ -98,7 +98,7 @@ def _wide(light: Field, sigma_um: float, grid: Grid) -> Field:
 
 
 def illumination(look: Look, grid: Grid, random: np.random.Generator) -> Field:
-    """What each voxel's light is multiplied with: depth, shading, stripes, planes that flicker, seams."""
+    """Multiplicative illumination field: attenuation, shading, stripes, flickering planes, tile seams."""
     factor = np.ones(grid.shape_zyx, np.float32)
     along = [np.linspace(0, 1, n, dtype=np.float32) for n in grid.shape_zyx]
     if random.random() < 0.5:
@@ -126,7 +126,7 @@ def _on(values: np.ndarray, axis: int) -> np.ndarray:
 
 
 def photograph(light: Field, look: Look, random: np.random.Generator) -> UInt16[np.ndarray, "z y x"]:
-    """Counts of a camera: photons, noise, offset, saturation and bit depth. 1 is the tissue's level."""
+    """Camera counts: photon and read noise, offset, saturation and bit depth; 1 is the tissue's level."""
     electrons = np.maximum(light, 0) * np.float32(look.photons)
     if look.photons < _SHOT:
         caught = random.poisson(electrons).astype(np.float32)

@@ -1,4 +1,4 @@
-"""A synthetic brain in six markers, with true centroids and instance masks, for tests, demos and first steps.
+"""Synthetic brains of six markers with true centroids and instance masks.
 
 It is drawn, not simulated: enough of each marker's look, of tissue and of a light-sheet microscope that
 software meets what it will meet, and a truth that no annotator can give. No figure on it says anything about
@@ -47,7 +47,7 @@ def write_phantom(
     block_zyx: Zyx = BLOCK_ZYX,
     progress: bool | None = None,
 ) -> dict[str, Path]:
-    """Write a phantom brain; returns each marker's folder, OUT/MARKER.
+    """Write a phantom brain; returns the folder of each marker, OUT/MARKER.
 
     It holds `raw.zarr` (uint16, counts of a 12-bit camera), `mask.zarr` (the cells numbered from 1, 0
     between them), `centroids.csv` (a row for each number: the centre of mass of its mask in voxels, z, y, x,
@@ -67,9 +67,9 @@ def write_phantom(
         raise CanvasError(
             f"a phantom of {shape} voxels of {tuple(voxel_um)} µm; expected three positive sizes each"
         )
-    there = [str(out / marker) for marker in markers if (out / marker).exists()]
-    if there:
-        raise CanvasError(f"{', '.join(there)} exists already; delete it or choose another folder")
+    existing = [str(out / marker) for marker in markers if (out / marker).exists()]
+    if existing:
+        raise CanvasError(f"{', '.join(existing)} exists already; delete it or choose another folder")
     written = {}
     for marker in dict.fromkeys(markers):
         brain = _Brain(marker, shape, voxel_um, seed, stripes=stripes, shading=shading)
@@ -129,7 +129,7 @@ def _write_marker(brain: _Brain, folder: Path, block_zyx: Zyx, progress: bool | 
 
 
 def _shard(shape: Sequence[int], block: Sequence[int]) -> Zyx:
-    """One shard a block, in whole chunks of the store."""
+    """Shard shape: one shard a block, in whole chunks of the store."""
     z, y, x = (
         min(c, n) * math.ceil(min(b, n) / min(c, n)) for n, b, c in zip(shape, block, _TILE_ZYX, strict=True)
     )
@@ -142,7 +142,7 @@ def _boxes(shape: Sequence[int], block: Sequence[int]) -> Iterator[tuple[np.ndar
 
 
 class _Brain:
-    """One marker's brain as a function of place: tissue, cells, light and camera, block by block."""
+    """One marker's brain, rendered block by block: tissue, cells, light and camera."""
 
     def __init__(
         self, marker: str, shape: Zyx, voxel_um: ZyxUm, seed: int, *, stripes: bool, shading: bool
@@ -155,7 +155,7 @@ class _Brain:
         self.stripes, self.shading = stripes, shading
 
     def place(self, advance: Callable[[], None]) -> Cells:
-        """All cells: in the tissue, denser here and sparser there, the first voxel's centre at the origin."""
+        """All cells inside the tissue, at varying density, in voxels."""
         half = self.voxel_um / 2
 
         def accept(places: np.ndarray, chance: np.ndarray) -> np.ndarray:
@@ -170,7 +170,7 @@ class _Brain:
     def draw(
         self, cells: Cells, low: np.ndarray, high: np.ndarray, centroids: np.ndarray, sizes: np.ndarray
     ) -> tuple[Float64[np.ndarray, "z y x"], np.ndarray]:
-        """Light (counts above the camera's offset) and instance numbers of a block.
+        """Light (counts above the camera's offset) and instance mask of a block.
 
         Fills `centroids` and `sizes` of the cells whose mask it meets.
         """
@@ -192,7 +192,7 @@ class _Brain:
         return light + self._background(low, high), mask
 
     def photograph(self, light: Float64[np.ndarray, "z y x"], low: np.ndarray) -> np.ndarray:
-        """What a camera makes of it: uneven light, Poisson noise, read noise, uint16 counts."""
+        """Camera counts of a block, uint16: uneven illumination, Poisson noise, read noise."""
         high = low + light.shape
         electrons = light * self._illumination(low, high) / _COUNTS_PER_ELECTRON
         # Rounded, so that the last bits, in which blocks of other sizes may differ, never reach the noise.
@@ -207,21 +207,21 @@ class _Brain:
         return counts
 
     def _near(self, centres: np.ndarray, origin: np.ndarray, size: np.ndarray) -> np.ndarray:
-        reach = self.kind.reach_um + (
+        margin_um = self.kind.reach_um + (
             _SLACK_UM if self.kind.processes is None else self.kind.processes.reach_um
         )
-        low, high = origin * self.voxel_um - reach, (origin + size) * self.voxel_um + reach
+        low, high = origin * self.voxel_um - margin_um, (origin + size) * self.voxel_um + margin_um
         return np.flatnonzero(np.all((centres > low) & (centres < high), axis=1))
 
     def _loose(self, origin: np.ndarray, size: np.ndarray) -> Iterator[Samples]:
-        """Fibres and baskets near a box: drawn by tiles of their own random stream."""
+        """Fibres and baskets near a box, drawn tile by tile from the tile's own random stream."""
         kinds = (
             (4, self.kind.fibres_mm3, draw_fibres, 2.0, 76.0),
             (5, self.kind.baskets_mm3, draw_baskets, 0.8, 9.0),
         )
-        for stream, density, draw, gain, reach in kinds:
-            low = np.floor((origin * self.voxel_um - reach) / TILE_UM).astype(int)
-            high = np.floor(((origin + size) * self.voxel_um + reach) / TILE_UM).astype(int)
+        for stream, density, draw, gain, reach_um in kinds:
+            low = np.floor((origin * self.voxel_um - reach_um) / TILE_UM).astype(int)
+            high = np.floor(((origin + size) * self.voxel_um + reach_um) / TILE_UM).astype(int)
             spans = [range(a, b + 1) for a, b in zip(low, high, strict=True)] if density else [()]
             for tile in itertools.product(*spans):
                 random = np.random.default_rng([*self.stream, stream, *(at + 2**20 for at in tile)])
@@ -239,7 +239,7 @@ class _Brain:
         return 8 + self._tissue(z, y, x) * (48 + cloud + grain)
 
     def _illumination(self, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-        """The light sheet comes from low x and fades; shadows run along x."""
+        """Illumination field: the light sheet comes from low x and decays; shadows run along x."""
         _, y, x = self._axes(low, high)
         factor = np.ones(high - low)
         if self.shading:
@@ -261,7 +261,7 @@ class _Brain:
         return z[:, None, None], y[None, :, None], x[None, None, :]
 
     def _tissue(self, z: np.ndarray, y: np.ndarray, x: np.ndarray, *, margin_um: float = 0.0) -> np.ndarray:
-        """1 inside the tissue, 0 outside, some µm between; `margin_um` keeps that far from the surface."""
+        """Tissue mask of a block: 1 inside, 0 outside, smooth edge; `margin_um` shrinks it."""
         half = self.extent_um / 2
         # A rounded section that keeps its corners out, a little smaller at both ends of z, with a wavy rim.
         u, v, w = ((axis - h) / h for axis, h in zip((z, y, x), half, strict=True))

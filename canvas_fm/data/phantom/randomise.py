@@ -1,4 +1,4 @@
-"""A whole phantom brain drawn from wide families, in memory, with its exact truth: one seed, one brain."""
+"""Randomised phantom brains in memory with exact ground truth, reproducible by seed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _STREAM = 13  # sets these seeds apart from other uses of the same number
 
 @dataclass(frozen=True)
 class RandomPhantom:
-    """One phantom brain and all that is true of it: cell i has the number i + 1 in the mask."""
+    """One phantom brain with its ground truth; cell i has the number i + 1 in the mask."""
 
     look: Look
     voxels: UInt16[np.ndarray, "z y x"]
@@ -40,7 +40,7 @@ class RandomPhantom:
 
     @property
     def tolerance_um(self) -> float:
-        """Within which a detection counts as this cell."""
+        """Matching tolerance of this brain's cells, in µm."""
         return TOLERANCE_UM[self.look.kind]
 
 
@@ -52,7 +52,7 @@ def draw_phantom(
     kind: CellKind | None = None,
     families: Families | None = None,
 ) -> RandomPhantom:
-    """The phantom brain of a seed: the same voxels and truth for the same arguments.
+    """Draw the phantom brain of a seed; the same arguments give the same voxels and truth.
 
     `voxel_um` and `kind` are drawn too where they are not given. About a second for the default shape; memory
     is some thirty bytes a voxel.
@@ -80,7 +80,7 @@ def draw_phantom(
 def _cells(
     look: Look, grid: Grid, inside: np.ndarray, random: np.random.Generator
 ) -> tuple[Float64[np.ndarray, "n 3"], Float64[np.ndarray, " n"]]:
-    """Centres inside the tissue, denser here and sparser there, none nearer than the look allows."""
+    """Cell centres inside the tissue at varying density, at the look's least spacing."""
     expected = max(look.density_mm3 * grid.extent_um.prod() * 1e-9, _FEWEST)
     n = random.poisson(min(expected, 1.5 * _MOST))
     places = random.random((max(n, 1), 3)) * (grid.extent_um - 1e-6) - np.asarray(grid.voxel_um) / 2
@@ -105,7 +105,7 @@ def _brightness(
     grid: Grid,
     random: np.random.Generator,
 ) -> Float64[np.ndarray, " n"]:
-    """What each body is painted with so that its peak, once blurred, is `amplitude` on average.
+    """Brightness of each soma such that its blurred peak is `amplitude` on average.
 
     Where tissue is brighter cells mostly are too: by a power of the level that is drawn once a volume.
     """
@@ -117,8 +117,8 @@ def _brightness(
         ).T
     )
     follow = level[voxel] ** random.uniform(0, 1) if n else np.empty(0)
-    kept = np.prod([look.diameter_um / (look.diameter_um + 1.5 * blur) for blur in look.blur_um])
-    return amplitude * spread * follow / max(float(kept), 0.05)
+    peak_share = np.prod([look.diameter_um / (look.diameter_um + 1.5 * blur) for blur in look.blur_um])
+    return amplitude * spread * follow / max(float(peak_share), 0.05)
 
 
 def _grow_processes(
@@ -129,7 +129,7 @@ def _grow_processes(
     grid: Grid,
     random: np.random.Generator,
 ) -> None:
-    """Two to eight tapering processes of each soma."""
+    """Two to eight tapering processes for each soma."""
     owner = np.repeat(np.arange(len(bright)), random.integers(2, 9, len(bright)))
     heading = directions(len(owner), random)
     starts = shapes.centre_um[owner] + heading * shapes.wide_um[owner, None] * 0.8
@@ -150,7 +150,7 @@ def _add_no_cells(
     n_cells: int,
     random: np.random.Generator,
 ) -> None:
-    """Faint shapes, specks, debris, fibres and vessels: bright, and no cells."""
+    """Distractors: faint shapes, specks, debris, fibres and vessels."""
     millions = light.size / 1e6
 
     def somewhere(n: float) -> np.ndarray:
@@ -163,8 +163,8 @@ def _add_no_cells(
         sizes = diameter_um * np.exp(0.2 * random.standard_normal(len(places)))
         shapes = bodies(places, sizes, 1.5, random)
         at_size = max(diameter_um, 1.0)
-        kept = np.prod([at_size / (at_size + 1.5 * blur) for blur in look.blur_um])
-        bright = amplitude / max(float(kept), 0.05) * np.exp(0.5 * random.standard_normal(len(places)))
+        peak_share = np.prod([at_size / (at_size + 1.5 * blur) for blur in look.blur_um])
+        bright = amplitude / max(float(peak_share), 0.05) * np.exp(0.5 * random.standard_normal(len(places)))
         paint(light, shapes, bright, grid, profile=profile)
 
     blobs(
@@ -203,7 +203,7 @@ def _add_no_cells(
 
 
 def _background(look: Look, grid: Grid, level: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """The tissue's own light, with a fine texture."""
+    """Tissue background with a fine texture."""
     if not look.texture:
         return level
     grain = random.standard_normal(grid.shape_zyx, np.float32)

@@ -1,4 +1,4 @@
-"""The shape of a phantom cell, fibre or basket: the soma a solid, processes samples along their course."""
+"""Shapes of phantom cells, fibres and baskets: solid somas, processes sampled along their paths."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ POLAR_AXIS = np.array(
 
 
 class Samples(NamedTuple):
-    """Light along thin structures: places (µm) and how much lies there (brightness × µm³)."""
+    """Light samples along thin structures: positions in µm, and brightness × µm³ of each."""
 
     um: Float64[np.ndarray, "m 3"]
     light: Float64[np.ndarray, " m"]
 
 
 class Shape(NamedTuple):
-    """One cell. Its patches begin at voxel `origin`: `solid` is the soma's brightness, `mask` where it is."""
+    """One cell rasterised: `solid` is the soma's brightness, `mask` its voxels; both start at `origin`."""
 
     origin: np.ndarray
     solid: Float64[np.ndarray, "z y x"]
@@ -34,7 +34,7 @@ class Shape(NamedTuple):
 
 
 class Local(NamedTuple):
-    """Between a patch's voxels and micrometres from the cell's centre."""
+    """Conversion between a patch's voxels and micrometres from the cell's centre."""
 
     centre_um: np.ndarray
     voxel_um: np.ndarray
@@ -50,14 +50,14 @@ class Local(NamedTuple):
 def draw_cell(
     kind: Kind, centre_um: np.ndarray, voxel_um: np.ndarray, shape_zyx: Zyx, random: np.random.Generator
 ) -> Shape:
-    """A cell around a centre in a volume, drawn whole; the same for the same random stream.
+    """A cell around a centre in a volume, rasterised whole; reproducible by random stream.
 
     Its mask lies inside the volume and is in one piece (corners count), whatever the border cuts off.
     """
     counts = kind.counts * random.lognormal(0, kind.spread)
-    reach = max(kind.territory_um if kind.mask_processes else 0, kind.reach_um) + 1
-    origin = np.floor((centre_um - reach) / voxel_um).astype(np.int64)
-    size = np.ceil((centre_um + reach) / voxel_um).astype(np.int64) - origin + 1
+    reach_um = max(kind.territory_um if kind.mask_processes else 0, kind.reach_um) + 1
+    origin = np.floor((centre_um - reach_um) / voxel_um).astype(np.int64)
+    size = np.ceil((centre_um + reach_um) / voxel_um).astype(np.int64) - origin + 1
     local = Local(centre_um, voxel_um, origin)
     z, y, x = (
         ((np.arange(n) + o) * v - c).reshape([-1 if at == axis else 1 for at in range(3)])
@@ -68,8 +68,8 @@ def draw_cell(
     solid = counts * kind.soma * np.clip(depth / 1.2 + 0.5, 0, 1)
     for spot in _directions(random.poisson(kind.dark_spots), random):
         a, b, c = spot * random.uniform(0, 0.5) * kind.radius_um[0]
-        near = [np.exp((axis - at) ** 2 / (-2 * 1.3**2)) for axis, at in ((z, a), (y, b), (x, c))]
-        solid *= 1 - random.uniform(0.25, 0.5) * near[0] * near[1] * near[2]
+        falloff = [np.exp((axis - at) ** 2 / (-2 * 1.3**2)) for axis, at in ((z, a), (y, b), (x, c))]
+        solid *= 1 - random.uniform(0.25, 0.5) * falloff[0] * falloff[1] * falloff[2]
     mask = (depth >= 0) & (distance <= kind.territory_um)
     mask[tuple(local.voxel(np.zeros(3)))] = True
     if kind.processes is None:
@@ -92,7 +92,7 @@ def draw_cell(
 def _depth(
     kind: Kind, z: np.ndarray, y: np.ndarray, x: np.ndarray, distance: np.ndarray, random: np.random.Generator
 ) -> np.ndarray:
-    """How far inside the soma's surface a place lies, in µm (negative outside): an ellipsoid with bumps."""
+    """Depth below the soma's surface in µm (negative outside); the surface is an ellipsoid with bumps."""
     radius = random.uniform(*kind.radius_um)
     longest = random.uniform(1, kind.elongation)
     along = _directions(1, random)[0]
@@ -120,7 +120,7 @@ def _directions(n: int, random: np.random.Generator) -> np.ndarray:
 def _arbour(
     processes: Processes, soma_um: float, random: np.random.Generator
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """By generation: courses (p, steps, 3) in µm from the centre, radii (p, steps), 0 beyond the end."""
+    """By generation: paths (p, steps, 3) in µm from the centre, radii (p, steps), 0 beyond the end."""
     count = int(random.integers(processes.count[0], processes.count[1] + 1))
     heading = _spread_directions(count, random)
     if processes.polar:
@@ -149,7 +149,7 @@ def _arbour(
 
 
 def _spread_directions(n: int, random: np.random.Generator) -> np.ndarray:
-    """Directions that keep off each other: the best of each of n groups."""
+    """Well-separated directions: the best of each of n groups."""
     chosen = _directions(1, random)
     while len(chosen) < n:
         tried = _directions(6, random)
@@ -165,7 +165,7 @@ def _grow(
     curl: float,
     random: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Courses that wander from their headings, and their tapering radii, zero beyond each one's length."""
+    """Random-walk paths along headings with tapering radii, zero beyond each path's length."""
     steps = int(np.ceil(length.max() / _STEP_UM)) + 1
     turns = np.cumsum(random.standard_normal((len(length), steps, 3)) * curl * np.sqrt(_STEP_UM), axis=1)
     along = heading[:, None, :] / np.linalg.norm(heading, axis=1)[:, None, None] + turns
@@ -179,7 +179,7 @@ def _grow(
 def _mark_courses(
     mask: np.ndarray, courses: list[np.ndarray], radii: list[np.ndarray], local_um: Local, territory_um: float
 ) -> None:
-    """Mark the voxels along processes, each from what is marked already to where it leaves the territory."""
+    """Mark the voxels along processes, up to where each leaves the cell's territory."""
     for course, radius in zip(courses, radii, strict=True):
         voxel = local_um.voxel(course)
         inside = (np.linalg.norm(local_um.away(voxel), axis=-1) <= territory_um) & (radius > 0)
@@ -189,7 +189,7 @@ def _mark_courses(
 
 
 def _keep_piece(mask: np.ndarray, local: Local, shape_zyx: Zyx) -> None:
-    """Clear what lies outside the volume and, where that cuts the mask up, what does not hold its centre."""
+    """Clip the mask to the volume and keep the connected component that holds the centre."""
     low, high = -local.origin, np.asarray(shape_zyx) - local.origin
     if (low <= 0).all() and (high >= mask.shape).all():
         return
@@ -203,7 +203,7 @@ def _keep_piece(mask: np.ndarray, local: Local, shape_zyx: Zyx) -> None:
 def draw_fibres(
     centres_um: Float64[np.ndarray, "n 3"], counts: float, random: np.random.Generator
 ) -> Samples:
-    """A thin fibre through each centre, no farther than 75 µm, with a bead every few micrometres."""
+    """A thin fibre through each centre, within 75 µm of it, with a bead every few micrometres."""
     n = len(centres_um)
     heading = _directions(n, random) * np.array([0.5, 1.0, 1.0])
     both = np.concatenate([heading, -heading])
@@ -220,7 +220,7 @@ def draw_fibres(
 def draw_baskets(
     centres_um: Float64[np.ndarray, "n 3"], counts: float, random: np.random.Generator
 ) -> Samples:
-    """Boutons around the body of a cell at each centre that is itself dark."""
+    """Boutons around a dark cell body at each centre."""
     owner = np.repeat(np.arange(len(centres_um)), random.integers(14, 30, len(centres_um)))
     radius = random.uniform(5.5, 7.5, len(centres_um))[owner] * random.uniform(0.92, 1.08, len(owner))
     shell = _directions(len(owner), random) * radius[:, None]

@@ -1,4 +1,4 @@
-"""Cells, processes, fibres and vessels of a randomised phantom: many at once, on one grid of voxels.
+"""Vectorised rendering of cells, processes, fibres and vessels of a randomised phantom on one grid.
 
 Positions and lengths are micrometres from the centre of the first voxel, order z, y, x.
 """
@@ -20,7 +20,7 @@ _EDGE_UM = 0.8  # a surface is this soft
 
 
 class Ellipsoids(NamedTuple):
-    """Bodies of revolution: centres, half axes along and across, and their direction."""
+    """Ellipsoids of revolution: centres, half axes along and across, directions."""
 
     centre_um: Float64[np.ndarray, "n 3"]
     long_um: Float64[np.ndarray, " n"]
@@ -29,7 +29,7 @@ class Ellipsoids(NamedTuple):
 
 
 class Grid(NamedTuple):
-    """The voxels that all is drawn on."""
+    """The voxel grid of a rendering."""
 
     shape_zyx: Zyx
     voxel_um: ZyxUm
@@ -40,7 +40,7 @@ class Grid(NamedTuple):
 
 
 def keep_apart(places_um: Float64[np.ndarray, "n 3"], least_um: Float64[np.ndarray, " n"]) -> np.ndarray:
-    """Which places are kept, first come first served: none nearer than the mean of two least distances."""
+    """Greedy thinning: keep positions at least the mean of two spacings apart, first come first served."""
     kept = np.ones(len(places_um), bool)
     if not len(places_um):
         return kept
@@ -59,7 +59,7 @@ def bodies(
     elongation: float,
     random: np.random.Generator,
 ) -> Ellipsoids:
-    """Ellipsoids of these mean diameters, each stretched by up to `elongation` in a direction of its own."""
+    """Ellipsoids of given mean diameters, stretched by up to `elongation` in random directions."""
     stretch = random.uniform(1, elongation, len(centre_um)) if elongation > 1 else np.ones(len(centre_um))
     radius = diameter_um / 2
     return Ellipsoids(
@@ -71,7 +71,7 @@ def bodies(
 
 
 def directions(n: int, random: np.random.Generator) -> Float64[np.ndarray, "n 3"]:
-    """Unit vectors, evenly over the sphere."""
+    """Random unit vectors, uniform over the sphere."""
     drawn = random.standard_normal((n, 3))
     return drawn / np.maximum(np.linalg.norm(drawn, axis=1, keepdims=True), 1e-9)
 
@@ -85,26 +85,26 @@ def paint(
     profile: str = "solid",
     mask: Int32[np.ndarray, "z y x"] | None = None,
 ) -> None:
-    """Add ellipsoids to the light, thick planes averaged over their depth; number them from 1 in `mask`.
+    """Add ellipsoids to the light, thick planes averaged over depth; number them from 1 in `mask`.
 
     A voxel is in a cell's mask where at least half of it lies inside, and each cell has its centre's voxel.
     """
     if not len(brightness):
         return
     voxel = np.asarray(grid.voxel_um)
-    reach = float(shapes.long_um.max()) + 2 * _EDGE_UM
+    reach_um = float(shapes.long_um.max()) + 2 * _EDGE_UM
     fine = max(1, int(np.ceil(voxel[0] / 2.0)))
-    half = np.ceil(reach / voxel).astype(int)
+    half = np.ceil(reach_um / voxel).astype(int)
     size = 2 * half + 1
     depths = (np.arange(size[0] * fine) - (size[0] * fine - 1) / 2) / fine * voxel[0]
     rows, columns = ((np.arange(size[a]) - half[a]) * voxel[a] for a in (1, 2))
     at = np.floor(shapes.centre_um / voxel + 0.5).astype(int)
-    rest = shapes.centre_um - at * voxel
+    remainder_um = shapes.centre_um - at * voxel
     step = max(1, _CHUNK // int(fine * size.prod()))
     for start in range(0, len(brightness), step):
         part = slice(start, start + step)
         away = [
-            axis.astype(np.float32) - rest[part, a, None].astype(np.float32)
+            axis.astype(np.float32) - remainder_um[part, a, None].astype(np.float32)
             for a, axis in enumerate((depths, rows, columns))
         ]
         inside = _depth_inside(away, shapes, part)
@@ -120,15 +120,15 @@ def paint(
             into, of = _overlap(grid.shape_zyx, size, at[number] - half)
             light[into] += lit[k][of] * np.float32(brightness[number])
             if mask is not None:
-                here = mask[into]
-                here[(covered[k][of] >= 0.5) & (here == 0)] = number + 1
+                window = mask[into]
+                window[(covered[k][of] >= 0.5) & (window == 0)] = number + 1
     if mask is not None:
         inner = np.all((at >= 0) & (at < grid.shape_zyx), axis=1)
         mask[tuple(at[inner].T)] = np.flatnonzero(inner) + 1
 
 
 def _depth_inside(away: list[np.ndarray], shapes: Ellipsoids, part: slice) -> Float32[np.ndarray, "n z y x"]:
-    """How far inside the surface each place lies, about, in µm (negative outside)."""
+    """Approximate depth below each ellipsoid's surface, in µm (negative outside)."""
     z, y, x = away[0][:, :, None, None], away[1][:, None, :, None], away[2][:, None, None, :]
     a, b, c = (shapes.along[part, axis].astype(np.float32)[:, None, None, None] for axis in range(3))
     wide, long = (r[part].astype(np.float32)[:, None, None, None] for r in (shapes.wide_um, shapes.long_um))
@@ -143,7 +143,7 @@ def _depth_inside(away: list[np.ndarray], shapes: Ellipsoids, part: slice) -> Fl
 def _radial(
     inside: Float32[np.ndarray, "n z y x"], wide_um: np.ndarray, profile: str
 ) -> Float32[np.ndarray, "n z y x"]:
-    """Brightness by depth: `domed` is brightest in the middle, a `ring` has a dimmer core."""
+    """Radial brightness profile: `domed` is brightest in the middle, a `ring` has a dimmer core."""
     depth = np.clip(inside / wide_um.astype(np.float32)[:, None, None, None], 0, 1)
     return 0.45 + 0.75 * depth if profile == "domed" else 1.1 - 0.55 * np.clip(2 * depth - 0.6, 0, 1)
 
@@ -155,7 +155,7 @@ def walks(
     curl: float,
     random: np.random.Generator,
 ) -> tuple[Float64[np.ndarray, "n steps 3"], np.ndarray]:
-    """Wandering courses from each start, and which of their samples lie within each length."""
+    """Random-walk paths from each start, and the mask of samples within each path's length."""
     steps = int(np.ceil(length_um.max() / _STEP_UM)) + 1 if len(length_um) else 1
     turns = np.cumsum(random.standard_normal((len(length_um), steps, 3)) * curl * np.sqrt(_STEP_UM), axis=1)
     along = heading[:, None, :] + turns
@@ -170,10 +170,10 @@ def splat(
     amount: Float64[np.ndarray, " m"],
     grid: Grid,
 ) -> None:
-    """Add light (brightness × µm³) at places, each shared by the eight voxels around it."""
+    """Add light (brightness × µm³) at positions to the eight voxels around each, by trilinear weights."""
     place = places_um / np.asarray(grid.voxel_um)
-    near = np.all((place >= 0) & (place < np.asarray(grid.shape_zyx) - 1), axis=1)
-    place, amount = place[near], amount[near] / np.prod(grid.voxel_um)
+    inside = np.all((place >= 0) & (place < np.asarray(grid.shape_zyx) - 1), axis=1)
+    place, amount = place[inside], amount[inside] / np.prod(grid.voxel_um)
     cell = np.floor(place).astype(np.int64)
     part = place - cell
     index = np.ravel_multi_index(tuple(cell.T), grid.shape_zyx) if len(cell) else np.empty(0, np.int64)

@@ -1,4 +1,4 @@
-"""Randomised phantoms on a disk: volume, mask and centroids, as the six-marker phantom is written."""
+"""Randomised phantoms on disk, in the layout of the six-marker phantom: volume, mask and centroids."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def write_random_phantom(
     kind: CellKind | None = None,
     families: Families | None = None,
 ) -> Path:
-    """Write the randomised phantom of a seed to OUT/random-SEED and return that folder.
+    """Write the randomised phantom of a seed to OUT/random-SEED; returns that folder.
 
     It holds `raw.zarr` (uint16), `mask.zarr` (cell i of the centroids has the number i + 1), `centroids.csv`
     (z, y, x in voxels, diameter_um) and `meta.json` with all that was drawn. Raises CanvasError where the

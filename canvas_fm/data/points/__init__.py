@@ -1,1 +1,1 @@
-"""Points (z, y, x and columns) and every file format that holds them."""
+"""Points (z, y, x and columns) and their file formats."""

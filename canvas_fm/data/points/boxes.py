@@ -1,4 +1,4 @@
-"""Boxes of voxels: which parts of a volume carry labels and may be trained on or scored."""
+"""Boxes of voxels: regions of interest in which all cells are labelled."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _EXPECTED = "a list of boxes [z0, y0, x0, z1, y1, x1] in whole voxels, or a meta
 
 
 def read_boxes(path: str | Path) -> Int64[np.ndarray, "k 6"]:
-    """The boxes of a JSON file, rows [z0, y0, x0, z1, y1, x1] in voxels of level 0, ends excluded.
+    """Boxes of a JSON file, int64 (k, 6) [z0, y0, x0, z1, y1, x1] in voxels of level 0, ends excluded.
 
     The file is a list of such boxes, or a `meta.json` whose `octants` (z, y, x, size, labelled) say which
     parts carry labels; only those are returned. Raises CanvasError for anything else and where nothing is
@@ -37,60 +37,60 @@ def read_boxes(path: str | Path) -> Int64[np.ndarray, "k 6"]:
 
 
 def as_boxes(boxes: Any, *, source: str = "boxes") -> Int64[np.ndarray, "k 6"]:
-    """Boxes as int64 (k, 6), checked: at least one, whole numbers, every end beyond its start."""
+    """Validate boxes as int64 (k, 6): at least one, whole numbers, every end beyond its start."""
     try:
-        given = np.asarray(boxes, dtype=np.float64)
+        values = np.asarray(boxes, dtype=np.float64)
     except (TypeError, ValueError) as problem:
         raise CanvasError(f"{source}: expected {_EXPECTED}") from problem
-    if given.ndim == 1 and given.shape == (6,):
-        given = given[None]
-    if given.ndim != 2 or given.shape[1] != 6 or not len(given):
-        raise CanvasError(f"{source}: boxes have shape {given.shape}; expected {_EXPECTED}")
-    for row, box in enumerate(given):
-        shown = [f"{value:g}" for value in box]
+    if values.ndim == 1 and values.shape == (6,):
+        values = values[None]
+    if values.ndim != 2 or values.shape[1] != 6 or not len(values):
+        raise CanvasError(f"{source}: boxes have shape {values.shape}; expected {_EXPECTED}")
+    for row, box in enumerate(values):
+        numbers = [f"{value:g}" for value in box]
         if not np.isfinite(box).all() or (box != np.floor(box)).any():
-            raise CanvasError(f"{source}: box {row + 1} is [{', '.join(shown)}]; expected whole voxels")
+            raise CanvasError(f"{source}: box {row + 1} is [{', '.join(numbers)}]; expected whole voxels")
         if (box[3:] <= box[:3]).any():
             raise CanvasError(
-                f"{source}: box {row + 1} is [{', '.join(shown)}]; each end has to lie beyond its start: "
+                f"{source}: box {row + 1} is [{', '.join(numbers)}]; each end has to lie beyond its start: "
                 "[z0, y0, x0, z1, y1, x1]"
             )
-    return given.astype(np.int64)
+    return values.astype(np.int64)
 
 
 def inside_boxes(
     points_zyx: Real[np.ndarray, "n 3"], boxes: Int64[np.ndarray, "k 6"]
 ) -> Bool[np.ndarray, " n"]:
-    """Which points lie in a voxel of any box: z0 − ½ ≤ z < z1 − ½, and so on each axis."""
+    """Mask of points inside any box: z0 − ½ ≤ z < z1 − ½, and so on each axis."""
     return box_of(points_zyx, boxes) >= 0
 
 
 def box_of(points_zyx: Real[np.ndarray, "n 3"], boxes: Int64[np.ndarray, "k 6"]) -> Int64[np.ndarray, " n"]:
-    """The row of the first box that holds each point, −1 where none does."""
+    """Index of the first box that contains each point, −1 if none does."""
     zyx = np.asarray(points_zyx, dtype=np.float64).reshape(-1, 3)
-    found = np.full(len(zyx), -1, dtype=np.int64)
+    box_index = np.full(len(zyx), -1, dtype=np.int64)
     for row in range(len(boxes) - 1, -1, -1):
-        found[((zyx >= boxes[row, :3] - 0.5) & (zyx < boxes[row, 3:] - 0.5)).all(axis=1)] = row
-    return found
+        box_index[((zyx >= boxes[row, :3] - 0.5) & (zyx < boxes[row, 3:] - 0.5)).all(axis=1)] = row
+    return box_index
 
 
 def draw_inside(
     boxes: Int64[np.ndarray, "k 6"], n: int, random: np.random.Generator
 ) -> Float64[np.ndarray, "n 3"]:
-    """n positions uniformly in the union of the boxes; where boxes overlap, the overlap counts once."""
+    """n uniform random positions in the union of the boxes; overlaps count once."""
     size = (boxes[:, 3:] - boxes[:, :3]).astype(np.float64)
     share = size.prod(axis=1) / size.prod(axis=1).sum()
-    kept = np.empty((0, 3))
-    while len(kept) < n:
-        row = random.choice(len(boxes), size=n - len(kept), p=share)
+    positions = np.empty((0, 3))
+    while len(positions) < n:
+        row = random.choice(len(boxes), size=n - len(positions), p=share)
         drawn = boxes[row, :3] - 0.5 + random.random((len(row), 3)) * size[row]
         # A place in two boxes is drawn twice as often: keep it only when its first box has drawn it.
-        kept = np.concatenate([kept, drawn[box_of(drawn, boxes) == row]])
-    return kept
+        positions = np.concatenate([positions, drawn[box_of(drawn, boxes) == row]])
+    return positions
 
 
 def whole(shape_zyx: Sequence[int]) -> Int64[np.ndarray, "1 6"]:
-    """The one box that is a whole volume of that shape."""
+    """The box of a whole volume of the given shape, int64 (1, 6)."""
     return np.array([[0, 0, 0, *shape_zyx]], dtype=np.int64)
 
 

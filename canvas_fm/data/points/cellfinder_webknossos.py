@@ -1,4 +1,4 @@
-"""Points as cellfinder's XML and WebKnossos' NML: parsed element by element, document types refused."""
+"""Points as cellfinder XML and WebKnossos NML, parsed incrementally; document types are refused."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _UM = {"nanometer": 1e-3, "micrometer": 1.0, "millimeter": 1e3, "centimeter": 1e
 
 
 def read_cellfinder(path: Path) -> PointTable:
-    """The markers of a cellfinder (or ImageJ Cell Counter) XML, in the file's order, with their `type`.
+    """The markers of a cellfinder (or ImageJ Cell Counter) XML in file order, with their `type`.
 
     Type 2 is a cell and 1 is not, or is not classified yet.
     """
@@ -61,7 +61,7 @@ def read_cellfinder(path: Path) -> PointTable:
 
 
 def write_cellfinder(points: PointTable, path: Path) -> None:
-    """One marker a point, grouped by the column `type` (without one all are 2, cells), in whole voxels.
+    """Write one marker a point, grouped by the column `type` (default 2, cells), in whole voxels.
 
     cellfinder cuts fractions off, so positions are rounded to the nearest voxel here, which a warning counts.
     """
@@ -101,7 +101,7 @@ def write_cellfinder(points: PointTable, path: Path) -> None:
 
 
 def read_webknossos(path: Path) -> PointTable:
-    """The nodes of an NML, in the file's order; `tree` where there are several, `comment` where any."""
+    """The nodes of an NML in file order; columns `tree` and `comment` where the file has them."""
     trees: list[str] = []
     ids: list[str] = []
     zyx: list[float] = []
@@ -136,7 +136,7 @@ def read_webknossos(path: Path) -> PointTable:
 
 
 def write_webknossos(points: PointTable, path: Path, *, voxel_um: tuple[float, float, float]) -> None:
-    """One node a point; a tree for each value of the column `tree`, comments from the column `comment`."""
+    """Write one node a point; trees by the column `tree`, comments by the column `comment`."""
     trees = points.columns.get("tree", np.full(len(points.zyx), "cells")).astype(np.str_)
     comments = points.columns.get("comment", np.full(len(points.zyx), "")).astype(np.str_)
     _warn_dropped(points, path, {"tree", "comment"})
@@ -183,8 +183,8 @@ def _number(path: Path, name: str, text: str | None) -> float:
     return value
 
 
-def _warn_dropped(points: PointTable, path: Path, kept: set[str]) -> None:
-    if dropped := [name for name in points.columns if name not in kept]:
+def _warn_dropped(points: PointTable, path: Path, written: set[str]) -> None:
+    if dropped := [name for name in points.columns if name not in written]:
         _log.warning("%s cannot hold the columns %s; they were left out", path, ", ".join(dropped))
 
 
@@ -196,7 +196,7 @@ def _parse(
     end: Callable[[str], None],
     data: Callable[[str], None],
 ) -> None:
-    """Walk through an XML in pieces; a document type, and with it every entity, is refused."""
+    """Iterate over the elements of an XML; a document type, and with it every entity, is refused."""
     seen_root = False
 
     def begin(name: str, attributes: Mapping[str, str]) -> None:

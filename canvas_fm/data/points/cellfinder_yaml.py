@@ -1,4 +1,4 @@
-"""Points as cellfinder's YAML, which brainglobe-utils writes beside its XML."""
+"""Points as cellfinder YAML, which brainglobe-utils writes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _AXES = ("z", "y", "x")
 
 
 def read_cellfinder_yaml(path: Path) -> PointTable:
-    """The candidate cells of a cellfinder YAML, in the file's order; of their `type` 2 is a cell, 1 not."""
+    """The candidates of a cellfinder YAML in file order; `type` 2 is a cell, 1 is not."""
     try:
         content = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_LOADER)
     except (UnicodeDecodeError, yaml.YAMLError, ValueError, RecursionError) as problem:

@@ -1,4 +1,4 @@
-"""Points in the field's formats: one reader and one writer, by a file's suffix or by the format's name.
+"""Points in the field's file formats: one reader and one writer, by suffix or by format name.
 
 `csv`, `parquet` (z, y, x), `napari` (axis-0 … axis-2), `canvas` (the ground truth of the CANVAS data set: x,
 y, z by their names), `cellfinder` (BrainGlobe's XML or YAML, types 1 and 2), `webknossos` (NML) and
@@ -44,14 +44,14 @@ _SUFFIXES = {
 _TABLES = ("csv", "parquet", "napari", "canvas")
 
 
-def format_of(path: str | Path, given: str | None = None) -> str:
-    """The format that is given, else the one that the suffix stands for; CanvasError for neither."""
-    if given is not None:
-        if given not in FORMATS:
-            near = difflib.get_close_matches(given, FORMATS, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(FORMATS)}"
-            raise CanvasError(f"no format of points is called {given!r}; {hint}")
-        return given
+def format_of(path: str | Path, name: str | None = None) -> str:
+    """The stated format, else the suffix's; CanvasError for neither."""
+    if name is not None:
+        if name not in FORMATS:
+            matches = difflib.get_close_matches(name, FORMATS, n=1)
+            hint = f"did you mean {matches[0]!r}?" if matches else f"known: {', '.join(FORMATS)}"
+            raise CanvasError(f"no format of points is called {name!r}; {hint}")
+        return name
     suffix = Path(path).suffix.lower()
     if suffix not in _SUFFIXES:
         raise CanvasError(
@@ -64,7 +64,7 @@ def format_of(path: str | Path, given: str | None = None) -> str:
 def read_points(
     path: str | Path, format: str | None = None, *, columns: Sequence[str] | None = None
 ) -> PointTable:
-    """Positions, columns and `meta` of a file of any format; `meta` says the voxel size where the file does.
+    """Positions, columns and `meta` of a file of any format; `meta` has the voxel size if the file does.
 
     `columns` names the z, y and x of a table that calls them otherwise. Raises CanvasError for what the
     format does not allow: a missing coordinate, a number that is none, an XML with a document type (nothing
@@ -91,7 +91,7 @@ def read_points(
 def write_points(
     points: PointTable, path: str | Path, format: str | None = None, *, voxel_um: VoxelUm | None = None
 ) -> None:
-    """Write points atomically; what a format cannot hold is named in a warning.
+    """Write points atomically; a warning names what the format cannot hold.
 
     `voxel_um`, else the points' own `meta`, is needed by webknossos and neuroglancer, which place points in
     space.
@@ -116,7 +116,7 @@ def write_points(
 
 
 def _named_axes(points: PointTable, kind: str) -> dict[str, np.ndarray]:
-    """The columns of a table of that format: coordinates first, under the names that it has for them."""
+    """The columns of a table in that format: coordinates first, under the format's names."""
     z, y, x = points.zyx.T
     if kind == "canvas":
         return {"x": x, "y": y, "z": z, **points.columns}
@@ -126,7 +126,7 @@ def _named_axes(points: PointTable, kind: str) -> dict[str, np.ndarray]:
 
 
 def voxel_um_of(meta: Mapping[str, str]) -> VoxelUm | None:
-    """The voxel size that a file of points states in its `voxel_um` line, None where it does not."""
+    """The voxel size in a points file's `voxel_um` line, None if absent."""
     try:
         z, y, x = (float(text) for text in meta["voxel_um"].replace(",", " ").split())
     except (KeyError, ValueError):
@@ -135,22 +135,22 @@ def voxel_um_of(meta: Mapping[str, str]) -> VoxelUm | None:
 
 
 def format_voxel_um(voxel_um: Sequence[float]) -> str:
-    """A voxel size as `meta` holds it: "4.0 1.8 1.8"."""
+    """A voxel size as text for `meta`: "4.0 1.8 1.8"."""
     return " ".join(repr(float(size)) for size in voxel_um)
 
 
-def _voxel_um(points: PointTable, given: VoxelUm | None, path: Path) -> VoxelUm:
+def _voxel_um(points: PointTable, voxel_um: VoxelUm | None, path: Path) -> VoxelUm:
     stated = voxel_um_of(points.meta)
-    if given is None and stated is None:
+    if voxel_um is None and stated is None:
         raise CanvasError(
             f"{path}: this format places points in space; give the voxel size: --voxel-um Z Y X"
         )
-    if given is not None and stated is not None and not np.allclose(given, stated, rtol=1e-6):
+    if voxel_um is not None and stated is not None and not np.allclose(voxel_um, stated, rtol=1e-6):
         raise CanvasError(
-            f"the points state voxels of {format_voxel_um(stated)} µm, and {format_voxel_um(given)} µm "
+            f"the points state voxels of {format_voxel_um(stated)} µm, and {format_voxel_um(voxel_um)} µm "
             "(z y x) were given; leave the one out that is wrong"
         )
-    size = given if given is not None else stated
+    size = voxel_um if voxel_um is not None else stated
     assert size is not None
     if not all(0 < value < float("inf") for value in size):
         raise CanvasError(
@@ -160,5 +160,5 @@ def _voxel_um(points: PointTable, given: VoxelUm | None, path: Path) -> VoxelUm:
 
 
 def suffixes() -> tuple[str, ...]:
-    """The suffixes that points are read from."""
+    """The file suffixes that points can be read from."""
     return tuple(_SUFFIXES)

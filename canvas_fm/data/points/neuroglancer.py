@@ -1,4 +1,4 @@
-"""Points as Neuroglancer's JSON: a layer of local point annotations, whole numbers at a voxel's corner."""
+"""Points as Neuroglancer JSON: a local point-annotation layer, whole numbers at voxel corners."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _TYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32")
 
 
 def read_neuroglancer(path: Path) -> PointTable:
-    """The point annotations of a viewer's state, of one of its layers, or of a bare list of annotations.
+    """Point annotations of a viewer state, one of its layers, or a bare list of annotations.
 
     Axes are found by their names. Properties become columns, and so does `layer` where several layers hold
     points; lines, boxes and ellipsoids are counted in a warning and left out.
@@ -63,7 +63,7 @@ def read_neuroglancer(path: Path) -> PointTable:
 
 
 def write_neuroglancer(points: PointTable, path: Path, *, voxel_um: tuple[float, float, float]) -> None:
-    """A state with one annotation layer, to paste into the viewer's state editor; numbers become properties.
+    """Write a state with one annotation layer for the viewer's state editor; numbers become properties.
 
     The viewer shows properties as float32 or 32-bit integers; the file holds them in full. A column
     `description` is shown as text.
@@ -111,7 +111,7 @@ def write_neuroglancer(points: PointTable, path: Path, *, voxel_um: tuple[float,
 
 
 def _corners(zyx: np.ndarray) -> Iterator[str]:
-    """Each position as [x, y, z] half a voxel on, in the shortest decimals that come back unchanged."""
+    """Positions as [x, y, z] half a voxel on, in the shortest decimals that read back unchanged."""
     with localcontext() as context:
         context.prec = _DIGITS
         for row in zyx[:, ::-1].tolist():
@@ -142,15 +142,17 @@ def _layer(path: Path, layer: Mapping[str, Any], global_dimensions: Any) -> Poin
     annotations = layer["annotations"]
     if not isinstance(annotations, list):
         raise CanvasError(f"{path}: 'annotations' is no list; expected Neuroglancer's local annotations")
-    kept = [row for row in annotations if isinstance(row, Mapping) and row.get("type", "point") == "point"]
-    if left := len(annotations) - len(kept):
+    point_annotations = [
+        row for row in annotations if isinstance(row, Mapping) and row.get("type", "point") == "point"
+    ]
+    if n_skipped := len(annotations) - len(point_annotations):
         _log.warning(
-            "%s: %d of %d annotations are no points; they were left out", path, left, len(annotations)
+            "%s: %d of %d annotations are no points; they were left out", path, n_skipped, len(annotations)
         )
-    zyx = np.empty((len(kept), 3))
+    zyx = np.empty((len(point_annotations), 3))
     with localcontext() as context:
         context.prec = _DIGITS
-        for row, annotation in enumerate(kept):
+        for row, annotation in enumerate(point_annotations):
             point = annotation.get("point")
             if not isinstance(point, list) or len(point) != len(names):
                 raise CanvasError(
@@ -161,13 +163,13 @@ def _layer(path: Path, layer: Mapping[str, Any], global_dimensions: Any) -> Poin
                 if not isinstance(value, int | Decimal):
                     raise CanvasError(f"{path}: annotation {row + 1} has the point {point}; expected numbers")
                 zyx[row, axis] = float(Decimal(value) - _HALF)
-    columns = _columns(path, layer, kept)
-    columns["layer"] = np.full(len(kept), str(layer.get("name", "")))
+    columns = _columns(path, layer, point_annotations)
+    columns["layer"] = np.full(len(point_annotations), str(layer.get("name", "")))
     return PointTable(zyx, columns, meta)
 
 
 def _axes(path: Path, dimensions: Any) -> tuple[list[str], dict[str, str]]:
-    """Names of the axes in their order, and the voxel size where it is stated in metres."""
+    """Axis names in order, and the voxel size if it is stated in metres."""
     if dimensions is None:
         return ["x", "y", "z"], {}
     if not isinstance(dimensions, Mapping) or not {"z", "y", "x"} <= set(dimensions):
@@ -199,16 +201,16 @@ def _columns(path: Path, layer: Mapping[str, Any], kept: list[Mapping[str, Any]]
             continue
         if not all(isinstance(value, int | Decimal | None) for value in values):
             raise CanvasError(f"{path}: the property {name!r} holds something else than numbers")
-        whole = declared["type"] != "float32" and None not in values
+        integers = declared["type"] != "float32" and None not in values
         numbers = [math.nan if value is None else value for value in values]
-        columns[name] = np.array(numbers, np.int64) if whole else np.array(numbers, np.float64)
+        columns[name] = np.array(numbers, np.int64) if integers else np.array(numbers, np.float64)
     if any("description" in row for row in kept):
         columns["description"] = np.array([str(row.get("description", "")) for row in kept], dtype=np.str_)
     return columns
 
 
 def _props(path: Path, annotation: Mapping[str, Any], count: int) -> list[Any]:
-    """An annotation's properties, None for each that it lacks: the viewer shows the default there."""
+    """An annotation's properties, None where absent: the viewer shows the default there."""
     props = annotation.get("props") or []
     if not isinstance(props, list) or len(props) > count:
         raise CanvasError(f"{path}: an annotation has the properties {props!r}; its layer declares {count}")
@@ -216,14 +218,14 @@ def _props(path: Path, annotation: Mapping[str, Any], count: int) -> list[Any]:
 
 
 def _type(values: np.ndarray) -> str:
-    whole = values.dtype.kind in "iub" and (
+    fits_int32 = values.dtype.kind in "iub" and (
         not len(values) or np.abs(values.astype(np.float64)).max() < 2**31
     )
-    return "int32" if whole else "float32"
+    return "int32" if fits_int32 else "float32"
 
 
 def _plain(value: Any) -> Any:
-    """JSON has no NaN; Neuroglancer reads null as the property's default."""
+    """NaN as null, since JSON has no NaN; Neuroglancer reads null as the property's default."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return int(value) if isinstance(value, bool) else value

@@ -1,4 +1,4 @@
-"""Points: positions z, y, x in voxels of level 0 with any further columns, read from and written to files."""
+"""Points: positions z, y, x in voxels of level 0 with optional columns, read from and written to files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from canvas_fm.shipped import sample_file
 
 @dataclass
 class Points:
-    """Positions (n, 3) in voxels of level 0, order z, y, x, with equally long further columns.
+    """Positions (n, 3) z, y, x in voxels of level 0, with columns of the same length.
 
     An integer is a voxel's centre. `columns` keep the order and type of their file (int, float or str);
     `meta` holds the file's `# key: value` lines. In messages rows count from 1, the column row left out.
@@ -67,7 +67,7 @@ class Points:
         return points
 
     def write(self, path: str | Path, format: str | None = None, *, voxel_um: VoxelUm | None = None) -> None:
-        """Write the format of the path's suffix, or `format`, atomically; as CSV z, y, x, then the columns.
+        """Write atomically in the format of the suffix, or `format`; CSV has z, y, x, then the columns.
 
         What a format cannot hold is named in a warning. `voxel_um`, else that of `meta`, is needed by
         webknossos and neuroglancer, which place points in space.
@@ -75,11 +75,11 @@ class Points:
         write_points(PointTable(self.zyx, self.columns, self.meta), path, format, voxel_um=voxel_um)
 
     def inside(self, shape_zyx: Sequence[int]) -> Bool[np.ndarray, " n"]:
-        """Which points lie in a voxel of a volume of that shape: −½ ≤ p < size − ½ on each axis."""
+        """Mask of points inside a volume of that shape: −½ ≤ p < size − ½ on each axis."""
         return inside(self.zyx, shape_zyx)
 
     def check_inside(self, shape_zyx: Sequence[int]) -> None:
-        """Raise CanvasError where a point lies outside a volume of that shape: how many, and the first."""
+        """Raise CanvasError, with count and first row, if points lie outside a volume of that shape."""
         check_inside(self.zyx, shape_zyx)
 
 
@@ -111,7 +111,7 @@ def convert_points(
 
 
 def as_zyx(points_zyx: Any) -> Float64[np.ndarray, "n 3"]:
-    """Positions as float64 (n, 3), zero rows included; raises CanvasError for another shape, text or NaN."""
+    """Validate positions as float64 (n, 3), n ≥ 0; CanvasError for another shape, text or NaN."""
     try:
         zyx = np.asarray(points_zyx, dtype=np.float64)
     except (TypeError, ValueError) as problem:
@@ -128,13 +128,13 @@ def as_zyx(points_zyx: Any) -> Float64[np.ndarray, "n 3"]:
 
 
 def inside(points_zyx: Real[np.ndarray, "n 3"], shape_zyx: Sequence[int]) -> Bool[np.ndarray, " n"]:
-    """Which points lie in a voxel of a volume of that shape: −½ ≤ p < size − ½ on each axis."""
+    """Mask of points inside a volume of that shape: −½ ≤ p < size − ½ on each axis."""
     zyx = np.asarray(points_zyx)
     return np.all((zyx >= -0.5) & (zyx < np.asarray(shape_zyx) - 0.5), axis=1)
 
 
 def check_inside(points_zyx: Real[np.ndarray, "n 3"], shape_zyx: Sequence[int]) -> None:
-    """Raise CanvasError where a point lies outside a volume of that shape: how many, and the first."""
+    """Raise CanvasError, with count and first row, if points lie outside a volume of that shape."""
     outside = ~inside(points_zyx, shape_zyx)
     if outside.any():
         row = int(np.argmax(outside))

@@ -1,4 +1,4 @@
-"""Tables of points as files: named columns and `# key: value` lines, in CSV or Parquet."""
+"""Point tables as CSV or Parquet: named columns and `# key: value` metadata lines."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _META = b"canvas_fm"  # the Parquet schema's key under which `meta` lies as JSON
 
 
 class PointTable(NamedTuple):
-    """Positions in voxels of level 0, order z, y, x, with further columns and `meta`: what a file holds."""
+    """Contents of a points file: positions z, y, x in voxels of level 0, columns and `meta`."""
 
     zyx: Float64[np.ndarray, "n 3"]
     columns: dict[str, np.ndarray]
@@ -32,7 +32,7 @@ class PointTable(NamedTuple):
 
 
 def read_table(path: Path, *, parquet: bool, columns: Sequence[str] | None = None) -> PointTable:
-    """Points of a CSV or Parquet file; `columns` names its z, y and x where they are called otherwise."""
+    """Read points of a CSV or Parquet file; `columns` renames its z, y and x."""
     table, meta = read_parquet(path) if parquet else read_csv(path)
     table = _with_axes(path, table, columns)
     others = {name: values for name, values in table.items() if not is_axis(name)}
@@ -40,7 +40,7 @@ def read_table(path: Path, *, parquet: bool, columns: Sequence[str] | None = Non
 
 
 def read_csv(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The columns by name, each typed by its texts, and `meta`; CanvasError for what is no table."""
+    """Columns by name, typed by their contents, and `meta`; CanvasError if it is no table."""
     header, meta, blocks = _parse(path, as_text=frozenset())
     # A column whose first block looked like numbers and whose later ones do not: text throughout, as written.
     mixed = frozenset(
@@ -52,7 +52,7 @@ def read_csv(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
 
 
 def write_csv(path: Path, table: Mapping[str, np.ndarray], meta: Mapping[str, str]) -> None:
-    """Write `# key: value` lines, the column row and a row for each value, atomically."""
+    """Write `# key: value` lines, a header and one row a value, atomically."""
     columns = list(table.values())
 
     def write(temporary: Path) -> None:
@@ -69,7 +69,7 @@ def write_csv(path: Path, table: Mapping[str, np.ndarray], meta: Mapping[str, st
 
 
 def read_parquet(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The columns by name and `meta`; what is neither number nor boolean is read as text."""
+    """Columns by name and `meta`; types other than number and boolean are read as text."""
     pyarrow, parquet = _pyarrow(path)
     try:
         table = parquet.read_table(path)
@@ -92,16 +92,16 @@ def read_parquet(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
 
 
 def write_parquet(path: Path, table: Mapping[str, np.ndarray], meta: Mapping[str, str]) -> None:
-    """Write a Parquet file, atomically."""
+    """Write a Parquet file atomically."""
     pyarrow, parquet = _pyarrow(path)
-    whole = pyarrow.table(dict(table)).replace_schema_metadata({_META: json.dumps(dict(meta))})
-    write_atomic(path, lambda temporary: parquet.write_table(whole, temporary))
+    with_meta = pyarrow.table(dict(table)).replace_schema_metadata({_META: json.dumps(dict(meta))})
+    write_atomic(path, lambda temporary: parquet.write_table(with_meta, temporary))
 
 
 def _with_axes(
     path: Path, table: dict[str, np.ndarray], names: Sequence[str] | None
 ) -> dict[str, np.ndarray]:
-    """The table with its coordinates called z, y, x: by the names given, else napari's, else as it is."""
+    """Rename the coordinates to z, y, x: from the given names, else napari's, else unchanged."""
     if names is not None:
         if len(names) != 3 or len(set(names)) != 3:
             raise CanvasError(f"columns {', '.join(names)} were given; expected three names, of z, y and x")
@@ -125,7 +125,7 @@ def _with_axes(
 
 
 def _coordinates(path: Path, table: dict[str, np.ndarray]) -> Float64[np.ndarray, "n 3"]:
-    """The columns z, y, x of a table, checked value by value."""
+    """The columns z, y, x of a table, validated value by value."""
     names = {name.lower(): name for name in table if is_axis(name)}
     missing = [axis for axis in "zyx" if axis not in names]
     if missing:
@@ -156,7 +156,7 @@ def _coordinates(path: Path, table: dict[str, np.ndarray]) -> Float64[np.ndarray
 def _parse(
     path: Path, as_text: frozenset[str]
 ) -> tuple[list[str], dict[str, str], dict[str, list[np.ndarray]]]:
-    """Column names, meta and each column as typed blocks; the columns in `as_text` stay text."""
+    """Column names, meta and the columns as typed blocks; the columns in `as_text` stay text."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             meta, header_line = _head(file)
@@ -184,7 +184,7 @@ def _parse(
 
 
 def _head(file: TextIO) -> tuple[dict[str, str], str]:
-    """The `# key: value` lines and the column row; leaves the file at the first row."""
+    """Read the `# key: value` lines and the header; leaves the file at the first row."""
     meta: dict[str, str] = {}
     for line in file:
         if line.lower().startswith("sep="):
@@ -206,7 +206,7 @@ def _names_axes(line: str) -> bool:
 
 
 def _row_blocks(path: Path, reader: Iterator[list[str]], width: int) -> Iterator[list[list[str]]]:
-    """Blocks of rows, empty lines left out; raises CanvasError where a row's length is not the header's."""
+    """Blocks of rows without empty lines; CanvasError where a row's length is not the header's."""
     first = 1
     while block := list(islice(reader, _BLOCK)):
         rows = [row for row in block if any(map(str.strip, row))]  # Excel writes blank rows as delimiters
@@ -221,14 +221,14 @@ def _row_blocks(path: Path, reader: Iterator[list[str]], width: int) -> Iterator
 
 
 def _typed(texts: tuple[str, ...]) -> np.ndarray:
-    """Integers where every text is one as Python would write it (007 stays text), else numbers, else text."""
+    """Integers if every text is one as Python would write it (007 stays text), else floats, else text."""
     try:
-        whole = list(map(int, texts))
+        integers = list(map(int, texts))
     except ValueError:
         pass
     else:
         with suppress(OverflowError):
-            return np.array(whole, np.int64) if tuple(map(str, whole)) == texts else np.array(texts)
+            return np.array(integers, np.int64) if tuple(map(str, integers)) == texts else np.array(texts)
     with suppress(ValueError):
         return np.array(list(map(float, texts)))
     with suppress(ValueError):
@@ -241,7 +241,7 @@ def _one_line(text: object) -> str:
 
 
 def _plain(values: np.ndarray) -> np.ndarray:
-    """Values as CSV shall show them: booleans as 0 and 1, float32 with its own few digits."""
+    """Values for CSV: booleans as 0 and 1, float32 in its own shortest decimals."""
     if values.dtype == np.bool_:
         return values.astype(np.uint8)
     if values.dtype == np.float32:

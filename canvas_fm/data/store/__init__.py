@@ -1,1 +1,1 @@
-"""Zarr stores: OME metadata, checksums, local folders, zips and remote addresses."""
+"""Zarr stores: OME metadata, integrity checks, local folders, zip archives, remote addresses."""

@@ -1,4 +1,4 @@
-"""Addresses of remote stores, https:// and s3://, taken apart."""
+"""Parsing of remote store addresses, https:// and s3://."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 
 
 class Address(NamedTuple):
-    """An https address: the host's name in lower case (or an IP address), its port, and the path below it."""
+    """An https address: host name in lower case (or IP address), port, path."""
 
     host: str
     port: int
@@ -26,34 +26,34 @@ class Address(NamedTuple):
 
     @property
     def origin(self) -> str:
-        """Host and port, as an allow-list and a `Host` header name them; 443 is left out."""
+        """Host and port as in an allow-list or `Host` header; port 443 is omitted."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == 443 else f"{host}:{self.port}"
 
     @classmethod
     def parse(cls, text: str) -> Address:
-        """Take apart `https://HOST[:PORT]/PATH`, or `s3://BUCKET/KEY` as the bucket's public https address.
+        """Parse `https://HOST[:PORT]/PATH`, or `s3://BUCKET/KEY` as the bucket's public https address.
 
         CanvasError for any other scheme, and for what could carry a secret (a user, a query), which no
         sentence repeats.
         """
         try:
-            given = urlsplit(text)
+            parts = urlsplit(text)
         except ValueError as problem:
             raise CanvasError(
                 f"what was given is no address ({problem}); give https://HOST/PATH"
             ) from problem
-        if given.username is not None or given.password is not None or given.query or given.fragment:
+        if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
             raise CanvasError(
                 "the address of a remote store holds a user, a query or a fragment; remote stores are read "
                 "without credentials: give https://HOST/PATH"
             )
-        if given.scheme == "s3":
-            return cls._of_bucket(given.netloc, given.path)
-        if given.scheme != "https":
+        if parts.scheme == "s3":
+            return cls._of_bucket(parts.netloc, parts.path)
+        if parts.scheme != "https":
             raise CanvasError(f"{text[:200]!r} is no https:// or s3:// address; no other can be read")
-        host, port = split_origin(given.netloc)
-        return cls(host, port, _path(given.path))
+        host, port = split_origin(parts.netloc)
+        return cls(host, port, _path(parts.path))
 
     @classmethod
     def _of_bucket(cls, bucket: str, key: str) -> Address:
@@ -68,17 +68,17 @@ class Address(NamedTuple):
 
 
 def looks_remote(text: str) -> bool:
-    """Whether a path that was given is an address, `https://…` for example."""
+    """Whether a path is an address, such as `https://…`."""
     return _SCHEME.match(text) is not None
 
 
 def split_origin(text: str) -> tuple[str, int]:
-    """Host and port of `HOST`, `HOST:PORT` or `[IPv6]:PORT`; CanvasError for what is none."""
+    """Host and port of `HOST`, `HOST:PORT` or `[IPv6]:PORT`; CanvasError if it is none of these."""
     wrong = CanvasError(f"{text[:200]!r} is no host; it looks like data.example.org or data.example.org:8443")
-    found = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]:]+)(?::(\d{1,5}))?", text)
-    if found is None:
+    match = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]:]+)(?::(\d{1,5}))?", text)
+    if match is None:
         raise wrong
-    host, port = found[1].lower().rstrip("."), int(found[2] or 443)
+    host, port = match[1].lower().rstrip("."), int(match[2] or 443)
     if host.startswith("["):
         try:
             host = str(ipaddress.IPv6Address(host[1:-1]))
@@ -91,5 +91,5 @@ def split_origin(text: str) -> tuple[str, int]:
     return host, port
 
 
-def _path(given: str) -> str:
-    return quote(given.rstrip("/"), safe="/%:@!$&'()*+,;=~")
+def _path(path: str) -> str:
+    return quote(path.rstrip("/"), safe="/%:@!$&'()*+,;=~")

@@ -1,4 +1,4 @@
-"""The manifest by which what we wrote is checked again, and what to do where it does not agree.
+"""The manifest of a store (size and crc32 of each file), verification against it, damage policy.
 
 A manifest lists size and crc32 of every file below the store's root. A listed file that is not there, a
 chunk that is there and not listed, and any other byte is damage. Stores of others have no manifest: of
@@ -57,7 +57,7 @@ def _hidden(key: str) -> bool:
 
 
 def _encode(listed: Mapping[str, tuple[int, int]]) -> bytes:
-    """The only bytes that these entries may have on disk, so that any other byte is damage."""
+    """The canonical bytes of a manifest, so that any other byte is damage."""
     entries = {key: list(listed[key]) for key in sorted(listed)}
     body = json.dumps(entries, separators=(",", ":"), ensure_ascii=True)
     check = zlib.crc32(body.encode())
@@ -65,7 +65,7 @@ def _encode(listed: Mapping[str, tuple[int, int]]) -> bytes:
 
 
 class CheckedStore:
-    """A store whose files are compared with its manifest, each when it is first touched in this process.
+    """A store whose files are verified against its manifest, each on first access in this process.
 
     `listed` is None for a store without a manifest: `verify` then only refuses links that leave it. Safe to
     use from several threads. Raises DamagedStore at once where the manifest itself is not what was written.
@@ -90,7 +90,7 @@ class CheckedStore:
         return DamagedStore(self.files, *split_key(key), cause, _HINT)
 
     def verify(self, key: str) -> Stamp | None:
-        """The stamp of a file that is what was written, None where nothing ever was; else DamagedStore."""
+        """Verify one file; returns its stamp, None if it was never written; raises DamagedStore."""
         stamp = self.files.stamp(key)
         if self.listed is None:
             return stamp
@@ -117,7 +117,7 @@ class CheckedStore:
         return _KNOWN[known]
 
     def verify_all(self) -> int:
-        """Compare every file with the list; returns how many there are."""
+        """Verify every file of the manifest; returns their number."""
         if self.listed is None:
             raise CanvasError(f"{self.files} has no checksums: canvas-fm did not write it")
         for key in sorted(self.listed):
@@ -128,13 +128,13 @@ class CheckedStore:
         return len(self.listed)
 
     def verify_metadata(self) -> None:
-        """Compare every listed metadata file, the `zarr.json` of groups and arrays."""
+        """Verify every listed metadata file, the `zarr.json` of groups and arrays."""
         for key in self.listed or ():
             if key.rsplit("/", 1)[-1] == "zarr.json":
                 self.verify(key)
 
     def check_written(self, attributes: Any) -> bool:
-        """Whether the store is one that we wrote, by our attributes of its root (None where it has none).
+        """Whether canvas-fm wrote the store, by its root attributes (None if it has none).
 
         Attributes and manifest demand each other; the mark `complete` has to be there, and every metadata
         file has to be what was written. Raises CanvasError for a store that was never finished, DamagedStore
@@ -159,7 +159,7 @@ class CheckedStore:
 
 
 class BadChunks:
-    """What to do with damage: raise it, or, with `skip`, note each once here and in the log and go on."""
+    """Policy for damaged chunks: raise, or with `skip` record and log each once and continue."""
 
     def __init__(self, *, skip: bool) -> None:
         self.skip = skip

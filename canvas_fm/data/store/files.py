@@ -1,4 +1,4 @@
-"""The files of a store, in a folder or zipped, by keys with forward slashes."""
+"""Files of a store in a folder or zip archive, by keys with forward slashes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MACOS = {"__MACOSX", ".DS_Store"}  # what macOS adds to a zip archive
 
 
 class Folder:
-    """The files below a folder; a symbolic link that leads out of it is refused, or followed on request."""
+    """Files below a folder; symbolic links that lead out are refused, or followed on request."""
 
     def __init__(self, root: str | Path, *, follow_links: bool = False) -> None:
         self.follow_links = follow_links
@@ -33,27 +33,27 @@ class Folder:
         return str(self.given)
 
     def stamp(self, key: str) -> Stamp | None:
-        """Size and time of a file, None where there is none; raises DamagedStore for a link that leaves."""
+        """Size and modification time of a file, None if absent; DamagedStore for a link that leads out."""
         path = self._prefix + key
         parent = os.path.dirname(path)
         try:
             if parent not in self._inside:
                 self._refuse_leaving(parent, key)
                 self._inside.add(parent)
-            found = os.lstat(path)
-            if stat.S_ISLNK(found.st_mode):
+            info = os.lstat(path)
+            if stat.S_ISLNK(info.st_mode):
                 self._refuse_leaving(path, key)
-                found = os.stat(path)
+                info = os.stat(path)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError) as problem:
             raise DamagedStore(self, *split_key(key), f"cannot be looked up ({problem})") from problem
-        if not stat.S_ISREG(found.st_mode):
+        if not stat.S_ISREG(info.st_mode):
             return None
-        return Stamp(found.st_size, found.st_mtime_ns, (found.st_ino, found.st_ctime_ns))
+        return Stamp(info.st_size, info.st_mtime_ns, (info.st_ino, info.st_ctime_ns))
 
     def read(self, key: str, first: int = -1) -> bytes | None:
-        """The bytes of a file, or only its first ones; None where there is none."""
+        """Bytes of a file, or only its first `first` ones; None if absent."""
         if self.stamp(key) is None:
             return None
         try:
@@ -63,7 +63,7 @@ class Folder:
             raise DamagedStore(self, *split_key(key), f"cannot be read ({problem.strerror})") from problem
 
     def listing(self, below: str = "") -> Iterator[str]:
-        """The keys of all files below a folder of the store, in no order."""
+        """Keys of all files below a folder of the store, unordered."""
         if below:
             self._refuse_leaving(self._prefix + below, below)
         for folder, folders, names in os.walk(self._prefix + below, followlinks=self.follow_links):
@@ -75,7 +75,7 @@ class Folder:
             yield from (start + name for name in names)
 
     def crc(self, key: str) -> int:
-        """The crc32 of a file's bytes, the one of zip and gzip.
+        """The crc32 of a file (that of zip and gzip).
 
         Not crc32c: a chunk that ends in its own crc32c has the same crc32c as any other of its length, so
         that two chunks which changed places would pass.
@@ -96,7 +96,7 @@ class Folder:
 
 
 class Zipped:
-    """The files inside a zip archive, below an optional folder in it."""
+    """Files inside a zip archive, below an optional folder in it."""
 
     def __init__(self, path: str | Path, inside: str = "") -> None:
         self.root = Path(path).resolve()
@@ -105,7 +105,7 @@ class Zipped:
         try:
             with zipfile.ZipFile(self.root) as archive:
                 entries = archive.infolist()
-            found = self.root.stat()
+            info = self.root.stat()
         except (OSError, ValueError, NotImplementedError, EOFError, zipfile.BadZipFile) as problem:
             raise CanvasError(f"{path} is no readable zip archive: {problem}") from problem
         self._entries = {
@@ -113,7 +113,7 @@ class Zipped:
             for entry in entries
             if entry.filename.startswith(inside) and not entry.is_dir()
         }
-        self._archive = (found.st_mtime_ns, found.st_size, found.st_ino, found.st_ctime_ns)
+        self._archive = (info.st_mtime_ns, info.st_size, info.st_ino, info.st_ctime_ns)
 
     def __str__(self) -> str:
         return str(self.given)
@@ -126,7 +126,7 @@ class Zipped:
         return Stamp(entry.file_size, self._archive[0], identity)
 
     def read(self, key: str, first: int = -1) -> bytes | None:
-        """As in a folder; the archive's own checksum of an entry is compared when it is read as a whole."""
+        """As in a folder; whole reads verify the archive's own checksum."""
         if key not in self._entries:
             return None
         try:
@@ -148,7 +148,7 @@ Files = Folder | Zipped | Remote
 
 
 def open_files(path: str | Path, *, follow_links: bool = False) -> Files:
-    """The files of a store given as a folder or a zip archive; CanvasError for anything else.
+    """Open a store given as folder or zip archive; CanvasError for anything else.
 
     `follow_links` reads files that are links to elsewhere, as git-annex and DataLad keep them.
     """
@@ -179,7 +179,7 @@ def open_files(path: str | Path, *, follow_links: bool = False) -> Files:
 
 
 def volume_name(path: str | Path) -> str:
-    """The file's stem; X for `X/raw.zarr` and for the planes in `X/image`."""
+    """Name of a volume: the file's stem; X for `X/raw.zarr` and for the planes in `X/image`."""
     path = Path(path).resolve()
     stem = re.sub(r"(\.ome)?(\.zarr)?(\.zip)?$|(\.ome)?\.tiff?$", "", path.name, count=1, flags=re.IGNORECASE)
     return path.parent.name if stem in ("raw", "image") and path.parent.name else stem

@@ -1,4 +1,4 @@
-"""What the keys of a store's files mean, and what tells a file from its later versions."""
+"""Keys of a store's files, and file stamps."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ METADATA = ("zarr.json", ".zgroup", ".zarray", ".zattrs")
 
 
 class Stamp(NamedTuple):
-    """What tells a file from its later versions without reading it."""
+    """Size and time or version of a file: tells versions apart without reading it."""
 
     size: int
     mtime_ns: int
@@ -16,7 +16,7 @@ class Stamp(NamedTuple):
 
 
 def split_key(key: str) -> tuple[str, str]:
-    """The array and the rest of a file's key: `0/c/1/2/3` is chunk `c/1/2/3` of array `0`."""
+    """Array path and remaining key of a file: `0/c/1/2/3` is chunk `c/1/2/3` of array `0`."""
     parts = key.split("/")
     for at, part in enumerate(parts):
         if part == "c" or part.startswith("c."):

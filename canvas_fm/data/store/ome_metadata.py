@@ -1,4 +1,4 @@
-"""What the metadata of a Zarr store says: which array is the image, its axes, and its voxel size.
+"""OME-Zarr metadata: which array is the image, its axes, its voxel size.
 
 OME-Zarr 0.1 to 0.4 (Zarr v2) and 0.5 (Zarr v3) are read, and plain arrays; whatever else there is, and
 whatever contradicts itself, is refused with a sentence. A scale that cannot be used leaves the voxel size
@@ -38,7 +38,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Node:
-    """One group or array of a store, as its metadata file states it."""
+    """One group or array of a store, from its metadata file."""
 
     path: str
     zarr_format: int
@@ -49,7 +49,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Image:
-    """Where the voxels of level 0 lie and what their axes mean.
+    """Array path, axes and voxel size of level 0.
 
     `axes` are one letter each in stored order (z, y, x, t, c, or ? for a custom one); `voxel_um` is z,y,x
     and None where the metadata gives none, `why_no_voxel` then says what is lacking.
@@ -64,7 +64,7 @@ class Image:
 
 
 def read_image(files: Files, root: Node | None) -> Image:
-    """The image of a store with this root; CanvasError says why there is none, or none without a guess."""
+    """The image of a store with this root; CanvasError says why there is none or why it is ambiguous."""
     if root is None:
         raise CanvasError(
             f"{files} is no Zarr store: it has no zarr.json, .zgroup or .zarray; give the folder of an "
@@ -85,7 +85,7 @@ def read_image(files: Files, root: Node | None) -> Image:
 
 
 def read_node(files: Files, path: str) -> Node | None:
-    """The group or array at a path inside the store, None where there is none."""
+    """The group or array at a path inside the store, None if absent."""
     start = f"{path}/" if path else ""
     v3 = _read_json(files, f"{start}zarr.json")
     if v3 is not None:
@@ -154,18 +154,18 @@ def _multiscale(files: Files, ome: dict[str, Any]) -> Image:
     return Image(path, zarr_format, axes, voxel, why, _channels(ome))
 
 
-def _axes(files: Files, given: Any) -> tuple[tuple[str, ...], tuple[Any, ...]]:
-    """One letter and the unit of each axis, in stored order."""
-    if isinstance(given, list) and all(isinstance(axis, str) for axis in given):
-        given = [{"name": axis} for axis in given]  # OME-Zarr 0.3
-    if not isinstance(given, list) or not all(isinstance(axis, dict) for axis in given):
-        raise CanvasError(f"{files}: 'axes' is {_short(given)} where a list of objects is expected")
-    names = [axis.get("name") for axis in given]
+def _axes(files: Files, axes: Any) -> tuple[tuple[str, ...], tuple[Any, ...]]:
+    """Letter and unit of each axis, in stored order."""
+    if isinstance(axes, list) and all(isinstance(axis, str) for axis in axes):
+        axes = [{"name": axis} for axis in axes]  # OME-Zarr 0.3
+    if not isinstance(axes, list) or not all(isinstance(axis, dict) for axis in axes):
+        raise CanvasError(f"{files}: 'axes' is {_short(axes)} where a list of objects is expected")
+    names = [axis.get("name") for axis in axes]
     if not all(isinstance(name, str) for name in names):
         raise CanvasError(f"{files}: an axis has no name; axes are {_short(names)}")
-    letters = tuple(_letter(name, axis.get("type")) for name, axis in zip(names, given, strict=True))
+    letters = tuple(_letter(name, axis.get("type")) for name, axis in zip(names, axes, strict=True))
     _check_axes(files, names, letters)
-    return letters, tuple(axis.get("unit") for axis in given)
+    return letters, tuple(axis.get("unit") for axis in axes)
 
 
 def _letter(name: str, kind: Any) -> str:
@@ -180,19 +180,19 @@ def _letter(name: str, kind: Any) -> str:
 
 
 def _check_axes(files: Files, names: Sequence[Any], letters: Sequence[str]) -> None:
-    shown = ", ".join(map(str, names))
+    listing = ", ".join(map(str, names))
     for letter in "zyx":
         if letters.count(letter) != 1:
             raise CanvasError(
-                f"{files} has the axes {shown}; a volume needs each of z, y and x once"
+                f"{files} has the axes {listing}; a volume needs each of z, y and x once"
                 + (" (this is a 2D image)" if len(letters) == 2 else "")
             )
     if letters.count("t") > 1 or letters.count("c") > 1:
-        raise CanvasError(f"{files} has the axes {shown}; more than one of them is time or channel")
+        raise CanvasError(f"{files} has the axes {listing}; more than one of them is time or channel")
 
 
 def _level(files: Files, axes: tuple[str, ...], dataset: Any) -> tuple[str, int, list[float] | None, str]:
-    """Path, Zarr format and scale of one level, and why it has none; its array has to have these axes."""
+    """Path, Zarr format and scale of one level, or why it is unusable; axes are checked."""
     path = dataset.get("path") if isinstance(dataset, dict) else None
     if not isinstance(path, str) or not path.strip("/") or ".." in path.split("/"):
         raise CanvasError(
@@ -212,7 +212,7 @@ def _level(files: Files, axes: tuple[str, ...], dataset: Any) -> tuple[str, int,
 
 
 def _scale(files: Files, where: str, steps: Any, axes: Sequence[str]) -> tuple[list[float] | None, str]:
-    """The product of the scales, None where there is none; or None and why what is stated cannot be used.
+    """Product of the scale transformations, None if absent; or None and why they cannot be used.
 
     A translation moves the origin only. A mirrored axis keeps its size; three numbers for more axes are those
     of z, y and x in their order.
@@ -263,7 +263,7 @@ def _voxel_um(axes: Sequence[str], units: Sequence[Any], scale: Sequence[float])
 
 
 def _channels(ome: dict[str, Any]) -> tuple[str, ...]:
-    """Names of the channels where the metadata has them; they only make an error message better."""
+    """Channel names in the metadata, used in error messages only."""
     omero = ome.get("omero")
     channels = omero.get("channels") if isinstance(omero, dict) else None
     if not isinstance(channels, list) or not all(isinstance(channel, dict) for channel in channels):
@@ -294,7 +294,7 @@ def _short(value: Any) -> str:
 def write_metadata(
     levels: Sequence[tuple[str, Sequence[float], Sequence[float]]], name: str
 ) -> dict[str, Any]:
-    """The OME-Zarr 0.5 attribute of a volume: of each level its path, voxel size and first centre."""
+    """The OME-Zarr 0.5 attribute of a volume: path, voxel size and first centre of each level."""
     datasets = [
         {
             "path": path,

@@ -1,4 +1,4 @@
-"""Files of one https host, fetched only at addresses that were settled before: no name is looked up here.
+"""HTTPS reads pinned to IP addresses that were resolved before: no name lookup here.
 
 A name that is looked up again may lead elsewhere the second time. TLS is verified against the name, whatever
 the address; redirects are not followed, no proxy is asked, no credentials are sent.
@@ -28,7 +28,7 @@ _LATER = (408, 425, 429, 500, 502, 503, 504)
 
 @dataclass(frozen=True)
 class Timeouts:
-    """How long a file may take: to connect, without a byte, and from the first attempt to the last byte."""
+    """Timeouts of a file: to connect, without a byte, and from first attempt to last byte."""
 
     connect_s: float = 10.0
     stall_s: float = 20.0
@@ -39,7 +39,7 @@ class Timeouts:
 
 
 class Answer(NamedTuple):
-    """Bytes of a file (none where only its head was asked for), the whole file's size, and its version."""
+    """A response: bytes (none after HEAD), size of the whole file, version."""
 
     content: bytes
     size: int
@@ -47,15 +47,15 @@ class Answer(NamedTuple):
 
 
 class TooLong(Exception):
-    """More bytes than the file can have."""
+    """The response is longer than the file can be."""
 
 
 class _Passing(Exception):
-    """What another attempt may mend."""
+    """A transient failure, worth a retry."""
 
 
 class Pinned:
-    """The files of one host, for several threads; see `get`."""
+    """Files of one host over pinned addresses, thread-safe; see `get`."""
 
     def __init__(self, host: str, port: int, addresses: Sequence[str], timeouts: Timeouts) -> None:
         assert addresses
@@ -67,19 +67,19 @@ class Pinned:
         weakref.finalize(self, _close, self._idle)
 
     def get(
-        self, path: str, *, most: int, span: tuple[int, int] | None = None, head: bool = False
+        self, path: str, *, max_bytes: int, span: tuple[int, int] | None = None, head: bool = False
     ) -> Answer | None:
-        """A file, or its bytes from `span[0]` up to `span[1]`; None where the host says that there is none.
+        """A file, or its bytes from `span[0]` up to `span[1]`; None if the host says it does not exist.
 
-        Raises TooLong as soon as more than `most` bytes are announced or have come, Unreachable for all else,
-        after some attempts where another one may help.
+        Raises TooLong as soon as more than `max_bytes` are announced or received, Unreachable for any other
+        failure, after retries where another attempt may help.
         """
         end = time.monotonic() + self.timeouts.whole_s
         for attempt in range(self.timeouts.attempts):
             if attempt:
                 time.sleep(min(self.timeouts.pause_s * 4 ** (attempt - 1), max(end - time.monotonic(), 0)))
             try:
-                return self._once(path, most, span, head, end)
+                return self._once(path, max_bytes, span, head, end)
             except _Passing as problem:
                 cause = str(problem)
             except ssl.SSLCertVerificationError as problem:
@@ -93,7 +93,7 @@ class Pinned:
         raise Unreachable(f"{self._shown(path)} cannot be read: {cause}; try again later", passing=True)
 
     def _once(
-        self, path: str, most: int, span: tuple[int, int] | None, head: bool, end: float
+        self, path: str, max_bytes: int, span: tuple[int, int] | None, head: bool, end: float
     ) -> Answer | None:
         connection = self._take(end)
         late = threading.Event()
@@ -111,7 +111,7 @@ class Pinned:
                     answer, done = None, _drained(response)
                 else:
                     self._check_status(path, response, span)
-                    content = b"" if head else _body(response, most)
+                    content = b"" if head else _body(response, max_bytes)
                     answer = Answer(content, _size(response, content, head, span), _version(response))
                     done = not response.will_close
         except (OSError, http.client.HTTPException, _Passing):
@@ -144,8 +144,8 @@ class Pinned:
                 "stores that may not be listed say so of missing files too",
             )
         if status != (200 if span is None else 206):
-            asked = "" if span is None else " for a part of a file"
-            raise self._lasting(path, f"the host answers {status}{asked}")
+            what = "" if span is None else " for a part of a file"
+            raise self._lasting(path, f"the host answers {status}{what}")
         if response.getheader("Content-Encoding", "identity").strip().lower() not in ("identity", ""):
             raise self._lasting(path, "the host encodes it, which was not asked for")
 
@@ -161,10 +161,10 @@ class Pinned:
                 return self._idle.pop()
         cause: OSError | None = None
         for address in list(self._addresses):
-            left = min(self.timeouts.connect_s, end - time.monotonic())
-            if left <= 0:
+            remaining_s = min(self.timeouts.connect_s, end - time.monotonic())
+            if remaining_s <= 0:
                 break
-            connection = _Connection(self._host, self._port, address, self._context, left)
+            connection = _Connection(self._host, self._port, address, self._context, remaining_s)
             try:
                 connection.connect()
             except ssl.SSLCertVerificationError:
@@ -186,14 +186,14 @@ class Pinned:
         connection.close()
 
     def _forget(self) -> None:
-        """Close what is idle: after a fault its other end may be gone as well."""
+        """Close idle connections, which a fault may have broken as well."""
         with self._lock:
             idle, self._idle[:] = list(self._idle), []
         _close(idle)
 
 
 class _Connection(http.client.HTTPConnection):
-    """A connection to a numeric address that speaks TLS with a host's name."""
+    """A TLS connection to a numeric address with a host's name."""
 
     def __init__(self, host: str, port: int, address: str, context: ssl.SSLContext, timeout_s: float) -> None:
         super().__init__(host, port, timeout=timeout_s)
@@ -213,29 +213,29 @@ class _Connection(http.client.HTTPConnection):
             raise
 
     def wait(self, stall_s: float) -> None:
-        """From now on give up where no byte comes for so long."""
+        """Set the read timeout."""
         self.sock.settimeout(stall_s)
 
     def cut(self, late: threading.Event) -> None:
-        """End it under the thread that reads from it."""
+        """Shut it down from another thread than the reader's."""
         late.set()
-        held = self.sock
-        if held is not None:
+        socket_ = self.sock
+        if socket_ is not None:
             with contextlib.suppress(OSError):
                 # Not TLS's own: after that what still lies in the buffer would be read as it is.
-                socket.socket.shutdown(held, socket.SHUT_RDWR)
+                socket.socket.shutdown(socket_, socket.SHUT_RDWR)
 
 
-def _body(response: http.client.HTTPResponse, most: int) -> bytes:
+def _body(response: http.client.HTTPResponse, max_bytes: int) -> bytes:
     length = response.length
     if length is None and not response.chunked:
         raise _Passing("the host does not say how long its answer is")
-    if length is not None and length > most:
+    if length is not None and length > max_bytes:
         raise TooLong
     content = bytearray()
-    while block := response.read(min(_BLOCK, most + 1 - len(content))):
+    while block := response.read(min(_BLOCK, max_bytes + 1 - len(content))):
         content += block
-        if len(content) > most:
+        if len(content) > max_bytes:
             raise TooLong
     if length is not None and len(content) != length:
         raise _Passing(f"the answer ends after {len(content):,} of {length:,} bytes")
@@ -243,7 +243,7 @@ def _body(response: http.client.HTTPResponse, most: int) -> bytes:
 
 
 def _drained(response: http.client.HTTPResponse) -> bool:
-    """Whether an answer that nobody needs is read to its end, so that its connection can be used again."""
+    """Read the rest of an unneeded response, so that its connection can be reused; False if too long."""
     if response.length is None or response.length > 2**16:
         return False
     response.read()
@@ -253,7 +253,7 @@ def _drained(response: http.client.HTTPResponse) -> bool:
 def _size(
     response: http.client.HTTPResponse, content: bytes, head: bool, span: tuple[int, int] | None
 ) -> int:
-    """Bytes of the whole file."""
+    """Size of the whole file in bytes, from the headers."""
     if head:
         length = response.getheader("Content-Length", "")
         if not re.fullmatch(r"\d{1,18}", length):
@@ -261,10 +261,10 @@ def _size(
         return int(length)
     if span is None:
         return len(content)
-    found = re.fullmatch(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})", response.getheader("Content-Range", ""))
-    if found is None or (int(found[1]), int(found[2]) + 1) != span or len(content) != span[1] - span[0]:
+    match = re.fullmatch(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})", response.getheader("Content-Range", ""))
+    if match is None or (int(match[1]), int(match[2]) + 1) != span or len(content) != span[1] - span[0]:
         raise _Passing("the host answers with another part of the file than was asked for")
-    return int(found[3])
+    return int(match[3])
 
 
 def _version(response: http.client.HTTPResponse) -> str:
@@ -272,9 +272,9 @@ def _version(response: http.client.HTTPResponse) -> str:
 
 
 def _target(response: http.client.HTTPResponse) -> str:
-    """The host that a redirect names, nothing more of it."""
-    found = re.match(r"https?://([A-Za-z0-9.-]{1,253})(?=[:/?#]|$)", response.getheader("Location", ""))
-    return f" to {found[1]}" if found else ""
+    """Host of a redirect's target, without the rest of the address."""
+    match = re.match(r"https?://([A-Za-z0-9.-]{1,253})(?=[:/?#]|$)", response.getheader("Location", ""))
+    return f" to {match[1]}" if match else ""
 
 
 def _name(problem: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""The files of a store below an https address, read-only, each taken as fixed once it was looked at."""
+"""Read-only remote store over https; each file is immutable once read."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _CHANGED = "is another file than before: the store was changed while it was open
 
 
 class Remote:
-    """The files below an address, fetched only at `addresses` (see `Pinned`), for several threads.
+    """Files below an address, fetched only from `addresses` (see `Pinned`), thread-safe.
 
     A file that is missing on the host is one that is not there, as on a disk; any other answer than the file
     raises Unreachable, a file that is not the one seen before or longer than it can be DamagedStore. Pickled,
@@ -51,31 +51,32 @@ class Remote:
     def __reduce__(self) -> tuple[type[Remote], tuple[str, tuple[str, ...], Timeouts]]:
         return Remote, (self.root, self._addresses, self._timeouts)
 
-    def expect(self, most: int, most_part: int | None, *, check_whole: bool) -> None:
-        """Bound chunk files: `most` bytes each, and where they are shards `most_part` for a chunk of one.
+    def expect(self, max_bytes: int, max_part_bytes: int | None, *, check_whole: bool) -> None:
+        """Set size limits: `max_bytes` of a chunk file, `max_part_bytes` of a chunk inside a shard.
 
         Of shards only the chunks that are asked for are fetched, but with `check_whole` each shard as a whole
         when it is first looked at. CanvasError for pieces that are larger than what is read at once.
         """
-        whole = most_part is None or check_whole
-        piece = most if most_part is None or check_whole else most_part
+        whole_files = max_part_bytes is None or check_whole
+        piece = max_bytes if max_part_bytes is None or check_whole else max_part_bytes
         if piece > MOST_PIECE:
             raise CanvasError(
-                f"{self} has {'chunk files' if whole else 'chunks'} of up to {piece / 2**20:,.0f} MB; remote "
-                f"stores are read in pieces of at most {MOST_PIECE // 2**20} MB: write it with smaller ones"
+                f"{self} has {'chunk files' if whole_files else 'chunks'} of up to {piece / 2**20:,.0f} MB; "
+                f"remote stores are read in pieces of at most "
+                f"{MOST_PIECE // 2**20} MB: write it with smaller ones"
             )
-        self._most, self._most_part, self._check_whole = most, most_part, check_whole
+        self._most, self._most_part, self._check_whole = max_bytes, max_part_bytes, check_whole
 
     def stamp(self, key: str) -> Stamp | None:
-        """What tells a file from others, None where there is none; it is fetched for that, or its head."""
-        seen = self._find(key)
-        if seen is None:
+        """Stamp of a file, None if absent; fetches the file or its head."""
+        entry = self._find(key)
+        if entry is None:
             answer = self._ask(key, head=True) if self._only_head(key) else self._fetch(key)
-            seen = None if answer is None else self._note(key, answer)
-        return None if seen is None else seen[0]
+            entry = None if answer is None else self._note(key, answer)
+        return None if entry is None else entry[0]
 
     def read(self, key: str, first: int = -1) -> bytes | None:
-        """The bytes of a file, or only its first ones; None where there is none."""
+        """Bytes of a file, or only its first `first` ones; None if absent."""
         content = self._held.get(key)
         if content is None:
             answer = self._fetch(key)
@@ -86,7 +87,7 @@ class Remote:
         return content if first < 0 else content[:first]
 
     def part(self, key: str, start: int | None, stop: int | None) -> bytes | None:
-        """Bytes of a file from `start` up to `stop`, as a slice takes them: (-n, None) is the last n."""
+        """Bytes `start` to `stop` of a file, as a slice: (-n, None) is the last n."""
         if self.stamp(key) is None:
             return None
         stamp, version = self._seen[key]
@@ -99,23 +100,23 @@ class Remote:
         if (stop or 0) > stamp.size or high <= low:
             raise self._damage(key, f"has {stamp.size:,} bytes; its index names some beyond")
         if high - low > (self._most_part or 0):
-            most = f"at most {self._most_part:,} of a chunk"
-            raise self._damage(key, f"its index claims {high - low:,} bytes where {most} can be")
+            limit = f"at most {self._most_part:,} of a chunk"
+            raise self._damage(key, f"its index claims {high - low:,} bytes where {limit} can be")
         answer = self._ask(key, span=(low, high))
         if answer is None or (answer.size, answer.version) != (stamp.size, version):
             raise self._damage(key, _CHANGED)
         return answer.content
 
     def listing(self, below: str = "") -> Iterator[str]:
-        """Nothing that a plain host could tell: raises CanvasError."""
+        """Not available over plain https: raises CanvasError."""
         raise CanvasError(f"{self} is remote; its files cannot be listed")
 
     def crc(self, key: str) -> int:
-        """The crc32 of a file's bytes."""
+        """The crc32 of a file."""
         return zlib.crc32(self.read(key) or b"")
 
     def map(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-        """`work` of each item in order, some at once: most of the time goes by waiting."""
+        """Apply `work` to items in parallel, results in order; hides network latency."""
         return self._pool.map(work, items)
 
     @cached_property
@@ -130,7 +131,7 @@ class Remote:
             return self._seen.get(key)
 
     def _fetch(self, key: str) -> Answer | None:
-        """A whole file, held for the next read."""
+        """Fetch a whole file and cache it for the next read."""
         answer = self._ask(key)
         if answer is not None:
             self._held.put(key, answer.content)
@@ -138,20 +139,20 @@ class Remote:
 
     def _ask(self, key: str, *, span: tuple[int, int] | None = None, head: bool = False) -> Answer | None:
         path = f"{self.address.path}/{quote(key, safe='/')}"
-        most = self._most if _is_chunk(key) else _MOST_METADATA
+        max_bytes = self._most if _is_chunk(key) else _MOST_METADATA
         try:
-            most = most if span is None else span[1] - span[0]
-            return self._pinned.get(path, most=most, span=span, head=head)
+            max_bytes = max_bytes if span is None else span[1] - span[0]
+            return self._pinned.get(path, max_bytes=max_bytes, span=span, head=head)
         except TooLong as problem:
-            raise self._damage(key, f"is longer than the {most:,} bytes that it can have") from problem
+            raise self._damage(key, f"is longer than the {max_bytes:,} bytes that it can have") from problem
 
     def _note(self, key: str, answer: Answer) -> tuple[Stamp, str]:
-        """Remember a file as it is; DamagedStore where it was another one before."""
+        """Record a file's version; DamagedStore if it changed since."""
         told_by = answer.version.encode() if self._only_head(key) else answer.content
-        now = Stamp(answer.size, 0, (zlib.crc32(told_by),)), answer.version
+        entry = Stamp(answer.size, 0, (zlib.crc32(told_by),)), answer.version
         with self._lock:
-            before = self._seen.setdefault(key, now)
-        if before[0] != now[0]:
+            before = self._seen.setdefault(key, entry)
+        if before[0] != entry[0]:
             self._held.forget(key)
             raise self._damage(key, _CHANGED)
         return before
@@ -161,6 +162,6 @@ class Remote:
 
 
 def _is_chunk(key: str) -> bool:
-    """Whether a key names voxels: `0/c/1/2/3`, `0/c.1.2.3`, `0/1.2.3` or `0/1/2/3`, not metadata."""
+    """Whether a key is a chunk: `0/c/1/2/3`, `0/c.1.2.3`, `0/1.2.3` or `0/1/2/3`; not metadata."""
     last = key.rsplit("/", 1)[-1]
     return last[:1].isdigit() or last.startswith("c.")

@@ -1,4 +1,4 @@
-"""A remote store as zarr-python reads it."""
+"""A zarr-python store over a remote store."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from canvas_fm.data.store.remote import Remote
 
 
 class RemoteStore(Store):
-    """The files of a Remote, read-only; whatever else zarr may ask for is refused."""
+    """Read-only zarr-python store over a `Remote`; all other operations are refused."""
 
     supports_writes = False
     supports_deletes = False
@@ -39,8 +39,8 @@ class RemoteStore(Store):
     async def get_partial_values(
         self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
     ) -> list[Buffer | None]:
-        asked = (self.get(key, prototype, byte_range) for key, byte_range in key_ranges)
-        return list(await asyncio.gather(*asked))
+        requests = (self.get(key, prototype, byte_range) for key, byte_range in key_ranges)
+        return list(await asyncio.gather(*requests))
 
     async def exists(self, key: str) -> bool:
         return await asyncio.to_thread(self._files.stamp, key) is not None
@@ -64,9 +64,11 @@ class RemoteStore(Store):
         return NotImplementedError(f"{self._files} is remote: single files are read, nothing else")
 
 
-def _span(asked: Any) -> tuple[int | None, int | None]:
-    if asked is None:
+def _span(byte_range: Any) -> tuple[int | None, int | None]:
+    if byte_range is None:
         return None, None
-    if isinstance(asked, RangeByteRequest):
-        return asked.start, asked.end
-    return (asked.offset, None) if isinstance(asked, OffsetByteRequest) else (-asked.suffix, None)
+    if isinstance(byte_range, RangeByteRequest):
+        return byte_range.start, byte_range.end
+    return (
+        (byte_range.offset, None) if isinstance(byte_range, OffsetByteRequest) else (-byte_range.suffix, None)
+    )
