@@ -1,4 +1,4 @@
-"""One time and one channel of a Zarr image as z, y, x, in whatever order its axes are stored."""
+"""One time point and channel of a Zarr image as z, y, x, whatever its axis order."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from canvas_fm.errors import CanvasError
 
 @dataclass(frozen=True)
 class ZarrPlace:
-    """Where another reader finds the same voxels: the array's folder, and its axes in stored order.
+    """Location of the same voxels for other readers: array folder and stored axis order.
 
     `picked` has for each stored axis the index chosen, None for z, y and x; `order_zyx` are the stored axes
     of these.
@@ -32,7 +32,7 @@ class ZarrPlace:
 
 
 class Channel:
-    """Boxes of the z, y, x of an array; t and c are fixed where there are several.
+    """Boxes z, y, x of an array with t and c fixed.
 
     `chunk_zyx` is the chunk as it lies in z, y, x; `fill` what a chunk that is not stored holds.
     """
@@ -40,9 +40,9 @@ class Channel:
     def __init__(self, array: ChunkedArray, image: Image, t: int | None, c: int | None) -> None:
         self.array = array
         store, chosen = array.store.files, {"t": t, "c": c}
-        for letter, wanted in chosen.items():
-            if wanted and letter not in image.axes:
-                raise CanvasError(f"{store} has no axis {letter}; there is no {letter}={wanted}")
+        for letter, index in chosen.items():
+            if index and letter not in image.axes:
+                raise CanvasError(f"{store} has no axis {letter}; there is no {letter}={index}")
         if len(array.shape) != len(image.axes):
             raise CanvasError(f"{store}: array {array.path!r} has shape {array.shape} for axes {image.axes}")
         self._fixed = {
@@ -66,17 +66,17 @@ class Channel:
         if self._as_stored:
             return self.array.read(start, stop)
         box = self.array.read(self._stored(start, 0), self._stored(stop, 1))
-        kept = [at for at in range(box.ndim) if at not in self._fixed]
-        box = box.reshape([box.shape[at] for at in kept])
-        return np.ascontiguousarray(box.transpose([kept.index(at) for at in self._at]))
+        free_axes = [at for at in range(box.ndim) if at not in self._fixed]
+        box = box.reshape([box.shape[at] for at in free_axes])
+        return np.ascontiguousarray(box.transpose([free_axes.index(at) for at in self._at]))
 
     def check(self, start: Sequence[int]) -> bool:
-        """Whether the file that holds a voxel is there and as written; else raised, or False with skip."""
+        """Verify the file that holds a voxel; False if it is damaged and damage is skipped, else raises."""
         return not self.array.is_bad(self._stored(start, 0))
 
     @property
     def place(self) -> ZarrPlace | None:
-        """None for a zipped store."""
+        """Location for other readers, None for a zipped store."""
         files = self.array.store.files
         if not isinstance(files, Folder):
             return None
@@ -86,11 +86,11 @@ class Channel:
         )
 
     def key(self, start: Sequence[int]) -> str:
-        """The key of the file that holds a voxel."""
+        """Key of the file that holds a voxel."""
         return self.array.file_key(self._stored(start, 0))
 
     def stamp(self, key: str) -> Any:
-        """What changes when a file of the array, or the array's metadata, does."""
+        """Stamp of a file combined with that of the array's metadata."""
         files = self.array.store.files
         return [files.stamp(key), *(files.stamp(name) for name in self._metadata)]
 
@@ -107,21 +107,23 @@ class Channel:
         return place
 
 
-def pick(store: object, letter: str, length: int, wanted: int | None, names: Sequence[str] = ()) -> int:
-    """The index along an axis that is not z, y or x: its only one, else the one wanted, else CanvasError."""
+def pick(store: object, letter: str, length: int, requested: int | None, names: Sequence[str] = ()) -> int:
+    """Index along an axis other than z, y, x: the only one, else the requested one, else CanvasError."""
     named = f" ({', '.join(names)})" if letter == "c" and len(names) == length else ""
-    if wanted is None and length == 1:
+    if requested is None and length == 1:
         return 0
-    if wanted is None and letter not in ("t", "c"):
+    if requested is None and letter not in ("t", "c"):
         raise CanvasError(f"{store} has a further axis of length {length}; one can be chosen of t and c only")
-    if wanted is None:
+    if requested is None:
         raise CanvasError(
             f"{store} has {length} along axis {letter}{named}: choose one with --{letter} 0 to {length - 1}"
         )
     try:
-        index = operator.index(wanted)
+        index = operator.index(requested)
     except TypeError as problem:
-        raise CanvasError(f"{letter}={wanted!r}; expected a whole number from 0 to {length - 1}") from problem
+        raise CanvasError(
+            f"{letter}={requested!r}; expected a whole number from 0 to {length - 1}"
+        ) from problem
     if not 0 <= index < length:
         raise CanvasError(f"{store} has {length} along axis {letter}{named}: there is no {letter}={index}")
     return index
