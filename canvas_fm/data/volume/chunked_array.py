@@ -1,4 +1,4 @@
-"""Boxes of a Zarr array, any number of axes, with every damage named by array, chunk and cause.
+"""Boxes of a Zarr array of any rank; damage is reported by array, chunk and cause.
 
 zarr-python decodes. Which files a box needs, whether they are there and whether they are what was written is
 looked up before, because zarr-python reads a missing chunk as zeros without a word.
@@ -39,7 +39,7 @@ Span = tuple[tuple[int, ...], tuple[int, ...]]  # start and stop of a box
 
 
 class ChunkedArray:
-    """A Zarr array opened for reading, safe in several threads.
+    """A Zarr array opened for reading, thread-safe.
 
     `chunks` is the shape of what decodes as one piece, `files_grid` of what lies in one file (a shard, else
     a chunk). Damage raises DamagedStore, or is read as zeros and kept in `bad` with `on_bad_chunk="skip"`.
@@ -81,7 +81,7 @@ class ChunkedArray:
             self._map = store.files.map
 
     def _most_bytes(self) -> tuple[int, int | None]:
-        """What a chunk file, and where it is a shard a chunk in it, can have: codecs add a little at most."""
+        """Upper bounds of a chunk file's bytes and, in a shard, a chunk's: codecs add little at most."""
         pieces = math.prod(self.files_grid) // max(math.prod(self.chunks), 1)
         chunk = math.prod(self.chunks) * self.dtype.itemsize
         part = chunk + chunk // 8 + 4096
@@ -91,7 +91,7 @@ class ChunkedArray:
         return pieces * part + index, max(part, index)
 
     def read(self, start: Sequence[int], stop: Sequence[int]) -> Shaped[np.ndarray, "*shape"]:
-        """The box [start, stop), which has to lie inside the array; raises DamagedStore."""
+        """The box [start, stop), which must lie inside the array; raises DamagedStore."""
         size = [b - a for a, b in zip(start, stop, strict=True)]
         lows = [low for low, _ in cells(start, stop, self.files_grid)]
         if not any(list(self._map(self.is_bad, lows))):
@@ -111,7 +111,7 @@ class ChunkedArray:
         return box
 
     def file_key(self, at: Sequence[int]) -> str:
-        """The key, below the store's root, of the file that holds the voxel `at`."""
+        """Key, below the store's root, of the file that holds the voxel `at`."""
         key = self._chunk_key(at)
         return f"{self.path}/{key}" if self.path else key
 
@@ -124,7 +124,7 @@ class ChunkedArray:
         return box if box.dtype.isnative else box.astype(box.dtype.newbyteorder("="))
 
     def _read_cell(self, low: Sequence[int], high: Sequence[int]) -> np.ndarray | None:
-        """The part of a box in one chunk, None where it is damaged and damage is skipped."""
+        """The part of a box in one chunk; None if it is damaged and damage is skipped."""
         if self.is_bad(low):
             return None
         try:
@@ -144,7 +144,7 @@ class ChunkedArray:
             return None
 
     def is_bad(self, at: Sequence[int]) -> bool:
-        """Whether the file that holds a voxel is damaged, which is raised unless damage is skipped."""
+        """Whether the file that holds a voxel is damaged; raises unless damage is skipped."""
         key = self.file_key(at)
         try:
             stamp = self.store.verify(key)
@@ -159,7 +159,7 @@ class ChunkedArray:
         return False
 
     def _check_header(self, key: str, stamp: Stamp) -> None:
-        """Compare both lengths that a Blosc frame states: its decoder does not, and reads beyond a cut."""
+        """Compare both lengths in a Blosc frame's header: its decoder reads beyond a truncated one."""
         head = self.store.files.read(key, _BLOSC.size) or b""
         try:
             *_, decoded, _, encoded = _BLOSC.unpack(head)
@@ -188,15 +188,15 @@ class ChunkedArray:
 
     @cached_property
     def _count(self) -> tuple[int, int]:
-        """How many chunk files the array lacks, of how many."""
+        """Number of missing chunk files, and of all."""
         total = math.prod(-(-n // size) for n, size in zip(self.shape, self.files_grid, strict=True))
         start = len(self.path) + 1 if self.path else 0
-        found = sum(bool(_CHUNK.fullmatch(key[start:])) for key in self.store.files.listing(self.path))
-        return max(total - found, 1), total
+        n_files = sum(bool(_CHUNK.fullmatch(key[start:])) for key in self.store.files.listing(self.path))
+        return max(total - n_files, 1), total
 
 
 def cells(start: Sequence[int], stop: Sequence[int], grid: Sequence[int]) -> Iterator[Span]:
-    """The parts of a box that lie in one cell of a grid each."""
+    """Split a box along a grid: the parts inside one grid cell each."""
     spans = []
     for a, b, size in zip(start, stop, grid, strict=True):
         parts = range(a // size, -(-b // size) if b > a else a // size)
@@ -218,7 +218,7 @@ def _open(store: CheckedStore, path: str, zarr_format: int) -> zarr.Array:
 
 
 def _blosc_nbytes(metadata: dict[str, Any], chunk: Sequence[int], dtype: np.dtype) -> int | None:
-    """Decoded bytes of a chunk file where it is one Blosc frame and nothing else, else None."""
+    """Decoded bytes of a chunk file that is exactly one Blosc frame, else None."""
     if metadata.get("zarr_format") == 2:
         plain = not metadata.get("filters") and dict(metadata.get("compressor") or {}).get("id") == "blosc"
     else:
