@@ -1,4 +1,4 @@
-"""Voxels that lie in memory, read as a volume reads them."""
+"""Voxels in memory behind the interface of a volume's source."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from canvas_fm.data.zyx import Zyx
 
 
 class InMemory:
-    """Boxes of an array; nothing of it can be damaged or change."""
+    """Boxes of an array in memory, which can neither be damaged nor change."""
 
     fill = 0
 
@@ -29,13 +29,13 @@ class InMemory:
         return self.voxels[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))].copy()
 
     def key(self, start: Sequence[int]) -> str:
-        """The same for all boxes: they lie in one array."""
+        """One key for all boxes, since there is one array."""
         return ""
 
     def stamp(self, key: str) -> Any:
-        """What changes when the voxels do."""
+        """Identity of the voxels as a stamp."""
         return self.sha256()
 
     def sha256(self) -> str:
-        """The identity of the voxels."""
+        """The sha256 of the voxels."""
         return hashlib.sha256(np.ascontiguousarray(self.voxels).tobytes()).hexdigest()
