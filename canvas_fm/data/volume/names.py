@@ -1,4 +1,4 @@
-"""Names that tell volumes of one command apart."""
+"""Unique names for the volumes of one command."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from canvas_fm.errors import CanvasError
 
 
 def unique_names(volumes: Sequence[Volume]) -> list[str]:
-    """The volumes' names; of equal ones with the folder above; CanvasError where that is equal too."""
+    """Names of the volumes, equal ones with the parent folder; CanvasError if still equal."""
     shared = Counter(volume.name for volume in volumes)
     names = [_long_name(volume) if shared[volume.name] > 1 else volume.name for volume in volumes]
     for name, times in Counter(names).items():
