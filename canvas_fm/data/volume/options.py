@@ -1,4 +1,4 @@
-"""How a volume is opened, and what to do where a model was trained at another voxel size."""
+"""Options for opening a volume, and for a model of another voxel size."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from canvas_fm.errors import CanvasError
 from canvas_fm.files.options import Flag, Options
 
 
-def _voxel_um(given: Any) -> ZyxUm | None:
+def _voxel_um(value: Any) -> ZyxUm | None:
     try:
-        if given is not None:
-            return check_voxel_um([float(size) if isinstance(size, str) else size for size in given])
+        if value is not None:
+            return check_voxel_um([float(size) if isinstance(size, str) else size for size in value])
         return None
     except CanvasError as problem:
         raise ValueError(str(problem)) from problem
 
 
 class VolumeOptions(Options):
-    """How a volume is opened."""
+    """Options for opening a volume."""
 
     voxel_um: Annotated[ZyxUm | None, BeforeValidator(_voxel_um)] = Field(
         None, description="voxel size in micrometres, where the store does not state it"
