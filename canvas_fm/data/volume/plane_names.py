@@ -1,4 +1,4 @@
-"""Plane and channel numbers in the file names of a folder of planes, as microscopes write them."""
+"""Plane and channel numbers in the file names of a folder of TIFF planes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _GAP = 1.5  # of the usual step: a rounded step varies by less, a lost plane mak
 
 
 class Named(NamedTuple):
-    """A file, the number of its plane, and the rest of its name: what planes of one channel share."""
+    """A file, its plane number, and the rest of its name, which planes of one channel share."""
 
     path: Path
     plane: float
@@ -33,14 +33,14 @@ class Named(NamedTuple):
 
 
 class Ordered(NamedTuple):
-    """The planes of one channel from the lowest number up; None stands for each that the numbers lack."""
+    """Planes of one channel by rising number; None for each missing number."""
 
     files: list[Path | None]
     first: str  # the name of the file that is plane 0
 
 
 def order_planes(folder: Path, files: Sequence[Path], c: int | None, *, fill_gaps: bool = False) -> Ordered:
-    """The files of channel `c` by the plane numbers in their names.
+    """Files of channel `c` ordered by the plane numbers in their names.
 
     `c` is a number that the names carry (`ch1`, `C01`, `561nm`), or where channels differ in words an index
     in alphabetical order. A number that is missing in the series is an error that names it, or with
@@ -48,11 +48,11 @@ def order_planes(folder: Path, files: Sequence[Path], c: int | None, *, fill_gap
     be stitched, files that are not named alike, and equal numbers.
     """
     named = _parse(folder, files)
-    ours = sorted(_of_channel(folder, named, c), key=lambda one: one.plane)
-    for one, other in pairwise(ours):
-        if one.plane == other.plane:
+    ours = sorted(_of_channel(folder, named, c), key=lambda file: file.plane)
+    for file, other in pairwise(ours):
+        if file.plane == other.plane:
             raise CanvasError(
-                f"{folder}: {one.path.name} and {other.path.name} carry the same plane number; which one "
+                f"{folder}: {file.path.name} and {other.path.name} carry the same plane number; which one "
                 "is deeper?"
             )
     return Ordered(_with_gaps(folder, ours, fill_gaps), ours[0].path.name)
@@ -86,7 +86,7 @@ def _parse(folder: Path, files: Sequence[Path]) -> list[Named]:
 
 
 def _stem(path: Path) -> str:
-    """The name without .tif and .ome."""
+    """File name without .tif and .ome."""
     return path.stem.removesuffix(".ome") if path.stem.lower().endswith(".ome") else path.stem
 
 
@@ -99,7 +99,7 @@ def _without(stem: str, match: re.Match[str]) -> str:
 
 
 def _number(text: str, stems: Sequence[str], pattern: re.Pattern[str]) -> float:
-    """A minus is a sign, unless all numbers have one and are padded to one width: then it separates."""
+    """Parse a number; a minus is a sign, unless all numbers have one and equal width: then a separator."""
     if text.startswith("-"):
         texts = [match[1] for match in (_last_match(pattern, stem) for stem in stems) if match]
         padded = len({len(one) for one in texts}) == 1 and any(one.startswith("-0") for one in texts)
@@ -109,19 +109,19 @@ def _number(text: str, stems: Sequence[str], pattern: re.Pattern[str]) -> float:
 
 
 def _alone(rows: Sequence[Named]) -> bool:
-    """Whether the number taken is no plane number, since the rest of each name is another."""
+    """Whether the number is no plane number, because the rest of each name differs."""
     return len(rows) > 1 and len({row.rest for row in rows}) == len(rows)
 
 
 def _by_slots(folder: Path, files: Sequence[Path], stems: Sequence[str]) -> list[Named]:
-    """The plane is the number that takes most values, the last of those; the other numbers are the rest."""
+    """Choose the slot with the most distinct values (the last of equal ones) as plane number."""
     parts = [re.findall(r"\d+|\D+", stem) for stem in stems]
     slots = [[i for i, part in enumerate(row) if part.isdigit()] for row in parts]
     if len({len(slot) for slot in slots}) > 1 or not slots[0]:
-        fewest, most = (end(range(len(files)), key=lambda i: len(slots[i])) for end in (min, max))
+        shortest, longest = (end(range(len(files)), key=lambda i: len(slots[i])) for end in (min, max))
         raise CanvasError(
-            f"{folder}: {files[most].name} and {files[fewest].name} are not named alike; move away what is "
-            "no plane"
+            f"{folder}: {files[longest].name} and {files[shortest].name} are not named alike; move away "
+            "what is no plane"
         )
     values = [
         len({row[slot[k]] for row, slot in zip(parts, slots, strict=True)}) for k in range(len(slots[0]))
@@ -143,8 +143,8 @@ def _run_together(before: str, digits: str) -> tuple[str, str]:
 
 
 def _of_channel(folder: Path, named: Sequence[Named], c: int | None) -> list[Named]:
-    """The planes of one channel: those whose names are the same but for the plane."""
-    rests = sorted({one.rest for one in named})
+    """Planes of one channel: names that are equal but for the plane number."""
+    rests = sorted({plane_file.rest for plane_file in named})
     channels = _channel_labels(rests)
     by_number = all(isinstance(label, int) for label in channels.values())
     labels = sorted(channels.values(), key=str) if not by_number else sorted(channels.values())  # type: ignore[type-var]
@@ -160,17 +160,17 @@ def _of_channel(folder: Path, named: Sequence[Named], c: int | None) -> list[Nam
     choices: dict[int, object] = {label: label for label in labels} if by_number else dict(enumerate(labels))  # type: ignore[misc]
     if c is None or c not in choices:
         listing = list(choices) if by_number else [f"{index} ({label})" for index, label in choices.items()]
-        shown = str(listing) if by_number else ", ".join(map(str, listing))
+        described = str(listing) if by_number else ", ".join(map(str, listing))
         raise CanvasError(
-            f"{folder} holds the channels {shown}: "
+            f"{folder} holds the channels {described}: "
             + ("choose one with --c" if c is None else f"there is no c={c}")
         )
-    wanted = next(rest for rest, label in channels.items() if label == choices[c])
-    return [one for one in named if one.rest == wanted]
+    chosen = next(rest for rest, label in channels.items() if label == choices[c])
+    return [plane_file for plane_file in named if plane_file.rest == chosen]
 
 
 def _channel_labels(rests: Sequence[str]) -> dict[str, int | str | None]:
-    """What tells each channel from the others: a number of its name, else the words that differ."""
+    """Label of each channel: a number of its name, else the words that differ."""
     if len(rests) == 1:
         match = _CHANNEL.search(rests[0])
         return {rests[0]: None if match is None else int(match[1])}
@@ -186,15 +186,15 @@ def _channel_labels(rests: Sequence[str]) -> dict[str, int | str | None]:
 
 
 def _with_gaps(folder: Path, ours: Sequence[Named], fill_gaps: bool) -> list[Path | None]:
-    steps = [other.plane - one.plane for one, other in pairwise(ours)]
+    steps = [other.plane - plane_file.plane for plane_file, other in pairwise(ours)]
     usual = median(steps) if steps else 1.0
     files: list[Path | None] = [ours[0].path]
-    for (one, other), step in zip(pairwise(ours), steps, strict=True):
+    for (plane_file, other), step in zip(pairwise(ours), steps, strict=True):
         lacking = round(step / usual) - 1 if step > _GAP * usual else 0
         if lacking and not fill_gaps:
             raise CanvasError(
                 f"{folder}: {lacking} plane{'s are' if lacking > 1 else ' is'} missing between "
-                f"{one.path.name} and {other.path.name}; copy them again, or "
+                f"{plane_file.path.name} and {other.path.name}; copy them again, or "
                 "--missing-chunks empty reads them as 0"
             )
         files += [None] * lacking + [other.path]
