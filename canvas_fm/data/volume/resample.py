@@ -1,4 +1,4 @@
-"""Crops at a model's voxel size from a volume with another: which box to read, and three small matrices."""
+"""Linear resampling of crops to a model's voxel size: the box to read and one matrix an axis."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ VOXEL_TOLERANCE = 0.05
 def check_voxel_um(
     volume: Volume, model_voxel_um: ZyxUm, *, resample: bool = False, ignore_voxel_size: bool = False
 ) -> ZyxUm | None:
-    """The voxel size (µm, z, y, x) to resample crops to for a model, None where they are read as they are.
+    """Target voxel size (µm, z, y, x) of crops for a model, None if they are read as they are.
 
     Within 5 % of the model's size on every axis crops are always read as they are. Beyond, raises
     ModelMismatch unless the caller asks for `resample` or `ignore_voxel_size` (take the voxels as they are).
@@ -45,14 +45,14 @@ def _show(voxel_um: ZyxUm) -> str:
 
 
 class Axis(NamedTuple):
-    """One axis of a resampled crop: `matrix.shape[1]` voxels are read, the first `offset` off the centre."""
+    """One axis of a resampled crop: reads `matrix.shape[1]` voxels, starting `offset` from the centre."""
 
     offset: int
     matrix: Float64[np.ndarray, "target source"]
 
 
 def axis_weights(size: int, ratio: float) -> Axis:
-    """How `size` samples, each `ratio` source voxels wide, come from source voxels around a centre voxel.
+    """Weights of `size` samples, each `ratio` source voxels wide, around a centre voxel.
 
     Sample size // 2 sits on the centre voxel, as in a crop that is not resampled. Finer (ratio < 1): linear
     interpolation between voxel centres. Coarser: the share of each voxel in the sample's extent, its first
@@ -76,7 +76,7 @@ def axis_weights(size: int, ratio: float) -> Axis:
 
 
 class Resampler:
-    """Turns boxes of a volume into crops of a model: `box_zyx` voxels in, `crop_zyx` samples out."""
+    """Resamples boxes of a volume to crops of a model: `box_zyx` voxels in, `crop_zyx` samples out."""
 
     def __init__(self, crop_zyx: Zyx, volume_um: ZyxUm, model_um: ZyxUm) -> None:
         axes = [axis_weights(s, m / v) for s, m, v in zip(crop_zyx, model_um, volume_um, strict=True)]
@@ -86,7 +86,7 @@ class Resampler:
         self.box_zyx: Zyx = (z, y, x)
 
     def __call__(self, boxes: Real[np.ndarray, "n bz by bx"]) -> Float32[np.ndarray, "n z y x"]:
-        """Resample boxes read at the centre voxel plus `offset_zyx`; float32, in the volume's intensities."""
+        """Resample boxes read at the centre voxel plus `offset_zyx`; float32, original intensities."""
         z, y, x = self.matrices
         planes = np.einsum("nabc,xc->nabx", boxes.astype(np.float32), x, optimize=True)
         rows = np.einsum("nabx,yb->nayx", planes, y, optimize=True)
