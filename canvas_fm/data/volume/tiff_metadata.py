@@ -1,4 +1,4 @@
-"""What a TIFF states of itself: voxel size by ImageJ or OME, and the files of a split OME-TIFF."""
+"""TIFF metadata: voxel size from ImageJ or OME, and the files of a split OME-TIFF."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _UM = {
 
 
 class OmePixels(NamedTuple):
-    """Axes and planes of an OME-TIFF whose planes lie in several files."""
+    """Axes and planes of an OME-TIFF split over several files."""
 
     axes: str  # of the planes, slowest first, for example TCZ
     shape: tuple[int, ...]
@@ -32,7 +32,7 @@ class OmePixels(NamedTuple):
 
 
 def stated_voxel_um(tiff: tifffile.TiffFile) -> ZyxUm | None:
-    """The voxel size z, y, x in µm that OME or ImageJ metadata give with a unit of length; None where not."""
+    """Voxel size z, y, x in µm from OME or ImageJ metadata with a unit of length; None if absent."""
     if tiff.ome_metadata:
         return _ome_voxel_um(tiff.ome_metadata)
     if tiff.imagej_metadata is not None:
@@ -84,7 +84,7 @@ def _pixels(text: str) -> ElementTree.Element | None:
 
 
 def split_pixels(path: Path, tiff: tifffile.TiffFile) -> OmePixels | None:
-    """Where each plane of an OME-TIFF lies whose metadata name other files; None for a file by itself.
+    """Location of each plane of an OME-TIFF split over files; None for a self-contained file.
 
     Read from the metadata alone: no other file is opened, so time is linear in the planes.
     """
@@ -114,7 +114,7 @@ def split_pixels(path: Path, tiff: tifffile.TiffFile) -> OmePixels | None:
 
 
 def _file_name(block: ElementTree.Element) -> str | None:
-    """The file of a block of planes, always beside the one that names it: folders in the name are dropped."""
+    """File of a block of planes, always next to the one that names it: folders in the name are dropped."""
     uuid = next((node for node in block if node.tag.rpartition("}")[2] == "UUID"), None)
     name = None if uuid is None else uuid.get("FileName")
     return None if not name else PureWindowsPath(name).name
