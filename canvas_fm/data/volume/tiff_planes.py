@@ -1,4 +1,4 @@
-"""TIFF planes as a volume: a folder of them, one file that holds a stack, or an OME-TIFF split over files."""
+"""TIFF volumes: a folder of planes, a stack in one file, or an OME-TIFF split over files."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _FEW_CHANNELS = 4  # a lone axis of channels no longer than this is one plane in
 
 
 class Plane(NamedTuple):
-    """Where a plane lies: a page of a file, or None for one that is missing and read as 0."""
+    """Location of a plane: a page of a file; None for a missing one, read as 0."""
 
     file: Path | None
     page: int
 
 
 class Stack(NamedTuple):
-    """Planes from z 0 up, how many planes each file holds (None: not compared), and what the files state.
+    """Planes by rising z, planes in each file (None: not compared), and the files' metadata.
 
     `alone`: a page is read by its number, whatever OME metadata say of other files.
     """
@@ -80,7 +80,7 @@ def open_planes(
 
 
 class Planes:
-    """Planes along z, each an (index, file) and decoded as a whole whenever a box touches it."""
+    """Planes along z, each an (index, file), decoded as a whole when a box intersects it."""
 
     fill = 0
 
@@ -106,12 +106,16 @@ class Planes:
         return box
 
     def _decode(self, file: Path, page: int) -> np.ndarray:
-        held, plane = use_tiff(file, lambda tiff: _plane(tiff, page, alone=self._alone), alone=self._alone)
+        n_planes, plane = use_tiff(
+            file, lambda tiff: _plane(tiff, page, alone=self._alone), alone=self._alone
+        )
         shape_yx, dtype = self.shape_zyx[1:], self.dtype
-        if (plane.shape, plane.dtype.newbyteorder("=")) != (shape_yx, dtype) or held != (self._held or held):
-            first = next(one.file for one in self._planes if one.file is not None)
+        if (plane.shape, plane.dtype.newbyteorder("=")) != (shape_yx, dtype) or n_planes != (
+            self._held or n_planes
+        ):
+            first = next(plane_ref.file for plane_ref in self._planes if plane_ref.file is not None)
             raise CanvasError(
-                f"{file} holds {held} planes of shape {plane.shape}, {plane.dtype}; the first plane, "
+                f"{file} holds {n_planes} planes of shape {plane.shape}, {plane.dtype}; the first plane, "
                 f"{first.name}, has shape {shape_yx}, {dtype}"
             )
         return plane
@@ -121,14 +125,14 @@ class Planes:
 
     def stamp(self, key: str) -> Any:
         try:
-            found = Path(key).stat()
+            info = Path(key).stat()
         except OSError:
             return None
-        return found.st_size, found.st_mtime_ns, found.st_ino
+        return info.st_size, info.st_mtime_ns, info.st_ino
 
 
 def use_tiff(path: Path, use: Callable[[tifffile.TiffFile], _Result], *, alone: bool = False) -> _Result:
-    """`use` of the opened file; DamagedStore, naming it, for whatever goes wrong in decoding.
+    """Call `use` with the opened file; any decoding error becomes DamagedStore that names the file.
 
     `alone` leaves out what OME metadata say of other files, which tifffile would open all.
     """
@@ -150,23 +154,23 @@ def use_tiff(path: Path, use: Callable[[tifffile.TiffFile], _Result], *, alone: 
 
 
 def _plane(tiff: tifffile.TiffFile, index: int, *, alone: bool) -> tuple[int, np.ndarray]:
-    """How many planes a file holds, and one of them: by its page's number where the file is read `alone`."""
+    """Number of planes in a file, and one of them; by page number where the file is read `alone`."""
     if alone:
         return len(tiff.pages), _decoded(tiff.pages[index])
     series = tiff.series[0]
-    held = math.prod(series.shape[:-2])
-    if len(series) == held:
+    n_planes = math.prod(series.shape[:-2])
+    if len(series) == n_planes:
         page = series[index]
         if page is None:
             raise ValueError(f"plane {index} is missing")
-        return held, _decoded(page)
+        return n_planes, _decoded(page)
     # One page describes many planes that lie one after another: map the file, touch only what is asked for.
     stack = tifffile.memmap(tiff.filehandle.path, series=0, mode="r")
-    return held, stack.reshape(-1, *series.shape[-2:])[index]
+    return n_planes, stack.reshape(-1, *series.shape[-2:])[index]
 
 
 def _decoded(page: Any) -> np.ndarray:
-    """The page's pixels. Some writers count the byte that pads a Zstandard frame to an even length."""
+    """Pixels of a page; some writers count the byte that pads a Zstandard frame to an even length."""
     try:
         return page.asarray()
     except RuntimeError:
@@ -177,7 +181,7 @@ def _decoded(page: Any) -> np.ndarray:
 
 
 def _layout(tiff: tifffile.TiffFile) -> tuple[str, tuple[int, ...], np.dtype]:
-    """Axes, shape and type of the planes in a file; some writers mark z as I or Q."""
+    """Axes, shape and dtype of the planes in a file; some writers mark z as I or Q."""
     series = tiff.series[0]
     axes = re.sub("[IQ]", "Z", series.axes)
     shape = tuple(int(n) for n in series.shape)
@@ -193,7 +197,7 @@ def _layout(tiff: tifffile.TiffFile) -> tuple[str, tuple[int, ...], np.dtype]:
 
 
 def _file(path: Path, t: int | None, c: int | None) -> Stack:
-    """The planes along z of one file, or of the files that its OME metadata name."""
+    """Planes along z of one file, or of the files that its OME metadata name."""
 
     def about(tiff: tifffile.TiffFile) -> tuple[OmePixels | None, ZyxUm | None]:
         return split_pixels(path, tiff), stated_voxel_um(tiff)
@@ -234,7 +238,7 @@ def _shape_of(split: OmePixels) -> tuple[int, ...]:
 
 
 def _lone_axis_is_z(path: Path, axes: str, shape: Sequence[int], t: int | None, c: int | None) -> str:
-    """The axes, a lone axis of planes as Z: ImageJ and tifffile mark stacks as time points or channels."""
+    """Take a lone axis of planes as Z: ImageJ and tifffile mark stacks as time points or channels."""
     planes = axes.removesuffix("YX")
     if planes in ("T", "C") and not t and not c and not (planes == "C" and shape[0] <= _FEW_CHANNELS):
         _log.warning(
@@ -256,11 +260,11 @@ def _lone_axis_is_z(path: Path, axes: str, shape: Sequence[int], t: int | None, 
 def _index(
     path: Path, axes: str, shape: Sequence[int], t: int | None, c: int | None
 ) -> tuple[slice | int, ...]:
-    """One time point and channel, every plane."""
+    """Index of one time point and channel, every plane."""
     chosen = {"t": t, "c": c}
-    for letter, wanted in chosen.items():
-        if wanted and letter.upper() not in axes:
-            raise CanvasError(f"{path} has no axis {letter}; there is no {letter}={wanted}")
+    for letter, index in chosen.items():
+        if index and letter.upper() not in axes:
+            raise CanvasError(f"{path} has no axis {letter}; there is no {letter}={index}")
     return tuple(
         slice(None) if letter == "z" else pick(path, letter, length, chosen.get(letter))
         for letter, length in zip(axes.lower(), shape, strict=True)
@@ -270,16 +274,16 @@ def _index(
 def _folder(
     folder: Path, files: list[Path], t: int | None, c: int | None, *, skip: bool, fill_gaps: bool
 ) -> Stack:
-    """The planes of a folder, one in each file, from the lowest z up."""
+    """Planes of a folder with one in each file, by rising z."""
     if t:
         raise CanvasError(f"{folder} has no axis t; there is no t={t}")
     ordered = order_planes(folder, files, c, fill_gaps=fill_gaps)
     readable = [file for file in ordered.files if file is not None]
-    held, shape, dtype, voxel_um = _first_readable(readable, skip=skip)
-    if held != 1 or len(shape) != 2:
-        if len(shape) > 2 and held == 1 and shape[-1] in (3, 4):
+    n_planes, shape, dtype, voxel_um = _first_readable(readable, skip=skip)
+    if n_planes != 1 or len(shape) != 2:
+        if len(shape) > 2 and n_planes == 1 and shape[-1] in (3, 4):
             raise CanvasError(f"{readable[0]} has planes of shape {shape}; planes are one value a pixel")
-        raise CanvasError(f"{readable[0]} holds {held} planes; in a folder each file holds one")
+        raise CanvasError(f"{readable[0]} holds {n_planes} planes; in a folder each file holds one")
     _log.info("%s: plane 0 is %s", folder, ordered.first)
     planes = [Plane(file, 0) for file in ordered.files]
     return Stack(planes, 1, True, (shape[0], shape[1]), dtype, voxel_um)
@@ -288,16 +292,16 @@ def _folder(
 def _first_readable(
     files: Sequence[Path], *, skip: bool
 ) -> tuple[int, tuple[int, ...], np.dtype, ZyxUm | None]:
-    """Planes held, shape, type and stated voxel size of the first file; with `skip` the first whole one."""
+    """Plane count, shape, dtype and voxel size of the first file; with `skip` the first readable one."""
 
     def about(tiff: tifffile.TiffFile) -> tuple[int, tuple[int, ...], np.dtype]:
         first = tiff.pages.first
         if first.dtype is None or min(first.shape, default=0) < 1:
             raise ValueError(f"it holds no plane, its shape is {first.shape}")
-        held = len(tiff.pages)
+        n_planes = len(tiff.pages)
         if tiff.is_imagej and tiff.imagej_metadata is not None:
-            held = max(held, int(tiff.imagej_metadata.get("images", 1)))
-        return held, first.shape, first.dtype
+            n_planes = max(n_planes, int(tiff.imagej_metadata.get("images", 1)))
+        return n_planes, first.shape, first.dtype
 
     for file in files:
         try:
