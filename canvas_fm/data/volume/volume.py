@@ -1,4 +1,4 @@
-"""A volume: one channel of one brain, read box by box from whatever it lies in."""
+"""A volume: one channel of one brain, read by boxes from any storage format."""
 
 from __future__ import annotations
 
@@ -95,13 +95,16 @@ class Volume:
         else:
             remote, path = None, sample_file(path, "raw.zarr")
         opts = VolumeOptions.of(**options)
-        given, t, c = opts.voxel_um, opts.t, opts.c
+        voxel_um, t, c = opts.voxel_um, opts.t, opts.c
         options, skip = opts.model_dump() | {"follow_links": follow_links}, opts.on_bad_chunk == "skip"
         empty = opts.missing_chunks == "empty"
         planes = None if remote else open_planes(path, t=t, c=c, skip=skip, fill_gaps=empty)
         if planes is not None:
             return cls(
-                path, planes, _voxel_um(path, planes.voxel_um, "its TIFF metadata state none", given), options
+                path,
+                planes,
+                _voxel_um(path, planes.voxel_um, "its TIFF metadata state none", voxel_um),
+                options,
             )
         store = CheckedStore(remote or open_files(path, follow_links=follow_links))
         _refuse_one_level(path, store)
@@ -117,7 +120,9 @@ class Volume:
             missing_chunks=opts.missing_chunks,
         )
         source = Channel(array, image, t, c)
-        return cls(path, source, _voxel_um(path, image.voxel_um, image.why_no_voxel, given), options, written)
+        return cls(
+            path, source, _voxel_um(path, image.voxel_um, image.why_no_voxel, voxel_um), options, written
+        )
 
     @classmethod
     def create(
@@ -133,7 +138,7 @@ class Volume:
         source: str | None = None,
         levels: int = 1,
     ) -> VolumeWriter:
-        """Begin an OME-Zarr 0.5 where nothing is yet; write its boxes, then close it (or use it in a `with`).
+        """Start writing an OME-Zarr 0.5 at a new path; write its boxes, then close it (or use `with`).
 
         Integers or floats of up to 64 bits; shards of 4 × 4 × 4 chunks, each chunk Blosc zstd-1 with byte
         shuffle and a crc32c; `levels` counts the volume itself. `source` is a note on where the voxels come
@@ -150,7 +155,7 @@ class Volume:
         marker: str | None = None,
         name: str = "array",
     ) -> Volume:
-        """A volume whose voxels lie in memory, for what was drawn or worked out; they are not copied."""
+        """A volume over an array in memory (z, y, x), not copied."""
         options = {"voxel_um": check_voxel_um(voxel_um), "t": None, "c": None, "marker": marker}
         options |= {"on_bad_chunk": "error", "missing_chunks": "error"}
         volume = cls(Path(name), InMemory(voxels), check_voxel_um(voxel_um), options)
@@ -159,11 +164,11 @@ class Volume:
 
     @property
     def array(self) -> InMemory | None:
-        """The voxels of a volume that lies in memory, None for one that lies on a disk."""
+        """The array of an in-memory volume, None for one on disk."""
         return self._source if isinstance(self._source, InMemory) else None
 
     def read(self, origin_zyx: ZyxLike, size_zyx: ZyxLike) -> Num[np.ndarray, "z y x"]:
-        """Read a box at level 0 in the volume's own type; what lies outside the volume is zero."""
+        """Read a box (z, y, x) at level 0 in the stored dtype; zero outside the volume."""
         origin, size = whole_zyx(origin_zyx, "origin_zyx"), whole_zyx(size_zyx, "size_zyx")
         if min(size) < 0:
             raise CanvasError(f"size_zyx is {size}; expected sizes of at least 0")
@@ -191,7 +196,7 @@ class Volume:
         return self._source.read(start, stop)
 
     def check_chunk(self, index_zyx: ZyxLike) -> bool:
-        """Whether a chunk's file is there and what was written: False where damage is skipped, else raised.
+        """Verify a chunk's file: False if it is damaged and damage is skipped, else raises.
 
         For readers other than ours, before they read it from `zarr_place`; decoding can still fail.
         """
@@ -202,28 +207,28 @@ class Volume:
 
     @property
     def zarr_place(self) -> ZarrPlace | None:
-        """Where other readers find the same voxels; None for zipped stores and TIFF planes."""
+        """Location of the same voxels for other readers; None for zipped stores and TIFF planes."""
         return self._source.place if isinstance(self._source, Channel) else None
 
     @property
     def remote(self) -> Remote | None:
-        """The files of a remote store; `path` then only shows its address."""
+        """The remote store behind the volume, if any; `path` then only shows its address."""
         files = self._source.array.store.files if isinstance(self._source, Channel) else None
         return files if isinstance(files, Remote) else None
 
     @property
     def options(self) -> dict[str, Any]:
-        """How it was opened: the keywords of `open`."""
+        """The keyword arguments of `open`."""
         return dict(self._options)
 
     @property
     def bad_chunks(self) -> list[str]:
-        """What `on_bad_chunk="skip"` passed over so far, one sentence each."""
+        """Messages of the damaged chunks that `on_bad_chunk="skip"` read as zero so far."""
         return self._source.bad.sentences()
 
     @property
     def window(self) -> Window:
-        """The intensity window of the whole volume, percentiles 0.5 and 99.9, found when first asked for."""
+        """Intensity window of the whole volume, percentiles 0.5 and 99.9, computed on first access."""
         return self.window_by(DEFAULT_RULE)
 
     def window_by(self, rule: WindowRule) -> Window:
@@ -233,12 +238,12 @@ class Volume:
         Found on up to 64 M voxels. Raises CanvasError for a volume that is constant or holds NaN.
         """
         if rule not in self._windows:
-            held = self._written.get("window") if self._written.get("window_rule") == str(rule) else None
-            self._windows[rule] = Window(*held) if held else self._find_window(rule)
+            stored = self._written.get("window") if self._written.get("window_rule") == str(rule) else None
+            self._windows[rule] = Window(*stored) if stored else self._find_window(rule)
         return self._windows[rule].at_contrast(self._contrast)
 
     def at_contrast(self, contrast: float) -> Volume:
-        """The same volume as if its staining were so many times as strong: its windows are narrower by that.
+        """The same volume at another staining contrast: windows narrower by that factor.
 
         It reads the same voxels; what looks at them through a window sees them brighter (above 1) or dimmer.
         """
@@ -276,7 +281,7 @@ class Volume:
         return find_window(str(self.path), read, self.shape_zyx, self.chunk_zyx, self.dtype, fill, rule)
 
     def _keys(self, start: Sequence[int], stop: Sequence[int]) -> Iterator[str]:
-        """The files that a box is read from."""
+        """Keys of the files that a box is read from."""
         spans = [range(a - a % s, b, s) for a, b, s in zip(start, stop, self.chunk_zyx, strict=True)]
         for z in spans[0]:
             for y in spans[1]:
@@ -288,10 +293,10 @@ class Volume:
         return _reopen, (self.remote or self.path, self._options, self._contrast)
 
     def __repr__(self) -> str:
-        shown = str(self.remote or self.path)
+        path = str(self.remote or self.path)
         stained = "" if self._contrast == 1 else f", contrast={self._contrast:g}"
         return (
-            f"Volume({shown!r}, shape_zyx={self.shape_zyx}, {self.dtype}, voxel_um={self.voxel_um}{stained})"
+            f"Volume({path!r}, shape_zyx={self.shape_zyx}, {self.dtype}, voxel_um={self.voxel_um}{stained})"
         )
 
 
@@ -306,7 +311,7 @@ def _in_memory(voxels: np.ndarray, voxel_um: ZyxUm, marker: str | None, name: st
 
 
 def _refuse_one_level(path: Path, store: CheckedStore) -> None:
-    """Opened by itself, a level of a store that we wrote would go unchecked."""
+    """Refuse to open a single level of a store that we wrote: its files would go unchecked."""
     if isinstance(store.files, Remote):  # what lies beside it was not named
         return
     beside = path.resolve().parent
@@ -314,18 +319,18 @@ def _refuse_one_level(path: Path, store: CheckedStore) -> None:
         raise CanvasError(f"{path} is one level of {beside}; give {beside}")
 
 
-def _voxel_um(path: Path, stated: ZyxUm | None, why_not: str, given: ZyxUm | None) -> ZyxUm:
-    if given is None:
+def _voxel_um(path: Path, stated: ZyxUm | None, why_not: str, voxel_um: ZyxUm | None) -> ZyxUm:
+    if voxel_um is None:
         if stated is None:
             raise CanvasError(f"{path} has no voxel size; give --voxel-um z y x once ({why_not})")
         return stated
-    if stated is not None and any(abs(a - b) > 0.05 * b for a, b in zip(given, stated, strict=True)):
-        _log.warning("%s states a voxel of %s µm (z, y, x); the given %s is used", path, stated, given)
-    return given
+    if stated is not None and any(abs(a - b) > 0.05 * b for a, b in zip(voxel_um, stated, strict=True)):
+        _log.warning("%s states a voxel of %s µm (z, y, x); the given %s is used", path, stated, voxel_um)
+    return voxel_um
 
 
-def _marker(path: Path, stated: Any, given: str | None) -> str | None:
-    """The marker that the store states, else `meta.json` beside it, else the one given."""
+def _marker(path: Path, stated: Any, marker: str | None) -> str | None:
+    """Marker of a volume: the store's attribute, else `meta.json` next to it, else the argument."""
     if not isinstance(stated, str):
         try:
             beside = json.loads((path.resolve().parent / "meta.json").read_text(encoding="utf-8"))
@@ -333,7 +338,7 @@ def _marker(path: Path, stated: Any, given: str | None) -> str | None:
             beside = None
         stated = beside.get("marker") if isinstance(beside, dict) else None
     if not isinstance(stated, str):
-        return given
-    if given is not None and given != stated:
-        _log.warning("%s is marked %s; the given marker %s is not used", path, stated, given)
+        return marker
+    if marker is not None and marker != stated:
+        _log.warning("%s is marked %s; the given marker %s is not used", path, stated, marker)
     return stated
