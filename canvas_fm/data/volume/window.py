@@ -1,4 +1,4 @@
-"""The intensity window of a volume: which stored values become 0 and 1."""
+"""Intensity window of a volume: the stored values that become 0 and 1."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ ReadBox = Callable[[Sequence[int], Sequence[int]], np.ndarray]
 
 
 class Window(NamedTuple):
-    """Stored values `low` and below become 0, `high` and above 1, linear between."""
+    """Linear intensity window: `low` and below become 0, `high` and above 1."""
 
     low: float
     high: float
 
     def apply(self, voxels: Num[np.ndarray, "*shape"]) -> Float32[np.ndarray, "*shape"]:
-        """The voxels in [0, 1], same shape: (x − low) / (high − low), clipped."""
+        """Voxels in [0, 1], same shape: (x − low) / (high − low), clipped."""
         scaled = np.subtract(voxels, np.float32(self.low), dtype=np.float32)
         scaled *= np.float32(1.0 / (self.high - self.low))
         return np.clip(scaled, 0.0, 1.0, out=scaled)
 
     def at_contrast(self, contrast: float) -> Window:
-        """The window that makes everything so many times as bright; CanvasError where it has no width."""
+        """The window that multiplies contrast by a factor; CanvasError if its width becomes zero."""
         if contrast == 1:
             return self
         high = self.low + (self.high - self.low) / contrast
@@ -55,7 +55,7 @@ class Window(NamedTuple):
 
 @dataclass(frozen=True)
 class WindowRule:
-    """How a window is found: two percentiles, or `low` and `high` times the median; always linear."""
+    """Rule of a window: two percentiles, or `low` and `high` times the median."""
 
     kind: Literal["percentiles", "median"] = "percentiles"
     low: float = 0.5
@@ -85,7 +85,7 @@ def find_window(
     fill: float | np.generic,
     rule: WindowRule = DEFAULT_RULE,
 ) -> Window:
-    """The window of a whole volume; `read(start, stop)` gives its boxes.
+    """Compute the window of a whole volume; `read(start, stop)` returns its boxes.
 
     All voxels up to 64 M, else parts of chunks drawn with a fixed seed; blocks that hold only `fill` are
     left out. Exact for what is looked at: a histogram for integers up to 16 bits, else the values themselves
@@ -124,7 +124,7 @@ def find_window(
 def sample_boxes(
     shape_zyx: Sequence[int], chunk_zyx: Sequence[int]
 ) -> Iterator[tuple[tuple[int, int, int], tuple[int, int, int]]]:
-    """Boxes (start, stop) to look at: slabs of all up to 64 M voxels, else parts of chunks, drawn."""
+    """Boxes (start, stop) to sample: slabs of everything up to 64 M voxels, else random parts of chunks."""
     depth, height, width = shape_zyx
     if math.prod(shape_zyx) <= SAMPLE:
         step = BLOCK_ZYX[0] * max(1, math.ceil(chunk_zyx[0] / BLOCK_ZYX[0]))
@@ -146,15 +146,15 @@ def sample_boxes(
 
 
 def _shuffled(n: int, random: np.random.Generator) -> Iterator[int]:
-    """0 … n−1 in random order, each once, without a list of all where n is huge."""
+    """A random permutation of 0 … n−1, generated lazily where n is huge."""
     if n <= 2**20:
         yield from map(int, random.permutation(n))
         return
-    seen: set[int] = set()
-    while len(seen) < 2**20:
+    drawn: set[int] = set()
+    while len(drawn) < 2**20:
         index = int(random.integers(n))
-        if index not in seen:
-            seen.add(index)
+        if index not in drawn:
+            drawn.add(index)
             yield index
 
 
@@ -166,7 +166,7 @@ def _blocks(box: np.ndarray) -> Iterator[np.ndarray]:
 
 
 class _Histogram:
-    """Counts of every value of an 8- or 16-bit integer type."""
+    """Exact histogram of an 8- or 16-bit integer type."""
 
     def __init__(self, dtype: np.dtype) -> None:
         self.first = int(np.iinfo(dtype).min)
@@ -190,7 +190,7 @@ class _Histogram:
 
 
 class _Values:
-    """The values themselves, for types whose histogram would not be exact."""
+    """All sampled values, for dtypes whose histogram would not be exact."""
 
     def __init__(self, dtype: np.dtype, voxels: int) -> None:
         self.values = np.empty(min(voxels, SAMPLE), dtype.newbyteorder("="))
@@ -211,17 +211,17 @@ class _Values:
 
 def _interpolate(n: int, ranks: Sequence[float], value: Callable[[int], float]) -> list[float]:
     """Percentiles as numpy defines them: linear between the two nearest ranks."""
-    found = []
+    percentiles = []
     for rank in ranks:
         place = rank / 100 * (n - 1)
         at = int(place)
         low, high = value(at), value(min(at + 1, n - 1))
-        found.append(low + (high - low) * (place - at))
-    return found
+        percentiles.append(low + (high - low) * (place - at))
+    return percentiles
 
 
 def cache_folder() -> Path | None:
-    """Where windows of stores that we do not write to are remembered: the user's cache folder.
+    """User cache folder for windows of stores that we do not write to.
 
     None for a user without a home, as a container may run under.
     """
@@ -251,12 +251,12 @@ class WindowCache:
         if self.path is None:
             return None
         try:
-            held = json.loads(self.path.read_text(encoding="utf-8"))[str(rule)]
-            window = Window(float(held["window"][0]), float(held["window"][1]))
-            same = held["stamps"] == self._digest(held["keys"])
+            entry = json.loads(self.path.read_text(encoding="utf-8"))[str(rule)]
+            window = Window(float(entry["window"][0]), float(entry["window"][1]))
+            unchanged = entry["stamps"] == self._digest(entry["keys"])
         except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):
             return None
-        return window if same and window.low < window.high else None
+        return window if unchanged and window.low < window.high else None
 
     def put(self, rule: WindowRule, window: Window, keys: Sequence[str]) -> None:
         if self.path is None:
@@ -264,12 +264,12 @@ class WindowCache:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             try:
-                held = json.loads(self.path.read_text(encoding="utf-8"))
+                entries = json.loads(self.path.read_text(encoding="utf-8"))
             except (OSError, ValueError):
-                held = {}
+                entries = {}
             entry = {"window": list(window), "keys": list(keys), "stamps": self._digest(keys)}
-            held = {**(held if isinstance(held, dict) else {}), str(rule): entry}
-            write_text_atomic(self.path, json.dumps(held))
+            entries = {**(entries if isinstance(entries, dict) else {}), str(rule): entry}
+            write_text_atomic(self.path, json.dumps(entries))
         except (OSError, CanvasError) as problem:
             _log.info("the intensity window is not remembered: %s", problem)
 
