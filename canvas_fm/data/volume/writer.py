@@ -1,4 +1,4 @@
-"""Writing a volume: OME-Zarr 0.5, sharded, with checksums and a pyramid, and marked complete last."""
+"""Writing a volume: sharded OME-Zarr 0.5 with checksums and pyramid; the completion mark comes last."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def create(
     source: str | None,
     levels: int,
 ) -> VolumeWriter:
-    """What `Volume.create` gives; every argument is checked before anything is written."""
+    """Implementation of `Volume.create`; all arguments are validated before anything is written."""
     path = Path(path)
     shape, chunk = whole_zyx(shape_zyx, "shape_zyx"), whole_zyx(chunk_zyx, "chunk_zyx")
     if min(shape) < 1 or min(chunk) < 1:
@@ -68,7 +68,7 @@ def create(
 
 
 class VolumeWriter:
-    """Writes boxes of a volume in any order, then `close`s it; as a context manager it closes itself.
+    """Writes boxes of a volume in any order; `close` it, or use it as a context manager.
 
     Boxes that are whole shards (`shard_zyx`) are fastest: any other reads, merges and writes its shards
     again. What is never written is zero. Safe in several threads, one write at a time. Until `close` has
@@ -122,7 +122,7 @@ class VolumeWriter:
         )
 
     def write(self, origin_zyx: ZyxLike, voxels: Shaped[np.ndarray, "*shape"]) -> None:
-        """Write a box (z, y, x) whose first voxel is at `origin_zyx`; it has to lie inside the volume.
+        """Write a box (z, y, x) whose first voxel is `origin_zyx`; it must lie inside the volume.
 
         The voxels' type has to fit the volume's without loss. Raises CanvasError for that, for a box that
         leaves the volume, and for NaN.
@@ -151,7 +151,7 @@ class VolumeWriter:
             self._arrays[level][where] = voxels.astype(self.dtype, copy=False)
 
     def close(self) -> None:
-        """Finish the store: pyramid, window, manifest, and last the mark that it is complete."""
+        """Finish the store: pyramid, window, manifest, and last the completion mark."""
         if self._closed:
             return
         self._closed = True
@@ -164,7 +164,7 @@ class VolumeWriter:
             self._write_group(content)
 
     def _window(self) -> list[float] | None:
-        """The intensity window; None where there is none, as in an empty mask: asking for it says why."""
+        """Intensity window, None if undefined, as in an empty mask."""
 
         def read(start: Sequence[int], stop: Sequence[int]) -> np.ndarray:
             return np.asarray(self._arrays[0][tuple(slice(a, b) for a, b in zip(start, stop, strict=True))])
@@ -175,7 +175,7 @@ class VolumeWriter:
             return None
 
     def _downsample(self, level: int) -> None:
-        """Write a level as means of the one before, shard by shard."""
+        """Write a level as block means of the previous one, shard by shard."""
         shape, _, factor = self._levels[level]
         finer, array = self._arrays[level - 1], self._arrays[level]
         step = array.shards or array.chunks
@@ -213,7 +213,7 @@ class VolumeWriter:
 
 
 def plan_levels(shape_zyx: Zyx, voxel_um: ZyxUm, levels: int) -> list[tuple[Zyx, ZyxUm, Zyx]]:
-    """Shape, voxel size, and factor to the level before, of each level of a pyramid.
+    """Shape, voxel size and downsampling factor of each level of a pyramid.
 
     An axis is halved unless its voxel is already twice the smallest: 4 × 1.8 × 1.8 µm becomes 4 × 3.6 × 3.6,
     then 8 × 7.2 × 7.2. A level where nothing is left to halve ends the pyramid.
@@ -237,7 +237,7 @@ def plan_levels(shape_zyx: Zyx, voxel_um: ZyxUm, levels: int) -> list[tuple[Zyx,
 
 
 def mean_down(voxels: Num[np.ndarray, "z y x"], factor: Zyx) -> Num[np.ndarray, "z2 y2 x2"]:
-    """The mean over blocks of `factor` voxels, at an odd border over what there is; integers are rounded."""
+    """Mean over blocks of `factor` voxels, partial blocks at the border; integers are rounded."""
     mean = voxels.astype(np.float64)
     for axis, step in enumerate(factor):
         if step > 1:
@@ -255,6 +255,6 @@ def _smaller(chunk: Zyx, shape: Zyx) -> Zyx:
 
 
 def _shard(chunk: Zyx, chunks_each: Sequence[int], shape: Zyx) -> Zyx:
-    """Whole chunks, as many as wanted on each axis but no more than the shape has."""
+    """Shard shape: as many whole chunks as wanted on each axis, at most the shape's."""
     z, y, x = (c * min(k, math.ceil(n / c)) for c, k, n in zip(chunk, chunks_each, shape, strict=True))
     return z, y, x
