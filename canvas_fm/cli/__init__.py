@@ -1,4 +1,4 @@
-"""The command line: each verb parses, calls one public function and prints its result.
+"""The command line: each verb parses its arguments, calls the library and prints the result.
 
 Results go to stdout, progress and logs to stderr. A caller's mistake is one line and exit code 1, a wrong
 flag is exit code 2, an interruption 130. Nothing heavy is imported before a verb runs.
@@ -41,7 +41,7 @@ _PLAIN = {"µ": "u", "…": "...", "–": "-", "—": "-", "→": "->", "×": "x
 
 
 def build_parser() -> Parser:
-    """The parser of `canvas-fm`; each verb leaves its function in `run`."""
+    """Build the parser of `canvas-fm`; each verb stores its function in `run`."""
     parser = Parser(
         prog="canvas-fm",
         description="A foundation-model toolkit for whole-brain light-sheet microscopy. "
@@ -103,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 class _Completion(argparse.Action):
-    """Print the completion script of all verbs and end."""
+    """Action that prints the shell completion script and exits."""
 
     def __call__(self, parser: argparse.ArgumentParser, *args: object) -> None:
         import shtab
@@ -119,7 +119,7 @@ def _say(sentence: str, code: int) -> int:
 
 
 def _say_what_the_terminal_can() -> None:
-    """In a terminal of ASCII or Latin-1, `um` for µm and `?` for what has no likeness; never a traceback."""
+    """Degrade output on ASCII or Latin-1 terminals: `um` for µm, `?` otherwise; no traceback."""
 
     def plainly(problem: UnicodeError) -> tuple[str, int]:
         assert isinstance(problem, UnicodeEncodeError)
@@ -133,7 +133,7 @@ def _say_what_the_terminal_can() -> None:
 
 
 def _messages_to_stderr(args: argparse.Namespace) -> None:
-    """Logs and warnings of this package as one line each; those of libraries only when they are errors.
+    """Log this package's messages as single lines on stderr; of libraries only errors.
 
     `--quiet` leaves warnings and errors, without progress; `--verbose` adds what is for debugging.
     """

@@ -1,4 +1,4 @@
-"""`python -m canvas_fm.cli` is `canvas-fm`."""
+"""Entry point of `python -m canvas_fm.cli`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""A model of options as flags with their help, and what was typed back as the model."""
+"""Command-line flags generated from option models, and parsed values turned back into models."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ZYX = ("Z", "Y", "X")
 
 
 class FlagSet:
-    """The flags of one model on one parser: all, all but those to `omit`, or `only` some."""
+    """Flags of one option model on a parser: all, all but `omit`, or `only` some."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class FlagSet:
             )
 
     def take(self, namespace: argparse.Namespace) -> list[str]:
-        """Put the model into the namespace in place of its flags; a sentence for each that is wrong."""
+        """Replace the flags in the namespace by the model; returns a message for each error."""
         typed = vars(namespace)
         values = {name: typed.pop(self._dest(name)) for name in self.fields if self._dest(name) in typed}
         try:
@@ -58,7 +58,7 @@ class FlagSet:
 
 
 def flag_name(name: str, field: FieldInfo) -> str:
-    """`--voxel-um` for `voxel_um`, unless the field says otherwise."""
+    """Flag of a field: `--voxel-um` for `voxel_um`, unless annotated otherwise."""
     return flag_of(field).name or f"--{name.replace('_', '-')}"
 
 
@@ -66,8 +66,10 @@ def _help(field: FieldInfo) -> str:
     default = field.default
     if default in (None, False, (), "") or "default" in (text := field.description or ""):
         return (field.description or "").replace("%", "%%")
-    shown = " ".join(f"{part:g}" if isinstance(part, float) else str(part) for part in _several(default))
-    return f"{text}; default {shown}".replace("%", "%%")
+    default_text = " ".join(
+        f"{part:g}" if isinstance(part, float) else str(part) for part in _several(default)
+    )
+    return f"{text}; default {default_text}".replace("%", "%%")
 
 
 def _several(value: Any) -> tuple[Any, ...]:
@@ -75,7 +77,7 @@ def _several(value: Any) -> tuple[Any, ...]:
 
 
 def _shape(field: FieldInfo) -> dict[str, Any]:
-    """How many values the flag takes, and what stands for them in the usage."""
+    """`nargs` and metavar of a flag."""
     kind, flag = _plain(field.annotation), flag_of(field)
     if kind is bool:
         return {"action": "store_true"}
@@ -89,7 +91,7 @@ def _shape(field: FieldInfo) -> dict[str, Any]:
 
 
 def _plain(kind: Any) -> Any:
-    """The type without None and without what is said beside it."""
+    """The type without None and without annotations."""
     while hasattr(kind, "__metadata__"):
         kind = kind.__origin__
     others = [each for each in get_args(kind) if each is not NoneType]

@@ -1,4 +1,4 @@
-"""What a verb prints: results on stdout, damage that was passed over on stderr."""
+"""Output of verbs: results on stdout, skipped damage on stderr."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 
 
 def report_bad_chunks(volumes: list[Volume]) -> dict[str, list[str]]:
-    """Name every chunk that was passed over on stderr; the result carries the same list."""
+    """Report every skipped chunk on stderr; the result carries the same list."""
     return say_bad_chunks({str(volume.path): list(volume.bad_chunks) for volume in volumes})
 
 
 def say_bad_chunks(chunks_of: dict[str, list[str]]) -> dict[str, list[str]]:
-    """As `report_bad_chunks`, for lists by path."""
+    """`report_bad_chunks` for lists by path."""
     skipped = {path: chunks for path, chunks in chunks_of.items() if chunks}
     for path, chunks in skipped.items():
         print(
@@ -30,7 +30,7 @@ def say_bad_chunks(chunks_of: dict[str, list[str]]) -> dict[str, list[str]]:
 def print_result(
     result: dict[str, Any], as_json: bool, *, bad_chunks: dict[str, list[str]] | None = None
 ) -> None:
-    """One result on stdout: JSON for machines, aligned lines for people, the same keys in both.
+    """Print one result on stdout: JSON, or aligned lines with the same keys.
 
     `bad_chunks`, where there are any, are those that `report_bad_chunks` named.
     """
@@ -46,7 +46,7 @@ def print_result(
 
 
 def _lines(value: Any) -> list[str]:
-    """A value for people: a list of dictionaries as one line each, what is nested deeper only as JSON."""
+    """A value as text: a list of dictionaries as one line each, deeper nesting as JSON."""
     if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
         return [_plain(item) for item in value]
     if isinstance(value, dict) and any(isinstance(item, dict | list) and item for item in value.values()):

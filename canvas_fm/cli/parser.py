@@ -1,4 +1,4 @@
-"""The parser of a verb: filled when it is used, old spellings refused, all mistakes told at once."""
+"""An argparse parser that is filled lazily, names replacements of old flags, reports all errors at once."""
 
 from __future__ import annotations
 
@@ -52,20 +52,20 @@ class Parser(argparse.ArgumentParser):
         only: Sequence[str] = (),
         title: str | None = None,
     ) -> None:
-        """The flags of a model, or of some of its fields; `args.dest` is then the model itself."""
+        """Add flags of an option model, or of some fields; `args.dest` becomes the model."""
         from canvas_fm.cli.flags import FlagSet
 
         self._sets.append(FlagSet(self, dest, kind, omit, only, title))
 
     def filled(self) -> Parser:
-        """The parser with all its arguments."""
+        """This parser with its arguments added."""
         if self._fill is not None:
             fill, self._fill = self._fill, None
             fill(self)
         return self
 
     def filled_through(self) -> Parser:
-        """The same with all its verbs filled too."""
+        """This parser with the arguments of all sub-parsers added."""
         for action in self.filled()._actions:
             if isinstance(action, argparse._SubParsersAction):
                 for verb in action.choices.values():
@@ -91,14 +91,14 @@ class Parser(argparse.ArgumentParser):
         return typed, [] if self._subparsers is None else extras
 
     def error(self, message: str) -> NoReturn:
-        """All mistakes so far and this one, after the usage; exit code 2."""
+        """Print the usage and all errors so far; exit code 2."""
         self._take_sets()
-        told = dict.fromkeys([*self._faults, *self._unknown(), message, *self._checked()])
+        faults = dict.fromkeys([*self._faults, *self._unknown(), message, *self._checked()])
         self.print_usage(sys.stderr)
-        self.exit(2, "".join(f"{self.prog}: error: {' '.join(fault.split())}\n" for fault in told))
+        self.exit(2, "".join(f"{self.prog}: error: {' '.join(fault.split())}\n" for fault in faults))
 
     def _get_values(self, action: argparse.Action, words: list[str]) -> Any:
-        """Values of an argument; what is wrong with them is kept for the end."""
+        """Values of an argument; errors are collected for the end."""
         reads = isinstance(action, argparse._SubParsersAction) or action.metavar == "ADDRESS"
         if not (reads or self._addresses):
             for word in words:
@@ -117,15 +117,15 @@ class Parser(argparse.ArgumentParser):
             return None if action.nargs in (None, "?") else []
 
     def _conclude(self) -> None:
-        """Say what is wrong, or leave the models in the namespace."""
+        """Report all errors, or put the option models into the namespace."""
         self._take_sets()
         if wrong := [*self._faults, *self._unknown()]:
             self.error(wrong[-1])
-        if told := self._checked():
-            self.exit(1, "".join(f"canvas-fm: {' '.join(fault.split())}\n" for fault in told))
+        if faults := self._checked():
+            self.exit(1, "".join(f"canvas-fm: {' '.join(fault.split())}\n" for fault in faults))
 
     def _checked(self) -> list[str]:
-        """What is wrong with the files that the command names, such as a recipe."""
+        """Errors in files that the command names, such as a recipe."""
         return [] if self._check is None else self._check(self._typed)
 
     def _take_sets(self) -> None:
@@ -134,7 +134,7 @@ class Parser(argparse.ArgumentParser):
             self._faults += each.take(self._typed)
 
     def _known_today(self, word: str) -> str:
-        """The word, or for an old spelling the new one, which is said."""
+        """The word, or the current spelling of an old one, with an error that names it."""
         flag, equals, value = word.partition("=")
         verb = self.prog.partition(" ")[2]
         new = RENAMED.get(f"{verb} {flag}") or RENAMED.get(flag)
@@ -145,16 +145,16 @@ class Parser(argparse.ArgumentParser):
         return f"{name}{equals}{value}" if name in self._option_string_actions else value
 
     def _unknown(self) -> list[str]:
-        """A sentence for each flag that the verb does not have."""
-        known, told = self._option_string_actions, []
+        """One message for each unknown flag."""
+        known, faults = self._option_string_actions, []
         for word in self._words[: self._words.index("--") if "--" in self._words else None]:
             flag = word.partition("=")[0]
             if flag.startswith("--") and flag not in known:
-                near = difflib.get_close_matches(flag, known, 1)
-                told.append(
-                    f"unrecognized arguments: {flag}" + (f"; did you mean {near[0]}?" if near else "")
+                matches = difflib.get_close_matches(flag, known, 1)
+                faults.append(
+                    f"unrecognized arguments: {flag}" + (f"; did you mean {matches[0]}?" if matches else "")
                 )
-        return [] if self._subparsers is not None else told
+        return [] if self._subparsers is not None else faults
 
 
 def add_verb(
@@ -168,7 +168,7 @@ def add_verb(
     check: Check | None = None,
     addresses: bool = False,
 ) -> None:
-    """A verb: `fill` adds its arguments, `check` reads what can be wrong in files before the work begins."""
+    """Add a verb: `fill` adds its arguments, `check` validates its files before the work begins."""
 
     def filled(parser: Parser) -> None:
         if fill is not None:
@@ -187,7 +187,7 @@ def add_verb(
 
 
 def add_group(verbs: Verbs, name: str, help: str, description: str) -> Verbs:
-    """A verb of verbs, such as `refine`."""
+    """Add a verb with sub-verbs, such as `refine`."""
     group: Parser = verbs.add_parser(name, help=help, description=description)
     return group.add_subparsers(dest="action", metavar="ACTION", required=True)
 
@@ -197,14 +197,14 @@ def add_json(parser: Parser) -> None:
 
 
 def add_volume_flags(parser: Parser) -> None:
-    """How a volume is opened, the same on every verb that opens one."""
+    """Add the flags for opening a volume, the same on every verb."""
     from canvas_fm.data.volume.options import VolumeOptions
 
     parser.add_options("opening", VolumeOptions, title="opening the volume")
 
 
 def add_logging(parser: argparse.ArgumentParser) -> None:
-    """How much is said on stderr while a verb works."""
+    """Add `-q`, `-v` and `--log-file`."""
     group = parser.add_argument_group("messages")
     for flags, meaning in (
         (("-q", "--quiet"), "only warnings, no progress"),
@@ -217,7 +217,7 @@ def add_logging(parser: argparse.ArgumentParser) -> None:
 
 
 def positive_int(text: str) -> int:
-    """An argparse type: a whole number from 1."""
+    """argparse type: an integer from 1."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a whole number above 0")
@@ -225,7 +225,7 @@ def positive_int(text: str) -> int:
 
 
 def positive_float(text: str) -> float:
-    """An argparse type: a finite number above 0."""
+    """argparse type: a finite number above 0."""
     value = float(text)
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not a number above 0")

@@ -1,4 +1,4 @@
-"""Flags that had another name before 1.0, by verb where the name means something else elsewhere."""
+"""Old flag names and their replacements, by verb where a name now means something else."""
 
 RENAMED = {
     "--any-voxel": "--ignore-voxel-size",

@@ -1,1 +1,1 @@
-"""A result and the truth make numbers and figures. Imports no torch."""
+"""Metrics and figures of results against ground truth. Imports no torch."""

@@ -1,4 +1,4 @@
-"""Model cards: the prose is a person's, every number comes from NAME.report.json beside NAME.md.
+"""Model cards: prose in NAME.md, all numbers from NAME.report.json next to it.
 
 A card may quote figures of volumes that its model never saw: those of folds, and those of test volumes.
 """
@@ -33,7 +33,7 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Figure(Section):
-    """One metric on one volume, or on several pooled: `n` cells, its interval, and what stands beside it."""
+    """One metric on one volume or several pooled: value, `n` cells, interval, comparison."""
 
     data: str
     split: Literal["fold", "test"]
@@ -46,7 +46,7 @@ class Figure(Section):
 
 
 class Report(Section):
-    """Where a released model comes from and how it did; `sha256` is that of its folder's config."""
+    """Provenance and metrics of a released model; `sha256` is that of its folder's config."""
 
     model: str
     sha256: Sha256
@@ -67,7 +67,7 @@ def figure_of(
     *,
     beside: Mapping[str, float] | None = None,
 ) -> Figure:
-    """The F1 of a score as a card quotes it."""
+    """The F1 of a score as a card's `Figure`."""
     counts = score.counts
     low, high = score.interval.of.get("f1", (None, None))
     return Figure(
@@ -85,13 +85,13 @@ def figures_of_report(
     beside: Mapping[str, str] | None = None,
     names: Mapping[str, str] | None = None,
 ) -> list[Figure]:
-    """Figures of one method of a comparison's report.json, for each volume and for all pooled.
+    """The figures of one method in a comparison's report.json, for each volume and all pooled.
 
     `metrics` are those of the report; `beside` are columns with the same metric of other methods, by their
     heads; `names` are what volumes are called on the card. Intervals are over seeds, for F1 of one seed over
     cells. Raises CanvasError for a method or metric that is not there.
     """
-    found = []
+    figures = []
     for metric in metrics:
         for volume in _methods(report, method):
             line = _line_of(report, method, volume, metric)
@@ -112,8 +112,8 @@ def figures_of_report(
                     for head, name in (beside or {}).items()
                 },
             )
-            found.append(figure)
-    return found
+            figures.append(figure)
+    return figures
 
 
 def _methods(report: Mapping[str, Any], method: str) -> Mapping[str, Any]:
@@ -130,7 +130,7 @@ def _line_of(report: Mapping[str, Any], method: str, volume: str, metric: str) -
 
 
 def write_card(report: Report, cards: str | Path, *, about: str | None = None) -> Path:
-    """Write NAME.report.json and put its numbers into NAME.md, in a folder of cards; returns the page.
+    """Write NAME.report.json and insert its numbers into NAME.md; returns the page's path.
 
     The page keeps its prose, only what stands between the marks is written anew; a page that is not there yet
     begins with `about`. Raises CanvasError where the report is not of the model that is there by its name.
@@ -152,7 +152,7 @@ def write_card(report: Report, cards: str | Path, *, about: str | None = None) -
 
 
 def check_card(name: str, cards: str | Path | None = None) -> list[str]:
-    """A sentence for everything in which model, report and card disagree; none where they are one."""
+    """One message for each disagreement of model, report and card; empty if they agree."""
     page = _page(name, cards)
     report = read_report(name, cards)
     config = _config(name)
@@ -163,9 +163,9 @@ def check_card(name: str, cards: str | Path | None = None) -> list[str]:
         return [str(problem)]
     written, expected = block.splitlines(), _block(report, config).splitlines()
     faults = [
-        f"{page}: {one!r} stands there, by the report it is {other!r}"
-        for one, other in zip(written, expected, strict=False)
-        if one != other
+        f"{page}: {actual!r} stands there, by the report it is {other!r}"
+        for actual, other in zip(written, expected, strict=False)
+        if actual != other
     ]
     if len(written) != len(expected):
         faults.append(f"{page}: {len(written)} lines between the marks, by the report {len(expected)}")
@@ -173,7 +173,7 @@ def check_card(name: str, cards: str | Path | None = None) -> list[str]:
 
 
 def read_report(name: str, cards: str | Path | None = None) -> Report:
-    """The report beside a model's card."""
+    """Read the report of a model's card."""
     path = _page(name, cards).with_name(f"{name}{_SUFFIX}")
     report = read_settings(path, Report)
     if report.model != name:
@@ -182,7 +182,7 @@ def read_report(name: str, cards: str | Path | None = None) -> Report:
 
 
 def figures_of(name: str) -> dict[str, Any]:
-    """Card and figures of a shipped model for `info`: nothing where it has no card."""
+    """Card and figures of a shipped model for `info`; empty if it has no card."""
     try:
         page = _page(name, None)
     except CanvasError:
@@ -196,7 +196,7 @@ def _page(name: str, cards: str | Path | None) -> Path:
 
 
 def _config(name: str) -> dict[str, Any]:
-    """The model's config as it stands in its folder, which has been checked byte by byte."""
+    """The model's config as stored in its folder, verified."""
     from canvas_fm.models.folder import checked_config
 
     return checked_config(find("model", name))
@@ -211,7 +211,7 @@ def _same(report: Report, config: Mapping[str, Any]) -> None:
 
 
 def _parts(page: Path) -> tuple[str, str, str]:
-    """What stands before, between and after the marks."""
+    """Split a card into text before, between and after the marks."""
     text = page.read_text(encoding="utf-8")
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
         raise CanvasError(f"{page} does not hold the two marks {BEGIN} and {END} once each, in this order")
@@ -220,7 +220,7 @@ def _parts(page: Path) -> tuple[str, str, str]:
 
 
 def _block(report: Report, config: Mapping[str, Any]) -> str:
-    """The part of a card that is written from its report and the model's config."""
+    """The generated part of a card, from its report and the model's config."""
     facts = {
         "identity (sha256)": f"`{report.sha256}`",
         **(_refiner_facts(config) if config["kind"] == "refiner" else _net_facts(config)),
@@ -268,13 +268,13 @@ def _refiner_facts(config: Mapping[str, Any]) -> dict[str, str]:
     for block in config["blocks"]:
         if variant not in ("concat", block["name"]) and block["name"] not in ("heat", "score"):
             continue  # not looked at
-        made = block["made"] or {"name": "unknown", "sha256": "", "settings": {}}
-        told = [f"{name} {_plain(value)}" for name, value in made["settings"].items()]
+        provenance = block["made"] or {"name": "unknown", "sha256": "", "settings": {}}
+        told = [f"{name} {_plain(value)}" for name, value in provenance["settings"].items()]
         how = ", ".join(["heat"] * (block["name"] == "heat") + told)
         size = block["stop"] - block["start"]
         # The candidates' own score has no sha256: its column is named.
-        said = [f"`{made['sha256'][:12]}…`"] * bool(made["sha256"]) + [how] * bool(how)
-        features.append(f"{size} of {made['name']}" + (f" ({'; '.join(said)})" if said else ""))
+        said = [f"`{provenance['sha256'][:12]}…`"] * bool(provenance["sha256"]) + [how] * bool(how)
+        features.append(f"{size} of {provenance['name']}" + (f" ({'; '.join(said)})" if said else ""))
     facts = {"features": ", ".join(features)}
     if tuned:
         facts["on top of"] = f"the encoder {tuned['base']} (`{tuned['base_sha256'][:12]}…`)"
@@ -312,7 +312,10 @@ def _cell(text: str) -> str:
 
 def _trained_on(provenance: Mapping[str, Any]) -> list[str]:
     listed = provenance.get("trained_on") or []
-    return [str(one["name"]) if isinstance(one, dict) and "name" in one else str(one) for one in listed]
+    return [
+        str(volume["name"]) if isinstance(volume, dict) and "name" in volume else str(volume)
+        for volume in listed
+    ]
 
 
 def _plain(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""How good scores or probabilities of being a cell are: ranking, one threshold, calibration, intervals.
+"""Binary classification metrics of scores or probabilities: ranking, F1, calibration, intervals.
 
 Labels are True for a cell; rows without a judgement are left out before.
 """
@@ -19,7 +19,7 @@ _FEW_GROUPS = 5
 
 
 def auc(is_cell: Bool[np.ndarray, " n"], score: Real[np.ndarray, " n"]) -> float | None:
-    """How often a cell scores above a non-cell, ties counted half; None where a class is absent."""
+    """Area under the ROC curve: P(score of a cell > that of a non-cell), ties half; None for one class."""
     from scipy.stats import rankdata
 
     cells, others = int(is_cell.sum()), int((~is_cell).sum())
@@ -32,29 +32,29 @@ def auc(is_cell: Bool[np.ndarray, " n"], score: Real[np.ndarray, " n"]) -> float
 def average_precision(
     is_cell: Bool[np.ndarray, " n"], score: Real[np.ndarray, " n"], *, missed: int = 0
 ) -> float | None:
-    """Σ (Rₖ − Rₖ₋₁) · Pₖ over the thresholds; `missed` true cells have no candidate. None without cells."""
-    _, tp, kept = _kept(is_cell, score)
+    """Σ (Rₖ − Rₖ₋₁) · Pₖ over thresholds; `missed` true cells have no candidate. None without cells."""
+    _, tp, n_selected = _kept(is_cell, score)
     cells = int(is_cell.sum()) + missed
-    return float(np.sum(np.diff(tp, prepend=0) / cells * (tp / kept))) if cells else None
+    return float(np.sum(np.diff(tp, prepend=0) / cells * (tp / n_selected))) if cells else None
 
 
 def f1_at(
     is_cell: Bool[np.ndarray, " n"], score: Real[np.ndarray, " n"], threshold: float, *, missed: int = 0
 ) -> float:
-    """F1 of the rows at or above a threshold that was carried here; `missed` true cells have no candidate."""
-    kept = score >= threshold
-    tp = int((kept & is_cell).sum())
-    return 2 * tp / max(int(kept.sum()) + int(is_cell.sum()) + missed, 1)
+    """F1 at a fixed threshold; `missed` true cells have no candidate."""
+    selected = score >= threshold
+    tp = int((selected & is_cell).sum())
+    return 2 * tp / max(int(selected.sum()) + int(is_cell.sum()) + missed, 1)
 
 
 def best_f1(
     is_cell: Bool[np.ndarray, " n"], score: Real[np.ndarray, " n"], *, missed: int = 0
 ) -> tuple[float, float]:
-    """(threshold, F1) of the highest F1: on the rows that it is chosen on an upper bound, and no result."""
-    thresholds, tp, kept = _kept(is_cell, score)
+    """(threshold, F1) of the highest F1; an upper bound on the rows that it is chosen on."""
+    thresholds, tp, n_selected = _kept(is_cell, score)
     if not len(thresholds):
         raise CanvasError("no rows were given; a threshold needs some")
-    f1 = 2 * tp / (kept + int(is_cell.sum()) + missed)
+    f1 = 2 * tp / (n_selected + int(is_cell.sum()) + missed)
     at = int(np.argmax(f1))
     # Halfway to the next score: a threshold that is to be carried shall not hang on one row's last digits.
     below = thresholds[at + 1] if at + 1 < len(thresholds) else thresholds[at]
@@ -62,17 +62,17 @@ def best_f1(
 
 
 def ceiling(recall: float) -> float:
-    """The highest F1 that judging candidates of this recall can reach: 2R / (1 + R)."""
+    """Best possible F1 of any classifier of candidates with this recall: 2R / (1 + R)."""
     return 2 * recall / (1 + recall)
 
 
-def balanced_accuracy(truth: Shaped[np.ndarray, " n"], said: Shaped[np.ndarray, " n"]) -> float:
-    """The mean over the classes of the share of their rows that is named rightly."""
-    return float(np.mean([(said[truth == kind] == kind).mean() for kind in np.unique(truth)]))
+def balanced_accuracy(truth: Shaped[np.ndarray, " n"], predicted: Shaped[np.ndarray, " n"]) -> float:
+    """Mean over classes of the recall of each."""
+    return float(np.mean([(predicted[truth == kind] == kind).mean() for kind in np.unique(truth)]))
 
 
 class Reliability(NamedTuple):
-    """For each bin of probability: its rows, their mean probability and the share of cells among them."""
+    """Reliability diagram: by probability bin, the count, mean probability and observed frequency."""
 
     rows: Int[np.ndarray, " b"]
     said: Float64[np.ndarray, " b"]
@@ -80,20 +80,20 @@ class Reliability(NamedTuple):
 
     @property
     def error(self) -> float:
-        """The expected calibration error: |said − seen|, weighted by rows."""
+        """The expected calibration error: |predicted − observed|, weighted by count."""
         return float(np.sum(self.rows * np.abs(self.said - self.seen)) / max(self.rows.sum(), 1))
 
 
 def reliability(
     is_cell: Bool[np.ndarray, " n"], p_cell: Real[np.ndarray, " n"], *, bins: int = 10
 ) -> Reliability:
-    """Probabilities against what came true, in bins of equal width; empty bins are left out."""
+    """Predicted probability against observed frequency in bins of equal width; empty bins are left out."""
     at = np.minimum((np.asarray(p_cell, np.float64) * bins).astype(np.int64), bins - 1)
     rows = np.bincount(at, minlength=bins)
-    some = rows > 0
-    said = np.bincount(at, weights=p_cell, minlength=bins)[some] / rows[some]
-    seen = np.bincount(at, weights=is_cell, minlength=bins)[some] / rows[some]
-    return Reliability(rows[some], said, seen)
+    occupied = rows > 0
+    predicted = np.bincount(at, weights=p_cell, minlength=bins)[occupied] / rows[occupied]
+    observed = np.bincount(at, weights=is_cell, minlength=bins)[occupied] / rows[occupied]
+    return Reliability(rows[occupied], predicted, observed)
 
 
 def calibration_error(
@@ -104,7 +104,7 @@ def calibration_error(
 
 
 class Interval(NamedTuple):
-    """A figure with its 95 % percentile interval, and what was drawn with replacement for it."""
+    """A metric with its 95 % percentile interval and the unit of resampling."""
 
     value: float
     low: float
@@ -122,7 +122,7 @@ def bootstrap(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Interval | None:
-    """A figure of row numbers with its interval; None where the figure of all rows is None.
+    """Bootstrap interval of a metric of row indices; None where the metric of all rows is None.
 
     Whole groups (brains, regions) are drawn, which says how much their choice leaves open. Of fewer than
     five groups, rows are drawn within each: that takes rows to err independently and is narrower than it
@@ -139,7 +139,9 @@ def bootstrap(
         if len(names) >= _FEW_GROUPS:
             rows = np.concatenate([members[g] for g in random.integers(0, len(names), len(names))])
         else:
-            rows = np.concatenate([own[random.integers(0, len(own), len(own))] for own in members])
+            rows = np.concatenate(
+                [group_rows[random.integers(0, len(group_rows), len(group_rows))] for group_rows in members]
+            )
         if (one := metric(rows)) is not None:
             drawn.append(one)
     over = f"{len(names)} groups" if len(names) >= _FEW_GROUPS else "rows"
@@ -150,7 +152,7 @@ def bootstrap(
 def _kept(
     is_cell: Bool[np.ndarray, " n"], score: Real[np.ndarray, " n"]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Distinct scores from the highest down; cells and rows at or above each."""
+    """Distinct scores in falling order; numbers of cells and of rows at or above each."""
     order = np.argsort(-np.asarray(score, np.float64), kind="stable")
     falling = np.asarray(score, np.float64)[order]
     last = np.flatnonzero(np.append(falling[1:] != falling[:-1], True)) if len(falling) else order

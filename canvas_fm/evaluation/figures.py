@@ -1,4 +1,4 @@
-"""Figures of a run: the paper's four rows of slices, and the loss."""
+"""Figures of a training run: the paper's four rows of slices, and the loss."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def reconstruction_figure(
 
 
 def _borders(hidden: Bool[np.ndarray, "y x"], patch_zyx: Zyx, top: int, left: int) -> set[Side]:
-    """The sides of every masked patch of a slice drawn at (top, left), shared sides once."""
+    """Edges of every masked patch of a slice drawn at (top, left), shared edges once."""
     _, py, px = patch_zyx
     sides = set()
     for gy, gx in zip(*np.nonzero(hidden[::py, ::px]), strict=True):
@@ -79,7 +79,7 @@ def _borders(hidden: Bool[np.ndarray, "y x"], patch_zyx: Zyx, top: int, left: in
 
 
 def loss_figure(rows: Sequence[Mapping[str, Any]], path: Path | str) -> None:
-    """Loss of training and of every evaluated set, and masked PSNR beside the trivial predictors, as a PNG.
+    """PNG of the loss of training and each evaluation set, and masked PSNR next to the trivial predictors.
 
     `rows` are those of metrics.jsonl. What a model was given of the patches that it predicts is said on the
     axis, and a distance from a teacher is drawn where there is one.
@@ -93,14 +93,16 @@ def loss_figure(rows: Sequence[Mapping[str, Any]], path: Path | str) -> None:
         distances = [row["distillation"] for row in taught]
         left.plot([r["step"] for r in taught], distances, color="0.6", ls="--", lw=1, label="distillation")
     given = next((row["given"] for row in rows if "given" in row), None)
-    for colour, (name, found) in zip(_colours(), _sets(rows).items(), strict=False):
-        steps = [row["step"] for row in found]
-        marker = "o" if len(found) < 20 else None
-        left.plot(steps, [row["loss"] for row in found], color=colour, marker=marker, ms=3, lw=1, label=name)
-        psnr = [row["psnr_masked"] for row in found]
+    for colour, (name, set_rows) in zip(_colours(), _sets(rows).items(), strict=False):
+        steps = [row["step"] for row in set_rows]
+        marker = "o" if len(set_rows) < 20 else None
+        left.plot(
+            steps, [row["loss"] for row in set_rows], color=colour, marker=marker, ms=3, lw=1, label=name
+        )
+        psnr = [row["psnr_masked"] for row in set_rows]
         right.plot(steps, psnr, color=colour, marker=marker, ms=3, lw=1, label=name)
         for predictor, style in (("crop_mean", ":"), ("neighbours_mean", "--")):
-            right.axhline(found[-1][predictor]["psnr_masked"], color=colour, ls=style, lw=0.8)
+            right.axhline(set_rows[-1][predictor]["psnr_masked"], color=colour, ls=style, lw=0.8)
     left.set(xlabel="step", ylabel="loss", yscale="log")
     measure = "masked PSNR (dB)" if given is None else f"masked PSNR (dB), given\n{given}"
     right.set(xlabel="step", ylabel=measure, title="dotted: crop mean, dashed: neighbours' mean")

@@ -1,4 +1,4 @@
-"""Self-contained HTML pages from templates: style inside, nothing fetched, readable without script."""
+"""Self-contained HTML pages from Jinja2 templates: inline style, no external files, no script needed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LIGHT, _DARK = (244, 249, 253), (8, 58, 112)  # the ends of the heat map, one h
 
 
 def render(template: str, **values: Any) -> str:
-    """A template of the package, `evaluation/tables/page.html`, filled in: every value is escaped.
+    """Render a template of the package, `evaluation/tables/page.html`, with every value escaped.
 
     Those of the field's pages extend `evaluation/page.html`: `script` runs by its checksum, so that one that
     somebody's text smuggles in does not, and no request leaves the page, whatever it holds.
@@ -38,12 +38,12 @@ def render(template: str, **values: Any) -> str:
 
 
 def png_data(png: bytes) -> str:
-    """A PNG as a `data:` address."""
+    """A PNG as a `data:` URL."""
     return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
 def heatmap_cell_style(value: float) -> str:
-    """The style of a heat-map cell for a value in [0, 1]: background, and ink that stands out on it."""
+    """CSS of a heat-map cell for a value in [0, 1]: background, and a text colour of enough contrast."""
     share = min(max(value, 0.0), 1.0)
     red, green, blue = (round(a + (b - a) * share) for a, b in zip(_LIGHT, _DARK, strict=True))
     # Black or white: on any colour one of them has a contrast of 4.5 or more, no softer pair has.
@@ -51,9 +51,9 @@ def heatmap_cell_style(value: float) -> str:
     return f"background:#{red:02x}{green:02x}{blue:02x};color:{ink}"
 
 
-def contrast(one: tuple[int, int, int], other: tuple[int, int, int]) -> float:
+def contrast(first: tuple[int, int, int], second: tuple[int, int, int]) -> float:
     """The contrast ratio of two colours, 1 to 21 (WCAG 2)."""
-    dark, light = sorted(_luminance(colour) for colour in (one, other))
+    dark, light = sorted(_luminance(colour) for colour in (first, second))
     return (light + 0.05) / (dark + 0.05)
 
 

@@ -1,4 +1,4 @@
-"""How well masked patches are predicted: PSNR and SSIM in three definitions, beside three trivial predictors.
+"""Reconstruction metrics of masked patches: PSNR and SSIM in three definitions, next to trivial predictors.
 
 *Masked* looks at masked patches only, *composite* at the crop with the visible patches pasted back, *raw* at
 the whole of what the decoder says, visible patches included, on which the loss never trained.
@@ -27,7 +27,7 @@ Zyx = tuple[int, int, int]
 
 
 def psnr(squared_error: float, voxels: int) -> float:
-    """Decibels of a squared error summed over so many voxels, peak 1; infinite where nothing differs."""
+    """PSNR in dB of a squared error summed over `voxels`, peak 1; infinite for no error."""
     if voxels < 1:
         raise ValueError("PSNR of no voxels")
     return -10 * math.log10(squared_error / voxels) if squared_error > 0 else math.inf
@@ -36,7 +36,7 @@ def psnr(squared_error: float, voxels: int) -> float:
 def ssim_map(
     prediction: Float[np.ndarray, "n z y x"], target: Float[np.ndarray, "n z y x"]
 ) -> Float[np.ndarray, "n z y x"]:
-    """Structural similarity around every voxel: uniform 7×7×7 window, data range 1, reflected border.
+    """SSIM map (z, y, x): uniform 7×7×7 window, data range 1, reflected border.
 
     Variances are those of the window as a population, as in Wang et al. 2004 and MONAI.
     """
@@ -44,7 +44,7 @@ def ssim_map(
 
 
 class _Similarity:
-    """SSIM to one target; what depends on the target alone is computed once for many predictions."""
+    """SSIM to one target; terms of the target alone are computed once."""
 
     def __init__(self, target: Float[np.ndarray, "n z y x"]) -> None:
         self.target = target.astype(np.float64)
@@ -72,7 +72,7 @@ def patch_means(crops: Float[np.ndarray, "n z y x"], patch_zyx: Zyx) -> Float[np
 def trivial_predictions(
     crops: Float[np.ndarray, "n z y x"], masked: Bool[np.ndarray, "n tokens"], patch_zyx: Zyx
 ) -> dict[str, Float[np.ndarray, "n z y x"]]:
-    """What needs no model, one constant a patch.
+    """Predictions without a model, one constant a patch.
 
     `crop_mean`: the mean of the crop's visible voxels. `neighbours_mean`: the mean of the visible patches
     among the 26 around a patch, at distance d weighted 1/d⁴, and the crop's visible mean where none is; of
@@ -90,14 +90,14 @@ def trivial_predictions(
 
 
 def _sum_of_neighbours(grid: Float[np.ndarray, "n z y x"]) -> Float[np.ndarray, "n z y x"]:
-    """Weighted sum of the 26 around each position, itself left out; nothing lies outside the grid."""
+    """Weighted sum of the 26 neighbours of each position; zero outside the grid."""
     return correlate(grid, _NEARNESS, mode="constant")
 
 
 def masked_voxels(
     masked: Bool[np.ndarray, "n tokens"], shape_zyx: Zyx, patch_zyx: Zyx
 ) -> Bool[np.ndarray, "n z y x"]:
-    """The mask of patches (tokens in z, y, x order) as a mask of voxels."""
+    """Patch mask (tokens in z, y, x order) as a voxel mask."""
     grid = [size // patch for size, patch in zip(shape_zyx, patch_zyx, strict=True)]
     return _spread(masked.reshape(-1, *grid), patch_zyx)
 
@@ -108,7 +108,7 @@ def four_rows(
     prediction: Float[np.ndarray, "n z y x"],
     patch_zyx: Zyx,
 ) -> Float[np.ndarray, "n 4 z y x"]:
-    """The rows of figures 5 to 12 of the CANVAS paper: original, masked (0), reconstruction, merged."""
+    """Rows of figures 5 to 12 of the CANVAS paper: original, masked (0), reconstruction, merged."""
     hidden = masked_voxels(masked, (crops.shape[1], crops.shape[2], crops.shape[3]), patch_zyx)
     merged = np.where(hidden, prediction, crops)
     return np.stack([crops, np.where(hidden, 0, crops), prediction, merged], axis=1)
@@ -125,7 +125,7 @@ def _patches(crops: np.ndarray, patch_zyx: Zyx) -> np.ndarray:
 
 
 class Batch:
-    """Windowed crops with their mask, and how far any prediction of them is off."""
+    """Windowed crops with their mask, and error sums of predictions of them."""
 
     def __init__(
         self, crops: Float[np.ndarray, "n z y x"], masked: Bool[np.ndarray, "n tokens"], patch_zyx: Zyx
@@ -139,7 +139,7 @@ class Batch:
         return _Similarity(self.crops)
 
     def tally(self, prediction: Float[np.ndarray, "n z y x"]) -> Tally:
-        """Summed errors of a prediction of every voxel."""
+        """Error sums of a prediction of every voxel."""
         composite = np.where(self.voxels, prediction, self.crops)
         error = (prediction.astype(np.float64) - self.crops) ** 2
         hidden = float(error.sum(where=self.voxels))
@@ -154,13 +154,13 @@ class Batch:
         )
 
     def trivial_tallies(self) -> dict[str, Tally]:
-        """Summed errors of the three trivial predictors."""
+        """Error sums of the three trivial predictors."""
         predictions = trivial_predictions(self.crops, self.masked, self.patch_zyx)
         return {name: self.tally(prediction) for name, prediction in predictions.items()}
 
 
 class Tally:
-    """Squared error, SSIM and voxels summed for each definition, so that scores pool over batches."""
+    """Sums of squared error, SSIM and voxels by definition, so that scores pool over batches."""
 
     def __init__(self, sums: Mapping[str, tuple[float, float, int]] | None = None) -> None:
         self.sums = dict(sums) if sums is not None else {name: (0.0, 0.0, 0) for name in DEFINITIONS}
@@ -170,12 +170,12 @@ class Tally:
         return Tally({name: tuple(a + b for a, b in pair) for name, pair in pairs.items()})  # type: ignore[misc]
 
     def scores(self) -> dict[str, float]:
-        """`psnr_masked`, `ssim_masked`, `psnr_composite`, …: decibels of all voxels pooled, and mean SSIM."""
-        found = {}
+        """`psnr_masked`, `ssim_masked`, `psnr_composite`, …: PSNR pooled over voxels, mean SSIM."""
+        scores = {}
         for name, (error, likeness, voxels) in self.sums.items():
-            found[f"psnr_{name}"] = psnr(error, voxels)
-            found[f"ssim_{name}"] = likeness / voxels
-        return found
+            scores[f"psnr_{name}"] = psnr(error, voxels)
+            scores[f"ssim_{name}"] = likeness / voxels
+        return scores
 
 
 def score_reconstruction(

@@ -1,4 +1,4 @@
-"""How well a straight cut through embeddings tells classes apart, on a brain the classifier never met."""
+"""Linear separability of classes in embeddings, tested on a held-out brain."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Shaped
 
 
 class Accuracy(NamedTuple):
-    """Share of test rows that are right, with a 95 % bootstrap interval over the test rows.
+    """Accuracy on test rows with a 95 % bootstrap interval over them.
 
     The interval says how much the number of test rows leaves open, not how much another brain would change.
     """
@@ -21,7 +21,7 @@ class Accuracy(NamedTuple):
 
     @classmethod
     def of(cls, right: Sequence[Bool[np.ndarray, " m"]], *, seed: int = 0, resamples: int = 1000) -> Accuracy:
-        """Of one classifier, or the mean of several that judged the same rows."""
+        """Accuracy of one classifier, or the mean of several on the same rows."""
         share = np.mean([row.astype(np.float64) for row in right], axis=0)
         draws = np.random.default_rng(seed).integers(0, len(share), (resamples, len(share)))
         low, high = np.percentile(share[draws].mean(axis=1), [2.5, 97.5])
@@ -34,7 +34,7 @@ def linear_right(
     test: Float[np.ndarray, "m d"],
     test_class: Shaped[np.ndarray, " m"],
 ) -> Bool[np.ndarray, " m"]:
-    """Which test rows a logistic regression fitted on the training rows names rightly.
+    """Whether a logistic regression fitted on the training rows classifies each test row correctly.
 
     Features are standardised by the training rows alone; the penalty is fixed: nothing is tuned on the test.
     """
@@ -52,7 +52,7 @@ def raw_pca(
     *,
     components: int = 64,
 ) -> tuple[Float[np.ndarray, "n k"], Float[np.ndarray, "m k"]]:
-    """Crops on the first principal components of the training crops: what needs no network."""
+    """Crops projected on the principal components of the training crops: the baseline without a network."""
     from sklearn.decomposition import PCA
 
     flat, other = train.reshape(len(train), -1), test.reshape(len(test), -1)
@@ -61,6 +61,6 @@ def raw_pca(
 
 
 def brightness_features(crops: Float[np.ndarray, "n ..."]) -> Float[np.ndarray, "n 4"]:
-    """Mean, spread, median and maximum of each crop: what brightness alone says."""
+    """Mean, standard deviation, median and maximum of each crop: the brightness baseline."""
     flat = crops.reshape(len(crops), -1)
     return np.stack([flat.mean(1), flat.std(1), np.median(flat, axis=1), flat.max(1)], axis=1)

@@ -99,10 +99,10 @@ def labelled_domains(
 
     Of the volumes named in `test` nothing is read but with `last_look`, and then they alone count.
     """
-    for name, given in (("points", points), ("within", within)):
-        if given is not None and len(given) != len(volumes):
+    for name, values in (("points", points), ("within", within)):
+        if values is not None and len(values) != len(volumes):
             raise CanvasError(
-                f"{len(volumes)} volumes and {len(given)} of {name}; give one a volume, in order"
+                f"{len(volumes)} volumes and {len(values)} of {name}; give one a volume, in order"
             )
     domains = []
     for index, path in enumerate(volumes):
@@ -146,17 +146,17 @@ def score_domains(
     logs: dict[str, dict[str, Curve]] = {}
     with bar("scoring", len(domains), unit="domains", show=show) as advance:
         for domain in domains:
-            held = _Held(domain, out / "curves")
+            curves_of = _Held(domain, out / "curves")
             for name, detectors in opened.items():
-                unseen = [one for one in detectors if domain.name not in trained_on(one)]
+                unseen = [detector for detector in detectors if domain.name not in trained_on(detector)]
                 if unseen:
-                    curves = [held.of_detector(one) for one in unseen]
-                    at = [one.config.threshold for one in unseen]
+                    curves = [curves_of.of_detector(detector) for detector in unseen]
+                    at = [detector.config.threshold for detector in unseen]
                     scores[name].append(
                         DomainScore.of(domain.name, domain.group, curves, at, pooled_only=domain.pooled_only)
                     )
             if laplacian:
-                logs.setdefault(domain.group, {})[domain.name] = held.of_laplacian()
+                logs.setdefault(domain.group, {})[domain.name] = curves_of.of_laplacian()
             advance(1, domain.name)
     # A group of one domain has no other to choose a threshold on.
     if rows := list(_laplacian_scores(domains, logs)):
@@ -194,14 +194,14 @@ def train_in_folds(
             )
     detectors = []
     for number, fold in enumerate(folds or [[domain.name for domain in real]]):
-        given = [domain for domain in real if domain.name not in (*fold, *never)]
+        training = [domain for domain in real if domain.name not in (*fold, *never)]
         for seed in seeds:
             run_folder = Path(out) / "runs" / f"{Path(recipe).stem}-fold{number}-seed{seed}"
             finished = train_detector(
                 recipe,
-                [domain.path for domain in given if domain.path],
-                [domain.points for domain in given if domain.points],
-                within=[domain.within for domain in given] if given and given[0].within else None,
+                [domain.path for domain in training if domain.path],
+                [domain.points for domain in training if domain.points],
+                within=[domain.within for domain in training] if training and training[0].within else None,
                 out=run_folder,
                 resume=run_folder.exists(),
                 seed=seed,
@@ -215,7 +215,7 @@ def trained_on(detector: Detector) -> set[str]:
     """The names of the volumes that a detector was trained on, as its config states them."""
     start = detector.config.provenance.get("start_trained_on") or []
     listed = [*(detector.config.provenance.get("trained_on") or []), *start]
-    return {str(one["name"]) if isinstance(one, dict) else str(one) for one in listed}
+    return {str(entry["name"]) if isinstance(entry, dict) else str(entry) for entry in listed}
 
 
 def _laplacian_scores(
@@ -241,7 +241,9 @@ def _protocol(domains: Sequence[Domain], opened: Mapping[str, Sequence[Detector]
         "phantom_seeds": [domain.seed for domain in domains if domain.seed is not None],
         "phantom_shape_zyx": list(PHANTOM_SHAPE),
         "detectors": {
-            name: [{"sha256": one.sha256, "threshold": one.config.threshold} for one in detectors]
+            name: [
+                {"sha256": detector.sha256, "threshold": detector.config.threshold} for detector in detectors
+            ]
             for name, detectors in opened.items()
         },
         "laplacian": {
@@ -265,8 +267,8 @@ class _Held:
 
         def find() -> Points:
             volume = self._volume()[0]
-            um, own = detector.config.voxel_um, volume.voxel_um
-            other = any(abs(a - b) > 0.05 * b for a, b in zip(own, um, strict=True))
+            um, volume_um = detector.config.voxel_um, volume.voxel_um
+            other = any(abs(a - b) > 0.05 * b for a, b in zip(volume_um, um, strict=True))
             job = detector_job(detector, volume, threshold=LOWEST, resample=other)
             return run(job, show=False)
 
@@ -294,8 +296,8 @@ class _Held:
         key = hashlib.sha256(json.dumps([method, self._of_domain()]).encode()).hexdigest()[:32]
         path = self.folder / f"{key}.npz"
         if path.is_file():
-            with np.load(path) as held:
-                return Curve(held["threshold"], held["tp"], held["fp"], int(held["truths"]))
+            with np.load(path) as arrays:
+                return Curve(arrays["threshold"], arrays["tp"], arrays["fp"], int(arrays["truths"]))
         volume, cells, boxes = self._volume()
         score = evaluate(
             find(), cells, voxel_um=volume.voxel_um, tolerance_um=self.domain.tolerance_um, within=boxes,

@@ -1,1 +1,1 @@
-"""Artefacts for eyes: descriptions, pages."""
+"""Pages, figures and descriptions of results."""

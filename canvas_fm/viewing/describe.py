@@ -1,4 +1,4 @@
-"""What a path is and what it holds: a volume, a run, an encoder, embeddings or points."""
+"""Description of a path for `info`: volume, run, model, embeddings or points."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MAX_FILES = 200_000  # counting more would keep a person waiting for a size
 
 
 def describe(path: str | Path, **volume_options: Any) -> dict[str, Any]:
-    """A dictionary that JSON can hold, with `kind` first; `volume_options` are those of `Volume.open`.
+    """Describe a path as a JSON-ready dictionary, `kind` first; `volume_options` go to `Volume.open`.
 
     Everything that is described is checked as its own reader does, so damage is an error here too. Raises
     CanvasError for what is not there, damaged, or none of the known artefacts.
@@ -47,7 +47,7 @@ def describe(path: str | Path, **volume_options: Any) -> dict[str, Any]:
 
 
 def describe_volume(volume: Volume) -> dict[str, Any]:
-    """Shape, voxel, type, chunks, window and whether checksums protect the store."""
+    """Shape, voxel size, dtype, chunks, window, and whether checksums protect the store."""
     window = volume.window
     described: dict[str, Any] = {
         "kind": "volume",
@@ -72,7 +72,7 @@ def describe_volume(volume: Volume) -> dict[str, Any]:
 
 
 def describe_run(path: str | Path) -> dict[str, Any]:
-    """How far a training came, its last losses and its last evaluations."""
+    """Progress of a training run, its last losses and evaluations."""
     from canvas_fm.training.run.run_folder import Run
 
     run = Run(Path(path))
@@ -92,7 +92,7 @@ def describe_run(path: str | Path) -> dict[str, Any]:
 
 
 def describe_model(path: str | Path) -> dict[str, Any]:
-    """An encoder, a detector or a refiner, as the folder says."""
+    """Description of an encoder, detector or refiner folder."""
     from canvas_fm.models.checkpoint import Detector, load
     from canvas_fm.models.folder import read_kind
 
@@ -102,7 +102,7 @@ def describe_model(path: str | Path) -> dict[str, Any]:
 
 
 def describe_detector(path: str | Path) -> dict[str, Any]:
-    """Architecture, operating threshold, voxel size, identity and what it was trained on."""
+    """Architecture, operating threshold, voxel size, sha256 and training data."""
     from canvas_fm.models.checkpoint import load
 
     detector = load(path, kind="detector")
@@ -126,7 +126,7 @@ def describe_detector(path: str | Path) -> dict[str, Any]:
 
 
 def describe_refiner(path: str | Path) -> dict[str, Any]:
-    """The features that it looks at, the models behind them, its threshold, identity and training brains."""
+    """Features, their models, threshold, sha256 and training brains."""
     from canvas_fm.heads.refine.refiner import Refiner
     from canvas_fm.heads.refine.refiner_folder import read_config
 
@@ -155,7 +155,7 @@ def describe_refiner(path: str | Path) -> dict[str, Any]:
 
 
 def describe_encoder(path: str | Path) -> dict[str, Any]:
-    """Architecture, size, voxel size, identity and what it was trained on; every byte of it is checked."""
+    """Architecture, size, voxel size, sha256 and training data; every file is verified."""
     from canvas_fm.models.checkpoint import load
 
     encoder = load(path, kind="encoder")
@@ -187,7 +187,7 @@ def describe_encoder(path: str | Path) -> dict[str, Any]:
 
 
 def describe_embeddings(path: str | Path) -> dict[str, Any]:
-    """Rows, length, encoder, pooling and columns; every file is compared with its checksum."""
+    """Rows, dimension, encoder, pooling and columns; every file is verified."""
     from canvas_fm.inference.embed.embedding_store import Embeddings
 
     embeddings = Embeddings.open(path)
@@ -273,7 +273,7 @@ def _describe_recipe(path: Path) -> dict[str, Any]:
 
 
 def _evaluation(row: dict[str, Any]) -> dict[str, Any]:
-    """One evaluation in a few numbers: masked patches, beside the predictors that need no model."""
+    """Summary of one evaluation: masked patches, next to the trivial predictors."""
     short: dict[str, Any] = {key: row[key] for key in _EVALUATION if key in row}
     for predictor in ("crop_mean", "neighbours_mean"):
         if predictor in row:
@@ -290,7 +290,7 @@ def _is_embeddings(path: Path) -> bool:
 
 
 def _names(volumes: Any) -> list[str]:
-    """Names of the volumes that a provenance lists, in whatever detail."""
+    """Volume names in a provenance, at any level of detail."""
     listed = volumes if isinstance(volumes, list) else []
     return [
         str(volume["name"] if isinstance(volume, dict) and "name" in volume else volume) for volume in listed
@@ -298,7 +298,7 @@ def _names(volumes: Any) -> list[str]:
 
 
 def _size(path: Path) -> dict[str, Any]:
-    """Files and bytes on disk, without following links; left out where there are too many files to count."""
+    """Number and bytes of files, without following links; omitted if there are too many."""
     files = total = 0
     for entry in _walk(path):
         files, total = files + 1, total + entry.stat(follow_symlinks=False).st_size

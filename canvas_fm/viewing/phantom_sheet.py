@@ -1,4 +1,4 @@
-"""A sheet of randomised phantoms to look at: what a detector learns from."""
+"""Contact sheet of randomised phantoms."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def phantom_sheet(
     voxel_um: ZyxUm | None = None,
     kind: CellKind | None = None,
 ) -> Path:
-    """A PNG of one slab of each seed's phantom, 15 µm deep; red dots are the true cells in it."""
+    """PNG of a 15 µm slab of each seed's phantom; red dots are its true cells."""
     columns = math.ceil(math.sqrt(len(seeds)))
     rows = math.ceil(len(seeds) / columns)
     figure = Figure(figsize=(2.0 * columns, 2.2 * rows))
@@ -40,8 +40,8 @@ def phantom_sheet(
         slab = phantom.voxels[max(middle - half, 0) : middle + half + 1].max(axis=0)
         low, high = np.percentile(slab, [1, 99.8])
         ax.imshow(slab, cmap="gray", vmin=low, vmax=max(high, low + 1))
-        near = phantom.centres_zyx[abs(phantom.centres_zyx[:, 0] - middle) <= half]
-        ax.plot(near[:, 2], near[:, 1], ".", color="red", markersize=1.5)
+        in_slab = phantom.centres_zyx[abs(phantom.centres_zyx[:, 0] - middle) <= half]
+        ax.plot(in_slab[:, 2], in_slab[:, 1], ".", color="red", markersize=1.5)
         ax.set_title(f"{seed}: {len(phantom.centres_zyx)} {look.kind}, {look.diameter_um:.0f} µm", fontsize=6)
     figure.tight_layout(pad=0.3)
     FigureCanvasAgg(figure)

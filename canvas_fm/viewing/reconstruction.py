@@ -1,4 +1,4 @@
-"""One masked crop of a volume as the paper's four-row figure, with its scores beside trivial predictors."""
+"""Reconstruction of one masked crop as the paper's four-row figure, with scores of trivial predictors."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def reconstruct(
     resample: bool = False,
     ignore_voxel_size: bool = False,
 ) -> dict[str, Any]:
-    """Write the figure to `out` (PNG) and return PSNR in dB and SSIM of this one crop.
+    """Write the figure to `out` (PNG); returns PSNR in dB and SSIM of this crop.
 
     `at_zyx` is the crop's centre in voxels of level 0; without it a crop with signal is drawn by `seed`,
     which also draws the mask. Without `mask_ratio` the model's own is used. Where the model was given

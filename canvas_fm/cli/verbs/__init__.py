@@ -1,1 +1,1 @@
-"""The verbs, by subject: each parses, calls one public function and prints its result."""
+"""The verbs by subject: each parses its arguments, calls the library and prints the result."""

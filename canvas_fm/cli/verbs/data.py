@@ -1,4 +1,4 @@
-"""`info` and `phantom`."""
+"""Verbs `info` and `phantom`."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ def run_list(args: argparse.Namespace) -> None:
 
     from canvas_fm.shipped import catalogue
 
-    found = catalogue()
+    entries = catalogue()
     if args.json:
-        print(json.dumps(found, indent=2))
+        print(json.dumps(entries, indent=2))
         return
-    width = max(len(name) for names in found.values() for name in names)
-    for kind, names in found.items():
+    width = max(len(name) for names in entries.values() for name in names)
+    for kind, names in entries.items():
         print(f"{kind}s")
         for name, line in names.items():
             print(f"  {name:<{width}}  {line}")

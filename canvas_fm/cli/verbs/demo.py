@@ -1,4 +1,4 @@
-"""`demo`: cells of two real samples counted, then a pretraining on synthetic brains; a page at the end."""
+"""Verb `demo`: cells of two real samples counted, then a pretraining on synthetic brains; writes a page."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def run_demo(args: argparse.Namespace) -> None:
 
 
 def _prepare(out: Path) -> None:
-    """An empty folder that is marked as a demo's; what an earlier demo left there goes away."""
+    """Create the demo's folder, marked as such; removes what an earlier demo left."""
     if out.exists() and not out.is_dir():
         raise CanvasError(f"{out} is a file; give a folder with --out")
     if out.is_dir() and any(out.iterdir()):
@@ -109,7 +109,7 @@ def _count_samples(out: Path, args: argparse.Namespace) -> list[SampleCount]:
 
 
 def _write_brains(out: Path, seed: int) -> tuple[dict[str, Path], dict[str, Path]]:
-    """Two brains at once: the second, which no training step sees, by the command line in another process."""
+    """Write two brains in parallel; the held-out one by the command line in another process."""
     from canvas_fm.data.phantom.phantom import write_phantom
 
     second = out / "brain_2"
@@ -140,7 +140,7 @@ def _pretrain(out: Path, brains: tuple[dict[str, Path], dict[str, Path]], args: 
 def _compare(
     out: Path, run: Run, brain: dict[str, Path], args: argparse.Namespace
 ) -> tuple[list[Agreement], int]:
-    """Embeddings of true cells by HTTP and command line beside those of Python: how far each way is off."""
+    """Relative differences of embeddings by HTTP and command line from those by Python."""
     import numpy as np
 
     from canvas_fm.data.crops.reader import CropReader
@@ -176,7 +176,7 @@ def _compare(
     for row in rows:
         if not row.difference <= _LIMIT:
             raise CanvasError(f"{row.ways}: embeddings differ by {row.difference:.2g}, more than {_LIMIT:g}")
-    return rows, sum(len(found) for found in points.values())
+    return rows, sum(len(cells) for cells in points.values())
 
 
 def _by_command_line(out: Path, run: Run, folder: Path, points: Any, args: argparse.Namespace) -> None:
@@ -194,21 +194,21 @@ def _vectors(path: Path) -> np.ndarray:
     return Embeddings.open(path).vectors
 
 
-def _difference(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> float:
-    return max(_relative(ours[name], theirs[name]) for name in theirs)
+def _difference(reference: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> float:
+    return max(_relative(reference[name], other[name]) for name in other)
 
 
-def _relative(ours: Any, theirs: Any) -> float:
-    """Largest |a − b| / |b| over the rows."""
+def _relative(reference: Any, other: Any) -> float:
+    """Largest relative difference |a − b| / |b| over the rows."""
     import numpy as np
 
-    a, b = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
+    a, b = np.asarray(reference, np.float64), np.asarray(other, np.float64)
     return float((np.linalg.norm(a - b, axis=1) / np.linalg.norm(b, axis=1)).max())
 
 
 @contextmanager
 def _service(out: Path, run: Run, brain: dict[str, Path], args: argparse.Namespace) -> Iterator[str]:
-    """`canvas-fm serve` in a process of its own on a free port, ended on the way out."""
+    """Context manager: `canvas-fm serve` in its own process on a free port."""
     log = out / "serve.log"
     named = [f"{marker}={folder / 'raw.zarr'}" for marker, folder in brain.items()]
     command = _command("serve", run.encoder, "--port", 0, "--device", args.where.device, "--volume", *named)
@@ -226,7 +226,7 @@ def _service(out: Path, run: Run, brain: dict[str, Path], args: argparse.Namespa
 
 
 def _address(child: subprocess.Popen[bytes], log: Path) -> str:
-    """The address that the service announces when it is ready."""
+    """Wait for the address that the service prints when it is ready."""
     end = time.monotonic() + _READY_S
     while time.monotonic() < end:
         for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -248,7 +248,7 @@ def _write_page(
     seconds: dict[str, float],
     args: argparse.Namespace,
 ) -> dict[str, float]:
-    """Measure what the page shows, write it, and return the accuracies."""
+    """Measure and write the page; returns the accuracies."""
     from canvas_fm.models.checkpoint import load
     from canvas_fm.viewing.demo.measure import build_page
     from canvas_fm.viewing.demo.page import write_page
@@ -275,5 +275,5 @@ def _command(*words: object) -> list[str]:
 
 
 def _environment() -> dict[str, str]:
-    """For a child: its lines come at once."""
+    """Environment of a child process with unbuffered output."""
     return {**os.environ, "PYTHONUNBUFFERED": "1"}

@@ -1,4 +1,4 @@
-"""`detect` and `train-detector`."""
+"""Verbs `detect` and `train-detector`."""
 
 from __future__ import annotations
 
@@ -132,16 +132,16 @@ def _log_job(args: argparse.Namespace, volume: Volume) -> Job:
     from canvas_fm.inference.detect.detect import log_job
     from canvas_fm.inference.detect.options import LogOptions
 
-    given = args.options.given
+    options = args.options.given
     refused = {"MODEL": args.model, "--background": args.background}
-    refused |= {f"--{name.replace('_', '-')}": value for name, value in given.items()
+    refused |= {f"--{name.replace('_', '-')}": value for name, value in options.items()
                 if name not in {*LogOptions.model_fields, "device"}}  # fmt: skip
     for flag, value in refused.items():
         if value is not None:
-            shown = "" if value is True else f"; {value!r} was given"
-            raise CanvasError(f"--method log takes no {flag}: it needs no model{shown}")
-    given.pop("device", None)
-    return log_job(volume, **given, **args.log.given)
+            value_text = "" if value is True else f"; {value!r} was given"
+            raise CanvasError(f"--method log takes no {flag}: it needs no model{value_text}")
+    options.pop("device", None)
+    return log_job(volume, **options, **args.log.given)
 
 
 def run_train_detector(args: argparse.Namespace) -> None:

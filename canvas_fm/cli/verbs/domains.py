@@ -1,4 +1,4 @@
-"""`domains`."""
+"""Verb `domains`."""
 
 from __future__ import annotations
 

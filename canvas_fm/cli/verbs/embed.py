@@ -1,4 +1,4 @@
-"""`embed`, `export` and `reconstruct`."""
+"""Verbs `embed`, `export` and `reconstruct`."""
 
 from __future__ import annotations
 
@@ -101,11 +101,11 @@ def run_embed(args: argparse.Namespace) -> None:
         points = grid_points(volume, encoder.config, tuple(args.grid), **size)
     embeddings = embed_to_store(encoder, volume, points, args.out, **args.options.given)
     skipped = report_bad_chunks([volume])
-    rows, *one = embeddings.whole_shape
+    rows, *row_shape = embeddings.whole_shape
     result = {
         "embeddings": args.out,
         "rows": rows,
-        "dim": one[0] if len(one) == 1 else one,
+        "dim": row_shape[0] if len(row_shape) == 1 else row_shape,
         "pool": embeddings.pool,
         "encoder": embeddings.encoder_sha256,
     }
@@ -119,8 +119,8 @@ def run_export(args: argparse.Namespace) -> None:
 
     embeddings = Embeddings.open(args.embeddings)
     export(embeddings, args.out, overwrite=args.overwrite)
-    rows, *one = embeddings.whole_shape
-    dim = one[0] if len(one) == 1 else one
+    rows, *row_shape = embeddings.whole_shape
+    dim = row_shape[0] if len(row_shape) == 1 else row_shape
     print_result({"written": args.out, "rows": rows, "dim": dim}, args.json)
 
 

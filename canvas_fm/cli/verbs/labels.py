@@ -1,4 +1,4 @@
-"""The flags of labelled candidates, which `refine fit` and `quantise` share."""
+"""Flags of labelled candidates, shared by `refine fit` and `quantise`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def add_labelled(parser: Parser) -> None:
-    """Volumes with candidates, and what says which of them are cells."""
+    """Add the flags of volumes, candidates and their labels."""
     parser.add_argument("--volumes", nargs="+", required=True, metavar="VOLUME", help="one or more volumes")
     parser.add_argument(
         "--candidates",
@@ -49,7 +49,7 @@ def labelled(
     background: list[Volume] | None = None,
     score: str | None = None,
 ) -> list[Candidates]:
-    """The candidates that the flags of `add_labelled` name, with their labels."""
+    """Read the labelled candidates named by the flags of `add_labelled`."""
     from canvas_fm.heads.labels.candidates import label_brains
 
     return label_brains(

@@ -1,4 +1,4 @@
-"""`leaderboard`: submissions checked, taken, scored and shown."""
+"""Verb `leaderboard`: submissions checked, added, scored and shown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`points`: from one format to another."""
+"""Verb `points`: conversion between point formats."""
 
 from __future__ import annotations
 

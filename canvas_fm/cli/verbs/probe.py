@@ -1,4 +1,4 @@
-"""`probe fit` and `probe apply`."""
+"""Verbs `probe fit` and `probe apply`."""
 
 from __future__ import annotations
 
@@ -99,8 +99,8 @@ def run_fit(args: argparse.Namespace) -> None:
         seed=args.seed,
         overwrite=args.overwrite,
     )
-    found = {"probe": args.out, "sha256": probe.config.sha256, **score.to_json()}
-    print_result(found if args.json else {**_for_people(found), "probe": args.out}, args.json)
+    result = {"probe": args.out, "sha256": probe.config.sha256, **score.to_json()}
+    print_result(result if args.json else {**_for_people(result), "probe": args.out}, args.json)
 
 
 def run_apply(args: argparse.Namespace) -> None:
@@ -111,13 +111,13 @@ def run_apply(args: argparse.Namespace) -> None:
     probe = Probe.open(args.probe)
     points = probe.apply(Embeddings.open(args.embeddings))
     points.write(args.out)
-    said = points.columns["said"].tolist()
-    counts = {name: said.count(name) for name in probe.classes}
+    predicted = points.columns["said"].tolist()
+    counts = {name: predicted.count(name) for name in probe.classes}
     print_result({"written": args.out, "rows": len(points), "said": counts}, args.json)
 
 
-def _for_people(found: dict) -> dict:
-    """The figures as lines; --json has everything."""
+def _for_people(result: dict) -> dict:
+    """The main figures as lines; --json has all."""
 
     def shown(figure: dict | None) -> str:
         return (
@@ -127,20 +127,20 @@ def _for_people(found: dict) -> dict:
         )
 
     lines: dict = {
-        "rows": f"{found['rows']:,} labelled, {found['skipped']:,} skipped, of {found['groups']} groups",
-        "classes": found["classes"],
-        "split": f"{found['split']['folds']} folds by {found['split']['by']}",
+        "rows": f"{result['rows']:,} labelled, {result['skipped']:,} skipped, of {result['groups']} groups",
+        "classes": result["classes"],
+        "split": f"{result['split']['folds']} folds by {result['split']['by']}",
     }
-    if found["split"]["warning"]:
-        lines["marked"] = found["split"]["warning"]
-    for name, figures in found["methods"].items():
-        told = (("balanced accuracy", "balanced_accuracy"), ("AUC", "auc"), ("F1", "f1"))
-        lines[name] = ", ".join(f"{word} {shown(figures[key])}" for word, key in told)
-    lines["effective rank"] = f"{found['effective_rank']:.1f} of {found['dim']}"
-    curve = found["label_curve"]
+    if result["split"]["warning"]:
+        lines["marked"] = result["split"]["warning"]
+    for name, figures in result["methods"].items():
+        metrics = (("balanced accuracy", "balanced_accuracy"), ("AUC", "auc"), ("F1", "f1"))
+        lines[name] = ", ".join(f"{word} {shown(figures[key])}" for word, key in metrics)
+    lines["effective rank"] = f"{result['effective_rank']:.1f} of {result['dim']}"
+    curve = result["label_curve"]
     points = (f"{point['labels']:,}: {point['mean']:.3f}" for point in curve["points"])
     lines["labels"] = f"{curve['figure']} with " + ", ".join(points)
     lines["worth"] = curve["sentence"]
-    if found["notes"]:
-        lines["notes"] = "; ".join(found["notes"])
+    if result["notes"]:
+        lines["notes"] = "; ".join(result["notes"])
     return lines

@@ -1,4 +1,4 @@
-"""`quantise`."""
+"""Verb `quantise`."""
 
 from __future__ import annotations
 
@@ -68,17 +68,17 @@ def run_quantise(args: argparse.Namespace) -> None:
         **args.voxels.given,
     )
     skipped = report_bad_chunks([*volumes, *calibrate])
-    said = check.model_dump(mode="json") if args.json else _for_people(check.summary())
-    print_result(said, args.json, bad_chunks=skipped)
+    result = check.model_dump(mode="json") if args.json else _for_people(check.summary())
+    print_result(result, args.json, bad_chunks=skipped)
 
 
-def _for_people(said: dict[str, object]) -> dict[str, object]:
-    """A line for each pooling instead of a table in a table."""
-    pools = said.pop("pools")
+def _for_people(result: dict[str, object]) -> dict[str, object]:
+    """One line for each pooling."""
+    pools = result.pop("pools")
     assert isinstance(pools, dict)
     lines = {
-        f"pool {name}": f"{'admitted' if found['admitted'] else 'not admitted'}: {found['agreement']:.4f} of "
-        f"the neighbours stay, F1 moves by {found['f1_move']:.5f}"
-        for name, found in pools.items()
+        f"pool {name}": f"{'admitted' if check['admitted'] else 'not admitted'}: {check['agreement']:.4f} of "
+        f"the neighbours stay, F1 moves by {check['f1_move']:.5f}"
+        for name, check in pools.items()
     }
-    return said | lines
+    return result | lines

@@ -1,4 +1,4 @@
-"""`refine fit` and `refine apply`."""
+"""Verbs `refine fit` and `refine apply`."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def run_apply(args: argparse.Namespace) -> None:
     if args.count_by is not None and args.count_by not in points.columns:
         found = ", ".join(points.columns) or "none"
         raise CanvasError(f"{args.candidates} has no column {args.count_by!r} to count by; found {found}")
-    judged = refine(
+    refined = refine(
         refiner,
         volume,
         points,
@@ -158,27 +158,27 @@ def run_apply(args: argparse.Namespace) -> None:
         **args.options.given,
     )
     skipped = report_bad_chunks([volume] if background is None else [volume, background])
-    p_cell = judged.columns[P_CELL].astype("float64")
+    p_cell = refined.columns[P_CELL].astype("float64")
     count = refiner.count(p_cell)
     result: dict[str, Any] = {
         "written": args.out,
-        "candidates": len(judged),
+        "candidates": len(refined),
         "cells": int((p_cell >= refiner.threshold_).sum()),
         "threshold": refiner.threshold_,
         "expected_cells": count.value,
         "interval_90": [count.low, count.high],
     }
     if args.count_by is not None:
-        by_region = counts_by_region(p_cell, judged.columns[args.count_by], refiner.count_spread_)
+        by_region = counts_by_region(p_cell, refined.columns[args.count_by], refiner.count_spread_)
         result["regions"] = [{"region": name, **found._asdict()} for name, found in by_region.items()]
     print_result(result, args.json, bad_chunks=skipped)
 
 
 def _for_people(report: dict[str, Any]) -> dict[str, Any]:
-    """The report's pooled figures, each of volumes that were left out."""
+    """The report's pooled cross-validated figures."""
     figures = report["cross_validation"]
     pooled = figures["pooled"]
-    shown: dict[str, Any] = {
+    lines: dict[str, Any] = {
         "refiner": report["refiner"],
         "sha256": report["sha256"],
         "candidates": f"{pooled['candidates']} labelled, {pooled['cells']} of them cells, "
@@ -188,12 +188,12 @@ def _for_people(report: dict[str, Any]) -> dict[str, Any]:
         "left out": f"each {figures['split']} once, in {figures['folds']} folds",
     }
     for name, of in {"all": pooled, **figures["brains"]}.items():
-        shown[name] = _in_words(of)
+        lines[name] = _in_words(of)
     if report["tuned"]:
-        shown["all, encoder frozen"] = _in_words(figures["frozen"]["pooled"])
+        lines["all, encoder frozen"] = _in_words(figures["frozen"]["pooled"])
     if figures["warning"]:
-        shown["warning"] = figures["warning"]
-    return shown
+        lines["warning"] = figures["warning"]
+    return lines
 
 
 def _in_words(of: dict[str, Any]) -> str:

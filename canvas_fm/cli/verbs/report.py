@@ -1,4 +1,4 @@
-"""`report`."""
+"""Verb `report`."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def run_report(args: argparse.Namespace) -> None:
         if args.background is None
         else [Volume.open(path, **args.opening.given) for path in args.background]
     )
-    found = report(
+    result = report(
         volumes,
         args.candidates,
         args.truth,
@@ -136,17 +136,17 @@ def run_report(args: argparse.Namespace) -> None:
         **args.options.given,
     )
     report_bad_chunks([*volumes, *(background or [])])
-    print_result(found if args.json else _for_people(found, args.out), args.json)
+    print_result(result if args.json else _for_people(result, args.out), args.json)
 
 
-def _for_people(found: dict[str, Any], out: str) -> dict[str, Any]:
-    """A line a method: the pooled figures; the rest stands in the report."""
+def _for_people(result: dict[str, Any], out: str) -> dict[str, Any]:
+    """One line a method with its pooled figures."""
     lines: dict[str, Any] = {"report": f"{out}/report.html"}
-    for name, by_volume in found["methods"].items():
-        one = by_volume["pooled"]
-        area = "–" if one["auc"] is None else f"{one['auc']['mean']:.3f}"
-        speed = found["speed"][name]["cells_per_s"]
-        lines[name] = f"F1 {one['f1']['mean']:.3f} of {one['ceiling']:.3f}, AUC {area}, {speed:,.0f}/s"
-    if found["notes"]:
-        lines["notes"] = "; ".join(found["notes"])
+    for name, by_volume in result["methods"].items():
+        pooled = by_volume["pooled"]
+        area = "–" if pooled["auc"] is None else f"{pooled['auc']['mean']:.3f}"
+        speed = result["speed"][name]["cells_per_s"]
+        lines[name] = f"F1 {pooled['f1']['mean']:.3f} of {pooled['ceiling']:.3f}, AUC {area}, {speed:,.0f}/s"
+    if result["notes"]:
+        lines["notes"] = "; ".join(result["notes"])
     return lines

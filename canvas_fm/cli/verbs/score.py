@@ -1,4 +1,4 @@
-"""`evaluate` and `tables`."""
+"""Verbs `evaluate` and `tables`."""
 
 from __future__ import annotations
 
@@ -36,12 +36,14 @@ def add_verbs(verbs: Verbs) -> None:
 def _fill_evaluate(parser: Parser) -> None:
     parser.add_argument("predictions", metavar="PRED", help="the detected cells")
     parser.add_argument("truth", metavar="TRUTH", help="the true cells")
-    near = parser.add_mutually_exclusive_group(required=True)
-    near.add_argument(
+    tolerance = parser.add_mutually_exclusive_group(required=True)
+    tolerance.add_argument(
         "--marker", metavar="NAME", help="the CANVAS paper's tolerance in voxels for this marker"
     )
-    near.add_argument("--tolerance-voxels", type=positive_float, metavar="N", help="farthest match in voxels")
-    near.add_argument(
+    tolerance.add_argument(
+        "--tolerance-voxels", type=positive_float, metavar="N", help="farthest match in voxels"
+    )
+    tolerance.add_argument(
         "--tolerance-um", type=positive_float, metavar="N", help="farthest match in micrometres"
     )
     parser.add_argument(
@@ -61,9 +63,12 @@ def _fill_evaluate(parser: Parser) -> None:
     parser.add_argument(
         "--volume", metavar="VOLUME", help="the image: finds points outside, and is in the figure"
     )
-    for axis, what in (("t", "time point"), ("c", "channel")):
+    for axis, axis_name in (("t", "time point"), ("c", "channel")):
         parser.add_argument(
-            f"--{axis}", type=int, metavar="INDEX", help=f"{what} of the volume, where there is more than one"
+            f"--{axis}",
+            type=int,
+            metavar="INDEX",
+            help=f"{axis_name} of the volume, where there is more than one",
         )
     parser.add_argument(
         "--figure",
@@ -151,7 +156,7 @@ def run_evaluate(args: argparse.Namespace) -> None:
 
 
 def _for_people(score: Score) -> str:
-    """The score in aligned lines, what it is worth beside it."""
+    """The score in aligned lines, with intervals and chance level."""
     counts, interval = score.counts, score.interval
     where = "" if score.boxes is None else f", in {len(score.boxes)} boxes"
     rows = [

@@ -1,4 +1,4 @@
-"""`index` and `search`."""
+"""Verbs `index` and `search`."""
 
 from __future__ import annotations
 
@@ -47,16 +47,18 @@ def _fill_index(index: Parser) -> None:
 
 def _fill_search(search: Parser) -> None:
     search.add_argument("index", metavar="X.index")
-    what = search.add_mutually_exclusive_group(required=True)
-    what.add_argument(
+    queries = search.add_mutually_exclusive_group(required=True)
+    queries.add_argument(
         "--vector",
         metavar="FILE",
         help="vectors: .npy, or X.emb.zarr or its .npz, which say by themselves which encoder made them",
     )
-    what.add_argument(
+    queries.add_argument(
         "--ids", nargs="+", metavar="ID", help="cells of the index, each with its neighbours; BRAIN:ID too"
     )
-    what.add_argument("--like", nargs="+", metavar="ID", help="examples: one list of cells like all of them")
+    queries.add_argument(
+        "--like", nargs="+", metavar="ID", help="examples: one list of cells like all of them"
+    )
     search.add_argument("--unlike", nargs="+", metavar="ID", help="counter-examples, with --like")
     search.add_argument("-k", type=positive_int, default=10, help="cells for each query; default 10")
     search.add_argument(
@@ -109,20 +111,20 @@ def run_search(args: argparse.Namespace) -> None:
     if args.verify:
         index.verify()
     if args.like:
-        answer = query(index, like=args.like, unlike=args.unlike or [], k=args.k, where=args.where)
+        result = query(index, like=args.like, unlike=args.unlike or [], k=args.k, where=args.where)
     elif args.ids:
-        answer = query(index, ids=args.ids, k=args.k, where=args.where)
+        result = query(index, ids=args.ids, k=args.k, where=args.where)
     else:
         vectors, encoder, pooling = read_vectors(args.vector)
         if pooling is not None:
             index.check_pool(*pooling)
         encoder = args.encoder_sha256 or encoder
-        answer = query(index, vectors=vectors, k=args.k, where=args.where, encoder=encoder)
-    _show(args, index, *answer)
+        result = query(index, vectors=vectors, k=args.k, where=args.where, encoder=encoder)
+    _show(args, index, *result)
 
 
 def read_vectors(path: str) -> tuple[Any, str | None, tuple[str, int | None] | None]:
-    """Vectors of a .npy, .npz or X.emb.zarr; their encoder's sha256, and (pool, layer), where it says so."""
+    """Vectors of a .npy, .npz or X.emb.zarr; encoder sha256 and (pool, layer) if recorded."""
     import json
     from pathlib import Path
 

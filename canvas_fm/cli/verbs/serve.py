@@ -1,4 +1,4 @@
-"""`serve` and `store`."""
+"""Verbs `serve` and `store`."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _fill_serve(serve: Parser) -> None:
         help="folders or shipped names: first the encoder that answers where a request names none, then "
         "further encoders, and detectors that a refiner needs",
     )
-    for flag, what in (
+    for flag, help_text in (
         (
             "volume",
             "volumes whose points may be embedded by name, nothing else can be read; with --allow-remote "
@@ -61,7 +61,7 @@ def _fill_serve(serve: Parser) -> None:
             type=_named_path,
             default=[],
             metavar="NAME=PATH",
-            help=what,
+            help=help_text,
         )
     serve.add_argument(
         "--limit",
@@ -105,15 +105,15 @@ def run_serve(args: argparse.Namespace) -> None:
     )
 
 
-def read_limits(given: list[str]) -> Any:
-    """The service's limits with some changed by KEY=VALUE; a CanvasError names what is wrong."""
+def read_limits(items: list[str]) -> Any:
+    """The service's limits with overrides KEY=VALUE; CanvasError for an invalid one."""
     from pydantic import ValidationError
 
     from canvas_fm.errors import CanvasError
     from serving.protocol.settings import Limits
 
     settings = {}
-    for item in given:
+    for item in items:
         key, equals, value = item.partition("=")
         if not equals:
             raise CanvasError(
@@ -140,7 +140,7 @@ def _named_path(text: str) -> tuple[str, str]:
 
 
 def _model(text: str) -> tuple[str, str]:
-    """NAME=MODEL, or a MODEL by the name of its folder."""
+    """Parse NAME=MODEL, or MODEL by the name of its folder."""
     from pathlib import Path
 
     name, equals, path = text.partition("=")

@@ -1,4 +1,4 @@
-"""`pretrain`, and the flags of every training."""
+"""Verb `pretrain`, and the flags shared by all trainings."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def run_pretrain(args: argparse.Namespace) -> None:
 
 
 def add_training_flags(verb: Parser) -> None:
-    """What every training takes beside its recipe, its volumes and its run."""
+    """Add the flags that every training has next to recipe, volumes and run."""
     from canvas_fm.inference.options import DeviceOptions
 
     verb.add_argument(
@@ -92,13 +92,13 @@ def add_training_flags(verb: Parser) -> None:
     add_volume_flags(verb)
 
 
-def held_out(given: list[str]) -> int | list[str]:
-    """One whole number is how many volumes to split off; anything else is names."""
-    return int(given[0]) if len(given) == 1 and given[0].isdecimal() else given
+def held_out(values: list[str]) -> int | list[str]:
+    """Parse --held-out: one whole number is a count of volumes, anything else is names."""
+    return int(values[0]) if len(values) == 1 and values[0].isdecimal() else values
 
 
 def recipe_faults(args: argparse.Namespace, verb: str) -> list[str]:
-    """What is wrong with the recipe and with `--set`."""
+    """Errors in the recipe and in `--set`."""
     from canvas_fm.errors import CanvasError
     from canvas_fm.training.recipe.detector_recipe import DetectorRecipe
     from canvas_fm.training.recipe.recipe import Recipe, read_recipe_of

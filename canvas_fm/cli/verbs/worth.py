@@ -1,4 +1,4 @@
-"""`worth`."""
+"""Verb `worth`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is looked at before a score is believed: which rows are cells, and what is odd about them."""
+"""Checks of predictions before scoring: which rows are cells, and plausibility warnings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _CELL, _NO_CELL = 2, 1  # cellfinder's types
 
 
 def cells_of(points: Points, role: str) -> tuple[Points, list[str]]:
-    """The rows that stand for cells, with a sentence for whatever was left out.
+    """The rows that represent cells, and a message for each group left out.
 
     Of cellfinder's types 1 is not a cell (in predictions that are all of type 1: not classified yet). In a
     truth, a column `label` of 1, 0 and −1 (cell, not a cell, ambiguous) keeps the cells; in predictions it
@@ -56,12 +56,12 @@ def cells_of(points: Points, role: str) -> tuple[Points, list[str]]:
 
 
 def score_column(points: Points) -> str | None:
-    """The first of the usual names of a score that the points have."""
+    """The first column with one of the usual names of a score."""
     return next((name for name in SCORE_COLUMNS if name in points.columns), None)
 
 
 def scores_of(points: Points, column: str | None, *, needed: bool) -> Float64[np.ndarray, " n"] | None:
-    """The score of each prediction, None where the points carry none; CanvasError for text or NaN."""
+    """Score of each prediction, None if there is no score column; CanvasError for text or NaN."""
     name = column or score_column(points)
     if name is None:
         if needed:
@@ -115,7 +115,7 @@ def doubts(
 def _better_axes(
     pred: Points, truth: Points, counts: Counts, tolerance: Tolerance, voxel_um: Sequence[float] | None
 ) -> list[str]:
-    """A sentence where another reading of the predictions' columns would match far better."""
+    """A warning if another axis order of the predictions would match far better."""
     f1 = counts.f1
     if f1 is None or f1 >= 0.5 or not len(pred) or not len(truth):
         return []
@@ -141,7 +141,7 @@ def _better_axes(
 
 
 def _distinct(zyx: Float64[np.ndarray, "n 3"]) -> int:
-    """How many different positions there are."""
+    """Number of distinct positions."""
     if not len(zyx):
         return 0
     rows = zyx[np.lexsort(zyx.T)]

@@ -1,4 +1,4 @@
-"""What a score is made of: counts, the figures that follow from them, and how far chance and luck reach."""
+"""True and false positives, false negatives, derived metrics, bootstrap intervals, chance level."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _KEY = 0x5C04E
 
 
 class Counts(NamedTuple):
-    """True positives, false positives and false negatives; a figure that is 0 / 0 is None."""
+    """True positives, false positives, false negatives; a metric that is 0 / 0 is None."""
 
     tp: int
     fp: int
@@ -30,7 +30,7 @@ class Counts(NamedTuple):
 
     @property
     def accuracy(self) -> float | None:
-        """TP / (TP + FP + FN), as Tables 3 and 4 of the CANVAS paper have it."""
+        """TP / (TP + FP + FN), as in Tables 3 and 4 of the CANVAS paper."""
         return _ratio(self.tp, self.tp + self.fp + self.fn)
 
     @property
@@ -47,7 +47,7 @@ class Counts(NamedTuple):
 
     @property
     def count_error(self) -> float | None:
-        """How many too many were counted, as a share of the true cells: (FP − FN) / (TP + FN)."""
+        """Relative count error: (FP − FN) / (TP + FN)."""
         return _ratio(self.fp - self.fn, self.tp + self.fn)
 
     def as_dict(self) -> dict[str, float | None]:
@@ -55,22 +55,22 @@ class Counts(NamedTuple):
 
 
 def pooled(parts: Iterable[Counts]) -> Counts:
-    """Counts added up, as the paper's Total and Set rows are: a cell counts the same wherever it lies."""
+    """Sum of counts, as in the paper's Total and Set rows: every cell has equal weight."""
     return pooled_rows(counts_array(parts))
 
 
 def pooled_rows(parts: Int64[np.ndarray, "k 3"]) -> Counts:
-    """As `pooled`, for rows of TP, FP, FN."""
+    """`pooled` for rows of TP, FP, FN."""
     return Counts(*parts.sum(axis=0).tolist())
 
 
 def counts_array(parts: Iterable[Counts]) -> Int64[np.ndarray, "k 3"]:
-    """Counts as rows of TP, FP, FN."""
+    """Counts as an array with rows TP, FP, FN."""
     return np.array([tuple(part) for part in parts], dtype=np.int64).reshape(-1, 3)
 
 
 class Intervals(NamedTuple):
-    """95 % bootstrap intervals by figure, and what was drawn with replacement: boxes, or single cells."""
+    """95 % bootstrap intervals by metric, and the unit of resampling: boxes, or single cells."""
 
     over: str
     of: dict[str, tuple[float, float]]
@@ -88,12 +88,12 @@ def intervals(parts: Int64[np.ndarray, "k 3"], seed: int = 0) -> Intervals:
     independently of each other and is narrower than it should be.
     """
     figures = _figures(_draws(parts, np.random.default_rng((seed, _KEY))))
-    found = {name: _ends(values) for name, values in figures.items() if np.isfinite(values).any()}
-    return Intervals(f"{len(parts)} boxes" if len(parts) >= _FEW_BOXES else "cells", found)
+    by_metric = {name: _ends(values) for name, values in figures.items() if np.isfinite(values).any()}
+    return Intervals(f"{len(parts)} boxes" if len(parts) >= _FEW_BOXES else "cells", by_metric)
 
 
 def mean_f1(groups: Sequence[np.ndarray], seed: int = 0) -> tuple[float, float, float]:
-    """Mean F1 of groups of counts (k, 3), undefined ones as 0, with its interval; each drawn by itself."""
+    """Mean F1 of groups of counts (k, 3) with interval, undefined F1 as 0; groups resampled separately."""
     random = np.random.default_rng((seed, _KEY))
     drawn = [np.nan_to_num(_figures(_draws(parts, random))["f1"]) for parts in groups]
     value = float(np.mean([pooled_rows(parts).f1 or 0.0 for parts in groups]))
@@ -101,7 +101,7 @@ def mean_f1(groups: Sequence[np.ndarray], seed: int = 0) -> tuple[float, float, 
 
 
 def _draws(parts: Int64[np.ndarray, "k 3"], random: np.random.Generator) -> Int64[np.ndarray, "r 3"]:
-    """Resampled counts: of boxes where there are enough, else of cells."""
+    """Bootstrap resamples of counts: of boxes if there are enough, else of cells."""
     if len(parts) >= _FEW_BOXES:
         return parts[random.integers(0, len(parts), (RESAMPLES, len(parts)))].sum(axis=1)
     total = parts.sum(axis=0)
@@ -115,7 +115,7 @@ def _ends(values: Float64[np.ndarray, " r"]) -> tuple[float, float]:
 
 
 class Chance(NamedTuple):
-    """What as many predictions thrown at random into the scored region score on average."""
+    """Mean score of equally many uniformly random predictions."""
 
     tp: float
     f1: float
@@ -133,7 +133,7 @@ def chance_level(
     shape_zyx: Sequence[int] | None,
     seed: int,
 ) -> Chance | None:
-    """What as many random predictions score: in the boxes, else the volume, else around the truth."""
+    """Score of equally many random predictions in the boxes, else the volume, else around the truth."""
     if boxes is not None:
         region, name = boxes, "the boxes"
     elif shape_zyx is not None:

@@ -1,4 +1,4 @@
-"""The score at every threshold: exact greedy matchings of all predictions above each score, in one pass."""
+"""Precision and recall at every threshold by greedy matching in one pass."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from canvas_fm.evaluation.detection.matching import Pairs
 
 
 class Curve(NamedTuple):
-    """Counts at each distinct score as threshold (rows at or above it are kept), from the highest down."""
+    """Counts at each distinct score as threshold (score ≥ threshold), in falling order."""
 
     threshold: Float64[np.ndarray, " k"]
     tp: Int64[np.ndarray, " k"]
@@ -32,14 +32,14 @@ class Curve(NamedTuple):
 
     @property
     def average_precision(self) -> float | None:
-        """Σ (Rₖ − Rₖ₋₁) · Pₖ from the highest threshold down, no interpolation; None without true cells."""
+        """Σ (Rₖ − Rₖ₋₁) · Pₖ in falling order of threshold, uninterpolated; None without true cells."""
         if not self.truths:
             return None
         return float(np.sum(np.diff(self.recall, prepend=0.0) * self.precision))
 
     @property
     def best(self) -> tuple[float, float] | None:
-        """(threshold, F1) of the highest F1: tuned on the answers, an upper bound and no result."""
+        """(threshold, F1) of the highest F1: an upper bound, since it is chosen on the truth."""
         if not len(self.threshold) or not self.truths:
             return None
         at = int(np.argmax(self.f1))
@@ -52,7 +52,7 @@ def score_curve(
     pred_counts: Bool[np.ndarray, " n"],
     truth_counts: Bool[np.ndarray, " m"],
 ) -> Curve:
-    """The counts of the greedy matching among the predictions above every threshold.
+    """Counts of the greedy matching at every threshold.
 
     A matching that always takes the closest free pair is the one stable matching of predictions and truths
     that prefer whom they are closer to. So predictions enter by falling score, each proposing to its truths
@@ -65,7 +65,7 @@ def score_curve(
     ends = np.cumsum(np.bincount(pairs.pred, minlength=len(scores)))
     next_pair, ends = (ends - np.diff(ends, prepend=0)).tolist(), ends.tolist()
     holder = [-1] * len(truth_counts)
-    held = [0.0] * len(truth_counts)
+    matched_distance = [0.0] * len(truth_counts)
     by_score = np.argsort(-scores, kind="stable")
     new_truth = np.full(len(scores), -1)
     new_false = np.full(len(scores), -1)
@@ -79,11 +79,11 @@ def score_curve(
             at = truth[pair]
             other = holder[at]
             if other < 0:
-                holder[at], held[at] = pred, distance[pair]
+                holder[at], matched_distance[at] = pred, distance[pair]
                 new_truth[turn] = at
                 break
-            if (distance[pair], pred) < (held[at], other):
-                holder[at], held[at] = pred, distance[pair]
+            if (distance[pair], pred) < (matched_distance[at], other):
+                holder[at], matched_distance[at] = pred, distance[pair]
                 pred = other
     tp = np.cumsum(_counted(new_truth, truth_counts))
     fp = np.cumsum(_counted(new_false, pred_counts))
@@ -97,7 +97,7 @@ def score_curve(
 
 
 def _counted(rows: Int64[np.ndarray, " n"], counts: Bool[np.ndarray, " m"]) -> Int64[np.ndarray, " n"]:
-    """1 where a row is named and counts, else 0."""
+    """1 for row indices that are valid and scored, else 0."""
     named = rows >= 0
     ones = np.zeros(len(rows), np.int64)
     ones[named] = counts[rows[named]]

@@ -1,4 +1,4 @@
-"""Found, missed and false cells over the image: what a score's numbers look like in the tissue."""
+"""Figure of true positives, false negatives and false positives over the image."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ _MARKS = {
 
 
 class _Slab(NamedTuple):
-    """A box of the volume that one panel shows as its maximum along z."""
+    """A box of the volume that one panel shows as maximum projection along z."""
 
     start: tuple[int, int, int]
     size: tuple[int, int, int]
 
 
 def score_figure(score: Score, volume: Volume, path: Path | str, *, title: str = "") -> None:
-    """Write a PNG of four slabs of the volume, brightest voxel along z, with every scored cell marked.
+    """Write a PNG of maximum projections of four slabs with every scored cell marked.
 
     The slabs lie where the cells are (at even shares of them along z), are as thick as two tolerances, and at
     most 600 voxels wide, around the densest place. Dashed lines are the boxes that were scored.
@@ -88,8 +88,8 @@ def _panel(
     )
     for kind, (marker, colour, label) in _MARKS.items():
         zyx = kinds[kind]
-        near = zyx[(zyx[:, 0] >= z - 0.5) & (zyx[:, 0] < z + depth - 0.5)]
-        ax.plot(near[:, 2], near[:, 1], marker, ms=6, mew=1.3, mec=colour, mfc="none", label=label)
+        in_slab = zyx[(zyx[:, 0] >= z - 0.5) & (zyx[:, 0] < z + depth - 0.5)]
+        ax.plot(in_slab[:, 2], in_slab[:, 1], marker, ms=6, mew=1.3, mec=colour, mfc="none", label=label)
     for box in score.boxes if score.boxes is not None else ():
         if box[0] < z + depth and box[3] > z:
             corner, size = (box[2] - 0.5, box[1] - 0.5), (box[5] - box[2], box[4] - box[1])
@@ -114,7 +114,7 @@ def _slabs(score: Score, zyx: np.ndarray, shape_zyx: tuple[int, int, int]) -> It
 
 
 def _densest(zyx: np.ndarray, size: list[int]) -> tuple[float, float]:
-    """The middle (y, x) of the field of half a panel's width that holds most cells."""
+    """Centre (y, x) of the field, half a panel wide, with the most cells."""
     if not len(zyx):
         return 0.0, 0.0
     step = np.array(size[1:]) / 2

@@ -22,7 +22,7 @@ _DENSE = 400  # cells of a group up to which its dense cost matrix is quicker th
 
 
 class Matches(NamedTuple):
-    """Matched rows, by rising prediction: `pred_index[k]` is matched to `truth_index[k]` at `distance[k]`."""
+    """Matched rows by rising prediction: `pred_index[k]` with `truth_index[k]` at `distance[k]`."""
 
     pred_index: Int64[np.ndarray, " m"]
     truth_index: Int64[np.ndarray, " m"]
@@ -30,7 +30,7 @@ class Matches(NamedTuple):
 
 
 class Pairs(NamedTuple):
-    """Every prediction and truth that lie within the tolerance, in no particular order."""
+    """All pairs of prediction and truth within the tolerance, unordered."""
 
     pred: Int64[np.ndarray, " e"]
     truth: Int64[np.ndarray, " e"]
@@ -48,7 +48,7 @@ def match(
     scale_zyx: Sequence[float] = (1.0, 1.0, 1.0),
     optimal: bool = False,
 ) -> Matches:
-    """Match predictions one to one with truths at a distance ≤ tolerance.
+    """Match predictions one to one with truths within the tolerance.
 
     Distances are Euclidean after multiplying the axes by `scale_zyx`: (1, 1, 1) makes the tolerance one in
     voxels, the voxel size in µm one in µm. The greedy matching (section 4.2.1 of the CANVAS paper) takes
@@ -71,7 +71,7 @@ def find_pairs(
     tolerance: float,
     scale_zyx: Sequence[float],
 ) -> Pairs:
-    """Every pair at a distance ≤ tolerance, by two k-d trees; memory 40 bytes a pair."""
+    """All pairs at a distance ≤ tolerance, by two k-d trees; memory 40 bytes a pair."""
     scale = np.asarray(scale_zyx, dtype=np.float64)
     if not 0 < tolerance < np.inf:
         raise CanvasError(f"tolerance is {tolerance}; expected a number above 0")
@@ -79,30 +79,30 @@ def find_pairs(
         raise CanvasError(f"voxel size is {tuple(scale_zyx)}; expected three numbers above 0, z y x")
     if not len(pred_zyx) or not len(truth_zyx):
         return Pairs(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
-    near = tolerance * _SAME
+    radius = tolerance * _SAME
     # Unbalanced trees split in the middle instead of sorting: built in a tenth of the time, searched as fast.
     trees = [cKDTree(zyx * scale, balanced_tree=False, compact_nodes=False) for zyx in (pred_zyx, truth_zyx)]
-    some = trees[0].data[:: max(1, len(pred_zyx) // 2000)]
-    about = trees[1].query_ball_point(some, near, return_length=True).mean() * len(pred_zyx)
+    sample = trees[0].data[:: max(1, len(pred_zyx) // 2000)]
+    about = trees[1].query_ball_point(sample, radius, return_length=True).mean() * len(pred_zyx)
     if about > MOST_PAIRS:
         raise CanvasError(
             f"a tolerance of {tolerance:g} brings about {about:.2g} pairs of {len(pred_zyx):,} predictions "
             f"and {len(truth_zyx):,} true cells together; a tolerance near a cell's radius was expected"
         )
     # The trees compare rounded products; a hair more is asked for and the exact rule applied below.
-    found = trees[0].sparse_distance_matrix(trees[1], near * _SAME, output_type="ndarray")
-    pred, truth = found["i"].astype(np.int64), found["j"].astype(np.int64)
-    del found, trees
+    distances = trees[0].sparse_distance_matrix(trees[1], radius * _SAME, output_type="ndarray")
+    pred, truth = distances["i"].astype(np.int64), distances["j"].astype(np.int64)
+    del distances, trees
     apart = pred_zyx[pred]
     apart -= truth_zyx[truth]
     apart *= scale
     apart *= apart
     distance = np.sqrt(apart[:, 0] + apart[:, 1] + apart[:, 2])
-    return Pairs(pred, truth, distance).where(distance <= near)
+    return Pairs(pred, truth, distance).where(distance <= radius)
 
 
 def greedy_of(pairs: Pairs, n_pred: int, n_truth: int) -> Pairs:
-    """The pairs that a loop over them by (distance, prediction, truth) keeps, each row once.
+    """Greedy matching: pairs by (distance, prediction, truth), each row at most once.
 
     A pair that comes first for its prediction and for its truth is kept whatever the others do, so all such
     pairs are taken at once and their rows dropped. A few rounds are enough unless cells form a chain of
@@ -126,7 +126,7 @@ def greedy_of(pairs: Pairs, n_pred: int, n_truth: int) -> Pairs:
 
 
 def optimal_of(pairs: Pairs) -> Pairs:
-    """Most pairs first, then the least sum of distances, solved exactly for each connected group of cells."""
+    """Maximum matching of least total distance, exact for each connected component."""
     if not len(pairs.pred):
         return pairs
     groups = _by_group(pairs)
@@ -135,23 +135,23 @@ def optimal_of(pairs: Pairs) -> Pairs:
     in_star = np.flatnonzero(np.repeat(star, np.diff(groups.bounds)))
     first = np.lexsort((groups.distance[in_star], groups.of[in_star]))
     _, leads = np.unique(groups.of[in_star][first], return_index=True)
-    kept = [in_star[first[leads]]]
+    chosen_pairs = [in_star[first[leads]]]
     for group in np.flatnonzero(~star).tolist():
         start, end = groups.bounds[group], groups.bounds[group + 1]
         rows = slice(start, end)
         shape = int(groups.preds[group]), int(groups.truths[group])
-        kept.append(start + _assign(groups.i[rows], groups.j[rows], groups.distance[rows], shape))
-    chosen = groups.order[np.concatenate(kept)]
+        chosen_pairs.append(start + _assign(groups.i[rows], groups.j[rows], groups.distance[rows], shape))
+    chosen = groups.order[np.concatenate(chosen_pairs)]
     return Pairs(pairs.pred[chosen], pairs.truth[chosen], pairs.distance[chosen])
 
 
 def largest_group(pairs: Pairs) -> int:
-    """Predictions in the largest connected group: what `optimal_of` costs grows with its square."""
+    """Predictions in the largest connected component: `optimal_of` costs its square."""
     return int(_by_group(pairs).preds.max()) if len(pairs.pred) else 0
 
 
 class _Groups(NamedTuple):
-    """Pairs sorted by connected group: row k is pair order[k], group g begins at row bounds[g].
+    """Pairs sorted by connected component: row k is pair order[k], group g begins at row bounds[g].
 
     `i` and `j` number the predictions and truths within their group, `preds` and `truths` say how many it
     has.
@@ -188,7 +188,7 @@ def _by_group(pairs: Pairs) -> _Groups:
 
 
 def _number_within(label: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """The place of each node among those of the same label."""
+    """Rank of each node among those of the same label."""
     order = np.argsort(label, kind="stable")
     place = np.empty(len(label), np.int64)
     place[order] = np.arange(len(label)) - (np.cumsum(sizes) - sizes)[label[order]]
@@ -202,17 +202,17 @@ def _nearest(
     n_rows: int,
     n_columns: int,
 ) -> Int64[np.ndarray, " n_rows"]:
-    """Each row's closest column, the lower index of equally close ones; n_columns where a row has none."""
+    """Nearest column of each row, ties to the lower index; n_columns where a row has none."""
     closest = np.full(n_rows, np.inf)
     np.minimum.at(closest, rows, distance)
     best = distance == closest[rows]
-    found = np.full(n_rows, n_columns, dtype=np.int64)
-    np.minimum.at(found, rows[best], columns[best])
-    return found
+    nearest = np.full(n_rows, n_columns, dtype=np.int64)
+    np.minimum.at(nearest, rows[best], columns[best])
+    return nearest
 
 
 def _loop(pairs: Pairs) -> Pairs:
-    """The definition of the greedy matching."""
+    """Reference implementation of the greedy matching."""
     order = np.lexsort((pairs.truth, pairs.pred, pairs.distance))
     seen_pred: set[int] = set()
     seen_truth: set[int] = set()
@@ -234,7 +234,7 @@ def _assign(
     distance: Float64[np.ndarray, " e"],
     shape: tuple[int, int],
 ) -> Int64[np.ndarray, " k"]:
-    """The rows of one connected group's optimal matching; i, j number its predictions and truths."""
+    """Rows of one component's optimal matching; i, j number its predictions and truths."""
     # Leaving one more prediction unmatched has to cost more than any sum of distances could save.
     unmatched = (min(shape) + 1) * (distance.max() + 1.0)
     if max(shape) <= _DENSE:
@@ -247,9 +247,11 @@ def _assign(
     # Every prediction gets a column of its own for staying unmatched; zeros would be read as no pair, hence
     # the 1.
     n, m = shape
-    own = np.arange(n)
+    diagonal = np.arange(n)
     weights = np.concatenate([distance + 1.0, np.full(n, unmatched + 1.0)])
-    graph = csr_array((weights, (np.concatenate([i, own]), np.concatenate([j, m + own]))), shape=(n, m + n))
+    graph = csr_array(
+        (weights, (np.concatenate([i, diagonal]), np.concatenate([j, m + diagonal]))), shape=(n, m + n)
+    )
     rows, columns = min_weight_full_bipartite_matching(graph)
     truth_of = np.empty(n, np.int64)
     truth_of[rows] = columns

@@ -1,4 +1,4 @@
-"""A detection's score against true cells: what was found, missed and false, and how much that means."""
+"""Score of detections against true cells: counts, F1, intervals, chance level, warnings."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _LARGE_GROUP = 30_000  # cells that chain into one group: an optimal matching of
 
 @dataclass(frozen=True)
 class Score:
-    """The outcome of one evaluation; `counts` by the greedy matching are the figures of the paper.
+    """Result of one evaluation; `counts` by greedy matching are the paper's metrics.
 
     `points` and `truth` are the rows that took part; `found` (of the truth), `missed`, `right` (of the
     points) and `false` say what became of each. With boxes, everything is matched and then counted by where
@@ -56,11 +56,11 @@ class Score:
 
     @property
     def average_precision(self) -> float | None:
-        """Over all thresholds; None where the points carry no scores."""
+        """Average precision over all thresholds; None without scores."""
         return None if self.curve is None else self.curve.average_precision
 
     def to_json(self) -> dict[str, Any]:
-        """Everything but the positions, ready for `json.dumps`."""
+        """Everything but the positions, as a dictionary for `json.dumps`."""
         best = None if self.curve is None else self.curve.best
         return {
             **self.counts.as_dict(),
@@ -97,7 +97,7 @@ def evaluate(
     chance: bool = True,
     seed: int = 0,
 ) -> Score:
-    """Score predicted against true cells, both in voxels of level 0, by a one-to-one matching.
+    """Score predicted against true cells (z, y, x in voxels of level 0) by one-to-one matching.
 
     The tolerance is one of `tolerance_um` (needs `voxel_um`), `tolerance_voxels`, or a `marker` of the CANVAS
     paper for its own in voxels; a distance equal to it is a match. `within` are boxes (see `read_boxes`) to
@@ -160,7 +160,7 @@ def evaluate(
 
 
 class _Outcome:
-    """What became of every row under a matching, and the counts by box."""
+    """Outcome of every row under a matching, and counts by box."""
 
     def __init__(self, matched: Pairs, pred: Points, true: Points, boxes: np.ndarray | None) -> None:
         place_pred, place_true = _places(pred.zyx, boxes), _places(true.zyx, boxes)
@@ -183,7 +183,7 @@ def _near(pred: Points, true: Points, tolerance: float, scale_zyx: ZyxUm) -> Pai
 def _curve(
     every: Points, scores: np.ndarray, true: Points, tolerance: Tolerance, boxes: np.ndarray | None
 ) -> Curve:
-    """Counts at every threshold, of all predictions whatever the threshold of this score."""
+    """Counts at every threshold, of all predictions regardless of this score's threshold."""
     pairs = _near(every, true, tolerance.value, tolerance.scale_zyx)
     return score_curve(pairs, scores, _places(every.zyx, boxes) >= 0, _places(true.zyx, boxes) >= 0)
 
@@ -191,7 +191,7 @@ def _curve(
 def _in_um(
     pred: Points, true: Points, tolerance: Tolerance, voxel_um: ZyxUm | None, boxes: np.ndarray | None
 ) -> tuple[float, Counts] | None:
-    """The same tolerance in µm as in the plane: 8 voxels of 4 × 1.8 × 1.8 µm are 14.4 µm there, 32 in z."""
+    """The tolerance in µm, in plane and along z: 8 voxels of 4 × 1.8 × 1.8 µm are 14.4 and 32 µm."""
     if tolerance.unit != "voxels" or voxel_um is None:
         return None
     across = tolerance.value * min(voxel_um[1:])
@@ -206,14 +206,14 @@ def _rows(points: Points, keep: np.ndarray) -> Points:
 
 
 def _places(zyx: Float64[np.ndarray, "n 3"], boxes: np.ndarray | None) -> np.ndarray:
-    """The box of each row, −1 outside; without boxes all lie in the one that is everything."""
+    """Index of each row's box, −1 outside; one box for everything if none are given."""
     return np.zeros(len(zyx), np.int64) if boxes is None else box_of(zyx, boxes)
 
 
 def _as_recorded(
     points: object, column: str | None, threshold: float | None
 ) -> tuple[str | None, float | None]:
-    """Column and threshold of a refiner's decision, where the points are its and no column was named."""
+    """Column and threshold of a refiner's decision, if a refiner wrote the points and no column was named."""
     if column is not None or not isinstance(points, Points) or "p_cell" not in points.columns:
         return column, threshold
     recorded = points.meta.get("p_cell_threshold")
@@ -222,5 +222,7 @@ def _as_recorded(
     return "p_cell", float(recorded) if threshold is None else threshold
 
 
-def _points(given: Points | np.ndarray | Sequence[Sequence[float]]) -> Points:
-    return given if isinstance(given, Points) else Points(np.asarray(given, dtype=np.float64).reshape(-1, 3))
+def _points(points: Points | np.ndarray | Sequence[Sequence[float]]) -> Points:
+    return (
+        points if isinstance(points, Points) else Points(np.asarray(points, dtype=np.float64).reshape(-1, 3))
+    )

@@ -1,4 +1,4 @@
-"""How far a prediction may lie from the cell that it stands for."""
+"""Matching tolerance: the largest distance between a prediction and its true cell."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MARKER_TOLERANCE = {"NeuN": 6.0, "cFos": 6.0, "TH": 8.0, "PV": 8.0, "GFAP": 8.0,
 
 
 class Tolerance(NamedTuple):
-    """`value` in micrometres or in voxels, for distances whose axes were multiplied by `scale_zyx`."""
+    """`value` in micrometres or voxels, for distances whose axes were multiplied by `scale_zyx`."""
 
     value: float
     unit: str
@@ -32,9 +32,9 @@ def tolerance_of(
     tolerance_voxels: float | None = None,
     marker: str | None = None,
 ) -> Tolerance:
-    """The one tolerance that is given; CanvasError for none, several, an unknown marker or no voxel size."""
-    given = {"µm": tolerance_um, "voxels": tolerance_voxels, "marker": marker}
-    named = [name for name, value in given.items() if value is not None]
+    """The one tolerance given; CanvasError for none, several, an unknown marker or no voxel size."""
+    options = {"µm": tolerance_um, "voxels": tolerance_voxels, "marker": marker}
+    named = [name for name, value in options.items() if value is not None]
     if len(named) != 1:
         raise CanvasError(
             f"tolerances given: {', '.join(named) or 'none'}; expected one of a marker, voxels or µm "
@@ -51,12 +51,14 @@ def tolerance_of(
     return Tolerance(float(tolerance_um), "um", voxel_um)
 
 
-def _marker(given: str) -> str:
-    """The paper's spelling of a marker: Iba1, iba-1 and IBA1 are one."""
+def _marker(marker: str) -> str:
+    """The paper's spelling of a marker: Iba1, iba-1 and IBA1 are the same."""
     plain = {name.casefold(): name for name in MARKER_TOLERANCE}
-    asked = given.casefold().replace("-", "").replace("_", "").replace(" ", "")
-    if asked in plain:
-        return plain[asked]
-    near = difflib.get_close_matches(asked, plain, n=1)
-    hint = f"did you mean {plain[near[0]]}?" if near else f"known: {', '.join(MARKER_TOLERANCE)};"
-    raise CanvasError(f"no tolerance is known for the marker {given!r}; {hint} else give one in voxels or µm")
+    normalised = marker.casefold().replace("-", "").replace("_", "").replace(" ", "")
+    if normalised in plain:
+        return plain[normalised]
+    matches = difflib.get_close_matches(normalised, plain, n=1)
+    hint = f"did you mean {plain[matches[0]]}?" if matches else f"known: {', '.join(MARKER_TOLERANCE)};"
+    raise CanvasError(
+        f"no tolerance is known for the marker {marker!r}; {hint} else give one in voxels or µm"
+    )

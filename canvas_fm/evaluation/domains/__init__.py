@@ -1,1 +1,1 @@
-"""How detectors do on many brains that they did not see."""
+"""Detection scores over many held-out brains."""

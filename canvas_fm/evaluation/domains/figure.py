@@ -1,4 +1,4 @@
-"""A figure of scores over domains: each domain a dot, each method a column, by group."""
+"""Figure of scores over domains: one dot a domain, one column a method, by group."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from canvas_fm.files.atomic import write_atomic
 
 
 def domains_figure(report: Mapping[str, Any], path: Path | str) -> None:
-    """F1 at the fixed threshold of every domain as a PNG, a panel a group; bars are mean and worst decile."""
+    """PNG of F1 at the fixed threshold of every domain, a panel a group; bars: mean and worst decile."""
     methods = report["methods"]
     groups = list(dict.fromkeys(group for method in methods.values() for group in method["groups"]))
     figure = Figure(figsize=(1.2 + 2.6 * len(groups), 4.2))

@@ -1,4 +1,4 @@
-"""Scores over many held-out domains: how a detector does on brains that it has never seen.
+"""Scores over many held-out domains: mean and worst decile of F1 at a fixed threshold.
 
 A domain is a labelled brain or a synthetic one. A method is judged by F1 at one fixed threshold: its mean
 over domains and its worst decile. What is lost from brain to brain is the threshold, hardly the ranking.
@@ -24,7 +24,7 @@ _KEY = 0xD0331  # keeps these draws apart from others with the same seed
 
 @dataclass(frozen=True)
 class DomainScore:
-    """One method on one domain: counts at its fixed threshold, and the best threshold beside it.
+    """One method on one domain: counts at its fixed threshold and at the best one.
 
     Where several models were scored (seeds, or folds that all left the domain out) the counts are of the
     first and `f1_of` has the F1 of each; `f1` is their mean.
@@ -53,9 +53,9 @@ class DomainScore:
         *,
         pooled_only: bool = False,
     ) -> DomainScore:
-        """The score of the curves of one or several models, each at its own fixed threshold."""
+        """Score from the curves of one or several models, each at its own fixed threshold."""
         counts = [counts_at(curve, at) for curve, at in zip(curves, thresholds, strict=True)]
-        each = tuple(one.f1 or 0.0 for one in counts)
+        each = tuple(at_threshold.f1 or 0.0 for at_threshold in counts)
         best = [curve.best or (thresholds[0], 0.0) for curve in curves]
         return cls(
             domain, group, curves[0].truths, float(thresholds[0]), counts[0].tp, counts[0].fp, counts[0].fn,
@@ -66,7 +66,7 @@ class DomainScore:
 
 @dataclass(frozen=True)
 class Summary:
-    """A method over several domains; intervals are 95 % by drawing domains with replacement."""
+    """A method over several domains; 95 % intervals by resampling domains."""
 
     domains: int
     mean: float
@@ -79,7 +79,7 @@ class Summary:
 
 
 def counts_at(curve: Curve, threshold: float) -> Counts:
-    """The counts of the predictions at or above a threshold."""
+    """Counts at or above a threshold."""
     # Thresholds fall: the last one that is still at or above the given one holds its counts.
     last = int(np.searchsorted(-curve.threshold, -threshold, side="right")) - 1
     tp, fp = (int(curve.tp[last]), int(curve.fp[last])) if last >= 0 else (0, 0)
@@ -87,7 +87,7 @@ def counts_at(curve: Curve, threshold: float) -> Counts:
 
 
 def f1_on(curve: Curve, thresholds: Float64[np.ndarray, " t"]) -> Float64[np.ndarray, " t"]:
-    """F1 at each threshold."""
+    """F1 at each threshold of a grid."""
     if not len(curve.threshold):
         return np.zeros(len(thresholds))
     last = np.searchsorted(-curve.threshold, -thresholds, side="right") - 1
@@ -95,18 +95,18 @@ def f1_on(curve: Curve, thresholds: Float64[np.ndarray, " t"]) -> Float64[np.nda
 
 
 def best_fixed_threshold(curves: Sequence[Curve]) -> float:
-    """The one threshold at which the mean F1 over these domains is highest, 0 if none has a prediction."""
-    held = [curve.threshold for curve in curves if len(curve.threshold)]
-    if not held:
+    """The threshold of highest mean F1 over these domains, 0 if none has a prediction."""
+    thresholds = [curve.threshold for curve in curves if len(curve.threshold)]
+    if not thresholds:
         return 0.0
-    grid = np.unique(np.quantile(np.concatenate(held), np.linspace(0, 1, _GRID)))
+    grid = np.unique(np.quantile(np.concatenate(thresholds), np.linspace(0, 1, _GRID)))
     # Nearly all predictions are weak: the strong ones need a grid of their own.
     grid = np.union1d(grid, np.geomspace(max(grid[0], grid[-1] * 1e-4), grid[-1], _GRID))
     return float(grid[np.argmax(np.mean([f1_on(curve, grid) for curve in curves], axis=0))])
 
 
 def leave_one_out_thresholds(curves: Mapping[str, Curve]) -> dict[str, float]:
-    """For each domain the fixed threshold chosen on all the others; they have to be two or more."""
+    """Threshold for each domain chosen on all the others; needs two domains or more."""
     if len(curves) < 2:
         raise CanvasError(f"{len(curves)} domains; a threshold chosen on other domains needs two or more")
     return {
@@ -116,7 +116,7 @@ def leave_one_out_thresholds(curves: Mapping[str, Curve]) -> dict[str, float]:
 
 
 def summarise(scores: Sequence[DomainScore], *, seed: int = 0) -> Summary:
-    """Mean and worst decile of F1 at the fixed threshold; domains that count only pooled are left out."""
+    """Mean and worst decile of F1 at the fixed threshold; domains for pooling only are left out."""
     counted = [score for score in scores if not score.pooled_only]
     if not counted:
         raise CanvasError("no domain to sum up: all count only pooled with others")
@@ -138,7 +138,7 @@ def summarise(scores: Sequence[DomainScore], *, seed: int = 0) -> Summary:
 
 
 def worst_decile(f1: Float64[np.ndarray, "draws n"]) -> Float64[np.ndarray, " draws"]:
-    """The mean of the worst tenth of each row, of one domain at least."""
+    """Mean of the worst tenth of each row, at least one domain."""
     k = max(1, f1.shape[1] // 10)
     return np.sort(f1, axis=1)[:, :k].mean(axis=1)
 
@@ -151,7 +151,7 @@ def _ends(values: Float64[np.ndarray, " draws"]) -> tuple[float, float]:
 def domains_report(
     scores: Mapping[str, Sequence[DomainScore]], protocol: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What `canvas-fm domains` writes: each method on each domain, summaries by group and over all."""
+    """The report of `canvas-fm domains`: each method on each domain, summaries by group and overall."""
     methods = {}
     for name, rows in scores.items():
         groups: dict[str, list[DomainScore]] = {}
@@ -167,7 +167,7 @@ def domains_report(
 
 
 def domains_table(report: Mapping[str, Any]) -> str:
-    """The report as a Markdown table: summaries first, then real brains one by one."""
+    """The report as Markdown: summaries, then real brains one by one."""
     methods = report["methods"]
     lines = [f"| F1 at the fixed threshold | {' | '.join(methods)} |", "|---" * (len(methods) + 1) + "|"]
     groups = list(dict.fromkeys(group for method in methods.values() for group in method["groups"]))

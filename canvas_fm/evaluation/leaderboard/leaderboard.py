@@ -1,4 +1,4 @@
-"""The leaderboard: a folder of submissions, scored against truth that lies elsewhere and never leaves it.
+"""The leaderboard: a folder of submissions, scored against ground truth stored elsewhere and never published.
 
 BOARD/benchmark.yaml                      the regions, public
 BOARD/submissions/NAME/card.yaml, cells/  what was handed in, unchanged
@@ -45,7 +45,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
 def submit(folder: str | Path, board: str | Path, *, name: str | None = None, replace: bool = False) -> Path:
-    """Check a submission and copy its card and cells into the board, whole or not at all; returns where to.
+    """Validate a submission and copy it into the board atomically; returns its new folder.
 
     Raises CanvasError with the number of faults (`check_submission` lists them), for a name that is taken
     unless `replace`, and for one that is no plain name.
@@ -84,7 +84,7 @@ def score_board(
     report: Callable[[str, list[str]], None] | None = None,
     show: bool | None = None,
 ) -> list[str]:
-    """Score every submission, or `only` one, against TRUTH/REGION.*; returns the names that were scored.
+    """Score every submission, or `only` one, against TRUTH/REGION.*; returns the names scored.
 
     What is stored holds counts, figures and checksums, no position. With `check` nothing is stored: the
     scores are worked out again and CanvasError names those that differ. Submissions with faults are passed
@@ -123,7 +123,7 @@ def score_board(
 
 
 def read_entries(board: str | Path) -> tuple[Benchmark, list[Entry], dict[str, str]]:
-    """The benchmark, its scored submissions from the best down, and why others are not among them."""
+    """The benchmark, its scored submissions in falling order, and why others are excluded."""
     board = Path(board)
     benchmark = read_benchmark(board)
     entries, left_out = [], {}
@@ -147,7 +147,7 @@ def read_entries(board: str | Path) -> tuple[Benchmark, list[Entry], dict[str, s
 
 
 def write_page(board: str | Path, out: str | Path | None = None) -> Path:
-    """Write the board's page (index.html in it, unless said otherwise); returns where it is."""
+    """Write the board's page (default index.html in it); returns its path."""
     board = Path(board)
     out = board / "index.html" if out is None else Path(out)
     files_at = Path(os.path.relpath((board / "submissions").resolve(), out.resolve().parent)).as_posix()
@@ -170,23 +170,23 @@ def _first(entry: Entry) -> float:
 
 def _submissions(board: Path) -> list[str]:
     folder = board / "submissions"
-    found = (
+    folders = (
         sorted(path.name for path in folder.glob("*") if _NAME.fullmatch(path.name))
         if folder.is_dir()
         else []
     )
-    if not found:
+    if not folders:
         raise CanvasError(f"{board} has no submissions yet; add one with `canvas-fm leaderboard submit`")
-    return found
+    return folders
 
 
 def _truth_files(board: Path, truth: Path, benchmark: Benchmark) -> dict[str, Path]:
-    """The truth of every region; refused where the board, which is published, would carry it along."""
+    """Truth file of every region; refused if it lies inside the board, which is published."""
     if not truth.is_dir():
         raise CanvasError(f"no truth at {truth}; expected a folder with one file a region, REGION.csv")
     if truth.resolve().is_relative_to(board.resolve()):
         raise CanvasError(f"{truth} lies inside {board}, which is published; keep the truth elsewhere")
-    found = {}
+    truth_files = {}
     for region in benchmark.regions:
         paths = [path for path in sorted(truth.glob(f"{region.name}.*")) if path.suffix.lower() in suffixes()]
         paths = [path for path in paths if path.stem == region.name]
@@ -198,8 +198,8 @@ def _truth_files(board: Path, truth: Path, benchmark: Benchmark) -> dict[str, Pa
             raise CanvasError(
                 f"{paths[0]} is a link into {board}, which is published; keep the truth elsewhere"
             )
-        found[region.name] = paths[0]
-    return found
+        truth_files[region.name] = paths[0]
+    return truth_files
 
 
 def _score(
@@ -250,11 +250,21 @@ def _evaluate(cells: Path, truth: Path, region: BoardRegion, board: Path, benchm
 
 
 def _published(score: Score) -> dict[str, Any]:
-    """What may be shown of a score: no position, and no threshold that was tuned on the truth."""
+    """The publishable part of a score: no positions, no threshold tuned on the truth."""
     whole = score.to_json()
-    kept = ("tp", "fp", "fn", "accuracy", "precision", "recall", "f1", "count_error", "average_precision")
+    published = (
+        "tp",
+        "fp",
+        "fn",
+        "accuracy",
+        "precision",
+        "recall",
+        "f1",
+        "count_error",
+        "average_precision",
+    )
     return {
-        **{name: whole[name] for name in kept},
+        **{name: whole[name] for name in published},
         "intervals": whole["intervals"],
         "tolerance": str(score.tolerance),
         "optimal_f1": None if score.optimal is None else score.optimal.f1,

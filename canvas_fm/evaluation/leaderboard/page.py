@@ -1,4 +1,4 @@
-"""The leaderboard as one static page: ranked, sortable, complete without script, and without any position."""
+"""The leaderboard as one static page: ranked, sortable, complete without script, without positions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SORT = Path(__file__).with_name("sort.js")
 def leaderboard_page(
     benchmark: Benchmark, entries: Sequence[Entry], left_out: Mapping[str, str], *, scored_files_at: str
 ) -> str:
-    """The whole page; `scored_files_at` is the path from it to the folder of submissions, for links."""
+    """HTML of the page; `scored_files_at` is the relative path to the submissions, for links."""
     means = [entry.scores["mean_f1"] for entry in entries]
     ranks = _ranks([None if mean is None else mean["value"] for mean in means])
     return render(
@@ -47,6 +47,6 @@ def _by_marker(
 
 
 def _ranks(values: Sequence[float | None]) -> list[int | None]:
-    """1 for the highest; equal values share a rank and the next one is left out."""
+    """Competition ranks: 1 for the highest, equal values share a rank."""
     known = [value for value in values if value is not None]
     return [None if value is None else 1 + sum(other > value for other in known) for value in values]

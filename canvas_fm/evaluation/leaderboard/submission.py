@@ -1,4 +1,4 @@
-"""A submission to the leaderboard: a card and one file of cells a region, and all that is wrong with it."""
+"""Leaderboard submissions: a card and one file of cells a region, with validation."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Name = Annotated[str, Field(min_length=1, max_length=80)]
 
 
 class BoardRegion(Section):
-    """A part of a brain that is scored: everything about it but the truth."""
+    """A scored part of a brain, without its truth."""
 
     name: str
     marker: str
@@ -51,7 +51,7 @@ class BoardRegion(Section):
 
 
 class Benchmark(Section):
-    """What a leaderboard is about (benchmark.yaml, public): regions, sizes and tolerances, no truth."""
+    """Definition of a leaderboard (benchmark.yaml, public): regions, sizes, tolerances; no truth."""
 
     title: str = "Leaderboard"
     description: str = ""
@@ -70,12 +70,12 @@ class Benchmark(Section):
 
     @property
     def markers(self) -> list[str]:
-        """In the order of their first regions."""
+        """Markers in the order of their first regions."""
         return list(dict.fromkeys(region.marker for region in self.regions))
 
 
 class Card(Section):
-    """Who submits what (card.yaml). `markers` are those that the detector was run on, all unless said."""
+    """Metadata of a submission (card.yaml); `markers` it covers, all by default."""
 
     name: Name
     authors: Annotated[list[Name], Field(min_length=1, max_length=50)]
@@ -98,7 +98,7 @@ class Card(Section):
 
 @dataclass(frozen=True)
 class Submission:
-    """A submission that has no faults: its card and the cells file of each region that it covers."""
+    """A valid submission: its card and the cells file of each region it covers."""
 
     folder: Path
     card: Card
@@ -106,14 +106,14 @@ class Submission:
 
     @property
     def files(self) -> dict[str, str]:
-        """sha256 of the card and of every cells file, by path within the submission."""
+        """sha256 of the card and each cells file, by path within the submission."""
         paths = [self.folder / CARD, *self.cells.values()]
         return {path.relative_to(self.folder).as_posix(): sha256(path) for path in paths}
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A submission with its stored scores; `stale` says why they no longer fit, None where they do."""
+    """A submission with its stored scores; `stale` says why they are outdated, else None."""
 
     name: str
     card: Card
@@ -122,12 +122,12 @@ class Entry:
 
 
 def read_benchmark(board: str | Path) -> Benchmark:
-    """The benchmark of a board's folder."""
+    """Read the benchmark of a board's folder."""
     return read_settings(Path(board) / BENCHMARK, Benchmark)
 
 
 def regions_boxes(board: Path, region: BoardRegion) -> np.ndarray | None:
-    """The boxes in which a region is scored; a path is relative to the board."""
+    """Boxes in which a region is scored; a path is relative to the board."""
     if region.within is None:
         return None
     if isinstance(region.within, str):
@@ -136,7 +136,7 @@ def regions_boxes(board: Path, region: BoardRegion) -> np.ndarray | None:
 
 
 def check_submission(folder: str | Path, board: str | Path) -> tuple[Submission | None, list[str]]:
-    """The submission in a folder, or None and a sentence for every one of its faults."""
+    """The submission in a folder, or None and one message for each error."""
     folder, board = Path(folder), Path(board)
     benchmark = read_benchmark(board)
     if not folder.is_dir():
@@ -150,10 +150,12 @@ def check_submission(folder: str | Path, board: str | Path) -> tuple[Submission 
     faults = [f"{CARD}: {fault}" for fault in faults]
     if card is not None:
         faults += [f"{CARD}: {fault}" for fault in _card_faults(card, benchmark)]
-    wanted = [r for r in benchmark.regions if card is None or r.marker in (card.markers or benchmark.markers)]
-    cells, more = _find_cells(folder, benchmark, wanted)
+    regions = [
+        r for r in benchmark.regions if card is None or r.marker in (card.markers or benchmark.markers)
+    ]
+    cells, more = _find_cells(folder, benchmark, regions)
     faults += more
-    for region in wanted:
+    for region in regions:
         if region.name in cells:
             where = cells[region.name].relative_to(folder)
             faults += [
@@ -175,9 +177,9 @@ def _card_faults(card: Card, benchmark: Benchmark) -> Iterator[str]:
 
 
 def _find_cells(
-    folder: Path, benchmark: Benchmark, wanted: list[BoardRegion]
+    folder: Path, benchmark: Benchmark, regions: list[BoardRegion]
 ) -> tuple[dict[str, Path], list[str]]:
-    """The file of each region, and faults for those that are missing, doubled or of no region."""
+    """File of each region, and errors for missing, duplicate or unknown ones."""
     known = [region.name for region in benchmark.regions]
     cells: dict[str, Path] = {}
     faults = []
@@ -189,10 +191,10 @@ def _find_cells(
         if where.parent.as_posix() != CELLS:
             faults.append(f"{where} is not expected; a submission is {CARD} and {CELLS}/REGION.csv")
         elif path.stem not in known:
-            near = difflib.get_close_matches(path.stem, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"regions: {', '.join(known)}"
+            matches = difflib.get_close_matches(path.stem, known, n=1)
+            hint = f"did you mean {matches[0]}?" if matches else f"regions: {', '.join(known)}"
             faults.append(f"{where}: no region is called {path.stem!r}; {hint}")
-        elif path.stem not in [region.name for region in wanted]:
+        elif path.stem not in [region.name for region in regions]:
             faults.append(
                 f"{where}: the card's markers leave this region out; remove the file or name its marker"
             )
@@ -200,7 +202,7 @@ def _find_cells(
             faults.append(f"{where}: {cells[path.stem].name} is there too; expected one file a region")
         else:
             cells[path.stem] = path
-    for region in wanted:
+    for region in regions:
         if region.name not in cells:
             faults.append(
                 f"{CELLS}/{region.name}.csv is missing (a file with only z,y,x says that no cell was found)"
@@ -236,7 +238,7 @@ def _cell_faults(path: Path, region: BoardRegion, board: Path, benchmark: Benchm
 
 
 def _row_faults(path: Path) -> Iterator[str]:
-    """Every row of a CSV that cannot be read; nothing where the column row is the trouble."""
+    """One message for each unreadable row of a CSV; empty if the header is the problem."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
@@ -254,9 +256,9 @@ def _row_faults(path: Path) -> Iterator[str]:
         if len(row) != len(header):
             found = [f"{len(row)} values; the column row names {len(header)}"]
         else:
-            given = {name: row[header.index(name)].strip() for name in checked}
+            texts = {name: row[header.index(name)].strip() for name in checked}
             found = [
-                f"{name} is {text!r}, expected a finite number" for name, text in given.items() if _no(text)
+                f"{name} is {text!r}, expected a finite number" for name, text in texts.items() if _no(text)
             ]
         for fault in found:
             faults += 1

@@ -1,4 +1,4 @@
-"""The file that says which detectors are compared on which data sets, and where their cells lie."""
+"""Manifest of a cross-marker comparison: detectors, data sets, and the files of their cells."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ VoxelUm = Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=3, max
 
 
 class Region(Section):
-    """One labelled part: its truth, where it is scored, and where each model's cells lie (null: not run)."""
+    """One labelled region: its truth, its boxes, and each model's cells (null: not run)."""
 
     name: str
     truth: str
@@ -30,7 +30,7 @@ class Region(Section):
 
 
 class DataSet(Section):
-    """Regions of one marker; its own voxel size and tolerance win over the manifest's."""
+    """Regions of one marker; its voxel size and tolerance override the manifest's."""
 
     name: str
     marker: str
@@ -41,7 +41,7 @@ class DataSet(Section):
 
 
 class Model(Section):
-    """A detector and the marker, or markers, that it was trained on: those data sets are its matched ones."""
+    """A detector and the markers that it was trained on: those data sets are its matched ones."""
 
     name: str
     marker: str | list[str] | None = None
@@ -50,7 +50,7 @@ class Model(Section):
 
 
 class Manifest(Section):
-    """What is compared. `predictions` is a path with {model}, {dataset} and {region} in it."""
+    """A comparison. `predictions` is a path with {model}, {dataset} and {region} in it."""
 
     title: str = "Detectors and data sets"
     models: Annotated[list[Model], Field(min_length=1)]
@@ -85,7 +85,7 @@ class Manifest(Section):
 
 @dataclass(frozen=True)
 class Task:
-    """One region and one model, with every file that scoring it reads."""
+    """One region and one model, with every file needed to score it."""
 
     data: DataSet
     region: Region
@@ -124,13 +124,13 @@ def tasks(settings: Manifest, home: Path) -> Iterator[Task]:
         for region in data.regions:
             within = home / region.within if isinstance(region.within, str) else region.within
             for model in settings.models:
-                given = _predictions(settings, data, region, model)
-                if given is not None:
-                    yield Task(data, region, model, home / region.truth, home / given, within, settings)
+                predictions = _predictions(settings, data, region, model)
+                if predictions is not None:
+                    yield Task(data, region, model, home / region.truth, home / predictions, within, settings)
 
 
 def _predictions(settings: Manifest, data: DataSet, region: Region, model: Model) -> str | None:
-    """Where a model's cells of a region lie: named there, else by the model's path, else by that of all."""
+    """Path of a model's cells of a region: by region, else by the model's pattern, else by the manifest's."""
     if model.name in region.predictions:
         return region.predictions[model.name]
     path = model.predictions or settings.predictions

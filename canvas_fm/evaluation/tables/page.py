@@ -1,4 +1,4 @@
-"""The tables as a page with a heat map: marks and numbers say what the colours say."""
+"""The tables as a page with a heat map, readable without colours."""
 
 from __future__ import annotations
 

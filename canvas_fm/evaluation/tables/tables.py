@@ -1,4 +1,4 @@
-"""Detectors × data sets × regions, as in Tables 3 and 4 of the CANVAS paper: who generalises to what."""
+"""Detectors × data sets × regions as in Tables 3 and 4 of the CANVAS paper, and the generalisation gap."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SETS = {"train": "Train set", "test": "Test set"}
 
 @dataclass(frozen=True)
 class Cell:
-    """One model on one row: a region, a set of regions or all of a data set."""
+    """Score of one model in one row: a region, a set of regions or a whole data set."""
 
     counts: Counts
     interval: Intervals
@@ -26,7 +26,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """`level` is total, set or region; a cell is None where its model was not run on all regions."""
+    """A row of the table; `level` is total, set or region; None where a model was not run on all regions."""
 
     dataset: str
     label: str
@@ -35,14 +35,14 @@ class Row:
 
     @property
     def best(self) -> set[str]:
-        """The models with the highest F1 of the row."""
+        """Models with the highest F1 of the row."""
         scores = {name: cell.counts.f1 or 0.0 for name, cell in self.cells.items() if cell is not None}
         return {name for name, f1 in scores.items() if f1 == max(scores.values())}
 
 
 @dataclass(frozen=True)
 class Tables:
-    """Every row of Table 4; those of level total are Table 3."""
+    """All rows of Table 4; those of level total are Table 3."""
 
     title: str
     models: tuple[str, ...]
@@ -50,7 +50,7 @@ class Tables:
     tolerances: Mapping[str, str]
 
     def gap(self, model: str) -> tuple[float, float] | None:
-        """Mean F1 of a model on its matched data sets and on the others: the generalisation gap."""
+        """Generalisation gap: a model's mean F1 on its matched data sets and on the others."""
         totals = [row.cells[model] for row in self.rows if row.level == "total"]
         f1 = {side: [c.counts.f1 or 0.0 for c in totals if c and c.matched is side] for side in (True, False)}
         if not f1[True] or not f1[False]:
@@ -86,7 +86,7 @@ def make_tables(manifest: str | Path, *, show: bool | None = None) -> Tables:
 def _rows(
     data: DataSet, models: list[Model], scored: Mapping[tuple[str, str, str], list[Counts]]
 ) -> Iterator[Row]:
-    """Total, then each set before its regions; regions without a set after them."""
+    """Total, each set followed by its regions, then regions without a set."""
 
     def row(label: str, level: str, regions: list[Region]) -> Row:
         cells: dict[str, Cell | None] = {}

@@ -1,4 +1,4 @@
-"""The tables as Markdown for people and as CSV for programs."""
+"""The tables as Markdown and as CSV."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def markdown(tables: Tables) -> str:
     parts.append("## Generalisation\n\n| Model | F1 matched | F1 elsewhere | Gap |\n|---|---|---|---|")
     for model in tables.models:
         gap = tables.gap(model)
-        shown = "– | – | –" if gap is None else f"{gap[0]:.2f} | {gap[1]:.2f} | {gap[0] - gap[1]:.2f}"
-        parts.append(f"| {_cell_text(model)} | {shown} |")
+        gap_text = "– | – | –" if gap is None else f"{gap[0]:.2f} | {gap[1]:.2f} | {gap[0] - gap[1]:.2f}"
+        parts.append(f"| {_cell_text(model)} | {gap_text} |")
     tolerances = "; ".join(f"{name}: {tolerance}" for name, tolerance in tables.tolerances.items())
     parts.append(
         "\nBold: the data set of the model's own marker. Underlined: the best model of the row. Accuracy is "
@@ -43,7 +43,7 @@ def markdown(tables: Tables) -> str:
 
 
 def table_csv(tables: Tables) -> str:
-    """One line a row and model, counts and intervals included, for other programs."""
+    """CSV with one line a row and model, including counts and intervals."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(_COLUMNS)

@@ -1,4 +1,4 @@
-"""Counting cells of a shipped sample: detect, refine, score against the truth, embed, search by example."""
+"""Cell counting on a shipped sample: detect, refine, score, embed, search by example."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class F1:
 
 @dataclass(frozen=True)
 class SampleCount:
-    """Cells of one shipped sample as detected, as refined, and as they are."""
+    """Detected, refined and true cells of one shipped sample."""
 
     name: str
     about: dict[str, object]
@@ -69,7 +69,7 @@ class SampleCount:
 
 
 def count_sample(name: str, out: Path, *, device: str = "auto") -> SampleCount:
-    """Run the shipped detector, refiner and encoder on `sample:NAME`; cells, figures and index go into `out`.
+    """Run the shipped detector, refiner and encoder on `sample:NAME`; writes results into `out`.
 
     `out` then holds cells.csv (detections), refined.csv (with P(cell)), cells.emb.zarr, cells.index,
     score.png (the refined cells scored, drawn over the tissue) and hits.png (the nearest neighbours of the
@@ -84,20 +84,26 @@ def count_sample(name: str, out: Path, *, device: str = "auto") -> SampleCount:
     encoder = load(find("model", "base"), kind="encoder", device=device)
 
     candidates = detect(detector, data.volume, out=out / "cells.csv", show=False)
-    judged = refine(refiner, data.volume, candidates, out=out / "refined.csv", device=device, show=False)
-    p_cell = judged.columns[P_CELL].astype(np.float64)
-    kept = _rows(judged, p_cell >= refiner.threshold_)
+    refined_candidates = refine(
+        refiner, data.volume, candidates, out=out / "refined.csv", device=device, show=False
+    )
+    p_cell = refined_candidates.columns[P_CELL].astype(np.float64)
+    refined_cells = _rows(refined_candidates, p_cell >= refiner.threshold_)
     count = refiner.count(p_cell)
 
-    detected, refined = (_score(data, points, tolerance) for points in (candidates, kept))
+    detected, refined = (_score(data, points, tolerance) for points in (candidates, refined_cells))
     score_figure(refined, data.volume, out / "score.png", title=f"sample:{name}")
 
-    store = embed_to_store(encoder, data.volume, judged, out / "cells.emb.zarr", device=device, show=False)
+    store = embed_to_store(
+        encoder, data.volume, refined_candidates, out / "cells.emb.zarr", device=device, show=False
+    )
     index = Index.build(store, out / "cells.index", show=False)
-    query = int(np.where(_well_inside(data.volume, judged.zyx), p_cell, -1.0).argmax())
+    query = int(np.where(_well_inside(data.volume, refined_candidates.zyx), p_cell, -1.0).argmax())
     rows = _nearest(index, store.vectors[query], query)
-    positive = _is_cell(data, judged, tolerance)
-    hits_figure(data.volume, judged.zyx[[query, *rows]], positive[[query, *rows]], out / "hits.png")
+    positive = _is_cell(data, refined_candidates, tolerance)
+    hits_figure(
+        data.volume, refined_candidates.zyx[[query, *rows]], positive[[query, *rows]], out / "hits.png"
+    )
     cube = Path(str(data.about["cube"])).name
     return SampleCount(
         name=name,
@@ -120,7 +126,7 @@ def count_sample(name: str, out: Path, *, device: str = "auto") -> SampleCount:
 def hits_figure(
     volume: Volume, zyx: Num[np.ndarray, "n 3"], is_cell: Bool[np.ndarray, " n"], path: Path
 ) -> None:
-    """A row of cells as maximum projections along z, the first being the query; frames say what each is."""
+    """Maximum projections along z of search hits, the query first; frames mark the class."""
     figure = Figure(figsize=(1.25 * len(zyx), 1.75), layout="constrained")
     for number, (ax, centre) in enumerate(zip(figure.subplots(1, len(zyx)), zyx, strict=True)):
         ax.imshow(_thumbnail(volume, centre), cmap="gray", interpolation="nearest")
@@ -169,7 +175,7 @@ def _rows(points: Points, keep: np.ndarray) -> Points:
 
 
 def _trained_on(cube: str, models: tuple[str, ...]) -> tuple[str, ...]:
-    """Those models whose recorded training data name the cube."""
+    """The models whose recorded training data include the cube."""
     quoted = (f'"{cube}"', f'"{cube}/')
     return tuple(
         name

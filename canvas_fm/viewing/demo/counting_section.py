@@ -1,4 +1,4 @@
-"""The page's sections on counted cells: one for each shipped sample."""
+"""The demo page's sections on counted cells, one for each shipped sample."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TISSUE = {
 
 
 def counting_sections(counts: Sequence[SampleCount]) -> Markup:
-    """HTML of the sections, every value escaped, images inside."""
+    """HTML of the sections, every value escaped, images embedded."""
     return Markup(render("viewing/demo/cells.html", counts=[_fields(count) for count in counts]))
 
 

@@ -1,4 +1,4 @@
-"""What the demo's page shows, measured from the demo's own brains, run and encoder."""
+"""Measurements of the demo's page, from its own brains, run and encoder."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Cells(NamedTuple):
 
 
 def cells_of(folders: Mapping[str, Path], encoder: Encoder, *, seed: int = 0) -> Cells:
-    """Crops around randomly drawn true cells whose crop lies wholly inside the volume."""
+    """Crops around random true cells whose crops lie inside the volume."""
     crop_zyx = encoder.config.architecture.crop_zyx
     inner = {marker: _inner_cells(folder, crop_zyx) for marker, folder in folders.items()}
     count = min(CELLS, *(len(points) for points in inner.values()))
@@ -66,18 +66,18 @@ def _inner_cells(folder: Path, crop_zyx: Sequence[int]) -> Float[np.ndarray, "n 
 
 
 def view_of(folder: Path) -> MarkerView:
-    """The plane of a marker's volume that passes by most cells, grey from 0 to 255 after its window."""
+    """The z plane of a marker's volume with the most cells, grey 0 to 255 after its window."""
     volume, cells = Volume.open(folder / "raw.zarr"), Points.read(folder / "centroids.csv").zyx
     depth, height, width = volume.shape_zyx
-    near = np.abs(cells[:, 0][None] - np.arange(depth)[:, None]) * volume.voxel_um[0] <= 4.0
-    z = int(near.sum(axis=1).argmax())
+    in_plane = np.abs(cells[:, 0][None] - np.arange(depth)[:, None]) * volume.voxel_um[0] <= 4.0
+    z = int(in_plane.sum(axis=1).argmax())
     plane = volume.window.apply(volume.read((z, 0, 0), (1, height, width)))[0]
     grey = (np.clip(plane, 0, 1) * 255).astype(np.uint8)
-    return MarkerView(folder.name, grey, cells[near[z]][:, 1:], len(cells), volume.voxel_um[2])
+    return MarkerView(folder.name, grey, cells[in_plane[z]][:, 1:], len(cells), volume.voxel_um[2])
 
 
 def separability(train: Cells, test: Cells, encoder: Encoder) -> list[Interval]:
-    """The marker told from one crop by a linear classifier: the encoder, and what has learned nothing."""
+    """Accuracy of a linear classifier of the marker: encoder, untrained encoder and simple features."""
 
     def accuracy(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> Accuracy:
         return Accuracy.of([linear_right(a, train.marker, b, test.marker) for a, b in pairs])
@@ -99,7 +99,7 @@ def separability(train: Cells, test: Cells, encoder: Encoder) -> list[Interval]:
 
 
 def untrained_like(encoder: Encoder, seed: int) -> Encoder:
-    """An encoder of the same architecture with fresh random weights; other random state is left alone."""
+    """A randomly initialised encoder of the same architecture; global random state is untouched."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = ViTEncoder(encoder.config.architecture)
@@ -109,11 +109,11 @@ def untrained_like(encoder: Encoder, seed: int) -> Encoder:
 def embedding_map(
     vectors: Float[np.ndarray, "n d"], marker: Shaped[np.ndarray, " n"]
 ) -> tuple[dict[str, Float[np.ndarray, "m 2"]], tuple[float, float]]:
-    """Embeddings on their first two principal components, by marker, and the share of variance of each."""
+    """Embeddings on their first two principal components, by marker, and explained variance."""
     centred = vectors - vectors.mean(axis=0)
-    left, size, _ = np.linalg.svd(centred.astype(np.float64), full_matrices=False)
+    scores, size, _ = np.linalg.svd(centred.astype(np.float64), full_matrices=False)
     share = size**2 / np.sum(size**2)
-    places = left[:, :2] * size[:2]
+    places = scores[:, :2] * size[:2]
     names = list(dict.fromkeys(marker.tolist()))
     return {name: places[marker == name] for name in names}, (float(share[0]), float(share[1]))
 
@@ -121,8 +121,8 @@ def embedding_map(
 def reconstructions(
     encoder: Encoder, folders: Mapping[str, Path], out: Path, markers: Sequence[str], *, seed: int = 0
 ) -> list[Reconstructed]:
-    """Four-row figures of one crop with signal of some markers, with the scores of that crop."""
-    found = []
+    """Four-row figures of one foreground crop of some markers, with its scores."""
+    figures = []
     for marker in markers:
         figure = out / f"reconstruction_{marker}.png"
         volume = Volume.open(folders[marker] / "raw.zarr")
@@ -133,13 +133,13 @@ def reconstructions(
             "patch mean (oracle)": "patch_mean",
         }
         psnr = {"model": scores["psnr_masked"]}
-        psnr |= {shown: scores[name]["psnr_masked"] for shown, name in names.items()}
-        found.append(Reconstructed(marker, figure, psnr))
-    return found
+        psnr |= {label: scores[name]["psnr_masked"] for label, name in names.items()}
+        figures.append(Reconstructed(marker, figure, psnr))
+    return figures
 
 
 def loss_lines(rows: Sequence[Mapping[str, Any]]) -> dict[str, Line]:
-    """The training loss, and the loss on held-out volumes by kind of crop, from the rows of metrics.jsonl."""
+    """Training loss, and loss on held-out volumes by kind of crop, from metrics.jsonl."""
     lines: dict[str, Line] = {"training": [(r["step"], r["loss"]) for r in rows if r["kind"] == "train"]}
     evaluated = [row for row in rows if row["kind"] == "eval"]
     for kind in dict.fromkeys(row["crops"] for row in evaluated):
@@ -152,7 +152,7 @@ def loss_lines(rows: Sequence[Mapping[str, Any]]) -> dict[str, Line]:
 
 
 def about(encoder: Encoder) -> dict[str, str]:
-    """What made the page, for whoever compares two of them."""
+    """Versions and settings of the page, to compare two of them."""
     architecture = encoder.config.architecture
     crop, patch = (" × ".join(map(str, size)) for size in (architecture.crop_zyx, architecture.patch_zyx))
     return {
@@ -180,7 +180,7 @@ def build_page(
     seconds: Mapping[str, float],
     seed: int = 0,
 ) -> DemoPage:
-    """Measure everything that the page shows; figures are left in `out`."""
+    """Measure everything on the page and write it; figures are left in `out`."""
     first, second = brains
     train, test = cells_of(first, encoder, seed=seed), cells_of(second, encoder, seed=seed)
     places, share = embedding_map(embed_crops(encoder, test.crops), test.marker)

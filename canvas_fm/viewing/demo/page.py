@@ -1,4 +1,4 @@
-"""The page that `canvas-fm demo` leaves: one self-contained HTML file, no script, nothing fetched."""
+"""The page of `canvas-fm demo`: one self-contained HTML file without script."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from canvas_fm.viewing.demo.svg import Interval, Line, interval_chart, line_char
 
 @dataclass(frozen=True)
 class MarkerView:
-    """One plane of one marker: grey values, and in that plane's pixels (y, x) the true cells near it."""
+    """One plane of one marker: grey values, and true cells near it in pixels (y, x)."""
 
     marker: str
     plane: UInt8[np.ndarray, "y x"]
@@ -31,7 +31,7 @@ class MarkerView:
 
 @dataclass(frozen=True)
 class Reconstructed:
-    """A four-row figure on disk and its scores: {definition or predictor: PSNR in dB}."""
+    """A four-row figure file and its scores: {definition or predictor: PSNR in dB}."""
 
     marker: str
     figure: Path
@@ -40,7 +40,7 @@ class Reconstructed:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Largest relative difference |a − b| / |b| over all crops between two ways to the same embeddings."""
+    """Largest relative difference |a − b| / |b| between embeddings computed in two ways."""
 
     ways: str
     difference: float
@@ -48,7 +48,7 @@ class Agreement:
 
 @dataclass(frozen=True)
 class DemoPage:
-    """Everything the page shows; all of it was measured by the demo that writes it."""
+    """Contents of the page, all measured by the demo that writes it."""
 
     counts: Sequence[SampleCount]
     steps: int
@@ -70,7 +70,7 @@ class DemoPage:
 
 
 def write_page(page: DemoPage, path: str | Path) -> None:
-    """Write the page at `path`, whole or not at all; images are inside it."""
+    """Write the page atomically, with embedded images."""
     html = render(
         "viewing/demo/page.html",
         page=page,
@@ -101,7 +101,7 @@ def _facts(page: DemoPage) -> dict[str, str]:
 
 
 def plane_png(plane: UInt8[np.ndarray, "y x"]) -> str:
-    """A grey image as a `data:` address."""
+    """A grey image as a `data:` URL."""
     from PIL import Image
 
     buffer = io.BytesIO()
@@ -139,7 +139,7 @@ def _map_chart(page: DemoPage) -> Markup:
 
 
 def _verdict(page: DemoPage) -> str:
-    """Whether the pretrained row of the table beats every other row, in a sentence."""
+    """One sentence on whether the pretrained encoder beats every other row of the table."""
     ours = next(row.value for row in page.separability if row.strong)
     better = [row.label for row in page.separability if not row.strong and row.value >= ours]
     if not better:
@@ -148,7 +148,7 @@ def _verdict(page: DemoPage) -> str:
 
 
 def power_of_ten(value: float) -> str:
-    """3.2 × 10⁻⁷, or 0."""
+    """Scientific notation: 3.2 × 10⁻⁷, or 0."""
     if value == 0:
         return "0"
     mantissa, exponent = f"{value:.1e}".split("e")

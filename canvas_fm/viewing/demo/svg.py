@@ -1,4 +1,4 @@
-"""Charts as inline SVG by matplotlib: they follow the page's light or dark colours and their text is text."""
+"""Charts as inline SVG by matplotlib, in the page's light or dark colours, text as text."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Interval:
 def line_chart(
     lines: Mapping[str, Line], *, title: str, x_label: str, y_label: str, dots: Sequence[str] = ()
 ) -> Markup:
-    """One line a series from 0 up, the first in the accent colour; the series in `dots` with their points."""
+    """Line chart from 0 up, the first series in the accent colour; series in `dots` with markers."""
     with _chart(title) as (figure, axes):
         for number, (name, line) in enumerate(lines.items()):
             colour, dash = _LINES[number % len(_LINES)]
@@ -55,7 +55,7 @@ def line_chart(
 def scatter(
     groups: Mapping[str, Float[np.ndarray, "n 2"]], *, title: str, x_label: str, y_label: str
 ) -> Markup:
-    """Points coloured and shaped by group: no group is told by its colour alone."""
+    """Scatter plot by group, distinguished by colour and shape."""
     with _chart(title) as (figure, axes):
         for number, (name, points) in enumerate(groups.items()):
             kind = number % len(_MARKERS)
@@ -72,7 +72,7 @@ def scatter(
 def interval_chart(
     rows: Sequence[Interval], *, title: str, x_label: str, chance: float, chance_label: str = "chance"
 ) -> Markup:
-    """Values between 0 and 1 with their intervals, one row each, and a dashed line at chance."""
+    """Values between 0 and 1 with intervals, one row each, and a dashed line at chance."""
     with _chart(title, height_in=0.9 + 0.46 * len(rows)) as (figure, axes):
         axes.axvline(chance, color=_COLOUR["muted"], ls="--", lw=1)
         axes.annotate(chance_label, (chance, 1), xycoords=("data", "axes fraction"), ha="center", va="bottom")
@@ -92,7 +92,7 @@ def interval_chart(
 
 @contextmanager
 def _chart(title: str, height_in: float = _HEIGHT_IN) -> Iterator[tuple[Figure, Axes]]:
-    """A figure in the page's colours; `title` salts the names inside it, which are unique on the page."""
+    """A figure in the page's colours; `title` salts its element ids, which are unique on the page."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -120,7 +120,7 @@ def _chart(title: str, height_in: float = _HEIGHT_IN) -> Iterator[tuple[Figure, 
 
 
 def _svg(figure: Figure, title: str) -> Markup:
-    """The figure as an element of an HTML page: no addresses, no clipping, only names that are used."""
+    """The figure as an inline SVG element: no URLs, no clipping, only used ids."""
     for artist in figure.findobj():
         artist.set_clip_on(False)
     buffer = io.StringIO()

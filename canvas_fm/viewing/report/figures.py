@@ -1,4 +1,4 @@
-"""The figures of a comparison: precision and recall, reliability, labels, and the crops behind them."""
+"""Figures of a method comparison: precision–recall, reliability, label efficiency, gallery of crops."""
 
 from __future__ import annotations
 
@@ -26,35 +26,38 @@ _CROP_UM = 40.0
 _STYLES = ("-", "--", "-.", ":")
 
 
-def precision_recall_figure(found: Comparison, path: Path) -> None:
-    """A panel a volume: each method's curve against the true cells, a dot at the carried threshold."""
-    figure, panels = _panels(found.volumes)
+def precision_recall_figure(comparison: Comparison, path: Path) -> None:
+    """Precision–recall curves, a panel a volume; dots mark the fixed threshold."""
+    figure, panels = _panels(comparison.volumes)
     for volume, ax in panels.items():
-        part = next(one for one in found.task.parts if one.name == volume)
-        rows = found.task.group == volume
-        reach = 0.0
-        for number, method in enumerate(found.methods):
-            p = np.nan_to_num(found.p_cell[method][rows], nan=0.0)
+        part = next(candidates for candidates in comparison.task.parts if candidates.name == volume)
+        rows = comparison.task.group == volume
+        max_recall = 0.0
+        for number, method in enumerate(comparison.methods):
+            p = np.nan_to_num(comparison.p_cell[method][rows], nan=0.0)
             curve = part.curve(p)
             ax.plot(curve.recall, curve.precision, label=method, **_line(number))
-            reach = float(curve.recall[-1]) if len(curve.recall) else 0.0
-            at = int(np.searchsorted(-curve.threshold, -found.thresholds[method][volume], side="right")) - 1
+            max_recall = float(curve.recall[-1]) if len(curve.recall) else 0.0
+            at = (
+                int(np.searchsorted(-curve.threshold, -comparison.thresholds[method][volume], side="right"))
+                - 1
+            )
             if at >= 0:
                 ax.plot(curve.recall[at], curve.precision[at], "o", ms=5, color=f"C{number % 10}")
-        ax.axvline(reach, color="0.6", lw=0.8, ls=":")
+        ax.axvline(max_recall, color="0.6", lw=0.8, ls=":")
         ax.set(xlim=(0, 1.02), ylim=(0, 1.02), title=volume, xlabel="recall", ylabel="precision")
     _finish(figure, path, "dots: carried threshold; dotted: recall of the candidates")
 
 
-def reliability_figure(found: Comparison, path: Path) -> None:
-    """A panel a volume: how often candidates of each P(cell) are cells; the diagonal is perfect."""
-    figure, panels = _panels(found.volumes)
+def reliability_figure(comparison: Comparison, path: Path) -> None:
+    """Reliability diagrams, a panel a volume; the diagonal is perfect calibration."""
+    figure, panels = _panels(comparison.volumes)
     for volume, ax in panels.items():
-        rows = (found.task.group == volume) & (found.task.label != SKIP)
-        is_cell = found.task.label[rows] == CELL
+        rows = (comparison.task.group == volume) & (comparison.task.label != SKIP)
+        is_cell = comparison.task.label[rows] == CELL
         ax.plot([0, 1], [0, 1], color="0.7", lw=0.8)
-        for number, method in enumerate(found.methods):
-            bins = reliability(is_cell, found.p_cell[method][rows])
+        for number, method in enumerate(comparison.methods):
+            bins = reliability(is_cell, comparison.p_cell[method][rows])
             label = f"{method} ({bins.error:.3f})" if len(panels) == 1 else method
             ax.plot(bins.said, bins.seen, marker="o", ms=3, label=label, **_line(number))
         ax.set(
@@ -67,18 +70,18 @@ def reliability_figure(found: Comparison, path: Path) -> None:
     _finish(figure, path, "above the diagonal: more cells than was said")
 
 
-def labels_figure(found: Comparison, path: Path) -> bool:
-    """F1 of all volumes pooled, and AUC, against the number of labels; False where no curve was asked for."""
-    by_figure = {name: curves(found, figure=name) for name in ("f1", "auc")}
+def labels_figure(comparison: Comparison, path: Path) -> bool:
+    """Pooled F1 and AUC against the number of labels; False without label curves."""
+    by_figure = {name: curves(comparison, figure=name) for name in ("f1", "auc")}
     if not by_figure["f1"]:
         return False
     figure = Figure(figsize=(9.5, 4.2), layout="constrained")
     for ax, (name, every) in zip(figure.subplots(1, 2), by_figure.items(), strict=True):
-        for number, method in enumerate(found.methods):
+        for number, method in enumerate(comparison.methods):
             if method in every:
                 _labels(ax, every[method], method, number)
-        what = "F1, carried threshold" if name == "f1" else "AUC"
-        ax.set(xscale="log", xlabel="labels", ylabel=what, title=f"{what}, held-out volumes")
+        ylabel = "F1, carried threshold" if name == "f1" else "AUC"
+        ax.set(xscale="log", xlabel="labels", ylabel=ylabel, title=f"{ylabel}, held-out volumes")
         counts = sorted({n for curve in every.values() for n in curve.values})
         ax.set_xticks(counts, [f"{n:,}" for n in counts], fontsize=8, rotation=30)
         ax.minorticks_off()
@@ -95,16 +98,16 @@ class Shown(NamedTuple):
     volume: str
 
 
-def gallery_rows(found: Comparison, method: str) -> dict[str, list[Shown]]:
-    """Which candidates of held-out volumes to look at: sure cells, sure others, doubtful ones, mistakes.
+def gallery_rows(comparison: Comparison, method: str) -> dict[str, list[Shown]]:
+    """Candidates for the gallery: sure cells, sure non-cells, least certain ones, errors.
 
     The worst mistakes are first cells that were thought none, then others that were thought cells. No two
     lists name one row.
     """
-    task, p = found.task, found.p_cell[method]
+    task, p = comparison.task, comparison.p_cell[method]
     known = np.flatnonzero(np.isfinite(p))
     is_cell = task.label[known] == CELL
-    limit = np.array([found.thresholds[method][str(name)] for name in task.group[known]])
+    limit = np.array([comparison.thresholds[method][str(name)] for name in task.group[known]])
     rising = known[np.argsort(p[known], kind="stable")]
     wrong_cell = known[is_cell & (p[known] < limit)]
     wrong_other = known[~is_cell & (p[known] >= limit)]
@@ -127,27 +130,27 @@ def gallery_rows(found: Comparison, method: str) -> dict[str, list[Shown]]:
     return {title: rows[title] for title in order}
 
 
-def gallery_figure(found: Comparison, method: str, path: Path) -> None:
-    """The rows of `gallery_rows`: 40 µm wide, the brightest of the planes within 6 µm, framed by label."""
-    every = {title: rows for title, rows in gallery_rows(found, method).items() if rows}
+def gallery_figure(comparison: Comparison, method: str, path: Path) -> None:
+    """Gallery PNG: 40 µm wide crops, maximum projection over ±6 µm, framed by label."""
+    every = {title: rows for title, rows in gallery_rows(comparison, method).items() if rows}
     lines = max(len(every), 1)
     figure = Figure(figsize=(1.15 * _SHOWN, 1.7 * lines))
     axes = figure.subplots(lines, _SHOWN, squeeze=False)
     # By hand: a layout that is worked out for fifty panels takes seconds.
     figure.subplots_adjust(0.01, 0.3 / lines, 0.99, 1 - 0.2 / lines, hspace=0.5, wspace=0.06)
-    for line, (title, shown) in zip(axes, every.items(), strict=True):
-        crops = _projected(found.task, np.array([one.row for one in shown], np.int64))
+    for line, (title, entries) in zip(axes, every.items(), strict=True):
+        crops = _projected(comparison.task, np.array([entry.row for entry in entries], np.int64))
         line[0].set_title(f"{title}", fontsize=9, loc="left", pad=5)
         for place, ax in enumerate(line):
             ax.set(xticks=[], yticks=[])
-            if place >= len(shown):
+            if place >= len(entries):
                 ax.set_axis_off()
                 continue
-            one = shown[place]
+            entry = entries[place]
             high = max(float(np.percentile(crops[place], 99.8)), 1e-3)
             ax.imshow(crops[place], cmap="gray", vmin=float(crops[place].min()), vmax=high)
-            ax.set_xlabel(f"P {one.p:.2f}\n{one.volume}"[:40], fontsize=6.5, labelpad=2)
-            colour, style = ("#0b8f4d", "-") if one.is_cell else ("#c23b0b", "--")
+            ax.set_xlabel(f"P {entry.p:.2f}\n{entry.volume}"[:40], fontsize=6.5, labelpad=2)
+            colour, style = ("#0b8f4d", "-") if entry.is_cell else ("#c23b0b", "--")
             for side in ax.spines.values():
                 side.set(color=colour, linewidth=2.2, linestyle=style)
     # The canvas is named so that no backend is looked up and no display is asked for.

@@ -1,4 +1,4 @@
-"""The methods of a report by their names on the command line, and the features that they look at."""
+"""Methods of a report by name, and their features."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ RESNET = "3D ResNet"
 
 
 class Methods:
-    """The methods of a task, by encoders and detectors of each fold; its features are worked out once."""
+    """Methods of a task, with encoders and detectors of each fold; features are computed once."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class Methods:
         self._chosen: dict[tuple[int, ...], FeatureSet] = {}
 
     def named(self, name: str) -> list[Method]:
-        """What one of METHODS stands for: `encoder` for each block, and both beside each other.
+        """The methods behind one of METHODS: `encoder` stands for each block and both together.
 
         With `own_score` of the settings the last of these stands there once more, beside the own score.
         """
@@ -78,7 +78,7 @@ class Methods:
         return [self._finetuned(variant) for variant in self._variants if variant != DETECTOR]
 
     def check(self, names: Sequence[str]) -> None:
-        """Raise CanvasError for what can be refused before hours of embedding: ratios, blocks to unfreeze."""
+        """Validate before hours of embedding: ratios, blocks to unfreeze."""
         settings = self._settings
         if settings.detector_score and ("encoder" not in names or not self._detectors):
             raise CanvasError(
@@ -98,17 +98,17 @@ class Methods:
             )
         if settings.ratios and CONCAT not in self._variants:
             raise CanvasError("a contribution ratio is of two kinds of features: give encoders and detectors")
-        for one in self.extractors.values() if names and (self._encoders or self._detectors) else ():
-            blocks = one.layout
+        for extractor in self.extractors.values() if names and (self._encoders or self._detectors) else ():
+            blocks = extractor.layout
             width = max(part.stop for part in blocks.values())
             for cut in settings.cut if settings.ratios else ():
                 for ratio in settings.ratios:
                     Columns.of(blocks, width, CONCAT, cut, ratio, "columns")
-            if "finetune" in names and one.encoder is not None:
-                unfrozen(one.encoder, settings.unfreeze, settings.layer)
+            if "finetune" in names and extractor.encoder is not None:
+                unfrozen(extractor.encoder, settings.unfreeze, settings.layer)
 
     def sweep(self) -> list[Method]:
-        """Both blocks with a share of one, for each ratio and block to be cut (the paper's contribution)."""
+        """Both blocks, one of them reduced, for each ratio and block to be cut (the paper's contribution)."""
         settings = self._settings
         return [
             self._method(f"concat, {ratio:.0%} of {cut}", self.extractors, CONCAT, cut=cut, ratio=ratio)
@@ -118,7 +118,7 @@ class Methods:
 
     @property
     def extractors(self) -> dict[str, Extractor]:
-        """By fold what makes the features of its models."""
+        """Feature extractors by fold."""
         return {
             fold: self._extractor(self._encoders.get(fold), self._detectors.get(fold)) for fold in self._folds
         }
@@ -149,13 +149,13 @@ class Methods:
         loud: Sequence[str] = (),
         **cut: Any,
     ) -> Embedded:
-        """Embeddings (or the detector's features, or both) under a refiner, beside them the loud blocks."""
+        """A refiner on embeddings, detector features or both, with the unpenalised blocks."""
 
         def embed(rows: np.ndarray, fold: str) -> np.ndarray:
             return self._beside(features_of_rows(by_fold[fold], self._task, rows), loud, rows).x
 
         def at(contrast: float) -> dict[str, FeatureSet]:
-            return {fold: self._features(one, contrast, loud) for fold, one in by_fold.items()}
+            return {fold: self._features(extractor, contrast, loud) for fold, extractor in by_fold.items()}
 
         return Embedded(
             name,
@@ -170,37 +170,38 @@ class Methods:
 
     def _louder(self) -> list[Method]:
         """The heat by itself and beside each kind of features, and the own score beside the widest."""
-        found: list[Method] = []
+        methods: list[Method] = []
         by_fold = self.extractors
         if self._settings.detector_score:
-            found.append(self._method("detector's heat", by_fold, DETECTOR_LOGIT, loud=[DETECTOR_LOGIT]))
-            found += [
-                self._method(f"{one} + heat", by_fold, one, loud=[DETECTOR_LOGIT]) for one in self._variants
+            methods.append(self._method("detector's heat", by_fold, DETECTOR_LOGIT, loud=[DETECTOR_LOGIT]))
+            methods += [
+                self._method(f"{variant} + heat", by_fold, variant, loud=[DETECTOR_LOGIT])
+                for variant in self._variants
             ]
         if self._settings.candidate_score:
             loud = [DETECTOR_LOGIT] * self._settings.detector_score + [CANDIDATE_SCORE]
             widest = " + ".join([self._variants[-1], *["heat"] * self._settings.detector_score, "own score"])
-            found.append(self._method(widest, by_fold, self._variants[-1], loud=loud))
-        return found
+            methods.append(self._method(widest, by_fold, self._variants[-1], loud=loud))
+        return methods
 
     def _score(self) -> tuple[np.ndarray, Provenance]:
-        parts, made = candidate_scores(self._task.parts)
-        return np.concatenate(parts), made
+        parts, provenance = candidate_scores(self._task.parts)
+        return np.concatenate(parts), provenance
 
     def _check_score(self, names: Sequence[str]) -> None:
-        """Raise CanvasError for an own score that is not there, or that no method of these looks at."""
+        """Raise CanvasError for a candidate score that is missing or that no method uses."""
         self._score()
         if "encoder" not in names or not self._variants:
             raise CanvasError("the own score is looked at beside features: give --encoder or --detector too")
 
     def _finetuned(self, variant: str) -> FinetunedEncoder:
-        """The same with the encoder's last blocks fitted too, and nothing loud beside them."""
+        """The method with the encoder's last blocks fine-tuned, without unpenalised blocks."""
         settings = self._settings
         blocks = settings.unfreeze
         by_fold = self.extractors
         return FinetunedEncoder(
-            {fold: replace(one, detector_score=False) for fold, one in by_fold.items()},
-            {fold: self._features(one) for fold, one in by_fold.items()},
+            {fold: replace(extractor, detector_score=False) for fold, extractor in by_fold.items()},
+            {fold: self._features(extractor) for fold, extractor in by_fold.items()},
             Tuning(blocks, augment=settings.augment),
             refiner=self._refiner(variant),
             name=f"{variant}, {blocks} block{'s' * (blocks != 1)} tuned",
@@ -230,9 +231,9 @@ class Methods:
         return make
 
     def _features(self, extractor: Extractor, contrast: float = 1.0, loud: Sequence[str] = ()) -> FeatureSet:
-        """Of all candidates, of loud blocks those that are asked for; one object for all who ask alike."""
+        """Features of all candidates with the requested unpenalised blocks, cached by blocks."""
         whole = self._made(extractor, contrast)
-        key = (id(whole), *(UNPENALISED.index(one) for one in loud))
+        key = (id(whole), *(UNPENALISED.index(block) for block in loud))
         if key not in self._chosen:
             self._chosen[key] = self._beside(whole, loud)
         return self._chosen[key]
@@ -240,15 +241,19 @@ class Methods:
     def _beside(
         self, features: FeatureSet, loud: Sequence[str], rows: np.ndarray | None = None
     ) -> FeatureSet:
-        """Features of the task's rows (None: all) with those loud blocks alone that are asked for."""
-        features = features.only(*(one for one in features.blocks if one not in UNPENALISED or one in loud))
+        """Features of the task's rows (None: all) with the requested unpenalised blocks only."""
+        features = features.only(
+            *(block for block in features.blocks if block not in UNPENALISED or block in loud)
+        )
         if CANDIDATE_SCORE not in loud:
             return features
-        score, made = self._score()
-        return with_candidate_score(features, score if rows is None else score[rows], made)
+        score, provenance = self._score()
+        return with_candidate_score(features, score if rows is None else score[rows], provenance)
 
     def _made(self, extractor: Extractor, contrast: float) -> FeatureSet:
-        key = repr(({name: made.as_dict() for name, made in extractor.provenance.items()}, contrast))
+        key = repr(
+            ({name: provenance.as_dict() for name, provenance in extractor.provenance.items()}, contrast)
+        )
         if key not in self._known:
             keep = self._settings.features
             self._known[key] = stack(

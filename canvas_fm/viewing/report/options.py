@@ -1,4 +1,4 @@
-"""What a report compares, and how its heads and networks are fitted."""
+"""Options of `report`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Method = Literal["score", "shape", "pca", "random", "encoder", "finetune", "resn
 
 
 class ReportOptions(DetectorRun):
-    """How the methods of a report work.
+    """Options of a report: methods, folds, heads and networks.
 
     Heads on features are also fitted on the volumes at each contrast of `augment_contrast`. Neither
     `ratios` nor the method `finetune` look at scores, and `finetune` sees the volumes as they are.

@@ -1,4 +1,4 @@
-"""A report as Markdown and as one static page: the same tables, the same pictures."""
+"""A report as Markdown and as one static page with the same tables and figures."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ PICTURES = {
 
 def markdown_of(report: Mapping[str, Any], tables: list[Table]) -> str:
     parts = [f"# {report['title']}", *[f"**{note}**" for note in report["notes"]], NOTE]
-    for one in tables:
-        head = "| " + " | ".join(one.heads) + " |\n|" + "---|" * len(one.heads)
+    for table in tables:
+        head = "| " + " | ".join(table.heads) + " |\n|" + "---|" * len(table.heads)
         rows = "\n".join(
-            "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in one.rows
+            "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in table.rows
         )
-        parts.append(f"## {one.caption}\n\n{head}\n{rows}")
+        parts.append(f"## {table.caption}\n\n{head}\n{rows}")
     for path in report["figures"]:
         heading, alt = PICTURES[Path(path).stem]
         parts.append(f"## {heading}\n\n![{alt}]({path})")
@@ -42,7 +42,7 @@ def markdown_of(report: Mapping[str, Any], tables: list[Table]) -> str:
 
 
 def page_of(report: Mapping[str, Any], tables: list[Table], folder: Path) -> str:
-    """The report as one HTML page, its pictures inside."""
+    """The report as one HTML page with embedded images."""
     paths = [folder / path for path in report["figures"]]
     pictures = [(path.stem, *PICTURES[path.stem], png_data(path.read_bytes())) for path in paths]
     return render(
@@ -57,13 +57,13 @@ def page_of(report: Mapping[str, Any], tables: list[Table], folder: Path) -> str
 
 
 def _about(report: Mapping[str, Any]) -> dict[str, str]:
-    folds = "; ".join(f"{name}: {', '.join(some)}" for name, some in report["split"]["folds"].items())
+    folds = "; ".join(f"{name}: {', '.join(volumes)}" for name, volumes in report["split"]["folds"].items())
     lines_ = {
         "split": f"by {report['split']['by']}; held out together: {folds}",
         "candidates": "; ".join(
-            f"{name} {one['candidates']:,} ({one['cells']:,} cells, {one['skipped']:,} skipped, "
-            f"{one['truth_without_candidate']:,} true cells without one)"
-            for name, one in report["volumes"].items()
+            f"{name} {volume['candidates']:,} ({volume['cells']:,} cells, {volume['skipped']:,} skipped, "
+            f"{volume['truth_without_candidate']:,} true cells without one)"
+            for name, volume in report["volumes"].items()
         ),
         "versions": f"canvas-fm {report['canvas_fm']}, "
         + ", ".join(f"{name} {number}" for name, number in report["versions"].items()),

@@ -1,4 +1,4 @@
-"""Which way tells cells from other candidates best, on volumes that none has seen: from files to a report."""
+"""Comparison of methods on held-out volumes: from files to a report."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def report(
     show: bool | None = None,
     **options: Any,
 ) -> dict[str, Any]:
-    """Judge the candidates of each fold's volumes by what was fitted on the others; write `out`, a folder.
+    """Compare methods by cross-validation over volumes and write the report folder `out`.
 
     `labels` is a column of the candidates (1, 0, −1), else they come from matching them to `truth`.
     `background` are the second channels of detectors that take one, one a volume. `folds`
@@ -74,28 +74,28 @@ def report(
         score=score,
     )
     task = Task(brains, resample=settings.resample, ignore_voxel_size=settings.ignore_voxel_size)
-    held = _held_out(task, folds)
+    held_out = _held_out(task, folds)
     names = _asked(methods, task, bool(encoders or detectors), bool(encoders))
-    encoder_of = _one_a_fold(encoders, held, "encoder")
-    detector_of = _one_a_fold(detectors, held, "detector")
-    made = Methods(task, encoder_of, detector_of, list(held), settings, show)
-    made.check(names)
-    plain = [method for name in names for method in made.named(name)]
-    swept = made.sweep()
+    encoder_of = _one_a_fold(encoders, held_out, "encoder")
+    detector_of = _one_a_fold(detectors, held_out, "detector")
+    builder = Methods(task, encoder_of, detector_of, list(held_out), settings, show)
+    builder.check(names)
+    plain = [method for name in names for method in builder.named(name)]
+    swept = builder.sweep()
     result = compare(
         task,
         [*plain, *swept],
-        folds=held,
+        folds=held_out,
         seeds=seeds,
         counts=counts,
         curve_of=[method.name for method in plain],
-        own_thresholds=_own_thresholds(task, held, detector_of, candidate_threshold),
+        own_thresholds=_own_thresholds(task, held_out, detector_of, candidate_threshold),
         keep=Path(out) / FITS,
         show=show,
     )
-    result.notes.extend(_leaks(held, encoder_of, detector_of))
+    result.notes.extend(_leaks(held_out, encoder_of, detector_of))
     reference = RESNET if RESNET in result.methods else None
-    about = _models(made.extractors) | _heads(settings, names) if encoder_of or detector_of else {}
+    about = _models(builder.extractors) | _heads(settings, names) if encoder_of or detector_of else {}
     return write_report(result, out, title=title, reference=reference, about=about)
 
 
@@ -104,7 +104,7 @@ def _held_out(task: Task, folds: Sequence[Sequence[str]] | None) -> dict[str, tu
         return {part.name: (part.name,) for part in task.parts}
     if task.by == "region":
         raise CanvasError("there is one volume, whose regions are held out in turn; leave out the folds")
-    return {" + ".join(some): tuple(some) for some in folds}
+    return {" + ".join(names): tuple(names) for names in folds}
 
 
 def _asked(methods: Sequence[str] | None, task: Task, models: bool, encoders: bool) -> list[str]:
@@ -121,70 +121,77 @@ def _asked(methods: Sequence[str] | None, task: Task, models: bool, encoders: bo
     return [name for name in METHODS if name in methods]
 
 
-def _one_a_fold(models: Sequence[str | Path], held: Mapping[str, Any], kind: str) -> dict[str, Any]:
-    """A model for each fold: the one for all, or as many as folds."""
+def _one_a_fold(models: Sequence[str | Path], folds: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """A model for each fold: the same for all, or one each."""
     if not models:
         return {}
-    if len(models) not in (1, len(held)):
+    if len(models) not in (1, len(folds)):
         raise CanvasError(
-            f"{len(models)} {kind}s for {len(held)} folds ({', '.join(held)}); give one, or one a fold"
+            f"{len(models)} {kind}s for {len(folds)} folds ({', '.join(folds)}); give one, or one a fold"
         )
     opened = [load(path, kind="encoder" if kind == "encoder" else "detector") for path in models]
-    return {fold: opened[number % len(opened)] for number, fold in enumerate(held)}
+    return {fold: opened[number % len(opened)] for number, fold in enumerate(folds)}
 
 
 def _own_thresholds(
-    task: Task, held: Mapping[str, tuple[str, ...]], detectors: Mapping[str, Detector], given: float | None
+    task: Task,
+    held_out: Mapping[str, tuple[str, ...]],
+    detectors: Mapping[str, Detector],
+    threshold: float | None,
 ) -> dict[str, float]:
-    """The own score from which on a volume's candidates are cells by themselves, where that is known."""
-    if given is not None:
-        return {part.name: given for part in task.parts}
-    found = {}
-    for fold, names in held.items():
+    """Recorded threshold of the candidate score, by volume where it is known."""
+    if threshold is not None:
+        return {part.name: threshold for part in task.parts}
+    by_volume = {}
+    for fold, names in held_out.items():
         detector = detectors.get(fold)
         for part in task.parts:
             if part.name in names and detector is not None:
-                theirs = part.points.meta.get("detector_sha256")
-                if theirs == detector.sha256 and part.own is not None:
-                    found[part.name] = detector.config.threshold
-    return found
+                detector_sha256 = part.points.meta.get("detector_sha256")
+                if detector_sha256 == detector.sha256 and part.own is not None:
+                    by_volume[part.name] = detector.config.threshold
+    return by_volume
 
 
 def _models(by_fold: Mapping[str, Extractor]) -> dict[str, Any]:
-    """Which model judged which fold."""
-    told: dict[str, Any] = {}
+    """The model used for each fold."""
+    descriptions: dict[str, Any] = {}
     for fold, extractor in by_fold.items():
-        for block, made in extractor.provenance.items():
-            told[f"{block}, {fold} held out"] = f"{made.name}, sha256 {made.sha256}, {dict(made.settings)}"
-    return told
+        for block, provenance in extractor.provenance.items():
+            descriptions[f"{block}, {fold} held out"] = (
+                f"{provenance.name}, sha256 {provenance.sha256}, {dict(provenance.settings)}"
+            )
+    return descriptions
 
 
 def _heads(settings: ReportOptions, names: Sequence[str]) -> dict[str, Any]:
-    """How heads on features were fitted."""
+    """Settings of the heads."""
     penalty = "C chosen on training volumes" if settings.C is None else f"C {settings.C:g}"
-    told = {"heads on features": f"{settings.head}, {penalty}, correction {settings.correction}"}
+    descriptions = {"heads on features": f"{settings.head}, {penalty}, correction {settings.correction}"}
     if others := other_contrasts(settings.augment_contrast):
         but = "; the fine-tuned at 1 alone" if "finetune" in names else ""
-        told["fitted at contrasts"] = ", ".join(f"{contrast:g}" for contrast in (1.0, *others)) + but
-    return told
+        descriptions["fitted at contrasts"] = ", ".join(f"{contrast:g}" for contrast in (1.0, *others)) + but
+    return descriptions
 
 
 def _leaks(
-    held: Mapping[str, tuple[str, ...]],
+    held_out: Mapping[str, tuple[str, ...]],
     encoders: Mapping[str, Encoder],
     detectors: Mapping[str, Detector],
 ) -> list[str]:
-    """A sentence for each model that was trained on a volume which it judges here as held out."""
-    said = []
+    """A warning for each model that was trained on a volume it is scored on as held out."""
+    warnings = []
     for kind, models in (("encoder", encoders), ("detector", detectors)):
-        judged: dict[str, list[str]] = {}
+        scored: dict[str, list[str]] = {}
         for fold, model in models.items():
             listed = model.config.provenance.get("trained_on") or []
-            seen = {str(one.get("name") if isinstance(one, Mapping) else one) for one in listed}
-            judged.setdefault(model.name, []).extend(name for name in held[fold] if name in seen)
-        for name, volumes in judged.items():
+            seen = {str(entry.get("name") if isinstance(entry, Mapping) else entry) for entry in listed}
+            scored.setdefault(model.name, []).extend(name for name in held_out[fold] if name in seen)
+        for name, volumes in scored.items():
             if volumes:
-                said.append(f"the {kind} {name} was trained on {', '.join(volumes)}, which it judges here")
-    for sentence in said:
+                warnings.append(
+                    f"the {kind} {name} was trained on {', '.join(volumes)}, which it judges here"
+                )
+    for sentence in warnings:
         _log.warning("%s", sentence)
-    return said
+    return warnings

@@ -1,4 +1,4 @@
-"""The tables of a comparison in words: what Markdown and the page both show."""
+"""Tables of a comparison, shown as Markdown and HTML."""
 
 from __future__ import annotations
 
@@ -21,29 +21,33 @@ from canvas_fm.heads.compare.summary import (
 
 
 class Table(NamedTuple):
-    """What is shown twice, as Markdown and as HTML: rows begin with a name."""
+    """A table for Markdown and HTML; rows begin with a name."""
 
     caption: str
     heads: tuple[str, ...]
     rows: Sequence[tuple[str, ...]]
 
 
-def tables_of(found: Comparison, reference: str | None) -> list[Table]:
-    """What is asked first stands first: all volumes, gains, counts, labels, speed; then each volume."""
-    counts = curve_counts(found)
-    made = [_figures_table(found, POOLED)] if len(found.volumes) > 1 else []
-    made += [_gains_table(found), _counts_table(found)]
+def tables_of(comparison: Comparison, reference: str | None) -> list[Table]:
+    """All tables: all volumes, ΔF1, counts, label curves, speed; then each volume."""
+    counts = curve_counts(comparison)
+    tables = [_figures_table(comparison, POOLED)] if len(comparison.volumes) > 1 else []
+    tables += [_gains_table(comparison), _counts_table(comparison)]
     if counts:
-        made.append(_labels_table(found, counts))
+        tables.append(_labels_table(comparison, counts))
     if reference is not None:
-        made.append(_against_table(found, reference, counts))
-    return [*made, _speed_table(found, reference), *(_figures_table(found, name) for name in found.volumes)]
+        tables.append(_against_table(comparison, reference, counts))
+    return [
+        *tables,
+        _speed_table(comparison, reference),
+        *(_figures_table(comparison, name) for name in comparison.volumes),
+    ]
 
 
-def _figures_table(found: Comparison, volume: str) -> Table:
+def _figures_table(comparison: Comparison, volume: str) -> Table:
     heads = ("Method", "AUC", "AUC, overlap", "F1", "Tuned F1", "Ceiling", "Precision", "Recall", "ECE")
     rows = []
-    for line in lines(found, volume):
+    for line in lines(comparison, volume):
         f = line.figures
         cells = line.cells_interval if f["f1"] is not None and len(f["f1"].seeds) == 1 else None
         rows.append(
@@ -63,8 +67,8 @@ def _figures_table(found: Comparison, volume: str) -> Table:
     return Table(caption, heads, rows)
 
 
-def _labels_table(found: Comparison, counts: list[int]) -> Table:
-    every = curves(found)
+def _labels_table(comparison: Comparison, counts: list[int]) -> Table:
+    every = curves(comparison)
     heads = ("Method", *(f"{n:,} labels" for n in counts), "all", "What more are worth")
     rows = []
     for method, curve in every.items():
@@ -74,34 +78,34 @@ def _labels_table(found: Comparison, counts: list[int]) -> Table:
     return Table("F1 at the carried threshold by the number of labels, volumes pooled", heads, rows)
 
 
-def _against_table(found: Comparison, reference: str, counts: list[int]) -> Table:
-    asked: list[int | None] = [*counts, None]
-    by_count = [against(found, reference, labels=labels) for labels in asked]
-    heads = ("Method", *("all labels" if n is None else f"{n:,} labels" for n in asked))
+def _against_table(comparison: Comparison, reference: str, counts: list[int]) -> Table:
+    label_counts: list[int | None] = [*counts, None]
+    by_count = [against(comparison, reference, labels=labels) for labels in label_counts]
+    heads = ("Method", *("all labels" if n is None else f"{n:,} labels" for n in label_counts))
     rows = []
-    for method in found.methods:
+    for method in comparison.methods:
         if method != reference:
             rows.append((method, *(_signed(differences.get(method)) for differences in by_count)))
     return Table(f"F1 minus that of {reference}, paired by volume and seed", heads, rows)
 
 
-def _gains_table(found: Comparison) -> Table:
-    volumes = [*found.volumes, *([POOLED] if len(found.volumes) > 1 else [])]
-    by_volume = [gains(found, volume) for volume in volumes]
+def _gains_table(comparison: Comparison) -> Table:
+    volumes = [*comparison.volumes, *([POOLED] if len(comparison.volumes) > 1 else [])]
+    by_volume = [gains(comparison, volume) for volume in volumes]
     over = by_volume[0].over
-    rows = [(_came(found), *(_signed_from(one.before, one, CAME) for one in by_volume))]
-    for method in found.methods:
-        cells = [_signed_from(one.after[method], one, method) for one in by_volume]
+    rows = [(_came(comparison), *(_signed_from(gain.before, gain, CAME) for gain in by_volume))]
+    for method in comparison.methods:
+        cells = [_signed_from(gain.after[method], gain, method) for gain in by_volume]
         rows.append((method, *cells))
     return Table(f"F1 by volume, and what is gained over: {over}", ("Method", *volumes), rows)
 
 
-def _came(found: Comparison) -> str:
-    """The row of candidates before any judge, with the own score from which on they are cells."""
-    thresholds = sorted(set(found.own_thresholds.values()))
+def _came(comparison: Comparison) -> str:
+    """The row of unrefined candidates, with their recorded threshold."""
+    thresholds = sorted(set(comparison.own_thresholds.values()))
     if not thresholds:
         return f"{CAME}, all kept"
-    return f"{CAME}, from {' or '.join(f'{one:g}' for one in thresholds)} on"
+    return f"{CAME}, from {' or '.join(f'{threshold:g}' for threshold in thresholds)} on"
 
 
 def _signed_from(value: float, gained: Gains, name: str) -> str:
@@ -110,33 +114,37 @@ def _signed_from(value: float, gained: Gains, name: str) -> str:
     return f"{value:.3f} [{value - gained.start:+.3f}]"
 
 
-def _counts_table(found: Comparison) -> Table:
+def _counts_table(comparison: Comparison) -> Table:
     rows = []
-    for method, error, counts in count_lines(found):
-        held = f"{counts.held:,} of {counts.regions:,}"
-        rows.append((method, f"{error:.3f}", f"{counts.error:.3f}", held))
+    for method, error, counts in count_lines(comparison):
+        covered = f"{counts.held:,} of {counts.regions:,}"
+        rows.append((method, f"{error:.3f}", f"{counts.error:.3f}", covered))
     heads = ("Method", "Calibration error", "Count error", "90 % intervals that hold")
     return Table("Probabilities as counts: labelled regions of held-out volumes", heads, rows)
 
 
-def _speed_table(found: Comparison, reference: str | None) -> Table:
+def _speed_table(comparison: Comparison, reference: str | None) -> Table:
     rows = []
-    beside = reference if reference in found.speed else min(found.speed, key=lambda n: found.speed[n][0])
-    seconds = fit_seconds(found)
-    for method, speed in found.speed.items():
+    beside = (
+        reference
+        if reference in comparison.speed
+        else min(comparison.speed, key=lambda n: comparison.speed[n][0])
+    )
+    seconds = fit_seconds(comparison)
+    for method, speed in comparison.speed.items():
         start = "the voxels" if speed.whole else "what came with them"
-        times = speed.cells_per_s / found.speed[beside].cells_per_s
+        times = speed.cells_per_s / comparison.speed[beside].cells_per_s
         ratio = f"{times:,.1f}" if times >= 1 else f"{times:.2g}"
         cells = (f"{speed.cells_per_s:,.0f}", ratio, start, f"{seconds[method]:,.1f}")
         rows.append((method, *cells))
-    threads = next(iter(found.speed.values())).threads
+    threads = next(iter(comparison.speed.values())).threads
     caption = f"Speed in this run, {threads} thread{'s' * (threads != 1)}"
     heads = ("Method", "Candidates/s", f"Times that of {beside}", "Counted from", "Fit on all labels, s")
     return Table(caption, heads, rows)
 
 
-def curve_counts(found: Comparison) -> list[int]:
-    return sorted({one.labels for one in found.results if not one.everything})
+def curve_counts(comparison: Comparison) -> list[int]:
+    return sorted({result.labels for result in comparison.results if not result.everything})
 
 
 def _shown(figure: Figure | None, cells: tuple[float, float] | None = None) -> str:

@@ -1,4 +1,4 @@
-"""The report of a comparison: report.json, Markdown and a page, which say the same."""
+"""The report of a comparison as report.json, Markdown and HTML."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from canvas_fm.viewing.report.tables import curve_counts, tables_of
 
 
 def write_report(
-    found: Comparison,
+    comparison: Comparison,
     out: str | Path,
     *,
     title: str = "Telling cells from other candidates",
@@ -44,7 +44,7 @@ def write_report(
     reference: str | None = None,
     about: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Write report.json, report.md, report.html, figures/ and candidates/; returns what report.json holds.
+    """Write report.json, report.md, report.html, figures/ and candidates/; returns the JSON content.
 
     candidates/VOLUME.csv has every candidate with its label and, for each method, the P(cell) of the fit that
     had not seen its volume (all labels, first seed; nothing for skipped ones).
@@ -54,57 +54,60 @@ def write_report(
     (models with their sha256, say). Raises CanvasError for a method that is not there.
     """
     for name in (gallery_of, reference):
-        if name is not None and name not in found.methods:
-            raise CanvasError(f"there is no method {name!r}; the report has {', '.join(found.methods)}")
-    pooled = {line.method: line.figures["f1"] for line in lines(found, POOLED)}
-    shown = gallery_of or max(pooled, key=lambda name: _mean(pooled[name]))
+        if name is not None and name not in comparison.methods:
+            raise CanvasError(f"there is no method {name!r}; the report has {', '.join(comparison.methods)}")
+    pooled = {line.method: line.figures["f1"] for line in lines(comparison, POOLED)}
+    gallery_method = gallery_of or max(pooled, key=lambda name: _mean(pooled[name]))
     folder = Path(out)
     (folder / "figures").mkdir(parents=True, exist_ok=True)
-    pictures = _draw(found, folder / "figures", shown)
-    _write_candidates(found, folder / "candidates")
-    report = _report(found, title, shown, reference, dict(about or {}), pictures)
-    tables = tables_of(found, reference)
+    pictures = _draw(comparison, folder / "figures", gallery_method)
+    _write_candidates(comparison, folder / "candidates")
+    report = _report(comparison, title, gallery_method, reference, dict(about or {}), pictures)
+    tables = tables_of(comparison, reference)
     write_text_atomic(folder / "report.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n")
     write_text_atomic(folder / "report.md", markdown_of(report, tables))
     write_text_atomic(folder / "report.html", page_of(report, tables, folder))
     return report
 
 
-def _draw(found: Comparison, folder: Path, shown: str) -> list[str]:
-    precision_recall_figure(found, folder / "precision_recall.png")
-    reliability_figure(found, folder / "reliability.png")
-    some = labels_figure(found, folder / "labels.png")
-    gallery_figure(found, shown, folder / "gallery.png")
-    return [name for name in PICTURES if name != "labels" or some]
+def _draw(comparison: Comparison, folder: Path, gallery_method: str) -> list[str]:
+    precision_recall_figure(comparison, folder / "precision_recall.png")
+    reliability_figure(comparison, folder / "reliability.png")
+    has_labels = labels_figure(comparison, folder / "labels.png")
+    gallery_figure(comparison, gallery_method, folder / "gallery.png")
+    return [name for name in PICTURES if name != "labels" or has_labels]
 
 
-def _write_candidates(found: Comparison, folder: Path) -> None:
+def _write_candidates(comparison: Comparison, folder: Path) -> None:
     folder.mkdir(exist_ok=True)
-    for part in found.task.parts:
-        rows = found.task.group == part.name
+    for part in comparison.task.parts:
+        rows = comparison.task.group == part.name
         columns = {"label": part.label}
         columns |= {} if part.own is None else {"score": part.own}
-        for method, p in found.p_cell.items():
+        for method, p in comparison.p_cell.items():
             columns["p_" + re.sub(r"\W+", "_", method)] = p[rows]
         path = folder / (re.sub(r"[\\/]", "_", part.name) + ".csv")
         Points(part.zyx, columns, {"volume": part.volume.name}).write(path)
 
 
 def _report(
-    found: Comparison,
+    comparison: Comparison,
     title: str,
-    shown: str,
+    gallery_method: str,
     reference: str | None,
     about: dict[str, Any],
     pictures: list[str],
 ) -> dict[str, Any]:
-    task = found.task
+    task = comparison.task
     return {
         "title": title,
         "canvas_fm": version("canvas-fm"),
         "versions": {name: version(name) for name in ("numpy", "scikit-learn", "torch")},
         "machine": f"{platform.machine()}, {platform.system()}",
-        "split": {"by": task.by, "folds": {name: list(some) for name, some in found.folds.items()}},
+        "split": {
+            "by": task.by,
+            "folds": {name: list(volumes) for name, volumes in comparison.folds.items()},
+        },
         "volumes": {
             part.name: {
                 "candidates": len(part),
@@ -116,20 +119,20 @@ def _report(
             }
             for part in task.parts
         },
-        "notes": found.notes,
+        "notes": comparison.notes,
         "about": about,
         "methods": {
             line.method: {
                 volume: _line_json(one)
-                for volume in [*found.volumes, POOLED]
-                for one in lines(found, volume)
+                for volume in [*comparison.volumes, POOLED]
+                for one in lines(comparison, volume)
                 if one.method == line.method
             }
-            for line in lines(found, POOLED)
+            for line in lines(comparison, POOLED)
         },
-        "unrefined": {name: counts.as_dict() for name, counts in found.unrefined.items()},
-        "own_thresholds": found.own_thresholds,
-        "gains": {volume: gains(found, volume)._asdict() for volume in [*found.volumes, POOLED]},
+        "unrefined": {name: counts.as_dict() for name, counts in comparison.unrefined.items()},
+        "own_thresholds": comparison.own_thresholds,
+        "gains": {volume: gains(comparison, volume)._asdict() for volume in [*comparison.volumes, POOLED]},
         "counts": {
             line.method: {
                 "calibration_error": line.error,
@@ -137,14 +140,14 @@ def _report(
                 "regions": line.counts.regions,
                 "intervals_that_hold": line.counts.held,
             }
-            for line in count_lines(found)
+            for line in count_lines(comparison)
         },
-        "label_curves": {name: curve.to_json() for name, curve in curves(found).items()},
-        "against": None if reference is None else _against(found, reference),
-        "speed": {name: speed._asdict() for name, speed in found.speed.items()},
-        "fit_seconds": fit_seconds(found),
+        "label_curves": {name: curve.to_json() for name, curve in curves(comparison).items()},
+        "against": None if reference is None else _against(comparison, reference),
+        "speed": {name: speed._asdict() for name, speed in comparison.speed.items()},
+        "fit_seconds": fit_seconds(comparison),
         "gallery": {
-            "method": shown,
+            "method": gallery_method,
             "rows": {
                 name: [
                     {
@@ -155,31 +158,34 @@ def _report(
                     }
                     for one in rows
                 ]
-                for name, rows in gallery_rows(found, shown).items()
+                for name, rows in gallery_rows(comparison, gallery_method).items()
             },
         },
         "figures": [f"figures/{name}.png" for name in pictures],
-        "results": [{**one._asdict(), "counts": one.counts._asdict()} for one in found.results],
+        "results": [{**one._asdict(), "counts": one.counts._asdict()} for one in comparison.results],
     }
 
 
 def _line_json(line: Any) -> dict[str, Any]:
     return {
-        **{name: None if one is None else one.as_dict() for name, one in line.figures.items()},
+        **{name: None if figure is None else figure.as_dict() for name, figure in line.figures.items()},
         "f1_interval_over_cells": line.cells_interval,
         "ceiling": line.ceiling,
         **dict(zip(("tp", "fp", "fn"), line.counts, strict=True)),
     }
 
 
-def _against(found: Comparison, reference: str) -> dict[str, Any]:
-    counts = curve_counts(found)
-    asked = {"all": None, **{str(n): n for n in counts}}
+def _against(comparison: Comparison, reference: str) -> dict[str, Any]:
+    counts = curve_counts(comparison)
+    label_counts = {"all": None, **{str(n): n for n in counts}}
     return {
         "reference": reference,
         "f1": {
-            key: {name: one.as_dict() for name, one in against(found, reference, labels=labels).items()}
-            for key, labels in asked.items()
+            key: {
+                name: difference.as_dict()
+                for name, difference in against(comparison, reference, labels=labels).items()
+            }
+            for key, labels in label_counts.items()
         },
     }
 
