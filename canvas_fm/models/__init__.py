@@ -1,1 +1,1 @@
-"""Pure torch: the encoder, the masked autoencoder and the folders they are kept in."""
+"""Pure torch: encoder, masked autoencoder, detector net, and model folders."""

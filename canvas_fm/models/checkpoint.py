@@ -1,4 +1,4 @@
-"""Models as they are used: weights, preprocessing and identity together, from one folder each."""
+"""Model folders opened for use: weights, preprocessing and identity together."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 
 class ModelConfig(BaseModel):
-    """All that an encoder's weights need in order to be used rightly: `config.json` of its folder."""
+    """Everything needed to use an encoder's weights: `config.json` of its folder."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -46,7 +46,7 @@ class ModelConfig(BaseModel):
 
 
 class AmplitudeConfig(BaseModel):
-    """How a detector's scores take in the brightness of a blob; see `canvas_fm.inference.detect.amplitude`.
+    """How blob amplitude enters a detector's scores; see `canvas_fm.inference.detect.amplitude`.
 
     The amplitude is that of a Laplacian of a Gaussian of `sigma_um` on windowed voxels times `unit`: with a
     window from 0 to 64 medians and a unit of 64 it is in medians of the volume.
@@ -60,7 +60,7 @@ class AmplitudeConfig(BaseModel):
 
 
 class DetectorConfig(BaseModel):
-    """All that a detector's weights need in order to be used rightly.
+    """Everything needed to use a detector's weights: `config.json` of its folder.
 
     The heat map is smoothed by a Gaussian of `smooth_um`; a maximum of it is a cell iff it is at or above
     `threshold`, the operating threshold, and no hotter voxel lies within `min_distance_um`. With `amplitude`
@@ -84,7 +84,7 @@ class DetectorConfig(BaseModel):
 
 
 class Encoder:
-    """An encoder as it is used: weights, preprocessing and identity together.
+    """An encoder with its preprocessing and identity.
 
     `net` maps float32 crops (n, 1, z, y, x) in [0, 1] to embeddings; `mae` also reconstructs, where the
     folder carries a decoder.
@@ -107,22 +107,22 @@ class Encoder:
 
     @property
     def name(self) -> str:
-        """The folder's name; for `runs/NAME/encoder` the run's."""
+        """Folder name; for `runs/NAME/encoder` the run's."""
         return self._name or model_name(self.path, self.sha256, "encoder")
 
     @property
     def sha256(self) -> str:
-        """The identity by which embeddings, refiners and indexes know this encoder."""
+        """Identity by which embeddings, refiners and indexes refer to this encoder."""
         return self.config.sha256
 
     @property
     def dim(self) -> int:
-        """Length of an embedding."""
+        """Dimension of an embedding."""
         return self.config.architecture.dim
 
     @property
     def mae(self) -> MaskedAutoencoder:
-        """Encoder and decoder; an error where the folder carries no decoder."""
+        """Encoder with decoder; CanvasError if the folder has no decoder."""
         if self._mae is None:
             raise CanvasError(
                 f"{self.path or 'this encoder'} has no {DECODER_FILE}, so it cannot reconstruct; "
@@ -131,15 +131,15 @@ class Encoder:
         return self._mae
 
     def kept(self, key: Hashable, make: Callable[[], T]) -> T:
-        """What `make` gave when this key was first asked for: compiled forms live as long as this."""
+        """Memoised result of `make` under a key, such as a compiled form; lives as long as this object."""
         with self._making:
             if key not in self._kept:
                 self._kept[key] = make()
-            found: T = self._kept[key]
-            return found
+            cached: T = self._kept[key]
+            return cached
 
     def forget(self) -> None:
-        """Drop all that was kept, because something on the disk is another one now."""
+        """Drop all memoised results, because a file on disk changed."""
         with self._making:
             self._kept.clear()
 
@@ -154,7 +154,7 @@ class Encoder:
 
 
 class Detector:
-    """A detector as it is used: `net` maps windowed voxels (n, channels, z, y, x) to heat-map logits."""
+    """A detector with its preprocessing; `net` maps (n, channels, z, y, x) to heat-map logits."""
 
     def __init__(self, config: DetectorConfig, net: HeatMapNet, path: Path | None = None) -> None:
         self.config, self.net, self.path = config, net, path
@@ -162,12 +162,12 @@ class Detector:
 
     @property
     def name(self) -> str:
-        """The folder's name; for `runs/NAME/detector` the run's."""
+        """Folder name; for `runs/NAME/detector` the run's."""
         return model_name(self.path, self.sha256, "detector")
 
     @property
     def sha256(self) -> str:
-        """The identity by which candidates and refiners know this detector."""
+        """Identity by which candidates and refiners refer to this detector."""
         return self.config.sha256
 
     def to(self, device: str | torch.device) -> Detector:
@@ -187,7 +187,7 @@ def save_encoder(
     provenance: dict[str, Any] | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Encoder:
-    """Write an encoder, with its decoder where it has one, as a model folder; returns it as `load` would.
+    """Write an encoder, with its decoder if it has one, as a model folder; returns it as `load` would.
 
     The folder appears whole or not at all; one that was there before is replaced.
     """
@@ -209,7 +209,7 @@ def save_encoder(
 
 
 def save_again(encoder: Encoder, folder: str | Path, dtype: torch.dtype = torch.float16) -> Encoder:
-    """Write an encoder once more, with weights of another type; returns it as it is loaded.
+    """Write an encoder again with weights of another dtype; returns it as loaded.
 
     With its decoder where it has one. In float16 a folder is half as large, for a release; it computes in
     float32 all the same. It is another model with another sha256, which its provenance keeps: what is fitted
@@ -241,7 +241,7 @@ def save_detector(
     amplitude: AmplitudeConfig | None = None,
     provenance: dict[str, Any] | None = None,
 ) -> Detector:
-    """Write a detector as a model folder, and return it as `load` would; whole or not at all."""
+    """Write a detector as a model folder atomically; returns it as `load` would."""
     settings = {
         "architecture": net.config,
         "voxel_um": voxel_um,
@@ -268,7 +268,7 @@ def load(
     device: str | torch.device = "cpu",
     kind: Literal["encoder", "detector"] | None = None,
 ) -> Encoder | Detector:
-    """Open a model folder, or a model that is shipped by name, and check every byte of it.
+    """Open a model folder, or a shipped model by name; every file is verified.
 
     What comes back is an Encoder or a Detector, as the folder says; with `kind` the other is refused. Raises
     CanvasError where a file is missing or changed or a key is unknown, ModelMismatch for another class.

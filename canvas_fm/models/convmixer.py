@@ -1,4 +1,4 @@
-"""The detector's net: a 3D ConvMixer that turns a volume into a heat map of cell centres."""
+"""The detector's net: a 3D ConvMixer from windowed voxels to a heat map of cell centres."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 
 class LocalContrastConfig(BaseModel):
-    """What the net sees of a voxel instead of its windowed intensity; see `LocalContrast`.
+    """Options of the local-contrast input; see `LocalContrast`.
 
     `width` is the window's width in the unit that intensities are compared in: for a window from 0 to 64
     medians 64. `surround_zyx` is the box of patches, odd on each axis, that a voxel is compared with.
@@ -34,7 +34,7 @@ class LocalContrastConfig(BaseModel):
 
 
 class ConvMixerConfig(BaseModel):
-    """Sizes of the net: patch in voxels, kernel in patches; `channels` 2 takes a background too."""
+    """Sizes of the net: patch in voxels, kernel in patches; with `channels` 2 also a background channel."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -57,7 +57,7 @@ class ConvMixerConfig(BaseModel):
 
     @property
     def halo_zyx(self) -> tuple[int, int, int]:
-        """How many voxels around a patch its heat depends on: whole patches, `depth` half kernels deep.
+        """Receptive field around a patch in voxels: whole patches, `depth` half kernels deep.
 
         With local contrast half a surround more.
         """
@@ -70,7 +70,7 @@ class ConvMixerConfig(BaseModel):
 
 
 class Depthwise(nn.Conv3d):
-    """A convolution of each channel by itself, as large out as in.
+    """Depthwise 3D convolution that preserves the size.
 
     On a CPU its gradient by the input is taken as a convolution with the mirrored kernel: 8 ms where torch's
     own takes 51 (32 channels, 37 k patches, kernel 3 × 5 × 5, one core).
@@ -108,7 +108,7 @@ class _DepthwiseByMirror(torch.autograd.Function):
 
 
 class Pointwise(nn.Linear):
-    """A 1 × 1 × 1 convolution as the matrix product that it is: 10 ms there and back, Conv3d takes 44."""
+    """1 × 1 × 1 convolution as a matrix product: 10 ms forward and backward, Conv3d takes 44."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.movedim(1, -1)).movedim(-1, 1)
@@ -126,7 +126,7 @@ class Residual(nn.Module):
 
 
 class LocalContrast(nn.Module):
-    """Three views of each channel that stay the same where a brain is brighter, or brighter here than there.
+    """Three bounded views of each channel: intensity, relative and standardised local contrast.
 
     Its intensity u in units of the window's rule, as u / (u + 2); its difference from the mean of the
     surround over that mean; and over the surround's standard deviation. Each is squashed into (−1, 1), so
@@ -149,7 +149,7 @@ class LocalContrast(nn.Module):
             return torch.cat(views, dim=1)
 
     def _around(self, value: Tensor) -> Tensor:
-        """The mean over the surround of each patch; beyond the border there is nothing."""
+        """Mean over the surround of each patch; voxels outside the volume are excluded."""
         mean = F.avg_pool3d(value, self.patch_zyx)
         for axis, n in enumerate(self.config.surround_zyx):
             kernel = [n if a == axis else 1 for a in range(3)]
@@ -186,7 +186,7 @@ def convmixer(config: ConvMixerConfig) -> nn.Sequential:
 
 
 class HeatMapNet(nn.Module):
-    """Voxels in [0, 1] to the logit of "a cell's centre is here", for every voxel.
+    """Windowed voxels in [0, 1] to the logit of a cell centre at every voxel.
 
     Nothing in it looks farther than `config.halo_zyx`, and no statistic is taken over space: a tile with that
     halo gives what the whole volume gives.
@@ -202,7 +202,7 @@ class HeatMapNet(nn.Module):
         nn.init.constant_(self.head.bias, -math.log((1 - prior) / prior))
 
     def features(self, voxels: Float[Tensor, "b c z y x"]) -> Float[Tensor, "b dim pz py px"]:
-        """The map of features, one vector a patch. Sizes have to be whole patches."""
+        """Feature map, one vector a patch; sizes must be multiples of the patch."""
         if any(n % p for n, p in zip(voxels.shape[2:], self.config.patch_zyx, strict=True)):
             raise ValueError(
                 f"{tuple(voxels.shape[2:])} voxels are not whole patches {self.config.patch_zyx}"
@@ -211,7 +211,7 @@ class HeatMapNet(nn.Module):
         return self.body(voxels.contiguous(memory_format=torch.channels_last_3d))
 
     def logits(self, features: Float[Tensor, "b dim pz py px"]) -> Float[Tensor, "b z y x"]:
-        """Each patch's vector gives the logits of its voxels."""
+        """Logits of the voxels from each patch's vector."""
         z, y, x = self.config.patch_zyx
         return rearrange(self.head(features), "b (z y x) pz py px -> b (pz z) (py y) (px x)", z=z, y=y, x=x)
 
@@ -245,7 +245,7 @@ def pool_boxes(
     patch_zyx: tuple[int, int, int],
     bins: int = 2,
 ) -> Float[Tensor, "n pooled"]:
-    """The mean feature in each of `bins`³ parts of boxes of voxels: `dim`·`bins`³ numbers a box.
+    """Mean feature in each of `bins`³ parts of boxes of voxels: `dim`·`bins`³ values a box.
 
     A box starts at any voxel, counted from the map's first; a patch counts by its share in the part. What
     lies outside the map is left out of the mean; a part wholly outside is 0. Order: channel, bin z, y, x.
@@ -270,12 +270,12 @@ def pool_boxes(
 def _touched(
     starts: Int[Tensor, " n"], box: int, patch: int, length: int, bins: int
 ) -> tuple[Int[Tensor, "n bins s"], Float[Tensor, "n bins s"]]:
-    """The patches that each part of a box touches along one axis, and how much each counts in its mean."""
+    """Patches that each part of a box intersects along one axis, and their weights in its mean."""
     edges = torch.linspace(0, box, bins + 1, device=starts.device)
     low, high = ((starts[:, None] + edge)[..., None] for edge in (edges[:-1], edges[1:]))
     first = torch.floor(low / patch).long()
     index = first + torch.arange(math.ceil(box / bins / patch) + 1, device=starts.device)
-    left = index * float(patch)
-    weight = (torch.minimum(high, left + patch) - torch.maximum(low, left)).clamp_min(0)
+    patch_low = index * float(patch)
+    weight = (torch.minimum(high, patch_low + patch) - torch.maximum(low, patch_low)).clamp_min(0)
     weight = weight * ((index >= 0) & (index < length))
     return index.clamp(0, length - 1), weight / weight.sum(-1, keepdim=True).clamp_min(1e-12)

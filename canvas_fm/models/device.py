@@ -1,4 +1,4 @@
-"""Which device and which precision a model runs in."""
+"""Choice of device and precision."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PRECISIONS = ("auto", "fp32", "bf16")
 
 
 def pick_device(name: str | torch.device = "auto") -> torch.device:
-    """`auto` is the first CUDA device where there is one, else the CPU."""
+    """Resolve a device; `auto` is the first CUDA device, else the CPU."""
     if str(name) == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -29,7 +29,7 @@ def pick_device(name: str | torch.device = "auto") -> torch.device:
 
 
 def native_bf16(device: torch.device) -> bool:
-    """Whether bf16 matrix products are instructions of this device and not conversions around fp32 ones."""
+    """Whether the device has native bf16 matrix products."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
     checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
@@ -37,13 +37,13 @@ def native_bf16(device: torch.device) -> bool:
 
 
 def native_int8() -> bool:
-    """Whether this processor adds products of int8 in 32 bits (VNNI, AMX); others saturate at 16."""
+    """Whether the CPU accumulates int8 products in 32 bits (VNNI, AMX); others saturate at 16."""
     checks = ("_is_vnni_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, check, lambda: False)() for check in checks)
 
 
 def pick_precision(name: str, device: torch.device) -> torch.dtype:
-    """`auto` is bf16 where it is native, else fp32."""
+    """Resolve a precision; `auto` is bf16 where it is native, else fp32."""
     if name not in PRECISIONS:
         raise CanvasError(f"precision {name!r} is not known; give one of {', '.join(PRECISIONS)}")
     native = native_bf16(device)

@@ -1,4 +1,4 @@
-"""What the model folders share: `config.json` and safetensors, checked before use, named by one sha256."""
+"""Model folders: `config.json` and safetensors, verified before use and identified by one sha256."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def model_sha256(config: dict[str, Any]) -> str:
 
 
 def model_name(path: Path | None, sha256: str, kind: str) -> str:
-    """The folder's name; for `runs/NAME/encoder` and `runs/NAME/detector` the run's."""
+    """Folder name; for `runs/NAME/encoder` and `runs/NAME/detector` the run's."""
     if path is None:
         return sha256[:12]
     path = path.resolve()
@@ -50,7 +50,7 @@ def write_model(
     modules: Mapping[str, nn.Module | Mapping[str, torch.Tensor]],
     dtype: torch.dtype,
 ) -> None:
-    """Write a model folder: modules (or bare weights) by file name, `settings` of its `config`.
+    """Write a model folder: modules (or weights) by file name, `settings` of its `config`.
 
     The config's weights and identity are worked out here.
 
@@ -64,7 +64,7 @@ def write_model(
 
 
 def read_kind(folder: Path) -> tuple[str, dict[str, Any]]:
-    """Which class of model a folder holds, and its config as it stands there."""
+    """Model class of a folder, and its unvalidated config."""
     path = folder / CONFIG
     if not path.is_file():
         raise CanvasError(f"{folder} is no model folder: it has no {CONFIG}")
@@ -78,7 +78,7 @@ def read_kind(folder: Path) -> tuple[str, dict[str, Any]]:
 
 
 def check_config(folder: Path, raw: dict[str, Any], kind: type[C], files: set[str]) -> C:
-    """The config as its class, once keys, values, weight files and identity are right."""
+    """Validate a config as its class: keys, values, weight files and identity."""
     path = folder / CONFIG
     try:
         config = kind.model_validate(raw)
@@ -94,7 +94,7 @@ def check_config(folder: Path, raw: dict[str, Any], kind: type[C], files: set[st
 
 
 def checked_config(folder: Path) -> dict[str, Any]:
-    """The config of a model of any kind as it stands, once its identity and every weight file are right."""
+    """Unparsed config of a model of any kind, after verifying its identity and all weight files."""
     _, raw = read_kind(folder)
     if model_sha256(raw) != raw.get("sha256"):
         raise CanvasError(f"{folder / CONFIG} was changed: it does not give the sha256 that it states")
@@ -104,7 +104,7 @@ def checked_config(folder: Path) -> dict[str, Any]:
 
 
 def fill(module: nn.Module, folder: Path, weights: Mapping[str, str], name: str) -> None:
-    """Load a file's weights into a module once its sha256 is right."""
+    """Load a weight file into a module after verifying its sha256."""
     try:
         module.load_state_dict(read_weights(folder, weights, name))
     except RuntimeError as problem:
@@ -115,7 +115,7 @@ def fill(module: nn.Module, folder: Path, weights: Mapping[str, str], name: str)
 
 
 def read_weights(folder: Path, weights: Mapping[str, str], name: str) -> dict[str, torch.Tensor]:
-    """The weights of a file once its sha256 is right, as float32 whatever they were stored as."""
+    """Weights of a file as float32, whatever their stored dtype, after verifying its sha256."""
     path = folder / name
     if not path.is_file():
         raise CanvasError(f"{path} is missing; copy the model folder anew")

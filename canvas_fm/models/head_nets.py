@@ -1,4 +1,4 @@
-"""The nets of heads: from a row of features to the logit of being a cell."""
+"""Nets of heads: from a feature vector to the logit of being a cell."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class HeadNet(nn.Module):
-    """Features minus their mean, then one linear layer (`hidden` 0), or two with a GELU between.
+    """Centred features, then one linear layer (`hidden` 0), or two with a GELU between.
 
     What was fitted beside it, whitening and principal components, is folded into the first layer.
     `calibration` are the numbers by which logits become probabilities; they travel with the weights.
@@ -26,7 +26,7 @@ class HeadNet(nn.Module):
         self.last = nn.Linear(hidden, 1) if hidden else None
 
     def forward(self, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
-        """The logit of every row."""
+        """Logit of each row (n, d) → (n,)."""
         y = self.first(x - self.mean)
         if self.last is not None:
             y = self.last(nn.functional.gelu(y))
@@ -47,7 +47,7 @@ def train_mlp(
     rate: float = 1e-3,
     least_steps: int = 200,
 ) -> tuple[nn.Linear, nn.Linear]:
-    """Two layers fitted by AdamW under a cosine of rates, on the device where `x` is; the same for a seed.
+    """Fit a two-layer MLP by AdamW with a cosine schedule on the device of `x`; reproducible by seed.
 
     A cell's loss counts `cell_weight` times. Few rows are gone through more often than `epochs` times, until
     `least_steps` are done.

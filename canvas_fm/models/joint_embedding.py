@@ -1,4 +1,4 @@
-"""Joint embedding: an encoder with a projector, and the losses that draw two views of one place together."""
+"""Joint embedding: encoder with projector, contrastive and VICReg losses."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from canvas_fm.models.vit import EncoderConfig, ViTEncoder
 
 
 class ProjectorConfig(BaseModel):
-    """Sizes of the projector between the embedding and the loss; it is thrown away after training."""
+    """Sizes of the projector between embedding and loss; discarded after training."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -21,7 +21,7 @@ class ProjectorConfig(BaseModel):
 
 
 class JointEmbedder(nn.Module):
-    """An encoder and a projector: crops in, what the loss compares out."""
+    """Encoder and projector: crops to projections."""
 
     def __init__(
         self, encoder: EncoderConfig | None = None, projector: ProjectorConfig | None = None
@@ -31,7 +31,7 @@ class JointEmbedder(nn.Module):
         self.projector = _projector(self.encoder.config.dim, projector or ProjectorConfig())
 
     def forward(self, crops: Float[Tensor, "b 1 z y x"], visible: Int[Tensor, "b k"]) -> Float[Tensor, "b e"]:
-        """Projections of the centre's tokens, which `visible` has first (see `centre_first`)."""
+        """Projections of the mean of the centre's tokens, first in `visible` (see `centre_first`)."""
         tokens = self.encoder.tokens(crops, visible)
         centre = tokens[:, 1 : 1 + len(self.encoder.centre_tokens)].mean(dim=1)
         projected: Tensor = self.projector(centre)
@@ -50,7 +50,7 @@ def _projector(dim: int, config: ProjectorConfig) -> nn.Sequential:
 def centre_first(
     encoder: ViTEncoder, batch: int, visible: int, *, generator: torch.Generator
 ) -> Int[Tensor, "b k"]:
-    """`visible` token indices of each crop: the centre's in front, then others, drawn at random."""
+    """`visible` token indices of each crop: those of the centre first, then random others."""
     order = torch.rand(batch, encoder.config.tokens, generator=generator, device=generator.device)
     centre = encoder.centre_tokens.to(order.device)
     order[:, centre] = -1 - torch.arange(len(centre), device=order.device).flip(0).to(order)
@@ -60,7 +60,7 @@ def centre_first(
 def contrastive_loss(
     first: Float[Tensor, "n e"], second: Float[Tensor, "n e"], *, temperature: float = 0.2
 ) -> Float[Tensor, ""]:
-    """Decoupled contrastive loss: row i of both is one place, all other rows are negatives.
+    """Decoupled contrastive loss: equal rows are positives, all other rows negatives.
 
     Yeh et al., "Decoupled Contrastive Learning" (arXiv 2110.06848), without weights: the InfoNCE of SimCLR
     whose denominator leaves the positive out, so that small batches learn as well.
@@ -71,8 +71,8 @@ def contrastive_loss(
     index = torch.arange(2 * n, device=unit.device)
     twin = index.roll(n)
     positive = cosine[index, twin]
-    own = torch.eye(2 * n, dtype=torch.bool, device=unit.device)
-    negatives = cosine.masked_fill(own | own[twin], float("-inf"))
+    self_pairs = torch.eye(2 * n, dtype=torch.bool, device=unit.device)
+    negatives = cosine.masked_fill(self_pairs | self_pairs[twin], float("-inf"))
     return (negatives.logsumexp(dim=1) - positive).mean()
 
 
@@ -84,7 +84,7 @@ def vicreg_loss(
     variance: float = 25.0,
     covariance: float = 1.0,
 ) -> Float[Tensor, ""]:
-    """Variance, invariance, covariance: no negatives, but no column may be constant or repeat another.
+    """VICReg: invariance, variance and covariance terms; no negatives.
 
     Eq. 1 to 6 of Bardes et al., "VICReg" (arXiv 2105.04906).
     """

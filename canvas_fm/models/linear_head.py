@@ -1,4 +1,4 @@
-"""A linear judgement of embeddings: standardise, one matrix product, probabilities of the classes."""
+"""Linear classifier of embeddings: standardisation, one matrix product, class probabilities."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 
 class LinearHead(nn.Module):
-    """Embeddings (n, dim) to the probability of each class (n, classes), rows summing to 1.
+    """Embeddings (n, dim) to class probabilities (n, classes), rows summing to 1.
 
     `mean` and `scale` are those of the training rows. Two classes have one logit: that of the second.
     """

@@ -1,4 +1,4 @@
-"""The 3D masked autoencoder of the CANVAS paper and its content-aware loss, in one sitting."""
+"""The 3D masked autoencoder of the CANVAS paper and its content-aware loss."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class DecoderConfig(BaseModel):
 
     @property
     def given(self) -> str | None:
-        """What a prediction in voxels was given of the patches that were hidden; None where nothing."""
+        """Which statistics of masked patches a voxel prediction was given; None for none."""
         return "mean and deviation of each hidden patch" if self.targets == "patch" else None
 
     @model_validator(mode="after")
@@ -55,7 +55,7 @@ class DecoderConfig(BaseModel):
 
 @dataclass
 class Reconstruction:
-    """What the decoder says of every patch, which patches it had not seen, and its tokens before its head."""
+    """Predictions of all patches, the masked patches, and the decoder's tokens before its head."""
 
     patches: Float[Tensor, "b tokens voxels"]
     masked: Bool[Tensor, "b tokens"]
@@ -63,7 +63,7 @@ class Reconstruction:
 
 
 def masked_count(mask_ratio: float, tokens: int = 64) -> int:
-    """Masked patches of a crop: tokens − int(tokens·(1 − ratio)); 10, 23, 36, 48 at .15, .35, .55, .75."""
+    """Number of masked patches: tokens − int(tokens·(1 − ratio)); 10, 23, 36, 48 at .15, .35, .55, .75."""
     return tokens - int(tokens * (1 - mask_ratio))
 
 
@@ -78,7 +78,7 @@ def random_mask(
 
 
 class Decoder(nn.Module):
-    """Visible tokens in, a token of every patch out; the mask token stands for what was not seen."""
+    """Visible tokens to one token for every patch, mask tokens in place of the masked ones."""
 
     positions: Tensor
 
@@ -111,12 +111,12 @@ class Decoder(nn.Module):
         return normed
 
     def voxels(self, tokens: Float[Tensor, "b tokens e"], scale: Scale) -> Float[Tensor, "b tokens voxels"]:
-        """Every patch's windowed voxels from its token."""
+        """Windowed voxels of every patch from its token."""
         return scale.mean + scale.deviation * self.head(tokens)
 
 
 class MaskedAutoencoder(nn.Module):
-    """Hides patches of a crop and predicts them from the rest. It has an encoder and a decoder."""
+    """Masked autoencoder: predicts masked patches of a crop from the visible ones."""
 
     def __init__(self, encoder: EncoderConfig | None = None, decoder: DecoderConfig | None = None) -> None:
         super().__init__()
@@ -132,7 +132,7 @@ class MaskedAutoencoder(nn.Module):
         generator: torch.Generator | None = None,
         visible: Int[Tensor, "b k"] | None = None,
     ) -> Reconstruction:
-        """Predict every patch of windowed crops from the visible ones.
+        """Predict every patch of windowed crops (b, 1, z, y, x) from the visible ones.
 
         Which are visible is drawn from `generator` at `mask_ratio`, or given as token indices. What stands in
         a masked patch has no influence on the prediction, but for one thing where the decoder's targets are
@@ -143,18 +143,18 @@ class MaskedAutoencoder(nn.Module):
             visible, _ = random_mask(crops.shape[0], tokens, mask_ratio, generator=generator)
             visible = visible.to(crops.device)
         scale = self.scale(self.target(crops), visible)
-        told = self.decoder(self.encoder.tokens(crops, visible), visible)
+        decoded = self.decoder(self.encoder.tokens(crops, visible), visible)
         masked = torch.ones(crops.shape[0], tokens, dtype=torch.bool, device=crops.device)
-        return Reconstruction(self.decoder.voxels(told, scale), masked.scatter(1, visible, False), told)
+        return Reconstruction(self.decoder.voxels(decoded, scale), masked.scatter(1, visible, False), decoded)
 
     def scale(self, target: Float[Tensor, "b tokens voxels"], visible: Int[Tensor, "b k"]) -> Scale:
-        """The scale of what the decoder says: by visible patches alone, as the encoder's, or each patch's."""
+        """Scale of the decoder's targets: of the visible patches, or of each patch."""
         if self.decoder_config.targets == "patch":
             return patch_scale(target)
         return scale_of(take_tokens(target, visible), self.encoder.config.intensity)
 
     def target(self, crops: Float[Tensor, "b 1 z y x"]) -> Float[Tensor, "b tokens voxels"]:
-        """What the prediction is compared with: windowed voxels, whatever the decoder's own targets are."""
+        """Target of the prediction in windowed voxels, whatever the decoder's own targets are."""
         return patchify(crops, self.encoder.config.patch_zyx)
 
 
@@ -163,7 +163,7 @@ LossError = Literal["window", "contrast", "patch"]
 
 @dataclass(frozen=True)
 class LossTarget:
-    """What predictions of masked patches are compared with: voxels, the error's unit, and content."""
+    """Target of masked patches: voxels, the error's unit, and the content weights."""
 
     voxels: Float[Tensor, "b tokens voxels"]
     masked: Bool[Tensor, "b tokens"]
@@ -176,14 +176,14 @@ class LossTarget:
     variance: Float[Tensor, "b tokens"]
 
     def rows(self, part: slice) -> LossTarget:
-        """The same for some of the crops."""
+        """The target of a subset of the crops."""
         return LossTarget(self.voxels[part], self.masked[part], self.unit[part], self.variance[part])
 
 
 def loss_target(
     voxels: Float[Tensor, "b tokens voxels"], visible: Int[Tensor, "b k"], error: LossError = "window"
 ) -> LossTarget:
-    """The target of patchified crops, of which the visible patches are named, in one of three units.
+    """Target of patchified crops with the given visible patches, in one of three units.
 
     `window`: the error in windowed voxels, as in the paper. `contrast`: in deviations of the crop's visible
     patches, and each patch's variance too. `patch`: in deviations of each patch, whose variance stays in
@@ -201,7 +201,7 @@ def loss_target(
 def content_weights(
     target: LossTarget, *, alpha: float = 1.0, gamma: float = 9.0, mean_variance: float | Float[Tensor, ""]
 ) -> Float[Tensor, "b tokens"]:
-    """How much each masked patch counts: α + γ·min(1, Var(x)/σ̄²), from 1 for background to 10 for cells.
+    """Content weight of each masked patch: α + γ·min(1, Var(x)/σ̄²), 1 for background to 10 for cells.
 
     Eq. 3 of the CANVAS paper; a visible patch counts 0. γ = 0 is the uniform loss. Where nothing varies at
     all (σ̄² = 0) every patch counts as background.
@@ -218,7 +218,7 @@ def content_aware_loss(
     gamma: float = 9.0,
     mean_variance: float | Float[Tensor, ""],
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """(Σ w·MSE, Σ w) over the masked patches; their quotient over the whole optimizer batch is the loss.
+    """(Σ w·MSE, Σ w) over masked patches; the loss is their quotient over the optimizer batch.
 
     Training and evaluation both call it, so their losses are in one unit. Two sums instead of one mean, so
     that micro-batches and ranks add up to the loss of the whole batch.

@@ -1,4 +1,4 @@
-"""An encoder that has learned nothing: what its architecture alone is worth."""
+"""An untrained encoder as baseline."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from canvas_fm.models.vit import EncoderConfig, ViTEncoder
 def random_encoder(
     like: ModelConfig | None = None, *, voxel_um: ZyxUm = (4.0, 1.8, 1.8), seed: int = 0
 ) -> Encoder:
-    """A random-initialised encoder with the architecture, window, voxel size and pooling of another one.
+    """Randomly initialised encoder with architecture, window, voxel size and pooling of another.
 
     Without `like` it has the paper's architecture, for `voxel_um`. The same seed gives the same weights; they
     are nowhere on disk, and instead of a sha256 it is known by architecture and seed.

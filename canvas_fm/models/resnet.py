@@ -1,4 +1,4 @@
-"""A 3D ResNet that tells a cell's crop from any other: the field's usual classifier, in pure torch.
+"""A 3D ResNet classifier of crops, the field's usual baseline.
 
 As the one of cellfinder (Tyson et al. 2021), a ResNet-18 (He et al. 2016) in three dimensions; `width` 64
 is its size, smaller ones are for a CPU.
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 
 class ResNetConfig(BaseModel):
-    """Sizes of the net: channels of the first stage, doubled by each further one, and blocks a stage."""
+    """Sizes of the net: channels of the first stage, doubled in each further one, and blocks a stage."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -25,18 +25,19 @@ class ResNetConfig(BaseModel):
 
 
 class BasicBlock(nn.Module):
-    """Two 3 × 3 × 3 convolutions beside a shortcut."""
+    """Residual block: two 3 × 3 × 3 convolutions and a shortcut."""
 
-    def __init__(self, given: int, wanted: int, stride: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
-        self.first = nn.Conv3d(given, wanted, 3, stride=stride, padding=1, bias=False)
-        self.first_norm = nn.BatchNorm3d(wanted)
-        self.second = nn.Conv3d(wanted, wanted, 3, padding=1, bias=False)
-        self.second_norm = nn.BatchNorm3d(wanted)
+        self.first = nn.Conv3d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
+        self.first_norm = nn.BatchNorm3d(out_channels)
+        self.second = nn.Conv3d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.second_norm = nn.BatchNorm3d(out_channels)
         self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or given != wanted:
+        if stride != 1 or in_channels != out_channels:
             self.shortcut = nn.Sequential(
-                nn.Conv3d(given, wanted, 1, stride=stride, bias=False), nn.BatchNorm3d(wanted)
+                nn.Conv3d(in_channels, out_channels, 1, stride=stride, bias=False),
+                nn.BatchNorm3d(out_channels),
             )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -59,14 +60,14 @@ class ResNet3D(nn.Module):
             nn.BatchNorm3d(width),
             nn.ReLU(),
         )
-        stages, given = [], width
+        stages, in_channels = [], width
         for stage, count in enumerate(config.blocks):
-            wanted = width * 2**stage
+            out_channels = width * 2**stage
             for number in range(count):
-                stages.append(BasicBlock(given, wanted, stride=2 if stage and not number else 1))
-                given = wanted
+                stages.append(BasicBlock(in_channels, out_channels, stride=2 if stage and not number else 1))
+                in_channels = out_channels
         self.stages = nn.Sequential(*stages)
-        self.head = nn.Linear(given, 1)
+        self.head = nn.Linear(in_channels, 1)
         for module in self.modules():
             if isinstance(module, nn.Conv3d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

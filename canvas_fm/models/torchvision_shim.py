@@ -1,4 +1,4 @@
-"""Lets timm import where torchvision's compiled operators do not fit this torch.
+"""Workaround that lets timm import if torchvision's compiled operators do not fit this torch.
 
 A CPU torch beside a torchvision built for CUDA fails with `operator torchvision::nms does not exist`, and and
 timm with it, although neither operator is used here. Declaring the two schemas is enough; a healthy install
@@ -16,7 +16,7 @@ _kept: torch.library.Library | None = None  # the schemas vanish when the librar
 
 
 def declare_missing_operators() -> bool:
-    """Declare torchvision's operators if its extension cannot be loaded; True if it was needed."""
+    """Declare torchvision's operators if its extension cannot be loaded; True if needed."""
     global _kept
     if _kept is not None:
         return True

@@ -1,4 +1,4 @@
-"""The last blocks of an encoder, fitted to a task: kept by themselves, put on top of the rest of it."""
+"""Fine-tuned last blocks of an encoder, stored apart from the base encoder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from canvas_fm.models.vit import ViTEncoder
 
 @dataclass(frozen=True)
 class TunedBlocks:
-    """Blocks `first` to `last` (excluded) of the encoder known as `base_sha256`, and its final norm.
+    """Blocks `first` to `last` (excluded) of the encoder `base_sha256`, and its final norm.
 
     `state` has the names of the encoder's own weights, float32 on the CPU.
     """
@@ -31,7 +31,7 @@ class TunedBlocks:
 
     @classmethod
     def of(cls, base: Encoder, net: ViTEncoder, first: int, last: int) -> TunedBlocks:
-        """Those of `net`, which began as the net of `base`."""
+        """Extract the tuned blocks of `net`, which was initialised from `base`."""
         ours = _names(net, first, last)
         state = {name: net.state_dict()[name].detach().cpu().float().clone() for name in ours}
         return cls(base.name, base.sha256, first, last, state)
@@ -42,18 +42,18 @@ class TunedBlocks:
         return f"{self.base_name}, {count} block{'s' * (count > 1)} tuned"
 
     def as_dict(self) -> dict[str, str | int]:
-        """Which blocks of which encoder: `first` to `last` (excluded), counted from 0."""
+        """Base encoder and block range `first` to `last` (excluded), counted from 0."""
         base = {"base": self.base_name, "base_sha256": self.base_sha256}
         return {**base, "first": self.first, "last": self.last}
 
     @cached_property
     def sha256(self) -> str:
-        """The identity of the whole encoder: it changes with the encoder below and with any weight here."""
+        """Identity of the whole encoder: depends on the base and on every tuned weight."""
         weights = hashlib.sha256(save_tensors(dict(sorted(self.state.items())))).hexdigest()
         return hashlib.sha256(f"{self.base_sha256} {self.first} {self.last} {weights}".encode()).hexdigest()
 
     def on(self, base: Encoder) -> Encoder:
-        """The encoder with these blocks in place of its own; `base` stays as it is.
+        """A new encoder with these blocks in place of the base's; `base` is unchanged.
 
         Raises ModelMismatch for another encoder than the one that they were fitted on.
         """
@@ -70,7 +70,7 @@ class TunedBlocks:
 
 
 def unfrozen(base: Encoder, blocks: int, layer: int | None) -> tuple[ViTEncoder, int, int]:
-    """A copy of an encoder's net whose last blocks up to `layer` (None: all) can learn, and their numbers.
+    """Copy of an encoder's net with its last blocks up to `layer` (None: all) trainable, and their numbers.
 
     Raises BadInput unless there are so many.
     """

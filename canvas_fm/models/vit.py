@@ -1,4 +1,4 @@
-"""The encoder: a vision transformer over the 64 patches of a 3D crop, composed of timm's blocks."""
+"""The encoder: a vision transformer over the patches of a 3D crop, built from timm blocks."""
 
 from __future__ import annotations
 
@@ -53,25 +53,25 @@ class EncoderConfig(BaseModel):
 
     @property
     def grid_zyx(self) -> tuple[int, int, int]:
-        """Patches along z, y, x: (4, 4, 4) for all the paper's crop and patch pairs."""
+        """Number of patches along z, y, x: (4, 4, 4) for all the paper's crop and patch pairs."""
         z, y, x = (c // p for c, p in zip(self.crop_zyx, self.patch_zyx, strict=True))
         return z, y, x
 
     @property
     def tokens(self) -> int:
-        """Patches in a crop."""
+        """Number of patches in a crop."""
         return math.prod(self.grid_zyx)
 
     @property
     def patch_voxels(self) -> int:
-        """Voxels in a patch."""
+        """Number of voxels in a patch."""
         return math.prod(self.patch_zyx)
 
 
 def patchify(
     crops: Float[Tensor, "b 1 z y x"], patch_zyx: tuple[int, int, int]
 ) -> Float[Tensor, "b tokens voxels"]:
-    """Cut crops into patches: tokens in z, y, x order, and within a token its voxels in z, y, x order."""
+    """Cut crops into patches (b, tokens, voxels), both in z, y, x order."""
     pz, py, px = patch_zyx
     return rearrange(crops, "b 1 (z pz) (y py) (x px) -> b (z y x) (pz py px)", pz=pz, py=py, px=px)
 
@@ -81,7 +81,7 @@ def unpatchify(
     grid_zyx: tuple[int, int, int],
     patch_zyx: tuple[int, int, int],
 ) -> Float[Tensor, "b 1 z y x"]:
-    """Put patches back together: the inverse of `patchify`."""
+    """Inverse of `patchify`."""
     (z, y, x), (pz, py, px) = grid_zyx, patch_zyx
     return rearrange(
         patches,
@@ -91,12 +91,12 @@ def unpatchify(
 
 
 def take_tokens(tokens: Float[Tensor, "b tokens d"], index: Int[Tensor, "b k"]) -> Float[Tensor, "b k d"]:
-    """Some tokens or patches of each crop, in the order in which they are named."""
+    """Gather tokens or patches of each crop by index, in that order."""
     return tokens.gather(1, index[..., None].expand(-1, -1, tokens.shape[-1]))
 
 
 def sincos_positions(grid_zyx: tuple[int, int, int], dim: int) -> Float[Tensor, "tokens dim"]:
-    """Fixed positions: a third of the channels for each of z, y, x, each half sine and half cosine.
+    """Fixed sine–cosine position embedding: a third of the channels for each of z, y, x.
 
     The 3D form of the fixed positions of He et al., "Masked Autoencoders Are Scalable Vision Learners". Their
     longest period is 10,000; with 4 places along an axis most channels would be the same everywhere, so here
@@ -110,7 +110,7 @@ def sincos_positions(grid_zyx: tuple[int, int, int], dim: int) -> Float[Tensor, 
 
 
 def init_weights(module: nn.Module) -> None:
-    """Initialise as the masked autoencoder of He et al. does: Xavier-uniform matrices, zero biases."""
+    """Initialisation of the masked autoencoder of He et al.: Xavier-uniform matrices, zero biases."""
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
         if module.bias is not None:
@@ -127,21 +127,21 @@ LEAST_CONTRAST = 0.005
 
 
 class Scale(NamedTuple):
-    """What stands for 0 and for 1 inside a model: windowed voxels are mean + deviation · value."""
+    """Affine scale of a model's input: windowed voxels = mean + deviation · value."""
 
     mean: Float[Tensor, "#b #tokens 1"] | float
     deviation: Float[Tensor, "#b #tokens 1"] | float
 
 
 def scale_of(patches: Float[Tensor, "b some voxels"], intensity: Intensity) -> Scale:
-    """The scale of each crop, from the patches that may be seen and from nothing else."""
+    """Scale of each crop, computed from its visible patches only."""
     if intensity == "window":
         return Scale(VOXEL_MEAN, VOXEL_STD)
     return _own_scale(patches, (1, 2))
 
 
 def patch_scale(patches: Float[Tensor, "b tokens voxels"]) -> Scale:
-    """The scale of each patch, from that patch: mean and deviation (b, tokens, 1)."""
+    """Scale of each patch: its mean and standard deviation (b, tokens, 1)."""
     return _own_scale(patches, (2,))
 
 
@@ -151,7 +151,7 @@ def _own_scale(patches: Float[Tensor, "b some voxels"], over: tuple[int, ...]) -
 
 
 class ViTEncoder(nn.Module):
-    """Crops in, tokens or one embedding a crop out."""
+    """Vision transformer: crops to tokens, or to one embedding a crop."""
 
     positions: Tensor
     centre_tokens: Tensor
@@ -179,14 +179,14 @@ class ViTEncoder(nn.Module):
         visible: Int[Tensor, "b k"] | None = None,
         layer: int | None = None,
     ) -> Float[Tensor, "b sequence d"]:
-        """Tokens after the final norm, the class token first; with `visible`, of those patches alone.
+        """Tokens after the final norm, class token first; of the `visible` patches only, if given.
 
         With `layer` they leave after so many blocks (0: before the first), through the final norm as well.
         """
         return self.norm(self._through(self._enter(crops, visible), 0, layer))
 
     def before(self, crops: Float[Tensor, "b 1 z y x"], block: int) -> Float[Tensor, "b sequence d"]:
-        """What enters a block (counted from 0), of all patches: `onward` goes on from there."""
+        """Input tokens of a block (counted from 0), of all patches; `onward` continues from there."""
         return self._through(self._enter(crops, None), 0, block)
 
     def onward(
@@ -196,7 +196,7 @@ class ViTEncoder(nn.Module):
         pool: str | None = None,
         layer: int | None = None,
     ) -> Float[Tensor, "b ..."]:
-        """The embedding of crops from what entered a block: `forward` in two steps.
+        """Embeddings from the input tokens of a block: second half of `forward`.
 
         Of the last block only the tokens that are pooled are worked out: for the centre's 8 that is a quarter
         of its work.
@@ -204,8 +204,8 @@ class ViTEncoder(nn.Module):
         last, pool = len(self.blocks) if layer is None else layer, pool or self.pool
         if pool not in ("cls", "centre") or last == block:
             return self.pooled(self.norm(self._through(tokens, block, last)), pool)
-        asked = 1 + self.centre_tokens if pool == "centre" else torch.zeros_like(self.centre_tokens[:1])
-        x = _some_tokens(self.blocks[last - 1], self._through(tokens, block, last - 1), asked)
+        token_index = 1 + self.centre_tokens if pool == "centre" else torch.zeros_like(self.centre_tokens[:1])
+        x = _some_tokens(self.blocks[last - 1], self._through(tokens, block, last - 1), token_index)
         return self.norm(x).mean(dim=1)
 
     def forward(
@@ -240,7 +240,7 @@ class ViTEncoder(nn.Module):
         return x
 
     def pooled(self, tokens: Float[Tensor, "b sequence d"], pool: str) -> Float[Tensor, "b ..."]:
-        """What `forward` gives, from all tokens, the class token first."""
+        """Embeddings from all tokens, class token first, by a pooling."""
         if pool == "mean":
             return tokens[:, 1:].mean(dim=1)
         if pool == "cls":
@@ -257,27 +257,29 @@ class ViTEncoder(nn.Module):
         raise ValueError(f"pool is {pool!r}; it has to be one of {', '.join((*POOLS, *DENSE))}")
 
     def one_shape(self, pool: str) -> tuple[int, ...]:
-        """The shape of what one crop gives: (d,), (tokens, d) or (d, z, y, x)."""
+        """Output shape of one crop: (d,), (tokens, d) or (d, z, y, x)."""
         config = self.config
         if pool == "grid":
             return (config.dim, *config.grid_zyx)
         return (config.tokens, config.dim) if pool == "tokens" else (config.dim,)
 
 
-def _some_tokens(block: Any, x: Float[Tensor, "b s d"], asked: Int[Tensor, " n"]) -> Float[Tensor, "b n d"]:
-    """What a block makes of some tokens: they look at all of them, but only they go through the rest."""
+def _some_tokens(
+    block: Any, x: Float[Tensor, "b s d"], token_index: Int[Tensor, " n"]
+) -> Float[Tensor, "b n d"]:
+    """Output of a block for some tokens, which attend to all; only they pass through the MLP."""
     attention = block.attn
-    seen, own = block.norm1(x), x[:, asked]
-    dim = own.shape[-1]
+    normed, residual = block.norm1(x), x[:, token_index]
+    dim = residual.shape[-1]
     weight, bias = attention.qkv.weight, attention.qkv.bias
-    query = F.linear(seen[:, asked], weight[:dim], bias[:dim])
-    both = F.linear(seen, weight[dim:], bias[dim:])
+    query = F.linear(normed[:, token_index], weight[:dim], bias[:dim])
+    both = F.linear(normed, weight[dim:], bias[dim:])
     heads = attention.num_heads
     q = rearrange(query, "b n (h c) -> b h n c", h=heads)
     k, v = rearrange(both, "b s (two h c) -> two b h s c", two=2, h=heads)
     met = rearrange(F.scaled_dot_product_attention(q, k, v), "b h n c -> b n (h c)")
-    own = own + attention.proj(met)
-    return own + block.mlp(block.norm2(own))
+    residual = residual + attention.proj(met)
+    return residual + block.mlp(block.norm2(residual))
 
 
 def _centre_tokens(grid_zyx: tuple[int, int, int]) -> Int[Tensor, " centre"]:

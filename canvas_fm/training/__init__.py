@@ -1,1 +1,1 @@
-"""From a recipe to a run."""
+"""Training: from a recipe to a run folder."""

@@ -1,1 +1,1 @@
-"""Fine-tuning of an encoder under a classifier."""
+"""Fine-tuning of an encoder with a classifier head."""

@@ -1,4 +1,4 @@
-"""Fine-tuning under a refiner: the encoder's last blocks are fitted together with the head."""
+"""Fine-tuning the encoder's last blocks together with a refiner's head."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _MEASURED = 5  # times in a training that this is done
 
 @dataclass(frozen=True)
 class Tuning:
-    """How the last `blocks` of an encoder are fitted: AdamW under one cosine, a tenth of it warm-up.
+    """Hyper-parameters of fine-tuning the last `blocks`: AdamW, cosine schedule, 10 % warm-up.
 
     `epochs` passes over the labels, but at least `least_steps` and at most `most_steps` steps of `batch`. The
     head begins as the one of the frozen encoder (Kumar et al. 2022: else its first steps spoil the blocks).
@@ -63,7 +63,7 @@ class Tuning:
             raise BadInput(f"{self.blocks} blocks are to be unfrozen; give 0 (none) or more")
 
     def check(self, refiner: Refiner, extractor: Extractor) -> None:
-        """Raise BadInput for what can be refused before hours of work."""
+        """Raise BadInput for invalid settings before hours of work."""
         if refiner.variant not in (MAE, CONCAT) or extractor.encoder is None:
             raise BadInput(
                 f"variant {refiner.variant} looks at no encoder whose blocks could be unfrozen; give "
@@ -85,13 +85,13 @@ class Tuning:
         extractor: Extractor,
         show: bool | None,
     ) -> None:
-        """Fit a refiner with the blocks, which travel in its folder; see `tune`."""
+        """Fit a refiner with the blocks, which are saved in its folder; see `tune`."""
         more: dict[str, Any] = {"regions": data.regions, "missed": data.missed, "show": show}
         tune(refiner, data.features, data.label, brains, extractor, self, **more)
         refiner.warn()
 
     def steps(self, labels: int) -> int:
-        """How many steps a training on so many labels takes."""
+        """Number of optimizer steps for so many labels."""
         return int(np.clip(math.ceil(self.epochs * labels / self.batch), self.least_steps, self.most_steps))
 
 
@@ -108,7 +108,7 @@ def tune(
     frozen_tokens: FrozenTokens | None = None,
     show: bool | None = None,
 ) -> Tuned | None:
-    """Fit a refiner together with the last blocks of the extractor's encoder, which itself stays as it is.
+    """Fit a refiner together with the last blocks of the extractor's encoder, which is not modified.
 
     `features` are the frozen encoder's, a row for each candidate of the `brains` in their order, with `label`
     1, 0 or −1 (not learned from). Folds, penalty, calibration and threshold are as in `Refiner.fit`: for each
@@ -144,7 +144,7 @@ def tune(
 
 
 class Tuned:
-    """Blocks and head of one refiner while they are fitted, and the features that they give."""
+    """Blocks and head of one refiner during fitting, and their features."""
 
     def __init__(
         self,
@@ -173,17 +173,19 @@ class Tuned:
         self.head = HeadNet(len(used[0]))
         self._corrections: dict[str, tuple[Tensor, Tensor]] = {}
 
-    def fit(self, some: Int64[np.ndarray, " k"], C: float | None, advance: Advance) -> None:
-        """Begin anew and learn from some of the labelled rows; the same seed gives the same weights."""
-        tuning, is_cell = self.tuning, self.labelled.is_cell[some]
+    def fit(self, labelled_rows: Int64[np.ndarray, " k"], C: float | None, advance: Advance) -> None:
+        """Reinitialise and train on some of the labelled rows; reproducible by seed."""
+        tuning, is_cell = self.tuning, self.labelled.is_cell[labelled_rows]
         self.net = unfrozen(self.base, tuning.blocks, self.layer)[0].to(self.device)
-        self.head = head_net(self.refiner.head_settings, self.labelled.x[some], is_cell, C).to(self.device)
+        self.head = head_net(self.refiner.head_settings, self.labelled.x[labelled_rows], is_cell, C).to(
+            self.device
+        )
         learning = [self.head.first, *([] if self.head.last is None else [self.head.last])]
         head = [parameter.requires_grad_() for layer in learning for parameter in layer.parameters()]
         blocks = [parameter for parameter in self.net.parameters() if parameter.requires_grad]
         learned: list[dict[str, Any]] = [{"params": blocks}, {"params": head, "lr": tuning.head_rate}]
         optimizer = torch.optim.AdamW(learned, tuning.learning_rate, weight_decay=tuning.weight_decay)
-        steps = tuning.steps(len(some))
+        steps = tuning.steps(len(labelled_rows))
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer, [tuning.learning_rate, tuning.head_rate], total_steps=steps, pct_start=0.1
         )
@@ -191,9 +193,9 @@ class Tuned:
         truth = torch.from_numpy(is_cell)
         for step in range(steps):
             if step % max(1, steps // _MEASURED) == 0:
-                self._measure(some)
+                self._measure(labelled_rows)
             drawn = self._draw(truth, generator)
-            rows = self.rows[some[drawn.numpy()]]
+            rows = self.rows[labelled_rows[drawn.numpy()]]
             loss = F.binary_cross_entropy_with_logits(
                 self._forward(rows, generator), truth[drawn].float().to(self.device)
             )
@@ -207,32 +209,32 @@ class Tuned:
             raise CanvasError("fine-tuning diverged; give a smaller learning rate")
         self.head.eval().requires_grad_(False)
 
-    def logits(self, some: Int64[np.ndarray, " k"]) -> Float64[np.ndarray, " k"]:
-        """What blocks and head say of some of the labelled rows, before calibration."""
+    def logits(self, labelled_rows: Int64[np.ndarray, " k"]) -> Float64[np.ndarray, " k"]:
+        """Uncalibrated logits of some of the labelled rows."""
         judge = copy.copy(self.refiner)
         judge.net_, judge.provenance_ = self.head, {}
-        return self.judged_by(judge.logits, self.rows[some]).astype(np.float64)
+        return self.judged_by(judge.logits, self.rows[labelled_rows]).astype(np.float64)
 
     def judged_by(self, judge: Any, rows: Int64[np.ndarray, " m"]) -> np.ndarray:
-        """`judge` of the features of some rows; a brain that is corrected has to be there as a whole."""
-        some = rows
+        """Apply `judge` to the features of some rows; corrected brains must be complete."""
+        complete_rows = rows
         if self.refiner.correction != "none":
-            asked = np.unique(self.features.groups[rows])
-            some = np.flatnonzero(np.isin(self.features.groups, asked))
-        found = np.asarray(judge(self.features_of(some)))
+            brains = np.unique(self.features.groups[rows])
+            complete_rows = np.flatnonzero(np.isin(self.features.groups, brains))
+        outputs = np.asarray(judge(self.features_of(complete_rows)))
         place = np.full(len(self.features), -1)
-        place[some] = np.arange(len(some))
-        return found[place[rows]]
+        place[complete_rows] = np.arange(len(complete_rows))
+        return outputs[place[rows]]
 
     def features_of(self, rows: Int64[np.ndarray, " m"]) -> FeatureSet:
-        """The features of some candidates as the blocks give them now."""
-        given = self.features.rows(rows)
-        x = given.x.copy()
-        x[:, given.blocks[MAE]] = self._embedded(rows)
-        return FeatureSet(x, given.blocks, given.groups)
+        """Features of some candidates by the current blocks."""
+        base = self.features.rows(rows)
+        x = base.x.copy()
+        x[:, base.blocks[MAE]] = self._embedded(rows)
+        return FeatureSet(x, base.blocks, base.groups)
 
     def blocks(self) -> TunedBlocks:
-        """The blocks as they are now."""
+        """The current blocks."""
         return TunedBlocks.of(self.base, self.net, self.first, self.last)
 
     def _draw(self, is_cell: Bool[Tensor, " n"], generator: torch.Generator) -> Int64[Tensor, " b"]:
@@ -255,10 +257,10 @@ class Tuned:
             return x
         out = torch.zeros_like(x)
         for name in np.unique(groups):
-            mine = torch.from_numpy(np.flatnonzero(groups == name)).to(x.device)
+            brain_rows = torch.from_numpy(np.flatnonzero(groups == name)).to(x.device)
             mean, scale = self._corrections[str(name)]
-            centred = x[mine] - mean
-            out[mine] = centred * scale if scale.ndim == 1 else centred @ scale
+            centred = x[brain_rows] - mean
+            out[brain_rows] = centred * scale if scale.ndim == 1 else centred @ scale
         return out
 
     @torch.no_grad()
@@ -266,21 +268,21 @@ class Tuned:
         out = np.empty((len(rows), self.base.dim), np.float32)
         for start in range(0, len(rows), _AT_ONCE):
             tokens = self.frozen_tokens(rows[start : start + _AT_ONCE])
-            found = self.net.onward(tokens, self.first, self.pool, self.last)
-            out[start : start + _AT_ONCE] = found.cpu().numpy()
+            embedded = self.net.onward(tokens, self.first, self.pool, self.last)
+            out[start : start + _AT_ONCE] = embedded.cpu().numpy()
         return out
 
-    def _measure(self, some: Int64[np.ndarray, " k"]) -> None:
-        """How each brain is corrected, by a sample of its candidates as the blocks see them now."""
+    def _measure(self, labelled_rows: Int64[np.ndarray, " k"]) -> None:
+        """Moments of each brain from a sample of its candidates, by the current blocks."""
         how = self.refiner.correction
         if how == "none":
             return
         random = np.random.default_rng(0)
-        for name in np.unique(self.labelled.groups[some]):
-            mine = np.flatnonzero(self.features.groups == name)
-            if len(mine) > _SAMPLE:
-                mine = np.sort(random.choice(mine, _SAMPLE, replace=False))
-            moments = Moments.of(self.features_of(mine).x)
+        for name in np.unique(self.labelled.groups[labelled_rows]):
+            brain_rows = np.flatnonzero(self.features.groups == name)
+            if len(brain_rows) > _SAMPLE:
+                brain_rows = np.sort(random.choice(brain_rows, _SAMPLE, replace=False))
+            moments = Moments.of(self.features_of(brain_rows).x)
             mean, scale = (
                 torch.from_numpy(numbers).float().to(self.device)
                 for numbers in (moments.mean, moments.scale(how))

@@ -1,4 +1,4 @@
-"""What enters an encoder's last blocks, worked out once for each candidate: then only those blocks run."""
+"""Cached activations of the frozen blocks: only the last blocks run in each step."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _CACHE_BYTES = 64 * 2**20  # of decoded chunks, for each volume
 
 
 class FrozenTokens:
-    """The tokens of candidates (rows of all `brains` below each other) before block number `block`.
+    """Input tokens of block number `block` for the candidates of all brains.
 
     They are kept as float16 in a temporary file that goes with this object: 50 kB a candidate for the paper's
     encoder, on the disk and not in memory.
@@ -51,8 +51,8 @@ class FrozenTokens:
             )
             crop_zyx = config.architecture.crop_zyx
             reader = CropReader(brain.volume, crop_zyx, resample_to_um=to_um, cache_bytes=_CACHE_BYTES)
-            same = {"resample": resample, "ignore_voxel_size": ignore_voxel_size}
-            self._sources.append(PointCrops.of(config, brain.volume, reader=reader, **same))
+            options = {"resample": resample, "ignore_voxel_size": ignore_voxel_size}
+            self._sources.append(PointCrops.of(config, brain.volume, reader=reader, **options))
         self._zyx = [brain.zyx for brain in brains]
         self._starts = np.cumsum([0, *map(len, brains)])
         shape = (int(self._starts[-1]), config.architecture.tokens + 1, config.architecture.dim)
@@ -61,7 +61,7 @@ class FrozenTokens:
         self._known = np.zeros(shape[0], bool)
 
     def fill(self, rows: Int64[np.ndarray, " m"], show: bool | None = None) -> None:
-        """Work out the tokens of these rows that are not known yet."""
+        """Compute the missing tokens of these rows."""
         lacking = np.unique(rows[~self._known[rows]])
         if len(lacking):
             _check_room(len(lacking) * self._kept[0].nbytes)
@@ -69,42 +69,42 @@ class FrozenTokens:
                 self._fill(lacking, advance)
 
     def __call__(self, rows: Int64[np.ndarray, " m"]) -> Float[Tensor, "m s d"]:
-        """The tokens of some rows, in the order given."""
+        """Tokens of some rows, in that order."""
         self.fill(rows, show=False)
         return torch.from_numpy(self._kept[rows]).to(self.encoder.device).float()
 
     def turned(self, rows: Int64[np.ndarray, " m"], generator: torch.Generator) -> Float[Tensor, "m s d"]:
-        """The tokens of crops that are flipped, turned, brighter or noisier by chance: nothing is kept."""
+        """Tokens of randomly augmented crops, not cached."""
         crops = np.empty((len(rows), *self.encoder.config.architecture.crop_zyx), np.float32)
-        for source, zyx, mine in self._by_brain(rows):
-            for within, some in source.batches(zyx, len(zyx)):
-                crops[mine[within]] = some[:, 0]
-        seen = augmented(torch.from_numpy(crops), generator).to(self.encoder.device)
+        for source, zyx, index in self._by_brain(rows):
+            for within, batch in source.batches(zyx, len(zyx)):
+                crops[index[within]] = batch[:, 0]
+        views = augmented(torch.from_numpy(crops), generator).to(self.encoder.device)
         with torch.no_grad():
-            return self.encoder.net.before(seen, self.block)
+            return self.encoder.net.before(views, self.block)
 
     @torch.inference_mode()
     def _fill(self, rows: np.ndarray, advance: Advance) -> None:
-        for source, zyx, mine in self._by_brain(rows):
+        for source, zyx, index in self._by_brain(rows):
             for within, crops in source.batches(zyx, self._batch):
-                given = torch.from_numpy(np.ascontiguousarray(crops)).to(self.encoder.device)
-                self._kept[rows[mine[within]]] = self.encoder.net.before(given, self.block).half().cpu()
+                batch = torch.from_numpy(np.ascontiguousarray(crops)).to(self.encoder.device)
+                self._kept[rows[index[within]]] = self.encoder.net.before(batch, self.block).half().cpu()
                 advance(len(within))
         self._known[rows] = True
 
     def _by_brain(self, rows: np.ndarray) -> list[tuple[PointCrops, np.ndarray, np.ndarray]]:
-        """For each volume its source, the positions asked for, and which of `rows` these are."""
-        found = []
+        """For each volume its crop source, positions, and the indices of `rows` that belong to it."""
+        by_brain = []
         for number, source in enumerate(self._sources):
             start, stop = self._starts[number], self._starts[number + 1]
-            mine = np.flatnonzero((rows >= start) & (rows < stop))
-            if len(mine):
-                found.append((source, self._zyx[number][rows[mine] - start], mine))
-        return found
+            index = np.flatnonzero((rows >= start) & (rows < stop))
+            if len(index):
+                by_brain.append((source, self._zyx[number][rows[index] - start], index))
+        return by_brain
 
 
 def _check_room(needed: int) -> None:
-    """A mapped file on a full disk would end the process without a word."""
+    """Check free disk space: a memory-mapped file on a full disk would kill the process."""
     free = shutil.disk_usage(tempfile.gettempdir()).free
     if free < needed:
         raise StorageFull(

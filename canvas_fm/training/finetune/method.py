@@ -1,4 +1,4 @@
-"""Fine-tuning as a method beside the heads: an encoder's last blocks fitted anew for every fold and draw."""
+"""Fine-tuning as a method of the comparison: last blocks refitted for every fold and label draw."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from canvas_fm.training.finetune.frozen_tokens import FrozenTokens
 
 
 class FinetunedEncoder:
-    """A refiner with the last blocks of the fold's encoder fitted too.
+    """A refiner whose encoder's last blocks are fine-tuned in each fold.
 
     `extractors` and `features` (of the frozen encoder, as many rows as the task) are by fold, `refiner(seed)`
     makes the refiner. What enters the blocks is worked out once for each encoder.
@@ -39,19 +39,27 @@ class FinetunedEncoder:
         self._frozen_tokens: dict[str, FrozenTokens] = {}
 
     def identity(self, fold: str) -> Mapping[str, Any]:
-        made = {name: one.as_dict() for name, one in self._extractors[fold].provenance.items()}
-        told = {"made": made, "features": self._features[fold].fingerprint, "tuning": asdict(self.tuning)}
-        return {"method": "fine-tuned", **told, "refiner": self._refiner(0).get_params()}
+        provenance = {name: model.as_dict() for name, model in self._extractors[fold].provenance.items()}
+        inputs = {
+            "made": provenance,
+            "features": self._features[fold].fingerprint,
+            "tuning": asdict(self.tuning),
+        }
+        return {"method": "fine-tuned", **inputs, "refiner": self._refiner(0).get_params()}
 
-    def fit(self, given: Training) -> Fit:
-        task, extractor, features = given.task, self._extractors[given.fold], self._features[given.fold]
+    def fit(self, training: Training) -> Fit:
+        task, extractor, features = (
+            training.task,
+            self._extractors[training.fold],
+            self._features[training.fold],
+        )
         assert extractor.encoder is not None
         known = extractor.encoder.sha256
-        refiner = self._refiner(given.seed)
+        refiner = self._refiner(training.seed)
         label = np.full(len(task), -1)
-        label[given.rows] = task.is_cell[given.rows]
-        fewest = int(np.bincount(label[given.rows], minlength=2).min())
-        refiner.set_params(folds=max(2, min(given.folds.count, fewest)), force_random=True)
+        label[training.rows] = task.is_cell[training.rows]
+        fewest = int(np.bincount(label[training.rows], minlength=2).min())
+        refiner.set_params(folds=max(2, min(training.folds.count, fewest)), force_random=True)
         work = tune(
             refiner,
             features,
@@ -60,7 +68,7 @@ class FinetunedEncoder:
             extractor,
             self.tuning,
             regions=task.region.astype(np.str_),
-            missed=task.missed_by_part(given.rows),
+            missed=task.missed_by_part(training.rows),
             frozen_tokens=self._frozen_tokens.get(known),
             show=False,
         )
@@ -76,19 +84,21 @@ class FinetunedEncoder:
         moments: dict[str, Moments] = {}
 
         def judge(rows: np.ndarray) -> np.ndarray:
-            return work.judged_by(lambda some: refiner.predict_proba(some)[:, 1], rows)
+            return work.judged_by(lambda features_: refiner.predict_proba(features_)[:, 1], rows)
 
         def scratch(rows: np.ndarray) -> np.ndarray:
-            found = features_of_rows(whole, task, rows)
+            fold_features = features_of_rows(whole, task, rows)
             if refiner.correction == "none":
-                return refiner.predict_proba(found)[:, 1]
+                return refiner.predict_proba(fold_features)[:, 1]
             out = np.empty(len(rows))
-            for name in np.unique(found.groups):
-                mine = found.groups == name
+            for name in np.unique(fold_features.groups):
+                brain_rows = fold_features.groups == name
                 if name not in moments:
                     brain = np.flatnonzero(task.group == name)
                     moments[name] = Moments.of(work.features_of(brain).x)
-                out[mine] = refiner.predict_proba(found.rows(mine), moments=moments[name])[:, 1]
+                out[brain_rows] = refiner.predict_proba(
+                    fold_features.rows(brain_rows), moments=moments[name]
+                )[:, 1]
             return out
 
         return Fit(judge, float(refiner.threshold_), scratch, spread=refiner.count_spread_)

@@ -1,4 +1,4 @@
-"""A 3D ResNet trained end to end on labelled candidates, as a method beside the heads."""
+"""A 3D ResNet trained end to end on labelled candidates, as a method of the comparison."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _FEW = 500  # labels
 
 @dataclass
 class ResNetClassifier:
-    """A 3D ResNet with flips, quarter turns, noise and changes of contrast, AdamW, one cosine.
+    """3D ResNet with flips, quarter turns, noise and contrast changes; AdamW, cosine schedule.
 
     `epochs` passes over the labels, but at least `least_steps` and at most `most_steps` steps of `batch`:
     twenty labels need many passes, twenty thousand few. Cells and others are drawn equally often, and the
@@ -58,26 +58,28 @@ class ResNetClassifier:
 
     def identity(self, fold: str) -> Mapping[str, Any]:
         settings = {one.name: getattr(self, one.name) for one in fields(self)}
-        told = {name: value for name, value in settings.items() if name not in ("name", "device", "config")}
-        return {"method": "ResNet", **told, **self.config.model_dump()}
+        hyper_parameters = {
+            name: value for name, value in settings.items() if name not in ("name", "device", "config")
+        }
+        return {"method": "ResNet", **hyper_parameters, **self.config.model_dump()}
 
-    def fit(self, given: Training) -> Fit:
-        """Raises CanvasError where the training diverges."""
+    def fit(self, training: Training) -> Fit:
+        """Fit; raises CanvasError if the training diverges."""
 
         def fit_one(rows: np.ndarray) -> Judge:
-            return self._judge(given.task, self.train(given.task, rows, given.seed))
+            return self._judge(training.task, self.train(training.task, rows, training.seed))
 
         # Of few labels one part would be a handful: a threshold needs them all, and they cost little.
-        parts = None if len(given.rows) <= _FEW else 1
-        held_out = held_out_by(given, fit_one, parts=parts)
-        return fit_by(given, fit_one(given.rows), held_out)
+        parts = None if len(training.rows) <= _FEW else 1
+        held_out = held_out_by(training, fit_one, parts=parts)
+        return fit_by(training, fit_one(training.rows), held_out)
 
     def steps(self, labels: int) -> int:
-        """How many steps a training on so many labels takes."""
+        """Number of optimizer steps for so many labels."""
         return int(np.clip(math.ceil(self.epochs * labels / self.batch), self.least_steps, self.most_steps))
 
     def train(self, task: Task, rows: np.ndarray, seed: int) -> ResNet3D:
-        """A net fitted on labelled rows; the same seed gives the same net on the same device."""
+        """Train a net on labelled rows; reproducible by seed and device."""
         device = pick_device(self.device)
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(seed)
@@ -93,10 +95,10 @@ class ResNetClassifier:
         net.train()
         for _ in range(steps):
             batch = balanced_rows(is_cell, self.batch, generator)
-            seen = augmented(crops[batch].float(), generator).to(device)
+            views = augmented(crops[batch].float(), generator).to(device)
             # On a CPU the gradient of a 3D convolution's weights in bf16 now and then is not finite.
             with self._autocast(device) if device.type == "cuda" else nullcontext():
-                logit = net(seen)
+                logit = net(views)
             loss = F.binary_cross_entropy_with_logits(logit.float(), is_cell[batch].float().to(device))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -131,7 +133,7 @@ class ResNetClassifier:
 
 
 def _half(task: Task, rows: np.ndarray, crop_zyx: Zyx) -> Tensor:
-    """All training crops as float16: half the memory, and their noise is larger than its steps."""
+    """All training crops as float16, whose rounding is below their noise."""
     out = torch.empty((len(rows), *crop_zyx), dtype=torch.float16)
     for first in range(0, len(rows), _AT_ONCE):
         part = rows[first : first + _AT_ONCE]
@@ -140,7 +142,7 @@ def _half(task: Task, rows: np.ndarray, crop_zyx: Zyx) -> Tensor:
 
 
 def balanced_rows(is_cell: Tensor, batch: int, generator: torch.Generator) -> Tensor:
-    """Row numbers of a batch, half of them cells."""
+    """Row indices of a class-balanced batch."""
     parts = []
     for kind, count in ((is_cell, batch // 2), (~is_cell, batch - batch // 2)):
         rows = torch.nonzero(kind)[:, 0]
@@ -149,7 +151,7 @@ def balanced_rows(is_cell: Tensor, batch: int, generator: torch.Generator) -> Te
 
 
 def augmented(crops: Tensor, generator: torch.Generator) -> Tensor:
-    """Crops (b, z, y, x) turned, flipped, with noise and another contrast: (b, 1, z, y, x) in [0, 1]."""
+    """Augmented crops (b, 1, z, y, x) in [0, 1]: turns, flips, noise, contrast."""
     shape = (crops.shape[1], crops.shape[2], crops.shape[3])
     chance = draw(AugmentRecipe(noise=0.02), len(crops), shape, generator)
     gain = torch.exp(0.4 * (2 * torch.rand(len(crops), 1, 1, 1, 1, generator=generator) - 1))

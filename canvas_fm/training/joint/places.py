@@ -1,4 +1,4 @@
-"""Where to look: boxes around bright blobs of a volume (Laplacian of a Gaussian), and anywhere else."""
+"""Training positions: boxes around bright blobs (Laplacian of a Gaussian), and random ones."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _FAVOUR = 1.5  # the strongest come most often: rank = count · u^1.5 for an eve
 def draw_places(
     volume: Volume, box_zyx: Zyx, n: int, *, blobs: float, blob_um: float, rule: WindowRule, seed: int
 ) -> Int64[np.ndarray, "n 3"]:
-    """Starts of `n` boxes wholly inside the volume, in random order; the same for the same seed.
+    """First voxels of `n` boxes inside the volume, in random order; reproducible by seed.
 
     A share `blobs` of them has a bright blob of σ `blob_um` at voxel size // 2, the strongest most often; the
     rest, and all where no blob is found, is anywhere. Raises CanvasError where the box is larger than the
@@ -32,31 +32,31 @@ def draw_places(
     random = np.random.default_rng(seed)
     room = np.asarray(volume.shape_zyx) - np.asarray(box_zyx)
     starts = random.integers(0, room + 1, (n, 3))
-    found = find_blobs(volume, blob_um, rule, random) - np.asarray(box_zyx) // 2
-    found = found[((found >= 0) & (found <= room)).all(axis=1)]
-    if len(found):
+    blob_starts = find_blobs(volume, blob_um, rule, random) - np.asarray(box_zyx) // 2
+    blob_starts = blob_starts[((blob_starts >= 0) & (blob_starts <= room)).all(axis=1)]
+    if len(blob_starts):
         count = round(n * blobs)
-        starts[:count] = found[(len(found) * random.random(count) ** _FAVOUR).astype(np.int64)]
+        starts[:count] = blob_starts[(len(blob_starts) * random.random(count) ** _FAVOUR).astype(np.int64)]
     return random.permutation(starts).astype(np.int64)
 
 
 def find_blobs(
     volume: Volume, sigma_um: float, rule: WindowRule, random: np.random.Generator
 ) -> Int64[np.ndarray, "m 3"]:
-    """Maxima of the Laplacian of a Gaussian within one σ, the strongest first, in randomly drawn blocks."""
-    window, reach = volume.window_by(rule), np.asarray(log_reach(sigma_um, volume.voxel_um))
-    near = [2 * max(1, round(sigma_um / um)) + 1 for um in volume.voxel_um]
+    """Local maxima of the Laplacian of a Gaussian, strongest first, in random blocks."""
+    window, halo = volume.window_by(rule), np.asarray(log_reach(sigma_um, volume.voxel_um))
+    footprint = [2 * max(1, round(sigma_um / um)) + 1 for um in volume.voxel_um]
     places, strengths = [np.empty((0, 3), np.int64)], [np.empty(0, np.float32)]
     for low, high in _blocks(volume.shape_zyx, random):
-        start = np.maximum(low - reach, 0)
-        stop = np.minimum(high + reach, volume.shape_zyx)
+        start = np.maximum(low - halo, 0)
+        stop = np.minimum(high + halo, volume.shape_zyx)
         voxels = window.apply(volume.read(tuple(start), tuple(stop - start)))
         response = log_response(voxels, sigma_um, volume.voxel_um)
-        at = np.argwhere((response == maximum_filter(response, near)) & (response > _LEAST))
+        at = np.argwhere((response == maximum_filter(response, footprint)) & (response > _LEAST))
         at_volume = at + start
-        own = ((at_volume >= low) & (at_volume < high)).all(axis=1)
-        places.append(at_volume[own])
-        strengths.append(response[tuple(at[own].T)])
+        in_block = ((at_volume >= low) & (at_volume < high)).all(axis=1)
+        places.append(at_volume[in_block])
+        strengths.append(response[tuple(at[in_block].T)])
     return np.concatenate(places)[np.argsort(-np.concatenate(strengths), kind="stable")]
 
 

@@ -1,4 +1,4 @@
-"""One optimizer step of a joint-embedding pretraining: two views of each place, one loss over the batch."""
+"""One optimizer step of a joint-embedding pretraining: two views of each position, one loss."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from canvas_fm.training.run.optimizer import OptimizerState
 
 
 class JointStep(OptimizerState):
-    """Takes raw boxes around places, makes one step, returns the loss without waiting for the device."""
+    """A joint embedder in training; each call takes raw boxes and does not synchronise with the device."""
 
     def __init__(self, recipe: JointRecipe, ranks: Ranks) -> None:
         if ranks.size > 1:
@@ -30,13 +30,13 @@ class JointStep(OptimizerState):
 
     @property
     def result(self) -> JointEmbedder:
-        """The model that is evaluated and shipped: the averaged one where the recipe asks for it."""
+        """The model to evaluate and ship: the moving average if the recipe enables it."""
         model = self.module if self.averaged is None else self.averaged.module
         assert isinstance(model, JointEmbedder)
         return model
 
     def __call__(self, batch: Batch, step: int) -> tuple[Tensor, Tensor]:
-        """(loss, gradient norm before clipping), both still on the device.
+        """(loss, gradient norm before clipping), both on the device.
 
         `batch` are boxes (b, bz, by, bx) as stored and their windows (b, 2); `step` counts from 0.
         """
@@ -55,7 +55,7 @@ def joint_loss(
     generator: torch.Generator,
     precision: torch.dtype = torch.float32,
 ) -> Float[Tensor, ""]:
-    """The loss of two views of every box, views and visible patches drawn from the generator."""
+    """Loss of two random views of every box, with random visible patches."""
     first, second = project(model, recipe, raw, windows, generator, precision)
     return _loss(recipe.loss, first, second)
 
@@ -68,7 +68,7 @@ def project(
     generator: torch.Generator,
     precision: torch.dtype = torch.float32,
 ) -> tuple[Float[Tensor, "b e"], Float[Tensor, "b e"]]:
-    """The projections of two views of every box."""
+    """Projections of two views of every box."""
     low, scale = windows[:, :, None, None, None, None].unbind(dim=1)
     boxes = (widen(raw)[:, None] - low) * scale
     crop_zyx = recipe.model.encoder.crop_zyx
@@ -87,7 +87,7 @@ def _loss(loss: JointLoss, first: Tensor, second: Tensor) -> Float[Tensor, ""]:
 
 
 def new_embedder(recipe: JointRecipe) -> JointEmbedder:
-    """The recipe's model, its weights drawn by the recipe's seed; torch's own generator is left alone."""
+    """The recipe's model initialised by the recipe's seed; torch's global generator is untouched."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         return JointEmbedder(recipe.model.encoder, recipe.model.projector)

@@ -1,4 +1,4 @@
-"""Joint-embedding pretraining as a task: its places, its evaluation, and the encoder that ships."""
+"""Joint-embedding pretraining as a task: training positions, evaluation, and the encoder to ship."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from canvas_fm.training.run.trainer import Report, provenance_of
 
 
 class JointPretraining:
-    """The task of a joint-embedding pretraining; `held_out` are the volumes that are only evaluated on."""
+    """The task of a joint-embedding pretraining; `held_out` volumes are for evaluation only."""
 
     label = "joint pretraining"
     folder = ENCODER
@@ -59,7 +59,7 @@ class JointPretraining:
             self._fixed.append((source.name, boxes, torch.from_numpy(places.windows)))
 
     def evaluate(self, state: JointStep, step: int, tracker: Tracker, run: Run, report: Report) -> None:
-        """A row of every held-out volume (of the training ones without any), and the encoder as it is now."""
+        """Metrics of every held-out volume (else of the training ones); writes the encoder."""
         for name, boxes, windows in self._fixed:
             report(f"evaluating {name}")
             tracker.write(
@@ -69,7 +69,7 @@ class JointPretraining:
 
     @torch.inference_mode()
     def _measure(self, state: JointStep, boxes: Tensor, windows: Tensor) -> dict[str, Any]:
-        """How often the nearest of all places' second views is a first view's own; the effective rank."""
+        """Top-1 retrieval of a place's second view from its first, and effective rank."""
         model, device = state.result, state.device
         model.eval()
         generator = torch.Generator(device).manual_seed(self.recipe.evaluation.seed)
@@ -92,7 +92,7 @@ class JointPretraining:
         }
 
     def ship(self, state: JointStep, step: int, run: Run) -> None:
-        """Write the encoder as it is now, without its projector, with where it comes from."""
+        """Write the current encoder, without projector, with its provenance."""
         recipe = self.recipe
         names = [source.name for source in self.held_out]
         provenance = provenance_of(recipe, step, self.crops.identity(), names)
@@ -107,7 +107,7 @@ class JointPretraining:
 
 
 def places_of(recipe: JointRecipe, sources: Sequence[VolumeSource], n: int, seed: int) -> CropSet:
-    """`n` boxes, an equal share from every volume, each large enough for every view of its place."""
+    """`n` boxes, an equal share of every volume, each large enough for all views of its centre."""
     box, data, starts = box_zyx(recipe.model.encoder.crop_zyx, recipe.views), recipe.data, []
     for index, source in enumerate(sources):
         share = n // len(sources) + (index < n % len(sources))

@@ -1,4 +1,4 @@
-"""Views of a place as another microscope, another day and another hand might have taken them, batched.
+"""Random views of a place: geometry, optics, noise and intensity augmentations, batched.
 
 A box around a place, larger than the crop, goes in; a crop of it comes out: shifted, flipped, turned,
 scaled, then blurred, with another gamma, gain and offset, stripes, a gradient of brightness and noise. The
@@ -23,7 +23,7 @@ _FLOOR = 0.005  # of a crop's deviation, in the window: where there is nothing, 
 
 
 def box_zyx(crop_zyx: Zyx, recipe: ViewRecipe) -> Zyx:
-    """The even sizes of a box that every view of its centre voxel lies inside, however turned and shifted."""
+    """Smallest even box size that contains every view of its centre voxel, however turned and shifted."""
     scale = recipe.scale if recipe.free else 1.0
     diagonal = math.hypot(crop_zyx[1], crop_zyx[2]) if recipe.free else max(crop_zyx[1:])
     spans = (crop_zyx[0], diagonal, diagonal)
@@ -34,22 +34,22 @@ def box_zyx(crop_zyx: Zyx, recipe: ViewRecipe) -> Zyx:
 
 @dataclass
 class Draw:
-    """Random numbers in [0, 1) and normal ones on one generator, for a batch of n views."""
+    """Random numbers for a batch of n views on one generator."""
 
     n: int
     generator: torch.Generator
 
     def even(self, low: float, high: float, *shape: int) -> Tensor:
-        """Evenly from low to high: (n, *shape)."""
+        """Uniform from low to high: (n, *shape)."""
         drawn = torch.rand(self.n, *shape, generator=self.generator, device=self.generator.device)
         return low + (high - low) * drawn
 
     def factor(self, most: float) -> Float[Tensor, "n 1 1 1 1"]:
-        """Evenly in the logarithm from 1 / most to most."""
+        """Log-uniform from 1 / most to most."""
         return self.even(-math.log(most), math.log(most), 1, 1, 1, 1).exp()
 
     def amount(self, most: float, share: float) -> Float[Tensor, "n 1 1 1 1"]:
-        """Evenly up to `most` in a share of the views, 0 in the others."""
+        """Uniform up to `most` with a probability, else 0."""
         return self.even(0, most, 1, 1, 1, 1) * (self.even(0, 1, 1, 1, 1, 1) < share)
 
     def normal(self, *shape: int) -> Tensor:
@@ -68,7 +68,7 @@ def make_views(
 
 
 def _places(shape: torch.Size, crop_zyx: Zyx, recipe: ViewRecipe, draw: Draw) -> Float[Tensor, "n z y x 3"]:
-    """Where each voxel of a view lies in its box, as `grid_sample` wants it: x, y, z from −1 to 1.
+    """Sampling grid of each view in its box for `grid_sample`: x, y, z from −1 to 1.
 
     Views that are not free lie on voxels, so that nothing is interpolated and their noise stays as it is.
     """
@@ -76,9 +76,9 @@ def _places(shape: torch.Size, crop_zyx: Zyx, recipe: ViewRecipe, draw: Draw) ->
     angle = torch.where(free, draw.even(0, 2 * math.pi), draw.even(0, 4).floor() * (math.pi / 2))
     scale = torch.where(free, draw.factor(recipe.scale).flatten(), torch.ones_like(angle))
     flip = torch.where(draw.even(0, 1, 3) < 0.5, -1.0, 1.0)
-    most = torch.tensor(recipe.shift_zyx, device=flip.device)
-    shift = draw.even(-1, 1, 3) * most
-    whole = torch.minimum(torch.maximum(shift.round(), -most.floor()), most.floor())
+    max_shift = torch.tensor(recipe.shift_zyx, device=flip.device)
+    shift = draw.even(-1, 1, 3) * max_shift
+    whole = torch.minimum(torch.maximum(shift.round(), -max_shift.floor()), max_shift.floor())
     shift = torch.where(free[:, None], shift, whole)
 
     axes = (torch.arange(s, device=flip.device) - s // 2 for s in crop_zyx)
@@ -96,7 +96,7 @@ def _places(shape: torch.Size, crop_zyx: Zyx, recipe: ViewRecipe, draw: Draw) ->
 def _photograph(
     crops: Float[Tensor, "n 1 z y x"], recipe: ViewRecipe, draw: Draw
 ) -> Float[Tensor, "n 1 z y x"]:
-    """The same crops as another microscope shows them, clipped to [0, 1]."""
+    """Random changes of microscope and staining on crops, clipped to [0, 1]."""
     _, _, depth, height, width = crops.shape
     along, across = draw.amount(recipe.blur, 0.6), draw.amount(recipe.blur, 0.6)
     for axis, strength in ((2, along), (3, across), (4, across)):
@@ -116,7 +116,7 @@ def _photograph(
 
 
 def _smoothed(x: Float[Tensor, "n 1 z y x"], axis: int) -> Float[Tensor, "n 1 z y x"]:
-    """Weights 1, 2, 1 along an axis, the ends repeated."""
+    """Binomial filter 1, 2, 1 along an axis, ends repeated."""
     n = x.shape[axis]
     before = torch.cat([x.narrow(axis, 0, 1), x.narrow(axis, 0, n - 1)], dim=axis)
     after = torch.cat([x.narrow(axis, 1, n - 1), x.narrow(axis, n - 1, 1)], dim=axis)
@@ -124,7 +124,7 @@ def _smoothed(x: Float[Tensor, "n 1 z y x"], axis: int) -> Float[Tensor, "n 1 z 
 
 
 def _gradient(crops: Float[Tensor, "n 1 z y x"], draw: Draw) -> Float[Tensor, "n 1 z y x"]:
-    """From −1 to 1 over the crop, in a direction drawn for each."""
+    """Linear gradient from −1 to 1 over each crop in a random direction."""
     direction = F.normalize(draw.normal(3), dim=1)
     axes = (torch.linspace(-1, 1, s, device=crops.device) for s in crops.shape[2:])
     grid = torch.stack(torch.meshgrid(*axes, indexing="ij"))

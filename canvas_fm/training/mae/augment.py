@@ -1,4 +1,4 @@
-"""The paper's augmentations, batched, on the device: flips, turns by 90° in y, x, window to [0, 1], noise.
+"""The paper's augmentations, batched on the device: flips, 90° turns in y, x, noise; window to [0, 1].
 
 All that is random is drawn for the whole optimizer batch from one generator. A micro-batch or a rank applies
 its rows of it, so the numbers do not depend on how a batch is split.
@@ -19,20 +19,20 @@ Zyx = tuple[int, int, int]
 
 @dataclass
 class Draw:
-    """What chance decided for each crop of a batch."""
+    """Random augmentation parameters of each crop of a batch."""
 
     flips_zyx: Bool[Tensor, "b 3"]
     quarter_turns: Int[Tensor, " b"]
     noise: Float[Tensor, "b 1 z y x"] | None
 
     def rows(self, part: slice) -> Draw:
-        """The same for some of the crops."""
+        """The parameters of a subset of the crops."""
         noise = None if self.noise is None else self.noise[part]
         return Draw(self.flips_zyx[part], self.quarter_turns[part], noise)
 
 
 def draw(recipe: AugmentRecipe, batch: int, crop_zyx: Zyx, generator: torch.Generator) -> Draw:
-    """Decide for a batch, on the generator's device. Crops that are not square in y, x are never turned."""
+    """Draw parameters for a batch on the generator's device; crops not square in y, x are never turned."""
     device = generator.device
     flips = torch.rand(batch, 3, generator=generator, device=device) < recipe.flip
     turns = torch.randint(0, 4, (batch,), generator=generator, device=device)
@@ -45,7 +45,7 @@ def draw(recipe: AugmentRecipe, batch: int, crop_zyx: Zyx, generator: torch.Gene
 
 
 def turn(crops: Tensor, draw: Draw) -> Tensor:
-    """Turn crops (b, z, y, x) of any type as `torch.rot90` in y, x does, then flip them."""
+    """Rotate crops (b, z, y, x) in y, x as `torch.rot90`, then flip them."""
     odd = (draw.quarter_turns % 2 == 1)[:, None, None, None]
     if crops.shape[-1] == crops.shape[-2]:
         crops = torch.where(odd, crops.transpose(-1, -2), crops)
@@ -59,7 +59,7 @@ def turn(crops: Tensor, draw: Draw) -> Tensor:
 
 
 def to_unit(raw: Tensor, windows: Float[Tensor, "b 2"]) -> Float[Tensor, "b 1 z y x"]:
-    """Voxels (b, z, y, x) as stored through each crop's window, given as (low, 1 / (high − low)).
+    """Window stored voxels (b, z, y, x): (x − low) · scale, with (low, 1 / (high − low)) of each crop.
 
     The same arithmetic as `Window.apply`, so training and inference see the same numbers.
     """
@@ -68,13 +68,13 @@ def to_unit(raw: Tensor, windows: Float[Tensor, "b 2"]) -> Float[Tensor, "b 1 z 
 
 
 def widen(raw: Tensor) -> Tensor:
-    """Stored voxels as float32; int16 stands for the bits of uint16, which torch hardly computes with."""
+    """Stored voxels as float32; int16 holds the bits of uint16, which torch barely supports."""
     if raw.dtype == torch.int16:
         return (raw.to(torch.int32) & 0xFFFF).float()
     return raw.float()
 
 
 def augment(raw: Tensor, windows: Float[Tensor, "b 2"], draw: Draw) -> Float[Tensor, "b 1 z y x"]:
-    """Raw crops (b, z, y, x) turned, windowed, with noise, and clipped to [0, 1] once more."""
+    """Augment raw crops (b, z, y, x): turn, flip, window, noise, clip to [0, 1]."""
     crops = to_unit(turn(raw, draw), windows)
     return crops if draw.noise is None else (crops + draw.noise).clamp_(0, 1)

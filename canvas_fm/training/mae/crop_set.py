@@ -1,4 +1,4 @@
-"""Crop sets: crops drawn once by the seed, read in chunk order, resident on the device or streamed."""
+"""Fixed crop sets drawn by seed, read in chunk order, resident on the device or streamed."""
 
 from __future__ import annotations
 
@@ -31,24 +31,24 @@ RawBatch = tuple[Tensor, Tensor]  # crops (b, z, y, x) as stored, windows (b, 2)
 
 @dataclass(frozen=True)
 class VolumeSource:
-    """One volume that crops come from; `resample_to` where they are read at another voxel size."""
+    """A volume as source of crops; `resample_to` reads them at another voxel size."""
 
     name: str
     volume: Volume
     resample_to: ZyxUm | None = None
 
     def draw(self, crop_zyx: Zyx, n: int, foreground: float, seed: int) -> Starts:
-        """Where crops start that lie inside the volume, a share `foreground` of them on signal."""
+        """First voxels of random crops inside the volume, a share `foreground` of them on signal."""
         return draw_starts(self.volume, self.box_zyx(crop_zyx), n, foreground=foreground, seed=seed)
 
     def box_zyx(self, crop_zyx: Zyx) -> Zyx:
-        """What one crop covers in the volume's own voxels."""
+        """Extent of one crop in the volume's own voxels."""
         if self.resample_to is None:
             return crop_zyx
         return Resampler(crop_zyx, self.volume.voxel_um, self.resample_to).box_zyx
 
     def identity(self, rule: WindowRule) -> dict[str, Any]:
-        """What tells this volume from others, wherever it lies."""
+        """Identity of the volume, independent of its path."""
         volume, window = self.volume, self.volume.window_by(rule)
         return {
             "name": self.name,
@@ -60,12 +60,12 @@ class VolumeSource:
         }
 
     def reader(self, crop_zyx: Zyx, cache_bytes: int) -> CropReader:
-        """Reads crops at those starts."""
+        """Reader of crops at given first voxels."""
         return CropReader(self.volume, crop_zyx, cache_bytes=cache_bytes, resample_to_um=self.resample_to)
 
 
 class CropSet:
-    """A fixed list of crops: row → volume and start. Nothing is read before `read` or `batches`."""
+    """A fixed list of crops: row → volume and first voxel."""
 
     def __init__(
         self,
@@ -78,8 +78,8 @@ class CropSet:
         self.rule = rule
         self.counts = [len(starts) for starts in starts_zyx]
         self.first_rows = np.concatenate([[0], np.cumsum(self.counts)])
-        found = [source.volume.window_by(rule) for source in sources]
-        scales = [(window.low, 1.0 / (window.high - window.low)) for window in found]
+        volume_windows = [source.volume.window_by(rule) for source in sources]
+        scales = [(window.low, 1.0 / (window.high - window.low)) for window in volume_windows]
         self.windows = np.repeat(np.asarray(scales, np.float32), self.counts, axis=0)
         narrow = all(
             source.volume.dtype in (np.uint8, np.uint16) and source.resample_to is None for source in sources
@@ -91,11 +91,11 @@ class CropSet:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all crops as they are kept."""
+        """Bytes of all crops as stored."""
         return len(self) * int(np.prod(self.crop_zyx)) * self.dtype.itemsize
 
     def identity(self) -> list[dict[str, Any]]:
-        """What tells these crops from others: per volume its name, size, window and the crops' places."""
+        """Identity of the crops: per volume name, size, window and positions."""
         return [
             source.identity(self.rule)
             | {
@@ -106,7 +106,7 @@ class CropSet:
         ]
 
     def read(self, *, label: str = "", show: bool | None = None) -> Tensor:
-        """All crops (n, z, y, x), each chunk decoded once; uint16 comes as int16 of the same bits."""
+        """All crops (n, z, y, x), each chunk decoded once; uint16 as int16 of the same bits."""
         crops = np.empty((len(self), *self.crop_zyx), self.dtype)
         with bar(label, len(self), unit="crops", show=show) as advance:
             for source, starts, first in zip(self.sources, self.starts_zyx, self.first_rows, strict=False):
@@ -117,7 +117,7 @@ class CropSet:
 
 
 class Resident:
-    """All crops on the device, read once."""
+    """All crops resident on the device."""
 
     def __init__(self, crops: CropSet, device: torch.device, show: bool | None = None) -> None:
         self.crops = crops.read(label="reading crops", show=show).to(device)
@@ -130,7 +130,7 @@ class Resident:
 
 
 class Streamed:
-    """Crops read from the volumes as they are needed, by a thread that stays a few batches ahead."""
+    """Crops prefetched from the volumes by a thread, a few batches ahead."""
 
     def __init__(self, crops: CropSet, device: torch.device) -> None:
         self.crops, self.device = crops, device
@@ -172,15 +172,17 @@ class Streamed:
     def _read(self, rows: Rows) -> RawBatch:
         crops = np.empty((len(rows), *self.crops.crop_zyx), self.crops.dtype)
         home = np.searchsorted(self.crops.first_rows, rows, side="right") - 1
-        for which in np.unique(home):
-            here = np.flatnonzero(home == which)
-            starts = self.crops.starts_zyx[which][rows[here] - self.crops.first_rows[which]]
-            crops[here] = self._readers[which].read(starts)
+        for volume_index in np.unique(home):
+            batch_rows = np.flatnonzero(home == volume_index)
+            starts = self.crops.starts_zyx[volume_index][
+                rows[batch_rows] - self.crops.first_rows[volume_index]
+            ]
+            crops[batch_rows] = self._readers[volume_index].read(starts)
         return as_tensor(crops), torch.from_numpy(self.crops.windows[rows])
 
 
 def take(crops: CropSet, device: torch.device, resident_gb: float, show: bool | None = None) -> Batches:
-    """Crops resident on the device where they fit in so many gigabytes, else streamed: the same numbers."""
+    """Crops resident on the device if they fit in so many gigabytes, else streamed; same values."""
     if crops.nbytes <= resident_gb * 1e9:
         return Resident(crops, device, show)
     return Streamed(crops, device)
@@ -189,7 +191,7 @@ def take(crops: CropSet, device: torch.device, resident_gb: float, show: bool | 
 def draw_crops(
     sources: Sequence[VolumeSource], crop_zyx: Zyx, n: int, *, foreground: float, seed: int, rule: WindowRule
 ) -> CropSet:
-    """`n` crops, an equal share from every volume, a share `foreground` of them on signal."""
+    """`n` crops, an equal share of every volume, a share `foreground` of them on signal."""
     starts = []
     for index, source in enumerate(sources):
         share = n // len(sources) + (index < n % len(sources))
@@ -199,5 +201,5 @@ def draw_crops(
 
 
 def as_tensor(crops: Float32[np.ndarray, "n z y x"] | np.ndarray) -> Tensor:
-    """A tensor on the same memory; uint16 as int16 of the same bits, which torch indexes on every device."""
+    """Zero-copy tensor; uint16 as int16 of the same bits, which torch can index on every device."""
     return torch.from_numpy(crops.view(np.int16) if crops.dtype == np.uint16 else crops)

@@ -1,4 +1,4 @@
-"""Pretraining: a recipe and volumes in, a run with an encoder out; killed at any moment, it resumes."""
+"""Pretraining: recipe and volumes to a run with an encoder; resumes after a kill."""
 
 from __future__ import annotations
 

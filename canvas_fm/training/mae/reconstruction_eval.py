@@ -1,4 +1,4 @@
-"""Evaluation during a training: fixed crops and masks, the model beside the trivial predictors."""
+"""Evaluation during training: fixed crops and masks, the model next to trivial predictors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ KINDS = {"random": 0.0, "foreground": 1.0}  # share of crops on signal
 
 @dataclass
 class FixedCrops:
-    """Crops that every evaluation of a run looks at, with the same patches masked."""
+    """Evaluation crops with fixed masks."""
 
     volume: str
     kind: str
@@ -44,7 +44,7 @@ class FixedCrops:
             yield to_unit(self.raw[rows], windows[rows]), self.visible[rows]
 
     def liveliest(self) -> tuple[Tensor, Tensor]:
-        """The crop that varies most, and its visible tokens, as a batch of one: the one to look at."""
+        """The crop of highest variance with its visible tokens, as a batch of one."""
         variance = torch.cat([crops.var(dim=(1, 2, 3, 4)) for crops, _ in self.batches(64)])
         row = int(variance.argmax())
         windows = torch.from_numpy(self.crops.windows[row : row + 1])
@@ -52,7 +52,7 @@ class FixedCrops:
 
 
 def held_out_crops(recipe: Recipe, held_out: Sequence[VolumeSource], show: bool | None) -> list[FixedCrops]:
-    """Of each volume kept for evaluation, `evaluation.crops` at random places and as many on signal."""
+    """`evaluation.crops` random and as many foreground crops of each held-out volume."""
     return [
         _fixed(recipe, source.name, kind, True, [source], recipe.evaluation.crops, share, show)
         for source in held_out
@@ -61,7 +61,7 @@ def held_out_crops(recipe: Recipe, held_out: Sequence[VolumeSource], show: bool 
 
 
 def training_crops(recipe: Recipe, training: Sequence[VolumeSource], show: bool | None) -> list[FixedCrops]:
-    """Where nothing is held out: as many crops of the training volumes together, and named so."""
+    """`evaluation.crops` crops of all training volumes together, used if nothing is held out."""
     share = recipe.data.foreground
     return [_fixed(recipe, "training", "training", False, training, recipe.evaluation.crops, share, show)]
 
@@ -100,7 +100,7 @@ def evaluate(
     step: int,
     mean_variance: float | None = None,
 ) -> dict[str, Any]:
-    """One row of metrics: loss, and PSNR and SSIM of the model and of each trivial predictor.
+    """One row of metrics: loss, PSNR and SSIM of the model and each trivial predictor.
 
     The loss is the training's, in the recipe's unit; its scale is `mean_variance` where the training has a
     fixed one, else that of all these crops. In fp32 and batch by batch; how many crops a batch holds does
@@ -143,15 +143,15 @@ def evaluate(
 
 
 def draw_figure(mae: MaskedAutoencoder, fixed: FixedCrops, row: dict[str, Any], folder: Path) -> None:
-    """The four-row figure of the one crop of a set that varies most, named by volume and step."""
+    """Four-row figure of a set's crop of highest variance, named by volume and step."""
     crops, visible = fixed.liveliest()
     patches, masked = predict(mae, crops, visible)
     voxels, hidden = _voxels(mae, patches), masked.numpy()
     patch_zyx = mae.encoder.config.patch_zyx
-    own = Batch(crops[:, 0].numpy(), hidden, patch_zyx).tally(voxels).scores()["psnr_masked"]
+    crop_psnr = Batch(crops[:, 0].numpy(), hidden, patch_zyx).tally(voxels).scores()["psnr_masked"]
     title = (
         f"{fixed.volume}{'' if fixed.held_out else ' crops'} ({fixed.kind}), step {row['step']}, "
-        f"mask ratio {row['mask_ratio']:g}; masked PSNR {own:.2f} dB here, "
+        f"mask ratio {row['mask_ratio']:g}; masked PSNR {crop_psnr:.2f} dB here, "
         f"{row['psnr_masked']:.2f} dB over {row['n']} crops"
         f"{'; given: ' + row['given'] if 'given' in row else ''}"
     )
@@ -165,12 +165,12 @@ def draw_figure(mae: MaskedAutoencoder, fixed: FixedCrops, row: dict[str, Any], 
 def predict(
     mae: MaskedAutoencoder, crops: Float[Tensor, "b 1 z y x"], visible: Int[Tensor, "b k"]
 ) -> tuple[Float[Tensor, "b tokens voxels"], Bool[Tensor, "b tokens"]]:
-    """(what the model says of every patch, which were masked), computed on the model's device, on the CPU."""
+    """(predictions of all patches, mask), computed on the model's device, returned on the CPU."""
     device = next(mae.parameters()).device
     mae.eval()
-    found = mae(crops.to(device), visible=visible.to(device))
+    reconstruction = mae(crops.to(device), visible=visible.to(device))
     mae.train()
-    return found.patches.float().cpu(), found.masked.cpu()
+    return reconstruction.patches.float().cpu(), reconstruction.masked.cpu()
 
 
 def _voxels(

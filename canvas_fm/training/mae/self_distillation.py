@@ -1,4 +1,4 @@
-"""Self-distillation beside the reconstruction: what is hidden is also predicted as a teacher sees it.
+"""Self-distillation: masked patches also predict a teacher's features.
 
 The teacher is a moving average of the student's own encoder and sees the whole crop; its upper layers say of
 every patch what it is in its surroundings, where voxels say mostly how bright and how noisy it is. After
@@ -23,7 +23,7 @@ from timm.utils import ModelEmaV3  # isort: skip  (after canvas_fm.models, which
 
 
 class Student(nn.Module):
-    """What is trained: the masked autoencoder, and the head by which its decoder's tokens answer the teacher.
+    """The trained model: masked autoencoder, and a head from decoder tokens to the teacher's features.
 
     The head's weights are drawn by `seed`, and torch's own generator is left alone; it does not ship.
     """
@@ -38,7 +38,7 @@ class Student(nn.Module):
 
 
 class Teacher:
-    """A moving average of the student's encoder: it learns by following, never by a gradient."""
+    """Exponential moving average of the student's encoder, without gradients."""
 
     def __init__(self, recipe: DistilRecipe, encoder: ViTEncoder) -> None:
         self.layers, self.weight = recipe.layers, recipe.weight
@@ -49,18 +49,18 @@ class Teacher:
 
     @property
     def encoder(self) -> ViTEncoder:
-        """As it is now."""
+        """The teacher's current encoder."""
         encoder = self._average.module
         assert isinstance(encoder, ViTEncoder)
         return encoder
 
     def follow(self, encoder: ViTEncoder, step: int) -> None:
-        """Take in the student as it is after a step, counted from 0."""
+        """Update the moving average after a step, counted from 0."""
         self._average.update(encoder, step + 1)
 
     @torch.no_grad()
     def targets(self, crops: Float[Tensor, "b 1 z y x"]) -> Float[Tensor, "b tokens d"]:
-        """What it says of each patch of whole crops: its last layers' mean, each at mean 0 and variance 1."""
+        """Target features of each patch of whole crops: mean of the last layers, each standardised."""
         encoder = self.encoder
         first = encoder.config.depth - self.layers
         tokens = encoder.before(crops, first)
@@ -71,11 +71,11 @@ class Teacher:
         return total / self.layers
 
     def state(self) -> dict[str, Any]:
-        """Its weights, for the checkpoint."""
+        """Weights for the checkpoint."""
         return self.encoder.state_dict()
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` gave."""
+        """Restore the weights of `state`."""
         self.encoder.load_state_dict(state)
 
 
@@ -88,11 +88,11 @@ def _over_patches(patches: Float[Tensor, "b tokens d"]) -> Float[Tensor, "b toke
 
 
 def distillation_loss(
-    head: nn.Linear, found: Reconstruction, targets: Float[Tensor, "b tokens d"]
+    head: nn.Linear, reconstruction: Reconstruction, targets: Float[Tensor, "b tokens d"]
 ) -> Float[Tensor, ""]:
-    """Σ over masked patches of the smooth L1 distance between the student's answer and the teacher's target.
+    """Sum over masked patches of the smooth L1 distance between student's and teacher's features.
 
     A sum, so that micro-batches and ranks add up; every crop hides as many patches, so the divisor is known.
     """
-    error = F.smooth_l1_loss(head(found.tokens).float(), targets, reduction="none").mean(dim=-1)
-    return (error * found.masked).sum()
+    error = F.smooth_l1_loss(head(reconstruction.tokens).float(), targets, reduction="none").mean(dim=-1)
+    return (error * reconstruction.masked).sum()

@@ -1,4 +1,4 @@
-"""One optimizer step of the masked autoencoder: augmentation, masking, the content-aware loss."""
+"""One optimizer step of the masked autoencoder: augmentation, masking, content-aware loss."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from canvas_fm.training.run.optimizer import OptimizerState
 
 
 class MaeStep(OptimizerState):
-    """The masked autoencoder in training: each call is one optimizer step, without waiting for the device."""
+    """A masked autoencoder in training; each call is one optimizer step without device synchronisation."""
 
     def __init__(self, recipe: Recipe, ranks: Ranks, mean_variance: float | None = None) -> None:
         mae, distil = new_model(recipe), recipe.distil
@@ -39,16 +39,16 @@ class MaeStep(OptimizerState):
 
     @property
     def mae(self) -> MaskedAutoencoder:
-        """The model that is trained."""
+        """The trained model."""
         return _mae_of(self.module)
 
     @property
     def result(self) -> MaskedAutoencoder:
-        """The model that is evaluated and shipped: the averaged one where the recipe asks for it."""
+        """The model to evaluate and ship: the moving average if the recipe enables it."""
         return self.mae if self.averaged is None else _mae_of(self.averaged.module)
 
     def __call__(self, batch: Batch, step: int) -> tuple[Tensor, Tensor]:
-        """(losses of the whole optimizer batch, gradient norm before clipping), both still on the device.
+        """(losses of the optimizer batch, gradient norm before clipping), both on the device.
 
         `batch` are this rank's crops (b, z, y, x) as stored and their windows (b, 2); `step` counts from 0.
         The loss is Σ w·MSE / Σ w over the masked patches of all ranks and micro-batches, its scale the mean
@@ -68,9 +68,9 @@ class MaeStep(OptimizerState):
         for start in range(0, len(crops), size):
             rows = slice(start, start + size)
             with self._autocast():
-                found = self.mae(crops[rows], visible=visible[rows])
+                reconstruction = self.mae(crops[rows], visible=visible[rows])
             summed, _ = content_aware_loss(
-                found.patches,
+                reconstruction.patches,
                 target.rows(rows),
                 alpha=loss.alpha,
                 gamma=loss.gamma,
@@ -79,9 +79,9 @@ class MaeStep(OptimizerState):
             share = summed / total
             losses[0] += share.detach()
             if self.teacher is not None:
-                aside = self._distillation(self.teacher, crops[rows], found)
-                losses[1] += aside.detach()
-                share = share + self.teacher.weight * aside
+                distillation = self._distillation(self.teacher, crops[rows], reconstruction)
+                losses[1] += distillation.detach()
+                share = share + self.teacher.weight * distillation
             share.backward()
         self.ranks.sum_all([losses, *(p.grad for p in self.parameters if p.grad is not None)])
         norm = self._update(step)
@@ -90,21 +90,21 @@ class MaeStep(OptimizerState):
         return losses.squeeze(), norm
 
     def state(self) -> dict[str, Any]:
-        """All that the next step depends on, for the checkpoint."""
+        """State for the checkpoint: everything that the next step depends on."""
         taught = {} if self.teacher is None else {"teacher": self.teacher.state()}
         return super().state() | taught
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` gave."""
+        """Restore the state of `state`."""
         super().load_state(state)
         if self.teacher is not None:
             self.teacher.load_state(state["teacher"])
 
-    def _distillation(self, teacher: Teacher, crops: Tensor, found: Reconstruction) -> Tensor:
-        """This part's share of the mean distance from the teacher over the batch's masked patches."""
+    def _distillation(self, teacher: Teacher, crops: Tensor, reconstruction: Reconstruction) -> Tensor:
+        """This rank's share of the mean distillation loss over the batch's masked patches."""
         assert isinstance(self.module, Student)
         with self._autocast():
-            summed = distillation_loss(self.module.head, found, teacher.targets(crops))
+            summed = distillation_loss(self.module.head, reconstruction, teacher.targets(crops))
         model = self.recipe.model
         hidden = masked_count(model.mask_ratio, model.encoder.tokens)
         return summed / (self.recipe.training.batch * hidden)
@@ -113,14 +113,14 @@ class MaeStep(OptimizerState):
         return torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
 
     def _draw(self, raw: Tensor, windows: Tensor) -> tuple[Tensor, Tensor]:
-        """This rank's crops augmented, and their visible tokens; chance is drawn for the whole batch."""
+        """This rank's augmented crops and visible tokens; random numbers drawn for the whole batch."""
         model, batch = self.recipe.model, self.recipe.training.batch
         drawn = draw(self.recipe.augment, batch, model.encoder.crop_zyx, self.generator)
         visible, _ = random_mask(batch, model.encoder.tokens, model.mask_ratio, generator=self.generator)
         return augment(raw, windows, drawn.rows(self.rows)), visible[self.rows]
 
     def _mean_variance(self, target: LossTarget) -> Tensor | float:
-        """σ̄²: over all patches of the whole optimizer batch, unless it is fixed."""
+        """σ̄²: mean patch variance over the whole optimizer batch, unless fixed by the recipe."""
         if self.fixed_variance is not None:
             return self.fixed_variance
         summed = self.ranks.sum(target.variance.sum())
@@ -128,7 +128,7 @@ class MaeStep(OptimizerState):
 
 
 def new_model(recipe: Recipe) -> MaskedAutoencoder:
-    """The recipe's model, its weights drawn by the recipe's seed; torch's own generator is left alone."""
+    """The recipe's model initialised by the recipe's seed; torch's global generator is untouched."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         return MaskedAutoencoder(recipe.model.encoder, recipe.model.decoder)

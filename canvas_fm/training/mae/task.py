@@ -1,4 +1,4 @@
-"""Pretraining as a task: the masked autoencoder's crops, its evaluations, and the encoder that ships."""
+"""Masked-autoencoder pretraining as a task: crops, evaluations, and the encoder to ship."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _SCALE_CROPS = 4096  # crops that σ̄² of the data set is measured on
 
 
 class Pretraining:
-    """The task of a pretraining, for `train`: `held_out` are the volumes that are only evaluated on."""
+    """The task of a pretraining, for `train`; `held_out` volumes are for evaluation only."""
 
     label = "pretraining"
     folder = ENCODER
@@ -71,7 +71,7 @@ class Pretraining:
             self._fixed = training_crops(self.recipe, self.crops.sources, show)
 
     def evaluate(self, state: MaeStep, step: int, tracker: Tracker, run: Run, report: Report) -> None:
-        """Rows and figures of every set of fixed crops, and the encoder as it is now."""
+        """Metrics and figures of every set of fixed crops; writes the encoder."""
         for crops in self._fixed:
             report(f"evaluating {crops.volume}, {crops.kind}")
             row = evaluate(self.recipe, state.result, crops, step, state.fixed_variance)
@@ -83,7 +83,7 @@ class Pretraining:
         self.ship(state, step, run)
 
     def ship(self, state: MaeStep, step: int, run: Run) -> None:
-        """Write the encoder as it is now, with where it comes from.
+        """Write the current encoder with its provenance.
 
         No paths and no times are in that, so the same training gives the same identity.
         """
@@ -101,7 +101,7 @@ class Pretraining:
         )
 
     def _mean_variance(self, batches: Batches) -> float | None:
-        """σ̄² where the recipe fixes it: as given, or of the data set as it is before augmentation."""
+        """σ̄² if the recipe fixes it: as a number, or computed over the unaugmented data set."""
         if self.recipe.loss.scale != "dataset":
             return self.recipe.loss.mean_variance
         n, size = min(self.n_crops, _SCALE_CROPS), self.recipe.evaluation.batch

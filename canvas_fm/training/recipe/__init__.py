@@ -1,1 +1,1 @@
-"""Recipes: every setting of a training, checked."""
+"""Recipes: every setting of a training, validated."""

@@ -1,4 +1,4 @@
-"""The recipe of a detector: net, targets, crops, augmentation, and what is calibrated at the end."""
+"""The recipe of a detector: net, targets, crops, augmentation, threshold calibration."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ Zyx = Annotated[tuple[Positive, Positive, Positive], Strict(False)]
 
 
 class TargetRecipe(Section):
-    """What the net is to be hot on: an ellipsoid of `radius_um` around every cell's centre, or its mask."""
+    """Positive voxels: an ellipsoid of `radius_um` around every cell's centre, or its mask."""
 
     kind: Literal["centres", "masks"] = "centres"
     radius_um: Size = 6.0
 
 
 class FocalRecipe(Section):
-    """The binary focal loss: α weighs cells against background, γ turns away from what is easy.
+    """Binary focal loss: α weighs cells against background, γ down-weights easy voxels.
 
     Summed over labelled voxels and divided by those that are cell, which count as at least `floor` of all.
     """
@@ -45,7 +45,7 @@ class FocalRecipe(Section):
 
 
 class PhantomRecipe(Section):
-    """Randomised phantoms drawn while training, in memory: `share` of each batch, the rest are real volumes.
+    """Randomised phantoms drawn in memory during training: `share` of each batch.
 
     A volume of `shape_zyx` is drawn, gives `crops_each` crops from a pool of `pool` volumes and makes room
     for the next. `resampled` of them are drawn at another voxel size and read at the detector's, which is
@@ -64,7 +64,7 @@ class PhantomRecipe(Section):
 
 
 class DetectorData(CropsRecipe):
-    """The crops: a share around cells, a share around bright spots that are none, the rest anywhere.
+    """The crops: a share around cells, a share around hard negatives, the rest at random.
 
     Every marker gives as many crops, or as `marker_shares` says; every volume of a marker as many.
     """
@@ -84,7 +84,7 @@ class DetectorData(CropsRecipe):
 
 
 class DetectorAugment(AugmentRecipe):
-    """Besides flips, turns and noise a crop's brightness: (gain · x + offset) to the power of gamma.
+    """Flips, turns, noise, and brightness: (gain · x + offset) to the power of gamma.
 
     Gain and gamma are drawn evenly in their logarithm, from 1 / the given to the given; the offset from
     −`offset` to `offset`; σ of the noise from 0 to `noise`.
@@ -97,7 +97,7 @@ class DetectorAugment(AugmentRecipe):
 
 
 class DetectionRecipe(Section):
-    """How cells are read off the heat map, and how the operating threshold is chosen.
+    """Detection of cells in the heat map, and calibration of the fixed threshold.
 
     `tolerance_um` is one for all, or one a marker. Over the training volumes, each as it is and with its
     contrast times every `gains`, the threshold is the one with the highest mean F1; `chosen_on` phantoms, or
@@ -113,7 +113,7 @@ class DetectionRecipe(Section):
 
 
 class DetectorRecipe(AnyRecipe):
-    """The whole training of a detector."""
+    """The recipe of a detector's training."""
 
     kind: Literal["detector"]
     model: ConvMixerConfig = ConvMixerConfig()
@@ -141,7 +141,7 @@ class DetectorRecipe(AnyRecipe):
 
     @property
     def phantoms_a_batch(self) -> int:
-        """How many crops of each batch are of phantoms."""
+        """Number of phantom crops in each batch."""
         return 0 if self.phantoms is None else max(1, round(self.phantoms.share * self.training.batch))
 
     @model_validator(mode="after")
@@ -153,13 +153,13 @@ class DetectorRecipe(AnyRecipe):
         return self
 
     def tolerance_um(self, marker: str | None) -> float:
-        """For one volume, by its marker where there is one each."""
+        """Matching tolerance of one volume, by its marker where there is one each."""
         if marker in TOLERANCE_UM:
             return TOLERANCE_UM[marker]
-        given = self.detection.tolerance_um
-        if isinstance(given, float):
-            return given
-        if marker not in given:
-            known = ", ".join(given)
+        tolerance = self.detection.tolerance_um
+        if isinstance(tolerance, float):
+            return tolerance
+        if marker not in tolerance:
+            known = ", ".join(tolerance)
             raise ValueError(f"detection.tolerance_um has no tolerance for marker {marker!r}; it has {known}")
-        return given[marker]
+        return tolerance[marker]

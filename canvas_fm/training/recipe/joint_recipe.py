@@ -1,4 +1,4 @@
-"""The recipe of a joint-embedding pretraining: encoder, projector, loss, places and how a view is made."""
+"""The recipe of a joint-embedding pretraining: encoder, projector, loss, positions and views."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Level = Annotated[float, Field(ge=0)]
 
 
 class JointModel(Section):
-    """Encoder, projector, and how many of a crop's patches a training view shows: the centre's always."""
+    """Encoder, projector, and the number of visible patches of a training view, the centre's included."""
 
     encoder: EncoderConfig = EncoderConfig(crop_zyx=(8, 16, 16), patch_zyx=(2, 4, 4), dim=192, heads=3)
     projector: ProjectorConfig = ProjectorConfig()
@@ -54,7 +54,7 @@ class JointLoss(Section):
 
 
 class PlacesRecipe(CropsRecipe):
-    """How many places, a share `blobs` of them on maxima of a Laplacian of a Gaussian of σ `blob_um`."""
+    """Number of positions, a share `blobs` of them on maxima of a Laplacian of a Gaussian of σ `blob_um`."""
 
     crops: Positive = 40_000
     blobs: Share = 0.7
@@ -62,7 +62,7 @@ class PlacesRecipe(CropsRecipe):
 
 
 class ViewRecipe(Section):
-    """What two views of a place may differ in; 0 leaves a thing alone.
+    """Strengths of the augmentations of a view; 0 turns one off.
 
     Flips and quarter turns always; a share `free` of views is turned by any angle in y, x and scaled by up to
     `scale`. `shift_zyx` in voxels. `gain`, `gamma` and `scale` are drawn evenly in their logarithm, from 1 /
@@ -83,7 +83,7 @@ class ViewRecipe(Section):
 
 
 class JointRecipe(AnyRecipe):
-    """A whole joint-embedding pretraining; `training.batch` counts places, each seen in two views."""
+    """The recipe of a joint-embedding pretraining; `training.batch` counts positions, two views each."""
 
     objective: Literal["joint"]
     model: JointModel = JointModel()

@@ -1,4 +1,4 @@
-"""Which training a recipe is for, by the key that only its kind has."""
+"""Kind of training of a recipe, by the key that only this kind has."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from canvas_fm.training.recipe.overrides import read_yaml
 from canvas_fm.training.recipe.recipe import AnyRecipe, Recipe
 
 
-def recipe_class(given: str | Path | AnyRecipe | Mapping[str, Any]) -> type[AnyRecipe]:
-    """The class of a recipe: `kind` stands in a detector's, `objective` in a joint embedding's."""
-    if isinstance(given, AnyRecipe):
-        return type(given)
-    settings = given if isinstance(given, Mapping) else read_yaml(find("recipe", given))
+def recipe_class(recipe: str | Path | AnyRecipe | Mapping[str, Any]) -> type[AnyRecipe]:
+    """Class of a recipe: `kind` marks a detector's, `objective` a joint embedding's."""
+    if isinstance(recipe, AnyRecipe):
+        return type(recipe)
+    settings = recipe if isinstance(recipe, Mapping) else read_yaml(find("recipe", recipe))
     if "kind" in settings:
         return DetectorRecipe
     return JointRecipe if "objective" in settings else Recipe
 
 
-def pretraining_class(given: str | Path | AnyRecipe) -> type[Recipe] | type[JointRecipe]:
-    """The same for `pretrain`; a detector's recipe is read as a masked autoencoder's, which refuses it."""
-    return JointRecipe if recipe_class(given) is JointRecipe else Recipe
+def pretraining_class(recipe: str | Path | AnyRecipe) -> type[Recipe] | type[JointRecipe]:
+    """Class of a recipe for `pretrain`; a detector's is read as a masked autoencoder's, which refuses it."""
+    return JointRecipe if recipe_class(recipe) is JointRecipe else Recipe

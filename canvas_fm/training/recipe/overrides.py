@@ -1,4 +1,4 @@
-"""Recipes as YAML: read from a file, changed by `--set`; checked they are in recipe.py."""
+"""Reading recipe YAML and applying `--set`; validation is in recipe.py."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from canvas_fm.files.settings import Loader
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The settings of a recipe as they stand in its file; CanvasError for what is no YAML or no mapping."""
+    """Unvalidated settings of a recipe file; CanvasError if it is no YAML mapping."""
     try:
         settings = yaml.load(path.read_text(encoding="utf-8"), Loader)
     except (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError) as problem:
@@ -23,22 +23,22 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return settings
 
 
-def override(settings: dict[str, Any], given: str) -> str:
-    """Put `a.b=value`, the value in YAML, into the settings; returns the dotted key."""
-    key, equals, text = given.partition("=")
+def override(settings: dict[str, Any], assignment: str) -> str:
+    """Apply `a.b=value`, value in YAML, to the settings; returns the dotted key."""
+    key, equals, text = assignment.partition("=")
     if not equals or not all(key.split(".")):
         raise CanvasError(
-            f"--set {given!r} was given; KEY=VALUE was expected, for example training.steps=200"
+            f"--set {assignment!r} was given; KEY=VALUE was expected, for example training.steps=200"
         )
     try:
         value = yaml.load(text, Loader)
     except yaml.YAMLError as problem:
-        raise CanvasError(f"--set {given!r}: the value is not readable as YAML") from problem
+        raise CanvasError(f"--set {assignment!r}: the value is not readable as YAML") from problem
     *sections, last = key.split(".")
-    here = settings
+    level = settings
     for section in sections:
-        inner = here.get(section)
-        here[section] = inner = dict(inner) if isinstance(inner, Mapping) else {}
-        here = inner
-    here[last] = value
+        inner = level.get(section)
+        level[section] = inner = dict(inner) if isinstance(inner, Mapping) else {}
+        level = inner
+    level[last] = value
     return key

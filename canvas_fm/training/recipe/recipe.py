@@ -1,4 +1,4 @@
-"""Recipes: all that decides a training, in one YAML file that is checked before anything is read."""
+"""The recipe of a pretraining: all settings of a training in one validated YAML file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class ModelRecipe(Section):
-    """Encoder, decoder, the share of patches that is hidden, and the pooling that the encoder will name."""
+    """Encoder, decoder, mask ratio, and the encoder's default pooling."""
 
     encoder: EncoderConfig = EncoderConfig()
     decoder: DecoderConfig = DecoderConfig()
@@ -62,7 +62,7 @@ class LossRecipe(Section):
 
 
 class DistilRecipe(Section):
-    """A second thing to predict of hidden patches: what a teacher that sees the whole crop makes of them.
+    """Self-distillation: masked patches also predict the features of a moving-average teacher.
 
     The teacher is the average of the encoder over the last 1 / (1 − `momentum`) steps; its target is the mean
     of its last `layers` blocks, and its loss counts `weight` beside the reconstruction's. By `normalise` each
@@ -77,7 +77,7 @@ class DistilRecipe(Section):
 
 
 class WindowRecipe(Section):
-    """Which stored values become 0 and 1: two percentiles of the volume, or two multiples of its median."""
+    """Intensity window: two percentiles of the volume, or two multiples of its median."""
 
     kind: Literal["percentiles", "median"] = "percentiles"
     low: float = 0.5
@@ -90,12 +90,12 @@ class WindowRecipe(Section):
 
     @property
     def rule(self) -> WindowRule:
-        """The same, as a volume takes it."""
+        """The window rule as a volume takes it."""
         return WindowRule(self.kind, self.low, self.high)
 
 
 class CropsRecipe(Section):
-    """How many crops in all, what their voxels become, and which volumes are kept for evaluation."""
+    """Number of crops, window rule, and the held-out volumes."""
 
     crops: Positive = 60_000
     held_out: Annotated[int, Field(ge=0)] | list[str] = Field(default_factory=list)
@@ -109,7 +109,7 @@ class CropsRecipe(Section):
 
 
 class DataRecipe(CropsRecipe):
-    """The crops of a pretraining, and the share of them that holds signal."""
+    """The crops of a pretraining, and the share on foreground signal."""
 
     foreground: Share = 0.5
 
@@ -123,7 +123,7 @@ class AugmentRecipe(Section):
 
 
 class TrainingRecipe(Section):
-    """How long and how fast. `steps` win over `epochs`; one epoch is one pass over `data.crops`."""
+    """Duration and optimizer. `steps` override `epochs`; one epoch is one pass over `data.crops`."""
 
     steps: Positive | None = None
     epochs: float | None = Field(default=None, gt=0)
@@ -148,7 +148,7 @@ class TrainingRecipe(Section):
 
 
 class EvaluationRecipe(Section):
-    """Every how many steps (none: at the end only), and on how many fixed crops of each kind a volume."""
+    """Evaluation interval in steps (none: at the end only), and fixed crops of each kind a volume."""
 
     every: Positive | None = None
     crops: Positive = 512
@@ -158,21 +158,21 @@ class EvaluationRecipe(Section):
 
 
 class WandbRecipe(Section):
-    """Weights & Biases; offline leaves the files in the run's folder for a later `wandb sync`."""
+    """Weights & Biases; offline leaves the files in the run folder for a later `wandb sync`."""
 
     project: str = "canvas-fm"
     offline: bool = True
 
 
 class TrackingRecipe(Section):
-    """Where numbers go beside metrics.jsonl."""
+    """Metric sinks in addition to metrics.jsonl."""
 
     tensorboard: bool = False
     wandb: WandbRecipe | None = None
 
 
 class AnyRecipe(Section):
-    """What every training's recipe has, whatever it trains."""
+    """Settings shared by all recipes."""
 
     if TYPE_CHECKING:
         data: CropsRecipe
@@ -183,7 +183,7 @@ class AnyRecipe(Section):
 
     @property
     def steps(self) -> int:
-        """Optimizer steps of the whole training."""
+        """Number of optimizer steps of the whole training."""
         training = self.training
         if training.steps is not None:
             return training.steps
@@ -191,12 +191,12 @@ class AnyRecipe(Section):
         return max(1, round(training.epochs * self.data.crops / training.batch))
 
     def to_yaml(self) -> str:
-        """The recipe as resolved, every default written out."""
+        """The resolved recipe with all defaults."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
 class Recipe(AnyRecipe):
-    """A whole pretraining. The defaults are those of recipes/canvas_all_markers.yaml."""
+    """The recipe of a pretraining; defaults are those of recipes/canvas_all_markers.yaml."""
 
     model: ModelRecipe = ModelRecipe()
     loss: LossRecipe = LossRecipe()
@@ -240,30 +240,30 @@ R = TypeVar("R", bound=AnyRecipe)
 Given = str | Path | AnyRecipe | Mapping[str, Any]
 
 
-def read_recipe(given: Given, overrides: Sequence[str] = ()) -> Recipe:
-    """A checked recipe of a pretraining; see `read_recipe_of`."""
-    return read_recipe_of(Recipe, given, overrides)
+def read_recipe(recipe: Given, overrides: Sequence[str] = ()) -> Recipe:
+    """Read and validate the recipe of a pretraining; see `read_recipe_of`."""
+    return read_recipe_of(Recipe, recipe, overrides)
 
 
-def read_recipe_of(kind: type[R], given: Given, overrides: Sequence[str] = ()) -> R:
-    """A checked recipe from a YAML file, the name of a shipped one, or settings already in hand.
+def read_recipe_of(kind: type[R], recipe: Given, overrides: Sequence[str] = ()) -> R:
+    """Validated recipe from a YAML file, a shipped name, or a mapping.
 
     `overrides` are `a.b=value` with the value in YAML. An unknown key is a CanvasError that names the nearest
     right one; a wrong value is one that says where it stands and what was expected.
     """
-    if isinstance(given, AnyRecipe):
-        source, settings = "the recipe", given.model_dump(mode="json")
-    elif isinstance(given, Mapping):
-        source, settings = "the recipe", {key: value for key, value in given.items()}
+    if isinstance(recipe, AnyRecipe):
+        source, settings = "the recipe", recipe.model_dump(mode="json")
+    elif isinstance(recipe, Mapping):
+        source, settings = "the recipe", {key: value for key, value in recipe.items()}
     else:
-        path = find("recipe", given)
+        path = find("recipe", recipe)
         source, settings = str(path), read_yaml(path)
     verbs = ["train-detector" if "kind" in keys else "pretrain" for keys in (settings, kind.model_fields)]
     if verbs[0] != verbs[1]:
         raise CanvasError(f"{source} is a recipe for `canvas-fm {verbs[0]}`, not for `{verbs[1]}`")
     origin = {}
-    for one in overrides:
-        origin[override(settings, one)] = f"--set {one}"
+    for assignment in overrides:
+        origin[override(settings, assignment)] = f"--set {assignment}"
     try:
         return kind.model_validate(settings)
     except ValidationError as problem:
@@ -279,7 +279,7 @@ def read_recipe_of(kind: type[R], given: Given, overrides: Sequence[str] = ()) -
 
 
 def first_difference(before: AnyRecipe, after: AnyRecipe) -> tuple[str, Any, Any] | None:
-    """(key, value before, value after) of the first setting that differs, None where none does."""
+    """(key, value before, value after) of the first differing setting, None if equal."""
     old, new = (dict(_flat(recipe.model_dump(mode="json"))) for recipe in (before, after))
     for key in [*old, *(key for key in new if key not in old)]:
         if old.get(key) != new.get(key):

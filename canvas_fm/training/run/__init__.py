@@ -1,1 +1,1 @@
-"""What every training shares: optimizer, loop, checkpoints, ranks, tracking."""
+"""Parts shared by all trainings: optimizer, loop, checkpoints, ranks, tracking."""

@@ -1,4 +1,4 @@
-"""The order of crops in a training, a function of the seed and the step alone, and what a batch is."""
+"""Order of crops in a training, a function of seed and step alone; interface of batches."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Batch = tuple[Tensor, ...]  # crops as stored, their windows, and labels where t
 
 @runtime_checkable
 class Batches(Protocol):
-    """Where a training takes its crops from."""
+    """Protocol: source of a training's batches."""
 
     def along(self, order: Iterator[Rows], first: int = 0) -> Generator[Batch]:
-        """The crops of each set of rows, in that order, on the device; `first` is the step of the first."""
+        """Crops on the device for each set of rows, in order; `first` is the step of the first set."""
         ...
 
 
@@ -27,14 +27,14 @@ def batch_order(crops: int, batch: int, seed: int, first: int, last: int) -> Ite
 
     Batches run across the end of an epoch, so the place in the data is the step alone.
     """
-    held: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))
+    current: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))
     for step in range(first, last):
         parts, position, missing = [], step * batch, batch
         while missing:
             epoch, start = divmod(position, crops)
-            if held[0] != epoch:
-                held = epoch, np.random.default_rng([seed, epoch]).permutation(crops)
-            parts.append(held[1][start : start + missing])
+            if current[0] != epoch:
+                current = epoch, np.random.default_rng([seed, epoch]).permutation(crops)
+            parts.append(current[1][start : start + missing])
             position += len(parts[-1])
             missing -= len(parts[-1])
         yield np.concatenate(parts)

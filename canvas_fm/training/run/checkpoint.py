@@ -1,4 +1,4 @@
-"""`last.pt`: all that a training needs to go on, with a checksum, replaced whole or not at all."""
+"""`last.pt`: checkpoint of a training with a checksum, written atomically."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TAIL = len(_MARK) + 64
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write tensors and plain values; the file ends with the sha256 of what stands before.
+    """Write tensors and plain values; the file ends with the sha256 of its contents.
 
     Killed at any moment, the file is the old one or the new one. Raises StorageFull on a full disk, and the
     old one stays.
@@ -36,7 +36,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """What `save_checkpoint` wrote, on the CPU; CanvasError where a single bit is not as it was written."""
+    """Read a checkpoint on the CPU; CanvasError if its checksum differs."""
     data = path.read_bytes()
     body, tail = data[:-_TAIL], data[-_TAIL:]
     if tail != _MARK + hashlib.sha256(body).hexdigest().encode():

@@ -1,4 +1,4 @@
-"""One process or several: what torchrun started, and the few sums that go between its processes."""
+"""Data-parallel training under torchrun: ranks and reductions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from canvas_fm.models.device import pick_device
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among `size`; alone unless torchrun started several."""
+    """This process among `size`; a single process without torchrun."""
 
     rank: int
     size: int
@@ -26,11 +26,11 @@ class Ranks:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the process that writes and shows."""
+        """Whether this is rank 0, which writes and reports."""
         return self.rank == 0
 
     def local_rows(self, batch: int) -> slice:
-        """The rows of an optimizer batch that are this process's."""
+        """This rank's rows of an optimizer batch."""
         if batch % self.size:
             raise CanvasError(
                 f"batch {batch} does not divide among {self.size} processes; change training.batch"
@@ -39,13 +39,13 @@ class Ranks:
         return slice(self.rank * share, (self.rank + 1) * share)
 
     def sum(self, value: Tensor) -> Tensor:
-        """The sum over all processes, in place."""
+        """All-reduce sum, in place."""
         if self.size > 1:
             dist.all_reduce(value)
         return value
 
     def sum_all(self, tensors: Sequence[Tensor]) -> None:
-        """Sum many tensors over all processes, in place and in one message.
+        """All-reduce sum of many tensors in one message, in place.
 
         DistributedDataParallel would average where the loss here is a sum, and its buckets only hide the cost
         of much larger models: these 12.6 M parameters are one message of 50 MB.
@@ -59,14 +59,14 @@ class Ranks:
             tensor.copy_(summed.view_as(tensor))
 
     def wait(self) -> None:
-        """Go on when all have come here."""
+        """Barrier."""
         if self.size > 1:
             dist.barrier()
 
 
 @contextmanager
 def join(device: str | torch.device) -> Iterator[Ranks]:
-    """This process's place among those that torchrun started, and its device."""
+    """Join torchrun's process group; returns ranks and device."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         yield Ranks(0, 1, pick_device(device))

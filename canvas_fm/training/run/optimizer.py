@@ -1,4 +1,4 @@
-"""Optimizer state: model, AdamW, schedule, moving average, generator: all that a step depends on."""
+"""Optimizer state: model, AdamW, schedule, moving average, random generator."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 
 
 class OptimizerState:
-    """A model in training; its subclasses make the optimizer steps: `MaeStep`, `DetectorStep`."""
+    """A model in training; subclasses implement the step: `MaeStep`, `DetectorStep`, `JointStep`."""
 
     losses: tuple[str, ...] = ("loss",)  # the names of what a step returns first, one number each
 
@@ -49,16 +49,16 @@ class OptimizerState:
         self.module.train()
 
     def __call__(self, batch: Batch, step: int) -> tuple[Tensor, Tensor]:
-        """One step: (losses of the whole optimizer batch, gradient norm before clipping), on the device."""
+        """One step: (losses of the optimizer batch, gradient norm before clipping), on the device."""
         raise NotImplementedError
 
     @property
     def learning_rate(self) -> float:
-        """Of the step that was made last."""
+        """Learning rate of the last step."""
         return float(self.optimizer.param_groups[0]["lr"])
 
     def _update(self, step: int) -> Tensor:
-        """Go a step along the gradients; returns their norm before clipping."""
+        """Clip gradients and step; returns their norm before clipping."""
         norm = torch.nn.utils.clip_grad_norm_(
             self.parameters, float("inf") if self.clip is None else self.clip
         )
@@ -70,7 +70,7 @@ class OptimizerState:
         return norm
 
     def state(self) -> dict[str, Any]:
-        """All that the next step depends on, for the checkpoint."""
+        """State for the checkpoint: everything that the next step depends on."""
         return {
             "device": self.device.type,
             "model": self.module.state_dict(),
@@ -80,7 +80,7 @@ class OptimizerState:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` gave."""
+        """Restore the state of `state`."""
         if state["device"] != self.device.type:
             raise CanvasError(
                 f"this run was made on {state['device']}, and its random numbers cannot go on on "
@@ -94,7 +94,7 @@ class OptimizerState:
 
 
 def _optimizer(recipe: AnyRecipe, module: nn.Module) -> torch.optim.AdamW:
-    """AdamW; norms, biases and the class and mask tokens do not decay."""
+    """AdamW without weight decay on norms, biases and the class and mask tokens."""
     training = recipe.training
     tokens = [name for name, _ in module.named_parameters() if name.endswith("_token")]
     groups = param_groups_weight_decay(module, training.weight_decay, no_weight_decay_list=tokens)
@@ -102,7 +102,7 @@ def _optimizer(recipe: AnyRecipe, module: nn.Module) -> torch.optim.AdamW:
 
 
 def _schedule(recipe: AnyRecipe, optimizer: torch.optim.Optimizer) -> CosineLRScheduler:
-    """A cosine to the minimum over all steps after the warm-up; a function of the step alone."""
+    """Cosine schedule to the minimum after linear warm-up; a function of the step alone."""
     training = recipe.training
     return CosineLRScheduler(
         optimizer,

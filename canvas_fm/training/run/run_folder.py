@@ -1,4 +1,4 @@
-"""A run: the folder of one training, claimed by one process at a time."""
+"""The run folder of one training, locked for one process at a time."""
 
 from __future__ import annotations
 
@@ -23,42 +23,42 @@ ENCODER, DETECTOR = "encoder", "detector"
 
 @dataclass(frozen=True)
 class Run:
-    """What a training leaves in a folder: recipe.yaml, metrics.jsonl, figures/, last.pt, and its model."""
+    """A run folder: recipe.yaml, metrics.jsonl, figures/, last.pt, and the model."""
 
     path: Path
 
     @property
     def encoder(self) -> Path:
-        """The model folder, for `canvas_fm.load`."""
+        """Model folder of a pretraining, for `canvas_fm.load`."""
         return self.path / ENCODER
 
     @property
     def detector(self) -> Path:
-        """The model folder of a detector's training."""
+        """Model folder of a detector's training."""
         return self.path / DETECTOR
 
     @property
     def checkpoint(self) -> Path:
-        """What `--resume` goes on from."""
+        """Checkpoint that `--resume` continues from."""
         return self.path / CHECKPOINT
 
     @property
     def figures(self) -> Path:
-        """Reconstructions of every evaluation, and loss.png."""
+        """Folder of reconstructions of every evaluation, and loss.png."""
         return self.path / "figures"
 
     def recipe(self) -> AnyRecipe:
-        """The recipe as resolved, of whichever training it was."""
+        """The resolved recipe, of any kind of training."""
         return read_recipe_of(recipe_class(self.path / RECIPE), self.path / RECIPE)
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The rows of metrics.jsonl: `kind` is train or eval."""
+        """Rows of metrics.jsonl; `kind` is train or eval."""
         return read_metrics(self.path / METRICS)
 
 
 @contextmanager
 def claim(run: Run, recipe: AnyRecipe, *, resume: bool) -> Iterator[None]:
-    """Make the run's folder or go on in it, for this process alone.
+    """Create or resume the run folder and lock it for this process.
 
     Refuses a folder that holds a training unless `resume`, one that holds something else, another recipe than
     the run's own, and a run that another process is at work on. What killed writes left behind is removed.
@@ -91,7 +91,7 @@ def claim(run: Run, recipe: AnyRecipe, *, resume: bool) -> Iterator[None]:
 
 
 def _holds_something(folder: Path) -> bool:
-    """Whether there is more than what a write that was killed leaves behind."""
+    """Whether the folder holds more than remains of a killed write."""
     return any(not _is_leftover(entry) for entry in folder.iterdir())
 
 

@@ -1,4 +1,4 @@
-"""Train and held-out volumes of a run, by the recipe as resolved with what the caller said."""
+"""Split of volumes into training and held-out ones, and the recipe resolved with the caller's arguments."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from canvas_fm.training.recipe.recipe import AnyRecipe, R, read_recipe_of
 
 
 def name_volumes(volumes: Iterable[Volume | str | Path]) -> list[VolumeSource]:
-    """Volumes by name, sorted by it; see `unique_names`."""
+    """Volumes by unique name, sorted; see `unique_names`."""
     opened = [v if isinstance(v, Volume) else Volume.open(v) for v in volumes]
     if not opened:
         raise CanvasError("no volume was given to train on")
@@ -27,26 +27,26 @@ def name_volumes(volumes: Iterable[Volume | str | Path]) -> list[VolumeSource]:
 def split_volumes(
     sources: Sequence[VolumeSource], recipe: AnyRecipe
 ) -> tuple[list[VolumeSource], list[VolumeSource]]:
-    """(to train on, held out), each with the voxel size that it is read at. The split is by volume."""
+    """(training, held-out) volumes with the voxel size to read them at; the split is by volume."""
     sources = _at_one_voxel_size(sources, recipe)
     names = [source.name for source in sources]
-    wanted = recipe.data.held_out
-    if isinstance(wanted, int) and str(wanted) in names:
-        wanted = [str(wanted)]  # a volume that is called like a number is meant by its name
-    if isinstance(wanted, int):
+    held_out = recipe.data.held_out
+    if isinstance(held_out, int) and str(held_out) in names:
+        held_out = [str(held_out)]  # a volume that is called like a number is meant by its name
+    if isinstance(held_out, int):
         order = np.random.default_rng(recipe.seed).permutation(len(names))
-        wanted = [names[index] for index in order[:wanted]]
-    for name in wanted:
+        held_out = [names[index] for index in order[:held_out]]
+    for name in held_out:
         if name not in names:
             raise CanvasError(f"held-out volume {name!r} is not among those given: {', '.join(names)}")
-    training = [source for source in sources if source.name not in wanted]
+    training = [source for source in sources if source.name not in held_out]
     if not training:
         raise CanvasError(f"all {len(names)} volumes are held out; at least one has to be left to train on")
     if recipe.data.crops < len(training):
         raise CanvasError(
             f"data.crops is {recipe.data.crops} for {len(training)} volumes; give at least one each"
         )
-    return training, [source for source in sources if source.name in wanted]
+    return training, [source for source in sources if source.name in held_out]
 
 
 def _at_one_voxel_size(sources: Sequence[VolumeSource], recipe: AnyRecipe) -> list[VolumeSource]:
@@ -81,7 +81,7 @@ def resolve(
     resample_to: ZyxUm | None,
     ignore_voxel_size: bool,
 ) -> R:
-    """The recipe with what the caller said beside it, so that recipe.yaml tells all of a run."""
+    """The recipe with the caller's arguments, so that recipe.yaml describes the run completely."""
     settings = read_recipe_of(kind, recipe, overrides).model_dump(mode="json")
     if seed is not None:
         settings["seed"] = seed

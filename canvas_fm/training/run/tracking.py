@@ -1,4 +1,4 @@
-"""Where a training's numbers go: metrics.jsonl always, TensorBoard and Weights & Biases when asked."""
+"""Metric logging: metrics.jsonl always, TensorBoard and Weights & Biases optionally."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ METRICS = "metrics.jsonl"
 
 @runtime_checkable
 class Sink(Protocol):
-    """Something beside metrics.jsonl that numbers go to."""
+    """Protocol: a metric sink in addition to metrics.jsonl."""
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None: ...
 
@@ -28,7 +28,7 @@ class Sink(Protocol):
 
 
 class MetricsLog:
-    """metrics.jsonl: one row a line, only numbers that the same run would give again, so no times.
+    """metrics.jsonl: one row a line, reproducible numbers only, so no times.
 
     `start` is (bytes, sha256) of what the checkpoint that a run resumes from vouches for; what stands behind
     it came later and is cut off, a torn last line with it.
@@ -40,9 +40,9 @@ class MetricsLog:
         length = 0
         if start is not None:
             length, expected = start
-            kept = path.read_bytes()[:length] if path.exists() else b""
-            self._digest.update(kept)
-            if len(kept) != length or self._digest.hexdigest() != expected:
+            content = path.read_bytes()[:length] if path.exists() else b""
+            self._digest.update(content)
+            if len(content) != length or self._digest.hexdigest() != expected:
                 raise CanvasError(
                     f"{path} is damaged: its first {length} bytes are not what the last checkpoint saw; "
                     "copy it anew from where it was whole, or start another run"
@@ -52,7 +52,7 @@ class MetricsLog:
         self._length = length
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Append a row; what is not finite becomes null."""
+        """Append a row; non-finite values become null."""
         line = (json.dumps(_finite(row), allow_nan=False) + "\n").encode()
         with disk_full_is_said(self.path):
             self._file.write(line)
@@ -61,7 +61,7 @@ class MetricsLog:
         self._length += len(line)
 
     def settle(self) -> tuple[int, str]:
-        """Bring all rows to the disk; returns their (bytes, sha256) for the checkpoint that follows."""
+        """fsync all rows; returns (bytes, sha256) for the checkpoint that follows."""
         with disk_full_is_said(self.path):
             os.fsync(self._file.fileno())
         return self._length, self._digest.hexdigest()
@@ -71,7 +71,7 @@ class MetricsLog:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics.jsonl; a last line that a crash tore is left out."""
+    """Rows of a metrics.jsonl; a last line truncated by a crash is ignored."""
     if not path.exists():
         return []
     rows = []
@@ -85,13 +85,13 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 class Tracker:
-    """Sends every row to metrics.jsonl and its numbers to the sinks that the recipe asks for."""
+    """Sends each row to metrics.jsonl and to the configured sinks."""
 
     def __init__(self, log: MetricsLog, sinks: list[Sink]) -> None:
         self.log, self._sinks = log, sinks
 
     def write(self, row: Mapping[str, Any], extra: Mapping[str, float] | None = None) -> None:
-        """A row; `extra` are numbers that differ from run to run, such as crops/s: for the sinks only."""
+        """Write a row; `extra` are irreproducible numbers such as crops/s, for the sinks only."""
         self.log.write(row)
         scalars = dict(_scalars(row)) | {f"train/{key}": value for key, value in (extra or {}).items()}
         for sink in self._sinks:
@@ -104,7 +104,7 @@ class Tracker:
 
 
 def open_sinks(recipe: AnyRecipe, folder: Path, step: int) -> list[Sink]:
-    """The sinks that the recipe asks for; MissingExtra where their package is not installed."""
+    """Open the configured sinks; MissingExtra if a package is not installed."""
     sinks: list[Sink] = []
     if recipe.tracking.tensorboard:
         sinks.append(_TensorBoard(folder / "tensorboard", step))

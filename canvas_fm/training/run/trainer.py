@@ -1,4 +1,4 @@
-"""The training loop: steps, log rows, evaluations, checkpoints, and resuming after a kill."""
+"""The training loop: steps, logging, evaluation, checkpoints, resuming after a kill."""
 
 from __future__ import annotations
 
@@ -34,32 +34,32 @@ _FORMAT = 1
 
 @runtime_checkable
 class Task(Protocol[S]):
-    """What is trained, on what, and what is evaluated and shipped on the way, such as `Pretraining`."""
+    """Protocol of a training's task: model, data, evaluation, shipping; such as `Pretraining`."""
 
     label: str
     folder: str  # the model's, in the run's
     n_crops: int  # of an epoch
 
     def data(self) -> dict[str, list[dict[str, Any]]]:
-        """What tells its volumes from others, by their role."""
+        """Identities of its volumes, by role."""
         ...
 
     def batches(self, ranks: Ranks, show: bool | None) -> Batches: ...
 
     def new_step(self, ranks: Ranks, batches: Batches | None) -> S:
-        """The model at its start; without batches it only carries weights."""
+        """The initial model; without batches it only holds weights."""
         ...
 
     def prepare(self, show: bool | None) -> None:
-        """Read what evaluations look at; only in the main process."""
+        """Read the evaluation data; in the main process only."""
         ...
 
     def evaluate(self, state: S, step: int, tracker: Tracker, run: Run, report: Report) -> None:
-        """Rows and figures of the evaluation's volumes, and the model as it is now."""
+        """Metrics and figures of the evaluation volumes for the current model."""
         ...
 
     def ship(self, state: S, step: int, run: Run) -> None:
-        """Write the model as it is now."""
+        """Write the current model."""
         ...
 
 
@@ -71,7 +71,7 @@ def train(
     resume: bool,
     show: bool | None,
 ) -> Run:
-    """Train a task in the run's folder, in this process and those that torchrun started beside it."""
+    """Train a task in the run folder, on this process and its torchrun peers."""
     run = Run(Path(out))
     with join(device) as ranks:
         ranks.local_rows(recipe.training.batch)  # refused before any work where it does not divide
@@ -90,7 +90,7 @@ def train(
 def provenance_of(
     recipe: AnyRecipe, step: int, trained_on: list[dict[str, Any]], held_out: list[str], **more: Any
 ) -> dict[str, Any]:
-    """Where a model comes from; no paths and no times, so the same training gives the same identity."""
+    """Provenance of a model without paths and times: the same training gives the same identity."""
     return {
         "recipe": recipe.model_dump(mode="json"),
         "step": step,
@@ -102,7 +102,7 @@ def provenance_of(
 
 
 class Trainer(Generic[S]):
-    """One process's part in a training. Only the main process writes, evaluates and shows."""
+    """One rank of a training; only the main process writes, evaluates and reports."""
 
     step: S
 
@@ -113,7 +113,7 @@ class Trainer(Generic[S]):
         self.pending: list[Tensor] = []  # losses since the last row, of a step one or several
 
     def train(self) -> None:
-        """Train to the end, from the last checkpoint where there is one."""
+        """Train to the end, from the last checkpoint if there is one."""
         saved = load_checkpoint(self.run.checkpoint) if self.run.checkpoint.exists() else None
         if saved is not None:
             self._check_data(saved["data"])
@@ -141,7 +141,7 @@ class Trainer(Generic[S]):
         self.pending = list(saved["pending"].to(self.ranks.device))
 
     def _finish(self, saved: dict[str, Any]) -> None:
-        """Nothing is left to train; only a model that someone removed is written again."""
+        """Rewrite a removed model when the training is already complete."""
         if self.ranks.is_main and not (self.run.path / self.task.folder).exists():
             self.step = self.task.new_step(self.ranks, None)
             self._load(saved)
@@ -150,7 +150,7 @@ class Trainer(Generic[S]):
     def _loop(self, batches: Batches, tracker: Tracker | None) -> None:
         training, steps = self.recipe.training, self.recipe.steps
         order = batch_order(self.task.n_crops, training.batch, self.recipe.seed, self.done, steps)
-        mine = (rows[self.step.rows] for rows in order)
+        local_rows = (rows[self.step.rows] for rows in order)
         progress = bar(
             self.task.label,
             steps * training.batch,
@@ -162,7 +162,7 @@ class Trainer(Generic[S]):
         with (
             _stop_signal(self.ranks.size == 1) as stop_asked,
             progress as advance,
-            closing(batches.along(mine, self.done)) as stream,
+            closing(batches.along(local_rows, self.done)) as stream,
         ):
             for batch in stream:
                 loss, norm = self.step(batch, self.done)
@@ -187,11 +187,11 @@ class Trainer(Generic[S]):
                     raise stop
 
     def _due(self, every: int | None) -> bool:
-        """Whether something that comes every so many steps, and at the end, comes now."""
+        """Whether something that happens every so many steps, and at the end, is due."""
         return self.done == self.recipe.steps or (every is not None and self.done % every == 0)
 
     def _log(self, tracker: Tracker, norm: Tensor, seconds: float) -> float:
-        """Write the mean losses since the last row; the only place where the loop waits for the device."""
+        """Log mean losses since the last row; the only synchronisation of the loop with the device."""
         means = torch.stack(self.pending).mean(dim=0).reshape(-1).tolist()
         if not all(math.isfinite(mean) for mean in means):
             raise CanvasError(
@@ -222,12 +222,14 @@ class Trainer(Generic[S]):
         save_checkpoint(self.run.checkpoint, state)
 
     def _check_data(self, before: dict[str, Any]) -> None:
-        """Refuse to resume with other data than the run's, naming the first difference."""
+        """Refuse to resume with different data, naming the first difference."""
         for role, volumes in self.task.data().items():
             names = [[volume["name"] for volume in part] for part in (before[role], volumes)]
             if names[0] != names[1]:
-                what = [", ".join(part) or "none" for part in names]
-                raise CanvasError(f"volumes {role} are {what[1]}, and were {what[0]}; {self._same_data()}")
+                listings = [", ".join(part) or "none" for part in names]
+                raise CanvasError(
+                    f"volumes {role} are {listings[1]}, and were {listings[0]}; {self._same_data()}"
+                )
             for old, new in zip(before[role], volumes, strict=True):
                 for key, value in new.items():
                     if old[key] != value:
@@ -241,7 +243,7 @@ class Trainer(Generic[S]):
 
 @contextmanager
 def _stop_signal(listen: bool) -> Iterator[Callable[[], BaseException | None]]:
-    """What to raise because Ctrl-C or SIGTERM came, None if none did: a checkpoint can be written first.
+    """Exception for a received Ctrl-C or SIGTERM, None if none: a checkpoint is written first.
 
     The second signal acts at once.
     """
