@@ -1,4 +1,4 @@
-"""Randomised phantoms as a detector's training data: drawn while it trains, in memory, never on a disk."""
+"""Randomised phantoms as training data of a detector, drawn in memory during training."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PER_SEED = 1_000_000
 
 
 class PhantomCrops:
-    """Crops of a pool of phantoms, of which one is replaced whenever it has given its share.
+    """Crops of a pool of phantoms; each phantom is replaced after a number of crops.
 
     What a step gets depends on the step and the seed alone, so a run that resumes draws the same.
     """
@@ -47,7 +47,7 @@ class PhantomCrops:
     def at(
         self, step: int
     ) -> tuple[UInt16[np.ndarray, "b z y x"], Float32[np.ndarray, "b 2"], UInt8[np.ndarray, "b z y x"]]:
-        """The phantoms' part of a step's batch: crops as stored, their windows, their labels."""
+        """Phantom crops of a step's batch: raw crops, windows, labels."""
         first = step * self.per_batch // self.recipe.crops_each
         members = range(first, first + self.recipe.pool)
         self._pool = {k: self._pool.get(k) or self._draw(k) for k in members}
@@ -79,7 +79,7 @@ class PhantomCrops:
 
 
 class _Drawn:
-    """A phantom that crops are taken from."""
+    """A phantom in the pool."""
 
     def __init__(self, labelled: Labelled, crop_zyx: Zyx, radius_um: float, rule: WindowRule) -> None:
         self.labelled = labelled
@@ -89,7 +89,7 @@ class _Drawn:
 
 
 def labelled_phantom(recipe: PhantomRecipe, seed: int, voxel_um: ZyxUm, crop_zyx: Zyx) -> Labelled:
-    """The phantom of a seed at a detector's voxel size; a share of them is drawn at another and resampled."""
+    """The phantom of a seed at the detector's voxel size; some are drawn at another and resampled."""
     shape = recipe.shape_zyx
     if any(n < c for n, c in zip(shape, crop_zyx, strict=True)):
         raise CanvasError(f"phantoms.shape_zyx {shape} is smaller than data.crop_zyx {crop_zyx}")
@@ -106,24 +106,24 @@ def labelled_phantom(recipe: PhantomRecipe, seed: int, voxel_um: ZyxUm, crop_zyx
 def _resampled(
     recipe: PhantomRecipe, seed: int, voxel_um: ZyxUm, random: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, CellKind]:
-    """Voxels, cells and kind of a phantom that was drawn at another voxel size."""
+    """Voxels, cells and kind of a phantom drawn at another voxel size."""
     families = recipe.families
     across = random.uniform(*families.voxel_yx_um)
-    own = (max(across, random.uniform(*families.voxel_z_um)), across, across)
+    drawn_um = (max(across, random.uniform(*families.voxel_z_um)), across, across)
     # As many voxels as cover the same box, and one more to interpolate with.
     z, y, x = (
         int(np.ceil((n - 1) * um / fine)) + 2
-        for n, um, fine in zip(recipe.shape_zyx, voxel_um, own, strict=True)
+        for n, um, fine in zip(recipe.shape_zyx, voxel_um, drawn_um, strict=True)
     )
-    phantom = draw_phantom(seed, shape_zyx=(z, y, x), voxel_um=own, families=families)
-    volume = Volume.from_array(phantom.voxels, voxel_um=own)
+    phantom = draw_phantom(seed, shape_zyx=(z, y, x), voxel_um=drawn_um, families=families)
+    volume = Volume.from_array(phantom.voxels, voxel_um=drawn_um)
     voxels = np.rint(Resampled(volume, voxel_um).read((0, 0, 0), recipe.shape_zyx))
-    places = phantom.centres_zyx * np.asarray(own) / np.asarray(voxel_um)
+    places = phantom.centres_zyx * np.asarray(drawn_um) / np.asarray(voxel_um)
     inside = np.all(places < np.asarray(recipe.shape_zyx) - 0.5, axis=1)
     return np.clip(voxels, 0, 65535).astype(np.uint16), places[inside], phantom.look.kind
 
 
 def calibration_phantoms(recipe: PhantomRecipe, voxel_um: ZyxUm, crop_zyx: Zyx) -> Iterator[Labelled]:
-    """The phantoms on which a detector's threshold is chosen, none of which it was trained on."""
+    """Phantoms for choosing the threshold, disjoint from the training ones."""
     for number in range(recipe.calibrate):
         yield labelled_phantom(recipe, CALIBRATION + number, voxel_um, crop_zyx)
