@@ -1,4 +1,4 @@
-"""One optimizer step of a detector: augmentation of voxels and labels alike, the focal loss."""
+"""One optimizer step of a detector: joint augmentation of voxels and labels, focal loss."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from canvas_fm.training.run.optimizer import OptimizerState
 
 
 class DetectorStep(OptimizerState):
-    """The detector in training: each call is one optimizer step, without waiting for the device."""
+    """A detector in training; each call is one optimizer step and does not synchronise with the device."""
 
     def __init__(self, recipe: DetectorRecipe, ranks: Ranks) -> None:
         super().__init__(recipe, ranks, new_net(recipe))
@@ -28,13 +28,13 @@ class DetectorStep(OptimizerState):
 
     @property
     def result(self) -> HeatMapNet:
-        """The net that is evaluated and shipped: the averaged one where the recipe asks for it."""
+        """The net to evaluate and ship: the moving average if the recipe enables it."""
         net = self.module if self.averaged is None else self.averaged.module
         assert isinstance(net, HeatMapNet)
         return net
 
     def __call__(self, batch: Batch, step: int) -> tuple[Tensor, Tensor]:
-        """(loss of the whole optimizer batch, gradient norm before clipping), both still on the device.
+        """(loss of the optimizer batch, gradient norm before clipping), both on the device.
 
         `batch` are this rank's crops (b, c, z, y, x) as stored, windows (b, c, 2) and labels (b, z, y, x).
         The loss is the focal loss summed over labelled voxels, divided by the voxels that are cell, of all
@@ -62,7 +62,7 @@ class DetectorStep(OptimizerState):
     def _augmented(
         self, raw: Tensor, windows: Tensor, labels: UInt8[Tensor, "b z y x"]
     ) -> tuple[Float[Tensor, "b c z y x"], UInt8[Tensor, "b z y x"]]:
-        """This rank's crops and labels, turned alike; chance is drawn for the whole batch."""
+        """This rank's crops and labels, flipped and turned alike; random numbers of the whole batch."""
         recipe, batch = self.recipe.augment, self.recipe.training.batch
         drawn = draw(recipe, batch, self.recipe.data.crop_zyx, self.generator)
         brightness = Brightness(recipe, batch, self.generator)
@@ -77,7 +77,7 @@ class DetectorStep(OptimizerState):
 
 
 class Brightness:
-    """What chance decided of the brightness of each crop of a batch: one model has to serve all."""
+    """Random brightness changes of each crop of a batch: gain, offset, gamma."""
 
     def __init__(self, recipe: DetectorAugment, batch: int, generator: torch.Generator) -> None:
         def evenly(low: float, high: float) -> Float[Tensor, "b 1 1 1"]:
@@ -90,7 +90,7 @@ class Brightness:
         self.noise = evenly(0.0, 1.0)[:, None]
 
     def apply(self, raw: Tensor, windows: Float[Tensor, "b 2"], part: slice) -> Float[Tensor, "b z y x"]:
-        """Crops through their windows with another brightness, clipped to [0, 1] only at the end.
+        """Window crops and change their brightness, clipped to [0, 1] at the end only.
 
         A gain below 1 brings back what the window would have clipped: that is how a dimmer volume looks.
         """
@@ -101,7 +101,7 @@ class Brightness:
 
 
 def new_net(recipe: DetectorRecipe) -> HeatMapNet:
-    """The recipe's net, its weights drawn by the recipe's seed; torch's own generator is left alone."""
+    """The recipe's net initialised by the recipe's seed; torch's global generator is untouched."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         net = HeatMapNet(recipe.model)
