@@ -1,4 +1,4 @@
-"""What a detector learns from: where crops lie in labelled volumes, and what is cell in them."""
+"""Training targets of a detector: crop positions in labelled volumes, and their label voxels."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _APART = 1.3  # so many tolerances off every cell
 
 @dataclass(frozen=True)
 class Labelled:
-    """A volume whose cells inside `boxes` are all in `points_zyx`; `mask`, `background` where there are."""
+    """A volume whose cells inside `boxes` are all in `points_zyx`; optional `mask` and `background`."""
 
     source: VolumeSource
     points_zyx: Float64[np.ndarray, "n 3"]
@@ -39,16 +39,16 @@ class Labelled:
 
     @property
     def inner_zyx(self) -> Float64[np.ndarray, "m 3"]:
-        """The cells inside the boxes."""
+        """Cells inside the boxes."""
         return self.points_zyx[inside_boxes(self.points_zyx, self.boxes)]
 
     @property
     def um(self) -> ZyxUm:
-        """The voxel size that it is read at."""
+        """Voxel size at which it is read."""
         return self.source.resample_to or self.source.volume.voxel_um
 
     def identity(self, rule: WindowRule) -> dict[str, Any]:
-        """What tells this volume and its labels from others."""
+        """Identity of volume and labels."""
         digest = hashlib.sha256(np.ascontiguousarray(self.points_zyx).tobytes())
         digest.update(self.boxes.tobytes())
         labels = {"cells": len(self.inner_zyx), "labels_sha256": digest.hexdigest()}
@@ -58,11 +58,11 @@ class Labelled:
 def shares(
     volumes: Sequence[Labelled], crops: int, of_marker: Mapping[str, float] | None = None
 ) -> list[int]:
-    """How many of the crops each volume gives: every volume of a marker as many.
+    """Number of crops of each volume: equal for the volumes of a marker.
 
     So does every marker, or by the shares `of_marker`, 1 for those that it does not name.
     """
-    given = [0] * len(volumes)
+    counts = [0] * len(volumes)
     by_marker: dict[str | None, list[int]] = {}
     for index, volume in enumerate(volumes):
         by_marker.setdefault(volume.source.volume.marker, []).append(index)
@@ -75,8 +75,8 @@ def shares(
         ]
     for part, indices in zip(parts, by_marker.values(), strict=True):
         for index, share in zip(indices, _parts(part, len(indices)), strict=True):
-            given[index] = share
-    return given
+            counts[index] = share
+    return counts
 
 
 def _parts(whole: int, n: int) -> list[int]:
@@ -94,7 +94,7 @@ def draw_labelled(
     rule: WindowRule,
     seed: int,
 ) -> Int64[np.ndarray, "n 3"]:
-    """Where `n` crops start, whole inside the volume, in random order; the same for the same seed.
+    """First voxels of `n` random crops inside the volume, in random order; reproducible by seed.
 
     A share `cells` lies around cells and a share `hard` around bright spots that are none, both anywhere in
     the crop's middle four fifths; the rest around any labelled place. Raises CanvasError where the volume is
@@ -111,9 +111,9 @@ def draw_labelled(
     spots = hard_places(labelled, tolerance_um=tolerance_um, rule=rule, random=random) if hard else inner[:0]
     if len(spots):
         around.append(spots[random.integers(len(spots), size=round(n * hard))])
-    near = np.concatenate([np.empty((0, 3)), *around])
-    near += random.uniform(-0.4, 0.4, near.shape) * box
-    places = np.concatenate([near, draw_inside(labelled.boxes, n - len(near), random)])
+    around_cells = np.concatenate([np.empty((0, 3)), *around])
+    around_cells += random.uniform(-0.4, 0.4, around_cells.shape) * box
+    places = np.concatenate([around_cells, draw_inside(labelled.boxes, n - len(around_cells), random)])
     starts = np.floor(places + 0.5).astype(np.int64) - box // 2
     return random.permutation(np.clip(starts, 0, np.asarray(volume.shape_zyx) - box)).astype(np.int64)
 
@@ -121,12 +121,12 @@ def draw_labelled(
 def hard_places(
     labelled: Labelled, *, tolerance_um: float, rule: WindowRule, random: np.random.Generator
 ) -> Float64[np.ndarray, "m 3"]:
-    """The brightest blobs of the labelled boxes that are no cells, as many as four times the cells there.
+    """Hard negatives: the brightest blobs of the labelled boxes that are no cells, up to four a cell.
 
     Found by the baseline detector in a few blocks of the boxes, so a whole brain costs no more than a cube.
     """
     volume = labelled.source.volume
-    found, scores = [], []
+    positions, scores = [], []
     for block in _blocks(labelled.boxes, random):
         job = log_job(
             volume,
@@ -137,19 +137,19 @@ def hard_places(
             box=block.tolist(),
         )
         points = run(job, show=False)
-        found.append(points.zyx)
+        positions.append(points.zyx)
         scores.append(points.columns["score"])
-    zyx, score = np.concatenate(found), np.concatenate(scores)
+    zyx, score = np.concatenate(positions), np.concatenate(scores)
     free = inside_boxes(zyx, labelled.boxes)
     if len(labelled.points_zyx) and len(zyx):
-        near, _ = cKDTree(labelled.points_zyx * volume.voxel_um).query(zyx * volume.voxel_um)
-        free &= near > _APART * tolerance_um
+        distance_um, _ = cKDTree(labelled.points_zyx * volume.voxel_um).query(zyx * volume.voxel_um)
+        free &= distance_um > _APART * tolerance_um
     zyx, score = zyx[free], score[free]
     return zyx[np.argsort(-score, kind="stable")[: max(200, 4 * len(labelled.inner_zyx))]]
 
 
 class TargetPainter:
-    """Paints what is cell in crops of one volume: 0 not labelled, 1 background, 2 cell."""
+    """Rasterises labels of crops of one volume: 0 unlabelled, 1 background, 2 cell."""
 
     def __init__(self, labelled: Labelled, crop_zyx: Zyx, radius_um: float) -> None:
         self.labelled, self.crop_zyx = labelled, crop_zyx
@@ -163,12 +163,12 @@ class TargetPainter:
         self.reach = np.maximum(radius_um / np.asarray(labelled.um), 0.5)
 
     def paint(self, start_zyx: Int64[np.ndarray, 3]) -> UInt8[np.ndarray, "z y x"]:
-        """The labels of the crop that starts there: ellipsoids, at least the voxel of every centre."""
+        """Labels of the crop at a start: ellipsoids, at least the centre voxel of each cell."""
         labels = self.area(start_zyx)
         crop = np.asarray(self.crop_zyx)
         places = (self.labelled.points_zyx - start_zyx - self.first) / self.ratio
-        near = np.all((places > -self.reach - 1) & (places < crop + self.reach), axis=1)
-        for place in places[near]:
+        intersecting = np.all((places > -self.reach - 1) & (places < crop + self.reach), axis=1)
+        for place in places[intersecting]:
             centre = np.floor(place + 0.5).astype(int)
             low = np.maximum(np.floor(np.minimum(place - self.reach, centre)).astype(int), 0)
             high = np.minimum(np.ceil(np.maximum(place + self.reach, centre)).astype(int) + 1, crop)
@@ -185,7 +185,7 @@ class TargetPainter:
         return labels
 
     def area(self, start_zyx: Int64[np.ndarray, 3]) -> UInt8[np.ndarray, "z y x"]:
-        """1 where the crop is labelled, 0 elsewhere."""
+        """Label mask of a crop: 1 where labelled, 0 elsewhere."""
         labels = np.full(self.crop_zyx, UNLABELLED, np.uint8)
         for box in self.labelled.boxes:
             # A sample is inside a box if it lies within its voxels, which reach half a voxel around centres.
@@ -197,7 +197,7 @@ class TargetPainter:
 
 
 def _blocks(boxes: Int64[np.ndarray, "k 6"], random: np.random.Generator) -> Int64[np.ndarray, "b 6"]:
-    """A few blocks of the boxes, all of them where they are few."""
+    """Random blocks of the boxes, all of them if they are few."""
     cells = np.asarray(_BLOCK_ZYX)
     blocks = []
     for box in boxes:
