@@ -1,4 +1,4 @@
-"""The operating threshold: one for all volumes, where the mean F1 over them is highest."""
+"""Choice of a detector's fixed threshold: highest mean F1 over the training volumes."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ GRID = np.linspace(LOWEST, 0.98, 193)
 
 @dataclass(frozen=True)
 class Calibrated:
-    """The threshold, and a row of metrics for each volume at it."""
+    """The fixed threshold, and a row of metrics for each volume at it."""
 
     threshold: float
     rows: list[dict[str, Any]]
     looks: dict[str, list[float]]
 
     def summary(self) -> list[dict[str, Any]]:
-        """What the model's config tells of it."""
+        """The calibration as recorded in the model's config."""
         keys = ("volume", "held_out", "tolerance_um", "cells", "f1", "best_f1", "best_threshold")
         return [{key: row[key] for key in keys} for row in self.rows]
 
@@ -56,20 +56,20 @@ def calibrate(
     *,
     figures: Path | None = None,
 ) -> Calibrated:
-    """Choose the threshold on the training volumes, at every contrast of the recipe, and score all volumes.
+    """Choose the threshold on the training volumes, at each contrast of the recipe; score all volumes.
 
     `held_out` are scored at that threshold and do not count in its choice, nor do volumes of a few cells.
     """
     detector = Detector(_config(recipe, net, voxel_um), net)
     curves: dict[str | None, list[np.ndarray]] = {}
     scored: list[tuple[Labelled, bool, Points]] = []
-    seen: list[tuple[Labelled, Points]] = []
+    calibration_sets: list[tuple[Labelled, Points]] = []
     chosen_on = recipe.detection.chosen_on
     if recipe.phantoms is not None and chosen_on != "volumes":
         phantoms = calibration_phantoms(recipe.phantoms, voxel_um, recipe.data.crop_zyx)
         report("choosing the threshold on phantoms")
-        seen = [(one, _candidates(recipe, detector, one, 1.0)) for one in phantoms]
-        curves["phantoms"] = [f1_curve(recipe, one, candidates) for one, candidates in seen]
+        calibration_sets = [(one, _candidates(recipe, detector, one, 1.0)) for one in phantoms]
+        curves["phantoms"] = [f1_curve(recipe, one, candidates) for one, candidates in calibration_sets]
     looked_at = () if chosen_on == "phantoms" else training
     # A volume of a few cells would count as much as one of hundreds, and a single false one much more.
     counted = {id(one) for one in training if len(one.inner_zyx) >= FEWEST} or {id(one) for one in training}
@@ -80,9 +80,9 @@ def calibrate(
         scored.append((labelled, is_held_out, candidates))
         if not is_held_out and id(labelled) in counted:
             for gain in recipe.detection.gains:
-                found = candidates if gain == 1 else _candidates(recipe, detector, labelled, gain)
+                points = candidates if gain == 1 else _candidates(recipe, detector, labelled, gain)
                 of_marker = curves.setdefault(labelled.source.volume.marker, [])
-                of_marker.append(f1_curve(recipe, labelled, found))
+                of_marker.append(f1_curve(recipe, labelled, points))
     mean = np.mean([np.mean(one, axis=0) for one in curves.values()], axis=0)  # every marker counts the same
     threshold = round(float(GRID[np.argmax(mean)]), 4)
     rows = []
@@ -95,8 +95,8 @@ def calibrate(
                 f"{labelled.source.name}{', held out' if is_held_out else ''}, step {step}, at {threshold}"
             )
             score_figure(score, labelled.source.volume, figures / name, title=title)
-    seen += [(one, candidates) for one, is_held_out, candidates in scored if not is_held_out]
-    return Calibrated(threshold, rows, looks_of([_look(*one, threshold) for one in seen]))
+    calibration_sets += [(one, candidates) for one, is_held_out, candidates in scored if not is_held_out]
+    return Calibrated(threshold, rows, looks_of([_look(*one, threshold) for one in calibration_sets]))
 
 
 def _look(labelled: Labelled, candidates: Points, threshold: float) -> dict[str, float]:
@@ -119,7 +119,7 @@ def f1_curve(recipe: DetectorRecipe, labelled: Labelled, candidates: Points) -> 
 
 
 def _candidates(recipe: DetectorRecipe, detector: Detector, labelled: Labelled, gain: float) -> Points:
-    """Everything above the lowest threshold in the labelled boxes, seen with `gain` times the contrast."""
+    """Maxima above the lowest threshold in the labelled boxes, at `gain` times the contrast."""
     boxes, source = labelled.boxes, labelled.source
     margin = np.ceil(_tolerance_um(recipe, labelled) / np.asarray(source.volume.voxel_um)).astype(int)
     start = np.maximum(boxes[:, :3].min(axis=0) - margin, 0)
