@@ -1,4 +1,4 @@
-"""Training a detector: volumes and their cells in, a run with a calibrated detector out."""
+"""Training of a detector: volumes and cells to a run with a calibrated detector."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def train_detector(
     ignore_voxel_size: bool = False,
     show: bool | None = None,
 ) -> Run:
-    """Train a heat-map detector on volumes and their cells; `canvas_fm.load` opens what `run.detector` names.
+    """Train a heat-map detector on labelled volumes; `canvas_fm.load` opens what `run.detector` names.
 
     `points` are the cells of each volume, in its order; so are `masks`, `background` and `within` (files or
     lists of boxes in which all cells are labelled; without them everything is). The threshold is calibrated
@@ -84,7 +84,7 @@ def train_detector(
 
 
 class DetectorTraining:
-    """The task of training a detector, for `train`: `held_out` are volumes that are only evaluated on."""
+    """The task of training a detector, for `train`; `held_out` volumes are for evaluation only."""
 
     label = "training a detector"
     folder = DETECTOR
@@ -112,7 +112,7 @@ class DetectorTraining:
 
     @property
     def voxel_um(self) -> ZyxUm:
-        """The voxel size that the detector is trained at."""
+        """Voxel size at which the detector is trained."""
         recipe = self.recipe
         if self.training:
             return self.training[0].um
@@ -134,10 +134,10 @@ class DetectorTraining:
         return DetectorStep(self.recipe, ranks)
 
     def prepare(self, show: bool | None) -> None:
-        """Nothing: evaluations look at whole volumes."""
+        """No preparation: evaluations use whole volumes."""
 
     def evaluate(self, state: DetectorStep, step: int, tracker: Tracker, run: Run, report: Report) -> None:
-        """A row and a figure of every volume at the threshold calibrated now, and the detector with it."""
+        """Metrics and figure of every volume at the newly calibrated threshold; writes the detector."""
         self._calibrated(state.result, step, run, report, tracker)
 
     def ship(self, state: DetectorStep, step: int, run: Run) -> None:
@@ -146,22 +146,27 @@ class DetectorTraining:
     def _calibrated(
         self, net: HeatMapNet, step: int, run: Run, report: Report, tracker: Tracker | None
     ) -> None:
-        """Calibrate, score and ship; no paths and no times go into the model, so it can be had again."""
+        """Calibrate, score and write the model; no paths or times in it, so it is reproducible."""
         recipe = self.recipe
         training = net.training
         net.eval()
         voxel_um = self.voxel_um
-        found = calibrate(
+        calibrated = calibrate(
             recipe, net, self.training, self.held_out, voxel_um, step, report,
             figures=run.figures if recipe.evaluation.figures and tracker else None,
         )  # fmt: skip
         if tracker is not None:
-            for row in found.rows:
+            for row in calibrated.rows:
                 tracker.write(row)
         start = None if recipe.start is None else load(recipe.start, kind="detector")
         names = [labelled.source.name for labelled in self.held_out]
         provenance = provenance_of(
-            recipe, step, self.data()["trained on"], names, scores=found.summary(), **{LOOKS: found.looks}
+            recipe,
+            step,
+            self.data()["trained on"],
+            names,
+            scores=calibrated.summary(),
+            **{LOOKS: calibrated.looks},
         )
         if start is not None:
             # What the weights that it started from had seen, this model has seen too.
@@ -174,7 +179,7 @@ class DetectorTraining:
             run.detector,
             net,
             voxel_um=voxel_um,
-            threshold=found.threshold,
+            threshold=calibrated.threshold,
             min_distance_um=recipe.detection.min_distance_um,
             smooth_um=recipe.detection.smooth_um,
             window_rule=recipe.data.window.rule,
@@ -185,7 +190,7 @@ class DetectorTraining:
 
 
 class LabelledBatches:
-    """Crops, their windows and their labels, set of rows by set of rows, on the device."""
+    """Batches of crops, windows and labels on the device."""
 
     def __init__(
         self,
@@ -198,7 +203,9 @@ class LabelledBatches:
     ) -> None:
         data = recipe.data
         self.drawn, self.device = drawn, ranks.device
-        self.painters = [TargetPainter(one, data.crop_zyx, recipe.target.radius_um) for one in training]
+        self.painters = [
+            TargetPainter(labelled, data.crop_zyx, recipe.target.radius_um) for labelled in training
+        ]
         self.phantoms = None
         self.part = ranks.local_rows(recipe.training.batch)
         if recipe.phantoms is not None:
@@ -207,14 +214,14 @@ class LabelledBatches:
                 recipe.seed, recipe.phantoms_a_batch, data.cells,
             )  # fmt: skip
         self.channels: list[Batches] = [take(drawn, ranks.device, data.resident_gb, show)] if training else []
-        for volumes, wanted in (
-            ([one.background for one in training], recipe.model.channels == 2),
-            ([one.mask for one in training], recipe.target.kind == "masks"),
+        for volumes, needed in (
+            ([labelled.background for labelled in training], recipe.model.channels == 2),
+            ([labelled.mask for labelled in training], recipe.target.kind == "masks"),
         ):
-            if wanted:
+            if needed:
                 sources = [
-                    VolumeSource(one.source.name, volume, one.source.resample_to)
-                    for one, volume in zip(training, volumes, strict=True)
+                    VolumeSource(labelled.source.name, volume, labelled.source.resample_to)
+                    for labelled, volume in zip(training, volumes, strict=True)
                     if volume is not None
                 ]
                 other = CropSet(sources, drawn.starts_zyx, data.crop_zyx, data.window.rule)
@@ -222,16 +229,18 @@ class LabelledBatches:
         self.masks = self.channels.pop() if recipe.target.kind == "masks" else None
 
     def along(self, order: Iterator[Rows], first: int = 0) -> Generator[Batch]:
-        """Of each set of rows the crops, windows and labels; phantoms take the first places of a batch."""
+        """Crops, windows and labels for each set of rows; phantoms fill the first rows of a batch."""
         if self.phantoms is None:
             yield from self._real(order)
             return
-        batch, mine = range(self.part.start, self.part.stop), self.phantoms.per_batch
-        ours = sum(place < mine for place in batch)
-        real = self._real(rows[ours:] for rows in order) if ours < len(batch) else None
+        batch, n_phantoms = range(self.part.start, self.part.stop), self.phantoms.per_batch
+        n_local_phantoms = sum(place < n_phantoms for place in batch)
+        real = (
+            self._real(rows[n_local_phantoms:] for rows in order) if n_local_phantoms < len(batch) else None
+        )
         steps = itertools.count(first) if real else (first + k for k, _ in enumerate(order))
         for step in steps:
-            part = slice(self.part.start, self.part.start + ours)
+            part = slice(self.part.start, self.part.start + n_local_phantoms)
             drawn = [torch.from_numpy(values[part]) for values in self._phantom_parts(step)]
             raw, windows, labels = (values.to(self.device) for values in drawn)
             if real is None:
@@ -262,9 +271,9 @@ class LabelledBatches:
     def _labels(self, rows: Rows, mask: Tensor | None) -> Tensor:
         home = np.searchsorted(self.drawn.first_rows, rows, side="right") - 1
         painted = []
-        for row, which in zip(rows, home, strict=True):
-            start = self.drawn.starts_zyx[which][row - self.drawn.first_rows[which]]
-            painter = self.painters[which]
+        for row, volume_index in zip(rows, home, strict=True):
+            start = self.drawn.starts_zyx[volume_index][row - self.drawn.first_rows[volume_index]]
+            painter = self.painters[volume_index]
             painted.append(painter.paint(start) if mask is None else painter.area(start))
         labels = torch.from_numpy(np.stack(painted)).to(self.device)
         if mask is not None:
@@ -273,7 +282,7 @@ class LabelledBatches:
 
 
 class _Labels:
-    """What belongs to each volume, checked: as many of each as there are volumes."""
+    """Labels of each volume, validated: as many of each kind as there are volumes."""
 
     def __init__(
         self,
@@ -317,30 +326,30 @@ class _Labels:
                 raise CanvasError(f"{volume.path}: {problem}; or name the marker with --marker") from problem
 
     def of(self, sources: Sequence[VolumeSource]) -> list[Labelled]:
-        """The same, volume by volume."""
+        """The labels of each volume in turn."""
         return [Labelled(source, *self._of[id(source.volume)]) for source in sources]
 
 
-def _needs(name: str, given: object, wanted: bool, why: str) -> None:
-    if wanted and given is None:
+def _needs(name: str, values: object, needed: bool, why: str) -> None:
+    if needed and values is None:
         raise CanvasError(f"{why} in the recipe, and no {name} were given; give --{name}, one a volume")
-    if given is not None and not wanted:
+    if values is not None and not needed:
         raise CanvasError(
             f"--{name} was given, which the recipe does not use: set {why.replace(' is ', '=')}"
         )
 
 
 def _beside(
-    volume: Volume, given: Sequence[Volume | str | Path] | None, index: int, what: str
+    volume: Volume, companions: Sequence[Volume | str | Path] | None, index: int, role: str
 ) -> Volume | None:
-    """The mask or background of a volume, which has to have its shape; its voxel size is the volume's."""
-    if given is None:
+    """Open the mask or background of a volume, which must have its shape; voxel size is the volume's."""
+    if companions is None:
         return None
-    other = given[index]
+    other = companions[index]
     other = other if isinstance(other, Volume) else Volume.open(other, voxel_um=volume.voxel_um)
     if other.shape_zyx != volume.shape_zyx:
         raise CanvasError(
-            f"the {what} {other.path} has shape {other.shape_zyx}, its volume {volume.path} "
+            f"the {role} {other.path} has shape {other.shape_zyx}, its volume {volume.path} "
             f"{volume.shape_zyx}"
         )
     return other
