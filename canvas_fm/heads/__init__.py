@@ -1,1 +1,1 @@
-"""Embeddings become judgements: refinement, probes, calibration; brains never stand on both sides."""
+"""Classifiers on embeddings: refinement, probes, calibration; always split by brain."""

@@ -1,4 +1,4 @@
-"""int8 for an encoder: quantised on crops of training volumes, admitted by what it does to cells elsewhere.
+"""int8 quantisation of an encoder, admitted by its effect on neighbours and F1 on held-out volumes.
 
 Two things have to stay: who is whose neighbour, and what a refiner makes of the embeddings. Both are measured
 on labelled candidates, the second by refiners that have not seen the volumes that they judge.
@@ -49,7 +49,7 @@ def quantise(
     ignore_voxel_size: bool = False,
     show: bool | None = None,
 ) -> Int8Check:
-    """Quantise an encoder to int8, check it against fp32, and keep both beside it (or in the user's cache).
+    """Quantise an encoder to int8, check it against fp32, and store both with it (or in the user's cache).
 
     Ranges come from `crops` crops of the volumes `calibrate`, half of them on signal. The check embeds up to
     `most` labelled candidates of each of `brains` in fp32 and in int8, and counts for every pooling the share
@@ -64,15 +64,19 @@ def quantise(
     for volume in [*calibrate, *(brain.volume for brain in brains)]:
         PointCrops.of(encoder.config, volume, resample=resample, ignore_voxel_size=ignore_voxel_size)
     rows = [_some_labelled(brain, most, seed) for brain in brains]
-    groups = np.repeat([brain.name for brain in brains], [len(some) for some in rows])
-    is_cell = np.concatenate([brain.label[some] == CELL for brain, some in zip(brains, rows, strict=True)])
-    regions = np.concatenate([brain.region[some] for brain, some in zip(brains, rows, strict=True)])
+    groups = np.repeat([brain.name for brain in brains], [len(brain_rows) for brain_rows in rows])
+    is_cell = np.concatenate(
+        [brain.label[brain_rows] == CELL for brain, brain_rows in zip(brains, rows, strict=True)]
+    )
+    regions = np.concatenate(
+        [brain.region[brain_rows] for brain, brain_rows in zip(brains, rows, strict=True)]
+    )
     folds = grouped_folds(groups, is_cell, folds=_FOLDS, regions=regions, seed=seed)
-    same: dict[str, Any] = {"resample": resample, "ignore_voxel_size": ignore_voxel_size}
+    read_options: dict[str, Any] = {"resample": resample, "ignore_voxel_size": ignore_voxel_size}
     model = converted(encoder)
-    quantised = _quantised(nncf, model, _calibration(encoder, calibrate, crops, seed, same))
+    quantised = _quantised(nncf, model, _calibration(encoder, calibrate, crops, seed, read_options))
     nets = [Compiled(model, "fp32"), Compiled(quantised, "int8")]
-    fp32, int8 = _embedded(nets, encoder, brains, rows, same, show)
+    fp32, int8 = _embedded(nets, encoder, brains, rows, read_options, show)
     labels = _Labels(is_cell, groups, regions, folds)
     pools = {name: _compared(fp32[:, at], int8[:, at], labels) for at, name in enumerate(POOLS)}
     check = Int8Check(
@@ -97,7 +101,7 @@ def quantise(
 
 
 class _Labels:
-    """What is known of the candidates, row by row, and the volumes (or regions) that are left out in turn."""
+    """Labels of the candidates, and the volumes (or regions) for cross-validation."""
 
     def __init__(
         self,
@@ -116,8 +120,8 @@ class _Labels:
         labels = self.is_cell[rows].astype(np.int64)
         return refiner.fit(x[rows], labels, groups=self.groups[rows], regions=self.regions[rows])
 
-    def f1(self, kept: Bool[np.ndarray, " n"]) -> float:
-        return float(f1_at(self.is_cell, kept.astype(np.float64), 0.5))
+    def f1(self, predicted: Bool[np.ndarray, " n"]) -> float:
+        return float(f1_at(self.is_cell, predicted.astype(np.float64), 0.5))
 
 
 def _compared(
@@ -125,33 +129,33 @@ def _compared(
 ) -> PoolCheck:
     everything = np.arange(len(fp32))
     C = labels.refiner(fp32, everything, None).C_  # the penalty of both, so that only the features differ
-    kept = {name: np.zeros(len(fp32), bool) for name in ("fp32", "int8", "carried")}
+    decisions = {name: np.zeros(len(fp32), bool) for name in ("fp32", "int8", "carried")}
     for train, test in labels.folds:
         usual, other = labels.refiner(fp32, train, C), labels.refiner(int8, train, C)
-        kept["fp32"][test] = usual.predict(fp32[test]) == CELL
-        kept["int8"][test] = other.predict(int8[test]) == CELL
-        kept["carried"][test] = usual.predict(int8[test]) == CELL
+        decisions["fp32"][test] = usual.predict(fp32[test]) == CELL
+        decisions["int8"][test] = other.predict(int8[test]) == CELL
+        decisions["carried"][test] = usual.predict(int8[test]) == CELL
     return PoolCheck(
         agreement=agreement(fp32, int8, NEIGHBOURS),
         f1_all=labels.f1(np.ones(len(fp32), bool)),
-        **{f"f1_{name}": labels.f1(found) for name, found in kept.items()},
+        **{f"f1_{name}": labels.f1(predicted) for name, predicted in decisions.items()},
     )
 
 
 def agreement(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "n d"], k: int) -> float:
-    """Mean share of a row's `k` nearest other rows by cosine that are the same in both embeddings."""
+    """Mean overlap of each row's `k` nearest neighbours by cosine in two embeddings."""
     if len(a) <= k:
         raise BadInput(f"{len(a)} rows have no {k} neighbours each; give more labelled candidates")
-    same = 0
+    shared = 0
     unit = [x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in (a, b)]
     for first in range(0, len(a), _AT_ONCE):
-        near = []
+        neighbours = []
         for x in unit:
             cosine = x[first : first + _AT_ONCE] @ x.T
             cosine[np.arange(len(cosine)), np.arange(first, first + len(cosine))] = -np.inf  # itself
-            near.append(np.argpartition(-cosine, k - 1, axis=1)[:, :k])
-        same += sum(len(np.intersect1d(one, other)) for one, other in zip(*near, strict=True))
-    return same / (k * len(a))
+            neighbours.append(np.argpartition(-cosine, k - 1, axis=1)[:, :k])
+        shared += sum(len(np.intersect1d(one, other)) for one, other in zip(*neighbours, strict=True))
+    return shared / (k * len(a))
 
 
 def _some_labelled(brain: Candidates, most: int, seed: int) -> Int64[np.ndarray, " m"]:
@@ -164,21 +168,21 @@ def _embedded(
     encoder: Encoder,
     brains: Sequence[Candidates],
     rows: Sequence[Int64[np.ndarray, " m"]],
-    same: dict[str, Any],
+    read_options: dict[str, Any],
     show: bool | None,
 ) -> list[Float32[np.ndarray, "n pools d"]]:
-    """The labelled candidates of all brains by each net, all pools."""
+    """Labelled candidates of all brains embedded by each net, all pools."""
     total = sum(map(len, rows))
     out = [np.empty((total, len(POOLS), encoder.dim), np.float32) for _ in nets]
     first = 0
     with bar("embedding twice", total, unit="crops", show=show) as advance:
-        for brain, some in zip(brains, rows, strict=True):
-            source = PointCrops.of(encoder.config, brain.volume, **same)
-            for part, crops in ahead(source.batches(brain.zyx[some], _BATCH)):
+        for brain, brain_rows in zip(brains, rows, strict=True):
+            source = PointCrops.of(encoder.config, brain.volume, **read_options)
+            for part, crops in ahead(source.batches(brain.zyx[brain_rows], _BATCH)):
                 for vectors, net in zip(out, nets, strict=True):
                     vectors[first + part] = net(crops)
                 advance(len(part))
-            first += len(some)
+            first += len(brain_rows)
     for vectors in out:
         if not np.isfinite(vectors).all():
             raise CanvasError(f"{encoder.name} gives NaN or infinite values; its weights are of no use")
@@ -186,12 +190,12 @@ def _embedded(
 
 
 def _calibration(
-    encoder: Encoder, volumes: Sequence[Volume], crops: int, seed: int, same: dict[str, Any]
+    encoder: Encoder, volumes: Sequence[Volume], crops: int, seed: int, read_options: dict[str, Any]
 ) -> list[Float32[np.ndarray, "b 1 z y x"]]:
-    """Windowed crops in batches, as many of each volume, half of them on signal."""
+    """Calibration batches of windowed crops, equally many of each volume, half on foreground."""
     batches = []
     for number, volume in enumerate(volumes):
-        source = PointCrops.of(encoder.config, volume, **same)
+        source = PointCrops.of(encoder.config, volume, **read_options)
         count = crops // len(volumes) + (number < crops % len(volumes))
         box = source.reader.box_zyx
         starts = draw_starts(volume, box, count, foreground=0.5, seed=seed)

@@ -1,1 +1,1 @@
-"""Methods compared on the same candidates and labels."""
+"""Comparison of methods on the same labelled candidates."""

@@ -1,4 +1,4 @@
-"""What needs no trained encoder: the candidates' own score, PCA of the crop, shape with boosted trees.
+"""Baselines without a trained encoder: candidate score, PCA of the crop, shape features with boosted trees.
 
 And embeddings as a method, so that a trained encoder, a random one and a refiner stand in the same table.
 """
@@ -27,28 +27,28 @@ _PCA_CROPS = 2000
 
 
 class OwnScore:
-    """The score that the candidates came with, as a probability by a logistic curve that rises with it."""
+    """Candidate score as a probability, by a rising logistic curve."""
 
     name, seeded = "own score", False
 
     def identity(self, fold: str) -> Mapping[str, Any]:
         return {"method": self.name}
 
-    def fit(self, given: Training) -> Fit:
-        own = given.task.own
+    def fit(self, data: Training) -> Fit:
+        own = data.task.own
         if own is None:
             raise CanvasError("not all candidates came with a score; leave out the method 'score'")
         score = own
 
         def fit_one(rows: np.ndarray) -> Judge:
-            return _rising(score, rows, given.task)
+            return _rising(score, rows, data.task)
 
-        found = fit_by(given, fit_one(given.rows), held_out_by(given, fit_one))
-        return found._replace(whole=False)  # whoever made the score looked at the voxels
+        fit = fit_by(data, fit_one(data.rows), held_out_by(data, fit_one))
+        return fit._replace(whole=False)  # whoever made the score looked at the voxels
 
 
 class PcaCrops:
-    """The raw crop's first principal components, fitted on unlabelled crops of training brains; logistic."""
+    """PCA of raw crops, fitted on unlabelled crops of training brains, with a logistic regression."""
 
     seeded = False
 
@@ -59,11 +59,11 @@ class PcaCrops:
     def identity(self, fold: str) -> Mapping[str, Any]:
         return {"method": "PCA", "components": self.components, "crop_zyx": self.crop_zyx}
 
-    def fit(self, given: Training) -> Fit:
-        pca, known = self._pca(given.task, given.pool)
+    def fit(self, data: Training) -> Fit:
+        pca, known = self._pca(data.task, data.pool)
 
         def project(rows: np.ndarray) -> np.ndarray:
-            return _batched(lambda part: pca.transform(_flat(given.task, part, self.crop_zyx)), rows)
+            return _batched(lambda part: pca.transform(_flat(data.task, part, self.crop_zyx)), rows)
 
         def kept(rows: np.ndarray) -> np.ndarray:
             lacking = rows[[int(row) not in known for row in rows]]
@@ -71,23 +71,23 @@ class PcaCrops:
                 known.update(zip(lacking.tolist(), project(lacking), strict=True))
             return np.stack([known[int(row)] for row in rows])
 
-        return _logistic(given, kept, project)
+        return _logistic(data, kept, project)
 
     def _pca(self, task: Task, pool: np.ndarray) -> tuple[Any, dict[int, np.ndarray]]:
-        """Fitted once for each pool: every draw of labels from it sees the same components."""
+        """PCA fitted once for each pool, so that every label draw shares its components."""
         from sklearn.decomposition import PCA
 
         key = pool.tobytes()
         if self._last is None or self._last[0] != key:
-            some = np.random.default_rng(0).permutation(pool)[:_PCA_CROPS]
-            flat = _flat(task, np.sort(some), self.crop_zyx)
+            sample = np.random.default_rng(0).permutation(pool)[:_PCA_CROPS]
+            flat = _flat(task, np.sort(sample), self.crop_zyx)
             pca = PCA(min(self.components, *flat.shape), svd_solver="randomized", random_state=0)
             self._last = (key, pca.fit(flat), {})
         return self._last[1], self._last[2]
 
 
 class ShapeTrees:
-    """Intensity at scales in µm, contrast and moments of each spot, judged by boosted trees."""
+    """Gradient-boosted trees on intensity at scales in µm, contrast and moments of each candidate."""
 
     name, seeded = "shape + trees", True
 
@@ -98,10 +98,10 @@ class ShapeTrees:
     def identity(self, fold: str) -> Mapping[str, Any]:
         return {"method": self.name, "iterations": self.iterations}
 
-    def fit(self, given: Training) -> Fit:
+    def fit(self, data: Training) -> Fit:
         from sklearn.ensemble import HistGradientBoostingClassifier
 
-        task = given.task
+        task = data.task
         if self._last is None or self._last[0] is not task:
             self._last = (task, {})
         known = self._last[1]
@@ -125,25 +125,25 @@ class ShapeTrees:
                 l2_regularization=1.0,
                 max_features=0.5,
                 early_stopping=False,
-                random_state=given.seed,
+                random_state=data.seed,
             )
             return model.fit(kept(rows), task.is_cell[rows])
 
         def fit_one(rows: np.ndarray) -> Judge:
             model = trees(rows)
-            return lambda asked: model.predict_proba(kept(asked))[:, 1]
+            return lambda test_rows: model.predict_proba(kept(test_rows))[:, 1]
 
-        model = trees(given.rows)
+        model = trees(data.rows)
         return fit_by(
-            given,
+            data,
             lambda rows: model.predict_proba(kept(rows))[:, 1],
-            held_out_by(given, fit_one),
+            held_out_by(data, fit_one),
             lambda rows: model.predict_proba(described(rows))[:, 1],
         )
 
 
 class Embedded:
-    """Features of all rows of the task under a logistic model, or under a refiner.
+    """Features of all rows of the task under a logistic regression, or under a refiner.
 
     `features` are one FeatureSet, or one for each fold where encoders were trained without it; their rows are
     the task's. `contrast_augmented` are features of the same rows at other contrasts, which the refiner is
@@ -168,23 +168,22 @@ class Embedded:
 
     def identity(self, fold: str) -> Mapping[str, Any]:
         refiner = None if self._refiner is None else self._refiner(0).get_params()
-        told = {"method": "embedded", "refiner": refiner, "features": self._of(fold).fingerprint}
-        contrast_augmented = [one[fold].fingerprint for one in self._copies]
-        return told | ({"contrast_augmented": contrast_augmented} if contrast_augmented else {})
+        inputs = {"method": "embedded", "refiner": refiner, "features": self._of(fold).fingerprint}
+        contrast_augmented = [by_fold[fold].fingerprint for by_fold in self._copies]
+        return inputs | ({"contrast_augmented": contrast_augmented} if contrast_augmented else {})
 
-    def fit(self, given: Training) -> Fit:
-        features = self._of(given.fold)
-        if len(features) != len(given.task):
+    def fit(self, data: Training) -> Fit:
+        features = self._of(data.fold)
+        if len(features) != len(data.task):
             raise CanvasError(
-                f"{self.name} has features of {len(features):,} rows; "
-                f"there are {len(given.task):,} candidates"
+                f"{self.name} has features of {len(features):,} rows; there are {len(data.task):,} candidates"
             )
         embed = self._embed
-        again = None if embed is None else lambda rows: embed(rows, given.fold)
+        again = None if embed is None else lambda rows: embed(rows, data.fold)
         if self._refiner is None:
-            fitted = _logistic(given, lambda rows: features.x[rows], again)
+            fitted = _logistic(data, lambda rows: features.x[rows], again)
         else:
-            fitted = self._refined(given, features, again)
+            fitted = self._refined(data, features, again)
         return fitted._replace(whole=embed is not None)
 
     def _of(self, fold: str) -> FeatureSet:
@@ -197,40 +196,40 @@ class Embedded:
         return self._features[fold]
 
     def _refined(
-        self, given: Training, features: FeatureSet, again: Callable[[np.ndarray], np.ndarray] | None
+        self, data: Training, features: FeatureSet, again: Callable[[np.ndarray], np.ndarray] | None
     ) -> Fit:
-        task, rows = given.task, given.rows
+        task, rows = data.task, data.rows
         assert self._refiner is not None
-        refiner = self._refiner(given.seed)
+        refiner = self._refiner(data.seed)
         # Every brain is corrected by all its candidates, however few of them are labelled.
         how = str(refiner.correction)
         refiner.set_params(correction="none")
-        if given.fold not in self._corrected:
-            both = [features, *(one[given.fold] for one in self._copies)]
-            self._corrected = {given.fold: [one.corrected(how) for one in both]}
-        ready, *contrast_augmented = self._corrected[given.fold]
+        if data.fold not in self._corrected:
+            both = [features, *(feature_set[data.fold] for feature_set in self._copies)]
+            self._corrected = {data.fold: [feature_set.corrected(how) for feature_set in both]}
+        ready, *contrast_augmented = self._corrected[data.fold]
         labels = task.is_cell[rows].astype(np.int64)
         fewest = min(int(labels.sum()), int((1 - labels).sum()))
         refiner.set_params(folds=max(2, min(refiner.folds, fewest)), force_random=True)
         regions, missed = task.region[rows].astype(np.str_), task.missed_by_part(rows)
-        seen = [one.rows(rows) for one in contrast_augmented]
+        copies = [feature_set.rows(rows) for feature_set in contrast_augmented]
         prepared = refiner.prepare(
-            ready.rows(rows), labels, regions=regions, missed=missed, contrast_augmented=seen
+            ready.rows(rows), labels, regions=regions, missed=missed, contrast_augmented=copies
         )
         refiner.take(fit_head(refiner.head_settings, prepared))
 
-        def scratch(asked: np.ndarray) -> np.ndarray:
+        def scratch(test_rows: np.ndarray) -> np.ndarray:
             assert again is not None
-            x = again(asked)
-            for name in np.unique(features.groups[asked]) if how != "none" else ():
-                mine = features.groups[asked] == name
+            x = again(test_rows)
+            for name in np.unique(features.groups[test_rows]) if how != "none" else ():
+                brain_rows = features.groups[test_rows] == name
                 brain = features.x[features.groups == name]
-                x[mine] = Moments.of(brain).corrected(x[mine], how)
-            part = FeatureSet(x, features.blocks, features.groups[asked], features.provenance)
+                x[brain_rows] = Moments.of(brain).corrected(x[brain_rows], how)
+            part = FeatureSet(x, features.blocks, features.groups[test_rows], features.provenance)
             return refiner.predict_proba(part)[:, 1]
 
         return Fit(
-            lambda asked: refiner.predict_proba(ready.rows(asked))[:, 1],
+            lambda test_rows: refiner.predict_proba(ready.rows(test_rows))[:, 1],
             float(refiner.threshold_),
             None if again is None else scratch,
             spread=refiner.count_spread_,
@@ -238,27 +237,27 @@ class Embedded:
 
 
 def _logistic(
-    given: Training,
+    data: Training,
     features: Callable[[np.ndarray], np.ndarray],
     again: Callable[[np.ndarray], np.ndarray] | None,
 ) -> Fit:
-    code = given.task.is_cell[given.rows].astype(np.int64)
-    path = fit_path(features(given.rows), code, 2, given.folds)
+    code = data.task.is_cell[data.rows].astype(np.int64)
+    path = fit_path(features(data.rows), code, 2, data.folds)
     scratch = None if again is None else lambda rows: path.model.proba(again(rows))[:, 1]
-    return fit_by(given, lambda rows: path.model.proba(features(rows))[:, 1], path.held_out[:, 1], scratch)
+    return fit_by(data, lambda rows: path.model.proba(features(rows))[:, 1], path.held_out[:, 1], scratch)
 
 
-def _rising(own: Float64[np.ndarray, " n"], rows: np.ndarray, task: Task) -> Judge:
-    """A logistic curve of the score; where it would fall, a flat one that still ranks as the score does."""
-    path = fit_path(own[rows, None], task.is_cell[rows].astype(np.int64), 2, path=(1.0,))
+def _rising(score: Float64[np.ndarray, " n"], rows: np.ndarray, task: Task) -> Judge:
+    """Logistic regression on the score with a non-negative slope; ranks as the score does."""
+    path = fit_path(score[rows, None], task.is_cell[rows].astype(np.int64), 2, path=(1.0,))
     model = path.model
     slope = max(float(model.coef[0, 0]), 1e-6)
     mean, scale, intercept = float(model.mean[0]), float(model.scale[0]), float(model.intercept[0])
 
-    def judge(asked: np.ndarray) -> np.ndarray:
+    def judge(test_rows: np.ndarray) -> np.ndarray:
         from scipy.special import expit
 
-        return expit(slope * (own[asked] - mean) / (scale if np.isfinite(scale) else 1.0) + intercept)
+        return expit(slope * (score[test_rows] - mean) / (scale if np.isfinite(scale) else 1.0) + intercept)
 
     return judge
 

@@ -1,4 +1,4 @@
-"""Methods against each other on the same candidates: every volume judged by what was fitted on the others."""
+"""Cross-validated comparison of methods on the same candidates, by held-out volumes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ REGIONS = (
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `compare` found: a row for each method, held-out volume, seed and number of labels.
+    """Results of `compare`: one for each method, held-out volume, seed and number of labels.
 
     `p_cell[method]` has a value for each row of the task, by a fit that has not seen it (first seed, all
     labels), NaN for skipped rows. `unrefined` are the counts of each volume's candidates before any
@@ -58,12 +58,12 @@ class Comparison:
         return [name for names in self.folds.values() for name in names]
 
     def of(self, method: str, volume: str, *, labels: int | None = None) -> list[Result]:
-        """The results of all seeds: with all labels, or with a number of the label curve."""
+        """Results of all seeds with all labels, or with one number of the label curve."""
         return [
-            one
-            for one in self.results
-            if (one.method, one.volume) == (method, volume)
-            and (one.everything if labels is None else one.labels == labels)
+            result
+            for result in self.results
+            if (result.method, result.volume) == (method, volume)
+            and (result.everything if labels is None else result.labels == labels)
         ]
 
 
@@ -79,7 +79,7 @@ def compare(
     keep: Path | None = None,
     show: bool | None = None,
 ) -> Comparison:
-    """Fit every method on all but a fold's volumes, judge those, and do it again with few labels.
+    """Cross-validate every method over folds of volumes, with all labels and with few.
 
     `folds` names the volumes that are held out together, by default each by itself. `counts` are the numbers
     of labels of the curve (none: no curve), whose draws are the same for every method; `curve_of` are the
@@ -89,37 +89,49 @@ def compare(
 
     Raises CanvasError for names twice, folds that leave nothing to learn from, and one class only.
     """
-    held = _folds(task, folds)
-    _check(task, methods, held, seeds, curve_of)
-    plan = list(_plan(task, methods, held, seeds, counts, curve_of))
+    test_volumes = _folds(task, folds)
+    _check(task, methods, test_volumes, seeds, curve_of)
+    plan = list(_plan(task, methods, test_volumes, seeds, counts, curve_of))
     cache = FitCache(keep, task)
-    keys = [cache.key(one.method.identity(one.fold), **one.told(held)) for one in plan]
+    keys = [
+        cache.key(planned.method.identity(planned.fold), **planned.told(test_volumes)) for planned in plan
+    ]
     p_cell = {method.name: np.full(len(task), np.nan) for method in methods}
     thresholds: dict[str, dict[str, float]] = {method.name: {} for method in methods}
     results: list[Result] = []
     speed: dict[str, Speed] = {}
     done = sum(key in cache for key in keys)
     with bar("comparing", len(plan), unit="fits", done=done, show=show) as advance:
-        for one, key in zip(plan, keys, strict=True):
+        for planned, key in zip(plan, keys, strict=True):
             fit = cache.get(key)
             if fit is None:
-                advance(0, str(one))
-                fit = _fitted(task, one, held[one.fold])
+                advance(0, str(planned))
+                fit = _fitted(task, planned, test_volumes[planned.fold])
                 cache.put(key, fit)
                 advance(1)
-            results += _results(task, one, held[one.fold], fit)
-            if one.first:
-                p_cell[one.method.name][np.isin(task.group, held[one.fold])] = fit.p_cell
-                thresholds[one.method.name] |= dict.fromkeys(held[one.fold], fit.threshold)
+            results += _results(task, planned, test_volumes[planned.fold], fit)
+            if planned.first:
+                p_cell[planned.method.name][np.isin(task.group, test_volumes[planned.fold])] = fit.p_cell
+                thresholds[planned.method.name] |= dict.fromkeys(test_volumes[planned.fold], fit.threshold)
             if fit.speed is not None:
-                speed.setdefault(one.method.name, fit.speed)
-    own = dict(own_thresholds or {})
-    before = {part.name: _unrefined(part, own.get(part.name)) for part in task.parts}
-    return Comparison(task, results, p_cell, thresholds, speed, held, _notes(task, speed), before, own)
+                speed.setdefault(planned.method.name, fit.speed)
+    candidate_thresholds = dict(own_thresholds or {})
+    before = {part.name: _unrefined(part, candidate_thresholds.get(part.name)) for part in task.parts}
+    return Comparison(
+        task,
+        results,
+        p_cell,
+        thresholds,
+        speed,
+        test_volumes,
+        _notes(task, speed),
+        before,
+        candidate_thresholds,
+    )
 
 
 class Planned(NamedTuple):
-    """One fit of a comparison: a method without a fold's volumes, with a draw of labels or with all."""
+    """One fit of a comparison: method, fold, and a label draw or all labels."""
 
     method: Method
     fold: str
@@ -132,9 +144,9 @@ class Planned(NamedTuple):
     def first(self) -> bool:
         return self.everything and not self.seed
 
-    def told(self, held: Mapping[str, tuple[str, ...]]) -> dict[str, object]:
-        """All that decides what is kept of the fit, beside method and candidates."""
-        out = sorted(held[self.fold])
+    def told(self, test_volumes: Mapping[str, tuple[str, ...]]) -> dict[str, object]:
+        """Cache key of the fit, in addition to method and candidates."""
+        out = sorted(test_volumes[self.fold])
         return {"held out": out, "seed": self.seed, "labels": self.labels, "timed": self.timed}
 
     def __str__(self) -> str:
@@ -144,55 +156,55 @@ class Planned(NamedTuple):
 def _plan(
     task: Task,
     methods: Sequence[Method],
-    held: Mapping[str, tuple[str, ...]],
+    test_volumes: Mapping[str, tuple[str, ...]],
     seeds: int,
     counts: Sequence[int],
     curve_of: Sequence[str] | None,
 ) -> Iterator[Planned]:
-    for fold, names in held.items():
+    for fold, names in test_volumes.items():
         most = len(task.labelled([part.name for part in task.parts if part.name not in names]))
         for method in methods:
             for seed in range(seeds if method.seeded else 1):
-                yield Planned(method, fold, seed, most, True, not seed and fold == next(iter(held)))
+                yield Planned(method, fold, seed, most, True, not seed and fold == next(iter(test_volumes)))
             if curve_of is None or method.name in curve_of:
                 for count in sorted({n for n in counts if n < most}):
                     for seed in range(seeds):
                         yield Planned(method, fold, seed, count, False)
 
 
-def _fitted(task: Task, one: Planned, names: tuple[str, ...]) -> FitOutput:
-    """Fit, and judge the fold's volumes; a number of labels and a seed are one draw, whatever the method."""
+def _fitted(task: Task, planned: Planned, names: tuple[str, ...]) -> FitOutput:
+    """Fit and predict the fold's volumes; a label draw depends on count and seed, not on the method."""
     others = [part.name for part in task.parts if part.name not in names]
     rows, pool = task.labelled(others), np.flatnonzero(np.isin(task.group, others))
-    if not one.everything:
-        rows = rows[draw_labels(task.is_cell[rows].astype(np.int64), one.labels, one.seed)]
+    if not planned.everything:
+        rows = rows[draw_labels(task.is_cell[rows].astype(np.int64), planned.labels, planned.seed)]
     start = time.perf_counter()
-    fit = one.method.fit(training(task, rows, pool, one.fold, one.seed))
+    fit = planned.method.fit(training(task, rows, pool, planned.fold, planned.seed))
     seconds = time.perf_counter() - start
-    asked = np.flatnonzero(np.isin(task.group, names))
-    known = task.label[asked] != SKIP
-    p = np.full(len(asked), np.nan)
-    p[known] = fit.judge(asked[known])
+    test_rows = np.flatnonzero(np.isin(task.group, names))
+    known = task.label[test_rows] != SKIP
+    p = np.full(len(test_rows), np.nan)
+    p[known] = fit.judge(test_rows[known])
     if not np.isfinite(p[known]).all():
-        bad = task.group[asked[known][~np.isfinite(p[known])][0]]
+        bad = task.group[test_rows[known][~np.isfinite(p[known])][0]]
         raise CanvasError(f"P(cell) of {bad} is not a number for some candidates; look at the features")
-    speed = _speed(task, fit, names) if one.timed else None
+    speed = _speed(task, fit, names) if planned.timed else None
     return FitOutput(p, float(fit.threshold), fit.spread, seconds, speed)
 
 
-def _results(task: Task, one: Planned, names: tuple[str, ...], fit: FitOutput) -> list[Result]:
-    """The figures of each of the fold's volumes."""
-    asked = np.flatnonzero(np.isin(task.group, names))
+def _results(task: Task, planned: Planned, names: tuple[str, ...], fit: FitOutput) -> list[Result]:
+    """Results of each of the fold's volumes."""
+    test_rows = np.flatnonzero(np.isin(task.group, names))
     return [
         result_of(
             part,
-            fit.p_cell[task.group[asked] == part.name],
+            fit.p_cell[task.group[test_rows] == part.name],
             fit,
-            method=one.method.name,
-            fold=one.fold,
-            seed=one.seed,
-            labels=one.labels,
-            everything=one.everything,
+            method=planned.method.name,
+            fold=planned.fold,
+            seed=planned.seed,
+            labels=planned.labels,
+            everything=planned.everything,
         )
         for part in task.parts
         if part.name in names
@@ -200,7 +212,7 @@ def _results(task: Task, one: Planned, names: tuple[str, ...], fit: FitOutput) -
 
 
 def _unrefined(part: Candidates, threshold: float | None) -> Counts:
-    """The counts of a volume's candidates as they came: those from a threshold on, else all."""
+    """Counts of a volume's unrefined candidates, at the given threshold if there is one."""
     if threshold is None:
         return pooled_rows(part.counts_by_box(np.ones(len(part), bool)))
     if part.own is None:
@@ -212,7 +224,7 @@ def _notes(task: Task, speed: Mapping[str, Speed]) -> list[str]:
     notes = [REGIONS] if task.by == "region" else []
     if skipped := int((task.label == SKIP).sum()):
         notes.append(f"{skipped:,} of {len(task):,} candidates are labelled −1 or lie outside: skipped")
-    if len({one.run for one in speed.values()}) > 1:
+    if len({measured.run for measured in speed.values()}) > 1:
         notes.append("the speeds were measured in several runs: their ratios say little")
     return notes
 
@@ -221,24 +233,24 @@ def _folds(task: Task, folds: Mapping[str, Sequence[str]] | None) -> dict[str, t
     names = [part.name for part in task.parts]
     if folds is None:
         return {name: (name,) for name in names}
-    held = {fold: tuple(some) for fold, some in folds.items()}
-    for fold, some in held.items():
-        if unknown := sorted(set(some) - set(names)):
+    test_volumes = {fold: tuple(fold_names) for fold, fold_names in folds.items()}
+    for fold, fold_names in test_volumes.items():
+        if unknown := sorted(set(fold_names) - set(names)):
             raise CanvasError(f"fold {fold!r} names {unknown[0]!r}; there are {', '.join(names)}")
-        if not some or not set(names) - set(some):
+        if not fold_names or not set(names) - set(fold_names):
             raise CanvasError(
-                f"fold {fold!r} holds out {len(some)} of {len(names)} volumes; leave some to learn from"
+                f"fold {fold!r} holds out {len(fold_names)} of {len(names)} volumes; leave some to learn from"
             )
-    twice = [name for name in names if sum(name in some for some in held.values()) > 1]
+    twice = [name for name in names if sum(name in fold_names for fold_names in test_volumes.values()) > 1]
     if twice:
         raise CanvasError(f"{twice[0]!r} stands in two folds; hold out each volume once")
-    return held
+    return test_volumes
 
 
 def _check(
     task: Task,
     methods: Sequence[Method],
-    held: Mapping[str, tuple[str, ...]],
+    test_volumes: Mapping[str, tuple[str, ...]],
     seeds: int,
     curve_of: Sequence[str] | None,
 ) -> None:
@@ -249,8 +261,8 @@ def _check(
         raise CanvasError(f"curve_of names {unknown[0]!r}; the methods are {', '.join(names)}")
     if seeds < 1:
         raise CanvasError(f"seeds is {seeds}; give at least 1")
-    for fold, some in held.items():
-        rows = task.labelled([part.name for part in task.parts if part.name not in some])
+    for fold, fold_names in test_volumes.items():
+        rows = task.labelled([part.name for part in task.parts if part.name not in fold_names])
         try:
             check_labels(task.is_cell[rows], 2)
         except CanvasError as problem:
@@ -258,7 +270,7 @@ def _check(
 
 
 def _speed(task: Task, fit: Fit, names: tuple[str, ...]) -> Speed:
-    """Judge up to 512 candidates from scratch, after some to warm up; the better of two rounds."""
+    """Throughput on up to 512 candidates after warm-up; the better of two rounds."""
     import torch
 
     rows = task.labelled(names)

@@ -1,4 +1,4 @@
-"""Cache of a comparison's finished fits: after a kill, or with a method more, only the rest is fitted."""
+"""Cache of a comparison's finished fits, so that it resumes after a kill."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from canvas_fm.version import __version__
 
 
 class FitCache:
-    """A folder with a file for each fit, found again by a hash over all that decides what it says.
+    """A folder with one file for each fit, addressed by a hash of all its inputs.
 
     That is the candidates with their labels, truth and volumes, the method's settings, what is held out, the
     seed and the number of labels. Without a folder nothing is kept.
@@ -30,18 +30,18 @@ class FitCache:
         self._task = "" if folder is None else task_sha256(task)
 
     def key(self, method: Mapping[str, Any] | None, **fit: Any) -> str | None:
-        """The name of a fit; None where nothing is kept, or the method does not say what decides it."""
+        """Key of a fit; None without a cache, or if the method does not state its inputs."""
         if self._folder is None or method is None:
             return None
-        told = {"task": self._task, "method": dict(method), "canvas_fm": __version__, **fit}
-        text = json.dumps(told, sort_keys=True, default=str)
+        inputs = {"task": self._task, "method": dict(method), "canvas_fm": __version__, **fit}
+        text = json.dumps(inputs, sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
     def __contains__(self, key: str | None) -> bool:
         return key is not None and self._path(key).is_file()
 
     def get(self, key: str | None) -> FitOutput | None:
-        """What was kept; None where it was not, or is damaged."""
+        """The cached fit; None if missing or damaged."""
         if key is None or (part := read_part(self._path(key))) is None:
             return None
         about = part.about
@@ -50,7 +50,7 @@ class FitCache:
         return FitOutput(part.arrays["p_cell"], about["threshold"], spread, about["seconds"], speed)
 
     def put(self, key: str | None, fit: FitOutput) -> None:
-        """Keep a finished fit."""
+        """Store a finished fit."""
         if key is not None:
             about = fit._asdict()
             write_part(self._path(key), {"p_cell": about.pop("p_cell")}, about)
@@ -61,14 +61,14 @@ class FitCache:
 
 
 def task_sha256(task: Task) -> str:
-    """A hash over the candidates of a task, their labels, truth and own scores, and their volumes."""
+    """Hash of a task: candidates, labels, truth, candidate scores, volumes."""
     digest = hashlib.sha256()
     for part in task.parts:
         assert part.truth_zyx is not None
-        own = np.zeros(0) if part.own is None else part.own
-        told = [part.name, volume_identity(part.volume), list(part.volume.window), part.tolerance_um]
-        digest.update(json.dumps([*told, *part.volume.voxel_um], sort_keys=True).encode())
-        for numbers in (part.zyx, part.label, part.truth_zyx, part.where, own):
+        scores = np.zeros(0) if part.own is None else part.own
+        description = [part.name, volume_identity(part.volume), list(part.volume.window), part.tolerance_um]
+        digest.update(json.dumps([*description, *part.volume.voxel_um], sort_keys=True).encode())
+        for numbers in (part.zyx, part.label, part.truth_zyx, part.where, scores):
             digest.update(f"{numbers.shape}".encode() + np.ascontiguousarray(numbers, "<f8").tobytes())
     digest.update(json.dumps(task.to_um).encode())
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""What more labels are worth: a figure against the number of labels, and a sentence about it."""
+"""Label efficiency: a metric against the number of labels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MORE = 50
 
 @dataclass(frozen=True)
 class LabelCurve:
-    """`values[n]` are the figures of all seeds with n labels; `figure` names them (F1, say)."""
+    """Label curve: `values[n]` are a metric's values of all seeds with n labels."""
 
     figure: str
     values: Mapping[int, Sequence[float]]
@@ -25,13 +25,13 @@ class LabelCurve:
         return float(np.mean(self.values[n]))
 
     def interval(self, n: int) -> tuple[float, float]:
-        """95 % of a t distribution over the seeds, cut at 0 and 1; no width where there is one seed."""
+        """95 % t interval over seeds, clipped to [0, 1]; zero width for one seed."""
         low, high = np.clip(t_interval(self.values[n]), 0.0, 1.0).tolist()
         return low, high
 
     @property
     def worth(self) -> tuple[float, float] | None:
-        """What 50 more labels bring at the curve's end, and its standard error; None with one point.
+        """Gain from 50 more labels at the curve's end, and its standard error; None with one point.
 
         By the slope against the logarithm of the number of labels over the last three points.
         """
@@ -50,12 +50,12 @@ class LabelCurve:
 
     @property
     def sentence(self) -> str:
-        """Such as "50 more labels are worth about +0.02 F1"."""
+        """Summary such as "50 more labels are worth about +0.02 F1"."""
         counts = sorted(self.values)
-        found = self.worth
-        if found is None:
+        slope = self.worth
+        if slope is None:
             return f"{counts[0]} labels give {self.figure} {self.mean(counts[0]):.2f}; too few to say more"
-        gain, error = found
+        gain, error = slope
         last = f"with {counts[-1]:,} labels {self.figure} is {self.mean(counts[-1]):.2f}"
         if gain < 2 * error or gain < 0.0005:
             return f"{last}; {_MORE} more labels are worth nothing that can be told from chance"
@@ -76,7 +76,7 @@ class LabelCurve:
 
 
 def counts_up_to(most: int, counts: Sequence[int] = COUNTS) -> list[int]:
-    """The numbers of labels of a curve: those below what there is, and all there are at its end.
+    """Numbers of labels of a curve: fixed steps below the total, and the total.
 
     A last number that would be within a quarter of all is left out.
     """
@@ -84,7 +84,7 @@ def counts_up_to(most: int, counts: Sequence[int] = COUNTS) -> list[int]:
 
 
 def draw_labels(code: Int64[np.ndarray, " n"], count: int, seed: int) -> Int64[np.ndarray, " count"]:
-    """Rows of `count` labels as a reviewer of candidates in no order would make them.
+    """A random draw of `count` labels, as a reviewer in random order would make them.
 
     Drawn evenly, but at least three of each class where there are that many. The rows of fewer labels are
     among those of more, for the same seed.
@@ -92,17 +92,17 @@ def draw_labels(code: Int64[np.ndarray, " n"], count: int, seed: int) -> Int64[n
     if count >= len(code):
         return np.arange(len(code))
     order = np.random.default_rng((seed, 0x1ABE1)).permutation(len(code))
-    first = np.concatenate([order[code[order] == one][:_FEWEST] for one in np.unique(code)])
+    first = np.concatenate([order[code[order] == label][:_FEWEST] for label in np.unique(code)])
     rest = order[~np.isin(order, first)]
     return np.sort(np.concatenate([first, rest])[: max(count, len(first))])
 
 
 def t_interval(values: Sequence[float]) -> tuple[float, float]:
-    """The mean's 95 % interval by Student's t over seeds."""
+    """95 % interval of the mean by Student's t."""
     from scipy.stats import t
 
-    given = np.asarray(values, float)
-    if len(given) < 2:
-        return float(given.mean()), float(given.mean())
-    reach = float(t.ppf(0.975, len(given) - 1) * given.std(ddof=1) / np.sqrt(len(given)))
-    return float(given.mean()) - reach, float(given.mean()) + reach
+    sample = np.asarray(values, float)
+    if len(sample) < 2:
+        return float(sample.mean()), float(sample.mean())
+    half_width = float(t.ppf(0.975, len(sample) - 1) * sample.std(ddof=1) / np.sqrt(len(sample)))
+    return float(sample.mean()) - half_width, float(sample.mean()) + half_width

@@ -1,4 +1,4 @@
-"""What can judge candidates: one small interface for every way, from a bare score to a network."""
+"""Interface of a method that classifies candidates, from a bare score to a network."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _INNER = 3
 
 
 class Training(NamedTuple):
-    """What a method may learn from: labelled `rows` of the task, and `pool`, rows to look at without labels.
+    """Training data of a method: labelled `rows` of the task, and the unlabelled `pool`.
 
     `folds` part the rows so that a threshold can be chosen on what a model has not seen; `fold` names what is
     held out, for methods whose features were made once a fold.
@@ -35,7 +35,7 @@ class Training(NamedTuple):
 
 
 class Fit(NamedTuple):
-    """A fitted method: `judge` gives P(cell) of rows, `threshold` was chosen on the training rows.
+    """A fitted method: `judge` gives P(cell) of rows; `threshold` was chosen on the training rows.
 
     `from_scratch` does the same without anything that was worked out before, for measuring speed; None where
     the judge does so already. `whole` says whether that starts at the volume's voxels. `spread` is how far
@@ -51,7 +51,7 @@ class Fit(NamedTuple):
 
 @runtime_checkable
 class Method(Protocol):
-    """A way to tell cells from other candidates. `seeded`: another seed gives another result.
+    """A method that classifies candidates; `seeded` if its result depends on the seed.
 
     `identity` is all that decides, beside rows and seed, what it says of candidates of the fold: fits are
     kept by it. None where it cannot tell.
@@ -62,11 +62,11 @@ class Method(Protocol):
 
     def identity(self, fold: str) -> Mapping[str, Any] | None: ...
 
-    def fit(self, given: Training) -> Fit: ...
+    def fit(self, data: Training) -> Fit: ...
 
 
 def training(task: Task, rows: Rows, pool: Rows, fold: str, seed: int) -> Training:
-    """Rows with their inner folds: whole brains, else regions of the one brain, else any rows."""
+    """Training rows with inner folds: whole brains, else regions of the one brain, else random rows."""
     is_cell = task.is_cell[rows]
     fewest = min(int(is_cell.sum()), int((~is_cell).sum()))
     if fewest < 2:
@@ -85,26 +85,26 @@ def training(task: Task, rows: Rows, pool: Rows, fold: str, seed: int) -> Traini
     return Training(task, rows, pool, folds, fold, seed)
 
 
-def fit_by(given: Training, judge: Judge, held_out: np.ndarray, from_scratch: Judge | None = None) -> Fit:
-    """A fit whose threshold and spread come from what was said of training rows held out (NaN: was not).
+def fit_by(data: Training, judge: Judge, held_out: np.ndarray, from_scratch: Judge | None = None) -> Fit:
+    """A fit with threshold and count spread from out-of-fold predictions (NaN: none).
 
     The threshold has the highest F1 there; true cells that no candidate stands for count as missed, by their
     share.
     """
-    task, known = given.task, np.isfinite(held_out)
-    rows, p = given.rows[known], held_out[known]
+    task, known = data.task, np.isfinite(held_out)
+    rows, p = data.rows[known], held_out[known]
     missed = sum(task.missed_by_part(rows).values())
     threshold, _ = best_f1(task.is_cell[rows], p, missed=missed)
     spread = CountSpread()
-    if given.folds.by != "random":
+    if data.folds.by != "random":
         spread = CountSpread.of(p, task.is_cell[rows], task.region[rows])
     return Fit(judge, threshold, from_scratch, spread=spread)
 
 
-def held_out_by(given: Training, fit_one: Callable[[Rows], Judge], *, parts: int | None = None) -> np.ndarray:
-    """P(cell) of each training row by a model that has not seen it; NaN beyond the first `parts` folds."""
-    out = np.full(len(given.rows), np.nan)
-    for number, (train, test) in enumerate(given.folds):
+def held_out_by(data: Training, fit_one: Callable[[Rows], Judge], *, parts: int | None = None) -> np.ndarray:
+    """Out-of-fold P(cell) of each training row; NaN beyond the first `parts` folds."""
+    out = np.full(len(data.rows), np.nan)
+    for number, (train, test) in enumerate(data.folds):
         if parts is None or number < parts:
-            out[test] = fit_one(given.rows[train])(given.rows[test])
+            out[test] = fit_one(data.rows[train])(data.rows[test])
     return out

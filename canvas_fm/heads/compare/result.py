@@ -1,4 +1,4 @@
-"""What one fit said of candidates that it had not seen, and the figures that follow from it."""
+"""Out-of-fold predictions of one fit, and their metrics."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _OVERLAP = (1, 99)  # percentiles of the cells' and of the other candidates' own
 
 
 class Speed(NamedTuple):
-    """Candidates judged a second on the machine of the run; `whole` where that starts at the voxels.
+    """Throughput in candidates per second on this machine; `whole` if it includes reading voxels.
 
     `run` tells which process measured it: speeds of one run alone are comparable.
     """
@@ -29,7 +29,7 @@ class Speed(NamedTuple):
 
 
 class FitOutput(NamedTuple):
-    """P(cell) of the candidates of a fold's volumes, NaN for skipped ones, by a fit that had not seen any."""
+    """P(cell) of the candidates of a fold's held-out volumes, NaN for skipped ones."""
 
     p_cell: Float64[np.ndarray, " n"]
     threshold: float
@@ -39,7 +39,7 @@ class FitOutput(NamedTuple):
 
 
 class RegionCounts(NamedTuple):
-    """Expected cells against true ones, region by region: how far off, and how many 90 % intervals held."""
+    """Expected against true counts by region: error, and coverage of 90 % intervals."""
 
     off: float
     cells: int
@@ -48,12 +48,12 @@ class RegionCounts(NamedTuple):
 
     @property
     def error(self) -> float:
-        """The share of all cells by which the regions' counts were off."""
+        """Sum of absolute count errors over regions, relative to all cells."""
         return self.off / max(self.cells, 1)
 
     @classmethod
     def sum(cls, parts: Iterable[RegionCounts]) -> RegionCounts:
-        """The regions of several volumes, or of one, together."""
+        """Sum over regions of several volumes, or of one."""
         parts = list(parts)
         return cls(
             sum(part.off for part in parts),
@@ -64,7 +64,7 @@ class RegionCounts(NamedTuple):
 
 
 class Result(NamedTuple):
-    """One method on one held-out volume, fitted with so many labels in `seconds`.
+    """One method on one held-out volume: metrics, number of labels, fit `seconds`.
 
     `f1`, `precision` and `recall` are against all true cells at `threshold`, chosen on the training rows;
     `f1_tuned` is the best over thresholds on the answers themselves, an upper bound and no result; `ceiling`
@@ -99,7 +99,7 @@ class Result(NamedTuple):
 def result_of(
     part: Candidates,
     p: Float64[np.ndarray, " n"],
-    said: FitOutput,
+    output: FitOutput,
     *,
     method: str,
     fold: str,
@@ -107,16 +107,16 @@ def result_of(
     labels: int,
     everything: bool,
 ) -> Result:
-    """The figures of one volume's candidates, of which a fit said `p`."""
+    """Metrics of one volume's candidates from P(cell) `p`."""
     known = part.label != SKIP
     is_cell, sure = part.label[known] == CELL, p[known]
-    boxes = part.counts_by_box(np.where(known, p, -1.0) >= said.threshold)
+    boxes = part.counts_by_box(np.where(known, p, -1.0) >= output.threshold)
     counts = pooled_rows(boxes)
     curve = part.curve(np.where(known, p, 0.0))
-    own = part.own
-    hard = overlap(is_cell, own[known]) if own is not None else np.zeros(len(sure), bool)
+    scores = part.own
+    hard = overlap(is_cell, scores[known]) if scores is not None else np.zeros(len(sure), bool)
     best = curve.best
-    reach = float(curve.tp[-1]) / max(curve.truths, 1) if len(curve.tp) else 0.0
+    max_recall = float(curve.tp[-1]) / max(curve.truths, 1) if len(curve.tp) else 0.0
     low, high = intervals(boxes, seed=0).of.get("f1", (0.0, 0.0))
     return Result(
         method=method,
@@ -133,29 +133,29 @@ def result_of(
         f1_tuned=0.0 if best is None else best[1],
         precision=counts.precision,
         recall=counts.recall,
-        ceiling=ceiling(reach),
-        threshold=said.threshold,
+        ceiling=ceiling(max_recall),
+        threshold=output.threshold,
         calibration_error=calibration_error(is_cell, sure),
-        counts=_by_region(part, p, said.spread),
+        counts=_by_region(part, p, output.spread),
         **Counts(*counts)._asdict(),
-        seconds=said.seconds,
+        seconds=output.seconds,
     )
 
 
-def overlap(is_cell: Bool[np.ndarray, " n"], own: Float64[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
-    """Candidates whose own score could be either's: from the lowest 1 % of cells to the top 1 % of others."""
+def overlap(is_cell: Bool[np.ndarray, " n"], score: Float64[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
+    """Candidates with ambiguous scores: from the lowest 1 % of cells to the top 1 % of non-cells."""
     if is_cell.all() or not is_cell.any():
-        return np.zeros(len(own), bool)
-    low = np.percentile(own[is_cell], _OVERLAP[0], method="lower")
-    high = np.percentile(own[~is_cell], _OVERLAP[1], method="higher")
-    return (own >= low) & (own <= high)
+        return np.zeros(len(score), bool)
+    low = np.percentile(score[is_cell], _OVERLAP[0], method="lower")
+    high = np.percentile(score[~is_cell], _OVERLAP[1], method="higher")
+    return (score >= low) & (score <= high)
 
 
 def _by_region(part: Candidates, p: Float64[np.ndarray, " n"], spread: CountSpread) -> RegionCounts:
-    region, found = part.region, []
+    region, by_region = part.region, []
     for number in np.unique(region[part.label != SKIP]):
-        mine = (region == number) & (part.label != SKIP)
-        count, true = expected_count(p[mine], spread), int((part.label[mine] == CELL).sum())
-        held = count.low <= true <= count.high
-        found.append(RegionCounts(abs(count.value - true), true, 1, int(held)))
-    return RegionCounts.sum(found)
+        in_region = (region == number) & (part.label != SKIP)
+        count, true = expected_count(p[in_region], spread), int((part.label[in_region] == CELL).sum())
+        covered = count.low <= true <= count.high
+        by_region.append(RegionCounts(abs(count.value - true), true, 1, int(covered)))
+    return RegionCounts.sum(by_region)

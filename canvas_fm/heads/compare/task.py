@@ -1,4 +1,4 @@
-"""Labelled candidates of several volumes as one task: rows, labels, groups and crops."""
+"""Labelled candidates of several volumes as one classification task."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from canvas_fm.heads.labels.candidates import CELL, SKIP, Candidates
 
 
 class Place(NamedTuple):
-    """Where a part's rows stand among all."""
+    """Row range of a part."""
 
     name: str
     start: int
@@ -24,7 +24,7 @@ class Place(NamedTuple):
 
 
 class Task:
-    """Candidates of several volumes below each other: what every method is fitted on and judged by.
+    """Candidates of several volumes, concatenated, on which all methods are fitted and scored.
 
     `label`, `group` (the part's name), `region` (a number for each labelled box) and `zyx` have a value for
     each row; `by` is `region` where the parts are regions of one volume. Crops come windowed in [0, 1] and at
@@ -58,7 +58,7 @@ class Task:
         self.label = np.concatenate([part.label for part in parts])
         self.group = np.repeat(np.array(names), [len(part) for part in parts])
         self.region = self._regions()
-        known = [own for part in parts if (own := part.own) is not None]
+        known = [part_scores for part in parts if (part_scores := part.own) is not None]
         self._own = np.concatenate(known) if len(known) == len(parts) else None
         self.to_um = [
             check_voxel_um(part.volume, self.voxel_um, resample=resample, ignore_voxel_size=ignore_voxel_size)
@@ -71,7 +71,7 @@ class Task:
 
     @property
     def own(self) -> Float64[np.ndarray, " n"] | None:
-        """The candidates' own scores; None unless every part has them."""
+        """Candidate scores; None unless all parts have them."""
         return self._own
 
     @property
@@ -79,28 +79,28 @@ class Task:
         return self.label == CELL
 
     def labelled(self, names: Sequence[str]) -> Int64[np.ndarray, " m"]:
-        """Rows of these parts that carry a label, those of −1 left out."""
+        """Labelled rows of these parts (label ≠ −1)."""
         return np.flatnonzero(np.isin(self.group, list(names)) & (self.label != SKIP))
 
     def crops(self, rows: Int64[np.ndarray, " m"], crop_zyx: Zyx) -> Float32[np.ndarray, "m z y x"]:
-        """The crops around some rows in [0, 1] after their volume's window, rows in that order."""
+        """Windowed crops (n, z, y, x) around some rows, in [0, 1], in that order."""
         out = np.empty((len(rows), *crop_zyx), np.float32)
         for number, place in enumerate(self.places):
-            mine = np.flatnonzero((rows >= place.start) & (rows < place.stop))
-            if len(mine):
-                raw = self._reader(number, crop_zyx).read_points(self.zyx[rows[mine]])
-                out[mine] = self.parts[number].volume.window.apply(raw)
+            part_rows = np.flatnonzero((rows >= place.start) & (rows < place.stop))
+            if len(part_rows):
+                raw = self._reader(number, crop_zyx).read_points(self.zyx[rows[part_rows]])
+                out[part_rows] = self.parts[number].volume.window.apply(raw)
         return out
 
     def missed_by_part(self, rows: Int64[np.ndarray, " m"]) -> dict[str, int]:
-        """True cells without a candidate, by part: its share that goes with the cells among these rows."""
-        found = {}
+        """True cells without a candidate by part, in proportion to its cells among these rows."""
+        missed = {}
         for part in self.parts:
-            mine = self.is_cell[rows] & (self.group[rows] == part.name)
+            part_cells = self.is_cell[rows] & (self.group[rows] == part.name)
             cells = int((part.label == CELL).sum())
-            if mine.any():
-                found[part.name] = round((part.missed or 0) * int(mine.sum()) / cells)
-        return found
+            if part_cells.any():
+                missed[part.name] = round((part.missed or 0) * int(part_cells.sum()) / cells)
+        return missed
 
     def _reader(self, number: int, crop_zyx: Zyx) -> CropReader:
         key = (number, crop_zyx)
@@ -112,11 +112,11 @@ class Task:
         return self._readers[key]
 
     def _regions(self) -> Int64[np.ndarray, " n"]:
-        found, first = [], 0
+        numbers, first = [], 0
         for part in self.parts:
-            found.append(first + np.maximum(part.region, 0))
+            numbers.append(first + np.maximum(part.region, 0))
             first += len(part.where)
-        return np.concatenate(found)
+        return np.concatenate(numbers)
 
 
 def _check_complete(part: Candidates) -> None:

@@ -1,4 +1,4 @@
-"""What an encoder's features are worth beside simple ones, on brains that its read-outs have not seen."""
+"""Evaluation of frozen features against simple ones, by read-outs tested on held-out brains."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BASELINES = ("untrained", "PCA-64", "shape")
 
 
 class LabelledCells(NamedTuple):
-    """Cells of several brains: crops with a margin, class and brain of each, brightness at its centre."""
+    """Labelled cells of several brains: crops with margin, class, brain, brightness at the centre."""
 
     crops: Crops
     cls: Shaped[np.ndarray, " n"]
@@ -31,7 +31,7 @@ class LabelledCells(NamedTuple):
 
     @property
     def brightness(self) -> np.ndarray:
-        """The centre over the crop's mean: what a neighbour must not be told by."""
+        """Brightness of the centre relative to the crop's mean, which neighbours must not be found by."""
         centre = self.crops.cut((3, 3, 3)).mean(axis=(1, 2, 3))
         return np.asarray(centre / (self.crops.wide.mean(axis=(1, 2, 3)) + 0.02))
 
@@ -46,7 +46,7 @@ def read_cells(
     most: int = 150,
     seed: int = 0,
 ) -> LabelledCells:
-    """At most `most` cells of each class and volume, drawn by the seed.
+    """Read at most `most` random cells of each class and volume.
 
     `labels` is the column of their class, -1 and nothing being no label; None takes each volume's marker.
     `brains` says which brain each volume is of, by default one each. Volumes of other voxels are resampled to
@@ -64,7 +64,7 @@ def read_cells(
         resample = None if np.allclose(volume.voxel_um, config.voxel_um, rtol=0.05) else config.voxel_um
         cls = _classes(volume, table, labels)
         chosen = np.concatenate(
-            [random.permutation(np.flatnonzero(cls == one))[:most] for one in np.unique(cls)]
+            [random.permutation(np.flatnonzero(cls == label))[:most] for label in np.unique(cls)]
         )
         chosen = np.sort(chosen[cls[chosen] != ""])
         raw = CropReader(volume, size, resample_to_um=resample).read_points(table.zyx[chosen])
@@ -74,16 +74,16 @@ def read_cells(
     cells = LabelledCells(
         Crops(np.concatenate(crops), config.voxel_um), np.concatenate(classes), np.concatenate(of)
     )
-    for what, values in (("brain", cells.brain), ("class", cells.cls)):
+    for unit, values in (("brain", cells.brain), ("class", cells.cls)):
         if len(np.unique(values)) < 2:
             raise CanvasError(
-                f"all cells are of one {what} ({', '.join(np.unique(values))}); give two or more"
+                f"all cells are of one {unit} ({', '.join(np.unique(values))}); give two or more"
             )
     return cells
 
 
 def _classes(volume: Volume, table: Points, labels: str | None) -> Shaped[np.ndarray, " n"]:
-    """The class of each point as text, '' where it has none."""
+    """Class of each point as text, '' if it has none."""
     if labels is None:
         if volume.marker is None:
             raise CanvasError(f"{volume.name} has no marker; give --labels COLUMN, the class of each point")
@@ -107,7 +107,7 @@ def worth(
     pool: str | None = None,
     show: bool | None = None,
 ) -> dict[str, Any]:
-    """Each encoder's worth with intervals, and by how much it is ahead of untrained twins, PCA-64 and shape.
+    """Scores of each encoder with intervals, and differences from untrained encoders, PCA-64 and shape.
 
     `few_N`: a linear read-out on N labels of other brains, AUC of two classes, balanced accuracy of more;
     `all_labels` the same on all; `neighbours`: share of a cell's 10 nearest in other brains that is of its
@@ -160,7 +160,7 @@ def worth(
 
 
 def _average_twins(measured: dict[str, dict[str, Credits]]) -> None:
-    """Untrained twins become one method, their credits' mean."""
+    """Merge untrained encoders of several seeds into one method by averaging their credits."""
     twins = [measured.pop(name) for name in list(measured) if name.startswith("untrained ")]
     if twins:
         measured["untrained"] = {
@@ -170,7 +170,7 @@ def _average_twins(measured: dict[str, dict[str, Credits]]) -> None:
 
 
 def summary(report: Mapping[str, Any]) -> str:
-    """The report as a table: methods down, worths across, the mean of the stabilities last."""
+    """The report as a table: methods in rows, tasks in columns, mean stability last."""
     lines = []
     for name, row in report["worth"].items():
         stable = fmean(v["value"] for k, v in row.items() if k.startswith("stable_"))
@@ -180,5 +180,5 @@ def summary(report: Mapping[str, Any]) -> str:
 
 
 def open_points(paths: Sequence[str | Path]) -> list[Points]:
-    """The tables of labelled cells, none of them empty."""
+    """Read the tables of labelled cells; none may be empty."""
     return [Points.read(path, allow_empty=False) for path in paths]

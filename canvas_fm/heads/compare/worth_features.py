@@ -1,4 +1,4 @@
-"""Features to be compared: encoders, untrained twins, PCA and shape, of cells as they are and disturbed."""
+"""Features under comparison: encoders, untrained encoders, PCA and shape, on clean and disturbed crops."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ SHIFT_ZYX = (0, 2, 2)  # voxels that a disturbed crop lies off its cell
 
 
 class Crops(NamedTuple):
-    """Windowed crops with a margin around each cell, so that a shifted one can be cut from them too."""
+    """Windowed crops with a margin around each cell, so that shifted ones can be cut."""
 
     wide: Float32[np.ndarray, "n wz wy wx"]
     voxel_um: ZyxUm
 
     def cut(self, crop_zyx: Zyx, shift_zyx: Zyx = (0, 0, 0)) -> Float32[np.ndarray, "n z y x"]:
-        """Crops whose voxel size // 2 is the cell's, or `shift_zyx` off it."""
+        """Crops with the cell at voxel size // 2, or shifted by `shift_zyx`."""
         starts = [
             n // 2 - s // 2 + t for n, s, t in zip(self.wide.shape[1:], crop_zyx, shift_zyx, strict=True)
         ]
@@ -35,7 +35,7 @@ class Crops(NamedTuple):
 
 
 def margin_crop(crop_zyx: Zyx, voxel_um: ZyxUm) -> Zyx:
-    """The crop with room for `shape_features` and for the shift."""
+    """Crop size with room for `shape_features` and the shift."""
     z, y, x = (
         max(c + 2 * t + 2, s + 2 * t)
         for c, s, t in zip(crop_zyx, shape_crop(voxel_um), SHIFT_ZYX, strict=True)
@@ -44,7 +44,7 @@ def margin_crop(crop_zyx: Zyx, voxel_um: ZyxUm) -> Zyx:
 
 
 def disturbances(seed: int = 0) -> dict[str, Callable[[Crops], Crops]]:
-    """What another microscope or another hand does to a crop; each takes crops and gives others."""
+    """Simulated changes of microscope and annotation; each maps crops to crops."""
 
     def gain(crops: Crops) -> Crops:
         factor = np.exp(np.random.default_rng(seed).uniform(-0.7, 0.7, (len(crops.wide), 1, 1, 1)))
@@ -68,7 +68,7 @@ def disturbances(seed: int = 0) -> dict[str, Callable[[Crops], Crops]]:
 
 
 def encoder_features(encoder: Encoder, pool: str | None, crops: Crops) -> Float32[np.ndarray, "n d"]:
-    """The encoder's embeddings, pooled as asked for or as it says itself."""
+    """The encoder's embeddings with the given pooling, by default its own."""
     return embed_crops(encoder, crops.cut(encoder.config.architecture.crop_zyx), pool=pool)
 
 
@@ -80,7 +80,7 @@ def feature_makers(
     pool: str | None,
     seeds: int,
 ) -> dict[str, Callable[[Crops], np.ndarray]]:
-    """By name, what makes features of crops. PCA is fitted on the crops that `fitted` marks.
+    """Feature functions of crops by name; PCA is fitted on the crops marked by `fitted`.
 
     Untrained twins have the first encoder's architecture; their name ends in a seed.
     """
@@ -97,7 +97,7 @@ def feature_makers(
 
 
 def _contrast(crops: Float32[np.ndarray, "n z y x"]) -> Float32[np.ndarray, "n v"]:
-    """Voxels in deviations of each crop from its mean, as an encoder that sees contrast does."""
+    """Standardised voxels of each crop, (x − mean) / deviation: input of a contrast-normalised encoder."""
     flat = crops.reshape(len(crops), -1)
     return (flat - flat.mean(axis=1, keepdims=True)) / (flat.std(axis=1, keepdims=True) + 0.005)
 

@@ -1,4 +1,4 @@
-"""What features are worth on brains that no read-out has seen, cell by cell, so that differences pair."""
+"""Per-cell scores of features on held-out brains, so that differences can be paired."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BINS = 6  # of brightness, within which classes are matched
 
 
 class Credits(NamedTuple):
-    """What each scored cell adds, for every draw of labels: 1 right, 0 wrong, or its share of an AUC.
+    """Credit of each scored cell for every label draw: 1 correct, 0 wrong, or its share of an AUC.
 
     The score is the mean over brains of the mean over classes of the mean credit. Two methods' credits of the
     same cells and draws are subtracted to compare them.
@@ -32,11 +32,11 @@ class Credits(NamedTuple):
         return float(np.mean([np.mean([mean[rows].mean() for rows in brain]) for brain in self._strata()]))
 
     def minus(self, other: Credits) -> Credits:
-        """The difference, cell by cell and draw by draw."""
+        """Paired difference by cell and draw."""
         return self._replace(credit=self.credit - other.credit)
 
     def interval(self, *, seed: int = 0, resamples: int = 1000) -> Interval:
-        """The score with a 95 % bootstrap interval over draws and, within brain and class, over cells.
+        """Score with a 95 % bootstrap interval over draws and, within brain and class, over cells.
 
         How much other brains would change is not in it: there are too few to resample.
         """
@@ -54,17 +54,17 @@ class Credits(NamedTuple):
 
     def _strata(self) -> Iterator[list[np.ndarray]]:
         for brain in np.unique(self.brain):
-            here = self.brain == brain
-            yield [np.flatnonzero(here & (self.cls == one)) for one in np.unique(self.cls[here])]
+            in_brain = self.brain == brain
+            yield [np.flatnonzero(in_brain & (self.cls == label)) for label in np.unique(self.cls[in_brain])]
 
 
 def standardise_brains(
     x: Float[np.ndarray, "n d"], brain: Shaped[np.ndarray, " n"]
 ) -> Float64[np.ndarray, "n d"]:
-    """Every brain's cells with mean 0 and deviation 1 in each column; needs no label."""
+    """Standardise each column within each brain; needs no labels."""
     out = np.empty(x.shape)
-    for one in np.unique(brain):
-        rows = brain == one
+    for name in np.unique(brain):
+        rows = brain == name
         part = x[rows].astype(np.float64)
         out[rows] = (part - part.mean(axis=0)) / (part.std(axis=0) + 1e-6)
     return out / np.sqrt(x.shape[1])
@@ -80,7 +80,7 @@ def few_labels(
     draws: int = 10,
     seed: int = 0,
 ) -> Credits:
-    """A linear read-out fitted on `labels` cells of other brains (None: all), scored on each `test` brain.
+    """Linear read-out on `labels` cells of other brains (None: all), scored on each `test` brain.
 
     The labels are drawn anew `draws` times, equally many of each class. Two classes are scored by AUC, more
     by balanced accuracy. Features are standardised a brain.
@@ -89,8 +89,8 @@ def few_labels(
 
     ready, classes = standardise_brains(x, brain), np.unique(cls)
     parts = []
-    for one in test:
-        rows, pool = np.flatnonzero(brain == one), np.flatnonzero(brain != one)
+    for test_brain in test:
+        rows, pool = np.flatnonzero(brain == test_brain), np.flatnonzero(brain != test_brain)
         credit = []
         for draw in range(draws if labels is not None else 1):
             random = np.random.default_rng([seed, draw])
@@ -109,8 +109,8 @@ def _draw_labels(
 ) -> Int64[np.ndarray, " k"]:
     classes = np.unique(cls[pool])
     drawn = []
-    for one in classes:
-        rows = pool[cls[pool] == one]
+    for label in classes:
+        rows = pool[cls[pool] == label]
         drawn.append(random.choice(rows, min(len(rows), labels // len(classes)), replace=False))
     return np.concatenate(drawn)
 
@@ -118,7 +118,7 @@ def _draw_labels(
 def _auc_credit(
     score: Float64[np.ndarray, " n"], positive: Shaped[np.ndarray, " n"]
 ) -> Float64[np.ndarray, " n"]:
-    """Credits whose mean over classes is the AUC, and whose bootstrap has DeLong's variance.
+    """Per-cell credits whose class-balanced mean is the AUC, with DeLong's variance.
 
     A cell's placement is the share of the other class that it stands on the right side of.
     """
@@ -137,50 +137,50 @@ def neighbours(
     *,
     k: int = 10,
 ) -> Credits:
-    """The share of a test brain's cell's k nearest in other brains that is of its class, by cosine.
+    """k-nearest-neighbour purity across brains by cosine: share of neighbours of the same class.
 
     Gallery and queries are thinned so that every class has about as many in each bin of brightness: it alone
     cannot tell them apart.
     """
     rows = np.sort(_matched(cls, brightness))
-    credit, kept = [], []
-    for one in test:
-        queries, gallery = rows[brain[rows] == one], rows[brain[rows] != one]
+    credit, query_rows = [], []
+    for test_brain in test:
+        queries, gallery = rows[brain[rows] == test_brain], rows[brain[rows] != test_brain]
         mean, deviation = x[gallery].mean(axis=0), x[gallery].std(axis=0) + 1e-6
-        found = _nearest((x[gallery] - mean) / deviation, (x[queries] - mean) / deviation, k)
-        credit.append((cls[gallery[found]] == cls[queries][:, None]).mean(axis=1))
-        kept.append(queries)
-    at = np.concatenate(kept)
+        nearest = _nearest((x[gallery] - mean) / deviation, (x[queries] - mean) / deviation, k)
+        credit.append((cls[gallery[nearest]] == cls[queries][:, None]).mean(axis=1))
+        query_rows.append(queries)
+    at = np.concatenate(query_rows)
     return Credits(np.concatenate(credit)[None], brain[at], cls[at])
 
 
 def _matched(cls: np.ndarray, brightness: np.ndarray) -> Int64[np.ndarray, " m"]:
     random = np.random.default_rng(0)
     edges = np.quantile(brightness, np.linspace(0, 1, BINS + 1)[1:-1])
-    bins, kept = np.digitize(brightness, edges), []
+    bins, chosen = np.digitize(brightness, edges), []
     for number in range(BINS):
-        groups = [np.flatnonzero((cls == one) & (bins == number)) for one in np.unique(cls)]
+        groups = [np.flatnonzero((cls == label) & (bins == number)) for label in np.unique(cls)]
         size = max(5, int(np.median([len(group) for group in groups])))
-        kept += [random.permutation(group)[:size] for group in groups]
-    return np.concatenate(kept)
+        chosen += [random.permutation(group)[:size] for group in groups]
+    return np.concatenate(chosen)
 
 
 def found_again(
     x: Float[np.ndarray, "n d"], disturbed: Float[np.ndarray, "n d"], brain: Shaped[np.ndarray, " n"]
 ) -> Credits:
-    """Whether a disturbed cell is nearest to itself among its brain's cells, by cosine."""
+    """Whether a disturbed cell's nearest neighbour in its brain is itself, by cosine."""
     credit = np.zeros(len(x))
-    for one in np.unique(brain):
-        rows = np.flatnonzero(brain == one)
+    for name in np.unique(brain):
+        rows = np.flatnonzero(brain == name)
         mean, deviation = x[rows].mean(axis=0), x[rows].std(axis=0) + 1e-6
-        found = _nearest((x[rows] - mean) / deviation, (disturbed[rows] - mean) / deviation, 1)
-        credit[rows] = found[:, 0] == np.arange(len(rows))
+        nearest = _nearest((x[rows] - mean) / deviation, (disturbed[rows] - mean) / deviation, 1)
+        credit[rows] = nearest[:, 0] == np.arange(len(rows))
     return Credits(credit[None], brain, np.zeros(len(x), np.int64))
 
 
 def _nearest(
-    known: Float[np.ndarray, "n d"], asked: Float[np.ndarray, "m d"], k: int
+    known: Float[np.ndarray, "n d"], queries: Float[np.ndarray, "m d"], k: int
 ) -> Int64[np.ndarray, "m k"]:
-    """The k rows of `known` nearest to each asked one by cosine, the nearest first."""
-    unit = [x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in (known, asked)]
+    """The k nearest rows of `known` to each query by cosine, nearest first."""
+    unit = [x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in (known, queries)]
     return np.argsort(-(unit[1] @ unit[0].T), axis=1, kind="stable")[:, :k]

@@ -1,1 +1,1 @@
-"""What a head looks at: embeddings, detector features, scores, shape."""
+"""Input features of heads: embeddings, detector features, candidate scores, shape."""

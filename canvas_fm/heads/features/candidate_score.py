@@ -1,4 +1,4 @@
-"""The score that candidates came with as one more feature: a block of one column beside the models'."""
+"""The candidate score as a one-column feature block."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FLOOR = 1e-6
 
 
 def candidate_scores(brains: Sequence[Candidates]) -> tuple[list[Float32[np.ndarray, "n 1"]], Provenance]:
-    """log(max(score, 1e-6)) of each brain's candidates, and what tells of the column that holds the scores.
+    """log(max(score, 1e-6)) of each brain's candidates, and the provenance of the score column.
 
     The column is the one that the candidates name, else the first of score, p_cell and log_score; it is the
     same for all. What made the scores is recorded where all the files name the same detector.
@@ -30,15 +30,16 @@ def candidate_scores(brains: Sequence[Candidates]) -> tuple[list[Float32[np.ndar
     for brain in brains:
         column = brain.score or score_column(brain.points)
         if column is None or column not in brain.points.columns:
-            wanted = column or ", ".join(SCORE_COLUMNS)
+            column_names = column or ", ".join(SCORE_COLUMNS)
             raise BadInput(
-                f"{brain.name}: its candidates have no column {wanted}, they have {_has(brain.points)}; name "
-                "the one of their own score with --score-column, or leave --candidate-score out"
+                f"{brain.name}: its candidates have no column {column_names}, they have "
+                f"{_has(brain.points)}; name the one of their own score with --score-column, "
+                "or leave --candidate-score out"
             )
         columns[brain.name] = column
     if len(set(columns.values())) > 1:
-        told = ", ".join(f"{name} {column!r}" for name, column in columns.items())
-        raise BadInput(f"the own score lies in different columns ({told}); name one with --score-column")
+        listing = ", ".join(f"{name} {column!r}" for name, column in columns.items())
+        raise BadInput(f"the own score lies in different columns ({listing}); name one with --score-column")
     column = next(iter(columns.values()))
     scores = [_logarithm(brain.points, column, f"{brain.name}: ") for brain in brains]
     makers = {_maker(brain.points) for brain in brains}
@@ -47,7 +48,7 @@ def candidate_scores(brains: Sequence[Candidates]) -> tuple[list[Float32[np.ndar
 
 
 def recorded_score(points: Points, provenance: Provenance) -> Float32[np.ndarray, "n 1"]:
-    """The same of candidates to be judged, by the column that a refiner recorded.
+    """The same for new candidates, by the score column that a refiner recorded.
 
     Raises BadInput where it is not there or holds what is no score, ModelMismatch where their file names
     another detector than those did that the refiner was fitted on.
@@ -59,9 +60,9 @@ def recorded_score(points: Points, provenance: Provenance) -> Float32[np.ndarray
             f"{_has(points)}: give candidates with the score of the detector that it was fitted on, "
             "or take a refiner that was fitted without --candidate-score"
         )
-    if made_by and (theirs := _maker(points)) and theirs != made_by:
+    if made_by and (detector := _maker(points)) and detector != made_by:
         raise ModelMismatch(
-            f"the scores of these candidates are of the detector {_short(theirs)}; this refiner was fitted "
+            f"the scores of these candidates are of the detector {_short(detector)}; this refiner was fitted "
             f"on those of {_short(made_by)}: give candidates of that one, or fit anew on such as these"
         )
     return _logarithm(points, column, "")
@@ -70,7 +71,7 @@ def recorded_score(points: Points, provenance: Provenance) -> Float32[np.ndarray
 def with_candidate_score(
     features: FeatureSet, score: Float32[np.ndarray, "n 1"], provenance: Provenance
 ) -> FeatureSet:
-    """Features with the own score of the same candidates as their last block."""
+    """Features with the candidate score of the same rows as their last block."""
     width = features.x.shape[1]
     blocks = {**features.blocks, CANDIDATE_SCORE: slice(width, width + 1)}
     x = np.concatenate([features.x, score], axis=1)
@@ -94,7 +95,7 @@ def _logarithm(points: Points, column: str, whose: str) -> Float32[np.ndarray, "
 
 
 def _maker(points: Points) -> str:
-    """The detector that a file of candidates names: its sha256, else how it is described; empty for none."""
+    """Detector named by a candidates file: its sha256, else its description; empty for none."""
     return str(points.meta.get("detector_sha256") or points.meta.get("detector") or "")
 
 

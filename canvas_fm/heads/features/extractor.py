@@ -36,7 +36,7 @@ CROP_ZYX: Zyx = (16, 32, 32)  # where there is no encoder whose crop could be ta
 
 @dataclass(frozen=True)
 class Extractor:
-    """Models and settings by which candidates become features: blocks `detector`, `heat`, `mae`, so ordered.
+    """Models and settings that compute features: blocks `detector`, `heat`, `mae`, in that order.
 
     `pool` (None: the encoder's own), `layer` (None: the last) and `backend` are the encoder's, and so is
     precision int8, beside which a detector works in fp32. The detector's map is
@@ -68,7 +68,7 @@ class Extractor:
 
     @property
     def provenance(self) -> dict[str, Provenance]:
-        """The model and settings behind each block."""
+        """Model and settings of each block."""
         provenance = {}
         if self.detector is not None:
             settings: dict[str, Any] = {"crop_zyx": list(self._crop_zyx), "bins": self.bins}
@@ -86,8 +86,8 @@ class Extractor:
 
     @property
     def layout(self) -> dict[str, slice]:
-        """The columns of each block, known without any work."""
-        start, found = 0, {}
+        """Columns of each block, without computing features."""
+        start, columns = 0, {}
         sizes = {}
         if self.detector is not None:
             sizes[DETECTOR] = self.detector.config.architecture.dim * self.bins**3
@@ -96,9 +96,9 @@ class Extractor:
         if self.encoder is not None:
             sizes[MAE] = self.encoder.dim
         for name, size in sizes.items():
-            found[name] = slice(start, start + size)
+            columns[name] = slice(start, start + size)
             start += size
-        return found
+        return columns
 
     def features(
         self,
@@ -110,7 +110,7 @@ class Extractor:
         reader: CropReader | None = None,
         show: bool | None = None,
     ) -> FeatureSet:
-        """The features of points of one volume, rows in the order given; 4·n·d bytes are held in memory.
+        """Features (n, d) of points of one volume, in the order of the points; 4·n·d bytes of memory.
 
         `group` is the brain's name, by default the volume's. Raises CanvasError for points outside the volume
         and ModelMismatch for another voxel size, unless `resample` or `ignore_voxel_size` were asked for.
@@ -135,19 +135,19 @@ class Extractor:
         background: Volume | None = None,
         show: bool | None = None,
     ) -> dict[str, Float32[np.ndarray, "n k"]]:
-        """The detector's blocks of `features` alone."""
+        """The detector's blocks of `features` only."""
         assert self.detector is not None
-        seen = detector_features(
+        features = detector_features(
             self.detector, volume, points_zyx, crop_zyx=self._crop_zyx, bins=self.bins,
             heat=self.detector_score, precision="fp32" if self.precision == INT8 else self.precision,
             background=background, show=show, **self._running,
         )  # fmt: skip
         if not self.detector_score:
-            return {DETECTOR: seen}
-        return {DETECTOR: seen[:, :-1], DETECTOR_LOGIT: seen[:, -1:]}
+            return {DETECTOR: features}
+        return {DETECTOR: features[:, :-1], DETECTOR_LOGIT: features[:, -1:]}
 
     def together(self, blocks: Mapping[str, Float32[np.ndarray, "n k"]], group: str) -> FeatureSet:
-        """Blocks that these models made with these settings, wherever they ran, as features of one brain."""
+        """Combine blocks computed elsewhere by these models into features of one brain."""
         provenance = self.provenance
         return beside({name: (blocks[name], provenance[name]) for name in provenance}, group)
 
@@ -160,7 +160,7 @@ class Extractor:
         }
 
     def reader(self, volume: Volume) -> CropReader | None:
-        """What keeps decoded chunks from one call of `features` to the next."""
+        """A chunk reader to share between calls of `features`."""
         if self.encoder is None:
             return None
         config = self.encoder.config
@@ -169,7 +169,7 @@ class Extractor:
         ).reader
 
     def check(self, volume: Volume, background: Volume | None = None) -> None:
-        """Raise what `features` would raise for this volume, before any work is done."""
+        """Raise the errors of `features` for this volume before any work."""
         self.reader(volume)
         if self.encoder is not None:
             Runner(self.encoder, self.pool, None, self.precision, self.layer, self.backend)
@@ -179,7 +179,7 @@ class Extractor:
     def blocks(
         self, volume: Volume, points_zyx: Float64[np.ndarray, "n 3"], rows: int
     ) -> list[Int64[np.ndarray, " m"]]:
-        """Row numbers in blocks of about `rows`, so that no chunk or tile is worked through much more often.
+        """Row indices in batches of about `rows`, arranged so that few chunks or tiles are processed twice.
 
         Neighbours in space come together; where there is a detector a block is made of whole tiles of it, as
         long as it does not grow beyond four times as many rows.
@@ -194,18 +194,18 @@ class Extractor:
         by_tile = np.lexsort(tile.T[::-1])
         order, tile = order[by_tile], tile[by_tile]
         ends = [*(np.flatnonzero((np.diff(tile, axis=0) != 0).any(axis=1)) + 1).tolist(), len(order)]
-        found, start = [], 0
+        batches, start = [], 0
         for end in ends:
             while end - start >= rows:
                 stop = min(end, start + 4 * rows)
-                found.append(order[start:stop])
+                batches.append(order[start:stop])
                 start = stop
         if start < len(order):
-            found.append(order[start:])
-        return found
+            batches.append(order[start:])
+        return batches
 
     def identity(self, volume: Volume, background: Volume | None = None) -> dict[str, Any]:
-        """All that, beside the points, decides the features of a volume."""
+        """Identity of all inputs of a volume's features except the points."""
         rules = [model.config.window_rule for model in (self.encoder, self.detector) if model is not None]
         volumes = [volume] if background is None else [volume, background]
         return {
@@ -219,7 +219,7 @@ class Extractor:
         }
 
     def alone(self) -> list[Extractor]:
-        """An extractor for each model by itself, over the same crop."""
+        """One extractor for each model, over the same crop."""
         found = []
         if self.detector is not None:
             found.append(replace(self, encoder=None, crop_zyx=self._crop_zyx))
@@ -228,7 +228,7 @@ class Extractor:
         return found
 
     def of_block(self, name: str) -> Extractor:
-        """What alone decides a block of one model: the pooled map is the same with the heat beside it."""
+        """The extractor of one block's model; the pooled map is the same with or without the score."""
         return replace(self, detector_score=False) if name == DETECTOR else self
 
     @property
@@ -239,7 +239,7 @@ class Extractor:
 
 
 def features_of_rows(extractor: Extractor, task: Task, rows: Int64[np.ndarray, " m"]) -> FeatureSet:
-    """The features of some rows of a task, from the voxels; rows rise."""
+    """Features of some rows of a task, computed from the voxels; rows rise."""
     parts = []
     for part, place in zip(task.parts, task.places, strict=True):
         mine = rows[(rows >= place.start) & (rows < place.stop)]

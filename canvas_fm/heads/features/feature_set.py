@@ -1,4 +1,4 @@
-"""Feature sets: one row of numbers for each candidate, in named blocks with the model behind each."""
+"""Feature sets: one feature vector for each candidate, in named blocks with the model of each."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SHRINKAGE = 0.01
 
 @dataclass(frozen=True)
 class Provenance:
-    """The model behind a block: its name, sha256, and the settings that decide the numbers."""
+    """Model behind a block: name, sha256, and the settings that determine its values."""
 
     name: str
     sha256: str
@@ -60,45 +60,47 @@ class FeatureSet:
 
     @property
     def sha256(self) -> dict[str, str]:
-        """Identity of the model behind each block."""
+        """sha256 of the model behind each block."""
         return {name: provenance.sha256 for name, provenance in self.provenance.items()}
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash over the numbers, the brains and the blocks."""
+        """Hash of values, brains and blocks."""
         digest = hashlib.sha256(np.ascontiguousarray(self.x).tobytes())
         digest.update("\n".join(map(str, self.groups)).encode())
         digest.update(repr({name: (part.start, part.stop) for name, part in self.blocks.items()}).encode())
         return digest.hexdigest()
 
     def block(self, name: str) -> Float32[np.ndarray, "n k"]:
-        """The columns of one block."""
+        """Columns of one block."""
         if name not in self.blocks:
             raise BadInput(f"there is no block {name!r}; these features have {', '.join(self.blocks)}")
         return self.x[:, self.blocks[name]]
 
     def rows(self, keep: Shaped[np.ndarray, " m"]) -> FeatureSet:
-        """Some rows, by mask or number."""
+        """A subset of rows, by mask or index."""
         return FeatureSet(self.x[keep], self.blocks, self.groups[keep], self.provenance)
 
     def only(self, *names: str) -> FeatureSet:
-        """The same with some of the blocks alone, in the order in which they stand; itself with all."""
-        kept = {name: (self.block(name), self.provenance.get(name)) for name in self.blocks if name in names}
-        if len(kept) < len(names):
-            self.block(next(name for name in names if name not in kept))
-        if len(kept) == len(self.blocks):
+        """A subset of blocks, in their stored order."""
+        selected = {
+            name: (self.block(name), self.provenance.get(name)) for name in self.blocks if name in names
+        }
+        if len(selected) < len(names):
+            self.block(next(name for name in names if name not in selected))
+        if len(selected) == len(self.blocks):
             return self
-        together = beside(kept, "")
+        together = beside(selected, "")
         return FeatureSet(together.x, together.blocks, self.groups, together.provenance)
 
     def corrected(self, how: str) -> FeatureSet:
-        """The same with every brain corrected by itself (see `Moments.corrected`)."""
+        """Features with each brain corrected separately (see `Moments.corrected`)."""
         x = correct_by_group(self.x, self.groups, how)
         return FeatureSet(x, self.blocks, self.groups, self.provenance)
 
 
 def stack(parts: Sequence[FeatureSet]) -> FeatureSet:
-    """Features of several brains below each other; ModelMismatch unless blocks and models are the same."""
+    """Concatenate features of several brains; ModelMismatch unless blocks and models are the same."""
     if not parts:
         raise BadInput("no features were given")
     first = parts[0]
@@ -115,7 +117,7 @@ def stack(parts: Sequence[FeatureSet]) -> FeatureSet:
 def beside(
     parts: Mapping[str, tuple[Float32[np.ndarray, "n k"], Provenance | None]], group: str
 ) -> FeatureSet:
-    """Blocks of one brain next to each other, in the order given; rows are the same candidates in each."""
+    """Concatenate blocks of one brain column-wise; rows are the same candidates in each."""
     blocks: dict[str, slice] = {}
     start = 0
     for name, (x, _) in parts.items():
@@ -127,7 +129,7 @@ def beside(
 
 
 def check_blocks(blocks: Mapping[str, slice], dim: int) -> None:
-    """Raise BadInput unless every block is a part of the columns, in steps of one, and none overlap."""
+    """Raise BadInput unless blocks are contiguous, disjoint column ranges."""
     if not blocks:
         raise BadInput("blocks is empty; name at least one, such as {'mae': slice(0, 384)}")
     taken = np.zeros(dim, dtype=bool)
@@ -141,7 +143,7 @@ def check_blocks(blocks: Mapping[str, slice], dim: int) -> None:
 
 
 def check_finite(x: Float32[np.ndarray, "n d"], blocks: Mapping[str, slice] | None = None) -> None:
-    """Raise BadInput where a feature is NaN or infinite: how many rows, and the first row and block."""
+    """Raise BadInput for NaN or infinite features, with their number and the first row and block."""
     # A sum is finite unless something in it is not (or overflows): one pass without a mask of n × d.
     bad = ~np.isfinite(x.sum(axis=1, dtype=np.float64))
     if not bad.any():
@@ -160,24 +162,25 @@ def check_finite(x: Float32[np.ndarray, "n d"], blocks: Mapping[str, slice] | No
     )
 
 
-def check_provenance(name: str, given: Provenance | None, wanted: Provenance | None) -> None:
-    """Raise ModelMismatch unless a block was made by the same model with the same settings."""
-    if given is None or wanted is None or given.as_dict() == wanted.as_dict() | {"name": given.name}:
+def check_provenance(name: str, actual: Provenance | None, expected: Provenance | None) -> None:
+    """Raise ModelMismatch unless a block was computed by the same model with the same settings."""
+    if actual is None or expected is None or actual.as_dict() == expected.as_dict() | {"name": actual.name}:
         return
-    if given.sha256 != wanted.sha256:
+    if actual.sha256 != expected.sha256:
         raise ModelMismatch(
-            f"the {name} features are of {given.name} (sha256 {given.sha256[:12]}); this refiner was fitted "
-            f"with {wanted.name} (sha256 {wanted.sha256[:12]}): give that model, or fit anew with this one"
+            f"the {name} features are of {actual.name} (sha256 {actual.sha256[:12]}); this refiner was "
+            f"fitted with {expected.name} (sha256 {expected.sha256[:12]}): give that model, "
+            "or fit anew with this one"
         )
     raise ModelMismatch(
-        f"the {name} features were made with {dict(given.settings)}; this refiner was fitted with "
-        f"{dict(wanted.settings)}: make them that way"
+        f"the {name} features were made with {dict(actual.settings)}; this refiner was fitted with "
+        f"{dict(expected.settings)}: make them that way"
     )
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Mean and covariance of a brain's features, from which its correction follows."""
+    """Mean and covariance of a brain's features."""
 
     mean: Float64[np.ndarray, " d"]
     covariance: Float64[np.ndarray, "d d"]
@@ -190,7 +193,7 @@ class Moments:
         return cls(x.mean(axis=0, dtype=np.float64), centred.T @ centred / len(x))
 
     def corrected(self, x: Float32[np.ndarray, "n d"], how: str) -> Float32[np.ndarray, "n d"]:
-        """Rows minus the mean; `standardise` also over the deviation, `whiten` by the covariance^(−½).
+        """Centred rows; `standardise` divides by the deviation, `whiten` multiplies by covariance^(−½).
 
         Whitening by the symmetric root keeps each column closest to what it was, so that columns of
         different brains still mean the same. Columns that never change become 0.
@@ -201,7 +204,7 @@ class Moments:
         return (centred * scale if scale.ndim == 1 else centred @ scale).astype(np.float32)
 
     def scale(self, how: str) -> np.ndarray:
-        """What rows minus the mean are multiplied with: a number a column (d,), or a matrix (d, d)."""
+        """Scale of centred rows: one factor a column (d,), or a matrix (d, d)."""
         if how == "centre":
             return np.ones(len(self.mean))
         if how == "standardise":
@@ -212,7 +215,7 @@ class Moments:
         raise BadInput(f"correction is {how!r}; give one of {', '.join(CORRECTIONS)}")
 
     def root(self) -> Float64[np.ndarray, "d d"]:
-        """The covariance^(−½), by which rows minus the mean become white; shrunk a little to the sphere."""
+        """Inverse square root of the covariance, with slight shrinkage towards a sphere."""
         size = len(self.mean)
         level = max(float(np.trace(self.covariance)) / size, 1e-12)
         values, vectors = np.linalg.eigh((1 - SHRINKAGE) * self.covariance + SHRINKAGE * level * np.eye(size))
@@ -222,15 +225,15 @@ class Moments:
 def correct_by_group(
     x: Float32[np.ndarray, "n d"], groups: Shaped[np.ndarray, " n"], how: str
 ) -> Float32[np.ndarray, "n d"]:
-    """Every brain corrected by its own candidates: what is left is how they differ within it."""
+    """Correct each brain by its own candidates' moments."""
     if how not in CORRECTIONS:
         raise BadInput(f"correction is {how!r}; give one of {', '.join(CORRECTIONS)}")
     if how == "none":
         return x
     out = np.empty_like(x)
     for name in np.unique(groups):
-        mine = groups == name
-        out[mine] = Moments.of(x[mine]).corrected(x[mine], how)
+        group_rows = groups == name
+        out[group_rows] = Moments.of(x[group_rows]).corrected(x[group_rows], how)
     return out
 
 

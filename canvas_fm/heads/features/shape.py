@@ -1,4 +1,4 @@
-"""What a spot looks like in a few dozen numbers: intensity at several scales in µm, contrast, shape."""
+"""Hand-crafted features of a candidate: intensity at several scales in µm, contrast, shape."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ PERCENTILES = (5, 25, 50, 75, 95)
 
 
 def shape_crop(voxel_um: ZyxUm) -> Zyx:
-    """The crop, in voxels, that holds the largest ball: odd on every axis, so that its centre is a voxel."""
+    """Crop size in voxels that contains the largest ball, odd on every axis."""
     z, y, x = (2 * math.ceil(RADII_UM[-1] / size) + 1 for size in voxel_um)
     return z, y, x
 
 
 def feature_names() -> list[str]:
-    """The columns of `shape_features`, in order."""
-    balls = [f"{what} within {r:g} um" for r in RADII_UM for what in ("mean", "maximum", "deviation")]
+    """Column names of `shape_features`."""
+    balls = [
+        f"{statistic} within {r:g} um" for r in RADII_UM for statistic in ("mean", "maximum", "deviation")
+    ]
     shells = [f"mean from {a:g} to {b:g} um" for a, b in pairwise(RADII_UM)]
     contrasts = [f"contrast at {r:g} um" for r in RADII_UM[:-1]]
     box = [f"percentile {p} of the box" for p in PERCENTILES]
@@ -38,7 +40,7 @@ def feature_names() -> list[str]:
 
 
 def shape_features(crops: Float32[np.ndarray, "n z y x"], voxel_um: ZyxUm) -> Float32[np.ndarray, "n k"]:
-    """Intensity, contrast and shape around the centre of each crop, columns as `feature_names` says.
+    """Intensity, contrast and shape around the centre of each crop; columns as in `feature_names`.
 
     Crops are windowed, of `shape_crop` voxels, z, y, x. Distances are in µm, so that the numbers mean the
     same at any voxel size. Moments are those of what rises above the median of the outer shell, within
@@ -70,7 +72,7 @@ def _shape(
     near: np.ndarray,
     voxel_um3: float,
 ) -> list[Float64[np.ndarray, " n"]]:
-    """Size at half height, and the moments of inertia of what rises above the ground."""
+    """Size at half height, and moments of inertia of the intensity above background."""
     above = np.maximum(flat[:, near] - ground[:, None], 0.0)
     half = 0.5 * above.max(axis=1, keepdims=True)
     volume = ((above >= half) & (half > 0)).sum(axis=1) * voxel_um3
@@ -90,6 +92,6 @@ def _shape(
 
 
 def _offsets_um(crop_zyx: Zyx, voxel_um: ZyxUm) -> Float64[np.ndarray, "v 3"]:
-    """Where each voxel of a crop lies, in µm from its centre voxel."""
+    """Offset of each voxel of a crop from its centre voxel, in µm."""
     axes = [(np.arange(size) - size // 2) * um for size, um in zip(crop_zyx, voxel_um, strict=True)]
     return np.stack([axis.ravel() for axis in np.meshgrid(*axes, indexing="ij")], axis=1)

@@ -1,4 +1,4 @@
-"""Whitening by an index: vectors in units of how far the cells of many brains spread."""
+"""Whitening of embeddings by an index's mean and covariance."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SAMPLE = 100_000  # rows by which an index is measured, drawn with a fixed seed 
 
 
 class Whitening:
-    """Vectors minus the index's mean, by its covariance^(−½): its own rows get variance 1 in every direction.
+    """Whitening transform (x − mean) · covariance^(−½) of an index's cells.
 
     Directions that hardly vary are kept finite (see `Moments.root`). Vectors are compared as the index
     compares: with the cosine metric they are first brought to length 1.
@@ -29,6 +29,6 @@ class Whitening:
         self._mean, self._root = moments.mean, moments.root()
 
     def __call__(self, vectors: Any) -> Float32[np.ndarray, "n d"]:
-        """Vectors (n, d) of the index's encoder, whitened; refused is what `Index.search` refuses."""
+        """Whiten vectors (n, d) of the index's encoder; validated as in `Index.search`."""
         ready = self.index.check_queries(vectors)
         return ((ready - self._mean) @ self._root).astype(np.float32)

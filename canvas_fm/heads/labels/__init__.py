@@ -1,1 +1,1 @@
-"""Candidates with labels, and grouped folds."""
+"""Labelled candidates, and grouped folds."""

@@ -1,4 +1,4 @@
-"""Labelled candidates of a volume: cell or not, by a column of theirs or by matching them with true cells."""
+"""Labelled candidates of a volume: labels from a column, or by matching with true cells."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CELL, OTHER, SKIP = 1, 0, -1
 
 @dataclass(frozen=True)
 class Candidates:
-    """Candidates of one volume, positions in voxels: `label` 1 cell, 0 none, −1 skipped everywhere.
+    """Candidates of one volume, positions in voxels; `label` 1 cell, 0 no cell, −1 skipped.
 
     `truth_zyx` are all true cells, those without a candidate too, None where they are not known; `boxes`
     (rows z0 y0 x0 z1 y1 x1) say where they are labelled (None: nobody said). `score` names the column of the
@@ -59,7 +59,7 @@ class Candidates:
         background: Volume | None = None,
         files: tuple[Path, ...] = (),
     ) -> Candidates:
-        """Candidates with the labels of a column, or with `labels=None` by matching them to the truth.
+        """Candidates with labels of a column, or with `labels=None` by matching them to the truth.
 
         Matched one to one within `tolerance_um`, the closest pair first, a candidate is a cell, else none: of
         two on one cell the farther is none. With a column, the truth only says which cells are missed. What
@@ -100,7 +100,7 @@ class Candidates:
 
     @property
     def own(self) -> Float64[np.ndarray, " n"] | None:
-        """The score that the candidates came with, None where they had none; CanvasError for text or NaN."""
+        """Candidate scores, None if there are none; CanvasError for text or NaN."""
         try:
             return scores_of(self.points, self.score, needed=False)
         except CanvasError as problem:
@@ -108,24 +108,24 @@ class Candidates:
 
     @property
     def where(self) -> Int64[np.ndarray, "k 6"]:
-        """The labelled boxes: the whole volume where nobody said."""
+        """Labelled boxes; the whole volume by default."""
         return whole(self.volume.shape_zyx) if self.boxes is None else self.boxes
 
     @property
     def region(self) -> Int64[np.ndarray, " n"]:
-        """The number of the labelled box that holds each candidate, −1 outside them."""
+        """Index of the labelled box of each candidate, −1 outside them."""
         return box_of(self.zyx, self.where)
 
     @property
     def missed(self) -> int | None:
-        """True cells in the labelled boxes that no candidate stands for: no judgement can bring them back."""
+        """Number of true cells in the labelled boxes without a candidate, which no refiner can recover."""
         if self.truth_zyx is None:
             return None
         inside = int(inside_boxes(self.truth_zyx, self.where).sum())
         return max(inside - int((self.label == CELL).sum()), 0)
 
     def counts(self) -> dict[str, Any]:
-        """How many there are of each kind, and the recall of the candidates: no refiner can reach more."""
+        """Number of candidates of each kind, and their recall, an upper bound for any refiner."""
         cells, missed = int((self.label == CELL).sum()), self.missed
         return {
             "candidates": len(self),
@@ -138,7 +138,7 @@ class Candidates:
         }
 
     def curve(self, p_cell: Float64[np.ndarray, " n"]) -> Curve:
-        """Counts against the true centres at every threshold of P(cell), candidates labelled −1 left out."""
+        """Counts against the true centres at every threshold of P(cell), without candidates labelled −1."""
         truth, tolerance_um = self._truth()
         keep = self.label != SKIP
         pairs = find_pairs(self.zyx[keep], truth, tolerance=tolerance_um, scale_zyx=self.volume.voxel_um)
@@ -164,7 +164,7 @@ class Candidates:
         return np.stack([np.bincount(p[p >= 0], minlength=count) for p in places], axis=1)
 
     def by_region(self) -> list[Candidates]:
-        """The same as one part a box, for the case that there is no second volume."""
+        """Split into one part for each box, for lack of a second volume."""
         parts = []
         for number, box in enumerate(self.where):
             rows = self.region == number
@@ -196,16 +196,16 @@ def label_brains(
     score: str | None = None,
     background: Sequence[Volume] | None = None,
 ) -> list[Candidates]:
-    """Volumes with their labelled candidates; `truth`, `within` and `background` are given one a volume.
+    """Volumes with labelled candidates; `truth`, `within` and `background` are given one a volume.
 
     Labels are a column, else come from matching with the truth; see `Candidates.of`. Of two volumes of one
     name the folder above tells them apart. Raises CanvasError where as many of each were not given.
     """
     several = {"candidates": candidates, "truth": truth, "within": within, "background": background}
-    for what, given in several.items():
-        if given is not None and len(given) != len(volumes):
+    for what, values in several.items():
+        if values is not None and len(values) != len(volumes):
             raise CanvasError(
-                f"{len(volumes)} volumes and {len(given)} of {what} were given; give one a volume, in order"
+                f"{len(volumes)} volumes and {len(values)} of {what} were given; give one a volume, in order"
             )
     if labels is None and (truth is None or tolerance_um is None):
         raise CanvasError(
@@ -213,7 +213,7 @@ def label_brains(
         )
     brains = []
     for index, (name, volume) in enumerate(zip(unique_names(volumes), volumes, strict=True)):
-        given = [candidates[index], *([] if truth is None else [truth[index]])]
+        values = [candidates[index], *([] if truth is None else [truth[index]])]
         brains.append(
             Candidates.of(
                 volume,
@@ -225,49 +225,49 @@ def label_brains(
                 score=score,
                 name=name,
                 background=None if background is None else background[index],
-                files=tuple(Path(one) for one in given if not isinstance(one, Points)),
+                files=tuple(Path(source) for source in values if not isinstance(source, Points)),
             )
         )
     return brains
 
 
 def duplicates(points: Points) -> int:
-    """Rows that repeat the position of an earlier one."""
+    """Rows that repeat an earlier position."""
     return len(points) - len(np.unique(points.zyx, axis=0))
 
 
-def check_home(points: Points, volume_name: str, what: str) -> None:
-    """Raise CanvasError where the header of points names another volume than the one they are used on."""
+def check_home(points: Points, volume_name: str, source: str) -> None:
+    """Raise CanvasError if the header of points names another volume than theirs."""
     stated = points.meta.get("volume")
     if stated is not None and stated != volume_name:
         raise CanvasError(
-            f"{what} says that its points are of the volume {stated!r}; this one is {volume_name!r}: give "
+            f"{source} says that its points are of the volume {stated!r}; this one is {volume_name!r}: give "
             f"that volume, or take the line '# volume: {stated}' out of the file if it is the same renamed"
         )
 
 
-def _check_home(points: Points, volume: Volume, what: str) -> None:
-    check_home(points, volume.name, what)
+def _check_home(points: Points, volume: Volume, source: str) -> None:
+    check_home(points, volume.name, source)
     try:
         points.check_inside(volume.shape_zyx)
     except CanvasError as problem:
-        raise CanvasError(f"{what}: {problem}") from problem
+        raise CanvasError(f"{source}: {problem}") from problem
 
 
 def _column(points: Points, column: str, name: str) -> Int64[np.ndarray, " n"]:
     values = points.columns.get(column)
     if values is None:
-        found = ", ".join(points.columns) or "none"
-        raise BadInput(f"{name}: the candidates have no column {column!r}; they have {found}")
+        available = ", ".join(points.columns) or "none"
+        raise BadInput(f"{name}: the candidates have no column {column!r}; they have {available}")
     if values.dtype.kind not in "iufb" or not np.isin(values, (CELL, OTHER, SKIP)).all():
         odd = next(value for value in values.tolist() if value not in (CELL, OTHER, SKIP))
         raise BadInput(f"{name}: column {column!r} holds {odd!r}; expected 1 (a cell), 0 (none) or -1 (skip)")
     return values.astype(np.int64)
 
 
-def _read(given: Points | str | Path) -> Points:
-    return given if isinstance(given, Points) else Points.read(given)
+def _read(points: Points | str | Path) -> Points:
+    return points if isinstance(points, Points) else Points.read(points)
 
 
-def _boxes(given: Any) -> Int64[np.ndarray, "k 6"]:
-    return read_boxes(given) if isinstance(given, str | Path) else as_boxes(given)
+def _boxes(boxes: Any) -> Int64[np.ndarray, "k 6"]:
+    return read_boxes(boxes) if isinstance(boxes, str | Path) else as_boxes(boxes)

@@ -1,4 +1,4 @@
-"""Which rows are learned from and which are judged: cells of one brain never stand on both sides.
+"""Grouped folds: the cells of one brain are never in both training and test set.
 
 Neighbouring candidates of one brain share tissue, staining and even voxels: a random split among them
 measures memory. So it is refused unless it is forced, and then it is marked for the report.
@@ -20,7 +20,7 @@ By = Literal["brain", "region", "random"]
 
 @dataclass(frozen=True)
 class Folds:
-    """A fold's number for every row, and what the folds are made of.
+    """Fold number of every row, and the unit of the folds.
 
     `by` is `brain` where whole brains are held out; `region` (parts of the only brain) and `random` (rows,
     forced) say less about the next brain, which `warning` puts into words for reports.
@@ -31,13 +31,13 @@ class Folds:
     by: By
 
     def __iter__(self) -> Iterator[tuple[Int64[np.ndarray, " train"], Int64[np.ndarray, " test"]]]:
-        """Row numbers learned from and row numbers judged, for each fold."""
+        """Training and test row indices of each fold."""
         for number in range(self.count):
             yield np.flatnonzero(self.fold != number), np.flatnonzero(self.fold == number)
 
     @property
     def warning(self) -> str | None:
-        """What a reader of the figures has to know; None where whole brains were held out."""
+        """Caveat for readers of the figures; None if whole brains were held out."""
         return {
             "brain": None,
             "region": "one brain only, or divided as one: folds are regions, which say little about "
@@ -50,7 +50,7 @@ class Folds:
 def held_out_parts(
     hold_out: str, groups: Shaped[np.ndarray, " n"], regions: Shaped[np.ndarray, " n"] | None
 ) -> tuple[Shaped[np.ndarray, " n"], Shaped[np.ndarray, " n"] | None]:
-    """The brains and regions that folds are made of: with `regions` all brains are divided as one would be.
+    """Brains and regions that folds consist of; with `regions` every brain is divided.
 
     Two brains of different staining hold each other out badly: each is judged by what knows only the other.
     """
@@ -73,7 +73,7 @@ def grouped_folds(
     force_random: bool = False,
     seed: int = 0,
 ) -> Folds:
-    """Folds of whole brains (`groups`): at most `folds`, one a brain where there are fewer brains.
+    """Folds of whole brains (`groups`): at most `folds`, one a brain if there are fewer.
 
     With one brain alone they are its `regions` (octants, say) where those are given. Rows are split at random
     only with `force_random`, where neither can be held out. Brains are spread so that the folds hold about as
@@ -96,7 +96,7 @@ def grouped_folds(
 
 
 def check_labels(is_cell: Bool[np.ndarray, " n"], at_least: int = 1) -> None:
-    """Raise BadInput unless cells and non-cells are both there, at least that many of each."""
+    """Raise BadInput unless both classes have at least that many labels."""
     cells, others = int(is_cell.sum()), int((~is_cell).sum())
     if not cells or not others:
         raise BadInput(
@@ -123,14 +123,14 @@ def _parts(groups: np.ndarray, regions: Shaped[np.ndarray, " n"] | None) -> tupl
 
 
 def _spread(parts: np.ndarray, folds: int, random: np.random.Generator) -> Int64[np.ndarray, " n"]:
-    """The largest part first, each to the fold with the fewest rows so far; equal ones by the seed."""
+    """Greedy balancing: the largest part first, each to the smallest fold; ties by seed."""
     _, of, sizes = np.unique(parts, return_inverse=True, return_counts=True)
     folds = min(folds, len(sizes))
-    held = np.zeros(folds)
+    fold_sizes = np.zeros(folds)
     target = np.empty(len(sizes), np.int64)
     for part in np.lexsort((random.random(len(sizes)), -sizes)):
-        target[part] = int(np.argmin(held))
-        held[target[part]] += sizes[part]
+        target[part] = int(np.argmin(fold_sizes))
+        fold_sizes[target[part]] += sizes[part]
     return target[of]
 
 

@@ -1,4 +1,4 @@
-"""Labels of candidates as a refiner takes them: two classes, and rows that are left out."""
+"""Labels of candidates: two classes, and skipped rows."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ def labels_of(y: Any, n: int, unlabelled: int | None) -> tuple[np.ndarray, np.nd
 
 def aligned(values: Any, name: str, n: int) -> np.ndarray:
     """Values as text, one a row; BadInput for another number of them."""
-    given = np.asarray(values)
-    if given.shape != (n,):
-        raise BadInput(f"{name} have shape {given.shape}; expected ({n},), one a row of the features")
-    return given.astype(np.str_)
+    array = np.asarray(values)
+    if array.shape != (n,):
+        raise BadInput(f"{name} have shape {array.shape}; expected ({n},), one a row of the features")
+    return array.astype(np.str_)
 
 
 def _column(labels: np.ndarray) -> np.ndarray:

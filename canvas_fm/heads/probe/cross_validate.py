@@ -1,4 +1,4 @@
-"""What a probe is worth on groups that it was not fitted on, beside kNN, and what more labels would bring."""
+"""Cross-validation of a probe and of kNN on held-out groups, with a label curve."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Splits = list[tuple[np.ndarray, np.ndarray]]
 
 @dataclass(frozen=True)
 class ProbeScore:
-    """Figures of held-out groups: `methods[name]` holds balanced_accuracy, auc and f1 with intervals."""
+    """Cross-validated metrics: `methods[name]` has balanced_accuracy, auc and f1 with intervals."""
 
     data: ProbeData
     folds: Folds
@@ -38,7 +38,7 @@ class ProbeScore:
     loss: dict[float, float]
 
     def to_json(self) -> dict[str, Any]:
-        """Ready for `json.dumps`."""
+        """As a dictionary for `json.dumps`."""
         counts = np.bincount(self.data.code, minlength=len(self.data.classes)).tolist()
         return {
             "encoder": self.data.encoder,
@@ -51,7 +51,9 @@ class ProbeScore:
             "groups": len(np.unique(self.data.group)),
             "split": {"by": self.folds.by, "folds": self.folds.count, "warning": self.folds.warning},
             "methods": {
-                name: {key: None if one is None else one.as_dict() for key, one in figures.items()}
+                name: {
+                    key: None if interval is None else interval.as_dict() for key, interval in figures.items()
+                }
                 for name, figures in self.methods.items()
             },
             "path": {f"{c:g}": loss for c, loss in self.loss.items()},
@@ -77,7 +79,7 @@ def probe_fit(
     overwrite: bool = False,
     show: bool | None = None,
 ) -> tuple[Probe, ProbeScore]:
-    """Score a probe on held-out groups, then fit it on everything and write `out`, a folder.
+    """Cross-validate a probe, then fit it on all rows and write the folder `out`.
 
     Raises as `read_probe_data` and `class_folds` do, and where `out` is there already, unless `overwrite`.
     """
@@ -107,7 +109,7 @@ def score_probe(
     seed: int = 0,
     show: bool | None = None,
 ) -> ProbeScore:
-    """Logistic probe and kNN on held-out folds, the effective rank, and the label curve over `seeds` draws.
+    """Cross-validate logistic probe and kNN; effective rank; label curve over `seeds` draws.
 
     Within each fold's training rows the penalty is chosen by their own groups: the test rows choose nothing.
     Intervals draw whole groups, of fewer than five rows within each.
@@ -135,7 +137,7 @@ def score_probe(
     return ProbeScore(
         data=data,
         folds=folds,
-        methods={name: _figures(data, found, seed) for name, found in answers.items()},
+        methods={name: _figures(data, predictions, seed) for name, predictions in answers.items()},
         curve=LabelCurve("F1" if len(data.classes) == 2 else "macro F1", values),
         effective_rank=effective_rank(data.x),
         loss=_mean(losses),
@@ -143,7 +145,7 @@ def score_probe(
 
 
 class _Answers:
-    """What one method said of every row while it was held out.
+    """Out-of-fold predictions of one method.
 
     `p` are probabilities; `balanced` the class likeliest if all were equally frequent; `said` the likeliest
     one, of two classes the second from the threshold on that was best on the training rows' own held-out
@@ -156,7 +158,7 @@ class _Answers:
         self.balanced, self.said = np.zeros(len(data), np.int64), np.zeros(len(data), np.int64)
 
     def put(self, train: Rows, held_out: Proba, test: Rows, p: Proba) -> None:
-        """`held_out` are probabilities of the training rows, NaN where there are none."""
+        """Store probabilities of held-out rows, NaN where there are none."""
         code = self._code[train]
         share = np.bincount(code, minlength=self._classes) / len(code)
         self.p[test] = p
@@ -169,18 +171,18 @@ class _Answers:
 
 
 def _judge_all(data: ProbeData, answers: dict[str, _Answers], train: Rows, test: Rows) -> dict[float, float]:
-    """Logistic and kNN, fitted on `train`, say of `test`; the path's losses."""
+    """Fit logistic regression and kNN on `train`, predict `test`; returns the path's losses too."""
     inner = _inner(data, train)
     path = _fit(data, train, inner)
     answers["logistic"].put(train, path.held_out, test, path.model.proba(data.x[test]))
     classes = len(data.classes)
     held_out = {k: np.full((len(train), classes), np.nan) for k in KS}
-    for seen, left in inner:
+    for inner_train, inner_test in inner:
         x, code = data.x[train], data.code[train]
-        for k, found in knn_proba(x[seen], code[seen], x[left], classes).items():
-            held_out[k][left] = found
-    for k, found in knn_proba(data.x[train], data.code[train], data.x[test], classes).items():
-        answers[f"knn {k}"].put(train, held_out[k], test, found)
+        for k, proba in knn_proba(x[inner_train], code[inner_train], x[inner_test], classes).items():
+            held_out[k][inner_test] = proba
+    for k, proba in knn_proba(data.x[train], data.code[train], data.x[test], classes).items():
+        answers[f"knn {k}"].put(train, held_out[k], test, proba)
     return path.loss
 
 
@@ -189,7 +191,7 @@ def _fit(data: ProbeData, rows: Rows, splits: Splits) -> Path:
 
 
 def _inner(data: ProbeData, train: Rows) -> Splits:
-    """Splits of training rows by group where there are two groups at least, else by strata."""
+    """Inner splits of training rows: grouped if there are two groups or more, else stratified."""
     from sklearn.model_selection import GroupKFold
 
     group = data.group[train]
@@ -206,34 +208,36 @@ def _strata(code: Rows) -> Splits:
     return list(StratifiedKFold(parts).split(code, code)) if parts > 1 else []
 
 
-def _figures(data: ProbeData, found: _Answers, seed: int) -> dict[str, Interval | None]:
+def _figures(data: ProbeData, predictions: _Answers, seed: int) -> dict[str, Interval | None]:
     metrics: dict[str, Callable[[np.ndarray], float | None]] = {
-        "balanced_accuracy": lambda rows: balanced_accuracy(data.code[rows], found.balanced[rows]),
-        "auc": lambda rows: _auc(data.code[rows], found.p[rows]),
-        "f1": _f1(data.code, found.said),
+        "balanced_accuracy": lambda rows: balanced_accuracy(data.code[rows], predictions.balanced[rows]),
+        "auc": lambda rows: _auc(data.code[rows], predictions.p[rows]),
+        "f1": _f1(data.code, predictions.said),
     }
     return {name: bootstrap(metric, data.group, resamples=500, seed=seed) for name, metric in metrics.items()}
 
 
 def _auc(code: Int64[np.ndarray, " n"], p: Proba) -> float | None:
-    """Of two classes the AUC of the second, of more the mean of each against the rest."""
+    """AUC of the second of two classes; of more, the mean one-versus-rest AUC."""
     kinds = [1] if p.shape[1] == 2 else range(p.shape[1])
-    found = [auc(code == kind, p[:, kind]) for kind in kinds]
-    known = [value for value in found if value is not None]
+    by_class = [auc(code == kind, p[:, kind]) for kind in kinds]
+    known = [value for value in by_class if value is not None]
     return float(np.mean(known)) if known else None
 
 
-def _f1(code: Int64[np.ndarray, " n"], said: Int64[np.ndarray, " n"]) -> Callable[[np.ndarray], float | None]:
-    """Of two classes the F1 of the second, of more the mean over the classes."""
+def _f1(
+    code: Int64[np.ndarray, " n"], predicted: Int64[np.ndarray, " n"]
+) -> Callable[[np.ndarray], float | None]:
+    """F1 of the second of two classes; of more, the macro mean."""
     kinds = [1] if code.max() < 2 else range(int(code.max()) + 1)
 
     def figure(rows: np.ndarray) -> float | None:
-        found = []
+        by_class = []
         for kind in kinds:
-            truth, guess = code[rows] == kind, said[rows] == kind
+            truth, guess = code[rows] == kind, predicted[rows] == kind
             if truth.any() or guess.any():
-                found.append(2 * int((truth & guess).sum()) / int(truth.sum() + guess.sum()))
-        return float(np.mean(found)) if found else None
+                by_class.append(2 * int((truth & guess).sum()) / int(truth.sum() + guess.sum()))
+        return float(np.mean(by_class)) if by_class else None
 
     return figure
 

@@ -1,4 +1,4 @@
-"""Embeddings with labels and groups, from one store or several: what a probe is fitted on."""
+"""Labelled embeddings of one or several stores, for fitting a probe."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Correction = Literal["none", "centre", "standardise", "whiten"]
 
 @dataclass(frozen=True)
 class ProbeData:
-    """Labelled embeddings: `x` (n, d), `code` the number of each row's class among `classes`, its `group`.
+    """Labelled embeddings: `x` (n, d), `code` the class index of each row, its `group`.
 
     `skipped` rows had no label (−1, NaN, nothing); `notes` are sentences that the report repeats.
     """
@@ -49,7 +49,7 @@ def read_probe_data(
     groups: str | None = None,
     correction: Correction = "none",
 ) -> ProbeData:
-    """Read stores of one encoder; `labels` and `groups` name columns, without `groups` each volume is one.
+    """Read stores of one encoder; `labels` and `groups` name columns; the default group is the volume.
 
     Rows labelled −1 (numbers) or nothing (NaN, an empty text) are skipped and counted. `correction` centres
     or whitens each store by all of its rows. Raises ModelMismatch where the stores are of different encoders
@@ -96,7 +96,7 @@ def read_probe_data(
 
 
 def class_folds(data: ProbeData, *, folds: int = 5, force_random: bool = False, seed: int = 0) -> Folds:
-    """Folds of whole groups, classes spread over them as evenly as groups allow.
+    """Grouped folds with classes spread as evenly as groups allow.
 
     One group alone is refused unless a random split is forced, which is then marked. Raises CanvasError too
     where a class has fewer rows, or rows in fewer groups, than a split takes.
@@ -131,8 +131,8 @@ def class_folds(data: ProbeData, *, folds: int = 5, force_random: bool = False, 
         fold[test] = number
     # Groups of very different classes can leave a fold empty: those that are left are numbered anew.
     fold = np.unique(fold, return_inverse=True)[1].astype(np.int64)
-    found = Folds(fold, int(fold.max()) + 1, by)
-    for train, test in found:
+    assigned = Folds(fold, int(fold.max()) + 1, by)
+    for train, test in assigned:
         lacking = [data.classes[c] for c in range(len(data.classes)) if not (data.code[train] == c).any()]
         if lacking:
             out = ", ".join(map(str, np.unique(data.group[test])))
@@ -140,7 +140,7 @@ def class_folds(data: ProbeData, *, folds: int = 5, force_random: bool = False, 
                 f"without {out} no label of the class {lacking[0]!r} is left to learn from; every class has "
                 "to be labelled in two groups at least"
             )
-    return found
+    return assigned
 
 
 def _check_same_encoder(opened: Sequence[Embeddings]) -> None:
@@ -177,7 +177,7 @@ def _column(store: Embeddings, name: str) -> np.ndarray:
 
 
 def _texts(store: Embeddings, name: str) -> tuple[np.ndarray, Bool[np.ndarray, " n"]]:
-    """Each row's label as text, whole numbers without a point, and which rows have one."""
+    """Label of each row as text, whole numbers without a point, and the mask of labelled rows."""
     values = _column(store, name)
     if values.dtype.kind == "b":
         return values.astype(int).astype(np.str_), np.ones(len(values), bool)
@@ -202,18 +202,18 @@ def _groups(store: Embeddings, name: str | None) -> np.ndarray:
 
 
 def _duplicates(x: np.ndarray, code: np.ndarray, group: np.ndarray) -> list[str]:
-    """A sentence where rows are the same vector, and one more where their labels or groups differ."""
+    """Warnings about equal vectors, and about equal vectors with different labels or groups."""
     whole = np.ascontiguousarray(x).view(np.dtype((np.void, x.dtype.itemsize * x.shape[1]))).ravel()
     distinct, of = np.unique(whole, return_inverse=True)
     repeated = len(x) - len(distinct)
     if not repeated:
         return []
-    said = [f"{repeated:,} of {len(x):,} rows repeat the embedding of another row; they are kept"]
-    for what, values in (("labels", code), ("groups", np.unique(group, return_inverse=True)[1])):
+    warnings = [f"{repeated:,} of {len(x):,} rows repeat the embedding of another row; they are kept"]
+    for kind, values in (("labels", code), ("groups", np.unique(group, return_inverse=True)[1])):
         low = np.full(len(distinct), values.max())
         high = np.zeros(len(distinct), values.dtype)
         np.minimum.at(low, of, values)
         np.maximum.at(high, of, values)
         if differ := int((low != high).sum()):
-            said.append(f"{differ:,} embeddings stand there more than once with different {what}")
-    return said
+            warnings.append(f"{differ:,} embeddings stand there more than once with different {kind}")
+    return warnings

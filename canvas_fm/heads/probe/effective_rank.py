@@ -1,4 +1,4 @@
-"""In how many directions embeddings really vary: a collapsed encoder uses few of its numbers."""
+"""Effective rank of embeddings, which is low for a collapsed encoder."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from jaxtyping import Float
 
 
 def effective_rank(x: Float[np.ndarray, "n d"]) -> float:
-    """exp of the entropy of the singular values' shares (Roy and Vetterli 2007), of centred rows.
+    """exp of the entropy of the normalised singular values of centred rows (Roy and Vetterli 2007).
 
     Between 1 and min(n − 1, d); 0 where nothing varies. The covariance's eigenvalues are used, so memory goes
     by d² and not by n · d.

@@ -1,4 +1,4 @@
-"""Nearest neighbours by cosine: what lies close together in the embedding, without anything fitted."""
+"""k-nearest-neighbour classification by cosine."""
 
 from __future__ import annotations
 
@@ -20,26 +20,30 @@ def knn_proba(
     *,
     ks: Sequence[int] = KS,
 ) -> dict[int, Float64[np.ndarray, "m classes"]]:
-    """The share of each class among the k nearest training rows by cosine, weighted by exp(cosine / 0.07).
+    """Class shares among the k nearest training rows by cosine, weighted by exp(cosine / 0.07).
 
     For every k of `ks`; where there are fewer training rows, all of them. Columns are centred by the training
     rows first: a mean that all embeddings share says nothing.
     """
     centre = train.mean(axis=0, dtype=np.float64)
-    known, asked = _unit(train - centre), _unit(test - centre)
+    known, queries = _unit(train - centre), _unit(test - centre)
     most = min(max(ks), len(known))
-    out = {k: np.empty((len(asked), classes)) for k in ks}
-    for first in range(0, len(asked), _AT_ONCE):
+    out = {k: np.empty((len(queries), classes)) for k in ks}
+    for first in range(0, len(queries), _AT_ONCE):
         part = slice(first, first + _AT_ONCE)
-        cosine = asked[part] @ known.T
-        near = np.argpartition(-cosine, most - 1, axis=1)[:, :most]
-        order = np.argsort(-np.take_along_axis(cosine, near, axis=1), axis=1, kind="stable")
-        near = np.take_along_axis(near, order, axis=1)
-        closeness = np.take_along_axis(cosine, near, axis=1)
+        cosine = queries[part] @ known.T
+        neighbours = np.argpartition(-cosine, most - 1, axis=1)[:, :most]
+        order = np.argsort(-np.take_along_axis(cosine, neighbours, axis=1), axis=1, kind="stable")
+        neighbours = np.take_along_axis(neighbours, order, axis=1)
+        closeness = np.take_along_axis(cosine, neighbours, axis=1)
         weight = np.exp((closeness - closeness[:, :1]) / _TEMPERATURE)
         for k in ks:
             votes = np.stack(
-                [(weight[:, :k] * (code[near[:, :k]] == one)).sum(axis=1) for one in range(classes)], axis=1
+                [
+                    (weight[:, :k] * (code[neighbours[:, :k]] == label)).sum(axis=1)
+                    for label in range(classes)
+                ],
+                axis=1,
             )
             out[k][part] = votes / votes.sum(axis=1, keepdims=True)
     return out

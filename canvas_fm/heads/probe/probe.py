@@ -1,4 +1,4 @@
-"""A logistic probe: what embeddings say of a label, kept in a folder, and put to further embeddings."""
+"""A logistic probe of embeddings: fitting, its folder, applying it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PROBE_FILE = "model.safetensors"
 
 
 class ProbeConfig(BaseModel):
-    """All that a probe's weights need in order to be used rightly: `config.json` of its folder."""
+    """Everything needed to use a probe's weights: `config.json` of its folder."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -44,14 +44,14 @@ class ProbeConfig(BaseModel):
 
 
 class Probe:
-    """A fitted probe as it is used: probabilities of its classes for embeddings of its encoder."""
+    """A fitted probe: class probabilities of embeddings of its encoder."""
 
     def __init__(self, config: ProbeConfig, net: LinearHead, path: Path | None = None) -> None:
         self.config, self.net, self.path = config, net, path
 
     @classmethod
     def open(cls, folder: str | Path) -> Probe:
-        """Open `probe/`, every byte checked; CanvasError where it is something else or was changed."""
+        """Open the folder `probe/`, verified; CanvasError if it is something else or was changed."""
         folder = Path(folder)
         kind, raw = read_kind(folder)
         if kind != "probe":
@@ -67,7 +67,7 @@ class Probe:
         return self.config.classes
 
     def proba(self, x: Float32[np.ndarray, "n d"]) -> Float32[np.ndarray, "n classes"]:
-        """The probability of each class, columns in the order of `classes`, rows summing to 1.
+        """Class probabilities (n, classes), columns in the order of `classes`.
 
         `x` are embeddings, corrected as the config says. Raises CanvasError for NaN and another length.
         """
@@ -83,13 +83,13 @@ class Probe:
         Rows in their order, all columns kept. Raises ModelMismatch for embeddings of another encoder or
         pooling, CanvasError where a column of that name is there already.
         """
-        for what, mine, theirs in (
+        for what, expected, actual in (
             ("encoder", self.config.encoder_sha256, embeddings.encoder_sha256),
             ("pooling", self.config.pool, embeddings.pool),
         ):
-            if mine != theirs:
+            if expected != actual:
                 raise ModelMismatch(
-                    f"{embeddings.path} is of {what} {theirs[:12]}, this probe of {mine[:12]} "
+                    f"{embeddings.path} is of {what} {actual[:12]}, this probe of {expected[:12]} "
                     f"({self.config.encoder}); embed the points with that one"
                 )
         x = correct_by_group(embeddings.vectors, np.zeros(len(embeddings), int), self.config.correction)
@@ -111,7 +111,7 @@ class Probe:
 def fit_probe(
     data: ProbeData, folds: Folds, out: str | Path, *, labels: str, provenance: dict[str, Any] | None = None
 ) -> Probe:
-    """Fit on all rows, the penalty chosen by the folds, and write the folder; whole or not at all."""
+    """Fit on all rows with the penalty chosen by cross-validation; writes the folder atomically."""
     model = fit_path(data.x, data.code, len(data.classes), folds).model
     settings = {
         "dim": data.x.shape[1],

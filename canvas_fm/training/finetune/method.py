@@ -47,19 +47,19 @@ class FinetunedEncoder:
         }
         return {"method": "fine-tuned", **inputs, "refiner": self._refiner(0).get_params()}
 
-    def fit(self, training: Training) -> Fit:
+    def fit(self, data: Training) -> Fit:
         task, extractor, features = (
-            training.task,
-            self._extractors[training.fold],
-            self._features[training.fold],
+            data.task,
+            self._extractors[data.fold],
+            self._features[data.fold],
         )
         assert extractor.encoder is not None
         known = extractor.encoder.sha256
-        refiner = self._refiner(training.seed)
+        refiner = self._refiner(data.seed)
         label = np.full(len(task), -1)
-        label[training.rows] = task.is_cell[training.rows]
-        fewest = int(np.bincount(label[training.rows], minlength=2).min())
-        refiner.set_params(folds=max(2, min(training.folds.count, fewest)), force_random=True)
+        label[data.rows] = task.is_cell[data.rows]
+        fewest = int(np.bincount(label[data.rows], minlength=2).min())
+        refiner.set_params(folds=max(2, min(data.folds.count, fewest)), force_random=True)
         work = tune(
             refiner,
             features,
@@ -68,7 +68,7 @@ class FinetunedEncoder:
             extractor,
             self.tuning,
             regions=task.region.astype(np.str_),
-            missed=task.missed_by_part(training.rows),
+            missed=task.missed_by_part(data.rows),
             frozen_tokens=self._frozen_tokens.get(known),
             show=False,
         )
@@ -84,7 +84,7 @@ class FinetunedEncoder:
         moments: dict[str, Moments] = {}
 
         def judge(rows: np.ndarray) -> np.ndarray:
-            return work.judged_by(lambda features_: refiner.predict_proba(features_)[:, 1], rows)
+            return work.judged_by(lambda feature_set: refiner.predict_proba(feature_set)[:, 1], rows)
 
         def scratch(rows: np.ndarray) -> np.ndarray:
             fold_features = features_of_rows(whole, task, rows)

@@ -63,16 +63,16 @@ class ResNetClassifier:
         }
         return {"method": "ResNet", **hyper_parameters, **self.config.model_dump()}
 
-    def fit(self, training: Training) -> Fit:
+    def fit(self, data: Training) -> Fit:
         """Fit; raises CanvasError if the training diverges."""
 
         def fit_one(rows: np.ndarray) -> Judge:
-            return self._judge(training.task, self.train(training.task, rows, training.seed))
+            return self._judge(data.task, self.train(data.task, rows, data.seed))
 
         # Of few labels one part would be a handful: a threshold needs them all, and they cost little.
-        parts = None if len(training.rows) <= _FEW else 1
-        held_out = held_out_by(training, fit_one, parts=parts)
-        return fit_by(training, fit_one(training.rows), held_out)
+        parts = None if len(data.rows) <= _FEW else 1
+        held_out = held_out_by(data, fit_one, parts=parts)
+        return fit_by(data, fit_one(data.rows), held_out)
 
     def steps(self, labels: int) -> int:
         """Number of optimizer steps for so many labels."""
