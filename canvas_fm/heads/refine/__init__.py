@@ -1,1 +1,1 @@
-"""The true/false-positive refiner: fitting, its folder, applying it."""
+"""The refiner of detections: fitting, its folder, applying it."""
