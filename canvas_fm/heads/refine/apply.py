@@ -1,4 +1,4 @@
-"""A refiner on a volume's candidates: P(cell) for each, block by block, going on where it stopped."""
+"""Apply a refiner to a volume's candidates, batch by batch, resumable."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def refine(
     ignore_voxel_size: bool = False,
     show: bool | None = None,
 ) -> Points:
-    """The same rows in the same order, with all their columns and `p_cell`, the calibrated P(cell).
+    """The candidates in the same order with all columns and `p_cell`, the calibrated P(cell).
 
     Models that are not given are looked for among the shipped ones, by the sha256 that the refiner recorded.
     With `out` (.csv, .parquet) the rows are written; the same call again goes on where it stopped, or takes a
@@ -92,37 +92,37 @@ def refine(
         p_cell, done = np.empty(len(points), np.float32), work.done()
         for part in done.values():
             p_cell[part.arrays["rows"]] = part.arrays["p_cell"]
-        left = [number for number in range(len(judge.blocks)) if number not in done]
+        remaining = [number for number in range(len(judge.blocks)) if number not in done]
         judge.keep_moments(work)
-        for number, (rows, p) in zip(left, judge.all(left, show), strict=True):
+        for number, (rows, p) in zip(remaining, judge.all(remaining, show), strict=True):
             p_cell[rows] = p
             work.keep(number, {"rows": rows, "p_cell": p_cell[rows]}, volume.bad_chunks)
         return work.finish(_with(points, p_cell, meta | {"inputs_sha256": digest}))
 
 
 def models_of(refiner: Refiner, encoder: Encoder | None, detector: Detector | None) -> dict[str, Any]:
-    """The encoder and the detector that a refiner needs: those given, else shipped ones of the same sha256.
+    """Encoder and detector of a refiner: those given, else shipped ones of the recorded sha256.
 
     Fine-tuned blocks of the refiner stand on top of the encoder.
 
     Raises ModelMismatch for a given model that is another one, CanvasError where one is needed and not there.
     """
-    found: dict[str, Any] = {"encoder": None, "detector": None}
-    for kind, wanted in models_needed(refiner).items():
-        given = encoder if kind == "encoder" else detector
-        model: Any = given if given is not None else _shipped(wanted, kind)
-        if model.sha256 != wanted.sha256:
+    models: dict[str, Any] = {"encoder": None, "detector": None}
+    for kind, needed in models_needed(refiner).items():
+        model_given = encoder if kind == "encoder" else detector
+        model: Any = model_given if model_given is not None else _shipped(needed, kind)
+        if model.sha256 != needed.sha256:
             raise ModelMismatch(
                 f"the {kind} {model.name} has sha256 {model.sha256[:12]}; this refiner was fitted with "
-                f"{wanted.name}, {wanted.sha256[:12]}: give that one, or fit a refiner with yours"
+                f"{needed.name}, {needed.sha256[:12]}: give that one, or fit a refiner with yours"
             )
         tuned = refiner.tuned_ if kind == "encoder" else None
-        found[kind] = model if tuned is None else tuned.on(model)
-    return found
+        models[kind] = model if tuned is None else tuned.on(model)
+    return models
 
 
 def models_needed(refiner: Refiner) -> dict[str, Provenance]:
-    """Name and sha256 of the `encoder` and of the `detector` that a refiner needs, of those that it needs.
+    """Name and sha256 of the `encoder` and `detector` that a refiner needs.
 
     Where it carries fine-tuned blocks the encoder is the one below them.
     """
@@ -143,7 +143,7 @@ def models_needed(refiner: Refiner) -> dict[str, Provenance]:
 
 
 def refiner_sha256(refiner: Refiner) -> str:
-    """The identity of a refiner: its folder's, or for one that was not saved a hash over its numbers."""
+    """Identity of a refiner: its folder's, or a hash of its numbers if it was not saved."""
     if hasattr(refiner, "sha256_"):
         return str(refiner.sha256_)
     digest = hashlib.sha256(repr(sorted(refiner.get_params().items(), key=str)).encode())
@@ -155,7 +155,7 @@ def refiner_sha256(refiner: Refiner) -> str:
 
 
 class _Judge:
-    """P(cell) of a volume's candidates, block by block."""
+    """P(cell) of a volume's candidates, batch by batch."""
 
     def __init__(
         self,
@@ -175,7 +175,7 @@ class _Judge:
     def all(
         self, numbers: Any, show: bool | None
     ) -> Iterator[tuple[Int64[np.ndarray, " m"], Float64[np.ndarray, " m"]]]:
-        """Row numbers and P(cell) of some blocks, one after the other."""
+        """Row indices and P(cell) of successive batches."""
         done = len(self.zyx) - sum(len(self.blocks[number]) for number in numbers)
         if len(numbers) and self.refiner.correction != "none" and self._moments is None:
             self._moments = self._measure()
@@ -187,7 +187,7 @@ class _Judge:
                 yield rows, p
 
     def keep_moments(self, work: ResumableTiles) -> None:
-        """Take the brain's correction from earlier work, or keep it there."""
+        """Load the brain's moments from earlier work, or store them."""
         if self.refiner.correction == "none" or not len(self.zyx):
             return
         if (part := work.read("moments")) is not None:
@@ -214,7 +214,7 @@ class _Judge:
 def extractor_of(
     refiner: Refiner, *, encoder: Encoder | None, detector: Detector | None, **running: Any
 ) -> Extractor:
-    """What makes a refiner's features, as it recorded it, of the models that `models_of` found."""
+    """Feature extractor as recorded in a refiner, with the models of `models_of`."""
     settings: dict[str, Any] = {}
     for block in refiner.columns_.sizes:
         provenance = refiner.provenance_.get(block)
@@ -226,18 +226,18 @@ def extractor_of(
     return Extractor(encoder, detector, **settings, **running)
 
 
-def _shipped(wanted: Provenance, kind: str) -> Any:
-    """The shipped model of the recorded sha256, first looked for under the recorded name."""
+def _shipped(needed: Provenance, kind: str) -> Any:
+    """Shipped model of the recorded sha256, the recorded name first."""
     known = shipped("model") | shipped("older model")
-    names = sorted(known, key=lambda name: not name.startswith(wanted.name))
+    names = sorted(known, key=lambda name: not name.startswith(needed.name))
     for name in names:
-        found, config = read_kind(known[name])
-        if found == kind and config.get("sha256") == wanted.sha256:
+        kind_found, config = read_kind(known[name])
+        if kind_found == kind and config.get("sha256") == needed.sha256:
             return (
                 load(known[name], kind="encoder") if kind == "encoder" else load(known[name], kind="detector")
             )
     raise CanvasError(
-        f"this refiner was fitted with the {kind} {wanted.name} (sha256 {wanted.sha256[:12]}), which is not "
+        f"this refiner was fitted with the {kind} {needed.name} (sha256 {needed.sha256[:12]}), which is not "
         f"among the shipped models ({', '.join(known) or 'none'}); give its folder with --{kind}"
     )
 
