@@ -1,4 +1,4 @@
-"""Logits become probabilities that hold on brains not seen, and probabilities become counts."""
+"""Calibration of logits to probabilities, and expected counts with intervals."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FEW_REGIONS = 10
 
 
 class Calibration(NamedTuple):
-    """A growing map from logit to probability, by `knots` (2, k).
+    """Monotone map from logit to probability, by `knots` (2, k).
 
     `temperature`: k is 1, and p = σ(slope · logit + offset). `isotonic`: p interpolated between logits (first
     row) and probabilities (second).
@@ -37,7 +37,7 @@ class Calibration(NamedTuple):
 def fit_calibration(
     logits: Real[np.ndarray, " n"], is_cell: Bool[np.ndarray, " n"], method: str = "temperature"
 ) -> Calibration:
-    """The map under which logits of held-out rows tell how often they are cells.
+    """Fit the calibration on out-of-fold logits and labels.
 
     `temperature` is Platt's (1999): slope and offset, with his smoothed targets, so that rows which are told
     apart without a mistake give no certainty. The offset is there because classes were weighted. `isotonic`
@@ -73,8 +73,8 @@ def _platt(x: Float64[np.ndarray, " n"], is_cell: Bool[np.ndarray, " n"]) -> Flo
 
     prior = float(np.log(target.mean() / (1 - target.mean())))
     # A slope below 0 would turn the ranking round: where it does not hold at all, everything is the prior.
-    found = minimize(loss, [1.0, prior], jac=True, method="L-BFGS-B", bounds=[(0, None), (None, None)])
-    slope, offset = found.x
+    fit = minimize(loss, [1.0, prior], jac=True, method="L-BFGS-B", bounds=[(0, None), (None, None)])
+    slope, offset = fit.x
     return np.array([[slope / spread], [offset - slope * centre / spread]])
 
 
@@ -84,7 +84,7 @@ def sigmoid(x: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
 
 
 class CountSpread(NamedTuple):
-    """How far counts of whole regions were off on brains not seen: the part that rows share, and a factor.
+    """Overdispersion of region counts on held-out brains: a shared part and a factor.
 
     A region's count is taken to vary by Σ p (1 − p) + (`shared` · Σ p)²; `factor` deviations to either side
     held 90 % of the `regions` that were looked at (none: rows are taken to err independently).
@@ -101,22 +101,22 @@ class CountSpread(NamedTuple):
         is_cell: Bool[np.ndarray, " n"],
         regions: Shaped[np.ndarray, " n"],
     ) -> CountSpread:
-        """From held-out probabilities and what came true, region by region."""
+        """Estimate from out-of-fold probabilities and labels, by region."""
         _, of = np.unique(regions, return_inverse=True)
-        said, variance = np.bincount(of, p_cell), np.bincount(of, p_cell * (1 - p_cell))
-        off = np.bincount(of, is_cell) - said
-        n = len(said)
+        expected, variance = np.bincount(of, p_cell), np.bincount(of, p_cell * (1 - p_cell))
+        off = np.bincount(of, is_cell) - expected
+        n = len(expected)
         if n < 2:
             return cls()
-        shared = float(np.sqrt(max(np.sum(off**2 - variance), 0) / np.sum(said**2)))
-        deviations = np.abs(off) / np.sqrt(np.maximum(variance + (shared * said) ** 2, 1e-12))
+        shared = float(np.sqrt(max(np.sum(off**2 - variance), 0) / np.sum(expected**2)))
+        deviations = np.abs(off) / np.sqrt(np.maximum(variance + (shared * expected) ** 2, 1e-12))
         level = 1.0 if n < _FEW_REGIONS else min(1.0, COUNT_LEVEL * (n + 1) / n)
         factor = float(np.quantile(deviations, level, method="higher"))
         return cls(shared, max(factor, _NORMAL), n)
 
 
 class Count(NamedTuple):
-    """Expected cells among candidates, with the ends of a 90 % interval."""
+    """Expected number of cells, with a 90 % interval."""
 
     value: float
     low: float
@@ -124,7 +124,7 @@ class Count(NamedTuple):
 
 
 def expected_count(p_cell: Real[np.ndarray, " n"], spread: CountSpread | None = None) -> Count:
-    """Σ p with its interval; without a `spread` rows are taken to err independently, which is too narrow."""
+    """Σ p with its interval; without a `spread` errors count as independent, which is too narrow."""
     spread = spread or CountSpread()
     p = np.asarray(p_cell, np.float64)
     value = float(p.sum())
@@ -137,6 +137,6 @@ def counts_by_region(
     regions: Shaped[np.ndarray, " n"] | Sequence[str],
     spread: CountSpread | None = None,
 ) -> dict[str, Count]:
-    """The expected count of every region, by its name."""
+    """Expected count of every region, by name."""
     regions = np.asarray(regions)
     return {str(name): expected_count(p_cell[regions == name], spread) for name in np.unique(regions)}
