@@ -1,4 +1,4 @@
-"""Which columns a refiner looks at, and how they are scaled before its model is fitted."""
+"""Selection and scaling of a refiner's feature columns."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ UNPENALISED_SCALE = 30.0
 
 @dataclass(frozen=True)
 class Columns:
-    """The blocks that are used, side by side in the order given, and what is left of the one that is cut.
+    """The used blocks, concatenated in order, and the reduction of the cut block.
 
     The loud blocks (the detector's heat, the candidates' own score), where there are such, stand beside every
     variant and are never cut.
@@ -38,7 +38,7 @@ class Columns:
     def of(
         cls, blocks: Mapping[str, slice], dim: int, variant: str, cut: str | None, ratio: float, reduce: str
     ) -> Columns:
-        """From a refiner's settings and `dim` columns; BadInput for what does not go together."""
+        """From a refiner's settings and `dim` columns; BadInput for inconsistent ones."""
         if reduce not in REDUCTIONS:
             raise BadInput(f"reduce is {reduce!r}; give one of {', '.join(REDUCTIONS)}")
         if variant != CONCAT and variant not in blocks:
@@ -58,19 +58,19 @@ class Columns:
             cut = may_cut[0] if ratio < 1 else None
         elif cut not in may_cut:
             raise BadInput(f"cut is {cut!r}; variant {variant!r} uses {', '.join(may_cut)}")
-        kept = 0 if cut is None else math.floor(ratio * sizes[cut] + 0.5)
-        if cut is not None and not kept:
+        n_components = 0 if cut is None else math.floor(ratio * sizes[cut] + 0.5)
+        if cut is not None and not n_components:
             raise BadInput(f"ratio {ratio} of the {sizes[cut]} columns of {cut!r} is none; give a higher one")
-        return cls(sizes, cut, kept, reduce)
+        return cls(sizes, cut, n_components, reduce)
 
     def check_correction(self, correction: str) -> None:
         """Raise BadInput for a correction of every brain where a loud block is looked at.
 
         It would take away the block's level, for which it is there, and whitening would mix it into the rest.
         """
-        loud = [name for name in self.sizes if name in UNPENALISED]
-        if loud and correction != "none":
-            heat = loud[0] == DETECTOR_LOGIT
+        unpenalised = [name for name in self.sizes if name in UNPENALISED]
+        if unpenalised and correction != "none":
+            heat = unpenalised[0] == DETECTOR_LOGIT
             raise BadInput(
                 f"correction is {correction!r}, which would take the level of "
                 f"{'the detector' if heat else 'the candidates'}'{'s heat' if heat else ' own score'} away; "
@@ -79,15 +79,15 @@ class Columns:
 
     @property
     def width(self) -> int:
-        """Columns that the model sees."""
+        """Number of columns of the model's input."""
         return sum(self._taken(name) for name in self.sizes)
 
     def take(self, blocks: Mapping[str, Float32[np.ndarray, "n k"]]) -> Float32[np.ndarray, "n w"]:
-        """The used columns side by side; the block that is cut to components is still whole here."""
+        """The used columns, before the cut block is reduced to components."""
         return np.concatenate([blocks[name][:, : self._taken(name)] for name in self.sizes], axis=1)
 
     def components(self) -> tuple[slice, int] | None:
-        """Where, among the taken columns, the block to be reduced to components lies, and to how many."""
+        """Position of the block to be reduced among the used columns, and its number of components."""
         if self.cut is None or self.reduce != "pca" or self.kept == self.sizes[self.cut]:
             return None
         before = list(self.sizes)[: list(self.sizes).index(self.cut)]
@@ -95,7 +95,7 @@ class Columns:
         return slice(start, start + self.sizes[self.cut]), self.kept
 
     def weights(self) -> Float64[np.ndarray, " k"] | None:
-        """What each scaled column, components in their place, is multiplied with; None where all are 1."""
+        """Factor of each scaled column after reduction; None if all are 1."""
         if not any(name in UNPENALISED for name in self.sizes):
             return None
         sizes = {name: self.kept if name == self.cut else size for name, size in self.sizes.items()}
@@ -109,7 +109,7 @@ class Columns:
 
 @dataclass(frozen=True)
 class Affine:
-    """z = (x − mean) · matrix, or times a scale for each column: fitted on training rows alone."""
+    """z = (x − mean) · matrix, or times one scale a column; fitted on training rows only."""
 
     mean: Float64[np.ndarray, " w"]
     matrix: np.ndarray  # (w, k), or the scales (w,)
@@ -123,13 +123,13 @@ class Affine:
         whiten: bool,
         weights: Float64[np.ndarray, " k"] | None = None,
     ) -> Affine:
-        """Columns of unit deviation; components keep theirs in proportion; with `whiten` unit covariance.
+        """Standardise columns; components keep their proportions; `whiten` gives unit covariance.
 
         Components of unit deviation each would make the last ones, which are noise, as loud as the first.
         At the end each column is multiplied by its weight.
         """
-        found = cls._unit(x, components, whiten)
-        return found if weights is None else cls(found.mean, found.matrix * weights)
+        affine = cls._unit(x, components, whiten)
+        return affine if weights is None else cls(affine.mean, affine.matrix * weights)
 
     @classmethod
     def _unit(
@@ -153,8 +153,10 @@ class Affine:
         scale = _inverse(np.sqrt(np.maximum(np.diag(inner), 0)))
         if components is not None:
             where, count = components
-            mine = slice(where.start, where.start + count)
-            scale[mine] = _inverse(np.sqrt(np.diag(inner)[mine].mean(keepdims=True)))
+            component_columns = slice(where.start, where.start + count)
+            scale[component_columns] = _inverse(
+                np.sqrt(np.diag(inner)[component_columns].mean(keepdims=True))
+            )
         return cls(mean, matrix * scale)
 
     def __call__(self, x: Float32[np.ndarray, "n w"]) -> Float64[np.ndarray, "n k"]:
@@ -162,10 +164,10 @@ class Affine:
         return centred * self.matrix if self.matrix.ndim == 1 else centred @ self.matrix
 
     def folded(self, weight: Float64[np.ndarray, "h k"]) -> Float64[np.ndarray, "h w"]:
-        """The weight that does on x − mean what the given one does on z."""
+        """Weights on x − mean equivalent to weights on z."""
         return weight * self.matrix if self.matrix.ndim == 1 else weight @ self.matrix.T
 
 
 def _inverse(deviation: Float64[np.ndarray, " k"]) -> Float64[np.ndarray, " k"]:
-    """1 / deviation, and 0 for a column that never changes: it says nothing."""
+    """1 / standard deviation, and 0 for constant columns."""
     return np.where(deviation > 1e-7, 1 / np.maximum(deviation, 1e-7), 0.0)
