@@ -1,4 +1,4 @@
-"""Grouped cross-fitting of head, calibration and threshold: every figure is of rows held out."""
+"""Grouped cross-fitting of head, calibration and threshold: every metric is out of fold."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MODELS = ("logistic", "mlp")
 
 @dataclass(frozen=True)
 class HeadSettings:
-    """How a head is fitted, calibrated and cross-validated; each setting is described at `Refiner`."""
+    """Settings of head, calibration and cross-validation; each is described at `Refiner`."""
 
     columns: Columns
     whiten: bool
@@ -45,7 +45,7 @@ class HeadSettings:
 
 @dataclass(frozen=True)
 class LabelledFeatures:
-    """Labelled rows as the model sees them; `grouped` is False where nobody said what brains they are of.
+    """Labelled rows as the model's input; `grouped` is False if no brains were given.
 
     `contrast_augmented` are the same rows at other contrasts: the model is fitted on them too and the
     threshold has to do for them, but calibration and figures are of the rows as they are.
@@ -60,14 +60,14 @@ class LabelledFeatures:
     contrast_augmented: tuple[Float32[np.ndarray, "n w"], ...] = ()
 
     def seen(
-        self, some: Int64[np.ndarray, " m"] | slice
+        self, subset: Int64[np.ndarray, " m"] | slice
     ) -> tuple[Float32[np.ndarray, "km w"], Bool[np.ndarray, " km"]]:
-        """LabelledFeatures to be fitted on, with their labels: as they are, then each copy."""
-        x = np.concatenate([self.x[some], *(copy[some] for copy in self.contrast_augmented)])
-        return x, np.tile(self.is_cell[some], 1 + len(self.contrast_augmented))
+        """Training rows with labels: the original ones, then each contrast-augmented copy."""
+        x = np.concatenate([self.x[subset], *(copy[subset] for copy in self.contrast_augmented)])
+        return x, np.tile(self.is_cell[subset], 1 + len(self.contrast_augmented))
 
     def missed_in(self, rows: Int64[np.ndarray, " m"]) -> int:
-        """True cells without a candidate that belong to these rows: by their share of their brain."""
+        """True cells without a candidate, in proportion to these rows' share of their brain."""
         total = 0.0
         for name, count in self.missed.items():
             all_rows = int((self.groups == name).sum())
@@ -76,7 +76,7 @@ class LabelledFeatures:
 
     @property
     def places(self) -> Shaped[np.ndarray, " n"]:
-        """What counts are compared over: regions where they are known, else brains."""
+        """Units for comparing counts: regions if known, else brains."""
         if self.regions is None:
             return self.groups
         return np.char.add(np.char.add(self.groups.astype(np.str_), "/"), self.regions.astype(np.str_))
@@ -84,7 +84,7 @@ class LabelledFeatures:
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a refiner keeps of its fit."""
+    """Result of a fit: net, calibration, threshold, count spread, metrics."""
 
     net: HeadNet
     calibration: Calibration
@@ -97,14 +97,14 @@ class Fitted:
 
 
 def fit_head(settings: HeadSettings, rows: LabelledFeatures) -> Fitted:
-    """Fit on all rows; calibrate, choose the threshold and judge on the rows of the folds left out."""
+    """Fit on all rows; calibrate, choose the threshold and score on out-of-fold rows."""
     folds = folds_of(settings, rows)
     C, held_out = held_out_logits(settings, rows, folds)
     return assemble_fit(settings, rows, folds, held_out, head_net(settings, *rows.seen(slice(None)), C), C)
 
 
 def folds_of(settings: HeadSettings, rows: LabelledFeatures) -> Folds:
-    """Which rows are held out together; BadInput for settings and labels that nothing can be made of."""
+    """Folds of the settings; BadInput for unusable settings or labels."""
     if settings.model not in MODELS:
         raise BadInput(f"model is {settings.model!r}; give one of {', '.join(MODELS)}")
     if settings.threshold is not None and not 0 < settings.threshold < 1:
@@ -129,16 +129,16 @@ def assemble_fit(
     net: HeadNet,
     C: float | None,
 ) -> Fitted:
-    """Calibration, threshold and figures by the logits of rows held out; `net` has seen all rows.
+    """Calibration, threshold and metrics from out-of-fold logits; `net` was fitted on all rows.
 
     `held_out` are those of the rows as they are, and below them those of each copy.
     """
     calibration = fit_calibration(held_out[0], rows.is_cell, settings.calibration)
     everything = np.arange(len(rows.is_cell))
     chosen = _best_threshold(rows, calibration, held_out, everything)
-    honest, kept = cross_fitted_decisions(settings, rows, folds, held_out)
-    spread = CountSpread() if folds.by == "random" else CountSpread.of(honest, rows.is_cell, rows.places)
-    figures = _figures(rows, folds, held_out[0], honest, kept, spread)
+    p_cell, decisions = cross_fitted_decisions(settings, rows, folds, held_out)
+    spread = CountSpread() if folds.by == "random" else CountSpread.of(p_cell, rows.is_cell, rows.places)
+    figures = _figures(rows, folds, held_out[0], p_cell, decisions, spread)
     net.calibration = torch.tensor(calibration.knots, dtype=torch.float32)
     rounded = Calibration(calibration.method, net.calibration.numpy().astype(np.float64))
     threshold = chosen if settings.threshold is None else settings.threshold
@@ -149,12 +149,12 @@ def _best_threshold(
     rows: LabelledFeatures,
     calibration: Calibration,
     held_out: Float64[np.ndarray, "contrasts n"],
-    some: Int64[np.ndarray, " m"],
+    subset: Int64[np.ndarray, " m"],
 ) -> float:
-    """What P(cell) has to reach for the highest F1 over some rows and all their contrast_augmented."""
-    p_cell = np.concatenate([calibration(logits[some]) for logits in held_out])
-    is_cell = np.tile(rows.is_cell[some], len(held_out))
-    return float(best_f1(is_cell, p_cell, missed=len(held_out) * rows.missed_in(some))[0])
+    """Threshold of P(cell) with the highest F1 over some rows and their augmented copies."""
+    p_cell = np.concatenate([calibration(logits[subset]) for logits in held_out])
+    is_cell = np.tile(rows.is_cell[subset], len(held_out))
+    return float(best_f1(is_cell, p_cell, missed=len(held_out) * rows.missed_in(subset))[0])
 
 
 def _warning(folds: Folds, rows: LabelledFeatures) -> str | None:
@@ -166,29 +166,29 @@ def _warning(folds: Folds, rows: LabelledFeatures) -> str | None:
 def held_out_logits(
     settings: HeadSettings, rows: LabelledFeatures, folds: Folds
 ) -> tuple[float | None, Float64[np.ndarray, "contrasts n"]]:
-    """The penalty (of the logistic model), and each row's logit by the model that has not seen its fold.
+    """Penalty (of the logistic model) and out-of-fold logit of each row.
 
     The first row of logits is of the rows as they are, the next of their first copy, and so on.
     Where C is None it is the one whose held-out logits, calibrated together, give the least log loss: that
     asks for a ranking within brains and for one scale over all of them. (Within a standard error of it a
     stronger penalty was tried: worse on clean labels, and no stronger where the labels are not.)
     """
-    wanted: tuple[float | None, ...] = (settings.C,)
+    penalties: tuple[float | None, ...] = (settings.C,)
     if settings.model == "logistic" and settings.C is None:
-        wanted = GRID
-    seen = (rows.x, *rows.contrast_augmented)
-    logits = np.empty((len(wanted), len(seen), len(rows.x)), np.float32)
+        penalties = GRID
+    copies = (rows.x, *rows.contrast_augmented)
+    logits = np.empty((len(penalties), len(copies), len(rows.x)), np.float32)
     for train, test in folds:
         x, is_cell = rows.seen(train)
         affine = _affine(settings, x)
-        z, judged = affine(x), [affine(one[test]) for one in seen]
-        for at, C in enumerate(wanted):
+        z, scaled = affine(x), [affine(features[test]) for features in copies]
+        for at, C in enumerate(penalties):
             layers = _fit(settings, z, is_cell, C)
-            for number, one in enumerate(judged):
-                logits[at, number, test] = layers(one)
-    losses = [_log_loss(rows.is_cell, one[0]) for one in logits] if len(wanted) > 1 else [0.0]
+            for number, features in enumerate(scaled):
+                logits[at, number, test] = layers(features)
+    losses = [_log_loss(rows.is_cell, features[0]) for features in logits] if len(penalties) > 1 else [0.0]
     best = int(np.argmin(losses))
-    return wanted[best], logits[best].astype(np.float64)
+    return penalties[best], logits[best].astype(np.float64)
 
 
 def _log_loss(is_cell: Bool[np.ndarray, " n"], logits: Float32[np.ndarray, " n"]) -> float:
@@ -241,7 +241,7 @@ def _fit(
 def head_net(
     settings: HeadSettings, x: Float32[np.ndarray, "n w"], is_cell: Bool[np.ndarray, " n"], C: float | None
 ) -> HeadNet:
-    """The model of all rows as one net on the used columns, scaling folded in."""
+    """Head fitted on all rows as one net on the used columns, scaling folded in."""
     affine = _affine(settings, x)
     layers = _fit(settings, affine(x), is_cell, C)
     net = HeadNet(x.shape[1], settings.hidden if len(layers.weights) > 1 else 0)
@@ -262,17 +262,17 @@ def head_net(
 def cross_fitted_decisions(
     settings: HeadSettings, rows: LabelledFeatures, folds: Folds, held_out: Float64[np.ndarray, "contrasts n"]
 ) -> tuple[Float64[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
-    """P(cell) of each row and whether it is kept, by calibration and threshold of the other folds alone."""
-    natural = held_out[0]
-    p_cell, kept = np.empty(len(natural)), np.empty(len(natural), bool)
+    """P(cell) and decision of each row, with calibration and threshold of the other folds."""
+    original_logits = held_out[0]
+    p_cell, decisions = np.empty(len(original_logits)), np.empty(len(original_logits), bool)
     for train, test in folds:
-        calibration = fit_calibration(natural[train], rows.is_cell[train], settings.calibration)
-        p_cell[test] = calibration(natural[test])
+        calibration = fit_calibration(original_logits[train], rows.is_cell[train], settings.calibration)
+        p_cell[test] = calibration(original_logits[test])
         threshold = settings.threshold
         if threshold is None:
             threshold = _best_threshold(rows, calibration, held_out, train)
-        kept[test] = p_cell[test] >= threshold
-    return p_cell, kept
+        decisions[test] = p_cell[test] >= threshold
+    return p_cell, decisions
 
 
 def _figures(
@@ -280,29 +280,29 @@ def _figures(
     folds: Folds,
     logits: Float64[np.ndarray, " n"],
     p_cell: Float64[np.ndarray, " n"],
-    kept: Bool[np.ndarray, " n"],
+    decisions: Bool[np.ndarray, " n"],
     spread: CountSpread,
 ) -> dict[str, Any]:
-    """Figures on rows left out, pooled and by brain, with the F1 of keeping everything and the ceiling.
+    """Out-of-fold metrics, pooled and by brain, with F1 of keeping everything and best possible F1.
 
     The ceiling is None where nobody said how many true cells have no candidate.
     """
 
-    def of(some: Int64[np.ndarray, " m"]) -> dict[str, Any]:
-        is_cell, missed = rows.is_cell[some], rows.missed_in(some)
+    def of(subset: Int64[np.ndarray, " m"]) -> dict[str, Any]:
+        is_cell, missed = rows.is_cell[subset], rows.missed_in(subset)
         cells = int(is_cell.sum())
-        known = set(np.unique(rows.groups[some]).tolist()) <= set(rows.missed)
+        known = set(np.unique(rows.groups[subset]).tolist()) <= set(rows.missed)
         recall = cells / (cells + missed) if known and cells + missed else None
         return {
-            "candidates": len(some),
+            "candidates": len(subset),
             "cells": cells,
             "missed": missed,
-            "auc": auc(is_cell, logits[some]),
-            "f1": f1_at(is_cell, kept[some].astype(np.float64), 0.5, missed=missed),
+            "auc": auc(is_cell, logits[subset]),
+            "f1": f1_at(is_cell, decisions[subset].astype(np.float64), 0.5, missed=missed),
             "f1_ceiling": None if recall is None else ceiling(recall),
-            "f1_unrefined": f1_at(is_cell, np.ones(len(some)), 0.5, missed=missed),
-            "calibration_error": calibration_error(is_cell, p_cell[some]),
-            "count": expected_count(p_cell[some], spread)._asdict(),
+            "f1_unrefined": f1_at(is_cell, np.ones(len(subset)), 0.5, missed=missed),
+            "calibration_error": calibration_error(is_cell, p_cell[subset]),
+            "count": expected_count(p_cell[subset], spread)._asdict(),
         }
 
     names = np.unique(rows.groups)
@@ -319,18 +319,18 @@ def _figures(
 def _region_figures(
     rows: LabelledFeatures, p_cell: Float64[np.ndarray, " n"], spread: CountSpread
 ) -> dict[str, float | int] | None:
-    """How far the counts of whole regions were off, and how many intervals held the truth."""
+    """Relative count errors by region, and interval coverage."""
     if rows.regions is None:
         return None
-    off, held, cells = [], [], []
+    off, covered, cells = [], [], []
     for place in np.unique(rows.places):
-        mine = rows.places == place
-        count, true = expected_count(p_cell[mine], spread), int(rows.is_cell[mine].sum())
+        in_place = rows.places == place
+        count, true = expected_count(p_cell[in_place], spread), int(rows.is_cell[in_place].sum())
         off.append(abs(count.value - true))
         cells.append(true)
-        held.append(count.low <= true <= count.high)
+        covered.append(count.low <= true <= count.high)
     return {
         "regions": len(off),
         "count_error": float(np.sum(off) / max(np.sum(cells), 1)),
-        "intervals_that_hold": float(np.mean(held)),
+        "intervals_that_hold": float(np.mean(covered)),
     }
