@@ -1,4 +1,4 @@
-"""P(cell) and the decision of a refiner on features that are at hand."""
+"""P(cell) and the decision of a refiner from precomputed features."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from canvas_fm.heads.refine.refiner import Refiner
 def p_cell(
     refiner: Refiner, extractor: Extractor, blocks: dict[str, np.ndarray], brain: str
 ) -> Float32[np.ndarray, " n"]:
-    """P(cell) of the candidates of one brain by the features of each block."""
+    """P(cell) of the candidates of one brain from the features of each block."""
     return refiner.predict_proba(extractor.together(blocks, brain))[:, 1].astype(np.float32)
 
 
