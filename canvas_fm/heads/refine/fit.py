@@ -1,4 +1,4 @@
-"""Fitting a refiner: volumes and labelled candidates in, its folder with a report out."""
+"""Fitting a refiner: volumes and labelled candidates to a folder with a report."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ REPORT = "report.json"
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """Features of all brains below each other, with labels, regions and what was missed in each brain.
+    """Features of all brains with labels, regions, and number of undetected true cells by brain.
 
     `contrast_augmented` are the features of the same candidates with each brain seen at another contrast.
     """
@@ -50,10 +50,10 @@ class TrainingSet:
 
 @runtime_checkable
 class EncoderTuning(Protocol):
-    """Fitting the encoder's last blocks together with the refiner, in place of `Refiner.fit`."""
+    """Protocol: fine-tuning of the encoder's last blocks in place of `Refiner.fit`."""
 
     def check(self, refiner: Refiner, extractor: Extractor) -> None:
-        """Raise BadInput for what can be refused before hours of work."""
+        """Raise BadInput for invalid settings before hours of work."""
         ...
 
     def fit(
@@ -71,7 +71,7 @@ def training_set(
     feature_cache: Path | None = None,
     show: bool | None = None,
 ) -> TrainingSet:
-    """The features of all brains; in the folder `feature_cache` they are kept for later calls.
+    """Features of all brains, cached in the folder `feature_cache`.
 
     With `candidate_score` the score that the candidates came with is one more block (see `candidate_scores`),
     with `augment_contrast` the brains are seen once more at each of these (1 is as they are).
@@ -121,7 +121,7 @@ def fit_refiner(
     show: bool | None = None,
     **options: Any,
 ) -> dict[str, Any]:
-    """Fit a refiner on labelled candidates, write its folder with `report.json`, and return that report.
+    """Fit a refiner on labelled candidates, write its folder with `report.json`, return the report.
 
     Labels are the column `labels`, else come from matching with the true cells `truth` within `tolerance_um`;
     `candidates`, `truth`, `within` (boxes in which everything is labelled) and `background` are given one a
@@ -166,7 +166,7 @@ def fit_labelled(
     overwrite: bool = False,
     show: bool | None = None,
 ) -> dict[str, Any]:
-    """As `fit_refiner`, for candidates that carry their labels and models in an extractor."""
+    """`fit_refiner` for candidates with labels and an extractor with models."""
     out = Path(out)
     if out.exists() and not overwrite and not (out.is_dir() and not any(out.iterdir())):
         raise CanvasError(f"{out} is there already; give another --out, or --overwrite to replace it")
@@ -223,7 +223,7 @@ def fit_labelled(
 def _check_before_work(
     refiner: Refiner, brains: Sequence[Candidates], extractor: Extractor, candidate_score: bool
 ) -> None:
-    """What can be refused before hours of embedding: labels, folds, and a model that the variant needs."""
+    """Validate labels, folds and models before hours of embedding."""
     provenance = extractor.provenance
     for block, flag in ((MAE, "--encoder"), (DETECTOR, "--detector")):
         if refiner.variant in (block, "concat") and block not in provenance:
@@ -237,15 +237,15 @@ def _check_before_work(
     label = np.concatenate([brain.label for brain in brains])
     name = np.repeat([brain.name for brain in brains], [len(brain) for brain in brains])
     regions = _regions(brains)
-    kept = label >= 0
-    if not kept.any():
+    labelled = label >= 0
+    if not labelled.any():
         raise BadInput(f"none of the {len(label)} candidates carries a label of 1 or 0 where it counts")
     name, regions = held_out_parts(refiner.hold_out, name, regions)
     grouped_folds(
-        name[kept],
-        label[kept] == 1,
+        name[labelled],
+        label[labelled] == 1,
         folds=refiner.folds,
-        regions=None if regions is None else regions[kept],
+        regions=None if regions is None else regions[labelled],
         force_random=refiner.force_random,
     )
 
@@ -255,7 +255,7 @@ def _ceiling(counts: dict[str, Any]) -> dict[str, float | None]:
 
 
 def _regions(brains: Sequence[Candidates]) -> np.ndarray | None:
-    """The box of every row, None unless all brains have boxes."""
+    """Box of every row, None unless all brains have boxes."""
     if any(brain.boxes is None for brain in brains):
         return None
     return np.concatenate([brain.region for brain in brains])
