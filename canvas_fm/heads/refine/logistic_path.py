@@ -1,4 +1,4 @@
-"""Logistic regression along a path of penalties: the one that does best on groups it was not fitted on."""
+"""Logistic regression with the penalty chosen by grouped cross-validation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Splits = Iterable[tuple[np.ndarray, np.ndarray]]
 
 @dataclass(frozen=True)
 class Linear:
-    """A fitted logistic regression: `coef` has a row a class, for two classes one row (of the second)."""
+    """A fitted logistic regression; `coef` has a row a class, or one row (the second class) of two."""
 
     mean: Float64[np.ndarray, " d"]
     scale: Float64[np.ndarray, " d"]
@@ -29,7 +29,7 @@ class Linear:
     c: float
 
     def proba(self, x: Float[np.ndarray, "n d"]) -> Float64[np.ndarray, "n classes"]:
-        """The probability of each class, rows summing to 1."""
+        """Class probabilities, rows summing to 1."""
         from scipy.special import expit, softmax
 
         logits = ((x - self.mean) / self.scale) @ self.coef.T + self.intercept
@@ -40,7 +40,7 @@ class Linear:
 
 @dataclass(frozen=True)
 class Path:
-    """What the path showed: the mean log loss of held-out rows at each C, and what the best said of them.
+    """Mean out-of-fold log loss at each C, and the out-of-fold predictions of the best.
 
     `held_out` (n, classes) is NaN for rows that no split held out. Without splits `loss` is empty.
     """
@@ -58,7 +58,7 @@ def fit_path(
     *,
     path: tuple[float, ...] = PATH,
 ) -> Path:
-    """Fit on all rows with the C of the path whose log loss on held-out rows is lowest.
+    """Fit on all rows with the C of lowest out-of-fold log loss.
 
     `code` numbers the classes from 0. Splits whose training rows lack a class are passed over; without any
     the C is 0.01.
@@ -71,8 +71,8 @@ def fit_path(
     if not usable:
         (model,) = _fit_all(x, code, classes, (_DEFAULT_C,))
         return Path(model, {}, held_out[0])
-    seen = ~np.isnan(held_out[0, :, 0])
-    chosen = held_out[:, seen, code[seen]]
+    has_prediction = ~np.isnan(held_out[0, :, 0])
+    chosen = held_out[:, has_prediction, code[has_prediction]]
     losses = -np.log(np.clip(chosen, 1e-12, None)).mean(axis=1)
     best = int(np.argmin(losses))
     (model,) = _fit_all(x, code, classes, (path[best],))
@@ -84,7 +84,7 @@ def _complete(code: np.ndarray, classes: int) -> bool:
 
 
 def _fit_all(x: np.ndarray, code: np.ndarray, classes: int, path: tuple[float, ...]) -> list[Linear]:
-    """A model for every C, from the strongest penalty on, each starting from the one before."""
+    """Fit every C from the strongest penalty on, with warm starts."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
@@ -94,11 +94,11 @@ def _fit_all(x: np.ndarray, code: np.ndarray, classes: int, path: tuple[float, .
     scale = np.where(deviation > _FLAT, deviation, np.inf)
     ready = (x - mean) / scale
     model = LogisticRegression(max_iter=300, tol=1e-3, warm_start=True)
-    found = []
+    models = []
     for c in path:
         model.set_params(C=c)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # a weak penalty needs no more digits
             model.fit(ready, code)
-        found.append(Linear(mean, scale, model.coef_.copy(), model.intercept_.copy(), c))
-    return found
+        models.append(Linear(mean, scale, model.coef_.copy(), model.intercept_.copy(), c))
+    return models
