@@ -1,4 +1,4 @@
-"""How a refiner is fitted: which features it sees, how, and on what calibration and threshold are chosen."""
+"""Options of `refine fit`: features, head, calibration, threshold."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Correction = Literal["none", "centre", "standardise", "whiten"]
 
 
 class FitOptions(Options):
-    """How a refiner is fitted."""
+    """Options for fitting a refiner."""
 
     variant: Literal["concat", "mae", "detector"] | None = Field(
         None, description="feature blocks that are used; default: concat of what models are given"
@@ -126,4 +126,4 @@ class FitOptions(Options):
 
 
 class FitAndRunOptions(FitOptions, BatchedRun):
-    """How a refiner is fitted, and how the models that make its features are run."""
+    """Options for fitting a refiner and for running the models behind its features."""
