@@ -1,4 +1,4 @@
-"""The refiner: from features of candidates to the probability that each is a cell."""
+"""The refiner: classifier from candidate features to P(cell)."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ Missed = Mapping[str, int]
 
 
 class Refiner(ClassifierMixin, BaseEstimator):
-    """Tells true from false detections by their features; a scikit-learn classifier.
+    """Classifies detections as true or false by their features; a scikit-learn classifier.
 
     variant: `concat` uses all blocks, else the name of one (`detector`, `mae`). blocks: the columns of each
     by name; a FeatureSet brings its own. The blocks `heat` (the detector's at the candidate) and `score` (the
@@ -119,7 +119,7 @@ class Refiner(ClassifierMixin, BaseEstimator):
         missed: Missed | None = None,
         contrast_augmented: Sequence[Any] = (),
     ) -> Refiner:
-        """Learn from features (n, d), an array or a FeatureSet, and labels: 1 a cell, 0 none, −1 left out.
+        """Fit on features (n, d), array or FeatureSet, and labels: 1 cell, 0 no cell, −1 left out.
 
         `groups` is the brain of each row (a FeatureSet brings it): calibration and threshold come from brains
         that the model has not seen. With one brain alone its `regions` are held out instead, a name for each
@@ -148,7 +148,7 @@ class Refiner(ClassifierMixin, BaseEstimator):
         missed: Missed | None = None,
         contrast_augmented: Sequence[Any] = (),
     ) -> LabelledFeatures:
-        """The labelled rows of `fit` as its model sees them: corrected, and the columns that are used."""
+        """Labelled rows of `fit` as the model's input: corrected, used columns only."""
         if self.correction not in CORRECTIONS:
             raise BadInput(f"correction is {self.correction!r}; give one of {', '.join(CORRECTIONS)}")
         x, names, known = self._training_rows(X, y, groups)
@@ -174,12 +174,12 @@ class Refiner(ClassifierMixin, BaseEstimator):
 
     @property
     def head_settings(self) -> HeadSettings:
-        """What fitting the head needs to know, once `prepare` has chosen the columns."""
-        names = [one.name for one in fields(HeadSettings) if one.name != "columns"]
+        """Settings for fitting the head, once `prepare` has chosen the columns."""
+        names = [field.name for field in fields(HeadSettings) if field.name != "columns"]
         return HeadSettings(self.columns_, **{name: getattr(self, name) for name in names})
 
     def _used(self, x: np.ndarray, names: np.ndarray) -> np.ndarray:
-        """The columns that the model sees.
+        """Columns of the model's input.
 
         A brain is corrected by all its candidates, labelled or not, as it will be when it is judged.
         """
@@ -187,7 +187,7 @@ class Refiner(ClassifierMixin, BaseEstimator):
         return self.columns_.take({name: x[:, part] for name, part in self.blocks_.items()})
 
     def _copy(self, X: Any, copy: Any, n: int) -> np.ndarray:
-        """A copy of the rows of X, checked to be one: as many rows, of the same blocks and models."""
+        """Validate an augmented copy of X: as many rows, of the same blocks and models."""
         if isinstance(copy, FeatureSet):
             known = isinstance(X, FeatureSet)
             if known and (dict(copy.blocks) != dict(X.blocks) or dict(copy.provenance) != dict(X.provenance)):
@@ -200,7 +200,7 @@ class Refiner(ClassifierMixin, BaseEstimator):
         return x
 
     def take(self, fitted: Fitted, tuned: TunedBlocks | None = None) -> None:
-        """Become what was fitted; `tuned` are the encoder's last blocks where they were fitted too."""
+        """Adopt a fit; `tuned` are the encoder's last blocks if they were fine-tuned."""
         self.net_: HeadNet = fitted.net
         self.calibration_: Calibration = fitted.calibration
         self.count_spread_: CountSpread = fitted.spread
@@ -214,7 +214,7 @@ class Refiner(ClassifierMixin, BaseEstimator):
         self.__dict__.pop("sha256_", None)  # that of a folder which this may have been loaded from
 
     def warn(self) -> None:
-        """Say aloud what the figures of a fit give reason to worry about."""
+        """Emit warnings about the figures of a fit."""
         if self.split_warning_:
             _log.warning("the refiner was calibrated on %s", self.split_warning_)
         ranking = self.cross_validation_["pooled"]["auc"]
@@ -222,7 +222,7 @@ class Refiner(ClassifierMixin, BaseEstimator):
             _log.warning("on brains left out the refiner ranks worse than chance (AUC %.2f)", ranking)
 
     def predict_proba(self, X: Any, *, groups: Any = None, moments: Moments | None = None) -> Any:
-        """P(not a cell) and P(cell) of every row, (n, 2), calibrated.
+        """Calibrated P(not a cell) and P(cell), (n, 2).
 
         With a per-brain correction, rows are corrected by the brain (`groups`, a FeatureSet's own, else all
         rows are one brain) that they come with, or by given `moments` where they are a part of one.
@@ -232,12 +232,12 @@ class Refiner(ClassifierMixin, BaseEstimator):
         return np.stack([1 - p, p], axis=1)
 
     def predict(self, X: Any) -> Any:
-        """The class of every row: a cell where P(cell) reaches the threshold."""
-        kept = self.predict_proba(X)[:, 1] >= self.threshold_
-        return self.classes_[kept.astype(np.int64)]
+        """Class of every row: 1 where P(cell) reaches the threshold."""
+        is_cell = self.predict_proba(X)[:, 1] >= self.threshold_
+        return self.classes_[is_cell.astype(np.int64)]
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Share of the labelled rows that `predict` names rightly, as scikit-learn's classifiers have it."""
+        """Accuracy on the labelled rows, as in scikit-learn."""
         labels = np.asarray(y)
         keep = np.ones(len(labels), bool) if self.unlabelled is None else labels != self.unlabelled
         right = (self.predict(X) == labels)[keep]
@@ -245,7 +245,7 @@ class Refiner(ClassifierMixin, BaseEstimator):
         return float(np.average(right, weights=weight))
 
     def logits(self, X: Any, *, groups: Any = None, moments: Moments | None = None) -> Any:
-        """What the model says before calibration, float32 (n,): it ranks rows without ties."""
+        """Uncalibrated logits, float32 (n,), which rank rows without ties."""
         check_is_fitted(self)
         x, names = self._judged_rows(X, groups)
         if self.correction != "none":
@@ -263,12 +263,12 @@ class Refiner(ClassifierMixin, BaseEstimator):
         return out
 
     def count(self, p_cell: Float64[np.ndarray, " n"]) -> Count:
-        """Expected cells among rows of these probabilities, with a 90 % interval."""
+        """Expected number of cells among rows of these probabilities, with a 90 % interval."""
         check_is_fitted(self)
         return expected_count(p_cell, self.count_spread_)
 
     def save(self, folder: str | Path, provenance: dict[str, Any] | None = None) -> str:
-        """Write the folder `refiner/` (config.json, model.safetensors), whole or not at all; its sha256."""
+        """Write the folder `refiner/` (config.json, model.safetensors) atomically; returns its sha256."""
         check_is_fitted(self)
         state = RefinerState(
             settings={name: value for name, value in self.get_params().items() if name != "blocks"},
@@ -288,7 +288,7 @@ class Refiner(ClassifierMixin, BaseEstimator):
 
     @staticmethod
     def load(folder: str | Path) -> Refiner:
-        """Open a refiner's folder, or a shipped one by its name, and check every byte of it."""
+        """Open a refiner's folder, or a shipped one by name, verified."""
         path = find("model", folder)
         state, sha256 = read_refiner(path)
         refiner = Refiner(**state.settings, blocks=state.blocks)
@@ -308,7 +308,7 @@ class Refiner(ClassifierMixin, BaseEstimator):
         return tags
 
     def _training_rows(self, X: Any, y: Any, groups: Any) -> tuple[np.ndarray, np.ndarray, bool]:
-        """LabelledFeatures (n, d), the brain of each, and whether that was given."""
+        """Features (n, d), brain of each row, and whether brains were given."""
         if isinstance(X, FeatureSet):
             self.n_features_in_ = X.x.shape[1]
             return X.x, np.asarray(X.groups if groups is None else groups, dtype=np.str_), True
@@ -326,17 +326,17 @@ class Refiner(ClassifierMixin, BaseEstimator):
         return x, np.full(len(x), "one") if groups is None else aligned(groups, "groups", len(x))
 
     def _blocks(self, X: Any, dim: int) -> Mapping[str, slice]:
-        own = X.blocks if isinstance(X, FeatureSet) else None
-        if self.blocks is not None and own is not None and dict(self.blocks) != dict(own):
+        in_features = X.blocks if isinstance(X, FeatureSet) else None
+        if self.blocks is not None and in_features is not None and dict(self.blocks) != dict(in_features):
             raise BadInput(
-                f"blocks are {dict(self.blocks)}, but the features have {dict(own)}; leave them out"
+                f"blocks are {dict(self.blocks)}, but the features have {dict(in_features)}; leave them out"
             )
-        blocks = self.blocks or own or {"features": slice(0, dim)}
+        blocks = self.blocks or in_features or {"features": slice(0, dim)}
         check_blocks(blocks, dim)
         return blocks
 
     def _layout(self, X: Any) -> Mapping[str, slice]:
-        """The blocks of features to judge; ModelMismatch where another model made them."""
+        """Blocks of features to classify; ModelMismatch if another model computed them."""
         if not isinstance(X, FeatureSet):
             return self.blocks_
         for name, size in self.columns_.sizes.items():
