@@ -1,4 +1,4 @@
-"""A refiner as a folder: config.json and model.safetensors, known by one sha256 as every model is."""
+"""The refiner's folder: config.json and model.safetensors, identified by one sha256."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WEIGHTS, BLOCKS = "model.safetensors", "blocks.safetensors"
 
 
 class BlockProvenance(BaseModel):
-    """The model behind a block: its name, sha256, and the settings that decide the numbers."""
+    """Model behind a block: name, sha256, and the settings that determine its values."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -34,7 +34,7 @@ class BlockProvenance(BaseModel):
 
 
 class Block(BaseModel):
-    """Columns `start` to `stop` of the features, and what made them."""
+    """Columns `start` to `stop` of the features, and their model."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -45,7 +45,7 @@ class Block(BaseModel):
 
 
 class Spread(BaseModel):
-    """How far counts of regions are off; see CountSpread."""
+    """Stored CountSpread."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -55,7 +55,7 @@ class Spread(BaseModel):
 
 
 class Tuned(BaseModel):
-    """Blocks `first` to `last` (excluded) of the encoder `base` that were fitted too: `blocks.safetensors`.
+    """Fine-tuned blocks `first` to `last` (excluded) of the encoder `base`, in `blocks.safetensors`.
 
     The block `mae` of the features is then made by `base` with these blocks, under a sha256 of its own.
     """
@@ -69,7 +69,7 @@ class Tuned(BaseModel):
 
 
 class RefinerConfig(BaseModel):
-    """All that a refiner's weights need in order to be used rightly: `config.json` of its folder."""
+    """Everything needed to use a refiner's weights: `config.json` of its folder."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -96,7 +96,7 @@ class RefinerConfig(BaseModel):
 
 @dataclass(frozen=True)
 class RefinerState:
-    """All of a fitted refiner that its folder holds: `settings` are the constructor's, without `blocks`."""
+    """Contents of a refiner's folder; `settings` are the constructor's, without `blocks`."""
 
     settings: Mapping[str, Any]
     blocks: dict[str, slice]
@@ -110,7 +110,7 @@ class RefinerState:
 
 
 def write_refiner(state: RefinerState, folder: Path, provenance: dict[str, Any]) -> str:
-    """Write a refiner's folder, whole or not at all, and return its sha256; `read_refiner` gives it back."""
+    """Write a refiner's folder atomically; returns its sha256. Inverse of `read_refiner`."""
     fitted = state.fitted
     net = fitted.net.to("cpu")
     blocks = []
@@ -144,7 +144,7 @@ def write_refiner(state: RefinerState, folder: Path, provenance: dict[str, Any])
 
 
 def read_config(folder: Path) -> RefinerConfig:
-    """The config of a refiner's folder, checked; ModelMismatch where the folder is of another kind."""
+    """Validated config of a refiner's folder; ModelMismatch for a folder of another kind."""
     kind, raw = read_kind(folder)
     if kind != "refiner":
         raise ModelMismatch(f"{folder / 'config.json'} says kind {kind!r}; a refiner was expected")
@@ -152,7 +152,7 @@ def read_config(folder: Path) -> RefinerConfig:
 
 
 def read_refiner(folder: Path) -> tuple[RefinerState, str]:
-    """A fitted refiner and its sha256 from its folder; every byte is checked."""
+    """Fitted refiner and sha256 from its folder, verified."""
     config = read_config(folder)
     blocks = {block.name: slice(block.start, block.stop) for block in config.blocks}
     dim = max(block.stop for block in config.blocks)
@@ -188,13 +188,15 @@ def read_refiner(folder: Path) -> tuple[RefinerState, str]:
 
 
 def _tuned(folder: Path, config: RefinerConfig) -> TunedBlocks | None:
-    """The fine-tuned blocks of the folder; CanvasError unless they make what the refiner was fitted on."""
+    """Fine-tuned blocks of the folder; CanvasError unless they give the encoder of the fit."""
     if config.tuned is None:
         return None
-    said = config.tuned
+    tuned_config = config.tuned
     state = read_weights(folder, config.weights, BLOCKS)
-    tuned = TunedBlocks(said.base, said.base_sha256, said.first, said.last, state)
-    made = {block.made.sha256 for block in config.blocks if block.made is not None}
-    if tuned.sha256 not in made:
+    tuned = TunedBlocks(
+        tuned_config.base, tuned_config.base_sha256, tuned_config.first, tuned_config.last, state
+    )
+    sha256s = {block.made.sha256 for block in config.blocks if block.made is not None}
+    if tuned.sha256 not in sha256s:
         raise CanvasError(f"{folder / BLOCKS} holds other blocks than this refiner was fitted with")
     return tuned
