@@ -50,11 +50,77 @@ class FlagSet:
         try:
             setattr(namespace, self.dest, self.kind.model_validate(values))
         except ValidationError as problem:
-            return faults(problem, self.kind, lambda name: flag_name(name, self.kind.model_fields[name]))
+            return _typed_faults(problem, self.kind)
         return []
 
     def _dest(self, name: str) -> str:
         return f"{self.dest}.{name}"
+
+
+class VolumeFlags:
+    """`--volume NAME=PATH …`, repeatable, each followed by the flags with which those volumes are opened.
+
+    The namespace then holds a model by name; `kind` has the options and the field `path`.
+    """
+
+    def __init__(self, parser: argparse.ArgumentParser, dest: str, kind: type[Options], help: str) -> None:
+        self.dest, self.kind = dest, kind
+        self.fields = {name: field for name, field in kind.model_fields.items() if name != "path"}
+        self._groups: list[tuple[list[str], dict[str, Any]]] = []
+        self._faults: list[str] = []
+        groups, faults = self._groups, self._faults
+
+        class Begin(argparse.Action):
+            def __call__(self, parser: object, namespace: object, values: Any, flag: object = None) -> None:
+                groups.append((values, {}))
+
+        class Add(argparse.Action):
+            def __call__(self, parser: object, namespace: object, values: Any, flag: object = None) -> None:
+                if groups:
+                    groups[-1][1][self.dest] = values
+                else:
+                    faults.append(f"{flag} stands before any --volume; give it after the one that it is for")
+
+        parser.add_argument(
+            "--volume", action=Begin, nargs="+", default=argparse.SUPPRESS, metavar="NAME=PATH", help=help
+        )
+        group = parser.add_argument_group("opening a volume: after the --volume that it is for")
+        for name, field in self.fields.items():
+            group.add_argument(
+                flag_name(name, field),
+                dest=name,
+                action=Add,
+                default=argparse.SUPPRESS,
+                help=_help(field),
+                **_shape(field),
+            )
+
+    def take(self, namespace: argparse.Namespace) -> list[str]:
+        """Put the models by name into the namespace; a sentence for each mistake."""
+        wrong, volumes, names = self._faults.copy(), {}, set()
+        for given, values in self._groups:
+            for text in given:
+                name, equals, path = text.partition("=")
+                if not (name and equals and path):
+                    wrong.append(f"argument --volume: {text!r} is not NAME=PATH, for example cube=brain.zarr")
+                    continue
+                if name in names:
+                    wrong.append(f"argument --volume: two volumes are called {name!r}")
+                names.add(name)
+                try:
+                    volumes[name] = self.kind.model_validate(values | {"path": path})
+                except ValidationError as problem:
+                    wrong += [
+                        f"--volume {name}: {sentence}" for sentence in _typed_faults(problem, self.kind)
+                    ]
+        self._groups.clear()
+        self._faults.clear()
+        setattr(namespace, self.dest, volumes)
+        return wrong
+
+
+def _typed_faults(problem: ValidationError, kind: type[Options]) -> list[str]:
+    return faults(problem, kind, lambda name: flag_name(name, kind.model_fields[name]))
 
 
 def flag_name(name: str, field: FieldInfo) -> str:

@@ -57,6 +57,12 @@ class Parser(argparse.ArgumentParser):
 
         self._sets.append(FlagSet(self, dest, kind, omit, only, title))
 
+    def add_volumes(self, dest: str, kind: type[Options], help: str) -> None:
+        """`--volume NAME=PATH …` with flags of its own; `args.dest` has them by name, each as a `kind`."""
+        from canvas_fm.cli.flags import VolumeFlags
+
+        self._sets.append(VolumeFlags(self, dest, kind, help))
+
     def filled(self) -> Parser:
         """This parser with its arguments added."""
         if self._fill is not None:

@@ -25,6 +25,7 @@ from serving.protocol.schemas import (
     RefineRequest,
     SearchReply,
     SearchRequest,
+    VolumeAddition,
     VolumeInfo,
 )
 
@@ -108,7 +109,7 @@ _SHAPES: dict[tuple[str, str], tuple[list[dict[str, Any]], dict[str, Any], dict[
     ("GET", "/v1/info"): ([], {}, {_JSON: Info}, 200),
     ("GET", "/v1/models"): ([], {}, {_JSON: {"models": ModelInfo}}, 200),
     ("POST", "/v1/models"): ([], {_JSON: Addition}, {_JSON: ModelInfo}, 201),
-    ("POST", "/v1/volumes"): ([], {_JSON: Addition}, {_JSON: VolumeInfo}, 201),
+    ("POST", "/v1/volumes"): ([], {_JSON: VolumeAddition}, {_JSON: VolumeInfo}, 201),
     ("POST", "/v1/embed"): (
         _EMBED,
         {_NPY: None, _SAFE: None, _JSON: EmbedRequest},
@@ -148,7 +149,7 @@ _SHAPES: dict[tuple[str, str], tuple[list[dict[str, Any]], dict[str, Any], dict[
     ("GET", "/metrics"): ([], {}, {"text/plain": {}}, 200),
 }
 _KINDS = (
-    *(Info, ModelInfo, VolumeInfo, Addition, JobInfo, JobRequest),
+    *(Info, ModelInfo, VolumeInfo, Addition, VolumeAddition, JobInfo, JobRequest),
     *(PointsRequest, EmbedRequest, EmbeddingsReply, RefineRequest, RefineReply, SearchRequest, SearchReply),
     *(MapInfo, CellsRequest, CellsReply),
 )

@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from canvas_fm.data.volume.options import VolumeOptions
 from canvas_fm.errors import CanvasError
 from serving.api import index_routes, job_routes, refine_routes
 from serving.api.bodies import GONE, decoded, disconnected, media_type, read_crops, read_model, reply
@@ -28,7 +29,14 @@ from serving.jobs.store import JobStore
 from serving.observe.metrics import Metrics
 from serving.protocol import npy
 from serving.protocol.errors import Refusal, refused
-from serving.protocol.schemas import Addition, EmbedRequest, IndexInfo, PointsRequest, SearchRequest
+from serving.protocol.schemas import (
+    Addition,
+    EmbedRequest,
+    IndexInfo,
+    PointsRequest,
+    SearchRequest,
+    VolumeAddition,
+)
 from serving.protocol.settings import Settings
 
 
@@ -111,8 +119,9 @@ async def add_model(core: Core, request: Request) -> Response:
 async def add_volume(core: Core, request: Request) -> Response:
     """Register one more volume while the service runs."""
     _json_only(request)
-    asked = await read_model(request, Addition)
-    hosted = await register.add_volume(core, asked.name, asked.path)
+    asked = await read_model(request, VolumeAddition)
+    opening = {name: value for name, value in asked.given.items() if name in VolumeOptions.model_fields}
+    hosted = await register.add_volume(core, asked.name, asked.path, opening)
     return JSONResponse(hosted.info().model_dump(mode="json"), 201)
 
 

@@ -18,7 +18,9 @@ import httpx
 import numpy as np
 from jaxtyping import Float, Float32, Real
 
+from canvas_fm.data.volume.options import VolumeOptions
 from canvas_fm.errors import CanvasError
+from canvas_fm.files.options import takes
 from serving.protocol import npy
 
 T = TypeVar("T")
@@ -74,9 +76,11 @@ def add_model(name: str, path: str) -> Steps[dict[str, Any]]:
     return (yield Request("POST", "/v1/models", {"json": {"name": name, "path": path}})).json()
 
 
-def add_volume(name: str, path: str) -> Steps[dict[str, Any]]:
+@takes(VolumeOptions)
+def add_volume(name: str, path: str, **options: Any) -> Steps[dict[str, Any]]:
     """Register one more volume, `path` below a folder that the service allows."""
-    body = {"name": name, "path": path}
+    opening = VolumeOptions.of(**options)
+    body = {"name": name, "path": path, **opening.model_dump(mode="json", exclude_unset=True)}
     return (yield Request("POST", "/v1/volumes", {"json": body}, repeat=False)).json()
 
 

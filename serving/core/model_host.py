@@ -22,6 +22,7 @@ from canvas_fm.models.checkpoint import Encoder, load
 from canvas_fm.shipped import card_of
 from canvas_fm.version import __version__
 from serving.core.remote_volumes import open_volume
+from serving.protocol.options import ServedVolume
 from serving.protocol.schemas import Info, ModelInfo, Pool, VolumeInfo
 from serving.protocol.settings import Settings
 
@@ -45,8 +46,8 @@ class Engine:
         place = device_for(settings.backend, settings.device)
         encoder = load(settings.model, device=place, kind="encoder")
         volumes = {
-            name: HostedVolume(name, open_volume(settings, path), encoder, settings)
-            for name, path in settings.volumes.items()
+            name: HostedVolume(name, open_volume(settings, served), encoder, settings)
+            for name, served in settings.volumes.items()
         }
         return cls(encoder, volumes, settings).tried()
 
@@ -61,9 +62,9 @@ class Engine:
         engine.volumes = {name: hosted for name, hosted in fitting.items() if hosted is not None}
         return engine
 
-    def host(self, name: str, path: str) -> HostedVolume:
+    def host(self, name: str, served: ServedVolume) -> HostedVolume:
         """A volume as this model reads it; CanvasError for what cannot be served."""
-        return HostedVolume(name, Volume.open(path, follow_links=False), self.encoder, self.settings)
+        return HostedVolume(name, open_volume(self.settings, served), self.encoder, self.settings)
 
     def fitting(self, name: str, volume: Volume) -> HostedVolume | None:
         """The same, None where the voxel sizes differ: points of it are refused with this model."""
@@ -201,4 +202,7 @@ class HostedVolume:
             voxel_um=self.volume.voxel_um,
             window=self._source.window,
             marker=self.volume.marker,
+            t=self.volume.options["t"],
+            c=self.volume.options["c"],
+            bad_chunks=len(self.volume.bad_chunks),
         )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from canvas_fm.errors import CanvasError
 from serving.core.core import Core
 from serving.protocol.errors import Refusal, refused
+from serving.protocol.options import ServedVolume
 
 if TYPE_CHECKING:
     from serving.core.model_host import Engine, HostedVolume
@@ -30,14 +31,14 @@ async def add_model(core: Core, name: str, given: str) -> Engine:
     return core.serve_too(name, engine)
 
 
-async def add_volume(core: Core, name: str, given: str) -> HostedVolume:
+async def add_volume(core: Core, name: str, given: str, opening: Mapping[str, Any]) -> HostedVolume:
     """Register one more volume, for every model that fits it."""
     default, roots = _default_and_roots(core)
-    path = below_roots(roots, given)
+    served = ServedVolume(path=str(below_roots(roots, given)), **opening)
     if name in default.volumes:
         raise Refusal(409, f"a volume is registered as {name!r}; give another name")
     try:
-        hosted = await asyncio.to_thread(default.host, name, str(path))
+        hosted = await asyncio.to_thread(default.host, name, served)
     except CanvasError as problem:
         raise refused(problem) from problem
     for engine in core.every_engine():

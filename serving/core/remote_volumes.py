@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from canvas_fm.data.store.address import Address, looks_remote, split_origin
 from canvas_fm.errors import CanvasError
+from serving.protocol.options import ServedVolume
 from serving.protocol.settings import Settings
 
 if TYPE_CHECKING:
@@ -54,17 +55,18 @@ def pin(
     return remote, pinned
 
 
-def open_volume(settings: Settings, path: str) -> Volume:
+def open_volume(settings: Settings, served: ServedVolume) -> Volume:
     """A volume that was named at the start: on the disk, or remote at its pinned addresses."""
     from canvas_fm.data.store.remote import Remote
     from canvas_fm.data.volume.volume import Volume
 
+    path = served.path
     if not looks_remote(path):
-        return Volume.open(path, follow_links=False)
+        return Volume.open(path, follow_links=False, **served.opening)
     addresses = settings.pinned.get(Address.parse(path).origin)
     if not addresses:
         raise CanvasError(f"{path} is on a host that was not allowed with {_FLAG}")
-    return Volume.open(Remote(path, addresses))
+    return Volume.open(Remote(path, addresses), **served.opening)
 
 
 def is_public(address: IP) -> bool:

@@ -22,7 +22,7 @@ from serving.launch.bento_service import make_service, set_up_worker  # which le
 from serving.launch.model_store import folder_in
 from serving.launch.serve import settings_of
 from serving.launch.supervisor import keep_control_private
-from serving.protocol.options import HostOptions
+from serving.protocol.options import HostOptions, ServedVolume
 from serving.protocol.settings import Limits, Settings
 
 logger = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ class Packed(HostOptions):
 
     model_config = ConfigDict(strict=True)
 
-    volumes: dict[str, str] = Field(default={})
+    volumes: dict[str, ServedVolume] = Field(default={})
     models: dict[str, str] = Field(default={})
     refiners: dict[str, str] = Field(default={})
     indexes: dict[str, str] = Field(default={})

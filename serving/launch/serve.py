@@ -24,7 +24,7 @@ from serving.core.remote_volumes import pin
 from serving.launch.supervisor import private_control, private_folder, temporary_files_in
 from serving.middleware.auth import read_keys
 from serving.observe.tracing import check_traces
-from serving.protocol.options import HostOptions, ServeOptions, WorkerOptions
+from serving.protocol.options import HostOptions, ServedVolume, ServeOptions, WorkerOptions
 from serving.protocol.settings import Limits, Settings
 
 logger = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 @takes(ServeOptions)
 def serve(
     model: str | Path,
-    volumes: Mapping[str, str | Path] | None = None,
+    volumes: Mapping[str, str | Path | Mapping[str, Any] | ServedVolume] | None = None,
     *,
     models: Mapping[str, str | Path] | None = None,
     refiners: Mapping[str, str | Path] | None = None,
@@ -46,7 +46,8 @@ def serve(
 
     `models` are further ones, `refiners` what judges candidates (by models that are served or shipped),
     `indexes` what may be searched, each by name. A volume may be remote, `https://…` or `s3://…`, on a host
-    of `allow_remote` (see `serving.core.remote_volumes.pin`).
+    of `allow_remote` (see `serving.core.remote_volumes.pin`); in place of a path `{"path": …, "c": 1}` is one
+    with options of `Volume.open`.
 
     `announce` is called with the service's address once it is ready. All processes have ended when this
     returns. Raises CanvasError where the port is taken, or something cannot be served.
@@ -54,7 +55,7 @@ def serve(
     opts = ServeOptions.of(**options)
     settings = settings_of(
         model,
-        volumes or {},
+        ServedVolume.named(volumes or {}),
         models={name: find("model", path) for name, path in (models or {}).items()},
         refiners={name: find("model", path) for name, path in (refiners or {}).items()},
         indexes=indexes or {},
@@ -79,7 +80,7 @@ def serve(
 
 def settings_of(
     model: str | Path,
-    volumes: Mapping[str, str | Path],
+    volumes: Mapping[str, ServedVolume],
     *,
     models: Mapping[str, str | Path],
     refiners: Mapping[str, str | Path],
@@ -101,9 +102,10 @@ def settings_of(
     if options.traces is not None:
         check_traces(options.traces)
     folder = find("model", model).resolve()
-    remote, pinned = pin(volumes, options.allow_remote)
+    paths = {name: served.path for name, served in volumes.items()}
+    remote, pinned = pin(paths, options.allow_remote)
+    places = _named("volume", paths, remote)
     named = {
-        "volumes": _named("volume", volumes, remote),
         "models": _named("model", models),
         "refiners": _named("refiner", refiners),
         "indexes": _named("index", indexes),
@@ -111,10 +113,11 @@ def settings_of(
     name = folder.parent.name if folder.name == "encoder" else folder.name
     if name in models:
         raise CanvasError(f"two models are called {name!r}; give the second one another name")
+    opened = {name: served.model_copy(update={"path": places[name]}) for name, served in volumes.items()}
     typed = {field: getattr(options, field) for field in WorkerOptions.model_fields}
     typed |= {"roots": [str(Path(root).resolve()) for root in options.roots]}
     typed |= {"jobs": None if options.jobs is None else str(Path(options.jobs).resolve())}
-    rest: dict[str, object] = {"model": str(folder), "pinned": pinned, "limits": limits}
+    rest: dict[str, object] = {"model": str(folder), "volumes": opened, "pinned": pinned, "limits": limits}
     if isinstance(options, ServeOptions):
         rest["workers"] = options.workers
     rest |= {"keys": {} if options.keys is None else read_keys(options.keys), "supervisor": os.getpid()}

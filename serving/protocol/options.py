@@ -3,14 +3,52 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
+from canvas_fm.data.volume.options import VolumeOptions
+from canvas_fm.errors import CanvasError
 from canvas_fm.files.options import AnySequence, Flag, Positive
 from canvas_fm.inference.options import EncoderRun
 
 AnyPath = BeforeValidator(lambda value: os.fspath(value) if isinstance(value, os.PathLike) else value)
+
+
+class ServedVolume(VolumeOptions):
+    """A volume of the service: where it is stored and how it is opened; a path alone is one too."""
+
+    path: Annotated[str, AnyPath]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _path_alone(cls, value: Any) -> Any:
+        return {"path": value} if isinstance(value, str | os.PathLike) else value
+
+    @classmethod
+    def named(cls, volumes: Mapping[str, Any]) -> dict[str, ServedVolume]:
+        """Those of paths, mappings or the like by name; CanvasError that names the one that is none."""
+        out = {}
+        for name, value in volumes.items():
+            try:
+                out[name] = value if isinstance(value, cls) else cls.of(**_as_mapping(value))
+            except CanvasError as problem:
+                raise CanvasError(f"the volume {name}: {problem}") from problem
+        return out
+
+    @property
+    def opening(self) -> dict[str, Any]:
+        """The keywords of `Volume.open` that were stated."""
+        return {name: value for name, value in self.given.items() if name != "path"}
+
+
+def _as_mapping(value: Any) -> Mapping[str, Any]:
+    if isinstance(value, Mapping):
+        return value
+    if isinstance(value, str | os.PathLike):
+        return {"path": value}
+    raise CanvasError(f"{value!r:.60} was given; expected a path, or a mapping with path and options")
 
 
 class WorkerOptions(EncoderRun):

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from canvas_fm.data.volume.options import VolumeOptions
 from canvas_fm.inference.options import Output, Pool
 from serving.protocol.settings import Limits
 
@@ -71,6 +72,11 @@ class VolumeInfo(BaseModel):
     voxel_um: tuple[float, float, float]
     window: tuple[float, float]
     marker: str | None
+    t: int | None
+    c: int | None
+    """Time point and channel that were chosen, where there are several."""
+    bad_chunks: int
+    """Damaged chunks that were read as zeros so far, with `on_bad_chunk: skip`."""
 
 
 class ModelInfo(BaseModel):
@@ -138,13 +144,26 @@ class Info(ModelInfo):
     version: str
 
 
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+BelowRoot = Annotated[str, Field(min_length=1, max_length=1000)]
+
+
 class Addition(BaseModel):
-    """Body of `POST /v1/models` and `/v1/volumes`: a name, and a path below an allow-listed folder."""
+    """Body of `POST /v1/models`: a name, and a path below an allow-listed folder."""
 
     model_config = ConfigDict(extra="forbid")
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-    path: Annotated[str, Field(min_length=1, max_length=1000)]
+    name: Name
+    path: BelowRoot
+
+
+class VolumeAddition(VolumeOptions):
+    """Body of `POST /v1/volumes`: the same, and how the volume is opened."""
+
+    model_config = ConfigDict(strict=True)
+
+    name: Name
+    path: BelowRoot
 
 
 class RefineRequest(BaseModel):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from serving.protocol.options import WorkerOptions
+from serving.protocol.options import ServedVolume, WorkerOptions
 
 
 class Limits(BaseModel):
@@ -66,8 +66,8 @@ class Settings(WorkerOptions):
     """All that a worker process has to know; paths are absolute."""
 
     model: str
-    volumes: dict[str, str] = Field(default={})
-    """Paths, and https addresses of hosts that are pinned."""
+    volumes: dict[str, ServedVolume] = Field(default={})
+    """By path, or by https address of a host that is pinned, each with its own options of opening."""
     pinned: dict[str, tuple[str, ...]] = Field(default={})
     """IP addresses of the hosts of remote volumes, as they were when the service started."""
     limits: Limits = Limits()

@@ -35,7 +35,7 @@ def add_verbs(verbs: Verbs) -> None:
 
 
 def _fill_serve(serve: Parser) -> None:
-    from serving.protocol.options import ServeOptions
+    from serving.protocol.options import ServedVolume, ServeOptions
 
     serve.add_argument(
         "models",
@@ -45,12 +45,14 @@ def _fill_serve(serve: Parser) -> None:
         help="folders or shipped names: first the encoder that answers where a request names none, then "
         "further encoders, and detectors that a refiner needs",
     )
+    serve.add_volumes(
+        "volumes",
+        ServedVolume,
+        "volumes whose points may be embedded by name, nothing else can be read; with --allow-remote "
+        "also https://HOST/path/brain.zarr or s3://BUCKET/key, which no other verb reads; again for volumes "
+        "that are opened otherwise: --volume a=A.zarr --c 0 --volume b=A.zarr --c 1",
+    )
     for flag, help_text in (
-        (
-            "volume",
-            "volumes whose points may be embedded by name, nothing else can be read; with --allow-remote "
-            "also https://HOST/path/brain.zarr or s3://BUCKET/key, which no other verb reads",
-        ),
         ("refiner", "refiners for POST /v1/refine, whose models are served or shipped, by name"),
         ("index", "indexes that may be searched, by name"),
     ):
@@ -95,7 +97,7 @@ def run_serve(args: argparse.Namespace) -> None:
     first, *further = args.models
     serve(
         first[1],
-        dict(args.volume),
+        args.volumes,
         limits=read_limits(args.limit),
         models=dict(further),
         refiners=dict(args.refiner),
