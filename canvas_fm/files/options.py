@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
@@ -90,8 +90,12 @@ def flag_of(field: FieldInfo) -> Flag:
     return next((each for each in field.metadata if isinstance(each, Flag)), Flag())
 
 
-def takes(kind: type[Options]) -> Callable[[F], F]:
-    """Decorator of functions with `**options`: signature and help list the options of `kind`."""
+def takes(kind: type[Options], omit: Collection[str] = ()) -> Callable[[F], F]:
+    """Decorator of functions with `**options`: signature and help list the options of `kind`.
+
+    `omit` are those that are parameters of the function already.
+    """
+    fields = {name: field for name, field in kind.model_fields.items() if name not in omit}
 
     def described(function: F) -> F:
         signature = inspect.signature(function)
@@ -100,10 +104,10 @@ def takes(kind: type[Options]) -> Callable[[F], F]:
             inspect.Parameter(
                 name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.annotation
             )
-            for name, field in kind.model_fields.items()
+            for name, field in fields.items()
         ]
         function.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-        lines = (f"    {name}: {field.description}" for name, field in kind.model_fields.items())
+        lines = (f"    {name}: {field.description}" for name, field in fields.items())
         function.__doc__ = f"{inspect.getdoc(function)}\n\nOptions:\n" + "\n".join(lines)
         return function
 

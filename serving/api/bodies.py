@@ -6,7 +6,8 @@ import asyncio
 import base64
 import binascii
 import json
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Collection
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import safetensors
@@ -160,8 +161,11 @@ async def reply(core: Core, request: Request, vectors: np.ndarray | None, option
 
 def accepted(request: Request) -> str:
     """What the client names first of JSON, safetensors and `.npy`; `.npy` where it names none."""
-    named = [
-        entry.partition(";")[0].strip().lower() for entry in request.headers.get("accept", "").split(",")
-    ]
-    known: dict[str, Any] = dict.fromkeys(("application/json", SAFETENSORS, *NPY_TYPES))
-    return next((name for name in named if name in known), npy.MEDIA_TYPE)
+    return first_accepted(request, ("application/json", SAFETENSORS, *NPY_TYPES)) or npy.MEDIA_TYPE
+
+
+def first_accepted(request: Request, known: Collection[str]) -> str | None:
+    """Which of the known kinds the client names first in `Accept`."""
+    named = request.headers.get("accept", "").split(",")
+    kinds = (entry.partition(";")[0].strip().lower() for entry in named)
+    return next((kind for kind in kinds if kind in known), None)

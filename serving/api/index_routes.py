@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
 import math
@@ -12,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from canvas_fm.errors import CanvasError
-from serving.api.bodies import read_model
+from serving.api.bodies import first_accepted, read_model
 from serving.api.query import given
 from serving.core.core import Core
 from serving.core.embed_points import unreadable
@@ -65,7 +66,7 @@ async def cells(core: Core, request: Request) -> Response:
     core.require_ready()
     asked = await read_model(request, CellsRequest)
     name, index = find_index(core, asked.index)
-    as_csv = _first(request, (CSV, "application/json")) == CSV
+    as_csv = first_accepted(request, (CSV, "application/json")) == CSV
     most = core.projections.most if as_csv else MOST_THUMBNAILS if asked.thumbnails else _MOST_CELLS
     rows = await _rows(core, name, index, asked, most)
     if as_csv:
@@ -83,12 +84,14 @@ async def crop(core: Core, request: Request) -> Response:
     voxels of the volume.
     """
     values = given(request, ("model", "size", "volume", "x", "y", "z"))
-    engine = core.engine_for(values.get("model"))
+    core.require_ready()
     if "volume" not in values:
         raise Refusal(422, "give volume=NAME; GET /v1/info lists those that are registered")
-    hosted = core.volume(engine, values["volume"])
+    hosted = await asyncio.to_thread(core.view, values["volume"], values.get("model"))
     point, size = [_number(values, axis) for axis in "zyx"], _size(values.get("size"))
-    as_png = _first(request, (PNG, npy.MEDIA_TYPE)) == PNG
+    if size is None and not core.engines:
+        raise Refusal(422, "no encoder is served whose crop it could be; give size=Z,Y,X in voxels")
+    as_png = first_accepted(request, (PNG, npy.MEDIA_TYPE)) == PNG
     try:
         inside = hosted.check([point])
     except CanvasError as problem:
@@ -121,13 +124,6 @@ async def _rows(core: Core, name: str, index: Index, asked: CellsRequest, most: 
 
 def _npy(array: np.ndarray) -> Response:
     return Response(npy.dump(array), media_type=npy.MEDIA_TYPE)
-
-
-def _first(request: Request, known: tuple[str, ...]) -> str | None:
-    """Which of the known kinds the client names first in `Accept`."""
-    named = request.headers.get("accept", "").split(",")
-    kinds = (entry.partition(";")[0].strip().lower() for entry in named)
-    return next((kind for kind in kinds if kind in known), None)
 
 
 def _number(values: dict[str, str], axis: str) -> float:

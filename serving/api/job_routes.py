@@ -220,7 +220,7 @@ def _grid(core: Core, asked: JobRequest, step_zyx: tuple[int, int, int]) -> Poin
     count = math.prod(-(-size // step) for size, step in zip(volume.shape_zyx, step_zyx, strict=True))
     if count > 2 * most:  # crops stay inside the volume, so that there are fewer
         raise Refusal(413, f"a grid of about {count} points; {most} are the most in one job")
-    settings = core.engine.settings
+    settings = engine.settings
     return grid_points(
         volume,
         engine.encoder.config,

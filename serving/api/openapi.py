@@ -12,6 +12,9 @@ from serving.protocol.schemas import (
     Addition,
     CellsReply,
     CellsRequest,
+    DetectorInfo,
+    DetectReply,
+    DetectRequest,
     EmbeddingsReply,
     EmbedRequest,
     Info,
@@ -107,7 +110,7 @@ _MASK = [
 # (method, path) → parameters, kinds of body with their schema, kinds of reply with their schema, status.
 _SHAPES: dict[tuple[str, str], tuple[list[dict[str, Any]], dict[str, Any], dict[str, Any], int]] = {
     ("GET", "/v1/info"): ([], {}, {_JSON: Info}, 200),
-    ("GET", "/v1/models"): ([], {}, {_JSON: {"models": ModelInfo}}, 200),
+    ("GET", "/v1/models"): ([], {}, {_JSON: {"models": ModelInfo, "detectors": DetectorInfo}}, 200),
     ("POST", "/v1/models"): ([], {_JSON: Addition}, {_JSON: ModelInfo}, 201),
     ("POST", "/v1/volumes"): ([], {_JSON: VolumeAddition}, {_JSON: VolumeInfo}, 201),
     ("POST", "/v1/embed"): (
@@ -120,6 +123,12 @@ _SHAPES: dict[tuple[str, str], tuple[list[dict[str, Any]], dict[str, Any], dict[
         [],
         {_JSON: PointsRequest},
         {_NPY: None, _JSON: EmbeddingsReply, _SAFE: None},
+        200,
+    ),
+    ("POST", "/v1/detect"): (
+        [],
+        {_JSON: DetectRequest},
+        {_NPY: None, _JSON: DetectReply, "text/csv": {}},
         200,
     ),
     ("POST", "/v1/refine"): (
@@ -149,6 +158,7 @@ _SHAPES: dict[tuple[str, str], tuple[list[dict[str, Any]], dict[str, Any], dict[
     ("GET", "/metrics"): ([], {}, {"text/plain": {}}, 200),
 }
 _KINDS = (
+    *(DetectRequest, DetectReply, DetectorInfo),
     *(Info, ModelInfo, VolumeInfo, Addition, VolumeAddition, JobInfo, JobRequest),
     *(PointsRequest, EmbedRequest, EmbeddingsReply, RefineRequest, RefineReply, SearchRequest, SearchReply),
     *(MapInfo, CellsRequest, CellsReply),

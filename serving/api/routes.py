@@ -14,13 +14,14 @@ from starlette.routing import Route
 
 from canvas_fm.data.volume.options import VolumeOptions
 from canvas_fm.errors import CanvasError
-from serving.api import index_routes, job_routes, refine_routes
+from serving.api import detect_routes, index_routes, job_routes, refine_routes
 from serving.api.bodies import GONE, decoded, disconnected, media_type, read_crops, read_model, reply
 from serving.api.openapi import document
 from serving.api.query import Options, embed_options, given, switch, whole_number, window_of
 from serving.api.whitening import check_whitening
 from serving.core import register
 from serving.core.core import Core
+from serving.core.describe import describe, detector_info
 from serving.core.embed_points import embed_points
 from serving.core.search import check_search, find_index, search
 from serving.core.thread_pool import cancel_on_disconnect
@@ -32,7 +33,6 @@ from serving.protocol.errors import Refusal, refused
 from serving.protocol.schemas import (
     Addition,
     EmbedRequest,
-    IndexInfo,
     PointsRequest,
     SearchRequest,
     VolumeAddition,
@@ -84,36 +84,24 @@ def create_app(core: Core) -> Starlette:
 
 async def info(core: Core, request: Request) -> Response:
     """What is served: the default model, all models, volumes, indexes, limits."""
-    said = core.engine.info()
-    said.models = list(core.engines)
-    said.indexes = {
-        name: IndexInfo(
-            rows=len(index),
-            metric=index.metric,
-            structure=index.structure,
-            encoder=index.encoder_sha256,
-            pool=index.pool,
-            layer=index.layer,
-            recall=index.recall,
-        )
-        for name, index in core.indexes.items()
-    }
-    said.refiners = {name: hosted.info() for name, hosted in core.refiners.items()}
+    core.require_ready()
+    said = await asyncio.to_thread(describe, core)
     return JSONResponse(said.model_dump(mode="json"))
 
 
 async def models(core: Core, request: Request) -> Response:
-    """The served models, the default first."""
+    """The served encoders, the default first, and detectors."""
     said = [engine.model_info().model_dump(mode="json") for engine in core.engines.values()]
-    return JSONResponse({"models": said})
+    detectors = [detector_info(name, each).model_dump(mode="json") for name, each in core.detectors.items()]
+    return JSONResponse({"models": said, "detectors": detectors})
 
 
 async def add_model(core: Core, request: Request) -> Response:
     """Serve one more model while the service runs."""
     _json_only(request)
     asked = await read_model(request, Addition)
-    engine = await register.add_model(core, asked.name, asked.path)
-    return JSONResponse(engine.model_info().model_dump(mode="json"), 201)
+    added = await register.add_model(core, asked.name, asked.path)
+    return JSONResponse(added.model_dump(mode="json"), 201)
 
 
 async def add_volume(core: Core, request: Request) -> Response:
@@ -121,8 +109,8 @@ async def add_volume(core: Core, request: Request) -> Response:
     _json_only(request)
     asked = await read_model(request, VolumeAddition)
     opening = {name: value for name, value in asked.given.items() if name in VolumeOptions.model_fields}
-    hosted = await register.add_volume(core, asked.name, asked.path, opening)
-    return JSONResponse(hosted.info().model_dump(mode="json"), 201)
+    added = await register.add_volume(core, asked.name, asked.path, opening)
+    return JSONResponse(added.model_dump(mode="json"), 201)
 
 
 async def embed(core: Core, request: Request) -> Response:
@@ -246,6 +234,7 @@ ROUTES: list[tuple[str, str, Callable[[Core, Request], Awaitable[Response]]]] = 
     ("POST", "/volumes", add_volume),
     ("POST", "/embed", embed),
     ("POST", "/embed/points", embed_points_route),
+    *detect_routes.ROUTES,
     *refine_routes.ROUTES,
     ("POST", "/search", search_route),
     ("POST", "/reconstruct", reconstruct),

@@ -22,6 +22,7 @@ from serving.client.requests import (
     Steps,
     add_model,
     add_volume,
+    detect,
     embed,
     embed_points,
     info,
@@ -78,6 +79,7 @@ class _Methods:
     ready = Method(ready)
     embed = Method(embed)
     embed_points = Method(embed_points)
+    detect = Method(detect)
     refine = Method(refine)
     refine_crops = Method(refine_crops)
     search = Method(search)

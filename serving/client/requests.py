@@ -18,10 +18,12 @@ import httpx
 import numpy as np
 from jaxtyping import Float, Float32, Real
 
+from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.options import VolumeOptions
 from canvas_fm.errors import CanvasError
 from canvas_fm.files.options import takes
 from serving.protocol import npy
+from serving.protocol.schemas import DetectRequest
 
 T = TypeVar("T")
 
@@ -141,6 +143,21 @@ def embed_points(
     return (
         yield from _concatenated(_of_points("/v1/embed/points", volume, points_zyx, options, per_request))
     )
+
+
+@takes(DetectRequest, omit=("volume",))
+def detect(volume: str, **options: Any) -> Steps[Points]:
+    """Cells of a registered volume, or of a box of it, by a served detector, as `canvas_fm.detect` has them.
+
+    `meta` of the points holds sha256 and threshold of the detector and, where there are any, warnings.
+    """
+    body = DetectRequest.of(volume=volume, **options).model_dump(mode="json", exclude_unset=True)
+    reply = yield Request("POST", "/v1/detect", {"json": body, "headers": {"Accept": "application/json"}})
+    said = reply.json()
+    meta = {"detector_sha256": said["detector"], "threshold": f"{said['threshold']:.9g}"}
+    meta |= {"warnings": " ".join(said["warnings"])} if said["warnings"] else {}
+    zyx = np.asarray(said["points_zyx"], np.float64).reshape(-1, 3)
+    return Points(zyx, {"score": np.asarray(said["score"], np.float32)}, meta)
 
 
 def refine(

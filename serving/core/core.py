@@ -6,8 +6,8 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable, Hashable, Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,12 +22,15 @@ from serving.protocol.errors import Refusal, refused
 from serving.protocol.settings import Limits, Settings
 
 if TYPE_CHECKING:  # torch is imported by the thread that loads the model, while the port already answers
+    import torch
+
     from canvas_fm.data.volume.volume import Volume
     from canvas_fm.heads.features.whiten import Whitening
     from canvas_fm.inference.search.index import Index
-    from canvas_fm.models.checkpoint import Detector
+    from canvas_fm.models.checkpoint import Detector, Encoder
     from serving.core.hosted_refiner import HostedRefiner
-    from serving.core.model_host import Engine, HostedVolume
+    from serving.core.model_host import Engine
+    from serving.core.registered_volume import HostedVolume, RegisteredVolume
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +39,10 @@ def _load(settings: Settings) -> Engine:
     from serving.core.model_host import Engine
 
     return Engine.load(settings)
+
+
+class NameTaken(CanvasError):
+    """Another model is served under a name."""
 
 
 class Core:
@@ -57,6 +64,8 @@ class Core:
         self._engine: Engine | None = None
         self._engines: dict[str, Engine] = {}
         self.detectors: dict[str, Detector] = {}
+        self.volumes: dict[str, Volume] = {}
+        self.device: torch.device
         self.indexes: dict[str, Index] = {}
         self.refiners: dict[str, HostedRefiner] = {}
         self.whitenings: dict[str, tuple[Index, Whitening]] = {}
@@ -66,6 +75,7 @@ class Core:
         # Searches beside each other; what goes through a model outside the batcher one after the other.
         self.search_pool: BoundedExecutor
         self.model_pool: BoundedExecutor
+        self._loaded = False
         self._failure: str | None = None
         self._loading: asyncio.Task[None] | None = None
 
@@ -73,9 +83,10 @@ class Core:
         """Begin to load, and call `then` once all is loaded; returns at once."""
         self.settings = settings = self._read_settings()
         self.limits = settings.limits
-        self._engines, self.detectors, self.indexes, self.refiners = {}, {}, {}, {}
+        self._engines, self.detectors, self.volumes, self.indexes, self.refiners = {}, {}, {}, {}, {}
         self.projections = Projections(self.limits.max_map_cells)
         self._engine = self._batcher = self._vectors = self._failure = None
+        self._loaded = False
         self.search_pool = BoundedExecutor("search", threads=2, max_pending=128)
         self.model_pool = BoundedExecutor("model pool", max_pending=32)
         self._loading = asyncio.create_task(self._open(settings, then), name="load the model")
@@ -93,16 +104,15 @@ class Core:
 
     async def _open(self, settings: Settings, then: Callable[[Settings], None]) -> None:
         try:
-            engine = await asyncio.to_thread(self._load, settings)
-            self._engines[engine.name] = engine
-            await asyncio.to_thread(self._open_further, engine, settings)
+            self.settings, engine = await asyncio.to_thread(self._open_all, settings)
             metrics = Metrics.of_this_process()
             most = self.limits.cache_mb * 2**20
             cache = VectorCache(most, metrics.cache) if most else None
-            self._batcher = make_batcher(self._run, engine.max_batch, self.limits, metrics)
+            self._batcher = make_batcher(self._run, self.max_batch, self.limits, metrics)
             self._vectors = Vectors(self._batcher, cache, self.limits.deadline_s)
             self._batcher.start()
             self._engine = engine
+            self._loaded = True
             then(settings)
         except CanvasError as problem:
             self._fail(str(problem))
@@ -110,20 +120,46 @@ class Core:
             logger.exception("the model could not be loaded")
             self._fail(f"the model could not be loaded: {type(problem).__name__}: {problem}")
 
-    def _open_further(self, engine: Engine, settings: Settings) -> None:
+    def _open_all(self, settings: Settings) -> tuple[Settings, Engine | None]:
+        """Models, volumes, indexes and refiners, in this order; the default model is an encoder or none."""
+        from canvas_fm.inference.embed.runner import device_for
         from canvas_fm.inference.search.index import Index
-        from canvas_fm.models.checkpoint import load
-        from canvas_fm.models.folder import read_kind
         from serving.core.hosted_refiner import open_refiners
+        from serving.core.model_host import encoder_first
+        from serving.core.remote_volumes import open_volume
 
+        settings = encoder_first(settings)
+        engine = None if settings.model is None else self._load(settings)
+        if engine is None:
+            self.device = device_for(settings.backend, settings.device)
+            self.volumes = {name: open_volume(settings, each) for name, each in settings.volumes.items()}
+        else:
+            self._engines[engine.name], self.device = engine, engine.encoder.device
+            self.volumes = {name: hosted.volume for name, hosted in engine.volumes.items()}
         for name, path in settings.models.items():
-            if read_kind(Path(path))[0] == "detector":  # for refiners that judge by what it sees
-                self.detectors[name] = load(path, device=engine.encoder.device, kind="detector")
-            else:
-                self._engines[name] = engine.further(name, path)
+            self.open_model(name, path, settings)
         self.indexes = {name: Index.open(path) for name, path in settings.indexes.items()}
-        served, detectors = list(self._engines.values()), list(self.detectors.values())
-        self.refiners = open_refiners(settings.refiners, engine, served, detectors)
+        encoders, detectors = list(self._engines.values()), list(self.detectors.values())
+        beside = partial(self._beside, settings)
+        self.refiners = open_refiners(settings, self.device, encoders, detectors, beside)
+        return settings, engine
+
+    def open_model(self, name: str, path: str, settings: Settings) -> Engine | Detector:
+        """Serve one more encoder or detector; CanvasError where another model has its name."""
+        from canvas_fm.models.checkpoint import Encoder, load
+
+        model = load(path, device=self.device)
+        served = {known: engine.encoder for known, engine in self._engines.items()} | self.detectors
+        if name in served and model.sha256 != served[name].sha256:
+            raise NameTaken(f"another model is served as {name!r}; give another name")
+        if isinstance(model, Encoder):
+            return self._engines.setdefault(name, self._beside(settings, model, name))
+        return self.detectors.setdefault(name, model)
+
+    def _beside(self, settings: Settings, encoder: Encoder, name: str) -> Engine:
+        from serving.core.model_host import Engine
+
+        return Engine.beside(encoder.to(self.device), name, self.volumes, settings)
 
     def _run(self, key: Hashable, crops: np.ndarray) -> np.ndarray:
         assert isinstance(key, Key)
@@ -138,59 +174,102 @@ class Core:
         return bool(self._batcher.held_rows or self.model_pool.pending or self.search_pool.pending)
 
     def _fail(self, sentence: str) -> None:
-        self._engine, self._failure = None, sentence
+        self._loaded, self._failure = False, sentence
         self._on_failure(sentence)
 
     @property
     def ready(self) -> bool:
-        """True once a crop went through the model."""
-        return self._engine is not None and self._batcher is not None and self._batcher.alive
+        """True once a crop went through each encoder, and all else is opened."""
+        return self._loaded and self._batcher is not None and self._batcher.alive
 
     @property
     def alive(self) -> bool:
         """False where only a new process helps."""
         return self._failure is None and (self._batcher is None or self._batcher.alive)
 
-    def require_ready(self) -> Engine:
-        """The default model; Refusal (503) until it is loaded."""
-        if self._engine is None or self._batcher is None:
+    @property
+    def max_batch(self) -> int:
+        """Crops that go through a model together."""
+        from serving.core.model_host import max_batch
+
+        assert self.settings is not None
+        return max_batch(self.settings, self.device.type)
+
+    def require_ready(self) -> Settings:
+        """The settings; Refusal (503) until all is loaded."""
+        if not self._loaded or self.settings is None:
             reason = "the service could not start" if self._failure else "the model is still being loaded"
             raise Refusal(503, f"{reason}; ask /readyz again in a moment", retry_after_s=1)
-        return self._engine
+        return self.settings
 
     @property
     def engine(self) -> Engine:
-        """The default model; Refusal (503) until it is loaded."""
-        return self.require_ready()
+        """The default encoder; Refusal (503) until it is loaded, (404) where detectors alone are served."""
+        self.require_ready()
+        if self._engine is None:
+            raise Refusal(
+                404,
+                "no encoder is served here, only detectors: this needs one; "
+                "start the service with an encoder too",
+            )
+        return self._engine
 
     @property
     def engines(self) -> dict[str, Engine]:
-        """All models by name, the default first."""
+        """All encoders by name, the default first."""
         self.require_ready()
         return dict(self._engines)
 
     def engine_for(self, model: str | None) -> Engine:
-        """A model by name or sha256, the default for None; Refusal (404) for one that is not served."""
-        default = self.engine
+        """An encoder by name or sha256, the default for None; Refusal (404) for one that is not served."""
+        self.require_ready()
         if model is None:
-            return default
+            return self.engine
         for engine in self._engines.values():
             if model in (engine.name, engine.encoder.sha256):
                 return engine
-        raise Refusal(404, f"no model is served as {model[:100]!r}; served: {', '.join(self._engines)}")
+        if model in self.detectors:
+            raise Refusal(404, f"{model!r} is a detector; this needs an encoder")
+        names = ", ".join(self._engines) or "none"
+        raise Refusal(404, f"no model is served as {model[:100]!r}; served: {names}")
 
     def every_engine(self) -> Iterator[Engine]:
         """All models, those too of refiners that are not served by name."""
         behind = {hosted.engine.name: hosted.engine for hosted in self.refiners.values() if hosted.engine}
         return iter(list((behind | self._engines).values()))
 
-    def serve_too(self, name: str, engine: Engine) -> Engine:
-        """Serve a model under a name; the one that has the name already where that is so."""
-        return self._engines.setdefault(name, engine)
-
     def registered(self, name: str) -> Volume:
         """A registered volume; Refusal (404) where there is none of that name."""
-        return self.volume(self.engine, name).volume
+        self.require_ready()
+        if name not in self.volumes:
+            names = ", ".join(sorted(self.volumes)) or "none"
+            raise Refusal(404, f"no volume is registered as {name[:100]!r}; registered: {names}")
+        return self.volumes[name]
+
+    def view(self, name: str, model: str | None) -> RegisteredVolume:
+        """A registered volume as an encoder reads it, or as it is looked at where there is no encoder.
+
+        Its window is then that of the first detector's rule.
+        """
+        if model is not None or self._engine is not None:
+            return self.volume(self.engine_for(model), name)
+        from canvas_fm.data.volume.window import DEFAULT_RULE
+        from serving.core.registered_volume import RegisteredVolume
+
+        volume = self.registered(name)
+        first = next(iter(self.detectors.values()), None)
+        rule = DEFAULT_RULE if first is None else first.config.window_rule
+        return RegisteredVolume(name, volume, volume.window_by(rule))
+
+    def running_detector(self) -> dict[str, Any]:
+        """How the service runs detectors, as `canvas_fm.detect` takes it; int8 is a precision of encoders."""
+        settings = self.require_ready()
+        return {
+            "device": str(self.device),
+            "precision": "fp32" if settings.precision == "int8" else settings.precision,
+            "resample": settings.resample,
+            "ignore_voxel_size": settings.ignore_voxel_size,
+        }
 
     async def embed(
         self,
@@ -222,15 +301,12 @@ class Core:
 
     def volume(self, engine: Engine, name: str) -> HostedVolume:
         """A registered volume as a model reads it; Refusal for one that is not there or does not fit it."""
-        hosted = engine.volumes.get(name)
-        if hosted is None and name in self.engine.volumes:
+        self.registered(name)
+        if name not in engine.volumes:
             raise Refusal(
                 422, f"the model {engine.name} does not fit the volume {name!r}: another voxel size"
             )
-        if hosted is None:
-            names = ", ".join(sorted(engine.volumes)) or "none"
-            raise Refusal(404, f"no volume is registered as {name[:100]!r}; registered: {names}")
-        return hosted
+        return engine.volumes[name]
 
     def check_reply(self, engine: Engine, key: Key, rows: int) -> None:
         """Refuse (413) a reply of more bytes than may come in: a vector for each patch is 64 times one."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,8 @@ from serving.protocol.schemas import RefinerInfo
 from serving.protocol.settings import Settings
 
 if TYPE_CHECKING:
+    import torch
+
     from canvas_fm.heads.features.extractor import Extractor
     from canvas_fm.heads.refine.refiner import Refiner
     from canvas_fm.models.checkpoint import Detector, Encoder
@@ -34,7 +36,13 @@ class HostedRefiner:
 
     @classmethod
     def open(
-        cls, name: str, path: str, first: Engine, engines: Sequence[Engine], detectors: Sequence[Detector]
+        cls,
+        name: str,
+        settings: Settings,
+        device: torch.device,
+        engines: Sequence[Engine],
+        detectors: Sequence[Detector],
+        beside: Callable[[Encoder, str], Engine],
     ) -> HostedRefiner:
         """Opened; CanvasError where its models are neither among those that are served nor shipped.
 
@@ -44,20 +52,20 @@ class HostedRefiner:
         from canvas_fm.heads.refine.apply import extractor_of
         from canvas_fm.heads.refine.refiner import Refiner
 
-        refiner = Refiner.load(path)
+        refiner = Refiner.load(settings.refiners[name])
         if CANDIDATE_SCORE in refiner.columns_.sizes:
             raise CanvasError(
                 f"the refiner {name} cannot be served: it also looks at the candidates' own score, which "
                 "requests do not carry; use `canvas-fm refine apply`, or serve one fitted without "
                 "--candidate-score"
             )
-        refiner.set_params(device=str(first.encoder.device))
+        refiner.set_params(device=str(device))
         given = _served(refiner, [engine.encoder for engine in engines], detectors)
-        extractor = extractor_of(refiner, **_models_of(name, refiner, given), **running(first.settings))
+        extractor = extractor_of(refiner, **_models_of(name, refiner, given), **running(settings))
         engine = None
         if (encoder := extractor.encoder) is not None:
             served = (each for each in engines if each.encoder.sha256 == encoder.sha256)
-            engine = next(served, None) or first.beside(encoder.to(first.encoder.device), f"refiner {name}")
+            engine = next(served, None) or beside(encoder, f"refiner {name}")
         return cls(name, refiner, extractor, engine, given)
 
     @property
@@ -100,11 +108,19 @@ class HostedRefiner:
 
 
 def open_refiners(
-    refiners: Mapping[str, str], first: Engine, engines: Sequence[Engine], detectors: Sequence[Detector]
+    settings: Settings,
+    device: torch.device,
+    engines: Sequence[Engine],
+    detectors: Sequence[Detector],
+    beside: Callable[[Encoder, str], Engine],
 ) -> dict[str, HostedRefiner]:
-    """Refiners by name, with their models from among `engines` and `detectors`, else shipped ones."""
+    """Refiners by name, with their models from among `engines` and `detectors`, else shipped ones.
+
+    `beside` serves an encoder that is not among them.
+    """
     return {
-        name: HostedRefiner.open(name, path, first, engines, detectors) for name, path in refiners.items()
+        name: HostedRefiner.open(name, settings, device, engines, detectors, beside)
+        for name in settings.refiners
     }
 
 

@@ -1,29 +1,28 @@
-"""A served encoder and its registered volumes; each call is the library's own function."""
+"""A served encoder and the volumes that it reads; each call is the library's own function."""
 
 from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Iterator
-from functools import cached_property
+from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int64
+from jaxtyping import Bool, Float32
 
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import CanvasError
 from canvas_fm.evaluation.reconstruction import four_rows
 from canvas_fm.inference.backends.int8_check import find_check
-from canvas_fm.inference.embed.input_checks import check_crops, check_points
-from canvas_fm.inference.embed.point_crops import PointCrops, volume_identity
+from canvas_fm.inference.embed.input_checks import check_crops
 from canvas_fm.inference.embed.reconstruct import reconstruct_crops, trained_mask_ratio
 from canvas_fm.inference.embed.runner import Runner, device_for
 from canvas_fm.models.checkpoint import Encoder, load
+from canvas_fm.models.folder import read_kind
 from canvas_fm.shipped import card_of
-from canvas_fm.version import __version__
+from serving.core.registered_volume import HostedVolume
 from serving.core.remote_volumes import open_volume
-from serving.protocol.options import ServedVolume
-from serving.protocol.schemas import Info, ModelInfo, Pool, VolumeInfo
+from serving.protocol.schemas import ModelInfo, Pool
 from serving.protocol.settings import Settings
 
 
@@ -35,41 +34,40 @@ class Engine:
     ) -> None:
         self.encoder, self.volumes, self.settings = encoder, volumes, settings
         self.name = name or encoder.name
-        on_gpu = encoder.device.type != "cpu"
-        self.max_batch = settings.limits.max_batch or (1024 if on_gpu else 64)
+        self.max_batch = max_batch(settings, encoder.device.type)
         self._model = threading.Lock()  # held where crops go through the model outside the batcher's thread
         self._runners: dict[tuple[str | None, int | None], Runner] = {}
 
     @classmethod
     def load(cls, settings: Settings) -> Engine:
-        """Open model and volumes, and run one crop through; raises CanvasError for what cannot be served."""
+        """Open default model and volumes, and run one crop through; raises CanvasError for what cannot be
+        served.
+        """
+        assert settings.model is not None
         place = device_for(settings.backend, settings.device)
         encoder = load(settings.model, device=place, kind="encoder")
         volumes = {
             name: HostedVolume(name, open_volume(settings, served), encoder, settings)
             for name, served in settings.volumes.items()
         }
-        return cls(encoder, volumes, settings).tried()
+        return cls(encoder, volumes, settings, settings.name).tried()
 
-    def further(self, name: str, path: str) -> Engine:
-        """Another model beside this one, on the same volumes as far as it fits them."""
-        return self.beside(load(path, device=self.encoder.device, kind="encoder"), name)
-
-    def beside(self, encoder: Encoder, name: str) -> Engine:
-        """The same for one that is opened already."""
-        engine = Engine(encoder, {}, self.settings, name).tried()
-        fitting = {each.name: engine.fitting(each.name, each.volume) for each in self.volumes.values()}
-        engine.volumes = {name: hosted for name, hosted in fitting.items() if hosted is not None}
+    @classmethod
+    def beside(cls, encoder: Encoder, name: str, volumes: Mapping[str, Volume], settings: Settings) -> Engine:
+        """One more model, on the registered volumes as far as it fits them."""
+        engine = cls(encoder, {}, settings, name).tried()
+        fitting = {each: engine.fitting(each, volume) for each, volume in volumes.items()}
+        engine.volumes = {each: hosted for each, hosted in fitting.items() if hosted is not None}
         return engine
 
-    def host(self, name: str, served: ServedVolume) -> HostedVolume:
-        """A volume as this model reads it; CanvasError for what cannot be served."""
-        return HostedVolume(name, open_volume(self.settings, served), self.encoder, self.settings)
+    def hosted(self, name: str, volume: Volume) -> HostedVolume:
+        """A volume as this model reads it; CanvasError where it does not fit."""
+        return HostedVolume(name, volume, self.encoder, self.settings)
 
     def fitting(self, name: str, volume: Volume) -> HostedVolume | None:
         """The same, None where the voxel sizes differ: points of it are refused with this model."""
         try:
-            return HostedVolume(name, volume, self.encoder, self.settings)
+            return self.hosted(name, volume)
         except CanvasError:
             return None
 
@@ -156,53 +154,19 @@ class Engine:
             mask_ratio=trained_mask_ratio(self.encoder),
         )
 
-    def info(self) -> Info:
-        return Info(
-            **self.model_info().model_dump(),
-            volumes={name: hosted.info() for name, hosted in self.volumes.items()},
-            limits=self.settings.limits.model_copy(update={"max_batch": self.max_batch}),
-            device=str(self.encoder.device),
-            version=__version__,
-        )
+
+def max_batch(settings: Settings, device: str) -> int:
+    """Crops that go through a model together."""
+    return settings.limits.max_batch or (64 if device == "cpu" else 1024)
 
 
-class HostedVolume:
-    """A registered volume, read and windowed as `canvas_fm.embed` does."""
-
-    def __init__(self, name: str, volume: Volume, encoder: Encoder, settings: Settings) -> None:
-        self.name, self.volume = name, volume
-        self._source = PointCrops.of(
-            encoder.config, volume, resample=settings.resample, ignore_voxel_size=settings.ignore_voxel_size
-        )
-
-    def check(self, points_zyx: list[list[float]]) -> Float64[np.ndarray, "n 3"]:
-        """The library's own check of points."""
-        return check_points(points_zyx, self.volume.shape_zyx)
-
-    def batches(
-        self, points_zyx: Float64[np.ndarray, "n 3"], batch: int
-    ) -> Iterator[tuple[Int64[np.ndarray, " b"], Float32[np.ndarray, "b 1 z y x"]]]:
-        """(rows of `points_zyx`, their crops after the window), in the order of the chunks."""
-        return self._source.batches(points_zyx, batch)
-
-    def box(
-        self, point_zyx: Float64[np.ndarray, " 3"], size_zyx: tuple[int, int, int]
-    ) -> Float32[np.ndarray, "z y x"]:
-        """Voxels around a point after the window, never resampled; 0 outside the volume and for NaN."""
-        return self._source.box(point_zyx, size_zyx)
-
-    @cached_property
-    def identity(self) -> str:
-        """A hash over what the volume holds, as embeddings carry it; slow for foreign stores."""
-        return volume_identity(self.volume)
-
-    def info(self) -> VolumeInfo:
-        return VolumeInfo(
-            shape_zyx=self.volume.shape_zyx,
-            voxel_um=self.volume.voxel_um,
-            window=self._source.window,
-            marker=self.volume.marker,
-            t=self.volume.options["t"],
-            c=self.volume.options["c"],
-            bad_chunks=len(self.volume.bad_chunks),
-        )
+def encoder_first(settings: Settings) -> Settings:
+    """The settings with the first encoder among the models as the default; none where all are detectors."""
+    if settings.model is None or read_kind(Path(settings.model))[0] != "detector":
+        return settings
+    models = {settings.name or Path(settings.model).name: settings.model} | settings.models
+    encoders = (name for name, path in models.items() if read_kind(Path(path))[0] != "detector")
+    first = next(encoders, None)
+    rest = {name: path for name, path in models.items() if name != first}
+    default = {"model": None, "name": ""} if first is None else {"model": models[first], "name": first}
+    return settings.model_copy(update=default | {"models": rest})

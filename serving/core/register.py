@@ -6,51 +6,61 @@ import asyncio
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from canvas_fm.errors import CanvasError
-from serving.core.core import Core
+from serving.core.core import Core, NameTaken
+from serving.core.describe import detector_info
 from serving.protocol.errors import Refusal, refused
 from serving.protocol.options import ServedVolume
+from serving.protocol.schemas import DetectorInfo, ModelInfo, VolumeInfo
+from serving.protocol.settings import Settings
 
-if TYPE_CHECKING:
-    from serving.core.model_host import Engine, HostedVolume
 
-
-async def add_model(core: Core, name: str, given: str) -> Engine:
+async def add_model(core: Core, name: str, given: str) -> ModelInfo | DetectorInfo:
     """Serve one more model; its name is free, or names the same one."""
-    default, roots = _default_and_roots(core)
-    path = below_roots(roots, given)
+    settings = _changeable(core)
+    path = below_roots(settings.roots, given)
     try:
-        engine = await asyncio.to_thread(default.further, name, str(path))
+        added = await asyncio.to_thread(core.open_model, name, str(path), settings)
     except CanvasError as problem:
-        raise refused(problem) from problem
-    held = core.engines.get(name)
-    if held is not None and held.encoder.sha256 != engine.encoder.sha256:
-        raise Refusal(409, f"another model is served as {name!r}; give another name")
-    return core.serve_too(name, engine)
+        raise refused(problem, 409 if isinstance(problem, NameTaken) else 422) from problem
+    from serving.core.model_host import Engine
+
+    return added.model_info() if isinstance(added, Engine) else detector_info(name, added)
 
 
-async def add_volume(core: Core, name: str, given: str, opening: Mapping[str, Any]) -> HostedVolume:
-    """Register one more volume, for every model that fits it."""
-    default, roots = _default_and_roots(core)
-    served = ServedVolume(path=str(below_roots(roots, given)), **opening)
-    if name in default.volumes:
+async def add_volume(core: Core, name: str, given: str, opening: Mapping[str, Any]) -> VolumeInfo:
+    """Register one more volume, for every model that fits it; the default one has to."""
+    settings = _changeable(core)
+    served = ServedVolume(path=str(below_roots(settings.roots, given)), **opening)
+    if name in core.volumes:
         raise Refusal(409, f"a volume is registered as {name!r}; give another name")
     try:
-        hosted = await asyncio.to_thread(default.host, name, served)
+        await asyncio.to_thread(_register, core, settings, name, served)
     except CanvasError as problem:
         raise refused(problem) from problem
+    return core.view(name, None).info()
+
+
+def _register(core: Core, settings: Settings, name: str, served: ServedVolume) -> None:
+    from serving.core.remote_volumes import open_volume
+
+    volume = open_volume(settings, served)
+    for engine in core.engines.values():
+        engine.hosted(name, volume)  # the default one, which refuses what does not fit it
+        break
     for engine in core.every_engine():
-        if (fitting := engine.fitting(name, hosted.volume)) is not None:
+        if (fitting := engine.fitting(name, volume)) is not None:
             engine.volumes[name] = fitting
-    return default.volumes[name]
+    core.volumes[name] = volume
 
 
-def _default_and_roots(core: Core) -> tuple[Engine, tuple[str, ...]]:
+def _changeable(core: Core) -> Settings:
+    """The settings; Refusal (403) where what is served is fixed at the start."""
     if core.settings is None or core.settings.workers > 1:
         raise Refusal(403, "with several workers models and volumes are named at the start")
-    return core.require_ready(), core.settings.roots
+    return core.require_ready()
 
 
 def below_roots(roots: Sequence[str], given: str) -> Path:

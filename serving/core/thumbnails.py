@@ -17,7 +17,8 @@ from serving.protocol.errors import Refusal
 if TYPE_CHECKING:
     from canvas_fm.inference.search.index import Index
     from canvas_fm.inference.search.index_store import Part
-    from serving.core.model_host import Engine, HostedVolume
+    from serving.core.model_host import Engine
+    from serving.core.registered_volume import HostedVolume, RegisteredVolume
 
 logger = logging.getLogger(__name__)
 
@@ -48,12 +49,15 @@ def thumbnail(crop: Float32[np.ndarray, "z y x"]) -> str:
 
 
 def read_crop(
-    hosted: HostedVolume, point_zyx: Float64[np.ndarray, "1 3"], size_zyx: tuple[int, int, int] | None
+    view: RegisteredVolume, point_zyx: Float64[np.ndarray, "1 3"], size_zyx: tuple[int, int, int] | None
 ) -> Float32[np.ndarray, "z y x"]:
     """The crop around a point after the volume's window, as the model sees it, or a box of other size."""
     if size_zyx is not None:
-        return hosted.box(point_zyx[0], size_zyx)
-    ((_, crops),) = hosted.batches(point_zyx, 1)
+        return view.box(point_zyx[0], size_zyx)
+    from serving.core.registered_volume import HostedVolume
+
+    assert isinstance(view, HostedVolume)
+    ((_, crops),) = view.batches(point_zyx, 1)
     return crops[0, 0]
 
 
@@ -69,10 +73,11 @@ def add_origins(
     from canvas_fm.inference.search.index_store import by_part
 
     engine = _engine_of(core, index)
+    volumes = {} if engine is None else engine.volumes
     for part, positions in by_part(index.parts, rows):
-        hosted = next((each for each in engine.volumes.values() if _same(each, part)), None)
+        hosted = next((each for each in volumes.values() if _same(each, part)), None)
         points = np.asarray(part.zyx[rows[positions] - part.first], np.float64)
-        pictures = _thumbnails(hosted, points, engine.max_batch) if thumbnails else {}
+        pictures = _thumbnails(hosted, points, core.max_batch) if thumbnails else {}
         for number, position in enumerate(positions.tolist()):
             cells[position]["volume"] = None if hosted is None else hosted.name
             if thumbnails:
@@ -92,12 +97,12 @@ def _thumbnails(hosted: HostedVolume | None, points: np.ndarray, batch: int) -> 
     return pictures
 
 
-def _engine_of(core: Core, index: Index) -> Engine:
+def _engine_of(core: Core, index: Index) -> Engine | None:
     """The model that made the index where it is served: it knows crop and window; else the default."""
     try:
         return core.engine_for(index.encoder_sha256)
     except Refusal:
-        return core.engine
+        return next(iter(core.engines.values()), None)
 
 
 def _same(hosted: HostedVolume, part: Part) -> bool:

@@ -158,7 +158,7 @@ class JobRunner:
         from serving.core.hosted_refiner import running
         from serving.core.refine import find_refiner
 
-        hosted, asked, engine = find_refiner(self._core, job.asked.refiner), job.asked, self._core.engine
+        hosted, asked = find_refiner(self._core, job.asked.refiner), job.asked
         refine(
             hosted.refiner,
             self._core.registered(asked.volume),
@@ -168,12 +168,12 @@ class JobRunner:
             out=job.out,
             batch=self._batch(),
             show=False,
-            **running(engine.settings) | {"device": str(engine.encoder.device)},
+            **running(self._core.require_ready()) | {"device": str(self._core.device)},
         )
 
     def _batch(self) -> int:
-        engine = self._core.engine
-        return min(_BATCH, engine.max_batch) if engine.encoder.device.type == "cpu" else engine.max_batch
+        most = self._core.max_batch
+        return min(_BATCH, most) if self._core.device.type == "cpu" else most
 
 
 def _sentence(problem: Exception) -> str:

@@ -38,13 +38,15 @@ def serve(
     models: Mapping[str, str | Path] | None = None,
     refiners: Mapping[str, str | Path] | None = None,
     indexes: Mapping[str, str | Path] | None = None,
+    name: str = "",
     limits: Limits | None = None,
     announce: Callable[[str], None] | None = None,
     **options: Any,
 ) -> None:
     """Serve a model, and volumes by name, over HTTP until SIGTERM or Ctrl-C; call it in the main thread.
 
-    `models` are further ones, `refiners` what judges candidates (by models that are served or shipped),
+    It is an encoder or a detector, `name` what it is called where that is not its folder's name; `models` are
+    further ones, `refiners` what judges candidates (by models that are served or shipped),
     `indexes` what may be searched, each by name. A volume may be remote, `https://…` or `s3://…`, on a host
     of `allow_remote` (see `serving.core.remote_volumes.pin`); in place of a path `{"path": …, "c": 1}` is one
     with options of `Volume.open`.
@@ -61,6 +63,7 @@ def serve(
         indexes=indexes or {},
         limits=limits or Limits(),
         options=opts,
+        name=name,
     )
     address = _address(opts.host)
     port = _free_port(address, opts.port)
@@ -87,6 +90,7 @@ def settings_of(
     indexes: Mapping[str, str | Path],
     limits: Limits,
     options: HostOptions,
+    name: str = "",
 ) -> Settings:
     """What a worker has to know, with absolute paths: it runs in a folder of its own.
 
@@ -110,14 +114,20 @@ def settings_of(
         "refiners": _named("refiner", refiners),
         "indexes": _named("index", indexes),
     }
-    name = folder.parent.name if folder.name == "encoder" else folder.name
+    name = name or (folder.parent.name if folder.name in ("encoder", "detector") else folder.name)
     if name in models:
         raise CanvasError(f"two models are called {name!r}; give the second one another name")
     opened = {name: served.model_copy(update={"path": places[name]}) for name, served in volumes.items()}
     typed = {field: getattr(options, field) for field in WorkerOptions.model_fields}
     typed |= {"roots": [str(Path(root).resolve()) for root in options.roots]}
     typed |= {"jobs": None if options.jobs is None else str(Path(options.jobs).resolve())}
-    rest: dict[str, object] = {"model": str(folder), "volumes": opened, "pinned": pinned, "limits": limits}
+    rest: dict[str, object] = {
+        "model": str(folder),
+        "name": name,
+        "volumes": opened,
+        "pinned": pinned,
+        "limits": limits,
+    }
     if isinstance(options, ServeOptions):
         rest["workers"] = options.workers
     rest |= {"keys": {} if options.keys is None else read_keys(options.keys), "supervisor": os.getpid()}

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from canvas_fm.data.volume.options import VolumeOptions
+from canvas_fm.inference.detect.options import BoxOptions, CellOptions, DetectOptions
 from canvas_fm.inference.options import Output, Pool
 from serving.protocol.settings import Limits
 
@@ -132,16 +133,36 @@ class RefinerInfo(BaseModel):
     card: str | None
 
 
-class Info(ModelInfo):
-    """`GET /v1/info`: the default model, and what else is served."""
+class DetectorInfo(BaseModel):
+    """A served detector, for `/v1/detect` and for refiners that look at what it sees."""
+
+    name: str
+    sha256: str
+    voxel_um: tuple[float, float, float]
+    window_rule: dict[str, object]
+    channels: int
+    """1, or 2 where it reads a background volume too."""
+    threshold: float
+    min_distance_um: float
+    card: str | None
+
+
+class ServiceInfo(BaseModel):
+    """`GET /v1/info` of a service of detectors alone: all that is served."""
 
     models: list[str] = []
+    """Encoders."""
+    detectors: dict[str, DetectorInfo] = {}
     volumes: dict[str, VolumeInfo]
     indexes: dict[str, IndexInfo] = {}
     refiners: dict[str, RefinerInfo] = {}
     limits: Limits
     device: str
     version: str
+
+
+class Info(ModelInfo, ServiceInfo):
+    """`GET /v1/info`: the default model, and what else is served."""
 
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
@@ -164,6 +185,34 @@ class VolumeAddition(VolumeOptions):
 
     name: Name
     path: BelowRoot
+
+
+class DetectRequest(CellOptions, BoxOptions):
+    """Body of `/v1/detect`: where cells are looked for in a registered volume."""
+
+    model_config = ConfigDict(strict=True)
+
+    volume: str
+    background: str | None = Field(
+        None, description="registered volume of the background channel, for a detector that reads one"
+    )
+    detector: str | None = Field(None, description="name or sha256; default the only one")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Those of `canvas_fm.detect` that were stated."""
+        return {name: value for name, value in self.given.items() if name in DetectOptions.model_fields}
+
+
+class DetectReply(BaseModel):
+    """Cells in z, y, x order with their score, sha256 and threshold of the detector that found them."""
+
+    points_zyx: list[tuple[float, float, float]]
+    score: list[float]
+    detector: str
+    threshold: float
+    warnings: list[str]
+    """Why the threshold may not carry to this volume."""
 
 
 class RefineRequest(BaseModel):

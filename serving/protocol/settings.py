@@ -22,6 +22,8 @@ class Limits(BaseModel):
     """Bodies of all requests that are being worked on together."""
     max_json_crops: int = Field(default=64, gt=0)
     """Crops of one `/embed_json`: nested lists are 30 to 60 times slower than `.npy`."""
+    max_detect_mvoxels: float = Field(default=32, gt=0)
+    """Million voxels of one `/v1/detect`."""
     max_points: int = Field(default=10_000, gt=0)
     """Points of one `/v1/embed/points`."""
     max_queue_crops: int = Field(default=8192, gt=0)
@@ -65,14 +67,17 @@ class Limits(BaseModel):
 class Settings(WorkerOptions):
     """All that a worker process has to know; paths are absolute."""
 
-    model: str
+    model: str | None
+    """What answers where a request names none; None where detectors alone are served."""
+    name: str = ""
+    """Of that model; empty for the name of its folder."""
     volumes: dict[str, ServedVolume] = Field(default={})
     """By path, or by https address of a host that is pinned, each with its own options of opening."""
     pinned: dict[str, tuple[str, ...]] = Field(default={})
     """IP addresses of the hosts of remote volumes, as they were when the service started."""
     limits: Limits = Limits()
     models: dict[str, str] = Field(default={})
-    """Further models by name; detectors are there for refiners."""
+    """Further models by name, encoders and detectors."""
     refiners: dict[str, str] = Field(default={})
     indexes: dict[str, str] = Field(default={})
     keys: dict[str, str] = Field(default={})

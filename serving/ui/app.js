@@ -25,6 +25,12 @@ class App {
       return;
     }
     byId("key-button").hidden = !heldKey();
+    if (!this.models.length) {
+      const detectors = Object.keys(this.info.detectors).join(", ");
+      notice(byId("starting"), `This service has no encoder, only detectors (${detectors}). The page shows what encoders make; ` +
+        "POST /v1/detect finds cells.");
+      return;
+    }
     this.model = this.models[0];
     this.#offerModels();
     this.views = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from typing import Any
 
@@ -16,9 +17,9 @@ def add_verbs(verbs: Verbs) -> None:
         run_serve,
         "embeddings over HTTP",
         "Serve models until SIGTERM or Ctrl-C: POST /v1/embed takes crops as .npy, POST /v1/embed/points the "
-        "name of a --volume and points, POST /v1/search the name of an --index, POST /v1/reconstruct a crop. "
-        "The page at /ui shows all of it, GET /v1/openapi.json describes it, /livez, /readyz and /metrics "
-        "tell the rest.",
+        "name of a --volume and points, POST /v1/detect a volume and a box, POST /v1/search the name of an "
+        "--index, POST /v1/reconstruct a crop. The page at /ui shows all of it, GET /v1/openapi.json "
+        "describes it, /livez, /readyz and /metrics tell the rest.",
         fill=_fill_serve,
         addresses=True,
     )
@@ -42,8 +43,8 @@ def _fill_serve(serve: Parser) -> None:
         nargs="+",
         type=_model,
         metavar="[NAME=]MODEL",
-        help="folders or shipped names: first the encoder that answers where a request names none, then "
-        "further encoders, and detectors that a refiner needs",
+        help="folders or shipped names of encoders and detectors; the first encoder answers where a request "
+        "names none; a detector alone will do",
     )
     serve.add_volumes(
         "volumes",
@@ -98,6 +99,7 @@ def run_serve(args: argparse.Namespace) -> None:
     serve(
         first[1],
         args.volumes,
+        name=first[0],
         limits=read_limits(args.limit),
         models=dict(further),
         refiners=dict(args.refiner),
@@ -147,6 +149,10 @@ def _model(text: str) -> tuple[str, str]:
 
     name, equals, path = text.partition("=")
     if equals and name and path:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+            raise argparse.ArgumentTypeError(
+                f"the name {name!r} of a model may hold letters, digits, '.', '_' and '-'"
+            )
         return name, path
     folder = Path(text)
     return folder.parent.name if folder.name in ("encoder", "detector") else folder.name, text

@@ -12,20 +12,25 @@ from canvas_fm.inference.options import DetectorRun
 BOX = ("Z0", "Y0", "X0", "Z1", "Y1", "X1")
 
 
-class TileOptions(Options):
-    """Where in the volume cells are looked for, and in what pieces."""
+class BoxOptions(Options):
+    """Where in the volume cells are looked for."""
 
     box: Annotated[tuple[int, int, int, int, int, int] | None, AnySequence, Flag(BOX)] = Field(
         None, description="only this box, in voxels of level 0"
     )
     subvoxel: bool = Field(False, description="positions between voxels, by a parabola")
+
+
+class TileOptions(BoxOptions):
+    """Where in the volume cells are looked for, and in what pieces."""
+
     tile_zyx: Annotated[tuple[Positive, Positive, Positive], AnySequence, Flag(name="--tile")] = Field(
         (64, 384, 384), description="voxels of a tile"
     )
 
 
-class DetectOptions(TileOptions, DetectorRun):
-    """How a trained detector finds cells."""
+class CellOptions(Options):
+    """What of a detector's heat map is a cell."""
 
     threshold: Annotated[float | None, Flag("T")] = Field(
         None, description="lowest score of a cell; default: the model's; for log 0.2"
@@ -34,6 +39,10 @@ class DetectOptions(TileOptions, DetectorRun):
         None,
         description="of two nearer than this only the better is a cell; default: the model's; for log 10",
     )
+
+
+class DetectOptions(CellOptions, TileOptions, DetectorRun):
+    """How a trained detector finds cells."""
 
 
 class LogOptions(TileOptions):

@@ -78,9 +78,7 @@ class PointCrops:
 
     def box(self, point_zyx: Float[np.ndarray, " 3"], size_zyx: Zyx) -> Float32[np.ndarray, "z y x"]:
         """Windowed voxels around a point, never resampled; 0 outside the volume and for NaN."""
-        (start,) = crop_starts(point_zyx[None], size_zyx)
-        voxels = self.volume.read((int(start[0]), int(start[1]), int(start[2])), size_zyx)
-        return np.nan_to_num(self.window.apply(voxels), copy=False)
+        return windowed_box(self.volume, self.window, point_zyx, size_zyx)
 
     def blocks(
         self,
@@ -99,6 +97,15 @@ class PointCrops:
         )
         for block, parts in groupby(ahead(batches), key=itemgetter(0)):
             yield block, ((within, crops) for _, within, crops in parts)
+
+
+def windowed_box(
+    volume: Volume, window: Window, point_zyx: Float[np.ndarray, " 3"], size_zyx: Zyx
+) -> Float32[np.ndarray, "z y x"]:
+    """Windowed voxels around a point, never resampled; 0 outside the volume and for NaN."""
+    (start,) = crop_starts(point_zyx[None], size_zyx)
+    voxels = volume.read((int(start[0]), int(start[1]), int(start[2])), size_zyx)
+    return np.nan_to_num(window.apply(voxels), copy=False)
 
 
 def volume_identity(volume: Volume) -> str:

@@ -20,6 +20,7 @@ from canvas_fm.errors import CanvasError
 from serving.client import Client
 from serving.core.remote_volumes import is_public, open_volume, pin
 from serving.protocol.errors import without_folders
+from serving.protocol.options import ServedVolume
 from serving.protocol.settings import Settings
 from tests.objects import NAME, Objects, serving
 
@@ -178,7 +179,7 @@ def test_a_name_is_looked_up_once_whatever_it_leads_to_later(
 
 def test_a_worker_opens_no_host_that_was_not_pinned(objects: Objects, model: Path):
     with pytest.raises(CanvasError, match="was not allowed"):
-        open_volume(Settings(model=str(model)), objects.address("cube.zarr"))
+        open_volume(Settings(model=str(model)), ServedVolume(path=objects.address("cube.zarr")))
     assert not objects.asked
 
 

@@ -1,0 +1,66 @@
+"""`POST /v1/detect`: the cells of a box of a registered volume."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import tempfile
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import numpy as np
+from starlette.requests import Request
+from starlette.responses import Response
+
+from canvas_fm.data.points.points import Points
+from serving.api.bodies import GONE, disconnected, first_accepted, read_model
+from serving.api.query import given
+from serving.core.core import Core
+from serving.core.detect import detect
+from serving.core.thread_pool import cancel_on_disconnect
+from serving.protocol import npy
+from serving.protocol.errors import Refusal
+from serving.protocol.schemas import DetectReply, DetectRequest
+
+_CSV = "text/csv"
+
+
+async def detect_route(core: Core, request: Request) -> Response:
+    """Cells of a box of a registered volume, by a served detector: (n, 4) `.npy` of z, y, x and score."""
+    given(request, ())
+    core.require_ready()
+    asked = await read_model(request, DetectRequest)
+    found = await cancel_on_disconnect(disconnected(request), detect(core, asked))
+    if found is None:
+        raise Refusal(400, GONE)
+    points, score = found.points, found.points.columns["score"]
+    headers = {"X-Detector": found.detector.sha256, "X-Threshold": repr(found.threshold)}
+    kind = first_accepted(request, ("application/json", _CSV, npy.MEDIA_TYPE))
+    if kind == "application/json":
+        said = DetectReply(
+            points_zyx=points.zyx.tolist(),
+            score=score.tolist(),
+            detector=found.detector.sha256,
+            threshold=found.threshold,
+            warnings=found.warnings,
+        )
+        content = await asyncio.to_thread(lambda: json.dumps(said.model_dump(), allow_nan=False))
+        return Response(content, media_type=kind, headers=headers)
+    if kind == _CSV:
+        headers |= {"Content-Disposition": 'attachment; filename="cells.csv"'}
+        return Response(await asyncio.to_thread(_text, points), media_type=kind, headers=headers)
+    table = np.column_stack([points.zyx, score.astype(np.float64)])
+    return Response(npy.dump(table), media_type=npy.MEDIA_TYPE, headers=headers)
+
+
+def _text(points: Points) -> str:
+    """The points and their scores as `canvas-fm detect` writes them."""
+    with tempfile.TemporaryDirectory(prefix="cells-") as folder:
+        path = Path(folder) / "cells.csv"
+        Points(points.zyx, points.columns).write(path)
+        return path.read_text(encoding="utf-8")
+
+
+ROUTES: list[tuple[str, str, Callable[[Core, Request], Awaitable[Response]]]] = [
+    ("POST", "/detect", detect_route)
+]

@@ -1,0 +1,66 @@
+"""Cells of a box of a registered volume, by a served detector."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from canvas_fm.errors import CanvasError, DamagedStore, Unreachable
+from serving.core.core import Core
+from serving.core.embed_points import unreadable
+from serving.protocol.errors import Refusal, refused
+from serving.protocol.schemas import DetectRequest
+
+if TYPE_CHECKING:
+    from canvas_fm.data.points.points import Points
+    from canvas_fm.models.checkpoint import Detector
+
+
+class Detected(NamedTuple):
+    """The cells as `canvas_fm.detect` gives them, what found them, and what to be wary of."""
+
+    points: Points
+    detector: Detector
+    threshold: float
+    warnings: list[str]
+
+
+def find_detector(core: Core, name: str | None) -> Detector:
+    """A detector by name or sha256, the only one for None; Refusal (404) where that is none."""
+    core.require_ready()
+    if name is None and len(core.detectors) == 1:
+        return next(iter(core.detectors.values()))
+    for known, detector in core.detectors.items():
+        if name in (known, detector.sha256):
+            return detector
+    reason = "no detector was named" if name is None else f"no detector is served as {name[:100]!r}"
+    raise Refusal(404, f"{reason}; served: {', '.join(core.detectors) or 'none'}")
+
+
+async def detect(core: Core, asked: DetectRequest) -> Detected:
+    """What `canvas_fm.detect` finds; Refusal (413) for a box that is too large for one request."""
+    from canvas_fm.inference.detect.detect import detector_job
+    from canvas_fm.inference.detect.detection_job import run
+    from canvas_fm.inference.detect.likeness import unlike
+
+    detector, volume = find_detector(core, asked.detector), core.registered(asked.volume)
+    background = None if asked.background is None else core.registered(asked.background)
+
+    def work() -> Detected:
+        job = detector_job(
+            detector, volume, background=background, **core.running_detector(), **asked.options
+        )
+        most = core.limits.max_detect_mvoxels
+        if job.region.voxels > most * 1e6:
+            raise Refusal(
+                413,
+                f"{job.region.voxels / 1e6:.4g} million voxels; {most:g} are the most: give a smaller box",
+            )
+        points = run(job, show=False)
+        return Detected(points, detector, job.threshold, unlike(job, points))
+
+    try:
+        return await core.model_pool.run(work, deadline_s=core.limits.deadline_s)
+    except (DamagedStore, Unreachable) as problem:
+        raise unreadable(asked.volume, problem) from problem
+    except CanvasError as problem:
+        raise refused(problem) from problem
