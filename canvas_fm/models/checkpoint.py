@@ -13,11 +13,12 @@ from torch import nn
 
 from canvas_fm.data.volume.window import WindowRule
 from canvas_fm.errors import CanvasError, ModelMismatch
-from canvas_fm.models.convmixer import ConvMixerConfig, HeatMapNet
+from canvas_fm.models.config import AmplitudeConfig, ConvMixerConfig, DecoderConfig, EncoderConfig, Pool
+from canvas_fm.models.convmixer import HeatMapNet
 from canvas_fm.models.device import pick_device
 from canvas_fm.models.folder import check_config, fill, model_name, model_sha256, read_kind, write_model
-from canvas_fm.models.mae import DecoderConfig, MaskedAutoencoder
-from canvas_fm.models.vit import EncoderConfig, Pool, ViTEncoder
+from canvas_fm.models.mae import MaskedAutoencoder
+from canvas_fm.models.vit import ViTEncoder
 from canvas_fm.shipped import find
 
 __all__ = ["Detector", "Encoder", "load", "model_sha256", "save_again", "save_detector", "save_encoder"]
@@ -43,20 +44,6 @@ class ModelConfig(BaseModel):
     provenance: dict[str, Any] = {}
     weights: dict[str, str]
     sha256: str
-
-
-class AmplitudeConfig(BaseModel):
-    """How blob amplitude enters a detector's scores; see `canvas_fm.inference.detect.amplitude`.
-
-    The amplitude is that of a Laplacian of a Gaussian of `sigma_um` on windowed voxels times `unit`: with a
-    window from 0 to 64 medians and a unit of 64 it is in medians of the volume.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    sigma_um: float = Field(gt=0)
-    weight: float = Field(gt=0)
-    unit: float = Field(default=1.0, gt=0)
 
 
 class DetectorConfig(BaseModel):

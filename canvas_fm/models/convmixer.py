@@ -9,64 +9,10 @@ import torch
 import torch.nn.grad
 from einops import rearrange
 from jaxtyping import Float, Int
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-
-class LocalContrastConfig(BaseModel):
-    """Options of the local-contrast input; see `LocalContrast`.
-
-    `width` is the window's width in the unit that intensities are compared in: for a window from 0 to 64
-    medians 64. `surround_zyx` is the box of patches, odd on each axis, that a voxel is compared with.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    width: float = Field(default=64.0, gt=0)
-    surround_zyx: tuple[int, int, int] = (7, 9, 9)
-
-    @model_validator(mode="after")
-    def _has_a_centre(self) -> LocalContrastConfig:
-        if any(n < 1 or n % 2 == 0 for n in self.surround_zyx):
-            raise ValueError(f"surround_zyx {self.surround_zyx} has to be odd on each axis")
-        return self
-
-
-class ConvMixerConfig(BaseModel):
-    """Sizes of the net: patch in voxels, kernel in patches; with `channels` 2 also a background channel."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    patch_zyx: tuple[int, int, int] = (1, 4, 4)
-    dim: int = 48
-    depth: int = 4
-    kernel_zyx: tuple[int, int, int] = (5, 5, 5)
-    channels: int = 1
-    contrast: LocalContrastConfig | None = None
-
-    @model_validator(mode="after")
-    def _sizes_fit(self) -> ConvMixerConfig:
-        if min(*self.patch_zyx, *self.kernel_zyx, self.dim, self.depth) < 1:
-            raise ValueError("every size has to be positive")
-        if any(k % 2 == 0 for k in self.kernel_zyx):
-            raise ValueError(f"kernel {self.kernel_zyx} has to be odd on each axis, so that it has a centre")
-        if self.channels not in (1, 2):
-            raise ValueError(f"channels is {self.channels}; 1 (signal) or 2 (signal and background) expected")
-        return self
-
-    @property
-    def halo_zyx(self) -> tuple[int, int, int]:
-        """Receptive field around a patch in voxels: whole patches, `depth` half kernels deep.
-
-        With local contrast half a surround more.
-        """
-        around = (1, 1, 1) if self.contrast is None else self.contrast.surround_zyx
-        z, y, x = (
-            (self.depth * (k // 2) + n // 2) * p
-            for k, n, p in zip(self.kernel_zyx, around, self.patch_zyx, strict=True)
-        )
-        return z, y, x
+from canvas_fm.models.config import ConvMixerConfig, LocalContrastConfig
 
 
 class Depthwise(nn.Conv3d):

@@ -4,20 +4,11 @@ from __future__ import annotations
 
 import torch
 from jaxtyping import Float, Int
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from canvas_fm.models.vit import EncoderConfig, ViTEncoder
-
-
-class ProjectorConfig(BaseModel):
-    """Sizes of the projector between embedding and loss; discarded after training."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    hidden: int = Field(default=512, gt=0)
-    dim: int = Field(default=128, gt=1)
+from canvas_fm.models.config import EncoderConfig, ProjectorConfig
+from canvas_fm.models.vit import ViTEncoder
 
 
 class JointEmbedder(nn.Module):

@@ -7,11 +7,10 @@ from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
-from pydantic import BaseModel, ConfigDict, model_validator
 from torch import Tensor, nn
 
+from canvas_fm.models.config import DecoderConfig, EncoderConfig, masked_count
 from canvas_fm.models.vit import (
-    EncoderConfig,
     Scale,
     ViTEncoder,
     init_weights,
@@ -25,34 +24,6 @@ from canvas_fm.models.vit import (
 from timm.models.vision_transformer import Block  # isort: skip
 
 
-class DecoderConfig(BaseModel):
-    """Sizes of the decoder; the paper's has 1,903,360 parameters for 4×8×8 patches.
-
-    `targets` is what its output stands for: `voxels`, in the scale in which the encoder sees the crop, or
-    `patch`, each patch in deviations from its own mean (He et al., "Masked Autoencoders Are Scalable Vision
-    Learners"). To become voxels again the latter needs the mean and the deviation of the patches that were
-    hidden, so how near it comes is not to be compared with what predicts those too.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    dim: int = 192
-    depth: int = 4
-    heads: int = 3
-    targets: Literal["voxels", "patch"] = "voxels"
-
-    @property
-    def given(self) -> str | None:
-        """Which statistics of masked patches a voxel prediction was given; None for none."""
-        return "mean and deviation of each hidden patch" if self.targets == "patch" else None
-
-    @model_validator(mode="after")
-    def _sizes_fit(self) -> DecoderConfig:
-        if min(self.dim, self.depth, self.heads) < 1 or self.dim % 6 or self.dim % self.heads:
-            raise ValueError(f"decoder dim {self.dim} has to be divisible by 6 and by heads {self.heads}")
-        return self
-
-
 @dataclass
 class Reconstruction:
     """Predictions of all patches, the masked patches, and the decoder's tokens before its head."""
@@ -60,11 +31,6 @@ class Reconstruction:
     patches: Float[Tensor, "b tokens voxels"]
     masked: Bool[Tensor, "b tokens"]
     tokens: Float[Tensor, "b tokens d"]
-
-
-def masked_count(mask_ratio: float, tokens: int = 64) -> int:
-    """Number of masked patches: tokens − int(tokens·(1 − ratio)); 10, 23, 36, 48 at .15, .35, .55, .75."""
-    return tokens - int(tokens * (1 - mask_ratio))
 
 
 def random_mask(

@@ -4,68 +4,22 @@ from __future__ import annotations
 
 import math
 from itertools import islice
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import torch
 from einops import rearrange
 from jaxtyping import Float, Int
-from pydantic import BaseModel, ConfigDict, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import canvas_fm.models.torchvision_shim  # noqa: F401  (before the first import of timm)
+from canvas_fm.models.config import EncoderConfig, Intensity, Pool
 
 from timm.models.vision_transformer import Block  # isort: skip
 
-Pool = Literal["mean", "cls", "centre", "contrast"]
 POOLS: tuple[str, ...] = get_args(Pool)
 DENSE = ("tokens", "grid")  # a vector for each patch instead of one for the crop
 LONGEST_PERIOD = 10.0
-Intensity = Literal["window", "contrast"]
-
-
-class EncoderConfig(BaseModel):
-    """Sizes of the encoder; crop and patch in voxels z, y, x. The paper's has 10,746,624 parameters.
-
-    `intensity` is what it sees of windowed voxels: `window`, as they are, or `contrast`, in deviations of the
-    crop from the crop's mean, so that a spot in bright tissue is like one in dim tissue.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    crop_zyx: tuple[int, int, int] = (16, 32, 32)
-    patch_zyx: tuple[int, int, int] = (4, 8, 8)
-    dim: int = 384
-    depth: int = 6
-    heads: int = 6
-    mlp_ratio: float = 4.0
-    intensity: Intensity = "window"
-
-    @model_validator(mode="after")
-    def _sizes_fit(self) -> EncoderConfig:
-        if min(*self.crop_zyx, *self.patch_zyx, self.dim, self.depth, self.heads) < 1 or self.mlp_ratio <= 0:
-            raise ValueError("every size has to be positive")
-        if any(c % p for c, p in zip(self.crop_zyx, self.patch_zyx, strict=True)):
-            raise ValueError(f"crop {self.crop_zyx} is not a whole number of patches {self.patch_zyx}")
-        if self.dim % 6 or self.dim % self.heads:
-            raise ValueError(f"dim {self.dim} has to be divisible by 6 (positions) and by heads {self.heads}")
-        return self
-
-    @property
-    def grid_zyx(self) -> tuple[int, int, int]:
-        """Number of patches along z, y, x: (4, 4, 4) for all the paper's crop and patch pairs."""
-        z, y, x = (c // p for c, p in zip(self.crop_zyx, self.patch_zyx, strict=True))
-        return z, y, x
-
-    @property
-    def tokens(self) -> int:
-        """Number of patches in a crop."""
-        return math.prod(self.grid_zyx)
-
-    @property
-    def patch_voxels(self) -> int:
-        """Number of voxels in a patch."""
-        return math.prod(self.patch_zyx)
 
 
 def patchify(

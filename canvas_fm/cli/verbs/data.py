@@ -14,7 +14,6 @@ from canvas_fm.cli.parser import (
     positive_float,
     positive_int,
 )
-from canvas_fm.errors import CanvasError
 
 # The same as canvas_fm.data.phantom.phantom.MARKERS, which is not imported before a verb runs (compared
 # by a test).
@@ -48,6 +47,7 @@ def add_verbs(verbs: Verbs) -> None:
         "Write OUT/MARKER/raw.zarr, mask.zarr, centroids.csv and meta.json for each marker: a synthetic "
         "brain whose cells are known, the same for the same seed.",
         fill=_fill_phantom,
+        check=_phantom_faults,
     )
 
 
@@ -122,14 +122,18 @@ def run_info(args: argparse.Namespace) -> None:
     print_result(describe(args.path, **args.opening.given), args.json)
 
 
+def _phantom_faults(args: argparse.Namespace) -> list[str]:
+    if args.randomise is None and (args.kind or args.sheet):
+        return ["--kind and --sheet go with --randomise SEED"]
+    return []
+
+
 def run_phantom(args: argparse.Namespace) -> None:
     from canvas_fm.cli.output import print_result
     from canvas_fm.data.phantom.phantom import write_phantom
 
     if args.randomise is not None:
         return run_randomised(args)
-    if args.kind or args.sheet:
-        raise CanvasError("--kind and --sheet go with --randomise SEED")
     folders = write_phantom(
         args.out,
         shape_zyx=tuple(args.shape),

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from canvas_fm.cli.parser import Parser, Verbs, add_json, add_verb, add_volume_flags, positive_int
 from canvas_fm.cli.verbs.training import add_training_flags, held_out, recipe_faults
-from canvas_fm.errors import CanvasError
 
 if TYPE_CHECKING:
     from canvas_fm.data.volume.volume import Volume
@@ -25,6 +24,7 @@ def add_verbs(verbs: Verbs) -> None:
         "the same command again resumes. Without --threshold: exactly the rows at or above the operating "
         "threshold that the model holds; a low one gives candidates to refine.",
         fill=_fill_detect,
+        check=_detect_faults,
     )
     add_verb(
         verbs,
@@ -89,18 +89,34 @@ def _fill_train_detector(train: Parser) -> None:
     add_training_flags(train)
 
 
+def _detect_faults(args: argparse.Namespace) -> list[str]:
+    """Flags that are missing, or do not go together."""
+    from canvas_fm.inference.detect.options import LogOptions
+
+    faults = []
+    if args.out is None and not args.dry_run:
+        faults.append("detect needs --out CELLS.csv (or .parquet), the file to write; or --dry-run")
+    options, log = (set_.given if (set_ := getattr(args, dest, None)) else {} for dest in ("options", "log"))
+    if args.method == "net":
+        if args.model is None:
+            faults.append("detect needs a MODEL before the VOLUME; --method log is the baseline without")
+        return faults + (["--sigma-um is for --method log"] if log else [])
+    refused = {"MODEL": args.model, "--background": args.background}
+    refused |= {f"--{name.replace('_', '-')}": value for name, value in options.items()
+                if name not in {*LogOptions.model_fields, "device"}}  # fmt: skip
+    for flag, value in refused.items():
+        if value is not None:
+            shown = "" if value is True else f"; {value!r} was given"
+            faults.append(f"--method log takes no {flag}: it needs no model{shown}")
+    return faults
+
+
 def run_detect(args: argparse.Namespace) -> None:
     from canvas_fm.cli.output import print_result, say_bad_chunks
     from canvas_fm.data.volume.volume import Volume
     from canvas_fm.inference.detect.detection_job import bad_chunks_of, plan, run
     from canvas_fm.inference.detect.likeness import unlike
 
-    if args.out is None and not args.dry_run:
-        raise CanvasError("detect needs --out CELLS.csv (or .parquet), the file to write; or --dry-run")
-    if args.method == "net" and args.model is None:
-        raise CanvasError("detect needs a MODEL before the VOLUME; --method log is the baseline without")
-    if args.method == "net" and args.log.given:
-        raise CanvasError("--sigma-um is for --method log")
     volume = Volume.open(args.volume, **args.opening.given)
     job = _log_job(args, volume) if args.method == "log" else _net_job(args, volume)
     if args.dry_run:
@@ -130,18 +146,10 @@ def _net_job(args: argparse.Namespace, volume: Volume) -> Job:
 
 def _log_job(args: argparse.Namespace, volume: Volume) -> Job:
     from canvas_fm.inference.detect.detect import log_job
-    from canvas_fm.inference.detect.options import LogOptions
 
-    options = args.options.given
-    refused = {"MODEL": args.model, "--background": args.background}
-    refused |= {f"--{name.replace('_', '-')}": value for name, value in options.items()
-                if name not in {*LogOptions.model_fields, "device"}}  # fmt: skip
-    for flag, value in refused.items():
-        if value is not None:
-            value_text = "" if value is True else f"; {value!r} was given"
-            raise CanvasError(f"--method log takes no {flag}: it needs no model{value_text}")
-    options.pop("device", None)
-    return log_job(volume, **options, **args.log.given)
+    given = args.options.given
+    given.pop("device", None)
+    return log_job(volume, **given, **args.log.given)
 
 
 def run_train_detector(args: argparse.Namespace) -> None:

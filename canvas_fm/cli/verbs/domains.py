@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 
 from canvas_fm.cli.parser import Parser, Verbs, add_json, add_verb, positive_int
-from canvas_fm.errors import CanvasError
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -20,6 +19,7 @@ def add_verbs(verbs: Verbs) -> None:
         "trained first, once for each fold and seed. OUT then holds domains.json, domains.md, domains.png, "
         "runs/ and curves/; the same command after a kill goes on.",
         fill=_fill_domains,
+        check=_domains_faults,
     )
 
 
@@ -35,6 +35,7 @@ def _fill_domains(domains: Parser) -> None:
     domains.add_argument(
         "--tolerance-um",
         nargs="+",
+        type=_tolerance,
         default=[],
         metavar="MARKER=N",
         help="farthest match in µm for the volumes of each marker",
@@ -92,11 +93,21 @@ def _fill_domains(domains: Parser) -> None:
     add_json(domains)
 
 
+def _domains_faults(args: argparse.Namespace) -> list[str]:
+    """Detectors without a model, and what is wrong with the recipe to train."""
+    from canvas_fm.cli.verbs.training import recipe_faults
+
+    faults = recipe_faults(argparse.Namespace(recipe=args.train, overrides=args.overrides), "train-detector")
+    if any(len(words) < 2 for words in args.detector or []):
+        faults.append("--detector takes a name and at least one model: --detector NAME MODEL [MODEL …]")
+    return faults
+
+
 def run_domains(args: argparse.Namespace) -> None:
     from canvas_fm.cli.output import print_result
     from canvas_fm.pipeline.domains import labelled_domains, phantom_domains, score_domains, train_in_folds
 
-    tolerances = dict(_tolerance(text) for text in args.tolerance_um)
+    tolerances = dict(args.tolerance_um)
     domains = [
         *labelled_domains(
             args.volumes, args.points, args.roi, tolerances, pooled_only=args.pooled_only,
@@ -111,8 +122,6 @@ def run_domains(args: argparse.Namespace) -> None:
         methods[args.train] = train_in_folds(
             args.train, domains, args.fold, args.seeds, args.out, args.overrides, never=args.never_train_on
         )
-    if not all(methods.values()):
-        raise CanvasError("--detector takes a name and at least one model: --detector NAME MODEL [MODEL …]")
     report = score_domains(args.out, domains, methods)
     if args.json:
         print_result(report, True)
@@ -128,4 +137,6 @@ def _tolerance(text: str) -> tuple[str, float]:
     try:
         return marker, float(value)
     except ValueError as problem:
-        raise CanvasError(f"--tolerance-um takes MARKER=N, for example cFos=8; given {text!r}") from problem
+        raise argparse.ArgumentTypeError(
+            f"--tolerance-um takes MARKER=N, for example cFos=8; given {text!r}"
+        ) from problem

@@ -21,6 +21,7 @@ def add_verbs(verbs: Verbs) -> None:
         "negatives: accuracy, precision, recall, F1 with intervals, average precision, and what chance would "
         "score. Both files hold z, y, x in voxels of level 0, in any format that `canvas-fm points` knows.",
         fill=_fill_evaluate,
+        check=_evaluate_faults,
     )
     add_verb(
         verbs,
@@ -96,6 +97,12 @@ def _fill_tables(parser: Parser) -> None:
     add_json(parser)
 
 
+def _evaluate_faults(args: argparse.Namespace) -> list[str]:
+    if args.figure is not None and args.volume is None:
+        return ["--figure shows cells over an image; give it with --volume"]
+    return []
+
+
 def run_evaluate(args: argparse.Namespace) -> None:
     import json
     from pathlib import Path
@@ -103,15 +110,12 @@ def run_evaluate(args: argparse.Namespace) -> None:
     from canvas_fm.data.points.boxes import read_boxes
     from canvas_fm.data.points.formats import voxel_um_of
     from canvas_fm.data.points.points import Points
-    from canvas_fm.errors import CanvasError
     from canvas_fm.evaluation.detection.score import evaluate
     from canvas_fm.files.atomic import write_text_atomic
     from canvas_fm.files.checksum import sha256
     from canvas_fm.shipped import sample_file
     from canvas_fm.version import __version__
 
-    if args.figure is not None and args.volume is None:
-        raise CanvasError("--figure shows cells over an image; give it with --volume")
     points, truth = Points.read(args.predictions), Points.read(args.truth)
     volume = None
     if args.volume is not None:

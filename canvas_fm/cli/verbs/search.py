@@ -33,6 +33,7 @@ def add_verbs(verbs: Verbs) -> None:
         "Find the nearest cells of vectors, of cells by id, or those like some cells and unlike others. Each "
         "query says how new it is: 0.5 like an ordinary cell of the index, 1 farther out than all of them.",
         fill=_fill_search,
+        check=_search_faults,
     )
 
 
@@ -100,13 +101,16 @@ def run_index(args: argparse.Namespace) -> None:
     print_result(result, args.json)
 
 
+def _search_faults(args: argparse.Namespace) -> list[str]:
+    if args.unlike and not args.like:
+        return ["--unlike names counter-examples of --like; give at least one example there"]
+    return []
+
+
 def run_search(args: argparse.Namespace) -> None:
-    from canvas_fm.errors import CanvasError
     from canvas_fm.inference.search.index import Index
     from canvas_fm.inference.search.query import query
 
-    if args.unlike and not args.like:
-        raise CanvasError("--unlike names counter-examples of --like; give at least one example there")
     index = Index.open(args.index)
     if args.verify:
         index.verify()

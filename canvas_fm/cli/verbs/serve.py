@@ -21,6 +21,7 @@ def add_verbs(verbs: Verbs) -> None:
         "--index, POST /v1/reconstruct a crop. The page at /ui shows all of it, GET /v1/openapi.json "
         "describes it, /livez, /readyz and /metrics tell the rest.",
         fill=_fill_serve,
+        check=lambda args: read_limits(args.limit)[1],
         addresses=True,
     )
     add_verb(
@@ -100,7 +101,7 @@ def run_serve(args: argparse.Namespace) -> None:
         first[1],
         args.volumes,
         name=first[0],
-        limits=read_limits(args.limit),
+        limits=read_limits(args.limit)[0],
         models=dict(further),
         refiners=dict(args.refiner),
         indexes=dict(args.index),
@@ -109,31 +110,29 @@ def run_serve(args: argparse.Namespace) -> None:
     )
 
 
-def read_limits(items: list[str]) -> Any:
-    """The service's limits with overrides KEY=VALUE; CanvasError for an invalid one."""
+def read_limits(given: list[str]) -> tuple[Any, list[str]]:
+    """The service's limits with some changed by KEY=VALUE, and a sentence for each that is wrong."""
     from pydantic import ValidationError
 
-    from canvas_fm.errors import CanvasError
     from serving.protocol.settings import Limits
 
-    settings = {}
-    for item in items:
+    settings, faults = {}, []
+    for item in given:
         key, equals, value = item.partition("=")
-        if not equals:
-            raise CanvasError(
-                f"--limit {item!r} was given; KEY=VALUE was expected, for example max_body_mb=64"
-            )
-        settings[key] = value
+        if equals:
+            settings[key] = value
+        else:
+            faults.append(f"--limit {item!r} was given; KEY=VALUE was expected, for example max_body_mb=64")
     try:
-        return Limits.model_validate(settings)
+        return Limits.model_validate(settings), faults
     except ValidationError as problem:
-        first = problem.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        if first["type"] == "extra_forbidden":
-            raise CanvasError(
-                f"no limit is called {key!r}; known: {', '.join(Limits.model_fields)}"
-            ) from problem
-        raise CanvasError(f"--limit {key}={first['input']}: {first['msg'].lower()}") from problem
+        for fault in problem.errors():
+            key = ".".join(map(str, fault["loc"]))
+            if fault["type"] == "extra_forbidden":
+                faults.append(f"no limit is called {key!r}; known: {', '.join(Limits.model_fields)}")
+            else:
+                faults.append(f"--limit {key}={fault['input']}: {fault['msg'].lower()}")
+        return None, faults
 
 
 def _named_path(text: str) -> tuple[str, str]:

@@ -98,15 +98,16 @@ def held_out(values: list[str]) -> int | list[str]:
 
 
 def recipe_faults(args: argparse.Namespace, verb: str) -> list[str]:
-    """Errors in the recipe and in `--set`."""
+    """What is wrong with the recipe and with `--set`, a sentence each; torch is not imported for it."""
     from canvas_fm.errors import CanvasError
     from canvas_fm.training.recipe.detector_recipe import DetectorRecipe
-    from canvas_fm.training.recipe.recipe import Recipe, read_recipe_of
+    from canvas_fm.training.recipe.kinds import pretraining_class
+    from canvas_fm.training.recipe.recipe import AnyRecipe, check_recipe
 
     if getattr(args, "recipe", None) is None:
         return []
     try:
-        read_recipe_of(Recipe if verb == "pretrain" else DetectorRecipe, args.recipe, args.overrides or [])
-    except CanvasError as problem:
+        kind: type[AnyRecipe] = pretraining_class(args.recipe) if verb == "pretrain" else DetectorRecipe
+    except CanvasError as problem:  # no such recipe, or no YAML
         return [str(problem)]
-    return []
+    return check_recipe(kind, args.recipe, args.overrides or [])[1]

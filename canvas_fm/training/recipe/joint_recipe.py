@@ -7,8 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, Strict, model_validator
 
-from canvas_fm.models.joint_embedding import ProjectorConfig
-from canvas_fm.models.vit import EncoderConfig, Pool
+from canvas_fm.models.config import EncoderConfig, Pool, ProjectorConfig
 from canvas_fm.training.recipe.recipe import (
     AnyRecipe,
     CropsRecipe,

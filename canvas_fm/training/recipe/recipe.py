@@ -12,8 +12,7 @@ from pydantic import AliasChoices, Field, Strict, ValidationError, model_validat
 from canvas_fm.data.volume.window import WindowRule
 from canvas_fm.errors import CanvasError
 from canvas_fm.files.settings import Section, explain
-from canvas_fm.models.mae import DecoderConfig, masked_count
-from canvas_fm.models.vit import EncoderConfig, Pool
+from canvas_fm.models.config import DecoderConfig, EncoderConfig, Pool, masked_count
 from canvas_fm.shipped import find
 from canvas_fm.training.recipe.overrides import override, read_yaml
 
@@ -248,34 +247,51 @@ def read_recipe(recipe: Given, overrides: Sequence[str] = ()) -> Recipe:
 def read_recipe_of(kind: type[R], recipe: Given, overrides: Sequence[str] = ()) -> R:
     """Validated recipe from a YAML file, a shipped name, or a mapping.
 
-    `overrides` are `a.b=value` with the value in YAML. An unknown key is a CanvasError that names the nearest
-    right one; a wrong value is one that says where it stands and what was expected.
+    `overrides` are `a.b=value` with the value in YAML. CanvasError with a sentence for each mistake: an
+    unknown key with the nearest right one, a wrong value with where it stands and what was expected.
     """
+    checked, faults = check_recipe(kind, recipe, overrides)
+    if checked is None:
+        raise CanvasError("; ".join(faults))
+    return checked
+
+
+def check_recipe(kind: type[R], recipe: Given, overrides: Sequence[str] = ()) -> tuple[R | None, list[str]]:
+    """The recipe that `read_recipe_of` gives, or None and all that is wrong, a sentence each."""
     if isinstance(recipe, AnyRecipe):
         source, settings = "the recipe", recipe.model_dump(mode="json")
     elif isinstance(recipe, Mapping):
         source, settings = "the recipe", {key: value for key, value in recipe.items()}
     else:
-        path = find("recipe", recipe)
-        source, settings = str(path), read_yaml(path)
+        try:
+            path = find("recipe", recipe)
+            source, settings = str(path), read_yaml(path)
+        except CanvasError as problem:
+            return None, [str(problem)]
     verbs = ["train-detector" if "kind" in keys else "pretrain" for keys in (settings, kind.model_fields)]
     if verbs[0] != verbs[1]:
-        raise CanvasError(f"{source} is a recipe for `canvas-fm {verbs[0]}`, not for `{verbs[1]}`")
-    origin = {}
+        return None, [f"{source} is a recipe for `canvas-fm {verbs[0]}`, not for `{verbs[1]}`"]
+    origin, faults = {}, []
     for assignment in overrides:
-        origin[override(settings, assignment)] = f"--set {assignment}"
+        try:
+            origin[override(settings, assignment)] = f"--set {assignment}"
+        except CanvasError as problem:
+            faults.append(str(problem))
     try:
-        return kind.model_validate(settings)
+        checked = kind.model_validate(settings)
     except ValidationError as problem:
-        key, sentence = explain(problem, kind)[0]
-        for overridden, flag in origin.items():
-            if (
-                key == overridden
-                or key.startswith((f"{overridden}.", f"{overridden}["))
-                or (overridden.startswith(f"{key}."))
-            ):
-                source = flag
-        raise CanvasError(f"{source}: {sentence}") from problem
+        wrong = explain(problem, kind)
+        faults += [f"{_origin(key, origin) or source}: {sentence}" for key, sentence in wrong]
+    return (None, faults) if faults else (checked, [])
+
+
+def _origin(key: str, overridden: Mapping[str, str]) -> str | None:
+    """The `--set` that a wrong key comes from, the last one; None for the file."""
+    flag = None
+    for name, given in overridden.items():
+        if key == name or key.startswith((f"{name}.", f"{name}[")) or name.startswith(f"{key}."):
+            flag = given
+    return flag
 
 
 def first_difference(before: AnyRecipe, after: AnyRecipe) -> tuple[str, Any, Any] | None:

@@ -1,0 +1,166 @@
+"""Sizes of the networks as frozen models, without torch: what recipes and model folders say of them."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Pool = Literal["mean", "cls", "centre", "contrast"]
+Intensity = Literal["window", "contrast"]
+
+
+class EncoderConfig(BaseModel):
+    """Sizes of the encoder; crop and patch in voxels z, y, x. The paper's has 10,746,624 parameters.
+
+    `intensity` is what it sees of windowed voxels: `window`, as they are, or `contrast`, in deviations of the
+    crop from the crop's mean, so that a spot in bright tissue is like one in dim tissue.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    crop_zyx: tuple[int, int, int] = (16, 32, 32)
+    patch_zyx: tuple[int, int, int] = (4, 8, 8)
+    dim: int = 384
+    depth: int = 6
+    heads: int = 6
+    mlp_ratio: float = 4.0
+    intensity: Intensity = "window"
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> EncoderConfig:
+        if min(*self.crop_zyx, *self.patch_zyx, self.dim, self.depth, self.heads) < 1 or self.mlp_ratio <= 0:
+            raise ValueError("every size has to be positive")
+        if any(c % p for c, p in zip(self.crop_zyx, self.patch_zyx, strict=True)):
+            raise ValueError(f"crop {self.crop_zyx} is not a whole number of patches {self.patch_zyx}")
+        if self.dim % 6 or self.dim % self.heads:
+            raise ValueError(f"dim {self.dim} has to be divisible by 6 (positions) and by heads {self.heads}")
+        return self
+
+    @property
+    def grid_zyx(self) -> tuple[int, int, int]:
+        """Number of patches along z, y, x: (4, 4, 4) for all the paper's crop and patch pairs."""
+        z, y, x = (c // p for c, p in zip(self.crop_zyx, self.patch_zyx, strict=True))
+        return z, y, x
+
+    @property
+    def tokens(self) -> int:
+        """Number of patches in a crop."""
+        return math.prod(self.grid_zyx)
+
+    @property
+    def patch_voxels(self) -> int:
+        """Number of voxels in a patch."""
+        return math.prod(self.patch_zyx)
+
+
+class DecoderConfig(BaseModel):
+    """Sizes of the decoder; the paper's has 1,903,360 parameters for 4×8×8 patches.
+
+    `targets` is what its output stands for: `voxels`, in the scale in which the encoder sees the crop, or
+    `patch`, each patch in deviations from its own mean (He et al., "Masked Autoencoders Are Scalable Vision
+    Learners"). To become voxels again the latter needs the mean and the deviation of the patches that were
+    hidden, so how near it comes is not to be compared with what predicts those too.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    dim: int = 192
+    depth: int = 4
+    heads: int = 3
+    targets: Literal["voxels", "patch"] = "voxels"
+
+    @property
+    def given(self) -> str | None:
+        """Which statistics of masked patches a voxel prediction was given; None for none."""
+        return "mean and deviation of each hidden patch" if self.targets == "patch" else None
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> DecoderConfig:
+        if min(self.dim, self.depth, self.heads) < 1 or self.dim % 6 or self.dim % self.heads:
+            raise ValueError(f"decoder dim {self.dim} has to be divisible by 6 and by heads {self.heads}")
+        return self
+
+
+def masked_count(mask_ratio: float, tokens: int = 64) -> int:
+    """Number of masked patches: tokens − int(tokens·(1 − ratio)); 10, 23, 36, 48 at .15, .35, .55, .75."""
+    return tokens - int(tokens * (1 - mask_ratio))
+
+
+class LocalContrastConfig(BaseModel):
+    """Options of the local-contrast input; see `LocalContrast`.
+
+    `width` is the window's width in the unit that intensities are compared in: for a window from 0 to 64
+    medians 64. `surround_zyx` is the box of patches, odd on each axis, that a voxel is compared with.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    width: float = Field(default=64.0, gt=0)
+    surround_zyx: tuple[int, int, int] = (7, 9, 9)
+
+    @model_validator(mode="after")
+    def _has_a_centre(self) -> LocalContrastConfig:
+        if any(n < 1 or n % 2 == 0 for n in self.surround_zyx):
+            raise ValueError(f"surround_zyx {self.surround_zyx} has to be odd on each axis")
+        return self
+
+
+class ConvMixerConfig(BaseModel):
+    """Sizes of the net: patch in voxels, kernel in patches; with `channels` 2 also a background channel."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    patch_zyx: tuple[int, int, int] = (1, 4, 4)
+    dim: int = 48
+    depth: int = 4
+    kernel_zyx: tuple[int, int, int] = (5, 5, 5)
+    channels: int = 1
+    contrast: LocalContrastConfig | None = None
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> ConvMixerConfig:
+        if min(*self.patch_zyx, *self.kernel_zyx, self.dim, self.depth) < 1:
+            raise ValueError("every size has to be positive")
+        if any(k % 2 == 0 for k in self.kernel_zyx):
+            raise ValueError(f"kernel {self.kernel_zyx} has to be odd on each axis, so that it has a centre")
+        if self.channels not in (1, 2):
+            raise ValueError(f"channels is {self.channels}; 1 (signal) or 2 (signal and background) expected")
+        return self
+
+    @property
+    def halo_zyx(self) -> tuple[int, int, int]:
+        """Receptive field around a patch in voxels: whole patches, `depth` half kernels deep.
+
+        With local contrast half a surround more.
+        """
+        around = (1, 1, 1) if self.contrast is None else self.contrast.surround_zyx
+        z, y, x = (
+            (self.depth * (k // 2) + n // 2) * p
+            for k, n, p in zip(self.kernel_zyx, around, self.patch_zyx, strict=True)
+        )
+        return z, y, x
+
+
+class ProjectorConfig(BaseModel):
+    """Sizes of the projector between embedding and loss; discarded after training."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    hidden: int = Field(default=512, gt=0)
+    dim: int = Field(default=128, gt=1)
+
+
+class AmplitudeConfig(BaseModel):
+    """How blob amplitude enters a detector's scores; see `canvas_fm.inference.detect.amplitude`.
+
+    The amplitude is that of a Laplacian of a Gaussian of `sigma_um` on windowed voxels times `unit`: with a
+    window from 0 to 64 medians and a unit of 64 it is in medians of the volume.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    sigma_um: float = Field(gt=0)
+    weight: float = Field(gt=0)
+    unit: float = Field(default=1.0, gt=0)
