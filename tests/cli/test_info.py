@@ -9,6 +9,7 @@ import pytest
 
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume
+from canvas_fm.viewing.brief import brief
 
 
 def test_a_volume(result, brain):
@@ -78,13 +79,53 @@ def test_a_recipe(result, recipe):
 
 
 def test_text_says_the_same_as_json(run, result, brain):
-    code, out, _ = run("info", brain)
+    code, out, _ = run("info", brain, "--all")
     assert code == 0
     shown = dict(line.split(maxsplit=1) for line in out.splitlines())
     found = result("info", brain)
     assert list(shown) == list(found)
     assert shown["shape_zyx"].split() == ["24", "64", "72"]
     assert shown["kind"] == "volume"
+
+
+def lines_of(out: str) -> dict[str, str]:
+    return dict([*line.split(maxsplit=1), ""][:2] for line in out.splitlines() if not line.startswith(" "))
+
+
+def test_a_dozen_lines_tell_what_matters_and_how_much_more_there_is(run, result, brain, model, points):
+    for path, most in ((brain, "window"), (model, "pool"), (points, "rows")):
+        out = run("info", path)[1]
+        everything = run("info", path, "--all")[1]
+        shown, whole = lines_of(out), lines_of(everything)
+        more = shown.pop("more", "0 lines").split()[0]
+        assert len(out.splitlines()) <= 12
+        assert len(everything.splitlines()) == len(shown) + int(more)
+        assert shown.items() <= whole.items()
+        assert list(shown)[:2] == ["kind", "path"]
+        assert most in shown
+        assert list(result("info", path)) == list(whole)
+
+
+@pytest.mark.parametrize("name", ["detector-microglia", "base", "refiner-cfos"])
+def test_a_shipped_model_takes_a_dozen_lines_too(run, name):
+    code, out, _ = run("info", name)
+    assert (code, len(out.splitlines())) == (0, 12)
+    assert out.splitlines()[-1].endswith("lines with --all")
+    assert "sha256" in lines_of(out)
+
+
+def test_a_table_is_cut_where_the_dozen_ends():
+    described = {
+        "kind": "run",
+        "path": "r",
+        "step": 1,
+        "evaluation": [{"volume": n} for n in range(40)],
+        "x": 1,
+    }
+    shown = brief(described)
+    assert len(shown["evaluation"]) == 8
+    assert shown["more"] == "33 lines with --all"
+    assert "x" not in shown
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ def add_verbs(verbs: Verbs) -> None:
         run_info,
         "say what a path is: volume, run, encoder, embeddings, points",
         "Say what a path is and what it holds: a volume (store or TIFF planes), a training run, an encoder, "
-        "embeddings or a file of points.",
+        "embeddings or a file of points. A dozen lines; all of it with --all or --json.",
         fill=_fill_info,
     )
     add_verb(
@@ -69,6 +69,7 @@ def run_list(args: argparse.Namespace) -> None:
 
 def _fill_info(info: Parser) -> None:
     info.add_argument("path", metavar="PATH", help="any artefact, or the name of a shipped model")
+    info.add_argument("--all", action="store_true", help="everything that is known of it, as with --json")
     add_json(info)
     add_volume_flags(info)
 
@@ -117,9 +118,11 @@ def _fill_phantom(phantom: Parser) -> None:
 
 def run_info(args: argparse.Namespace) -> None:
     from canvas_fm.cli.output import print_result
+    from canvas_fm.viewing.brief import brief
     from canvas_fm.viewing.describe import describe
 
-    print_result(describe(args.path, **args.opening.given), args.json)
+    described = describe(args.path, **args.opening.given)
+    print_result(described if args.all or args.json else brief(described), args.json)
 
 
 def _phantom_faults(args: argparse.Namespace) -> list[str]:
