@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from canvas_fm.models.checkpoint import load
     from canvas_fm.training.detector.train import train_detector
     from canvas_fm.training.mae.pretrain import pretrain
+    from canvas_fm.training.sweep.sweep import sweep
     from canvas_fm.viewing.report.report import report
 
 _HOME = {
@@ -56,6 +57,7 @@ _HOME = {
     "report": "canvas_fm.viewing.report.report",
     "refine": "canvas_fm.heads.refine.apply",
     "sample": "canvas_fm.data.sample",
+    "sweep": "canvas_fm.training.sweep.sweep",
     "train_detector": "canvas_fm.training.detector.train",
     "write_phantom": "canvas_fm.data.phantom.phantom",
 }
@@ -84,6 +86,7 @@ __all__ = [
     "refine",
     "report",
     "sample",
+    "sweep",
     "train_detector",
     "write_phantom",
 ]

@@ -31,6 +31,7 @@ from canvas_fm.cli.verbs import (
     score,
     search,
     serve,
+    sweep,
     training,
     worth,
 )
@@ -75,6 +76,7 @@ def build_parser() -> Parser:
         search,
         worth,
         serve,
+        sweep,
         demo,
     ):
         module.add_verbs(verbs)

@@ -1,0 +1,188 @@
+"""The grid of a sweep: one recipe, the values of some of its keys, and the data sets of every combination."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from canvas_fm.errors import CanvasError
+from canvas_fm.files.settings import Section, read_settings
+from canvas_fm.shipped import find
+from canvas_fm.training.recipe.overrides import override, read_yaml
+from canvas_fm.training.recipe.recipe import Recipe, read_recipe
+
+DATA_SET = "volumes"  # the parameter whose values are names of data sets
+_MOST_FAULTS = 8
+
+
+class Values(Section):
+    """The values of a parameter; a mapping is merged into the section of the recipe that the key names."""
+
+    values: list[Any] = Field(min_length=1)
+
+
+class DataSet(Section):
+    """Globs below the data folder: volumes to train on, and those that are only evaluated on."""
+
+    train: list[str] = Field(min_length=1)
+    held_out: list[str] = Field(default_factory=list)
+
+
+class Metric(Section):
+    """The figure of the held-out crops that the best run of each data set is chosen by."""
+
+    name: str = "psnr_masked"
+    goal: Literal["minimize", "maximize"] = "maximize"
+
+
+class LabelledSet(Section):
+    """Cells whose classes tell what features are worth: globs of volumes, each beside its table of points.
+
+    `labels` is the column of the class, none for the volume's marker; a volume's brain is the name of the
+    folder `brain_level` levels above it.
+    """
+
+    volumes: list[str] = Field(min_length=2)
+    points: str = "centroids.csv"
+    labels: str | None = None
+    brain_level: int = Field(default=1, ge=0)
+    few: int = Field(default=100, gt=1)
+    cells: int = Field(default=100, gt=1)
+
+
+class SweepRecipe(Section):
+    """A sweep's file. Keys of a Weights & Biases sweep with `method: grid` are understood as they stand."""
+
+    name: str = "sweep"
+    description: str = ""
+    recipe: str
+    overrides: list[str] = Field(default_factory=list)
+    method: Literal["grid"] = "grid"
+    metric: Metric = Metric()
+    parameters: dict[str, Values]
+    volumes: dict[str, DataSet]
+    worth: LabelledSet | None = None
+    run_cap: int | None = Field(default=None, gt=0)
+    # What only Weights & Biases's own agent reads.
+    project: str | None = None
+    entity: str | None = None
+    program: str | None = None
+    command: list[str] | None = None
+
+    @model_validator(mode="after")
+    def _data_sets_are_known(self) -> SweepRecipe:
+        chosen = self.parameters[DATA_SET].values if DATA_SET in self.parameters else []
+        unknown = [str(name) for name in chosen if name not in self.volumes]
+        if unknown:
+            raise ValueError(
+                f"parameters.{DATA_SET} names {', '.join(unknown)}; known: {', '.join(self.volumes)}"
+            )
+        return self
+
+
+@dataclass(frozen=True)
+class SweepRun:
+    """One point of the grid: its name, the label of each parameter's value, its data set and its recipe."""
+
+    name: str
+    labels: Mapping[str, str]
+    data_set: DataSet
+    recipe: Recipe
+
+
+def read_sweep(source: str | Path | SweepRecipe, overrides: Sequence[str] = ()) -> SweepRecipe:
+    """A checked sweep: a file, or the name of a shipped one; `overrides` go to every run's recipe."""
+    read = source if isinstance(source, SweepRecipe) else read_settings(find("recipe", source), SweepRecipe)
+    return read.model_copy(update={"overrides": [*read.overrides, *overrides]})
+
+
+def expand(sweep: SweepRecipe) -> list[SweepRun]:
+    """Every run of the grid, the last parameter changing fastest; CanvasError that names each wrong one."""
+    axes = {key: list(given.values) for key, given in sweep.parameters.items()}
+    axes.setdefault(DATA_SET, list(sweep.volumes))
+    runs, faults = [], []
+    base = _settings_of(sweep)
+    for values in product(*axes.values()):
+        chosen = dict(zip(axes, values, strict=True))
+        labels = {key: label_of(value) for key, value in chosen.items()}
+        name = ",".join(_file_name(label) for label in labels.values())
+        data_set = sweep.volumes[chosen.pop(DATA_SET)]
+        try:
+            runs.append(SweepRun(name, labels, data_set, read_recipe(_merged(base, chosen))))
+        except CanvasError as problem:
+            faults.append(f"{name}: {str(problem).removeprefix('the recipe: ')}")
+    if faults:
+        more = f" (and {len(faults) - _MOST_FAULTS} more)" if len(faults) > _MOST_FAULTS else ""
+        raise CanvasError(
+            f"{len(faults)} of {len(runs) + len(faults)} runs have a wrong recipe: "
+            f"{'; '.join(faults[:_MOST_FAULTS])}{more}"
+        )
+    _refuse_doubles([run.name for run in runs])
+    return runs[: sweep.run_cap]
+
+
+def label_of(value: object) -> str:
+    """A value in a few characters: 0.15, NeuN, 16×32×32; the parts of a mapping side by side."""
+    if isinstance(value, Mapping):
+        return " ".join(label_of(part) for part in value.values())
+    if isinstance(value, list):
+        return "×".join(label_of(part) for part in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _settings_of(sweep: SweepRecipe) -> dict[str, Any]:
+    settings = read_yaml(find("recipe", sweep.recipe))
+    for one in sweep.overrides:
+        override(settings, one)
+    return settings
+
+
+def _merged(base: Mapping[str, Any], chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings with each `a.b` set to its value; a mapping is merged into what stands there."""
+    settings = dict(base)
+    for key, value in chosen.items():
+        *sections, last = key.split(".")
+        here = settings
+        for section in sections:
+            inner = here.get(section)
+            here[section] = inner = dict(inner) if isinstance(inner, Mapping) else {}
+            here = inner
+        before = here.get(last)
+        if isinstance(before, Mapping) and isinstance(value, Mapping):
+            value = {**before, **value}
+        here[last] = value
+    return settings
+
+
+def _file_name(label: str) -> str:
+    return re.sub(r"[^\w.+-]+", "_", label.replace("×", "x")) or "none"
+
+
+def _refuse_doubles(names: Sequence[str]) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise CanvasError(f"runs of the same name: {', '.join(twice)}; each value may stand once")
+
+
+def volumes_of(data_set: DataSet, data: Path) -> tuple[list[Path], list[Path]]:
+    """(to train on, held out) paths of a data set below a folder; CanvasError for a glob without a match."""
+    train, held_out = (list(_matches(globs, data)) for globs in (data_set.train, data_set.held_out))
+    return [path for path in train if path not in held_out], held_out
+
+
+def _matches(globs: Sequence[str], data: Path) -> Iterator[Path]:
+    seen = set()
+    for glob in globs:
+        paths = sorted(data.glob(glob))
+        if not paths:
+            raise CanvasError(f"no volume matches {glob!r} in {data}; give --data the folder of the volumes")
+        for path in paths:
+            if path not in seen:
+                seen.add(path)
+                yield path

@@ -1,0 +1,141 @@
+"""Run a sweep: every pretraining of a grid, several at once, killed at any moment it goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from canvas_fm.errors import CanvasError
+from canvas_fm.files.atomic import disk_full_is_said, write_text_atomic
+from canvas_fm.files.locks import take_lock
+from canvas_fm.progress import bar
+from canvas_fm.training.run.run_folder import Run
+from canvas_fm.training.sweep.grid import SweepRecipe, SweepRun, expand, read_sweep, volumes_of
+from canvas_fm.training.sweep.results import write_results
+from canvas_fm.training.sweep.workers import Job, Outcome, train_all
+from canvas_fm.training.sweep.worth import measure_worth
+
+SWEEP, RUNS, STATE = "sweep.yaml", "runs", "state"
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a sweep leaves in a folder: sweep.yaml, runs/NAME, results.csv, results.md and figures."""
+
+    path: Path
+    runs: tuple[str, ...]
+    failed: dict[str, str]  # the error of each run that is not done
+
+    @property
+    def results(self) -> Path:
+        """A row a run, as CSV."""
+        return self.path / "results.csv"
+
+    @property
+    def summary(self) -> Path:
+        """The best run of each data set, what each parameter does, the ranking, all runs; Markdown."""
+        return self.path / "results.md"
+
+
+def sweep(
+    recipe: SweepRecipe | str | Path,
+    *,
+    out: str | Path,
+    data: str | Path = ".",
+    overrides: Sequence[str] = (),
+    workers: int = 1,
+    device: str | torch.device = "auto",
+    show: bool | None = None,
+) -> Sweep:
+    """Pretrain every combination of a grid and compare them, as in Tables 7 and 8 of the CANVAS paper.
+
+    `recipe` is a path or the name of a shipped sweep, `data` the folder that its globs start from,
+    `overrides` are `"training.steps=200"` for every run, `workers` the trainings at a time. The same
+    call goes on where an earlier one was killed: finished runs stay, begun ones go on from their checkpoint,
+    and failed ones are tried again. A run that fails is tried once more at the end, and listed in `failed`.
+
+    Raises CanvasError for a mistake in the grid before anything is trained.
+    """
+    if workers < 1:
+        raise CanvasError(f"{workers} workers were given; a sweep needs at least one")
+    spec, path = read_sweep(recipe, overrides), Path(out)
+    runs = expand(spec)
+    jobs = [_job(run, path, Path(data)) for run in runs]
+    with disk_full_is_said(path):
+        (path / STATE).mkdir(parents=True, exist_ok=True)
+    lock = take_lock(path / STATE, path)
+    try:
+        write_text_atomic(path / SWEEP, yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False))
+        _train(path, jobs, workers, str(device), show)
+        states = {job.name: _state(path, job) for job in jobs}
+        done = [run for run in runs if states[run.name].get("error", "") is None]
+        worth = measure_worth(spec.worth, path, _encoders(path, done), Path(data), show)
+        write_results(spec, path, done, states, worth)
+    finally:
+        os.close(lock)
+    failed = {name: str(state.get("error", "never run")) for name, state in states.items()}
+    for run in done:
+        del failed[run.name]
+    return Sweep(path, tuple(run.name for run in runs), failed)
+
+
+def _train(path: Path, jobs: Sequence[Job], workers: int, device: str, show: bool | None) -> None:
+    """Train what is not done, and what failed once more."""
+    left = [job for job in jobs if not _is_done(path, job)]
+    with bar("sweep", len(jobs), unit="runs", done=len(jobs) - len(left), show=show) as advance:
+        failed = []
+        for outcome in train_all(left, workers, device):
+            _write_state(path, jobs, outcome)
+            if outcome.error is None:
+                advance(1, outcome.name)
+            else:
+                failed.append(outcome.name)
+        for outcome in train_all([job for job in left if job.name in failed], workers, device):
+            _write_state(path, jobs, outcome)
+            advance(1, outcome.name)
+
+
+def _job(run: SweepRun, out: Path, data: Path) -> Job:
+    train, held_out = volumes_of(run.data_set, data)
+    return Job(run.name, out / RUNS / run.name, run.recipe, tuple(train), tuple(held_out))
+
+
+def _is_done(path: Path, job: Job) -> bool:
+    return _state(path, job).get("error", "") is None and Run(job.out).encoder.is_dir()
+
+
+def _inputs(job: Job) -> str:
+    """What decides a run's result."""
+    paths = [[str(path.resolve()) for path in part] for part in (job.train, job.held_out)]
+    return hashlib.sha256(json.dumps([job.recipe.to_yaml(), paths]).encode()).hexdigest()
+
+
+def _state(path: Path, job: Job) -> dict[str, Any]:
+    """How the last attempt of a run with these inputs ended; empty where there was none."""
+    try:
+        state: dict[str, Any] = json.loads((path / STATE / f"{job.name}.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return state if state.get("inputs") == _inputs(job) else {}
+
+
+def _write_state(path: Path, jobs: Sequence[Job], outcome: Outcome) -> None:
+    """Record how an attempt ended; seconds add up over attempts."""
+    job = next(job for job in jobs if job.name == outcome.name)
+    before = _state(path, job)
+    state = {**asdict(outcome), "inputs": _inputs(job), "attempts": before.get("attempts", 0) + 1}
+    for key in ("wall_s", "cpu_s"):
+        state[key] += before.get(key, 0.0)
+    write_text_atomic(path / STATE / f"{outcome.name}.json", json.dumps(state, indent=1) + "\n")
+
+
+def _encoders(path: Path, runs: Sequence[SweepRun]) -> dict[str, Path]:
+    return {run.name: Run(path / RUNS / run.name).encoder for run in runs}
