@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from canvas_fm.models.block import Block
 from canvas_fm.models.config import DecoderConfig, EncoderConfig, masked_count
 from canvas_fm.models.vit import (
     Scale,
@@ -20,8 +21,6 @@ from canvas_fm.models.vit import (
     sincos_positions,
     take_tokens,
 )
-
-from timm.models.vision_transformer import Block  # isort: skip
 
 
 @dataclass
@@ -53,8 +52,7 @@ class Decoder(nn.Module):
         self.embed = nn.Linear(encoder.dim, config.dim)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, config.dim))
         self.blocks = nn.ModuleList(
-            Block(config.dim, config.heads, mlp_ratio=encoder.mlp_ratio, qkv_bias=True)
-            for _ in range(config.depth)
+            Block(config.dim, config.heads, encoder.mlp_ratio) for _ in range(config.depth)
         )
         self.norm = nn.LayerNorm(config.dim, eps=1e-6)
         self.head = nn.Linear(config.dim, encoder.patch_voxels)

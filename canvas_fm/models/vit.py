@@ -1,4 +1,4 @@
-"""The encoder: a vision transformer over the patches of a 3D crop, built from timm blocks."""
+"""The encoder: a vision transformer over the patches of a 3D crop."""
 
 from __future__ import annotations
 
@@ -12,10 +12,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import canvas_fm.models.torchvision_shim  # noqa: F401  (before the first import of timm)
+from canvas_fm.models.block import Block
 from canvas_fm.models.config import EncoderConfig, Intensity, Pool
-
-from timm.models.vision_transformer import Block  # isort: skip
 
 POOLS: tuple[str, ...] = get_args(Pool)
 DENSE = ("tokens", "grid")  # a vector for each patch instead of one for the crop
@@ -118,8 +116,7 @@ class ViTEncoder(nn.Module):
         self.patch_embed = nn.Linear(config.patch_voxels, config.dim)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.dim))
         self.blocks = nn.ModuleList(
-            Block(config.dim, config.heads, mlp_ratio=config.mlp_ratio, qkv_bias=True)
-            for _ in range(config.depth)
+            Block(config.dim, config.heads, config.mlp_ratio) for _ in range(config.depth)
         )
         self.norm = nn.LayerNorm(config.dim, eps=1e-6)
         self.register_buffer("positions", sincos_positions(config.grid_zyx, config.dim), persistent=False)

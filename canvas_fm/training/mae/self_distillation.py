@@ -18,8 +18,7 @@ from torch.nn import functional as F
 from canvas_fm.models.mae import MaskedAutoencoder, Reconstruction
 from canvas_fm.models.vit import ViTEncoder, init_weights
 from canvas_fm.training.recipe.recipe import DistilRecipe
-
-from timm.utils import ModelEmaV3  # isort: skip  (after canvas_fm.models, which lets timm import)
+from canvas_fm.training.run.timm_import import ModelEmaV3
 
 
 class Student(nn.Module):

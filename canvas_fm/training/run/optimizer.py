@@ -13,10 +13,7 @@ from canvas_fm.models.device import pick_precision
 from canvas_fm.training.recipe.recipe import AnyRecipe
 from canvas_fm.training.run.batch_order import Batch
 from canvas_fm.training.run.distributed import Ranks
-
-from timm.optim import param_groups_weight_decay  # isort: skip  (after canvas_fm.models, which lets timm import)
-from timm.scheduler import CosineLRScheduler  # isort: skip
-from timm.utils import ModelEmaV3  # isort: skip
+from canvas_fm.training.run.timm_import import CosineLRScheduler, ModelEmaV3, param_groups_weight_decay
 
 _log = logging.getLogger(__name__)
 

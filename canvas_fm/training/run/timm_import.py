@@ -1,6 +1,6 @@
-"""Workaround that lets timm import if torchvision's compiled operators do not fit this torch.
+"""What trainings take from timm, also where torchvision's compiled operators do not fit this torch.
 
-A CPU torch beside a torchvision built for CUDA fails with `operator torchvision::nms does not exist`, and and
+A CPU torch beside a torchvision built for CUDA fails with `operator torchvision::nms does not exist`, and
 timm with it, although neither operator is used here. Declaring the two schemas is enough; a healthy install
 is left alone.
 """
@@ -36,3 +36,9 @@ def declare_missing_operators() -> bool:
 
 
 declare_missing_operators()
+
+from timm.optim import param_groups_weight_decay  # noqa: E402
+from timm.scheduler import CosineLRScheduler  # noqa: E402
+from timm.utils import ModelEmaV3  # noqa: E402
+
+__all__ = ["CosineLRScheduler", "ModelEmaV3", "declare_missing_operators", "param_groups_weight_decay"]
