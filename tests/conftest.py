@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import types
@@ -14,6 +15,13 @@ from beartype import BeartypeConf, beartype
 from jaxtyping import install_import_hook
 
 from tests.where import ABSENT, REAL_DATA
+
+# The hook below has whatever is imported inside canvas_fm compiled anew where no bytecode may be written: a
+# worker that runs hundreds of tests takes the large libraries from their own bytecode first.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    for name in ("torch", "scipy.ndimage", "scipy.stats", "sklearn.linear_model", "pandas", "zarr"):
+        importlib.import_module(name)
+    importlib.import_module("matplotlib.backends.backend_agg")
 
 # Shapes and types of the public signatures are executed in tests; an int may stand for a float (PEP 484).
 _checker = types.ModuleType("canvas_fm_tests_checker")

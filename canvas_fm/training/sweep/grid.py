@@ -9,10 +9,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from canvas_fm.errors import CanvasError
-from canvas_fm.files.settings import Section, read_settings
+from canvas_fm.files.settings import Section, explain, read_settings
 from canvas_fm.shipped import find
 from canvas_fm.training.recipe.overrides import override, read_yaml
 from canvas_fm.training.recipe.recipe import Recipe, read_recipe
@@ -86,6 +86,9 @@ class SweepRecipe(Section):
         return self
 
 
+GridSource = str | Path | SweepRecipe | Mapping[str, Any]
+
+
 @dataclass(frozen=True)
 class SweepRun:
     """One point of the grid: its name, the label of each parameter's value, its data set and its recipe."""
@@ -96,9 +99,17 @@ class SweepRun:
     recipe: Recipe
 
 
-def read_sweep(source: str | Path | SweepRecipe, overrides: Sequence[str] = ()) -> SweepRecipe:
-    """A checked sweep: a file, or the name of a shipped one; `overrides` go to every run's recipe."""
-    read = source if isinstance(source, SweepRecipe) else read_settings(find("recipe", source), SweepRecipe)
+def read_sweep(source: GridSource, overrides: Sequence[str] = ()) -> SweepRecipe:
+    """A checked sweep: a file, the name of a shipped one, or its settings; `overrides` go to every run."""
+    if isinstance(source, SweepRecipe):
+        read = source
+    elif isinstance(source, Mapping):
+        try:
+            read = SweepRecipe.model_validate(source)
+        except ValidationError as problem:
+            raise CanvasError(f"the sweep: {explain(problem, SweepRecipe)[0][1]}") from problem
+    else:
+        read = read_settings(find("recipe", source), SweepRecipe)
     return read.model_copy(update={"overrides": [*read.overrides, *overrides]})
 
 

@@ -18,7 +18,7 @@ from canvas_fm.files.atomic import disk_full_is_said, write_text_atomic
 from canvas_fm.files.locks import take_lock
 from canvas_fm.progress import bar
 from canvas_fm.training.run.run_folder import Run
-from canvas_fm.training.sweep.grid import SweepRecipe, SweepRun, expand, read_sweep, volumes_of
+from canvas_fm.training.sweep.grid import GridSource, SweepRun, expand, read_sweep, volumes_of
 from canvas_fm.training.sweep.results import write_results
 from canvas_fm.training.sweep.workers import Job, Outcome, train_all
 from canvas_fm.training.sweep.worth import measure_worth
@@ -46,7 +46,7 @@ class Sweep:
 
 
 def sweep(
-    recipe: SweepRecipe | str | Path,
+    recipe: GridSource,
     *,
     out: str | Path,
     data: str | Path = ".",
@@ -57,7 +57,7 @@ def sweep(
 ) -> Sweep:
     """Pretrain every combination of a grid and compare them, as in Tables 7 and 8 of the CANVAS paper.
 
-    `recipe` is a path or the name of a shipped sweep, `data` the folder that its globs start from,
+    `recipe` is a path, the name of a shipped sweep or its settings, `data` the folder that its globs start from,
     `overrides` are `"training.steps=200"` for every run, `workers` the trainings at a time. The same
     call goes on where an earlier one was killed: finished runs stay, begun ones go on from their checkpoint,
     and failed ones are tried again. A run that fails is tried once more at the end, and listed in `failed`.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -159,6 +160,9 @@ def test_work_is_dropped_when_its_client_leaves(gate: Gate, settings: Settings, 
 
     sent, core = ask(gate, settings, messages, NPY | {"Content-Length": str(len(body))})
     assert core._batcher.held_rows == 0
+    end = time.monotonic() + 10  # the model's thread ends after the service has let go of it
+    while not gate.batches and time.monotonic() < end:
+        time.sleep(0.01)
     assert gate.batches == [64]  # what was in the model's hands, and no more
     assert sent[0]["status"] == 400  # nobody reads it
 

@@ -83,6 +83,8 @@ def test_unknown_data_sets_doubled_values_and_globs_without_a_match(recipe: Path
         expand(grid(recipe, parameters={"model.mask_ratio": {"values": [0.5, 0.5]}}))
     with pytest.raises(CanvasError, match=r"no volume matches 'a/raw.zarr' in .*--data"):
         volumes_of(grid(recipe).volumes["one"], tmp_path)
+    with pytest.raises(CanvasError, match="the sweep: unknown key 'parameter'; did you mean 'parameters'"):
+        read_sweep({"recipe": "phantom", "parameter": {}, "parameters": {}, "volumes": {}})
     with pytest.raises(CanvasError, match="0 workers"):
         sweep(grid(recipe), out=tmp_path / "out", workers=0)
 
