@@ -57,7 +57,7 @@ def sweep(
 ) -> Sweep:
     """Pretrain every combination of a grid and compare them, as in Tables 7 and 8 of the CANVAS paper.
 
-    `recipe` is a path, the name of a shipped sweep or its settings, `data` the folder that its globs start from,
+    `recipe` is a path, a shipped name or the settings, `data` the folder that its globs start from,
     `overrides` are `"training.steps=200"` for every run, `workers` the trainings at a time. The same
     call goes on where an earlier one was killed: finished runs stay, begun ones go on from their checkpoint,
     and failed ones are tried again. A run that fails is tried once more at the end, and listed in `failed`.
