@@ -1,4 +1,4 @@
-"""Joint embedding: encoder with projector, contrastive and VICReg losses."""
+"""Joint embedding: encoder with projector, contrastive and VICReg losses, reconstruction beside them."""
 
 from __future__ import annotations
 
@@ -7,26 +7,50 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from canvas_fm.models.config import EncoderConfig, ProjectorConfig
-from canvas_fm.models.vit import ViTEncoder
+from canvas_fm.models.config import DecoderConfig, EncoderConfig, ProjectorConfig
+from canvas_fm.models.mae import Decoder, content_aware_loss, loss_target
+from canvas_fm.models.vit import ViTEncoder, patchify, scale_of, take_tokens
 
 
 class JointEmbedder(nn.Module):
-    """Encoder and projector: crops to projections."""
+    """Encoder and projector: crops to projections; with a decoder, masked patches are predicted too."""
 
     def __init__(
-        self, encoder: EncoderConfig | None = None, projector: ProjectorConfig | None = None
+        self,
+        encoder: EncoderConfig | None = None,
+        projector: ProjectorConfig | None = None,
+        decoder: DecoderConfig | None = None,
     ) -> None:
         super().__init__()
         self.encoder = ViTEncoder(encoder)
         self.projector = _projector(self.encoder.config.dim, projector or ProjectorConfig())
+        self.decoder = None if decoder is None else Decoder(self.encoder.config, decoder)
 
     def forward(self, crops: Float[Tensor, "b 1 z y x"], visible: Int[Tensor, "b k"]) -> Float[Tensor, "b e"]:
         """Projections of the mean of the centre's tokens, first in `visible` (see `centre_first`)."""
-        tokens = self.encoder.tokens(crops, visible)
+        return self.project(self.encoder.tokens(crops, visible))
+
+    def project(self, tokens: Float[Tensor, "b s d"]) -> Float[Tensor, "b e"]:
+        """Projections from the encoder's tokens: class token, then the centre's, then others."""
         centre = tokens[:, 1 : 1 + len(self.encoder.centre_tokens)].mean(dim=1)
         projected: Tensor = self.projector(centre)
         return projected
+
+    def reconstruction_loss(
+        self,
+        tokens: Float[Tensor, "b s d"],
+        crops: Float[Tensor, "b 1 z y x"],
+        visible: Int[Tensor, "b k"],
+    ) -> Float[Tensor, ""]:
+        """Uniform loss of the masked patches, in the scale in which the encoder sees the crop."""
+        assert self.decoder is not None
+        config = self.encoder.config
+        patches = patchify(crops, config.patch_zyx)
+        scale = scale_of(take_tokens(patches, visible), config.intensity)
+        predicted = self.decoder.voxels(self.decoder(tokens, visible), scale)
+        target = loss_target(patches, visible, config.intensity)
+        summed, count = content_aware_loss(predicted, target, gamma=0.0, mean_variance=1.0)
+        return summed / count
 
 
 def _projector(dim: int, config: ProjectorConfig) -> nn.Sequential:

@@ -131,12 +131,7 @@ class LossTarget:
 
     voxels: Float[Tensor, "b tokens voxels"]
     masked: Bool[Tensor, "b tokens"]
-    unit: Float[
-        Tensor,
-        (
-            b  # tokens 1
-        ),
-    ]
+    unit: Float[Tensor, "b _ 1"]
     variance: Float[Tensor, "b tokens"]
 
     def rows(self, part: slice) -> LossTarget:

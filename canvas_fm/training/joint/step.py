@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from canvas_fm.errors import CanvasError
@@ -27,6 +27,8 @@ class JointStep(OptimizerState):
             )
         super().__init__(recipe, ranks, new_embedder(recipe))
         self.recipe = recipe
+        if recipe.loss.reconstruction:
+            self.losses = ("loss", "joint", "reconstruction")
 
     @property
     def result(self) -> JointEmbedder:
@@ -36,28 +38,39 @@ class JointStep(OptimizerState):
         return model
 
     def __call__(self, batch: Batch, step: int) -> tuple[Tensor, Tensor]:
-        """(loss, gradient norm before clipping), both on the device.
+        """(losses, gradient norm before clipping), both on the device: one loss, or sum and parts (3,).
 
         `batch` are boxes (b, bz, by, bx) as stored and their windows (b, 2); `step` counts from 0.
         """
         assert isinstance(self.module, JointEmbedder)
         raw, windows = batch
-        loss = joint_loss(self.module, self.recipe, raw, windows, self.generator, self.precision)
-        loss.backward()
-        return loss.detach(), self._update(step)
+        losses = joint_losses(self.module, self.recipe, raw, windows, self.generator, self.precision)
+        losses[0].backward()
+        return losses.detach().squeeze(), self._update(step)
 
 
-def joint_loss(
+def joint_losses(
     model: JointEmbedder,
     recipe: JointRecipe,
     raw: Tensor,
     windows: Float[Tensor, "b 2"],
     generator: torch.Generator,
     precision: torch.dtype = torch.float32,
-) -> Float[Tensor, ""]:
-    """Loss of two random views of every box, with random visible patches."""
-    first, second = project(model, recipe, raw, windows, generator, precision)
-    return _loss(recipe.loss, first, second)
+) -> Float[Tensor, " losses"]:
+    """Loss of two random views of every box, with random visible patches: (1,), or sum and parts (3,).
+
+    The parts are the joint embedding's loss and the reconstruction's, which has its weight in the sum.
+    """
+    views, visible = _draw(model, recipe, raw, windows, generator)
+    with _autocast(raw, precision):
+        tokens = model.encoder.tokens(views, visible)
+        first, second = model.project(tokens).float().chunk(2)
+    joint = _loss(recipe.loss, first, second)
+    if model.decoder is None:
+        return joint[None]
+    with _autocast(raw, precision):
+        reconstruction = model.reconstruction_loss(tokens, views, visible)
+    return torch.stack([joint + recipe.loss.reconstruction * reconstruction, joint, reconstruction])
 
 
 def project(
@@ -69,14 +82,30 @@ def project(
     precision: torch.dtype = torch.float32,
 ) -> tuple[Float[Tensor, "b e"], Float[Tensor, "b e"]]:
     """Projections of two views of every box."""
+    views, visible = _draw(model, recipe, raw, windows, generator)
+    with _autocast(raw, precision):
+        first, second = model(views, visible).float().chunk(2)
+    return first, second
+
+
+def _draw(
+    model: JointEmbedder,
+    recipe: JointRecipe,
+    raw: Tensor,
+    windows: Float[Tensor, "b 2"],
+    generator: torch.Generator,
+) -> tuple[Float[Tensor, "bb 1 z y x"], Int[Tensor, "bb k"]]:
+    """Two views of every box, first views first, and the visible patches of each."""
     low, scale = windows[:, :, None, None, None, None].unbind(dim=1)
     boxes = (widen(raw)[:, None] - low) * scale
     crop_zyx = recipe.model.encoder.crop_zyx
     views = torch.cat([make_views(boxes, crop_zyx, recipe.views, generator) for _ in range(2)])
     visible = centre_first(model.encoder, len(views), recipe.model.visible, generator=generator)
-    with torch.autocast(raw.device.type, precision, enabled=precision != torch.float32):
-        first, second = model(views, visible).float().chunk(2)
-    return first, second
+    return views, visible
+
+
+def _autocast(raw: Tensor, precision: torch.dtype) -> torch.autocast:
+    return torch.autocast(raw.device.type, precision, enabled=precision != torch.float32)
 
 
 def _loss(loss: JointLoss, first: Tensor, second: Tensor) -> Float[Tensor, ""]:
@@ -90,4 +119,5 @@ def new_embedder(recipe: JointRecipe) -> JointEmbedder:
     """The recipe's model initialised by the recipe's seed; torch's global generator is untouched."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        return JointEmbedder(recipe.model.encoder, recipe.model.projector)
+        decoder = recipe.model.decoder if recipe.loss.reconstruction else None
+        return JointEmbedder(recipe.model.encoder, recipe.model.projector, decoder)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, Strict, model_validator
 
-from canvas_fm.models.config import EncoderConfig, Pool, ProjectorConfig
+from canvas_fm.models.config import DecoderConfig, EncoderConfig, Pool, ProjectorConfig
 from canvas_fm.training.recipe.recipe import (
     AnyRecipe,
     CropsRecipe,
@@ -24,10 +24,14 @@ Level = Annotated[float, Field(ge=0)]
 
 
 class JointModel(Section):
-    """Encoder, projector, and the number of visible patches of a training view, the centre's included."""
+    """Encoder, projector, and the number of visible patches of a training view, the centre's included.
+
+    `decoder` predicts the masked patches of each view where `loss.reconstruction` has a weight.
+    """
 
     encoder: EncoderConfig = EncoderConfig(crop_zyx=(8, 16, 16), patch_zyx=(2, 4, 4), dim=192, heads=3)
     projector: ProjectorConfig = ProjectorConfig()
+    decoder: DecoderConfig = DecoderConfig(dim=96, depth=2, heads=3)
     visible: Positive = 16
     pool: Pool = "centre"
 
@@ -43,13 +47,18 @@ class JointModel(Section):
 
 
 class JointLoss(Section):
-    """`contrastive`: decoupled contrastive loss at `temperature`; `vicreg`: no negatives, three weights."""
+    """`contrastive`: decoupled contrastive loss at `temperature`; `vicreg`: no negatives, three weights.
+
+    `reconstruction` is the weight of a masked autoencoder's loss beside it, on the same views and tokens; 0
+    leaves the decoder out.
+    """
 
     kind: Literal["contrastive", "vicreg"] = "contrastive"
     temperature: Size = 0.2
     invariance: Level = 25.0
     variance: Level = 25.0
     covariance: Level = 1.0
+    reconstruction: Level = 0.0
 
 
 class PlacesRecipe(CropsRecipe):
@@ -93,6 +102,18 @@ class JointRecipe(AnyRecipe):
     evaluation: EvaluationRecipe = EvaluationRecipe()
     tracking: TrackingRecipe = TrackingRecipe()
     seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _something_is_left_to_predict(self) -> JointRecipe:
+        decoder, tokens = self.model.decoder, self.model.encoder.tokens
+        if self.loss.reconstruction and self.model.visible == tokens:
+            raise ValueError(
+                f"loss.reconstruction is {self.loss.reconstruction:g}, and all {tokens} patches are visible; "
+                "give a smaller model.visible"
+            )
+        if decoder.targets != "voxels":
+            raise ValueError("model.decoder.targets: joint pretraining predicts voxels; leave it out")
+        return self
 
     @model_validator(mode="after")
     def _one_batch_is_compared_whole(self) -> JointRecipe:

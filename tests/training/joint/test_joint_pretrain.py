@@ -106,11 +106,18 @@ def test_it_learns_to_find_the_other_view(kind: str, share: float) -> None:
         ("loss.kind=simclr", "loss.kind"),
         ("loss.temperature=0", "loss.temperature"),
         ("objective=mae", "objective"),
+        ("loss.reconstruction=-1", "loss.reconstruction"),
+        ("model.decoder.targets=patch", "predicts voxels"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(override: str, message: str) -> None:
     with pytest.raises(CanvasError, match=message):
         tiny(override)
+
+
+def test_nothing_hidden_leaves_nothing_to_predict() -> None:
+    with pytest.raises(CanvasError, match="all 64 patches are visible"):
+        tiny("model.visible=64", "loss.reconstruction=0.5")
 
 
 def test_several_processes_are_refused() -> None:
@@ -121,3 +128,34 @@ def test_several_processes_are_refused() -> None:
 def test_a_shipped_recipe_is_whole() -> None:
     recipe = read_recipe_of(JointRecipe, "cells_contrast")
     assert recipe.model.visible < recipe.model.encoder.tokens
+
+
+def test_reconstruction_beside_contrast_trains_one_encoder_by_both(cubes: list[Path], tmp_path: Path) -> None:
+    """The sum is what is minimised, both parts are logged, and the encoder ships without the decoder."""
+    run = pretrain(tiny("loss.reconstruction=0.5"), cubes, out=tmp_path / "run", show=False)
+    rows = [row for row in run.metrics() if row["kind"] == "train"]
+    assert len(rows) == 3
+    for row in rows:
+        assert row["loss"] == pytest.approx(row["joint"] + 0.5 * row["reconstruction"], rel=1e-5)
+        assert row["reconstruction"] > 0
+    assert not [name for name in weights(run.encoder) if "decoder" in name]
+    alone = pretrain(tiny(), cubes, out=tmp_path / "alone", show=False)
+    assert any(
+        not torch.equal(a, b)
+        for a, b in zip(weights(run.encoder).values(), weights(alone.encoder).values(), strict=True)
+    )
+
+
+def test_a_weight_of_nothing_is_the_contrast_alone(cubes: list[Path], tmp_path: Path) -> None:
+    runs = [pretrain(tiny(*more), cubes, out=tmp_path / str(len(more)), show=False)
+            for more in ([], ["loss.reconstruction=0.0"])]  # fmt: skip
+    assert weights(runs[0].encoder).keys() == weights(runs[1].encoder).keys()
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(weights(runs[0].encoder).values(), weights(runs[1].encoder).values(), strict=True)
+    )
+
+
+def test_the_shipped_hybrid_is_the_contrast_with_a_decoder() -> None:
+    contrast = read_recipe_of(JointRecipe, "cells_contrast", ["loss.reconstruction=0.5"])
+    assert read_recipe_of(JointRecipe, "cells_hybrid") == contrast
