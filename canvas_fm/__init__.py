@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from canvas_fm.inference.search.index import Index
     from canvas_fm.inference.search.projection import embedding_map
     from canvas_fm.models.checkpoint import load
+    from canvas_fm.prepare.convert.convert import convert, destripe
+    from canvas_fm.prepare.convert.preview import preview_conversion
     from canvas_fm.training.detector.train import train_detector
     from canvas_fm.training.mae.pretrain import pretrain
     from canvas_fm.training.sweep.sweep import sweep
@@ -42,6 +44,8 @@ _HOME = {
     "Probe": "canvas_fm.heads.probe.probe",
     "Refiner": "canvas_fm.heads.refine.refiner",
     "Volume": "canvas_fm.data.volume.volume",
+    "convert": "canvas_fm.prepare.convert.convert",
+    "destripe": "canvas_fm.prepare.convert.convert",
     "detect": "canvas_fm.inference.detect.detect",
     "detect_log": "canvas_fm.inference.detect.detect",
     "detector_features": "canvas_fm.inference.detect.detector_features",
@@ -52,6 +56,7 @@ _HOME = {
     "evaluate": "canvas_fm.evaluation.detection.score",
     "fit_refiner": "canvas_fm.heads.refine.fit",
     "load": "canvas_fm.models.checkpoint",
+    "preview_conversion": "canvas_fm.prepare.convert.preview",
     "pretrain": "canvas_fm.training.mae.pretrain",
     "probe_fit": "canvas_fm.heads.probe.cross_validate",
     "report": "canvas_fm.viewing.report.report",
@@ -71,6 +76,8 @@ __all__ = [
     "Refiner",
     "Volume",
     "__version__",
+    "convert",
+    "destripe",
     "detect",
     "detect_log",
     "detector_features",
@@ -82,6 +89,7 @@ __all__ = [
     "fit_refiner",
     "load",
     "pretrain",
+    "preview_conversion",
     "probe_fit",
     "refine",
     "report",

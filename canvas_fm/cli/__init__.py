@@ -24,6 +24,7 @@ from canvas_fm.cli.verbs import (
     embed,
     leaderboard,
     points,
+    prepare,
     probe,
     quantise,
     refine,
@@ -62,6 +63,7 @@ def build_parser() -> Parser:
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for module in (
         data,
+        prepare,
         training,
         embed,
         quantise,

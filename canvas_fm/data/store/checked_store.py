@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from canvas_fm.data.store.files import Files, Folder
-from canvas_fm.data.store.keys import Stamp, split_key
+from canvas_fm.data.store.keys import METADATA, Stamp, split_key
 from canvas_fm.errors import CanvasError, DamagedStore
 from canvas_fm.files.atomic import disk_full_is_said, write_atomic
 
@@ -32,17 +32,22 @@ _HINT = "restore the file or write the store again"
 _KNOWN: dict[tuple[str, str, Stamp], int] = {}
 
 
-def write_manifest(root: str | Path, pending: Mapping[str, bytes] | None = None) -> None:
+def write_manifest(
+    root: str | Path,
+    pending: Mapping[str, bytes] | None = None,
+    known: Mapping[str, tuple[int, int]] | None = None,
+) -> None:
     """List size and crc32 of every file below `root`, flush each to the disk, and replace the old list at
     once.
 
-    `pending` are files that get these contents right after, so that the mark that all is done can come last.
-    Hidden files are not listed. Raises StorageFull.
+    `pending` are files that get these contents right after, so that the mark that all is done can come last;
+    `known` are sizes and checksums of files that are flushed already, which are not read again. Hidden files
+    other than the metadata of Zarr v2 are not listed. Raises StorageFull.
     """
     folder = Folder(root)
-    listed: dict[str, tuple[int, int]] = {}
+    listed: dict[str, tuple[int, int]] = dict(known or {})
     for key in folder.listing():
-        if key == MANIFEST or _hidden(key):
+        if key == MANIFEST or key in listed or _hidden(key):
             continue
         listed[key] = ((folder.root / key).stat().st_size, folder.crc(key))
         with disk_full_is_said(folder.root / key), (folder.root / key).open("rb") as file:
@@ -53,7 +58,8 @@ def write_manifest(root: str | Path, pending: Mapping[str, bytes] | None = None)
 
 
 def _hidden(key: str) -> bool:
-    return key.rsplit("/", 1)[-1].startswith(".")
+    name = key.rsplit("/", 1)[-1]
+    return name.startswith(".") and name not in METADATA
 
 
 def _encode(listed: Mapping[str, tuple[int, int]]) -> bytes:
@@ -128,9 +134,9 @@ class CheckedStore:
         return len(self.listed)
 
     def verify_metadata(self) -> None:
-        """Verify every listed metadata file, the `zarr.json` of groups and arrays."""
+        """Verify every listed metadata file of groups and arrays."""
         for key in self.listed or ():
-            if key.rsplit("/", 1)[-1] == "zarr.json":
+            if key.rsplit("/", 1)[-1] in METADATA:
                 self.verify(key)
 
     def check_written(self, attributes: Any) -> bool:

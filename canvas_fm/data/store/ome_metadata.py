@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from canvas_fm.data.store.files import Files
 from canvas_fm.data.store.keys import split_key
 from canvas_fm.data.zyx import ZyxUm
@@ -31,6 +33,7 @@ UNITS_UM = {f"{prefix}meter": 10.0 ** (power + 6) for prefix, power in _PREFIXES
 }  # fmt: skip
 
 
+_COLOURS = ("00FF00", "FF00FF", "00FFFF", "FFFF00", "FF0000", "0000FF", "FFFFFF")
 _VERSIONS = ("0.1", "0.2", "0.3", "0.4", "0.5")
 _AXES_OF_OLD = {version: list("tczyx") for version in ("0.1", "0.2")}  # these two name no axes
 _log = logging.getLogger(__name__)
@@ -292,18 +295,45 @@ def _short(value: Any) -> str:
 
 
 def write_metadata(
-    levels: Sequence[tuple[str, Sequence[float], Sequence[float]]], name: str
+    levels: Sequence[tuple[str, Sequence[float], Sequence[float]]],
+    name: str,
+    *,
+    version: str = "0.5",
+    channels: bool = False,
 ) -> dict[str, Any]:
-    """The OME-Zarr 0.5 attribute of a volume: path, voxel size and first centre of each level."""
+    """The OME-Zarr attributes of a volume, 0.5 or 0.4: path, voxel size and first centre of each level.
+
+    With `channels` the first axis is c, then z, y, x.
+    """
+    scale, start = ([1.0], [0.0]) if channels else ([], [])
     datasets = [
         {
             "path": path,
             "coordinateTransformations": [
-                {"type": "scale", "scale": list(voxel_um)},
-                {"type": "translation", "translation": list(first_um)},
+                {"type": "scale", "scale": [*scale, *voxel_um]},
+                {"type": "translation", "translation": [*start, *first_um]},
             ],
         }
         for path, voxel_um, first_um in levels
     ]
-    axes = [{"name": letter, "type": "space", "unit": "micrometer"} for letter in "zyx"]
-    return {"version": "0.5", "multiscales": [{"name": name, "axes": axes, "datasets": datasets}]}
+    axes: list[dict[str, str]] = [{"name": "c", "type": "channel"}] if channels else []
+    axes += [{"name": letter, "type": "space", "unit": "micrometer"} for letter in "zyx"]
+    image = {"name": name, "axes": axes, "datasets": datasets}
+    if version == "0.4":
+        return {"multiscales": [{"version": version, **image}]}
+    return {"version": version, "multiscales": [image]}
+
+
+def write_channels(
+    names: Sequence[str], windows: Sequence[Sequence[float] | None], dtype: np.dtype
+) -> dict[str, Any]:
+    """The `omero` attribute: name, colour and intensity window of each channel, as viewers show it."""
+    low, high = (0.0, 1.0) if dtype.kind == "f" else map(float, (np.iinfo(dtype).min, np.iinfo(dtype).max))
+    channels = []
+    for at, (name, window) in enumerate(zip(names, windows, strict=True)):
+        start, end = window or (low, high)
+        shown = {"min": min(low, start), "max": max(high, end), "start": start, "end": end}
+        channels.append(
+            {"label": name, "color": _COLOURS[at % len(_COLOURS)], "active": True, "window": shown}
+        )
+    return {"channels": channels}

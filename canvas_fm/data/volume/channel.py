@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from canvas_fm.data.store.files import Folder
+from canvas_fm.data.store.files import Folder, Zipped
 from canvas_fm.data.store.ome_metadata import Image
 from canvas_fm.data.volume.chunked_array import ChunkedArray
 from canvas_fm.data.zyx import Zyx
@@ -50,6 +50,7 @@ class Channel:
             for at, (letter, length) in enumerate(zip(image.axes, array.shape, strict=True))
             if letter not in "zyx"
         }
+        self.c = next((index for at, index in self._fixed.items() if image.axes[at] == "c"), 0)
         self._at = [image.axes.index(letter) for letter in "zyx"]
         self._as_stored = len(array.shape) == 3 and self._at == [0, 1, 2]
         self.shape_zyx = self._zyx(array.shape)
@@ -84,6 +85,18 @@ class Channel:
         return ZarrPlace(
             files.root / self.array.path, self.array.zarr_format, picked, self._zyx(range(len(picked)))
         )
+
+    def attributes(self, written: dict[str, Any]) -> dict[str, Any]:
+        """Of our attributes of a store, those of this channel where it has several (marker, window)."""
+        return written | (written["channels"][self.c] if "channels" in written else {})
+
+    @property
+    def files(self) -> list[Path]:
+        """All files of the store, or the archive that it lies in; none for a remote one."""
+        files = self.array.store.files
+        if isinstance(files, Folder):
+            return sorted(files.root / key for key in files.listing())
+        return [files.root] if isinstance(files, Zipped) else []
 
     def key(self, start: Sequence[int]) -> str:
         """Key of the file that holds a voxel."""

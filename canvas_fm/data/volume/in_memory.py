@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ class InMemory:
     """Boxes of an array in memory, which can neither be damaged nor change."""
 
     fill = 0
+    files: tuple[Path, ...] = ()
 
     def __init__(self, voxels: Num[np.ndarray, "z y x"]) -> None:
         self.voxels, self.dtype = voxels, voxels.dtype

@@ -20,10 +20,13 @@ def _voxel_um(value: Any) -> ZyxUm | None:
         raise ValueError(str(problem)) from problem
 
 
+VoxelUm = Annotated[ZyxUm | None, BeforeValidator(_voxel_um)]
+
+
 class VolumeOptions(Options):
     """Options for opening a volume."""
 
-    voxel_um: Annotated[ZyxUm | None, BeforeValidator(_voxel_um)] = Field(
+    voxel_um: VoxelUm = Field(
         None, description="voxel size in micrometres, where the store does not state it"
     )
     t: Annotated[int | None, Flag("INDEX")] = Field(

@@ -142,14 +142,30 @@ def _run_together(before: str, digits: str) -> tuple[str, str]:
     return "", digits
 
 
+def channels_in(folder: Path, files: Sequence[Path]) -> dict[int, str]:
+    """The channels of a folder of planes: what `c` takes, and what the names call it; none for names without.
+
+    Raises CanvasError as `order_planes` does.
+    """
+    rests = sorted({plane_file.rest for plane_file in _parse(folder, files)})
+    return {c: str(label) for c, (_, label) in _choices(rests).items()} if len(rests) > 1 else {}
+
+
+def _choices(rests: Sequence[str]) -> dict[int, tuple[str, int | str | None]]:
+    """What `c` takes for each of several channels: the rest of its names, and what tells it apart."""
+    labels = _channel_labels(rests)
+    if all(isinstance(label, int) for label in labels.values()):
+        by_number = sorted(((int(label), rest) for rest, label in labels.items() if label is not None))
+        return {number: (rest, number) for number, rest in by_number}
+    by_word = sorted(labels.items(), key=lambda item: str(item[1]))
+    return dict(enumerate(by_word))
+
+
 def _of_channel(folder: Path, named: Sequence[Named], c: int | None) -> list[Named]:
     """Planes of one channel: names that are equal but for the plane number."""
     rests = sorted({plane_file.rest for plane_file in named})
-    channels = _channel_labels(rests)
-    by_number = all(isinstance(label, int) for label in channels.values())
-    labels = sorted(channels.values(), key=str) if not by_number else sorted(channels.values())  # type: ignore[type-var]
     if len(rests) == 1:
-        only = channels[rests[0]]
+        only = _channel_labels(rests)[rests[0]]
         if c is not None and c != only and not (only is None and c == 0):
             raise CanvasError(
                 f"{folder}: there is no c={c}, the names have no channel (X_Y_Z_chN.tiff)"
@@ -157,16 +173,19 @@ def _of_channel(folder: Path, named: Sequence[Named], c: int | None) -> list[Nam
                 else f"{folder} holds the channels {[only]}: there is no c={c}"
             )
         return list(named)
-    choices: dict[int, object] = {label: label for label in labels} if by_number else dict(enumerate(labels))  # type: ignore[misc]
+    choices = _choices(rests)
     if c is None or c not in choices:
-        listing = list(choices) if by_number else [f"{index} ({label})" for index, label in choices.items()]
-        described = str(listing) if by_number else ", ".join(map(str, listing))
+        numbered = all(label == index for index, (_, label) in choices.items())
+        described = (
+            str(list(choices))
+            if numbered
+            else ", ".join(f"{index} ({label})" for index, (_, label) in choices.items())
+        )
         raise CanvasError(
             f"{folder} holds the channels {described}: "
             + ("choose one with --c" if c is None else f"there is no c={c}")
         )
-    chosen = next(rest for rest, label in channels.items() if label == choices[c])
-    return [plane_file for plane_file in named if plane_file.rest == chosen]
+    return [plane_file for plane_file in named if plane_file.rest == choices[c][0]]
 
 
 def _channel_labels(rests: Sequence[str]) -> dict[str, int | str | None]:

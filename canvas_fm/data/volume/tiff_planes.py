@@ -60,10 +60,7 @@ def open_planes(
     """
     try:
         if path.is_dir():
-            names = [] if any((path / name).exists() for name in METADATA) else list(path.iterdir())
-            files = [
-                name for name in names if name.suffix.lower() in SUFFIXES and not name.name.startswith(".")
-            ]
+            files = planes_in(path)
             stack = _folder(path, files, t, c, skip=skip, fill_gaps=fill_gaps) if files else None
         elif path.is_file() and path.suffix.lower() in SUFFIXES:
             stack = _file(path, t, c)
@@ -73,10 +70,27 @@ def open_planes(
         raise CanvasError(f"{path} cannot be opened: {problem.strerror}") from problem
     if stack is None:
         return None
-    _log.warning(
-        "%s: reading TIFF planes is slow; written once as OME-Zarr (Volume.create) every read is faster", path
-    )
     return Planes(path, stack, skip=skip)
+
+
+def planes_in(folder: Path) -> list[Path]:
+    """The TIFF files of a folder; none where it is a Zarr store."""
+    if any((folder / name).exists() for name in METADATA):
+        return []
+    return [
+        name for name in folder.iterdir() if name.suffix.lower() in SUFFIXES and not name.name.startswith(".")
+    ]
+
+
+def channels_of_stack(path: Path) -> int:
+    """How many channels the planes along z of a TIFF file have."""
+
+    def about(tiff: tifffile.TiffFile) -> tuple[str, tuple[int, ...]]:
+        split = split_pixels(path, tiff)
+        return (split.axes, split.shape) if split is not None else _layout(tiff)[:2]
+
+    axes, shape = use_tiff(path, about)
+    return shape[axes.index("C")] if "C" in axes and "Z" in axes else 1
 
 
 class Planes:
@@ -91,8 +105,21 @@ class Planes:
         self.dtype = stack.dtype.newbyteorder("=")
         self.voxel_um = stack.voxel_um
         self.bad = BadChunks(skip=skip)
+        self._warned = False
+
+    @property
+    def files(self) -> list[Path]:
+        """The files of the planes, each once, from z 0 up."""
+        return list(dict.fromkeys(plane.file for plane in self._planes if plane.file is not None))
 
     def read(self, start: Sequence[int], stop: Sequence[int]) -> np.ndarray:
+        if (stop[1] - start[1], stop[2] - start[2]) != self.shape_zyx[1:] and not self._warned:
+            self._warned = True
+            _log.warning(
+                "%s: reading boxes of TIFF planes is slow, whole planes are decoded; `canvas-fm convert` "
+                "writes them once as OME-Zarr",
+                self.path,
+            )
         box = np.zeros([b - a for a, b in zip(start, stop, strict=True)], self.dtype)
         part = np.s_[start[1] : stop[1], start[2] : stop[2]]
         for z in range(start[0], stop[0]):
@@ -149,6 +176,10 @@ def use_tiff(path: Path, use: Callable[[tifffile.TiffFile], _Result], *, alone: 
                 "imagecodecs"
             ) from problem
         text = " ".join(str(problem).split())[:200]
+        if path.is_file() and path.stat().st_size == 0:
+            raise DamagedStore(
+                path.parent, "planes", path.name, "is empty: 0 bytes", "copy the file again"
+            ) from problem
         cause = f"cannot be decoded ({type(problem).__name__}: {text})"
         raise DamagedStore(path.parent, "planes", path.name, cause, "copy the file again") from problem
 

@@ -120,6 +120,7 @@ class Volume:
             missing_chunks=opts.missing_chunks,
         )
         source = Channel(array, image, t, c)
+        written = None if written is None else source.attributes(written)
         return cls(
             path, source, _voxel_um(path, image.voxel_um, image.why_no_voxel, voxel_um), options, written
         )
@@ -209,6 +210,11 @@ class Volume:
     def zarr_place(self) -> ZarrPlace | None:
         """Location of the same voxels for other readers; None for zipped stores and TIFF planes."""
         return self._source.place if isinstance(self._source, Channel) else None
+
+    @property
+    def files(self) -> list[Path]:
+        """The local files that it is read from, those of planes from z 0 up."""
+        return list(self._source.files)
 
     @property
     def remote(self) -> Remote | None:

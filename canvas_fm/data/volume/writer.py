@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import zarr
-from jaxtyping import Num, Shaped
+from jaxtyping import Shaped
 from numpy.typing import DTypeLike
 from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.storage import LocalStore
@@ -22,6 +22,7 @@ from zarr.storage import LocalStore
 from canvas_fm.data.store import ome_metadata as ome
 from canvas_fm.data.store.checked_store import NAMESPACE, write_manifest
 from canvas_fm.data.store.files import volume_name
+from canvas_fm.data.volume.downsample import mean_down
 from canvas_fm.data.volume.window import DEFAULT_RULE, find_window
 from canvas_fm.data.zyx import Zyx, ZyxLike, ZyxUm, ZyxUmLike, check_voxel_um, whole_zyx
 from canvas_fm.errors import CanvasError
@@ -234,19 +235,6 @@ def plan_levels(shape_zyx: Zyx, voxel_um: ZyxUm, levels: int) -> list[tuple[Zyx,
             )
         )
     return planned
-
-
-def mean_down(voxels: Num[np.ndarray, "z y x"], factor: Zyx) -> Num[np.ndarray, "z2 y2 x2"]:
-    """Mean over blocks of `factor` voxels, partial blocks at the border; integers are rounded."""
-    mean = voxels.astype(np.float64)
-    for axis, step in enumerate(factor):
-        if step > 1:
-            starts = np.arange(0, mean.shape[axis], step)
-            counts = np.diff(np.append(starts, mean.shape[axis]))
-            mean = np.add.reduceat(mean, starts, axis) / counts.reshape(
-                [-1 if at == axis else 1 for at in range(3)]
-            )
-    return (np.rint(mean) if voxels.dtype.kind in "iu" else mean).astype(voxels.dtype)
 
 
 def _smaller(chunk: Zyx, shape: Zyx) -> Zyx:

@@ -82,9 +82,13 @@ def test_the_voxel_size_is_asked_for_and_slowness_is_said(tmp_path, caplog):
     with pytest.raises(CanvasError, match="planes has no voxel size; give --voxel-um z y x once"):
         Volume.open(folder)
     caplog.clear()
-    open_planes(folder)
-    assert "reading TIFF planes is slow" in caplog.text
-    assert "Volume.create" in caplog.text
+    volume = open_planes(folder)
+    volume.read((0, 0, 0), volume.shape_zyx)
+    assert caplog.text == ""
+    for _ in range(2):
+        volume.read((0, 0, 0), (2, 3, 4))
+    assert caplog.text.count("reading boxes of TIFF planes is slow") == 1
+    assert "canvas-fm convert" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,95 @@
+"""`convert` and `destripe`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from canvas_fm.cli.parser import Parser, Verbs, add_json, add_verb
+
+if TYPE_CHECKING:
+    from canvas_fm.prepare.convert.convert import Conversion
+
+_STRIPES = (
+    "stripes_along",
+    "stripe_sigma",
+    "stripe_level",
+    "stripe_foreground",
+    "foreground_sigma",
+    "wavelet",
+)
+_FLAT = ("flat_field", "flat", "dark", "flat_planes", "flat_degree")
+
+
+def add_verbs(verbs: Verbs) -> None:
+    add_verb(
+        verbs,
+        "convert",
+        run_convert,
+        "write TIFF planes, HDF5, Imaris, CZI, … as OME-Zarr",
+        "Write SRC as OME-Zarr: sharded, with a pyramid, checksums, an intensity window and the sha256 of "
+        "each source file. SRC is a folder of TIFF planes, a TIFF stack (BigTIFF, OME-TIFF, ImageJ), HDF5, "
+        "Imaris, a Zarr store, or with the extra `vendors` CZI, ND2 or LIF; all channels are written. The "
+        "same command again resumes.",
+        fill=_fill_convert,
+    )
+    add_verb(
+        verbs,
+        "destripe",
+        run_destripe,
+        "convert, and remove the light sheet's stripes",
+        "Write SRC as OME-Zarr without the stripes of the light sheet: FFT-wavelet hybrid filter, plane by "
+        "plane. As `convert --destripe`. The same command again resumes.",
+        fill=_fill_destripe,
+    )
+
+
+def _fill_convert(convert: Parser) -> None:
+    _fill(convert, also=("destripe",))
+
+
+def _fill_destripe(destripe: Parser) -> None:
+    _fill(destripe, also=())
+
+
+def _fill(parser: Parser, also: tuple[str, ...]) -> None:
+    from canvas_fm.prepare.options import ConvertOptions
+
+    parser.add_argument("source", metavar="SRC", help="what a microscope or another tool wrote")
+    parser.add_argument("out", metavar="OUT.zarr", help="store to write")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="write nothing: say layout, bytes and minutes, measured on a few planes",
+    )
+    corrections = (*_STRIPES, *_FLAT, "destripe")
+    plain = [name for name in ConvertOptions.model_fields if name not in corrections]
+    parser.add_options("options", ConvertOptions, only=[*plain, *_FLAT, *also, *_STRIPES])
+    add_json(parser)
+
+
+def run_convert(args: argparse.Namespace) -> None:
+    from canvas_fm.prepare.convert.convert import convert
+
+    _run(args, convert, {})
+
+
+def run_destripe(args: argparse.Namespace) -> None:
+    from canvas_fm.prepare.convert.convert import destripe
+
+    _run(args, destripe, {"destripe": True})
+
+
+def _run(args: argparse.Namespace, work: Callable[..., Conversion], extra: dict[str, bool]) -> None:
+    from canvas_fm.cli.output import print_result, say_bad_chunks
+    from canvas_fm.prepare.convert.preview import preview_conversion
+
+    if args.dry_run:
+        print_result(preview_conversion(args.source, args.out, **(args.options.given | extra)), args.json)
+        return
+    done = work(args.source, args.out, **args.options.given)
+    skipped = say_bad_chunks({str(args.source): list(done.bad_chunks)})
+    result = done.as_dict()
+    result.pop("bad_chunks")
+    print_result(result, args.json, bad_chunks=skipped)

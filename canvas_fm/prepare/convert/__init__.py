@@ -1,0 +1,1 @@
+"""Conversion of any image file that is read into OME-Zarr."""

@@ -1,0 +1,155 @@
+"""Any image as a clean OME-Zarr: sharded, with pyramid, window, checksums of its own and of its sources."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from canvas_fm.data.store.checked_store import CheckedStore
+from canvas_fm.data.volume.volume import Volume
+from canvas_fm.errors import CanvasError
+from canvas_fm.files.options import takes
+from canvas_fm.prepare.convert.finish import attributes, finish, is_done
+from canvas_fm.prepare.convert.layout import Layout, plan
+from canvas_fm.prepare.convert.slabs import Slabs, SlabWork, settings_sha256
+from canvas_fm.prepare.cores import usable_cores
+from canvas_fm.prepare.corrections import Correction
+from canvas_fm.prepare.options import ConvertOptions
+from canvas_fm.prepare.sample_planes import corrections_of
+from canvas_fm.prepare.sources.source import Source, open_source
+from canvas_fm.progress import bar
+
+_NOT_DECIDING = {"threads", "memory_gb", "verify", "skip_checksums"}
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What was written: sizes in bytes, planes over all channels, damage that was read as zeros."""
+
+    path: Path
+    channels: tuple[str, ...]
+    shape_zyx: tuple[int, int, int]
+    dtype: str
+    voxel_um: tuple[float, float, float]
+    levels: int
+    planes: int
+    bytes_in: int
+    bytes_out: int
+    seconds: float
+    bad_chunks: tuple[str, ...]
+    verified: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self) | {"path": str(self.path)}
+
+
+@takes(ConvertOptions)
+def convert(
+    source: str | Path, out: str | Path, *, progress: bool | None = None, **options: Any
+) -> Conversion:
+    """Write an image as OME-Zarr; called again after a kill it goes on where it was.
+
+    `source` is a folder of TIFF planes, a TIFF stack (BigTIFF, OME-TIFF, ImageJ), HDF5, Imaris, Zarr, or with
+    the extra `vendors` CZI, ND2 or LIF. All channels become one store (axes c, z, y, x), a lone one a volume
+    (z, y, x). The store takes its name when it is whole; until then the work lies in OUT.unfinished. Memory
+    stays below `memory_gb` whatever the size. An OUT of the same source and options is taken as it is, any
+    other is refused. Raises CanvasError with what to do, DamagedStore naming the file, StorageFull.
+    """
+    began, out, opts = time.perf_counter(), Path(out), ConvertOptions.of(**options)
+    _check_name(out)
+    opened = open_source(source, opts)
+    layout = plan(opened, opts)
+    inputs = _inputs(opened, layout, opts)
+    digest = settings_sha256(inputs)
+    planes = opened.shape_zyx[0] * layout.channels
+    if not is_done(out, digest):
+        corrections = corrections_of(opened, opts)
+        with _slabs(opened, layout, corrections, opts) as slabs, SlabWork(out, inputs) as work:
+            with bar(f"convert {opened.path.name}", planes, unit="planes", show=progress) as advance:
+                done = slabs.run(work, advance)
+            finish(work, opened, layout, done, digest, opts)
+    if opts.verify:
+        verify(out, opened, layout, corrections_of(opened, opts), opts, progress=progress)
+    written = attributes(out) or {}
+    bytes_in = planes * opened.shape_zyx[1] * opened.shape_zyx[2] * opened.dtype.itemsize
+    bytes_out = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    return Conversion(
+        out, tuple(opened.names), opened.shape_zyx, str(opened.dtype), opened.voxel_um, len(layout.levels),
+        planes, bytes_in, bytes_out, time.perf_counter() - began, tuple(written.get("bad_chunks", ())),
+        opts.verify,
+    )  # fmt: skip
+
+
+@takes(ConvertOptions)
+def destripe(
+    source: str | Path, out: str | Path, *, progress: bool | None = None, **options: Any
+) -> Conversion:
+    """Write an image as OME-Zarr without the light sheet's stripes: `convert` with `destripe`."""
+    return convert(source, out, progress=progress, **(options | {"destripe": True}))
+
+
+def verify(
+    out: Path,
+    source: Source,
+    layout: Layout,
+    corrections: Sequence[Correction],
+    options: ConvertOptions,
+    *,
+    progress: bool | None = None,
+) -> None:
+    """Compare every file with its checksum and every voxel with the source's; DamagedStore or CanvasError."""
+    CheckedStore(out).verify_all()
+    with (
+        _slabs(source, layout, corrections, options) as slabs,
+        bar("verify", source.shape_zyx[0] * layout.channels, unit="planes", show=progress) as advance,
+    ):
+        for channel in range(layout.channels):
+            volume = Volume.open(out, c=channel if layout.has_c else None)
+            for start in layout.starts(0):
+                expected = slabs.read(channel, start, min(start + layout.slab, source.shape_zyx[0]))
+                found = volume.read((start, 0, 0), expected.shape)
+                differ = np.flatnonzero((found != expected).any(axis=(1, 2)))
+                if len(differ):
+                    raise CanvasError(
+                        f"{out}: plane {start + int(differ[0])} of channel {channel} is not that of "
+                        f"{source.path}; delete {out} and convert again"
+                    )
+                advance(len(expected))
+
+
+def _slabs(
+    source: Source, layout: Layout, corrections: Sequence[Correction], options: ConvertOptions
+) -> Slabs:
+    return Slabs(
+        source,
+        layout,
+        corrections,
+        labels=options.labels,
+        checksums=not options.skip_checksums,
+        threads=options.threads or usable_cores(),
+        memory_gb=options.memory_gb,
+    )
+
+
+def _check_name(out: Path) -> None:
+    if not out.name.lower().endswith(".zarr"):
+        raise CanvasError(f"{out}: volumes are written as .zarr; give {out.with_suffix('.zarr')}")
+
+
+def _inputs(source: Source, layout: Layout, options: ConvertOptions) -> dict[str, Any]:
+    """All that decides the result; resuming with others is refused."""
+    chosen = json.loads(options.model_dump_json(exclude=_NOT_DECIDING))
+    return {
+        "source": source.path.name,
+        "source files": source.identity(),
+        "voxel_um": list(source.voxel_um),
+        **layout.identity(),
+        **{name: value for name, value in chosen.items() if name not in ("voxel_um", "ome", "levels")},
+    }

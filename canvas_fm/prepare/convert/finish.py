@@ -1,0 +1,108 @@
+"""The end of a conversion: window, sources, manifest, metadata; then the store takes its name."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from canvas_fm.data.store.checked_store import NAMESPACE, write_manifest
+from canvas_fm.data.store.files import volume_name
+from canvas_fm.data.store.ome_metadata import write_channels
+from canvas_fm.data.volume.window import DEFAULT_RULE, find_window
+from canvas_fm.errors import CanvasError
+from canvas_fm.files.atomic import disk_full_is_said, sync_folder
+from canvas_fm.files.resumable import unfinished_folder
+from canvas_fm.prepare.convert.layout import Layout, image_metadata, open_arrays
+from canvas_fm.prepare.convert.slabs import Done, SlabWork, source_list
+from canvas_fm.prepare.options import ConvertOptions
+from canvas_fm.prepare.sources.source import Source
+
+SOURCES = "canvas_fm_sources.json"
+
+
+def attributes(out: Path) -> dict[str, Any] | None:
+    """Our attributes of a store, None where there is none or it is no store of ours."""
+    for name in ("zarr.json", ".zattrs"):
+        try:
+            content = json.loads((out / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        found = content.get("attributes", content) if isinstance(content, dict) else {}
+        ours = found.get(NAMESPACE)
+        return ours if isinstance(ours, dict) else None
+    return None
+
+
+def is_done(out: Path, digest: str) -> bool:
+    """Whether OUT is there from the same inputs; CanvasError where it is anything else."""
+    if not (out.exists() or out.is_symlink()):
+        return False
+    if (attributes(out) or {}).get("inputs_sha256") != digest:
+        raise CanvasError(
+            f"{out} is there already and was made from another source or with other options; give another "
+            "name, or delete it to convert again"
+        )
+    shutil.rmtree(unfinished_folder(out), ignore_errors=True)  # of a kill right after the store took its name
+    return True
+
+
+def finish(
+    work: SlabWork, source: Source, layout: Layout, done: Done, digest: str, options: ConvertOptions
+) -> None:
+    """Window, sources, manifest and metadata; then the store takes its name."""
+    root = work.store
+    windows = _windows(root, layout, source, options)
+    listed = {"source": str(source.path), "files": source_list(source, done.sources)}
+    rules = {"window_rule": None if options.labels else str(DEFAULT_RULE)}
+    ours: dict[str, Any] = {"source": source.path.name, "inputs_sha256": digest, "complete": True, **rules}
+    ours["bad_chunks"] = done.bad_chunks
+    each = [{"marker": m, "window": w} for m, w in zip(source.markers, windows, strict=True)]
+    ours |= {"channels": each} if layout.has_c else each[0]
+    image = image_metadata(layout, volume_name(work.out))
+    if layout.has_c:
+        names = [marker or name for marker, name in zip(source.markers, source.names, strict=True)]
+        image["omero"] = write_channels(names, windows, layout.dtype)
+    pending = {SOURCES: _json(listed)}
+    if layout.ome == "0.5":
+        attributes = {"ome": image, NAMESPACE: ours}
+        group = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
+        pending |= {"zarr.json": _json(group)}
+    else:
+        pending |= {".zgroup": _json({"zarr_format": 2}), ".zattrs": _json({**image, NAMESPACE: ours})}
+    known = {key: (int(size), int(crc)) for key, (size, crc) in done.files.items()}
+    with disk_full_is_said(work.out):
+        write_manifest(root, pending, known)
+        for name, content in pending.items():
+            (root / name).write_bytes(content)
+        root.replace(work.out)
+        sync_folder(work.out.parent)
+    work.remove()
+
+
+def _json(content: dict[str, Any]) -> bytes:
+    return json.dumps(content, indent=2).encode()
+
+
+def _windows(root: Path, layout: Layout, source: Source, options: ConvertOptions) -> list[list[float] | None]:
+    """The intensity window of each channel; None where there is none, as for labels and empty channels."""
+    if options.labels:
+        return [None] * layout.channels
+    array, level = open_arrays(root, layout)[0], layout.levels[0]
+    found: list[list[float] | None] = []
+    for channel in range(layout.channels):
+
+        def read(start: Sequence[int], stop: Sequence[int], channel: int = channel) -> np.ndarray:
+            box: Any = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
+            return np.asarray(array[(channel, *box)] if layout.has_c else array[box])
+
+        try:
+            window = find_window(str(source.path), read, level.shape_zyx, level.chunk_zyx, layout.dtype, 0)
+            found.append(list(window))
+        except CanvasError:
+            found.append(None)
+    return found

@@ -1,0 +1,74 @@
+"""CZI, ND2 and LIF files, read through bioio where it is installed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from canvas_fm.data.zyx import Zyx, ZyxLike, check_voxel_um, whole_zyx
+from canvas_fm.errors import CanvasError, DamagedStore, MissingExtra
+from canvas_fm.prepare.options import ConvertOptions
+from canvas_fm.prepare.sources.voxels import Opened
+
+BIOIO = {".czi": "bioio-czi", ".nd2": "bioio-nd2", ".lif": "bioio-lif"}
+
+
+class BioioChannel:
+    """One channel of an image, decoded plane by plane."""
+
+    bad_chunks: list[str]
+
+    def __init__(self, path: Path, planes: Any) -> None:
+        self.path, self._planes, self.bad_chunks = path, planes, []
+        self.shape_zyx: Zyx = whole_zyx(planes.shape, "shape")
+        self.chunk_zyx: Zyx = (1, *self.shape_zyx[1:])
+        self.dtype = planes.dtype.newbyteorder("=")
+
+    def read(self, origin_zyx: ZyxLike, size_zyx: ZyxLike) -> np.ndarray:
+        origin, size = whole_zyx(origin_zyx, "origin_zyx"), whole_zyx(size_zyx, "size_zyx")
+        box = tuple(slice(a, a + n) for a, n in zip(origin, size, strict=True))
+        try:
+            return np.asarray(self._planes[box].compute(scheduler="synchronous"))
+        except Exception as problem:  # each vendor's reader has its own types
+            cause = f"cannot be decoded ({type(problem).__name__}: {problem})"
+            raise DamagedStore(self.path, "image", f"plane {origin[0]}", cause, "copy it again") from problem
+
+
+def open_bioio(path: Path, options: ConvertOptions) -> Opened:
+    """The channels of one image of the file; MissingExtra where the reader is not installed."""
+    plugin = BIOIO[path.suffix.lower()]
+    try:
+        from bioio import BioImage
+
+        image = BioImage(path)
+    except ImportError as problem:
+        raise MissingExtra(plugin, "vendors", f"reading {path.suffix.lower()} files") from problem
+    except Exception as problem:
+        if "unsupported" in type(problem).__name__.lower():  # bioio is there, the format's reader is not
+            raise MissingExtra(plugin, "vendors", f"reading {path.suffix.lower()} files") from problem
+        raise CanvasError(f"{path} cannot be opened: {type(problem).__name__}: {problem}") from problem
+    _choose_scene(path, image, options.scene)
+    if image.dims.T > 1 and options.t is None:
+        raise CanvasError(
+            f"{path} has {image.dims.T} time points: choose one with --t 0 to {image.dims.T - 1}"
+        )
+    if not 0 <= (options.t or 0) < image.dims.T:
+        raise CanvasError(f"{path} has {image.dims.T} time points: there is no t={options.t}")
+    several = range(image.dims.C)
+    planes = [image.get_image_dask_data("ZYX", T=options.t or 0, C=c) for c in several]
+    names = [str(name) for name in image.channel_names or [f"channel {c}" for c in several]]
+    size = image.physical_pixel_sizes
+    stated = None if None in (size.Z, size.Y, size.X) else check_voxel_um([size.Z, size.Y, size.X])
+    return Opened([BioioChannel(path, part) for part in planes], names, stated)
+
+
+def _choose_scene(path: Path, image: Any, wanted: str | None) -> None:
+    scenes = list(image.scenes)
+    if wanted is None and len(scenes) > 1:
+        raise CanvasError(f"{path} holds the images {', '.join(scenes)}: choose one with --scene")
+    if wanted is not None and wanted not in scenes:
+        raise CanvasError(f"{path} has no image {wanted!r}; it holds {', '.join(scenes)}")
+    if wanted is not None:
+        image.set_scene(wanted)

@@ -1,0 +1,119 @@
+"""What is converted: channels of planes, whatever file they lie in."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from canvas_fm.data.store.address import looks_remote
+from canvas_fm.data.volume.channels import list_channels
+from canvas_fm.data.volume.volume import Volume
+from canvas_fm.data.zyx import Zyx, ZyxUm
+from canvas_fm.errors import CanvasError
+from canvas_fm.prepare.options import ConvertOptions
+from canvas_fm.prepare.sources.bioio_file import BIOIO, open_bioio
+from canvas_fm.prepare.sources.hdf5 import HDF5, open_hdf5
+from canvas_fm.prepare.sources.voxels import Opened, Voxels
+from canvas_fm.shipped import sample_file
+
+
+@dataclass(frozen=True)
+class Source:
+    """Channels of one shape and type with their names, and the files that they lie in."""
+
+    path: Path
+    channels: Sequence[Voxels]
+    names: Sequence[str]
+    markers: Sequence[str | None]
+    voxel_um: ZyxUm
+    files: Sequence[Path]
+
+    @property
+    def shape_zyx(self) -> Zyx:
+        return self.channels[0].shape_zyx
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.channels[0].dtype
+
+    @property
+    def bad_chunks(self) -> list[str]:
+        return [sentence for channel in self.channels for sentence in channel.bad_chunks]
+
+    def key(self, file: Path) -> str:
+        """A file by its name below the source."""
+        return file.relative_to(self.path).as_posix() if file.is_relative_to(self.path) else file.name
+
+    def identity(self) -> str:
+        """A hash of the names, sizes and times of all files: another one where any of them changed."""
+        stamps = []
+        for file in self.files:
+            found = file.stat()
+            stamps.append([self.key(file), found.st_size, found.st_mtime_ns])
+        return hashlib.sha256(json.dumps(stamps).encode()).hexdigest()
+
+
+def open_source(path: str | Path, options: ConvertOptions) -> Source:
+    """The channels to convert; CanvasError for what is no image, and for channels that are not alike."""
+    if looks_remote(str(path)):
+        raise CanvasError(
+            f"{path} is an address; copy it to the disk, remote stores are read by `serve` alone"
+        )
+    path = sample_file(path, "raw.zarr")
+    suffix = path.suffix.lower()
+    if not path.exists():
+        raise CanvasError(f"{path} does not exist")
+    if suffix in (*HDF5, *BIOIO):
+        source = _opened(path, (open_hdf5 if suffix in HDF5 else open_bioio)(path, options), options)
+    else:
+        source = _volumes(path, options)
+    _check_alike(source)
+    return source
+
+
+def _volumes(path: Path, options: ConvertOptions) -> Source:
+    channels = list_channels(path)
+    chosen: Sequence[int | None] = options.c or list(channels) or [None]
+    how: dict[str, Any] = {"voxel_um": options.voxel_um, "t": options.t}
+    how |= {"on_bad_chunk": options.on_bad_chunk, "missing_chunks": options.missing_chunks}
+    volumes = [Volume.open(path, c=c, **how) for c in chosen]
+    names = [(channels.get(c) if c is not None else None) or f"channel {c or 0}" for c in chosen]
+    files = list(dict.fromkeys(file for volume in volumes for file in volume.files))
+    stated = [volume.marker for volume in volumes]
+    return Source(path, volumes, names, _markers(stated, options), volumes[0].voxel_um, files)
+
+
+def _opened(path: Path, opened: Opened, options: ConvertOptions) -> Source:
+    voxel_um = options.voxel_um or opened.voxel_um
+    if voxel_um is None:
+        raise CanvasError(f"{path} has no voxel size; give --voxel-um z y x once (the file states none)")
+    chosen = options.c or range(len(opened.channels))
+    for c in chosen:
+        if not 0 <= c < len(opened.channels):
+            listing = ", ".join(f"{at} ({name})" for at, name in enumerate(opened.names))
+            raise CanvasError(f"{path} holds the channels {listing}: there is no c={c}")
+    channels, names = [opened.channels[c] for c in chosen], [opened.names[c] for c in chosen]
+    return Source(path, channels, names, _markers([None] * len(names), options), voxel_um, [path])
+
+
+def _markers(stated: Sequence[str | None], options: ConvertOptions) -> Sequence[str | None]:
+    if options.marker and len(options.marker) != len(stated):
+        raise CanvasError(
+            f"--marker names {len(options.marker)} markers for {len(stated)} channels; give one for each"
+        )
+    return options.marker or stated
+
+
+def _check_alike(source: Source) -> None:
+    for name, channel in zip(source.names, source.channels, strict=True):
+        if (channel.shape_zyx, channel.dtype) != (source.shape_zyx, source.dtype):
+            raise CanvasError(
+                f"{source.path}: {name} has shape {channel.shape_zyx}, {channel.dtype}; {source.names[0]} "
+                f"has {source.shape_zyx}, {source.dtype}: convert them one by one with --c"
+            )

@@ -1,0 +1,39 @@
+"""What every kind of file is opened as: channels with their names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+
+from canvas_fm.data.zyx import Zyx, ZyxLike, ZyxUm
+
+
+@runtime_checkable
+class Voxels(Protocol):
+    """One channel: `chunk_zyx` is what decodes as one piece; read from several threads."""
+
+    @property
+    def shape_zyx(self) -> Zyx: ...
+
+    @property
+    def chunk_zyx(self) -> Zyx: ...
+
+    @property
+    def dtype(self) -> np.dtype: ...
+
+    @property
+    def bad_chunks(self) -> list[str]: ...
+
+    def read(self, origin_zyx: ZyxLike, size_zyx: ZyxLike) -> np.ndarray:
+        """A box that lies inside."""
+        ...
+
+
+class Opened(NamedTuple):
+    """The channels of a file with their names, and the voxel size where it is stated."""
+
+    channels: Sequence[Voxels]
+    names: Sequence[str]
+    voxel_um: ZyxUm | None

@@ -1,0 +1,53 @@
+"""A conversion that is killed again and again ends with the bytes of one that was left alone."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import canvas_fm as cf
+from canvas_fm.errors import CanvasError
+from tests.prepare.planes import UM, bytes_of, voxels, write_planes
+
+ROOT = Path(__file__).parents[3]
+CHILD = Path(__file__).with_name("kill_child.py")
+
+
+def run(source, out, dies_at):
+    words = [sys.executable, str(CHILD), str(source), str(out), str(dies_at)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(words, env=environment, check=False, timeout=120, capture_output=True, text=True)
+
+
+def test_killed_at_several_files_it_goes_on_to_the_same_bytes(tmp_path):
+    source = write_planes(tmp_path / "planes", voxels())
+    (tmp_path / "killed").mkdir()
+    kills = 0
+    for dies_at in (1, 5, 20, 41, 80, 90, 10**9):
+        done = run(source, tmp_path / "killed/a.zarr", dies_at)
+        assert done.returncode in (0, 9), done.stderr
+        if done.returncode == 0:
+            break
+        kills += 1
+        assert not (tmp_path / "killed/a.zarr").exists()
+        with pytest.raises(CanvasError):
+            cf.Volume.open(tmp_path / "killed/a.zarr.unfinished/store")
+    assert kills >= 3
+    (tmp_path / "alone").mkdir()
+    assert run(source, tmp_path / "alone/a.zarr", 10**9).returncode == 0
+    assert bytes_of(tmp_path / "killed/a.zarr") == bytes_of(tmp_path / "alone/a.zarr")
+    assert [path.name for path in (tmp_path / "killed").iterdir()] == ["a.zarr"]
+
+
+def test_other_options_do_not_resume(tmp_path):
+    source = write_planes(tmp_path / "planes", voxels())
+    assert run(source, tmp_path / "a.zarr", 30).returncode == 9
+    with pytest.raises(CanvasError, match=r"was made from other inputs: voxel_um .was \[2.0, 2.0, 2.0\]"):
+        cf.convert(source, tmp_path / "a.zarr", voxel_um=(*UM[:2], 3.0), chunk_zyx=(8, 32, 32), levels=5)
+    (source / "plane_0001.tif").touch()
+    with pytest.raises(CanvasError, match="was made from other inputs: source files"):
+        cf.convert(source, tmp_path / "a.zarr", voxel_um=UM, chunk_zyx=(8, 32, 32), levels=5)
