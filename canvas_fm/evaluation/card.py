@@ -272,7 +272,7 @@ def _refiner_facts(config: Mapping[str, Any]) -> dict[str, str]:
         told = [f"{name} {_plain(value)}" for name, value in provenance["settings"].items()]
         how = ", ".join(["heat"] * (block["name"] == "heat") + told)
         size = block["stop"] - block["start"]
-        # The candidates' own score has no sha256: its column is named.
+        # The candidate score has no sha256: its column is named.
         said = [f"`{provenance['sha256'][:12]}…`"] * bool(provenance["sha256"]) + [how] * bool(how)
         features.append(f"{size} of {provenance['name']}" + (f" ({'; '.join(said)})" if said else ""))
     facts = {"features": ", ".join(features)}

@@ -46,7 +46,7 @@ class HostedRefiner:
     ) -> HostedRefiner:
         """Opened; CanvasError where its models are neither among those that are served nor shipped.
 
-        And for a refiner that looks at the candidates' own score: requests have points or crops, no scores.
+        And for a refiner that uses the candidate score: requests have points or crops, no scores.
         """
         from canvas_fm.heads.features.feature_set import CANDIDATE_SCORE
         from canvas_fm.heads.refine.apply import extractor_of
@@ -55,7 +55,7 @@ class HostedRefiner:
         refiner = Refiner.load(settings.refiners[name])
         if CANDIDATE_SCORE in refiner.columns_.sizes:
             raise CanvasError(
-                f"the refiner {name} cannot be served: it also looks at the candidates' own score, which "
+                f"the refiner {name} cannot be served: it uses the candidate score, which "
                 "requests do not carry; use `canvas-fm refine apply`, or serve one fitted without "
                 "--candidate-score"
             )

@@ -101,10 +101,10 @@ def test_a_report_of_an_encoder_beside_baselines(brains, model, tmp_path, result
     ]
     words += ["random", "--seeds", 1, "--curve", 20, "--features", tmp_path / "kept"]
     found = result(*report(brains, tmp_path / "report", *words))
-    assert list(found["methods"]) == ["own score", "PCA-64", "random encoder", "mae"]
+    assert list(found["methods"]) == ["candidate score", "PCA-64", "random encoder", "mae"]
     assert found["methods"]["mae"]["pooled"]["auc"]["mean"] > 0.8
     whole = {name: speed["whole"] for name, speed in found["speed"].items()}
-    assert whole == dict.fromkeys(found["methods"], True) | {"own score": False}
+    assert whole == dict.fromkeys(found["methods"], True) | {"candidate score": False}
     assert {path.name for path in (tmp_path / "report").iterdir()} == {
         "report.json",
         "report.md",
@@ -159,7 +159,7 @@ def test_what_is_gained_over_the_candidates_and_the_same_again(brains, tmp_path,
     found = result(*words)
     assert set(found["own_thresholds"].values()) == {0.5}
     gained = found["gains"]["pooled"]
-    assert gained["over"] == "as they came"
+    assert gained["over"] == "unrefined candidates"
     counts = found["unrefined"].values()
     tp, fp, fn = (sum(one[name] for one in counts) for name in ("tp", "fp", "fn"))
     assert gained["before"] == pytest.approx(2 * tp / (2 * tp + fp + fn))

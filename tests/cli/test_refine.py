@@ -96,7 +96,7 @@ def test_the_own_score_beside_the_features(folder, model, result, refusal, wrong
     assert "give that flag too" in wrong(*words, "--score-column", "heat")
     own = ["--candidate-score", "--score-column", "heat"]
     assert "give one of the two" in wrong(*words, *own, "--unfreeze", 1)
-    assert "level of the candidates' own score" in refusal(*words, *own, "--correction", "centre")
+    assert "level of the candidate score" in refusal(*words, *own, "--correction", "centre")
     assert not (tmp_path / "refiner").exists()
     report = result(*words, *own)
     assert report["columns"] == {"mae": 24, "score": 1}
@@ -114,7 +114,7 @@ def test_the_own_score_beside_the_features(folder, model, result, refusal, wrong
     apply += ["--out", tmp_path / "cells.csv", "--device", "cpu"]
     assert result(*apply)["cells"] == 30
     apply[4] = folder / "c.csv"
-    assert "own score, column 'heat'; these have label, region" in refusal(*apply)
+    assert "candidate score, column 'heat'; these have label, region" in refusal(*apply)
 
 
 def test_the_heat_and_other_contrasts(folder, model, result, refusal, wrong, tmp_path):
@@ -127,7 +127,7 @@ def test_the_heat_and_other_contrasts(folder, model, result, refusal, wrong, tmp
     assert "--augment-contrast goes with the encoder" in wrong(
         *words, "--augment-contrast", 2, "--unfreeze", 1
     )
-    assert "level of the detector's heat" in refusal(*words, "--detector-score", "--correction", "centre")
+    assert "level of the detector score" in refusal(*words, "--detector-score", "--correction", "centre")
     report = result(*words, "--detector-score", "--augment-contrast", 0.5, 2)
     assert report["columns"]["heat"] == 1
     assert report["contrasts"] == [1.0, 0.5, 2.0]
@@ -190,9 +190,9 @@ def test_labels_by_the_truth_show_the_ceiling(folder, model, run, tmp_path):
     )  # fmt: skip
     assert code == 0, err
     lines = dict(line.split(maxsplit=1) for line in out.splitlines())
-    assert "ceiling 1.000" in lines["a"]
+    assert "best possible 1.000" in lines["a"]
     recall = 30 / 40
-    assert f"ceiling {2 * recall / (1 + recall):.3f}" in lines["b"]
+    assert f"best possible {2 * recall / (1 + recall):.3f}" in lines["b"]
     report = json.loads((tmp_path / "refiner" / "report.json").read_text())
     assert report["brains"]["b"]["missed"] == 10
 

@@ -59,7 +59,7 @@ def test_evaluate_for_people_marks_the_tuned_threshold(files, run):
     assert lines["TP, FP, FN"] == "8, 2, 2"
     assert lines["F1"].startswith("0.800   ")
     assert lines["predictions"] == "10, within 6 voxels, as for cFos"
-    assert lines["best F1"].endswith("tuned on the answers: no result")
+    assert lines["best F1"].endswith("chosen on the truth: an upper bound")
     assert lines["intervals"] == "95 %, bootstrap over cells"
 
 

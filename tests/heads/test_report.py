@@ -206,12 +206,12 @@ def test_the_gallery_shows_what_it_names(found, task):
     p = found.p_cell["good"]
     known = np.isfinite(p)
     assert rows["most certain cells"][0].p == np.nanmax(p)
-    assert rows["most certain others"][0].p == np.nanmin(p)
-    wrong = rows["cells thought none"]
+    assert rows["most certain non-cells"][0].p == np.nanmin(p)
+    wrong = rows["false negatives"]
     assert wrong
     assert all(one.is_cell and one.p < 0.5 for one in wrong)
     assert wrong[0].p == p[known & task.is_cell].min()
-    assert all(not one.is_cell and one.p >= 0.5 for one in rows["others thought cells"])
+    assert all(not one.is_cell and one.p >= 0.5 for one in rows["false positives"])
     every = [one.row for some in rows.values() for one in some]
     assert len(every) == len(set(every))
 

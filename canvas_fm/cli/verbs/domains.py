@@ -12,12 +12,12 @@ def add_verbs(verbs: Verbs) -> None:
         verbs,
         "domains",
         run_domains,
-        "how detectors do on many brains that they did not see",
+        "score detectors on many held-out brains",
         "Score detectors at their fixed thresholds on labelled volumes that they were not trained on and on "
-        "randomised phantoms: the mean and the worst decile of F1, with intervals, beside the threshold that "
-        "the answers would choose and a Laplacian of a Gaussian over the median. With --train a recipe is "
+        "randomised phantoms: the mean and the worst decile of F1, with intervals, next to the best "
+        "threshold and a Laplacian of a Gaussian over the median. With --train a recipe is "
         "trained first, once for each fold and seed. OUT then holds domains.json, domains.md, domains.png, "
-        "runs/ and curves/; the same command after a kill goes on.",
+        "runs/ and curves/; the same command after a kill resumes.",
         fill=_fill_domains,
         check=_domains_faults,
     )

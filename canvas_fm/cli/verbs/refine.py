@@ -185,7 +185,7 @@ def _for_people(report: dict[str, Any]) -> dict[str, Any]:
         f"{report['skipped']} skipped",
         "columns": report["columns_used"],
         "threshold": report["threshold"],
-        "left out": f"each {figures['split']} once, in {figures['folds']} folds",
+        "cross-validated": f"each {figures['split']} held out once, in {figures['folds']} folds",
     }
     for name, of in {"all": pooled, **figures["brains"]}.items():
         lines[name] = _in_words(of)
@@ -198,7 +198,7 @@ def _for_people(report: dict[str, Any]) -> dict[str, Any]:
 
 def _in_words(of: dict[str, Any]) -> str:
     ranking = "undefined" if of["auc"] is None else f"{of['auc']:.3f}"
-    above = "recall unknown" if of["f1_ceiling"] is None else f"ceiling {of['f1_ceiling']:.3f}"
+    above = "recall unknown" if of["f1_ceiling"] is None else f"best possible {of['f1_ceiling']:.3f}"
     return (
         f"F1 {of['f1']:.3f} ({above}; every candidate kept {of['f1_unrefined']:.3f}), AUC {ranking}, "
         f"calibration error {of['calibration_error']:.3f}"

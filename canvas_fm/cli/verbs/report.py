@@ -49,13 +49,15 @@ def _fill_report(report: Parser) -> None:
         help="column of the candidates: 1 a cell, 0 none, -1 skipped; default: by matching them to --truth",
     )
     report.add_argument(
-        "--score-column", metavar="COLUMN", help="the candidates' own score; default score, p_cell, log_score"
+        "--score-column",
+        metavar="COLUMN",
+        help="column of the candidate score; default score, p_cell, log_score",
     )
     report.add_argument(
         "--candidate-threshold",
         type=float,
         metavar="T",
-        help="own score from which on candidates are cells before any judge, to show the gain; default: the "
+        help="fixed threshold of the candidate score, for the unrefined candidates; default: the "
         "operating threshold of --detector where they are its, else all are",
     )
     report.add_argument(
@@ -146,7 +148,10 @@ def _for_people(result: dict[str, Any], out: str) -> dict[str, Any]:
         pooled = by_volume["pooled"]
         area = "–" if pooled["auc"] is None else f"{pooled['auc']['mean']:.3f}"
         speed = result["speed"][name]["cells_per_s"]
-        lines[name] = f"F1 {pooled['f1']['mean']:.3f} of {pooled['ceiling']:.3f}, AUC {area}, {speed:,.0f}/s"
+        lines[name] = (
+            f"F1 {pooled['f1']['mean']:.3f} (best possible {pooled['ceiling']:.3f}), "
+            f"AUC {area}, {speed:,.0f}/s"
+        )
     if result["notes"]:
         lines["notes"] = "; ".join(result["notes"])
     return lines

@@ -182,13 +182,13 @@ def _for_people(score: Score) -> str:
         rows.append((f"F1 at {score.in_um[0]:g} µm", f"{score.in_um[1].f1:.3f}"))
     if score.chance is not None:
         text = f"{score.chance.f1:.3f}   {score.chance.predictions:,} random points in {score.chance.region}"
-        rows.append(("F1 of chance", text))
+        rows.append(("F1 at chance", text))
     if score.curve is not None and score.average_precision is not None:
         rows.append(("average precision", f"{score.average_precision:.3f}"))
         if score.curve.best is not None:
             threshold, f1 = score.curve.best
             rows.append(
-                ("best F1", f"{f1:.3f}   at threshold {threshold:g}, tuned on the answers: no result")
+                ("best F1", f"{f1:.3f}   at threshold {threshold:g}, chosen on the truth: an upper bound")
             )
     if score.mean_distance is not None:
         unit = "µm" if score.tolerance.unit == "um" else "voxels"

@@ -25,9 +25,9 @@ _FEWEST_PLANES = 5
 _GREYS = (1, 99.7)  # percentiles of the panel that become black and white: slabs differ in background
 # Shape as well as colour, and colours that stay apart for every kind of colour vision.
 _MARKS = {
-    "found": ("o", "#56d4ff", "found (circle, at the true cell)"),
-    "missed": ("s", "#ffb000", "missed (square, at the true cell)"),
-    "false": ("x", "#ff5fb4", "false (cross, at the prediction)"),
+    "true positives": ("o", "#56d4ff", "true positive (circle, at the true cell)"),
+    "false negatives": ("s", "#ffb000", "false negative (square, at the true cell)"),
+    "false positives": ("x", "#ff5fb4", "false positive (cross, at the prediction)"),
 }
 
 
@@ -45,9 +45,9 @@ def score_figure(score: Score, volume: Volume, path: Path | str, *, title: str =
     most 600 voxels wide, around the densest place. Dashed lines are the boxes that were scored.
     """
     kinds = {
-        "found": score.truth.zyx[score.found],
-        "missed": score.truth.zyx[score.missed],
-        "false": score.points.zyx[score.false],
+        "true positives": score.truth.zyx[score.found],
+        "false negatives": score.truth.zyx[score.missed],
+        "false positives": score.points.zyx[score.false],
     }
     slabs = list(_slabs(score, np.concatenate(list(kinds.values())), volume.shape_zyx))
     high, wide = slabs[0].size[1:]

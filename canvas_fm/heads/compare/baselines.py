@@ -29,7 +29,7 @@ _PCA_CROPS = 2000
 class OwnScore:
     """Candidate score as a probability, by a rising logistic curve."""
 
-    name, seeded = "own score", False
+    name, seeded = "candidate score", False
 
     def identity(self, fold: str) -> Mapping[str, Any]:
         return {"method": self.name}

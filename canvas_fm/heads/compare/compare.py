@@ -84,7 +84,7 @@ def compare(
     `folds` names the volumes that are held out together, by default each by itself. `counts` are the numbers
     of labels of the curve (none: no curve), whose draws are the same for every method; `curve_of` are the
     methods in it, by default all. A method whose fit does not hang on the seed is fitted once on all labels.
-    `own_thresholds` is the own score from which on a volume's candidates are cells before any judge (all are
+    `own_thresholds` is the fixed threshold of a volume's candidate score without a method (all are cells
     where none is given). With the folder `keep` every finished fit lies there, and is not made again.
 
     Raises CanvasError for names twice, folds that leave nothing to learn from, and one class only.

@@ -15,7 +15,7 @@ from canvas_fm.heads.compare.result import RegionCounts, Result
 from canvas_fm.heads.labels.candidates import SKIP
 
 POOLED = "pooled"
-OWN, CAME = "own score", "as they came"
+OWN, CAME = "candidate score", "unrefined candidates"
 FIGURES = ("auc", "auc_overlap", "f1", "f1_tuned", "precision", "recall", "calibration_error")
 
 
@@ -94,8 +94,8 @@ class Gains(NamedTuple):
 def gains(comparison: Comparison, volume: str) -> Gains:
     """F1 before and after each method, on a volume or all pooled.
 
-    Gained is over the candidates from their detector's own threshold on where that is known for all volumes,
-    else over their own score at the threshold carried from the training volumes, else over all of them.
+    The reference is the candidates at their detector's recorded threshold where it is known for all volumes,
+    else the candidate score at the fixed threshold of the training volumes, else all candidates.
     """
     names = comparison.volumes if volume == POOLED else [volume]
     before = pooled(comparison.unrefined[name] for name in names).f1 or 0.0

@@ -33,13 +33,15 @@ def candidate_scores(brains: Sequence[Candidates]) -> tuple[list[Float32[np.ndar
             column_names = column or ", ".join(SCORE_COLUMNS)
             raise BadInput(
                 f"{brain.name}: its candidates have no column {column_names}, they have "
-                f"{_has(brain.points)}; name the one of their own score with --score-column, "
+                f"{_has(brain.points)}; name the score's with --score-column, "
                 "or leave --candidate-score out"
             )
         columns[brain.name] = column
     if len(set(columns.values())) > 1:
         listing = ", ".join(f"{name} {column!r}" for name, column in columns.items())
-        raise BadInput(f"the own score lies in different columns ({listing}); name one with --score-column")
+        raise BadInput(
+            f"the candidate score is in different columns ({listing}); name one with --score-column"
+        )
     column = next(iter(columns.values()))
     scores = [_logarithm(brain.points, column, f"{brain.name}: ") for brain in brains]
     makers = {_maker(brain.points) for brain in brains}
@@ -56,7 +58,7 @@ def recorded_score(points: Points, provenance: Provenance) -> Float32[np.ndarray
     column, made_by = provenance.settings["column"], provenance.settings["made_by"]
     if column not in points.columns:
         raise BadInput(
-            f"this refiner also looks at the candidates' own score, column {column!r}; these have "
+            f"this refiner uses the candidate score, column {column!r}; these have "
             f"{_has(points)}: give candidates with the score of the detector that it was fitted on, "
             "or take a refiner that was fitted without --candidate-score"
         )
@@ -88,8 +90,8 @@ def _logarithm(points: Points, column: str, whose: str) -> Float32[np.ndarray, "
     if odd.any():
         row = int(np.argmax(odd))
         raise BadInput(
-            f"{whose}the own score, column {column!r}, is {scores[row]:g} in row {row + 1}; it is looked at "
-            "by its logarithm: give scores that are finite and not below 0"
+            f"{whose}the candidate score, column {column!r}, is {scores[row]:g} in row {row + 1}; its "
+            "logarithm is a feature: give scores that are finite and not below 0"
         )
     return np.log(np.maximum(scores, FLOOR)).astype(np.float32)[:, None]
 

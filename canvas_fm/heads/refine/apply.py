@@ -55,7 +55,7 @@ def refine(
     Models that are not given are looked for among the shipped ones, by the sha256 that the refiner recorded.
     With `out` (.csv, .parquet) the rows are written; the same call again goes on where it stopped, or takes a
     finished file of the same inputs as it is. Memory grows by the file's rows, not by their features.
-    Duplicates are warned about and kept. A refiner that also looks at the candidates' own score takes it from
+    Duplicates are warned about and kept. A refiner that uses the candidate score takes it from
     the column of the name that it was fitted with.
 
     Raises ModelMismatch for another encoder, detector or voxel size, CanvasError for points outside the

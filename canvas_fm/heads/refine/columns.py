@@ -14,8 +14,8 @@ from canvas_fm.heads.features.feature_set import DETECTOR_LOGIT, UNPENALISED, Mo
 
 CONCAT = "concat"
 REDUCTIONS = ("columns", "pca")
-# What a loud column (the detector's heat, the own score) is multiplied with beside others of unit deviation:
-# a penalty on the weights then hardly touches it. Among hundreds of columns it would be lost with few labels.
+# Factor of an unpenalised column (detector score, candidate score) among columns of unit deviation: a penalty
+# on the weights then hardly touches it. Among hundreds of columns it would be lost with few labels.
 UNPENALISED_SCALE = 30.0
 
 
@@ -23,8 +23,7 @@ UNPENALISED_SCALE = 30.0
 class Columns:
     """The used blocks, concatenated in order, and the reduction of the cut block.
 
-    The loud blocks (the detector's heat, the candidates' own score), where there are such, stand beside every
-    variant and are never cut.
+    Unpenalised blocks (detector score, candidate score) are added to every variant and are never cut.
     Of the `cut` block the first round(ratio · d) columns are kept (section 5 of the CANVAS paper calls the
     ratio a contribution: 154 of 384 at 0.4), or as many principal components of it.
     """
@@ -64,17 +63,16 @@ class Columns:
         return cls(sizes, cut, n_components, reduce)
 
     def check_correction(self, correction: str) -> None:
-        """Raise BadInput for a correction of every brain where a loud block is looked at.
+        """Raise BadInput for a correction of every brain where an unpenalised block is used.
 
         It would take away the block's level, for which it is there, and whitening would mix it into the rest.
         """
         unpenalised = [name for name in self.sizes if name in UNPENALISED]
         if unpenalised and correction != "none":
-            heat = unpenalised[0] == DETECTOR_LOGIT
+            name = "detector score" if unpenalised[0] == DETECTOR_LOGIT else "candidate score"
             raise BadInput(
                 f"correction is {correction!r}, which would take the level of "
-                f"{'the detector' if heat else 'the candidates'}'{'s heat' if heat else ' own score'} away; "
-                f"fit without the correction, or without the {'heat' if heat else 'own score'}"
+                f"the {name} away; fit without the correction, or without the {name}"
             )
 
     @property

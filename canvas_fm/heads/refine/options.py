@@ -35,17 +35,17 @@ class FitOptions(Options):
     correction: Correction = Field("none", description="of every brain by its own candidates")
     candidate_score: bool = Field(
         False,
-        description="look at the candidates' own score too, beside any variant; good where its level carries "
-        "from brain to brain (one marker, one detector), harmful where it does not. Candidates to be refined "
-        "then need that column",
+        description="use the candidate score as a further feature of any variant; good where its level "
+        "carries from brain to brain (one marker, one detector), harmful where it does not. "
+        "Candidates to be refined then need that column",
     )
     score_column: Annotated[str | None, Flag("COLUMN")] = Field(
-        None, description="the score that --candidate-score looks at; default score, p_cell, log_score"
+        None, description="column of the candidate score; default score, p_cell, log_score"
     )
     detector_score: bool = Field(
         False,
-        description="with --detector: look at its own score at each candidate too, beside any variant; what "
-        "tells most where the detector is a good one, and candidates need z, y, x alone",
+        description="with --detector: use its score at each candidate as a further feature of any variant; "
+        "what tells most where the detector is a good one, and candidates need z, y, x alone",
     )
     augment_contrast: tuple[Size, ...] = Field(
         (),

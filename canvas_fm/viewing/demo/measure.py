@@ -91,7 +91,7 @@ def separability(train: Cells, test: Cells, encoder: Encoder) -> list[Interval]:
         "pretrained encoder": learned,
         f"the same, untrained (mean of {_RANDOM_ENCODERS} seeds)": accuracy(untrained),
         "64 principal components of the crop": accuracy([raw_pca(train.crops, test.crops)]),
-        "brightness: mean, spread, median, maximum": accuracy(
+        "brightness: mean, standard deviation, median, maximum": accuracy(
             [(brightness_features(train.crops), brightness_features(test.crops))]
         ),
     }

@@ -46,7 +46,7 @@ def precision_recall_figure(comparison: Comparison, path: Path) -> None:
                 ax.plot(curve.recall[at], curve.precision[at], "o", ms=5, color=f"C{number % 10}")
         ax.axvline(max_recall, color="0.6", lw=0.8, ls=":")
         ax.set(xlim=(0, 1.02), ylim=(0, 1.02), title=volume, xlabel="recall", ylabel="precision")
-    _finish(figure, path, "dots: carried threshold; dotted: recall of the candidates")
+    _finish(figure, path, "dots: fixed threshold; dotted: recall of the candidates")
 
 
 def reliability_figure(comparison: Comparison, path: Path) -> None:
@@ -64,10 +64,10 @@ def reliability_figure(comparison: Comparison, path: Path) -> None:
             xlim=(-0.02, 1.02),
             ylim=(-0.02, 1.02),
             title=volume,
-            xlabel="P(cell) said",
-            ylabel="share of cells seen",
+            xlabel="predicted probability P(cell)",
+            ylabel="observed frequency of cells",
         )
-    _finish(figure, path, "above the diagonal: more cells than was said")
+    _finish(figure, path, "above the diagonal: more cells than predicted")
 
 
 def labels_figure(comparison: Comparison, path: Path) -> bool:
@@ -80,7 +80,7 @@ def labels_figure(comparison: Comparison, path: Path) -> bool:
         for number, method in enumerate(comparison.methods):
             if method in every:
                 _labels(ax, every[method], method, number)
-        ylabel = "F1, carried threshold" if name == "f1" else "AUC"
+        ylabel = "F1, fixed threshold" if name == "f1" else "AUC"
         ax.set(xscale="log", xlabel="labels", ylabel=ylabel, title=f"{ylabel}, held-out volumes")
         counts = sorted({n for curve in every.values() for n in curve.values})
         ax.set_xticks(counts, [f"{n:,}" for n in counts], fontsize=8, rotation=30)
@@ -101,7 +101,7 @@ class Shown(NamedTuple):
 def gallery_rows(comparison: Comparison, method: str) -> dict[str, list[Shown]]:
     """Candidates for the gallery: sure cells, sure non-cells, least certain ones, errors.
 
-    The worst mistakes are first cells that were thought none, then others that were thought cells. No two
+    The worst errors are first false negatives, then false positives. No two
     lists name one row.
     """
     task, p = comparison.task, comparison.p_cell[method]
@@ -112,11 +112,11 @@ def gallery_rows(comparison: Comparison, method: str) -> dict[str, list[Shown]]:
     wrong_cell = known[is_cell & (p[known] < limit)]
     wrong_other = known[~is_cell & (p[known] >= limit)]
     picks = {
-        "cells thought none": wrong_cell[np.argsort(p[wrong_cell], kind="stable")],
-        "others thought cells": wrong_other[np.argsort(-p[wrong_other], kind="stable")],
-        "most doubtful": known[np.argsort(np.abs(p[known] - limit), kind="stable")],
+        "false negatives": wrong_cell[np.argsort(p[wrong_cell], kind="stable")],
+        "false positives": wrong_other[np.argsort(-p[wrong_other], kind="stable")],
+        "least certain": known[np.argsort(np.abs(p[known] - limit), kind="stable")],
         "most certain cells": rising[::-1],
-        "most certain others": rising,
+        "most certain non-cells": rising,
     }
     taken: set[int] = set()
     rows = {}
@@ -126,7 +126,7 @@ def gallery_rows(comparison: Comparison, method: str) -> dict[str, list[Shown]]:
         rows[title] = [
             Shown(row, float(p[row]), bool(task.label[row] == CELL), str(task.group[row])) for row in chosen
         ]
-    order = ("most certain cells", "most certain others", "most doubtful", *list(picks)[:2])
+    order = ("most certain cells", "most certain non-cells", "least certain", *list(picks)[:2])
     return {title: rows[title] for title in order}
 
 

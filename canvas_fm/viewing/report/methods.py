@@ -59,7 +59,7 @@ class Methods:
     def named(self, name: str) -> list[Method]:
         """The methods behind one of METHODS: `encoder` stands for each block and both together.
 
-        With `own_score` of the settings the last of these stands there once more, beside the own score.
+        With `own_score` of the settings the last of these stands there once more, with the candidate score.
         """
         simple: dict[str, Callable[[], Method]] = {
             "score": OwnScore,
@@ -82,14 +82,15 @@ class Methods:
         settings = self._settings
         if settings.detector_score and ("encoder" not in names or not self._detectors):
             raise CanvasError(
-                "the heat is a detector's, beside features: give --detector, and encoder as method"
+                "the detector score is a feature next to others: give --detector, and encoder as method"
             )
         if settings.candidate_score:
             self._check_score(names)
         if (settings.candidate_score or settings.detector_score) and (how := settings.correction) != "none":
             raise CanvasError(
                 f"the correction {how} would take the level of the "
-                f"{'heat' if settings.detector_score else 'own score'} away; leave one of the two out"
+                f"{'detector score' if settings.detector_score else 'candidate score'} away; "
+                "leave one of the two out"
             )
         if other_contrasts(settings.augment_contrast) and not {"encoder", "random"} & set(names):
             raise CanvasError(
@@ -169,18 +170,20 @@ class Methods:
         )
 
     def _louder(self) -> list[Method]:
-        """The heat by itself and beside each kind of features, and the own score beside the widest."""
+        """The detector score alone and with each kind of features; the candidate score with all of them."""
         methods: list[Method] = []
         by_fold = self.extractors
         if self._settings.detector_score:
-            methods.append(self._method("detector's heat", by_fold, DETECTOR_LOGIT, loud=[DETECTOR_LOGIT]))
+            methods.append(self._method("detector score", by_fold, DETECTOR_LOGIT, loud=[DETECTOR_LOGIT]))
             methods += [
-                self._method(f"{variant} + heat", by_fold, variant, loud=[DETECTOR_LOGIT])
+                self._method(f"{variant} + detector score", by_fold, variant, loud=[DETECTOR_LOGIT])
                 for variant in self._variants
             ]
         if self._settings.candidate_score:
             loud = [DETECTOR_LOGIT] * self._settings.detector_score + [CANDIDATE_SCORE]
-            widest = " + ".join([self._variants[-1], *["heat"] * self._settings.detector_score, "own score"])
+            widest = " + ".join(
+                [self._variants[-1], *["detector score"] * self._settings.detector_score, "candidate score"]
+            )
             methods.append(self._method(widest, by_fold, self._variants[-1], loud=loud))
         return methods
 
@@ -192,7 +195,9 @@ class Methods:
         """Raise CanvasError for a candidate score that is missing or that no method uses."""
         self._score()
         if "encoder" not in names or not self._variants:
-            raise CanvasError("the own score is looked at beside features: give --encoder or --detector too")
+            raise CanvasError(
+                "the candidate score is a feature next to others: give --encoder or --detector too"
+            )
 
     def _finetuned(self, variant: str) -> FinetunedEncoder:
         """The method with the encoder's last blocks fine-tuned, without unpenalised blocks."""

@@ -35,7 +35,7 @@ class ReportOptions(DetectorRun):
     )
     candidate_score: bool = Field(
         False,
-        description="also compare the features beside the candidates' own score, as `refine fit "
+        description="also compare the features with the candidate score, as `refine fit "
         "--candidate-score` does",
     )
     augment_contrast: tuple[Size, ...] = Field(

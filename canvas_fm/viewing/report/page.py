@@ -10,19 +10,19 @@ from canvas_fm.evaluation.html import png_data, render
 from canvas_fm.viewing.report.tables import Table
 
 NOTE = (
-    "F1, precision and recall: cells kept at one threshold, which was chosen on the training volumes and "
-    "carried to the held-out one, matched one to one to all true cells; true cells without a candidate count "
-    "as missed, so no judge can pass the ceiling 2R / (1 + R). Tuned F1 takes the best threshold on the "
-    "answers: an upper bound, no result. AUC, overlap: only candidates whose own score lies where those of "
-    "cells and of others overlap (from the lowest 1 % of cells to the top 1 % of others). ECE: expected "
-    "calibration error. Small or in brackets: 95 % over seeds where there are several, else over cells (F1 "
-    "of one volume only)."
+    "All figures are cross-validated over volumes. F1, precision and recall: at one fixed threshold, "
+    "chosen on the training volumes, by one-to-one matching with all true cells. True cells without a "
+    "candidate are false negatives, so the best possible F1 at recall R is 2R / (1 + R). F1 at its best "
+    "threshold is chosen on the held-out volume itself: an upper bound. AUC, overlap: only candidates "
+    "whose score lies where those of cells and non-cells overlap (from the lowest 1 % of cells to the top "
+    "1 % of non-cells). ECE: expected calibration error. Small or in brackets: 95 % interval, over seeds "
+    "where there are several, else over cells (F1 of one volume only)."
 )
 PICTURES = {
     "precision_recall": ("Precision and recall", "Precision against recall for each held-out volume"),
-    "reliability": ("Reliability", "Share of cells against the probability that was said"),
+    "reliability": ("Reliability", "Observed frequency of cells against the predicted probability"),
     "labels": ("Labels", "F1 and AUC against the number of labels"),
-    "gallery": ("Gallery", "Crops: most certain cells and others, most doubtful, worst mistakes"),
+    "gallery": ("Gallery", "Crops: most certain cells and non-cells, least certain candidates, worst errors"),
 }
 
 

@@ -55,7 +55,7 @@ def report(
     `background` are the second channels of detectors that take one, one a volume. `folds`
     name the volumes held out together, by default each by itself; `encoders` and `detectors` are one for all
     folds, or one a fold in their order, trained without its volumes. `methods` are among METHODS, by default
-    all but `finetune` that what is given allows. `candidate_threshold` is the own score from which on
+    all but `finetune` that what is given allows. `candidate_threshold` is the candidate score from which on
     candidates count as cells before any judge; by default the operating threshold of the fold's detector
     where they are its, else all of them count. One volume is divided by its boxes, and the report says so.
 

@@ -45,7 +45,17 @@ def tables_of(comparison: Comparison, reference: str | None) -> list[Table]:
 
 
 def _figures_table(comparison: Comparison, volume: str) -> Table:
-    heads = ("Method", "AUC", "AUC, overlap", "F1", "Tuned F1", "Ceiling", "Precision", "Recall", "ECE")
+    heads = (
+        "Method",
+        "AUC",
+        "AUC, overlap",
+        "F1",
+        "F1 at best threshold",
+        "Best possible F1",
+        "Precision",
+        "Recall",
+        "ECE",
+    )
     rows = []
     for line in lines(comparison, volume):
         f = line.figures
@@ -63,19 +73,21 @@ def _figures_table(comparison: Comparison, volume: str) -> Table:
                 _shown(f["calibration_error"]),
             )
         )
-    caption = "All held-out volumes, their cells pooled" if volume == POOLED else f"{volume}, held out"
+    caption = (
+        "All volumes, cross-validated, cells pooled" if volume == POOLED else f"{volume}, cross-validated"
+    )
     return Table(caption, heads, rows)
 
 
 def _labels_table(comparison: Comparison, counts: list[int]) -> Table:
     every = curves(comparison)
-    heads = ("Method", *(f"{n:,} labels" for n in counts), "all", "What more are worth")
+    heads = ("Method", *(f"{n:,} labels" for n in counts), "all", "Gain from more labels")
     rows = []
     for method, curve in every.items():
         most = max(curve.values)
         cells = [_interval(curve.mean(n), *curve.interval(n)) if n in curve.values else "–" for n in counts]
         rows.append((method, *cells, f"{curve.mean(most):.3f}", curve.sentence))
-    return Table("F1 at the carried threshold by the number of labels, volumes pooled", heads, rows)
+    return Table("F1 at the fixed threshold by number of labels, volumes pooled", heads, rows)
 
 
 def _against_table(comparison: Comparison, reference: str, counts: list[int]) -> Table:
@@ -86,7 +98,7 @@ def _against_table(comparison: Comparison, reference: str, counts: list[int]) ->
     for method in comparison.methods:
         if method != reference:
             rows.append((method, *(_signed(differences.get(method)) for differences in by_count)))
-    return Table(f"F1 minus that of {reference}, paired by volume and seed", heads, rows)
+    return Table(f"ΔF1 from {reference}, paired by volume and seed", heads, rows)
 
 
 def _gains_table(comparison: Comparison) -> Table:
@@ -97,7 +109,7 @@ def _gains_table(comparison: Comparison) -> Table:
     for method in comparison.methods:
         cells = [_signed_from(gain.after[method], gain, method) for gain in by_volume]
         rows.append((method, *cells))
-    return Table(f"F1 by volume, and what is gained over: {over}", ("Method", *volumes), rows)
+    return Table(f"F1 by volume, in brackets ΔF1 from: {over}", ("Method", *volumes), rows)
 
 
 def _came(comparison: Comparison) -> str:
@@ -105,7 +117,7 @@ def _came(comparison: Comparison) -> str:
     thresholds = sorted(set(comparison.own_thresholds.values()))
     if not thresholds:
         return f"{CAME}, all kept"
-    return f"{CAME}, from {' or '.join(f'{threshold:g}' for threshold in thresholds)} on"
+    return f"{CAME}, fixed threshold {' or '.join(f'{threshold:g}' for threshold in thresholds)}"
 
 
 def _signed_from(value: float, gained: Gains, name: str) -> str:
@@ -119,7 +131,7 @@ def _counts_table(comparison: Comparison) -> Table:
     for method, error, counts in count_lines(comparison):
         covered = f"{counts.held:,} of {counts.regions:,}"
         rows.append((method, f"{error:.3f}", f"{counts.error:.3f}", covered))
-    heads = ("Method", "Calibration error", "Count error", "90 % intervals that hold")
+    heads = ("Method", "Calibration error", "Count error", "Coverage of 90 % intervals")
     return Table("Probabilities as counts: labelled regions of held-out volumes", heads, rows)
 
 
@@ -132,14 +144,14 @@ def _speed_table(comparison: Comparison, reference: str | None) -> Table:
     )
     seconds = fit_seconds(comparison)
     for method, speed in comparison.speed.items():
-        start = "the voxels" if speed.whole else "what came with them"
+        start = "voxels" if speed.whole else "precomputed features"
         times = speed.cells_per_s / comparison.speed[beside].cells_per_s
         ratio = f"{times:,.1f}" if times >= 1 else f"{times:.2g}"
         cells = (f"{speed.cells_per_s:,.0f}", ratio, start, f"{seconds[method]:,.1f}")
         rows.append((method, *cells))
     threads = next(iter(comparison.speed.values())).threads
     caption = f"Speed in this run, {threads} thread{'s' * (threads != 1)}"
-    heads = ("Method", "Candidates/s", f"Times that of {beside}", "Counted from", "Fit on all labels, s")
+    heads = ("Method", "Candidates/s", f"Relative to {beside}", "Includes", "Fit on all labels, s")
     return Table(caption, heads, rows)
 
 

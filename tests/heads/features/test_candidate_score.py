@@ -90,10 +90,10 @@ def test_the_score_goes_with_every_variant_and_is_never_cut():
 
 @pytest.mark.parametrize("correction", ["centre", "standardise", "whiten"])
 def test_a_correction_would_take_its_level_away(scored, extractor, tmp_path, monkeypatch, correction):
-    with pytest.raises(BadInput, match="take the level of the candidates' own score away"):
+    with pytest.raises(BadInput, match="take the level of the candidate score away"):
         Refiner(correction=correction).fit(*noise(40, 0))
     monkeypatch.setattr(Extractor, "features", lambda *_, **__: pytest.fail("features were made"))
-    with pytest.raises(BadInput, match="take the level of the candidates' own score away"):
+    with pytest.raises(BadInput, match="take the level of the candidate score away"):
         fit_labelled(
             Refiner(correction=correction),
             labelled(scored),
@@ -189,7 +189,10 @@ def test_other_scores_are_other_inputs(scored, folder, models, tmp_path, monkeyp
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"heat": np.ones(80)}, "own score, column 'score'; these have heat: give candidates with the score"),
+        (
+            {"heat": np.ones(80)},
+            "candidate score, column 'score'; these have heat: give candidates with the score",
+        ),
         ({}, "column 'score'; these have none"),
         ({"score": np.where(np.arange(80) == 7, np.nan, 1.0)}, "'score' is not a number in row 8"),
         ({"score": np.where(np.arange(80) == 7, -2.5, 1.0)}, "'score', is -2.5 in row 8; .* not below 0"),
@@ -214,7 +217,7 @@ def test_candidates_without_a_score_are_not_judged(scored, folder, models, monke
          "different columns .a 'score', b 'p_cell', c 'score'.; name one with --score-column"),
         (lambda p: Points(p.zyx, p.columns | {"score": p.columns["score"] * np.nan}), {},
          "b: the column 'score' is not a number in row 1"),
-        (lambda p: Points(p.zyx, p.columns | {"score": -p.columns["score"]}), {}, "b: the own score, column"),
+        (lambda p: Points(p.zyx, p.columns | {"score": -p.columns["score"]}), {}, "b: the candidate score"),
     ],
 )  # fmt: skip
 def test_a_score_that_is_missing_is_said_before_features_are_made(
@@ -254,7 +257,7 @@ def test_a_report_has_one_method_more(shape_volumes, encoder, tmp_path):
     given = {"tolerance_um": 6.0, "encoders": [encoder.path], "seeds": 1, "counts": (20,), "show": False}
     found = report(volumes, tables, truth, tmp_path / "report", methods=["encoder"],
                    **ReportOptions(device="cpu", candidate_score=True).given, **given)  # fmt: skip
-    assert list(found["methods"]) == ["mae", "mae + own score"]
+    assert list(found["methods"]) == ["mae", "mae + candidate score"]
     assert set(found["label_curves"]) == set(found["methods"])
     for change, methods, message in (
         ({}, ["score"], "beside features: give --encoder or --detector too"),
@@ -270,7 +273,7 @@ def test_speed_is_measured_of_the_same_judgement(task, encoder, detector):
     given = task, dict.fromkeys(folds, encoder), dict.fromkeys(folds, detector), folds
     made = Methods(*given, ReportOptions(device="cpu", candidate_score=True), False)
     *others, method = made.named("encoder")
-    assert method.name == "concat + own score"
+    assert method.name == "concat + candidate score"
     plain = Methods(*given, ReportOptions(device="cpu"), False).named("encoder")
     assert [(one.name, one.identity("c")) for one in plain] == [
         (one.name, one.identity("c")) for one in others

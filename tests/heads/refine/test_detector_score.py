@@ -142,15 +142,17 @@ def test_a_report_judges_it_alone_and_beside_features(shape_volumes, encoder, de
     )
     found = report(volumes, tables, truth, tmp_path / "report", **settings.given, **both, **given)
     assert list(found["methods"]) == [
-        "detector", "mae", "concat", "detector's heat", "detector + heat", "mae + heat", "concat + heat",
-        "concat + heat + own score",
+        "detector", "mae", "concat", "detector score", "detector + detector score", "mae + detector score",
+        "concat + detector score", "concat + detector score + candidate score",
     ]  # fmt: skip
     assert found["about"]["fitted at contrasts"] == "1, 2"
     assert found["about"]["heads on features"].startswith("logistic, C chosen on training volumes")
-    with pytest.raises(CanvasError, match="heat is a detector's, beside features: give --detector"):
+    with pytest.raises(CanvasError, match="detector score is a feature next to others: give --detector"):
         report(volumes, tables, truth, tmp_path / "other", **settings.given, encoders=[encoder.path], **given)
     centred = ReportOptions(device="cpu", detector_score=True, correction="centre")
-    with pytest.raises(CanvasError, match="correction centre would take the level of the heat away"):
+    with pytest.raises(
+        CanvasError, match="correction centre would take the level of the detector score away"
+    ):
         report(volumes, tables, truth, tmp_path / "other", **centred.given, **both, **given)
 
 
@@ -204,7 +206,7 @@ def test_a_report_of_a_detector_with_a_second_channel(shape_volumes, tmp_path):
         name: report(volumes, tables, truth, tmp_path / name, background=second, **given)["methods"]
         for name, second in {"same": volumes, "turned": turned}.items()
     }
-    assert list(found["same"]) == ["detector", "detector's heat", "detector + heat"]
+    assert list(found["same"]) == ["detector", "detector score", "detector + detector score"]
     assert found["same"]["detector"]["pooled"]["auc"] != found["turned"]["detector"]["pooled"]["auc"]
 
 
@@ -214,7 +216,7 @@ def test_speed_is_measured_of_the_same_judgement(task, encoder, detector):
     methods = Methods(
         *given, ReportOptions(device="cpu", detector_score=True, augment_contrast=(0.5,)), False
     ).named("encoder")
-    assert methods[-1].name == "concat + heat"
+    assert methods[-1].name == "concat + detector score"
     rows, judged = task.labelled(["a", "b"]), task.labelled(["c"])[5:25]
     fit = methods[-1].fit(training(task, rows, rows, "c", 0))
     np.testing.assert_allclose(fit.judge(judged), fit.from_scratch(judged), atol=1e-5)

@@ -254,7 +254,7 @@ def test_a_refiner_that_looks_at_own_scores_is_not_served(model, cells, brains, 
     fit_labelled(refiner, trained, extractor, tmp_path / "refiner", candidate_score=True, show=False)
     own = {"own": str(tmp_path / "refiner")}
     sentence = failure_at_start(Settings(model=str(model), models={"cells": str(cells.path)}, refiners=own))
-    assert "the refiner own cannot be served: it also looks at the candidates' own score" in sentence
+    assert "the refiner own cannot be served: it uses the candidate score" in sentence
     assert "canvas-fm refine apply" in sentence
 
 
