@@ -1,4 +1,4 @@
-"""One way to show that work goes on: a rich bar where a person sits, a log line a minute elsewhere.
+"""Progress reports: a rich bar on a terminal, a log line a minute elsewhere.
 
 Whoever calls the library from a program of its own follows the same steps with `watched`.
 """
@@ -20,14 +20,14 @@ Tell = Callable[[str, int, int], None]
 
 
 class _Watch:
-    """Who is told of the steps, and how far the outermost work has come."""
+    """Observer of the outermost task's progress."""
 
     def __init__(self, tell: Tell) -> None:
         self.tell, self.depth, self.label, self.done, self.total = tell, 0, "", 0, 0
 
     @contextmanager
     def following(self, advance: Advance, label: str, total: int, done: int) -> Iterator[Advance]:
-        """`advance` that also tells: of the outermost work its steps, of what goes on inside it only that."""
+        """Wrap `advance` to report the outermost task's steps, and heartbeats of inner ones."""
         outermost = self.depth == 0
         if outermost:
             self.label, self.done, self.total = label, done, total
@@ -50,7 +50,7 @@ _watch: ContextVar[_Watch | None] = ContextVar("watch", default=None)
 
 @contextmanager
 def watched(tell: Tell) -> Iterator[None]:
-    """Call `tell(label, done, total)` at every step of the long work that this thread does inside.
+    """Call `tell(label, done, total)` at every step of the long tasks of this thread.
 
     Label and counts are of the outermost work; work inside it, too, calls `tell` at its steps. What `tell`
     raises ends the work as a kill at that moment would: with `out` the same call goes on later.
@@ -126,7 +126,7 @@ def _shown(label: str, total: int, unit: str, done: int, show: bool | None) -> I
 
 
 def _log_lines(label: str, total: int, unit: str, done: int) -> Advance:
-    """`advance` for where nobody watches a bar: a log line a minute, none for work that is done sooner."""
+    """`advance` without a terminal: a log line a minute, none for short tasks."""
     began = last = time.monotonic()
     first, said = done, ""
 

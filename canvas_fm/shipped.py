@@ -1,4 +1,4 @@
-"""What ships with the package: recipes, model cards, weights and samples, found by path or by name."""
+"""Shipped recipes, model cards, weights and samples, by path or by name."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SAMPLE = "sample:"
 
 
 def shipped(kind: str) -> dict[str, Path]:
-    """Names and paths of the shipped things of a kind: `recipe`, `card`, `model` or `sample`."""
+    """Names and paths of shipped files of a kind: `recipe`, `card`, `model` or `sample`."""
     paths: dict[str, Path] = {}
     for root in _ROOTS[kind]:
         for path in sorted(root.glob(f"*{_SUFFIX[kind]}")) if root.is_dir() else []:
@@ -32,7 +32,7 @@ def shipped(kind: str) -> dict[str, Path]:
 
 
 def catalogue() -> dict[str, dict[str, str]]:
-    """What ships, by kind (`model`, `recipe`, `sample`) and name, with the first line that describes each."""
+    """What ships, by kind (`model`, `recipe`, `sample`) and name, with a one-line description."""
     cards = shipped("card")
     models = {name: _first_line(cards.get(name)) for name in shipped("model")}
     recipes = {name: _first_line(path) for name, path in shipped("recipe").items()}
@@ -41,7 +41,7 @@ def catalogue() -> dict[str, dict[str, str]]:
 
 
 def _first_line(path: Path | None) -> str:
-    """The first sentence line of a text: after the title of a page, without the mark of a comment."""
+    """First sentence line of a text, after a page's title, without comment marks."""
     if path is None or not path.is_file():
         return ""
     lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
@@ -51,7 +51,7 @@ def _first_line(path: Path | None) -> str:
 
 
 def card_of(folder: str | Path) -> str | None:
-    """The card of a model's folder as it is written, where the folder is a shipped one and has a card."""
+    """Card of a shipped model's folder, if any."""
     real = Path(folder).resolve()
     for name, path in shipped("model").items():
         if path.resolve() == real and name in (cards := shipped("card")):
@@ -60,7 +60,7 @@ def card_of(folder: str | Path) -> str | None:
 
 
 def find(kind: str, reference: str | Path) -> Path:
-    """The path itself where it exists, else the shipped thing of that name.
+    """The path if it exists, else the shipped file of that name.
 
     A model is a folder, a recipe or card a file: a folder `phantom` does not hide the recipe of that name.
     """
@@ -83,6 +83,6 @@ def find(kind: str, reference: str | Path) -> Path:
 
 
 def sample_file(path: str | Path, file: str) -> Path:
-    """The path itself, or for `sample:NAME` that file of the shipped sample."""
+    """The path, or for `sample:NAME` that file of the shipped sample."""
     name = str(path)
     return find("sample", name.removeprefix(SAMPLE)) / file if name.startswith(SAMPLE) else Path(path)

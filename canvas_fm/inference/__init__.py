@@ -1,1 +1,1 @@
-"""A model and a volume make a result."""
+"""Inference: a model on a volume gives points, embeddings, search results."""

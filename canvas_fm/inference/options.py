@@ -1,4 +1,4 @@
-"""How models are run: device, precision, backend, batch, voxel size."""
+"""Options for running models: device, precision, backend, batch, voxel size."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Output = Literal["mean", "cls", "centre", "contrast", "tokens", "grid"]
 
 
 def _as_text(value: object) -> object:
-    """A torch.device by its name."""
+    """Name of a torch.device."""
     return value if value is None else str(value)
 
 
 class DeviceOptions(Options):
-    """Where a model runs."""
+    """Device of a model."""
 
     device: Annotated[str, BeforeValidator(_as_text), Flag("DEVICE")] = Field(
         "auto", description="auto (a GPU where there is one), cpu, cuda or cuda:N"
@@ -28,7 +28,7 @@ class DeviceOptions(Options):
 
 
 class DetectorRun(DeviceOptions, VoxelOptions):
-    """How a detector is run."""
+    """Options for running a detector."""
 
     precision: Literal["fp32", "bf16", "auto"] = Field(
         "fp32", description="auto is bf16 where the device has it; default fp32"
@@ -36,7 +36,7 @@ class DetectorRun(DeviceOptions, VoxelOptions):
 
 
 class EncoderRun(DeviceOptions, VoxelOptions):
-    """How an encoder is run."""
+    """Options for running an encoder."""
 
     precision: Literal["fp32", "bf16", "int8", "auto"] = Field(
         "fp32",
@@ -51,13 +51,13 @@ class EncoderRun(DeviceOptions, VoxelOptions):
 
 
 class BatchedRun(EncoderRun):
-    """How an encoder is run on crops, so many at once."""
+    """Options for running an encoder in batches of crops."""
 
     batch: Positive = Field(64, description="crops at once")
 
 
 class EmbedOptions(BatchedRun):
-    """How crops around points become embeddings."""
+    """Options for embedding crops around points."""
 
     pool: Output | None = Field(
         None, description="default: what the encoder's config names; tokens and grid: a vector for each patch"

@@ -1,1 +1,1 @@
-"""What crosses rooms: phantoms are drawn, detectors trained and scored by one command."""
+"""Workflows that combine rooms: phantoms drawn, detectors trained and scored by one command."""

@@ -1,4 +1,4 @@
-"""Detectors on many held-out domains: labelled brains that they did not see, and randomised phantoms."""
+"""Scores of detectors on many held-out domains: labelled brains, and randomised phantoms."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _LOG_SIGMA_UM = {8.0: 5.0, 12.0: 7.0}  # by the tolerance: half of it and more i
 
 @dataclass(frozen=True)
 class Domain:
-    """One brain with its true cells: a labelled volume, or a phantom that is drawn when it is needed."""
+    """One brain with its true cells: a labelled volume, or a phantom drawn on demand."""
 
     name: str
     group: str
@@ -73,7 +73,7 @@ class Domain:
 
 
 def phantom_domains(n: int, *, test: bool = False) -> list[Domain]:
-    """`n` phantoms, the same every time; those kept for the last look with `test`."""
+    """`n` phantoms, always the same; with `test` those reserved for the final test."""
     seeds = TEST_SEEDS if test else PHANTOM_SEEDS
     if n > len(seeds):
         raise CanvasError(f"{n} phantom domains were asked for; there are {len(seeds)}")
@@ -95,7 +95,7 @@ def labelled_domains(
     test: Sequence[str] = (),
     last_look: bool = False,
 ) -> list[Domain]:
-    """Labelled volumes as domains, grouped by their markers, each with its marker's tolerance.
+    """Labelled volumes as domains, grouped by marker, with the marker's tolerance.
 
     Of the volumes named in `test` nothing is read but with `last_look`, and then they alone count.
     """
@@ -132,7 +132,7 @@ def score_domains(
     laplacian: bool = True,
     show: bool | None = None,
 ) -> dict[str, Any]:
-    """Score detectors on domains, each on those alone that it was not trained on; returns the report.
+    """Score each detector on the domains that it was not trained on; returns the report.
 
     A method is one detector or several of one recipe (folds, seeds): on each domain those of them count that
     did not see it. `laplacian` adds the Laplacian of a Gaussian over the volume's median, on each domain at
@@ -181,7 +181,7 @@ def train_in_folds(
     *,
     never: Sequence[str] = (),
 ) -> list[Path]:
-    """Train a recipe once for each fold and seed without the fold's volumes; returns the detectors.
+    """Cross-validation: train a recipe for each fold and seed without the fold's volumes.
 
     A volume named in `never` is trained on by none. Runs lie in OUT/runs, and one that was interrupted goes
     on. Without folds all volumes are left out: for a recipe of phantoms alone.
@@ -212,7 +212,7 @@ def train_in_folds(
 
 
 def trained_on(detector: Detector) -> set[str]:
-    """The names of the volumes that a detector was trained on, as its config states them."""
+    """Names of the volumes in a detector's training data, by its config."""
     start = detector.config.provenance.get("start_trained_on") or []
     listed = [*(detector.config.provenance.get("trained_on") or []), *start]
     return {str(entry["name"]) if isinstance(entry, dict) else str(entry) for entry in listed}
@@ -255,7 +255,7 @@ def _protocol(domains: Sequence[Domain], opened: Mapping[str, Sequence[Detector]
 
 
 class _Held:
-    """A domain, opened when something has to be worked out on it, and the curves that are there already."""
+    """A domain, opened lazily, with cached curves."""
 
     def __init__(self, domain: Domain, folder: Path) -> None:
         self.domain, self.folder = domain, folder
@@ -263,7 +263,7 @@ class _Held:
         self._identity: str | None = None
 
     def of_detector(self, detector: Detector) -> Curve:
-        """Counts at every threshold of a detector; volumes of another voxel size are read at the model's."""
+        """Curve of a detector; volumes of another voxel size are resampled."""
 
         def find() -> Points:
             volume = self._volume()[0]
@@ -275,7 +275,7 @@ class _Held:
         return self._curve(detector.sha256, find)
 
     def of_laplacian(self) -> Curve:
-        """Counts at every threshold of the Laplacian of a Gaussian, in medians of the volume."""
+        """Curve of the Laplacian of a Gaussian, in medians of the volume."""
 
         def find() -> Points:
             sigma = _LOG_SIGMA_UM[self.domain.tolerance_um]
@@ -314,7 +314,7 @@ class _Held:
         return curve
 
     def _of_domain(self) -> list[Any]:
-        """What tells the domain from others: its voxels and its true cells."""
+        """Identity of the domain: its voxels and its true cells."""
         if self._identity is None:
             volume, cells, boxes = self._volume()
             digest = hashlib.sha256(np.ascontiguousarray(cells).tobytes() + boxes.tobytes())

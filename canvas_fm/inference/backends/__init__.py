@@ -1,1 +1,1 @@
-"""Other engines for the same numbers: OpenVINO, int8, CUDA graphs."""
+"""Alternative inference backends: OpenVINO, int8, CUDA graphs."""

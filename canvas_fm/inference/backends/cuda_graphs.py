@@ -1,4 +1,4 @@
-"""CUDA graphs: a batch of a fixed size is launched as a whole, which saves launching kernel by kernel."""
+"""CUDA graphs of an encoder's forward pass at fixed batch sizes, which saves kernel launches."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _WARM_UP = 3
 
 
 class Graphs:
-    """One recorded forward pass for each of SIZES, made when it is first needed; calls take turns."""
+    """One CUDA graph for each of SIZES, recorded on first use; thread-safe."""
 
     def __init__(self, encoder: Encoder, pool: str, layer: int | None, dtype: torch.dtype) -> None:
         self._net, self._pool, self._layer, self._dtype = encoder.net, pool, layer, dtype
@@ -26,9 +26,9 @@ class Graphs:
 
     @torch.inference_mode()
     def __call__(self, crops: Float32[np.ndarray, "b 1 z y x"]) -> Float32[np.ndarray, "b ..."]:
-        given = torch.from_numpy(np.require(crops, requirements=["C", "W"]))
+        batch = torch.from_numpy(np.require(crops, requirements=["C", "W"]))
         with self._turn, torch.cuda.device(self._device):
-            done = [self._replay(part).cpu() for part in given.split(SIZES[-1])]
+            done = [self._replay(part).cpu() for part in batch.split(SIZES[-1])]
         return torch.cat(done).numpy()
 
     def _replay(self, part: torch.Tensor) -> torch.Tensor:
@@ -61,5 +61,5 @@ class Graphs:
 
 
 def graphs(encoder: Encoder, pool: str, layer: int | None, dtype: torch.dtype) -> Graphs:
-    """The recordings of an encoder, kept with it."""
+    """The CUDA graphs of an encoder, cached on it."""
     return encoder.kept(("graphs", pool, layer, dtype), lambda: Graphs(encoder, pool, layer, dtype))

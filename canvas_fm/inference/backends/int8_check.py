@@ -1,4 +1,4 @@
-"""Whether int8 may stand for fp32: what a check on trained weights found, kept beside the encoder.
+"""The stored check by which int8 is admitted in place of fp32.
 
 `int8/` holds the quantised graph and `check.json`, in the encoder's folder or, where that cannot be written,
 in the user's cache by the encoder's sha256. `canvas_fm.heads.quantise` makes both.
@@ -31,7 +31,7 @@ _KEPT = "int8 check"
 
 
 class PoolCheck(BaseModel):
-    """One pooling: the share of neighbours that stay, and the refiner's F1 on volumes left out.
+    """Check of one pooling: neighbour agreement, and the refiner's F1 on held-out volumes.
 
     `f1_int8` is of a refiner that was fitted on int8 embeddings, `f1_carried` of the one fitted on fp32 that
     judges int8 embeddings, `f1_all` of keeping every candidate: a refiner that is no better shows nothing.
@@ -47,7 +47,7 @@ class PoolCheck(BaseModel):
 
     @property
     def f1_move(self) -> float:
-        """The larger of both moves away from fp32."""
+        """The larger absolute change of F1 from fp32."""
         return max(abs(self.f1_int8 - self.f1_fp32), abs(self.f1_carried - self.f1_fp32))
 
     @property
@@ -56,7 +56,7 @@ class PoolCheck(BaseModel):
 
 
 class Int8Check(BaseModel):
-    """What the check found: `check.json`."""
+    """Result of the check: `check.json`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -75,44 +75,44 @@ class Int8Check(BaseModel):
     files: dict[str, str]
 
     def summary(self) -> dict[str, object]:
-        """The figures that decide, for the service and the command line."""
+        """The deciding figures, for the service and the command line."""
         pools = {
             name: {
-                "admitted": found.passed,
-                "agreement": round(found.agreement, 4),
-                "f1": round(found.f1_fp32, 4),
-                "f1_move": round(found.f1_move, 5),
+                "admitted": check.passed,
+                "agreement": round(check.agreement, 4),
+                "f1": round(check.f1_fp32, 4),
+                "f1_move": round(check.f1_move, 5),
             }
-            for name, found in self.pools.items()
+            for name, check in self.pools.items()
         }
         about = {"encoder_sha256": self.encoder_sha256, "neighbours": self.neighbours}
         return {**about, "candidates": self.candidates, "volumes": self.volumes, "pools": pools}
 
     def told(self, pool: str) -> str:
-        """The figures of one pooling, for a sentence."""
-        found = self.pools[pool]
-        if found.f1_fp32 <= found.f1_all:
+        """The figures of one pooling as text."""
+        check = self.pools[pool]
+        if check.f1_fp32 <= check.f1_all:
             return (
-                f"in fp32 the refiner's F1 of {found.f1_fp32:.3f} is no better than keeping every candidate "
-                f"({found.f1_all:.3f}), so that nothing is known of int8; check it on other volumes"
+                f"in fp32 the refiner's F1 of {check.f1_fp32:.3f} is no better than keeping every candidate "
+                f"({check.f1_all:.3f}), so that nothing is known of int8; check it on other volumes"
             )
         return (
-            f"of the {self.neighbours} nearest neighbours {found.agreement:.3f} stay ({AGREEMENT:g} are "
-            f"needed), and F1 of refinement moves by {found.f1_move:.4f} (below {F1_MOVE:g} is needed)"
+            f"of the {self.neighbours} nearest neighbours {check.agreement:.3f} stay ({AGREEMENT:g} are "
+            f"needed), and F1 of refinement moves by {check.f1_move:.4f} (below {F1_MOVE:g} is needed)"
         )
 
 
 def folders(encoder: Encoder) -> list[Path]:
-    """Where an encoder's int8 may lie: beside it, else in the cache."""
+    """Folders where an encoder's int8 may be: next to it, else in the cache."""
     cache = cache_folder()
     beside = [] if encoder.path is None else [encoder.path / "int8"]
     return beside + ([] if cache is None else [cache.parent / "int8" / encoder.sha256])
 
 
 def find_check(encoder: Encoder) -> Int8Check | None:
-    """What the check of these weights found, read once; None where none was made."""
-    found = encoder.kept(_KEPT, lambda: _read(encoder))
-    return None if found is None else found[1]
+    """The stored check of these weights, read once; None if there is none."""
+    stored = encoder.kept(_KEPT, lambda: _read(encoder))
+    return None if stored is None else stored[1]
 
 
 def _read(encoder: Encoder) -> tuple[Path, Int8Check] | None:
@@ -132,7 +132,7 @@ def _read(encoder: Encoder) -> tuple[Path, Int8Check] | None:
 
 
 def admitted(encoder: Encoder, pool: str, layer: int | None) -> Int8Check:
-    """The check by which int8 may be used; CanvasError says why not."""
+    """The check that admits int8; CanvasError says why it is not admitted."""
     check = find_check(encoder)
     if check is None:
         raise CanvasError(
@@ -140,10 +140,10 @@ def admitted(encoder: Encoder, pool: str, layer: int | None) -> Int8Check:
             "candidates first, or give precision bf16"
         )
     if layer is not None or pool not in check.pools:
-        asked = f"pool {pool}" if layer is None else f"layer {layer}"
+        requested = f"pool {pool}" if layer is None else f"layer {layer}"
         raise CanvasError(
-            f"int8 was checked for {', '.join(check.pools)} of the last layer, {asked} was asked for; give "
-            "precision bf16 for that"
+            f"int8 was checked for {', '.join(check.pools)} of the last layer, {requested} was asked for; "
+            "give precision bf16 for that"
         )
     if not check.pools[pool].passed:
         raise CanvasError(
@@ -158,14 +158,14 @@ def admitted(encoder: Encoder, pool: str, layer: int | None) -> Int8Check:
 
 
 def quantised_file(encoder: Encoder) -> Path:
-    """The quantised graph's `.xml`, once its bytes are those that were checked."""
-    found = _read(encoder)
-    if found is None:
+    """Path of the quantised graph's `.xml`, after verifying its checksum."""
+    stored = _read(encoder)
+    if stored is None:
         raise CanvasError(f"the int8 form of {encoder.name} is gone; run `canvas-fm quantise` again")
-    folder, check = found
-    for name, wanted in check.files.items():
+    folder, check = stored
+    for name, sha256 in check.files.items():
         path = folder / name
-        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != wanted:
+        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
             raise CanvasError(
                 f"{path} is missing or was changed since the check; run `canvas-fm quantise` again"
             )
@@ -173,7 +173,7 @@ def quantised_file(encoder: Encoder) -> Path:
 
 
 def keep(encoder: Encoder, check: Int8Check, write: Callable[[Path], None]) -> Int8Check:
-    """Put the check and, by `write(folder)`, its graph where they are looked for; whole or not at all.
+    """Store the check and, by `write(folder)`, its graph atomically.
 
     Returns it as it is kept, with the sha256 of each file.
     """
@@ -188,9 +188,9 @@ def keep(encoder: Encoder, check: Int8Check, write: Callable[[Path], None]) -> I
                     path.name: hashlib.sha256(path.read_bytes()).hexdigest()
                     for path in sorted(temporary.iterdir())
                 }
-                kept = check.model_copy(update={"files": files})
-                said = json.dumps(kept.model_dump(mode="json"), indent=1)
-                (temporary / CHECK).write_text(said + "\n", encoding="utf-8")
+                stored = check.model_copy(update={"files": files})
+                text = json.dumps(stored.model_dump(mode="json"), indent=1)
+                (temporary / CHECK).write_text(text + "\n", encoding="utf-8")
                 temporary.chmod(0o755)
                 shutil.rmtree(folder, ignore_errors=True)
                 temporary.replace(folder)
@@ -199,7 +199,7 @@ def keep(encoder: Encoder, check: Int8Check, write: Callable[[Path], None]) -> I
                 shutil.rmtree(temporary, ignore_errors=True)
         encoder.forget()
         _log.info("what the check found is kept in %s", folder)
-        return kept
+        return stored
     tried = " or ".join(map(str, folders(encoder))) or "a cache folder"
     raise CanvasError(f"int8 is kept in {tried}, and none can be written; make one so")
 

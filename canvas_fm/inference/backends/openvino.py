@@ -1,4 +1,4 @@
-"""An encoder compiled by OpenVINO for the CPU: in fp32, in bf16, and in int8 where that was admitted."""
+"""An encoder compiled by OpenVINO for the CPU in fp32, bf16, or int8 where admitted."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}  # of int8: for what is 
 
 
 class Outputs(nn.Module):
-    """Crops (b, 1, z, y, x) → (b, pools, d), all POOLS in one graph; or what one of DENSE gives."""
+    """Crops (b, 1, z, y, x) to (b, pools, d) for all POOLS in one graph; or to one of DENSE."""
 
     def __init__(self, encoder: Encoder, layer: int | None = None, dense: str | None = None) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class Outputs(nn.Module):
 
 
 class Compiled:
-    """A compiled graph, for as many threads as torch has; calls from several threads take turns."""
+    """A compiled graph with torch's number of threads; thread-safe."""
 
     def __init__(self, model: Any, precision: str) -> None:
         settings = {
@@ -51,14 +51,14 @@ class Compiled:
 
     def __call__(self, crops: Float32[np.ndarray, "b 1 z y x"]) -> Float32[np.ndarray, "b ..."]:
         with self._turn:
-            found: Any = self._request.infer([np.ascontiguousarray(crops)], share_inputs=True)[0]
-            return found
+            output: Any = self._request.infer([np.ascontiguousarray(crops)], share_inputs=True)[0]
+            return output
 
 
 def compiled(
     encoder: Encoder, pool: str, layer: int | None, precision: str
 ) -> Callable[[Float32[np.ndarray, "b 1 z y x"]], np.ndarray]:
-    """Crops in, what `pool` makes of them out; the compiled graph is kept with the encoder."""
+    """Function from crops to pooled embeddings; the compiled graph is cached on the encoder."""
     dense = None if pool in POOLS else pool
     key = ("openvino", dense, layer, precision, torch.get_num_threads())
 
@@ -74,7 +74,7 @@ def compiled(
 
 
 def converted(encoder: Encoder, layer: int | None = None, dense: str | None = None) -> Any:
-    """The encoder's graph as an OpenVINO model, for batches of any size."""
+    """The encoder's graph as an OpenVINO model with dynamic batch size."""
     ov = openvino()
     crop_zyx = encoder.config.architecture.crop_zyx
     shape = ov.PartialShape([-1, 1, *crop_zyx])
@@ -86,12 +86,12 @@ def converted(encoder: Encoder, layer: int | None = None, dense: str | None = No
 
 
 def save(model: Any, path: Path) -> None:
-    """Write a model as `path` (.xml) and its weights beside it (.bin)."""
+    """Write a model as `path` (.xml) with its weights (.bin)."""
     openvino().save_model(model, path, compress_to_fp16=False)
 
 
 def openvino() -> Any:
-    """The package, without the part of it that reports each conversion to its maker's server, unasked."""
+    """Import OpenVINO without its telemetry."""
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
         import openvino

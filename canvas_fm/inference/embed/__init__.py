@@ -1,1 +1,1 @@
-"""Encoder + volume + points -> embeddings."""
+"""Embedding: encoder, volume and points to embeddings."""

@@ -1,4 +1,4 @@
-"""Crops, or points of a volume, become embeddings: one path for Python, the command line and HTTP."""
+"""Embeddings of crops or of points of a volume, shared by Python, command line and HTTP."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def embed_crops(
     backend: str = "torch",
     window: Window | tuple[float, float] | None = None,
 ) -> Float32[np.ndarray, "n ..."]:
-    """One embedding for each crop, (n, d) float32, rows in the order given.
+    """Embeddings (n, d) float32 of crops (n, 1, z, y, x), rows in the order given.
 
     `crops` are (n, z, y, x) or (n, 1, z, y, x), float in [0, 1] after their volume's window, or raw
     integers with that `window`; `check_crops` says what is refused. `pool` is `mean`, `cls` or `centre`,
@@ -67,7 +67,7 @@ def embed(
     show: bool | None = None,
     **options: Any,
 ) -> Float32[np.ndarray, "n ..."]:
-    """One embedding for each point of a volume, (n, d) float32, rows in the order given.
+    """Embeddings (n, d) float32 of points z, y, x of a volume, rows in the order given.
 
     Points are z, y, x in voxels of level 0; a crop around each goes through the volume's window by the
     model's rule; `pool`, `layer`, `precision` and `backend` are as in `embed_crops`. Crops are read in chunk
@@ -106,7 +106,7 @@ def embed_to_store(
     show: bool | None = None,
     **options: Any,
 ) -> Embeddings:
-    """Embed the points of a volume into `X.emb.zarr` and open it; after a kill the same call goes on.
+    """Embed points of a volume into `X.emb.zarr` and open it; the same call resumes after a kill.
 
     Raises as `embed` does. Until all is done the work lies in `X.emb.zarr.unfinished`; going on from it,
     or meeting a finished `out`, takes the same inputs (encoder, pooling, precision, volume, window,
@@ -147,7 +147,7 @@ def _runner(encoder: Encoder, options: EmbedOptions) -> Runner:
 
 
 def _attributes(runner: Runner, source: PointCrops, points: Points) -> dict[str, Any]:
-    """What the store says of itself; `inputs` is the part that decides what it holds."""
+    """Attributes of the store; `inputs` determine its contents."""
     volume, encoder = source.volume, runner.encoder
     inputs = {
         "encoder": encoder.sha256,

@@ -1,4 +1,4 @@
-"""Embeddings on disk: one vector for each point, beside the points and all that they carried."""
+"""Embeddings on disk: one vector for each point, with the points and their columns."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Rows = slice | np.ndarray | list[int]
 
 
 class Embeddings:
-    """An opened `X.emb.zarr`: vectors (n, d), their points (n, 3), ids and columns, rows in the order given.
+    """An opened `X.emb.zarr`: vectors (n, d), points (n, 3), ids and columns, rows in the order given.
 
     Every file is compared with the store's manifest when it is first touched: what is missing or differs by
     one bit is a DamagedStore that names array and chunk. Vectors are read when they are asked for.
@@ -43,13 +43,13 @@ class Embeddings:
 
     @classmethod
     def open(cls, path: str | Path) -> Embeddings:
-        """Open a finished store; raises CanvasError for what is not there, unfinished or something else."""
+        """Open a finished store; CanvasError if missing, unfinished or something else."""
         path = Path(path)
         if not path.exists() or (path.is_dir() and not any(path.iterdir())):
-            begun = unfinished_folder(path)
-            if begun.exists():
+            unfinished = unfinished_folder(path)
+            if unfinished.exists():
                 raise CanvasError(
-                    f"{path} is unfinished: {begun.name} beside it holds what is done so far; "
+                    f"{path} is unfinished: {unfinished.name} beside it holds what is done so far; "
                     "run the same embedding again, it goes on from there"
                 )
             raise CanvasError(f"{path} does not exist")
@@ -69,7 +69,7 @@ class Embeddings:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Rows and length of a vector; CanvasError where a point has more than one (`tokens`, `grid`)."""
+        """(n, d); CanvasError where a point has several vectors (`tokens`, `grid`)."""
         if self._vectors.ndim != 2:
             raise CanvasError(
                 f"{self.path} holds the {self.pool} of each crop, {self._one_shape} numbers a point; "
@@ -80,7 +80,7 @@ class Embeddings:
 
     @property
     def whole_shape(self) -> tuple[int, ...]:
-        """Rows, and the shape of what one has: (n, d), of `tokens` (n, 64, d), of `grid` (n, d, 4, 4, 4)."""
+        """Full shape: (n, d), of `tokens` (n, 64, d), of `grid` (n, d, 4, 4, 4)."""
         return self._vectors.shape
 
     @property
@@ -88,46 +88,50 @@ class Embeddings:
         return self._vectors.shape[1:]
 
     def read(self, rows: Rows) -> Float32[np.ndarray, "rows ..."]:
-        """The vectors of some rows, in that order: a slice, a list of row numbers or a mask of n booleans."""
-        wanted = np.arange(len(self))[rows] if isinstance(rows, slice) else np.asarray(rows)
-        if wanted.dtype == bool and wanted.shape == (len(self),):
-            wanted = np.flatnonzero(wanted)
-        if wanted.size == 0:
+        """Vectors of some rows in that order: a slice, indices or a mask of n booleans."""
+        row_index = np.arange(len(self))[rows] if isinstance(rows, slice) else np.asarray(rows)
+        if row_index.dtype == bool and row_index.shape == (len(self),):
+            row_index = np.flatnonzero(row_index)
+        if row_index.size == 0:
             return np.empty((0, *self._one_shape), np.float32)
-        if wanted.ndim != 1 or wanted.dtype.kind not in "iu":
-            raise CanvasError(f"rows are {wanted.dtype} of shape {wanted.shape}; give row numbers or a mask")
-        if wanted.min() < 0 or wanted.max() >= len(self):
+        if row_index.ndim != 1 or row_index.dtype.kind not in "iu":
             raise CanvasError(
-                f"rows go from {wanted.min()} to {wanted.max()}; {self.path} has {len(self)} rows"
+                f"rows are {row_index.dtype} of shape {row_index.shape}; give row numbers or a mask"
+            )
+        if row_index.min() < 0 or row_index.max() >= len(self):
+            raise CanvasError(
+                f"rows go from {row_index.min()} to {row_index.max()}; {self.path} has {len(self)} rows"
             )
         step = self._vectors.chunks[0]
-        out = np.empty((len(wanted), *self._one_shape), np.float32)
+        out = np.empty((len(row_index), *self._one_shape), np.float32)
         # Each chunk is decoded once, whatever the order of the rows.
-        order = np.argsort(wanted // step, kind="stable")
-        chunk_of = (wanted // step)[order]
-        for mine in np.split(order, np.flatnonzero(np.diff(chunk_of)) + 1):
-            chunk = int(wanted[mine[0]] // step)
-            out[mine] = self._chunk("embeddings", self._vectors, chunk)[wanted[mine] - chunk * step]
+        order = np.argsort(row_index // step, kind="stable")
+        chunk_of = (row_index // step)[order]
+        for in_chunk in np.split(order, np.flatnonzero(np.diff(chunk_of)) + 1):
+            chunk = int(row_index[in_chunk[0]] // step)
+            out[in_chunk] = self._chunk("embeddings", self._vectors, chunk)[
+                row_index[in_chunk] - chunk * step
+            ]
         return out
 
     @cached_property
     def vectors(self) -> Float32[np.ndarray, "n ..."]:
-        """All vectors, read when first used and kept; `read` takes a part."""
+        """All vectors, read on first access and cached; `read` reads a part."""
         return self.read(slice(None))
 
     @cached_property
     def zyx(self) -> Float64[np.ndarray, "n 3"]:
-        """The points, z, y, x in voxels of level 0 of their volume."""
+        """Points (n, 3), z, y, x in voxels of level 0 of their volume."""
         return self._whole("points")
 
     @cached_property
     def ids(self) -> np.ndarray:
-        """The points' column `id`, else row numbers."""
+        """Column `id` of the points, else row numbers."""
         return self._whole("ids")
 
     @cached_property
     def columns(self) -> dict[str, np.ndarray]:
-        """The columns that the points carried, an array (n,) each; what was no number is text."""
+        """Columns of the points, each (n,); non-numbers as text."""
         return {
             name: self.ids if name == "id" else self._whole(f"columns/{column_key(name)}")
             for name in self.attributes["columns"]
@@ -135,12 +139,12 @@ class Embeddings:
 
     @property
     def points(self) -> Points:
-        """The points with their columns, as they were given."""
+        """The points with their columns."""
         return Points(zyx=self.zyx, columns=dict(self.columns), meta=dict(self.attributes["points_meta"]))
 
     @property
     def encoder_sha256(self) -> str:
-        """Identity of the encoder that made the vectors."""
+        """Identity of the encoder."""
         return self.attributes["encoder_sha256"]
 
     @property
@@ -150,7 +154,7 @@ class Embeddings:
 
     @property
     def precision(self) -> str:
-        """`fp32` or `bf16`: what the encoder computed in."""
+        """Precision of the encoder: `fp32` or `bf16`."""
         return self.attributes["precision"]
 
     @property
@@ -160,22 +164,22 @@ class Embeddings:
 
     @property
     def marker(self) -> str | None:
-        """Marker of the volume, where it is known."""
+        """Marker of the volume, if known."""
         return self.attributes["marker"]
 
     @property
     def voxel_um(self) -> ZyxUm:
-        """Voxel size of the volume, in which the points count."""
+        """Voxel size of the volume, z, y, x in µm."""
         z, y, x = self.attributes["voxel_um"]
         return z, y, x
 
     @property
     def window(self) -> Window:
-        """The intensity window that the volume's voxels went through."""
+        """Intensity window of the volume's voxels."""
         return Window(*self.attributes["window"])
 
     def verify(self) -> int:
-        """Compare every file with the manifest; the number of files, or DamagedStore."""
+        """Verify every file against the manifest; returns their number, raises DamagedStore."""
         return self._store.verify_all()
 
     def _array(self, name: str) -> zarr.Array:
@@ -184,7 +188,7 @@ class Embeddings:
         return array
 
     def _chunk(self, name: str, array: zarr.Array, chunk: int) -> np.ndarray:
-        """One chunk of rows, after its file was compared with the manifest."""
+        """One chunk of rows, after verifying its file."""
         key = f"{name}/c/{chunk}" + "/0" * (array.ndim - 1)
         if self._store.verify(key) is None:
             raise DamagedStore(self.path, *split_key(key), "missing", "write the store again")
@@ -202,7 +206,7 @@ class Embeddings:
 
 
 def _kind(path: Path, store: CheckedStore) -> str | None:
-    """What our attributes call this store; None where they are not there."""
+    """Kind of store by its attributes, None without them."""
     content = store.files.read("zarr.json")
     if content is None:
         raise DamagedStore(path, "", "zarr.json", "missing", "restore the file or write the store again")
@@ -213,7 +217,7 @@ def _kind(path: Path, store: CheckedStore) -> str | None:
 
 
 def points_sha256(points: Points) -> str:
-    """A hash over positions, columns and meta, all of which the store keeps."""
+    """Hash of positions, columns and meta, which the store keeps."""
     digest = hashlib.sha256(np.ascontiguousarray(points.zyx, dtype="<f8").tobytes())
     digest.update(json.dumps([list(points.columns), points.meta]).encode())
     for values in map(storable, points.columns.values()):
@@ -223,12 +227,12 @@ def points_sha256(points: Points) -> str:
 
 
 def column_key(name: str) -> str:
-    """A column's name as the name of an array: letters and digits stay, the rest is percent-encoded."""
+    """Array name of a column: letters and digits unchanged, the rest percent-encoded."""
     return quote(name, safe=" ").replace(".", "%2E") or "%"
 
 
 def storable(values: np.ndarray) -> np.ndarray:
-    """A column as it is stored: numbers and booleans as they are, all else as strings."""
+    """A column as stored: numbers and booleans unchanged, others as strings."""
     array = np.asarray(values)
     return array if array.dtype.kind in "biuf" else array.astype(np.str_).astype(object)
 
@@ -236,7 +240,7 @@ def storable(values: np.ndarray) -> np.ndarray:
 def write_store(
     folder: Path, vectors: Float32[np.ndarray, "n ..."], points: Points, attributes: dict[str, Any]
 ) -> None:
-    """Write a whole embeddings store into `folder`, which must not exist: arrays, attributes, manifest.
+    """Write a complete embeddings store into the new folder `folder`: arrays, attributes, manifest.
 
     `vectors` may be a memory map: they are copied chunk by chunk. Equal input gives equal bytes.
     """
@@ -269,7 +273,7 @@ def _write_column(group: zarr.Group, name: str, values: np.ndarray) -> None:
 def _create(
     group: zarr.Group, name: str, shape: tuple[int, ...], dtype: str, rows: int, compress: bool = True
 ) -> zarr.Array:
-    """An array in chunks of whole rows, each with a checksum; chunks of zeros are written too."""
+    """Create an array in chunks of whole rows with checksums; chunks of zeros are written too."""
     squeeze = [zarr.codecs.ZstdCodec(level=1)] if compress else []
     return group.create_array(
         name,

@@ -1,4 +1,4 @@
-"""Embeddings for other tools: `.npz` for numpy, `.parquet` for tables, `.h5ad` for AnnData's users."""
+"""Export of embeddings: `.npz` (numpy), `.parquet` (tables), `.h5ad` (AnnData)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _OURS = (
 
 
 def export(embeddings: Embeddings | str | Path, out: str | Path, *, overwrite: bool = False) -> Path:
-    """Write embeddings as `.npz`, `.parquet` or `.h5ad`, by the suffix of `out`, and return that path.
+    """Write embeddings as `.npz`, `.parquet` or `.h5ad`, by the suffix of `out`; returns that path.
 
     - `.npz`: `embeddings` (n, d) float32, of `tokens` and `grid` as they are, `points_zyx` (n, 3) in voxels,
       `ids`, a `column/NAME` for each column of the points, and `about`: JSON with the encoder's sha256,
@@ -56,7 +56,7 @@ def export(embeddings: Embeddings | str | Path, out: str | Path, *, overwrite: b
 
 
 def _require(suffix: str) -> None:
-    """Say which extra is missing before anything is read."""
+    """Raise MissingExtra before anything is read."""
     try:
         if suffix == ".parquet":
             import pyarrow.parquet  # noqa: F401
@@ -68,7 +68,7 @@ def _require(suffix: str) -> None:
 
 
 def about(embeddings: Embeddings) -> dict[str, Any]:
-    """What the numbers are, small enough to travel with every export."""
+    """Provenance of the embeddings, small enough for every export."""
     return {
         "encoder_sha256": embeddings.encoder_sha256,
         "pool": embeddings.pool,

@@ -1,4 +1,4 @@
-"""Points on a regular grid: a whole volume as embeddings, without a detector."""
+"""Points on a regular grid, to embed a whole volume without a detector."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def grid_points(
     resample: bool = False,
     ignore_voxel_size: bool = False,
 ) -> Points:
-    """Centres of the crops that tile the volume with this step in its voxels, in z, y, x order.
+    """Centres (n, 3) of crops that tile the volume with a step in voxels, in z, y, x order.
 
     Every crop lies wholly inside the volume. Raises CanvasError where a crop is larger than the volume, and
     ModelMismatch as `check_voxel_um` does.
@@ -37,6 +37,6 @@ def grid_points(
 
 
 def box_centres(starts_zyx: Int[np.ndarray, "n 3"], reader: CropReader) -> Float64[np.ndarray, "n 3"]:
-    """The points for which the reader reads the boxes that start there."""
+    """Points whose boxes start at the given voxels."""
     offset = reader.resampler.offset_zyx if reader.resampler else [-(size // 2) for size in reader.box_zyx]
     return (starts_zyx - np.asarray(offset)).astype(np.float64)

@@ -1,4 +1,4 @@
-"""What may enter an encoder: the one check of crops and points that Python, command line and HTTP share."""
+"""Validation of crops and points for an encoder, shared by Python, command line and HTTP."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def check_crops(
     crops: Any, config: ModelConfig, *, window: Window | tuple[float, float] | None = None
 ) -> Float32[np.ndarray, "n 1 z y x"]:
-    """Crops ready for the encoder of `config`: float32 in [0, 1], shape (n, 1, z, y, x), in the order given.
+    """Validate crops: float32 in [0, 1], shape (n, 1, z, y, x) of the encoder's `config`.
 
     `crops` are (n, z, y, x) or (n, 1, z, y, x): float32 or float64 that went through their volume's window,
     or raw integers together with that `window` (low, high). The result may share memory with `crops`.
@@ -50,20 +50,20 @@ def check_crops(
 
 
 def _check_shape(shape: tuple[int, ...], crop_zyx: Zyx) -> None:
-    wanted = f"this encoder takes (n, 1, {', '.join(map(str, crop_zyx))})"
+    expected = f"this encoder takes (n, 1, {', '.join(map(str, crop_zyx))})"
     if len(shape) not in (4, 5) or shape[-3:] != tuple(crop_zyx) or (len(shape) == 5 and shape[1] != 1):
-        raise CanvasError(f"crops have shape {shape}; {wanted}{_axis_hint(shape, tuple(crop_zyx))}")
+        raise CanvasError(f"crops have shape {shape}; {expected}{_axis_hint(shape, tuple(crop_zyx))}")
     if shape[0] == 0:
-        raise CanvasError(f"crops have shape {shape}, which is no crop at all; {wanted} with n at least 1")
+        raise CanvasError(f"crops have shape {shape}, which is no crop at all; {expected} with n at least 1")
 
 
 def _axis_hint(shape: tuple[int, ...], crop_zyx: tuple[int, ...]) -> str:
-    """What to do where the same voxels stand in another order."""
+    """Hint if the same voxels are there in another axis order."""
     if shape == crop_zyx:
         return "; a single crop needs its leading axis: crops[None]"
-    for given in permutations("zyx"):
-        sizes = tuple(crop_zyx["zyx".index(axis)] for axis in given)
-        order = ", ".join(given)
+    for axis_order in permutations("zyx"):
+        sizes = tuple(crop_zyx["zyx".index(axis)] for axis in axis_order)
+        order = ", ".join(axis_order)
         if shape[1:] == (*sizes, 1):
             return f"; these look like (n, {order}, channel): the axes are n, channel, z, y, x"
         if shape[1:] in (sizes, (1, *sizes)):
@@ -105,7 +105,7 @@ def _check_finite(array: np.ndarray) -> None:
 
 
 def check_points(points_zyx: Any, shape_zyx: Zyx) -> Float64[np.ndarray, "n 3"]:
-    """Points as float64 (n, 3) in z, y, x voxels of level 0: at least one, and all inside the volume.
+    """Validate points as float64 (n, 3), z, y, x voxels of level 0, at least one, all inside the volume.
 
     Refused with a CanvasError: no points, another shape, what is no finite number, and points outside (how
     many, and the first).

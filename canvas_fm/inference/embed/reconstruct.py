@@ -1,4 +1,4 @@
-"""Crops in, what the decoder makes of their masked patches out."""
+"""Reconstruction of masked crops by an encoder's decoder."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _RATIO = 0.75  # of a model whose provenance names none
 
 @dataclass(frozen=True)
 class Reconstructed:
-    """Windowed crops, what the decoder says of every voxel, and which patches it had not seen."""
+    """Windowed crops, predictions of every voxel, and the patch mask."""
 
     crops: Float[np.ndarray, "n z y x"]
     prediction: Float[np.ndarray, "n z y x"]
@@ -30,7 +30,7 @@ class Reconstructed:
 def reconstruct_crops(
     encoder: Encoder, crops: Float[np.ndarray, "n ..."], *, mask_ratio: float, seed: int = 0
 ) -> Reconstructed:
-    """Mask each windowed crop at random and predict it; the same seed gives the same masks on every device.
+    """Mask each windowed crop at random and predict it; reproducible by seed on every device.
 
     A decoder of patch targets is given the mean and the deviation of each hidden patch
     (`encoder.config.decoder.given`). Raises CanvasError for crops of another shape, a ratio that masks
@@ -50,8 +50,8 @@ def reconstruct_crops(
 
 
 def trained_mask_ratio(encoder: Encoder) -> float:
-    """The share of patches that was hidden in training, where the model's provenance says so, else 0.75."""
-    held: Any = encoder.config.provenance
+    """Mask ratio of the training by the model's provenance, else 0.75."""
+    value: Any = encoder.config.provenance
     for key in ("recipe", "model", "mask_ratio"):
-        held = held.get(key) if isinstance(held, dict) else None
-    return float(held) if isinstance(held, int | float) else _RATIO
+        value = value.get(key) if isinstance(value, dict) else None
+    return float(value) if isinstance(value, int | float) else _RATIO

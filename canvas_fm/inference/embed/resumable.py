@@ -1,4 +1,4 @@
-"""Embeddings that are still being computed: what is done survives a kill at any moment.
+"""Resumable computation of an embeddings store, block by block.
 
 Points are embedded in the order of the volume's chunks, so that each chunk is decoded once or a few times
 however the points are ordered, but they are stored in the order given. So the sequence in chunk order is
@@ -36,7 +36,7 @@ _ROWS, _STORE = "rows.f32", "store"
 
 
 class ResumableEmbeddings(ResumableFolder):
-    """The work on a store of embeddings.
+    """Finished blocks of an embeddings store in progress.
 
     `order` holds row numbers in the order in which they are embedded, `one_shape` is that of what one point
     gets: (d,), or three or four numbers of them. Raises CanvasError, StorageFull.
@@ -64,30 +64,30 @@ class ResumableEmbeddings(ResumableFolder):
 
     @property
     def bad_chunks(self) -> list[str]:
-        """A sentence for each damaged chunk that was read as zeros on the way."""
+        """Messages of damaged chunks that were read as zeros."""
         return list(self.state["bad_chunks"])
 
     @property
     def _done(self) -> dict[str, int]:
-        """The crc32 of each finished block's vectors, by its number."""
+        """crc32 of each finished block's vectors, by block number."""
         done: dict[str, int] = self.state["done"]
         return done
 
     @property
     def rows_done(self) -> int:
-        """Points whose vectors are on the disk."""
+        """Number of points whose vectors are on disk."""
         return sum(len(self.rows(int(block))) for block in self._done)
 
     def rows(self, block: int) -> Int64[np.ndarray, " rows"]:
-        """The row numbers of a block, in the order in which they are embedded."""
+        """Row indices of a block in the order of embedding."""
         return self._order[block * self._block : (block + 1) * self._block]
 
     def remaining(self) -> Iterator[tuple[int, Int64[np.ndarray, " rows"]]]:
-        """The blocks still to do, each with its row numbers."""
+        """Blocks still to do, each with its row indices."""
         return ((block, self.rows(block)) for block in range(self.blocks) if str(block) not in self._done)
 
     def keep(self, block: int, vectors: Float32[np.ndarray, "rows ..."], bad_chunks: Sequence[str]) -> None:
-        """Keep a block: its vectors first, then the mark."""
+        """Store a block: its vectors first, then its mark."""
         rows, path = self.rows(block), self.folder / _ROWS
         by_row = np.argsort(rows)
         runs = np.split(by_row, np.flatnonzero(np.diff(rows[by_row]) != 1) + 1)
@@ -102,7 +102,7 @@ class ResumableEmbeddings(ResumableFolder):
         self.mark()
 
     def finish(self, points: Points, attributes: dict[str, Any]) -> None:
-        """Copy the rows into the store, give it its name and remove the work."""
+        """Copy the rows into the store, rename it and remove the working folder."""
         assert len(self._done) == self.blocks
         store = self.folder / _STORE
         shutil.rmtree(store, ignore_errors=True)
@@ -119,7 +119,7 @@ class ResumableEmbeddings(ResumableFolder):
         self.remove()
 
     def _check_blocks(self) -> None:
-        """Forget the blocks whose vectors are not those that were marked."""
+        """Discard blocks whose vectors do not match their checksum."""
         sound = {block: crc for block, crc in self._done.items() if self._is_sound(int(block), crc)}
         if lost := len(self._done) - len(sound):
             _log.warning(
@@ -133,14 +133,14 @@ class ResumableEmbeddings(ResumableFolder):
         return rows is not None and block < self.blocks and _crc(rows[self.rows(block)]) == crc
 
     def _map(self) -> Any:
-        """The rows as a memory map; None where the file is not there in its whole length."""
+        """Memory map of the rows; None if the file is missing or truncated."""
         path, shape = self.folder / _ROWS, (len(self._order), *self._one)
         if not path.is_file() or path.stat().st_size != len(self._order) * self._size:
             return None
         return np.memmap(path, dtype="<f4", mode="r", shape=shape)
 
     def _make_room(self) -> None:
-        """Set up the file of rows; refuse to compute for hours what the disk could not hold in the end."""
+        """Create the file of rows; fails early if the disk is too small."""
         size = len(self._order) * self._size
         needed = 2 * size - self.rows_done * self._size
         free = shutil.disk_usage(self.folder).free

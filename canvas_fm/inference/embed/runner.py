@@ -1,4 +1,4 @@
-"""An encoder with its pooling, layer, device, precision and backend settled: crops in, vectors out.
+"""An encoder with pooling, layer, device, precision and backend resolved: crops to vectors.
 
 Python, the command line and the service all run this, so that a backend is the same wherever it is asked for.
 """
@@ -28,7 +28,7 @@ Forward = Callable[[Float32[np.ndarray, "b 1 z y x"]], np.ndarray]
 
 
 class Runner:
-    """Windowed crops (b, 1, z, y, x) float32 in, vectors (b, *one_shape) float32 out; one batch a call.
+    """Windowed crops (b, 1, z, y, x) float32 to vectors (b, *one_shape) float32, one batch a call.
 
     `backend` is `torch`, `cuda-graphs` (torch on an NVIDIA GPU, each batch size launched as a whole) or
     `openvino` (compiled for the CPU, which the extra `cpu` brings). `int8` runs there alone, and only where a
@@ -92,14 +92,14 @@ class Runner:
         device = self.encoder.device
         # torch wants memory that it may write to; an array over received bytes is read-only.
         crops = np.require(crops, requirements=["C", "W"])
-        given = torch.from_numpy(crops).to(device)
+        batch = torch.from_numpy(crops).to(device)
         with torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
-            vectors: Any = self.encoder.net(given, self.pool, self.layer).float().cpu().numpy()
+            vectors: Any = self.encoder.net(batch, self.pool, self.layer).float().cpu().numpy()
         return vectors
 
 
 def device_for(backend: str, device: str | torch.device = "auto") -> torch.device:
-    """Where a backend runs; CanvasError for a backend that is unknown or does not run there."""
+    """Device of a backend; CanvasError for a backend that is unknown or does not run there."""
     if backend not in BACKENDS:
         raise CanvasError(f"backend is {backend!r}; give one of {', '.join(BACKENDS)}")
     if backend == "openvino":

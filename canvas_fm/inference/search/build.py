@@ -1,4 +1,4 @@
-"""Building an index and adding to it: parts first, then lists, then the mark; and what is measured of it."""
+"""Building and extending an index; measuring its recall."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _GROWN = 1.1  # measured again once there are so many times the rows
 def build(
     embeddings: list[Embeddings | str | Path], out: Path, *, metric: str, show: bool | None = None
 ) -> None:
-    """Make `out` hold the rows of all these stores; those that it holds already are passed over."""
+    """Make the index `out` contain the rows of all these stores; rows it already has are skipped."""
     if metric not in METRICS:
         raise CanvasError(f"the metric is {metric!r}; give one of {', '.join(METRICS)}")
     stores = [each if isinstance(each, Embeddings) else Embeddings.open(each) for each in embeddings]
@@ -67,7 +67,7 @@ def build(
 
 
 def outgrown(mark: dict[str, Any]) -> bool:
-    """Whether a kill has left parts without the lists that so many rows want."""
+    """Whether a kill left parts without the inverted lists that so many rows need."""
     return lists_of.outgrown(mark["lists"], mark["rows"]) or mark["recall"] is None
 
 
@@ -117,7 +117,7 @@ def _add(out: Path, mark: dict[str, Any], stores: list[Embeddings], show: bool |
 
 
 def _measure(out: Path, mark: dict[str, Any]) -> None:
-    """Set how many lists are probed, and state recall@10 and how far the index's own rows lie apart."""
+    """Choose the number of probed lists; measure recall@10 and neighbour distances."""
     rng, rows = np.random.default_rng(0), mark["rows"]
     parts, dim = parts_of(out, mark), mark["dim"]
     at = min(_NEIGHBOURS, rows - 1)
@@ -132,33 +132,37 @@ def _measure(out: Path, mark: dict[str, Any]) -> None:
         choose = np.arange(len(sample)) % 2 == 0
         for factor, nprobe in _settings(mark["lists"]):
             mark["lists"] |= {"nprobe": nprobe, "k_factor": factor}
-            near = NearestRows(out, mark)
-            if _recall(near, queries[choose], sample[choose], truth[choose], at) >= _RECALL:
+            nearest = NearestRows(out, mark)
+            if _recall(nearest, queries[choose], sample[choose], truth[choose], at) >= _RECALL:
                 break
-        value = _recall(near, queries[~choose], sample[~choose], truth[~choose], at)
+        value = _recall(nearest, queries[~choose], sample[~choose], truth[~choose], at)
         mark["recall"] = {"at": at, "value": round(value, 4), "queries": int((~choose).sum()), "rows": rows}
     mark["novelty"] = _novelty(NearestRows(out, mark), rng) if rows >= _NEIGHBOURS + 2 else None
 
 
 def _settings(lists: dict[str, Any]) -> list[tuple[int, int]]:
-    """(rows proposed for each wanted, lists probed), from the cheapest to all there is."""
+    """(rows proposed for each result, lists probed), from the cheapest to exhaustive."""
     factors = [lists["k_factor"]] if lists["kind"] == "ivf-sq8" else [10, 20, 40]
     probes = [probe for probe in _PROBES if probe < lists["nlist"]]
     return [(factor, probe) for probe in [*probes, lists["nlist"]] for factor in factors]
 
 
-def _recall(near: NearestRows, queries: np.ndarray, own: np.ndarray, truth: np.ndarray, at: int) -> float:
-    """Share of the `at` nearest other rows that are found; a row as near as the last of them counts."""
-    rows, _ = without(*near.search(prepared(queries, near.metric), at + 1, None), own, at)
-    vectors = gather(near.parts, np.maximum(rows, 0).reshape(-1), near.dim).reshape(*rows.shape, near.dim)
+def _recall(
+    nearest: NearestRows, queries: np.ndarray, query_rows: np.ndarray, truth: np.ndarray, at: int
+) -> float:
+    """Recall@`at` against exact search; rows as near as the last one count."""
+    rows, _ = without(*nearest.search(prepared(queries, nearest.metric), at + 1, None), query_rows, at)
+    vectors = gather(nearest.parts, np.maximum(rows, 0).reshape(-1), nearest.dim).reshape(
+        *rows.shape, nearest.dim
+    )
     squared = ((queries[:, None] - vectors) ** 2).sum(axis=2)
     return float(((squared <= truth[:, None] * (1 + 1e-5) + 1e-12) & (rows >= 0)).mean())
 
 
-def _novelty(near: NearestRows, rng: np.random.Generator) -> dict[str, Any]:
+def _novelty(nearest: NearestRows, rng: np.random.Generator) -> dict[str, Any]:
     """Quantiles, in thousandths, of the mean distance of the index's rows to their nearest others."""
-    sample = np.sort(rng.choice(near.rows, min(_NOVELTY_ROWS, near.rows), replace=False))
-    distances = near.mean_distance(gather(near.parts, sample, near.dim), _NEIGHBOURS, sample)
+    sample = np.sort(rng.choice(nearest.rows, min(_NOVELTY_ROWS, nearest.rows), replace=False))
+    distances = nearest.mean_distance(gather(nearest.parts, sample, nearest.dim), _NEIGHBOURS, sample)
     quantiles = np.quantile(distances.astype(np.float64), np.linspace(0, 1, 1001))
     return {
         "neighbours": _NEIGHBOURS,
@@ -214,11 +218,11 @@ def _refuse_other(out: Path, mark: dict[str, Any], stores: list[Embeddings], met
 
 
 def _refuse_model(name: str, mark: dict[str, Any], store: Embeddings) -> None:
-    mine, theirs = mark, _empty(store, "cosine")
-    if any(mine[key] != theirs[key] for key in ("encoder_sha256", "pool", "layer", "dim")):
+    ours, store_mark = mark, _empty(store, "cosine")
+    if any(ours[key] != store_mark[key] for key in ("encoder_sha256", "pool", "layer", "dim")):
         kinds = [
             f"{each['encoder_sha256'][:12]}, {told(each['pool'], each['layer'])}, {each['dim']} numbers"
-            for each in (theirs, mine)
+            for each in (store_mark, ours)
         ]
         raise ModelMismatch(
             f"{store.path} is of encoder {kinds[0]}; {name} is of {kinds[1]}: "

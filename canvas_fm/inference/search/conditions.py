@@ -1,4 +1,4 @@
-"""Conditions on the rows of an index: `marker=NeuN`, `region=CTX,HPF`, `score>=0.5`, `brain!=b7`."""
+"""Filter conditions on the rows of an index: `marker=NeuN`, `region=CTX,HPF`, `score>=0.5`, `brain!=b7`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ORDER = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.
 
 @dataclass(frozen=True)
 class Condition:
-    """A column, an operator, and the value or values that it is held against."""
+    """A column, an operator, and the value or values to compare with."""
 
     name: str
     sign: str
@@ -31,20 +31,20 @@ class Condition:
 
     @classmethod
     def parse(cls, text: str) -> Condition:
-        """`NAME=A,B` (one of), `NAME==A` (commas belong to the value), `!=`, `<`, `<=`, `>`, `>=`."""
-        found = _CONDITION.fullmatch(text)
-        if not found or not found[3]:
+        """Parse `NAME=A,B` (one of), `NAME==A` (commas belong to the value), `!=`, `<`, `<=`, `>`, `>=`."""
+        match = _CONDITION.fullmatch(text)
+        if not match or not match[3]:
             raise CanvasError(
                 f"the condition {text[:80]!r} cannot be read; write NAME=VALUE, NAME!=VALUE or NAME>=NUMBER, "
                 "for example marker=NeuN or score>=0.5"
             )
-        name, sign, value = found.groups()
+        name, sign, value = match.groups()
         values = value.split(",") if sign in ("=", "!=") else [value]
         return cls(name, "=" if sign == "==" else sign, tuple(each.strip() for each in values))
 
 
 def rows_where(parts: list[Part], where: Sequence[str]) -> Bool[np.ndarray, " n"] | None:
-    """Which rows fulfil all conditions; None for no condition at all. A row without the column never does.
+    """Mask of rows that fulfil all conditions; None without conditions. Rows without the column never do.
 
     Raises CanvasError for a column that no part has, a word where a number is due, and where nothing is left.
     """
@@ -79,8 +79,8 @@ def _holds(part: Part, condition: Condition) -> Any:
             return _numbers(condition, values)
         words = np.asarray(part.words(name), dtype=np.str_)
         return _words(condition, words)[values] if len(words) else False
-    given = part.constants.get(name)
-    return False if given is None else _words(condition, np.asarray([given]))[0]
+    constant = part.constants.get(name)
+    return False if constant is None else _words(condition, np.asarray([constant]))[0]
 
 
 def _words(condition: Condition, words: np.ndarray) -> np.ndarray:
@@ -92,16 +92,16 @@ def _words(condition: Condition, words: np.ndarray) -> np.ndarray:
 
 def _numbers(condition: Condition, values: np.ndarray) -> np.ndarray:
     try:
-        wanted = np.array([_number(each) for each in condition.values])
+        operands = np.array([_number(each) for each in condition.values])
     except ValueError as problem:
         raise CanvasError(
             f"{condition}: {condition.name} is a number; {','.join(condition.values)!r} is none"
         ) from problem
     if condition.sign in _ORDER:
-        return np.asarray(_ORDER[condition.sign](values, wanted[0]))
+        return np.asarray(_ORDER[condition.sign](values, operands[0]))
     # A score that was stored as float32 is met by its decimal digits.
-    wanted = wanted.astype(values.dtype) if values.dtype.kind == "f" else wanted
-    among = np.isin(values, wanted)
+    operands = operands.astype(values.dtype) if values.dtype.kind == "f" else operands
+    among = np.isin(values, operands)
     return ~among & (values == values) if condition.sign == "!=" else among
 
 
@@ -114,14 +114,14 @@ def _number(text: str) -> float:
 
 
 def _hint(parts: list[Part], conditions: list[Condition]) -> str:
-    """The values that a text column does hold, where a condition asked for another."""
+    """The values of a text column, where a condition names another."""
     for condition in conditions:
         words = {part.constants.get(condition.name) for part in parts} - {None}
         for part in parts:
             if part.columns.get(condition.name) == "text":
                 words |= set(part.words(condition.name))
         if words and condition.sign == "=" and not words & set(condition.values):
-            shown = sorted(map(str, words))
-            more = f" and {len(shown) - 10} more" if len(shown) > 10 else ""
-            return f"; {condition.name} is one of {', '.join(shown[:10])}{more}"
+            known_words = sorted(map(str, words))
+            more = f" and {len(known_words) - 10} more" if len(known_words) > 10 else ""
+            return f"; {condition.name} is one of {', '.join(known_words[:10])}{more}"
     return ""

@@ -1,4 +1,4 @@
-"""What a search gives: rows and distances, and the cells behind them as a table."""
+"""Search results: rows, distances, and the cells as a table."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Describe = Callable[[Sequence[int]], list[dict[str, Any]]]
 
 @dataclass(frozen=True)
 class Hits:
-    """The nearest rows of each query, nearest first: −1 and infinity where there are fewer than k.
+    """Nearest rows of each query, nearest first; −1 and infinity beyond the last.
 
     A distance is 1 − cos for metric cosine, Euclidean for l2. Of `like` it is the mean distance to the
     examples, and the order is that of `scores`: mean distance to the counter-examples less that.
@@ -29,7 +29,7 @@ class Hits:
     scores: Float32[np.ndarray, "q k"] | None = None
 
     def table(self, describe: Describe) -> list[dict[str, Any]]:
-        """A dictionary a hit: `query`, `rank` from 1, `distance`, then the cell by `Index.describe`."""
+        """One dictionary a hit: `query`, `rank` from 1, `distance`, then the cell by `Index.describe`."""
         queries, ranks = np.nonzero(self.rows >= 0)
         cells = describe(self.rows[queries, ranks].tolist())
         out = []
@@ -41,7 +41,7 @@ class Hits:
         return out
 
     def write(self, describe: Describe, path: str | Path) -> None:
-        """The table as .csv or .parquet points: z, y, x in voxels of each cell's own brain, then the rest."""
+        """Write the table as .csv or .parquet points: z, y, x in voxels of each brain, then the rest."""
         table = self.table(describe)
         if not table:
             raise CanvasError(f"there is no hit to write to {path}")
@@ -51,7 +51,7 @@ class Hits:
 
 
 def _column(values: list[Any]) -> np.ndarray:
-    """Numbers with NaN, or words with an empty one, where a cell has none."""
+    """A column: numbers with NaN, or text with '', where a cell has no value."""
     if any(isinstance(value, str) for value in values):
         return np.array(["" if value is None else str(value) for value in values])
     if None in values:
@@ -60,7 +60,7 @@ def _column(values: list[Any]) -> np.ndarray:
 
 
 def told(pool: str, layer: int | None) -> str:
-    """How vectors were taken from the encoder, in words."""
+    """Pooling and layer of vectors as text."""
     return f"pool {pool}" if layer is None else f"pool {pool} after block {layer}"
 
 
@@ -70,7 +70,7 @@ def without(
     exclude: Int64[np.ndarray, " e"],
     k: int,
 ) -> tuple[Int64[np.ndarray, "q k"], Float32[np.ndarray, "q k"]]:
-    """k of k + 1 hits: without the row to leave out, or without the last one."""
+    """k of k + 1 hits: without the excluded row, or without the last."""
     if exclude.shape != (len(rows),):
         raise CanvasError(f"{len(exclude)} rows to leave out for {len(rows)} queries; give one for each")
     drop = rows == exclude[:, None]
@@ -80,7 +80,7 @@ def without(
 
 
 def padded(values: Shaped[np.ndarray, " n"], k: int, fill: float) -> Shaped[np.ndarray, "1 k"]:
-    """The values as one row, with `fill` where there are fewer than k."""
+    """Values as one row, filled to k with `fill`."""
     out = np.full((1, k), fill, values.dtype)
     out[0, : len(values)] = values
     return out
@@ -89,7 +89,7 @@ def padded(values: Shaped[np.ndarray, " n"], k: int, fill: float) -> Shaped[np.n
 def rising(
     quantiles: Float32[np.ndarray, " n"],
 ) -> tuple[Float32[np.ndarray, " m"], Float64[np.ndarray, " m"]]:
-    """Distances and shares to interpolate between: of equal distances the highest share."""
+    """Distances and shares for interpolation: of equal distances the highest share."""
     shares = np.linspace(0, 1, len(quantiles))
     last = np.append(np.diff(quantiles) > 0, True)
     return quantiles[last], shares[last]

@@ -1,4 +1,4 @@
-"""An index of embeddings on the disk: built and added to in place, searched memory-mapped."""
+"""An index of embeddings on disk: built and extended in place, searched memory-mapped."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Index:
-    """An opened `X.index`; safe to search from several threads, also while another process adds to it.
+    """An opened `X.index`; thread-safe, also while another process extends it.
 
     What was added after opening is seen by opening again.
     """
@@ -35,7 +35,7 @@ class Index:
 
     @classmethod
     def open(cls, path: str | Path) -> Index:
-        """Open a finished index; CanvasError for what is none, DamagedStore for files that were changed."""
+        """Open a finished index; CanvasError if it is none, DamagedStore if files were changed."""
         path = Path(path)
         mark = read_mark(path)
         check_files(path, mark)
@@ -62,7 +62,7 @@ class Index:
         return cls.open(out)
 
     def add(self, embeddings: Embeddings | str | Path, *, show: bool | None = None) -> Index:
-        """Add a store's rows, those that are in already passed over; the index with them, newly opened."""
+        """Add a store's rows, skipping those it has; returns the extended index."""
         build([embeddings], self.path, metric=self.metric, show=show)
         return Index(self.path, read_mark(self.path))
 
@@ -71,55 +71,55 @@ class Index:
 
     @property
     def dim(self) -> int:
-        """Length of a vector."""
+        """Dimension of a vector."""
         return int(self.about["dim"])
 
     @property
     def metric(self) -> str:
-        """`cosine` or `l2`."""
+        """Metric: `cosine` or `l2`."""
         return str(self.about["metric"])
 
     @property
     def encoder_sha256(self) -> str:
-        """Identity of the encoder whose vectors these are."""
+        """Identity of the encoder of the vectors."""
         return str(self.about["encoder_sha256"])
 
     @property
     def pool(self) -> str:
-        """How the patches of a crop became one vector: `mean`, `contrast`, `cls` or `centre`."""
+        """Pooling of the vectors: `mean`, `contrast`, `cls` or `centre`."""
         return str(self.about["pool"])
 
     @property
     def layer(self) -> int | None:
-        """After how many blocks the vectors left the encoder; None for all of them."""
+        """Number of encoder blocks before the output; None for all."""
         return None if self.about["layer"] is None else int(self.about["layer"])
 
     @property
     def structure(self) -> str:
-        """`flat`, `ivf-sq8` or `ivf-rabitq`."""
+        """Index structure: `flat`, `ivf-sq8` or `ivf-rabitq`."""
         return "flat" if self._near.lists is None else self._near.lists.kind
 
     @property
     def recall(self) -> dict[str, Any]:
-        """Recall@10 as it was measured: `value`, over how many `queries`, at how many `rows`."""
+        """Measured recall@10: `value`, number of `queries`, `rows` at the time."""
         return dict(self.about["recall"])
 
     def verify(self) -> int:
-        """Compare every byte of every file with the mark; the number of files, or DamagedStore."""
+        """Verify every file against the index mark; returns their number, raises DamagedStore."""
         return check_files(self.path, self.about, all_bytes=True)
 
     def vectors(self, rows: Int64[np.ndarray, " r"]) -> Float32[np.ndarray, "r d"]:
-        """The stored vectors of some rows, of length 1 where the metric is cosine."""
+        """Stored vectors of some rows, of length 1 where the metric is cosine."""
         if len(rows) and not 0 <= rows.min() <= rows.max() < len(self):
             raise CanvasError(f"rows go from {rows.min()} to {rows.max()}; the index has {len(self)} rows")
         return gather(self.parts, rows, self.dim)
 
     def describe(self, rows: Sequence[int] | np.ndarray) -> list[dict[str, Any]]:
-        """For each row: `row`, `id`, `brain`, `marker`, `z`, `y`, `x` and what its point carried."""
+        """For each row: `row`, `id`, `brain`, `marker`, `z`, `y`, `x` and the point's columns."""
         return describe(self.parts, np.asarray(rows, np.int64))
 
     def rows_of(self, ids: Sequence[str | int]) -> Int64[np.ndarray, " r"]:
-        """The rows of cells by id: `17`, `BRAIN:17` where several brains have one, or `#17` for row 17."""
+        """Rows of cells by id: `17`, `BRAIN:17` where several brains have one, or `#17` for row 17."""
         return rows_of(self.parts, ids)
 
     def search(
@@ -147,7 +147,7 @@ class Index:
         return Hits(rows, self._near.distance(squared))
 
     def search_ids(self, ids: Sequence[str | int], k: int = 10, *, where: Sequence[str] = ()) -> Hits:
-        """The k nearest other rows of each cell, given by id."""
+        """The k nearest other rows of each cell, by id."""
         rows = self.rows_of(ids)
         return self.search(self.vectors(rows), k, where=where, exclude=rows)
 
@@ -159,7 +159,7 @@ class Index:
         *,
         where: Sequence[str] = (),
     ) -> Hits:
-        """Cells like these and unlike those, given by id: one row of hits, the examples left out.
+        """Search by examples and counter-examples, by id: one row of hits, the examples excluded.
 
         Among the neighbours of the examples (ten times as many as are wanted), ordered by mean distance to
         the counter-examples less mean distance to the examples.
@@ -170,16 +170,18 @@ class Index:
         examples, others = self.rows_of(like), self.rows_of(unlike)
         if both := set(examples.tolist()) & set(others.tolist()):
             raise CanvasError(f"{len(both)} cells stand among the examples and the counter-examples")
-        given = np.concatenate([examples, others])
+        excluded = np.concatenate([examples, others])
         mask = rows_where(self.parts, where)
-        found, _ = self._near.search(self.vectors(examples), max(10 * k, 200) + len(given), mask)
-        rows = np.setdiff1d(found[found >= 0], given)
+        proposed, _ = self._near.search(self.vectors(examples), max(10 * k, 200) + len(excluded), mask)
+        rows = np.setdiff1d(proposed[proposed >= 0], excluded)
         vectors = self.vectors(rows)
-        near = self._mean_distance(vectors, self.vectors(examples))
-        score = (self._mean_distance(vectors, self.vectors(others)) if len(others) else 0) - near
+        to_examples = self._mean_distance(vectors, self.vectors(examples))
+        score = (self._mean_distance(vectors, self.vectors(others)) if len(others) else 0) - to_examples
         order = np.lexsort((rows, -score))[:k]
         return Hits(
-            padded(rows[order], k, -1), padded(near[order], k, np.inf), padded(score[order], k, -np.inf)
+            padded(rows[order], k, -1),
+            padded(to_examples[order], k, np.inf),
+            padded(score[order], k, -np.inf),
         )
 
     def novelty(
@@ -189,7 +191,7 @@ class Index:
         encoder: Encoder | str | None = None,
         exclude: Sequence[int] | np.ndarray | None = None,
     ) -> Float32[np.ndarray, " q"]:
-        """How unlike anything in the index each vector is, 0 to 1.
+        """Novelty of each vector, its percentile among the index's cells, 0 to 1.
 
         The share of the index's own cells that lie nearer to their neighbours than this vector does to its:
         .5 is an ordinary cell, 1 is farther out than every cell that was sampled.
@@ -205,7 +207,7 @@ class Index:
         return np.interp(mean, *rising(quantiles)).astype(np.float32)
 
     def check_queries(self, queries: Any, encoder: Encoder | str | None = None) -> Float32[np.ndarray, "q d"]:
-        """Query vectors as they are compared; what cannot be meant is refused as `search` says."""
+        """Validate query vectors and normalise them as stored."""
         if isinstance(queries, Embeddings):
             encoder = queries.encoder_sha256
             self.check_pool(queries.pool, queries.attributes.get("layer"))
@@ -229,7 +231,7 @@ class Index:
             raise ModelMismatch(f"the vectors are of encoder {sha256[:12]}; {self._wanted()}")
 
     def check_pool(self, pool: str, layer: int | None = None) -> None:
-        """Refuse vectors that were pooled another way or left the encoder after another block."""
+        """Refuse vectors of another pooling or layer."""
         if (pool, layer) != (self.pool, self.layer):
             raise ModelMismatch(f"the vectors are of {told(pool, layer)}; {self._wanted()}")
 

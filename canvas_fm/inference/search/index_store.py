@@ -1,4 +1,4 @@
-"""What an index keeps on the disk: parts of rows that are never rewritten, and the mark that names them.
+"""Files of an index: immutable parts of rows, and the mark that lists them.
 
 `X.index/index.json` is the mark, and the sidecar: encoder, metric, rows, measured recall, and every other
 file with its size and crc32. An addition writes new files first and then the mark by one rename, so that a
@@ -34,7 +34,7 @@ _REPAIR = "restore the file or build the index again"
 
 @dataclass(frozen=True)
 class Part:
-    """Rows `first` … `first + rows` of an index, those of one embeddings store."""
+    """Rows `first` … `first + rows` of an index, from one embeddings store."""
 
     folder: Path
     first: int
@@ -46,7 +46,7 @@ class Part:
 
     @property
     def constants(self) -> dict[str, str | None]:
-        """What is the same for all rows: brain and marker, where the points do not carry them."""
+        """Values equal for all rows: brain and marker, if the points have no such column."""
         return dict(self.entry["constants"])
 
     @property
@@ -56,24 +56,24 @@ class Part:
 
     @cached_property
     def vectors(self) -> np.ndarray:
-        """Memory-mapped (rows, d), float32 or float16, of length 1 where the metric is cosine."""
+        """Memory-mapped vectors (rows, d), float32 or float16, of length 1 where the metric is cosine."""
         return self._map("vectors.npy")
 
     @cached_property
     def zyx(self) -> np.ndarray:
-        """Memory-mapped (rows, 3): z, y, x in voxels of level 0 of the brain."""
+        """Memory-mapped positions (rows, 3): z, y, x in voxels of level 0 of the brain."""
         return self._map("zyx.npy")
 
     def values(self, name: str) -> np.ndarray:
-        """A stored column, memory-mapped: its numbers, or the codes of its words."""
+        """A stored column, memory-mapped: numbers, or codes of words."""
         return self._map(f"column.{column_key(name)}.npy")
 
     def words(self, name: str) -> list[str]:
-        """The words of a text column, by code."""
+        """Words of a text column, by code."""
         return list(json.loads((self.folder / f"column.{column_key(name)}.json").read_bytes()))
 
     def take(self, name: str, rows: Int64[np.ndarray, " r"]) -> list[Any]:
-        """A column's values at some rows of this part; None where it has no such column."""
+        """Values of a column at some rows of this part; None if absent."""
         if name in ("z", "y", "x"):
             return [float(value) for value in self.zyx[rows, "zyx".index(name)]]
         if name not in self.columns:
@@ -94,7 +94,7 @@ class Part:
 
 
 def write_part(folder: Path, embeddings: Embeddings, *, metric: str, dtype: str) -> dict[str, Any]:
-    """Copy an embeddings store into a part, block by block; returns its entry of the mark.
+    """Copy an embeddings store into a part, block by block; returns its entry for the mark.
 
     A part that was finished before a kill is taken as it is.
     """
@@ -133,17 +133,17 @@ def write_part(folder: Path, embeddings: Embeddings, *, metric: str, dtype: str)
 
 def _finished(folder: Path, embeddings: Embeddings, metric: str, dtype: str) -> dict[str, Any] | None:
     try:
-        said = json.loads((folder / _ENTRY).read_bytes())
-        entry = dict(said["entry"])
-        sound = all(file_entry(folder / name) == found for name, found in entry["files"].items())
+        stored = json.loads((folder / _ENTRY).read_bytes())
+        entry = dict(stored["entry"])
+        sound = all(file_entry(folder / name) == file_stamp for name, file_stamp in entry["files"].items())
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    same = said["made"] == [metric, dtype] and entry["source"] == source_of(embeddings)
-    return entry if same and sound else None
+    unchanged = stored["made"] == [metric, dtype] and entry["source"] == source_of(embeddings)
+    return entry if unchanged and sound else None
 
 
 def prepared(vectors: Float32[np.ndarray, "n d"], metric: str, first: int = 0) -> Float32[np.ndarray, "n d"]:
-    """Vectors as they are stored and compared: finite, and of length 1 where the metric is cosine."""
+    """Vectors as stored and compared: finite, and of length 1 where the metric is cosine."""
     if not np.isfinite(vectors).all():
         bad = int(np.argmin(np.isfinite(vectors).all(axis=1)))
         raise CanvasError(f"vector {first + bad} holds NaN or infinite values; embed its cell again")
@@ -157,12 +157,12 @@ def prepared(vectors: Float32[np.ndarray, "n d"], metric: str, first: int = 0) -
 
 
 def source_of(embeddings: Embeddings) -> dict[str, Any]:
-    """What tells one embeddings store from another, however it is called."""
+    """Identity of an embeddings store, independent of its path."""
     return {"volume": embeddings.volume, "inputs": embeddings.attributes.get("inputs")}
 
 
 def _write_column(folder: Path, name: str, values: np.ndarray) -> str:
-    """Numbers as they are, words as codes beside the list of words; returns which."""
+    """Write numbers, or codes and the word list; returns the kind."""
     stored = storable(values)
     key = f"column.{column_key(name)}"
     if stored.dtype != object:
@@ -175,7 +175,7 @@ def _write_column(folder: Path, name: str, values: np.ndarray) -> str:
 
 
 def file_entry(path: Path) -> list[int]:
-    """[size, crc32] of a file, which is on the disk when this returns."""
+    """[size, crc32] of a file after fsync."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -193,7 +193,7 @@ def _crc(path: Path) -> int:
 
 
 def write_mark(folder: Path, mark: Mapping[str, Any]) -> None:
-    """Replace the mark by one rename, then remove the files that it no longer names."""
+    """Replace the mark atomically, then remove files it no longer lists."""
     write_text_atomic(folder / MARK, _encode(mark))
     named = {MARK, "lock", *(name.partition("/")[0] for name, _ in _files(mark))}
     for path in folder.iterdir():
@@ -202,7 +202,7 @@ def write_mark(folder: Path, mark: Mapping[str, Any]) -> None:
 
 
 def read_mark(folder: Path) -> dict[str, Any]:
-    """The mark of an index; CanvasError for what is none, DamagedStore for one that was changed."""
+    """Read the mark of an index; CanvasError if there is none, DamagedStore if it was changed."""
     path = folder / MARK
     if not path.is_file():
         if not folder.exists():
@@ -229,7 +229,7 @@ def read_mark(folder: Path) -> dict[str, Any]:
 
 
 def check_files(folder: Path, mark: Mapping[str, Any], *, all_bytes: bool = False) -> int:
-    """Compare files with the mark: sizes, and the bytes of the smaller ones or of all; returns how many."""
+    """Verify files against the mark: sizes, and contents of the smaller or all; returns their number."""
     count = 0
     for name, (size, crc) in _files(mark):
         path = folder / name
@@ -245,7 +245,7 @@ def check_files(folder: Path, mark: Mapping[str, Any], *, all_bytes: bool = Fals
 
 
 def parts_of(folder: Path, mark: Mapping[str, Any]) -> list[Part]:
-    """The parts, each knowing where its rows begin."""
+    """The parts with their first row numbers."""
     parts, first = [], 0
     for entry in mark["parts"]:
         parts.append(Part(folder / entry["name"], first, entry))
@@ -254,20 +254,20 @@ def parts_of(folder: Path, mark: Mapping[str, Any]) -> list[Part]:
 
 
 def gather(parts: list[Part], rows: Int64[np.ndarray, " r"], dim: int) -> Float32[np.ndarray, "r d"]:
-    """The stored vectors of some rows of the index, in that order."""
+    """Stored vectors of some rows of the index, in that order."""
     out = np.empty((len(rows), dim), np.float32)
-    for part, mine in by_part(parts, rows):
-        out[mine] = part.vectors[rows[mine] - part.first]
+    for part, positions in by_part(parts, rows):
+        out[positions] = part.vectors[rows[positions] - part.first]
     return out
 
 
 def by_part(
     parts: list[Part], rows: Int64[np.ndarray, " r"]
 ) -> Iterator[tuple[Part, Int64[np.ndarray, " m"]]]:
-    """Each part with the positions in `rows` that lie in it."""
-    which = np.searchsorted([part.first for part in parts], rows, side="right") - 1
-    for number in np.unique(which):
-        yield parts[number], np.flatnonzero(which == number)
+    """Each part with the positions in `rows` that belong to it."""
+    part_number = np.searchsorted([part.first for part in parts], rows, side="right") - 1
+    for number in np.unique(part_number):
+        yield parts[number], np.flatnonzero(part_number == number)
 
 
 def _files(mark: Mapping[str, Any]) -> Iterator[tuple[str, list[int]]]:

@@ -1,4 +1,4 @@
-"""Which rows may be near a vector: all of them for a small index, inverted lists of codes for a large one.
+"""Candidate generation of a search: exhaustive for a small index, inverted lists of codes for a large one.
 
 Whatever proposes rows, the stored vectors decide: distances are computed from them, so codes cost recall and
 never correctness. Lists lie in files of at most LIST_ROWS rows, each memory-mapped, so that building and
@@ -30,17 +30,17 @@ _SPECS = {"ivf-sq8": "IVF{nlist},SQ8", "ivf-rabitq": "IVF{nlist},RaBitQ"}
 
 
 def structure_for(rows: int) -> str:
-    """`flat`, `ivf-sq8` or `ivf-rabitq`, by the number of rows."""
+    """Structure by the number of rows: `flat`, `ivf-sq8` or `ivf-rabitq`."""
     return "flat" if rows <= FLAT_MOST else "ivf-sq8" if rows <= SQ8_MOST else "ivf-rabitq"
 
 
 def lists_for(rows: int) -> int:
-    """How many lists: twice the root of the rows, as a power of two."""
+    """Number of inverted lists: twice the square root of the rows, as a power of two."""
     return 2 ** max(4, round(math.log2(2 * math.sqrt(rows))))
 
 
 def outgrown(lists: dict[str, Any] | None, rows: int) -> bool:
-    """Whether an index of so many rows wants another structure, or lists trained on more than it had."""
+    """Whether so many rows need another structure, or lists trained on more rows."""
     if lists is None:
         return structure_for(rows) != "flat"
     return lists["kind"] != structure_for(rows) or rows > 8 * lists["trained_rows"]
@@ -56,7 +56,7 @@ class Lists:
 
     @property
     def factor(self) -> int:
-        """Rows to propose for each one that is wanted."""
+        """Number of rows to propose for each result."""
         return int(self.about["k_factor"])
 
     def _open(self, name: str) -> Any:
@@ -76,11 +76,11 @@ class Lists:
         mask: Bool[np.ndarray, " n"] | None = None,
         nprobe: int | None = None,
     ) -> Int64[np.ndarray, "q c"]:
-        """Up to `count` rows for each query, −1 where there are fewer; in no order."""
+        """Up to `count` rows for each query, unordered, −1 beyond the last."""
         import faiss
 
         kind = faiss.IVFRaBitQSearchParameters if self.kind == "ivf-rabitq" else faiss.SearchParametersIVF
-        found = []
+        proposals = []
         bits = None if mask is None else np.packbits(mask, bitorder="little")
         for _, index in self.files:
             options = kind()
@@ -88,8 +88,8 @@ class Lists:
             if bits is not None and mask is not None:
                 options.sel = faiss.IDSelectorBitmap(len(mask), faiss.swig_ptr(bits))
             distances, rows = index.search(queries, count, params=options)
-            found.append((distances, rows))
-        return _merge(found, count)
+            proposals.append((distances, rows))
+        return _merge(proposals, count)
 
 
 def propose_exactly(
@@ -98,18 +98,18 @@ def propose_exactly(
     count: int,
     mask: Bool[np.ndarray, " n"] | None = None,
 ) -> Int64[np.ndarray, "q c"]:
-    """The nearest `count` of all rows (of those in `mask`), −1 where there are fewer; a block at a time."""
+    """The nearest `count` of all rows (of those in `mask`), −1 beyond the last; blockwise."""
     import faiss
 
-    found: list[tuple[np.ndarray, np.ndarray]] = []
+    proposals: list[tuple[np.ndarray, np.ndarray]] = []
     for first, block, rows in _blocks(parts, mask):
-        few = min(count, len(block))
-        distances, near = faiss.knn(queries, block, few)
-        numbers = first + near if rows is None else rows[near]
-        found.append((distances, numbers))
-        if sum(each.shape[1] for each, _ in found) > 4 * count + 64:
-            found = [_nearest(found, count)]
-    return _merge(found, count)
+        n_nearest = min(count, len(block))
+        distances, nearest = faiss.knn(queries, block, n_nearest)
+        numbers = first + nearest if rows is None else rows[nearest]
+        proposals.append((distances, numbers))
+        if sum(each.shape[1] for each, _ in proposals) > 4 * count + 64:
+            proposals = [_nearest(proposals, count)]
+    return _merge(proposals, count)
 
 
 def _blocks(
@@ -127,17 +127,17 @@ def _blocks(
                 yield first, np.ascontiguousarray(block[inside], dtype=np.float32), first + inside
 
 
-def _nearest(found: list[tuple[np.ndarray, np.ndarray]], count: int) -> tuple[np.ndarray, np.ndarray]:
-    distances = np.concatenate([each for each, _ in found], axis=1)
-    rows = np.concatenate([each for _, each in found], axis=1)
+def _nearest(proposals: list[tuple[np.ndarray, np.ndarray]], count: int) -> tuple[np.ndarray, np.ndarray]:
+    distances = np.concatenate([each for each, _ in proposals], axis=1)
+    rows = np.concatenate([each for _, each in proposals], axis=1)
     if rows.shape[1] > count:
         keep = np.argpartition(np.where(rows < 0, np.inf, distances), count - 1, axis=1)[:, :count]
         distances, rows = np.take_along_axis(distances, keep, 1), np.take_along_axis(rows, keep, 1)
     return distances, rows
 
 
-def _merge(found: list[tuple[np.ndarray, np.ndarray]], count: int) -> Int64[np.ndarray, "q c"]:
-    return _nearest(found, count)[1].astype(np.int64)
+def _merge(proposals: list[tuple[np.ndarray, np.ndarray]], count: int) -> Int64[np.ndarray, "q c"]:
+    return _nearest(proposals, count)[1].astype(np.int64)
 
 
 def train(
@@ -171,7 +171,7 @@ def train(
 def extend(
     about: dict[str, Any], parts: list[Part], folder: Path, rows: int, dim: int, generation: int
 ) -> dict[str, Any]:
-    """Write lists for the rows that have none yet; small files at the end are written anew as one."""
+    """Write lists for rows without any; small files at the end are merged."""
     files = list(about["files"])
     small = [each for each in files if each["rows"] < LIST_ROWS // 2]
     if len(small) > 8:

@@ -1,4 +1,4 @@
-"""Nearest rows of an index: inverted lists or a scan propose, the stored vectors decide."""
+"""Nearest rows of an index: candidates by lists or scan, reranked by the stored vectors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _DECIDE_NUMBERS = 2**24  # in memory at a time while distances are computed
 
 
 class NearestRows:
-    """The rows that a mark names, searched by vectors as they are stored (`index_store.prepared`)."""
+    """Search of the rows that a mark lists, by prepared vectors (`index_store.prepared`)."""
 
     def __init__(self, path: Path, mark: Mapping[str, Any]) -> None:
         self.parts, self.rows, self.dim = parts_of(path, mark), int(mark["rows"]), int(mark["dim"])
@@ -27,36 +27,40 @@ class NearestRows:
     def search(
         self, queries: np.ndarray, k: int, mask: Bool[np.ndarray, " n"] | None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """(rows, squared distances), (q, k) each: lists or a scan propose, the stored vectors decide."""
-        left = self.rows if mask is None else int(mask.sum())
-        few = min(k, left)
-        if self.lists is None or left <= FEW:
-            return self.decide(queries, propose_exactly(self.parts, queries, min(few + 8, left), mask), k)
+        """(rows, squared distances), (q, k) each: candidates reranked by the stored vectors."""
+        n_candidates = self.rows if mask is None else int(mask.sum())
+        n_results = min(k, n_candidates)
+        if self.lists is None or n_candidates <= FEW:
+            return self.decide(
+                queries, propose_exactly(self.parts, queries, min(n_results + 8, n_candidates), mask), k
+            )
         wide = self.lists.about["nlist"]
         # A filter thins the lists out, and many hits reach farther than ten do.
-        nprobe = int(self.lists.about["nprobe"] * self.rows / left * max(1.0, (k / 10) ** 0.5))
-        wanted = min(self.lists.factor * few + 10, left)
-        proposed = self.lists.propose(queries, wanted, mask, min(nprobe, wide))
-        if (proposed >= 0).sum(axis=1).min() < few and nprobe < wide:
-            proposed = self.lists.propose(queries, wanted, mask, wide)
+        nprobe = int(self.lists.about["nprobe"] * self.rows / n_candidates * max(1.0, (k / 10) ** 0.5))
+        n_proposed = min(self.lists.factor * n_results + 10, n_candidates)
+        proposed = self.lists.propose(queries, n_proposed, mask, min(nprobe, wide))
+        if (proposed >= 0).sum(axis=1).min() < n_results and nprobe < wide:
+            proposed = self.lists.propose(queries, n_proposed, mask, wide)
         return self.decide(queries, proposed, k)
 
     def decide(self, queries: np.ndarray, proposed: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Of the rows that were proposed for each query the k nearest, by the stored vectors."""
+        """Rerank the proposed rows of each query by the stored vectors; the k nearest."""
         rows = np.full((len(queries), k), -1, np.int64)
         squared = np.full((len(queries), k), np.inf, np.float32)
-        few = min(k, proposed.shape[1])
+        n_results = min(k, proposed.shape[1])
         step = max(1, _DECIDE_NUMBERS // (proposed.shape[1] * self.dim))
         for first in range(0, len(queries), step):
-            some = slice(first, first + step)
-            mine = np.sort(proposed[some], axis=1)  # so that equal distances stand in the order of rows
-            vectors = gather(self.parts, np.maximum(mine, 0).reshape(-1), self.dim)
-            difference = vectors.reshape(*mine.shape, self.dim) - queries[some, None]
+            batch = slice(first, first + step)
+            candidates = np.sort(
+                proposed[batch], axis=1
+            )  # so that equal distances stand in the order of rows
+            vectors = gather(self.parts, np.maximum(candidates, 0).reshape(-1), self.dim)
+            difference = vectors.reshape(*candidates.shape, self.dim) - queries[batch, None]
             found = np.einsum("qrd,qrd->qr", difference, difference)
-            found[mine < 0] = np.inf
-            order = np.argsort(found, axis=1, kind="stable")[:, :few]
-            rows[some, :few] = np.take_along_axis(mine, order, 1)
-            squared[some, :few] = np.take_along_axis(found, order, 1)
+            found[candidates < 0] = np.inf
+            order = np.argsort(found, axis=1, kind="stable")[:, :n_results]
+            rows[batch, :n_results] = np.take_along_axis(candidates, order, 1)
+            squared[batch, :n_results] = np.take_along_axis(found, order, 1)
         return rows, squared
 
     def distance(self, squared: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""An index laid out in the plane: a place for each cell, near it those with similar embeddings."""
+"""2D projection of an index's embeddings by PCA or UMAP."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _UMAP_DIMS = 50  # principal components that UMAP starts from
 
 @dataclass(frozen=True)
 class EmbeddingMap:
-    """Where each of `rows` of an index lies: `xy` (n, 2), and for PCA each axis' share of the variance."""
+    """2D positions `xy` (n, 2) of `rows` of an index; for PCA the explained variance."""
 
     rows: Int64[np.ndarray, " n"]
     xy: Float32[np.ndarray, "n 2"]
@@ -33,7 +33,7 @@ class EmbeddingMap:
 
 @dataclass(frozen=True)
 class Column:
-    """One column of some rows: numbers (NaN where a row has none), or codes into `words` (-1 for none)."""
+    """One column of some rows: numbers (NaN where absent), or codes into `words` (−1 where absent)."""
 
     kind: Kind
     values: Shaped[np.ndarray, " n"]
@@ -41,12 +41,12 @@ class Column:
 
 
 def methods() -> tuple[str, ...]:
-    """The layouts that this installation can compute: UMAP is an extra."""
+    """The available projection methods; UMAP is an extra."""
     return METHODS if find_spec("umap") else METHODS[:1]
 
 
 def embedding_map(index: Index, *, method: str = "pca", most: int = 200_000, seed: int = 0) -> EmbeddingMap:
-    """A map of an index, or of `most` of its rows drawn by `seed`; the rows of the map stand in their order.
+    """Projection of an index, or of `most` random rows of it, in row order.
 
     `pca`: the two directions in which the vectors vary most, turned so that the largest weight of each is
     positive; memory goes by a block of vectors and the square of their length. `umap` (extra `umap`) starts
@@ -71,14 +71,14 @@ def embedding_map(index: Index, *, method: str = "pca", most: int = 200_000, see
 
 def _blocks(index: Index, rows: Int64[np.ndarray, " n"]) -> Iterator[tuple[slice, np.ndarray]]:
     for first in range(0, len(rows), _BLOCK):
-        some = slice(first, first + _BLOCK)
-        yield some, index.vectors(rows[some]).astype(np.float64)
+        block = slice(first, first + _BLOCK)
+        yield block, index.vectors(rows[block]).astype(np.float64)
 
 
 def _principal_axes(
     index: Index, rows: Int64[np.ndarray, " n"]
 ) -> tuple[Float64[np.ndarray, " d"], Float64[np.ndarray, "d k"], Float64[np.ndarray, " k"]]:
-    """(mean, axes as columns, share of the variance of each), the largest first; at least two axes."""
+    """(mean, axes as columns, explained variance of each), the largest first; at least two axes."""
     dim = index.dim
     total, square = np.zeros(dim), np.zeros((dim, dim))
     shift: np.ndarray | None = None  # so that nothing is lost where the mean is large beside the spread
@@ -102,8 +102,8 @@ def _principal_axes(
 
 def _projected(index: Index, rows: np.ndarray, mean: np.ndarray, axes: np.ndarray) -> np.ndarray:
     out = np.empty((len(rows), axes.shape[1]), np.float32)
-    for some, vectors in _blocks(index, rows):
-        out[some] = (vectors - mean) @ axes
+    for block, vectors in _blocks(index, rows):
+        out[block] = (vectors - mean) @ axes
     return out
 
 
@@ -117,7 +117,7 @@ def _umap(start: np.ndarray, seed: int) -> np.ndarray:
 
 
 def column_kinds(index: Index) -> dict[str, Kind]:
-    """The columns by which cells can be told apart, `number` or `text`; always `row`, `id`, `z`, `y`, `x`."""
+    """Columns to tell cells apart, `number` or `text`; always `row`, `id`, `z`, `y`, `x`."""
     out: dict[str, Kind] = {}
     for part in index.parts:
         for name in part.constants:
@@ -147,47 +147,47 @@ def column(index: Index, name: str, rows: Int64[np.ndarray, " n"], *, most_words
     words = [word for word, _ in counts.most_common(most_words)]
     places = {word: place for place, word in enumerate(words)}
     values = np.full(len(rows), -1, np.int32)
-    for mine, codes, told in coded:
+    for positions, codes, told in coded:
         table = np.array([*(places.get(word, -2) if word else -1 for word in told), -1], np.int32)
-        values[mine] = table[codes]
+        values[positions] = table[codes]
     return Column("text", values, words)
 
 
 def _numbers(parts: list[Part], name: str, rows: np.ndarray) -> np.ndarray:
-    held = []
-    for part, mine in by_part(parts, rows):
-        local = rows[mine] - part.first
+    parts_read = []
+    for part, positions in by_part(parts, rows):
+        local = rows[positions] - part.first
         if name in ("z", "y", "x"):
-            held.append((mine, np.asarray(part.zyx[local, "zyx".index(name)])))
+            parts_read.append((positions, np.asarray(part.zyx[local, "zyx".index(name)])))
         elif name in part.columns:
-            held.append((mine, np.asarray(part.values(name)[local])))
-    kinds = {values.dtype for _, values in held}
-    whole = sum(len(mine) for mine, _ in held) == len(rows)
+            parts_read.append((positions, np.asarray(part.values(name)[local])))
+    kinds = {values.dtype for _, values in parts_read}
+    whole = sum(len(positions) for positions, _ in parts_read) == len(rows)
     dtype = np.result_type(*kinds) if kinds else np.dtype(np.float32)
     if not whole and dtype.kind != "f":
         dtype = np.dtype(np.float64)
     out = np.full(len(rows), np.nan if dtype.kind == "f" else 0, dtype)
-    for mine, values in held:
-        out[mine] = values
+    for positions, values in parts_read:
+        out[positions] = values
     return out
 
 
 def _coded(parts: list[Part], name: str, rows: np.ndarray) -> tuple[list[tuple[Any, Any, Any]], Counter[str]]:
-    """For each part (places in `rows`, codes, words by code), and how often each word occurs."""
-    held, counts = [], Counter[str]()
-    for part, mine in by_part(parts, rows):
-        local = rows[mine] - part.first
+    """For each part (positions in `rows`, codes, words by code), and the frequency of each word."""
+    coded, counts = [], Counter[str]()
+    for part, positions in by_part(parts, rows):
+        local = rows[positions] - part.first
         if part.columns.get(name) == "text":
             words, codes = part.words(name), np.asarray(part.values(name)[local])
         elif name in part.columns:
             numbers, codes = np.unique(part.values(name)[local], return_inverse=True)
             words = [f"{value:.15g}" if value == value else "" for value in numbers.tolist()]
         else:
-            words, codes = [part.constants.get(name) or ""], np.zeros(len(mine), np.int64)
+            words, codes = [part.constants.get(name) or ""], np.zeros(len(positions), np.int64)
         for code, count in zip(
             *(each.tolist() for each in np.unique(codes, return_counts=True)), strict=True
         ):
             if words[code]:
                 counts[words[code]] += count
-        held.append((mine, codes, words))
-    return held, counts
+        coded.append((positions, codes, words))
+    return coded, counts

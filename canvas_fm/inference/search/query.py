@@ -1,4 +1,4 @@
-"""One search of an index, by vectors, by cells or by examples, and how new each query is."""
+"""One search of an index by vectors, cells or examples, with the novelty of each query."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from canvas_fm.inference.search.index import Index
 
 
 class Answer(NamedTuple):
-    """Hits, and the novelty of each query (0 to 1), None for examples and for an index of too few cells."""
+    """Hits, and novelty of each query (0 to 1); None for examples and very small indexes."""
 
     hits: Hits
     novelty: list[float] | None
