@@ -1,1 +1,1 @@
-"""Detector + volume -> points."""
+"""Cell detection: detector and volume to points."""
