@@ -1,4 +1,4 @@
-"""How bright a blob is against its brain: what a net that sees local contrast alone has lost.
+"""Blob amplitude relative to its brain, which a net of local contrast cannot see.
 
 A Laplacian of a Gaussian over the volume's median ranks cells by their absolute brightness, a net by their
 look. Annotators follow both, so a score may join them: its logit is the net's plus a weight times the
@@ -24,21 +24,21 @@ _NEAR_ZYX: Zyx = (1, 2, 2)  # the blob's middle lies within so many voxels of th
 
 @dataclass(frozen=True)
 class Amplitude:
-    """The amplitude of blobs in windowed voxels of one size, and how scores take it in."""
+    """Amplitude of blobs in windowed voxels, and how it enters the scores."""
 
     config: AmplitudeConfig
     voxel_um: ZyxUm
 
     @property
     def reach_zyx(self) -> Zyx:
-        """Nothing farther from a voxel counts."""
+        """Receptive field: voxels farther away do not count."""
         z, y, x = (
             a + b for a, b in zip(log_reach(self.config.sigma_um, self.voxel_um), _NEAR_ZYX, strict=True)
         )
         return z, y, x
 
     def near(self, voxels: Float32[np.ndarray, "z y x"]) -> Float32[np.ndarray, "z y x"]:
-        """The highest amplitude near each voxel, in the config's unit."""
+        """Maximum amplitude near each voxel, in the config's unit."""
         response = log_response(voxels, self.config.sigma_um, self.voxel_um)
         response *= np.float32(self.config.unit)
         return maximum_filter(response, [2 * n + 1 for n in _NEAR_ZYX], mode="nearest")
@@ -46,7 +46,7 @@ class Amplitude:
     def join(
         self, heat: Float32[np.ndarray, " n"], amplitude: Float32[np.ndarray, " n"]
     ) -> Float32[np.ndarray, " n"]:
-        """Scores of maxima with this heat and amplitude, in (0, 1)."""
+        """Scores in (0, 1) of maxima with this heat-map value and amplitude."""
         heat = np.clip(heat, 1e-6, 1 - 1e-6)
         logit = np.log(heat / (1 - heat)) + self.config.weight * np.log(np.maximum(amplitude, _LEAST))
         return (1 / (1 + np.exp(-logit))).astype(np.float32)
