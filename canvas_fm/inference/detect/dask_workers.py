@@ -1,4 +1,4 @@
-"""The tiles of a job, done here or by the workers of Dask: the same results in another order."""
+"""Tiles of a job computed in this process or by Dask workers, with the same results."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _AHEAD = 4  # tiles that wait at each worker
 
 @runtime_checkable
 class Tiled(Protocol[R]):
-    """A job that can be pickled and done tile by tile."""
+    """Protocol: a picklable job that is computed tile by tile."""
 
     def tile(self, number: int) -> R: ...
 
@@ -24,7 +24,7 @@ class Tiled(Protocol[R]):
 def map_tiles(
     job: Tiled[R], numbers: Iterable[int], *, workers: int = 1, scheduler: str | None = None
 ) -> Iterator[tuple[int, R]]:
-    """(number, result) of every tile as they are done; in order where this process does them itself.
+    """Yield (number, result) of each tile as it completes; in order without workers.
 
     More than one worker, or a `scheduler` (tcp://host:8786), need Dask; volumes and models are then opened by
     the workers at the same paths. Memory is that of a few tiles a worker.
@@ -83,5 +83,5 @@ def _tile(job: Tiled[Any], number: int) -> tuple[int, Any]:
 
 
 def _threads(count: int) -> dict[str, str]:
-    """What keeps the workers of one machine from taking every core each."""
+    """Limit the threads of each worker on a machine."""
     return {name: str(count) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
