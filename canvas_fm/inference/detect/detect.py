@@ -1,4 +1,4 @@
-"""Cells of a volume: heat tile by tile, maxima, one point a cell. It goes on where it stopped."""
+"""Detect the cells of a volume: heat map tile by tile, local maxima, one point a cell; resumable."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def detect(
     show: bool | None = None,
     **options: Any,
 ) -> Points:
-    """The cells that a trained detector finds: positions and their score, in z, y, x order.
+    """Cells found by a trained detector: points z, y, x in voxels with `score`, sorted by position.
 
     Without `threshold` exactly the rows at or above the operating threshold that the model holds; a low one
     gives candidates to refine. `box` is Z0 Y0 X0 Z1 Y1 X1 in voxels of level 0. Memory goes by `tile_zyx`,
@@ -59,7 +59,7 @@ def detect(
 def detector_job(
     detector: Detector, volume: Volume, *, background: Volume | None = None, **options: Any
 ) -> Job:
-    """What `detect` would do, without doing it; for `plan`."""
+    """The job of `detect` without running it; for `plan`."""
     opts = DetectOptions.of(**options)
     config = detector.config
     threshold = config.threshold if opts.threshold is None else opts.threshold
@@ -94,13 +94,13 @@ def detect_log(
     show: bool | None = None,
     **settings: Any,
 ) -> Points:
-    """The cells that the baseline finds; `settings` are those of `log_job`, the rest is as in `detect`."""
+    """Cells by a Laplacian of a Gaussian; `settings` are those of `log_job`, the rest as in `detect`."""
     return run(log_job(volume, **settings), out, workers=workers, scheduler=scheduler, show=show)
 
 
 @takes(LogOptions)
 def log_job(volume: Volume, *, window_rule: WindowRule | None = None, **options: Any) -> Job:
-    """The baseline: local maxima of the LoG on the window, of those nearer than the distance the best.
+    """The baseline job: local maxima of the Laplacian of a Gaussian, with non-maximum suppression.
 
     The response is that of windowed voxels, so a threshold hardly carries from one volume to the next.
     """
@@ -167,12 +167,12 @@ def _job(
 
 
 def channels_of(detector: Detector, volume: Volume, background: Volume | None) -> list[Volume]:
-    """The volumes that a detector's channels come from, checked against what it was trained with."""
-    wanted = detector.config.architecture.channels
-    if (background is None) != (wanted == 1):
+    """The volumes of a detector's input channels, checked against its training."""
+    n_channels = detector.config.architecture.channels
+    if (background is None) != (n_channels == 1):
         raise CanvasError(
-            f"{detector.name} was trained {'with' if wanted == 2 else 'without'} a background channel: "
-            f"{'give --background VOLUME' if wanted == 2 else 'leave --background out'}"
+            f"{detector.name} was trained {'with' if n_channels == 2 else 'without'} a background channel: "
+            f"{'give --background VOLUME' if n_channels == 2 else 'leave --background out'}"
         )
     if background is None:
         return [volume]
