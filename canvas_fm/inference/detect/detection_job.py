@@ -1,4 +1,4 @@
-"""The work of a detection: what it reads, what it finds in a tile, how tiles become points."""
+"""A detection job: input boxes, maxima of a tile, merging tiles into points."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _BAD_CHUNKS, _BETWEEN = "bad_chunks", " | "
 
 @dataclass(frozen=True)
 class Found:
-    """The maxima of one tile, plateaus whole: voxels, their heat, positions between voxels."""
+    """Maxima of one tile, all voxels of a plateau: voxels, heat-map values, sub-voxel positions."""
 
     maxima: Int64[np.ndarray, "n 3"]
     score: Float32[np.ndarray, " n"]
@@ -48,7 +48,7 @@ class Found:
 
 @dataclass
 class Job:
-    """All that decides the cells of a volume; it can be sent to other processes.
+    """Everything that determines the cells of a volume; picklable.
 
     `radius_zyx` and `shape` are FindMaxima's; with `suppress_um` what is left is suppressed greedily besides.
     """
@@ -81,7 +81,7 @@ class Job:
         self._highest_of_zeros: float | None = None
 
     def boxes(self, core: Box) -> tuple[Box, Box, Box]:
-        """What a tile reads, where its heat is right, and where its smoothed heat is."""
+        """Boxes of a tile: input, valid heat map, valid smoothed heat map."""
         reach = np.abs(neighbourhood(self.radius_zyx, self.shape)).max(axis=0, initial=0).tolist()
         output_box = core.grown(np.maximum(reach, 1).tolist(), self.extent)
         heatmap_box = output_box.grown(smooth_reach(self.smooth_um, self.voxel_um), self.extent)
@@ -90,7 +90,7 @@ class Job:
         return read_box, heatmap_box, output_box
 
     def tile(self, number: int) -> Found:
-        """The maxima in one tile: those that the untiled heat map has there."""
+        """Maxima of one tile, identical to those of the untiled heat map."""
         core = self.tiles[number]
         read_box, heatmap_box, output_box = self.boxes(core)
         voxels = read_windowed(self.sources, self.volumes, self.windows, read_box)
@@ -99,14 +99,14 @@ class Job:
         heat = smooth(self.heat(voxels)[heatmap_box.inside(read_box)], self.smooth_um, self.voxel_um)
         heat = np.ascontiguousarray(heat[output_box.inside(heatmap_box)])
         local = find_all_maxima(heat, self.radius_zyx, just_below(self.least_heat), shape=self.shape)
-        found = self._found(local[core.holds(local + output_box.start)], heat, output_box)
-        if self.joined is None or not len(found.score):
-            return found
-        bright = self.joined.near(voxels[0])[tuple((found.maxima - read_box.start).T)]
-        return replace(found, score=self.joined.join(found.score, bright))
+        maxima = self._found(local[core.holds(local + output_box.start)], heat, output_box)
+        if self.joined is None or not len(maxima.score):
+            return maxima
+        bright = self.joined.near(voxels[0])[tuple((maxima.maxima - read_box.start).T)]
+        return replace(maxima, score=self.joined.join(maxima.score, bright))
 
     def merge(self, found: Sequence[Found]) -> Points:
-        """All tiles' maxima as points with their score, in z, y, x order: one a plateau, wherever it lies."""
+        """Merge all tiles' maxima into points with their score, one a plateau, sorted by position."""
         maxima = np.concatenate([np.empty((0, 3), np.int64), *(part.maxima for part in found)])
         score = np.concatenate([np.empty(0, np.float32), *(part.score for part in found)])
         position = np.concatenate([np.empty((0, 3)), *(part.position for part in found)])
@@ -126,7 +126,7 @@ class Job:
         return Points(zyx, {"score": score[keep]}, meta)
 
     def digest(self) -> str:
-        """A hash over the inputs: the same inputs give the same rows."""
+        """Hash of the inputs: equal hashes give equal rows."""
         return hashlib.sha256(json.dumps(self.inputs, sort_keys=True).encode()).hexdigest()
 
     def _found(self, local: np.ndarray, heat: np.ndarray, box: Box) -> Found:
@@ -136,7 +136,7 @@ class Job:
         return Found(local + np.asarray(box.start), score, position + box.start, bad)
 
     def zeros_give_no_detection(self) -> bool:
-        """Whether voxels that are all 0 give no cell anywhere, at the volume's borders either: asked once."""
+        """Whether all-zero voxels yield no cell anywhere, so that empty tiles can be skipped; cached."""
         if self._highest_of_zeros is None:
             reach = zip(self.heat.halo_zyx, self.heat.align_zyx, self.extent.size, strict=True)
             size = [min(2 * halo + align, n) for halo, align, n in reach]
@@ -147,7 +147,7 @@ class Job:
 def read_windowed(
     sources: Sequence[Readable], volumes: Sequence[Volume], windows: Sequence[Window], box: Box
 ) -> Float32[np.ndarray, "c z y x"]:
-    """A box of each channel through its window; CanvasError where a float volume holds NaN."""
+    """Windowed box of each channel; CanvasError if a float volume has NaN."""
     voxels = np.empty((len(sources), *box.size), np.float32)
     for channel, (source, window) in enumerate(zip(sources, windows, strict=True)):
         raw = source.read(box.start, box.size)
@@ -168,7 +168,7 @@ def run(
     scheduler: str | None = None,
     show: bool | None = None,
 ) -> Points:
-    """Do a job; with `out` write the points, going on from what an earlier run of the same job left."""
+    """Run a job; with `out` write the points, resuming what an earlier run of the same job left."""
     if workers < 1:
         raise CanvasError(f"workers is {workers}; give at least 1")
     if out is None:
@@ -181,9 +181,9 @@ def run(
             number: Found(**part.arrays, bad_chunks=tuple(part.about["bad_chunks"]))
             for number, part in work.done().items()
         }
-        left = [number for number in range(len(job.tiles)) if number not in done]
+        remaining = [number for number in range(len(job.tiles)) if number not in done]
         cells = sum(len(found.maxima) for found in done.values())
-        for number, found in _with_bar(job, left, workers, scheduler, show, cells=cells):
+        for number, found in _with_bar(job, remaining, workers, scheduler, show, cells=cells):
             arrays = {"maxima": found.maxima, "score": found.score, "position": found.position}
             work.keep(number, arrays, found.bad_chunks)
             done[number] = found
@@ -191,7 +191,7 @@ def run(
 
 
 def plan(job: Job, *, workers: int = 1) -> dict[str, Any]:
-    """What a job would cost: tiles, voxels, bytes to read, and minutes if `workers` do not slow each other.
+    """Estimated cost of a job: tiles, voxels, bytes to read, minutes with `workers`.
 
     The minutes are those of all tiles if they took as long as the slowest that was tried: the middle one,
     and where no cell is found in it up to four others, because empty tiles only cost their reading.
@@ -217,13 +217,13 @@ def plan(job: Job, *, workers: int = 1) -> dict[str, Any]:
 
 
 def bad_chunks_of(points: Points) -> list[str]:
-    """A sentence for each damaged chunk that was read as zeros on the way to these points."""
+    """Messages of damaged chunks that were read as zeros for these points."""
     joined = points.meta.get(_BAD_CHUNKS, "")
     return joined.split(_BETWEEN) if joined else []
 
 
 def just_below(threshold: float) -> float:
-    """The largest float32 below: a float32 is above it iff it is at or above the threshold."""
+    """The next smaller float32: a value is above it iff it is at or above the threshold."""
     nearest = np.float32(threshold)
     return float(nearest if nearest < threshold else np.nextafter(nearest, np.float32(-np.inf)))
 
@@ -239,7 +239,7 @@ def _with_bar(
 ) -> Iterator[tuple[int, Found]]:
     tiles = len(job.tiles)
     with bar("detecting", tiles, unit="tiles", done=tiles - len(numbers), show=show) as advance:
-        for number, found in map_tiles(job, numbers, workers=workers, scheduler=scheduler):
-            cells += len(found.maxima)
+        for number, maxima in map_tiles(job, numbers, workers=workers, scheduler=scheduler):
+            cells += len(maxima.maxima)
             advance(1, f"{cells:,} cells")
-            yield number, found
+            yield number, maxima
