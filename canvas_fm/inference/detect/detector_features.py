@@ -1,4 +1,4 @@
-"""What the detector saw around a point: pooled features, for whoever judges its candidates."""
+"""Pooled feature maps of a detector around points, as input of refiners."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def detector_features(
     ignore_voxel_size: bool = False,
     show: bool | None = None,
 ) -> Float32[np.ndarray, "n d"]:
-    """The mean of the feature map in each of `bins`³ parts of the crop around every point, rows as given.
+    """Mean feature in each of `bins`³ parts of the crop around every point, rows as given.
 
     A crop is the encoder's (`crop_zyx` voxels); with 48 channels and 2 bins an axis 384 numbers. A part
     counts only what lies inside the volume. Tile by tile, in bounded memory, each tile's map made once.
@@ -88,13 +88,13 @@ def detector_features(
                 hottest = _hottest(detector, features, box, sources[0].voxel_um)
                 out[rows, -1] = _logit(hottest[tuple((place[rows] - np.asarray(box.start)).T)])
             for first in range(0, len(rows), _AT_ONCE):
-                some = rows[first : first + _AT_ONCE]
-                local = torch.from_numpy(starts[some] - np.asarray(box.start)).to(features.device)
+                batch = rows[first : first + _AT_ONCE]
+                local = torch.from_numpy(starts[batch] - np.asarray(box.start)).to(features.device)
                 pooled = pool_boxes(
                     features, local, box_zyx=crop_zyx, patch_zyx=architecture.patch_zyx, bins=bins
                 )
-                out[some, :pooled_columns] = pooled.cpu().numpy()
-                advance(len(some))
+                out[batch, :pooled_columns] = pooled.cpu().numpy()
+                advance(len(batch))
     return out
 
 
@@ -102,11 +102,11 @@ def detector_features(
 def _map(
     detector: Detector, voxels: Float32[np.ndarray, "c z y x"], read: Box, box: Box, dtype: torch.dtype
 ) -> Float[torch.Tensor, "dim pz py px"]:
-    """The feature map of `box`, made from `read`, which holds its halo."""
+    """Feature map of `box`, computed from `read`, which includes its halo."""
     patch = detector.config.architecture.patch_zyx
-    given = torch.from_numpy(np.ascontiguousarray(pad_to(voxels, patch)))[None].to(detector.device)
+    batch = torch.from_numpy(np.ascontiguousarray(pad_to(voxels, patch)))[None].to(detector.device)
     with torch.autocast(detector.device.type, dtype, enabled=dtype != torch.float32):
-        features = detector.net.features(given)[0].float()
+        features = detector.net.features(batch)[0].float()
     z, y, x = (
         slice((a - o) // p, -(-(b - o) // p))
         for a, b, o, p in zip(box.start, box.stop, read.start, patch, strict=True)
@@ -121,7 +121,7 @@ def _near(detector: Detector, voxel_um: ZyxUm) -> Zyx:
 
 
 def _heat_reach(detector: Detector, voxel_um: ZyxUm) -> Zyx:
-    """How far from a point the heat is looked at, what smoothing takes in included."""
+    """Receptive field of the detector logit around a point, smoothing included."""
     smoothed = smooth_reach(detector.config.smooth_um, voxel_um)
     z, y, x = (a + b for a, b in zip(_near(detector, voxel_um), smoothed, strict=True))
     return z, y, x
@@ -131,7 +131,7 @@ def _heat_reach(detector: Detector, voxel_um: ZyxUm) -> Zyx:
 def _hottest(
     detector: Detector, features: Float[torch.Tensor, "dim pz py px"], box: Box, voxel_um: ZyxUm
 ) -> Float32[np.ndarray, "z y x"]:
-    """For each voxel of the box the highest smoothed heat near it; right where the reach lies in the box."""
+    """Maximum smoothed heat near each voxel of the box; valid where the neighbourhood is inside."""
     logits = detector.net.logits(features[None])[0]
     z, y, x = box.size
     heat = smooth(torch.sigmoid(logits).cpu().numpy()[:z, :y, :x], detector.config.smooth_um, voxel_um)
@@ -139,5 +139,5 @@ def _hottest(
 
 
 def _logit(heat: Float32[np.ndarray, " n"]) -> Float32[np.ndarray, " n"]:
-    """log(heat / (1 − heat)), both kept a little off 0."""
+    """log(p / (1 − p)), p clipped away from 0 and 1."""
     return np.log((heat + LEAST_HEAT) / (1 - heat + LEAST_HEAT)).astype(np.float32)
