@@ -1,4 +1,4 @@
-"""What makes heat of voxels: the trained net, or the Laplacian of a Gaussian. Both look only so far."""
+"""Heat maps: the trained net or the Laplacian of a Gaussian, with their receptive fields."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SMOOTH_REACH = 3.0  # in σ
 
 @runtime_checkable
 class Heat(Protocol):
-    """Windowed voxels to heat.
+    """Protocol: windowed voxels to a heat map.
 
     Nothing farther than `halo_zyx` counts; boxes start at multiples of `align_zyx`.
     """
@@ -33,7 +33,7 @@ class Heat(Protocol):
 
 
 class NetHeat:
-    """The probability of a cell's centre, before it is smoothed."""
+    """Probability map of cell centres by the trained net, before smoothing."""
 
     def __init__(
         self, detector: Detector, device: str | torch.device = "auto", precision: str = "fp32"
@@ -50,16 +50,16 @@ class NetHeat:
         if self.detector.device != device:
             self.detector.to(device)
         dtype = pick_precision(self.precision, device)
-        given = torch.from_numpy(np.ascontiguousarray(pad_to(voxels, self.align_zyx)))[None].to(device)
+        batch = torch.from_numpy(np.ascontiguousarray(pad_to(voxels, self.align_zyx)))[None].to(device)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            logits = self.detector.net(given)[0]
+            logits = self.detector.net(batch)[0]
         heat = torch.sigmoid(logits.float()).cpu().numpy()
         z, y, x = voxels.shape[1:]
         return heat[:z, :y, :x]
 
 
 class LogHeat:
-    """The Laplacian of a Gaussian: a response, not a probability."""
+    """Response of the Laplacian of a Gaussian, not a probability."""
 
     def __init__(self, sigma_um: float, voxel_um: ZyxUm) -> None:
         self.sigma_um, self.voxel_um = sigma_um, voxel_um
@@ -72,7 +72,7 @@ class LogHeat:
 
 
 def smooth_reach(smooth_um: float, voxel_um: ZyxUm) -> Zyx:
-    """How many voxels around a voxel its smoothed heat depends on."""
+    """Receptive field of the smoothing, in voxels."""
     z, y, x = (int(SMOOTH_REACH * smooth_um / um + 0.5) for um in voxel_um)
     return z, y, x
 
@@ -80,7 +80,7 @@ def smooth_reach(smooth_um: float, voxel_um: ZyxUm) -> Zyx:
 def smooth(
     heat: Float32[np.ndarray, "z y x"], smooth_um: float, voxel_um: ZyxUm
 ) -> Float32[np.ndarray, "z y x"]:
-    """Heat averaged by a Gaussian of `smooth_um`: a cell is a blob of heat, noise a single hot voxel."""
+    """Heat map smoothed by a Gaussian of `smooth_um`, which suppresses single hot voxels."""
     if smooth_um == 0:
         return heat
     return gaussian_filter(heat, [smooth_um / um for um in voxel_um], mode="nearest", truncate=SMOOTH_REACH)
