@@ -1,4 +1,4 @@
-"""The baseline: bright blobs by the Laplacian of a Gaussian on the linear window, the strongest first."""
+"""Blob detection by the Laplacian of a Gaussian on windowed voxels, the baseline."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TRUNCATE = 4.0  # in σ
 
 
 def log_reach(sigma_um: float, voxel_um: ZyxUm) -> Zyx:
-    """How many voxels around a voxel its response depends on."""
+    """Receptive field of the response, in voxels."""
     z, y, x = (int(TRUNCATE * sigma_um / um + 0.5) for um in voxel_um)
     return z, y, x
 
