@@ -1,4 +1,4 @@
-"""Whether a volume looks like those that a threshold was chosen on: if not, its count is a guess."""
+"""Out-of-distribution check: whether a volume resembles those of the threshold's calibration."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ _MEANS = {
 
 
 def look_of(volume: Volume, scores: np.ndarray, threshold: float, mm3: float) -> dict[str, float]:
-    """Three numbers that need no labels: contrast, density of cells, and how clearly they are cells."""
-    kept = scores[scores >= threshold]
+    """Three statistics without labels: contrast, density of cells, separation of scores."""
+    detected = scores[scores >= threshold]
     look = {
         "contrast": volume.window.high / max(volume.window_by(_MEDIAN).high, 1e-9),
-        "cells_mm3": len(kept) / mm3,
+        "cells_mm3": len(detected) / mm3,
     }
-    if len(kept) >= 20:
-        look["strong"] = float((kept >= (1 + threshold) / 2).mean())
+    if len(detected) >= 20:
+        look["strong"] = float((detected >= (1 + threshold) / 2).mean())
     return look
 
 
 def looks_of(looks: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
-    """Lowest and highest of each number over the volumes that a threshold was chosen on."""
+    """Range of each statistic over the volumes of the threshold's calibration."""
     names = dict.fromkeys(name for look in looks for name in look)
     return {
         name: [min(values), max(values)]
@@ -45,7 +45,7 @@ def looks_of(looks: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
 
 
 def unlike(job: Job, points: Points) -> list[str]:
-    """A sentence where a detected volume looks unlike all that the detector's threshold was chosen on."""
+    """A warning if a detected volume is outside the ranges of the detector's calibration volumes."""
     if not isinstance(job.heat, NetHeat):
         return []
     detector = job.heat.detector
