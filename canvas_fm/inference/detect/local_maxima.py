@@ -1,4 +1,4 @@
-"""FindMaxima: from a heat map to one point a cell; greedy suppression, for detectors without a heat map.
+"""FindMaxima: one point a cell from a heat map; non-maximum suppression of points.
 
 A voxel is a *maximum* iff its heat is above the threshold and no voxel of its neighbourhood is hotter: the
 paper's maxpool3d(H) == H and H > τ. The neighbourhood is all voxels within the radius, a ball in µm: nothing
@@ -28,7 +28,7 @@ _GATHER = 1 << 15  # neighbours looked at in one go
 
 
 def neighbourhood(radius_zyx: Radius, shape: Shape = "ball") -> Int64[np.ndarray, "k 3"]:
-    """Offsets z, y, x of a voxel's neighbours, nearest first, itself left out.
+    """Offsets z, y, x of a voxel's neighbours, nearest first, itself excluded.
 
     "ball": (dz/rz)² + (dy/ry)² + (dx/rx)² ≤ 1, the paper's d_min taken in µm; "box": |dz| ≤ rz and so on,
     as in a max-pooling window.
@@ -45,8 +45,8 @@ def neighbourhood(radius_zyx: Radius, shape: Shape = "ball") -> Int64[np.ndarray
             "voxels, and ball or box"
         )
     # A radius is a float: 12 µm over 6 µm planes has to reach two planes, whatever the last bit of 12 / 6.
-    reach = np.floor(radius * (1 + 1e-9)).astype(int)
-    offsets = np.array(list(product(*(range(-n, n + 1) for n in reach))), np.int64)
+    half_size = np.floor(radius * (1 + 1e-9)).astype(int)
+    offsets = np.array(list(product(*(range(-n, n + 1) for n in half_size))), np.int64)
     distance = np.sum((offsets / radius) ** 2, axis=1)
     inside = (distance > 0) & ((distance <= 1 + 1e-9) | (shape == "box"))
     return offsets[inside][np.argsort(distance[inside], kind="stable")]
@@ -59,7 +59,7 @@ def find_maxima(
     *,
     shape: Shape = "ball",
 ) -> tuple[Int64[np.ndarray, "n 3"], Float[np.ndarray, " n"]]:
-    """One point a cell and its heat: the maxima above `threshold`, one a plateau, in z, y, x order.
+    """Local maxima above `threshold`, one a plateau: positions and values, sorted by position.
 
     `radius_zyx` is in voxels, any positive numbers: µm over the voxel size. NaN counts as outside.
     """
@@ -75,7 +75,7 @@ def find_all_maxima(
     *,
     shape: Shape = "ball",
 ) -> Int64[np.ndarray, "n 3"]:
-    """Every voxel that is a maximum, plateaus whole, in z, y, x order.
+    """Every voxel that is a local maximum, all voxels of a plateau, sorted by position.
 
     Few voxels are above the threshold and most of those fall at the first neighbours asked, so neighbours are
     looked at only for the voxels still in the running: 0.5 % foreground costs little more than the threshold.
@@ -88,8 +88,8 @@ def find_all_maxima(
     flat, last = heat.reshape(-1), np.asarray(heat.shape) - 1
     at = np.flatnonzero(flat > threshold)
     place = np.stack(np.unravel_index(at, heat.shape), axis=1)
-    reach = np.abs(offsets).max(axis=0, initial=0)
-    rim = ((place < reach) | (place > last - reach)).any(axis=1)
+    half_size = np.abs(offsets).max(axis=0, initial=0)
+    rim = ((place < half_size) | (place > last - half_size)).any(axis=1)
 
     def inner_neighbours(at: np.ndarray, offsets: np.ndarray) -> np.ndarray:
         return at[:, None] + offsets @ strides
@@ -100,18 +100,18 @@ def find_all_maxima(
         return sum(np.clip(place[:, None, a] + offsets[:, a], 0, last[a]) * strides[a] for a in range(3))
 
     inner = _unbeaten(flat, at[~rim], offsets, inner_neighbours)
-    found = np.sort(np.concatenate([inner, _unbeaten(flat, at[rim], offsets, rim_neighbours)]))
-    return np.stack(np.unravel_index(found, heat.shape), axis=1)
+    flat_index = np.sort(np.concatenate([inner, _unbeaten(flat, at[rim], offsets, rim_neighbours)]))
+    return np.stack(np.unravel_index(flat_index, heat.shape), axis=1)
 
 
 def _unbeaten(flat: np.ndarray, at: np.ndarray, offsets: np.ndarray, neighbours: Neighbours) -> np.ndarray:
-    """Which of the voxels `at` have no hotter neighbour; the first few neighbours put most of them out."""
+    """Mask of voxels `at` without a higher neighbour."""
     first = 0
     while first < len(offsets) and len(at):
         # One neighbour at a time while there are many voxels, all the rest at once when few are left.
         count = min(max(1, _GATHER // len(at)), len(offsets) - first)
-        near = flat[neighbours(at, offsets[first : first + count])]
-        at = at[~(near > flat[at][:, None]).any(axis=1)]
+        neighbour_values = flat[neighbours(at, offsets[first : first + count])]
+        at = at[~(neighbour_values > flat[at][:, None]).any(axis=1)]
         first += count
     return at
 
@@ -119,7 +119,7 @@ def _unbeaten(flat: np.ndarray, at: np.ndarray, offsets: np.ndarray, neighbours:
 def one_per_plateau(
     maxima: Int[np.ndarray, "n 3"], radius_zyx: Radius, *, shape: Shape = "ball"
 ) -> Int64[np.ndarray, " m"]:
-    """Which maxima to keep: of each plateau the voxel nearest to its centre of mass, the first at a tie.
+    """Of each plateau keep the voxel nearest to its centre of mass, the first at a tie.
 
     Maxima of tiles may be put together before: a plateau that crosses tiles is still one.
     """
@@ -144,7 +144,7 @@ def one_per_plateau(
 
 
 def _linked(maxima: np.ndarray, radius: np.ndarray, shape: Shape) -> np.ndarray:
-    """Pairs (i, j) of maxima whose links make the plateaus: enough of them, not all.
+    """Pairs (i, j) of maxima that suffice to connect each plateau.
 
     Voxels side by side first. A voxel between two others on every axis adds nothing then, because one beside
     it is nearer to whatever it could be linked to: only the plateaus' surfaces are searched at full radius.
@@ -170,14 +170,16 @@ def _linked(maxima: np.ndarray, radius: np.ndarray, shape: Shape) -> np.ndarray:
     scaled = maxima[surface] / radius
     wide = cKDTree(scaled).query_pairs(1 + 1e-6, p=2.0 if shape == "ball" else np.inf, output_type="ndarray")
     gap = scaled[wide[:, 0]] - scaled[wide[:, 1]]
-    near = np.sum(gap**2, axis=1) <= 1 + 1e-9 if shape == "ball" else np.all(np.abs(gap) <= 1 + 1e-9, axis=1)
-    return np.concatenate([*pairs, surface[wide[near]]])
+    adjacent = (
+        np.sum(gap**2, axis=1) <= 1 + 1e-9 if shape == "ball" else np.all(np.abs(gap) <= 1 + 1e-9, axis=1)
+    )
+    return np.concatenate([*pairs, surface[wide[adjacent]]])
 
 
 def refine_positions(
     heat: Float[np.ndarray, "z y x"], maxima_zyx: Int[np.ndarray, "n 3"]
 ) -> Float64[np.ndarray, "n 3"]:
-    """Positions between voxels: on each axis the top of the parabola through a maximum and its neighbours.
+    """Sub-voxel positions: vertex of the parabola through a maximum and its neighbours, by axis.
 
     Moves by at most half a voxel, not at all along an axis where the map ends or does not curve down.
     """
@@ -202,7 +204,7 @@ def refine_positions(
 def suppress(
     points: Real[np.ndarray, "n d"], score: Real[np.ndarray, " n"], radius: float
 ) -> Int64[np.ndarray, " m"]:
-    """Which points stay when the best takes out all within `radius` (≤), then the best of the rest, …
+    """Indices of the points that stay after greedy non-maximum suppression within `radius` (≤).
 
     Positions and radius in the same unit, µm; equal scores go by row. In rounds over the neighbouring pairs:
     a point stays as soon as no better neighbour is undecided, which is what one at a time would give.
