@@ -1,4 +1,4 @@
-"""A file of points, computed part by part and resumed after a kill; when finished it knows its own rows."""
+"""Resumable computation of a points file tile by tile."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ROWS = "rows_sha256"
 
 
 class ResumableTiles(ResumableFolder):
-    """The work on a .csv or .parquet; it is removed when the points are written.
+    """Finished tiles of a .csv or .parquet in progress; removed when the points are written.
 
     `digest` is a hash over `inputs`, which the finished file carries: an OUT of the same inputs is taken as
     it is, one of others, or whose rows were changed since, refused.
@@ -37,7 +37,7 @@ class ResumableTiles(ResumableFolder):
         return self if self.out.exists() else super().__enter__()
 
     def finished(self) -> Points | None:
-        """The points, where OUT holds them already; CanvasError where it holds anything else."""
+        """The points if OUT is complete; CanvasError if it holds anything else."""
         if not self.out.exists():
             return None
         points = Points.read(self.out)
@@ -55,16 +55,16 @@ class ResumableTiles(ResumableFolder):
         return points
 
     def done(self) -> dict[int, Part]:
-        """What is computed already, by the number of the tile; a damaged tile is done again."""
+        """Finished tiles by number; damaged ones are computed again."""
         parts = ((number, self.read(_name(number))) for number in range(self.tiles))
         return {number: part for number, part in parts if part is not None}
 
     def keep(self, number: int, arrays: Mapping[str, np.ndarray], bad_chunks: Sequence[str]) -> None:
-        """Keep what was computed of a tile."""
+        """Store the result of a tile."""
         self.write(_name(number), arrays, {"bad_chunks": list(bad_chunks)})
 
     def finish(self, points: Points) -> Points:
-        """Write the points with a hash over their rows, as a reader gets them, and remove the work."""
+        """Write the points with a hash of their rows, and remove the finished tiles."""
         draft = self.folder / f"draft{self.out.suffix}"
         points.write(draft)
         points = Points(points.zyx, points.columns, points.meta | {_ROWS: _rows_sha256(Points.read(draft))})
