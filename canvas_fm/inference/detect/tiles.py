@@ -1,4 +1,4 @@
-"""A volume cut into tiles: each reads its halo too, so that tiles give what the whole volume would."""
+"""Tiling of a volume with halos, so that tiles give the result of the whole volume."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Region = tuple[int, int, int, int, int, int]
 
 @dataclass(frozen=True)
 class Box:
-    """Voxels from `start` up to, not including, `stop`."""
+    """Voxels from `start` to `stop`, excluded."""
 
     start: Zyx
     stop: Zyx
@@ -36,12 +36,12 @@ class Box:
         return math.prod(self.size)
 
     def inside(self, outer: Box) -> tuple[slice, slice, slice]:
-        """Where this box lies in an array that holds `outer`."""
+        """Slices of this box in an array that covers `outer`."""
         z, y, x = (slice(a - o, b - o) for a, b, o in zip(self.start, self.stop, outer.start, strict=True))
         return z, y, x
 
     def grown(self, margin: Sequence[int], within: Box, align: Zyx = (1, 1, 1)) -> Box:
-        """This box and a margin around it, down and up to multiples of `align`, clipped to `within`."""
+        """This box plus a margin, rounded to multiples of `align`, clipped to `within`."""
         start = [
             max((a - m) // n * n, w)
             for a, m, n, w in zip(self.start, margin, align, within.start, strict=True)
@@ -61,7 +61,7 @@ def whole(shape_zyx: Zyx) -> Box:
 
 
 def as_region(region: Sequence[int] | None, shape_zyx: Zyx) -> Box:
-    """The region Z0 Y0 X0 Z1 Y1 X1 as a box inside the volume; None is all of it."""
+    """A box Z0 Y0 X0 Z1 Y1 X1 inside the volume; None is all of it."""
     if region is None:
         return whole(shape_zyx)
     if len(region) != 6:
@@ -81,7 +81,7 @@ def as_region(region: Sequence[int] | None, shape_zyx: Zyx) -> Box:
 
 
 def cut(region: Box, tile_zyx: Zyx) -> list[Box]:
-    """The region in boxes of at most that size, z, y, x order, on a grid from the volume's corner."""
+    """Tile a box: boxes of at most that size in z, y, x order, on a grid from the volume's corner."""
     axes = []
     for a, b, n in zip(region.start, region.stop, tile_zyx, strict=True):
         edges = [a, *range((a // n + 1) * n, b, n), b]
@@ -91,7 +91,7 @@ def cut(region: Box, tile_zyx: Zyx) -> list[Box]:
 
 @runtime_checkable
 class Readable(Protocol):
-    """What is read by boxes: a volume, or a volume at another voxel size."""
+    """Protocol: read by boxes, such as a volume or a resampled one."""
 
     @property
     def shape_zyx(self) -> Zyx: ...
@@ -103,7 +103,7 @@ class Readable(Protocol):
 
 
 class Resampled:
-    """A volume as if its voxels were `voxel_um`, voxel 0 on voxel 0.
+    """A volume resampled to `voxel_um`, voxel 0 on voxel 0.
 
     Linear between voxels, a weighted mean where the new voxels are larger. A voxel depends on its place
     alone, not on the box that it is read in.
@@ -116,7 +116,7 @@ class Resampled:
         self.shape_zyx: Zyx = (int(last[0]) + 1, int(last[1]) + 1, int(last[2]) + 1)
 
     def read(self, origin_zyx: Zyx, size_zyx: Zyx) -> Num[np.ndarray, "z y x"]:
-        """A box in voxels of `voxel_um`, inside the volume; float32, in the volume's intensities."""
+        """A box in voxels of `voxel_um`, inside the volume; float32, original intensities."""
         axes = [self._weights(axis, origin_zyx[axis], size_zyx[axis]) for axis in range(3)]
         first = tuple(first for first, _ in axes)
         size = tuple(weights.shape[1] for _, weights in axes)
@@ -126,42 +126,40 @@ class Resampled:
         return np.ascontiguousarray(box)
 
     def to_volume(self, zyx: Real[np.ndarray, "n 3"]) -> Float64[np.ndarray, "n 3"]:
-        """Positions in voxels of the volume itself."""
+        """Positions converted to voxels of the original volume."""
         return np.asarray(zyx, np.float64) * self.ratio
 
-    def box(self, given: Box) -> Box:
-        """The voxels of `voxel_um` whose centres lie in a box of the volume's voxels; not none."""
-        ends = [
-            np.ceil((np.asarray(end) - 0.5) / self.ratio).astype(int) for end in (given.start, given.stop)
-        ]
+    def box(self, box: Box) -> Box:
+        """Voxels of `voxel_um` whose centres are in a box of the original volume; not empty."""
+        ends = [np.ceil((np.asarray(end) - 0.5) / self.ratio).astype(int) for end in (box.start, box.stop)]
         start, stop = (np.clip(end, 0, self.shape_zyx).tolist() for end in ends)
         if any(a >= b for a, b in zip(start, stop, strict=True)):
             raise CanvasError(
-                f"the region from {given.start} to {given.stop} (z, y, x) is thinner than a voxel of "
+                f"the region from {box.start} to {box.stop} (z, y, x) is thinner than a voxel of "
                 "the model: give a larger one"
             )
         return Box((start[0], start[1], start[2]), (stop[0], stop[1], stop[2]))
 
     def _weights(self, axis: int, origin: int, size: int) -> tuple[int, np.ndarray]:
-        """The first voxel to read along an axis, and how each sample is made of voxels from there."""
+        """First voxel to read along an axis, and the weights of each sample."""
         ratio, n = float(self.ratio[axis]), self.volume.shape_zyx[axis]
         place = (origin + np.arange(size)) * ratio
-        reach = max(ratio, 1.0)
-        first = max(int(np.floor(place[0] - reach)), 0)
-        voxels = np.arange(first, min(int(np.ceil(place[-1] + reach)), n - 1) + 1)
+        support = max(ratio, 1.0)
+        first = max(int(np.floor(place[0] - support)), 0)
+        voxels = np.arange(first, min(int(np.ceil(place[-1] + support)), n - 1) + 1)
         away = voxels[None] - place[:, None]
         # A triangle as wide as the larger voxel: linear interpolation, and a mean where samples are coarser,
         # which is then moved onto the sample's place, so that ramps stay ramps.
-        weights = np.clip(1 - np.abs(away) / reach, 0, None)
+        weights = np.clip(1 - np.abs(away) / support, 0, None)
         weights /= weights.sum(axis=1, keepdims=True)
         moment = (weights * away).sum(axis=1, keepdims=True)
         spread = (weights * away**2).sum(axis=1, keepdims=True) - moment**2
-        inner = ((place >= reach) & (place <= n - 1 - reach))[:, None] & (spread > 1e-9)
+        inner = ((place >= support) & (place <= n - 1 - support))[:, None] & (spread > 1e-9)
         tilt = np.divide(moment, spread, out=np.zeros_like(moment), where=inner)
         return first, weights * (1 - tilt * (away - moment))
 
 
 def pad_to(voxels: Num[np.ndarray, "c z y x"], align: Zyx) -> Num[np.ndarray, "c pz py px"]:
-    """Repeat the far border until every axis is a multiple of `align`."""
+    """Replicate-pad the far border to a multiple of `align` on every axis."""
     more = [-n % a for n, a in zip(voxels.shape[1:], align, strict=True)]
     return np.pad(voxels, [(0, 0), *((0, m) for m in more)], mode="edge") if any(more) else voxels

@@ -260,7 +260,7 @@ def test_a_report_has_one_method_more(shape_volumes, encoder, tmp_path):
     assert list(found["methods"]) == ["mae", "mae + candidate score"]
     assert set(found["label_curves"]) == set(found["methods"])
     for change, methods, message in (
-        ({}, ["score"], "beside features: give --encoder or --detector too"),
+        ({}, ["score"], "next to others: give --encoder or --detector too"),
         ({"correction": "centre"}, ["encoder"], "correction centre would take the level"),
     ):
         with pytest.raises(CanvasError, match=message):
