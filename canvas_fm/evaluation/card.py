@@ -46,7 +46,10 @@ class Figure(Section):
 
 
 class Report(Section):
-    """Provenance and metrics of a released model; `sha256` is that of its folder's config."""
+    """Provenance and metrics of a released model; `sha256` is that of its folder's config.
+
+    `date` is the day of the training, `licence` that of the weights, `commit` the one that added them.
+    """
 
     model: str
     sha256: Sha256
@@ -54,6 +57,9 @@ class Report(Section):
     seed: int
     cpu_minutes: float = Field(gt=0)
     machine: str
+    date: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")] | None = None
+    licence: str | None = None
+    commit: Annotated[str, Field(pattern=r"^[0-9a-f]{7,40}$")] | None = None
     protocol: str
     figures: Annotated[list[Figure], Field(min_length=1)]
     versions: dict[str, str] = Field(default_factory=dict)
@@ -232,6 +238,7 @@ def _block(report: Report, config: Mapping[str, Any]) -> str:
         "trained on": ", ".join(_trained_on(config["provenance"])) or "not stated",
         "made by": f"`{report.command}`",
         "seed and cost": f"{report.seed}, {report.cpu_minutes:.0f} CPU minutes on {report.machine}",
+        **{name: text for name, text in _origin(report).items() if text is not None},
         **{f"made with {name}": version for name, version in report.versions.items()},
     }
     return "\n".join(
@@ -245,6 +252,14 @@ def _block(report: Report, config: Mapping[str, Any]) -> str:
             END,
         ]
     )
+
+
+def _origin(report: Report) -> dict[str, str | None]:
+    return {
+        "date": report.date,
+        "licence of the weights": report.licence,
+        "commit of the weights": None if report.commit is None else f"`{report.commit}`",
+    }
 
 
 def _net_facts(config: Mapping[str, Any]) -> dict[str, str]:
@@ -270,7 +285,7 @@ def _refiner_facts(config: Mapping[str, Any]) -> dict[str, str]:
             continue  # not looked at
         provenance = block["made"] or {"name": "unknown", "sha256": "", "settings": {}}
         told = [f"{name} {_plain(value)}" for name, value in provenance["settings"].items()]
-        how = ", ".join(["heat"] * (block["name"] == "heat") + told)
+        how = ", ".join(["detector logit"] * (block["name"] == "heat") + told)
         size = block["stop"] - block["start"]
         # The candidate score has no sha256: its column is named.
         said = [f"`{provenance['sha256'][:12]}…`"] * bool(provenance["sha256"]) + [how] * bool(how)

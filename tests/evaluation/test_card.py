@@ -36,6 +36,15 @@ def numbers(text: str) -> list[float]:
     return [float(number) for number in re.findall(r"-?\d+(?:\.\d+)?", text.replace(",", ""))]
 
 
+def expanded(text: str) -> list[str]:
+    """What a shell makes of the braces of a word, the innermost and first of them first."""
+    brace = re.search(r"\{([^{}]*)\}", text)
+    if brace is None:
+        return [text]
+    parts = (text[: brace.start()] + part + text[brace.end() :] for part in brace[1].split(","))
+    return list(dict.fromkeys(word for part in parts for word in expanded(part)))
+
+
 def rows_of(block: str) -> list[list[str]]:
     """The cells of the last table of a text, its heads first."""
     lines = [line for line in block.rpartition("\n\n")[2].splitlines() if line.startswith("|")]
@@ -43,6 +52,20 @@ def rows_of(block: str) -> list[list[str]]:
 
 
 # --- what is shipped
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_models_command_names_the_volumes_that_it_was_trained_on(name):
+    report = read_report(name)
+    assert "*" not in report.command
+    volumes = [word for word in report.command.split() if word.endswith("/raw.zarr")]
+    named = [Path(path).parent.name for word in volumes for path in expanded(word)]
+    provenance = checked_config(shipped.find("model", name))["provenance"]
+    trained_on = [one["name"] if isinstance(one, dict) else one for one in provenance["trained_on"]]
+    assert sorted(named) == sorted(trained_on)
+    assert report.licence
+    assert report.commit
+    assert report.date
 
 
 @pytest.mark.parametrize("name", SHIPPED or ["none"])
