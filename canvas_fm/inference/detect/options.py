@@ -1,4 +1,4 @@
-"""How cells are detected: by a trained detector, or by the Laplacian of a Gaussian."""
+"""Options of `detect`, by a trained detector or by the Laplacian of a Gaussian."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class BoxOptions(Options):
 
 
 class TileOptions(BoxOptions):
-    """Where in the volume cells are looked for, and in what pieces."""
+    """Box of the volume to detect in, and its tiling."""
 
     tile_zyx: Annotated[tuple[Positive, Positive, Positive], AnySequence, Flag(name="--tile")] = Field(
         (64, 384, 384), description="voxels of a tile"
@@ -42,11 +42,11 @@ class CellOptions(Options):
 
 
 class DetectOptions(CellOptions, TileOptions, DetectorRun):
-    """How a trained detector finds cells."""
+    """Options of detection by a trained detector."""
 
 
 class LogOptions(TileOptions):
-    """How the Laplacian of a Gaussian finds cells; it needs no model."""
+    """Options of detection by the Laplacian of a Gaussian, which needs no model."""
 
     sigma_um: Annotated[Size, Flag("S")] = Field(5.0, description="of the Gaussian of log; default 5")
     threshold: Size = Field(0.2, description="lowest response of a cell")

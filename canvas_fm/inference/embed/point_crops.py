@@ -1,4 +1,4 @@
-"""Windowed crops around the points of one volume, in an order that decodes its chunks a few times at most."""
+"""Windowed crops around points of one volume, in chunk order."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class PointCrops:
-    """Windowed crops around points of one volume, as one encoder takes them."""
+    """Windowed crops around points of one volume, as one encoder's input."""
 
     volume: Volume
     reader: CropReader
@@ -49,7 +49,7 @@ class PointCrops:
         ignore_voxel_size: bool,
         reader: CropReader | None = None,
     ) -> PointCrops:
-        """Raises ModelMismatch for another voxel size and CanvasError for a crop larger than the volume."""
+        """Open for a volume; ModelMismatch for another voxel size, CanvasError for too large a crop."""
         target_um = check_voxel_um(
             volume, config.voxel_um, resample=resample, ignore_voxel_size=ignore_voxel_size
         )
@@ -60,13 +60,13 @@ class PointCrops:
         return cls(volume, reader, volume.window_by(config.window_rule), target_um)
 
     def order(self, points_zyx: Float[np.ndarray, "n 3"]) -> Int64[np.ndarray, " n"]:
-        """Row numbers in the order in which crops are read: neighbours in space come together."""
+        """Row indices in reading order: spatial neighbours together."""
         return chunk_order(crop_starts(points_zyx, self.reader.box_zyx), self.volume.chunk_zyx)
 
     def batches(
         self, points_zyx: Float[np.ndarray, "n 3"], batch: int
     ) -> Iterator[tuple[Int64[np.ndarray, " b"], Float32[np.ndarray, "b 1 z y x"]]]:
-        """Row numbers and windowed crops, in chunk order."""
+        """Row indices and windowed crops (b, 1, z, y, x), in chunk order."""
         for rows, crops in self.reader.batches_points(points_zyx, batch):
             if crops.dtype.kind == "f" and not np.isfinite(crops).all():
                 place = points_zyx[rows[~np.isfinite(crops).all(axis=(1, 2, 3))][0]]
@@ -77,7 +77,7 @@ class PointCrops:
             yield rows, self.window.apply(crops)[:, None]
 
     def box(self, point_zyx: Float[np.ndarray, " 3"], size_zyx: Zyx) -> Float32[np.ndarray, "z y x"]:
-        """Windowed voxels around a point, never resampled; 0 outside the volume and for NaN."""
+        """Windowed voxels around a point, not resampled; 0 outside the volume and for NaN."""
         return windowed_box(self.volume, self.window, point_zyx, size_zyx)
 
     def blocks(
@@ -86,7 +86,7 @@ class PointCrops:
         blocks: Iterable[tuple[int, Int64[np.ndarray, " rows"]]],
         batch: int,
     ) -> Iterator[tuple[int, Iterator[tuple[Int64[np.ndarray, " b"], Float32[np.ndarray, "b 1 z y x"]]]]]:
-        """For every block, given with its rows of the points, its batches: numbers within the block, crops.
+        """For each block of rows its batches: indices within the block, crops.
 
         What comes next is read while the last batch is used, across blocks as well.
         """
@@ -109,7 +109,7 @@ def windowed_box(
 
 
 def volume_identity(volume: Volume) -> str:
-    """A hash over what the volume holds: its manifest, else name, size and time of each file.
+    """Hash of a volume's contents: its manifest, else name, size and time of each file.
 
     A remote store without a manifest cannot be listed: its address and its metadata stand for it.
     """
@@ -148,7 +148,7 @@ def _check_crop_fits(volume: Volume, crop_zyx: Zyx, resample_to_um: ZyxUm | None
 
 
 def ahead(items: Iterator[T]) -> Iterator[T]:
-    """The same items, the next one being made in a thread while the last one is used."""
+    """Iterate with one item prefetched in a thread."""
     with ThreadPoolExecutor(1) as pool:
         coming = pool.submit(next, items, None)
         while (item := coming.result()) is not None:
