@@ -20,7 +20,7 @@ demo: setup
 # OMP_NUM_THREADS says otherwise.
 test test-ui: export OMP_NUM_THREADS ?= 1
 test: setup
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 # In a real browser. Debian's Chromium is installed where that is allowed; where there is none the tests say so.
 test-ui: setup

@@ -30,6 +30,26 @@ sys.modules[_checker.__name__] = _checker
 install_import_hook("canvas_fm", f"{_checker.__name__}.check")
 
 
+# Files that take longest go first, so that no process is left with one of them when the others are done.
+_LONGEST = (
+    "tests/test_readme.py",
+    "tests/inference/backends/",
+    "tests/cli/test_probe.py",
+    "tests/heads/refine/test_detector_score.py",
+    "tests/serving/launch/",
+    "tests/heads/test_quantise.py",
+    "tests/training/",
+    "tests/heads/",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def place(item: pytest.Item) -> int:
+        return next((at for at, path in enumerate(_LONGEST) if item.nodeid.startswith(path)), len(_LONGEST))
+
+    items.sort(key=place)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Tests neither read nor fill the user's cache folder."""
