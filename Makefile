@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Without an NVIDIA GPU: the CPU build of torch.
 CONSTRAINTS := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1 || echo --constraint constraints/cpu.txt)
 
-.PHONY: setup demo test test-ui test-slow check format bench serve clean
+.PHONY: setup demo test test-ui test-slow check format bench figures serve clean
 setup: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints/cpu.txt
@@ -43,6 +43,12 @@ format: setup
 bench: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) --editable ".[bench]"
 	$(BIN)/python -m tests.benchmarks
+
+# Figures of README and docs measured again: all take hours, `make figures FIGURES="cfos peaks"` those named.
+FIGURES ?=
+figures: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) --editable ".[bench]"
+	$(BIN)/python -m tests.benchmarks.figures $(FIGURES)
 
 MODEL ?= demo/run/encoder
 serve: setup $(filter demo/run/encoder,$(MODEL))
