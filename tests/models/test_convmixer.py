@@ -13,6 +13,7 @@ from canvas_fm.models.convmixer import (
     Depthwise,
     HeatMapNet,
     Pointwise,
+    _touched,
     focal_loss,
     pool_boxes,
 )
@@ -155,3 +156,19 @@ def test_a_step_under_bf16_goes_the_way_of_float32() -> None:
             net(crops).float().square().mean().backward()
         gradients.append(torch.cat([p.grad.flatten() for p in net.parameters()]))
     assert torch.nn.functional.cosine_similarity(*gradients, dim=0) > 0.98
+
+
+@pytest.mark.parametrize("prior", [0.01, 0.2])
+def test_an_untrained_net_says_the_share_of_positive_voxels(prior: float) -> None:
+    torch.manual_seed(1)
+    net = HeatMapNet(SMALL, prior=prior).eval()
+    with torch.no_grad():
+        said = torch.sigmoid(net(torch.zeros(1, 1, 6, 16, 16)))
+    assert said.mean().item() == pytest.approx(prior, rel=0.1)
+
+
+def test_pooling_reads_no_patch_that_its_parts_do_not_touch() -> None:
+    """As many patches along each axis as a part of the box can meet and no more."""
+    index, weight = _touched(torch.arange(0, 9), box=16, patch=4, length=40, bins=2)
+    assert index.shape[-1] == 3  # a part of 8 voxels that starts anywhere meets three patches of 4 at most
+    assert (weight > 0).any(dim=(0, 1)).all()
