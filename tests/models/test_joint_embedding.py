@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from canvas_fm.models.config import DecoderConfig
 from canvas_fm.models.joint_embedding import (
     JointEmbedder,
     ProjectorConfig,
@@ -16,6 +17,7 @@ from canvas_fm.models.joint_embedding import (
     contrastive_loss,
     vicreg_loss,
 )
+from canvas_fm.models.mae import MaskedAutoencoder
 from canvas_fm.models.vit import EncoderConfig, patchify, unpatchify
 
 TINY = EncoderConfig(crop_zyx=(8, 16, 16), patch_zyx=(2, 4, 4), dim=24, depth=1, heads=2)
@@ -99,3 +101,27 @@ def test_what_a_view_hides_does_not_change_its_projection() -> None:
         before = model(crops, visible)
         torch.testing.assert_close(model(other, visible), before)
         assert not torch.allclose(model(seen, visible), before)
+
+
+@pytest.mark.parametrize("intensity", ["contrast", "window"])
+def test_the_reconstruction_loss_is_the_mean_error_of_masked_patches_as_the_autoencoder_has_it(
+    intensity: str,
+) -> None:
+    config = EncoderConfig(
+        crop_zyx=(8, 16, 16), patch_zyx=(2, 4, 4), dim=24, depth=1, heads=2, intensity=intensity
+    )
+    torch.manual_seed(0)
+    model = JointEmbedder(config, ProjectorConfig(hidden=8, dim=4), DecoderConfig(dim=12, depth=1, heads=2))
+    mae = MaskedAutoencoder(config, DecoderConfig(dim=12, depth=1, heads=2))
+    mae.encoder.load_state_dict(model.encoder.state_dict())
+    assert model.decoder is not None
+    mae.decoder.load_state_dict(model.decoder.state_dict())
+    crops = torch.rand(3, 1, 8, 16, 16)
+    visible = centre_first(model.encoder, 3, 20, generator=torch.Generator().manual_seed(1))
+    loss = model.reconstruction_loss(model.encoder.tokens(crops, visible), crops, visible)
+    result, target = mae(crops, visible=visible), mae.target(crops)
+    shown = target.gather(1, visible[..., None].expand(-1, -1, target.shape[-1])).flatten(1)
+    unit = shown.std(dim=1, unbiased=False)[:, None, None] if intensity == "contrast" else 1.0
+    error = ((result.patches - target) / unit).square().mean(dim=-1)[result.masked]
+    assert error.numel() == 3 * 44
+    assert loss.item() == pytest.approx(error.mean().item(), rel=0.03)  # but for the floor of a deviation
