@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from canvas_fm.models.checkpoint import load
     from canvas_fm.prepare.convert.convert import convert, destripe
     from canvas_fm.prepare.convert.preview import preview_conversion
+    from canvas_fm.training.detector.adapt import adapt_detector
     from canvas_fm.training.detector.train import train_detector
     from canvas_fm.training.mae.pretrain import pretrain
     from canvas_fm.training.sweep.sweep import sweep
@@ -44,6 +45,7 @@ _HOME = {
     "Probe": "canvas_fm.heads.probe.probe",
     "Refiner": "canvas_fm.heads.refine.refiner",
     "Volume": "canvas_fm.data.volume.volume",
+    "adapt_detector": "canvas_fm.training.detector.adapt",
     "convert": "canvas_fm.prepare.convert.convert",
     "destripe": "canvas_fm.prepare.convert.convert",
     "detect": "canvas_fm.inference.detect.detect",
@@ -76,6 +78,7 @@ __all__ = [
     "Refiner",
     "Volume",
     "__version__",
+    "adapt_detector",
     "convert",
     "destripe",
     "detect",

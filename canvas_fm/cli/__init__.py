@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 from canvas_fm.cli.parser import Parser, add_logging
 from canvas_fm.cli.verbs import (
+    adapt,
     data,
     demo,
     detect,
@@ -68,6 +69,7 @@ def build_parser() -> Parser:
         embed,
         quantise,
         detect,
+        adapt,
         domains,
         refine,
         probe,

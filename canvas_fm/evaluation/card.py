@@ -20,10 +20,11 @@ from canvas_fm.shipped import find
 
 BEGIN, END = "<!-- report:begin, written from the report beside this page -->", "<!-- report:end -->"
 _SUFFIX = ".report.json"
-_CONFIG_FACTS = ("threshold", "min_distance_um", "smooth_um", "amplitude", "pool")
+_CONFIG_FACTS = ("threshold", "min_distance_um", "smooth_um", "amplitude", "relative", "pool")
 _AS_A_FACT = {
     "threshold": "operating threshold",
     "amplitude": "brightness in the score",
+    "relative": "score against the strongest around",
     "min_distance_um": "least distance of two cells, µm",
 }
 

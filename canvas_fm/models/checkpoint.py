@@ -13,7 +13,14 @@ from torch import nn
 
 from canvas_fm.data.volume.window import WindowRule
 from canvas_fm.errors import CanvasError, ModelMismatch
-from canvas_fm.models.config import AmplitudeConfig, ConvMixerConfig, DecoderConfig, EncoderConfig, Pool
+from canvas_fm.models.config import (
+    AmplitudeConfig,
+    ConvMixerConfig,
+    DecoderConfig,
+    EncoderConfig,
+    Pool,
+    RelativeConfig,
+)
 from canvas_fm.models.convmixer import HeatMapNet
 from canvas_fm.models.device import pick_device
 from canvas_fm.models.folder import check_config, fill, model_name, model_sha256, read_kind, write_model
@@ -51,7 +58,8 @@ class DetectorConfig(BaseModel):
 
     The heat map is smoothed by a Gaussian of `smooth_um`; a maximum of it is a cell iff it is at or above
     `threshold`, the operating threshold, and no hotter voxel lies within `min_distance_um`. With `amplitude`
-    what is compared with the threshold is the score that joins the heat and the blob's brightness.
+    what is compared with the threshold is the score that joins the heat and the blob's brightness, with
+    `relative` the score against the strongest detections around.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -65,6 +73,7 @@ class DetectorConfig(BaseModel):
     min_distance_um: float = Field(gt=0)
     smooth_um: float = Field(0.0, ge=0)
     amplitude: AmplitudeConfig | None = None
+    relative: RelativeConfig | None = None
     provenance: dict[str, Any] = {}
     weights: dict[str, str]
     sha256: str
@@ -226,6 +235,7 @@ def save_detector(
     smooth_um: float = 0.0,
     window_rule: WindowRule | None = None,
     amplitude: AmplitudeConfig | None = None,
+    relative: RelativeConfig | None = None,
     provenance: dict[str, Any] | None = None,
 ) -> Detector:
     """Write a detector as a model folder atomically; returns it as `load` would."""
@@ -237,6 +247,7 @@ def save_detector(
         "min_distance_um": min_distance_um,
         "smooth_um": smooth_um,
         "amplitude": amplitude,
+        "relative": relative,
         "provenance": provenance or {},
     }
     write_model(Path(folder), DetectorConfig, settings, {DETECTOR_FILE: net}, torch.float32)

@@ -164,3 +164,14 @@ class AmplitudeConfig(BaseModel):
     sigma_um: float = Field(gt=0)
     weight: float = Field(gt=0)
     unit: float = Field(default=1.0, gt=0)
+
+
+class RelativeConfig(BaseModel):
+    """Parameters of scores taken against the strongest around; see `canvas_fm.inference.detect.relative`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    weight: float = Field(gt=0, le=1)
+    rank: int = Field(default=10, ge=1)
+    block_um: float = Field(default=300.0, gt=0)
+    least: float = Field(gt=0, lt=1)

@@ -19,7 +19,8 @@ from canvas_fm.inference.detect.local_maxima import Shape
 from canvas_fm.inference.detect.options import DetectOptions, LogOptions, TileOptions
 from canvas_fm.inference.detect.tiles import Readable, Resampled, as_region
 from canvas_fm.inference.embed.point_crops import volume_identity
-from canvas_fm.models.checkpoint import AmplitudeConfig, Detector
+from canvas_fm.models.checkpoint import Detector
+from canvas_fm.models.config import AmplitudeConfig, RelativeConfig
 
 _log = logging.getLogger(__name__)
 
@@ -81,7 +82,7 @@ def detector_job(
     meta = {"detector": detector.name, "detector_sha256": detector.sha256}
     return _job(
         volumes, config.window_rule, to_um, heat, config.smooth_um, min_distance_um, None, threshold,
-        opts, settings, meta, config.amplitude,
+        opts, settings, meta, config.amplitude, config.relative,
     )  # fmt: skip
 
 
@@ -132,6 +133,7 @@ def _job(
     settings: dict[str, Any],
     meta: dict[str, str],
     amplitude: AmplitudeConfig | None = None,
+    relative: RelativeConfig | None = None,
 ) -> Job:
     first = volumes[0]
     source: Readable = first
@@ -160,7 +162,7 @@ def _job(
     shape: Shape = "ball" if suppress_um is None else "box"
     job = Job(
         volumes, windows, to_um, heat, smooth_um, radius, shape, suppress_um, threshold, where.subvoxel, box,
-        (tile[0], tile[1], tile[2]), inputs, about | meta, amplitude,
+        (tile[0], tile[1], tile[2]), inputs, about | meta, amplitude, relative,
     )  # fmt: skip
     job.meta["inputs_sha256"] = job.digest()
     return job

@@ -28,9 +28,10 @@ from canvas_fm.inference.detect.local_maxima import (
     refine_positions,
     suppress,
 )
+from canvas_fm.inference.detect.relative import LEAST_HEAT, relative_scores
 from canvas_fm.inference.detect.resumable import ResumableTiles
 from canvas_fm.inference.detect.tiles import Box, Readable, Resampled, cut, whole
-from canvas_fm.models.checkpoint import AmplitudeConfig
+from canvas_fm.models.config import AmplitudeConfig, RelativeConfig
 from canvas_fm.progress import bar
 
 _BAD_CHUNKS, _BETWEEN = "bad_chunks", " | "
@@ -68,6 +69,7 @@ class Job:
     inputs: dict[str, Any]
     meta: dict[str, str]
     amplitude: AmplitudeConfig | None = None
+    relative: RelativeConfig | None = None
 
     def __post_init__(self) -> None:
         to_um = self.resample_to_um
@@ -75,8 +77,9 @@ class Job:
         self.voxel_um = self.sources[0].voxel_um
         self.extent = whole(self.sources[0].shape_zyx)
         self.joined = None if self.amplitude is None else Amplitude(self.amplitude, self.voxel_um)
-        # Bright blobs may pass with less heat, so all that may are looked at first.
-        self.least_heat = self.threshold if self.joined is None else min(self.threshold, FLOOR)
+        # Bright blobs, and the strongest of a dim brain, may pass with less heat: all are looked at first.
+        floors = [FLOOR] * (self.joined is not None) + [LEAST_HEAT] * (self.relative is not None)
+        self.least_heat = min(self.threshold, *floors) if floors else self.threshold
         self.tiles = cut(self.region, self.tile_zyx)
         self._highest_of_zeros: float | None = None
 
@@ -113,7 +116,11 @@ class Job:
         order = np.lexsort(maxima.T[::-1])
         maxima, score, position = maxima[order], score[order], position[order]
         keep = one_per_plateau(maxima, self.radius_zyx, shape=self.shape)
-        if self.joined is not None:
+        if self.relative is not None:
+            strong = keep[score[keep] >= np.float32(LEAST_HEAT)]
+            score[strong] = relative_scores(position[strong], score[strong], self.voxel_um, self.relative)
+            keep = strong
+        if self.joined is not None or self.relative is not None:
             keep = keep[score[keep] >= np.float32(self.threshold)]
         if self.suppress_um is not None:
             keep = keep[suppress(position[keep] * self.voxel_um, score[keep], self.suppress_um)]

@@ -63,5 +63,6 @@ def unlike(job: Job, points: Points) -> list[str]:
         return []
     return [
         f"{job.volumes[0].name} looks unlike what {detector.name} was calibrated on: {'; '.join(odd)}. Look "
-        "at the detections, give --threshold by them, or train with a few labelled boxes of this brain"
+        "at the detections and give --threshold by them, or label a few cells of this brain and adapt the "
+        "detector to it (canvas-fm adapt)"
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import torch
@@ -20,10 +21,13 @@ from canvas_fm.training.run.optimizer import OptimizerState
 
 
 class DetectorStep(OptimizerState):
-    """A detector in training; each call is one optimizer step and does not synchronise with the device."""
+    """A detector in training; each call is one optimizer step and does not synchronise with the device.
 
-    def __init__(self, recipe: DetectorRecipe, ranks: Ranks) -> None:
-        super().__init__(recipe, ranks, new_net(recipe))
+    With `net` that one goes on, as far as its weights take gradients; else the recipe's starts.
+    """
+
+    def __init__(self, recipe: DetectorRecipe, ranks: Ranks, net: HeatMapNet | None = None) -> None:
+        super().__init__(recipe, ranks, new_net(recipe) if net is None else net)
         self.recipe = recipe
 
     @property
@@ -114,4 +118,21 @@ def new_net(recipe: DetectorRecipe) -> HeatMapNet:
             )
         net.load_state_dict(before.net.state_dict())
     net.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    return net
+
+
+def averaged_weights(first: HeatMapNet, second: HeatMapNet, share: float) -> HeatMapNet:
+    """A net whose weights, and norms' statistics, are `share` of the first's and the rest of the second's.
+
+    Between weights before and after a fine-tuning it keeps what both do well: Wortsman et al. 2022, "Robust
+    fine-tuning of zero-shot models" (WiSE-FT).
+    """
+    before, after = first.state_dict(), second.state_dict()
+    net = copy.deepcopy(second)
+    net.load_state_dict(
+        {
+            name: torch.lerp(value, before[name].to(value), share) if value.is_floating_point() else value
+            for name, value in after.items()
+        }
+    )
     return net

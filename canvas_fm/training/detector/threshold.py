@@ -188,6 +188,7 @@ def _config(recipe: DetectorRecipe, net: HeatMapNet, voxel_um: ZyxUm) -> Detecto
         min_distance_um=recipe.detection.min_distance_um,
         smooth_um=recipe.detection.smooth_um,
         amplitude=recipe.detection.amplitude,
+        relative=recipe.detection.relative,
         weights={},
         sha256="",
     )

@@ -24,7 +24,7 @@ from canvas_fm.inference.detect.likeness import LOOKS
 from canvas_fm.models.checkpoint import load, save_detector
 from canvas_fm.models.convmixer import HeatMapNet
 from canvas_fm.training.detector.phantoms import PhantomCrops
-from canvas_fm.training.detector.step import DetectorStep
+from canvas_fm.training.detector.step import DetectorStep, averaged_weights
 from canvas_fm.training.detector.targets import (
     BACKGROUND,
     CELL,
@@ -149,7 +149,10 @@ class DetectorTraining:
         """Calibrate, score and write the model; no paths or times in it, so it is reproducible."""
         recipe = self.recipe
         training = net.training
-        net.eval()
+        trained = net.eval()
+        start = None if recipe.start is None else load(recipe.start, kind="detector")
+        if start is not None and recipe.start_share:
+            net = averaged_weights(start.net, trained, recipe.start_share).eval()
         voxel_um = self.voxel_um
         calibrated = calibrate(
             recipe, net, self.training, self.held_out, voxel_um, step, report,
@@ -158,7 +161,6 @@ class DetectorTraining:
         if tracker is not None:
             for row in calibrated.rows:
                 tracker.write(row)
-        start = None if recipe.start is None else load(recipe.start, kind="detector")
         names = [labelled.source.name for labelled in self.held_out]
         provenance = provenance_of(
             recipe,
@@ -184,9 +186,10 @@ class DetectorTraining:
             smooth_um=recipe.detection.smooth_um,
             window_rule=recipe.data.window.rule,
             amplitude=recipe.detection.amplitude,
+            relative=recipe.detection.relative,
             provenance=provenance,
         )
-        net.train(training)
+        trained.train(training)
 
 
 class LabelledBatches:

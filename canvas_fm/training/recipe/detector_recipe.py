@@ -8,7 +8,7 @@ from pydantic import Field, Strict, model_validator
 
 from canvas_fm.data.phantom.families import Families
 from canvas_fm.data.phantom.randomise import TOLERANCE_UM
-from canvas_fm.models.config import AmplitudeConfig, ConvMixerConfig
+from canvas_fm.models.config import AmplitudeConfig, ConvMixerConfig, RelativeConfig
 from canvas_fm.training.recipe.recipe import (
     AnyRecipe,
     AugmentRecipe,
@@ -100,7 +100,8 @@ class DetectionRecipe(Section):
 
     `tolerance_um` is one for all, or one a marker. Over the training volumes, each as it is and with its
     contrast times every `gains`, the threshold is the one with the highest mean F1; `chosen_on` phantoms, or
-    both, each marker and all phantoms counting as much. With `amplitude` scores take in how bright a blob is.
+    both, each marker and all phantoms counting as much. With `amplitude` scores take in how bright a blob is,
+    with `relative` they are taken against the strongest around.
     """
 
     min_distance_um: Size = 8.0
@@ -109,6 +110,7 @@ class DetectionRecipe(Section):
     gains: Annotated[tuple[Size, ...], Strict(False), Field(min_length=1)] = (1.0,)
     chosen_on: Literal["volumes", "phantoms", "both"] = "volumes"
     amplitude: AmplitudeConfig | None = None
+    relative: RelativeConfig | None = None
 
 
 class DetectorRecipe(AnyRecipe):
@@ -124,6 +126,9 @@ class DetectorRecipe(AnyRecipe):
     detection: DetectionRecipe = DetectionRecipe()
     phantoms: PhantomRecipe | None = None
     start: str | None = None  # a detector whose weights the training starts from
+    start_share: float = Field(
+        default=0.0, ge=0, lt=1
+    )  # of its weights in what ships, averaged with the trained
     evaluation: EvaluationRecipe = EvaluationRecipe()
     tracking: TrackingRecipe = TrackingRecipe()
     seed: int = Field(default=0, ge=0)
@@ -136,6 +141,12 @@ class DetectorRecipe(AnyRecipe):
             )
         if self.phantoms is not None and (self.model.channels == 2 or self.target.kind == "masks"):
             raise ValueError("phantoms have one channel and centres as targets")
+        return self
+
+    @model_validator(mode="after")
+    def _start_is_there(self) -> DetectorRecipe:
+        if self.start_share and self.start is None:
+            raise ValueError(f"start_share is {self.start_share}, and the recipe has no start")
         return self
 
     @property

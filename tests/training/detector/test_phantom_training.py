@@ -148,6 +148,21 @@ def test_volumes_are_mixed_in_and_what_the_start_had_seen_stays_known(tmp_path):
     assert str(tmp_path) not in json.dumps(provenance)
 
 
+def test_a_share_of_the_weights_that_ship_are_those_that_the_training_started_from(tmp_path):
+    first = train_detector(tiny(), [], [], out=tmp_path / "one", device="cpu", show=False)
+    nets = [load(first.detector).net.state_dict()]
+    for share in (0.0, 0.25):
+        recipe = tiny(f"start={first.detector}", f"start_share={share}")
+        run = train_detector(recipe, [], [], out=tmp_path / f"{share}", device="cpu", show=False)
+        nets.append(load(run.detector).net.state_dict())
+    for name, (before, trained, ships) in {key: [net[key] for net in nets] for key in nets[0]}.items():
+        if before.is_floating_point():
+            torch.testing.assert_close(ships, 0.25 * before + 0.75 * trained, msg=name)
+    assert any(not torch.equal(nets[0][key], nets[1][key]) for key in nets[0])
+    with pytest.raises(CanvasError, match="the recipe has no start"):
+        tiny("start_share=0.25")
+
+
 def test_it_refuses_what_cannot_be_trained(tmp_path):
     with pytest.raises(CanvasError, match=r"phantoms\.share: 1"):
         train_detector(tiny("phantoms.share=0.5"), [], [], out=tmp_path / "r", device="cpu")

@@ -1,0 +1,65 @@
+"""`adapt`."""
+
+from __future__ import annotations
+
+import argparse
+
+from canvas_fm.cli.parser import Parser, Verbs, add_json, add_verb, add_volume_flags
+
+
+def add_verbs(verbs: Verbs) -> None:
+    add_verb(
+        verbs,
+        "adapt",
+        run_adapt,
+        "adapt a detector to a new brain with a few labelled cells",
+        "Adapt a detector to a volume of which 10 to 200 cells are labelled. Its threshold alone, its last "
+        "layers too or all layers too are fitted, and scored on parts of the labelled boxes that they were "
+        "not fitted on. The best is written to NEW if it is surely better than the detector as it was; else "
+        "NEW has the same weights and threshold, which is said. All cells in the boxes have to be labelled; "
+        "what lies outside counts neither as cell nor as background.",
+        fill=_fill_adapt,
+    )
+
+
+def _fill_adapt(adapt: Parser) -> None:
+    from canvas_fm.training.detector.options import AdaptOptions
+
+    adapt.add_argument("model", metavar="DETECTOR", help="a detector's folder, or the name of a shipped one")
+    adapt.add_argument("volume", metavar="VOLUME")
+    adapt.add_argument("--points", required=True, metavar="FEW.csv", help="the labelled cells")
+    adapt.add_argument(
+        "--roi",
+        required=True,
+        metavar="BOXES",
+        help="boxes in which all cells are labelled: a JSON list of [z0, y0, x0, z1, y1, x1] in voxels, or a "
+        "meta.json with octants",
+    )
+    adapt.add_argument("--out", required=True, metavar="NEW", help="folder of the adapted detector")
+    adapt.add_options("options", AdaptOptions)
+    add_json(adapt)
+    add_volume_flags(adapt)
+
+
+def run_adapt(args: argparse.Namespace) -> None:
+    from dataclasses import asdict
+
+    from canvas_fm.cli.output import print_result, report_bad_chunks
+    from canvas_fm.data.volume.volume import Volume
+    from canvas_fm.models.checkpoint import load
+    from canvas_fm.training.detector.adapt import adapt_detector
+
+    volume = Volume.open(args.volume, **args.opening.given)
+    done = adapt_detector(
+        load(args.model, kind="detector"), volume, args.points, args.roi, out=args.out, **args.options.given
+    )
+    result = {
+        "result": done.sentence,
+        "chosen": done.chosen,
+        "cells": done.cells,
+        "threshold": done.detector.config.threshold,
+        "cross_validated": [asdict(score) for score in done.scores],
+        "written": args.out,
+        "sha256": done.detector.sha256,
+    }
+    print_result(result, args.json, bad_chunks=report_bad_chunks([volume]))

@@ -1,0 +1,59 @@
+"""A detection's score against the strongest detections around it: what keeps one threshold for many brains.
+
+A net that has learned from bright somata gives the dim cells of another brain little heat, and the processes
+of bright ones as much. What is a cell shows beside the strongest of the same tissue.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+from jaxtyping import Float32, Float64
+
+from canvas_fm.data.zyx import ZyxUm
+from canvas_fm.models.config import RelativeConfig
+
+LEAST_HEAT = 0.05  # maxima of the smoothed heat below are no candidates and no reference
+
+
+def relative_scores(
+    position_zyx: Float64[np.ndarray, "n 3"],
+    score: Float32[np.ndarray, " n"],
+    voxel_um: ZyxUm,
+    config: RelativeConfig,
+) -> Float32[np.ndarray, " n"]:
+    """logit(score) − weight · logit(reference) as a probability.
+
+    The reference is the score of the `rank`-th strongest detection in the block of `block_um` that holds the
+    position and the 26 around it, and `least` at least: where there are no cells nothing is to become one.
+    Blocks start at the volume's first voxel, so tiles give what one pass gives; a box sees its own alone.
+    """
+    if not len(score):
+        return score
+    logit = _logit(score.astype(np.float64))
+    block = np.floor(position_zyx * np.asarray(voxel_um) / config.block_um + 1e-9).astype(np.int64)
+    order = np.lexsort((-logit, *block.T[::-1]))
+    blocks, first, of = np.unique(block[order], axis=0, return_index=True, return_inverse=True)
+    ends = np.append(first[1:], len(order))
+    strongest = {
+        tuple(key): logit[order[start : min(start + config.rank, end)]]
+        for key, start, end in zip(blocks.tolist(), first, ends, strict=True)
+    }
+    reference = np.empty(len(blocks))
+    for row, (z, y, x) in enumerate(blocks.tolist()):
+        near = [
+            strongest[key]
+            for dz, dy, dx in product((-1, 0, 1), repeat=3)
+            if (key := (z + dz, y + dy, x + dx)) in strongest
+        ]
+        together = np.sort(np.concatenate(near))[::-1]
+        reference[row] = together[min(config.rank, len(together)) - 1]
+    at = np.empty(len(logit))
+    at[order] = np.maximum(reference, _logit(np.float64(config.least)))[of.reshape(-1)]
+    return (1 / (1 + np.exp(config.weight * at - logit))).astype(np.float32)
+
+
+def _logit(p: np.ndarray | np.float64) -> np.ndarray:
+    clipped = np.clip(p, 1e-6, 1 - 1e-6)
+    return np.asarray(np.log(clipped / (1 - clipped)))

@@ -1,0 +1,31 @@
+"""How a detector is adapted to a new brain."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from canvas_fm.data.volume.options import VoxelOptions
+from canvas_fm.files.options import Flag, Positive, Size
+from canvas_fm.inference.options import DeviceOptions
+
+
+class AdaptOptions(DeviceOptions, VoxelOptions):
+    """How a detector is adapted to a new brain by a few labelled cells."""
+
+    tolerance_um: Annotated[Size | None, Flag("N")] = Field(
+        None,
+        description="farthest match of a detection and a cell in µm; default: the detector's least distance "
+        "of two cells",
+    )
+    layers: Literal["none", "last", "all"] = Field(
+        "all",
+        description="how much of the net may be trained: none tries the threshold alone, last the last "
+        "block and the head too, all every layer too; cross-validation chooses",
+    )
+    folds: Annotated[int, Field(ge=2, le=20), Flag("K")] = Field(
+        3, description="parts of the labelled boxes, each scored by what was fitted on the others"
+    )
+    steps: Positive = Field(60, description="optimizer steps of each training")
+    seed: Annotated[int, Field(ge=0)] = Field(0, description="of crops and resampling")

@@ -1,0 +1,84 @@
+"""Scores against the strongest detections around: as a loop has them, whatever the tiles."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from canvas_fm.data.volume.volume import Volume
+from canvas_fm.data.volume.window import WindowRule
+from canvas_fm.inference.detect.detect import detect
+from canvas_fm.inference.detect.relative import LEAST_HEAT, relative_scores
+from canvas_fm.models.checkpoint import load, save_detector
+from canvas_fm.models.config import ConvMixerConfig, RelativeConfig
+from canvas_fm.models.convmixer import HeatMapNet
+
+VOXEL_UM = (4.0, 2.0, 2.0)
+CONFIG = RelativeConfig(weight=0.7, rank=3, block_um=60.0, least=0.1)
+
+
+def logit(p):
+    return np.log(p / (1 - p))
+
+
+@pytest.fixture
+def scored():
+    random = np.random.default_rng(0)
+    return random.uniform(0, 60, (120, 3)), random.uniform(0.05, 0.9, 120).astype(np.float32)
+
+
+def test_relative_scores_are_those_of_a_loop_over_detections(scored):
+    zyx, score = scored
+    found = relative_scores(zyx, score, VOXEL_UM, CONFIG)
+    blocks = np.floor(zyx * VOXEL_UM / 60)
+    for row in range(len(zyx)):
+        near = np.abs(blocks - blocks[row]).max(axis=1) <= 1
+        third = np.sort(score[near].astype(float))[::-1][:3][-1]
+        expected = logit(float(score[row])) - 0.7 * logit(max(third, 0.1))
+        assert logit(float(found[row])) == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_dim_brain_has_the_scores_of_a_bright_one_and_an_empty_place_has_not(scored):
+    zyx, _ = scored
+    whole = CONFIG.model_copy(update={"weight": 1.0, "least": 1e-5})
+    bright = np.linspace(0.4, 0.9, len(zyx)).astype(np.float32)
+    dim = (1 / (1 + np.exp(2.5 - logit(bright.astype(float))))).astype(np.float32)
+    assert np.allclose(
+        relative_scores(zyx, dim, VOXEL_UM, whole), relative_scores(zyx, bright, VOXEL_UM, whole), atol=1e-4
+    )
+    alone = relative_scores(zyx[:1], np.array([0.06], np.float32), VOXEL_UM, CONFIG)
+    assert alone[0] < 0.25  # beside nothing it is compared with `least`, not with itself
+    assert len(relative_scores(zyx[:0], bright[:0], VOXEL_UM, CONFIG)) == 0
+
+
+def test_tiles_give_what_one_pass_gives_and_a_threshold_applies_to_relative_scores(tmp_path):
+    torch.manual_seed(0)
+    net = HeatMapNet(ConvMixerConfig(dim=8, depth=1, kernel_zyx=(3, 3, 3)), prior=0.15)
+    torch.nn.init.normal_(net.head.weight, std=0.6)
+    save_detector(
+        tmp_path / "d", net, voxel_um=VOXEL_UM, threshold=0.3, min_distance_um=6.0, relative=CONFIG,
+        window_rule=WindowRule("median", 0, 4),
+    )  # fmt: skip
+    detector = load(tmp_path / "d", kind="detector")
+    assert detector.config.relative == CONFIG
+    voxels = np.random.default_rng(1).integers(50, 400, (24, 64, 64)).astype(np.uint16)
+    volume = Volume.from_array(voxels, voxel_um=VOXEL_UM, name="noise")
+    once = detect(detector, volume, device="cpu", show=False)
+    tiled = detect(detector, volume, device="cpu", show=False, tile_zyx=(8, 24, 40))
+    assert len(once) > 20
+    assert np.array_equal(once.zyx, tiled.zyx)
+    assert np.allclose(once.columns["score"], tiled.columns["score"], atol=1e-5)
+    every = detect(detector, volume, device="cpu", show=False, threshold=0.001)
+    middle = float(np.median(every.columns["score"]))
+    kept = every.columns["score"] >= np.float32(middle)
+    high = detect(detector, volume, device="cpu", show=False, threshold=middle)
+    assert 0 < kept.sum() < len(every)
+    assert np.array_equal(every.zyx[kept], high.zyx)
+    plain = save_detector(
+        tmp_path / "p", net, voxel_um=VOXEL_UM, threshold=LEAST_HEAT, min_distance_um=6.0,
+        window_rule=WindowRule("median", 0, 4),
+    )  # fmt: skip
+    heat = detect(plain, volume, device="cpu", show=False)
+    expected = relative_scores(heat.zyx, heat.columns["score"], VOXEL_UM, CONFIG)
+    assert np.allclose(expected, every.columns["score"], atol=1e-5)
