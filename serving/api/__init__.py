@@ -1,1 +1,1 @@
-"""Routes over HTTP: translation only."""
+"""HTTP routes."""

@@ -1,4 +1,4 @@
-"""Request and response bodies: JSON, `.npy` and safetensors, never a pickle."""
+"""Request and response bodies: JSON, `.npy` and safetensors, never pickle."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ B = TypeVar("B", bound=BaseModel)
 
 
 def media_type(request: Request) -> str:
-    """What the body is said to be."""
+    """Media type of the request body."""
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 async def read_model(request: Request, kind: type[B]) -> B:
-    """A JSON body as its pydantic model; Refusal for what it is not."""
+    """Parse a JSON body as its pydantic model; Refusal for invalid ones."""
     try:
         return kind.model_validate_json(await request.body())
     except ValidationError as problem:
@@ -55,7 +55,7 @@ async def read_model(request: Request, kind: type[B]) -> B:
 async def read_crops(
     core: Core, request: Request, window: Window | None, engine: Engine, *, queued: bool = True
 ) -> np.ndarray:
-    """The array of the body. What the header alone makes impossible is refused before the rest is read.
+    """Array of the body; what the header rules out is refused before the rest is read.
 
     So is what the queue has no room for, where the crops are `queued`.
     """
@@ -83,7 +83,7 @@ async def read_crops(
 
 
 async def decoded(core: Core, given: EncodedCrops, window: Window | None, engine: Engine) -> np.ndarray:
-    """Crops that came as base64 inside JSON; Refusal where the text is none, or of another length."""
+    """Decode crops sent as base64 inside JSON; Refusal for invalid text or length."""
     dtype, shape = np.dtype(given.dtype).newbyteorder("<"), tuple(given.shape)
     total = int(np.prod(shape, dtype=object)) * dtype.itemsize
     _check_header(core, dtype, shape, total, window, engine)
@@ -132,13 +132,13 @@ def _check_header(
 
 
 async def disconnected(request: Request) -> None:
-    """Ends when the client closes the connection."""
+    """Completes when the client closes the connection."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
 async def reply(core: Core, request: Request, vectors: np.ndarray | None, options: Options) -> Response:
-    """Embeddings as `.npy`, or as JSON or safetensors where the client names that first."""
+    """Embeddings as `.npy`, or JSON or safetensors if the client prefers it."""
     if vectors is None:
         raise Refusal(400, GONE)
     if options.whiten is not None:
@@ -160,7 +160,7 @@ async def reply(core: Core, request: Request, vectors: np.ndarray | None, option
 
 
 def accepted(request: Request) -> str:
-    """What the client names first of JSON, safetensors and `.npy`; `.npy` where it names none."""
+    """The preferred one of JSON, safetensors and `.npy` by `Accept`; default `.npy`."""
     return first_accepted(request, ("application/json", SAFETENSORS, *NPY_TYPES)) or npy.MEDIA_TYPE
 
 

@@ -1,4 +1,4 @@
-"""The routes for eyes: a map of an index, its cells as a table, and crops as arrays or pictures."""
+"""Routes for visualisation: map of an index, its cells as a table, crops as arrays or images."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ _MAP = ("index", "method")
 
 
 async def map_about(core: Core, request: Request) -> Response:
-    """A map of an index: which cells it shows and which columns they have."""
+    """A map of an index: its cells and their columns."""
     values = given(request, _MAP)
     core.require_ready()
     name, index = find_index(core, values.get("index"))
-    said = await core.projections.about(name, index, values.get("method", "pca"))
-    return JSONResponse(said.model_dump(mode="json"))
+    info = await core.projections.about(name, index, values.get("method", "pca"))
+    return JSONResponse(info.model_dump(mode="json"))
 
 
 async def map_points(core: Core, request: Request) -> Response:
-    """Where the cells of a map lie: (n, 2) float32 `.npy`."""
+    """2D positions of the cells of a map: (n, 2) float32 `.npy`."""
     values = given(request, _MAP)
     core.require_ready()
     name, index = find_index(core, values.get("index"))
@@ -61,20 +61,20 @@ async def map_column(core: Core, request: Request) -> Response:
 
 
 async def cells(core: Core, request: Request) -> Response:
-    """What is known of cells of an index, by row: JSON, with thumbnails on request, or CSV."""
+    """Cells of an index by row: JSON, with thumbnails on request, or CSV."""
     given(request, ())
     core.require_ready()
-    asked = await read_model(request, CellsRequest)
-    name, index = find_index(core, asked.index)
+    body = await read_model(request, CellsRequest)
+    name, index = find_index(core, body.index)
     as_csv = first_accepted(request, (CSV, "application/json")) == CSV
-    most = core.projections.most if as_csv else MOST_THUMBNAILS if asked.thumbnails else _MOST_CELLS
-    rows = await _rows(core, name, index, asked, most)
+    most = core.projections.most if as_csv else MOST_THUMBNAILS if body.thumbnails else _MOST_CELLS
+    rows = await _rows(core, name, index, body, most)
     if as_csv:
         text = await read_index(core, name, lambda: _table(index, rows))
         headers = {"Content-Disposition": f'attachment; filename="{name}.csv"'}
         return Response(text, media_type=CSV, headers=headers)
-    found = await read_index(core, name, lambda: _described(core, index, rows, asked.thumbnails))
-    return JSONResponse(CellsReply(index=name, cells=found).model_dump(mode="json"))
+    described = await read_index(core, name, lambda: _described(core, index, rows, body.thumbnails))
+    return JSONResponse(CellsReply(index=name, cells=described).model_dump(mode="json"))
 
 
 async def crop(core: Core, request: Request) -> Response:
@@ -108,8 +108,8 @@ async def crop(core: Core, request: Request) -> Response:
     return Response(content, media_type=PNG if as_png else npy.MEDIA_TYPE)
 
 
-async def _rows(core: Core, name: str, index: Index, asked: CellsRequest, most: int) -> np.ndarray:
-    rows, ids = asked.rows, asked.ids
+async def _rows(core: Core, name: str, index: Index, body: CellsRequest, most: int) -> np.ndarray:
+    rows, ids = body.rows, body.ids
     if (rows is None) == (ids is None):
         raise Refusal(422, "give one of rows and ids")
     count = len(rows or ids or ())
@@ -150,13 +150,13 @@ def _size(text: str | None) -> tuple[int, int, int] | None:
 
 
 def _described(core: Core, index: Index, rows: np.ndarray, pictures: bool) -> list[dict[str, object]]:
-    found = [{key: plain(value) for key, value in cell.items()} for cell in index.describe(rows)]
-    add_origins(core, index, rows, found, thumbnails=pictures)
-    return found
+    described = [{key: plain(value) for key, value in cell.items()} for cell in index.describe(rows)]
+    add_origins(core, index, rows, described, thumbnails=pictures)
+    return described
 
 
 def _table(index: Index, rows: np.ndarray) -> str:
-    """As points are written: z, y, x, then the columns; what a cell does not have stays empty."""
+    """As points are written: z, y, x, then the columns; absent values are empty."""
     buffer = io.StringIO()
     names: dict[str, Any] = dict.fromkeys(("z", "y", "x", "id", "brain", "marker", "row"))
     for part in index.parts:

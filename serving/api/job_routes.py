@@ -1,4 +1,4 @@
-"""The routes under `/v1/jobs`: submit, look, take back, go on after a failure, fetch the result."""
+"""Routes under `/v1/jobs`: submit, inspect, cancel, retry, fetch the result."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from serving.core.embed_crops import key_of
 from serving.core.refine import find_refiner
 from serving.jobs.results import npy_of, zip_of
 from serving.jobs.runner import JobRunner
-from serving.jobs.store import UNFINISHED, Asked, Job
+from serving.jobs.store import UNFINISHED, Job, JobSpec
 from serving.middleware.guard import HOLDER
 from serving.protocol import npy
 from serving.protocol.errors import Refusal, refused
@@ -39,8 +39,8 @@ async def submit(core: Core, request: Request) -> Response:
     """Embed or refine points of a registered volume in the background."""
     jobs, owner = _jobs(core, request), request.scope.get(HOLDER, "")
     given(request, ())
-    asked = await read_model(request, JobRequest)
-    digest = hashlib.sha256(asked.model_dump_json().encode()).hexdigest()
+    body = await read_model(request, JobRequest)
+    digest = hashlib.sha256(body.model_dump_json().encode()).hexdigest()
     identity = _identity(request, owner)
     if (there := jobs.store.find(identity, owner)) is not None:
         if there.asked.request != digest:
@@ -48,8 +48,8 @@ async def submit(core: Core, request: Request) -> Response:
         return _said(jobs, there, 201)  # as the first time
     _check_number(core, jobs, owner)
     try:
-        what, points = await asyncio.to_thread(_understood, core, asked, owner, digest)
-        job = await asyncio.to_thread(jobs.store.submit, identity, what, points)
+        job_spec, points = await asyncio.to_thread(_understood, core, body, owner, digest)
+        job = await asyncio.to_thread(jobs.store.submit, identity, job_spec, points)
     except StorageFull as problem:
         raise refused(problem, 507) from problem
     except CanvasError as problem:
@@ -61,33 +61,33 @@ async def submit(core: Core, request: Request) -> Response:
 
 
 async def list_jobs(core: Core, request: Request) -> Response:
-    """The jobs of whoever asks, oldest first."""
+    """The caller's jobs, oldest first."""
     jobs = _jobs(core, request)
     given(request, ())
-    mine = await asyncio.to_thread(jobs.store.jobs, request.scope.get(HOLDER, ""))
-    return JSONResponse({"jobs": [_info(jobs, job).model_dump(mode="json") for job in mine]})
+    owned = await asyncio.to_thread(jobs.store.jobs, request.scope.get(HOLDER, ""))
+    return JSONResponse({"jobs": [_info(jobs, job).model_dump(mode="json") for job in owned]})
 
 
 async def one_job(core: Core, request: Request) -> Response:
-    """How far a job is."""
+    """State and progress of a job."""
     jobs, job = _found(core, request)
     return _said(jobs, job)
 
 
 async def cancel(core: Core, request: Request) -> Response:
-    """Take a job back, finished or not, and remove what it made."""
+    """Cancel a job, finished or not, and remove its result."""
     jobs, job = _found(core, request)
-    said = _info(jobs, job).model_copy(update={"state": "cancelled", "result": None})
+    info = _info(jobs, job).model_copy(update={"state": "cancelled", "result": None})
     try:
         job.cancel()
     except StorageFull as problem:
         raise refused(problem, 507) from problem
     jobs.wake()
-    return JSONResponse(said.model_dump(mode="json"))
+    return JSONResponse(info.model_dump(mode="json"))
 
 
 async def retry(core: Core, request: Request) -> Response:
-    """Let a job that failed go on from where it stopped, after a full disk for example."""
+    """Resume a failed job, after a full disk for example."""
     jobs, job = _found(core, request)
     progress = job.progress
     if progress.state != "failed":
@@ -98,7 +98,7 @@ async def retry(core: Core, request: Request) -> Response:
 
 
 async def result(core: Core, request: Request) -> Response:
-    """What a job made: embeddings as `.npy`, or as a zipped X.emb.zarr; candidates with p_cell as CSV."""
+    """Result of a job: embeddings as `.npy`, or as a zipped X.emb.zarr; candidates with p_cell as CSV."""
     _, job = _found(core, request)
     state = job.progress.state
     if state != "done":
@@ -143,7 +143,7 @@ def _found(core: Core, request: Request) -> tuple[JobRunner, Job]:
 
 
 def _identity(request: Request, owner: str) -> str:
-    """A new id, or the one that the client's Idempotency-Key stands for: sent twice it is one job."""
+    """A new id, or that of the client's Idempotency-Key, so that a repeated request is one job."""
     key = request.headers.get("idempotency-key")
     if key is None:
         return uuid.uuid4().hex
@@ -153,7 +153,7 @@ def _identity(request: Request, owner: str) -> str:
 
 
 def _check_number(core: Core, jobs: JobRunner, owner: str) -> None:
-    """Refuse (429) where too many wait already, (409) where the owner keeps too many."""
+    """Refuse (429) if too many jobs wait, (409) if the owner keeps too many."""
     every, limits = jobs.store.jobs(), core.limits
     if sum(job.asked.owner == owner for job in every) >= limits.max_kept_jobs:
         raise Refusal(
@@ -163,60 +163,60 @@ def _check_number(core: Core, jobs: JobRunner, owner: str) -> None:
         raise Refusal(429, f"{limits.max_jobs} jobs wait or run already; come back in 60 s", retry_after_s=60)
 
 
-def _understood(core: Core, asked: JobRequest, owner: str, digest: str) -> tuple[Asked, Points]:
-    """The job and its points, once all that can be checked before it runs is checked."""
-    volume = core.registered(asked.volume)
-    what = Asked(
-        kind=asked.kind, volume=asked.volume, points=0, owner=owner, request=digest, created=time.time()
+def _understood(core: Core, body: JobRequest, owner: str, digest: str) -> tuple[JobSpec, Points]:
+    """Validated job and its points."""
+    volume = core.registered(body.volume)
+    job_spec = JobSpec(
+        kind=body.kind, volume=body.volume, points=0, owner=owner, request=digest, created=time.time()
     )
-    if asked.kind == "embed":
-        _refuse_keys(asked, "refiner", "background")
-        engine = core.engine_for(asked.model)
-        core.volume(engine, asked.volume)
-        key = key_of(engine, asked.pool, asked.layer)
-        what.encoder, what.pool, what.layer = engine.encoder.sha256, key.pool, key.layer
+    if body.kind == "embed":
+        _refuse_keys(body, "refiner", "background")
+        engine = core.engine_for(body.model)
+        core.volume(engine, body.volume)
+        key = key_of(engine, body.pool, body.layer)
+        job_spec.encoder, job_spec.pool, job_spec.layer = engine.encoder.sha256, key.pool, key.layer
     else:
-        _refuse_keys(asked, "model", "pool", "layer", "grid")
-        hosted = find_refiner(core, asked.refiner)
-        background = None if asked.background is None else core.registered(asked.background)
+        _refuse_keys(body, "model", "pool", "layer", "grid")
+        hosted = find_refiner(core, body.refiner)
+        background = None if body.background is None else core.registered(body.background)
         hosted.extractor.check(volume, background)
-        what.refiner, what.background = hosted.refiner.sha256_, asked.background
-    points = _points(core, asked)
+        job_spec.refiner, job_spec.background = hosted.refiner.sha256_, body.background
+    points = _points(core, body)
     most = core.limits.max_job_points
     if len(points) > most:
         raise Refusal(413, f"{len(points)} points in one job; {most} are the most")
     check_points(points.zyx, volume.shape_zyx)
-    what.points = len(points)
-    return what, points
+    job_spec.points = len(points)
+    return job_spec, points
 
 
-def _refuse_keys(asked: JobRequest, *keys: str) -> None:
+def _refuse_keys(body: JobRequest, *keys: str) -> None:
     for key in keys:
-        if getattr(asked, key) is not None:
-            raise Refusal(422, f"{key} means nothing to a job of kind {asked.kind}; leave it out")
+        if getattr(body, key) is not None:
+            raise Refusal(422, f"{key} means nothing to a job of kind {body.kind}; leave it out")
 
 
-def _points(core: Core, asked: JobRequest) -> Points:
-    ways = [way for way in ("points_zyx", "points_csv", "grid") if getattr(asked, way) is not None]
+def _points(core: Core, body: JobRequest) -> Points:
+    ways = [way for way in ("points_zyx", "points_csv", "grid") if getattr(body, way) is not None]
     if len(ways) != 1:
         raise Refusal(422, "give one of points_zyx, points_csv and grid")
-    if asked.points_zyx is not None:
-        return Points(as_zyx(asked.points_zyx))
-    if asked.points_csv is not None:
+    if body.points_zyx is not None:
+        return Points(as_zyx(body.points_zyx))
+    if body.points_csv is not None:
         with tempfile.TemporaryDirectory(prefix="points-") as folder:
             path = Path(folder) / "points_csv.csv"
-            path.write_text(asked.points_csv, encoding="utf-8")
+            path.write_text(body.points_csv, encoding="utf-8")
             return Points.read(path)
-    assert asked.grid is not None
-    return _grid(core, asked, asked.grid)
+    assert body.grid is not None
+    return _grid(core, body, body.grid)
 
 
-def _grid(core: Core, asked: JobRequest, step_zyx: tuple[int, int, int]) -> Points:
-    """Points that tile the volume, once they are known to be few enough to be made."""
+def _grid(core: Core, body: JobRequest, step_zyx: tuple[int, int, int]) -> Points:
+    """Points that tile the volume; refused if there are too many."""
     from canvas_fm.inference.embed.grid_points import grid_points
 
-    engine, most = core.engine_for(asked.model), core.limits.max_job_points
-    volume = core.volume(engine, asked.volume).volume
+    engine, most = core.engine_for(body.model), core.limits.max_job_points
+    volume = core.volume(engine, body.volume).volume
     count = math.prod(-(-size // step) for size, step in zip(volume.shape_zyx, step_zyx, strict=True))
     if count > 2 * most:  # crops stay inside the volume, so that there are fewer
         raise Refusal(413, f"a grid of about {count} points; {most} are the most in one job")

@@ -1,4 +1,4 @@
-"""The OpenAPI document of everything that is served: the mounted routes, the typed one and the probes."""
+"""The OpenAPI document of all routes: mounted ones, the typed one, probes."""
 
 from __future__ import annotations
 
@@ -183,8 +183,8 @@ _PLAIN = str.maketrans("/.", "__", "{}")
 
 
 def document(mounted: list[tuple[str, str, str]]) -> dict[str, Any]:
-    """OpenAPI 3.1 of the routes mounted at `/v1`, as (method, path, what it does), and of the others."""
-    _, held = models_json_schema(
+    """OpenAPI 3.1 of the routes mounted at `/v1`, as (method, path, description), and of the others."""
+    _, definitions = models_json_schema(
         [(kind, "validation") for kind in _KINDS], ref_template="#/components/schemas/{model}"
     )
     error = {
@@ -210,7 +210,7 @@ def document(mounted: list[tuple[str, str, str]]) -> dict[str, Any]:
         },
         "paths": paths,
         "components": {
-            "schemas": {**held["$defs"], "Error": error},
+            "schemas": {**definitions["$defs"], "Error": error},
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
         "security": [{"key": []}, {}],
@@ -228,7 +228,7 @@ def _operation(method: str, path: str, about: str) -> dict[str, Any]:
                 "description": "as asked",
                 "content": {kind: _content(schema) for kind, schema in replies.items()},
             },
-            **{str(code): {"description": said, **failed} for code, said in _ERRORS.items()},
+            **{str(code): {"description": description, **failed} for code, description in _ERRORS.items()},
         },
     }
     if parameters:

@@ -1,4 +1,4 @@
-"""What a request asks for beside its crops: parsed from the address, each refusal naming what was given."""
+"""Query parameters of requests; each refusal names the given value."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SWITCH = {"1": True, "true": True, "0": False, "false": False}
 
 @dataclass(frozen=True)
 class Options:
-    """How embeddings are made and how they come back."""
+    """Options for making and returning embeddings."""
 
     pool: str | None = None
     layer: int | None = None
@@ -33,7 +33,7 @@ class Options:
     whiten: str | None = None
 
     def finished(self, vectors: Float[np.ndarray, "n ..."]) -> Float[np.ndarray, "n ..."]:
-        """Vectors of length 1 where that was asked for (zeros stay), as the type that was asked for."""
+        """Vectors L2-normalised if requested (zeros stay), in the requested dtype."""
         if self.normalize:  # of (n, d), (n, tokens, d) or (n, d, z, y, x)
             length = np.linalg.norm(vectors, axis=2 if vectors.ndim == 3 else 1, keepdims=True)
             vectors = vectors / np.where(length > 0, length, 1)
@@ -41,7 +41,7 @@ class Options:
 
 
 def given(request: Request, known: Collection[str], several: Collection[str] = ()) -> dict[str, str]:
-    """The parameters of the address; a key that is unknown or given twice is refused."""
+    """Query parameters; unknown or repeated keys are refused."""
     query = request.query_params
     for key in query:
         if key not in known or (len(query.getlist(key)) > 1 and key not in several):
@@ -67,7 +67,7 @@ def embed_options(request: Request) -> Options:
 
 
 def one_of(values: dict[str, str], key: str, choices: Collection[str]) -> str | None:
-    """A parameter that has to be one of a few words."""
+    """A parameter with a few allowed values."""
     value = values.get(key)
     if value is not None and value not in choices:
         raise Refusal(422, f"{key} is {value[:50]!r}; it has to be one of {', '.join(choices)}")
@@ -75,12 +75,12 @@ def one_of(values: dict[str, str], key: str, choices: Collection[str]) -> str | 
 
 
 def switch(values: dict[str, str], key: str) -> bool:
-    """A parameter that is 1, true, 0 or false; false where it is not given."""
+    """A boolean parameter: 1, true, 0 or false; default false."""
     return _SWITCH[one_of(values, key, tuple(_SWITCH)) or "0"]
 
 
 def whole_number(values: dict[str, str], key: str) -> int | None:
-    """A parameter that has to be a whole number from 0."""
+    """An integer parameter from 0."""
     value = values.get(key)
     if value is not None and not (value.isascii() and value.isdigit() and len(value) <= 9):
         raise Refusal(422, f"{key} is {value[:50]!r}; it has to be a whole number from 0")
@@ -88,7 +88,7 @@ def whole_number(values: dict[str, str], key: str) -> int | None:
 
 
 def window_of(values: dict[str, str]) -> Window | None:
-    """`window=LO,HI`."""
+    """Parse `window=LO,HI`."""
     text = values.get("window")
     if text is None:
         return None

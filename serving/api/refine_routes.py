@@ -32,9 +32,9 @@ async def refine(core: Core, request: Request) -> Response:
     core.require_ready()
     if media_type(request) == "application/json":
         given(request, ())
-        asked = await read_model(request, RefineRequest)
-        hosted = find_refiner(core, asked.refiner)
-        work = await _asked(core, hosted, asked)
+        body = await read_model(request, RefineRequest)
+        hosted = find_refiner(core, body.refiner)
+        work = await _asked(core, hosted, body)
     else:
         values = given(request, ("all_candidates", "refiner", "window"))
         hosted, window = find_refiner(core, values.get("refiner")), window_of(values)
@@ -47,21 +47,21 @@ async def refine(core: Core, request: Request) -> Response:
     return await _reply(request, hosted, p_cell)
 
 
-async def _asked(core: Core, hosted: HostedRefiner, asked: RefineRequest) -> Awaitable[np.ndarray]:
-    """The work that a JSON body asks for."""
-    check_whole(hosted, asked.all_candidates)
-    points = asked.points_zyx
-    if (points is None) == (asked.crops is None) or (points is None) != (asked.volume is None):
+async def _asked(core: Core, hosted: HostedRefiner, body: RefineRequest) -> Awaitable[np.ndarray]:
+    """The refinement that a JSON body requests."""
+    check_whole(hosted, body.all_candidates)
+    points = body.points_zyx
+    if (points is None) == (body.crops is None) or (points is None) != (body.volume is None):
         raise Refusal(422, "give volume and points_zyx, or crops")
     if points is not None:
-        if asked.window is not None:
+        if body.window is not None:
             raise Refusal(422, "window goes with crops; a registered volume has its own")
-        return refine_points(core, hosted, asked, points)
-    if asked.background is not None:
+        return refine_points(core, hosted, body, points)
+    if body.background is not None:
         raise Refusal(422, "background goes with volume and points_zyx")
-    assert asked.crops is not None
-    crops = await decoded(core, asked.crops, asked.window, encoder_of(hosted))
-    return refine_crops(core, hosted, crops, asked.window)
+    assert body.crops is not None
+    crops = await decoded(core, body.crops, body.window, encoder_of(hosted))
+    return refine_crops(core, hosted, crops, body.window)
 
 
 async def _reply(request: Request, hosted: HostedRefiner, p_cell: np.ndarray) -> Response:
@@ -70,14 +70,14 @@ async def _reply(request: Request, hosted: HostedRefiner, p_cell: np.ndarray) ->
     headers |= {f"X-{kind.title()}": sha256 for kind, sha256 in models.items() if sha256 is not None}
     if accepted(request) != "application/json":
         return Response(npy.dump(p_cell), media_type=npy.MEDIA_TYPE, headers=headers)
-    said = RefineReply(
+    reply = RefineReply(
         p_cell=p_cell.tolist(),
         is_cell=hosted.is_cell(p_cell).tolist(),
         threshold=threshold,
         refiner=hosted.refiner.sha256_,
         **models,
     )
-    text = await asyncio.to_thread(lambda: json.dumps(said.model_dump(), allow_nan=False))
+    text = await asyncio.to_thread(lambda: json.dumps(reply.model_dump(), allow_nan=False))
     return Response(text, media_type="application/json", headers=headers)
 
 

@@ -1,4 +1,4 @@
-"""The routes under `/v1`: each reads a request, asks the core, and words the answer."""
+"""Routes under `/v1`: each parses a request, calls the core, and encodes the response."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from serving.protocol.settings import Settings
 
 
 def create_app(core: Core) -> Starlette:
-    """The Starlette app; its lifespan is that of `core` and of the jobs. Meant to stand behind a Guard."""
+    """The Starlette app, whose lifespan runs `core` and the jobs; meant to run behind a Guard."""
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -91,39 +91,39 @@ async def info(core: Core, request: Request) -> Response:
 
 async def models(core: Core, request: Request) -> Response:
     """The served encoders, the default first, and detectors."""
-    said = [engine.model_info().model_dump(mode="json") for engine in core.engines.values()]
+    listing = [engine.model_info().model_dump(mode="json") for engine in core.engines.values()]
     detectors = [detector_info(name, each).model_dump(mode="json") for name, each in core.detectors.items()]
-    return JSONResponse({"models": said, "detectors": detectors})
+    return JSONResponse({"models": listing, "detectors": detectors})
 
 
 async def add_model(core: Core, request: Request) -> Response:
-    """Serve one more model while the service runs."""
+    """Serve another model while the service runs."""
     _json_only(request)
-    asked = await read_model(request, Addition)
-    added = await register.add_model(core, asked.name, asked.path)
+    body = await read_model(request, Addition)
+    added = await register.add_model(core, body.name, body.path)
     return JSONResponse(added.model_dump(mode="json"), 201)
 
 
 async def add_volume(core: Core, request: Request) -> Response:
-    """Register one more volume while the service runs."""
+    """Register another volume while the service runs."""
     _json_only(request)
-    asked = await read_model(request, VolumeAddition)
-    opening = {name: value for name, value in asked.given.items() if name in VolumeOptions.model_fields}
-    added = await register.add_volume(core, asked.name, asked.path, opening)
+    body = await read_model(request, VolumeAddition)
+    opening = {name: value for name, value in body.given.items() if name in VolumeOptions.model_fields}
+    added = await register.add_volume(core, body.name, body.path, opening)
     return JSONResponse(added.model_dump(mode="json"), 201)
 
 
 async def embed(core: Core, request: Request) -> Response:
-    """Crops in, embeddings out."""
+    """Embeddings of crops."""
     core.require_ready()
     if media_type(request) == "application/json":
         given(request, ())
-        asked = await read_model(request, EmbedRequest)
+        body = await read_model(request, EmbedRequest)
         options = Options(
-            asked.pool, asked.layer, asked.model, asked.normalize, asked.dtype, asked.window, asked.whiten
+            body.pool, body.layer, body.model, body.normalize, body.dtype, body.window, body.whiten
         )
         check_whitening(core, options)
-        crops = await decoded(core, asked.crops, options.window, core.engine_for(options.model))
+        crops = await decoded(core, body.crops, options.window, core.engine_for(options.model))
     else:
         options = embed_options(request)
         check_whitening(core, options)
@@ -133,22 +133,22 @@ async def embed(core: Core, request: Request) -> Response:
 
 
 async def embed_points_route(core: Core, request: Request) -> Response:
-    """Points of a registered volume in, embeddings out."""
+    """Embeddings of points of a registered volume."""
     given(request, ())
     core.require_ready()
-    asked = await read_model(request, PointsRequest)
-    options = Options(asked.pool, asked.layer, asked.model, asked.normalize, asked.dtype, whiten=asked.whiten)
+    body = await read_model(request, PointsRequest)
+    options = Options(body.pool, body.layer, body.model, body.normalize, body.dtype, whiten=body.whiten)
     check_whitening(core, options)
-    work = embed_points(core, asked.volume, asked.points_zyx, asked.pool, asked.layer, asked.model)
+    work = embed_points(core, body.volume, body.points_zyx, body.pool, body.layer, body.model)
     return await reply(core, request, await cancel_on_disconnect(disconnected(request), work), options)
 
 
 async def search_route(core: Core, request: Request) -> Response:
-    """Nearest cells: of vectors, ids or examples as JSON, or of crops as `.npy`."""
+    """Nearest cells of vectors, ids or examples as JSON, or of crops as `.npy`."""
     core.require_ready()
     if media_type(request) == "application/json":
         given(request, ())
-        asked = await read_model(request, SearchRequest)
+        body = await read_model(request, SearchRequest)
         vectors: np.ndarray | None = None
     else:
         values = given(request, ("index", "k", "thumbnails", "where", "window"), several=("where",))
@@ -156,28 +156,28 @@ async def search_route(core: Core, request: Request) -> Response:
         where = request.query_params.getlist("where")
         if k == 0:
             raise Refusal(422, "k is 0; ask for at least one hit")
-        asked = SearchRequest(
+        body = SearchRequest(
             index=values.get("index"),
             k=10 if k is None else k,
             where=where,
             thumbnails=switch(values, "thumbnails"),
         )
-        _, index = find_index(core, asked.index)
+        _, index = find_index(core, body.index)
         window = window_of(values)
         crops = await read_crops(core, request, window, core.engine_for(index.encoder_sha256))
-        check_search(core, asked, len(crops))
+        check_search(core, body, len(crops))
         work = core.embed(crops, window, index.pool, index.layer, index.encoder_sha256)
         vectors = await cancel_on_disconnect(disconnected(request), work)
         if vectors is None:
             raise Refusal(400, GONE)
-    found = await cancel_on_disconnect(disconnected(request), search(core, asked, vectors))
+    found = await cancel_on_disconnect(disconnected(request), search(core, body, vectors))
     if found is None:
         raise Refusal(400, GONE)
     return JSONResponse(found.model_dump(mode="json"))
 
 
 async def reconstruct(core: Core, request: Request) -> Response:
-    """One to eight crops in, the paper's four rows of each out: (n, 4, z, y, x) float32 `.npy`.
+    """The paper's four rows of one to eight crops: (n, 4, z, y, x) float32 `.npy`.
 
     `X-Given` says what the model was given of the hidden patches, where it was given anything.
     """
@@ -198,12 +198,12 @@ async def reconstruct(core: Core, request: Request) -> Response:
         deadline_s=core.limits.deadline_s,
     )
     try:
-        found = await cancel_on_disconnect(disconnected(request), work)
+        result = await cancel_on_disconnect(disconnected(request), work)
     except CanvasError as problem:
         raise refused(problem) from problem
-    if found is None:
+    if result is None:
         raise Refusal(400, GONE)
-    rows, masked = found
+    rows, masked = result
     headers = {"X-Model": engine.encoder.sha256, "X-Masked-Patches": str(int(masked[0].sum()))}
     decoder = engine.encoder.config.decoder
     if decoder is not None and decoder.given is not None:
@@ -217,7 +217,7 @@ async def openapi(core: Core, request: Request) -> Response:
 
 
 async def metrics(core: Core, request: Request) -> Response:
-    """Figures for Prometheus; also at /metrics."""
+    """Prometheus metrics; also at /metrics."""
     text = await asyncio.to_thread(Metrics.of_this_process().text)
     return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 

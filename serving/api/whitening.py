@@ -1,4 +1,4 @@
-"""`whiten=INDEX`: embeddings by the mean and the covariance of the cells of a served index."""
+"""`whiten=INDEX`: whitening of embeddings by the cells of a served index."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def check_whitening(core: Core, options: Options) -> None:
-    """Refuse (404, 409, 422) an index that is not there, or is of another model, pooling or layer."""
+    """Refuse (404, 409, 422) an unknown index, or one of another model, pooling or layer."""
     if options.whiten is None:
         return
     name, index = find_index(core, options.whiten)
@@ -35,15 +35,15 @@ def check_whitening(core: Core, options: Options) -> None:
 
 
 async def whitened(core: Core, vectors: np.ndarray, name: str) -> np.ndarray:
-    """Vectors (n, d) whitened by an index that was checked; its moments are worked out once."""
+    """Vectors (n, d) whitened by a checked index; its moments are cached."""
     name, index = find_index(core, name)
 
     def work() -> np.ndarray:
         from canvas_fm.heads.features.whiten import Whitening
 
-        held: tuple[Index, Whitening] | None = core.whitenings.get(name)
-        if held is None or held[0] is not index:
-            held = core.whitenings[name] = (index, Whitening(index))
-        return held[1](vectors)
+        cached: tuple[Index, Whitening] | None = core.whitenings.get(name)
+        if cached is None or cached[0] is not index:
+            cached = core.whitenings[name] = (index, Whitening(index))
+        return cached[1](vectors)
 
     return await read_index(core, name, work)

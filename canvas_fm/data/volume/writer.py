@@ -26,7 +26,7 @@ from canvas_fm.data.volume.downsample import mean_down
 from canvas_fm.data.volume.window import DEFAULT_RULE, find_window
 from canvas_fm.data.zyx import Zyx, ZyxLike, ZyxUm, ZyxUmLike, check_voxel_um, whole_zyx
 from canvas_fm.errors import CanvasError
-from canvas_fm.files.atomic import disk_full_is_said, write_atomic
+from canvas_fm.files.atomic import disk_full_as_error, write_atomic
 
 CHUNK_ZYX = (32, 64, 64)
 SHARD_CHUNKS = 4
@@ -95,7 +95,7 @@ class VolumeWriter:
         self._lock = threading.Lock()
         self._levels = plan_levels(shape_zyx, voxel_um, levels)
         self._ours: dict[str, Any] = {"source": source, "marker": marker, "complete": False}
-        with disk_full_is_said(path):
+        with disk_full_as_error(path):
             try:
                 path.mkdir(parents=True)
             except (FileExistsError, NotADirectoryError, PermissionError) as problem:
@@ -148,7 +148,7 @@ class VolumeWriter:
 
     def _put(self, level: int, origin: Sequence[int], voxels: np.ndarray) -> None:
         where = tuple(slice(a, a + n) for a, n in zip(origin, voxels.shape, strict=True))
-        with self._lock, disk_full_is_said(self.path):
+        with self._lock, disk_full_as_error(self.path):
             self._arrays[level][where] = voxels.astype(self.dtype, copy=False)
 
     def close(self) -> None:
@@ -160,7 +160,7 @@ class VolumeWriter:
             self._downsample(level)
         self._ours |= {"window": self._window(), "window_rule": str(DEFAULT_RULE), "complete": True}
         content = self._group_json()
-        with disk_full_is_said(self.path):
+        with disk_full_as_error(self.path):
             write_manifest(self.path, {"zarr.json": content})
             self._write_group(content)
 

@@ -18,7 +18,7 @@ from canvas_fm.errors import BadInput, CanvasError, ModelMismatch
 from canvas_fm.heads.features.candidate_score import recorded_score, with_candidate_score
 from canvas_fm.heads.features.extractor import DETECTOR, DETECTOR_LOGIT, MAE, Extractor
 from canvas_fm.heads.features.feature_set import CANDIDATE_SCORE, Moments, Provenance
-from canvas_fm.heads.labels.candidates import check_home, duplicates
+from canvas_fm.heads.labels.candidates import check_volume_name, duplicates
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.inference.detect.resumable import ResumableTiles
 from canvas_fm.inference.embed.embedding_store import points_sha256
@@ -61,7 +61,7 @@ def refine(
     Raises ModelMismatch for another encoder, detector or voxel size, CanvasError for points outside the
     volume or of another one, and for a score that is needed and not there.
     """
-    check_home(points, volume.name, "the candidates' header")
+    check_volume_name(points, volume.name, "the candidates' header")
     points.check_inside(volume.shape_zyx)
     provenance = refiner.provenance_.get(CANDIDATE_SCORE)
     score = None if provenance is None else recorded_score(points, provenance)
@@ -76,7 +76,7 @@ def refine(
         )
     if P_CELL in points.columns:
         _log.warning("the candidates have a column %s already; it is replaced", P_CELL)
-    judge = _Judge(refiner, extractor, volume, background, points.zyx, score)
+    judge = _CandidateClassifier(refiner, extractor, volume, background, points.zyx, score)
     meta = _meta(points, volume, refiner, extractor)
     if out is None:
         p_cell = np.empty(len(points))
@@ -154,7 +154,7 @@ def refiner_sha256(refiner: Refiner) -> str:
     return digest.hexdigest()
 
 
-class _Judge:
+class _CandidateClassifier:
     """P(cell) of a volume's candidates, batch by batch."""
 
     def __init__(

@@ -14,7 +14,7 @@ from canvas_fm.errors import CanvasError
 from canvas_fm.files.options import takes
 from canvas_fm.inference.detect.detection_job import Job, run
 from canvas_fm.inference.detect.heatmap import Heat, LogHeat, NetHeat
-from canvas_fm.inference.detect.likeness import unlike
+from canvas_fm.inference.detect.likeness import unfamiliar_volume_warnings
 from canvas_fm.inference.detect.local_maxima import Shape
 from canvas_fm.inference.detect.options import DetectOptions, LogOptions, TileOptions
 from canvas_fm.inference.detect.tiles import Readable, Resampled, as_region
@@ -51,7 +51,7 @@ def detect(
     """
     job = detector_job(detector, volume, background=background, **options)
     points = run(job, out, workers=workers, scheduler=scheduler, show=show)
-    for sentence in unlike(job, points):
+    for sentence in unfamiliar_volume_warnings(job, points):
         _log.warning("%s", sentence)
     return points
 

@@ -38,7 +38,7 @@ _BAD_CHUNKS, _BETWEEN = "bad_chunks", " | "
 
 
 @dataclass(frozen=True)
-class Found:
+class TileMaxima:
     """Maxima of one tile, all voxels of a plateau: voxels, heat-map values, sub-voxel positions."""
 
     maxima: Int64[np.ndarray, "n 3"]
@@ -92,7 +92,7 @@ class Job:
         read_box = heatmap_box.grown(reach.tolist(), self.extent, self.heat.align_zyx)
         return read_box, heatmap_box, output_box
 
-    def tile(self, number: int) -> Found:
+    def tile(self, number: int) -> TileMaxima:
         """Maxima of one tile, identical to those of the untiled heat map."""
         core = self.tiles[number]
         read_box, heatmap_box, output_box = self.boxes(core)
@@ -108,7 +108,7 @@ class Job:
         bright = self.joined.near(voxels[0])[tuple((maxima.maxima - read_box.start).T)]
         return replace(maxima, score=self.joined.join(maxima.score, bright))
 
-    def merge(self, found: Sequence[Found]) -> Points:
+    def merge(self, found: Sequence[TileMaxima]) -> Points:
         """Merge all tiles' maxima into points with their score, one a plateau, sorted by position."""
         maxima = np.concatenate([np.empty((0, 3), np.int64), *(part.maxima for part in found)])
         score = np.concatenate([np.empty(0, np.float32), *(part.score for part in found)])
@@ -136,11 +136,11 @@ class Job:
         """Hash of the inputs: equal hashes give equal rows."""
         return hashlib.sha256(json.dumps(self.inputs, sort_keys=True).encode()).hexdigest()
 
-    def _found(self, local: np.ndarray, heat: np.ndarray, box: Box) -> Found:
+    def _found(self, local: np.ndarray, heat: np.ndarray, box: Box) -> TileMaxima:
         position = refine_positions(heat, local) if self.subvoxel else local.astype(np.float64)
         bad = tuple(sentence for volume in self.volumes for sentence in volume.bad_chunks)
         score = heat[tuple(local.T)] if len(local) else np.empty(0, np.float32)
-        return Found(local + np.asarray(box.start), score, position + box.start, bad)
+        return TileMaxima(local + np.asarray(box.start), score, position + box.start, bad)
 
     def zeros_give_no_detection(self) -> bool:
         """Whether all-zero voxels yield no cell anywhere, so that empty tiles can be skipped; cached."""
@@ -185,7 +185,7 @@ def run(
         if (finished := work.finished()) is not None:
             return finished
         done = {
-            number: Found(**part.arrays, bad_chunks=tuple(part.about["bad_chunks"]))
+            number: TileMaxima(**part.arrays, bad_chunks=tuple(part.about["bad_chunks"]))
             for number, part in work.done().items()
         }
         remaining = [number for number in range(len(job.tiles)) if number not in done]
@@ -243,7 +243,7 @@ def _with_bar(
     show: bool | None,
     *,
     cells: int = 0,
-) -> Iterator[tuple[int, Found]]:
+) -> Iterator[tuple[int, TileMaxima]]:
     tiles = len(job.tiles)
     with bar("detecting", tiles, unit="tiles", done=tiles - len(numbers), show=show) as advance:
         for number, maxima in map_tiles(job, numbers, workers=workers, scheduler=scheduler):

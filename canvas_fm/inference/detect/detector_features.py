@@ -85,7 +85,7 @@ def detector_features(
             voxels = read_windowed(sources, volumes, windows, read)
             features = _map(detector, voxels, read, box, dtype)
             if heat:
-                hottest = _hottest(detector, features, box, sources[0].voxel_um)
+                hottest = _max_nearby(detector, features, box, sources[0].voxel_um)
                 out[rows, -1] = _logit(hottest[tuple((place[rows] - np.asarray(box.start)).T)])
             for first in range(0, len(rows), _AT_ONCE):
                 batch = rows[first : first + _AT_ONCE]
@@ -128,7 +128,7 @@ def _heat_reach(detector: Detector, voxel_um: ZyxUm) -> Zyx:
 
 
 @torch.inference_mode()
-def _hottest(
+def _max_nearby(
     detector: Detector, features: Float[torch.Tensor, "dim pz py px"], box: Box, voxel_um: ZyxUm
 ) -> Float32[np.ndarray, "z y x"]:
     """Maximum smoothed heat near each voxel of the box; valid where the neighbourhood is inside."""

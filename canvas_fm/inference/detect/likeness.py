@@ -22,7 +22,7 @@ _MEANS = {
 }
 
 
-def look_of(volume: Volume, scores: np.ndarray, threshold: float, mm3: float) -> dict[str, float]:
+def volume_statistics(volume: Volume, scores: np.ndarray, threshold: float, mm3: float) -> dict[str, float]:
     """Three statistics without labels: contrast, density of cells, separation of scores."""
     detected = scores[scores >= threshold]
     look = {
@@ -34,7 +34,7 @@ def look_of(volume: Volume, scores: np.ndarray, threshold: float, mm3: float) ->
     return look
 
 
-def looks_of(looks: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
+def statistics_ranges(looks: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
     """Range of each statistic over the volumes of the threshold's calibration."""
     names = dict.fromkeys(name for look in looks for name in look)
     return {
@@ -44,7 +44,7 @@ def looks_of(looks: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
     }
 
 
-def unlike(job: Job, points: Points) -> list[str]:
+def unfamiliar_volume_warnings(job: Job, points: Points) -> list[str]:
     """A warning if a detected volume is outside the ranges of the detector's calibration volumes."""
     if not isinstance(job.heat, NetHeat):
         return []
@@ -53,7 +53,7 @@ def unlike(job: Job, points: Points) -> list[str]:
     if not known:
         return []
     mm3 = job.region.voxels * float(np.prod(job.voxel_um)) * 1e-9
-    look = look_of(job.volumes[0], points.columns["score"], job.threshold, mm3)
+    look = volume_statistics(job.volumes[0], points.columns["score"], job.threshold, mm3)
     odd = []
     for name, value in look.items():
         low, high = known.get(name, (0.0, np.inf))

@@ -99,12 +99,16 @@ def find_all_maxima(
         place = np.stack(np.unravel_index(at, heat.shape), axis=1)
         return sum(np.clip(place[:, None, a] + offsets[:, a], 0, last[a]) * strides[a] for a in range(3))
 
-    inner = _unbeaten(flat, at[~rim], offsets, inner_neighbours)
-    flat_index = np.sort(np.concatenate([inner, _unbeaten(flat, at[rim], offsets, rim_neighbours)]))
+    inner = _without_higher_neighbour(flat, at[~rim], offsets, inner_neighbours)
+    flat_index = np.sort(
+        np.concatenate([inner, _without_higher_neighbour(flat, at[rim], offsets, rim_neighbours)])
+    )
     return np.stack(np.unravel_index(flat_index, heat.shape), axis=1)
 
 
-def _unbeaten(flat: np.ndarray, at: np.ndarray, offsets: np.ndarray, neighbours: Neighbours) -> np.ndarray:
+def _without_higher_neighbour(
+    flat: np.ndarray, at: np.ndarray, offsets: np.ndarray, neighbours: Neighbours
+) -> np.ndarray:
     """Mask of voxels `at` without a higher neighbour."""
     first = 0
     while first < len(offsets) and len(at):

@@ -18,7 +18,7 @@ from canvas_fm.evaluation.detection.figure import score_figure
 from canvas_fm.evaluation.detection.score import Score, evaluate
 from canvas_fm.inference.detect.detect import detector_job
 from canvas_fm.inference.detect.detection_job import run
-from canvas_fm.inference.detect.likeness import look_of, looks_of
+from canvas_fm.inference.detect.likeness import statistics_ranges, volume_statistics
 from canvas_fm.models.checkpoint import Detector, DetectorConfig
 from canvas_fm.models.convmixer import HeatMapNet
 from canvas_fm.training.detector.phantoms import calibration_phantoms
@@ -96,14 +96,16 @@ def calibrate(
             )
             score_figure(score, labelled.source.volume, figures / name, title=title)
     calibration_sets += [(one, candidates) for one, is_held_out, candidates in scored if not is_held_out]
-    return Calibrated(threshold, rows, looks_of([_look(*one, threshold) for one in calibration_sets]))
+    return Calibrated(
+        threshold, rows, statistics_ranges([_look(*one, threshold) for one in calibration_sets])
+    )
 
 
 def _look(labelled: Labelled, candidates: Points, threshold: float) -> dict[str, float]:
     sizes = labelled.boxes[:, 3:] - labelled.boxes[:, :3]
     mm3 = float(sizes.prod(axis=1).sum() * np.prod(labelled.source.volume.voxel_um)) * 1e-9
     scores = candidates.columns["score"][inside_boxes(candidates.zyx, labelled.boxes)]
-    return look_of(labelled.source.volume, scores, threshold, mm3)
+    return volume_statistics(labelled.source.volume, scores, threshold, mm3)
 
 
 def f1_curve(recipe: DetectorRecipe, labelled: Labelled, candidates: Points) -> Float64[np.ndarray, " t"]:
