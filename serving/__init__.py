@@ -1,1 +1,1 @@
-"""The HTTP service: translation only, every number comes from canvas_fm."""
+"""The HTTP service: transport only; every number is computed by canvas_fm."""

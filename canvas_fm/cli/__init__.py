@@ -89,10 +89,10 @@ def build_parser() -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    _say_what_the_terminal_can()
+    _degrade_output_encoding()
     words = list(sys.argv[1:] if argv is None else argv)
     args = build_parser().parse_args(words or ["--help"])
-    _messages_to_stderr(args)
+    _log_to_stderr(args)
     try:
         args.run(args)
     except CanvasError as problem:
@@ -124,7 +124,7 @@ def _say(sentence: str, code: int) -> int:
     return code
 
 
-def _say_what_the_terminal_can() -> None:
+def _degrade_output_encoding() -> None:
     """Degrade output on ASCII or Latin-1 terminals: `um` for µm, `?` otherwise; no traceback."""
 
     def plainly(problem: UnicodeError) -> tuple[str, int]:
@@ -138,7 +138,7 @@ def _say_what_the_terminal_can() -> None:
             stream.reconfigure(errors="plainly")
 
 
-def _messages_to_stderr(args: argparse.Namespace) -> None:
+def _log_to_stderr(args: argparse.Namespace) -> None:
     """Log this package's messages as single lines on stderr; of libraries only errors.
 
     `--quiet` leaves warnings and errors, without progress; `--verbose` adds what is for debugging.

@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 def report_bad_chunks(volumes: list[Volume]) -> dict[str, list[str]]:
     """Report every skipped chunk on stderr; the result carries the same list."""
-    return say_bad_chunks({str(volume.path): list(volume.bad_chunks) for volume in volumes})
+    return report_bad_chunks_by_path({str(volume.path): list(volume.bad_chunks) for volume in volumes})
 
 
-def say_bad_chunks(chunks_of: dict[str, list[str]]) -> dict[str, list[str]]:
+def report_bad_chunks_by_path(chunks_of: dict[str, list[str]]) -> dict[str, list[str]]:
     """`report_bad_chunks` for lists by path."""
     skipped = {path: chunks for path, chunks in chunks_of.items() if chunks}
     for path, chunks in skipped.items():

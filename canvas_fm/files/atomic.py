@@ -15,7 +15,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
-def disk_full_is_said(path: Path) -> Iterator[None]:
+def disk_full_as_error(path: Path) -> Iterator[None]:
     """Context manager: turn ENOSPC while writing `path` into StorageFull, however deep a library wraps it."""
     try:
         yield
@@ -46,7 +46,7 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
     Killed at any moment, `path` is either the old file or the new one. Raises StorageFull on a full disk.
     """
     path = Path(path)
-    with disk_full_is_said(path):
+    with disk_full_as_error(path):
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
         os.close(handle)
         temporary = Path(name)

@@ -19,7 +19,7 @@ from safetensors.torch import save as save_tensors
 from torch import nn
 
 from canvas_fm.errors import CanvasError, ModelMismatch
-from canvas_fm.files.atomic import disk_full_is_said, sync_folder
+from canvas_fm.files.atomic import disk_full_as_error, sync_folder
 
 CONFIG = "config.json"
 C = TypeVar("C", bound=BaseModel)
@@ -143,7 +143,7 @@ def _state(module: nn.Module | Mapping[str, torch.Tensor], dtype: torch.dtype) -
 
 def _write_folder(folder: Path, files: dict[str, bytes]) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with disk_full_is_said(folder):
+    with disk_full_as_error(folder):
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
         try:
             for name, data in files.items():

@@ -1,4 +1,4 @@
-"""Python clients of the service, blocking and for asyncio: arrays in, arrays out, with retries.
+"""Python clients of the service, blocking and asyncio, with retries.
 
 Both have the methods of `serving.client.requests` and `serving.client.job_requests`, which are generators
 without input and output; all that the clients add is how a request is sent and how a pause is waited for.
@@ -42,7 +42,7 @@ Outcome = httpx.Response | httpx.TransportError
 
 
 class Method(Generic[P, T]):
-    """A method of both clients from one generator function, whose signature and docstring it has."""
+    """A method of both clients from one generator function, with its signature and docstring."""
 
     def __init__(self, steps: Callable[P, Steps[T]]) -> None:
         @functools.wraps(steps)
@@ -97,7 +97,7 @@ class _JobMethods:
 
 
 class Client(_Methods):
-    """A connection to one service; safe to use from several threads, and as a context manager.
+    """A connection to one service; thread-safe, and a context manager.
 
     A busy service, and one that answered before and restarts, is asked again for up to `patience_s` seconds,
     after pauses that double and are spread, or as long as it says. Every failure is a CanvasError with the
@@ -132,7 +132,7 @@ class Client(_Methods):
         self._http.close()
 
     def do(self, steps: Steps[T]) -> T:
-        """The result of a method: its requests sent one by one, its pauses waited for."""
+        """Run a method's requests one by one, sleeping for its pauses; returns its result."""
         steps = self._attempts.of(steps)
         outcome: Outcome | None = None
         while True:
@@ -159,14 +159,14 @@ class Client(_Methods):
 
 
 class ClientJobs(_JobMethods):
-    """Background work of the service, embedding or refining; see `Client`."""
+    """Background jobs of the service; see `Client`."""
 
     def __init__(self, client: Client) -> None:
         self.do = client.do
 
 
 class AsyncClient(_Methods):
-    """A connection to one service from one event loop; the methods of `Client`, each awaited."""
+    """An asyncio connection to one service, with the methods of `Client`."""
 
     def __init__(
         self,
@@ -195,7 +195,7 @@ class AsyncClient(_Methods):
         await self._http.aclose()
 
     async def do(self, steps: Steps[T]) -> T:
-        """The result of a method: its requests sent one by one, its pauses waited for."""
+        """Run a method's requests one by one, awaiting its pauses; returns its result."""
         steps = self._attempts.of(steps)
         outcome: Outcome | None = None
         while True:
@@ -222,7 +222,7 @@ class AsyncClient(_Methods):
 
 
 class AsyncClientJobs(_JobMethods):
-    """Background work of the service, embedding or refining; see `AsyncClient`."""
+    """Background jobs of the service; see `AsyncClient`."""
 
     def __init__(self, client: AsyncClient) -> None:
         self.do = client.do

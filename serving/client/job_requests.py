@@ -1,4 +1,4 @@
-"""The methods of the clients' `jobs`, as generators like those of `serving.client.requests`."""
+"""Methods of the clients' `jobs`, as generators like those of `serving.client.requests`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from jaxtyping import Real
 
 from canvas_fm.data.points.points import Points
 from canvas_fm.errors import CanvasError
-from canvas_fm.files.atomic import disk_full_is_said, sync_folder
+from canvas_fm.files.atomic import disk_full_as_error, sync_folder
 from serving.client.requests import Request, Steps, without_none
 from serving.protocol import npy
 
@@ -36,7 +36,7 @@ def submit(
     refiner: str | None = None,
     background: str | None = None,
 ) -> Steps[dict[str, Any]]:
-    """Begin a job of `kind` embed or refine; what the service says of it: `id`, `state`, `total`.
+    """Submit a job of `kind` embed or refine; returns `id`, `state`, `total`.
 
     `points` are z, y, x in voxels of level 0 of a registered volume, with columns that are kept; `grid`
     embeds the whole volume at points so many voxels z, y, x apart. Sent again after a lost connection it is
@@ -57,12 +57,12 @@ def list_jobs() -> Steps[list[dict[str, Any]]]:
 
 
 def get(identity: str) -> Steps[dict[str, Any]]:
-    """How far a job is: `state`, `done` of `total`, and the sentence `error` of one that failed."""
+    """State of a job: `state`, `done` of `total`, and the `error` message of a failed one."""
     return (yield Request("GET", f"/v1/jobs/{identity}")).json()
 
 
 def wait(identity: str, *, wait_s: float = float("inf"), every_s: float = 2.0) -> Steps[dict[str, Any]]:
-    """The job once it has ended; CanvasError with its sentence where it failed, and after `wait_s`."""
+    """Wait until a job has finished; CanvasError with its message if it failed, or after `wait_s`."""
     end = time.monotonic() + wait_s
     while (job := (yield from get(identity)))["state"] not in _ENDED:
         if job["state"] == "failed":
@@ -98,10 +98,10 @@ def fetch(identity: str, out: str | Path) -> Steps[Path]:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write that takes its name when all of it is there."""
+    """A file that is renamed to its final name when complete."""
     part = path.with_name(f".{path.name}.part")
     try:
-        with disk_full_is_said(path):
+        with disk_full_as_error(path):
             with part.open("wb") as file:
                 yield file
                 file.flush()
@@ -113,7 +113,7 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
 
 
 def _text(points: Points | np.ndarray) -> str:
-    """Points and their columns as CSV, which takes less than half of what JSON does."""
+    """Points and their columns as CSV, less than half the size of JSON."""
     table = points if isinstance(points, Points) else Points(np.asarray(points, np.float64))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "points.csv"

@@ -1,4 +1,4 @@
-"""The methods of the clients as generators: which requests are sent, and what is read of the replies.
+"""Methods of the clients as generators of requests and parsers of responses.
 
 A generator yields a `Request`, for whose reply it goes on, or seconds to pause. It sends and waits for
 nothing itself, so that the blocking and the asynchronous client share it.
@@ -32,7 +32,7 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 @dataclass(frozen=True)
 class Request:
-    """A request, with what httpx takes as `options`; `out` is where its reply's body is saved.
+    """A request with httpx `options`; `out` is the file for the response's body.
 
     What may not be done twice is not to `repeat` after a lost connection. Without `retry` it is sent once,
     and a failure is given back as it is.
@@ -50,7 +50,7 @@ Steps = Generator[Request | float, Any, T]
 
 
 def settings(url: str, timeout_s: float, key: str | None) -> dict[str, Any]:
-    """How both clients set httpx up; CanvasError for what is no address."""
+    """httpx settings of both clients; CanvasError for an invalid address."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise CanvasError(f"{url!r} is no address of a service; it looks like http://127.0.0.1:3000")
@@ -74,13 +74,13 @@ def models() -> Steps[list[dict[str, Any]]]:
 
 
 def add_model(name: str, path: str) -> Steps[dict[str, Any]]:
-    """Serve one more model, `path` below a folder that the service allows."""
+    """Serve another model, `path` below a folder that the service allows."""
     return (yield Request("POST", "/v1/models", {"json": {"name": name, "path": path}})).json()
 
 
 @takes(VolumeOptions)
 def add_volume(name: str, path: str, **options: Any) -> Steps[dict[str, Any]]:
-    """Register one more volume, `path` below a folder that the service allows."""
+    """Register another volume, `path` below a folder that the service allows."""
     opening = VolumeOptions.of(**options)
     body = {"name": name, "path": path, **opening.model_dump(mode="json", exclude_unset=True)}
     return (yield Request("POST", "/v1/volumes", {"json": body}, repeat=False)).json()
@@ -134,7 +134,7 @@ def embed_points(
     dtype: str = "float32",
     per_request: int = 1024,
 ) -> Steps[Float[np.ndarray, "n d"]]:
-    """Embeddings (n, d) of the crops around points of a volume that the service knows by that name.
+    """Embeddings (n, d) of the crops around points z, y, x of a registered volume.
 
     Points are z, y, x in voxels of level 0; the rest as in `embed`.
     """
@@ -232,12 +232,12 @@ def reconstruct(
 
 
 def without_none(options: dict[str, Any]) -> dict[str, Any]:
-    """Those that were given: None is left to the service."""
+    """Parameters without those that are None, which are left to the service."""
     return {name: value for name, value in options.items() if value is not None}
 
 
 def _concatenated(requests: Iterable[Request]) -> Steps[np.ndarray]:
-    """The arrays of the replies as one."""
+    """Concatenate the arrays of the responses."""
     parts: list[np.ndarray] = []
     for request in requests:
         reply = yield request
@@ -248,7 +248,7 @@ def _concatenated(requests: Iterable[Request]) -> Steps[np.ndarray]:
 def _of_crops(
     path: str, crops: np.ndarray, window: Sequence[float] | None, options: dict[str, Any], per_request: int
 ) -> Iterator[Request]:
-    """Crops as raw `.npy`, `per_request` at a time: floats as float32, integers as they are."""
+    """Requests of crops as raw `.npy`, `per_request` at a time: floats as float32, integers unchanged."""
     array = np.asarray(crops)
     if array.ndim == 0:
         raise CanvasError("crops is a single number; give an array (n, z, y, x)")
@@ -264,7 +264,7 @@ def _of_crops(
 def _of_points(
     path: str, volume: str, points_zyx: np.ndarray, options: dict[str, Any], per_request: int
 ) -> Iterator[Request]:
-    """Points of a registered volume, `per_request` at a time."""
+    """Requests of points of a registered volume, `per_request` at a time."""
     points = np.asarray(points_zyx, dtype=np.float64)
     if not np.isfinite(points).all():
         raise CanvasError("points hold NaN or infinite values; give z, y, x in voxels")
@@ -274,7 +274,7 @@ def _of_points(
 
 
 def _parts(array: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    """Pieces of at most `size` rows; of an empty array one empty piece: the service says what is wrong."""
+    """Pieces of at most `size` rows; one empty piece of an empty array, so that the service reports it."""
     if size < 1:
         raise CanvasError(f"per_request is {size}; it has to be at least 1")
     for start in range(0, max(len(array), 1), size):

@@ -1,4 +1,4 @@
-"""Retry policy of the Python clients: which failures are tried again, after which pause, and for how long."""
+"""Retry policy of the Python clients: which failures are retried, after which pause, how often."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LONGEST_S = {"busy": 8.0, "away": 1.0}
 
 @dataclass
 class RetryPolicy:
-    """The tries of one request, against a busy service or a lost connection.
+    """Retries of one request on a busy service or a lost connection.
 
     `met` says that the service has answered before: while it restarts it is tried again for all of
     `patience_s`. What may not be done twice (not `repeat`) is sent again only where it was refused.
@@ -40,7 +40,7 @@ class RetryPolicy:
         self._end = time.monotonic() + self.patience_s
 
     def after_reply(self, reply: httpx.Response) -> float:
-        """Seconds until the next try, 0 for a good reply; CanvasError for a refusal or at the end of it."""
+        """Seconds until the next attempt, 0 for success; CanvasError for a refusal or the last attempt."""
         if reply.is_success:
             return 0.0
         failure = CanvasError(f"{self.url} answered {reply.status_code}: {_sentence(reply)}")
@@ -70,13 +70,13 @@ class RetryPolicy:
 
 
 class Attempts:
-    """Adds retries to the steps of methods, and remembers whether the service ever answered."""
+    """Adds retries to methods; records whether the service ever answered."""
 
     def __init__(self, url: str, patience_s: float) -> None:
         self._url, self._patience_s, self._met = url, patience_s, False
 
     def of(self, steps: Steps[T]) -> Steps[T]:
-        """The same steps, each request of them repeated until its reply is good; CanvasError otherwise."""
+        """The method's steps with each request repeated until it succeeds; CanvasError otherwise."""
         result = None
         while True:
             try:
@@ -109,5 +109,5 @@ def _sentence(reply: httpx.Response) -> str:
 
 
 def _retry_after(reply: httpx.Response) -> float:
-    given = reply.headers.get("Retry-After", "")
-    return float(given) if given.isdigit() else 0.0
+    header = reply.headers.get("Retry-After", "")
+    return float(header) if header.isdigit() else 0.0

@@ -1,1 +1,1 @@
-"""What the routes call: models, batching, volumes, indexes."""
+"""Core of the service: models, batching, volumes, indexes."""

@@ -1,4 +1,4 @@
-"""Micro-batching: rows of several requests go through the model together, from one queue, in one thread.
+"""Micro-batching: rows of several requests share batches, from one queue in one thread.
 
 `bentoml.api(batchable=True)` is not used: there one bad request fails those beside it, and it counts requests
 where rows matter.
@@ -29,7 +29,7 @@ Prepare = Callable[[np.ndarray], np.ndarray]
 
 
 class QueueFull(Exception):
-    """More rows are waiting than may wait; `retry_after_s` is when there should be room."""
+    """The queue is full; `retry_after_s` estimates when there is room."""
 
     def __init__(self, waiting: str, retry_after_s: int) -> None:
         super().__init__(f"{waiting}; come back in {retry_after_s} s")
@@ -37,15 +37,15 @@ class QueueFull(Exception):
 
 
 class TooManyRows(Exception):
-    """One request alone holds more rows than the queue."""
+    """One request has more rows than the queue can hold."""
 
 
 class DeadlinePassed(Exception):
-    """The answer was not there in time."""
+    """The request timed out."""
 
 
 class Stopped(Exception):
-    """The batcher no longer works."""
+    """The batcher has stopped."""
 
 
 @dataclass(eq=False)
@@ -65,7 +65,7 @@ class _Job:
 
     @property
     def companions(self) -> tuple[Hashable, tuple[int, ...]]:
-        """What has to be the same in all of a batch."""
+        """Key that all rows of a batch have in common."""
         return self.key, self.rows.shape[1:]
 
 
@@ -81,7 +81,7 @@ class _Part:
 
 
 class Batcher:
-    """Requests of the same key and row shape share batches of at most `max_batch` rows.
+    """Batches of at most `max_batch` rows, shared by requests of the same key and row shape.
 
     The oldest request goes first; one that is larger than a batch goes to the back of the queue after each
     batch, so that a small one never waits for the whole of it. An idle worker waits `wait_s` for company, a
@@ -118,20 +118,20 @@ class Batcher:
 
     @property
     def held_rows(self) -> int:
-        """Rows that were taken in and are not computed yet."""
+        """Number of rows accepted and not yet computed."""
         return self._held
 
     @property
     def alive(self) -> bool:
-        """False once the loop that serves the queue has ended."""
+        """False once the queue's loop has ended."""
         return self._loop_task is not None and not self._loop_task.done()
 
     def start(self) -> None:
-        """Begin to serve, in the running event loop."""
+        """Start serving in the running event loop."""
         self._loop_task = asyncio.create_task(self._serve(), name="batcher")
 
     async def stop(self, grace_s: float = 5.0) -> None:
-        """Take nothing in any more, finish what waits within `grace_s`, refuse the rest with Stopped."""
+        """Accept nothing more, finish the queue within `grace_s`, refuse the rest with Stopped."""
         self._closing = True
         end = time.monotonic() + grace_s
         while self._jobs and self.alive and time.monotonic() < end:
@@ -152,7 +152,7 @@ class Batcher:
         deadline_s: float = 120.0,
         wait_for_room: bool = False,
     ) -> np.ndarray:
-        """The results of `rows` (n, …), in their order. Cancelled, its rows leave the queue.
+        """Results of `rows` (n, …), in order; cancelling removes them from the queue.
 
         `wait_for_room` waits instead of raising QueueFull. Raises TooManyRows, QueueFull, DeadlinePassed,
         Stopped, or what `run` raised for these rows alone.
@@ -170,7 +170,7 @@ class Batcher:
             raise DeadlinePassed(f"no answer within {deadline_s:g} s") from problem
 
     def check_room(self, count: int) -> None:
-        """Refuse `count` rows that would not be taken in now: TooManyRows, or QueueFull.
+        """Raise TooManyRows or QueueFull if `count` rows would not be accepted now.
 
         What waits is counted in rows, and in the seconds that it takes at the rate of the last batches.
         """
@@ -181,19 +181,19 @@ class Batcher:
         over = self._held + count - self.max_rows
         drain_s = over / self._rate if self._rate else 0.0
         if over > 0:
-            said = f"{self._held} crops are waiting, {self.max_rows} are the most"
-            raise QueueFull(said, min(60, max(1, math.ceil(drain_s))))
+            message = f"{self._held} crops are waiting, {self.max_rows} are the most"
+            raise QueueFull(message, min(60, max(1, math.ceil(drain_s))))
         wait_s = self._held / self._rate if self._rate else 0.0
         if wait_s > self.max_wait_s:
             most = f"{self.max_wait_s:g} s are the most"
-            said = f"{self._held} crops are waiting, {wait_s:.3g} s of work; {most}"
-            raise QueueFull(said, min(60, max(1, math.ceil(wait_s - self.max_wait_s))))
+            message = f"{self._held} crops are waiting, {wait_s:.3g} s of work; {most}"
+            raise QueueFull(message, min(60, max(1, math.ceil(wait_s - self.max_wait_s))))
 
     async def _enqueue(self, key: Hashable, rows: np.ndarray, prepare: Prepare | None) -> np.ndarray:
         if self._closing or not self.alive:
             raise Stopped("the service is stopping")
-        answer: asyncio.Future[np.ndarray] = asyncio.get_running_loop().create_future()
-        job = _Job(key, rows, prepare, answer, self._mark(), held=len(rows))
+        future: asyncio.Future[np.ndarray] = asyncio.get_running_loop().create_future()
+        job = _Job(key, rows, prepare, future, self._mark(), held=len(rows))
         self._held += job.held
         self._tell_held(self._held)
         self._jobs.add(job)
@@ -230,7 +230,7 @@ class Batcher:
                     _settle(part.job, problem)
 
     async def _company(self) -> None:
-        """Give other requests `wait_s` to join the first one of an idle worker, less once a batch is full."""
+        """Wait up to `wait_s` for other requests to fill the batch."""
         end = time.monotonic() + self.wait_s
         while (left := end - time.monotonic()) > 0 and sum(job.left for job in self._queue) < self.max_batch:
             self._work.clear()
@@ -240,7 +240,7 @@ class Batcher:
                 return
 
     def _next_batch(self) -> list[_Part]:
-        """Up to `max_batch` rows of the oldest request and of those that may share a batch with it."""
+        """Up to `max_batch` rows of the oldest request and compatible ones."""
         parts: list[_Part] = []
         room, later, unfinished = self.max_batch, deque[_Job](), list[_Job]()
         while self._queue:
@@ -276,7 +276,7 @@ class Batcher:
             self._observe(rows, seconds)
 
     def _run_parts(self, batch: list[_Part]) -> list[np.ndarray | Exception]:
-        """One outcome a part; called in the worker thread."""
+        """One outcome for each part; runs in the worker thread."""
         try:
             return self._run_together(batch)
         except Exception as problem:

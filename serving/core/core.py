@@ -1,4 +1,4 @@
-"""The models, volumes and indexes of one worker process, and the batcher that runs crops through them."""
+"""Models, volumes and indexes of one worker process, and its batcher."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class NameTaken(CanvasError):
 
 
 class Core:
-    """Loads the model in the background, then answers; every refusal is a Refusal.
+    """Loads models in the background, then serves; all errors are Refusals.
 
     `on_failure` is told the sentence when the model or a volume cannot be served.
     """
@@ -80,7 +80,7 @@ class Core:
         self._loading: asyncio.Task[None] | None = None
 
     async def start(self, then: Callable[[Settings], None] = lambda settings: None) -> None:
-        """Begin to load, and call `then` once all is loaded; returns at once."""
+        """Start loading in the background; call `then` when done."""
         self.settings = settings = self._read_settings()
         self.limits = settings.limits
         self._engines, self.detectors, self.volumes, self.indexes, self.refiners = {}, {}, {}, {}, {}
@@ -92,7 +92,7 @@ class Core:
         self._loading = asyncio.create_task(self._open(settings, then), name="load the model")
 
     async def stop(self) -> None:
-        """Finish what is being worked on, refuse the rest."""
+        """Finish running work, refuse the rest."""
         if self._loading is not None:
             self._loading.cancel()
             await asyncio.gather(self._loading, return_exceptions=True)
@@ -169,7 +169,7 @@ class Core:
         )
 
     def busy(self) -> bool:
-        """Whether a request waits for a model or is worked on; asked by what lets requests go first."""
+        """Whether a request waits or runs, so that background work can yield."""
         assert self._batcher is not None
         return bool(self._batcher.held_rows or self.model_pool.pending or self.search_pool.pending)
 
@@ -179,12 +179,12 @@ class Core:
 
     @property
     def ready(self) -> bool:
-        """True once a crop went through each encoder, and all else is opened."""
+        """True once a crop has passed through the model."""
         return self._loaded and self._batcher is not None and self._batcher.alive
 
     @property
     def alive(self) -> bool:
-        """False where only a new process helps."""
+        """False if only a restart helps."""
         return self._failure is None and (self._batcher is None or self._batcher.alive)
 
     @property
@@ -196,7 +196,7 @@ class Core:
         return max_batch(self.settings, self.device.type)
 
     def require_ready(self) -> Settings:
-        """The settings; Refusal (503) until all is loaded."""
+        """The default model; Refusal (503) until it is loaded."""
         if not self._loaded or self.settings is None:
             reason = "the service could not start" if self._failure else "the model is still being loaded"
             raise Refusal(503, f"{reason}; ask /readyz again in a moment", retry_after_s=1)
@@ -234,12 +234,12 @@ class Core:
         raise Refusal(404, f"no model is served as {model[:100]!r}; served: {names}")
 
     def every_engine(self) -> Iterator[Engine]:
-        """All models, those too of refiners that are not served by name."""
+        """All models, including those of refiners that are not served by name."""
         behind = {hosted.engine.name: hosted.engine for hosted in self.refiners.values() if hosted.engine}
         return iter(list((behind | self._engines).values()))
 
     def registered(self, name: str) -> Volume:
-        """A registered volume; Refusal (404) where there is none of that name."""
+        """A registered volume; Refusal (404) if unknown."""
         self.require_ready()
         if name not in self.volumes:
             names = ", ".join(sorted(self.volumes)) or "none"
@@ -279,13 +279,13 @@ class Core:
         layer: int | None = None,
         model: str | None = None,
     ) -> np.ndarray:
-        """Embeddings (n, d) of crops as they came over the wire; their values are checked here."""
+        """Embeddings (n, d) of received crops, whose values are validated here."""
         return await self.embed_by(self.engine_for(model), crops, window, pool, layer)
 
     async def embed_by(
         self, engine: Engine, crops: np.ndarray, window: Window | None, pool: str | None, layer: int | None
     ) -> np.ndarray:
-        """The same by a model that need not be among those that are served by name."""
+        """The same by a model that need not be served by name."""
         key = key_of(engine, pool, layer)
         try:
             engine.check_kind(crops.dtype, crops.shape, window)
@@ -300,7 +300,7 @@ class Core:
         return await self.vectors.get(engine, key, crops, prepare, window)
 
     def volume(self, engine: Engine, name: str) -> HostedVolume:
-        """A registered volume as a model reads it; Refusal for one that is not there or does not fit it."""
+        """A registered volume as a model reads it; Refusal if unknown or incompatible."""
         self.registered(name)
         if name not in engine.volumes:
             raise Refusal(
@@ -309,7 +309,7 @@ class Core:
         return engine.volumes[name]
 
     def check_reply(self, engine: Engine, key: Key, rows: int) -> None:
-        """Refuse (413) a reply of more bytes than may come in: a vector for each patch is 64 times one."""
+        """Refuse (413) a response larger than the request limit: a vector for each patch is 64 times one."""
         size, most = 4 * rows * math.prod(engine.one_shape(key.pool)), self.limits.max_body_mb
         if size > most * 2**20:
             megabytes = f"{size / 2**20:,.2f} MB; {most:g} MB are the most"
@@ -322,6 +322,6 @@ class Core:
         return self._vectors
 
     def check_room(self, rows: int) -> None:
-        """Refuse crops that the queue would not take in, before they are all there; a cache may hold them."""
+        """Refuse crops that the queue would not accept, before they are all received; hits need no room."""
         if self._vectors is not None:
             self._vectors.check_room(rows)

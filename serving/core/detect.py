@@ -40,7 +40,7 @@ async def detect(core: Core, asked: DetectRequest) -> Detected:
     """What `canvas_fm.detect` finds; Refusal (413) for a box that is too large for one request."""
     from canvas_fm.inference.detect.detect import detector_job
     from canvas_fm.inference.detect.detection_job import run
-    from canvas_fm.inference.detect.likeness import unlike
+    from canvas_fm.inference.detect.likeness import unfamiliar_volume_warnings
 
     detector, volume = find_detector(core, asked.detector), core.registered(asked.volume)
     background = None if asked.background is None else core.registered(asked.background)
@@ -56,7 +56,7 @@ async def detect(core: Core, asked: DetectRequest) -> Detected:
                 f"{job.region.voxels / 1e6:.4g} million voxels; {most:g} are the most: give a smaller box",
             )
         points = run(job, show=False)
-        return Detected(points, detector, job.threshold, unlike(job, points))
+        return Detected(points, detector, job.threshold, unfamiliar_volume_warnings(job, points))
 
     try:
         return await core.model_pool.run(work, deadline_s=core.limits.deadline_s)

@@ -1,4 +1,4 @@
-"""Embeddings of checked crops, from the cache or by the batcher, whose errors become HTTP statuses."""
+"""Embeddings of validated crops from cache or batcher, with errors as HTTP statuses."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Window = tuple[float, float]
 
 
 class Key(NamedTuple):
-    """What has to be the same in all of a batch, beside the shape of its crops."""
+    """Batch key: what all crops of a batch have in common, beside their shape."""
 
     model: str
     pool: str
@@ -32,7 +32,7 @@ class Key(NamedTuple):
 
 
 def key_of(engine: Engine, pool: str | None, layer: int | None) -> Key:
-    """What a batch of this has in common; Refusal (422) for a pooling or block that is not there."""
+    """Batch key of a request; Refusal (422) for an unknown pooling or layer."""
     try:
         return Key(engine.name, *engine.check_layer(pool, layer))
     except CanvasError as problem:
@@ -42,7 +42,7 @@ def key_of(engine: Engine, pool: str | None, layer: int | None) -> Key:
 def make_batcher(
     run: Callable[[Hashable, np.ndarray], np.ndarray], max_batch: int, limits: Limits, metrics: Metrics
 ) -> Batcher:
-    """The batcher of a service: within its limits, counted and traced."""
+    """A batcher with the service's limits, metrics and traces."""
     return Batcher(
         run,
         max_batch=max_batch,
@@ -57,7 +57,7 @@ def make_batcher(
 
 
 class Vectors:
-    """What a batcher makes of crops, each once as long as the cache, where there is one, keeps it."""
+    """Embeddings by a batcher with an optional cache."""
 
     def __init__(self, batcher: Batcher, cache: VectorCache | None, deadline_s: float) -> None:
         self._batcher, self._cache, self._deadline_s = batcher, cache, deadline_s
@@ -72,7 +72,7 @@ class Vectors:
         *,
         wait_for_room: bool = False,
     ) -> np.ndarray:
-        """Embeddings of checked crops (n, 1, z, y, x), those that are not in the cache by the batcher.
+        """Embeddings of validated crops (n, 1, z, y, x); cache misses go through the batcher.
 
         `prepare` makes of them what the model takes; with the `window` that it applies it decides the result.
         """
@@ -80,19 +80,19 @@ class Vectors:
             return await self._submit(key, crops, prepare, wait_for_room)
         about = (engine.encoder.sha256, key.pool, key.layer, window)
         names = await asyncio.to_thread(self._cache.names, about, crops)
-        found = self._cache.find(names)
-        missing = [row for row, vector in enumerate(found) if vector is None]
+        vectors = self._cache.find(names)
+        missing = [row for row, vector in enumerate(vectors) if vector is None]
         if missing:
             fresh = await self._submit(key, crops[missing], prepare, wait_for_room)
             self._cache.keep([names[row] for row in missing], fresh)
             if len(missing) == len(crops):
                 return fresh
             for row, vector in zip(missing, fresh, strict=True):
-                found[row] = vector
-        return np.stack([vector for vector in found if vector is not None])
+                vectors[row] = vector
+        return np.stack([vector for vector in vectors if vector is not None])
 
     def check_room(self, rows: int) -> None:
-        """Refuse crops that the queue would not take in, before they are all there; a cache may hold them."""
+        """Refuse crops that the queue would not accept, before they are all received; hits need no room."""
         if self._cache is None:
             with _queue_refusals():
                 self._batcher.check_room(rows)

@@ -1,4 +1,4 @@
-"""Embeddings at points of a registered volume: the next batch is read while the model has the last one."""
+"""Embeddings at points of a registered volume; the next batch is read while one is computed."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def embed_points_by(
     pool: str | None,
     layer: int | None,
 ) -> np.ndarray:
-    """The same by a model that need not be among those that are served by name."""
+    """The same by a model that need not be served by name."""
     hosted, key = core.volume(engine, volume), key_of(engine, pool, layer)
     check_number(core, len(points_zyx))
     core.check_reply(engine, key, len(points_zyx))
@@ -59,7 +59,7 @@ async def embed_points_by(
 
 
 def check_number(core: Core, points: int) -> None:
-    """Refuse (413) more points than one request may hold."""
+    """Refuse (413) more points than a request may have."""
     most = core.limits.max_points
     if points > most:
         raise Refusal(413, f"{points} points in one request; {most} are the most, send fewer")
@@ -68,7 +68,7 @@ def check_number(core: Core, points: int) -> None:
 async def _embedded(
     core: Core, engine: Engine, hosted: HostedVolume, points: np.ndarray, key: Key
 ) -> np.ndarray:
-    """While one batch is computed the next is read."""
+    """Pipeline: read the next batch while the current one is computed."""
     out = np.empty((len(points), *engine.one_shape(key.pool)), np.float32)
     batches = hosted.batches(points, engine.max_batch)
     running: asyncio.Task[None] | None = None
@@ -93,7 +93,7 @@ async def _embedded(
 
 
 def _next_batch(name: str, batches: Iterator[Batch]) -> Batch | None:
-    """The next rows and crops; a volume that cannot be read is the server's fault."""
+    """Next rows and crops; an unreadable volume is a server error."""
     try:
         return next(batches, None)
     except CanvasError as problem:
@@ -101,11 +101,11 @@ def _next_batch(name: str, batches: Iterator[Batch]) -> Batch | None:
 
 
 def unreadable(name: str, problem: CanvasError) -> Refusal:
-    """A registered volume that cannot be read, told without its path; the log has the rest."""
+    """Refusal for an unreadable volume, without its path, which is in the log."""
     logger.error("the volume %r cannot be read", name, exc_info=problem)
     if isinstance(problem, Unreachable) and problem.passing:
-        said = f"the volume {name!r} cannot be read now: its remote store does not answer; try again later"
-        return Refusal(503, said, retry_after_s=10)
+        message = f"the volume {name!r} cannot be read now: its remote store does not answer; try again later"
+        return Refusal(503, message, retry_after_s=10)
     where = "; the server's log says why"
     if isinstance(problem, DamagedStore):
         where = f": array {problem.array!r}, chunk {problem.chunk!r} is damaged"

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class HostedRefiner:
-    """A refiner with the models that make its features; `engine` is that of its encoder, where it has one."""
+    """A refiner with the models of its features; `engine` is its encoder's, if any."""
 
     name: str
     refiner: Refiner
@@ -44,7 +44,7 @@ class HostedRefiner:
         detectors: Sequence[Detector],
         beside: Callable[[Encoder, str], Engine],
     ) -> HostedRefiner:
-        """Opened; CanvasError where its models are neither among those that are served nor shipped.
+        """Open a refiner; CanvasError if its models are neither served nor shipped.
 
         And for a refiner that uses the candidate score: requests have points or crops, no scores.
         """
@@ -60,20 +60,20 @@ class HostedRefiner:
                 "--candidate-score"
             )
         refiner.set_params(device=str(device))
-        given = _served(refiner, [engine.encoder for engine in engines], detectors)
-        extractor = extractor_of(refiner, **_models_of(name, refiner, given), **running(settings))
+        served_models = _served(refiner, [engine.encoder for engine in engines], detectors)
+        extractor = extractor_of(refiner, **_models_of(name, refiner, served_models), **running(settings))
         engine = None
         if (encoder := extractor.encoder) is not None:
             served = (each for each in engines if each.encoder.sha256 == encoder.sha256)
             engine = next(served, None) or beside(encoder, f"refiner {name}")
-        return cls(name, refiner, extractor, engine, given)
+        return cls(name, refiner, extractor, engine, served_models)
 
     @property
     def threshold(self) -> float:
         return float(self.refiner.threshold_)
 
     def models(self) -> dict[str, str | None]:
-        """sha256 of the encoder and of the detector."""
+        """sha256 of encoder and detector."""
         encoder, detector = self.extractor.encoder, self.extractor.detector
         return {
             "encoder": None if encoder is None else encoder.sha256,
@@ -95,7 +95,7 @@ class HostedRefiner:
         )
 
     def p_cell(self, blocks: dict[str, np.ndarray], group: str) -> Float32[np.ndarray, " n"]:
-        """P(cell) by the features of each block, all candidates being of one brain."""
+        """P(cell) of the candidates of one brain from the features of each block."""
         from canvas_fm.heads.refine.decide import p_cell
 
         return p_cell(self.refiner, self.extractor, blocks, group)
@@ -114,7 +114,7 @@ def open_refiners(
     detectors: Sequence[Detector],
     beside: Callable[[Encoder, str], Engine],
 ) -> dict[str, HostedRefiner]:
-    """Refiners by name, with their models from among `engines` and `detectors`, else shipped ones.
+    """Refiners by name, with models among `engines` and `detectors`, else shipped ones.
 
     `beside` serves an encoder that is not among them.
     """
@@ -125,21 +125,21 @@ def open_refiners(
 
 
 def _served(refiner: Refiner, encoders: Sequence[Encoder], detectors: Sequence[Detector]) -> dict[str, Any]:
-    """Those that a refiner was fitted with, None for one that is not served."""
+    """Served models that a refiner was fitted with, None if not served."""
     from canvas_fm.heads.refine.apply import models_needed
 
-    wanted = {made.sha256 for made in models_needed(refiner).values()}
+    sha256s = {provenance.sha256 for provenance in models_needed(refiner).values()}
     return {
-        "encoder": next((each for each in encoders if each.sha256 in wanted), None),
-        "detector": next((each for each in detectors if each.sha256 in wanted), None),
+        "encoder": next((each for each in encoders if each.sha256 in sha256s), None),
+        "detector": next((each for each in detectors if each.sha256 in sha256s), None),
     }
 
 
-def _models_of(name: str, refiner: Refiner, given: dict[str, Any]) -> dict[str, Any]:
+def _models_of(name: str, refiner: Refiner, served_models: dict[str, Any]) -> dict[str, Any]:
     from canvas_fm.heads.refine.apply import models_of
 
     try:
-        return models_of(refiner, **given)
+        return models_of(refiner, **served_models)
     except CanvasError as problem:
         raise CanvasError(
             f"the refiner {name} cannot be served: {problem}; a service is given it as one more MODEL"
@@ -147,7 +147,7 @@ def _models_of(name: str, refiner: Refiner, given: dict[str, Any]) -> dict[str, 
 
 
 def running(settings: Settings) -> dict[str, Any]:
-    """How the service runs models, as `embed` and `refine` take it."""
+    """Run options of the service for `embed` and `refine`."""
     return {
         "device": settings.device,
         "precision": settings.precision,

@@ -1,4 +1,4 @@
-"""A served encoder and the volumes that it reads; each call is the library's own function."""
+"""A served encoder and its registered volumes; every call is the library's own function."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from serving.protocol.settings import Settings
 
 
 class Engine:
-    """An encoder on its device, and volumes by name; its methods may be called from any thread."""
+    """An encoder on its device, and volumes by name; thread-safe."""
 
     def __init__(
         self, encoder: Encoder, volumes: dict[str, HostedVolume], settings: Settings, name: str = ""
@@ -40,9 +40,7 @@ class Engine:
 
     @classmethod
     def load(cls, settings: Settings) -> Engine:
-        """Open default model and volumes, and run one crop through; raises CanvasError for what cannot be
-        served.
-        """
+        """Open default model and volumes and run one crop; CanvasError for what cannot be served."""
         assert settings.model is not None
         place = device_for(settings.backend, settings.device)
         encoder = load(settings.model, device=place, kind="encoder")
@@ -54,7 +52,7 @@ class Engine:
 
     @classmethod
     def beside(cls, encoder: Encoder, name: str, volumes: Mapping[str, Volume], settings: Settings) -> Engine:
-        """One more model, on the registered volumes as far as it fits them."""
+        """Another opened model on the same volumes, as far as they are compatible."""
         engine = cls(encoder, {}, settings, name).tried()
         fitting = {each: engine.fitting(each, volume) for each, volume in volumes.items()}
         engine.volumes = {each: hosted for each, hosted in fitting.items() if hosted is not None}
@@ -65,14 +63,14 @@ class Engine:
         return HostedVolume(name, volume, self.encoder, self.settings)
 
     def fitting(self, name: str, volume: Volume) -> HostedVolume | None:
-        """The same, None where the voxel sizes differ: points of it are refused with this model."""
+        """The volume as this model reads it, None for another voxel size."""
         try:
             return self.hosted(name, volume)
         except CanvasError:
             return None
 
     def tried(self) -> Engine:
-        """Itself, once a crop went through the model."""
+        """Itself after a warm-up crop."""
         self.embed(self.pool, np.zeros((1, 1, *self.crop_zyx), np.float32))
         return self
 
@@ -85,7 +83,7 @@ class Engine:
         return self.encoder.config.architecture.crop_zyx
 
     def check_kind(self, dtype: np.dtype, shape: tuple[int, ...], window: tuple[float, float] | None) -> None:
-        """Refuse crops by type and shape, before their values are there; CanvasError as `check_crops`."""
+        """Refuse crops by dtype and shape before their values are received; CanvasError as `check_crops`."""
         one = (min(shape[0], 1), *shape[1:]) if shape else ()
         try:
             self.check(np.broadcast_to(np.zeros((), dtype), one), window)
@@ -96,29 +94,29 @@ class Engine:
     def check(
         self, crops: np.ndarray, window: tuple[float, float] | None
     ) -> Float32[np.ndarray, "n 1 z y x"]:
-        """The library's own check and window."""
+        """The library's validation and window."""
         return check_crops(crops, self.encoder.config, window=window)
 
     def check_layer(self, pool: str | None, layer: int | None) -> tuple[str, int | None]:
-        """(pool, layer), with the model's own pooling; CanvasError for what it or its precision has not."""
+        """(pool, layer) with the model's default pooling; CanvasError if unavailable."""
         runner = self._runner(pool, layer)
         return runner.pool, runner.layer
 
     def _runner(self, pool: str | None, layer: int | None) -> Runner:
         if (pool, layer) not in self._runners:  # of which there are as many as pools times blocks
-            asked = self.settings
-            runner = Runner(self.encoder, pool, None, asked.precision, layer, asked.backend)
+            settings = self.settings
+            runner = Runner(self.encoder, pool, None, settings.precision, layer, settings.backend)
             self._runners[pool, layer] = runner
         return self._runners[pool, layer]
 
     def one_shape(self, pool: str) -> tuple[int, ...]:
-        """The shape of what one crop gives: (d,), of `tokens` (tokens, d), of `grid` (d, z, y, x)."""
+        """Output shape of one crop: (d,), of `tokens` (tokens, d), of `grid` (d, z, y, x)."""
         return self.encoder.net.one_shape(pool)
 
     def embed(
         self, pool: str, crops: Float32[np.ndarray, "n 1 z y x"], layer: int | None = None
     ) -> Float32[np.ndarray, "n ..."]:
-        """Embeddings of checked crops, all in one batch."""
+        """Embeddings of validated crops in one batch."""
         with self._model:
             return self._runner(pool, layer)(crops)
 

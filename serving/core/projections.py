@@ -1,4 +1,4 @@
-"""2D projections of the served indexes, each computed once in the background."""
+"""2D projections of served indexes, computed once in the background."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class IndexProjection:
 
 
 class Projections:
-    """By index and method; `most` cells are shown, drawn at random where an index has more."""
+    """Projections by index and method; at most `most` random cells each."""
 
     def __init__(self, most: int) -> None:
         self.most = most
@@ -39,7 +39,7 @@ class Projections:
         self._turn = asyncio.Lock()  # one at a time: each takes a core, and memory for its cells
 
     async def get(self, name: str, index: Index, method: str) -> IndexProjection:
-        """The map; Refusal (503, come back) while it is computed, (422) for a method that is not there."""
+        """The projection; Refusal (503, retry) while computing, (422) for an unknown method."""
         key = name, method
         if key not in self._tasks:
             self._tasks[key] = asyncio.create_task(self._make(index, method), name=f"map of {name}")
@@ -66,7 +66,7 @@ class Projections:
             raise refused(problem, 404) from problem
 
     async def about(self, name: str, index: Index, method: str) -> MapInfo:
-        """What a map shows, and which columns its cells have."""
+        """Number of cells and columns of a projection."""
         from canvas_fm.inference.search.projection import methods
 
         projection = await self.get(name, index, method)
@@ -82,7 +82,7 @@ class Projections:
         )
 
     def stop(self) -> None:
-        """Give up what is being waited for."""
+        """Abandon pending projections."""
         for task in self._tasks.values():
             task.cancel()
 
@@ -105,7 +105,7 @@ def _project(index: Index, method: str, most: int) -> IndexProjection:
 
 
 def _values(index: Index, projection: IndexProjection, name: str) -> np.ndarray:
-    """As few types as a web page has to know: float32, float64, int32."""
+    """Values as float32, float64 or int32, for the web page."""
     from canvas_fm.inference.search.projection import column
 
     values = column(index, name, projection.map.rows).values

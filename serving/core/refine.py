@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def find_refiner(core: Core, name: str | None) -> HostedRefiner:
-    """A refiner by name or sha256, the only one for None; Refusal (404) where that is none."""
+    """A refiner by name or sha256, the only one for None; Refusal (404) if unknown."""
     core.require_ready()
     names = ", ".join(core.refiners) or "none"
     if name is None and len(core.refiners) == 1:
@@ -30,12 +30,12 @@ def find_refiner(core: Core, name: str | None) -> HostedRefiner:
     for hosted in core.refiners.values():
         if name in (hosted.name, hosted.refiner.sha256_):
             return hosted
-    said = "no refiner was named" if name is None else f"no refiner is served as {name[:100]!r}"
-    raise Refusal(404, f"{said}; served: {names}")
+    reason = "no refiner was named" if name is None else f"no refiner is served as {name[:100]!r}"
+    raise Refusal(404, f"{reason}; served: {names}")
 
 
 def check_whole(hosted: HostedRefiner, all_candidates: bool) -> None:
-    """Refuse (422) a part of a brain's candidates where all of them decide each one's P(cell)."""
+    """Refuse (422) part of a brain's candidates if each P(cell) depends on all of them."""
     if hosted.refiner.correction != "none" and not all_candidates:
         raise Refusal(
             422,
@@ -45,16 +45,16 @@ def check_whole(hosted: HostedRefiner, all_candidates: bool) -> None:
 
 
 async def refine_points(
-    core: Core, hosted: HostedRefiner, asked: RefineRequest, points_zyx: list[list[float]]
+    core: Core, hosted: HostedRefiner, body: RefineRequest, points_zyx: list[list[float]]
 ) -> Float32[np.ndarray, " n"]:
-    """P(cell) of points of a registered volume, rows in the order given: as `canvas_fm.refine` has it."""
-    assert asked.volume is not None
+    """P(cell) of points of a registered volume, rows in order: as `canvas_fm.refine`."""
+    assert body.volume is not None
     check_number(core, len(points_zyx))
-    volume = core.registered(asked.volume)
-    background = None if asked.background is None else core.registered(asked.background)
+    volume = core.registered(body.volume)
+    background = None if body.background is None else core.registered(body.background)
     try:
         async with asyncio.timeout(core.limits.deadline_s):
-            blocks = await _blocks(core, hosted, asked.volume, volume, background, points_zyx)
+            blocks = await _blocks(core, hosted, body.volume, volume, background, points_zyx)
             return await asyncio.to_thread(hosted.p_cell, blocks, volume.name)
     except TimeoutError as problem:
         raise Refusal(
@@ -82,7 +82,7 @@ async def _blocks(
         await asyncio.to_thread(extractor.check, volume, background)
         if extractor.detector is not None:
             blocks |= await core.model_pool.run(
-                lambda: extractor.seen_by_detector(volume, zyx, background=background, show=False),
+                lambda: extractor.detector_blocks(volume, zyx, background=background, show=False),
                 deadline_s=core.limits.deadline_s,
             )
     except DamagedStore as problem:
@@ -98,7 +98,7 @@ async def _blocks(
 async def refine_crops(
     core: Core, hosted: HostedRefiner, crops: np.ndarray, window: Window | None
 ) -> Float32[np.ndarray, " n"]:
-    """P(cell) of crops; Refusal (422) for a refiner that needs what its detector saw around them."""
+    """P(cell) of crops; Refusal (422) for a refiner that needs detector features."""
     from canvas_fm.heads.features.extractor import MAE
 
     engine = encoder_of(hosted)
@@ -107,7 +107,7 @@ async def refine_crops(
 
 
 def encoder_of(hosted: HostedRefiner) -> Engine:
-    """The encoder of a refiner that judges by it alone; Refusal (422) for one that needs its detector."""
+    """Encoder of a refiner of encoder features only; Refusal (422) otherwise."""
     if hosted.extractor.detector is not None or hosted.engine is None:
         raise Refusal(
             422,

@@ -1,4 +1,4 @@
-"""Adding models and volumes at run time, from below the allow-listed folders."""
+"""Adding models and volumes at run time, below allow-listed folders."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from serving.protocol.schemas import DetectorInfo, ModelInfo, VolumeInfo
 from serving.protocol.settings import Settings
 
 
-async def add_model(core: Core, name: str, given: str) -> ModelInfo | DetectorInfo:
-    """Serve one more model; its name is free, or names the same one."""
+async def add_model(core: Core, name: str, requested_path: str) -> ModelInfo | DetectorInfo:
+    """Serve another model; its name is free, or names the same model."""
     settings = _changeable(core)
-    path = below_roots(settings.roots, given)
+    path = below_roots(settings.roots, requested_path)
     try:
         added = await asyncio.to_thread(core.open_model, name, str(path), settings)
     except CanvasError as problem:
@@ -30,10 +30,10 @@ async def add_model(core: Core, name: str, given: str) -> ModelInfo | DetectorIn
     return added.model_info() if isinstance(added, Engine) else detector_info(name, added)
 
 
-async def add_volume(core: Core, name: str, given: str, opening: Mapping[str, Any]) -> VolumeInfo:
-    """Register one more volume, for every model that fits it; the default one has to."""
+async def add_volume(core: Core, name: str, requested_path: str, opening: Mapping[str, Any]) -> VolumeInfo:
+    """Register another volume for every compatible model."""
     settings = _changeable(core)
-    served = ServedVolume(path=str(below_roots(settings.roots, given)), **opening)
+    served = ServedVolume(path=str(below_roots(settings.roots, requested_path)), **opening)
     if name in core.volumes:
         raise Refusal(409, f"a volume is registered as {name!r}; give another name")
     try:
@@ -63,23 +63,31 @@ def _changeable(core: Core) -> Settings:
     return core.require_ready()
 
 
-def below_roots(roots: Sequence[str], given: str) -> Path:
-    """The real path of `given`, relative to one of `roots`; links are resolved before it is judged.
+def below_roots(roots: Sequence[str], requested_path: str) -> Path:
+    """The real path of `requested_path`, relative to one of `roots`; links are resolved before it is judged.
 
     Refusal (403) where no root was given at the start, (404) for what lies outside or is not there: both are
     the same answer, so that nothing can be learnt of the disk.
     """
     if not roots:
         raise Refusal(403, "nothing can be added here: no folder was allow-listed with --root at the start")
-    absent = Refusal(404, f"nothing is found under that path: {given[:100]!r}; give one below a --root")
-    if "\0" in given or "\\" in given or "://" in given or not given.strip() or os.path.isabs(given):
+    absent = Refusal(
+        404, f"nothing is found under that path: {requested_path[:100]!r}; give one below a --root"
+    )
+    if (
+        "\0" in requested_path
+        or "\\" in requested_path
+        or "://" in requested_path
+        or not requested_path.strip()
+        or os.path.isabs(requested_path)
+    ):
         raise absent
-    if any(part in ("..", "~") for part in Path(given).parts):
+    if any(part in ("..", "~") for part in Path(requested_path).parts):
         raise absent
     for root in roots:
         top = Path(os.path.realpath(root))
         try:
-            real = Path(os.path.realpath(top / given, strict=True))
+            real = Path(os.path.realpath(top / requested_path, strict=True))
         except (OSError, ValueError):
             continue
         if real != top and real.is_relative_to(top):

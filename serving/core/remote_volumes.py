@@ -1,4 +1,4 @@
-"""Which remote stores the service may read: of hosts that were allowed, at the addresses found at the start.
+"""Allow-list of remote stores: hosts, and their addresses resolved at the start.
 
 Off without `--allow-remote`. A name is looked up once, by the process that starts the workers; what it leads
 to has to be public, unless the addresses were written out beside the name.
@@ -29,25 +29,25 @@ _FLAG = "--allow-remote"
 def pin(
     volumes: Mapping[str, str | Path], allow: Sequence[str]
 ) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
-    """Of the volumes those that are remote, as https addresses by name, and the IP addresses of their hosts.
+    """https addresses of the remote volumes by name, and the IP addresses of their hosts.
 
     `allow` names hosts as `HOST`, `HOST:PORT` or with the addresses to go to, `HOST=ADDRESS,ADDRESS`.
     CanvasError for a host that is not among them, and for one that leads to an address that is not public.
     """
     allowed = dict(map(_entry, allow))
     remote, pinned = {}, {}
-    for name, given in volumes.items():
-        if not looks_remote(str(given)):
+    for name, location in volumes.items():
+        if not looks_remote(str(location)):
             continue
         try:
-            address = Address.parse(str(given))
+            address = Address.parse(str(location))
         except CanvasError as problem:
             raise CanvasError(f"the volume {name}: {problem}") from problem
         origin = address.origin
         if origin not in allowed:
-            said = f"only {', '.join(sorted(allowed))} may be read" if allowed else "remote volumes are off"
+            reason = f"only {', '.join(sorted(allowed))} may be read" if allowed else "remote volumes are off"
             raise CanvasError(
-                f"the volume {name} lies on {origin}, and {said}; allow this host with {_FLAG} {origin}"
+                f"the volume {name} lies on {origin}, and {reason}; allow this host with {_FLAG} {origin}"
             )
         if origin not in pinned:
             pinned[origin] = allowed[origin] or _look_up(address)
@@ -56,7 +56,7 @@ def pin(
 
 
 def open_volume(settings: Settings, served: ServedVolume) -> Volume:
-    """A volume that was named at the start: on the disk, or remote at its pinned addresses."""
+    """Open a volume named at the start: local, or remote at its pinned addresses."""
     from canvas_fm.data.store.remote import Remote
     from canvas_fm.data.volume.volume import Volume
 
@@ -70,7 +70,7 @@ def open_volume(settings: Settings, served: ServedVolume) -> Volume:
 
 
 def is_public(address: IP) -> bool:
-    """Whether it is anybody's on the internet: not a private, local, reserved or group one."""
+    """Whether an IP address is public: not private, local, reserved or multicast."""
     if isinstance(address, ipaddress.IPv6Address):
         if address in _NAT64:  # of a network without IPv4: the last 32 bits are where it really leads
             return is_public(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
@@ -88,11 +88,11 @@ def is_public(address: IP) -> bool:
     return address.is_global and not any(barred)
 
 
-def _entry(given: str) -> tuple[str, tuple[str, ...]]:
-    """The origin and its addresses, none where they are to be looked up; an IP address is its own."""
-    name, equals, listed = given.partition("=")
+def _entry(entry: str) -> tuple[str, tuple[str, ...]]:
+    """Origin and its addresses, empty if they are to be resolved; an IP address is its own."""
+    name, equals, listed = entry.partition("=")
     if "/" in name:
-        raise CanvasError(f"{_FLAG} {given[:200]!r} was given; a host alone was expected, data.example.org")
+        raise CanvasError(f"{_FLAG} {entry[:200]!r} was given; a host alone was expected, data.example.org")
     host, port = split_origin(name)
     origin = Address(host, port, "").origin
     if not equals:
@@ -100,18 +100,18 @@ def _entry(given: str) -> tuple[str, tuple[str, ...]]:
     addresses = [_ip(each) for each in listed.split(",")]
     if None in addresses:
         raise CanvasError(
-            f"{_FLAG} {given[:200]!r} was given; after '=' IP addresses were expected, minio.lab=10.0.0.5"
+            f"{_FLAG} {entry[:200]!r} was given; after '=' IP addresses were expected, minio.lab=10.0.0.5"
         )
     return origin, tuple(map(str, addresses))
 
 
 def _look_up(address: Address) -> tuple[str, ...]:
     try:
-        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+        resolved = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as problem:
         reason = getattr(problem, "strerror", None) or "no valid name"
         raise CanvasError(f"the host {address.host} is unknown: {reason}") from problem
-    addresses = dict.fromkeys(ipaddress.ip_address(str(each[4][0]).partition("%")[0]) for each in found)
+    addresses = dict.fromkeys(ipaddress.ip_address(str(each[4][0]).partition("%")[0]) for each in resolved)
     for each in addresses:
         if not is_public(each):
             raise CanvasError(

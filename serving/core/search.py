@@ -24,7 +24,7 @@ _MOST_CONDITIONS = 16
 
 
 def find_index(core: Core, name: str | None) -> tuple[str, Index]:
-    """An index by name, the only one for None; Refusal (404) where that is none."""
+    """An index by name, the only one for None; Refusal (404) if unknown."""
     names = ", ".join(core.indexes) or "none"
     if name is None and len(core.indexes) == 1:
         name = next(iter(core.indexes))
@@ -35,7 +35,7 @@ def find_index(core: Core, name: str | None) -> tuple[str, Index]:
 
 
 def check_search(core: Core, request: SearchRequest, queries: int) -> None:
-    """Refuse (413) what is too much for one request."""
+    """Refuse (413) too large a search."""
     if request.k > core.limits.max_hits:
         raise Refusal(413, f"k is {request.k}; {core.limits.max_hits} hits are the most")
     if queries > _MOST_QUERIES:
@@ -48,14 +48,14 @@ def check_search(core: Core, request: SearchRequest, queries: int) -> None:
 
 
 async def search(core: Core, request: SearchRequest, vectors: np.ndarray | None) -> SearchReply:
-    """The hits of one request; `vectors` are those of crops that were sent."""
+    """Hits of one request; `vectors` are those of received crops."""
     name, index = find_index(core, request.index)
     check_search(core, request, max(len(each or ()) for each in (request.vectors, request.ids, request.like)))
     return await read_index(core, name, lambda: _search(core, name, index, request, vectors))
 
 
 async def read_index(core: Core, name: str, work: Callable[[], T]) -> T:
-    """What work on an index gives, beside that on others; its faults and mistakes as refusals."""
+    """Run work on an index in the thread pool; its errors become Refusals."""
     try:
         return await core.search_pool.run(work, deadline_s=core.limits.deadline_s)
     except DamagedStore as problem:
@@ -98,5 +98,5 @@ def _array(vectors: list[list[float]]) -> np.ndarray:
 
 
 def plain(value: object) -> object:
-    """The value as JSON has it: None for what is not finite."""
+    """JSON value: None for non-finite numbers."""
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -20,14 +20,14 @@ class WorkCancelled(Exception):
 
 
 class BoundedExecutor:
-    """`threads` threads and at most `max_pending` pieces of work, those that wait for a thread included."""
+    """`threads` threads, and at most `max_pending` tasks including waiting ones."""
 
     def __init__(self, name: str, *, threads: int = 1, max_pending: int = 32) -> None:
         self.max_pending, self._pending, self._lock = max_pending, 0, threading.Lock()
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix=name)
 
     async def run(self, work: Callable[[], T], *, deadline_s: float) -> T:
-        """What `work` returns or raises.
+        """Result of `work`, or its exception.
 
         Refusal (429) where too much waits already, (504) past the deadline. Cancelled or late, work that
         waits is never begun, and work that shows its progress ends at its next step.
@@ -65,16 +65,16 @@ class BoundedExecutor:
 
     @property
     def pending(self) -> int:
-        """Pieces of work that wait or run."""
+        """Number of waiting and running tasks."""
         return self._pending
 
     def stop(self) -> None:
-        """Begin nothing more."""
+        """Start nothing more."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
 async def cancel_on_disconnect(disconnected: Awaitable[None], work: Awaitable[T]) -> T | None:
-    """The result of `work`, None where `disconnected` ends first, which cancels the work."""
+    """Result of `work`, or None after cancelling it if `disconnected` completes first."""
     working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(disconnected)
     try:
         await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)

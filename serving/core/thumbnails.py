@@ -1,4 +1,4 @@
-"""PNG strips of a crop's planes, and thumbnails of the cells of an index."""
+"""PNG strips of a crop's planes, and thumbnails of indexed cells."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def png(plane: Float32[np.ndarray, "y x"]) -> bytes:
 
 
 def strip(crop: Float32[np.ndarray, "z y x"]) -> bytes:
-    """All planes side by side, the first on the left, a white line of one pixel between them."""
+    """All planes side by side, separated by a white line of one pixel."""
     framed = np.pad(crop, ((0, 0), (0, 0), (0, 1)), constant_values=1)
     return png(np.concatenate(list(framed), axis=1)[:, :-1])
 
 
 def thumbnail(crop: Float32[np.ndarray, "z y x"]) -> str:
-    """The brightest of the middle quarter of the planes, voxel by voxel, as base64 of a PNG."""
+    """Maximum projection of the middle quarter of the planes, as base64 PNG."""
     # More planes show neighbours above and below, one alone cuts through what is not quite central.
     first = 3 * len(crop) // 8
     return base64.b64encode(png(crop[first : len(crop) - first].max(axis=0))).decode()
@@ -51,7 +51,7 @@ def thumbnail(crop: Float32[np.ndarray, "z y x"]) -> str:
 def read_crop(
     view: RegisteredVolume, point_zyx: Float64[np.ndarray, "1 3"], size_zyx: tuple[int, int, int] | None
 ) -> Float32[np.ndarray, "z y x"]:
-    """The crop around a point after the volume's window, as the model sees it, or a box of other size."""
+    """Windowed crop around a point, at the model's crop size or a given box size."""
     if size_zyx is not None:
         return view.box(point_zyx[0], size_zyx)
     from serving.core.registered_volume import HostedVolume
@@ -69,7 +69,7 @@ def add_origins(
     *,
     thumbnails: bool,
 ) -> None:
-    """Give each cell its `volume`, the name of a registered one or None, and its `thumbnail` where asked."""
+    """Add to each cell its `volume`, a registered name or None, and its `thumbnail` on request."""
     from canvas_fm.inference.search.index_store import by_part
 
     engine = _engine_of(core, index)
@@ -85,7 +85,7 @@ def add_origins(
 
 
 def _thumbnails(hosted: HostedVolume | None, points: np.ndarray, batch: int) -> dict[int, str]:
-    """By position among the points; a volume that cannot be read gives none, and a line in the log."""
+    """Thumbnails by position; None and a log line for an unreadable volume."""
     pictures: dict[int, str] = {}
     if hosted is None:
         return pictures
@@ -98,7 +98,7 @@ def _thumbnails(hosted: HostedVolume | None, points: np.ndarray, batch: int) -> 
 
 
 def _engine_of(core: Core, index: Index) -> Engine | None:
-    """The model that made the index where it is served: it knows crop and window; else the default."""
+    """The index's model if served, for its crop and window; else the default."""
     try:
         return core.engine_for(index.encoder_sha256)
     except Refusal:
@@ -106,7 +106,7 @@ def _engine_of(core: Core, index: Index) -> Engine | None:
 
 
 def _same(hosted: HostedVolume, part: Part) -> bool:
-    """Whether a registered volume is the one that a part was embedded from.
+    """Whether a registered volume is the source of an index part.
 
     Names alone do not tell: `TH` of two brains. Voxel size and window, percentiles of the whole volume, do;
     where a store was made by this package or not touched since, so does the hash over its files.

@@ -1,4 +1,4 @@
-"""Embeddings of crops that were sent before, found by their content: bounded, and forgotten oldest first."""
+"""LRU cache of crop embeddings, addressed by content."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _OVERHEAD = 256  # bytes of Python around one vector
 
 
 class VectorCache:
-    """At most `most_bytes` of vectors by name; safe to use from several threads.
+    """At most `most_bytes` of vectors by digest; thread-safe.
 
     A name is the sha256 over a crop's bytes and over everything else that decides its vector.
     """
@@ -27,26 +27,26 @@ class VectorCache:
         self._held: LruCache[bytes, np.ndarray] = LruCache(most_bytes, lambda x: x.nbytes + _OVERHEAD)
 
     def names(self, about: Sequence[object], crops: np.ndarray) -> list[bytes]:
-        """The name of each crop (n, …); `about` is the model, its pooling and layer, and the window."""
+        """Digest of each crop (n, …); `about` is the model, pooling, layer and window."""
         shared = hashlib.sha256(repr((*about, crops.dtype.str, crops.shape[1:])).encode())
-        found = []
+        digests = []
         for crop in crops:
             one = shared.copy()
             one.update(np.ascontiguousarray(crop).data)
-            found.append(one.digest())
-        return found
+            digests.append(one.digest())
+        return digests
 
     def find(self, names: Sequence[bytes]) -> list[np.ndarray | None]:
-        """The vector of each name, None where it is not held."""
-        found = [self._held.get(name) for name in names]
-        hits = sum(vector is not None for vector in found)
+        """Cached vector of each digest, None on a miss."""
+        vectors = [self._held.get(name) for name in names]
+        hits = sum(vector is not None for vector in vectors)
         self._told(hits, len(names) - hits, self._held.held)
-        return found
+        return vectors
 
     def keep(self, names: Sequence[bytes], vectors: np.ndarray) -> None:
-        """Hold the vectors (n, …) under their names; the longest unused ones make room."""
+        """Store vectors (n, …) under their digests, evicting the least recently used."""
         for name, vector in zip(names, vectors, strict=True):
-            mine = vector.copy()  # a row of a batch would hold the whole batch
-            mine.flags.writeable = False
-            self._held.put(name, mine)
+            copy = vector.copy()  # a row of a batch would hold the whole batch
+            copy.flags.writeable = False
+            self._held.put(name, copy)
         self._told(0, 0, self._held.held)

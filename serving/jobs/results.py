@@ -1,4 +1,4 @@
-"""What a job made, as one file: read from the disk while it is sent, however large it is."""
+"""Job results as one streamed file, in bounded memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ROWS = 4096
 
 
 def npy_of(embeddings: Embeddings) -> tuple[int, Iterator[bytes]]:
-    """Length and bytes of the `.npy` of all vectors, rows as the points; every chunk is checked."""
+    """Length and bytes of the `.npy` of all vectors, rows as the points; every chunk is verified."""
     about = {"descr": "<f4", "fortran_order": False, "shape": embeddings.whole_shape}
     sink = _Sink()
     np.lib.format.write_array_header_1_0(sink, about)
@@ -33,7 +33,7 @@ def npy_of(embeddings: Embeddings) -> tuple[int, Iterator[bytes]]:
 
 
 def zip_of(folder: Path) -> Iterator[bytes]:
-    """The bytes of a `.zip` that holds the folder; nothing is compressed, what it holds is already."""
+    """Bytes of an uncompressed `.zip` of the folder."""
     sink = _Sink()
     with zipfile.ZipFile(cast(IO[bytes], sink), "w", zipfile.ZIP_STORED) as archive:
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
@@ -46,7 +46,7 @@ def zip_of(folder: Path) -> Iterator[bytes]:
 
 
 class _Sink:
-    """A file that is only written to, and emptied on the way."""
+    """A write-only file, drained while it is written."""
 
     def __init__(self) -> None:
         self._pieces: list[bytes] = []
@@ -56,7 +56,7 @@ class _Sink:
         return len(data)
 
     def flush(self) -> None:
-        """Nothing is kept back."""
+        """Nothing is buffered."""
 
     def taken(self) -> bytes:
         pieces, self._pieces = self._pieces, []

@@ -1,4 +1,4 @@
-"""Runs jobs one after the other by the library's own resumable calls, and lets requests go first.
+"""Runs jobs one by one through the library's resumable calls, yielding to requests.
 
 One thread. Of several worker processes one runs jobs, the one that holds the lock; where it is killed another
 takes over, and the library goes on from what lies in the job's folder.
@@ -31,15 +31,15 @@ _WRITE_S = 1.0
 
 
 class _Stopped(Exception):
-    """The service stops: the job goes on when it starts again."""
+    """The service stops; the job resumes at the next start."""
 
 
 class _Cancelled(Exception):
-    """The job was taken back."""
+    """The job was cancelled."""
 
 
 class JobRunner:
-    """The thread that runs the jobs of a store; `busy` says whether requests wait or are worked on."""
+    """Thread that runs a store's jobs; `busy` says whether requests wait or run."""
 
     def __init__(self, core: Core, store: JobStore, busy: Callable[[], bool]) -> None:
         self._core, self.store, self._busy = core, store, busy
@@ -51,7 +51,7 @@ class JobRunner:
         self._thread.start()
 
     def stop(self) -> None:
-        """End at the next step of what runs; it goes on when jobs are run again."""
+        """Stop at the next step; the job resumes later."""
         self._stop.set()
         self._wake.set()
         self._thread.join(10)
@@ -59,11 +59,11 @@ class JobRunner:
             self.store.close()
 
     def wake(self) -> None:
-        """There is something to do."""
+        """Notify of a new job."""
         self._wake.set()
 
     def progress(self, job: Job) -> Progress:
-        """How far a job is, to the step where it is this process that runs it."""
+        """Progress of a job, to the step if this process runs it."""
         progress, now = job.progress, self._now
         if now is not None and now[0] == job.id and progress.state == "running":
             return progress.but(done=now[1])
@@ -80,7 +80,7 @@ class JobRunner:
                 self._stop.wait(5)
 
     def _next(self) -> bool:
-        """Run the oldest job that is not finished; False where there is none."""
+        """Run the oldest unfinished job; False if there is none."""
         self.store.clear()
         waiting = [job for job in self.store.jobs() if job.progress.state in UNFINISHED]
         if not waiting:
@@ -132,7 +132,7 @@ class JobRunner:
         return step
 
     def _work(self, job: Job) -> None:
-        """The library's call, whose `out` makes it go on where an earlier one stopped."""
+        """The library's call, whose `out` makes it resume."""
         points = job.points()
         (self._embed if job.asked.kind == "embed" else self._refine)(job, points)
 
@@ -158,13 +158,13 @@ class JobRunner:
         from serving.core.hosted_refiner import running
         from serving.core.refine import find_refiner
 
-        hosted, asked = find_refiner(self._core, job.asked.refiner), job.asked
+        hosted, spec = find_refiner(self._core, job.asked.refiner), job.asked
         refine(
             hosted.refiner,
-            self._core.registered(asked.volume),
+            self._core.registered(spec.volume),
             points,
             **hosted.given,
-            background=None if asked.background is None else self._core.registered(asked.background),
+            background=None if spec.background is None else self._core.registered(spec.background),
             out=job.out,
             batch=self._batch(),
             show=False,

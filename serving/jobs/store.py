@@ -1,4 +1,4 @@
-"""Jobs on the disk: what was asked for, how far it is, what came out.
+"""Jobs on disk: specification, progress, result.
 
 `FOLDER/ID/` holds `job.json` (what was asked for, never changed), `points.csv`, `state.json`, and the result.
 The folder takes its name once all that was asked for lies in it; a state is replaced as a whole. A job that
@@ -22,7 +22,7 @@ from pydantic import BaseModel, ValidationError
 
 from canvas_fm.data.points.points import Points
 from canvas_fm.errors import CanvasError
-from canvas_fm.files.atomic import disk_full_is_said, sync_folder, write_text_atomic
+from canvas_fm.files.atomic import disk_full_as_error, sync_folder, write_text_atomic
 from canvas_fm.files.locks import try_lock
 
 logger = logging.getLogger(__name__)
@@ -34,8 +34,8 @@ State = Literal["queued", "running", "done", "failed"]
 UNFINISHED = ("queued", "running")
 
 
-class Asked(BaseModel):
-    """What a job is to do, by which models, and whose it is; `request` is a hash over what was sent."""
+class JobSpec(BaseModel):
+    """Specification of a job: kind, models, owner; `request` is a hash of the request."""
 
     kind: Literal["embed", "refine"]
     volume: str
@@ -51,7 +51,7 @@ class Asked(BaseModel):
 
 
 class Progress(BaseModel):
-    """How far a job is; `error` is the sentence of one that failed."""
+    """Progress of a job; `error` is the message of a failed one."""
 
     state: State = "queued"
     done: int = 0
@@ -60,22 +60,22 @@ class Progress(BaseModel):
     ended: float | None = None
 
     def but(self, **changes: object) -> Progress:
-        """The same with some changed."""
+        """A copy with some fields changed."""
         return self.model_copy(update=changes)
 
 
 class Job:
-    """One job's folder."""
+    """The folder of one job."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.id = folder, folder.name
-        self.asked = Asked.model_validate_json((folder / _JOB).read_bytes())
+        self.asked = JobSpec.model_validate_json((folder / _JOB).read_bytes())
         self._unwritten: Progress | None = None  # where the disk did not take it
         self._final: Progress | None = None
 
     @property
     def progress(self) -> Progress:
-        """Its state as it was last written; a damaged one is worked on anew."""
+        """State as last written; a damaged one counts as new."""
         if (known := self._unwritten or self._final) is not None:
             return known
         try:
@@ -87,7 +87,7 @@ class Job:
         return progress
 
     def mark(self, progress: Progress) -> None:
-        """Write the state; what a full disk does not take is kept in memory and written with the next one."""
+        """Write the state; on a full disk it is kept in memory until the next write."""
         try:
             write_text_atomic(self.folder / _STATE, progress.model_dump_json())
             self._unwritten = None
@@ -100,21 +100,21 @@ class Job:
         return (self.folder / _CANCELLED).exists() or not self.folder.is_dir()
 
     def cancel(self) -> None:
-        """Take it back; nobody sees it any more."""
-        with disk_full_is_said(self.folder):
+        """Cancel; the job is no longer visible."""
+        with disk_full_as_error(self.folder):
             (self.folder / _CANCELLED).touch()
             sync_folder(self.folder)
 
     @property
     def out(self) -> Path:
-        """Where the result lies, or will lie."""
+        """Path of the result."""
         return self.folder / (EMBEDDINGS if self.asked.kind == "embed" else CELLS)
 
     def points(self) -> Points:
         return Points.read(self.folder / POINTS)
 
     def remove(self) -> None:
-        """Away with it, marks last: a stop in between leaves what is removed again."""
+        """Delete the folder, marks last, so that an interrupted removal is repeated."""
         for path in self.folder.iterdir():
             if path.name != _CANCELLED:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -122,7 +122,7 @@ class Job:
 
 
 class JobStore:
-    """The folder of all jobs; several processes may submit and look, one of them runs."""
+    """Folder of all jobs; several processes submit and read, one runs."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
@@ -136,13 +136,13 @@ class JobStore:
                 f"the folder of jobs {self.folder} cannot be used: {problem.strerror}"
             ) from problem
 
-    def submit(self, identity: str, asked: Asked, points: Points) -> Job:
-        """Keep a new job: all of it, then its name. Raises StorageFull; a job of that identity stays."""
-        with disk_full_is_said(self.folder):
+    def submit(self, identity: str, spec: JobSpec, points: Points) -> Job:
+        """Store a new job atomically; StorageFull if the disk is full; an existing identity is returned."""
+        with disk_full_as_error(self.folder):
             temporary = Path(tempfile.mkdtemp(prefix=".new-", dir=self.folder))
             try:
                 points.write(temporary / POINTS)
-                write_text_atomic(temporary / _JOB, asked.model_dump_json())
+                write_text_atomic(temporary / _JOB, spec.model_dump_json())
                 sync_folder(temporary)
                 target = self.folder / identity
                 if not target.exists():
@@ -155,18 +155,18 @@ class JobStore:
         return job
 
     def find(self, identity: str, owner: str) -> Job | None:
-        """A job by its id, if it is the owner's."""
+        """A job by id, if it belongs to the owner."""
         job = self._job(identity) if _ID.fullmatch(identity) else None
         return None if job is None or job.cancelled or job.asked.owner != owner else job
 
     def jobs(self, owner: str | None = None) -> list[Job]:
-        """Those of an owner, or all, oldest first."""
-        found = [job for job in self._all() if not job.cancelled]
-        mine = [job for job in found if owner is None or job.asked.owner == owner]
-        return sorted(mine, key=lambda job: (job.asked.created, job.id))
+        """Jobs of an owner, or all, oldest first."""
+        active = [job for job in self._all() if not job.cancelled]
+        owned = [job for job in active if owner is None or job.asked.owner == owner]
+        return sorted(owned, key=lambda job: (job.asked.created, job.id))
 
     def clear(self) -> None:
-        """Remove what was taken back, and what a stop left half submitted; for the process that runs jobs."""
+        """Delete cancelled and half-submitted jobs; for the process that runs jobs."""
         for job in self._all():
             if job.cancelled:
                 self._quietly(job.remove)
@@ -176,13 +176,13 @@ class JobStore:
                 shutil.rmtree(left, ignore_errors=True)
 
     def may_run(self) -> bool:
-        """Whether this process is the one that runs jobs, from now on until it ends."""
+        """Acquire the right to run jobs for this process; False if another has it."""
         if self._lock is None:
             self._lock = try_lock(self.folder / ".lock")
         return self._lock is not None
 
     def close(self) -> None:
-        """Let another process run jobs."""
+        """Release the right to run jobs."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -193,8 +193,8 @@ class JobStore:
                 yield job
 
     def _job(self, identity: str) -> Job | None:
-        if (held := self._held.get(identity)) is not None and held.folder.is_dir():
-            return held
+        if (cached := self._held.get(identity)) is not None and cached.folder.is_dir():
+            return cached
         try:
             job = self._held[identity] = Job(self.folder / identity)
         except (OSError, ValidationError, json.JSONDecodeError) as problem:

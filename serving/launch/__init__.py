@@ -1,1 +1,1 @@
-"""Starting the service: alone, supervised, as a Bento."""
+"""Starting the service: stand-alone, supervised, as a Bento."""

@@ -1,4 +1,4 @@
-"""The service as a Bento holds it: `bentoml build` packs it with a stored model, `bentoml serve` runs it.
+"""Settings of the service inside a Bento, built by `bentoml build` and run by `bentoml serve`.
 
 The model is the Bento's own. All else comes from a file, YAML, that the environment variable
 CANVAS_FM_SETTINGS names: the options of `canvas_fm.serve` but for those of the network, which are BentoML's.
@@ -32,7 +32,7 @@ MODEL_ALIAS = "encoder"  # of pyproject.toml's [tool.bentoml.build]
 
 
 class Packed(HostOptions):
-    """The file; every key may be left out, paths are those of the machine that serves."""
+    """The settings file; every key is optional, paths are those of the serving machine."""
 
     model_config = ConfigDict(strict=True)
 
@@ -45,7 +45,7 @@ class Packed(HostOptions):
 
 
 def read_packed() -> Settings:
-    """The settings of a worker of `bentoml serve`; where they cannot be meant, the service ends with why."""
+    """Settings of a worker of `bentoml serve`; invalid ones end the service with a message."""
     try:
         settings = _settings()
     except CanvasError as problem:
@@ -57,24 +57,24 @@ def read_packed() -> Settings:
 
 def _settings() -> Settings:
     path = os.environ.get(FILE_VARIABLE)
-    asked = Packed.of() if path is None else read_settings(path, Packed)
-    if asked.keys is None:
+    packed = Packed.of() if path is None else read_settings(path, Packed)
+    if packed.keys is None:
         logger.warning("no keys are set: whoever reaches the port can use the service")
     stored = bentoml.models.get(MODEL_ALIAS)
     settings = settings_of(
         folder_in(Path(stored.path), stored.info.labels.get("sha256")),
-        asked.volumes,
-        models=asked.models,
-        refiners=asked.refiners,
-        indexes=asked.indexes,
-        limits=asked.limits,
-        options=asked,
+        packed.volumes,
+        models=packed.models,
+        refiners=packed.refiners,
+        indexes=packed.indexes,
+        limits=packed.limits,
+        options=packed,
     )
     return settings.model_copy(update={"supervisor": os.getppid()})
 
 
 def end_with(sentence: str) -> None:
-    """Say why this worker cannot serve, and end it with its supervisor, which would start it for ever."""
+    """Log a message and end this worker and its supervisor, which would restart it forever."""
     logger.error("%s", sentence)
     os.kill(os.getppid(), signal.SIGTERM)
 

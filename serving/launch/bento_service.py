@@ -42,7 +42,7 @@ Crops = Annotated[list[Planes], Field(fail_fast=True)]
 
 
 def make_service(core: Core) -> bentoml.Service[Any]:
-    """A BentoML service around `core`, with the guard in front of every route."""
+    """A BentoML service around `core`, behind the guard."""
 
     @bentoml.asgi_app(create_page(), path="/ui")
     @bentoml.asgi_app(create_app(core), path="/v1")
@@ -51,7 +51,7 @@ def make_service(core: Core) -> bentoml.Service[Any]:
 
         def __init__(self) -> None:
             _logs_to_stderr()
-            access_log.leave_out_mistakes_of_clients()
+            access_log.drop_client_error_tracebacks()
 
         async def __is_ready__(self) -> bool:
             return core.ready
@@ -116,7 +116,7 @@ def _array(core: Core, crops: Crops) -> np.ndarray:
 
 
 def _logs_to_stderr() -> None:
-    """BentoML logs to stdout, which belongs to results."""
+    """Redirect BentoML's logs from stdout to stderr."""
     for name in ("", "bentoml", "uvicorn.error", "circus"):
         for handler in logging.getLogger(name).handlers:
             if isinstance(handler, logging.StreamHandler) and handler.stream is sys.stdout:
@@ -124,7 +124,7 @@ def _logs_to_stderr() -> None:
 
 
 def read_settings() -> Settings:
-    """The settings that `serve` left for this process."""
+    """Settings that `serve` wrote for this process."""
     path = os.environ.get(SETTINGS_VARIABLE)
     if path is None:
         raise RuntimeError("start the service with `canvas-fm serve MODEL`")
@@ -134,7 +134,7 @@ def read_settings() -> Settings:
 
 
 def set_up_worker(settings: Settings) -> None:
-    """What holds for this whole process: its log, its connections, and that it ends with its supervisor."""
+    """Process-wide setup: log, connections, end with the supervisor."""
     access_log.set_up(settings.log)
     Traces.of_this_process().send_to(settings.traces)
     connection_limits.TimeoutHTTPProtocol.header_s = settings.limits.header_s
@@ -145,7 +145,7 @@ def set_up_worker(settings: Settings) -> None:
 
 
 def _leave_with(supervisor: int) -> None:
-    """End this process when the one that started it is gone, killed for example."""
+    """End this process when its parent is gone, killed for example."""
 
     def watch() -> None:
         while os.getppid() == supervisor:
@@ -156,7 +156,7 @@ def _leave_with(supervisor: int) -> None:
 
 
 def report_failure(sentence: str) -> None:
-    """Leave the sentence for `serve`, and ask it to end."""
+    """Write the message for `serve` and ask it to end."""
     settings_path = Path(os.environ[SETTINGS_VARIABLE])
     (settings_path.parent / FAILURE_FILE).write_text(sentence, encoding="utf-8")
     supervisor = json.loads(settings_path.read_bytes()).get("supervisor")

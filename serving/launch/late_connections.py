@@ -1,4 +1,4 @@
-"""Answers connections that come while the service stops: 503, until nothing listens any more.
+"""Answers 503 to connections that arrive during shutdown.
 
 The supervisor holds the listening sockets until all workers have ended. What connects after the last worker
 stopped accepting would wait in the kernel's queue and be reset.
@@ -25,7 +25,7 @@ _SO_ATTACH_FILTER = 26
 
 
 class LateConnections:
-    """A thread that accepts on `sockets` and answers 503, from its making until `close`."""
+    """Thread that accepts on `sockets` and answers 503 until `close`."""
 
     def __init__(self, sockets: Collection[socket.socket]) -> None:
         self._sockets, self._end = list(sockets), threading.Event()
@@ -34,7 +34,7 @@ class LateConnections:
         self._thread.start()
 
     def close(self) -> None:
-        """Answer what has connected, then stop listening: new connections are refused."""
+        """Answer connected clients, then stop listening: new connections are refused."""
         self._end.set()
         self._thread.join()
         self._pool.shutdown(wait=True)
@@ -60,7 +60,7 @@ class LateConnections:
 
 
 def _drop_new(listening: socket.socket) -> None:
-    """Drop what would connect from now on, whose client tries again: the queue can be emptied for good."""
+    """Drop new connections, whose clients retry, so that the queue can be emptied."""
     if sys.platform == "linux":
         code = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))  # BPF: return 0 bytes
         program = struct.pack("HP", 1, ctypes.addressof(code))
@@ -69,7 +69,7 @@ def _drop_new(listening: socket.socket) -> None:
 
 
 def _answer(connection: socket.socket) -> None:
-    """Its request is read first: closed over unread bytes, the answer would be taken from the client."""
+    """Read the request first: closing over unread bytes would reset the connection."""
     with contextlib.suppress(OSError), connection:
         connection.settimeout(_WAIT_S)
         connection.recv(2**16)

@@ -1,4 +1,4 @@
-"""BentoML's model store: where a model folder lies between its training and the Bento that serves it."""
+"""BentoML's model store: model folders between training and Bento."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TAG = re.compile(r"[a-z0-9]([-._a-z0-9]{0,61}[a-z0-9])?(:[A-Za-z0-9]([-._A-Za-z
 
 
 def put(model: str | Path, name: str = DEFAULT_NAME) -> str:
-    """Copy an encoder's folder into the store and return its tag, `NAME:VERSION`.
+    """Copy an encoder's folder into the store; returns its tag, `NAME:VERSION`.
 
     The version is the front of the model's sha256, so the same model twice is there once. Raises CanvasError
     for what is no whole encoder, and for a name that is none.
@@ -37,7 +37,7 @@ def put(model: str | Path, name: str = DEFAULT_NAME) -> str:
 
 
 def get(tag: str) -> Path:
-    """The folder of a stored encoder, whose files are what was put in; CanvasError where they are not."""
+    """Folder of a stored encoder, verified; CanvasError if it was changed."""
     os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
     import bentoml
 
@@ -52,18 +52,18 @@ def get(tag: str) -> Path:
 
 
 def folder_in(stored: Path, sha256: str | None) -> Path:
-    """The encoder's folder inside a model of the store, checked against the identity on its label."""
+    """Encoder folder of a stored model, verified against the identity on its label."""
     folders = [path for path in stored.iterdir() if (path / "config.json").is_file()]
     if len(folders) != 1 or sha256 is None:
         raise CanvasError(f"{stored} was not made by `canvas-fm store`; put the model in anew")
-    found = load(folders[0], kind="encoder").sha256
-    if found != sha256:
-        raise CanvasError(f"{folders[0]} has the sha256 {found}, its label says {sha256}; put it in anew")
+    actual = load(folders[0], kind="encoder").sha256
+    if actual != sha256:
+        raise CanvasError(f"{folders[0]} has the sha256 {actual}, its label says {sha256}; put it in anew")
     return folders[0]
 
 
 def _checked(tag: str, *, version: bool) -> str:
     if not _TAG.fullmatch(tag) or (":" in tag and not version):
-        shown = "NAME or NAME:VERSION" if version else "lower-case letters, digits, '-', '_' and '.'"
-        raise CanvasError(f"{tag!r} is no name in the model store; it looks like {shown}")
+        form = "NAME or NAME:VERSION" if version else "lower-case letters, digits, '-', '_' and '.'"
+        raise CanvasError(f"{tag!r} is no name in the model store; it looks like {form}")
     return tag

@@ -1,4 +1,4 @@
-"""`canvas-fm serve`: checks what can be checked at once, then starts BentoML's supervisor and its worker."""
+"""`canvas-fm serve`: early validation, then BentoML's supervisor and worker."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def settings_of(
     options: HostOptions,
     name: str = "",
 ) -> Settings:
-    """What a worker has to know, with absolute paths: it runs in a folder of its own.
+    """Settings of a worker, with absolute paths, since it runs in its own folder.
 
     Raises CanvasError for what is not there, for names and origins that are none, and for remote volumes that
     may not be read.
@@ -154,7 +154,7 @@ def _named(
 
 
 def _address(host: str) -> str:
-    """The IP address of a host name; BentoML takes nothing else."""
+    """IP address of a host name, as BentoML requires."""
     try:
         return str(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0])
     except OSError as problem:
@@ -162,25 +162,25 @@ def _address(host: str) -> str:
 
 
 def _free_port(address: str, port: int, wait_s: float = 5.0) -> int:
-    """The port itself, or a free one for 0; CanvasError where it cannot be had.
+    """The port, or a free one for 0; CanvasError if unavailable.
 
     One in use is waited for: the service before this one may be ending.
     """
-    end, said = time.monotonic() + wait_s, False
+    end, reported = time.monotonic() + wait_s, False
     while True:
         try:
             return _bound_once(address, port)
         except OSError as problem:
             if problem.errno != errno.EADDRINUSE or time.monotonic() > end:
                 raise _cannot_bind(address, port, problem) from problem
-        if not said:
+        if not reported:
             logger.warning("port %d on %s is in use; waiting up to %.0f s for it", port, address, wait_s)
-            said = True
+            reported = True
         time.sleep(0.1)
 
 
 def _bound_once(address: str, port: int) -> int:
-    """The port that a socket got, which is closed again; OSError where it got none."""
+    """Port that a socket could bind, closed again; OSError if it could not."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

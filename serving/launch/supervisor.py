@@ -1,4 +1,4 @@
-"""BentoML's supervisor: control sockets that only this user can reach, grace period, late connections."""
+"""BentoML's supervisor: private control sockets, grace period, late connections."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LONGEST = 80  # the address of a socket in the folder holds 107 bytes
 
 
 def private_folder() -> Path:
-    """A new folder that only this user can enter: in the temporary one, else in memory (a read-only disk).
+    """A new folder accessible to this user only: temporary, else in memory (read-only disk).
 
     Raises CanvasError where nothing can be written at all.
     """
@@ -37,7 +37,7 @@ def private_folder() -> Path:
 
 @contextmanager
 def temporary_files_in(folder: Path) -> Iterator[None]:
-    """What this process and those that it starts write for a while lies in `folder`."""
+    """Context manager: temporary files of this process and its children go to `folder`."""
     before = os.environ.get("TMPDIR"), tempfile.tempdir
     os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
     try:
@@ -52,7 +52,7 @@ def temporary_files_in(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def private_control(folder: Path, stop_s: float) -> Iterator[None]:
-    """Let the supervisor listen for commands in `folder`, and a worker have `stop_s` to end.
+    """Supervisor's control sockets in `folder`; workers get `stop_s` to end.
 
     BentoML opens two more TCP ports, over which anyone on the machine could run commands in the user's name.
     """
@@ -67,7 +67,7 @@ def private_control(folder: Path, stop_s: float) -> Iterator[None]:
 
 
 def keep_control_private(stop_s: float) -> None:
-    """The same for as long as this process runs, in a folder that is made where it is needed."""
+    """The same for the lifetime of this process, in a new folder."""
     from bentoml._internal.utils import circus
 
     def make() -> Path:

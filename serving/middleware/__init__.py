@@ -1,1 +1,1 @@
-"""What every request passes: keys, limits, bodies, decompression."""
+"""Middleware of every request: keys, limits, bodies, decompression."""

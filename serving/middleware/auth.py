@@ -1,4 +1,4 @@
-"""Authentication by bearer keys, and a rate limit (token bucket) for each key."""
+"""Authentication by bearer keys, and a token-bucket rate limit for each key."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _MOST_BUCKETS = 10_000
 
 
 def read_keys(path: str | Path) -> dict[str, str]:
-    """The keys of a file as sha256 by name; only these travel on, never a key itself.
+    """sha256 of the keys of a file by name; keys themselves are not kept.
 
     A line is `NAME KEY`, or a KEY alone; `#` begins a comment. A key has 16 to 256 printable characters.
     Raises CanvasError for a file that others may read, a key that is too short or stands there twice, and
@@ -61,7 +61,7 @@ def read_keys(path: str | Path) -> dict[str, str]:
 
 
 def is_open(path: str) -> bool:
-    """Whether a path is answered without a key and without being counted against a rate."""
+    """Whether a path needs no key and is not rate-limited."""
     return path in OPEN_PATHS or path.startswith(_OPEN_FOLDERS)
 
 
@@ -70,43 +70,43 @@ def _digest(key: str) -> str:
 
 
 def holder_of(keys: Mapping[str, str], authorization: str) -> str:
-    """Whose key an `Authorization` header carries; Refusal (401) for none and for a wrong one.
+    """Owner of the key in an `Authorization` header; Refusal (401) without a valid one.
 
     Digests are compared, all of them and each in constant time: how long it takes says nothing of a key.
     """
-    kind, _, given = authorization.partition(" ")
-    digest = _digest(given.strip())
-    found = ""
+    kind, _, key = authorization.partition(" ")
+    digest = _digest(key.strip())
+    holder = ""
     for name, known in keys.items():
         if hmac.compare_digest(digest, known):
-            found = name
-    if kind.lower() != "bearer" or not found:
+            holder = name
+    if kind.lower() != "bearer" or not holder:
         raise Refusal(401, "a key is needed: send the header Authorization: Bearer KEY")
-    return found
+    return holder
 
 
 @dataclass(frozen=True)
 class Gate:
-    """Who may ask: sha256 of keys by name (none: everybody), and origins of web pages that may read."""
+    """Access control: sha256 of keys by name (none: open), and allowed CORS origins."""
 
     keys: Mapping[str, str] = field(default_factory=dict)
     origins: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, settings: Settings | None) -> Gate:
-        """That of a service's settings; open before they are read."""
+        """The gate of a service's settings; open before they are read."""
         return cls() if settings is None else cls(settings.keys, settings.origins)
 
 
 class Buckets:
-    """At most `burst` requests at once and `rate_per_s` a second for each holder."""
+    """Token buckets: at most `burst` requests at once and `rate_per_s` a second for each key."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._held: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def take(self, holder: str, rate_per_s: float, burst: int) -> None:
-        """Count one request; Refusal (429) that says when the next may come."""
+        """Count one request; Refusal (429) with the time of the next."""
         now = self._clock()
         left, then = self._held.pop(holder, (float(burst), now))
         left = min(float(burst), left + (now - then) * rate_per_s)

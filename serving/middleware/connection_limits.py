@@ -1,4 +1,4 @@
-"""Connection limits: a number of connections, a timeout for headers, and one for replies that are not read.
+"""Connection limits: number of connections, header timeout, timeout of unread responses.
 
 uvicorn limits none of them: a client that sends a header a minute holds a connection for ever, and one that
 does not read its reply holds the reply too.
@@ -23,7 +23,7 @@ _usual: Any = auto.AutoHTTPProtocol
 
 
 class TimeoutHTTPProtocol(_usual):
-    """uvicorn's protocol with a time limit for the headers, from the connection or their first byte on."""
+    """uvicorn protocol with a header timeout, from the connection or the first byte on."""
 
     header_s = 10.0
     write_s = 30.0
@@ -109,5 +109,5 @@ class TimeoutHTTPProtocol(_usual):
 
 
 def install() -> None:
-    """Let uvicorn, however it is started in this process, use it."""
+    """Make uvicorn use this protocol, however it is started in this process."""
     auto.AutoHTTPProtocol = TimeoutHTTPProtocol

@@ -19,18 +19,18 @@ _NOT_BRACKETS = bytes(sorted(set(range(256)) - set(b"[]{}")))
 
 
 class Gunzip:
-    """Unpacks gzip as it comes, never more than STEP bytes at a time; Refusal (400) for what is no gzip."""
+    """Streaming gzip decompression, at most STEP bytes at a time; Refusal (400) for invalid data."""
 
     def __init__(self) -> None:
         self._stream = zlib.decompressobj(zlib.MAX_WBITS | 16)
         self._waiting = b""
 
     def feed(self, data: bytes) -> None:
-        """Take packed bytes in."""
+        """Add compressed bytes."""
         self._waiting += data
 
     def next(self) -> bytes:
-        """Up to STEP unpacked bytes; none where more has to be fed first."""
+        """Up to STEP decompressed bytes; empty if more input is needed."""
         if self._stream.eof:
             if self._waiting:
                 raise Refusal(400, "something follows the end of the gzip body")
@@ -43,13 +43,13 @@ class Gunzip:
         return out
 
     def check_end(self) -> None:
-        """Refuse a body that stops in the middle."""
+        """Refuse a truncated body."""
         if not self._stream.eof:
             raise Refusal(400, "the gzip body ends before its end")
 
 
 class JsonScanner:
-    """Limits on JSON, checked piece by piece as it comes, before anything parses it.
+    """Limits on JSON checked while it arrives, before it is parsed.
 
     A parser holds the whole process up, and what it makes of a body, errors included, takes many times the
     memory of its text. Refusal (422) for nesting of more than `max_depth` and more than `max_keys` keys of
@@ -62,7 +62,7 @@ class JsonScanner:
         self._in_string, self._held = False, b""  # a backslash at the end of a piece, inside a string
 
     def feed(self, piece: bytes) -> None:
-        """Take the next bytes of the body."""
+        """Scan the next bytes of the body."""
         outside = self._outside(self._held + piece)
         brackets = np.frombuffer(outside.translate(None, _NOT_BRACKETS), np.uint8)
         steps = np.where((brackets == ord("[")) | (brackets == ord("{")), 1, -1)
@@ -79,7 +79,7 @@ class JsonScanner:
             raise Refusal(422, f"the JSON holds more than {self.max_keys} keys; no request has so many")
 
     def _outside(self, piece: bytes) -> bytes:
-        """The bytes of a piece that are in no string; notes whether it ends inside one."""
+        """Bytes outside of strings; tracks whether a piece ends inside one."""
         self._held = b""
         if self._in_string:
             end = _STRING_END.match(piece)

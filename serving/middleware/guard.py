@@ -1,4 +1,4 @@
-"""ASGI middleware around every route: authentication, body limits, access log, metrics, errors in one shape.
+"""ASGI middleware of every route: authentication, body limits, access log, metrics, uniform errors.
 
 BentoML has no limit on a body, words its errors in three ways, and an exception that leaves a middleware
 makes the client wait for the whole time limit: so this stands between BentoML's middleware and all routes.
@@ -32,7 +32,7 @@ _LINGER_S, _LINGER_BYTES = 2.0, 512 * MB
 
 
 class Guard:
-    """ASGI middleware; `limits` and `gate` are asked for at each request.
+    """ASGI middleware; `limits` and `gate` are read for each request.
 
     `raw` are the paths whose body may be as large as `max_body_mb`; everywhere else, and for JSON,
     `max_json_mb` holds;
@@ -103,7 +103,7 @@ class Guard:
             request_id.reset(token)
 
     def add_inflight_bytes(self, size: int) -> int:
-        """Count bytes of a body that came, and the sum over all requests being answered."""
+        """Count received bytes of a body, and the sum over all requests in flight."""
         self.inflight += size
         return self.inflight
 
@@ -126,13 +126,13 @@ class Guard:
             await context.refuse(Refusal(400, "the client went away"))
         except Exception:
             logger.exception("%s %s failed", scope["method"], scope["path"][:200])
-            if context.half_said:
+            if context.response_incomplete:
                 raise
             await context.refuse(Refusal(500, HINTS[500]))
 
 
 class RequestContext:
-    """One request and its answer."""
+    """One request and its response."""
 
     def __init__(self, guard: Guard, scope: Scope, receive: Receive, send: Send, identity: str) -> None:
         self.guard, self.scope, self._given, self._send = guard, scope, receive, send
@@ -147,7 +147,7 @@ class RequestContext:
         self.started = self.ended = False
 
     def check_caller(self) -> None:
-        """Who asks, and whether so soon."""
+        """Authenticate and rate-limit."""
         path, keys = self.scope["path"], self.guard.gate().keys
         if is_open(path):
             return
@@ -162,7 +162,7 @@ class RequestContext:
                 self.guard.buckets.take(who, self.limits.rate_per_s, self.limits.burst)
 
     def check_headers(self) -> None:
-        """What can be refused before a byte of the body is read."""
+        """Refuse what headers rule out, before the body is read."""
         if "content-length" in self.headers and "transfer-encoding" in self.headers:
             # Of which a proxy may go by the other (RFC 9112, 6.1); the connection is closed after the answer.
             raise Refusal(400, "Content-Length and Transfer-Encoding were both sent; send one of them")
@@ -171,9 +171,15 @@ class RequestContext:
             raise Refusal(
                 415, f"the Content-Encoding {encoding[:50]!r} is not read; send gzip, or send it plain"
             )
-        given, path = self.media_type, self.scope["path"]
-        if self.scope["method"] == "POST" and path in self.guard.only_json and given != "application/json":
-            raise Refusal(415, f"the body is {given or 'of no stated type'}; {path} reads application/json")
+        media_type, path = self.media_type, self.scope["path"]
+        if (
+            self.scope["method"] == "POST"
+            and path in self.guard.only_json
+            and media_type != "application/json"
+        ):
+            raise Refusal(
+                415, f"the body is {media_type or 'of no stated type'}; {path} reads application/json"
+            )
         length = self.headers.get("content-length", "")
         if length.isdigit() and int(length) > self.most_mb * MB:
             raise too_large(self.most_mb)
@@ -191,12 +197,12 @@ class RequestContext:
             await self._send(message)
 
     @property
-    def half_said(self) -> bool:
-        """A good answer was begun and not ended: nothing can be taken back, the connection has to break."""
+    def response_incomplete(self) -> bool:
+        """Whether a good response was started and not finished: the connection has to be closed."""
         return self.started and not self.held and not self.ended
 
     async def finish(self) -> None:
-        """Send an error that was held back, in our shape."""
+        """Send a held-back error in our format."""
         if self.held and not self.ended:
             await self._answer(
                 self.body.refusal or translated(self.held, self.scope), self.held[0]["headers"]
@@ -226,7 +232,7 @@ class RequestContext:
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _linger(self) -> None:
-        """Read on for a moment: closing while a client still sends takes the answer from it (a TCP reset)."""
+        """Read on for a moment: closing while the client sends would reset the connection."""
         left = _LINGER_BYTES
         try:
             async with asyncio.timeout(_LINGER_S):

@@ -19,7 +19,7 @@ _SCANNED = 2**18  # bytes of JSON that are looked at before others get their tur
 
 
 class Body:
-    """What `given` brings, `most_mb` at the most; what was refused once stays refused.
+    """A request's body, at most `most_mb`; after a refusal all reads are refused.
 
     `add_inflight_bytes` is given the bytes that came, and returns the sum over all requests.
     """
@@ -44,7 +44,7 @@ class Body:
         self.refusal: Refusal | None = None
 
     async def receive(self) -> Message:
-        """The body, unpacked and counted; JSON in one piece, once all of it passed its limits."""
+        """Next part of the body, decompressed and counted; JSON as a whole once it passed its limits."""
         if self.media_type != "application/json" or self.whole:
             return await self._piece()
         body, scanner = bytearray(), JsonScanner(self._limits.max_json_values)
@@ -92,9 +92,9 @@ class Body:
                 message = await self._given()
         except TimeoutError:
             late = time.monotonic() >= self._deadline
-            said = f"was not all there after {self._limits.body_s:g} s" if late else ""
+            reason = f"was not all there after {self._limits.body_s:g} s" if late else ""
             self._give_up(
-                Refusal(408, f"the body {said or f'brought nothing for {self._limits.stall_s:g} s'}")
+                Refusal(408, f"the body {reason or f'brought nothing for {self._limits.stall_s:g} s'}")
             )
         if message["type"] == "http.request":
             self.whole = not message.get("more_body", False)
@@ -126,10 +126,10 @@ class Body:
 
 
 def media_type_of(headers: Headers) -> str:
-    """`application/json` of a request that says so, whatever stands behind it."""
+    """Media type of a request, without parameters."""
     return headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 def too_large(most_mb: float) -> Refusal:
-    """What is said of a body of more than so many MB."""
+    """Refusal of a body larger than so many MB."""
     return Refusal(413, f"the body is larger than {most_mb:g} MB; send it in smaller pieces")

@@ -44,9 +44,11 @@ _HEADERS = {
 
 
 def create_page() -> Starlette:
-    """The app to mount at `/ui`; what is no file of the page is 404."""
-    held = {path.name: path.read_bytes() for path in (files("serving") / "ui").iterdir() if path.is_file()}
-    tags = {name: f'"{hashlib.sha256(content).hexdigest()[:32]}"' for name, content in held.items()}
+    """The app to mount at `/ui`; unknown files are 404."""
+    contents = {
+        path.name: path.read_bytes() for path in (files("serving") / "ui").iterdir() if path.is_file()
+    }
+    tags = {name: f'"{hashlib.sha256(content).hexdigest()[:32]}"' for name, content in contents.items()}
 
     # Relative, so that a proxy may put the service below a path of its own.
     async def to_page(request: Request) -> Response:
@@ -58,13 +60,13 @@ def create_page() -> Starlette:
     async def file(request: Request) -> Response:
         name = request.path_params["name"] or "index.html"
         kind = _KINDS.get(name[name.rfind(".") :])
-        if name not in held or kind is None:
+        if name not in contents or kind is None:
             return Refusal(404, f"the page has no file {name[:80]!r}; it begins at /ui/").response()
         headers = {**_HEADERS, "ETag": tags[name]}
         if name == "docs.html":
             headers["Content-Security-Policy"] = _SWAGGER_POLICY
         if request.headers.get("if-none-match") == tags[name]:
             return Response(status_code=304, headers=headers)
-        return Response(held[name], media_type=kind, headers=headers)
+        return Response(contents[name], media_type=kind, headers=headers)
 
     return Starlette(routes=[Route("/-page", to_page), Route("/-docs", to_docs), Route("/{name:path}", file)])

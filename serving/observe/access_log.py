@@ -1,4 +1,4 @@
-"""Access log: one line a request, as text or JSON, with the request's id."""
+"""Access log: one line a request, as text or JSON, with the request id."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ trace_id: ContextVar[str] = ContextVar("trace_id", default="")
 access = logging.getLogger("serving.access")
 
 
-def id_for(given: str) -> str:
-    """The id that the client sent, where it is a plain one, else a new one."""
-    return given if _ID.fullmatch(given) else uuid.uuid4().hex
+def id_for(client_id: str) -> str:
+    """The client's request id if it is valid, else a new one."""
+    return client_id if _ID.fullmatch(client_id) else uuid.uuid4().hex
 
 
 class _Json(logging.Formatter):
@@ -49,8 +49,8 @@ class _Json(logging.Formatter):
         return json.dumps(line, ensure_ascii=False, default=str)
 
 
-def leave_out_mistakes_of_clients() -> None:
-    """Of a request that is answered with 4xx BentoML writes the traceback of; anybody could fill a disk."""
+def drop_client_error_tracebacks() -> None:
+    """Drop BentoML's tracebacks of 4xx responses, which could fill the disk."""
     from bentoml._internal.server import http_app
     from pydantic import ValidationError
 
@@ -62,7 +62,7 @@ def leave_out_mistakes_of_clients() -> None:
 
 
 def set_up(kind: str) -> None:
-    """Log to stderr: `json`, a line each and every request; `text`, what went wrong and no request."""
+    """Log to stderr: `json` one line for every request; `text` only problems."""
     handler = logging.StreamHandler(sys.stderr)
     if kind == "json":
         handler.setFormatter(_Json())

@@ -8,12 +8,12 @@ from pathlib import Path
 
 
 class Metrics:
-    """Counters of crops and batches. Made once a process, after BentoML has set the metrics folder."""
+    """Counters of crops and batches; created once a process, after BentoML has set the metrics folder."""
 
     def __init__(self) -> None:
         from prometheus_client import Counter, Gauge, Histogram
 
-        _forget_the_dead()
+        _remove_dead_workers()
         self._crops = Counter("canvas_fm_crops", "Crops that went through the encoder")
         self._batch = Histogram(
             "canvas_fm_batch_crops",
@@ -38,8 +38,8 @@ class Metrics:
         self._cached = Counter(
             "canvas_fm_cache_lookups", "Crops looked up in the cache of embeddings", ["found"]
         )
-        for found in ("yes", "no"):  # shown before the first one too
-            self._cached.labels(found)
+        for hit in ("yes", "no"):  # shown before the first one too
+            self._cached.labels(hit)
         self._cache_bytes = Gauge(
             "canvas_fm_cache_bytes", "Bytes that the cache holds", multiprocess_mode="livesum"
         )
@@ -50,7 +50,7 @@ class Metrics:
         return Metrics()
 
     def text(self) -> bytes:
-        """All figures as Prometheus reads them, summed over the workers where there are several processes."""
+        """All metrics in Prometheus format, summed over workers."""
         from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
         from prometheus_client.multiprocess import MultiProcessCollector
 
@@ -61,34 +61,34 @@ class Metrics:
         return generate_latest(registry)
 
     def batch(self, crops: int, seconds: float) -> None:
-        """One batch was computed."""
+        """Count a computed batch."""
         self._crops.inc(crops)
         self._batch.observe(crops)
         self._seconds.inc(seconds)
 
     def queue(self, crops: int) -> None:
-        """So many crops are held by the queue now."""
+        """Set the number of queued crops."""
         self._queue.set(crops)
 
     def cache(self, hits: int, misses: int, held_bytes: int) -> None:
-        """So many crops were found in the cache, so many not; what it holds now."""
+        """Count cache hits and misses; set the cache size."""
         self._cached.labels("yes").inc(hits)
         self._cached.labels("no").inc(misses)
         self._cache_bytes.set(held_bytes)
 
     def begun(self) -> None:
-        """A request came in."""
+        """Count a request in progress."""
         self._inflight.inc()
 
     def answered(self, route: str, status: int, seconds: float) -> None:
-        """A request was answered; `route` is one of a few names, never the path as it was sent."""
+        """Count a finished request; `route` is one of a few names, never the raw path."""
         self._inflight.dec()
         self._requests.labels(route, str(status)).inc()
         self._latency.labels(route).observe(seconds)
 
 
-def _forget_the_dead() -> None:
-    """Let go of what a killed worker left in the gauges: its requests and crops are no longer there."""
+def _remove_dead_workers() -> None:
+    """Remove gauges of killed workers."""
     from prometheus_client.multiprocess import mark_process_dead
 
     folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")

@@ -1,4 +1,4 @@
-"""OpenTelemetry spans of requests and batches; nothing of it is imported unless an address is given."""
+"""OpenTelemetry spans of requests and batches; imported only if an address is given."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _EXPORT_S = 5.0  # a collector that does not answer is not waited for when the s
 
 
 def check_traces(url: str) -> None:
-    """Refuse what is no address of a collector, and MissingExtra where the exporter is not installed."""
+    """Refuse an invalid collector address; MissingExtra if the exporter is not installed."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise CanvasError(f"{url!r} is no address of a collector; it looks like http://127.0.0.1:4318")
@@ -37,7 +37,7 @@ def _exporter(url: str) -> Any:
 
 
 class Traces:
-    """The spans of this process: one a request, one a batch with links to its requests."""
+    """Spans of this process: one a request, one a batch with links to its requests."""
 
     def __init__(self) -> None:
         self._tracer: Any = None
@@ -49,7 +49,7 @@ class Traces:
         return Traces()
 
     def send_to(self, url: str | None) -> None:
-        """Send spans by OTLP over HTTP from now on; to nobody for None."""
+        """Export spans by OTLP over HTTP; None disables it."""
         if self._provider is not None:
             self._provider.shutdown()
         if url is None:
@@ -61,7 +61,7 @@ class Traces:
         self.give_to(BatchSpanProcessor(exporter))
 
     def give_to(self, processor: Any) -> None:
-        """Let a span processor of OpenTelemetry have them."""
+        """Add an OpenTelemetry span processor."""
         from opentelemetry.sdk.resources import Resource
         from opentelemetry.sdk.trace import TracerProvider
 
@@ -71,12 +71,12 @@ class Traces:
         self._tracer = self._provider.get_tracer("canvas_fm")
 
     def flush(self) -> None:
-        """Send what was held back to be sent together."""
+        """Export buffered spans."""
         if self._provider is not None:
             self._provider.force_flush()
 
     def begin(self, scope: Scope, identity: str) -> Callable[[str, int], None]:
-        """Open a request's span, below the client's where its `traceparent` names one.
+        """Start a request's span, a child of the client's `traceparent` if present.
 
         What comes back closes it, given the route and the status of the answer.
         """
@@ -105,12 +105,12 @@ class Traces:
 
     @staticmethod
     def current() -> object:
-        """The span of the request that is being answered, to be given to `batch`; None without."""
+        """Span of the current request, for `batch`; None without one."""
         return _span.get()
 
     @contextmanager
     def batch(self, requests: Sequence[Any], rows: int) -> Iterator[None]:
-        """A span around one batch, linked to the spans of its requests."""
+        """Span of one batch, linked to the spans of its requests."""
         if self._tracer is None:
             yield
             return

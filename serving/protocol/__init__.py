@@ -1,1 +1,1 @@
-"""Bytes and schemas on the wire."""
+"""Wire formats and schemas."""

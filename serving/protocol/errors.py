@@ -1,4 +1,4 @@
-"""One shape for everything that is refused: `{"error": {"code": …, "message": …}}`."""
+"""Error format of the service: `{"error": {"code": …, "message": …}}`."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ HINTS = {
 
 
 def code_of(status: int) -> str:
-    """The word for a status: `too_large` for 413; others are named as the standard does."""
+    """Error code of a status: `too_large` for 413; others as the standard's phrase."""
     return _CODES.get(status) or HTTPStatus(status).name.lower()
 
 
 class Refusal(Exception):
-    """A request that is answered with `status` and one sentence; `retry_after_s` says when to come back."""
+    """An error response with `status` and message; `retry_after_s` becomes Retry-After."""
 
     def __init__(self, status: int, message: str, *, retry_after_s: int | None = None) -> None:
         super().__init__(message)
@@ -62,21 +62,21 @@ class Refusal(Exception):
 
 
 def refused(problem: CanvasError, status: int = 422) -> Refusal:
-    """A caller's mistake that the library found, as HTTP says it: without the server's folders."""
+    """A CanvasError of the library as Refusal, without the server's folders."""
     return Refusal(status, without_folders(str(problem)))
 
 
 def without_folders(sentence: str) -> str:
-    """The sentence with every absolute path and every address cut down to its last name."""
+    """Message with every absolute path and address reduced to its last name."""
     sentence = _ADDRESS.sub(r"\1", sentence)
-    return _PATH.sub(lambda found: found[0].rstrip("/").rpartition("/")[2], sentence)
+    return _PATH.sub(lambda match: match[0].rstrip("/").rpartition("/")[2], sentence)
 
 
-def translated(held: list[Message], scope: Scope) -> Refusal:
-    """An error of BentoML, Starlette or ours as a Refusal."""
-    status = held[0]["status"]
-    body = b"".join(message.get("body", b"") for message in held[1:])
-    retry = Headers(raw=held[0]["headers"]).get("retry-after")
+def translated(messages: list[Message], scope: Scope) -> Refusal:
+    """An error of BentoML, Starlette or ours as Refusal."""
+    status = messages[0]["status"]
+    body = b"".join(message.get("body", b"") for message in messages[1:])
+    retry = Headers(raw=messages[0]["headers"]).get("retry-after")
     status, message = _sentence(status, body)
     if not message:
         message = HINTS.get(status, "the request failed").format(
@@ -87,21 +87,23 @@ def translated(held: list[Message], scope: Scope) -> Refusal:
 
 def _sentence(status: int, body: bytes) -> tuple[int, str]:
     try:
-        said: Any = json.loads(body)
+        payload: Any = json.loads(body)
     except ValueError:
         return status, "" if status in HINTS else body.decode("utf-8", "replace")[:500].strip()
-    said = said[0] if isinstance(said, list) and said else said  # BentoML wraps its own in a list
-    error = said.get("error") if isinstance(said, dict) else None
+    payload = (
+        payload[0] if isinstance(payload, list) and payload else payload
+    )  # BentoML wraps its own in a list
+    error = payload.get("error") if isinstance(payload, dict) else None
     if isinstance(error, dict):
         return status, str(error.get("message", ""))
-    detail = said.get("detail") if isinstance(said, dict) else None
+    detail = payload.get("detail") if isinstance(payload, dict) else None
     if isinstance(detail, list) and detail:
         return (400 if detail[0].get("type") == "json_invalid" else 422), describe(detail)
     return status, "" if status in HINTS else str(error or "")
 
 
 def describe(problems: list[Any]) -> str:
-    """The first of pydantic's complaints as a sentence, and how many more there are."""
+    """The first pydantic error as a message, and the number of others."""
     first = problems[0]
     where = ".".join(map(str, first.get("loc", ()))) or "the body"
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""

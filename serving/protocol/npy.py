@@ -1,4 +1,4 @@
-"""`.npy` over the wire, read by numpy's own header reader: nothing is unpickled, cast or allocated early."""
+"""`.npy` over the wire by numpy's header reader: nothing is unpickled, cast or allocated early."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _UNREADABLE = (ValueError, TypeError, SyntaxError, MemoryError, RecursionError, 
 
 @dataclass(frozen=True)
 class Header:
-    """Type and shape of a `.npy`; `offset` is where its values begin."""
+    """dtype and shape of a `.npy`; `offset` is where its values begin."""
 
     dtype: np.dtype
     shape: tuple[int, ...]
@@ -34,12 +34,12 @@ class Header:
 
     @property
     def total(self) -> int:
-        """Bytes of the whole file, header included."""
+        """Bytes of the whole file with header."""
         return self.offset + math.prod(self.shape) * self.dtype.itemsize
 
 
 def read_header(data: bytes | bytearray) -> Header | None:
-    """The header at the front of `data`; None as long as it is not all there.
+    """Parse the header at the front of `data`; None if it is incomplete.
 
     Raises Refusal: 400 for what is no `.npy`, 422 for an array of anything but uint16 or float32.
     """
@@ -74,17 +74,17 @@ def read_header(data: bytes | bytearray) -> Header | None:
 
 
 def _check_dtype(dtype: np.dtype) -> None:
-    wanted = "send float32 in [0, 1], or uint16 together with ?window=LO,HI"
+    hint = "send float32 in [0, 1], or uint16 together with ?window=LO,HI"
     if dtype.hasobject:
-        raise Refusal(422, f"the array holds Python objects, which are never unpickled here; {wanted}")
+        raise Refusal(422, f"the array holds Python objects, which are never unpickled here; {hint}")
     if dtype.fields is not None or dtype.subdtype is not None:
-        raise Refusal(422, f"the array is structured; {wanted}")
+        raise Refusal(422, f"the array is structured; {hint}")
     if dtype.newbyteorder("=") not in (np.uint16, np.float32):
-        raise Refusal(422, f"the array is of type {dtype!s:.20}; {wanted}")
+        raise Refusal(422, f"the array is of type {dtype!s:.20}; {hint}")
 
 
 def read_values(data: bytes | bytearray, header: Header) -> np.ndarray:
-    """The array, sharing memory with `data`, whose length has to be what the header promises (400)."""
+    """The array as a view of `data`, whose length must match the header (400)."""
     if len(data) != header.total:
         raise Refusal(
             400,

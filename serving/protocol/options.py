@@ -1,4 +1,4 @@
-"""How a service is started: what the command line, `serve()` and a worker's settings have in common."""
+"""Options of `serve`, shared by command line, `serve()` and a worker's settings."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _as_mapping(value: Any) -> Mapping[str, Any]:
 
 
 class WorkerOptions(EncoderRun):
-    """What a worker of the service is told as it was typed."""
+    """Options of a worker, as typed."""
 
     jobs: Annotated[str | None, AnyPath, Flag("FOLDER")] = Field(
         None,
@@ -75,7 +75,7 @@ class WorkerOptions(EncoderRun):
 
 
 class HostOptions(WorkerOptions):
-    """The same before its files are read and its hosts looked up."""
+    """The same before files are read and hosts resolved."""
 
     allow_remote: Annotated[tuple[str, ...], AnySequence, Flag("HOST")] = Field(
         (),
@@ -91,7 +91,7 @@ class HostOptions(WorkerOptions):
 
 
 class ServeOptions(HostOptions):
-    """How `canvas-fm serve` is started, beside what it serves."""
+    """Options of `canvas-fm serve`, beside what it serves."""
 
     host: Annotated[str, Flag("HOST")] = Field(
         "127.0.0.1", description="default 127.0.0.1: this machine only"

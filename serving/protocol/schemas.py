@@ -46,7 +46,7 @@ class EncodedCrops(BaseModel):
 
 
 class EmbedRequest(BaseModel):
-    """Body of `/v1/embed` as JSON: what `.npy` and the address say otherwise."""
+    """Body of `/v1/embed` as JSON: crops and options."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -244,7 +244,7 @@ class RefineReply(BaseModel):
 
 
 class JobRequest(BaseModel):
-    """Body of `POST /v1/jobs`: what to do with which points of a registered volume."""
+    """Body of `POST /v1/jobs`: kind of job and points of a registered volume."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -263,7 +263,7 @@ class JobRequest(BaseModel):
 
 
 class JobInfo(BaseModel):
-    """A job: what it does, by models of which sha256, and how many of its points are done."""
+    """A job: kind, sha256 of its models, progress."""
 
     id: str
     kind: Literal["embed", "refine"]
@@ -301,7 +301,7 @@ class SearchRequest(BaseModel):
 
 
 class SearchReply(BaseModel):
-    """Hits, nearest first, `query` and `rank` from 1 in each; how new each query is, where that is known."""
+    """Hits, nearest first, with `query` and `rank` from 1; novelty of each query, if known."""
 
     index: str
     encoder: str
@@ -317,7 +317,7 @@ class MapColumn(BaseModel):
 
 
 class MapInfo(BaseModel):
-    """A map of an index: how many of its cells it shows, and what can be told of each."""
+    """A map of an index: number of its cells, and their columns."""
 
     index: str
     encoder: str
@@ -343,7 +343,7 @@ class CellsRequest(BaseModel):
 
 
 class CellsReply(BaseModel):
-    """A dictionary a cell, in the order of the rows; `volume` is the registered volume that it lies in."""
+    """One dictionary a cell, in the order of the rows; `volume` is its registered volume."""
 
     index: str
     cells: list[dict[str, object]]

@@ -8,7 +8,7 @@ from serving.protocol.options import ServedVolume, WorkerOptions
 
 
 class Limits(BaseModel):
-    """How much the service takes on before it says 413, 429 or 504."""
+    """Limits of the service, beyond which it answers 413, 429 or 504."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -65,7 +65,7 @@ class Limits(BaseModel):
 
 
 class Settings(WorkerOptions):
-    """All that a worker process has to know; paths are absolute."""
+    """All settings of a worker process; paths are absolute."""
 
     model: str | None
     """What answers where a request names none; None where detectors alone are served."""

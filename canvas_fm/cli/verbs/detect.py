@@ -112,10 +112,10 @@ def _detect_faults(args: argparse.Namespace) -> list[str]:
 
 
 def run_detect(args: argparse.Namespace) -> None:
-    from canvas_fm.cli.output import print_result, say_bad_chunks
+    from canvas_fm.cli.output import print_result, report_bad_chunks_by_path
     from canvas_fm.data.volume.volume import Volume
     from canvas_fm.inference.detect.detection_job import bad_chunks_of, plan, run
-    from canvas_fm.inference.detect.likeness import unlike
+    from canvas_fm.inference.detect.likeness import unfamiliar_volume_warnings
 
     volume = Volume.open(args.volume, **args.opening.given)
     job = _log_job(args, volume) if args.method == "log" else _net_job(args, volume)
@@ -124,8 +124,8 @@ def run_detect(args: argparse.Namespace) -> None:
         return
     points = run(job, args.out, workers=args.workers, scheduler=args.scheduler)
     # The points know of every chunk that was passed over, by whichever process and in whichever run.
-    skipped = say_bad_chunks({args.volume: bad_chunks_of(points)})
-    warnings = unlike(job, points)
+    skipped = report_bad_chunks_by_path({args.volume: bad_chunks_of(points)})
+    warnings = unfamiliar_volume_warnings(job, points)
     for sentence in warnings:
         print(f"canvas-fm: warning: {sentence}", file=sys.stderr)
     result = {"cells": len(points), "written": args.out, **points.meta}

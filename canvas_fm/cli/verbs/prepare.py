@@ -82,14 +82,14 @@ def run_destripe(args: argparse.Namespace) -> None:
 
 
 def _run(args: argparse.Namespace, work: Callable[..., Conversion], extra: dict[str, bool]) -> None:
-    from canvas_fm.cli.output import print_result, say_bad_chunks
+    from canvas_fm.cli.output import print_result, report_bad_chunks_by_path
     from canvas_fm.prepare.convert.preview import preview_conversion
 
     if args.dry_run:
         print_result(preview_conversion(args.source, args.out, **(args.options.given | extra)), args.json)
         return
     done = work(args.source, args.out, **args.options.given)
-    skipped = say_bad_chunks({str(args.source): list(done.bad_chunks)})
+    skipped = report_bad_chunks_by_path({str(args.source): list(done.bad_chunks)})
     result = done.as_dict()
     result.pop("bad_chunks")
     print_result(result, args.json, bad_chunks=skipped)

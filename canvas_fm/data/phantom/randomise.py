@@ -68,7 +68,7 @@ def draw_phantom(
     paint(light, shapes, bright, grid, profile=look.profile, mask=mask)
     if look.processes:
         _grow_processes(light, look, shapes, bright, grid, random)
-    _add_no_cells(light, look, grid, level, inside, len(centres), random)
+    _add_distractors(light, look, grid, level, inside, len(centres), random)
     light = through_optics(light, look, grid)
     light += _background(look, grid, level, random)
     light *= inside
@@ -141,7 +141,7 @@ def _grow_processes(
     splat(light, course[live], amount[live], grid)
 
 
-def _add_no_cells(
+def _add_distractors(
     light: np.ndarray,
     look: Look,
     grid: Grid,

@@ -19,7 +19,7 @@ from typing import Any
 from canvas_fm.data.store.files import Files, Folder
 from canvas_fm.data.store.keys import METADATA, Stamp, split_key
 from canvas_fm.errors import CanvasError, DamagedStore
-from canvas_fm.files.atomic import disk_full_is_said, write_atomic
+from canvas_fm.files.atomic import disk_full_as_error, write_atomic
 
 _log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def write_manifest(
         if key == MANIFEST or key in listed or _hidden(key):
             continue
         listed[key] = ((folder.root / key).stat().st_size, folder.crc(key))
-        with disk_full_is_said(folder.root / key), (folder.root / key).open("rb") as file:
+        with disk_full_as_error(folder.root / key), (folder.root / key).open("rb") as file:
             os.fsync(file.fileno())
     for key, content in (pending or {}).items():
         listed[key] = (len(content), zlib.crc32(content))

@@ -50,7 +50,7 @@ class TooLong(Exception):
     """The response is longer than the file can be."""
 
 
-class _Passing(Exception):
+class _TransientFailure(Exception):
     """A transient failure, worth a retry."""
 
 
@@ -80,7 +80,7 @@ class Pinned:
                 time.sleep(min(self.timeouts.pause_s * 4 ** (attempt - 1), max(end - time.monotonic(), 0)))
             try:
                 return self._once(path, max_bytes, span, head, end)
-            except _Passing as problem:
+            except _TransientFailure as problem:
                 cause = str(problem)
             except ssl.SSLCertVerificationError as problem:
                 cause = f"the host's certificate is refused ({problem.verify_message})"
@@ -114,9 +114,9 @@ class Pinned:
                     content = b"" if head else _body(response, max_bytes)
                     answer = Answer(content, _size(response, content, head, span), _version(response))
                     done = not response.will_close
-        except (OSError, http.client.HTTPException, _Passing):
+        except (OSError, http.client.HTTPException, _TransientFailure):
             if late.is_set():
-                raise _Passing(f"no whole answer within {self.timeouts.whole_s:g} s") from None
+                raise _TransientFailure(f"no whole answer within {self.timeouts.whole_s:g} s") from None
             raise
         finally:
             timer.cancel()
@@ -125,7 +125,7 @@ class Pinned:
             else:
                 connection.close()
         if late.is_set():  # what was cut off may look whole
-            raise _Passing(f"no whole answer within {self.timeouts.whole_s:g} s")
+            raise _TransientFailure(f"no whole answer within {self.timeouts.whole_s:g} s")
         return answer
 
     def _check_status(
@@ -133,7 +133,7 @@ class Pinned:
     ) -> None:
         status = response.status
         if status in _LATER:
-            raise _Passing(f"the host answers {status}")
+            raise _TransientFailure(f"the host answers {status}")
         if 300 <= status < 400:
             cause = f"the host redirects ({status}{_target(response)}), which is not followed"
             raise self._lasting(path, cause)
@@ -176,7 +176,7 @@ class Pinned:
                 self._addresses.sort(key=lambda each: each != address)
             connection.wait(self.timeouts.stall_s)
             return connection
-        raise _Passing(f"no connection ({_name(cause) if cause else 'too late'})")
+        raise _TransientFailure(f"no connection ({_name(cause) if cause else 'too late'})")
 
     def _put(self, connection: _Connection) -> None:
         with self._lock:
@@ -229,7 +229,7 @@ class _Connection(http.client.HTTPConnection):
 def _body(response: http.client.HTTPResponse, max_bytes: int) -> bytes:
     length = response.length
     if length is None and not response.chunked:
-        raise _Passing("the host does not say how long its answer is")
+        raise _TransientFailure("the host does not say how long its answer is")
     if length is not None and length > max_bytes:
         raise TooLong
     content = bytearray()
@@ -238,7 +238,7 @@ def _body(response: http.client.HTTPResponse, max_bytes: int) -> bytes:
         if len(content) > max_bytes:
             raise TooLong
     if length is not None and len(content) != length:
-        raise _Passing(f"the answer ends after {len(content):,} of {length:,} bytes")
+        raise _TransientFailure(f"the answer ends after {len(content):,} of {length:,} bytes")
     return bytes(content)
 
 
@@ -257,13 +257,13 @@ def _size(
     if head:
         length = response.getheader("Content-Length", "")
         if not re.fullmatch(r"\d{1,18}", length):
-            raise _Passing("the host does not say how long the file is")
+            raise _TransientFailure("the host does not say how long the file is")
         return int(length)
     if span is None:
         return len(content)
     match = re.fullmatch(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})", response.getheader("Content-Range", ""))
     if match is None or (int(match[1]), int(match[2]) + 1) != span or len(content) != span[1] - span[0]:
-        raise _Passing("the host answers with another part of the file than was asked for")
+        raise _TransientFailure("the host answers with another part of the file than was asked for")
     return int(match[3])
 
 

@@ -85,7 +85,7 @@ def scores_of(points: Points, column: str | None, *, needed: bool) -> Float64[np
     return values.astype(np.float64)
 
 
-def doubts(
+def sanity_warnings(
     pred: Points,
     truth: Points,
     counts: Counts,

@@ -13,7 +13,7 @@ from jaxtyping import Float64
 from canvas_fm.data.points.boxes import as_boxes, box_of
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.zyx import ZyxUm, ZyxUmLike, check_voxel_um
-from canvas_fm.evaluation.detection.checks import cells_of, doubts, scores_of
+from canvas_fm.evaluation.detection.checks import cells_of, sanity_warnings, scores_of
 from canvas_fm.evaluation.detection.counts import Chance, Counts, Intervals, chance_level, intervals
 from canvas_fm.evaluation.detection.curve import Curve, score_curve
 from canvas_fm.evaluation.detection.matching import Pairs, find_pairs, greedy_of, largest_group, optimal_of
@@ -133,7 +133,7 @@ def evaluate(
         more.append(
             "cells chain into a group too large for the optimal matching; only the greedy one is given"
         )
-    warnings = [*notes, *more, *doubts(pred, true, counts, tolerance, boxes, shape_zyx, size)]
+    warnings = [*notes, *more, *sanity_warnings(pred, true, counts, tolerance, boxes, shape_zyx, size)]
     for warning in warnings:
         _log.warning("%s", warning)
     return Score(

@@ -26,7 +26,7 @@ _AT_ONCE = 512
 _PCA_CROPS = 2000
 
 
-class OwnScore:
+class CandidateScoreMethod:
     """Candidate score as a probability, by a rising logistic curve."""
 
     name, seeded = "candidate score", False

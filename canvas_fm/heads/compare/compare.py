@@ -130,7 +130,7 @@ def compare(
     )
 
 
-class Planned(NamedTuple):
+class PlannedFit(NamedTuple):
     """One fit of a comparison: method, fold, and a label draw or all labels."""
 
     method: Method
@@ -160,19 +160,21 @@ def _plan(
     seeds: int,
     counts: Sequence[int],
     curve_of: Sequence[str] | None,
-) -> Iterator[Planned]:
+) -> Iterator[PlannedFit]:
     for fold, names in test_volumes.items():
         most = len(task.labelled([part.name for part in task.parts if part.name not in names]))
         for method in methods:
             for seed in range(seeds if method.seeded else 1):
-                yield Planned(method, fold, seed, most, True, not seed and fold == next(iter(test_volumes)))
+                yield PlannedFit(
+                    method, fold, seed, most, True, not seed and fold == next(iter(test_volumes))
+                )
             if curve_of is None or method.name in curve_of:
                 for count in sorted({n for n in counts if n < most}):
                     for seed in range(seeds):
-                        yield Planned(method, fold, seed, count, False)
+                        yield PlannedFit(method, fold, seed, count, False)
 
 
-def _fitted(task: Task, planned: Planned, names: tuple[str, ...]) -> FitOutput:
+def _fitted(task: Task, planned: PlannedFit, names: tuple[str, ...]) -> FitOutput:
     """Fit and predict the fold's volumes; a label draw depends on count and seed, not on the method."""
     others = [part.name for part in task.parts if part.name not in names]
     rows, pool = task.labelled(others), np.flatnonzero(np.isin(task.group, others))
@@ -192,7 +194,7 @@ def _fitted(task: Task, planned: Planned, names: tuple[str, ...]) -> FitOutput:
     return FitOutput(p, float(fit.threshold), fit.spread, seconds, speed)
 
 
-def _results(task: Task, planned: Planned, names: tuple[str, ...], fit: FitOutput) -> list[Result]:
+def _results(task: Task, planned: PlannedFit, names: tuple[str, ...], fit: FitOutput) -> list[Result]:
     """Results of each of the fold's volumes."""
     test_rows = np.flatnonzero(np.isin(task.group, names))
     return [

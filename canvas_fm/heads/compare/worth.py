@@ -138,7 +138,7 @@ def worth(
                 **{f"stable_{key}": found_again(x, y, cells.brain) for key, y in other.items()},
             }
             advance()
-    _average_twins(measured)
+    _average_untrained(measured)
     return {
         "brains": {str(b): int((cells.brain == b).sum()) for b in np.unique(cells.brain)},
         "classes": {str(c): int((cells.cls == c).sum()) for c in np.unique(cells.cls)},
@@ -159,7 +159,7 @@ def worth(
     }
 
 
-def _average_twins(measured: dict[str, dict[str, Credits]]) -> None:
+def _average_untrained(measured: dict[str, dict[str, Credits]]) -> None:
     """Merge untrained encoders of several seeds into one method by averaging their credits."""
     twins = [measured.pop(name) for name in list(measured) if name.startswith("untrained ")]
     if twins:

@@ -119,7 +119,7 @@ class Extractor:
         check_inside(zyx, volume.shape_zyx)
         blocks: dict[str, Float32[np.ndarray, "n k"]] = {}
         if self.detector is not None:
-            blocks |= self.seen_by_detector(volume, zyx, background=background, show=show)
+            blocks |= self.detector_blocks(volume, zyx, background=background, show=show)
         if self.encoder is not None:
             blocks[MAE] = embed(
                 self.encoder, volume, zyx, pool=self.pool, layer=self.layer, batch=self.batch, reader=reader,
@@ -127,7 +127,7 @@ class Extractor:
             )  # fmt: skip
         return self.together(blocks, group or volume.name)
 
-    def seen_by_detector(
+    def detector_blocks(
         self,
         volume: Volume,
         points_zyx: Float64[np.ndarray, "n 3"],

@@ -68,12 +68,12 @@ class Candidates:
         another one.
         """
         name = name or volume.name
-        _check_home(points, volume, f"the candidates of {name}")
+        _check_volume_name(points, volume, f"the candidates of {name}")
         if labels is None and (truth is None or tolerance_um is None):
             raise BadInput(f"{name}: give labels, or the true cells with a tolerance in µm")
         true = None
         if truth is not None:
-            _check_home(truth, volume, f"the true cells of {name}")
+            _check_volume_name(truth, volume, f"the true cells of {name}")
             true = cells_of(truth, "truth")[0].zyx
         if labels is not None:
             label = _column(points, labels, name)
@@ -236,7 +236,7 @@ def duplicates(points: Points) -> int:
     return len(points) - len(np.unique(points.zyx, axis=0))
 
 
-def check_home(points: Points, volume_name: str, source: str) -> None:
+def check_volume_name(points: Points, volume_name: str, source: str) -> None:
     """Raise CanvasError if the header of points names another volume than theirs."""
     stated = points.meta.get("volume")
     if stated is not None and stated != volume_name:
@@ -246,8 +246,8 @@ def check_home(points: Points, volume_name: str, source: str) -> None:
         )
 
 
-def _check_home(points: Points, volume: Volume, source: str) -> None:
-    check_home(points, volume.name, source)
+def _check_volume_name(points: Points, volume: Volume, source: str) -> None:
+    check_volume_name(points, volume.name, source)
     try:
         points.check_inside(volume.shape_zyx)
     except CanvasError as problem:

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from canvas_fm.data.volume.window import cache_folder
 from canvas_fm.errors import CanvasError
-from canvas_fm.files.atomic import disk_full_is_said, sync_folder
+from canvas_fm.files.atomic import disk_full_as_error, sync_folder
 from canvas_fm.models.checkpoint import Encoder
 from canvas_fm.models.device import native_int8
 
@@ -180,7 +180,7 @@ def keep(encoder: Encoder, check: Int8Check, write: Callable[[Path], None]) -> I
     for folder in folders(encoder):
         if not _writable(folder.parent):
             continue
-        with disk_full_is_said(folder):
+        with disk_full_as_error(folder):
             temporary = Path(tempfile.mkdtemp(prefix=".int8.", suffix=".tmp", dir=folder.parent))
             try:
                 write(temporary)

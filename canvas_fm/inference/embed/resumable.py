@@ -24,7 +24,7 @@ from jaxtyping import Float32, Int64
 
 from canvas_fm.data.points.points import Points
 from canvas_fm.errors import StorageFull
-from canvas_fm.files.atomic import disk_full_is_said, sync_folder
+from canvas_fm.files.atomic import disk_full_as_error, sync_folder
 from canvas_fm.files.resumable import ResumableFolder
 from canvas_fm.inference.embed.embedding_store import write_store
 
@@ -91,7 +91,7 @@ class ResumableEmbeddings(ResumableFolder):
         rows, path = self.rows(block), self.folder / _ROWS
         by_row = np.argsort(rows)
         runs = np.split(by_row, np.flatnonzero(np.diff(rows[by_row]) != 1) + 1)
-        with disk_full_is_said(path), path.open("r+b") as file:
+        with disk_full_as_error(path), path.open("r+b") as file:
             for run in runs:
                 file.seek(int(rows[run[0]]) * self._size)
                 file.write(vectors[run].astype("<f4", copy=False).tobytes())
@@ -106,7 +106,7 @@ class ResumableEmbeddings(ResumableFolder):
         assert len(self._done) == self.blocks
         store = self.folder / _STORE
         shutil.rmtree(store, ignore_errors=True)
-        with disk_full_is_said(self.out):
+        with disk_full_as_error(self.out):
             about = {
                 **attributes,
                 "bad_chunks": self.bad_chunks,
@@ -150,7 +150,7 @@ class ResumableEmbeddings(ResumableFolder):
                 "MB left; free some space and run the same command again"
             )
         if self._map() is None:
-            with disk_full_is_said(self.out), (self.folder / _ROWS).open("ab") as file:
+            with disk_full_as_error(self.out), (self.folder / _ROWS).open("ab") as file:
                 file.truncate(size)
                 os.fsync(file.fileno())
 

@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from canvas_fm.errors import CanvasError, DamagedStore
-from canvas_fm.files.atomic import disk_full_is_said, sync_folder, write_text_atomic
+from canvas_fm.files.atomic import disk_full_as_error, sync_folder, write_text_atomic
 from canvas_fm.inference.embed.embedding_store import Embeddings, column_key, storable
 
 MARK = "index.json"
@@ -102,7 +102,7 @@ def write_part(folder: Path, embeddings: Embeddings, *, metric: str, dtype: str)
         return done
     shutil.rmtree(folder, ignore_errors=True)
     rows, dim = embeddings.shape
-    with disk_full_is_said(folder):
+    with disk_full_as_error(folder):
         folder.mkdir()
         vectors = np.lib.format.open_memmap(
             folder / "vectors.npy", mode="w+", dtype=np.dtype(dtype), shape=(rows, dim)

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int64
 
 from canvas_fm.errors import DamagedStore
-from canvas_fm.files.atomic import disk_full_is_said
+from canvas_fm.files.atomic import disk_full_as_error
 from canvas_fm.inference.search.index_store import BLOCK, Part, file_entry, gather
 
 FLAT_MOST = 200_000  # rows that are searched exactly
@@ -154,7 +154,7 @@ def train(
     clustering.min_points_per_centroid = 1
     index.train(gather(parts, np.sort(sample), dim))
     name = f"trained-{generation:04d}.faiss"
-    with disk_full_is_said(folder):
+    with disk_full_as_error(folder):
         faiss.write_index(index, str(folder / name))
         entry = file_entry(folder / name)
     return {
@@ -200,7 +200,7 @@ def _write_lists(
         numbers = np.arange(start, min(start + BLOCK, first + count), dtype=np.int64)
         index.add_with_ids(gather(parts, numbers, dim), numbers)
     name = f"lists-{generation:04d}-{first}.faiss"
-    with disk_full_is_said(folder):
+    with disk_full_as_error(folder):
         faiss.write_index(index, str(folder / name))
         entry = file_entry(folder / name)
     return {"name": name, "first": first, "rows": count, "file": entry}

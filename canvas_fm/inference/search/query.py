@@ -10,7 +10,7 @@ from canvas_fm.inference.search.hits import Hits
 from canvas_fm.inference.search.index import Index
 
 
-class Answer(NamedTuple):
+class QueryResult(NamedTuple):
     """Hits, and novelty of each query (0 to 1); None for examples and very small indexes."""
 
     hits: Hits
@@ -27,7 +27,7 @@ def query(
     k: int = 10,
     where: Sequence[str] = (),
     encoder: str | None = None,
-) -> Answer:
+) -> QueryResult:
     """The k nearest cells of `vectors` (q, d), of the cells `ids`, or of the examples `like`: one of them.
 
     A cell is neither its own hit nor its own neighbour where its novelty is computed. `encoder` is the sha256
@@ -38,7 +38,7 @@ def query(
     if unlike and not like:
         raise CanvasError("unlike names counter-examples of like; give at least one example there")
     if like is not None:
-        return Answer(index.like(like, unlike, k, where=where), None)
+        return QueryResult(index.like(like, unlike, k, where=where), None)
     rows = None
     if ids is not None:
         if not len(ids):
@@ -47,5 +47,5 @@ def query(
         vectors = index.vectors(rows)
     hits = index.search(vectors, k, where=where, encoder=encoder, exclude=rows)
     if index.about["novelty"] is None:
-        return Answer(hits, None)
-    return Answer(hits, [round(float(value), 4) for value in index.novelty(vectors, exclude=rows)])
+        return QueryResult(hits, None)
+    return QueryResult(hits, [round(float(value), 4) for value in index.novelty(vectors, exclude=rows)])

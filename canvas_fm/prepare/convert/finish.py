@@ -15,7 +15,7 @@ from canvas_fm.data.store.files import volume_name
 from canvas_fm.data.store.ome_metadata import write_channels
 from canvas_fm.data.volume.window import DEFAULT_RULE, find_window
 from canvas_fm.errors import CanvasError
-from canvas_fm.files.atomic import disk_full_is_said, sync_folder
+from canvas_fm.files.atomic import disk_full_as_error, sync_folder
 from canvas_fm.files.resumable import unfinished_folder
 from canvas_fm.prepare.convert.layout import Layout, image_metadata, open_arrays
 from canvas_fm.prepare.convert.slabs import Done, SlabWork, source_list
@@ -75,7 +75,7 @@ def finish(
     else:
         pending |= {".zgroup": _json({"zarr_format": 2}), ".zattrs": _json({**image, NAMESPACE: ours})}
     known = {key: (int(size), int(crc)) for key, (size, crc) in done.files.items()}
-    with disk_full_is_said(work.out):
+    with disk_full_as_error(work.out):
         write_manifest(root, pending, known)
         for name, content in pending.items():
             (root / name).write_bytes(content)

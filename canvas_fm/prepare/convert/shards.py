@@ -20,7 +20,7 @@ from jaxtyping import Num
 from numcodecs import blosc
 
 from canvas_fm.data.zyx import Zyx
-from canvas_fm.files.atomic import disk_full_is_said
+from canvas_fm.files.atomic import disk_full_as_error
 
 _ABSENT = np.uint64(2**64 - 1)
 
@@ -65,7 +65,7 @@ def _crc32c(content: bytes) -> bytes:
 def write_flushed(path: Path, content: bytes) -> tuple[int, int]:
     """Write a file and flush it to the disk; its size and crc32, as the manifest has them."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with disk_full_is_said(path), path.open("wb") as file:
+    with disk_full_as_error(path), path.open("wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())

@@ -213,9 +213,9 @@ class Tuned:
         """Uncalibrated logits of some of the labelled rows."""
         judge = copy.copy(self.refiner)
         judge.net_, judge.provenance_ = self.head, {}
-        return self.judged_by(judge.logits, self.rows[labelled_rows]).astype(np.float64)
+        return self.predictions_of(judge.logits, self.rows[labelled_rows]).astype(np.float64)
 
-    def judged_by(self, judge: Any, rows: Int64[np.ndarray, " m"]) -> np.ndarray:
+    def predictions_of(self, judge: Any, rows: Int64[np.ndarray, " m"]) -> np.ndarray:
         """Apply `judge` to the features of some rows; corrected brains must be complete."""
         complete_rows = rows
         if self.refiner.correction != "none":

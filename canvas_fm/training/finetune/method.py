@@ -84,7 +84,7 @@ class FinetunedEncoder:
         moments: dict[str, Moments] = {}
 
         def judge(rows: np.ndarray) -> np.ndarray:
-            return work.judged_by(lambda feature_set: refiner.predict_proba(feature_set)[:, 1], rows)
+            return work.predictions_of(lambda feature_set: refiner.predict_proba(feature_set)[:, 1], rows)
 
         def scratch(rows: np.ndarray) -> np.ndarray:
             fold_features = features_of_rows(whole, task, rows)

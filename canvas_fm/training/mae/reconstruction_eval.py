@@ -43,7 +43,7 @@ class FixedCrops:
             rows = slice(start, start + size)
             yield to_unit(self.raw[rows], windows[rows]), self.visible[rows]
 
-    def liveliest(self) -> tuple[Tensor, Tensor]:
+    def highest_variance(self) -> tuple[Tensor, Tensor]:
         """The crop of highest variance with its visible tokens, as a batch of one."""
         variance = torch.cat([crops.var(dim=(1, 2, 3, 4)) for crops, _ in self.batches(64)])
         row = int(variance.argmax())
@@ -144,7 +144,7 @@ def evaluate(
 
 def draw_figure(mae: MaskedAutoencoder, fixed: FixedCrops, row: dict[str, Any], folder: Path) -> None:
     """Four-row figure of a set's crop of highest variance, named by volume and step."""
-    crops, visible = fixed.liveliest()
+    crops, visible = fixed.highest_variance()
     patches, masked = predict(mae, crops, visible)
     voxels, hidden = _voxels(mae, patches), masked.numpy()
     patch_zyx = mae.encoder.config.patch_zyx

@@ -236,15 +236,15 @@ class Recipe(AnyRecipe):
 
 
 R = TypeVar("R", bound=AnyRecipe)
-Given = str | Path | AnyRecipe | Mapping[str, Any]
+RecipeLike = str | Path | AnyRecipe | Mapping[str, Any]
 
 
-def read_recipe(recipe: Given, overrides: Sequence[str] = ()) -> Recipe:
+def read_recipe(recipe: RecipeLike, overrides: Sequence[str] = ()) -> Recipe:
     """Read and validate the recipe of a pretraining; see `read_recipe_of`."""
     return read_recipe_of(Recipe, recipe, overrides)
 
 
-def read_recipe_of(kind: type[R], recipe: Given, overrides: Sequence[str] = ()) -> R:
+def read_recipe_of(kind: type[R], recipe: RecipeLike, overrides: Sequence[str] = ()) -> R:
     """Validated recipe from a YAML file, a shipped name, or a mapping.
 
     `overrides` are `a.b=value` with the value in YAML. CanvasError with a sentence for each mistake: an
@@ -256,7 +256,9 @@ def read_recipe_of(kind: type[R], recipe: Given, overrides: Sequence[str] = ()) 
     return checked
 
 
-def check_recipe(kind: type[R], recipe: Given, overrides: Sequence[str] = ()) -> tuple[R | None, list[str]]:
+def check_recipe(
+    kind: type[R], recipe: RecipeLike, overrides: Sequence[str] = ()
+) -> tuple[R | None, list[str]]:
     """The recipe that `read_recipe_of` gives, or None and all that is wrong, a sentence each."""
     if isinstance(recipe, AnyRecipe):
         source, settings = "the recipe", recipe.model_dump(mode="json")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from canvas_fm.errors import CanvasError
-from canvas_fm.files.atomic import disk_full_is_said, write_text_atomic
+from canvas_fm.files.atomic import disk_full_as_error, write_text_atomic
 from canvas_fm.training.recipe.kinds import recipe_class
 from canvas_fm.training.recipe.recipe import AnyRecipe, first_difference, read_recipe_of
 from canvas_fm.training.run.tracking import METRICS, read_metrics
@@ -71,7 +71,7 @@ def claim(run: Run, recipe: AnyRecipe, *, resume: bool) -> Iterator[None]:
         )
     if path.exists() and not started and (not path.is_dir() or _holds_something(path)):
         raise CanvasError(f"{path} exists and is no run of a training; give another --out")
-    with disk_full_is_said(path):
+    with disk_full_as_error(path):
         path.mkdir(parents=True, exist_ok=True)
     folder = os.open(path, os.O_RDONLY)
     try:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from canvas_fm.errors import CanvasError, MissingExtra
-from canvas_fm.files.atomic import disk_full_is_said, write_text_atomic
+from canvas_fm.files.atomic import disk_full_as_error, write_text_atomic
 from canvas_fm.training.recipe.recipe import AnyRecipe, WandbRecipe
 
 METRICS = "metrics.jsonl"
@@ -54,7 +54,7 @@ class MetricsLog:
     def write(self, row: Mapping[str, Any]) -> None:
         """Append a row; non-finite values become null."""
         line = (json.dumps(_finite(row), allow_nan=False) + "\n").encode()
-        with disk_full_is_said(self.path):
+        with disk_full_as_error(self.path):
             self._file.write(line)
             self._file.flush()
         self._digest.update(line)
@@ -62,7 +62,7 @@ class MetricsLog:
 
     def settle(self) -> tuple[int, str]:
         """fsync all rows; returns (bytes, sha256) for the checkpoint that follows."""
-        with disk_full_is_said(self.path):
+        with disk_full_as_error(self.path):
             os.fsync(self._file.fileno())
         return self._length, self._digest.hexdigest()
 

@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from canvas_fm.errors import CanvasError
-from canvas_fm.files.atomic import disk_full_is_said, write_text_atomic
+from canvas_fm.files.atomic import disk_full_as_error, write_text_atomic
 from canvas_fm.files.locks import take_lock
 from canvas_fm.progress import bar
 from canvas_fm.training.run.run_folder import Run
@@ -69,7 +69,7 @@ def sweep(
     spec, path = read_sweep(recipe, overrides), Path(out)
     runs = expand(spec)
     jobs = [_job(run, path, Path(data)) for run in runs]
-    with disk_full_is_said(path):
+    with disk_full_as_error(path):
         (path / STATE).mkdir(parents=True, exist_ok=True)
     lock = take_lock(path / STATE, path)
     try:

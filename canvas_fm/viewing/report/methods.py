@@ -9,7 +9,7 @@ from typing import Any, get_args
 import numpy as np
 
 from canvas_fm.errors import CanvasError
-from canvas_fm.heads.compare.baselines import Embedded, OwnScore, PcaCrops, ShapeTrees
+from canvas_fm.heads.compare.baselines import CandidateScoreMethod, Embedded, PcaCrops, ShapeTrees
 from canvas_fm.heads.compare.methods import Method
 from canvas_fm.heads.compare.task import Task
 from canvas_fm.heads.features.candidate_score import candidate_scores, with_candidate_score
@@ -62,7 +62,7 @@ class Methods:
         With `own_score` of the settings the last of these stands there once more, with the candidate score.
         """
         simple: dict[str, Callable[[], Method]] = {
-            "score": OwnScore,
+            "score": CandidateScoreMethod,
             "shape": ShapeTrees,
             "pca": PcaCrops,
             "resnet": self._resnet,
@@ -74,7 +74,10 @@ class Methods:
             other = self._extractor(random_encoder(like, voxel_um=self._task.voxel_um), None)
             return [self._method("random encoder", dict.fromkeys(self._folds, other), MAE)]
         if name == "encoder":
-            return [*(self._method(one, self.extractors, one) for one in self._variants), *self._louder()]
+            return [
+                *(self._method(one, self.extractors, one) for one in self._variants),
+                *self._with_scores(),
+            ]
         return [self._finetuned(variant) for variant in self._variants if variant != DETECTOR]
 
     def check(self, names: Sequence[str]) -> None:
@@ -169,7 +172,7 @@ class Methods:
             seeded=self._settings.head == "mlp",
         )
 
-    def _louder(self) -> list[Method]:
+    def _with_scores(self) -> list[Method]:
         """The detector score alone and with each kind of features; the candidate score with all of them."""
         methods: list[Method] = []
         by_fold = self.extractors

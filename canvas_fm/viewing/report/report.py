@@ -89,7 +89,7 @@ def report(
         seeds=seeds,
         counts=counts,
         curve_of=[method.name for method in plain],
-        own_thresholds=_own_thresholds(task, held_out, detector_of, candidate_threshold),
+        own_thresholds=_recorded_thresholds(task, held_out, detector_of, candidate_threshold),
         keep=Path(out) / FITS,
         show=show,
     )
@@ -133,7 +133,7 @@ def _one_a_fold(models: Sequence[str | Path], folds: Mapping[str, Any], kind: st
     return {fold: opened[number % len(opened)] for number, fold in enumerate(folds)}
 
 
-def _own_thresholds(
+def _recorded_thresholds(
     task: Task,
     held_out: Mapping[str, tuple[str, ...]],
     detectors: Mapping[str, Detector],

@@ -105,14 +105,14 @@ def _gains_table(comparison: Comparison) -> Table:
     volumes = [*comparison.volumes, *([POOLED] if len(comparison.volumes) > 1 else [])]
     by_volume = [gains(comparison, volume) for volume in volumes]
     over = by_volume[0].over
-    rows = [(_came(comparison), *(_signed_from(gain.before, gain, CAME) for gain in by_volume))]
+    rows = [(_unrefined_label(comparison), *(_signed_from(gain.before, gain, CAME) for gain in by_volume))]
     for method in comparison.methods:
         cells = [_signed_from(gain.after[method], gain, method) for gain in by_volume]
         rows.append((method, *cells))
     return Table(f"F1 by volume, in brackets ΔF1 from: {over}", ("Method", *volumes), rows)
 
 
-def _came(comparison: Comparison) -> str:
+def _unrefined_label(comparison: Comparison) -> str:
     """The row of unrefined candidates, with their recorded threshold."""
     thresholds = sorted(set(comparison.own_thresholds.values()))
     if not thresholds:

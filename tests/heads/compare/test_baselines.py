@@ -10,7 +10,7 @@ from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import CanvasError, ModelMismatch
 from canvas_fm.evaluation.classification import auc
-from canvas_fm.heads.compare.baselines import Embedded, OwnScore, PcaCrops, ShapeTrees
+from canvas_fm.heads.compare.baselines import CandidateScoreMethod, Embedded, PcaCrops, ShapeTrees
 from canvas_fm.heads.compare.methods import Method, fit_by, training
 from canvas_fm.heads.compare.task import Task
 from canvas_fm.heads.features.feature_set import FeatureSet
@@ -178,7 +178,7 @@ def test_columns_that_are_no_labels_or_scores(shape_volumes, columns, options, s
 
 
 def test_the_own_score_ranks_as_it_is(task):
-    fit = OwnScore().fit(of(task))
+    fit = CandidateScoreMethod().fit(of(task))
     rows = task.labelled(["c"])
     p = fit.judge(rows)
     assert auc(task.is_cell[rows], p) == pytest.approx(auc(task.is_cell[rows], task.own[rows]))
@@ -192,7 +192,7 @@ def test_an_own_score_that_misleads_is_not_turned_round(shape_volumes):
         parts.append(Candidates.of(volume, wrong, truth, tolerance_um=6.0))
     turned = Task(parts)
     rows = turned.labelled(["b"])
-    p = OwnScore().fit(of(turned, "b")).judge(rows)
+    p = CandidateScoreMethod().fit(of(turned, "b")).judge(rows)
     assert auc(turned.is_cell[rows], p) == pytest.approx(auc(turned.is_cell[rows], turned.own[rows]))
     assert auc(turned.is_cell[rows], p) < 0.5
 
@@ -203,7 +203,7 @@ def test_candidates_without_a_score_cannot_be_judged_by_it(shape_volumes):
         bare = Points(points.zyx, {"label": points.columns["label"]})
         parts.append(Candidates.of(volume, bare, truth, tolerance_um=6.0))
     with pytest.raises(CanvasError, match="not all candidates came with a score"):
-        OwnScore().fit(of(Task(parts), "b"))
+        CandidateScoreMethod().fit(of(Task(parts), "b"))
 
 
 def test_components_are_those_of_the_training_crops(task):
@@ -323,5 +323,5 @@ def test_a_resnet_trains_longer_on_more_labels_within_limits():
 
 
 def test_every_way_is_a_method(task):
-    for one in (OwnScore(), PcaCrops(), ShapeTrees(), small(), Embedded("mine", features(task))):
+    for one in (CandidateScoreMethod(), PcaCrops(), ShapeTrees(), small(), Embedded("mine", features(task))):
         assert isinstance(one, Method)

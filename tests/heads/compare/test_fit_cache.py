@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from canvas_fm.heads.compare import compare as comparing
-from canvas_fm.heads.compare.baselines import Embedded, OwnScore, PcaCrops, ShapeTrees
+from canvas_fm.heads.compare.baselines import CandidateScoreMethod, Embedded, PcaCrops, ShapeTrees
 from canvas_fm.heads.compare.compare import compare
 from canvas_fm.heads.compare.task import Task
 from canvas_fm.heads.features.feature_set import FeatureSet
@@ -97,7 +97,7 @@ def test_every_method_tells_what_decides_it(task):
     features = FeatureSet(x, {"mae": slice(0, 6)}, task.group)
     other = FeatureSet(x + 1, {"mae": slice(0, 6)}, task.group)
     told = [
-        OwnScore(),
+        CandidateScoreMethod(),
         PcaCrops(6),
         PcaCrops(8),
         ShapeTrees(),

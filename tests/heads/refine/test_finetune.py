@@ -91,7 +91,7 @@ def test_it_overfits_a_few_crops_and_leaves_the_encoder_alone(labelled, tmp_path
     is_cell = data.label[known] == 1
     # Over seven seeds of weights and batches: at most .75 frozen, 1 with blocks that learn.
     assert auc(is_cell, frozen.logits(data.features)[known]) < 0.85
-    assert auc(is_cell, work.judged_by(refiner.logits, known)) > 0.9
+    assert auc(is_cell, work.predictions_of(refiner.logits, known)) > 0.9
     assert all(torch.equal(before[name], value) for name, value in encoder.net.state_dict().items())
     assert {name.partition(".")[0] for name in refiner.tuned_.state} == {"blocks", "norm"}
 
@@ -130,7 +130,7 @@ def test_what_was_fitted_and_what_is_loaded_say_the_same(labelled, extractor, en
     data = training_set(labelled, extractor, show=False)
     refiner = Refiner(C=0.01, cut="mae", ratio=0.5)
     work = tune(refiner, data.features, data.label, labelled, extractor, TUNING, show=False)
-    by_hand = work.judged_by(lambda some: refiner.predict_proba(some)[:, 1], np.arange(80))
+    by_hand = work.predictions_of(lambda some: refiner.predict_proba(some)[:, 1], np.arange(80))
     refiner.save(tmp_path / "refiner")
     volume, points = brains[0]
     models = {"encoder": encoder, "detector": extractor.detector}
@@ -186,7 +186,7 @@ def test_figures_are_those_of_blocks_that_have_not_seen_the_fold(labelled, extra
     work = tune(refiner, data.features, data.label, labelled, extractor, TUNING, show=False)
     said = refiner.cross_validation_["pooled"]["count"]["value"]
     known = np.flatnonzero(data.label >= 0)
-    seen = work.judged_by(lambda some: refiner.predict_proba(some)[:, 1], known).sum()
+    seen = work.predictions_of(lambda some: refiner.predict_proba(some)[:, 1], known).sum()
     frozen = refiner.cross_validation_["frozen"]["pooled"]["count"]["value"]
     assert abs(said - frozen) > 0.05
     assert abs(said - seen) > 0.05

@@ -10,7 +10,7 @@ import torch
 
 from canvas_fm.data.volume.volume import Volume, WindowRule
 from canvas_fm.inference.detect.detect import detect
-from canvas_fm.inference.detect.likeness import look_of, looks_of
+from canvas_fm.inference.detect.likeness import statistics_ranges, volume_statistics
 from canvas_fm.models.checkpoint import load, save_detector
 from canvas_fm.models.convmixer import ConvMixerConfig, HeatMapNet
 
@@ -34,12 +34,12 @@ def detector(folder, looks):
 
 def test_a_look_is_what_it_says():
     scores = np.r_[np.full(30, 0.25), np.full(10, 0.9), np.full(5, 0.1)].astype(np.float32)
-    look = look_of(noise(), scores, 0.2, mm3=0.5)
+    look = volume_statistics(noise(), scores, 0.2, mm3=0.5)
     assert look["cells_mm3"] == 80
     assert look["strong"] == pytest.approx(10 / 40)
     assert look["contrast"] == pytest.approx(1.09, abs=0.05)
-    assert "strong" not in look_of(noise(), scores[:5], 0.2, mm3=0.5)
-    assert looks_of([look, look | {"cells_mm3": 20.0}])["cells_mm3"] == [20.0, 80.0]
+    assert "strong" not in volume_statistics(noise(), scores[:5], 0.2, mm3=0.5)
+    assert statistics_ranges([look, look | {"cells_mm3": 20.0}])["cells_mm3"] == [20.0, 80.0]
 
 
 def test_it_warns_of_the_unlike_and_of_nothing_else(tmp_path, caplog):

@@ -297,7 +297,7 @@ def slow_detector(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, thr
         finally:
             ended.set()
 
-    monkeypatch.setattr(Extractor, "seen_by_detector", seen)
+    monkeypatch.setattr(Extractor, "detector_blocks", seen)
     return begun, ended
 
 

@@ -29,10 +29,10 @@ def test_a_full_disk_is_a_sentence_and_the_job_goes_on_later(
     full.set()
 
     def write(self, block: int, vectors: np.ndarray, bad_chunks: list[str]) -> None:
-        from canvas_fm.files.atomic import disk_full_is_said
+        from canvas_fm.files.atomic import disk_full_as_error
 
         if block == 1 and full.is_set():
-            with disk_full_is_said(self.folder):
+            with disk_full_as_error(self.folder):
                 raise OSError(errno.ENOSPC, "No space left on device")
         usual(self, block, vectors, bad_chunks)
 
