@@ -20,7 +20,7 @@ from canvas_fm.evaluation.detection.checks import cells_of
 from canvas_fm.files.options import takes
 from canvas_fm.inference.detect.detect import detector_job
 from canvas_fm.inference.detect.detection_job import run
-from canvas_fm.inference.detect.likeness import LOOKS, look_of, looks_of
+from canvas_fm.inference.detect.likeness import LOOKS, statistics_ranges, volume_statistics
 from canvas_fm.models.checkpoint import Detector, save_detector
 from canvas_fm.progress import Advance, bar
 from canvas_fm.training.detector.fine_tune import fine_tune, fine_tune_recipe
@@ -259,7 +259,7 @@ def _provenance(
     volume, boxes = labelled.source.volume, labelled.boxes
     mm3 = _voxels(boxes) * float(np.prod(volume.voxel_um)) * 1e-9
     inside = candidates.columns["score"][box_of(candidates.zyx, boxes) >= 0]
-    here = looks_of([look_of(volume, inside, chosen.threshold, mm3)])
+    here = statistics_ranges([volume_statistics(volume, inside, chosen.threshold, mm3)])
     known = before.get(LOOKS) or {}
     looks = {
         name: [min(ends[0], known.get(name, ends)[0]), max(ends[1], known.get(name, ends)[1])]
