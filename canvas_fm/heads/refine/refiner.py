@@ -46,7 +46,7 @@ class Refiner(ClassifierMixin, BaseEstimator):
     """Classifies detections as true or false by their features; a scikit-learn classifier.
 
     variant: `concat` uses all blocks, else the name of one (`detector`, `mae`). blocks: the columns of each
-    by name; a FeatureSet brings its own. The blocks `heat` (the detector's at the candidate) and `score` (the
+    by name; a FeatureSet has its own. The blocks `heat` (the detector's at the candidate) and `score` (the
     candidates' own) stand beside any variant and are hardly penalised. cut, ratio, reduce: of the block `cut`
     only the first round(ratio·d)
     columns are used, or with reduce `pca` as many of its principal components. correction: every brain is
