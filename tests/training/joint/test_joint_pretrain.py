@@ -159,3 +159,21 @@ def test_a_weight_of_nothing_is_the_contrast_alone(cubes: list[Path], tmp_path: 
 def test_the_shipped_hybrid_is_the_contrast_with_a_decoder() -> None:
     contrast = read_recipe_of(JointRecipe, "cells_contrast", ["loss.reconstruction=0.5"])
     assert read_recipe_of(JointRecipe, "cells_hybrid") == contrast
+
+
+def losses_of(raw: torch.Tensor, low: float, *overrides: str) -> list[float]:
+    """The first loss of a tiny step on boxes, the window's low end and the same random numbers."""
+    easy = ["views.offset=0", *overrides]
+    step = JointStep(tiny(*easy), Ranks(0, 1, torch.device("cpu")))
+    windows = torch.tensor([[low, 1 / 3000]]).repeat(len(raw), 1)
+    return step((raw, windows), 0)[0].reshape(-1).tolist()
+
+
+def test_the_window_and_the_temperature_reach_the_loss() -> None:
+    """Boxes with an offset and a window that takes it off are boxes without either."""
+    generator = torch.Generator().manual_seed(0)
+    raw = torch.randint(0, 3000, (8, 14, 34, 34), generator=generator).float()
+    plain = losses_of(raw, 0.0)
+    assert losses_of(raw + 500, 500.0) == pytest.approx(plain, rel=1e-4)
+    assert losses_of(raw, 500.0) != pytest.approx(plain, rel=1e-4)
+    assert losses_of(raw, 0.0, "loss.temperature=0.5") != pytest.approx(plain, rel=1e-2)
