@@ -66,7 +66,7 @@ def estimate_flat_field(
 ) -> FlatField:
     """The shading that planes or tiles of one channel share.
 
-    `dark` is by default the value that 1 voxel in 1,000 stays below. Structure that lies at the same place in
+    `dark` is by default the darkest value (`dark_value`). Structure that lies at the same place in
     all planes cannot be told from shading: give planes from all over, or tiles. Raises CanvasError where too
     little is lit.
     """
@@ -76,7 +76,7 @@ def estimate_flat_field(
         )
     shape = planes[0].shape
     if dark is None:
-        dark = float(np.median([np.quantile(plane, 0.001) for plane in planes]))
+        dark = dark_value(planes)
     small = np.stack([_reduced(plane.astype(np.float32) - dark) for plane in planes])
     lit = small > 0.25 * np.quantile(small, 0.75)
     light = np.log(np.where(lit, small, 1))
@@ -89,6 +89,11 @@ def estimate_flat_field(
     log_flat = _fit(light, lit & seen, surface)
     flat = np.exp(_basis(shape, degree) @ log_flat).reshape(shape)
     return FlatField((flat / flat.mean()).astype(np.float32), dark)
+
+
+def dark_value(planes: Sequence[Num[np.ndarray, "y x"]] | Num[np.ndarray, "n y x"]) -> float:
+    """The camera's value without light: what 1 voxel in 1,000 of the darkest plane stays below."""
+    return float(min(np.quantile(plane, 0.001) for plane in planes))
 
 
 def _fit(light: np.ndarray, lit: np.ndarray, surface: np.ndarray) -> np.ndarray:

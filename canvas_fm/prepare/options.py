@@ -20,14 +20,14 @@ class DestripeOptions(Options):
         ("x",), description="the axes that stripes run along, x, y or both; default x"
     )
     stripe_sigma: Annotated[tuple[Size, ...], AnySequence, Flag("CYCLES")] = Field(
-        (3.0,),
+        (1.0,),
         description="width of the damped band, in cycles a plane's width: greater for stripes that are short "
-        "or lean; one for each axis of --stripes-along, or one for both; default 3",
+        "or lean; one for each axis of --stripes-along, or one for both; default 1",
     )
     stripe_level: Annotated[tuple[Annotated[int, Field(ge=0)], ...], AnySequence, Flag("LEVELS")] = Field(
-        (0,),
+        (5,),
         description="wavelet levels: stripes up to 2^LEVELS voxels wide are removed; one for each axis or "
-        "one for both; default 0: as many as the plane allows",
+        "one for both; 0 as many as the plane allows; default 5",
     )
     stripe_foreground: Annotated[float, Flag("K")] = Field(
         3.0,

@@ -6,7 +6,13 @@ import numpy as np
 
 from canvas_fm.prepare.corrections import Correction
 from canvas_fm.prepare.destripe import Destriper
-from canvas_fm.prepare.flat_field import FlatField, estimate_flat_field, given_flat_field, read_flat
+from canvas_fm.prepare.flat_field import (
+    FlatField,
+    dark_value,
+    estimate_flat_field,
+    given_flat_field,
+    read_flat,
+)
 from canvas_fm.prepare.options import ConvertOptions
 from canvas_fm.prepare.sources.source import Source
 from canvas_fm.prepare.sources.voxels import Voxels
@@ -43,8 +49,3 @@ def sample_planes(voxels: Voxels, count: int) -> list[np.ndarray]:
     depth, height, width = voxels.shape_zyx
     places = np.unique(np.linspace(0, depth - 1, min(count, depth)).round().astype(int))
     return [voxels.read((int(z), 0, 0), (1, height, width))[0] for z in places]
-
-
-def dark_value(planes: list[np.ndarray]) -> float:
-    """What 1 voxel in 1,000 stays below: the camera's value without light."""
-    return float(np.median([np.quantile(plane, 0.001) for plane in planes]))

@@ -21,6 +21,7 @@ from canvas_fm.prepare.convert.slabs import Slabs, SlabWork, settings_sha256
 from canvas_fm.prepare.cores import usable_cores
 from canvas_fm.prepare.corrections import Correction
 from canvas_fm.prepare.options import ConvertOptions
+from canvas_fm.prepare.report import report_corrections
 from canvas_fm.prepare.sample_planes import corrections_of
 from canvas_fm.prepare.sources.source import Source, open_source
 from canvas_fm.progress import bar
@@ -74,6 +75,8 @@ def convert(
         with _slabs(opened, layout, corrections, opts) as slabs, SlabWork(out, inputs) as work:
             with bar(f"convert {opened.path.name}", planes, unit="planes", show=progress) as advance:
                 done = slabs.run(work, advance)
+            if any(correction.is_there for correction in corrections):
+                report_corrections(opened, corrections, out)
             finish(work, opened, layout, done, digest, opts)
     if opts.verify:
         verify(out, opened, layout, corrections_of(opened, opts), opts, progress=progress)
