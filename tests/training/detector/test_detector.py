@@ -176,6 +176,15 @@ def test_crops_lie_where_the_recipe_says(labelled_cubes):
     assert not np.array_equal(nothing, starts)
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_volume_shorter_than_a_crop_along_one_axis_is_refused(labelled_cubes, axis):
+    crop = [8, 16, 12]
+    crop[axis] = SHAPE[axis] + 2
+    options = {"cells": 0.0, "hard": 0.0, "tolerance_um": 6.0, "rule": WindowRule(), "seed": 0}
+    with pytest.raises(CanvasError, match="crop"):
+        draw_labelled(labels_of(labelled_cubes[0]), tuple(crop), 4, **options)
+
+
 def test_shares_of_the_crops_hold_cells_and_hard_spots_in_their_middle_four_fifths(
     labelled_cubes, monkeypatch
 ):
