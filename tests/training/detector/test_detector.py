@@ -185,6 +185,14 @@ def test_a_volume_shorter_than_a_crop_along_one_axis_is_refused(labelled_cubes, 
         draw_labelled(labels_of(labelled_cubes[0]), tuple(crop), 4, **options)
 
 
+def test_boxes_without_cells_give_crops_unless_a_share_asks_for_cells(labelled_cubes):
+    options = {"hard": 0.0, "tolerance_um": 6.0, "rule": WindowRule(), "seed": 0}
+    labelled = replace(labels_of(labelled_cubes[0]), points_zyx=np.empty((0, 3)))
+    assert draw_labelled(labelled, (8, 16, 16), 5, cells=0.0, **options).shape == (5, 3)
+    with pytest.raises(CanvasError, match="no cells inside its labelled boxes"):
+        draw_labelled(labelled, (8, 16, 16), 5, cells=0.2, **options)
+
+
 def test_shares_of_the_crops_hold_cells_and_hard_spots_in_their_middle_four_fifths(
     labelled_cubes, monkeypatch
 ):
