@@ -77,6 +77,9 @@ def faults(
                 else "known: " + ", ".join(map(called, kind.model_fields))
             )
             sentence = f"there is no option {called(name)}; {known}"
+        elif error["type"] == "missing" and name in kind.model_fields:
+            about = kind.model_fields[name].description
+            sentence = f"{called(name)} is missing" + (f"; {about}" if about else "")
         elif error["type"] == "value_error":
             sentence = message.replace(f"{name} is", f"{called(name)} is", 1) if name else message
         else:

@@ -56,10 +56,16 @@ class BatchedRun(EncoderRun):
     batch: Positive = Field(64, description="crops at once")
 
 
-class EmbedOptions(BatchedRun):
-    """Options for embedding crops around points."""
+class VectorOptions(Options):
+    """Which vector of a crop: by what pooling, after how many blocks."""
 
     pool: Output | None = Field(
         None, description="default: what the encoder's config names; tokens and grid: a vector for each patch"
     )
-    layer: int | None = Field(None, description="after how many blocks; default: after all")
+    layer: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="after how many blocks; default: after all"
+    )
+
+
+class EmbedOptions(VectorOptions, BatchedRun):
+    """Options for embedding crops around points."""

@@ -17,13 +17,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from canvas_fm.errors import CanvasError
-from serving.api.query import Options
+from canvas_fm.inference.embed.unit_length import unit_length
 from serving.api.whitening import whitened
 from serving.core.core import Core
 from serving.core.embed_crops import Window
 from serving.protocol import npy
 from serving.protocol.errors import Refusal, describe, refused
-from serving.protocol.schemas import EncodedCrops
+from serving.protocol.requests import EncodedCrops, ReplyOptions
 
 if TYPE_CHECKING:
     from serving.core.model_host import Engine
@@ -137,13 +137,15 @@ async def disconnected(request: Request) -> None:
         pass
 
 
-async def reply(core: Core, request: Request, vectors: np.ndarray | None, options: Options) -> Response:
+async def reply(core: Core, request: Request, vectors: np.ndarray | None, options: ReplyOptions) -> Response:
     """Embeddings as `.npy`, or JSON or safetensors if the client prefers it."""
     if vectors is None:
         raise Refusal(400, GONE)
     if options.whiten is not None:
         vectors = await whitened(core, vectors, options.whiten)
-    vectors = options.finished(vectors)
+    if options.normalize:
+        vectors = unit_length(vectors)
+    vectors = vectors.astype(options.dtype, copy=False)
     sha256 = core.engine_for(options.model).encoder.sha256
     headers = {"X-Model": sha256}
     kind = accepted(request)

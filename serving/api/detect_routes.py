@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import tempfile
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,20 +13,22 @@ from starlette.responses import Response
 
 from canvas_fm.data.points.points import Points
 from serving.api.bodies import GONE, disconnected, first_accepted, read_model
-from serving.api.query import given
+from serving.api.endpoint import JSON, NPY, Endpoint
+from serving.api.query import no_query
 from serving.core.core import Core
 from serving.core.detect import detect
 from serving.core.thread_pool import cancel_on_disconnect
 from serving.protocol import npy
 from serving.protocol.errors import Refusal
-from serving.protocol.schemas import DetectReply, DetectRequest
+from serving.protocol.requests import DetectRequest
+from serving.protocol.schemas import DetectReply
 
 _CSV = "text/csv"
 
 
 async def detect_route(core: Core, request: Request) -> Response:
     """Cells of a box of a registered volume, by a served detector: (n, 4) `.npy` of z, y, x and score."""
-    given(request, ())
+    no_query(request)
     core.require_ready()
     asked = await read_model(request, DetectRequest)
     found = await cancel_on_disconnect(disconnected(request), detect(core, asked))
@@ -61,6 +62,12 @@ def _text(points: Points) -> str:
         return path.read_text(encoding="utf-8")
 
 
-ROUTES: list[tuple[str, str, Callable[[Core, Request], Awaitable[Response]]]] = [
-    ("POST", "/detect", detect_route)
+ROUTES = [
+    Endpoint(
+        "POST",
+        "/detect",
+        detect_route,
+        {NPY: None, JSON: DetectReply, _CSV: None},
+        bodies={JSON: DetectRequest},
+    )
 ]

@@ -14,14 +14,16 @@ from starlette.responses import JSONResponse, Response
 
 from canvas_fm.errors import CanvasError
 from serving.api.bodies import first_accepted, read_model
-from serving.api.query import given
+from serving.api.endpoint import JSON, NPY, Endpoint
+from serving.api.query import no_query, read_query
 from serving.core.core import Core
 from serving.core.embed_points import unreadable
 from serving.core.search import find_index, plain, read_index
 from serving.core.thumbnails import MOST_THUMBNAILS, PNG, add_origins, read_crop, strip
 from serving.protocol import npy
 from serving.protocol.errors import Refusal, refused
-from serving.protocol.schemas import CellsReply, CellsRequest
+from serving.protocol.requests import CellsRequest, ColumnQuery, CropQuery, MapQuery
+from serving.protocol.schemas import CellsReply, MapInfo
 
 if TYPE_CHECKING:
     from canvas_fm.inference.search.index import Index
@@ -29,40 +31,37 @@ if TYPE_CHECKING:
 CSV = "text/csv"
 _MOST_CELLS = 1000  # as JSON
 _MOST_VOXELS = 2**22  # of one crop
-_MAP = ("index", "method")
 
 
 async def map_about(core: Core, request: Request) -> Response:
     """A map of an index: its cells and their columns."""
-    values = given(request, _MAP)
+    query = read_query(request, MapQuery)
     core.require_ready()
-    name, index = find_index(core, values.get("index"))
-    info = await core.projections.about(name, index, values.get("method", "pca"))
-    return JSONResponse(info.model_dump(mode="json"))
+    name, index = find_index(core, query.index)
+    said = await core.projections.about(name, index, query.method)
+    return JSONResponse(said.model_dump(mode="json"))
 
 
 async def map_points(core: Core, request: Request) -> Response:
     """2D positions of the cells of a map: (n, 2) float32 `.npy`."""
-    values = given(request, _MAP)
+    query = read_query(request, MapQuery)
     core.require_ready()
-    name, index = find_index(core, values.get("index"))
-    laid = await core.projections.get(name, index, values.get("method", "pca"))
+    name, index = find_index(core, query.index)
+    laid = await core.projections.get(name, index, query.method)
     return _npy(laid.map.xy)
 
 
 async def map_column(core: Core, request: Request) -> Response:
     """A column of a map's cells: (n,) `.npy` of numbers, or of codes of the words that `/v1/map` lists."""
-    values = given(request, (*_MAP, "name"))
-    if "name" not in values:
-        raise Refusal(422, "give the column's name; GET /v1/map lists them")
+    query = read_query(request, ColumnQuery)
     core.require_ready()
-    name, index = find_index(core, values.get("index"))
-    return _npy(await core.projections.column(name, index, values.get("method", "pca"), values["name"]))
+    name, index = find_index(core, query.index)
+    return _npy(await core.projections.column(name, index, query.method, query.name))
 
 
 async def cells(core: Core, request: Request) -> Response:
     """Cells of an index by row: JSON, with thumbnails on request, or CSV."""
-    given(request, ())
+    no_query(request)
     core.require_ready()
     body = await read_model(request, CellsRequest)
     name, index = find_index(core, body.index)
@@ -83,17 +82,17 @@ async def crop(core: Core, request: Request) -> Response:
     As a PNG of all planes side by side where that is accepted first; `size` is a box of other size, in
     voxels of the volume.
     """
-    values = given(request, ("model", "size", "volume", "x", "y", "z"))
+    query = read_query(request, CropQuery)
+    size = query.size
     core.require_ready()
-    if "volume" not in values:
-        raise Refusal(422, "give volume=NAME; GET /v1/info lists those that are registered")
-    hosted = await asyncio.to_thread(core.view, values["volume"], values.get("model"))
-    point, size = [_number(values, axis) for axis in "zyx"], _size(values.get("size"))
+    if size is not None and not 1 <= math.prod(size) <= _MOST_VOXELS:
+        raise Refusal(413, f"size is {','.join(map(str, size))}; a crop has 1 to {_MOST_VOXELS} voxels")
+    hosted = await asyncio.to_thread(core.view, query.volume, query.model)
     if size is None and not core.engines:
         raise Refusal(422, "no encoder is served whose crop it could be; give size=Z,Y,X in voxels")
     as_png = first_accepted(request, (PNG, npy.MEDIA_TYPE)) == PNG
     try:
-        inside = hosted.check([point])
+        inside = hosted.check([[query.z, query.y, query.x]])
     except CanvasError as problem:
         raise refused(problem) from problem
 
@@ -126,29 +125,6 @@ def _npy(array: np.ndarray) -> Response:
     return Response(npy.dump(array), media_type=npy.MEDIA_TYPE)
 
 
-def _number(values: dict[str, str], axis: str) -> float:
-    try:
-        value = float(values[axis])
-    except (KeyError, ValueError):
-        value = math.nan
-    if not math.isfinite(value):
-        given_as = repr(values[axis][:50]) if axis in values else "missing"
-        raise Refusal(422, f"{axis} is {given_as}; give z, y and x in voxels of level 0")
-    return value
-
-
-def _size(text: str | None) -> tuple[int, int, int] | None:
-    if text is None:
-        return None
-    parts = text.split(",")
-    if len(parts) != 3 or not all(part.isascii() and part.isdigit() and len(part) < 8 for part in parts):
-        raise Refusal(422, f"size is {text[:50]!r}; it has to be Z,Y,X: three whole numbers of voxels")
-    z, y, x = map(int, parts)
-    if not 1 <= z * y * x <= _MOST_VOXELS:
-        raise Refusal(413, f"size is {text[:50]}; a crop has 1 to {_MOST_VOXELS} voxels")
-    return z, y, x
-
-
 def _described(core: Core, index: Index, rows: np.ndarray, pictures: bool) -> list[dict[str, object]]:
     described = [{key: plain(value) for key, value in cell.items()} for cell in index.describe(rows)]
     add_origins(core, index, rows, described, thumbnails=pictures)
@@ -169,9 +145,9 @@ def _table(index: Index, rows: np.ndarray) -> str:
 
 
 ROUTES = [
-    ("GET", "/map", map_about),
-    ("GET", "/map/points", map_points),
-    ("GET", "/map/column", map_column),
-    ("POST", "/cells", cells),
-    ("GET", "/crop", crop),
+    Endpoint("GET", "/map", map_about, {JSON: MapInfo}, query=MapQuery),
+    Endpoint("GET", "/map/points", map_points, {NPY: None}, query=MapQuery),
+    Endpoint("GET", "/map/column", map_column, {NPY: None}, query=ColumnQuery),
+    Endpoint("POST", "/cells", cells, {JSON: CellsReply, CSV: None}, bodies={JSON: CellsRequest}),
+    Endpoint("GET", "/crop", crop, {NPY: None, PNG: None}, query=CropQuery),
 ]

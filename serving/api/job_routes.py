@@ -9,7 +9,6 @@ import math
 import tempfile
 import time
 import uuid
-from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,7 +19,8 @@ from canvas_fm.data.points.points import Points, as_zyx
 from canvas_fm.errors import CanvasError, DamagedStore, StorageFull
 from canvas_fm.inference.embed.input_checks import check_points
 from serving.api.bodies import read_model
-from serving.api.query import given
+from serving.api.endpoint import JSON, NPY, Endpoint
+from serving.api.query import no_query
 from serving.core.core import Core
 from serving.core.embed_crops import key_of
 from serving.core.refine import find_refiner
@@ -30,7 +30,8 @@ from serving.jobs.store import UNFINISHED, Job, JobSpec
 from serving.middleware.guard import HOLDER
 from serving.protocol import npy
 from serving.protocol.errors import Refusal, refused
-from serving.protocol.schemas import JobInfo, JobRequest
+from serving.protocol.requests import JobRequest
+from serving.protocol.schemas import JobInfo
 
 _ZIP = "application/zip"
 
@@ -38,9 +39,9 @@ _ZIP = "application/zip"
 async def submit(core: Core, request: Request) -> Response:
     """Embed or refine points of a registered volume in the background."""
     jobs, owner = _jobs(core, request), request.scope.get(HOLDER, "")
-    given(request, ())
-    body = await read_model(request, JobRequest)
-    digest = hashlib.sha256(body.model_dump_json().encode()).hexdigest()
+    no_query(request)
+    asked = await read_model(request, JobRequest)
+    digest = hashlib.sha256(asked.model_dump_json().encode()).hexdigest()
     identity = _identity(request, owner)
     if (there := jobs.store.find(identity, owner)) is not None:
         if there.asked.request != digest:
@@ -63,9 +64,9 @@ async def submit(core: Core, request: Request) -> Response:
 async def list_jobs(core: Core, request: Request) -> Response:
     """The caller's jobs, oldest first."""
     jobs = _jobs(core, request)
-    given(request, ())
-    owned = await asyncio.to_thread(jobs.store.jobs, request.scope.get(HOLDER, ""))
-    return JSONResponse({"jobs": [_info(jobs, job).model_dump(mode="json") for job in owned]})
+    no_query(request)
+    mine = await asyncio.to_thread(jobs.store.jobs, request.scope.get(HOLDER, ""))
+    return JSONResponse({"jobs": [_info(jobs, job).model_dump(mode="json") for job in mine]})
 
 
 async def one_job(core: Core, request: Request) -> Response:
@@ -135,7 +136,7 @@ def _jobs(core: Core, request: Request) -> JobRunner:
 
 def _found(core: Core, request: Request) -> tuple[JobRunner, Job]:
     jobs, identity = _jobs(core, request), request.path_params["id"]
-    given(request, ())
+    no_query(request)
     job = jobs.store.find(identity, request.scope.get(HOLDER, ""))
     if job is None:
         raise Refusal(404, f"no job has the id {identity[:50]!r}")
@@ -258,11 +259,13 @@ def _time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
-ROUTES: list[tuple[str, str, Callable[[Core, Request], Awaitable[Response]]]] = [
-    ("POST", "/jobs", submit),
-    ("GET", "/jobs", list_jobs),
-    ("GET", "/jobs/{id}", one_job),
-    ("DELETE", "/jobs/{id}", cancel),
-    ("POST", "/jobs/{id}/retry", retry),
-    ("GET", "/jobs/{id}/result", result),
+ROUTES = [
+    Endpoint(
+        "POST", "/jobs", submit, {JSON: JobInfo}, bodies={JSON: JobRequest}, status=201, idempotency_key=True
+    ),
+    Endpoint("GET", "/jobs", list_jobs, {JSON: {"jobs": JobInfo}}),
+    Endpoint("GET", "/jobs/{id}", one_job, {JSON: JobInfo}),
+    Endpoint("DELETE", "/jobs/{id}", cancel, {JSON: JobInfo}),
+    Endpoint("POST", "/jobs/{id}/retry", retry, {JSON: JobInfo}),
+    Endpoint("GET", "/jobs/{id}/result", result, {NPY: None, _ZIP: None, "text/csv": None}),
 ]

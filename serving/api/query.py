@@ -1,101 +1,52 @@
-"""Query parameters of requests; each refusal names the given value."""
+"""The parameters of an address as the model of options that its route names."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection
-from dataclasses import dataclass
-from typing import get_args
+from typing import Any, TypeVar
 
-import numpy as np
-from jaxtyping import Float
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 from starlette.requests import Request
 
-from serving.core.embed_crops import Window
+from canvas_fm.files.options import Options, faults
 from serving.protocol.errors import Refusal
-from serving.protocol.schemas import Output
+from serving.protocol.requests import Text
 
-OUTPUTS = get_args(Output)
-DTYPES = ("float32", "float16")
-_SWITCH = {"1": True, "true": True, "0": False, "false": False}
+Asked = TypeVar("Asked", bound=Options)
 
 
-@dataclass(frozen=True)
-class Options:
-    """Options for making and returning embeddings."""
-
-    pool: str | None = None
-    layer: int | None = None
-    model: str | None = None
-    normalize: bool = False
-    dtype: str = "float32"
-    window: Window | None = None
-    whiten: str | None = None
-
-    def finished(self, vectors: Float[np.ndarray, "n ..."]) -> Float[np.ndarray, "n ..."]:
-        """Vectors L2-normalised if requested (zeros stay), in the requested dtype."""
-        if self.normalize:  # of (n, d), (n, tokens, d) or (n, d, z, y, x)
-            length = np.linalg.norm(vectors, axis=2 if vectors.ndim == 3 else 1, keepdims=True)
-            vectors = vectors / np.where(length > 0, length, 1)
-        return vectors.astype(self.dtype, copy=False)
-
-
-def given(request: Request, known: Collection[str], several: Collection[str] = ()) -> dict[str, str]:
-    """Query parameters; unknown or repeated keys are refused."""
-    query = request.query_params
+def read_query(request: Request, kind: type[Asked]) -> Asked:
+    """The parameters as `kind`; Refusal (422) with all that is wrong: unknown, given twice, no such value."""
+    query, known = request.query_params, kind.model_fields
+    values: dict[str, Any] = {}
     for key in query:
-        if key not in known or (len(query.getlist(key)) > 1 and key not in several):
-            twice = key in known
+        several = key in known and text_of(known[key]).several
+        if key not in known or (len(query.getlist(key)) > 1 and not several):
             names = ", ".join(sorted(known)) or "none"
-            reason = "is given twice" if twice else f"is unknown here; known: {names}"
+            reason = "is given twice" if key in known else f"is unknown here; known: {names}"
             raise Refusal(422, f"the parameter {key[:50]!r} {reason}")
-    return dict(query)
-
-
-def embed_options(request: Request) -> Options:
-    """The options of `/v1/embed`."""
-    values = given(request, ("dtype", "layer", "model", "normalize", "pool", "whiten", "window"))
-    return Options(
-        pool=one_of(values, "pool", OUTPUTS),
-        layer=whole_number(values, "layer"),
-        model=values.get("model"),
-        normalize=switch(values, "normalize"),
-        dtype=one_of(values, "dtype", DTYPES) or "float32",
-        window=window_of(values),
-        whiten=values.get("whiten"),
-    )
-
-
-def one_of(values: dict[str, str], key: str, choices: Collection[str]) -> str | None:
-    """A parameter with a few allowed values."""
-    value = values.get(key)
-    if value is not None and value not in choices:
-        raise Refusal(422, f"{key} is {value[:50]!r}; it has to be one of {', '.join(choices)}")
-    return value
-
-
-def switch(values: dict[str, str], key: str) -> bool:
-    """A boolean parameter: 1, true, 0 or false; default false."""
-    return _SWITCH[one_of(values, key, tuple(_SWITCH)) or "0"]
-
-
-def whole_number(values: dict[str, str], key: str) -> int | None:
-    """An integer parameter from 0."""
-    value = values.get(key)
-    if value is not None and not (value.isascii() and value.isdigit() and len(value) <= 9):
-        raise Refusal(422, f"{key} is {value[:50]!r}; it has to be a whole number from 0")
-    return None if value is None else int(value)
-
-
-def window_of(values: dict[str, str]) -> Window | None:
-    """Parse `window=LO,HI`."""
-    text = values.get("window")
-    if text is None:
-        return None
+        values[key] = query.getlist(key) if several else query[key]
     try:
-        low, high = map(float, text.split(","))
-    except ValueError:
-        low, high = math.nan, math.nan
-    if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise Refusal(422, f"window is {text[:50]!r}; it has to be LO,HI: two numbers, the lower one first")
-    return low, high
+        return kind.model_validate(values)
+    except ValidationError as problem:
+        raise Refusal(422, "; ".join(faults(problem, kind))) from problem
+
+
+def no_query(request: Request) -> None:
+    """Refuse (422) any parameter: what the request asks for stands in its body."""
+    read_query(request, Options)
+
+
+def text_of(field: FieldInfo) -> Text:
+    """How a field is written in an address."""
+    return next((each for each in _metadata(field) if isinstance(each, Text)), Text())
+
+
+def _metadata(field: FieldInfo) -> list[Any]:
+    """What is said beside a type, also beside that of `X | None`."""
+    inner = [
+        each
+        for part in getattr(field.annotation, "__args__", ())
+        for each in getattr(part, "__metadata__", ())
+    ]
+    return [*field.metadata, *inner]

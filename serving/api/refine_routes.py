@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 
 import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
 
 from serving.api.bodies import GONE, accepted, decoded, disconnected, media_type, read_crops, read_model
-from serving.api.query import given, switch, window_of
+from serving.api.endpoint import JSON, NPY, SAFE, Endpoint
+from serving.api.query import no_query, read_query
 from serving.core.core import Core
 from serving.core.hosted_refiner import HostedRefiner
 from serving.core.refine import (
@@ -24,23 +25,24 @@ from serving.core.refine import (
 from serving.core.thread_pool import cancel_on_disconnect
 from serving.protocol import npy
 from serving.protocol.errors import Refusal
-from serving.protocol.schemas import RefineReply, RefineRequest
+from serving.protocol.requests import RefineQuery, RefineRequest
+from serving.protocol.schemas import RefineReply
 
 
 async def refine(core: Core, request: Request) -> Response:
     """P(cell) of points of a registered volume, or of crops."""
     core.require_ready()
     if media_type(request) == "application/json":
-        given(request, ())
-        body = await read_model(request, RefineRequest)
-        hosted = find_refiner(core, body.refiner)
-        work = await _asked(core, hosted, body)
+        no_query(request)
+        asked = await read_model(request, RefineRequest)
+        hosted = find_refiner(core, asked.refiner)
+        work = await _asked(core, hosted, asked)
     else:
-        values = given(request, ("all_candidates", "refiner", "window"))
-        hosted, window = find_refiner(core, values.get("refiner")), window_of(values)
-        check_whole(hosted, switch(values, "all_candidates"))
-        crops = await read_crops(core, request, window, encoder_of(hosted))
-        work = refine_crops(core, hosted, crops, window)
+        query = read_query(request, RefineQuery)
+        hosted = find_refiner(core, query.refiner)
+        check_whole(hosted, query.all_candidates)
+        crops = await read_crops(core, request, query.window, encoder_of(hosted))
+        work = refine_crops(core, hosted, crops, query.window)
     p_cell = await cancel_on_disconnect(disconnected(request), work)
     if p_cell is None:
         raise Refusal(400, GONE)
@@ -81,4 +83,13 @@ async def _reply(request: Request, hosted: HostedRefiner, p_cell: np.ndarray) ->
     return Response(text, media_type="application/json", headers=headers)
 
 
-ROUTES: list[tuple[str, str, Callable[[Core, Request], Awaitable[Response]]]] = [("POST", "/refine", refine)]
+ROUTES = [
+    Endpoint(
+        "POST",
+        "/refine",
+        refine,
+        {NPY: None, JSON: RefineReply},
+        query=RefineQuery,
+        bodies={JSON: RefineRequest, NPY: None, SAFE: None},
+    )
+]

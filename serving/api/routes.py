@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 
 import numpy as np
 from starlette.applications import Starlette
@@ -16,8 +16,9 @@ from canvas_fm.data.volume.options import VolumeOptions
 from canvas_fm.errors import CanvasError
 from serving.api import detect_routes, index_routes, job_routes, refine_routes
 from serving.api.bodies import GONE, decoded, disconnected, media_type, read_crops, read_model, reply
+from serving.api.endpoint import JSON, NPY, SAFE, Endpoint
 from serving.api.openapi import document
-from serving.api.query import Options, embed_options, given, switch, whole_number, window_of
+from serving.api.query import no_query, read_query
 from serving.api.whitening import check_whitening
 from serving.core import register
 from serving.core.core import Core
@@ -30,12 +31,24 @@ from serving.jobs.store import JobStore
 from serving.observe.metrics import Metrics
 from serving.protocol import npy
 from serving.protocol.errors import Refusal, refused
-from serving.protocol.schemas import (
+from serving.protocol.requests import (
     Addition,
+    CropsRequest,
+    EmbedQuery,
     EmbedRequest,
     PointsRequest,
+    ReconstructQuery,
+    SearchQuery,
     SearchRequest,
     VolumeAddition,
+)
+from serving.protocol.schemas import (
+    DetectorInfo,
+    EmbeddingsReply,
+    Info,
+    ModelInfo,
+    SearchReply,
+    VolumeInfo,
 )
 from serving.protocol.settings import Settings
 
@@ -69,14 +82,15 @@ def create_app(core: Core) -> Starlette:
     async def left(request: Request, problem: Exception) -> Response:
         return Refusal(400, GONE).response()
 
-    def route(method: str, path: str, answer: Callable[[Core, Request], Awaitable[Response]]) -> Route:
+    def route(each: Endpoint) -> Route:
         async def endpoint(request: Request) -> Response:
-            return await answer(core, request)
+            assert callable(each.answer)
+            return await each.answer(core, request)
 
-        return Route(path, endpoint, methods=[method], name=f"{method} {path}")
+        return Route(each.path, endpoint, methods=[each.method], name=f"{each.method} {each.path}")
 
     return Starlette(
-        routes=[route(*each) for each in ROUTES],
+        routes=[route(each) for each in ROUTES],
         exception_handlers={Refusal: refusal, ClientDisconnect: left},
         lifespan=lifespan,
     )
@@ -116,57 +130,45 @@ async def add_volume(core: Core, request: Request) -> Response:
 async def embed(core: Core, request: Request) -> Response:
     """Embeddings of crops."""
     core.require_ready()
-    if media_type(request) == "application/json":
-        given(request, ())
-        body = await read_model(request, EmbedRequest)
-        options = Options(
-            body.pool, body.layer, body.model, body.normalize, body.dtype, body.window, body.whiten
-        )
-        check_whitening(core, options)
-        crops = await decoded(core, body.crops, options.window, core.engine_for(options.model))
+    if media_type(request) == JSON:
+        no_query(request)
+        options: EmbedQuery = await read_model(request, EmbedRequest)
     else:
-        options = embed_options(request)
-        check_whitening(core, options)
-        crops = await read_crops(core, request, options.window, core.engine_for(options.model))
+        options = read_query(request, EmbedQuery)
+    check_whitening(core, options)
+    engine = core.engine_for(options.model)
+    if isinstance(options, EmbedRequest):
+        crops = await decoded(core, options.crops, options.window, engine)
+    else:
+        crops = await read_crops(core, request, options.window, engine)
     work = core.embed(crops, options.window, options.pool, options.layer, options.model)
     return await reply(core, request, await cancel_on_disconnect(disconnected(request), work), options)
 
 
 async def embed_points_route(core: Core, request: Request) -> Response:
     """Embeddings of points of a registered volume."""
-    given(request, ())
+    no_query(request)
     core.require_ready()
-    body = await read_model(request, PointsRequest)
-    options = Options(body.pool, body.layer, body.model, body.normalize, body.dtype, whiten=body.whiten)
-    check_whitening(core, options)
-    work = embed_points(core, body.volume, body.points_zyx, body.pool, body.layer, body.model)
-    return await reply(core, request, await cancel_on_disconnect(disconnected(request), work), options)
+    asked = await read_model(request, PointsRequest)
+    check_whitening(core, asked)
+    work = embed_points(core, asked.volume, asked.points_zyx, asked.pool, asked.layer, asked.model)
+    return await reply(core, request, await cancel_on_disconnect(disconnected(request), work), asked)
 
 
 async def search_route(core: Core, request: Request) -> Response:
     """Nearest cells of vectors, ids or examples as JSON, or of crops as `.npy`."""
     core.require_ready()
-    if media_type(request) == "application/json":
-        given(request, ())
-        body = await read_model(request, SearchRequest)
+    if media_type(request) == JSON:
+        no_query(request)
+        asked = await read_model(request, SearchRequest)
         vectors: np.ndarray | None = None
     else:
-        values = given(request, ("index", "k", "thumbnails", "where", "window"), several=("where",))
-        k = whole_number(values, "k")
-        where = request.query_params.getlist("where")
-        if k == 0:
-            raise Refusal(422, "k is 0; ask for at least one hit")
-        body = SearchRequest(
-            index=values.get("index"),
-            k=10 if k is None else k,
-            where=where,
-            thumbnails=switch(values, "thumbnails"),
-        )
-        _, index = find_index(core, body.index)
-        window = window_of(values)
-        crops = await read_crops(core, request, window, core.engine_for(index.encoder_sha256))
-        check_search(core, body, len(crops))
-        work = core.embed(crops, window, index.pool, index.layer, index.encoder_sha256)
+        query = read_query(request, SearchQuery)
+        asked = SearchRequest(**query.model_dump(exclude={"window"}))
+        _, index = find_index(core, asked.index)
+        crops = await read_crops(core, request, query.window, core.engine_for(index.encoder_sha256))
+        check_search(core, asked, len(crops))
+        work = core.embed(crops, query.window, index.pool, index.layer, index.encoder_sha256)
         vectors = await cancel_on_disconnect(disconnected(request), work)
         if vectors is None:
             raise Refusal(400, GONE)
@@ -181,20 +183,13 @@ async def reconstruct(core: Core, request: Request) -> Response:
 
     `X-Given` says what the model was given of the hidden patches, where it was given anything.
     """
-    values = given(request, ("mask_ratio", "model", "seed", "window"))
-    ratio = values.get("mask_ratio")
-    try:
-        mask_ratio = None if ratio is None else float(ratio)
-    except ValueError as problem:
-        raise Refusal(422, f"mask_ratio is {ratio!r:.50}; it has to be a number between 0 and 1") from problem
-    window, model = window_of(values), values.get("model")
-    engine = core.engine_for(model)
-    crops = await read_crops(core, request, window, engine, queued=False)
+    asked = read_query(request, ReconstructQuery)
+    engine = core.engine_for(asked.model)
+    crops = await read_crops(core, request, asked.window, engine, queued=False)
     if len(crops) > 8:
         raise Refusal(413, f"{len(crops)} crops in one request; 8 are the most here")
-    seed = whole_number(values, "seed") or 0
     work = core.model_pool.run(
-        lambda: engine.reconstruct(engine.check(crops, window), mask_ratio, seed),
+        lambda: engine.reconstruct(engine.check(crops, asked.window), asked.mask_ratio, asked.seed),
         deadline_s=core.limits.deadline_s,
     )
     try:
@@ -213,7 +208,7 @@ async def reconstruct(core: Core, request: Request) -> Response:
 
 async def openapi(core: Core, request: Request) -> Response:
     """This document."""
-    return JSONResponse(document([(method, path, answer.__doc__ or "") for method, path, answer in ROUTES]))
+    return JSONResponse(document(ROUTES, OTHERS))
 
 
 async def metrics(core: Core, request: Request) -> Response:
@@ -227,19 +222,52 @@ def _json_only(request: Request) -> None:
         raise Refusal(415, f"the body is {media_type(request) or 'of no stated type'}; send application/json")
 
 
-ROUTES: list[tuple[str, str, Callable[[Core, Request], Awaitable[Response]]]] = [
-    ("GET", "/info", info),
-    ("GET", "/models", models),
-    ("POST", "/models", add_model),
-    ("POST", "/volumes", add_volume),
-    ("POST", "/embed", embed),
-    ("POST", "/embed/points", embed_points_route),
+ROUTES = [
+    Endpoint("GET", "/info", info, {JSON: Info}),
+    Endpoint("GET", "/models", models, {JSON: {"models": ModelInfo, "detectors": DetectorInfo}}),
+    Endpoint("POST", "/models", add_model, {JSON: ModelInfo}, bodies={JSON: Addition}, status=201),
+    Endpoint("POST", "/volumes", add_volume, {JSON: VolumeInfo}, bodies={JSON: VolumeAddition}, status=201),
+    Endpoint(
+        "POST",
+        "/embed",
+        embed,
+        {NPY: None, JSON: EmbeddingsReply, SAFE: None},
+        query=EmbedQuery,
+        bodies={NPY: None, SAFE: None, JSON: EmbedRequest},
+    ),
+    Endpoint(
+        "POST",
+        "/embed/points",
+        embed_points_route,
+        {NPY: None, JSON: EmbeddingsReply, SAFE: None},
+        bodies={JSON: PointsRequest},
+    ),
     *detect_routes.ROUTES,
     *refine_routes.ROUTES,
-    ("POST", "/search", search_route),
-    ("POST", "/reconstruct", reconstruct),
+    Endpoint(
+        "POST",
+        "/search",
+        search_route,
+        {JSON: SearchReply},
+        query=SearchQuery,
+        bodies={JSON: SearchRequest, NPY: None},
+    ),
+    Endpoint("POST", "/reconstruct", reconstruct, {NPY: None}, query=ReconstructQuery, bodies={NPY: None}),
     *job_routes.ROUTES,
     *index_routes.ROUTES,
-    ("GET", "/openapi.json", openapi),
-    ("GET", "/metrics", metrics),
+    Endpoint("GET", "/openapi.json", openapi, {JSON: None}),
+    Endpoint("GET", "/metrics", metrics, {"text/plain": None}),
 ]
+OTHERS = [
+    Endpoint(
+        "POST",
+        "/embed_json",
+        "Embeddings of a few crops as nested lists.",
+        {JSON: EmbeddingsReply},
+        bodies={JSON: CropsRequest},
+    ),
+    Endpoint("GET", "/livez", "Whether the process is of use.", {"text/plain": None}),
+    Endpoint("GET", "/readyz", "Whether all models are loaded.", {"text/plain": None}),
+    Endpoint("GET", "/metrics", "Figures for Prometheus.", {"text/plain": None}),
+]
+"""What BentoML answers beside the mounted routes."""

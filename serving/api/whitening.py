@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from canvas_fm.errors import ModelMismatch
-from serving.api.query import Options
 from serving.core.core import Core
 from serving.core.embed_crops import key_of
 from serving.core.search import find_index, read_index
 from serving.protocol.errors import Refusal
+from serving.protocol.requests import ReplyOptions
 
 if TYPE_CHECKING:
     from canvas_fm.heads.features.whiten import Whitening
     from canvas_fm.inference.search.index import Index
 
 
-def check_whitening(core: Core, options: Options) -> None:
+def check_whitening(core: Core, options: ReplyOptions) -> None:
     """Refuse (404, 409, 422) an unknown index, or one of another model, pooling or layer."""
     if options.whiten is None:
         return

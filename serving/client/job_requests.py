@@ -6,7 +6,7 @@ import os
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -17,36 +17,27 @@ from jaxtyping import Real
 from canvas_fm.data.points.points import Points
 from canvas_fm.errors import CanvasError
 from canvas_fm.files.atomic import disk_full_as_error, sync_folder
+from canvas_fm.files.options import takes
 from serving.client.requests import Request, Steps, without_none
 from serving.protocol import npy
+from serving.protocol.requests import JobRequest
 
 _ENDED = ("done", "cancelled")
 _KINDS = {".npy": npy.MEDIA_TYPE, ".zip": "application/zip", ".csv": "text/csv"}
 
 
+@takes(JobRequest, omit=("kind", "volume", "points_zyx", "points_csv"))
 def submit(
-    kind: str,
-    volume: str,
-    points: Points | Real[np.ndarray, "n 3"] | None = None,
-    *,
-    grid: Sequence[int] | None = None,
-    model: str | None = None,
-    pool: str | None = None,
-    layer: int | None = None,
-    refiner: str | None = None,
-    background: str | None = None,
+    kind: str, volume: str, points: Points | Real[np.ndarray, "n 3"] | None = None, **options: Any
 ) -> Steps[dict[str, Any]]:
     """Submit a job of `kind` embed or refine; returns `id`, `state`, `total`.
 
     `points` are z, y, x in voxels of level 0 of a registered volume, with columns that are kept; `grid`
-    embeds the whole volume at points so many voxels z, y, x apart. Sent again after a lost connection it is
-    the same job.
+    embeds the whole volume. Sent again after a lost connection it is the same job.
     """
-    body: dict[str, Any] = {"kind": kind, "volume": volume, "grid": grid}
-    body |= {"model": model, "pool": pool, "layer": layer, "refiner": refiner, "background": background}
-    body = without_none(body)
-    if points is not None:
-        body["points_csv"] = _text(points)
+    text = None if points is None else _text(points)
+    asked = JobRequest.of(kind=kind, volume=volume, points_csv=text, **options)
+    body = without_none(asked.model_dump(mode="json", exclude_unset=True))
     headers = {"Idempotency-Key": str(uuid.uuid4())}
     return (yield Request("POST", "/v1/jobs", {"json": body, "headers": headers})).json()
 

@@ -21,9 +21,16 @@ from jaxtyping import Float, Float32, Real
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.options import VolumeOptions
 from canvas_fm.errors import CanvasError
-from canvas_fm.files.options import takes
+from canvas_fm.files.options import Options, takes
 from serving.protocol import npy
-from serving.protocol.schemas import DetectRequest
+from serving.protocol.requests import (
+    DetectRequest,
+    EmbedQuery,
+    ReconstructQuery,
+    RefineOptions,
+    ReplyOptions,
+    SearchRequest,
+)
 
 T = TypeVar("T")
 
@@ -81,8 +88,7 @@ def add_model(name: str, path: str) -> Steps[dict[str, Any]]:
 @takes(VolumeOptions)
 def add_volume(name: str, path: str, **options: Any) -> Steps[dict[str, Any]]:
     """Register another volume, `path` below a folder that the service allows."""
-    opening = VolumeOptions.of(**options)
-    body = {"name": name, "path": path, **opening.model_dump(mode="json", exclude_unset=True)}
+    body = {"name": name, "path": path, **_body(VolumeOptions.of(**options))}
     return (yield Request("POST", "/v1/volumes", {"json": body}, repeat=False)).json()
 
 
@@ -98,51 +104,39 @@ def ready(wait_s: float = 0.0) -> Steps[bool]:
         yield 0.1
 
 
+@takes(EmbedQuery, omit=("window", "pool"))
 def embed(
     crops: Real[np.ndarray, "n *one z y x"],
     window: Sequence[float] | None = None,
     pool: str | None = None,
     *,
-    layer: int | None = None,
-    model: str | None = None,
-    normalize: bool = False,
-    whiten: str | None = None,
-    dtype: str = "float32",
     per_request: int = 256,
+    **options: Any,
 ) -> Steps[Float[np.ndarray, "n d"]]:
     """Embeddings (n, d) of crops, rows in the order given.
 
     `crops` are (n, z, y, x) or (n, 1, z, y, x): uint16 with the `window` (low, high) of their volume, or
-    floats in [0, 1]. Sent `per_request` at a time. `layer` is after how many blocks, `model` a name or
-    sha256, `dtype` float32 or float16; `normalize` gives vectors of length 1, `whiten` names an index by
-    whose cells they are whitened. `pool` may be `tokens` or `grid`: a vector for each patch.
+    floats in [0, 1]. Sent `per_request` at a time. `pool` may be `tokens` or `grid`: a vector for each patch.
     """
-    options = {"pool": pool, "layer": layer, "model": model, "normalize": normalize}
-    options |= {"whiten": whiten, "dtype": dtype}
-    return (yield from _concatenated(_of_crops("/v1/embed", crops, window, options, per_request)))
+    asked = ReplyOptions.of(pool=pool, **options)
+    return (yield from _concatenated(_of_crops("/v1/embed", crops, window, asked, per_request)))
 
 
+@takes(ReplyOptions, omit=("pool",))
 def embed_points(
     volume: str,
     points_zyx: Real[np.ndarray, "n 3"],
     pool: str | None = None,
     *,
-    layer: int | None = None,
-    model: str | None = None,
-    normalize: bool = False,
-    whiten: str | None = None,
-    dtype: str = "float32",
     per_request: int = 1024,
+    **options: Any,
 ) -> Steps[Float[np.ndarray, "n d"]]:
     """Embeddings (n, d) of the crops around points z, y, x of a registered volume.
 
     Points are z, y, x in voxels of level 0; the rest as in `embed`.
     """
-    options = {"pool": pool, "layer": layer, "model": model, "normalize": normalize}
-    options |= {"whiten": whiten, "dtype": dtype}
-    return (
-        yield from _concatenated(_of_points("/v1/embed/points", volume, points_zyx, options, per_request))
-    )
+    asked = ReplyOptions.of(pool=pool, **options)
+    return (yield from _concatenated(_of_points("/v1/embed/points", volume, points_zyx, asked, per_request)))
 
 
 @takes(DetectRequest, omit=("volume",))
@@ -151,7 +145,7 @@ def detect(volume: str, **options: Any) -> Steps[Points]:
 
     `meta` of the points holds sha256 and threshold of the detector and, where there are any, warnings.
     """
-    body = DetectRequest.of(volume=volume, **options).model_dump(mode="json", exclude_unset=True)
+    body = _body(DetectRequest.of(volume=volume, **options))
     reply = yield Request("POST", "/v1/detect", {"json": body, "headers": {"Accept": "application/json"}})
     said = reply.json()
     meta = {"detector_sha256": said["detector"], "threshold": f"{said['threshold']:.9g}"}
@@ -160,75 +154,66 @@ def detect(volume: str, **options: Any) -> Steps[Points]:
     return Points(zyx, {"score": np.asarray(said["score"], np.float32)}, meta)
 
 
+@takes(RefineOptions)
 def refine(
     volume: str,
     points_zyx: Real[np.ndarray, "n 3"],
     *,
-    refiner: str | None = None,
     background: str | None = None,
-    all_candidates: bool = False,
     per_request: int = 1024,
+    **options: Any,
 ) -> Steps[Float32[np.ndarray, " n"]]:
     """P(cell) of points of a registered volume by a served refiner, as `canvas_fm.refine` has it.
 
     A refiner that corrects a brain by its candidates needs `all_candidates`: all of them, sent at once.
+    `background` is the registered volume of the background channel.
     """
-    options = {"refiner": refiner, "background": background, "all_candidates": all_candidates}
-    size = max(len(points_zyx), 1) if all_candidates else per_request
-    return (yield from _concatenated(_of_points("/v1/refine", volume, points_zyx, options, size)))
+    asked = RefineOptions.of(**options)
+    size = max(len(points_zyx), 1) if asked.all_candidates else per_request
+    more = {"background": background}
+    return (yield from _concatenated(_of_points("/v1/refine", volume, points_zyx, asked, size, more)))
 
 
+@takes(RefineOptions)
 def refine_crops(
     crops: Real[np.ndarray, "n *one z y x"],
     window: Sequence[float] | None = None,
     *,
-    refiner: str | None = None,
-    all_candidates: bool = False,
     per_request: int = 256,
+    **options: Any,
 ) -> Steps[Float32[np.ndarray, " n"]]:
     """P(cell) of crops, given as in `embed`, by a refiner that needs no detector."""
-    options = {"refiner": refiner, "all_candidates": all_candidates}
-    size = max(len(crops), 1) if all_candidates else per_request
-    return (yield from _concatenated(_of_crops("/v1/refine", crops, window, options, size)))
+    asked = RefineOptions.of(**options)
+    size = max(len(crops), 1) if asked.all_candidates else per_request
+    return (yield from _concatenated(_of_crops("/v1/refine", crops, window, asked, size)))
 
 
-def search(
-    vectors: Real[np.ndarray, "*queries d"] | None = None,
-    *,
-    ids: Sequence[str | int] | None = None,
-    like: Sequence[str | int] | None = None,
-    unlike: Sequence[str | int] = (),
-    k: int = 10,
-    where: Sequence[str] = (),
-    index: str | None = None,
-    encoder: str | None = None,
-    thumbnails: bool = False,
-) -> Steps[dict[str, Any]]:
+@takes(SearchRequest, omit=("vectors",))
+def search(vectors: Real[np.ndarray, "*queries d"] | None = None, **options: Any) -> Steps[dict[str, Any]]:
     """`hits` (a dictionary a cell) and `novelty` of vectors, of cells by id, or of examples.
 
-    As `canvas_fm.Index` gives them; `encoder` is the sha256 of the encoder that made the vectors,
-    `thumbnails` adds a picture to each hit, a PNG as base64.
+    As `canvas_fm.Index` gives them.
     """
-    body: dict[str, Any] = {"vectors": vectors, "ids": ids, "like": like, "unlike": list(unlike), "k": k}
-    body |= {"where": list(where), "index": index, "encoder": encoder, "thumbnails": thumbnails}
-    body = without_none(body)
-    if isinstance(vectors, np.ndarray):
-        body["vectors"] = np.atleast_2d(vectors).tolist()
+    rows = np.atleast_2d(vectors).tolist() if isinstance(vectors, np.ndarray) else vectors
+    body = _body(SearchRequest.of(**options)) | without_none({"vectors": rows})
     return (yield Request("POST", "/v1/search", {"json": body})).json()
 
 
+@takes(ReconstructQuery, omit=("window",))
 def reconstruct(
     crops: Real[np.ndarray, "n *one z y x"],
     window: Sequence[float] | None = None,
-    *,
-    mask_ratio: float | None = None,
-    seed: int = 0,
-    model: str | None = None,
+    **options: Any,
 ) -> Steps[Float32[np.ndarray, "n 4 z y x"]]:
     """The paper's four rows of up to eight crops: original, masked, reconstruction, merged."""
-    options = {"mask_ratio": mask_ratio, "seed": seed, "model": model}
     size = max(len(crops), 1)
-    return (yield from _concatenated(_of_crops("/v1/reconstruct", crops, window, options, size)))
+    asked = ReconstructQuery.of(**options)
+    return (yield from _concatenated(_of_crops("/v1/reconstruct", crops, window, asked, size)))
+
+
+def _body(options: Options) -> dict[str, Any]:
+    """The options that were stated, as JSON has them: the rest is left to the service."""
+    return without_none(options.model_dump(mode="json", exclude_unset=True))
 
 
 def without_none(options: dict[str, Any]) -> dict[str, Any]:
@@ -246,7 +231,7 @@ def _concatenated(requests: Iterable[Request]) -> Steps[np.ndarray]:
 
 
 def _of_crops(
-    path: str, crops: np.ndarray, window: Sequence[float] | None, options: dict[str, Any], per_request: int
+    path: str, crops: np.ndarray, window: Sequence[float] | None, options: Options, per_request: int
 ) -> Iterator[Request]:
     """Requests of crops as raw `.npy`, `per_request` at a time: floats as float32, integers unchanged."""
     array = np.asarray(crops)
@@ -254,7 +239,7 @@ def _of_crops(
         raise CanvasError("crops is a single number; give an array (n, z, y, x)")
     array = array.astype(np.float32, copy=False) if array.dtype.kind == "f" else array
     params = {} if window is None else {"window": ",".join(repr(float(end)) for end in window)}
-    for name, value in without_none(options).items():
+    for name, value in _body(options).items():
         params[name] = str(value).lower() if isinstance(value, bool) else str(value)
     headers = {"Content-Type": npy.MEDIA_TYPE, "Accept": npy.MEDIA_TYPE}
     for part in _parts(array, per_request):
@@ -262,14 +247,19 @@ def _of_crops(
 
 
 def _of_points(
-    path: str, volume: str, points_zyx: np.ndarray, options: dict[str, Any], per_request: int
+    path: str,
+    volume: str,
+    points_zyx: np.ndarray,
+    options: Options,
+    per_request: int,
+    more: dict[str, Any] | None = None,
 ) -> Iterator[Request]:
     """Requests of points of a registered volume, `per_request` at a time."""
     points = np.asarray(points_zyx, dtype=np.float64)
     if not np.isfinite(points).all():
         raise CanvasError("points hold NaN or infinite values; give z, y, x in voxels")
     for part in _parts(points, per_request):
-        body = {"volume": volume, "points_zyx": part.tolist(), **without_none(options)}
+        body = {"volume": volume, "points_zyx": part.tolist(), **_body(options), **without_none(more or {})}
         yield Request("POST", path, {"json": body, "headers": {"Accept": npy.MEDIA_TYPE}})
 
 

@@ -8,7 +8,7 @@ from canvas_fm.errors import CanvasError, DamagedStore, Unreachable
 from serving.core.core import Core
 from serving.core.embed_points import unreadable
 from serving.protocol.errors import Refusal, refused
-from serving.protocol.schemas import DetectRequest
+from serving.protocol.requests import DetectRequest
 
 if TYPE_CHECKING:
     from canvas_fm.data.points.points import Points

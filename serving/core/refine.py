@@ -14,7 +14,7 @@ from serving.core.embed_crops import Window
 from serving.core.embed_points import check_number, embed_points_by, unreadable
 from serving.core.hosted_refiner import HostedRefiner
 from serving.protocol.errors import Refusal, refused
-from serving.protocol.schemas import RefineRequest
+from serving.protocol.requests import RefineRequest
 
 if TYPE_CHECKING:
     from canvas_fm.data.volume.volume import Volume

@@ -12,7 +12,8 @@ from canvas_fm.errors import CanvasError, DamagedStore, ModelMismatch
 from serving.core.core import Core
 from serving.core.thumbnails import MOST_THUMBNAILS, add_origins
 from serving.protocol.errors import Refusal, refused
-from serving.protocol.schemas import SearchReply, SearchRequest
+from serving.protocol.requests import SearchRequest
+from serving.protocol.schemas import SearchReply
 
 if TYPE_CHECKING:
     from canvas_fm.inference.search.index import Index

@@ -28,7 +28,8 @@ from serving.middleware.static_page import FOLDER, MOVED, create_page
 from serving.observe import access_log
 from serving.observe.tracing import Traces
 from serving.protocol.errors import Refusal
-from serving.protocol.schemas import EmbeddingsReply, Pool, Rows
+from serving.protocol.requests import Rows
+from serving.protocol.schemas import EmbeddingsReply, Pool
 from serving.protocol.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -90,7 +91,7 @@ def make_service(core: Core) -> bentoml.Service[Any]:
         limits=lambda: core.limits,
         raw=("/v1/embed", "/v1/reconstruct", "/v1/refine", "/v1/search"),
         only_json=(_TYPED, "/v1/embed/points", "/v1/detect", "/v1/jobs", "/v1/models", "/v1/volumes"),
-        routes=[*(f"/v1{path}" for _, path, _ in ROUTES), _TYPED, FOLDER, "/livez", "/readyz"],
+        routes=[*(f"/v1{each.path}" for each in ROUTES), _TYPED, FOLDER, "/livez", "/readyz"],
         gate=lambda: Gate.of(core.settings),
         # BentoML's own document leaves out what is mounted, and without its metrics it has no such route.
         moved={"/docs.json": "/v1/openapi.json", "/metrics": "/v1/metrics", **MOVED},

@@ -92,7 +92,11 @@ def test_lists_are_several_values_after_one_flag():
         ["b"],
     )
     args = build_parser().parse_args(["serve", "m", "--volume", "a=x", "b=y=z", "--volume", "c=w"])
-    assert args.volume == [("a", "x"), ("b", "y=z"), ("c", "w")]
+    assert [(name, served.path) for name, served in args.volumes.items()] == [
+        ("a", "x"),
+        ("b", "y=z"),
+        ("c", "w"),
+    ]
 
 
 def interrupted(*_: object, **__: object) -> None:

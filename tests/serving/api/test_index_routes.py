@@ -90,9 +90,9 @@ def test_of_a_larger_index_some_are_shown(start, index: cf.Index) -> None:
     ("path", "status", "message"),
     [
         ("map?index=none", 404, "no index is served as 'none'; served: cells"),
-        ("map?method=tsne", 422, "the method is 'tsne'; give one of pca, umap"),
+        ("map?method=tsne", 422, "method is 'tsne'; expected 'pca' or 'umap'"),
         ("map/points?size=3", 422, "the parameter 'size' is unknown here"),
-        ("map/column", 422, "give the column's name"),
+        ("map/column", 422, "name is missing; give a column's name"),
         ("map/column?name=colour", 404, "no row has a column 'colour'"),
         ("crop?volume=cube&z=1&y=1", 422, "x is missing; give z, y and x in voxels of level 0"),
         ("crop?volume=cube&z=1&y=1&x=nan", 422, "x is 'nan'"),

@@ -44,7 +44,12 @@ from tests.serving.conftest import (
             422,
             "'windows' is unknown here; known: dtype, layer, model, normalize, pool, whiten, window",
         ),
-        (np.zeros((2, *CROP), np.float32), "?pool=max", 422, "one of mean, cls, centre"),
+        (
+            np.zeros((2, *CROP), np.float32),
+            "?pool=max",
+            422,
+            "pool is 'max'; expected 'mean', 'cls', 'centre'",
+        ),
     ],
 )
 def test_crops_that_cannot_be_meant(client, array, query: str, status: int, message: str) -> None:
