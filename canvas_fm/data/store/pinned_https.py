@@ -6,23 +6,22 @@ the address; redirects are not followed, no proxy is asked, no credentials are s
 
 from __future__ import annotations
 
-import contextlib
-import http.client
 import re
-import socket
-import ssl
-import threading
 import time
 import weakref
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import httpcore
+
 from canvas_fm.data.store.address import Address
+from canvas_fm.data.store.pinned_network import PinnedNetwork, RefusedCertificate
 from canvas_fm.errors import Unreachable
 
-_BLOCK = 2**20
 _IDLE = 8  # connections that are kept for the next file
+_NETWORK = (httpcore.NetworkError, httpcore.TimeoutException)
 _LATER = (408, 425, 429, 500, 502, 503, 504)
 
 
@@ -50,7 +49,7 @@ class TooLong(Exception):
     """The response is longer than the file can be."""
 
 
-class _TransientFailure(Exception):
+class _Passing(Exception):
     """A transient failure, worth a retry."""
 
 
@@ -59,12 +58,14 @@ class Pinned:
 
     def __init__(self, host: str, port: int, addresses: Sequence[str], timeouts: Timeouts) -> None:
         assert addresses
-        self._host, self._port, self._addresses = host, port, list(addresses)
-        self.timeouts = timeouts
-        self._context = ssl.create_default_context()  # of the system, or of SSL_CERT_FILE
-        self._idle: list[_Connection] = []
-        self._lock = threading.Lock()
-        weakref.finalize(self, _close, self._idle)
+        self._host, self._port, self.timeouts = host, port, timeouts
+        # httpcore is the transport of httpx: without its client nothing is redirected, decoded or asked of
+        # the environment.
+        self._network = PinnedNetwork(host, addresses, timeouts.connect_s)
+        self._pool = httpcore.ConnectionPool(
+            max_connections=None, max_keepalive_connections=_IDLE, network_backend=self._network
+        )
+        weakref.finalize(self, self._pool.close)
 
     def get(
         self, path: str, *, max_bytes: int, span: tuple[int, int] | None = None, head: bool = False
@@ -75,65 +76,50 @@ class Pinned:
         failure, after retries where another attempt may help.
         """
         end = time.monotonic() + self.timeouts.whole_s
+        cause = ""
         for attempt in range(self.timeouts.attempts):
             if attempt:
                 time.sleep(min(self.timeouts.pause_s * 4 ** (attempt - 1), max(end - time.monotonic(), 0)))
             try:
-                return self._once(path, max_bytes, span, head, end)
-            except _TransientFailure as problem:
+                with self._network.until(end):
+                    return self._once(path, max_bytes, span, head)
+            except _Passing as problem:
                 cause = str(problem)
-            except ssl.SSLCertVerificationError as problem:
-                cause = f"the host's certificate is refused ({problem.verify_message})"
-                raise self._lasting(path, cause) from problem
-            except (OSError, http.client.HTTPException) as problem:
-                cause = f"the connection failed ({_name(problem)})"
+            except RefusedCertificate as problem:
+                raise self._lasting(path, f"the host's certificate is refused ({problem})") from problem
+            except (*_NETWORK, httpcore.ProtocolError) as problem:
+                late = time.monotonic() >= end
+                whole = f"no whole answer within {self.timeouts.whole_s:g} s"
+                cause = whole if late else f"the connection failed ({_name(problem)})"
             self._forget()
             if time.monotonic() >= end:
                 break
         raise Unreachable(f"{self._shown(path)} cannot be read: {cause}; try again later", passing=True)
 
-    def _once(
-        self, path: str, max_bytes: int, span: tuple[int, int] | None, head: bool, end: float
-    ) -> Answer | None:
-        connection = self._take(end)
-        late = threading.Event()
-        timer = threading.Timer(max(end - time.monotonic(), 0.001), connection.cut, (late,))
-        timer.daemon = True
-        timer.start()
-        done = False
-        try:
-            headers = {"Accept-Encoding": "identity", "User-Agent": "canvas-fm"}
-            if span is not None:
-                headers["Range"] = f"bytes={span[0]}-{span[1] - 1}"
-            connection.request("HEAD" if head else "GET", path, headers=headers)
-            with connection.getresponse() as response:
-                if response.status in (404, 410):
-                    answer, done = None, _drained(response)
-                else:
-                    self._check_status(path, response, span)
-                    content = b"" if head else _body(response, max_bytes)
-                    answer = Answer(content, _size(response, content, head, span), _version(response))
-                    done = not response.will_close
-        except (OSError, http.client.HTTPException, _TransientFailure):
-            if late.is_set():
-                raise _TransientFailure(f"no whole answer within {self.timeouts.whole_s:g} s") from None
-            raise
-        finally:
-            timer.cancel()
-            if done and not late.is_set():
-                self._put(connection)
-            else:
-                connection.close()
-        if late.is_set():  # what was cut off may look whole
-            raise _TransientFailure(f"no whole answer within {self.timeouts.whole_s:g} s")
-        return answer
+    def _once(self, path: str, max_bytes: int, span: tuple[int, int] | None, head: bool) -> Answer | None:
+        url = httpcore.URL(scheme="https", host=self._host, port=self._port, target=path)
+        headers: dict[bytes | str, bytes | str] = {
+            "Host": self._named_host(),
+            "Accept-Encoding": "identity",
+            "User-Agent": "canvas-fm",
+        }
+        if span is not None:
+            headers["Range"] = f"bytes={span[0]}-{span[1] - 1}"
+        times = {"read": self.timeouts.stall_s, "write": self.timeouts.stall_s}
+        with self._pool.stream(
+            "HEAD" if head else "GET", url, headers=headers, extensions={"timeout": times}
+        ) as response:
+            if response.status in (404, 410):
+                _drain(response)
+                return None
+            self._check_status(path, response, span)
+            content = b"" if head else _body(response, max_bytes)
+            return Answer(content, _size(response, content, head, span), _version(response))
 
-    def _check_status(
-        self, path: str, response: http.client.HTTPResponse, span: tuple[int, int] | None
-    ) -> None:
+    def _check_status(self, path: str, response: httpcore.Response, span: tuple[int, int] | None) -> None:
         status = response.status
         if status in _LATER:
-            raise _TransientFailure(f"the host answers {status}")
+            raise _Passing(f"the host answers {status}")
         if 300 <= status < 400:
             cause = f"the host redirects ({status}{_target(response)}), which is not followed"
             raise self._lasting(path, cause)
@@ -146,7 +132,7 @@ class Pinned:
         if status != (200 if span is None else 206):
             what = "" if span is None else " for a part of a file"
             raise self._lasting(path, f"the host answers {status}{what}")
-        if response.getheader("Content-Encoding", "identity").strip().lower() not in ("identity", ""):
+        if _header(response, "Content-Encoding").strip().lower() not in ("identity", ""):
             raise self._lasting(path, "the host encodes it, which was not asked for")
 
     def _lasting(self, path: str, cause: str) -> Unreachable:
@@ -155,136 +141,81 @@ class Pinned:
     def _shown(self, path: str) -> str:
         return str(Address(self._host, self._port, path))
 
-    def _take(self, end: float) -> _Connection:
-        with self._lock:
-            if self._idle:
-                return self._idle.pop()
-        cause: OSError | None = None
-        for address in list(self._addresses):
-            remaining_s = min(self.timeouts.connect_s, end - time.monotonic())
-            if remaining_s <= 0:
-                break
-            connection = _Connection(self._host, self._port, address, self._context, remaining_s)
-            try:
-                connection.connect()
-            except ssl.SSLCertVerificationError:
-                raise
-            except OSError as problem:
-                cause = problem
-                continue
-            with self._lock:  # the one that answered comes first from now on
-                self._addresses.sort(key=lambda each: each != address)
-            connection.wait(self.timeouts.stall_s)
-            return connection
-        raise _TransientFailure(f"no connection ({_name(cause) if cause else 'too late'})")
-
-    def _put(self, connection: _Connection) -> None:
-        with self._lock:
-            if len(self._idle) < _IDLE:
-                self._idle.append(connection)
-                return
-        connection.close()
+    def _named_host(self) -> str:
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return host if self._port == 443 else f"{host}:{self._port}"
 
     def _forget(self) -> None:
         """Close idle connections, which a fault may have broken as well."""
-        with self._lock:
-            idle, self._idle[:] = list(self._idle), []
-        _close(idle)
+        for connection in self._pool.connections:
+            if connection.is_idle():
+                with suppress(OSError):
+                    connection.close()
 
 
-class _Connection(http.client.HTTPConnection):
-    """A TLS connection to a numeric address with a host's name."""
-
-    def __init__(self, host: str, port: int, address: str, context: ssl.SSLContext, timeout_s: float) -> None:
-        super().__init__(host, port, timeout=timeout_s)
-        self.default_port = http.client.HTTPS_PORT  # which a Host header leaves out
-        self._address, self._tls = address, context
-
-    def connect(self) -> None:
-        family = socket.AF_INET6 if ":" in self._address else socket.AF_INET
-        plain = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            plain.settimeout(self.timeout)
-            plain.connect((self._address, self.port))
-            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self.sock = self._tls.wrap_socket(plain, server_hostname=self.host)
-        except BaseException:
-            plain.close()
-            raise
-
-    def wait(self, stall_s: float) -> None:
-        """Set the read timeout."""
-        self.sock.settimeout(stall_s)
-
-    def cut(self, late: threading.Event) -> None:
-        """Shut it down from another thread than the reader's."""
-        late.set()
-        socket_ = self.sock
-        if socket_ is not None:
-            with contextlib.suppress(OSError):
-                # Not TLS's own: after that what still lies in the buffer would be read as it is.
-                socket.socket.shutdown(socket_, socket.SHUT_RDWR)
+def _header(response: httpcore.Response, name: str) -> str:
+    wanted = name.lower().encode()
+    return next((value.decode("latin-1") for key, value in response.headers if key.lower() == wanted), "")
 
 
-def _body(response: http.client.HTTPResponse, max_bytes: int) -> bytes:
-    length = response.length
-    if length is None and not response.chunked:
-        raise _TransientFailure("the host does not say how long its answer is")
+def _length(response: httpcore.Response) -> int | None:
+    """The announced length, None where the response is chunked; _Passing where it has neither."""
+    if "chunked" in _header(response, "Transfer-Encoding").lower():
+        return None
+    length = _header(response, "Content-Length")
+    if not re.fullmatch(r"\d{1,18}", length):
+        raise _Passing("the host does not say how long its answer is")
+    return int(length)
+
+
+def _body(response: httpcore.Response, max_bytes: int) -> bytes:
+    length = _length(response)
     if length is not None and length > max_bytes:
         raise TooLong
     content = bytearray()
-    while block := response.read(min(_BLOCK, max_bytes + 1 - len(content))):
-        content += block
-        if len(content) > max_bytes:
-            raise TooLong
-    if length is not None and len(content) != length:
-        raise _TransientFailure(f"the answer ends after {len(content):,} of {length:,} bytes")
+    try:
+        for block in response.iter_stream():
+            content += block
+            if len(content) > max_bytes:
+                raise TooLong
+    except httpcore.RemoteProtocolError as problem:
+        if length is None:
+            raise
+        raise _Passing(f"the answer ends after {len(content):,} of {length:,} bytes") from problem
     return bytes(content)
 
 
-def _drained(response: http.client.HTTPResponse) -> bool:
-    """Read the rest of an unneeded response, so that its connection can be reused; False if too long."""
-    if response.length is None or response.length > 2**16:
-        return False
-    response.read()
-    return not response.will_close
+def _drain(response: httpcore.Response) -> None:
+    """Read the rest of a short response that is not needed, so that its connection can be used again."""
+    length = _header(response, "Content-Length")
+    if length.isdigit() and int(length) <= 2**16:
+        response.read()
 
 
-def _size(
-    response: http.client.HTTPResponse, content: bytes, head: bool, span: tuple[int, int] | None
-) -> int:
+def _size(response: httpcore.Response, content: bytes, head: bool, span: tuple[int, int] | None) -> int:
     """Size of the whole file in bytes, from the headers."""
     if head:
-        length = response.getheader("Content-Length", "")
+        length = _header(response, "Content-Length")
         if not re.fullmatch(r"\d{1,18}", length):
-            raise _TransientFailure("the host does not say how long the file is")
+            raise _Passing("the host does not say how long the file is")
         return int(length)
     if span is None:
         return len(content)
-    match = re.fullmatch(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})", response.getheader("Content-Range", ""))
+    match = re.fullmatch(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})", _header(response, "Content-Range"))
     if match is None or (int(match[1]), int(match[2]) + 1) != span or len(content) != span[1] - span[0]:
-        raise _TransientFailure("the host answers with another part of the file than was asked for")
+        raise _Passing("the host answers with another part of the file than was asked for")
     return int(match[3])
 
 
-def _version(response: http.client.HTTPResponse) -> str:
-    return response.getheader("ETag") or response.getheader("Last-Modified") or ""
+def _version(response: httpcore.Response) -> str:
+    return _header(response, "ETag") or _header(response, "Last-Modified")
 
 
-def _target(response: http.client.HTTPResponse) -> str:
+def _target(response: httpcore.Response) -> str:
     """Host of a redirect's target, without the rest of the address."""
-    match = re.match(r"https?://([A-Za-z0-9.-]{1,253})(?=[:/?#]|$)", response.getheader("Location", ""))
+    match = re.match(r"https?://([A-Za-z0-9.-]{1,253})(?=[:/?#]|$)", _header(response, "Location"))
     return f" to {match[1]}" if match else ""
 
 
-def _name(problem: BaseException) -> str:
-    if isinstance(problem, TimeoutError):
-        return "timed out"
-    if isinstance(problem, OSError) and problem.strerror:
-        return str(problem.strerror)
-    return type(problem).__name__
-
-
-def _close(connections: list[_Connection]) -> None:
-    for connection in connections:
-        connection.close()
+def _name(problem: Exception) -> str:
+    return str(problem) if isinstance(problem, _NETWORK) else type(problem).__name__
