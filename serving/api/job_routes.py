@@ -40,8 +40,8 @@ async def submit(core: Core, request: Request) -> Response:
     """Embed or refine points of a registered volume in the background."""
     jobs, owner = _jobs(core, request), request.scope.get(HOLDER, "")
     no_query(request)
-    asked = await read_model(request, JobRequest)
-    digest = hashlib.sha256(asked.model_dump_json().encode()).hexdigest()
+    body = await read_model(request, JobRequest)
+    digest = hashlib.sha256(body.model_dump_json().encode()).hexdigest()
     identity = _identity(request, owner)
     if (there := jobs.store.find(identity, owner)) is not None:
         if there.asked.request != digest:

@@ -160,14 +160,14 @@ async def search_route(core: Core, request: Request) -> Response:
     core.require_ready()
     if media_type(request) == JSON:
         no_query(request)
-        asked = await read_model(request, SearchRequest)
+        body = await read_model(request, SearchRequest)
         vectors: np.ndarray | None = None
     else:
         query = read_query(request, SearchQuery)
-        asked = SearchRequest(**query.model_dump(exclude={"window"}))
-        _, index = find_index(core, asked.index)
+        body = SearchRequest(**query.model_dump(exclude={"window"}))
+        _, index = find_index(core, body.index)
         crops = await read_crops(core, request, query.window, core.engine_for(index.encoder_sha256))
-        check_search(core, asked, len(crops))
+        check_search(core, body, len(crops))
         work = core.embed(crops, query.window, index.pool, index.layer, index.encoder_sha256)
         vectors = await cancel_on_disconnect(disconnected(request), work)
         if vectors is None:

@@ -49,7 +49,7 @@ class TooLong(Exception):
     """The response is longer than the file can be."""
 
 
-class _Passing(Exception):
+class _TransientFailure(Exception):
     """A transient failure, worth a retry."""
 
 
@@ -83,7 +83,7 @@ class Pinned:
             try:
                 with self._network.until(end):
                     return self._once(path, max_bytes, span, head)
-            except _Passing as problem:
+            except _TransientFailure as problem:
                 cause = str(problem)
             except RefusedCertificate as problem:
                 raise self._lasting(path, f"the host's certificate is refused ({problem})") from problem
@@ -119,7 +119,7 @@ class Pinned:
     def _check_status(self, path: str, response: httpcore.Response, span: tuple[int, int] | None) -> None:
         status = response.status
         if status in _LATER:
-            raise _Passing(f"the host answers {status}")
+            raise _TransientFailure(f"the host answers {status}")
         if 300 <= status < 400:
             cause = f"the host redirects ({status}{_target(response)}), which is not followed"
             raise self._lasting(path, cause)
@@ -159,12 +159,12 @@ def _header(response: httpcore.Response, name: str) -> str:
 
 
 def _length(response: httpcore.Response) -> int | None:
-    """The announced length, None where the response is chunked; _Passing where it has neither."""
+    """The announced length, None where the response is chunked; _TransientFailure where it has neither."""
     if "chunked" in _header(response, "Transfer-Encoding").lower():
         return None
     length = _header(response, "Content-Length")
     if not re.fullmatch(r"\d{1,18}", length):
-        raise _Passing("the host does not say how long its answer is")
+        raise _TransientFailure("the host does not say how long its answer is")
     return int(length)
 
 
@@ -181,7 +181,7 @@ def _body(response: httpcore.Response, max_bytes: int) -> bytes:
     except httpcore.RemoteProtocolError as problem:
         if length is None:
             raise
-        raise _Passing(f"the answer ends after {len(content):,} of {length:,} bytes") from problem
+        raise _TransientFailure(f"the answer ends after {len(content):,} of {length:,} bytes") from problem
     return bytes(content)
 
 
@@ -197,13 +197,13 @@ def _size(response: httpcore.Response, content: bytes, head: bool, span: tuple[i
     if head:
         length = _header(response, "Content-Length")
         if not re.fullmatch(r"\d{1,18}", length):
-            raise _Passing("the host does not say how long the file is")
+            raise _TransientFailure("the host does not say how long the file is")
         return int(length)
     if span is None:
         return len(content)
     match = re.fullmatch(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})", _header(response, "Content-Range"))
     if match is None or (int(match[1]), int(match[2]) + 1) != span or len(content) != span[1] - span[0]:
-        raise _Passing("the host answers with another part of the file than was asked for")
+        raise _TransientFailure("the host answers with another part of the file than was asked for")
     return int(match[3])
 
 
