@@ -23,8 +23,9 @@ def add_verbs(verbs: Verbs) -> None:
         "convert",
         run_convert,
         "read points in one format and write them in another",
-        "Formats go by the suffix (.csv, .tsv, .parquet, .xml of cellfinder, .nml of WebKnossos, .json of "
-        "Neuroglancer) unless --from or --to name one.",
+        "Formats go by the suffix (.csv, .tsv, .csv.gz, .parquet, .xml of cellfinder or TrackMate, .yml of "
+        "cellfinder, .nml of WebKnossos, .json of Neuroglancer) unless --from or --to name one. "
+        "Tables of Imaris, TrackMate, ClearMap and napari are told by their columns.",
         fill=_fill_convert,
     )
 
@@ -46,7 +47,8 @@ def _fill_convert(convert: Parser) -> None:
         nargs=3,
         type=positive_float,
         metavar=ZYX,
-        help="voxel size in µm; .nml and .json need it",
+        help="the volume's voxel size in µm: needed by .nml and .json, and for positions in µm (Imaris, "
+        "TrackMate); Neuroglancer's are converted to it",
     )
     convert.add_argument("--columns", nargs=3, metavar=ZYX, help="IN's names of the columns z, y and x")
     add_json(convert)

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from xml.parsers import expat
-from xml.sax.saxutils import escape, quoteattr
+from xml.sax.saxutils import quoteattr
 
 import numpy as np
 
 from canvas_fm.data.points.tables import PointTable
+from canvas_fm.data.points.xml_reader import number, parse
 from canvas_fm.errors import CanvasError
 from canvas_fm.files.atomic import write_atomic
 
 _log = logging.getLogger(__name__)
-_CHUNK = 1 << 20
 _LARGEST = 2.0**53  # beyond, a float64 no longer holds each whole number
+_NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff\ud800-\udfff]")
 _AXES = ("z", "y", "x")
 # What a scale of NML may be in; without a unit it is nanometres.
 _UM = {"nanometer": 1e-3, "micrometer": 1.0, "millimeter": 1e3, "centimeter": 1e4, "meter": 1e6}
@@ -42,9 +42,9 @@ def read_cellfinder(path: Path) -> PointTable:
     def end(name: str) -> None:
         nonlocal current
         if name == "Type":
-            current = int(_number(path, "Type", text[0]))
+            current = int(number(path, "Type", text[0]))
         elif name in ("MarkerZ", "MarkerY", "MarkerX"):
-            marker[name[-1].lower()] = _number(path, name, text[0])
+            marker[name[-1].lower()] = number(path, name, text[0])
         elif name == "Marker":
             if missing := [axis for axis in _AXES if axis not in marker]:
                 raise CanvasError(
@@ -56,7 +56,7 @@ def read_cellfinder(path: Path) -> PointTable:
     def data(piece: str) -> None:
         text[0] += piece
 
-    _parse(path, "CellCounter_Marker_File", "cellfinder XML", start, end, data)
+    parse(path, "CellCounter_Marker_File", "cellfinder XML", start, end, data)
     return PointTable(np.array(zyx, np.float64).reshape(-1, 3), {"type": np.array(types, np.int64)}, {})
 
 
@@ -115,18 +115,18 @@ def read_webknossos(path: Path) -> PointTable:
             unit = attributes.get("unit", "nanometer")
             if unit not in _UM:
                 raise CanvasError(f"{path}: the scale is in {unit!r}; known are {', '.join(_UM)}")
-            sizes = [_number(path, axis, attributes.get(axis)) * _UM[unit] for axis in _AXES]
+            sizes = [number(path, axis, attributes.get(axis)) * _UM[unit] for axis in _AXES]
             meta["voxel_um"] = " ".join(repr(float(f"{size:.12g}")) for size in sizes)
         elif name == "thing":
             tree = attributes.get("name") or attributes.get("id", "")
         elif name == "node":
-            zyx.extend(_number(path, axis, attributes.get(axis)) for axis in _AXES)
+            zyx.extend(number(path, axis, attributes.get(axis)) for axis in _AXES)
             ids.append(attributes.get("id", ""))
             trees.append(tree)
         elif name == "comment":
             comments[attributes.get("node", "")] = attributes.get("content", "")
 
-    _parse(path, "things", "an NML", start, lambda name: None, lambda piece: None)
+    parse(path, "things", "an NML", start, lambda name: None, lambda piece: None)
     columns = {}
     if len(set(trees)) > 1:
         columns["tree"] = np.array(trees)
@@ -139,6 +139,9 @@ def write_webknossos(points: PointTable, path: Path, *, voxel_um: tuple[float, f
     """Write one node a point; trees by the column `tree`, comments by the column `comment`."""
     trees = points.columns.get("tree", np.full(len(points.zyx), "cells")).astype(np.str_)
     comments = points.columns.get("comment", np.full(len(points.zyx), "")).astype(np.str_)
+    for text in (*trees.tolist(), *comments.tolist()):
+        if _NOT_XML.search(text):
+            raise CanvasError(f"{path}: XML cannot hold the control characters of {text!r}; take them out")
     _warn_dropped(points, path, {"tree", "comment"})
     scale = " ".join(f'{axis}="{float(f"{1000 * size:.12g}")!r}"' for axis, size in _named(voxel_um))
 
@@ -173,53 +176,6 @@ def _named(zyx: Sequence[float]) -> list[tuple[str, float]]:
     return [("x", x), ("y", y), ("z", z)]
 
 
-def _number(path: Path, name: str, text: str | None) -> float:
-    try:
-        value = float(text or "")
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise CanvasError(f"{path}: {name} is {text!r}; expected a finite number")
-    return value
-
-
 def _warn_dropped(points: PointTable, path: Path, written: set[str]) -> None:
     if dropped := [name for name in points.columns if name not in written]:
         _log.warning("%s cannot hold the columns %s; they were left out", path, ", ".join(dropped))
-
-
-def _parse(
-    path: Path,
-    root: str,
-    kind: str,
-    start: Callable[[str, Mapping[str, str]], None],
-    end: Callable[[str], None],
-    data: Callable[[str], None],
-) -> None:
-    """Iterate over the elements of an XML; a document type, and with it every entity, is refused."""
-    seen_root = False
-
-    def begin(name: str, attributes: Mapping[str, str]) -> None:
-        nonlocal seen_root
-        if not seen_root and name != root:
-            raise CanvasError(f"{path} is not {kind}: its root is <{escape(name)}>, expected <{root}>")
-        seen_root = True
-        start(name, attributes)
-
-    def refuse(*_: object) -> None:
-        raise CanvasError(
-            f"{path} declares a document type; XML with entities is not read: remove its <!DOCTYPE …>"
-        )
-
-    parser = expat.ParserCreate()
-    parser.StartDoctypeDeclHandler = refuse
-    parser.StartElementHandler = begin
-    parser.EndElementHandler = end
-    parser.CharacterDataHandler = data
-    try:
-        with path.open("rb") as file:
-            while piece := file.read(_CHUNK):
-                parser.Parse(piece, False)
-            parser.Parse(b"", True)
-    except expat.ExpatError as problem:
-        raise CanvasError(f"{path} is not readable as XML: {problem}") from problem

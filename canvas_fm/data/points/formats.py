@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from canvas_fm.data.points.axes import is_napari_axis
 from canvas_fm.data.points.cellfinder_webknossos import (
     read_cellfinder,
     read_webknossos,
@@ -24,6 +25,9 @@ from canvas_fm.data.points.cellfinder_webknossos import (
 from canvas_fm.data.points.cellfinder_yaml import YAML, read_cellfinder_yaml
 from canvas_fm.data.points.neuroglancer import read_neuroglancer, write_neuroglancer
 from canvas_fm.data.points.tables import PointTable, read_table, write_csv, write_parquet
+from canvas_fm.data.points.trackmate import ROOT as TRACKMATE
+from canvas_fm.data.points.trackmate import read_trackmate
+from canvas_fm.data.points.xml_reader import root_of
 from canvas_fm.errors import CanvasError
 
 VoxelUm = tuple[float, float, float]
@@ -33,6 +37,9 @@ _SUFFIXES = {
     ".csv": "csv",
     ".tsv": "csv",
     ".txt": "csv",
+    ".csv.gz": "csv",
+    ".tsv.gz": "csv",
+    ".txt.gz": "csv",
     ".parquet": "parquet",
     ".pq": "parquet",
     ".xml": "cellfinder",
@@ -52,7 +59,7 @@ def format_of(path: str | Path, name: str | None = None) -> str:
             hint = f"did you mean {matches[0]!r}?" if matches else f"known: {', '.join(FORMATS)}"
             raise CanvasError(f"no format of points is called {name!r}; {hint}")
         return name
-    suffix = Path(path).suffix.lower()
+    suffix = suffix_of(path)
     if suffix not in _SUFFIXES:
         raise CanvasError(
             f"{path}: the suffix {suffix or 'none'!r} says no format of points; expected "
@@ -61,28 +68,51 @@ def format_of(path: str | Path, name: str | None = None) -> str:
     return _SUFFIXES[suffix]
 
 
+def suffix_of(path: str | Path) -> str:
+    """The suffix in lower case, `.csv.gz` as one."""
+    suffixes = Path(path).suffixes
+    return "".join(suffixes[-2 if suffixes[-1:] in ([".gz"], [".GZ"]) else -1 :]).lower()
+
+
 def read_points(
-    path: str | Path, format: str | None = None, *, columns: Sequence[str] | None = None
+    path: str | Path,
+    format: str | None = None,
+    *,
+    columns: Sequence[str] | None = None,
+    voxel_um: VoxelUm | None = None,
 ) -> PointTable:
     """Positions, columns and `meta` of a file of any format; `meta` has the voxel size if the file does.
 
-    `columns` names the z, y and x of a table that calls them otherwise. Raises CanvasError for what the
+    `columns` names the z, y and x of a table that calls them otherwise. Positions in µm (Imaris, TrackMate)
+    need the volume's `voxel_um`; Neuroglancer's are converted to it from the voxels that the file states, and
+    any other file that states another voxel size is refused. Raises CanvasError for what the
     format does not allow: a missing coordinate, a number that is none, an XML with a document type (nothing
     of a file is ever expanded or fetched).
     """
     path = Path(path)
     if not path.is_file():
         raise CanvasError(f"no points file at {path}; give a .csv or .parquet with columns z, y, x")
-    kind = format_of(path, format)
+    if voxel_um is not None:
+        check_voxel_um(voxel_um)
+    points = _read(path, format_of(path, format), columns, voxel_um)
+    stated = voxel_um_of(points.meta)
+    if voxel_um is not None and stated is not None and not np.allclose(voxel_um, stated, rtol=1e-6):
+        raise _two_sizes(stated, voxel_um)
+    return points
+
+
+def _read(path: Path, kind: str, columns: Sequence[str] | None, voxel_um: VoxelUm | None) -> PointTable:
     if kind in _TABLES:
-        stored_as = _SUFFIXES.get(path.suffix.lower())
+        stored_as = _SUFFIXES.get(suffix_of(path))
         if stored_as not in _TABLES:
             raise CanvasError(f"{path}: a {kind} file ends in .csv, .tsv, .txt or .parquet; rename it")
-        return read_table(path, parquet=stored_as == "parquet", columns=columns)
+        return read_table(path, parquet=stored_as == "parquet", columns=columns, voxel_um=voxel_um)
     if columns is not None:
         raise CanvasError(f"{path}: column names were given, but {kind} files have no columns to name")
     if kind == "cellfinder" and path.suffix.lower() in YAML:
         return read_cellfinder_yaml(path)
+    if kind == "cellfinder" and root_of(path) == TRACKMATE:
+        return read_trackmate(path, voxel_um)
     return {"neuroglancer": read_neuroglancer, "cellfinder": read_cellfinder, "webknossos": read_webknossos}[
         kind
     ](path)
@@ -108,7 +138,7 @@ def write_points(
     elif kind == "webknossos":
         write_webknossos(points, path, voxel_um=_voxel_um(points, voxel_um, path))
     else:
-        if kind in ("csv", "parquet") and _SUFFIXES.get(path.suffix.lower()) != kind:
+        if kind in ("csv", "parquet") and _SUFFIXES.get(suffix_of(path)) != kind:
             raise CanvasError(f"{path}: a {kind} file has another suffix; expected .{kind}")
         meta = points.meta if voxel_um is None else points.meta | {"voxel_um": format_voxel_um(voxel_um)}
         write = write_parquet if kind == "parquet" else write_csv
@@ -121,6 +151,8 @@ def _named_axes(points: PointTable, kind: str) -> dict[str, np.ndarray]:
     if kind == "canvas":
         return {"x": x, "y": y, "z": z, **points.columns}
     if kind == "napari":
+        if taken := [name for name in points.columns if name == "index" or is_napari_axis(name)]:
+            raise CanvasError(f"the column {taken[0]!r} is napari's own; rename it to write napari's CSV")
         return {"index": np.arange(len(z)), "axis-0": z, "axis-1": y, "axis-2": x, **points.columns}
     return {"z": z, "y": y, "x": x, **points.columns}
 
@@ -146,17 +178,26 @@ def _voxel_um(points: PointTable, voxel_um: VoxelUm | None, path: Path) -> Voxel
             f"{path}: this format places points in space; give the voxel size: --voxel-um Z Y X"
         )
     if voxel_um is not None and stated is not None and not np.allclose(voxel_um, stated, rtol=1e-6):
-        raise CanvasError(
-            f"the points state voxels of {format_voxel_um(stated)} µm, and {format_voxel_um(voxel_um)} µm "
-            "(z y x) were given; leave the one out that is wrong"
-        )
+        raise _two_sizes(stated, voxel_um)
     size = voxel_um if voxel_um is not None else stated
     assert size is not None
-    if not all(0 < value < float("inf") for value in size):
-        raise CanvasError(
-            f"voxel size is {format_voxel_um(size)}; expected three numbers above 0, z y x in µm"
-        )
+    check_voxel_um(size)
     return size
+
+
+def _two_sizes(stated: VoxelUm, voxel_um: VoxelUm) -> CanvasError:
+    return CanvasError(
+        f"the points state voxels of {format_voxel_um(stated)} µm, and {format_voxel_um(voxel_um)} µm "
+        "(z y x) were given; leave the one out that is wrong"
+    )
+
+
+def check_voxel_um(voxel_um: VoxelUm) -> None:
+    """Raise CanvasError unless all three sizes are finite and above 0."""
+    if not all(0 < value < float("inf") for value in voxel_um):
+        raise CanvasError(
+            f"voxel size is {format_voxel_um(voxel_um)}; expected three numbers above 0, z y x in µm"
+        )
 
 
 def suffixes() -> tuple[str, ...]:

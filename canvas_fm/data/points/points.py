@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float64, Real
 
+from canvas_fm.data.points.axes import is_axis
 from canvas_fm.data.points.formats import VoxelUm, format_of, read_points, write_points
-from canvas_fm.data.points.tables import PointTable, is_axis
+from canvas_fm.data.points.tables import PointTable
 from canvas_fm.errors import CanvasError
 from canvas_fm.shipped import sample_file
 
@@ -50,18 +51,20 @@ class Points:
         *,
         allow_empty: bool = True,
         columns: Sequence[str] | None = None,
+        voxel_um: VoxelUm | None = None,
     ) -> Points:
         """Read a .csv (comma, semicolon or tab) or .parquet file with columns z, y, x in voxels of level 0.
 
         Column names may be in any case and order, a byte-order mark is passed over, `# key: value` lines
         before the column row become `meta`. A napari points file (axis-0 … axis-2) is read as it is; where
         the coordinates have other names, `columns` says those of z, y and x. By their suffix, or by `format`,
-        .xml, .nml and .json are read too (`canvas_fm.data.points.formats`). Raises CanvasError for missing or
+        .xml, .nml and .json are read too (`canvas_fm.data.points.formats`), .gz of a table is unpacked.
+        Positions in µm (Imaris, TrackMate) become voxels by `voxel_um`. Raises CanvasError for missing or
         repeated columns, a ragged row, a coordinate that is not a finite number and, unless `allow_empty`,
         for a file without rows.
         """
         path = sample_file(path, "centroids.csv")
-        points = cls(*read_points(path, format, columns=columns))
+        points = cls(*read_points(path, format, columns=columns, voxel_um=voxel_um))
         if not len(points) and not allow_empty:
             raise CanvasError(f"{path} holds no points; nothing to do")
         return points
@@ -99,7 +102,7 @@ def convert_points(
     coordinates: it is added to every position.
     """
     out_format = format_of(out, out_format)
-    points = Points.read(source, source_format, columns=columns)
+    points = Points.read(source, source_format, columns=columns, voxel_um=voxel_um)
     if origin_zyx is not None:
         if len(origin_zyx) != 3 or not np.isfinite(origin_zyx).all():
             raise CanvasError(f"origin is {tuple(origin_zyx)}; expected three numbers, z y x in voxels")

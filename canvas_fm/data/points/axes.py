@@ -1,0 +1,173 @@
+"""Which columns of a table are coordinates, and from their unit to voxels."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float64
+
+from canvas_fm.errors import CanvasError
+
+_NAPARI = ("axis-0", "axis-1", "axis-2")  # what a points layer saves; its rows are numbered in `index`
+_UM = {
+    "nm": 1e-3, "nanometer": 1e-3, "nanometre": 1e-3,
+    "um": 1.0, "µm": 1.0, "μm": 1.0, "micron": 1.0, "micrometer": 1.0, "micrometre": 1.0,
+    "mm": 1e3, "millimeter": 1e3, "millimetre": 1e3,
+}  # fmt: skip
+_VOXELS = ("px", "pixel", "vox", "voxel")
+# z, Position Z (Imaris), POSITION_Z (TrackMate), z_um, Z (µm), z [px]
+_NAME = re.compile(
+    r"(?P<position>position[ _])?(?P<axis>[zyx])"
+    rf"(?:[ _]*[(\[]?(?P<unit>(?:{'|'.join([*_UM, *_VOXELS])})s?)[)\]]?)?",
+    re.IGNORECASE,
+)
+
+
+class Coordinate(NamedTuple):
+    """Axis and unit that a column's name says, and whether it is a `position` of Imaris or TrackMate."""
+
+    axis: str
+    unit: str | None
+    position: bool
+
+
+class Axes(NamedTuple):
+    """Names of the columns z, y, x; µm of one of their unit (None: voxels); voxels to subtract."""
+
+    names: Sequence[str]
+    um: float | None
+    shift: float
+
+
+def is_axis(name: str) -> bool:
+    """Whether a column is called z, y or x."""
+    return name.lower() in ("z", "y", "x")
+
+
+def is_napari_axis(name: str) -> bool:
+    """Whether a column is called as napari calls coordinates."""
+    return re.fullmatch(r"axis-\d+", name) is not None
+
+
+def axis_of(name: str) -> Coordinate | None:
+    """What a column's name says of a coordinate, None if it is none."""
+    found = _NAME.fullmatch(name.strip())
+    if found is None:
+        return None
+    return Coordinate(found["axis"].lower(), found["unit"], found["position"] is not None)
+
+
+def um_of(unit: str) -> float | None:
+    """µm of one of a unit of length, 0 for pixels and voxels, None for an unknown one."""
+    name = unit.strip().lower()
+    names = (name, name.removesuffix("s"))
+    if any(singular in _VOXELS for singular in names):
+        return 0.0
+    return next((_UM[singular] for singular in names if singular in _UM), None)
+
+
+def find_axes(
+    path: Path, table: Mapping[str, np.ndarray], units: Mapping[str, str], names: Sequence[str] | None
+) -> Axes:
+    """The coordinates of a table: the named columns, else z, y, x, else those of napari, Imaris or TrackMate.
+
+    Raises CanvasError where one is missing, where shapes or more than three axes are in the file, where their
+    unit is not known or not one, and where the rows are of several time points.
+    """
+    if "shape-type" in table:
+        raise CanvasError(
+            f"{path} holds napari shapes (shape-type, vertex-index), not points; save a points layer"
+        )
+    if names is not None:
+        _check_named(path, table, names)
+    elif {"z", "y", "x"} <= {name.lower() for name in table}:
+        return Axes([next(name for name in table if name.lower() == axis) for axis in "zyx"], None, 0.0)
+    elif any(map(is_axis, table)):
+        raise _missing(path, table, [axis for axis in "zyx" if axis not in {name.lower() for name in table}])
+    elif set(_NAPARI) <= set(table):
+        if "axis-3" in table:
+            raise CanvasError(
+                f"{path} holds napari points of more than three axes; expected axis-0 … axis-2, z y x"
+            )
+        return Axes(_NAPARI, None, 0.0)
+    else:
+        found = {coordinate.axis: name for name in table if (coordinate := axis_of(name))}
+        if set(found) != {"z", "y", "x"}:
+            raise _missing(path, table, [axis for axis in "zyx" if axis not in found])
+        names = [found[axis] for axis in "zyx"]
+    return _in_unit(path, table, units, names)
+
+
+def to_voxels(
+    path: Path, zyx: Float64[np.ndarray, "n 3"], axes: Axes, voxel_um: Sequence[float] | None
+) -> Float64[np.ndarray, "n 3"]:
+    """Positions in voxels; CanvasError if they are lengths and no voxel size is known."""
+    if axes.um is None:
+        return zyx
+    if voxel_um is None:
+        raise CanvasError(
+            f"{path} has positions in physical units ({', '.join(axes.names)}); convert them once with the "
+            f"volume's voxel size: canvas-fm points convert {path.name} cells.csv --voxel-um Z Y X"
+        )
+    return zyx * axes.um / np.asarray(voxel_um, np.float64) - axes.shift
+
+
+def _check_named(path: Path, table: Mapping[str, np.ndarray], names: Sequence[str]) -> None:
+    if len(names) != 3 or len(set(names)) != 3:
+        raise CanvasError(f"columns {', '.join(names)} were given; expected three names, of z, y and x")
+    if missing := [name for name in names if name not in table]:
+        raise CanvasError(f"{path} has no column {missing[0]!r}; found {', '.join(table) or 'none'}")
+    if other := [name for name in table if is_axis(name) and name not in names]:
+        raise CanvasError(f"{path}: {other[0]!r} is a column too; leave it out, or give it as a coordinate")
+
+
+def _missing(path: Path, table: Mapping[str, np.ndarray], axes: list[str]) -> CanvasError:
+    return CanvasError(
+        f"{path} has no column {', '.join(axes)}; found {', '.join(table) or 'none'}: "
+        "name the coordinates z, y, x, in voxels of level 0 "
+        "(`canvas-fm points convert --columns` renames them)"
+    )
+
+
+def _in_unit(
+    path: Path, table: Mapping[str, np.ndarray], units: Mapping[str, str], names: Sequence[str]
+) -> Axes:
+    """Axes with the unit that the names, a row of units or Imaris' column `Unit` state."""
+    coordinates = [axis_of(name) for name in names]
+    is_position = any(coordinate is not None and coordinate.position for coordinate in coordinates)
+    lower = {name.lower(): name for name in table}
+    stated = {coordinate.unit for coordinate in coordinates if coordinate is not None and coordinate.unit}
+    stated |= {units[name] for name in names if name in units}
+    is_imaris = is_position and "unit" in lower
+    if is_imaris:
+        stated |= {str(unit) for unit in np.unique(table[lower["unit"]])}
+    if is_position:
+        _check_one_time(path, table, lower)
+    if not stated:
+        if is_position and len(table[names[0]]):
+            raise CanvasError(
+                f"{path} does not say the unit of {names[0]}; name the columns z, y, x if they are in "
+                "voxels, z_um, y_um, x_um if they are in µm"
+            )
+        return Axes(names, None, 0.0)
+    lengths = {um_of(unit) for unit in stated}
+    if len(lengths) > 1 or None in lengths:
+        raise CanvasError(
+            f"{path} has positions in {', '.join(sorted(stated))}; expected one unit: pixel, nm, um or mm"
+        )
+    um = lengths.pop()
+    # Imaris counts from the outer corner of the first voxel, everything else from its centre.
+    return Axes(names, um, 0.5 if is_imaris else 0.0) if um else Axes(names, None, 0.0)
+
+
+def _check_one_time(path: Path, table: Mapping[str, np.ndarray], lower: Mapping[str, str]) -> None:
+    for name in ("time", "frame"):
+        if name in lower and (count := len(np.unique(table[lower[name]]))) > 1:
+            raise CanvasError(
+                f"{path} holds {count} time points (column {lower[name]}), and points are of one volume; "
+                "keep the rows of one"
+            )

@@ -1,0 +1,110 @@
+"""The column row of a CSV: after notes and titles, with Excel's `sep=` and TrackMate's rows of units."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterable, Iterator
+from itertools import chain, islice
+from pathlib import Path
+from typing import NamedTuple
+
+from canvas_fm.data.points.axes import axis_of, is_napari_axis
+from canvas_fm.errors import CanvasError
+
+_TITLES = 20  # lines before the columns that are looked through: Imaris writes three
+_SEP = re.compile(r'"?sep=(.)"?[\s,;]*', re.IGNORECASE)  # Excel's note of its delimiter
+_UNIT = re.compile(r"\((.*)\)")
+# ClearMap 2 writes the first letter of each of its columns, so that x, y and z stand there twice.
+_CLEARMAP = ("x", "y", "z", "size", "source", "xt", "yt", "zt", "order", "name")
+
+
+class Header(NamedTuple):
+    """Column names, the metadata lines before them, units by column, and the rows that follow."""
+
+    names: list[str]
+    delimiter: str
+    meta: dict[str, str]
+    units: dict[str, str]
+    rows: Iterator[list[str]]
+
+
+def read_header(path: Path, file: Iterable[str]) -> Header:
+    """Find the column row; columns without a name are called `column_1` and so on, by their place."""
+    meta: dict[str, str] = {}
+    lines: Iterator[str] = iter(file)
+    delimiter, header, is_note = None, "", False
+    for line in lines:
+        if sep := _SEP.fullmatch(line.strip("\r\n")):
+            delimiter = sep[1]
+        elif line.startswith("#"):
+            if _names_axes(line[1:], delimiter):
+                header, is_note = line[1:].lstrip(), True  # as numpy.savetxt writes it, ClearMap's too
+                break
+            key, colon, value = line[1:].partition(":")
+            if colon:
+                meta[key.strip()] = value.strip()
+        elif line.strip(" \t\r\n,;"):
+            header, lines = _after_titles(line, lines, delimiter)
+            break
+    delimiter = delimiter or _delimiter(header)
+    names = [
+        name.strip() for name in next(csv.reader([header], delimiter=delimiter, skipinitialspace=True), [])
+    ]
+    if is_note and names == [name[0] for name in _CLEARMAP]:
+        names = list(_CLEARMAP)
+    names = [name or f"column_{place}" for place, name in enumerate(names, 1)]
+    lower = [name.lower() for name in names]
+    if repeated := [name for name in names if lower.count(name.lower()) > 1]:
+        raise CanvasError(f"{path} has the column {repeated[0]} more than once")
+    rows: Iterator[list[str]] = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
+    units: dict[str, str] = {}
+    if "position_x" in lower:
+        units, rows = _units(names, rows, lower.index("position_x"))
+    if is_note and lower[-1] == "name":
+        rows = (_joined(row, len(names), delimiter) for row in rows)
+    return Header(names, delimiter, meta, units, rows)
+
+
+def _after_titles(line: str, lines: Iterator[str], delimiter: str | None) -> tuple[str, Iterator[str]]:
+    """The first of the next lines that names coordinates, else this line; and the lines after it."""
+    ahead = [line, *islice(lines, _TITLES)]
+    start = next((at for at, text in enumerate(ahead) if _names_axes(text, delimiter)), 0)
+    return ahead[start], chain(ahead[start + 1 :], lines)
+
+
+def _delimiter(line: str) -> str:
+    return ":" if not re.search("[,;\t]", line) and ":" in line else max(",;\t", key=line.count)
+
+
+def _names_axes(line: str, delimiter: str | None) -> bool:
+    """Whether a line of a table names all three coordinates."""
+    names = [name.strip().strip('"') for name in line.split(delimiter or _delimiter(line))]
+    found = {coordinate.axis for name in names if (coordinate := axis_of(name))}
+    return found == {"z", "y", "x"} or sum(map(is_napari_axis, names)) >= 2
+
+
+def _units(
+    names: list[str], rows: Iterator[list[str]], place: int
+) -> tuple[dict[str, str], Iterator[list[str]]]:
+    """Units by column of TrackMate's further rows of names and units, and the rows after them."""
+    units: dict[str, str] = {}
+    for row in rows:
+        is_name = place < len(row) and row[place].strip() == "X"
+        if (
+            any(map(str.strip, row))
+            and not is_name
+            and not any(_UNIT.fullmatch(text.strip()) for text in row)
+        ):
+            return units, chain([row], rows)
+        for name, text in zip(names, row, strict=False):
+            if unit := _UNIT.fullmatch(text.strip()):
+                units[name] = unit[1]
+    return units, rows
+
+
+def _joined(row: list[str], width: int, delimiter: str) -> list[str]:
+    """ClearMap does not quote the region's name, which stands last and may hold commas."""
+    if len(row) <= width:
+        return row
+    return [*row[: width - 1], f"{delimiter} ".join(row[width - 1 :])]
