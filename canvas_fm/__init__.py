@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from canvas_fm.heads.probe.cross_validate import probe_fit
     from canvas_fm.heads.probe.probe import Probe
     from canvas_fm.heads.refine.apply import refine
-    from canvas_fm.heads.refine.fit import fit_refiner
     from canvas_fm.heads.refine.refiner import Refiner
     from canvas_fm.inference.detect.detect import detect, detect_log
     from canvas_fm.inference.detect.detector_features import detector_features
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from canvas_fm.inference.search.index import Index
     from canvas_fm.inference.search.projection import embedding_map
     from canvas_fm.models.checkpoint import load
+    from canvas_fm.pipeline.fit_refiner import fit_refiner
     from canvas_fm.prepare.convert.convert import convert, destripe
     from canvas_fm.prepare.convert.preview import preview_conversion
     from canvas_fm.training.detector.adapt import adapt_detector
@@ -56,7 +56,7 @@ _HOME = {
     "embed_to_store": "canvas_fm.inference.embed.embed",
     "embedding_map": "canvas_fm.inference.search.projection",
     "evaluate": "canvas_fm.evaluation.detection.score",
-    "fit_refiner": "canvas_fm.heads.refine.fit",
+    "fit_refiner": "canvas_fm.pipeline.fit_refiner",
     "load": "canvas_fm.models.checkpoint",
     "preview_conversion": "canvas_fm.prepare.convert.preview",
     "pretrain": "canvas_fm.training.mae.pretrain",

@@ -8,6 +8,7 @@ RENAMED = {
     "--contrasts": "--augment-contrast",
     "--within": "--roi",
     "--most": "--max-candidates",
+    "worth --most": "--max-cells",
     "--replace": "--overwrite",
     "detect --region": "--box",
     "refine apply --regions": "--count-by",

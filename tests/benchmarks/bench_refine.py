@@ -22,12 +22,12 @@ from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.heads.features.extractor import Extractor
 from canvas_fm.heads.labels.candidates import Candidates
-from canvas_fm.heads.refine.fit import fit_refiner
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.models.checkpoint import load, save_detector, save_encoder
 from canvas_fm.models.convmixer import ConvMixerConfig, HeatMapNet
 from canvas_fm.models.mae import DecoderConfig, MaskedAutoencoder
 from canvas_fm.models.vit import EncoderConfig
+from canvas_fm.pipeline.fit_refiner import fit_refiner
 from tests.benchmarks.timing import show
 
 SHAPE_ZYX = (64, 256, 256)

@@ -10,7 +10,7 @@ from canvas_fm.cli.verbs.labels import add_labelled
 from canvas_fm.errors import CanvasError
 
 if TYPE_CHECKING:
-    from canvas_fm.heads.refine.options import FitOptions
+    pass
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -89,45 +89,30 @@ def _fill_apply(apply: Parser) -> None:
 
 
 def run_fit(args: argparse.Namespace) -> None:
-    from pathlib import Path
-
     from canvas_fm.cli.output import print_result, report_bad_chunks
     from canvas_fm.data.volume.volume import Volume
-    from canvas_fm.heads.refine.fit import fit_refiner
-    from canvas_fm.models.checkpoint import load
+    from canvas_fm.pipeline.fit_refiner import fit_refiner
 
-    options: FitOptions = args.fit
     volumes = [Volume.open(path, **args.opening.given) for path in args.volumes]
-    background = (
-        None
-        if args.background is None
-        else [Volume.open(path, **args.opening.given) for path in args.background]
-    )
-    tuning = None
-    if options.unfreeze:
-        from canvas_fm.training.finetune.finetune import Tuning
-
-        tuning = Tuning(options.unfreeze, augment=options.augment)
+    background = args.background and [Volume.open(path, **args.opening.given) for path in args.background]
     report = fit_refiner(
         volumes,
         args.candidates,
         args.out,
-        encoder=None if args.encoder is None else load(args.encoder, kind="encoder"),
-        detector=None if args.detector is None else load(args.detector, kind="detector"),
+        encoder=args.encoder,
+        detector=args.detector,
         labels=args.labels,
         truth=args.truth,
         tolerance_um=args.tolerance_um,
         within=args.roi,
         background=background,
-        tuning=tuning,
-        feature_cache=None if args.features is None else Path(args.features),
+        feature_cache=args.features,
         overwrite=args.overwrite,
-        **options.given,
+        **args.fit.given,
         **args.options.given,
     )
     skipped = report_bad_chunks([*volumes, *(background or [])])
-    result = report if args.json else _for_people(report)
-    print_result(result, args.json, bad_chunks=skipped)
+    print_result(report if args.json else _for_people(report), args.json, bad_chunks=skipped)
 
 
 def run_apply(args: argparse.Namespace) -> None:

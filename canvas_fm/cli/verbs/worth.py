@@ -38,7 +38,7 @@ def _fill_worth(verb: Parser) -> None:
     verb.add_argument("--draws", type=positive_int, default=10, metavar="N", help="of few labels; default 10")
     verb.add_argument("--seeds", type=positive_int, default=3, metavar="N", help="untrained twins; default 3")
     verb.add_argument(
-        "--most", type=positive_int, default=150, metavar="N", help="cells a class and volume; default 150"
+        "--max-cells", type=positive_int, default=150, metavar="N", help="of a class and volume; default 150"
     )
     verb.add_argument(
         "--pool", choices=["mean", "cls", "centre", "contrast"], help="default: the encoder's own"
@@ -66,7 +66,7 @@ def run_worth(args: argparse.Namespace) -> None:
         open_points(args.points),
         labels=args.labels,
         brains=args.brains,
-        most=args.most,
+        max_cells=args.max_cells,
     )
     report = worth(
         encoders,

@@ -43,10 +43,10 @@ def read_cells(
     *,
     labels: str | None,
     brains: Sequence[str] | None = None,
-    most: int = 150,
+    max_cells: int = 150,
     seed: int = 0,
 ) -> LabelledCells:
-    """Read at most `most` random cells of each class and volume.
+    """Read at most `max_cells` random cells of each class and volume.
 
     `labels` is the column of their class, -1 and nothing being no label; None takes each volume's marker.
     `brains` says which brain each volume is of, by default one each. Volumes of other voxels are resampled to
@@ -64,7 +64,7 @@ def read_cells(
         resample = None if np.allclose(volume.voxel_um, config.voxel_um, rtol=0.05) else config.voxel_um
         cls = _classes(volume, table, labels)
         chosen = np.concatenate(
-            [random.permutation(np.flatnonzero(cls == label))[:most] for label in np.unique(cls)]
+            [random.permutation(np.flatnonzero(cls == label))[:max_cells] for label in np.unique(cls)]
         )
         chosen = np.sort(chosen[cls[chosen] != ""])
         raw = CropReader(volume, size, resample_to_um=resample).read_points(table.zyx[chosen])

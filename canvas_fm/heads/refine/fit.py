@@ -11,24 +11,18 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Int64
 
-from canvas_fm.data.points.points import Points
-from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import BadInput, CanvasError
 from canvas_fm.evaluation.classification import ceiling
 from canvas_fm.files.atomic import write_text_atomic
 from canvas_fm.files.checksum import sha256
-from canvas_fm.files.options import takes
 from canvas_fm.heads.features.candidate_score import candidate_scores, with_candidate_score
 from canvas_fm.heads.features.extractor import DETECTOR, MAE, Extractor
 from canvas_fm.heads.features.feature_cache import features_at, other_contrasts
 from canvas_fm.heads.features.feature_set import CANDIDATE_SCORE, FeatureSet, stack
-from canvas_fm.heads.labels.candidates import Candidates, label_brains
+from canvas_fm.heads.labels.candidates import Candidates
 from canvas_fm.heads.labels.group_folds import grouped_folds, held_out_parts
 from canvas_fm.heads.refine.columns import Columns
-from canvas_fm.heads.refine.options import FitAndRunOptions
 from canvas_fm.heads.refine.refiner import Refiner
-from canvas_fm.inference.options import BatchedRun
-from canvas_fm.models.checkpoint import Detector, Encoder
 from canvas_fm.version import __version__
 
 REPORT = "report.json"
@@ -100,57 +94,6 @@ def training_set(
         {brain.name: brain.missed for brain in brains if brain.missed is not None},
         tuple(seen_at(contrast) for contrast in other_contrasts(augment_contrast)),
     )
-
-
-@takes(FitAndRunOptions)
-def fit_refiner(
-    volumes: Sequence[Volume | str | Path],
-    candidates: Sequence[Points | str | Path],
-    out: str | Path,
-    *,
-    encoder: Encoder | None = None,
-    detector: Detector | None = None,
-    labels: str | None = None,
-    truth: Sequence[Points | str | Path] | None = None,
-    tolerance_um: float | None = None,
-    within: Sequence[Any] | None = None,
-    background: Sequence[Volume] | None = None,
-    tuning: EncoderTuning | None = None,
-    feature_cache: Path | None = None,
-    overwrite: bool = False,
-    show: bool | None = None,
-    **options: Any,
-) -> dict[str, Any]:
-    """Fit a refiner on labelled candidates, write its folder with `report.json`, return the report.
-
-    Labels are the column `labels`, else come from matching with the true cells `truth` within `tolerance_um`;
-    `candidates`, `truth`, `within` (boxes in which everything is labelled) and `background` are given one a
-    volume. Features are of `encoder`, `detector` or both. `unfreeze` takes a `tuning`, such as
-    `canvas_fm.training.finetune.finetune.Tuning`. The folder `feature_cache` keeps features for the next fit.
-
-    Every figure is of brains (or regions, where there is one brain) that the model had not seen, beside the
-    F1 of keeping every candidate and the ceiling 2R / (1 + R) that no refiner of these candidates passes.
-    Raises CanvasError where labels, models and options do not go together, before any work is done.
-    """
-    opts = FitAndRunOptions.of(**options)
-    if bool(opts.unfreeze) != (tuning is not None):
-        raise CanvasError("unfreeze says how many blocks a tuning fits: give both or neither")
-    if opts.detector_score and detector is None:
-        raise CanvasError("detector_score is what a detector says of a candidate; give --detector too")
-    opened = [volume if isinstance(volume, Volume) else Volume.open(volume) for volume in volumes]
-    brains = label_brains(
-        opened, candidates, labels=labels, truth=truth, tolerance_um=tolerance_um, within=within,
-        score=opts.score_column, background=background,
-    )  # fmt: skip
-    running = {name: getattr(opts, name) for name in BatchedRun.model_fields}
-    extractor = Extractor(
-        encoder, detector, opts.pool, opts.layer, detector_score=opts.detector_score, **running
-    )
-    return fit_labelled(
-        opts.refiner(encoder=encoder is not None, detector=detector is not None), brains, extractor, out,
-        candidate_score=opts.candidate_score, augment_contrast=opts.augment_contrast, tuning=tuning,
-        feature_cache=feature_cache, overwrite=overwrite, show=show,
-    )  # fmt: skip
 
 
 def fit_labelled(

@@ -82,7 +82,7 @@ def _cells(labelled: LabelledSet, encoder: Encoder, paths: list[Path]) -> Labell
         [Points.read(path.parent / labelled.points, allow_empty=False) for path in paths],
         labels=labelled.labels,
         brains=[path.resolve().parents[labelled.brain_level].name for path in paths],
-        most=labelled.cells,
+        max_cells=labelled.cells,
     )
 
 
