@@ -48,7 +48,7 @@ def _fill_convert(convert: Parser) -> None:
         type=positive_float,
         metavar=ZYX,
         help="the volume's voxel size in µm: needed by .nml and .json, and for positions in µm (Imaris, "
-        "TrackMate); Neuroglancer's are converted to it",
+        "TrackMate)",
     )
     convert.add_argument("--columns", nargs=3, metavar=ZYX, help="IN's names of the columns z, y and x")
     add_json(convert)

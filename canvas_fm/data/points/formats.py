@@ -84,10 +84,9 @@ def read_points(
     """Positions, columns and `meta` of a file of any format; `meta` has the voxel size if the file does.
 
     `columns` names the z, y and x of a table that calls them otherwise. Positions in µm (Imaris, TrackMate)
-    need the volume's `voxel_um`; Neuroglancer's are converted to it from the voxels that the file states, and
-    any other file that states another voxel size is refused. Raises CanvasError for what the
-    format does not allow: a missing coordinate, a number that is none, an XML with a document type (nothing
-    of a file is ever expanded or fetched).
+    need the volume's `voxel_um`; a file that states another voxel size is refused. Raises CanvasError for
+    what the format does not allow: a missing coordinate, a number that is none, an XML with a document type
+    (nothing of a file is ever expanded or fetched).
     """
     path = Path(path)
     if not path.is_file():

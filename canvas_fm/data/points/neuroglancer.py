@@ -139,6 +139,11 @@ def _layer(path: Path, layer: Mapping[str, Any], global_dimensions: Any) -> Poin
         transform.get("outputDimensions") if isinstance(transform, Mapping) else None
     ) or global_dimensions
     names, meta = _axes(path, dimensions)
+    own = transform.get("inputDimensions") if isinstance(transform, Mapping) else None
+    if own is not None:  # the positions are in the layer's own units; the output's are how they are shown
+        if not isinstance(own, Mapping) or len(own) != len(names):
+            raise CanvasError(f"{path}: its inputDimensions are {own}; expected one for each of {names}")
+        _, meta = _axes(path, dict(zip(names, own.values(), strict=True)))
     annotations = layer["annotations"]
     if not isinstance(annotations, list):
         raise CanvasError(f"{path}: 'annotations' is no list; expected Neuroglancer's local annotations")

@@ -39,10 +39,12 @@ def cells_of(points: Points, role: str) -> tuple[Points, list[str]]:
                 f"all {len(points):,} predictions are of cellfinder's type 1: not classified, all scored"
             ]
     labels = points.columns.get("label")
+    if labels is not None and labels.dtype.kind == "f":
+        labels = np.where(np.isnan(labels), -1, labels)  # a blank is unlabelled
     if (
         role == "truth"
         and labels is not None
-        and labels.dtype.kind in "iu"
+        and labels.dtype.kind in "iuf"
         and np.isin(labels, (-1, 0, 1)).all()
     ):
         keep, why = labels == 1, "a label of 0 or −1 (not a cell, ambiguous)"

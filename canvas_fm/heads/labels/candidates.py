@@ -259,6 +259,8 @@ def _column(points: Points, column: str, name: str) -> Int64[np.ndarray, " n"]:
     if values is None:
         available = ", ".join(points.columns) or "none"
         raise BadInput(f"{name}: the candidates have no column {column!r}; they have {available}")
+    if values.dtype.kind == "f":
+        values = np.where(np.isnan(values), SKIP, values)  # a blank is unlabelled
     if values.dtype.kind not in "iufb" or not np.isin(values, (CELL, OTHER, SKIP)).all():
         odd = next(value for value in values.tolist() if value not in (CELL, OTHER, SKIP))
         raise BadInput(f"{name}: column {column!r} holds {odd!r}; expected 1 (a cell), 0 (none) or -1 (skip)")

@@ -101,3 +101,18 @@ def test_positions_that_no_integer_holds_are_not_written_as_cellfinder_xml(tmp_p
     with pytest.raises(CanvasError, match="are these really voxels"):
         Points(np.array([[value, 1.0, 2.0]])).write(tmp_path / "cells.xml")
     assert not (tmp_path / "cells.xml").exists()
+
+
+def test_annotations_are_in_the_input_dimensions_of_their_layer(tmp_path):
+    """The layer is shown in voxels of 2 µm; its positions are in voxels of 4 µm."""
+    shown = {axis: [2e-6, "m"] for axis in "xyz"}
+    own = {name: [4e-6, "m"] for name in "012"}
+    state = json.loads(layer([]))
+    transform = {"outputDimensions": shown, "inputDimensions": own}
+    state["layers"][0]["source"] = {"url": "local://annotations", "transform": transform}
+    points = read(tmp_path, json.dumps(state), "a.json")
+    assert points.zyx.tolist() == ZYX[:1]
+    assert points.meta == {"voxel_um": "4.0 4.0 4.0"}
+    transform["inputDimensions"] = {"x": [4e-6, "m"]}
+    with pytest.raises(CanvasError, match="expected one for each of"):
+        read(tmp_path, json.dumps(state), "a.json")
