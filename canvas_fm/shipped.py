@@ -19,6 +19,7 @@ _ROOTS = {
 }
 _SUFFIX = {"recipe": ".yaml", "card": ".md", "model": "", "older model": "", "sample": ""}
 SAMPLE = "sample:"
+RECALLS = _PACKAGE / "weights" / "_recalls.json"  # of the shipped detectors on held-out brains
 
 
 def shipped(kind: str) -> dict[str, Path]:

@@ -32,6 +32,7 @@ from canvas_fm.inference.detect.detect import detector_job, log_job
 from canvas_fm.inference.detect.detection_job import run
 from canvas_fm.inference.embed.point_crops import volume_identity
 from canvas_fm.models.checkpoint import Detector, load
+from canvas_fm.models.training_volumes import training_volumes
 from canvas_fm.progress import bar
 from canvas_fm.training.detector.train import train_detector
 
@@ -213,9 +214,7 @@ def train_in_folds(
 
 def trained_on(detector: Detector) -> set[str]:
     """Names of the volumes in a detector's training data, by its config."""
-    start = detector.config.provenance.get("start_trained_on") or []
-    listed = [*(detector.config.provenance.get("trained_on") or []), *start]
-    return {str(entry["name"]) if isinstance(entry, dict) else str(entry) for entry in listed}
+    return training_volumes(detector.config.provenance)
 
 
 def _laplacian_scores(

@@ -11,9 +11,11 @@ from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import CanvasError
 from canvas_fm.files.options import takes
 from canvas_fm.heads.features.extractor import Extractor
+from canvas_fm.heads.features.shape import SHAPE_RULE
 from canvas_fm.heads.labels.candidates import label_brains
 from canvas_fm.heads.refine.fit import fit_labelled
 from canvas_fm.heads.refine.options import FitAndRunOptions
+from canvas_fm.heads.refine.recall import CandidateRecall, read_recalls
 from canvas_fm.inference.options import BatchedRun
 from canvas_fm.models.checkpoint import Detector, Encoder, load
 from canvas_fm.training.finetune.finetune import Tuning
@@ -32,6 +34,7 @@ def fit_refiner(
     tolerance_um: float | None = None,
     within: Sequence[Any] | None = None,
     background: Sequence[Volume] | None = None,
+    recalls: Sequence[CandidateRecall] | str | Path = (),
     feature_cache: str | Path | None = None,
     overwrite: bool = False,
     show: bool | None = None,
@@ -42,7 +45,8 @@ def fit_refiner(
     Labels are the column `labels`, else come from matching with the true cells `truth` within `tolerance_um`;
     `candidates`, `truth`, `within` (boxes in which everything is labelled) and `background` are given one a
     volume. Features are of `encoder`, `detector` or both, opened or by path or shipped name. The folder
-    `feature_cache` keeps features for the next fit; with `unfreeze` blocks of the encoder are fitted too.
+    `feature_cache` keeps features for the next fit. `recalls` (or a JSON file of them) are recorded for
+    counts, see `CandidateRecall`. With `unfreeze` blocks of the encoder are fitted too.
 
     Every figure is of brains (or regions, where there is one brain) that the model had not seen, beside the
     F1 of keeping every candidate and the ceiling 2R / (1 + R) that no refiner of these candidates passes.
@@ -63,11 +67,14 @@ def fit_refiner(
         opts.pool,
         opts.layer,
         detector_score=opts.detector_score,
+        shape=SHAPE_RULE if opts.shape else None,
         **running,
     )
     return fit_labelled(
         opts.refiner(encoder=encoder is not None, detector=detector is not None), brains, extractor, out,
-        candidate_score=opts.candidate_score, augment_contrast=opts.augment_contrast,
+        candidate_score=opts.candidate_score, keep_order=not opts.ignore_candidate_score,
+        recalls=read_recalls(recalls) if isinstance(recalls, str | Path) else recalls,
+        augment_contrast=opts.augment_contrast,
         tuning=Tuning(opts.unfreeze, augment=opts.augment) if opts.unfreeze else None,
         feature_cache=None if feature_cache is None else Path(feature_cache), overwrite=overwrite, show=show,
     )  # fmt: skip

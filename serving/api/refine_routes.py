@@ -32,6 +32,7 @@ from serving.protocol.schemas import RefineReply
 async def refine(core: Core, request: Request) -> Response:
     """P(cell) of points of a registered volume, or of crops."""
     core.require_ready()
+    asked: RefineRequest | None = None
     if media_type(request) == "application/json":
         no_query(request)
         asked = await read_model(request, RefineRequest)
@@ -46,12 +47,14 @@ async def refine(core: Core, request: Request) -> Response:
     p_cell = await cancel_on_disconnect(disconnected(request), work)
     if p_cell is None:
         raise Refusal(400, GONE)
-    return await _reply(request, hosted, p_cell)
+    return await _reply(request, hosted, p_cell, asked)
 
 
 async def _asked(core: Core, hosted: HostedRefiner, body: RefineRequest) -> Awaitable[np.ndarray]:
     """The refinement that a JSON body requests."""
     check_whole(hosted, body.all_candidates)
+    if body.recall is not None and not 0 <= body.recall[0] <= body.recall[1] > 0:
+        raise Refusal(422, f"recall is {list(body.recall)}; give [found, cells], found at most cells")
     points = body.points_zyx
     if (points is None) == (body.crops is None) or (points is None) != (body.volume is None):
         raise Refusal(422, "give volume and points_zyx, or crops")
@@ -66,15 +69,24 @@ async def _asked(core: Core, hosted: HostedRefiner, body: RefineRequest) -> Awai
     return refine_crops(core, hosted, crops, body.window)
 
 
-async def _reply(request: Request, hosted: HostedRefiner, p_cell: np.ndarray) -> Response:
+async def _reply(
+    request: Request, hosted: HostedRefiner, p_cell: np.ndarray, asked: RefineRequest | None
+) -> Response:
     threshold, models = hosted.threshold, hosted.models()
     headers = {"X-Refiner": hosted.refiner.sha256_, "X-Threshold": repr(threshold)}
+    count = hosted.count(p_cell, asked)
+    headers |= {
+        "X-Count-Of": count.count_of,
+        "X-Expected-Cells": f"{count.expected_cells:.2f}",
+        "X-Interval-90": "{:.2f} {:.2f}".format(*count.interval_90),
+    }
     headers |= {f"X-{kind.title()}": sha256 for kind, sha256 in models.items() if sha256 is not None}
     if accepted(request) != "application/json":
         return Response(npy.dump(p_cell), media_type=npy.MEDIA_TYPE, headers=headers)
     reply = RefineReply(
         p_cell=p_cell.tolist(),
         is_cell=hosted.is_cell(p_cell).tolist(),
+        count=count,
         threshold=threshold,
         refiner=hosted.refiner.sha256_,
         **models,

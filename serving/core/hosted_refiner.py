@@ -11,7 +11,8 @@ from jaxtyping import Bool, Float32
 
 from canvas_fm.errors import CanvasError
 from canvas_fm.shipped import card_of
-from serving.protocol.schemas import RefinerInfo
+from serving.protocol.requests import RefineRequest
+from serving.protocol.schemas import CountReply, RefinerInfo
 from serving.protocol.settings import Settings
 
 if TYPE_CHECKING:
@@ -99,6 +100,19 @@ class HostedRefiner:
         from canvas_fm.heads.refine.decide import p_cell
 
         return p_cell(self.refiner, self.extractor, blocks, group)
+
+    def count(self, p_cell: Float32[np.ndarray, " n"], asked: RefineRequest | None) -> CountReply:
+        """The expected count of one request's candidates, of all cells where its recall was given."""
+        from canvas_fm.data.points.points import Points
+        from canvas_fm.heads.refine.cell_count import count_cells
+
+        recall = None if asked is None else asked.recall
+        volume = None if asked is None else asked.volume
+        nowhere = Points(np.zeros((len(p_cell), 3)))
+        said = count_cells(
+            self.refiner, nowhere, p_cell.astype(np.float64), recall=recall, volume=volume
+        ).as_dict()
+        return CountReply(**{name: said[name] for name in CountReply.model_fields})
 
     def is_cell(self, p_cell: Float32[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
         """Whether each P(cell) reaches the threshold."""

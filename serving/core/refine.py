@@ -72,7 +72,7 @@ async def _blocks(
     background: Volume | None,
     points_zyx: list[list[float]],
 ) -> dict[str, np.ndarray]:
-    from canvas_fm.heads.features.extractor import MAE
+    from canvas_fm.heads.features.extractor import MAE, SHAPE
     from canvas_fm.inference.embed.input_checks import check_points
 
     extractor = hosted.extractor
@@ -85,6 +85,8 @@ async def _blocks(
                 lambda: extractor.detector_blocks(volume, zyx, background=background, show=False),
                 deadline_s=core.limits.deadline_s,
             )
+        if extractor.shape is not None:
+            blocks[SHAPE] = await asyncio.to_thread(extractor.shape_of, volume, zyx)
     except DamagedStore as problem:
         raise unreadable(name, problem) from problem
     except CanvasError as problem:
@@ -98,7 +100,7 @@ async def _blocks(
 async def refine_crops(
     core: Core, hosted: HostedRefiner, crops: np.ndarray, window: Window | None
 ) -> Float32[np.ndarray, " n"]:
-    """P(cell) of crops; Refusal (422) for a refiner that needs detector features."""
+    """P(cell) of crops; Refusal (422) for a refiner that needs more of the volume than a crop shows."""
     from canvas_fm.heads.features.extractor import MAE
 
     engine = encoder_of(hosted)
@@ -107,11 +109,17 @@ async def refine_crops(
 
 
 def encoder_of(hosted: HostedRefiner) -> Engine:
-    """Encoder of a refiner of encoder features only; Refusal (422) otherwise."""
-    if hosted.extractor.detector is not None or hosted.engine is None:
+    """The encoder of a refiner that judges by it alone; Refusal (422) for one that needs more than crops."""
+    what = None
+    if hosted.extractor.shape is not None:
+        what = "the shape of each spot, measured against the whole volume's median out to 24 µm"
+    elif hosted.extractor.detector is not None or hosted.engine is None:
+        what = "what its detector saw around each point"
+    if what is not None:
         raise Refusal(
             422,
-            f"the refiner {hosted.name} judges by what its detector saw around each point, which a crop does "
-            "not show; send points_zyx of a registered volume",
+            f"the refiner {hosted.name} judges by {what}, which a crop does not show; send points_zyx of a "
+            "registered volume",
         )
+    assert hosted.engine is not None
     return hosted.engine

@@ -155,6 +155,11 @@ class RefineRequest(RefineQuery):
         None, description="registered volume of the background channel, for a detector that reads one"
     )
     crops: EncodedCrops | None = None
+    recall: tuple[int, int] | None = Field(
+        None,
+        description="[found, cells]: of so many cells looked for by eye, so many have a candidate; the count is "
+        "then of all cells",
+    )
 
 
 class SearchOptions(Options):

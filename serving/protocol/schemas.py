@@ -126,11 +126,21 @@ class DetectReply(BaseModel):
     """Why the threshold may not carry to this volume."""
 
 
+class CountReply(BaseModel):
+    """Expected count: of what, its 90 % interval, and what to know about it."""
+
+    count_of: str
+    expected_cells: float
+    interval_90: tuple[float, float]
+    notes: list[str]
+
+
 class RefineReply(BaseModel):
     """P(cell) of each row, and whether it reaches the threshold; sha256 of the models behind it."""
 
     p_cell: list[float]
     is_cell: list[bool]
+    count: CountReply
     threshold: float
     refiner: str
     encoder: str | None

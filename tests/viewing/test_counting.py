@@ -37,7 +37,10 @@ def test_what_it_leaves_is_read_by_the_public_functions(microglia):
     assert score.counts.f1 == pytest.approx(microglia.detected.value)
     refined = cf.Points.read(folder / "refined.csv")
     assert len(cf.Index.open(folder / "cells.index")) == len(refined)
-    assert refined.columns["p_cell"].sum() == pytest.approx(microglia.expected_cells, rel=1e-3)
+    assert microglia.count_of == refined.meta["count_of"] == "all cells"
+    of_all = refined.columns["p_cell"].sum() / float(refined.meta["candidate_recall"])
+    assert of_all == pytest.approx(microglia.expected_cells, rel=1e-3)
+    assert float(refined.meta["expected_cells"]) == pytest.approx(microglia.expected_cells, abs=0.1)
 
 
 def test_models_that_saw_the_cube_are_named(microglia):

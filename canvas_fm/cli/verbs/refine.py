@@ -59,6 +59,12 @@ def _fill_fit(fit: Parser) -> None:
     fit.add_argument(
         "--features", metavar="DIR", help="folder in which features are kept for the next fit on them"
     )
+    fit.add_argument(
+        "--recalls",
+        metavar="FILE.json",
+        help="recalls of detectors on held-out volumes, to be recorded for counts: a list of objects with "
+        "made_by (sha256), threshold, found and cells by volume",
+    )
     fit.add_options("fit", FitOptions)
     fit.add_options("options", BatchedRun)
     add_json(fit)
@@ -83,6 +89,11 @@ def _fill_apply(apply: Parser) -> None:
     apply.add_argument(
         "--count-by", metavar="COLUMN", help="also count cells by the values of this column, with intervals"
     )
+    apply.add_argument(
+        "--recall", nargs=2, type=int, metavar=("FOUND", "CELLS"),
+        help="of so many CELLS that were looked for by eye, FOUND have a candidate: the count is then of all "
+        "cells; default: as recorded with the refiner for candidates of this detector and threshold",
+    )  # fmt: skip
     apply.add_options("options", BatchedRun)
     add_json(apply)
     add_volume_flags(apply)
@@ -106,6 +117,7 @@ def run_fit(args: argparse.Namespace) -> None:
         tolerance_um=args.tolerance_um,
         within=args.roi,
         background=background,
+        recalls=args.recalls or (),
         feature_cache=args.features,
         overwrite=args.overwrite,
         **args.fit.given,
@@ -120,7 +132,8 @@ def run_apply(args: argparse.Namespace) -> None:
     from canvas_fm.data.points.points import Points
     from canvas_fm.data.volume.volume import Volume
     from canvas_fm.heads.refine.apply import P_CELL, refine
-    from canvas_fm.heads.refine.calibration import counts_by_region
+    from canvas_fm.heads.refine.cell_count import count_cells
+    from canvas_fm.heads.refine.counts import counts_by_region
     from canvas_fm.heads.refine.refiner import Refiner
     from canvas_fm.models.checkpoint import load
 
@@ -139,22 +152,24 @@ def run_apply(args: argparse.Namespace) -> None:
         encoder=None if args.encoder is None else load(args.encoder, kind="encoder"),
         detector=None if args.detector is None else load(args.detector, kind="detector"),
         background=background,
+        recall=None if args.recall is None else (args.recall[0], args.recall[1]),
         out=args.out,
         **args.options.given,
     )
     skipped = report_bad_chunks([volume] if background is None else [volume, background])
     p_cell = refined.columns[P_CELL].astype("float64")
-    count = refiner.count(p_cell)
+    recall = None if args.recall is None else (args.recall[0], args.recall[1])
+    count = count_cells(refiner, points, p_cell, recall=recall, volume=volume.name)
     result: dict[str, Any] = {
         "written": args.out,
         "candidates": len(refined),
         "cells": int((p_cell >= refiner.threshold_).sum()),
         "threshold": refiner.threshold_,
-        "expected_cells": count.value,
-        "interval_90": [count.low, count.high],
+        **count.as_dict(),
     }
     if args.count_by is not None:
-        by_region = counts_by_region(p_cell, refined.columns[args.count_by], refiner.count_spread_)
+        regions = refined.columns[args.count_by]
+        by_region = counts_by_region(p_cell, regions, refiner.count_spread_, count.recall)
         result["regions"] = [{"region": name, **found._asdict()} for name, found in by_region.items()]
     print_result(result, args.json, bad_chunks=skipped)
 

@@ -133,6 +133,7 @@ def evaluate(
         more.append(
             "cells chain into a group too large for the optimal matching; only the greedy one is given"
         )
+    notes = [*notes, *_trained_on(points)]
     warnings = [*notes, *more, *sanity_warnings(pred, true, counts, tolerance, boxes, shape_zyx, size)]
     for warning in warnings:
         _log.warning("%s", warning)
@@ -157,6 +158,18 @@ def evaluate(
         warnings=tuple(warnings),
         threshold=threshold,
     )
+
+
+def _trained_on(points: Any) -> list[str]:
+    """A sentence where the file of predictions says that a model was trained on the volume that it judges."""
+    meta = points.meta if isinstance(points, Points) else {}
+    models = [name for name in ("detector", "refiner") if meta.get(f"{name}_trained_on_volume") == "yes"]
+    if not models:
+        return []
+    return [
+        f"the {' and the '.join(models)} {'was' if len(models) == 1 else 'were'} trained on "
+        f"{meta.get('volume', 'this volume')}, which is judged here: no held-out figure"
+    ]
 
 
 class _Outcome:

@@ -44,9 +44,9 @@ def candidate_scores(brains: Sequence[Candidates]) -> tuple[list[Float32[np.ndar
         )
     column = next(iter(columns.values()))
     scores = [_logarithm(brain.points, column, f"{brain.name}: ") for brain in brains]
-    makers = {_maker(brain.points) for brain in brains}
-    made_by = makers.pop() if len(makers) == 1 else ""
-    return scores, Provenance(f"column {column}", "", {"column": column, "made_by": made_by})
+    makers = {made_by(brain.points) for brain in brains}
+    maker = makers.pop() if len(makers) == 1 else ""
+    return scores, Provenance(f"column {column}", "", {"column": column, "made_by": maker})
 
 
 def recorded_score(points: Points, provenance: Provenance) -> Float32[np.ndarray, "n 1"]:
@@ -55,17 +55,17 @@ def recorded_score(points: Points, provenance: Provenance) -> Float32[np.ndarray
     Raises BadInput where it is not there or holds what is no score, ModelMismatch where their file names
     another detector than those did that the refiner was fitted on.
     """
-    column, made_by = provenance.settings["column"], provenance.settings["made_by"]
+    column, maker = provenance.settings["column"], provenance.settings["made_by"]
     if column not in points.columns:
         raise BadInput(
             f"this refiner uses the candidate score, column {column!r}; these have "
             f"{_has(points)}: give candidates with the score of the detector that it was fitted on, "
             "or take a refiner that was fitted without --candidate-score"
         )
-    if made_by and (detector := _maker(points)) and detector != made_by:
+    if maker and (detector := made_by(points)) and detector != maker:
         raise ModelMismatch(
             f"the scores of these candidates are of the detector {_short(detector)}; this refiner was fitted "
-            f"on those of {_short(made_by)}: give candidates of that one, or fit anew on such as these"
+            f"on those of {_short(maker)}: give candidates of that one, or fit anew on such as these"
         )
     return _logarithm(points, column, "")
 
@@ -96,7 +96,7 @@ def _logarithm(points: Points, column: str, whose: str) -> Float32[np.ndarray, "
     return np.log(np.maximum(scores, FLOOR)).astype(np.float32)[:, None]
 
 
-def _maker(points: Points) -> str:
+def made_by(points: Points) -> str:
     """Detector named by a candidates file: its sha256, else its description; empty for none."""
     return str(points.meta.get("detector_sha256") or points.meta.get("detector") or "")
 

@@ -1,9 +1,9 @@
-"""Features of a volume's candidates: the encoder's embedding, the detector's pooled map, or both."""
+"""Features of a volume's candidates: embedding, the detector's pooled map and logit, shape of the spot."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,17 +12,20 @@ from jaxtyping import Float32, Float64, Int64
 from canvas_fm.data.crops.reader import CropReader, chunk_order, crop_starts
 from canvas_fm.data.points.points import as_zyx, check_inside
 from canvas_fm.data.volume.volume import Volume, Zyx
+from canvas_fm.data.volume.window import WindowRule
 from canvas_fm.errors import BadInput
 from canvas_fm.heads.compare.task import Task
 from canvas_fm.heads.features.feature_set import (
     DETECTOR,
     DETECTOR_LOGIT,
     MAE,
+    SHAPE,
     FeatureSet,
     Provenance,
     beside,
     stack,
 )
+from canvas_fm.heads.features.shape import feature_names, shape_crop, shape_of_points
 from canvas_fm.inference.detect.detect import TILE_ZYX, channels_of
 from canvas_fm.inference.detect.detector_features import detector_features
 from canvas_fm.inference.embed.embed import embed
@@ -36,12 +39,13 @@ CROP_ZYX: Zyx = (16, 32, 32)  # where there is no encoder whose crop could be ta
 
 @dataclass(frozen=True)
 class Extractor:
-    """Models and settings that compute features: blocks `detector`, `heat`, `mae`, in that order.
+    """Models and settings that compute features: blocks `detector`, `heat`, `mae`, `shape`, in that order.
 
     `pool` (None: the encoder's own), `layer` (None: the last) and `backend` are the encoder's, and so is
     precision int8, beside which a detector works in fp32. The detector's map is
     pooled over the encoder's crop, else over `crop_zyx`, in `bins` parts an axis; with `detector_score` its
-    logit at each candidate is a block of one column.
+    logit at each candidate is a block of one column. `shape` is the window in which intensity, contrast and
+    shape of the spot are measured, a block that needs no model (None: without it).
     """
 
     encoder: Encoder | None = None
@@ -51,6 +55,7 @@ class Extractor:
     crop_zyx: Zyx | None = None
     bins: int = 2
     detector_score: bool = False
+    shape: WindowRule | None = None
     batch: int = 64
     device: str = "auto"
     precision: str = "fp32"
@@ -59,8 +64,8 @@ class Extractor:
     ignore_voxel_size: bool = False
 
     def __post_init__(self) -> None:
-        if self.encoder is None and self.detector is None:
-            raise BadInput("features need an encoder, a detector or both; none was given")
+        if self.encoder is None and self.detector is None and self.shape is None:
+            raise BadInput("features need an encoder, a detector or both, or shape; none was given")
         if self.detector_score and self.detector is None:
             raise BadInput("the detector score needs a detector; give one, or leave detector_score out")
         if self.pool in DENSE:
@@ -82,6 +87,8 @@ class Extractor:
                 "layer": config.architecture.depth if self.layer is None else self.layer,
             }
             provenance[MAE] = Provenance(self.encoder.name, self.encoder.sha256, settings)
+        if self.shape is not None:
+            provenance[SHAPE] = Provenance("shape features", "", {"shape": asdict(self.shape)})
         return provenance
 
     @property
@@ -95,6 +102,8 @@ class Extractor:
                 sizes[DETECTOR_LOGIT] = 1
         if self.encoder is not None:
             sizes[MAE] = self.encoder.dim
+        if self.shape is not None:
+            sizes[SHAPE] = len(feature_names())
         for name, size in sizes.items():
             columns[name] = slice(start, start + size)
             start += size
@@ -125,7 +134,14 @@ class Extractor:
                 self.encoder, volume, zyx, pool=self.pool, layer=self.layer, batch=self.batch, reader=reader,
                 precision=self.precision, backend=self.backend, show=show, **self._running,
             )  # fmt: skip
+        if self.shape is not None:
+            blocks[SHAPE] = self.shape_of(volume, zyx)
         return self.together(blocks, group or volume.name)
+
+    def shape_of(self, volume: Volume, points_zyx: Float64[np.ndarray, "n 3"]) -> Float32[np.ndarray, "n k"]:
+        """The shape block of `features` alone."""
+        assert self.shape is not None
+        return shape_of_points(volume, points_zyx, rule=self.shape)
 
     def detector_blocks(
         self,
@@ -184,7 +200,8 @@ class Extractor:
         Neighbours in space come together; where there is a detector a block is made of whole tiles of it, as
         long as it does not grow beyond four times as many rows.
         """
-        order = chunk_order(crop_starts(points_zyx, self._crop_zyx), volume.chunk_zyx)
+        crop_zyx = self._crop_zyx if self.encoder or self.detector else shape_crop(volume.voxel_um)
+        order = chunk_order(crop_starts(points_zyx, crop_zyx), volume.chunk_zyx)
         if self.detector is None:
             return np.split(order, range(rows, len(order), rows)) if len(order) else []
         ratio = np.ones(3)
@@ -207,6 +224,7 @@ class Extractor:
     def identity(self, volume: Volume, background: Volume | None = None) -> dict[str, Any]:
         """Identity of all inputs of a volume's features except the points."""
         rules = [model.config.window_rule for model in (self.encoder, self.detector) if model is not None]
+        rules += [] if self.shape is None else [self.shape]
         volumes = [volume] if background is None else [volume, background]
         return {
             "made": {name: provenance.as_dict() for name, provenance in self.provenance.items()},
@@ -219,12 +237,14 @@ class Extractor:
         }
 
     def alone(self) -> list[Extractor]:
-        """One extractor for each model, over the same crop."""
+        """One extractor for each model, over the same crop, and one for the shape block."""
         found = []
         if self.detector is not None:
-            found.append(replace(self, encoder=None, crop_zyx=self._crop_zyx))
+            found.append(replace(self, encoder=None, crop_zyx=self._crop_zyx, shape=None))
         if self.encoder is not None:
-            found.append(replace(self, detector=None, detector_score=False))
+            found.append(replace(self, detector=None, detector_score=False, shape=None))
+        if self.shape is not None:
+            found.append(Extractor(shape=self.shape))
         return found
 
     def of_block(self, name: str) -> Extractor:

@@ -14,16 +14,19 @@ from jaxtyping import Float32, Float64, Int64
 
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume
+from canvas_fm.data.volume.window import WindowRule
 from canvas_fm.errors import BadInput, CanvasError, ModelMismatch
 from canvas_fm.heads.features.candidate_score import recorded_score, with_candidate_score
 from canvas_fm.heads.features.extractor import DETECTOR, DETECTOR_LOGIT, MAE, Extractor
-from canvas_fm.heads.features.feature_set import CANDIDATE_SCORE, Moments, Provenance
+from canvas_fm.heads.features.feature_set import CANDIDATE_SCORE, SHAPE, Moments, Provenance
 from canvas_fm.heads.labels.candidates import check_volume_name, duplicates
+from canvas_fm.heads.refine.cell_count import count_cells
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.inference.detect.resumable import ResumableTiles
 from canvas_fm.inference.embed.embedding_store import points_sha256
 from canvas_fm.models.checkpoint import Detector, Encoder, load
 from canvas_fm.models.folder import read_kind
+from canvas_fm.models.training_volumes import training_volumes
 from canvas_fm.progress import bar
 from canvas_fm.shipped import shipped
 
@@ -48,6 +51,7 @@ def refine(
     backend: str = "torch",
     resample: bool = False,
     ignore_voxel_size: bool = False,
+    recall: tuple[int, int] | None = None,
     show: bool | None = None,
 ) -> Points:
     """The candidates in the same order with all columns and `p_cell`, the calibrated P(cell).
@@ -56,7 +60,9 @@ def refine(
     With `out` (.csv, .parquet) the rows are written; the same call again goes on where it stopped, or takes a
     finished file of the same inputs as it is. Memory grows by the file's rows, not by their features.
     Duplicates are warned about and kept. A refiner that uses the candidate score takes it from
-    the column of the name that it was fitted with.
+    the column of the name that it was fitted with. The header of the result holds the expected count with its
+    interval (see `count_cells`): of all cells where the recall of the candidates is known, by `recall`
+    (found, looked for) or as recorded with the refiner.
 
     Raises ModelMismatch for another encoder, detector or voxel size, CanvasError for points outside the
     volume or of another one, and for a score that is needed and not there.
@@ -78,13 +84,18 @@ def refine(
         _log.warning("the candidates have a column %s already; it is replaced", P_CELL)
     judge = _CandidateClassifier(refiner, extractor, volume, background, points.zyx, score)
     meta = _meta(points, volume, refiner, extractor)
+
+    def counted(p_cell: np.ndarray) -> dict[str, str]:
+        return count_cells(refiner, points, p_cell, recall=recall, volume=volume.name).as_meta()
+
     if out is None:
         p_cell = np.empty(len(points))
         for rows, p in judge.all(range(len(judge.blocks)), show):
             p_cell[rows] = p
-        return _with(points, p_cell, meta)
+        return _with(points, p_cell, meta | counted(p_cell))
     inputs = extractor.identity(volume, background)
     inputs |= {"refiner": refiner_sha256(refiner), "points": points_sha256(points)}
+    inputs |= {} if recall is None else {"recall": list(recall)}
     digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
     with ResumableTiles(Path(out), inputs, digest, len(judge.blocks)) as work:
         if (finished := work.finished()) is not None:
@@ -97,7 +108,7 @@ def refine(
         for number, (rows, p) in zip(remaining, judge.all(remaining, show), strict=True):
             p_cell[rows] = p
             work.keep(number, {"rows": rows, "p_cell": p_cell[rows]}, volume.bad_chunks)
-        return work.finish(_with(points, p_cell, meta | {"inputs_sha256": digest}))
+        return work.finish(_with(points, p_cell, meta | counted(p_cell) | {"inputs_sha256": digest}))
 
 
 def models_of(refiner: Refiner, encoder: Encoder | None, detector: Detector | None) -> dict[str, Any]:
@@ -129,8 +140,8 @@ def models_needed(refiner: Refiner) -> dict[str, Provenance]:
     needed = {}
     for block in refiner.columns_.sizes:
         provenance = refiner.provenance_.get(block)
-        if provenance is not None and block == CANDIDATE_SCORE:
-            continue  # the candidates bring it
+        if provenance is not None and block in (CANDIDATE_SCORE, SHAPE):
+            continue  # the candidates bring it; the voxels alone give it
         if provenance is None or block not in (MAE, DETECTOR, DETECTOR_LOGIT):
             raise BadInput(
                 f"this refiner was fitted on features {block!r} that no encoder or detector is recorded for; "
@@ -223,6 +234,8 @@ def extractor_of(
     if "crop_zyx" in settings:
         z, y, x = settings["crop_zyx"]
         settings["crop_zyx"] = (z, y, x)
+    if SHAPE in settings:
+        settings[SHAPE] = WindowRule(**settings[SHAPE])
     return Extractor(encoder, detector, **settings, **running)
 
 
@@ -245,12 +258,14 @@ def _shipped(needed: Provenance, kind: str) -> Any:
 def _meta(points: Points, volume: Volume, refiner: Refiner, extractor: Extractor) -> dict[str, str]:
     meta = dict(points.meta) | {"volume": volume.name, "refiner_sha256": refiner_sha256(refiner)}
     for name, provenance in extractor.provenance.items():
-        if name == DETECTOR_LOGIT:
-            continue  # its detector is named with the pooled map
+        if name in (DETECTOR_LOGIT, SHAPE):
+            continue  # its detector is named with the pooled map; shape needs no model
         kind = "encoder" if name == MAE else "detector"
         meta |= {f"refiner_{kind}": provenance.name, f"refiner_{kind}_sha256": provenance.sha256}
     if (score := refiner.provenance_.get(CANDIDATE_SCORE)) is not None:
         meta["refiner_own_score"] = str(score.settings["column"])
+    if volume.name in training_volumes(refiner.fit_provenance_):
+        meta["refiner_trained_on_volume"] = "yes"
     return meta | {"p_cell_threshold": f"{refiner.threshold_:.6g}"}
 
 

@@ -1,19 +1,15 @@
-"""Calibration of logits to probabilities, and expected counts with intervals."""
+"""Calibration of logits to probabilities."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float64, Real, Shaped
+from jaxtyping import Bool, Float64, Real
 
 from canvas_fm.errors import BadInput
 
 METHODS = ("temperature", "isotonic", "none")
-COUNT_LEVEL = 0.9
-_NORMAL = 1.6448536269514722  # the normal distribution's half-width of a 90 % interval
-_FEW_REGIONS = 10
 
 
 class Calibration(NamedTuple):
@@ -81,62 +77,3 @@ def _platt(x: Float64[np.ndarray, " n"], is_cell: Bool[np.ndarray, " n"]) -> Flo
 def sigmoid(x: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
     """1 / (1 + e^−x), without overflow."""
     return np.exp(-np.logaddexp(0, -x))
-
-
-class CountSpread(NamedTuple):
-    """Overdispersion of region counts on held-out brains: a shared part and a factor.
-
-    A region's count is taken to vary by Σ p (1 − p) + (`shared` · Σ p)²; `factor` deviations to either side
-    held 90 % of the `regions` that were looked at (none: rows are taken to err independently).
-    """
-
-    shared: float = 0.0
-    factor: float = _NORMAL
-    regions: int = 0
-
-    @classmethod
-    def of(
-        cls,
-        p_cell: Float64[np.ndarray, " n"],
-        is_cell: Bool[np.ndarray, " n"],
-        regions: Shaped[np.ndarray, " n"],
-    ) -> CountSpread:
-        """Estimate from out-of-fold probabilities and labels, by region."""
-        _, of = np.unique(regions, return_inverse=True)
-        expected, variance = np.bincount(of, p_cell), np.bincount(of, p_cell * (1 - p_cell))
-        off = np.bincount(of, is_cell) - expected
-        n = len(expected)
-        if n < 2:
-            return cls()
-        shared = float(np.sqrt(max(np.sum(off**2 - variance), 0) / np.sum(expected**2)))
-        deviations = np.abs(off) / np.sqrt(np.maximum(variance + (shared * expected) ** 2, 1e-12))
-        level = 1.0 if n < _FEW_REGIONS else min(1.0, COUNT_LEVEL * (n + 1) / n)
-        factor = float(np.quantile(deviations, level, method="higher"))
-        return cls(shared, max(factor, _NORMAL), n)
-
-
-class Count(NamedTuple):
-    """Expected number of cells, with a 90 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-
-def expected_count(p_cell: Real[np.ndarray, " n"], spread: CountSpread | None = None) -> Count:
-    """Σ p with its interval; without a `spread` errors count as independent, which is too narrow."""
-    spread = spread or CountSpread()
-    p = np.asarray(p_cell, np.float64)
-    value = float(p.sum())
-    half = spread.factor * float(np.sqrt(np.sum(p * (1 - p)) + (spread.shared * value) ** 2))
-    return Count(value, max(value - half, 0.0), min(value + half, float(len(p))))
-
-
-def counts_by_region(
-    p_cell: Real[np.ndarray, " n"],
-    regions: Shaped[np.ndarray, " n"] | Sequence[str],
-    spread: CountSpread | None = None,
-) -> dict[str, Count]:
-    """Expected count of every region, by name."""
-    regions = np.asarray(regions)
-    return {str(name): expected_count(p_cell[regions == name], spread) for name in np.unique(regions)}

@@ -10,7 +10,12 @@ import numpy as np
 from jaxtyping import Float32, Float64
 
 from canvas_fm.errors import BadInput
-from canvas_fm.heads.features.feature_set import DETECTOR_LOGIT, UNPENALISED, Moments
+from canvas_fm.heads.features.feature_set import (
+    DETECTOR_LOGIT,
+    UNPENALISED,
+    WITH_ANY_VARIANT,
+    Moments,
+)
 
 CONCAT = "concat"
 REDUCTIONS = ("columns", "pca")
@@ -23,7 +28,8 @@ UNPENALISED_SCALE = 30.0
 class Columns:
     """The used blocks, concatenated in order, and the reduction of the cut block.
 
-    Unpenalised blocks (detector score, candidate score) are added to every variant and are never cut.
+    The shape block and the unpenalised ones (detector score, candidate score) are added to every variant; the
+    unpenalised ones are never cut.
     Of the `cut` block the first round(ratio · d) columns are kept (section 5 of the CANVAS paper calls the
     ratio a contribution: 154 of 384 at 0.4), or as many principal components of it.
     """
@@ -44,7 +50,7 @@ class Columns:
             raise BadInput(
                 f"variant is {variant!r}; give {CONCAT} (all blocks) or one of the blocks {', '.join(blocks)}"
             )
-        used = [name for name in blocks if variant in (CONCAT, name) or name in UNPENALISED]
+        used = [name for name in blocks if variant in (CONCAT, name) or name in WITH_ANY_VARIANT]
         sizes = {name: len(range(*blocks[name].indices(dim))) for name in used}
         may_cut = [name for name in used if name not in UNPENALISED]
         if not 0 < ratio <= 1:
@@ -79,6 +85,22 @@ class Columns:
     def width(self) -> int:
         """Number of columns of the model's input."""
         return sum(self._taken(name) for name in self.sizes)
+
+    def only(self, *names: str) -> Columns:
+        """The same of some of the blocks."""
+        sizes = {name: size for name, size in self.sizes.items() if name in names}
+        cut = self.cut if self.cut in sizes else None
+        return Columns(sizes, cut, self.kept if cut else 0, self.reduce)
+
+    def places(self, *names: str) -> list[int]:
+        """Where the columns of some blocks lie among the taken ones."""
+        found: list[int] = []
+        start = 0
+        for name in self.sizes:
+            stop = start + self._taken(name)
+            found += range(start, stop) if name in names else []
+            start = stop
+        return found
 
     def take(self, blocks: Mapping[str, Float32[np.ndarray, "n k"]]) -> Float32[np.ndarray, "n w"]:
         """The used columns, before the cut block is reduced to components."""

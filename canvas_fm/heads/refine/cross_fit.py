@@ -12,35 +12,23 @@ from jaxtyping import Bool, Float32, Float64, Int64, Shaped
 
 from canvas_fm.errors import BadInput
 from canvas_fm.evaluation.classification import auc, best_f1, calibration_error, ceiling, f1_at
+from canvas_fm.heads.features.feature_set import CANDIDATE_SCORE
 from canvas_fm.heads.labels.group_folds import Folds, check_labels, grouped_folds, held_out_parts
-from canvas_fm.heads.refine.calibration import Calibration, CountSpread, expected_count, fit_calibration
-from canvas_fm.heads.refine.columns import Affine, Columns
-from canvas_fm.models.device import pick_device
-from canvas_fm.models.head_nets import HeadNet, train_mlp
-
-GRID = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # of C, the inverse of the penalty
-MODELS = ("logistic", "mlp")
-
-
-@dataclass(frozen=True)
-class HeadSettings:
-    """Settings of head, calibration and cross-validation; each is described at `Refiner`."""
-
-    columns: Columns
-    whiten: bool
-    model: str
-    C: float | None
-    hidden: int
-    epochs: int
-    weight_decay: float
-    balanced: bool
-    calibration: str
-    threshold: float | None
-    folds: int
-    hold_out: str
-    force_random: bool
-    random_state: int
-    device: str
+from canvas_fm.heads.refine.calibration import Calibration, fit_calibration
+from canvas_fm.heads.refine.counts import CountSpread, expected_count
+from canvas_fm.heads.refine.head_models import (
+    GRID,
+    Blend,
+    HeadSettings,
+    choose_blend,
+    fit_parts,
+    held_out_by_part,
+    log_loss,
+    net_of,
+    parts_of,
+)
+from canvas_fm.models.head_nets import HeadNet
+from canvas_fm.models.head_trees import BlendNet
 
 
 @dataclass(frozen=True)
@@ -86,7 +74,7 @@ class LabelledFeatures:
 class Fitted:
     """Result of a fit: net, calibration, threshold, count spread, metrics."""
 
-    net: HeadNet
+    net: HeadNet | BlendNet
     calibration: Calibration
     spread: CountSpread
     threshold: float
@@ -99,14 +87,14 @@ class Fitted:
 def fit_head(settings: HeadSettings, rows: LabelledFeatures) -> Fitted:
     """Fit on all rows; calibrate, choose the threshold and score on out-of-fold rows."""
     folds = folds_of(settings, rows)
-    C, held_out = held_out_logits(settings, rows, folds)
-    return assemble_fit(settings, rows, folds, held_out, head_net(settings, *rows.seen(slice(None)), C), C)
+    C, logits, blend = held_out_parts_of_head(settings, rows, folds)
+    net = head_net(settings, *rows.seen(slice(None)), C, blend)
+    return assemble_fit(settings, rows, folds, blend(logits), net, C)
 
 
 def folds_of(settings: HeadSettings, rows: LabelledFeatures) -> Folds:
-    """Folds of the settings; BadInput for unusable settings or labels."""
-    if settings.model not in MODELS:
-        raise BadInput(f"model is {settings.model!r}; give one of {', '.join(MODELS)}")
+    """Which rows are held out together; BadInput for settings and labels that nothing can be made of."""
+    parts_of(settings)
     if settings.threshold is not None and not 0 < settings.threshold < 1:
         raise BadInput(f"threshold is {settings.threshold}; give a probability between 0 and 1")
     check_labels(rows.is_cell)
@@ -126,7 +114,7 @@ def assemble_fit(
     rows: LabelledFeatures,
     folds: Folds,
     held_out: Float64[np.ndarray, "contrasts n"],
-    net: HeadNet,
+    net: HeadNet | BlendNet,
     C: float | None,
 ) -> Fitted:
     """Calibration, threshold and metrics from out-of-fold logits; `net` was fitted on all rows.
@@ -137,7 +125,11 @@ def assemble_fit(
     everything = np.arange(len(rows.is_cell))
     chosen = _best_threshold(rows, calibration, held_out, everything)
     p_cell, decisions = cross_fitted_decisions(settings, rows, folds, held_out)
-    spread = CountSpread() if folds.by == "random" else CountSpread.of(p_cell, rows.is_cell, rows.places)
+    spread = CountSpread()
+    if folds.by != "random":
+        brains = rows.groups if folds.by == "brain" else None
+        spread = CountSpread.of(p_cell, rows.is_cell, rows.places, brains)
+    spread = spread.with_few_labels(p_cell, other_brains=folds.by == "brain")
     figures = _figures(rows, folds, held_out[0], p_cell, decisions, spread)
     net.calibration = torch.tensor(calibration.knots, dtype=torch.float32)
     rounded = Calibration(calibration.method, net.calibration.numpy().astype(np.float64))
@@ -166,97 +158,48 @@ def _warning(folds: Folds, rows: LabelledFeatures) -> str | None:
 def held_out_logits(
     settings: HeadSettings, rows: LabelledFeatures, folds: Folds
 ) -> tuple[float | None, Float64[np.ndarray, "contrasts n"]]:
-    """Penalty (of the logistic model) and out-of-fold logit of each row.
+    """The penalty (of the logistic model), and each row's logit by the model that has not seen its fold."""
+    C, logits, blend = held_out_parts_of_head(settings, rows, folds)
+    return C, blend(logits)
+
+
+def held_out_parts_of_head(
+    settings: HeadSettings, rows: LabelledFeatures, folds: Folds
+) -> tuple[float | None, Float64[np.ndarray, "parts contrasts n"], Blend]:
+    """The penalty, the logits of each of the head's models by one that has not seen the fold, their blend.
 
     The first row of logits is of the rows as they are, the next of their first copy, and so on.
     Where C is None it is the one whose held-out logits, calibrated together, give the least log loss: that
     asks for a ranking within brains and for one scale over all of them. (Within a standard error of it a
     stronger penalty was tried: worse on clean labels, and no stronger where the labels are not.)
     """
-    penalties: tuple[float | None, ...] = (settings.C,)
-    if settings.model == "logistic" and settings.C is None:
-        penalties = GRID
-    copies = (rows.x, *rows.contrast_augmented)
-    logits = np.empty((len(penalties), len(copies), len(rows.x)), np.float32)
+    parts = parts_of(settings)
+    own = next((n for n, part in enumerate(parts) if part.blocks == (CANDIDATE_SCORE,)), None)
+    linear = [number for number, part in enumerate(parts) if part.kind == "logistic"]
+    grid: tuple[float | None, ...] = GRID if settings.C is None and linear else (settings.C,)
+    seen = [rows.x, *rows.contrast_augmented]
+    logits = np.empty((len(parts), len(grid), len(seen), len(rows.x)))
     for train, test in folds:
         x, is_cell = rows.seen(train)
-        affine = _affine(settings, x)
-        z, scaled = affine(x), [affine(features[test]) for features in copies]
-        for at, C in enumerate(penalties):
-            layers = _fit(settings, z, is_cell, C)
-            for number, features in enumerate(scaled):
-                logits[at, number, test] = layers(features)
-    losses = [_log_loss(rows.is_cell, features[0]) for features in logits] if len(penalties) > 1 else [0.0]
-    best = int(np.argmin(losses))
-    return penalties[best], logits[best].astype(np.float64)
-
-
-def _log_loss(is_cell: Bool[np.ndarray, " n"], logits: Float32[np.ndarray, " n"]) -> float:
-    p = np.clip(fit_calibration(logits, is_cell)(logits), 1e-9, 1 - 1e-9)
-    return float(-np.mean(np.where(is_cell, np.log(p), np.log(1 - p))))
-
-
-def _affine(settings: HeadSettings, x: Float32[np.ndarray, "n w"]) -> Affine:
-    columns = settings.columns
-    return Affine.fit(x, columns.components(), whiten=settings.whiten, weights=columns.weights())
-
-
-@dataclass(frozen=True)
-class _Layers:
-    """Weights (out, in) and biases: one pair for the logistic model, two for the MLP."""
-
-    weights: tuple[np.ndarray, ...]
-    biases: tuple[np.ndarray, ...]
-
-    def __call__(self, z: Float64[np.ndarray, "n k"]) -> Float64[np.ndarray, " n"]:
-        y = z @ self.weights[0].T + self.biases[0]
-        if len(self.weights) > 1:
-            y = torch.nn.functional.gelu(torch.from_numpy(y)).numpy() @ self.weights[1].T + self.biases[1]
-        return y[:, 0]
-
-
-def _fit(
-    settings: HeadSettings, z: Float64[np.ndarray, "n k"], is_cell: Bool[np.ndarray, " n"], C: float | None
-) -> _Layers:
-    if settings.model == "logistic":
-        from sklearn.linear_model import LogisticRegression
-
-        weight = "balanced" if settings.balanced else None
-        model = LogisticRegression(C=C or 1.0, class_weight=weight, max_iter=2000).fit(z, is_cell)
-        return _Layers((model.coef_,), (model.intercept_,))
-    device = pick_device(settings.device)
-    layers = train_mlp(
-        torch.from_numpy(z.astype(np.float32)).to(device),
-        torch.from_numpy(is_cell.astype(np.float32)).to(device),
-        hidden=settings.hidden,
-        epochs=settings.epochs,
-        weight_decay=settings.weight_decay,
-        cell_weight=float((~is_cell).sum() / is_cell.sum()) if settings.balanced else 1.0,
-        seed=settings.random_state,
-    )
-    numbers = [tensor.cpu().double().numpy() for layer in layers for tensor in (layer.weight, layer.bias)]
-    return _Layers((numbers[0], numbers[2]), (numbers[1], numbers[3]))
+        judged = held_out_by_part(settings, x, is_cell, [one[test] for one in seen], grid)
+        for number, one in enumerate(judged):
+            logits[number][:, :, test] = one
+    best = 0
+    if len(grid) > 1:
+        best = int(np.argmin([log_loss(rows.is_cell, one[0]) for one in logits[linear[0]]]))
+    chosen = logits[:, best].astype(np.float32).astype(np.float64)
+    return grid[best], chosen, choose_blend(chosen[:, 0], rows.is_cell, rows.groups, own)
 
 
 def head_net(
-    settings: HeadSettings, x: Float32[np.ndarray, "n w"], is_cell: Bool[np.ndarray, " n"], C: float | None
-) -> HeadNet:
-    """Head fitted on all rows as one net on the used columns, scaling folded in."""
-    affine = _affine(settings, x)
-    layers = _fit(settings, affine(x), is_cell, C)
-    net = HeadNet(x.shape[1], settings.hidden if len(layers.weights) > 1 else 0)
-    first = {"weight": affine.folded(layers.weights[0]), "bias": layers.biases[0]}
-    parts = {"first": first}
-    if len(layers.weights) > 1:
-        parts["last"] = {"weight": layers.weights[1], "bias": layers.biases[1]}
-    state = {
-        f"{layer}.{name}": torch.tensor(value, dtype=torch.float32)
-        for layer, values in parts.items()
-        for name, value in values.items()
-    }
-    state |= {"mean": torch.tensor(affine.mean, dtype=torch.float32), "calibration": net.calibration}
-    net.load_state_dict(state)
-    return net.eval().requires_grad_(False)
+    settings: HeadSettings,
+    x: Float32[np.ndarray, "n w"],
+    is_cell: Bool[np.ndarray, " n"],
+    C: float | None,
+    blend: Blend | None = None,
+) -> HeadNet | BlendNet:
+    """The model of all rows as one net on the used columns, scaling folded in."""
+    return net_of(settings, fit_parts(settings, x, is_cell, C), blend or Blend(np.ones(1), np.eye(2)[:, :1]))
 
 
 def cross_fitted_decisions(

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int64
 
 from canvas_fm.errors import BadInput, CanvasError
 from canvas_fm.evaluation.classification import ceiling
@@ -18,28 +16,18 @@ from canvas_fm.files.checksum import sha256
 from canvas_fm.heads.features.candidate_score import candidate_scores, with_candidate_score
 from canvas_fm.heads.features.extractor import DETECTOR, MAE, Extractor
 from canvas_fm.heads.features.feature_cache import features_at, other_contrasts
-from canvas_fm.heads.features.feature_set import CANDIDATE_SCORE, FeatureSet, stack
+from canvas_fm.heads.features.feature_set import CANDIDATE_SCORE, SHAPE, FeatureSet, stack
 from canvas_fm.heads.labels.candidates import Candidates
 from canvas_fm.heads.labels.group_folds import grouped_folds, held_out_parts
 from canvas_fm.heads.refine.columns import Columns
+from canvas_fm.heads.refine.own_order import keep_own_order
+from canvas_fm.heads.refine.recall import CandidateRecall, training_recalls
 from canvas_fm.heads.refine.refiner import Refiner
+from canvas_fm.heads.refine.training_set import TrainingSet
+from canvas_fm.models.training_volumes import training_volumes
 from canvas_fm.version import __version__
 
 REPORT = "report.json"
-
-
-@dataclass(frozen=True)
-class TrainingSet:
-    """Features of all brains with labels, regions, and number of undetected true cells by brain.
-
-    `contrast_augmented` are the features of the same candidates with each brain seen at another contrast.
-    """
-
-    features: FeatureSet
-    label: Int64[np.ndarray, " n"]
-    regions: np.ndarray | None
-    missed: dict[str, int]
-    contrast_augmented: tuple[FeatureSet, ...] = ()
 
 
 @runtime_checkable
@@ -103,13 +91,18 @@ def fit_labelled(
     out: str | Path,
     *,
     candidate_score: bool = False,
+    keep_order: bool = False,
     augment_contrast: Sequence[float] = (),
     tuning: EncoderTuning | None = None,
+    recalls: Sequence[CandidateRecall] = (),
     feature_cache: Path | None = None,
     overwrite: bool = False,
     show: bool | None = None,
 ) -> dict[str, Any]:
-    """`fit_refiner` for candidates with labels and an extractor with models."""
+    """As `fit_refiner`, for candidates that carry their labels and models in an extractor.
+
+    With `keep_order` the candidates' own score is blended in where it ranks held-out brains better.
+    """
     out = Path(out)
     if out.exists() and not overwrite and not (out.is_dir() and not any(out.iterdir())):
         raise CanvasError(f"{out} is there already; give another --out, or --overwrite to replace it")
@@ -126,11 +119,14 @@ def fit_labelled(
         brains, extractor, candidate_score=candidate_score, augment_contrast=contrasts,
         feature_cache=feature_cache, show=show,
     )  # fmt: skip
+    order = None
     if tuning is None:
         refiner.fit(
             data.features, data.label, regions=data.regions, missed=data.missed,
             contrast_augmented=data.contrast_augmented,
         )  # fmt: skip
+        if keep_order and not candidate_score:
+            order = keep_own_order(refiner, data, brains)
     else:
         tuning.fit(refiner, data, brains, extractor, show)
     counts = {brain.name: brain.counts() for brain in brains}
@@ -138,6 +134,8 @@ def fit_labelled(
     provenance = {"trained_on": counts, "markers": markers, "canvas_fm": __version__}
     if contrasts:
         provenance["contrasts"] = [1.0, *contrasts]
+    seen = () if extractor.detector is None else training_volumes(extractor.detector.config.provenance)
+    refiner.recalls_ = [*training_recalls(brains, sorted(seen)), *recalls]
     identity = refiner.save(out, provenance)
     report = {
         "refiner": str(out),
@@ -149,6 +147,8 @@ def fit_labelled(
         "columns_used": refiner.columns_.width,
         "models": {name: model.as_dict() for name, model in refiner.provenance_.items()},
         "tuned": None if refiner.tuned_ is None else refiner.tuned_.as_dict(),
+        "candidates_order": order,
+        "recalls": [one.model_dump() for one in refiner.recalls_],
         "threshold": refiner.threshold_,
         "C": refiner.C_,
         "contrasts": [1.0, *contrasts],
@@ -171,6 +171,8 @@ def _check_before_work(
     for block, flag in ((MAE, "--encoder"), (DETECTOR, "--detector")):
         if refiner.variant in (block, "concat") and block not in provenance:
             raise BadInput(f"variant {refiner.variant} needs the {block} features: give {flag}")
+    if refiner.variant == SHAPE and SHAPE not in provenance:
+        raise BadInput("variant shape needs the shape features: give --shape")
     blocks = extractor.layout
     width = max(part.stop for part in blocks.values())
     if candidate_score:

@@ -18,8 +18,13 @@ Correction = Literal["none", "centre", "standardise", "whiten"]
 class FitOptions(Options):
     """Options for fitting a refiner."""
 
-    variant: Literal["concat", "mae", "detector"] | None = Field(
+    variant: Literal["concat", "mae", "detector", "shape"] | None = Field(
         None, description="feature blocks that are used; default: concat of what models are given"
+    )
+    shape: bool = Field(
+        False,
+        description="look at intensity, contrast and shape of each spot too, beside any variant; needs no "
+        "model, and carries best to brains of other staining",
     )
     cut: Literal["mae", "detector"] | None = Field(
         None, description="the block that --ratio cuts; default mae"
@@ -64,7 +69,16 @@ class FitOptions(Options):
         "every step",
     )
     whiten: bool = Field(False, description="decorrelate columns, by the training volumes")
-    head: Literal["logistic", "mlp"] = Field("logistic", description="the model on the features")
+    head: Literal["logistic", "mlp", "trees", "blend"] | None = Field(
+        None,
+        description="the model on the features; blend: boosted trees on shape and a logistic model on the "
+        "other blocks, weighed by held-out volumes. Default: blend with --shape, else logistic",
+    )
+    ignore_candidate_score: bool = Field(
+        False,
+        description="do not look at the candidates' own score even where it ranks held-out volumes better "
+        "than the refiner; by default it is then blended in, and candidates to be refined need it",
+    )
     C: Size | None = Field(
         None, description="inverse of the logistic model's penalty; default: chosen by cross-validation"
     )
@@ -91,6 +105,13 @@ class FitOptions(Options):
                 f"{flag} goes with the encoder as it is: beside a score that tells most, --unfreeze has "
                 "little to learn from; give one of the two"
             )
+        if self.unfreeze and (self.shape or self.head in ("trees", "blend")):
+            raise ValueError(
+                "--unfreeze fits blocks under a logistic model or an MLP; leave --shape and --head "
+                f"{self.head or 'blend'} out"
+            )
+        if self.candidate_score and self.ignore_candidate_score:
+            raise ValueError("--candidate-score and --ignore-candidate-score contradict; give one")
         if self.unfreeze and self.augment_contrast:
             raise ValueError(
                 "--augment-contrast goes with the encoder as it is; with --unfreeze, --augment brightens "
@@ -104,7 +125,8 @@ class FitOptions(Options):
         """An unfitted refiner for features of an encoder, a detector or both."""
         from canvas_fm.heads.refine.refiner import Refiner
 
-        variant = self.variant or ("concat" if encoder and detector else "mae" if encoder else "detector")
+        given = "mae" if encoder else "detector" if detector else "shape"
+        variant = self.variant or ("concat" if encoder and detector else given)
         cut = self.cut
         if cut is None and self.ratio < 1:
             cut = "detector" if variant == "detector" else "mae"
@@ -115,7 +137,7 @@ class FitOptions(Options):
             reduce=self.reduce,
             correction=self.correction,
             whiten=self.whiten,
-            model=self.head,
+            model=self.head or ("blend" if self.shape else "logistic"),
             C=self.C,
             calibration=self.calibration,
             folds=self.folds,

@@ -26,12 +26,16 @@ from canvas_fm.heads.features.feature_set import (
     correct_by_group,
 )
 from canvas_fm.heads.labels.labels import aligned, labels_of
-from canvas_fm.heads.refine.calibration import Calibration, Count, CountSpread, expected_count
+from canvas_fm.heads.refine.calibration import Calibration
 from canvas_fm.heads.refine.columns import CONCAT, Columns
-from canvas_fm.heads.refine.cross_fit import Fitted, HeadSettings, LabelledFeatures, fit_head
+from canvas_fm.heads.refine.counts import Count, CountSpread, Recall, expected_count
+from canvas_fm.heads.refine.cross_fit import Fitted, LabelledFeatures, fit_head
+from canvas_fm.heads.refine.head_models import HeadSettings, parts_of
+from canvas_fm.heads.refine.recall import CandidateRecall
 from canvas_fm.heads.refine.refiner_folder import RefinerState, read_refiner, write_refiner
 from canvas_fm.models.device import pick_device
 from canvas_fm.models.head_nets import HeadNet
+from canvas_fm.models.head_trees import BlendNet
 from canvas_fm.models.tuned import TunedBlocks
 from canvas_fm.shipped import find
 
@@ -51,8 +55,10 @@ class Refiner(ClassifierMixin, BaseEstimator):
     only the first round(ratio·d)
     columns are used, or with reduce `pca` as many of its principal components. correction: every brain is
     first corrected by its own candidates (none, centre, standardise, whiten). whiten: decorrelate columns, by
-    the training brains. model: `logistic` (C chosen by cross-validation where None) or `mlp`. balanced: both
-    classes weigh the same. calibration: `temperature`, `isotonic` or `none`, on held-out brains. threshold:
+    the training brains. model: `logistic` (C chosen by cross-validation where None), `mlp`, `trees` (boosted)
+    or `blend`: a logistic model on what encoder and detector made and boosted trees on the block `shape`,
+    calibrated and weighed by held-out brains. balanced: both classes weigh the same to linear models and MLP.
+    calibration: `temperature`, `isotonic` or `none`, on held-out brains. threshold:
     what P(cell) has to reach; None takes the one of the highest F1 on held-out training brains. hold_out:
     `regions` divides all brains by their regions for that, as one brain alone is divided. unlabelled: rows of
     this label are left out and counted (None: none are). force_random: allow a random split inside one brain,
@@ -200,8 +206,8 @@ class Refiner(ClassifierMixin, BaseEstimator):
         return x
 
     def take(self, fitted: Fitted, tuned: TunedBlocks | None = None) -> None:
-        """Adopt a fit; `tuned` are the encoder's last blocks if they were fine-tuned."""
-        self.net_: HeadNet = fitted.net
+        """Become what was fitted; `tuned` are the encoder's last blocks where they were fitted too."""
+        self.net_: HeadNet | BlendNet = fitted.net
         self.calibration_: Calibration = fitted.calibration
         self.count_spread_: CountSpread = fitted.spread
         self.threshold_ = fitted.threshold
@@ -209,6 +215,8 @@ class Refiner(ClassifierMixin, BaseEstimator):
         self.split_, self.split_warning_ = fitted.split, fitted.warning
         self.cross_validation_ = fitted.figures
         self.tuned_ = tuned
+        self.recalls_: Sequence[CandidateRecall] = ()
+        self.fit_provenance_: Mapping[str, Any] = {}
         if tuned is not None:
             self.provenance_[MAE] = replace(self.provenance_[MAE], name=tuned.name, sha256=tuned.sha256)
         self.__dict__.pop("sha256_", None)  # that of a folder which this may have been loaded from
@@ -262,10 +270,10 @@ class Refiner(ClassifierMixin, BaseEstimator):
                 out[start : start + _AT_ONCE] = net(part.to(device)).cpu().numpy()
         return out
 
-    def count(self, p_cell: Float64[np.ndarray, " n"]) -> Count:
+    def count(self, p_cell: Float64[np.ndarray, " n"], recall: Recall | None = None) -> Count:
         """Expected number of cells among rows of these probabilities, with a 90 % interval."""
         check_is_fitted(self)
-        return expected_count(p_cell, self.count_spread_)
+        return expected_count(p_cell, self.count_spread_, recall)
 
     def save(self, folder: str | Path, provenance: dict[str, Any] | None = None) -> str:
         """Write the folder `refiner/` (config.json, model.safetensors) atomically; returns its sha256."""
@@ -275,6 +283,7 @@ class Refiner(ClassifierMixin, BaseEstimator):
             blocks=self.blocks_,
             dim=self.n_features_in_,
             columns=self.columns_,
+            parts=parts_of(self.head_settings),
             provenance=self.provenance_,
             classes=self.classes_,
             fitted=Fitted(
@@ -283,7 +292,9 @@ class Refiner(ClassifierMixin, BaseEstimator):
             ),
             skipped=self.skipped_,
             tuned=self.tuned_,
+            recalls=self.recalls_,
         )  # fmt: skip
+        self.fit_provenance_ = provenance or {}
         return write_refiner(state, Path(folder), provenance or {})
 
     @staticmethod
@@ -299,6 +310,7 @@ class Refiner(ClassifierMixin, BaseEstimator):
             state.skipped,
         )
         refiner.take(state.fitted, state.tuned)
+        refiner.recalls_, refiner.fit_provenance_ = state.recalls, state.fit_provenance
         refiner.sha256_, refiner.folder_ = sha256, path
         return refiner
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,11 +13,15 @@ from pydantic import BaseModel, ConfigDict
 
 from canvas_fm.errors import CanvasError, ModelMismatch
 from canvas_fm.heads.features.feature_set import Provenance
-from canvas_fm.heads.refine.calibration import Calibration, CountSpread
+from canvas_fm.heads.refine.calibration import Calibration
 from canvas_fm.heads.refine.columns import Columns
+from canvas_fm.heads.refine.counts import CountSpread
 from canvas_fm.heads.refine.cross_fit import Fitted
+from canvas_fm.heads.refine.head_models import Part
+from canvas_fm.heads.refine.recall import CandidateRecall
 from canvas_fm.models.folder import check_config, fill, read_kind, read_weights, write_model
 from canvas_fm.models.head_nets import HeadNet
+from canvas_fm.models.head_trees import BlendNet, TreeEnsemble
 from canvas_fm.models.tuned import TunedBlocks
 
 WEIGHTS, BLOCKS = "model.safetensors", "blocks.safetensors"
@@ -52,6 +56,19 @@ class Spread(BaseModel):
     shared: float
     factor: float
     regions: int
+    log_odds: float = 0.0
+
+
+class HeadPart(BaseModel):
+    """One model of a blended head: boosted trees (their sizes), or a linear one, on some of the blocks."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["logistic", "trees"]
+    blocks: list[str]
+    trees: int = 0
+    nodes: int = 0
+    depth: int = 0
 
 
 class Tuned(BaseModel):
@@ -74,7 +91,7 @@ class RefinerConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["refiner"] = "refiner"
-    format_version: Literal[1] = 1
+    format_version: Literal[1, 2] = 2
     settings: dict[str, Any]
     blocks: list[Block]
     classes: list[int | bool | str]
@@ -89,6 +106,8 @@ class RefinerConfig(BaseModel):
     skipped: int
     cross_validation: dict[str, Any]
     tuned: Tuned | None = None
+    parts: list[HeadPart] = []
+    recalls: list[CandidateRecall] = []
     provenance: dict[str, Any] = {}
     weights: dict[str, str]
     sha256: str
@@ -102,11 +121,14 @@ class RefinerState:
     blocks: dict[str, slice]
     dim: int
     columns: Columns
+    parts: Sequence[Part]
     provenance: Mapping[str, Provenance]
     classes: np.ndarray
     fitted: Fitted
     skipped: int
     tuned: TunedBlocks | None
+    recalls: Sequence[CandidateRecall] = ()
+    fit_provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
 def write_refiner(state: RefinerState, folder: Path, provenance: dict[str, Any]) -> str:
@@ -123,7 +145,8 @@ def write_refiner(state: RefinerState, folder: Path, provenance: dict[str, Any])
         "settings": {**state.settings, "device": "cpu"},
         "blocks": blocks,
         "classes": state.classes.tolist(),
-        "hidden": 0 if net.last is None else net.last.in_features,
+        "hidden": 0 if isinstance(net, BlendNet) or net.last is None else net.last.in_features,
+        "parts": _parts(state, net),
         "calibration": fitted.calibration.method,
         "knots": net.calibration.shape[1],
         "threshold": fitted.threshold,
@@ -133,6 +156,7 @@ def write_refiner(state: RefinerState, folder: Path, provenance: dict[str, Any])
         "split_warning": fitted.warning,
         "skipped": state.skipped,
         "cross_validation": fitted.figures,
+        "recalls": list(state.recalls),
         "provenance": provenance,
     }
     modules: dict[str, Any] = {WEIGHTS: net}
@@ -159,7 +183,7 @@ def read_refiner(folder: Path) -> tuple[RefinerState, str]:
     columns = Columns.of(
         blocks, dim, *(config.settings[name] for name in ("variant", "cut", "ratio", "reduce"))
     )
-    net = HeadNet(columns.width, config.hidden, config.knots)
+    net = _net(config, columns)
     fill(net, folder, config.weights, WEIGHTS)
     net.eval().requires_grad_(False)
     state = RefinerState(
@@ -167,6 +191,7 @@ def read_refiner(folder: Path) -> tuple[RefinerState, str]:
         blocks=blocks,
         dim=dim,
         columns=columns,
+        parts=[Part(part.kind, tuple(part.blocks)) for part in config.parts],
         provenance={
             one.name: Provenance(**one.made.model_dump()) for one in config.blocks if one.made is not None
         },
@@ -183,8 +208,38 @@ def read_refiner(folder: Path) -> tuple[RefinerState, str]:
         ),
         skipped=config.skipped,
         tuned=_tuned(folder, config),
+        recalls=config.recalls,
+        fit_provenance=config.provenance,
     )
     return state, config.sha256
+
+
+def _parts(state: RefinerState, net: HeadNet | BlendNet) -> list[HeadPart]:
+    """What a blended head is made of; empty for a head of one linear model or MLP."""
+    if not isinstance(net, BlendNet):
+        return []
+    sizes = [
+        {"trees": len(one.value), "nodes": one.value.shape[1], "depth": one.depth}
+        if isinstance(one, TreeEnsemble)
+        else {}
+        for one in net.parts
+    ]
+    return [
+        HeadPart(kind=kind.kind, blocks=list(kind.blocks), **size)  # type: ignore[arg-type]
+        for kind, size in zip(state.parts, sizes, strict=True)
+    ]
+
+
+def _net(config: RefinerConfig, columns: Columns) -> HeadNet | BlendNet:
+    """The head that a config describes, to be filled with its weights."""
+    if not config.parts:
+        return HeadNet(columns.width, config.hidden, config.knots)
+    places = [columns.places(*part.blocks) for part in config.parts]
+    parts = [
+        TreeEnsemble(part.trees, part.nodes, part.depth) if part.kind == "trees" else HeadNet(len(place))
+        for part, place in zip(config.parts, places, strict=True)
+    ]
+    return BlendNet(parts, places, config.knots)
 
 
 def _tuned(folder: Path, config: RefinerConfig) -> TunedBlocks | None:

@@ -21,6 +21,7 @@ from canvas_fm.inference.detect.tiles import Readable, Resampled, as_region
 from canvas_fm.inference.embed.point_crops import volume_identity
 from canvas_fm.models.checkpoint import Detector
 from canvas_fm.models.config import AmplitudeConfig, RelativeConfig
+from canvas_fm.models.training_volumes import training_volumes
 
 _log = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ def detect(
     are written, and interrupted work goes on if its inputs are the same. `workers` processes, or a Dask
     `scheduler` such as tcp://host:8786, give the same rows. Raises ModelMismatch for another voxel size,
     CanvasError for what does not fit. Warns (logging) where the volume looks unlike what the threshold was
-    chosen on.
+    chosen on, and where the detector was trained on it.
     """
     job = detector_job(detector, volume, background=background, **options)
     points = run(job, out, workers=workers, scheduler=scheduler, show=show)
@@ -80,6 +81,9 @@ def detector_job(
         "min_distance_um": min_distance_um,
     }
     meta = {"detector": detector.name, "detector_sha256": detector.sha256}
+    meta["operating_threshold"] = f"{config.threshold:.9g}"
+    if volume.name in training_volumes(config.provenance):
+        meta["detector_trained_on_volume"] = "yes"
     return _job(
         volumes, config.window_rule, to_um, heat, config.smooth_um, min_distance_um, None, threshold,
         opts, settings, meta, config.amplitude, config.relative,

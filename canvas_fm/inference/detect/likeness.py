@@ -11,6 +11,7 @@ from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume, WindowRule
 from canvas_fm.inference.detect.detection_job import Job
 from canvas_fm.inference.detect.heatmap import NetHeat
+from canvas_fm.models.training_volumes import training_volumes
 
 LOOKS = "looks"  # the key in a detector's provenance
 _SLACK = 2.0  # so many times beyond what was seen is still alike
@@ -45,13 +46,19 @@ def statistics_ranges(looks: Sequence[Mapping[str, float]]) -> dict[str, list[fl
 
 
 def unfamiliar_volume_warnings(job: Job, points: Points) -> list[str]:
-    """A warning if a detected volume is outside the ranges of the detector's calibration volumes."""
+    """Warnings of a volume outside the ranges of the calibration volumes, or one of the training volumes."""
     if not isinstance(job.heat, NetHeat):
         return []
     detector = job.heat.detector
+    seen = []
+    if job.volumes[0].name in training_volumes(detector.config.provenance):
+        seen = [
+            f"{detector.name} was trained on {job.volumes[0].name}: what it finds there says nothing of how "
+            "it does on a volume that it has not seen"
+        ]
     known: Any = detector.config.provenance.get(LOOKS)
     if not known:
-        return []
+        return seen
     mm3 = job.region.voxels * float(np.prod(job.voxel_um)) * 1e-9
     look = volume_statistics(job.volumes[0], points.columns["score"], job.threshold, mm3)
     odd = []
@@ -60,9 +67,10 @@ def unfamiliar_volume_warnings(job: Job, points: Points) -> list[str]:
         if not low / _SLACK <= value <= high * _SLACK:
             odd.append(f"{_MEANS[name].format(value=value)}, where {low:.3g} to {high:.3g} were seen")
     if not odd:
-        return []
+        return seen
     return [
+        *seen,
         f"{job.volumes[0].name} looks unlike what {detector.name} was calibrated on: {'; '.join(odd)}. Look "
         "at the detections and give --threshold by them, or label a few cells of this brain and adapt the "
-        "detector to it (canvas-fm adapt)"
+        "detector to it (canvas-fm adapt)",
     ]

@@ -26,8 +26,8 @@ from canvas_fm.heads.refine.cross_fit import (
     head_net,
     held_out_logits,
 )
-from canvas_fm.heads.refine.fit import TrainingSet
 from canvas_fm.heads.refine.refiner import Refiner
+from canvas_fm.heads.refine.training_set import TrainingSet
 from canvas_fm.models.head_nets import HeadNet
 from canvas_fm.models.tuned import TunedBlocks, unfrozen
 from canvas_fm.progress import Advance, bar
@@ -73,6 +73,11 @@ class Tuning:
             raise BadInput(
                 "detector_score goes with the encoder as it is: beside what tells most, blocks have little "
                 "to learn from; make the features without it"
+            )
+        if refiner.model in ("trees", "blend") or extractor.shape is not None:
+            raise BadInput(
+                "blocks are fitted under a logistic model or an MLP, without the shape block; leave shape "
+                f"and model {refiner.model} out"
             )
         if self.blocks:
             unfrozen(extractor.encoder, self.blocks, extractor.layer)
@@ -177,9 +182,9 @@ class Tuned:
         """Reinitialise and train on some of the labelled rows; reproducible by seed."""
         tuning, is_cell = self.tuning, self.labelled.is_cell[labelled_rows]
         self.net = unfrozen(self.base, tuning.blocks, self.layer)[0].to(self.device)
-        self.head = head_net(self.refiner.head_settings, self.labelled.x[labelled_rows], is_cell, C).to(
-            self.device
-        )
+        net = head_net(self.refiner.head_settings, self.labelled.x[labelled_rows], is_cell, C)
+        assert isinstance(net, HeadNet)  # heads that are blends were refused
+        self.head = net.to(self.device)
         learning = [self.head.first, *([] if self.head.last is None else [self.head.last])]
         head = [parameter.requires_grad_() for layer in learning for parameter in layer.parameters()]
         blocks = [parameter for parameter in self.net.parameters() if parameter.requires_grad]

@@ -17,6 +17,7 @@ from canvas_fm.evaluation.detection.figure import score_figure
 from canvas_fm.evaluation.detection.score import Score, evaluate
 from canvas_fm.files.atomic import write_atomic
 from canvas_fm.heads.refine.apply import P_CELL, refine
+from canvas_fm.heads.refine.cell_count import count_cells
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.inference.detect.detect import detect
 from canvas_fm.inference.embed.embed import embed_to_store
@@ -61,7 +62,8 @@ class SampleCount:
     true_cells: int
     detected: F1
     refined: F1
-    expected_cells: float  # sum of P(cell) over the candidates
+    count_of: str  # all cells, or cells among the candidates
+    expected_cells: float
     interval_90: tuple[float, float]
     score_png: Path
     hits_png: Path
@@ -89,7 +91,7 @@ def count_sample(name: str, out: Path, *, device: str = "auto") -> SampleCount:
     )
     p_cell = refined_candidates.columns[P_CELL].astype(np.float64)
     refined_cells = _rows(refined_candidates, p_cell >= refiner.threshold_)
-    count = refiner.count(p_cell)
+    cells = count_cells(refiner, refined_candidates, p_cell, volume=data.volume.name)
 
     detected, refined = (_score(data, points, tolerance) for points in (candidates, refined_cells))
     score_figure(refined, data.volume, out / "score.png", title=f"sample:{name}")
@@ -115,8 +117,9 @@ def count_sample(name: str, out: Path, *, device: str = "auto") -> SampleCount:
         true_cells=len(data.cells),
         detected=F1.of(detected),
         refined=F1.of(refined),
-        expected_cells=count.value,
-        interval_90=(count.low, count.high),
+        count_of=str(cells.as_dict()["count_of"]),
+        expected_cells=cells.count.value,
+        interval_90=(cells.count.low, cells.count.high),
         score_png=out / "score.png",
         hits_png=out / "hits.png",
         hits_are_cells=int(positive[rows].sum()),

@@ -8,13 +8,8 @@ from sklearn.isotonic import IsotonicRegression
 
 from canvas_fm.errors import BadInput
 from canvas_fm.evaluation.classification import auc, calibration_error
-from canvas_fm.heads.refine.calibration import (
-    CountSpread,
-    counts_by_region,
-    expected_count,
-    fit_calibration,
-    sigmoid,
-)
+from canvas_fm.heads.refine.calibration import fit_calibration, sigmoid
+from canvas_fm.heads.refine.counts import CountSpread, counts_by_region, expected_count
 
 
 def drawn(n: int, seed: int, slope: float = 0.4, offset: float = -1.0) -> tuple[np.ndarray, np.ndarray]:
@@ -103,3 +98,24 @@ def test_counts_stay_between_nothing_and_every_row():
     assert count.high <= 2
     by_name = counts_by_region(np.array([0.5, 1.0, 1.0]), ["CTX", "HPF", "HPF"])
     assert by_name["HPF"] == (2, 2, 2)
+
+
+def test_regions_of_few_brains_that_err_together_count_as_few_brains():
+    """Eight brains of six regions, each brain off as a whole: regions alone would claim to know more."""
+    random = np.random.default_rng(11)
+
+    def brain() -> tuple[np.ndarray, np.ndarray]:
+        p = random.uniform(0.2, 0.6, 600)
+        return p, random.random(600) < np.clip(p * random.normal(1, 0.3), 0, 1)
+
+    held = {False: [], True: []}
+    for _ in range(30):
+        p, is_cell = (np.concatenate(values) for values in zip(*(brain() for _ in range(8)), strict=True))
+        groups, regions = np.repeat(np.arange(8), 600), np.repeat(np.arange(48), 100)
+        for whole in held:
+            spread = CountSpread.of(p, is_cell, regions, groups if whole else None)
+            for asked, cells in (brain() for _ in range(10)):
+                count = expected_count(asked, spread)
+                held[whole].append(count.low <= cells.sum() <= count.high)
+    assert np.mean(held[True]) > 0.85
+    assert np.mean(held[True]) >= np.mean(held[False])

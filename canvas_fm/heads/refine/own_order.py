@@ -1,0 +1,64 @@
+"""A refiner that never ranks worse than the score that its candidates came with."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from canvas_fm.errors import BadInput
+from canvas_fm.evaluation.classification import auc
+from canvas_fm.heads.features.candidate_score import candidate_scores, with_candidate_score
+from canvas_fm.heads.labels.candidates import SKIP, Candidates
+from canvas_fm.heads.refine.refiner import Refiner
+from canvas_fm.heads.refine.training_set import TrainingSet
+
+_log = logging.getLogger(__name__)
+
+
+def keep_own_order(
+    refiner: Refiner, data: TrainingSet, brains: Sequence[Candidates]
+) -> dict[str, Any] | None:
+    """Fit a refiner anew with the candidates' own score beside, where that ranks held-out brains better.
+
+    Both are judged by the mean AUC within brains that were held out. The new head is a blend in which the
+    score is a model by itself, and which ranks no worse than it: at the least it is the score. Returns what
+    was compared, None where the candidates have no score in common or a brain is corrected by itself.
+    """
+    if refiner.correction != "none":
+        return None
+    try:
+        scores, provenance = candidate_scores(brains)
+    except BadInput:
+        return None
+    own = _mean(
+        [auc(brain.label[kept] == 1, score[kept, 0]) for brain, score, kept in _labelled(brains, scores)]
+    )
+    refined = _mean([one["auc"] for one in refiner.cross_validation_["brains"].values()])
+    if own is None or refined is None:
+        return None
+    told = {"own_auc": own, "refined_auc": refined, "blended_in": own > refined}
+    if own > refined:
+        features = with_candidate_score(data.features, np.concatenate(scores), provenance)
+        others = [with_candidate_score(one, np.concatenate(scores), provenance)
+                  for one in data.contrast_augmented]  # fmt: skip
+        refiner.set_params(model="blend").fit(
+            features, data.label, regions=data.regions, missed=data.missed, contrast_augmented=others
+        )
+        _log.warning(
+            "on held-out brains the candidates' own score ranks better than the refiner (AUC %.3f and %.3f): "
+            "it is blended in, and candidates to be refined need the column %r; --ignore-candidate-score "
+            "leaves it out", own, refined, provenance.settings["column"],
+        )  # fmt: skip
+    return told
+
+
+def _labelled(brains: Sequence[Candidates], scores: Sequence[np.ndarray]) -> Any:
+    return zip(brains, scores, [brain.label != SKIP for brain in brains], strict=True)
+
+
+def _mean(each: Sequence[float | None]) -> float | None:
+    known = [one for one in each if one is not None]
+    return float(np.mean(known)) if known else None
