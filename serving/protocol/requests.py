@@ -157,8 +157,8 @@ class RefineRequest(RefineQuery):
     crops: EncodedCrops | None = None
     recall: tuple[int, int] | None = Field(
         None,
-        description="[found, cells]: of so many cells looked for by eye, so many have a candidate; the count is "
-        "then of all cells",
+        description="[found, cells]: of so many cells looked for by eye, so many have a candidate; the count "
+        "is then of all cells",
     )
 
 
