@@ -44,6 +44,11 @@ def steps(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         assert len(commands) >= 5
         for command in commands:
             program, *words = shlex.split(command)
+            if program == "echo":  # echo TEXT > FILE
+                text, arrow, file = words
+                assert arrow == ">"
+                Path(file).write_text(f"{text}\n")
+                continue
             assert program == "canvas-fm"
             assert main(words) == 0, command  # what it said is shown with the failure
         yield folder
