@@ -110,7 +110,7 @@ def test_a_refiner_that_ranks_worse_than_the_candidates_takes_their_score(shape_
     for name, brain in report["cross_validation"]["brains"].items():
         assert brain["auc"] >= order["own_auc"] - 0.03, name
     assert "candidates to be refined need the column 'score'" in caplog.text
-    with pytest.raises(CanvasError, match="own score, column 'score'; these have none"):
+    with pytest.raises(CanvasError, match="uses the candidate score, column 'score'; these have none"):
         refine(Refiner.load(tmp_path / "kept"), volumes[0], Points(tables[0].zyx), show=False)
     plain = cf.fit_refiner(volumes, tables, tmp_path / "not", **given, ignore_candidate_score=True)
     assert plain["candidates_order"] is None
