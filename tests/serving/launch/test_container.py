@@ -60,7 +60,7 @@ def test_the_command_in_its_head_is_understood() -> None:
     head = (ROOT / "Dockerfile").read_text().partition("FROM")[0].replace("\\\n#", " ")
     command = next(line for line in head.splitlines() if "docker run" in line).partition("canvas-fm ")[2]
     args = build_parser().parse_args(["serve", *shlex.split(command)])
-    assert dict(args.volume) == {"brain": "/data/brain.zarr"}
+    assert {name: served.path for name, served in args.volumes.items()} == {"brain": "/data/brain.zarr"}
 
 
 def test_all_that_is_copied_is_there_and_let_through() -> None:
