@@ -42,7 +42,10 @@ def folder(tmp_path_factory):
 
 
 def say(capsys, *argv):
-    code = main([str(part) for part in argv])
+    try:
+        code = main([str(part) for part in argv])
+    except SystemExit as problem:  # what is checked before anything is loaded
+        code = problem.code
     out, err = capsys.readouterr()
     return code, out, err
 

@@ -132,7 +132,7 @@ def test_dialects_of_a_truth_give_the_same_score(score, truth, encoding):
         (TEXT, "z,y,x\n1,2\n", "row 1 has 2 values; the column row names 3"),
         (TEXT, "z,y,x,Z\n1,2,3,4\n", "the column z more than once"),
         (TEXT, "", "has no column z, y, x; found none"),
-        (TEXT, TEXT.encode("utf-16"), "is not UTF-8 text"),
+        (TEXT, TEXT.encode() + "é".encode("cp1252"), "is not UTF-8 text"),
     ],
 )
 def test_files_that_hold_no_positions_are_one_sentence(score, pred, truth, sentence):

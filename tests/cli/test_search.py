@@ -120,7 +120,7 @@ def test_ids_conditions_examples_and_a_table(index: Path, tmp_path, run, result)
         (["--ids", "3"], "write BRAIN:ID"),
         (["--ids", "a:3", "--unlike", "a:4"], "--unlike names counter-examples of --like"),
         (["--ids", "a:3", "--where", "marker=PV"], "marker is one of NeuN, TH"),
-        (["--ids", "a:3", "--out", "hits.txt.gz"], "hits.txt.gz"),
+        (["--ids", "a:3", "--out", "hits.dat.gz"], "hits.dat.gz"),
     ],
 )
 def test_what_cannot_be_searched(index: Path, tmp_path, monkeypatch, refusal, words, message: str) -> None:

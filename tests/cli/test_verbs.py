@@ -9,6 +9,7 @@ import pytest
 
 from canvas_fm import Embeddings, Points, Volume, embed, load
 from canvas_fm.cli.verbs.data import MARKERS
+from serving.protocol.options import ServedVolume
 
 
 def test_phantom(result, tmp_path):
@@ -164,7 +165,7 @@ def test_serve_hands_everything_on(monkeypatch, run, tmp_path):
         "--ignore-voxel-size",
     ]
     assert run("serve", "m", "--volume", "cube=a.zarr", *flags)[0] == 0
-    assert (seen["model"], seen["volumes"]) == ("m", {"cube": "a.zarr"})
+    assert (seen["model"], seen["volumes"]) == ("m", {"cube": ServedVolume(path="a.zarr")})
     assert (seen["port"], seen["host"], seen["ignore_voxel_size"]) == (0, "::1", True)
     assert (seen["limits"].max_points, seen["limits"].max_body_mb) == (7, 1.5)
 

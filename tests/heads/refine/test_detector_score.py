@@ -122,7 +122,10 @@ def test_what_does_not_go_with_it_is_refused(brains, encoder, extractor, tmp_pat
         Extractor(encoder=encoder, detector_score=True)
     monkeypatch.setattr(Extractor, "features", lambda *_, **__: pytest.fail("features were made"))
     for settings, message in (
-        ({"correction": "centre"}, "take the level of the detector score away; .* without the detector score"),
+        (
+            {"correction": "centre"},
+            "take the level of the detector score away; .* without the detector score",
+        ),
         ({"cut": "heat", "ratio": 0.5}, "cut is 'heat'; variant 'concat' uses detector, mae"),
     ):
         with pytest.raises(BadInput, match=message):

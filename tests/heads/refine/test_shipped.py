@@ -133,7 +133,7 @@ def test_cards_of_an_encoder_and_of_refiners(installed, task, tmp_path):
             assert f"of base{', 1 block tuned' * (name == 'refiner-tuned')} (`" in facts["features"]
             assert facts["operating threshold"]
             assert facts.get("fitted at contrasts") == ("1, 2" if name == "refiner-x" else None)
-            assert ("; heat)" in facts["features"]) == (name == "refiner-x")
+            assert ("; detector logit)" in facts["features"]) == (name == "refiner-x")
             assert "detector-x" in facts["features"] or name == "refiner-tuned"
             assert facts["variant"].startswith(
                 "concat, 0.5 of mae, logistic" if name == "refiner-x" else "mae"
