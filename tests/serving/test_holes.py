@@ -22,7 +22,7 @@ import pytest
 
 from serving.api.routes import ROUTES
 
-POST_ROUTES = [f"/v1{path}" for method, path, _ in ROUTES if method == "POST"] + [
+POST_ROUTES = [f"/v1{route.path}" for route in ROUTES if route.method == "POST"] + [
     "/embed_json",
     "/",
     "/predict",
