@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float64, Real, Shaped
@@ -156,28 +156,44 @@ def expected_count(
     """
     spread = spread or CountSpread()
     p = np.clip(np.asarray(p_cell, np.float64), 0.0, 1.0)
-    value = float(p.sum())
-    rows = float(np.sum(p * (1 - p))) + (spread.shared * value) ** 2
-    below, above = _shifted(p, spread)
-    half_low = np.hypot(spread.factor * np.sqrt(rows), value - below)
-    half_high = np.hypot(spread.factor * np.sqrt(rows), above - value)
+    value = p.sum()
+    low, high = count_interval(value, np.sum(p * (1 - p)), *_shifted(p, spread), spread, recall)
     if recall is None:
-        return Count(value, max(value - half_low, 0.0), min(value + half_high, float(len(p))))
+        return Count(float(value), float(low), min(float(high), float(len(p))))
+    return Count(float(value) / recall.value, float(low), float(high))
+
+
+def count_interval(
+    value: Any, variance: Any, below: Any, above: Any, spread: CountSpread, recall: Recall | None = None
+) -> tuple[Any, Any]:
+    """The 90 % interval of one count or an array of counts, from sums over their candidates.
+
+    `value` is Σ p, `variance` Σ p (1 − p), `below` and `above` Σ p with all log-odds shifted.
+    """
+    half = spread.factor * np.sqrt(variance + (spread.shared * value) ** 2)
+    half_low, half_high = np.hypot(half, value - below), np.hypot(half, above - value)
+    if recall is None:
+        return np.maximum(value - half_low, 0.0), value + half_high
     whole = value / recall.value
     # Cells without a candidate are a draw of their own; how recall varies acts on all of them.
-    missed = np.sqrt(whole * (1 - recall.value) + (recall.spread * whole) ** 2)
-    low = whole - np.hypot(half_low / recall.value, spread.factor * missed)
-    return Count(
-        whole, max(low, 0.0), whole + float(np.hypot(half_high / recall.value, spread.factor * missed))
-    )
+    missed = spread.factor * np.sqrt(whole * (1 - recall.value) + (recall.spread * whole) ** 2)
+    low = whole - np.hypot(half_low / recall.value, missed)
+    return np.maximum(low, 0.0), whole + np.hypot(half_high / recall.value, missed)
+
+
+def log_odds_shift(
+    p: Float64[np.ndarray, " n"], spread: CountSpread
+) -> tuple[Float64[np.ndarray, " n"], float]:
+    """Log-odds of probabilities, and by how much all of them may be off together."""
+    inside = np.clip(p, _LEAST, 1 - _LEAST)
+    return np.log(inside / (1 - inside)), _NORMAL * spread.log_odds
 
 
 def _shifted(p: Float64[np.ndarray, " n"], spread: CountSpread) -> tuple[float, float]:
     """Σ p with the log-odds of all rows shifted down and up by what is open in them."""
     if not spread.log_odds:
         return float(p.sum()), float(p.sum())
-    inside = np.clip(p, _LEAST, 1 - _LEAST)
-    logit, shift = np.log(inside / (1 - inside)), _NORMAL * spread.log_odds
+    logit, shift = log_odds_shift(p, spread)
     return float(sigmoid(logit - shift).sum()), float(sigmoid(logit + shift).sum())
 
 

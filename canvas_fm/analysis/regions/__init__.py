@@ -1,0 +1,1 @@
+"""Cells per region of an atlas: label volumes, registrations, the tree of regions, counts and densities."""

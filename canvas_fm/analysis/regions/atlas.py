@@ -1,0 +1,310 @@
+"""An atlas: labels of regions on a grid, their tree, hemispheres, and what brings positions there."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float64, Int64, Integer
+
+from canvas_fm.analysis.regions.label_volume import KNOWN, LabelVolume, read_label_volume
+from canvas_fm.analysis.regions.transform import (
+    DisplacementField,
+    Transform,
+    check_orientation,
+)
+from canvas_fm.analysis.regions.tree import RegionTree
+from canvas_fm.data.zyx import ZyxUm, check_voxel_um
+from canvas_fm.errors import CanvasError
+
+LEFT, RIGHT = 1, 2  # BrainGlobe's convention of a volume of hemispheres
+Kind = Literal["labels", "brainglobe", "brainreg", "brainglobe-registration"]
+_NAME = re.compile(r"[a-z][a-z0-9_.]*_\d+(?:\.\d+)?um", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Atlas:
+    """Labels z, y, x with voxel size and tree of regions.
+
+    `orientation` says in three letters where its axes begin (None: not known), `hemispheres` holds 1 left, 2
+    right on the same grid. Of a registration the grid lies in the sample and is turned to the atlas;
+    `sample_orientation` and `sample_voxel_um` are the raw volume's as its settings tell, `to_atlas` brings
+    positions on.
+    """
+
+    name: str
+    kind: Kind
+    labels: Integer[np.ndarray, "z y x"]
+    voxel_um: ZyxUm
+    tree: RegionTree
+    orientation: str | None = None
+    hemispheres: Integer[np.ndarray, "z y x"] | None = field(default=None, repr=False)
+    sample_orientation: str | None = None
+    sample_voxel_um: ZyxUm | None = None
+    to_atlas: Transform | None = field(default=None, repr=False)
+    files: tuple[Path, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_voxel_um(self.voxel_um)
+        if self.hemispheres is not None and self.hemispheres.shape != self.labels.shape:
+            raise CanvasError(
+                f"the hemispheres have shape {self.hemispheres.shape}, the labels {self.labels.shape}; "
+                "both are of one grid"
+            )
+
+    @property
+    def extent_um(self) -> Float64[np.ndarray, " 3"]:
+        """Size of the grid in µm."""
+        return np.asarray(self.labels.shape) * np.asarray(self.voxel_um)
+
+    def side_at(self, index: Int64[np.ndarray, "n 3"]) -> Int64[np.ndarray, " n"]:
+        """Hemisphere of voxels inside: 1 left, 2 right, 0 where it is not known."""
+        if self.hemispheres is not None:
+            return self.hemispheres[tuple(index.T)].astype(np.int64)
+        side = self.side_of_planes()
+        return np.zeros(len(index), np.int64) if side is None else side[1][index[:, side[0]]]
+
+    def side_of_planes(self) -> tuple[int, Int64[np.ndarray, " k"]] | None:
+        """The axis from left to right and the side of each of its planes, by the orientation alone."""
+        if self.orientation is None:
+            return None
+        axis = next(at for at, letter in enumerate(self.orientation) if letter in "lr")
+        size = self.labels.shape[axis]
+        first, second = (LEFT, RIGHT) if self.orientation[axis] == "l" else (RIGHT, LEFT)
+        return axis, np.where(np.arange(size) < size / 2, first, second)
+
+
+def open_atlas(
+    atlas: str | Path,
+    *,
+    table: str | Path | None = None,
+    atlas_voxel_um: Sequence[float] | None = None,
+    atlas_orientation: str | None = None,
+    hemispheres: str | Path | None = None,
+    brainglobe_folder: str | Path | None = None,
+) -> Atlas:
+    """An atlas from a registration's folder, a BrainGlobe atlas (its name, cached; or its folder), or a label
+    volume with its `table` of regions.
+
+    Raises CanvasError, with what is missing, for a folder that lacks its annotation, labels without a name,
+    and an unknown voxel size.
+    """
+    path = Path(atlas)
+    cache = Path(brainglobe_folder) if brainglobe_folder is not None else Path.home() / ".brainglobe"
+    if not path.exists() and _NAME.fullmatch(path.name):
+        path = _cached(path.name, cache)
+    if not path.exists():
+        raise CanvasError(
+            f"there is no atlas {atlas}: give a folder of brainreg or brainglobe-registration, the name of a "
+            f"BrainGlobe atlas such as allen_mouse_25um, or a label volume ({KNOWN})"
+        )
+    if path.is_dir() and not _is_zarr(path):
+        opened = _of_folder(path, table, atlas_voxel_um, cache)
+    else:
+        opened = _of_labels(path, table, atlas_voxel_um)
+    if atlas_orientation is not None:
+        opened = replace(opened, orientation=check_orientation(atlas_orientation))
+    if hemispheres is not None:
+        opened = replace(opened, hemispheres=read_label_volume(hemispheres).labels)
+    _check_named(opened)
+    return opened
+
+
+def _is_zarr(path: Path) -> bool:
+    return path.suffix == ".zarr" or any(
+        (path / name).exists() for name in ("zarr.json", ".zattrs", ".zarray")
+    )
+
+
+def _of_labels(path: Path, table: str | Path | None, voxel_um: Sequence[float] | None) -> Atlas:
+    if table is None:
+        raise CanvasError(
+            f"{path} holds labels without names; give their table with --table: a .csv with columns id, "
+            "name, and for sums over larger regions acronym and parent_structure_id"
+        )
+    volume = read_label_volume(path)
+    size = _voxel_um(str(path), volume, voxel_um)
+    return Atlas(path.name, "labels", volume.labels, size, RegionTree.read(table), files=(path, Path(table)))
+
+
+def _voxel_um(name: str, volume: LabelVolume, given: Sequence[float] | None) -> ZyxUm:
+    size = given if given is not None else volume.voxel_um
+    if size is None:
+        raise CanvasError(f"{name} does not state its voxel size; give --atlas-voxel-um Z Y X")
+    return check_voxel_um(size)
+
+
+def _of_folder(path: Path, table: str | Path | None, voxel_um: Sequence[float] | None, cache: Path) -> Atlas:
+    if (path / "annotation.tiff").is_file() and (path / "metadata.json").is_file():
+        return _brainglobe(path, table)
+    settings: dict[str, Kind] = {
+        "brainglobe-registration.json": "brainglobe-registration",
+        "brainreg.json": "brainreg",
+    }
+    for file, kind in settings.items():
+        if (path / file).is_file():
+            return _registered(path, _json(path / file), kind, table, voxel_um, cache)
+    if any((path / name).exists() for name in ("registered_atlas.tiff", "registered_hemispheres.tiff")):
+        return _registered(path, {}, "brainreg", table, voxel_um, cache)
+    raise CanvasError(
+        f"{path} is neither a registration's folder (registered_atlas.tiff) nor a BrainGlobe atlas "
+        "(annotation.tiff, structures.json, metadata.json); register the brain first: "
+        "brainreg RAW OUT -v Z Y X --orientation psl --atlas allen_mouse_25um"
+    )
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as problem:
+        raise CanvasError(f"{path} is not readable as JSON: {problem}") from problem
+    if not isinstance(held, dict):
+        raise CanvasError(f"{path} holds a list; expected the settings of a registration or an atlas")
+    return held
+
+
+def _cached(name: str, cache: Path) -> Path:
+    """The newest folder of a BrainGlobe atlas."""
+
+    def version(path: Path) -> list[int]:
+        return [int(part) for part in re.findall(r"\d+", path.name.rpartition("_v")[2])]
+
+    found = sorted((one for one in cache.glob(f"{name}_v*") if one.is_dir()), key=version)
+    if not found:
+        raise CanvasError(
+            f"the BrainGlobe atlas {name} is not in {cache}; fetch it once: pip install brainglobe-atlasapi, "
+            f"then brainglobe install -a {name}"
+        )
+    return found[-1]
+
+
+def _brainglobe(path: Path, table: str | Path | None) -> Atlas:
+    about = _json(path / "metadata.json")
+    names = Path(table) if table is not None else _structures(path)
+    labels, sides = path / "annotation.tiff", path / "hemispheres.tiff"
+    volume = read_label_volume(labels)
+    if "resolution" not in about:
+        raise CanvasError(f"{path / 'metadata.json'} states no resolution; fetch the atlas again")
+    return Atlas(
+        str(about.get("name", path.name)),
+        "brainglobe",
+        volume.labels,
+        check_voxel_um(about["resolution"]),
+        RegionTree.read(names),
+        orientation=check_orientation(str(about.get("orientation", "asr"))),
+        hemispheres=read_label_volume(sides).labels if sides.is_file() else None,
+        files=(labels, names),
+    )
+
+
+def _structures(path: Path) -> Path:
+    for name in ("structures.json", "structures.csv"):
+        if (path / name).is_file():
+            return path / name
+    raise CanvasError(f"{path} has no structures.json; give the table of regions with --table")
+
+
+def _registered(
+    path: Path,
+    about: dict[str, Any],
+    kind: Kind,
+    table: str | Path | None,
+    voxel_um: Sequence[float] | None,
+    cache: Path,
+) -> Atlas:
+    """The annotation that a registration laid over the sample, else its fields into the cached atlas."""
+    atlas_name = str(about.get("atlas", ""))
+    fields = [path / f"deformation_field_{axis}.tiff" for axis in range(3)]
+    has_fields = kind == "brainreg" and all(one.is_file() for one in fields)
+    annotation = path / "registered_atlas.tiff"
+    if not annotation.is_file() and not has_fields:
+        lacking = ", ".join(one.name for one in [annotation, *fields] if not one.is_file())
+        raise CanvasError(
+            f"{path} lacks {lacking}; the annotation over the sample, or the three deformation fields with "
+            "the atlas, say which region a cell is in: copy all that the registration wrote"
+        )
+    size = _registered_voxel(path, atlas_name, voxel_um)
+    to_atlas = _deformation(fields, size) if has_fields else None
+    sample: dict[str, Any] = {
+        "sample_orientation": check_orientation(str(about["orientation"]))
+        if "orientation" in about
+        else None,
+        "sample_voxel_um": _sample_voxel(about),
+        "to_atlas": to_atlas,
+    }
+    if not annotation.is_file():
+        return replace(_brainglobe(_cached(atlas_name, cache), table), kind=kind, **sample)
+    sides = path / "registered_hemispheres.tiff"
+    names = Path(table) if table is not None else _names_of(path, atlas_name, cache)
+    return Atlas(
+        atlas_name or path.name,
+        kind,
+        read_label_volume(annotation).labels,
+        size,
+        RegionTree.read(names),
+        orientation="asr",
+        hemispheres=read_label_volume(sides).labels if sides.is_file() else None,
+        files=(annotation, names),
+        **sample,
+    )
+
+
+def _registered_voxel(path: Path, atlas_name: str, given: Sequence[float] | None) -> ZyxUm:
+    """Of a registration the grid has the atlas' resolution, which is the end of the atlas' name."""
+    if given is not None:
+        return check_voxel_um(given)
+    stated = re.search(r"_(\d+(?:\.\d+)?)um$", atlas_name)
+    if stated is None:
+        raise CanvasError(f"{path} does not say the atlas' resolution; give --atlas-voxel-um Z Y X")
+    return (float(stated[1]),) * 3
+
+
+def _sample_voxel(about: dict[str, Any]) -> ZyxUm | None:
+    try:
+        return check_voxel_um([float(size) for size in about["voxel_sizes"]])
+    except (KeyError, TypeError, ValueError, CanvasError):
+        return None
+
+
+def _deformation(fields: list[Path], voxel_um: ZyxUm) -> DisplacementField:
+    """brainreg's fields: the position in the atlas, in mm, of each voxel of the sample."""
+    axes = [np.asarray(read_field(one), np.float32) * 1e3 for one in fields]
+    if len({one.shape for one in axes}) > 1:
+        raise CanvasError(f"{fields[0].parent}: the deformation fields differ in shape; copy them again")
+    return DisplacementField(np.stack(axes), voxel_um, absolute=True)
+
+
+def read_field(path: Path) -> np.ndarray:
+    import tifffile
+
+    return tifffile.imread(path)
+
+
+def _names_of(path: Path, atlas_name: str, cache: Path) -> Path:
+    try:
+        return _structures(_cached(atlas_name, cache))
+    except CanvasError as problem:
+        raise CanvasError(
+            f"{path} holds labels without names, and {problem}; or give the table of regions with --table"
+        ) from problem
+
+
+def _check_named(atlas: Atlas) -> None:
+    """Refuse labels that the table does not name: their cells would be lost without a word."""
+    unnamed: set[int] = set()
+    for plane in atlas.labels:
+        flat = plane.ravel()
+        labels = np.unique(flat[np.flatnonzero(np.diff(flat, prepend=0))])  # where runs of one label begin
+        labels = labels[labels != 0]
+        unnamed.update(labels[atlas.tree.rows_of(labels) < 0].tolist())
+    if unnamed:
+        first = ", ".join(str(one) for one in sorted(unnamed)[:3])
+        raise CanvasError(
+            f"{atlas.name}: {len(unnamed)} labels have no name in the table of regions, among them {first}; "
+            "give the table that belongs to this annotation with --table"
+        )

