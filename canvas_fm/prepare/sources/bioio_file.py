@@ -60,7 +60,8 @@ def open_bioio(path: Path, options: ConvertOptions) -> Opened:
     planes = [image.get_image_dask_data("ZYX", T=options.t or 0, C=c) for c in several]
     names = [str(name) for name in image.channel_names or [f"channel {c}" for c in several]]
     size = image.physical_pixel_sizes
-    stated = None if None in (size.Z, size.Y, size.X) else check_voxel_um([size.Z, size.Y, size.X])
+    sizes = [float(n) for n in (size.Z, size.Y, size.X) if n]
+    stated = check_voxel_um(sizes) if len(sizes) == 3 else None
     return Opened([BioioChannel(path, part) for part in planes], names, stated)
 
 
