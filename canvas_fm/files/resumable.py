@@ -23,6 +23,7 @@ import numpy as np
 
 from canvas_fm.errors import CanvasError
 from canvas_fm.files.atomic import write_atomic, write_text_atomic
+from canvas_fm.files.checksum import seal_json, unseal_json
 from canvas_fm.files.locks import refuse_other_inputs, take_lock
 
 _log = logging.getLogger(__name__)
@@ -103,7 +104,7 @@ class ResumableFolder:
     def mark(self) -> None:
         """Write inputs and state to the state file."""
         content = {"format": _FORMAT, "inputs": self.inputs, "state": self.state}
-        write_text_atomic(self.folder / _MARK, _with_sha256(content))
+        write_text_atomic(self.folder / _MARK, seal_json(content))
 
     def write(
         self, name: str, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any] | None = None
@@ -138,15 +139,7 @@ class ResumableFolder:
 def _read_mark(path: Path) -> dict[str, Any] | None:
     """Parse a state file; None for anything that `ResumableFolder.mark` did not write."""
     try:
-        text = path.read_text(encoding="utf-8")
-        content: dict[str, Any] = json.loads(text)
-        content.pop("sha256")
-        sound = text == _with_sha256(content) and content["format"] == _FORMAT
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        content = unseal_json(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError):
         return None
-    return content if sound else None
-
-
-def _with_sha256(content: dict[str, Any]) -> str:
-    digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
-    return json.dumps({**content, "sha256": digest}, indent=0) + "\n"
+    return content if content is not None and content.get("format") == _FORMAT else None

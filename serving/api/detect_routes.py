@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import tempfile
-from pathlib import Path
 
 import numpy as np
 from starlette.requests import Request
@@ -49,17 +47,13 @@ async def detect_route(core: Core, request: Request) -> Response:
         return Response(content, media_type=kind, headers=headers)
     if kind == _CSV:
         headers |= {"Content-Disposition": 'attachment; filename="cells.csv"'}
-        return Response(await asyncio.to_thread(_text, points), media_type=kind, headers=headers)
+        return Response(
+            await asyncio.to_thread(Points(points.zyx, points.columns).to_csv),
+            media_type=kind,
+            headers=headers,
+        )
     table = np.column_stack([points.zyx, score.astype(np.float64)])
     return Response(npy.dump(table), media_type=npy.MEDIA_TYPE, headers=headers)
-
-
-def _text(points: Points) -> str:
-    """The points and their scores as `canvas-fm detect` writes them."""
-    with tempfile.TemporaryDirectory(prefix="cells-") as folder:
-        path = Path(folder) / "cells.csv"
-        Points(points.zyx, points.columns).write(path)
-        return path.read_text(encoding="utf-8")
 
 
 ROUTES = [

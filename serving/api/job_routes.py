@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 
 from canvas_fm.data.points.points import Points, as_zyx
+from canvas_fm.data.points.sidecar import sidecar_of
 from canvas_fm.errors import CanvasError, DamagedStore, StorageFull
 from canvas_fm.inference.embed.input_checks import check_points
 from serving.api.bodies import read_model
@@ -99,12 +100,18 @@ async def retry(core: Core, request: Request) -> Response:
 
 
 async def result(core: Core, request: Request) -> Response:
-    """Result of a job: embeddings as `.npy`, or as a zipped X.emb.zarr; candidates with p_cell as CSV."""
+    """Result of a job: embeddings as `.npy`, or as a zipped X.emb.zarr; candidates with p_cell as CSV.
+
+    Of the CSV, `Accept: application/json` gives the metadata that stands beside it.
+    """
     _, job = _found(core, request)
     state = job.progress.state
     if state != "done":
         raise Refusal(409, f"the job is {state}; its result is there once it is done")
     if job.asked.kind == "refine":
+        sidecar = sidecar_of(job.out)
+        if request.headers.get("accept", "") == JSON and sidecar.is_file():
+            return FileResponse(sidecar, media_type=JSON, filename=sidecar.name)
         return FileResponse(job.out, media_type="text/csv; charset=utf-8", filename="cells.csv")
     if _ZIP in request.headers.get("accept", ""):
         return StreamingResponse(zip_of(job.out), media_type=_ZIP, headers=_named("embeddings.emb.zarr.zip"))
@@ -267,5 +274,5 @@ ROUTES = [
     Endpoint("GET", "/jobs/{id}", one_job, {JSON: JobInfo}),
     Endpoint("DELETE", "/jobs/{id}", cancel, {JSON: JobInfo}),
     Endpoint("POST", "/jobs/{id}/retry", retry, {JSON: JobInfo}),
-    Endpoint("GET", "/jobs/{id}/result", result, {NPY: None, _ZIP: None, "text/csv": None}),
+    Endpoint("GET", "/jobs/{id}/result", result, {NPY: None, _ZIP: None, "text/csv": None, JSON: None}),
 ]

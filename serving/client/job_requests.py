@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 import uuid
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import numpy as np
 from jaxtyping import Real
 
 from canvas_fm.data.points.points import Points
+from canvas_fm.data.points.sidecar import sidecar_of
 from canvas_fm.errors import CanvasError
 from canvas_fm.files.atomic import disk_full_as_error, sync_folder
 from canvas_fm.files.options import takes
@@ -76,7 +76,10 @@ def retry(identity: str) -> Steps[dict[str, Any]]:
 
 
 def fetch(identity: str, out: str | Path) -> Steps[Path]:
-    """Save the result as `.npy` or `.zip` (a zipped X.emb.zarr), or as `.csv` of a refinement."""
+    """Save the result as `.npy` or `.zip` (a zipped X.emb.zarr), or as `.csv` of a refinement.
+
+    The metadata of a `.csv` is saved beside it as `.csv.json`.
+    """
     path = Path(out)
     if path.suffix not in _KINDS:
         raise CanvasError(
@@ -84,6 +87,9 @@ def fetch(identity: str, out: str | Path) -> Steps[Path]:
         )
     headers = {"Accept": _KINDS[path.suffix]}
     yield Request("GET", f"/v1/jobs/{identity}/result", {"headers": headers}, out=path)
+    if path.suffix == ".csv" and not _begins_with_note(path):  # earlier versions wrote it into the file
+        headers = {"Accept": "application/json"}
+        yield Request("GET", f"/v1/jobs/{identity}/result", {"headers": headers}, out=sidecar_of(path))
     return path
 
 
@@ -106,7 +112,9 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
 def _text(points: Points | np.ndarray) -> str:
     """Points and their columns as CSV, less than half the size of JSON."""
     table = points if isinstance(points, Points) else Points(np.asarray(points, np.float64))
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "points.csv"
-        table.write(path)
-        return path.read_text(encoding="utf-8")
+    return table.to_csv()
+
+
+def _begins_with_note(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(1) == b"#"

@@ -292,3 +292,37 @@ def test_an_encoder_that_is_another_one(folder, refiner, refusal, tmp_path):
     save_encoder(tmp_path / "other", mae, voxel_um=VOXEL_UM)
     words = ["refine", "apply", refiner, folder / "c.zarr", folder / "c.csv", "--out", tmp_path / "cells.csv"]
     assert "this refiner was fitted with tiny" in refusal(*words, "--encoder", tmp_path / "other")
+
+
+def test_the_cells_alone_are_written_and_the_count_is_of_all(
+    folder, model, refiner, result, refusal, tmp_path
+):
+    words = ["refine", "apply", refiner, folder / "c.zarr", folder / "c.csv", "--encoder", model]
+    words += ["--device", "cpu", "--out"]
+    of_all = result(*words, tmp_path / "all.csv")
+    of_cells = result(*words, tmp_path / "cells.csv", "--cells-only")
+    every, cells = Points.read(tmp_path / "all.csv"), Points.read(tmp_path / "cells.csv")
+    keep = every.columns["p_cell"] >= of_all["threshold"]
+    assert 0 < keep.sum() < len(every)
+    np.testing.assert_array_equal(cells.zyx, every.zyx[keep])
+    assert (of_cells["cells"], of_cells["candidates"]) == (keep.sum(), len(every))
+    assert of_cells["expected_cells"] == pytest.approx(of_all["expected_cells"], abs=0.1)
+    assert result(*words, tmp_path / "cells.csv", "--cells-only") == of_cells
+    assert "made from other inputs" in refusal(*words, tmp_path / "cells.csv")
+    assert "leave it or --cells-only out" in refusal(
+        *words, tmp_path / "d.csv", "--cells-only", "--count-by", "region"
+    )
+
+
+def test_without_its_sidecar_an_evaluation_says_that_every_row_counts(
+    folder, result, tmp_path, model, refiner
+):
+    out = tmp_path / "judged.csv"
+    words = ["refine", "apply", refiner, folder / "c.zarr", folder / "c.csv", "--encoder", model]
+    said = result(*words, "--device", "cpu", "--out", out)
+    score = ["evaluate", out, folder / "c_cells.csv", "--tolerance-voxels", 2]
+    before = result(*score)
+    assert before["threshold"] == pytest.approx(said["threshold"], rel=1e-5)
+    (tmp_path / "judged.csv.json").unlink()
+    after = result(*score)
+    assert any("not the refiner's threshold" in warning for warning in after["warnings"])

@@ -8,7 +8,7 @@ from canvas_fm.cli.parser import ZYX, Parser, Verbs, add_group, add_json, add_ve
 
 # The same as canvas_fm.data.points.formats.FORMATS, which is not imported before a verb runs (compared by
 # a test).
-FORMATS = ("csv", "parquet", "napari", "canvas", "cellfinder", "webknossos", "neuroglancer")
+FORMATS = ("csv", "parquet", "xlsx", "napari", "canvas", "cellfinder", "webknossos", "neuroglancer")
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -23,8 +23,8 @@ def add_verbs(verbs: Verbs) -> None:
         "convert",
         run_convert,
         "read points in one format and write them in another",
-        "Formats go by the suffix (.csv, .tsv, .csv.gz, .parquet, .xml of cellfinder or TrackMate, .yml of "
-        "cellfinder, .nml of WebKnossos, .json of Neuroglancer) unless --from or --to name one. "
+        "Formats go by the suffix (.csv, .tsv, .csv.gz, .xlsx, .parquet, .xml of cellfinder or TrackMate, "
+        ".yml of cellfinder, .nml of WebKnossos, .json of Neuroglancer) unless --from or --to name one. "
         "Tables of Imaris, TrackMate, ClearMap and napari are told by their columns.",
         fill=_fill_convert,
     )

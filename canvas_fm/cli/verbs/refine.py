@@ -41,6 +41,7 @@ def add_verbs(verbs: Verbs) -> None:
         "again resumes. The refiner's encoder and detector are found among the shipped models by their "
         "sha256, else given.",
         fill=_fill_apply,
+        check=_apply_faults,
     )
 
 
@@ -86,6 +87,11 @@ def _fill_apply(apply: Parser) -> None:
     apply.add_argument("--encoder", metavar="MODEL", help="the refiner's encoder, where it is not shipped")
     apply.add_argument("--detector", metavar="MODEL", help="the refiner's detector, where it is not shipped")
     apply.add_argument("--background", metavar="VOLUME", help="second channel of a detector that takes one")
+    apply.add_argument(
+        "--cells-only",
+        action="store_true",
+        help="write only the candidates at or above the refiner's threshold",
+    )
     apply.add_argument(
         "--count-by", metavar="COLUMN", help="also count cells by the values of this column, with intervals"
     )
@@ -145,6 +151,7 @@ def run_apply(args: argparse.Namespace) -> None:
     if args.count_by is not None and args.count_by not in points.columns:
         found = ", ".join(points.columns) or "none"
         raise CanvasError(f"{args.candidates} has no column {args.count_by!r} to count by; found {found}")
+    recall = None if args.recall is None else (args.recall[0], args.recall[1])
     refined = refine(
         refiner,
         volume,
@@ -152,26 +159,45 @@ def run_apply(args: argparse.Namespace) -> None:
         encoder=None if args.encoder is None else load(args.encoder, kind="encoder"),
         detector=None if args.detector is None else load(args.detector, kind="detector"),
         background=background,
-        recall=None if args.recall is None else (args.recall[0], args.recall[1]),
+        recall=recall,
+        cells_only=args.cells_only,
         out=args.out,
         **args.options.given,
     )
     skipped = report_bad_chunks([volume] if background is None else [volume, background])
     p_cell = refined.columns[P_CELL].astype("float64")
-    recall = None if args.recall is None else (args.recall[0], args.recall[1])
-    count = count_cells(refiner, points, p_cell, recall=recall, volume=volume.name)
     result: dict[str, Any] = {
         "written": args.out,
-        "candidates": len(refined),
+        "candidates": len(points),
         "cells": int((p_cell >= refiner.threshold_).sum()),
         "threshold": refiner.threshold_,
-        **count.as_dict(),
     }
-    if args.count_by is not None:
-        regions = refined.columns[args.count_by]
-        by_region = counts_by_region(p_cell, regions, refiner.count_spread_, count.recall)
-        result["regions"] = [{"region": name, **found._asdict()} for name, found in by_region.items()]
+    if args.cells_only:
+        result |= _count_in(refined.meta)
+    else:
+        count = count_cells(refiner, points, p_cell, recall=recall, volume=volume.name)
+        result |= count.as_dict()
+        if args.count_by is not None:
+            regions = refined.columns[args.count_by]
+            by_region = counts_by_region(p_cell, regions, refiner.count_spread_, count.recall)
+            result["regions"] = [{"region": name, **found._asdict()} for name, found in by_region.items()]
     print_result(result, args.json, bad_chunks=skipped)
+
+
+def _count_in(meta: dict[str, str]) -> dict[str, Any]:
+    """The count of all candidates as it is recorded with a file that holds the cells alone."""
+    return {
+        "count_of": meta["count_of"],
+        "expected_cells": float(meta["expected_cells"]),
+        "interval_90": [float(value) for value in meta["expected_cells_90"].split()],
+        "notes": meta.get("count_notes", ""),
+    }
+
+
+def _apply_faults(args: argparse.Namespace) -> list[str]:
+    if args.cells_only and args.count_by is not None:
+        return ["--count-by counts over all candidates; leave it or --cells-only out"]
+    return []
 
 
 def _for_people(report: dict[str, Any]) -> dict[str, Any]:

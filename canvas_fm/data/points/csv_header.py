@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
@@ -79,7 +79,11 @@ def _delimiter(line: str) -> str:
 
 def _names_axes(line: str, delimiter: str | None) -> bool:
     """Whether a line of a table names all three coordinates."""
-    names = [name.strip().strip('"') for name in line.split(delimiter or _delimiter(line))]
+    return names_axes([name.strip().strip('"') for name in line.split(delimiter or _delimiter(line))])
+
+
+def names_axes(names: Sequence[str]) -> bool:
+    """Whether the names of columns include all three coordinates."""
     found = {coordinate.axis for name in names if (coordinate := axis_of(name))}
     return found == {"z", "y", "x"} or sum(map(is_napari_axis, names)) >= 2
 

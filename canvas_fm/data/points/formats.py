@@ -1,7 +1,7 @@
 """Points in the field's file formats: one reader and one writer, by suffix or by format name.
 
-`csv`, `parquet` (z, y, x), `napari` (axis-0 … axis-2), `canvas` (the ground truth of the CANVAS data set: x,
-y, z by their names), `cellfinder` (BrainGlobe's XML or YAML, types 1 and 2), `webknossos` (NML) and
+`csv`, `parquet`, `xlsx` (z, y, x), `napari` (axis-0 … axis-2), `canvas` (the ground truth of the CANVAS data
+set: x, y, z by their names), `cellfinder` (BrainGlobe's XML or YAML, types 1 and 2), `webknossos` (NML) and
 `neuroglancer` (JSON with a layer of local annotations). Here an integer is a voxel's centre, as it is to
 cellfinder, napari and WebKnossos; Neuroglancer counts from a voxel's corner and is half a voxel off, which is
 taken care of.
@@ -23,6 +23,7 @@ from canvas_fm.data.points.cellfinder_webknossos import (
     write_webknossos,
 )
 from canvas_fm.data.points.cellfinder_yaml import YAML, read_cellfinder_yaml
+from canvas_fm.data.points.excel import write_xlsx
 from canvas_fm.data.points.neuroglancer import read_neuroglancer, write_neuroglancer
 from canvas_fm.data.points.tables import PointTable, read_table, write_csv, write_parquet
 from canvas_fm.data.points.trackmate import ROOT as TRACKMATE
@@ -32,7 +33,7 @@ from canvas_fm.errors import CanvasError
 
 VoxelUm = tuple[float, float, float]
 
-FORMATS = ("csv", "parquet", "napari", "canvas", "cellfinder", "webknossos", "neuroglancer")
+FORMATS = ("csv", "parquet", "xlsx", "napari", "canvas", "cellfinder", "webknossos", "neuroglancer")
 _SUFFIXES = {
     ".csv": "csv",
     ".tsv": "csv",
@@ -40,6 +41,7 @@ _SUFFIXES = {
     ".csv.gz": "csv",
     ".tsv.gz": "csv",
     ".txt.gz": "csv",
+    ".xlsx": "xlsx",
     ".parquet": "parquet",
     ".pq": "parquet",
     ".xml": "cellfinder",
@@ -48,7 +50,7 @@ _SUFFIXES = {
     ".nml": "webknossos",
     ".json": "neuroglancer",
 }
-_TABLES = ("csv", "parquet", "napari", "canvas")
+_TABLES = ("csv", "parquet", "xlsx", "napari", "canvas")
 
 
 def format_of(path: str | Path, name: str | None = None) -> str:
@@ -104,7 +106,7 @@ def _read(path: Path, kind: str, columns: Sequence[str] | None, voxel_um: VoxelU
     if kind in _TABLES:
         stored_as = _SUFFIXES.get(suffix_of(path))
         if stored_as not in _TABLES:
-            raise CanvasError(f"{path}: a {kind} file ends in .csv, .tsv, .txt or .parquet; rename it")
+            raise CanvasError(f"{path}: a {kind} file ends in .csv, .tsv, .txt, .xlsx or .parquet; rename it")
         return read_table(path, parquet=stored_as == "parquet", columns=columns, voxel_um=voxel_um)
     if columns is not None:
         raise CanvasError(f"{path}: column names were given, but {kind} files have no columns to name")
@@ -137,11 +139,12 @@ def write_points(
     elif kind == "webknossos":
         write_webknossos(points, path, voxel_um=_voxel_um(points, voxel_um, path))
     else:
-        if kind in ("csv", "parquet") and _SUFFIXES.get(suffix_of(path)) != kind:
+        if kind in ("csv", "parquet", "xlsx") and _SUFFIXES.get(suffix_of(path)) != kind:
             raise CanvasError(f"{path}: a {kind} file has another suffix; expected .{kind}")
         meta = points.meta if voxel_um is None else points.meta | {"voxel_um": format_voxel_um(voxel_um)}
-        write = write_parquet if kind == "parquet" else write_csv
-        write(path, _named_axes(points, kind), {} if kind in ("napari", "canvas") else meta)
+        {"parquet": write_parquet, "xlsx": write_xlsx}.get(kind, write_csv)(
+            path, _named_axes(points, kind), meta
+        )
 
 
 def _named_axes(points: PointTable, kind: str) -> dict[str, np.ndarray]:

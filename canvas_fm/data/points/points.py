@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float64, Real
 
 from canvas_fm.data.points.axes import is_axis
 from canvas_fm.data.points.formats import VoxelUm, format_of, read_points, write_points
-from canvas_fm.data.points.tables import PointTable
+from canvas_fm.data.points.tables import PointTable, csv_text
 from canvas_fm.errors import CanvasError
 from canvas_fm.shipped import sample_file
 
@@ -22,7 +22,8 @@ class Points:
     """Positions (n, 3) z, y, x in voxels of level 0, with columns of the same length.
 
     An integer is a voxel's centre. `columns` keep the order and type of their file (int, float or str);
-    `meta` holds the file's `# key: value` lines. In messages rows count from 1, the column row left out.
+    `meta` holds what `FILE.json` beside a table states, and `# key: value` lines of older files. In messages
+    rows count from 1, the column row left out.
     """
 
     zyx: np.ndarray  # float64 (n, 3); a plain annotation, because what is not is refused with a sentence
@@ -76,6 +77,11 @@ class Points:
         webknossos and neuroglancer, which place points in space.
         """
         write_points(PointTable(self.zyx, self.columns, self.meta), path, format, voxel_um=voxel_um)
+
+    def to_csv(self) -> str:
+        """The CSV as one text, `meta` as `# key: value` lines before the columns, as `read` takes it too."""
+        z, y, x = self.zyx.T
+        return csv_text({"z": z, "y": y, "x": x, **self.columns}, self.meta)
 
     def inside(self, shape_zyx: Sequence[int]) -> Bool[np.ndarray, " n"]:
         """Mask of points inside a volume of that shape: −½ ≤ p < size − ½ on each axis."""

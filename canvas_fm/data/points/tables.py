@@ -1,8 +1,9 @@
-"""Point tables as CSV or Parquet: named columns and `# key: value` metadata lines."""
+"""Point tables as CSV or Parquet: named columns and metadata, which a CSV has in `TABLE.json` beside it."""
 
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +17,8 @@ from jaxtyping import Float64
 
 from canvas_fm.data.points.axes import find_axes, is_napari_axis, to_voxels
 from canvas_fm.data.points.csv_header import Header, read_header
+from canvas_fm.data.points.excel import XLSX, open_sheet
+from canvas_fm.data.points.sidecar import check_sidecar_place, read_sidecar, write_sidecar
 from canvas_fm.data.points.text import create_text, open_text
 from canvas_fm.errors import CanvasError, MissingExtra
 from canvas_fm.files.atomic import write_atomic
@@ -49,6 +52,7 @@ def read_table(
         table, meta = read_parquet(path)
     else:
         table, meta, units = read_csv(path)
+        meta |= read_sidecar(path)
     axes = find_axes(path, table, units, columns)
     left_out = {*axes.names, *(name for name in table if axes.um is not None and name.lower() == "unit")}
     if any(map(is_napari_axis, axes.names)):
@@ -77,28 +81,48 @@ def _is_blank(values: np.ndarray) -> bool:
 
 
 def write_csv(path: Path, table: Mapping[str, np.ndarray], meta: Mapping[str, str]) -> None:
-    """Write `# key: value` lines, a header and one row a value, atomically.
+    """Write a header and one row a value, atomically; `meta` goes into `PATH.json` beside it.
 
     `.tsv` has tabs, `.gz` is compressed. Raises CanvasError for columns that differ in case alone, which no
     reader here tells apart.
     """
-    lower = [name.lower() for name in table]
-    if repeated := [name for name in table if lower.count(name.lower()) > 1]:
-        raise CanvasError(f"{path}: the columns {', '.join(repeated)} differ in case alone; rename one")
-    columns = list(table.values())
+    check_names(path, table)
+    check_sidecar_place(path, meta)
     delimiter = "\t" if ".tsv" in path.suffixes[-2:] else ","
 
     def write(temporary: Path) -> None:
         with create_text(temporary, packed=path.suffix.lower() == ".gz") as file:
-            for key, value in meta.items():
-                file.write(f"# {_one_line(key)}: {_one_line(value)}\n")
-            writer = csv.writer(file, delimiter=delimiter, lineterminator="\n")
-            writer.writerow(table)
-            for start in range(0, len(columns[0]), _BLOCK):
-                rows = slice(start, start + _BLOCK)
-                writer.writerows(zip(*(_plain(values[rows]).tolist() for values in columns), strict=True))
+            write_rows(file, table, delimiter)
+        rows = len(next(iter(table.values())))
+        write_sidecar(path, temporary, rows, {_one_line(key): _one_line(meta[key]) for key in meta})
 
     write_atomic(path, write)
+
+
+def csv_text(table: Mapping[str, np.ndarray], meta: Mapping[str, str]) -> str:
+    """The CSV as one text with `meta` as `# key: value` lines before the columns, to be sent."""
+    file = io.StringIO()
+    for key, value in meta.items():
+        file.write(f"# {_one_line(key)}: {_one_line(value)}\n")
+    write_rows(file, table, ",")
+    return file.getvalue()
+
+
+def write_rows(file: io.TextIOBase, table: Mapping[str, np.ndarray], delimiter: str) -> None:
+    """Write the column row and the rows of a table."""
+    columns = list(table.values())
+    writer = csv.writer(file, delimiter=delimiter, lineterminator="\n")
+    writer.writerow(table)
+    for start in range(0, len(columns[0]), _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        writer.writerows(zip(*(_plain(values[rows]).tolist() for values in columns), strict=True))
+
+
+def check_names(path: Path, table: Mapping[str, np.ndarray]) -> None:
+    """Raise CanvasError for columns that differ in case alone."""
+    lower = [name.lower() for name in table]
+    if repeated := [name for name in table if lower.count(name.lower()) > 1]:
+        raise CanvasError(f"{path}: the columns {', '.join(repeated)} differ in case alone; rename one")
 
 
 def read_parquet(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -155,7 +179,7 @@ def _coordinates(
 def _parse(path: Path, as_text: frozenset[str]) -> tuple[Header, dict[str, list[np.ndarray]]]:
     """The header and the columns as typed blocks; the columns in `as_text` stay text."""
     try:
-        with open_text(path) as file:
+        with (open_sheet if path.suffix.lower() == XLSX else open_text)(path) as file:
             header = read_header(path, file)
             blocks: dict[str, list[np.ndarray]] = {name: [] for name in header.names}
             for rows in _row_blocks(path, header.rows, len(header.names)):
@@ -198,8 +222,8 @@ def _typed(texts: tuple[str, ...]) -> np.ndarray:
         return np.array(list(map(float, texts)))
     with suppress(ValueError):
         return np.array(
-            [np.nan if text.strip() in ("", "NA") else float(text) for text in texts]
-        )  # NA is R's
+            [np.nan if text.strip() in ("", "NA", "#N/A") else float(text) for text in texts]
+        )  # R's, Excel's
     return np.array(texts)
 
 

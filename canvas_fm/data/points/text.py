@@ -17,7 +17,7 @@ GZIP = b"\x1f\x8b"
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 # First bytes of what is sometimes saved under the name of a table.
 _OTHERS = {
-    b"PK\x03\x04": "a zip archive or an Excel workbook; save the sheet as CSV",
+    b"PK\x03\x04": "a zip archive or an Excel workbook; call a workbook .xlsx, or save the sheet as CSV",
     b"\xd0\xcf\x11\xe0": "an Excel workbook of the old format; save the sheet as CSV",
     b"BZh": "compressed with bzip2; unpack it, or use gzip",
     b"\xfd7zXZ": "compressed with xz; unpack it, or use gzip",
@@ -38,7 +38,7 @@ def open_text(path: Path) -> Iterator[TextIO]:
 
 
 @contextmanager
-def create_text(path: Path, *, packed: bool) -> Iterator[TextIO]:
+def create_text(path: Path, *, packed: bool) -> Iterator[io.TextIOWrapper]:
     """Context manager: a new UTF-8 file to write, gzip if `packed`; the same text gives the same bytes."""
     with path.open("wb") as raw:
         binary = gzip.GzipFile("", "wb", fileobj=raw, mtime=0) if packed else raw

@@ -133,7 +133,7 @@ def evaluate(
         more.append(
             "cells chain into a group too large for the optimal matching; only the greedy one is given"
         )
-    notes = [*notes, *_trained_on(points)]
+    notes = [*notes, *_trained_on(points), *_threshold_lost(every, score_column, threshold)]
     warnings = [*notes, *more, *sanity_warnings(pred, true, counts, tolerance, boxes, shape_zyx, size)]
     for warning in warnings:
         _log.warning("%s", warning)
@@ -169,6 +169,16 @@ def _trained_on(points: Any) -> list[str]:
     return [
         f"the {' and the '.join(models)} {'was' if len(models) == 1 else 'were'} trained on "
         f"{meta.get('volume', 'this volume')}, which is judged here: no held-out figure"
+    ]
+
+
+def _threshold_lost(points: Points, column: str | None, threshold: float | None) -> list[str]:
+    """A sentence where a refiner judged the points and nothing says from which P(cell) on they are cells."""
+    if "p_cell" not in points.columns or column is not None or threshold is not None:
+        return []
+    return [
+        "the predictions have a column p_cell, but not the refiner's threshold (their .json beside them is "
+        "missing or not theirs): every row is scored as a cell; give --threshold"
     ]
 
 

@@ -242,7 +242,7 @@ def check_volume_name(points: Points, volume_name: str, source: str) -> None:
     if stated is not None and stated != volume_name:
         raise CanvasError(
             f"{source} says that its points are of the volume {stated!r}; this one is {volume_name!r}: give "
-            f"that volume, or take the line '# volume: {stated}' out of the file if it is the same renamed"
+            "that volume; if it is the same renamed, give a copy of the table without its .json beside it"
         )
 
 

@@ -52,22 +52,25 @@ def refine(
     resample: bool = False,
     ignore_voxel_size: bool = False,
     recall: tuple[int, int] | None = None,
+    cells_only: bool = False,
     show: bool | None = None,
 ) -> Points:
     """The candidates in the same order with all columns and `p_cell`, the calibrated P(cell).
+
+    With `cells_only` those below the refiner's threshold are left out; the count is of all of them.
 
     Models that are not given are looked for among the shipped ones, by the sha256 that the refiner recorded.
     With `out` (.csv, .parquet) the rows are written; the same call again goes on where it stopped, or takes a
     finished file of the same inputs as it is. Memory grows by the file's rows, not by their features.
     Duplicates are warned about and kept. A refiner that uses the candidate score takes it from
-    the column of the name that it was fitted with. The header of the result holds the expected count with its
+    the column of the name that it was fitted with. `meta` of the result holds the expected count with its
     interval (see `count_cells`): of all cells where the recall of the candidates is known, by `recall`
     (found, looked for) or as recorded with the refiner.
 
     Raises ModelMismatch for another encoder, detector or voxel size, CanvasError for points outside the
     volume or of another one, and for a score that is needed and not there.
     """
-    check_volume_name(points, volume.name, "the candidates' header")
+    check_volume_name(points, volume.name, "the candidates' metadata")
     points.check_inside(volume.shape_zyx)
     provenance = refiner.provenance_.get(CANDIDATE_SCORE)
     score = None if provenance is None else recorded_score(points, provenance)
@@ -84,6 +87,7 @@ def refine(
         _log.warning("the candidates have a column %s already; it is replaced", P_CELL)
     judge = _CandidateClassifier(refiner, extractor, volume, background, points.zyx, score)
     meta = _meta(points, volume, refiner, extractor)
+    least = refiner.threshold_ if cells_only else None
 
     def counted(p_cell: np.ndarray) -> dict[str, str]:
         return count_cells(refiner, points, p_cell, recall=recall, volume=volume.name).as_meta()
@@ -92,10 +96,11 @@ def refine(
         p_cell = np.empty(len(points))
         for rows, p in judge.all(range(len(judge.blocks)), show):
             p_cell[rows] = p
-        return _with(points, p_cell, meta | counted(p_cell))
+        return _with(points, p_cell, meta | counted(p_cell), least)
     inputs = extractor.identity(volume, background)
     inputs |= {"refiner": refiner_sha256(refiner), "points": points_sha256(points)}
     inputs |= {} if recall is None else {"recall": list(recall)}
+    inputs |= {"cells_only": True} if cells_only else {}
     digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
     with ResumableTiles(Path(out), inputs, digest, len(judge.blocks)) as work:
         if (finished := work.finished()) is not None:
@@ -108,7 +113,7 @@ def refine(
         for number, (rows, p) in zip(remaining, judge.all(remaining, show), strict=True):
             p_cell[rows] = p
             work.keep(number, {"rows": rows, "p_cell": p_cell[rows]}, volume.bad_chunks)
-        return work.finish(_with(points, p_cell, meta | counted(p_cell) | {"inputs_sha256": digest}))
+        return work.finish(_with(points, p_cell, meta | counted(p_cell) | {"inputs_sha256": digest}, least))
 
 
 def models_of(refiner: Refiner, encoder: Encoder | None, detector: Detector | None) -> dict[str, Any]:
@@ -269,6 +274,8 @@ def _meta(points: Points, volume: Volume, refiner: Refiner, extractor: Extractor
     return meta | {"p_cell_threshold": f"{refiner.threshold_:.6g}"}
 
 
-def _with(points: Points, p_cell: np.ndarray, meta: dict[str, str]) -> Points:
-    columns = {name: values for name, values in points.columns.items() if name != P_CELL}
-    return Points(points.zyx, columns | {P_CELL: p_cell.astype(np.float32)}, meta)
+def _with(points: Points, p_cell: np.ndarray, meta: dict[str, str], least: float | None) -> Points:
+    """The candidates with their P(cell); only those at or above `least` if it is given."""
+    keep = slice(None) if least is None else p_cell.astype(np.float32).astype(np.float64) >= least
+    columns = {name: values[keep] for name, values in points.columns.items() if name != P_CELL}
+    return Points(points.zyx[keep], columns | {P_CELL: p_cell.astype(np.float32)[keep]}, meta)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from canvas_fm.data.points.points import Points
+from canvas_fm.data.points.sidecar import check_sidecar_place
 from canvas_fm.errors import CanvasError, MissingExtra
 from canvas_fm.files.resumable import Part, ResumableFolder
 from canvas_fm.inference.embed.embedding_store import points_sha256
@@ -34,6 +35,8 @@ class ResumableTiles(ResumableFolder):
         if self.out.suffix.lower() == ".parquet" and find_spec("pyarrow") is None:
             # Now, not after hours of work when the points are to be written.
             raise MissingExtra("pyarrow", "parquet", f"writing {self.out.name}")
+        if self.out.suffix.lower() == ".csv":
+            check_sidecar_place(self.out, {"inputs_sha256": self.digest})
         return self if self.out.exists() else super().__enter__()
 
     def finished(self) -> Points | None:
@@ -41,6 +44,12 @@ class ResumableTiles(ResumableFolder):
         if not self.out.exists():
             return None
         points = Points.read(self.out)
+        if "inputs_sha256" not in points.meta:
+            raise CanvasError(
+                f"{self.out} is there already and nothing says what it was made from: it is of another "
+                f"program, or it or {self.out.name}.json was damaged or edited; give another --out, or "
+                "delete it to compute it again"
+            )
         if points.meta.get("inputs_sha256") != self.digest:
             raise CanvasError(
                 f"{self.out} is there already and was made from other inputs (volume, model or settings); "

@@ -209,7 +209,7 @@ def test_byte_order_marks_and_line_ends(tmp_path, encoding, end):
     ("content", "sentence"),
     [
         (gzip.compress(TABLE.encode() * 50)[:-9], "damaged or cut gzip"),
-        (b"PK\x03\x04rest", "an Excel workbook; save the sheet as CSV"),
+        (b"PK\x03\x04rest", "an Excel workbook; call a workbook .xlsx, or save"),
         (b"BZh91AY", "compressed with bzip2"),
         (TABLE.encode("utf-16-le"), "holds zero bytes"),
         ("x,y,z,größe\n1,2,3,4\n".encode("cp1252"), "is not UTF-8"),
