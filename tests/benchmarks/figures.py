@@ -90,6 +90,7 @@ FIGURES = (
         ("python -m tests.benchmarks models",),
     ),
     Figure("peaks", ("| 220 Mvoxel/s a core |",), ("python -m tests.benchmarks peaks",)),
+    Figure("convert", ("| .09 GB/s, 20.4 CPU s",), ("python -m tests.benchmarks convert",)),
     Figure(
         "backends",
         ("| 277 and 428 crops/s a thread |",),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,40 +12,98 @@ from jaxtyping import Num, Shaped
 
 from canvas_fm.data.zyx import Zyx
 
+_CACHED = 1024 * 1024  # bytes of sums that are worked on at once
 
-def mean_down(voxels: Num[np.ndarray, "z y x"], factor: Zyx) -> Num[np.ndarray, "z2 y2 x2"]:
+
+def mean_down(
+    voxels: Num[np.ndarray, "z y x"], factor: Zyx, *, out: Num[np.ndarray, "z2 y2 x2"] | None = None
+) -> Num[np.ndarray, "z2 y2 x2"]:
     """The mean over blocks of 1 or 2 voxels an axis, at an odd border over what there is.
 
-    Integers are rounded to the nearest, halves to the even one.
+    Integers are rounded to the nearest, halves to the even one. `out` is an array to fill and return.
     """
+    coarse = _out(voxels, factor, out)
+    if voxels.dtype.kind == "u" and voxels.dtype.itemsize <= 4 and voxels.dtype.isnative:
+        _mean_down_unsigned(_even(voxels, factor), factor, coarse)
+        return coarse
     parts = _corners(voxels, factor)
-    if len(parts) == 1:
-        return parts[0].copy()
-    if voxels.dtype.kind == "f":
+    if voxels.dtype.kind == "f" or voxels.dtype.itemsize == 8:
         total = parts[0].astype(np.float64)
         for part in parts[1:]:
             total += part
-        return (total / len(parts)).astype(voxels.dtype)
-    if voxels.dtype.itemsize == 8:
-        return np.rint(sum(part.astype(np.float64) for part in parts) / len(parts)).astype(voxels.dtype)
+        total /= len(parts)
+        coarse[:] = (total if voxels.dtype.kind == "f" else np.rint(total)) if len(parts) > 1 else parts[0]
+        return coarse
     wide: Any = np.int32 if voxels.dtype.itemsize <= 2 else np.int64
     whole = parts[0].astype(wide)
     for part in parts[1:]:
         whole += part
-    shift = len(parts).bit_length() - 1
+    _divide(whole, len(parts))
+    coarse[:] = whole
+    return coarse
+
+
+def _out(voxels: np.ndarray, factor: Zyx, out: np.ndarray | None) -> np.ndarray:
+    shape = tuple(math.ceil(n / f) for n, f in zip(voxels.shape, factor, strict=True))
+    coarse = np.empty(shape, voxels.dtype) if out is None else out
+    assert (coarse.shape, coarse.dtype) == (shape, voxels.dtype)
+    return coarse
+
+
+def _mean_down_unsigned(
+    voxels: Shaped[np.ndarray, "z y x"], factor: Zyx, coarse: Shaped[np.ndarray, "z2 y2 x2"]
+) -> None:
+    """The same means, some rows at a time: several times as fast, as the sums stay in the cache.
+
+    Two neighbours along x are the halves of one number of twice the bytes, so that rows are read in order.
+    """
+    few, bits = factor[0] * factor[1], 8 * voxels.dtype.itemsize
+    wide: Any = np.dtype(f"u{2 * voxels.dtype.itemsize}")
+    pairs = voxels.view(wide) if factor[2] == 2 else voxels
+    height, width = coarse.shape[1:]
+    rows = max(1, _CACHED // (width * wide.itemsize))
+    total, half = np.empty((2, min(rows, height), width), wide)
+    for z, y in itertools.product(range(coarse.shape[0]), range(0, height, rows)):
+        out = coarse[z, y : y + rows]
+        whole, other = total[: len(out)], half[: len(out)]
+        whole[:] = 0
+        for at in range(few):
+            dz, dy = divmod(at, factor[1])
+            part = pairs[z * factor[0] + dz, y * factor[1] + dy : (y + len(out)) * factor[1] : factor[1]]
+            if factor[2] == 2:
+                np.right_shift(part, bits, out=other)
+                whole += other
+                np.bitwise_and(part, (1 << bits) - 1, out=other)
+                whole += other
+            else:
+                whole += part
+        _divide(whole, few * factor[2], other)
+        out[:] = whole
+
+
+def _divide(total: np.ndarray, count: int, room: np.ndarray | None = None) -> None:
+    """Divide sums by a power of two in place, to the nearest whole number and halves to the even one."""
+    if count == 1:
+        return
+    shift = count.bit_length() - 1
     # Half of the count, less one where what is above the point is even.
-    whole += ((whole >> shift) & 1) + ((1 << (shift - 1)) - 1)
-    whole >>= shift
-    return whole.astype(voxels.dtype)
+    odd = np.right_shift(total, shift, out=room)
+    odd &= 1
+    total += odd
+    total += (1 << (shift - 1)) - 1
+    total >>= shift
 
 
-def mode_down(labels: Num[np.ndarray, "z y x"], factor: Zyx) -> Num[np.ndarray, "z2 y2 x2"]:
+def mode_down(
+    labels: Num[np.ndarray, "z y x"], factor: Zyx, *, out: Num[np.ndarray, "z2 y2 x2"] | None = None
+) -> Num[np.ndarray, "z2 y2 x2"]:
     """The label that a block of 1 or 2 voxels an axis holds most often; the greater of equally frequent ones.
 
-    So a thin object wins over background, which is 0.
+    So a thin object wins over background, which is 0. `out` is an array to fill and return.
     """
-    parts = _corners(labels, factor)
-    best, votes = parts[0].copy(), np.zeros(parts[0].shape, np.uint8)
+    parts, best = _corners(labels, factor), _out(labels, factor, out)
+    best[:] = parts[0]
+    votes = np.zeros(parts[0].shape, np.uint8)
     for part in parts:
         count = np.zeros(part.shape, np.uint8)
         for other in parts:
@@ -56,11 +115,17 @@ def mode_down(labels: Num[np.ndarray, "z y x"], factor: Zyx) -> Num[np.ndarray, 
 
 def _corners(voxels: Shaped[np.ndarray, "z y x"], factor: Sequence[int]) -> list[np.ndarray]:
     """The first, second … voxel of every block; an odd border is repeated, which changes no mean or mode."""
-    assert set(factor) <= {1, 2}
-    odd = [n % f for n, f in zip(voxels.shape, factor, strict=True)]
-    if any(odd):
-        voxels = np.pad(voxels, [(0, pad) for pad in odd], mode="edge")
+    voxels = _even(voxels, factor)
     steps = itertools.product(*(range(f) for f in factor))
     return [
         voxels[tuple(slice(at, None, f) for at, f in zip(corner, factor, strict=True))] for corner in steps
     ]
+
+
+def _even(voxels: np.ndarray, factor: Sequence[int]) -> np.ndarray:
+    """The voxels with whole blocks, and rows that lie one voxel after another."""
+    assert set(factor) <= {1, 2}
+    odd = [n % f for n, f in zip(voxels.shape, factor, strict=True)]
+    if any(odd):
+        return np.pad(voxels, [(0, pad) for pad in odd], mode="edge")
+    return voxels if voxels.strides[2] == voxels.dtype.itemsize else np.ascontiguousarray(voxels)

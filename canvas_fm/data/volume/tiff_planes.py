@@ -120,21 +120,31 @@ class Planes:
                 "writes them once as OME-Zarr",
                 self.path,
             )
-        box = np.zeros([b - a for a, b in zip(start, stop, strict=True)], self.dtype)
-        part = np.s_[start[1] : stop[1], start[2] : stop[2]]
-        for z in range(start[0], stop[0]):
-            file, page = self._planes[z]
-            if file is None:
-                continue
-            try:
-                box[z - start[0]] = self._decode(file, page)[part]
-            except DamagedStore as damage:
-                self.bad.meet(damage, damage.__cause__)
+        box = np.empty([b - a for a, b in zip(start, stop, strict=True)], self.dtype)
+        self.read_into(box, start)
         return box
 
-    def _decode(self, file: Path, page: int) -> np.ndarray:
+    def read_into(self, box: np.ndarray, start: Sequence[int]) -> None:
+        """Fill a box that lies inside; whole planes are decoded in place, one thread each."""
+        part = np.s_[start[1] : start[1] + box.shape[1], start[2] : start[2] + box.shape[2]]
+        for z in range(len(box)):
+            file, page = self._planes[start[0] + z]
+            if file is None:
+                box[z] = 0
+                continue
+            place = box[z] if box.shape[1:] == self.shape_zyx[1:] and box.flags.c_contiguous else None
+            try:
+                plane = self._decode(file, page, place)
+                if plane is not place:
+                    box[z] = plane[part]
+            except DamagedStore as damage:
+                box[z] = 0
+                self.bad.meet(damage, damage.__cause__)
+
+    def _decode(self, file: Path, page: int, out: np.ndarray | None) -> np.ndarray:
+        """A plane; `out` itself where it could be decoded there."""
         n_planes, plane = use_tiff(
-            file, lambda tiff: _plane(tiff, page, alone=self._alone), alone=self._alone
+            file, lambda tiff: _plane(tiff, page, out, alone=self._alone), alone=self._alone
         )
         shape_yx, dtype = self.shape_zyx[1:], self.dtype
         if (plane.shape, plane.dtype.newbyteorder("=")) != (shape_yx, dtype) or n_planes != (
@@ -184,31 +194,36 @@ def use_tiff(path: Path, use: Callable[[tifffile.TiffFile], _Result], *, alone: 
         raise DamagedStore(path.parent, "planes", path.name, cause, "copy the file again") from problem
 
 
-def _plane(tiff: tifffile.TiffFile, index: int, *, alone: bool) -> tuple[int, np.ndarray]:
+def _plane(
+    tiff: tifffile.TiffFile, index: int, out: np.ndarray | None, *, alone: bool
+) -> tuple[int, np.ndarray]:
     """Number of planes in a file, and one of them; by page number where the file is read `alone`."""
     if alone:
-        return len(tiff.pages), _decoded(tiff.pages[index])
+        return len(tiff.pages), _decoded(tiff.pages[index], out)
     series = tiff.series[0]
     n_planes = math.prod(series.shape[:-2])
     if len(series) == n_planes:
         page = series[index]
         if page is None:
             raise ValueError(f"plane {index} is missing")
-        return n_planes, _decoded(page)
+        return n_planes, _decoded(page, out)
     # One page describes many planes that lie one after another: map the file, touch only what is asked for.
     stack = tifffile.memmap(tiff.filehandle.path, series=0, mode="r")
     return n_planes, stack.reshape(-1, *series.shape[-2:])[index]
 
 
-def _decoded(page: Any) -> np.ndarray:
-    """Pixels of a page; some writers count the byte that pads a Zstandard frame to an even length."""
+def _decoded(page: Any, out: np.ndarray | None) -> np.ndarray:
+    """Pixels of a page, in `out` where that fits; some writers count the byte that pads a Zstandard frame."""
+    fits = out is not None and page.dtype is not None and (page.shape, page.dtype) == (out.shape, out.dtype)
+    how = {"out": out, "maxworkers": 1} if fits else {}
     try:
-        return page.asarray()
+        plane = page.asarray(**how)
     except RuntimeError:
         if page.compression not in (tifffile.COMPRESSION.ZSTD, tifffile.COMPRESSION.ZSTD_DEPRECATED):
             raise
         page.databytecounts = tuple(count - 1 for count in page.databytecounts)
-        return page.asarray()
+        plane = page.asarray(**how)
+    return out if fits and out is not None else plane
 
 
 def _layout(tiff: tifffile.TiffFile) -> tuple[str, tuple[int, ...], np.dtype]:

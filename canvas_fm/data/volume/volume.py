@@ -187,6 +187,17 @@ class Volume:
             box[place] = self._source.read(start, stop)
         return box
 
+    def read_into(self, box: Num[np.ndarray, "z y x"], origin_zyx: ZyxLike) -> None:
+        """Read a box that lies inside the volume into an array of its type; planes are decoded in place."""
+        start = whole_zyx(origin_zyx, "origin_zyx")
+        stop = [a + n for a, n in zip(start, box.shape, strict=True)]
+        if min(start) < 0 or any(b > n for b, n in zip(stop, self.shape_zyx, strict=True)):
+            raise CanvasError(f"a box of {box.shape} at {start} leaves {self.path} of shape {self.shape_zyx}")
+        if isinstance(self._source, Planes):
+            self._source.read_into(box, start)
+        else:
+            box[:] = self._source.read(start, stop)
+
     def read_chunk(self, index_zyx: ZyxLike) -> Num[np.ndarray, "z y x"]:
         """One decoded chunk, clipped at the volume's border; `index_zyx` counts chunks."""
         index = whole_zyx(index_zyx, "index_zyx")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,12 +14,13 @@ import numpy as np
 from canvas_fm.data.store.checked_store import NAMESPACE, write_manifest
 from canvas_fm.data.store.files import volume_name
 from canvas_fm.data.store.ome_metadata import write_channels
-from canvas_fm.data.volume.window import DEFAULT_RULE, find_window
+from canvas_fm.data.volume.window import DEFAULT_RULE, SAMPLE, find_window
 from canvas_fm.errors import CanvasError
 from canvas_fm.files.atomic import disk_full_as_error, sync_folder
 from canvas_fm.files.resumable import unfinished_folder
 from canvas_fm.prepare.convert.layout import Layout, image_metadata, open_arrays
 from canvas_fm.prepare.convert.slabs import Done, SlabWork, source_list
+from canvas_fm.prepare.convert.written_chunks import WrittenChunks
 from canvas_fm.prepare.options import ConvertOptions
 from canvas_fm.prepare.sources.source import Source
 
@@ -100,8 +102,10 @@ def _windows(root: Path, layout: Layout, source: Source, options: ConvertOptions
             box: Any = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
             return np.asarray(array[(channel, *box)] if layout.has_c else array[box])
 
+        sampled = math.prod(level.shape_zyx) > SAMPLE
+        reader = WrittenChunks(root, layout, channel).read if sampled else read
         try:
-            window = find_window(str(source.path), read, level.shape_zyx, level.chunk_zyx, layout.dtype, 0)
+            window = find_window(str(source.path), reader, level.shape_zyx, level.chunk_zyx, layout.dtype, 0)
             found.append(list(window))
         except CanvasError:
             found.append(None)

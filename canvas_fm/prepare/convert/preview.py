@@ -11,7 +11,7 @@ from typing import Any
 
 from canvas_fm.files.options import takes
 from canvas_fm.prepare.convert.layout import plan, shards_of
-from canvas_fm.prepare.convert.shards import pack_shard
+from canvas_fm.prepare.convert.shards import Packer
 from canvas_fm.prepare.convert.slabs import Slabs
 from canvas_fm.prepare.cores import usable_cores
 from canvas_fm.prepare.options import ConvertOptions
@@ -53,7 +53,7 @@ def preview_conversion(source: str | Path, out: str | Path, **options: Any) -> d
             slab = slabs.read(channel, start, start + planes)
             shards = pool.map(
                 lambda part, slab=slab: len(
-                    pack_shard(slab[part[1]], finest.chunk_zyx, finest.shard_zyx) or b""
+                    Packer().shard(slab[part[1]], finest.chunk_zyx, finest.shard_zyx) or b""
                 ),
                 shards_of(finest, planes),
             )

@@ -13,63 +13,101 @@ import os
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import google_crc32c
+import imagecodecs
 import numpy as np
 from jaxtyping import Num
-from numcodecs import blosc
 
 from canvas_fm.data.zyx import Zyx
 from canvas_fm.files.atomic import disk_full_as_error
 
 _ABSENT = np.uint64(2**64 - 1)
+_FRAME = 16  # bytes that a Blosc frame is longer at most than what it holds
+_CRC = 4
 
 
-def pack_chunk(voxels: Num[np.ndarray, "z y x"], chunk_zyx: Zyx) -> bytes | None:
-    """One Blosc frame of a chunk, filled up with zeros at the volume's border; None where all is zero."""
-    if not voxels.any():
-        return None
-    if voxels.shape != chunk_zyx:
-        whole = np.zeros(chunk_zyx, voxels.dtype)
-        whole[tuple(slice(0, n) for n in voxels.shape)] = voxels
-        voxels = whole
-    packed: bytes = blosc.compress(np.ascontiguousarray(voxels), b"zstd", 1, blosc.SHUFFLE, 0)
-    return packed
+class Packer:
+    """Packs chunks and shards, one packer for each thread; what it returns holds until its next call.
+
+    Its memory is used again and again: memory that is taken anew for every chunk can cost more than packing,
+    where the system hands out pages slowly.
+    """
+
+    def __init__(self) -> None:
+        self._chunk = np.empty(0, np.uint8)
+        self._packed = np.empty(0, np.uint8)
+
+    def chunk(self, voxels: Num[np.ndarray, "z y x"], chunk_zyx: Zyx) -> memoryview | None:
+        """One Blosc frame of a chunk, filled up with zeros at the volume's border; None where all is zero."""
+        size = self._pack(voxels, chunk_zyx, 0, math.prod(chunk_zyx) * voxels.dtype.itemsize + _FRAME)
+        return self._packed[:size].data if size else None
+
+    def shard(self, voxels: Num[np.ndarray, "z y x"], chunk_zyx: Zyx, shard_zyx: Zyx) -> memoryview | None:
+        """The file of a shard: its chunks, then their offsets and lengths; None where all is zero."""
+        grid = [s // c for s, c in zip(shard_zyx, chunk_zyx, strict=True)]
+        index = np.full((math.prod(grid), 2), _ABSENT, "<u8")
+        most = math.prod(chunk_zyx) * voxels.dtype.itemsize + _FRAME + _CRC
+        room, end = most * len(index) + index.nbytes + _CRC, 0
+        for number, place in enumerate(itertools.product(*map(range, grid))):
+            box = tuple(slice(p * c, (p + 1) * c) for p, c in zip(place, chunk_zyx, strict=True))
+            size = self._pack(voxels[box], chunk_zyx, end, room)
+            if size:
+                index[number] = end, size + _CRC
+                end = self._with_crc(end, end + size)
+        if not end:
+            return None
+        self._packed[end : end + index.nbytes] = index.view(np.uint8).ravel()
+        return self._packed[: self._with_crc(end, end + index.nbytes)].data
+
+    def _pack(self, voxels: np.ndarray, chunk_zyx: Zyx, start: int, room: int) -> int:
+        """Pack a chunk at `start` of the bytes; how many it takes, 0 where all is zero."""
+        if not voxels.size:
+            return 0
+        if self._chunk.shape != chunk_zyx or self._chunk.dtype != voxels.dtype:
+            self._chunk = np.empty(chunk_zyx, voxels.dtype)
+        if voxels.shape != chunk_zyx:
+            self._chunk[:] = 0
+        self._chunk[tuple(slice(0, n) for n in voxels.shape)] = voxels
+        if not self._chunk.any():
+            return 0
+        if len(self._packed) < room:
+            self._packed = np.concatenate([self._packed[:start], np.empty(room - start, np.uint8)])
+        chunk: Any = self._chunk  # imagecodecs takes every buffer, its types name a few
+        room_left: Any = self._packed[start:]
+        frame = imagecodecs.blosc_encode(
+            chunk,
+            level=1,
+            compressor="zstd",
+            shuffle="shuffle",
+            typesize=voxels.dtype.itemsize,
+            numthreads=1,
+            out=room_left,
+        )
+        return len(frame)
+
+    def _with_crc(self, start: int, stop: int) -> int:
+        """Add the crc32c of some bytes behind them; where it ends."""
+        crc = int(google_crc32c.value(self._packed[start:stop]))
+        self._packed[stop : stop + _CRC] = np.frombuffer(crc.to_bytes(_CRC, "little"), np.uint8)
+        return stop + _CRC
 
 
-def pack_shard(voxels: Num[np.ndarray, "z y x"], chunk_zyx: Zyx, shard_zyx: Zyx) -> bytes | None:
-    """The file of a shard: its chunks, then their offsets and lengths; None where all is zero."""
-    grid = [s // c for s, c in zip(shard_zyx, chunk_zyx, strict=True)]
-    index = np.full((math.prod(grid), 2), _ABSENT, "<u8")
-    parts: list[bytes] = []
-    offset = 0
-    for number, place in enumerate(itertools.product(*map(range, grid))):
-        box = tuple(slice(p * c, (p + 1) * c) for p, c in zip(place, chunk_zyx, strict=True))
-        chunk = voxels[box]
-        packed = pack_chunk(chunk, chunk_zyx) if chunk.size else None
-        if packed is None:
-            continue
-        index[number] = offset, len(packed) + 4
-        parts += [packed, _crc32c(packed)]
-        offset += len(packed) + 4
-    if not parts:
-        return None
-    table = index.tobytes()
-    return b"".join([*parts, table, _crc32c(table)])
-
-
-def _crc32c(content: bytes) -> bytes:
-    return int(google_crc32c.value(content)).to_bytes(4, "little")
-
-
-def write_flushed(path: Path, content: bytes) -> tuple[int, int]:
-    """Write a file and flush it to the disk; its size and crc32, as the manifest has them."""
+def write_file(path: Path, content: memoryview) -> tuple[int, int]:
+    """Write a file, not yet flushed; its size and crc32, as the manifest has them."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with disk_full_as_error(path), path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    with disk_full_as_error(path), path.open("wb", buffering=0) as file:
+        written = 0
+        while written < len(content):
+            written += file.write(content[written:])
     return len(content), zlib.crc32(content)
+
+
+def flush(path: Path) -> None:
+    """Flush a written file to the disk."""
+    with disk_full_as_error(path), path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def is_whole(root: Path, files: dict[str, Sequence[int]]) -> bool:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Num
@@ -20,13 +23,15 @@ from canvas_fm.errors import CanvasError
 from canvas_fm.files.checksum import sha256
 from canvas_fm.files.resumable import ResumableFolder
 from canvas_fm.prepare.convert.layout import Layout, make_arrays, open_arrays, shards_of
-from canvas_fm.prepare.convert.shards import is_whole, pack_chunk, pack_shard, write_flushed
+from canvas_fm.prepare.convert.shards import Packer, flush, is_whole, write_file
 from canvas_fm.prepare.corrections import Correction
 from canvas_fm.prepare.sources.source import Source
 from canvas_fm.progress import Advance
 
 _READ_BYTES = 64e6  # of a source in chunks, what one thread reads at once
 _STORE = "store"
+_FLUSHERS = 4
+_Piece = Callable[[], object]
 
 
 @dataclass
@@ -68,6 +73,29 @@ class SlabWork(ResumableFolder):
         self.write(name, {}, {"files": done.files, "sources": done.sources, "bad_chunks": done.bad_chunks})
 
 
+@dataclass
+class _Files:
+    """Files of a slab, as its threads write them: size and crc32 of each, and their flushing."""
+
+    root: Path
+    channel: int
+    files: dict[str, Sequence[int]] = field(default_factory=dict)
+    flushes: list[Future[None]] = field(default_factory=list)
+
+    def sorted(self) -> dict[str, Sequence[int]]:
+        """The files by name."""
+        return dict(sorted(self.files.items()))
+
+
+class _Written(NamedTuple):
+    """A slab whose files are written; it is done when they are flushed."""
+
+    name: str
+    planes: int
+    done: Done
+    flushes: Sequence[Future[None]]
+
+
 class Slabs:
     """Reads slabs of the source, corrects their planes, and writes them and the levels that they make."""
 
@@ -86,6 +114,9 @@ class Slabs:
         self._down = mode_down if labels else mean_down
         self._checksums = checksums
         self.pool = ThreadPoolExecutor(threads, "convert")
+        self._flushers = ThreadPoolExecutor(_FLUSHERS, "flush")
+        self._local = threading.local()
+        self._buffers: dict[int, np.ndarray] = {}
         plane = math.prod(source.shape_zyx[1:]) * 4.0
         widest = max((each.memory_planes for each in corrections), default=0)
         self._at_once = max(1, min(threads, int(memory_gb * 0.3e9 / max(plane * widest, 1))))
@@ -95,45 +126,72 @@ class Slabs:
 
     def __exit__(self, *_: object) -> None:
         self.pool.shutdown(cancel_futures=True)
+        self._flushers.shutdown(cancel_futures=True)
+        self._buffers.clear()
 
     def run(self, work: SlabWork, advance: Advance) -> Done:
         """Write what is not done yet; what all slabs left together."""
         if not work.store.exists():
             make_arrays(work.store, self.layout)
         found, starts = Done(), self.layout.starts(0)
-        files = list(self.source.files) if self._checksums else []
-        for channel in range(self.layout.channels):
-            for number, start in enumerate(starts):
-                name, planes = f"c{channel}-z{start:06d}", self._planes(0, start)
-                done = work.done(name)
-                if done is None:
-                    slab = channel * len(starts) + number
-                    share = _share(files, slab, len(starts) * self.layout.channels)
-                    done = self._slab(work.store, channel, start, share)
-                    work.keep(name, done)
+        slabs, written = len(starts) * self.layout.channels, None
+        for slab in range(slabs):
+            channel, start = slab // len(starts), starts[slab % len(starts)]
+            name, planes = f"c{channel}-z{start:06d}", self._planes(0, start)
+            done = work.done(name)
+            if done is not None:
                 found.add(done)
                 advance(planes)
+                continue
+            self._flushers.submit(self._read_ahead, slab + 1, slabs)
+            share = _share(self.source.files, slab, slabs) if self._checksums else []
+            following = self._slab(work.store, name, channel, start, share)
+            self._settle(work, written, found, advance)
+            written = following
+        self._settle(work, written, found, advance)
         for level in range(1, len(self.layout.levels)):
             if not self.layout.levels[level].with_slabs:
                 self._coarse(work, level, found)
         return found
 
+    def _settle(
+        self, work: SlabWork, written: _Written | None, found: Done, advance: Advance | None = None
+    ) -> None:
+        """Wait until a slab is on the disk and mark it as done; the next one is worked on meanwhile."""
+        if written is None:
+            return
+        for flushed in written.flushes:
+            flushed.result()
+        work.keep(written.name, written.done)
+        found.add(written.done)
+        if advance is not None:
+            advance(written.planes)
+
+    def _read_ahead(self, slab: int, slabs: int) -> None:
+        """Have the system read the files of a slab, while another one is packed."""
+        depth, files = self.source.shape_zyx[0] * self.layout.channels, self.source.files
+        if len(files) < depth or slab >= slabs or not hasattr(os, "posix_fadvise"):
+            return
+        for path in _share(files, slab, slabs):
+            with path.open("rb") as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
+
     def read(self, channel: int, start: int, stop: int) -> Num[np.ndarray, "z y x"]:
-        """Planes of a channel, corrected; CanvasError for NaN."""
+        """Planes of a channel, corrected, until the next call; CanvasError for NaN."""
         voxels, shape = self.source.channels[channel], self.source.shape_zyx
-        slab = np.empty((stop - start, *shape[1:]), self.layout.dtype)
+        slab = self._buffer(0, (stop - start, *shape[1:]))
 
         def piece(box: tuple[slice, slice, slice]) -> None:
             origin = (start + box[0].start, box[1].start, box[2].start)
-            size = tuple(part.stop - part.start for part in box)
-            slab[box] = voxels.read(origin, size)
+            voxels.read_into(slab[box], origin)
             if slab.dtype.kind == "f" and not np.isfinite(slab[box]).all():
                 raise CanvasError(
                     f"{self.source.path} holds NaN or infinite values near {origin} (z, y, x); replace them "
                     "first"
                 )
 
-        self._all(piece, _pieces(slab.shape, voxels.chunk_zyx, slab.dtype.itemsize))
+        pieces = _pieces(slab.shape, voxels.chunk_zyx, slab.dtype.itemsize)
+        self._all(partial(piece, box) for box in pieces)
         correction = self.corrections[channel]
         if correction.is_there:
 
@@ -148,18 +206,30 @@ class Slabs:
         of = self.layout.levels[level]
         return min(of.planes, of.shape_zyx[0] - start)
 
-    def _slab(self, root: Path, channel: int, start: int, hashed: Sequence[Path]) -> Done:
+    def _buffer(self, level: int, shape: Sequence[int]) -> np.ndarray:
+        """Memory of a slab, used again for the next one: taking it anew can cost more than filling it."""
+        if level not in self._buffers or len(self._buffers[level]) < shape[0]:
+            self._buffers[level] = np.empty(shape, self.layout.dtype)
+        return self._buffers[level][: shape[0]]
+
+    def _slab(self, root: Path, name: str, channel: int, start: int, hashed: Sequence[Path]) -> _Written:
         planes = self._planes(0, start)
         before = set(self.source.channels[channel].bad_chunks)
         hashes = [(self.source.key(file), self.pool.submit(sha256, file)) for file in hashed]
         slab = self.read(channel, start, start + planes)
-        files = self._write(root, 0, channel, start, slab)
-        for level, of in enumerate(self.layout.levels):
-            if level and of.with_slabs:
-                slab, start = self._coarser(slab, of.factor), start // of.factor[0]
-                files |= self._write(root, level, channel, start, slab)
+        written = _Files(root, channel)
+        levels = [level for level, of in enumerate(self.layout.levels) if level == 0 or of.with_slabs]
+        for level in levels:
+            packing = self._shards(written, level, start, slab)
+            if level == levels[-1]:
+                self._all(packing)
+                break
+            slab, coarsening = self._bands(slab, level + 1)
+            start //= self.layout.levels[level + 1].factor[0]
+            self._all(_interleaved(packing, coarsening))
         bad = sorted({*self.source.channels[channel].bad_chunks} - before)
-        return Done(files, {key: each.result() for key, each in hashes}, bad)
+        done = Done(written.sorted(), {key: each.result() for key, each in hashes}, bad)
+        return _Written(name, planes, done, written.flushes)
 
     def _coarse(self, work: SlabWork, level: int, found: Done) -> None:
         """A level that is made from the one before when that is whole."""
@@ -167,52 +237,59 @@ class Slabs:
         finer = open_arrays(work.store, self.layout)[level - 1]
         for channel in range(self.layout.channels):
             for start in self.layout.starts(level):
-                name = f"c{channel}-level{level}-z{start:06d}"
+                name, planes = f"c{channel}-level{level}-z{start:06d}", self._planes(level, start)
                 done = work.done(name)
-                if done is None:
-                    stop = start + self._planes(level, start)
-                    box = slice(start * of.factor[0], stop * of.factor[0])
-                    slab = np.asarray(finer[channel, box] if self.layout.has_c else finer[box])
-                    coarse = self._coarser(slab, of.factor)
-                    done = Done(self._write(work.store, level, channel, start, coarse))
-                    work.keep(name, done)
-                found.add(done)
+                if done is not None:
+                    found.add(done)
+                    continue
+                box = slice(start * of.factor[0], (start + planes) * of.factor[0])
+                slab = np.asarray(finer[channel, box] if self.layout.has_c else finer[box])
+                written = _Files(work.store, channel)
+                coarse, coarsening = self._bands(slab, level)
+                self._all(coarsening)
+                self._all(self._shards(written, level, start, coarse))
+                self._settle(work, _Written(name, planes, Done(written.sorted()), written.flushes), found)
 
-    def _coarser(self, slab: np.ndarray, factor: Zyx) -> np.ndarray:
-        """A slab of the next level, made in bands of rows."""
+    def _bands(self, slab: np.ndarray, level: int) -> tuple[np.ndarray, list[_Piece]]:
+        """A slab of a level, and the work that makes it of that of the level before, by bands of rows."""
+        factor = self.layout.levels[level].factor
         shape = [math.ceil(n / f) for n, f in zip(slab.shape, factor, strict=True)]
-        coarse, rows = np.empty(shape, slab.dtype), max(1, 64 // factor[1])
+        coarse, rows = self._buffer(level, shape), max(1, 64 // factor[1])
 
         def band(y: int) -> None:
-            coarse[:, y : y + rows] = self._down(slab[:, y * factor[1] : (y + rows) * factor[1]], factor)
+            finer = slab[:, y * factor[1] : (y + rows) * factor[1]]
+            self._down(finer, factor, out=coarse[:, y : y + rows])
 
-        self._all(band, range(0, shape[1], rows))
-        return coarse
+        return coarse, [partial(band, y) for y in range(0, shape[1], rows)]
 
-    def _write(
-        self, root: Path, level: int, channel: int, start: int, slab: np.ndarray
-    ) -> dict[str, Sequence[int]]:
-        """The files of a slab, packed and flushed."""
-        of, files = self.layout.levels[level], {}
+    def _shards(self, written: _Files, level: int, start: int, slab: np.ndarray) -> list[_Piece]:
+        """The work that packs and writes the files of a slab, and has them flushed."""
+        of = self.layout.levels[level]
 
-        def shard(place: tuple[Zyx, tuple[slice, slice, slice]]) -> None:
-            (z, y, x), box = place
-            sharded = self.layout.ome == "0.5"
-            packed = (
-                pack_shard(slab[box], of.chunk_zyx, of.shard_zyx)
-                if sharded
-                else pack_chunk(slab[box], of.chunk_zyx)
-            )
+        def shard(index_zyx: Zyx, box: tuple[slice, slice, slice]) -> None:
+            packer = self._packer()
+            if self.layout.ome == "0.5":
+                packed = packer.shard(slab[box], of.chunk_zyx, of.shard_zyx)
+            else:
+                packed = packer.chunk(slab[box], of.chunk_zyx)
             if packed is not None:
-                key = self.layout.key(level, channel, (z + start // of.shard_zyx[0], y, x))
-                files[key] = write_flushed(root / key, packed)
+                z, y, x = index_zyx
+                key = self.layout.key(level, written.channel, (z + start // of.shard_zyx[0], y, x))
+                written.files[key] = write_file(written.root / key, packed)
+                written.flushes.append(self._flushers.submit(flush, written.root / key))
 
-        self._all(shard, shards_of(of, len(slab)))
-        return dict(sorted(files.items()))
+        return [partial(shard, index, box) for index, box in shards_of(of, len(slab))]
 
-    def _all(self, work: Callable[[Any], None], pieces: Iterable[Any]) -> None:
-        """Every piece on the pool; the first failure ends them all."""
-        futures: list[Future[None]] = [self.pool.submit(work, piece) for piece in pieces]
+    def _packer(self) -> Packer:
+        """The packer of this thread."""
+        if not hasattr(self._local, "packer"):
+            self._local.packer = Packer()
+        packer: Packer = self._local.packer
+        return packer
+
+    def _all(self, work: Iterable[_Piece]) -> None:
+        """Every piece of work on the pool; the first failure ends them all."""
+        futures: list[Future[object]] = [self.pool.submit(piece) for piece in work]
         wait(futures, return_when=FIRST_EXCEPTION)
         for future in futures:
             future.cancel()
@@ -220,6 +297,12 @@ class Slabs:
         for future in futures:
             if not future.cancelled():
                 future.result()
+
+
+def _interleaved(packing: Sequence[_Piece], coarsening: Sequence[_Piece]) -> list[_Piece]:
+    """Both spread over the same time: threads that all make means wait for memory and the lock."""
+    placed = [(at / len(work), at, piece) for work in (packing, coarsening) for at, piece in enumerate(work)]
+    return [piece for _, _, piece in sorted(placed, key=lambda each: each[:2])]
 
 
 def _pieces(

@@ -35,6 +35,9 @@ class BioioChannel:
             cause = f"cannot be decoded ({type(problem).__name__}: {problem})"
             raise DamagedStore(self.path, "image", f"plane {origin[0]}", cause, "copy it again") from problem
 
+    def read_into(self, box: np.ndarray, origin_zyx: ZyxLike) -> None:
+        box[:] = self.read(origin_zyx, box.shape)
+
 
 def open_bioio(path: Path, options: ConvertOptions) -> Opened:
     """The channels of one image of the file; MissingExtra where the reader is not installed."""

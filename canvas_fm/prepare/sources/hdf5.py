@@ -47,6 +47,9 @@ class Hdf5Channel:
                 "copy it again",
             ) from problem
 
+    def read_into(self, box: np.ndarray, origin_zyx: ZyxLike) -> None:
+        box[:] = self.read(origin_zyx, box.shape)
+
 
 def open_hdf5(path: Path, options: ConvertOptions) -> Opened:
     """The channels of an Imaris file, or of the one data set that an HDF5 file holds or --dataset names."""

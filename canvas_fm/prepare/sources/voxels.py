@@ -30,6 +30,10 @@ class Voxels(Protocol):
         """A box that lies inside."""
         ...
 
+    def read_into(self, box: np.ndarray, origin_zyx: ZyxLike) -> None:
+        """The same into an array of that shape and type."""
+        ...
+
 
 class Opened(NamedTuple):
     """The channels of a file with their names, and the voxel size where it is stated."""

@@ -1,0 +1,158 @@
+"""Conversion of TIFF planes: GB/s against reading and packing alone in one run, and peak memory at two sizes.
+
+Beside it TensorStore, writing the finest level alone with the same codec, chunks and shards on as many
+threads. `CANVAS_FM_BENCH_PLANES=480` makes it larger (planes of 2048 × 2048 voxels, 8.4 MB each); the second
+size is twice the first. Planes are links to a few files, so that the disk holds only what is written.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tifffile
+
+from canvas_fm.prepare.convert.convert import convert
+from canvas_fm.prepare.convert.layout import Layout, plan, shards_of
+from canvas_fm.prepare.convert.shards import Packer
+from canvas_fm.prepare.cores import usable_cores
+from canvas_fm.prepare.options import ConvertOptions
+from canvas_fm.prepare.sources.source import Source, open_source
+from tests.benchmarks.timing import show
+
+SIDE, LIMIT_GB = 2048, 2.0
+UM = (4.0, 1.8, 1.8)
+
+
+class Taken(NamedTuple):
+    """Seconds on the clock and of all cores, and the peak memory in GB."""
+
+    seconds: float
+    cpu: float
+    peak_gb: float
+
+
+def write_source(folder: Path, planes: int, compression: str | None) -> Path:
+    """Tissue-like planes: a slow cloud and photon noise; eight files, linked again and again."""
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    rows = 150 + 60 * np.sin(np.arange(SIDE) / 200)[:, None] * np.cos(np.arange(SIDE) / 300)
+    how: dict[str, Any] = {"compression": compression, "compressionargs": {"level": 1}} if compression else {}
+    for z in range(8):
+        tifffile.imwrite(folder / f"plane_{z:05d}.tif", random.poisson(rows).astype(np.uint16), **how)
+    for z in range(8, planes):
+        (folder / f"plane_{z:05d}.tif").hardlink_to(folder / f"plane_{z % 8:05d}.tif")
+    return folder
+
+
+def opened(source: str) -> tuple[Source, Layout]:
+    found = open_source(source, ConvertOptions.of(voxel_um=UM))
+    return found, plan(found, ConvertOptions.of())
+
+
+def read_and_pack(source: str, out: str, threads: int) -> None:
+    """The least that any conversion does on these cores: decode every plane, pack every chunk; no file."""
+    found, layout = opened(source)
+    level, channel, depth = layout.levels[0], found.channels[0], found.shape_zyx[0]
+    slab, local = np.empty((layout.slab, SIDE, SIDE), layout.dtype), threading.local()
+
+    def pack(box: tuple[slice, ...]) -> None:
+        if not hasattr(local, "packer"):
+            local.packer = Packer()
+        local.packer.shard(part[box], level.chunk_zyx, level.shard_zyx)
+
+    with ThreadPoolExecutor(threads) as pool:
+        for start in range(0, depth, layout.slab):
+            part = slab[: depth - start]
+            list(pool.map(lambda z: channel.read_into(part[z : z + 1], (start + z, 0, 0)), range(len(part))))  # noqa: B023
+            list(pool.map(pack, [box for _, box in shards_of(level, len(part))]))
+
+
+def tensorstore_alone(source: str, out: str, threads: int) -> None:
+    """The finest level as TensorStore writes it: no pyramid, no checksum of a source, nothing flushed."""
+    import tensorstore as ts
+
+    found, layout = opened(source)
+    level, files = layout.levels[0], [str(file) for file in found.files]
+    blosc = {"cname": "zstd", "clevel": 1, "shuffle": "shuffle", "typesize": 2, "blocksize": 0}
+    codecs = [{"name": "bytes", "configuration": {"endian": "little"}}]
+    codecs += [{"name": "blosc", "configuration": blosc}, {"name": "crc32c"}]
+    sharding = {"chunk_shape": level.chunk_zyx, "codecs": codecs}
+    metadata = {
+        "shape": found.shape_zyx,
+        "data_type": "uint16",
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": level.shard_zyx}},
+        "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
+    }
+    context = {"data_copy_concurrency": {"limit": threads}, "file_io_concurrency": {"limit": threads}}
+    context["file_io_sync"] = False
+    spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": out}, "metadata": metadata}
+    store = ts.open({**spec, "create": True, "context": context}).result()
+    slab = np.empty((layout.slab, SIDE, SIDE), np.uint16)
+
+    def read(z: int) -> None:
+        slab[z - start] = tifffile.imread(files[z])
+
+    with ThreadPoolExecutor(threads) as pool:
+        for start in range(0, len(files), layout.slab):
+            stop = min(start + layout.slab, len(files))
+            list(pool.map(read, range(start, stop)))
+            store[start:stop].write(slab[: stop - start]).result()
+
+
+def whole(source: str, out: str, threads: int) -> None:
+    convert(source, out, voxel_um=UM, threads=threads, progress=False)
+
+
+def one_level(source: str, out: str, threads: int) -> None:
+    convert(source, out, voxel_um=UM, threads=threads, levels=1, skip_checksums=True, progress=False)
+
+
+def measure(work: Callable[[str, str, int], None], source: str, out: str, threads: int) -> Taken:
+    began, cpu = time.perf_counter(), time.process_time()
+    work(source, out, threads)
+    status = Path("/proc/self/status").read_text()
+    peak = int(status.partition("VmHWM:")[2].split()[0]) * 1024 / 1e9
+    return Taken(time.perf_counter() - began, time.process_time() - cpu, peak)
+
+
+def alone(work: Callable[[str, str, int], None], source: Path, threads: int) -> Taken:
+    """Measured in a process of its own, on files that are in memory."""
+    spawn = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory(dir=source.parent) as folder, spawn.Pool(1) as pool:
+        return pool.apply(measure, (work, str(source), str(Path(folder) / "a.zarr"), threads))
+
+
+def main() -> None:
+    planes, threads = int(os.environ.get("CANVAS_FM_BENCH_PLANES", "120")), usable_cores()
+    for compression in (None, "zlib"):
+        rows = []
+        for count in (planes, 2 * planes):
+            with tempfile.TemporaryDirectory() as folder:
+                source, size = Path(folder) / "planes", count * SIDE * SIDE * 2 / 1e9
+                write_source(source, count, compression)
+                least, ours, plain, peer = (
+                    alone(work, source, threads)
+                    for work in (read_and_pack, whole, one_level, tensorstore_alone)
+                )
+            for name, taken in (("convert", ours), ("one level, no sha256", plain), ("TensorStore", peer)):
+                ratio = f"{least.seconds / taken.seconds:.2f} of reading and packing alone"
+                seconds = f"CPU {taken.cpu:.1f} s beside {least.cpu:.1f} ({least.cpu / taken.cpu:.2f})"
+                rows.append(
+                    (f"{size:.1f} GB, {name}", f"{size / taken.seconds:.2f} GB/s", f"{ratio}, {seconds}")
+                )
+            held = "held" if ours.peak_gb < LIMIT_GB else "NOT HELD"
+            rows.append(("peak memory", f"{ours.peak_gb:.2f} GB", f"limit {LIMIT_GB:g} GB: {held}"))
+        show(f"Conversion of TIFF planes, {compression or 'no compression'}, {threads} threads", rows)
+
+
+if __name__ == "__main__":
+    main()
