@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from canvas_fm.evaluation.detection.score import evaluate
 from canvas_fm.evaluation.domains.figure import domains_figure
 from canvas_fm.evaluation.domains.scores import (
     DomainScore,
+    cross_fitted_threshold,
     domains_report,
     domains_table,
     leave_one_out_thresholds,
@@ -131,41 +132,55 @@ def score_domains(
     methods: Mapping[str, Sequence[str | Path]],
     *,
     laplacian: bool = True,
+    cross_fit: bool = False,
+    never: Sequence[str] = (),
     show: bool | None = None,
 ) -> dict[str, Any]:
     """Score each detector on the domains that it was not trained on; returns the report.
 
     A method is one detector or several of one recipe (folds, seeds): on each domain those of them count that
     did not see it. `laplacian` adds the Laplacian of a Gaussian over the volume's median, on each domain at
-    the threshold that is best on the others of its group. OUT holds domains.json, domains.md, domains.png and
+    the threshold that is best on the others of its group. With `cross_fit` thresholds are not those of the
+    detectors but chosen on the held-out labelled volumes, for each of these without itself; volumes named in
+    `never` do not take part. OUT holds domains.json, domains.md, domains.png and
     `curves/`, from which the same command goes on after a kill.
     """
     out = Path(out)
     (out / "curves").mkdir(parents=True, exist_ok=True)
     opened = {name: [load(path, kind="detector") for path in paths] for name, paths in methods.items()}
-    scores: dict[str, list[DomainScore]] = {name: [] for name in opened}
+    held_out: dict[str, dict[str, list[Curve]]] = {name: {} for name in opened}
     logs: dict[str, dict[str, Curve]] = {}
     with bar("scoring", len(domains), unit="domains", show=show) as advance:
         for domain in domains:
             curves_of = _Held(domain, out / "curves")
             for name, detectors in opened.items():
-                unseen = [detector for detector in detectors if domain.name not in trained_on(detector)]
+                unseen = _unseen(domain, detectors)
                 if unseen:
-                    curves = [curves_of.of_detector(detector) for detector in unseen]
-                    at = [detector.config.threshold for detector in unseen]
-                    scores[name].append(
-                        DomainScore.of(domain.name, domain.group, curves, at, pooled_only=domain.pooled_only)
-                    )
+                    held_out[name][domain.name] = [curves_of.of_detector(detector) for detector in unseen]
             if laplacian:
                 logs.setdefault(domain.group, {})[domain.name] = curves_of.of_laplacian()
             advance(1, domain.name)
+    scores: dict[str, list[DomainScore]] = {}
+    for name, curves in held_out.items():
+        choose = _cross_fitted(domains, curves, never) if cross_fit else None
+        scores[name] = [
+            DomainScore.of(
+                domain.name, domain.group, curves[domain.name],
+                [choose(domain.name) if choose else one.config.threshold
+                 for one in _unseen(domain, opened[name])],
+                pooled_only=domain.pooled_only,
+            )
+            for domain in domains
+            if domain.name in curves
+        ]  # fmt: skip
     # A group of one domain has no other to choose a threshold on.
     if rows := list(_laplacian_scores(domains, logs)):
         scores[LOG] = rows
     missing = [name for name, rows in scores.items() if not rows]
     if missing:
         raise CanvasError(f"{', '.join(missing)}: trained on every domain given; nothing is held out")
-    report = domains_report(scores, _protocol(domains, opened))
+    protocol = _protocol(domains, opened) | {"cross_fitted": cross_fit, "never_chosen_on": list(never)}
+    report = domains_report(scores, protocol)
     write_text_atomic(out / "domains.json", json.dumps(report, indent=1) + "\n")
     write_text_atomic(out / "domains.md", domains_table(report))
     domains_figure(report, out / "domains.png")
@@ -215,6 +230,21 @@ def train_in_folds(
 def trained_on(detector: Detector) -> set[str]:
     """Names of the volumes in a detector's training data, by its config."""
     return training_volumes(detector.config.provenance)
+
+
+def _unseen(domain: Domain, detectors: Sequence[Detector]) -> list[Detector]:
+    return [detector for detector in detectors if domain.name not in trained_on(detector)]
+
+
+def _cross_fitted(
+    domains: Sequence[Domain], curves: Mapping[str, Sequence[Curve]], never: Sequence[str]
+) -> Callable[[str], float]:
+    """By a domain's name the threshold chosen on the other labelled volumes, by each one's first detector."""
+    labelled: dict[str, dict[str, Curve]] = {}
+    for domain in domains:
+        if domain.path is not None and domain.name in curves and domain.name not in never:
+            labelled.setdefault(domain.group, {})[domain.name] = curves[domain.name][0]
+    return lambda name: cross_fitted_threshold(labelled, without=name)
 
 
 def _laplacian_scores(

@@ -12,6 +12,7 @@ from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.data.volume.window import WindowRule
 from canvas_fm.errors import CanvasError
+from canvas_fm.evaluation.detection.curve import Curve
 from canvas_fm.models.checkpoint import save_detector
 from canvas_fm.models.convmixer import ConvMixerConfig, HeatMapNet
 from canvas_fm.pipeline import domains as pipeline
@@ -59,6 +60,32 @@ def test_a_detector_is_scored_only_on_what_it_did_not_see(tmp_path):
     assert report["methods"][LOG]["domains"]["a"]["f1"] == 1.0  # three bright blobs on nothing
     with pytest.raises(CanvasError, match="trained on every domain"):
         score_domains(tmp_path / "o", domains, {"x": [detector(tmp_path / "d3", "a", "b", "c")]}, show=False)
+
+
+def test_cross_fitted_thresholds_come_from_the_other_brains_as_scored_unseen(tmp_path, monkeypatch):
+    """Each of three brains has its cells at another score: the threshold of one is the others'."""
+    brains = [write_brain(tmp_path, name) for name in ("a", "b", "c")]
+    domains = labelled_domains(*zip(*brains, strict=True), None, {"cFos": 8.0})
+    best = {"a": 0.5, "b": 0.5, "c": 0.8}  # below it as many false ones as cells
+
+    def curve(held, detector):
+        at = best[held.domain.name]
+        return Curve(np.array([at, at - 0.1]), np.array([60, 60]), np.array([0, 60]), 60)
+
+    monkeypatch.setattr(pipeline._Held, "of_detector", curve)
+    models = {"folds": [detector(tmp_path / "d")]}
+
+    def thresholds(**options):
+        report = score_domains(tmp_path / "out", domains, models, laplacian=False, show=False, **options)
+        return {name: row["threshold"] for name, row in report["methods"]["folds"]["domains"].items()}
+
+    assert thresholds() == {"a": 0.3, "b": 0.3, "c": 0.3}
+    chosen = thresholds(cross_fit=True)
+    assert 0.4 < chosen["c"] <= 0.5  # of a and b alone
+    without_c = thresholds(cross_fit=True, never=["c"])
+    assert 0.4 < without_c["a"] <= 0.5
+    with pytest.raises(CanvasError, match="no held-out labelled volume is left"):
+        thresholds(cross_fit=True, never=["a", "b"])
 
 
 def test_the_weights_that_a_training_started_from_count_as_seen(tmp_path):

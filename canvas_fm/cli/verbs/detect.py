@@ -85,6 +85,11 @@ def _fill_train_detector(train: Parser) -> None:
     train.add_argument(
         "--background", nargs="+", metavar="VOLUME", help="their second channel, for model.channels 2"
     )
+    train.add_argument(
+        "--fold-detectors", nargs="+", default=[], metavar="MODEL",
+        help="detectors that the recipe trained without some of the volumes each: the threshold is chosen on "
+        "their scores of what they did not see",
+    )  # fmt: skip
     train.add_argument("--out", required=True, metavar="RUN", help="folder of the run")
     add_training_flags(train)
 
@@ -167,6 +172,7 @@ def run_train_detector(args: argparse.Namespace) -> None:
         masks=args.masks,
         within=args.roi,
         background=args.background,
+        fold_detectors=args.fold_detectors,
         resume=args.resume,
         device=args.where.device,
         seed=args.seed,

@@ -70,7 +70,14 @@ def _fill_domains(domains: Parser) -> None:
         help="of --train: change the recipe",
     )  # fmt: skip
     domains.add_argument(
-        "--never-train-on", nargs="+", default=[], metavar="NAME", help="of --train: volumes only scored"
+        "--never-train-on", nargs="+", default=[], metavar="NAME",
+        help="volumes only scored: no --train and no --cross-fit takes them",
+    )  # fmt: skip
+    domains.add_argument(
+        "--cross-fit",
+        action="store_true",
+        help="in place of the detectors' own thresholds take, for each domain, the one that is best on the "
+        "other labelled volumes, each scored by a detector that did not see it",
     )
     domains.add_argument(
         "--phantoms",
@@ -122,7 +129,7 @@ def run_domains(args: argparse.Namespace) -> None:
         methods[args.train] = train_in_folds(
             args.train, domains, args.fold, args.seeds, args.out, args.overrides, never=args.never_train_on
         )
-    report = score_domains(args.out, domains, methods)
+    report = score_domains(args.out, domains, methods, cross_fit=args.cross_fit, never=args.never_train_on)
     if args.json:
         print_result(report, True)
         return

@@ -18,6 +18,8 @@ from canvas_fm.evaluation.detection.counts import Counts
 from canvas_fm.evaluation.detection.curve import Curve
 
 RESAMPLES = 2000
+THRESHOLDS = np.linspace(0.02, 0.98, 193)  # of a detector: its fixed threshold is one of these
+FEWEST = 50  # cells of a volume that takes part in the choice of a threshold, where any has so many
 _GRID = 400
 _KEY = 0xD0331  # keeps these draws apart from others with the same seed
 
@@ -113,6 +115,31 @@ def leave_one_out_thresholds(curves: Mapping[str, Curve]) -> dict[str, float]:
         name: best_fixed_threshold([curve for other, curve in curves.items() if other != name])
         for name in curves
     }
+
+
+def cross_fitted_threshold(
+    held_out: Mapping[str, Mapping[str, Curve]], *, without: str | None = None
+) -> float:
+    """The detector threshold of highest mean F1 over held-out brains by marker, `without` one of them.
+
+    `held_out` are curves by marker and brain, each of a model that was not trained on the brain. Every marker
+    counts the same, and brains of fewer than 50 cells do not, where another has more. CanvasError where
+    nothing is left.
+    """
+    named = [
+        (marker, curve)
+        for marker, curves in held_out.items()
+        for name, curve in curves.items()
+        if name != without
+    ]
+    enough = [pair for pair in named if pair[1].truths >= FEWEST] or named
+    if not enough:
+        raise CanvasError("no held-out labelled volume is left to choose a threshold on; give more volumes")
+    by_marker: dict[str, list[Float64[np.ndarray, " t"]]] = {}
+    for marker, curve in enough:
+        by_marker.setdefault(marker, []).append(f1_on(curve, THRESHOLDS))
+    mean = np.mean([np.mean(part, axis=0) for part in by_marker.values()], axis=0)
+    return round(float(THRESHOLDS[np.argmax(mean)]), 4)
 
 
 def summarise(scores: Sequence[DomainScore], *, seed: int = 0) -> Summary:

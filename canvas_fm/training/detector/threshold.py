@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,21 +14,23 @@ from canvas_fm.data.points.boxes import inside_boxes
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import ZyxUm
 from canvas_fm.data.volume.window import Window
+from canvas_fm.errors import CanvasError
 from canvas_fm.evaluation.detection.figure import score_figure
 from canvas_fm.evaluation.detection.score import Score, evaluate
+from canvas_fm.evaluation.domains.scores import FEWEST, THRESHOLDS
 from canvas_fm.inference.detect.detect import detector_job
 from canvas_fm.inference.detect.detection_job import run
 from canvas_fm.inference.detect.likeness import statistics_ranges, volume_statistics
 from canvas_fm.models.checkpoint import Detector, DetectorConfig
 from canvas_fm.models.convmixer import HeatMapNet
+from canvas_fm.models.training_volumes import training_volumes
 from canvas_fm.training.detector.phantoms import calibration_phantoms
 from canvas_fm.training.detector.targets import Labelled
 from canvas_fm.training.recipe.detector_recipe import DetectorRecipe
 from canvas_fm.training.run.trainer import Report
 
 LOWEST = 0.02  # candidates below are not looked at
-FEWEST = 50  # cells of a volume that takes part in the choice, where any has so many
-GRID = np.linspace(LOWEST, 0.98, 193)
+GRID = THRESHOLDS
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class Calibrated:
     threshold: float
     rows: list[dict[str, Any]]
     looks: dict[str, list[float]]
+    scored_by: dict[str, str]  # of volumes that a fold's detector scored: its sha256
 
     def summary(self) -> list[dict[str, Any]]:
         """The calibration as recorded in the model's config."""
@@ -55,10 +58,13 @@ def calibrate(
     report: Report,
     *,
     figures: Path | None = None,
+    unseen: Mapping[str, Detector] | None = None,
 ) -> Calibrated:
     """Choose the threshold on the training volumes, at each contrast of the recipe; score all volumes.
 
     `held_out` are scored at that threshold and do not count in its choice, nor do volumes of a few cells.
+    With `unseen`, by volume name, a training volume is scored by that detector, which was trained without it:
+    a net is too sure of the cells that it was trained on, and the threshold comes out too low.
     """
     detector = Detector(_config(recipe, net, voxel_um), net)
     curves: dict[str | None, list[np.ndarray]] = {}
@@ -76,11 +82,12 @@ def calibrate(
     for labelled in [*looked_at, *held_out]:
         is_held_out = any(labelled is one for one in held_out)
         report(f"evaluating {labelled.source.name}")
-        candidates = _candidates(recipe, detector, labelled, 1.0)
+        scorer = detector if is_held_out else (unseen or {}).get(labelled.source.name, detector)
+        candidates = _candidates(recipe, scorer, labelled, 1.0)
         scored.append((labelled, is_held_out, candidates))
         if not is_held_out and id(labelled) in counted:
             for gain in recipe.detection.gains:
-                points = candidates if gain == 1 else _candidates(recipe, detector, labelled, gain)
+                points = candidates if gain == 1 else _candidates(recipe, scorer, labelled, gain)
                 of_marker = curves.setdefault(labelled.source.volume.marker, [])
                 of_marker.append(f1_curve(recipe, labelled, points))
     mean = np.mean([np.mean(one, axis=0) for one in curves.values()], axis=0)  # every marker counts the same
@@ -97,7 +104,10 @@ def calibrate(
             score_figure(score, labelled.source.volume, figures / name, title=title)
     calibration_sets += [(one, candidates) for one, is_held_out, candidates in scored if not is_held_out]
     return Calibrated(
-        threshold, rows, statistics_ranges([_look(*one, threshold) for one in calibration_sets])
+        threshold,
+        rows,
+        statistics_ranges([_look(*one, threshold) for one in calibration_sets]),
+        {name: scorer.sha256 for name, scorer in (unseen or {}).items()},
     )
 
 
@@ -106,6 +116,40 @@ def _look(labelled: Labelled, candidates: Points, threshold: float) -> dict[str,
     mm3 = float(sizes.prod(axis=1).sum() * np.prod(labelled.source.volume.voxel_um)) * 1e-9
     scores = candidates.columns["score"][inside_boxes(candidates.zyx, labelled.boxes)]
     return volume_statistics(labelled.source.volume, scores, threshold, mm3)
+
+
+def detectors_by_unseen_volume(
+    recipe: DetectorRecipe, training: Sequence[Labelled], fold_detectors: Sequence[Detector]
+) -> dict[str, Detector]:
+    """For each training volume the first of the detectors of folds that was trained without it.
+
+    CanvasError where none was, or where they detect otherwise than the recipe: scores would not compare.
+    """
+    wanted = recipe.detection
+    for detector in fold_detectors:
+        config = detector.config
+        for name, given, expected in (
+            ("min_distance_um", config.min_distance_um, wanted.min_distance_um),
+            ("smooth_um", config.smooth_um, wanted.smooth_um),
+            ("amplitude", config.amplitude, wanted.amplitude),
+            ("relative", config.relative, wanted.relative),
+            ("window", config.window_rule, recipe.data.window.rule),
+        ):
+            if given != expected:
+                raise CanvasError(
+                    f"the fold detector {detector.name} has {name} {given}, the recipe {expected}; give "
+                    "detectors that the same recipe trained"
+                )
+    found: dict[str, Detector] = {}
+    for labelled in training if fold_detectors else ():
+        name = labelled.source.name
+        without = [one for one in fold_detectors if name not in training_volumes(one.config.provenance)]
+        if not without:
+            raise CanvasError(
+                f"every fold detector was trained on {name}; give one that was trained without it"
+            )
+        found[name] = without[0]
+    return found
 
 
 def f1_curve(recipe: DetectorRecipe, labelled: Labelled, candidates: Points) -> Float64[np.ndarray, " t"]:

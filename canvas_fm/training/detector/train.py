@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from canvas_fm.data.volume.volume import Volume, ZyxUm
 from canvas_fm.errors import CanvasError
 from canvas_fm.evaluation.detection.checks import cells_of
 from canvas_fm.inference.detect.likeness import LOOKS
-from canvas_fm.models.checkpoint import load, save_detector
+from canvas_fm.models.checkpoint import Detector, load, save_detector
 from canvas_fm.models.convmixer import HeatMapNet
 from canvas_fm.training.detector.phantoms import PhantomCrops
 from canvas_fm.training.detector.step import DetectorStep, averaged_weights
@@ -33,7 +33,7 @@ from canvas_fm.training.detector.targets import (
     draw_labelled,
     shares,
 )
-from canvas_fm.training.detector.threshold import calibrate
+from canvas_fm.training.detector.threshold import calibrate, detectors_by_unseen_volume
 from canvas_fm.training.mae.augment import widen
 from canvas_fm.training.mae.crop_set import CropSet, VolumeSource, take
 from canvas_fm.training.recipe.detector_recipe import DetectorRecipe
@@ -56,6 +56,7 @@ def train_detector(
     masks: Sequence[Volume | str | Path] | None = None,
     within: Sequence[Any] | None = None,
     background: Sequence[Volume | str | Path] | None = None,
+    fold_detectors: Sequence[Detector | str | Path] = (),
     resume: bool = False,
     device: str | torch.device = "auto",
     seed: int | None = None,
@@ -69,7 +70,9 @@ def train_detector(
 
     `points` are the cells of each volume, in its order; so are `masks`, `background` and `within` (files or
     lists of boxes in which all cells are labelled; without them everything is). The threshold is calibrated
-    over all training volumes; held-out ones are only scored. The rest is as in `pretrain`.
+    over all training volumes; held-out ones are only scored. With `fold_detectors`, which the same recipe
+    trained without some of the volumes each, it is chosen on their scores of what they did not see (cross-
+    fitting). The rest is as in `pretrain`.
     """
     resolved = resolve(DetectorRecipe, recipe, overrides, seed, held_out, resample_to, ignore_voxel_size)
     if not volumes and (resolved.phantoms is None or resolved.phantoms_a_batch < resolved.training.batch):
@@ -79,7 +82,9 @@ def train_detector(
     opened = [v if isinstance(v, Volume) else Volume.open(v) for v in volumes]
     labels = _Labels(opened, points, masks, within, background, resolved)
     training, evaluated = split_volumes(name_volumes(opened), resolved) if opened else ([], [])
-    task = partial(DetectorTraining, resolved, labels.of(training), labels.of(evaluated))
+    folds = [one if isinstance(one, Detector) else load(one, kind="detector") for one in fold_detectors]
+    unseen = detectors_by_unseen_volume(resolved, labels.of(training), folds)
+    task = partial(DetectorTraining, resolved, labels.of(training), labels.of(evaluated), unseen=unseen)
     return train(resolved, out, task, device, resume, show)
 
 
@@ -89,8 +94,15 @@ class DetectorTraining:
     label = "training a detector"
     folder = DETECTOR
 
-    def __init__(self, recipe: DetectorRecipe, training: list[Labelled], held_out: list[Labelled]) -> None:
+    def __init__(
+        self,
+        recipe: DetectorRecipe,
+        training: list[Labelled],
+        held_out: list[Labelled],
+        unseen: Mapping[str, Detector] | None = None,
+    ) -> None:
         self.recipe, self.training, self.held_out = recipe, training, held_out
+        self.unseen = unseen or {}
         data, rule = recipe.data, recipe.data.window.rule
         starts = []
         parts = shares(training, data.crops, data.marker_shares)
@@ -156,7 +168,7 @@ class DetectorTraining:
         voxel_um = self.voxel_um
         calibrated = calibrate(
             recipe, net, self.training, self.held_out, voxel_um, step, report,
-            figures=run.figures if recipe.evaluation.figures and tracker else None,
+            figures=run.figures if recipe.evaluation.figures and tracker else None, unseen=self.unseen,
         )  # fmt: skip
         if tracker is not None:
             for row in calibrated.rows:
@@ -170,6 +182,8 @@ class DetectorTraining:
             scores=calibrated.summary(),
             **{LOOKS: calibrated.looks},
         )
+        if calibrated.scored_by:
+            provenance["scored_by"] = calibrated.scored_by
         if start is not None:
             # What the weights that it started from had seen, this model has seen too.
             before = start.config.provenance

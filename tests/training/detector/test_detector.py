@@ -469,6 +469,36 @@ def test_every_marker_counts_the_same_for_the_threshold(tmp_path, monkeypatch):
     assert load(run.detector).config.threshold < 0.3
 
 
+def test_the_threshold_is_chosen_on_scores_of_detectors_that_did_not_see_the_volume(
+    labelled_cubes, tmp_path, monkeypatch
+):
+    folds = {
+        held_out: load(train(labelled_cubes, tmp_path / held_out, held_out=[held_out]).detector)
+        for held_out in ("a", "b")
+    }
+    scored = {}
+    original = calibration._candidates
+
+    def candidates(recipe, detector, labelled, gain):
+        scored[labelled.source.name] = detector.sha256
+        return original(recipe, detector, labelled, gain)
+
+    monkeypatch.setattr(calibration, "_candidates", candidates)
+    run = train(labelled_cubes, tmp_path / "run", fold_detectors=list(folds.values()))
+    expected = {name: detector.sha256 for name, detector in folds.items()}
+    assert scored == expected
+    assert load(run.detector).config.provenance["scored_by"] == expected
+
+
+def test_fold_detectors_that_saw_all_or_detect_otherwise_are_refused(labelled_cubes, tmp_path):
+    without_a = load(train(labelled_cubes, tmp_path / "a", held_out=["a"]).detector)
+    with pytest.raises(CanvasError, match="every fold detector was trained on b; give one"):
+        train(labelled_cubes, tmp_path / "run", fold_detectors=[without_a])
+    smoother = tiny(detection__smooth_um=2.0)
+    with pytest.raises(CanvasError, match=r"has smooth_um 1.0, the recipe 2.0"):
+        train(labelled_cubes, tmp_path / "run", smoother, fold_detectors=[without_a])
+
+
 def test_a_volume_called_like_a_number_is_held_out_by_name(tmp_path):
     cubes = [write_cube(tmp_path, "1008", 0), write_cube(tmp_path, "695", 1)]
     run = train(cubes, tmp_path / "run", tiny(training__steps=2), held_out=1008)
