@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Integer, Shaped
 
-from canvas_fm.data.zyx import ZyxUm
+from canvas_fm.data.zyx import ZyxUm, check_voxel_um
 from canvas_fm.errors import CanvasError, MissingExtra
 
 _TIFF = (".tif", ".tiff")
@@ -39,6 +40,17 @@ def read_label_volume(path: str | Path) -> LabelVolume:
     if voxels.ndim != 3:
         raise CanvasError(f"{path} has {voxels.ndim} axes; a label volume has three, z y x")
     return LabelVolume(_whole(path, voxels), voxel_um)
+
+
+def read_sized(
+    path: str | Path, voxel_um: Sequence[float] | None = None
+) -> tuple[Integer[np.ndarray, "z y x"], ZyxUm]:
+    """Labels and voxel size, given or stated; CanvasError for neither."""
+    volume = read_label_volume(path)
+    size = voxel_um if voxel_um is not None else volume.voxel_um
+    if size is None:
+        raise CanvasError(f"{path} does not state its voxel size; give --labels-voxel-um Z Y X")
+    return volume.labels, check_voxel_um(size)
 
 
 def read_array(path: Path) -> tuple[Shaped[np.ndarray, ...], ZyxUm | None]:

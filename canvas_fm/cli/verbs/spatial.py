@@ -1,0 +1,174 @@
+"""Verbs `coexpress` and `proximity`: how two populations of cells lie to each other."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from canvas_fm.cli.parser import ZYX, Parser, Verbs, add_json, add_verb, positive_float, positive_int
+from canvas_fm.cli.verbs.regions import add_atlas_flags, open_atlas_of, placing_of
+
+if TYPE_CHECKING:
+    from canvas_fm.analysis.proximity.proximity import Proximity
+
+SEED_HELP = "of the null models; default 0"
+
+
+def add_verbs(verbs: Verbs) -> None:
+    add_verb(
+        verbs,
+        "coexpress",
+        run_coexpress,
+        "cells of two or more markers that coincide, per region, against chance",
+        "Match the cells of each two markers one to one within a tolerance, as many as possible. Per region: "
+        "shares with 95 % intervals, what chance brings together when one marker's cells are shifted or "
+        "shuffled inside their region, and p-values. With a column p_cell pairs are counted by P(cell).",
+        fill=_fill_coexpress,
+    )
+    add_verb(
+        verbs,
+        "proximity",
+        run_proximity,
+        "distances between two populations, or to a mask, against chance",
+        "Distances in µm from each cell of FROM to the nearest of TO (points, or labelled voxels such as "
+        "vessels or plaques), and the functions G, and for points K and L, in 3D with edge correction, each "
+        "with the 95 % envelope of a null model.",
+        fill=_fill_proximity,
+    )
+
+
+def _fill_coexpress(parser: Parser) -> None:
+    parser.add_argument(
+        "cells", nargs="+", metavar="CELLS", help="points z, y, x in voxels; one file a marker"
+    )
+    parser.add_argument(
+        "--tolerance-um", type=positive_float, required=True, metavar="N", help="farthest coincidence in µm"
+    )
+    parser.add_argument("--out", required=True, metavar="COEXPRESSION.csv", help="table to write")
+    parser.add_argument("--cells-out", metavar="PAIRS.csv", help="also write the matched rows of each pair")
+    parser.add_argument(
+        "--channels", nargs="+", metavar="NAME", help="names of the markers; default: of files"
+    )
+    parser.add_argument(
+        "--count-rows", action="store_true", help="count rows although there is a column p_cell"
+    )
+    parser.add_argument("--regions", metavar="ATLAS", help="per region of this atlas; see `regions --help`")
+    _add_draws(parser)
+    add_atlas_flags(parser)
+    add_json(parser)
+
+
+def _fill_proximity(parser: Parser) -> None:
+    parser.add_argument("cells", metavar="FROM", help="points z, y, x in voxels")
+    parser.add_argument("target", metavar="TO", help="points, or a label volume of the same space")
+    parser.add_argument("--out", required=True, metavar="CURVES.csv", help="the functions, a row a radius")
+    parser.add_argument("--distances-out", metavar="CELLS.csv", help="also write FROM with distance_um")
+    parser.add_argument("--figure", metavar="FIG.png", help="G and L with their envelopes")
+    parser.add_argument("--voxel-um", nargs=3, type=positive_float, metavar=ZYX, help="of the points")
+    parser.add_argument(
+        "--mask",
+        metavar="FILE",
+        help="label volume: cells lie in its voxels above 0; default: a box around all",
+    )
+    parser.add_argument(
+        "--labels-voxel-um",
+        nargs=3,
+        type=positive_float,
+        metavar=ZYX,
+        help="of TO and mask, where not stated",
+    )
+    parser.add_argument("--radii-um", nargs="+", type=positive_float, metavar="R", help="default: 20 steps")
+    parser.add_argument(
+        "--null", choices=["shift", "shuffle"], default="shift",
+        help="FROM is moved as a whole (shift) or cell by cell (shuffle); default shift",
+    )  # fmt: skip
+    _add_draws(parser)
+    add_json(parser)
+
+
+def _add_draws(parser: Parser) -> None:
+    parser.add_argument(
+        "--draws", type=positive_int, default=99, metavar="N", help="draws of each null model; default 99"
+    )
+    parser.add_argument("--seed", type=int, default=0, help=SEED_HELP)
+
+
+def run_coexpress(args: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    import numpy as np
+
+    from canvas_fm.analysis.coexpression import coexpress, mask_of_tree
+    from canvas_fm.analysis.populations import check_names, read_population
+    from canvas_fm.cli.output import print_result
+    from canvas_fm.data.points.tables import write_csv
+    from canvas_fm.errors import CanvasError
+
+    names = args.channels or [Path(path).name.partition(".")[0] for path in args.cells]
+    if len(names) != len(args.cells):
+        raise CanvasError(f"{len(args.cells)} files of cells and {len(names)} names; give one each")
+    check_names(names)
+    atlas = None if args.regions is None else open_atlas_of(args, args.regions)
+    options: dict[str, Any] = {"voxel_um": args.voxel_um} if atlas is None else placing_of(args)
+    populations = [
+        read_population(path, name=name, atlas=atlas, by_p_cell=not args.count_rows, **options)
+        for path, name in zip(args.cells, names, strict=True)
+    ]
+    pairs = coexpress(
+        populations,
+        tolerance_um=args.tolerance_um,
+        tree=None if atlas is None else atlas.tree,
+        domain=None if atlas is None else mask_of_tree(atlas.labels, atlas.tree, atlas.voxel_um),
+        draws=args.draws,
+        seed=args.seed,
+    )
+    tables = [one.table(None if atlas is None else atlas.tree) for one in pairs]
+    write_csv(Path(args.out), {key: np.concatenate([one[key] for one in tables]) for key in tables[0]}, {})
+    if args.cells_out is not None:
+        parts = [one.rows() for one in pairs]
+        write_csv(
+            Path(args.cells_out), {key: np.concatenate([p[key] for p in parts]) for key in parts[0]}, {}
+        )
+    result: dict[str, Any] = {"written": args.out, "tolerance_um": args.tolerance_um, "draws": args.draws}
+    result["pairs"] = [one.whole() for one in pairs]
+    print_result(result, args.json)
+
+
+def run_proximity(args: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    from canvas_fm.cli.output import print_result
+    from canvas_fm.data.points.points import Points
+    from canvas_fm.data.points.tables import write_csv
+
+    found = _proximity_of(args)
+    write_csv(Path(args.out), found.table(), {})
+    if args.distances_out is not None:
+        points = Points.read(args.cells)
+        columns = points.columns | {"distance_um": found.distance_um.round(3)}
+        Points(points.zyx, columns, points.meta).write(args.distances_out)
+    if args.figure is not None:
+        from canvas_fm.analysis.proximity.figure import proximity_figure
+
+        proximity_figure(found, args.figure)
+    print_result({"written": args.out, **found.as_dict()}, args.json)
+
+
+def _proximity_of(args: argparse.Namespace) -> Proximity:
+    from canvas_fm.analysis.null_models import Mask
+    from canvas_fm.analysis.populations import read_um
+    from canvas_fm.analysis.proximity.proximity import to_labels, to_points
+    from canvas_fm.analysis.regions.label_volume import read_sized
+    from canvas_fm.data.points.formats import suffix_of, suffixes
+
+    options: dict[str, Any] = {
+        "radii_um": args.radii_um, "model": args.null, "draws": args.draws, "seed": args.seed
+    }  # fmt: skip
+    if args.mask is not None:
+        labels, size = read_sized(args.mask, args.labels_voxel_um)
+        options["domain"] = Mask((labels > 0).astype("int8") - 1, size)
+    cells = read_um(args.cells, args.voxel_um)
+    if suffix_of(args.target) in suffixes():
+        return to_points(cells, read_um(args.target, args.voxel_um), **options)
+    labels, size = read_sized(args.target, args.labels_voxel_um)
+    return to_labels(cells, labels, size, **options)

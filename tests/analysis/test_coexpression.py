@@ -1,0 +1,96 @@
+"""Coincidences of phantoms with known truth."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from canvas_fm.analysis.coexpression import Population, coexpress, mask_of_tree
+from canvas_fm.analysis.regions.tree import Region, RegionTree
+from canvas_fm.data.points.points import Points
+from canvas_fm.errors import CanvasError
+
+TREE = RegionTree.of([Region(1, "brain", "B"), Region(2, "left", "L", 1), Region(3, "right", "R", 1)])
+
+
+def population(name, um, weight=None):
+    """Left of x = 500 µm is region 2, right of it 3."""
+    weight = np.ones(len(um)) if weight is None else weight
+    return Population(name, um, weight, np.where(um[:, 2] < 500, 1, 2))
+
+
+@pytest.fixture
+def two():
+    """Every third cell of the left has a partner 3 µm away; on the right there are only strangers."""
+    random = np.random.default_rng(0)
+    grid = np.stack(np.meshgrid(*[np.arange(25, 1000, 50.0)] * 3, indexing="ij"), -1).reshape(-1, 3)
+    first = grid[random.permutation(len(grid))[:1500]]
+    left = first[first[:, 2] < 500]
+    partner = np.add(left[::3], (0, 3, 0))
+    strangers = np.stack([random.random(700), random.random(700), 0.51 + random.random(700) * 0.49], 1) * 1000
+    return population("a", first), population("b", np.concatenate([partner, strangers])), len(left[::3])
+
+
+def test_pairs_per_region_are_the_planted_ones(two):
+    first, second, planted = two
+    mask = mask_of_tree(
+        np.where(np.arange(100)[None, None] < 50, 2, 3) * np.ones((100, 100, 1), int), TREE, (10, 10, 10)
+    )
+    (pair,) = coexpress([first, second], tolerance_um=8, tree=TREE, domain=mask)
+    table = pair.table(TREE)
+    assert table["region"].tolist() == ["brain", "left", "right"]
+    both = dict(zip(table["region"], table["both"], strict=True))
+    assert both["left"] == planted
+    assert both["brain"] == both["left"] + both["right"]
+    for model in ("shift", "shuffle"):
+        p = dict(zip(table["region"], table[f"p_{model}"], strict=True))
+        assert p["left"] == 0.01
+        assert p["right"] > 0.01
+        chance = dict(zip(table["region"], table[f"chance_{model}"], strict=True))
+        # 700 strangers among about 750 cells of 8 µm in half a mm³
+        expected = 700 * (first.um[:, 2] >= 500).sum() * 4 / 3 * np.pi * 8**3 / 0.5e9
+        assert chance["right"] == pytest.approx(expected, rel=0.35)
+        corrected = table[f"corrected_{model}"][1]
+        assert corrected == pytest.approx(planted / min(table["cells_first"][1], planted), rel=0.05)
+
+
+def test_one_to_one_and_by_p_cell():
+    first = population("a", np.array([[0.0, 0, 0], [0, 0, 4]]), np.array([0.5, 1.0]))
+    second = population("b", np.array([[0.0, 0, 1], [0, 0, 2], [0, 0, 90]]), np.array([0.8, 1.0, 1.0]))
+    (pair,) = coexpress([first, second], tolerance_um=3, draws=19)
+    assert pair.both.tolist() == [0.5 * 0.8 + 1.0]  # (0, 1) and (4, 2), and none twice
+    assert (pair.cells_first[0], pair.cells_second[0]) == (1.5, 2.8)
+
+
+def test_three_markers_are_three_pairs(two):
+    first, second, _ = two
+    pairs = coexpress([first, second, population("c", first.um)], tolerance_um=1, draws=19)
+    assert [(one.first.name, one.second.name) for one in pairs] == [("a", "b"), ("a", "c"), ("b", "c")]
+    assert pairs[1].both[0] == len(first.um)
+
+
+def test_one_marker_is_refused(two):
+    with pytest.raises(CanvasError, match="two markers or more"):
+        coexpress([two[0]], tolerance_um=1)
+
+
+def test_on_the_command_line(tmp_path, two, capsys):
+    import pandas
+
+    from canvas_fm.cli import main
+
+    for one in two[:2]:
+        Points(one.um / 10 - 0.5).write(tmp_path / f"{one.name}.csv")
+    files = [str(tmp_path / f"{name}.csv") for name in ("a", "b", "out", "pairs")]
+    flags = ["--tolerance-um", "8", "--voxel-um", "10", "10", "10", "--draws", "19", "--json"]
+    assert main(["coexpress", *files[:2], "--out", files[2], "--cells-out", files[3], *flags]) == 0
+    said = json.loads(capsys.readouterr().out)
+    table, pairs = pandas.read_csv(files[2]), pandas.read_csv(files[3])
+    assert table["both"][0] == len(pairs) == said["pairs"][0]["both"]
+    assert two[0].um[pairs.row_first - 1][:, 1] + 3 == pytest.approx(
+        two[1].um[pairs.row_second - 1][:, 1], abs=12
+    )
+    assert main(["coexpress", *files[:1], files[0], "--out", files[2], *flags]) == 1
+    assert "--channels" in capsys.readouterr().err
