@@ -84,10 +84,26 @@ class LocalContrast(nn.Module):
         self.config, self.patch_zyx = config, patch_zyx
 
     def forward(self, voxels: Float[Tensor, "b c z y x"]) -> Float[Tensor, "b c3 z y x"]:
+        return self.views(voxels, *self.statistics(voxels))
+
+    def statistics(
+        self, voxels: Float[Tensor, "b c z y x"]
+    ) -> tuple[Float[Tensor, "b c pz py px"], Float[Tensor, "b c pz py px"]]:
+        """Mean and standard deviation of the surround of each patch, in units of the window's rule."""
         with torch.autocast(voxels.device.type, enabled=False):
             value = voxels.float() * self.config.width
             mean, power = self._around(value), self._around(value * value)
-            deviation = (power - mean * mean).clamp_min(0).sqrt()
+            return mean, (power - mean * mean).clamp_min(0).sqrt()
+
+    def views(
+        self,
+        voxels: Float[Tensor, "b c z y x"],
+        mean: Float[Tensor, "b c pz py px"],
+        deviation: Float[Tensor, "b c pz py px"],
+    ) -> Float[Tensor, "b c3 z y x"]:
+        """The three views of planes of voxels, whose statistics are given."""
+        with torch.autocast(voxels.device.type, enabled=False):
+            value = voxels.float() * self.config.width
             off = value - self._to_voxels(mean)
             relative = off / self._to_voxels(mean + 0.05)
             standard = off / self._to_voxels(deviation + 0.02 * mean + 1e-3)
@@ -99,7 +115,14 @@ class LocalContrast(nn.Module):
         mean = F.avg_pool3d(value, self.patch_zyx)
         for axis, n in enumerate(self.config.surround_zyx):
             kernel = [n if a == axis else 1 for a in range(3)]
-            mean = F.avg_pool3d(mean, kernel, 1, [k // 2 for k in kernel], count_include_pad=False)
+            half = [k // 2 for k in kernel]
+            if n <= mean.shape[axis + 2]:
+                mean = F.avg_pool3d(mean, kernel, 1, half, count_include_pad=False)
+                continue
+            # torch refuses a kernel that is longer than a thin volume, whatever its padding.
+            around = [pad for k in reversed(half) for pad in (k, k)]
+            share = F.avg_pool3d(F.pad(torch.ones_like(mean), around), kernel, 1)
+            mean = F.avg_pool3d(F.pad(mean, around), kernel, 1) / share
         return mean
 
     def _to_voxels(self, patches: Tensor) -> Tensor:

@@ -58,3 +58,11 @@ def test_nothing_beyond_the_halo_counts_and_what_is_within_does():
 def test_a_surround_without_a_centre_is_refused():
     with pytest.raises(ValidationError, match="odd on each axis"):
         LocalContrastConfig(surround_zyx=(4, 9, 9))
+
+
+def test_a_volume_thinner_than_the_surround_has_the_mean_of_what_there_is() -> None:
+    part = LocalContrast(LocalContrastConfig(width=2.0, surround_zyx=(5, 3, 3)), (1, 1, 1))
+    voxels = torch.rand(1, 1, 3, 7, 7)
+    mean, _ = part.statistics(voxels)
+    torch.testing.assert_close(mean[0, 0, 0, 3, 3], 2 * voxels[0, 0, :, 2:5, 2:5].mean())
+    torch.testing.assert_close(mean[0, 0, 2, 0, 0], 2 * voxels[0, 0, :, :2, :2].mean())

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from itertools import islice
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from canvas_fm.errors import CanvasError, MissingExtra
+from canvas_fm.models.allocator import ENVIRONMENT
+from canvas_fm.prepare.cores import usable_cores
 
 R = TypeVar("R", covariant=True)
 _AHEAD = 4  # tiles that wait at each worker
@@ -48,9 +49,10 @@ def _by_dask(
         raise MissingExtra("dask.distributed", "dask", "more than one worker") from problem
     cluster = None
     if scheduler is None:
-        threads = max(1, (os.cpu_count() or 1) // workers)
+        threads = max(1, usable_cores() // workers)
+        environment = _threads(threads) | ENVIRONMENT
         cluster = LocalCluster(
-            n_workers=workers, threads_per_worker=1, dashboard_address=None, env=_threads(threads)
+            n_workers=workers, threads_per_worker=1, dashboard_address=None, env=environment
         )
     try:
         client = Client(cluster or scheduler, timeout="30s")

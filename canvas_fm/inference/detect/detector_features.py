@@ -18,6 +18,7 @@ from canvas_fm.inference.detect.tiles import Box, Readable, Resampled, cut, pad_
 from canvas_fm.inference.embed.input_checks import check_points
 from canvas_fm.models.checkpoint import Detector
 from canvas_fm.models.convmixer import pool_boxes
+from canvas_fm.models.convmixer_planes import features_by_planes
 from canvas_fm.models.device import pick_device, pick_precision
 from canvas_fm.progress import bar
 
@@ -104,9 +105,12 @@ def _map(
 ) -> Float[torch.Tensor, "dim pz py px"]:
     """Feature map of `box`, computed from `read`, which includes its halo."""
     patch = detector.config.architecture.patch_zyx
-    batch = torch.from_numpy(np.ascontiguousarray(pad_to(voxels, patch)))[None].to(detector.device)
-    with torch.autocast(detector.device.type, dtype, enabled=dtype != torch.float32):
-        features = detector.net.features(batch)[0].float()
+    padded = torch.from_numpy(np.ascontiguousarray(pad_to(voxels, patch))).to(detector.device)
+    if detector.device.type == "cpu":
+        features = features_by_planes(detector.net, padded, dtype)
+    else:
+        with torch.autocast(detector.device.type, dtype, enabled=dtype != torch.float32):
+            features = detector.net.features(padded[None])[0].float()
     z, y, x = (
         slice((a - o) // p, -(-(b - o) // p))
         for a, b, o, p in zip(box.start, box.stop, read.start, patch, strict=True)

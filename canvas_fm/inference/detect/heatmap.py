@@ -13,6 +13,7 @@ from canvas_fm.data.volume.volume import Zyx, ZyxUm
 from canvas_fm.inference.detect.laplacian import log_reach, log_response
 from canvas_fm.inference.detect.tiles import pad_to
 from canvas_fm.models.checkpoint import Detector
+from canvas_fm.models.convmixer_planes import heat_by_planes
 from canvas_fm.models.device import pick_device, pick_precision
 
 SMOOTH_REACH = 3.0  # in σ
@@ -50,10 +51,13 @@ class NetHeat:
         if self.detector.device != device:
             self.detector.to(device)
         dtype = pick_precision(self.precision, device)
-        batch = torch.from_numpy(np.ascontiguousarray(pad_to(voxels, self.align_zyx)))[None].to(device)
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            logits = self.detector.net(batch)[0]
-        heat = torch.sigmoid(logits.float()).cpu().numpy()
+        box = torch.from_numpy(np.ascontiguousarray(pad_to(voxels, self.align_zyx)))
+        if device.type == "cpu":
+            heat = heat_by_planes(self.detector.net, box, dtype).numpy()
+        else:
+            with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+                logits = self.detector.net(box[None].to(device))[0]
+            heat = torch.sigmoid(logits.float()).cpu().numpy()
         z, y, x = voxels.shape[1:]
         return heat[:z, :y, :x]
 

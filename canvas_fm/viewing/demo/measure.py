@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -21,6 +20,7 @@ from canvas_fm.evaluation.separability import Accuracy, brightness_features, lin
 from canvas_fm.inference.embed.embed import embed_crops
 from canvas_fm.models.checkpoint import Encoder
 from canvas_fm.models.vit import ViTEncoder
+from canvas_fm.prepare.cores import usable_cores
 from canvas_fm.viewing.demo.counting import SampleCount
 from canvas_fm.viewing.demo.page import Agreement, DemoPage, MarkerView, Reconstructed
 from canvas_fm.viewing.demo.svg import Interval, Line
@@ -162,7 +162,7 @@ def about(encoder: Encoder) -> dict[str, str]:
         "software": ", ".join(
             f"{name} {version(name)}" for name in ("canvas-fm", "torch", "zarr", "bentoml")
         ),
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores, "
+        "machine": f"{platform.system()} {platform.machine()}, {usable_cores()} CPU cores, "
         f"Python {platform.python_version()}",
     }
 
