@@ -141,8 +141,22 @@ def test_other_readers(tmp_path, planes):
         where = {"driver": "file", "path": str(tmp_path / f"{ome}.zarr/0")}
         read = tensorstore.open({"driver": driver, "kvstore": where}).result().read().result()
         np.testing.assert_array_equal(read, VOXELS)
+
+
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("ome", ["0.5", "0.4"])
+def test_the_metadata_are_those_of_the_specification(tmp_path, planes, ome, several):
     models = pytest.importorskip("ome_zarr_models")
-    models.open_ome_zarr(zarr.open_group(tmp_path / "0.5.zarr", mode="r"))
+    if several:
+        for c in range(2):
+            write_planes(tmp_path / "planes", VOXELS[:40], f"s_ch{c}_{{:04d}}.tif")
+        planes = tmp_path / "planes"
+    cf.convert(planes, tmp_path / "a.zarr", voxel_um=UM, ome=ome, levels=3)
+    image = models.open_ome_zarr(zarr.open_group(tmp_path / "a.zarr", mode="r"))
+    attributes = image.attributes.model_dump()
+    multiscales = attributes.get("ome", attributes)["multiscales"]
+    assert [axis["name"] for axis in multiscales[0]["axes"]] == list("czyx" if several else "zyx")
+    assert [level["path"] for level in multiscales[0]["datasets"]] == ["0", "1", "2"]
 
 
 def test_a_plane_is_refused_by_name(tmp_path):

@@ -43,6 +43,21 @@ def test_killed_at_several_files_it_goes_on_to_the_same_bytes(tmp_path):
     assert [path.name for path in (tmp_path / "killed").iterdir()] == ["a.zarr"]
 
 
+@pytest.mark.slow
+def test_twenty_kills_change_no_byte(tmp_path):
+    """Each comes a slab or two further; none leaves a store that carries the name."""
+    source = write_planes(tmp_path / "planes", voxels((400, 90, 75)))
+    for folder in ("killed", "alone"):
+        (tmp_path / folder).mkdir()
+    for kill in range(20):
+        assert run(source, tmp_path / "killed/a.zarr", 9 + kill % 5).returncode == 9
+        assert not (tmp_path / "killed/a.zarr").exists()
+    for folder in ("killed", "alone"):
+        done = run(source, tmp_path / folder / "a.zarr", 10**9)
+        assert done.returncode == 0, done.stderr
+    assert bytes_of(tmp_path / "killed/a.zarr") == bytes_of(tmp_path / "alone/a.zarr")
+
+
 def test_other_options_do_not_resume(tmp_path):
     source = write_planes(tmp_path / "planes", voxels())
     assert run(source, tmp_path / "a.zarr", 30).returncode == 9
