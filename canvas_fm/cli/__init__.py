@@ -19,6 +19,7 @@ from canvas_fm.cli.parser import Parser, add_logging
 from canvas_fm.cli.verbs import (
     adapt,
     data,
+    dataset,
     demo,
     detect,
     domains,
@@ -67,6 +68,7 @@ def build_parser() -> Parser:
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for module in (
         data,
+        dataset,
         prepare,
         training,
         embed,

@@ -107,13 +107,14 @@ def run_evaluate(args: argparse.Namespace) -> None:
     import json
     from pathlib import Path
 
+    from canvas_fm.data.dataset.names import points_path
     from canvas_fm.data.points.boxes import read_boxes
     from canvas_fm.data.points.formats import voxel_um_of
     from canvas_fm.data.points.points import Points
+    from canvas_fm.data.store.tar_index import on_disk
     from canvas_fm.evaluation.detection.score import evaluate
     from canvas_fm.files.atomic import write_text_atomic
     from canvas_fm.files.checksum import sha256
-    from canvas_fm.shipped import sample_file
     from canvas_fm.version import __version__
 
     points, truth = Points.read(args.predictions), Points.read(args.truth)
@@ -143,8 +144,7 @@ def run_evaluate(args: argparse.Namespace) -> None:
         **score.to_json(),
         "threshold": score.threshold,
         "files": {
-            name: {"path": path, "sha256": sha256(sample_file(path, "centroids.csv"))}
-            for name, path in files.items()
+            name: {"path": path, "sha256": sha256(on_disk(points_path(path)))} for name, path in files.items()
         },
         "canvas_fm": __version__,
     }

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float64, Real
 
+from canvas_fm.data.dataset.names import points_path
 from canvas_fm.data.points.axes import is_axis
 from canvas_fm.data.points.formats import VoxelUm, format_of, read_points, write_points
 from canvas_fm.data.points.tables import PointTable, csv_text
+from canvas_fm.data.store.tar_index import local_file
 from canvas_fm.errors import CanvasError
-from canvas_fm.shipped import sample_file
 
 
 @dataclass
@@ -64,8 +65,9 @@ class Points:
         repeated columns, a ragged row, a coordinate that is not a finite number and, unless `allow_empty`,
         for a file without rows.
         """
-        path = sample_file(path, "centroids.csv")
-        points = cls(*read_points(path, format, columns=columns, voxel_um=voxel_um))
+        path = points_path(path)
+        with local_file(path) as file:
+            points = cls(*read_points(file, format, columns=columns, voxel_um=voxel_um))
         if not len(points) and not allow_empty:
             raise CanvasError(f"{path} holds no points; nothing to do")
         return points

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from canvas_fm.data.store.files import open_files
 from canvas_fm.data.store.ome_metadata import read_image, read_node
+from canvas_fm.data.store.tar_index import in_tar
 from canvas_fm.data.volume.plane_names import channels_in
-from canvas_fm.data.volume.tiff_planes import SUFFIXES, channels_of_stack, planes_in
+from canvas_fm.data.volume.tiff_planes import SUFFIXES, channels_of_stack, is_file, planes_in
 from canvas_fm.errors import CanvasError
 
 
@@ -17,12 +18,12 @@ def list_channels(path: Path) -> dict[int, str | None]:
     Raises CanvasError for what is no image.
     """
     try:
-        planes = planes_in(path) if path.is_dir() else []
+        planes = planes_in(path) if path.is_dir() or in_tar(path) is not None else []
     except OSError as problem:
         raise CanvasError(f"{path} cannot be opened: {problem.strerror}") from problem
     if planes:
         return dict(channels_in(path, planes))
-    if path.is_file() and path.suffix.lower() in SUFFIXES:
+    if is_file(path) and path.suffix.lower() in SUFFIXES:
         several = channels_of_stack(path)
         return dict.fromkeys(range(several)) if several > 1 else {}
     files = open_files(path, follow_links=True)

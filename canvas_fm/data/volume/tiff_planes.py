@@ -14,6 +14,7 @@ import tifffile
 
 from canvas_fm.data.store.checked_store import BadChunks
 from canvas_fm.data.store.keys import METADATA
+from canvas_fm.data.store.tar_index import TarIndex, in_tar, member_of, on_disk
 from canvas_fm.data.volume.channel import pick
 from canvas_fm.data.volume.plane_names import order_planes
 from canvas_fm.data.volume.tiff_metadata import OmePixels, split_pixels, stated_voxel_um
@@ -59,11 +60,11 @@ def open_planes(
     lack are an error, or with `fill_gaps` read as zeros.
     """
     try:
-        if path.is_dir():
+        if is_file(path) and path.suffix.lower() in SUFFIXES:
+            stack: Stack | None = _file(path, t, c)
+        elif path.is_dir() or in_tar(path) is not None:
             files = planes_in(path)
             stack = _folder(path, files, t, c, skip=skip, fill_gaps=fill_gaps) if files else None
-        elif path.is_file() and path.suffix.lower() in SUFFIXES:
-            stack = _file(path, t, c)
         else:
             stack = None
     except OSError as problem:
@@ -74,12 +75,35 @@ def open_planes(
 
 
 def planes_in(folder: Path) -> list[Path]:
-    """The TIFF files of a folder; none where it is a Zarr store."""
+    """The TIFF files of a folder, or of one in a `.tar`; none where it is a Zarr store."""
+    archive = in_tar(folder)
+    if archive is not None:
+        return _planes_in_tar(folder, *archive)
     if any((folder / name).exists() for name in METADATA):
         return []
     return [
         name for name in folder.iterdir() if name.suffix.lower() in SUFFIXES and not name.name.startswith(".")
     ]
+
+
+def _planes_in_tar(path: Path, index: TarIndex, folder: str) -> list[Path]:
+    """The planes of a folder in an archive; of the only one that holds planes, where none is named."""
+    found: dict[str, list[Path]] = {}
+    for name in index.below(folder):
+        if name.suffix.lower() in SUFFIXES and not name.name.startswith("."):
+            found.setdefault(str(name.parent), []).append(path / name)
+    if "." in found:
+        return found["."]
+    if len(found) != 1:
+        listing = ", ".join(sorted(found)[:8]) or "none"
+        raise CanvasError(f"{path} holds planes in the folders {listing}: give one, as {path}/FOLDER")
+    return next(iter(found.values()))
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file, on the disk or in a `.tar`."""
+    archive = in_tar(path)
+    return path.is_file() if archive is None else archive[1] in archive[0].files
 
 
 def channels_of_stack(path: Path) -> int:
@@ -110,7 +134,8 @@ class Planes:
     @property
     def files(self) -> list[Path]:
         """The files of the planes, each once, from z 0 up."""
-        return list(dict.fromkeys(plane.file for plane in self._planes if plane.file is not None))
+        files = dict.fromkeys(plane.file for plane in self._planes if plane.file is not None)
+        return list(dict.fromkeys(on_disk(file) for file in files))
 
     def read(self, start: Sequence[int], stop: Sequence[int]) -> np.ndarray:
         if (stop[1] - start[1], stop[2] - start[2]) != self.shape_zyx[1:] and not self._warned:
@@ -162,7 +187,7 @@ class Planes:
 
     def stamp(self, key: str) -> Any:
         try:
-            info = Path(key).stat()
+            info = on_disk(Path(key)).stat()
         except OSError:
             return None
         return info.st_size, info.st_mtime_ns, info.st_ino
@@ -174,7 +199,10 @@ def use_tiff(path: Path, use: Callable[[tifffile.TiffFile], _Result], *, alone: 
     `alone` leaves out what OME metadata say of other files, which tifffile would open all.
     """
     try:
-        with tifffile.TiffFile(path, is_ome=False if alone else None) as tiff:
+        member = member_of(path)
+        part: dict[str, Any] = {} if member is None else {"offset": member.offset, "size": member.size}
+        file = path if member is None else member.archive
+        with tifffile.TiffFile(file, is_ome=False if alone else None, **part) as tiff:
             return use(tiff)
     except CanvasError:
         raise
@@ -186,7 +214,7 @@ def use_tiff(path: Path, use: Callable[[tifffile.TiffFile], _Result], *, alone: 
                 "imagecodecs"
             ) from problem
         text = " ".join(str(problem).split())[:200]
-        if path.is_file() and path.stat().st_size == 0:
+        if is_file(path) and (path.stat().st_size if member is None else member.size) == 0:
             raise DamagedStore(
                 path.parent, "planes", path.name, "is empty: 0 bytes", "copy the file again"
             ) from problem
@@ -208,6 +236,8 @@ def _plane(
             raise ValueError(f"plane {index} is missing")
         return n_planes, _decoded(page, out)
     # One page describes many planes that lie one after another: map the file, touch only what is asked for.
+    if tiff.filehandle.size != Path(tiff.filehandle.path).stat().st_size:
+        raise CanvasError(f"{tiff.filehandle.path} holds a stack of which one page describes all; unpack it")
     stack = tifffile.memmap(tiff.filehandle.path, series=0, mode="r")
     return n_planes, stack.reshape(-1, *series.shape[-2:])[index]
 

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Num
 from numpy.typing import DTypeLike
 
+from canvas_fm.data.dataset.names import IMAGE, marker_of_folder, volume_path
 from canvas_fm.data.store.checked_store import MANIFEST, NAMESPACE, CheckedStore
 from canvas_fm.data.store.files import open_files, volume_name
 from canvas_fm.data.store.ome_metadata import read_image, read_node
@@ -27,7 +28,6 @@ from canvas_fm.data.volume.writer import CHUNK_ZYX, VolumeWriter, create
 from canvas_fm.data.zyx import Zyx, ZyxLike, ZyxUm, ZyxUmLike, check_voxel_um, whole_zyx
 from canvas_fm.errors import CanvasError
 from canvas_fm.files.options import takes
-from canvas_fm.shipped import sample_file
 
 __all__ = ["Volume", "VolumeWriter", "Window", "WindowRule", "Zyx", "ZyxUm", "volume_name"]
 
@@ -93,7 +93,7 @@ class Volume:
         if isinstance(path, Remote):
             remote, path = path, Path(str(path))
         else:
-            remote, path = None, sample_file(path, "raw.zarr")
+            remote, path = None, volume_path(path)
         opts = VolumeOptions.of(**options)
         voxel_um, t, c = opts.voxel_um, opts.t, opts.c
         options, skip = opts.model_dump() | {"follow_links": follow_links}, opts.on_bad_chunk == "skip"
@@ -347,13 +347,16 @@ def _voxel_um(path: Path, stated: ZyxUm | None, why_not: str, voxel_um: ZyxUm | 
 
 
 def _marker(path: Path, stated: Any, marker: str | None) -> str | None:
-    """Marker of a volume: the store's attribute, else `meta.json` next to it, else the argument."""
+    """Marker of a volume: the store's attribute, else `meta.json` next to it, else a folder
+    `MARKER_BRAINID` of planes, else the argument."""
     if not isinstance(stated, str):
         try:
             beside = json.loads((path.resolve().parent / "meta.json").read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError):
             beside = None
         stated = beside.get("marker") if isinstance(beside, dict) else None
+    if not isinstance(stated, str) and path.name == IMAGE:
+        stated = marker_of_folder(path.parent.name)
     if not isinstance(stated, str):
         return marker
     if marker is not None and marker != stated:

@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from canvas_fm.data.dataset.names import volume_path
 from canvas_fm.data.store.address import looks_remote
+from canvas_fm.data.store.tar_index import in_tar
 from canvas_fm.data.volume.channels import list_channels
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.data.zyx import Zyx, ZyxUm
@@ -20,7 +22,6 @@ from canvas_fm.prepare.options import ConvertOptions
 from canvas_fm.prepare.sources.bioio_file import BIOIO, open_bioio
 from canvas_fm.prepare.sources.hdf5 import HDF5, open_hdf5
 from canvas_fm.prepare.sources.voxels import Opened, Voxels
-from canvas_fm.shipped import sample_file
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,9 @@ def open_source(path: str | Path, options: ConvertOptions) -> Source:
         raise CanvasError(
             f"{path} is an address; copy it to the disk, remote stores are read by `serve` alone"
         )
-    path = sample_file(path, "raw.zarr")
+    path = volume_path(path)
     suffix = path.suffix.lower()
-    if not path.exists():
+    if not path.exists() and in_tar(path) is None:
         raise CanvasError(f"{path} does not exist")
     if suffix in (*HDF5, *BIOIO):
         source = _opened(path, (open_hdf5 if suffix in HDF5 else open_bioio)(path, options), options)

@@ -272,3 +272,24 @@ def test_a_preview_writes_nothing(planes, tmp_path):
     real = cf.convert(planes, tmp_path / "a.zarr", voxel_um=UM).bytes_out
     assert 0.3 * real < found["bytes_out"] < 3 * real
     assert found["minutes"] > 0
+
+
+def test_planes_in_a_tar_are_converted_where_they_lie(planes, tmp_path):
+    import tarfile
+
+    with tarfile.open(tmp_path / "planes.tar", "w") as tar:
+        tar.add(planes, "brain/planes")
+        (tmp_path / "notes.txt").write_text("x")
+        tar.add(tmp_path / "notes.txt", "brain/notes.txt")
+    cf.convert(planes, tmp_path / "folder.zarr", voxel_um=UM)
+    for name in ("planes.tar", "planes.tar/brain/planes"):
+        out = tmp_path / "tar.zarr"
+        done = cf.convert(tmp_path / name, out, voxel_um=UM, verify=True)
+        assert (done.shape_zyx, done.verified) == (SHAPE, True)
+        ours, other = bytes_of(out), bytes_of(tmp_path / "folder.zarr")
+        assert {k: v for k, v in ours.items() if "/c/" in k} == {k: v for k, v in other.items() if "/c/" in k}
+        sources = json.loads((out / "canvas_fm_sources.json").read_text())
+        assert [each["sha256"] for each in sources["files"].values()] == [sha256(tmp_path / "planes.tar")]
+        import shutil
+
+        shutil.rmtree(out)

@@ -1,0 +1,1 @@
+"""Data sets in the layout of the CANVAS paper: brains of planes with annotated regions."""
