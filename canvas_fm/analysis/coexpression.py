@@ -40,7 +40,7 @@ class Population:
 
 @dataclass(frozen=True)
 class Coexpression:
-    """Coincidences of two markers; arrays are by region (one for all without an atlas), children counted in.
+    """Coincidences of two markers; arrays are by region, children counted in, and last over all regions.
 
     `both` is the number of matched pairs (with P(cell) their expected number), `chance` what the null model
     brings together.
@@ -58,14 +58,13 @@ class Coexpression:
 
     def whole(self) -> dict[str, Any]:
         """The figures over all cells that lie in a region, for people and JSON."""
-        top = int(np.argmax(self.cells_first + self.cells_second))
-        both, first, second = (float(one[top]) for one in (self.both, self.cells_first, self.cells_second))
+        both, first, second = (float(one[-1]) for one in (self.both, self.cells_first, self.cells_second))
         return {
             "markers": f"{self.first.name} {self.second.name}",
             "cells": [first, second],
             "both": both,
-            "chance": {model: float(values[top]) for model, values in self.chance.items()},
-            "p_value": {model: float(values[top]) for model, values in self.p_value.items()},
+            "chance": {model: float(values[-1]) for model, values in self.chance.items()},
+            "p_value": {model: float(values[-1]) for model, values in self.p_value.items()},
         }
 
     def rows(self) -> dict[str, np.ndarray]:
@@ -83,13 +82,14 @@ class Coexpression:
         """Columns of a row a region that holds cells of either marker."""
         rows = np.flatnonzero(self.cells_first + self.cells_second > 0)
         first, second, both = self.cells_first[rows], self.cells_second[rows], self.both[rows]
-        regions = None if tree is None else [tree.regions[row] for row in rows]
+        names = [(one.id, one.name) for one in tree.regions] if tree is not None else []
+        names.append((0, "all regions" if names else "all"))
         low, high = _share_interval(both, first, self.variance[rows])
         table = {
             "first": np.full(len(rows), self.first.name),
             "second": np.full(len(rows), self.second.name),
-            "id": np.array([one.id for one in regions] if regions is not None else [0] * len(rows), np.int64),
-            "region": np.array([one.name for one in regions] if regions is not None else ["all"] * len(rows)),
+            "id": np.array([names[row][0] for row in rows], np.int64),
+            "region": np.array([names[row][1] for row in rows], np.str_),
             "cells_first": first,
             "cells_second": second,
             "both": both,
@@ -146,13 +146,15 @@ def _pair(
     random: np.random.Generator,
     models: Sequence[Model],
 ) -> Coexpression:
-    regions = 1 if tree is None else len(tree)
+    regions = 0 if tree is None else len(tree)
 
     def by_region(region: np.ndarray, weight: np.ndarray) -> np.ndarray:
         inside = region >= 0
+        every = weight[inside].sum(keepdims=True)
         if tree is None:
-            return np.array([weight[inside].sum()])
-        return tree.with_children(np.bincount(region[inside], weight[inside], regions).astype(np.float64))
+            return every
+        own = np.bincount(region[inside], weight[inside], regions).astype(np.float64)
+        return np.concatenate([tree.with_children(own), every])
 
     matches = match(first.um, second.um, tolerance=tolerance_um, optimal=True)
     together = first.weight[matches.pred_index] * second.weight[matches.truth_index]
@@ -170,7 +172,7 @@ def _pair(
 
     def hits(positions: np.ndarray) -> np.ndarray:
         if tree_of_first is None or not len(positions):
-            return np.zeros(regions)
+            return np.zeros(regions + 1)
         distance, nearest = tree_of_first.query(positions, distance_upper_bound=tolerance_um * (1 + 1e-9))
         near = np.isfinite(distance)
         return by_region(region[near], weight[near] * first.weight[nearest[near]])

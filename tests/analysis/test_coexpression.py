@@ -40,10 +40,10 @@ def test_pairs_per_region_are_the_planted_ones(two):
     )
     (pair,) = coexpress([first, second], tolerance_um=8, tree=TREE, domain=mask)
     table = pair.table(TREE)
-    assert table["region"].tolist() == ["brain", "left", "right"]
+    assert table["region"].tolist() == ["brain", "left", "right", "all regions"]
     both = dict(zip(table["region"], table["both"], strict=True))
     assert both["left"] == planted
-    assert both["brain"] == both["left"] + both["right"]
+    assert both["brain"] == both["all regions"] == both["left"] + both["right"]
     for model in ("shift", "shuffle"):
         p = dict(zip(table["region"], table[f"p_{model}"], strict=True))
         assert p["left"] == 0.01

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Integer, Shaped
 
+from canvas_fm.data.volume.volume import Volume
 from canvas_fm.data.zyx import ZyxUm, check_voxel_um
 from canvas_fm.errors import CanvasError, MissingExtra
 
@@ -40,6 +41,14 @@ def read_label_volume(path: str | Path) -> LabelVolume:
     if voxels.ndim != 3:
         raise CanvasError(f"{path} has {voxels.ndim} axes; a label volume has three, z y x")
     return LabelVolume(_whole(path, voxels), voxel_um)
+
+
+def open_labels(path: str | Path) -> Volume | Integer[np.ndarray, "z y x"]:
+    """A Zarr store as a volume that is read by blocks, any other file as its labels."""
+    path = Path(path)
+    if path.is_dir() or path.suffix == ".zip":
+        return _open_zarr(path)[0]
+    return read_label_volume(path).labels
 
 
 def read_sized(
@@ -133,13 +142,16 @@ def _size(sizes: np.ndarray, unit: str) -> ZyxUm | None:
 
 
 def _zarr(path: Path) -> tuple[np.ndarray, ZyxUm | None]:
-    from canvas_fm.data.volume.volume import Volume
+    volume, stated = _open_zarr(path)
+    return volume.read((0, 0, 0), volume.shape_zyx), stated
 
+
+def _open_zarr(path: Path) -> tuple[Volume, ZyxUm | None]:
+    """A store, and its voxel size where it states one: labels are compared without."""
     try:
         volume = Volume.open(path)
-        stated: ZyxUm | None = volume.voxel_um
     except CanvasError as problem:
         if "voxel size" not in str(problem):
             raise
-        volume, stated = Volume.open(path, voxel_um=(1.0, 1.0, 1.0)), None
-    return volume.read((0, 0, 0), volume.shape_zyx), stated
+        return Volume.open(path, voxel_um=(1.0, 1.0, 1.0)), None
+    return volume, volume.voxel_um

@@ -1,0 +1,1 @@
+"""Cells grown from detections: a label volume and a table of their morphology."""

@@ -1,0 +1,25 @@
+"""Options of the threshold watershed."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from canvas_fm.files.options import Options, Size
+
+
+class SegmentOptions(Options):
+    """How a cell is grown from its seed."""
+
+    level: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.5, description="where a cell ends, as a share of the way from the background to its seed"
+    )
+    max_radius_um: Size = Field(15.0, description="farthest voxel of a cell from its seed, in µm")
+    smooth_um: Annotated[float, Field(ge=0)] = Field(
+        1.0, description="width of the Gaussian before thresholding, in µm"
+    )
+    clip_percentile: Annotated[float, Field(gt=50, le=100)] = Field(
+        99.5, description="intensities are clipped at this percentile of the volume"
+    )
+    branches: bool = Field(False, description="also count ends and branching points of each cell's skeleton")

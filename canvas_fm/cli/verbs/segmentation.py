@@ -1,0 +1,93 @@
+"""Verbs `segment` and `evaluate-segmentation`."""
+
+from __future__ import annotations
+
+import argparse
+
+from canvas_fm.cli.parser import Parser, Verbs, add_json, add_verb, add_volume_flags, positive_int
+
+
+def add_verbs(verbs: Verbs) -> None:
+    add_verb(
+        verbs,
+        "segment",
+        run_segment,
+        "grow cells from detections: a label volume and a table of morphology",
+        "Threshold watershed seeded by points: writes a label volume (label k is row k of CELLS) and the "
+        "table of morphology: volume, sphericity, extents, intensity, with --branches the skeleton's ends, "
+        "branching points and length.",
+        fill=_fill_segment,
+    )
+    add_verb(
+        verbs,
+        "evaluate-segmentation",
+        run_evaluate,
+        "panoptic quality of predicted against true instances",
+        "Panoptic quality (PQ), recognition quality (RQ) and segmentation quality (SQ) of two label volumes "
+        "in 3D, read block by block; 0 is background, objects match at an IoU above 0.5.",
+        fill=_fill_evaluate,
+    )
+
+
+def _fill_segment(parser: Parser) -> None:
+    from canvas_fm.analysis.segment.options import SegmentOptions
+
+    parser.add_argument("volume", metavar="VOLUME", help="the image")
+    parser.add_argument("cells", metavar="CELLS", help="points z, y, x in voxels, the seeds")
+    parser.add_argument("--out", required=True, metavar="LABELS.zarr", help="label volume to write")
+    parser.add_argument(
+        "--table", required=True, metavar="MORPHOLOGY.csv", help="CELLS with their morphology"
+    )
+    parser.add_options("options", SegmentOptions)
+    add_volume_flags(parser)
+    add_json(parser)
+
+
+def _fill_evaluate(parser: Parser) -> None:
+    parser.add_argument("predicted", metavar="PRED", help="label volume (.zarr, .tiff, .nrrd, .nii.gz, .npy)")
+    parser.add_argument("truth", metavar="TRUTH", help="label volume of the same shape")
+    parser.add_argument(
+        "--min-voxels", type=positive_int, default=1, metavar="N", help="leave smaller objects out; default 1"
+    )
+    parser.add_argument("--out", metavar="REPORT.json", help="also write the result, with the files' names")
+    add_json(parser)
+
+
+def run_segment(args: argparse.Namespace) -> None:
+    import numpy as np
+
+    from canvas_fm.analysis.segment.watershed import segment
+    from canvas_fm.cli.output import print_result, report_bad_chunks
+    from canvas_fm.data.points.points import Points
+    from canvas_fm.data.volume.volume import Volume
+
+    volume = Volume.open(args.volume, **args.opening.given)
+    cells = segment(volume, Points.read(args.cells), args.out, **args.options.given)
+    cells.write(args.table)
+    sizes = np.asarray(cells.columns["volume_um3"])
+    result = {
+        "written": [args.out, args.table],
+        "cells": len(cells),
+        "median_volume_um3": float(np.median(sizes)) if len(sizes) else None,
+    }
+    print_result(result, args.json, bad_chunks=report_bad_chunks([volume]))
+
+
+def run_evaluate(args: argparse.Namespace) -> None:
+    import json
+    from pathlib import Path
+    from typing import Any
+
+    from canvas_fm.analysis.regions.label_volume import open_labels
+    from canvas_fm.cli.output import print_result
+    from canvas_fm.evaluation.segmentation import panoptic_quality
+    from canvas_fm.files.atomic import write_text_atomic
+    from canvas_fm.version import __version__
+
+    predicted, truth = open_labels(args.predicted), open_labels(args.truth)
+    quality = panoptic_quality(predicted, truth, min_voxels=args.min_voxels)
+    result: dict[str, Any] = quality.as_dict()
+    if args.out is not None:
+        about = {"predicted": args.predicted, "truth": args.truth, "canvas_fm": __version__}
+        write_text_atomic(Path(args.out), json.dumps(result | about, indent=2) + "\n")
+    print_result(result, args.json)
