@@ -16,8 +16,8 @@ from canvas_fm.analysis.proximity.edges import Edges, edges_of
 from canvas_fm.data.zyx import ZyxUm
 from canvas_fm.errors import CanvasError
 
-NULL_CELLS = 50_000
-_PAIRS = 200_000  # pairs of one K function; of more a random part of the cells is taken
+NULL_CELLS = 20_000
+_PAIRS = 60_000  # pairs of one K function; of more a random part of the cells is taken
 Distance = Callable[[np.ndarray], np.ndarray]
 
 

@@ -25,7 +25,7 @@ def measure_cells(
 ) -> dict[str, np.ndarray]:
     """A value a cell and column; NaN for labels without voxels, and for skeletons unless `branches`.
 
-    """A value a cell and column; NaN for labels without voxels, and for skeletons unless `branches`.
+    `sphericity` is 1 for a ball (π^⅓ (6 V)^⅔ over the surface by marching cubes), extents are of the box
     around the cell, `elongation` is the longest over the shortest axis of its ellipsoid.
     """
     boxes = find_objects(labels.astype(np.int64)) if len(cells) else []
