@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -148,3 +149,18 @@ def test_links_lead_somewhere():
     for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]:
         for link in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
             assert link.startswith("https://") or (page.parent / link).exists(), f"{page}: {link}"
+
+
+def test_the_table_of_held_out_brains_is_that_of_the_reports():
+    row = re.compile(
+        r"^\| \[([\w ]+)\]\((.*?)\), (\d+) \| `([\w-]+)` \| (\S+) / (\S+) \| (\S+) / (\S+) \|$", re.M
+    )
+    rows = row.findall(README)
+    assert len(rows) >= 6
+    for group, path, count, model, *written in rows:
+        methods = json.loads((ROOT / path).read_text(encoding="utf-8"))["methods"]
+        name = model if model in methods else f"{model}-folds"
+        parts = [methods[name]["groups"][group], methods["LoG over the median"]["groups"][group]]
+        measured = [part[key] for part in parts for key in ("mean", "worst_decile")]
+        assert [float(text) for text in written] == [round(value, 3) for value in measured], (group, path)
+        assert int(count) == parts[0]["domains"]

@@ -23,6 +23,8 @@ from tests.where import ABSENT, REAL_DATA
 
 _CFOS = "{data}/delivr_cFos/{{695,1008}}"
 _SEVEN = "{data}/delivr_microglia/{{1874,2433,3941,4923,6506,6742,6871}}"
+_NINE = "{data}/delivr_microglia/{{1874,2433,3941,4150,4923,6506,6742,6871,7095}}"
+_TEST = "{data}/delivr_microglia/{{6003,7082,9758}}"
 _LABELLED = "--volumes %s/raw.zarr --points %s/centroids.csv --roi %s/meta.json"
 _ALL = "{data}/delivr_cFos/{{695,753,1008,1230}}/raw.zarr " + _SEVEN + "/raw.zarr"
 
@@ -38,21 +40,31 @@ class Figure(NamedTuple):
 FIGURES = (
     Figure(
         "cfos",
-        ("| .853, .569 |", "| .841, .513 |"),
+        ("| .711 / .569 |", "| .640 / .048 |"),
         (
             "canvas-fm domains {out}/cfos --train detector_cfos --fold 695 --fold 1008 "
-            "--detector phantoms detector-phantoms --only cFos --tolerance-um cFos=8 --phantoms 40 "
-            + _LABELLED
-            % ((_CFOS,) * 3),
+            "--detector phantoms detector-phantoms --only cFos 'phantom nuclei' --tolerance-um cFos=8 "
+            "--phantoms 40 " + _LABELLED % ((_CFOS,) * 3),
         ),
     ),
     Figure(
         "microglia",
-        (".965 .934 .957 | a Laplacian",),
+        ("| .948 / .870 |", "| .634 / .154 |"),
         (
-            "canvas-fm domains {out}/microglia --train detector_microglia "
-            "--fold 1874 4923 6742 --fold 2433 6506 --fold 3941 6871 "
-            "--only microglia --tolerance-um microglia=12 --phantoms 1 " + _LABELLED % ((_SEVEN,) * 3),
+            "canvas-fm domains {out}/microglia --train detector_microglia_relative "
+            "--fold 1874 4923 6742 --fold 2433 6506 --fold 3941 6871 4150 --never-train-on 7095 --cross-fit "
+            "--pooled-only 4150 --only microglia 'phantom somata' --tolerance-um microglia=12 --phantoms 40 "
+            + _LABELLED
+            % ((_NINE,) * 3),
+        ),
+    ),
+    Figure(
+        "microglia-test",
+        ("| .945 / .924 |", "| .655 / .102 |"),
+        (
+            "canvas-fm domains {out}/microglia_test --detector detector-microglia detector-microglia "
+            "--test 6003 7082 9758 --last-look --only microglia 'phantom somata' --tolerance-um microglia=12 "
+            "--phantoms 50 " + _LABELLED % ((_TEST,) * 3),
         ),
     ),
     Figure(

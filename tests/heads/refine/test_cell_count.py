@@ -191,7 +191,8 @@ def test_recalls_of_shipped_detectors_are_those_of_the_committed_reports():
     """Each is of models of the same recipe that had not seen the brain, at their own fixed threshold."""
     reports = Path(__file__).parents[3] / "recipes" / "domains"
     methods = {
-        "detector-microglia": ("phantoms_alone", "old-microglia", {"1874", "4923", "6742", "7095"}),
+        "detector-microglia": ("microglia", "detector-microglia-folds", None),
+        "detector-microglia-1": ("phantoms_alone", "old-microglia", {"1874", "4923", "6742", "7095"}),
         "detector-cfos": ("cfos", "detector-cfos-folds", None),
         "detector-phantoms": ("phantoms_alone", "phantoms", None),
     }
@@ -199,7 +200,7 @@ def test_recalls_of_shipped_detectors_are_those_of_the_committed_reports():
     for path in (shipped("model") | shipped("older model")).values():
         by_sha[json.loads((path / "config.json").read_bytes())["sha256"]] = path.name
     for record in shipped_recalls():
-        name = by_sha[record.made_by].rstrip("-0123456789")
+        name = by_sha[record.made_by]
         report, method, only = methods[name]
         domains = json.loads((reports / f"{report}.json").read_bytes())["methods"][method]["domains"]
         judged = {
