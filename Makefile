@@ -19,6 +19,8 @@ demo: setup
 # A file's tests stay in one process, so that what they share is made once; one thread each, unless
 # OMP_NUM_THREADS says otherwise.
 test test-ui: export OMP_NUM_THREADS ?= 1
+# Modules are compiled once, not by each of the many processes that tests start.
+test test-ui: export PYTHONDONTWRITEBYTECODE :=
 test: setup
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
