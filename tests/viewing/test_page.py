@@ -71,6 +71,7 @@ def page(tmp_path) -> DemoPage:
         parameters=431_000,
         views=[MarkerView(m, plane, random.random((3, 2)) * 20, 40, 1.8) for m in ("NeuN", "PV")],
         losses={"training": [(10, 0.05), (20, 0.02)], "held-out brain": [(20, 0.03)]},
+        cell_losses={"training": [(10, 4.1), (20, 3.9)]},
         reconstructions=[Reconstructed("NeuN", tmp_path / "figure.png", {"model": 21.34, "crop mean": 18.0})],
         map={m: random.normal(size=(5, 2)) for m in ("NeuN", "PV")},
         map_share=(0.4, 0.2),

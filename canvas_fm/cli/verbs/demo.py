@@ -20,7 +20,6 @@ from canvas_fm.errors import CanvasError
 if TYPE_CHECKING:
     import numpy as np
 
-    from canvas_fm.models.checkpoint import Encoder
     from canvas_fm.training.run.run_folder import Run
     from canvas_fm.viewing.demo.counting import SampleCount
     from canvas_fm.viewing.demo.page import Agreement
@@ -37,8 +36,8 @@ def add_verbs(verbs: Verbs) -> None:
         run_demo,
         "count cells of two real samples, pretrain on a synthetic brain, in a few minutes",
         "Count the cells of two small real volumes with the shipped models and score them against the truth; "
-        "write two synthetic brains, pretrain a small encoder on one, serve it, check that HTTP, command "
-        "line and Python give the same embeddings; leave a page with what came of it in DIR/index.html.",
+        "write two synthetic brains, pretrain two small encoders on one, serve the one of cells, check that "
+        "HTTP, command line and Python give the same embeddings; leave a page with what came of it in DIR/index.html.",
         fill=_fill_demo,
     )
 
@@ -51,7 +50,7 @@ def _fill_demo(demo: Parser) -> None:
     )
     demo.add_argument("--seed", type=int, default=0, help="default 0")
     demo.add_argument(
-        "--steps", type=positive_int, help="training steps; default: those of the phantom recipe"
+        "--steps", type=positive_int, help="training steps of each; default: those of the recipes"
     )
     demo.add_options("where", DeviceOptions)
     add_json(demo)
@@ -66,11 +65,12 @@ def run_demo(args: argparse.Namespace) -> None:
     with _stage("two synthetic brains", 2, seconds):
         brains = _write_brains(out, args.seed)
     with _stage("pretraining", 3, seconds):
-        run = _pretrain(out, brains, args)
+        run = _pretrain("phantom_cells", out / "run", brains, args)
+        autoencoder = _pretrain("phantom", out / "autoencoder", brains, args)
     with _stage("the same embeddings three ways", 4, seconds):
         agreement, cells = _compare(out, run, brains[1], args)
     with _stage("figures and page", 5, seconds):
-        facts = _write_page(out, counts, run, brains, agreement, cells, seconds, args)
+        facts = _write_page(out, counts, (run, autoencoder), brains, agreement, cells, seconds, args)
     page = (out / "index.html").resolve()
     differences = {row.ways: row.difference for row in agreement}
     f1 = {count.name: round(count.refined.value, 3) for count in counts}
@@ -121,15 +121,17 @@ def _write_brains(out: Path, seed: int) -> tuple[dict[str, Path], dict[str, Path
     return first, {marker: second / marker for marker in first}
 
 
-def _pretrain(out: Path, brains: tuple[dict[str, Path], dict[str, Path]], args: argparse.Namespace) -> Run:
+def _pretrain(
+    recipe: str, out: Path, brains: tuple[dict[str, Path], dict[str, Path]], args: argparse.Namespace
+) -> Run:
     from canvas_fm.shipped import shipped
     from canvas_fm.training.mae.pretrain import pretrain
 
     volumes = [folder / "raw.zarr" for brain in brains for folder in brain.values()]
     return pretrain(
-        shipped("recipe")["phantom"],
+        shipped("recipe")[recipe],
         volumes,
-        out=out / "run",
+        out=out,
         held_out=[f"brain_2/{marker}" for marker in brains[1]],
         device=args.where.device,
         seed=args.seed,
@@ -241,7 +243,7 @@ def _address(child: subprocess.Popen[bytes], log: Path) -> str:
 def _write_page(
     out: Path,
     counts: list[SampleCount],
-    run: Run,
+    runs: tuple[Run, Run],
     brains: tuple[dict[str, Path], dict[str, Path]],
     agreement: list[Agreement],
     cells: int,
@@ -253,12 +255,13 @@ def _write_page(
     from canvas_fm.viewing.demo.measure import build_page
     from canvas_fm.viewing.demo.page import write_page
 
-    encoder: Encoder = load(run.encoder)
+    run, autoencoder = runs
     page = build_page(
         out,
         counts,
-        encoder,
-        run.metrics(),
+        load(run.encoder),
+        load(autoencoder.encoder),
+        (run.metrics(), autoencoder.metrics()),
         brains,
         agreement,
         cells,

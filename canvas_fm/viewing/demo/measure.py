@@ -28,9 +28,10 @@ from canvas_fm.viewing.reconstruction import reconstruct
 
 CELLS = 80  # of each marker and brain: enough for intervals of a few percent, a second to embed
 _RANDOM_ENCODERS = 3
+_LEARNED = "pretrained encoder of cells"
 NEXT_STEPS = (
     "canvas-fm info brain.zarr",
-    "canvas-fm pretrain canvas_all_markers --volumes brain_a.zarr brain_b.zarr --held-out 1 --out runs/mine",
+    "canvas-fm pretrain cells_hybrid --volumes brain_a.zarr brain_b.zarr --held-out 1 --out runs/mine",
     "canvas-fm embed runs/mine/encoder brain_a.zarr --points cells.csv --out cells.emb.zarr",
     "canvas-fm export cells.emb.zarr cells.h5ad",
     "canvas-fm serve runs/mine/encoder --volume a=brain_a.zarr",
@@ -44,10 +45,12 @@ class Cells(NamedTuple):
     marker: Shaped[np.ndarray, " n"]
 
 
-def cells_of(folders: Mapping[str, Path], encoder: Encoder, *, seed: int = 0) -> Cells:
-    """Crops around random true cells whose crops lie inside the volume."""
+def cells_of(
+    folders: Mapping[str, Path], encoder: Encoder, *, inside_zyx: Sequence[int] | None = None, seed: int = 0
+) -> Cells:
+    """Crops around random true cells at which a box `inside_zyx` (default: the crop) lies in the volume."""
     crop_zyx = encoder.config.architecture.crop_zyx
-    inner = {marker: _inner_cells(folder, crop_zyx) for marker, folder in folders.items()}
+    inner = {marker: _inner_cells(folder, inside_zyx or crop_zyx) for marker, folder in folders.items()}
     count = min(CELLS, *(len(points) for points in inner.values()))
     crops, names = [], []
     for marker, points in inner.items():
@@ -76,26 +79,38 @@ def view_of(folder: Path) -> MarkerView:
     return MarkerView(folder.name, grey, cells[in_plane[z]][:, 1:], len(cells), volume.voxel_um[2])
 
 
-def separability(train: Cells, test: Cells, encoder: Encoder) -> list[Interval]:
-    """Accuracy of a linear classifier of the marker: encoder, untrained encoder and simple features."""
+def separability(
+    brains: tuple[Mapping[str, Path], Mapping[str, Path]], encoder: Encoder, autoencoder: Encoder, *, seed: int
+) -> tuple[list[Interval], int, int]:
+    """Accuracy of a linear classifier of the marker, of encoders and simple features; cells fitted and scored.
+
+    The same cells for all: those at which the larger crop lies inside the volume.
+    """
+    crops = [model.config.architecture.crop_zyx for model in (encoder, autoencoder)]
+    inside = [max(axis) for axis in zip(*crops, strict=True)]
+    train, test = (cells_of(brain, encoder, inside_zyx=inside, seed=seed) for brain in brains)
+    wide_train, wide_test = (cells_of(brain, autoencoder, inside_zyx=inside, seed=seed) for brain in brains)
 
     def accuracy(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> Accuracy:
         return Accuracy.of([linear_right(a, train.marker, b, test.marker) for a, b in pairs])
 
-    learned = accuracy([(embed_crops(encoder, train.crops), embed_crops(encoder, test.crops))])
     untrained = []
     for seed in range(_RANDOM_ENCODERS):
         other = untrained_like(encoder, seed)
         untrained.append((embed_crops(other, train.crops), embed_crops(other, test.crops)))
     rows = {
-        "pretrained encoder": learned,
-        f"the same, untrained (mean of {_RANDOM_ENCODERS} seeds)": accuracy(untrained),
+        _LEARNED: accuracy([(embed_crops(encoder, train.crops), embed_crops(encoder, test.crops))]),
+        "pretrained masked autoencoder, crops twice as wide": accuracy(
+            [(embed_crops(autoencoder, wide_train.crops), embed_crops(autoencoder, wide_test.crops))]
+        ),
+        f"the encoder of cells, untrained (mean of {_RANDOM_ENCODERS} seeds)": accuracy(untrained),
         "64 principal components of the crop": accuracy([raw_pca(train.crops, test.crops)]),
         "brightness: mean, standard deviation, median, maximum": accuracy(
             [(brightness_features(train.crops), brightness_features(test.crops))]
         ),
     }
-    return [Interval(name, *row, strong=name == "pretrained encoder") for name, row in rows.items()]
+    intervals = [Interval(name, *row, strong=name == _LEARNED) for name, row in rows.items()]
+    return intervals, len(train.crops), len(test.crops)
 
 
 def untrained_like(encoder: Encoder, seed: int) -> Encoder:
@@ -142,7 +157,7 @@ def loss_lines(rows: Sequence[Mapping[str, Any]]) -> dict[str, Line]:
     """Training loss, and loss on held-out volumes by kind of crop, from metrics.jsonl."""
     lines: dict[str, Line] = {"training": [(r["step"], r["loss"]) for r in rows if r["kind"] == "train"]}
     evaluated = [row for row in rows if row["kind"] == "eval"]
-    for kind in dict.fromkeys(row["crops"] for row in evaluated):
+    for kind in dict.fromkeys(row["crops"] for row in evaluated if "loss" in row):
         steps = sorted({row["step"] for row in evaluated})
         lines[f"held-out brain, {kind} crops"] = [
             (step, fmean(r["loss"] for r in evaluated if r["step"] == step and r["crops"] == kind))
@@ -171,7 +186,8 @@ def build_page(
     out: Path,
     counts: Sequence[SampleCount],
     encoder: Encoder,
-    metrics: Sequence[Mapping[str, Any]],
+    autoencoder: Encoder,
+    metrics: tuple[Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]]],
     brains: tuple[Mapping[str, Path], Mapping[str, Path]],
     agreement: Sequence[Agreement],
     compared: int,
@@ -180,22 +196,28 @@ def build_page(
     seconds: Mapping[str, float],
     seed: int = 0,
 ) -> DemoPage:
-    """Measure everything on the page and write it; figures are left in `out`."""
-    first, second = brains
-    train, test = cells_of(first, encoder, seed=seed), cells_of(second, encoder, seed=seed)
+    """Measure everything on the page; figures are left in `out`.
+
+    `metrics` are those of the encoder of cells, which is served, and of the masked autoencoder.
+    """
+    of_cells, of_autoencoder = metrics
+    second = brains[1]
+    test = cells_of(second, encoder, seed=seed)
+    rows, fitted, scored = separability(brains, encoder, autoencoder, seed=seed)
     places, share = embedding_map(embed_crops(encoder, test.crops), test.marker)
     return DemoPage(
         counts=counts,
-        steps=metrics[-1]["step"],
+        steps=of_cells[-1]["step"] + of_autoencoder[-1]["step"],
         parameters=sum(p.numel() for p in encoder.net.parameters()),
         views=[view_of(folder) for folder in second.values()],
-        losses=loss_lines(metrics),
-        reconstructions=reconstructions(encoder, second, out, ("NeuN", "TH", "GFAP"), seed=seed),
+        losses=loss_lines(of_autoencoder),
+        cell_losses={"training": loss_lines(of_cells)["training"]},
+        reconstructions=reconstructions(autoencoder, second, out, ("NeuN", "TH", "GFAP"), seed=seed),
         map=places,
         map_share=share,
-        separability=separability(train, test, encoder),
-        fitted_cells=len(train.crops),
-        scored_cells=len(test.crops),
+        separability=rows,
+        fitted_cells=fitted,
+        scored_cells=scored,
         agreement=agreement,
         agreement_limit=limit,
         compared_cells=compared,

@@ -55,6 +55,7 @@ class DemoPage:
     parameters: int
     views: Sequence[MarkerView]
     losses: Mapping[str, Line]
+    cell_losses: Mapping[str, Line]
     reconstructions: Sequence[Reconstructed]
     map: Mapping[str, Float[np.ndarray, "n 2"]]
     map_share: tuple[float, float]
@@ -78,7 +79,8 @@ def write_page(page: DemoPage, path: str | Path) -> None:
         facts=_facts(page),
         verdict=_verdict(page),
         map_cells=sum(len(points) for points in page.map.values()),
-        loss_chart=_loss_chart(page),
+        loss_chart=_loss_chart(page.losses, "masked autoencoder", "loss on masked patches"),
+        cell_loss_chart=_loss_chart(page.cell_losses, "encoder of cells", "contrast and reconstruction"),
         separability_chart=_separability_chart(page),
         map_chart=_map_chart(page),
         plane_png=plane_png,
@@ -109,13 +111,13 @@ def plane_png(plane: UInt8[np.ndarray, "y x"]) -> str:
     return png_data(buffer.getvalue())
 
 
-def _loss_chart(page: DemoPage) -> Markup:
+def _loss_chart(losses: Mapping[str, Line], model: str, y_label: str) -> Markup:
     return line_chart(
-        page.losses,
-        title="Loss against training step",
+        losses,
+        title=f"Loss of the {model} against training step",
         x_label="training step",
-        y_label="loss on masked patches",
-        dots=[name for name, line in page.losses.items() if len(line) <= 12],
+        y_label=y_label,
+        dots=[name for name, line in losses.items() if len(line) <= 12],
     )
 
 
@@ -143,7 +145,7 @@ def _verdict(page: DemoPage) -> str:
     ours = next(row.value for row in page.separability if row.strong)
     better = [row.label for row in page.separability if not row.strong and row.value >= ours]
     if not better:
-        return "Here the pretrained encoder is above all that has learned nothing."
+        return "Here the pretrained encoder of cells is above all others."
     return f"So short a pretraining does not pay here: as good or better without it are {'; '.join(better)}."
 
 
