@@ -37,7 +37,8 @@ def add_verbs(verbs: Verbs) -> None:
         "count cells of two real samples, pretrain on a synthetic brain, in a few minutes",
         "Count the cells of two small real volumes with the shipped models and score them against the truth; "
         "write two synthetic brains, pretrain two small encoders on one, serve the one of cells, check that "
-        "HTTP, command line and Python give the same embeddings; leave a page with what came of it in DIR/index.html.",
+        "HTTP, command line and Python give the same embeddings; leave a page with what came of it in "
+        "DIR/index.html.",
         fill=_fill_demo,
     )
 

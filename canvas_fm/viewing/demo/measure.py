@@ -80,9 +80,13 @@ def view_of(folder: Path) -> MarkerView:
 
 
 def separability(
-    brains: tuple[Mapping[str, Path], Mapping[str, Path]], encoder: Encoder, autoencoder: Encoder, *, seed: int
+    brains: tuple[Mapping[str, Path], Mapping[str, Path]],
+    encoder: Encoder,
+    autoencoder: Encoder,
+    *,
+    seed: int,
 ) -> tuple[list[Interval], int, int]:
-    """Accuracy of a linear classifier of the marker, of encoders and simple features; cells fitted and scored.
+    """Accuracy of a linear classifier of the marker by features, and the numbers of cells fitted and scored.
 
     The same cells for all: those at which the larger crop lies inside the volume.
     """
