@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from canvas_fm.pipeline.fit_refiner import fit_refiner
     from canvas_fm.prepare.convert.convert import convert, destripe
     from canvas_fm.prepare.convert.preview import preview_conversion
+    from canvas_fm.prepare.stitch.stitch import stitch
     from canvas_fm.training.detector.adapt import adapt_detector
     from canvas_fm.training.detector.train import train_detector
     from canvas_fm.training.mae.pretrain import pretrain
@@ -64,6 +65,7 @@ _HOME = {
     "report": "canvas_fm.viewing.report.report",
     "refine": "canvas_fm.heads.refine.apply",
     "sample": "canvas_fm.data.sample",
+    "stitch": "canvas_fm.prepare.stitch.stitch",
     "sweep": "canvas_fm.training.sweep.sweep",
     "train_detector": "canvas_fm.training.detector.train",
     "write_phantom": "canvas_fm.data.phantom.phantom",
@@ -97,6 +99,7 @@ __all__ = [
     "refine",
     "report",
     "sample",
+    "stitch",
     "sweep",
     "train_detector",
     "write_phantom",

@@ -135,3 +135,23 @@ class ConvertOptions(DestripeOptions, FlatFieldOptions):
         if self.dark and not (self.flat_field or self.flat):
             raise ValueError("--dark goes with --flat or --flat-field")
         return self
+
+
+class StitchOptions(ConvertOptions):
+    """How tiles are placed and blended; the rest as for a conversion."""
+
+    positions: Annotated[Path | None, Flag("TABLE")] = Field(
+        None, description="table with the columns tile, z, y, x in voxels, in place of the folders' names"
+    )
+    keep_positions: bool = Field(
+        False, description="register nothing: tiles lie where they are stated, as for another channel"
+    )
+    max_shift: Annotated[int, Field(ge=1), Flag("VOXELS")] = Field(
+        32, description="farthest that a tile may lie from where it is stated"
+    )
+    min_correlation: Annotated[float, Field(gt=0, lt=1), Flag("R")] = Field(
+        0.3, description="overlaps that correlate less after registration are not trusted"
+    )
+    ramp: Annotated[Positive, Flag("VOXELS")] = Field(
+        64, description="voxels from a tile's border over which its weight rises to 1"
+    )

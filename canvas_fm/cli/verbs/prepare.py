@@ -1,4 +1,4 @@
-"""`convert` and `destripe`."""
+"""`convert`, `destripe` and `stitch`."""
 
 from __future__ import annotations
 
@@ -18,6 +18,17 @@ _STRIPES = (
     "stripe_foreground",
     "foreground_sigma",
     "wavelet",
+)
+_WRITING = (
+    "on_bad_chunk",
+    "missing_chunks",
+    "ome",
+    "levels",
+    "chunk_zyx",
+    "memory_gb",
+    "threads",
+    "skip_checksums",
+    "verify",
 )
 _FLAT = ("flat_field", "flat", "dark", "flat_planes", "flat_degree")
 
@@ -43,6 +54,16 @@ def add_verbs(verbs: Verbs) -> None:
         "plane. As `convert --destripe`. The same command again resumes.",
         fill=_fill_destripe,
     )
+    add_verb(
+        verbs,
+        "stitch",
+        run_stitch,
+        "put overlapping tiles together as one OME-Zarr",
+        "Place the overlapping z-stacks of SRC, folders X/X_Y/Z.tiff as SmartSPIM writes them or tiles that "
+        "a table names, by phase correlation and least squares, blend them and write OUT.zarr. The same "
+        "command again resumes.",
+        fill=_fill_stitch,
+    )
 
 
 def _fill_convert(convert: Parser) -> None:
@@ -67,6 +88,26 @@ def _fill(parser: Parser, also: tuple[str, ...]) -> None:
     plain = [name for name in ConvertOptions.model_fields if name not in corrections]
     parser.add_options("options", ConvertOptions, only=[*plain, *_FLAT, *also, *_STRIPES])
     add_json(parser)
+
+
+def _fill_stitch(stitch: Parser) -> None:
+    from canvas_fm.prepare.options import ConvertOptions, StitchOptions
+
+    stitch.add_argument("source", metavar="SRC", help="folder of the tiles of one channel")
+    stitch.add_argument("out", metavar="OUT.zarr", help="store to write")
+    own = [name for name in StitchOptions.model_fields if name not in ConvertOptions.model_fields]
+    stitch.add_options("options", StitchOptions, only=["voxel_um", "marker", *own, *_WRITING])
+    add_json(stitch)
+
+
+def run_stitch(args: argparse.Namespace) -> None:
+    from canvas_fm.cli.output import print_result, report_bad_chunks_by_path
+    from canvas_fm.prepare.stitch.stitch import stitch
+
+    done = stitch(args.source, args.out, **args.options.given).as_dict()
+    conversion = done.pop("conversion")
+    skipped = report_bad_chunks_by_path({str(args.source): list(conversion.pop("bad_chunks"))})
+    print_result(conversion | done, args.json, bad_chunks=skipped)
 
 
 def run_convert(args: argparse.Namespace) -> None:

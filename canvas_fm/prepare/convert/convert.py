@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -63,11 +63,24 @@ def convert(
     stays below `memory_gb` whatever the size. An OUT of the same source and options is taken as it is, any
     other is refused. Raises CanvasError with what to do, DamagedStore naming the file, StorageFull.
     """
-    began, out, opts = time.perf_counter(), Path(out), ConvertOptions.of(**options)
+    out, opts = Path(out), ConvertOptions.of(**options)
     _check_name(out)
-    opened = open_source(source, opts)
+    return convert_source(open_source(source, opts), out, opts, progress=progress)
+
+
+def convert_source(
+    opened: Source,
+    out: Path,
+    opts: ConvertOptions,
+    *,
+    progress: bool | None = None,
+    inputs: Mapping[str, Any] | None = None,
+) -> Conversion:
+    """`convert` of channels that are open; `inputs` are what else decides the result."""
+    began = time.perf_counter()
+    _check_name(out)
     layout = plan(opened, opts)
-    inputs = _inputs(opened, layout, opts)
+    inputs = _inputs(opened, layout, opts) | dict(inputs or {})
     digest = settings_sha256(inputs)
     planes = opened.shape_zyx[0] * layout.channels
     if not is_done(out, digest):

@@ -1,0 +1,1 @@
+"""Overlapping tiles of z-stacks put together as one volume."""

@@ -1,0 +1,125 @@
+"""Overlapping tiles as one OME-Zarr."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from canvas_fm.data.zyx import Zyx
+from canvas_fm.errors import CanvasError
+from canvas_fm.files.atomic import write_text_atomic
+from canvas_fm.files.options import takes
+from canvas_fm.prepare.convert.convert import Conversion, convert_source
+from canvas_fm.prepare.cores import usable_cores
+from canvas_fm.prepare.options import StitchOptions
+from canvas_fm.prepare.sources.source import Source
+from canvas_fm.prepare.stitch.fuse import FusedTiles
+from canvas_fm.prepare.stitch.offsets import Pair, Solution, measure_pair, overlapping, solve, unplaced
+from canvas_fm.prepare.stitch.report import report_stitching
+from canvas_fm.prepare.stitch.tiles import Tile, find_tiles
+from canvas_fm.progress import bar
+
+
+@dataclass(frozen=True)
+class Stitching:
+    """What was written, and how the tiles were placed.
+
+    `untrusted` are overlaps that tell nothing or contradict the rest, `unplaced` the tiles that only such
+    overlaps hold: they lie where the microscope says.
+    """
+
+    conversion: Conversion
+    positions_zyx: dict[str, Zyx]
+    overlaps: int
+    untrusted: tuple[str, ...]
+    unplaced: tuple[str, ...]
+    largest_shift_zyx: tuple[float, float, float]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self) | {"conversion": self.conversion.as_dict()}
+
+
+@takes(StitchOptions)
+def stitch(source: str | Path, out: str | Path, *, progress: bool | None = None, **options: Any) -> Stitching:
+    """Place overlapping tiles and write them as one OME-Zarr; the same call again resumes.
+
+    `source` is a folder `X/X_Y/Z.tiff` as SmartSPIM writes it, or with `positions` any folder of tiles. Each
+    overlapping pair is registered by phase correlation, all positions together by least squares, rounded to
+    whole voxels: no voxel is interpolated. Leaves `OUT.stitch.json`, `.png` and `.positions.csv`, the table
+    that places another channel with `positions` and `keep_positions`. Raises CanvasError, naming tiles that
+    overlap with no other.
+    """
+    path, out, opts = Path(source), Path(out), StitchOptions.of(**options)
+    tiles = find_tiles(path, opts)
+    pairs = overlapping(tiles)
+    solution = Solution(np.zeros((len(tiles), 3)), [], [])
+    if not opts.keep_positions:
+        with (
+            bar(f"register {path.name}", len(pairs), unit="overlaps", show=progress) as advance,
+            ThreadPoolExecutor(min(4, opts.threads or usable_cores())) as pool,
+        ):
+
+            def measured(pair: tuple[int, int]) -> Pair:
+                found = measure_pair(tiles, *pair, opts.max_shift)
+                advance()
+                return found
+
+            solution = solve(len(tiles), list(pool.map(measured, pairs)), opts.min_correlation)
+    placed = [
+        _moved(tile.position_zyx, shift) for tile, shift in zip(tiles, solution.shifts_zyx, strict=True)
+    ]
+    fused = FusedTiles(tiles, placed, opts.ramp)
+    files = list(dict.fromkeys(file for tile in tiles for file in tile.volume.files))
+    first = tiles[0].volume
+    if len(opts.marker) > 1:
+        raise CanvasError(f"--marker names {len(opts.marker)} markers; one channel is stitched at a time")
+    marker = opts.marker[0] if opts.marker else first.marker
+    opened = Source(path, [fused], ["channel 0"], [marker], first.voxel_um, files)
+    conversion = convert_source(
+        opened, out, opts, progress=progress, inputs={"positions_zyx": [list(place) for place in placed]}
+    )
+    loose = [] if opts.keep_positions else unplaced(len(tiles), solution.used)
+    found = Stitching(
+        conversion,
+        {tile.name: place for tile, place in zip(tiles, placed, strict=True)},
+        len(pairs),
+        tuple(_named(tiles, pair) for pair in solution.dropped),
+        tuple(tiles[i].name for i in loose),
+        tuple(float(n) for n in np.abs(solution.shifts_zyx).max(axis=0)),  # type: ignore[arg-type]
+    )
+    stem = out.with_suffix("")
+    write_text_atomic(stem.with_name(stem.name + ".positions.csv"), _table(tiles, placed))
+    report_stitching(found.as_dict(), tiles, solution, stem)
+    return found
+
+
+def _moved(position: Zyx, shift: np.ndarray) -> Zyx:
+    z, y, x = (int(p + np.rint(s)) for p, s in zip(position, shift, strict=True))
+    return z, y, x
+
+
+def _named(tiles: Sequence[Tile], pair: Pair) -> str:
+    return f"{tiles[pair.first].name} and {tiles[pair.second].name} (correlation {pair.correlation:.2f})"
+
+
+def _table(tiles: Sequence[Tile], placed: Sequence[Zyx]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["tile", "z", "y", "x"])
+    for tile, place in zip(tiles, placed, strict=True):
+        writer.writerow([_below(tile), *place])
+    return text.getvalue()
+
+
+def _below(tile: Tile) -> str:
+    """A tile by its path below SRC: `X/X_Y` for those of SmartSPIM."""
+    path = tile.volume.path
+    return f"{path.parent.name}/{path.name}" if path.name == tile.name and "/" not in tile.name else tile.name
