@@ -14,6 +14,8 @@ from torch.nn import functional as F
 
 from canvas_fm.models.config import ConvMixerConfig, LocalContrastConfig
 
+_PLANES = 16  # of patches whose voxels are squared at a time
+
 
 class Depthwise(nn.Conv3d):
     """Depthwise 3D convolution that preserves the size.
@@ -91,8 +93,12 @@ class LocalContrast(nn.Module):
     ) -> tuple[Float[Tensor, "b c pz py px"], Float[Tensor, "b c pz py px"]]:
         """Mean and standard deviation of the surround of each patch, in units of the window's rule."""
         with torch.autocast(voxels.device.type, enabled=False):
-            value = voxels.float() * self.config.width
-            mean, power = self._around(value), self._around(value * value)
+            means, powers = [], []
+            for planes in voxels.split(_PLANES * self.patch_zyx[0], dim=2):
+                value = planes.float() * self.config.width
+                means.append(F.avg_pool3d(value, self.patch_zyx))
+                powers.append(F.avg_pool3d(value * value, self.patch_zyx))
+            mean, power = self._around(torch.cat(means, dim=2)), self._around(torch.cat(powers, dim=2))
             return mean, (power - mean * mean).clamp_min(0).sqrt()
 
     def views(
@@ -110,9 +116,8 @@ class LocalContrast(nn.Module):
             views = [value / (value + 2), relative / (2 + relative.abs()), standard / (3 + standard.abs())]
             return torch.cat(views, dim=1)
 
-    def _around(self, value: Tensor) -> Tensor:
-        """Mean over the surround of each patch; voxels outside the volume are excluded."""
-        mean = F.avg_pool3d(value, self.patch_zyx)
+    def _around(self, mean: Tensor) -> Tensor:
+        """Mean of the patches' means over the surround of each; what lies outside the volume is excluded."""
         for axis, n in enumerate(self.config.surround_zyx):
             kernel = [n if a == axis else 1 for a in range(3)]
             half = [k // 2 for k in kernel]

@@ -8,16 +8,17 @@ logarithm of the blob's amplitude.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
-from jaxtyping import Float32
-from scipy.ndimage import maximum_filter
+from jaxtyping import Float32, Int
 
 from canvas_fm.data.volume.volume import Zyx, ZyxUm
 from canvas_fm.inference.detect.laplacian import log_reach, log_response
 from canvas_fm.models.checkpoint import AmplitudeConfig
 
 FLOOR = 0.05  # maxima of the smoothed heat below are no candidates, however bright
+_PLANES = 32  # whose response is held at a time
 _LEAST = 1e-3  # an amplitude below counts as this
 _NEAR_ZYX: Zyx = (1, 2, 2)  # the blob's middle lies within so many voxels of the heat's
 
@@ -37,11 +38,23 @@ class Amplitude:
         )
         return z, y, x
 
-    def near(self, voxels: Float32[np.ndarray, "z y x"]) -> Float32[np.ndarray, "z y x"]:
-        """Maximum amplitude near each voxel, in the config's unit."""
-        response = log_response(voxels, self.config.sigma_um, self.voxel_um)
-        response *= np.float32(self.config.unit)
-        return maximum_filter(response, [2 * n + 1 for n in _NEAR_ZYX], mode="nearest")
+    def near(
+        self, voxels: Float32[np.ndarray, "z y x"], places_zyx: Int[np.ndarray, "n 3"]
+    ) -> Float32[np.ndarray, " n"]:
+        """Maximum amplitude near each place, in the config's unit; planes without places are left out."""
+        found = np.empty(len(places_zyx), np.float32)
+        shape, reach = np.asarray(voxels.shape), np.asarray(self.reach_zyx)
+        offsets = np.array(list(product(*(range(-n, n + 1) for n in _NEAR_ZYX))))
+        slab = places_zyx[:, 0] // _PLANES
+        for number in np.unique(slab):
+            rows = np.flatnonzero(slab == number)
+            low = np.maximum(places_zyx[rows].min(axis=0) - reach, 0)
+            high = np.minimum(places_zyx[rows].max(axis=0) + reach + 1, shape)
+            box = voxels[tuple(map(slice, low, high))]
+            response = log_response(box, self.config.sigma_um, self.voxel_um)
+            around = np.clip(places_zyx[rows, None] + offsets, 0, shape - 1) - low
+            found[rows] = response[tuple(np.moveaxis(around, 2, 0))].max(axis=1)
+        return found * np.float32(self.config.unit)
 
     def join(
         self, heat: Float32[np.ndarray, " n"], amplitude: Float32[np.ndarray, " n"]

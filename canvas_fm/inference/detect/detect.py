@@ -25,7 +25,7 @@ from canvas_fm.models.training_volumes import training_volumes
 
 _log = logging.getLogger(__name__)
 
-TILE_ZYX: Zyx = TileOptions.of().tile_zyx
+TILE_ZYX: Zyx = (64, 384, 384)  # of a feature map around candidates
 
 
 @takes(DetectOptions)
@@ -148,9 +148,12 @@ def _job(
     windows = [volume.window_by(rule) for volume in volumes]
     radius: tuple[float, float, float] = (1.0, 1.0, 1.0)
     if min_distance_um is not None:
-        z, y, x = (min_distance_um / um for um in source.voxel_um)
-        radius = (z, y, x)
-    tile = [max(a, n // a * a) for n, a in zip(where.tile_zyx, heat.align_zyx, strict=True)]
+        um_z, um_y, um_x = source.voxel_um
+        radius = (min_distance_um / um_z, min_distance_um / um_y, min_distance_um / um_x)
+    tile = None
+    if where.tile_zyx is not None:
+        z, y, x = (max(a, n // a * a) for n, a in zip(where.tile_zyx, heat.align_zyx, strict=True))
+        tile = (z, y, x)
     inputs = settings | {
         "volumes": [volume_identity(volume) for volume in volumes],
         "windows": [list(window) for window in windows],
@@ -158,7 +161,6 @@ def _job(
         "resample_to_um": None if to_um is None else list(to_um),
         "region": [*box.start, *box.stop],
         "subvoxel": where.subvoxel,
-        "tile_zyx": tile,
     }
     about = {"volume": first.name, "voxel_um": " ".join(f"{um:g}" for um in first.voxel_um)}
     about |= {"marker": first.marker} if first.marker else {}
@@ -166,8 +168,9 @@ def _job(
     shape: Shape = "ball" if suppress_um is None else "box"
     job = Job(
         volumes, windows, to_um, heat, smooth_um, radius, shape, suppress_um, threshold, where.subvoxel, box,
-        (tile[0], tile[1], tile[2]), inputs, about | meta, amplitude, relative,
+        tile, inputs, about | meta, amplitude, relative,
     )  # fmt: skip
+    job.inputs["tile_zyx"] = list(job.tile_zyx or ())
     job.meta["inputs_sha256"] = job.digest()
     return job
 

@@ -30,7 +30,7 @@ from canvas_fm.inference.detect.local_maxima import (
 )
 from canvas_fm.inference.detect.relative import LEAST_HEAT, relative_scores
 from canvas_fm.inference.detect.resumable import ResumableTiles
-from canvas_fm.inference.detect.tiles import Box, Readable, Resampled, cut, whole
+from canvas_fm.inference.detect.tiles import Box, Readable, Resampled, cut, fit_tile, whole
 from canvas_fm.models.config import AmplitudeConfig, RelativeConfig
 from canvas_fm.progress import bar
 
@@ -52,6 +52,7 @@ class Job:
     """Everything that determines the cells of a volume; picklable.
 
     `radius_zyx` and `shape` are FindMaxima's; with `suppress_um` what is left is suppressed greedily besides.
+    A `tile_zyx` of None becomes what reads the fewest voxels twice in bounded memory.
     """
 
     volumes: list[Volume]
@@ -65,7 +66,7 @@ class Job:
     threshold: float
     subvoxel: bool
     region: Box
-    tile_zyx: Zyx
+    tile_zyx: Zyx | None
     inputs: dict[str, Any]
     meta: dict[str, str]
     amplitude: AmplitudeConfig | None = None
@@ -80,6 +81,12 @@ class Job:
         # Bright blobs, and the strongest of a dim brain, may pass with less heat: all are looked at first.
         floors = [FLOOR] * (self.joined is not None) + [LEAST_HEAT] * (self.relative is not None)
         self.least_heat = min(self.threshold, *floors) if floors else self.threshold
+        if self.tile_zyx is None:
+            reach = self.boxes(Box((0, 0, 0), (1, 1, 1)))[
+                0
+            ].stop  # one voxel and what counts on one side of it
+            z, y, x = (min(n, r) for n, r in zip(self.extent.size, reach, strict=True))
+            self.tile_zyx = fit_tile(self.extent.size, (z, y, x), self.heat.align_zyx)
         self.tiles = cut(self.region, self.tile_zyx)
         self._highest_of_zeros: float | None = None
 
@@ -105,7 +112,7 @@ class Job:
         maxima = self._found(local[core.holds(local + output_box.start)], heat, output_box)
         if self.joined is None or not len(maxima.score):
             return maxima
-        bright = self.joined.near(voxels[0])[tuple((maxima.maxima - read_box.start).T)]
+        bright = self.joined.near(voxels[0], maxima.maxima - read_box.start)
         return replace(maxima, score=self.joined.join(maxima.score, bright))
 
     def merge(self, found: Sequence[TileMaxima]) -> Points:

@@ -25,11 +25,15 @@ def log_response(
     Lengths are in µm, so planes that lie farther apart count no more than pixels. Borders are reflected.
     """
     sigma = [sigma_um / um for um in voxel_um]
-    response = np.zeros_like(voxels)
-    for axis in range(3):
-        part = voxels
-        for other in range(3):
-            order = 2 if other == axis else 0
-            part = gaussian_filter1d(part, sigma[other], axis=other, order=order, truncate=TRUNCATE)
-        response -= np.float32(sigma[axis] ** 2) * part
+
+    def along(part: np.ndarray, axis: int, order: int) -> np.ndarray:
+        blurred = gaussian_filter1d(part, sigma[axis], axis=axis, order=order, truncate=TRUNCATE)
+        return np.multiply(blurred, np.float32(-(sigma[axis] ** 2) if order else 1.0), out=blurred)
+
+    # Seven passes in place of nine: each axis' first blur serves the second derivatives along the others.
+    once = along(voxels, 2, 0)
+    across = along(once, 1, 2)
+    across += along(along(voxels, 2, 2), 1, 0)
+    response = along(along(once, 1, 0), 0, 2)
+    response += along(across, 0, 0)
     return response

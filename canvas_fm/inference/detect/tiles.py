@@ -16,6 +16,8 @@ from canvas_fm.errors import CanvasError
 if TYPE_CHECKING:
     from canvas_fm.data.volume.volume import Volume, Zyx, ZyxUm
 
+MOST_VOXELS = 48_000_000  # of a tile with its halo: about 1.5 GB
+_LEAST_SIDE = 32  # of a tile, in voxels
 Region = tuple[int, int, int, int, int, int]
 
 
@@ -87,6 +89,27 @@ def cut(region: Box, tile_zyx: Zyx) -> list[Box]:
         edges = [a, *range((a // n + 1) * n, b, n), b]
         axes.append(list(pairwise(edges)))
     return [Box((z[0], y[0], x[0]), (z[1], y[1], x[1])) for z, y, x in product(*axes)]
+
+
+def fit_tile(
+    extent_zyx: Zyx, reach_zyx: Zyx, align_zyx: Zyx, most_voxels: int = MOST_VOXELS
+) -> tuple[int, int, int]:
+    """The tile by which a volume is read with the fewest voxels read twice.
+
+    Of those that hold at most `most_voxels` with `reach_zyx` on each side, whole multiples of `align_zyx`;
+    the largest at a tie. One that is needed is taken even where it is above.
+    """
+    axes = []
+    for n, reach, align in zip(extent_zyx, reach_zyx, align_zyx, strict=True):
+        parts = np.arange(1, -(-n // max(align, _LEAST_SIDE)) + 1)
+        size = np.ceil(np.ceil(n / parts) / align).astype(int) * align
+        parts = np.ceil(n / size).astype(int)
+        axes.append((size, np.minimum(size + 2 * reach, n), (n + 2 * reach * (parts - 1)) / n))
+    held = axes[0][1][:, None, None] * axes[1][1][:, None] * axes[2][1]
+    cost = axes[0][2][:, None, None] * axes[1][2][:, None] * axes[2][2]
+    allowed = np.where(held <= max(most_voxels, held.min()), cost, np.inf)
+    z, y, x = np.unravel_index(np.argmin(allowed), allowed.shape)
+    return int(axes[0][0][z]), int(axes[1][0][y]), int(axes[2][0][x])
 
 
 @runtime_checkable

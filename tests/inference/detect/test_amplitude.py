@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, maximum_filter
 
 from canvas_fm.data.volume.volume import Volume, WindowRule
 from canvas_fm.inference.detect.amplitude import Amplitude
 from canvas_fm.inference.detect.detect import detect
+from canvas_fm.inference.detect.laplacian import log_response
 from canvas_fm.models.checkpoint import AmplitudeConfig, load, save_detector
 from canvas_fm.models.convmixer import ConvMixerConfig, HeatMapNet
 
@@ -75,11 +76,25 @@ def test_amplitude_is_in_medians_and_looks_no_farther_than_it_says():
     amplitude = Amplitude(CONFIG, VOXEL_UM)
     voxels = np.zeros((40, 60, 60), np.float32)
     voxels[20, 30, 30] = 1.0
-    near = amplitude.near(gaussian_filter(voxels, (1, 2, 2)) / 64)
-    double = amplitude.near(gaussian_filter(2 * voxels, (1, 2, 2)) / 64)
-    np.testing.assert_allclose(double.max(), 2 * near.max(), rtol=1e-5)
-    assert np.unravel_index(near.argmax(), near.shape)[0] in (19, 20, 21)
+    everywhere = np.argwhere(np.ones_like(voxels))
+
+    def near(field: np.ndarray) -> np.ndarray:
+        return amplitude.near(field, everywhere).reshape(field.shape)
+
+    single = near(gaussian_filter(voxels, (1, 2, 2)) / 64)
+    double = near(gaussian_filter(2 * voxels, (1, 2, 2)) / 64)
+    np.testing.assert_allclose(double.max(), 2 * single.max(), rtol=1e-5)
+    assert np.unravel_index(single.argmax(), single.shape)[0] in (19, 20, 21)
     z, y, x = amplitude.reach_zyx
-    far = amplitude.near(voxels)
+    far = near(voxels)
     far[20 - z : 21 + z, 30 - y : 31 + y, 30 - x : 31 + x] = 0
     assert not far.any()
+
+
+def test_amplitude_at_places_is_that_of_the_whole_response():
+    amplitude, random = Amplitude(CONFIG, VOXEL_UM), np.random.default_rng(0)
+    voxels = random.random((70, 40, 44), np.float32)
+    whole = maximum_filter(64 * log_response(voxels, 4.0, VOXEL_UM), (3, 5, 5), mode="nearest")
+    corners = np.argwhere(np.ones((2, 2, 2))) * (np.array(voxels.shape) - 1)
+    places = np.concatenate([corners, random.integers(0, voxels.shape, (50, 3))])
+    np.testing.assert_allclose(amplitude.near(voxels, places), whole[tuple(places.T)], atol=1e-4)

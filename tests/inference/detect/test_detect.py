@@ -19,7 +19,7 @@ from canvas_fm.inference.detect.detection_job import just_below, plan, run
 from canvas_fm.inference.detect.detector_features import detector_features
 from canvas_fm.inference.detect.laplacian import log_reach, log_response
 from canvas_fm.inference.detect.local_maxima import find_maxima
-from canvas_fm.inference.detect.tiles import Resampled, as_region, cut, whole
+from canvas_fm.inference.detect.tiles import Resampled, as_region, cut, fit_tile, whole
 from canvas_fm.models.checkpoint import load, save_detector
 from canvas_fm.models.convmixer import ConvMixerConfig, HeatMapNet
 
@@ -236,6 +236,22 @@ def test_a_finished_file_whose_rows_were_changed_is_not_taken_as_done(detector, 
     unhashed = {key: value for key, value in points.meta.items() if key != "rows_sha256"}
     Points(points.zyx, points.columns, unhashed).write(out)  # as earlier versions wrote it
     assert len(detect(detector, volume, out=out, threshold=0.3)) == len(points)
+
+
+def test_a_tile_reads_the_fewest_voxels_twice_in_bounded_memory():
+    assert fit_tile((200, 400, 400), (9, 32, 32), (1, 4, 4), 40_000_000) == (200, 400, 400)
+    extent, reach = (1000, 4000, 3000), (9, 32, 32)
+    tile = fit_tile(extent, reach, (1, 4, 4), 24_000_000)
+
+    def cost(tile):
+        return np.prod(
+            [1 + 2 * r * (-(-n // t) - 1) / n for n, t, r in zip(extent, tile, reach, strict=True)]
+        )
+
+    assert np.prod([t + 2 * r for t, r in zip(tile, reach, strict=True)]) <= 24_000_000
+    assert cost(tile) < min(cost((64, 384, 384)), cost((100, 384, 384)), cost((32, 600, 600)))
+    assert all(t % a == 0 for t, a in zip(tile, (1, 4, 4), strict=True))
+    assert fit_tile(extent, reach, (1, 4, 4), 1) == (32, 32, 32)
 
 
 def test_a_plan_counts_tiles_bytes_and_minutes(detector, volume):
