@@ -1,0 +1,1 @@
+"""Groups of brains compared region by region; a brain is one sample."""

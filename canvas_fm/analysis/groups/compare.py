@@ -1,0 +1,182 @@
+"""Differences between two groups of brains per region: effect, interval, p-value, power of the next study."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Float64
+from scipy import stats
+
+from canvas_fm.analysis.groups.study import Study
+from canvas_fm.errors import CanvasError, MissingExtra
+
+Model = Literal["welch", "negative-binomial"]
+_MOST = 200  # brains a group that a next study is planned with
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Group `second` over `first`, one entry a region.
+
+    `log2_fold` with its 95 % interval `low`, `high`; `hedges_g` in deviations between brains; `q_value` by
+    Benjamini and Hochberg. `power` is that of this study for the fold change `planned_fold`, and
+    `brains_needed` a group for 80 %.
+    """
+
+    first: str
+    second: str
+    study: Study
+    tested: Bool[np.ndarray, " r"]
+    mean_first: Float64[np.ndarray, " r"]
+    mean_second: Float64[np.ndarray, " r"]
+    log2_fold: Float64[np.ndarray, " r"]
+    low: Float64[np.ndarray, " r"]
+    high: Float64[np.ndarray, " r"]
+    hedges_g: Float64[np.ndarray, " r"]
+    p_value: Float64[np.ndarray, " r"]
+    q_value: Float64[np.ndarray, " r"]
+    power: Float64[np.ndarray, " r"]
+    brains_needed: Float64[np.ndarray, " r"]
+    planned_fold: float
+    model: Model
+
+    def table(self) -> dict[str, np.ndarray]:
+        """Columns of one row a tested region."""
+        at = np.flatnonzero(self.tested)
+        text = {"first": self.first, "second": self.second}
+        return {
+            "id": self.study.ids[at],
+            "name": np.array(self.study.names, np.str_)[at],
+            "acronym": np.array(self.study.acronyms, np.str_)[at],
+            **{key: np.full(len(at), value) for key, value in text.items()},
+            "density_first": self.mean_first[at],
+            "density_second": self.mean_second[at],
+            "log2_fold": self.log2_fold[at],
+            "log2_fold_low": self.low[at],
+            "log2_fold_high": self.high[at],
+            "hedges_g": self.hedges_g[at],
+            "p_value": self.p_value[at],
+            "q_value": self.q_value[at],
+            "power": self.power[at],
+            "brains_needed": self.brains_needed[at],
+        }
+
+
+def compare_groups(
+    study: Study,
+    first: str,
+    second: str,
+    *,
+    model: Model = "welch",
+    min_count: float = 10.0,
+    planned_fold: float = 1.5,
+) -> Comparison:
+    """Compare densities of two groups, brains being the samples.
+
+    `welch`: Welch's t-test of log densities, half a cell added. `negative-binomial`: a generalised linear
+    model of the counts with volume as exposure, the dispersion between brains estimated, and Student's t for
+    few brains.
+    Regions with fewer than `min_count` cells in the mean brain, or without a volume, are not tested.
+    """
+    for group in (first, second):
+        if group not in study.groups:
+            raise CanvasError(
+                f"there is no group {group}; the study has {', '.join(sorted(set(study.groups)))}"
+            )
+    if not planned_fold > 1:
+        raise CanvasError(f"the planned fold change is {planned_fold}; expected a number above 1")
+    a, b = study.of(first), study.of(second)
+    either = a | b
+    tested = (study.count[either].mean(0) >= min_count) & (study.volume_mm3[either] > 0).all(0)
+    volume = np.where(study.volume_mm3 > 0, study.volume_mm3, np.nan)
+    density = study.count / volume
+    log = np.log2((study.count + 0.5) / volume)
+    found = _welch(log[a], log[b])
+    if model == "negative-binomial":
+        for region in np.flatnonzero(tested):
+            counts, exposure = study.count[either, region], volume[either, region]
+            values = _negative_binomial(counts, exposure, b[either])
+            for key, value in zip(("effect", "low", "high", "p"), values, strict=True):
+                found[key][region] = value
+    p = np.where(tested, found["p"], np.nan)
+    power, needed = _power(found["deviation"], int(a.sum()), int(b.sum()), float(np.log2(planned_fold)))
+    return Comparison(
+        first, second, study, tested, density[a].mean(0), density[b].mean(0), found["effect"], found["low"],
+        found["high"], found["g"], p, benjamini_hochberg(p), power, needed, planned_fold, model,
+    )  # fmt: skip
+
+
+def _welch(a: Float64[np.ndarray, "n r"], b: Float64[np.ndarray, "m r"]) -> dict[str, np.ndarray]:
+    n, m = len(a), len(b)
+    effect = b.mean(0) - a.mean(0)
+    part_a, part_b = a.var(0, ddof=1) / n, b.var(0, ddof=1) / m
+    error = np.sqrt(part_a + part_b)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        freedom = (part_a + part_b) ** 2 / (part_a**2 / (n - 1) + part_b**2 / (m - 1))
+        p = np.where(error > 0, 2 * stats.t.sf(np.abs(effect) / error, freedom), 1.0)
+        half = np.where(error > 0, stats.t.ppf(0.975, freedom) * error, 0.0)
+        deviation = np.sqrt(((n - 1) * a.var(0, ddof=1) + (m - 1) * b.var(0, ddof=1)) / (n + m - 2))
+        g = effect / deviation * (1 - 3 / (4 * (n + m) - 9))
+    return {
+        "effect": effect,
+        "low": effect - half,
+        "high": effect + half,
+        "p": p,
+        "g": g,
+        "deviation": deviation,
+    }
+
+
+def _negative_binomial(
+    count: Float64[np.ndarray, " b"], volume: Float64[np.ndarray, " b"], second: Bool[np.ndarray, " b"]
+) -> tuple[float, float, float, float]:
+    """log2 fold change, its interval, and p-value of one region."""
+    try:
+        import statsmodels.api as sm
+    except ImportError as problem:
+        raise MissingExtra("statsmodels", "stats", "a negative-binomial model") from problem
+    whole, rate = np.rint(count), count.sum() / volume.sum()
+    expected = volume * np.where(second, _rate(count, volume, second), _rate(count, volume, ~second))
+    freedom = len(count) - 2
+    # Dispersion by moments: what the counts vary beyond Poisson about their group's rate.
+    extra = np.sum(((count - expected) ** 2 - expected) / np.maximum(expected, rate * 1e-9) ** 2) / freedom
+    family = sm.families.NegativeBinomial(alpha=max(float(extra), 1e-6))
+    design = np.column_stack([np.ones(len(count)), second])
+    fit = sm.GLM(whole, design, family=family, offset=np.log(volume)).fit(scale="X2")
+    effect, error = float(fit.params[1]), float(fit.bse[1])
+    half, p = stats.t.ppf(0.975, freedom) * error, 2 * stats.t.sf(abs(effect) / error, freedom)
+    bits = np.log(2)
+    return effect / bits, (effect - half) / bits, (effect + half) / bits, float(p)
+
+
+def _rate(count: np.ndarray, volume: np.ndarray, group: np.ndarray) -> float:
+    return float(max(count[group].sum(), 0.5) / volume[group].sum())
+
+
+def benjamini_hochberg(p: Float64[np.ndarray, " r"]) -> Float64[np.ndarray, " r"]:
+    """p-values corrected for the false discovery rate; NaN stays NaN and is not counted."""
+    q = np.full(len(p), np.nan)
+    real = np.flatnonzero(~np.isnan(p))
+    order = real[np.argsort(p[real])]
+    scaled = p[order] * len(order) / np.arange(1, len(order) + 1)
+    q[order] = np.minimum(np.minimum.accumulate(scaled[::-1])[::-1], 1.0)
+    return q
+
+
+def _power(
+    deviation: Float64[np.ndarray, " r"], n: int, m: int, effect: float
+) -> tuple[Float64[np.ndarray, " r"], Float64[np.ndarray, " r"]]:
+    """Power of a two-sided t-test at 5 % for this effect, and the brains a group that give 80 %."""
+    safe = np.where(deviation > 0, deviation, np.nan)
+
+    def of(first: int, second: int) -> np.ndarray:
+        freedom = first + second - 2
+        shift = effect / (safe * np.sqrt(1 / first + 1 / second))
+        return stats.nct.sf(stats.t.ppf(0.975, freedom), freedom, shift)
+
+    needed = np.full(len(deviation), np.nan)
+    for size in range(2, _MOST + 1):
+        needed[np.isnan(needed) & (of(size, size) >= 0.8)] = size
+    return of(n, m), needed

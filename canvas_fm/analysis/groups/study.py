@@ -1,0 +1,128 @@
+"""A study: brains, their groups, and their counts per region."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+from canvas_fm.errors import CanvasError
+
+_NEEDED = ("brain", "group", "regions")
+_OF_REGIONS = ("id", "name", "count", "volume_mm3")
+
+
+@dataclass(frozen=True)
+class Study:
+    """Counts and volumes in mm³ of brains × regions; regions are those that every brain has."""
+
+    brains: tuple[str, ...]
+    groups: tuple[str, ...]
+    ids: Int64[np.ndarray, " r"]
+    names: tuple[str, ...]
+    acronyms: tuple[str, ...]
+    count: Float64[np.ndarray, "b r"]
+    volume_mm3: Float64[np.ndarray, "b r"]
+
+    def __post_init__(self) -> None:
+        if twice := [name for name, times in Counter(self.brains).items() if times > 1]:
+            raise CanvasError(
+                f"the brain {twice[0]} is in more than one row; a brain is one sample, however many cells, "
+                "sections or files it has: sum them up into one regions file first"
+            )
+        sizes = Counter(self.groups)
+        if len(sizes) < 2:
+            raise CanvasError(f"the study has one group, {self.groups[0]}; two or more are compared")
+        if alone := [name for name, times in sizes.items() if times < 2]:
+            raise CanvasError(
+                f"the group {alone[0]} has one brain; how much brains differ is not known from one: "
+                "expected two at the least, better four or more"
+            )
+
+    def of(self, group: str) -> np.ndarray:
+        """Mask of a group's brains."""
+        return np.array([one == group for one in self.groups])
+
+
+def read_study(
+    path: str | Path, *, channel: str | None = None, hemisphere: str = "both", own: bool = False
+) -> Study:
+    """A CSV with the columns brain, group and regions: the table that `canvas-fm regions` wrote of the brain.
+
+    Paths are relative to the file. `own` takes each region without its children.
+    """
+    path = Path(path)
+    rows = _rows(path)
+    if missing := [name for name in _NEEDED if not rows or name not in rows[0]]:
+        found = ", ".join(rows[0]) if rows else "no rows"
+        raise CanvasError(
+            f"{path} has no column {missing[0]}; found {found}. expected a row a brain: brain, group, regions"
+        )
+    if blank := next((at for at, row in enumerate(rows) if not all(row[name] for name in _NEEDED)), None):
+        raise CanvasError(f"{path}: row {blank + 1} lacks its brain, group or regions file")
+    tables = [_regions(path.parent / row["regions"], channel, hemisphere, own) for row in rows]
+    shared = sorted(set.intersection(*(set(table) for table in tables)))
+    if not shared:
+        raise CanvasError(f"{path}: no region is in the tables of all brains; are they of one atlas?")
+    return Study(
+        tuple(row["brain"] for row in rows),
+        tuple(row["group"] for row in rows),
+        np.array(shared, np.int64),
+        tuple(tables[0][one][0] for one in shared),
+        tuple(tables[0][one][1] for one in shared),
+        np.array([[table[one][2] for one in shared] for table in tables], np.float64),
+        np.array([[table[one][3] for one in shared] for table in tables], np.float64),
+    )
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    if not path.is_file():
+        raise CanvasError(f"there is no file {path}")
+    lines = [one for one in path.read_text(encoding="utf-8-sig").splitlines() if one and one[0] != "#"]
+    delimiter = max(",;\t", key=lines[0].count) if lines else ","
+    return [
+        {str(key).strip(): str(value or "").strip() for key, value in row.items()}
+        for row in csv.DictReader(lines, delimiter=delimiter)
+    ]
+
+
+def _regions(
+    path: Path, channel: str | None, hemisphere: str, own: bool
+) -> Mapping[int, tuple[str, str, float, float]]:
+    """Name, acronym, count and volume by id."""
+    rows = _rows(path)
+    columns: Sequence[str] = list(rows[0]) if rows else []
+    if {"z", "y", "x"} <= set(columns):
+        raise CanvasError(
+            f"{path} is a table of cells. Cells of one brain are not independent samples: counting them as "
+            "such finds differences where there are none. Count them per region first (canvas-fm regions)"
+        )
+    if missing := [name for name in _OF_REGIONS if name not in columns]:
+        raise CanvasError(f"{path} has no column {missing[0]}; give a table that canvas-fm regions wrote")
+    channels = sorted({row.get("channel", "") for row in rows})
+    if channel is None and len(channels) > 1:
+        raise CanvasError(f"{path} has the channels {', '.join(channels)}; choose one with --channel")
+    if channel is not None and channel not in channels:
+        raise CanvasError(f"{path} has no channel {channel}; found {', '.join(channels)}")
+    count, volume = ("own_count", "own_volume_mm3") if own else ("count", "volume_mm3")
+    found = {}
+    for row in rows:
+        if (channel is None or row.get("channel", "") == channel) and row.get(
+            "hemisphere", "both"
+        ) == hemisphere:
+            try:
+                found[int(row["id"])] = (
+                    row["name"], row.get("acronym") or row["name"], float(row[count]), float(row[volume])
+                )  # fmt: skip
+            except ValueError as problem:
+                raise CanvasError(
+                    f"{path}: {problem}; expected numbers in id, {count}, {volume}"
+                ) from problem
+    if not found:
+        raise CanvasError(f"{path} has no rows of the hemisphere {hemisphere}")
+    return found

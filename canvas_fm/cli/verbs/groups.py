@@ -1,0 +1,92 @@
+"""Verb `groups`: groups of brains compared region by region."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from canvas_fm.cli.parser import Parser, Verbs, add_json, add_verb, positive_float
+
+
+def add_verbs(verbs: Verbs) -> None:
+    add_verb(
+        verbs,
+        "groups",
+        run_groups,
+        "compare groups of brains per region: effects, intervals, corrected p-values, power",
+        "STUDY.csv has a row a brain: brain, group, and regions, the file that `canvas-fm regions` wrote. "
+        "Per region: fold change with 95 % interval, Hedges' g, p-value and q-value (Benjamini and Hochberg), "
+        "power of this study and brains that the next one needs. A brain is one sample, whatever it has of cells.",
+        fill=_fill,
+    )
+
+
+def _fill(parser: Parser) -> None:
+    parser.add_argument("study", metavar="STUDY.csv", help="columns brain, group, regions")
+    parser.add_argument("--out", required=True, metavar="GROUPS.csv", help="table to write")
+    parser.add_argument("--reference", metavar="GROUP", help="the control group; default: the first row's")
+    parser.add_argument(
+        "--model",
+        choices=["welch", "negative-binomial"],
+        default="welch",
+        help="t-test of log densities, or a model of counts (pip install 'canvas-fm[stats]'); default welch",
+    )
+    parser.add_argument("--channel", metavar="NAME", help="of the regions files, where there are several")
+    parser.add_argument(
+        "--hemisphere", choices=["both", "left", "right"], default="both", help="default both"
+    )
+    parser.add_argument("--own", action="store_true", help="each region without its children")
+    parser.add_argument(
+        "--min-count",
+        type=float,
+        default=10,
+        metavar="N",
+        help="cells of the mean brain to test a region; 10",
+    )
+    parser.add_argument(
+        "--planned-fold", type=positive_float, default=1.5, metavar="N",
+        help="fold change that power is worked out for; default 1.5",
+    )  # fmt: skip
+    parser.add_argument("--volcano", metavar="FIG.png", help="volcano plot of the first comparison")
+    parser.add_argument("--heat-map", metavar="FIG.png", help="regions by brains")
+    add_json(parser)
+
+
+def run_groups(args: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    import numpy as np
+
+    from canvas_fm.analysis.groups.compare import compare_groups
+    from canvas_fm.analysis.groups.figures import region_heat_map, volcano
+    from canvas_fm.analysis.groups.study import read_study
+    from canvas_fm.cli.output import print_result
+    from canvas_fm.data.points.tables import write_csv
+
+    study = read_study(args.study, channel=args.channel, hemisphere=args.hemisphere, own=args.own)
+    reference = args.reference or study.groups[0]
+    others = [one for one in dict.fromkeys(study.groups) if one != reference]
+    options: dict[str, Any] = {
+        "model": args.model, "min_count": args.min_count, "planned_fold": args.planned_fold
+    }  # fmt: skip
+    found = [compare_groups(study, reference, other, **options) for other in others]
+    tables = [one.table() for one in found]
+    write_csv(Path(args.out), {key: np.concatenate([one[key] for one in tables]) for key in tables[0]}, {})
+    if args.volcano is not None:
+        volcano(found[0], args.volcano)
+    if args.heat_map is not None:
+        region_heat_map(study, found[0], args.heat_map)
+    result = {
+        "written": args.out,
+        "brains": {group: study.groups.count(group) for group in dict.fromkeys(study.groups)},
+        "comparisons": [
+            {
+                "groups": f"{one.second} over {one.first}",
+                "regions_tested": int(one.tested.sum()),
+                "regions_q_below_5_percent": int((one.q_value < 0.05).sum()),
+                "median_power": float(np.nanmedian(one.power[one.tested])) if one.tested.any() else None,
+            }
+            for one in found
+        ],
+    }
+    print_result(result, args.json)

@@ -1,0 +1,154 @@
+"""Groups of brains: independent oracles, false positives of simulated studies, refusals."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from canvas_fm.analysis.groups.compare import benjamini_hochberg, compare_groups
+from canvas_fm.analysis.groups.study import Study, read_study
+from canvas_fm.errors import CanvasError
+
+REGIONS = 60
+
+
+def study(seed: int, fold: float = 1.0, brains: int = 4, spread: float = 0.3) -> Study:
+    """Brains differ by 30 %; in the first ten regions group b has `fold` times the cells."""
+    random = np.random.default_rng(seed)
+    rate = random.uniform(50, 2000, REGIONS)
+    expected = rate * np.exp(random.normal(0, spread, (2 * brains, REGIONS)))
+    expected[brains:, :10] *= fold
+    return Study(
+        tuple(f"m{k}" for k in range(2 * brains)), ("a",) * brains + ("b",) * brains,
+        np.arange(1, REGIONS + 1), tuple(map(str, range(REGIONS))), tuple(map(str, range(REGIONS))),
+        random.poisson(expected).astype(float), random.uniform(0.9, 1.1, expected.shape),
+    )  # fmt: skip
+
+
+def test_welch_is_scipys():
+    one = study(0, fold=3)
+    found = compare_groups(one, "a", "b")
+    log = np.log2((one.count + 0.5) / one.volume_mm3)
+    theirs = stats.ttest_ind(log[4:], log[:4], equal_var=False)
+    assert found.p_value == pytest.approx(theirs.pvalue)
+    interval = theirs.confidence_interval()
+    assert found.low == pytest.approx(interval.low)
+    assert found.high == pytest.approx(interval.high)
+    assert found.q_value == pytest.approx(stats.false_discovery_control(theirs.pvalue))
+    assert np.median(found.log2_fold[:10]) == pytest.approx(np.log2(3), abs=0.3)
+
+
+def test_corrected_p_values_leave_untested_regions_out():
+    assert benjamini_hochberg(np.array([0.01, np.nan, 0.04, 0.03])).tolist() == pytest.approx(
+        [0.03, np.nan, 0.04, 0.04], nan_ok=True
+    )
+    few = study(1)
+    few.count[:, 5] = 3
+    found = compare_groups(few, "a", "b", min_count=10)
+    assert np.isnan(found.q_value[5])
+    assert len(found.table()["id"]) == REGIONS - 1
+
+
+def test_power_is_what_simulated_studies_find():
+    """Of regions that truly differ 2-fold, the share found at 5 % is the power that was stated."""
+    stated, found = [], []
+    for seed in range(40):
+        one = compare_groups(study(seed, fold=2.0), "a", "b", planned_fold=2.0)
+        stated.append(one.power[:10].mean())
+        found.append((one.p_value[:10] < 0.05).mean())
+    assert np.mean(found) == pytest.approx(np.mean(stated), abs=0.08)
+    assert np.nanmedian(one.brains_needed[:10]) <= 8
+
+
+def test_false_positives_of_500_studies():
+    """Without an effect at most 5 % of studies find a region after correction (3 standard errors allowed).
+
+    Cells as samples find something in nearly every study.
+    """
+    brains, cells = 0, 0
+    for seed in range(500):
+        one = study(seed)
+        brains += bool((compare_groups(one, "a", "b").q_value < 0.05).any())
+        a, b = one.count[:4].sum(0), one.count[4:].sum(0)
+        p = 2 * stats.norm.sf(np.abs(a - b) / np.sqrt(a + b))
+        cells += bool((stats.false_discovery_control(p) < 0.05).any())
+    print(f"studies with a false region: {brains} of 500 with brains as samples, {cells} with cells")
+    assert brains <= 25 + 3 * np.sqrt(500 * 0.05 * 0.95)
+    assert cells >= 450
+
+
+def test_the_negative_binomial_model():
+    pytest.importorskip("statsmodels")
+    effect = compare_groups(study(3, fold=3), "a", "b", model="negative-binomial")
+    assert (effect.p_value[:10] < 0.05).mean() > 0.7
+    assert np.median(effect.log2_fold[:10]) == pytest.approx(np.log2(3), abs=0.3)
+    false = [compare_groups(study(seed), "a", "b", model="negative-binomial").p_value for seed in range(15)]
+    assert (np.array(false) < 0.05).mean() < 0.075
+    assert ((effect.low <= effect.log2_fold) & (effect.log2_fold <= effect.high)).all()
+
+
+def write(folder, brains, groups, seed=0):
+    one = study(seed, fold=4)
+    rows = []
+    for at, (brain, group) in enumerate(zip(brains, groups, strict=True)):
+        text = "id,name,acronym,channel,hemisphere,count,volume_mm3,own_count,own_volume_mm3\n"
+        for region in range(REGIONS):
+            values = one.count[at, region], one.volume_mm3[at, region]
+            text += f"{region + 1},Region {region},R{region},c,both,{values[0]},{values[1]},1,1\n"
+        (folder / f"{brain}.csv").write_text(text, encoding="utf-8")
+        rows.append(f"{brain},{group},{brain}.csv\n")
+    (folder / "study.csv").write_text("brain,group,regions\n" + "".join(rows), encoding="utf-8")
+    return folder / "study.csv"
+
+
+def test_on_the_command_line(tmp_path, capsys):
+    import pandas
+
+    from canvas_fm.cli import main
+
+    path = write(tmp_path, [f"m{k}" for k in range(8)], ["ctrl"] * 4 + ["drug"] * 4)
+    out, figures = tmp_path / "groups.csv", [tmp_path / "v.png", tmp_path / "h.png"]
+    words = [
+        "groups",
+        str(path),
+        "--out",
+        str(out),
+        "--volcano",
+        str(figures[0]),
+        "--heat-map",
+        str(figures[1]),
+    ]
+    assert main([*words, "--json"]) == 0, capsys.readouterr().err
+    said = json.loads(capsys.readouterr().out)
+    table = pandas.read_csv(out)
+    assert said["brains"] == {"ctrl": 4, "drug": 4}
+    assert said["comparisons"][0]["regions_q_below_5_percent"] == (table.q_value < 0.05).sum() >= 6
+    assert set(table.second) == {"drug"}
+    assert all(one.read_bytes().startswith(b"\x89PNG") for one in figures)
+
+
+def test_bad_studies_are_refused(tmp_path):
+    for brains, groups, sentence in [
+        (["m0", "m1", "m2"], ["a", "a", "b"], "the group b has one brain"),
+        (
+            ["m0", "m1", "m1", "m3"],
+            ["a", "a", "b", "b"],
+            "the brain m1 is in more than one row; a brain is one",
+        ),
+        (["m0", "m1"], ["a", "a"], "one group"),
+    ]:
+        path = write(tmp_path, brains, groups)
+        with pytest.raises(CanvasError, match=sentence):
+            read_study(path)
+    path = write(tmp_path, ["m0", "m1", "m2", "m3"], ["a", "a", "b", "b"])
+    with pytest.raises(CanvasError, match="no channel d"):
+        read_study(path, channel="d")
+    (tmp_path / "m2.csv").write_text("z,y,x,score\n1,2,3,4\n", encoding="utf-8")
+    with pytest.raises(CanvasError, match="Cells of one brain are not independent samples"):
+        read_study(path)
+    path.write_text("mouse,group\nm0,a\n", encoding="utf-8")
+    with pytest.raises(CanvasError, match="has no column brain"):
+        read_study(path)
