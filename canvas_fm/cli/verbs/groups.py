@@ -15,8 +15,8 @@ def add_verbs(verbs: Verbs) -> None:
         run_groups,
         "compare groups of brains per region: effects, intervals, corrected p-values, power",
         "STUDY.csv has a row a brain: brain, group, and regions, the file that `canvas-fm regions` wrote. "
-        "Per region: fold change with 95 % interval, Hedges' g, p-value and q-value (Benjamini and Hochberg), "
-        "power of this study and brains that the next one needs. A brain is one sample, whatever it has of cells.",
+        "Per region: fold change with 95 % interval, Hedges' g, p-value, q-value (Benjamini and Hochberg), "
+        "power of this study, size of the next one. A brain is one sample, however many cells it has.",
         fill=_fill,
     )
 
