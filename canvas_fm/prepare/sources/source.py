@@ -21,6 +21,7 @@ from canvas_fm.errors import CanvasError
 from canvas_fm.prepare.options import ConvertOptions
 from canvas_fm.prepare.sources.bioio_file import BIOIO, open_bioio
 from canvas_fm.prepare.sources.hdf5 import HDF5, open_hdf5
+from canvas_fm.prepare.sources.tensorstore_folder import find_folder, open_folder
 from canvas_fm.prepare.sources.voxels import Opened, Voxels
 
 
@@ -71,7 +72,11 @@ def open_source(path: str | Path, options: ConvertOptions) -> Source:
     if not path.exists() and in_tar(path) is None:
         raise CanvasError(f"{path} does not exist")
     if suffix in (*HDF5, *BIOIO):
-        source = _opened(path, (open_hdf5 if suffix in HDF5 else open_bioio)(path, options), options)
+        opened = (open_hdf5 if suffix in HDF5 else open_bioio)(path, options)
+        source = _opened(path, opened, options, [path])
+    elif (found := find_folder(path)) is not None:
+        files = sorted(file for file in found.folder.rglob("*") if file.is_file())
+        source = _opened(path, open_folder(path, found, options), options, files)
     else:
         source = _volumes(path, options)
     _check_alike(source)
@@ -90,7 +95,7 @@ def _volumes(path: Path, options: ConvertOptions) -> Source:
     return Source(path, volumes, names, _markers(stated, options), volumes[0].voxel_um, files)
 
 
-def _opened(path: Path, opened: Opened, options: ConvertOptions) -> Source:
+def _opened(path: Path, opened: Opened, options: ConvertOptions, files: Sequence[Path]) -> Source:
     voxel_um = options.voxel_um or opened.voxel_um
     if voxel_um is None:
         raise CanvasError(f"{path} has no voxel size; give --voxel-um z y x once (the file states none)")
@@ -100,7 +105,7 @@ def _opened(path: Path, opened: Opened, options: ConvertOptions) -> Source:
             listing = ", ".join(f"{at} ({name})" for at, name in enumerate(opened.names))
             raise CanvasError(f"{path} holds the channels {listing}: there is no c={c}")
     channels, names = [opened.channels[c] for c in chosen], [opened.names[c] for c in chosen]
-    return Source(path, channels, names, _markers([None] * len(names), options), voxel_um, [path])
+    return Source(path, channels, names, _markers([None] * len(names), options), voxel_um, files)
 
 
 def _markers(stated: Sequence[str | None], options: ConvertOptions) -> Sequence[str | None]:

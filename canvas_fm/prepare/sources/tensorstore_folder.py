@@ -1,0 +1,107 @@
+"""N5 and Neuroglancer precomputed volumes in a folder, read through TensorStore where it is installed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from canvas_fm.data.zyx import Zyx, ZyxLike, ZyxUm, check_voxel_um, whole_zyx
+from canvas_fm.errors import CanvasError, DamagedStore, MissingExtra
+from canvas_fm.prepare.options import ConvertOptions
+from canvas_fm.prepare.sources.voxels import Opened
+
+_UM = {"nm": 1e-3, "um": 1.0, "µm": 1.0, "μm": 1.0, "micrometer": 1.0, "micron": 1.0, "mm": 1e3}
+
+
+class Found(NamedTuple):
+    """A driver of TensorStore, the folder that it opens, and the metadata there."""
+
+    driver: str
+    folder: Path
+    metadata: dict[str, Any]
+
+
+class TensorStoreChannel:
+    """One channel of an array whose axes are x, y, z and perhaps channels."""
+
+    bad_chunks: list[str]
+
+    def __init__(self, path: Path, array: Any) -> None:
+        self.path, self._array, self.bad_chunks = path, array.transpose([2, 1, 0]), []
+        self.shape_zyx: Zyx = whole_zyx(self._array.shape, "shape")
+        chunk = self._array.chunk_layout.read_chunk.shape or (1, *self.shape_zyx[1:])
+        self.chunk_zyx: Zyx = whole_zyx(
+            [min(c, n) for c, n in zip(chunk, self.shape_zyx, strict=True)], "chunk"
+        )
+        self.dtype = np.dtype(self._array.dtype.numpy_dtype).newbyteorder("=")
+
+    def read(self, origin_zyx: ZyxLike, size_zyx: ZyxLike) -> np.ndarray:
+        origin, size = whole_zyx(origin_zyx, "origin_zyx"), whole_zyx(size_zyx, "size_zyx")
+        # A precomputed volume may begin elsewhere than at zero; ours begins at its first voxel.
+        low = [a + o for a, o in zip(origin, self._array.domain.origin, strict=True)]
+        box = tuple(slice(a, a + n) for a, n in zip(low, size, strict=True))
+        try:
+            return np.asarray(self._array[box].read().result())
+        except Exception as problem:  # TensorStore has one type for all that goes wrong
+            cause = f"cannot be decoded ({problem})"
+            raise DamagedStore(self.path, "image", f"near {origin}", cause, "copy it again") from problem
+
+    def read_into(self, box: np.ndarray, origin_zyx: ZyxLike) -> None:
+        box[:] = self.read(origin_zyx, box.shape)
+
+
+def find_folder(path: Path) -> Found | None:
+    """What TensorStore would open: an N5 array or its finest level, a precomputed volume; None for others."""
+    for folder in (path, path / "s0"):
+        metadata = _json(folder / "attributes.json")
+        if "dimensions" in metadata and "blockSize" in metadata:
+            return Found("n5", folder, _json(path / "attributes.json") | metadata)
+    info = _json(path / "info")
+    return Found("neuroglancer_precomputed", path, info) if "scales" in info else None
+
+
+def open_folder(path: Path, found: Found, options: ConvertOptions) -> Opened:
+    """The channels of the finest level; MissingExtra where TensorStore is not installed."""
+    try:
+        import tensorstore
+    except ImportError as problem:
+        raise MissingExtra("tensorstore", "tensorstore", f"reading {found.driver} volumes") from problem
+    try:
+        where = {"driver": "file", "path": str(found.folder.resolve())}
+        array = tensorstore.open({"driver": found.driver, "kvstore": where}, open=True).result()
+    except ValueError as problem:
+        raise CanvasError(f"{path} cannot be opened as {found.driver}: {problem}") from problem
+    if found.driver == "n5":
+        if array.rank != 3:
+            raise CanvasError(
+                f"{path} has {array.rank} axes; N5 is read with three, x, y, z: give the folder of one "
+                "channel"
+            )
+        return Opened([TensorStoreChannel(path, array)], ["channel 0"], _n5_voxel_um(found.metadata))
+    several = range(array.shape[3])
+    channels = [TensorStoreChannel(path, array[..., c]) for c in several]
+    size = found.metadata["scales"][0].get("resolution")
+    voxel_um = check_voxel_um([n / 1000 for n in size[::-1]]) if size else None
+    return Opened(channels, [f"channel {c}" for c in several], voxel_um)
+
+
+def _n5_voxel_um(metadata: dict[str, Any]) -> ZyxUm | None:
+    """What BigDataViewer's N5 and Fiji's state: `pixelResolution`, or `resolution` and `units`; x first."""
+    stated = metadata.get("pixelResolution")
+    sizes = stated.get("dimensions") if isinstance(stated, dict) else metadata.get("resolution")
+    unit = stated.get("unit") if isinstance(stated, dict) else (metadata.get("units") or ["?"])[0]
+    factor = _UM.get(str(unit).lower())
+    if factor is None or not isinstance(sizes, list) or len(sizes) != 3:
+        return None
+    return check_voxel_um([float(n) * factor for n in sizes[::-1]])
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

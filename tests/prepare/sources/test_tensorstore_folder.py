@@ -1,0 +1,62 @@
+"""N5 and precomputed volumes become the same voxels, in z, y, x."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+
+import canvas_fm as cf
+from canvas_fm.errors import CanvasError, MissingExtra
+from tests.prepare.planes import voxels
+
+VOXELS = voxels((20, 33, 47))
+
+
+def write_n5(folder, about):
+    tensorstore = pytest.importorskip("tensorstore")
+    metadata = {"dimensions": [47, 33, 20], "blockSize": [16, 16, 8], "dataType": "uint16", **about}
+    metadata["compression"] = {"type": "gzip"}
+    where = {"driver": "file", "path": str(folder)}
+    spec = {"driver": "n5", "kvstore": where, "metadata": metadata, "create": True}
+    tensorstore.open(spec).result().write(VOXELS.T).result()
+    return folder
+
+
+def write_precomputed(folder, channels=1):
+    tensorstore = pytest.importorskip("tensorstore")
+    scale = {"resolution": [1800, 1800, 4000], "encoding": "raw", "chunk_size": [16, 16, 8]}
+    scale |= {"size": [47, 33, 20], "voxel_offset": [5, 0, 7]}
+    multiscale = {"data_type": "uint16", "num_channels": channels, "type": "image"}
+    spec = {"driver": "neuroglancer_precomputed", "kvstore": {"driver": "file", "path": str(folder)}}
+    spec |= {"multiscale_metadata": multiscale, "scale_metadata": scale, "create": True}
+    data = np.stack([VOXELS.T + c for c in range(channels)], axis=-1)
+    tensorstore.open(spec).result().write(data).result()
+    return folder
+
+
+def test_n5_and_its_finest_level(tmp_path):
+    about = {"resolution": [1.8, 1.8, 4.0], "units": ["um", "um", "um"]}
+    write_n5(tmp_path / "a.n5/s0", about)
+    for name in ("a.n5", "a.n5/s0"):
+        done = cf.convert(tmp_path / name, tmp_path / f"{name[-2:]}.zarr", verify=True)
+        assert (done.shape_zyx, done.voxel_um) == (VOXELS.shape, (4.0, 1.8, 1.8))
+        np.testing.assert_array_equal(cf.Volume.open(done.path).read((0, 0, 0), VOXELS.shape), VOXELS)
+
+
+def test_precomputed_with_an_offset_and_channels(tmp_path):
+    done = cf.convert(write_precomputed(tmp_path / "a", 2), tmp_path / "a.zarr", verify=True)
+    assert (done.shape_zyx, done.voxel_um, len(done.channels)) == (VOXELS.shape, (4.0, 1.8, 1.8), 2)
+    for c in range(2):
+        brain = cf.Volume.open(done.path, c=c)
+        np.testing.assert_array_equal(brain.read((0, 0, 0), VOXELS.shape), VOXELS + c)
+
+
+def test_what_is_lacking_is_a_sentence(tmp_path, monkeypatch):
+    folder = write_n5(tmp_path / "a.n5", {})
+    with pytest.raises(CanvasError, match="has no voxel size; give --voxel-um"):
+        cf.convert(folder, tmp_path / "a.zarr")
+    monkeypatch.setitem(sys.modules, "tensorstore", None)
+    with pytest.raises(MissingExtra, match=r"canvas-fm\[tensorstore\]"):
+        cf.convert(folder, tmp_path / "a.zarr", voxel_um=(4, 2, 2))
