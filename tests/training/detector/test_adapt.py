@@ -16,6 +16,7 @@ from canvas_fm.models.checkpoint import save_detector
 from canvas_fm.models.config import ConvMixerConfig
 from canvas_fm.models.convmixer import HeatMapNet
 from canvas_fm.pipeline.domains import trained_on
+from canvas_fm.training.detector.adapt import WayScore, choose_way
 from canvas_fm.training.detector.fine_tune import fine_tune, fine_tune_recipe
 from canvas_fm.training.detector.label_folds import (
     GRID,
@@ -105,6 +106,17 @@ def test_a_detector_that_is_right_already_is_left_as_it_was_and_that_is_said(bra
     assert done.detector.config.threshold == right.config.threshold
     assert "left as it was" in done.sentence
     assert done.sentence in caplog.text
+
+
+@pytest.mark.parametrize(("cells", "better", "way"), [
+    (10, 1.0, "threshold"), (10, 0.98, "unadapted"), (14, 0.99, "threshold"), (20, 0.98, "threshold"),
+    (20, 0.95, "unadapted"), (34, 0.974, "unadapted"), (50, 0.95, "threshold"), (50, 0.89, "unadapted"),
+])  # fmt: skip
+def test_the_fewer_cells_are_labelled_the_surer_a_gain_has_to_be(cells, better, way):
+    unadapted = WayScore("unadapted", 0.5, (0.4, 0.6), 0.0, (0.0, 0.0), 0.0, 0.3)
+    threshold = WayScore("threshold", 0.7, (0.6, 0.8), 0.2, (0.0, 0.3), better, 0.4)
+    best, chosen = choose_way([unadapted, threshold], cells)
+    assert (best, chosen.way) == (threshold, way)
 
 
 def test_provenance_tells_from_what_by_which_labels_and_why(brain, tmp_path):
