@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from canvas_fm.data.dataset.names import volume_path
+from canvas_fm.data.store.tar_index import in_tar, on_disk
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import CanvasError
 from canvas_fm.shipped import find, shipped
@@ -26,8 +28,8 @@ def describe(path: str | Path, **volume_options: Any) -> dict[str, Any]:
     Everything that is described is checked as its own reader does, so damage is an error here too. Raises
     CanvasError for what is not there, damaged, or none of the known artefacts.
     """
-    path = Path(path)
-    if not path.exists():
+    path = volume_path(path)
+    if not path.exists() and in_tar(path) is None:
         if str(path) in shipped("model"):
             from canvas_fm.evaluation.card import figures_of
 
@@ -63,7 +65,7 @@ def describe_volume(volume: Volume) -> dict[str, Any]:
         "chunk_zyx": list(volume.chunk_zyx),
         "window": [window.low, window.high],
         "checksums": "every file" if volume.checksums else "no checksums",
-        **_size(volume.path),
+        **_size(on_disk(volume.path)),
         "bytes_decoded": math.prod(volume.shape_zyx) * volume.dtype.itemsize,
     }
     if volume.bad_chunks:

@@ -117,6 +117,11 @@ def test_the_verbs_write_and_check(tmp_path, capsys):
     assert main(list(map(str, words))) == 0
     assert main(["dataset", "check", str(tmp_path / "a.tar")]) == 0
     assert "PV_phantom" in capsys.readouterr().out
+    assert main(["info", f"{tmp_path / 'a.tar'}:PV"]) == 0
+    assert "8  32  48" in capsys.readouterr().out
+    region = f"{tmp_path / 'a.tar'}:PV/TEST/region_1"
+    assert main(["points", "convert", region, str(tmp_path / "region.csv")]) == 0
+    assert len(Points.read(tmp_path / "region.csv")) == len(Points.read(region)) > 0
     with pytest.raises(CanvasError, match="exists already"):
         write_dataset(tmp_path / "a.tar", markers=("PV",))
 
