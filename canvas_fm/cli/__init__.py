@@ -18,6 +18,8 @@ from collections.abc import Sequence
 from canvas_fm.cli.parser import Parser, add_logging
 from canvas_fm.cli.verbs import (
     adapt,
+    brain_report,
+    count,
     data,
     dataset,
     demo,
@@ -79,10 +81,12 @@ def build_parser() -> Parser:
         adapt,
         domains,
         refine,
+        count,
         regions,
         spatial,
         segmentation,
         groups,
+        brain_report,
         probe,
         report,
         score,

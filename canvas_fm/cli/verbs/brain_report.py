@@ -1,0 +1,52 @@
+"""Verb `brain-report`: one printable page of a brain or a study."""
+
+from __future__ import annotations
+
+import argparse
+
+from canvas_fm.cli.parser import Parser, Verbs, add_json, add_verb
+from canvas_fm.cli.verbs.regions import add_atlas_flags, open_atlas_of
+
+
+def add_verbs(verbs: Verbs) -> None:
+    add_verb(
+        verbs,
+        "brain-report",
+        run_brain_report,
+        "one self-contained, printable page of a brain or a study",
+        "Write an HTML page from the tables of `regions`, one a brain: counts, densities and intervals, "
+        "cells on the atlas' outline in three planes, scores, groups, figures, and what it was made from.",
+        fill=_fill,
+    )
+
+
+def _fill(parser: Parser) -> None:
+    parser.add_argument("regions", nargs="+", metavar="REGIONS.csv", help="tables that `regions` wrote")
+    parser.add_argument("--out", required=True, metavar="REPORT.html", help="page to write")
+    parser.add_argument(
+        "--title", default="Cells per region", metavar="TEXT", help="default: Cells per region"
+    )
+    parser.add_argument("--cells", metavar="CELLS.csv", help="of `regions --cells-out`; drawn with --atlas")
+    parser.add_argument("--atlas", metavar="ATLAS", help="the atlas of the outlines; see `regions --help`")
+    parser.add_argument("--scores", nargs="+", default=[], metavar="REPORT.json", help="of `evaluate --out`")
+    parser.add_argument("--groups", metavar="GROUPS.csv", help="table that `groups` wrote")
+    parser.add_argument("--figures", nargs="+", default=[], metavar="FIG.png", help="figures to show")
+    add_atlas_flags(parser)
+    add_json(parser)
+
+
+def run_brain_report(args: argparse.Namespace) -> None:
+    from canvas_fm.cli.output import print_result
+    from canvas_fm.viewing.brain_report.report import brain_report
+
+    written = brain_report(
+        args.regions,
+        args.out,
+        title=args.title,
+        atlas=None if args.atlas is None else open_atlas_of(args, args.atlas),
+        cells=args.cells,
+        scores=args.scores,
+        groups=args.groups,
+        figures=args.figures,
+    )
+    print_result({"written": str(written)}, args.json)

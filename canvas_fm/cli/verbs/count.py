@@ -1,0 +1,64 @@
+"""Verb `count`: cells of volumes, in one command."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from canvas_fm.cli.parser import Parser, Verbs, add_json, add_verb
+from canvas_fm.cli.verbs.regions import add_atlas_flags, open_atlas_of, placing_of
+
+
+def add_verbs(verbs: Verbs) -> None:
+    add_verb(
+        verbs,
+        "count",
+        run_count,
+        "count the cells of volumes, per region of an atlas: detect, refine and count in one command",
+        "Detect the cells of each volume, refine them, and write one table, brain by region, with 90 % "
+        "intervals where a refiner is given. The cells are kept in the folder COUNTS.cells, where the same "
+        "command resumes.",
+        fill=_fill,
+    )
+
+
+def _fill(parser: Parser) -> None:
+    parser.add_argument("volumes", nargs="+", metavar="VOLUME", help="one channel of one brain each")
+    parser.add_argument(
+        "--detector", required=True, metavar="NAME", help="a detector's folder or shipped name"
+    )
+    parser.add_argument("--refiner", metavar="NAME", help="a refiner's folder or shipped name")
+    parser.add_argument("--regions", metavar="ATLAS", help="per region of this atlas; see `regions --help`")
+    parser.add_argument("--out", required=True, metavar="COUNTS.csv", help="table to write")
+    parser.add_argument("--figure", metavar="FIG.png", help="counts with their intervals")
+    add_atlas_flags(parser)
+    add_json(parser)
+
+
+def run_count(args: argparse.Namespace) -> None:
+    from canvas_fm.cli.output import print_result
+    from canvas_fm.data.volume.volume import Volume
+    from canvas_fm.heads.refine.refiner import Refiner
+    from canvas_fm.models.checkpoint import load
+    from canvas_fm.pipeline.count import count
+    from canvas_fm.shipped import find
+
+    atlas = None if args.regions is None else open_atlas_of(args, args.regions)
+    placing: dict[str, Any] = {} if atlas is None else placing_of(args)
+    placing = {key: value for key, value in placing.items() if value is not None}
+    table = count(
+        [Volume.open(path, voxel_um=args.voxel_um) for path in args.volumes],
+        load(args.detector, kind="detector"),
+        args.out,
+        refiner=None if args.refiner is None else Refiner.load(find("model", args.refiner)),
+        atlas=atlas,
+        placing=placing,
+        figure=args.figure,
+    )
+    result: dict[str, Any] = {"written": args.out, "rows": len(table["brain"])}
+    if atlas is None:
+        result["cells"] = dict(zip(table["brain"].tolist(), table["count"].tolist(), strict=True))
+        ends = zip(table["count_low"].tolist(), table["count_high"].tolist(), strict=True)
+        interval = {name: list(both) for name, both in zip(table["brain"].tolist(), ends, strict=True)}
+        result["interval_90"] = interval if args.refiner is not None else None
+    print_result(result, args.json)

