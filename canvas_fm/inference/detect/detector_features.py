@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Int64
 from scipy.ndimage import maximum_filter
 
 from canvas_fm.data.crops.reader import crop_starts
@@ -70,18 +70,16 @@ def detector_features(
     dtype = pick_precision(precision, detector.device)
     pooled_columns = architecture.dim * bins**3
     out = np.zeros((len(points), pooled_columns + heat), np.float32)
-    margin: Zyx = crop_zyx
+    margin = np.asarray(crop_zyx) // 2 + 1
     if heat:
-        z, y, x = (
-            max(a, b) for a, b in zip(crop_zyx, _heat_reach(detector, sources[0].voxel_um), strict=True)
-        )
-        margin = (z, y, x)
+        margin = np.maximum(margin, _heat_reach(detector, sources[0].voxel_um))
     with bar("features", len(points), unit="points", show=show) as advance:
         for core in cut(extent, tile_zyx):
             rows = np.flatnonzero(core.holds(place))
             if not len(rows):
                 continue
-            box = core.grown(margin, extent, architecture.patch_zyx)
+            # The map is needed around the candidates alone, which often fill little of their tile.
+            box = _around(place[rows]).grown(margin.tolist(), extent, architecture.patch_zyx)
             read = box.grown(architecture.halo_zyx, extent, architecture.patch_zyx)
             voxels = read_windowed(sources, volumes, windows, read)
             features = _map(detector, voxels, read, box, dtype)
@@ -97,6 +95,12 @@ def detector_features(
                 out[batch, :pooled_columns] = pooled.cpu().numpy()
                 advance(len(batch))
     return out
+
+
+def _around(place_zyx: Int64[np.ndarray, "n 3"]) -> Box:
+    """The smallest box that holds these voxels."""
+    (z0, y0, x0), (z1, y1, x1) = place_zyx.min(axis=0).tolist(), (place_zyx.max(axis=0) + 1).tolist()
+    return Box((z0, y0, x0), (z1, y1, x1))
 
 
 @torch.inference_mode()
