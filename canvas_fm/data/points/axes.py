@@ -85,11 +85,11 @@ def find_axes(
     if names is not None:
         _check_named(path, table, names)
     elif {"z", "y", "x"} <= {name.lower() for name in table}:
-        return Axes([next(name for name in table if name.lower() == axis) for axis in "zyx"], None, 0.0)
+        names = [next(name for name in table if name.lower() == axis) for axis in "zyx"]
     elif any(map(is_axis, table)):
         raise _missing(path, table, [axis for axis in "zyx" if axis not in {name.lower() for name in table}])
     elif set(_NAPARI) <= set(table):
-        if "axis-3" in table:
+        if any(is_napari_axis(name) and name not in _NAPARI for name in table):
             raise CanvasError(
                 f"{path} holds napari points of more than three axes; expected axis-0 … axis-2, z y x"
             )
@@ -143,7 +143,7 @@ def _in_unit(
     stated = {coordinate.unit for coordinate in coordinates if coordinate is not None and coordinate.unit}
     stated |= {units[name] for name in names if name in units}
     is_imaris = is_position and "unit" in lower
-    if is_imaris:
+    if is_imaris or _are_units(table.get(lower.get("unit", ""))):
         stated |= {str(unit) for unit in np.unique(table[lower["unit"]])}
     if is_position:
         _check_one_time(path, table, lower)
@@ -162,6 +162,13 @@ def _in_unit(
     um = lengths.pop()
     # Imaris counts from the outer corner of the first voxel, everything else from its centre.
     return Axes(names, um, 0.5 if is_imaris else 0.0) if um else Axes(names, None, 0.0)
+
+
+def _are_units(values: np.ndarray | None) -> bool:
+    """Whether a column `unit` beside z, y, x names lengths, so that these are no voxels."""
+    if values is None or values.dtype.kind != "U" or not len(values):
+        return False
+    return all(um_of(str(unit)) is not None for unit in np.unique(values))
 
 
 def _check_one_time(path: Path, table: Mapping[str, np.ndarray], lower: Mapping[str, str]) -> None:

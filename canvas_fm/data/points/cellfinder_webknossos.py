@@ -20,7 +20,9 @@ _LARGEST = 2.0**53  # beyond, a float64 no longer holds each whole number
 _NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff\ud800-\udfff]")
 _AXES = ("z", "y", "x")
 # What a scale of NML may be in; without a unit it is nanometres.
-_UM = {"nanometer": 1e-3, "micrometer": 1.0, "millimeter": 1e3, "centimeter": 1e4, "meter": 1e6}
+_UM = {"nanometer": 1e-3, "micrometer": 1.0, "millimeter": 1e3, "centimeter": 1e4, "meter": 1e6,
+       "nm": 1e-3, "um": 1.0, "µm": 1.0, "mm": 1e3, "m": 1e6}  # fmt: skip
+_CELLFINDERS_IMAGE = "placeholder.tif"  # in ImageJ's Cell Counter it is the name of the image
 
 
 def read_cellfinder(path: Path) -> PointTable:
@@ -31,6 +33,7 @@ def read_cellfinder(path: Path) -> PointTable:
     types: list[int] = []
     zyx: list[float] = []
     current = 0
+    image = ""
     marker: dict[str, float] = {}
     text = [""]
 
@@ -40,8 +43,10 @@ def read_cellfinder(path: Path) -> PointTable:
             marker.clear()
 
     def end(name: str) -> None:
-        nonlocal current
-        if name == "Type":
+        nonlocal current, image
+        if name == "Image_Filename":
+            image = text[0].strip()
+        elif name == "Type":
             current = int(number(path, "Type", text[0]))
         elif name in ("MarkerZ", "MarkerY", "MarkerX"):
             marker[name[-1].lower()] = number(path, name, text[0])
@@ -57,6 +62,13 @@ def read_cellfinder(path: Path) -> PointTable:
         text[0] += piece
 
     parse(path, "CellCounter_Marker_File", "cellfinder XML", start, end, data)
+    if image not in ("", _CELLFINDERS_IMAGE) and zyx:
+        _log.warning(
+            "%s is of ImageJ's Cell Counter (image %s), which counts slices from 1, so z may be one too "
+            "large: canvas-fm points convert --origin -1 0 0 takes it off",
+            path,
+            image,
+        )
     return PointTable(np.array(zyx, np.float64).reshape(-1, 3), {"type": np.array(types, np.int64)}, {})
 
 

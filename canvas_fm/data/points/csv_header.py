@@ -74,11 +74,15 @@ def _after_titles(line: str, lines: Iterator[str], delimiter: str | None) -> tup
 
 
 def _delimiter(line: str) -> str:
+    if not re.search("[,;\t]", line) and len(words := line.split()) > 1 and names_axes(words):
+        return " "  # numpy.savetxt
     return ":" if not re.search("[,;\t]", line) and ":" in line else max(",;\t", key=line.count)
 
 
 def _names_axes(line: str, delimiter: str | None) -> bool:
     """Whether a line of a table names all three coordinates."""
+    if (delimiter or _delimiter(line)) == " ":
+        return names_axes(line.split())
     return names_axes([name.strip().strip('"') for name in line.split(delimiter or _delimiter(line))])
 
 

@@ -25,6 +25,7 @@ from canvas_fm.data.points.cellfinder_webknossos import (
 from canvas_fm.data.points.cellfinder_yaml import YAML, read_cellfinder_yaml
 from canvas_fm.data.points.excel import write_xlsx
 from canvas_fm.data.points.neuroglancer import read_neuroglancer, write_neuroglancer
+from canvas_fm.data.points.neuroglancer_precomputed import INFO, read_precomputed
 from canvas_fm.data.points.tables import PointTable, read_table, write_csv, write_parquet
 from canvas_fm.data.points.trackmate import ROOT as TRACKMATE
 from canvas_fm.data.points.trackmate import read_trackmate
@@ -42,6 +43,7 @@ _SUFFIXES = {
     ".tsv.gz": "csv",
     ".txt.gz": "csv",
     ".xlsx": "xlsx",
+    ".npy": "npy",
     ".parquet": "parquet",
     ".pq": "parquet",
     ".xml": "cellfinder",
@@ -50,7 +52,7 @@ _SUFFIXES = {
     ".nml": "webknossos",
     ".json": "neuroglancer",
 }
-_TABLES = ("csv", "parquet", "xlsx", "napari", "canvas")
+_TABLES = ("csv", "parquet", "xlsx", "npy", "napari", "canvas")
 
 
 def format_of(path: str | Path, name: str | None = None) -> str:
@@ -91,11 +93,18 @@ def read_points(
     (nothing of a file is ever expanded or fetched).
     """
     path = Path(path)
-    if not path.is_file():
-        raise CanvasError(f"no points file at {path}; give a .csv or .parquet with columns z, y, x")
     if voxel_um is not None:
         check_voxel_um(voxel_um)
-    points = _read(path, format_of(path, format), columns, voxel_um)
+    if path.is_dir() or path.name == INFO:
+        if columns is not None or format not in (None, "neuroglancer"):
+            raise CanvasError(
+                f"{path}: a folder of points is Neuroglancer's; give neither format nor columns"
+            )
+        points = read_precomputed(path)
+    elif not path.is_file():
+        raise CanvasError(f"no points file at {path}; give a .csv or .parquet with columns z, y, x")
+    else:
+        points = _read(path, format_of(path, format), columns, voxel_um)
     stated = voxel_um_of(points.meta)
     if voxel_um is not None and stated is not None and not np.allclose(voxel_um, stated, rtol=1e-6):
         raise _two_sizes(stated, voxel_um)
@@ -128,6 +137,8 @@ def write_points(
     space.
     """
     path, kind = Path(path), format_of(path, format)
+    if kind == "npy":
+        raise CanvasError(f"{path}: NumPy arrays of points are read only; write .csv or .parquet")
     if kind == "cellfinder":
         if path.suffix.lower() in YAML:
             raise CanvasError(

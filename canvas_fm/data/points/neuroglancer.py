@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal, localcontext
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,20 @@ _MICRO = {
     "nm": Decimal("0.001"),
 }
 _PROPERTY = re.compile("[a-z][a-zA-Z0-9_]*")  # what the viewer takes as a property's name
-_TYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32")
+_TYPES = (
+    "uint8",
+    "int8",
+    "uint16",
+    "int16",
+    "uint32",
+    "int32",
+    "float32",
+    "uint64",
+    "int64",
+    "float64",
+    "bool",
+)
+_COLOURS = ("rgb", "rgba")  # as "#rrggbb", or one number
 
 
 def read_neuroglancer(path: Path) -> PointTable:
@@ -133,17 +146,17 @@ def _layer(path: Path, layer: Mapping[str, Any], global_dimensions: Any) -> Poin
     source = layer.get("source", {})
     source = source[0] if isinstance(source, list) and source else source
     transform = source.get("transform", {}) if isinstance(source, Mapping) else {}
-    if isinstance(transform, Mapping) and "matrix" in transform:
+    if isinstance(transform, Mapping) and not _is_identity(transform.get("matrix")):
         raise CanvasError(f"{path}: its annotations have a transform; only such without one are read")
     dimensions = (
         transform.get("outputDimensions") if isinstance(transform, Mapping) else None
     ) or global_dimensions
-    names, meta = _axes(path, dimensions)
+    names, meta = axes_of(path, dimensions)
     own = transform.get("inputDimensions") if isinstance(transform, Mapping) else None
     if own is not None:  # the positions are in the layer's own units; the output's are how they are shown
         if not isinstance(own, Mapping) or len(own) != len(names):
             raise CanvasError(f"{path}: its inputDimensions are {own}; expected one for each of {names}")
-        _, meta = _axes(path, dict(zip(names, own.values(), strict=True)))
+        _, meta = axes_of(path, dict(zip(names, own.values(), strict=True)))
     annotations = layer["annotations"]
     if not isinstance(annotations, list):
         raise CanvasError(f"{path}: 'annotations' is no list; expected Neuroglancer's local annotations")
@@ -168,12 +181,36 @@ def _layer(path: Path, layer: Mapping[str, Any], global_dimensions: Any) -> Poin
                 if not isinstance(value, int | Decimal):
                     raise CanvasError(f"{path}: annotation {row + 1} has the point {point}; expected numbers")
                 zyx[row, axis] = float(Decimal(value) - _HALF)
+    _check_one_place(path, names, point_annotations)
     columns = _columns(path, layer, point_annotations)
     columns["layer"] = np.full(len(point_annotations), str(layer.get("name", "")))
     return PointTable(zyx, columns, meta)
 
 
-def _axes(path: Path, dimensions: Any) -> tuple[list[str], dict[str, str]]:
+def _check_one_place(path: Path, names: Sequence[str], annotations: Sequence[Mapping[str, Any]]) -> None:
+    """Raise CanvasError for points at several places of a further axis, as of time."""
+    for place, name in enumerate(names):
+        count = len({annotation["point"][place] for annotation in annotations}) if name not in "zyx" else 1
+        if count > 1:
+            raise CanvasError(
+                f"{path} holds points at {count} places of the axis {name!r}, and points are of one volume; "
+                "keep those of one"
+            )
+
+
+def _is_identity(matrix: Any) -> bool:
+    if matrix is None:
+        return True
+    rows = matrix if isinstance(matrix, list) else [matrix]
+    return all(
+        isinstance(row, list)
+        and len(row) == len(rows) + 1
+        and all(value == (at == place) for place, value in enumerate(row))
+        for at, row in enumerate(rows)
+    )
+
+
+def axes_of(path: Path, dimensions: Any) -> tuple[list[str], dict[str, str]]:
     """Axis names in order, and the voxel size if it is stated in metres."""
     if dimensions is None:
         return ["x", "y", "z"], {}
@@ -202,16 +239,31 @@ def _columns(path: Path, layer: Mapping[str, Any], kept: list[Mapping[str, Any]]
             )
         values = [row[place] for row in rows]
         name = str(declared.get("id", place))
-        if declared.get("type") not in _TYPES or re.fullmatch("[zyxZYX]", name):
+        if re.fullmatch("[zyxZYX]", name):
+            continue
+        if declared.get("type") in _COLOURS:
+            columns[name] = np.array([_colour(value) for value in values], np.str_)
+            continue
+        if declared.get("type") not in _TYPES:
+            _log.warning("%s: the property %r of type %r is left out", path, name, declared.get("type"))
             continue
         if not all(isinstance(value, int | Decimal | None) for value in values):
             raise CanvasError(f"{path}: the property {name!r} holds something else than numbers")
-        integers = declared["type"] != "float32" and None not in values
-        numbers = [math.nan if value is None else value for value in values]
-        columns[name] = np.array(numbers, np.int64) if integers else np.array(numbers, np.float64)
+        columns[name] = _numbers(values, whole="float" not in declared["type"])
     if any("description" in row for row in kept):
         columns["description"] = np.array([str(row.get("description", "")) for row in kept], dtype=np.str_)
     return columns
+
+
+def _numbers(values: Sequence[int | Decimal | None], *, whole: bool) -> np.ndarray:
+    if whole and None not in values and all(value == int(value) for value in values if value is not None):
+        integers = [int(value) for value in values if value is not None]
+        return np.array(integers, np.int64 if all(-(2**63) <= n < 2**63 for n in integers) else np.uint64)
+    return np.array([math.nan if value is None else float(value) for value in values])
+
+
+def _colour(value: Any) -> str:
+    return f"#{value:06x}" if isinstance(value, int) else str(value or "")
 
 
 def _props(path: Path, annotation: Mapping[str, Any], count: int) -> list[Any]:

@@ -18,12 +18,16 @@ from jaxtyping import Float64
 from canvas_fm.data.points.axes import find_axes, is_napari_axis, to_voxels
 from canvas_fm.data.points.csv_header import Header, read_header
 from canvas_fm.data.points.excel import XLSX, open_sheet
+from canvas_fm.data.points.npy_table import NPY, read_npy
 from canvas_fm.data.points.sidecar import check_sidecar_place, read_sidecar, write_sidecar
 from canvas_fm.data.points.text import create_text, open_text
 from canvas_fm.errors import CanvasError, MissingExtra
 from canvas_fm.files.atomic import write_atomic
 
 _BLOCK = 1 << 17  # rows read at a time: bounds what the text of a large file costs as Python strings
+# What R, pandas, Excel and others write where there is no value.
+BLANKS = ("", "NA", "N/A", "n/a", "#N/A", "<NA>", "null", "NULL", "None", "NaN", "nan")
+_EXACT = 2**53  # up to here a float64 holds every whole number
 _DECIMAL_COMMA = re.compile(r"\s*([-+]?\d+(,\d+)?(e[-+]?\d+)?|nan)?\s*", re.IGNORECASE)
 _META = b"canvas_fm"  # the Parquet schema's key under which `meta` lies as JSON
 
@@ -48,7 +52,9 @@ def read_table(
     Positions in µm, as Imaris and TrackMate write them, need the volume's `voxel_um`.
     """
     units: dict[str, str] = {}
-    if parquet:
+    if path.suffix.lower() == NPY:
+        table, meta = read_npy(path), read_sidecar(path)
+    elif parquet:
         table, meta = read_parquet(path)
     else:
         table, meta, units = read_csv(path)
@@ -66,14 +72,23 @@ def read_csv(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str], dict[st
     """Columns by name, typed by their contents, `meta`, units by column; CanvasError if it is no table."""
     header, blocks = _parse(path, as_text=frozenset())
     # A column whose first block looked like numbers and whose later ones do not: text throughout, as written.
-    mixed = frozenset(
-        name for name, parts in blocks.items() if len({part.dtype.kind == "U" for part in parts}) == 2
-    )
+    mixed = frozenset(name for name, parts in blocks.items() if _differ(parts))
     if mixed:
         blocks |= {name: parts for name, parts in _parse(path, as_text=mixed)[1].items() if name in mixed}
     table = {name: np.concatenate(blocks[name] or [np.empty(0)]) for name in header.names}
     blank = [name for name in table if name.startswith("column_") and _is_blank(table[name])]
     return {name: table[name] for name in table if name not in blank}, header.meta, header.units
+
+
+def _differ(parts: Sequence[np.ndarray]) -> bool:
+    """Whether blocks of one column cannot become one array that loses nothing."""
+    kinds = {part.dtype.kind for part in parts}
+    if "U" in kinds or len(kinds) < 2:
+        return len(kinds) > 1
+    return kinds == {"i", "u"} or any(
+        part.dtype.kind in "iu" and len(part) and int(np.abs(part.astype(object)).max()) > _EXACT
+        for part in parts
+    )
 
 
 def _is_blank(values: np.ndarray) -> bool:
@@ -210,21 +225,28 @@ def _row_blocks(path: Path, reader: Iterator[list[str]], width: int) -> Iterator
 
 
 def _typed(texts: tuple[str, ...]) -> np.ndarray:
-    """Integers if every text is one as Python would write it (007 stays text), else floats, else text."""
+    """Integers if every text is one as Python would write it (007 stays text), else floats, else text.
+
+    Whole numbers that a float would round, beside blanks or beyond 64 bits, stay text.
+    """
+    stripped = tuple(map(str.strip, texts))
     try:
-        integers = list(map(int, texts))
+        integers = list(map(int, stripped))
     except ValueError:
         pass
     else:
-        with suppress(OverflowError):
-            return np.array(integers, np.int64) if tuple(map(str, integers)) == texts else np.array(texts)
-    with suppress(ValueError):
-        return np.array(list(map(float, texts)))
-    with suppress(ValueError):
-        return np.array(
-            [np.nan if text.strip() in ("", "NA", "#N/A") else float(text) for text in texts]
-        )  # R's, Excel's
-    return np.array(texts)
+        if tuple(map(str, integers)) != stripped:
+            return np.array(texts)
+        for dtype in (np.int64, np.uint64):
+            with suppress(OverflowError):
+                return np.array(integers, dtype)
+        return np.array(texts)
+    try:
+        values = np.array([np.nan if text in BLANKS else float(text) for text in stripped])
+    except ValueError:
+        return np.array(texts)
+    large = np.flatnonzero(np.abs(values) > _EXACT).tolist()
+    return np.array(texts) if any(stripped[row].lstrip("+-").isdecimal() for row in large) else values
 
 
 def _one_line(text: object) -> str:

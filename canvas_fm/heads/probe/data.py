@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float32, Int64, Shaped
 
+from canvas_fm.data.points.tables import BLANKS
 from canvas_fm.errors import CanvasError, ModelMismatch
 from canvas_fm.heads.features.feature_set import check_finite, correct_by_group
 from canvas_fm.heads.labels.group_folds import By, Folds
@@ -183,7 +184,7 @@ def _texts(store: Embeddings, name: str) -> tuple[np.ndarray, Bool[np.ndarray, "
         return values.astype(int).astype(np.str_), np.ones(len(values), bool)
     if values.dtype.kind == "U":
         text = np.char.strip(values)
-        return text, (text != "") & (text != "-1")
+        return text, ~np.isin(text, [*BLANKS, "-1"])
     keep = np.isfinite(values) & (values != -1)
     whole = np.where(keep, values, 0)
     if (whole != np.floor(whole)).any():

@@ -121,8 +121,8 @@ def test_files_that_are_no_points_are_refused(tmp_path: Path) -> None:
         Points.read(write(tmp_path / "p.csv", "z,y,x,ä\n1,2,3,ö\n", "latin-1"))
     with pytest.raises(CanvasError, match="cannot be read as Parquet"):
         Points.read(write(tmp_path / "p.parquet", "no parquet"))
-    with pytest.raises(CanvasError, match=r"'\.npy'.*\.csv"):
-        some_points().write(tmp_path / "p.npy")
+    with pytest.raises(CanvasError, match=r"'\.npz'.*\.csv"):
+        some_points().write(tmp_path / "p.npz")
 
 
 def test_parquet_without_pyarrow_names_the_extra(tmp_path: Path, monkeypatch) -> None:
