@@ -17,6 +17,10 @@ SHIPPED = {
         "e1f10a0c58de6ef258ebb07f7564c0c517ce197c138ff3cec03c979722dada13",
         "bfc2ad41ab03b26691707e129efa42a086d5ec74cd745a1d438ae30862be67d0",
     ),
+    "base-2": (
+        "89b949f443a5b14011e119ca9149ddffea1d54dd2d1cc70a00c7f030ad28cdb1",
+        "f65b7f1b04e3a6333961719fb2897ba9e8dc52bc4e979a5b1e82d5c069a6168e",
+    ),
     "detector-all": (
         "aa46eff1dbcf0658380fc71a38aa8f88008f32daa115f7a8a0aa125647a609d2",
         "bea20e33a3719fac6c824a6eebc0b32ae6bee32c751a5f92944624a9040b0a74",
