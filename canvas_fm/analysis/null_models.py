@@ -80,7 +80,7 @@ class Mask:
         if not len(inside):
             raise CanvasError("the mask is empty: no voxel of it belongs to a region")
         if len(inside) <= _MORTON:
-            inside = inside[np.argsort(_morton(inside, self.region.shape), kind="stable")]
+            inside = inside[np.argsort(morton(inside, self.region.shape), kind="stable")]
         return inside[np.argsort(flat[inside], kind="stable")]
 
     @cached_property
@@ -138,7 +138,7 @@ class Mask:
 Domain = Box | Mask
 
 
-def _morton(flat: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+def morton(flat: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     """Interleaved bits of z, y, x: near in this order is mostly near in space."""
     key = np.zeros(len(flat), np.int64)
     for axis, index in enumerate(np.unravel_index(flat, tuple(shape))):

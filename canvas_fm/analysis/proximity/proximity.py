@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,13 @@ from jaxtyping import Float64, Integer
 from scipy.ndimage import distance_transform_edt, map_coordinates
 from scipy.spatial import cKDTree
 
-from canvas_fm.analysis.null_models import Box, Domain, Model, p_of_curve, p_two_sided
+from canvas_fm.analysis.null_models import Box, Domain, Model, morton, p_of_curve, p_two_sided
 from canvas_fm.analysis.proximity.edges import Edges, edges_of
 from canvas_fm.data.zyx import ZyxUm
 from canvas_fm.errors import CanvasError
 
 NULL_CELLS = 20_000
-_PAIRS = 60_000  # pairs of one K function; of more a random part of the cells is taken
+PAIRS = 60_000  # pairs of one K function; of more a random part of the cells is taken
 Distance = Callable[[np.ndarray], np.ndarray]
 
 
@@ -37,6 +38,7 @@ class Proximity:
     p_value: dict[str, float]
     model: Model
     draws: int
+    compared: int  # cells that curves and p-values are of, a random part of larger populations
 
     def as_dict(self) -> dict[str, Any]:
         """The figures, for people and JSON."""
@@ -49,6 +51,7 @@ class Proximity:
             "null_mean_um": self.null_mean_um,
             "null_model": self.model,
             "draws": self.draws,
+            "cells_in_the_null_model": self.compared,
             "p_value": self.p_value,
         }
 
@@ -80,7 +83,7 @@ def to_points(
     inside_to = to_um[domain.holds(to_um)]
     if not len(inside_to):
         raise CanvasError("no target lies inside the mask; are both in the same volume and voxel size?")
-    tree = cKDTree(inside_to)
+    tree = cKDTree(inside_to[_along_curve(inside_to)])
     return _proximity(
         from_um, lambda um: tree.query(um)[0], domain, radii_um, model, draws, seed,
         _Pairs(tree, edges_of(domain), len(inside_to)),
@@ -127,13 +130,15 @@ class _Pairs:
         """Cross-K by translation correction (Ohser): V² / (n m) Σ 1 / |W ∩ W shifted by the pair|."""
         some = um[:: max(1, len(um) // 1000)]
         expected = self.tree.query_ball_point(some, radii[-1], return_length=True).mean() * len(um)
-        if expected > _PAIRS:
-            um = um[random.choice(len(um), max(1, int(len(um) * _PAIRS / expected)), replace=False)]
-        pairs = cKDTree(um).sparse_distance_matrix(self.tree, radii[-1], output_type="ndarray")
-        apart = um[pairs["i"]] - self.tree.data[pairs["j"]]
+        if expected > PAIRS:
+            part = random.choice(len(um), max(1, int(len(um) * PAIRS / expected)), replace=False)
+            um = um[np.sort(part)]
+        found = self.tree.query_ball_point(um, radii[-1])
+        cell = np.repeat(np.arange(len(um)), [len(one) for one in found])
+        apart = um[cell] - self.tree.data[np.fromiter(chain.from_iterable(found), np.int64, len(cell))]
         overlap = self.edges.overlap_um3(apart)
         weight = np.where(overlap > 0, volume**2 / np.maximum(overlap, 1e-9), 0) / (len(um) * self.targets)
-        at = np.searchsorted(radii, pairs["v"] * (1 - 1e-12))
+        at = np.searchsorted(radii, np.linalg.norm(apart, axis=1) * (1 - 1e-12))
         return np.cumsum(np.bincount(at, weight, len(radii) + 1)[: len(radii)])
 
 
@@ -153,7 +158,9 @@ def _proximity(
     inside = domain.holds(from_um)
     if not inside.any():
         raise CanvasError("no cell lies inside the mask; are both in the same volume and voxel size?")
-    every = distance(from_um)
+    order = _along_curve(from_um)
+    every = np.empty(len(from_um))
+    every[order] = distance(from_um[order])
     um = from_um[inside]
     if len(um) > NULL_CELLS:
         um = um[random.choice(len(um), NULL_CELLS, replace=False)]
@@ -161,6 +168,7 @@ def _proximity(
     edges = pairs.edges if pairs is not None else edges_of(domain)
 
     def measure(positions: np.ndarray) -> tuple[float, dict[str, np.ndarray]]:
+        positions = positions[_along_curve(positions)]
         near = distance(positions)
         curves = {"G": _g(near, edges.to_border_um(positions), radii)}
         if pairs is not None:
@@ -179,7 +187,14 @@ def _proximity(
         curves[name] = {"observed": curve, "mean": drawn.mean(0), "low": low, "high": high}
         if name != "K":  # L is K on a scale on which radii compare
             p_value[name] = p_of_curve(curve, drawn)
-    return Proximity(every, inside, radii, curves, float(means.mean()), p_value, model, draws)
+    return Proximity(every, inside, radii, curves, float(means.mean()), p_value, model, draws, len(um))
+
+
+def _along_curve(um: np.ndarray) -> np.ndarray:
+    """An order in which neighbours follow each other, so that searches find in the cache what they read."""
+    low = um.min(0)
+    cell = np.minimum((um - low) / np.maximum(um.max(0) - low, 1e-9) * 64, 63).astype(np.int64)
+    return np.argsort(morton(np.ravel_multi_index(tuple(cell.T), (64, 64, 64)), (64, 64, 64)))
 
 
 def _radii(given: Sequence[float] | None, distance: np.ndarray) -> Float64[np.ndarray, " r"]:

@@ -9,6 +9,7 @@ import pytest
 import tifffile
 
 from canvas_fm.analysis.null_models import Box, Mask
+from canvas_fm.analysis.proximity import proximity
 from canvas_fm.analysis.proximity.edges import BoxEdges, MaskEdges
 from canvas_fm.analysis.proximity.proximity import to_labels, to_points
 from canvas_fm.data.points.points import Points
@@ -50,6 +51,18 @@ def test_g_counts_cells_away_from_the_border():
     for radius, value in zip(radii, g, strict=True):
         inner = border >= radius
         assert value == pytest.approx((near[inner] <= radius).mean())
+
+
+def test_large_populations_are_compared_by_a_random_part_of_cells_and_pairs(monkeypatch):
+    first, second, radii = uniform(900), uniform(800, 1), [30.0, 45.0]
+    whole = to_points(first, second, domain=BOX, radii_um=radii, draws=19)
+    monkeypatch.setattr(proximity, "NULL_CELLS", 600)
+    monkeypatch.setattr(proximity, "PAIRS", 4000)
+    part = to_points(first, second, domain=BOX, radii_um=radii, draws=19)
+    assert [one.as_dict()["cells_in_the_null_model"] for one in (whole, part)] == [900, 600]
+    assert np.array_equal(part.distance_um, whole.distance_um)
+    assert part.curves["K"]["observed"] == pytest.approx(whole.curves["K"]["observed"], rel=0.15)
+    assert (part.curves["K"]["observed"] != whole.curves["K"]["observed"]).all()
 
 
 def test_edge_correction_leaves_k_of_independent_cells_unbiased_in_any_mask():
