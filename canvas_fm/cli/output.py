@@ -49,9 +49,15 @@ def _lines(value: Any) -> list[str]:
     """A value as text: a list of dictionaries as one line each, deeper nesting as JSON."""
     if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
         return [_plain(item) for item in value]
-    if isinstance(value, dict) and any(isinstance(item, dict | list) and item for item in value.values()):
+    if isinstance(value, dict) and any(map(_is_nested, value.values())):
         return ["see --json"]
     return [_plain(value)]
+
+
+def _is_nested(item: Any) -> bool:
+    """Whether a line cannot show it: more than a pair of numbers."""
+    pair = isinstance(item, list) and len(item) == 2 and all(isinstance(end, int | float) for end in item)
+    return isinstance(item, dict | list) and bool(item) and not pair
 
 
 def _plain(value: Any) -> str:

@@ -75,10 +75,14 @@ def to_points(
 ) -> Proximity:
     """Distances from each cell to the nearest of `to_um`; K and L by translation, G by border correction.
 
-    Without a `domain` it is the box around both populations.
+    Without a `domain` it is the box around both populations. CanvasError where the two are the same cells.
     """
     if not len(from_um) or not len(to_um):
         raise CanvasError("one of the two populations has no cells; nothing to compare")
+    if np.array_equal(from_um, to_um):
+        raise CanvasError(
+            f"both populations are the same {len(to_um):,} cells, so each lies on itself; give two populations"
+        )
     domain = domain if domain is not None else Box.around(from_um, to_um)
     inside_to = to_um[domain.holds(to_um)]
     if not len(inside_to):

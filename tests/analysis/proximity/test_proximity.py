@@ -133,3 +133,9 @@ def test_on_the_command_line(tmp_path, capsys):
     assert (tmp_path / "k.png").read_bytes().startswith(b"\x89PNG")
     assert main([*words[:2], str(tmp_path / "mask.tif"), *words[3:-2]]) == 1
     assert "--labels-voxel-um" in capsys.readouterr().err
+
+
+def test_a_population_is_not_compared_with_itself():
+    cells = np.random.default_rng(0).random((20, 3)) * 100
+    with pytest.raises(CanvasError, match="the same 20 cells, so each lies on itself"):
+        to_points(cells, cells.copy())
