@@ -79,10 +79,6 @@ def to_points(
     """
     if not len(from_um) or not len(to_um):
         raise CanvasError("one of the two populations has no cells; nothing to compare")
-    if np.array_equal(from_um, to_um):
-        raise CanvasError(
-            f"both populations are the same {len(to_um):,} cells, so each lies on itself; give two populations"
-        )
     domain = domain if domain is not None else Box.around(from_um, to_um)
     inside_to = to_um[domain.holds(to_um)]
     if not len(inside_to):
