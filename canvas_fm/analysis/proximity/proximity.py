@@ -83,6 +83,10 @@ def to_points(
     inside_to = to_um[domain.holds(to_um)]
     if not len(inside_to):
         raise CanvasError("no target lies inside the mask; are both in the same volume and voxel size?")
+    if np.array_equal(from_um, to_um):
+        raise CanvasError(
+            f"both populations are the same {len(to_um):,} cells, so each lies on itself; give two"
+        )
     tree = cKDTree(inside_to[_along_curve(inside_to)])
     return _proximity(
         from_um, lambda um: tree.query(um)[0], domain, radii_um, model, draws, seed,
