@@ -21,6 +21,8 @@ from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.inference.detect.detect import detect
 from canvas_fm.models.checkpoint import Detector
 
+DETECTIONS = "detections"
+
 
 def count(
     volumes: Sequence[Volume],
@@ -79,7 +81,7 @@ def count(
 def _whole(name: str, cells: Points) -> dict[str, np.ndarray]:
     """One row of a brain: the expected count of its header where it was refined, else its rows."""
     if P_CELL not in cells.columns:
-        value, low, high, of = float(len(cells)), np.nan, np.nan, "detections"
+        value, low, high, of = float(len(cells)), np.nan, np.nan, DETECTIONS
     else:
         value = float(cells.meta["expected_cells"])
         low, high = (float(part) for part in cells.meta["expected_cells_90"].split())
@@ -98,6 +100,8 @@ def _by_region(name: str, counted: RegionCounts) -> dict[str, np.ndarray]:
     table = counted.table()
     table.pop("channel")
     rows = len(table["id"])
+    if not counted.by_p_cell:
+        table["count_of"] = np.full(rows, DETECTIONS)
     blank = {key: np.full(rows, np.nan) for key in ("count_low", "count_high") if key not in table}
     return {"brain": np.full(rows, name), **table, **blank}
 

@@ -49,11 +49,14 @@ def test_the_regions_add_up_to_the_sum_of_p_cell(counted):
 
     table = pandas.read_csv(counted / "c.csv")
     cells = Points.read(next((counted / "c.cells").glob("*_refined.csv")))
-    expected = cells.columns["p_cell"].sum()
+    recall = float(cells.meta["candidate_recall"])
+    assert recall < 1
+    expected = cells.columns["p_cell"].sum() / recall
     rows = table[table.hemisphere == "both"].set_index("acronym")
     assert rows["count"].sum() == pytest.approx(expected, rel=1e-3)
     front = cells.zyx[:, 1] + 0.5 < 80
-    assert rows["count"]["A"] == pytest.approx(cells.columns["p_cell"][front].sum(), rel=1e-3)
+    assert rows["count"]["A"] == pytest.approx(cells.columns["p_cell"][front].sum() / recall, rel=1e-3)
+    assert set(table.count_of) == {cells.meta["count_of"]} == {"all cells"}
     assert (rows.count_low < rows["count"]).all()
     assert (counted / "c.png").read_bytes().startswith(b"\x89PNG")
 

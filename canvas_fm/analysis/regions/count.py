@@ -19,10 +19,19 @@ from canvas_fm.data.points.tables import write_csv
 from canvas_fm.data.zyx import ZyxUm, ZyxUmLike, check_voxel_um
 from canvas_fm.errors import CanvasError
 from canvas_fm.heads.refine.calibration import sigmoid
-from canvas_fm.heads.refine.counts import CountSpread, Recall, count_interval, log_odds_shift
+from canvas_fm.heads.refine.counts import (
+    ALL_CELLS,
+    AMONG_CANDIDATES,
+    CountSpread,
+    Recall,
+    count_interval,
+    log_odds_shift,
+)
+from canvas_fm.heads.refine.recall import recall_of_refined
 
 SIDES = {"both": 0, "left": LEFT, "right": RIGHT}
 P_CELL = "p_cell"
+ROWS = "rows"
 
 
 @dataclass(frozen=True)
@@ -40,6 +49,13 @@ class RegionCounts:
     by_p_cell: bool
     spread: CountSpread
     recall: Recall | None
+
+    @property
+    def count_of(self) -> str:
+        """Of what the counts are, in the words of `refine apply`."""
+        if not self.by_p_cell:
+            return ROWS
+        return AMONG_CANDIDATES if self.recall is None else ALL_CELLS
 
     def table(self) -> dict[str, np.ndarray]:
         """Columns of one row a region and side, of regions that have a volume or cells."""
@@ -86,6 +102,7 @@ class RegionCounts:
             "count": self._number(count),
             "volume_mm3": volume,
             "density": density,
+            "count_of": np.full(len(rows), self.count_of),
         }
         if self.by_p_cell:
             total, variance, below, above = sums
@@ -114,6 +131,7 @@ def count_regions(
 ) -> RegionCounts:
     """Count points per region; with a column p_cell (or `probabilities`) the sum of P(cell).
 
+    Sums are of all cells where the recall of the candidates is known: `recall`, else what the points state.
     `voxel_um` is the volume's, else what the points' file or the registration states. `volume_mm3` of
     `region_volumes` may be given so that several channels share it.
     """
@@ -127,6 +145,8 @@ def count_regions(
         allow_outside=allow_outside,
     )  # fmt: skip
     spread = spread or CountSpread()
+    if by_p and recall is None:
+        recall = recall_of_refined(points)
     volumes = region_volumes(atlas) if volume_mm3 is None else volume_mm3
     sums = _sums(p, placed, len(atlas.tree), spread)
     return RegionCounts(channel, atlas, placed, sums, volumes, by_p, spread, recall if by_p else None)

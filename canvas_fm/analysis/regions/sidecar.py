@@ -30,6 +30,8 @@ def write_sidecar(
             "outside_atlas": one.placed.outside,
             "in_no_region": one.placed.unlabelled,
             "counts_are": "sum of P(cell)" if one.by_p_cell else "rows",
+            "count_of": one.count_of,
+            "candidate_recall": None if one.recall is None else one.recall._asdict(),
         }
         for one, path in zip(counts, cells, strict=True)
     }

@@ -59,6 +59,11 @@ def run_count(args: argparse.Namespace) -> None:
     if atlas is None:
         result["cells"] = dict(zip(table["brain"].tolist(), table["count"].tolist(), strict=True))
         ends = zip(table["count_low"].tolist(), table["count_high"].tolist(), strict=True)
-        interval = {name: list(both) for name, both in zip(table["brain"].tolist(), ends, strict=True)}
+        interval: dict[str, Any] = {
+            name: list(both) for name, both in zip(table["brain"].tolist(), ends, strict=True)
+        }
+        if not args.json:  # for people an interval is words
+            interval = {name: f"{low:g} to {high:g}" for name, (low, high) in interval.items()}
         result["interval_90"] = interval if args.refiner is not None else None
+    result["count_of"] = ", ".join(dict.fromkeys(table["count_of"].tolist()))
     print_result(result, args.json)

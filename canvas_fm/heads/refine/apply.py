@@ -86,8 +86,8 @@ def refine(
     if P_CELL in points.columns:
         _log.warning("the candidates have a column %s already; it is replaced", P_CELL)
     judge = _CandidateClassifier(refiner, extractor, volume, background, points.zyx, score)
-    meta = _meta(points, volume, refiner, extractor)
     least = refiner.threshold_ if cells_only else None
+    meta = _meta(points, volume, refiner, extractor) | ({"cells_only": "yes"} if cells_only else {})
 
     def counted(p_cell: np.ndarray) -> dict[str, str]:
         return count_cells(refiner, points, p_cell, recall=recall, volume=volume.name).as_meta()

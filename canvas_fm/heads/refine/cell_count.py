@@ -10,7 +10,7 @@ from jaxtyping import Real
 
 from canvas_fm.data.points.points import Points
 from canvas_fm.heads.features.candidate_score import made_by
-from canvas_fm.heads.refine.counts import Count, Recall, expected_count
+from canvas_fm.heads.refine.counts import ALL_CELLS, AMONG_CANDIDATES, Count, Recall, expected_count
 from canvas_fm.heads.refine.recall import recall_of, shipped_recalls, threshold_of
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.models.training_volumes import training_volumes
@@ -35,7 +35,7 @@ class CellCount:
     def as_dict(self) -> dict[str, Any]:
         """The fields as `refine apply --json` prints them."""
         return {
-            "count_of": "all cells" if self.of == "cells" else "cells among the candidates",
+            "count_of": ALL_CELLS if self.of == "cells" else AMONG_CANDIDATES,
             "expected_cells": self.count.value,
             "interval_90": [self.count.low, self.count.high],
             "among_candidates": self.among_candidates._asdict(),
@@ -53,6 +53,7 @@ class CellCount:
         }
         if self.recall is not None:
             lines["candidate_recall"] = f"{self.recall.value:.4f}"
+            lines["candidate_recall_spread"] = f"{self.recall.spread:.4f} {self.recall.brains}"
         return lines | ({"count_notes": "; ".join(self.notes)} if self.notes else {})
 
 

@@ -12,6 +12,7 @@ from canvas_fm.errors import BadInput
 from canvas_fm.heads.refine.calibration import sigmoid
 
 COUNT_LEVEL = 0.9
+ALL_CELLS, AMONG_CANDIDATES = "all cells", "cells among the candidates"  # what a count is of
 _NORMAL = 1.6448536269514722  # the normal distribution's half-width of a 90 % interval
 _FEW_REGIONS = 10
 # The deviation by which the log-odds of all candidates shift together where no other brain was looked at.

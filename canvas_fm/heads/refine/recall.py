@@ -49,6 +49,20 @@ def threshold_of(points: Points) -> float | None:
         return None
 
 
+def recall_of_refined(points: Points, records: Sequence[CandidateRecall] = ()) -> Recall | None:
+    """The recall that refined candidates state, else that of `records` or of a shipped detector.
+
+    None where only the cells among them were kept: then their sum is of these alone.
+    """
+    if points.meta.get("cells_only") == "yes":
+        return None
+    try:
+        spread, brains = points.meta["candidate_recall_spread"].split()
+        return Recall(float(points.meta["candidate_recall"]), float(spread), int(brains))
+    except (KeyError, ValueError):
+        return recall_of([*records, *shipped_recalls()], points)
+
+
 def training_recalls(brains: Sequence[Candidates], seen: Sequence[str] = ()) -> list[CandidateRecall]:
     """Recalls of the candidates that a refiner is fitted on, where all true cells are known.
 

@@ -92,6 +92,24 @@ def test_sums_of_p_cell_have_the_intervals_of_expected_count(small, atlas, recal
         assert table["count_high"][row] >= of.high - 1e-9
 
 
+def test_counts_are_of_all_cells_where_the_file_states_the_recall_of_its_candidates(small, atlas):
+    zyx, p = points_inside(small.labels, 400), np.random.default_rng(1).random(400)
+    stated = {"candidate_recall": "0.8000", "candidate_recall_spread": "0.0500 3"}
+
+    def total(meta, columns=True):
+        points = Points(zyx, {"p_cell": p} if columns else {}, meta)
+        table = count_regions(points, atlas, voxel_um=(10, 10, 10)).table()
+        row = by(table, "both")[997]
+        return table["count"][row], table["count_low"][row] if columns else None, table["count_of"][row]
+
+    of = expected_count(p, CountSpread(), Recall(0.8, 0.05, 3))
+    assert total(stated) == (pytest.approx(of.value, abs=1e-3), pytest.approx(of.low), "all cells")
+    for meta in ({}, stated | {"cells_only": "yes"}):
+        count, _, words = total(meta)
+        assert (count, words) == (pytest.approx(p.sum(), abs=1e-3), "cells among the candidates")
+    assert total(stated, columns=False) == (400, None, "rows")
+
+
 def test_intervals_hold_the_truth_of_phantoms(small, atlas):
     """At 90 %, at least 88 % of the counts of 200 phantoms whose P(cell) are calibrated."""
     volumes, held, all_ = region_volumes(atlas), 0, 0
