@@ -97,7 +97,7 @@ def test_distances_to_a_mask_of_vessels():
 
 def test_bad_input_is_refused():
     with pytest.raises(CanvasError, match="19 or more"):
-        to_points(uniform(5), uniform(5), draws=5)
+        to_points(uniform(5), uniform(5, 1), draws=5)
     with pytest.raises(CanvasError, match="has no cells"):
         to_points(uniform(0), uniform(5))
     with pytest.raises(CanvasError, match="no cell lies inside the mask"):
