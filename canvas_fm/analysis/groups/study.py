@@ -65,6 +65,7 @@ def read_study(
         )
     if blank := next((at for at, row in enumerate(rows) if not all(row[name] for name in _NEEDED)), None):
         raise CanvasError(f"{path}: row {blank + 1} lacks its brain, group or regions file")
+    _same_count_of([path.parent / row["regions"] for row in rows], channel)
     tables = [_regions(path.parent / row["regions"], channel, hemisphere, own) for row in rows]
     shared = sorted(set.intersection(*(set(table) for table in tables)))
     if not shared:
@@ -89,6 +90,21 @@ def _rows(path: Path) -> list[dict[str, str]]:
         {str(key).strip(): str(value or "").strip() for key, value in row.items()}
         for row in csv.DictReader(lines, delimiter=delimiter)
     ]
+
+
+def _same_count_of(paths: Sequence[Path], channel: str | None) -> None:
+    """CanvasError where the counts of one brain are of all cells, and of another of candidates or rows."""
+    first: dict[str, Path] = {}
+    for path in paths:
+        for row in _rows(path):
+            if row.get("count_of") and channel in (None, row.get("channel", "")):
+                first.setdefault(row["count_of"], path)
+    if len(first) > 1:
+        (one, at), (other, there) = list(first.items())[:2]
+        raise CanvasError(
+            f"{at} counts {one}, {there} counts {other}; such counts do not compare. Refine and count all "
+            "brains in the same way (canvas-fm refine apply, canvas-fm regions)"
+        )
 
 
 def _regions(
