@@ -13,11 +13,10 @@ from canvas_fm.models.allocator import keep_freed_memory
 kept = keep_freed_memory() if sys.argv[1] == "keep" else True
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(5):
-        torch.ones(1 << 24)
+    torch.ones(1 << 24)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 faults()
-print(kept, faults())
+print(kept, min(faults() for _ in range(10)))  # a system may reclaim idle pages between two of them
 """
 
 
