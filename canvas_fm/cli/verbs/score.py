@@ -83,6 +83,12 @@ def _fill_evaluate(parser: Parser) -> None:
         help="of the volume; see `info --help`",
     )
     parser.add_argument(
+        "--on-bad-chunk",
+        choices=["error", "skip"],
+        default="error",
+        help="of the volume; see `info --help`",
+    )
+    parser.add_argument(
         "--out", metavar="REPORT.json", help="also write the result, with checksums of the files"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the intervals and of chance; default 0")
@@ -123,7 +129,12 @@ def run_evaluate(args: argparse.Namespace) -> None:
         from canvas_fm.data.volume.volume import Volume
 
         volume = Volume.open(
-            args.volume, voxel_um=args.voxel_um, t=args.t, c=args.c, missing_chunks=args.missing_chunks
+            args.volume,
+            voxel_um=args.voxel_um,
+            t=args.t,
+            c=args.c,
+            missing_chunks=args.missing_chunks,
+            on_bad_chunk=args.on_bad_chunk,
         )
     stated = None if volume is None else volume.voxel_um
     score = evaluate(

@@ -43,6 +43,9 @@ class Folder:
             info = os.lstat(path)
             if stat.S_ISLNK(info.st_mode):
                 self._refuse_leaving(path, key)
+                if not os.path.exists(path):
+                    cause = f"is a link to {os.readlink(path)}, which is not here"
+                    raise DamagedStore(self, *split_key(key), cause, "fetch it: git annex get, datalad get")
                 info = os.stat(path)
         except (FileNotFoundError, NotADirectoryError):
             return None
@@ -95,6 +98,12 @@ class Folder:
             raise DamagedStore(self, *split_key(key), cause, "copy what it points to into the store")
 
 
+def _of_macos(name: str) -> bool:
+    """Whether a file is one that macOS adds to an archive."""
+    parts = name.split("/")
+    return parts[0] in _MACOS or parts[-1] in _MACOS or parts[-1].startswith("._")
+
+
 class Zipped:
     """Files inside a zip archive, below an optional folder in it."""
 
@@ -111,7 +120,7 @@ class Zipped:
         self._entries = {
             entry.filename.removeprefix(inside): entry
             for entry in entries
-            if entry.filename.startswith(inside) and not entry.is_dir()
+            if entry.filename.startswith(inside) and not entry.is_dir() and not _of_macos(entry.filename)
         }
         self._archive = (info.st_mtime_ns, info.st_size, info.st_ino, info.st_ctime_ns)
 
@@ -172,7 +181,8 @@ def open_files(path: str | Path, *, follow_links: bool = False) -> Files:
         )
     archive = Zipped(path)
     if not any(archive.stamp(name) for name in METADATA):
-        tops = {key.split("/", 1)[0] for key in archive.listing()} - _MACOS
+        roots = [key.rpartition("/")[0] for key in archive.listing() if key.rpartition("/")[2] in METADATA]
+        tops = {root for root in roots if not any(root.startswith(f"{other}/") for other in roots)}
         if len(tops) == 1:
             return Zipped(path, inside=f"{tops.pop()}/")
     return archive

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,13 +30,16 @@ _PREFIXES = {
 }  # fmt: skip
 UNITS_UM = {f"{prefix}meter": 10.0 ** (power + 6) for prefix, power in _PREFIXES.items()} | {
     "angstrom": 1e-4, "inch": 25_400.0, "foot": 304_800.0, "yard": 914_400.0, "mile": 1.609344e9,
-    "parsec": 3.0856775814913673e22, "µm": 1.0, "μm": 1.0, "um": 1.0, "micron": 1.0, "nm": 1e-3, "mm": 1e3,
+    "parsec": 3.0856775814913673e22, "µm": 1.0, "μm": 1.0, "um": 1.0, "micron": 1.0, "microns": 1.0,
+    "nm": 1e-3, "mm": 1e3,
 }  # fmt: skip
 
 
 _COLOURS = ("00FF00", "FF00FF", "00FFFF", "FFFF00", "FF0000", "0000FF", "FFFFFF")
 _VERSIONS = ("0.1", "0.2", "0.3", "0.4", "0.5")
 _AXES_OF_OLD = {version: list("tczyx") for version in ("0.1", "0.2")}  # these two name no axes
+_FEW = 4  # channels, where an axis has no name
+_HUGE = 1e300  # a number of JSON may be longer than any float
 _log = logging.getLogger(__name__)
 
 
@@ -223,9 +227,7 @@ def _scale(files: Files, where: str, steps: Any, axes: Sequence[str]) -> tuple[l
     if steps is None:
         return None, ""
     if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps):
-        raise CanvasError(
-            f"{files}: coordinateTransformations of {where} is {_short(steps)}, not a list of objects"
-        )
+        return None, f"coordinateTransformations of {where} is {_short(steps)}, not a list of objects"
     scale: list[float] | None = None
     for step in steps:
         if step.get("type") == "translation" or (step.get("type") == "identity" and len(step) == 1):
@@ -239,7 +241,7 @@ def _scale(files: Files, where: str, steps: Any, axes: Sequence[str]) -> tuple[l
         if len(values) == 3 < len(axes):
             spatial = iter(values)
             values = [next(spatial) if axis in "zyx" else 1.0 for axis in axes]
-        if len(values) != len(axes) or not all(math.isfinite(value) and value != 0 for value in values):
+        if len(values) != len(axes) or not all(0 < abs(value) < _HUGE for value in values):
             return (
                 None,
                 f"{where} has scale {_short(step['scale'])}, expected {len(axes)} numbers, none of them 0",
@@ -257,12 +259,19 @@ def _voxel_um(axes: Sequence[str], units: Sequence[Any], scale: Sequence[float])
         unit = units[at]
         if unit is None:
             return None, f"no unit on axis {letter}"
-        if not isinstance(unit, str) or unit not in UNITS_UM:
+        factor = UNITS_UM.get(_spelt(unit)) if isinstance(unit, str) else None
+        if factor is None:
             return None, f"the unit {_short(unit)} on axis {letter} is no length"
-        sizes.append(scale[at] * UNITS_UM[unit])
+        sizes.append(scale[at] * factor)
     if not all(math.isfinite(size) and size > 0 for size in sizes):
         return None, f"the sizes {sizes} are no lengths"
     return (sizes[0], sizes[1], sizes[2]), ""
+
+
+def _spelt(unit: str) -> str:
+    """A unit as the specification spells it: `Micrometers` and `micrometre` are micrometer."""
+    lower = unit.strip().lower()
+    return re.sub(r"met(?:er|re)s?$", "meter", lower)
 
 
 def _channels(ome: dict[str, Any]) -> tuple[str, ...]:
@@ -275,12 +284,17 @@ def _channels(ome: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _plain(files: Files, node: Node) -> Image:
-    """A bare array: by its named axes, else the last three are z, y, x."""
+    """A bare array: by its named axes, else t, c, z, y, x, from the last."""
     shape = node.metadata.get("shape")
     if not isinstance(shape, list) or len(shape) < 3:
         raise CanvasError(f"{files} is an array of shape {_short(shape)}; a volume has z, y and x")
     names = node.metadata.get("dimension_names") or node.attributes.get("_ARRAY_DIMENSIONS")
-    letters = tuple(["?"] * (len(shape) - 3) + ["z", "y", "x"])
+    if not names and len(shape) > 3 and shape[-1] <= _FEW < min(shape[-4:-1]):
+        raise CanvasError(
+            f"{files} is an array of shape {_short(shape)} without names of its axes; the last one has "
+            f"{shape[-1]}, like channels: name the axes (dimension_names, _ARRAY_DIMENSIONS)"
+        )
+    letters = tuple([*["?"] * (len(shape) - 5), "t", "c", "z", "y", "x"][-len(shape) :])
     if isinstance(names, list) and len(names) == len(shape):
         named = tuple(_letter(str(name), None) for name in names)
         if set(named) & set("zyx"):

@@ -148,8 +148,10 @@ class ChunkedArray:
         key = self.file_key(at)
         try:
             stamp = self.store.verify(key)
-            if stamp is None and self.store.listed is None and not self._empty:
-                raise self._missing(at)
+            if stamp is None and self.store.listed is None:
+                self._refuse_other_separator(at)
+                if not self._empty:
+                    raise self._missing(at)
             if stamp is not None and self._headers is not None and self._seen.get(key) != stamp:
                 self._check_header(key, stamp)
                 self._seen[key] = stamp
@@ -171,6 +173,20 @@ class ChunkedArray:
                 f"a chunk is {self._headers:,}"
             )
             raise DamagedStore(self.store.files, self.path, key.removeprefix(f"{self.path}/"), cause, _HINT)
+
+    def _refuse_other_separator(self, at: Sequence[int]) -> None:
+        """CanvasError where a missing chunk is there under the other separator, which reads as no chunk."""
+        if isinstance(self.store.files, Remote):
+            return
+        key = self._chunk_key(at)
+        wrong, right = ("/", ".") if "/" in key else (".", "/")
+        other = key.replace(wrong, right)
+        if other != key and self.store.files.stamp(f"{self.path}/{other}" if self.path else other):
+            raise CanvasError(
+                f"{self.store.files}: array {self.path!r} names its chunks with the separator {wrong!r}, but "
+                f"its files have {right!r} ({other}); correct the dimension_separator in .zarray, or the "
+                "separator in zarr.json"
+            )
 
     def _missing(self, at: Sequence[int]) -> DamagedStore:
         if isinstance(self.store.files, Remote):

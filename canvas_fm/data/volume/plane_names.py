@@ -13,15 +13,23 @@ from canvas_fm.errors import CanvasError
 
 # X_Y_Z_chN.tiff, the CANVAS layout: the third number is the plane, N the channel.
 _CANVAS = re.compile(r"(\d+)_(\d+)_(\d+)_ch(\d+)", re.IGNORECASE)
-# Z0001, z-12.5, plane_7, slice 3: a number that says that it is the plane, signed and decimal too.
+# Z0001, z-12.5, z+2,5, plane_7, slice 3: a number that says that it is the plane, signed and decimal too.
 _MARKED = re.compile(
-    r"(?:(?<![a-z])z|planes?|slices?|sections?)[ _]?(-?\d+(?:\.\d+)?)(?![\d.]*\d)", re.IGNORECASE
+    r"(?:(?<![a-z])z|planes?|slices?|sections?)[ _]?([-+]?\d+(?:[.,]\d+)?)(?![\d.]*\d)", re.IGNORECASE
 )
-_LAST = re.compile(r"(?:^|(?<=[_ ]))(-?\d+(?:\.\d+)?)(?:[uµ]m)?$", re.IGNORECASE)
+_LAST = re.compile(r"(?:^|(?<=[_ ]))([-+]?\d+(?:[.,]\d+)?)(?:[uµμ]m)?$", re.IGNORECASE)
+_DECIMAL = re.compile(r"(?<![\d.])([-+]?\d+\.\d+)(?![\d.]*\d)")
+# What makes a folder more than one stack, but is no channel: tiles, positions, times.
+_SEVERAL = {
+    "tiles ([YY x XX])": re.compile(r"\[(\d+ ?x ?\d+)\]"),
+    "positions": re.compile(r"(?<![a-z])pos(?:ition)?(\d{3})(?!\d)", re.IGNORECASE),
+    "time points": re.compile(r"(?<![a-z])time(?:point)?[ _]?(\d+)", re.IGNORECASE),
+}
 _CHANNEL = re.compile(r"(?<![a-z])ch?(?:annel)?[ _]?(\d+)", re.IGNORECASE)
 _PLANE = "\0"
 _CELLFINDER_DIGITS = 4  # ch010003 is channel 01, plane 0003
-_GAP = 1.5  # of the usual step: a rounded step varies by less, a lost plane makes 2
+_GAP = 1.6  # of the smallest step: a rounded step of 2 or more varies by less, a lost plane makes 2
+_LONG = 12  # planes from which steps of 1 and 2 can be told to be rounded ones
 
 
 class Named(NamedTuple):
@@ -47,7 +55,7 @@ def order_planes(folder: Path, files: Sequence[Path], c: int | None, *, fill_gap
     `fill_gaps` a None in its place. Raises CanvasError for several channels and no choice, tiles that have to
     be stitched, files that are not named alike, and equal numbers.
     """
-    named = _parse(folder, files)
+    named = _parse_one_stack(folder, files)
     ours = sorted(_of_channel(folder, named, c), key=lambda file: file.plane)
     for file, other in pairwise(ours):
         if file.plane == other.plane:
@@ -56,6 +64,20 @@ def order_planes(folder: Path, files: Sequence[Path], c: int | None, *, fill_gap
                 "is deeper?"
             )
     return Ordered(_with_gaps(folder, ours, fill_gaps), ours[0].path.name)
+
+
+def _parse_one_stack(folder: Path, files: Sequence[Path]) -> list[Named]:
+    """Parsed names; CanvasError where they are of several tiles, positions or times."""
+    named = _parse(folder, files)
+    for what, pattern in _SEVERAL.items():
+        values = {match[1] if (match := pattern.search(plane_file.rest)) else "" for plane_file in named}
+        if len(values) > 1:
+            raise CanvasError(
+                f"{folder} holds {len(values)} {what}: {', '.join(sorted(values)[:8])}; a volume is one: "
+                "move each to a folder of its own"
+                + ("" if what == "time points" else ", or stitch them first")
+            )
+    return named
 
 
 def _parse(folder: Path, files: Sequence[Path]) -> list[Named]:
@@ -72,15 +94,16 @@ def _parse(folder: Path, files: Sequence[Path]) -> list[Named]:
             if match
         ]
     stems = [_stem(path) for path in files]
-    for pattern in (_MARKED, _LAST):
+    for pattern in (_MARKED, _LAST, _DECIMAL):
         matches = [_last_match(pattern, stem) for stem in stems]
-        if all(matches) and len({match[1] for match in matches if match}) > 1:
+        texts = [match[1] for match in matches if match]
+        if all(matches) and len(set(texts)) > 1 and (pattern is not _DECIMAL or _are_decimal(texts)):
             rows = [
                 Named(path, _number(match[1], stems, pattern), _without(stem, match))
                 for path, stem, match in zip(files, stems, matches, strict=True)
                 if match
             ]
-            if not _alone(rows):
+            if not _alone(rows, strict=pattern is not _MARKED):
                 return rows
     return _by_slots(folder, files, stems)
 
@@ -105,12 +128,24 @@ def _number(text: str, stems: Sequence[str], pattern: re.Pattern[str]) -> float:
         padded = len({len(one) for one in texts}) == 1 and any(one.startswith("-0") for one in texts)
         if padded and all(one.startswith("-") for one in texts):
             text = text[1:]
-    return float(text)
+    return float(text.replace(",", "."))
 
 
-def _alone(rows: Sequence[Named]) -> bool:
-    """Whether the number is no plane number, because the rest of each name differs."""
-    return len(rows) > 1 and len({row.rest for row in rows}) == len(rows)
+def _are_decimal(texts: Sequence[str]) -> bool:
+    """Whether `12.50` are decimal numbers, and not a channel and a plane with a dot between them."""
+    wholes, parts = zip(*(text.split(".") for text in texts), strict=True)
+    return (
+        len({len(part) for part in parts}) == 1
+        and len(set(wholes)) >= len(set(parts))
+        and not all(text.startswith("-") for text in texts)
+    )
+
+
+def _alone(rows: Sequence[Named], *, strict: bool) -> bool:
+    """Whether the number is no plane number: the rest of each name differs, or with `strict` takes more
+    values than the number, as where a channel stands last."""
+    rests = len({row.rest for row in rows})
+    return len(rows) > 1 and (rests == len(rows) or (strict and rests > len({row.plane for row in rows})))
 
 
 def _by_slots(folder: Path, files: Sequence[Path], stems: Sequence[str]) -> list[Named]:
@@ -147,7 +182,7 @@ def channels_in(folder: Path, files: Sequence[Path]) -> dict[int, str]:
 
     Raises CanvasError as `order_planes` does.
     """
-    rests = sorted({plane_file.rest for plane_file in _parse(folder, files)})
+    rests = sorted({plane_file.rest for plane_file in _parse_one_stack(folder, files)})
     return {c: str(label) for c, (_, label) in _choices(rests).items()} if len(rests) > 1 else {}
 
 
@@ -204,9 +239,25 @@ def _channel_labels(rests: Sequence[str]) -> dict[str, int | str | None]:
     return {rest: rest.replace(_PLANE, "*") for rest in rests}
 
 
+def _usual(ours: Sequence[Named], steps: Sequence[float]) -> float:
+    """Step between neighbours: the median, unless it is already that of a lost plane; then the smallest."""
+    if not steps:
+        return 1.0
+    smallest, middle = min(steps), median(steps)
+    if set(steps) == {1.0, 2.0}:
+        return 1.5 if len(ours) >= _LONG and _is_rounded(ours) else 1.0
+    return middle if middle < _GAP * smallest else smallest
+
+
+def _is_rounded(ours: Sequence[Named]) -> bool:
+    """Whether numbers are those of equal steps, rounded: none is off its line by more than rounding."""
+    step = (ours[-1].plane - ours[0].plane) / (len(ours) - 1)
+    return all(abs(file.plane - ours[0].plane - k * step) < 1 for k, file in enumerate(ours))
+
+
 def _with_gaps(folder: Path, ours: Sequence[Named], fill_gaps: bool) -> list[Path | None]:
     steps = [other.plane - plane_file.plane for plane_file, other in pairwise(ours)]
-    usual = median(steps) if steps else 1.0
+    usual = _usual(ours, steps)
     files: list[Path | None] = [ours[0].path]
     for (plane_file, other), step in zip(pairwise(ours), steps, strict=True):
         lacking = round(step / usual) - 1 if step > _GAP * usual else 0

@@ -18,7 +18,8 @@ from canvas_fm.errors import CanvasError
 _UM = {
     "µm": 1.0, "μm": 1.0, "um": 1.0, "micron": 1.0, "microns": 1.0, "micrometer": 1.0, "micrometre": 1.0,
     "\\u00b5m": 1.0, "nm": 1e-3, "nanometer": 1e-3, "mm": 1e3, "millimeter": 1e3, "cm": 1e4, "m": 1e6,
-    "å": 1e-4, "inch": 25400.0,
+    "å": 1e-4, "inch": 25400.0, "in": 25400.0, "pm": 1e-6, "micrometers": 1.0, "micrometres": 1.0,
+    "\\u03bcm": 1.0,
 }  # fmt: skip
 
 
@@ -50,7 +51,10 @@ def _ome_voxel_um(text: str) -> ZyxUm | None:
         factor = _UM.get(unit.strip().lower())
         if size is None or factor is None:
             return None
-        sizes.append(float(size) * factor)
+        try:
+            sizes.append(float(size) * factor)
+        except ValueError:  # a decimal comma, a word
+            return None
     return _checked(sizes)
 
 
@@ -63,7 +67,14 @@ def _imagej_voxel_um(tiff: tifffile.TiffFile, about: Mapping[str, object]) -> Zy
     per_unit = [tag.value[0] / tag.value[1] if tag.value[1] else 0.0 for tag in tags if tag is not None]
     if min(per_unit) <= 0:
         return None
-    return _checked([float(str(about["spacing"])) * factor, *(factor / n for n in per_unit)])
+    return _checked([abs(_number(about["spacing"])) * factor, *(factor / n for n in per_unit)])
+
+
+def _number(value: object) -> float:
+    try:
+        return float(str(value))
+    except ValueError:
+        return math.nan
 
 
 def _checked(sizes: list[float]) -> ZyxUm | None:

@@ -360,9 +360,35 @@ def _folder(
         if len(shape) > 2 and n_planes == 1 and shape[-1] in (3, 4):
             raise CanvasError(f"{readable[0]} has planes of shape {shape}; planes are one value a pixel")
         raise CanvasError(f"{readable[0]} holds {n_planes} planes; in a folder each file holds one")
+    if not fill_gaps:
+        _refuse_lost_files(folder, readable)
     _log.info("%s: plane 0 is %s", folder, ordered.first)
     planes = [Plane(file, 0) for file in ordered.files]
     return Stack(planes, 1, True, (shape[0], shape[1]), dtype, voxel_um)
+
+
+def _refuse_lost_files(folder: Path, readable: Sequence[Path]) -> None:
+    """Name the files that OME metadata of the first plane list but the folder lacks, as its last ones."""
+
+    def about(tiff: tifffile.TiffFile) -> OmePixels | None:
+        return split_pixels(readable[0], tiff)
+
+    try:
+        split = use_tiff(readable[0], about)
+    except CanvasError:
+        return
+    if split is None or split.shape[split.axes.index("Z")] < len(readable):
+        return
+    listed = {file.name for file in split.files.flat if file is not None}
+    present = {file.name for file in readable}
+    beside = {file.name for file in planes_in(folder)}
+    lost = sorted(listed - beside)
+    if lost and present <= listed:
+        raise CanvasError(
+            f"{folder}: {lost[0]}"
+            + (f" and {len(lost) - 1} more" if len(lost) > 1 else "")
+            + ", which the OME metadata name, is missing; copy it again, or give --missing-chunks empty"
+        )
 
 
 def _first_readable(

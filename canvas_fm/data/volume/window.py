@@ -17,6 +17,7 @@ from jaxtyping import Float32, Num
 
 from canvas_fm.errors import CanvasError
 from canvas_fm.files.atomic import write_text_atomic
+from canvas_fm.files.checksum import seal_json, unseal_json
 
 _log = logging.getLogger(__name__)
 
@@ -251,7 +252,7 @@ class WindowCache:
         if self.path is None:
             return None
         try:
-            entry = json.loads(self.path.read_text(encoding="utf-8"))[str(rule)]
+            entry = (unseal_json(self.path.read_text(encoding="utf-8")) or {})[str(rule)]
             window = Window(float(entry["window"][0]), float(entry["window"][1]))
             unchanged = entry["stamps"] == self._digest(entry["keys"])
         except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):
@@ -264,12 +265,11 @@ class WindowCache:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             try:
-                entries = json.loads(self.path.read_text(encoding="utf-8"))
+                entries = unseal_json(self.path.read_text(encoding="utf-8")) or {}
             except (OSError, ValueError):
                 entries = {}
             entry = {"window": list(window), "keys": list(keys), "stamps": self._digest(keys)}
-            entries = {**(entries if isinstance(entries, dict) else {}), str(rule): entry}
-            write_text_atomic(self.path, json.dumps(entries))
+            write_text_atomic(self.path, seal_json({**entries, str(rule): entry}))
         except (OSError, CanvasError) as problem:
             _log.info("the intensity window is not remembered: %s", problem)
 

@@ -71,12 +71,20 @@ def test_a_mirrored_axis_keeps_its_size(tmp_path, caplog):
 
 @pytest.mark.parametrize(
     "steps",
-    [scaled(4.0, 0, 1.5), scaled(4.0, 1.8), [{"type": "affine", "affine": [[1, 0]]}], [{"type": "scale"}]],
-    ids=["zero", "two numbers", "affine", "no numbers"],
+    [
+        scaled(4.0, 0, 1.5),
+        scaled(4.0, 1.8),
+        [{"type": "affine", "affine": [[1, 0]]}],
+        [{"type": "scale"}],
+        "none",
+        [None],
+        scaled(10**400, 1, 1),
+    ],
+    ids=["zero", "two numbers", "affine", "no numbers", "text", "null", "huge"],
 )
 def test_a_given_voxel_size_wins_over_a_scale_that_cannot_be_used(tmp_path, steps):
     path = write(tmp_path / "a.zarr", steps=steps)
-    with pytest.raises(CanvasError, match=r"has no voxel size; give --voxel-um .*level '0' has"):
+    with pytest.raises(CanvasError, match=r"has no voxel size; give --voxel-um .*level '0'"):
         Volume.open(path)
     assert Volume.open(path, voxel_um=UM).voxel_um == UM
 
@@ -121,3 +129,50 @@ def test_a_store_of_links_is_read_as_git_annex_keeps_it(tmp_path):
     assert json.loads((folder / ".zattrs").read_text())["multiscales"]
     with pytest.raises(CanvasError, match="a link leads out of the store"):
         everything(Volume.open(folder, follow_links=False))
+
+
+@pytest.mark.parametrize("unit", ["Micrometer", "micrometre", "microns", "micrometers"])
+def test_common_spellings_of_a_unit(tmp_path, unit):
+    path = write(tmp_path / "a.zarr", steps=scaled(*UM))
+    text = (path / ".zattrs").read_text()
+    (path / ".zattrs").write_text(text.replace("micrometer", unit))
+    assert Volume.open(path).voxel_um == UM
+
+
+@pytest.mark.parametrize("inside", ["", "a.zarr/", "deep/a.zarr/"])
+def test_a_zip_with_resource_files_or_the_store_deeper_in(tmp_path, inside):
+    folder = write(tmp_path / "a.zarr", steps=scaled(*UM))
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for file in sorted(p for p in folder.rglob("*") if p.is_file()):
+            archive.write(file, inside + file.relative_to(folder).as_posix())
+        archive.writestr("._a.zarr", b"\0\5")
+    np.testing.assert_array_equal(everything(Volume.open(tmp_path / "a.zip")), VOXELS)
+
+
+def test_a_link_to_a_file_that_was_not_fetched_is_never_empty(tmp_path):
+    folder = write(tmp_path / "a.zarr", steps=scaled(*UM))
+    (chunk,) = (p for p in (folder / "0").rglob("*") if p.is_file() and not p.name.startswith("."))
+    chunk.unlink()
+    chunk.symlink_to(tmp_path / "gone")
+    with pytest.raises(CanvasError, match="git annex get"):
+        everything(Volume.open(folder, missing_chunks="empty"))
+
+
+@pytest.mark.parametrize("missing", ["error", "empty"])
+def test_a_wrong_separator_is_named(tmp_path, missing):
+    folder = write(tmp_path / "a.zarr", steps=scaled(*UM))
+    metadata = json.loads((folder / "0/.zarray").read_text())
+    other = {".": "/", "/": "."}[metadata.get("dimension_separator", ".")]
+    (folder / "0/.zarray").write_text(json.dumps(metadata | {"dimension_separator": other}))
+    with pytest.raises(CanvasError, match="names its chunks with the separator"):
+        everything(Volume.open(folder, missing_chunks=missing))
+
+
+def test_channels_of_a_plain_array_come_first_and_are_chosen(tmp_path):
+    zarr.create_array(tmp_path / "p.zarr", data=np.stack([VOXELS, VOXELS[::-1]]))
+    np.testing.assert_array_equal(
+        everything(Volume.open(tmp_path / "p.zarr", voxel_um=UM, c=1)), VOXELS[::-1]
+    )
+    zarr.create_array(tmp_path / "q.zarr", data=np.stack([VOXELS, VOXELS], -1))
+    with pytest.raises(CanvasError, match="like channels: name the axes"):
+        Volume.open(tmp_path / "q.zarr", voxel_um=UM, c=1)

@@ -34,6 +34,8 @@ def order(names: list[str], c: int | None = None, **options: bool) -> list[str |
         "plane{:d}_561nm",
         "img_channel000_position000_time000000000_z{:03d}",  # Micro-Manager
         "Z{:d}.ome",
+        "10-00_brain_UltraII[00 x 00]_C00_xyz-Table Z{:04d}.ome",
+        "c1z{:03d}",  # channel and plane run together
     ],
 )
 def test_planes_come_in_the_order_of_their_numbers(pattern):
@@ -64,6 +66,8 @@ def test_a_dash_before_padded_numbers_separates():
         ("brain_ch{c:02d}{z:04d}", (0, 1)),
         ("1_2_{z:06d}_ch{c}", (1, 2)),
         ("z{z:03d}_ch{c}", (0, 3)),
+        ("{z:04d}_{c}", (0, 1)),
+        ("b_UltraII[00 x 00]_C{c:02d}_xyz-Table Z{z:04d}.ome", (0, 1)),
     ],
 )
 def test_channels_of_one_folder_are_never_stacked(names, channels):
@@ -97,6 +101,39 @@ def test_a_gap_in_the_series_is_named_and_never_closed(lost):
 def test_positions_that_were_rounded_are_no_gap():
     names = [f"z{round(2.5 * z)}.tif" for z in range(12)]
     assert order(names) == names
+
+
+@pytest.mark.parametrize("pattern", ["b_{:.1f}_ch0", "pos{:.2f}", "z{:+.1f}", "b_z{:.1f}µm"])
+@pytest.mark.parametrize("mark", [".", ","])
+def test_decimals_are_never_taken_for_channels(pattern, mark):
+    if mark == "," and "z" not in pattern:
+        pytest.skip("a decimal comma is read where the number is marked as the plane")
+    names = [pattern.format((z - 5) * 2.5).replace(".", mark) + ".tif" for z in range(12)]
+    assert order(names) == names
+
+
+@pytest.mark.parametrize("lost", [[0, 2, 3], [0, 1, 3], [0, 2, 4, 5, 6, 8, 10], [*range(9), 10, 11, 13, 14]])
+def test_a_gap_is_named_where_few_or_many_planes_are_lost(lost):
+    with pytest.raises(CanvasError, match="missing between"):
+        order([f"z{z}.tif" for z in lost])
+
+
+def test_steps_of_one_and_a_half_that_were_rounded_are_no_gap():
+    names = [f"z{int(1.5 * z)}.tif" for z in range(14)]
+    assert order(names) == names
+
+
+@pytest.mark.parametrize(
+    ("pattern", "what"),
+    [
+        ("b_UltraII[{:02d} x 00]_C00_xyz-Table Z{:04d}.ome.tif", "2 tiles"),
+        ("img_channel000_position{:03d}_time000000000_z{:03d}.tif", "2 positions"),
+        ("img_channel000_position000_time{:09d}_z{:03d}.tif", "2 time points"),
+    ],
+)
+def test_tiles_positions_and_times_are_no_channels(pattern, what):
+    with pytest.raises(CanvasError, match=f"holds {what}"):
+        order([pattern.format(k, z) for k in (0, 1) for z in range(6)], 0)
 
 
 def test_what_is_no_plane_is_refused():

@@ -57,6 +57,20 @@ def test_one_plane_in_three_channels_is_no_stack(tmp_path):
         Volume.open(tmp_path / "a.tif", voxel_um=(4, 2, 2))
 
 
+@pytest.mark.parametrize("size", ["abc", "1,8", "nan", "0", "1e999"])
+def test_a_given_voxel_size_wins_over_one_that_is_no_number(tmp_path, size):
+    xml = (
+        '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image ID="Image:0"><Pixels '
+        'ID="Pixels:0" DimensionOrder="XYZCT" Type="uint16" SizeX="30" SizeY="20" SizeZ="12" SizeC="1" '
+        f'SizeT="1" PhysicalSizeX="{size}" PhysicalSizeY="1.7" PhysicalSizeZ="4"><TiffData/></Pixels>'
+        "</Image></OME>"
+    )
+    tifffile.imwrite(tmp_path / "a.ome.tif", VOXELS, description=xml.encode(), metadata=None)
+    with pytest.raises(CanvasError, match="has no voxel size"):
+        Volume.open(tmp_path / "a.ome.tif")
+    assert Volume.open(tmp_path / "a.ome.tif", voxel_um=(4, 2, 2)).voxel_um == (4, 2, 2)
+
+
 def write_split(folder, channels=1):
     """An OME-TIFF with a file for each plane, every file naming all of them; the names' order is not z's."""
     folder.mkdir()
@@ -101,6 +115,14 @@ def test_a_missing_file_of_a_split_ome_tiff_is_the_one_that_is_named(tmp_path):
     files[5].unlink()
     with pytest.raises(CanvasError, match=rf"{files[5].name}, the file of plane 5, is missing"):
         Volume.open(files[0])
+
+
+def test_a_lost_last_file_of_a_split_ome_tiff_is_named_for_the_folder_too(tmp_path):
+    files = write_split(tmp_path / "split")
+    by_name = sorted(files)
+    by_name[-1].unlink()
+    with pytest.raises(CanvasError, match=rf"{by_name[-1].name}, which the OME metadata name, is missing"):
+        Volume.open(tmp_path / "split", voxel_um=(4, 2, 2))
 
 
 def test_a_split_ome_tiff_opens_each_file_once(tmp_path, monkeypatch):

@@ -235,7 +235,7 @@ def test_a_plain_array_goes_by_the_names_of_its_axes(tmp_path):
     for name, stored, names, message in [
         ("two.zarr", VOXELS[0], None, "a volume has z, y and x"),
         ("odd.zarr", VOXELS, ("z", "y", "q"), "needs each of z, y and x once"),
-        ("four.zarr", np.stack([VOXELS, VOXELS]), None, "further axis of length 2"),
+        ("four.zarr", np.stack([VOXELS, VOXELS]), None, "has 2 along axis c: choose one with --c"),
     ]:
         with pytest.raises(CanvasError, match=message):
             Volume.open(write(name, stored, names), voxel_um=(1, 1, 1))

@@ -12,7 +12,14 @@ import zarr
 
 from canvas_fm.data.volume import window as window_module
 from canvas_fm.data.volume.volume import Volume
-from canvas_fm.data.volume.window import Window, WindowRule, cache_folder, find_window, sample_boxes
+from canvas_fm.data.volume.window import (
+    Window,
+    WindowCache,
+    WindowRule,
+    cache_folder,
+    find_window,
+    sample_boxes,
+)
 from canvas_fm.errors import CanvasError
 
 
@@ -189,3 +196,16 @@ def test_a_user_without_a_home_does_without_a_cache(tmp_path, monkeypatch):
     path = write_plain(tmp_path / "a.zarr", noise())
     assert Volume.open(path, voxel_um=(1, 1, 1)).window.low >= 0
     assert cache_folder() is None
+
+
+def test_any_damage_to_a_cached_window_means_that_it_is_found_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    cache, rule = WindowCache(["a"], lambda key: 1), WindowRule()
+    cache.put(rule, Window(10.0, 20.0), ["0/0"])
+    assert cache.get(rule) == Window(10.0, 20.0)
+    content = cache.path.read_bytes()
+    for bit in range(8 * len(content)):
+        damaged = bytearray(content)
+        damaged[bit // 8] ^= 1 << bit % 8
+        cache.path.write_bytes(damaged)
+        assert cache.get(rule) is None
