@@ -244,8 +244,9 @@ def _usual(ours: Sequence[Named], steps: Sequence[float]) -> float:
     if not steps:
         return 1.0
     smallest, middle = min(steps), median(steps)
-    if set(steps) == {1.0, 2.0}:
-        return 1.5 if len(ours) >= _LONG and _is_rounded(ours) else 1.0
+    if set(steps) == {1.0, 2.0}:  # a third of each: lost planes are fewer than steps that were rounded
+        often = min(steps.count(1.0), steps.count(2.0)) * 3 >= len(steps)
+        return 1.5 if often and len(ours) >= _LONG and _is_rounded(ours) else 1.0
     return middle if middle < _GAP * smallest else smallest
 
 
