@@ -119,3 +119,15 @@ def test_regions_of_few_brains_that_err_together_count_as_few_brains():
                 held[whole].append(count.low <= cells.sum() <= count.high)
     assert np.mean(held[True]) > 0.85
     assert np.mean(held[True]) >= np.mean(held[False])
+
+
+def test_the_factor_takes_the_next_higher_deviation_than_nine_tenths_of_the_regions():
+    """Conformal: of n regions the ⌈.9 (n + 1)⌉-th deviation holds the next one with .9, the ⌈.9 n⌉-th does not."""
+    n, rows = 21, 400
+    p, parts = np.full(n * rows, 0.5), np.repeat(np.arange(n), rows)
+    off = np.arange(n) * 10 - 100  # cells beyond the expected 200 of each region
+    is_cell = np.concatenate([np.arange(rows) < rows / 2 + more for more in off])
+    deviations = np.sort(np.abs(off)) / np.sqrt(rows / 4)
+    place = int(np.ceil(0.9 * (n + 1))) - 1
+    assert CountSpread._factor(p, is_cell, parts, 0.0) == pytest.approx(deviations[place])
+    assert deviations[place] > deviations[int(np.ceil(0.9 * (n - 1)))]

@@ -276,6 +276,10 @@ def test_with_keys_a_job_is_seen_only_by_the_key_that_made_it(run) -> None:
     for method, tail in (("GET", ""), ("DELETE", ""), ("POST", "/retry"), ("GET", "/result")):
         refused(client.request(method, path + tail, headers=bob), 404, "no job has the id")
     assert len(client.get("/v1/jobs", headers=ann).json()["jobs"]) == 1
+    once = {"Idempotency-Key": "3a0f7d1e-both"}  # the same of two holders: two jobs
+    of_ann, of_bob = (client.post("/v1/jobs", json=asked, headers=key | once).json() for key in (ann, bob))
+    assert of_ann["id"] != of_bob["id"]
+    refused(client.get(f"/v1/jobs/{of_ann['id']}", headers=bob), 404, "no job has the id")
 
 
 def test_sent_twice_with_the_same_idempotency_key_it_is_one_job(service) -> None:
