@@ -122,7 +122,7 @@ def test_regions_of_few_brains_that_err_together_count_as_few_brains():
 
 
 def test_the_factor_takes_the_next_higher_deviation_than_nine_tenths_of_the_regions():
-    """Conformal: of n regions the ⌈.9 (n + 1)⌉-th deviation holds the next one with .9, the ⌈.9 n⌉-th does not."""
+    """Conformal: of n regions it is the ⌈.9 (n + 1)⌉-th deviation that holds the next one with .9."""
     n, rows = 21, 400
     p, parts = np.full(n * rows, 0.5), np.repeat(np.arange(n), rows)
     off = np.arange(n) * 10 - 100  # cells beyond the expected 200 of each region

@@ -213,3 +213,7 @@ def test_a_volume_of_a_few_cells_does_not_choose_the_threshold(monkeypatch):
     looked_at.clear()
     threshold.calibrate(recipe, net, [few], [], VOXEL_UM, 0, lambda _: None)
     assert looked_at == [few.source.name]
+    looked_at.clear()
+    held_out = labelled("NeuN", 60, 2)
+    threshold.calibrate(recipe, net, [many], [held_out], VOXEL_UM, 0, lambda _: None)
+    assert looked_at == [many.source.name] != [held_out.source.name]
