@@ -43,7 +43,7 @@ def read_population(
     by_p_cell: bool = True,
     **placing: Any,
 ) -> Population:
-    """The cells of a file; with a column p_cell each weighs its P(cell), unless told otherwise.
+    """The cells of a file; with a column p_cell each weighs its P(cell), unless `by_p_cell` is off.
 
     With an atlas each has its region; `placing` are the other arguments of `place`.
     """

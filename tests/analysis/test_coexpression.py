@@ -86,9 +86,9 @@ def test_on_the_command_line(tmp_path, two, capsys):
     files = [str(tmp_path / f"{name}.csv") for name in ("a", "b", "out", "pairs")]
     flags = ["--tolerance-um", "8", "--voxel-um", "10", "10", "10", "--draws", "19", "--json"]
     assert main(["coexpress", *files[:2], "--out", files[2], "--cells-out", files[3], *flags]) == 0
-    said = json.loads(capsys.readouterr().out)
+    printed = json.loads(capsys.readouterr().out)
     table, pairs = pandas.read_csv(files[2]), pandas.read_csv(files[3])
-    assert table["both"][0] == len(pairs) == said["pairs"][0]["both"]
+    assert table["both"][0] == len(pairs) == printed["pairs"][0]["both"]
     assert two[0].um[pairs.row_first - 1][:, 1] + 3 == pytest.approx(
         two[1].um[pairs.row_second - 1][:, 1], abs=12
     )

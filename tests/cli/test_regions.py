@@ -25,7 +25,7 @@ def test_two_channels_to_a_table(result, small, cells, tmp_path):  # noqa: F811
     Points(points_inside(small.labels, 70, 1)).write(tmp_path / "cfos.csv.gz")
     out, placed = tmp_path / "regions.csv", tmp_path / "placed.csv"
     size = ["--voxel-um", 10, 10, 10, "--atlas-voxel-um", 100, 100, 100]
-    said = result(
+    printed = result(
         "regions", cells, tmp_path / "cfos.csv.gz", small.labels_path, "--table", small.table,
         "--atlas-orientation", "asr", "--out", out, "--cells-out", placed, *size,
     )  # fmt: skip
@@ -36,8 +36,8 @@ def test_two_channels_to_a_table(result, small, cells, tmp_path):  # noqa: F811
     assert root["count"].to_dict() == {"neun": 100, "cfos": 70}
     assert root.count_low["neun"] < 100 < root.count_high["neun"]
     assert np.isnan(root.count_low["cfos"])
-    assert said["channels"]["cfos"]["points"] == 70
-    assert json.loads((tmp_path / "regions.csv.json").read_text())["channels"] == said["channels"]
+    assert printed["channels"]["cfos"]["points"] == 70
+    assert json.loads((tmp_path / "regions.csv.json").read_text())["channels"] == printed["channels"]
     rows = pandas.read_csv(placed)
     assert rows.groupby("channel").size().to_dict() == {"cfos": 70, "neun": 200}
     assert set(rows.hemisphere) == {"left", "right"}

@@ -29,7 +29,7 @@ _CHANNEL = re.compile(r"(?<![a-z])ch?(?:annel)?[ _]?(\d+)", re.IGNORECASE)
 _PLANE = "\0"
 _CELLFINDER_DIGITS = 4  # ch010003 is channel 01, plane 0003
 _GAP = 1.6  # of the smallest step: a rounded step of 2 or more varies by less, a lost plane makes 2
-_LONG = 12  # planes from which steps of 1 and 2 can be told to be rounded ones
+_LONG = 12  # planes from which steps of 1 and 2 are recognised as rounded ones
 
 
 class Named(NamedTuple):

@@ -122,10 +122,10 @@ def test_on_the_command_line(tmp_path, capsys):
         str(figures[1]),
     ]
     assert main([*words, "--json"]) == 0, capsys.readouterr().err
-    said = json.loads(capsys.readouterr().out)
+    printed = json.loads(capsys.readouterr().out)
     table = pandas.read_csv(out)
-    assert said["brains"] == {"ctrl": 4, "drug": 4}
-    assert said["comparisons"][0]["regions_q_below_5_percent"] == (table.q_value < 0.05).sum() >= 6
+    assert printed["brains"] == {"ctrl": 4, "drug": 4}
+    assert printed["comparisons"][0]["regions_q_below_5_percent"] == (table.q_value < 0.05).sum() >= 6
     assert set(table.second) == {"drug"}
     assert all(one.read_bytes().startswith(b"\x89PNG") for one in figures)
 

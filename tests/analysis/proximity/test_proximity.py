@@ -126,9 +126,11 @@ def test_on_the_command_line(tmp_path, capsys):
     ]
     words += ["--distances-out", str(tmp_path / "d.csv"), "--mask", str(tmp_path / "mask.tif")]
     assert main([*words, "--labels-voxel-um", "10", "10", "10"]) == 0, capsys.readouterr().err
-    said = json.loads(capsys.readouterr().out)
-    assert (said["cells"], said["outside_the_mask"]) == (60, 0)
-    assert pandas.read_csv(tmp_path / "d.csv").distance_um.mean() == pytest.approx(said["mean_um"], abs=1e-2)
+    printed = json.loads(capsys.readouterr().out)
+    assert (printed["cells"], printed["outside_the_mask"]) == (60, 0)
+    assert pandas.read_csv(tmp_path / "d.csv").distance_um.mean() == pytest.approx(
+        printed["mean_um"], abs=1e-2
+    )
     assert {"radius_um", "G_observed", "K_low", "L_mean"} <= set(pandas.read_csv(tmp_path / "k.csv").columns)
     assert (tmp_path / "k.png").read_bytes().startswith(b"\x89PNG")
     assert main([*words[:2], str(tmp_path / "mask.tif"), *words[3:-2]]) == 1
