@@ -90,10 +90,9 @@ def count_sample(name: str, out: Path, *, device: str = "auto") -> SampleCount:
         refiner, data.volume, candidates, out=out / "refined.csv", device=device, show=False
     )
     p_cell = refined_candidates.columns[P_CELL].astype(np.float64)
-    refined_cells = _rows(refined_candidates, p_cell >= refiner.threshold_)
     cells = count_cells(refiner, refined_candidates, p_cell, volume=data.volume.name)
 
-    detected, refined = (_score(data, points, tolerance) for points in (candidates, refined_cells))
+    detected, refined = (_score(data, points, tolerance) for points in (candidates, refined_candidates))
     score_figure(refined, data.volume, out / "score.png", title=f"sample:{name}")
 
     store = embed_to_store(
@@ -171,10 +170,6 @@ def _is_cell(data: Sample, points: Points, tolerance_um: float) -> np.ndarray:
 def _nearest(index: Index, vector: Float32[np.ndarray, " d"], itself: int) -> list[int]:
     rows = index.search(vector[None], k=HITS + 1).rows[0].tolist()
     return [row for row in rows if row not in (itself, -1)][:HITS]
-
-
-def _rows(points: Points, keep: np.ndarray) -> Points:
-    return Points(points.zyx[keep], {name: column[keep] for name, column in points.columns.items()})
 
 
 def _trained_on(cube: str, models: tuple[str, ...]) -> tuple[str, ...]:
