@@ -94,3 +94,13 @@ def test_on_the_command_line(tmp_path, two, capsys):
     )
     assert main(["coexpress", *files[:1], files[0], "--out", files[2], *flags]) == 1
     assert "--channels" in capsys.readouterr().err
+
+
+def test_the_closest_pair_does_not_take_a_partner_that_two_pairs_need():
+    """At 0, 6 and 5, 11 µm: greedily one pair (6 with 5), one to one for the most pairs two."""
+    first, second = (np.array([[500.0, 500.0, x] for x in line]) for line in ((0, 6), (5, 11)))
+    (pair,) = coexpress(
+        [population("a", first), population("b", second)], tolerance_um=6, tree=TREE, draws=19
+    )
+    table = pair.table(TREE)
+    assert table["both"][table["region"].tolist().index("all regions")] == 2

@@ -63,21 +63,22 @@ def test_power_is_what_simulated_studies_find():
     assert np.nanmedian(one.brains_needed[:10]) <= 8
 
 
-def test_false_positives_of_500_studies():
+@pytest.mark.parametrize("studies", [100, pytest.param(500, marks=pytest.mark.slow)])
+def test_false_positives_of_many_studies(studies):
     """Without an effect at most 5 % of studies find a region after correction (3 standard errors allowed).
 
     Cells as samples find something in nearly every study.
     """
     brains, cells = 0, 0
-    for seed in range(500):
+    for seed in range(studies):
         one = study(seed)
         brains += bool((compare_groups(one, "a", "b").q_value < 0.05).any())
         a, b = one.count[:4].sum(0), one.count[4:].sum(0)
         p = 2 * stats.norm.sf(np.abs(a - b) / np.sqrt(a + b))
         cells += bool((stats.false_discovery_control(p) < 0.05).any())
-    print(f"studies with a false region: {brains} of 500 with brains as samples, {cells} with cells")
-    assert brains <= 25 + 3 * np.sqrt(500 * 0.05 * 0.95)
-    assert cells >= 450
+    print(f"studies with a false region: {brains} of {studies} with brains as samples, {cells} with cells")
+    assert brains <= 0.05 * studies + 3 * np.sqrt(studies * 0.05 * 0.95)
+    assert cells >= 0.9 * studies
 
 
 def test_the_negative_binomial_model():

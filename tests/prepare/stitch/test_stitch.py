@@ -12,7 +12,9 @@ from scipy.ndimage import gaussian_filter, shift
 import canvas_fm as cf
 from canvas_fm.cli import main
 from canvas_fm.errors import CanvasError
+from canvas_fm.prepare.stitch.fuse import FusedTiles
 from canvas_fm.prepare.stitch.offsets import Pair, find_shift, solve, unplaced
+from canvas_fm.prepare.stitch.tiles import Tile
 
 UM = (4.0, 2.0, 2.0)
 TILE, STEP = (10, 96, 96), 72
@@ -153,3 +155,18 @@ def test_the_verb(scene, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     with pytest.raises(CanvasError, match="holds 0 tiles; expected folders X/X_Y"):
         cf.stitch(tmp_path / "empty", tmp_path / "b.zarr", voxel_um=UM)
+
+
+def test_an_overlap_passes_from_one_tile_to_the_other():
+    """Two flat tiles of 100 and 200 that overlap by half: no step there, each alone elsewhere."""
+    greys, places = (100, 200), [(0, 0, 0), (0, 0, 20)]
+    tiles = [
+        Tile(str(grey), cf.Volume.from_array(np.full((1, 8, 40), grey, np.uint16), voxel_um=UM), place)
+        for grey, place in zip(greys, places, strict=True)
+    ]
+    fused = FusedTiles(tiles, places, ramp=20)
+    line = fused.read((0, 4, 0), (1, 1, 60))[0, 0].astype(int)
+    assert (line[:20] == 100).all()
+    assert (line[40:] == 200).all()
+    assert (np.diff(line[19:41]) > 0).all()
+    assert np.diff(line).max() <= 10
