@@ -16,34 +16,12 @@ import warnings
 from collections.abc import Sequence
 
 from canvas_fm.cli.parser import Parser, add_logging
-from canvas_fm.cli.verbs import (
-    adapt,
-    brain_report,
-    count,
-    data,
-    dataset,
-    demo,
-    detect,
-    domains,
-    embed,
-    groups,
-    leaderboard,
-    points,
-    prepare,
-    probe,
-    quantise,
-    refine,
-    regions,
-    report,
-    score,
-    search,
-    segmentation,
-    serve,
-    spatial,
-    sweep,
-    training,
-    worth,
-)
+from canvas_fm.cli.verbs import demo, serve
+from canvas_fm.cli.verbs.analysis import brain_report, groups, regions, segmentation, spatial
+from canvas_fm.cli.verbs.cells import count, detect, embed, refine, search
+from canvas_fm.cli.verbs.data import dataset, info, points, prepare
+from canvas_fm.cli.verbs.score import leaderboard, probe, report, score, worth
+from canvas_fm.cli.verbs.train import adapt, domains, pretrain, quantise, sweep, train_detector
 from canvas_fm.errors import CanvasError
 from canvas_fm.models.allocator import keep_freed_memory
 from canvas_fm.version import __version__
@@ -71,13 +49,14 @@ def build_parser() -> Parser:
     add_logging(parser)
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for module in (
-        data,
+        info,
         dataset,
         prepare,
-        training,
+        pretrain,
         embed,
         quantise,
         detect,
+        train_detector,
         adapt,
         domains,
         refine,

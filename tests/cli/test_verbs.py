@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from canvas_fm import Embeddings, Points, Volume, embed, load
-from canvas_fm.cli.verbs.data import MARKERS
+from canvas_fm.cli.verbs.data.info import MARKERS
 from serving.protocol.options import ServedVolume
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from canvas_fm.cli.parser import Parser, Verbs, add_json, add_verb
-from canvas_fm.cli.verbs.regions import add_atlas_flags, open_atlas_of
+from canvas_fm.cli.verbs.analysis.regions import add_atlas_flags, open_atlas_of
 
 
 def add_verbs(verbs: Verbs) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from canvas_fm.cli.parser import Parser, Verbs, add_json, add_verb, add_volume_flags, positive_int
-from canvas_fm.cli.verbs.labels import add_labelled, labelled
+from canvas_fm.cli.verbs.cells.labels import add_labelled, labelled
 
 
 def add_verbs(verbs: Verbs) -> None:

@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from canvas_fm.cli.parser import Parser, Verbs, add_group, add_json, add_verb, add_volume_flags
-from canvas_fm.cli.verbs.labels import add_labelled
+from canvas_fm.cli.verbs.cells.labels import add_labelled
 from canvas_fm.errors import CanvasError
 
 if TYPE_CHECKING:

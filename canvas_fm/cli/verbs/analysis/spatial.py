@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from canvas_fm.cli.parser import ZYX, Parser, Verbs, add_json, add_verb, positive_float, positive_int
-from canvas_fm.cli.verbs.regions import add_atlas_flags, open_atlas_of, placing_of
+from canvas_fm.cli.verbs.analysis.regions import add_atlas_flags, open_atlas_of, placing_of
 
 if TYPE_CHECKING:
     from canvas_fm.analysis.proximity.proximity import Proximity

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from canvas_fm.cli.parser import Parser, Verbs, add_json, add_verb
-from canvas_fm.cli.verbs.regions import add_atlas_flags, open_atlas_of, placing_of
+from canvas_fm.cli.verbs.analysis.regions import add_atlas_flags, open_atlas_of, placing_of
 
 
 def add_verbs(verbs: Verbs) -> None:

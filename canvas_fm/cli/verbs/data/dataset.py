@@ -14,7 +14,7 @@ from canvas_fm.cli.parser import (
     positive_float,
     positive_int,
 )
-from canvas_fm.cli.verbs.data import MARKERS
+from canvas_fm.cli.verbs.data.info import MARKERS
 
 
 def add_verbs(verbs: Verbs) -> None:

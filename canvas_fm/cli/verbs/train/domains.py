@@ -102,7 +102,7 @@ def _fill_domains(domains: Parser) -> None:
 
 def _domains_faults(args: argparse.Namespace) -> list[str]:
     """Detectors without a model, and what is wrong with the recipe to train."""
-    from canvas_fm.cli.verbs.training import recipe_faults
+    from canvas_fm.cli.verbs.train.pretrain import recipe_faults
 
     faults = recipe_faults(argparse.Namespace(recipe=args.train, overrides=args.overrides), "train-detector")
     if any(len(words) < 2 for words in args.detector or []):

@@ -1,0 +1,1 @@
+"""Verbs that take cells to regions, groups and distances."""

@@ -1,0 +1,1 @@
+"""Verbs that find, refine, count, embed and search cells."""

@@ -1,0 +1,1 @@
+"""Verbs that read, make and convert volumes and points."""

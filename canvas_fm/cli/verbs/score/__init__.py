@@ -1,0 +1,1 @@
+"""Verbs that score detections and features against labels."""

@@ -1,0 +1,79 @@
+"""Verb `train-detector`."""
+
+from __future__ import annotations
+
+import argparse
+
+from canvas_fm.cli.parser import Parser, Verbs, add_verb
+from canvas_fm.cli.verbs.train.pretrain import add_training_flags, held_out, recipe_faults
+
+
+def add_verbs(verbs: Verbs) -> None:
+    add_verb(
+        verbs,
+        "train-detector",
+        run_train_detector,
+        "train a detector on volumes and their cells",
+        "Train a heat-map detector on volumes and the cells in them. RUN then holds recipe.yaml as resolved, "
+        "metrics.jsonl, figures/, last.pt and detector/, whose operating threshold is calibrated over all "
+        "training volumes.",
+        fill=_fill_train_detector,
+        check=lambda args: recipe_faults(args, "train-detector"),
+    )
+
+
+def _fill_train_detector(train: Parser) -> None:
+    train.add_argument("recipe", metavar="RECIPE", help="a YAML file, or the name of a shipped recipe")
+    train.add_argument(
+        "--volumes", nargs="+", default=[], metavar="VOLUME",
+        help="one or more volumes; none where the recipe trains on phantoms alone",
+    )  # fmt: skip
+    train.add_argument(
+        "--points", nargs="+", default=[], metavar="FILE", help="their cells, one file a volume, in order"
+    )
+    train.add_argument(
+        "--roi",
+        nargs="+",
+        metavar="FILE",
+        help="boxes in which all cells are labelled, one file a volume: a JSON list of [z0, y0, x0, z1, y1, "
+        "x1], or a meta.json with octants; default: everywhere",
+    )
+    train.add_argument("--masks", nargs="+", metavar="VOLUME", help="their masks, for target.kind masks")
+    train.add_argument(
+        "--background", nargs="+", metavar="VOLUME", help="their second channel, for model.channels 2"
+    )
+    train.add_argument(
+        "--fold-detectors", nargs="+", default=[], metavar="MODEL",
+        help="detectors that the recipe trained without some of the volumes each: the threshold is chosen on "
+        "their scores of what they did not see",
+    )  # fmt: skip
+    train.add_argument("--out", required=True, metavar="RUN", help="folder of the run")
+    add_training_flags(train)
+
+
+def run_train_detector(args: argparse.Namespace) -> None:
+    from canvas_fm.cli.output import print_result, report_bad_chunks
+    from canvas_fm.data.volume.volume import Volume
+    from canvas_fm.training.detector.train import train_detector
+    from canvas_fm.viewing.describe import describe_run
+
+    volumes = [Volume.open(path, **args.opening.given) for path in args.volumes]
+    run = train_detector(
+        args.recipe,
+        volumes,
+        args.points,
+        out=args.out,
+        masks=args.masks,
+        within=args.roi,
+        background=args.background,
+        fold_detectors=args.fold_detectors,
+        resume=args.resume,
+        device=args.where.device,
+        seed=args.seed,
+        overrides=args.overrides,
+        held_out=held_out(args.held_out),
+        resample_to=None if args.resample is None else tuple(args.resample),
+        ignore_voxel_size=args.ignore_voxel_size,
+    )
+    skipped = report_bad_chunks(volumes)
+    print_result(describe_run(run.path), args.json, bad_chunks=skipped)
