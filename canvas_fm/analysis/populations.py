@@ -12,7 +12,7 @@ from jaxtyping import Float64
 from canvas_fm.analysis.coexpression import Population
 from canvas_fm.analysis.regions.atlas import Atlas
 from canvas_fm.analysis.regions.placing import place
-from canvas_fm.data.points.formats import voxel_um_of
+from canvas_fm.data.points.formats.formats import voxel_um_of
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.zyx import ZyxUm, ZyxUmLike, check_voxel_um
 from canvas_fm.errors import CanvasError

@@ -204,7 +204,7 @@ def _page(name: str, cards: str | Path | None) -> Path:
 
 def _config(name: str) -> dict[str, Any]:
     """The model's config as stored in its folder, verified."""
-    from canvas_fm.models.folder import checked_config
+    from canvas_fm.models.folder.folder import checked_config
 
     return checked_config(find("model", name))
 

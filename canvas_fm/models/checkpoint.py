@@ -13,7 +13,9 @@ from torch import nn
 
 from canvas_fm.data.volume.window import WindowRule
 from canvas_fm.errors import CanvasError, ModelMismatch
-from canvas_fm.models.config import (
+from canvas_fm.models.convmixer import HeatMapNet
+from canvas_fm.models.device import pick_device
+from canvas_fm.models.folder.config import (
     AmplitudeConfig,
     ConvMixerConfig,
     DecoderConfig,
@@ -21,9 +23,14 @@ from canvas_fm.models.config import (
     Pool,
     RelativeConfig,
 )
-from canvas_fm.models.convmixer import HeatMapNet
-from canvas_fm.models.device import pick_device
-from canvas_fm.models.folder import check_config, fill, model_name, model_sha256, read_kind, write_model
+from canvas_fm.models.folder.folder import (
+    check_config,
+    fill,
+    model_name,
+    model_sha256,
+    read_kind,
+    write_model,
+)
 from canvas_fm.models.mae import MaskedAutoencoder
 from canvas_fm.models.vit import ViTEncoder
 from canvas_fm.shipped import find

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from canvas_fm.models.config import DecoderConfig, EncoderConfig, ProjectorConfig
+from canvas_fm.models.folder.config import DecoderConfig, EncoderConfig, ProjectorConfig
 from canvas_fm.models.mae import Decoder, content_aware_loss, loss_target
 from canvas_fm.models.vit import ViTEncoder, patchify, scale_of, take_tokens
 

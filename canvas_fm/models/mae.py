@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from canvas_fm.models.block import Block
-from canvas_fm.models.config import DecoderConfig, EncoderConfig, masked_count
+from canvas_fm.models.folder.config import DecoderConfig, EncoderConfig, masked_count
 from canvas_fm.models.vit import (
     Scale,
     ViTEncoder,

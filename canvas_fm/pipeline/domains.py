@@ -33,7 +33,7 @@ from canvas_fm.inference.detect.detect import detector_job, log_job
 from canvas_fm.inference.detect.detection_job import run
 from canvas_fm.inference.embed.point_crops import volume_identity
 from canvas_fm.models.checkpoint import Detector, load
-from canvas_fm.models.training_volumes import training_volumes
+from canvas_fm.models.folder.training_volumes import training_volumes
 from canvas_fm.progress import bar
 from canvas_fm.training.detector.train import train_detector
 

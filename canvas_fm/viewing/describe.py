@@ -96,7 +96,7 @@ def describe_run(path: str | Path) -> dict[str, Any]:
 def describe_model(path: str | Path) -> dict[str, Any]:
     """Description of an encoder, detector or refiner folder."""
     from canvas_fm.models.checkpoint import Detector, load
-    from canvas_fm.models.folder import read_kind
+    from canvas_fm.models.folder.folder import read_kind
 
     if read_kind(Path(path))[0] == "refiner":
         return describe_refiner(path)

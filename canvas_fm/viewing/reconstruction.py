@@ -11,7 +11,7 @@ from canvas_fm.data.crops.reader import CropReader
 from canvas_fm.data.volume.resample import check_voxel_um
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import CanvasError
-from canvas_fm.evaluation.figures import reconstruction_figure
+from canvas_fm.evaluation.page.figures import reconstruction_figure
 from canvas_fm.evaluation.reconstruction import Batch
 from canvas_fm.inference.embed.grid_points import box_centres
 from canvas_fm.inference.embed.input_checks import check_points

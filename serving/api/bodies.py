@@ -20,7 +20,7 @@ from canvas_fm.errors import CanvasError
 from canvas_fm.inference.embed.unit_length import unit_length
 from serving.api.whitening import whitened
 from serving.core.core import Core
-from serving.core.embed_crops import Window
+from serving.core.embed.crops import Window
 from serving.protocol import npy
 from serving.protocol.errors import Refusal, describe, refused
 from serving.protocol.requests import EncodedCrops, ReplyOptions

@@ -17,9 +17,9 @@ from serving.api.bodies import first_accepted, read_model
 from serving.api.endpoint import JSON, NPY, Endpoint
 from serving.api.query import no_query, read_query
 from serving.core.core import Core
-from serving.core.embed_points import unreadable
+from serving.core.embed.points import unreadable
 from serving.core.search import find_index, plain, read_index
-from serving.core.thumbnails import MOST_THUMBNAILS, PNG, add_origins, read_crop, strip
+from serving.core.volumes.thumbnails import MOST_THUMBNAILS, PNG, add_origins, read_crop, strip
 from serving.protocol import npy
 from serving.protocol.errors import Refusal, refused
 from serving.protocol.requests import CellsRequest, ColumnQuery, CropQuery, MapQuery

@@ -23,7 +23,7 @@ from serving.api.bodies import read_model
 from serving.api.endpoint import JSON, NPY, Endpoint
 from serving.api.query import no_query
 from serving.core.core import Core
-from serving.core.embed_crops import key_of
+from serving.core.embed.crops import key_of
 from serving.core.refine import find_refiner
 from serving.jobs.results import npy_of, zip_of
 from serving.jobs.runner import JobRunner

@@ -20,12 +20,12 @@ from serving.api.endpoint import JSON, NPY, SAFE, Endpoint
 from serving.api.openapi import document
 from serving.api.query import no_query, read_query
 from serving.api.whitening import check_whitening
-from serving.core import register
 from serving.core.core import Core
 from serving.core.describe import describe, detector_info
-from serving.core.embed_points import embed_points
+from serving.core.embed.points import embed_points
 from serving.core.search import check_search, find_index, search
 from serving.core.thread_pool import cancel_on_disconnect
+from serving.core.volumes import register
 from serving.jobs.runner import JobRunner
 from serving.jobs.store import JobStore
 from serving.observe.metrics import Metrics

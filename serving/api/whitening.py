@@ -8,7 +8,7 @@ import numpy as np
 
 from canvas_fm.errors import ModelMismatch
 from serving.core.core import Core
-from serving.core.embed_crops import key_of
+from serving.core.embed.crops import key_of
 from serving.core.search import find_index, read_index
 from serving.protocol.errors import Refusal
 from serving.protocol.requests import ReplyOptions

@@ -13,10 +13,10 @@ import numpy as np
 
 from canvas_fm.errors import CanvasError
 from serving.core.batcher import Batcher
-from serving.core.embed_crops import Key, Vectors, Window, key_of, make_batcher
-from serving.core.projections import Projections
+from serving.core.embed.crops import Key, Vectors, Window, key_of, make_batcher
+from serving.core.embed.projections import Projections
+from serving.core.embed.vector_cache import VectorCache
 from serving.core.thread_pool import BoundedExecutor
-from serving.core.vector_cache import VectorCache
 from serving.observe.metrics import Metrics
 from serving.protocol.errors import Refusal, refused
 from serving.protocol.settings import Limits, Settings
@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # torch is imported by the thread that loads the model, while
     from canvas_fm.models.checkpoint import Detector, Encoder
     from serving.core.hosted_refiner import HostedRefiner
     from serving.core.model_host import Engine
-    from serving.core.registered_volume import HostedVolume, RegisteredVolume
+    from serving.core.volumes.registered_volume import HostedVolume, RegisteredVolume
 
 logger = logging.getLogger(__name__)
 
@@ -126,7 +126,7 @@ class Core:
         from canvas_fm.inference.search.index import Index
         from serving.core.hosted_refiner import open_refiners
         from serving.core.model_host import encoder_first
-        from serving.core.remote_volumes import open_volume
+        from serving.core.volumes.remote_volumes import open_volume
 
         settings = encoder_first(settings)
         engine = None if settings.model is None else self._load(settings)
@@ -254,7 +254,7 @@ class Core:
         if model is not None or self._engine is not None:
             return self.volume(self.engine_for(model), name)
         from canvas_fm.data.volume.window import DEFAULT_RULE
-        from serving.core.registered_volume import RegisteredVolume
+        from serving.core.volumes.registered_volume import RegisteredVolume
 
         volume = self.registered(name)
         first = next(iter(self.detectors.values()), None)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from canvas_fm.errors import CanvasError, DamagedStore, Unreachable
 from serving.core.core import Core
-from serving.core.embed_points import unreadable
+from serving.core.embed.points import unreadable
 from serving.protocol.errors import Refusal, refused
 from serving.protocol.requests import DetectRequest
 

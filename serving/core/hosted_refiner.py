@@ -104,7 +104,7 @@ class HostedRefiner:
     def count(self, p_cell: Float32[np.ndarray, " n"], asked: RefineRequest | None) -> CountReply:
         """The expected count of one request's candidates, of all cells where its recall was given."""
         from canvas_fm.data.points.points import Points
-        from canvas_fm.heads.refine.cell_count import count_cells
+        from canvas_fm.heads.refine.counts.cell_count import count_cells
 
         recall = None if asked is None else asked.recall
         volume = None if asked is None else asked.volume

@@ -18,10 +18,10 @@ from canvas_fm.inference.embed.input_checks import check_crops
 from canvas_fm.inference.embed.reconstruct import reconstruct_crops, trained_mask_ratio
 from canvas_fm.inference.embed.runner import Runner, device_for
 from canvas_fm.models.checkpoint import Encoder, load
-from canvas_fm.models.folder import read_kind
+from canvas_fm.models.folder.folder import read_kind
 from canvas_fm.shipped import card_of
-from serving.core.registered_volume import HostedVolume
-from serving.core.remote_volumes import open_volume
+from serving.core.volumes.registered_volume import HostedVolume
+from serving.core.volumes.remote_volumes import open_volume
 from serving.protocol.schemas import ModelInfo, Pool
 from serving.protocol.settings import Settings
 

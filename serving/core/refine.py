@@ -10,8 +10,8 @@ from jaxtyping import Float32
 
 from canvas_fm.errors import BadInput, CanvasError, DamagedStore
 from serving.core.core import Core
-from serving.core.embed_crops import Window
-from serving.core.embed_points import check_number, embed_points_by, unreadable
+from serving.core.embed.crops import Window
+from serving.core.embed.points import check_number, embed_points_by, unreadable
 from serving.core.hosted_refiner import HostedRefiner
 from serving.protocol.errors import Refusal, refused
 from serving.protocol.requests import RefineRequest

@@ -10,7 +10,7 @@ import numpy as np
 
 from canvas_fm.errors import CanvasError, DamagedStore, ModelMismatch
 from serving.core.core import Core
-from serving.core.thumbnails import MOST_THUMBNAILS, add_origins
+from serving.core.volumes.thumbnails import MOST_THUMBNAILS, add_origins
 from serving.protocol.errors import Refusal, refused
 from serving.protocol.requests import SearchRequest
 from serving.protocol.schemas import SearchReply

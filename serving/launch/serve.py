@@ -20,7 +20,7 @@ from typing import Any
 from canvas_fm.errors import CanvasError
 from canvas_fm.files.options import takes
 from canvas_fm.shipped import find
-from serving.core.remote_volumes import pin
+from serving.core.volumes.remote_volumes import pin
 from serving.launch.supervisor import private_control, private_folder, temporary_files_in
 from serving.middleware.auth import read_keys
 from serving.observe.tracing import check_traces
@@ -48,8 +48,8 @@ def serve(
     It is an encoder or a detector, `name` what it is called where that is not its folder's name; `models` are
     further ones, `refiners` what judges candidates (by models that are served or shipped),
     `indexes` what may be searched, each by name. A volume may be remote, `https://…` or `s3://…`, on a host
-    of `allow_remote` (see `serving.core.remote_volumes.pin`); in place of a path `{"path": …, "c": 1}` is one
-    with options of `Volume.open`.
+    of `allow_remote` (see `serving.core.volumes.remote_volumes.pin`); in place of a path
+    `{"path": …, "c": 1}` is one with options of `Volume.open`.
 
     `announce` is called with the service's address once it is ready. All processes have ended when this
     returns. Raises CanvasError where the port is taken, or something cannot be served.

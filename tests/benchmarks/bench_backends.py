@@ -25,8 +25,8 @@ from canvas_fm.inference.backends.openvino import Compiled, converted
 from canvas_fm.inference.embed.runner import Runner
 from canvas_fm.models.checkpoint import Encoder, load, save_encoder
 from canvas_fm.models.device import native_bf16, pick_device
+from canvas_fm.models.heads.resnet import ResNet3D, ResNetConfig
 from canvas_fm.models.mae import MaskedAutoencoder
-from canvas_fm.models.resnet import ResNet3D, ResNetConfig
 from canvas_fm.models.vit import POOLS
 from tests.benchmarks.timing import medians, show
 
@@ -67,7 +67,7 @@ def on_gpu(encoder: Encoder) -> dict[str, Net]:
 
 
 def resnet(device: torch.device, batch: int) -> Callable[[], object]:
-    """The field's classifier (`canvas_fm.models.resnet`) on as many crops of its own size."""
+    """The field's classifier (`canvas_fm.models.heads.resnet`) on as many crops of its own size."""
     net = ResNet3D(ResNetConfig(width=64)).eval().to(device)
     crops = torch.rand(batch, 1, *net.config.crop_zyx, device=device)
 

@@ -9,8 +9,8 @@ import torch
 
 from canvas_fm import Points, Volume, load
 from canvas_fm.models.checkpoint import save_detector
-from canvas_fm.models.config import ConvMixerConfig
 from canvas_fm.models.convmixer import HeatMapNet
+from canvas_fm.models.folder.config import ConvMixerConfig
 
 
 def test_adapt_writes_a_detector_and_says_why_it_is_as_it_is(result, refusal, tmp_path):

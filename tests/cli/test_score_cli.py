@@ -12,7 +12,7 @@ import zarr
 
 from canvas_fm.cli import build_parser
 from canvas_fm.cli.verbs.data.points import FORMATS
-from canvas_fm.data.points import formats
+from canvas_fm.data.points.formats import formats
 from canvas_fm.data.points.points import Points
 
 

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from canvas_fm.models import convmixer_planes
-from canvas_fm.models.config import ConvMixerConfig, LocalContrastConfig
 from canvas_fm.models.convmixer import HeatMapNet
 from canvas_fm.models.convmixer_planes import features_by_planes, heat_by_planes
+from canvas_fm.models.folder.config import ConvMixerConfig, LocalContrastConfig
 
 PLAIN = ConvMixerConfig(dim=8, depth=3)
 CONFIGS = [

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from canvas_fm.models.config import DecoderConfig
+from canvas_fm.models.folder.config import DecoderConfig
 from canvas_fm.models.joint_embedding import (
     JointEmbedder,
     ProjectorConfig,

@@ -13,13 +13,12 @@ from jaxtyping import Float64, Integer, Real
 from canvas_fm.analysis.regions.atlas import LEFT, RIGHT, Atlas
 from canvas_fm.analysis.regions.placing import Placed, place
 from canvas_fm.analysis.regions.transform import Transform
-from canvas_fm.data.points.formats import voxel_um_of
+from canvas_fm.data.points.formats.formats import voxel_um_of
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.points.tables import write_csv
 from canvas_fm.data.zyx import ZyxUm, ZyxUmLike, check_voxel_um
 from canvas_fm.errors import CanvasError
-from canvas_fm.heads.refine.calibration import sigmoid
-from canvas_fm.heads.refine.counts import (
+from canvas_fm.heads.refine.counts.counts import (
     ALL_CELLS,
     AMONG_CANDIDATES,
     CountSpread,
@@ -27,7 +26,8 @@ from canvas_fm.heads.refine.counts import (
     count_interval,
     log_odds_shift,
 )
-from canvas_fm.heads.refine.recall import recall_of_refined
+from canvas_fm.heads.refine.counts.recall import recall_of_refined
+from canvas_fm.heads.refine.head.calibration import sigmoid
 
 SIDES = {"both": 0, "left": LEFT, "right": RIGHT}
 P_CELL = "p_cell"

@@ -17,8 +17,8 @@ from jaxtyping import Float64
 
 from canvas_fm.data.points.axes import find_axes, is_napari_axis, to_voxels
 from canvas_fm.data.points.csv_header import Header, read_header
-from canvas_fm.data.points.excel import XLSX, open_sheet
-from canvas_fm.data.points.npy_table import NPY, read_npy
+from canvas_fm.data.points.formats.excel import XLSX, open_sheet
+from canvas_fm.data.points.formats.npy_table import NPY, read_npy
 from canvas_fm.data.points.sidecar import check_sidecar_place, read_sidecar, write_sidecar
 from canvas_fm.data.points.text import create_text, open_text
 from canvas_fm.errors import CanvasError, MissingExtra

@@ -22,7 +22,7 @@ from canvas_fm.data.volume.channel import Channel, ZarrPlace
 from canvas_fm.data.volume.chunked_array import ChunkedArray
 from canvas_fm.data.volume.in_memory import InMemory
 from canvas_fm.data.volume.options import VolumeOptions
-from canvas_fm.data.volume.tiff_planes import Planes, open_planes
+from canvas_fm.data.volume.tiff.planes import Planes, open_planes
 from canvas_fm.data.volume.window import DEFAULT_RULE, Window, WindowCache, WindowRule, find_window
 from canvas_fm.data.volume.writer import CHUNK_ZYX, VolumeWriter, create
 from canvas_fm.data.zyx import Zyx, ZyxLike, ZyxUm, ZyxUmLike, check_voxel_um, whole_zyx

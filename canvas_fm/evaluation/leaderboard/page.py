@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from canvas_fm.evaluation.html import render
 from canvas_fm.evaluation.leaderboard.submission import Benchmark, Entry
+from canvas_fm.evaluation.page.html import render
 
 _SORT = Path(__file__).with_name("sort.js")
 

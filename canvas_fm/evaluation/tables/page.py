@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from canvas_fm.evaluation.html import render
+from canvas_fm.evaluation.page.html import render
 from canvas_fm.evaluation.tables.tables import Tables
 
 

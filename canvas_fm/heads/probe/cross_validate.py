@@ -18,7 +18,7 @@ from canvas_fm.heads.probe.data import Correction, ProbeData, class_folds, read_
 from canvas_fm.heads.probe.effective_rank import effective_rank
 from canvas_fm.heads.probe.knn import KS, knn_proba
 from canvas_fm.heads.probe.probe import Probe, fit_probe
-from canvas_fm.heads.refine.logistic_path import Path, fit_path
+from canvas_fm.heads.refine.head.logistic_path import Path, fit_path
 from canvas_fm.progress import bar
 
 Proba = Float64[np.ndarray, "_ _"]

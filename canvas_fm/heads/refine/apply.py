@@ -20,13 +20,13 @@ from canvas_fm.heads.features.candidate_score import recorded_score, with_candid
 from canvas_fm.heads.features.extractor import DETECTOR, DETECTOR_LOGIT, MAE, Extractor
 from canvas_fm.heads.features.feature_set import CANDIDATE_SCORE, SHAPE, Moments, Provenance
 from canvas_fm.heads.labels.candidates import check_volume_name, duplicates
-from canvas_fm.heads.refine.cell_count import count_cells
+from canvas_fm.heads.refine.counts.cell_count import count_cells
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.inference.detect.resumable import ResumableTiles
 from canvas_fm.inference.embed.embedding_store import points_sha256
 from canvas_fm.models.checkpoint import Detector, Encoder, load
-from canvas_fm.models.folder import read_kind
-from canvas_fm.models.training_volumes import training_volumes
+from canvas_fm.models.folder.folder import read_kind
+from canvas_fm.models.folder.training_volumes import training_volumes
 from canvas_fm.progress import bar
 from canvas_fm.shipped import shipped
 

@@ -14,9 +14,9 @@ from canvas_fm.errors import BadInput
 from canvas_fm.evaluation.classification import auc, best_f1, calibration_error, ceiling, f1_at
 from canvas_fm.heads.features.feature_set import CANDIDATE_SCORE
 from canvas_fm.heads.labels.group_folds import Folds, check_labels, grouped_folds, held_out_parts
-from canvas_fm.heads.refine.calibration import Calibration, fit_calibration
-from canvas_fm.heads.refine.counts import CountSpread, expected_count
-from canvas_fm.heads.refine.head_models import (
+from canvas_fm.heads.refine.counts.counts import CountSpread, expected_count
+from canvas_fm.heads.refine.head.calibration import Calibration, fit_calibration
+from canvas_fm.heads.refine.head.head_models import (
     GRID,
     Blend,
     HeadSettings,
@@ -27,8 +27,8 @@ from canvas_fm.heads.refine.head_models import (
     net_of,
     parts_of,
 )
-from canvas_fm.models.head_nets import HeadNet
-from canvas_fm.models.head_trees import BlendNet
+from canvas_fm.models.heads.nets import HeadNet
+from canvas_fm.models.heads.trees import BlendNet
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,11 @@ from canvas_fm.heads.features.feature_set import CANDIDATE_SCORE, SHAPE, Feature
 from canvas_fm.heads.labels.candidates import Candidates
 from canvas_fm.heads.labels.group_folds import grouped_folds, held_out_parts
 from canvas_fm.heads.refine.columns import Columns
-from canvas_fm.heads.refine.own_order import keep_own_order
-from canvas_fm.heads.refine.recall import CandidateRecall, training_recalls
+from canvas_fm.heads.refine.counts.recall import CandidateRecall, training_recalls
+from canvas_fm.heads.refine.head.own_order import keep_own_order
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.heads.refine.training_set import TrainingSet
-from canvas_fm.models.training_volumes import training_volumes
+from canvas_fm.models.folder.training_volumes import training_volumes
 from canvas_fm.version import __version__
 
 REPORT = "report.json"

@@ -26,17 +26,17 @@ from canvas_fm.heads.features.feature_set import (
     correct_by_group,
 )
 from canvas_fm.heads.labels.labels import aligned, labels_of
-from canvas_fm.heads.refine.calibration import Calibration
 from canvas_fm.heads.refine.columns import CONCAT, Columns
-from canvas_fm.heads.refine.counts import Count, CountSpread, Recall, expected_count
+from canvas_fm.heads.refine.counts.counts import Count, CountSpread, Recall, expected_count
+from canvas_fm.heads.refine.counts.recall import CandidateRecall
 from canvas_fm.heads.refine.cross_fit import Fitted, LabelledFeatures, fit_head
-from canvas_fm.heads.refine.head_models import HeadSettings, parts_of
-from canvas_fm.heads.refine.recall import CandidateRecall
+from canvas_fm.heads.refine.head.calibration import Calibration
+from canvas_fm.heads.refine.head.head_models import HeadSettings, parts_of
 from canvas_fm.heads.refine.refiner_folder import RefinerState, read_refiner, write_refiner
 from canvas_fm.models.device import pick_device
-from canvas_fm.models.head_nets import HeadNet
-from canvas_fm.models.head_trees import BlendNet
-from canvas_fm.models.tuned import TunedBlocks
+from canvas_fm.models.heads.nets import HeadNet
+from canvas_fm.models.heads.trees import BlendNet
+from canvas_fm.models.heads.tuned import TunedBlocks
 from canvas_fm.shipped import find
 
 _log = logging.getLogger(__name__)

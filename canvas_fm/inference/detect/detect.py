@@ -20,8 +20,8 @@ from canvas_fm.inference.detect.options import DetectOptions, LogOptions, TileOp
 from canvas_fm.inference.detect.tiles import Readable, Resampled, as_region
 from canvas_fm.inference.embed.point_crops import volume_identity
 from canvas_fm.models.checkpoint import Detector
-from canvas_fm.models.config import AmplitudeConfig, RelativeConfig
-from canvas_fm.models.training_volumes import training_volumes
+from canvas_fm.models.folder.config import AmplitudeConfig, RelativeConfig
+from canvas_fm.models.folder.training_volumes import training_volumes
 
 _log = logging.getLogger(__name__)
 

@@ -31,7 +31,7 @@ from canvas_fm.inference.detect.local_maxima import (
 from canvas_fm.inference.detect.relative import LEAST_HEAT, relative_scores
 from canvas_fm.inference.detect.resumable import ResumableTiles
 from canvas_fm.inference.detect.tiles import Box, Readable, Resampled, cut, fit_tile, whole
-from canvas_fm.models.config import AmplitudeConfig, RelativeConfig
+from canvas_fm.models.folder.config import AmplitudeConfig, RelativeConfig
 from canvas_fm.progress import bar
 
 _BAD_CHUNKS, _BETWEEN = "bad_chunks", " | "

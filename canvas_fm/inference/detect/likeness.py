@@ -11,7 +11,7 @@ from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume, WindowRule
 from canvas_fm.inference.detect.detection_job import Job
 from canvas_fm.inference.detect.heatmap import NetHeat
-from canvas_fm.models.training_volumes import training_volumes
+from canvas_fm.models.folder.training_volumes import training_volumes
 
 LOOKS = "looks"  # the key in a detector's provenance
 _SLACK = 2.0  # so many times beyond what was seen is still alike

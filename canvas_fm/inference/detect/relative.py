@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float32, Float64
 
 from canvas_fm.data.zyx import ZyxUm
-from canvas_fm.models.config import RelativeConfig
+from canvas_fm.models.folder.config import RelativeConfig
 
 LEAST_HEAT = 0.05  # maxima of the smoothed heat below are no candidates and no reference
 

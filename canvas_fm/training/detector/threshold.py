@@ -23,7 +23,7 @@ from canvas_fm.inference.detect.detection_job import run
 from canvas_fm.inference.detect.likeness import statistics_ranges, volume_statistics
 from canvas_fm.models.checkpoint import Detector, DetectorConfig
 from canvas_fm.models.convmixer import HeatMapNet
-from canvas_fm.models.training_volumes import training_volumes
+from canvas_fm.models.folder.training_volumes import training_volumes
 from canvas_fm.training.detector.phantoms import calibration_phantoms
 from canvas_fm.training.detector.targets import Labelled
 from canvas_fm.training.recipe.detector_recipe import DetectorRecipe

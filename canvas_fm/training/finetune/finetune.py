@@ -28,8 +28,8 @@ from canvas_fm.heads.refine.cross_fit import (
 )
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.heads.refine.training_set import TrainingSet
-from canvas_fm.models.head_nets import HeadNet
-from canvas_fm.models.tuned import TunedBlocks, unfrozen
+from canvas_fm.models.heads.nets import HeadNet
+from canvas_fm.models.heads.tuned import TunedBlocks, unfrozen
 from canvas_fm.progress import Advance, bar
 from canvas_fm.training.finetune.frozen_tokens import FrozenTokens
 from canvas_fm.training.finetune.resnet_method import balanced_rows

@@ -18,7 +18,7 @@ from canvas_fm.errors import CanvasError
 from canvas_fm.heads.compare.methods import Fit, Judge, Training, fit_by, held_out_by
 from canvas_fm.heads.compare.task import Task
 from canvas_fm.models.device import pick_device, pick_precision
-from canvas_fm.models.resnet import ResNet3D, ResNetConfig
+from canvas_fm.models.heads.resnet import ResNet3D, ResNetConfig
 from canvas_fm.training.mae.augment import draw, turn
 from canvas_fm.training.recipe.recipe import AugmentRecipe
 

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from canvas_fm.evaluation.figures import reconstruction_figure
+from canvas_fm.evaluation.page.figures import reconstruction_figure
 from canvas_fm.evaluation.reconstruction import Batch, Tally
 from canvas_fm.models.mae import LossTarget, MaskedAutoencoder, content_aware_loss, loss_target, random_mask
 from canvas_fm.models.vit import patchify, unpatchify

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from canvas_fm.evaluation.figures import loss_figure
+from canvas_fm.evaluation.page.figures import loss_figure
 from canvas_fm.models.checkpoint import save_encoder
 from canvas_fm.models.vit import patchify
 from canvas_fm.training.mae.augment import to_unit

@@ -12,9 +12,9 @@ import numpy as np
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.files.atomic import write_text_atomic
-from canvas_fm.heads.compare.worth import LabelledCells, read_cells
-from canvas_fm.heads.compare.worth_features import encoder_features, feature_makers
-from canvas_fm.heads.compare.worth_measures import few_labels
+from canvas_fm.heads.worth.features import encoder_features, feature_makers
+from canvas_fm.heads.worth.measures import few_labels
+from canvas_fm.heads.worth.worth import LabelledCells, read_cells
 from canvas_fm.models.checkpoint import Encoder, load
 from canvas_fm.progress import bar
 from canvas_fm.training.sweep.grid import DataSet, LabelledSet, volumes_of

@@ -11,7 +11,7 @@ from typing import Any
 from canvas_fm.analysis.regions.atlas import Atlas
 from canvas_fm.data.points.points import Points
 from canvas_fm.errors import CanvasError
-from canvas_fm.evaluation.html import png_data, render
+from canvas_fm.evaluation.page.html import png_data, render
 from canvas_fm.files.atomic import write_text_atomic
 from canvas_fm.files.checksum import sha256
 from canvas_fm.version import __version__

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from markupsafe import Markup
 
-from canvas_fm.evaluation.html import png_data, render
+from canvas_fm.evaluation.page.html import png_data, render
 from canvas_fm.viewing.demo.counting import HITS, SampleCount
 
 _TISSUE = {

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from markupsafe import Markup
 
-from canvas_fm.evaluation.html import png_data, render
+from canvas_fm.evaluation.page.html import png_data, render
 from canvas_fm.files.atomic import write_text_atomic
 from canvas_fm.viewing.demo.counting import SampleCount
 from canvas_fm.viewing.demo.counting_section import counting_sections

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from canvas_fm.evaluation.html import png_data, render
+from canvas_fm.evaluation.page.html import png_data, render
 from canvas_fm.viewing.report.tables import Table
 
 NOTE = (

@@ -18,7 +18,7 @@ from canvas_fm.heads.features.shape import RADII_UM, feature_names, shape_crop, 
 from canvas_fm.heads.labels.candidates import Candidates
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.models.device import native_bf16
-from canvas_fm.models.resnet import ResNet3D, ResNetConfig
+from canvas_fm.models.heads.resnet import ResNet3D, ResNetConfig
 from canvas_fm.training.finetune.resnet_method import ResNetClassifier
 
 CROP = (8, 16, 16)

@@ -11,8 +11,8 @@ from canvas_fm.data.volume.window import WindowRule
 from canvas_fm.inference.detect.detect import detect
 from canvas_fm.inference.detect.relative import LEAST_HEAT, relative_scores
 from canvas_fm.models.checkpoint import load, save_detector
-from canvas_fm.models.config import ConvMixerConfig, RelativeConfig
 from canvas_fm.models.convmixer import HeatMapNet
+from canvas_fm.models.folder.config import ConvMixerConfig, RelativeConfig
 
 VOXEL_UM = (4.0, 2.0, 2.0)
 CONFIG = RelativeConfig(weight=0.7, rank=3, block_um=60.0, least=0.1)

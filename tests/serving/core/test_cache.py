@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import canvas_fm as cf
-from serving.core.vector_cache import VectorCache
+from serving.core.embed.vector_cache import VectorCache
 from serving.protocol import npy
 
 CROP, SHAPE = (8, 16, 16), (24, 60, 50)  # of the fixtures

@@ -18,7 +18,7 @@ from canvas_fm.cli import main
 from canvas_fm.data.store.remote import Remote
 from canvas_fm.errors import CanvasError
 from serving.client import Client
-from serving.core.remote_volumes import is_public, open_volume, pin
+from serving.core.volumes.remote_volumes import is_public, open_volume, pin
 from serving.protocol.errors import without_folders
 from serving.protocol.options import ServedVolume
 from serving.protocol.settings import Settings

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from canvas_fm.errors import CanvasError
-from serving.core.register import below_roots
+from serving.core.volumes.register import below_roots
 from serving.middleware.auth import Buckets, holder_of, read_keys
 from serving.protocol import npy
 from serving.protocol.errors import Refusal, without_folders

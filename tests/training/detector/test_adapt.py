@@ -13,8 +13,8 @@ from canvas_fm import Points, Volume, adapt_detector, load
 from canvas_fm.data.volume.window import WindowRule
 from canvas_fm.errors import CanvasError
 from canvas_fm.models.checkpoint import save_detector
-from canvas_fm.models.config import ConvMixerConfig
 from canvas_fm.models.convmixer import HeatMapNet
+from canvas_fm.models.folder.config import ConvMixerConfig
 from canvas_fm.pipeline.domains import trained_on
 from canvas_fm.training.detector.adapt import WayScore, choose_way
 from canvas_fm.training.detector.fine_tune import fine_tune, fine_tune_recipe

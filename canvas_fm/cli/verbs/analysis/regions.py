@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from canvas_fm.analysis.regions.atlas import Atlas
-    from canvas_fm.heads.refine.counts import CountSpread
-    from canvas_fm.heads.refine.recall import CandidateRecall
+    from canvas_fm.heads.refine.counts.counts import CountSpread
+    from canvas_fm.heads.refine.counts.recall import CandidateRecall
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -135,7 +135,7 @@ def run_regions(args: argparse.Namespace) -> None:
     from canvas_fm.cli.output import print_result
     from canvas_fm.data.points.points import Points
     from canvas_fm.errors import CanvasError
-    from canvas_fm.heads.refine.recall import recall_of_refined
+    from canvas_fm.heads.refine.counts.recall import recall_of_refined
 
     names = args.channels or [Path(one).name.partition(".")[0] for one in args.cells]
     if not len(set(names)) == len(names) == len(args.cells):

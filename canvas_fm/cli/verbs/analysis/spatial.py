@@ -159,7 +159,7 @@ def _proximity_of(args: argparse.Namespace) -> Proximity:
     from canvas_fm.analysis.populations import read_um
     from canvas_fm.analysis.proximity.proximity import to_labels, to_points
     from canvas_fm.analysis.regions.label_volume import read_sized
-    from canvas_fm.data.points.formats import suffix_of, suffixes
+    from canvas_fm.data.points.formats.formats import suffix_of, suffixes
 
     options: dict[str, Any] = {
         "radii_um": args.radii_um, "model": args.null, "draws": args.draws, "seed": args.seed

@@ -6,8 +6,8 @@ import argparse
 
 from canvas_fm.cli.parser import ZYX, Parser, Verbs, add_group, add_json, add_verb, positive_float
 
-# The same as canvas_fm.data.points.formats.FORMATS, which is not imported before a verb runs (compared by
-# a test).
+# The same as FORMATS of canvas_fm.data.points.formats.formats, which is not imported before a verb runs: a
+# test compares them.
 FORMATS = ("csv", "parquet", "xlsx", "napari", "canvas", "cellfinder", "webknossos", "neuroglancer")
 
 

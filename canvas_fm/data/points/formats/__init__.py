@@ -1,0 +1,1 @@
+"""Formats of points that other programs read and write."""

@@ -1,0 +1,37 @@
+"""The channels of an image, before one of them is opened as a volume."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from canvas_fm.data.store.files import open_files
+from canvas_fm.data.store.ome_metadata import read_image, read_node
+from canvas_fm.data.store.tar_index import in_tar
+from canvas_fm.data.volume.tiff.plane_names import channels_in
+from canvas_fm.data.volume.tiff.planes import SUFFIXES, channels_of_stack, is_file, planes_in
+from canvas_fm.errors import CanvasError
+
+
+def list_channels(path: Path) -> dict[int, str | None]:
+    """What `c` takes in `Volume.open` and the name of each channel, where it has one; none for a lone one.
+
+    Raises CanvasError for what is no image.
+    """
+    try:
+        planes = planes_in(path) if path.is_dir() or in_tar(path) is not None else []
+    except OSError as problem:
+        raise CanvasError(f"{path} cannot be opened: {problem.strerror}") from problem
+    if planes:
+        return dict(channels_in(path, planes))
+    if is_file(path) and path.suffix.lower() in SUFFIXES:
+        several = channels_of_stack(path)
+        return dict.fromkeys(range(several)) if several > 1 else {}
+    files = open_files(path, follow_links=True)
+    image = read_image(files, read_node(files, ""))
+    if "c" not in image.axes:
+        return {}
+    node = read_node(files, image.array)
+    assert node is not None
+    several = int(node.metadata["shape"][image.axes.index("c")])
+    named = len(image.channels) == several
+    return {c: image.channels[c] if named else None for c in range(several)} if several > 1 else {}

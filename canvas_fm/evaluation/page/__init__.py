@@ -1,0 +1,1 @@
+"""Pages and figures that reports and tables share."""

@@ -1,0 +1,139 @@
+"""The count of a refined volume: of what it is, its 90 % interval, and what to know about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Real
+
+from canvas_fm.data.points.points import Points
+from canvas_fm.heads.features.candidate_score import made_by
+from canvas_fm.heads.refine.counts.counts import ALL_CELLS, AMONG_CANDIDATES, Count, Recall, expected_count
+from canvas_fm.heads.refine.counts.recall import recall_of, shipped_recalls, threshold_of
+from canvas_fm.heads.refine.refiner import Refiner
+from canvas_fm.models.folder.training_volumes import training_volumes
+from canvas_fm.shipped import shipped
+
+_MUCH = 0.3  # log-odds that are open by as much are worth a sentence
+
+
+@dataclass(frozen=True)
+class CellCount:
+    """An expected count: of all `cells`, or of the cells among the `candidates` where recall is not known.
+
+    `among_candidates` is the latter in either case; `notes` are sentences for whoever reads the number.
+    """
+
+    of: Literal["cells", "candidates"]
+    count: Count
+    among_candidates: Count
+    recall: Recall | None
+    notes: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields as `refine apply --json` prints them."""
+        return {
+            "count_of": ALL_CELLS if self.of == "cells" else AMONG_CANDIDATES,
+            "expected_cells": self.count.value,
+            "interval_90": [self.count.low, self.count.high],
+            "among_candidates": self.among_candidates._asdict(),
+            "recall": None if self.recall is None else self.recall._asdict(),
+            "notes": list(self.notes),
+        }
+
+    def as_meta(self) -> dict[str, str]:
+        """The same as lines of a file's header."""
+        count = self.count
+        lines = {
+            "count_of": str(self.as_dict()["count_of"]),
+            "expected_cells": f"{count.value:.1f}",
+            "expected_cells_90": f"{count.low:.1f} {count.high:.1f}",
+        }
+        if self.recall is not None:
+            lines["candidate_recall"] = f"{self.recall.value:.4f}"
+            lines["candidate_recall_spread"] = f"{self.recall.spread:.4f} {self.recall.brains}"
+        return lines | ({"count_notes": "; ".join(self.notes)} if self.notes else {})
+
+
+def count_cells(
+    refiner: Refiner,
+    points: Points,
+    p_cell: Real[np.ndarray, " n"],
+    *,
+    recall: tuple[int, int] | None = None,
+    volume: str | None = None,
+) -> CellCount:
+    """The expected count of refined candidates.
+
+    It is of all cells where the recall of the candidates is known: by an audit, `recall` (found, looked for),
+    else for candidates of this detector and threshold as recorded with the refiner, or of a shipped
+    detector. `volume` is the name of the volume, to notice one that the refiner was trained on.
+    """
+    known = recall_of([*refiner.recalls_, *shipped_recalls()], points)
+    if recall is not None:
+        known = Recall.of([recall[0]], [recall[1]])
+    among = expected_count(p_cell, refiner.count_spread_)
+    if known is None:
+        count = among
+    else:
+        count = expected_count(p_cell, refiner.count_spread_, known)
+    notes = [*_cut(points, known), *_doubts(refiner), *_seen(refiner, points, volume)]
+    if known is None:
+        notes.append(
+            "cells without a candidate are not counted, since it is not known how many there are; look for "
+            "some cells by eye and give how many of them have a candidate: --recall FOUND CELLS"
+        )
+    return CellCount("candidates" if known is None else "cells", count, among, known, tuple(notes))
+
+
+def _cut(points: Points, known: Recall | None) -> list[str]:
+    """A sentence for candidates that a detector cut at its own threshold."""
+    threshold, own = threshold_of(points), _own_threshold(points)
+    if threshold is None or own is None or threshold < own * 0.98:
+        return []
+    rest = "detect with a lower --threshold for candidates to refine"
+    if known is not None:
+        rest = f"they are in the count by the recall of {known.value:.3f} on {known.brains} held-out brains"
+    return [
+        f"the candidates were cut at {threshold:g}, the detector's own threshold ({own:g}) or above: cells "
+        f"that score lower are not among them; {rest}"
+    ]
+
+
+def _own_threshold(points: Points) -> float | None:
+    """The operating threshold of the detector of candidates: as stated, else of the shipped detector."""
+    stated = points.meta.get("operating_threshold")
+    if stated is not None:
+        return float(stated)
+    from canvas_fm.models.folder.folder import read_kind
+
+    for path in (shipped("model") | shipped("older model")).values():
+        kind, config = read_kind(path)
+        if kind == "detector" and config.get("sha256") == made_by(points):
+            return float(config["threshold"])
+    return None
+
+
+def _doubts(refiner: Refiner) -> list[str]:
+    """Sentences about what labels and split leave open."""
+    open_, warning = refiner.count_spread_.log_odds, refiner.split_warning_
+    notes = [] if warning is None else [f"the refiner was calibrated on {warning}"]
+    if open_ >= _MUCH:
+        notes.append(
+            f"its labels leave the log-odds of all candidates open by {open_:.2f} together, which is in the "
+            "interval"
+        )
+    return notes
+
+
+def _seen(refiner: Refiner, points: Points, volume: str | None) -> list[str]:
+    """A sentence where refiner or detector were trained on this very volume."""
+    name = volume or points.meta.get("volume")
+    notes = []
+    if name is not None and name in training_volumes(refiner.fit_provenance_):
+        notes.append(f"the refiner was trained on {name}, which it judges here")
+    if points.meta.get("detector_trained_on_volume") == "yes":
+        notes.append(f"the detector of the candidates was trained on {name}")
+    return notes

@@ -1,0 +1,1 @@
+"""The head of a refiner, and the calibration of its probabilities."""

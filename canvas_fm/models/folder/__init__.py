@@ -1,0 +1,1 @@
+"""A model's folder: its configuration, weights and training volumes."""

@@ -1,0 +1,1 @@
+"""Networks of heads on crops and embeddings."""

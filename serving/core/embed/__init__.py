@@ -1,0 +1,1 @@
+"""Embeddings of crops and of points, and their projections."""

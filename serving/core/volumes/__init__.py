@@ -1,0 +1,1 @@
+"""The volumes that a service serves."""

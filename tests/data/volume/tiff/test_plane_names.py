@@ -1,0 +1,148 @@
+"""Plane and channel numbers in file names, as microscopes and other tools write them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from canvas_fm.data.volume.tiff.plane_names import order_planes
+from canvas_fm.errors import CanvasError
+
+FOLDER = Path("brain")
+
+
+def order(names: list[str], c: int | None = None, **options: bool) -> list[str | None]:
+    shuffled = sorted(names, key=lambda name: hash(name) % 97)
+    files = order_planes(FOLDER, [FOLDER / name for name in shuffled], c, **options).files
+    return [None if file is None else file.name for file in files]
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "{:d}",  # bare numbers, not padded
+        "img_{:04d}",
+        "344170_392340_{:06d}_ch2",  # CANVAS
+        "brain_UltraII_C00_Z{:04d}",  # LaVision
+        "10-00-00_brain_UltraII_C00_xyz-Table Z{:04d}",
+        "background_ch01{:04d}",  # cellfinder: channel and plane run together
+        "ch0{:04d}",
+        "ch0_{:04d}",
+        "brain_z{:d}um_final2",
+        "2024-11-03_slice {:03d} of 12",
+        "plane{:d}_561nm",
+        "img_channel000_position000_time000000000_z{:03d}",  # Micro-Manager
+        "Z{:d}.ome",
+        "10-00_brain_UltraII[00 x 00]_C00_xyz-Table Z{:04d}.ome",
+        "c1z{:03d}",  # channel and plane run together
+    ],
+)
+def test_planes_come_in_the_order_of_their_numbers(pattern):
+    names = [pattern.format(z) + ".tif" for z in range(12)]
+    assert order(names) == names
+
+
+@pytest.mark.parametrize(
+    "pattern", ["z{}", "brain_{}", "brain_{}um", "Z {}_561nm"], ids=["z", "last", "unit", "marked"]
+)
+def test_numbers_may_be_negative_and_decimal(pattern):
+    names = [pattern.format(z) + ".tif" for z in ("-5", "-2.5", "0", "2.5", "5", "7.5", "10")]
+    assert order(names) == names
+
+
+def test_a_dash_before_padded_numbers_separates():
+    names = [f"brain_z-{z:04d}.tif" for z in range(12)]
+    assert order(names) == names
+
+
+@pytest.mark.parametrize(
+    ("names", "channels"),
+    [
+        ("brain_UltraII_C{c:02d}_Z{z:04d}", (0, 1)),
+        ("brain_UltraII_Filter{c:04d}_Z{z:04d}", (0, 1)),
+        ("{c}nm_{z:04d}", (488, 561)),
+        ("Ex_{c}_Em_2_{z:06d}", (488, 642)),
+        ("brain_ch{c:02d}{z:04d}", (0, 1)),
+        ("1_2_{z:06d}_ch{c}", (1, 2)),
+        ("z{z:03d}_ch{c}", (0, 3)),
+        ("{z:04d}_{c}", (0, 1)),
+        ("b_UltraII[00 x 00]_C{c:02d}_xyz-Table Z{z:04d}.ome", (0, 1)),
+    ],
+)
+def test_channels_of_one_folder_are_never_stacked(names, channels):
+    each = {c: [names.format(c=c, z=z) + ".tif" for z in range(12)] for c in channels}
+    with pytest.raises(CanvasError, match=r"holds the channels \[.*choose one with --c"):
+        order([name for of_one in each.values() for name in of_one])
+    for channel in channels:
+        assert order([name for of_one in each.values() for name in of_one], channel) == each[channel]
+    with pytest.raises(CanvasError, match="there is no c=7"):
+        order([name for of_one in each.values() for name in of_one], 7)
+
+
+def test_channels_that_differ_in_words_are_chosen_by_index():
+    names = [f"{stain}_{z:03d}.tif" for z in range(6) for stain in ("GFP", "autofluorescence")]
+    with pytest.raises(CanvasError, match=r"holds the channels 0 \(GFP\), 1 \(autofluorescence\)"):
+        order(names)
+    assert order(names, 1) == [f"autofluorescence_{z:03d}.tif" for z in range(6)]
+
+
+@pytest.mark.parametrize("lost", [[3], [1], [4, 5, 6]])
+def test_a_gap_in_the_series_is_named_and_never_closed(lost):
+    names = [f"Z{10 * z:04d}.tif" for z in range(12)]
+    left = [name for z, name in enumerate(names) if z not in lost]
+    with pytest.raises(
+        CanvasError, match=rf"{len(lost)} planes? .*missing between Z{10 * (lost[0] - 1):04d}"
+    ):
+        order(left)
+    assert order(left, fill_gaps=True) == [None if z in lost else name for z, name in enumerate(names)]
+
+
+def test_positions_that_were_rounded_are_no_gap():
+    names = [f"z{round(2.5 * z)}.tif" for z in range(12)]
+    assert order(names) == names
+
+
+@pytest.mark.parametrize("pattern", ["b_{:.1f}_ch0", "pos{:.2f}", "z{:+.1f}", "b_z{:.1f}µm"])
+@pytest.mark.parametrize("mark", [".", ","])
+def test_decimals_are_never_taken_for_channels(pattern, mark):
+    if mark == "," and "z" not in pattern:
+        pytest.skip("a decimal comma is read where the number is marked as the plane")
+    names = [pattern.format((z - 5) * 2.5).replace(".", mark) + ".tif" for z in range(12)]
+    assert order(names) == names
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [[0, 2, 3], [0, 1, 3], [0, 2, 4, 5, 6, 8, 10], [*range(9), 10, 11, 13, 14], [*range(5), *range(6, 40)]],
+)
+def test_a_gap_is_named_where_few_or_many_planes_are_lost(lost):
+    with pytest.raises(CanvasError, match="missing between"):
+        order([f"z{z}.tif" for z in lost])
+
+
+def test_steps_of_one_and_a_half_that_were_rounded_are_no_gap():
+    names = [f"z{int(1.5 * z)}.tif" for z in range(14)]
+    assert order(names) == names
+
+
+@pytest.mark.parametrize(
+    ("pattern", "what"),
+    [
+        ("b_UltraII[{:02d} x 00]_C00_xyz-Table Z{:04d}.ome.tif", "2 tiles"),
+        ("img_channel000_position{:03d}_time000000000_z{:03d}.tif", "2 positions"),
+        ("img_channel000_position000_time{:09d}_z{:03d}.tif", "2 time points"),
+    ],
+)
+def test_tiles_positions_and_times_are_no_channels(pattern, what):
+    with pytest.raises(CanvasError, match=f"holds {what}"):
+        order([pattern.format(k, z) for k in (0, 1) for z in range(6)], 0)
+
+
+def test_what_is_no_plane_is_refused():
+    with pytest.raises(CanvasError, match=r"overview\.tif are not named alike; move away"):
+        order(["1_2.tif", "1_3.tif", "overview.tif"])
+    with pytest.raises(CanvasError, match="holds 2 tiles"):
+        order(["10_20_000000_ch1.tif", "11_20_000000_ch1.tif"])
+    with pytest.raises(CanvasError, match="carry the same plane number"):
+        order(["z1.tif", "z01.tif", "z2.tif"])
