@@ -137,6 +137,12 @@ class Candidates:
             "duplicates": duplicates(self.points),
         }
 
+    def rows(self, keep: Bool[np.ndarray, " n"]) -> Candidates:
+        """Some of the candidates, of the same volume, true cells and boxes."""
+        columns = {name: values[keep] for name, values in self.points.columns.items()}
+        points = Points(self.zyx[keep], columns, self.points.meta)
+        return replace(self, points=points, label=self.label[keep])
+
     def curve(self, p_cell: Float64[np.ndarray, " n"]) -> Curve:
         """Counts against the true centres at every threshold of P(cell), without candidates labelled −1."""
         truth, tolerance_um = self._truth()
@@ -173,10 +179,7 @@ class Candidates:
             if not known or not true:
                 continue
             place = f"{self.name} z{box[0]} y{box[1]} x{box[2]}"
-            columns = {name: values[rows] for name, values in self.points.columns.items()}
-            points = Points(self.zyx[rows], columns, self.points.meta)
-            label = self.label[rows]
-            parts.append(replace(self, name=place, points=points, label=label, boxes=box[None]))
+            parts.append(replace(self.rows(rows), name=place, boxes=box[None]))
         return parts
 
     def _truth(self) -> tuple[Float64[np.ndarray, "m 3"], float]:

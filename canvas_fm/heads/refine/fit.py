@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -17,7 +18,7 @@ from canvas_fm.heads.features.candidate_score import candidate_scores, with_cand
 from canvas_fm.heads.features.extractor import DETECTOR, MAE, Extractor
 from canvas_fm.heads.features.feature_cache import features_at, other_contrasts
 from canvas_fm.heads.features.feature_set import CANDIDATE_SCORE, SHAPE, FeatureSet, stack
-from canvas_fm.heads.labels.candidates import Candidates
+from canvas_fm.heads.labels.candidates import SKIP, Candidates
 from canvas_fm.heads.labels.group_folds import grouped_folds, held_out_parts
 from canvas_fm.heads.refine.columns import Columns
 from canvas_fm.heads.refine.counts.recall import CandidateRecall, training_recalls
@@ -57,7 +58,7 @@ def training_set(
 
     With `candidate_score` the score that the candidates came with is one more block (see `candidate_scores`),
     with `augment_contrast` the brains are seen once more at each of these (1 is as they are).
-    With a per-brain correction in mind, unlabelled candidates have features too. Memory: 4 bytes a number.
+    Candidates without a label have features too. Memory: 4 bytes a number.
     """
     for brain in brains:
         extractor.check(brain.volume, brain.background)
@@ -79,7 +80,7 @@ def training_set(
         seen_at(1.0),
         np.concatenate([brain.label for brain in brains]),
         _regions(brains),
-        {brain.name: brain.missed for brain in brains if brain.missed is not None},
+        _missed(brains),
         tuple(seen_at(contrast) for contrast in other_contrasts(augment_contrast)),
     )
 
@@ -101,7 +102,9 @@ def fit_labelled(
 ) -> dict[str, Any]:
     """As `fit_refiner`, for candidates that carry their labels and models in an extractor.
 
-    With `keep_order` the candidates' own score is blended in where it ranks held-out brains better.
+    With `keep_order` the candidates' own score is blended in where it ranks held-out brains better. Features
+    are of labelled candidates only, unless all are needed: by a per-brain correction, or in `feature_cache`
+    for the next fit, whose labels may be others.
     """
     out = Path(out)
     if out.exists() and not overwrite and not (out.is_dir() and not any(out.iterdir())):
@@ -115,10 +118,15 @@ def fit_labelled(
             )
         tuning.check(refiner, extractor)
     _check_before_work(refiner, brains, extractor, candidate_score)
+    every = feature_cache is not None or refiner.correction != "none" or refiner.unlabelled != SKIP
+    learned = (
+        list(brains) if every else [one for brain in brains if len(one := brain.rows(brain.label != SKIP))]
+    )
     data = training_set(
-        brains, extractor, candidate_score=candidate_score, augment_contrast=contrasts,
+        learned, extractor, candidate_score=candidate_score, augment_contrast=contrasts,
         feature_cache=feature_cache, show=show,
     )  # fmt: skip
+    data = replace(data, missed=_missed(brains))
     order = None
     if tuning is None:
         refiner.fit(
@@ -126,9 +134,10 @@ def fit_labelled(
             contrast_augmented=data.contrast_augmented,
         )  # fmt: skip
         if keep_order and not candidate_score:
-            order = keep_own_order(refiner, data, brains)
+            order = keep_own_order(refiner, data, learned)
     else:
-        tuning.fit(refiner, data, brains, extractor, show)
+        tuning.fit(refiner, data, learned, extractor, show)
+    refiner.skipped_ += sum(map(len, brains)) - sum(map(len, learned))
     counts = {brain.name: brain.counts() for brain in brains}
     markers = {brain.name: brain.volume.marker for brain in brains}
     provenance = {"trained_on": counts, "markers": markers, "canvas_fm": __version__}
@@ -193,6 +202,10 @@ def _check_before_work(
         regions=None if regions is None else regions[labelled],
         force_random=refiner.force_random,
     )
+
+
+def _missed(brains: Sequence[Candidates]) -> dict[str, int]:
+    return {brain.name: brain.missed for brain in brains if brain.missed is not None}
 
 
 def _ceiling(counts: dict[str, Any]) -> dict[str, float | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -299,3 +300,38 @@ def test_regions_of_one_brain_and_two_volumes_of_one_name(tmp_path, encoder):
     two = label_brains([volume, Volume.open(tmp_path / "y" / "brain.zarr")], [points, points], labels="label")
     assert [one.name for one in two] == ["x/brain", "y/brain"]
     assert volume.voxel_um == VOXEL_UM
+
+
+def test_features_are_of_labelled_candidates_alone_and_the_fit_is_as_with_all(
+    brains, extractor, tmp_path, monkeypatch
+):
+    labelled = label_brains([v for v, _ in brains], [p for _, p in brains], labels="label")
+    some = [
+        replace(brain, label=np.where(np.arange(len(brain)) % 3 == keep, brain.label, -1))
+        for brain, keep in zip(labelled, (0, 1, 3), strict=True)  # of the last brain none has a label
+    ]
+    seen: list[int] = []
+    whole = Extractor.features
+
+    def counted(self, volume, points_zyx, **options):
+        seen.append(len(points_zyx))
+        return whole(self, volume, points_zyx, **options)
+
+    monkeypatch.setattr(Extractor, "features", counted)
+    refiner = Refiner(C=0.01)
+    report = fit_labelled(refiner, some, extractor, tmp_path / "few", show=False)
+    assert seen == [int((brain.label >= 0).sum()) for brain in some[:2]]
+    cache = tmp_path / "cache"
+    of_all = fit_labelled(Refiner(C=0.01), some, extractor, tmp_path / "all", feature_cache=cache, show=False)
+    assert report["skipped"] == of_all["skipped"] == sum(int((brain.label < 0).sum()) for brain in some)
+    assert Refiner.load(tmp_path / "few").skipped_ == report["skipped"]
+    for same in ("brains", "recalls", "columns", "split", "files", "settings"):
+        assert report.get(same) == of_all.get(same)
+    assert report["threshold"] == pytest.approx(of_all["threshold"], rel=1e-3)
+    figures, of_every = (one["cross_validation"]["pooled"] for one in (report, of_all))
+    assert figures.pop("count") == pytest.approx(of_every.pop("count"), rel=1e-3)
+    assert figures.pop("f1_ceiling") is of_every.pop("f1_ceiling") is None
+    assert figures == pytest.approx(of_every, rel=1e-3)
+    seen.clear()
+    fit_labelled(Refiner(C=0.01, correction="centre"), some[:2], extractor, tmp_path / "centred", show=False)
+    assert seen == [len(brain) for brain in some[:2]]  # a brain is corrected by all its candidates
