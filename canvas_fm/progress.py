@@ -128,16 +128,16 @@ def _shown(label: str, total: int, unit: str, done: int, show: bool | None) -> I
 def _log_lines(label: str, total: int, unit: str, done: int) -> Advance:
     """`advance` without a terminal: a log line a minute, none for short tasks."""
     began = last = time.monotonic()
-    first, said = done, ""
+    first, last_note = done, ""
 
     def advance(steps: int = 1, note: str | None = None) -> None:
-        nonlocal done, last, said
-        done, said = done + steps, said if note is None else note
+        nonlocal done, last, last_note
+        done, last_note = done + steps, last_note if note is None else note
         now = time.monotonic()
         if now - last >= _LOG_EVERY_S and done > first:
             last, rate = now, (done - first) / (now - began)
             left = (total - done) / rate / 60
-            tail = f"; {said}" if said else ""
+            tail = f"; {last_note}" if last_note else ""
             _log.info("%s: %d of %d %s, %.3g/s, %.1f min left%s", label, done, total, unit, rate, left, tail)
 
     return advance

@@ -98,8 +98,8 @@ class VolumeFlags:
     def take(self, namespace: argparse.Namespace) -> list[str]:
         """Put the models by name into the namespace; a sentence for each mistake."""
         wrong, volumes, names = self._faults.copy(), {}, set()
-        for given, values in self._groups:
-            for text in given:
+        for texts, values in self._groups:
+            for text in texts:
                 name, equals, path = text.partition("=")
                 if not (name and equals and path):
                     wrong.append(f"argument --volume: {text!r} is not NAME=PATH, for example cube=brain.zarr")

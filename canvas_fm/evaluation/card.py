@@ -285,12 +285,12 @@ def _refiner_facts(config: Mapping[str, Any]) -> dict[str, str]:
         if variant not in ("concat", block["name"]) and block["name"] not in ("heat", "score"):
             continue  # not looked at
         provenance = block["made"] or {"name": "unknown", "sha256": "", "settings": {}}
-        told = [f"{name} {_plain(value)}" for name, value in provenance["settings"].items()]
-        how = ", ".join(["detector logit"] * (block["name"] == "heat") + told)
+        settings_text = [f"{name} {_plain(value)}" for name, value in provenance["settings"].items()]
+        how = ", ".join(["detector logit"] * (block["name"] == "heat") + settings_text)
         size = block["stop"] - block["start"]
         # The candidate score has no sha256: its column is named.
-        said = [f"`{provenance['sha256'][:12]}…`"] * bool(provenance["sha256"]) + [how] * bool(how)
-        features.append(f"{size} of {provenance['name']}" + (f" ({'; '.join(said)})" if said else ""))
+        details = [f"`{provenance['sha256'][:12]}…`"] * bool(provenance["sha256"]) + [how] * bool(how)
+        features.append(f"{size} of {provenance['name']}" + (f" ({'; '.join(details)})" if details else ""))
     facts = {"features": ", ".join(features)}
     if tuned:
         facts["on top of"] = f"the encoder {tuned['base']} (`{tuned['base_sha256'][:12]}…`)"

@@ -75,13 +75,13 @@ class Reliability(NamedTuple):
     """Reliability diagram: by probability bin, the count, mean probability and observed frequency."""
 
     rows: Int[np.ndarray, " b"]
-    said: Float64[np.ndarray, " b"]
-    seen: Float64[np.ndarray, " b"]
+    predicted: Float64[np.ndarray, " b"]
+    observed: Float64[np.ndarray, " b"]
 
     @property
     def error(self) -> float:
         """The expected calibration error: |predicted − observed|, weighted by count."""
-        return float(np.sum(self.rows * np.abs(self.said - self.seen)) / max(self.rows.sum(), 1))
+        return float(np.sum(self.rows * np.abs(self.predicted - self.observed)) / max(self.rows.sum(), 1))
 
 
 def reliability(

@@ -91,7 +91,7 @@ def quantise(
         versions=_versions(),
         files={},
     )
-    passed = any(found.passed for found in pools.values())
+    passed = any(check_of_pool.passed for check_of_pool in pools.values())
 
     def write(folder: Path) -> None:
         if passed:

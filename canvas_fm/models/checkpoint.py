@@ -279,11 +279,15 @@ def load(
     CanvasError where a file is missing or changed or a key is unknown, ModelMismatch for another class.
     """
     folder = find("model", model)
-    found, raw = read_kind(folder)
-    if found not in (("encoder", "detector") if kind is None else (kind,)):
-        wanted = {"encoder": "an encoder", "detector": "a detector"}.get(str(kind), "encoder or detector")
-        raise ModelMismatch(f"{folder / 'config.json'} says kind {found!r}; {wanted} was expected")
-    opened = _open_encoder(folder, raw) if found == "encoder" else _open_detector(folder, raw)
+    found_kind, raw = read_kind(folder)
+    if found_kind not in (("encoder", "detector") if kind is None else (kind,)):
+        expected_kind = {"encoder": "an encoder", "detector": "a detector"}.get(
+            str(kind), "encoder or detector"
+        )
+        raise ModelMismatch(
+            f"{folder / 'config.json'} says kind {found_kind!r}; {expected_kind} was expected"
+        )
+    opened = _open_encoder(folder, raw) if found_kind == "encoder" else _open_detector(folder, raw)
     return opened.to(device)
 
 

@@ -51,9 +51,11 @@ def count(
     tables = []
     for volume, name in zip(volumes, unique_names(list(volumes)), strict=True):
         stem = name.replace("/", "_")
-        found = folder / f"{stem}.csv"
-        detect(detector, volume, out=found, **options)
-        cells = Points.read(found)  # as the next run finds them, so that the refiner's inputs are the same
+        cells_path = folder / f"{stem}.csv"
+        detect(detector, volume, out=cells_path, **options)
+        cells = Points.read(
+            cells_path
+        )  # as the next run finds them, so that the refiner's inputs are the same
         if refiner is not None:
             run = {
                 key: value

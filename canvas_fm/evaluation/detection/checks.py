@@ -97,21 +97,23 @@ def sanity_warnings(
     voxel_um: Sequence[float] | None,
 ) -> list[str]:
     """A sentence for everything that makes the score doubtful though it can be worked out."""
-    found = []
+    warnings = []
     for name, points in (("predictions", pred), ("truth", truth)):
         if not len(points):
-            found.append(f"the {name} are empty" if name == "predictions" else "the truth is empty")
+            warnings.append(f"the {name} are empty" if name == "predictions" else "the truth is empty")
         if repeated := len(points) - _distinct(points.zyx):
-            found.append(
+            warnings.append(
                 f"{repeated:,} of {len(points):,} rows of the {name} repeat a position of another row"
             )
         if shape_zyx is not None and (outside := int((~points.inside(shape_zyx)).sum())):
-            found.append(
+            warnings.append(
                 f"{outside:,} of {len(points):,} rows of the {name} lie outside the volume {tuple(shape_zyx)}"
             )
         if boxes is not None and len(points) and not inside_boxes(points.zyx, boxes).any():
-            found.append(f"none of the {len(points):,} rows of the {name} lies in the boxes that are scored")
-    return found + _better_axes(pred, truth, counts, tolerance, voxel_um)
+            warnings.append(
+                f"none of the {len(points):,} rows of the {name} lies in the boxes that are scored"
+            )
+    return warnings + _better_axes(pred, truth, counts, tolerance, voxel_um)
 
 
 def _better_axes(

@@ -254,13 +254,13 @@ def _row_faults(path: Path) -> Iterator[str]:
     faults = 0
     for number, row in enumerate(csv.reader(lines[1:], delimiter=delimiter), start=1):
         if len(row) != len(header):
-            found = [f"{len(row)} values; the column row names {len(header)}"]
+            row_faults = [f"{len(row)} values; the column row names {len(header)}"]
         else:
             texts = {name: row[header.index(name)].strip() for name in checked}
-            found = [
+            row_faults = [
                 f"{name} is {text!r}, expected a finite number" for name, text in texts.items() if _no(text)
             ]
-        for fault in found:
+        for fault in row_faults:
             faults += 1
             if faults <= _SHOWN:
                 yield f"row {number}: {fault}"

@@ -238,14 +238,14 @@ class Extractor:
 
     def alone(self) -> list[Extractor]:
         """One extractor for each model, over the same crop, and one for the shape block."""
-        found = []
+        parts = []
         if self.detector is not None:
-            found.append(replace(self, encoder=None, crop_zyx=self._crop_zyx, shape=None))
+            parts.append(replace(self, encoder=None, crop_zyx=self._crop_zyx, shape=None))
         if self.encoder is not None:
-            found.append(replace(self, detector=None, detector_score=False, shape=None))
+            parts.append(replace(self, detector=None, detector_score=False, shape=None))
         if self.shape is not None:
-            found.append(Extractor(shape=self.shape))
-        return found
+            parts.append(Extractor(shape=self.shape))
+        return parts
 
     def of_block(self, name: str) -> Extractor:
         """The extractor of one block's model; the pooled map is the same with or without the score."""

@@ -40,10 +40,10 @@ def shape_of_points(
     crop_zyx = shape_crop(volume.voxel_um)
     reader = reader or CropReader(volume, crop_zyx)
     window = volume.window_by(rule)
-    found = np.empty((len(points_zyx), len(feature_names())), np.float32)
+    features = np.empty((len(points_zyx), len(feature_names())), np.float32)
     for rows, crops in reader.batches_points(points_zyx, max(1, _VOXELS // math.prod(crop_zyx))):
-        found[rows] = shape_features(window.apply(crops), volume.voxel_um)
-    return found
+        features[rows] = shape_features(window.apply(crops), volume.voxel_um)
+    return features
 
 
 def feature_names() -> list[str]:

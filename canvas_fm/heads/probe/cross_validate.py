@@ -119,12 +119,12 @@ def score_probe(
     smallest = min(len(train) for train, _ in folds)
     numbers = counts_up_to(smallest, counts)
     names = ("logistic", *(f"knn {k}" for k in KS))
-    answers = {name: _Answers(data) for name in names}
-    drawn = {(n, s): _Answers(data) for n in numbers for s in range(seeds)}
+    by_method = {name: _Predictions(data) for name in names}
+    drawn = {(n, s): _Predictions(data) for n in numbers for s in range(seeds)}
     losses: list[dict[float, float]] = []
     with bar("probe", folds.count * (1 + len(numbers)), unit="fits", show=show) as advance:
         for train, test in folds:
-            losses.append(_judge_all(data, answers, train, test))
+            losses.append(_predict_fold(data, by_method, train, test))
             advance()
             for n in numbers:
                 for number in range(seeds):
@@ -133,18 +133,20 @@ def score_probe(
                     drawn[n, number].put(rows, path.held_out, test, path.model.proba(data.x[test]))
                 advance()
     everything = np.arange(len(data))
-    values = {n: [_f1(data.code, drawn[n, s].said)(everything) or 0.0 for s in range(seeds)] for n in numbers}
+    values = {
+        n: [_f1(data.code, drawn[n, s].predicted)(everything) or 0.0 for s in range(seeds)] for n in numbers
+    }
     return ProbeScore(
         data=data,
         folds=folds,
-        methods={name: _figures(data, predictions, seed) for name, predictions in answers.items()},
+        methods={name: _figures(data, predictions, seed) for name, predictions in by_method.items()},
         curve=LabelCurve("F1" if len(data.classes) == 2 else "macro F1", values),
         effective_rank=effective_rank(data.x),
         loss=_mean(losses),
     )
 
 
-class _Answers:
+class _Predictions:
     """Out-of-fold predictions of one method.
 
     `p` are probabilities; `balanced` the class likeliest if all were equally frequent; `said` the likeliest
@@ -155,7 +157,7 @@ class _Answers:
     def __init__(self, data: ProbeData) -> None:
         self._code, self._classes = data.code, len(data.classes)
         self.p = np.zeros((len(data), self._classes))
-        self.balanced, self.said = np.zeros(len(data), np.int64), np.zeros(len(data), np.int64)
+        self.balanced, self.predicted = np.zeros(len(data), np.int64), np.zeros(len(data), np.int64)
 
     def put(self, train: Rows, held_out: Proba, test: Rows, p: Proba) -> None:
         """Store probabilities of held-out rows, NaN where there are none."""
@@ -163,18 +165,20 @@ class _Answers:
         share = np.bincount(code, minlength=self._classes) / len(code)
         self.p[test] = p
         self.balanced[test] = (p / np.maximum(share, 1e-12)).argmax(axis=1)
-        self.said[test] = p.argmax(axis=1)
+        self.predicted[test] = p.argmax(axis=1)
         known = ~np.isnan(held_out[:, 0])
         if self._classes == 2 and known.any():
             threshold, _ = best_f1(code[known] == 1, held_out[known, 1])
-            self.said[test] = p[:, 1] >= threshold
+            self.predicted[test] = p[:, 1] >= threshold
 
 
-def _judge_all(data: ProbeData, answers: dict[str, _Answers], train: Rows, test: Rows) -> dict[float, float]:
+def _predict_fold(
+    data: ProbeData, by_method: dict[str, _Predictions], train: Rows, test: Rows
+) -> dict[float, float]:
     """Fit logistic regression and kNN on `train`, predict `test`; returns the path's losses too."""
     inner = _inner(data, train)
     path = _fit(data, train, inner)
-    answers["logistic"].put(train, path.held_out, test, path.model.proba(data.x[test]))
+    by_method["logistic"].put(train, path.held_out, test, path.model.proba(data.x[test]))
     classes = len(data.classes)
     held_out = {k: np.full((len(train), classes), np.nan) for k in KS}
     for inner_train, inner_test in inner:
@@ -182,7 +186,7 @@ def _judge_all(data: ProbeData, answers: dict[str, _Answers], train: Rows, test:
         for k, proba in knn_proba(x[inner_train], code[inner_train], x[inner_test], classes).items():
             held_out[k][inner_test] = proba
     for k, proba in knn_proba(data.x[train], data.code[train], data.x[test], classes).items():
-        answers[f"knn {k}"].put(train, held_out[k], test, proba)
+        by_method[f"knn {k}"].put(train, held_out[k], test, proba)
     return path.loss
 
 
@@ -208,11 +212,11 @@ def _strata(code: Rows) -> Splits:
     return list(StratifiedKFold(parts).split(code, code)) if parts > 1 else []
 
 
-def _figures(data: ProbeData, predictions: _Answers, seed: int) -> dict[str, Interval | None]:
+def _figures(data: ProbeData, predictions: _Predictions, seed: int) -> dict[str, Interval | None]:
     metrics: dict[str, Callable[[np.ndarray], float | None]] = {
         "balanced_accuracy": lambda rows: balanced_accuracy(data.code[rows], predictions.balanced[rows]),
         "auc": lambda rows: _auc(data.code[rows], predictions.p[rows]),
-        "f1": _f1(data.code, predictions.said),
+        "f1": _f1(data.code, predictions.predicted),
     }
     return {name: bootstrap(metric, data.group, resamples=500, seed=seed) for name, metric in metrics.items()}
 

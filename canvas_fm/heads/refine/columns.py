@@ -94,13 +94,13 @@ class Columns:
 
     def places(self, *names: str) -> list[int]:
         """Where the columns of some blocks lie among the taken ones."""
-        found: list[int] = []
+        indices: list[int] = []
         start = 0
         for name in self.sizes:
             stop = start + self._taken(name)
-            found += range(start, stop) if name in names else []
+            indices += range(start, stop) if name in names else []
             start = stop
-        return found
+        return indices
 
     def take(self, blocks: Mapping[str, Float32[np.ndarray, "n k"]]) -> Float32[np.ndarray, "n w"]:
         """The used columns, before the cut block is reduced to components."""

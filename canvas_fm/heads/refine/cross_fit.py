@@ -181,8 +181,8 @@ def held_out_parts_of_head(
     logits = np.empty((len(parts), len(grid), len(seen), len(rows.x)))
     for train, test in folds:
         x, is_cell = rows.seen(train)
-        judged = held_out_by_part(settings, x, is_cell, [one[test] for one in seen], grid)
-        for number, one in enumerate(judged):
+        logits_by_part = held_out_by_part(settings, x, is_cell, [one[test] for one in seen], grid)
+        for number, one in enumerate(logits_by_part):
             logits[number][:, :, test] = one
     best = 0
     if len(grid) > 1:

@@ -125,8 +125,8 @@ class FitOptions(Options):
         """An unfitted refiner for features of an encoder, a detector or both."""
         from canvas_fm.heads.refine.refiner import Refiner
 
-        given = "mae" if encoder else "detector" if detector else "shape"
-        variant = self.variant or ("concat" if encoder and detector else given)
+        only_block = "mae" if encoder else "detector" if detector else "shape"
+        variant = self.variant or ("concat" if encoder and detector else only_block)
         cut = self.cut
         if cut is None and self.ratio < 1:
             cut = "detector" if variant == "detector" else "mae"

@@ -91,8 +91,8 @@ def feature_makers(
     for name, encoder in {**encoders, **twins}.items():
         makers[name] = partial(encoder_features, encoder, pool)
     project = _pca(_contrast(crops.cut(crop_zyx)[fitted]))
-    makers["PCA-64"] = lambda given: project(_contrast(given.cut(crop_zyx)))
-    makers["shape"] = lambda given: shape_features(given.cut(shape_crop(given.voxel_um)), given.voxel_um)
+    makers["PCA-64"] = lambda crops: project(_contrast(crops.cut(crop_zyx)))
+    makers["shape"] = lambda crops: shape_features(crops.cut(shape_crop(crops.voxel_um)), crops.voxel_um)
     return makers
 
 

@@ -42,7 +42,7 @@ class Amplitude:
         self, voxels: Float32[np.ndarray, "z y x"], places_zyx: Int[np.ndarray, "n 3"]
     ) -> Float32[np.ndarray, " n"]:
         """Maximum amplitude near each place, in the config's unit; planes without places are left out."""
-        found = np.empty(len(places_zyx), np.float32)
+        amplitudes = np.empty(len(places_zyx), np.float32)
         shape, reach = np.asarray(voxels.shape), np.asarray(self.reach_zyx)
         offsets = np.array(list(product(*(range(-n, n + 1) for n in _NEAR_ZYX))))
         slab = places_zyx[:, 0] // _PLANES
@@ -53,8 +53,8 @@ class Amplitude:
             box = voxels[tuple(map(slice, low, high))]
             response = log_response(box, self.config.sigma_um, self.voxel_um)
             around = np.clip(places_zyx[rows, None] + offsets, 0, shape - 1) - low
-            found[rows] = response[tuple(np.moveaxis(around, 2, 0))].max(axis=1)
-        return found * np.float32(self.config.unit)
+            amplitudes[rows] = response[tuple(np.moveaxis(around, 2, 0))].max(axis=1)
+        return amplitudes * np.float32(self.config.unit)
 
     def join(
         self, heat: Float32[np.ndarray, " n"], amplitude: Float32[np.ndarray, " n"]

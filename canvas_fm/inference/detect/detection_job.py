@@ -115,11 +115,11 @@ class Job:
         bright = self.joined.near(voxels[0], maxima.maxima - read_box.start)
         return replace(maxima, score=self.joined.join(maxima.score, bright))
 
-    def merge(self, found: Sequence[TileMaxima]) -> Points:
+    def merge(self, tiles: Sequence[TileMaxima]) -> Points:
         """Merge all tiles' maxima into points with their score, one a plateau, sorted by position."""
-        maxima = np.concatenate([np.empty((0, 3), np.int64), *(part.maxima for part in found)])
-        score = np.concatenate([np.empty(0, np.float32), *(part.score for part in found)])
-        position = np.concatenate([np.empty((0, 3)), *(part.position for part in found)])
+        maxima = np.concatenate([np.empty((0, 3), np.int64), *(part.maxima for part in tiles)])
+        score = np.concatenate([np.empty(0, np.float32), *(part.score for part in tiles)])
+        position = np.concatenate([np.empty((0, 3)), *(part.position for part in tiles)])
         order = np.lexsort(maxima.T[::-1])
         maxima, score, position = maxima[order], score[order], position[order]
         keep = one_per_plateau(maxima, self.radius_zyx, shape=self.shape)
@@ -135,7 +135,7 @@ class Job:
         source = self.sources[0]
         if isinstance(source, Resampled):
             zyx = source.to_volume(zyx)
-        bad = sorted({sentence for part in found for sentence in part.bad_chunks})
+        bad = sorted({sentence for part in tiles for sentence in part.bad_chunks})
         meta = self.meta | ({_BAD_CHUNKS: _BETWEEN.join(bad)} if bad else {})
         return Points(zyx, {"score": score[keep]}, meta)
 
@@ -196,11 +196,11 @@ def run(
             for number, part in work.done().items()
         }
         remaining = [number for number in range(len(job.tiles)) if number not in done]
-        cells = sum(len(found.maxima) for found in done.values())
-        for number, found in _with_bar(job, remaining, workers, scheduler, show, cells=cells):
-            arrays = {"maxima": found.maxima, "score": found.score, "position": found.position}
-            work.keep(number, arrays, found.bad_chunks)
-            done[number] = found
+        cells = sum(len(tile.maxima) for tile in done.values())
+        for number, tile in _with_bar(job, remaining, workers, scheduler, show, cells=cells):
+            arrays = {"maxima": tile.maxima, "score": tile.score, "position": tile.position}
+            work.keep(number, arrays, tile.bad_chunks)
+            done[number] = tile
         return work.finish(job.merge([done[number] for number in sorted(done)]))
 
 

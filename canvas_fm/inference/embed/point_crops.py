@@ -125,15 +125,15 @@ def volume_identity(volume: Volume) -> str:
         return digest.hexdigest()
     inside = volume.path.rglob("*") if volume.path.is_dir() else [volume.path]
     for path in sorted(path for path in inside if path.is_file()):
-        found = path.stat()
-        line = [path.relative_to(volume.path).as_posix(), found.st_size, found.st_mtime_ns]
+        stat = path.stat()
+        line = [path.relative_to(volume.path).as_posix(), stat.st_size, stat.st_mtime_ns]
         digest.update(json.dumps(line).encode())
     return digest.hexdigest()
 
 
 def _address_and_metadata(volume: Volume, files: Remote) -> bytes:
-    found = [files.read(name) or b"" for name in METADATA]
-    return json.dumps([str(files), *(zlib.crc32(content) for content in found), volume.shape_zyx]).encode()
+    contents = [files.read(name) or b"" for name in METADATA]
+    return json.dumps([str(files), *(zlib.crc32(content) for content in contents), volume.shape_zyx]).encode()
 
 
 def _check_crop_fits(volume: Volume, crop_zyx: Zyx, resample_to_um: ZyxUm | None) -> None:

@@ -13,7 +13,7 @@ import canvas_fm.inference.search.inverted_lists as lists_of
 from canvas_fm.errors import CanvasError, ModelMismatch, StorageFull
 from canvas_fm.files.locks import take_lock
 from canvas_fm.inference.embed.embedding_store import Embeddings
-from canvas_fm.inference.search.hits import told, without
+from canvas_fm.inference.search.hits import pooling_name, without
 from canvas_fm.inference.search.index_store import (
     MARK,
     METRICS,
@@ -221,7 +221,8 @@ def _refuse_model(name: str, mark: dict[str, Any], store: Embeddings) -> None:
     ours, store_mark = mark, _empty(store, "cosine")
     if any(ours[key] != store_mark[key] for key in ("encoder_sha256", "pool", "layer", "dim")):
         kinds = [
-            f"{each['encoder_sha256'][:12]}, {told(each['pool'], each['layer'])}, {each['dim']} numbers"
+            f"{each['encoder_sha256'][:12]}, {pooling_name(each['pool'], each['layer'])}, "
+            f"{each['dim']} numbers"
             for each in (store_mark, ours)
         ]
         raise ModelMismatch(

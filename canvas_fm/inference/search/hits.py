@@ -59,7 +59,7 @@ def _column(values: list[Any]) -> np.ndarray:
     return np.array(values)
 
 
-def told(pool: str, layer: int | None) -> str:
+def pooling_name(pool: str, layer: int | None) -> str:
     """Pooling and layer of vectors as text."""
     return f"pool {pool}" if layer is None else f"pool {pool} after block {layer}"
 

@@ -14,7 +14,7 @@ from canvas_fm.inference.embed.embedding_store import Embeddings
 from canvas_fm.inference.search.build import build
 from canvas_fm.inference.search.cells import describe, rows_of
 from canvas_fm.inference.search.conditions import rows_where
-from canvas_fm.inference.search.hits import Hits, padded, rising, told, without
+from canvas_fm.inference.search.hits import Hits, padded, pooling_name, rising, without
 from canvas_fm.inference.search.index_store import check_files, gather, prepared, read_mark
 from canvas_fm.inference.search.nearest import NearestRows
 
@@ -233,10 +233,11 @@ class Index:
     def check_pool(self, pool: str, layer: int | None = None) -> None:
         """Refuse vectors of another pooling or layer."""
         if (pool, layer) != (self.pool, self.layer):
-            raise ModelMismatch(f"the vectors are of {told(pool, layer)}; {self._wanted()}")
+            raise ModelMismatch(f"the vectors are of {pooling_name(pool, layer)}; {self._wanted()}")
 
     def _wanted(self) -> str:
-        return f"the index was made from encoder {self.encoder_sha256[:12]}, {told(self.pool, self.layer)}"
+        pooling = pooling_name(self.pool, self.layer)
+        return f"the index was made from encoder {self.encoder_sha256[:12]}, {pooling}"
 
     def _mean_distance(self, vectors: np.ndarray, others: np.ndarray) -> np.ndarray:
         """Mean over `others` of the distance to each of `vectors`."""

@@ -56,11 +56,11 @@ class NearestRows:
             )  # so that equal distances stand in the order of rows
             vectors = gather(self.parts, np.maximum(candidates, 0).reshape(-1), self.dim)
             difference = vectors.reshape(*candidates.shape, self.dim) - queries[batch, None]
-            found = np.einsum("qrd,qrd->qr", difference, difference)
-            found[candidates < 0] = np.inf
-            order = np.argsort(found, axis=1, kind="stable")[:, :n_results]
+            squared_distances = np.einsum("qrd,qrd->qr", difference, difference)
+            squared_distances[candidates < 0] = np.inf
+            order = np.argsort(squared_distances, axis=1, kind="stable")[:, :n_results]
             rows[batch, :n_results] = np.take_along_axis(candidates, order, 1)
-            squared[batch, :n_results] = np.take_along_axis(found, order, 1)
+            squared[batch, :n_results] = np.take_along_axis(squared_distances, order, 1)
         return rows, squared
 
     def distance(self, squared: np.ndarray) -> np.ndarray:

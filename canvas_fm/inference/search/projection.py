@@ -147,8 +147,8 @@ def column(index: Index, name: str, rows: Int64[np.ndarray, " n"], *, most_words
     words = [word for word, _ in counts.most_common(most_words)]
     places = {word: place for place, word in enumerate(words)}
     values = np.full(len(rows), -1, np.int32)
-    for positions, codes, told in coded:
-        table = np.array([*(places.get(word, -2) if word else -1 for word in told), -1], np.int32)
+    for positions, codes, words_of_part in coded:
+        table = np.array([*(places.get(word, -2) if word else -1 for word in words_of_part), -1], np.int32)
         values[positions] = table[codes]
     return Column("text", values, words)
 

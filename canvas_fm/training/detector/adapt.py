@@ -109,10 +109,10 @@ def adapt_detector(
     with bar("adapting", 2 + folds.count * len(trained), unit="steps", show=show) as advance:
         candidates = _candidates(detector, labelled, tolerance_um, ignore)
         advance(1, "unadapted")
-        found = {"threshold": folds.counts(candidates)}
+        counts_by_way = {"threshold": folds.counts(candidates)}
         for way in trained:
-            found[way] = _held_out_counts(detector, folds, way, opts, advance, ignore)
-        scores = _scores(found, folds, detector.config.threshold, opts.seed)
+            counts_by_way[way] = _held_out_counts(detector, folds, way, opts, advance, ignore)
+        scores = _scores(counts_by_way, folds, detector.config.threshold, opts.seed)
         best, chosen = choose_way(scores, len(labelled.inner_zyx))
         net = detector.net
         if chosen.way in trained:
@@ -162,16 +162,16 @@ def _labelled(
     for note in notes:
         _log.warning("%s: %s", opened.name, note)
     cells.check_inside(opened.shape_zyx)
-    given = read_boxes(boxes) if isinstance(boxes, str | Path) else as_boxes(boxes)
-    if (given[:, :3] < 0).any() or (given[:, 3:] > np.asarray(opened.shape_zyx)).any():
+    boxes_zyx = read_boxes(boxes) if isinstance(boxes, str | Path) else as_boxes(boxes)
+    if (boxes_zyx[:, :3] < 0).any() or (boxes_zyx[:, 3:] > np.asarray(opened.shape_zyx)).any():
         raise CanvasError(
-            f"the labelled boxes reach to {given.max(axis=0)[3:].tolist()}, beyond {opened.path}, which is "
-            f"{opened.shape_zyx} (z, y, x)"
+            f"the labelled boxes reach to {boxes_zyx.max(axis=0)[3:].tolist()}, beyond {opened.path}, "
+            f"which is {opened.shape_zyx} (z, y, x)"
         )
     to_um = check_voxel_um(
         opened, detector.config.voxel_um, resample=opts.resample, ignore_voxel_size=opts.ignore_voxel_size
     )
-    return Labelled(VolumeSource(opened.name, opened, to_um), cells.zyx, given)
+    return Labelled(VolumeSource(opened.name, opened, to_um), cells.zyx, boxes_zyx)
 
 
 def _held_out_counts(
@@ -206,7 +206,7 @@ def _candidates(detector: Detector, labelled: Labelled, tolerance_um: float, ign
     hull = np.concatenate([grown[:, :3].min(axis=0), grown[:, 3:].max(axis=0)])[None]
     if _voxels(hull) <= _DENSE * _voxels(boxes) and (hull[0, 3:] - hull[0, :3] <= _MOST_ZYX).all():
         grown = hull
-    found = []
+    parts = []
     for row, box in enumerate(grown):
         job = detector_job(
             detector, volume, threshold=LOWEST, box=box.tolist(),
@@ -216,8 +216,8 @@ def _candidates(detector: Detector, labelled: Labelled, tolerance_um: float, ign
         points = run(job, show=False)
         # A place in two boxes is found twice: it counts in the first.
         keep = box_of(points.zyx, grown) == row
-        found.append((points.zyx[keep], points.columns["score"][keep]))
-    zyx, score = (np.concatenate(part) for part in zip(*found, strict=True))
+        parts.append((points.zyx[keep], points.columns["score"][keep]))
+    zyx, score = (np.concatenate(part) for part in zip(*parts, strict=True))
     return Points(zyx, {"score": score})
 
 
@@ -225,12 +225,14 @@ def _voxels(boxes: Int64[np.ndarray, "k 6"]) -> float:
     return float((boxes[:, 3:] - boxes[:, :3]).astype(float).prod(axis=1).sum())
 
 
-def _scores(found: dict[str, Counts], folds: LabelFolds, threshold: float, seed: int) -> tuple[WayScore, ...]:
+def _scores(
+    counts_by_way: dict[str, Counts], folds: LabelFolds, threshold: float, seed: int
+) -> tuple[WayScore, ...]:
     """The unadapted detector first, then every way: at thresholds that were chosen on the other folds."""
     drawn = drawn_blocks(len(folds.blocks), seed)
-    before = counts_at(found["threshold"], threshold)
+    before = counts_at(counts_by_way["threshold"], threshold)
     held: dict[Any, np.ndarray] = {"unadapted": before}
-    held |= {way: cross_fitted(counts, folds.fold, seed) for way, counts in found.items()}
+    held |= {way: cross_fitted(counts, folds.fold, seed) for way, counts in counts_by_way.items()}
     scores = []
     for way, counts in held.items():
         f1, base = f1_of(counts[drawn].sum(axis=1)), f1_of(before[drawn].sum(axis=1))
@@ -239,7 +241,7 @@ def _scores(found: dict[str, Counts], folds: LabelFolds, threshold: float, seed:
             WayScore(
                 way, whole, _ends(f1), whole - float(f1_of(before.sum(axis=0))), _ends(f1 - base),
                 float((f1 > base).mean()),
-                threshold if way == "unadapted" else best_threshold(found[way], seed),
+                threshold if way == "unadapted" else best_threshold(counts_by_way[way], seed),
             )
         )  # fmt: skip
     return tuple(scores)

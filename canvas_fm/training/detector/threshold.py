@@ -125,22 +125,22 @@ def detectors_by_unseen_volume(
 
     CanvasError where none was, or where they detect otherwise than the recipe: scores would not compare.
     """
-    wanted = recipe.detection
+    detection = recipe.detection
     for detector in fold_detectors:
         config = detector.config
-        for name, given, expected in (
-            ("min_distance_um", config.min_distance_um, wanted.min_distance_um),
-            ("smooth_um", config.smooth_um, wanted.smooth_um),
-            ("amplitude", config.amplitude, wanted.amplitude),
-            ("relative", config.relative, wanted.relative),
+        for name, value, expected in (
+            ("min_distance_um", config.min_distance_um, detection.min_distance_um),
+            ("smooth_um", config.smooth_um, detection.smooth_um),
+            ("amplitude", config.amplitude, detection.amplitude),
+            ("relative", config.relative, detection.relative),
             ("window", config.window_rule, recipe.data.window.rule),
         ):
-            if given != expected:
+            if value != expected:
                 raise CanvasError(
-                    f"the fold detector {detector.name} has {name} {given}, the recipe {expected}; give "
+                    f"the fold detector {detector.name} has {name} {value}, the recipe {expected}; give "
                     "detectors that the same recipe trained"
                 )
-    found: dict[str, Detector] = {}
+    by_volume: dict[str, Detector] = {}
     for labelled in training if fold_detectors else ():
         name = labelled.source.name
         without = [one for one in fold_detectors if name not in training_volumes(one.config.provenance)]
@@ -148,8 +148,8 @@ def detectors_by_unseen_volume(
             raise CanvasError(
                 f"every fold detector was trained on {name}; give one that was trained without it"
             )
-        found[name] = without[0]
-    return found
+        by_volume[name] = without[0]
+    return by_volume
 
 
 def f1_curve(recipe: DetectorRecipe, labelled: Labelled, candidates: Points) -> Float64[np.ndarray, " t"]:

@@ -290,9 +290,9 @@ def check_recipe(
 def _origin(key: str, overridden: Mapping[str, str]) -> str | None:
     """The `--set` that a wrong key comes from, the last one; None for the file."""
     flag = None
-    for name, given in overridden.items():
+    for name, text in overridden.items():
         if key == name or key.startswith((f"{name}.", f"{name}[")) or name.startswith(f"{key}."):
-            flag = given
+            flag = text
     return flag
 
 

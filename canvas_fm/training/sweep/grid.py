@@ -115,7 +115,7 @@ def read_sweep(source: GridSource, overrides: Sequence[str] = ()) -> SweepRecipe
 
 def expand(sweep: SweepRecipe) -> list[SweepRun]:
     """Every run of the grid, the last parameter changing fastest; CanvasError that names each wrong one."""
-    axes = {key: list(given.values) for key, given in sweep.parameters.items()}
+    axes = {key: list(parameter.values) for key, parameter in sweep.parameters.items()}
     axes.setdefault(DATA_SET, list(sweep.volumes))
     runs, faults = [], []
     base = _settings_of(sweep)

@@ -159,8 +159,8 @@ def summary(
         "Means over the sets of crops of the last evaluation. The loss is comparable only between runs of "
         "one mask ratio and one weighting; masked PSNR and SSIM are of the hidden patches alone.",
     ]
-    if found := effects(sweep, rows, figures):
-        parts += ["## Effect of each parameter", _effects_table(found)]
+    if parameter_effects := effects(sweep, rows, figures):
+        parts += ["## Effect of each parameter", _effects_table(parameter_effects)]
     if worth.runs:
         parts += [f"## Ranking by what features are worth ({_few(sweep)})", _ranking(rows, worth, labels)]
     parts += ["## All runs", _table(rows, [DATA_SET, *labels, "cpu_s", *SCORES])]
@@ -188,12 +188,12 @@ def _ranking(rows: Sequence[Row], worth: Worth, labels: Sequence[str]) -> str:
     return _table(ranked, ["features", "worth", "worth_low", "worth_high", "psnr_masked", "cpu_s"])
 
 
-def _effects_table(found: Sequence[Effect]) -> str:
+def _effects_table(parameter_effects: Sequence[Effect]) -> str:
     lines = [
         "| parameter | value | against | figure | paired difference | 95 % interval | pairs |",
         "|---|---|---|---|---|---|---|",
     ]
-    for e in found:
+    for e in parameter_effects:
         lines.append(
             f"| {e.parameter} | {e.value} | {e.against} | {e.figure} | {e.mean:+.4g} | "
             f"[{e.low:+.4g}, {e.high:+.4g}] | {e.pairs} |"

@@ -59,7 +59,7 @@ def reliability_figure(comparison: Comparison, path: Path) -> None:
         for number, method in enumerate(comparison.methods):
             bins = reliability(is_cell, comparison.p_cell[method][rows])
             label = f"{method} ({bins.error:.3f})" if len(panels) == 1 else method
-            ax.plot(bins.said, bins.seen, marker="o", ms=3, label=label, **_line(number))
+            ax.plot(bins.predicted, bins.observed, marker="o", ms=3, label=label, **_line(number))
         ax.set(
             xlim=(-0.02, 1.02),
             ylim=(-0.02, 1.02),

@@ -149,8 +149,8 @@ def run_apply(args: argparse.Namespace) -> None:
     background = None if args.background is None else Volume.open(args.background, **args.opening.given)
     points = Points.read(args.candidates)
     if args.count_by is not None and args.count_by not in points.columns:
-        found = ", ".join(points.columns) or "none"
-        raise CanvasError(f"{args.candidates} has no column {args.count_by!r} to count by; found {found}")
+        columns = ", ".join(points.columns) or "none"
+        raise CanvasError(f"{args.candidates} has no column {args.count_by!r} to count by; found {columns}")
     recall = None if args.recall is None else (args.recall[0], args.recall[1])
     refined = refine(
         refiner,
@@ -180,7 +180,7 @@ def run_apply(args: argparse.Namespace) -> None:
         if args.count_by is not None:
             regions = refined.columns[args.count_by]
             by_region = counts_by_region(p_cell, regions, refiner.count_spread_, count.recall)
-            result["regions"] = [{"region": name, **found._asdict()} for name, found in by_region.items()]
+            result["regions"] = [{"region": name, **count._asdict()} for name, count in by_region.items()]
     print_result(result, args.json, bad_chunks=skipped)
 
 

@@ -77,18 +77,18 @@ def run_check(args: argparse.Namespace) -> None:
     from canvas_fm.data.dataset.check import check_dataset
     from canvas_fm.errors import CanvasError
 
-    found = check_dataset(args.path)
+    checked = check_dataset(args.path)
     if args.json:
-        print_result(found.as_dict(), True)
+        print_result(checked.as_dict(), True)
     else:
-        for name, brain in found.brains.items():
+        for name, brain in checked.brains.items():
             size = " × ".join(map(str, brain["shape_zyx"] or ("no planes",)))
             cells = sum(brain["regions"].values())
             print(f"{name}: {size}, {brain['dtype']}, {len(brain['regions'])} regions, {cells} annotations")
-        for fault in found.faults:
+        for fault in checked.faults:
             print(f"  {fault}")
-    if found.faults:
-        raise CanvasError(f"{args.path} has {len(found.faults)} faults; they are listed above")
+    if checked.faults:
+        raise CanvasError(f"{args.path} has {len(checked.faults)} faults; they are listed above")
 
 
 def run_write(args: argparse.Namespace) -> None:

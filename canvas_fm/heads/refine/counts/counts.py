@@ -81,12 +81,12 @@ class CountSpread(NamedTuple):
         the wider of both estimates counts.
         """
         parts = [regions, *([] if brains is None else [brains])]
-        found = [one for part in parts if (one := cls._by(p_cell, is_cell, part)) is not None]
-        if not found:
+        estimates = [one for part in parts if (one := cls._by(p_cell, is_cell, part)) is not None]
+        if not estimates:
             return cls()
-        shared = max(one.shared for one in found)
+        shared = max(one.shared for one in estimates)
         factors = [cls._factor(p_cell, is_cell, part, shared) for part in parts]
-        return cls(shared, max(*factors, _NORMAL), max(one.regions for one in found))
+        return cls(shared, max(*factors, _NORMAL), max(one.regions for one in estimates))
 
     @classmethod
     def _by(

@@ -209,7 +209,7 @@ def held_out_by_part(
     settings: HeadSettings,
     x: Float32[np.ndarray, "n w"],
     is_cell: Bool[np.ndarray, " n"],
-    judged: list[Float32[np.ndarray, "m w"]],
+    held_out: list[Float32[np.ndarray, "m w"]],
     grid: tuple[float | None, ...],
 ) -> Iterator[Float64[np.ndarray, "grid judged m"]]:
     """The logits of rows that were held out, part by part, at each C of the grid."""
@@ -217,11 +217,11 @@ def held_out_by_part(
         place = settings.columns.places(*part.blocks)
         if part.kind == "trees":
             net = fit_part(settings, part, x, is_cell, None)
-            once = np.stack([_run(net, one[:, place]) for one in judged])
+            once = np.stack([_run(net, one[:, place]) for one in held_out])
             yield np.repeat(once[None], len(grid), axis=0)
             continue
         affine = affine_of(settings, part, x[:, place])
-        z, seen = affine(x[:, place]), [affine(one[:, place]) for one in judged]
+        z, seen = affine(x[:, place]), [affine(one[:, place]) for one in held_out]
         layers = [fit_layers(settings, part, z, is_cell, C) for C in grid]
         yield np.stack([np.stack([each(one) for one in seen]) for each in layers])
 

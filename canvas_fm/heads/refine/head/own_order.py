@@ -39,7 +39,7 @@ def keep_own_order(
     refined = _mean([one["auc"] for one in refiner.cross_validation_["brains"].values()])
     if own is None or refined is None:
         return None
-    told = {"own_auc": own, "refined_auc": refined, "blended_in": own > refined}
+    outcome = {"own_auc": own, "refined_auc": refined, "blended_in": own > refined}
     if own > refined:
         features = with_candidate_score(data.features, np.concatenate(scores), provenance)
         others = [with_candidate_score(one, np.concatenate(scores), provenance)
@@ -52,7 +52,7 @@ def keep_own_order(
             "it is blended in, and candidates to be refined need the column %r; --ignore-candidate-score "
             "leaves it out", own, refined, provenance.settings["column"],
         )  # fmt: skip
-    return told
+    return outcome
 
 
 def _labelled(brains: Sequence[Candidates], scores: Sequence[np.ndarray]) -> Any:
