@@ -20,7 +20,7 @@ from canvas_fm.cli.verbs import demo, serve
 from canvas_fm.cli.verbs.analysis import brain_report, groups, regions, segmentation, spatial
 from canvas_fm.cli.verbs.cells import count, detect, embed, refine, search
 from canvas_fm.cli.verbs.data import dataset, info, points, prepare
-from canvas_fm.cli.verbs.score import leaderboard, probe, report, score, worth
+from canvas_fm.cli.verbs.score import audit, leaderboard, probe, report, score, worth
 from canvas_fm.cli.verbs.train import adapt, domains, pretrain, quantise, sweep, train_detector
 from canvas_fm.errors import CanvasError
 from canvas_fm.models.allocator import keep_freed_memory
@@ -69,6 +69,7 @@ def build_parser() -> Parser:
         probe,
         report,
         score,
+        audit,
         leaderboard,
         points,
         search,

@@ -1,0 +1,1 @@
+"""Review by a person: what to look at next, clicks on disk, agreement, audits of a count."""
