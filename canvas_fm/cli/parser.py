@@ -202,11 +202,11 @@ def add_json(parser: Parser) -> None:
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
-def add_volume_flags(parser: Parser) -> None:
-    """Add the flags for opening a volume, the same on every verb."""
+def add_volume_flags(parser: Parser, *, omit: Sequence[str] = ()) -> None:
+    """Add the flags for opening a volume, the same on every verb; `omit` are those that it has already."""
     from canvas_fm.data.volume.options import VolumeOptions
 
-    parser.add_options("opening", VolumeOptions, title="opening the volume")
+    parser.add_options("opening", VolumeOptions, omit=omit, title="opening the volume")
 
 
 def add_logging(parser: argparse.ArgumentParser) -> None:

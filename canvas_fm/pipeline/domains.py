@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from canvas_fm.data.phantom.families import Families
 from canvas_fm.data.phantom.randomise import TOLERANCE_UM, draw_phantom
 from canvas_fm.data.points.boxes import read_boxes, whole
 from canvas_fm.data.points.points import Points
+from canvas_fm.data.volume.options import VolumeOptions
 from canvas_fm.data.volume.volume import Volume, volume_name
 from canvas_fm.data.volume.window import WindowRule
 from canvas_fm.errors import CanvasError
@@ -58,6 +59,7 @@ class Domain:
     within: Path | None = None
     seed: int | None = None
     pooled_only: bool = False
+    opening: VolumeOptions = field(default_factory=VolumeOptions.of)
 
     def open(self) -> tuple[Volume, np.ndarray, np.ndarray]:
         """(volume, true cells in voxels, boxes in which all cells are labelled)."""
@@ -67,11 +69,15 @@ class Domain:
                 phantom.voxels, voxel_um=phantom.look.voxel_um, marker=phantom.look.kind, name=self.name
             )
             return volume, phantom.centres_zyx, whole(volume.shape_zyx)
-        assert self.path is not None
         assert self.points is not None
-        volume = Volume.open(self.path)
+        volume = self.open_volume()
         boxes = whole(volume.shape_zyx) if self.within is None else read_boxes(self.within)
         return volume, Points.read(self.points).zyx, boxes
+
+    def open_volume(self) -> Volume:
+        """The labelled volume."""
+        assert self.path is not None
+        return Volume.open(self.path, **self.opening.given)
 
 
 def phantom_domains(n: int, *, test: bool = False) -> list[Domain]:
@@ -96,11 +102,14 @@ def labelled_domains(
     pooled_only: Sequence[str] = (),
     test: Sequence[str] = (),
     last_look: bool = False,
+    **options: Any,
 ) -> list[Domain]:
     """Labelled volumes as domains, grouped by marker, with the marker's tolerance.
 
-    Of the volumes named in `test` nothing is read but with `last_look`, and then they alone count.
+    Of the volumes named in `test` nothing is read but with `last_look`, and then they alone count. `options`
+    are those of `Volume.open`.
     """
+    opening = VolumeOptions.of(**options)
     for name, values in (("points", points), ("within", within)):
         if values is not None and len(values) != len(volumes):
             raise CanvasError(
@@ -110,7 +119,7 @@ def labelled_domains(
     for index, path in enumerate(volumes):
         if (volume_name(Path(path)) in test) != last_look:
             continue
-        volume = Volume.open(path)
+        volume = Volume.open(path, **opening.given)
         marker = volume.marker
         if marker is None or marker not in tolerance_um:
             raise CanvasError(
@@ -121,6 +130,7 @@ def labelled_domains(
             Domain(
                 volume.name, marker, tolerance_um[marker], Path(path), Path(points[index]),
                 None if within is None else Path(within[index]), pooled_only=volume.name in pooled_only,
+                opening=opening,
             )
         )  # fmt: skip
     return domains
@@ -215,7 +225,7 @@ def train_in_folds(
             run_folder = Path(out) / "runs" / f"{Path(recipe).stem}-fold{number}-seed{seed}"
             finished = train_detector(
                 recipe,
-                [domain.path for domain in training if domain.path],
+                [domain.open_volume() for domain in training],
                 [domain.points for domain in training if domain.points],
                 within=[domain.within for domain in training] if training and training[0].within else None,
                 out=run_folder,

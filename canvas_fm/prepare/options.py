@@ -155,3 +155,12 @@ class StitchOptions(ConvertOptions):
     ramp: Annotated[Positive, Flag("VOXELS")] = Field(
         64, description="voxels from a tile's border over which its weight rises to 1"
     )
+
+    @model_validator(mode="after")
+    def _one_channel(self) -> StitchOptions:
+        if len(self.c) > 1:
+            raise ValueError(
+                f"--c is {' '.join(map(str, self.c))}; stitch one channel, then the others with the "
+                "positions found: --positions TABLE --keep-positions"
+            )
+        return self

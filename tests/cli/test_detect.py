@@ -213,7 +213,7 @@ def test_a_dask_cluster_gives_the_same_rows(folder, tmp_path, capsys):
         (["detector", "brain.zarr", "--out", "c.txt"], "written as .csv or .parquet"),
         (["detector", "brain.zarr", "--out", "no/c.csv"], "there is no folder no"),
         (["detektor", "brain.zarr", "--out", "c.csv"], "no model at 'detektor', and none is shipped"),
-        (["detector", "brain.zarr", "--out", "c.csv", "--background", "brain.zarr"], "leave --background"),
+        (["detector", "brain.zarr", "--out", "c.csv", "--background", "brain.zarr"], "is the volume itself"),
     ],
 )
 def test_mistakes_are_a_line(folder, capsys, monkeypatch, flags, message):

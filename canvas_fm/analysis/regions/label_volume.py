@@ -43,11 +43,14 @@ def read_label_volume(path: str | Path) -> LabelVolume:
     return LabelVolume(_whole(path, voxels), voxel_um)
 
 
-def open_labels(path: str | Path) -> Volume | Integer[np.ndarray, "z y x"]:
-    """A Zarr store as a volume that is read by blocks, any other file as its labels."""
+def open_labels(path: str | Path, **options: Any) -> Volume | Integer[np.ndarray, "z y x"]:
+    """A Zarr store, or a folder of planes, as a volume that is read by blocks; any other file as its labels.
+
+    `options` are those of `Volume.open`, which any other file does not take.
+    """
     path = Path(path)
     if path.is_dir() or path.suffix == ".zip":
-        return _open_zarr(path)[0]
+        return _open_zarr(path, **options)[0]
     return read_label_volume(path).labels
 
 
@@ -142,16 +145,23 @@ def _size(sizes: np.ndarray, unit: str) -> ZyxUm | None:
 
 
 def _zarr(path: Path) -> tuple[np.ndarray, ZyxUm | None]:
-    volume, stated = _open_zarr(path)
+    try:
+        volume, stated = _open_zarr(path)
+    except CanvasError as problem:
+        if "--" not in str(problem):
+            raise
+        raise CanvasError(
+            f"{problem} (flags of canvas-fm convert, which writes a label volume that opens as it is)"
+        ) from problem
     return volume.read((0, 0, 0), volume.shape_zyx), stated
 
 
-def _open_zarr(path: Path) -> tuple[Volume, ZyxUm | None]:
+def _open_zarr(path: Path, **options: Any) -> tuple[Volume, ZyxUm | None]:
     """A store, and its voxel size where it states one: labels are compared without."""
     try:
-        volume = Volume.open(path)
+        volume = Volume.open(path, **options)
     except CanvasError as problem:
         if "voxel size" not in str(problem):
             raise
-        return Volume.open(path, voxel_um=(1.0, 1.0, 1.0)), None
+        return Volume.open(path, **options | {"voxel_um": (1.0, 1.0, 1.0)}), None
     return volume, volume.voxel_um

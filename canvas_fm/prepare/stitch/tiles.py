@@ -41,7 +41,7 @@ def find_tiles(path: Path, options: StitchOptions) -> list[Tile]:
     """
     places = _of_folder(path) if options.positions is None else _of_table(path, options.positions)
     how: dict[str, Any] = {"on_bad_chunk": options.on_bad_chunk, "missing_chunks": options.missing_chunks}
-    how |= {"voxel_um": options.voxel_um}
+    how |= {"voxel_um": options.voxel_um, "t": options.t, "c": options.c[0] if options.c else None}
     volumes = {name: Volume.open(place[0], **how) for name, place in places.items()}
     first_name, first = next(iter(volumes.items()))
     for name, volume in volumes.items():

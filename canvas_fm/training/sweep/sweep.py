@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import yaml
 
+from canvas_fm.data.volume.options import VolumeOptions
 from canvas_fm.errors import CanvasError
 from canvas_fm.files.atomic import disk_full_as_error, write_text_atomic
 from canvas_fm.files.locks import take_lock
@@ -54,6 +55,7 @@ def sweep(
     workers: int = 1,
     device: str | torch.device = "auto",
     show: bool | None = None,
+    **options: Any,
 ) -> Sweep:
     """Pretrain every combination of a grid and compare them, as in Tables 7 and 8 of the CANVAS paper.
 
@@ -61,14 +63,15 @@ def sweep(
     `overrides` are `"training.steps=200"` for every run, `workers` the trainings at a time. The same
     call goes on where an earlier one was killed: finished runs stay, begun ones go on from their checkpoint,
     and failed ones are tried again. A run that fails is tried once more at the end, and listed in `failed`.
+    `options` are those of `Volume.open`, for all volumes.
 
     Raises CanvasError for a mistake in the grid before anything is trained.
     """
     if workers < 1:
         raise CanvasError(f"{workers} workers were given; a sweep needs at least one")
-    spec, path = read_sweep(recipe, overrides), Path(out)
+    spec, path, opening = read_sweep(recipe, overrides), Path(out), VolumeOptions.of(**options)
     runs = expand(spec)
-    jobs = [_job(run, path, Path(data)) for run in runs]
+    jobs = [_job(run, path, Path(data), opening) for run in runs]
     with disk_full_as_error(path):
         (path / STATE).mkdir(parents=True, exist_ok=True)
     lock = take_lock(path / STATE, path)
@@ -77,7 +80,7 @@ def sweep(
         _train(path, jobs, workers, str(device), show)
         states = {job.name: _state(path, job) for job in jobs}
         done = [run for run in runs if states[run.name].get("error", "") is None]
-        worth = measure_worth(spec.worth, path, _encoders(path, done), Path(data), show)
+        worth = measure_worth(spec.worth, path, _encoders(path, done), Path(data), show, opening)
         write_results(spec, path, done, states, worth)
     finally:
         os.close(lock)
@@ -103,9 +106,9 @@ def _train(path: Path, jobs: Sequence[Job], workers: int, device: str, show: boo
             advance(1, outcome.name)
 
 
-def _job(run: SweepRun, out: Path, data: Path) -> Job:
+def _job(run: SweepRun, out: Path, data: Path, opening: VolumeOptions) -> Job:
     train, held_out = volumes_of(run.data_set, data)
-    return Job(run.name, out / RUNS / run.name, run.recipe, tuple(train), tuple(held_out))
+    return Job(run.name, out / RUNS / run.name, run.recipe, tuple(train), tuple(held_out), opening)
 
 
 def _is_done(path: Path, job: Job) -> bool:
@@ -115,7 +118,8 @@ def _is_done(path: Path, job: Job) -> bool:
 def _inputs(job: Job) -> str:
     """What decides a run's result."""
     paths = [[str(path.resolve()) for path in part] for part in (job.train, job.held_out)]
-    return hashlib.sha256(json.dumps([job.recipe.to_yaml(), paths]).encode()).hexdigest()
+    opened_as = [job.opening.given] if job.opening.given else []
+    return hashlib.sha256(json.dumps([job.recipe.to_yaml(), paths, *opened_as]).encode()).hexdigest()
 
 
 def _state(path: Path, job: Job) -> dict[str, Any]:

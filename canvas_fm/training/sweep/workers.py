@@ -8,7 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from canvas_fm.data.volume.names import unique_names
+from canvas_fm.data.volume.options import VolumeOptions
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import CanvasError
 from canvas_fm.training.mae.pretrain import pretrain
@@ -27,13 +28,14 @@ _STOP_S = 60.0  # for a checkpoint on the way out
 
 @dataclass(frozen=True)
 class Job:
-    """One training: its name, its run's folder, its recipe and its volumes."""
+    """One training: its name, its run's folder, its recipe, its volumes and how they are opened."""
 
     name: str
     out: Path
     recipe: Recipe
     train: tuple[Path, ...]
     held_out: tuple[Path, ...]
+    opening: VolumeOptions = field(default_factory=VolumeOptions.of)
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def train_one(job: Job, device: str) -> Outcome:
     """Train to the end, from the run's last checkpoint where there is one; a failure is an outcome."""
     wall, cpu, error = time.perf_counter(), time.process_time(), None
     try:
-        volumes = [Volume.open(path) for path in (*job.train, *job.held_out)]
+        volumes = [Volume.open(path, **job.opening.given) for path in (*job.train, *job.held_out)]
         names = unique_names(volumes)[len(job.train) :]
         pretrain(job.recipe, volumes, out=job.out, resume=True, held_out=names, device=device, show=False)
     except CanvasError as problem:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from canvas_fm.data.points.points import Points
+from canvas_fm.data.volume.options import VolumeOptions
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.files.atomic import write_text_atomic
 from canvas_fm.heads.worth.features import encoder_features, feature_makers
@@ -35,6 +36,7 @@ def measure_worth(
     encoders: Mapping[str, Path],
     data: Path,
     show: bool | None,
+    opening: VolumeOptions | None = None,
 ) -> Worth:
     """Score the runs' encoders on labelled cells; what was measured before is read from `out`/worth.json.
 
@@ -43,6 +45,7 @@ def measure_worth(
     if labelled is None or not encoders:
         return Worth({}, {})
     paths = volumes_of(DataSet(train=labelled.volumes), data)[0]
+    opened_as: dict[str, Any] = {} if opening is None else opening.given
     known = _kept(out / WORTH)
     runs: dict[str, dict[str, float]] = {}
     baselines: dict[str, dict[str, dict[str, float]]] = {}
@@ -52,14 +55,15 @@ def measure_worth(
             encoder = load(path, kind="encoder")
             size = "×".join(map(str, encoder.config.architecture.crop_zyx))
             key = f"{labelled.model_dump_json()} {size} {[str(p) for p in paths]}"
+            key += f" {opened_as}" if opened_as else ""
             if size not in baselines:
                 if f"{key} baselines" not in known:
-                    cells[size] = _cells(labelled, encoder, paths)
+                    cells[size] = _cells(labelled, encoder, paths, opened_as)
                     known[f"{key} baselines"] = _baselines(labelled, encoder, cells[size])
                 baselines[size] = known[f"{key} baselines"]
             if f"{key} {encoder.sha256}" not in known:
                 if size not in cells:
-                    cells[size] = _cells(labelled, encoder, paths)
+                    cells[size] = _cells(labelled, encoder, paths, opened_as)
                 features = encoder_features(encoder, None, cells[size].crops)
                 known[f"{key} {encoder.sha256}"] = _score(labelled, features, cells[size])
                 write_text_atomic(out / WORTH, json.dumps(known, indent=1) + "\n")
@@ -75,10 +79,12 @@ def _kept(path: Path) -> dict[str, Any]:
         return {}
 
 
-def _cells(labelled: LabelledSet, encoder: Encoder, paths: list[Path]) -> LabelledCells:
+def _cells(
+    labelled: LabelledSet, encoder: Encoder, paths: list[Path], opening: dict[str, Any]
+) -> LabelledCells:
     return read_cells(
         encoder,
-        [Volume.open(path) for path in paths],
+        [Volume.open(path, **opening) for path in paths],
         [Points.read(path.parent / labelled.points, allow_empty=False) for path in paths],
         labels=labelled.labels,
         brains=[path.resolve().parents[labelled.brain_level].name for path in paths],

@@ -50,6 +50,7 @@ def _fill_evaluate(parser: Parser) -> None:
         "--min-voxels", type=positive_int, default=1, metavar="N", help="leave smaller objects out; default 1"
     )
     parser.add_argument("--out", metavar="REPORT.json", help="also write the result, with the files' names")
+    add_volume_flags(parser, omit=["marker"])
     add_json(parser)
 
 
@@ -84,7 +85,7 @@ def run_evaluate(args: argparse.Namespace) -> None:
     from canvas_fm.files.atomic import write_text_atomic
     from canvas_fm.version import __version__
 
-    predicted, truth = open_labels(args.predicted), open_labels(args.truth)
+    predicted, truth = (open_labels(path, **args.opening.given) for path in (args.predicted, args.truth))
     quality = panoptic_quality(predicted, truth, min_voxels=args.min_voxels)
     result: dict[str, Any] = quality.as_dict()
     if args.out is not None:

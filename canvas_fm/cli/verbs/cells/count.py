@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from canvas_fm.cli.parser import Parser, Verbs, add_json, add_verb
+from canvas_fm.cli.parser import Parser, Verbs, add_json, add_verb, add_volume_flags
 from canvas_fm.cli.verbs.analysis.regions import add_atlas_flags, open_atlas_of, placing_of
 
 
@@ -33,10 +33,11 @@ def _fill(parser: Parser) -> None:
     parser.add_argument("--figure", metavar="FIG.png", help="counts with their intervals")
     add_atlas_flags(parser)
     add_json(parser)
+    add_volume_flags(parser, omit=["voxel_um"])  # which is a flag of the atlas already
 
 
 def run_count(args: argparse.Namespace) -> None:
-    from canvas_fm.cli.output import print_result
+    from canvas_fm.cli.output import print_result, report_bad_chunks
     from canvas_fm.data.volume.volume import Volume
     from canvas_fm.heads.refine.refiner import Refiner
     from canvas_fm.models.checkpoint import load
@@ -46,8 +47,9 @@ def run_count(args: argparse.Namespace) -> None:
     atlas = None if args.regions is None else open_atlas_of(args, args.regions)
     placing: dict[str, Any] = {} if atlas is None else placing_of(args)
     placing = {key: value for key, value in placing.items() if value is not None}
+    volumes = [Volume.open(path, voxel_um=args.voxel_um, **args.opening.given) for path in args.volumes]
     table = count(
-        [Volume.open(path, voxel_um=args.voxel_um) for path in args.volumes],
+        volumes,
         load(args.detector, kind="detector"),
         args.out,
         refiner=None if args.refiner is None else Refiner.load(find("model", args.refiner)),
@@ -66,4 +68,4 @@ def run_count(args: argparse.Namespace) -> None:
             interval = {name: f"{low:g} to {high:g}" for name, (low, high) in interval.items()}
         result["interval_90"] = interval if args.refiner is not None else None
     result["count_of"] = ", ".join(dict.fromkeys(table["count_of"].tolist()))
-    print_result(result, args.json)
+    print_result(result, args.json, bad_chunks=report_bad_chunks(volumes))

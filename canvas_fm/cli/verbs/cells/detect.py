@@ -6,6 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
+from canvas_fm.cli.opening import add_companion, open_companions
 from canvas_fm.cli.parser import Parser, Verbs, add_json, add_verb, add_volume_flags, positive_int
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def _fill_detect(detect: Parser) -> None:
         default="net",
         help="net: the trained MODEL; log: the Laplacian of a Gaussian, a baseline that takes no MODEL",
     )
-    detect.add_argument("--background", metavar="VOLUME", help="the second channel of a model that takes one")
+    add_companion(detect, "--background", "the second channel of a model that takes one")
     detect.add_argument("--workers", type=positive_int, default=1, metavar="N", help="processes; default 1")
     detect.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster, such as tcp://host:8786")
     detect.add_argument(
@@ -99,13 +100,13 @@ def run_detect(args: argparse.Namespace) -> None:
 
 
 def _net_job(args: argparse.Namespace, volume: Volume) -> Job:
-    from canvas_fm.data.volume.volume import Volume
     from canvas_fm.inference.detect.detect import detector_job
     from canvas_fm.models.checkpoint import load
 
-    background = None if args.background is None else Volume.open(args.background, **args.opening.given)
+    paths = None if args.background is None else [args.background]
+    companions = open_companions(args, "background", [volume], paths)
     model = load(args.model, kind="detector")
-    return detector_job(model, volume, background=background, **args.options.given)
+    return detector_job(model, volume, background=companions[0] if companions else None, **args.options.given)
 
 
 def _log_job(args: argparse.Namespace, volume: Volume) -> Job:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from canvas_fm.cli.opening import add_companion, open_companions, open_volumes
 from canvas_fm.cli.parser import Parser, Verbs, add_group, add_json, add_verb, add_volume_flags
 from canvas_fm.cli.verbs.cells.labels import add_labelled
 from canvas_fm.errors import CanvasError
@@ -52,9 +53,7 @@ def _fill_fit(fit: Parser) -> None:
     fit.add_argument("--encoder", metavar="MODEL", help="an encoder's folder, or a shipped name")
     fit.add_argument("--detector", metavar="MODEL", help="a detector's folder, or a shipped name")
     add_labelled(fit)
-    fit.add_argument(
-        "--background", nargs="+", metavar="VOLUME", help="the second channels of a detector that takes one"
-    )
+    add_companion(fit, "--background", "the second channels of a detector that takes one", several=True)
     fit.add_argument("--out", required=True, metavar="REFINER", help="folder to write")
     fit.add_argument("--overwrite", action="store_true", help="replace OUT where it is there already")
     fit.add_argument(
@@ -86,7 +85,7 @@ def _fill_apply(apply: Parser) -> None:
     apply.add_argument("--out", required=True, metavar="CELLS", help="file to write: .csv or .parquet")
     apply.add_argument("--encoder", metavar="MODEL", help="the refiner's encoder, where it is not shipped")
     apply.add_argument("--detector", metavar="MODEL", help="the refiner's detector, where it is not shipped")
-    apply.add_argument("--background", metavar="VOLUME", help="second channel of a detector that takes one")
+    add_companion(apply, "--background", "second channel of a detector that takes one")
     apply.add_argument(
         "--cells-only",
         action="store_true",
@@ -107,11 +106,10 @@ def _fill_apply(apply: Parser) -> None:
 
 def run_fit(args: argparse.Namespace) -> None:
     from canvas_fm.cli.output import print_result, report_bad_chunks
-    from canvas_fm.data.volume.volume import Volume
     from canvas_fm.pipeline.fit_refiner import fit_refiner
 
-    volumes = [Volume.open(path, **args.opening.given) for path in args.volumes]
-    background = args.background and [Volume.open(path, **args.opening.given) for path in args.background]
+    volumes = open_volumes(args)
+    background = open_companions(args, "background", volumes, args.background)
     report = fit_refiner(
         volumes,
         args.candidates,
@@ -146,7 +144,9 @@ def run_apply(args: argparse.Namespace) -> None:
     refiner = Refiner.load(args.model)
     refiner.set_params(device=args.options.device)
     volume = Volume.open(args.volume, **args.opening.given)
-    background = None if args.background is None else Volume.open(args.background, **args.opening.given)
+    paths = None if args.background is None else [args.background]
+    companions = open_companions(args, "background", [volume], paths)
+    background = companions[0] if companions else None
     points = Points.read(args.candidates)
     if args.count_by is not None and args.count_by not in points.columns:
         columns = ", ".join(points.columns) or "none"

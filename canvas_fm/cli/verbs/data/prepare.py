@@ -96,7 +96,7 @@ def _fill_stitch(stitch: Parser) -> None:
     stitch.add_argument("source", metavar="SRC", help="folder of the tiles of one channel")
     stitch.add_argument("out", metavar="OUT.zarr", help="store to write")
     own = [name for name in StitchOptions.model_fields if name not in ConvertOptions.model_fields]
-    stitch.add_options("options", StitchOptions, only=["voxel_um", "marker", *own, *_WRITING])
+    stitch.add_options("options", StitchOptions, only=["voxel_um", "t", "c", "marker", *own, *_WRITING])
     add_json(stitch)
 
 

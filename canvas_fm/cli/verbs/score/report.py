@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any, get_args
 
+from canvas_fm.cli.opening import add_companion, open_companions, open_volumes
 from canvas_fm.cli.parser import (
     Parser,
     Verbs,
@@ -79,9 +80,7 @@ def _fill_report(report: Parser) -> None:
     report.add_argument(
         "--detector", nargs="+", default=[], metavar="MODEL", help="one, or one a fold in their order"
     )
-    report.add_argument(
-        "--background", nargs="+", metavar="VOLUME", help="the second channels of a detector that takes one"
-    )
+    add_companion(report, "--background", "the second channels of a detector that takes one", several=True)
     report.add_argument(
         "--fold",
         nargs="+",
@@ -108,15 +107,10 @@ def _fill_report(report: Parser) -> None:
 
 def run_report(args: argparse.Namespace) -> None:
     from canvas_fm.cli.output import print_result, report_bad_chunks
-    from canvas_fm.data.volume.volume import Volume
     from canvas_fm.viewing.report.report import report
 
-    volumes = [Volume.open(path, **args.opening.given) for path in args.volumes]
-    background = (
-        None
-        if args.background is None
-        else [Volume.open(path, **args.opening.given) for path in args.background]
-    )
+    volumes = open_volumes(args)
+    background = open_companions(args, "background", volumes, args.background)
     result = report(
         volumes,
         args.candidates,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from canvas_fm.cli.parser import Parser, Verbs, add_json, add_verb, positive_int
+from canvas_fm.cli.parser import Parser, Verbs, add_json, add_verb, add_volume_flags, positive_int
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -98,6 +98,7 @@ def _fill_domains(domains: Parser) -> None:
         help="score the test volumes and phantoms 1000 to 1099 instead: once, when all is chosen",
     )
     add_json(domains)
+    add_volume_flags(domains)
 
 
 def _domains_faults(args: argparse.Namespace) -> list[str]:
@@ -118,7 +119,7 @@ def run_domains(args: argparse.Namespace) -> None:
     domains = [
         *labelled_domains(
             args.volumes, args.points, args.roi, tolerances, pooled_only=args.pooled_only,
-            test=args.test, last_look=args.last_look,
+            test=args.test, last_look=args.last_look, **args.opening.given,
         ),
         *phantom_domains(args.phantoms, test=args.last_look),
     ]  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from canvas_fm.cli.parser import Parser, Verbs, add_json, add_verb, positive_int
+from canvas_fm.cli.parser import Parser, Verbs, add_json, add_verb, add_volume_flags, positive_int
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -39,6 +39,7 @@ def _fill_sweep(sweep: Parser) -> None:
     )  # fmt: skip
     sweep.add_options("where", DeviceOptions)
     add_json(sweep)
+    add_volume_flags(sweep)
 
 
 def _faults(args: argparse.Namespace) -> list[str]:
@@ -66,6 +67,7 @@ def run_sweep(args: argparse.Namespace) -> None:
         overrides=args.overrides,
         workers=args.workers,
         device=args.where.device,
+        **args.opening.given,
     )
     done = len(result.runs) - len(result.failed)
     facts = {

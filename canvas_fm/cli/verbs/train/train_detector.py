@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from canvas_fm.cli.opening import add_companion, open_companions, open_volumes
 from canvas_fm.cli.parser import Parser, Verbs, add_verb
 from canvas_fm.cli.verbs.train.pretrain import add_training_flags, held_out, recipe_faults
 
@@ -38,10 +39,8 @@ def _fill_train_detector(train: Parser) -> None:
         help="boxes in which all cells are labelled, one file a volume: a JSON list of [z0, y0, x0, z1, y1, "
         "x1], or a meta.json with octants; default: everywhere",
     )
-    train.add_argument("--masks", nargs="+", metavar="VOLUME", help="their masks, for target.kind masks")
-    train.add_argument(
-        "--background", nargs="+", metavar="VOLUME", help="their second channel, for model.channels 2"
-    )
+    add_companion(train, "--masks", "their masks, for target.kind masks", several=True)
+    add_companion(train, "--background", "their second channel, for model.channels 2", several=True)
     train.add_argument(
         "--fold-detectors", nargs="+", default=[], metavar="MODEL",
         help="detectors that the recipe trained without some of the volumes each: the threshold is chosen on "
@@ -53,19 +52,20 @@ def _fill_train_detector(train: Parser) -> None:
 
 def run_train_detector(args: argparse.Namespace) -> None:
     from canvas_fm.cli.output import print_result, report_bad_chunks
-    from canvas_fm.data.volume.volume import Volume
     from canvas_fm.training.detector.train import train_detector
     from canvas_fm.viewing.describe import describe_run
 
-    volumes = [Volume.open(path, **args.opening.given) for path in args.volumes]
+    volumes = open_volumes(args)
+    masks = open_companions(args, "masks", volumes, args.masks)
+    background = open_companions(args, "background", volumes, args.background)
     run = train_detector(
         args.recipe,
         volumes,
         args.points,
         out=args.out,
-        masks=args.masks,
+        masks=masks,
         within=args.roi,
-        background=args.background,
+        background=background,
         fold_detectors=args.fold_detectors,
         resume=args.resume,
         device=args.where.device,
@@ -75,5 +75,5 @@ def run_train_detector(args: argparse.Namespace) -> None:
         resample_to=None if args.resample is None else tuple(args.resample),
         ignore_voxel_size=args.ignore_voxel_size,
     )
-    skipped = report_bad_chunks(volumes)
+    skipped = report_bad_chunks([*volumes, *(masks or []), *(background or [])])
     print_result(describe_run(run.path), args.json, bad_chunks=skipped)
