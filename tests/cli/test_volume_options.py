@@ -64,6 +64,7 @@ def two(tmp_path_factory):
 
 VERBS = {
     "info": "two.zarr",
+    "audit": "two.zarr cells.csv --out a.csv",
     "convert": "two.zarr out.zarr",
     "destripe": "two.zarr out.zarr",
     "stitch": ". out.zarr --positions tiles.csv",
