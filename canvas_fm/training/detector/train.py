@@ -6,7 +6,6 @@ import itertools
 import logging
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from canvas_fm.evaluation.detection.checks import cells_of
 from canvas_fm.inference.detect.likeness import LOOKS
 from canvas_fm.models.checkpoint import Detector, load, save_detector
 from canvas_fm.models.convmixer import HeatMapNet
+from canvas_fm.training.detector.encoder_start import write_start
 from canvas_fm.training.detector.phantoms import PhantomCrops
 from canvas_fm.training.detector.step import DetectorStep, averaged_weights
 from canvas_fm.training.detector.targets import (
@@ -36,10 +36,10 @@ from canvas_fm.training.detector.targets import (
 from canvas_fm.training.detector.threshold import calibrate, detectors_by_unseen_volume
 from canvas_fm.training.mae.augment import widen
 from canvas_fm.training.mae.crop_set import CropSet, VolumeSource, take
-from canvas_fm.training.recipe.detector_recipe import DetectorRecipe
+from canvas_fm.training.recipe.detector_recipe import DetectorRecipe, init_overrides
 from canvas_fm.training.run.batch_order import Batch, Batches, Rows
 from canvas_fm.training.run.distributed import Ranks
-from canvas_fm.training.run.run_folder import DETECTOR, Run
+from canvas_fm.training.run.run_folder import DETECTOR, START, Run
 from canvas_fm.training.run.split import name_volumes, resolve, split_volumes
 from canvas_fm.training.run.tracking import Tracker
 from canvas_fm.training.run.trainer import Report, provenance_of, train
@@ -57,6 +57,7 @@ def train_detector(
     within: Sequence[Any] | None = None,
     background: Sequence[Volume | str | Path] | None = None,
     fold_detectors: Sequence[Detector | str | Path] = (),
+    init: str | Path | None = None,
     resume: bool = False,
     device: str | torch.device = "auto",
     seed: int | None = None,
@@ -72,9 +73,11 @@ def train_detector(
     lists of boxes in which all cells are labelled; without them everything is). The threshold is calibrated
     over all training volumes; held-out ones are only scored. With `fold_detectors`, which the same recipe
     trained without some of the volumes each, it is chosen on their scores of what they did not see (cross-
-    fitting). The rest is as in `pretrain`.
+    fitting). With `init`, an encoder, the net first learns to predict its tokens on the training volumes,
+    without labels (recipe: `init`). The rest is as in `pretrain`.
     """
-    resolved = resolve(DetectorRecipe, recipe, overrides, seed, held_out, resample_to, ignore_voxel_size)
+    changes = [*overrides, *init_overrides(init)]
+    resolved = resolve(DetectorRecipe, recipe, changes, seed, held_out, resample_to, ignore_voxel_size)
     if not volumes and (resolved.phantoms is None or resolved.phantoms_a_batch < resolved.training.batch):
         raise CanvasError(
             "no volumes were given; give some with their points, or a recipe with phantoms.share: 1"
@@ -84,8 +87,17 @@ def train_detector(
     training, evaluated = split_volumes(name_volumes(opened), resolved) if opened else ([], [])
     folds = [one if isinstance(one, Detector) else load(one, kind="detector") for one in fold_detectors]
     unseen = detectors_by_unseen_volume(resolved, labels.of(training), folds)
-    task = partial(DetectorTraining, resolved, labels.of(training), labels.of(evaluated), unseen=unseen)
-    return train(resolved, out, task, device, resume, show)
+
+    def new_task() -> DetectorTraining:
+        started = resolved
+        if resolved.init is not None:
+            start = Path(out) / START
+            if not start.exists():  # made once, by the main process, whose turn is first
+                write_start(start, resolved, training, device=device, show=show)
+            started = resolved.model_copy(update={"start": str(start)})
+        return DetectorTraining(started, labels.of(training), labels.of(evaluated), unseen=unseen)
+
+    return train(resolved, out, new_task, device, resume, show)
 
 
 class DetectorTraining:
@@ -188,6 +200,10 @@ class DetectorTraining:
             # What the weights that it started from had seen, this model has seen too.
             before = start.config.provenance
             provenance["recipe"] |= {"start": start.sha256}
+            if recipe.init is not None:
+                distilled = before["distilled_from"]
+                provenance["recipe"]["init"] |= {"encoder": distilled["encoder"]}
+                provenance["distilled_from"] = distilled
             provenance["start_trained_on"] = [
                 *(before.get("start_trained_on") or []), *(before.get("trained_on") or [])
             ]  # fmt: skip

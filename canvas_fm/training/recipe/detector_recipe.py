@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, Strict, model_validator
@@ -113,6 +115,24 @@ class DetectionRecipe(Section):
     relative: RelativeConfig | None = None
 
 
+class EncoderInit(Section):
+    """Start from an encoder: before the training on cells the net learns to predict its tokens.
+
+    For so many `steps` of `batch` crops, drawn from the whole training volumes without labels.
+    """
+
+    encoder: str
+    crops: Positive = 96
+    steps: Positive = 300
+    batch: Positive = 4
+    learning_rate: Size = 4e-3
+
+
+def init_overrides(encoder: str | Path | None) -> list[str]:
+    """The overrides of a recipe that name an encoder to start from; none for None."""
+    return [] if encoder is None else [f"init.encoder={json.dumps(str(encoder))}"]
+
+
 class DetectorRecipe(AnyRecipe):
     """The recipe of a detector's training."""
 
@@ -125,6 +145,7 @@ class DetectorRecipe(AnyRecipe):
     training: TrainingRecipe
     detection: DetectionRecipe = DetectionRecipe()
     phantoms: PhantomRecipe | None = None
+    init: EncoderInit | None = None
     start: str | None = None  # a detector whose weights the training starts from
     start_share: float = Field(
         default=0.0, ge=0, lt=1
@@ -147,6 +168,8 @@ class DetectorRecipe(AnyRecipe):
     def _start_is_there(self) -> DetectorRecipe:
         if self.start_share and self.start is None:
             raise ValueError(f"start_share is {self.start_share}, and the recipe has no start")
+        if self.start is not None and self.init is not None:
+            raise ValueError("start and init are both given; a net starts from a detector or an encoder")
         return self
 
     @property

@@ -19,6 +19,7 @@ from canvas_fm.training.run.tracking import METRICS, read_metrics
 
 RECIPE, CHECKPOINT = "recipe.yaml", "last.pt"
 ENCODER, DETECTOR = "encoder", "detector"
+START = "start"  # a detector folder that a training with `init` starts from
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,7 @@ def held_out(values: list[str]) -> int | list[str]:
 def recipe_faults(args: argparse.Namespace, verb: str) -> list[str]:
     """What is wrong with the recipe and with `--set`, a sentence each; torch is not imported for it."""
     from canvas_fm.errors import CanvasError
-    from canvas_fm.training.recipe.detector_recipe import DetectorRecipe
+    from canvas_fm.training.recipe.detector_recipe import DetectorRecipe, init_overrides
     from canvas_fm.training.recipe.kinds import pretraining_class
     from canvas_fm.training.recipe.recipe import AnyRecipe, check_recipe
 
@@ -110,4 +110,5 @@ def recipe_faults(args: argparse.Namespace, verb: str) -> list[str]:
         kind: type[AnyRecipe] = pretraining_class(args.recipe) if verb == "pretrain" else DetectorRecipe
     except CanvasError as problem:  # no such recipe, or no YAML
         return [str(problem)]
-    return check_recipe(kind, args.recipe, args.overrides or [])[1]
+    overrides = [*(args.overrides or []), *init_overrides(getattr(args, "init", None))]
+    return check_recipe(kind, args.recipe, overrides)[1]

@@ -46,6 +46,11 @@ def _fill_train_detector(train: Parser) -> None:
         help="detectors that the recipe trained without some of the volumes each: the threshold is chosen on "
         "their scores of what they did not see",
     )  # fmt: skip
+    train.add_argument(
+        "--init", metavar="ENCODER",
+        help="an encoder's folder, or the name of a shipped one: the net first learns to predict its tokens, "
+        "without labels",
+    )  # fmt: skip
     train.add_argument("--out", required=True, metavar="RUN", help="folder of the run")
     add_training_flags(train)
 
@@ -67,6 +72,7 @@ def run_train_detector(args: argparse.Namespace) -> None:
         within=args.roi,
         background=background,
         fold_detectors=args.fold_detectors,
+        init=args.init,
         resume=args.resume,
         device=args.where.device,
         seed=args.seed,
