@@ -39,6 +39,11 @@ class Figure(NamedTuple):
 
 FIGURES = (
     Figure(
+        "points",
+        ("| 6 and 27 files, 46 and 458 MB",),
+        ("python -m tests.benchmarks points",),
+    ),
+    Figure(
         "cfos",
         ("| .711 / .569 |", "| .640 / .048 |"),
         (

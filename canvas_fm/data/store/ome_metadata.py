@@ -59,7 +59,8 @@ class Image:
     """Array path, axes and voxel size of level 0.
 
     `axes` are one letter each in stored order (z, y, x, t, c, or ? for a custom one); `voxel_um` is z,y,x
-    and None where the metadata gives none, `why_no_voxel` then says what is lacking.
+    and None where the metadata gives none, `why_no_voxel` then says what is lacking. `coarser` are the array
+    paths and Zarr formats of the levels after it.
     """
 
     array: str
@@ -68,6 +69,7 @@ class Image:
     voxel_um: ZyxUm | None
     why_no_voxel: str = ""
     channels: tuple[str, ...] = ()
+    coarser: tuple[tuple[str, int], ...] = ()
 
 
 def read_image(files: Files, root: Node | None) -> Image:
@@ -154,11 +156,12 @@ def _multiscale(files: Files, ome: dict[str, Any]) -> Image:
         if scale and coarser and any(a > b * 1.001 for a, b in zip(scale, coarser, strict=True)):
             raise CanvasError(f"{files}: level {other!r} is finer than the first one, {path!r}")
     why = why or why_outer or ("" if scale or outer else "no scale")
+    beyond = tuple((other, its_format) for other, its_format, _, _ in levels[1:])
     if why:
-        return Image(path, zarr_format, axes, None, why, _channels(ome))
+        return Image(path, zarr_format, axes, None, why, _channels(ome), beyond)
     ones = [1.0] * len(axes)
     voxel, why = _voxel_um(axes, units, [a * b for a, b in zip(scale or ones, outer or ones, strict=True)])
-    return Image(path, zarr_format, axes, voxel, why, _channels(ome))
+    return Image(path, zarr_format, axes, voxel, why, _channels(ome), beyond)
 
 
 def _axes(files: Files, axes: Any) -> tuple[tuple[str, ...], tuple[Any, ...]]:

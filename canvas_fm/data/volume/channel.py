@@ -38,7 +38,7 @@ class Channel:
     """
 
     def __init__(self, array: ChunkedArray, image: Image, t: int | None, c: int | None) -> None:
-        self.array = array
+        self.array, self._image, self._chosen = array, image, (t, c)
         store, chosen = array.store.files, {"t": t, "c": c}
         for letter, index in chosen.items():
             if index and letter not in image.axes:
@@ -74,6 +74,19 @@ class Channel:
     def check(self, start: Sequence[int]) -> bool:
         """Verify the file that holds a voxel; False if it is damaged and damage is skipped, else raises."""
         return not self.array.is_bad(self._stored(start, 0))
+
+    def coarser(self) -> list[Channel]:
+        """The stored levels of the pyramid after this one, as far as each is smaller than the one before."""
+        levels: list[Channel] = []
+        for path, zarr_format in self._image.coarser:
+            level = Channel(self.array.another(path, zarr_format), self._image, *self._chosen)
+            before = (levels or [self])[-1].shape_zyx
+            if level.dtype != self.dtype or level.shape_zyx == before:
+                break
+            if any(a > b for a, b in zip(level.shape_zyx, before, strict=True)):
+                break
+            levels.append(level)
+        return levels
 
     @property
     def place(self) -> ZarrPlace | None:

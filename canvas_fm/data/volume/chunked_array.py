@@ -57,6 +57,7 @@ class ChunkedArray:
         self.store, self.path, self.zarr_format = store, path, zarr_format
         self.bad = BadChunks(skip=on_bad_chunk == "skip")
         self._empty = missing_chunks == "empty"
+        self._rules: dict[str, Any] = {"on_bad_chunk": on_bad_chunk, "missing_chunks": missing_chunks}
         try:
             self._array = _open(store, path, zarr_format)
             self.dtype = np.dtype(self._array.dtype)
@@ -79,6 +80,10 @@ class ChunkedArray:
         if isinstance(store.files, Remote):
             store.files.expect(*self._most_bytes(), check_whole=store.listed is not None)
             self._map = store.files.map
+
+    def another(self, path: str, zarr_format: int) -> ChunkedArray:
+        """Another array of the same store, read by the same rules."""
+        return ChunkedArray(self.store, path, zarr_format, **self._rules)
 
     def _most_bytes(self) -> tuple[int, int | None]:
         """Upper bounds of a chunk file's bytes and, in a shard, a chunk's: codecs add little at most."""

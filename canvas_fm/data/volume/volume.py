@@ -222,6 +222,10 @@ class Volume:
         """Location of the same voxels for other readers; None for zipped stores and TIFF planes."""
         return self._source.place if isinstance(self._source, Channel) else None
 
+    def coarser(self) -> list[Channel]:
+        """The stored levels of its pyramid after level 0; none for planes, arrays and single levels."""
+        return self._source.coarser() if isinstance(self._source, Channel) else []
+
     @property
     def files(self) -> list[Path]:
         """The local files that it is read from, those of planes from z 0 up."""

@@ -25,11 +25,11 @@ from canvas_fm.data.points.formats.cellfinder_webknossos import (
 from canvas_fm.data.points.formats.cellfinder_yaml import YAML, read_cellfinder_yaml
 from canvas_fm.data.points.formats.excel import write_xlsx
 from canvas_fm.data.points.formats.neuroglancer import read_neuroglancer, write_neuroglancer
-from canvas_fm.data.points.formats.neuroglancer_precomputed import INFO, read_precomputed
 from canvas_fm.data.points.formats.trackmate import ROOT as TRACKMATE
 from canvas_fm.data.points.formats.trackmate import read_trackmate
 from canvas_fm.data.points.formats.xml_reader import root_of
 from canvas_fm.data.points.tables import PointTable, read_table, write_csv, write_parquet
+from canvas_fm.data.precomputed.read_annotations import INFO, read_precomputed
 from canvas_fm.errors import CanvasError
 
 VoxelUm = tuple[float, float, float]

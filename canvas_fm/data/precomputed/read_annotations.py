@@ -14,9 +14,11 @@ import numpy as np
 
 from canvas_fm.data.points.formats.neuroglancer import axes_of
 from canvas_fm.data.points.tables import PointTable
+from canvas_fm.data.precomputed.shards import Sharding, read_shards
 from canvas_fm.errors import CanvasError
 
 INFO, KIND = "info", "neuroglancer_annotations_v1"
+NAMESPACE = "canvas_fm"  # of what a file states beyond the format
 _DTYPES = {"uint8": "<u1", "int8": "<i1", "uint16": "<u2", "int16": "<i2", "uint32": "<u4", "int32": "<i4",
            "float32": "<f4", "uint64": "<u8", "int64": "<i8", "float64": "<f8"}  # fmt: skip
 _COLOURS = {"rgb": 3, "rgba": 4}
@@ -25,9 +27,9 @@ _COLOURS = {"rgb": 3, "rgba": 4}
 def read_precomputed(path: Path) -> PointTable:
     """All points of a folder of precomputed annotations, or of its file `info`, by rising id.
 
-    Read from the spatial index, each of whose levels holds other annotations, else from the index by id.
-    Numeric properties become columns, colours text. Raises CanvasError for other kinds of annotations,
-    sharded indices and files of a length that does not fit.
+    Read from the spatial index, each of whose levels holds other annotations, else from the index by id; both
+    may be sharded. Numeric properties become columns, colours and enumerations text. Raises CanvasError for
+    other kinds of annotations and files of a length that does not fit.
     """
     folder = path if path.is_dir() else path.parent
     info = _info(folder / INFO)
@@ -37,6 +39,12 @@ def read_precomputed(path: Path) -> PointTable:
     row = _row(folder, info.get("properties", []))
     rows = np.concatenate([np.empty(0, row), *_chunks(folder, info, row)])
     rows = rows[np.unique(rows["id"], return_index=True)[1]]
+    ours = info.get(NAMESPACE)
+    stated = ours.get("points") if isinstance(ours, Mapping) else None
+    if isinstance(stated, int) and stated != len(rows):
+        raise CanvasError(
+            f"{folder} holds {len(rows):,} points and states {stated:,}: files are missing; copy all of it"
+        )
     zyx = rows["position"][:, [names.index(axis) for axis in "zyx"]].astype(np.float64) - 0.5
     return PointTable(zyx, _columns(info.get("properties", []), rows), meta)
 
@@ -82,19 +90,25 @@ def _chunks(folder: Path, info: Mapping[str, Any], row: np.dtype[Any]) -> Iterat
         key = source.get("key") if isinstance(source, Mapping) else None
         if not isinstance(key, str) or not (folder / key).resolve().is_relative_to(folder.resolve()):
             raise CanvasError(f"{folder / INFO} names no folder of annotations inside it: {key!r}")
-        if "sharding" in source:
-            raise CanvasError(
-                f"{folder}: its annotations are sharded; write them unsharded to read them here"
-            )
         if not (folder / key).is_dir():
             raise CanvasError(f"{folder} has no folder {key!r}, where its annotations are; copy all of it")
-        for path in sorted(path for path in (folder / key).iterdir() if not path.name.startswith(".")):
-            yield _listed(path, row) if levels else _single(path, row)
+        for place, number, content in _contents(folder / key, source):
+            yield _listed(place, content, row) if levels else _single(place, number, content, row)
 
 
-def _listed(path: Path, row: np.dtype[Any]) -> np.ndarray:
+def _contents(folder: Path, source: Mapping[str, Any]) -> Iterator[tuple[Path, str, bytes]]:
+    """File, key and bytes of every chunk of an index."""
+    if "sharding" in source:
+        sharding = Sharding.of_json(source["sharding"], folder)
+        for key, content in read_shards(folder, sharding):
+            yield folder, str(key), content
+        return
+    for path in sorted(path for path in folder.iterdir() if not path.name.startswith(".")):
+        yield path, path.name.removesuffix(".gz"), _bytes(path)
+
+
+def _listed(path: Path, content: bytes, row: np.dtype[Any]) -> np.ndarray:
     """A chunk: their number, then each annotation without its id, then the ids."""
-    content = _bytes(path)
     body = np.dtype([(name, *row.fields[name][:1]) for name in row.names[:-1]])  # type: ignore[index]
     count = int.from_bytes(content[:8], "little")
     if len(content) != 8 + count * (body.itemsize + 8):
@@ -110,10 +124,8 @@ def _listed(path: Path, row: np.dtype[Any]) -> np.ndarray:
     return rows
 
 
-def _single(path: Path, row: np.dtype[Any]) -> np.ndarray:
-    """The annotation of one id, which is the file's name; what relationships follow is passed over."""
-    content = _bytes(path)
-    stem = path.name.removesuffix(".gz")
+def _single(path: Path, stem: str, content: bytes, row: np.dtype[Any]) -> np.ndarray:
+    """The annotation of one id, which is its key; what relationships follow is passed over."""
     size = row.itemsize - 8
     if len(content) < size or not stem.isdecimal():
         raise CanvasError(f"{path} is no annotation of {size} bytes that is named by its id")
@@ -135,5 +147,13 @@ def _columns(properties: list[Mapping[str, Any]], rows: np.ndarray) -> dict[str,
         if declared["type"] in _COLOURS:
             columns[name] = np.array(["#" + bytes(value).hex() for value in values], np.str_)
         elif name.lower() not in ("z", "y", "x"):
-            columns[name] = values.astype(values.dtype.newbyteorder("="))
+            values = values.astype(values.dtype.newbyteorder("="))
+            columns[name] = _texts(values, declared) if declared.get("enum_labels") else values
     return columns
+
+
+def _texts(values: np.ndarray, declared: Mapping[str, Any]) -> np.ndarray:
+    """The labels of an enumeration's values; a value without a label is left as its number."""
+    labels = dict(zip(declared.get("enum_values") or [], declared["enum_labels"], strict=False))
+    kinds, codes = np.unique(values, return_inverse=True)
+    return np.array([str(labels.get(kind, kind)) for kind in kinds.tolist()], np.str_)[codes]

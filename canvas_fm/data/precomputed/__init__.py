@@ -1,0 +1,1 @@
+"""Neuroglancer's precomputed format: sharded files, point annotations and image pyramids."""

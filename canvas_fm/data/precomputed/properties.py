@@ -1,0 +1,71 @@
+"""Columns of points as properties of precomputed annotations: numbers of 32 bits, text as enumerations."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+_log = logging.getLogger(__name__)
+_NAME = re.compile("[a-z][a-zA-Z0-9_]*")  # what the viewer takes as a property's name
+_WHOLE = ("uint8", "int8", "uint16", "int16", "uint32", "int32")
+_MOST_TEXTS = 1 << 16
+
+
+@dataclass(frozen=True)
+class Property:
+    """One property: its entry in `info`, and the value of each point."""
+
+    declared: dict[str, Any]
+    values: np.ndarray
+
+
+def properties_of(columns: Mapping[str, np.ndarray], where: Path) -> list[Property]:
+    """Properties in the order in which they lie in a file; a warning names columns that cannot be held.
+
+    Those are whole numbers beyond 32 bits, more than 65,536 different texts, and names that the viewer does
+    not take.
+    """
+    found = {name: _property(name, values) for name, values in columns.items()}
+    if dropped := [name for name, kept in found.items() if kept is None]:
+        _log.warning("%s cannot hold the columns %s; they were left out", where, ", ".join(dropped))
+    kept = [each for each in found.values() if each is not None]
+    return sorted(kept, key=lambda each: -each.values.dtype.itemsize)
+
+
+def row_type(properties: list[Property]) -> np.dtype[Any]:
+    """One annotation without its id: position x, y, z, then the properties, padded to 4 bytes."""
+    fields: list[Any] = [("position", "<f4", (3,))]
+    fields += [(f"p{number}", each.values.dtype) for number, each in enumerate(properties)]
+    used = sum(each.values.dtype.itemsize for each in properties)
+    return np.dtype([*fields, *([("pad", f"V{-used % 4}")] if used % 4 else [])])
+
+
+def _property(name: str, values: np.ndarray) -> Property | None:
+    if not _NAME.fullmatch(name):
+        return None
+    if values.dtype.kind == "f":
+        return Property({"id": name, "type": "float32"}, values.astype("<f4"))
+    if values.dtype.kind == "b":
+        values = values.astype(np.uint8)
+    if values.dtype.kind in "iu":
+        low, high = (int(values.min()), int(values.max())) if len(values) else (0, 0)
+        for kind in _WHOLE:
+            if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max:
+                return Property({"id": name, "type": kind}, values.astype(np.dtype(kind).newbyteorder("<")))
+        return None
+    if values.dtype.kind not in "UO":
+        return None
+    texts, codes = np.unique(values.astype(np.str_), return_inverse=True)
+    if len(texts) > _MOST_TEXTS:
+        return None
+    kind = "uint8" if len(texts) <= 256 else "uint16"
+    declared = {"id": name, "type": kind, "enum_values": list(range(len(texts)))}
+    return Property(
+        declared | {"enum_labels": texts.tolist()}, codes.astype(np.dtype(kind).newbyteorder("<"))
+    )
