@@ -20,19 +20,24 @@ _CLEARMAP = ("x", "y", "z", "size", "source", "xt", "yt", "zt", "order", "name")
 
 
 class Header(NamedTuple):
-    """Column names, the metadata lines before them, units by column, and the rows that follow."""
+    """Column names, the metadata lines before them, units by column, and the rows that follow.
+
+    `ahead` are the lines of them that were read already, where the rows are those of the file as it is.
+    """
 
     names: list[str]
     delimiter: str
     meta: dict[str, str]
     units: dict[str, str]
     rows: Iterator[list[str]]
+    ahead: list[str] | None = None
 
 
 def read_header(path: Path, file: Iterable[str]) -> Header:
     """Find the column row; columns without a name are called `column_1` and so on, by their place."""
     meta: dict[str, str] = {}
     lines: Iterator[str] = iter(file)
+    ahead: list[str] | None = []
     delimiter, header, is_note = None, "", False
     for line in lines:
         if sep := _SEP.fullmatch(line.strip("\r\n")):
@@ -45,7 +50,8 @@ def read_header(path: Path, file: Iterable[str]) -> Header:
             if colon:
                 meta[key.strip()] = value.strip()
         elif line.strip(" \t\r\n,;"):
-            header, lines = _after_titles(line, lines, delimiter)
+            header, ahead = _after_titles(line, lines, delimiter)
+            lines = chain(ahead, lines)
             break
     delimiter = delimiter or _delimiter(header)
     names = [
@@ -61,16 +67,18 @@ def read_header(path: Path, file: Iterable[str]) -> Header:
     units: dict[str, str] = {}
     if "position_x" in lower:
         units, rows = _units(names, rows, lower.index("position_x"))
+        ahead = None
     if is_note and lower[-1] == "name":
         rows = (_joined(row, len(names), delimiter) for row in rows)
-    return Header(names, delimiter, meta, units, rows)
+        ahead = None
+    return Header(names, delimiter, meta, units, rows, ahead)
 
 
-def _after_titles(line: str, lines: Iterator[str], delimiter: str | None) -> tuple[str, Iterator[str]]:
-    """The first of the next lines that names coordinates, else this line; and the lines after it."""
+def _after_titles(line: str, lines: Iterator[str], delimiter: str | None) -> tuple[str, list[str]]:
+    """The first of the next lines that names coordinates, else this line; and those after it."""
     ahead = [line, *islice(lines, _TITLES)]
     start = next((at for at, text in enumerate(ahead) if _names_axes(text, delimiter)), 0)
-    return ahead[start], chain(ahead[start + 1 :], lines)
+    return ahead[start], ahead[start + 1 :]
 
 
 def _delimiter(line: str) -> str:

@@ -5,10 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
-from itertools import islice
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +13,8 @@ import numpy as np
 from jaxtyping import Float64
 
 from canvas_fm.data.points.axes import find_axes, is_napari_axis, to_voxels
+from canvas_fm.data.points.csv_columns.columns import column_blocks, differ
+from canvas_fm.data.points.csv_columns.format import format_rows
 from canvas_fm.data.points.csv_header import Header, read_header
 from canvas_fm.data.points.formats.excel import XLSX, open_sheet
 from canvas_fm.data.points.formats.npy_table import NPY, read_npy
@@ -24,11 +23,7 @@ from canvas_fm.data.points.text import create_text, open_text
 from canvas_fm.errors import CanvasError, MissingExtra
 from canvas_fm.files.atomic import write_atomic
 
-_BLOCK = 1 << 17  # rows read at a time: bounds what the text of a large file costs as Python strings
-# What R, pandas, Excel and others write where there is no value.
-BLANKS = ("", "NA", "N/A", "n/a", "#N/A", "<NA>", "null", "NULL", "None", "NaN", "nan")
-_EXACT = 2**53  # up to here a float64 holds every whole number
-_DECIMAL_COMMA = re.compile(r"\s*([-+]?\d+(,\d+)?(e[-+]?\d+)?|nan)?\s*", re.IGNORECASE)
+_BLOCK = 1 << 15  # rows written at a time
 _META = b"canvas_fm"  # the Parquet schema's key under which `meta` lies as JSON
 
 
@@ -72,23 +67,12 @@ def read_csv(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str], dict[st
     """Columns by name, typed by their contents, `meta`, units by column; CanvasError if it is no table."""
     header, blocks = _parse(path, as_text=frozenset())
     # A column whose first block looked like numbers and whose later ones do not: text throughout, as written.
-    mixed = frozenset(name for name, parts in blocks.items() if _differ(parts))
+    mixed = frozenset(name for name, parts in blocks.items() if differ(parts))
     if mixed:
         blocks |= {name: parts for name, parts in _parse(path, as_text=mixed)[1].items() if name in mixed}
     table = {name: np.concatenate(blocks[name] or [np.empty(0)]) for name in header.names}
     blank = [name for name in table if name.startswith("column_") and _is_blank(table[name])]
     return {name: table[name] for name in table if name not in blank}, header.meta, header.units
-
-
-def _differ(parts: Sequence[np.ndarray]) -> bool:
-    """Whether blocks of one column cannot become one array that loses nothing."""
-    kinds = {part.dtype.kind for part in parts}
-    if "U" in kinds or len(kinds) < 2:
-        return len(kinds) > 1
-    return kinds == {"i", "u"} or any(
-        part.dtype.kind in "iu" and len(part) and int(np.abs(part.astype(object)).max()) > _EXACT
-        for part in parts
-    )
 
 
 def _is_blank(values: np.ndarray) -> bool:
@@ -129,8 +113,12 @@ def write_rows(file: io.TextIOBase, table: Mapping[str, np.ndarray], delimiter: 
     writer = csv.writer(file, delimiter=delimiter, lineterminator="\n")
     writer.writerow(table)
     for start in range(0, len(columns[0]), _BLOCK):
-        rows = slice(start, start + _BLOCK)
-        writer.writerows(zip(*(_plain(values[rows]).tolist() for values in columns), strict=True))
+        block = [values[start : start + _BLOCK] for values in columns]
+        text = format_rows(block, delimiter.encode())
+        if text is not None:
+            file.write(text.decode())
+        else:
+            writer.writerows(zip(*(_plain(values).tolist() for values in block), strict=True))
 
 
 def check_names(path: Path, table: Mapping[str, np.ndarray]) -> None:
@@ -196,57 +184,9 @@ def _parse(path: Path, as_text: frozenset[str]) -> tuple[Header, dict[str, list[
     try:
         with (open_sheet if path.suffix.lower() == XLSX else open_text)(path) as file:
             header = read_header(path, file)
-            blocks: dict[str, list[np.ndarray]] = {name: [] for name in header.names}
-            for rows in _row_blocks(path, header.rows, len(header.names)):
-                for name, texts in zip(header.names, zip(*rows, strict=True), strict=True):
-                    if header.delimiter in ";\t" and all(map(_DECIMAL_COMMA.fullmatch, texts)):
-                        texts = tuple(text.replace(",", ".") for text in texts)
-                    blocks[name].append(np.array(texts) if name in as_text else _typed(texts))
+            return header, column_blocks(path, header, file, as_text)
     except csv.Error as problem:
         raise CanvasError(f"{path} cannot be read as CSV: {problem}") from problem
-    return header, blocks
-
-
-def _row_blocks(path: Path, reader: Iterator[list[str]], width: int) -> Iterator[list[list[str]]]:
-    """Blocks of rows without empty lines; CanvasError where a row's length is not the header's."""
-    first = 1
-    while block := list(islice(reader, _BLOCK)):
-        rows = [row for row in block if any(map(str.strip, row))]  # Excel writes blank rows as delimiters
-        # … and Imaris a delimiter at the end of each row, which some programs leave out of the columns' row.
-        rows = [row if any(map(str.strip, row[width:])) else row[:width] for row in rows]
-        if set(map(len, rows)) - {width}:
-            odd = next(i for i, row in enumerate(rows) if len(row) != width)
-            raise CanvasError(
-                f"{path}: row {first + odd} has {len(rows[odd])} values; the column row names {width}"
-            )
-        first += len(rows)
-        if rows:
-            yield rows
-
-
-def _typed(texts: tuple[str, ...]) -> np.ndarray:
-    """Integers if every text is one as Python would write it (007 stays text), else floats, else text.
-
-    Whole numbers that a float would round, beside blanks or beyond 64 bits, stay text.
-    """
-    stripped = tuple(map(str.strip, texts))
-    try:
-        integers = list(map(int, stripped))
-    except ValueError:
-        pass
-    else:
-        if tuple(map(str, integers)) != stripped:
-            return np.array(texts)
-        for dtype in (np.int64, np.uint64):
-            with suppress(OverflowError):
-                return np.array(integers, dtype)
-        return np.array(texts)
-    try:
-        values = np.array([np.nan if text in BLANKS else float(text) for text in stripped])
-    except ValueError:
-        return np.array(texts)
-    large = np.flatnonzero(np.abs(values) > _EXACT).tolist()
-    return np.array(texts) if any(stripped[row].lstrip("+-").isdecimal() for row in large) else values
 
 
 def _one_line(text: object) -> str:

@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TextIO, cast
+from typing import IO, cast
 
 from canvas_fm.errors import CanvasError
 
@@ -26,7 +26,7 @@ _OTHERS = {
 
 
 @contextmanager
-def open_text(path: Path) -> Iterator[TextIO]:
+def open_text(path: Path) -> Iterator[io.TextIOWrapper]:
     """Context manager: the file as text with its line ends as they are; CanvasError if it is no text."""
     try:
         with _unpacked(path) as file:

@@ -148,5 +148,17 @@ def _distinct(zyx: Float64[np.ndarray, "n 3"]) -> int:
     """Number of distinct positions."""
     if not len(zyx):
         return 0
-    rows = zyx[np.lexsort(zyx.T)]
-    return 1 + int((rows[1:] != rows[:-1]).any(axis=1).sum())
+    # Hashes are sorted in a tenth of the time; rows are compared where those of several are the same.
+    bits = np.ascontiguousarray(zyx + 0.0).view(np.uint64)  # -0 is 0
+    mixed = np.zeros(len(bits), np.uint64)
+    for column in bits.T:
+        mixed = (mixed ^ column) * np.uint64(0x9E3779B97F4A7C15)
+        mixed ^= mixed >> np.uint64(29)
+    order = np.argsort(mixed)
+    same = mixed[order][1:] == mixed[order][:-1]
+    repeated = np.zeros(len(zyx), bool)
+    repeated[1:] |= same
+    repeated[:-1] |= same
+    few = zyx[order[repeated]]
+    few = few[np.lexsort(few.T)]
+    return len(zyx) - int((few[1:] == few[:-1]).all(axis=1).sum())

@@ -61,15 +61,24 @@ def score_curve(
     scored.
     """
     order = np.lexsort((pairs.truth, pairs.distance, pairs.pred))
-    truth, distance = pairs.truth[order].tolist(), pairs.distance[order].tolist()
-    ends = np.cumsum(np.bincount(pairs.pred, minlength=len(scores)))
-    next_pair, ends = (ends - np.diff(ends, prepend=0)).tolist(), ends.tolist()
-    holder = [-1] * len(truth_counts)
-    matched_distance = [0.0] * len(truth_counts)
+    truth, distance = pairs.truth[order], pairs.distance[order]
+    counts = np.bincount(pairs.pred, minlength=len(scores))
+    ends = np.cumsum(counts)
     by_score = np.argsort(-scores, kind="stable")
     new_truth = np.full(len(scores), -1)
     new_false = np.full(len(scores), -1)
-    for turn, pred in enumerate(by_score.tolist()):
+    # A prediction whose truths are near no other one takes the closest, whatever else there is.
+    shared = np.bincount(pairs.truth, minlength=len(truth_counts))[pairs.truth] > 1
+    alone = (np.bincount(pairs.pred[shared], minlength=len(scores)) == 0)[by_score]
+    new_false[alone & (counts[by_score] == 0)] = by_score[alone & (counts[by_score] == 0)]
+    takes = by_score[alone & (counts[by_score] > 0)]
+    new_truth[alone & (counts[by_score] > 0)] = truth[ends[takes] - counts[takes]]
+    next_pair, ends = (ends - counts).tolist(), ends.tolist()
+    truth, distance = truth.tolist(), distance.tolist()
+    holder = [-1] * len(truth_counts)
+    matched_distance = [0.0] * len(truth_counts)
+    turns = np.flatnonzero(~alone)
+    for turn, pred in zip(turns.tolist(), by_score[turns].tolist(), strict=True):
         while True:
             pair = next_pair[pred]
             if pair == ends[pred]:

@@ -120,10 +120,10 @@ def evaluate(
     score_column, threshold = _as_recorded(points, score_column, threshold)
     scores = scores_of(every, score_column, needed=threshold is not None)
     pred = every
+    pairs = all_pairs = _near(every, true, tolerance.value, tolerance.scale_zyx)
     if scores is not None and threshold is not None:
         pred = _rows(every, scores >= threshold)
-
-    pairs = _near(pred, true, tolerance.value, tolerance.scale_zyx)
+        pairs = _of_rows(all_pairs, scores >= threshold)
     outcome = _Outcome(greedy_of(pairs, len(pred), len(true)), pred, true, boxes)
     counts = outcome.counts
     optimal = None
@@ -153,7 +153,7 @@ def evaluate(
         mean_distance=outcome.mean_distance,
         optimal=optimal,
         chance=chance_level(pred.zyx, true.zyx, tolerance, boxes, shape_zyx, seed) if chance else None,
-        curve=None if scores is None else _curve(every, scores, true, tolerance, boxes),
+        curve=None if scores is None else _curve(every, scores, true, all_pairs, boxes),
         in_um=_in_um(pred, true, tolerance, size, boxes),
         warnings=tuple(warnings),
         threshold=threshold,
@@ -203,11 +203,14 @@ def _near(pred: Points, true: Points, tolerance: float, scale_zyx: ZyxUm) -> Pai
     return find_pairs(pred.zyx, true.zyx, tolerance=tolerance, scale_zyx=scale_zyx)
 
 
-def _curve(
-    every: Points, scores: np.ndarray, true: Points, tolerance: Tolerance, boxes: np.ndarray | None
-) -> Curve:
+def _of_rows(pairs: Pairs, keep: np.ndarray) -> Pairs:
+    """The pairs of the predictions that are kept, numbered anew."""
+    kept = pairs.where(keep[pairs.pred])
+    return kept._replace(pred=(np.cumsum(keep) - 1)[kept.pred])
+
+
+def _curve(every: Points, scores: np.ndarray, true: Points, pairs: Pairs, boxes: np.ndarray | None) -> Curve:
     """Counts at every threshold, of all predictions regardless of this score's threshold."""
-    pairs = _near(every, true, tolerance.value, tolerance.scale_zyx)
     return score_curve(pairs, scores, _places(every.zyx, boxes) >= 0, _places(true.zyx, boxes) >= 0)
 
 

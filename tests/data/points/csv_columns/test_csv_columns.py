@@ -1,0 +1,110 @@
+"""Fast reading and writing of number columns against Python's own `float`, `repr` and `csv`."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+import numpy as np
+import pytest
+
+from canvas_fm.data.points.csv_columns import columns as csv_columns
+from canvas_fm.data.points.csv_columns.columns import _typed
+from canvas_fm.data.points.csv_columns.format import format_rows
+from canvas_fm.data.points.csv_columns.parse import parse_block
+from canvas_fm.data.points.points import Points
+from canvas_fm.data.points.tables import _plain, read_csv, write_csv
+
+N = 3000
+RANDOM = np.random.default_rng(0)
+TEXTS = {
+    "17 digits": [repr(value) for value in RANDOM.random(N) * 10.0 ** RANDOM.integers(-3, 4, N)],
+    "signed": [repr(value) for value in RANDOM.normal(size=N)],
+    "integers": [str(value) for value in RANDOM.integers(-(10**6), 10**6, N)],
+    "long integers": [str(value) for value in RANDOM.integers(-(10**17), 10**17, N)],
+    "float32": [str(value) for value in RANDOM.random(N).astype(np.float32)],
+    "three decimals": [f"{value:.3f}" for value in RANDOM.normal(size=N) * 1000],
+    "25 decimals": [f"{value:.25f}" for value in RANDOM.random(N)],
+    "a few exponents": [
+        f"{value:.3e}" if i % 100 == 0 else "0.5" for i, value in enumerate(RANDOM.random(N))
+    ],
+    "a few blanks": ["" if i % 100 == 7 else "12" for i in range(N)],
+    "leading zeros": ["007", "011"] * 10,
+    "minus zero": ["-0", "1"],
+    "two points": ["1.5", "1.2.3", *(["2.5"] * 200)],
+    "inner minus": ["1-5", *(["2.5"] * 200)],
+    "large and blank": ["9007199254740993", *(["1.5"] * 200)],
+    "points alone": [".5", "5.", "-.5", "0.0", "-0.0"],
+    "a point without digits": [".", *(["1.5"] * 200)],
+    "a tie after 64 bits": ["9007199254740993.0", "4503599627370497.5", "0.30000000000000004"],
+    "underscore": ["1_000", *(["1.5"] * 200)],
+    "words": ["CA1", "DG, no", "ä"],
+}
+
+
+@pytest.mark.parametrize("kind", TEXTS)
+def test_fields_are_typed_as_by_python(kind):
+    texts = [text.replace(",", "") for text in TEXTS[kind]]
+    text = "".join(f"{one},7\n" for one in texts)
+    parsed = parse_block(text.encode(), b",", 2, _typed)
+    assert parsed is not None
+    wanted = _typed(texts)
+    assert parsed[0].dtype.kind == wanted.dtype.kind
+    np.testing.assert_array_equal(parsed[0], wanted)
+    if wanted.dtype.kind == "f":
+        assert np.array_equal(np.signbit(parsed[0]), np.signbit(wanted))
+    assert parsed[1].tolist() == [7] * len(texts)
+
+
+@pytest.mark.parametrize(
+    "text", ['1,"2"\n', "1,2\r\n", "1,2\n\n3,4\n", "1,2,3\n4\n", " 1,2\n", "1, 2\n", ",\n1,2\n", "1\n2,3,4\n"]
+)
+def test_rows_that_need_a_csv_reader_are_left_to_it(text):
+    assert parse_block(text.encode(), b",", 2, _typed) is None
+
+
+VALUES = {
+    "float32": RANDOM.random(N).astype(np.float32),
+    "float32 over decades": np.exp(RANDOM.normal(size=N) * 4).astype(np.float32),
+    "float32, odd": np.array([np.inf, -np.inf, np.nan, 0, -0.0, 1e-45, 3e38, 1e-4, 9.9e-5] * 9, np.float32),
+    "whole": RANDOM.integers(-5000, 5000, N).astype(float),
+    "three decimals": np.round(RANDOM.normal(size=N) * 1000, 3),
+    "17 digits": RANDOM.random(N),
+    "a few NaN": np.where(RANDOM.random(N) < 0.01, np.nan, RANDOM.integers(0, 9, N)),
+    "integers": RANDOM.integers(-(2**62), 2**62, N),
+    "unsigned": RANDOM.integers(0, 2**64 - 1, N, dtype=np.uint64),
+    "booleans": RANDOM.random(N) > 0.5,
+    "words": RANDOM.choice(np.array(["CA1", "", "ä b"]), N),
+    "quoted": RANDOM.choice(np.array(["CA1", "a, b", 'c "d"', "two\nlines"]), N),
+}
+
+
+@pytest.mark.parametrize("kind", VALUES)
+def test_rows_are_those_of_pythons_csv_writer(kind):
+    columns = [VALUES[kind], VALUES[kind][::-1]]
+    wanted = io.StringIO()
+    csv.writer(wanted, lineterminator="\n").writerows(
+        zip(*(_plain(c).tolist() for c in columns), strict=True)
+    )
+    text = format_rows(columns, b",")
+    if text is None:
+        assert kind in ("unsigned", "quoted")
+    else:
+        assert text.decode() == wanted.getvalue()
+
+
+def test_a_table_comes_back_in_many_blocks_as_it_was_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(csv_columns, "_CHARACTERS", 500)
+    table = {name.replace(",", ""): values for name, values in VALUES.items() if len(values) == N}
+    write_csv(tmp_path / "t.csv", table, {})
+    back = read_csv(tmp_path / "t.csv")[0]
+    for name, values in table.items():
+        np.testing.assert_array_equal(back[name].astype(values.dtype), values, err_msg=name)
+
+
+def test_a_row_of_another_length_is_named_in_a_later_block(tmp_path, monkeypatch):
+    monkeypatch.setattr(csv_columns, "_CHARACTERS", 100)
+    rows = ["z,y,x,s", *(["1.0,2.0,3.0,0.5"] * 90), "1.0,2.0,3.0"]
+    (tmp_path / "p.csv").write_text("\n".join(rows))
+    with pytest.raises(Exception, match="row 91 has 3 values; the column row names 4"):
+        Points.read(tmp_path / "p.csv")
