@@ -15,7 +15,7 @@ import tifffile
 
 from canvas_fm.data.dataset.names import LABEL, MARKERS, SPLITS, Brain, brains_in
 from canvas_fm.data.points.points import Points, inside
-from canvas_fm.data.volume.tiff.planes import use_tiff
+from canvas_fm.data.volume.tiff.pages import use_tiff
 from canvas_fm.errors import CanvasError
 from canvas_fm.progress import bar
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from canvas_fm.data.store.address import looks_remote
 from canvas_fm.data.store.keys import METADATA, Stamp, split_key
 from canvas_fm.data.store.remote import Remote
+from canvas_fm.data.store.unfetched import FETCH_ANNEX
 from canvas_fm.errors import CanvasError, DamagedStore
 
 _BLOCK = 4 * 2**20
@@ -45,7 +46,7 @@ class Folder:
                 self._refuse_leaving(path, key)
                 if not os.path.exists(path):
                     cause = f"is a link to {os.readlink(path)}, which is not here"
-                    raise DamagedStore(self, *split_key(key), cause, "fetch it: git annex get, datalad get")
+                    raise DamagedStore(self, *split_key(key), cause, FETCH_ANNEX)
                 info = os.stat(path)
         except (FileNotFoundError, NotADirectoryError):
             return None
@@ -175,6 +176,8 @@ def open_files(path: str | Path, *, follow_links: bool = False) -> Files:
         zipped = zipfile.is_zipfile(path)
     except OSError as problem:
         raise CanvasError(f"{path} cannot be opened: {problem.strerror}") from problem
+    if not zipped and path.suffix.lower() in (".zip", ".ozx"):
+        raise CanvasError(f"{path} is no zip archive, or was cut short; copy it again")
     if not zipped:
         raise CanvasError(
             f"{path} is a file but no zip archive; give a Zarr folder, a zipped one, or TIFF planes"

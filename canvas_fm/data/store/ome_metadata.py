@@ -1,12 +1,13 @@
 """OME-Zarr metadata: which array is the image, its axes, its voxel size.
 
-OME-Zarr 0.1 to 0.4 (Zarr v2) and 0.5 (Zarr v3) are read, and plain arrays; whatever else there is, and
+OME-Zarr 0.1 to 0.4 (Zarr v2), 0.5 and 0.6 (Zarr v3) are read, and plain arrays; whatever else there is, and
 whatever contradicts itself, is refused with a sentence. A scale that cannot be used leaves the voxel size
-open, for the caller to give. Source: https://ngff.openmicroscopy.org/0.1 to /0.5.
+open, for the caller to give. Source: https://ngff.openmicroscopy.org/0.1 to /0.6.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import math
@@ -17,8 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from canvas_fm.data.store.files import Files
-from canvas_fm.data.store.keys import split_key
+from canvas_fm.data.store.files import Files, Folder
+from canvas_fm.data.store.keys import METADATA, split_key
+from canvas_fm.data.store.unfetched import pointer_in
 from canvas_fm.data.zyx import ZyxUm
 from canvas_fm.errors import CanvasError, DamagedStore
 
@@ -36,8 +38,10 @@ UNITS_UM = {f"{prefix}meter": 10.0 ** (power + 6) for prefix, power in _PREFIXES
 
 
 _COLOURS = ("00FF00", "FF00FF", "00FFFF", "FFFF00", "FF0000", "0000FF", "FFFFFF")
-_VERSIONS = ("0.1", "0.2", "0.3", "0.4", "0.5")
+_VERSIONS = ("0.1", "0.2", "0.3", "0.4", "0.5", "0.6")  # and drafts of them
+_MOST = 64  # series that are looked for where none are listed
 _AXES_OF_OLD = {version: list("tczyx") for version in ("0.1", "0.2")}  # these two name no axes
+_NAMED = {"channel": "c", "channels": "c", "ch": "c", "time": "t", "frame": "t"}  # where no type is given
 _FEW = 4  # channels, where an axis has no name
 _HUGE = 1e300  # a number of JSON may be longer than any float
 _log = logging.getLogger(__name__)
@@ -85,12 +89,27 @@ def read_image(files: Files, root: Node | None) -> Image:
     ome = attributes.get("ome", attributes)
     if not isinstance(ome, dict):
         raise CanvasError(f"{files}: the attribute 'ome' is {_short(ome)}, not an object")
-    version = ome.get("version")
-    if isinstance(version, str) and version.startswith("0.6"):
-        raise CanvasError(f"{files} is OME-Zarr {version}; this version reads 0.1 to 0.5: save it as 0.5")
-    if "multiscales" not in ome:
-        raise CanvasError(f"{files} holds no image: {_what_else(files, ome)}")
-    return _multiscale(files, ome)
+    if "multiscales" in ome:
+        return _multiscale(files, ome)
+    series = _series(files) if "bioformats2raw.layout" in ome and "plate" not in ome else []
+    if len(series) != 1:
+        raise CanvasError(f"{files} holds no image: {_what_else(files, ome, series)}")
+    only = read_node(files, series[0])
+    inner = {} if only is None else only.attributes.get("ome", only.attributes)
+    if not isinstance(inner, dict) or "multiscales" not in inner:
+        raise CanvasError(f"{files}: its series {series[0]} is no image: it has no 'multiscales'")
+    return _multiscale(files, inner, f"{series[0]}/")
+
+
+def _series(files: Files) -> list[str]:
+    """The images of a store that bioformats2raw wrote: those that it lists, else the numbered groups."""
+    node = read_node(files, "OME")
+    attributes = {} if node is None else node.attributes.get("ome", node.attributes)
+    listed = attributes.get("series") if isinstance(attributes, dict) else None
+    if isinstance(listed, list) and listed and all(isinstance(one, str) and one for one in listed):
+        return [one.strip("/") for one in listed if ".." not in one.split("/")]
+    numbers = itertools.takewhile(lambda one: read_node(files, one) is not None, map(str, range(_MOST)))
+    return list(numbers)
 
 
 def read_node(files: Files, path: str) -> Node | None:
@@ -117,23 +136,37 @@ def _read_json(files: Files, key: str) -> dict[str, Any] | None:
     try:
         value = json.loads(content)
     except (ValueError, RecursionError) as problem:
-        raise DamagedStore(files, *split_key(key), f"is not JSON ({problem})") from problem
+        why = pointer_in(content) or (f"is not JSON ({problem})",)
+        raise DamagedStore(files, *split_key(key), *why) from problem
     if not isinstance(value, dict):
         raise DamagedStore(files, *split_key(key), f"is {_short(value)} where an object is expected")
     return value
 
 
-def _what_else(files: Files, ome: dict[str, Any]) -> str:
+def _what_else(files: Files, ome: dict[str, Any], series: Sequence[str]) -> str:
     if "plate" in ome or "well" in ome:
         return "it is a plate; give the path of one image in it, such as A/1/0"
     if "bioformats2raw.layout" in ome:
-        return f"it is a collection of series; give one, such as {files}/0"
+        listing = ", ".join(series[:8]) or "none"
+        return f"it is a collection of series ({listing}); give one, such as {files}/{[*series, '0'][0]}"
     if "labels" in ome:
         return f"it is a list of label images ({_short(ome['labels'])}); give the path of one"
+    if children := _children(files):
+        listing = ", ".join(children[:4]) + (" …" if len(children) > 4 else "")
+        return f"it has no 'multiscales'; it holds {listing}: give one, such as {files}/{children[0]}"
     return "it has no 'multiscales'; give the path of an OME-Zarr image, or of an array with --voxel-um"
 
 
-def _multiscale(files: Files, ome: dict[str, Any]) -> Image:
+def _children(files: Files) -> list[str]:
+    """Groups and arrays directly below the root of a local store that may be listed."""
+    if not isinstance(files, Folder) or not files.follow_links:
+        return []
+    names = (entry.name for entry in files.root.iterdir() if entry.is_dir())
+    return sorted(name for name in names if any(files.stamp(f"{name}/{mark}") for mark in METADATA))
+
+
+def _multiscale(files: Files, ome: dict[str, Any], base: str = "") -> Image:
+    """The image that the metadata of a group describe; `base` is the group below the root, with a slash."""
     scales = ome["multiscales"]
     if not isinstance(scales, list) or not scales or not isinstance(scales[0], dict):
         raise CanvasError(f"{files}: 'multiscales' is {_short(scales)} where a list of images is expected")
@@ -141,16 +174,17 @@ def _multiscale(files: Files, ome: dict[str, Any]) -> Image:
     if len(scales) > 1:
         _log.warning("%s: 'multiscales' holds %d images; the first is the default", files, len(scales))
     version = image.get("version", ome.get("version"))
-    if version is not None and str(version) not in _VERSIONS:
+    if version is not None and not str(version).startswith(_VERSIONS):
         raise CanvasError(
-            f"{files} is OME-Zarr {_short(version)}; this version reads 0.1 to 0.5: save it as 0.5"
+            f"{files} is OME-Zarr {_short(version)}; this version reads 0.1 to 0.6: save it as 0.5"
         )
-    axes, units = _axes(files, image.get("axes", _AXES_OF_OLD.get(str(version))))
+    named = image.get("axes", _AXES_OF_OLD.get(str(version)))
+    axes, units = _axes(files, _axes_of_system(files, image) if named is None else named)
     datasets = image.get("datasets")
     if not isinstance(datasets, list) or not datasets:
         raise CanvasError(f"{files}: 'datasets' is {_short(datasets)} where a list of levels is expected")
     outer, why_outer = _scale(files, "multiscales", image.get("coordinateTransformations"), axes)
-    levels = [_level(files, axes, dataset) for dataset in datasets]
+    levels = [_level(files, axes, dataset, base) for dataset in datasets]
     path, zarr_format, scale, why = levels[0]
     for other, _, coarser, _ in levels[1:]:
         if scale and coarser and any(a > b * 1.001 for a, b in zip(scale, coarser, strict=True)):
@@ -162,6 +196,24 @@ def _multiscale(files: Files, ome: dict[str, Any]) -> Image:
     ones = [1.0] * len(axes)
     voxel, why = _voxel_um(axes, units, [a * b for a, b in zip(scale or ones, outer or ones, strict=True)])
     return Image(path, zarr_format, axes, voxel, why, _channels(ome), beyond)
+
+
+def _axes_of_system(files: Files, image: dict[str, Any]) -> Any:
+    """The axes of OME-Zarr 0.6: of the coordinate system that level 0 is placed in.
+
+    Raises CanvasError where the level's axes are exchanged on the way there, which nothing here follows.
+    """
+    systems = image.get("coordinateSystems")
+    systems = [one for one in systems if isinstance(one, dict)] if isinstance(systems, list) else []
+    levels = image.get("datasets")
+    first = levels[0] if isinstance(levels, list) and levels and isinstance(levels[0], dict) else {}
+    steps = first.get("coordinateTransformations")
+    steps = [step for step in steps if isinstance(step, dict)] if isinstance(steps, list) else []
+    if any(step.get("type") == "mapAxis" for step in steps):
+        raise CanvasError(f"{files} exchanges its axes (mapAxis); save it with its axes in their order")
+    target = steps[0].get("output") if steps else None
+    chosen = next((one for one in systems if one.get("name") == target), systems[0] if systems else {})
+    return chosen.get("axes")
 
 
 def _axes(files: Files, axes: Any) -> tuple[tuple[str, ...], tuple[Any, ...]]:
@@ -184,6 +236,8 @@ def _letter(name: str, kind: Any) -> str:
     if kind == "channel":
         return "c"
     lower = name.lower()
+    if kind is None and lower in _NAMED:
+        return _NAMED[lower]
     if kind == "space":
         return lower if lower in ("z", "y", "x") else "?"
     return lower if kind is None and lower in ("t", "c", "z", "y", "x") else "?"
@@ -201,14 +255,16 @@ def _check_axes(files: Files, names: Sequence[Any], letters: Sequence[str]) -> N
         raise CanvasError(f"{files} has the axes {listing}; more than one of them is time or channel")
 
 
-def _level(files: Files, axes: tuple[str, ...], dataset: Any) -> tuple[str, int, list[float] | None, str]:
+def _level(
+    files: Files, axes: tuple[str, ...], dataset: Any, base: str
+) -> tuple[str, int, list[float] | None, str]:
     """Path, Zarr format and scale of one level, or why it is unusable; axes are checked."""
     path = dataset.get("path") if isinstance(dataset, dict) else None
     if not isinstance(path, str) or not path.strip("/") or ".." in path.split("/"):
         raise CanvasError(
             f"{files}: a level's path is {_short(path)} where a name inside the store is expected"
         )
-    path = path.strip("/")
+    path = base + path.removeprefix("./").strip("/")
     node = read_node(files, path)
     if node is None or not node.is_array:
         raise CanvasError(f"{files}: the metadata names level {path!r}, but there is no such array")
@@ -232,8 +288,11 @@ def _scale(files: Files, where: str, steps: Any, axes: Sequence[str]) -> tuple[l
     if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps):
         return None, f"coordinateTransformations of {where} is {_short(steps)}, not a list of objects"
     scale: list[float] | None = None
-    for step in steps:
-        if step.get("type") == "translation" or (step.get("type") == "identity" and len(step) == 1):
+    for step in _unpacked(steps):
+        if step.get("type") == "translation":
+            continue
+        if step.get("type") == "identity" and not {"scale", "path"} & set(step):
+            scale = scale or [1.0] * len(axes)
             continue
         values = step.get("scale")
         numbers = isinstance(values, list) and all(
@@ -253,6 +312,16 @@ def _scale(files: Files, where: str, steps: Any, axes: Sequence[str]) -> tuple[l
             _log.warning("%s: %s is mirrored by its scale %s; the size is used", files, where, _short(values))
         scale = [old * abs(value) for old, value in zip(scale or [1.0] * len(axes), values, strict=True)]
     return scale, ""
+
+
+def _unpacked(steps: Sequence[Any]) -> list[Any]:
+    """Transformations in their order; those of a sequence (OME-Zarr 0.6) one by one."""
+    flat: list[Any] = []
+    for step in steps:
+        inner = step.get("transformations") if step.get("type") == "sequence" else None
+        known = isinstance(inner, list) and all(isinstance(one, dict) for one in inner)
+        flat += inner if known and isinstance(inner, list) else [step]
+    return flat
 
 
 def _voxel_um(axes: Sequence[str], units: Sequence[Any], scale: Sequence[float]) -> tuple[ZyxUm | None, str]:

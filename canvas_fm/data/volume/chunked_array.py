@@ -20,10 +20,11 @@ from jaxtyping import Shaped
 from zarr.storage import LocalStore, ZipStore
 
 from canvas_fm.data.store.checked_store import BadChunks, CheckedStore
-from canvas_fm.data.store.files import Zipped
+from canvas_fm.data.store.files import Folder, Zipped
 from canvas_fm.data.store.keys import Stamp
 from canvas_fm.data.store.remote import Remote
 from canvas_fm.data.store.remote_zarr import RemoteStore
+from canvas_fm.data.store.unfetched import POINTER_BYTES, pointer_in
 from canvas_fm.errors import CanvasError, DamagedStore, Unreachable
 
 OnBadChunk = Literal["error", "skip"]
@@ -144,9 +145,15 @@ class ChunkedArray:
             if self.files_grid != self.chunks:
                 inner = "/".join(str(a // size) for a, size in zip(low, self.chunks, strict=True))
                 name += f" (inner chunk {inner})"
-            cause = f"cannot be decoded ({_one_line(problem)})"
-            self.bad.meet(DamagedStore(self.store.files, self.path, name, cause, _HINT), problem)
+            why = self._pointer(low) or (f"cannot be decoded ({_one_line(problem)})", _HINT)
+            self.bad.meet(DamagedStore(self.store.files, self.path, name, *why), problem)
             return None
+
+    def _pointer(self, at: Sequence[int]) -> tuple[str, str] | None:
+        """What the file of a voxel holds in place of a chunk that was not fetched."""
+        files = self.store.files
+        head = files.read(self.file_key(at), POINTER_BYTES) if isinstance(files, Folder) else None
+        return None if head is None else pointer_in(head)
 
     def is_bad(self, at: Sequence[int]) -> bool:
         """Whether the file that holds a voxel is damaged; raises unless damage is skipped."""

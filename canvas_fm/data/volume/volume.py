@@ -21,6 +21,7 @@ from canvas_fm.data.store.remote import Remote
 from canvas_fm.data.volume.channel import Channel, ZarrPlace
 from canvas_fm.data.volume.chunked_array import ChunkedArray
 from canvas_fm.data.volume.in_memory import InMemory
+from canvas_fm.data.volume.no_volume import refuse_other
 from canvas_fm.data.volume.options import VolumeOptions
 from canvas_fm.data.volume.tiff.planes import Planes, open_planes
 from canvas_fm.data.volume.window import DEFAULT_RULE, Window, WindowCache, WindowRule, find_window
@@ -79,7 +80,7 @@ class Volume:
     @classmethod
     @takes(VolumeOptions)
     def open(cls, path: str | Path | Remote, *, follow_links: bool = True, **options: Any) -> Volume:
-        """A volume from OME-Zarr 0.4 or 0.5, a plain 3D Zarr array, either of them zipped, or TIFF planes;
+        """A volume from OME-Zarr 0.1 to 0.6, a plain Zarr array, either of them zipped, or TIFF planes;
         `sample:NAME` is a shipped one.
 
         `voxel_um` (z, y, x) is needed where the metadata gives none; where it gives another, the given one
@@ -106,6 +107,8 @@ class Volume:
                 _voxel_um(path, planes.voxel_um, "its TIFF metadata state none", voxel_um),
                 options,
             )
+        if remote is None and follow_links:
+            refuse_other(path)
         store = CheckedStore(remote or open_files(path, follow_links=follow_links))
         _refuse_one_level(path, store)
         root = read_node(store.files, "")

@@ -36,7 +36,9 @@ REFUSED = {
     f"{_NEUROGLANCER}/ome_zarr/simple_0.5": "2D image",
     f"{_NEUROGLANCER}/ome_zarr/simple_0.5.zip": "2D image",
     f"{_NEUROGLANCER}/ome_zarr/simple_0.5.ocdbt": "is no Zarr store",
-    f"{_NEUROGLANCER}/ome_zarr/all_0.6/basic/scale.zarr": r"is OME-Zarr 0\.6",
+    f"{_NEUROGLANCER}/ome_zarr/all_0.6/axis_dependent/mapAxis.zarr": "exchanges its axes",
+    f"{_NEUROGLANCER}/ome_zarr/all_0.6/simple/affine.zarr": "only a scale can be read",
+    f"{_NEUROGLANCER}/ome_zarr/all_0.6/simple/anisotropic_rotation.zarr": "only a scale can be read",
 }
 
 
@@ -61,6 +63,19 @@ def test_valid_volumes_open(fixtures, name):
     stored = zarr.open_array(fixtures / name / "0", mode="r")
     opened = Volume.open(fixtures / name, missing_chunks="empty")
     np.testing.assert_array_equal(opened.read((0, 0, 0), volume.shape_zyx), stored[...])
+
+
+@pytest.mark.parametrize(
+    ("name", "voxel_um"),
+    [
+        ("scale", (4.0, 3.0, 2.0)),
+        ("sequenceScaleTranslation", (4.0, 3.0, 2.0)),
+        ("identity", (1.0, 1.0, 1.0)),
+    ],
+)
+def test_ome_zarr_06_is_read_where_it_is_scaled(fixtures, name, voxel_um):
+    volume = Volume.open(fixtures / f"{_NEUROGLANCER}/ome_zarr/all_0.6/basic/{name}.zarr")
+    assert (volume.shape_zyx, volume.voxel_um) == ((27, 226, 186), voxel_um)
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -99,7 +99,7 @@ def test_old_versions_name_no_unit_and_are_read_with_a_given_size(tmp_path, vers
 
 
 def test_a_later_version_is_named(tmp_path):
-    with pytest.raises(CanvasError, match=r"this version reads 0\.1 to 0\.5"):
+    with pytest.raises(CanvasError, match=r"this version reads 0\.1 to 0\.6"):
         Volume.open(write(tmp_path / "a.zarr", version="0.9"), voxel_um=UM)
 
 

@@ -302,7 +302,7 @@ def test_what_is_no_store_is_refused(tmp_path):
     with pytest.raises(CanvasError, match="no zip archive"):
         Volume.open(tmp_path / "text.zarr")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(CanvasError, match="is no Zarr store"):
+    with pytest.raises(CanvasError, match="neither a Zarr store nor a folder of TIFF planes: it is empty"):
         Volume.open(tmp_path / "folder")
     with pytest.raises(CanvasError, match="on_bad_chunk is 'ignore'; expected 'error' or 'skip'"):
         inspect.unwrap(Volume.open.__func__)(Volume, tmp_path, on_bad_chunk="ignore")

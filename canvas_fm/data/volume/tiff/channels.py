@@ -7,8 +7,9 @@ from pathlib import Path
 from canvas_fm.data.store.files import open_files
 from canvas_fm.data.store.ome_metadata import read_image, read_node
 from canvas_fm.data.store.tar_index import in_tar
+from canvas_fm.data.volume.tiff.pages import SUFFIXES, is_file
 from canvas_fm.data.volume.tiff.plane_names import channels_in
-from canvas_fm.data.volume.tiff.planes import SUFFIXES, channels_of_stack, is_file, planes_in
+from canvas_fm.data.volume.tiff.planes import channels_of_stack, planes_in
 from canvas_fm.errors import CanvasError
 
 

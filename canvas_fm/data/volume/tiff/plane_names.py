@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -22,8 +23,19 @@ _DECIMAL = re.compile(r"(?<![\d.])([-+]?\d+\.\d+)(?![\d.]*\d)")
 # What makes a folder more than one stack, but is no channel: tiles, positions, times.
 _SEVERAL = {
     "tiles ([YY x XX])": re.compile(r"\[(\d+ ?x ?\d+)\]"),
-    "positions": re.compile(r"(?<![a-z])pos(?:ition)?(\d{3})(?!\d)", re.IGNORECASE),
-    "time points": re.compile(r"(?<![a-z])time(?:point)?[ _]?(\d+)", re.IGNORECASE),
+    "tiles": re.compile(
+        r"(?<![a-z])tile[ _]?((?:x?\d+)(?:[ _]?y\d+)?)|(?<![a-z])(x\d+[ _]?y\d+)|^(\d{6}_-?\d{6})_\0",
+        re.IGNORECASE,
+    ),
+    "positions": re.compile(
+        r"(?<![a-z])pos(?:ition)?[ _]?(\d+)|(?<![a-z])(?:series|xy\d*_|s)(\d+)(?=_)", re.IGNORECASE
+    ),
+    "views": re.compile(
+        r"(?<![a-z])(?:view|angle|ang)[-_ ]?(\d+)|(?<![a-z])(?:left|right)(\d+)", re.IGNORECASE
+    ),
+    "time points": re.compile(
+        r"(?<![a-z])(?:time(?:point)?|tl|tm|tp|t)[-_ ]?(\d+)|^img_(\d{9})_", re.IGNORECASE
+    ),
 }
 _CHANNEL = re.compile(r"(?<![a-z])ch?(?:annel)?[ _]?(\d+)", re.IGNORECASE)
 _PLANE = "\0"
@@ -70,7 +82,7 @@ def _parse_one_stack(folder: Path, files: Sequence[Path]) -> list[Named]:
     """Parsed names; CanvasError where they are of several tiles, positions or times."""
     named = _parse(folder, files)
     for what, pattern in _SEVERAL.items():
-        values = {match[1] if (match := pattern.search(plane_file.rest)) else "" for plane_file in named}
+        values = {_first_group(pattern, plane_file.rest) for plane_file in named}
         if len(values) > 1:
             raise CanvasError(
                 f"{folder} holds {len(values)} {what}: {', '.join(sorted(values)[:8])}; a volume is one: "
@@ -78,6 +90,11 @@ def _parse_one_stack(folder: Path, files: Sequence[Path]) -> list[Named]:
                 + ("" if what == "time points" else ", or stitch them first")
             )
     return named
+
+
+def _first_group(pattern: re.Pattern[str], rest: str) -> str:
+    match = pattern.search(rest)
+    return "" if match is None else next(group for group in match.groups() if group is not None)
 
 
 def _parse(folder: Path, files: Sequence[Path]) -> list[Named]:
@@ -152,6 +169,8 @@ def _by_slots(folder: Path, files: Sequence[Path], stems: Sequence[str]) -> list
     """Choose the slot with the most distinct values (the last of equal ones) as plane number."""
     parts = [re.findall(r"\d+|\D+", stem) for stem in stems]
     slots = [[i for i, part in enumerate(row) if part.isdigit()] for row in parts]
+    if len(files) == 1:  # a lone plane needs no number
+        return [Named(files[0], 0, stems[0] + _PLANE)]
     if len({len(slot) for slot in slots}) > 1 or not slots[0]:
         shortest, longest = (end(range(len(files)), key=lambda i: len(slots[i])) for end in (min, max))
         raise CanvasError(
@@ -216,9 +235,14 @@ def _of_channel(folder: Path, named: Sequence[Named], c: int | None) -> list[Nam
             if numbered
             else ", ".join(f"{index} ({label})" for index, (_, label) in choices.items())
         )
+        counts = Counter(plane_file.rest for plane_file in named)
+        fewest = min(counts, key=lambda rest: counts[rest])
+        odd = next(plane_file.path.name for plane_file in named if plane_file.rest == fewest)
+        uneven = 2 * counts[fewest] < max(counts.values())
         raise CanvasError(
             f"{folder} holds the channels {described}: "
             + ("choose one with --c" if c is None else f"there is no c={c}")
+            + (f", or move away what is no plane, such as {odd}" if uneven else "")
         )
     return [plane_file for plane_file in named if plane_file.rest == choices[c][0]]
 

@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import logging
 import math
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import tifffile
 
 from canvas_fm.data.store.checked_store import BadChunks
 from canvas_fm.data.store.keys import METADATA
-from canvas_fm.data.store.tar_index import TarIndex, in_tar, member_of, on_disk
+from canvas_fm.data.store.tar_index import TarIndex, in_tar, on_disk
 from canvas_fm.data.volume.channel import pick
 from canvas_fm.data.volume.tiff.metadata import OmePixels, split_pixels, stated_voxel_um
+from canvas_fm.data.volume.tiff.pages import SUFFIXES, is_file, layout_of, page_of, use_tiff, warn_inverted
 from canvas_fm.data.volume.tiff.plane_names import order_planes
 from canvas_fm.data.zyx import ZyxUm
 from canvas_fm.errors import CanvasError, DamagedStore
 
 _log = logging.getLogger(__name__)
-_Result = TypeVar("_Result")
 
-SUFFIXES = (".tif", ".tiff")
 _FEW_CHANNELS = 4  # a lone axis of channels no longer than this is one plane in colours, not a stack
 
 
@@ -64,7 +62,11 @@ def open_planes(
             stack: Stack | None = _file(path, t, c)
         elif path.is_dir() or in_tar(path) is not None:
             files = planes_in(path)
-            stack = _folder(path, files, t, c, skip=skip, fill_gaps=fill_gaps) if files else None
+            if len(files) == 1 and not _is_one_plane(files[0]):
+                _log.info("%s: its only file is the stack %s", path, files[0].name)
+                stack = _file(files[0], t, c)
+            else:
+                stack = _folder(path, files, t, c, skip=skip, fill_gaps=fill_gaps) if files else None
         else:
             stack = None
     except OSError as problem:
@@ -95,15 +97,13 @@ def _planes_in_tar(path: Path, index: TarIndex, folder: str) -> list[Path]:
     if "." in found:
         return found["."]
     if len(found) != 1:
-        listing = ", ".join(sorted(found)[:8]) or "none"
+        if not found:
+            raise CanvasError(
+                f"{path} holds no TIFF planes; unpack it, a Zarr store is read from a folder or a .zip"
+            )
+        listing = ", ".join(sorted(found)[:8])
         raise CanvasError(f"{path} holds planes in the folders {listing}: give one, as {path}/FOLDER")
     return next(iter(found.values()))
-
-
-def is_file(path: Path) -> bool:
-    """Whether there is such a file, on the disk or in a `.tar`."""
-    archive = in_tar(path)
-    return path.is_file() if archive is None else archive[1] in archive[0].files
 
 
 def channels_of_stack(path: Path) -> int:
@@ -111,7 +111,7 @@ def channels_of_stack(path: Path) -> int:
 
     def about(tiff: tifffile.TiffFile) -> tuple[str, tuple[int, ...]]:
         split = split_pixels(path, tiff)
-        return (split.axes, split.shape) if split is not None else _layout(tiff)[:2]
+        return (split.axes, split.shape) if split is not None else layout_of(tiff)[:2]
 
     axes, shape = use_tiff(path, about)
     return shape[axes.index("C")] if "C" in axes and "Z" in axes else 1
@@ -169,7 +169,7 @@ class Planes:
     def _decode(self, file: Path, page: int, out: np.ndarray | None) -> np.ndarray:
         """A plane; `out` itself where it could be decoded there."""
         n_planes, plane = use_tiff(
-            file, lambda tiff: _plane(tiff, page, out, alone=self._alone), alone=self._alone
+            file, lambda tiff: page_of(tiff, page, out, alone=self._alone), alone=self._alone
         )
         shape_yx, dtype = self.shape_zyx[1:], self.dtype
         if (plane.shape, plane.dtype.newbyteorder("=")) != (shape_yx, dtype) or n_planes != (
@@ -193,85 +193,6 @@ class Planes:
         return info.st_size, info.st_mtime_ns, info.st_ino
 
 
-def use_tiff(path: Path, use: Callable[[tifffile.TiffFile], _Result], *, alone: bool = False) -> _Result:
-    """Call `use` with the opened file; any decoding error becomes DamagedStore that names the file.
-
-    `alone` leaves out what OME metadata say of other files, which tifffile would open all.
-    """
-    try:
-        member = member_of(path)
-        part: dict[str, Any] = {} if member is None else {"offset": member.offset, "size": member.size}
-        file = path if member is None else member.archive
-        with tifffile.TiffFile(file, is_ome=False if alone else None, **part) as tiff:
-            return use(tiff)
-    except CanvasError:
-        raise
-    except Exception as problem:
-        # A damaged TIFF raises TiffFileError, ValueError, zlib.error, struct.error, KeyError and more.
-        if isinstance(problem, ImportError) or "imagecodecs" in str(problem):
-            raise CanvasError(
-                f"{path} is compressed in a way whose decoder is not installed ({problem}): pip install "
-                "imagecodecs"
-            ) from problem
-        text = " ".join(str(problem).split())[:200]
-        if is_file(path) and (path.stat().st_size if member is None else member.size) == 0:
-            raise DamagedStore(
-                path.parent, "planes", path.name, "is empty: 0 bytes", "copy the file again"
-            ) from problem
-        cause = f"cannot be decoded ({type(problem).__name__}: {text})"
-        raise DamagedStore(path.parent, "planes", path.name, cause, "copy the file again") from problem
-
-
-def _plane(
-    tiff: tifffile.TiffFile, index: int, out: np.ndarray | None, *, alone: bool
-) -> tuple[int, np.ndarray]:
-    """Number of planes in a file, and one of them; by page number where the file is read `alone`."""
-    if alone:
-        return len(tiff.pages), _decoded(tiff.pages[index], out)
-    series = tiff.series[0]
-    n_planes = math.prod(series.shape[:-2])
-    if len(series) == n_planes:
-        page = series[index]
-        if page is None:
-            raise ValueError(f"plane {index} is missing")
-        return n_planes, _decoded(page, out)
-    # One page describes many planes that lie one after another: map the file, touch only what is asked for.
-    if tiff.filehandle.size != Path(tiff.filehandle.path).stat().st_size:
-        raise CanvasError(f"{tiff.filehandle.path} holds a stack of which one page describes all; unpack it")
-    stack = tifffile.memmap(tiff.filehandle.path, series=0, mode="r")
-    return n_planes, stack.reshape(-1, *series.shape[-2:])[index]
-
-
-def _decoded(page: Any, out: np.ndarray | None) -> np.ndarray:
-    """Pixels of a page, in `out` where that fits; some writers count the byte that pads a Zstandard frame."""
-    fits = out is not None and page.dtype is not None and (page.shape, page.dtype) == (out.shape, out.dtype)
-    how = {"out": out, "maxworkers": 1} if fits else {}
-    try:
-        plane = page.asarray(**how)
-    except RuntimeError:
-        if page.compression not in (tifffile.COMPRESSION.ZSTD, tifffile.COMPRESSION.ZSTD_DEPRECATED):
-            raise
-        page.databytecounts = tuple(count - 1 for count in page.databytecounts)
-        plane = page.asarray(**how)
-    return out if fits and out is not None else plane
-
-
-def _layout(tiff: tifffile.TiffFile) -> tuple[str, tuple[int, ...], np.dtype]:
-    """Axes, shape and dtype of the planes in a file; some writers mark z as I or Q."""
-    series = tiff.series[0]
-    axes = re.sub("[IQ]", "Z", series.axes)
-    shape = tuple(int(n) for n in series.shape)
-    if series.dtype is None or min(shape, default=0) < 1:
-        raise ValueError(f"it holds no plane, its shape is {shape}")
-    if len(shape) < 2 or axes[-2:] != "YX":
-        raise CanvasError(
-            f"{tiff.filename} has the axes {series.axes} of shape {shape}; planes are one value a pixel"
-        )
-    if len(series) not in (1, math.prod(shape[:-2])):
-        raise ValueError(f"it holds {len(series)} planes of {math.prod(shape[:-2])}")
-    return axes, shape, series.dtype
-
-
 def _file(path: Path, t: int | None, c: int | None) -> Stack:
     """Planes along z of one file, or of the files that its OME metadata name."""
 
@@ -281,11 +202,14 @@ def _file(path: Path, t: int | None, c: int | None) -> Stack:
     split, voxel_um = use_tiff(path, about)
     if split is not None:
         return _split(path, split, t, c, voxel_um)
-    axes, shape, dtype = use_tiff(path, _layout)
+    axes, shape, dtype, pages = use_tiff(path, layout_of)
     axes = _lone_axis_is_z(path, axes, shape, t, c)
     index = _index(path, axes[:-2], shape[:-2], t, c)
     numbers = np.arange(math.prod(shape[:-2])).reshape(shape[:-2])[index]
     planes = [Plane(path, int(number)) for number in numbers]
+    if pages is not None:
+        planes = [Plane(path, pages[plane.page]) for plane in planes]
+        return Stack(planes, None, True, (shape[-2], shape[-1]), dtype, voxel_um)
     return Stack(planes, math.prod(shape[:-2]), False, (shape[-2], shape[-1]), dtype, voxel_um)
 
 
@@ -347,6 +271,18 @@ def _index(
     )
 
 
+def _is_one_plane(file: Path) -> bool:
+    """Whether a file holds one plane; also where it cannot be read, or is a plane of a series in files."""
+
+    def about(tiff: tifffile.TiffFile) -> bool:
+        return len(tiff.pages) == 1 and math.prod(tiff.series[0].shape[:-2]) == 1
+
+    try:
+        return use_tiff(file, about, alone=True)
+    except CanvasError:
+        return True
+
+
 def _folder(
     folder: Path, files: list[Path], t: int | None, c: int | None, *, skip: bool, fill_gaps: bool
 ) -> Stack:
@@ -358,8 +294,13 @@ def _folder(
     n_planes, shape, dtype, voxel_um = _first_readable(readable, skip=skip)
     if n_planes != 1 or len(shape) != 2:
         if len(shape) > 2 and n_planes == 1 and shape[-1] in (3, 4):
-            raise CanvasError(f"{readable[0]} has planes of shape {shape}; planes are one value a pixel")
-        raise CanvasError(f"{readable[0]} holds {n_planes} planes; in a folder each file holds one")
+            raise CanvasError(
+                f"{readable[0]} has planes of shape {shape}; planes are one value a pixel: save them as grey"
+            )
+        raise CanvasError(
+            f"{readable[0]} holds {n_planes} planes; in a folder each file holds one: give one file of the "
+            f"{len(readable)}, or write all planes as one stack"
+        )
     if not fill_gaps:
         _refuse_lost_files(folder, readable)
     _log.info("%s: plane 0 is %s", folder, ordered.first)
@@ -400,6 +341,7 @@ def _first_readable(
         first = tiff.pages.first
         if first.dtype is None or min(first.shape, default=0) < 1:
             raise ValueError(f"it holds no plane, its shape is {first.shape}")
+        warn_inverted(tiff)
         n_planes = len(tiff.pages)
         if tiff.is_imagej and tiff.imagej_metadata is not None:
             n_planes = max(n_planes, int(tiff.imagej_metadata.get("images", 1)))

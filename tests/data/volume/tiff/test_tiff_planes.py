@@ -127,7 +127,7 @@ def test_what_is_no_stack_is_refused(tmp_path):
     tifffile.imwrite(tmp_path / "complex.tif", VOXELS.astype(np.complex64), photometric="minisblack")
     with pytest.raises(CanvasError, match="integers or floats"):
         open_planes(tmp_path / "complex.tif")
-    folder = write_folder(tmp_path / "stacks", ["1.tif"], [VOXELS], photometric="minisblack")
+    folder = write_folder(tmp_path / "stacks", ["1.tif", "2.tif"], [VOXELS] * 2, photometric="minisblack")
     with pytest.raises(CanvasError, match="holds 12 planes; in a folder each file holds one"):
         open_planes(folder)
 

@@ -1,0 +1,32 @@
+"""Files whose content is elsewhere: links to what is not here, pointers of Git LFS and git-annex."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+_LFS = b"version https://git-lfs.github.com/spec/"
+POINTER_BYTES = len(_LFS)  # that tell one
+_ANNEX = b"/annex/objects/"
+FETCH_ANNEX = "fetch it: git annex get, datalad get"
+_FETCH_LFS = "fetch it: git lfs pull"
+
+
+def pointer_in(head: bytes) -> tuple[str, str] | None:
+    """What a file that begins so holds in place of its content, and how to fetch that; None for content."""
+    if head.startswith(_LFS):
+        return "holds a pointer of Git LFS in place of its content", _FETCH_LFS
+    if head.startswith(_ANNEX):
+        return "holds a pointer of git-annex in place of its content", FETCH_ANNEX
+    return None
+
+
+def why_unfetched(path: Path) -> tuple[str, str] | None:
+    """The same of a file on the disk; also for a link to what is not here."""
+    try:
+        if path.is_symlink() and not path.exists():
+            return f"is a link to {os.readlink(path)}, which is not here", FETCH_ANNEX
+        with path.open("rb") as file:
+            return pointer_in(file.read(POINTER_BYTES))
+    except OSError:
+        return None

@@ -1,0 +1,82 @@
+"""Paths that are no volume: what they are instead, and which command or program makes one of them."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+
+from canvas_fm.data.store.keys import METADATA
+from canvas_fm.data.store.unfetched import why_unfetched
+from canvas_fm.errors import CanvasError
+
+_CONVERTED = (".h5", ".hdf5", ".ims", ".czi", ".nd2", ".lif")
+# What else images are kept in, here and there one plane in each file.
+_IMAGES = (
+    ".nrrd", ".nhdr", ".nii", ".mhd", ".mha", ".npy", ".lsm", ".stk", ".raw", ".vsi", ".oir", ".oib",
+    ".dcimg",
+    ".jp2", ".jpg", ".jpeg", ".png", ".bmp", ".klb", ".mrc", ".dcm", ".dv", ".vms", ".svs", ".zvi", ".xml",
+)  # fmt: skip
+_TILE = re.compile(r"-?\d+_-?\d+")
+_TIFF = (".tif", ".tiff", ".btf", ".tf2", ".tf8")
+
+
+def refuse_other(path: Path) -> None:
+    """Raise CanvasError for a file or folder that is something else than a volume and known as such."""
+    why = why_unfetched(path)
+    if why is not None:
+        raise CanvasError(f"{path} {why[0]}; {why[1]}")
+    suffix = Path(path.name.lower().removesuffix(".gz")).suffix
+    if path.is_file() and suffix in _CONVERTED:
+        raise CanvasError(
+            f"{path} is read by convert alone: canvas-fm convert {path.name} OUT.zarr, give OUT.zarr"
+        )
+    if path.is_file() and suffix in _IMAGES:
+        raise CanvasError(
+            f"{path} is a {suffix} file, which is not read; save it as TIFF or OME-Zarr (Fiji, napari)"
+        )
+    if path.is_dir() and not any((path / name).exists() for name in (*METADATA, ".zattrs")):
+        held = _held(path)
+        if held is not None:
+            raise CanvasError(f"{path} is neither a Zarr store nor a folder of TIFF planes: {held}")
+
+
+def _held(folder: Path) -> str | None:
+    """What a folder holds in place of planes, and what to do."""
+    try:
+        entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    except OSError:
+        return None
+    names = {entry.name for entry in entries}
+    if "attributes.json" in names or (folder / "s0" / "attributes.json").exists():
+        return "it is an N5 container; canvas-fm convert writes an array of it as OME-Zarr"
+    if "info" in names:
+        return "it is a precomputed volume of Neuroglancer; canvas-fm convert writes it as OME-Zarr"
+    inner = [entry for entry in entries if entry.is_dir()]
+    tiles = [one for entry in inner for one in entry.iterdir() if one.is_dir() and _TILE.fullmatch(one.name)]
+    if tiles:
+        return f"it holds {len(tiles)} tiles in folders X/X_Y; give one, or canvas-fm stitch them all"
+    if planes := [entry.name for entry in inner if _holds(entry, _TIFF)]:
+        return f"its folders {_list(planes)} hold TIFF files; give one of them"
+    if stores := [entry.name for entry in inner if any((entry / name).exists() for name in METADATA)]:
+        return f"it holds the Zarr stores {_list(stores)}; give one of them"
+    suffixes = Counter(entry.suffix.lower() for entry in entries if entry.is_file())
+    for suffix, count in suffixes.most_common():
+        if suffix in _CONVERTED:
+            return (
+                f"it holds {count} {suffix} file{'s' * (count > 1)}; canvas-fm convert writes one as OME-Zarr"
+            )
+        if suffix in _IMAGES:
+            return f"it holds {count} {suffix} file{'s' * (count > 1)}, which are not read; save them as TIFF"
+    return None if entries else "it is empty"
+
+
+def _holds(folder: Path, suffixes: tuple[str, ...]) -> bool:
+    try:
+        return any(entry.suffix.lower() in suffixes for entry in folder.iterdir())
+    except OSError:
+        return False
+
+
+def _list(names: list[str]) -> str:
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

@@ -1,0 +1,153 @@
+"""Pages of TIFF files: opened, decoded, and the planes that one file holds."""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import tifffile
+
+from canvas_fm.data.store.tar_index import in_tar, member_of
+from canvas_fm.data.store.unfetched import why_unfetched
+from canvas_fm.errors import CanvasError, DamagedStore
+
+_log = logging.getLogger(__name__)
+_Result = TypeVar("_Result")
+
+SUFFIXES = (".tif", ".tiff", ".btf", ".tf2", ".tf8")
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file, on the disk or in a `.tar`."""
+    archive = in_tar(path)
+    return path.is_file() if archive is None else archive[1] in archive[0].files
+
+
+def use_tiff(path: Path, use: Callable[[tifffile.TiffFile], _Result], *, alone: bool = False) -> _Result:
+    """Call `use` with the opened file; any decoding error becomes DamagedStore that names the file.
+
+    `alone` leaves out what OME metadata say of other files, which tifffile would open all.
+    """
+    try:
+        member = member_of(path)
+        part: dict[str, Any] = {} if member is None else {"offset": member.offset, "size": member.size}
+        file = path if member is None else member.archive
+        with tifffile.TiffFile(file, is_ome=False if alone else None, **part) as tiff:
+            return use(tiff)
+    except CanvasError:
+        raise
+    except Exception as problem:
+        # A damaged TIFF raises TiffFileError, ValueError, zlib.error, struct.error, KeyError and more.
+        if isinstance(problem, ImportError) or "imagecodecs" in str(problem):
+            raise CanvasError(
+                f"{path} is compressed in a way whose decoder is not installed ({problem}): pip install "
+                "imagecodecs"
+            ) from problem
+        text = " ".join(str(problem).split())[:200]
+        elsewhere = why_unfetched(path) if member is None else None
+        if elsewhere is not None:
+            raise DamagedStore(path.parent, "planes", path.name, *elsewhere) from problem
+        if is_file(path) and (path.stat().st_size if member is None else member.size) == 0:
+            raise DamagedStore(
+                path.parent, "planes", path.name, "is empty: 0 bytes", "copy the file again"
+            ) from problem
+        cause = f"cannot be decoded ({type(problem).__name__}: {text})"
+        raise DamagedStore(path.parent, "planes", path.name, cause, "copy the file again") from problem
+
+
+def page_of(
+    tiff: tifffile.TiffFile, index: int, out: np.ndarray | None, *, alone: bool
+) -> tuple[int, np.ndarray]:
+    """Number of planes in a file, and one of them; by page number where the file is read `alone`."""
+    if alone:
+        return len(tiff.pages), _decoded(tiff.pages[index], out)
+    series = next((one for one in tiff.series if not one.keyframe.is_reduced), tiff.series[0])
+    n_planes = math.prod(series.shape[:-2])
+    if len(series) == n_planes:
+        page = series[index]
+        if page is None:
+            raise ValueError(f"plane {index} is missing")
+        return n_planes, _decoded(page, out)
+    # One page describes many planes that lie one after another: map the file, touch only what is asked for.
+    if tiff.filehandle.size != Path(tiff.filehandle.path).stat().st_size:
+        raise CanvasError(f"{tiff.filehandle.path} holds a stack of which one page describes all; unpack it")
+    stack = tifffile.memmap(tiff.filehandle.path, series=0, mode="r")
+    return n_planes, stack.reshape(-1, *series.shape[-2:])[index]
+
+
+def _decoded(page: Any, out: np.ndarray | None) -> np.ndarray:
+    """Pixels of a page, in `out` where that fits; some writers count the byte that pads a Zstandard frame."""
+    fits = out is not None and page.dtype is not None and (page.shape, page.dtype) == (out.shape, out.dtype)
+    how = {"out": out, "maxworkers": 1} if fits else {}
+    try:
+        plane = page.asarray(**how)
+    except RuntimeError:
+        if page.compression not in (tifffile.COMPRESSION.ZSTD, tifffile.COMPRESSION.ZSTD_DEPRECATED):
+            raise
+        page.databytecounts = tuple(count - 1 for count in page.databytecounts)
+        plane = page.asarray(**how)
+    return out if fits and out is not None else plane
+
+
+class Layout(NamedTuple):
+    """Axes, shape and dtype of the planes in a file; `pages` where each is an image of its own there."""
+
+    axes: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    pages: tuple[int, ...] | None = None
+
+
+def layout_of(tiff: tifffile.TiffFile) -> Layout:
+    """The planes of a file; some writers mark z as I or Q.
+
+    Pages of one shape that a writer described one by one are planes along z; thumbnails are none.
+    """
+    _refuse_cut(tiff)
+    every = [one for one in tiff.series if not one.keyframe.is_reduced] or list(tiff.series)
+    series = every[0]
+    axes = re.sub("[IQ]", "Z", series.axes)
+    shape = tuple(int(n) for n in series.shape)
+    if series.dtype is None or min(shape, default=0) < 1:
+        raise ValueError(f"it holds no plane, its shape is {shape}")
+    warn_inverted(tiff)
+    alike = all((one.shape, one.dtype) == (series.shape, series.dtype) for one in every)
+    if axes == "YX" and len(every) > 1 and alike and not tiff.is_ome:
+        pages = tuple(int(one.keyframe.index) for one in every)
+        return Layout("ZYX", (len(every), *shape), series.dtype, pages)
+    if len(shape) < 2 or axes[-2:] != "YX":
+        raise CanvasError(
+            f"{tiff.filename} has the axes {series.axes} of shape {shape}; planes are one value a pixel: "
+            "save it as grey"
+        )
+    if len(every) > 1 and len(shape) == 2:
+        listing = ", ".join(f"{one.axes} {one.shape}" for one in every[:8])
+        raise CanvasError(
+            f"{tiff.filename} holds {len(every)} images ({listing}); a volume is one: save it as a "
+            "file of its own"
+        )
+    if len(series) not in (1, math.prod(shape[:-2])):
+        raise ValueError(f"it holds {len(series)} planes of {math.prod(shape[:-2])}")
+    return Layout(axes, shape, series.dtype)
+
+
+def warn_inverted(tiff: tifffile.TiffFile) -> None:
+    """Log a warning for a file in which 0 is shown white, as Fiji writes it under an inverting table."""
+    if tiff.pages.first.photometric == tifffile.PHOTOMETRIC.MINISWHITE:
+        _log.warning("%s shows 0 as white; its values are read as they are", tiff.filename)
+
+
+def _refuse_cut(tiff: tifffile.TiffFile) -> None:
+    """Raise ValueError where the file ends before its list of pages: tifffile leaves the rest out."""
+    place = tiff.pages.next_page_offset
+    if place is None:
+        return
+    tiff.filehandle.seek(place)
+    link = tiff.filehandle.read(tiff.tiff.offsetsize)
+    if len(link) < tiff.tiff.offsetsize or any(link):
+        raise ValueError(f"it is cut short after {len(tiff.pages)} pages")
