@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -43,11 +45,18 @@ _HEADERS = {
 }
 
 
+def _contents(folder: Traversable, start: str = "") -> Iterator[tuple[str, bytes]]:
+    """Every file by its name below the page's folder, `crop/crop.js`."""
+    for path in folder.iterdir():
+        if path.is_dir():
+            yield from _contents(path, f"{start}{path.name}/")
+        else:
+            yield start + path.name, path.read_bytes()
+
+
 def create_page() -> Starlette:
     """The app to mount at `/ui`; unknown files are 404."""
-    contents = {
-        path.name: path.read_bytes() for path in (files("serving") / "ui").iterdir() if path.is_file()
-    }
+    contents = dict(_contents(files("serving") / "ui"))
     tags = {name: f'"{hashlib.sha256(content).hexdigest()[:32]}"' for name, content in contents.items()}
 
     # Relative, so that a proxy may put the service below a path of its own.

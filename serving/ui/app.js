@@ -1,11 +1,11 @@
 // The page's frame: what the service holds, which view is shown, the key.
 
-import { askJson, dropKey, heldKey, holdKey, onNeed, Refused } from "./api.js";
-import { announce, byId, notice, plural } from "./dom.js";
-import { CropView } from "./crop.js";
-import { MapView } from "./map.js";
-import { ModelView } from "./model.js";
-import { SearchView } from "./search.js";
+import { askJson, dropKey, heldKey, holdKey, onNeed, Refused } from "./shared/api.js";
+import { announce, byId, notice, plural } from "./shared/dom.js";
+import { CropView } from "./crop/crop.js";
+import { MapView } from "./map/map.js";
+import { ModelView } from "./model/model.js";
+import { SearchView } from "./search/search.js";
 
 const TITLES = { map: "Map", crop: "Crop", search: "Search", model: "Model" };
 

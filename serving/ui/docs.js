@@ -1,5 +1,5 @@
 // The page of the routes: Swagger over our document, with the key that the main page was given.
-import { KEY_NAME } from "./api.js";
+import { KEY_NAME } from "./shared/api.js";
 
 window.SwaggerUIBundle({
   url: "../v1/openapi.json",

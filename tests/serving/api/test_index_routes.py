@@ -226,7 +226,7 @@ def test_a_box_of_another_size_and_the_strip_as_png(service, volume_path: Path) 
 
 
 def test_the_page_is_served_with_a_policy_that_lets_nothing_else_run(service) -> None:
-    for path in ("/ui/", "/ui/index.html", "/ui/app.js", "/ui/style.css", "/ui/icon.svg"):
+    for path in ("/ui/", "/ui/index.html", "/ui/app.js", "/ui/crop/crop.js", "/ui/style.css", "/ui/icon.svg"):
         reply = service.get(path)
         assert reply.status_code == 200
         policy = dict(
@@ -284,7 +284,7 @@ def test_the_page_needs_no_key_and_what_it_shows_does(begin_service, tmp_path: P
 
 
 def test_no_file_of_the_page_names_another_place() -> None:
-    for path in UI.iterdir():
+    for path in filter(Path.is_file, UI.rglob("*")):
         text = path.read_text(encoding="utf-8").replace("http://www.w3.org/2000/svg", "")
         assert not re.search(r"https?:|wss?://|//[a-z]+\.[a-z]", text), path
         assert not re.search(
@@ -345,7 +345,7 @@ def tokens(theme: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_the_colours_of_groups_are_told_apart_by_everybody(theme: str) -> None:
-    text = (UI / "colours.js").read_text()
+    text = (UI / "shared" / "colours.js").read_text()
     colours = re.findall(r"#[0-9a-f]{6}", re.search(rf"{theme}: \[(.*?)\]", text)[1])
     assert len(colours) == 8
     for sight, matrix in SIGHT.items():

@@ -1,6 +1,6 @@
 // An embedding as numbers and as a row of bars.
 
-import { h, shown } from "./dom.js";
+import { h, shown } from "../shared/dom.js";
 
 /** What can be said of a vector in a few lines. */
 export function summary(vector, model) {

@@ -1,8 +1,8 @@
 // The view of the map: which index, which colours, which cells are selected, which one is shown.
 
-import { askArray, askJson, Latest } from "./api.js";
-import { announce, button, byId, field, h, notice, plural, select, shown } from "./dom.js";
-import { category, colouring, css, onScale, onTheme } from "./colours.js";
+import { askArray, askJson, Latest } from "../shared/api.js";
+import { announce, button, byId, field, h, notice, plural, select, shown } from "../shared/dom.js";
+import { category, colouring, css, onScale, onTheme } from "../shared/colours.js";
 import { Detail } from "./detail.js";
 import { legend } from "./legend.js";
 import { Plot } from "./plot.js";

@@ -3,7 +3,7 @@
 import { parse } from "./npy.js";
 
 export const KEY_NAME = "canvas-fm key";
-const BASE = new URL("../v1/", import.meta.url);
+const BASE = new URL("../../v1/", import.meta.url);
 const PATIENCE_S = 180;
 const NPY = "application/x-npy";
 

@@ -1,6 +1,6 @@
 // Selecting cells by a column's value: the way to a selection that needs no pointer.
 
-import { h, select } from "./dom.js";
+import { h, select } from "../shared/dom.js";
 
 const SIGNS = { "=": (a, b) => a === b, "≠": (a, b) => a !== b, "≥": (a, b) => a >= b, "≤": (a, b) => a <= b };
 

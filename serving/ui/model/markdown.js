@@ -1,6 +1,6 @@
 // The Markdown of model cards as elements: headings, paragraphs, lists, tables, code. Everything else stays text.
 
-import { h } from "./dom.js";
+import { h } from "../shared/dom.js";
 
 /** The elements of a text; its headings begin one level below `level`. */
 export function markdown(text, level = 2) {

@@ -1,8 +1,8 @@
 // What the model makes of the patches that it was not shown: mask ratio and seed chosen, the paper's four rows.
 
-import { askArray, Latest } from "./api.js";
-import { announce, button, field, h, notice, settled, shown } from "./dom.js";
-import { dump } from "./npy.js";
+import { askArray, Latest } from "../shared/api.js";
+import { announce, button, field, h, notice, settled, shown } from "../shared/dom.js";
+import { dump } from "../shared/npy.js";
 import { cropOf, framesOf, hiddenPatches, psnr, scrolling, strip } from "./planes.js";
 
 const ROWS = ["Original", "Masked", "Reconstruction", "Merged"];

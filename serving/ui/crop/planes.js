@@ -1,6 +1,6 @@
 // Crops as pictures: all planes side by side, and the paper's four rows with dotted borders around what was hidden.
 
-import { h } from "./dom.js";
+import { h } from "../shared/dom.js";
 
 const ZOOM = 4; // pixels of the picture for a voxel, so that borders are finer than voxels
 const GAP = 1; // voxels between two planes

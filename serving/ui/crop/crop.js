@@ -1,10 +1,10 @@
 // One crop, of a volume or of a file: its planes, embedding, reconstruction and nearest cells.
 
-import { askArray, askJson, Latest } from "./api.js";
-import { announce, button, byId, download, facts, field, h, notice, select, shown } from "./dom.js";
-import { gallery } from "./gallery.js";
+import { askArray, askJson, Latest } from "../shared/api.js";
+import { announce, button, byId, download, facts, field, h, notice, select, shown } from "../shared/dom.js";
+import { gallery } from "../search/gallery.js";
 import { refinerScores } from "./refiner_scores.js";
-import { dump, parse } from "./npy.js";
+import { dump, parse } from "../shared/npy.js";
 import { Surroundings } from "./surroundings.js";
 import { cropOf, scrolling, strip } from "./planes.js";
 import { Reconstruction } from "./reconstruction.js";

@@ -1,7 +1,7 @@
 // Cells like some and unlike others, or nearest to some: examples, conditions, hits.
 
-import { askJson, Latest } from "./api.js";
-import { announce, button, byId, download, field, h, notice, plural, select } from "./dom.js";
+import { askJson, Latest } from "../shared/api.js";
+import { announce, button, byId, download, field, h, notice, plural, select } from "../shared/dom.js";
 import { asCsv, examples, gallery, nameOf, picture } from "./gallery.js";
 
 const KINDS = { like: "Like these", unlike: "Unlike those" };

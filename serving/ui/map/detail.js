@@ -1,9 +1,9 @@
 // One cell of the map: its crop, what is known of it, and the cells nearest to it.
 
-import { askArray, askJson, Latest } from "./api.js";
-import { announce, button, byId, facts, h, notice, shown } from "./dom.js";
-import { gallery, nameOf, picture } from "./gallery.js";
-import { cropOf, scrolling, strip } from "./planes.js";
+import { askArray, askJson, Latest } from "../shared/api.js";
+import { announce, button, byId, facts, h, notice, shown } from "../shared/dom.js";
+import { gallery, nameOf, picture } from "../search/gallery.js";
+import { cropOf, scrolling, strip } from "../crop/planes.js";
 
 const NEAR = 12;
 

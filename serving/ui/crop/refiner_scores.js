@@ -1,7 +1,7 @@
 // P(cell) by the refiners that the service has.
 
-import { askJson } from "./api.js";
-import { facts, shown } from "./dom.js";
+import { askJson } from "../shared/api.js";
+import { facts, shown } from "../shared/dom.js";
 
 /**
  * What each refiner says, as a list to show, or null where none can: of a `place` {volume, z, y, x} any refiner,

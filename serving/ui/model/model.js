@@ -1,6 +1,6 @@
 // What is served, in tables: the model and its card, volumes, indexes, limits.
 
-import { byId, facts, h, shown } from "./dom.js";
+import { byId, facts, h, shown } from "../shared/dom.js";
 import { markdown } from "./markdown.js";
 
 export class ModelView {

@@ -1,7 +1,7 @@
 // What the colours of the map mean; groups can be hidden.
 
-import { category, css, onScale } from "./colours.js";
-import { h, shown } from "./dom.js";
+import { category, css, onScale } from "../shared/colours.js";
+import { h, shown } from "../shared/dom.js";
 
 const shows = new WeakMap(); // the colouring that an element shows: where it is the same only colours may change
 

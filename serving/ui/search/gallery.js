@@ -1,6 +1,6 @@
 // Cells of an index as small pictures, and the examples that are chosen among them for a search.
 
-import { announce, button, h, shown } from "./dom.js";
+import { announce, button, h, shown } from "../shared/dom.js";
 
 /** What a cell is called: its id, and its brain. */
 export const nameOf = (cell) => `cell ${cell.id}${cell.brain ? ` of ${cell.brain}` : ""}`;

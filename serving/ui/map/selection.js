@@ -1,9 +1,9 @@
 // The selected cells: how many of what, a few of them as pictures, all of them as a file or as examples.
 
-import { ask, askJson, Latest } from "./api.js";
-import { announce, button, download, h, notice, plural, shown } from "./dom.js";
-import { category, css } from "./colours.js";
-import { examples, gallery } from "./gallery.js";
+import { ask, askJson, Latest } from "../shared/api.js";
+import { announce, button, download, h, notice, plural, shown } from "../shared/dom.js";
+import { category, css } from "../shared/colours.js";
+import { examples, gallery } from "../search/gallery.js";
 
 const STEP = 24; // pictures at a time
 

@@ -1,6 +1,6 @@
 // The map as a picture to handle: pan, zoom, hover, click, lasso, by pointer and by keys.
 
-import { h } from "./dom.js";
+import { h } from "../shared/dom.js";
 import { SpatialGrid } from "./spatial_grid.js";
 import { cross, outline, ring } from "./draw_markers.js";
 import { renderer } from "./scatter.js";

@@ -1,7 +1,7 @@
 // A place in a volume: a picture of its surroundings that moves by click and by arrow keys.
 
-import { askArray, Latest } from "./api.js";
-import { announce, h } from "./dom.js";
+import { askArray, Latest } from "../shared/api.js";
+import { announce, h } from "../shared/dom.js";
 
 const SIDE = 256; // voxels, in y and x
 
