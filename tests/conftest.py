@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import sys
@@ -18,10 +19,15 @@ from tests.where import ABSENT, REAL_DATA
 
 # The hook below has whatever is imported inside canvas_fm compiled anew where no bytecode may be written: a
 # worker that runs hundreds of tests takes the large libraries from their own bytecode first.
+# What is imported stays: the garbage collector passes over it neither now nor in the tests.
 if "PYTEST_XDIST_WORKER" in os.environ:
+    gc.disable()
     for name in ("torch", "scipy.ndimage", "scipy.stats", "sklearn.linear_model", "pandas", "zarr"):
         importlib.import_module(name)
     importlib.import_module("matplotlib.backends.backend_agg")
+
+# OpenVINO's telemetry would fork a process for each event where a test imports it before canvas_fm does.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 # Shapes and types of the public signatures are executed in tests; an int may stand for a float (PEP 484).
 _checker = types.ModuleType("canvas_fm_tests_checker")
@@ -48,6 +54,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return next((at for at, path in enumerate(_LONGEST) if item.nodeid.startswith(path)), len(_LONGEST))
 
     items.sort(key=place)
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -61,6 +61,8 @@ def read_header(data: bytes | bytearray) -> Header | None:
     if len(data) < offset:
         return None
     file = io.BytesIO(data[8:offset])
+    if b"\\" in file.getvalue():  # of which Python's parser warns; no plain type or shape has one
+        raise Refusal(400, "the .npy header cannot be read (it holds a backslash); use numpy.save")
     try:
         shape, fortran, dtype = _READERS[major](file, max_header_size=_MAX_HEADER_BYTES)
     except _UNREADABLE as problem:

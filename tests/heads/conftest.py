@@ -117,6 +117,12 @@ def task(shape_volumes: list[tuple[Volume, Points, Points]]) -> Any:
     return Task([Candidates.of(*given, tolerance_um=6.0) for given in shape_volumes])
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports without figures, where a test is about their numbers."""
+    monkeypatch.setattr("canvas_fm.viewing.report.write._draw", lambda *_: [])
+
+
 @pytest.fixture(scope="module")
 def data() -> tuple[FeatureSet, np.ndarray]:
     return cells()

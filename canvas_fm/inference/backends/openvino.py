@@ -58,16 +58,16 @@ class Compiled:
 def compiled(
     encoder: Encoder, pool: str, layer: int | None, precision: str
 ) -> Callable[[Float32[np.ndarray, "b 1 z y x"]], np.ndarray]:
-    """Function from crops to pooled embeddings; the compiled graph is cached on the encoder."""
+    """Function from crops to pooled embeddings; graph and compiled graph are cached on the encoder."""
     dense = None if pool in POOLS else pool
     key = ("openvino", dense, layer, precision, torch.get_num_threads())
-
-    def make() -> Compiled:
-        if precision != "int8":
-            return Compiled(converted(encoder, layer, dense), precision)
-        return Compiled(openvino().Core().read_model(quantised_file(encoder)), precision)
-
-    net = encoder.kept(key, make)
+    if precision == "int8":
+        net = encoder.kept(
+            key, lambda: Compiled(openvino().Core().read_model(quantised_file(encoder)), precision)
+        )
+    else:  # one conversion for fp32 and bf16, and for any number of threads
+        graph = encoder.kept(("graph", dense, layer), lambda: converted(encoder, layer, dense))
+        net = encoder.kept(key, lambda: Compiled(graph, precision))
     if dense is not None:
         return net
     return lambda crops: np.ascontiguousarray(net(crops)[:, POOLS.index(pool)])

@@ -252,12 +252,14 @@ def test_scores_of_another_detector_are_refused_where_files_name_theirs(brains, 
         refine(refiner, volume, other, **models)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_report_has_one_method_more(shape_volumes, encoder, tmp_path):
     volumes, tables, truth = map(list, zip(*shape_volumes[:2], strict=True))
     given = {"tolerance_um": 6.0, "encoders": [encoder.path], "seeds": 1, "counts": (20,), "show": False}
     found = report(volumes, tables, truth, tmp_path / "report", methods=["encoder"],
                    **ReportOptions(device="cpu", candidate_score=True).given, **given)  # fmt: skip
     assert list(found["methods"]) == ["mae", "mae + candidate score"]
+    assert found["about"]["heads on features"].startswith("logistic, C chosen on training volumes")
     assert set(found["label_curves"]) == set(found["methods"])
     for change, methods, message in (
         ({}, ["score"], "next to others: give --encoder or --detector too"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pickle
 
 import numpy as np
@@ -26,6 +27,7 @@ from canvas_fm.heads.refine.cross_fit import (
 )
 from canvas_fm.heads.refine.fit import fit_labelled, training_set
 from canvas_fm.heads.refine.refiner import Refiner
+from canvas_fm.training.finetune.finetune import Tuning
 from canvas_fm.viewing.report.options import ReportOptions
 from canvas_fm.viewing.report.report import report
 from tests.heads.made_up import cells
@@ -74,7 +76,11 @@ def test_what_is_kept_knows_at_which_contrast_the_background_was_seen(brains, de
     assert found[0] == found[1] != found[2]
 
 
-def test_a_report_says_what_was_fitted_at_them(shape_volumes, encoder, tmp_path):
+@pytest.mark.usefixtures("undrawn")
+def test_a_report_says_what_was_fitted_at_them(shape_volumes, encoder, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "canvas_fm.viewing.report.methods.Tuning", functools.partial(Tuning, least_steps=2, most_steps=2)
+    )
     volumes, tables, truth = map(list, zip(*shape_volumes[:2], strict=True))
     given = {"tolerance_um": 6.0, "seeds": 1, "counts": (), "show": False, "encoders": [encoder.path]}
     settings = ReportOptions(device="cpu", C=0.01, augment_contrast=(2.0,))

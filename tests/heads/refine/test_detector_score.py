@@ -132,12 +132,14 @@ def test_what_does_not_go_with_it_is_refused(brains, encoder, extractor, tmp_pat
             fit_labelled(Refiner(**settings), labelled(brains), extractor, tmp_path / "refiner")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_report_judges_it_alone_and_beside_features(shape_volumes, encoder, detector, tmp_path):
     volumes, tables, truth = map(list, zip(*shape_volumes[:2], strict=True))
     given = {"tolerance_um": 6.0, "seeds": 1, "counts": (), "show": False, "methods": ["encoder"]}
     both = {"encoders": [encoder.path], "detectors": [detector.path]}
     settings = ReportOptions(
         device="cpu",
+        C=0.01,
         detector_score=True,
         candidate_score=True,
         augment_contrast=(2.0,),
@@ -149,7 +151,7 @@ def test_a_report_judges_it_alone_and_beside_features(shape_volumes, encoder, de
         "concat + detector score", "concat + detector score + candidate score",
     ]  # fmt: skip
     assert found["about"]["fitted at contrasts"] == "1, 2"
-    assert found["about"]["heads on features"].startswith("logistic, C chosen on training volumes")
+    assert found["about"]["heads on features"].startswith("logistic, C 0.01")
     with pytest.raises(CanvasError, match="detector score is a feature next to others: give --detector"):
         report(volumes, tables, truth, tmp_path / "other", **settings.given, encoders=[encoder.path], **given)
     centred = ReportOptions(device="cpu", detector_score=True, correction="centre")
@@ -193,21 +195,22 @@ def test_methods_of_a_report_share_what_they_look_at(task, encoder, detector, mo
     assert len({id(features) for features in seen}) == 2  # with the heat, and without
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_report_of_a_detector_with_a_second_channel(shape_volumes, tmp_path):
     torch.manual_seed(2)
     net = HeatMapNet(ConvMixerConfig(dim=4, depth=1, kernel_zyx=(3, 3, 3), channels=2))
     double = save_detector(tmp_path / "double", net, voxel_um=VOXEL_UM, threshold=0.5, min_distance_um=6)
-    volumes, tables, truth = map(list, zip(*shape_volumes, strict=True))
+    volumes, tables, truth = map(list, zip(*shape_volumes[:2], strict=True))
     given = {"tolerance_um": 6.0, "seeds": 1, "counts": (), "show": False, "methods": ["encoder"]}
     given |= {"detectors": [double.path], "device": "cpu", "detector_score": True, "augment_contrast": (2.0,)}
+    given["C"] = 0.01
     with pytest.raises(CanvasError, match="was trained with a background channel: give --background"):
         report(volumes, tables, truth, tmp_path / "none", **given)
-    with pytest.raises(CanvasError, match="3 volumes and 2 of background were given"):
-        report(volumes, tables, truth, tmp_path / "few", background=volumes[:2], **given)
-    turned = [volumes[1], volumes[2], volumes[0]]
+    with pytest.raises(CanvasError, match="2 volumes and 1 of background were given"):
+        report(volumes, tables, truth, tmp_path / "few", background=volumes[:1], **given)
     found = {
         name: report(volumes, tables, truth, tmp_path / name, background=second, **given)["methods"]
-        for name, second in {"same": volumes, "turned": turned}.items()
+        for name, second in {"same": volumes, "turned": volumes[::-1]}.items()
     }
     assert list(found["same"]) == ["detector", "detector score", "detector + detector score"]
     assert found["same"]["detector"]["pooled"]["auc"] != found["turned"]["detector"]["pooled"]["auc"]

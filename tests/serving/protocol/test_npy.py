@@ -66,6 +66,7 @@ def test_a_header_in_pieces_is_waited_for() -> None:
         (file("'<f4'", "(1,)", order="1"), 400, "cannot be read"),
         (file("__import__('os').system('false')"), 400, "cannot be read"),
         (file("(" * 300), 400, "cannot be read"),
+        (file(r"'<f4\O'"), 400, "holds a backslash"),
     ],
 )
 def test_refusals(data: bytes, status: int, message: str) -> None:
@@ -92,6 +93,7 @@ def test_a_promise_is_not_an_allocation() -> None:
         npy.read_values(b"", header)
 
 
+@pytest.mark.filterwarnings("error")
 @given(st.binary(max_size=60), st.integers(0, 120))
 @settings(max_examples=300, deadline=None)
 def test_any_damage_is_a_refusal_or_an_array(noise: bytes, place: int) -> None:
