@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from canvas_fm.inference.embed.embedding_store import Embeddings
     from canvas_fm.inference.search.index import Index
     from canvas_fm.inference.search.projection import embedding_map
-    from canvas_fm.models.checkpoint import load
+    from canvas_fm.models.checkpoint import load, save
     from canvas_fm.pipeline.fit_refiner import fit_refiner
     from canvas_fm.prepare.convert.convert import convert, destripe
     from canvas_fm.prepare.convert.preview import preview_conversion
@@ -65,6 +65,7 @@ _HOME = {
     "report": "canvas_fm.viewing.report.report",
     "refine": "canvas_fm.heads.refine.apply",
     "sample": "canvas_fm.data.sample",
+    "save": "canvas_fm.models.checkpoint",
     "stitch": "canvas_fm.prepare.stitch.stitch",
     "sweep": "canvas_fm.training.sweep.sweep",
     "train_detector": "canvas_fm.training.detector.train",
@@ -99,6 +100,7 @@ __all__ = [
     "refine",
     "report",
     "sample",
+    "save",
     "stitch",
     "sweep",
     "train_detector",

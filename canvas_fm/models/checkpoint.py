@@ -2,182 +2,44 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Hashable
 from pathlib import Path
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, Literal, overload
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from canvas_fm.data.volume.window import WindowRule
-from canvas_fm.errors import CanvasError, ModelMismatch
+from canvas_fm.errors import ModelMismatch
 from canvas_fm.models.convmixer import HeatMapNet
-from canvas_fm.models.device import pick_device
-from canvas_fm.models.folder.config import (
-    AmplitudeConfig,
-    ConvMixerConfig,
-    DecoderConfig,
-    EncoderConfig,
-    Pool,
-    RelativeConfig,
-)
+from canvas_fm.models.folder.config import AmplitudeConfig, Pool, RelativeConfig
 from canvas_fm.models.folder.folder import (
     check_config,
     fill,
-    model_name,
     model_sha256,
     read_kind,
     write_model,
 )
+from canvas_fm.models.folder.model_config import DetectorConfig, ModelConfig
 from canvas_fm.models.mae import MaskedAutoencoder
+from canvas_fm.models.pretrained.detector import Detector
+from canvas_fm.models.pretrained.encoder import DECODER_FILE, Encoder
 from canvas_fm.models.vit import ViTEncoder
 from canvas_fm.shipped import find
 
-__all__ = ["Detector", "Encoder", "load", "model_sha256", "save_again", "save_detector", "save_encoder"]
+__all__ = [
+    "Detector",
+    "DetectorConfig",
+    "Encoder",
+    "ModelConfig",
+    "load",
+    "model_sha256",
+    "save",
+    "save_again",
+    "save_detector",
+    "save_encoder",
+]
 
-ENCODER_FILE, DECODER_FILE = "model.safetensors", "decoder.safetensors"
-DETECTOR_FILE = "model.safetensors"
-
-T = TypeVar("T")
-
-
-class ModelConfig(BaseModel):
-    """Everything needed to use an encoder's weights: `config.json` of its folder."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    kind: Literal["encoder"] = "encoder"
-    format_version: Literal[1] = 1
-    architecture: EncoderConfig
-    decoder: DecoderConfig | None = None
-    voxel_um: tuple[float, float, float]
-    window_rule: WindowRule = WindowRule()
-    pool: Pool = "mean"
-    provenance: dict[str, Any] = {}
-    weights: dict[str, str]
-    sha256: str
-
-
-class DetectorConfig(BaseModel):
-    """Everything needed to use a detector's weights: `config.json` of its folder.
-
-    The heat map is smoothed by a Gaussian of `smooth_um`; a maximum of it is a cell iff it is at or above
-    `threshold`, the operating threshold, and no hotter voxel lies within `min_distance_um`. With `amplitude`
-    what is compared with the threshold is the score that joins the heat and the blob's brightness, with
-    `relative` the score against the strongest detections around.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    kind: Literal["detector"] = "detector"
-    format_version: Literal[1] = 1
-    architecture: ConvMixerConfig
-    voxel_um: tuple[float, float, float]
-    window_rule: WindowRule = WindowRule()
-    threshold: float = Field(gt=0, lt=1)
-    min_distance_um: float = Field(gt=0)
-    smooth_um: float = Field(0.0, ge=0)
-    amplitude: AmplitudeConfig | None = None
-    relative: RelativeConfig | None = None
-    provenance: dict[str, Any] = {}
-    weights: dict[str, str]
-    sha256: str
-
-
-class Encoder:
-    """An encoder with its preprocessing and identity.
-
-    `net` maps float32 crops (n, 1, z, y, x) in [0, 1] to embeddings; `mae` also reconstructs, where the
-    folder carries a decoder.
-    """
-
-    def __init__(
-        self,
-        config: ModelConfig,
-        net: ViTEncoder,
-        mae: MaskedAutoencoder | None,
-        path: Path | None = None,
-        *,
-        name: str | None = None,
-    ) -> None:
-        self.config, self.net, self._mae, self.path, self._name = config, net, mae, path, name
-        net.pool = config.pool
-        self.device = next(net.parameters()).device
-        self._kept: dict[Hashable, Any] = {}
-        self._making = threading.Lock()
-
-    @property
-    def name(self) -> str:
-        """Folder name; for `runs/NAME/encoder` the run's."""
-        return self._name or model_name(self.path, self.sha256, "encoder")
-
-    @property
-    def sha256(self) -> str:
-        """Identity by which embeddings, refiners and indexes refer to this encoder."""
-        return self.config.sha256
-
-    @property
-    def dim(self) -> int:
-        """Dimension of an embedding."""
-        return self.config.architecture.dim
-
-    @property
-    def mae(self) -> MaskedAutoencoder:
-        """Encoder with decoder; CanvasError if the folder has no decoder."""
-        if self._mae is None:
-            raise CanvasError(
-                f"{self.path or 'this encoder'} has no {DECODER_FILE}, so it cannot reconstruct; "
-                "embeddings do not need it"
-            )
-        return self._mae
-
-    def kept(self, key: Hashable, make: Callable[[], T]) -> T:
-        """Memoised result of `make` under a key, such as a compiled form; lives as long as this object."""
-        with self._making:
-            if key not in self._kept:
-                self._kept[key] = make()
-            cached: T = self._kept[key]
-            return cached
-
-    def forget(self) -> None:
-        """Drop all memoised results, because a file on disk changed."""
-        with self._making:
-            self._kept.clear()
-
-    def to(self, device: str | torch.device) -> Encoder:
-        """Move the weights; returns itself."""
-        place = pick_device(device)
-        if place != self.device:
-            self.forget()  # what is kept holds the weights of the old place
-        self.device = place
-        (self._mae or self.net).to(self.device)
-        return self
-
-
-class Detector:
-    """A detector with its preprocessing; `net` maps (n, channels, z, y, x) to heat-map logits."""
-
-    def __init__(self, config: DetectorConfig, net: HeatMapNet, path: Path | None = None) -> None:
-        self.config, self.net, self.path = config, net, path
-        self.device = next(net.parameters()).device
-
-    @property
-    def name(self) -> str:
-        """Folder name; for `runs/NAME/detector` the run's."""
-        return model_name(self.path, self.sha256, "detector")
-
-    @property
-    def sha256(self) -> str:
-        """Identity by which candidates and refiners refer to this detector."""
-        return self.config.sha256
-
-    def to(self, device: str | torch.device) -> Detector:
-        """Move the weights; returns itself."""
-        self.device = pick_device(device)
-        self.net.to(self.device)
-        return self
+ENCODER_FILE = DETECTOR_FILE = "model.safetensors"
 
 
 def save_encoder(
@@ -259,6 +121,28 @@ def save_detector(
     }
     write_model(Path(folder), DetectorConfig, settings, {DETECTOR_FILE: net}, torch.float32)
     return load(folder, kind="detector")
+
+
+def save(model: Encoder | Detector, folder: str | Path) -> Encoder | Detector:
+    """Write a loaded model as it is now, after a fine-tuning for one; returns it as `load` would.
+
+    It is another model with another sha256; its provenance has that of the weights that it started from.
+    """
+    if isinstance(model, Encoder):
+        return save_again(model, folder, torch.float32)
+    config = model.config
+    return save_detector(
+        folder,
+        model.net,
+        voxel_um=config.voxel_um,
+        threshold=config.threshold,
+        min_distance_um=config.min_distance_um,
+        smooth_um=config.smooth_um,
+        window_rule=config.window_rule,
+        amplitude=config.amplitude,
+        relative=config.relative,
+        provenance={**config.provenance, "weights_of": config.sha256},
+    )
 
 
 @overload

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from canvas_fm.models.block import Block
-from canvas_fm.training.run.timm_import import declare_missing_operators
+from canvas_fm.models.pretrained.torchvision_operators import declare_missing_operators
 
 
 @pytest.mark.parametrize(("dim", "heads", "ratio"), [(24, 2, 4.0), (48, 3, 2.5), (384, 6, 4.0)])

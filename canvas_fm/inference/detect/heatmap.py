@@ -15,6 +15,7 @@ from canvas_fm.inference.detect.tiles import pad_to
 from canvas_fm.models.checkpoint import Detector
 from canvas_fm.models.convmixer_planes import heat_by_planes
 from canvas_fm.models.device import pick_device, pick_precision
+from canvas_fm.models.pretrained.weights import refuse_edited
 
 SMOOTH_REACH = 3.0  # in σ
 
@@ -39,6 +40,7 @@ class NetHeat:
     def __init__(
         self, detector: Detector, device: str | torch.device = "auto", precision: str = "fp32"
     ) -> None:
+        refuse_edited(detector.name, detector.edited)
         self.detector, self.precision = detector, precision
         self.device = str(device)
         architecture = detector.config.architecture

@@ -18,6 +18,7 @@ from canvas_fm.inference.backends.int8_check import admitted
 from canvas_fm.inference.backends.openvino import compiled, openvino
 from canvas_fm.models.checkpoint import Encoder
 from canvas_fm.models.device import pick_device, pick_precision
+from canvas_fm.models.pretrained.weights import refuse_edited
 from canvas_fm.models.vit import DENSE, POOLS
 
 BACKENDS = ("torch", "cuda-graphs", "openvino")
@@ -44,6 +45,7 @@ class Runner:
         layer: int | None = None,
         backend: str = "torch",
     ) -> None:
+        refuse_edited(encoder.name, encoder.edited)
         self.pool = pool or encoder.config.pool
         if self.pool not in (*POOLS, *DENSE):
             raise CanvasError(f"pool is {self.pool!r}; give one of {', '.join((*POOLS, *DENSE))}")

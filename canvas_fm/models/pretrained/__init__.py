@@ -1,0 +1,1 @@
+"""Trained models as torch modules: the weights, their preprocessing and identity."""

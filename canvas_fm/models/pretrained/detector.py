@@ -1,0 +1,115 @@
+"""A detector with its preprocessing, as a torch module."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+
+from canvas_fm.models.convmixer import HeatMapNet
+from canvas_fm.models.device import pick_device
+from canvas_fm.models.folder.folder import model_name
+from canvas_fm.models.folder.model_config import DetectorConfig
+from canvas_fm.models.pretrained.preprocessing import WindowLike, check_shape, eager, windowed
+from canvas_fm.models.pretrained.weights import weights_version
+
+
+class Detector(nn.Module):
+    """A detector with its preprocessing, as a torch module.
+
+    Called on boxes of voxels it gives logits of a cell centre at every voxel; `cf.detect` finds cells in a
+    whole volume. `net` maps (n, channels, z, y, x) to the same logits, without checks. It is loaded in
+    evaluation mode and frozen: `train()` and `requires_grad_()` before a training.
+    """
+
+    num_classes = 1
+
+    def __init__(self, config: DetectorConfig, net: HeatMapNet, path: Path | None = None) -> None:
+        super().__init__()
+        self.config, self.net, self.path = config, net, path
+        self.training = net.training
+        self._weights, self._edited = weights_version(net), False
+
+    def forward(
+        self, crops: Shaped[Tensor, n * sizes], window: WindowLike | None = None
+    ) -> Float[Tensor, "n z y x"]:
+        """Logits of a cell centre at every voxel, before smoothing; boxes are (n, channels, z, y, x).
+
+        Floats went through their volume's window and lie in [0, 1]; with `window`, (low, high) or (n, 2),
+        they are raw intensities. Sizes are whole patches. Near the border, within `config.architecture.
+        halo_zyx`, the logits are those of a volume that ends there. Raises CanvasError as the encoder does.
+        """
+        logits: Tensor = self.net(self.preprocess(crops, window))
+        return logits
+
+    def preprocess(
+        self, crops: Shaped[Tensor, n * sizes], window: WindowLike | None = None
+    ) -> Float[Tensor, "n c z y x"]:
+        """Boxes as `net` takes them: checked, (n, channels, z, y, x), in [0, 1]."""
+        crops = check_shape(crops, self.config.architecture.channels, None, "detector")
+        return windowed(crops, window, check=eager() and not self.training)
+
+    def forward_features(
+        self, crops: Shaped[Tensor, n * sizes], window: WindowLike | None = None
+    ) -> Float[Tensor, "n d pz py px"]:
+        """Feature map (n, num_features, z, y, x), one vector a patch, as timm's convolutional nets."""
+        return self.net.features(self.preprocess(crops, window))
+
+    def forward_head(
+        self, features: Float[Tensor, "n d pz py px"], pre_logits: bool = False
+    ) -> Float[Tensor, "n ..."]:
+        """Logits of the voxels from `forward_features`; with `pre_logits` the features as they are."""
+        return features if pre_logits else self.net.logits(features)
+
+    @property
+    def num_features(self) -> int:
+        """Channels of the feature map, as timm calls them."""
+        return self.config.architecture.dim
+
+    @property
+    def name(self) -> str:
+        """Folder name; for `runs/NAME/detector` the run's."""
+        return model_name(self.path, self.sha256, "detector")
+
+    @property
+    def sha256(self) -> str:
+        """Identity by which candidates and refiners refer to this detector."""
+        return self.config.sha256
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the weights."""
+        return self.net.head.weight.device
+
+    @property
+    def edited(self) -> bool:
+        """Whether the weights were changed since loading, so that the sha256 is no longer theirs."""
+        return self._edited or weights_version(self.net) != self._weights
+
+    def to(self, *args: Any, **kwargs: Any) -> Detector:
+        """Move or convert the weights as `nn.Module.to`; `"auto"` is a GPU where there is one. Returns
+        itself."""
+        if args and isinstance(args[0], str):
+            args = (pick_device(args[0]), *args[1:])
+        moved: Detector = super().to(*args, **kwargs)
+        return moved
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_edited": self.edited}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._weights = weights_version(self.net)
+
+    def __repr__(self) -> str:
+        config = self.config
+        size = sum(parameter.numel() for parameter in self.net.parameters()) / 1e6
+        channels, um = config.architecture.channels, " × ".join(f"{u:g}" for u in config.voxel_um)
+        return (
+            f"Detector({self.name!r}: {channels} channel{'s' * (channels > 1)} at {um} µm "
+            f"(z, y, x) → logits of cell centres, {size:.2f} M parameters, threshold {config.threshold:g}, "
+            f"window {config.window_rule}, sha256 {self.sha256[:12]}{', edited' if self.edited else ''})"
+        )

@@ -1,0 +1,192 @@
+"""An encoder with its preprocessing, as a torch module."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Hashable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+
+from canvas_fm.errors import CanvasError
+from canvas_fm.models.device import pick_device
+from canvas_fm.models.folder.folder import model_name
+from canvas_fm.models.folder.model_config import ModelConfig
+from canvas_fm.models.mae import MaskedAutoencoder
+from canvas_fm.models.pretrained.preprocessing import WindowLike, check_shape, eager, windowed
+from canvas_fm.models.pretrained.weights import weights_version
+from canvas_fm.models.vit import ViTEncoder
+
+DECODER_FILE = "decoder.safetensors"
+
+T = TypeVar("T")
+
+
+class Encoder(nn.Module):
+    """An encoder with its preprocessing and identity, as a torch module.
+
+    Called on crops it gives one embedding a crop, by its own pooling. `net` maps float32 crops
+    (n, 1, z, y, x) in [0, 1] to embeddings, without checks; `mae` also reconstructs, where the folder carries
+    a decoder, whose weights are no parameters of this module. It is loaded in evaluation mode and frozen:
+    `train()` and `requires_grad_()` before a training. Copies and pickles give the same numbers.
+    """
+
+    _mae: MaskedAutoencoder | None
+    num_classes = 0  # as timm has it for a model without a classifier
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        net: ViTEncoder,
+        mae: MaskedAutoencoder | None,
+        path: Path | None = None,
+        *,
+        name: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.config, self.net, self.path, self._name = config, net, path, name
+        self.training = net.training
+        # Not registered: an optimizer over `parameters()` is not to see a decoder that no embedding passes.
+        object.__setattr__(self, "_mae", mae)
+        net.pool = config.pool
+        self._weights, self._edited = weights_version(net), False
+        self._kept: dict[Hashable, Any] = {}
+        self._making = threading.Lock()
+
+    def forward(
+        self,
+        crops: Shaped[Tensor, n * sizes],
+        window: WindowLike | None = None,
+        *,
+        pool: str | None = None,
+        layer: int | None = None,
+    ) -> Float[Tensor, "n ..."]:
+        """Embeddings (n, d) of crops (n, 1, z, y, x) or (n, z, y, x), one a crop.
+
+        Floats went through their volume's window and lie in [0, 1]; with `window` crops are raw intensities:
+        (low, high), or (n, 2) for crops of several volumes. `pool` and `layer` are those of `ViTEncoder`.
+        Raises CanvasError for another shape and, in evaluation mode, for values outside [0, 1].
+        """
+        embeddings: Tensor = self.net(self.preprocess(crops, window), pool, layer)
+        return embeddings
+
+    def preprocess(
+        self, crops: Shaped[Tensor, n * sizes], window: WindowLike | None = None
+    ) -> Float[Tensor, "n 1 z y x"]:
+        """Crops as `net` takes them: checked, (n, 1, z, y, x), in [0, 1]."""
+        crops = check_shape(crops, 1, self.config.architecture.crop_zyx, "encoder")
+        return windowed(crops, window, check=eager() and not self.training)
+
+    def forward_features(
+        self, crops: Shaped[Tensor, n * sizes], window: WindowLike | None = None
+    ) -> Float[Tensor, "n sequence d"]:
+        """Tokens (n, 1 + patches, d) after the final norm, class token first, as timm's transformers."""
+        return self.net.tokens(self.preprocess(crops, window))
+
+    def forward_head(
+        self, features: Float[Tensor, "n sequence d"], pre_logits: bool = False
+    ) -> Float[Tensor, "n d"]:
+        """Embeddings from `forward_features`, by the model's pooling."""
+        return self.net.pooled(features, self.net.pool)
+
+    @property
+    def num_features(self) -> int:
+        """Dimension of an embedding, as timm calls it."""
+        return self.dim
+
+    @property
+    def name(self) -> str:
+        """Folder name; for `runs/NAME/encoder` the run's."""
+        return self._name or model_name(self.path, self.sha256, "encoder")
+
+    @property
+    def sha256(self) -> str:
+        """Identity by which embeddings, refiners and indexes refer to this encoder."""
+        return self.config.sha256
+
+    @property
+    def dim(self) -> int:
+        """Dimension of an embedding."""
+        return self.config.architecture.dim
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the weights."""
+        return self.net.cls_token.device
+
+    @property
+    def edited(self) -> bool:
+        """Whether the weights were changed since loading, so that the sha256 is no longer theirs."""
+        return self._edited or weights_version(self.net) != self._weights
+
+    @property
+    def mae(self) -> MaskedAutoencoder:
+        """Encoder with decoder; CanvasError if the folder has no decoder."""
+        if self._mae is None:
+            raise CanvasError(
+                f"{self.path or 'this encoder'} has no {DECODER_FILE}, so it cannot reconstruct; "
+                "embeddings do not need it"
+            )
+        return self._mae
+
+    def kept(self, key: Hashable, make: Callable[[], T]) -> T:
+        """Memoised result of `make` under a key, such as a compiled form; lives as long as this object."""
+        with self._making:
+            if key not in self._kept:
+                self._kept[key] = make()
+            cached: T = self._kept[key]
+            return cached
+
+    def forget(self) -> None:
+        """Drop all memoised results, because a file on disk changed."""
+        with self._making:
+            self._kept.clear()
+
+    def to(self, *args: Any, **kwargs: Any) -> Encoder:
+        """Move or convert the weights as `nn.Module.to`; `"auto"` is a GPU where there is one. Returns
+        itself."""
+        if args and isinstance(args[0], str):
+            args = (pick_device(args[0]), *args[1:])
+        moved: Encoder = super().to(*args, **kwargs)
+        return moved
+
+    def train(self, mode: bool = True) -> Encoder:
+        """Training or evaluation mode, of the decoder too; returns itself."""
+        self.forget()  # compiled forms hold the weights of before
+        if self._mae is not None:
+            self._mae.train(mode)
+        switched: Encoder = super().train(mode)
+        return switched
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Encoder:
+        token = self.net.cls_token
+        before = (token.device, token.dtype)
+        super()._apply(fn, recurse)
+        if self._mae is not None:
+            self._mae.decoder._apply(fn, recurse)
+        token = self.net.cls_token
+        if (token.device, token.dtype) != before:
+            self.forget()
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = {key: value for key, value in self.__dict__.items() if key not in ("_kept", "_making")}
+        return {**state, "_edited": self.edited}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._kept, self._making = {}, threading.Lock()
+        self._weights = weights_version(self.net)
+
+    def __repr__(self) -> str:
+        architecture, um = self.config.architecture, self.config.voxel_um
+        crop = "×".join(map(str, architecture.crop_zyx))
+        size = sum(parameter.numel() for parameter in self.net.parameters()) / 1e6
+        return (
+            f"Encoder({self.name!r}: crops {crop} at {' × '.join(f'{u:g}' for u in um)} µm (z, y, x) → "
+            f"{self.dim} numbers by pooling {self.net.pool!r}, {size:.1f} M parameters, "
+            f"window {self.config.window_rule}, sha256 {self.sha256[:12]}{', edited' if self.edited else ''})"
+        )
