@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from canvas_fm.cli.parser import Parser, add_logging
 from canvas_fm.cli.verbs import demo, serve
 from canvas_fm.cli.verbs.analysis import brain_report, groups, regions, segmentation, spatial
-from canvas_fm.cli.verbs.cells import count, detect, embed, refine, search
+from canvas_fm.cli.verbs.cells import count, detect, embed, refine, review, search
 from canvas_fm.cli.verbs.data import dataset, info, points, prepare, view
 from canvas_fm.cli.verbs.score import audit, leaderboard, probe, report, score, worth
 from canvas_fm.cli.verbs.train import adapt, domains, pretrain, quantise, sweep, train_detector
@@ -60,6 +60,7 @@ def build_parser() -> Parser:
         adapt,
         domains,
         refine,
+        review,
         count,
         regions,
         spatial,

@@ -66,7 +66,7 @@ def serve(
         name=name,
     )
     address = _address(opts.host)
-    port = _free_port(address, opts.port)
+    port = free_port(address, opts.port)
     if not ipaddress.ip_address(address).is_loopback and opts.keys is None:
         logger.warning(
             "serving on %s: whoever reaches this port can use the service; ask for keys with --keys", address
@@ -161,7 +161,7 @@ def _address(host: str) -> str:
         raise CanvasError(f"the host {host!r} is unknown: {problem.strerror}") from problem
 
 
-def _free_port(address: str, port: int, wait_s: float = 5.0) -> int:
+def free_port(address: str, port: int, wait_s: float = 5.0) -> int:
     """The port, or a free one for 0; CanvasError if unavailable.
 
     One in use is waited for: the service before this one may be ending.

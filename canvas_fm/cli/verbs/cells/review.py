@@ -1,0 +1,56 @@
+"""Verb `review`: candidates labelled by people, on a page of this machine."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from canvas_fm.cli.parser import Parser, Verbs, add_verb, add_volume_flags
+
+
+def add_verbs(verbs: Verbs) -> None:
+    add_verb(
+        verbs,
+        "review",
+        run_review,
+        "label candidates by eye, on a page in the browser",
+        "Serve a page on this machine that shows one candidate after the other, until Ctrl-C. Every answer "
+        "is on the disk at once, and the same command again resumes. OUT is what `refine fit --labels label` "
+        "takes.",
+        fill=_fill,
+    )
+
+
+def _fill(parser: Parser) -> None:
+    from canvas_fm.pipeline.review import ReviewOptions
+
+    parser.add_argument("volume", metavar="VOLUME")
+    parser.add_argument("candidates", metavar="CANDIDATES", help="the detections, in any format of points")
+    parser.add_argument(
+        "--out", default="labels.csv", metavar="LABELS.csv", help="labels to write; default labels.csv"
+    )
+    parser.add_argument(
+        "--port", type=int, default=0, metavar="N", help="port of the page; default a free one"
+    )
+    parser.add_options("review", ReviewOptions)
+    add_volume_flags(parser)
+
+
+def run_review(args: argparse.Namespace) -> None:
+    from canvas_fm.data.points.points import Points
+    from canvas_fm.data.volume.volume import Volume
+    from serving.review.serve import serve_review
+
+    volume = Volume.open(args.volume, **args.opening.given)
+
+    def announce(name: str, link: str) -> None:
+        print(f"canvas-fm: {name} reviews at {link}", file=sys.stderr, flush=True)
+
+    serve_review(
+        volume, Points.read(args.candidates), args.out, args.review, port=args.port, announce=announce
+    )
+    print(
+        f"canvas-fm: labels are in {args.out}; learn from them: canvas-fm refine fit --volumes {args.volume} "
+        f"--candidates {args.out} --labels label --shape --force-random-split --out refiner",
+        file=sys.stderr,
+    )

@@ -1,0 +1,81 @@
+"""What to look at next: candidates in an order of uncertainty, diversity, disagreement, or at random."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float64, Int64, Real, Shaped
+
+Order = Literal["uncertain", "random", "disagreement", "diverse"]
+ORDERS: tuple[Order, ...] = ("uncertain", "random", "disagreement", "diverse")
+RANDOM_EVERY = (
+    5  # one in five is of the random order whatever the order: for the count and for held-out scores
+)
+_CLUSTERS = 16
+
+
+def random_order(n: int, seed: int) -> Int64[np.ndarray, " n"]:
+    """A permutation of the candidates, the same for a seed."""
+    return np.random.default_rng((seed, 0x0DE5)).permutation(n).astype(np.int64)
+
+
+def uncertain_order(
+    p_cell: Float64[np.ndarray, " n"], threshold: float, seed: int = 0
+) -> Int64[np.ndarray, " n"]:
+    """The nearest to the threshold in log-odds first; ties at random."""
+    p = np.clip(p_cell, 1e-9, 1 - 1e-9)
+    middle = float(np.clip(threshold, 1e-9, 1 - 1e-9))
+    distance = np.abs(np.log(p / (1 - p)) - np.log(middle / (1 - middle)))
+    return np.lexsort((random_order(len(p), seed), distance)).astype(np.int64)
+
+
+def diverse_order(
+    groups: Shaped[np.ndarray, " n"], first: Int64[np.ndarray, " n"], seed: int = 0
+) -> Int64[np.ndarray, " n"]:
+    """One of each group in turn (clusters, regions), within a group as in the order `first`."""
+    place = np.empty(len(first), np.int64)
+    place[first] = np.arange(len(first))
+    _, group = np.unique(groups, return_inverse=True)
+    order = np.lexsort((place, group))
+    starts = np.flatnonzero(np.diff(group[order], prepend=-1))
+    turn = np.empty(len(order), np.int64)
+    turn[order] = np.arange(len(order)) - np.repeat(starts, np.diff(np.append(starts, len(order))))
+    shuffled = np.random.default_rng((seed, 0xD15E)).permutation(int(group.max(initial=0)) + 1)
+    return np.lexsort((shuffled[group], turn)).astype(np.int64)
+
+
+def disagreement_order(
+    labels: Mapping[str, Mapping[int, int]],
+    mine: str,
+    rest: Int64[np.ndarray, " n"],
+    p_cell: Float64[np.ndarray, " n"],
+) -> Int64[np.ndarray, " n"]:
+    """Rows on which others differ, then those of one other (least expected first), then the rest."""
+    rank = np.full(len(rest), 2.0)
+    for row in {row for name, of in labels.items() if name != mine for row in of}:
+        votes = [of[row] for name, of in labels.items() if name != mine and row in of]
+        if len(set(votes)) > 1 or -1 in votes:
+            rank[row] = 0.0
+        else:
+            rank[row] = 1 + (1 - abs(votes[0] - p_cell[row])) / 2
+    place = np.empty(len(rest), np.int64)
+    place[rest] = np.arange(len(rest))
+    return np.lexsort((place, rank)).astype(np.int64)
+
+
+def clusters_of(
+    features: Real[np.ndarray, "n d"], count: int = _CLUSTERS, seed: int = 0
+) -> Int64[np.ndarray, " n"]:
+    """Cluster of each row by k-means on standardised features."""
+    from sklearn.cluster import MiniBatchKMeans
+
+    x = np.asarray(features, np.float32)
+    deviation = x.std(axis=0)
+    x = (x - x.mean(axis=0)) / np.where(deviation > 1e-9, deviation, 1.0)
+    count = min(count, len(np.unique(x, axis=0)))
+    if count < 2:
+        return np.zeros(len(x), np.int64)
+    model = MiniBatchKMeans(count, random_state=seed, n_init=1, batch_size=1024)
+    return model.fit_predict(x).astype(np.int64)

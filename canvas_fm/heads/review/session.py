@@ -1,0 +1,245 @@
+"""A review under way: the queue of each annotator, answers, progress, and the files of labels."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64, Int64, Shaped
+
+from canvas_fm.data.points.points import Points
+from canvas_fm.errors import BadInput
+from canvas_fm.evaluation.detection.checks import SCORE_COLUMNS
+from canvas_fm.heads.review.agreement import agreement
+from canvas_fm.heads.review.clicked_count import clicked_count, random_clicks
+from canvas_fm.heads.review.clicks import CELL, OPEN, OTHER, UNSURE, Clicks
+from canvas_fm.heads.review.journal import Journal
+from canvas_fm.heads.review.learn import Learned
+from canvas_fm.heads.review.order import (
+    ORDERS,
+    RANDOM_EVERY,
+    Order,
+    disagreement_order,
+    diverse_order,
+    random_order,
+    uncertain_order,
+)
+
+ENOUGH = 0.03  # half-width of the count's interval at which a review may stop
+
+
+class ReviewSession:
+    """Candidates under review by some annotators; safe to use from several threads.
+
+    `p_cell` is what is expected of each candidate (None: by the rank of its score), `groups` what a diverse
+    order spreads over. Every answer is on the disk before it counts.
+    """
+
+    def __init__(
+        self,
+        candidates: Points,
+        out: str | Path,
+        annotators: Sequence[str],
+        *,
+        order: Order = "uncertain",
+        p_cell: Float64[np.ndarray, " n"] | None = None,
+        threshold: float = 0.5,
+        groups: Shaped[np.ndarray, " n"] | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.candidates, self.out, self.annotators, self.seed = candidates, Path(out), tuple(annotators), seed
+        self.order: Order = order
+        self.groups = np.zeros(len(candidates), np.int64) if groups is None else groups
+        self.permutation = random_order(len(candidates), seed)
+        self.learned: Learned | None = None
+        self._stated, self._threshold = p_cell, threshold
+        self._lock = threading.RLock()
+        self._orders: dict[tuple[str, str], Int64[np.ndarray, " n"]] = {}
+        self.journal = Journal(self.out.with_name(self.out.name + ".journal"), candidates)
+        self.clicks = Clicks.replayed(self.journal.events)
+
+    @property
+    def score(self) -> Float64[np.ndarray, " n"] | None:
+        """The candidates' own score, where they have one."""
+        for name in SCORE_COLUMNS:
+            values = self.candidates.columns.get(name)
+            if values is not None and values.dtype.kind in "iuf":
+                return values.astype(np.float64)
+        return None
+
+    @property
+    def p_cell(self) -> Float64[np.ndarray, " n"]:
+        """P(cell): learned, else stated, else the rank of the score."""
+        if self.learned is not None:
+            return self.learned.p_cell
+        if self._stated is not None:
+            return self._stated
+        n, score = len(self.candidates), self.score
+        if score is None:
+            return np.full(n, 0.5)
+        return (np.argsort(np.argsort(score, kind="stable"), kind="stable") + 0.5) / n
+
+    def take(self, learned: Learned) -> None:
+        """Use newly learned probabilities from here on."""
+        with self._lock:
+            self.learned, self._threshold = learned, learned.threshold
+            self._orders.clear()
+
+    def queue(self, by: str, count: int, order: Order | None = None) -> list[int]:
+        """The next rows of an annotator; one in five is of the random order."""
+        self._check(by)
+        with self._lock:
+            order = order or self.order
+            done = self.clicks.labels[by]
+            ranked = iter(self._ranked(order, by).tolist())
+            drawn = iter(self.permutation.tolist())
+            queue: list[int] = []
+            taken = set(done)
+            while len(queue) < count and len(taken) < len(self.candidates):
+                at_random = (len(done) + len(queue)) % RANDOM_EVERY == RANDOM_EVERY - 1
+                row = next((row for row in (drawn if at_random else ranked) if row not in taken), None)
+                if row is None:
+                    continue
+                queue.append(row)
+                taken.add(row)
+            return queue
+
+    def batch(self, by: str, label: int, count: int) -> list[int]:
+        """Open rows that are most surely cells, or most surely none, to be looked at as a grid."""
+        self._check(by)
+        with self._lock:
+            done = self.clicks.labels[by]
+            ranked = np.argsort(-self.p_cell if label == CELL else self.p_cell, kind="stable")
+            return [row for row in ranked.tolist() if row not in done][:count]
+
+    def answer(self, by: str, identity: str, rows: Sequence[int], label: int) -> None:
+        """Record a label of rows; the same identity twice counts once."""
+        if label not in (CELL, OTHER, UNSURE):
+            raise BadInput(f"the label is {label}; expected 1 (a cell), 0 (none) or -1 (unsure)")
+        if not rows or not all(0 <= row < len(self.candidates) for row in rows):
+            raise BadInput(f"rows go from 0 to {len(self.candidates) - 1}; {len(rows)} were given")
+        self._record(by, identity, {"rows": [int(row) for row in rows], "label": int(label)})
+
+    def answer_each(self, by: str, identity: str, labels: dict[int, int]) -> None:
+        """Record the answers of a grid, one event for each label."""
+        for label in sorted(set(labels.values())):
+            rows = [row for row, value in labels.items() if value == label]
+            self.answer(by, f"{identity}:{label}", rows, label)
+
+    def back(self, by: str, identity: str) -> list[int]:
+        """Take the last answer back; returns its rows."""
+        with self._lock:
+            rows = self.clicks.last_rows(by)
+            if rows:
+                self._record(by, identity, {"undo": True})
+            return rows
+
+    def add_missed(self, by: str, identity: str, zyx: Sequence[float]) -> None:
+        """Record a cell without a candidate."""
+        self._record(by, identity, {"add": [float(value) for value in zyx]})
+
+    def remove_missed(self, by: str, identity: str, missed: str) -> None:
+        """Take a missed cell back."""
+        self._record(by, identity, {"remove": missed})
+
+    def progress(self, by: str) -> dict[str, Any]:
+        """Counts of answers, agreement, the count's interval and what the model says, for the page."""
+        with self._lock:
+            mine = list(self.clicks.labels[by].values())
+            label = self.clicks.label(len(self.candidates))
+            sample = random_clicks(self.permutation, label)
+            count = clicked_count(label, sample, None if self.learned is None else self.p_cell)
+            shown: dict[str, Any] = {
+                "mine": len(mine),
+                "mine_by_label": {str(kind): mine.count(kind) for kind in (CELL, OTHER, UNSURE)},
+                "answered": int((label > OPEN).sum()),
+                "candidates": len(label),
+                "random": len(sample),
+                "missed": len(self.clicks.missed),
+                "agreement": agreement(self.clicks.labels),
+                "learned": None if self.learned is None else self.learned.as_dict(),
+                "count": None if count is None else list(count),
+                "half_width": None,
+                "stop": "",
+            }
+            if count is not None and count.value > 0:
+                half = (count.high - count.low) / 2 / count.value
+                shown["half_width"] = half
+                shown["stop"] = (
+                    f"the count's interval is now ± {half:.0%}; you may stop"
+                    if half <= ENOUGH
+                    else f"the count's interval is now ± {half:.0%}"
+                )
+            return shown
+
+    def answers(self) -> Int64[np.ndarray, " n"]:
+        """Label of every candidate: 1, 0, -1 unsure or undecided, -2 open."""
+        with self._lock:
+            return self.clicks.label(len(self.candidates))
+
+    def labels(self) -> Points:
+        """All candidates with `label` (1, 0; -1 unsure or open); of several annotators each has a column."""
+        with self._lock:
+            n = len(self.candidates)
+            columns = {
+                name: values
+                for name, values in self.candidates.columns.items()
+                if name != "label" and not name.startswith("label_")
+            }
+            columns["label"] = np.maximum(self.clicks.label(n), UNSURE)
+            if len(self.clicks.labels) > 1:
+                for name, of in self.clicks.labels.items():
+                    own = np.full(n, UNSURE, np.int64)
+                    own[list(of)] = list(of.values())
+                    columns[f"label_{name}"] = own
+            return Points(self.candidates.zyx, columns, self.candidates.meta)
+
+    def write(self) -> None:
+        """Write the labels, and the missed cells as OUT's stem with `_missed`."""
+        self.labels().write(self.out)
+        with self._lock:
+            missed = list(self.clicks.missed.values())
+        if missed:
+            zyx = np.array([one.zyx for one in missed])
+            by = np.array([one.by for one in missed])
+            Points(zyx, {"annotator": by}, self.candidates.meta).write(
+                self.out.with_name(f"{self.out.stem}_missed.csv")
+            )
+
+    def close(self) -> None:
+        """Write the labels and let the journal go."""
+        self.write()
+        self.journal.close()
+
+    def _record(self, by: str, identity: str, event: dict[str, Any]) -> None:
+        self._check(by)
+        with self._lock:
+            if identity in self.clicks.seen:
+                return
+            event = {"id": identity, "t": datetime.now(UTC).isoformat(timespec="seconds"), "by": by, **event}
+            self.journal.append(event)
+            self.clicks.apply(event)
+
+    def _ranked(self, order: Order, by: str) -> Int64[np.ndarray, " n"]:
+        if order not in ORDERS:
+            raise BadInput(f"the order is {order!r}; expected one of {', '.join(ORDERS)}")
+        if order == "random":
+            return self.permutation
+        key = (order, by)
+        if order == "disagreement" or key not in self._orders:  # which changes with what others answer
+            p = self.p_cell
+            rank = uncertain_order(p, self._threshold, self.seed)
+            if order == "diverse":
+                rank = diverse_order(self.groups, rank, self.seed)
+            elif order == "disagreement":
+                rank = disagreement_order(self.clicks.labels, by, rank, p)
+            self._orders[key] = rank
+        return self._orders[key]
+
+    def _check(self, by: str) -> None:
+        if by not in self.annotators:
+            raise BadInput(f"{by!r} is no annotator of this review; there are {', '.join(self.annotators)}")
