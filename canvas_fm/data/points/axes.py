@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from jaxtyping import Float64
 
 from canvas_fm.errors import CanvasError
 
+_log = logging.getLogger(__name__)
 _NAPARI = ("axis-0", "axis-1", "axis-2")  # what a points layer saves; its rows are numbered in `index`
 _UM = {
     "nm": 1e-3, "nanometer": 1e-3, "nanometre": 1e-3,
@@ -19,11 +21,20 @@ _UM = {
     "mm": 1e3, "millimeter": 1e3, "millimetre": 1e3,
 }  # fmt: skip
 _VOXELS = ("px", "pixel", "vox", "voxel")
+_SLICES = ("slice", "slice number", "z slice")
 # z, Position Z (Imaris), POSITION_Z (TrackMate), z_um, Z (µm), z [px]
 _NAME = re.compile(
     r"(?P<position>position[ _])?(?P<axis>[zyx])"
     rf"(?:[ _]*[(\[]?(?P<unit>(?:{'|'.join([*_UM, *_VOXELS])})s?)[)\]]?)?",
     re.IGNORECASE,
+)
+# Columns z, y, x of measurements of objects, in voxels by what writes them.
+_OBJECTS = (
+    ("centroid-0", "centroid-1", "centroid-2"),  # scikit-image
+    ("coordinate_raw_axis_0", "coordinate_raw_axis_1", "coordinate_raw_axis_2"),  # BrainGlobe
+    ("CZ (pix)", "CY (pix)", "CX (pix)"),  # the 3D suite of ImageJ
+    ("Location_Center_Z", "Location_Center_Y", "Location_Center_X"),  # CellProfiler
+    ("Center_of_the_object_2", "Center_of_the_object_1", "Center_of_the_object_0"),  # ilastik
 )
 
 
@@ -94,6 +105,9 @@ def find_axes(
                 f"{path} holds napari points of more than three axes; expected axis-0 … axis-2, z y x"
             )
         return Axes(_NAPARI, None, 0.0)
+    elif objects := next((names for names in _OBJECTS if set(names) <= set(table)), None):
+        _log.info("%s: the columns %s are taken as z, y, x", path, ", ".join(objects))
+        return Axes(objects, None, 0.0)
     else:
         found = {coordinate.axis: name for name in table if (coordinate := axis_of(name))}
         if set(found) != {"z", "y", "x"}:
@@ -123,6 +137,13 @@ def _check_named(path: Path, table: Mapping[str, np.ndarray], names: Sequence[st
         raise CanvasError(f"{path} has no column {missing[0]!r}; found {', '.join(table) or 'none'}")
     if other := [name for name in table if is_axis(name) and name not in names]:
         raise CanvasError(f"{path}: {other[0]!r} is a column too; leave it out, or give it as a coordinate")
+    if names[0].strip().lower() in _SLICES:
+        _log.warning(
+            "%s: %s of ImageJ counts from 1, so z may be one too large: canvas-fm points convert --origin "
+            "-1 0 0 takes it off",
+            path,
+            names[0],
+        )
 
 
 def _missing(path: Path, table: Mapping[str, np.ndarray], axes: list[str]) -> CanvasError:

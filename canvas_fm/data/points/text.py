@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, cast
 
+from canvas_fm.data.store.unfetched import POINTER_BYTES, pointer_in
 from canvas_fm.errors import CanvasError
 
 GZIP = b"\x1f\x8b"
@@ -22,6 +23,9 @@ _OTHERS = {
     b"BZh": "compressed with bzip2; unpack it, or use gzip",
     b"\xfd7zXZ": "compressed with xz; unpack it, or use gzip",
     b"\x28\xb5\x2f\xfd": "compressed with Zstandard; unpack it, or use gzip",
+    b"\x89HDF": "an HDF5 file; write its table as CSV",
+    b"<!DOCTYPE": "a web page; download the file itself",
+    b"<html": "a web page; download the file itself",
 }
 
 
@@ -54,7 +58,9 @@ def _unpacked(path: Path) -> io.BufferedIOBase:
 
 def _encoding(path: Path) -> str:
     with _unpacked(path) as file:
-        head = file.read(8)
+        head = file.read(POINTER_BYTES)
+    if (pointer := pointer_in(head)) is not None:
+        raise CanvasError(f"{path} {pointer[0]}; {pointer[1]}")
     for mark, found in _OTHERS.items():
         if head.startswith(mark):
             raise CanvasError(f"{path} is no text, it is {found}")

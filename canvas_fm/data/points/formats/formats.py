@@ -30,6 +30,7 @@ from canvas_fm.data.points.formats.trackmate import read_trackmate
 from canvas_fm.data.points.formats.xml_reader import root_of
 from canvas_fm.data.points.tables import PointTable, read_table, write_csv, write_parquet
 from canvas_fm.data.precomputed.read_annotations import INFO, read_precomputed
+from canvas_fm.data.store.unfetched import why_unfetched
 from canvas_fm.errors import CanvasError
 
 VoxelUm = tuple[float, float, float]
@@ -101,6 +102,9 @@ def read_points(
                 f"{path}: a folder of points is Neuroglancer's; give neither format nor columns"
             )
         points = read_precomputed(path)
+    elif path.is_symlink() and not path.exists():
+        what, how = why_unfetched(path) or ("is a broken link", "copy the file itself")
+        raise CanvasError(f"{path} {what}; {how}")
     elif not path.is_file():
         raise CanvasError(f"no points file at {path}; give a .csv or .parquet with columns z, y, x")
     else:

@@ -56,6 +56,9 @@ def read_neuroglancer(path: Path) -> PointTable:
     state = content if isinstance(content, Mapping) else {}
     if "layers" in state:
         layers = state["layers"]
+        if isinstance(layers, Mapping):  # of states before 2018: by name
+            named = layers.items()
+            layers = [{"name": name, **layer} for name, layer in named if isinstance(layer, Mapping)]
     else:
         layers = [content] if isinstance(content, Mapping) else [{"annotations": content}]
     if not isinstance(layers, list) or not all(isinstance(layer, Mapping) for layer in layers):
@@ -64,6 +67,11 @@ def read_neuroglancer(path: Path) -> PointTable:
         raise CanvasError(f"{path} holds no layer with annotations; expected a Neuroglancer state or layer")
     parts = [_layer(path, layer, state.get("dimensions")) for layer in layers]
     parts = [part for part in parts if len(part.zyx)] or parts[:1]
+    if not len(parts[0].zyx) and any(layer["annotations"] for layer in layers):
+        raise CanvasError(
+            f"{path} holds annotations and none is a point (lines, boxes and ellipsoids are not read); "
+            "draw points"
+        )
     if len({part.meta.get("voxel_um") for part in parts}) > 1:
         raise CanvasError(f"{path}: its layers have different dimensions; keep one layer a file")
     if len(parts) == 1:
