@@ -31,6 +31,8 @@ def refuse_other(path: Path) -> None:
         raise CanvasError(
             f"{path} is read by convert alone: canvas-fm convert {path.name} OUT.zarr, give OUT.zarr"
         )
+    if path.is_file() and suffix == ".ome":
+        raise CanvasError(f"{path} is the metadata of planes beside it; give their folder, {path.parent}")
     if path.is_file() and suffix in _IMAGES:
         raise CanvasError(
             f"{path} is a {suffix} file, which is not read; save it as TIFF or OME-Zarr (Fiji, napari)"

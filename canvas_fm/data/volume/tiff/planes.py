@@ -248,13 +248,17 @@ def _lone_axis_is_z(path: Path, axes: str, shape: Sequence[int], t: int | None, 
     if planes.count("Z") != 1:
         raise CanvasError(
             f"{path} has the axes {axes} of shape {tuple(shape)}; a volume needs planes along z"
-            + (
-                ""
-                if len(planes) != 1 or planes == "Z"
-                else f": leave out --{planes.lower()} to take {planes} as z"
-            )
+            + _how_to_z(planes)
         )
     return axes
+
+
+def _how_to_z(planes: str) -> str:
+    if not planes:
+        return ": this is one plane, give the folder of all"
+    return (
+        f": leave out --{planes.lower()} to take {planes} as z" if len(planes) == 1 and planes != "Z" else ""
+    )
 
 
 def _index(
