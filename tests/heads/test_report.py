@@ -20,6 +20,7 @@ from canvas_fm.heads.compare.summary import POOLED, against, curves, lines
 from canvas_fm.heads.compare.task import Task
 from canvas_fm.heads.labels.candidates import Candidates
 from canvas_fm.heads.refine.counts.counts import CountSpread
+from canvas_fm.viewing.report.conclusion import conclusion_of
 from canvas_fm.viewing.report.figures import gallery_rows
 from canvas_fm.viewing.report.write import write_report
 
@@ -277,3 +278,24 @@ def test_one_class_only_and_numbers_that_are_none(shape_volumes, task, saying):
         compare(alone, [Known("good", np.ones(len(alone)))])
     with pytest.raises(CanvasError, match=r"P\(cell\) of a is not a number"):
         compare(task, [Known("good", np.full(len(task), np.nan))], counts=(), show=False)
+
+
+def test_the_page_begins_with_its_conclusion_a_picture_and_three_tables(found, tmp_path):
+    report = write_report(found, tmp_path)
+    f1 = lines(found, POOLED)[0].figures["f1"].mean
+    assert report["conclusion"].startswith(f"good is best here: F1 {f1:.3f} on held-out volumes")
+    assert report["conclusion"].endswith("; the others are below it")
+    page = (tmp_path / "report.html").read_text()
+    begin, folded = page[page.index("<h1") :].split("<details>")
+    assert begin.index('class="conclusion"') < begin.index("<img") < begin.index("<table")
+    assert (begin.count("<table"), begin.count("<img")) == (3, 1)
+    assert folded.count("<img") >= 2
+    text = (tmp_path / "report.md").read_text()
+    assert text.split("\n\n")[1].startswith("**Good is best here")
+
+
+def test_a_conclusion_names_what_cannot_be_told_apart_and_what_gains_nothing(task, saying):
+    same = compare(task, [Known("one", saying), Known("two", saying)], seeds=1, show=False)
+    assert conclusion_of(same).endswith("; not told apart from it: two")
+    none = compare(task, [Known("nothing", np.zeros(len(task)))], seeds=1, show=False)
+    assert conclusion_of(none).startswith("no method is better than the unrefined candidates, whose F1 is ")

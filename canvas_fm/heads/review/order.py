@@ -31,6 +31,20 @@ def uncertain_order(
     return np.lexsort((random_order(len(p), seed), distance)).astype(np.int64)
 
 
+def first_order(score: Float64[np.ndarray, " n"] | None, n: int, seed: int = 0) -> Int64[np.ndarray, " n"]:
+    """Before anything is learned: the best 1/64 by score, the next 1/64, the next 1/32 … in turn, at random.
+
+    How many candidates are cells is not known yet: whether few or most, some of both are met soon. Those next
+    to a threshold that does not fit this brain are all of one kind.
+    """
+    drawn = random_order(n, seed)
+    if score is None:
+        return drawn
+    from_top = np.empty(n)
+    from_top[np.argsort(-score, kind="stable")] = (np.arange(n) + 0.5) / n
+    return diverse_order(np.clip(np.ceil(np.log2(from_top)), -6, 0), drawn, seed)
+
+
 def diverse_order(
     groups: Shaped[np.ndarray, " n"], first: Int64[np.ndarray, " n"], seed: int = 0
 ) -> Int64[np.ndarray, " n"]:

@@ -25,6 +25,7 @@ from canvas_fm.heads.review.order import (
     Order,
     disagreement_order,
     diverse_order,
+    first_order,
     random_order,
     uncertain_order,
 )
@@ -233,6 +234,8 @@ class ReviewSession:
         if order == "disagreement" or key not in self._orders:  # which changes with what others answer
             p = self.p_cell
             rank = uncertain_order(p, self._threshold, self.seed)
+            if self.learned is None and self._stated is None:
+                rank = first_order(self.score, len(p), self.seed)
             if order == "diverse":
                 rank = diverse_order(self.groups, rank, self.seed)
             elif order == "disagreement":

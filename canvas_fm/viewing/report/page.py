@@ -18,6 +18,7 @@ NOTE = (
     "1 % of non-cells). ECE: expected calibration error. Small or in brackets: 95 % interval, over seeds "
     "where there are several, else over cells (F1 of one volume only)."
 )
+FIRST_TABLES = 3  # before all else, the rest is folded
 PICTURES = {
     "precision_recall": ("Precision and recall", "Precision against recall for each held-out volume"),
     "reliability": ("Reliability", "Observed frequency of cells against the predicted probability"),
@@ -27,18 +28,31 @@ PICTURES = {
 
 
 def markdown_of(report: Mapping[str, Any], tables: list[Table]) -> str:
-    parts = [f"# {report['title']}", *[f"**{note}**" for note in report["notes"]], NOTE]
-    for table in tables:
-        head = "| " + " | ".join(table.heads) + " |\n|" + "---|" * len(table.heads)
-        rows = "\n".join(
-            "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in table.rows
-        )
-        parts.append(f"## {table.caption}\n\n{head}\n{rows}")
+    pictures = []
     for path in report["figures"]:
         heading, alt = PICTURES[Path(path).stem]
-        parts.append(f"## {heading}\n\n![{alt}]({path})")
+        pictures.append(f"## {heading}\n\n![{alt}]({path})")
+    shown = [_table(table) for table in tables]
+    parts = [
+        f"# {report['title']}",
+        f"**{sentence_of(report)}**",
+        *[f"**{note}**" for note in report["notes"]],
+    ]
+    parts += [*pictures[:1], *shown[:FIRST_TABLES], NOTE, *shown[FIRST_TABLES:], *pictures[1:]]
     about = "\n".join(f"- {name}: {value}" for name, value in _about(report).items())
     return "\n\n".join([*parts, f"## About\n\n{about}"]) + "\n"
+
+
+def sentence_of(report: Mapping[str, Any]) -> str:
+    """The conclusion as a sentence."""
+    text = str(report["conclusion"])
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _table(table: Table) -> str:
+    head = "| " + " | ".join(table.heads) + " |\n|" + "---|" * len(table.heads)
+    rows = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in table.rows)
+    return f"## {table.caption}\n\n{head}\n{rows}"
 
 
 def page_of(report: Mapping[str, Any], tables: list[Table], folder: Path) -> str:
@@ -49,7 +63,9 @@ def page_of(report: Mapping[str, Any], tables: list[Table], folder: Path) -> str
         "viewing/report/page.html",
         title=report["title"],
         report=report,
+        conclusion=sentence_of(report),
         tables=tables,
+        first_tables=FIRST_TABLES,
         note=NOTE,
         pictures=pictures,
         about=_about(report),

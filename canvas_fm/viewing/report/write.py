@@ -24,6 +24,7 @@ from canvas_fm.heads.compare.summary import (
     gains,
     lines,
 )
+from canvas_fm.viewing.report.conclusion import conclusion_of
 from canvas_fm.viewing.report.figures import (
     gallery_figure,
     gallery_rows,
@@ -101,6 +102,7 @@ def _report(
     task = comparison.task
     return {
         "title": title,
+        "conclusion": conclusion_of(comparison),
         "canvas_fm": version("canvas-fm"),
         "versions": {name: version(name) for name in ("numpy", "scikit-learn", "torch")},
         "machine": f"{platform.machine()}, {platform.system()}",

@@ -15,7 +15,7 @@ from canvas_fm.heads.labels.candidates import Candidates
 from canvas_fm.heads.review.agreement import agreement, cohen_kappa, fleiss_kappa
 from canvas_fm.heads.review.clicked_count import clicked_count, random_clicks
 from canvas_fm.heads.review.learn import learn_from_clicks, standardised
-from canvas_fm.heads.review.order import diverse_order, uncertain_order
+from canvas_fm.heads.review.order import diverse_order, first_order, random_order, uncertain_order
 from canvas_fm.heads.review.session import ReviewSession
 
 N = 60
@@ -133,8 +133,17 @@ def test_two_annotators_vote_and_a_tie_is_undecided(begin):
     assert (pair["rows"], pair["agree"]) == (2, 0.5)
 
 
+def test_before_anything_is_learned_good_and_bad_scores_take_turns():
+    score = np.random.default_rng(0).permutation(640).astype(float)
+    first = first_order(score, 640)[:14]
+    assert sorted(first_order(score, 640)) == list(range(640))
+    assert (score[first] >= 620).sum() >= 4
+    assert (score[first] < 320).sum() >= 2
+    assert np.array_equal(first_order(None, 9, 3), random_order(9, 3))
+
+
 def test_one_in_five_is_of_the_random_order(begin):
-    session = begin(order="uncertain")
+    session = begin(order="uncertain", p_cell=np.linspace(0.01, 0.99, N))
     rows = click(session, "anna", 25)
     drawn = [row for k, row in enumerate(rows) if k % 5 == 4]
     rest = [row for k, row in enumerate(rows) if k % 5 != 4]
@@ -146,7 +155,7 @@ def test_one_in_five_is_of_the_random_order(begin):
 
 
 def test_disagreement_comes_first_then_what_another_said_against_expectation(begin):
-    session = begin(order="disagreement")
+    session = begin(order="disagreement", p_cell=np.linspace(0.01, 0.99, N))
     session.annotators = ("anna", "ben", "cleo")
     session.answer("anna", "1", [10, 50, 55], 1)
     session.answer("ben", "2", [10], 0)
