@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from canvas_fm.prepare.convert.convert import convert, destripe
     from canvas_fm.prepare.convert.preview import preview_conversion
     from canvas_fm.prepare.stitch.stitch import stitch
+    from canvas_fm.training.crop_dataset import CropDataset, RandomCrops
     from canvas_fm.training.detector.adapt import adapt_detector
     from canvas_fm.training.detector.train import train_detector
     from canvas_fm.training.mae.pretrain import pretrain
@@ -40,10 +41,12 @@ if TYPE_CHECKING:
 
 _HOME = {
     "CanvasError": "canvas_fm.errors",
+    "CropDataset": "canvas_fm.training.crop_dataset",
     "Embeddings": "canvas_fm.inference.embed.embedding_store",
     "Index": "canvas_fm.inference.search.index",
     "Points": "canvas_fm.data.points.points",
     "Probe": "canvas_fm.heads.probe.probe",
+    "RandomCrops": "canvas_fm.training.crop_dataset",
     "Refiner": "canvas_fm.heads.refine.refiner",
     "Volume": "canvas_fm.data.volume.volume",
     "adapt_detector": "canvas_fm.training.detector.adapt",
@@ -74,10 +77,12 @@ _HOME = {
 
 __all__ = [
     "CanvasError",
+    "CropDataset",
     "Embeddings",
     "Index",
     "Points",
     "Probe",
+    "RandomCrops",
     "Refiner",
     "Volume",
     "__version__",

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float64, Real
 
 from canvas_fm.data.dataset.names import points_path
 from canvas_fm.data.points.axes import is_axis
+from canvas_fm.data.points.dataframe import columns_of, frame_of
 from canvas_fm.data.points.formats.formats import VoxelUm, format_of, read_points, write_points
 from canvas_fm.data.points.tables import PointTable, csv_text
 from canvas_fm.data.store.tar_index import local_file
@@ -84,6 +85,19 @@ class Points:
         """The CSV as one text, `meta` as `# key: value` lines before the columns, as `read` takes it too."""
         z, y, x = self.zyx.T
         return csv_text({"z": z, "y": y, "x": x, **self.columns}, self.meta)
+
+    @classmethod
+    def from_dataframe(cls, frame: Any, *, voxel_um: VoxelUm | None = None) -> Points:
+        """Points of a pandas DataFrame with columns z, y, x in voxels, or in µm (`z_um`) with `voxel_um`.
+
+        Further columns are kept, numbers as numbers, all else as text; the frame's `attrs` become `meta`.
+        """
+        zyx, columns = columns_of(frame, voxel_um)
+        return cls(zyx, columns, {str(key): str(value) for key, value in frame.attrs.items()})
+
+    def to_dataframe(self) -> Any:
+        """A pandas DataFrame with z, y, x, then the columns; `meta` is in its `attrs`."""
+        return frame_of(self.zyx, self.columns, self.meta)
 
     def inside(self, shape_zyx: Sequence[int]) -> Bool[np.ndarray, " n"]:
         """Mask of points inside a volume of that shape: −½ ≤ p < size − ½ on each axis."""

@@ -18,6 +18,7 @@ from canvas_fm.data.store.checked_store import MANIFEST, NAMESPACE, CheckedStore
 from canvas_fm.data.store.files import open_files, volume_name
 from canvas_fm.data.store.ome_metadata import read_image, read_node
 from canvas_fm.data.store.remote import Remote
+from canvas_fm.data.volume.array_like import as_dask, as_xarray, read_slice
 from canvas_fm.data.volume.channel import Channel, ZarrPlace
 from canvas_fm.data.volume.chunked_array import ChunkedArray
 from canvas_fm.data.volume.in_memory import InMemory
@@ -189,6 +190,35 @@ class Volume:
             place = tuple(slice(a - o, b - o) for a, b, o in zip(start, stop, origin, strict=True))
             box[place] = self._source.read(start, stop)
         return box
+
+    @property
+    def shape(self) -> Zyx:
+        """`shape_zyx`, as arrays call it."""
+        return self.shape_zyx
+
+    @property
+    def ndim(self) -> int:
+        """Three axes: z, y, x."""
+        return 3
+
+    def __getitem__(self, key: Any) -> Num[np.ndarray, ...]:
+        """`volume[z0:z1, y, ...]` as in numpy, reading that box alone; `read` also reaches outside."""
+        return read_slice(self, key)
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
+        """All voxels (z, y, x) in memory: `np.asarray(volume)`."""
+        if copy is False:
+            raise ValueError("a volume's voxels are read from its store, which is a copy")
+        voxels = self.read((0, 0, 0), self.shape_zyx)
+        return voxels if dtype is None else voxels.astype(dtype, copy=False)
+
+    def to_dask(self) -> Any:
+        """The volume as a dask array, a task for each chunk, read when it is computed."""
+        return as_dask(self)
+
+    def to_xarray(self) -> Any:
+        """The volume as a lazy xarray.DataArray with dimensions z, y, x in micrometres."""
+        return as_xarray(self)
 
     def read_into(self, box: Num[np.ndarray, "z y x"], origin_zyx: ZyxLike) -> None:
         """Read a box that lies inside the volume into an array of its type; planes are decoded in place."""

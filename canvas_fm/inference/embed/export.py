@@ -31,7 +31,8 @@ def export(embeddings: Embeddings | str | Path, out: str | Path, *, overwrite: b
       pooling, volume, voxel size, window.
     - `.parquet`: a row a point: id, z, y, x, the columns, `embedding` (d float32); `about` in the metadata
       under `canvas_fm`. Written in pieces, so memory stays small.
-    - `.h5ad`: `X`, `obs` (columns and volume), `obsm["spatial"]` (z, y, x in µm), `uns["encoder"]`.
+    - `.h5ad`: `X`, `obs` (columns and volume), `obsm["spatial"]` (x, y, z in µm: scanpy plots the
+      first two), `obsm["zyx"]` (voxels), `uns["encoder"]`.
 
     The file appears whole or not at all. Raises CanvasError for another suffix or an `out` that is there
     already, MissingExtra without pyarrow or anndata, StorageFull, and DamagedStore as `Embeddings` does.
@@ -142,7 +143,10 @@ def _write_h5ad(embeddings: Embeddings, path: Path) -> None:
     table = anndata.AnnData(
         X=embeddings.vectors,
         obs=obs,
-        obsm={"spatial": embeddings.zyx * np.asarray(embeddings.voxel_um)},
-        uns={"encoder": encoder, "spatial_axes": "z, y, x in micrometres", "about": json.dumps(uns)},
+        obsm={
+            "spatial": (embeddings.zyx * np.asarray(embeddings.voxel_um))[:, ::-1],
+            "zyx": embeddings.zyx,
+        },
+        uns={"encoder": encoder, "spatial_axes": "x, y, z in micrometres", "about": json.dumps(uns)},
     )
     table.write_h5ad(path)

@@ -51,7 +51,9 @@ def test_anndata(tmp_path, store):
     export(path, tmp_path / "out.h5ad")
     found = anndata.read_h5ad(tmp_path / "out.h5ad")
     np.testing.assert_array_equal(found.X, vectors)
-    np.testing.assert_allclose(found.obsm["spatial"], points.zyx * [4.0, 1.8, 1.8])
+    np.testing.assert_allclose(found.obsm["spatial"], points.zyx[:, ::-1] * [1.8, 1.8, 4.0])
+    np.testing.assert_array_equal(found.obsm["zyx"], points.zyx)
+    assert found.uns["spatial_axes"] == "x, y, z in micrometres"
     assert found.uns["encoder"]["sha256"] == "ab" * 32
     assert found.uns["encoder"]["pool"] == "mean"
     assert list(found.obs_names) == [str(i) for i in range(60)]

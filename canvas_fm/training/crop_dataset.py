@@ -1,0 +1,241 @@
+"""Crops of several volumes as a torch data set, for a training loop of one's own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset, get_worker_info
+
+from canvas_fm.data.crops.origins import crop_starts, draw_starts
+from canvas_fm.data.crops.reader import CropReader, chunk_order
+from canvas_fm.data.points.points import Points, check_inside
+from canvas_fm.data.volume.resample import Resampler, check_voxel_um
+from canvas_fm.data.volume.volume import Volume
+from canvas_fm.data.volume.window import WindowRule
+from canvas_fm.data.zyx import Zyx, ZyxUm
+from canvas_fm.errors import CanvasError
+from canvas_fm.models.checkpoint import Encoder
+
+Transform = Callable[[Tensor], Any]
+Item = tuple[Any, Any]  # crop, or what the transform made of it, and its target
+_CACHE = 256 * 2**20  # bytes of decoded chunks a process, shared among the volumes
+
+
+@dataclass(frozen=True)
+class RandomCrops:
+    """Sampler of `n` random crops in each volume, a share `foreground` of them on signal; see `seed`."""
+
+    n: int
+    foreground: float = 0.5
+    seed: int = 0
+
+    def starts(self, volume: Volume, box_zyx: Zyx, index: int) -> Int64[np.ndarray, "n 3"]:
+        """First voxels of the crops of the volume number `index`."""
+        seed = int(np.random.SeedSequence([self.seed, index]).generate_state(1)[0])
+        return draw_starts(volume, box_zyx, self.n, foreground=self.foreground, seed=seed)
+
+
+class CropDataset(Dataset[Item]):
+    """Windowed crops (1, z, y, x) in [0, 1] of several volumes, with their targets, by index.
+
+    `points` are those of each volume (`Points`, or arrays (n, 3) z, y, x), or a `RandomCrops`. Crop size,
+    window rule and voxel size are those of the `model`, else `crop_zyx` and `window_rule`. A target is the
+    value of the points' column `target`, else the row's number. `transform` gets the crop as a tensor.
+    A batch of rows is read at once, each chunk decoded once. Worker processes are started by
+    `multiprocessing_context="spawn"` or "forkserver" and open the volumes anew; forked ones are refused:
+    they would hang. Raises as `cf.embed` does for another voxel size and points outside.
+    """
+
+    def __init__(
+        self,
+        volumes: Volume | Sequence[Volume],
+        points: Any,
+        transform: Transform | None = None,
+        *,
+        model: Encoder | None = None,
+        crop_zyx: Zyx | None = None,
+        window_rule: WindowRule | None = None,
+        target: str | None = None,
+        resample: bool = False,
+        ignore_voxel_size: bool = False,
+    ) -> None:
+        if isinstance(volumes, Volume):
+            volumes, points = [volumes], points if isinstance(points, RandomCrops) else [points]
+        self.volumes, self.transform = list(volumes), transform
+        if not self.volumes:
+            raise CanvasError("there are no volumes; give at least one: CropDataset(brain, points)")
+        if (model is None) == (crop_zyx is None):
+            raise CanvasError("give either model=encoder or crop_zyx=(z, y, x): the size of the crops")
+        self.crop_zyx: Zyx = model.config.architecture.crop_zyx if model else crop_zyx  # type: ignore[assignment]
+        rule = window_rule or (model.config.window_rule if model else WindowRule())
+        self.resample_to: list[ZyxUm | None] = [
+            check_voxel_um(
+                volume, model.config.voxel_um, resample=resample, ignore_voxel_size=ignore_voxel_size
+            )
+            if model
+            else None
+            for volume in self.volumes
+        ]
+        self.windows = [volume.window_by(rule) for volume in self.volumes]
+        self.starts_zyx, self.targets = self._rows(points, target)
+        self.first_rows = np.concatenate([[0], np.cumsum([len(starts) for starts in self.starts_zyx])])
+        self._readers: dict[int, CropReader] = {}
+        self._process = os.getpid()
+
+    def __len__(self) -> int:
+        return int(self.first_rows[-1])
+
+    def __getitem__(self, row: int) -> Item:
+        return self.__getitems__([row])[0]
+
+    def __getitems__(self, rows: Sequence[int]) -> list[Item]:
+        """The items of a batch, as torch's loader asks for them: read together, in the order given."""
+        index = np.asarray(rows, np.int64)
+        index = np.where(index < 0, index + len(self), index)
+        if index.size and not (index.min() >= 0 and index.max() < len(self)):
+            raise IndexError(f"row {rows} of {len(self)} crops")
+        crops = np.empty((len(index), *self.crop_zyx), np.float32)
+        home = np.searchsorted(self.first_rows, index, side="right") - 1
+        for number in np.unique(home):
+            mine = np.flatnonzero(home == number)
+            raw = self._reader(int(number)).read(
+                self.starts_zyx[number][index[mine] - self.first_rows[number]]
+            )
+            crops[mine] = self.windows[number].apply(raw)
+        tensors: list[Any] = list(torch.from_numpy(crops)[:, None])
+        if self.transform is not None:
+            tensors = [self.transform(tensor) for tensor in tensors]
+        return list(zip(tensors, self.targets[index].tolist(), strict=True))
+
+    def in_chunk_order(
+        self,
+        *,
+        shuffle: bool = True,
+        seed: int = 0,
+        block: int = 64,
+        rank: int | None = None,
+        world: int | None = None,
+    ) -> CropStream:
+        """The same items as an iterable data set that reads neighbours together; see `CropStream`."""
+        return CropStream(self, shuffle=shuffle, seed=seed, block=block, rank=rank, world=world)
+
+    def _rows(self, points: Any, target: str | None) -> tuple[list[Int64[np.ndarray, "_ 3"]], np.ndarray]:
+        if isinstance(points, RandomCrops):
+            if target is not None:
+                raise CanvasError("random crops have no columns; give points to have a target")
+            starts = [
+                points.starts(volume, self._box(volume, um), number)
+                for number, (volume, um) in enumerate(zip(self.volumes, self.resample_to, strict=True))
+            ]
+            return starts, np.arange(sum(map(len, starts)))
+        if len(points) != len(self.volumes):
+            raise CanvasError(
+                f"{len(points)} sets of points for {len(self.volumes)} volumes; give one for each"
+            )
+        each = [one if isinstance(one, Points) else Points(one) for one in points]
+        starts = []
+        for volume, one, um in zip(self.volumes, each, self.resample_to, strict=True):
+            check_inside(one.zyx, volume.shape_zyx)
+            starts.append(_starts(one.zyx, volume, self.crop_zyx, um))
+        if target is None:
+            return starts, np.arange(sum(map(len, starts)))
+        for volume, one in zip(self.volumes, each, strict=True):
+            if target not in one.columns:
+                columns = ", ".join(one.columns) or "none"
+                raise CanvasError(
+                    f"the points of {volume.name} have no column {target!r}; they have: {columns}"
+                )
+        return starts, np.concatenate([one.columns[target] for one in each])
+
+    def _box(self, volume: Volume, um: ZyxUm | None) -> Zyx:
+        return self.crop_zyx if um is None else Resampler(self.crop_zyx, volume.voxel_um, um).box_zyx
+
+    def _reader(self, number: int) -> CropReader:
+        if os.getpid() != self._process:
+            raise CanvasError(
+                "a forked process cannot read the volumes that its parent opened; give the loader "
+                "multiprocessing_context='forkserver' (or 'spawn')"
+            )
+        if number not in self._readers:
+            share = _CACHE // len(self.volumes)
+            self._readers[number] = CropReader(
+                self.volumes[number],
+                self.crop_zyx,
+                cache_bytes=share,
+                resample_to_um=self.resample_to[number],
+            )
+        return self._readers[number]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_readers": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._process = os.getpid()
+
+
+class CropStream(IterableDataset[Item]):
+    """The items of a `CropDataset` in blocks of neighbours, each chunk decoded few times.
+
+    With `shuffle` the blocks come in an order drawn by `seed` and epoch (`set_epoch`), and rows are mixed
+    within eight blocks. Workers, and the ranks of a distributed training, each take a part; ranks get
+    equally many, the last ones again some of the first as in torch's `DistributedSampler`. `rank` and `world`
+    are by default those of the running process group.
+    """
+
+    def __init__(
+        self, crops: CropDataset, *, shuffle: bool, seed: int, block: int, rank: int | None, world: int | None
+    ) -> None:
+        if block < 1:
+            raise CanvasError(f"block is {block}; give at least 1 crop")
+        self.crops, self.shuffle, self.seed, self.block, self.epoch = crops, shuffle, seed, block, 0
+        running = torch.distributed.is_available() and torch.distributed.is_initialized()
+        self.rank = (torch.distributed.get_rank() if running else 0) if rank is None else rank
+        self.world = (torch.distributed.get_world_size() if running else 1) if world is None else world
+        if not 0 <= self.rank < self.world:
+            raise CanvasError(f"rank is {self.rank} of {self.world}; give 0 to {self.world - 1}")
+
+    def set_epoch(self, epoch: int) -> None:
+        """Number of the pass over the data: another one has another order."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-len(self.crops) // self.world)
+
+    def rows(self) -> Int64[np.ndarray, " n"]:
+        """Rows of this rank in the order in which they are read, over all its workers."""
+        parts = [
+            first + chunk_order(starts, volume.chunk_zyx)
+            for first, starts, volume in zip(
+                self.crops.first_rows.tolist(), self.crops.starts_zyx, self.crops.volumes, strict=False
+            )
+        ]
+        order = np.concatenate(parts)
+        if self.shuffle:
+            random = np.random.default_rng([self.seed, self.epoch])
+            blocks = np.array_split(order, max(1, -(-len(order) // self.block)))
+            order = np.concatenate([blocks[number] for number in random.permutation(len(blocks))])
+            wide = range(0, len(order), 8 * self.block)
+            order = np.concatenate([random.permutation(order[at : at + 8 * self.block]) for at in wide])
+        share = len(self)
+        return np.resize(order, share * self.world)[self.rank * share : (self.rank + 1) * share]
+
+    def __iter__(self) -> Iterator[Item]:
+        rows, worker = self.rows(), get_worker_info()
+        if worker is not None:
+            rows = np.array_split(rows, worker.num_workers)[worker.id]
+        for at in range(0, len(rows), self.block):
+            yield from self.crops.__getitems__(rows[at : at + self.block].tolist())
+
+
+def _starts(zyx: np.ndarray, volume: Volume, crop_zyx: Zyx, um: ZyxUm | None) -> Int64[np.ndarray, "n 3"]:
+    if um is None:
+        return crop_starts(zyx, crop_zyx)
+    return crop_starts(zyx, (1, 1, 1)) + np.asarray(Resampler(crop_zyx, volume.voxel_um, um).offset_zyx)
