@@ -38,7 +38,7 @@ from tests.where import REAL_DATA
 
 CUBES = ("delivr_microglia/2433", "delivr_microglia/7095", "delivr_cFos/695", "delivr_cFos/1008")
 PHANTOMS, FEWEST = 4, 60
-WRONG, STEP, MOST = 0.05, 25, 200
+STEP, MOST = 25, 200
 STRATEGIES = ("random", "uncertain", "diverse", "uncertain from the threshold on")
 
 
@@ -92,7 +92,7 @@ def features(domain: Domain, cache: Path) -> dict[str, np.ndarray]:
 
 
 def simulate(
-    of: dict[str, np.ndarray], x: np.ndarray, groups: np.ndarray, strategy: str, seed: int
+    of: dict[str, np.ndarray], x: np.ndarray, groups: np.ndarray, strategy: str, seed: int, wrong: float
 ) -> list[dict[str, float]]:
     """Figures after each 25 clicks of one strategy."""
     truth, score, threshold = of["label"].astype(np.int64), of["score"], float(of["threshold"])
@@ -112,7 +112,7 @@ def simulate(
         for number in range(clicks - STEP, clicks):
             at_random = number % RANDOM_EVERY == RANDOM_EVERY - 1
             row = next(row for row in streams[at_random] if label[row] == -2)
-            label[row] = truth[row] if random.random() >= WRONG else 1 - truth[row]
+            label[row] = truth[row] if random.random() >= wrong else 1 - truth[row]
         sample = random_clicks(permutation, label)
         learned = learn_from_clicks(x, label, sample, score, seed=seed, curve=False) or learned
         if learned is not None:
@@ -144,11 +144,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cache", type=Path, default=Path("review_features"))
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--wrong", type=float, default=0.05, help="share of wrong clicks")
+    parser.add_argument("--only", nargs="*", help="names of domains")
     parser.add_argument("--out", type=Path)
     args = parser.parse_known_args()[0]
     args.cache.mkdir(parents=True, exist_ok=True)
     report: dict[str, Any] = {}
     for domain in domains():
+        if args.only and domain.name not in args.only:
+            continue
         of = features(domain, args.cache)
         x = standardised(
             np.concatenate([of["emb"], of["shape"], of["score"][:, None].astype(np.float32)], axis=1)
@@ -166,7 +170,7 @@ def main() -> None:
         for strategy in STRATEGIES:
             figures: dict[int, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
             for seed in range(args.seeds):
-                for row in simulate(of, x, groups, strategy, seed):
+                for row in simulate(of, x, groups, strategy, seed, args.wrong):
                     for key, value in row.items():
                         figures[int(row["clicks"])][key].append(value)
             means = {

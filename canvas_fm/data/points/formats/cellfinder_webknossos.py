@@ -16,6 +16,7 @@ from canvas_fm.errors import CanvasError
 from canvas_fm.files.atomic import write_atomic
 
 _log = logging.getLogger(__name__)
+_TREES = {1: "cells", 0: "no cells", -1: "unsure"}  # of an NML, by label
 _LARGEST = 2.0**53  # beyond, a float64 no longer holds each whole number
 _NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff\ud800-\udfff]")
 _AXES = ("z", "y", "x")
@@ -75,8 +76,11 @@ def read_cellfinder(path: Path) -> PointTable:
 def write_cellfinder(points: PointTable, path: Path) -> None:
     """Write one marker a point, grouped by the column `type` (default 2, cells), in whole voxels.
 
-    cellfinder cuts fractions off, so positions are rounded to the nearest voxel here, which a warning counts.
+    Without one, `label` 1 is type 2 and 0 is type 1; rows of -1 (unsure), which cellfinder has no type for,
+    are left out with a warning. cellfinder cuts fractions off, so positions are rounded to the nearest voxel
+    here, which a warning counts.
     """
+    points, written = _typed(points, path)
     types = points.columns.get("type", np.full(len(points.zyx), 2))
     if types.dtype.kind not in "iu":
         raise CanvasError(
@@ -90,7 +94,7 @@ def write_cellfinder(points: PointTable, path: Path) -> None:
     voxels = np.floor(points.zyx + 0.5).astype(np.int64)
     if moved := int((voxels != points.zyx).any(axis=1).sum()):
         _log.warning("%s holds whole voxels: %d of %d positions were rounded", path, moved, len(points.zyx))
-    _warn_dropped(points, path, {"type"})
+    _warn_dropped(points, path, written)
 
     def write(temporary: Path) -> None:
         with temporary.open("w", encoding="utf-8") as file:
@@ -113,7 +117,7 @@ def write_cellfinder(points: PointTable, path: Path) -> None:
 
 
 def read_webknossos(path: Path) -> PointTable:
-    """The nodes of an NML in file order; columns `tree` and `comment` where the file has them."""
+    """The nodes of an NML in file order; columns `tree` (or `label`, of our own trees) and `comment`."""
     trees: list[str] = []
     ids: list[str] = []
     zyx: list[float] = []
@@ -139,8 +143,11 @@ def read_webknossos(path: Path) -> PointTable:
             comments[attributes.get("node", "")] = attributes.get("content", "")
 
     parse(path, "things", "an NML", start, lambda name: None, lambda piece: None)
-    columns = {}
-    if len(set(trees)) > 1:
+    columns: dict[str, np.ndarray] = {}
+    if len(set(trees)) > 1 and set(trees) <= set(_TREES.values()):
+        label = {tree: value for value, tree in _TREES.items()}
+        columns["label"] = np.array([label[tree] for tree in trees], np.int64)
+    elif len(set(trees)) > 1:
         columns["tree"] = np.array(trees)
     if comments:
         columns["comment"] = np.array([comments.get(node, "") for node in ids], dtype=np.str_)
@@ -148,13 +155,17 @@ def read_webknossos(path: Path) -> PointTable:
 
 
 def write_webknossos(points: PointTable, path: Path, *, voxel_um: tuple[float, float, float]) -> None:
-    """Write one node a point; trees by the column `tree`, comments by the column `comment`."""
+    """Write one node a point; trees by the column `tree`, else `label`, comments by the column `comment`."""
+    written = {"tree", "comment"}
+    if "tree" not in points.columns and (label := _labels(points)) is not None:
+        named = np.array([_TREES[value] for value in label.tolist()], dtype=np.str_)
+        points, written = points._replace(columns=points.columns | {"tree": named}), written | {"label"}
     trees = points.columns.get("tree", np.full(len(points.zyx), "cells")).astype(np.str_)
     comments = points.columns.get("comment", np.full(len(points.zyx), "")).astype(np.str_)
     for text in (*trees.tolist(), *comments.tolist()):
         if _NOT_XML.search(text):
             raise CanvasError(f"{path}: XML cannot hold the control characters of {text!r}; take them out")
-    _warn_dropped(points, path, {"tree", "comment"})
+    _warn_dropped(points, path, written)
     scale = " ".join(f'{axis}="{float(f"{1000 * size:.12g}")!r}"' for axis, size in _named(voxel_um))
 
     def write(temporary: Path) -> None:
@@ -186,6 +197,35 @@ def write_webknossos(points: PointTable, path: Path, *, voxel_um: tuple[float, f
 def _named(zyx: Sequence[float]) -> list[tuple[str, float]]:
     z, y, x = zyx
     return [("x", x), ("y", y), ("z", z)]
+
+
+def _labels(points: PointTable) -> np.ndarray | None:
+    """The column `label` where it holds cells (1), none (0) and unsure ones (-1) alone."""
+    label = points.columns.get("label")
+    if label is None or label.dtype.kind not in "iu" or not np.isin(label, list(_TREES)).all():
+        return None
+    return label
+
+
+def _typed(points: PointTable, path: Path) -> tuple[PointTable, set[str]]:
+    """Points with cellfinder's `type` made from their labels, and the columns that are kept in it."""
+    label = _labels(points)
+    if "type" in points.columns or label is None:
+        return points, {"type"}
+    sure = label >= 0
+    if not sure.all():
+        _log.warning(
+            "%s: %d of %d rows are labelled neither cell nor none and are left out; cellfinder has no such "
+            "type",
+            path,
+            int((~sure).sum()),
+            len(sure),
+        )
+    columns = {name: values[sure] for name, values in points.columns.items()}
+    return points._replace(zyx=points.zyx[sure], columns=columns | {"type": label[sure] + 1}), {
+        "type",
+        "label",
+    }
 
 
 def _warn_dropped(points: PointTable, path: Path, written: set[str]) -> None:

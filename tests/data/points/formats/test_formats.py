@@ -339,3 +339,30 @@ def test_a_format_in_space_needs_one_voxel_size(tmp_path):
 def _touch(path):
     path.write_text("")
     return path
+
+
+LABELLED = Points(
+    np.array([[1, 2, 3], [4, 5, 6], [7, 8, 9]]), {"label": np.array([1, 0, -1])}, {"voxel_um": "4 2 2"}
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("a.csv", None), ("a.parquet", None), ("a.xlsx", None), ("n.csv", "napari"), ("c.csv", "canvas"),
+     ("a.nml", None), ("a.json", None)],
+)  # fmt: skip
+def test_labels_of_a_review_go_through_every_format(tmp_path, name: str, kind: str | None):
+    LABELLED.write(tmp_path / name, kind)
+    back = Points.read(tmp_path / name, kind)
+    places = {tuple(zyx): label for zyx, label in zip(back.zyx.tolist(), back.columns["label"], strict=True)}
+    assert places == {(1, 2, 3): 1, (4, 5, 6): 0, (7, 8, 9): -1}
+
+
+def test_labels_become_cellfinders_types(tmp_path, caplog):
+    LABELLED.write(tmp_path / "a.xml")
+    back = Points.read(tmp_path / "a.xml")
+    assert dict(zip(map(tuple, back.zyx.tolist()), back.columns["type"].tolist(), strict=True)) == {
+        (1, 2, 3): 2,
+        (4, 5, 6): 1,
+    }
+    assert "1 of 3 rows are labelled neither cell nor none" in caplog.text
