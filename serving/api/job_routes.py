@@ -12,17 +12,20 @@ import uuid
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 
 from canvas_fm.data.points.points import Points, as_zyx
 from canvas_fm.data.points.sidecar import sidecar_of
+from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import CanvasError, DamagedStore, StorageFull
 from canvas_fm.inference.embed.input_checks import check_points
 from serving.api.bodies import read_model
 from serving.api.endpoint import JSON, NPY, Endpoint
 from serving.api.query import no_query
 from serving.core.core import Core
+from serving.core.detect import find_detector
 from serving.core.embed.crops import key_of
 from serving.core.refine import find_refiner
 from serving.jobs.results import npy_of, zip_of
@@ -38,7 +41,7 @@ _ZIP = "application/zip"
 
 
 async def submit(core: Core, request: Request) -> Response:
-    """Embed or refine points of a registered volume in the background."""
+    """Embed or refine points of a registered volume, or detect its cells, in the background."""
     jobs, owner = _jobs(core, request), request.scope.get(HOLDER, "")
     no_query(request)
     body = await read_model(request, JobRequest)
@@ -100,7 +103,7 @@ async def retry(core: Core, request: Request) -> Response:
 
 
 async def result(core: Core, request: Request) -> Response:
-    """Result of a job: embeddings as `.npy`, or as a zipped X.emb.zarr; candidates with p_cell as CSV.
+    """Result of a job: embeddings as `.npy`, or as a zipped X.emb.zarr; cells as CSV.
 
     Of the CSV, `Accept: application/json` gives the metadata that stands beside it.
     """
@@ -108,7 +111,7 @@ async def result(core: Core, request: Request) -> Response:
     state = job.progress.state
     if state != "done":
         raise Refusal(409, f"the job is {state}; its result is there once it is done")
-    if job.asked.kind == "refine":
+    if job.asked.kind != "embed":
         sidecar = sidecar_of(job.out)
         if request.headers.get("accept", "") == JSON and sidecar.is_file():
             return FileResponse(sidecar, media_type=JSON, filename=sidecar.name)
@@ -177,6 +180,9 @@ def _understood(core: Core, body: JobRequest, owner: str, digest: str) -> tuple[
     job_spec = JobSpec(
         kind=body.kind, volume=body.volume, points=0, owner=owner, request=digest, created=time.time()
     )
+    if body.kind == "detect":
+        return _detection(core, body, volume, job_spec), Points(np.empty((0, 3)))
+    _refuse_keys(body, "detector", "roi", "threshold", "min_distance_um")
     if body.kind == "embed":
         _refuse_keys(body, "refiner", "background")
         engine = core.engine_for(body.model)
@@ -196,6 +202,20 @@ def _understood(core: Core, body: JobRequest, owner: str, digest: str) -> tuple[
     check_points(points.zyx, volume.shape_zyx)
     job_spec.points = len(points)
     return job_spec, points
+
+
+def _detection(core: Core, body: JobRequest, volume: Volume, job_spec: JobSpec) -> JobSpec:
+    """The same for a detection, whose steps are tiles."""
+    from canvas_fm.inference.detect.detect import detector_job
+
+    _refuse_keys(body, "model", "pool", "layer", "grid", "points_zyx", "points_csv", "refiner")
+    detector = find_detector(core, body.detector)
+    background = None if body.background is None else core.registered(body.background)
+    options = {"box": body.roi, "threshold": body.threshold, "min_distance_um": body.min_distance_um}
+    stated = {name: value for name, value in options.items() if value is not None}
+    job = detector_job(detector, volume, background=background, **core.running_detector(), **stated)
+    changes = {"detector": detector.sha256, "background": body.background, "detection": stated}
+    return job_spec.model_copy(update=changes | {"points": len(job.tiles)})
 
 
 def _refuse_keys(body: JobRequest, *keys: str) -> None:
@@ -252,6 +272,7 @@ def _info(jobs: JobRunner, job: Job) -> JobInfo:
         pool=asked.pool,
         layer=asked.layer,
         refiner=asked.refiner,
+        detector=asked.detector,
         state=progress.state,
         done=progress.done,
         total=asked.points,

@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from canvas_fm.data.volume.options import VolumeOptions
 from canvas_fm.errors import CanvasError
-from serving.api import detect_routes, index_routes, job_routes, refine_routes
+from serving.api import detect_routes, index_routes, job_routes, refine_routes, tile_routes
 from serving.api.bodies import GONE, decoded, disconnected, media_type, read_crops, read_model, reply
 from serving.api.endpoint import JSON, NPY, SAFE, Endpoint
 from serving.api.openapi import document
@@ -255,6 +255,7 @@ ROUTES = [
     Endpoint("POST", "/reconstruct", reconstruct, {NPY: None}, query=ReconstructQuery, bodies={NPY: None}),
     *job_routes.ROUTES,
     *index_routes.ROUTES,
+    *tile_routes.ROUTES,
     Endpoint("GET", "/openapi.json", openapi, {JSON: None}),
     Endpoint("GET", "/metrics", metrics, {"text/plain": None}),
 ]

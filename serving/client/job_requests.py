@@ -30,10 +30,11 @@ _KINDS = {".npy": npy.MEDIA_TYPE, ".zip": "application/zip", ".csv": "text/csv"}
 def submit(
     kind: str, volume: str, points: Points | Real[np.ndarray, "n 3"] | None = None, **options: Any
 ) -> Steps[dict[str, Any]]:
-    """Submit a job of `kind` embed or refine; returns `id`, `state`, `total`.
+    """Submit a job of `kind` embed, refine or detect; returns `id`, `state`, `total`.
 
     `points` are z, y, x in voxels of level 0 of a registered volume, with columns that are kept; `grid`
-    embeds the whole volume. Sent again after a lost connection it is the same job.
+    embeds the whole volume. `detect` takes no points, `roi` limits it to a box. Sent again after a lost
+    connection it is the same job.
     """
     text = None if points is None else _text(points)
     asked = JobRequest.of(kind=kind, volume=volume, points_csv=text, **options)
@@ -76,14 +77,14 @@ def retry(identity: str) -> Steps[dict[str, Any]]:
 
 
 def fetch(identity: str, out: str | Path) -> Steps[Path]:
-    """Save the result as `.npy` or `.zip` (a zipped X.emb.zarr), or as `.csv` of a refinement.
+    """Save the result as `.npy` or `.zip` (a zipped X.emb.zarr), or as `.csv` of cells.
 
     The metadata of a `.csv` is saved beside it as `.csv.json`.
     """
     path = Path(out)
     if path.suffix not in _KINDS:
         raise CanvasError(
-            f"{path} ends in {path.suffix!r}; results are .npy or .zip (embeddings), or .csv (refined)"
+            f"{path} ends in {path.suffix!r}; results are .npy or .zip (embeddings), or .csv (cells)"
         )
     headers = {"Accept": _KINDS[path.suffix]}
     yield Request("GET", f"/v1/jobs/{identity}/result", {"headers": headers}, out=path)

@@ -17,6 +17,7 @@ from serving.core.embed.crops import Key, Vectors, Window, key_of, make_batcher
 from serving.core.embed.projections import Projections
 from serving.core.embed.vector_cache import VectorCache
 from serving.core.thread_pool import BoundedExecutor
+from serving.core.volumes.tiles import Tiles
 from serving.observe.metrics import Metrics
 from serving.protocol.errors import Refusal, refused
 from serving.protocol.settings import Limits, Settings
@@ -75,6 +76,8 @@ class Core:
         # Searches beside each other; what goes through a model outside the batcher one after the other.
         self.search_pool: BoundedExecutor
         self.model_pool: BoundedExecutor
+        self.tile_pool: BoundedExecutor
+        self.tiles: Tiles
         self._loaded = False
         self._failure: str | None = None
         self._loading: asyncio.Task[None] | None = None
@@ -89,6 +92,8 @@ class Core:
         self._loaded = False
         self.search_pool = BoundedExecutor("search", threads=2, max_pending=128)
         self.model_pool = BoundedExecutor("model pool", max_pending=32)
+        self.tile_pool = BoundedExecutor("tiles", threads=2, max_pending=256)
+        self.tiles = Tiles()
         self._loading = asyncio.create_task(self._open(settings, then), name="load the model")
 
     async def stop(self) -> None:
@@ -98,6 +103,7 @@ class Core:
             await asyncio.gather(self._loading, return_exceptions=True)
         self.search_pool.stop()
         self.model_pool.stop()
+        self.tile_pool.stop()
         self.projections.stop()
         if self._batcher is not None:
             await self._batcher.stop()

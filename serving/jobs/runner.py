@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 _BATCH = 16  # crops of a job that go through a CPU together: so long a request may have to wait
 _YIELD_S = 2.0  # for so long at most a batch waits for requests to be answered first
 _LOOK_S = 0.5
-_COUNTED = {"embed": "embedding", "refine": "refining"}
+_COUNTED = {"embed": "embedding", "refine": "refining", "detect": "detecting"}
 _WRITE_S = 1.0
 
 
@@ -133,8 +133,25 @@ class JobRunner:
 
     def _work(self, job: Job) -> None:
         """The library's call, whose `out` makes it resume."""
-        points = job.points()
-        (self._embed if job.asked.kind == "embed" else self._refine)(job, points)
+        if job.asked.kind == "detect":
+            self._detect(job)
+        else:
+            (self._embed if job.asked.kind == "embed" else self._refine)(job, job.points())
+
+    def _detect(self, job: Job) -> None:
+        from canvas_fm.inference.detect.detect import detect
+        from serving.core.detect import find_detector
+
+        spec = job.asked
+        detect(
+            find_detector(self._core, spec.detector),
+            self._core.registered(spec.volume),
+            background=None if spec.background is None else self._core.registered(spec.background),
+            out=job.out,
+            show=False,
+            **self._core.running_detector(),
+            **spec.detection,
+        )
 
     def _embed(self, job: Job, points: Points) -> None:
         from canvas_fm.inference.embed.embed import embed_to_store

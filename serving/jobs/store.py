@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
 
@@ -37,13 +37,16 @@ UNFINISHED = ("queued", "running")
 class JobSpec(BaseModel):
     """Specification of a job: kind, models, owner; `request` is a hash of the request."""
 
-    kind: Literal["embed", "refine"]
+    kind: Literal["embed", "refine", "detect"]
     volume: str
     points: int
+    """Steps of the work: points, or of detect tiles."""
     encoder: str | None = None
     pool: str | None = None
     layer: int | None = None
     refiner: str | None = None
+    detector: str | None = None
+    detection: dict[str, Any] = {}
     background: str | None = None
     owner: str
     request: str

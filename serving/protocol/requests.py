@@ -66,10 +66,12 @@ Row = Annotated[list[Number], Field(fail_fast=True)]
 Rows = Annotated[list[Row], Field(fail_fast=True)]
 """Lists of numbers; the first mistake ends the check: millions of them would hold all requests up."""
 Ids = Annotated[list[str | int], Field(fail_fast=True)]
+Voxel = Annotated[int, Field(strict=True, ge=0, le=2**31)]
 Step = Annotated[int, Field(strict=True, ge=1, le=2**31)]
 Switch = Annotated[bool, _of_text(_switch)]
 Window = Annotated[tuple[Number, Number], _of_text(_window), Text("217.5,4096")]
 SizeZyx = Annotated[tuple[int, int, int], _of_text(_size), Text("1,64,64")]
+Place = Annotated[int, Field(ge=0, lt=2**31)]
 Conditions = Annotated[list[str], Field(fail_fast=True), Text(several=True)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 BelowRoot = Annotated[str, Field(min_length=1, max_length=1000)]
@@ -225,6 +227,22 @@ class CropQuery(Options):
     model: str | None = Field(None, description="name or sha256; default the first encoder")
 
 
+class PyramidQuery(Options):
+    """Parameters of `/v1/pyramid`."""
+
+    volume: str = Field(description="give volume=NAME; GET /v1/info lists those that are registered")
+
+
+class TileQuery(PyramidQuery):
+    """Parameters of `/v1/tile`."""
+
+    level: Place = Field(0, description="0 is the volume itself; GET /v1/pyramid lists them")
+    z: Place = Field(description="give z, a plane of that level", examples=[0])
+    row: Place = Field(description="give row, the tile's number along y", examples=[0])
+    column: Place = Field(description="give column, the tile's number along x", examples=[0])
+    window: Window | None = Field(None, description="low and high of the picture; default the volume's")
+
+
 class CellsRequest(Options):
     """Body of `/v1/cells`: cells by row, as hits and the column `row` of a map give them, or by id."""
 
@@ -234,10 +252,10 @@ class CellsRequest(Options):
     thumbnails: bool = False
 
 
-class JobRequest(VectorOptions):
-    """Body of `POST /v1/jobs`: kind of job and points of a registered volume."""
+class JobRequest(VectorOptions, CellOptions):
+    """Body of `POST /v1/jobs`: kind of job, a registered volume, and its points or where cells are sought."""
 
-    kind: Literal["embed", "refine"]
+    kind: Literal["embed", "refine", "detect"]
     volume: str
     points_zyx: Rows | None = None
     points_csv: str | None = Field(
@@ -248,6 +266,10 @@ class JobRequest(VectorOptions):
     )
     model: str | None = Field(None, description="name or sha256 of an encoder; default the first")
     refiner: str | None = Field(None, description="name or sha256; default the only one")
+    detector: str | None = Field(None, description="of detect: name or sha256; default the only one")
+    roi: Annotated[tuple[Voxel, Voxel, Voxel, Voxel, Voxel, Voxel] | None, AnySequence] = Field(
+        None, description="of detect: only this box, Z0 Y0 X0 Z1 Y1 X1 in voxels of level 0"
+    )
     background: str | None = Field(
         None, description="registered volume of the background channel, for a detector that reads one"
     )

@@ -30,6 +30,22 @@ class VolumeInfo(BaseModel):
     """Damaged chunks that were read as zeros so far, with `on_bad_chunk: skip`."""
 
 
+class LevelInfo(BaseModel):
+    shape_zyx: tuple[int, int, int]
+    voxel_um: tuple[float, float, float]
+
+
+class PyramidInfo(BaseModel):
+    """What tiles are cut from: `GET /v1/pyramid`."""
+
+    volume: str
+    side: int
+    """Voxels of a tile in y and x, at every level."""
+    levels: list[LevelInfo]
+    start_zyx: tuple[int, int, int]
+    """A bright place, in voxels of level 0."""
+
+
 class ModelInfo(BaseModel):
     """One served model: `GET /v1/models` lists them, the default first."""
 
@@ -151,15 +167,17 @@ class JobInfo(BaseModel):
     """A job: kind, sha256 of its models, progress."""
 
     id: str
-    kind: Literal["embed", "refine"]
+    kind: Literal["embed", "refine", "detect"]
     volume: str
     encoder: str | None
     pool: str | None
     layer: int | None
     refiner: str | None
+    detector: str | None
     state: Literal["queued", "running", "done", "failed", "cancelled"]
     done: int
     total: int
+    """Points, or of `detect` tiles."""
     error: str | None
     created: str
     ended: str | None

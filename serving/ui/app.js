@@ -5,9 +5,10 @@ import { announce, byId, notice, plural } from "./shared/dom.js";
 import { CropView } from "./crop/crop.js";
 import { MapView } from "./map/map.js";
 import { ModelView } from "./model/model.js";
+import { VolumeView } from "./volume/volume.js";
 import { SearchView } from "./search/search.js";
 
-const TITLES = { map: "Map", crop: "Crop", search: "Search", model: "Model" };
+const TITLES = { volume: "Volume", map: "Map", crop: "Crop", search: "Search", model: "Model" };
 
 class App {
   /** Ask what is served, then show the view that the address names. */
@@ -34,7 +35,7 @@ class App {
     this.model = this.models[0];
     this.#offerModels();
     this.views = {
-      map: new MapView(this), crop: new CropView(this), search: new SearchView(this), model: new ModelView(this),
+      volume: new VolumeView(this), map: new MapView(this), crop: new CropView(this), search: new SearchView(this), model: new ModelView(this),
     };
     addEventListener("hashchange", () => this.#route(true));
     announce(`${this.model.name}: ${plural(Object.keys(this.info.volumes).length, "volume")}, ` +

@@ -11,6 +11,8 @@ from PIL import Image
 from tests.ui.browser import Page
 
 VIEWS = {
+    "volume": "document.querySelector('#volume-box canvas').width > 300 && "
+    "document.querySelector('#volume-side output').textContent",
     "map": "document.querySelector('#legend input')",
     "crop": "document.querySelector('#near li') && document.querySelector('#reconstruction canvas')",
     "search": "document.querySelector('#search-form button')",

@@ -5,14 +5,16 @@ import { announce, button, byId, download, facts, field, h, notice, select, show
 import { gallery } from "../search/gallery.js";
 import { refinerScores } from "./refiner_scores.js";
 import { dump, parse } from "../shared/npy.js";
+import { startOf } from "./start.js";
 import { Surroundings } from "./surroundings.js";
-import { cropOf, scrolling, strip } from "./planes.js";
+import { cropOf, scaleBar, scrolling, strip } from "./planes.js";
 import { Reconstruction } from "./reconstruction.js";
 import { barcode, summary } from "./embedding_view.js";
 
 export class CropView {
   #latest = new Latest();
   #crop = null;
+  own = true; // the contrast of the crop alone; the model sees the volume's window
 
   constructor(app) {
     this.app = app;
@@ -28,8 +30,7 @@ export class CropView {
       for (const axis of ["z", "y", "x"]) this.inputs[axis].value = query.get(axis) ?? "";
       this.#read();
     } else if (!this.#crop && this.volume.value) {
-      this.#middle();
-      this.#read();
+      this.#begin().then(() => this.#read());
     } else if (!this.#crop) {
       for (const id of ["strip", "reconstruction", "embedding", "near"]) notice(byId(id), "Choose a .npy file to begin.");
     }
@@ -42,7 +43,7 @@ export class CropView {
 
   #controls() {
     const volumes = Object.keys(this.app.info.volumes);
-    this.volume = select(volumes, volumes[0], () => { this.#middle(); this.#go(); }, { required: true });
+    this.volume = select(volumes, volumes[0], () => this.#begin().then(() => this.#go()), { required: true });
     this.inputs = Object.fromEntries(["z", "y", "x"].map((axis) =>
       [axis, h("input", { type: "number", step: "any", min: 0, class: "short", required: true })]));
     this.file = h("input", { type: "file", accept: ".npy", on: { change: () => this.#upload() } });
@@ -71,8 +72,10 @@ export class CropView {
     return this.app.info.volumes[this.volume.value];
   }
 
-  #middle() {
-    this.#about?.shape_zyx.forEach((size, i) => { this.inputs["zyx"[i]].value = Math.floor(size / 2); });
+  /** Begin at a cell of an index of this volume, else at a bright place, else in the middle. */
+  async #begin() {
+    const place = await startOf(this.app, this.volume.value).catch(() => null);
+    this.#about?.shape_zyx.forEach((size, i) => { this.inputs["zyx"[i]].value = place ? Math.round(place["zyx"[i]]) : Math.floor(size / 2); });
   }
 
   #anywhere() {
@@ -116,6 +119,10 @@ export class CropView {
       this.said.textContent = problem.message;
       announce(problem.message);
     }
+  }
+
+  #strip(crop, label) {
+    return strip(crop, label, [], { own: this.own });
   }
 
   async #upload() {
@@ -168,7 +175,12 @@ export class CropView {
     const [planes, rows, columns] = crop.shape;
     const [least, most] = crop.data.reduce(([a, b], value) => [Math.min(a, value), Math.max(b, value)], [Infinity, -Infinity]);
     byId("strip").replaceChildren(
-      scrolling("All planes of the crop", strip(crop, `Crop of ${planes} planes of ${rows} × ${columns} voxels, side by side`)),
+      scrolling("All planes of the crop", this.#strip(crop, `Crop of ${planes} planes of ${rows} × ${columns} voxels, side by side`),
+        scaleBar(this.app.model.voxel_um[2], columns)),
+      h("label", { class: "inline" }, h("input", { type: "checkbox", checked: this.own, on: { change: ({ target }) => {
+        this.own = target.checked;
+        byId("strip").querySelector("canvas.strip").replaceWith(this.#strip(crop, "Crop, planes side by side"));
+      } } }), h("span", { text: "Contrast of this crop alone" })),
       facts({ ...about, "Values after the window": `${shown(least)} to ${shown(most)}` }),
       h("div", { class: "row" }, button("Download as .npy", () =>
         download(new Blob([dump(crop.data, [1, ...crop.shape])]), "crop.npy"))));

@@ -16,8 +16,16 @@ function plane(data, offset, rows, columns) {
   return image;
 }
 
+/** Values from their 1st to their 99.8th percentile as 0 to 1: the contrast of this crop alone. */
+export function stretched(data) {
+  const sorted = Float32Array.from(data).sort();
+  const [low, high] = [sorted[Math.floor(0.01 * (sorted.length - 1))], sorted[Math.floor(0.998 * (sorted.length - 1))]];
+  return high > low ? data.map((value) => (value - low) / (high - low)) : data;
+}
+
 /** A canvas of all planes of a crop, the first on the left; `hidden[voxel]` is framed where it is given. */
-export function strip({ data, shape }, label, frames = []) {
+export function strip({ data, shape }, label, frames = [], { own = false } = {}) {
+  if (own) data = stretched(data);
   const [planes, rows, columns] = shape.slice(-3);
   const canvas = h("canvas", {
     class: "voxels strip", role: "img", "aria-label": label,
@@ -37,6 +45,19 @@ export function strip({ data, shape }, label, frames = []) {
   for (const { z, y, x, high, wide } of frames) {
     context.strokeRect(ZOOM * (z * (columns + GAP) + x) + 1, ZOOM * y + 1, ZOOM * wide - 2, ZOOM * high - 2);
   }
+  return canvas;
+}
+
+/** A scale bar for the planes of a strip: the longest round length that fits into one of them. */
+export function scaleBar(voxelUm, columns) {
+  const perUm = ZOOM / voxelUm;
+  const length = [1, 2, 5, 10, 20, 50, 100, 200, 500].findLast((each) => each * perUm <= ZOOM * columns) ?? 1;
+  const canvas = h("canvas", { class: "scale", role: "img", "aria-label": `scale bar: ${length} µm`, width: Math.ceil(length * perUm), height: 22 });
+  const pen = canvas.getContext("2d");
+  pen.fillStyle = getComputedStyle(document.body).color;
+  pen.fillRect(0, 18, canvas.width, 3);
+  pen.font = "13px system-ui, sans-serif";
+  pen.fillText(`${length} µm`, 0, 13);
   return canvas;
 }
 

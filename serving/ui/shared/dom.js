@@ -35,7 +35,7 @@ export function notice(element, sentence, kind = "note") {
 
 /** Label and control in one; the label names the control. */
 export function field(label, control, hint) {
-  return h("label", { class: "field" }, h("span", { text: label }), control, hint && h("small", { text: hint }));
+  return h("label", { class: "field" }, h("span", {}, label), control, hint && h("small", { text: hint }));
 }
 
 export function select(options, value, change, props = {}) {

@@ -18,6 +18,7 @@ from canvas_fm.models.checkpoint import Detector, load, save_detector
 from canvas_fm.models.convmixer import ConvMixerConfig, HeatMapNet
 from serving.client import Client
 from tests.serving.conftest import NPY, VOXEL_UM, array_of, post, refused, transport_to
+from tests.serving.job_helpers import submit, until
 
 BOX = [2, 5, 5, 20, 55, 45]
 BODY = {"volume": "cube", "box": BOX, "threshold": 0.3}
@@ -140,3 +141,50 @@ def test_the_client_refuses_what_no_detector_takes(alone) -> None:
             client.detect("cube", treshold=0.2)
         with pytest.raises(CanvasError, match="min_distance_um is -1"):
             client.detect("cube", min_distance_um=-1)
+
+
+# --- as a job
+
+
+def test_a_job_finds_the_cells_of_python_and_its_table_says_by_what(
+    begin_service, finder: Detector, volume_path: Path, tmp_path: Path
+) -> None:
+    cells = expected(finder, volume_path)
+    with ExitStack() as stack:
+        service = begin_service(stack, more={"model": str(finder.path), "jobs": str(tmp_path / "jobs")})
+        job = submit(service, kind="detect", roi=BOX, threshold=0.3)
+        assert (job["kind"], job["detector"], job["refiner"]) == ("detect", finder.sha256, None)
+        said = until(service, job, "done", "failed")
+        assert (said["state"], said["error"]) == ("done", None)
+        assert said["done"] == said["total"] >= 1
+        path = tmp_path / "cells.csv"
+        path.write_bytes(service.get(said["result"], headers={"Accept": "text/csv"}).content)
+        about = service.get(said["result"], headers={"Accept": "application/json"}).json()
+    found = Points.read(path)
+    np.testing.assert_array_equal(found.zyx, cells.zyx)
+    np.testing.assert_allclose(found.columns["score"], cells.columns["score"], rtol=1e-6)
+    assert finder.sha256 in str(about)
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "sentence"),
+    [
+        ({"points_zyx": [[1, 1, 1]]}, 422, "points_zyx means nothing to a job of kind detect"),
+        ({"roi": [0, 0, 0, 5, 5]}, 422, "roi"),
+        ({"roi": [5, 5, 5, 5, 9, 9]}, 422, "have to rise"),
+        ({"detector": "none"}, 404, "no detector is served as 'none'"),
+        ({"kind": "embed", "roi": BOX, "points_zyx": [[1, 1, 1]]}, 422, "roi means nothing"),
+        ({"volume": "none"}, 404, "no volume is registered"),
+    ],
+)
+def test_detections_that_cannot_be_are_refused(with_jobs, change, status, sentence) -> None:
+    refused(with_jobs.post("/v1/jobs", json={"kind": "detect", "volume": "cube"} | change), status, sentence)
+
+
+@pytest.fixture(scope="module")
+def with_jobs(
+    begin_service: Callable, finder: Detector, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator:
+    with ExitStack() as stack:
+        folder = tmp_path_factory.mktemp("jobs")
+        yield begin_service(stack, more={"model": str(finder.path), "jobs": str(folder)})

@@ -278,7 +278,7 @@ def test_the_page_needs_no_key_and_what_it_shows_does(begin_service, tmp_path: P
         for _ in range(10):  # nor are its files counted against the rate of an address
             assert client.get("/ui/").status_code == 200
         assert client.get("/ui/app.js").status_code == client.get("/").status_code == 200
-        for path in ("/v1/info", "/v1/map", "/v1/crop", "/ui2/", "/uix", "/v1/map/points"):
+        for path in ("/v1/info", "/v1/map", "/v1/crop", "/ui2/", "/uix", "/v1/tile", "/v1/pyramid"):
             assert client.get(path).status_code == 401
         assert client.post("/v1/cells", json={"rows": [0]}).status_code == 401
 
