@@ -39,10 +39,8 @@ install_import_hook("canvas_fm", f"{_checker.__name__}.check")
 # Files that take longest go first, so that no process is left with one of them when the others are done.
 _LONGEST = (
     "tests/test_readme.py",
-    "tests/inference/backends/",
-    "tests/cli/test_probe.py",
-    "tests/heads/refine/test_detector_score.py",
     "tests/serving/launch/",
+    "tests/cli/test_probe.py",
     "tests/heads/test_quantise.py",
     "tests/training/",
     "tests/heads/",

@@ -57,7 +57,7 @@ def test_fit_and_apply(brains, tmp_path, result, run):
     points = Points.read(tmp_path / "p.csv")
     assert list(points.columns) == ["label", "score", "p_cell", "said"]
     assert points.meta["probe"] == found["sha256"]
-    code, out, err = run(*fit(brains, tmp_path / "again"))
+    code, out, err = run(*fit(brains, tmp_path / "again"), "--seeds", 1)
     assert code == 0, err
     assert "of 2 groups" in out
     assert "balanced accuracy 0." in out or "balanced accuracy 1." in out
@@ -73,6 +73,12 @@ def test_what_probe_refuses(brains, tmp_path, refusal, result):
     elsewhere = ["probe", "fit", left, "--labels", "kind", "--out", tmp_path / "other"]
     assert "has no column 'kind'" in refusal(*elsewhere)
     assert "is no model folder" in refusal("probe", "apply", tmp_path, left, "--out", tmp_path / "p.csv")
+
+
+@pytest.fixture
+def undrawn(monkeypatch) -> None:
+    """Reports without figures, where a test is about their numbers."""
+    monkeypatch.setattr("canvas_fm.viewing.report.write._draw", lambda *_: [])
 
 
 def report(brains, out, *more: object) -> list[object]:
@@ -118,6 +124,7 @@ def test_a_report_of_an_encoder_beside_baselines(brains, model, tmp_path, result
     assert list((tmp_path / "kept").iterdir())
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_report_for_people_by_matching(brains, tmp_path, run):
     words = ["--methods", "score", "--seeds", 1, "--curve"]
     code, out, err = run(*report(brains, tmp_path / "report", *words))
@@ -154,6 +161,7 @@ def test_what_report_refuses_before_any_work(brains, model, tmp_path, refusal, m
     assert sentence in refusal(*report(brains, tmp_path / "report", "--encoder", model, *words))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_what_is_gained_over_the_candidates_and_the_same_again(brains, tmp_path, result):
     words = report(brains, tmp_path / "report", "--methods", "score", "--candidate-threshold", 0.5, "--curve")
     found = result(*words)
@@ -174,6 +182,7 @@ def test_models_that_are_not_one_a_fold(brains, model, tmp_path, refusal):
     assert "3 encoders for 2 folds (left, right); give one, or one a fold" in refusal(*words)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_an_encoder_that_saw_what_it_judges_is_told(brains, tmp_path, result):
     import torch
 

@@ -65,9 +65,10 @@ def test_the_place_stays_within_the_shift_of_the_centre_voxel_or_its_mirror_imag
 @pytest.mark.parametrize("free", [0.0, 1.0])
 def test_every_view_lies_inside_its_box(crop: tuple[int, int, int], free: float) -> None:
     settings = recipe(free=free, scale=1.3, shift_zyx=(1.4, 2.9, 2.9))
-    shape = torch.Size([2000, 1, *box_zyx(crop, settings)])
-    places = _places(shape, crop, settings, Draw(2000, generator()))
-    assert places.abs().max() <= 1.0 + 1e-5
+    shape = torch.Size([100, 1, *box_zyx(crop, settings)])
+    for seed in range(20):  # so many at a time stay in the cache
+        places = _places(shape, crop, settings, Draw(100, generator(seed)))
+        assert places.abs().max() <= 1.0 + 1e-5
 
 
 @pytest.mark.parametrize(
