@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Num
@@ -11,6 +11,7 @@ from canvas_fm.data.zyx import Zyx, ZyxLike, ZyxUm
 from canvas_fm.errors import CanvasError, MissingExtra
 
 
+@runtime_checkable
 class Boxes(Protocol):
     """A volume, as far as its slices need it."""
 
