@@ -68,6 +68,7 @@ def fit_refiner(
         opts.layer,
         detector_score=opts.detector_score,
         shape=SHAPE_RULE if opts.shape else None,
+        amplitude=opts.amplitude,
         **running,
     )
     return fit_labelled(

@@ -1,4 +1,4 @@
-"""Features of a volume's candidates: embedding, the detector's pooled map and logit, shape of the spot."""
+"""Features of a volume's candidates: embedding, the detector's pooled map and logit, shape, amplitude."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from canvas_fm.data.volume.volume import Volume, Zyx
 from canvas_fm.data.volume.window import WindowRule
 from canvas_fm.errors import BadInput
 from canvas_fm.heads.compare.task import Task
+from canvas_fm.heads.features.amplitude import SpotAmplitude
 from canvas_fm.heads.features.feature_set import (
+    AMPLITUDE,
     DETECTOR,
     DETECTOR_LOGIT,
     MAE,
@@ -39,13 +41,14 @@ CROP_ZYX: Zyx = (16, 32, 32)  # where there is no encoder whose crop could be ta
 
 @dataclass(frozen=True)
 class Extractor:
-    """Models and settings that compute features: blocks `detector`, `heat`, `mae`, `shape`, in that order.
+    """Models and settings that compute features: `detector`, `heat`, `mae`, `shape`, `amplitude`, in order.
 
     `pool` (None: the encoder's own), `layer` (None: the last) and `backend` are the encoder's, and so is
     precision int8, beside which a detector works in fp32. The detector's map is
     pooled over the encoder's crop, else over `crop_zyx`, in `bins` parts an axis; with `detector_score` its
     logit at each candidate is a block of one column. `shape` is the window in which intensity, contrast and
-    shape of the spot are measured, a block that needs no model (None: without it).
+    shape of the spot are measured, `amplitude` how its amplitude is: blocks that need no model (None: without
+    it).
     """
 
     encoder: Encoder | None = None
@@ -56,6 +59,7 @@ class Extractor:
     bins: int = 2
     detector_score: bool = False
     shape: WindowRule | None = None
+    amplitude: SpotAmplitude | None = None
     batch: int = 64
     device: str = "auto"
     precision: str = "fp32"
@@ -64,8 +68,8 @@ class Extractor:
     ignore_voxel_size: bool = False
 
     def __post_init__(self) -> None:
-        if self.encoder is None and self.detector is None and self.shape is None:
-            raise BadInput("features need an encoder, a detector or both, or shape; none was given")
+        if all(one is None for one in (self.encoder, self.detector, self.shape, self.amplitude)):
+            raise BadInput("features need an encoder, a detector or both, shape or amplitude; none was given")
         if self.detector_score and self.detector is None:
             raise BadInput("the detector score needs a detector; give one, or leave detector_score out")
         if self.pool in DENSE:
@@ -89,6 +93,8 @@ class Extractor:
             provenance[MAE] = Provenance(self.encoder.name, self.encoder.sha256, settings)
         if self.shape is not None:
             provenance[SHAPE] = Provenance("shape features", "", {"shape": asdict(self.shape)})
+        if self.amplitude is not None:
+            provenance[AMPLITUDE] = Provenance("spot amplitude", "", {AMPLITUDE: asdict(self.amplitude)})
         return provenance
 
     @property
@@ -104,6 +110,8 @@ class Extractor:
             sizes[MAE] = self.encoder.dim
         if self.shape is not None:
             sizes[SHAPE] = len(feature_names())
+        if self.amplitude is not None:
+            sizes[AMPLITUDE] = 1
         for name, size in sizes.items():
             columns[name] = slice(start, start + size)
             start += size
@@ -136,6 +144,8 @@ class Extractor:
             )  # fmt: skip
         if self.shape is not None:
             blocks[SHAPE] = self.shape_of(volume, zyx)
+        if self.amplitude is not None:
+            blocks[AMPLITUDE] = self.amplitude.at(volume, zyx)
         return self.together(blocks, group or volume.name)
 
     def shape_of(self, volume: Volume, points_zyx: Float64[np.ndarray, "n 3"]) -> Float32[np.ndarray, "n k"]:
@@ -225,6 +235,7 @@ class Extractor:
         """Identity of all inputs of a volume's features except the points."""
         rules = [model.config.window_rule for model in (self.encoder, self.detector) if model is not None]
         rules += [] if self.shape is None else [self.shape]
+        rules += [] if self.amplitude is None else [self.amplitude.rule]
         volumes = [volume] if background is None else [volume, background]
         return {
             "made": {name: provenance.as_dict() for name, provenance in self.provenance.items()},
@@ -237,14 +248,16 @@ class Extractor:
         }
 
     def alone(self) -> list[Extractor]:
-        """One extractor for each model, over the same crop, and one for the shape block."""
+        """One extractor for each model, over the same crop, and one for each block that needs none."""
         parts = []
         if self.detector is not None:
-            parts.append(replace(self, encoder=None, crop_zyx=self._crop_zyx, shape=None))
+            parts.append(replace(self, encoder=None, crop_zyx=self._crop_zyx, shape=None, amplitude=None))
         if self.encoder is not None:
-            parts.append(replace(self, detector=None, detector_score=False, shape=None))
+            parts.append(replace(self, detector=None, detector_score=False, shape=None, amplitude=None))
         if self.shape is not None:
             parts.append(Extractor(shape=self.shape))
+        if self.amplitude is not None:
+            parts.append(Extractor(amplitude=self.amplitude))
         return parts
 
     def of_block(self, name: str) -> Extractor:

@@ -16,9 +16,10 @@ from canvas_fm.errors import BadInput, ModelMismatch
 MAE, DETECTOR = "mae", "detector"  # the blocks that are made by an encoder and by a detector
 DETECTOR_LOGIT = "heat"  # the block of the detector's logit at a candidate, by its name in files: one column
 CANDIDATE_SCORE = "score"  # the block of the score that the candidates came with, see candidate_score.py
+AMPLITUDE = "amplitude"  # the block of the spot's amplitude, see amplitude.py: one column
 SHAPE = "shape"  # the block of intensity, contrast and shape around a candidate, see shape.py
 # Blocks of one column that tell most: used with every variant, and hardly penalised.
-UNPENALISED = (DETECTOR_LOGIT, CANDIDATE_SCORE)
+UNPENALISED = (DETECTOR_LOGIT, CANDIDATE_SCORE, AMPLITUDE)
 WITH_ANY_VARIANT = (*UNPENALISED, SHAPE)
 CORRECTIONS = ("none", "centre", "standardise", "whiten")
 # Of a covariance, the share of its mean variance that is mixed in: directions without variance stay finite.

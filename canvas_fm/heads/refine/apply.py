@@ -16,9 +16,10 @@ from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.data.volume.window import WindowRule
 from canvas_fm.errors import BadInput, CanvasError, ModelMismatch
+from canvas_fm.heads.features.amplitude import SpotAmplitude
 from canvas_fm.heads.features.candidate_score import recorded_score, with_candidate_score
 from canvas_fm.heads.features.extractor import DETECTOR, DETECTOR_LOGIT, MAE, Extractor
-from canvas_fm.heads.features.feature_set import CANDIDATE_SCORE, SHAPE, Moments, Provenance
+from canvas_fm.heads.features.feature_set import AMPLITUDE, CANDIDATE_SCORE, SHAPE, Moments, Provenance
 from canvas_fm.heads.labels.candidates import check_volume_name, duplicates
 from canvas_fm.heads.refine.counts.cell_count import count_cells
 from canvas_fm.heads.refine.refiner import Refiner
@@ -145,7 +146,7 @@ def models_needed(refiner: Refiner) -> dict[str, Provenance]:
     needed = {}
     for block in refiner.columns_.sizes:
         provenance = refiner.provenance_.get(block)
-        if provenance is not None and block in (CANDIDATE_SCORE, SHAPE):
+        if provenance is not None and block in (CANDIDATE_SCORE, SHAPE, AMPLITUDE):
             continue  # the candidates bring it; the voxels alone give it
         if provenance is None or block not in (MAE, DETECTOR, DETECTOR_LOGIT):
             raise BadInput(
@@ -241,6 +242,8 @@ def extractor_of(
         settings["crop_zyx"] = (z, y, x)
     if SHAPE in settings:
         settings[SHAPE] = WindowRule(**settings[SHAPE])
+    if AMPLITUDE in settings:
+        settings[AMPLITUDE] = SpotAmplitude.of(settings[AMPLITUDE])
     return Extractor(encoder, detector, **settings, **running)
 
 
@@ -263,8 +266,8 @@ def _shipped(needed: Provenance, kind: str) -> Any:
 def _meta(points: Points, volume: Volume, refiner: Refiner, extractor: Extractor) -> dict[str, str]:
     meta = dict(points.meta) | {"volume": volume.name, "refiner_sha256": refiner_sha256(refiner)}
     for name, provenance in extractor.provenance.items():
-        if name in (DETECTOR_LOGIT, SHAPE):
-            continue  # its detector is named with the pooled map; shape needs no model
+        if name in (DETECTOR_LOGIT, SHAPE, AMPLITUDE):
+            continue  # its detector is named with the pooled map; shape and amplitude need no model
         kind = "encoder" if name == MAE else "detector"
         meta |= {f"refiner_{kind}": provenance.name, f"refiner_{kind}_sha256": provenance.sha256}
     if (score := refiner.provenance_.get(CANDIDATE_SCORE)) is not None:

@@ -11,6 +11,7 @@ from jaxtyping import Float32, Float64
 
 from canvas_fm.errors import BadInput
 from canvas_fm.heads.features.feature_set import (
+    AMPLITUDE,
     DETECTOR_LOGIT,
     UNPENALISED,
     WITH_ANY_VARIANT,
@@ -18,9 +19,11 @@ from canvas_fm.heads.features.feature_set import (
 )
 
 CONCAT = "concat"
+SCORES = "scores"  # the variant of the blocks of one column alone
 REDUCTIONS = ("columns", "pca")
-# Factor of an unpenalised column (detector score, candidate score) among columns of unit deviation: a penalty
-# on the weights then hardly touches it. Among hundreds of columns it would be lost with few labels.
+# Factor of an unpenalised column (detector score, candidate score, amplitude) among columns of unit
+# deviation: a penalty on the weights then hardly touches it. Among hundreds of columns it would be lost with
+# few labels.
 UNPENALISED_SCALE = 30.0
 
 
@@ -28,8 +31,8 @@ UNPENALISED_SCALE = 30.0
 class Columns:
     """The used blocks, concatenated in order, and the reduction of the cut block.
 
-    The shape block and the unpenalised ones (detector score, candidate score) are added to every variant; the
-    unpenalised ones are never cut.
+    The shape block and the unpenalised ones (detector score, candidate score, amplitude) are added to every
+    variant but `scores`, which is the unpenalised ones alone; these are never cut.
     Of the `cut` block the first round(ratio · d) columns are kept (section 5 of the CANVAS paper calls the
     ratio a contribution: 154 of 384 at 0.4), or as many principal components of it.
     """
@@ -46,11 +49,18 @@ class Columns:
         """From a refiner's settings and `dim` columns; BadInput for inconsistent ones."""
         if reduce not in REDUCTIONS:
             raise BadInput(f"reduce is {reduce!r}; give one of {', '.join(REDUCTIONS)}")
-        if variant != CONCAT and variant not in blocks:
+        if variant not in (CONCAT, SCORES) and variant not in blocks:
             raise BadInput(
-                f"variant is {variant!r}; give {CONCAT} (all blocks) or one of the blocks {', '.join(blocks)}"
+                f"variant is {variant!r}; give {CONCAT} (all blocks), {SCORES} (those of one column) "
+                f"or one of the blocks {', '.join(blocks)}"
             )
-        used = [name for name in blocks if variant in (CONCAT, name) or name in WITH_ANY_VARIANT]
+        beside = UNPENALISED if variant == SCORES else WITH_ANY_VARIANT
+        used = [name for name in blocks if variant in (CONCAT, name) or name in beside]
+        if not used:
+            raise BadInput(
+                "variant scores needs a block of one column: give --detector-score, --amplitude-um or "
+                "--candidate-score"
+            )
         sizes = {name: len(range(*blocks[name].indices(dim))) for name in used}
         may_cut = [name for name in used if name not in UNPENALISED]
         if not 0 < ratio <= 1:
@@ -75,7 +85,9 @@ class Columns:
         """
         unpenalised = [name for name in self.sizes if name in UNPENALISED]
         if unpenalised and correction != "none":
-            name = "detector score" if unpenalised[0] == DETECTOR_LOGIT else "candidate score"
+            name = {DETECTOR_LOGIT: "detector score", AMPLITUDE: "amplitude"}.get(
+                unpenalised[0], "candidate score"
+            )
             raise BadInput(
                 f"correction is {correction!r}, which would take the level of "
                 f"the {name} away; fit without the correction, or without the {name}"

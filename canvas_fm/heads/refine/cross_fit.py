@@ -18,6 +18,7 @@ from canvas_fm.heads.refine.counts.counts import CountSpread, expected_count
 from canvas_fm.heads.refine.head.calibration import Calibration, fit_calibration
 from canvas_fm.heads.refine.head.head_models import (
     GRID,
+    SHARES,
     Blend,
     HeadSettings,
     choose_blend,
@@ -27,6 +28,7 @@ from canvas_fm.heads.refine.head.head_models import (
     net_of,
     parts_of,
 )
+from canvas_fm.heads.refine.head.plateau import most_even, plateau
 from canvas_fm.models.heads.nets import HeadNet
 from canvas_fm.models.heads.trees import BlendNet
 
@@ -61,6 +63,15 @@ class LabelledFeatures:
             all_rows = int((self.groups == name).sum())
             total += count * int((self.groups[rows] == name).sum()) / all_rows if all_rows else 0
         return round(total)
+
+    def by_brain(
+        self, subset: Int64[np.ndarray, " m"] | None = None
+    ) -> tuple[Bool[np.ndarray, " m"], Shaped[np.ndarray, " m"], dict[str, int]]:
+        """Labels and brains of some rows, and the cells without a candidate in each brain."""
+        rows = np.arange(len(self.is_cell)) if subset is None else subset
+        groups = self.groups[rows]
+        missed = {str(name): self.missed_in(rows[groups == name]) for name in np.unique(groups)}
+        return self.is_cell[rows], groups, missed
 
     @property
     def places(self) -> Shaped[np.ndarray, " n"]:
@@ -123,7 +134,7 @@ def assemble_fit(
     """
     calibration = fit_calibration(held_out[0], rows.is_cell, settings.calibration)
     everything = np.arange(len(rows.is_cell))
-    chosen = _best_threshold(rows, calibration, held_out, everything)
+    chosen = _best_threshold(settings, rows, calibration, held_out, everything)
     p_cell, decisions = cross_fitted_decisions(settings, rows, folds, held_out)
     spread = CountSpread()
     if folds.by != "random":
@@ -138,12 +149,19 @@ def assemble_fit(
 
 
 def _best_threshold(
+    settings: HeadSettings,
     rows: LabelledFeatures,
     calibration: Calibration,
     held_out: Float64[np.ndarray, "contrasts n"],
     subset: Int64[np.ndarray, " m"],
 ) -> float:
-    """Threshold of P(cell) with the highest F1 over some rows and their augmented copies."""
+    """Threshold of P(cell) with the highest F1 over some rows and their augmented copies.
+
+    Of a sum the one of the highest mean F1 over brains: each brain counts as one, however many cells it has.
+    """
+    if settings.model == "sum":
+        best = plateau(held_out[:, subset], *rows.by_brain(subset)).threshold
+        return float(calibration(np.array([best]))[0])
     p_cell = np.concatenate([calibration(logits[subset]) for logits in held_out])
     is_cell = np.tile(rows.is_cell[subset], len(held_out))
     return float(best_f1(is_cell, p_cell, missed=len(held_out) * rows.missed_in(subset))[0])
@@ -172,11 +190,15 @@ def held_out_parts_of_head(
     Where C is None it is the one whose held-out logits, calibrated together, give the least log loss: that
     asks for a ranking within brains and for one scale over all of them. (Within a standard error of it a
     stronger penalty was tried: worse on clean labels, and no stronger where the labels are not.)
+    Of a sum it is the second score's share, by `plateau`: brains whose levels differ bend a log loss.
     """
     parts = parts_of(settings)
     own = next((n for n, part in enumerate(parts) if part.blocks == (CANDIDATE_SCORE,)), None)
     linear = [number for number, part in enumerate(parts) if part.kind == "logistic"]
-    grid: tuple[float | None, ...] = GRID if settings.C is None and linear else (settings.C,)
+    summed = settings.model == "sum"
+    grid: tuple[float | None, ...] = (settings.C,)
+    if settings.C is None and (linear or summed):
+        grid = SHARES if summed else GRID
     seen = [rows.x, *rows.contrast_augmented]
     logits = np.empty((len(parts), len(grid), len(seen), len(rows.x)))
     for train, test in folds:
@@ -185,7 +207,9 @@ def held_out_parts_of_head(
         for number, one in enumerate(logits_by_part):
             logits[number][:, :, test] = one
     best = 0
-    if len(grid) > 1:
+    if len(grid) > 1 and summed:
+        best = most_even([plateau(one, *rows.by_brain()).f1 for one in logits[0]])
+    elif len(grid) > 1:
         best = int(np.argmin([log_loss(rows.is_cell, one[0]) for one in logits[linear[0]]]))
     chosen = logits[:, best].astype(np.float32).astype(np.float64)
     return grid[best], chosen, choose_blend(chosen[:, 0], rows.is_cell, rows.groups, own)
@@ -213,7 +237,7 @@ def cross_fitted_decisions(
         p_cell[test] = calibration(original_logits[test])
         threshold = settings.threshold
         if threshold is None:
-            threshold = _best_threshold(rows, calibration, held_out, train)
+            threshold = _best_threshold(settings, rows, calibration, held_out, train)
         decisions[test] = p_cell[test] >= threshold
     return p_cell, decisions
 

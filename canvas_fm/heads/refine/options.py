@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from canvas_fm.data.volume.window import DEFAULT_RULE, WindowRule
 from canvas_fm.files.options import Flag, Options, Positive, Size
 from canvas_fm.inference.options import BatchedRun, Pool
 
 if TYPE_CHECKING:
+    from canvas_fm.heads.features.amplitude import SpotAmplitude
     from canvas_fm.heads.refine.refiner import Refiner
 
 Correction = Literal["none", "centre", "standardise", "whiten"]
@@ -18,13 +20,24 @@ Correction = Literal["none", "centre", "standardise", "whiten"]
 class FitOptions(Options):
     """Options for fitting a refiner."""
 
-    variant: Literal["concat", "mae", "detector", "shape"] | None = Field(
-        None, description="feature blocks that are used; default: concat of what models are given"
+    variant: Literal["concat", "mae", "detector", "shape", "scores"] | None = Field(
+        None,
+        description="feature blocks that are used; scores: detector score, amplitude and candidate score "
+        "alone. Default: concat of what models are given",
     )
     shape: bool = Field(
         False,
         description="look at intensity, contrast and shape of each spot too, beside any variant; needs no "
         "model, and carries best to brains of other staining",
+    )
+    amplitude_um: Annotated[Size, Flag("SIGMA")] | None = Field(
+        None,
+        description="use how bright the spot is against its volume as a further feature of any variant, by a "
+        "Laplacian of a Gaussian of this sigma; needs no model",
+    )
+    amplitude_unit: Literal["percentiles", "median"] = Field(
+        "percentiles",
+        description="of --amplitude-um: the width of the volume's intensity window, or its median",
     )
     cut: Literal["mae", "detector"] | None = Field(
         None, description="the block that --ratio cuts; default mae"
@@ -69,10 +82,11 @@ class FitOptions(Options):
         "every step",
     )
     whiten: bool = Field(False, description="decorrelate columns, by the training volumes")
-    head: Literal["logistic", "mlp", "trees", "blend"] | None = Field(
+    head: Literal["logistic", "mlp", "trees", "blend", "sum"] | None = Field(
         None,
         description="the model on the features; blend: boosted trees on shape and a logistic model on the "
-        "other blocks, weighed by held-out volumes. Default: blend with --shape, else logistic",
+        "other blocks, weighed by held-out volumes; sum: the first of two scores and a share of the second, "
+        "by F1 on held-out volumes. Default: blend with --shape, else logistic",
     )
     ignore_candidate_score: bool = Field(
         False,
@@ -80,7 +94,9 @@ class FitOptions(Options):
         "than the refiner; by default it is then blended in, and candidates to be refined need it",
     )
     C: Size | None = Field(
-        None, description="inverse of the logistic model's penalty; default: chosen by cross-validation"
+        None,
+        description="inverse of the logistic model's penalty, of a sum the second score's share; default: "
+        "chosen by cross-validation",
     )
     calibration: Literal["temperature", "isotonic", "none"] = Field(
         "temperature", description="of the probabilities"
@@ -105,7 +121,9 @@ class FitOptions(Options):
                 f"{flag} goes with the encoder as it is: beside a score that tells most, --unfreeze has "
                 "little to learn from; give one of the two"
             )
-        if self.unfreeze and (self.shape or self.head in ("trees", "blend")):
+        if self.unfreeze and self.amplitude_um is not None:
+            raise ValueError("--amplitude-um goes with the encoder as it is; leave --unfreeze out")
+        if self.unfreeze and (self.shape or self.head in ("trees", "blend", "sum")):
             raise ValueError(
                 "--unfreeze fits blocks under a logistic model or an MLP; leave --shape and --head "
                 f"{self.head or 'blend'} out"
@@ -120,6 +138,16 @@ class FitOptions(Options):
         if self.score_column and not self.candidate_score:
             raise ValueError("--score-column names what --candidate-score looks at; give that flag too")
         return self
+
+    @property
+    def amplitude(self) -> SpotAmplitude | None:
+        """The amplitude that is measured, None without."""
+        from canvas_fm.heads.features.amplitude import SpotAmplitude
+
+        if self.amplitude_um is None:
+            return None
+        rule = DEFAULT_RULE if self.amplitude_unit == "percentiles" else WindowRule("median", 0.0, 1.0)
+        return SpotAmplitude(self.amplitude_um, rule)
 
     def refiner(self, *, encoder: bool, detector: bool) -> Refiner:
         """An unfitted refiner for features of an encoder, a detector or both."""

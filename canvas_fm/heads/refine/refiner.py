@@ -49,15 +49,16 @@ Missed = Mapping[str, int]
 class Refiner(ClassifierMixin, BaseEstimator):
     """Classifies detections as true or false by their features; a scikit-learn classifier.
 
-    variant: `concat` uses all blocks, else the name of one (`detector`, `mae`). blocks: the columns of each
-    by name; a FeatureSet has its own. The blocks `heat` (the detector's at the candidate) and `score` (the
-    candidates' own) stand beside any variant and are hardly penalised. cut, ratio, reduce: of the block `cut`
-    only the first round(ratio·d)
+    variant: `concat` uses all blocks, `scores` those of one column, else the name of one (`detector`, `mae`).
+    blocks: the columns of each by name; a FeatureSet has its own. The blocks `heat` (the detector's at the
+    candidate), `score` (the candidates' own) and `amplitude` stand beside any variant and are hardly
+    penalised. cut, ratio, reduce: of the block `cut` only the first round(ratio·d)
     columns are used, or with reduce `pca` as many of its principal components. correction: every brain is
     first corrected by its own candidates (none, centre, standardise, whiten). whiten: decorrelate columns, by
-    the training brains. model: `logistic` (C chosen by cross-validation where None), `mlp`, `trees` (boosted)
-    or `blend`: a logistic model on what encoder and detector made and boosted trees on the block `shape`,
-    calibrated and weighed by held-out brains. balanced: both classes weigh the same to linear models and MLP.
+    the training brains. model: `logistic` (C chosen by cross-validation where None), `mlp`, `trees`
+    (boosted), `sum` (the first of two scores and a share C of the second) or `blend`: a logistic model on
+    what encoder and detector made and boosted trees on the block `shape`, weighed by held-out brains.
+    balanced: both classes weigh the same to linear models and MLP.
     calibration: `temperature`, `isotonic` or `none`, on held-out brains. threshold:
     what P(cell) has to reach; None takes the one of the highest F1 on held-out training brains. hold_out:
     `regions` divides all brains by their regions for that, as one brain alone is divided. unlabelled: rows of

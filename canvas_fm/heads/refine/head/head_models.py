@@ -1,4 +1,4 @@
-"""The models of a head: logistic, MLP, boosted trees, or a blend of several on blocks of their own."""
+"""The models of a head: logistic, MLP, boosted trees, a blend on blocks of their own, or a sum of scores."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ from canvas_fm.models.device import pick_device
 from canvas_fm.models.heads.nets import HeadNet, train_mlp
 from canvas_fm.models.heads.trees import BlendNet, TreeEnsemble
 
-MODELS = ("logistic", "mlp", "trees", "blend")
+MODELS = ("logistic", "mlp", "trees", "blend", "sum")
 GRID = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # of C, the inverse of the penalty
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)  # of a sum's second score, the first has 1
 _STEPS = 4  # the weights of a blend are multiples of a quarter
 
 
@@ -74,6 +75,11 @@ def parts_of(settings: HeadSettings) -> list[Part]:
     blocks = tuple(settings.columns.sizes)
     if settings.model not in MODELS:
         raise BadInput(f"model is {settings.model!r}; give one of {', '.join(MODELS)}")
+    if settings.model == "sum" and settings.columns.width != 2:
+        raise BadInput(
+            f"a sum is of two scores, here are {settings.columns.width} columns; give --variant scores and "
+            "two of --detector-score, --amplitude-um and --candidate-score"
+        )
     if settings.model != "blend":
         return [Part(settings.model, blocks)]
     own = CANDIDATE_SCORE in blocks
@@ -100,6 +106,8 @@ def fit_part(
 ) -> HeadNet | TreeEnsemble:
     """One model of the head, on rows of all used columns."""
     mine = x[:, settings.columns.places(*part.blocks)]
+    if part.kind == "sum":
+        return _sum(1.0 if C is None else C)
     if part.kind == "trees":
         return grow_trees(mine, is_cell, balanced=False, seed=settings.random_state)
     affine = affine_of(settings, part, mine)
@@ -215,6 +223,9 @@ def held_out_by_part(
     """The logits of rows that were held out, part by part, at each C of the grid."""
     for part in parts_of(settings):
         place = settings.columns.places(*part.blocks)
+        if part.kind == "sum":
+            yield np.stack([np.stack([_run(_sum(C or 0.0), one[:, place]) for one in judged]) for C in grid])
+            continue
         if part.kind == "trees":
             net = fit_part(settings, part, x, is_cell, None)
             once = np.stack([_run(net, one[:, place]) for one in held_out])
@@ -224,6 +235,11 @@ def held_out_by_part(
         z, seen = affine(x[:, place]), [affine(one[:, place]) for one in held_out]
         layers = [fit_layers(settings, part, z, is_cell, C) for C in grid]
         yield np.stack([np.stack([each(one) for one in seen]) for each in layers])
+
+
+def _sum(share: float) -> HeadNet:
+    """The first score and a share of the second: nothing is fitted, so no brain's level bends the weights."""
+    return _folded(Layers((np.array([[1.0, share]]),), (np.zeros(1),)), Affine(np.zeros(2), np.ones(2)))
 
 
 def _run(net: torch.nn.Module, x: Float32[np.ndarray, "n w"]) -> Float64[np.ndarray, " n"]:
