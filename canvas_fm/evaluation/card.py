@@ -282,7 +282,7 @@ def _refiner_facts(config: Mapping[str, Any]) -> dict[str, str]:
     features = []
     variant = settings["variant"]
     for block in config["blocks"]:
-        if variant not in ("concat", block["name"]) and block["name"] not in ("heat", "score"):
+        if variant not in ("concat", block["name"]) and block["name"] not in ("heat", "score", "amplitude"):
             continue  # not looked at
         provenance = block["made"] or {"name": "unknown", "sha256": "", "settings": {}}
         settings_text = [f"{name} {_plain(value)}" for name, value in provenance["settings"].items()]

@@ -72,7 +72,7 @@ async def _blocks(
     background: Volume | None,
     points_zyx: list[list[float]],
 ) -> dict[str, np.ndarray]:
-    from canvas_fm.heads.features.extractor import MAE, SHAPE
+    from canvas_fm.heads.features.extractor import AMPLITUDE, MAE, SHAPE
     from canvas_fm.inference.embed.input_checks import check_points
 
     extractor = hosted.extractor
@@ -87,6 +87,8 @@ async def _blocks(
             )
         if extractor.shape is not None:
             blocks[SHAPE] = await asyncio.to_thread(extractor.shape_of, volume, zyx)
+        if extractor.amplitude is not None:
+            blocks[AMPLITUDE] = await asyncio.to_thread(extractor.amplitude.at, volume, zyx)
     except DamagedStore as problem:
         raise unreadable(name, problem) from problem
     except CanvasError as problem:
