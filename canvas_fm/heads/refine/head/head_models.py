@@ -224,7 +224,9 @@ def held_out_by_part(
     for part in parts_of(settings):
         place = settings.columns.places(*part.blocks)
         if part.kind == "sum":
-            yield np.stack([np.stack([_run(_sum(C or 0.0), one[:, place]) for one in judged]) for C in grid])
+            yield np.stack(
+                [np.stack([_run(_sum(C or 0.0), one[:, place]) for one in held_out]) for C in grid]
+            )
             continue
         if part.kind == "trees":
             net = fit_part(settings, part, x, is_cell, None)
