@@ -37,15 +37,38 @@ def heat_by_planes(
     net: HeatMapNet, voxels: Float[Tensor, "c z y x"], dtype: torch.dtype = torch.float32
 ) -> Float[Tensor, "z y x"]:
     """Sigmoid of `net` of one box, computed in `dtype`."""
-    stream = _Stream(net, voxels, dtype)
-    heat = torch.empty(voxels.shape[1:])
-    (pz, py, px), (_, y, x) = net.config.patch_zyx, stream.patches_zyx
-    weight, bias = net.head.weight.to(dtype), net.head.bias.to(dtype)
+    stream, heat = _Stream(net, voxels, dtype), _HeatPlanes(net, voxels, dtype)
     for start, planes in stream.run():
-        probability = F.linear(planes, weight, bias).float().sigmoid_().view(-1, y, x, pz, py, px)
-        into = heat[start * pz : (start + len(planes)) * pz].view(-1, pz, y, py, x, px)
+        heat.add(start, planes)
+    return heat.heat
+
+
+@torch.inference_mode()
+def features_and_heat_by_planes(
+    net: HeatMapNet, voxels: Float[Tensor, "c z y x"], dtype: torch.dtype = torch.float32
+) -> tuple[Float[Tensor, "dim pz py px"], Float[Tensor, "z y x"]]:
+    """What `features_by_planes` and `heat_by_planes` give, of one pass through the layers."""
+    stream, heat = _Stream(net, voxels, dtype), _HeatPlanes(net, voxels, dtype)
+    out = torch.empty((*stream.patches_zyx, net.config.dim))
+    for start, planes in stream.run():
+        out[start : start + len(planes)] = planes
+        heat.add(start, planes)
+    return rearrange(out, "z y x c -> c z y x"), heat.heat
+
+
+class _HeatPlanes:
+    """The heat map of a box, written plane by plane from the last layer's vectors."""
+
+    def __init__(self, net: HeatMapNet, voxels: Tensor, dtype: torch.dtype) -> None:
+        self.heat, self.patch_zyx = torch.empty(voxels.shape[1:]), net.config.patch_zyx
+        self.weight, self.bias = net.head.weight.to(dtype), net.head.bias.to(dtype)
+
+    def add(self, start: int, planes: Tensor) -> None:
+        pz, py, px = self.patch_zyx
+        y, x = planes.shape[1:3]
+        probability = F.linear(planes, self.weight, self.bias).float().sigmoid_().view(-1, y, x, pz, py, px)
+        into = self.heat[start * pz : (start + len(planes)) * pz].view(-1, pz, y, py, x, px)
         into.copy_(rearrange(probability, "z y x pz py px -> z pz y py x px"))
-    return heat
 
 
 class _Stream:

@@ -29,7 +29,7 @@ from canvas_fm.heads.features.feature_set import (
 )
 from canvas_fm.heads.features.shape import feature_names, shape_crop, shape_of_points
 from canvas_fm.inference.detect.detect import TILE_ZYX, channels_of
-from canvas_fm.inference.detect.detector_features import detector_features
+from canvas_fm.inference.detect.detector_features import MapPooling, detector_features
 from canvas_fm.inference.embed.embed import embed
 from canvas_fm.inference.embed.point_crops import PointCrops, volume_identity
 from canvas_fm.inference.embed.runner import INT8, Runner
@@ -125,18 +125,24 @@ class Extractor:
         group: str | None = None,
         background: Volume | None = None,
         reader: CropReader | None = None,
+        detector_maps: Float32[np.ndarray, "n d"] | None = None,
         show: bool | None = None,
     ) -> FeatureSet:
         """Features (n, d) of points of one volume, in the order of the points; 4·n·d bytes of memory.
 
-        `group` is the brain's name, by default the volume's. Raises CanvasError for points outside the volume
-        and ModelMismatch for another voxel size, unless `resample` or `ignore_voxel_size` were asked for.
+        `group` is the brain's name, by default the volume's. `detector_maps` are the columns of the
+        detector's blocks where they are known. Raises CanvasError for points outside the volume and
+        ModelMismatch for another voxel size, unless `resample` or `ignore_voxel_size` were asked for.
         """
         zyx = as_zyx(points_zyx)
         check_inside(zyx, volume.shape_zyx)
         blocks: dict[str, Float32[np.ndarray, "n k"]] = {}
         if self.detector is not None:
-            blocks |= self.detector_blocks(volume, zyx, background=background, show=show)
+            blocks |= (
+                self.detector_blocks(volume, zyx, background=background, show=show)
+                if detector_maps is None
+                else self._by_block(detector_maps)
+            )
         if self.encoder is not None:
             blocks[MAE] = embed(
                 self.encoder, volume, zyx, pool=self.pool, layer=self.layer, batch=self.batch, reader=reader,
@@ -168,9 +174,17 @@ class Extractor:
             heat=self.detector_score, precision="fp32" if self.precision == INT8 else self.precision,
             background=background, show=show, **self._running,
         )  # fmt: skip
+        return self._by_block(features)
+
+    def _by_block(self, detector_maps: Float32[np.ndarray, "n d"]) -> dict[str, Float32[np.ndarray, "n k"]]:
         if not self.detector_score:
-            return {DETECTOR: features}
-        return {DETECTOR: features[:, :-1], DETECTOR_LOGIT: features[:, -1:]}
+            return {DETECTOR: detector_maps}
+        return {DETECTOR: detector_maps[:, :-1], DETECTOR_LOGIT: detector_maps[:, -1:]}
+
+    @property
+    def map_pooling(self) -> MapPooling:
+        """How the detector's map becomes its blocks."""
+        return MapPooling(self._crop_zyx, self.bins, self.detector_score)
 
     def together(self, blocks: Mapping[str, Float32[np.ndarray, "n k"]], group: str) -> FeatureSet:
         """Combine blocks computed elsewhere by these models into features of one brain."""

@@ -5,22 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int64
 
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.data.volume.window import WindowRule
 from canvas_fm.errors import BadInput, CanvasError, ModelMismatch
 from canvas_fm.heads.features.amplitude import SpotAmplitude
-from canvas_fm.heads.features.candidate_score import recorded_score, with_candidate_score
+from canvas_fm.heads.features.candidate_score import recorded_score
 from canvas_fm.heads.features.extractor import DETECTOR, DETECTOR_LOGIT, MAE, Extractor
-from canvas_fm.heads.features.feature_set import AMPLITUDE, CANDIDATE_SCORE, SHAPE, Moments, Provenance
+from canvas_fm.heads.features.feature_set import AMPLITUDE, CANDIDATE_SCORE, SHAPE, Provenance
 from canvas_fm.heads.labels.candidates import check_volume_name, duplicates
+from canvas_fm.heads.refine.candidate_classifier import CandidateClassifier
 from canvas_fm.heads.refine.counts.cell_count import count_cells
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.inference.detect.resumable import ResumableTiles
@@ -28,12 +27,9 @@ from canvas_fm.inference.embed.embedding_store import points_sha256
 from canvas_fm.models.checkpoint import Detector, Encoder, load
 from canvas_fm.models.folder.folder import read_kind
 from canvas_fm.models.folder.training_volumes import training_volumes
-from canvas_fm.progress import bar
 from canvas_fm.shipped import shipped
 
 _log = logging.getLogger(__name__)
-BLOCK = 4096  # candidates that a kill can cost
-SAMPLE = 20_000  # candidates by which a brain is corrected, drawn with a fixed seed where there are more
 P_CELL = "p_cell"
 
 
@@ -54,6 +50,8 @@ def refine(
     ignore_voxel_size: bool = False,
     recall: tuple[int, int] | None = None,
     cells_only: bool = False,
+    workers: int = 1,
+    scheduler: str | None = None,
     show: bool | None = None,
 ) -> Points:
     """The candidates in the same order with all columns and `p_cell`, the calibrated P(cell).
@@ -63,6 +61,7 @@ def refine(
     Models that are not given are looked for among the shipped ones, by the sha256 that the refiner recorded.
     With `out` (.csv, .parquet) the rows are written; the same call again goes on where it stopped, or takes a
     finished file of the same inputs as it is. Memory grows by the file's rows, not by their features.
+    `workers` processes, or a Dask `scheduler` such as tcp://host:8786, give the same rows.
     Duplicates are warned about and kept. A refiner that uses the candidate score takes it from
     the column of the name that it was fitted with. `meta` of the result holds the expected count with its
     interval (see `count_cells`): of all cells where the recall of the candidates is known, by `recall`
@@ -86,35 +85,56 @@ def refine(
         )
     if P_CELL in points.columns:
         _log.warning("the candidates have a column %s already; it is replaced", P_CELL)
-    judge = _CandidateClassifier(refiner, extractor, volume, background, points.zyx, score)
-    least = refiner.threshold_ if cells_only else None
-    meta = _meta(points, volume, refiner, extractor) | ({"cells_only": "yes"} if cells_only else {})
+    judge = CandidateClassifier(refiner, extractor, volume, background, points.zyx, score)
+    running: dict[str, Any] = {"workers": workers, "scheduler": scheduler, "show": show}
 
-    def counted(p_cell: np.ndarray) -> dict[str, str]:
-        return count_cells(refiner, points, p_cell, recall=recall, volume=volume.name).as_meta()
+    def rows(p_cell: np.ndarray, **more: str) -> Points:
+        return refined_rows(refiner, points, p_cell, volume, extractor, more, recall, cells_only=cells_only)
 
     if out is None:
         p_cell = np.empty(len(points))
-        for rows, p in judge.all(range(len(judge.blocks)), show):
-            p_cell[rows] = p
-        return _with(points, p_cell, meta | counted(p_cell), least)
-    inputs = extractor.identity(volume, background)
-    inputs |= {"refiner": refiner_sha256(refiner), "points": points_sha256(points)}
-    inputs |= {} if recall is None else {"recall": list(recall)}
-    inputs |= {"cells_only": True} if cells_only else {}
+        for _, judged in judge.all(range(len(judge.blocks)), **running):
+            p_cell[judged.rows] = judged.p_cell
+        return rows(p_cell)
+    inputs = refinement_inputs(refiner, extractor, volume, background, recall, cells_only=cells_only)
+    inputs |= {"points": points_sha256(points)}
     digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
     with ResumableTiles(Path(out), inputs, digest, len(judge.blocks)) as work:
         if (finished := work.finished()) is not None:
             return finished
-        p_cell, done = np.empty(len(points), np.float32), work.done()
-        for part in done.values():
-            p_cell[part.arrays["rows"]] = part.arrays["p_cell"]
-        remaining = [number for number in range(len(judge.blocks)) if number not in done]
-        judge.keep_moments(work)
-        for number, (rows, p) in zip(remaining, judge.all(remaining, show), strict=True):
-            p_cell[rows] = p
-            work.keep(number, {"rows": rows, "p_cell": p_cell[rows]}, volume.bad_chunks)
-        return work.finish(_with(points, p_cell, meta | counted(p_cell) | {"inputs_sha256": digest}, least))
+        return work.finish(rows(judge.resumed(work, **running), inputs_sha256=digest))
+
+
+def refinement_inputs(
+    refiner: Refiner,
+    extractor: Extractor,
+    volume: Volume,
+    background: Volume | None,
+    recall: tuple[int, int] | None,
+    *,
+    cells_only: bool,
+) -> dict[str, Any]:
+    """All that determines refined rows beside the candidates."""
+    inputs = extractor.identity(volume, background) | {"refiner": refiner_sha256(refiner)}
+    inputs |= {} if recall is None else {"recall": list(recall)}
+    return inputs | ({"cells_only": True} if cells_only else {})
+
+
+def refined_rows(
+    refiner: Refiner,
+    points: Points,
+    p_cell: np.ndarray,
+    volume: Volume,
+    extractor: Extractor,
+    more: dict[str, str],
+    recall: tuple[int, int] | None,
+    *,
+    cells_only: bool,
+) -> Points:
+    """The candidates with `p_cell`, and with models, threshold and the count of cells in their metadata."""
+    meta = _meta(points, volume, refiner, extractor) | ({"cells_only": "yes"} if cells_only else {})
+    meta |= count_cells(refiner, points, p_cell, recall=recall, volume=volume.name).as_meta() | more
+    return _with(points, p_cell, meta, refiner.threshold_ if cells_only else None)
 
 
 def models_of(refiner: Refiner, encoder: Encoder | None, detector: Detector | None) -> dict[str, Any]:
@@ -169,63 +189,6 @@ def refiner_sha256(refiner: Refiner) -> str:
     if refiner.tuned_ is not None:
         digest.update(refiner.tuned_.sha256.encode())
     return digest.hexdigest()
-
-
-class _CandidateClassifier:
-    """P(cell) of a volume's candidates, batch by batch."""
-
-    def __init__(
-        self,
-        refiner: Refiner,
-        extractor: Extractor,
-        volume: Volume,
-        background: Volume | None,
-        zyx: Float64[np.ndarray, "n 3"],
-        score: Float32[np.ndarray, "n 1"] | None,
-    ) -> None:
-        self.refiner, self.extractor, self.volume = refiner, extractor, volume
-        self.background, self.zyx, self.score = background, zyx, score
-        self.blocks = extractor.blocks(volume, zyx, BLOCK)
-        self._reader = extractor.reader(volume)
-        self._moments: Moments | None = None
-
-    def all(
-        self, numbers: Any, show: bool | None
-    ) -> Iterator[tuple[Int64[np.ndarray, " m"], Float64[np.ndarray, " m"]]]:
-        """Row indices and P(cell) of successive batches."""
-        done = len(self.zyx) - sum(len(self.blocks[number]) for number in numbers)
-        if len(numbers) and self.refiner.correction != "none" and self._moments is None:
-            self._moments = self._measure()
-        with bar("refining", len(self.zyx), unit="candidates", done=done, show=show) as advance:
-            for number in numbers:
-                rows = self.blocks[number]
-                p = self.refiner.predict_proba(self._features(rows), moments=self._moments)[:, 1]
-                advance(len(rows))
-                yield rows, p
-
-    def keep_moments(self, work: ResumableTiles) -> None:
-        """Load the brain's moments from earlier work, or store them."""
-        if self.refiner.correction == "none" or not len(self.zyx):
-            return
-        if (part := work.read("moments")) is not None:
-            self._moments = Moments(**part.arrays)
-            return
-        self._moments = self._measure()
-        work.write("moments", {"mean": self._moments.mean, "covariance": self._moments.covariance})
-
-    def _measure(self) -> Moments:
-        rows = np.arange(len(self.zyx))
-        if len(rows) > SAMPLE:
-            rows = np.sort(np.random.default_rng(0).choice(len(rows), SAMPLE, replace=False))
-        return Moments.of(self._features(rows).x)
-
-    def _features(self, rows: Int64[np.ndarray, " m"]) -> Any:
-        features = self.extractor.features(
-            self.volume, self.zyx[rows], background=self.background, reader=self._reader, show=False
-        )
-        if self.score is None:
-            return features
-        return with_candidate_score(features, self.score[rows], self.refiner.provenance_[CANDIDATE_SCORE])
 
 
 def extractor_of(

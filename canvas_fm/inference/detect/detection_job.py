@@ -102,11 +102,22 @@ class Job:
     def tile(self, number: int) -> TileMaxima:
         """Maxima of one tile, identical to those of the untiled heat map."""
         core = self.tiles[number]
-        read_box, heatmap_box, output_box = self.boxes(core)
+        read_box, _, _ = self.boxes(core)
         voxels = read_windowed(self.sources, self.volumes, self.windows, read_box)
         if not voxels.any() and self.zeros_give_no_detection():
-            return self._found(np.empty((0, 3), np.int64), np.empty((0, 0, 0), np.float32), output_box)
-        heat = smooth(self.heat(voxels)[heatmap_box.inside(read_box)], self.smooth_um, self.voxel_um)
+            return self.nothing(core)
+        return self.maxima(core, read_box, voxels, self.heat(voxels))
+
+    def maxima(
+        self,
+        core: Box,
+        read_box: Box,
+        voxels: Float32[np.ndarray, "c z y x"],
+        heat: Float32[np.ndarray, "z y x"],
+    ) -> TileMaxima:
+        """Maxima in `core` of a heat map of `read_box`, which holds what `boxes` says or more."""
+        _, heatmap_box, output_box = self.boxes(core)
+        heat = smooth(heat[heatmap_box.inside(read_box)], self.smooth_um, self.voxel_um)
         heat = np.ascontiguousarray(heat[output_box.inside(heatmap_box)])
         local = find_all_maxima(heat, self.radius_zyx, just_below(self.least_heat), shape=self.shape)
         maxima = self._found(local[core.holds(local + output_box.start)], heat, output_box)
@@ -115,8 +126,16 @@ class Job:
         bright = self.joined.near(voxels[0], maxima.maxima - read_box.start)
         return replace(maxima, score=self.joined.join(maxima.score, bright))
 
+    def nothing(self, core: Box) -> TileMaxima:
+        """A tile without maxima."""
+        return self._found(np.empty((0, 3), np.int64), np.empty((0, 0, 0), np.float32), core)
+
     def merge(self, tiles: Sequence[TileMaxima]) -> Points:
         """Merge all tiles' maxima into points with their score, one a plateau, sorted by position."""
+        return self.merge_rows(tiles)[0]
+
+    def merge_rows(self, tiles: Sequence[TileMaxima]) -> tuple[Points, Int64[np.ndarray, " n"]]:
+        """As `merge`, and which of the maxima each point is, counted through the tiles in their order."""
         maxima = np.concatenate([np.empty((0, 3), np.int64), *(part.maxima for part in tiles)])
         score = np.concatenate([np.empty(0, np.float32), *(part.score for part in tiles)])
         position = np.concatenate([np.empty((0, 3)), *(part.position for part in tiles)])
@@ -137,7 +156,7 @@ class Job:
             zyx = source.to_volume(zyx)
         bad = sorted({sentence for part in tiles for sentence in part.bad_chunks})
         meta = self.meta | ({_BAD_CHUNKS: _BETWEEN.join(bad)} if bad else {})
-        return Points(zyx, {"score": score[keep]}, meta)
+        return Points(zyx, {"score": score[keep]}, meta), order[keep]
 
     def digest(self) -> str:
         """Hash of the inputs: equal hashes give equal rows."""

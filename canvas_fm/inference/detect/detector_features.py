@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int64
@@ -64,37 +66,70 @@ def detector_features(
         points = points / sources[0].ratio
     architecture = detector.config.architecture
     extent = whole(sources[0].shape_zyx)
-    starts = crop_starts(points, crop_zyx)
     place = np.clip(np.floor(points + 0.5).astype(np.int64), 0, np.asarray(extent.stop) - 1)
     detector.to(pick_device(device))
     dtype = pick_precision(precision, detector.device)
-    pooled_columns = architecture.dim * bins**3
-    out = np.zeros((len(points), pooled_columns + heat), np.float32)
-    margin = np.asarray(crop_zyx) // 2 + 1
-    if heat:
-        margin = np.maximum(margin, _heat_reach(detector, sources[0].voxel_um))
+    pooling = MapPooling(crop_zyx, bins, heat)
+    out = np.zeros((len(points), pooling.columns(detector)), np.float32)
+    margin = pooling.margin_zyx(detector, sources[0].voxel_um)
     with bar("features", len(points), unit="points", show=show) as advance:
         for core in cut(extent, tile_zyx):
             rows = np.flatnonzero(core.holds(place))
             if not len(rows):
                 continue
             # The map is needed around the candidates alone, which often fill little of their tile.
-            box = _around(place[rows]).grown(margin.tolist(), extent, architecture.patch_zyx)
+            box = _around(place[rows]).grown(margin, extent, architecture.patch_zyx)
             read = box.grown(architecture.halo_zyx, extent, architecture.patch_zyx)
             voxels = read_windowed(sources, volumes, windows, read)
             features = _map(detector, voxels, read, box, dtype)
-            if heat:
-                hottest = _max_nearby(detector, features, box, sources[0].voxel_um)
-                out[rows, -1] = _logit(hottest[tuple((place[rows] - np.asarray(box.start)).T)])
-            for first in range(0, len(rows), _AT_ONCE):
-                batch = rows[first : first + _AT_ONCE]
-                local = torch.from_numpy(starts[batch] - np.asarray(box.start)).to(features.device)
-                pooled = pool_boxes(
-                    features, local, box_zyx=crop_zyx, patch_zyx=architecture.patch_zyx, bins=bins
-                )
-                out[batch, :pooled_columns] = pooled.cpu().numpy()
-                advance(len(batch))
+            out[rows] = pooling.pooled(detector, features, box, points[rows], sources[0].voxel_um)
+            advance(len(rows))
     return out
+
+
+@dataclass(frozen=True)
+class MapPooling:
+    """How a detector's map around a point becomes a vector: crop, parts an axis, with its logit or not."""
+
+    crop_zyx: Zyx
+    bins: int = 2
+    heat: bool = False
+
+    def columns(self, detector: Detector) -> int:
+        return detector.config.architecture.dim * self.bins**3 + self.heat
+
+    def margin_zyx(self, detector: Detector, voxel_um: ZyxUm) -> list[int]:
+        """How far around a point the map is needed."""
+        margin = np.asarray(self.crop_zyx) // 2 + 1
+        if self.heat:
+            margin = np.maximum(margin, _heat_reach(detector, voxel_um))
+        return margin.tolist()
+
+    def pooled(
+        self,
+        detector: Detector,
+        features: Float[torch.Tensor, "dim pz py px"],
+        box: Box,
+        points: Float[np.ndarray, "n 3"],
+        voxel_um: ZyxUm,
+    ) -> Float32[np.ndarray, "n d"]:
+        """Vectors of points whose margin lies in `box`, of its feature map; positions in its voxels."""
+        out = np.zeros((len(points), self.columns(detector)), np.float32)
+        start = np.asarray(box.start)
+        if self.heat:
+            hottest = _max_nearby(detector, features, box, voxel_um)
+            place = np.clip(np.floor(points + 0.5).astype(np.int64), start, np.asarray(box.stop) - 1)
+            out[:, -1] = _logit(hottest[tuple((place - start).T)])
+        starts = crop_starts(points, self.crop_zyx)
+        for first in range(0, len(points), _AT_ONCE):
+            batch = slice(first, first + _AT_ONCE)
+            local = torch.from_numpy(starts[batch] - start).to(features.device)
+            pooled = pool_boxes(
+                features, local, box_zyx=self.crop_zyx, bins=self.bins,
+                patch_zyx=detector.config.architecture.patch_zyx,
+            )  # fmt: skip
+            out[batch, : pooled.shape[1]] = pooled.cpu().numpy()
+        return out
 
 
 def _around(place_zyx: Int64[np.ndarray, "n 3"]) -> Box:
@@ -115,9 +150,16 @@ def _map(
     else:
         with torch.autocast(detector.device.type, dtype, enabled=dtype != torch.float32):
             features = detector.net.features(padded[None])[0].float()
+    return part_of_map(features, read, box, patch)
+
+
+def part_of_map(
+    features: Float[torch.Tensor, "dim pz py px"], read: Box, box: Box, patch_zyx: Zyx
+) -> Float[torch.Tensor, "dim qz qy qx"]:
+    """The patches of `box` in a map of `read`; both start at whole patches."""
     z, y, x = (
         slice((a - o) // p, -(-(b - o) // p))
-        for a, b, o, p in zip(box.start, box.stop, read.start, patch, strict=True)
+        for a, b, o, p in zip(box.start, box.stop, read.start, patch_zyx, strict=True)
     )
     return features[:, z, y, x]
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Float64, Int64
 
 from canvas_fm.data.crops.reader import CropReader
 from canvas_fm.data.points.points import Points
@@ -18,6 +19,7 @@ from canvas_fm.errors import CanvasError
 from canvas_fm.files.locks import refuse_other_inputs
 from canvas_fm.files.options import takes
 from canvas_fm.files.resumable import unfinished_folder
+from canvas_fm.inference.detect.dask_workers import map_tiles
 from canvas_fm.inference.embed.embedding_store import Embeddings, points_sha256
 from canvas_fm.inference.embed.input_checks import check_crops, check_points
 from canvas_fm.inference.embed.point_crops import PointCrops, ahead, volume_identity
@@ -103,6 +105,8 @@ def embed_to_store(
     points: Points,
     out: str | Path,
     *,
+    workers: int = 1,
+    scheduler: str | None = None,
     show: bool | None = None,
     **options: Any,
 ) -> Embeddings:
@@ -112,7 +116,8 @@ def embed_to_store(
     or meeting a finished `out`, takes the same inputs (encoder, pooling, precision, volume, window,
     points and their columns), else CanvasError names what differs. Batch, device and backend may differ:
     vectors then agree to 1e-5 in fp32; with the same ones they are the same bytes as without the
-    interruption. Memory does not grow with the vectors. Of `tokens` and `grid` the store holds (n, 64, d) or
+    interruption. `workers` processes, or a Dask `scheduler` such as tcp://host:8786, embed blocks of 4,096
+    points each. Memory does not grow with the vectors. Of `tokens` and `grid` the store holds (n, 64, d) or
     (n, d, 4, 4, 4).
     """
     out = Path(out)
@@ -132,7 +137,16 @@ def embed_to_store(
         ResumableEmbeddings(out, attributes["inputs"], source.order(zyx), runner.one_shape) as work,
         bar("embedding", len(zyx), unit="crops", done=work.rows_done, show=show) as advance,
     ):
-        for block, batches in source.blocks(zyx, work.remaining(), opts.batch):
+        if workers != 1 or scheduler is not None:
+            blocks = {block: rows for block, rows in work.remaining()}
+            job = EmbeddingBlocks(encoder, volume, zyx, blocks, opts)
+            for block, (vectors, bad) in map_tiles(job, blocks, workers=workers, scheduler=scheduler):
+                work.keep(block, vectors, bad)
+                advance(len(vectors))
+            remaining: Any = ()
+        else:
+            remaining = work.remaining()
+        for block, batches in source.blocks(zyx, remaining, opts.batch):
             vectors = np.empty((len(work.rows(block)), *runner.one_shape), np.float32)
             for rows, crops in batches:
                 vectors[rows] = runner(crops)
@@ -140,6 +154,37 @@ def embed_to_store(
             work.keep(block, vectors, volume.bad_chunks)
         work.finish(points, attributes)
     return Embeddings.open(out)
+
+
+@dataclass
+class EmbeddingBlocks:
+    """Blocks of points of a volume to be embedded; picklable, with a block as its tile."""
+
+    encoder: Encoder
+    volume: Volume
+    zyx: Float64[np.ndarray, "n 3"]
+    rows: dict[int, Int64[np.ndarray, " rows"]]
+    options: EmbedOptions
+    _open: tuple[Runner, PointCrops] | None = field(init=False, default=None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_open": None}  # threads and decoded chunks stay here
+
+    def tile(self, number: int) -> tuple[Float32[np.ndarray, "rows ..."], tuple[str, ...]]:
+        """Vectors of one block, and the damaged chunks that were read as zeros on the way."""
+        opts = self.options
+        if self._open is None:
+            source = PointCrops.of(
+                self.encoder.config, self.volume, resample=opts.resample,
+                ignore_voxel_size=opts.ignore_voxel_size,
+            )  # fmt: skip
+            self._open = _runner(self.encoder, opts), source
+        runner, source = self._open
+        points = self.zyx[self.rows[number]]
+        vectors = np.empty((len(points), *runner.one_shape), np.float32)
+        for rows, crops in ahead(source.batches(points, opts.batch)):
+            vectors[rows] = runner(crops)
+        return vectors, tuple(self.volume.bad_chunks)
 
 
 def _runner(encoder: Encoder, options: EmbedOptions) -> Runner:

@@ -14,7 +14,7 @@ from canvas_fm.heads.features.candidate_score import candidate_scores, with_cand
 from canvas_fm.heads.features.extractor import Extractor
 from canvas_fm.heads.features.feature_set import FeatureSet
 from canvas_fm.heads.labels.candidates import label_brains
-from canvas_fm.heads.refine import apply as refine_points
+from canvas_fm.heads.refine import candidate_classifier
 from canvas_fm.heads.refine.apply import refine
 from canvas_fm.heads.refine.fit import fit_labelled, training_set
 from canvas_fm.heads.refine.refiner import Refiner
@@ -149,7 +149,7 @@ def test_order_and_blocks_change_nothing(scored, folder, models, monkeypatch):
     volume, points = scored[2]
     refiner = Refiner.load(folder)
     whole = refine(refiner, volume, points, **models).columns["p_cell"]
-    monkeypatch.setattr(refine_points, "BLOCK", 4)
+    monkeypatch.setattr(candidate_classifier, "BLOCK", 4)
     order = np.random.default_rng(0).permutation(len(points))
     mixed = Points(points.zyx[order], {"score": points.columns["score"][order]})
     np.testing.assert_allclose(refine(refiner, volume, mixed, **models).columns["p_cell"], whole[order],
@@ -159,7 +159,7 @@ def test_order_and_blocks_change_nothing(scored, folder, models, monkeypatch):
 def test_other_scores_are_other_inputs(scored, folder, models, tmp_path, monkeypatch):
     volume, points = scored[2]
     refiner, out = Refiner.load(folder), tmp_path / "cells.csv"
-    monkeypatch.setattr(refine_points, "BLOCK", 4)
+    monkeypatch.setattr(candidate_classifier, "BLOCK", 4)
     real, calls = Refiner.predict_proba, []
 
     def dying(self, *args, **settings):

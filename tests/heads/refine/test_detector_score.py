@@ -15,7 +15,7 @@ from canvas_fm.heads.features.extractor import Extractor
 from canvas_fm.heads.features.feature_cache import cached_features
 from canvas_fm.heads.features.feature_set import FeatureSet
 from canvas_fm.heads.labels.candidates import label_brains
-from canvas_fm.heads.refine import apply as refine_points
+from canvas_fm.heads.refine import candidate_classifier
 from canvas_fm.heads.refine.apply import refine
 from canvas_fm.heads.refine.fit import fit_labelled, training_set
 from canvas_fm.heads.refine.refiner import Refiner
@@ -110,7 +110,7 @@ def test_a_refiner_with_it_needs_points_alone(brains, extractor, models, tmp_pat
     volume, points = brains[2]
     if variant in ("detector", "heat"):
         models["encoder"] = None
-    monkeypatch.setattr(refine_points, "BLOCK", 16)
+    monkeypatch.setattr(candidate_classifier, "BLOCK", 16)
     judged = refine(refiner, volume, Points(points.zyx), **models)
     features = training_set(labelled(brains[2:]), extractor, show=False).features
     np.testing.assert_allclose(judged.columns["p_cell"], refiner.predict_proba(features)[:, 1], atol=1e-5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +16,7 @@ from canvas_fm.heads.features.extractor import Extractor
 from canvas_fm.heads.features.feature_cache import cached_features
 from canvas_fm.heads.labels.candidates import Candidates, label_brains
 from canvas_fm.heads.refine import apply as refine_points
+from canvas_fm.heads.refine import candidate_classifier
 from canvas_fm.heads.refine.apply import refine
 from canvas_fm.heads.refine.fit import fit_labelled, training_set
 from canvas_fm.heads.refine.refiner import Refiner
@@ -116,7 +118,7 @@ def test_blocks_and_a_kill_change_nothing(brains, refiner_folder, encoder, detec
     refiner = Refiner.load(refiner_folder)
     models = {"encoder": encoder, "detector": detector, "device": "cpu"}
     whole = refine(refiner, volume, points, **models).columns["p_cell"]
-    monkeypatch.setattr(refine_points, "BLOCK", 4)
+    monkeypatch.setattr(candidate_classifier, "BLOCK", 4)
     real, calls = Refiner.predict_proba, []
 
     def dying(self, *args, **settings):
@@ -335,3 +337,36 @@ def test_features_are_of_labelled_candidates_alone_and_the_fit_is_as_with_all(
     seen.clear()
     fit_labelled(Refiner(C=0.01, correction="centre"), some[:2], extractor, tmp_path / "centred", show=False)
     assert seen == [len(brain) for brain in some[:2]]  # a brain is corrected by all its candidates
+
+
+def test_a_scheduler_and_a_pickled_classifier_give_the_same_rows(
+    brains, refiner_folder, encoder, detector, tmp_path, monkeypatch
+):
+    distributed = pytest.importorskip("distributed")
+    volume, points = brains[2]
+    refiner = Refiner.load(refiner_folder)
+    models = {"encoder": encoder, "detector": detector, "device": "cpu"}
+    monkeypatch.setattr(candidate_classifier, "BLOCK", 4)
+    alone = refine(refiner, volume, points, **models)
+    cluster = {"n_workers": 1, "threads_per_worker": 1, "processes": False, "dashboard_address": None}
+    with distributed.LocalCluster(**cluster) as local:
+        where = {"scheduler": local.scheduler_address, "out": tmp_path / "cells.csv"}
+        together = refine(refiner, volume, points, **models, **where)
+    np.testing.assert_allclose(together.columns["p_cell"], alone.columns["p_cell"], atol=1e-6)
+    extractor = Extractor(encoder=encoder, detector=detector, pool="centre", layer=1, device="cpu")
+    judge = candidate_classifier.CandidateClassifier(refiner, extractor, volume, None, points.zyx, None)
+    judge._moments = judge._measure()
+    sent = pickle.loads(pickle.dumps(judge))
+    assert len(judge.blocks) > 2
+    for number in range(len(judge.blocks)):
+        np.testing.assert_allclose(sent.tile(number).p_cell, judge.tile(number).p_cell, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_workers_of_this_machine_refine_the_same_rows(brains, refiner_folder, encoder, detector, monkeypatch):
+    volume, points = brains[2]
+    models = {"encoder": encoder, "detector": detector, "device": "cpu"}
+    monkeypatch.setattr(candidate_classifier, "BLOCK", 16)
+    refiner = Refiner.load(refiner_folder)
+    alone, together = (refine(refiner, volume, points, **models, workers=n) for n in (1, 2))
+    np.testing.assert_allclose(together.columns["p_cell"], alone.columns["p_cell"], atol=1e-6)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,8 @@ from canvas_fm.data.volume.volume import Volume
 from canvas_fm.data.volume.window import Window, WindowRule
 from canvas_fm.errors import CanvasError, ModelMismatch
 from canvas_fm.inference.embed import resumable as unfinished
-from canvas_fm.inference.embed.embed import embed, embed_crops, embed_to_store
+from canvas_fm.inference.embed.embed import EmbeddingBlocks, embed, embed_crops, embed_to_store
+from canvas_fm.inference.options import EmbedOptions
 
 from ..conftest import CROP, assert_same, by_hand, VOXEL_UM, make_encoder, noise, write_volume  # isort: skip
 
@@ -99,6 +102,23 @@ def test_crops_points_and_store_give_the_same(encoder, volume, points, tmp_path)
     assert_same(embed(encoder, volume, points.zyx, batch=64), crops, 1e-6)
     stored = embed_to_store(encoder, volume, points, tmp_path / "x.emb.zarr", batch=64)
     assert_same(stored.vectors, crops, 1e-6)
+
+
+def test_a_scheduler_and_pickled_blocks_give_the_same_vectors(encoder, volume, points, tmp_path, monkeypatch):
+    distributed = pytest.importorskip("distributed")
+    monkeypatch.setattr(unfinished, "BLOCK", 16)
+    alone = embed_to_store(encoder, volume, points, tmp_path / "a.emb.zarr", device="cpu")
+    cluster = {"n_workers": 1, "threads_per_worker": 1, "processes": False, "dashboard_address": None}
+    with distributed.LocalCluster(**cluster) as local:
+        where = {"scheduler": local.scheduler_address, "device": "cpu"}
+        together = embed_to_store(encoder, volume, points, tmp_path / "b.emb.zarr", **where)
+    assert_same(together.vectors, alone.vectors, 1e-6)
+    assert together.attributes["inputs"] == alone.attributes["inputs"]
+    job = EmbeddingBlocks(encoder, volume, points.zyx, {5: np.arange(9)}, EmbedOptions(device="cpu"))
+    job.tile(5)
+    vectors, bad = pickle.loads(pickle.dumps(job)).tile(5)
+    assert_same(vectors, alone.vectors[:9], 1e-6)
+    assert bad == ()
 
 
 def test_a_model_may_name_another_window_rule(volume, points, tmp_path):

@@ -43,6 +43,16 @@ def _fill_detect(detect: Parser) -> None:
         help="net: the trained MODEL; log: the Laplacian of a Gaussian, a baseline that takes no MODEL",
     )
     add_companion(detect, "--background", "the second channel of a model that takes one")
+    detect.add_argument(
+        "--refiner",
+        metavar="MODEL",
+        help="refine the detections in the same pass: a refiner's folder, or a shipped name; CELLS then has "
+        "p_cell, as `refine apply` writes it",
+    )
+    detect.add_argument("--encoder", metavar="MODEL", help="the refiner's encoder, where it is not shipped")
+    detect.add_argument(
+        "--cells-only", action="store_true", help="write only detections at or above the refiner's threshold"
+    )
     detect.add_argument("--workers", type=positive_int, default=1, metavar="N", help="processes; default 1")
     detect.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster, such as tcp://host:8786")
     detect.add_argument(
@@ -61,12 +71,15 @@ def _detect_faults(args: argparse.Namespace) -> list[str]:
     faults = []
     if args.out is None and not args.dry_run:
         faults.append("detect needs --out CELLS.csv (or .parquet), the file to write; or --dry-run")
+    if args.refiner is None:
+        without = {"--encoder": args.encoder, "--cells-only": args.cells_only}
+        faults += [f"{flag} goes with --refiner MODEL" for flag, value in without.items() if value]
     options, log = (set_.given if (set_ := getattr(args, dest, None)) else {} for dest in ("options", "log"))
     if args.method == "net":
         if args.model is None:
             faults.append("detect needs a MODEL before the VOLUME; --method log is the baseline without")
         return faults + (["--sigma-um is for --method log"] if log else [])
-    refused = {"MODEL": args.model, "--background": args.background}
+    refused = {"MODEL": args.model, "--background": args.background, "--refiner": args.refiner}
     refused |= {f"--{name.replace('_', '-')}": value for name, value in options.items()
                 if name not in {*LogOptions.model_fields, "device"}}  # fmt: skip
     for flag, value in refused.items():
@@ -87,6 +100,9 @@ def run_detect(args: argparse.Namespace) -> None:
     if args.dry_run:
         print_result(plan(job, workers=args.workers), args.json)
         return
+    if args.refiner is not None:
+        _run_refined(args, volume)
+        return
     points = run(job, args.out, workers=args.workers, scheduler=args.scheduler)
     # The points know of every chunk that was passed over, by whichever process and in whichever run.
     skipped = report_bad_chunks_by_path({args.volume: bad_chunks_of(points)})
@@ -99,14 +115,47 @@ def run_detect(args: argparse.Namespace) -> None:
     print_result(result, args.json, bad_chunks=skipped)
 
 
+def _run_refined(args: argparse.Namespace, volume: Volume) -> None:
+    from canvas_fm.cli.output import print_result, report_bad_chunks_by_path
+    from canvas_fm.heads.refine.apply import P_CELL
+    from canvas_fm.heads.refine.refiner import Refiner
+    from canvas_fm.inference.detect.detection_job import bad_chunks_of
+    from canvas_fm.models.checkpoint import load
+    from canvas_fm.pipeline.detect_refined import detect_refined
+
+    refiner = Refiner.load(args.refiner)
+    refiner.set_params(device=args.options.device)
+    cells = detect_refined(
+        load(args.model, kind="detector"),
+        volume,
+        refiner,
+        args.out,
+        encoder=None if args.encoder is None else load(args.encoder, kind="encoder"),
+        background=_background(args, volume),
+        cells_only=args.cells_only,
+        workers=args.workers,
+        scheduler=args.scheduler,
+        **args.options.given,
+    )
+    skipped = report_bad_chunks_by_path({args.volume: bad_chunks_of(cells)})
+    judged = cells.columns[P_CELL].astype("float64") >= refiner.threshold_
+    result = {"written": args.out, "rows": len(cells), "cells": int(judged.sum()), **cells.meta}
+    result.pop("bad_chunks", None)
+    print_result(result, args.json, bad_chunks=skipped)
+
+
+def _background(args: argparse.Namespace, volume: Volume) -> Volume | None:
+    paths = None if args.background is None else [args.background]
+    companions = open_companions(args, "background", [volume], paths)
+    return companions[0] if companions else None
+
+
 def _net_job(args: argparse.Namespace, volume: Volume) -> Job:
     from canvas_fm.inference.detect.detect import detector_job
     from canvas_fm.models.checkpoint import load
 
-    paths = None if args.background is None else [args.background]
-    companions = open_companions(args, "background", [volume], paths)
     model = load(args.model, kind="detector")
-    return detector_job(model, volume, background=companions[0] if companions else None, **args.options.given)
+    return detector_job(model, volume, background=_background(args, volume), **args.options.given)
 
 
 def _log_job(args: argparse.Namespace, volume: Volume) -> Job:

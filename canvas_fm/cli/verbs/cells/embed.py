@@ -47,6 +47,8 @@ def _fill_embed(embed: Parser) -> None:
         "--grid", nargs=3, type=positive_int, metavar=ZYX, help="a regular grid with this step in voxels"
     )
     embed.add_argument("--out", required=True, metavar="X.emb.zarr", help="store to write")
+    embed.add_argument("--workers", type=positive_int, default=1, metavar="N", help="processes; default 1")
+    embed.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster, such as tcp://host:8786")
     embed.add_options("options", EmbedOptions)
     add_json(embed)
     add_volume_flags(embed)
@@ -99,7 +101,8 @@ def run_embed(args: argparse.Namespace) -> None:
     if points is None:
         size = {"resample": args.options.resample, "ignore_voxel_size": args.options.ignore_voxel_size}
         points = grid_points(volume, encoder.config, tuple(args.grid), **size)
-    embeddings = embed_to_store(encoder, volume, points, args.out, **args.options.given)
+    processes = {"workers": args.workers, "scheduler": args.scheduler}
+    embeddings = embed_to_store(encoder, volume, points, args.out, **processes, **args.options.given)
     skipped = report_bad_chunks([volume])
     rows, *row_shape = embeddings.whole_shape
     result = {

@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from canvas_fm.cli.opening import add_companion, open_companions, open_volumes
-from canvas_fm.cli.parser import Parser, Verbs, add_group, add_json, add_verb, add_volume_flags
+from canvas_fm.cli.parser import Parser, Verbs, add_group, add_json, add_verb, add_volume_flags, positive_int
 from canvas_fm.cli.verbs.cells.labels import add_labelled
 from canvas_fm.errors import CanvasError
 
@@ -99,6 +99,8 @@ def _fill_apply(apply: Parser) -> None:
         help="of so many CELLS that were looked for by eye, FOUND have a candidate: the count is then of all "
         "cells; default: as recorded with the refiner for candidates of this detector and threshold",
     )  # fmt: skip
+    apply.add_argument("--workers", type=positive_int, default=1, metavar="N", help="processes; default 1")
+    apply.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster, such as tcp://host:8786")
     apply.add_options("options", BatchedRun)
     add_json(apply)
     add_volume_flags(apply)
@@ -162,6 +164,8 @@ def run_apply(args: argparse.Namespace) -> None:
         recall=recall,
         cells_only=args.cells_only,
         out=args.out,
+        workers=args.workers,
+        scheduler=args.scheduler,
         **args.options.given,
     )
     skipped = report_bad_chunks([volume] if background is None else [volume, background])
