@@ -29,7 +29,7 @@ from canvas_fm.inference.detect.detect import detector_job
 from canvas_fm.inference.detect.detection_job import Job, TileMaxima
 from canvas_fm.inference.detect.detector_features import MapPooling
 from canvas_fm.inference.detect.likeness import unfamiliar_volume_warnings
-from canvas_fm.inference.detect.maxima_with_features import FeaturedJob, FeaturedMaxima
+from canvas_fm.inference.detect.maxima_with_features import FeaturedJob
 from canvas_fm.inference.detect.options import DetectOptions
 from canvas_fm.inference.detect.resumable import ResumableTiles
 from canvas_fm.models.checkpoint import Detector, Encoder
@@ -116,9 +116,10 @@ class KeptFeatures:
     def blocks(self, rows: int) -> list[Int64[np.ndarray, " m"]]:
         """Rows tile by tile, large tiles in several blocks, small ones together."""
         order = np.argsort(self.tile, kind="stable")
-        ends = np.append(np.flatnonzero(np.diff(self.tile[order])) + 1, len(order)) if len(order) else []
+        last = np.diff(self.tile[order], append=-1) != 0
+        ends: list[int] = (np.flatnonzero(last) + 1).tolist()
         blocks, start = [], 0
-        for end in np.asarray(ends, np.int64).tolist():
+        for end in ends:
             while end - start >= rows:
                 blocks.append(order[start : start + rows])
                 start += rows
@@ -175,12 +176,12 @@ def _detected(
     remaining = [number for number in range(len(job.tiles)) if number not in done]
     tiled: Any = job if pooling is None else FeaturedJob(job, pooling)
     with bar("detecting", len(job.tiles), unit="tiles", done=len(done), show=show) as advance:
-        for number, found in map_tiles(tiled, remaining, workers=workers, scheduler=scheduler):
-            extra = {}
-            if isinstance(found, FeaturedMaxima):
-                found, extra = found.maxima, {_FEATURES: found.features}
+        for number, result in map_tiles(tiled, remaining, workers=workers, scheduler=scheduler):
+            found: TileMaxima = result if pooling is None else result.maxima
             arrays = {"maxima": found.maxima, "score": found.score, "position": found.position}
-            work.keep(number, arrays | extra, found.bad_chunks)
+            work.keep(
+                number, arrays | ({} if pooling is None else {_FEATURES: result.features}), found.bad_chunks
+            )
             done[number] = found
             advance(1)
     tiles = [done[number] for number in range(len(job.tiles))]
