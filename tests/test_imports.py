@@ -106,7 +106,7 @@ def test_of_the_verbs_only_serve_demo_and_review_import_serving_and_only_when_th
             for module, at_once in imports_of(path):
                 if room_of(module) == "serving":
                     assert "cli" in path.parts, path
-                    assert path.stem in ("serve", "demo", "review"), path
+                    assert path.stem in ("serve", "demo", "review", "audit"), path
                     assert not at_once, path
 
 

@@ -186,9 +186,10 @@ class Routes:
         """Candidates and missed cells around a place, for the surroundings."""
         centre, by = np.array(self._place(request)), _by(request)
         reach = np.array([self.size[0], PLANE / 2, PLANE / 2])
-        zyx = self.session.candidates.zyx
+        zyx = self.session.detections_zyx
         rows = np.flatnonzero((np.abs(zyx - centre) <= reach).all(axis=1))[:NEAR].tolist()
-        mine = self.session.clicks.labels[by]
+        same = zyx is self.session.candidates.zyx
+        mine = self.session.clicks.labels[by] if same else {}
         missed = [
             {"id": one.identity, "zyx": list(one.zyx), "by": one.by}
             for one in list(self.session.clicks.missed.values())
@@ -202,7 +203,8 @@ class Routes:
         return {"queue": [self._row(row) for row in rows], "progress": self.session.progress(by)}
 
     def _row(self, row: int) -> dict[str, Any]:
-        return {"row": row, "zyx": self.session.candidates.zyx[row].tolist()}
+        place = {"row": row, "zyx": self.session.candidates.zyx[row].tolist()}
+        return place | {"box": self.session.box_of(row)}
 
     def _place(self, request: Request) -> list[float]:
         try:

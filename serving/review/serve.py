@@ -14,6 +14,8 @@ import uvicorn
 
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume
+from canvas_fm.heads.review.audit_session import AuditSession
+from canvas_fm.heads.review.session import ReviewSession
 from canvas_fm.pipeline.review import BackgroundLearner, ReviewOptions, open_review
 from serving.launch.serve import free_port
 from serving.middleware import connection_limits
@@ -38,9 +40,31 @@ def serve_review(
     before the page goes on; the file of labels is written every few seconds and at the end.
     """
     session, features = open_review(volume, candidates, out, options)
-    learner = BackgroundLearner(session, features)
+    _serve(session, volume, port, announce, BackgroundLearner(session, features))
+
+
+def serve_audit(
+    volume: Volume,
+    table: Points,
+    cells: Points,
+    out: str | Path,
+    *,
+    port: int = 0,
+    announce: Callable[[str, str], None],
+) -> None:
+    """The same page for the rows of an audit's table, whose answers are filled in."""
+    _serve(AuditSession(table, cells, out), volume, port, announce, None)
+
+
+def _serve(
+    session: ReviewSession,
+    volume: Volume,
+    port: int,
+    announce: Callable[[str, str], None],
+    learner: BackgroundLearner | None,
+) -> None:
     try:
-        keys = {name: secrets.token_urlsafe(24) for name in options.annotator}
+        keys = {name: secrets.token_urlsafe(24) for name in session.annotators}
         digests = {name: hashlib.sha256(key.encode()).hexdigest() for name, key in keys.items()}
         chosen = free_port(HOST, port)
         connection_limits.install()
@@ -58,10 +82,12 @@ def serve_review(
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: None)
         logging.getLogger(access.name).setLevel(logging.WARNING)
-        learner.start()
+        if learner is not None:
+            learner.start()
         server.run()
     finally:
-        learner.stop()
+        if learner is not None:
+            learner.stop()
         session.close()
 
 

@@ -52,4 +52,5 @@ def test_a_table_with_answers_is_not_drawn_over(cells, result, refusal):
 def test_it_is_drawn_or_answered(cells, refusal):
     words = ["audit", cells / "a.zarr", cells / "cells.csv"]
     assert "give --out AUDIT.csv" in refusal(*words)
+    assert "with --out, then give it" in refusal(*words, "--out", cells / "x.csv", "--page")
     assert "go with --out" in refusal(*words, "--labels", cells / "audit.csv", "--sample", 3)

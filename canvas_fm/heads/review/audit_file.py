@@ -51,6 +51,13 @@ def audit_of(table: Points, cells: Points | None = None, *, source: str | Path =
     return estimate_audit(detections, boxes, unsure=int(unsure.sum()), notes=notes)
 
 
+def check_audit(table: Points, cells: Points, source: str | Path) -> None:
+    """Raise BadInput unless this is a table of `draw_audit` from these cells, answered or not."""
+    kind = _columns(table, (KIND, STRATUM, SIZE, ANSWER), source)[0]
+    answers_of(table, source)
+    _check_origin(table.zyx[kind == DETECTION], cells, source)
+
+
 def answers_of(table: Points, source: str | Path = "the audit") -> Float64[np.ndarray, " n"]:
     """Answers as numbers, NaN where there is none; BadInput for any other word, with its row."""
     values = table.columns[ANSWER]

@@ -109,6 +109,15 @@ class ReviewSession:
                 taken.add(row)
             return queue
 
+    @property
+    def detections_zyx(self) -> Float64[np.ndarray, "n 3"]:
+        """Everything that was detected, which surroundings show."""
+        return self.candidates.zyx
+
+    def box_of(self, row: int) -> list[int] | None:
+        """Corners of a row that is a box to be searched; a candidate has none."""
+        return None
+
     def batch(self, by: str, label: int, count: int) -> list[int]:
         """Open rows that are most surely cells, or most surely none, to be looked at as a grid."""
         self._check(by)

@@ -35,13 +35,15 @@ export class Around {
     this.open = open;
     byId("around").hidden = !open;
     byId("around-closed").hidden = open;
-    if (open && this.centre) this.show(this.centre);
+    if (open && this.centre) this.show(this.centre, this.box);
     announce(open ? "surroundings shown" : "surroundings hidden");
   }
 
   /** Show a candidate's surroundings, where they are open. */
-  show(zyx) {
+  show(zyx, box = null) {
     this.centre = zyx;
+    this.box = box;
+    [this.slider.min, this.slider.max] = box ? [box[0], box[3] - 1] : [0, this.about.shape_zyx[0] - 1];
     if (!this.open) return;
     this.place = [...zyx];
     this.slider.value = Math.round(zyx[0]);
@@ -98,7 +100,7 @@ export class Around {
     pen.drawImage(small, 0, 0, this.canvas.width, this.canvas.height);
     pen.lineWidth = 1.6;
     for (const { zyx, label } of this.#points.candidates) {
-      const here = zyx.every((value, axis) => value === this.centre[axis]);
+      const here = !this.box && zyx.every((value, axis) => value === this.centre[axis]);
       this.#ring(pen, zyx, here ? "#ffd60a" : COLOURS[label] ?? "#9fb4c8", here);
     }
     for (const { zyx } of this.#points.missed) {
@@ -107,6 +109,11 @@ export class Around {
       if (Math.abs(zyx[0] - this.place[0]) <= 2) pen.strokeRect(x - 6, y - 6, 12, 12);
     }
     const zoom = this.canvas.width / size;
+    if (this.box) {
+      const [left, top] = this.#at([0, this.box[1] - 0.5, this.box[2] - 0.5]);
+      pen.strokeStyle = "#ffd60a";
+      pen.strokeRect(left, top, (this.box[5] - this.box[2]) * zoom, (this.box[4] - this.box[1]) * zoom);
+    }
     const [x, y] = [(this.cross[1] + 0.5) * zoom, (this.cross[0] + 0.5) * zoom];
     pen.strokeStyle = "rgb(255 255 255 / .7)";
     pen.beginPath();

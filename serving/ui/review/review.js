@@ -46,7 +46,19 @@ async function show() {
     for (const id of ["projections", "planes"]) byId(id).replaceChildren();
     return;
   }
-  byId("one-title").textContent = "Is this a cell?";
+  const box = first.box;
+  byId("one-title").textContent = box ? "Which cells in this box were missed?" : "Is this a cell?";
+  for (const id of ["other", "unsure", "cell"]) byId(id).hidden = Boolean(box);
+  byId("searched").hidden = !box;
+  byId("planes-title").hidden = Boolean(box);
+  if (box) {
+    byId("one-place").textContent = `Planes ${box[0]} to ${box[3] - 1}: look through all of them in the surroundings, and click each cell inside the frame that has no ring.`;
+    for (const id of ["projections", "planes"]) byId(id).replaceChildren();
+    if (!around.open) around.toggle(true);
+    around.show(first.zyx, box);
+    document.body.dataset.row = first.row;
+    return;
+  }
   byId("one-place").textContent = `z ${shown(first.zyx[0])}, y ${shown(first.zyx[1])}, x ${shown(first.zyx[2])}`;
   for (const { row } of queue.slice(0, AHEAD)) cropOf(row).catch(() => {});
   try {
@@ -73,7 +85,7 @@ function take(found) {
 }
 
 async function answer(label) {
-  if (busy || !queue.length || gridMode) return;
+  if (busy || !queue.length || gridMode || (queue[0].box && label !== 1)) return;
   busy = true;
   const button = byId({ 1: "cell", 0: "other", "-1": "unsure" }[label]);
   button.classList.add("flash");
@@ -134,13 +146,13 @@ function redraw() {
     localStorage.setItem("canvas-fm review contrast", JSON.stringify([contrast.black, contrast.white, contrast.fit]));
   } catch { /* a browser that keeps nothing */ }
   if (gridMode) grid.draw();
-  else if (queue.length) cropOf(queue[0].row).then(draw, failed);
+  else if (queue.length && !queue[0].box) cropOf(queue[0].row).then(draw, failed);
   around.redraw();
 }
 
 /** White where the brightest voxels of the first candidates are: the volume's own window is often too dark. */
 async function firstLook() {
-  const first = await Promise.all(queue.slice(0, AHEAD).map(({ row }) => cropOf(row)));
+  const first = await Promise.all(queue.filter(({ box }) => !box).slice(0, AHEAD).map(({ row }) => cropOf(row)));
   const sorted = Float32Array.from(first.flatMap(({ data }) => Array.from(data))).sort();
   const bright = (sorted[Math.floor(0.995 * (sorted.length - 1))] - contrast.low) / (contrast.high - contrast.low || 1);
   contrast.white = Math.min(4, Math.max(0.1, Math.round(20 * bright) / 20 || 1));
@@ -177,7 +189,8 @@ function keys(event) {
   if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("select, input[type=text]")) return;
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
   const actions = {
-    c: () => answer(1), 1: () => answer(1), n: () => answer(0), 0: () => answer(0), u: () => answer(-1), b: back, Backspace: back,
+    c: () => !queue[0]?.box && answer(1), 1: () => !queue[0]?.box && answer(1), n: () => answer(0), 0: () => answer(0), u: () => answer(-1), b: back, Backspace: back,
+    d: () => queue[0]?.box && answer(1),
     s: () => around.toggle(), m: () => around.addAtCross(), g: () => mode(!gridMode), Enter: gridMode && !event.target.closest("button, a") && (() => grid.record()),
     a: () => { byId("fit").checked = contrast.fit = !contrast.fit; redraw(); },
     "[": () => level("white", contrast.white / 1.15), "]": () => level("white", contrast.white * 1.15),
@@ -201,7 +214,7 @@ async function begin() {
   const names = { uncertain: "uncertain first", random: "random", disagreement: "disagreement first", diverse: "spread out" };
   byId("order").replaceChildren(...about.orders.map((order) => new Option(names[order], order, false, order === about.order)));
   byId("order").addEventListener("change", refresh);
-  for (const [id, run] of [["cell", () => answer(1)], ["other", () => answer(0)], ["unsure", () => answer(-1)], ["back", back], ["grid-back", back]]) {
+  for (const [id, run] of [["cell", () => answer(1)], ["other", () => answer(0)], ["unsure", () => answer(-1)], ["searched", () => answer(1)], ["back", back], ["grid-back", back]]) {
     byId(id).addEventListener("click", run);
   }
   byId("mode-one").addEventListener("click", () => mode(false));

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import TYPE_CHECKING, Any
 
 from canvas_fm.cli.parser import Parser, Verbs, add_json, add_verb, add_volume_flags
@@ -32,6 +33,11 @@ def _fill(parser: Parser) -> None:
     parser.add_argument("cells", metavar="CELLS", help="the detections, in any format of points")
     parser.add_argument("--out", metavar="AUDIT.csv", help="draw the sample and write it here")
     parser.add_argument("--labels", metavar="AUDIT.csv", help="the answered table; prints the estimates")
+    parser.add_argument(
+        "--page",
+        action="store_true",
+        help="with --labels: answer on a page of this machine, until Ctrl-C; then print the estimates",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace --out where it is there already")
     parser.add_argument(
         "--roi",
@@ -46,6 +52,8 @@ def _fill(parser: Parser) -> None:
 def _faults(args: argparse.Namespace) -> list[str]:
     if (args.out is None) == (args.labels is None):
         return ["give --out AUDIT.csv to draw a sample, or --labels AUDIT.csv once it is answered"]
+    if args.page and args.labels is None:
+        return ["--page answers a table that is there already; draw it with --out, then give it as --labels"]
     if args.labels is not None and args.audit.given:
         return ["the options of the sample go with --out; with --labels the table says how it was drawn"]
     return []
@@ -65,8 +73,21 @@ def run_audit(args: argparse.Namespace) -> None:
     if args.out is not None:
         print_result(_draw(args, volume, cells), args.json)
         return
+    if args.page:
+        _answer(args, volume, cells)
     audit = audit_of(Points.read(args.labels), cells, source=args.labels)
     print_result(audit.as_dict() if args.json else _for_people(audit), args.json)
+
+
+def _answer(args: argparse.Namespace, volume: Any, cells: Any) -> None:
+    """Serve the page until it is ended; the table then has the answers."""
+    from canvas_fm.data.points.points import Points
+    from serving.review.serve import serve_audit
+
+    def announce(name: str, link: str) -> None:
+        print(f"canvas-fm: audit at {link}", file=sys.stderr, flush=True)
+
+    serve_audit(volume, Points.read(args.labels), cells, args.labels, announce=announce)
 
 
 def _draw(args: argparse.Namespace, volume: Any, cells: Any) -> dict[str, Any]:
