@@ -24,9 +24,9 @@ const rgb = (hex) => [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
 /** [r, g, b] of the n-th category, grey for what is beyond. */
 export const category = (n) => rgb(n >= 0 && n < MOST_CATEGORIES ? CATEGORIES[theme()][n] : OTHER[theme()]);
 
-/** [r, g, b] of a number from 0 to 1. */
-export function onScale(share) {
-  const anchors = SCALES[theme()].map(rgb);
+/** [r, g, b] of a number from 0 to 1; over a dark picture `on` is "dark" whatever the page's theme. */
+export function onScale(share, on = theme()) {
+  const anchors = SCALES[on].map(rgb);
   const place = Math.min(1, Math.max(0, share)) * (anchors.length - 1);
   const low = Math.min(Math.floor(place), anchors.length - 2);
   return anchors[low].map((value, i) => Math.round(value + (place - low) * (anchors[low + 1][i] - value)));

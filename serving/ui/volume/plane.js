@@ -136,7 +136,7 @@ export class Plane {
     }
     const radius = Math.min(9, Math.max(4, 5 * this.scale));
     for (const [row, x, y] of inside) {
-      const colour = css(onScale(this.cells.share(row)));
+      const colour = css(onScale(this.cells.share(row), "dark"));
       if (inside.length > MOST_CIRCLES) {
         pen.fillStyle = colour;
         pen.fillRect(x - 1.5, y - 1.5, 3, 3);

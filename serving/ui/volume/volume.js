@@ -145,7 +145,7 @@ export class VolumeView {
     }
     const bar = h("canvas", { class: "bar-scale", width: 200, height: 10, role: "img", "aria-label": `colours from ${shown(cells.low)} to ${shown(cells.high)}` });
     const pen = bar.getContext("2d");
-    for (let x = 0; x < 200; x++) { pen.fillStyle = css(onScale(x / 199)); pen.fillRect(x, 0, 1, 10); }
+    for (let x = 0; x < 200; x++) { pen.fillStyle = css(onScale(x / 199, "dark")); pen.fillRect(x, 0, 1, 10); }
     this.counts.replaceChildren(
       cells.name ? h("div", { class: "row tight" }, h("span", { text: shown(cells.low) }), bar, h("span", { text: shown(cells.high) })) : "",
       facts(rows),
