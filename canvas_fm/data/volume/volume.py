@@ -265,6 +265,11 @@ class Volume:
         return list(self._source.files)
 
     @property
+    def plane_0(self) -> str | None:
+        """Name of the file of plane 0 in a folder of planes, whose numbers may begin elsewhere; else None."""
+        return self._source.first_file if isinstance(self._source, Planes) else None
+
+    @property
     def remote(self) -> Remote | None:
         """The remote store behind the volume, if any; `path` then only shows its address."""
         files = self._source.array.store.files if isinstance(self._source, Channel) else None

@@ -163,6 +163,7 @@ def _job(
         "subvoxel": where.subvoxel,
     }
     about = {"volume": first.name, "voxel_um": " ".join(f"{um:g}" for um in first.voxel_um)}
+    about |= {} if first.plane_0 is None else {"plane_0": first.plane_0}
     about |= {"marker": first.marker} if first.marker else {}
     about |= {"threshold": f"{threshold:.9g}", "min_distance_um": f"{settings['min_distance_um']:g}"}
     shape: Shape = "ball" if suppress_um is None else "box"

@@ -132,6 +132,12 @@ class Planes:
         self._warned = False
 
     @property
+    def first_file(self) -> str | None:
+        """Name of the file of plane 0, where each plane is a file of a folder."""
+        first = self._planes[0].file
+        return None if self._held != 1 or first is None or len(self._planes) == 1 else first.name
+
+    @property
     def files(self) -> list[Path]:
         """The files of the planes, each once, from z 0 up."""
         files = dict.fromkeys(plane.file for plane in self._planes if plane.file is not None)
