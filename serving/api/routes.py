@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from canvas_fm.data.volume.options import VolumeOptions
 from canvas_fm.errors import CanvasError
-from serving.api import detect_routes, index_routes, job_routes, refine_routes, tile_routes
+from serving.api import detect_routes, index_routes, job_routes, openai_route, refine_routes, tile_routes
 from serving.api.bodies import GONE, decoded, disconnected, media_type, read_crops, read_model, reply
 from serving.api.endpoint import JSON, NPY, SAFE, Endpoint
 from serving.api.openapi import document
@@ -242,6 +242,7 @@ ROUTES = [
         {NPY: None, JSON: EmbeddingsReply, SAFE: None},
         bodies={JSON: PointsRequest},
     ),
+    *openai_route.ROUTES,
     *detect_routes.ROUTES,
     *refine_routes.ROUTES,
     Endpoint(

@@ -90,11 +90,19 @@ def make_service(core: Core) -> bentoml.Service[Any]:
         Guard,
         limits=lambda: core.limits,
         raw=("/v1/embed", "/v1/reconstruct", "/v1/refine", "/v1/search"),
-        only_json=(_TYPED, "/v1/embed/points", "/v1/detect", "/v1/jobs", "/v1/models", "/v1/volumes"),
+        only_json=(
+            _TYPED,
+            "/v1/embeddings",
+            "/v1/embed/points",
+            "/v1/detect",
+            "/v1/jobs",
+            "/v1/models",
+            "/v1/volumes",
+        ),
         routes=[*(f"/v1{each.path}" for each in ROUTES), _TYPED, FOLDER, "/livez", "/readyz"],
         gate=lambda: Gate.of(core.settings),
         # BentoML's own document leaves out what is mounted, and without its metrics it has no such route.
-        moved={"/docs.json": "/v1/openapi.json", "/metrics": "/v1/metrics", **MOVED},
+        moved={"/health": "/readyz", "/docs.json": "/v1/openapi.json", "/metrics": "/v1/metrics", **MOVED},
     )
     return service
 

@@ -110,6 +110,20 @@ class EmbedRequest(EmbedQuery):
     crops: EncodedCrops
 
 
+class OpenAIRequest(VectorOptions, Windowed):
+    """Body of `/v1/embeddings`, as OpenAI's clients send it: base64 of a crop's values in place of a text."""
+
+    input: str | Annotated[list[str], Field(fail_fast=True, min_length=1)] = Field(
+        description="base64 of one crop, or of several: float32, or uint16 with `window`"
+    )
+    model: str | None = Field(None, description="name or sha256; default the first encoder")
+    encoding_format: Literal["float", "base64"] = Field(
+        "float", description="of the vectors: float32 as base64"
+    )
+    dimensions: Step | None = Field(None, description="of a vector; none but the encoder's own")
+    user: str | None = Field(None, description="read by nobody")
+
+
 class PointsRequest(ReplyOptions):
     """Body of `/v1/embed/points`: points in z, y, x voxels of level 0 of a registered volume."""
 

@@ -18,6 +18,31 @@ class EmbeddingsReply(BaseModel):
     model: str
 
 
+class OpenAIEmbedding(BaseModel):
+    """One vector of a reply in the shape of OpenAI's API."""
+
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str
+    """Numbers, or float32 little-endian as base64."""
+
+
+class OpenAIUsage(BaseModel):
+    """Patches that passed through the encoder, counted as tokens."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class OpenAIReply(BaseModel):
+    """Embeddings in the shape of OpenAI's API, in the order of the request."""
+
+    object: Literal["list"]
+    data: list[OpenAIEmbedding]
+    model: str
+    usage: OpenAIUsage
+
+
 class VolumeInfo(BaseModel):
     shape_zyx: tuple[int, int, int]
     voxel_um: tuple[float, float, float]

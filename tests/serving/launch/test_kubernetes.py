@@ -1,0 +1,38 @@
+"""The manifest for Kubernetes: its command is understood, its probes are open, its labels fit."""
+
+from pathlib import Path
+
+import yaml
+
+from canvas_fm.cli import build_parser
+from serving.middleware.auth import OPEN_PATHS
+
+DEPLOYMENT, SERVICE = yaml.safe_load_all(
+    (Path(__file__).parents[3] / "deploy" / "kubernetes.yaml").read_text(encoding="utf-8")
+)
+POD = DEPLOYMENT["spec"]["template"]["spec"]
+(CONTAINER,) = POD["containers"]
+
+
+def test_the_command_is_understood():
+    program, *words = CONTAINER["command"]
+    args = build_parser().parse_args(words)
+    assert (program, args.verb) == ("canvas-fm", "serve")
+
+
+def test_probes_ask_open_paths_of_the_port_that_is_served():
+    (port,) = CONTAINER["ports"]
+    assert str(port["containerPort"]) in CONTAINER["command"]
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        asked = CONTAINER[probe]["httpGet"]
+        assert asked["path"] in OPEN_PATHS
+        assert asked["port"] == port["name"]
+    assert SERVICE["spec"]["ports"][0]["targetPort"] == port["name"]
+
+
+def test_what_is_mounted_is_a_volume_and_labels_fit():
+    volumes = {volume["name"] for volume in POD["volumes"]}
+    for container in (CONTAINER, *POD["initContainers"]):
+        assert {mount["name"] for mount in container["volumeMounts"]} <= volumes
+    labels = DEPLOYMENT["spec"]["template"]["metadata"]["labels"]
+    assert labels == DEPLOYMENT["spec"]["selector"]["matchLabels"] == SERVICE["spec"]["selector"]
