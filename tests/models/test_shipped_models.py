@@ -42,10 +42,18 @@ SHIPPED = {
         "c212a4bb678da675e1d88ae1950a826125f5083d86d107b3867953a316e27b9b",
     ),
     "refiner-cfos": (
+        "40c36e58833f48484d359c50b97f75890fdc13f8ea6732a3c80dba5714182319",
+        "51d279d4a0bc7893fa166addc781c5682ce032959729d65b5176bde0d731022b",
+    ),
+    "refiner-microglia": (
+        "024373cc71024f61be5a02d4f4e6c444890a3eb9c58c5b6f973ae7cdd834a9ba",
+        "d3b41317ceb2b4943abd46e0aa75a701bcb227e6dc6b5242cb4f97a187168c5a",
+    ),
+    "_older/refiner-cfos-1": (
         "f520e2fb165a499fa2c02899bab0f6b2bcb847af48220819f979bbcb48f9a1c3",
         "77acc94e20d2609353ecbafbce627e1e8e4cfc90fefbfa25e2d72572b9c35ff0",
     ),
-    "refiner-microglia": (
+    "_older/refiner-microglia-1": (
         "7647f1f3432a8e4487774661ddf1bb62ab73d6c44f61064b6380d40384eca2be",
         "d8a1b18204cad394331920003a3851982c336feec7489e39dffa558255110768",
     ),
