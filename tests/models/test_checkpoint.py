@@ -165,3 +165,11 @@ def test_replacing_a_folder_leaves_one_whole_folder(copy):
     after = save_encoder(copy, mae, voxel_um=(4.0, 1.8, 1.8)).sha256
     assert load(copy).sha256 == after != before
     assert sorted(p.name for p in copy.parent.iterdir()) == ["encoder"]
+
+
+def test_what_is_made_of_an_encoder_is_made_once_until_it_is_forgotten(folder):
+    encoder, made = load(folder), []
+    for _ in range(2):
+        assert encoder.kept("graph", lambda: made.append(1) or len(made)) == 1
+    encoder.forget()
+    assert encoder.kept("graph", lambda: made.append(1) or len(made)) == 2

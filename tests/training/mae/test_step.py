@@ -13,6 +13,7 @@ from canvas_fm.models.vit import patchify
 from canvas_fm.training.mae.step import MaeStep, new_model
 from canvas_fm.training.recipe.recipe import Recipe
 from canvas_fm.training.run.distributed import Ranks
+from canvas_fm.training.run.optimizer import OptimizerState
 
 from ..pair import together, two_ranks  # isort: skip
 
@@ -253,3 +254,8 @@ def test_a_batch_has_to_divide_among_the_ranks() -> None:
     assert Ranks(1, 2, torch.device("cpu")).local_rows(8) == slice(4, 8)
     with pytest.raises(CanvasError, match="batch 8 does not divide among 3 processes"):
         Ranks(0, 3, torch.device("cpu")).local_rows(8)
+
+
+def test_a_net_that_comes_in_evaluation_mode_is_trained_in_training_mode(tiny: Tiny) -> None:
+    """As that of a loaded encoder does, from which a detector starts."""
+    assert OptimizerState(tiny(), alone(), torch.nn.Linear(2, 2).eval()).module.training
