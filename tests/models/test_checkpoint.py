@@ -8,6 +8,7 @@ import shutil
 import pytest
 import torch
 
+from canvas_fm.data.volume.window import WindowRule
 from canvas_fm.errors import CanvasError, ModelMismatch
 from canvas_fm.models.checkpoint import load, model_sha256, save_again, save_encoder
 from canvas_fm.models.mae import DecoderConfig, MaskedAutoencoder
@@ -173,3 +174,11 @@ def test_what_is_made_of_an_encoder_is_made_once_until_it_is_forgotten(folder):
         assert encoder.kept("graph", lambda: made.append(1) or len(made)) == 1
     encoder.forget()
     assert encoder.kept("graph", lambda: made.append(1) or len(made)) == 2
+
+
+def test_the_window_rule_and_the_pooling_are_saved_and_saved_again(tmp_path):
+    rule = WindowRule("percentiles", 2, 98)
+    net = MaskedAutoencoder(SMALL, DecoderConfig(dim=24, depth=1, heads=3))
+    saved = save_encoder(tmp_path / "a", net, voxel_um=(4.0, 1.8, 1.8), window_rule=rule, pool="contrast")
+    for encoder in (saved, save_again(saved, tmp_path / "b")):
+        assert (encoder.config.window_rule, encoder.config.pool) == (rule, "contrast")
