@@ -13,7 +13,7 @@ from canvas_fm.errors import CanvasError, MissingExtra
 from canvas_fm.inference.backends.cuda_graphs import SIZES
 from canvas_fm.inference.embed.embed import embed, embed_crops, embed_to_store
 from canvas_fm.inference.embed.runner import Runner
-from canvas_fm.models.checkpoint import load
+from canvas_fm.models.checkpoint import load, save
 from canvas_fm.models.vit import DENSE, POOLS
 
 from ..conftest import CROP, make_encoder  # isort: skip
@@ -118,6 +118,7 @@ def test_nan_from_a_compiled_graph_is_refused_too(tmp_path, crops):
     encoder = make_encoder(tmp_path / "encoder")
     with torch.no_grad():
         encoder.net.norm.bias.fill_(float("nan"))
+    encoder = save(encoder, tmp_path / "broken")
     with pytest.raises(
         CanvasError, match="gave NaN or infinite values for 9 of 9 crops; its weights are of no"
     ):

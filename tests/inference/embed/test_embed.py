@@ -9,6 +9,7 @@ import pytest
 import torch
 import zarr
 
+import canvas_fm as cf
 from canvas_fm.data.crops.reader import CropReader
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume
@@ -181,6 +182,7 @@ def test_an_encoder_that_gives_nan_is_told(volume, points, tmp_path):
     broken = make_encoder(tmp_path / "broken")
     with torch.no_grad():
         broken.net.norm.bias[3] = float("nan")
+    broken = cf.save(broken, tmp_path / "saved" / "broken")
     with pytest.raises(CanvasError, match="gave NaN or infinite values for 10 of 10 crops"):
         embed(broken, volume, points.zyx[:10])
 
