@@ -29,7 +29,7 @@ from canvas_fm.inference.detect.detect import detector_job
 from canvas_fm.inference.detect.detection_job import Job, TileMaxima
 from canvas_fm.inference.detect.detector_features import MapPooling
 from canvas_fm.inference.detect.likeness import unfamiliar_volume_warnings
-from canvas_fm.inference.detect.maxima_with_features import FeaturedJob
+from canvas_fm.inference.detect.maxima.with_features import FeaturedJob
 from canvas_fm.inference.detect.options import DetectOptions
 from canvas_fm.inference.detect.resumable import ResumableTiles
 from canvas_fm.models.checkpoint import Detector, Encoder

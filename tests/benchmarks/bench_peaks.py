@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter
 
-from canvas_fm.inference.detect.local_maxima import find_maxima
+from canvas_fm.inference.detect.maxima.local_maxima import find_maxima
 from tests.benchmarks.timing import medians, show
 
 RADIUS = 4

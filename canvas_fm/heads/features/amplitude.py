@@ -12,7 +12,7 @@ from jaxtyping import Float32, Float64
 from canvas_fm.data.volume.volume import Volume, Zyx
 from canvas_fm.data.volume.window import DEFAULT_RULE, WindowRule
 from canvas_fm.errors import BadInput
-from canvas_fm.inference.detect.laplacian import log_reach, log_response
+from canvas_fm.inference.detect.maxima.laplacian import log_reach, log_response
 from canvas_fm.inference.detect.tiles import Box, cut, whole
 
 LEAST = 1e-3  # an amplitude below counts as this

@@ -15,7 +15,7 @@ from canvas_fm.files.options import takes
 from canvas_fm.inference.detect.detection_job import Job, run
 from canvas_fm.inference.detect.heatmap import Heat, LogHeat, NetHeat
 from canvas_fm.inference.detect.likeness import unfamiliar_volume_warnings
-from canvas_fm.inference.detect.local_maxima import Shape
+from canvas_fm.inference.detect.maxima.local_maxima import Shape
 from canvas_fm.inference.detect.options import DetectOptions, LogOptions, TileOptions
 from canvas_fm.inference.detect.tiles import Readable, Resampled, as_region
 from canvas_fm.inference.embed.point_crops import volume_identity

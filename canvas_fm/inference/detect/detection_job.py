@@ -17,10 +17,10 @@ from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume, Zyx, ZyxUm
 from canvas_fm.data.volume.window import Window
 from canvas_fm.errors import CanvasError
-from canvas_fm.inference.detect.amplitude import FLOOR, Amplitude
 from canvas_fm.inference.detect.dask_workers import map_tiles
 from canvas_fm.inference.detect.heatmap import Heat, smooth, smooth_reach
-from canvas_fm.inference.detect.local_maxima import (
+from canvas_fm.inference.detect.maxima.amplitude import FLOOR, Amplitude
+from canvas_fm.inference.detect.maxima.local_maxima import (
     Shape,
     find_all_maxima,
     neighbourhood,
@@ -28,7 +28,7 @@ from canvas_fm.inference.detect.local_maxima import (
     refine_positions,
     suppress,
 )
-from canvas_fm.inference.detect.relative import LEAST_HEAT, relative_scores
+from canvas_fm.inference.detect.maxima.relative import LEAST_HEAT, relative_scores
 from canvas_fm.inference.detect.resumable import ResumableTiles
 from canvas_fm.inference.detect.tiles import Box, Readable, Resampled, cut, fit_tile, whole
 from canvas_fm.models.folder.config import AmplitudeConfig, RelativeConfig

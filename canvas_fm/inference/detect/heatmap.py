@@ -10,7 +10,7 @@ from jaxtyping import Float32
 from scipy.ndimage import gaussian_filter
 
 from canvas_fm.data.volume.volume import Zyx, ZyxUm
-from canvas_fm.inference.detect.laplacian import log_reach, log_response
+from canvas_fm.inference.detect.maxima.laplacian import log_reach, log_response
 from canvas_fm.inference.detect.tiles import pad_to
 from canvas_fm.models.checkpoint import Detector
 from canvas_fm.models.convmixer_planes import heat_by_planes

@@ -153,7 +153,7 @@ class ProjectorConfig(BaseModel):
 
 
 class AmplitudeConfig(BaseModel):
-    """How blob amplitude enters a detector's scores; see `canvas_fm.inference.detect.amplitude`.
+    """How blob amplitude enters a detector's scores; see `canvas_fm.inference.detect.maxima.amplitude`.
 
     The amplitude is that of a Laplacian of a Gaussian of `sigma_um` on windowed voxels times `unit`: with a
     window from 0 to 64 medians and a unit of 64 it is in medians of the volume.
@@ -167,7 +167,7 @@ class AmplitudeConfig(BaseModel):
 
 
 class RelativeConfig(BaseModel):
-    """Parameters of scores taken against the strongest around; see `canvas_fm.inference.detect.relative`."""
+    """Parameters of scores taken against the strongest around; see `inference.detect.maxima.relative`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

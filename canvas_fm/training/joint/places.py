@@ -11,7 +11,7 @@ from scipy.ndimage import maximum_filter
 from canvas_fm.data.crops.origins import check_crop_fits
 from canvas_fm.data.volume.volume import Volume, Zyx
 from canvas_fm.data.volume.window import WindowRule
-from canvas_fm.inference.detect.laplacian import log_reach, log_response
+from canvas_fm.inference.detect.maxima.laplacian import log_reach, log_response
 
 _BLOCK_ZYX: Zyx = (32, 128, 128)
 _MOST_BLOCKS = 64  # of a large volume so many are looked at, drawn at random

@@ -20,7 +20,7 @@ from canvas_fm.heads.refine.apply import refine
 from canvas_fm.heads.refine.head.head_models import SHARES
 from canvas_fm.heads.refine.head.plateau import most_even, plateau
 from canvas_fm.heads.refine.refiner import Refiner
-from canvas_fm.inference.detect.laplacian import log_response
+from canvas_fm.inference.detect.maxima.laplacian import log_response
 
 MEDIAN = SpotAmplitude(5.0, WindowRule("median", 0.0, 1.0))
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from canvas_fm.cli.parser import Parser, Verbs, add_json, add_verb, add_volume_flags
 
 if TYPE_CHECKING:
-    from canvas_fm.heads.review.audit_estimate import Audit
+    from canvas_fm.heads.review.audit.estimate import Audit
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -27,7 +27,7 @@ def add_verbs(verbs: Verbs) -> None:
 
 
 def _fill(parser: Parser) -> None:
-    from canvas_fm.heads.review.audit_options import AuditOptions
+    from canvas_fm.heads.review.audit.options import AuditOptions
 
     parser.add_argument("volume", metavar="VOLUME")
     parser.add_argument("cells", metavar="CELLS", help="the detections, in any format of points")
@@ -64,7 +64,7 @@ def run_audit(args: argparse.Namespace) -> None:
     from canvas_fm.data.points.points import Points
     from canvas_fm.data.volume.volume import Volume
     from canvas_fm.heads.labels.candidates import check_volume_name
-    from canvas_fm.heads.review.audit_file import audit_of
+    from canvas_fm.heads.review.audit.answers import audit_of
 
     volume = Volume.open(args.volume, **args.opening.given)
     cells = Points.read(args.cells, allow_empty=False)
@@ -95,7 +95,7 @@ def _draw(args: argparse.Namespace, volume: Any, cells: Any) -> dict[str, Any]:
 
     from canvas_fm.data.points.boxes import read_boxes
     from canvas_fm.errors import CanvasError
-    from canvas_fm.heads.review.audit_sample import BOX, KIND, draw_audit
+    from canvas_fm.heads.review.audit.sample import BOX, KIND, draw_audit
 
     out = Path(args.out)
     if out.suffix.lower() != ".csv":

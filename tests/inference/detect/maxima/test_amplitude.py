@@ -8,9 +8,9 @@ import torch
 from scipy.ndimage import gaussian_filter, maximum_filter
 
 from canvas_fm.data.volume.volume import Volume, WindowRule
-from canvas_fm.inference.detect.amplitude import Amplitude
 from canvas_fm.inference.detect.detect import detect
-from canvas_fm.inference.detect.laplacian import log_response
+from canvas_fm.inference.detect.maxima.amplitude import Amplitude
+from canvas_fm.inference.detect.maxima.laplacian import log_response
 from canvas_fm.models.checkpoint import AmplitudeConfig, load, save_detector
 from canvas_fm.models.convmixer import ConvMixerConfig, HeatMapNet
 

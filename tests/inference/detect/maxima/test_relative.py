@@ -9,7 +9,7 @@ import torch
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.data.volume.window import WindowRule
 from canvas_fm.inference.detect.detect import detect
-from canvas_fm.inference.detect.relative import LEAST_HEAT, relative_scores
+from canvas_fm.inference.detect.maxima.relative import LEAST_HEAT, relative_scores
 from canvas_fm.models.checkpoint import load, save_detector
 from canvas_fm.models.convmixer import HeatMapNet
 from canvas_fm.models.folder.config import ConvMixerConfig, RelativeConfig

@@ -10,8 +10,8 @@ from jaxtyping import Float64
 
 from canvas_fm.data.points.points import Points
 from canvas_fm.errors import BadInput
-from canvas_fm.heads.review.audit_estimate import Answers, Audit, estimate_audit
-from canvas_fm.heads.review.audit_sample import ANSWER, BOX, DETECTION, KIND, SIZE, STRATUM
+from canvas_fm.heads.review.audit.estimate import Answers, Audit, estimate_audit
+from canvas_fm.heads.review.audit.sample import ANSWER, BOX, DETECTION, KIND, SIZE, STRATUM
 
 UNSURE = -1
 

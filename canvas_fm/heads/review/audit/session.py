@@ -11,8 +11,8 @@ from jaxtyping import Float64, Int64
 from canvas_fm.data.points.boxes import inside_boxes
 from canvas_fm.data.points.points import Points
 from canvas_fm.errors import BadInput
-from canvas_fm.heads.review.audit_file import audit_of, check_audit
-from canvas_fm.heads.review.audit_sample import ANSWER, BOX, CORNERS, KIND
+from canvas_fm.heads.review.audit.answers import audit_of, check_audit
+from canvas_fm.heads.review.audit.sample import ANSWER, BOX, CORNERS, KIND
 from canvas_fm.heads.review.clicks import OPEN
 from canvas_fm.heads.review.session import ReviewSession
 

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float32, Int
 
 from canvas_fm.data.volume.volume import Zyx, ZyxUm
-from canvas_fm.inference.detect.laplacian import log_reach, log_response
+from canvas_fm.inference.detect.maxima.laplacian import log_reach, log_response
 from canvas_fm.models.checkpoint import AmplitudeConfig
 
 FLOOR = 0.05  # maxima of the smoothed heat below are no candidates, however bright

@@ -9,10 +9,10 @@ import pytest
 
 from canvas_fm.data.points.points import Points
 from canvas_fm.errors import BadInput
-from canvas_fm.heads.review.audit_file import audit_of
-from canvas_fm.heads.review.audit_options import AuditOptions
-from canvas_fm.heads.review.audit_sample import draw_audit
-from canvas_fm.heads.review.audit_session import AuditSession
+from canvas_fm.heads.review.audit.answers import audit_of
+from canvas_fm.heads.review.audit.options import AuditOptions
+from canvas_fm.heads.review.audit.sample import draw_audit
+from canvas_fm.heads.review.audit.session import AuditSession
 
 SHAPE, VOXEL_UM = (40, 100, 100), (5.0, 2.0, 2.0)
 

@@ -8,7 +8,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from canvas_fm.errors import CanvasError
-from canvas_fm.inference.detect.local_maxima import (
+from canvas_fm.inference.detect.maxima.local_maxima import (
     find_all_maxima,
     find_maxima,
     neighbourhood,

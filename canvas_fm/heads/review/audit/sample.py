@@ -14,8 +14,8 @@ from canvas_fm.data.points.points import Points
 from canvas_fm.data.zyx import Zyx, ZyxUm
 from canvas_fm.errors import BadInput
 from canvas_fm.evaluation.detection.checks import score_column, scores_of
-from canvas_fm.heads.review.audit_options import AuditOptions
-from canvas_fm.heads.review.strata import allocate, doubt, draw_stratified, quantile_strata
+from canvas_fm.heads.review.audit.options import AuditOptions
+from canvas_fm.heads.review.audit.strata import allocate, doubt, draw_stratified, quantile_strata
 
 KIND, ANSWER, STRATUM, SIZE = "kind", "answer", "stratum", "stratum_size"
 DETECTION, BOX = "detection", "box"

@@ -10,11 +10,11 @@ import pytest
 from canvas_fm.data.points.boxes import inside_boxes, whole
 from canvas_fm.data.points.points import Points
 from canvas_fm.errors import BadInput
-from canvas_fm.heads.review.audit_estimate import Answers, estimate_audit, share_of, total_of
-from canvas_fm.heads.review.audit_file import audit_of
-from canvas_fm.heads.review.audit_options import AuditOptions
-from canvas_fm.heads.review.audit_sample import ANSWER, BOX, CORNERS, KIND, STRATUM, box_grid, draw_audit
-from canvas_fm.heads.review.strata import allocate, quantile_strata
+from canvas_fm.heads.review.audit.answers import audit_of
+from canvas_fm.heads.review.audit.estimate import Answers, estimate_audit, share_of, total_of
+from canvas_fm.heads.review.audit.options import AuditOptions
+from canvas_fm.heads.review.audit.sample import ANSWER, BOX, CORNERS, KIND, STRATUM, box_grid, draw_audit
+from canvas_fm.heads.review.audit.strata import allocate, quantile_strata
 from tests.heads.review.made_up import SHAPE, VOXEL_UM, audited, population
 
 SMALL = population(5, 400, 0.7, 150, 8)

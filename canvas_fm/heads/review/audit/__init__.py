@@ -1,0 +1,1 @@
+"""Audit of a count: a stratified sample, its answers, estimates with intervals."""

@@ -1,0 +1,1 @@
+"""Cells as local maxima of a heat map, and their scores."""
