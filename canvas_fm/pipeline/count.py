@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from canvas_fm.heads.refine.apply import P_CELL, refine
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.inference.detect.detect import detect
 from canvas_fm.models.checkpoint import Detector
+
+_log = logging.getLogger(__name__)
 
 DETECTIONS = "detections"
 
@@ -53,9 +56,8 @@ def count(
         stem = name.replace("/", "_")
         cells_path = folder / f"{stem}.csv"
         detect(detector, volume, out=cells_path, **options)
-        cells = Points.read(
-            cells_path
-        )  # as the next run finds them, so that the refiner's inputs are the same
+        # As the next run finds them, so that the refiner's inputs are the same.
+        cells = Points.read(cells_path)
         if refiner is not None:
             run = {
                 key: value
@@ -63,6 +65,8 @@ def count(
                 if key in ("device", "resample", "ignore_voxel_size")
             }
             cells = refine(refiner, volume, cells, detector=None, out=folder / f"{stem}_refined.csv", **run)
+            if notes := cells.meta.get("count_notes"):
+                _log.warning("%s: %s", name, notes)
         if atlas is None:
             tables.append(_whole(name, cells))
         else:

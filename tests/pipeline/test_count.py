@@ -75,3 +75,30 @@ def test_what_is_written_is_a_csv(capsys, tmp_path):
         main(["count", "sample:cfos", "--detector", "detector-cfos", "--out", str(tmp_path / "c.xlsx")]) == 1
     )
     assert "the table of counts is a .csv" in json.dumps(capsys.readouterr().err)
+
+
+def test_a_brain_of_other_voxels_is_counted_with_resample(tmp_path, capsys):
+    volume = ["sample:microglia", "--voxel-um", "6", "2", "2"]
+    words = ["count", *volume, "--detector", "detector-phantoms", "--out", str(tmp_path / "c.csv"), "--json"]
+    assert main(words) == 1
+    assert "--resample" in capsys.readouterr().err
+    assert main([*words, "--resample"]) == 0
+    cells = json.loads(capsys.readouterr().out)["cells"]
+    detect = ["detect", "detector-phantoms", *volume, "--resample", "--out", str(tmp_path / "d.csv")]
+    assert main(detect) == 0
+    assert list(cells.values()) == [len(Points.read(tmp_path / "d.csv"))]
+
+
+def test_what_limits_a_count_is_a_warning(counted, caplog, monkeypatch):
+    """The notes that `refine apply` writes beside the refined cells, for each brain."""
+    monkeypatch.setattr("canvas_fm.heads.refine.counts.cell_count._cut", lambda *_: ["cut at 0.5"])
+    words = [
+        "count",
+        "sample:microglia",
+        "--detector",
+        "detector-microglia",
+        "--refiner",
+        "refiner-microglia",
+    ]
+    assert main([*words, "--out", str(counted / "noted.csv")]) == 0
+    assert "microglia: cut at 0.5" in caplog.text

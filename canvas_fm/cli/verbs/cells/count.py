@@ -22,7 +22,12 @@ def add_verbs(verbs: Verbs) -> None:
     )
 
 
+_DETECTION = ("device", "precision", "tile_zyx", "resample", "ignore_voxel_size")
+
+
 def _fill(parser: Parser) -> None:
+    from canvas_fm.inference.detect.options import DetectOptions
+
     parser.add_argument("volumes", nargs="+", metavar="VOLUME", help="one channel of one brain each")
     parser.add_argument(
         "--detector", required=True, metavar="NAME", help="a detector's folder or shipped name"
@@ -31,6 +36,7 @@ def _fill(parser: Parser) -> None:
     parser.add_argument("--regions", metavar="ATLAS", help="per region of this atlas; see `regions --help`")
     parser.add_argument("--out", required=True, metavar="COUNTS.csv", help="table to write")
     parser.add_argument("--figure", metavar="FIG.png", help="counts with their intervals")
+    parser.add_options("options", DetectOptions, only=_DETECTION)
     add_atlas_flags(parser)
     add_json(parser)
     add_volume_flags(parser, omit=["voxel_um"])  # which is a flag of the atlas already
@@ -56,6 +62,7 @@ def run_count(args: argparse.Namespace) -> None:
         atlas=atlas,
         placing=placing,
         figure=args.figure,
+        **args.options.given,
     )
     result: dict[str, Any] = {"written": args.out, "rows": len(table["brain"])}
     if atlas is None:
