@@ -6,47 +6,28 @@ import logging
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
-from pydantic import Field
 
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import CanvasError
-from canvas_fm.files.options import AnySequence, Flag, Options
 from canvas_fm.heads.features.shape import shape_of_points
 from canvas_fm.heads.labels.candidates import check_volume_name
 from canvas_fm.heads.refine.apply import P_CELL, refine
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.heads.review.clicked_count import random_clicks
 from canvas_fm.heads.review.learn import learn_from_clicks, standardised
-from canvas_fm.heads.review.order import Order, clusters_of
+from canvas_fm.heads.review.options import ReviewOptions
+from canvas_fm.heads.review.order import clusters_of
 from canvas_fm.heads.review.session import ReviewSession
 from canvas_fm.inference.embed.embed import embed
 from canvas_fm.models.checkpoint import load
 
 _log = logging.getLogger(__name__)
 LEARN_EVERY, _WRITE_EVERY_S = 25, 10.0
-Names = Annotated[tuple[str, ...], AnySequence]
-
-
-class ReviewOptions(Options):
-    """Options of a review."""
-
-    order: Order = Field("uncertain", description="what is shown first; one in five is random in any order")
-    annotator: Annotated[Names, Flag("NAME")] = Field(
-        ("me",), description="who clicks; with several names each has a link of their own"
-    )
-    refiner: Annotated[str | None, Flag("MODEL")] = Field(
-        None, description="a refiner whose P(cell) is the starting point"
-    )
-    encoder: Annotated[str | None, Flag("MODEL")] = Field(
-        None, description="an encoder whose embeddings are learned from too, beside intensity and shape"
-    )
-    resample: bool = Field(False, description="read the encoder's crops at its own voxel size")
-    seed: int = Field(0, description="of the random order")
 
 
 class ReviewedFeatures:

@@ -15,8 +15,9 @@ import uvicorn
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.heads.review.audit.session import AuditSession
+from canvas_fm.heads.review.options import ReviewOptions
 from canvas_fm.heads.review.session import ReviewSession
-from canvas_fm.pipeline.review import BackgroundLearner, ReviewOptions, open_review
+from canvas_fm.pipeline.review import BackgroundLearner, open_review
 from serving.launch.serve import free_port
 from serving.middleware import connection_limits
 from serving.observe.access_log import access

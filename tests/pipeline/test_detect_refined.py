@@ -41,7 +41,10 @@ def volume(tmp_path_factory) -> Volume:
     return spots(tmp_path_factory.mktemp("brain") / "c.zarr", 2)[0]
 
 
-@pytest.fixture(scope="module", params=["plain", "centred, with logit and score", "encoder alone"])
+FEATURES = ["centred, with logit and score", "plain", "encoder alone"]
+
+
+@pytest.fixture(scope="module", params=FEATURES)
 def refiner(request, models, tmp_path_factory):
     detector, encoder = models
     folder = tmp_path_factory.mktemp("refiner")
@@ -90,6 +93,11 @@ def test_rows_are_those_of_one_after_the_other(models, volume, refiner, tmp_path
     np.testing.assert_array_equal(written.columns["p_cell"].astype(np.float32), cells.columns["p_cell"])
 
 
+@pytest.mark.parametrize(
+    "refiner",
+    [FEATURES[0], *(pytest.param(name, marks=pytest.mark.slow) for name in FEATURES[1:])],
+    indirect=True,
+)
 def test_it_resumes_in_either_part_and_takes_what_is_finished(models, volume, refiner, tmp_path, monkeypatch):
     from canvas_fm.heads.refine import candidate_classifier
     from canvas_fm.inference.detect.detection_job import Job

@@ -28,7 +28,7 @@ from canvas_fm.heads.refine.head.head_models import (
     net_of,
     parts_of,
 )
-from canvas_fm.heads.refine.head.plateau import most_even, plateau
+from canvas_fm.heads.refine.head.threshold import choose_threshold, most_even
 from canvas_fm.models.heads.nets import HeadNet
 from canvas_fm.models.heads.trees import BlendNet
 
@@ -160,7 +160,7 @@ def _best_threshold(
     Of a sum the one of the highest mean F1 over brains: each brain counts as one, however many cells it has.
     """
     if settings.model == "sum":
-        best = plateau(held_out[:, subset], *rows.by_brain(subset)).threshold
+        best = choose_threshold(held_out[:, subset], *rows.by_brain(subset)).threshold
         return float(calibration(np.array([best]))[0])
     p_cell = np.concatenate([calibration(logits[subset]) for logits in held_out])
     is_cell = np.tile(rows.is_cell[subset], len(held_out))
@@ -190,7 +190,8 @@ def held_out_parts_of_head(
     Where C is None it is the one whose held-out logits, calibrated together, give the least log loss: that
     asks for a ranking within brains and for one scale over all of them. (Within a standard error of it a
     stronger penalty was tried: worse on clean labels, and no stronger where the labels are not.)
-    Of a sum it is the second score's share, by `plateau`: brains whose levels differ bend a log loss.
+    Of a sum it is the second score's share, by `choose_threshold`: levels that differ by brain bend a log
+    loss.
     """
     parts = parts_of(settings)
     own = next((n for n, part in enumerate(parts) if part.blocks == (CANDIDATE_SCORE,)), None)
@@ -208,7 +209,7 @@ def held_out_parts_of_head(
             logits[number][:, :, test] = one
     best = 0
     if len(grid) > 1 and summed:
-        best = most_even([plateau(one, *rows.by_brain()).f1 for one in logits[0]])
+        best = most_even([choose_threshold(one, *rows.by_brain()).f1 for one in logits[0]])
     elif len(grid) > 1:
         best = int(np.argmin([log_loss(rows.is_cell, one[0]) for one in logits[linear[0]]]))
     chosen = logits[:, best].astype(np.float32).astype(np.float64)

@@ -22,7 +22,7 @@ from canvas_fm.heads.labels.candidates import SKIP, Candidates
 from canvas_fm.heads.labels.group_folds import grouped_folds, held_out_parts
 from canvas_fm.heads.refine.columns import Columns
 from canvas_fm.heads.refine.counts.recall import CandidateRecall, training_recalls
-from canvas_fm.heads.refine.head.own_order import keep_own_order
+from canvas_fm.heads.refine.head.candidate_order import keep_candidate_order
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.heads.refine.training_set import TrainingSet
 from canvas_fm.models.folder.training_volumes import training_volumes
@@ -134,7 +134,7 @@ def fit_labelled(
             contrast_augmented=data.contrast_augmented,
         )  # fmt: skip
         if keep_order and not candidate_score:
-            order = keep_own_order(refiner, data, learned)
+            order = keep_candidate_order(refiner, data, learned)
     else:
         tuning.fit(refiner, data, learned, extractor, show)
     refiner.skipped_ += sum(map(len, brains)) - sum(map(len, learned))

@@ -63,7 +63,7 @@ def test_power_is_what_simulated_studies_find():
     assert np.nanmedian(one.brains_needed[:10]) <= 8
 
 
-@pytest.mark.parametrize("studies", [100, pytest.param(500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("studies", [60, pytest.param(500, marks=pytest.mark.slow)])
 def test_false_positives_of_many_studies(studies):
     """Without an effect at most 5 % of studies find a region after correction (3 standard errors allowed).
 

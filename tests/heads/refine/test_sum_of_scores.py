@@ -18,7 +18,7 @@ from canvas_fm.heads.features.extractor import Extractor
 from canvas_fm.heads.features.feature_set import FeatureSet
 from canvas_fm.heads.refine.apply import refine
 from canvas_fm.heads.refine.head.head_models import SHARES
-from canvas_fm.heads.refine.head.plateau import most_even, plateau
+from canvas_fm.heads.refine.head.threshold import choose_threshold, most_even
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.inference.detect.maxima.laplacian import log_response
 
@@ -84,18 +84,22 @@ def test_a_plateau_is_worth_more_than_a_peak_and_each_brain_counts_as_one():
     is_cell = np.tile([True, False], 50)
     groups = np.repeat(["many", "few"], [80, 20])
     apart = np.where(is_cell, 1.0, -1.0) + np.linspace(0, 0.1, 100)
-    best = plateau(apart[None], is_cell, groups, {})
+    best = choose_threshold(apart[None], is_cell, groups, {})
     assert best.f1 == pytest.approx(1.0, abs=0.01)
     assert 1.0 <= best.threshold < 1.01
     few_wrong = np.where((groups == "few") & ~is_cell, 2.0, apart)
-    assert plateau(few_wrong[None], is_cell, groups, {}).f1 == pytest.approx((1 + 2 / 3) / 2, abs=0.02)
-    assert plateau(apart[None], is_cell, groups, {"few": 10}).f1 == pytest.approx((1 + 2 / 3) / 2, abs=0.02)
+    assert choose_threshold(few_wrong[None], is_cell, groups, {}).f1 == pytest.approx(
+        (1 + 2 / 3) / 2, abs=0.02
+    )
+    assert choose_threshold(apart[None], is_cell, groups, {"few": 10}).f1 == pytest.approx(
+        (1 + 2 / 3) / 2, abs=0.02
+    )
     # One row of cells far below the others is given up where many false ones lie between.
     low = apart.copy()
     low[0] = -3.0
-    assert plateau(low[None], is_cell, groups, {}).threshold > -1.0
+    assert choose_threshold(low[None], is_cell, groups, {}).threshold > -1.0
     dimmer = np.stack([apart, apart - 0.5])
-    assert plateau(dimmer, is_cell, groups, {}).threshold == pytest.approx(0.5, abs=0.02)
+    assert choose_threshold(dimmer, is_cell, groups, {}).threshold == pytest.approx(0.5, abs=0.02)
 
 
 def test_of_shares_that_are_as_good_the_most_even_is_taken():

@@ -18,7 +18,7 @@ from canvas_fm.heads.refine.training_set import TrainingSet
 _log = logging.getLogger(__name__)
 
 
-def keep_own_order(
+def keep_candidate_order(
     refiner: Refiner, data: TrainingSet, brains: Sequence[Candidates]
 ) -> dict[str, Any] | None:
     """Fit a refiner anew with the candidates' own score beside, where that ranks held-out brains better.

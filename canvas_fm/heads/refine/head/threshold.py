@@ -15,19 +15,19 @@ _THRESHOLDS, _HIGHEST, _NEIGHBOURS = 200, 0.6, 4
 _AS_GOOD = 0.005  # of a mean F1: what a handful of brains cannot tell apart
 
 
-class Plateau(NamedTuple):
+class ChosenThreshold(NamedTuple):
     """A threshold of logits, and the mean F1 over brains there and at its neighbours."""
 
     threshold: float
     f1: float
 
 
-def plateau(
+def choose_threshold(
     logits: Float64[np.ndarray, "contrasts n"],
     is_cell: Bool[np.ndarray, " n"],
     groups: Shaped[np.ndarray, " n"],
     missed: Mapping[str, int],
-) -> Plateau:
+) -> ChosenThreshold:
     """The threshold of the highest mean F1 over brains, averaged over its neighbours: no lone peak counts.
 
     Every brain, and every contrast that it is seen at, counts as one. `missed`: cells without a candidate.
@@ -45,7 +45,7 @@ def plateau(
     around = np.pad(np.mean(each, axis=0), _NEIGHBOURS, mode="edge")
     width = 2 * _NEIGHBOURS + 1
     mean = np.convolve(around, np.full(width, 1 / width), "valid")
-    return Plateau(float(thresholds[mean.argmax()]), float(mean.max()))
+    return ChosenThreshold(float(thresholds[mean.argmax()]), float(mean.max()))
 
 
 def most_even(f1: Sequence[float]) -> int:
