@@ -39,7 +39,7 @@ export class VolumeView {
     this.window = ["Darkest value", "Brightest value"].map((label) =>
       h("input", { type: "range", "aria-label": label, on: { input: () => this.#contrast() } }));
     this.windowText = h("output", {});
-    const depth = h("input", { type: "range", min: 0, max: 60, step: 1, value: 10, on: { input: () => {
+    const depth = h("input", { type: "range", min: 0, max: 60, step: 1, value: 10, "aria-label": "Depth of the cells shown", on: { input: () => {
       this.plane.depth = Number(depth.value);
       deep.textContent = `± ${depth.value} µm`;
       this.plane.draw();
@@ -49,7 +49,7 @@ export class VolumeView {
     this.counts = h("div", { id: "volume-counts", role: "status" });
     this.threshold = h("input", { type: "range", step: "any", "aria-label": "Threshold", on: { input: () => this.#count() } });
     this.ofCells = h("div", { hidden: true }, field("Threshold", this.threshold), this.counts);
-    this.said = h("p", { class: "hint", role: "status" });
+    this.message = h("p", { class: "hint", role: "status" });
     byId("volume-side").replaceChildren(
       h("section", { class: "card" }, h("h2", { text: "Contrast" }),
         field(h("span", {}, "Dark to bright: ", this.windowText), h("div", { class: "stack tight" }, this.window)),
@@ -58,12 +58,12 @@ export class VolumeView {
         field("Cells as CSV (z, y, x; p_cell or score)", file, "It stays in this page."),
         jobButtons(this),
         this.ofCells,
-        field(h("span", {}, "Cells shown above and below the plane: ", deep), depth), this.said),
+        field(h("span", {}, "Cells shown above and below the plane: ", deep), depth), this.message),
       h("section", { class: "card", "aria-labelledby": "picked-title" }, h("h2", { id: "picked-title", tabIndex: -1, text: "Cell" }), this.panel.element));
   }
 
   #say(sentence) {
-    this.said.textContent = sentence;
+    this.message.textContent = sentence;
     announce(sentence);
   }
 
