@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 import canvas_fm as cf
 from canvas_fm.shipped import find
-from canvas_fm.viewing.demo.counting import HITS, TOLERANCE_UM, SampleCount, count_sample
+from canvas_fm.viewing.demo.counting import HITS, TOLERANCE_UM, SampleCount, count_sample, is_true_cell
 from canvas_fm.viewing.demo.counting_section import counting_sections
 
 
@@ -41,6 +42,19 @@ def test_what_it_leaves_is_read_by_the_public_functions(microglia):
     of_all = refined.columns["p_cell"].sum() / float(refined.meta["candidate_recall"])
     assert of_all == pytest.approx(microglia.expected_cells, rel=1e-3)
     assert float(refined.meta["expected_cells"]) == pytest.approx(microglia.expected_cells, abs=0.1)
+
+
+def test_candidates_below_the_threshold_have_a_class_too(microglia):
+    data, tolerance = cf.sample("microglia"), TOLERANCE_UM["microglia"]
+    refined = cf.Points.read(microglia.score_png.parent / "refined.csv")
+    strict = cf.Points(refined.zyx, refined.columns, refined.meta | {"p_cell_threshold": "0.95"})
+    assert (refined.columns["p_cell"] < 0.95).any()
+    is_cell = is_true_cell(data, strict, tolerance)
+    assert len(is_cell) == len(refined)
+    apart_um = (refined.zyx[:, None] - data.cells.zyx[None]) * data.volume.voxel_um
+    near = np.linalg.norm(apart_um, axis=2).min(axis=1)
+    assert (near[is_cell] <= tolerance).all()
+    assert 0.8 * len(data.cells) < is_cell.sum() <= len(data.cells)
 
 
 def test_models_that_saw_the_cube_are_named(microglia):

@@ -101,7 +101,7 @@ def count_sample(name: str, out: Path, *, device: str = "auto") -> SampleCount:
     index = Index.build(store, out / "cells.index", show=False)
     query = int(np.where(_well_inside(data.volume, refined_candidates.zyx), p_cell, -1.0).argmax())
     rows = _nearest(index, store.vectors[query], query)
-    positive = _is_cell(data, refined_candidates, tolerance)
+    positive = is_true_cell(data, refined_candidates, tolerance)
     hits_figure(
         data.volume, refined_candidates.zyx[[query, *rows]], positive[[query, *rows]], out / "hits.png"
     )
@@ -163,8 +163,9 @@ def _score(data: Sample, points: Points, tolerance_um: float) -> Score:
     )  # fmt: skip
 
 
-def _is_cell(data: Sample, points: Points, tolerance_um: float) -> np.ndarray:
-    return _score(data, points, tolerance_um).right
+def is_true_cell(data: Sample, points: Points, tolerance_um: float) -> Bool[np.ndarray, " n"]:
+    """Whether each point is a true cell, by position alone: those below a recorded threshold too."""
+    return _score(data, Points(points.zyx), tolerance_um).right
 
 
 def _nearest(index: Index, vector: Float32[np.ndarray, " d"], itself: int) -> list[int]:
