@@ -10,40 +10,22 @@ from __future__ import annotations
 import itertools
 import json
 import logging
-import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from canvas_fm.data.store.files import Files, Folder
 from canvas_fm.data.store.keys import METADATA, split_key
+from canvas_fm.data.store.ome.axes import axes_of_system, axis_letter, check_axes, read_axes, short
+from canvas_fm.data.store.ome.scale import read_scale, voxel_um_of
 from canvas_fm.data.store.unfetched import pointer_in
 from canvas_fm.data.zyx import ZyxUm
 from canvas_fm.errors import CanvasError, DamagedStore
 
-# The length units of OME-Zarr (and three common spellings) in micrometres.
-_PREFIXES = {
-    "yotta": 24, "zetta": 21, "exa": 18, "peta": 15, "tera": 12, "giga": 9, "mega": 6, "kilo": 3, "hecto": 2,
-    "": 0, "deci": -1, "centi": -2, "milli": -3, "micro": -6, "nano": -9, "pico": -12, "femto": -15,
-    "atto": -18, "zepto": -21, "yocto": -24,
-}  # fmt: skip
-UNITS_UM = {f"{prefix}meter": 10.0 ** (power + 6) for prefix, power in _PREFIXES.items()} | {
-    "angstrom": 1e-4, "inch": 25_400.0, "foot": 304_800.0, "yard": 914_400.0, "mile": 1.609344e9,
-    "parsec": 3.0856775814913673e22, "µm": 1.0, "μm": 1.0, "um": 1.0, "micron": 1.0, "microns": 1.0,
-    "nm": 1e-3, "mm": 1e3,
-}  # fmt: skip
-
-
-_COLOURS = ("00FF00", "FF00FF", "00FFFF", "FFFF00", "FF0000", "0000FF", "FFFFFF")
 _VERSIONS = ("0.1", "0.2", "0.3", "0.4", "0.5", "0.6")  # and drafts of them
 _MOST = 64  # series that are looked for where none are listed
 _AXES_OF_OLD = {version: list("tczyx") for version in ("0.1", "0.2")}  # these two name no axes
-_NAMED = {"channel": "c", "channels": "c", "ch": "c", "time": "t", "frame": "t"}  # where no type is given
 _FEW = 4  # channels, where an axis has no name
-_HUGE = 1e300  # a number of JSON may be longer than any float
 _log = logging.getLogger(__name__)
 
 
@@ -88,7 +70,7 @@ def read_image(files: Files, root: Node | None) -> Image:
     attributes = root.attributes
     ome = attributes.get("ome", attributes)
     if not isinstance(ome, dict):
-        raise CanvasError(f"{files}: the attribute 'ome' is {_short(ome)}, not an object")
+        raise CanvasError(f"{files}: the attribute 'ome' is {short(ome)}, not an object")
     if "multiscales" in ome:
         return _multiscale(files, ome)
     series = _series(files) if "bioformats2raw.layout" in ome and "plate" not in ome else []
@@ -139,7 +121,7 @@ def _read_json(files: Files, key: str) -> dict[str, Any] | None:
         why = pointer_in(content) or (f"is not JSON ({problem})",)
         raise DamagedStore(files, *split_key(key), *why) from problem
     if not isinstance(value, dict):
-        raise DamagedStore(files, *split_key(key), f"is {_short(value)} where an object is expected")
+        raise DamagedStore(files, *split_key(key), f"is {short(value)} where an object is expected")
     return value
 
 
@@ -150,7 +132,7 @@ def _what_else(files: Files, ome: dict[str, Any], series: Sequence[str]) -> str:
         listing = ", ".join(series[:8]) or "none"
         return f"it is a collection of series ({listing}); give one, such as {files}/{[*series, '0'][0]}"
     if "labels" in ome:
-        return f"it is a list of label images ({_short(ome['labels'])}); give the path of one"
+        return f"it is a list of label images ({short(ome['labels'])}); give the path of one"
     if children := _children(files):
         listing = ", ".join(children[:4]) + (" …" if len(children) > 4 else "")
         return f"it has no 'multiscales'; it holds {listing}: give one, such as {files}/{children[0]}"
@@ -169,21 +151,21 @@ def _multiscale(files: Files, ome: dict[str, Any], base: str = "") -> Image:
     """The image that the metadata of a group describe; `base` is the group below the root, with a slash."""
     scales = ome["multiscales"]
     if not isinstance(scales, list) or not scales or not isinstance(scales[0], dict):
-        raise CanvasError(f"{files}: 'multiscales' is {_short(scales)} where a list of images is expected")
+        raise CanvasError(f"{files}: 'multiscales' is {short(scales)} where a list of images is expected")
     image = scales[0]
     if len(scales) > 1:
         _log.warning("%s: 'multiscales' holds %d images; the first is the default", files, len(scales))
     version = image.get("version", ome.get("version"))
     if version is not None and not str(version).startswith(_VERSIONS):
         raise CanvasError(
-            f"{files} is OME-Zarr {_short(version)}; this version reads 0.1 to 0.6: save it as 0.5"
+            f"{files} is OME-Zarr {short(version)}; this version reads 0.1 to 0.6: save it as 0.5"
         )
     named = image.get("axes", _AXES_OF_OLD.get(str(version)))
-    axes, units = _axes(files, _axes_of_system(files, image) if named is None else named)
+    axes, units = read_axes(files, axes_of_system(files, image) if named is None else named)
     datasets = image.get("datasets")
     if not isinstance(datasets, list) or not datasets:
-        raise CanvasError(f"{files}: 'datasets' is {_short(datasets)} where a list of levels is expected")
-    outer, why_outer = _scale(files, "multiscales", image.get("coordinateTransformations"), axes)
+        raise CanvasError(f"{files}: 'datasets' is {short(datasets)} where a list of levels is expected")
+    outer, why_outer = read_scale(files, "multiscales", image.get("coordinateTransformations"), axes)
     levels = [_level(files, axes, dataset, base) for dataset in datasets]
     path, zarr_format, scale, why = levels[0]
     for other, _, coarser, _ in levels[1:]:
@@ -194,65 +176,8 @@ def _multiscale(files: Files, ome: dict[str, Any], base: str = "") -> Image:
     if why:
         return Image(path, zarr_format, axes, None, why, _channels(ome), beyond)
     ones = [1.0] * len(axes)
-    voxel, why = _voxel_um(axes, units, [a * b for a, b in zip(scale or ones, outer or ones, strict=True)])
+    voxel, why = voxel_um_of(axes, units, [a * b for a, b in zip(scale or ones, outer or ones, strict=True)])
     return Image(path, zarr_format, axes, voxel, why, _channels(ome), beyond)
-
-
-def _axes_of_system(files: Files, image: dict[str, Any]) -> Any:
-    """The axes of OME-Zarr 0.6: of the coordinate system that level 0 is placed in.
-
-    Raises CanvasError where the level's axes are exchanged on the way there, which nothing here follows.
-    """
-    systems = image.get("coordinateSystems")
-    systems = [one for one in systems if isinstance(one, dict)] if isinstance(systems, list) else []
-    levels = image.get("datasets")
-    first = levels[0] if isinstance(levels, list) and levels and isinstance(levels[0], dict) else {}
-    steps = first.get("coordinateTransformations")
-    steps = [step for step in steps if isinstance(step, dict)] if isinstance(steps, list) else []
-    if any(step.get("type") == "mapAxis" for step in steps):
-        raise CanvasError(f"{files} exchanges its axes (mapAxis); save it with its axes in their order")
-    target = steps[0].get("output") if steps else None
-    chosen = next((one for one in systems if one.get("name") == target), systems[0] if systems else {})
-    return chosen.get("axes")
-
-
-def _axes(files: Files, axes: Any) -> tuple[tuple[str, ...], tuple[Any, ...]]:
-    """Letter and unit of each axis, in stored order."""
-    if isinstance(axes, list) and all(isinstance(axis, str) for axis in axes):
-        axes = [{"name": axis} for axis in axes]  # OME-Zarr 0.3
-    if not isinstance(axes, list) or not all(isinstance(axis, dict) for axis in axes):
-        raise CanvasError(f"{files}: 'axes' is {_short(axes)} where a list of objects is expected")
-    names = [axis.get("name") for axis in axes]
-    if not all(isinstance(name, str) for name in names):
-        raise CanvasError(f"{files}: an axis has no name; axes are {_short(names)}")
-    letters = tuple(_letter(name, axis.get("type")) for name, axis in zip(names, axes, strict=True))
-    _check_axes(files, names, letters)
-    return letters, tuple(axis.get("unit") for axis in axes)
-
-
-def _letter(name: str, kind: Any) -> str:
-    if kind == "time":
-        return "t"
-    if kind == "channel":
-        return "c"
-    lower = name.lower()
-    if kind is None and lower in _NAMED:
-        return _NAMED[lower]
-    if kind == "space":
-        return lower if lower in ("z", "y", "x") else "?"
-    return lower if kind is None and lower in ("t", "c", "z", "y", "x") else "?"
-
-
-def _check_axes(files: Files, names: Sequence[Any], letters: Sequence[str]) -> None:
-    listing = ", ".join(map(str, names))
-    for letter in "zyx":
-        if letters.count(letter) != 1:
-            raise CanvasError(
-                f"{files} has the axes {listing}; a volume needs each of z, y and x once"
-                + (" (this is a 2D image)" if len(letters) == 2 else "")
-            )
-    if letters.count("t") > 1 or letters.count("c") > 1:
-        raise CanvasError(f"{files} has the axes {listing}; more than one of them is time or channel")
 
 
 def _level(
@@ -262,7 +187,7 @@ def _level(
     path = dataset.get("path") if isinstance(dataset, dict) else None
     if not isinstance(path, str) or not path.strip("/") or ".." in path.split("/"):
         raise CanvasError(
-            f"{files}: a level's path is {_short(path)} where a name inside the store is expected"
+            f"{files}: a level's path is {short(path)} where a name inside the store is expected"
         )
     path = base + path.removeprefix("./").strip("/")
     node = read_node(files, path)
@@ -271,79 +196,10 @@ def _level(
     shape = node.metadata.get("shape")
     if not isinstance(shape, list) or len(shape) != len(axes):
         raise CanvasError(
-            f"{files}: level {path!r} has shape {_short(shape)}; the metadata gives it {len(axes)} axes"
+            f"{files}: level {path!r} has shape {short(shape)}; the metadata gives it {len(axes)} axes"
         )
     steps = dataset.get("coordinateTransformations")
-    return path, node.zarr_format, *_scale(files, f"level {path!r}", steps, axes)
-
-
-def _scale(files: Files, where: str, steps: Any, axes: Sequence[str]) -> tuple[list[float] | None, str]:
-    """Product of the scale transformations, None if absent; or None and why they cannot be used.
-
-    A translation moves the origin only. A mirrored axis keeps its size; three numbers for more axes are those
-    of z, y and x in their order.
-    """
-    if steps is None:
-        return None, ""
-    if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps):
-        return None, f"coordinateTransformations of {where} is {_short(steps)}, not a list of objects"
-    scale: list[float] | None = None
-    for step in _unpacked(steps):
-        if step.get("type") == "translation":
-            continue
-        if step.get("type") == "identity" and not {"scale", "path"} & set(step):
-            scale = scale or [1.0] * len(axes)
-            continue
-        values = step.get("scale")
-        numbers = isinstance(values, list) and all(
-            isinstance(value, int | float) and not isinstance(value, bool) for value in values
-        )
-        if step.get("type") != "scale" or not numbers:
-            return None, f"{where} has the transformation {_short(step)}, only a scale can be read"
-        if len(values) == 3 < len(axes):
-            spatial = iter(values)
-            values = [next(spatial) if axis in "zyx" else 1.0 for axis in axes]
-        if len(values) != len(axes) or not all(0 < abs(value) < _HUGE for value in values):
-            return (
-                None,
-                f"{where} has scale {_short(step['scale'])}, expected {len(axes)} numbers, none of them 0",
-            )
-        if min(values) < 0:
-            _log.warning("%s: %s is mirrored by its scale %s; the size is used", files, where, _short(values))
-        scale = [old * abs(value) for old, value in zip(scale or [1.0] * len(axes), values, strict=True)]
-    return scale, ""
-
-
-def _unpacked(steps: Sequence[Any]) -> list[Any]:
-    """Transformations in their order; those of a sequence (OME-Zarr 0.6) one by one."""
-    flat: list[Any] = []
-    for step in steps:
-        inner = step.get("transformations") if step.get("type") == "sequence" else None
-        known = isinstance(inner, list) and all(isinstance(one, dict) for one in inner)
-        flat += inner if known and isinstance(inner, list) else [step]
-    return flat
-
-
-def _voxel_um(axes: Sequence[str], units: Sequence[Any], scale: Sequence[float]) -> tuple[ZyxUm | None, str]:
-    sizes = []
-    for letter in "zyx":
-        at = axes.index(letter)
-        unit = units[at]
-        if unit is None:
-            return None, f"no unit on axis {letter}"
-        factor = UNITS_UM.get(_spelt(unit)) if isinstance(unit, str) else None
-        if factor is None:
-            return None, f"the unit {_short(unit)} on axis {letter} is no length"
-        sizes.append(scale[at] * factor)
-    if not all(math.isfinite(size) and size > 0 for size in sizes):
-        return None, f"the sizes {sizes} are no lengths"
-    return (sizes[0], sizes[1], sizes[2]), ""
-
-
-def _spelt(unit: str) -> str:
-    """A unit as the specification spells it: `Micrometers` and `micrometre` are micrometer."""
-    lower = unit.strip().lower()
-    return re.sub(r"met(?:er|re)s?$", "meter", lower)
+    return path, node.zarr_format, *read_scale(files, f"level {path!r}", steps, axes)
 
 
 def _channels(ome: dict[str, Any]) -> tuple[str, ...]:
@@ -359,67 +215,17 @@ def _plain(files: Files, node: Node) -> Image:
     """A bare array: by its named axes, else t, c, z, y, x, from the last."""
     shape = node.metadata.get("shape")
     if not isinstance(shape, list) or len(shape) < 3:
-        raise CanvasError(f"{files} is an array of shape {_short(shape)}; a volume has z, y and x")
+        raise CanvasError(f"{files} is an array of shape {short(shape)}; a volume has z, y and x")
     names = node.metadata.get("dimension_names") or node.attributes.get("_ARRAY_DIMENSIONS")
     if not names and len(shape) > 3 and shape[-1] <= _FEW < min(shape[-4:-1]):
         raise CanvasError(
-            f"{files} is an array of shape {_short(shape)} without names of its axes; the last one has "
+            f"{files} is an array of shape {short(shape)} without names of its axes; the last one has "
             f"{shape[-1]}, like channels: name the axes (dimension_names, _ARRAY_DIMENSIONS)"
         )
     letters = tuple([*["?"] * (len(shape) - 5), "t", "c", "z", "y", "x"][-len(shape) :])
     if isinstance(names, list) and len(names) == len(shape):
-        named = tuple(_letter(str(name), None) for name in names)
+        named = tuple(axis_letter(str(name), None) for name in names)
         if set(named) & set("zyx"):
-            _check_axes(files, names, named)
+            check_axes(files, names, named)
             letters = named
     return Image("", node.zarr_format, letters, None, "a plain array states none")
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
-def write_metadata(
-    levels: Sequence[tuple[str, Sequence[float], Sequence[float]]],
-    name: str,
-    *,
-    version: str = "0.5",
-    channels: bool = False,
-) -> dict[str, Any]:
-    """The OME-Zarr attributes of a volume, 0.5 or 0.4: path, voxel size and first centre of each level.
-
-    With `channels` the first axis is c, then z, y, x.
-    """
-    scale, start = ([1.0], [0.0]) if channels else ([], [])
-    datasets = [
-        {
-            "path": path,
-            "coordinateTransformations": [
-                {"type": "scale", "scale": [*scale, *voxel_um]},
-                {"type": "translation", "translation": [*start, *first_um]},
-            ],
-        }
-        for path, voxel_um, first_um in levels
-    ]
-    axes: list[dict[str, str]] = [{"name": "c", "type": "channel"}] if channels else []
-    axes += [{"name": letter, "type": "space", "unit": "micrometer"} for letter in "zyx"]
-    image = {"name": name, "axes": axes, "datasets": datasets}
-    if version == "0.4":
-        return {"multiscales": [{"version": version, **image}]}
-    return {"version": version, "multiscales": [image]}
-
-
-def write_channels(
-    names: Sequence[str], windows: Sequence[Sequence[float] | None], dtype: np.dtype
-) -> dict[str, Any]:
-    """The `omero` attribute: name, colour and intensity window of each channel, as viewers show it."""
-    low, high = (0.0, 1.0) if dtype.kind == "f" else map(float, (np.iinfo(dtype).min, np.iinfo(dtype).max))
-    channels = []
-    for at, (name, window) in enumerate(zip(names, windows, strict=True)):
-        start, end = window or (low, high)
-        shown = {"min": min(low, start), "max": max(high, end), "start": start, "end": end}
-        channels.append(
-            {"label": name, "color": _COLOURS[at % len(_COLOURS)], "active": True, "window": shown}
-        )
-    return {"channels": channels}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
@@ -13,8 +12,8 @@ import numpy as np
 from jaxtyping import Num
 from numpy.typing import DTypeLike
 
-from canvas_fm.data.dataset.names import IMAGE, marker_of_folder, volume_path
-from canvas_fm.data.store.checked_store import MANIFEST, NAMESPACE, CheckedStore
+from canvas_fm.data.dataset.names import volume_path
+from canvas_fm.data.store.checked_store import NAMESPACE, CheckedStore
 from canvas_fm.data.store.files import open_files, volume_name
 from canvas_fm.data.store.ome_metadata import read_image, read_node
 from canvas_fm.data.store.remote import Remote
@@ -24,6 +23,7 @@ from canvas_fm.data.volume.chunked_array import ChunkedArray
 from canvas_fm.data.volume.in_memory import InMemory
 from canvas_fm.data.volume.no_volume import refuse_other
 from canvas_fm.data.volume.options import VolumeOptions
+from canvas_fm.data.volume.stated import checked_voxel_um, marker_of, refuse_one_level
 from canvas_fm.data.volume.tiff.planes import Planes, open_planes
 from canvas_fm.data.volume.window import DEFAULT_RULE, Window, WindowCache, WindowRule, find_window
 from canvas_fm.data.volume.writer import CHUNK_ZYX, VolumeWriter, create
@@ -73,7 +73,7 @@ class Volume:
         self.path, self.name = path, volume_name(path)
         self.shape_zyx, self.chunk_zyx, self.dtype = source.shape_zyx, source.chunk_zyx, source.dtype
         self.voxel_um, self.checksums = voxel_um, written is not None
-        self.marker = _marker(path, (written or {}).get("marker"), options["marker"])
+        self.marker = marker_of(path, (written or {}).get("marker"), options["marker"])
         self._source, self._options, self._written = source, options, written or {}
         self._windows: dict[WindowRule, Window] = {}
         self._contrast = 1.0
@@ -105,13 +105,13 @@ class Volume:
             return cls(
                 path,
                 planes,
-                _voxel_um(path, planes.voxel_um, "its TIFF metadata state none", voxel_um),
+                checked_voxel_um(path, planes.voxel_um, "its TIFF metadata state none", voxel_um),
                 options,
             )
         if remote is None and follow_links:
             refuse_other(path)
         store = CheckedStore(remote or open_files(path, follow_links=follow_links))
-        _refuse_one_level(path, store)
+        refuse_one_level(path, store)
         root = read_node(store.files, "")
         ours = None if root is None else root.attributes.get(NAMESPACE)
         written = ours if store.check_written(ours) else None
@@ -126,7 +126,11 @@ class Volume:
         source = Channel(array, image, t, c)
         written = None if written is None else source.attributes(written)
         return cls(
-            path, source, _voxel_um(path, image.voxel_um, image.why_no_voxel, voxel_um), options, written
+            path,
+            source,
+            checked_voxel_um(path, image.voxel_um, image.why_no_voxel, voxel_um),
+            options,
+            written,
         )
 
     @classmethod
@@ -367,40 +371,3 @@ def _reopen(path: Path | Remote, options: dict[str, Any], contrast: float) -> Vo
 def _in_memory(voxels: np.ndarray, voxel_um: ZyxUm, marker: str | None, name: str, contrast: float) -> Volume:
     volume = Volume.from_array(voxels, voxel_um=voxel_um, marker=marker, name=name)
     return volume if contrast == 1 else volume.at_contrast(contrast)
-
-
-def _refuse_one_level(path: Path, store: CheckedStore) -> None:
-    """Refuse to open a single level of a store that we wrote: its files would go unchecked."""
-    if isinstance(store.files, Remote):  # what lies beside it was not named
-        return
-    beside = path.resolve().parent
-    if store.listed is None and (beside / MANIFEST).exists() and path.is_dir():
-        raise CanvasError(f"{path} is one level of {beside}; give {beside}")
-
-
-def _voxel_um(path: Path, stated: ZyxUm | None, why_not: str, voxel_um: ZyxUm | None) -> ZyxUm:
-    if voxel_um is None:
-        if stated is None:
-            raise CanvasError(f"{path} has no voxel size; give --voxel-um z y x once ({why_not})")
-        return stated
-    if stated is not None and any(abs(a - b) > 0.05 * b for a, b in zip(voxel_um, stated, strict=True)):
-        _log.warning("%s states a voxel of %s µm (z, y, x); the given %s is used", path, stated, voxel_um)
-    return voxel_um
-
-
-def _marker(path: Path, stated: Any, marker: str | None) -> str | None:
-    """Marker of a volume: the store's attribute, else `meta.json` next to it, else a folder
-    `MARKER_BRAINID` of planes, else the argument."""
-    if not isinstance(stated, str):
-        try:
-            beside = json.loads((path.resolve().parent / "meta.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
-            beside = None
-        stated = beside.get("marker") if isinstance(beside, dict) else None
-    if not isinstance(stated, str) and path.name == IMAGE:
-        stated = marker_of_folder(path.parent.name)
-    if not isinstance(stated, str):
-        return marker
-    if marker is not None and marker != stated:
-        _log.warning("%s is marked %s; the given marker %s is not used", path, stated, marker)
-    return stated

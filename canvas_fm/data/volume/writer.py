@@ -19,9 +19,9 @@ from numpy.typing import DTypeLike
 from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.storage import LocalStore
 
-from canvas_fm.data.store import ome_metadata as ome
 from canvas_fm.data.store.checked_store import NAMESPACE, write_manifest
 from canvas_fm.data.store.files import volume_name
+from canvas_fm.data.store.ome.write import write_metadata
 from canvas_fm.data.volume.downsample import mean_down
 from canvas_fm.data.volume.window import DEFAULT_RULE, find_window
 from canvas_fm.data.zyx import Zyx, ZyxLike, ZyxUm, ZyxUmLike, check_voxel_um, whole_zyx
@@ -189,7 +189,7 @@ class VolumeWriter:
         for at, (_, voxel, _) in enumerate(self._levels):
             first = [(size - whole) / 2 for size, whole in zip(voxel, self.voxel_um, strict=True)]
             listed.append((str(at), voxel, first))
-        attributes = {"ome": ome.write_metadata(listed, volume_name(self.path)), NAMESPACE: self._ours}
+        attributes = {"ome": write_metadata(listed, volume_name(self.path)), NAMESPACE: self._ours}
         group = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
         return json.dumps(group, indent=2).encode()
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from canvas_fm.data.store.checked_store import NAMESPACE, write_manifest
 from canvas_fm.data.store.files import volume_name
-from canvas_fm.data.store.ome_metadata import write_channels
+from canvas_fm.data.store.ome.write import write_channels
 from canvas_fm.data.volume.window import DEFAULT_RULE, SAMPLE, find_window
 from canvas_fm.errors import CanvasError
 from canvas_fm.files.atomic import disk_full_as_error, sync_folder

@@ -15,7 +15,7 @@ import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.storage import LocalStore
 
-from canvas_fm.data.store import ome_metadata as ome
+from canvas_fm.data.store.ome.write import write_metadata
 from canvas_fm.data.volume.writer import plan_levels
 from canvas_fm.data.zyx import Zyx, ZyxUm
 from canvas_fm.errors import CanvasError
@@ -174,7 +174,7 @@ def image_metadata(layout: Layout, name: str) -> dict[str, Any]:
     for at, level in enumerate(layout.levels):
         first = [(size - one) / 2 for size, one in zip(level.voxel_um, whole, strict=True)]
         listed.append((str(at), level.voxel_um, first))
-    return ome.write_metadata(listed, name, version=layout.ome, channels=layout.has_c)
+    return write_metadata(listed, name, version=layout.ome, channels=layout.has_c)
 
 
 def shards_of(level: Level, planes: int) -> Iterator[tuple[Zyx, tuple[slice, slice, slice]]]:

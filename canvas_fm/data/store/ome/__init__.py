@@ -1,0 +1,1 @@
+"""Parts of OME-Zarr metadata: axes, scales, and what is written."""
