@@ -59,7 +59,7 @@ class ReviewedFeatures:
 def open_review(
     volume: Volume, candidates: Points, out: str | Path, options: ReviewOptions
 ) -> tuple[ReviewSession, ReviewedFeatures]:
-    """A review of a volume's candidates, gone on with where OUT has a journal already."""
+    """A review of a volume's candidates, gone on with where OUT has a click log already."""
     check_volume_name(candidates, volume.name, "the candidates")
     candidates.check_inside(volume.shape_zyx)
     out = Path(out)

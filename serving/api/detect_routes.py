@@ -28,8 +28,8 @@ async def detect_route(core: Core, request: Request) -> Response:
     """Cells of a box of a registered volume, by a served detector: (n, 4) `.npy` of z, y, x and score."""
     no_query(request)
     core.require_ready()
-    asked = await read_model(request, DetectRequest)
-    found = await cancel_on_disconnect(disconnected(request), detect(core, asked))
+    body = await read_model(request, DetectRequest)
+    found = await cancel_on_disconnect(disconnected(request), detect(core, body))
     if found is None:
         raise Refusal(400, GONE)
     points, score = found.points, found.points.columns["score"]

@@ -48,7 +48,7 @@ async def submit(core: Core, request: Request) -> Response:
     digest = hashlib.sha256(body.model_dump_json().encode()).hexdigest()
     identity = _identity(request, owner)
     if (there := jobs.store.find(identity, owner)) is not None:
-        if there.asked.request != digest:
+        if there.spec.request != digest:
             raise Refusal(409, "that Idempotency-Key was sent with another job; give a new one")
         return _said(jobs, there, 201)  # as the first time
     _check_number(core, jobs, owner)
@@ -111,7 +111,7 @@ async def result(core: Core, request: Request) -> Response:
     state = job.progress.state
     if state != "done":
         raise Refusal(409, f"the job is {state}; its result is there once it is done")
-    if job.asked.kind != "embed":
+    if job.spec.kind != "embed":
         sidecar = sidecar_of(job.out)
         if request.headers.get("accept", "") == JSON and sidecar.is_file():
             return FileResponse(sidecar, media_type=JSON, filename=sidecar.name)
@@ -166,7 +166,7 @@ def _identity(request: Request, owner: str) -> str:
 def _check_number(core: Core, jobs: JobRunner, owner: str) -> None:
     """Refuse (429) if too many jobs wait, (409) if the owner keeps too many."""
     every, limits = jobs.store.jobs(), core.limits
-    if sum(job.asked.owner == owner for job in every) >= limits.max_kept_jobs:
+    if sum(job.spec.owner == owner for job in every) >= limits.max_kept_jobs:
         raise Refusal(
             409, f"{limits.max_kept_jobs} jobs are kept, finished ones too; DELETE those that you do not need"
         )
@@ -263,21 +263,21 @@ def _said(jobs: JobRunner, job: Job, status: int = 200) -> Response:
 
 
 def _info(jobs: JobRunner, job: Job) -> JobInfo:
-    asked, progress = job.asked, jobs.progress(job)
+    spec, progress = job.spec, jobs.progress(job)
     return JobInfo(
         id=job.id,
-        kind=asked.kind,
-        volume=asked.volume,
-        encoder=asked.encoder,
-        pool=asked.pool,
-        layer=asked.layer,
-        refiner=asked.refiner,
-        detector=asked.detector,
+        kind=spec.kind,
+        volume=spec.volume,
+        encoder=spec.encoder,
+        pool=spec.pool,
+        layer=spec.layer,
+        refiner=spec.refiner,
+        detector=spec.detector,
         state=progress.state,
         done=progress.done,
-        total=asked.points,
+        total=spec.points,
         error=progress.error,
-        created=_time(asked.created),
+        created=_time(spec.created),
         ended=None if progress.ended is None else _time(progress.ended),
         result=f"/v1/jobs/{job.id}/result" if progress.state == "done" else None,
     )

@@ -32,12 +32,12 @@ from serving.protocol.schemas import RefineReply
 async def refine(core: Core, request: Request) -> Response:
     """P(cell) of points of a registered volume, or of crops."""
     core.require_ready()
-    asked: RefineRequest | None = None
+    body: RefineRequest | None = None
     if media_type(request) == "application/json":
         no_query(request)
-        asked = await read_model(request, RefineRequest)
-        hosted = find_refiner(core, asked.refiner)
-        work = await _asked(core, hosted, asked)
+        body = await read_model(request, RefineRequest)
+        hosted = find_refiner(core, body.refiner)
+        work = await _refinement(core, hosted, body)
     else:
         query = read_query(request, RefineQuery)
         hosted = find_refiner(core, query.refiner)
@@ -47,10 +47,10 @@ async def refine(core: Core, request: Request) -> Response:
     p_cell = await cancel_on_disconnect(disconnected(request), work)
     if p_cell is None:
         raise Refusal(400, GONE)
-    return await _reply(request, hosted, p_cell, asked)
+    return await _reply(request, hosted, p_cell, body)
 
 
-async def _asked(core: Core, hosted: HostedRefiner, body: RefineRequest) -> Awaitable[np.ndarray]:
+async def _refinement(core: Core, hosted: HostedRefiner, body: RefineRequest) -> Awaitable[np.ndarray]:
     """The refinement that a JSON body requests."""
     check_whole(hosted, body.all_candidates)
     if body.recall is not None and not 0 <= body.recall[0] <= body.recall[1] > 0:
@@ -70,11 +70,11 @@ async def _asked(core: Core, hosted: HostedRefiner, body: RefineRequest) -> Awai
 
 
 async def _reply(
-    request: Request, hosted: HostedRefiner, p_cell: np.ndarray, asked: RefineRequest | None
+    request: Request, hosted: HostedRefiner, p_cell: np.ndarray, body: RefineRequest | None
 ) -> Response:
     threshold, models = hosted.threshold, hosted.models()
     headers = {"X-Refiner": hosted.refiner.sha256_, "X-Threshold": repr(threshold)}
-    count = hosted.count(p_cell, asked)
+    count = hosted.count(p_cell, body)
     headers |= {
         "X-Count-Of": count.count_of,
         "X-Expected-Cells": f"{count.expected_cells:.2f}",

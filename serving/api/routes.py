@@ -149,10 +149,10 @@ async def embed_points_route(core: Core, request: Request) -> Response:
     """Embeddings of points of a registered volume."""
     no_query(request)
     core.require_ready()
-    asked = await read_model(request, PointsRequest)
-    check_whitening(core, asked)
-    work = embed_points(core, asked.volume, asked.points_zyx, asked.pool, asked.layer, asked.model)
-    return await reply(core, request, await cancel_on_disconnect(disconnected(request), work), asked)
+    body = await read_model(request, PointsRequest)
+    check_whitening(core, body)
+    work = embed_points(core, body.volume, body.points_zyx, body.pool, body.layer, body.model)
+    return await reply(core, request, await cancel_on_disconnect(disconnected(request), work), body)
 
 
 async def search_route(core: Core, request: Request) -> Response:
@@ -183,13 +183,13 @@ async def reconstruct(core: Core, request: Request) -> Response:
 
     `X-Given` says what the model was given of the hidden patches, where it was given anything.
     """
-    asked = read_query(request, ReconstructQuery)
-    engine = core.engine_for(asked.model)
-    crops = await read_crops(core, request, asked.window, engine, queued=False)
+    query = read_query(request, ReconstructQuery)
+    engine = core.engine_for(query.model)
+    crops = await read_crops(core, request, query.window, engine, queued=False)
     if len(crops) > 8:
         raise Refusal(413, f"{len(crops)} crops in one request; 8 are the most here")
     work = core.model_pool.run(
-        lambda: engine.reconstruct(engine.check(crops, asked.window), asked.mask_ratio, asked.seed),
+        lambda: engine.reconstruct(engine.check(crops, query.window), query.mask_ratio, query.seed),
         deadline_s=core.limits.deadline_s,
     )
     try:

@@ -37,8 +37,8 @@ def submit(
     connection it is the same job.
     """
     text = None if points is None else _text(points)
-    asked = JobRequest.of(kind=kind, volume=volume, points_csv=text, **options)
-    body = without_none(asked.model_dump(mode="json", exclude_unset=True))
+    job = JobRequest.of(kind=kind, volume=volume, points_csv=text, **options)
+    body = without_none(job.model_dump(mode="json", exclude_unset=True))
     headers = {"Idempotency-Key": str(uuid.uuid4())}
     return (yield Request("POST", "/v1/jobs", {"json": body, "headers": headers})).json()
 

@@ -118,8 +118,8 @@ def embed(
     `crops` are (n, z, y, x) or (n, 1, z, y, x): uint16 with the `window` (low, high) of their volume, or
     floats in [0, 1]. Sent `per_request` at a time. `pool` may be `tokens` or `grid`: a vector for each patch.
     """
-    asked = ReplyOptions.of(pool=pool, **options)
-    return (yield from _concatenated(_of_crops("/v1/embed", crops, window, asked, per_request)))
+    options_of_reply = ReplyOptions.of(pool=pool, **options)
+    return (yield from _concatenated(_of_crops("/v1/embed", crops, window, options_of_reply, per_request)))
 
 
 @takes(ReplyOptions, omit=("pool",))
@@ -135,8 +135,12 @@ def embed_points(
 
     Points are z, y, x in voxels of level 0; the rest as in `embed`.
     """
-    asked = ReplyOptions.of(pool=pool, **options)
-    return (yield from _concatenated(_of_points("/v1/embed/points", volume, points_zyx, asked, per_request)))
+    options_of_reply = ReplyOptions.of(pool=pool, **options)
+    return (
+        yield from _concatenated(
+            _of_points("/v1/embed/points", volume, points_zyx, options_of_reply, per_request)
+        )
+    )
 
 
 @takes(DetectRequest, omit=("volume",))
@@ -147,11 +151,11 @@ def detect(volume: str, **options: Any) -> Steps[Points]:
     """
     body = _body(DetectRequest.of(volume=volume, **options))
     reply = yield Request("POST", "/v1/detect", {"json": body, "headers": {"Accept": "application/json"}})
-    said = reply.json()
-    meta = {"detector_sha256": said["detector"], "threshold": f"{said['threshold']:.9g}"}
-    meta |= {"warnings": " ".join(said["warnings"])} if said["warnings"] else {}
-    zyx = np.asarray(said["points_zyx"], np.float64).reshape(-1, 3)
-    return Points(zyx, {"score": np.asarray(said["score"], np.float32)}, meta)
+    detected = reply.json()
+    meta = {"detector_sha256": detected["detector"], "threshold": f"{detected['threshold']:.9g}"}
+    meta |= {"warnings": " ".join(detected["warnings"])} if detected["warnings"] else {}
+    zyx = np.asarray(detected["points_zyx"], np.float64).reshape(-1, 3)
+    return Points(zyx, {"score": np.asarray(detected["score"], np.float32)}, meta)
 
 
 @takes(RefineOptions)
@@ -168,10 +172,10 @@ def refine(
     A refiner that corrects a brain by its candidates needs `all_candidates`: all of them, sent at once.
     `background` is the registered volume of the background channel.
     """
-    asked = RefineOptions.of(**options)
-    size = max(len(points_zyx), 1) if asked.all_candidates else per_request
+    refining = RefineOptions.of(**options)
+    size = max(len(points_zyx), 1) if refining.all_candidates else per_request
     more = {"background": background}
-    return (yield from _concatenated(_of_points("/v1/refine", volume, points_zyx, asked, size, more)))
+    return (yield from _concatenated(_of_points("/v1/refine", volume, points_zyx, refining, size, more)))
 
 
 @takes(RefineOptions)
@@ -183,9 +187,9 @@ def refine_crops(
     **options: Any,
 ) -> Steps[Float32[np.ndarray, " n"]]:
     """P(cell) of crops, given as in `embed`, by a refiner that needs no detector."""
-    asked = RefineOptions.of(**options)
-    size = max(len(crops), 1) if asked.all_candidates else per_request
-    return (yield from _concatenated(_of_crops("/v1/refine", crops, window, asked, size)))
+    refining = RefineOptions.of(**options)
+    size = max(len(crops), 1) if refining.all_candidates else per_request
+    return (yield from _concatenated(_of_crops("/v1/refine", crops, window, refining, size)))
 
 
 @takes(SearchRequest, omit=("vectors",))
@@ -207,8 +211,8 @@ def reconstruct(
 ) -> Steps[Float32[np.ndarray, "n 4 z y x"]]:
     """The paper's four rows of up to eight crops: original, masked, reconstruction, merged."""
     size = max(len(crops), 1)
-    asked = ReconstructQuery.of(**options)
-    return (yield from _concatenated(_of_crops("/v1/reconstruct", crops, window, asked, size)))
+    query = ReconstructQuery.of(**options)
+    return (yield from _concatenated(_of_crops("/v1/reconstruct", crops, window, query, size)))
 
 
 def _body(options: Options) -> dict[str, Any]:

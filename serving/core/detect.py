@@ -36,19 +36,17 @@ def find_detector(core: Core, name: str | None) -> Detector:
     raise Refusal(404, f"{reason}; served: {', '.join(core.detectors) or 'none'}")
 
 
-async def detect(core: Core, asked: DetectRequest) -> Detected:
+async def detect(core: Core, body: DetectRequest) -> Detected:
     """What `canvas_fm.detect` finds; Refusal (413) for a box that is too large for one request."""
     from canvas_fm.inference.detect.detect import detector_job
     from canvas_fm.inference.detect.detection_job import run
     from canvas_fm.inference.detect.likeness import unfamiliar_volume_warnings
 
-    detector, volume = find_detector(core, asked.detector), core.registered(asked.volume)
-    background = None if asked.background is None else core.registered(asked.background)
+    detector, volume = find_detector(core, body.detector), core.registered(body.volume)
+    background = None if body.background is None else core.registered(body.background)
 
     def work() -> Detected:
-        job = detector_job(
-            detector, volume, background=background, **core.running_detector(), **asked.options
-        )
+        job = detector_job(detector, volume, background=background, **core.running_detector(), **body.options)
         most = core.limits.max_detect_mvoxels
         if job.region.voxels > most * 1e6:
             raise Refusal(
@@ -61,6 +59,6 @@ async def detect(core: Core, asked: DetectRequest) -> Detected:
     try:
         return await core.model_pool.run(work, deadline_s=core.limits.deadline_s)
     except (DamagedStore, Unreachable) as problem:
-        raise unreadable(asked.volume, problem) from problem
+        raise unreadable(body.volume, problem) from problem
     except CanvasError as problem:
         raise refused(problem) from problem

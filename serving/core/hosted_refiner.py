@@ -101,13 +101,13 @@ class HostedRefiner:
 
         return p_cell(self.refiner, self.extractor, blocks, group)
 
-    def count(self, p_cell: Float32[np.ndarray, " n"], asked: RefineRequest | None) -> CountReply:
+    def count(self, p_cell: Float32[np.ndarray, " n"], body: RefineRequest | None) -> CountReply:
         """The expected count of one request's candidates, of all cells where its recall was given."""
         from canvas_fm.data.points.points import Points
         from canvas_fm.heads.refine.counts.cell_count import count_cells
 
-        recall = None if asked is None else asked.recall
-        volume = None if asked is None else asked.volume
+        recall = None if body is None else body.recall
+        volume = None if body is None else body.volume
         nowhere = Points(np.zeros((len(p_cell), 3)))
         said = count_cells(
             self.refiner, nowhere, p_cell.astype(np.float64), recall=recall, volume=volume

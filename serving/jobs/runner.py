@@ -96,7 +96,7 @@ class JobRunner:
         try:
             with watched(self._step(job, began)):
                 self._work(job)
-            job.mark(began.but(state="done", done=job.asked.points, ended=time.time()))
+            job.mark(began.but(state="done", done=job.spec.points, ended=time.time()))
         except _Stopped:
             logger.info("job %s is interrupted; it goes on when the service starts again", job.id)
         except _Cancelled:
@@ -116,7 +116,7 @@ class JobRunner:
 
         def step(label: str, done: int, total: int) -> None:
             nonlocal written
-            if label == _COUNTED[job.asked.kind]:  # not what a refiner measures of a brain before
+            if label == _COUNTED[job.spec.kind]:  # not what a refiner measures of a brain before
                 self._now = (job.id, done)
             end = time.monotonic() + _YIELD_S
             while self._busy() and time.monotonic() < end and not self._stop.is_set():
@@ -133,16 +133,16 @@ class JobRunner:
 
     def _work(self, job: Job) -> None:
         """The library's call, whose `out` makes it resume."""
-        if job.asked.kind == "detect":
+        if job.spec.kind == "detect":
             self._detect(job)
         else:
-            (self._embed if job.asked.kind == "embed" else self._refine)(job, job.points())
+            (self._embed if job.spec.kind == "embed" else self._refine)(job, job.points())
 
     def _detect(self, job: Job) -> None:
         from canvas_fm.inference.detect.detect import detect
         from serving.core.detect import find_detector
 
-        spec = job.asked
+        spec = job.spec
         detect(
             find_detector(self._core, spec.detector),
             self._core.registered(spec.volume),
@@ -157,14 +157,14 @@ class JobRunner:
         from canvas_fm.inference.embed.embed import embed_to_store
         from serving.core.hosted_refiner import running
 
-        engine = self._core.engine_for(job.asked.encoder)
+        engine = self._core.engine_for(job.spec.encoder)
         embed_to_store(
             engine.encoder,
-            self._core.volume(engine, job.asked.volume).volume,
+            self._core.volume(engine, job.spec.volume).volume,
             points,
             job.out,
-            pool=job.asked.pool,
-            layer=job.asked.layer,
+            pool=job.spec.pool,
+            layer=job.spec.layer,
             batch=self._batch(),
             show=False,
             **running(engine.settings) | {"device": engine.encoder.device},
@@ -175,7 +175,7 @@ class JobRunner:
         from serving.core.hosted_refiner import running
         from serving.core.refine import find_refiner
 
-        hosted, spec = find_refiner(self._core, job.asked.refiner), job.asked
+        hosted, spec = find_refiner(self._core, job.spec.refiner), job.spec
         refine(
             hosted.refiner,
             self._core.registered(spec.volume),

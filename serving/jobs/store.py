@@ -72,7 +72,7 @@ class Job:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.id = folder, folder.name
-        self.asked = JobSpec.model_validate_json((folder / _JOB).read_bytes())
+        self.spec = JobSpec.model_validate_json((folder / _JOB).read_bytes())
         self._unwritten: Progress | None = None  # where the disk did not take it
         self._final: Progress | None = None
 
@@ -111,7 +111,7 @@ class Job:
     @property
     def out(self) -> Path:
         """Path of the result."""
-        return self.folder / (EMBEDDINGS if self.asked.kind == "embed" else CELLS)
+        return self.folder / (EMBEDDINGS if self.spec.kind == "embed" else CELLS)
 
     def points(self) -> Points:
         return Points.read(self.folder / POINTS)
@@ -160,13 +160,13 @@ class JobStore:
     def find(self, identity: str, owner: str) -> Job | None:
         """A job by id, if it belongs to the owner."""
         job = self._job(identity) if _ID.fullmatch(identity) else None
-        return None if job is None or job.cancelled or job.asked.owner != owner else job
+        return None if job is None or job.cancelled or job.spec.owner != owner else job
 
     def jobs(self, owner: str | None = None) -> list[Job]:
         """Jobs of an owner, or all, oldest first."""
         active = [job for job in self._all() if not job.cancelled]
-        owned = [job for job in active if owner is None or job.asked.owner == owner]
-        return sorted(owned, key=lambda job: (job.asked.created, job.id))
+        owned = [job for job in active if owner is None or job.spec.owner == owner]
+        return sorted(owned, key=lambda job: (job.spec.created, job.id))
 
     def clear(self) -> None:
         """Delete cancelled and half-submitted jobs; for the process that runs jobs."""

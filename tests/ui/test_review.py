@@ -39,7 +39,7 @@ class Review:
         self.links = dict(links)
 
     def events(self) -> list[dict]:
-        text = self.out.with_name("labels.csv.journal").read_text()
+        text = self.out.with_name("labels.csv.clicks.jsonl").read_text()
         return [json.loads(line) for line in text.splitlines()[1:]]
 
 

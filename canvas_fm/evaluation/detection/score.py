@@ -168,12 +168,12 @@ def _trained_on(points: Any) -> list[str]:
         return []
     return [
         f"the {' and the '.join(models)} {'was' if len(models) == 1 else 'were'} trained on "
-        f"{meta.get('volume', 'this volume')}, which is judged here: no held-out figure"
+        f"{meta.get('volume', 'this volume')}, which is scored here: no held-out figure"
     ]
 
 
 def _threshold_lost(points: Points, column: str | None, threshold: float | None) -> list[str]:
-    """A sentence where a refiner judged the points and nothing says from which P(cell) on they are cells."""
+    """A sentence where a refiner scored the points and nothing says from which P(cell) on they are cells."""
     if "p_cell" not in points.columns or column is not None or threshold is not None:
         return []
     return [

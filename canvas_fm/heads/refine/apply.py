@@ -85,7 +85,7 @@ def refine(
         )
     if P_CELL in points.columns:
         _log.warning("the candidates have a column %s already; it is replaced", P_CELL)
-    judge = CandidateClassifier(refiner, extractor, volume, background, points.zyx, score)
+    classifier = CandidateClassifier(refiner, extractor, volume, background, points.zyx, score)
     running: dict[str, Any] = {"workers": workers, "scheduler": scheduler, "show": show}
 
     def rows(p_cell: np.ndarray, **more: str) -> Points:
@@ -93,16 +93,16 @@ def refine(
 
     if out is None:
         p_cell = np.empty(len(points))
-        for _, judged in judge.all(range(len(judge.blocks)), **running):
-            p_cell[judged.rows] = judged.p_cell
+        for _, scored in classifier.all(range(len(classifier.blocks)), **running):
+            p_cell[scored.rows] = scored.p_cell
         return rows(p_cell)
     inputs = refinement_inputs(refiner, extractor, volume, background, recall, cells_only=cells_only)
     inputs |= {"points": points_sha256(points)}
     digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
-    with ResumableTiles(Path(out), inputs, digest, len(judge.blocks)) as work:
+    with ResumableTiles(Path(out), inputs, digest, len(classifier.blocks)) as work:
         if (finished := work.finished()) is not None:
             return finished
-        return work.finish(rows(judge.resumed(work, **running), inputs_sha256=digest))
+        return work.finish(rows(classifier.resumed(work, **running), inputs_sha256=digest))
 
 
 def refinement_inputs(

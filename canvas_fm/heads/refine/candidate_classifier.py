@@ -36,7 +36,7 @@ class DetectorMaps(Protocol):
         ...
 
 
-class Judged(NamedTuple):
+class ScoredBlock(NamedTuple):
     """P(cell) of a block's rows, and the damaged chunks that were read as zeros on the way."""
 
     rows: Int64[np.ndarray, " m"]
@@ -72,24 +72,24 @@ class CandidateClassifier:
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_reader": None}  # its threads and decoded chunks stay here
 
-    def tile(self, number: int) -> Judged:
+    def tile(self, number: int) -> ScoredBlock:
         """P(cell) of one block."""
         rows = self.blocks[number]
         p = self.refiner.predict_proba(self._features(rows), moments=self._moments)[:, 1]
         volumes = [self.volume] if self.background is None else [self.volume, self.background]
-        return Judged(rows, p, tuple(chunk for volume in volumes for chunk in volume.bad_chunks))
+        return ScoredBlock(rows, p, tuple(chunk for volume in volumes for chunk in volume.bad_chunks))
 
     def all(
         self, numbers: Sequence[int], *, workers: int = 1, scheduler: str | None = None, show: bool | None
-    ) -> Iterator[tuple[int, Judged]]:
+    ) -> Iterator[tuple[int, ScoredBlock]]:
         """Blocks as they are done."""
         done = len(self.zyx) - sum(len(self.blocks[number]) for number in numbers)
         if len(numbers) and self.refiner.correction != "none" and self._moments is None:
             self._moments = self._measure()
         with bar("refining", len(self.zyx), unit="candidates", done=done, show=show) as advance:
-            for number, judged in map_tiles(self, numbers, workers=workers, scheduler=scheduler):
-                advance(len(judged.rows))
-                yield number, judged
+            for number, scored in map_tiles(self, numbers, workers=workers, scheduler=scheduler):
+                advance(len(scored.rows))
+                yield number, scored
 
     def resumed(
         self,
@@ -109,10 +109,10 @@ class CandidateClassifier:
             else:
                 p_cell[part.arrays["rows"]] = part.arrays["p_cell"]
         self._keep_moments(work)
-        for number, judged in self.all(remaining, workers=workers, scheduler=scheduler, show=show):
-            p_cell[judged.rows] = judged.p_cell
-            arrays = {"rows": judged.rows, "p_cell": p_cell[judged.rows]}
-            work.write(f"{prefix}{number:06d}", arrays, {"bad_chunks": list(judged.bad_chunks)})
+        for number, scored in self.all(remaining, workers=workers, scheduler=scheduler, show=show):
+            p_cell[scored.rows] = scored.p_cell
+            arrays = {"rows": scored.rows, "p_cell": p_cell[scored.rows]}
+            work.write(f"{prefix}{number:06d}", arrays, {"bad_chunks": list(scored.bad_chunks)})
         return p_cell
 
     def _keep_moments(self, work: ResumableTiles) -> None:

@@ -1,4 +1,4 @@
-"""The state of a review, replayed from its journal: answers of each annotator, and missed cells."""
+"""The state of a review, replayed from its click log: answers of each annotator, and missed cells."""
 
 from __future__ import annotations
 

@@ -15,9 +15,9 @@ from canvas_fm.data.points.points import Points
 from canvas_fm.errors import BadInput
 from canvas_fm.evaluation.detection.checks import SCORE_COLUMNS
 from canvas_fm.heads.review.agreement import agreement
+from canvas_fm.heads.review.click_log import ClickLog
 from canvas_fm.heads.review.clicked_count import clicked_count, random_clicks
 from canvas_fm.heads.review.clicks import CELL, OPEN, OTHER, UNSURE, Clicks
-from canvas_fm.heads.review.journal import Journal
 from canvas_fm.heads.review.learn import Learned
 from canvas_fm.heads.review.order import (
     ORDERS,
@@ -60,8 +60,8 @@ class ReviewSession:
         self._stated, self._threshold = p_cell, threshold
         self._lock = threading.RLock()
         self._orders: dict[tuple[str, str], Int64[np.ndarray, " n"]] = {}
-        self.journal = Journal(self.out.with_name(self.out.name + ".journal"), candidates)
-        self.clicks = Clicks.replayed(self.journal.events)
+        self.click_log = ClickLog(self.out.with_name(self.out.name + ".clicks.jsonl"), candidates)
+        self.clicks = Clicks.replayed(self.click_log.events)
 
     @property
     def score(self) -> Float64[np.ndarray, " n"] | None:
@@ -221,9 +221,9 @@ class ReviewSession:
             )
 
     def close(self) -> None:
-        """Write the labels and let the journal go."""
+        """Write the labels and let the click log go."""
         self.write()
-        self.journal.close()
+        self.click_log.close()
 
     def _record(self, by: str, identity: str, event: dict[str, Any]) -> None:
         self._check(by)
@@ -231,7 +231,7 @@ class ReviewSession:
             if identity in self.clicks.seen:
                 return
             event = {"id": identity, "t": datetime.now(UTC).isoformat(timespec="seconds"), "by": by, **event}
-            self.journal.append(event)
+            self.click_log.append(event)
             self.clicks.apply(event)
 
     def _ranked(self, order: Order, by: str) -> Int64[np.ndarray, " n"]:

@@ -50,7 +50,7 @@ export class CropView {
     this.which = h("input", { type: "number", min: 0, value: 0, class: "short", on: { change: () => this.#fromFile() } });
     this.window = ["low", "high"].map((end) =>
       h("input", { type: "number", step: "any", class: "short", "aria-label": `Window, ${end}`, on: { change: () => this.#fromFile() } }));
-    this.said = h("p", { role: "status", class: "hint" });
+    this.message = h("p", { role: "status", class: "hint" });
     this.ofFile = h("div", { class: "row", hidden: true },
       field("Crop number", this.which),
       h("div", { class: "field" }, h("span", { text: "Window (low, high)" }), h("div", { class: "row tight" }, this.window)));
@@ -65,7 +65,7 @@ export class CropView {
       volumes.length ? point : h("p", { class: "hint", text: "No volume is registered: start with --volume NAME=PATH." }),
       h("h3", { text: volumes.length ? "Or a file of yours" : "A file of yours" }),
       field("Crops as .npy", this.file, `float32 in [0, 1], or uint16 with its window; ${this.app.model.crop_zyx.join(" × ")} voxels (z × y × x)`),
-      this.ofFile, this.said);
+      this.ofFile, this.message);
   }
 
   get #about() {
@@ -100,7 +100,7 @@ export class CropView {
 
   async #read() {
     const [volume, place, model] = [this.volume.value, this.#place(), this.app.model];
-    this.said.textContent = "";
+    this.message.textContent = "";
     try {
       const read = await this.#latest.run(async (signal) => ({
         crop: await askArray("crop", { query: { volume, ...place, model: model.name }, signal }), signal }));
@@ -108,7 +108,7 @@ export class CropView {
       const about = this.#about;
       const box = model.crop_zyx.map((size, i) => size * (about && Math.abs(model.voxel_um[i] / about.voxel_um[i] - 1) > 0.05
         ? model.voxel_um[i] / about.voxel_um[i] : 1));
-      if (about) this.surroundings.show(volume, about, place, box, model.name).catch((problem) => { this.said.textContent = problem.message; });
+      if (about) this.surroundings.show(volume, about, place, box, model.name).catch((problem) => { this.message.textContent = problem.message; });
       await this.#present(read.crop, read.signal, {
         Volume: volume,
         "Centre, voxels": `z ${shown(place.z)}, y ${shown(place.y)}, x ${shown(place.x)}`,
@@ -116,7 +116,7 @@ export class CropView {
         Marker: about?.marker ?? undefined,
       }, { volume, ...place });
     } catch (problem) {
-      this.said.textContent = problem.message;
+      this.message.textContent = problem.message;
       announce(problem.message);
     }
   }
@@ -134,7 +134,7 @@ export class CropView {
       await this.#fromFile();
     } catch (problem) {
       this.held = null;
-      this.said.textContent = problem.message;
+      this.message.textContent = problem.message;
       announce(problem.message);
     }
   }
@@ -153,17 +153,17 @@ export class CropView {
     const raw = !held.type.includes("f");
     this.ofFile.hidden = !raw && many === 1;
     this.window[0].closest(".field").hidden = !raw;
-    this.said.textContent = "";
+    this.message.textContent = "";
     if (raw && !(low < high)) {
-      this.said.textContent = `${held.name} holds ${held.type.includes("u") ? "raw integers" : "integers"}: give the window of its volume, low and high.`;
-      return announce(this.said.textContent);
+      this.message.textContent = `${held.name} holds ${held.type.includes("u") ? "raw integers" : "integers"}: give the window of its volume, low and high.`;
+      return announce(this.message.textContent);
     }
     const crop = cropOf(held, number);
     const scale = raw ? (value) => Math.min(1, Math.max(0, (value - low) / (high - low))) : (value) => value;
     crop.data = Float32Array.from(crop.data, scale);
     const about = { File: held.name, Crop: many > 1 ? `${number} of ${many}, counted from 0` : undefined };
     await this.#latest.run((signal) => this.#present(crop, signal, about)).catch((problem) => {
-      this.said.textContent = problem.message;
+      this.message.textContent = problem.message;
       announce(problem.message);
     });
   }
@@ -191,8 +191,8 @@ export class CropView {
     try {
       const vector = await askArray("embed", { npy, query: { model: model.name }, signal });
       embedding.replaceChildren(barcode(vector.data), facts(summary(vector.data, model)));
-      const told = await refinerScores(this.app, npy, place, signal);
-      if (told) embedding.querySelector("dl").prepend(...told.children);
+      const scores = await refinerScores(this.app, npy, place, signal);
+      if (scores) embedding.querySelector("dl").prepend(...scores.children);
     } catch (problem) {
       if (problem.name === "AbortError") throw problem;
       notice(embedding, problem.message, "problem");

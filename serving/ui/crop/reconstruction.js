@@ -19,7 +19,7 @@ export class Reconstruction {
     this.seed = h("input", { type: "number", min: 0, max: 999999999, step: 1, value: 0, class: "short",
       on: { input: () => this.#soon() } });
     this.rows = h("div", { class: "rows" });
-    this.said = h("p", { class: "hint", role: "status" });
+    this.message = h("p", { class: "hint", role: "status" });
     this.#soon = settled(() => this.#draw(), 120);
   }
 
@@ -38,7 +38,7 @@ export class Reconstruction {
           h("label", { class: "field grow" }, h("span", {}, "Hidden patches ", this.percent), this.ratio),
           field("Seed of the mask", this.seed),
           button("Another mask", () => { this.seed.value = Number(this.seed.value) + 1; this.#draw(); })),
-        scrolling("Reconstruction, four rows of all planes", this.rows), this.said);
+        scrolling("Reconstruction, four rows of all planes", this.rows), this.message);
     }
     this.#draw();
   }
@@ -68,12 +68,12 @@ export class Reconstruction {
         strip(cropOf(four, row), `${name}, ${size[0]} planes side by side`, row === 1 ? frames : []),
       ]));
       const { reconstruction, visibleMean } = psnr(four, hidden, patch);
-      this.said.textContent = `PSNR on the hidden voxels of this crop: ${shown(reconstruction)} dB; ` +
+      this.message.textContent = `PSNR on the hidden voxels of this crop: ${shown(reconstruction)} dB; ` +
         `the mean of the visible ones would have ${shown(visibleMean)} dB. Yellow frames: patches that the model did not see.` +
         (given ? ` It was given ${given}, which the mean was not.` : "");
       announce(`${hidden.length} patches hidden, PSNR ${shown(reconstruction)} decibel`);
     } catch (problem) {
-      this.said.textContent = problem.message;
+      this.message.textContent = problem.message;
     }
   }
 }

@@ -8,10 +8,10 @@ import { facts, shown } from "../shared/dom.js";
  * of a crop alone those that need nothing but the chosen encoder.
  */
 export async function refinerScores(app, npy, place, signal) {
-  const told = {};
+  const scores = {};
   for (const [name, about] of Object.entries(app.info.refiners ?? {})) {
     if (about.correction !== "none") {
-      told[`P(cell) by ${name}`] = "needs all candidates of a brain together";
+      scores[`P(cell) by ${name}`] = "needs all candidates of a brain together";
       continue;
     }
     if (!place && (about.detector || about.encoder !== app.model.sha256)) continue;
@@ -19,13 +19,13 @@ export async function refinerScores(app, npy, place, signal) {
       ? { json: { refiner: name, volume: place.volume, points_zyx: [[place.z, place.y, place.x]] } }
       : { npy, query: { refiner: name } };
     try {
-      const said = await askJson("refine", { ...body, signal });
-      const kind = said.is_cell[0] ? "a cell" : "not a cell";
-      told[`P(cell) by ${name}`] = `${shown(said.p_cell[0])}: ${kind} at its threshold of ${shown(said.threshold)}`;
+      const reply = await askJson("refine", { ...body, signal });
+      const kind = reply.is_cell[0] ? "a cell" : "not a cell";
+      scores[`P(cell) by ${name}`] = `${shown(reply.p_cell[0])}: ${kind} at its threshold of ${shown(reply.threshold)}`;
     } catch (problem) {
       if (problem.name === "AbortError") throw problem;
-      told[`P(cell) by ${name}`] = problem.message;
+      scores[`P(cell) by ${name}`] = problem.message;
     }
   }
-  return Object.keys(told).length ? facts(told) : null;
+  return Object.keys(scores).length ? facts(scores) : null;
 }

@@ -5,7 +5,7 @@ import { announce, h } from "../shared/dom.js";
 
 const SIDE = 256; // voxels, in y and x
 
-/** A square of one plane around a place; `move({z, y, x})` is told of a new place. */
+/** A square of one plane around a place; `move({z, y, x})` is called with a new place. */
 export class Surroundings {
   #latest = new Latest();
   #shown = null;

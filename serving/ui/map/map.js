@@ -36,7 +36,7 @@ export class MapView {
   #begin() {
     this.plot = new Plot(byId("map-box"), "map-help");
     this.plot.addEventListener("hover", ({ detail }) => this.#tip(detail));
-    this.plot.addEventListener("cursor", ({ detail }) => announce(detail < 0 ? "no cell here" : this.#told(detail)));
+    this.plot.addEventListener("cursor", ({ detail }) => announce(detail < 0 ? "no cell here" : this.#describe(detail)));
     this.plot.addEventListener("open", ({ detail }) => this.#open(detail));
     this.plot.addEventListener("select", ({ detail }) => this.#select(detail.indices));
     this.plot.addEventListener("say", ({ detail }) => announce(detail));
@@ -198,7 +198,7 @@ export class MapView {
     return kind === "words" ? groups[of[i]].name : shown(of[i]);
   }
 
-  #told = (i) => `row ${this.rows[i]}, ${this.by} ${this.valueOf(i)}`;
+  #describe = (i) => `row ${this.rows[i]}, ${this.by} ${this.valueOf(i)}`;
 
   #tip(i) {
     if (i < 0 || !this.colouring) return this.plot.showTip(i, null);

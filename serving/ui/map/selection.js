@@ -64,11 +64,11 @@ export class Selection {
   async #draw(count) {
     const rows = this.#some(count);
     try {
-      const told = await this.#latest.run((signal) => askJson("cells", {
+      const reply = await this.#latest.run((signal) => askJson("cells", {
         json: { index: this.map.index, rows, thumbnails: true }, signal }));
-      if (!told) return;
+      if (!reply) return;
       this.pictures.replaceChildren(
-        gallery(this.map.index, told.cells, (cell) => this.map.openRow(cell.row), "Some of the selected cells"),
+        gallery(this.map.index, reply.cells, (cell) => this.map.openRow(cell.row), "Some of the selected cells"),
         rows.length < this.map.selected.length && count < 240 ? button(`More of them`, () => this.#draw(count + 2 * STEP)) : "");
     } catch (problem) {
       notice(this.pictures, problem.message, "problem");
@@ -86,8 +86,8 @@ export class Selection {
   }
 
   async #asExamples(kind) {
-    const told = await askJson("cells", { json: { index: this.map.index, rows: this.#some(STEP), thumbnails: true } })
+    const reply = await askJson("cells", { json: { index: this.map.index, rows: this.#some(STEP), thumbnails: true } })
       .catch((problem) => notice(this.pictures, problem.message, "problem"));
-    if (told) examples.put(this.map.index, told.cells, kind);
+    if (reply) examples.put(this.map.index, reply.cells, kind);
   }
 }

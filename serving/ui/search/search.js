@@ -94,15 +94,15 @@ export class SearchView {
       const found = await this.#latest.run((signal) => askJson("search", { signal, json: {
         ...asked, index: this.index, k: Math.min(240, Number(this.count.value) || 48), where, thumbnails: true } }));
       if (!found) return;
-      const said = asked.ids ? `${plural(found.hits.length, "cell")} nearest to ${asked.ids.join(", ")}`
+      const sentence = asked.ids ? `${plural(found.hits.length, "cell")} nearest to ${asked.ids.join(", ")}`
         : `${plural(found.hits.length, "cell")} like ${plural(asked.like.length, "example")}` +
           (asked.unlike.length ? ` and unlike ${plural(asked.unlike.length, "counter-example")}` : "");
       const open = (cell) => cell.volume && this.app.go("crop", { volume: cell.volume, z: cell.z, y: cell.y, x: cell.x });
       root.replaceChildren(
-        h("div", { class: "row" }, h("p", { class: "grow", text: `${said}.` }),
+        h("div", { class: "row" }, h("p", { class: "grow", text: `${sentence}.` }),
           button("CSV", () => download(asCsv(found.hits), `${this.index}_found.csv`), { "aria-label": "Download the cells found as CSV" })),
         gallery(this.index, found.hits, open, "Cells found"));
-      announce(said);
+      announce(sentence);
     } catch (problem) {
       notice(root, problem.message, "problem");
     }

@@ -43,8 +43,8 @@ function turned(data, shape) {
 
 /** The bytes of a float32 array as numpy.save writes them. */
 export function dump(data, shape) {
-  const said = `{'descr': '<f4', 'fortran_order': False, 'shape': (${shape.join(", ")},), }`;
-  const padded = said.padEnd(Math.ceil((said.length + 11) / 64) * 64 - 11) + "\n";
+  const header = `{'descr': '<f4', 'fortran_order': False, 'shape': (${shape.join(", ")},), }`;
+  const padded = header.padEnd(Math.ceil((header.length + 11) / 64) * 64 - 11) + "\n";
   const out = new Uint8Array(10 + padded.length + 4 * data.length);
   out.set([0x93, 0x4e, 0x55, 0x4d, 0x50, 0x59, 1, 0, padded.length & 255, padded.length >> 8]);
   out.set(new TextEncoder().encode(padded), 10);

@@ -18,10 +18,10 @@ export class CellPanel {
 
   clear() { notice(this.element, "Click a cell, or any place, to see its crop, P(cell) and nearest cells."); }
 
-  async show(volume, place, told) {
+  async show(volume, place, more) {
     const { app } = this;
     const fixed = [
-      facts({ "z, y, x": `${place.z}, ${place.y}, ${place.x}`, ...told }),
+      facts({ "z, y, x": `${place.z}, ${place.y}, ${place.x}`, ...more }),
       button("Crop, reconstruction, embedding", () => app.go("crop", { volume, ...place })),
     ];
     this.element.replaceChildren(...fixed);

@@ -10,26 +10,26 @@ export function jobButtons(view) {
   const { info } = view.app;
   const detectors = Object.keys(info.detectors ?? {});
   const refiners = Object.keys(info.refiners ?? {});
-  const said = h("p", { class: "hint", role: "status" });
-  const start = (label, body) => run(view, body, said, label).catch((problem) => { said.textContent = problem.message; });
+  const status = h("p", { class: "hint", role: "status" });
+  const start = (label, body) => run(view, body, status, label).catch((problem) => { status.textContent = problem.message; });
   const buttons = [
     ...detectors.map((detector) => button(`Detect in view by ${detector}`, () =>
       start("Detection", { kind: "detect", volume: view.open, detector, roi: view.plane.box() }))),
     ...refiners.map((refiner) => button(`P(cell) by ${refiner}`, () => {
-      if (!view.plane.cells) said.textContent = "There are no cells to refine: detect some, or choose a file.";
+      if (!view.plane.cells) status.textContent = "There are no cells to refine: detect some, or choose a file.";
       else start("Refinement", { kind: "refine", volume: view.open, refiner, points_csv: view.plane.cells.csv });
     })),
   ];
-  return h("div", { class: "stack tight", id: "volume-jobs" }, h("div", { class: "row tight" }, buttons), said);
+  return h("div", { class: "stack tight", id: "volume-jobs" }, h("div", { class: "row tight" }, buttons), status);
 }
 
-async function run(view, body, said, label) {
+async function run(view, body, status, label) {
   const { volume } = body;
-  said.textContent = `${label} …`;
+  status.textContent = `${label} …`;
   let job = await askJson("jobs", { json: body });
   while (job.state === "queued" || job.state === "running") {
     const share = job.total ? ` ${Math.floor((100 * job.done) / job.total)} %` : "";
-    said.textContent = `${label}: ${job.state}${share} …`;
+    status.textContent = `${label}: ${job.state}${share} …`;
     await new Promise((resolve) => { setTimeout(resolve, LOOK_MS); });
     job = await askJson(`jobs/${job.id}`);
   }
@@ -37,5 +37,5 @@ async function run(view, body, said, label) {
   const text = await (await ask(`jobs/${job.id}/result`, { accept: "text/csv" })).text();
   if (view.open !== volume) return;
   view.take(text);
-  said.textContent = `${label}: ${plural(view.plane.cells.count, "cell")}.`;
+  status.textContent = `${label}: ${plural(view.plane.cells.count, "cell")}.`;
 }

@@ -34,7 +34,7 @@ def begin(candidates: Points, tmp_path: Path):
 
     def go(**options) -> ReviewSession:
         if opened:
-            opened.pop().journal.close()
+            opened.pop().click_log.close()
         opened.append(
             ReviewSession(
                 candidates, tmp_path / "labels.csv", ("anna", "ben"), **{"order": "random"} | options
@@ -58,7 +58,7 @@ def test_clicks_survive_a_kill(begin, tmp_path: Path):
     session = begin()
     rows = click(session, "anna", 12)
     session.add_missed("anna", "m1", (1, 2, 3))
-    again = begin()  # nothing was closed or written but the journal
+    again = begin()  # nothing was closed or written but the click log
     assert list(again.clicks.labels["anna"]) == rows
     assert again.clicks.missed["m1"].zyx == (1, 2, 3)
     assert again.queue("anna", 3)[0] not in rows
@@ -67,7 +67,7 @@ def test_clicks_survive_a_kill(begin, tmp_path: Path):
 def test_a_line_cut_by_a_power_failure_is_dropped_and_the_next_one_is_whole(begin, tmp_path: Path):
     session = begin()
     click(session, "anna", 3)
-    path = tmp_path / "labels.csv.journal"
+    path = tmp_path / "labels.csv.clicks.jsonl"
     path.write_bytes(path.read_bytes() + b'{"id":"half","rows":[')
     again = begin()
     click(again, "anna", 1)
@@ -80,7 +80,7 @@ def test_a_click_that_is_sent_twice_counts_once(begin, tmp_path: Path):
     for label in (1, 0):
         session.answer("anna", "same", [5], label)
     assert session.clicks.labels["anna"] == {5: 1}
-    assert len((tmp_path / "labels.csv.journal").read_text().splitlines()) == 2
+    assert len((tmp_path / "labels.csv.clicks.jsonl").read_text().splitlines()) == 2
 
 
 def test_back_takes_the_last_answer_back_and_what_was_there_before_holds(begin):
@@ -97,7 +97,7 @@ def test_a_journal_is_held_by_one_and_belongs_to_its_candidates(begin, candidate
     session = begin()
     with pytest.raises(CanvasError, match="another review writes"):
         ReviewSession(candidates, tmp_path / "labels.csv", ("anna",))
-    session.journal.close()
+    session.click_log.close()
     with pytest.raises(CanvasError, match="holds clicks on 60 other candidates"):
         ReviewSession(Points(candidates.zyx + 1), tmp_path / "labels.csv", ("anna",))
     begin()

@@ -1,4 +1,4 @@
-"""The review's routes: behind keys, exact voxels, and nothing that is no answer gets into the journal."""
+"""The review's routes: behind keys, exact voxels, and nothing that is no answer gets into the click log."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def anna(clients) -> TestClient:
     return clients["anna"]
 
 
-def journal(session: ReviewSession) -> list[dict]:
-    return [json.loads(line) for line in session.journal.path.read_text().splitlines()[1:]]
+def click_log(session: ReviewSession) -> list[dict]:
+    return [json.loads(line) for line in session.click_log.path.read_text().splitlines()[1:]]
 
 
 def test_who_clicked_is_who_has_the_key(clients, session: ReviewSession):
@@ -62,7 +62,7 @@ def test_who_clicked_is_who_has_the_key(clients, session: ReviewSession):
         queue = clients[name].get("/v1/review/queue").json()["queue"]
         body = {"id": f"of-{name}", "rows": [queue[0]["row"]], "label": 1}
         assert clients[name].post("/v1/review/answers", json=body).status_code == 200
-    assert [event["by"] for event in journal(session)] == ["anna", "ben"]
+    assert [event["by"] for event in click_log(session)] == ["anna", "ben"]
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_without_a_key_nothing_is_read(clients, path: str):
 def test_without_a_key_nothing_is_written(clients, session: ReviewSession, path: str):
     body = {"id": "x", "rows": [1], "label": 1, "zyx": [1, 2, 3]}
     assert clients["eve"].post(f"/v1/review/{path}", json=body).status_code == 401
-    assert journal(session) == []
+    assert click_log(session) == []
 
 
 def test_the_page_itself_is_open_and_locked_down(clients):
@@ -158,7 +158,7 @@ def test_what_is_no_answer_is_refused_and_not_kept(
     reply = anna.post(f"/v1/review/{path}", json=body)
     assert reply.status_code == status, reply.text
     assert reply.json()["error"]["message"]
-    assert journal(session) == []
+    assert click_log(session) == []
 
 
 def test_a_body_that_is_no_json_or_too_large_is_refused(anna: TestClient, session: ReviewSession):
@@ -167,7 +167,7 @@ def test_a_body_that_is_no_json_or_too_large_is_refused(anna: TestClient, sessio
     assert anna.post("/v1/review/answers", content=b"id=1").status_code == 415
     large = json.dumps({"id": "a", "rows": [1] * 30_000_000, "label": 1}).encode()
     assert anna.post("/v1/review/answers", content=large, headers=json_type).status_code == 413
-    assert journal(session) == []
+    assert click_log(session) == []
 
 
 @pytest.mark.parametrize(

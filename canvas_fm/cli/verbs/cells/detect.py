@@ -138,8 +138,8 @@ def _run_refined(args: argparse.Namespace, volume: Volume) -> None:
         **args.options.given,
     )
     skipped = report_bad_chunks_by_path({args.volume: bad_chunks_of(cells)})
-    judged = cells.columns[P_CELL].astype("float64") >= refiner.threshold_
-    result = {"written": args.out, "rows": len(cells), "cells": int(judged.sum()), **cells.meta}
+    is_cell = cells.columns[P_CELL].astype("float64") >= refiner.threshold_
+    result = {"written": args.out, "rows": len(cells), "cells": int(is_cell.sum()), **cells.meta}
     result.pop("bad_chunks", None)
     print_result(result, args.json, bad_chunks=skipped)
 

@@ -219,7 +219,7 @@ def held_out_by_part(
     is_cell: Bool[np.ndarray, " n"],
     held_out: list[Float32[np.ndarray, "m w"]],
     grid: tuple[float | None, ...],
-) -> Iterator[Float64[np.ndarray, "grid judged m"]]:
+) -> Iterator[Float64[np.ndarray, "grid held_out m"]]:
     """The logits of rows that were held out, part by part, at each C of the grid."""
     for part in parts_of(settings):
         place = settings.columns.places(*part.blocks)

@@ -25,11 +25,11 @@ VERSION = 1
 
 
 def candidates_sha256(candidates: Points) -> str:
-    """Hash of the positions, by which a journal knows its candidates."""
+    """Hash of the positions, by which a click log knows its candidates."""
     return hashlib.sha256(np.ascontiguousarray(candidates.zyx, "<f8").tobytes()).hexdigest()
 
 
-class Journal:
+class ClickLog:
     """An append-only file of events, held by one process at a time."""
 
     def __init__(self, path: str | Path, candidates: Points) -> None:
@@ -58,7 +58,7 @@ class Journal:
             self._write(events)
 
     def close(self) -> None:
-        """Let another process take the journal."""
+        """Let another process take the click log."""
         for name in ("_file", "_lock"):
             if getattr(self, name) >= 0:
                 os.close(getattr(self, name))
@@ -86,7 +86,7 @@ class Journal:
             return []
         if lines[0] != head:
             if lines[0].get("review") != VERSION:
-                raise CanvasError(f"{self.path} is no journal of a review; give another --out")
+                raise CanvasError(f"{self.path} is no click log of a review; give another --out")
             raise CanvasError(
                 f"{self.path} holds clicks on {lines[0]['rows']:,} other candidates; give the candidates "
                 "that it was made with, or another --out"
