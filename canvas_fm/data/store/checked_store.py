@@ -12,7 +12,7 @@ import logging
 import os
 import threading
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +181,12 @@ class BadChunks:
         if new:
             _log.warning("read as zeros: %s", damage)
 
-    def sentences(self) -> list[str]:
+    def add(self, sentences: Iterable[str]) -> None:
+        """Damage that another process, or an earlier run, read as zeros."""
         with self._lock:
-            return list(self._found.values())
+            self._found |= {sentence: sentence for sentence in sentences if sentence not in self._found}
+
+    def sentences(self) -> list[str]:
+        """Messages of all damaged chunks, each once."""
+        with self._lock:
+            return list(dict.fromkeys(self._found.values()))

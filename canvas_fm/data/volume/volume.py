@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
 from pathlib import Path
 from typing import Any
@@ -288,6 +288,10 @@ class Volume:
     def bad_chunks(self) -> list[str]:
         """Messages of the damaged chunks that `on_bad_chunk="skip"` read as zero so far."""
         return self._source.bad.sentences()
+
+    def add_bad_chunks(self, sentences: Iterable[str]) -> None:
+        """Count damage that another process, or an earlier run, read as zeros among `bad_chunks`."""
+        self._source.bad.add(sentences)
 
     @property
     def window(self) -> Window:

@@ -37,11 +37,11 @@ class DetectorMaps(Protocol):
 
 
 class ScoredBlock(NamedTuple):
-    """P(cell) of a block's rows, and the damaged chunks that were read as zeros on the way."""
+    """P(cell) of a block's rows, and of each volume the damaged chunks that were read as zeros."""
 
     rows: Int64[np.ndarray, " m"]
     p_cell: Float64[np.ndarray, " m"]
-    bad_chunks: tuple[str, ...]
+    bad_chunks: tuple[tuple[str, ...], ...]
 
 
 @dataclass
@@ -76,8 +76,7 @@ class CandidateClassifier:
         """P(cell) of one block."""
         rows = self.blocks[number]
         p = self.refiner.predict_proba(self._features(rows), moments=self._moments)[:, 1]
-        volumes = [self.volume] if self.background is None else [self.volume, self.background]
-        return ScoredBlock(rows, p, tuple(chunk for volume in volumes for chunk in volume.bad_chunks))
+        return ScoredBlock(rows, p, tuple(tuple(volume.bad_chunks) for volume in self._volumes))
 
     def all(
         self, numbers: Sequence[int], *, workers: int = 1, scheduler: str | None = None, show: bool | None
@@ -88,6 +87,7 @@ class CandidateClassifier:
             self._moments = self._measure()
         with bar("refining", len(self.zyx), unit="candidates", done=done, show=show) as advance:
             for number, scored in map_tiles(self, numbers, workers=workers, scheduler=scheduler):
+                self._add_bad_chunks(scored.bad_chunks)
                 advance(len(scored.rows))
                 yield number, scored
 
@@ -108,12 +108,22 @@ class CandidateClassifier:
                 remaining.append(number)
             else:
                 p_cell[part.arrays["rows"]] = part.arrays["p_cell"]
+                self._add_bad_chunks(part.about["bad_chunks"])
         self._keep_moments(work)
         for number, scored in self.all(remaining, workers=workers, scheduler=scheduler, show=show):
             p_cell[scored.rows] = scored.p_cell
             arrays = {"rows": scored.rows, "p_cell": p_cell[scored.rows]}
             work.write(f"{prefix}{number:06d}", arrays, {"bad_chunks": list(scored.bad_chunks)})
         return p_cell
+
+    @property
+    def _volumes(self) -> list[Volume]:
+        return [self.volume] if self.background is None else [self.volume, self.background]
+
+    def _add_bad_chunks(self, chunks: Sequence[Sequence[str]]) -> None:
+        """What workers and earlier runs read as zeros is damage of these volumes too."""
+        for volume, sentences in zip(self._volumes, chunks, strict=True):
+            volume.add_bad_chunks(sentences)
 
     def _keep_moments(self, work: ResumableTiles) -> None:
         """Load the brain's moments from earlier work, or store them."""

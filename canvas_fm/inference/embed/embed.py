@@ -131,6 +131,7 @@ def embed_to_store(
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         finished = Embeddings.open(out)
         refuse_other_inputs(out, finished.attributes["inputs"], attributes["inputs"])
+        volume.add_bad_chunks(finished.attributes["bad_chunks"])
         shutil.rmtree(unfinished_folder(out), ignore_errors=True)
         return finished
     with (
@@ -152,6 +153,7 @@ def embed_to_store(
                 vectors[rows] = runner(crops)
                 advance(len(rows))
             work.keep(block, vectors, volume.bad_chunks)
+        volume.add_bad_chunks(work.bad_chunks)  # of workers and earlier runs too
         work.finish(points, attributes)
     return Embeddings.open(out)
 

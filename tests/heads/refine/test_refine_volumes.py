@@ -21,6 +21,7 @@ from canvas_fm.heads.refine.apply import refine
 from canvas_fm.heads.refine.fit import fit_labelled, training_set
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.inference.detect.detector_features import detector_features
+from canvas_fm.inference.detect.resumable import ResumableTiles
 from canvas_fm.inference.embed.embed import embed
 
 from ..conftest import SHAPE, VOXEL_UM, make_encoder, spots
@@ -360,6 +361,30 @@ def test_a_scheduler_and_a_pickled_classifier_give_the_same_rows(
     assert len(judge.blocks) > 2
     for number in range(len(judge.blocks)):
         np.testing.assert_allclose(sent.tile(number).p_cell, judge.tile(number).p_cell, atol=1e-6)
+
+
+def test_damage_that_workers_or_an_earlier_run_skipped_is_told(
+    brains, refiner_folder, encoder, detector, tmp_path, monkeypatch
+):
+    def worker(job, numbers, **_):
+        for number in numbers:
+            yield number, job.tile(number)._replace(bad_chunks=((f"chunk {number} is damaged",),))
+
+    monkeypatch.setattr(candidate_classifier, "map_tiles", worker)
+    monkeypatch.setattr(candidate_classifier, "BLOCK", 16)
+    refiner, path = Refiner.load(refiner_folder), brains[2][0].path
+    models = {"encoder": encoder, "detector": detector, "device": "cpu"}
+    volume = Volume.open(path)
+    refine(refiner, volume, brains[2][1], **models)
+    assert volume.bad_chunks[:2] == ["chunk 0 is damaged", "chunk 1 is damaged"]
+
+    # A run that ends after its last block: the next one computes nothing and tells the same.
+    monkeypatch.setattr(ResumableTiles, "finish", lambda *_: pytest.fail("ended here"))
+    for _ in range(2):
+        again = Volume.open(path)
+        with pytest.raises(pytest.fail.Exception):
+            refine(refiner, again, brains[2][1], out=tmp_path / "cells.csv", **models)
+        assert again.bad_chunks == volume.bad_chunks
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.data.volume.window import Window, WindowRule
 from canvas_fm.errors import CanvasError, ModelMismatch
+from canvas_fm.inference.embed import embed as embedding
 from canvas_fm.inference.embed import resumable as unfinished
 from canvas_fm.inference.embed.embed import EmbeddingBlocks, embed, embed_crops, embed_to_store
 from canvas_fm.inference.options import EmbedOptions
@@ -120,6 +122,24 @@ def test_a_scheduler_and_pickled_blocks_give_the_same_vectors(encoder, volume, p
     vectors, bad = pickle.loads(pickle.dumps(job)).tile(5)
     assert_same(vectors, alone.vectors[:9], 1e-6)
     assert bad == ()
+
+
+def test_damage_that_workers_or_an_earlier_run_skipped_is_told(
+    encoder, volume, points, tmp_path, monkeypatch
+):
+    shutil.copytree(volume.path, tmp_path / "d.zarr")
+    chunk = max((tmp_path / "d.zarr").rglob("c/*/*/*"), key=lambda path: path.stat().st_size)
+    chunk.write_bytes(b"!" * 100)
+
+    def elsewhere(job, numbers, **_):
+        sent = pickle.loads(pickle.dumps(job))
+        yield from ((number, sent.tile(number)) for number in numbers)
+
+    monkeypatch.setattr(embedding, "map_tiles", elsewhere)
+    for workers in (2, 2, 1):  # the second and third find the store finished
+        damaged = Volume.open(tmp_path / "d.zarr", on_bad_chunk="skip")
+        embed_to_store(encoder, damaged, points, tmp_path / "d.emb.zarr", device="cpu", workers=workers)
+        assert len(damaged.bad_chunks) == 1
 
 
 def test_a_model_may_name_another_window_rule(volume, points, tmp_path):
