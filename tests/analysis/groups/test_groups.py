@@ -63,6 +63,16 @@ def test_power_is_what_simulated_studies_find():
     assert np.nanmedian(one.brains_needed[:10]) <= 8
 
 
+def test_brains_needed_are_the_fewest_whose_power_is_80_percent():
+    one = compare_groups(study(2), "a", "b", planned_fold=1.7)
+    log = np.log2((one.study.count + 0.5) / one.study.volume_mm3)
+    deviation = np.sqrt((log[:4].var(0, ddof=1) + log[4:].var(0, ddof=1)) / 2)
+    sizes = np.arange(2, 201)[:, None]
+    shift = np.log2(1.7) / deviation / np.sqrt(2 / sizes)
+    enough = stats.nct.sf(stats.t.ppf(0.975, 2 * sizes - 2), 2 * sizes - 2, shift) >= 0.8
+    assert one.brains_needed.tolist() == (enough.argmax(0) + 2).tolist()
+
+
 @pytest.mark.parametrize("studies", [60, pytest.param(500, marks=pytest.mark.slow)])
 def test_false_positives_of_many_studies(studies):
     """Without an effect at most 5 % of studies find a region after correction (3 standard errors allowed).
@@ -82,13 +92,45 @@ def test_false_positives_of_many_studies(studies):
 
 
 def test_the_negative_binomial_model():
-    pytest.importorskip("statsmodels")
     effect = compare_groups(study(3, fold=3), "a", "b", model="negative-binomial")
     assert (effect.p_value[:10] < 0.05).mean() > 0.7
     assert np.median(effect.log2_fold[:10]) == pytest.approx(np.log2(3), abs=0.3)
     false = [compare_groups(study(seed), "a", "b", model="negative-binomial").p_value for seed in range(15)]
     assert (np.array(false) < 0.05).mean() < 0.075
     assert ((effect.low <= effect.log2_fold) & (effect.log2_fold <= effect.high)).all()
+
+
+def test_the_negative_binomial_model_is_that_of_statsmodels():
+    sm = pytest.importorskip("statsmodels.api")
+    one, bits = study(5, fold=3), np.log(2)
+    one.count[:, ::4] = np.rint(one.count[:, ::4] / 40)
+    ours = compare_groups(one, "a", "b", model="negative-binomial", min_count=2)
+    second = np.arange(8) >= 4
+    design = np.column_stack([np.ones(8), second])
+    for region in range(16):
+        count, volume = one.count[:, region], one.volume_mm3[:, region]
+        rates = [count[group].sum() / volume[group].sum() for group in (~second, second)]
+        expected = volume * np.where(second, rates[1], rates[0])
+        dispersion = (((count - expected) ** 2 - expected) / expected**2).sum() / 6
+        family = sm.families.NegativeBinomial(alpha=max(dispersion, 1e-6))
+        theirs = sm.GLM(count, design, family=family, offset=np.log(volume)).fit(scale="X2")
+        fold, error = theirs.params[1], theirs.bse[1]
+        assert ours.log2_fold[region] == pytest.approx(fold / bits, rel=1e-5)
+        assert ours.low[region] == pytest.approx(
+            (fold - stats.t.ppf(0.975, 6) * error) / bits, rel=1e-4, abs=1e-6
+        )
+        assert ours.p_value[region] == pytest.approx(2 * stats.t.sf(abs(fold) / error, 6), rel=1e-4)
+
+
+def test_a_group_without_a_cell_differs_from_one_with_many():
+    one = study(6)
+    one.count[:4, 7], one.count[4:, 7] = 0, (90, 110, 100, 95)
+    one.count[:, 8] = 50  # the same in every brain
+    for model in ("welch", "negative-binomial"):
+        effect = compare_groups(one, "a", "b", model=model)
+        assert effect.p_value[7] < 0.05
+        assert 5 < effect.log2_fold[7] < 12
+        assert np.isfinite(effect.high[7:9]).all()
 
 
 def write(folder, brains, groups, seed=0):

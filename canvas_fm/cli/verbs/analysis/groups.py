@@ -29,7 +29,7 @@ def _fill(parser: Parser) -> None:
         "--model",
         choices=["welch", "negative-binomial"],
         default="welch",
-        help="t-test of log densities, or a model of counts (pip install 'canvas-fm[stats]'); default welch",
+        help="t-test of log densities, or a regression of counts; default welch",
     )
     parser.add_argument("--channel", metavar="NAME", help="of the regions files, where there are several")
     parser.add_argument(
