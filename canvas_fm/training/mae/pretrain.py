@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -32,6 +32,7 @@ def pretrain(
     resample_to: ZyxUm | None = None,
     ignore_voxel_size: bool = False,
     show: bool | None = None,
+    early_stop: Callable[[Run], bool] | None = None,
 ) -> Run:
     """Train an encoder on unlabelled volumes; `canvas_fm.load` opens what `run.encoder` names.
 
@@ -41,14 +42,15 @@ def pretrain(
     5 % are refused unless they are read at `resample_to` (µm, z, y, x) or mixed as they are with
     `ignore_voxel_size`; the encoder then names the voxel size of the first by name. With `resume` the run
     goes on from its last checkpoint, and on one CPU thread ends in the same bits as if it had never stopped.
-    Under torchrun every process calls this. Raises CanvasError for a caller's mistake, StorageFull when the
-    disk is full.
+    `early_stop` is asked after each evaluation and ends the training where it says so; the encoder is then
+    that of this step. Under torchrun every process calls this. Raises CanvasError for a caller's mistake,
+    StorageFull when the disk is full.
     """
     kind = pretraining_class(recipe)
     resolved = resolve(kind, recipe, overrides, seed, held_out, resample_to, ignore_voxel_size)
     volumes_of_run = split_volumes(name_volumes(volumes), resolved)
     if isinstance(resolved, JointRecipe):
-        return train(
-            resolved, out, partial(JointPretraining, resolved, *volumes_of_run), device, resume, show
-        )
-    return train(resolved, out, partial(Pretraining, resolved, *volumes_of_run), device, resume, show)
+        joint = partial(JointPretraining, resolved, *volumes_of_run)
+        return train(resolved, out, joint, device, resume, show, early_stop)
+    masked = partial(Pretraining, resolved, *volumes_of_run)
+    return train(resolved, out, masked, device, resume, show, early_stop)

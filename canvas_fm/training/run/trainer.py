@@ -70,10 +70,15 @@ def train(
     device: str | torch.device,
     resume: bool,
     show: bool | None,
+    early_stop: Callable[[Run], bool] | None = None,
 ) -> Run:
-    """Train a task in the run folder, on this process and its torchrun peers."""
+    """Train a task in the run folder, on this process and its torchrun peers.
+
+    `early_stop` is asked after each evaluation whether the training ends there; in one process only.
+    """
     run = Run(Path(out))
     with join(device) as ranks:
+        assert early_stop is None or ranks.size == 1
         ranks.local_rows(recipe.training.batch)  # refused before any work where it does not divide
         with claim(run, recipe, resume=resume) if ranks.is_main else nullcontext():
             # The main process goes first: it computes the windows, which the others then only look up.
@@ -82,7 +87,7 @@ def train(
             task = new_task()
             if ranks.is_main:
                 ranks.wait()
-            Trainer(recipe, run, ranks, task, show if ranks.is_main else False).train()
+            Trainer(recipe, run, ranks, task, show if ranks.is_main else False, early_stop).train()
             ranks.wait()
     return run
 
@@ -106,9 +111,17 @@ class Trainer(Generic[S]):
 
     step: S
 
-    def __init__(self, recipe: AnyRecipe, run: Run, ranks: Ranks, task: Task[S], show: bool | None) -> None:
+    def __init__(
+        self,
+        recipe: AnyRecipe,
+        run: Run,
+        ranks: Ranks,
+        task: Task[S],
+        show: bool | None,
+        early_stop: Callable[[Run], bool] | None = None,
+    ) -> None:
         self.recipe, self.run, self.ranks = recipe, run, ranks
-        self.task, self.show = task, show
+        self.task, self.show, self.early_stop = task, show, early_stop
         self.done = 0  # optimizer steps
         self.pending: list[Tensor] = []  # losses since the last row, of a step one or several
 
@@ -169,7 +182,7 @@ class Trainer(Generic[S]):
                 self.done += 1
                 if tracker is None:
                     continue
-                note = None
+                note, ends = None, False
                 self.pending.append(loss)
                 if self._due(training.log_every):
                     seconds, began = time.perf_counter() - began, time.perf_counter()
@@ -179,12 +192,15 @@ class Trainer(Generic[S]):
                         self.step, self.done, tracker, self.run, lambda sentence: advance(0, sentence)
                     )
                     began = time.perf_counter()
+                    ends = self.early_stop is not None and self.early_stop(self.run)
                 stop = stop_asked()
-                if stop or self._due(training.checkpoint_every):
+                if stop or ends or self._due(training.checkpoint_every):
                     self._save(tracker)
                 advance(training.batch, note)
                 if stop:
                     raise stop
+                if ends:
+                    return
 
     def _due(self, every: int | None) -> bool:
         """Whether something that happens every so many steps, and at the end, is due."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -41,6 +42,25 @@ class Metric(Section):
     goal: Literal["minimize", "maximize"] = "maximize"
 
 
+class EarlyTerminate(Section):
+    """When runs are compared and the worse ones stopped; the keys of a Weights & Biases sweep.
+
+    After `min_iter` evaluations, and each time after `eta` times as many, a run goes on if it is among the
+    best 1/`eta` of the runs of its data set that have come as far, by the sweep's metric.
+    """
+
+    type: Literal["hyperband"] = "hyperband"
+    min_iter: int = Field(ge=1)
+    eta: float = Field(default=3.0, gt=1)
+
+    def decides_after(self, evaluations: int) -> bool:
+        """Whether runs are compared after so many evaluations."""
+        if evaluations < self.min_iter:
+            return False
+        exponent = round(math.log(evaluations / self.min_iter, self.eta))
+        return evaluations == round(self.min_iter * self.eta**exponent)
+
+
 class LabelledSet(Section):
     """Cells whose classes tell what features are worth: globs of volumes, each beside its table of points.
 
@@ -65,6 +85,7 @@ class SweepRecipe(Section):
     overrides: list[str] = Field(default_factory=list)
     method: Literal["grid"] = "grid"
     metric: Metric = Metric()
+    early_terminate: EarlyTerminate | None = None
     parameters: dict[str, Values]
     volumes: dict[str, DataSet]
     worth: LabelledSet | None = None
@@ -135,7 +156,21 @@ def expand(sweep: SweepRecipe) -> list[SweepRun]:
             f"{'; '.join(faults[:_MOST_FAULTS])}{more}"
         )
     _refuse_doubles([run.name for run in runs])
+    _refuse_stops_that_never_come(sweep, runs)
     return runs[: sweep.run_cap]
+
+
+def _refuse_stops_that_never_come(sweep: SweepRecipe, runs: Sequence[SweepRun]) -> None:
+    """Early stopping needs an evaluation that decides before the last step of some run."""
+    rule = sweep.early_terminate
+    if rule is None or not runs:
+        return
+    before_end = [(run.recipe.steps - 1) // (run.recipe.evaluation.every or run.recipe.steps) for run in runs]
+    if max(before_end) < rule.min_iter:
+        raise CanvasError(
+            f"early_terminate compares runs after {rule.min_iter} evaluations, but they have "
+            f"{max(before_end)} before their last step: give a lower evaluation.every"
+        )
 
 
 def label_of(value: object) -> str:

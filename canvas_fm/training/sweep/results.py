@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
@@ -159,12 +159,23 @@ def summary(
         "Means over the sets of crops of the last evaluation. The loss is comparable only between runs of "
         "one mask ratio and one weighting; masked PSNR and SSIM are of the hidden patches alone.",
     ]
-    if parameter_effects := effects(sweep, rows, figures):
+    ended = {name for name, state in states.items() if state.get("stopped_at") is not None}
+    if ended:
+        parts += ["## Stopped early", _stopped(rows, ended)]
+    complete = [row for row in rows if row["run"] not in ended]  # a shorter training is another setting
+    if parameter_effects := effects(sweep, complete, figures):
         parts += ["## Effect of each parameter", _effects_table(parameter_effects)]
     if worth.runs:
         parts += [f"## Ranking by what features are worth ({_few(sweep)})", _ranking(rows, worth, labels)]
     parts += ["## All runs", _table(rows, [DATA_SET, *labels, "cpu_s", *SCORES])]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _stopped(rows: Sequence[Row], ended: Container[str]) -> str:
+    lines = [f"- {row['run']}: after step {row['steps']}" for row in rows if row["run"] in ended]
+    return "\n".join(
+        ["They fell behind the runs of their data set, and enter no paired difference.", "", *lines]
+    )
 
 
 def _few(sweep: SweepRecipe) -> str:

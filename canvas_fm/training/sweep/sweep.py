@@ -19,7 +19,8 @@ from canvas_fm.files.atomic import disk_full_as_error, write_text_atomic
 from canvas_fm.files.locks import take_lock
 from canvas_fm.progress import bar
 from canvas_fm.training.run.run_folder import Run
-from canvas_fm.training.sweep.grid import GridSource, SweepRun, expand, read_sweep, volumes_of
+from canvas_fm.training.sweep.early_stop import EarlyStop
+from canvas_fm.training.sweep.grid import GridSource, SweepRecipe, SweepRun, expand, read_sweep, volumes_of
 from canvas_fm.training.sweep.results import write_results
 from canvas_fm.training.sweep.workers import Job, Outcome, train_all
 from canvas_fm.training.sweep.worth import measure_worth
@@ -63,6 +64,7 @@ def sweep(
     `overrides` are `"training.steps=200"` for every run, `workers` the trainings at a time. The same
     call goes on where an earlier one was killed: finished runs stay, begun ones go on from their checkpoint,
     and failed ones are tried again. A run that fails is tried once more at the end, and listed in `failed`.
+    With `early_terminate` in the grid, runs that fall behind the others of their data set end early.
     `options` are those of `Volume.open`, for all volumes.
 
     Raises CanvasError for a mistake in the grid before anything is trained.
@@ -71,7 +73,7 @@ def sweep(
         raise CanvasError(f"{workers} workers were given; a sweep needs at least one")
     spec, path, opening = read_sweep(recipe, overrides), Path(out), VolumeOptions.of(**options)
     runs = expand(spec)
-    jobs = [_job(run, path, Path(data), opening) for run in runs]
+    jobs = [_job(run, path, Path(data), opening, _early_stop(spec, run, runs, path)) for run in runs]
     with disk_full_as_error(path):
         (path / STATE).mkdir(parents=True, exist_ok=True)
     lock = take_lock(path / STATE, path)
@@ -106,9 +108,18 @@ def _train(path: Path, jobs: Sequence[Job], workers: int, device: str, show: boo
             advance(1, outcome.name)
 
 
-def _job(run: SweepRun, out: Path, data: Path, opening: VolumeOptions) -> Job:
+def _job(run: SweepRun, out: Path, data: Path, opening: VolumeOptions, early_stop: EarlyStop | None) -> Job:
     train, held_out = volumes_of(run.data_set, data)
-    return Job(run.name, out / RUNS / run.name, run.recipe, tuple(train), tuple(held_out), opening)
+    folder = out / RUNS / run.name
+    return Job(run.name, folder, run.recipe, tuple(train), tuple(held_out), opening, early_stop)
+
+
+def _early_stop(spec: SweepRecipe, run: SweepRun, runs: Sequence[SweepRun], out: Path) -> EarlyStop | None:
+    """Rule by which a run is compared with those of its data set; figures of others mean something else."""
+    if spec.early_terminate is None:
+        return None
+    alike = tuple(out / RUNS / other.name for other in runs if other.data_set == run.data_set)
+    return EarlyStop(spec.early_terminate, spec.metric, alike)
 
 
 def _is_done(path: Path, job: Job) -> bool:
@@ -118,8 +129,10 @@ def _is_done(path: Path, job: Job) -> bool:
 def _inputs(job: Job) -> str:
     """What decides a run's result."""
     paths = [[str(path.resolve()) for path in part] for part in (job.train, job.held_out)]
-    opened_as = [job.opening.given] if job.opening.given else []
-    return hashlib.sha256(json.dumps([job.recipe.to_yaml(), paths, *opened_as]).encode()).hexdigest()
+    more: list[Any] = [job.opening.given] if job.opening.given else []
+    if job.early_stop is not None:
+        more.append(job.early_stop.rule.model_dump())
+    return hashlib.sha256(json.dumps([job.recipe.to_yaml(), paths, *more]).encode()).hexdigest()
 
 
 def _state(path: Path, job: Job) -> dict[str, Any]:

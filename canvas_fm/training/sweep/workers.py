@@ -13,6 +13,7 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -22,6 +23,8 @@ from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import CanvasError
 from canvas_fm.training.mae.pretrain import pretrain
 from canvas_fm.training.recipe.recipe import Recipe
+from canvas_fm.training.run.run_folder import Run
+from canvas_fm.training.sweep.early_stop import EarlyStop
 
 _STOP_S = 60.0  # for a checkpoint on the way out
 
@@ -36,16 +39,21 @@ class Job:
     train: tuple[Path, ...]
     held_out: tuple[Path, ...]
     opening: VolumeOptions = field(default_factory=VolumeOptions.of)
+    early_stop: EarlyStop | None = None
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a training ended: the error in a sentence, none where it is done, and seconds of this attempt."""
+    """How a training ended: the error in a sentence, none where it is done, and seconds of this attempt.
+
+    `stopped_at` is the step after which early stopping ended it.
+    """
 
     name: str
     error: str | None
     wall_s: float
     cpu_s: float
+    stopped_at: int | None = None
 
 
 def train_all(jobs: Sequence[Job], workers: int, device: str) -> Iterator[Outcome]:
@@ -65,16 +73,25 @@ def train_all(jobs: Sequence[Job], workers: int, device: str) -> Iterator[Outcom
 
 def train_one(job: Job, device: str) -> Outcome:
     """Train to the end, from the run's last checkpoint where there is one; a failure is an outcome."""
-    wall, cpu, error = time.perf_counter(), time.process_time(), None
+    wall, cpu, error, stopped_at = time.perf_counter(), time.process_time(), None, None
     try:
         volumes = [Volume.open(path, **job.opening.given) for path in (*job.train, *job.held_out)]
         names = unique_names(volumes)[len(job.train) :]
-        pretrain(job.recipe, volumes, out=job.out, resume=True, held_out=names, device=device, show=False)
+        options: dict[str, Any] = {"held_out": names, "device": device, "show": False}
+        if job.early_stop is not None:
+            options["early_stop"] = job.early_stop
+        stopped_at = _stopped_at(pretrain(job.recipe, volumes, out=job.out, resume=True, **options), job)
     except CanvasError as problem:
         error = str(problem)
     except (RuntimeError, OSError, ValueError, MemoryError) as problem:
         error = f"{type(problem).__name__}: {' '.join(str(problem).split())[:500]}"
-    return Outcome(job.name, error, time.perf_counter() - wall, time.process_time() - cpu)
+    return Outcome(job.name, error, time.perf_counter() - wall, time.process_time() - cpu, stopped_at)
+
+
+def _stopped_at(run: Run, job: Job) -> int | None:
+    """The step that a run ended after, None if it is the recipe's last."""
+    last = max((row["step"] for row in run.metrics()), default=job.recipe.steps)
+    return None if last == job.recipe.steps else int(last)
 
 
 @dataclass

@@ -19,7 +19,16 @@ from canvas_fm.files.locks import take_lock
 from canvas_fm.training.recipe.recipe import read_recipe
 from canvas_fm.training.run.run_folder import Run
 from canvas_fm.training.sweep import workers
-from canvas_fm.training.sweep.grid import SweepRecipe, expand, label_of, read_sweep, volumes_of
+from canvas_fm.training.sweep.early_stop import EarlyStop
+from canvas_fm.training.sweep.grid import (
+    EarlyTerminate,
+    Metric,
+    SweepRecipe,
+    expand,
+    label_of,
+    read_sweep,
+    volumes_of,
+)
 from canvas_fm.training.sweep.results import best_rows, effects
 from canvas_fm.training.sweep.sweep import sweep
 
@@ -122,6 +131,63 @@ def test_a_sweep_trains_compares_and_does_nothing_twice(
     before = {path: path.stat().st_mtime_ns for path in done.path.glob("runs/**/*")}
     assert sweep(spec, out=tmp_path / "s", data=data, device="cpu", show=False) == done
     assert before == {path: path.stat().st_mtime_ns for path in done.path.glob("runs/**/*")}
+
+
+def test_a_run_that_falls_behind_is_stopped_and_stays_out_of_paired_differences(
+    recipe: Path, cubes: list[Path], tmp_path: Path
+) -> None:
+    more = {
+        "overrides": ["training.steps=6", "evaluation.every=2"],
+        "parameters": {"training.learning_rate": {"values": [1e-3, 1e-9]}},
+        "metric": {"name": "loss", "goal": "minimize"},
+        "volumes": {name: {"train": [f"{name}/raw.zarr"]} for name in "ab"},
+    }
+    spec, data = grid(recipe, **more, early_terminate={"min_iter": 1, "eta": 2}), cubes[0].parents[1]
+    done = sweep(spec, out=tmp_path / "s", data=data, device="cpu", show=False)
+    assert not done.failed
+    steps = {row["run"]: int(row["steps"]) for row in csv.DictReader(done.results.open())}
+    assert steps == {"0.001,a": 6, "0.001,b": 6, "1e-09,a": 2, "1e-09,b": 2}
+    assert all(Run(done.path / "runs" / name).encoder.is_dir() for name in done.runs)
+    assert "1e-09,b: after step 2" in done.summary.read_text()
+    assert "## Effect" not in done.summary.read_text()
+    state = done.path / "state/1e-09,b.json"
+    before = state.read_text()
+    sweep(spec, out=tmp_path / "s", data=data, device="cpu", show=False)
+    assert state.read_text() == before
+    done = sweep(grid(recipe, **more), out=tmp_path / "s", data=data, device="cpu", show=False)
+    assert {int(row["steps"]) for row in csv.DictReader(done.results.open())} == {6}
+    assert "## Effect" in done.summary.read_text()
+
+
+@pytest.mark.parametrize(("goal", "stopped"), [("maximize", [1.0, 2.0]), ("minimize", [3.0, 4.0])])
+def test_the_worse_half_is_stopped_at_the_evaluations_that_decide(
+    tmp_path: Path, goal: Any, stopped: list[float]
+) -> None:
+    def runs(evaluated: int) -> list[Run]:
+        for score in (1.0, 2.0, 3.0, 4.0):
+            (tmp_path / str(score)).mkdir(exist_ok=True)
+            rows = [
+                {"kind": "eval", "step": 10 * n, "score": score + d}
+                for n in range(evaluated)
+                for d in (-9, 9)
+            ]
+            (tmp_path / f"{score}/metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return [Run(tmp_path / str(score)) for score in (1.0, 2.0, 3.0, 4.0)]
+
+    rule = EarlyTerminate(min_iter=2, eta=2)
+    assert [n for n in range(20) if rule.decides_after(n)] == [2, 4, 8, 16]
+    paths = tuple(run.path for run in runs(2))
+    stop = EarlyStop(rule, Metric(name="score", goal=goal), paths)
+    assert [float(run.path.name) for run in runs(2) if stop(run)] == stopped
+    assert not any(stop(run) for run in runs(3))
+    alone = EarlyStop(rule, Metric(name="score", goal=goal), paths[:1])
+    assert not alone(runs(2)[0])
+
+
+def test_early_stopping_that_could_never_act_is_refused(recipe: Path) -> None:
+    spec = grid(recipe, overrides=["training.steps=6", "evaluation.every=3"], early_terminate={"min_iter": 2})
+    with pytest.raises(CanvasError, match="after 2 evaluations, but they have 1 before their last step"):
+        expand(spec)
 
 
 def test_failed_runs_are_told_and_tried_again(
