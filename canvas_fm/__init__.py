@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from canvas_fm.evaluation.detection.score import evaluate
     from canvas_fm.heads.probe.cross_validate import probe_fit
     from canvas_fm.heads.probe.probe import Probe
-    from canvas_fm.heads.refine.apply import refine
+    from canvas_fm.heads.refine.apply.apply import refine
     from canvas_fm.heads.refine.refiner import Refiner
     from canvas_fm.inference.detect.detect import detect, detect_log
     from canvas_fm.inference.detect.detector_features import detector_features
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from canvas_fm.prepare.convert.preview import preview_conversion
     from canvas_fm.prepare.stitch.stitch import stitch
     from canvas_fm.training.crop_dataset import CropDataset, RandomCrops
-    from canvas_fm.training.detector.adapt import adapt_detector
+    from canvas_fm.training.detector.adapt.adapt import adapt_detector
     from canvas_fm.training.detector.train import train_detector
     from canvas_fm.training.mae.pretrain import pretrain
     from canvas_fm.training.sweep.sweep import sweep
@@ -49,7 +49,7 @@ _HOME = {
     "RandomCrops": "canvas_fm.training.crop_dataset",
     "Refiner": "canvas_fm.heads.refine.refiner",
     "Volume": "canvas_fm.data.volume.volume",
-    "adapt_detector": "canvas_fm.training.detector.adapt",
+    "adapt_detector": "canvas_fm.training.detector.adapt.adapt",
     "convert": "canvas_fm.prepare.convert.convert",
     "destripe": "canvas_fm.prepare.convert.convert",
     "detect": "canvas_fm.inference.detect.detect",
@@ -66,7 +66,7 @@ _HOME = {
     "pretrain": "canvas_fm.training.mae.pretrain",
     "probe_fit": "canvas_fm.heads.probe.cross_validate",
     "report": "canvas_fm.viewing.report.report",
-    "refine": "canvas_fm.heads.refine.apply",
+    "refine": "canvas_fm.heads.refine.apply.apply",
     "sample": "canvas_fm.data.sample",
     "save": "canvas_fm.models.checkpoint",
     "stitch": "canvas_fm.prepare.stitch.stitch",

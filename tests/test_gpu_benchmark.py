@@ -16,8 +16,8 @@ from scipy.ndimage import gaussian_filter
 
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import CanvasError
+from canvas_fm.models.encoder.vit import ViTEncoder
 from canvas_fm.models.folder.config import EncoderConfig
-from canvas_fm.models.vit import ViTEncoder
 from tests.benchmarks import gpu_data
 from tests.benchmarks.bench_gpu import main
 from tests.benchmarks.gpu import net, pretrain

@@ -39,7 +39,7 @@ FILES = sorted(
 
 
 def room_of(module: str) -> str | None:
-    """`data` for `canvas_fm.data.crops.reader`, `serving` for `serving.api.routes`, None for others."""
+    """`data` for `canvas_fm.data.crops.reader`, `serving` for `serving.api.app`, None for others."""
     parts = module.split(".")
     if parts[0] == "canvas_fm":
         return parts[1] if len(parts) > 1 else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from canvas_fm.heads.refine.apply import models_needed, models_of
+from canvas_fm.heads.refine.apply.apply import models_needed, models_of
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.models.checkpoint import load
 from canvas_fm.shipped import shipped

@@ -28,7 +28,7 @@ from canvas_fm.inference.backends.openvino import Compiled, converted, openvino,
 from canvas_fm.inference.embed.point_crops import PointCrops, ahead
 from canvas_fm.models.checkpoint import Encoder
 from canvas_fm.models.device import native_int8
-from canvas_fm.models.vit import POOLS
+from canvas_fm.models.encoder.vit import POOLS
 from canvas_fm.progress import bar
 
 NEIGHBOURS = 10

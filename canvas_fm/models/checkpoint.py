@@ -10,7 +10,9 @@ from torch import nn
 
 from canvas_fm.data.volume.window import WindowRule
 from canvas_fm.errors import ModelMismatch
-from canvas_fm.models.convmixer import HeatMapNet
+from canvas_fm.models.detector.convmixer import HeatMapNet
+from canvas_fm.models.encoder.mae import MaskedAutoencoder
+from canvas_fm.models.encoder.vit import ViTEncoder
 from canvas_fm.models.folder.config import AmplitudeConfig, Pool, RelativeConfig
 from canvas_fm.models.folder.folder import (
     check_config,
@@ -20,10 +22,8 @@ from canvas_fm.models.folder.folder import (
     write_model,
 )
 from canvas_fm.models.folder.model_config import DetectorConfig, ModelConfig
-from canvas_fm.models.mae import MaskedAutoencoder
 from canvas_fm.models.pretrained.detector import Detector
 from canvas_fm.models.pretrained.encoder import DECODER_FILE, Encoder
-from canvas_fm.models.vit import ViTEncoder
 from canvas_fm.shipped import find
 
 __all__ = [

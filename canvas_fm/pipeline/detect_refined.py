@@ -21,17 +21,17 @@ from canvas_fm.files.resumable import read_part
 from canvas_fm.heads.features.candidate_score import recorded_score
 from canvas_fm.heads.features.extractor import Extractor
 from canvas_fm.heads.features.feature_set import CANDIDATE_SCORE
-from canvas_fm.heads.refine.apply import extractor_of, models_of, refined_rows, refinement_inputs
-from canvas_fm.heads.refine.candidate_classifier import CandidateClassifier
+from canvas_fm.heads.refine.apply.apply import extractor_of, models_of, refined_rows, refinement_inputs
+from canvas_fm.heads.refine.apply.candidate_classifier import CandidateClassifier
 from canvas_fm.heads.refine.refiner import Refiner
-from canvas_fm.inference.detect.dask_workers import map_tiles
 from canvas_fm.inference.detect.detect import detector_job
-from canvas_fm.inference.detect.detection_job import Job, TileMaxima
 from canvas_fm.inference.detect.detector_features import MapPooling
-from canvas_fm.inference.detect.likeness import unfamiliar_volume_warnings
 from canvas_fm.inference.detect.maxima.with_features import FeaturedJob
 from canvas_fm.inference.detect.options import DetectOptions
-from canvas_fm.inference.detect.resumable import ResumableTiles
+from canvas_fm.inference.detect.out_of_distribution import unfamiliar_volume_warnings
+from canvas_fm.inference.detect.tiles.dask_workers import map_tiles
+from canvas_fm.inference.detect.tiles.detection_job import Job, TileMaxima
+from canvas_fm.inference.detect.tiles.resumable import ResumableTiles
 from canvas_fm.models.checkpoint import Detector, Encoder
 from canvas_fm.progress import bar
 

@@ -31,7 +31,7 @@ from canvas_fm.evaluation.domains.scores import (
 )
 from canvas_fm.files.atomic import write_atomic, write_text_atomic
 from canvas_fm.inference.detect.detect import detector_job, log_job
-from canvas_fm.inference.detect.detection_job import run
+from canvas_fm.inference.detect.tiles.detection_job import run
 from canvas_fm.inference.embed.point_crops import volume_identity
 from canvas_fm.models.checkpoint import Detector, load
 from canvas_fm.models.folder.training_volumes import training_volumes

@@ -14,7 +14,7 @@ from canvas_fm.heads.features.extractor import Extractor
 from canvas_fm.heads.features.shape import SHAPE_RULE
 from canvas_fm.heads.labels.candidates import label_brains
 from canvas_fm.heads.refine.counts.recall import CandidateRecall, read_recalls
-from canvas_fm.heads.refine.fit import fit_labelled
+from canvas_fm.heads.refine.fit.fit import fit_labelled
 from canvas_fm.heads.refine.options import FitAndRunOptions
 from canvas_fm.inference.options import BatchedRun
 from canvas_fm.models.checkpoint import Detector, Encoder, load

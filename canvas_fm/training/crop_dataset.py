@@ -16,7 +16,7 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 from canvas_fm.data.crops.origins import crop_starts, draw_starts
 from canvas_fm.data.crops.reader import CropReader, chunk_order
 from canvas_fm.data.points.points import Points, check_inside
-from canvas_fm.data.volume.resample import Resampler, check_voxel_um
+from canvas_fm.data.volume.levels.resample import Resampler, check_voxel_um
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.data.volume.window import WindowRule
 from canvas_fm.data.zyx import Zyx, ZyxUm

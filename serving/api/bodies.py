@@ -26,7 +26,7 @@ from serving.protocol.errors import Refusal, describe, refused
 from serving.protocol.requests import EncodedCrops, ReplyOptions
 
 if TYPE_CHECKING:
-    from serving.core.model_host import Engine
+    from serving.core.models.model_host import Engine
 
 NPY_TYPES = (npy.MEDIA_TYPE, "application/octet-stream")
 SAFETENSORS = "application/x-safetensors"

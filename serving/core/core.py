@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from canvas_fm.errors import CanvasError
-from serving.core.batcher import Batcher
+from serving.core.batching.batcher import Batcher
+from serving.core.batching.thread_pool import BoundedExecutor
 from serving.core.embed.crops import Key, Vectors, Window, key_of, make_batcher
 from serving.core.embed.projections import Projections
 from serving.core.embed.vector_cache import VectorCache
-from serving.core.thread_pool import BoundedExecutor
 from serving.core.volumes.tiles import Tiles
 from serving.observe.metrics import Metrics
 from serving.protocol.errors import Refusal, refused
@@ -29,15 +29,15 @@ if TYPE_CHECKING:  # torch is imported by the thread that loads the model, while
     from canvas_fm.heads.features.whiten import Whitening
     from canvas_fm.inference.search.index import Index
     from canvas_fm.models.checkpoint import Detector, Encoder
-    from serving.core.hosted_refiner import HostedRefiner
-    from serving.core.model_host import Engine
+    from serving.core.models.hosted_refiner import HostedRefiner
+    from serving.core.models.model_host import Engine
     from serving.core.volumes.registered_volume import HostedVolume, RegisteredVolume
 
 logger = logging.getLogger(__name__)
 
 
 def _load(settings: Settings) -> Engine:
-    from serving.core.model_host import Engine
+    from serving.core.models.model_host import Engine
 
     return Engine.load(settings)
 
@@ -130,8 +130,8 @@ class Core:
         """Models, volumes, indexes and refiners, in this order; the default model is an encoder or none."""
         from canvas_fm.inference.embed.runner import device_for
         from canvas_fm.inference.search.index import Index
-        from serving.core.hosted_refiner import open_refiners
-        from serving.core.model_host import encoder_first
+        from serving.core.models.hosted_refiner import open_refiners
+        from serving.core.models.model_host import encoder_first
         from serving.core.volumes.remote_volumes import open_volume
 
         settings = encoder_first(settings)
@@ -163,7 +163,7 @@ class Core:
         return self.detectors.setdefault(name, model)
 
     def _beside(self, settings: Settings, encoder: Encoder, name: str) -> Engine:
-        from serving.core.model_host import Engine
+        from serving.core.models.model_host import Engine
 
         return Engine.beside(encoder.to(self.device), name, self.volumes, settings)
 
@@ -196,7 +196,7 @@ class Core:
     @property
     def max_batch(self) -> int:
         """Crops that go through a model together."""
-        from serving.core.model_host import max_batch
+        from serving.core.models.model_host import max_batch
 
         assert self.settings is not None
         return max_batch(self.settings, self.device.type)

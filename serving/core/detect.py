@@ -39,8 +39,8 @@ def find_detector(core: Core, name: str | None) -> Detector:
 async def detect(core: Core, body: DetectRequest) -> Detected:
     """What `canvas_fm.detect` finds; Refusal (413) for a box that is too large for one request."""
     from canvas_fm.inference.detect.detect import detector_job
-    from canvas_fm.inference.detect.detection_job import run
-    from canvas_fm.inference.detect.likeness import unfamiliar_volume_warnings
+    from canvas_fm.inference.detect.out_of_distribution import unfamiliar_volume_warnings
+    from canvas_fm.inference.detect.tiles.detection_job import run
 
     detector, volume = find_detector(core, body.detector), core.registered(body.volume)
     background = None if body.background is None else core.registered(body.background)

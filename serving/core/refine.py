@@ -12,13 +12,13 @@ from canvas_fm.errors import BadInput, CanvasError, DamagedStore
 from serving.core.core import Core
 from serving.core.embed.crops import Window
 from serving.core.embed.points import check_number, embed_points_by, unreadable
-from serving.core.hosted_refiner import HostedRefiner
+from serving.core.models.hosted_refiner import HostedRefiner
 from serving.protocol.errors import Refusal, refused
 from serving.protocol.requests import RefineRequest
 
 if TYPE_CHECKING:
     from canvas_fm.data.volume.volume import Volume
-    from serving.core.model_host import Engine
+    from serving.core.models.model_host import Engine
 
 
 def find_refiner(core: Core, name: str | None) -> HostedRefiner:

@@ -155,7 +155,7 @@ class JobRunner:
 
     def _embed(self, job: Job, points: Points) -> None:
         from canvas_fm.inference.embed.embed import embed_to_store
-        from serving.core.hosted_refiner import running
+        from serving.core.models.hosted_refiner import running
 
         engine = self._core.engine_for(job.spec.encoder)
         embed_to_store(
@@ -171,8 +171,8 @@ class JobRunner:
         )
 
     def _refine(self, job: Job, points: Points) -> None:
-        from canvas_fm.heads.refine.apply import refine
-        from serving.core.hosted_refiner import running
+        from canvas_fm.heads.refine.apply.apply import refine
+        from serving.core.models.hosted_refiner import running
         from serving.core.refine import find_refiner
 
         hosted, spec = find_refiner(self._core, job.spec.refiner), job.spec

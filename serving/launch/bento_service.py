@@ -19,7 +19,7 @@ import numpy as np
 from pydantic import Field
 from starlette.responses import JSONResponse
 
-from serving.api.routes import ROUTES, create_app
+from serving.api.app import ROUTES, create_app
 from serving.core.core import Core
 from serving.middleware import connection_limits
 from serving.middleware.auth import Gate

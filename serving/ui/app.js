@@ -2,11 +2,11 @@
 
 import { askJson, dropKey, heldKey, holdKey, onNeed, Refused } from "./shared/api.js";
 import { announce, byId, notice, plural } from "./shared/dom.js";
-import { CropView } from "./crop/crop.js";
-import { MapView } from "./map/map.js";
-import { ModelView } from "./model/model.js";
-import { VolumeView } from "./volume/volume.js";
-import { SearchView } from "./search/search.js";
+import { CropView } from "./views/crop/crop.js";
+import { MapView } from "./views/map/map.js";
+import { ModelView } from "./views/model/model.js";
+import { VolumeView } from "./views/volume/volume.js";
+import { SearchView } from "./views/search/search.js";
 
 const TITLES = { volume: "Volume", map: "Map", crop: "Crop", search: "Search", model: "Model" };
 

@@ -18,7 +18,7 @@ import numpy as np
 from canvas_fm.data.points.points import Points
 from canvas_fm.heads.features.feature_set import DETECTOR_LOGIT, FeatureSet, stack
 from canvas_fm.heads.labels.candidates import Candidates
-from canvas_fm.heads.refine.counts.counts import Recall, expected_count
+from canvas_fm.heads.refine.counts.expected_count import Recall, expected_count
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.inference.detect.detect import detect
 from canvas_fm.models.checkpoint import Detector, load

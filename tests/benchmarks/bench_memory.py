@@ -20,7 +20,7 @@ from canvas_fm.data.phantom.phantom import write_phantom
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.inference.detect.detect import detector_job
-from canvas_fm.inference.detect.detection_job import run
+from canvas_fm.inference.detect.tiles.detection_job import run
 from canvas_fm.models.checkpoint import load
 from tests.benchmarks.detectors import bench_detector
 from tests.benchmarks.timing import show

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from canvas_fm.models.device import native_bf16, pick_device
-from canvas_fm.models.mae import MaskedAutoencoder, content_aware_loss, loss_target, random_mask
-from canvas_fm.models.vit import EncoderConfig, ViTEncoder
+from canvas_fm.models.encoder.mae import MaskedAutoencoder, content_aware_loss, loss_target, random_mask
+from canvas_fm.models.encoder.vit import EncoderConfig, ViTEncoder
 from tests.benchmarks.timing import medians, show
 
 PAPER = EncoderConfig()

@@ -24,9 +24,9 @@ from canvas_fm.heads.features.extractor import Extractor
 from canvas_fm.heads.labels.candidates import Candidates
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.models.checkpoint import load, save_detector, save_encoder
-from canvas_fm.models.convmixer import ConvMixerConfig, HeatMapNet
-from canvas_fm.models.mae import DecoderConfig, MaskedAutoencoder
-from canvas_fm.models.vit import EncoderConfig
+from canvas_fm.models.detector.convmixer import ConvMixerConfig, HeatMapNet
+from canvas_fm.models.encoder.mae import DecoderConfig, MaskedAutoencoder
+from canvas_fm.models.encoder.vit import EncoderConfig
 from canvas_fm.pipeline.fit_refiner import fit_refiner
 from tests.benchmarks.timing import show
 
@@ -59,7 +59,7 @@ def fit(folder: Path, volume: Volume, random: np.random.Generator) -> None:
 
 def measure(folder: str, volume: str, candidates: str, threads: int) -> dict[str, Any]:
     """Seconds and peak memory of this process, which does nothing else: what the command does."""
-    from canvas_fm.heads.refine.apply import refine
+    from canvas_fm.heads.refine.apply.apply import refine
 
     torch.set_num_threads(threads)
     root = Path(folder)

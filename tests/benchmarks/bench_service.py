@@ -32,8 +32,8 @@ from canvas_fm.data.volume.volume import Volume
 from canvas_fm.inference.embed.embed import embed_crops
 from canvas_fm.inference.embed.runner import device_for
 from canvas_fm.models.checkpoint import Encoder, load, save_encoder
-from canvas_fm.models.mae import DecoderConfig, MaskedAutoencoder
-from canvas_fm.models.vit import EncoderConfig
+from canvas_fm.models.encoder.mae import DecoderConfig, MaskedAutoencoder
+from canvas_fm.models.encoder.vit import EncoderConfig
 from serving.protocol import npy
 from tests.benchmarks.timing import show
 

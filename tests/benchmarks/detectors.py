@@ -11,7 +11,7 @@ import torch
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.inference.detect.heatmap import NetHeat, smooth
 from canvas_fm.models.checkpoint import Detector, load, save_detector
-from canvas_fm.models.convmixer import ConvMixerConfig, HeatMapNet
+from canvas_fm.models.detector.convmixer import ConvMixerConfig, HeatMapNet
 from canvas_fm.shipped import shipped
 
 NAMED = "CANVAS_FM_BENCH_DETECTOR"  # a folder or a shipped name

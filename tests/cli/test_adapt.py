@@ -9,7 +9,7 @@ import torch
 
 from canvas_fm import Points, Volume, load
 from canvas_fm.models.checkpoint import save_detector
-from canvas_fm.models.convmixer import HeatMapNet
+from canvas_fm.models.detector.convmixer import HeatMapNet
 from canvas_fm.models.folder.config import ConvMixerConfig
 
 

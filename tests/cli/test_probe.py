@@ -187,8 +187,8 @@ def test_an_encoder_that_saw_what_it_judges_is_told(brains, tmp_path, result):
     import torch
 
     from canvas_fm.models.checkpoint import save_encoder
-    from canvas_fm.models.mae import DecoderConfig, MaskedAutoencoder
-    from canvas_fm.models.vit import EncoderConfig
+    from canvas_fm.models.encoder.mae import DecoderConfig, MaskedAutoencoder
+    from canvas_fm.models.encoder.vit import EncoderConfig
 
     torch.manual_seed(0)
     mae = MaskedAutoencoder(EncoderConfig(dim=24, depth=1, heads=2), DecoderConfig(dim=12, depth=1, heads=2))

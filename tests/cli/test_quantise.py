@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from canvas_fm.models.vit import POOLS
+from canvas_fm.models.encoder.vit import POOLS
 
 pytest.importorskip("nncf")
 

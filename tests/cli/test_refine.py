@@ -13,7 +13,7 @@ import torch
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.models.checkpoint import load, save_detector
-from canvas_fm.models.convmixer import ConvMixerConfig, HeatMapNet
+from canvas_fm.models.detector.convmixer import ConvMixerConfig, HeatMapNet
 
 VOXEL_UM = (4.0, 1.8, 1.8)
 SHAPE = (16, 96, 96)
@@ -284,8 +284,8 @@ def test_mistakes_of_an_apply_are_a_line(folder, model, refiner, refusal, tmp_pa
 
 def test_an_encoder_that_is_another_one(folder, refiner, refusal, tmp_path):
     from canvas_fm.models.checkpoint import save_encoder
-    from canvas_fm.models.mae import DecoderConfig, MaskedAutoencoder
-    from canvas_fm.models.vit import EncoderConfig
+    from canvas_fm.models.encoder.mae import DecoderConfig, MaskedAutoencoder
+    from canvas_fm.models.encoder.vit import EncoderConfig
 
     torch.manual_seed(9)
     mae = MaskedAutoencoder(EncoderConfig(dim=24, depth=1, heads=2), DecoderConfig(dim=12, depth=1, heads=2))

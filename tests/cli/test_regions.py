@@ -9,7 +9,7 @@ import pytest
 
 from canvas_fm.data.points.points import Points
 from tests.analysis.regions.conftest import small  # noqa: F401
-from tests.analysis.regions.test_count import points_inside
+from tests.analysis.regions.test_cells_per_region import points_inside
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import zarr
 
-from canvas_fm.data.store.pinned_https import Timeouts
-from canvas_fm.data.store.remote import Remote
+from canvas_fm.data.store.remote.pinned_https import Timeouts
+from canvas_fm.data.store.remote.remote_store import Remote
 from canvas_fm.data.volume.volume import Volume
 from tests.conftest import position_values
 from tests.objects import Objects

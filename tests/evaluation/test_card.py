@@ -23,7 +23,7 @@ from canvas_fm.evaluation.card import (
 )
 from canvas_fm.evaluation.detection.score import evaluate
 from canvas_fm.models.checkpoint import load, save_detector
-from canvas_fm.models.convmixer import ConvMixerConfig, HeatMapNet
+from canvas_fm.models.detector.convmixer import ConvMixerConfig, HeatMapNet
 from canvas_fm.models.folder.folder import checked_config
 from canvas_fm.viewing.describe import describe
 

@@ -14,9 +14,9 @@ from canvas_fm.data.volume.volume import Volume
 from canvas_fm.heads.features.feature_set import FeatureSet
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.models.checkpoint import Detector, Encoder, save_detector, save_encoder
-from canvas_fm.models.convmixer import ConvMixerConfig, HeatMapNet
-from canvas_fm.models.mae import DecoderConfig, MaskedAutoencoder
-from canvas_fm.models.vit import EncoderConfig
+from canvas_fm.models.detector.convmixer import ConvMixerConfig, HeatMapNet
+from canvas_fm.models.encoder.mae import DecoderConfig, MaskedAutoencoder
+from canvas_fm.models.encoder.vit import EncoderConfig
 from tests.heads.made_up import cells
 
 VOXEL_UM = (4.0, 2.0, 2.0)

@@ -16,7 +16,7 @@ from canvas_fm.inference.backends import int8_check as int8
 from canvas_fm.inference.backends.int8_check import Int8Check, PoolCheck
 from canvas_fm.inference.embed.embed import embed, embed_crops
 from canvas_fm.models.checkpoint import load
-from canvas_fm.models.vit import POOLS
+from canvas_fm.models.encoder.vit import POOLS
 
 from .conftest import make_encoder  # isort: skip
 

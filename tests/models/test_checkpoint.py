@@ -11,8 +11,8 @@ import torch
 from canvas_fm.data.volume.window import WindowRule
 from canvas_fm.errors import CanvasError, ModelMismatch
 from canvas_fm.models.checkpoint import load, model_sha256, save_again, save_encoder
-from canvas_fm.models.mae import DecoderConfig, MaskedAutoencoder
-from canvas_fm.models.vit import EncoderConfig
+from canvas_fm.models.encoder.mae import DecoderConfig, MaskedAutoencoder
+from canvas_fm.models.encoder.vit import EncoderConfig
 
 SMALL = EncoderConfig(crop_zyx=(8, 16, 16), patch_zyx=(2, 4, 4), dim=48, depth=2, heads=3)
 

@@ -10,12 +10,12 @@ from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import CanvasError
 from canvas_fm.heads.features.extractor import Extractor
 from canvas_fm.heads.labels.candidates import label_brains
-from canvas_fm.heads.refine.apply import refine
-from canvas_fm.heads.refine.fit import fit_labelled
+from canvas_fm.heads.refine.apply.apply import refine
+from canvas_fm.heads.refine.fit.fit import fit_labelled
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.inference.detect.detect import detect
 from canvas_fm.models.checkpoint import load, save_detector
-from canvas_fm.models.convmixer import ConvMixerConfig, HeatMapNet
+from canvas_fm.models.detector.convmixer import ConvMixerConfig, HeatMapNet
 from canvas_fm.pipeline.detect_refined import detect_refined
 from tests.heads.conftest import VOXEL_UM, make_encoder, spots
 
@@ -99,8 +99,8 @@ def test_rows_are_those_of_one_after_the_other(models, volume, refiner, tmp_path
     indirect=True,
 )
 def test_it_resumes_in_either_part_and_takes_what_is_finished(models, volume, refiner, tmp_path, monkeypatch):
-    from canvas_fm.heads.refine import candidate_classifier
-    from canvas_fm.inference.detect.detection_job import Job
+    from canvas_fm.heads.refine.apply import candidate_classifier
+    from canvas_fm.inference.detect.tiles.detection_job import Job
 
     call = (models[0], volume, refiner, tmp_path / "one.csv")
     options = {"encoder": models[1], "show": False, **TILE}

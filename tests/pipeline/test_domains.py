@@ -14,7 +14,7 @@ from canvas_fm.data.volume.window import WindowRule
 from canvas_fm.errors import CanvasError
 from canvas_fm.evaluation.detection.curve import Curve
 from canvas_fm.models.checkpoint import save_detector
-from canvas_fm.models.convmixer import ConvMixerConfig, HeatMapNet
+from canvas_fm.models.detector.convmixer import ConvMixerConfig, HeatMapNet
 from canvas_fm.pipeline import domains as pipeline
 from canvas_fm.pipeline.domains import LOG, Domain, labelled_domains, phantom_domains, score_domains
 

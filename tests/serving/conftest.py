@@ -23,8 +23,8 @@ from canvas_fm.data.points.points import Points
 from canvas_fm.inference.embed import resumable as unfinished
 from canvas_fm.inference.embed.embed import embed_to_store
 from canvas_fm.models.checkpoint import Encoder, load, save_encoder
-from canvas_fm.models.mae import DecoderConfig, MaskedAutoencoder
-from canvas_fm.models.vit import EncoderConfig
+from canvas_fm.models.encoder.mae import DecoderConfig, MaskedAutoencoder
+from canvas_fm.models.encoder.vit import EncoderConfig
 from serving.protocol import npy
 
 CROP = (8, 16, 16)
@@ -80,7 +80,7 @@ def engine_with(change: Callable) -> Callable:
     """A loader of the usual engine whose `embed` is `change(engine, embed)`."""
 
     def load(settings):
-        from serving.core.model_host import Engine
+        from serving.core.models.model_host import Engine
 
         engine = Engine.load(settings)
         engine.embed = change(engine, engine.embed)

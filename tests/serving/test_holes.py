@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from serving.api.routes import ROUTES
+from serving.api.app import ROUTES
 
 POST_ROUTES = [f"/v1{route.path}" for route in ROUTES if route.method == "POST"] + [
     "/embed_json",

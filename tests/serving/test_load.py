@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from canvas_fm.models.checkpoint import Encoder, save_encoder
-from canvas_fm.models.mae import DecoderConfig, MaskedAutoencoder
-from canvas_fm.models.vit import EncoderConfig
+from canvas_fm.models.encoder.mae import DecoderConfig, MaskedAutoencoder
+from canvas_fm.models.encoder.vit import EncoderConfig
 from serving.protocol import npy
 from tests.serving.traffic import LENGTH, Crowd, Known, figure, share, worker_of
 
@@ -118,7 +118,7 @@ import importlib.abc, importlib.util, sys
 
 class Finder(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
-        if name != "serving.core.batcher":
+        if name != "serving.core.batching.batcher":
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)

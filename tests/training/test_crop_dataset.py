@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader
 
 import canvas_fm as cf
 from canvas_fm.errors import CanvasError, ModelMismatch
-from canvas_fm.models.random_encoder import random_encoder
+from canvas_fm.models.encoder.random_encoder import random_encoder
 from canvas_fm.training.crop_dataset import CropDataset, RandomCrops
 
 CROP = (4, 8, 8)

@@ -13,7 +13,7 @@ import canvas_fm as cf
 from canvas_fm.data.points.points import Points
 from canvas_fm.heads.features.extractor import Extractor
 from canvas_fm.heads.labels.candidates import label_brains
-from canvas_fm.heads.refine.fit import fit_labelled
+from canvas_fm.heads.refine.fit.fit import fit_labelled
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.inference.embed.embed import embed_to_store
 from canvas_fm.inference.embed.embedding_store import Embeddings, write_store

@@ -314,7 +314,7 @@ def test_a_card_in_markdown_becomes_headings_tables_and_words(page: Page, url: s
     look_at(page, url, "model")
     card = (ROOT / "model_cards" / "detector-microglia.md").read_text(encoding="utf-8")
     page.run(
-        f"import('./model/markdown.js').then(({{ markdown }}) => "
+        f"import('./views/model/markdown.js').then(({{ markdown }}) => "
         f"document.querySelector('#model-cards').replaceChildren(...markdown({json.dumps(card + EVIL)})))"
     )
     rows = len(re.findall(r"^\| (?!---)", card, re.M))

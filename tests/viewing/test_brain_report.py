@@ -13,7 +13,7 @@ from canvas_fm.data.points.points import Points
 from canvas_fm.errors import CanvasError
 from canvas_fm.viewing.brain_report.report import brain_report
 from tests.analysis.regions.conftest import TABLE, small  # noqa: F401
-from tests.analysis.regions.test_count import points_inside
+from tests.analysis.regions.test_cells_per_region import points_inside
 
 
 @pytest.fixture

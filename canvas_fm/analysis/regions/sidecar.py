@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from canvas_fm.analysis.regions.atlas import Atlas
-from canvas_fm.analysis.regions.count import RegionCounts
+from canvas_fm.analysis.regions.cells_per_region import RegionCounts
 from canvas_fm.data.points.points import Points
 from canvas_fm.errors import CanvasError
 from canvas_fm.files.atomic import write_text_atomic

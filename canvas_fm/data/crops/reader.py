@@ -12,7 +12,7 @@ from canvas_fm.data.crops.decoders import Decoder, open_decoder
 from canvas_fm.data.crops.origins import crop_starts, draw_starts, grid_starts
 from canvas_fm.data.lru_cache import LruCache
 from canvas_fm.data.points.points import as_zyx
-from canvas_fm.data.volume.resample import Resampler, check_voxel_um
+from canvas_fm.data.volume.levels.resample import Resampler, check_voxel_um
 from canvas_fm.data.volume.volume import Volume, Zyx, ZyxUm
 from canvas_fm.errors import CanvasError
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from canvas_fm.data.precomputed.morton import morton_bits, morton_cells, morton_codes
 from canvas_fm.data.precomputed.shards import Encoding, Sharding, encoded, write_shards
-from canvas_fm.data.volume.pyramid import Level, open_pyramid
+from canvas_fm.data.volume.levels.pyramid import Level, open_pyramid
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.data.zyx import Zyx
 from canvas_fm.errors import CanvasError

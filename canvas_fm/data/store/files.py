@@ -10,9 +10,9 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from canvas_fm.data.store.address import looks_remote
 from canvas_fm.data.store.keys import METADATA, Stamp, split_key
-from canvas_fm.data.store.remote import Remote
+from canvas_fm.data.store.remote.address import looks_remote
+from canvas_fm.data.store.remote.remote_store import Remote
 from canvas_fm.data.store.unfetched import FETCH_ANNEX
 from canvas_fm.errors import CanvasError, DamagedStore
 

@@ -15,15 +15,15 @@ from numpy.typing import DTypeLike
 from canvas_fm.data.dataset.names import volume_path
 from canvas_fm.data.store.checked_store import NAMESPACE, CheckedStore
 from canvas_fm.data.store.files import open_files, volume_name
-from canvas_fm.data.store.ome_metadata import read_image, read_node
-from canvas_fm.data.store.remote import Remote
-from canvas_fm.data.volume.array_like import as_dask, as_xarray, read_slice
-from canvas_fm.data.volume.channel import Channel, ZarrPlace
-from canvas_fm.data.volume.chunked_array import ChunkedArray
-from canvas_fm.data.volume.in_memory import InMemory
-from canvas_fm.data.volume.no_volume import refuse_other
+from canvas_fm.data.store.ome.metadata import read_image, read_node
+from canvas_fm.data.store.remote.remote_store import Remote
+from canvas_fm.data.volume.array.array_like import as_dask, as_xarray, read_slice
+from canvas_fm.data.volume.array.in_memory import InMemory
 from canvas_fm.data.volume.options import VolumeOptions
-from canvas_fm.data.volume.stated import checked_voxel_um, marker_of, refuse_one_level
+from canvas_fm.data.volume.stored.channel import Channel, ZarrPlace
+from canvas_fm.data.volume.stored.chunked_array import ChunkedArray
+from canvas_fm.data.volume.stored.no_volume import refuse_other
+from canvas_fm.data.volume.stored.stated import checked_voxel_um, marker_of, refuse_one_level
 from canvas_fm.data.volume.tiff.planes import Planes, open_planes
 from canvas_fm.data.volume.window import DEFAULT_RULE, Window, WindowCache, WindowRule, find_window
 from canvas_fm.data.volume.writer import CHUNK_ZYX, VolumeWriter, create

@@ -22,7 +22,7 @@ from zarr.storage import LocalStore
 from canvas_fm.data.store.checked_store import NAMESPACE, write_manifest
 from canvas_fm.data.store.files import volume_name
 from canvas_fm.data.store.ome.write import write_metadata
-from canvas_fm.data.volume.downsample import mean_down
+from canvas_fm.data.volume.levels.downsample import mean_down
 from canvas_fm.data.volume.window import DEFAULT_RULE, find_window
 from canvas_fm.data.zyx import Zyx, ZyxLike, ZyxUm, ZyxUmLike, check_voxel_um, whole_zyx
 from canvas_fm.errors import CanvasError

@@ -10,7 +10,7 @@ from jaxtyping import Float64
 from canvas_fm.data.points.boxes import inside_boxes
 from canvas_fm.data.points.points import Points
 from canvas_fm.errors import CanvasError
-from canvas_fm.evaluation.detection.counts import Counts
+from canvas_fm.evaluation.detection.confusion_counts import Counts
 from canvas_fm.evaluation.detection.matching import MOST_PAIRS, find_pairs, greedy_of
 from canvas_fm.evaluation.detection.tolerance import Tolerance
 

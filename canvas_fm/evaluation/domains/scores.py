@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from canvas_fm.errors import CanvasError
-from canvas_fm.evaluation.detection.counts import Counts
+from canvas_fm.evaluation.detection.confusion_counts import Counts
 from canvas_fm.evaluation.detection.curve import Curve
 
 RESAMPLES = 2000

@@ -21,7 +21,7 @@ from typing import Any
 from canvas_fm.data.points.formats.formats import suffixes
 from canvas_fm.data.points.points import Points
 from canvas_fm.errors import CanvasError
-from canvas_fm.evaluation.detection.counts import Counts, counts_array, intervals, mean_f1, pooled
+from canvas_fm.evaluation.detection.confusion_counts import Counts, counts_array, intervals, mean_f1, pooled
 from canvas_fm.evaluation.detection.score import Score, evaluate
 from canvas_fm.evaluation.leaderboard.page import leaderboard_page
 from canvas_fm.evaluation.leaderboard.submission import (

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from canvas_fm.errors import CanvasError
-from canvas_fm.evaluation.detection.counts import Counts, Intervals, counts_array, intervals, pooled
+from canvas_fm.evaluation.detection.confusion_counts import Counts, Intervals, counts_array, intervals, pooled
 from canvas_fm.evaluation.tables.manifest import DataSet, Manifest, Model, Region, tasks
 from canvas_fm.files.settings import read_settings
 from canvas_fm.progress import bar

@@ -17,7 +17,7 @@ from canvas_fm.heads.compare.methods import Fit, Judge, Training, fit_by, held_o
 from canvas_fm.heads.compare.task import Task
 from canvas_fm.heads.features.feature_set import FeatureSet, Moments
 from canvas_fm.heads.features.shape import shape_crop, shape_features
-from canvas_fm.heads.refine.cross_fit import fit_head
+from canvas_fm.heads.refine.fit.cross_fit import fit_head
 from canvas_fm.heads.refine.head.logistic_path import fit_path
 from canvas_fm.heads.refine.refiner import Refiner
 

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from canvas_fm.errors import CanvasError
-from canvas_fm.evaluation.detection.counts import Counts, pooled_rows
+from canvas_fm.evaluation.detection.confusion_counts import Counts, pooled_rows
 from canvas_fm.heads.compare.fit_cache import FitCache
 from canvas_fm.heads.compare.label_curve import COUNTS, draw_labels
 from canvas_fm.heads.compare.methods import Fit, Method, training

@@ -13,7 +13,7 @@ import numpy as np
 from canvas_fm.files.resumable import read_part, write_part
 from canvas_fm.heads.compare.result import FitOutput, Speed
 from canvas_fm.heads.compare.task import Task
-from canvas_fm.heads.refine.counts.counts import CountSpread
+from canvas_fm.heads.refine.counts.expected_count import CountSpread
 from canvas_fm.inference.embed.point_crops import volume_identity
 from canvas_fm.version import __version__
 

@@ -12,7 +12,7 @@ from canvas_fm.errors import CanvasError
 from canvas_fm.evaluation.classification import best_f1
 from canvas_fm.heads.compare.task import Task
 from canvas_fm.heads.labels.group_folds import Folds, grouped_folds
-from canvas_fm.heads.refine.counts.counts import CountSpread
+from canvas_fm.heads.refine.counts.expected_count import CountSpread
 
 Rows = Int64[np.ndarray, "_"]
 Judge = Callable[[np.ndarray], np.ndarray]  # row numbers of the task to P(cell)

@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import Bool, Float64
 
 from canvas_fm.evaluation.classification import auc, average_precision, calibration_error, ceiling
-from canvas_fm.evaluation.detection.counts import Counts, intervals, pooled_rows
+from canvas_fm.evaluation.detection.confusion_counts import Counts, intervals, pooled_rows
 from canvas_fm.heads.labels.candidates import CELL, SKIP, Candidates
-from canvas_fm.heads.refine.counts.counts import CountSpread, expected_count
+from canvas_fm.heads.refine.counts.expected_count import CountSpread, expected_count
 
 _OVERLAP = (1, 99)  # percentiles of the cells' and of the other candidates' own scores
 

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
 
 from canvas_fm.data.crops.reader import CropReader
-from canvas_fm.data.volume.resample import check_voxel_um
+from canvas_fm.data.volume.levels.resample import check_voxel_um
 from canvas_fm.data.volume.volume import Zyx, ZyxUm
 from canvas_fm.errors import CanvasError
 from canvas_fm.heads.labels.candidates import CELL, SKIP, Candidates

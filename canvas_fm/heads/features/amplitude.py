@@ -13,7 +13,7 @@ from canvas_fm.data.volume.volume import Volume, Zyx
 from canvas_fm.data.volume.window import DEFAULT_RULE, WindowRule
 from canvas_fm.errors import BadInput
 from canvas_fm.inference.detect.maxima.laplacian import log_reach, log_response
-from canvas_fm.inference.detect.tiles import Box, cut, whole
+from canvas_fm.inference.detect.tiles.tiles import Box, cut, whole
 
 LEAST = 1e-3  # an amplitude below counts as this
 NEAR_ZYX: Zyx = (1, 2, 2)  # a candidate may lie so many voxels beside the middle of its spot

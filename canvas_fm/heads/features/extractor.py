@@ -34,7 +34,7 @@ from canvas_fm.inference.embed.embed import embed
 from canvas_fm.inference.embed.point_crops import PointCrops, volume_identity
 from canvas_fm.inference.embed.runner import INT8, Runner
 from canvas_fm.models.checkpoint import Detector, Encoder
-from canvas_fm.models.vit import DENSE, POOLS
+from canvas_fm.models.encoder.vit import DENSE, POOLS
 
 CROP_ZYX: Zyx = (16, 32, 32)  # where there is no encoder whose crop could be taken
 

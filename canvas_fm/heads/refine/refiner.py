@@ -27,9 +27,9 @@ from canvas_fm.heads.features.feature_set import (
 )
 from canvas_fm.heads.labels.labels import aligned, labels_of
 from canvas_fm.heads.refine.columns import CONCAT, Columns
-from canvas_fm.heads.refine.counts.counts import Count, CountSpread, Recall, expected_count
+from canvas_fm.heads.refine.counts.expected_count import Count, CountSpread, Recall, expected_count
 from canvas_fm.heads.refine.counts.recall import CandidateRecall
-from canvas_fm.heads.refine.cross_fit import Fitted, LabelledFeatures, fit_head
+from canvas_fm.heads.refine.fit.cross_fit import Fitted, LabelledFeatures, fit_head
 from canvas_fm.heads.refine.head.calibration import Calibration
 from canvas_fm.heads.refine.head.head_models import HeadSettings, parts_of
 from canvas_fm.heads.refine.refiner_folder import RefinerState, read_refiner, write_refiner

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from canvas_fm.errors import MissingExtra
 from canvas_fm.inference.backends.int8_check import quantised_file
 from canvas_fm.models.checkpoint import Encoder
-from canvas_fm.models.vit import POOLS
+from canvas_fm.models.encoder.vit import POOLS
 
 _HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}  # of int8: for what is not quantised
 

@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from canvas_fm.data.points.points import Points
-from canvas_fm.data.volume.resample import check_voxel_um
+from canvas_fm.data.volume.levels.resample import check_voxel_um
 from canvas_fm.data.volume.volume import Volume, Zyx, ZyxUm
 from canvas_fm.data.volume.window import WindowRule
 from canvas_fm.errors import CanvasError
 from canvas_fm.files.options import takes
-from canvas_fm.inference.detect.detection_job import Job, run
 from canvas_fm.inference.detect.heatmap import Heat, LogHeat, NetHeat
-from canvas_fm.inference.detect.likeness import unfamiliar_volume_warnings
 from canvas_fm.inference.detect.maxima.local_maxima import Shape
 from canvas_fm.inference.detect.options import DetectOptions, LogOptions, TileOptions
-from canvas_fm.inference.detect.tiles import Readable, Resampled, as_region
+from canvas_fm.inference.detect.out_of_distribution import unfamiliar_volume_warnings
+from canvas_fm.inference.detect.tiles.detection_job import Job, run
+from canvas_fm.inference.detect.tiles.tiles import Readable, Resampled, as_region
 from canvas_fm.inference.embed.point_crops import volume_identity
 from canvas_fm.models.checkpoint import Detector
 from canvas_fm.models.folder.config import AmplitudeConfig, RelativeConfig

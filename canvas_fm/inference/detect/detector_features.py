@@ -11,16 +11,16 @@ from scipy.ndimage import maximum_filter
 
 from canvas_fm.data.crops.reader import crop_starts
 from canvas_fm.data.points.points import as_zyx
-from canvas_fm.data.volume.resample import check_voxel_um
+from canvas_fm.data.volume.levels.resample import check_voxel_um
 from canvas_fm.data.volume.volume import Volume, Zyx, ZyxUm
 from canvas_fm.inference.detect.detect import TILE_ZYX, channels_of
-from canvas_fm.inference.detect.detection_job import read_windowed
 from canvas_fm.inference.detect.heatmap import smooth, smooth_reach
-from canvas_fm.inference.detect.tiles import Box, Readable, Resampled, cut, pad_to, whole
+from canvas_fm.inference.detect.tiles.detection_job import read_windowed
+from canvas_fm.inference.detect.tiles.tiles import Box, Readable, Resampled, cut, pad_to, whole
 from canvas_fm.inference.embed.input_checks import check_points
 from canvas_fm.models.checkpoint import Detector
-from canvas_fm.models.convmixer import pool_boxes
-from canvas_fm.models.convmixer_planes import features_by_planes
+from canvas_fm.models.detector.convmixer import pool_boxes
+from canvas_fm.models.detector.convmixer_planes import features_by_planes
 from canvas_fm.models.device import pick_device, pick_precision
 from canvas_fm.progress import bar
 

@@ -11,9 +11,9 @@ from scipy.ndimage import gaussian_filter
 
 from canvas_fm.data.volume.volume import Zyx, ZyxUm
 from canvas_fm.inference.detect.maxima.laplacian import log_reach, log_response
-from canvas_fm.inference.detect.tiles import pad_to
+from canvas_fm.inference.detect.tiles.tiles import pad_to
 from canvas_fm.models.checkpoint import Detector
-from canvas_fm.models.convmixer_planes import heat_by_planes
+from canvas_fm.models.detector.convmixer_planes import heat_by_planes
 from canvas_fm.models.device import pick_device, pick_precision
 from canvas_fm.models.pretrained.weights import refuse_edited
 

@@ -19,7 +19,7 @@ from canvas_fm.errors import CanvasError
 from canvas_fm.files.locks import refuse_other_inputs
 from canvas_fm.files.options import takes
 from canvas_fm.files.resumable import unfinished_folder
-from canvas_fm.inference.detect.dask_workers import map_tiles
+from canvas_fm.inference.detect.tiles.dask_workers import map_tiles
 from canvas_fm.inference.embed.embedding_store import Embeddings, points_sha256
 from canvas_fm.inference.embed.input_checks import check_crops, check_points
 from canvas_fm.inference.embed.point_crops import PointCrops, ahead, volume_identity

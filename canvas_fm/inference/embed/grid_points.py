@@ -10,7 +10,7 @@ from jaxtyping import Float64, Int
 from canvas_fm.data.crops.origins import grid_starts
 from canvas_fm.data.crops.reader import CropReader
 from canvas_fm.data.points.points import Points
-from canvas_fm.data.volume.resample import check_voxel_um
+from canvas_fm.data.volume.levels.resample import check_voxel_um
 from canvas_fm.data.volume.volume import Volume, Zyx
 
 if TYPE_CHECKING:

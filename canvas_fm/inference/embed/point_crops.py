@@ -18,8 +18,8 @@ from jaxtyping import Float, Float32, Int64
 from canvas_fm.data.crops.reader import CropReader, chunk_order, crop_starts
 from canvas_fm.data.store.checked_store import MANIFEST
 from canvas_fm.data.store.keys import METADATA
-from canvas_fm.data.store.remote import Remote
-from canvas_fm.data.volume.resample import check_voxel_um
+from canvas_fm.data.store.remote.remote_store import Remote
+from canvas_fm.data.volume.levels.resample import check_voxel_um
 from canvas_fm.data.volume.volume import Volume, Zyx, ZyxUm
 from canvas_fm.data.volume.window import Window
 from canvas_fm.errors import CanvasError

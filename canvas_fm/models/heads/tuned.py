@@ -13,7 +13,7 @@ from torch import Tensor
 
 from canvas_fm.errors import BadInput, ModelMismatch
 from canvas_fm.models.checkpoint import Encoder
-from canvas_fm.models.vit import ViTEncoder
+from canvas_fm.models.encoder.vit import ViTEncoder
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from canvas_fm.models.convmixer import HeatMapNet
+from canvas_fm.models.detector.convmixer import HeatMapNet
 from canvas_fm.models.device import pick_device
 from canvas_fm.models.folder.folder import model_name
 from canvas_fm.models.folder.model_config import DetectorConfig

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Num
 
-from canvas_fm.data.volume.downsample import mean_down, mode_down
+from canvas_fm.data.volume.levels.downsample import mean_down, mode_down
 from canvas_fm.data.zyx import Zyx
 from canvas_fm.errors import CanvasError
 from canvas_fm.files.checksum import sha256

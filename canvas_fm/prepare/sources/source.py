@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from canvas_fm.data.dataset.names import volume_path
-from canvas_fm.data.store.address import looks_remote
+from canvas_fm.data.store.remote.address import looks_remote
 from canvas_fm.data.store.tar_index import in_tar
 from canvas_fm.data.volume.tiff.channels import list_channels
 from canvas_fm.data.volume.volume import Volume

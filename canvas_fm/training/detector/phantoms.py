@@ -13,7 +13,7 @@ from canvas_fm.data.points.boxes import whole
 from canvas_fm.data.volume.volume import Volume, Zyx, ZyxUm
 from canvas_fm.data.volume.window import WindowRule
 from canvas_fm.errors import CanvasError
-from canvas_fm.inference.detect.tiles import Resampled
+from canvas_fm.inference.detect.tiles.tiles import Resampled
 from canvas_fm.training.detector.targets import Labelled, TargetPainter
 from canvas_fm.training.mae.crop_set import VolumeSource
 from canvas_fm.training.recipe.detector_recipe import PhantomRecipe

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from canvas_fm.errors import CanvasError
 from canvas_fm.models.checkpoint import load
-from canvas_fm.models.convmixer import HeatMapNet, focal_loss
+from canvas_fm.models.detector.convmixer import HeatMapNet, focal_loss
 from canvas_fm.training.detector.targets import CELL, UNLABELLED
 from canvas_fm.training.mae.augment import draw, turn, widen
 from canvas_fm.training.recipe.detector_recipe import DetectorAugment, DetectorRecipe

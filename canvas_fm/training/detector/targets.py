@@ -13,12 +13,12 @@ from scipy.spatial import cKDTree
 
 from canvas_fm.data.crops.origins import check_crop_fits
 from canvas_fm.data.points.boxes import box_of, draw_inside, inside_boxes
-from canvas_fm.data.volume.resample import Resampler
+from canvas_fm.data.volume.levels.resample import Resampler
 from canvas_fm.data.volume.volume import Volume, Zyx, ZyxUm
 from canvas_fm.data.volume.window import WindowRule
 from canvas_fm.errors import CanvasError
 from canvas_fm.inference.detect.detect import log_job
-from canvas_fm.inference.detect.detection_job import run
+from canvas_fm.inference.detect.tiles.detection_job import run
 from canvas_fm.training.mae.crop_set import VolumeSource
 
 UNLABELLED, BACKGROUND, CELL = 0, 1, 2

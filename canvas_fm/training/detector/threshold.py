@@ -19,10 +19,10 @@ from canvas_fm.evaluation.detection.figure import score_figure
 from canvas_fm.evaluation.detection.score import Score, evaluate
 from canvas_fm.evaluation.domains.scores import FEWEST, THRESHOLDS
 from canvas_fm.inference.detect.detect import detector_job
-from canvas_fm.inference.detect.detection_job import run
-from canvas_fm.inference.detect.likeness import statistics_ranges, volume_statistics
+from canvas_fm.inference.detect.out_of_distribution import statistics_ranges, volume_statistics
+from canvas_fm.inference.detect.tiles.detection_job import run
 from canvas_fm.models.checkpoint import Detector, DetectorConfig
-from canvas_fm.models.convmixer import HeatMapNet
+from canvas_fm.models.detector.convmixer import HeatMapNet
 from canvas_fm.models.folder.training_volumes import training_volumes
 from canvas_fm.training.detector.phantoms import calibration_phantoms
 from canvas_fm.training.detector.targets import Labelled

@@ -19,9 +19,9 @@ from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume, ZyxUm
 from canvas_fm.errors import CanvasError
 from canvas_fm.evaluation.detection.checks import cells_of
-from canvas_fm.inference.detect.likeness import LOOKS
+from canvas_fm.inference.detect.out_of_distribution import LOOKS
 from canvas_fm.models.checkpoint import Detector, load, save_detector
-from canvas_fm.models.convmixer import HeatMapNet
+from canvas_fm.models.detector.convmixer import HeatMapNet
 from canvas_fm.training.detector.encoder_start import write_start
 from canvas_fm.training.detector.phantoms import PhantomCrops
 from canvas_fm.training.detector.step import DetectorStep, averaged_weights

@@ -19,15 +19,15 @@ from canvas_fm.heads.features.extractor import Extractor
 from canvas_fm.heads.features.feature_set import MAE, FeatureSet, Moments
 from canvas_fm.heads.labels.candidates import Candidates
 from canvas_fm.heads.refine.columns import CONCAT
-from canvas_fm.heads.refine.cross_fit import (
+from canvas_fm.heads.refine.fit.cross_fit import (
     LabelledFeatures,
     assemble_fit,
     folds_of,
     head_net,
     held_out_logits,
 )
+from canvas_fm.heads.refine.fit.training_set import TrainingSet
 from canvas_fm.heads.refine.refiner import Refiner
-from canvas_fm.heads.refine.training_set import TrainingSet
 from canvas_fm.models.heads.nets import HeadNet
 from canvas_fm.models.heads.tuned import TunedBlocks, unfrozen
 from canvas_fm.progress import Advance, bar

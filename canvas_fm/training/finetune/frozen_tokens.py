@@ -12,7 +12,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from canvas_fm.data.crops.reader import CropReader
-from canvas_fm.data.volume.resample import check_voxel_um
+from canvas_fm.data.volume.levels.resample import check_voxel_um
 from canvas_fm.errors import StorageFull
 from canvas_fm.heads.labels.candidates import Candidates
 from canvas_fm.inference.embed.point_crops import PointCrops

@@ -7,7 +7,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from canvas_fm.errors import CanvasError
-from canvas_fm.models.joint_embedding import JointEmbedder, centre_first, contrastive_loss, vicreg_loss
+from canvas_fm.models.encoder.joint_embedding import (
+    JointEmbedder,
+    centre_first,
+    contrastive_loss,
+    vicreg_loss,
+)
 from canvas_fm.training.joint.views import make_views
 from canvas_fm.training.mae.augment import widen
 from canvas_fm.training.recipe.joint_recipe import JointLoss, JointRecipe

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from canvas_fm.heads.probe.effective_rank import effective_rank
 from canvas_fm.models.checkpoint import save_encoder
-from canvas_fm.training.joint.places import draw_places
+from canvas_fm.training.joint.positions import draw_places
 from canvas_fm.training.joint.step import JointStep, project
 from canvas_fm.training.joint.views import box_zyx
 from canvas_fm.training.mae.crop_set import CropSet, VolumeSource, take

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from canvas_fm.data.crops.origins import draw_starts
 from canvas_fm.data.crops.reader import CropReader
-from canvas_fm.data.volume.resample import Resampler
+from canvas_fm.data.volume.levels.resample import Resampler
 from canvas_fm.data.volume.volume import Volume, Zyx, ZyxUm
 from canvas_fm.data.volume.window import WindowRule
 from canvas_fm.progress import bar

@@ -14,8 +14,14 @@ from torch import Tensor
 
 from canvas_fm.evaluation.page.figures import reconstruction_figure
 from canvas_fm.evaluation.reconstruction import Batch, Tally
-from canvas_fm.models.mae import LossTarget, MaskedAutoencoder, content_aware_loss, loss_target, random_mask
-from canvas_fm.models.vit import patchify, unpatchify
+from canvas_fm.models.encoder.mae import (
+    LossTarget,
+    MaskedAutoencoder,
+    content_aware_loss,
+    loss_target,
+    random_mask,
+)
+from canvas_fm.models.encoder.vit import patchify, unpatchify
 from canvas_fm.training.mae.augment import to_unit
 from canvas_fm.training.mae.crop_set import CropSet, VolumeSource, draw_crops
 from canvas_fm.training.recipe.recipe import Recipe

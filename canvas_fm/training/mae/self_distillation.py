@@ -15,8 +15,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from canvas_fm.models.mae import MaskedAutoencoder, Reconstruction
-from canvas_fm.models.vit import ViTEncoder, init_weights
+from canvas_fm.models.encoder.mae import MaskedAutoencoder, Reconstruction
+from canvas_fm.models.encoder.vit import ViTEncoder, init_weights
 from canvas_fm.training.recipe.recipe import DistilRecipe
 from canvas_fm.training.run.timm_import import ModelEmaV3
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from canvas_fm.models.mae import (
+from canvas_fm.models.encoder.mae import (
     LossTarget,
     MaskedAutoencoder,
     Reconstruction,

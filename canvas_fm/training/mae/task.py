@@ -9,7 +9,7 @@ import torch
 
 from canvas_fm.evaluation.page.figures import loss_figure
 from canvas_fm.models.checkpoint import save_encoder
-from canvas_fm.models.vit import patchify
+from canvas_fm.models.encoder.vit import patchify
 from canvas_fm.training.mae.augment import to_unit
 from canvas_fm.training.mae.crop_set import VolumeSource, draw_crops, take
 from canvas_fm.training.mae.reconstruction_eval import (

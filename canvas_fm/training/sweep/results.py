@@ -14,7 +14,7 @@ from canvas_fm.files.atomic import write_text_atomic
 from canvas_fm.training.run.run_folder import Run
 from canvas_fm.training.sweep.figures import loss_curves, pareto
 from canvas_fm.training.sweep.grid import DATA_SET, SweepRecipe, SweepRun
-from canvas_fm.training.sweep.worth import Worth
+from canvas_fm.training.sweep.linear_readout import Worth
 
 SCORES = (
     "loss",

@@ -21,9 +21,9 @@ from canvas_fm.progress import bar
 from canvas_fm.training.run.run_folder import Run
 from canvas_fm.training.sweep.early_stop import EarlyStop
 from canvas_fm.training.sweep.grid import GridSource, SweepRecipe, SweepRun, expand, read_sweep, volumes_of
+from canvas_fm.training.sweep.linear_readout import measure_worth
 from canvas_fm.training.sweep.results import write_results
 from canvas_fm.training.sweep.workers import Job, Outcome, train_all
-from canvas_fm.training.sweep.worth import measure_worth
 
 SWEEP, RUNS, STATE = "sweep.yaml", "runs", "state"
 

@@ -16,7 +16,7 @@ from canvas_fm.data.volume.volume import Volume
 from canvas_fm.evaluation.detection.figure import score_figure
 from canvas_fm.evaluation.detection.score import Score, evaluate
 from canvas_fm.files.atomic import write_atomic
-from canvas_fm.heads.refine.apply import P_CELL, refine
+from canvas_fm.heads.refine.apply.apply import P_CELL, refine
 from canvas_fm.heads.refine.counts.cell_count import count_cells
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.inference.detect.detect import detect

@@ -18,7 +18,7 @@ from typing import Any
 
 from canvas_fm.data.lru_cache import LruCache
 from canvas_fm.data.precomputed.write_image import CHUNK, chunk_bytes, image_info
-from canvas_fm.data.volume.pyramid import open_pyramid
+from canvas_fm.data.volume.levels.pyramid import open_pyramid
 from canvas_fm.errors import CanvasError
 from canvas_fm.viewing.neuroglancer.client import Client
 from canvas_fm.viewing.neuroglancer.scene import VolumeLayer

@@ -26,9 +26,9 @@ from canvas_fm.heads.features.feature_set import (
 from canvas_fm.heads.refine.columns import CONCAT, Columns
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.models.checkpoint import Detector, Encoder
+from canvas_fm.models.encoder.random_encoder import random_encoder
 from canvas_fm.models.heads.resnet import ResNetConfig
 from canvas_fm.models.heads.tuned import unfrozen
-from canvas_fm.models.random_encoder import random_encoder
 from canvas_fm.training.finetune.finetune import Tuning
 from canvas_fm.training.finetune.method import FinetunedEncoder
 from canvas_fm.training.finetune.resnet_method import ResNetClassifier

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from canvas_fm.errors import CanvasError
-from serving.core.batcher import Batcher, DeadlinePassed, Prepare, QueueFull, Stopped, TooManyRows
+from serving.core.batching.batcher import Batcher, DeadlinePassed, Prepare, QueueFull, Stopped, TooManyRows
 from serving.core.embed.vector_cache import VectorCache
 from serving.observe.metrics import Metrics
 from serving.observe.tracing import Traces
@@ -18,7 +18,7 @@ from serving.protocol.errors import Refusal, refused
 from serving.protocol.settings import Limits
 
 if TYPE_CHECKING:  # torch is imported by the thread that loads the model, while the port already answers
-    from serving.core.model_host import Engine
+    from serving.core.models.model_host import Engine
 
 Window = tuple[float, float]
 

@@ -15,7 +15,7 @@ from serving.core.embed.crops import Key, key_of
 from serving.protocol.errors import Refusal, refused
 
 if TYPE_CHECKING:
-    from serving.core.model_host import Engine, HostedVolume
+    from serving.core.models.model_host import Engine, HostedVolume
 
 logger = logging.getLogger(__name__)
 

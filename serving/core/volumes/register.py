@@ -10,7 +10,7 @@ from typing import Any
 
 from canvas_fm.errors import CanvasError
 from serving.core.core import Core, NameTaken
-from serving.core.describe import detector_info
+from serving.core.models.describe import detector_info
 from serving.protocol.errors import Refusal, refused
 from serving.protocol.options import ServedVolume
 from serving.protocol.schemas import DetectorInfo, ModelInfo, VolumeInfo
@@ -25,7 +25,7 @@ async def add_model(core: Core, name: str, requested_path: str) -> ModelInfo | D
         added = await asyncio.to_thread(core.open_model, name, str(path), settings)
     except CanvasError as problem:
         raise refused(problem, 409 if isinstance(problem, NameTaken) else 422) from problem
-    from serving.core.model_host import Engine
+    from serving.core.models.model_host import Engine
 
     return added.model_info() if isinstance(added, Engine) else detector_info(name, added)
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from canvas_fm.data.store.address import Address, looks_remote, split_origin
+from canvas_fm.data.store.remote.address import Address, looks_remote, split_origin
 from canvas_fm.errors import CanvasError
 from serving.protocol.options import ServedVolume
 from serving.protocol.settings import Settings
@@ -57,7 +57,7 @@ def pin(
 
 def open_volume(settings: Settings, served: ServedVolume) -> Volume:
     """Open a volume named at the start: local, or remote at its pinned addresses."""
-    from canvas_fm.data.store.remote import Remote
+    from canvas_fm.data.store.remote.remote_store import Remote
     from canvas_fm.data.volume.volume import Volume
 
     path = served.path

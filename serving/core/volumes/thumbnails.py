@@ -17,7 +17,7 @@ from serving.protocol.errors import Refusal
 if TYPE_CHECKING:
     from canvas_fm.inference.search.index import Index
     from canvas_fm.inference.search.index_store import Part
-    from serving.core.model_host import Engine
+    from serving.core.models.model_host import Engine
     from serving.core.volumes.registered_volume import HostedVolume, RegisteredVolume
 
 logger = logging.getLogger(__name__)

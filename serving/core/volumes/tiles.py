@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Num
 
 from canvas_fm.data.lru_cache import LruCache
-from canvas_fm.data.volume.pyramid import Level, open_pyramid
+from canvas_fm.data.volume.levels.pyramid import Level, open_pyramid
 from canvas_fm.data.volume.volume import Volume
 from serving.protocol.errors import Refusal
 from serving.protocol.requests import TileQuery

@@ -9,14 +9,14 @@ import pytest
 import tifffile
 
 from canvas_fm.analysis.regions.atlas import open_atlas
-from canvas_fm.analysis.regions.count import count_regions
+from canvas_fm.analysis.regions.cells_per_region import count_regions
 from canvas_fm.analysis.regions.placing import place
 from canvas_fm.analysis.regions.transform import Affine, reorientation
 from canvas_fm.analysis.regions.tree import RegionTree
 from canvas_fm.data.points.points import Points
 from canvas_fm.errors import CanvasError
 from tests.analysis.regions.conftest import TABLE
-from tests.analysis.regions.test_count import points_inside
+from tests.analysis.regions.test_cells_per_region import points_inside
 
 
 def write_registration(folder, labels, table, **settings):

@@ -7,8 +7,8 @@ import pytest
 
 import canvas_fm as cf
 from canvas_fm.data.precomputed.write_image import chunk_bytes, image_info, write_image
-from canvas_fm.data.volume.downsample import mean_down
-from canvas_fm.data.volume.pyramid import open_pyramid
+from canvas_fm.data.volume.levels.downsample import mean_down
+from canvas_fm.data.volume.levels.pyramid import open_pyramid
 from canvas_fm.errors import CanvasError
 
 VOXEL_UM = (4.0, 1.8, 1.8)

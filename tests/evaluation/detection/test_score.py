@@ -12,7 +12,7 @@ from canvas_fm.data.points.boxes import as_boxes, read_boxes
 from canvas_fm.data.points.points import Points
 from canvas_fm.errors import CanvasError
 from canvas_fm.evaluation.detection import score as score_module
-from canvas_fm.evaluation.detection.counts import Counts, intervals, pooled
+from canvas_fm.evaluation.detection.confusion_counts import Counts, intervals, pooled
 from canvas_fm.evaluation.detection.curve import score_curve
 from canvas_fm.evaluation.detection.matching import find_pairs, greedy_of
 from canvas_fm.evaluation.detection.score import evaluate

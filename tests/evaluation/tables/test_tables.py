@@ -12,7 +12,7 @@ import pytest
 
 from canvas_fm.data.points.points import Points
 from canvas_fm.errors import CanvasError
-from canvas_fm.evaluation.detection.counts import Counts
+from canvas_fm.evaluation.detection.confusion_counts import Counts
 from canvas_fm.evaluation.leaderboard.submission import Benchmark, Card
 from canvas_fm.evaluation.page.html import contrast, heatmap_cell_style
 from canvas_fm.evaluation.tables.manifest import Manifest

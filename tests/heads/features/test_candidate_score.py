@@ -14,9 +14,9 @@ from canvas_fm.heads.features.candidate_score import candidate_scores, with_cand
 from canvas_fm.heads.features.extractor import Extractor
 from canvas_fm.heads.features.feature_set import FeatureSet
 from canvas_fm.heads.labels.candidates import label_brains
-from canvas_fm.heads.refine import candidate_classifier
-from canvas_fm.heads.refine.apply import refine
-from canvas_fm.heads.refine.fit import fit_labelled, training_set
+from canvas_fm.heads.refine.apply import candidate_classifier
+from canvas_fm.heads.refine.apply.apply import refine
+from canvas_fm.heads.refine.fit.fit import fit_labelled, training_set
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.viewing.describe import describe_model
 from canvas_fm.viewing.report.methods import Methods

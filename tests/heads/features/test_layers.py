@@ -8,7 +8,7 @@ import torch
 
 from canvas_fm.errors import CanvasError
 from canvas_fm.inference.embed.embed import embed, embed_crops, embed_to_store
-from canvas_fm.models.vit import VOXEL_MEAN, VOXEL_STD, patchify
+from canvas_fm.models.encoder.vit import VOXEL_MEAN, VOXEL_STD, patchify
 
 
 def crops() -> np.ndarray:

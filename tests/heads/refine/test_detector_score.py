@@ -15,13 +15,13 @@ from canvas_fm.heads.features.extractor import Extractor
 from canvas_fm.heads.features.feature_cache import cached_features
 from canvas_fm.heads.features.feature_set import FeatureSet
 from canvas_fm.heads.labels.candidates import label_brains
-from canvas_fm.heads.refine import candidate_classifier
-from canvas_fm.heads.refine.apply import refine
-from canvas_fm.heads.refine.fit import fit_labelled, training_set
+from canvas_fm.heads.refine.apply import candidate_classifier
+from canvas_fm.heads.refine.apply.apply import refine
+from canvas_fm.heads.refine.fit.fit import fit_labelled, training_set
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.inference.detect.detect import detect
 from canvas_fm.models.checkpoint import save_detector
-from canvas_fm.models.convmixer import ConvMixerConfig, HeatMapNet
+from canvas_fm.models.detector.convmixer import ConvMixerConfig, HeatMapNet
 from canvas_fm.training.finetune.finetune import Tuning
 from canvas_fm.viewing.report.methods import Methods
 from canvas_fm.viewing.report.options import ReportOptions

@@ -15,9 +15,9 @@ from canvas_fm.evaluation.classification import auc
 from canvas_fm.heads.compare.methods import Method, training
 from canvas_fm.heads.features.extractor import Extractor
 from canvas_fm.heads.labels.candidates import Candidates, label_brains
-from canvas_fm.heads.refine import apply as refine_points
-from canvas_fm.heads.refine.apply import models_of, refine
-from canvas_fm.heads.refine.fit import fit_labelled, training_set
+from canvas_fm.heads.refine.apply import apply as refine_points
+from canvas_fm.heads.refine.apply.apply import models_of, refine
+from canvas_fm.heads.refine.fit.fit import fit_labelled, training_set
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.models.checkpoint import load, model_sha256
 from canvas_fm.training.finetune.finetune import Tuning, tune

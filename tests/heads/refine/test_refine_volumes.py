@@ -15,13 +15,13 @@ from canvas_fm.errors import BadInput, CanvasError, ModelMismatch
 from canvas_fm.heads.features.extractor import Extractor
 from canvas_fm.heads.features.feature_cache import cached_features
 from canvas_fm.heads.labels.candidates import Candidates, label_brains
-from canvas_fm.heads.refine import apply as refine_points
-from canvas_fm.heads.refine import candidate_classifier
-from canvas_fm.heads.refine.apply import refine
-from canvas_fm.heads.refine.fit import fit_labelled, training_set
+from canvas_fm.heads.refine.apply import apply as refine_points
+from canvas_fm.heads.refine.apply import candidate_classifier
+from canvas_fm.heads.refine.apply.apply import refine
+from canvas_fm.heads.refine.fit.fit import fit_labelled, training_set
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.inference.detect.detector_features import detector_features
-from canvas_fm.inference.detect.resumable import ResumableTiles
+from canvas_fm.inference.detect.tiles.resumable import ResumableTiles
 from canvas_fm.inference.embed.embed import embed
 
 from ..conftest import SHAPE, VOXEL_UM, make_encoder, spots

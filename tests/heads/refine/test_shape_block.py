@@ -15,8 +15,8 @@ from canvas_fm.heads.features.extractor import Extractor
 from canvas_fm.heads.features.feature_cache import cached_features
 from canvas_fm.heads.features.shape import SHAPE_RULE, shape_crop, shape_features, shape_of_points
 from canvas_fm.heads.labels.candidates import label_brains
-from canvas_fm.heads.refine.apply import refine
-from canvas_fm.heads.refine.fit import fit_labelled
+from canvas_fm.heads.refine.apply.apply import refine
+from canvas_fm.heads.refine.fit.fit import fit_labelled
 from canvas_fm.heads.refine.head import trees
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.training.finetune.finetune import Tuning

@@ -17,8 +17,8 @@ from canvas_fm.evaluation.card import Figure, Report, check_card, figures_of_rep
 from canvas_fm.heads.compare.compare import compare
 from canvas_fm.heads.features.extractor import Extractor
 from canvas_fm.heads.labels.candidates import Candidates
-from canvas_fm.heads.refine.apply import refine
-from canvas_fm.heads.refine.fit import fit_labelled
+from canvas_fm.heads.refine.apply.apply import refine
+from canvas_fm.heads.refine.fit.fit import fit_labelled
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.models.checkpoint import load, save_again
 from canvas_fm.training.finetune.finetune import Tuning

@@ -16,7 +16,7 @@ from canvas_fm.heads.features import amplitude
 from canvas_fm.heads.features.amplitude import SpotAmplitude
 from canvas_fm.heads.features.extractor import Extractor
 from canvas_fm.heads.features.feature_set import FeatureSet
-from canvas_fm.heads.refine.apply import refine
+from canvas_fm.heads.refine.apply.apply import refine
 from canvas_fm.heads.refine.head.head_models import SHARES
 from canvas_fm.heads.refine.head.threshold import choose_threshold, most_even
 from canvas_fm.heads.refine.refiner import Refiner

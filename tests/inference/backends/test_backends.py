@@ -14,7 +14,7 @@ from canvas_fm.inference.backends.cuda_graphs import SIZES
 from canvas_fm.inference.embed.embed import embed, embed_crops, embed_to_store
 from canvas_fm.inference.embed.runner import Runner
 from canvas_fm.models.checkpoint import load, save
-from canvas_fm.models.vit import DENSE, POOLS
+from canvas_fm.models.encoder.vit import DENSE, POOLS
 
 from ..conftest import CROP, make_encoder  # isort: skip
 

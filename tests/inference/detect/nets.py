@@ -7,10 +7,10 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from canvas_fm.data.volume.volume import Volume
-from canvas_fm.inference.detect.detection_job import just_below
 from canvas_fm.inference.detect.maxima.local_maxima import find_maxima
+from canvas_fm.inference.detect.tiles.detection_job import just_below
 from canvas_fm.models.checkpoint import save_detector
-from canvas_fm.models.convmixer import ConvMixerConfig, HeatMapNet
+from canvas_fm.models.detector.convmixer import ConvMixerConfig, HeatMapNet
 
 VOXEL_UM = (4.0, 1.8, 1.8)
 

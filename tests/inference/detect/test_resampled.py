@@ -7,7 +7,7 @@ import pytest
 
 from canvas_fm.errors import CanvasError, ModelMismatch
 from canvas_fm.inference.detect.detect import detect
-from canvas_fm.inference.detect.tiles import Resampled
+from canvas_fm.inference.detect.tiles.tiles import Resampled
 from tests.inference.detect.nets import VOXEL_UM, blobs, write
 
 

@@ -14,7 +14,7 @@ import zarr
 
 import canvas_fm as cf
 from canvas_fm.data.store.checked_store import CheckedStore
-from canvas_fm.data.volume.downsample import mode_down
+from canvas_fm.data.volume.levels.downsample import mode_down
 from canvas_fm.errors import CanvasError, DamagedStore, StorageFull
 from canvas_fm.files.checksum import sha256
 from tests.prepare.planes import SHAPE, UM, bytes_of, voxels, write_planes

@@ -13,8 +13,8 @@ import pytest
 import canvas_fm as cf
 from canvas_fm.inference.embed.reconstruct import reconstruct_crops
 from canvas_fm.models.checkpoint import Encoder, load, save_encoder
-from canvas_fm.models.mae import DecoderConfig, MaskedAutoencoder
-from canvas_fm.models.vit import EncoderConfig
+from canvas_fm.models.encoder.mae import DecoderConfig, MaskedAutoencoder
+from canvas_fm.models.encoder.vit import EncoderConfig
 from serving.protocol import npy
 from tests.serving.conftest import CROP, NPY, array_of, refused
 
@@ -372,7 +372,7 @@ def test_a_model_without_its_decoder_says_so(begin_service, model: Path, tmp_pat
 
 
 def test_the_document_covers_every_route_and_its_references_hold(service) -> None:
-    from serving.api.routes import ROUTES
+    from serving.api.app import ROUTES
 
     said = service.get("/v1/openapi.json").json()
     assert service.get("/docs.json").json() == said

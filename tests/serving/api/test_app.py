@@ -230,7 +230,7 @@ def test_it_is_alive_but_not_ready_while_the_model_loads(start, crops) -> None:
     go = threading.Event()
 
     def slow(settings):
-        from serving.core.model_host import Engine
+        from serving.core.models.model_host import Engine
 
         go.wait(20)
         return Engine.load(settings)
@@ -265,7 +265,7 @@ def test_a_model_that_cannot_be_loaded_is_neither_ready_nor_alive(start, problem
 def test_a_volume_of_another_voxel_size_is_refused_at_the_start(
     model: Path, encoder: Encoder, tmp_path: Path
 ) -> None:
-    from serving.core.model_host import Engine
+    from serving.core.models.model_host import Engine
 
     path = tmp_path / "coarse.zarr"
     with cf.Volume.create(path, SHAPE, voxel_um=(4.0, 3.6, 3.6), chunk_zyx=(8, 16, 16)) as writer:

@@ -80,7 +80,7 @@ def test_int8_is_served_where_it_was_admitted_and_info_tells_by_what(start, quan
 
 
 def test_int8_without_a_check_does_not_start(model: Path, volume_path: Path) -> None:
-    from serving.core.model_host import Engine
+    from serving.core.models.model_host import Engine
     from serving.protocol.settings import Settings
 
     settings = Settings(model=str(model), backend="openvino", precision="int8")
@@ -89,8 +89,8 @@ def test_int8_without_a_check_does_not_start(model: Path, volume_path: Path) -> 
 
 
 def test_a_model_without_a_check_is_not_added_to_an_int8_service(start, quantised, tmp_path) -> None:
-    from canvas_fm.models.mae import DecoderConfig, MaskedAutoencoder
-    from canvas_fm.models.vit import EncoderConfig
+    from canvas_fm.models.encoder.mae import DecoderConfig, MaskedAutoencoder
+    from canvas_fm.models.encoder.vit import EncoderConfig
 
     architecture = EncoderConfig(crop_zyx=(4, 8, 8), patch_zyx=(1, 2, 2), dim=24, depth=1, heads=2)
     mae = MaskedAutoencoder(architecture, DecoderConfig(dim=12, depth=1, heads=2))

@@ -15,7 +15,7 @@ import trustme
 
 import canvas_fm as cf
 from canvas_fm.cli import main
-from canvas_fm.data.store.remote import Remote
+from canvas_fm.data.store.remote.remote_store import Remote
 from canvas_fm.errors import CanvasError
 from serving.client import Client
 from serving.core.volumes.remote_volumes import is_public, open_volume, pin

@@ -13,7 +13,7 @@ import numpy as np
 
 import canvas_fm as cf
 from canvas_fm.inference.embed import resumable as unfinished
-from serving.api.routes import create_app
+from serving.api.app import create_app
 from serving.core.core import Core
 from serving.protocol.settings import Settings
 from tests.serving.conftest import SHAPE, refused

@@ -14,7 +14,7 @@ import pytest
 
 import canvas_fm as cf
 from canvas_fm.models.checkpoint import Encoder
-from serving.api.routes import create_app
+from serving.api.app import create_app
 from serving.core.core import Core
 from serving.middleware.guard import Guard
 from serving.protocol import npy

@@ -16,9 +16,9 @@ from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import CanvasError, ModelMismatch
 from canvas_fm.inference.detect.detect import detect
 from canvas_fm.models.checkpoint import Encoder, load, save_encoder
+from canvas_fm.models.encoder.vit import ViTEncoder
 from canvas_fm.models.folder.config import EncoderConfig
 from canvas_fm.models.folder.training_volumes import training_volumes
-from canvas_fm.models.vit import ViTEncoder
 from canvas_fm.training.detector import train as training
 from canvas_fm.training.detector.encoder_start import distil, token_map
 from canvas_fm.training.detector.step import new_net

@@ -16,7 +16,7 @@ from canvas_fm.data.volume.volume import Volume
 from canvas_fm.data.volume.window import WindowRule
 from canvas_fm.errors import CanvasError
 from canvas_fm.models.checkpoint import load
-from canvas_fm.models.convmixer import HeatMapNet
+from canvas_fm.models.detector.convmixer import HeatMapNet
 from canvas_fm.training.detector import threshold
 from canvas_fm.training.detector.phantoms import PhantomCrops, labelled_phantom
 from canvas_fm.training.detector.targets import BACKGROUND, CELL, Labelled, shares

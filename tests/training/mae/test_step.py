@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from canvas_fm.errors import CanvasError
-from canvas_fm.models.vit import patchify
+from canvas_fm.models.encoder.vit import patchify
 from canvas_fm.training.mae.step import MaeStep, new_model
 from canvas_fm.training.recipe.recipe import Recipe
 from canvas_fm.training.run.distributed import Ranks

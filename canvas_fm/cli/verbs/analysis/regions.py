@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from canvas_fm.analysis.regions.atlas import Atlas
-    from canvas_fm.heads.refine.counts.counts import CountSpread
+    from canvas_fm.heads.refine.counts.expected_count import CountSpread
     from canvas_fm.heads.refine.counts.recall import CandidateRecall
 
 
@@ -130,7 +130,7 @@ def placing_of(args: argparse.Namespace) -> dict[str, Any]:
 def run_regions(args: argparse.Namespace) -> None:
     from pathlib import Path
 
-    from canvas_fm.analysis.regions.count import count_regions, region_volumes, write_counts
+    from canvas_fm.analysis.regions.cells_per_region import count_regions, region_volumes, write_counts
     from canvas_fm.analysis.regions.sidecar import write_cells, write_sidecar
     from canvas_fm.cli.output import print_result
     from canvas_fm.data.points.points import Points

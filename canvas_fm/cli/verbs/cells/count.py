@@ -47,7 +47,7 @@ def run_count(args: argparse.Namespace) -> None:
     from canvas_fm.data.volume.volume import Volume
     from canvas_fm.heads.refine.refiner import Refiner
     from canvas_fm.models.checkpoint import load
-    from canvas_fm.pipeline.count import count
+    from canvas_fm.pipeline.count_cells import count
     from canvas_fm.shipped import find
 
     atlas = None if args.regions is None else open_atlas_of(args, args.regions)

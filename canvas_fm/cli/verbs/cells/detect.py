@@ -11,7 +11,7 @@ from canvas_fm.cli.parser import Parser, Verbs, add_json, add_verb, add_volume_f
 
 if TYPE_CHECKING:
     from canvas_fm.data.volume.volume import Volume
-    from canvas_fm.inference.detect.detection_job import Job
+    from canvas_fm.inference.detect.tiles.detection_job import Job
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -92,8 +92,8 @@ def _detect_faults(args: argparse.Namespace) -> list[str]:
 def run_detect(args: argparse.Namespace) -> None:
     from canvas_fm.cli.output import print_result, report_bad_chunks_by_path
     from canvas_fm.data.volume.volume import Volume
-    from canvas_fm.inference.detect.detection_job import bad_chunks_of, plan, run
-    from canvas_fm.inference.detect.likeness import unfamiliar_volume_warnings
+    from canvas_fm.inference.detect.out_of_distribution import unfamiliar_volume_warnings
+    from canvas_fm.inference.detect.tiles.detection_job import bad_chunks_of, plan, run
 
     volume = Volume.open(args.volume, **args.opening.given)
     job = _log_job(args, volume) if args.method == "log" else _net_job(args, volume)
@@ -117,9 +117,9 @@ def run_detect(args: argparse.Namespace) -> None:
 
 def _run_refined(args: argparse.Namespace, volume: Volume) -> None:
     from canvas_fm.cli.output import print_result, report_bad_chunks_by_path
-    from canvas_fm.heads.refine.apply import P_CELL
+    from canvas_fm.heads.refine.apply.apply import P_CELL
     from canvas_fm.heads.refine.refiner import Refiner
-    from canvas_fm.inference.detect.detection_job import bad_chunks_of
+    from canvas_fm.inference.detect.tiles.detection_job import bad_chunks_of
     from canvas_fm.models.checkpoint import load
     from canvas_fm.pipeline.detect_refined import detect_refined
 

@@ -137,9 +137,9 @@ def run_apply(args: argparse.Namespace) -> None:
     from canvas_fm.cli.output import print_result, report_bad_chunks
     from canvas_fm.data.points.points import Points
     from canvas_fm.data.volume.volume import Volume
-    from canvas_fm.heads.refine.apply import P_CELL, refine
+    from canvas_fm.heads.refine.apply.apply import P_CELL, refine
     from canvas_fm.heads.refine.counts.cell_count import count_cells
-    from canvas_fm.heads.refine.counts.counts import counts_by_region
+    from canvas_fm.heads.refine.counts.expected_count import counts_by_region
     from canvas_fm.heads.refine.refiner import Refiner
     from canvas_fm.models.checkpoint import load
 

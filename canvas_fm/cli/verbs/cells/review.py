@@ -39,7 +39,7 @@ def _fill(parser: Parser) -> None:
 def run_review(args: argparse.Namespace) -> None:
     from canvas_fm.data.points.points import Points
     from canvas_fm.data.volume.volume import Volume
-    from serving.review.serve import serve_review
+    from serving.launch.review import serve_review
 
     volume = Volume.open(args.volume, **args.opening.given)
 

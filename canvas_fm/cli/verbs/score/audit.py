@@ -82,7 +82,7 @@ def run_audit(args: argparse.Namespace) -> None:
 def _answer(args: argparse.Namespace, volume: Any, cells: Any) -> None:
     """Serve the page until it is ended; the table then has the answers."""
     from canvas_fm.data.points.points import Points
-    from serving.review.serve import serve_audit
+    from serving.launch.review import serve_audit
 
     def announce(name: str, link: str) -> None:
         print(f"canvas-fm: audit at {link}", file=sys.stderr, flush=True)

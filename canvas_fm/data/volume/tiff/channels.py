@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from canvas_fm.data.store.files import open_files
-from canvas_fm.data.store.ome_metadata import read_image, read_node
+from canvas_fm.data.store.ome.metadata import read_image, read_node
 from canvas_fm.data.store.tar_index import in_tar
-from canvas_fm.data.volume.no_volume import refuse_other
+from canvas_fm.data.volume.stored.no_volume import refuse_other
 from canvas_fm.data.volume.tiff.pages import SUFFIXES, is_file
 from canvas_fm.data.volume.tiff.plane_names import channels_in
 from canvas_fm.data.volume.tiff.planes import channels_of_stack, planes_in

@@ -14,7 +14,7 @@ import tifffile
 from canvas_fm.data.store.checked_store import BadChunks
 from canvas_fm.data.store.keys import METADATA
 from canvas_fm.data.store.tar_index import TarIndex, in_tar, on_disk
-from canvas_fm.data.volume.channel import pick
+from canvas_fm.data.volume.stored.channel import pick
 from canvas_fm.data.volume.tiff.metadata import OmePixels, split_pixels, stated_voxel_um
 from canvas_fm.data.volume.tiff.pages import SUFFIXES, is_file, layout_of, page_of, use_tiff, warn_inverted
 from canvas_fm.data.volume.tiff.plane_names import order_planes

@@ -10,7 +10,13 @@ from jaxtyping import Real
 
 from canvas_fm.data.points.points import Points
 from canvas_fm.heads.features.candidate_score import made_by
-from canvas_fm.heads.refine.counts.counts import ALL_CELLS, AMONG_CANDIDATES, Count, Recall, expected_count
+from canvas_fm.heads.refine.counts.expected_count import (
+    ALL_CELLS,
+    AMONG_CANDIDATES,
+    Count,
+    Recall,
+    expected_count,
+)
 from canvas_fm.heads.refine.counts.recall import recall_of, shipped_recalls, threshold_of
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.models.folder.training_volumes import training_volumes

@@ -13,7 +13,7 @@ from canvas_fm.data.points.points import Points
 from canvas_fm.errors import BadInput
 from canvas_fm.heads.features.candidate_score import made_by
 from canvas_fm.heads.labels.candidates import CELL, Candidates
-from canvas_fm.heads.refine.counts.counts import Recall
+from canvas_fm.heads.refine.counts.expected_count import Recall
 from canvas_fm.shipped import RECALLS
 
 _ONE_BRAIN = 0.1  # by which log recall is taken to vary where one brain alone is known

@@ -12,8 +12,8 @@ from canvas_fm.errors import BadInput
 from canvas_fm.evaluation.classification import auc
 from canvas_fm.heads.features.candidate_score import candidate_scores, with_candidate_score
 from canvas_fm.heads.labels.candidates import SKIP, Candidates
+from canvas_fm.heads.refine.fit.training_set import TrainingSet
 from canvas_fm.heads.refine.refiner import Refiner
-from canvas_fm.heads.refine.training_set import TrainingSet
 
 _log = logging.getLogger(__name__)
 

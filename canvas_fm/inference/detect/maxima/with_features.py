@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from jaxtyping import Float32
 
-from canvas_fm.inference.detect.detection_job import Job, TileMaxima, read_windowed
 from canvas_fm.inference.detect.detector_features import MapPooling, part_of_map
 from canvas_fm.inference.detect.heatmap import NetHeat
-from canvas_fm.inference.detect.tiles import Box, Resampled, pad_to
-from canvas_fm.models.convmixer_planes import features_and_heat_by_planes
+from canvas_fm.inference.detect.tiles.detection_job import Job, TileMaxima, read_windowed
+from canvas_fm.inference.detect.tiles.tiles import Box, Resampled, pad_to
+from canvas_fm.models.detector.convmixer_planes import features_and_heat_by_planes
 from canvas_fm.models.device import pick_device, pick_precision
 
 

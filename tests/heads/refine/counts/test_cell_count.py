@@ -14,12 +14,12 @@ from canvas_fm.data.points.points import Points
 from canvas_fm.errors import BadInput
 from canvas_fm.evaluation.detection.score import evaluate
 from canvas_fm.heads.refine.counts.cell_count import count_cells
-from canvas_fm.heads.refine.counts.counts import CountSpread, Recall, expected_count
+from canvas_fm.heads.refine.counts.expected_count import CountSpread, Recall, expected_count
 from canvas_fm.heads.refine.counts.recall import CandidateRecall, read_recalls, recall_of, shipped_recalls
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.inference.detect.detect import detect
 from canvas_fm.models.checkpoint import save_detector
-from canvas_fm.models.convmixer import ConvMixerConfig, HeatMapNet
+from canvas_fm.models.detector.convmixer import ConvMixerConfig, HeatMapNet
 from canvas_fm.shipped import shipped
 from tests.heads.conftest import VOXEL_UM
 from tests.heads.made_up import cells

@@ -12,7 +12,7 @@ from canvas_fm.inference.detect.detect import detect
 from canvas_fm.inference.detect.maxima.amplitude import Amplitude
 from canvas_fm.inference.detect.maxima.laplacian import log_response
 from canvas_fm.models.checkpoint import AmplitudeConfig, load, save_detector
-from canvas_fm.models.convmixer import ConvMixerConfig, HeatMapNet
+from canvas_fm.models.detector.convmixer import ConvMixerConfig, HeatMapNet
 
 VOXEL_UM = (4.0, 2.0, 2.0)
 CONFIG = AmplitudeConfig(sigma_um=4.0, weight=0.5, unit=64.0)

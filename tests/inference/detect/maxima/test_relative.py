@@ -11,7 +11,7 @@ from canvas_fm.data.volume.window import WindowRule
 from canvas_fm.inference.detect.detect import detect
 from canvas_fm.inference.detect.maxima.relative import LEAST_HEAT, relative_scores
 from canvas_fm.models.checkpoint import load, save_detector
-from canvas_fm.models.convmixer import HeatMapNet
+from canvas_fm.models.detector.convmixer import HeatMapNet
 from canvas_fm.models.folder.config import ConvMixerConfig, RelativeConfig
 
 VOXEL_UM = (4.0, 2.0, 2.0)

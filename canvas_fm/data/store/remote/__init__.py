@@ -1,0 +1,1 @@
+"""Zarr stores at https:// and s3:// addresses."""

@@ -1,0 +1,1 @@
+"""A volume as an array, and an array as a volume."""

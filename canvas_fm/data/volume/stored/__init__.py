@@ -1,0 +1,1 @@
+"""What a stored image holds and states: channel, chunks, voxel size and marker."""

@@ -1,0 +1,1 @@
+"""Benchmark of frozen features on held-out brains."""

@@ -1,0 +1,1 @@
+"""Applying a refiner to candidates."""

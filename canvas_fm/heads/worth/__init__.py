@@ -1,1 +1,0 @@
-"""What an encoder's features are worth on held-out domains."""

@@ -1,0 +1,76 @@
+"""Out-of-distribution check: whether a volume resembles those of the threshold's calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from canvas_fm.data.points.points import Points
+from canvas_fm.data.volume.volume import Volume, WindowRule
+from canvas_fm.inference.detect.heatmap import NetHeat
+from canvas_fm.inference.detect.tiles.detection_job import Job
+from canvas_fm.models.folder.training_volumes import training_volumes
+
+LOOKS = "looks"  # the key in a detector's provenance
+_SLACK = 2.0  # so many times beyond what was seen is still alike
+_MEDIAN = WindowRule("median", 0.0, 1.0)
+_MEANS = {
+    "contrast": "its 99.9th percentile is {value:.3g} times its median",
+    "cells_mm3": "{value:,.3g} cells were found per mm³",
+    "strong": "{value:.0%} of the cells score in the upper half between threshold and 1",
+}
+
+
+def volume_statistics(volume: Volume, scores: np.ndarray, threshold: float, mm3: float) -> dict[str, float]:
+    """Three statistics without labels: contrast, density of cells, separation of scores."""
+    detected = scores[scores >= threshold]
+    look = {
+        "contrast": volume.window.high / max(volume.window_by(_MEDIAN).high, 1e-9),
+        "cells_mm3": len(detected) / mm3,
+    }
+    if len(detected) >= 20:
+        look["strong"] = float((detected >= (1 + threshold) / 2).mean())
+    return look
+
+
+def statistics_ranges(looks: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
+    """Range of each statistic over the volumes of the threshold's calibration."""
+    names = dict.fromkeys(name for look in looks for name in look)
+    return {
+        name: [min(values), max(values)]
+        for name in names
+        if (values := [round(look[name], 4) for look in looks if name in look])
+    }
+
+
+def unfamiliar_volume_warnings(job: Job, points: Points) -> list[str]:
+    """Warnings of a volume outside the ranges of the calibration volumes, or one of the training volumes."""
+    if not isinstance(job.heat, NetHeat):
+        return []
+    detector = job.heat.detector
+    seen = []
+    if job.volumes[0].name in training_volumes(detector.config.provenance):
+        seen = [
+            f"{detector.name} was trained on {job.volumes[0].name}: what it finds there says nothing of how "
+            "it does on a volume that it has not seen"
+        ]
+    known: Any = detector.config.provenance.get(LOOKS)
+    if not known:
+        return seen
+    mm3 = job.region.voxels * float(np.prod(job.voxel_um)) * 1e-9
+    look = volume_statistics(job.volumes[0], points.columns["score"], job.threshold, mm3)
+    odd = []
+    for name, value in look.items():
+        low, high = known.get(name, (0.0, np.inf))
+        if not low / _SLACK <= value <= high * _SLACK:
+            odd.append(f"{_MEANS[name].format(value=value)}, where {low:.3g} to {high:.3g} were seen")
+    if not odd:
+        return seen
+    return [
+        *seen,
+        f"{job.volumes[0].name} looks unlike what {detector.name} was calibrated on: {'; '.join(odd)}. Look "
+        "at the detections and give --threshold by them, or label a few cells of this brain and adapt the "
+        "detector to it (canvas-fm adapt)",
+    ]

@@ -1,0 +1,1 @@
+"""Detection tile by tile: halos, resumption, workers."""

@@ -1,0 +1,152 @@
+"""Cells of volumes in one call: detected, refined, counted by brain and region, with a figure."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from canvas_fm.analysis.regions.atlas import Atlas
+from canvas_fm.analysis.regions.cells_per_region import RegionCounts, count_regions, region_volumes
+from canvas_fm.data.points.points import Points
+from canvas_fm.data.points.tables import write_csv
+from canvas_fm.data.volume.names import unique_names
+from canvas_fm.data.volume.volume import Volume
+from canvas_fm.errors import CanvasError
+from canvas_fm.files.atomic import write_atomic
+from canvas_fm.heads.refine.apply.apply import P_CELL, refine
+from canvas_fm.heads.refine.refiner import Refiner
+from canvas_fm.inference.detect.detect import detect
+from canvas_fm.models.checkpoint import Detector
+
+_log = logging.getLogger(__name__)
+
+DETECTIONS = "detections"
+
+
+def count(
+    volumes: Sequence[Volume],
+    detector: Detector,
+    out: str | Path,
+    *,
+    refiner: Refiner | None = None,
+    atlas: Atlas | None = None,
+    placing: dict[str, Any] | None = None,
+    figure: str | Path | None = None,
+    **options: Any,
+) -> dict[str, np.ndarray]:
+    """Count the cells of each volume, per region of an atlas if there is one; writes and returns the table.
+
+    The cells of each volume are kept in the folder OUT.cells, where the same call resumes. With a refiner the
+    count is the sum of P(cell) with its 90 % interval (of all cells where the candidates' recall is known);
+    without, it is of the detections, and how far these are off is not known: the interval is blank.
+    `options` are those of `detect`; `placing` those of `place`.
+    """
+    out = Path(out)
+    if out.suffix.lower() != ".csv":
+        raise CanvasError(f"{out}: the table of counts is a .csv")
+    folder = out.with_suffix(".cells")
+    folder.mkdir(parents=True, exist_ok=True)
+    regions = None if atlas is None else region_volumes(atlas)
+    tables = []
+    for volume, name in zip(volumes, unique_names(list(volumes)), strict=True):
+        stem = name.replace("/", "_")
+        cells_path = folder / f"{stem}.csv"
+        detect(detector, volume, out=cells_path, **options)
+        # As the next run finds them, so that the refiner's inputs are the same.
+        cells = Points.read(cells_path)
+        if refiner is not None:
+            run = {
+                key: value
+                for key, value in options.items()
+                if key in ("device", "resample", "ignore_voxel_size")
+            }
+            cells = refine(refiner, volume, cells, detector=None, out=folder / f"{stem}_refined.csv", **run)
+            if notes := cells.meta.get("count_notes"):
+                _log.warning("%s: %s", name, notes)
+        if atlas is None:
+            tables.append(_whole(name, cells))
+        else:
+            spread = None if refiner is None else refiner.count_spread_
+            counted = count_regions(
+                cells, atlas, channel=name, volume_mm3=regions, spread=spread,
+                **{"voxel_um": volume.voxel_um, "shape_zyx": volume.shape_zyx} | (placing or {}),
+            )  # fmt: skip
+            tables.append(_by_region(name, counted))
+    keys = list(dict.fromkeys(key for table in tables for key in table))
+    table = {key: np.concatenate([one[key] for one in tables]) for key in keys}
+    write_csv(out, table, {})
+    if figure is not None:
+        count_figure(table, figure)
+    return table
+
+
+def _whole(name: str, cells: Points) -> dict[str, np.ndarray]:
+    """One row of a brain: the expected count of its header where it was refined, else its rows."""
+    if P_CELL not in cells.columns:
+        value, low, high, of = float(len(cells)), np.nan, np.nan, DETECTIONS
+    else:
+        value = float(cells.meta["expected_cells"])
+        low, high = (float(part) for part in cells.meta["expected_cells_90"].split())
+        of = cells.meta["count_of"]
+    row: dict[str, Any] = {
+        "brain": name,
+        "count": value,
+        "count_low": low,
+        "count_high": high,
+        "count_of": of,
+    }
+    return {key: np.array([value]) for key, value in row.items()}
+
+
+def _by_region(name: str, counted: RegionCounts) -> dict[str, np.ndarray]:
+    table = counted.table()
+    table.pop("channel")
+    rows = len(table["id"])
+    if not counted.by_p_cell:
+        table["count_of"] = np.full(rows, DETECTIONS)
+    blank = {key: np.full(rows, np.nan) for key in ("count_low", "count_high") if key not in table}
+    return {"brain": np.full(rows, name), **table, **blank}
+
+
+def count_figure(table: dict[str, np.ndarray], path: str | Path) -> None:
+    """Bars of the brains' counts with intervals; with regions those of the 15 largest, one colour a brain."""
+    from matplotlib.figure import Figure
+
+    brains = list(dict.fromkeys(table["brain"].tolist()))
+    labels, rows = _bars(table)
+    figure = Figure(
+        figsize=(max(4.0, 1.5 + 0.5 * len(labels) * max(1, len(brains) ** 0.5)), 3.6), layout="constrained"
+    )
+    axes = figure.subplots()
+    for at, brain in enumerate(brains):
+        mine = rows[:, at]
+        value = np.where(mine >= 0, table["count"][mine].astype(float), np.nan)
+        ends = [np.where(mine >= 0, table[key][mine], np.nan) for key in ("count_low", "count_high")]
+        error = np.nan_to_num(np.abs([value - ends[0], ends[1] - value]))
+        place = np.arange(len(labels)) + (at - (len(brains) - 1) / 2) * 0.8 / len(brains)
+        axes.bar(place, value, 0.75 / len(brains), yerr=error, label=brain, capsize=2)
+    axes.set_xticks(range(len(labels)), labels, rotation=45 if len(labels) > 1 else 0, ha="right")
+    axes.set_ylabel("cells")
+    axes.legend(frameon=False, fontsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    write_atomic(Path(path), lambda temporary: figure.savefig(temporary, format="png", dpi=150))
+
+
+def _bars(table: dict[str, np.ndarray]) -> tuple[list[str], np.ndarray]:
+    """Labels, and the table's row of each label and brain (-1: none)."""
+    brains = list(dict.fromkeys(table["brain"].tolist()))
+    if "id" not in table:
+        return ["cells"], np.array([[table["brain"].tolist().index(brain) for brain in brains]])
+    both = np.flatnonzero(table["hemisphere"] == "both")
+    total: dict[int, float] = {}
+    for row in both:
+        total[int(table["id"][row])] = total.get(int(table["id"][row]), 0) + float(table["own_count"][row])
+    largest = sorted(total, key=lambda one: -total[one])[:15]
+    at = {(int(table["id"][row]), str(table["brain"][row])): int(row) for row in both}
+    names = {int(table["id"][row]): str(table["acronym"][row]) for row in both}
+    rows = np.array([[at.get((one, brain), -1) for brain in brains] for one in largest])
+    return [names[one] for one in largest], rows

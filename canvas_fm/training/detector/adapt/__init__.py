@@ -1,0 +1,1 @@
+"""Adapting a detector to a new brain by a few labelled cells."""

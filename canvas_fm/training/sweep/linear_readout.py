@@ -1,0 +1,108 @@
+"""What the encoders of a sweep are worth: a linear read-out of frozen features, on brains it has not seen."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from canvas_fm.data.points.points import Points
+from canvas_fm.data.volume.options import VolumeOptions
+from canvas_fm.data.volume.volume import Volume
+from canvas_fm.files.atomic import write_text_atomic
+from canvas_fm.heads.feature_benchmark.benchmark import LabelledCells, read_cells
+from canvas_fm.heads.feature_benchmark.features import encoder_features, feature_makers
+from canvas_fm.heads.feature_benchmark.measures import few_labels
+from canvas_fm.models.checkpoint import Encoder, load
+from canvas_fm.progress import bar
+from canvas_fm.training.sweep.grid import DataSet, LabelledSet, volumes_of
+
+WORTH = "worth.json"
+
+
+class Worth(NamedTuple):
+    """The read-out's score of each run, and of each baseline by crop size, with 95 % intervals."""
+
+    runs: dict[str, dict[str, float]]
+    baselines: dict[str, dict[str, dict[str, float]]]
+
+
+def measure_worth(
+    labelled: LabelledSet | None,
+    out: Path,
+    encoders: Mapping[str, Path],
+    data: Path,
+    show: bool | None,
+    opening: VolumeOptions | None = None,
+) -> Worth:
+    """Score the runs' encoders on labelled cells; what was measured before is read from `out`/worth.json.
+
+    Two classes are scored by AUC, more by balanced accuracy, each brain by read-outs of the others.
+    """
+    if labelled is None or not encoders:
+        return Worth({}, {})
+    paths = volumes_of(DataSet(train=labelled.volumes), data)[0]
+    opened_as: dict[str, Any] = {} if opening is None else opening.given
+    known = _kept(out / WORTH)
+    runs: dict[str, dict[str, float]] = {}
+    baselines: dict[str, dict[str, dict[str, float]]] = {}
+    cells: dict[str, LabelledCells] = {}
+    with bar("measuring features", len(encoders), unit="encoders", show=show) as advance:
+        for name, path in encoders.items():
+            encoder = load(path, kind="encoder")
+            size = "×".join(map(str, encoder.config.architecture.crop_zyx))
+            key = f"{labelled.model_dump_json()} {size} {[str(p) for p in paths]}"
+            key += f" {opened_as}" if opened_as else ""
+            if size not in baselines:
+                if f"{key} baselines" not in known:
+                    cells[size] = _cells(labelled, encoder, paths, opened_as)
+                    known[f"{key} baselines"] = _baselines(labelled, encoder, cells[size])
+                baselines[size] = known[f"{key} baselines"]
+            if f"{key} {encoder.sha256}" not in known:
+                if size not in cells:
+                    cells[size] = _cells(labelled, encoder, paths, opened_as)
+                features = encoder_features(encoder, None, cells[size].crops)
+                known[f"{key} {encoder.sha256}"] = _score(labelled, features, cells[size])
+                write_text_atomic(out / WORTH, json.dumps(known, indent=1) + "\n")
+            runs[name] = known[f"{key} {encoder.sha256}"]
+            advance(1, name)
+    return Worth(runs, baselines)
+
+
+def _kept(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return {}
+
+
+def _cells(
+    labelled: LabelledSet, encoder: Encoder, paths: list[Path], opening: dict[str, Any]
+) -> LabelledCells:
+    return read_cells(
+        encoder,
+        [Volume.open(path, **opening) for path in paths],
+        [Points.read(path.parent / labelled.points, allow_empty=False) for path in paths],
+        labels=labelled.labels,
+        brains=[path.resolve().parents[labelled.brain_level].name for path in paths],
+        max_cells=labelled.cells,
+    )
+
+
+def _baselines(labelled: LabelledSet, encoder: Encoder, cells: LabelledCells) -> dict[str, dict[str, float]]:
+    every = np.ones(len(cells.cls), bool)
+    makers = feature_makers({"": encoder}, cells.crops, every, pool=None, seeds=1)
+    del makers[""]
+    return {
+        name.removesuffix(" 0"): _score(labelled, make(cells.crops), cells) for name, make in makers.items()
+    }
+
+
+def _score(labelled: LabelledSet, features: np.ndarray, cells: LabelledCells) -> dict[str, float]:
+    brains = [str(brain) for brain in np.unique(cells.brain)]
+    credits = few_labels(features, cells.cls, cells.brain, brains, labels=labelled.few)
+    interval = credits.interval()
+    return {"value": interval.value, "low": interval.low, "high": interval.high}

@@ -1,0 +1,275 @@
+"""Routes under `/v1`: each parses a request, calls the core, and encodes the response."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import numpy as np
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from canvas_fm.data.volume.options import VolumeOptions
+from canvas_fm.errors import CanvasError
+from serving.api.bodies import GONE, decoded, disconnected, media_type, read_crops, read_model, reply
+from serving.api.endpoint import JSON, NPY, SAFE, Endpoint
+from serving.api.openapi import document
+from serving.api.query import no_query, read_query
+from serving.api.routes import detect, indexes, jobs, openai, refine, tiles
+from serving.api.whitening import check_whitening
+from serving.core.batching.thread_pool import cancel_on_disconnect
+from serving.core.core import Core
+from serving.core.embed.points import embed_points
+from serving.core.models.describe import describe, detector_info
+from serving.core.search import check_search, find_index, search
+from serving.core.volumes import register
+from serving.jobs.runner import JobRunner
+from serving.jobs.store import JobStore
+from serving.observe.metrics import Metrics
+from serving.protocol import npy
+from serving.protocol.errors import Refusal, refused
+from serving.protocol.requests import (
+    Addition,
+    CropsRequest,
+    EmbedQuery,
+    EmbedRequest,
+    PointsRequest,
+    ReconstructQuery,
+    SearchQuery,
+    SearchRequest,
+    VolumeAddition,
+)
+from serving.protocol.schemas import (
+    DetectorInfo,
+    EmbeddingsReply,
+    Info,
+    ModelInfo,
+    SearchReply,
+    VolumeInfo,
+)
+from serving.protocol.settings import Settings
+
+
+def create_app(core: Core) -> Starlette:
+    """The Starlette app, whose lifespan runs `core` and the jobs; meant to run behind a Guard."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        runner: JobRunner | None = None
+
+        def start_jobs(settings: Settings) -> None:
+            nonlocal runner
+            if settings.jobs is not None:
+                app.state.jobs = runner = JobRunner(core, JobStore(settings.jobs), core.busy)
+                runner.start()
+
+        app.state.jobs = None
+        await core.start(start_jobs)
+        try:
+            yield
+        finally:
+            if runner is not None:
+                await asyncio.to_thread(runner.stop)
+            await core.stop()
+
+    async def refusal(request: Request, problem: Exception) -> Response:
+        assert isinstance(problem, Refusal)
+        return problem.response()
+
+    async def left(request: Request, problem: Exception) -> Response:
+        return Refusal(400, GONE).response()
+
+    def route(each: Endpoint) -> Route:
+        async def endpoint(request: Request) -> Response:
+            assert callable(each.answer)
+            return await each.answer(core, request)
+
+        return Route(each.path, endpoint, methods=[each.method], name=f"{each.method} {each.path}")
+
+    return Starlette(
+        routes=[route(each) for each in ROUTES],
+        exception_handlers={Refusal: refusal, ClientDisconnect: left},
+        lifespan=lifespan,
+    )
+
+
+async def info(core: Core, request: Request) -> Response:
+    """What is served: the default model, all models, volumes, indexes, limits."""
+    core.require_ready()
+    said = await asyncio.to_thread(describe, core)
+    return JSONResponse(said.model_dump(mode="json"))
+
+
+async def models(core: Core, request: Request) -> Response:
+    """The served encoders, the default first, and detectors."""
+    listing = [engine.model_info().model_dump(mode="json") for engine in core.engines.values()]
+    detectors = [detector_info(name, each).model_dump(mode="json") for name, each in core.detectors.items()]
+    return JSONResponse({"models": listing, "detectors": detectors})
+
+
+async def add_model(core: Core, request: Request) -> Response:
+    """Serve another model while the service runs."""
+    _json_only(request)
+    body = await read_model(request, Addition)
+    added = await register.add_model(core, body.name, body.path)
+    return JSONResponse(added.model_dump(mode="json"), 201)
+
+
+async def add_volume(core: Core, request: Request) -> Response:
+    """Register another volume while the service runs."""
+    _json_only(request)
+    body = await read_model(request, VolumeAddition)
+    opening = {name: value for name, value in body.given.items() if name in VolumeOptions.model_fields}
+    added = await register.add_volume(core, body.name, body.path, opening)
+    return JSONResponse(added.model_dump(mode="json"), 201)
+
+
+async def embed(core: Core, request: Request) -> Response:
+    """Embeddings of crops."""
+    core.require_ready()
+    if media_type(request) == JSON:
+        no_query(request)
+        options: EmbedQuery = await read_model(request, EmbedRequest)
+    else:
+        options = read_query(request, EmbedQuery)
+    check_whitening(core, options)
+    engine = core.engine_for(options.model)
+    if isinstance(options, EmbedRequest):
+        crops = await decoded(core, options.crops, options.window, engine)
+    else:
+        crops = await read_crops(core, request, options.window, engine)
+    work = core.embed(crops, options.window, options.pool, options.layer, options.model)
+    return await reply(core, request, await cancel_on_disconnect(disconnected(request), work), options)
+
+
+async def embed_points_route(core: Core, request: Request) -> Response:
+    """Embeddings of points of a registered volume."""
+    no_query(request)
+    core.require_ready()
+    body = await read_model(request, PointsRequest)
+    check_whitening(core, body)
+    work = embed_points(core, body.volume, body.points_zyx, body.pool, body.layer, body.model)
+    return await reply(core, request, await cancel_on_disconnect(disconnected(request), work), body)
+
+
+async def search_route(core: Core, request: Request) -> Response:
+    """Nearest cells of vectors, ids or examples as JSON, or of crops as `.npy`."""
+    core.require_ready()
+    if media_type(request) == JSON:
+        no_query(request)
+        body = await read_model(request, SearchRequest)
+        vectors: np.ndarray | None = None
+    else:
+        query = read_query(request, SearchQuery)
+        body = SearchRequest(**query.model_dump(exclude={"window"}))
+        _, index = find_index(core, body.index)
+        crops = await read_crops(core, request, query.window, core.engine_for(index.encoder_sha256))
+        check_search(core, body, len(crops))
+        work = core.embed(crops, query.window, index.pool, index.layer, index.encoder_sha256)
+        vectors = await cancel_on_disconnect(disconnected(request), work)
+        if vectors is None:
+            raise Refusal(400, GONE)
+    found = await cancel_on_disconnect(disconnected(request), search(core, body, vectors))
+    if found is None:
+        raise Refusal(400, GONE)
+    return JSONResponse(found.model_dump(mode="json"))
+
+
+async def reconstruct(core: Core, request: Request) -> Response:
+    """The paper's four rows of one to eight crops: (n, 4, z, y, x) float32 `.npy`.
+
+    `X-Given` says what the model was given of the hidden patches, where it was given anything.
+    """
+    query = read_query(request, ReconstructQuery)
+    engine = core.engine_for(query.model)
+    crops = await read_crops(core, request, query.window, engine, queued=False)
+    if len(crops) > 8:
+        raise Refusal(413, f"{len(crops)} crops in one request; 8 are the most here")
+    work = core.model_pool.run(
+        lambda: engine.reconstruct(engine.check(crops, query.window), query.mask_ratio, query.seed),
+        deadline_s=core.limits.deadline_s,
+    )
+    try:
+        result = await cancel_on_disconnect(disconnected(request), work)
+    except CanvasError as problem:
+        raise refused(problem) from problem
+    if result is None:
+        raise Refusal(400, GONE)
+    rows, masked = result
+    headers = {"X-Model": engine.encoder.sha256, "X-Masked-Patches": str(int(masked[0].sum()))}
+    decoder = engine.encoder.config.decoder
+    if decoder is not None and decoder.given is not None:
+        headers["X-Given"] = decoder.given
+    return Response(npy.dump(rows), media_type=npy.MEDIA_TYPE, headers=headers)
+
+
+async def openapi(core: Core, request: Request) -> Response:
+    """This document."""
+    return JSONResponse(document(ROUTES, OTHERS))
+
+
+async def metrics(core: Core, request: Request) -> Response:
+    """Prometheus metrics; also at /metrics."""
+    text = await asyncio.to_thread(Metrics.of_this_process().text)
+    return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _json_only(request: Request) -> None:
+    if media_type(request) != "application/json":
+        raise Refusal(415, f"the body is {media_type(request) or 'of no stated type'}; send application/json")
+
+
+ROUTES = [
+    Endpoint("GET", "/info", info, {JSON: Info}),
+    Endpoint("GET", "/models", models, {JSON: {"models": ModelInfo, "detectors": DetectorInfo}}),
+    Endpoint("POST", "/models", add_model, {JSON: ModelInfo}, bodies={JSON: Addition}, status=201),
+    Endpoint("POST", "/volumes", add_volume, {JSON: VolumeInfo}, bodies={JSON: VolumeAddition}, status=201),
+    Endpoint(
+        "POST",
+        "/embed",
+        embed,
+        {NPY: None, JSON: EmbeddingsReply, SAFE: None},
+        query=EmbedQuery,
+        bodies={NPY: None, SAFE: None, JSON: EmbedRequest},
+    ),
+    Endpoint(
+        "POST",
+        "/embed/points",
+        embed_points_route,
+        {NPY: None, JSON: EmbeddingsReply, SAFE: None},
+        bodies={JSON: PointsRequest},
+    ),
+    *openai.ROUTES,
+    *detect.ROUTES,
+    *refine.ROUTES,
+    Endpoint(
+        "POST",
+        "/search",
+        search_route,
+        {JSON: SearchReply},
+        query=SearchQuery,
+        bodies={JSON: SearchRequest, NPY: None},
+    ),
+    Endpoint("POST", "/reconstruct", reconstruct, {NPY: None}, query=ReconstructQuery, bodies={NPY: None}),
+    *jobs.ROUTES,
+    *indexes.ROUTES,
+    *tiles.ROUTES,
+    Endpoint("GET", "/openapi.json", openapi, {JSON: None}),
+    Endpoint("GET", "/metrics", metrics, {"text/plain": None}),
+]
+OTHERS = [
+    Endpoint(
+        "POST",
+        "/embed_json",
+        "Embeddings of a few crops as nested lists.",
+        {JSON: EmbeddingsReply},
+        bodies={JSON: CropsRequest},
+    ),
+    Endpoint("GET", "/livez", "Whether the process is of use.", {"text/plain": None}),
+    Endpoint("GET", "/readyz", "Whether all models are loaded.", {"text/plain": None}),
+    Endpoint("GET", "/metrics", "Figures for Prometheus.", {"text/plain": None}),
+]
+"""What BentoML answers beside the mounted routes."""

@@ -1,0 +1,1 @@
+"""Routes by subject, each with its parameters and replies."""

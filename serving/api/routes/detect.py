@@ -1,0 +1,67 @@
+"""`POST /v1/detect`: the cells of a box of a registered volume."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import numpy as np
+from starlette.requests import Request
+from starlette.responses import Response
+
+from canvas_fm.data.points.points import Points
+from serving.api.bodies import GONE, disconnected, first_accepted, read_model
+from serving.api.endpoint import JSON, NPY, Endpoint
+from serving.api.query import no_query
+from serving.core.batching.thread_pool import cancel_on_disconnect
+from serving.core.core import Core
+from serving.core.detect import detect
+from serving.protocol import npy
+from serving.protocol.errors import Refusal
+from serving.protocol.requests import DetectRequest
+from serving.protocol.schemas import DetectReply
+
+_CSV = "text/csv"
+
+
+async def detect_route(core: Core, request: Request) -> Response:
+    """Cells of a box of a registered volume, by a served detector: (n, 4) `.npy` of z, y, x and score."""
+    no_query(request)
+    core.require_ready()
+    body = await read_model(request, DetectRequest)
+    found = await cancel_on_disconnect(disconnected(request), detect(core, body))
+    if found is None:
+        raise Refusal(400, GONE)
+    points, score = found.points, found.points.columns["score"]
+    headers = {"X-Detector": found.detector.sha256, "X-Threshold": repr(found.threshold)}
+    kind = first_accepted(request, ("application/json", _CSV, npy.MEDIA_TYPE))
+    if kind == "application/json":
+        said = DetectReply(
+            points_zyx=points.zyx.tolist(),
+            score=score.tolist(),
+            detector=found.detector.sha256,
+            threshold=found.threshold,
+            warnings=found.warnings,
+        )
+        content = await asyncio.to_thread(lambda: json.dumps(said.model_dump(), allow_nan=False))
+        return Response(content, media_type=kind, headers=headers)
+    if kind == _CSV:
+        headers |= {"Content-Disposition": 'attachment; filename="cells.csv"'}
+        return Response(
+            await asyncio.to_thread(Points(points.zyx, points.columns).to_csv),
+            media_type=kind,
+            headers=headers,
+        )
+    table = np.column_stack([points.zyx, score.astype(np.float64)])
+    return Response(npy.dump(table), media_type=npy.MEDIA_TYPE, headers=headers)
+
+
+ROUTES = [
+    Endpoint(
+        "POST",
+        "/detect",
+        detect_route,
+        {NPY: None, JSON: DetectReply, _CSV: None},
+        bodies={JSON: DetectRequest},
+    )
+]

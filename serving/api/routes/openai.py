@@ -1,0 +1,90 @@
+"""`POST /v1/embeddings`: crops in the shape in which OpenAI's clients send texts."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from starlette.requests import Request
+from starlette.responses import Response
+
+from serving.api.bodies import GONE, decoded, disconnected, read_model
+from serving.api.endpoint import JSON, Endpoint
+from serving.api.query import no_query
+from serving.core.batching.thread_pool import cancel_on_disconnect
+from serving.core.core import Core
+from serving.protocol.errors import Refusal
+from serving.protocol.requests import EncodedCrops, OpenAIRequest
+from serving.protocol.schemas import OpenAIReply
+
+if TYPE_CHECKING:
+    from serving.core.models.model_host import Engine
+
+
+async def embeddings(core: Core, request: Request) -> Response:
+    """Embeddings in the shape of OpenAI's API: each `input` is the base64 of one crop's values.
+
+    float32 in [0, 1] or uint16 with `window`, little-endian in C order: the length says which. `usage` counts
+    patches as tokens.
+    """
+    no_query(request)
+    core.require_ready()
+    body = await read_model(request, OpenAIRequest)
+    engine = core.engine_for(body.model)
+    dim = engine.encoder.dim
+    if body.dimensions not in (None, dim):
+        raise Refusal(422, f"dimensions is {body.dimensions}; {engine.name} gives {dim}: leave it out")
+    if body.pool in ("tokens", "grid"):
+        raise Refusal(422, f"pool {body.pool} gives many vectors a crop; send its crops to /v1/embed")
+    crops = await decoded(core, _joined(body, engine), body.window, engine)
+    work = core.embed(crops, body.window, body.pool, body.layer, body.model)
+    vectors = await cancel_on_disconnect(disconnected(request), work)
+    if vectors is None:
+        raise Refusal(400, GONE)
+    text = await asyncio.to_thread(_as_json, vectors, body.encoding_format, engine)
+    return Response(text, media_type=JSON, headers={"X-Model": engine.encoder.sha256})
+
+
+def _joined(body: OpenAIRequest, engine: Engine) -> EncodedCrops:
+    """The inputs as one array; Refusal where one is of no crop's length."""
+    texts = [body.input] if isinstance(body.input, str) else body.input
+    shape = engine.encoder.config.architecture.crop_zyx
+    voxels = math.prod(shape)
+    dtype = "float32" if body.window is None else "uint16"
+    size = voxels * np.dtype(dtype).itemsize
+    parts = []
+    for number, text in enumerate(texts):
+        try:
+            data = base64.b64decode(text, validate=True)
+        except ValueError as problem:
+            raise Refusal(422, f"input {number} is no base64: {problem}") from problem
+        if len(data) != size:
+            raise Refusal(
+                422,
+                f"input {number} holds {len(data)} bytes; a crop {shape} is {voxels * 4} of float32 in "
+                f"[0, 1], or with window=[low, high] {voxels * 2} of uint16",
+            )
+        parts.append(data)
+    joined = base64.b64encode(b"".join(parts)).decode()
+    return EncodedCrops(dtype=dtype, shape=[len(parts), 1, *shape], base64=joined)  # type: ignore[arg-type]
+
+
+def _as_json(vectors: np.ndarray, encoding: str, engine: Engine) -> str:
+    rows: list[Any] = vectors.tolist()
+    if encoding == "base64":
+        rows = [base64.b64encode(row.astype("<f4").tobytes()).decode() for row in vectors]
+    tokens = len(vectors) * engine.encoder.config.architecture.tokens
+    content = {
+        "object": "list",
+        "data": [{"object": "embedding", "index": at, "embedding": row} for at, row in enumerate(rows)],
+        "model": engine.name,
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+    }
+    return json.dumps(content, allow_nan=False)
+
+
+ROUTES = [Endpoint("POST", "/embeddings", embeddings, {JSON: OpenAIReply}, bodies={JSON: OpenAIRequest})]

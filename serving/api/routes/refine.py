@@ -1,0 +1,107 @@
+"""`POST /v1/refine`: P(cell) of points of a registered volume, or of crops."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable
+
+import numpy as np
+from starlette.requests import Request
+from starlette.responses import Response
+
+from serving.api.bodies import GONE, accepted, decoded, disconnected, media_type, read_crops, read_model
+from serving.api.endpoint import JSON, NPY, SAFE, Endpoint
+from serving.api.query import no_query, read_query
+from serving.core.batching.thread_pool import cancel_on_disconnect
+from serving.core.core import Core
+from serving.core.models.hosted_refiner import HostedRefiner
+from serving.core.refine import (
+    check_whole,
+    encoder_of,
+    find_refiner,
+    refine_crops,
+    refine_points,
+)
+from serving.protocol import npy
+from serving.protocol.errors import Refusal
+from serving.protocol.requests import RefineQuery, RefineRequest
+from serving.protocol.schemas import RefineReply
+
+
+async def refine(core: Core, request: Request) -> Response:
+    """P(cell) of points of a registered volume, or of crops."""
+    core.require_ready()
+    body: RefineRequest | None = None
+    if media_type(request) == "application/json":
+        no_query(request)
+        body = await read_model(request, RefineRequest)
+        hosted = find_refiner(core, body.refiner)
+        work = await _refinement(core, hosted, body)
+    else:
+        query = read_query(request, RefineQuery)
+        hosted = find_refiner(core, query.refiner)
+        check_whole(hosted, query.all_candidates)
+        crops = await read_crops(core, request, query.window, encoder_of(hosted))
+        work = refine_crops(core, hosted, crops, query.window)
+    p_cell = await cancel_on_disconnect(disconnected(request), work)
+    if p_cell is None:
+        raise Refusal(400, GONE)
+    return await _reply(request, hosted, p_cell, body)
+
+
+async def _refinement(core: Core, hosted: HostedRefiner, body: RefineRequest) -> Awaitable[np.ndarray]:
+    """The refinement that a JSON body requests."""
+    check_whole(hosted, body.all_candidates)
+    if body.recall is not None and not 0 <= body.recall[0] <= body.recall[1] > 0:
+        raise Refusal(422, f"recall is {list(body.recall)}; give [found, cells], found at most cells")
+    points = body.points_zyx
+    if (points is None) == (body.crops is None) or (points is None) != (body.volume is None):
+        raise Refusal(422, "give volume and points_zyx, or crops")
+    if points is not None:
+        if body.window is not None:
+            raise Refusal(422, "window goes with crops; a registered volume has its own")
+        return refine_points(core, hosted, body, points)
+    if body.background is not None:
+        raise Refusal(422, "background goes with volume and points_zyx")
+    assert body.crops is not None
+    crops = await decoded(core, body.crops, body.window, encoder_of(hosted))
+    return refine_crops(core, hosted, crops, body.window)
+
+
+async def _reply(
+    request: Request, hosted: HostedRefiner, p_cell: np.ndarray, body: RefineRequest | None
+) -> Response:
+    threshold, models = hosted.threshold, hosted.models()
+    headers = {"X-Refiner": hosted.refiner.sha256_, "X-Threshold": repr(threshold)}
+    count = hosted.count(p_cell, body)
+    headers |= {
+        "X-Count-Of": count.count_of,
+        "X-Expected-Cells": f"{count.expected_cells:.2f}",
+        "X-Interval-90": "{:.2f} {:.2f}".format(*count.interval_90),
+    }
+    headers |= {f"X-{kind.title()}": sha256 for kind, sha256 in models.items() if sha256 is not None}
+    if accepted(request) != "application/json":
+        return Response(npy.dump(p_cell), media_type=npy.MEDIA_TYPE, headers=headers)
+    reply = RefineReply(
+        p_cell=p_cell.tolist(),
+        is_cell=hosted.is_cell(p_cell).tolist(),
+        count=count,
+        threshold=threshold,
+        refiner=hosted.refiner.sha256_,
+        **models,
+    )
+    text = await asyncio.to_thread(lambda: json.dumps(reply.model_dump(), allow_nan=False))
+    return Response(text, media_type="application/json", headers=headers)
+
+
+ROUTES = [
+    Endpoint(
+        "POST",
+        "/refine",
+        refine,
+        {NPY: None, JSON: RefineReply},
+        query=RefineQuery,
+        bodies={JSON: RefineRequest, NPY: None, SAFE: None},
+    )
+]

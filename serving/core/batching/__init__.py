@@ -1,0 +1,1 @@
+"""Batches of several requests, and threads for the rest."""

@@ -1,0 +1,1 @@
+"""The served encoders, detectors and refiners."""

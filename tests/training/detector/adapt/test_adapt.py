@@ -1,0 +1,270 @@
+"""Adapting a detector by a few labels: what is chosen, what it is chosen by, and what it must not look at."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter
+
+from canvas_fm import Points, Volume, adapt_detector, load
+from canvas_fm.data.volume.window import WindowRule
+from canvas_fm.errors import CanvasError
+from canvas_fm.models.checkpoint import save_detector
+from canvas_fm.models.detector.convmixer import HeatMapNet
+from canvas_fm.models.folder.config import ConvMixerConfig
+from canvas_fm.pipeline.domains import trained_on
+from canvas_fm.training.detector.adapt.adapt import WayScore, choose_way
+from canvas_fm.training.detector.adapt.fine_tune import fine_tune, fine_tune_recipe
+from canvas_fm.training.detector.adapt.label_folds import (
+    GRID,
+    LabelFolds,
+    best_threshold,
+    cross_fitted,
+    cut_into_blocks,
+)
+from canvas_fm.training.detector.targets import Labelled
+from canvas_fm.training.mae.crop_set import VolumeSource
+
+VOXEL_UM = (4.0, 2.0, 2.0)
+SHAPE = (24, 64, 64)
+ROI = [[0, 0, 0, 24, 64, 40]]
+
+
+def brightness_detector(folder, threshold: float):
+    """A detector whose heat rises with a voxel's brightness alone."""
+    net = HeatMapNet(ConvMixerConfig(patch_zyx=(1, 1, 1), dim=8, depth=1, kernel_zyx=(3, 3, 3)))
+    torch.manual_seed(0)
+    embed, block = net.body[0][0], net.body[1]
+    depthwise, pointwise = block[0].inner[0], block[1][0]
+    with torch.no_grad():
+        for part in (embed, depthwise, pointwise, net.head):
+            part.weight.zero_()
+            part.bias.zero_()
+        embed.weight[0] = 4.0
+        pointwise.weight.copy_(torch.eye(8))
+        net.head.weight[0, 0], net.head.bias[0] = 2.0, -4.0
+    return save_detector(
+        folder, net.eval(), voxel_um=VOXEL_UM, threshold=threshold, min_distance_um=8.0,
+        window_rule=WindowRule("median", 0, 10), provenance={"trained_on": [{"name": "before"}]},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def brain():
+    """(volume, cells): bright balls on a grid, and between them dimmer ones that are no cells."""
+    random = np.random.default_rng(0)
+    grid = np.stack(np.meshgrid([6, 17], range(8, 64, 16), range(8, 64, 16), indexing="ij"), -1).reshape(
+        -1, 3
+    )
+    cells = grid + random.integers(-1, 2, grid.shape)
+    image = np.zeros(SHAPE)
+    image[tuple(cells.T)] = 1.0
+    others = cells + np.array([0, 8, 8])
+    image[tuple(others[(others < 58).all(axis=1)].T)] = 0.6
+    image = gaussian_filter(image, (0.8, 1.5, 1.5))
+    voxels = 100 + 600 * image / image.max() + random.normal(0, 3, SHAPE)
+    volume = Volume.from_array(voxels.astype(np.uint16), voxel_um=VOXEL_UM, name="new")
+    return volume, cells.astype(float)
+
+
+def labelled(brain, boxes=ROI) -> Labelled:
+    return Labelled(VolumeSource("new", brain[0]), brain[1], np.array(boxes))
+
+
+def adapt(brain, detector, out, cells=None, **options):
+    options = {"layers": "none", "device": "cpu", "show": False} | options
+    return adapt_detector(
+        detector, brain[0], Points(brain[1] if cells is None else cells), ROI, out=out, **options
+    )
+
+
+def test_a_threshold_that_takes_dim_spots_for_cells_is_raised(brain, tmp_path):
+    before = brightness_detector(tmp_path / "d", 0.05)
+    done = adapt(brain, before, tmp_path / "new")
+    unadapted, threshold = done.scores
+    assert (done.chosen, unadapted.way, threshold.way) == ("threshold", "unadapted", "threshold")
+    assert unadapted.f1 < 0.85
+    assert threshold.f1 > 0.95
+    assert threshold.gain == pytest.approx(threshold.f1 - unadapted.f1)
+    assert done.sentence.startswith("adapted by threshold")
+    found = load(tmp_path / "new", kind="detector")
+    assert found.config.threshold == threshold.threshold > 0.05
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(found.net.state_dict().values(), before.net.state_dict().values(), strict=True)
+    )
+
+
+def test_a_detector_that_is_right_already_is_left_as_it_was_and_that_is_said(brain, tmp_path, caplog):
+    right = adapt(brain, brightness_detector(tmp_path / "d", 0.05), tmp_path / "new").detector
+    with caplog.at_level("WARNING"):
+        done = adapt(brain, right, tmp_path / "again")
+    assert done.chosen == "unadapted"
+    assert done.detector.config.threshold == right.config.threshold
+    assert "left as it was" in done.sentence
+    assert done.sentence in caplog.text
+
+
+@pytest.mark.parametrize(("cells", "better", "way"), [
+    (10, 1.0, "threshold"), (10, 0.98, "unadapted"), (14, 0.99, "threshold"), (20, 0.98, "threshold"),
+    (20, 0.95, "unadapted"), (34, 0.974, "unadapted"), (50, 0.95, "threshold"), (50, 0.89, "unadapted"),
+])  # fmt: skip
+def test_the_fewer_cells_are_labelled_the_surer_a_gain_has_to_be(cells, better, way):
+    unadapted = WayScore("unadapted", 0.5, (0.4, 0.6), 0.0, (0.0, 0.0), 0.0, 0.3)
+    threshold = WayScore("threshold", 0.7, (0.6, 0.8), 0.2, (0.0, 0.3), better, 0.4)
+    best, chosen = choose_way([unadapted, threshold], cells)
+    assert (best, chosen.way) == (threshold, way)
+
+
+def test_provenance_tells_from_what_by_which_labels_and_why(brain, tmp_path):
+    before = brightness_detector(tmp_path / "d", 0.05)
+    done = adapt(brain, before, tmp_path / "new", seed=3)
+    known = json.loads((tmp_path / "new" / "config.json").read_text())["provenance"]
+    assert known["adapted_from"] == before.sha256
+    assert known["adaptation"]["chosen"] == "threshold"
+    assert known["adaptation"]["cells"] == done.cells == int((brain[1][:, 2] < 39.5).sum())
+    assert known["adaptation"]["options"]["seed"] == 3
+    assert [row["way"] for row in known["adaptation"]["cross_validated"]] == ["unadapted", "threshold"]
+    assert known["adaptation"]["cross_validated"][1]["f1"] == round(done.scores[1].f1, 4)
+    assert known["trained_on"][0]["labels_sha256"]
+    assert trained_on(done.detector) == {"before", "new"}
+
+
+def test_cells_outside_the_boxes_are_neither_cells_nor_background(brain, tmp_path):
+    before = brightness_detector(tmp_path / "d", 0.05)
+    inside = brain[1][brain[1][:, 2] < 42]
+    options = {"layers": "last", "steps": 1, "folds": 2}
+    every = adapt(brain, before, tmp_path / "a", **options)
+    few = adapt(brain, before, tmp_path / "b", cells=inside, **options)
+    assert len(inside) < len(brain[1])
+    assert few.scores == every.scores
+
+
+def test_the_same_seed_gives_the_same_detector(brain, tmp_path):
+    before = brightness_detector(tmp_path / "d", 0.05)
+    first, second = (adapt(brain, before, tmp_path / n, layers="last", steps=1, folds=2) for n in "ab")
+    assert first.detector.sha256 == second.detector.sha256
+    assert [score.way for score in first.scores] == ["unadapted", "threshold", "last layers"]
+
+
+def test_a_part_that_is_held_out_does_not_reach_the_net_that_it_scores(brain):
+    """Cells of the held-out part are moved: what was trained without that part stays the same, bit by bit."""
+    detector = load_like(brain)
+    part = labelled(brain, [[0, 0, 0, 24, 64, 20]])
+    moved = brain[1] + np.array([0, 3, 0]) * (brain[1][:, 2:] > 30)
+    other = Labelled(part.source, moved, part.boxes)
+    recipe = fine_tune_recipe(detector, part, 3, 0)
+    nets = [fine_tune(detector, one, recipe) for one in (part, other)]
+    states = [net.state_dict() for net in nets]
+    assert all(torch.equal(a, b) for a, b in zip(*(s.values() for s in states), strict=True))
+    assert any(not torch.equal(a, b) for a, b in
+               zip(states[0].values(), detector.net.state_dict().values(), strict=True))  # fmt: skip
+
+
+def load_like(brain):
+    from canvas_fm.models.checkpoint import Detector, DetectorConfig
+
+    torch.manual_seed(1)
+    net = HeatMapNet(ConvMixerConfig(patch_zyx=(1, 2, 2), dim=8, depth=2, kernel_zyx=(3, 3, 3)))
+    config = DetectorConfig(
+        architecture=net.config, voxel_um=VOXEL_UM, threshold=0.3, min_distance_um=8.0, weights={}, sha256="",
+        window_rule=WindowRule("median", 0, 10),
+    )  # fmt: skip
+    return Detector(config, net.eval().requires_grad_(False))
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_only_the_last_layers_move_where_only_they_may_and_norms_keep_their_statistics(brain, last):
+    detector = load_like(brain)
+    before = {name: value.clone() for name, value in detector.net.state_dict().items()}
+    recipe = fine_tune_recipe(detector, labelled(brain), 3, 0)
+    net = fine_tune(detector, labelled(brain), recipe, last=last)
+    changed = {name for name, value in net.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed
+    assert not any("running" in name or "num_batches" in name for name in changed)
+    assert any(name.startswith("body.0") for name in changed) is not last
+    assert all(name.startswith(("body.2", "head")) for name in changed) is last
+    assert all(torch.equal(v, before[k]) for k, v in detector.net.state_dict().items())  # itself untouched
+
+
+def test_training_on_the_labels_raises_their_heat_over_the_background(brain):
+    detector, here = load_like(brain), labelled(brain)
+    rule = detector.config.window_rule
+    voxels = torch.from_numpy(brain[0].window_by(rule).apply(brain[0].read((0, 0, 0), SHAPE)))[None, None]
+    recipe = fine_tune_recipe(detector, here, 25, 0, rate=3e-2)
+    ratio = []
+    for net in (detector.net, fine_tune(detector, here, recipe)):
+        heat = torch.sigmoid(net(voxels))[0].numpy()
+        ratio.append(heat[tuple(brain[1].astype(int).T)].mean() / heat.mean())
+    assert ratio[0] == pytest.approx(1, abs=0.05)
+    assert ratio[1] > 1.2
+
+
+# --- folds
+
+
+def test_blocks_tile_the_boxes_and_folds_are_slabs_that_hold_cells(brain):
+    boxes = np.array([[0, 0, 0, 24, 64, 40], [2, 10, 40, 20, 30, 64]])
+    blocks = cut_into_blocks(boxes, VOXEL_UM, 8.0)
+    covered = np.zeros(SHAPE, int)
+    for z0, y0, x0, z1, y1, x1 in blocks:
+        covered[z0:z1, y0:y1, x0:x1] += 1
+    expected = np.zeros(SHAPE, int)
+    for z0, y0, x0, z1, y1, x1 in boxes:
+        expected[z0:z1, y0:y1, x0:x1] += 1
+    assert np.array_equal(covered, expected)
+    assert ((blocks[:, 3:] - blocks[:, :3]) * VOXEL_UM >= 8.0 - 1e-9).all()
+    folds = LabelFolds.of(labelled(brain, boxes), 8.0, 3)
+    assert folds.count == 3
+    cells = folds.counts(Points(np.empty((0, 3)), {"score": np.empty(0)}))[0, :, 2]
+    assert [cells[folds.fold == k].sum() >= 4 for k in range(3)] == [True] * 3
+
+
+def test_counts_of_a_block_are_those_of_scoring_it_alone(brain):
+    from canvas_fm.evaluation.detection.score import evaluate
+
+    random = np.random.default_rng(2)
+    candidates = Points(
+        np.concatenate([brain[1] + random.normal(0, 0.7, brain[1].shape), random.random((40, 3)) * SHAPE]),
+        {"score": random.random(len(brain[1]) + 40).astype(np.float32)},
+    )
+    folds = LabelFolds.of(labelled(brain), 8.0, 3)
+    counts = folds.counts(candidates)
+    for at in (0, 60, 120):
+        for block in (0, len(folds.blocks) - 1):
+            alone = evaluate(
+                candidates, brain[1], voxel_um=VOXEL_UM, tolerance_um=8.0, within=folds.blocks[[block]],
+                threshold=GRID[at], chance=False,
+            ).counts  # fmt: skip
+            assert counts[at, block].tolist() == [alone.tp, alone.fp, alone.fn]
+
+
+def test_a_fold_is_scored_at_a_threshold_that_its_own_labels_did_not_choose():
+    counts = np.zeros((len(GRID), 4, 3), np.int64)
+    counts[:, :, 2] = 5  # nothing found
+    high, low = GRID > 0.5, GRID <= 0.5
+    counts[np.ix_(high, [0, 1])] = [5, 0, 0]  # the first fold is right above .5
+    counts[np.ix_(low, [2, 3])] = [5, 0, 0]  # and the second below
+    fold = np.array([0, 0, 1, 1])
+    assert best_threshold(counts[:, :2], 0) > 0.5 > best_threshold(counts[:, 2:], 0)
+    assert cross_fitted(counts, fold, 0)[:, 0].tolist() == [0, 0, 0, 0]  # each at the other's threshold
+
+
+# --- refusals
+
+
+def test_what_cannot_be_adapted_is_refused(brain, tmp_path):
+    detector = brightness_detector(tmp_path / "d", 0.05)
+    with pytest.raises(CanvasError, match="3 labelled cells lie inside the boxes of new, too few"):
+        adapt(brain, detector, tmp_path / "n", cells=brain[1][:3])
+    with pytest.raises(CanvasError, match="beyond"):
+        adapt_detector(detector, brain[0], Points(brain[1]), [[0, 0, 0, 30, 64, 64]], out=tmp_path / "n")
+    with pytest.raises(CanvasError, match="layers is 'some'"):
+        adapt(brain, detector, tmp_path / "n", layers="some")
+    other = Volume.from_array(np.zeros(SHAPE, np.uint16), voxel_um=(2.0, 2.0, 2.0), name="fine")
+    with pytest.raises(CanvasError, match="--resample"):
+        adapt((other, brain[1]), detector, tmp_path / "n")
+    assert not (tmp_path / "n").exists()
