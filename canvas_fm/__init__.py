@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from canvas_fm.inference.search.index import Index
     from canvas_fm.inference.search.projection import embedding_map
     from canvas_fm.models.checkpoint import load, save
+    from canvas_fm.models.onnx_export.graph import export_onnx
     from canvas_fm.pipeline.fit_refiner import fit_refiner
     from canvas_fm.prepare.convert.convert import convert, destripe
     from canvas_fm.prepare.convert.preview import preview_conversion
@@ -59,6 +60,7 @@ _HOME = {
     "embed_crops": "canvas_fm.inference.embed.embed",
     "embed_to_store": "canvas_fm.inference.embed.embed",
     "embedding_map": "canvas_fm.inference.search.projection",
+    "export_onnx": "canvas_fm.models.onnx_export.graph",
     "evaluate": "canvas_fm.evaluation.detection.score",
     "fit_refiner": "canvas_fm.pipeline.fit_refiner",
     "load": "canvas_fm.models.checkpoint",
@@ -97,6 +99,7 @@ __all__ = [
     "embed_to_store",
     "embedding_map",
     "evaluate",
+    "export_onnx",
     "fit_refiner",
     "load",
     "pretrain",

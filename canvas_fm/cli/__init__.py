@@ -21,7 +21,7 @@ from canvas_fm.cli.verbs.analysis import brain_report, groups, regions, segmenta
 from canvas_fm.cli.verbs.cells import count, detect, embed, refine, review, search
 from canvas_fm.cli.verbs.data import dataset, info, points, prepare, view
 from canvas_fm.cli.verbs.score import audit, leaderboard, probe, report, score, worth
-from canvas_fm.cli.verbs.train import adapt, domains, pretrain, quantise, sweep, train_detector
+from canvas_fm.cli.verbs.train import adapt, domains, export_onnx, pretrain, quantise, sweep, train_detector
 from canvas_fm.errors import CanvasError
 from canvas_fm.models.allocator import keep_freed_memory
 from canvas_fm.version import __version__
@@ -55,6 +55,7 @@ def build_parser() -> Parser:
         pretrain,
         embed,
         quantise,
+        export_onnx,
         detect,
         train_detector,
         adapt,

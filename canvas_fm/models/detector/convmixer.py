@@ -59,7 +59,7 @@ class Pointwise(nn.Linear):
     """1 × 1 × 1 convolution as a matrix product: 10 ms forward and backward, Conv3d takes 44."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+        return super().forward(x.movedim(1, x.ndim - 1)).movedim(x.ndim - 1, 1)
 
 
 class Residual(nn.Module):
@@ -94,7 +94,9 @@ class LocalContrast(nn.Module):
         """Mean and standard deviation of the surround of each patch, in units of the window's rule."""
         with torch.autocast(voxels.device.type, enabled=False):
             means, powers = [], []
-            for planes in voxels.split(_PLANES * self.patch_zyx[0], dim=2):
+            # A trace would keep the number of parts of its example.
+            parts = [voxels] if torch.jit.is_tracing() else voxels.split(_PLANES * self.patch_zyx[0], dim=2)
+            for planes in parts:
                 value = planes.float() * self.config.width
                 means.append(F.avg_pool3d(value, self.patch_zyx))
                 powers.append(F.avg_pool3d(value * value, self.patch_zyx))

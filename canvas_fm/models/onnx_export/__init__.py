@@ -1,0 +1,1 @@
+"""Encoders and detectors as ONNX graphs, and their descriptions for bioimage.io."""
