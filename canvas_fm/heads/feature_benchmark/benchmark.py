@@ -15,8 +15,16 @@ from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import CanvasError
 from canvas_fm.heads.feature_benchmark.features import Crops, disturbances, feature_makers, margin_crop
-from canvas_fm.heads.feature_benchmark.measures import Credits, few_labels, found_again, neighbours
+from canvas_fm.heads.feature_benchmark.finetuned import FineTuned, TuningRates
+from canvas_fm.heads.feature_benchmark.measures import (
+    Credits,
+    few_labels,
+    few_labels_by,
+    found_again,
+    neighbours,
+)
 from canvas_fm.models.checkpoint import Encoder
+from canvas_fm.models.encoder.random_encoder import random_encoder
 from canvas_fm.progress import bar
 
 BASELINES = ("untrained", "PCA-64", "shape")
@@ -105,6 +113,7 @@ def worth(
     draws: int = 10,
     seeds: int = 3,
     pool: str | None = None,
+    finetune: int = 0,
     show: bool | None = None,
 ) -> dict[str, Any]:
     """Scores of each encoder with intervals, and differences from untrained encoders, PCA-64 and shape.
@@ -112,7 +121,9 @@ def worth(
     `few_N`: a linear read-out on N labels of other brains, AUC of two classes, balanced accuracy of more;
     `all_labels` the same on all; `neighbours`: share of a cell's 10 nearest in other brains that is of its
     class, brightness matched; `stable_X`: how often a disturbed cell is nearest to itself. Each `test` brain
-    is scored by all others. `untrained` is the mean over `seeds` twins.
+    is scored by all others. `untrained` is the mean over `seeds` twins. With `finetune`, that many last
+    blocks of each encoder and of an untrained twin are fitted on the few labels too: `few_N` of
+    `NAME, fine-tuned`, and under `finetuned` what that adds to the frozen one's.
     """
     brains = [str(b) for b in (np.unique(cells.brain) if test is None else test)]
     unknown = sorted(set(brains) - set(cells.brain))
@@ -138,6 +149,13 @@ def worth(
                 **{f"stable_{key}": found_again(x, y, cells.brain) for key, y in other.items()},
             }
             advance()
+    gains: dict[str, Any] = {}
+    if finetune:
+        tuned = _fine_tuned(encoders, cells, brains, labels, draws, pool, finetune, show)
+        for name, credits in tuned.items():
+            frozen = measured[name]
+            measured[f"{name}, fine-tuned"] = credits
+            gains[name] = {k: v.minus(frozen[k]).interval().as_dict() for k, v in credits.items()}
     _average_untrained(measured)
     return {
         "brains": {str(b): int((cells.brain == b).sum()) for b in np.unique(cells.brain)},
@@ -156,12 +174,39 @@ def worth(
             }
             for name in encoders
         },
+        **({"finetuned": gains} if gains else {}),
     }
+
+
+def _fine_tuned(
+    encoders: Mapping[str, Encoder],
+    cells: LabelledCells,
+    brains: Sequence[str],
+    labels: Sequence[int],
+    draws: int,
+    pool: str | None,
+    blocks: int,
+    show: bool | None,
+) -> dict[str, dict[str, Credits]]:
+    """`few_N` of each encoder and of an untrained twin, last blocks fitted too."""
+    twin = random_encoder(next(iter(encoders.values())).config, seed=0)
+    measured: dict[str, dict[str, Credits]] = {}
+    with bar("fine-tuning", (len(encoders) + 1) * len(labels), unit="read-outs", show=show) as advance:
+        for name, encoder in {**encoders, "untrained 0": twin}.items():
+            scores_of = FineTuned(encoder, pool, cells.crops, cells.cls, cells.brain, TuningRates(blocks))
+            measured[name] = {}
+            for n in labels:
+                measured[name][f"few_{n}"] = few_labels_by(
+                    scores_of, cells.cls, cells.brain, brains, labels=n, draws=draws
+                )
+                advance()
+    return measured
 
 
 def _average_untrained(measured: dict[str, dict[str, Credits]]) -> None:
     """Merge untrained encoders of several seeds into one method by averaging their credits."""
-    twins = [measured.pop(name) for name in list(measured) if name.startswith("untrained ")]
+    names = [name for name in measured if name.startswith("untrained ") and "," not in name]
+    twins = [measured.pop(name) for name in names]
     if twins:
         measured["untrained"] = {
             key: twins[0][key]._replace(credit=np.mean([twin[key].credit for twin in twins], axis=0))
@@ -173,9 +218,10 @@ def summary(report: Mapping[str, Any]) -> str:
     """The report as a table: methods in rows, tasks in columns, mean stability last."""
     lines = []
     for name, row in report["worth"].items():
-        stable = fmean(v["value"] for k, v in row.items() if k.startswith("stable_"))
+        stable = [v["value"] for k, v in row.items() if k.startswith("stable_")]
         figures = [f"{k} {v['value']:.3f}" for k, v in row.items() if not k.startswith("stable_")]
-        lines.append(f"{name:16s} {'  '.join(figures)}  stable {stable:.3f}")
+        figures += [f"stable {fmean(stable):.3f}"] if stable else []
+        lines.append(f"{name:16s} {'  '.join(figures)}")
     return "\n".join(lines)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +11,8 @@ from jaxtyping import Float, Float64, Int64, Shaped
 from canvas_fm.evaluation.classification import Interval
 
 ALPHAS = np.logspace(-3, 2, 11)  # ridge penalties, chosen on the labels alone by leave-one-out
+# (rows to fit on, m rows to classify) to a score of each class for these, (m, classes).
+ClassScores = Callable[[np.ndarray, np.ndarray], np.ndarray]
 BINS = 6  # of brightness, within which classes are matched
 
 
@@ -88,18 +90,43 @@ def few_labels(
     from sklearn.linear_model import RidgeClassifierCV
 
     ready, classes = standardise_brains(x, brain), np.unique(cls)
-    parts = []
+
+    def ridge(train: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        head = RidgeClassifierCV(alphas=ALPHAS).fit(ready[train], cls[train])
+        decision = head.decision_function(ready[rows])
+        scores = np.full((len(rows), len(classes)), -np.inf)
+        of_two = decision.ndim == 1
+        scores[:, np.isin(classes, head.classes_)] = (
+            np.stack([-decision, decision], 1) if of_two else decision
+        )
+        return scores
+
+    return few_labels_by(ridge, cls, brain, test, labels=labels, draws=draws, seed=seed)
+
+
+def few_labels_by(
+    scores_of: ClassScores,
+    cls: Shaped[np.ndarray, " n"],
+    brain: Shaped[np.ndarray, " n"],
+    test: Sequence[str],
+    *,
+    labels: int | None,
+    draws: int = 10,
+    seed: int = 0,
+) -> Credits:
+    """`few_labels` with another classifier: the same labels, the same cells, the same credits."""
+    classes, parts = np.unique(cls), []
     for test_brain in test:
         rows, pool = np.flatnonzero(brain == test_brain), np.flatnonzero(brain != test_brain)
         credit = []
         for draw in range(draws if labels is not None else 1):
             random = np.random.default_rng([seed, draw])
             train = pool if labels is None else _draw_labels(random, pool, cls, labels)
-            head = RidgeClassifierCV(alphas=ALPHAS).fit(ready[train], cls[train])
+            scores = scores_of(train, rows)
             if len(classes) == 2:
-                credit.append(_auc_credit(head.decision_function(ready[rows]), cls[rows] == classes[1]))
+                credit.append(_auc_credit(scores[:, 1], cls[rows] == classes[1]))
             else:
-                credit.append((head.predict(ready[rows]) == cls[rows]).astype(np.float64))
+                credit.append((classes[scores.argmax(axis=1)] == cls[rows]).astype(np.float64))
         parts.append(Credits(np.stack(credit), brain[rows], cls[rows]))
     return Credits(*(np.concatenate(column, axis=-1) for column in zip(*parts, strict=True)))
 

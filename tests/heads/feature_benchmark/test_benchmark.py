@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from sklearn.metrics import roc_auc_score
 
 from canvas_fm.cli import main
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume
-from canvas_fm.heads.feature_benchmark.features import Crops, disturbances
+from canvas_fm.heads.feature_benchmark.features import Crops, disturbances, encoder_features
+from canvas_fm.heads.feature_benchmark.finetuned import FineTuned, TuningRates
 from canvas_fm.heads.feature_benchmark.measures import (
     Credits,
     _auc_credit,
     few_labels,
+    few_labels_by,
     found_again,
     neighbours,
 )
-from canvas_fm.models.checkpoint import save_encoder
+from canvas_fm.models.checkpoint import ModelConfig, save_encoder
+from canvas_fm.models.encoder.random_encoder import random_encoder
 from canvas_fm.models.encoder.vit import EncoderConfig, ViTEncoder
 
 BRAIN = np.repeat(["a", "b", "c"], 60)
@@ -93,6 +98,36 @@ def test_a_shift_moves_the_cell_by_two_voxels_and_the_others_leave_it() -> None:
         assert at == ((4, 6, 6) if name in ("shift", "all") else (4, 8, 8))
 
 
+@pytest.mark.parametrize("classes", [2, 3])
+def test_fine_tuning_begins_at_the_frozen_read_out_and_learns_its_labels(classes: int) -> None:
+    random = np.random.default_rng(0)
+    cls, brain = np.tile(list("abc")[:classes], 30), np.repeat(["x", "y", "z"], 10 * classes)
+    wide = random.random((len(cls), 12, 22, 22)).astype(np.float32)
+    crops = Crops(wide, (6.0, 1.62, 1.62))
+    like = ModelConfig(
+        architecture=EncoderConfig(crop_zyx=(8, 16, 16), patch_zyx=(2, 4, 4), dim=24, depth=2, heads=2),
+        voxel_um=crops.voxel_um,
+        weights={},
+        sha256="",
+    )
+    encoder = random_encoder(like)
+    before = {name: tensor.clone() for name, tensor in encoder.net.state_dict().items()}
+    x = encoder_features(encoder, None, crops)
+    split: dict[str, Any] = {"labels": 4 * classes, "draws": 2}
+    cells = (encoder, None, crops, cls, brain)
+    still = FineTuned(*cells, TuningRates(1, 1, learning_rate=0, head_rate=0))
+    frozen = few_labels(x, cls, brain, ["x", "y"], **split)
+    again = few_labels_by(still, cls, brain, ["x", "y"], **split)
+    assert again.minus(frozen).credit == pytest.approx(0)
+    learning = FineTuned(*cells, TuningRates(blocks=2, steps=150, learning_rate=3e-3))
+    train = np.flatnonzero(brain == "z")[: 4 * classes]
+    fitted = [scores_of(train, train) for scores_of in (learning, still)]
+    target = np.where(cls[train][:, None] == np.unique(cls)[None], 1, -1)
+    errors = [((scores - target) ** 2).mean() for scores in fitted]
+    assert errors[0] < 0.2 * errors[1]
+    assert all(torch.equal(before[name], tensor) for name, tensor in encoder.net.state_dict().items())
+
+
 def write_brain(folder: Path, seed: int) -> tuple[Path, Path]:
     """Wide and narrow blobs in noise, labelled by their width; a few points without a label."""
     random = np.random.default_rng(seed)
@@ -123,12 +158,18 @@ def test_the_verb_compares_an_encoder_with_simple_features(
     brains = [write_brain(tmp_path, seed) for seed in (1, 2)]
     flags = [
         *("--volumes", *(str(volume) for volume, _ in brains), "--points", *(str(csv) for _, csv in brains)),
-        *("--labels", "label", "--few", "10", "--draws", "2", "--seeds", "1"),
+        *("--labels", "label", "--few", "10", "--draws", "2", "--seeds", "1", "--finetune", "1"),
         *("--brains", "one", "two", "--out", str(tmp_path / "report.json")),
     ]
     assert main(["worth", str(tmp_path / "tiny"), *flags]) == 0
     report = json.loads((tmp_path / "report.json").read_text())
-    assert set(report["worth"]) == {"tiny", "untrained", "PCA-64", "shape"}
+    frozen, tuned = {"tiny", "untrained", "PCA-64", "shape"}, {"tiny, fine-tuned", "untrained 0, fine-tuned"}
+    assert set(report["worth"]) == frozen | tuned
+    for name in ("tiny", "untrained 0"):
+        added, both = report["finetuned"][name], [report["worth"][f"{name}, fine-tuned"]["few_10"]["value"]]
+        assert set(added) == {"few_10"}
+        both.append(report["worth"][name.removesuffix(" 0")]["few_10"]["value"])
+        assert added["few_10"]["value"] == pytest.approx(both[0] - both[1])
     assert report["tested"] == ["one", "two"]
     assert report["worth"]["shape"]["all_labels"]["value"] > 0.9
     assert sum(report["brains"].values()) == 2 * 36 - 4

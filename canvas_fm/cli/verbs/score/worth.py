@@ -43,6 +43,10 @@ def _fill_worth(verb: Parser) -> None:
     verb.add_argument(
         "--pool", choices=["mean", "cls", "centre", "contrast"], help="default: the encoder's own"
     )
+    verb.add_argument(
+        "--finetune", type=positive_int, default=0, metavar="BLOCKS",
+        help="fit the encoders' last blocks on the few labels too; takes minutes a brain",
+    )  # fmt: skip
     verb.add_argument("--out", metavar="JSON", help="write the whole report too")
     add_json(verb)
     add_volume_flags(verb)
@@ -76,6 +80,7 @@ def run_worth(args: argparse.Namespace) -> None:
         draws=args.draws,
         seeds=args.seeds,
         pool=args.pool,
+        finetune=args.finetune,
     )
     skipped = report_bad_chunks(volumes)
     if args.out:
