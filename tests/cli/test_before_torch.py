@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -19,25 +18,71 @@ HEAVY = ("torch", "timm", "sklearn", "bentoml", "faiss", "matplotlib")
 RUN = f"""
 import contextlib, io, json, sys
 from canvas_fm.cli import main
-told = []
+outcomes = []
 for words in json.load(sys.stdin):
-    said = io.StringIO()
-    with contextlib.redirect_stderr(said):
+    message = io.StringIO()
+    with contextlib.redirect_stderr(message):
         try:
             code = main(words)
         except SystemExit as end:
             code = end.code
-    told.append([code, said.getvalue(), [name for name in {HEAVY!r} if name in sys.modules]])
-print(json.dumps(told))
+    outcomes.append([code, message.getvalue(), [name for name in {HEAVY!r} if name in sys.modules]])
+print(json.dumps(outcomes))
 """
 
 
-def run_all(commands: list[list[str]]) -> list[tuple[int, str, list[str]]]:
-    """Exit code, stderr and heavy modules after each command, all in one process."""
+TRAINING = ["--volumes", "v.zarr", "--out", "run"]
+# What has to be in the message of each command.
+REFUSED = {
+    ("training.stps", "training.batch is 'many'", "modle"): [
+        "pretrain", "BAD.yaml", *TRAINING,
+    ],
+    ("model.foo", "training.stps", "'data' was given"): [
+        "pretrain", "cells_contrast", *TRAINING, "--set", "model.foo=1", "training.stps=3", "data",
+    ],
+    ("detection.treshold", "--set seed=x: seed is 'x'"): [
+        "train-detector", "detector_phantoms", "--out", "run", "--set", "detection.treshold=1", "seed=x",
+    ],
+    ("is a recipe for `canvas-fm train-detector`",): ["pretrain", "detector_phantoms", *TRAINING],
+    ("none is shipped by that name",): ["pretrain", "fantom", *TRAINING],
+    ("takes no --background",): [
+        "detect", "v.zarr", "--method", "log", "--background", "b.zarr", "--out", "c.csv",
+    ],
+    ("detect needs --out", "detect needs a MODEL"): ["detect", "v.zarr"],
+    ("--unlike names counter-examples",): ["search", "i", "--ids", "1", "--unlike", "2"],
+    ("--figure shows cells",): ["evaluate", "p.csv", "t.csv", "--tolerance-um", "8", "--figure", "f.png"],
+    ("--kind and --sheet go with",): ["phantom", "out", "--sheet"],
+    ("no limit is called 'max_pints'", "max_points=many"): [
+        "serve", "base", "--limit", "max_pints=3", "max_points=many",
+    ],
+    ("takes a name and at least one model",): ["domains", "out", "--detector", "mine"],
+}  # fmt: skip
+TOGETHER = [
+    *("pretrain", "cells_small", "--volumes", "v.zarr", "--sed", "3", "--seed", "x"),
+    *("--set", "training.stps=3"),
+]
+
+
+Outcome = tuple[int, str, list[str]]
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Outcome]]:
+    """Exit code, stderr and heavy modules after each command of each test, all in one process."""
+    bad = tmp_path_factory.mktemp("recipes") / "bad.yaml"
+    bad.write_text("training: {stps: 3, batch: many}\nmodle: {}\n")
+    refused = [[word.replace("BAD.yaml", str(bad)) for word in words] for words in REFUSED.values()]
+    commands = {
+        "flags": [[*words, "--no-such-flag"] for words in every_verb()],
+        "values": refused,
+        "together": [TOGETHER],
+    }
+    given = json.dumps([words for part in commands.values() for words in part])
     done = subprocess.run(
-        [sys.executable, "-c", RUN], input=json.dumps(commands), capture_output=True, text=True, check=True
+        [sys.executable, "-c", RUN], input=given, capture_output=True, text=True, check=True
     )
-    return [tuple(each) for each in json.loads(done.stdout)]
+    left = iter(json.loads(done.stdout))
+    return {name: [tuple(next(left)) for _ in part] for name, part in commands.items()}
 
 
 def every_verb() -> list[list[str]]:
@@ -49,58 +94,29 @@ def every_verb() -> list[list[str]]:
     return words
 
 
-def test_no_verb_imports_torch_to_refuse_a_flag() -> None:
+def test_no_verb_imports_torch_to_refuse_a_flag(outcomes: dict[str, list[Outcome]]) -> None:
     verbs = every_verb()
     assert len(verbs) > 25
-    for words, (code, said, heavy) in zip(
-        verbs, run_all([[*words, "--no-such-flag"] for words in verbs]), strict=True
-    ):
+    for words, (code, message, heavy) in zip(verbs, outcomes["flags"], strict=True):
         assert (code, heavy) == (2, []), words
-        assert "unrecognized arguments: --no-such-flag" in said, words
+        assert "unrecognized arguments: --no-such-flag" in message, words
 
 
-def test_nor_to_refuse_a_recipe_or_flags_that_do_not_go_together(tmp_path: Path) -> None:
-    (tmp_path / "bad.yaml").write_text("training: {stps: 3, batch: many}\nmodle: {}\n")
-    training = ["--volumes", "v.zarr", "--out", "run"]
-    commands = {
-        ("training.stps", "training.batch is 'many'", "modle"): [
-            "pretrain", str(tmp_path / "bad.yaml"), *training,
-        ],
-        ("model.foo", "training.stps", "'data' was given"): [
-            "pretrain", "cells_contrast", *training, "--set", "model.foo=1", "training.stps=3", "data",
-        ],
-        ("detection.treshold", "--set seed=x: seed is 'x'"): [
-            "train-detector", "detector_phantoms", "--out", "run", "--set", "detection.treshold=1", "seed=x",
-        ],
-        ("is a recipe for `canvas-fm train-detector`",): ["pretrain", "detector_phantoms", *training],
-        ("none is shipped by that name",): ["pretrain", "fantom", *training],
-        ("takes no --background",): [
-            "detect", "v.zarr", "--method", "log", "--background", "b.zarr", "--out", "c.csv",
-        ],
-        ("detect needs --out", "detect needs a MODEL"): ["detect", "v.zarr"],
-        ("--unlike names counter-examples",): ["search", "i", "--ids", "1", "--unlike", "2"],
-        ("--figure shows cells",): ["evaluate", "p.csv", "t.csv", "--tolerance-um", "8", "--figure", "f.png"],
-        ("--kind and --sheet go with",): ["phantom", "out", "--sheet"],
-        ("no limit is called 'max_pints'", "max_points=many"): [
-            "serve", "base", "--limit", "max_pints=3", "max_points=many",
-        ],
-        ("takes a name and at least one model",): ["domains", "out", "--detector", "mine"],
-    }  # fmt: skip
-    for parts, (code, said, heavy) in zip(commands, run_all(list(commands.values())), strict=True):
-        assert (code, heavy) == (1, []), said
-        assert "Traceback" not in said
+def test_nor_to_refuse_a_recipe_or_flags_that_do_not_go_together(outcomes: dict[str, list[Outcome]]) -> None:
+    for parts, (code, message, heavy) in zip(REFUSED, outcomes["values"], strict=True):
+        assert (code, heavy) == (1, []), message
+        assert "Traceback" not in message
         for part in parts:
-            assert part in said
+            assert part in message
 
 
-def test_mistakes_of_flags_and_recipe_come_together() -> None:
-    words = ["--volumes", "v.zarr", "--sed", "3", "--seed", "x", "--set", "training.stps=3"]
-    ((code, said, heavy),) = run_all([["pretrain", "cells_small", *words]])
+def test_mistakes_of_flags_and_recipe_come_together(outcomes: dict[str, list[Outcome]]) -> None:
+    ((code, message, heavy),) = outcomes["together"]
     assert (code, heavy) == (2, [])
-    assert "--sed; did you mean --seed?" in said
-    assert "argument --seed: invalid int value" in said
-    assert "the following arguments are required: --out" in said
-    assert "training.stps" in said
+    assert "--sed; did you mean --seed?" in message
+    assert "argument --seed: invalid int value" in message
+    assert "the following arguments are required: --out" in message
+    assert "training.stps" in message
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,6 @@ import canvas_fm as cf
 from canvas_fm.cli import main
 from canvas_fm.data.store.remote.remote_store import Remote
 from canvas_fm.errors import CanvasError
-from serving.client import Client
 from serving.core.volumes.remote_volumes import is_public, open_volume, pin
 from serving.protocol.errors import without_folders
 from serving.protocol.options import ServedVolume
@@ -226,20 +225,22 @@ def test_the_command_serves_what_it_was_allowed_to(
     objects: Objects,
     volume_path: Path,
     model: Path,
-    trusted: tuple[trustme.CA, Path],
-    serve_command: Callable,
+    start: Callable,
+    monkeypatch: pytest.MonkeyPatch,
 ):
-    volumes = [f"far={objects.address('cube.zarr')}", f"near={volume_path}"]
-    served = serve_command(
-        *(str(model), "--port", "0", "--volume", *volumes),
-        *("--allow-remote", f"{NAME}:{objects.port}=127.0.0.1"),
-        SSL_CERT_FILE=str(trusted[1]),
+    """The command's settings, as its worker process reads them, in a service of this process."""
+    written: list[str] = []
+    monkeypatch.setattr(
+        "serving.launch.serve._run", lambda settings, *rest: written.append(settings.model_dump_json())
     )
-    with Client(served.url()) as client:
-        np.testing.assert_array_equal(
-            *(client.embed_points(name, np.array(POINTS)) for name in ("far", "near"))
-        )
-    assert served.stop() == 0
+    volumes = [f"far={objects.address('cube.zarr')}", f"near={volume_path}"]
+    words = ["serve", str(model), "--port", "0", "--volume", *volumes]
+    assert main([*words, "--allow-remote", f"{NAME}:{objects.port}=127.0.0.1"]) == 0
+    settings = Settings.model_validate_json(written[0])
+    client = start(more={name: getattr(settings, name) for name in Settings.model_fields})
+    near, far = ask(client, "near"), ask(client, "far")
+    assert far.status_code == 200, far.text
+    assert far.content == near.content
 
 
 @pytest.mark.parametrize(
