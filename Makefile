@@ -21,14 +21,16 @@ demo: setup
 test test-ui: export OMP_NUM_THREADS ?= 1
 # Modules are compiled once, not by each of the many processes that tests start.
 test test-ui: export PYTHONDONTWRITEBYTECODE :=
+# A test that no exception reaches, in its end or in compiled code, shows where each thread is and fails.
+STUCK := -o faulthandler_timeout=600 -o faulthandler_exit_on_timeout=true
 test: setup
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(STUCK)
 
 # In a real browser. Debian's Chromium is installed where that is allowed; where there is none the tests say so.
 test-ui: setup
 	command -v chromium >/dev/null || { test "$$(id -u)" = 0 && apt-get update -qq && \
 	  apt-get install -y -qq --no-install-recommends chromium; } || true
-	$(BIN)/python -m pytest -m ui -rs tests/ui
+	$(BIN)/python -m pytest -m ui -rs tests/ui $(STUCK)
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow --timeout 3600

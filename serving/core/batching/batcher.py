@@ -235,7 +235,8 @@ class Batcher:
         while (left := end - time.monotonic()) > 0 and sum(job.left for job in self._queue) < self.max_batch:
             self._work.clear()
             try:
-                await asyncio.wait_for(self._work.wait(), left)
+                async with asyncio.timeout(left):  # wait_for could swallow the end of this task
+                    await self._work.wait()
             except TimeoutError:
                 return
 
