@@ -51,6 +51,15 @@ def test_no_sentence_is_long(page):
     assert {text: words for text, words in lengths.items() if words > LONGEST} == {}
 
 
+def test_commands_of_workflow_rules_are_understood():
+    """Rules of Snakemake and Nextflow call verbs with flags that exist; each variable stands for a word."""
+    page = (ROOT / "docs" / "how-to" / "workflows.md").read_text(encoding="utf-8")
+    lines = re.findall(r'"canvas-fm ([^"\n]+)"', page)
+    assert len(lines) >= 9
+    for line in lines:
+        build_parser().parse_args(shlex.split(re.sub(r"\$?\{[^}]*\}", "4", line)))
+
+
 def rows() -> list[tuple[str, str, str]]:
     """Question, path and name of each row of the map."""
     cells = re.findall(

@@ -68,7 +68,7 @@ def count(
             if notes := cells.meta.get("count_notes"):
                 _log.warning("%s: %s", name, notes)
         if atlas is None:
-            tables.append(_whole(name, cells))
+            tables.append(count_row(name, cells))
         else:
             spread = None if refiner is None else refiner.count_spread_
             counted = count_regions(
@@ -84,7 +84,7 @@ def count(
     return table
 
 
-def _whole(name: str, cells: Points) -> dict[str, np.ndarray]:
+def count_row(name: str, cells: Points) -> dict[str, np.ndarray]:
     """One row of a brain: the expected count of its header where it was refined, else its rows."""
     if P_CELL not in cells.columns:
         value, low, high, of = float(len(cells)), np.nan, np.nan, DETECTIONS

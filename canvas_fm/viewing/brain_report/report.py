@@ -47,10 +47,10 @@ def brain_report(
     page = render(
         "viewing/brain_report/page.html",
         title=title,
-        brains=[_brain(Path(path)) for path in regions],
+        brains=[region_rows(Path(path)) for path in regions],
         planes=None if atlas is None or cells is None else png_data(planes_png(atlas, _positions(cells))),
         scores=[_score(Path(path)) for path in scores],
-        groups=None if groups is None else _groups(Path(groups)),
+        groups=None if groups is None else group_rows(Path(groups)),
         figures=[{"name": Path(path).stem, "png": _png(Path(path))} for path in figures],
         files=[{"path": str(path), "sha256": sha256(Path(path))} for path in files],
         version=__version__,
@@ -67,7 +67,8 @@ def _table(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(line for line in file if not line.startswith("#")))
 
 
-def _brain(path: Path) -> dict[str, Any]:
+def region_rows(path: Path) -> dict[str, Any]:
+    """The largest regions of a table that `regions` wrote, as a page shows them."""
     rows = _table(path)
     if not rows or not {"name", "count", "volume_mm3", "density"} <= set(rows[0]):
         raise CanvasError(f"{path} is no table of regions; give one that canvas-fm regions wrote")
@@ -108,7 +109,8 @@ def _score(path: Path) -> dict[str, Any]:
     return {"name": path.stem, "values": {key: held[key] for key in wanted if held.get(key) is not None}}
 
 
-def _groups(path: Path) -> dict[str, Any]:
+def group_rows(path: Path) -> dict[str, Any]:
+    """The regions of a table that `groups` wrote with the smallest p-values, as a page shows them."""
     rows = _table(path)
     if not rows or "q_value" not in rows[0]:
         raise CanvasError(f"{path} is no table of groups; give one that canvas-fm groups wrote")

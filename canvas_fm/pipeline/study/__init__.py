@@ -1,0 +1,1 @@
+"""A study: raw planes of several brains to cells, vectors, counts and one page, step by step, resumable."""

@@ -1,0 +1,1 @@
+"""The steps of a study, each a call of one public function."""

@@ -1,0 +1,166 @@
+"""Steps from volumes to cells: convert, detect, refine, embed, index."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from canvas_fm.data.points.points import Points
+from canvas_fm.files.checksum import sha256
+from canvas_fm.heads.refine.apply.apply import P_CELL, models_needed, refine
+from canvas_fm.heads.refine.refiner import Refiner
+from canvas_fm.inference.detect.detect import detect
+from canvas_fm.inference.detect.tiles.detection_job import bad_chunks_of
+from canvas_fm.inference.embed.embed import embed_to_store
+from canvas_fm.inference.embed.point_crops import volume_identity
+from canvas_fm.inference.search.index import Index
+from canvas_fm.models.checkpoint import Detector, Encoder, load
+from canvas_fm.models.folder.folder import read_kind
+from canvas_fm.pipeline.study.steps.step import Task
+from canvas_fm.prepare.convert.convert import convert
+from canvas_fm.prepare.options import ConvertOptions
+from canvas_fm.prepare.sources.source import open_source
+from canvas_fm.shipped import find
+
+
+def convert_options(task: Task) -> ConvertOptions:
+    """The options of the conversion; paths of flat and dark images start from the study's data."""
+    images = {
+        name: Path(task.study.path(path))
+        for name in ("flat", "dark")
+        if (path := getattr(task.settings, name)) is not None
+    }
+    return ConvertOptions.of(**task.options() | images)
+
+
+def run_convert(task: Task) -> dict[str, Any]:
+    options = convert_options(task).given
+    done = convert(task.study.path(task.brain_settings.source), task.out, **options)
+    return {
+        "shape_zyx": done.shape_zyx, "voxel_um": done.voxel_um, "channels": done.channels,
+        "levels": done.levels, "bytes_in": done.bytes_in, "bytes": done.bytes_out,
+        "bad_chunks": len(done.bad_chunks),
+    }  # fmt: skip
+
+
+def convert_external(task: Task) -> dict[str, Any]:
+    options = convert_options(task)
+    opened = open_source(task.study.path(task.brain_settings.source), options)
+    images = {name: getattr(options, name) for name in ("flat", "dark")}
+    return {"source": opened.identity()} | {
+        name: sha256(path) for name, path in images.items() if path is not None
+    }
+
+
+def volume_external(task: Task) -> dict[str, Any]:
+    """How the volume is opened, and its identity where the study did not convert it."""
+    options = merged_volume(task)
+    return options if task.study.has("convert") else options | {"source": volume_identity(task.volume())}
+
+
+def merged_volume(task: Task) -> dict[str, Any]:
+    own = task.brain_settings.volume.given
+    return {"volume": (task.study.settings.volume.given | own)}
+
+
+def model_sha256(task: Task, kind: str) -> str:
+    """Identity of a model that the settings name."""
+    return str(read_kind(find("model", task.study.path(getattr(task.settings, kind))))[1].get("sha256"))
+
+
+def detect_external(task: Task) -> dict[str, Any]:
+    return volume_external(task) | {"detector": model_sha256(task, "detector")}
+
+
+def run_detect(task: Task) -> dict[str, Any]:
+    volume, options = task.volume(), task.options("detector")
+    detector = load(task.study.path(task.settings.detector), kind="detector")
+    points = detect(detector, volume, out=task.out, **task.study.running, **options)
+    return {
+        "rows": len(points), "shape_zyx": volume.shape_zyx, "voxel_um": volume.voxel_um,
+        "bad_chunks": len(bad_chunks_of(points)),
+    }  # fmt: skip
+
+
+def refine_external(task: Task) -> dict[str, Any]:
+    return volume_external(task) | {"refiner": model_sha256(task, "refiner")}
+
+
+def own_models(task: Task, refiner: Refiner) -> dict[str, Any]:
+    """Models of the study that the refiner was fitted with; others are looked for among the shipped ones."""
+    settings, models = task.study.settings, {}
+    others = {
+        "detector": None if settings.detect is None else settings.detect.detector,
+        "encoder": None if settings.embed is None else settings.embed.encoder,
+    }
+    for kind, needed in models_needed(refiner).items():
+        named = getattr(task.settings, kind)
+        if (name := named or others[kind]) is not None:
+            folder = find("model", task.study.path(name))
+            if named is not None or read_kind(folder)[1].get("sha256") == needed.sha256:
+                models[kind] = _load(folder, kind)
+    return models
+
+
+def _load(folder: Path, kind: str) -> Detector | Encoder:
+    return load(folder, kind="detector") if kind == "detector" else load(folder, kind="encoder")
+
+
+def run_refine(task: Task) -> dict[str, Any]:
+    refiner = Refiner.load(task.study.path(task.settings.refiner))
+    points = Points.read(task.folder_of("detect", task.brain) / "cells.csv")
+    cells = refine(
+        refiner, task.volume(), points, out=task.out, **own_models(task, refiner), **task.study.running,
+        **task.options("refiner", "encoder", "detector"),
+    )  # fmt: skip
+    low, high = (float(part) for part in cells.meta["expected_cells_90"].split())
+    return {
+        "rows": len(cells), "cells": float(cells.meta["expected_cells"]), "cells_90": [low, high],
+        "count_of": cells.meta["count_of"], "notes": cells.meta.get("count_notes", ""),
+        "above_threshold": int(is_cell(cells).sum()),
+    }  # fmt: skip
+
+
+def is_cell(cells: Points) -> np.ndarray:
+    """Mask of the rows at or above the refiner's threshold; of unrefined ones all."""
+    if P_CELL not in cells.columns:
+        return np.ones(len(cells), bool)
+    return np.asarray(cells.columns[P_CELL] >= np.float32(cells.meta["p_cell_threshold"]))
+
+
+def embed_external(task: Task) -> dict[str, Any]:
+    return volume_external(task) | {"encoder": model_sha256(task, "encoder")}
+
+
+def run_embed(task: Task) -> dict[str, Any]:
+    points = Points.read(task.cells_path())
+    if task.settings.points == "cells":
+        keep = is_cell(points)
+        columns = {name: values[keep] for name, values in points.columns.items()}
+        points = Points(points.zyx[keep], columns, points.meta)
+    encoder = load(task.study.path(task.settings.encoder), kind="encoder")
+    options = task.options("encoder", "points")
+    stored = embed_to_store(encoder, task.volume(), points, task.out, **task.study.running, **options)
+    return {"rows": len(points), "dim": list(stored.whole_shape[1:]), "pool": stored.pool}
+
+
+def run_index(task: Task) -> dict[str, Any]:
+    """Index the brains' embeddings; those without a cell are left out."""
+    stores = [
+        task.folder_of("embed", brain) / "cells.emb.zarr"
+        for brain in task.brains()
+        if task.result_of("embed", brain)["rows"]
+    ]
+    index = Index.build(stores, task.out, metric=task.settings.metric)
+    return {
+        "rows": len(index),
+        "dim": index.dim,
+        "structure": index.structure,
+        "recall@10": index.recall["value"],
+    }
+
+
+def nothing(task: Task) -> dict[str, Any]:
+    return {}

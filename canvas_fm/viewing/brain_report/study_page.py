@@ -1,0 +1,50 @@
+"""The page of a study: counts of its brains, a plane of each, regions, groups, every step and its cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from canvas_fm.evaluation.page.html import png_data, render
+from canvas_fm.files.atomic import write_text_atomic
+from canvas_fm.version import __version__
+
+
+@dataclass(frozen=True)
+class BrainSection:
+    """What the page shows of a brain; pictures are PNG."""
+
+    name: str
+    group: str
+    facts: dict[str, str]
+    picture: bytes | None = None
+    picture_shows: str = ""
+    corrections: bytes | None = None
+    regions: Sequence[dict[str, Any]] = ()
+    warnings: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class StudyPage:
+    """What the page shows of a study."""
+
+    title: str
+    counts: Sequence[dict[str, str]]
+    brains: Sequence[BrainSection]
+    steps: Sequence[dict[str, str]]
+    settings: str
+    figure: bytes | None = None
+    groups: dict[str, Any] | None = None
+    index: dict[str, Any] | None = None
+    files: dict[str, str] = field(default_factory=dict)
+
+
+def write_study_page(page: StudyPage, out: str | Path) -> Path:
+    """Write the page: one file without scripts, which prints."""
+    text = render(
+        "viewing/brain_report/study_page.html", title=page.title, page=page, png=png_data, version=__version__
+    )
+    write_text_atomic(Path(out), text)
+    return Path(out)
