@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from canvas_fm.errors import CanvasError
+from canvas_fm.hub import fetch, is_address
 
 _PACKAGE = Path(__file__).parent
 _CHECKOUT = _PACKAGE.parent
@@ -61,10 +62,12 @@ def card_of(folder: str | Path) -> str | None:
 
 
 def find(kind: str, reference: str | Path) -> Path:
-    """The path if it exists, else the shipped file of that name.
+    """The path if it exists, else the shipped file of that name; a model may be an address (`canvas_fm.hub`).
 
     A model is a folder, a recipe or card a file: a folder `phantom` does not hide the recipe of that name.
     """
+    if kind == "model" and is_address(reference):
+        return fetch(str(reference))
     path = Path(reference)
     if kind != "sample" and (path.is_dir() if kind == "model" else path.is_file()):
         return path

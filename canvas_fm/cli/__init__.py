@@ -21,7 +21,16 @@ from canvas_fm.cli.verbs.analysis import brain_report, groups, regions, segmenta
 from canvas_fm.cli.verbs.cells import count, detect, embed, refine, review, search
 from canvas_fm.cli.verbs.data import dataset, info, points, prepare, view
 from canvas_fm.cli.verbs.score import audit, leaderboard, probe, report, score, worth
-from canvas_fm.cli.verbs.train import adapt, domains, export_onnx, pretrain, quantise, sweep, train_detector
+from canvas_fm.cli.verbs.train import (
+    adapt,
+    domains,
+    export_onnx,
+    pretrain,
+    push,
+    quantise,
+    sweep,
+    train_detector,
+)
 from canvas_fm.errors import CanvasError
 from canvas_fm.models.allocator import keep_freed_memory
 from canvas_fm.version import __version__
@@ -35,7 +44,8 @@ def build_parser() -> Parser:
         prog="canvas-fm",
         description="A foundation-model toolkit for whole-brain light-sheet microscopy. "
         "Order is always z y x.",
-        epilog="A MODEL is a folder, else the name of a shipped model; a RECIPE is a file, else a "
+        epilog="A MODEL is a folder, else the name of a shipped model, hf://owner/name or "
+        "https://host/model.zip#sha256=HEX; a RECIPE is a file, else a "
         "shipped name: `canvas-fm list` has them. `canvas-fm VERB --help` tells the rest; `canvas-fm demo` "
         "shows everything on a synthetic brain.",
     )
@@ -56,6 +66,7 @@ def build_parser() -> Parser:
         embed,
         quantise,
         export_onnx,
+        push,
         detect,
         train_detector,
         adapt,

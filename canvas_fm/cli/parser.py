@@ -18,6 +18,7 @@ Run = Callable[[argparse.Namespace], None]
 Check = Callable[[argparse.Namespace], list[str]]
 Verbs = argparse._SubParsersAction  # what add_subparsers returns; argparse has no public name for it
 ZYX = ("Z", "Y", "X")
+_MODELS = ("MODEL", "DETECTOR", "ENCODER", "REFINER")  # which may be addresses
 _ADDRESS = re.compile(r"(https?|s3|gs|ftp|file)://")
 
 
@@ -106,6 +107,7 @@ class Parser(argparse.ArgumentParser):
     def _get_values(self, action: argparse.Action, words: list[str]) -> Any:
         """Values of an argument; errors are collected for the end."""
         reads = isinstance(action, argparse._SubParsersAction) or action.metavar == "ADDRESS"
+        reads |= action.metavar in _MODELS and action.dest != "out"
         if not (reads or self._addresses):
             for word in words:
                 if _ADDRESS.match(word):

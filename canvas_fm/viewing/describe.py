@@ -12,6 +12,7 @@ from canvas_fm.data.dataset.names import volume_path
 from canvas_fm.data.store.tar_index import in_tar, on_disk
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import CanvasError
+from canvas_fm.hub import is_address
 from canvas_fm.shipped import find, shipped
 
 _POINTS = (".csv", ".tsv", ".txt", ".parquet", ".pq", ".xml", ".nml")
@@ -28,6 +29,8 @@ def describe(path: str | Path, **volume_options: Any) -> dict[str, Any]:
     Everything that is described is checked as its own reader does, so damage is an error here too. Raises
     CanvasError for what is not there, damaged, or none of the known artefacts.
     """
+    if is_address(path):
+        return describe_model(find("model", path))
     path = volume_path(path)
     if not path.exists() and in_tar(path) is None:
         if str(path) in shipped("model"):

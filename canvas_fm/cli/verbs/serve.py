@@ -146,6 +146,10 @@ def _model(text: str) -> tuple[str, str]:
     """Parse NAME=MODEL, or MODEL by the name of its folder."""
     from pathlib import Path
 
+    from canvas_fm.hub import address_name, is_address
+
+    if is_address(text):
+        return address_name(text), text
     name, equals, path = text.partition("=")
     if equals and name and path:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):

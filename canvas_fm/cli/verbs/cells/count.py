@@ -30,9 +30,9 @@ def _fill(parser: Parser) -> None:
 
     parser.add_argument("volumes", nargs="+", metavar="VOLUME", help="one channel of one brain each")
     parser.add_argument(
-        "--detector", required=True, metavar="NAME", help="a detector's folder or shipped name"
+        "--detector", required=True, metavar="DETECTOR", help="a detector's folder or shipped name"
     )
-    parser.add_argument("--refiner", metavar="NAME", help="a refiner's folder or shipped name")
+    parser.add_argument("--refiner", metavar="REFINER", help="a refiner's folder or shipped name")
     parser.add_argument("--regions", metavar="ATLAS", help="per region of this atlas; see `regions --help`")
     parser.add_argument("--out", required=True, metavar="COUNTS.csv", help="table to write")
     parser.add_argument("--figure", metavar="FIG.png", help="counts with their intervals")
