@@ -121,25 +121,38 @@ def drawn_blocks(blocks: int, seed: int) -> Int64[np.ndarray, "r b"]:
     return np.random.default_rng([_KEY, seed]).integers(blocks, size=(RESAMPLES, blocks))
 
 
-def best_threshold(counts: Counts, seed: int) -> float:
-    """Where F1 is highest on average over resamples of the blocks: few cells leave jagged curves."""
+def best_threshold(counts: Counts, seed: int, start: float) -> float:
+    """The threshold of the highest lower bound of F1's gain over the threshold `start`, on resampled blocks.
+
+    The bound is the mean less one deviation: the threshold where the mean itself is highest follows the
+    jagged curve of a few cells too far.
+    """
     drawn = drawn_blocks(counts.shape[1], seed)
     weights = np.stack([np.bincount(row, minlength=counts.shape[1]) for row in drawn])
-    f1 = f1_of(np.einsum("rb,tbc->rtc", weights, counts)).mean(axis=0)
-    # A plateau's middle is the farthest from where F1 falls.
-    best = np.flatnonzero(f1 >= f1.max() - 1e-9)
+    f1 = f1_of(np.einsum("rb,tbc->rtc", weights, counts))
+    gain = f1 - f1[:, [nearest(start)]]
+    bound = gain.mean(axis=0) - gain.std(axis=0)
+    # A plateau's middle is the farthest from where the bound falls.
+    best = np.flatnonzero(bound >= bound.max() - 1e-9)
     return round(float(GRID[best[len(best) // 2]]), 4)
+
+
+def nearest(threshold: float) -> int:
+    """The place in the grid of the threshold nearest to this one."""
+    return int(np.argmin(np.abs(GRID - threshold)))
 
 
 def counts_at(counts: Counts, threshold: float) -> Int64[np.ndarray, "b 3"]:
     """The counts of every block at the grid's threshold nearest to this one."""
-    return counts[int(np.argmin(np.abs(GRID - threshold)))]
+    return counts[nearest(threshold)]
 
 
-def cross_fitted(counts: Counts, fold: Int64[np.ndarray, " b"], seed: int) -> Int64[np.ndarray, "b 3"]:
+def cross_fitted(
+    counts: Counts, fold: Int64[np.ndarray, " b"], seed: int, start: float
+) -> Int64[np.ndarray, "b 3"]:
     """The counts of every block at the threshold that was chosen on the other folds."""
     held = np.empty((len(fold), 3), np.int64)
     for number in range(int(fold.max()) + 1):
-        at = best_threshold(counts[:, fold != number], seed)
+        at = best_threshold(counts[:, fold != number], seed, start)
         held[fold == number] = counts_at(counts, at)[fold == number]
     return held

@@ -24,6 +24,7 @@ from canvas_fm.training.detector.adapt.label_folds import (
     best_threshold,
     cross_fitted,
     cut_into_blocks,
+    f1_of,
 )
 from canvas_fm.training.detector.targets import Labelled
 from canvas_fm.training.mae.crop_set import VolumeSource
@@ -109,14 +110,22 @@ def test_a_detector_that_is_right_already_is_left_as_it_was_and_that_is_said(bra
 
 
 @pytest.mark.parametrize(("cells", "better", "way"), [
-    (10, 1.0, "threshold"), (10, 0.98, "unadapted"), (14, 0.99, "threshold"), (20, 0.98, "threshold"),
-    (20, 0.95, "unadapted"), (34, 0.974, "unadapted"), (50, 0.95, "threshold"), (50, 0.89, "unadapted"),
+    (10, 1.0, "threshold"), (10, 0.98, "unadapted"), (14, 0.99, "threshold"), (15, 0.9, "threshold"),
+    (20, 0.89, "unadapted"), (50, 0.95, "threshold"), (50, 0.89, "unadapted"),
 ])  # fmt: skip
 def test_the_fewer_cells_are_labelled_the_surer_a_gain_has_to_be(cells, better, way):
     unadapted = WayScore("unadapted", 0.5, (0.4, 0.6), 0.0, (0.0, 0.0), 0.0, 0.3)
     threshold = WayScore("threshold", 0.7, (0.6, 0.8), 0.2, (0.0, 0.3), better, 0.4)
     best, chosen = choose_way([unadapted, threshold], cells)
     assert (best, chosen.way) == (threshold, way)
+
+
+def test_a_surely_better_way_is_taken_before_one_that_may_be_better_by_chance():
+    unadapted = WayScore("unadapted", 0.5, (0.4, 0.6), 0.0, (0.0, 0.0), 0.0, 0.3)
+    threshold = WayScore("threshold", 0.6, (0.5, 0.7), 0.1, (0.0, 0.2), 0.95, 0.4)
+    chance = WayScore("all layers", 0.65, (0.3, 0.8), 0.15, (-0.2, 0.3), 0.8, 0.4)
+    assert choose_way([unadapted, threshold, chance], 20) == (threshold, threshold)
+    assert choose_way([unadapted, chance], 20) == (chance, unadapted)
 
 
 def test_provenance_tells_from_what_by_which_labels_and_why(brain, tmp_path):
@@ -249,8 +258,21 @@ def test_a_fold_is_scored_at_a_threshold_that_its_own_labels_did_not_choose():
     counts[np.ix_(high, [0, 1])] = [5, 0, 0]  # the first fold is right above .5
     counts[np.ix_(low, [2, 3])] = [5, 0, 0]  # and the second below
     fold = np.array([0, 0, 1, 1])
-    assert best_threshold(counts[:, :2], 0) > 0.5 > best_threshold(counts[:, 2:], 0)
-    assert cross_fitted(counts, fold, 0)[:, 0].tolist() == [0, 0, 0, 0]  # each at the other's threshold
+    assert best_threshold(counts[:, :2], 0, 0.5) > 0.5 > best_threshold(counts[:, 2:], 0, 0.505)
+    assert cross_fitted(counts, fold, 0, 0.5)[:, 0].tolist() == [0, 0, 0, 0]  # each at the other's threshold
+
+
+def test_a_threshold_moves_for_a_gain_in_all_blocks_and_not_for_one_block_more_than_another_loses():
+    def counts(found_above: list[int]) -> np.ndarray:
+        """Of ten cells in each block five are found, and so many at thresholds above .6."""
+        found = np.full((len(GRID), len(found_above)), 5)
+        found[GRID > 0.6] = found_above
+        return np.stack([found, np.zeros_like(found), 10 - found], axis=-1)
+
+    assert best_threshold(counts([6] * 8), 0, 0.3) > 0.6
+    uneven = counts([10, 2, *[5] * 6])
+    assert f1_of(uneven[-1].sum(axis=0)) > f1_of(uneven[0].sum(axis=0))
+    assert best_threshold(uneven, 0, 0.3) < 0.6
 
 
 # --- refusals
