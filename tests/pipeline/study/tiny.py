@@ -12,7 +12,7 @@ import torch
 from canvas_fm.data.points.points import Points
 from canvas_fm.heads.features.extractor import Extractor
 from canvas_fm.heads.labels.candidates import label_brains
-from canvas_fm.heads.refine.fit import fit_labelled
+from canvas_fm.heads.refine.fit.fit import fit_labelled
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.models.checkpoint import load, save_detector
 from canvas_fm.models.detector.convmixer import ConvMixerConfig, HeatMapNet
