@@ -1,7 +1,8 @@
 """Reconstruction metrics of masked patches: PSNR and SSIM in three definitions, next to trivial predictors.
 
 *Masked* looks at masked patches only, *composite* at the crop with the visible patches pasted back, *raw* at
-the whole of what the decoder says, visible patches included, on which the loss never trained.
+the whole of what the decoder says, visible patches included, on which the loss never trained. Each can be
+split into patches of high and of low variance, which a content-aware loss weighs differently.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from jaxtyping import Bool, Float
 from scipy.ndimage import correlate, uniform_filter
 
 DEFINITIONS = ("masked", "composite", "raw")
+PARTS = ("high", "low")  # patches by their variance
 TRIVIAL = ("crop_mean", "neighbours_mean", "patch_mean")
 _WINDOW = 7
 _C1, _C2 = 0.01**2, 0.03**2  # K1 = .01, K2 = .03 of Wang et al. 2004, data range 1
@@ -67,6 +69,11 @@ def _local_mean(crops: Float[np.ndarray, "n z y x"]) -> Float[np.ndarray, "n z y
 def patch_means(crops: Float[np.ndarray, "n z y x"], patch_zyx: Zyx) -> Float[np.ndarray, "n gz gy gx"]:
     """Mean of each patch, on the grid of patches."""
     return _patches(crops, patch_zyx).mean(axis=-1, dtype=np.float64)
+
+
+def patch_variances(crops: Float[np.ndarray, "n z y x"], patch_zyx: Zyx) -> Float[np.ndarray, "n gz gy gx"]:
+    """Population variance of each patch, on the grid of patches."""
+    return _patches(crops, patch_zyx).var(axis=-1, dtype=np.float64)
 
 
 def trivial_predictions(
@@ -125,14 +132,25 @@ def _patches(crops: np.ndarray, patch_zyx: Zyx) -> np.ndarray:
 
 
 class Batch:
-    """Windowed crops with their mask, and error sums of predictions of them."""
+    """Windowed crops with their mask, and error sums of predictions of them.
+
+    With `variance` they are summed over the patches above and up to it too (`masked_high`, `masked_low`, …).
+    """
 
     def __init__(
-        self, crops: Float[np.ndarray, "n z y x"], masked: Bool[np.ndarray, "n tokens"], patch_zyx: Zyx
+        self,
+        crops: Float[np.ndarray, "n z y x"],
+        masked: Bool[np.ndarray, "n tokens"],
+        patch_zyx: Zyx,
+        variance: float | None = None,
     ) -> None:
         self.crops, self.masked, self.patch_zyx = crops, masked, patch_zyx
         shape = crops.shape[1], crops.shape[2], crops.shape[3]
         self.voxels = masked_voxels(masked, shape, patch_zyx)
+        self._parts = {"": np.ones_like(self.voxels)}
+        if variance is not None:
+            high = _spread(patch_variances(crops, patch_zyx) > variance, patch_zyx)
+            self._parts |= {f"_{name}": part for name, part in zip(PARTS, (high, ~high), strict=True)}
 
     @cached_property
     def _similarity(self) -> _Similarity:
@@ -142,16 +160,15 @@ class Batch:
         """Error sums of a prediction of every voxel."""
         composite = np.where(self.voxels, prediction, self.crops)
         error = (prediction.astype(np.float64) - self.crops) ** 2
-        hidden = float(error.sum(where=self.voxels))
-        likeness = self._similarity.to(composite)
-        masked, whole = int(self.voxels.sum()), self.crops.size
-        return Tally(
-            {
-                "masked": (hidden, float(likeness.sum(where=self.voxels)), masked),
-                "composite": (hidden, float(likeness.sum()), whole),
-                "raw": (float(error.sum()), float(self._similarity.to(prediction).sum()), whole),
-            }
-        )
+        merged, raw = self._similarity.to(composite), self._similarity.to(prediction)
+        sums = {}
+        for suffix, part in self._parts.items():
+            hidden, whole = self.voxels & part, int(part.sum())
+            missed = float(error.sum(where=hidden))
+            sums[f"masked{suffix}"] = (missed, float(merged.sum(where=hidden)), int(hidden.sum()))
+            sums[f"composite{suffix}"] = (missed, float(merged.sum(where=part)), whole)
+            sums[f"raw{suffix}"] = (float(error.sum(where=part)), float(raw.sum(where=part)), whole)
+        return Tally(sums)
 
     def trivial_tallies(self) -> dict[str, Tally]:
         """Error sums of the three trivial predictors."""
@@ -166,13 +183,21 @@ class Tally:
         self.sums = dict(sums) if sums is not None else {name: (0.0, 0.0, 0) for name in DEFINITIONS}
 
     def __add__(self, other: Tally) -> Tally:
-        pairs = {name: zip(self.sums[name], other.sums[name], strict=True) for name in DEFINITIONS}
-        return Tally({name: tuple(a + b for a, b in pair) for name, pair in pairs.items()})  # type: ignore[misc]
+        none, sums = (0.0, 0.0, 0), {}
+        for name in {**self.sums, **other.sums}:
+            a, b = self.sums.get(name, none), other.sums.get(name, none)
+            sums[name] = (a[0] + b[0], a[1] + b[1], a[2] + b[2])
+        return Tally(sums)
 
     def scores(self) -> dict[str, float]:
-        """`psnr_masked`, `ssim_masked`, `psnr_composite`, …: PSNR pooled over voxels, mean SSIM."""
+        """`psnr_masked`, `ssim_masked`, `psnr_composite`, …: PSNR pooled over voxels, mean SSIM.
+
+        A part without voxels, such as that of high variance in flat crops, has none.
+        """
         scores = {}
         for name, (error, likeness, voxels) in self.sums.items():
+            if voxels < 1 and name not in DEFINITIONS:
+                continue
             scores[f"psnr_{name}"] = psnr(error, voxels)
             scores[f"ssim_{name}"] = likeness / voxels
         return scores

@@ -120,6 +120,45 @@ def test_masked_ssim_is_the_composites_map_averaged_over_masked_voxels() -> None
     assert scores["ssim_raw"] == pytest.approx(ssim_map(prediction, crops).mean(), abs=1e-12)
 
 
+def test_parts_of_high_and_low_variance_by_loops() -> None:
+    crops, masked = crops_and_mask()
+    crops[:, :, : SHAPE[1] // 2] *= 0.1
+    prediction = crops + np.random.default_rng(1).normal(0, 0.1, crops.shape).astype(np.float32)
+    variances = [
+        [float(crops[(crop, *patch_slices(token))].astype(float).var()) for token in range(64)]
+        for crop in range(3)
+    ]
+    cut = float(np.mean(variances))
+    scores = Batch(crops, masked, PATCH, cut).tally(prediction).scores()
+    assert scores.items() > score_reconstruction(crops, prediction, masked, PATCH).items()
+    composite = np.where(masked_voxels(masked, SHAPE, PATCH), prediction, crops)
+    raw, merged = ssim_map(prediction, crops), ssim_map(composite, crops)
+    for level, is_high in (("high", True), ("low", False)):
+        hidden, whole, like, likeness, missed, voxels = 0.0, 0.0, 0.0, 0.0, 0, 0
+        for crop, token in itertools.product(range(3), range(64)):
+            place = (crop, *patch_slices(token))
+            if (variances[crop][token] > cut) != is_high:
+                continue
+            error = float(((prediction[place].astype(float) - crops[place]) ** 2).sum())
+            whole, voxels = whole + error, voxels + crops[place].size
+            likeness += raw[place].sum()
+            if masked[crop, token]:
+                hidden, missed = hidden + error, missed + crops[place].size
+                like += merged[place].sum()
+        assert scores[f"psnr_raw_{level}"] == pytest.approx(-10 * math.log10(whole / voxels))
+        assert scores[f"psnr_masked_{level}"] == pytest.approx(-10 * math.log10(hidden / missed))
+        assert scores[f"psnr_composite_{level}"] == pytest.approx(-10 * math.log10(hidden / voxels))
+        assert scores[f"ssim_masked_{level}"] == pytest.approx(like / missed)
+        assert scores[f"ssim_raw_{level}"] == pytest.approx(likeness / voxels)
+
+
+def test_a_part_without_patches_has_no_scores() -> None:
+    crops, masked = crops_and_mask()
+    scores = Batch(crops, masked, PATCH, 2.0).tally(crops).scores()
+    assert "psnr_masked_low" in scores
+    assert not any(name.endswith("_high") for name in scores)
+
+
 def test_scores_pool_over_batches() -> None:
     crops, masked = crops_and_mask(n=5)
     crops[3:] *= 0.1  # so that a mean of the batches' decibels would differ

@@ -40,6 +40,7 @@ class FixedCrops:
     raw: Tensor
     visible: Tensor
     mean_variance: float = 0.0  # of all their patches, in the unit of the recipe's error
+    voxel_variance: float = 0.0  # mean of all their patches', in windowed voxels
     trivial: dict[str, Tally] = field(default_factory=dict)  # the same at every step, so computed once
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -92,6 +93,8 @@ def _fixed(
     fixed = FixedCrops(volume, kind, held_out, crops, raw, visible)
     targets = (_target(recipe, *batch) for batch in fixed.batches(recipe.evaluation.batch))
     fixed.mean_variance = float(torch.cat([target.variance for target in targets]).mean())
+    patches = (patchify(crops, encoder.patch_zyx) for crops, _ in fixed.batches(recipe.evaluation.batch))
+    fixed.voxel_variance = float(torch.cat([part.var(dim=-1, unbiased=False) for part in patches]).mean())
     return fixed
 
 
@@ -109,8 +112,9 @@ def evaluate(
     """One row of metrics: loss, PSNR and SSIM of the model and each trivial predictor.
 
     The loss is the training's, in the recipe's unit; its scale is `mean_variance` where the training has a
-    fixed one, else that of all these crops. In fp32 and batch by batch; how many crops a batch holds does
-    not change the row. Where the model was given something of what it predicts, `given` says what: only
+    fixed one, else that of all these crops. PSNR and SSIM are split into patches of high variance, above the
+    mean of these crops' patches, and of low one. In fp32 and batch by batch; how many crops a batch holds
+    does not change the row. Where the model was given something of what it predicts, `given` says what: only
     `patch_mean` was given as much.
     """
     patch_zyx, size = recipe.model.encoder.patch_zyx, recipe.evaluation.batch
@@ -127,7 +131,7 @@ def evaluate(
             mean_variance=fixed.mean_variance if mean_variance is None else mean_variance,
         )
         error, weight = error + sums[0].item(), weight + sums[1].item()
-        batch = Batch(crops[:, 0].numpy(), masked.numpy(), patch_zyx)
+        batch = Batch(crops[:, 0].numpy(), masked.numpy(), patch_zyx, fixed.voxel_variance)
         model += batch.tally(_voxels(mae, patches))
         if not fixed.trivial:
             for name, tally in batch.trivial_tallies().items():

@@ -10,16 +10,18 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
+from canvas_fm.evaluation.reconstruction import DEFINITIONS, PARTS
 from canvas_fm.files.atomic import write_text_atomic
 from canvas_fm.training.run.run_folder import Run
 from canvas_fm.training.sweep.figures import loss_curves, pareto
 from canvas_fm.training.sweep.grid import DATA_SET, SweepRecipe, SweepRun
 from canvas_fm.training.sweep.linear_readout import Worth
 
-SCORES = (
-    "loss",
-    *(f"{measure}_{part}" for part in ("masked", "composite", "raw") for measure in ("psnr", "ssim")),
+SCORES = ("loss", *(f"{measure}_{part}" for part in DEFINITIONS for measure in ("psnr", "ssim")))
+BY_VARIANCE = tuple(
+    f"{measure}_{part}_{level}" for part in DEFINITIONS for measure in ("psnr", "ssim") for level in PARTS
 )
+COMPARED = (*SCORES[1:], *BY_VARIANCE)
 TRIVIAL = ("crop_mean", "neighbours_mean", "patch_mean")
 Row = dict[str, Any]
 
@@ -70,7 +72,7 @@ def row_of(run: SweepRun, folder: Run, state: Mapping[str, Any], worth: Worth) -
     sets = [row for row in metrics if row["kind"] == "eval" and row["step"] == last]
     row: Row = {"run": run.name, **run.labels, "steps": last, "cpu_s": round(state["cpu_s"], 1)}
     row["wall_s"] = round(state["wall_s"], 1)
-    for score in SCORES:
+    for score in (*SCORES, *BY_VARIANCE):
         row[score] = _mean([one.get(score) for one in sets])
     for predictor in TRIVIAL:
         row[f"{predictor}_psnr_masked"] = _mean([one[predictor]["psnr_masked"] for one in sets])
@@ -142,7 +144,7 @@ def summary(
     sweep: SweepRecipe, rows: Sequence[Row], states: Mapping[str, Mapping[str, Any]], worth: Worth
 ) -> str:
     """The sweep in Markdown."""
-    figures = ["psnr_masked", "ssim_masked", *(["worth"] if worth.runs else [])]
+    figures = [*COMPARED, *(["worth"] if worth.runs else [])]
     parts = [f"# {sweep.name}", sweep.description, f"{len(rows)} of {len(states)} runs are done."]
     failed = {
         name: state.get("error") for name, state in states.items() if state.get("error", "") is not None
