@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import faulthandler
 import io
 import os
 import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -188,11 +190,27 @@ def begin_service(model: Path, volume_path: Path) -> Callable:
     return begin
 
 
+def end_shared(stack: ExitStack) -> None:
+    """Stop a service that many tests shared; one that does not stop shows where its threads are.
+
+    The portal's own end waits without limit and swallows what interrupts it, so it is waited for beside.
+    That a service stops is tested where a test has its own, and on `canvas-fm serve`.
+    """
+    ending = threading.Thread(target=stack.close, name="end of the shared service", daemon=True)
+    ending.start()
+    ending.join(60)
+    if ending.is_alive():
+        assert sys.__stderr__ is not None
+        faulthandler.dump_traceback(sys.__stderr__, all_threads=True)
+        warnings.warn("a service shared by tests has not stopped within 60 s", stacklevel=1)
+
+
 @pytest.fixture(scope="session")
 def client(begin_service: Callable) -> Iterator:
     """The service with its usual limits, shared by the tests that only ask."""
-    with ExitStack() as stack:
-        yield begin_service(stack)
+    stack = ExitStack()
+    yield begin_service(stack)
+    end_shared(stack)
 
 
 @pytest.fixture(scope="session")
@@ -219,8 +237,9 @@ def index(encoder: Encoder, volume_path: Path, tmp_path_factory: pytest.TempPath
 def service(begin_service: Callable, other: Encoder, index: cf.Index) -> Iterator:
     """The service with a second model and an index, shared by the tests that only ask."""
     more = {"models": {"small": str(other.path)}, "indexes": {"cells": str(index.path)}}
-    with ExitStack() as stack:
-        yield begin_service(stack, more=more)
+    stack = ExitStack()
+    yield begin_service(stack, more=more)
+    end_shared(stack)
 
 
 @pytest.fixture
