@@ -14,7 +14,6 @@ from functools import cached_property
 import numpy as np
 from einops import rearrange, repeat
 from jaxtyping import Bool, Float
-from scipy.ndimage import correlate, uniform_filter
 
 DEFINITIONS = ("masked", "composite", "raw")
 PARTS = ("high", "low")  # patches by their variance
@@ -63,6 +62,10 @@ class _Similarity:
 
 
 def _local_mean(crops: Float[np.ndarray, "n z y x"]) -> Float[np.ndarray, "n z y x"]:
+    from scipy.ndimage import (
+        uniform_filter,
+    )  # not needed by the service, which waits for imports at its start
+
     return uniform_filter(crops, size=(1, _WINDOW, _WINDOW, _WINDOW), mode="reflect")
 
 
@@ -98,6 +101,8 @@ def trivial_predictions(
 
 def _sum_of_neighbours(grid: Float[np.ndarray, "n z y x"]) -> Float[np.ndarray, "n z y x"]:
     """Weighted sum of the 26 neighbours of each position; zero outside the grid."""
+    from scipy.ndimage import correlate
+
     return correlate(grid, _NEARNESS, mode="constant")
 
 

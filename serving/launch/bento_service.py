@@ -19,8 +19,10 @@ import numpy as np
 from pydantic import Field
 from starlette.responses import JSONResponse
 
+from canvas_fm.models.meta_kernels import defer_meta_kernels
 from serving.api.app import ROUTES, create_app
 from serving.core.core import Core
+from serving.launch.supervisor import SERVICE
 from serving.middleware import connection_limits
 from serving.middleware.auth import Gate
 from serving.middleware.guard import Guard
@@ -79,7 +81,7 @@ def make_service(core: Core) -> bentoml.Service[Any]:
     # Its own metrics are labelled by the path as it was sent: anybody could make them grow without end.
     # Its own spans went nowhere, and cost a fifth of what answering a small request takes.
     service = bentoml.service(
-        name="canvas-fm",
+        name=SERVICE,
         workers=1,
         traffic={"timeout": 600},
         metrics={"enabled": False, "namespace": "canvas_fm"},
@@ -143,7 +145,8 @@ def read_settings() -> Settings:
 
 
 def set_up_worker(settings: Settings) -> None:
-    """Process-wide setup: log, connections, end with the supervisor."""
+    """Process-wide setup: torch, log, connections, end with the supervisor."""
+    defer_meta_kernels()
     access_log.set_up(settings.log)
     Traces.of_this_process().send_to(settings.traces)
     connection_limits.TimeoutHTTPProtocol.header_s = settings.limits.header_s

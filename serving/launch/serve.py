@@ -21,7 +21,7 @@ from canvas_fm.errors import CanvasError
 from canvas_fm.files.options import takes
 from canvas_fm.shipped import find
 from serving.core.volumes.remote_volumes import pin
-from serving.launch.supervisor import private_control, private_folder, temporary_files_in
+from serving.launch.supervisor import by_name, private_control, private_folder, temporary_files_in
 from serving.middleware.auth import read_keys
 from serving.observe.tracing import check_traces
 from serving.protocol.options import HostOptions, ServedVolume, ServeOptions, WorkerOptions
@@ -220,12 +220,10 @@ def _run(
     with _environment(environment), temporary_files_in(folder), private:
         from bentoml.exceptions import BentoMLException
 
-        from serving.launch.bento_service import service
-
         # BentoML says where it listens on stdout, before it is ready; `announce` does that.
         logging.getLogger("bentoml.serve").addFilter(lambda record: record.levelno >= logging.WARNING)
+        service = by_name(workers)
         service.working_dir = str(folder)
-        service.config["workers"] = workers
         if announce is not None:
             url = f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
             threading.Thread(target=_when_ready, args=(address, port, announce, url), daemon=True).start()

@@ -14,6 +14,8 @@ from typing import Any
 from canvas_fm.errors import CanvasError
 from serving.launch.late_connections import LateConnections
 
+SERVICE = "canvas-fm"
+_IMPORTED_BY_WORKERS = "serving.launch.bento_service:service"
 _LONGEST = 80  # the address of a socket in the folder holds 107 bytes
 
 
@@ -33,6 +35,18 @@ def private_folder() -> Path:
             except OSError:
                 continue
     raise CanvasError("no temporary folder can be written to, nor /dev/shm; name one in TMPDIR")
+
+
+def by_name(workers: int) -> Any:
+    """The BentoML service as its supervisor needs it: a name, and what workers import.
+
+    The whole of it would be imported here only to be imported again by the first worker, which waits for it.
+    """
+    import bentoml
+
+    service = bentoml.service(name=SERVICE, workers=workers)(type("CanvasService", (), {}))
+    service._import_str = _IMPORTED_BY_WORKERS
+    return service
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.levels.resample import check_voxel_um
@@ -19,9 +19,11 @@ from canvas_fm.inference.detect.out_of_distribution import unfamiliar_volume_war
 from canvas_fm.inference.detect.tiles.detection_job import Job, run
 from canvas_fm.inference.detect.tiles.tiles import Readable, Resampled, as_region
 from canvas_fm.inference.embed.point_crops import volume_identity
-from canvas_fm.models.checkpoint import Detector
 from canvas_fm.models.folder.config import AmplitudeConfig, RelativeConfig
 from canvas_fm.models.folder.training_volumes import training_volumes
+
+if TYPE_CHECKING:
+    from canvas_fm.models.checkpoint import Detector
 
 _log = logging.getLogger(__name__)
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
-import torch
 from jaxtyping import Float32
 from scipy.ndimage import gaussian_filter
 
 from canvas_fm.data.volume.volume import Zyx, ZyxUm
 from canvas_fm.inference.detect.maxima.laplacian import log_reach, log_response
 from canvas_fm.inference.detect.tiles.tiles import pad_to
-from canvas_fm.models.checkpoint import Detector
-from canvas_fm.models.detector.convmixer_planes import heat_by_planes
-from canvas_fm.models.device import pick_device, pick_precision
-from canvas_fm.models.pretrained.weights import refuse_edited
+
+if TYPE_CHECKING:  # torch is imported by the net's heat map alone: the Laplacian needs none
+    import torch
+
+    from canvas_fm.models.checkpoint import Detector
 
 SMOOTH_REACH = 3.0  # in σ
 
@@ -40,6 +40,8 @@ class NetHeat:
     def __init__(
         self, detector: Detector, device: str | torch.device = "auto", precision: str = "fp32"
     ) -> None:
+        from canvas_fm.models.pretrained.weights import refuse_edited
+
         refuse_edited(detector.name, detector.edited)
         self.detector, self.precision = detector, precision
         self.device = str(device)
@@ -47,8 +49,18 @@ class NetHeat:
         self.halo_zyx, self.align_zyx = architecture.halo_zyx, architecture.patch_zyx
         self.channels = architecture.channels
 
-    @torch.inference_mode()
     def __call__(self, voxels: Float32[np.ndarray, "c z y x"]) -> Float32[np.ndarray, "z y x"]:
+        import torch
+
+        with torch.inference_mode():
+            return self._heat(voxels)
+
+    def _heat(self, voxels: Float32[np.ndarray, "c z y x"]) -> Float32[np.ndarray, "z y x"]:
+        import torch
+
+        from canvas_fm.models.detector.convmixer_planes import heat_by_planes
+        from canvas_fm.models.device import pick_device, pick_precision
+
         device = pick_device(self.device)
         if self.detector.device != device:
             self.detector.to(device)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import http.client
+import importlib
 import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -321,3 +324,18 @@ def test_a_long_temporary_path_does_not_matter(
     monkeypatch.setattr("serving.launch.serve._run", lambda settings, folder, *rest: folders.append(folder))
     serve(model, port=0)
     assert len(str(folders[0] / "control")) < 107
+
+
+def test_the_supervisor_knows_the_service_by_its_name_alone() -> None:
+    """What it imported as well, the first worker would wait for."""
+    code = (
+        "import sys; from serving.launch.supervisor import by_name; service = by_name(3)\n"
+        "print(service.import_string, service.name, service.config['workers'])\n"
+        "print(sorted({'torch', 'zarr', 'serving.api', 'serving.core.core'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    named, loaded = done.stdout.splitlines()
+    import_string, name, workers = named.split()
+    assert (workers, loaded) == ("3", "[]")
+    module, _, variable = import_string.partition(":")
+    assert getattr(importlib.import_module(module), variable).name == name

@@ -15,7 +15,7 @@ from jaxtyping import Float32, Int
 
 from canvas_fm.data.volume.volume import Zyx, ZyxUm
 from canvas_fm.inference.detect.maxima.laplacian import log_reach, log_response
-from canvas_fm.models.checkpoint import AmplitudeConfig
+from canvas_fm.models.folder.config import AmplitudeConfig
 
 FLOOR = 0.05  # maxima of the smoothed heat below are no candidates, however bright
 _PLANES = 32  # whose response is held at a time

@@ -15,8 +15,6 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Float64, Int, Int64, Real
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 from canvas_fm.errors import CanvasError
@@ -133,6 +131,9 @@ def one_per_plateau(
     n = len(maxima)
     if not len(pairs):
         return np.arange(n)
+    from scipy.sparse import coo_array  # plateaus are rare, and half a tenth of a second
+    from scipy.sparse.csgraph import connected_components
+
     links = coo_array((np.ones(len(pairs), np.int8), (pairs[:, 0], pairs[:, 1])), shape=(n, n))
     plateaus, plateau = connected_components(links, directed=False)
     count = np.bincount(plateau, minlength=plateaus)
