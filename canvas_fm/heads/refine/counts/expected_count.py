@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float64, Real, Shaped
+from scipy.special import gammaincinv
 
 from canvas_fm.errors import BadInput
 from canvas_fm.heads.refine.head.calibration import sigmoid
@@ -19,6 +20,7 @@ _FEW_REGIONS = 10
 # A choice: wide enough to double a count of doubtful candidates or to halve it.
 UNSEEN_BRAIN = 0.7
 _LEAST = 1e-6
+_LEAST_SHAPE = 0.3  # of a count's gamma distribution
 
 
 class Recall(NamedTuple):
@@ -174,12 +176,31 @@ def count_interval(
     half = spread.factor * np.sqrt(variance + (spread.shared * value) ** 2)
     half_low, half_high = np.hypot(half, value - below), np.hypot(half, above - value)
     if recall is None:
-        return np.maximum(value - half_low, 0.0), value + half_high
+        return _gamma_ends(value, half_low, half_high)
     whole = value / recall.value
     # Cells without a candidate are a draw of their own; how recall varies acts on all of them.
     missed = spread.factor * np.sqrt(whole * (1 - recall.value) + (recall.spread * whole) ** 2)
-    low = whole - np.hypot(half_low / recall.value, missed)
-    return np.maximum(low, 0.0), whole + np.hypot(half_high / recall.value, missed)
+    return _gamma_ends(
+        whole, np.hypot(half_low / recall.value, missed), np.hypot(half_high / recall.value, missed)
+    )
+
+
+def _gamma_ends(value: Any, half_low: Any, half_high: Any) -> tuple[Any, Any]:
+    """5th and 95th percentile of gamma distributions of this mean and the deviation of each half-width.
+
+    Counts err by a factor: a normal distribution as wide as what two brains leave open would reach below 0.
+    Less than one cell is none.
+    """
+    value = np.asarray(value, np.float64)
+    ends = []
+    for half, share in ((half_low, (1 - COUNT_LEVEL) / 2), (half_high, (1 + COUNT_LEVEL) / 2)):
+        half = np.asarray(half, np.float64)
+        known = (half > 0) & (value > 0)
+        shape = (_NORMAL * np.where(known, value, 1.0) / np.where(known, half, 1.0)) ** 2
+        # Below this shape, over 4 times the mean, the upper end would fall as the deviation grows.
+        shape = np.maximum(shape, _LEAST_SHAPE)
+        ends.append(np.where(known, value * gammaincinv(shape, share) / shape, value))
+    return np.where(ends[0] < 1, 0.0, ends[0])[()], ends[1][()]
 
 
 def log_odds_shift(

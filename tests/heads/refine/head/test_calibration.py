@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import gamma
 from sklearn.isotonic import IsotonicRegression
 
 from canvas_fm.errors import BadInput
 from canvas_fm.evaluation.classification import auc, calibration_error
-from canvas_fm.heads.refine.counts.expected_count import CountSpread, counts_by_region, expected_count
+from canvas_fm.heads.refine.counts.expected_count import CountSpread, Recall, counts_by_region, expected_count
 from canvas_fm.heads.refine.head.calibration import fit_calibration, sigmoid
 
 
@@ -98,6 +99,29 @@ def test_counts_stay_between_nothing_and_every_row():
     assert count.high <= 2
     by_name = counts_by_region(np.array([0.5, 1.0, 1.0]), ["CTX", "HPF", "HPF"])
     assert by_name["HPF"] == (2, 2, 2)
+
+
+def test_a_count_that_is_open_by_a_factor_has_a_lower_end_above_nothing_and_a_high_upper_end():
+    p = np.full(500, 0.4)
+    variance = np.sum(p * (1 - p))
+    for shared, factor in ((0.02, 1.645), (0.36, 1.645), (0.36, 2.7)):
+        count = expected_count(p, CountSpread(shared, factor, 11))
+        deviation = factor / 1.645 * np.sqrt(variance + (shared * 200) ** 2)
+        oracle = gamma((200 / deviation) ** 2, scale=deviation**2 / 200)
+        assert (count.low, count.high) == pytest.approx(oracle.ppf([0.05, 0.95]), rel=1e-3)
+        assert 0 < count.low < 200 < count.high
+    # A normal distribution of that deviation would begin at nothing.
+    assert 2.7 * 0.36 * 200 > 190
+    assert expected_count(p, CountSpread(0.36, 2.7, 11)).low > 40
+
+
+def test_the_less_is_known_the_wider_the_interval():
+    p = np.full(100, 0.5)
+    counts = [expected_count(p, CountSpread(shared, 1.645, 5), Recall(0.9, 0.05, 3))
+              for shared in np.linspace(0, 6, 40)]  # fmt: skip
+    assert (np.diff([count.low for count in counts]) <= 1e-9).all()
+    assert (np.diff([count.high for count in counts]) >= -1e-9).all()
+    assert counts[-1].low < 50 < counts[-1].high
 
 
 def test_regions_of_few_brains_that_err_together_count_as_few_brains():
