@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Without an NVIDIA GPU: the CPU build of torch.
 CONSTRAINTS := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1 || echo --constraint constraints/cpu.txt)
 
-.PHONY: setup demo test test-ui test-slow check format bench figures serve clean
+.PHONY: setup demo test test-ui test-slow check docs format bench figures serve clean
 setup: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints/cpu.txt
@@ -39,6 +39,11 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+# The site in build/site; a broken link fails. Nothing is fetched, at building or at reading.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 format: setup
 	$(BIN)/ruff check --fix .
