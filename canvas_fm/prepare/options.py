@@ -20,9 +20,9 @@ class DestripeOptions(Options):
         ("x",), description="the axes that stripes run along, x, y or both; default x"
     )
     stripe_sigma: Annotated[tuple[Size, ...], AnySequence, Flag("CYCLES")] = Field(
-        (1.0,),
+        (0.5,),
         description="width of the damped band, in cycles a plane's width: greater for stripes that are short "
-        "or lean; one for each axis of --stripes-along, or one for both; default 1",
+        "or lean; one for each axis of --stripes-along, or one for both; default 0.5",
     )
     stripe_level: Annotated[tuple[Annotated[int, Field(ge=0)], ...], AnySequence, Flag("LEVELS")] = Field(
         (5,),
@@ -30,15 +30,15 @@ class DestripeOptions(Options):
         "one for both; 0 as many as the plane allows; default 5",
     )
     stripe_foreground: Annotated[float, Flag("K")] = Field(
-        3.0,
+        2.5,
         gt=0,
         description="voxels brighter than their surroundings by K robust deviations are foreground (cells): "
-        "stripes are estimated from the background and divided out of both; default 3",
+        "stripes are estimated from the background and divided out of both; default 2.5",
     )
     foreground_sigma: Annotated[tuple[Size, ...], AnySequence, Flag("CYCLES")] = Field(
         (), description="as --stripe-sigma, for the correction of the foreground; default: the same"
     )
-    wavelet: Annotated[str, Flag("NAME")] = Field("db3", description="a wavelet of PyWavelets; default db3")
+    wavelet: Annotated[str, Flag("NAME")] = Field("sym4", description="a wavelet of PyWavelets; default sym4")
 
     @model_validator(mode="after")
     def _one_each(self) -> DestripeOptions:

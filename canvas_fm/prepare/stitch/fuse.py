@@ -8,6 +8,8 @@ import numpy as np
 from jaxtyping import Float32, Num
 
 from canvas_fm.data.zyx import Zyx, ZyxLike, whole_zyx
+from canvas_fm.prepare.corrections import Correction
+from canvas_fm.prepare.stitch.corrections import CorrectedPlanes
 from canvas_fm.prepare.stitch.tiles import Tile
 
 _ROWS = 256  # that are blended at once
@@ -20,7 +22,13 @@ class FusedTiles:
     holds the voxels that it is made from, in their own type. What no tile covers is zero.
     """
 
-    def __init__(self, tiles: Sequence[Tile], positions_zyx: Sequence[Zyx], ramp: int) -> None:
+    def __init__(
+        self,
+        tiles: Sequence[Tile],
+        positions_zyx: Sequence[Zyx],
+        ramp: int,
+        corrected: CorrectedPlanes | None = None,
+    ) -> None:
         low = np.min(positions_zyx, axis=0)
         self._tiles = [tile.volume for tile in tiles]
         self._at = [tuple(int(n) for n in np.subtract(place, low)) for place in positions_zyx]
@@ -29,6 +37,7 @@ class FusedTiles:
         self.chunk_zyx: Zyx = (1, *self.shape_zyx[1:])
         self.dtype = self._tiles[0].dtype
         self._ramp = max(1, ramp)
+        self._corrected = corrected or CorrectedPlanes(Correction(), self._tiles[0].shape_zyx[1:], 1.0)
 
     @property
     def bad_chunks(self) -> list[str]:
@@ -60,7 +69,7 @@ class FusedTiles:
             if any(a >= b for a, b in zip(low, high, strict=True)):
                 continue
             size = (1, high[0] - low[0], high[1] - low[1])
-            voxels = volume.read((origin[0] - at[0], low[0], low[1]), size)[0]
+            voxels = self._corrected.read(volume, (origin[0] - at[0], low[0], low[1]), size)
             weights = [self._weights(n)[a:b] for a, b, n in zip(low, high, volume.shape_zyx[1:], strict=True)]
             parts.append((low[0] + at[1] - origin[1], low[1] + at[2] - origin[2], voxels, weights))
         for y in range(0, len(plane), _ROWS):

@@ -18,8 +18,10 @@ from canvas_fm.files.atomic import write_text_atomic
 from canvas_fm.files.options import takes
 from canvas_fm.prepare.convert.convert import Conversion, convert_source
 from canvas_fm.prepare.cores import usable_cores
-from canvas_fm.prepare.options import StitchOptions
+from canvas_fm.prepare.options import DestripeOptions, FlatFieldOptions, StitchOptions
+from canvas_fm.prepare.report import report_corrections
 from canvas_fm.prepare.sources.source import Source
+from canvas_fm.prepare.stitch.corrections import NONE, correct_tiles
 from canvas_fm.prepare.stitch.fuse import FusedTiles
 from canvas_fm.prepare.stitch.offsets import Pair, Solution, measure_pair, overlapping, solve, unplaced
 from canvas_fm.prepare.stitch.report import report_stitching
@@ -54,7 +56,9 @@ def stitch(source: str | Path, out: str | Path, *, progress: bool | None = None,
     `source` is a folder `X/X_Y/Z.tiff` as SmartSPIM writes it, or with `positions` any folder of tiles. Each
     overlapping pair is registered by phase correlation, all positions together by least squares, rounded to
     whole voxels: no voxel is interpolated. Leaves `OUT.stitch.json`, `.png` and `.positions.csv`, the table
-    that places another channel with `positions` and `keep_positions`. Raises CanvasError, naming tiles that
+    that places another channel with `positions` and `keep_positions`. With `flat_field` (or `flat`) and
+    `destripe` shading and stripes are removed from the planes of each tile, before they are blended; the
+    shading is estimated from planes of all tiles. Raises CanvasError, naming tiles that
     overlap with no other.
     """
     path, out, opts = Path(source), Path(out), StitchOptions.of(**options)
@@ -76,16 +80,19 @@ def stitch(source: str | Path, out: str | Path, *, progress: bool | None = None,
     placed = [
         _moved(tile.position_zyx, shift) for tile, shift in zip(tiles, solution.shifts_zyx, strict=True)
     ]
-    fused = FusedTiles(tiles, placed, opts.ramp)
+    stack, corrected = correct_tiles(path, tiles, opts)
+    fused = FusedTiles(tiles, placed, opts.ramp, corrected)
     files = list(dict.fromkeys(file for tile in tiles for file in tile.volume.files))
     first = tiles[0].volume
     if len(opts.marker) > 1:
         raise CanvasError(f"--marker names {len(opts.marker)} markers; one channel is stitched at a time")
     marker = opts.marker[0] if opts.marker else first.marker
     opened = Source(path, [fused], ["channel 0"], [marker], first.voxel_um, files)
-    conversion = convert_source(
-        opened, out, opts, progress=progress, inputs={"positions_zyx": [list(place) for place in placed]}
-    )
+    inputs = {"positions_zyx": [list(place) for place in placed]} | _corrections(opts)
+    plain = opts.model_copy(update=NONE)  # what is done to tiles is not done to the whole again
+    conversion = convert_source(opened, out, plain, progress=progress, inputs=inputs)
+    if corrected.correction.is_there:
+        report_corrections(stack, [corrected.correction], out)
     loose = [] if opts.keep_positions else unplaced(len(tiles), solution.used)
     found = Stitching(
         conversion,
@@ -99,6 +106,13 @@ def stitch(source: str | Path, out: str | Path, *, progress: bool | None = None,
     write_text_atomic(stem.with_name(stem.name + ".positions.csv"), _table(tiles, placed))
     report_stitching(found.as_dict(), tiles, solution, stem)
     return found
+
+
+def _corrections(options: StitchOptions) -> dict[str, Any]:
+    """Options of the correction of tiles, where there is one."""
+    fields = [*DestripeOptions.model_fields, *FlatFieldOptions.model_fields, "destripe", "ramp"]
+    chosen = options.model_dump(mode="json", include=set(fields))
+    return {"of tiles": chosen} if any(chosen[name] for name in NONE) else {}
 
 
 def _moved(position: Zyx, shift: np.ndarray) -> Zyx:

@@ -30,7 +30,7 @@ def scene():
     return (200 + 30_000 * spots + 2_000 * slow).astype(np.uint16)
 
 
-def write_tiles(folder, scene, errors=ERRORS):
+def write_tiles(folder, scene, errors=ERRORS, shading=None):
     """Tiles whose voxels lie `error` away from where their folder says, in tenths of a micrometre."""
     places = {}
     for (row, column), error in errors.items():
@@ -39,6 +39,8 @@ def write_tiles(folder, scene, errors=ERRORS):
         tile = folder / f"{x:06d}" / f"{x:06d}_{y:06d}"
         tile.mkdir(parents=True)
         box = scene[tuple(slice(a, a + n) for a, n in zip(start, TILE, strict=True))]
+        if shading is not None:
+            box = np.rint(box * shading).astype(np.uint16)
         for z, plane in enumerate(box):
             tifffile.imwrite(tile / f"{z * 40:06d}.tiff", plane)
         places[tile.name] = tuple(int(n) for n in start)
@@ -76,6 +78,31 @@ def test_tiles_go_back_to_their_place_and_the_volume_is_the_scene(scene, tmp_pat
         for place in done.positions_zyx.values()
     ]
     np.testing.assert_array_equal(cf.Volume.open(tmp_path / "b.zarr").read((0, 0, 0), part.shape), part)
+
+
+def test_shading_of_tiles_is_divided_out_before_they_are_blended(scene, tmp_path):
+    """By a flat image exactly; an estimate comes from the planes of all tiles."""
+    y, x = np.mgrid[-1 : 1 : TILE[1] * 1j, -1 : 1 : TILE[2] * 1j]
+    shading = (1 - 0.3 * (y - 0.2) ** 2) * (1 - 0.3 * (x + 0.3) ** 2)
+    np.save(tmp_path / "flat.npy", 20_000 * shading / shading.mean())
+    np.save(tmp_path / "dark.npy", np.zeros(TILE[1:]))
+    true = write_tiles(tmp_path / "tiles", scene, shading=shading / shading.mean())
+    how = {"voxel_um": UM, "ramp": 16, "progress": False}
+    flat = {"flat": tmp_path / "flat.npy", "dark": tmp_path / "dark.npy"}
+    done = cf.stitch(tmp_path / "tiles", tmp_path / "a.zarr", **how, **flat)
+    low = np.min(list(true.values()), axis=0)
+    part = cf.Volume.open(tmp_path / "a.zarr").read((0, 0, 0), done.conversion.shape_zyx)
+    expected = scene[tuple(slice(a, a + n) for a, n in zip(low, part.shape, strict=True))]
+    covered = part > 0
+    assert covered.mean() > 0.75
+    np.testing.assert_allclose(part[covered], expected[covered].astype(float), atol=1.5)
+    assert (tmp_path / "a.corrections.png").is_file()
+    cf.stitch(tmp_path / "tiles", tmp_path / "b.zarr", **how, flat_field=True, destripe=True)
+    (numbers,) = json.loads((tmp_path / "b.corrections.json").read_text()).values()
+    assert numbers["shading, darkest to brightest"][0] < 0.9
+    assert "stripes along x, dB removed" in numbers
+    with pytest.raises(CanvasError, match="was made from another source or with other options"):
+        cf.stitch(tmp_path / "tiles", tmp_path / "a.zarr", **how)
 
 
 @pytest.mark.parametrize(

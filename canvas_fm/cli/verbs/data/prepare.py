@@ -60,8 +60,8 @@ def add_verbs(verbs: Verbs) -> None:
         run_stitch,
         "put overlapping tiles together as one OME-Zarr",
         "Place the overlapping z-stacks of SRC, folders X/X_Y/Z.tiff as SmartSPIM writes them or tiles that "
-        "a table names, by phase correlation and least squares, blend them and write OUT.zarr. The same "
-        "command again resumes.",
+        "a table names, by phase correlation and least squares, blend them and write OUT.zarr. Shading and "
+        "stripes are removed from each tile before. The same command again resumes.",
         fill=_fill_stitch,
     )
 
@@ -96,7 +96,11 @@ def _fill_stitch(stitch: Parser) -> None:
     stitch.add_argument("source", metavar="SRC", help="folder of the tiles of one channel")
     stitch.add_argument("out", metavar="OUT.zarr", help="store to write")
     own = [name for name in StitchOptions.model_fields if name not in ConvertOptions.model_fields]
-    stitch.add_options("options", StitchOptions, only=["voxel_um", "t", "c", "marker", *own, *_WRITING])
+    stitch.add_options(
+        "options",
+        StitchOptions,
+        only=["voxel_um", "t", "c", "marker", *own, *_WRITING, *_FLAT, "destripe", *_STRIPES],
+    )
     add_json(stitch)
 
 
