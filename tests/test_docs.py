@@ -119,3 +119,19 @@ def test_the_command_of_a_figure_is_understood(figure):
             if words[1] == "tests.benchmarks":
                 module = ROOT / "tests" / "benchmarks" / f"bench_{words[2]}.py"
             assert module.is_file(), shlex.join(words)
+
+
+def test_every_message_on_the_page_of_errors_is_one_of_ours():
+    page = (ROOT / "docs" / "help" / "errors.md").read_text(encoding="utf-8")
+    messages = re.findall(r"^\| `(.*?)` \|", page.partition("No sentence, but")[0], re.M)
+    assert len(messages) >= 14
+    code = "\n".join(
+        path.read_text(encoding="utf-8")
+        for room in ("canvas_fm", "serving")
+        for path in (ROOT / room).rglob("*.py")
+    )
+    # Strings that are written in two lines are one sentence.
+    code = re.sub(r"\"\s*\n\s*f?\"", "", code)
+    for message in messages:
+        for part in message.split("…"):
+            assert part.strip() in code, message
