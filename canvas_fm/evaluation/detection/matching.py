@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +19,8 @@ from canvas_fm.errors import CanvasError
 MOST_PAIRS = 100_000_000  # 4 GB of pairs: far more than any tolerance of a cell's radius yields
 _SAME = 1 + 1e-9  # 5 × 1.62 is 8.1 to a person and 8.100000000000001 to a computer
 _ROUNDS = 40
+_CROWDED = 16  # pairs of neighbouring cells a point, beyond which trees are quicker
+_MOST_CELLS = 1 << 20  # along an axis, so that cells have whole numbers and rounding is far below a cell
 _DENSE = 400  # cells of a group up to which its dense cost matrix is quicker than a sparse one
 
 
@@ -71,7 +74,7 @@ def find_pairs(
     tolerance: float,
     scale_zyx: Sequence[float],
 ) -> Pairs:
-    """All pairs at a distance ≤ tolerance, by two k-d trees; memory 40 bytes a pair."""
+    """All pairs at a distance ≤ tolerance, by a grid of cells or two k-d trees; memory 40 bytes a pair."""
     scale = np.asarray(scale_zyx, dtype=np.float64)
     if not 0 < tolerance < np.inf:
         raise CanvasError(f"tolerance is {tolerance}; expected a number above 0")
@@ -79,6 +82,53 @@ def find_pairs(
         raise CanvasError(f"voxel size is {tuple(scale_zyx)}; expected three numbers above 0, z y x")
     if not len(pred_zyx) or not len(truth_zyx):
         return Pairs(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
+    radius = tolerance * _SAME
+    pairs = _pairs_by_cells(pred_zyx, truth_zyx, radius, scale)
+    return _pairs_by_trees(pred_zyx, truth_zyx, tolerance, scale) if pairs is None else pairs
+
+
+def _pairs_by_cells(
+    pred_zyx: np.ndarray, truth_zyx: np.ndarray, radius: float, scale: np.ndarray
+) -> Pairs | None:
+    """The pairs from a grid of cells as wide as the radius: truths sorted by cell, three cells in x a search.
+
+    None where that is not quicker than trees: many cells in each other's reach, or a grid of too many.
+    """
+    cell = scale / (radius * (1 + 1e-6))  # what rounding moves by less than that is not lost
+    cells = [np.floor(zyx * cell) for zyx in (pred_zyx, truth_zyx)]
+    low = np.minimum(*(each.min(axis=0) for each in cells)) - 1
+    high = np.maximum(*(each.max(axis=0) for each in cells)) + 1
+    if max(np.abs(low).max(), np.abs(high).max()) > _MOST_CELLS:
+        return None
+    size = (high - low + 1).astype(np.int64)
+    strides = np.array([size[1] * size[2], size[2], 1])
+    keys = [(each - low).astype(np.int64) @ strides for each in cells]
+    order = [np.argsort(key, kind="stable") for key in keys]
+    key, of_truth = (key[rows] for key, rows in zip(keys, order, strict=True))
+    del cells, keys
+    of_truth = np.append(of_truth, np.iinfo(np.int64).max)
+    pred, truth = pred_zyx[order[0]], truth_zyx[order[1]]
+    left, found = min(_CROWDED * (len(pred) + len(truth)), MOST_PAIRS), []
+    for z, y in product((-1, 0, 1), repeat=2):
+        middle = key + z * strides[0] + y * strides[1]
+        at, rows = np.searchsorted(of_truth, middle - 1), np.arange(len(key))
+        while len(rows):
+            near = of_truth[at] <= middle[rows] + 1
+            rows, at = rows[near], at[near]
+            left -= len(rows)
+            if left < 0:
+                return None
+            distance = _distance(pred[rows], truth[at], scale)
+            within = distance <= radius
+            found.append((order[0][rows[within]], order[1][at[within]], distance[within]))
+            at = at + 1
+    return Pairs(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
+
+
+def _pairs_by_trees(
+    pred_zyx: np.ndarray, truth_zyx: np.ndarray, tolerance: float, scale: np.ndarray
+) -> Pairs:
+    """The pairs by two k-d trees; CanvasError for more than can be held."""
     radius = tolerance * _SAME
     # Unbalanced trees split in the middle instead of sorting: built in a tenth of the time, searched as fast.
     trees = [cKDTree(zyx * scale, balanced_tree=False, compact_nodes=False) for zyx in (pred_zyx, truth_zyx)]
@@ -93,12 +143,17 @@ def find_pairs(
     distances = trees[0].sparse_distance_matrix(trees[1], radius * _SAME, output_type="ndarray")
     pred, truth = distances["i"].astype(np.int64), distances["j"].astype(np.int64)
     del distances, trees
-    apart = pred_zyx[pred]
-    apart -= truth_zyx[truth]
+    distance = _distance(pred_zyx[pred], truth_zyx[truth], scale)
+    return Pairs(pred, truth, distance).where(distance <= radius)
+
+
+def _distance(a_zyx: np.ndarray, b_zyx: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Distance of each pair of rows; overwrites the first."""
+    apart = a_zyx
+    apart -= b_zyx
     apart *= scale
     apart *= apart
-    distance = np.sqrt(apart[:, 0] + apart[:, 1] + apart[:, 2])
-    return Pairs(pred, truth, distance).where(distance <= radius)
+    return np.sqrt(apart[:, 0] + apart[:, 1] + apart[:, 2])
 
 
 def greedy_of(pairs: Pairs, n_pred: int, n_truth: int) -> Pairs:

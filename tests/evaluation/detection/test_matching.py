@@ -150,3 +150,35 @@ def test_a_tolerance_that_pairs_everything_is_refused_before_memory_is_gone(monk
     many = np.random.default_rng(0).random((100, 3))
     with pytest.raises(CanvasError, match="about 1e\\+04 pairs of 100 predictions and 100 true cells"):
         match(many, many, tolerance=5)
+
+
+@pytest.mark.parametrize("side", [3.0, 40.0, 4000.0])
+@pytest.mark.parametrize("scale", [(1.0, 1.0, 1.0), (5.0, 1.62, 1.62)])
+def test_pairs_by_cells_are_those_of_every_distance(side: float, scale: tuple[float, float, float]) -> None:
+    """Positions on a grid too, where many distances equal the tolerance, and on both sides of 0."""
+    rng = np.random.default_rng(5)
+    pred, truth = (rng.uniform(-side, side, (150, 3)) for _ in range(2))
+    pred[::2], truth[::3] = np.round(pred[::2]), np.round(truth[::3])
+    truth[:40] = pred[:40] + rng.choice([-5.0, 0.0, 5.0], (40, 3)) * [0, 1, 1]
+    apart = np.sqrt((((pred[:, None] - truth[None]) * scale) ** 2).sum(axis=2))
+    tolerance = 5 * scale[1]
+    every = set(zip(*np.nonzero(apart <= tolerance * (1 + 1e-9)), strict=True))
+    assert len(every) > 3
+    for pairs in (
+        matching._pairs_by_cells(pred, truth, tolerance * (1 + 1e-9), np.array(scale)),
+        matching._pairs_by_trees(pred, truth, tolerance, np.array(scale)),
+    ):
+        if pairs is None:  # all in each other's reach
+            assert side == 3.0
+            continue
+        assert len(pairs.pred) == len(every)
+        assert set(zip(pairs.pred, pairs.truth, strict=True)) == every
+        np.testing.assert_allclose(pairs.distance, apart[pairs.pred, pairs.truth], rtol=1e-12)
+
+
+def test_positions_too_far_for_a_grid_are_matched_all_the_same() -> None:
+    near = np.array([[0.0, 0.0, 0.0], [3.0, 0.0, 0.0]])
+    far = np.array([[1e12, 0.0, 0.0]])
+    cells = np.concatenate([near, far])
+    assert matching._pairs_by_cells(cells, cells, 1.0, np.ones(3)) is None
+    assert match(cells, cells, tolerance=1.0).truth_index.tolist() == [0, 1, 2]
