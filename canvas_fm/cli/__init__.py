@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 from canvas_fm.cli.parser import Parser, add_logging
 from canvas_fm.cli.verbs import demo, serve
-from canvas_fm.cli.verbs.analysis import brain_report, groups, regions, segmentation, spatial, study
+from canvas_fm.cli.verbs.analysis import brain_report, groups, profiles, regions, segmentation, spatial, study
 from canvas_fm.cli.verbs.cells import count, detect, embed, refine, review, search
 from canvas_fm.cli.verbs.data import dataset, info, points, prepare, view
 from canvas_fm.cli.verbs.score import audit, leaderboard, probe, report, score, worth
@@ -79,6 +79,7 @@ def build_parser() -> Parser:
         spatial,
         segmentation,
         groups,
+        profiles,
         brain_report,
         study,
         probe,

@@ -15,7 +15,7 @@ OPTIONS = {"--c", "--t", "--voxel-um", "--missing-chunks", "--on-bad-chunk"}
 # Verbs that open no volume of the user's: cells, models, tables, label volumes of an atlas, phantoms.
 OTHERS = {
     "list", "phantom", "dataset check", "dataset write", "export", "regions", "coexpress", "proximity",
-    "groups", "brain-report", "probe fit", "probe apply", "tables", "leaderboard validate",
+    "groups", "profiles", "brain-report", "probe fit", "probe apply", "tables", "leaderboard validate",
     "leaderboard submit", "leaderboard score", "leaderboard page", "points convert", "index", "search",
     "store", "demo",
 }  # fmt: skip

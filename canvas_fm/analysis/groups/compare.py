@@ -94,7 +94,7 @@ def compare_groups(
     volume = np.where(study.volume_mm3 > 0, study.volume_mm3, np.nan)
     density = study.count / volume
     log = np.log2((study.count + 0.5) / volume)
-    found = _welch(log[a], log[b])
+    found = welch(log[a], log[b])
     if model == "negative-binomial":
         rows = np.ix_(either, tested)
         for key, values in compare_counts(study.count[rows], volume[rows], b[either]).items():
@@ -107,7 +107,8 @@ def compare_groups(
     )  # fmt: skip
 
 
-def _welch(a: Float64[np.ndarray, "n r"], b: Float64[np.ndarray, "m r"]) -> dict[str, np.ndarray]:
+def welch(a: Float64[np.ndarray, "n r"], b: Float64[np.ndarray, "m r"]) -> dict[str, np.ndarray]:
+    """Welch's t-test of b over a, a column a region: effect, low, high (95 %), p, g (Hedges), deviation."""
     n, m = len(a), len(b)
     effect = b.mean(0) - a.mean(0)
     part_a, part_b = a.var(0, ddof=1) / n, b.var(0, ddof=1) / m

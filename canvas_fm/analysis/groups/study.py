@@ -30,23 +30,28 @@ class Study:
     volume_mm3: Float64[np.ndarray, "b r"]
 
     def __post_init__(self) -> None:
-        if twice := [name for name, times in Counter(self.brains).items() if times > 1]:
-            raise CanvasError(
-                f"the brain {twice[0]} is in more than one row; a brain is one sample, however many cells, "
-                "sections or files it has: sum them up into one regions file first"
-            )
-        sizes = Counter(self.groups)
-        if len(sizes) < 2:
-            raise CanvasError(f"the study has one group, {self.groups[0]}; two or more are compared")
-        if alone := [name for name, times in sizes.items() if times < 2]:
-            raise CanvasError(
-                f"the group {alone[0]} has one brain; how much brains differ is not known from one: "
-                "expected two at the least, better four or more"
-            )
+        check_design(self.brains, self.groups)
 
     def of(self, group: str) -> np.ndarray:
         """Mask of a group's brains."""
         return np.array([one == group for one in self.groups])
+
+
+def check_design(brains: Sequence[str], groups: Sequence[str]) -> None:
+    """CanvasError where a brain has two rows, or there is one group, or a group of one brain."""
+    if twice := [name for name, times in Counter(brains).items() if times > 1]:
+        raise CanvasError(
+            f"the brain {twice[0]} is in more than one row; a brain is one sample, however many cells, "
+            "sections or files it has: put them into one file first"
+        )
+    sizes = Counter(groups)
+    if len(sizes) < 2:
+        raise CanvasError(f"the study has one group, {groups[0]}; two or more are compared")
+    if alone := [name for name, times in sizes.items() if times < 2]:
+        raise CanvasError(
+            f"the group {alone[0]} has one brain; how much brains differ is not known from one: "
+            "expected two at the least, better four or more"
+        )
 
 
 def read_study(
@@ -57,14 +62,7 @@ def read_study(
     Paths are relative to the file. `own` takes each region without its children.
     """
     path = Path(path)
-    rows = _rows(path)
-    if missing := [name for name in _NEEDED if not rows or name not in rows[0]]:
-        found = ", ".join(rows[0]) if rows else "no rows"
-        raise CanvasError(
-            f"{path} has no column {missing[0]}; found {found}. expected a row a brain: brain, group, regions"
-        )
-    if blank := next((at for at, row in enumerate(rows) if not all(row[name] for name in _NEEDED)), None):
-        raise CanvasError(f"{path}: row {blank + 1} lacks its brain, group or regions file")
+    rows = read_rows(path, _NEEDED, "brain, group, regions")
     _same_count_of([path.parent / row["regions"] for row in rows], channel)
     tables = [_regions(path.parent / row["regions"], channel, hemisphere, own) for row in rows]
     shared = sorted(set.intersection(*(set(table) for table in tables)))
@@ -79,6 +77,19 @@ def read_study(
         np.array([[table[one][2] for one in shared] for table in tables], np.float64),
         np.array([[table[one][3] for one in shared] for table in tables], np.float64),
     )
+
+
+def read_rows(path: Path, needed: Sequence[str], expected: str) -> list[dict[str, str]]:
+    """Rows of a study's CSV, each with all `needed` columns filled in."""
+    rows = _rows(path)
+    if missing := [name for name in needed if not rows or name not in rows[0]]:
+        found = ", ".join(rows[0]) if rows else "no rows"
+        raise CanvasError(
+            f"{path} has no column {missing[0]}; found {found}. expected a row a brain: {expected}"
+        )
+    if blank := next((at for at, row in enumerate(rows) if not all(row[name] for name in needed)), None):
+        raise CanvasError(f"{path}: row {blank + 1} lacks one of {expected}")
+    return rows
 
 
 def _rows(path: Path) -> list[dict[str, str]]:

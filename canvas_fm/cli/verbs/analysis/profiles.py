@@ -1,0 +1,100 @@
+"""Verb `profiles`: what the cells of each region look like, compared between groups of brains."""
+
+from __future__ import annotations
+
+import argparse
+
+from canvas_fm.cli.parser import Parser, Verbs, add_json, add_verb, positive_int
+
+
+def add_verbs(verbs: Verbs) -> None:
+    add_verb(
+        verbs,
+        "profiles",
+        run_profiles,
+        "compare what cells look like per region between groups: mean embedding, clusters, novelty",
+        "STUDY.csv has a row a brain: brain, group, and embeddings, the store that `canvas-fm embed` wrote "
+        "of cells with a column `region` (canvas-fm regions --cells-out). Each brain is corrected by its "
+        "typical region. A brain is one sample; q-values by Benjamini and Hochberg.",
+        fill=_fill,
+    )
+
+
+def _fill(parser: Parser) -> None:
+    parser.add_argument("study", metavar="STUDY.csv", help="columns brain, group, embeddings")
+    parser.add_argument("--out", required=True, metavar="PROFILES.csv", help="table to write")
+    parser.add_argument("--reference", metavar="GROUP", help="the control group; default: the first row's")
+    parser.add_argument(
+        "--column", default="region", metavar="NAME", help="column of regions; default region"
+    )
+    parser.add_argument(
+        "--clusters",
+        type=positive_int,
+        default=12,
+        metavar="N",
+        help="k of k-means over all cells; default 12",
+    )
+    parser.add_argument(
+        "--min-cells", type=positive_int, default=20, metavar="N",
+        help="cells of a region in every brain to test it; default 20",
+    )  # fmt: skip
+    parser.add_argument(
+        "--max-cells", type=positive_int, default=50_000, metavar="N",
+        help="cells of a brain to compare, drawn at random; default 50000",
+    )  # fmt: skip
+    parser.add_argument(
+        "--examples", metavar="CELLS.csv", help="cells of each cluster, and novel ones, to look at"
+    )
+    parser.add_argument("--figure", metavar="FIG.png", help="novelty and cluster shares by region")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of draws and clusters; default 0")
+    add_json(parser)
+
+
+def run_profiles(args: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    import numpy as np
+
+    from canvas_fm.analysis.profiles.cells import read_profile_study
+    from canvas_fm.analysis.profiles.compare import compare_profiles
+    from canvas_fm.analysis.profiles.examples import write_examples
+    from canvas_fm.analysis.profiles.figure import profile_figure
+    from canvas_fm.cli.output import print_result
+    from canvas_fm.data.points.tables import write_csv
+
+    study = read_profile_study(args.study, column=args.column, max_cells=args.max_cells, seed=args.seed)
+    reference = args.reference or study.groups[0]
+    found = [
+        compare_profiles(
+            study, reference, other, clusters=args.clusters, min_cells=args.min_cells, seed=args.seed
+        )
+        for other in study.groups
+        if other != reference
+    ]
+    tables = [one.table() for one in found]
+    write_csv(Path(args.out), {key: np.concatenate([one[key] for one in tables]) for key in tables[0]}, {})
+    if args.examples is not None:
+        write_examples(found[0], args.examples)
+    if args.figure is not None:
+        profile_figure(found[0], args.figure)
+    result = {
+        "written": args.out,
+        "brains": {group: int(study.of(group).sum()) for group in study.groups},
+        "cells": sum(len(one.region) for one in study.brains),
+        "comparisons": [
+            {
+                "groups": f"{one.second} against {one.first}",
+                "regions_tested": int(one.tested.sum()),
+                "regions_novel_q_below_5_percent": _named(one.study.regions, one.novelty_q),
+                "regions_shifted_q_below_5_percent": _named(one.study.regions, one.shift_q),
+            }
+            for one in found
+        ],
+    }
+    print_result(result, args.json)
+
+
+def _named(regions: tuple[str, ...], q: object) -> list[str]:
+    import numpy as np
+
+    return [regions[at] for at in np.flatnonzero(np.asarray(q) < 0.05)]
