@@ -17,7 +17,8 @@ OTHERS = {
     "list", "phantom", "dataset check", "dataset write", "export", "regions", "coexpress", "proximity",
     "groups", "profiles", "brain-report", "probe fit", "probe apply", "tables", "leaderboard validate",
     "leaderboard submit", "leaderboard score", "leaderboard page", "points convert", "index", "search",
-    "store", "demo",
+    "store", "demo", "export-onnx", "push",
+    "study",  # its file names volumes and their options, brain by brain
 }  # fmt: skip
 
 

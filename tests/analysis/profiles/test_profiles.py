@@ -55,13 +55,13 @@ def study(seed: int, planted: float, brains: int = 4) -> ProfileStudy:
 
 def test_a_population_that_controls_lack_is_found_in_its_region_alone():
     found = compare_profiles(study(0, 0.3), "a", "b", clusters=4)
-    assert (np.flatnonzero(found.novelty_q < 0.01)).tolist() == [1]
+    assert (np.flatnonzero(found.novelty_q < 0.05)).tolist() == [1]
     assert found.novelty[4:, 1].mean() > 0.2
-    assert found.novelty[:4].mean() == pytest.approx(0.05, abs=0.01)
-    where = np.argwhere(found.share_q < 0.01)
+    assert found.novelty[:4].mean() == pytest.approx(0.05, abs=0.001)
+    where = np.argwhere(found.share_q < 0.05)
     assert set(where[:, 0]) == {1}
     assert found.shift_p[1] == pytest.approx(2 / 70)
-    assert found.shift_p[[0, 2, 3]].min() > 0.05
+    assert found.shift[1] > 5 * np.delete(found.shift, 1).max()
     table = found.table()
     assert len(table["region"]) == len(REGIONS) * 6
     assert sorted(set(table["measure"])) == [*(f"cluster {c}" for c in range(4)), "mean", "novelty"]
