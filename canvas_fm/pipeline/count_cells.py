@@ -128,7 +128,9 @@ def count_figure(table: dict[str, np.ndarray], path: str | Path) -> None:
         ends = [np.where(mine >= 0, table[key][mine], np.nan) for key in ("count_low", "count_high")]
         error = np.nan_to_num(np.abs([value - ends[0], ends[1] - value]))
         place = np.arange(len(labels)) + (at - (len(brains) - 1) / 2) * 0.8 / len(brains)
-        axes.bar(place, value, 0.75 / len(brains), yerr=error, label=brain, capsize=2)
+        axes.bar(
+            place, value, 0.75 / len(brains), yerr=error if error.any() else None, label=brain, capsize=2
+        )
     axes.set_xticks(range(len(labels)), labels, rotation=45 if len(labels) > 1 else 0, ha="right")
     axes.set_ylabel("cells")
     axes.legend(frameon=False, fontsize=8)
