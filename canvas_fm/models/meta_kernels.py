@@ -8,7 +8,7 @@ torch is imported; as a library this package leaves torch as it is. Whoever impo
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable
 from importlib import import_module
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -26,7 +26,7 @@ class _LoadFirst(MetaPathFinder):
     """Loads the meta kernels before a module that builds on them; finds nothing itself."""
 
     def find_spec(
-        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+        self, name: str, path: Iterable[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         if name in _BUILD_ON_IT:
             load_meta_kernels()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 
 import pytest
+
+from canvas_fm.models.meta_kernels import _LoadFirst
 
 DEFERRED = """
 import sys
@@ -49,3 +52,12 @@ def test_a_torch_that_is_there_is_left_alone() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_packages_without_an_init_file_are_passed_over(tmp_path, monkeypatch):
+    """Their path is no sequence, and signatures are checked in tests."""
+    (tmp_path / "spaced_package" / "inner").mkdir(parents=True)
+    (tmp_path / "spaced_package" / "inner" / "module.py").write_text("x = 1\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "meta_path", [_LoadFirst(), *sys.meta_path])
+    assert importlib.import_module("spaced_package.inner.module").x == 1
