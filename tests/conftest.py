@@ -6,15 +6,13 @@ import gc
 import importlib
 import os
 import sys
-import types
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from beartype import BeartypeConf, beartype
-from jaxtyping import install_import_hook
 
+from tests.typechecking import check_types_of
 from tests.where import ABSENT, REAL_DATA
 
 # The hook below has whatever is imported inside canvas_fm compiled anew where no bytecode may be written: a
@@ -29,11 +27,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 # OpenVINO's telemetry would fork a process for each event where a test imports it before canvas_fm does.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
-# Shapes and types of the public signatures are executed in tests; an int may stand for a float (PEP 484).
-_checker = types.ModuleType("canvas_fm_tests_checker")
-_checker.check = beartype(conf=BeartypeConf(is_pep484_tower=True))  # type: ignore[attr-defined]
-sys.modules[_checker.__name__] = _checker
-install_import_hook("canvas_fm", f"{_checker.__name__}.check")
+# Shapes and types of the signatures are executed in tests.
+check_types_of("canvas_fm")
 
 
 # Files that take longest go first, so that no process is left with one of them when the others are done.
