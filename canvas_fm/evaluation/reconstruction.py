@@ -57,8 +57,8 @@ class _Similarity:
         mean = _local_mean(predicted)
         variance = _local_mean(predicted**2) - mean**2
         covariance = _local_mean(predicted * self.target) - mean * self.mean
-        likeness = (2 * mean * self.mean + _C1) * (2 * covariance + _C2)
-        return likeness / ((mean**2 + self.mean**2 + _C1) * (variance + self.variance + _C2))
+        similarity = (2 * mean * self.mean + _C1) * (2 * covariance + _C2)
+        return similarity / ((mean**2 + self.mean**2 + _C1) * (variance + self.variance + _C2))
 
 
 def _local_mean(crops: Float[np.ndarray, "n z y x"]) -> Float[np.ndarray, "n z y x"]:
@@ -200,11 +200,11 @@ class Tally:
         A part without voxels, such as that of high variance in flat crops, has none.
         """
         scores = {}
-        for name, (error, likeness, voxels) in self.sums.items():
+        for name, (error, similarity, voxels) in self.sums.items():
             if voxels < 1 and name not in DEFINITIONS:
                 continue
             scores[f"psnr_{name}"] = psnr(error, voxels)
-            scores[f"ssim_{name}"] = likeness / voxels
+            scores[f"ssim_{name}"] = similarity / voxels
         return scores
 
 

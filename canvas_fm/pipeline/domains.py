@@ -36,11 +36,11 @@ from canvas_fm.inference.embed.point_crops import volume_identity
 from canvas_fm.models.checkpoint import Detector, load
 from canvas_fm.models.folder.training_volumes import training_volumes
 from canvas_fm.progress import bar
+from canvas_fm.training.detector.threshold import LOWEST_THRESHOLD
 from canvas_fm.training.detector.train import train_detector
 
 PHANTOM_SEEDS, TEST_SEEDS = range(1000), range(1000, 1100)
 PHANTOM_SHAPE = (40, 160, 160)
-LOWEST = 0.02  # candidates of a detector below are not looked at
 LOG = "LoG over the median"
 _LOG_RULE = WindowRule("median", 0.0, 64.0)
 _LOG_LOWEST = 0.15  # of the median
@@ -308,7 +308,7 @@ class _Held:
             volume = self._volume()[0]
             um, volume_um = detector.config.voxel_um, volume.voxel_um
             other = any(abs(a - b) > 0.05 * b for a, b in zip(volume_um, um, strict=True))
-            job = detector_job(detector, volume, threshold=LOWEST, resample=other)
+            job = detector_job(detector, volume, threshold=LOWEST_THRESHOLD, resample=other)
             return run(job, show=False)
 
         return self._curve(detector.sha256, find)

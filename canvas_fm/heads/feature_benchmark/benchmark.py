@@ -104,7 +104,7 @@ def _classes(volume: Volume, table: Points, labels: str | None) -> Shaped[np.nda
     return np.where(np.isin(text, ["-1", "-1.0", "nan"]), "", text)
 
 
-def worth(
+def score_features(
     encoders: Mapping[str, Encoder],
     cells: LabelledCells,
     *,

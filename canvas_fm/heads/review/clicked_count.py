@@ -7,7 +7,7 @@ from jaxtyping import Float64, Int64
 from scipy.stats import t
 
 from canvas_fm.heads.refine.counts.expected_count import COUNT_LEVEL
-from canvas_fm.heads.review.audit.estimate import Answers, Estimate, share_of
+from canvas_fm.heads.review.audit.estimate import Estimate, StratifiedAnswers, estimate_share
 
 _FEWEST = 10
 
@@ -40,7 +40,7 @@ def clicked_count(
         return None
     y = label[sure].astype(np.float64)
     if p_cell is None:
-        share = share_of(Answers(np.array([of], np.int64), (y,)))
+        share = estimate_share(StratifiedAnswers(np.array([of], np.int64), (y,)))
         return Estimate(*(of * value for value in share))
     wrong = y - p_cell[sure]
     value = float(p_cell.sum() + of * wrong.mean())

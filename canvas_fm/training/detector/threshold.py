@@ -29,26 +29,25 @@ from canvas_fm.training.detector.targets import Labelled
 from canvas_fm.training.recipe.detector_recipe import DetectorRecipe
 from canvas_fm.training.run.trainer import Report
 
-LOWEST = 0.02  # candidates below are not looked at
-GRID = THRESHOLDS
+LOWEST_THRESHOLD = 0.02  # candidates below it do not count in the choice
 
 
 @dataclass(frozen=True)
-class Calibrated:
+class ChosenThreshold:
     """The fixed threshold, and a row of metrics for each volume at it."""
 
     threshold: float
     rows: list[dict[str, Any]]
-    looks: dict[str, list[float]]
+    ranges: dict[str, list[float]]  # of the statistics of the volumes that it was chosen on
     scored_by: dict[str, str]  # of volumes that a fold's detector scored: its sha256
 
     def summary(self) -> list[dict[str, Any]]:
-        """The calibration as recorded in the model's config."""
+        """Scores of the volumes as recorded in the model's config."""
         keys = ("volume", "held_out", "tolerance_um", "cells", "f1", "best_f1", "best_threshold")
         return [{key: row[key] for key in keys} for row in self.rows]
 
 
-def calibrate(
+def choose_threshold(
     recipe: DetectorRecipe,
     net: HeatMapNet,
     training: Sequence[Labelled],
@@ -59,7 +58,7 @@ def calibrate(
     *,
     figures: Path | None = None,
     unseen: Mapping[str, Detector] | None = None,
-) -> Calibrated:
+) -> ChosenThreshold:
     """Choose the threshold on the training volumes, at each contrast of the recipe; score all volumes.
 
     `held_out` are scored at that threshold and do not count in its choice, nor do volumes of a few cells.
@@ -69,17 +68,17 @@ def calibrate(
     detector = Detector(_config(recipe, net, voxel_um), net)
     curves: dict[str | None, list[np.ndarray]] = {}
     scored: list[tuple[Labelled, bool, Points]] = []
-    calibration_sets: list[tuple[Labelled, Points]] = []
+    chosen_on_sets: list[tuple[Labelled, Points]] = []
     chosen_on = recipe.detection.chosen_on
     if recipe.phantoms is not None and chosen_on != "volumes":
         phantoms = calibration_phantoms(recipe.phantoms, voxel_um, recipe.data.crop_zyx)
         report("choosing the threshold on phantoms")
-        calibration_sets = [(one, _candidates(recipe, detector, one, 1.0)) for one in phantoms]
-        curves["phantoms"] = [f1_curve(recipe, one, candidates) for one, candidates in calibration_sets]
-    looked_at = () if chosen_on == "phantoms" else training
+        chosen_on_sets = [(one, _candidates(recipe, detector, one, 1.0)) for one in phantoms]
+        curves["phantoms"] = [f1_curve(recipe, one, candidates) for one, candidates in chosen_on_sets]
+    scored_volumes = () if chosen_on == "phantoms" else training
     # A volume of a few cells would count as much as one of hundreds, and a single false one much more.
     counted = {id(one) for one in training if len(one.inner_zyx) >= FEWEST} or {id(one) for one in training}
-    for labelled in [*looked_at, *held_out]:
+    for labelled in [*scored_volumes, *held_out]:
         is_held_out = any(labelled is one for one in held_out)
         report(f"evaluating {labelled.source.name}")
         scorer = detector if is_held_out else (unseen or {}).get(labelled.source.name, detector)
@@ -91,7 +90,7 @@ def calibrate(
                 of_marker = curves.setdefault(labelled.source.volume.marker, [])
                 of_marker.append(f1_curve(recipe, labelled, points))
     mean = np.mean([np.mean(one, axis=0) for one in curves.values()], axis=0)  # every marker counts the same
-    threshold = round(float(GRID[np.argmax(mean)]), 4)
+    threshold = round(float(THRESHOLDS[np.argmax(mean)]), 4)
     rows = []
     for labelled, is_held_out, candidates in scored:
         score = _score(recipe, labelled, candidates, threshold)
@@ -102,16 +101,16 @@ def calibrate(
                 f"{labelled.source.name}{', held out' if is_held_out else ''}, step {step}, at {threshold}"
             )
             score_figure(score, labelled.source.volume, figures / name, title=title)
-    calibration_sets += [(one, candidates) for one, is_held_out, candidates in scored if not is_held_out]
-    return Calibrated(
+    chosen_on_sets += [(one, candidates) for one, is_held_out, candidates in scored if not is_held_out]
+    return ChosenThreshold(
         threshold,
         rows,
-        statistics_ranges([_look(*one, threshold) for one in calibration_sets]),
+        statistics_ranges([_statistics(*one, threshold) for one in chosen_on_sets]),
         {name: scorer.sha256 for name, scorer in (unseen or {}).items()},
     )
 
 
-def _look(labelled: Labelled, candidates: Points, threshold: float) -> dict[str, float]:
+def _statistics(labelled: Labelled, candidates: Points, threshold: float) -> dict[str, float]:
     sizes = labelled.boxes[:, 3:] - labelled.boxes[:, :3]
     mm3 = float(sizes.prod(axis=1).sum() * np.prod(labelled.source.volume.voxel_um)) * 1e-9
     scores = candidates.columns["score"][inside_boxes(candidates.zyx, labelled.boxes)]
@@ -155,12 +154,12 @@ def detectors_by_unseen_volume(
 def f1_curve(recipe: DetectorRecipe, labelled: Labelled, candidates: Points) -> Float64[np.ndarray, " t"]:
     """F1 at every threshold of the grid."""
     if not len(candidates):
-        return np.zeros(len(GRID))
+        return np.zeros(len(THRESHOLDS))
     curve = _score(recipe, labelled, candidates, None).curve
     if curve is None or not len(curve.threshold):
-        return np.zeros(len(GRID))
+        return np.zeros(len(THRESHOLDS))
     # Thresholds fall: the last one that is still at or above a grid value holds its counts.
-    last = np.searchsorted(-curve.threshold, -GRID, side="right") - 1
+    last = np.searchsorted(-curve.threshold, -THRESHOLDS, side="right") - 1
     return np.where(last >= 0, curve.f1[np.maximum(last, 0)], 0.0)
 
 
@@ -175,7 +174,7 @@ def _candidates(recipe: DetectorRecipe, detector: Detector, labelled: Labelled, 
         detector,
         source.volume,
         background=labelled.background,
-        threshold=LOWEST,
+        threshold=LOWEST_THRESHOLD,
         box=region if source.resample_to is None else None,
         resample=source.resample_to is not None,
         ignore_voxel_size=recipe.data.ignore_voxel_size,
@@ -230,7 +229,7 @@ def _config(recipe: DetectorRecipe, net: HeatMapNet, voxel_um: ZyxUm) -> Detecto
         architecture=net.config,
         voxel_um=voxel_um,
         window_rule=recipe.data.window.rule,
-        threshold=LOWEST,
+        threshold=LOWEST_THRESHOLD,
         min_distance_um=recipe.detection.min_distance_um,
         smooth_um=recipe.detection.smooth_um,
         amplitude=recipe.detection.amplitude,

@@ -1,4 +1,4 @@
-"""Training of a detector: volumes and cells to a run with a calibrated detector."""
+"""Training of a detector: volumes and cells to a run with a detector and its threshold."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from canvas_fm.training.detector.targets import (
     draw_labelled,
     shares,
 )
-from canvas_fm.training.detector.threshold import calibrate, detectors_by_unseen_volume
+from canvas_fm.training.detector.threshold import choose_threshold, detectors_by_unseen_volume
 from canvas_fm.training.mae.augment import widen
 from canvas_fm.training.mae.crop_set import CropSet, VolumeSource, take
 from canvas_fm.training.recipe.detector_recipe import DetectorRecipe, init_overrides
@@ -70,7 +70,7 @@ def train_detector(
     """Train a heat-map detector on labelled volumes; `canvas_fm.load` opens what `run.detector` names.
 
     `points` are the cells of each volume, in its order; so are `masks`, `background` and `within` (files or
-    lists of boxes in which all cells are labelled; without them everything is). The threshold is calibrated
+    lists of boxes in which all cells are labelled; without them everything is). The threshold is chosen
     over all training volumes; held-out ones are only scored. With `fold_detectors`, which the same recipe
     trained without some of the volumes each, it is chosen on their scores of what they did not see (cross-
     fitting). With `init`, an encoder, the net first learns to predict its tokens on the training volumes,
@@ -161,7 +161,7 @@ class DetectorTraining:
         """No preparation: evaluations use whole volumes."""
 
     def evaluate(self, state: DetectorStep, step: int, tracker: Tracker, run: Run, report: Report) -> None:
-        """Metrics and figure of every volume at the newly calibrated threshold; writes the detector."""
+        """Metrics and figure of every volume at the newly chosen threshold; writes the detector."""
         self._calibrated(state.result, step, run, report, tracker)
 
     def ship(self, state: DetectorStep, step: int, run: Run) -> None:
@@ -178,12 +178,12 @@ class DetectorTraining:
         if start is not None and recipe.start_share:
             net = averaged_weights(start.net, trained, recipe.start_share).eval()
         voxel_um = self.voxel_um
-        calibrated = calibrate(
+        chosen = choose_threshold(
             recipe, net, self.training, self.held_out, voxel_um, step, report,
             figures=run.figures if recipe.evaluation.figures and tracker else None, unseen=self.unseen,
         )  # fmt: skip
         if tracker is not None:
-            for row in calibrated.rows:
+            for row in chosen.rows:
                 tracker.write(row)
         names = [labelled.source.name for labelled in self.held_out]
         provenance = provenance_of(
@@ -191,11 +191,11 @@ class DetectorTraining:
             step,
             self.data()["trained on"],
             names,
-            scores=calibrated.summary(),
-            **{LOOKS: calibrated.looks},
+            scores=chosen.summary(),
+            **{LOOKS: chosen.ranges},
         )
-        if calibrated.scored_by:
-            provenance["scored_by"] = calibrated.scored_by
+        if chosen.scored_by:
+            provenance["scored_by"] = chosen.scored_by
         if start is not None:
             # What the weights that it started from had seen, this model has seen too.
             before = start.config.provenance
@@ -211,7 +211,7 @@ class DetectorTraining:
             run.detector,
             net,
             voxel_um=voxel_um,
-            threshold=calibrated.threshold,
+            threshold=chosen.threshold,
             min_distance_um=recipe.detection.min_distance_um,
             smooth_um=recipe.detection.smooth_um,
             window_rule=recipe.data.window.rule,

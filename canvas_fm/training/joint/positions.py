@@ -19,7 +19,7 @@ _LEAST = 0.01  # response in the window below which a maximum is the noise of an
 _FAVOUR = 1.5  # the strongest come most often: rank = count · u^1.5 for an even u
 
 
-def draw_places(
+def draw_positions(
     volume: Volume, box_zyx: Zyx, n: int, *, blobs: float, blob_um: float, rule: WindowRule, seed: int
 ) -> Int64[np.ndarray, "n 3"]:
     """First voxels of `n` boxes inside the volume, in random order; reproducible by seed.

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from canvas_fm.heads.probe.effective_rank import effective_rank
 from canvas_fm.models.checkpoint import save_encoder
-from canvas_fm.training.joint.positions import draw_places
+from canvas_fm.training.joint.positions import draw_positions
 from canvas_fm.training.joint.step import JointStep, project
 from canvas_fm.training.joint.views import box_zyx
 from canvas_fm.training.mae.crop_set import CropSet, VolumeSource, take
@@ -113,7 +113,7 @@ def places_of(recipe: JointRecipe, sources: Sequence[VolumeSource], n: int, seed
         share = n // len(sources) + (index < n % len(sources))
         own_seed = int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
         starts.append(
-            draw_places(
+            draw_positions(
                 source.volume,
                 source.box_zyx(box),
                 share,

@@ -23,27 +23,27 @@ from canvas_fm.training.sweep.grid import DataSet, LabelledSet, volumes_of
 WORTH = "worth.json"
 
 
-class Worth(NamedTuple):
+class LinearReadout(NamedTuple):
     """The read-out's score of each run, and of each baseline by crop size, with 95 % intervals."""
 
     runs: dict[str, dict[str, float]]
     baselines: dict[str, dict[str, dict[str, float]]]
 
 
-def measure_worth(
+def score_encoders(
     labelled: LabelledSet | None,
     out: Path,
     encoders: Mapping[str, Path],
     data: Path,
     show: bool | None,
     opening: VolumeOptions | None = None,
-) -> Worth:
+) -> LinearReadout:
     """Score the runs' encoders on labelled cells; what was measured before is read from `out`/worth.json.
 
     Two classes are scored by AUC, more by balanced accuracy, each brain by read-outs of the others.
     """
     if labelled is None or not encoders:
-        return Worth({}, {})
+        return LinearReadout({}, {})
     paths = volumes_of(DataSet(train=labelled.volumes), data)[0]
     opened_as: dict[str, Any] = {} if opening is None else opening.given
     known = _kept(out / WORTH)
@@ -69,7 +69,7 @@ def measure_worth(
                 write_text_atomic(out / WORTH, json.dumps(known, indent=1) + "\n")
             runs[name] = known[f"{key} {encoder.sha256}"]
             advance(1, name)
-    return Worth(runs, baselines)
+    return LinearReadout(runs, baselines)
 
 
 def _kept(path: Path) -> dict[str, Any]:

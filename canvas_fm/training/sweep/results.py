@@ -15,7 +15,7 @@ from canvas_fm.files.atomic import write_text_atomic
 from canvas_fm.training.run.run_folder import Run
 from canvas_fm.training.sweep.figures import loss_curves, pareto
 from canvas_fm.training.sweep.grid import DATA_SET, SweepRecipe, SweepRun
-from canvas_fm.training.sweep.linear_readout import Worth
+from canvas_fm.training.sweep.linear_readout import LinearReadout
 
 SCORES = ("loss", *(f"{measure}_{part}" for part in DEFINITIONS for measure in ("psnr", "ssim")))
 BY_VARIANCE = tuple(
@@ -44,7 +44,7 @@ def write_results(
     out: Path,
     runs: Sequence[SweepRun],
     states: Mapping[str, Mapping[str, Any]],
-    worth: Worth,
+    worth: LinearReadout,
 ) -> None:
     """Write results.csv, results.md, curves.png and pareto.png of the runs that are done."""
     rows = [row_of(run, Run(out / "runs" / run.name), states[run.name], worth) for run in runs]
@@ -61,7 +61,7 @@ def _data_set_and_rest(run: SweepRun) -> tuple[str, str]:
     return run.labels[DATA_SET], ", ".join(rest)
 
 
-def row_of(run: SweepRun, folder: Run, state: Mapping[str, Any], worth: Worth) -> Row:
+def row_of(run: SweepRun, folder: Run, state: Mapping[str, Any], worth: LinearReadout) -> Row:
     """One run: the labels of its values, its cost, its scores, the trivial predictors', its worth.
 
     Scores are means over the sets of crops of the last evaluation: of each held-out volume those at random
@@ -141,7 +141,7 @@ def as_csv(rows: Sequence[Row]) -> str:
 
 
 def summary(
-    sweep: SweepRecipe, rows: Sequence[Row], states: Mapping[str, Mapping[str, Any]], worth: Worth
+    sweep: SweepRecipe, rows: Sequence[Row], states: Mapping[str, Mapping[str, Any]], worth: LinearReadout
 ) -> str:
     """The sweep in Markdown."""
     figures = [*COMPARED, *(["worth"] if worth.runs else [])]
@@ -185,7 +185,7 @@ def _few(sweep: SweepRecipe) -> str:
     return f"linear read-out on {sweep.worth.few} labels of other brains"
 
 
-def _ranking(rows: Sequence[Row], worth: Worth, labels: Sequence[str]) -> str:
+def _ranking(rows: Sequence[Row], worth: LinearReadout, labels: Sequence[str]) -> str:
     ranked: list[Row] = [{"features": row["run"], **row} for row in rows if row.get("worth") is not None]
     for size, named in worth.baselines.items():
         ranked += [

@@ -21,7 +21,7 @@ from canvas_fm.progress import bar
 from canvas_fm.training.run.run_folder import Run
 from canvas_fm.training.sweep.early_stop import EarlyStop
 from canvas_fm.training.sweep.grid import GridSource, SweepRecipe, SweepRun, expand, read_sweep, volumes_of
-from canvas_fm.training.sweep.linear_readout import measure_worth
+from canvas_fm.training.sweep.linear_readout import score_encoders
 from canvas_fm.training.sweep.results import write_results
 from canvas_fm.training.sweep.workers import Job, Outcome, train_all
 
@@ -82,7 +82,7 @@ def sweep(
         _train(path, jobs, workers, str(device), show)
         states = {job.name: _state(path, job) for job in jobs}
         done = [run for run in runs if states[run.name].get("error", "") is None]
-        worth = measure_worth(spec.worth, path, _encoders(path, done), Path(data), show, opening)
+        worth = score_encoders(spec.worth, path, _encoders(path, done), Path(data), show, opening)
         write_results(spec, path, done, states, worth)
     finally:
         os.close(lock)

@@ -203,17 +203,17 @@ def test_a_volume_of_a_few_cells_does_not_choose_the_threshold(monkeypatch):
 
     def curve(recipe, one, candidates):
         looked_at.append(one.source.name)
-        return np.where(threshold.GRID >= 0.5, 1.0, 0.0)
+        return np.where(threshold.THRESHOLDS >= 0.5, 1.0, 0.0)
 
     monkeypatch.setattr(threshold, "f1_curve", curve)
     recipe = tiny("detection.chosen_on=volumes")
     net = HeatMapNet(recipe.model).eval()
-    threshold.calibrate(recipe, net, [few, many], [], VOXEL_UM, 0, lambda _: None)
+    threshold.choose_threshold(recipe, net, [few, many], [], VOXEL_UM, 0, lambda _: None)
     assert looked_at == [many.source.name]
     looked_at.clear()
-    threshold.calibrate(recipe, net, [few], [], VOXEL_UM, 0, lambda _: None)
+    threshold.choose_threshold(recipe, net, [few], [], VOXEL_UM, 0, lambda _: None)
     assert looked_at == [few.source.name]
     looked_at.clear()
     held_out = labelled("NeuN", 60, 2)
-    threshold.calibrate(recipe, net, [many], [held_out], VOXEL_UM, 0, lambda _: None)
+    threshold.choose_threshold(recipe, net, [many], [held_out], VOXEL_UM, 0, lambda _: None)
     assert looked_at == [many.source.name] != [held_out.source.name]

@@ -6,7 +6,7 @@ import pytest
 
 from canvas_fm.errors import CanvasError
 from canvas_fm.models.checkpoint import load
-from canvas_fm.training.detector import threshold as calibration
+from canvas_fm.training.detector import threshold
 from tests.training.detector.cubes import tiny, train, write_cube
 
 
@@ -14,12 +14,12 @@ def test_every_marker_counts_the_same_for_the_threshold(tmp_path, monkeypatch):
     """Two volumes of one marker do not outvote the one of another."""
     names = {"a": "IBA1", "b": "IBA1", "c": "cFos"}
     cubes = [write_cube(tmp_path, name, seed=0, marker=marker) for name, marker in names.items()]
-    low, high = calibration.GRID < 0.3, calibration.GRID > 0.7
+    low, high = threshold.THRESHOLDS < 0.3, threshold.THRESHOLDS > 0.7
 
     def curve(recipe, labelled, candidates):
         return 1.0 * high * 0.6 if labelled.source.volume.marker == "IBA1" else 1.0 * low
 
-    monkeypatch.setattr(calibration, "f1_curve", curve)
+    monkeypatch.setattr(threshold, "f1_curve", curve)
     run = train(cubes, tmp_path / "run", tiny(training__steps=2))
     assert load(run.detector).config.threshold < 0.3
 
@@ -32,13 +32,13 @@ def test_the_threshold_is_chosen_on_scores_of_detectors_that_did_not_see_the_vol
         for held_out in ("a", "b")
     }
     scored = {}
-    original = calibration._candidates
+    original = threshold._candidates
 
     def candidates(recipe, detector, labelled, gain):
         scored[labelled.source.name] = detector.sha256
         return original(recipe, detector, labelled, gain)
 
-    monkeypatch.setattr(calibration, "_candidates", candidates)
+    monkeypatch.setattr(threshold, "_candidates", candidates)
     run = train(labelled_cubes, tmp_path / "run", fold_detectors=list(folds.values()))
     expected = {name: detector.sha256 for name, detector in folds.items()}
     assert scored == expected

@@ -8,7 +8,7 @@ import pytest
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.data.volume.window import WindowRule
 from canvas_fm.errors import CanvasError
-from canvas_fm.training.joint.positions import draw_places
+from canvas_fm.training.joint.positions import draw_positions
 
 RULE = WindowRule()
 BOX = (6, 12, 12)
@@ -31,7 +31,7 @@ def volume(tmp_path_factory: pytest.TempPathFactory) -> Volume:
 
 
 def draw(volume: Volume, n: int, blobs: float, seed: int = 0) -> np.ndarray:
-    return draw_places(volume, BOX, n, blobs=blobs, blob_um=5.0, rule=RULE, seed=seed)
+    return draw_positions(volume, BOX, n, blobs=blobs, blob_um=5.0, rule=RULE, seed=seed)
 
 
 def test_blobs_lie_at_the_centre_voxel_of_their_boxes(volume: Volume) -> None:
@@ -57,4 +57,4 @@ def test_the_same_seed_gives_the_same_places(volume: Volume) -> None:
 
 def test_a_box_larger_than_the_volume_is_refused(volume: Volume) -> None:
     with pytest.raises(CanvasError, match="larger than"):
-        draw_places(volume, (60, 12, 12), 4, blobs=0.5, blob_um=5.0, rule=RULE, seed=0)
+        draw_positions(volume, (60, 12, 12), 4, blobs=0.5, blob_um=5.0, rule=RULE, seed=0)

@@ -59,7 +59,7 @@ def run_worth(args: argparse.Namespace) -> None:
     from canvas_fm.cli.output import print_result, report_bad_chunks
     from canvas_fm.data.volume.volume import Volume
     from canvas_fm.files.atomic import write_text_atomic
-    from canvas_fm.heads.feature_benchmark.benchmark import open_points, read_cells, summary, worth
+    from canvas_fm.heads.feature_benchmark.benchmark import open_points, read_cells, score_features, summary
     from canvas_fm.models.checkpoint import load
 
     encoders = {encoder.name: encoder for encoder in (load(name, kind="encoder") for name in args.encoders)}
@@ -72,7 +72,7 @@ def run_worth(args: argparse.Namespace) -> None:
         brains=args.brains,
         max_cells=args.max_cells,
     )
-    report = worth(
+    report = score_features(
         encoders,
         cells,
         test=args.test,

@@ -10,7 +10,7 @@ from jaxtyping import Float64
 
 from canvas_fm.data.points.points import Points
 from canvas_fm.errors import BadInput
-from canvas_fm.heads.review.audit.estimate import Answers, Audit, estimate_audit
+from canvas_fm.heads.review.audit.estimate import Audit, StratifiedAnswers, estimate_audit
 from canvas_fm.heads.review.audit.sample import ANSWER, BOX, DETECTION, KIND, SIZE, STRATUM
 
 UNSURE = -1
@@ -30,14 +30,16 @@ def audit_of(table: Points, cells: Points | None = None, *, source: str | Path =
     unsure = found & (answer == UNSURE)
     boxes = None
     if (~found).any():
-        boxes = Answers.of(stratum[~found], size[~found], answer[~found])
+        boxes = StratifiedAnswers.of(stratum[~found], size[~found], answer[~found])
     plain = np.where(unsure, np.nan, answer)
     notes: tuple[str, ...] = ()
     if unsure.any():
         ends = []
         for value in (0.0, 1.0):
             filled = np.where(unsure, value, answer)
-            ends.append(estimate_audit(Answers.of(stratum[found], size[found], filled[found]), boxes))
+            ends.append(
+                estimate_audit(StratifiedAnswers.of(stratum[found], size[found], filled[found]), boxes)
+            )
         low, high = ((one.cells or one.true).value for one in ends)
         what = "cells" if boxes is not None else "true detections"
         notes += (
@@ -47,7 +49,7 @@ def audit_of(table: Points, cells: Points | None = None, *, source: str | Path =
     blank = int(np.isnan(answer).sum())
     if blank:
         notes += (f"{blank} of {len(answer)} rows have no answer yet; the others count, as they came",)
-    detections = Answers.of(stratum[found], size[found], plain[found])
+    detections = StratifiedAnswers.of(stratum[found], size[found], plain[found])
     return estimate_audit(detections, boxes, unsure=int(unsure.sum()), notes=notes)
 
 

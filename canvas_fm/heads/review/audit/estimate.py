@@ -31,7 +31,7 @@ class Estimate(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Answers:
+class StratifiedAnswers:
     """Answers by stratum: the `size` of each, and the answers (1 and 0, or numbers of missed cells)."""
 
     size: Int64[np.ndarray, " k"]
@@ -43,7 +43,7 @@ class Answers:
         stratum: Int64[np.ndarray, " n"],
         size: Int64[np.ndarray, " n"],
         answer: Float64[np.ndarray, " n"],
-    ) -> Answers:
+    ) -> StratifiedAnswers:
         """Answered rows (NaN: none) by stratum; strata of fewer than two answers join their neighbour."""
         sizes, values = [], []
         for number in np.unique(stratum):
@@ -110,7 +110,11 @@ class Audit:
 
 
 def estimate_audit(
-    detections: Answers, boxes: Answers | None = None, *, unsure: int = 0, notes: tuple[str, ...] = ()
+    detections: StratifiedAnswers,
+    boxes: StratifiedAnswers | None = None,
+    *,
+    unsure: int = 0,
+    notes: tuple[str, ...] = (),
 ) -> Audit:
     """Estimates from the answers on detections, and on boxes where some were looked at."""
     if int(detections.n.sum()) < 2:
@@ -118,19 +122,19 @@ def estimate_audit(
             f"{int(detections.n.sum())} detections are answered with 1 or 0; answer more of them, fifty at "
             "least for a useful interval"
         )
-    of, precision = int(detections.size.sum()), share_of(detections)
+    of, precision = int(detections.size.sum()), estimate_share(detections)
     true = Estimate(*(of * value for value in precision))
     audit = Audit(of, int(detections.n.sum()), unsure, precision, true, notes=notes)
     if boxes is None or int(boxes.n.sum()) < min(2, int(boxes.size.sum())):
         return audit
-    missed = total_of(boxes)
+    missed = estimate_total(boxes)
     return Audit(
         of, audit.answered, unsure, precision, true, int(boxes.n.sum()), missed, _recall(true, missed),
         _sum(true, missed), notes,
     )  # fmt: skip
 
 
-def share_of(answers: Answers) -> Estimate:
+def estimate_share(answers: StratifiedAnswers) -> Estimate:
     """The share of ones among all, with Korn and Graubard's interval; exact where all were answered."""
     size, n = answers.size.astype(np.float64), answers.n
     weight = size / size.sum()
@@ -152,7 +156,7 @@ def share_of(answers: Answers) -> Estimate:
     return Estimate(share, max(low, float(known_ones)), min(high, float(1 - known_rest)))
 
 
-def total_of(answers: Answers) -> Estimate:
+def estimate_total(answers: StratifiedAnswers) -> Estimate:
     """The sum of counts over all boxes, with a gamma interval; exact where all were looked at."""
     size, n = answers.size.astype(np.float64), answers.n
     total = answers.total

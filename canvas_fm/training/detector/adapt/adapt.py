@@ -35,7 +35,7 @@ from canvas_fm.training.detector.adapt.label_folds import (
 )
 from canvas_fm.training.detector.adapt.options import AdaptOptions
 from canvas_fm.training.detector.targets import Labelled
-from canvas_fm.training.detector.threshold import LOWEST
+from canvas_fm.training.detector.threshold import LOWEST_THRESHOLD
 from canvas_fm.training.mae.crop_set import VolumeSource
 from canvas_fm.version import __version__
 
@@ -210,7 +210,7 @@ def _candidates(detector: Detector, labelled: Labelled, tolerance_um: float, ign
     parts = []
     for row, box in enumerate(grown):
         job = detector_job(
-            detector, volume, threshold=LOWEST, box=box.tolist(),
+            detector, volume, threshold=LOWEST_THRESHOLD, box=box.tolist(),
             resample=labelled.source.resample_to is not None, ignore_voxel_size=ignore,
             device=detector.device,
         )  # fmt: skip

@@ -13,15 +13,15 @@ from canvas_fm.data.zyx import ZyxUm
 from canvas_fm.errors import CanvasError
 from canvas_fm.evaluation.detection.curve import score_curve
 from canvas_fm.evaluation.detection.matching import find_pairs
+from canvas_fm.evaluation.domains.scores import THRESHOLDS
 from canvas_fm.training.detector.targets import Labelled
-from canvas_fm.training.detector.threshold import GRID
 
 RESAMPLES = 400
 _BLOCKS = 24  # a labelled region is cut into about so many: the unit that is drawn with replacement
 _FEWEST = 2  # cells a fold, on average: with fewer there is nothing to validate on
 _KEY = 0xADA97  # keeps these draws apart from others with the same seed
 
-Counts = Int64[np.ndarray, "t b 3"]  # TP, FP, FN at each threshold of `GRID` in each block
+Counts = Int64[np.ndarray, "t b 3"]  # TP, FP, FN at each threshold of `THRESHOLDS` in each block
 
 
 @dataclass(frozen=True)
@@ -61,13 +61,13 @@ class LabelFolds:
         truth, scores = self.labelled.points_zyx, candidates.columns["score"].astype(np.float64)
         pairs = find_pairs(candidates.zyx, truth, tolerance=self.tolerance_um, scale_zyx=um)
         of_candidate, of_cell = box_of(candidates.zyx, self.blocks), box_of(truth, self.blocks)
-        counts = np.zeros((len(GRID), len(self.blocks), 3), np.int64)
+        counts = np.zeros((len(THRESHOLDS), len(self.blocks), 3), np.int64)
         for block in range(len(self.blocks)):
             curve = score_curve(pairs, scores, of_candidate == block, of_cell == block)
             # Thresholds fall: the last one that is still at or above a grid value holds its counts.
-            last = np.searchsorted(-curve.threshold, -GRID, side="right") - 1
+            last = np.searchsorted(-curve.threshold, -THRESHOLDS, side="right") - 1
             tp, fp = (
-                np.where(last >= 0, part[last], 0) if len(part) else np.zeros(len(GRID), np.int64)
+                np.where(last >= 0, part[last], 0) if len(part) else np.zeros(len(THRESHOLDS), np.int64)
                 for part in (curve.tp, curve.fp)
             )
             counts[:, block] = np.stack([tp, fp, curve.truths - tp], axis=1)
@@ -134,12 +134,12 @@ def best_threshold(counts: Counts, seed: int, start: float) -> float:
     bound = gain.mean(axis=0) - gain.std(axis=0)
     # A plateau's middle is the farthest from where the bound falls.
     best = np.flatnonzero(bound >= bound.max() - 1e-9)
-    return round(float(GRID[best[len(best) // 2]]), 4)
+    return round(float(THRESHOLDS[best[len(best) // 2]]), 4)
 
 
 def nearest(threshold: float) -> int:
     """The place in the grid of the threshold nearest to this one."""
-    return int(np.argmin(np.abs(GRID - threshold)))
+    return int(np.argmin(np.abs(THRESHOLDS - threshold)))
 
 
 def counts_at(counts: Counts, threshold: float) -> Int64[np.ndarray, "b 3"]:

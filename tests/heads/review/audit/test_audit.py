@@ -11,7 +11,12 @@ from canvas_fm.data.points.boxes import inside_boxes, whole
 from canvas_fm.data.points.points import Points
 from canvas_fm.errors import BadInput
 from canvas_fm.heads.review.audit.answers import audit_of
-from canvas_fm.heads.review.audit.estimate import Answers, estimate_audit, share_of, total_of
+from canvas_fm.heads.review.audit.estimate import (
+    StratifiedAnswers,
+    estimate_audit,
+    estimate_share,
+    estimate_total,
+)
 from canvas_fm.heads.review.audit.options import AuditOptions
 from canvas_fm.heads.review.audit.sample import ANSWER, BOX, CORNERS, KIND, STRATUM, box_grid, draw_audit
 from canvas_fm.heads.review.audit.strata import allocate, quantile_strata
@@ -46,18 +51,18 @@ def test_who_looks_at_everything_knows_it_exactly():
 
 
 def test_a_share_weighs_strata_by_their_size():
-    answers = Answers(np.array([900, 100]), (np.array([1.0, 1, 1, 0]), np.array([0.0, 0, 0, 1])))
-    assert share_of(answers).value == pytest.approx(0.9 * 0.75 + 0.1 * 0.25)
+    answers = StratifiedAnswers(np.array([900, 100]), (np.array([1.0, 1, 1, 0]), np.array([0.0, 0, 0, 1])))
+    assert estimate_share(answers).value == pytest.approx(0.9 * 0.75 + 0.1 * 0.25)
 
 
 def test_a_sum_weighs_boxes_by_what_they_stand_for():
-    answers = Answers(np.array([50, 10]), (np.array([0.0, 1]), np.array([4.0, 2])))
-    assert total_of(answers).value == pytest.approx(50 * 0.5 + 10 * 3)
+    answers = StratifiedAnswers(np.array([50, 10]), (np.array([0.0, 1]), np.array([4.0, 2])))
+    assert estimate_total(answers).value == pytest.approx(50 * 0.5 + 10 * 3)
 
 
 def test_answers_that_are_all_the_same_leave_something_open():
-    all_cells = Answers(np.array([500, 500]), (np.ones(20), np.ones(20)))
-    none_missed = Answers(np.array([200]), (np.zeros(10),))
+    all_cells = StratifiedAnswers(np.array([500, 500]), (np.ones(20), np.ones(20)))
+    none_missed = StratifiedAnswers(np.array([200]), (np.zeros(10),))
     audit = estimate_audit(all_cells, none_missed)
     assert audit.precision.value == audit.precision.high == 1
     assert 0.85 < audit.precision.low < 0.97
@@ -155,7 +160,7 @@ def test_nothing_detected_is_nothing_to_audit():
 
 def test_a_stratum_without_answers_joins_its_neighbour():
     stratum, size = np.array([1, 1, 2, 2, 3, 3]), np.array([10, 10, 20, 20, 70, 70])
-    answers = Answers.of(stratum, size, np.array([1.0, 1, np.nan, np.nan, 0, 1]))
+    answers = StratifiedAnswers.of(stratum, size, np.array([1.0, 1, np.nan, np.nan, 0, 1]))
     assert answers.size.tolist() == [30, 70]
     assert answers.n.tolist() == [2, 2]
 
