@@ -19,7 +19,7 @@ from canvas_fm.pipeline.domains import trained_on
 from canvas_fm.training.detector.adapt.adapt import WayScore, choose_way
 from canvas_fm.training.detector.adapt.fine_tune import fine_tune, fine_tune_recipe
 from canvas_fm.training.detector.adapt.label_folds import (
-    GRID,
+    THRESHOLDS,
     LabelFolds,
     best_threshold,
     cross_fitted,
@@ -246,15 +246,15 @@ def test_counts_of_a_block_are_those_of_scoring_it_alone(brain):
         for block in (0, len(folds.blocks) - 1):
             alone = evaluate(
                 candidates, brain[1], voxel_um=VOXEL_UM, tolerance_um=8.0, within=folds.blocks[[block]],
-                threshold=GRID[at], chance=False,
+                threshold=THRESHOLDS[at], chance=False,
             ).counts  # fmt: skip
             assert counts[at, block].tolist() == [alone.tp, alone.fp, alone.fn]
 
 
 def test_a_fold_is_scored_at_a_threshold_that_its_own_labels_did_not_choose():
-    counts = np.zeros((len(GRID), 4, 3), np.int64)
+    counts = np.zeros((len(THRESHOLDS), 4, 3), np.int64)
     counts[:, :, 2] = 5  # nothing found
-    high, low = GRID > 0.5, GRID <= 0.5
+    high, low = THRESHOLDS > 0.5, THRESHOLDS <= 0.5
     counts[np.ix_(high, [0, 1])] = [5, 0, 0]  # the first fold is right above .5
     counts[np.ix_(low, [2, 3])] = [5, 0, 0]  # and the second below
     fold = np.array([0, 0, 1, 1])
@@ -265,8 +265,8 @@ def test_a_fold_is_scored_at_a_threshold_that_its_own_labels_did_not_choose():
 def test_a_threshold_moves_for_a_gain_in_all_blocks_and_not_for_one_block_more_than_another_loses():
     def counts(found_above: list[int]) -> np.ndarray:
         """Of ten cells in each block five are found, and so many at thresholds above .6."""
-        found = np.full((len(GRID), len(found_above)), 5)
-        found[GRID > 0.6] = found_above
+        found = np.full((len(THRESHOLDS), len(found_above)), 5)
+        found[THRESHOLDS > 0.6] = found_above
         return np.stack([found, np.zeros_like(found), 10 - found], axis=-1)
 
     assert best_threshold(counts([6] * 8), 0, 0.3) > 0.6
