@@ -83,6 +83,8 @@ def begin(folder: Path, path: Path, inputs: dict[str, Any]) -> None:
         write_record(path, Record("outdated", {}))  # a kill while the folder is deleted leaves no mixture
         shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.rglob(".*.tmp"):  # by a kill in the middle of an atomic write
+        left.unlink()
     write_record(path, Record("begun", inputs))
 
 

@@ -17,7 +17,7 @@ from canvas_fm.inference.embed.embedding_store import Embeddings
 from canvas_fm.inference.search.index import Index
 from canvas_fm.models.checkpoint import load
 from canvas_fm.pipeline.study import study as runner
-from canvas_fm.pipeline.study.records import Record, folder_digest
+from canvas_fm.pipeline.study.records import Record, begin, folder_digest, write_record
 from canvas_fm.pipeline.study.settings import StudySettings
 from canvas_fm.pipeline.study.study import study
 from tests.pipeline.study.tiny import settings, write_inputs
@@ -161,6 +161,18 @@ def test_a_table_that_somebody_changed_is_neither_used_nor_lost(inputs, tmp_path
     (tmp_path / "t/detect/b0").mkdir(parents=True)
     (tmp_path / "t/detect/b0/mine.csv").write_text("z,y,x\n")
     assert "was not made by this study" in study(chosen, tmp_path / "t", data=inputs).failed["b0"]
+
+
+def test_what_a_kill_left_half_written_does_not_stay(tmp_path):
+    folder, record = tmp_path / "detect/b0", tmp_path / "records/detect/b0.json"
+    folder.mkdir(parents=True)
+    write_record(record, Record("begun", {"a": 1}))
+    for name in (".cells.csv.x1y2.tmp", "cells.csv"):
+        (folder / name).write_text("z,y,x\n", encoding="utf-8")
+    begin(folder, record, {"a": 1})
+    assert [path.name for path in folder.iterdir()] == ["cells.csv"]
+    begin(folder, record, {"a": 2})
+    assert list(folder.iterdir()) == []
 
 
 def test_only_some_steps_use_nothing_outdated(inputs, tmp_path):
