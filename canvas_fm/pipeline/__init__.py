@@ -1,1 +1,1 @@
-"""Workflows that combine rooms: phantoms drawn, detectors trained and scored by one command."""
+"""Workflows over several subpackages: count, study, held-out evaluation of detectors, review."""

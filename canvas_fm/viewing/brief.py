@@ -1,4 +1,4 @@
-"""What of a description comes first: a dozen lines for a person who asks what a path is."""
+"""Short form of `canvas-fm info`: the dozen fields that come first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run a study: every step of every brain once, from what earlier runs left, whatever killed them."""
+"""Run a study, resumably: every step of every brain once, outdated results made anew."""
 
 from __future__ import annotations
 

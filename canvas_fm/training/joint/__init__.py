@@ -1,1 +1,1 @@
-"""Pretraining by joint embedding of two views."""
+"""Contrastive and other joint-embedding pretraining: two augmented views of a cell."""

@@ -1,4 +1,4 @@
-"""Random views of a place: geometry, optics, noise and intensity augmentations, batched.
+"""Augmentations of contrastive pretraining: geometry, optics, noise and intensity, batched.
 
 A box around a place, larger than the crop, goes in; a crop of it comes out: shifted, flipped, turned,
 scaled, then blurred, with another gamma, gain and offset, stripes, a gradient of brightness and noise. The

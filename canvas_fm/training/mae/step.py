@@ -1,4 +1,4 @@
-"""One optimizer step of the masked autoencoder: augmentation, masking, content-aware loss."""
+"""One optimizer step of the masked autoencoder; the loss itself is in `models.encoder.mae`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the encoders of a sweep are worth: a linear read-out of frozen features, on brains it has not seen."""
+"""Linear evaluation of a sweep's encoders: markers told apart by frozen features on unseen brains."""
 
 from __future__ import annotations
 

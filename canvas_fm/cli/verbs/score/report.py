@@ -1,4 +1,4 @@
-"""Verb `report`."""
+"""Verb `report`: methods compared on held-out brains, as tables, figures and a page."""
 
 from __future__ import annotations
 

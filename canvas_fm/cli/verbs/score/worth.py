@@ -1,4 +1,4 @@
-"""Verb `worth`."""
+"""Verb `worth`: benchmark of frozen features against untrained ones, PCA and shape."""
 
 from __future__ import annotations
 

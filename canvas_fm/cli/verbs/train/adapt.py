@@ -1,4 +1,4 @@
-"""`adapt`."""
+"""Verb `adapt`: a detector fitted to a new brain by few labels."""
 
 from __future__ import annotations
 

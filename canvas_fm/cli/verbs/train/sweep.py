@@ -1,4 +1,4 @@
-"""`sweep`."""
+"""Verb `sweep`: a grid of pretrainings and its tables."""
 
 from __future__ import annotations
 

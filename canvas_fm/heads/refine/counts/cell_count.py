@@ -1,4 +1,4 @@
-"""The count of a refined volume: of what it is, its 90 % interval, and what to know about it."""
+"""The count of a refined volume with its warnings; the interval is computed in `expected_count`."""
 
 from __future__ import annotations
 

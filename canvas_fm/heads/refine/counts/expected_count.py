@@ -1,4 +1,4 @@
-"""Expected counts of cells from calibrated probabilities, with prediction intervals."""
+"""Expected counts of cells from calibrated probabilities, with 90 % prediction intervals."""
 
 from __future__ import annotations
 
