@@ -33,7 +33,6 @@ from canvas_fm.cli.verbs.train import (
 )
 from canvas_fm.errors import CanvasError
 from canvas_fm.models.allocator import keep_freed_memory
-from canvas_fm.models.meta_kernels import defer_meta_kernels
 from canvas_fm.version import __version__
 
 _PLAIN = {"µ": "u", "…": "...", "–": "-", "—": "-", "→": "->", "×": "x", "Δ": "d", "²": "2", "γ": "gamma"}
@@ -105,7 +104,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     args = build_parser().parse_args(words or ["--help"])
     _log_to_stderr(args)
-    defer_meta_kernels()
     if args.verb != "serve":  # which runs for weeks, and gives its memory back between requests
         keep_freed_memory()
     try:

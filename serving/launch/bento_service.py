@@ -19,7 +19,6 @@ import numpy as np
 from pydantic import Field
 from starlette.responses import JSONResponse
 
-from canvas_fm.models.meta_kernels import defer_meta_kernels
 from serving.api.app import ROUTES, create_app
 from serving.core.core import Core
 from serving.launch.supervisor import SERVICE
@@ -145,8 +144,7 @@ def read_settings() -> Settings:
 
 
 def set_up_worker(settings: Settings) -> None:
-    """Process-wide setup: torch, log, connections, end with the supervisor."""
-    defer_meta_kernels()
+    """Process-wide setup: log, connections, end with the supervisor."""
     access_log.set_up(settings.log)
     Traces.of_this_process().send_to(settings.traces)
     connection_limits.TimeoutHTTPProtocol.header_s = settings.limits.header_s

@@ -9,7 +9,7 @@ from pathlib import Path
 
 # Training, fitting, pages, clusters and pandas; and of torch what only compilers and optimizers need.
 NEVER = (
-    "timm", "torchvision", "torch._dynamo", "torch._decomp", "torch._refs", "sklearn", "scipy.stats",
+    "timm", "torchvision", "torch._dynamo", "sklearn", "scipy.stats",
     "scipy.optimize", "scipy.sparse.csgraph", "pandas", "xarray", "matplotlib", "jinja2", "dask",
     "distributed", "bentoml", "faiss",
 )  # fmt: skip
