@@ -211,6 +211,21 @@ def add_volume_flags(parser: Parser, *, omit: Sequence[str] = ()) -> None:
     parser.add_options("opening", VolumeOptions, omit=omit, title="opening the volume")
 
 
+def add_roi(
+    parser: Parser, meaning: str, *, several: bool = False, required: bool = False, note: str = ""
+) -> None:
+    """Add `--roi FILE`, or a file for each of several volumes; `meaning` is of the boxes."""
+    each = ", one file a volume" if several else ""
+    parser.add_argument(
+        "--roi",
+        nargs="+" if several else None,
+        required=required,
+        metavar="FILE",
+        help=f"{meaning}{each}: a JSON list of [z0, y0, x0, z1, y1, x1] in voxels, or a meta.json with "
+        "octants" + f"; {note}" * bool(note),
+    )
+
+
 def add_logging(parser: argparse.ArgumentParser) -> None:
     """Add `-q`, `-v` and `--log-file`."""
     group = parser.add_argument_group("messages")

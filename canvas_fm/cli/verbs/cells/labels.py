@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from canvas_fm.cli.parser import Parser, positive_float
+from canvas_fm.cli.parser import Parser, add_roi, positive_float
 
 if TYPE_CHECKING:
     from canvas_fm.data.volume.volume import Volume
@@ -34,13 +34,8 @@ def add_labelled(parser: Parser) -> None:
     parser.add_argument(
         "--tolerance-um", type=positive_float, metavar="N", help="farthest match with a true cell in µm"
     )
-    parser.add_argument(
-        "--roi",
-        nargs="+",
-        metavar="FILE",
-        help="boxes in which everything is labelled, one file a volume: a JSON list of [z0, y0, x0, z1, y1, "
-        "x1], or a meta.json with octants; candidates outside are skipped",
-    )
+    note = "candidates outside are skipped"
+    add_roi(parser, "boxes in which everything is labelled", several=True, note=note)
 
 
 def labelled(

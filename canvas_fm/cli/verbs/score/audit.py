@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
-from canvas_fm.cli.parser import Parser, Verbs, add_json, add_verb, add_volume_flags
+from canvas_fm.cli.parser import Parser, Verbs, add_json, add_roi, add_verb, add_volume_flags
 
 if TYPE_CHECKING:
     from canvas_fm.heads.review.audit.estimate import Audit
@@ -39,11 +39,7 @@ def _fill(parser: Parser) -> None:
         help="with --labels: answer on a page of this machine, until Ctrl-C; then print the estimates",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace --out where it is there already")
-    parser.add_argument(
-        "--roi",
-        metavar="FILE",
-        help="audit these boxes alone: a JSON list of [z0, y0, x0, z1, y1, x1], or a meta.json with octants",
-    )
+    add_roi(parser, "boxes to audit")
     parser.add_options("audit", AuditOptions, title="the sample")
     add_json(parser)
     add_volume_flags(parser)

@@ -10,6 +10,7 @@ from canvas_fm.cli.parser import (
     Parser,
     Verbs,
     add_json,
+    add_roi,
     add_verb,
     add_volume_flags,
     positive_float,
@@ -61,12 +62,8 @@ def _fill_report(report: Parser) -> None:
         help="fixed threshold of the candidate score, for the unrefined candidates; default: the "
         "operating threshold of --detector where they are its, else all are",
     )
-    report.add_argument(
-        "--roi",
-        nargs="+",
-        metavar="FILE",
-        help="boxes in which everything is labelled, one file a volume; one volume alone is divided by them",
-    )
+    note = "one volume alone is divided by them"
+    add_roi(report, "boxes in which everything is labelled", several=True, note=note)
     report.add_argument("--out", required=True, metavar="OUT", help="folder to write")
     report.add_argument(
         "--methods",

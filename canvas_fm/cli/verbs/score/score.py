@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from canvas_fm.cli.parser import ZYX, Parser, Verbs, add_json, add_verb, positive_float
+from canvas_fm.cli.parser import ZYX, Parser, Verbs, add_json, add_roi, add_verb, positive_float
 
 if TYPE_CHECKING:
     from canvas_fm.evaluation.detection.score import Score
@@ -54,11 +54,7 @@ def _fill_evaluate(parser: Parser) -> None:
         metavar=ZYX,
         help="voxel size in micrometres; needed for µm unless the volume or the files state it",
     )
-    parser.add_argument(
-        "--roi",
-        metavar="FILE",
-        help="boxes to score: a JSON list [z0, y0, x0, z1, y1, x1], or a meta.json",
-    )
+    add_roi(parser, "boxes to score")
     parser.add_argument("--threshold", type=float, metavar="T", help="score only predictions at or above it")
     parser.add_argument("--score-column", metavar="NAME", help="default: score, else p_cell, else log_score")
     parser.add_argument(

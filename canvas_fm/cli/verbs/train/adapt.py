@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from canvas_fm.cli.parser import Parser, Verbs, add_json, add_verb, add_volume_flags
+from canvas_fm.cli.parser import Parser, Verbs, add_json, add_roi, add_verb, add_volume_flags
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -28,13 +28,7 @@ def _fill_adapt(adapt: Parser) -> None:
     adapt.add_argument("model", metavar="DETECTOR", help="a detector's folder, or the name of a shipped one")
     adapt.add_argument("volume", metavar="VOLUME")
     adapt.add_argument("--points", required=True, metavar="FEW.csv", help="the labelled cells")
-    adapt.add_argument(
-        "--roi",
-        required=True,
-        metavar="BOXES",
-        help="boxes in which all cells are labelled: a JSON list of [z0, y0, x0, z1, y1, x1] in voxels, or a "
-        "meta.json with octants",
-    )
+    add_roi(adapt, "boxes in which all cells are labelled", required=True)
     adapt.add_argument("--out", required=True, metavar="NEW", help="folder of the adapted detector")
     adapt.add_options("options", AdaptOptions)
     add_json(adapt)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from canvas_fm.cli.parser import Parser, Verbs, add_json, add_verb, add_volume_flags, positive_int
+from canvas_fm.cli.parser import Parser, Verbs, add_json, add_roi, add_verb, add_volume_flags, positive_int
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -29,9 +29,7 @@ def _fill_domains(domains: Parser) -> None:
     domains.add_argument(
         "--points", nargs="+", default=[], metavar="FILE", help="their cells, one file a volume, in order"
     )
-    domains.add_argument(
-        "--roi", nargs="+", metavar="FILE", help="boxes in which all is labelled, one file a volume"
-    )
+    add_roi(domains, "boxes in which all cells are labelled", several=True)
     domains.add_argument(
         "--tolerance-um",
         nargs="+",

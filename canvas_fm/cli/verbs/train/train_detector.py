@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from canvas_fm.cli.opening import add_companion, open_companions, open_volumes
-from canvas_fm.cli.parser import Parser, Verbs, add_verb
+from canvas_fm.cli.parser import Parser, Verbs, add_roi, add_verb
 from canvas_fm.cli.verbs.train.pretrain import add_training_flags, held_out, recipe_faults
 
 
@@ -32,13 +32,7 @@ def _fill_train_detector(train: Parser) -> None:
     train.add_argument(
         "--points", nargs="+", default=[], metavar="FILE", help="their cells, one file a volume, in order"
     )
-    train.add_argument(
-        "--roi",
-        nargs="+",
-        metavar="FILE",
-        help="boxes in which all cells are labelled, one file a volume: a JSON list of [z0, y0, x0, z1, y1, "
-        "x1], or a meta.json with octants; default: everywhere",
-    )
+    add_roi(train, "boxes in which all cells are labelled", several=True, note="default: everywhere")
     add_companion(train, "--masks", "their masks, for target.kind masks", several=True)
     add_companion(train, "--background", "their second channel, for model.channels 2", several=True)
     train.add_argument(
