@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float64
 from scipy import stats
 
 from canvas_fm.analysis.groups.negative_binomial import compare_counts
-from canvas_fm.analysis.groups.study import Study
+from canvas_fm.analysis.groups.study import GroupStudy
 from canvas_fm.errors import CanvasError
 
 Model = Literal["welch", "negative-binomial"]
@@ -28,7 +28,7 @@ class Comparison:
 
     first: str
     second: str
-    study: Study
+    study: GroupStudy
     tested: Bool[np.ndarray, " r"]
     mean_first: Float64[np.ndarray, " r"]
     mean_second: Float64[np.ndarray, " r"]
@@ -66,7 +66,7 @@ class Comparison:
 
 
 def compare_groups(
-    study: Study,
+    study: GroupStudy,
     first: str,
     second: str,
     *,

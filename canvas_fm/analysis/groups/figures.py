@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from canvas_fm.analysis.groups.compare import Comparison
-from canvas_fm.analysis.groups.study import Study
+from canvas_fm.analysis.groups.study import GroupStudy
 from canvas_fm.files.atomic import write_atomic
 
 _NAMED, _SHOWN = 12, 40
@@ -37,7 +37,7 @@ def volcano(comparison: Comparison, path: str | Path) -> None:
     write_atomic(Path(path), lambda temporary: figure.savefig(temporary, format="png", dpi=150))
 
 
-def region_heat_map(study: Study, comparison: Comparison, path: str | Path) -> None:
+def region_heat_map(study: GroupStudy, comparison: Comparison, path: str | Path) -> None:
     """Densities of the 40 regions with the smallest p-values, each over its mean over brains."""
     from matplotlib.figure import Figure
 

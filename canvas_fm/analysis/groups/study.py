@@ -18,7 +18,7 @@ _OF_REGIONS = ("id", "name", "count", "volume_mm3")
 
 
 @dataclass(frozen=True)
-class Study:
+class GroupStudy:
     """Counts and volumes in mm³ of brains × regions; regions are those that every brain has."""
 
     brains: tuple[str, ...]
@@ -56,7 +56,7 @@ def check_design(brains: Sequence[str], groups: Sequence[str]) -> None:
 
 def read_study(
     path: str | Path, *, channel: str | None = None, hemisphere: str = "both", own: bool = False
-) -> Study:
+) -> GroupStudy:
     """A CSV with the columns brain, group and regions: the table that `canvas-fm regions` wrote of the brain.
 
     Paths are relative to the file. `own` takes each region without its children.
@@ -68,7 +68,7 @@ def read_study(
     shared = sorted(set.intersection(*(set(table) for table in tables)))
     if not shared:
         raise CanvasError(f"{path}: no region is in the tables of all brains; are they of one atlas?")
-    return Study(
+    return GroupStudy(
         tuple(row["brain"] for row in rows),
         tuple(row["group"] for row in rows),
         np.array(shared, np.int64),

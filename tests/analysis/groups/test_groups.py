@@ -9,19 +9,19 @@ import pytest
 from scipy import stats
 
 from canvas_fm.analysis.groups.compare import benjamini_hochberg, compare_groups
-from canvas_fm.analysis.groups.study import Study, read_study
+from canvas_fm.analysis.groups.study import GroupStudy, read_study
 from canvas_fm.errors import CanvasError
 
 REGIONS = 60
 
 
-def study(seed: int, fold: float = 1.0, brains: int = 4, spread: float = 0.3) -> Study:
+def study(seed: int, fold: float = 1.0, brains: int = 4, spread: float = 0.3) -> GroupStudy:
     """Brains differ by 30 %; in the first ten regions group b has `fold` times the cells."""
     random = np.random.default_rng(seed)
     rate = random.uniform(50, 2000, REGIONS)
     expected = rate * np.exp(random.normal(0, spread, (2 * brains, REGIONS)))
     expected[brains:, :10] *= fold
-    return Study(
+    return GroupStudy(
         tuple(f"m{k}" for k in range(2 * brains)), ("a",) * brains + ("b",) * brains,
         np.arange(1, REGIONS + 1), tuple(map(str, range(REGIONS))), tuple(map(str, range(REGIONS))),
         random.poisson(expected).astype(float), random.uniform(0.9, 1.1, expected.shape),
