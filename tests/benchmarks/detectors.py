@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from canvas_fm.data.volume.volume import Volume
-from canvas_fm.inference.detect.heatmap import NetHeat, smooth
+from canvas_fm.inference.detect.heatmap import NetHeatMapper, smooth
 from canvas_fm.models.checkpoint import Detector, load, save_detector
 from canvas_fm.models.detector.convmixer import ConvMixerConfig, HeatMapNet
 from canvas_fm.shipped import shipped
@@ -36,6 +36,6 @@ def bench_detector(shipped_name: str, volume: Volume, folder: Path) -> tuple[Det
     size = np.minimum(volume.shape_zyx, _LOOKED_AT)
     start = (np.asarray(volume.shape_zyx) - size) // 2
     voxels = volume.window.apply(volume.read(tuple(start.tolist()), tuple(size.tolist())))
-    heat = smooth(NetHeat(drawn, "cpu")(voxels[None]), drawn.config.smooth_um, volume.voxel_um)
+    heat = smooth(NetHeatMapper(drawn, "cpu")(voxels[None]), drawn.config.smooth_um, volume.voxel_um)
     threshold = float(np.clip(np.quantile(heat, 1 - _FOREGROUND), 0.001, 0.999))
     return save_detector(folder / "untrained", net, threshold=threshold, **settings), False

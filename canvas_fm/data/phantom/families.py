@@ -73,7 +73,7 @@ class Families(BaseModel):
 
 
 @dataclass(frozen=True)
-class Look:
+class PhantomParameters:
     """One draw of all parameters of a randomised phantom, cell positions excepted."""
 
     kind: CellKind
@@ -132,12 +132,12 @@ class Look:
         return asdict(self)
 
 
-def draw_look(
+def draw_parameters(
     families: Families,
     random: np.random.Generator,
     voxel_um: ZyxUm | None = None,
     kind: CellKind | None = None,
-) -> Look:
+) -> PhantomParameters:
     """Draw the parameters of one phantom; `voxel_um` and `kind` may be fixed."""
     even = _Draw(random)
     kind = kind or families.kinds[int(random.integers(len(families.kinds)))]
@@ -210,8 +210,8 @@ def draw_look(
         "saturation": even.often(0.15) * even.log((1e-4, 1e-2)),
         "bits": int(random.choice([8, 12, 16, 16, 16])),
     }
-    assert set(values) == {field.name for field in fields(Look)}
-    return Look(**values)
+    assert set(values) == {field.name for field in fields(PhantomParameters)}
+    return PhantomParameters(**values)
 
 
 class _Draw:

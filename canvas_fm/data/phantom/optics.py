@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float32, UInt16
 from scipy.ndimage import gaussian_filter
 
-from canvas_fm.data.phantom.families import Look
+from canvas_fm.data.phantom.families import PhantomParameters
 from canvas_fm.data.phantom.solids import Grid
 
 Field = Float32[np.ndarray, "z y x"]
@@ -25,7 +25,7 @@ def smooth_noise(grid: Grid, pitch_um: tuple[float, float, float], random: np.ra
     return np.einsum("abc,za,yb,xc->zyx", field, *lattice, optimize=True).astype(np.float32, copy=False)
 
 
-def tissue(look: Look, grid: Grid, random: np.random.Generator) -> tuple[Field, Field, Field]:
+def tissue(look: PhantomParameters, grid: Grid, random: np.random.Generator) -> tuple[Field, Field, Field]:
     """Tissue background (about 1), and the tissue and cell-layer fractions of each voxel, 0 to 1."""
     level, lively = np.ones(grid.shape_zyx, np.float32), np.ones(grid.shape_zyx, np.float32)
     depth = _depth(grid, random)
@@ -66,7 +66,7 @@ def _soft(depth_um: Field, width_um: float) -> Field:
     return np.float32(0.5) + np.float32(0.5) * np.tanh(depth_um / np.float32(width_um))
 
 
-def through_optics(light: Field, look: Look, grid: Grid) -> Field:
+def through_optics(light: Field, look: PhantomParameters, grid: Grid) -> Field:
     """Light convolved with the point spread function, plus out-of-focus haze."""
     sharp = gaussian_filter(
         light, [b / v for b, v in zip(look.blur_um, grid.voxel_um, strict=True)], truncate=3
@@ -97,7 +97,7 @@ def _wide(light: Field, sigma_um: float, grid: Grid) -> Field:
     return spread
 
 
-def illumination(look: Look, grid: Grid, random: np.random.Generator) -> Field:
+def illumination(look: PhantomParameters, grid: Grid, random: np.random.Generator) -> Field:
     """Multiplicative illumination field: attenuation, shading, stripes, flickering planes, tile seams."""
     factor = np.ones(grid.shape_zyx, np.float32)
     along = [np.linspace(0, 1, n, dtype=np.float32) for n in grid.shape_zyx]
@@ -125,7 +125,9 @@ def _on(values: np.ndarray, axis: int) -> np.ndarray:
     return np.asarray(values, np.float32).reshape([-1 if a == axis else 1 for a in range(3)])
 
 
-def photograph(light: Field, look: Look, random: np.random.Generator) -> UInt16[np.ndarray, "z y x"]:
+def photograph(
+    light: Field, look: PhantomParameters, random: np.random.Generator
+) -> UInt16[np.ndarray, "z y x"]:
     """Camera counts: photon and read noise, offset, saturation and bit depth; 1 is the tissue's level."""
     electrons = np.maximum(light, 0) * np.float32(look.photons)
     if look.photons < _SHOT:

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float64, Int32, UInt16
 from scipy.ndimage import gaussian_filter
 
-from canvas_fm.data.phantom.families import CellKind, Families, Look, draw_look
+from canvas_fm.data.phantom.families import CellKind, Families, PhantomParameters, draw_parameters
 from canvas_fm.data.phantom.optics import illumination, photograph, smooth_noise, through_optics, tissue
 from canvas_fm.data.phantom.solids import (
     Ellipsoids,
@@ -32,7 +32,7 @@ _STREAM = 13  # sets these seeds apart from other uses of the same number
 class RandomPhantom:
     """One phantom brain with its ground truth; cell i has the number i + 1 in the mask."""
 
-    look: Look
+    look: PhantomParameters
     voxels: UInt16[np.ndarray, "z y x"]
     mask: Int32[np.ndarray, "z y x"]
     centres_zyx: Float64[np.ndarray, "n 3"]  # in voxels
@@ -58,7 +58,7 @@ def draw_phantom(
     is some thirty bytes a voxel.
     """
     random = np.random.default_rng([_STREAM, seed])
-    look = draw_look(families or Families(), random, voxel_um, kind)
+    look = draw_parameters(families or Families(), random, voxel_um, kind)
     grid = Grid(shape_zyx, look.voxel_um)
     level, inside, lively = tissue(look, grid, random)
     centres, diameters = _cells(look, grid, inside * lively, random)
@@ -78,7 +78,7 @@ def draw_phantom(
 
 
 def _cells(
-    look: Look, grid: Grid, inside: np.ndarray, random: np.random.Generator
+    look: PhantomParameters, grid: Grid, inside: np.ndarray, random: np.random.Generator
 ) -> tuple[Float64[np.ndarray, "n 3"], Float64[np.ndarray, " n"]]:
     """Cell centres inside the tissue at varying density, at the look's least spacing."""
     expected = max(look.density_mm3 * grid.extent_um.prod() * 1e-9, _FEWEST)
@@ -98,7 +98,7 @@ def _cells(
 
 
 def _brightness(
-    look: Look,
+    look: PhantomParameters,
     amplitude: float,
     shapes: Ellipsoids,
     level: np.ndarray,
@@ -123,7 +123,7 @@ def _brightness(
 
 def _grow_processes(
     light: np.ndarray,
-    look: Look,
+    look: PhantomParameters,
     shapes: Ellipsoids,
     bright: np.ndarray,
     grid: Grid,
@@ -143,7 +143,7 @@ def _grow_processes(
 
 def _add_distractors(
     light: np.ndarray,
-    look: Look,
+    look: PhantomParameters,
     grid: Grid,
     level: np.ndarray,
     inside: np.ndarray,
@@ -202,7 +202,9 @@ def _add_distractors(
             level *= 1 - 0.9 * np.clip(thin, 0, 1)
 
 
-def _background(look: Look, grid: Grid, level: np.ndarray, random: np.random.Generator) -> np.ndarray:
+def _background(
+    look: PhantomParameters, grid: Grid, level: np.ndarray, random: np.random.Generator
+) -> np.ndarray:
     """Tissue background with a fine texture."""
     if not look.texture:
         return level

@@ -17,7 +17,7 @@ from canvas_fm.errors import CanvasError
 from canvas_fm.heads.feature_benchmark.features import Crops, disturbances, feature_makers, margin_crop
 from canvas_fm.heads.feature_benchmark.finetuned import FineTuned, TuningRates
 from canvas_fm.heads.feature_benchmark.measures import (
-    Credits,
+    PerCellScores,
     few_labels,
     few_labels_by,
     found_again,
@@ -135,7 +135,7 @@ def score_features(
     outside = ~np.isin(cells.brain, brains)
     fitted = outside if outside.any() else np.ones_like(outside)  # PCA sees no label: any brain will do
     makers = feature_makers(encoders, cells.crops, fitted, pool=pool, seeds=seeds)
-    measured: dict[str, dict[str, Credits]] = {}
+    measured: dict[str, dict[str, PerCellScores]] = {}
     with bar("measuring features", len(makers), unit="methods", show=show) as advance:
         for name, make in makers.items():
             x, other = make(cells.crops), {key: make(crops) for key, crops in disturbed.items()}
@@ -187,10 +187,10 @@ def _fine_tuned(
     pool: str | None,
     blocks: int,
     show: bool | None,
-) -> dict[str, dict[str, Credits]]:
+) -> dict[str, dict[str, PerCellScores]]:
     """`few_N` of each encoder and of an untrained twin, last blocks fitted too."""
     twin = random_encoder(next(iter(encoders.values())).config, seed=0)
-    measured: dict[str, dict[str, Credits]] = {}
+    measured: dict[str, dict[str, PerCellScores]] = {}
     with bar("fine-tuning", (len(encoders) + 1) * len(labels), unit="read-outs", show=show) as advance:
         for name, encoder in {**encoders, "untrained 0": twin}.items():
             scores_of = FineTuned(encoder, pool, cells.crops, cells.cls, cells.brain, TuningRates(blocks))
@@ -203,7 +203,7 @@ def _fine_tuned(
     return measured
 
 
-def _average_untrained(measured: dict[str, dict[str, Credits]]) -> None:
+def _average_untrained(measured: dict[str, dict[str, PerCellScores]]) -> None:
     """Merge untrained encoders of several seeds into one method by averaging their credits."""
     names = [name for name in measured if name.startswith("untrained ") and "," not in name]
     twins = [measured.pop(name) for name in names]

@@ -16,7 +16,7 @@ ClassScores = Callable[[np.ndarray, np.ndarray], np.ndarray]
 BINS = 6  # of brightness, within which classes are matched
 
 
-class Credits(NamedTuple):
+class PerCellScores(NamedTuple):
     """Credit of each scored cell for every label draw: 1 correct, 0 wrong, or its share of an AUC.
 
     The score is the mean over brains of the mean over classes of the mean credit. Two methods' credits of the
@@ -33,7 +33,7 @@ class Credits(NamedTuple):
         mean = self.credit.mean(axis=0)
         return float(np.mean([np.mean([mean[rows].mean() for rows in brain]) for brain in self._strata()]))
 
-    def minus(self, other: Credits) -> Credits:
+    def minus(self, other: PerCellScores) -> PerCellScores:
         """Paired difference by cell and draw."""
         return self._replace(credit=self.credit - other.credit)
 
@@ -81,7 +81,7 @@ def few_labels(
     labels: int | None,
     draws: int = 10,
     seed: int = 0,
-) -> Credits:
+) -> PerCellScores:
     """Linear read-out on `labels` cells of other brains (None: all), scored on each `test` brain.
 
     The labels are drawn anew `draws` times, equally many of each class. Two classes are scored by AUC, more
@@ -113,7 +113,7 @@ def few_labels_by(
     labels: int | None,
     draws: int = 10,
     seed: int = 0,
-) -> Credits:
+) -> PerCellScores:
     """`few_labels` with another classifier: the same labels, the same cells, the same credits."""
     classes, parts = np.unique(cls), []
     for test_brain in test:
@@ -127,8 +127,8 @@ def few_labels_by(
                 credit.append(_auc_credit(scores[:, 1], cls[rows] == classes[1]))
             else:
                 credit.append((classes[scores.argmax(axis=1)] == cls[rows]).astype(np.float64))
-        parts.append(Credits(np.stack(credit), brain[rows], cls[rows]))
-    return Credits(*(np.concatenate(column, axis=-1) for column in zip(*parts, strict=True)))
+        parts.append(PerCellScores(np.stack(credit), brain[rows], cls[rows]))
+    return PerCellScores(*(np.concatenate(column, axis=-1) for column in zip(*parts, strict=True)))
 
 
 def _draw_labels(
@@ -163,7 +163,7 @@ def neighbours(
     brightness: Float[np.ndarray, " n"],
     *,
     k: int = 10,
-) -> Credits:
+) -> PerCellScores:
     """k-nearest-neighbour purity across brains by cosine: share of neighbours of the same class.
 
     Gallery and queries are thinned so that every class has about as many in each bin of brightness: it alone
@@ -178,7 +178,7 @@ def neighbours(
         credit.append((cls[gallery[nearest]] == cls[queries][:, None]).mean(axis=1))
         query_rows.append(queries)
     at = np.concatenate(query_rows)
-    return Credits(np.concatenate(credit)[None], brain[at], cls[at])
+    return PerCellScores(np.concatenate(credit)[None], brain[at], cls[at])
 
 
 def _matched(cls: np.ndarray, brightness: np.ndarray) -> Int64[np.ndarray, " m"]:
@@ -194,7 +194,7 @@ def _matched(cls: np.ndarray, brightness: np.ndarray) -> Int64[np.ndarray, " m"]
 
 def found_again(
     x: Float[np.ndarray, "n d"], disturbed: Float[np.ndarray, "n d"], brain: Shaped[np.ndarray, " n"]
-) -> Credits:
+) -> PerCellScores:
     """Whether a disturbed cell's nearest neighbour in its brain is itself, by cosine."""
     credit = np.zeros(len(x))
     for name in np.unique(brain):
@@ -202,7 +202,7 @@ def found_again(
         mean, deviation = x[rows].mean(axis=0), x[rows].std(axis=0) + 1e-6
         nearest = _nearest((x[rows] - mean) / deviation, (disturbed[rows] - mean) / deviation, 1)
         credit[rows] = nearest[:, 0] == np.arange(len(rows))
-    return Credits(credit[None], brain, np.zeros(len(x), np.int64))
+    return PerCellScores(credit[None], brain, np.zeros(len(x), np.int64))
 
 
 def _nearest(

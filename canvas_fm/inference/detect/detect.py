@@ -12,7 +12,7 @@ from canvas_fm.data.volume.volume import Volume, Zyx, ZyxUm
 from canvas_fm.data.volume.window import WindowRule
 from canvas_fm.errors import CanvasError
 from canvas_fm.files.options import takes
-from canvas_fm.inference.detect.heatmap import Heat, LogHeat, NetHeat
+from canvas_fm.inference.detect.heatmap import HeatMapper, LaplacianHeatMapper, NetHeatMapper
 from canvas_fm.inference.detect.maxima.local_maxima import Shape
 from canvas_fm.inference.detect.options import DetectOptions, LogOptions, TileOptions
 from canvas_fm.inference.detect.out_of_distribution import unfamiliar_volume_warnings
@@ -73,7 +73,7 @@ def detector_job(
     to_um = check_voxel_um(
         volume, config.voxel_um, resample=opts.resample, ignore_voxel_size=opts.ignore_voxel_size
     )
-    heat = NetHeat(detector, opts.device, opts.precision)
+    heat = NetHeatMapper(detector, opts.device, opts.precision)
     volumes = channels_of(detector, volume, background)
     settings = {
         "method": "net",
@@ -112,7 +112,7 @@ def log_job(volume: Volume, *, window_rule: WindowRule | None = None, **options:
     The response is that of windowed voxels, so a threshold hardly carries from one volume to the next.
     """
     opts = LogOptions.of(**options)
-    heat = LogHeat(opts.sigma_um, volume.voxel_um)
+    heat = LaplacianHeatMapper(opts.sigma_um, volume.voxel_um)
     rule = window_rule or WindowRule()
     settings = {
         "method": "log",
@@ -130,7 +130,7 @@ def _job(
     volumes: list[Volume],
     rule: WindowRule,
     to_um: ZyxUm | None,
-    heat: Heat,
+    heat: HeatMapper,
     smooth_um: float,
     min_distance_um: float | None,
     suppress_um: float | None,

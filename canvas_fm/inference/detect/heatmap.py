@@ -21,7 +21,7 @@ SMOOTH_REACH = 3.0  # in σ
 
 
 @runtime_checkable
-class Heat(Protocol):
+class HeatMapper(Protocol):
     """Protocol: windowed voxels to a heat map.
 
     Nothing farther than `halo_zyx` counts; boxes start at multiples of `align_zyx`.
@@ -34,7 +34,7 @@ class Heat(Protocol):
     def __call__(self, voxels: Float32[np.ndarray, "c z y x"]) -> Float32[np.ndarray, "z y x"]: ...
 
 
-class NetHeat:
+class NetHeatMapper:
     """Probability map of cell centres by the trained net, before smoothing."""
 
     def __init__(
@@ -76,7 +76,7 @@ class NetHeat:
         return heat[:z, :y, :x]
 
 
-class LogHeat:
+class LaplacianHeatMapper:
     """Response of the Laplacian of a Gaussian, not a probability."""
 
     def __init__(self, sigma_um: float, voxel_um: ZyxUm) -> None:

@@ -64,7 +64,7 @@ def make_views(
     crops = F.grid_sample(
         boxes, _places(boxes.shape, crop_zyx, recipe, draw), padding_mode="border", align_corners=True
     )
-    return _photograph(crops, recipe, draw)
+    return _simulate_imaging(crops, recipe, draw)
 
 
 def _places(shape: torch.Size, crop_zyx: Zyx, recipe: ViewRecipe, draw: Draw) -> Float[Tensor, "n z y x 3"]:
@@ -93,7 +93,7 @@ def _places(shape: torch.Size, crop_zyx: Zyx, recipe: ViewRecipe, draw: Draw) ->
     return torch.stack(units[::-1], dim=-1)
 
 
-def _photograph(
+def _simulate_imaging(
     crops: Float[Tensor, "n 1 z y x"], recipe: ViewRecipe, draw: Draw
 ) -> Float[Tensor, "n 1 z y x"]:
     """Random changes of microscope and staining on crops, clipped to [0, 1]."""

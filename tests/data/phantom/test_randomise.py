@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from canvas_fm.data.phantom.families import Families, draw_look
+from canvas_fm.data.phantom.families import Families, draw_parameters
 from canvas_fm.data.phantom.randomise import draw_phantom
 from canvas_fm.data.phantom.solids import Grid, bodies, keep_apart, paint
 from canvas_fm.data.phantom.write_random import write_random_phantom
@@ -79,7 +79,7 @@ def test_no_two_places_are_nearer_than_allowed():
 
 
 def test_real_nuclei_and_microglia_lie_inside_the_families():
-    looks = [draw_look(Families(), np.random.default_rng(seed)) for seed in range(600)]
+    looks = [draw_parameters(Families(), np.random.default_rng(seed)) for seed in range(600)]
     nuclei = [look for look in looks if look.kind == "nuclei"]
     somata = [look for look in looks if look.kind == "somata"]
 

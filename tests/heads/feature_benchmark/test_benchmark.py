@@ -17,7 +17,7 @@ from canvas_fm.data.volume.volume import Volume
 from canvas_fm.heads.feature_benchmark.features import Crops, disturbances, encoder_features
 from canvas_fm.heads.feature_benchmark.finetuned import FineTuned, TuningRates
 from canvas_fm.heads.feature_benchmark.measures import (
-    Credits,
+    PerCellScores,
     _auc_credit,
     few_labels,
     few_labels_by,
@@ -44,7 +44,7 @@ def test_an_auc_of_credits_is_that_of_sklearn_and_its_bootstrap_has_its_spread()
     random = np.random.default_rng(0)
     positive = random.random(400) < 0.4
     score = random.standard_normal(400) + positive
-    credits = Credits(_auc_credit(score, positive)[None], np.zeros(400), positive)
+    credits = PerCellScores(_auc_credit(score, positive)[None], np.zeros(400), positive)
     assert credits.score == pytest.approx(roc_auc_score(positive, score))
     found = credits.interval()
     rows = [random.integers(0, 400, 400) for _ in range(1000)]

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float32
 
 from canvas_fm.inference.detect.detector_features import MapPooling, part_of_map
-from canvas_fm.inference.detect.heatmap import NetHeat
+from canvas_fm.inference.detect.heatmap import NetHeatMapper
 from canvas_fm.inference.detect.tiles.detection_job import Job, TileMaxima, read_windowed
 from canvas_fm.inference.detect.tiles.tiles import Box, Resampled, pad_to
 from canvas_fm.models.detector.convmixer_planes import features_and_heat_by_planes
@@ -38,7 +38,7 @@ class FeaturedJob:
     def tile(self, number: int) -> FeaturedMaxima:
         """Maxima of one tile with their features."""
         job, core = self.job, self.job.tiles[number]
-        assert isinstance(job.heat, NetHeat)
+        assert isinstance(job.heat, NetHeatMapper)
         detector = job.heat.detector
         box = core.grown(self.pooling.margin_zyx(detector, job.voxel_um), job.extent, job.heat.align_zyx)
         read = _both(job.boxes(core)[0], box.grown(job.heat.halo_zyx, job.extent, job.heat.align_zyx))
@@ -59,13 +59,13 @@ class FeaturedJob:
         return FeaturedMaxima(found, pooled)
 
     def _features(self, rows: int) -> Float32[np.ndarray, "n d"]:
-        assert isinstance(self.job.heat, NetHeat)
+        assert isinstance(self.job.heat, NetHeatMapper)
         return np.empty((rows, self.pooling.columns(self.job.heat.detector)), np.float32)
 
 
 @torch.inference_mode()
 def _features_and_heat(
-    net: NetHeat, voxels: Float32[np.ndarray, "c z y x"]
+    net: NetHeatMapper, voxels: Float32[np.ndarray, "c z y x"]
 ) -> tuple[torch.Tensor, Float32[np.ndarray, "z y x"]]:
     detector, device = net.detector, pick_device(net.device)
     detector.to(device)

@@ -17,7 +17,7 @@ from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume, Zyx, ZyxUm
 from canvas_fm.data.volume.window import Window
 from canvas_fm.errors import CanvasError
-from canvas_fm.inference.detect.heatmap import Heat, smooth, smooth_reach
+from canvas_fm.inference.detect.heatmap import HeatMapper, smooth, smooth_reach
 from canvas_fm.inference.detect.maxima.amplitude import FLOOR, Amplitude
 from canvas_fm.inference.detect.maxima.local_maxima import (
     Shape,
@@ -58,7 +58,7 @@ class Job:
     volumes: list[Volume]
     windows: list[Window]
     resample_to_um: ZyxUm | None
-    heat: Heat
+    heat: HeatMapper
     smooth_um: float
     radius_zyx: tuple[float, float, float]
     shape: Shape

@@ -41,8 +41,8 @@ from canvas_fm.version import __version__
 
 _log = logging.getLogger(__name__)
 
-Way = Literal["unadapted", "threshold", "last layers", "all layers"]
-_TRAINED: dict[str, tuple[Way, ...]] = {
+Strategy = Literal["unadapted", "threshold", "last layers", "all layers"]
+_TRAINED: dict[str, tuple[Strategy, ...]] = {
     "none": (), "last": ("last layers",), "all": ("last layers", "all layers")
 }  # fmt: skip
 # Share of resamples in which a way has to be above the unadapted detector, with fewer cells than this. Of
@@ -53,10 +53,10 @@ _MOST_ZYX = np.array([256, 1024, 1024])  # of one detection around several boxes
 
 
 @dataclass(frozen=True)
-class WayScore:
+class StrategyScore:
     """A way of adapting, scored on cells that it was not fitted on; intervals are 95 % over blocks."""
 
-    way: Way
+    way: Strategy
     f1: float
     interval: tuple[float, float]
     gain: float  # over the unadapted detector
@@ -70,8 +70,8 @@ class Adaptation:
     """The adapted detector, and why it is what it is."""
 
     detector: Detector
-    chosen: Way
-    scores: tuple[WayScore, ...]
+    chosen: Strategy
+    scores: tuple[StrategyScore, ...]
     cells: int
     sentence: str
 
@@ -136,7 +136,7 @@ def adapt_detector(
     return Adaptation(adapted, chosen.way, scores, len(labelled.inner_zyx), sentence)
 
 
-def choose_way(scores: Sequence[WayScore], cells: int) -> tuple[WayScore, WayScore]:
+def choose_way(scores: Sequence[StrategyScore], cells: int) -> tuple[StrategyScore, StrategyScore]:
     """The way of highest F1 among those that are surely better, else of all; and the chosen one.
 
     That is the same, or the unadapted (first of `scores`) where none is better in nine of ten resamples. With
@@ -176,7 +176,7 @@ def _labelled(
 
 
 def _held_out_counts(
-    detector: Detector, folds: LabelFolds, way: Way, opts: AdaptOptions, advance: Advance, ignore: bool
+    detector: Detector, folds: LabelFolds, way: Strategy, opts: AdaptOptions, advance: Advance, ignore: bool
 ) -> Counts:
     """Counts in every block by a net that was trained on the blocks of the other folds."""
     parts = []
@@ -190,7 +190,7 @@ def _held_out_counts(
     return np.sum(parts, axis=0)
 
 
-def _tuned(detector: Detector, labelled: Labelled, way: Way, opts: AdaptOptions) -> Detector:
+def _tuned(detector: Detector, labelled: Labelled, way: Strategy, opts: AdaptOptions) -> Detector:
     recipe = fine_tune_recipe(detector, labelled, opts.steps, opts.seed)
     net = fine_tune(detector, labelled, recipe, last=way == "last layers")
     return Detector(detector.config, net)
@@ -228,7 +228,7 @@ def _voxels(boxes: Int64[np.ndarray, "k 6"]) -> float:
 
 def _scores(
     counts_by_way: dict[str, Counts], folds: LabelFolds, threshold: float, seed: int
-) -> tuple[WayScore, ...]:
+) -> tuple[StrategyScore, ...]:
     """The unadapted detector first, then every way: at thresholds that were chosen on the other folds."""
     drawn = drawn_blocks(len(folds.blocks), seed)
     before = counts_at(counts_by_way["threshold"], threshold)
@@ -239,7 +239,7 @@ def _scores(
         f1, base = f1_of(counts[drawn].sum(axis=1)), f1_of(before[drawn].sum(axis=1))
         whole = float(f1_of(counts.sum(axis=0)))
         scores.append(
-            WayScore(
+            StrategyScore(
                 way, whole, _ends(f1), whole - float(f1_of(before.sum(axis=0))), _ends(f1 - base),
                 float((f1 > base).mean()),
                 threshold if way == "unadapted" else best_threshold(counts_by_way[way], seed, threshold),
@@ -253,7 +253,9 @@ def _ends(values: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _sentence(chosen: WayScore, best: WayScore, before: WayScore, cells: int, name: str) -> str:
+def _sentence(
+    chosen: StrategyScore, best: StrategyScore, before: StrategyScore, cells: int, name: str
+) -> str:
     low, high = best.gain_interval
     by = f"cross-validated on {cells} cells F1 is {best.f1:.3f} where {name} as it was has {before.f1:.3f}"
     by += f" (95 % of the difference {low:+.3f} to {high:+.3f})"
@@ -266,8 +268,8 @@ def _provenance(
     detector: Detector,
     folds: LabelFolds,
     candidates: Points,
-    scores: Sequence[WayScore],
-    chosen: WayScore,
+    scores: Sequence[StrategyScore],
+    chosen: StrategyScore,
     opts: AdaptOptions,
 ) -> dict[str, Any]:
     """What the detector's config tells: of what it was made, by which labels, and how that was chosen."""

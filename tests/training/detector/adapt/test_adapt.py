@@ -16,7 +16,7 @@ from canvas_fm.models.checkpoint import save_detector
 from canvas_fm.models.detector.convmixer import HeatMapNet
 from canvas_fm.models.folder.config import ConvMixerConfig
 from canvas_fm.pipeline.domains import trained_on
-from canvas_fm.training.detector.adapt.adapt import WayScore, choose_way
+from canvas_fm.training.detector.adapt.adapt import StrategyScore, choose_way
 from canvas_fm.training.detector.adapt.fine_tune import fine_tune, fine_tune_recipe
 from canvas_fm.training.detector.adapt.label_folds import (
     THRESHOLDS,
@@ -114,16 +114,16 @@ def test_a_detector_that_is_right_already_is_left_as_it_was_and_that_is_said(bra
     (20, 0.89, "unadapted"), (50, 0.95, "threshold"), (50, 0.89, "unadapted"),
 ])  # fmt: skip
 def test_the_fewer_cells_are_labelled_the_surer_a_gain_has_to_be(cells, better, way):
-    unadapted = WayScore("unadapted", 0.5, (0.4, 0.6), 0.0, (0.0, 0.0), 0.0, 0.3)
-    threshold = WayScore("threshold", 0.7, (0.6, 0.8), 0.2, (0.0, 0.3), better, 0.4)
+    unadapted = StrategyScore("unadapted", 0.5, (0.4, 0.6), 0.0, (0.0, 0.0), 0.0, 0.3)
+    threshold = StrategyScore("threshold", 0.7, (0.6, 0.8), 0.2, (0.0, 0.3), better, 0.4)
     best, chosen = choose_way([unadapted, threshold], cells)
     assert (best, chosen.way) == (threshold, way)
 
 
 def test_a_surely_better_way_is_taken_before_one_that_may_be_better_by_chance():
-    unadapted = WayScore("unadapted", 0.5, (0.4, 0.6), 0.0, (0.0, 0.0), 0.0, 0.3)
-    threshold = WayScore("threshold", 0.6, (0.5, 0.7), 0.1, (0.0, 0.2), 0.95, 0.4)
-    chance = WayScore("all layers", 0.65, (0.3, 0.8), 0.15, (-0.2, 0.3), 0.8, 0.4)
+    unadapted = StrategyScore("unadapted", 0.5, (0.4, 0.6), 0.0, (0.0, 0.0), 0.0, 0.3)
+    threshold = StrategyScore("threshold", 0.6, (0.5, 0.7), 0.1, (0.0, 0.2), 0.95, 0.4)
+    chance = StrategyScore("all layers", 0.65, (0.3, 0.8), 0.15, (-0.2, 0.3), 0.8, 0.4)
     assert choose_way([unadapted, threshold, chance], 20) == (threshold, threshold)
     assert choose_way([unadapted, chance], 20) == (chance, unadapted)
 
