@@ -1,4 +1,4 @@
-"""Verb `export-onnx`."""
+"""Verb `export-onnx`: a model as an ONNX graph for other runtimes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Verb `push`."""
+"""Verb `push`: a model uploaded to the Hugging Face hub."""
 
 from __future__ import annotations
 
