@@ -53,6 +53,14 @@ class ProfileComparison:
         return benjamini_hochberg(self.novelty_p)
 
     @property
+    def more_novel(self) -> Bool[np.ndarray, " r"]:
+        """Regions where the second group has surely more novel cells (q < 0.05); fewer are no novelty."""
+        second, first = (
+            self.novelty[self.study.of(group)].mean(axis=0) for group in (self.second, self.first)
+        )
+        return (self.novelty_q < 0.05) & (second > first)
+
+    @property
     def share_q(self) -> np.ndarray:
         return benjamini_hochberg(self.share_p.ravel()).reshape(self.share_p.shape)
 

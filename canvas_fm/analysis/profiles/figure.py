@@ -34,7 +34,7 @@ def profile_figure(comparison: ProfileComparison, path: str | Path) -> None:
     image = left.imshow(
         novelty, cmap="magma", vmin=0, vmax=max(10.0, float(np.nanmax(novelty))), aspect="auto"
     )
-    named = [study.regions[one] + (" *" if comparison.novelty_q[one] < 0.05 else "") for one in at]
+    named = [study.regions[one] + (" *" if comparison.more_novel[one] else "") for one in at]
     left.set_yticks(range(len(at)), named, fontsize=7)
     brains = [f"{study.brains[one].brain} ({study.brains[one].group})" for one in order]
     left.set_xticks(range(len(order)), brains, rotation=90, fontsize=7)

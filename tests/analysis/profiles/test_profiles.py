@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +98,14 @@ def test_controls_are_white_and_a_gain_of_a_brain_changes_nothing():
     np.testing.assert_allclose(np.abs(again[0]), np.abs(white[0]), atol=2e-3)
 
 
+def test_fewer_novel_cells_are_no_novelty():
+    found = compare_profiles(study(0, 0.3), "a", "b", clusters=4)
+    assert found.more_novel.tolist() == [False, True, False, False]
+    other_way = replace(found, novelty=found.novelty[::-1])  # the controls' brains have what was the others'
+    assert (other_way.novelty_q < 0.05).any()
+    assert not other_way.more_novel.any()
+
+
 def test_permutations_of_brains_are_exact():
     found = compare_profiles(study(3, 0.5), "a", "b", clusters=3)
     assert found.shift_p[1] == pytest.approx(2 / 70)  # of 4 + 4 brains, the split and its mirror image
@@ -138,7 +147,7 @@ def test_the_verb_writes_table_examples_and_figure(table, tmp_path, capsys):
     assert main(words) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["cells"] == 6 * (len(REGIONS) * CELLS - BLANK)
-    assert result["comparisons"][0]["regions_novel_q_below_5_percent"] == ["DG"]
+    assert result["comparisons"][0]["regions_with_more_novel_cells"] == ["DG"]
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
     cells = Points.read(tmp_path / "cells.csv")
     novel = cells.columns["kind"] == "novel"

@@ -85,8 +85,8 @@ def run_profiles(args: argparse.Namespace) -> None:
             {
                 "groups": f"{one.second} against {one.first}",
                 "regions_tested": int(one.tested.sum()),
-                "regions_novel_q_below_5_percent": _named(one.study.regions, one.novelty_q),
-                "regions_shifted_q_below_5_percent": _named(one.study.regions, one.shift_q),
+                "regions_with_more_novel_cells": _named(one.study.regions, one.more_novel),
+                "regions_with_another_mean": _named(one.study.regions, one.shift_q < 0.05),
             }
             for one in found
         ],
@@ -94,7 +94,7 @@ def run_profiles(args: argparse.Namespace) -> None:
     print_result(result, args.json)
 
 
-def _named(regions: tuple[str, ...], q: object) -> list[str]:
+def _named(regions: tuple[str, ...], mask: object) -> list[str]:
     import numpy as np
 
-    return [regions[at] for at in np.flatnonzero(np.asarray(q) < 0.05)]
+    return [regions[at] for at in np.flatnonzero(np.asarray(mask))]
