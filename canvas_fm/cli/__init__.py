@@ -20,7 +20,7 @@ from canvas_fm.cli.verbs import demo, serve
 from canvas_fm.cli.verbs.analysis import brain_report, groups, profiles, regions, segmentation, spatial, study
 from canvas_fm.cli.verbs.cells import count, detect, embed, refine, review, search
 from canvas_fm.cli.verbs.data import dataset, info, points, prepare, view
-from canvas_fm.cli.verbs.score import audit, leaderboard, probe, report, score, worth
+from canvas_fm.cli.verbs.score import audit, feature_benchmark, leaderboard, probe, report, score
 from canvas_fm.cli.verbs.train import (
     adapt,
     domains,
@@ -89,7 +89,7 @@ def build_parser() -> Parser:
         points,
         view,
         search,
-        worth,
+        feature_benchmark,
         serve,
         sweep,
         demo,

@@ -106,6 +106,8 @@ class Parser(argparse.ArgumentParser):
 
     def _get_values(self, action: argparse.Action, words: list[str]) -> Any:
         """Values of an argument; errors are collected for the end."""
+        if isinstance(action, argparse._SubParsersAction) and words[0] in RENAMED:
+            self.error(f"{words[0]} is called {RENAMED[words[0]]} now")
         reads = isinstance(action, argparse._SubParsersAction) or action.metavar == "ADDRESS"
         reads |= action.metavar in _MODELS and action.dest != "out"
         if not (reads or self._addresses):

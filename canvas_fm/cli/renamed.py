@@ -1,4 +1,4 @@
-"""Old flag names and their replacements, by verb where a name now means something else."""
+"""Old names of verbs and flags and their replacements, by verb where a name now means something else."""
 
 RENAMED = {
     "--any-voxel": "--ignore-voxel-size",
@@ -8,7 +8,8 @@ RENAMED = {
     "--contrasts": "--augment-contrast",
     "--within": "--roi",
     "--most": "--max-candidates",
-    "worth --most": "--max-cells",
+    "worth": "feature-benchmark",
+    "feature-benchmark --most": "--max-cells",
     "--replace": "--overwrite",
     "detect --region": "--box",
     "refine apply --regions": "--count-by",

@@ -144,6 +144,8 @@ def test_old_spellings_are_refused_with_the_new_ones(run):
     assert "--within is called --roi now" in err
     assert "BOARD, the first argument" in run("leaderboard", "validate", "s", "--board", "b")[2]
     assert "--encoder is called --encoder-sha256 now" in run("search", "x", "--ids", "1", "--encoder", "a")[2]
+    code, _, err = run("worth", "base", "--volumes", "v")
+    assert (code, "worth is called feature-benchmark now" in err) == (2, True)
 
 
 def test_all_mistakes_are_told_at_once(run):

@@ -86,7 +86,7 @@ VERBS = {
     "evaluate-segmentation": "labels.zarr labels.zarr",
     "report": "--volumes two.zarr --candidates cells.csv --truth cells.csv --tolerance-um 8 --out r",
     "evaluate": "cells.csv cells.csv --tolerance-um 8 --volume two.zarr",
-    "worth": "base --volumes two.zarr --points cells.csv --labels label",
+    "feature-benchmark": "base --volumes two.zarr --points cells.csv --labels label",
 }
 
 

@@ -163,7 +163,7 @@ def score_features(
         "tested": brains,
         "draws": draws,
         "encoders": {name: encoder.sha256 for name, encoder in encoders.items()},
-        "worth": {
+        "scores": {
             name: {k: v.interval().as_dict() for k, v in row.items()} for name, row in measured.items()
         },
         "ahead": {
@@ -217,7 +217,7 @@ def _average_untrained(measured: dict[str, dict[str, PerCellScores]]) -> None:
 def summary(report: Mapping[str, Any]) -> str:
     """The report as a table: methods in rows, tasks in columns, mean stability last."""
     lines = []
-    for name, row in report["worth"].items():
+    for name, row in report["scores"].items():
         stable = [v["value"] for k, v in row.items() if k.startswith("stable_")]
         figures = [f"{k} {v['value']:.3f}" for k, v in row.items() if not k.startswith("stable_")]
         figures += [f"stable {fmean(stable):.3f}"] if stable else []

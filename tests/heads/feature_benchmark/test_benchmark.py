@@ -161,20 +161,20 @@ def test_the_verb_compares_an_encoder_with_simple_features(
         *("--labels", "label", "--few", "10", "--draws", "2", "--seeds", "1", "--finetune", "1"),
         *("--brains", "one", "two", "--out", str(tmp_path / "report.json")),
     ]
-    assert main(["worth", str(tmp_path / "tiny"), *flags]) == 0
+    assert main(["feature-benchmark", str(tmp_path / "tiny"), *flags]) == 0
     report = json.loads((tmp_path / "report.json").read_text())
     frozen, tuned = {"tiny", "untrained", "PCA-64", "shape"}, {"tiny, fine-tuned", "untrained 0, fine-tuned"}
-    assert set(report["worth"]) == frozen | tuned
+    assert set(report["scores"]) == frozen | tuned
     for name in ("tiny", "untrained 0"):
-        added, both = report["finetuned"][name], [report["worth"][f"{name}, fine-tuned"]["few_10"]["value"]]
+        added, both = report["finetuned"][name], [report["scores"][f"{name}, fine-tuned"]["few_10"]["value"]]
         assert set(added) == {"few_10"}
-        both.append(report["worth"][name.removesuffix(" 0")]["few_10"]["value"])
+        both.append(report["scores"][name.removesuffix(" 0")]["few_10"]["value"])
         assert added["few_10"]["value"] == pytest.approx(both[0] - both[1])
     assert report["tested"] == ["one", "two"]
-    assert report["worth"]["shape"]["all_labels"]["value"] > 0.9
+    assert report["scores"]["shape"]["all_labels"]["value"] > 0.9
     assert sum(report["brains"].values()) == 2 * 36 - 4
     assert set(report["ahead"]["tiny"]) == {"untrained", "PCA-64", "shape"}
     assert "tiny" in capsys.readouterr().out
     flags[flags.index("one")] = "two"
-    assert main(["worth", str(tmp_path / "tiny"), *flags]) == 1
+    assert main(["feature-benchmark", str(tmp_path / "tiny"), *flags]) == 1
     assert "all cells are of one brain (two)" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Verb `worth`: benchmark of frozen features against untrained ones, PCA and shape."""
+"""Verb `feature-benchmark`: benchmark of frozen features against untrained ones, PCA and shape."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from canvas_fm.cli.parser import Parser, Verbs, add_json, add_verb, add_volume_f
 def add_verbs(verbs: Verbs) -> None:
     add_verb(
         verbs,
-        "worth",
-        run_worth,
-        "what an encoder's features are worth on other brains",
+        "feature-benchmark",
+        run_feature_benchmark,
+        "benchmark frozen features of encoders on labelled cells of other brains",
         "Measure an encoder's frozen features on labelled cells of two or more brains, each brain scored by "
         "the others: linear read-outs on few and on all labels, nearest neighbours with brightness matched, "
         "and how often a cell under another gain, blur, noise and shift is nearest to itself; beside "
         "untrained encoders, PCA-64 and shape features, with intervals of the paired differences.",
-        fill=_fill_worth,
+        fill=_fill_feature_benchmark,
     )
 
 
-def _fill_worth(verb: Parser) -> None:
+def _fill_feature_benchmark(verb: Parser) -> None:
     verb.add_argument("encoders", nargs="+", metavar="MODEL", help="one or more encoders of one architecture")
     verb.add_argument("--volumes", nargs="+", required=True, metavar="VOLUME", help="two or more volumes")
     verb.add_argument("--points", nargs="+", required=True, metavar="FILE", help="their cells, one file each")
@@ -52,7 +52,7 @@ def _fill_worth(verb: Parser) -> None:
     add_volume_flags(verb)
 
 
-def run_worth(args: argparse.Namespace) -> None:
+def run_feature_benchmark(args: argparse.Namespace) -> None:
     import json
     from pathlib import Path
 
