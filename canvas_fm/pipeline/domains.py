@@ -5,18 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from canvas_fm.data.phantom.families import Families
-from canvas_fm.data.phantom.randomise import TOLERANCE_UM, draw_phantom
-from canvas_fm.data.points.boxes import read_boxes, whole
 from canvas_fm.data.points.points import Points
-from canvas_fm.data.volume.options import VolumeOptions
-from canvas_fm.data.volume.volume import Volume, volume_name
 from canvas_fm.data.volume.window import WindowRule
 from canvas_fm.errors import CanvasError
 from canvas_fm.evaluation.detection.curve import Curve
@@ -35,105 +29,15 @@ from canvas_fm.inference.detect.tiles.detection_job import run
 from canvas_fm.inference.embed.point_crops import volume_identity
 from canvas_fm.models.checkpoint import Detector, load
 from canvas_fm.models.folder.training_volumes import training_volumes
+from canvas_fm.pipeline.held_out_volumes import PHANTOM_SHAPE, Domain, LabelledVolume
 from canvas_fm.progress import bar
 from canvas_fm.training.detector.threshold import LOWEST_THRESHOLD
 from canvas_fm.training.detector.train import train_detector
 
-PHANTOM_SEEDS, TEST_SEEDS = range(1000), range(1000, 1100)
-PHANTOM_SHAPE = (40, 160, 160)
 LOG = "LoG over the median"
 _LOG_RULE = WindowRule("median", 0.0, 64.0)
 _LOG_LOWEST = 0.15  # of the median
 _LOG_SIGMA_UM = {8.0: 5.0, 12.0: 7.0}  # by the tolerance: half of it and more is a cell's radius
-
-
-@dataclass(frozen=True)
-class Domain:
-    """One brain with its true cells: a labelled volume, or a phantom drawn on demand."""
-
-    name: str
-    group: str
-    tolerance_um: float
-    path: Path | None = None
-    points: Path | None = None
-    within: Path | None = None
-    seed: int | None = None
-    pooled_only: bool = False
-    opening: VolumeOptions = field(default_factory=VolumeOptions.of)
-
-    def open(self) -> tuple[Volume, np.ndarray, np.ndarray]:
-        """(volume, true cells in voxels, boxes in which all cells are labelled)."""
-        if self.seed is not None:
-            phantom = draw_phantom(self.seed, shape_zyx=PHANTOM_SHAPE, families=Families())
-            volume = Volume.from_array(
-                phantom.voxels, voxel_um=phantom.look.voxel_um, marker=phantom.look.kind, name=self.name
-            )
-            return volume, phantom.centres_zyx, whole(volume.shape_zyx)
-        assert self.points is not None
-        volume = self.open_volume()
-        boxes = whole(volume.shape_zyx) if self.within is None else read_boxes(self.within)
-        return volume, Points.read(self.points).zyx, boxes
-
-    def open_volume(self) -> Volume:
-        """The labelled volume."""
-        assert self.path is not None
-        return Volume.open(self.path, **self.opening.given)
-
-
-def phantom_domains(n: int, *, test: bool = False) -> list[Domain]:
-    """`n` phantoms, always the same; with `test` those reserved for the final test."""
-    seeds = TEST_SEEDS if test else PHANTOM_SEEDS
-    if n > len(seeds):
-        raise CanvasError(f"{n} phantom domains were asked for; there are {len(seeds)}")
-    chosen = sorted(np.random.default_rng(0).permutation(np.asarray(seeds))[:n].tolist())
-    domains = []
-    for seed in chosen:
-        kind = draw_phantom(seed, shape_zyx=(4, 8, 8)).look.kind
-        domains.append(Domain(f"phantom {seed}", f"phantom {kind}", TOLERANCE_UM[kind], seed=seed))
-    return domains
-
-
-def labelled_domains(
-    volumes: Sequence[str | Path],
-    points: Sequence[str | Path],
-    within: Sequence[str | Path] | None,
-    tolerance_um: Mapping[str, float],
-    *,
-    pooled_only: Sequence[str] = (),
-    test: Sequence[str] = (),
-    last_look: bool = False,
-    **options: Any,
-) -> list[Domain]:
-    """Labelled volumes as domains, grouped by marker, with the marker's tolerance.
-
-    Of the volumes named in `test` nothing is read but with `last_look`, and then they alone count. `options`
-    are those of `Volume.open`.
-    """
-    opening = VolumeOptions.of(**options)
-    for name, values in (("points", points), ("within", within)):
-        if values is not None and len(values) != len(volumes):
-            raise CanvasError(
-                f"{len(volumes)} volumes and {len(values)} of {name}; give one a volume, in order"
-            )
-    domains = []
-    for index, path in enumerate(volumes):
-        if (volume_name(Path(path)) in test) != last_look:
-            continue
-        volume = Volume.open(path, **opening.given)
-        marker = volume.marker
-        if marker is None or marker not in tolerance_um:
-            raise CanvasError(
-                f"{path} is of marker {volume.marker!r}, for which no tolerance was given; give "
-                f"--tolerance-um {volume.marker or 'MARKER'}=N (given: {', '.join(tolerance_um) or 'none'})"
-            )
-        domains.append(
-            Domain(
-                volume.name, marker, tolerance_um[marker], Path(path), Path(points[index]),
-                None if within is None else Path(within[index]), pooled_only=volume.name in pooled_only,
-                opening=opening,
-            )
-        )  # fmt: skip
-    return domains
 
 
 def score_domains(
@@ -279,6 +183,7 @@ def _protocol(domains: Sequence[Domain], opened: Mapping[str, Sequence[Detector]
         "domains": len(domains),
         "phantom_seeds": [domain.seed for domain in domains if domain.seed is not None],
         "phantom_shape_zyx": list(PHANTOM_SHAPE),
+        **({"autofluorescence": True} if any(domain.autofluorescence for domain in domains) else {}),
         "detectors": {
             name: [
                 {"sha256": detector.sha256, "threshold": detector.config.threshold} for detector in detectors
@@ -298,17 +203,20 @@ class _Held:
 
     def __init__(self, domain: Domain, folder: Path) -> None:
         self.domain, self.folder = domain, folder
-        self._opened: tuple[Volume, np.ndarray, np.ndarray] | None = None
+        self._opened: LabelledVolume | None = None
         self._identity: str | None = None
 
     def of_detector(self, detector: Detector) -> Curve:
         """Curve of a detector; volumes of another voxel size are resampled."""
 
         def find() -> Points:
-            volume = self._volume()[0]
-            um, volume_um = detector.config.voxel_um, volume.voxel_um
+            opened = self._open()
+            um, volume_um = detector.config.voxel_um, opened.volume.voxel_um
             other = any(abs(a - b) > 0.05 * b for a, b in zip(volume_um, um, strict=True))
-            job = detector_job(detector, volume, threshold=LOWEST_THRESHOLD, resample=other)
+            background = opened.background if detector.config.architecture.channels == 2 else None
+            job = detector_job(
+                detector, opened.volume, background=background, threshold=LOWEST_THRESHOLD, resample=other
+            )
             return run(job, show=False)
 
         return self._curve(detector.sha256, find)
@@ -319,14 +227,14 @@ class _Held:
         def find() -> Points:
             sigma = _LOG_SIGMA_UM[self.domain.tolerance_um]
             job = log_job(
-                self._volume()[0], sigma_um=sigma, threshold=_LOG_LOWEST / _LOG_RULE.high,
+                self._open().volume, sigma_um=sigma, threshold=_LOG_LOWEST / _LOG_RULE.high,
                 min_distance_um=self.domain.tolerance_um, window_rule=_LOG_RULE,
             )  # fmt: skip
             return run(job, show=False)
 
         return self._curve(f"log {_LOG_RULE} {_LOG_SIGMA_UM} {_LOG_LOWEST}", find)
 
-    def _volume(self) -> tuple[Volume, np.ndarray, np.ndarray]:
+    def _open(self) -> LabelledVolume:
         if self._opened is None:
             self._opened = self.domain.open()
         return self._opened
@@ -337,7 +245,7 @@ class _Held:
         if path.is_file():
             with np.load(path) as arrays:
                 return Curve(arrays["threshold"], arrays["tp"], arrays["fp"], int(arrays["truths"]))
-        volume, cells, boxes = self._volume()
+        volume, cells, boxes, _ = self._open()
         score = evaluate(
             find(), cells, voxel_um=volume.voxel_um, tolerance_um=self.domain.tolerance_um, within=boxes,
             threshold=None, chance=False,
@@ -355,7 +263,8 @@ class _Held:
     def _of_domain(self) -> list[Any]:
         """Identity of the domain: its voxels and its true cells."""
         if self._identity is None:
-            volume, cells, boxes = self._volume()
+            volume, cells, boxes, background = self._open()
             digest = hashlib.sha256(np.ascontiguousarray(cells).tobytes() + boxes.tobytes())
-            self._identity = f"{volume_identity(volume)} {digest.hexdigest()}"
+            volumes = " ".join(volume_identity(each) for each in (volume, background) if each is not None)
+            self._identity = f"{volumes} {digest.hexdigest()}"
         return [self._identity, self.domain.tolerance_um]

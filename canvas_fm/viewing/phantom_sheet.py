@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from canvas_fm.data.phantom.families import CellKind
+from canvas_fm.data.phantom.families import CellKind, Families
 from canvas_fm.data.phantom.randomise import draw_phantom
 from canvas_fm.data.volume.volume import Zyx, ZyxUm
 from canvas_fm.files.atomic import write_atomic
@@ -25,6 +25,7 @@ def phantom_sheet(
     shape_zyx: Zyx = (40, 160, 160),
     voxel_um: ZyxUm | None = None,
     kind: CellKind | None = None,
+    families: Families | None = None,
 ) -> Path:
     """PNG of a 15 µm slab of each seed's phantom; red dots are its true cells."""
     columns = math.ceil(math.sqrt(len(seeds)))
@@ -34,7 +35,7 @@ def phantom_sheet(
     for ax in axes:
         ax.axis("off")
     for ax, seed in zip(axes, seeds, strict=False):
-        phantom = draw_phantom(seed, shape_zyx=shape_zyx, voxel_um=voxel_um, kind=kind)
+        phantom = draw_phantom(seed, shape_zyx=shape_zyx, voxel_um=voxel_um, kind=kind, families=families)
         look, middle = phantom.look, shape_zyx[0] // 2
         half = max(1, round(_SLAB_UM / look.voxel_um[0] / 2))
         slab = phantom.voxels[max(middle - half, 0) : middle + half + 1].max(axis=0)

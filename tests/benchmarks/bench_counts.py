@@ -22,7 +22,7 @@ from canvas_fm.heads.refine.counts.expected_count import Recall, expected_count
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.inference.detect.detect import detect
 from canvas_fm.models.checkpoint import Detector, load
-from canvas_fm.pipeline.domains import Domain, labelled_domains, phantom_domains
+from canvas_fm.pipeline.held_out_volumes import Domain, labelled_domains, phantom_domains
 from canvas_fm.shipped import find
 from tests.where import REAL_DATA
 
@@ -44,7 +44,7 @@ def domains(phantoms: int) -> list[Domain]:
 
 def candidates(domain: Domain, detector: Detector) -> tuple[Candidates, FeatureSet]:
     """What the detector finds at its own threshold, labelled, and its logit at each."""
-    volume, cells, boxes = domain.open()
+    volume, cells, boxes, _ = domain.open()
     um = detector.config.voxel_um
     other = any(abs(a - b) > 0.05 * b for a, b in zip(volume.voxel_um, um, strict=True))
     found = detect(detector, volume, resample=other, device="cpu", show=False)

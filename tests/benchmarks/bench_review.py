@@ -32,7 +32,7 @@ from canvas_fm.heads.review.order import (
 from canvas_fm.inference.detect.detect import detect
 from canvas_fm.inference.embed.embed import embed
 from canvas_fm.models.checkpoint import load
-from canvas_fm.pipeline.domains import Domain, labelled_domains, phantom_domains
+from canvas_fm.pipeline.held_out_volumes import Domain, labelled_domains, phantom_domains
 from canvas_fm.shipped import find
 from tests.where import REAL_DATA
 
@@ -63,7 +63,7 @@ def features(domain: Domain, cache: Path) -> dict[str, np.ndarray]:
     if not path.exists():
         detector = load(find("model", "detector-phantoms"), kind="detector")
         encoder = load(find("model", "base-2"), kind="encoder")
-        volume, cells, boxes = domain.open()
+        volume, cells, boxes, _ = domain.open()
         threshold = detector.config.threshold
         other = any(
             abs(a - b) > 0.05 * b for a, b in zip(volume.voxel_um, detector.config.voxel_um, strict=True)

@@ -16,7 +16,9 @@ from canvas_fm.evaluation.detection.curve import Curve
 from canvas_fm.models.checkpoint import save_detector
 from canvas_fm.models.detector.convmixer import ConvMixerConfig, HeatMapNet
 from canvas_fm.pipeline import domains as pipeline
-from canvas_fm.pipeline.domains import LOG, Domain, labelled_domains, phantom_domains, score_domains
+from canvas_fm.pipeline import held_out_volumes
+from canvas_fm.pipeline.domains import LOG, score_domains
+from canvas_fm.pipeline.held_out_volumes import Domain, labelled_domains, phantom_domains
 
 VOXEL_UM = (4.0, 2.0, 2.0)
 SHAPE = (16, 40, 40)
@@ -24,7 +26,7 @@ SHAPE = (16, 40, 40)
 
 @pytest.fixture(autouse=True)
 def _small_phantoms(monkeypatch):
-    monkeypatch.setattr(pipeline, "PHANTOM_SHAPE", (8, 32, 32))
+    monkeypatch.setattr(held_out_volumes, "PHANTOM_SHAPE", (8, 32, 32))
 
 
 def write_brain(folder, name: str, marker: str = "cFos") -> list:
@@ -39,9 +41,9 @@ def write_brain(folder, name: str, marker: str = "cFos") -> list:
     return [folder / f"{name}.zarr", folder / f"{name}.csv"]
 
 
-def detector(folder, *trained_on: str, seed: int = 0):
+def detector(folder, *trained_on: str, seed: int = 0, channels: int = 1):
     torch.manual_seed(seed)
-    net = HeatMapNet(ConvMixerConfig(dim=8, depth=1, kernel_zyx=(3, 3, 3)), prior=0.3)
+    net = HeatMapNet(ConvMixerConfig(dim=8, depth=1, kernel_zyx=(3, 3, 3), channels=channels), prior=0.3)
     save_detector(
         folder, net, voxel_um=VOXEL_UM, threshold=0.3, min_distance_um=8.0,
         window_rule=WindowRule("median", 0, 8), provenance={"trained_on": [{"name": n} for n in trained_on]},
@@ -135,3 +137,19 @@ def test_a_marker_without_a_tolerance_is_refused(tmp_path):
     path, points = write_brain(tmp_path, "a", marker="TH")
     with pytest.raises(CanvasError, match="--tolerance-um TH=N"):
         labelled_domains([path], [points], None, {"cFos": 8.0})
+
+
+def test_detectors_of_one_and_of_two_channels_are_scored_on_the_same_phantoms(tmp_path):
+    domains = phantom_domains(2, autofluorescence=True)
+    one, two = detector(tmp_path / "one"), detector(tmp_path / "two", channels=2)
+    report = score_domains(
+        tmp_path / "out", domains, {"one": [one], "two": [two]}, laplacian=False, show=False
+    )
+    assert report["protocol"]["autofluorescence"] is True
+    assert all(set(method["domains"]) == {d.name for d in domains} for method in report["methods"].values())
+    plain = phantom_domains(2)
+    without = score_domains(tmp_path / "plain", plain, {"one": [one]}, laplacian=False, show=False)
+    assert "autofluorescence" not in without["protocol"]
+    assert plain[0].open().background is None
+    with pytest.raises(CanvasError, match="give --background VOLUME"):
+        score_domains(tmp_path / "o", plain, {"two": [two]}, laplacian=False, show=False)

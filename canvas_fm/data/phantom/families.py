@@ -7,17 +7,49 @@ brains show, so that a real one is one more draw.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    Strict,
+    model_serializer,
+    model_validator,
+)
 
 from canvas_fm.data.zyx import ZyxUm
 
 CellKind = Literal["nuclei", "somata"]
 Range = Annotated[tuple[float, float], Strict(False)]
 _TINY = 1e-12
+
+
+class Autofluorescence(BaseModel):
+    """Ranges of a phantom's autofluorescence, and of its background channel, which sees nothing else.
+
+    The background channel shows tissue, vessels, fibres, specks and haze of the signal's, and bodies that
+    look like cells there and are none: blood cells, lipofuscin. Of cells it shows what bleeds through.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    bodies: Range = (0.2, 1.2)  # how many, as a multiple of the number of cells
+    diameter: Range = (0.7, 1.3)  # a multiple of the cells'
+    amplitude: Range = (0.4, 1.6)  # in the signal, a multiple of the cells'
+    ratio: Range = (0.4, 1.8)  # background channel over signal, against tissue
+    ratio_spread: Range = (0.05, 0.3)  # from body to body, σ of its logarithm
+    bleed_through: Range = (0.0, 0.15)  # share of the cells' light in the background channel
+    photons: Range = (15.0, 3000.0)  # of the tissue's level
+    level_counts: Range = (60.0, 6000.0)
+
+    @model_validator(mode="after")
+    def _ranges_rise(self) -> Autofluorescence:
+        _check_ranges(self)
+        return self
 
 
 class Families(BaseModel):
@@ -63,13 +95,37 @@ class Families(BaseModel):
     offset_counts: Range = (0.0, 400.0)
     photons: Range = (15.0, 3000.0)  # of the tissue's level
     camera_noise: Range = (0.5, 14.0)  # counts
+    autofluorescence: Autofluorescence | None = None  # with it a phantom has a background channel
 
     @model_validator(mode="after")
     def _ranges_rise(self) -> Families:
-        for name, value in self:
-            if name not in ("kinds", "filled") and not 0 <= value[0] <= value[1]:
-                raise ValueError(f"{name} is {value}; a range rises from 0 or more")
+        _check_ranges(self)
         return self
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, write: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """Without autofluorescence as before there was any: the sha256 of models trained so stays."""
+        return {key: value for key, value in write(self).items() if value is not None}
+
+
+def _check_ranges(families: BaseModel) -> None:
+    for name, value in families:
+        if isinstance(value, tuple) and name != "kinds" and not 0 <= value[0] <= value[1]:
+            raise ValueError(f"{name} is {value}; a range rises from 0 or more")
+
+
+@dataclass(frozen=True)
+class BackgroundParameters:
+    """One draw of the autofluorescence and background channel of a randomised phantom."""
+
+    bodies: float
+    diameter_um: float
+    amplitude: float
+    ratio: float
+    ratio_spread: float
+    bleed_through: float
+    level_counts: float
+    photons: float
 
 
 @dataclass(frozen=True)
@@ -130,6 +186,10 @@ class PhantomParameters:
     def as_dict(self) -> dict[str, Any]:
         """As a dictionary for `json.dumps`."""
         return asdict(self)
+
+    def of_background(self, background: BackgroundParameters) -> PhantomParameters:
+        """The same brain as the camera of the background channel sees it."""
+        return replace(self, photons=background.photons, level_counts=background.level_counts, saturation=0.0)
 
 
 def draw_parameters(
@@ -212,6 +272,23 @@ def draw_parameters(
     }
     assert set(values) == {field.name for field in fields(PhantomParameters)}
     return PhantomParameters(**values)
+
+
+def draw_background(
+    ranges: Autofluorescence, look: PhantomParameters, random: np.random.Generator
+) -> BackgroundParameters:
+    """Draw the autofluorescence of a phantom whose other parameters are drawn already."""
+    draw = _Draw(random)
+    return BackgroundParameters(
+        bodies=draw(ranges.bodies),
+        diameter_um=look.diameter_um * draw.log(ranges.diameter),
+        amplitude=look.amplitude * draw.log(ranges.amplitude),
+        ratio=draw.log(ranges.ratio),
+        ratio_spread=draw(ranges.ratio_spread),
+        bleed_through=draw(ranges.bleed_through),
+        level_counts=draw.log(ranges.level_counts),
+        photons=draw.log(ranges.photons),
+    )
 
 
 class _Draw:

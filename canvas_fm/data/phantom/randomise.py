@@ -7,8 +7,16 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64, Int32, UInt16
 from scipy.ndimage import gaussian_filter
+from scipy.spatial import cKDTree
 
-from canvas_fm.data.phantom.families import CellKind, Families, PhantomParameters, draw_parameters
+from canvas_fm.data.phantom.families import (
+    BackgroundParameters,
+    CellKind,
+    Families,
+    PhantomParameters,
+    draw_background,
+    draw_parameters,
+)
 from canvas_fm.data.phantom.optics import illumination, photograph, smooth_noise, through_optics, tissue
 from canvas_fm.data.phantom.solids import (
     Ellipsoids,
@@ -26,17 +34,22 @@ SHAPE_ZYX: Zyx = (48, 192, 192)
 TOLERANCE_UM = {"nuclei": 8.0, "somata": 12.0}
 _FEWEST, _MOST = 40, 4000  # cells of one volume, about
 _STREAM = 13  # sets these seeds apart from other uses of the same number
+_BACKGROUND = 2  # stream of what only the background channel needs: the signal draws as without it
 
 
 @dataclass(frozen=True)
 class RandomPhantom:
-    """One phantom brain with its ground truth; cell i has the number i + 1 in the mask."""
+    """One phantom brain with its ground truth; cell i has the number i + 1 in the mask.
+
+    With autofluorescence `background` is its second channel, on the same voxels.
+    """
 
     look: PhantomParameters
     voxels: UInt16[np.ndarray, "z y x"]
     mask: Int32[np.ndarray, "z y x"]
     centres_zyx: Float64[np.ndarray, "n 3"]  # in voxels
     diameter_um: Float64[np.ndarray, " n"]
+    background: UInt16[np.ndarray, "z y x"] | None = None
 
     @property
     def tolerance_um(self) -> float:
@@ -54,11 +67,14 @@ def draw_phantom(
 ) -> RandomPhantom:
     """Draw the phantom brain of a seed; the same arguments give the same voxels and truth.
 
-    `voxel_um` and `kind` are drawn too where they are not given. About a second for the default shape; memory
-    is some thirty bytes a voxel.
+    `voxel_um` and `kind` are drawn too where they are not given. About a second for the default shape, two
+    with autofluorescence; memory is some thirty bytes a voxel.
     """
-    random = np.random.default_rng([_STREAM, seed])
-    look = draw_parameters(families or Families(), random, voxel_um, kind)
+    families = families or Families()
+    random, other_random = (
+        np.random.default_rng([_STREAM, seed, *stream]) for stream in ((), (_BACKGROUND,))
+    )
+    look = draw_parameters(families, random, voxel_um, kind)
     grid = Grid(shape_zyx, look.voxel_um)
     level, inside, lively = tissue(look, grid, random)
     centres, diameters = _cells(look, grid, inside * lively, random)
@@ -68,13 +84,27 @@ def draw_phantom(
     paint(light, shapes, bright, grid, profile=look.profile, mask=mask)
     if look.processes:
         _grow_processes(light, look, shapes, bright, grid, random)
+    cells, behind = light.copy(), None
     _add_distractors(light, look, grid, level, inside, len(centres), random)
-    light = through_optics(light, look, grid)
-    light += _background(look, grid, level, random)
-    light *= inside
-    light += look.outside_level * (1 - inside)
-    voxels = photograph(light * illumination(look, grid, random), look, random)
-    return RandomPhantom(look, voxels, mask, centres / np.asarray(look.voxel_um), diameters)
+    if families.autofluorescence is not None:
+        behind = draw_background(families.autofluorescence, look, other_random)
+        other = behind.ratio * (light - cells) + behind.bleed_through * cells
+        _add_autofluorescence(light, other, behind, look, grid, inside, centres, other_random)
+    tissue_light = _tissue_light(look, grid, level, random)
+
+    def at_camera(emitted: np.ndarray) -> np.ndarray:
+        seen = through_optics(emitted, look, grid)
+        seen += tissue_light
+        seen *= inside
+        seen += look.outside_level * (1 - inside)
+        return seen
+
+    signal, lit = at_camera(light), illumination(look, grid, random)
+    voxels = photograph(signal * lit, look, random)
+    background = None
+    if behind is not None:
+        background = photograph(at_camera(other) * lit, look.of_background(behind), other_random)
+    return RandomPhantom(look, voxels, mask, centres / np.asarray(look.voxel_um), diameters, background)
 
 
 def _cells(
@@ -85,9 +115,7 @@ def _cells(
     n = random.poisson(min(expected, 1.5 * _MOST))
     places = random.random((max(n, 1), 3)) * (grid.extent_um - 1e-6) - np.asarray(grid.voxel_um) / 2
     diameters = look.diameter_um * np.exp(look.size_spread * random.standard_normal(len(places)))
-    voxel = tuple(
-        np.clip(np.floor(places / grid.voxel_um + 0.5).astype(int), 0, np.asarray(grid.shape_zyx) - 1).T
-    )
+    voxel = _voxels(places, grid)
     keep = inside[voxel] > 0.7
     if look.patchiness:
         dense = smooth_noise(grid, (90.0, 90.0, 90.0), random)[voxel]
@@ -111,14 +139,8 @@ def _brightness(
     """
     n = len(shapes.long_um)
     spread = np.exp(look.amplitude_spread * random.standard_normal(n))
-    voxel = tuple(
-        np.clip(
-            np.floor(shapes.centre_um / grid.voxel_um + 0.5).astype(int), 0, np.asarray(grid.shape_zyx) - 1
-        ).T
-    )
-    follow = level[voxel] ** random.uniform(0, 1) if n else np.empty(0)
-    peak_share = np.prod([look.diameter_um / (look.diameter_um + 1.5 * blur) for blur in look.blur_um])
-    return amplitude * spread * follow / max(float(peak_share), 0.05)
+    follow = level[_voxels(shapes.centre_um, grid)] ** random.uniform(0, 1) if n else np.empty(0)
+    return amplitude * spread * follow / _peak_share(look.diameter_um, look)
 
 
 def _grow_processes(
@@ -155,16 +177,14 @@ def _add_distractors(
 
     def somewhere(n: float) -> np.ndarray:
         places = random.random((int(n), 3)) * grid.extent_um - np.asarray(grid.voxel_um) / 2
-        voxel = np.clip(np.floor(places / grid.voxel_um + 0.5).astype(int), 0, np.asarray(grid.shape_zyx) - 1)
-        return places[inside[tuple(voxel.T)] > 0.5]
+        return places[inside[_voxels(places, grid)] > 0.5]
 
     def blobs(n: float, diameter_um: float, amplitude: float, profile: str = "solid") -> None:
         places = somewhere(n)
         sizes = diameter_um * np.exp(0.2 * random.standard_normal(len(places)))
         shapes = bodies(places, sizes, 1.5, random)
-        at_size = max(diameter_um, 1.0)
-        peak_share = np.prod([at_size / (at_size + 1.5 * blur) for blur in look.blur_um])
-        bright = amplitude / max(float(peak_share), 0.05) * np.exp(0.5 * random.standard_normal(len(places)))
+        share = _peak_share(max(diameter_um, 1.0), look)
+        bright = amplitude / share * np.exp(0.5 * random.standard_normal(len(places)))
         paint(light, shapes, bright, grid, profile=profile)
 
     blobs(
@@ -202,7 +222,44 @@ def _add_distractors(
             level *= 1 - 0.9 * np.clip(thin, 0, 1)
 
 
-def _background(
+def _add_autofluorescence(
+    light: np.ndarray,
+    other: np.ndarray,
+    behind: BackgroundParameters,
+    look: PhantomParameters,
+    grid: Grid,
+    inside: np.ndarray,
+    centres_um: Float64[np.ndarray, "n 3"],
+    random: np.random.Generator,
+) -> None:
+    """Bodies that both channels show and that are no cells, apart from every cell."""
+    n = min(random.poisson(behind.bodies * max(len(centres_um), 30)), _MOST)
+    places = random.random((n, 3)) * grid.extent_um - np.asarray(grid.voxel_um) / 2
+    keep = inside[_voxels(places, grid)] > 0.7
+    if len(centres_um):
+        keep &= cKDTree(centres_um).query(places)[0] > look.apart_um
+    sizes = behind.diameter_um * np.exp(look.size_spread * random.standard_normal(n))
+    spread = look.amplitude_spread * random.standard_normal(n)
+    ratio = behind.ratio * np.exp(behind.ratio_spread * random.standard_normal(n))
+    shapes = bodies(places[keep], sizes[keep], 1.5, random)
+    bright = behind.amplitude / _peak_share(behind.diameter_um, look) * np.exp(spread)[keep]
+    paint(light, shapes, bright, grid, profile="domed")
+    paint(other, shapes, bright * ratio[keep], grid, profile="domed")
+
+
+def _peak_share(diameter_um: float, look: PhantomParameters) -> float:
+    """Share of a body's brightness that is left at its peak behind the blur, about."""
+    share = np.prod([diameter_um / (diameter_um + 1.5 * blur) for blur in look.blur_um])
+    return max(float(share), 0.05)
+
+
+def _voxels(places_um: Float64[np.ndarray, "n 3"], grid: Grid) -> tuple[np.ndarray, ...]:
+    """Indices of the voxels that positions lie in."""
+    at = np.floor(places_um / grid.voxel_um + 0.5).astype(int)
+    return tuple(np.clip(at, 0, np.asarray(grid.shape_zyx) - 1).T)
+
+
+def _tissue_light(
     look: PhantomParameters, grid: Grid, level: np.ndarray, random: np.random.Generator
 ) -> np.ndarray:
     """Tissue background with a fine texture."""

@@ -28,8 +28,9 @@ def write_random_phantom(
     """Write the randomised phantom of a seed to OUT/random-SEED; returns that folder.
 
     It holds `raw.zarr` (uint16), `mask.zarr` (cell i of the centroids has the number i + 1), `centroids.csv`
-    (z, y, x in voxels, diameter_um) and `meta.json` with all that was drawn. Raises CanvasError where the
-    folder exists; half a phantom is removed.
+    (z, y, x in voxels, diameter_um) and `meta.json` with all that was drawn; with autofluorescence also
+    `background.zarr`, the second channel. Raises CanvasError where the folder exists; half a phantom is
+    removed.
     """
     folder = Path(out) / f"random-{seed}"
     if folder.exists():
@@ -38,7 +39,10 @@ def write_random_phantom(
     look = phantom.look
     try:
         folder.mkdir(parents=True)
-        for name, voxels in (("raw", phantom.voxels), ("mask", phantom.mask.astype(np.uint16))):
+        channels = {"raw": phantom.voxels, "mask": phantom.mask.astype(np.uint16)}
+        if phantom.background is not None:
+            channels["background"] = phantom.background
+        for name, voxels in channels.items():
             with Volume.create(
                 folder / f"{name}.zarr",
                 shape_zyx,

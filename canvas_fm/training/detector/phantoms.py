@@ -39,15 +39,17 @@ class PhantomCrops:
         seed: int,
         per_batch: int,
         cells: float,
+        channels: int = 1,
     ) -> None:
         self.recipe, self.crop_zyx, self.voxel_um, self.rule = recipe, crop_zyx, voxel_um, rule
+        self.channels = channels
         self.radius_um, self.seed, self.per_batch, self.cells = radius_um, seed, per_batch, cells
         self._pool: dict[int, _Drawn] = {}
 
     def at(
         self, step: int
-    ) -> tuple[UInt16[np.ndarray, "b z y x"], Float32[np.ndarray, "b 2"], UInt8[np.ndarray, "b z y x"]]:
-        """Phantom crops of a step's batch: raw crops, windows, labels."""
+    ) -> tuple[UInt16[np.ndarray, "b c z y x"], Float32[np.ndarray, "b c 2"], UInt8[np.ndarray, "b z y x"]]:
+        """Phantom crops of a step's batch: raw crops and windows of each channel, labels."""
         first = step * self.per_batch // self.recipe.crops_each
         members = range(first, first + self.recipe.pool)
         self._pool = {k: self._pool.get(k) or self._draw(k) for k in members}
@@ -60,13 +62,16 @@ class PhantomCrops:
 
     def _draw(self, number: int) -> _Drawn:
         labelled = labelled_phantom(
-            self.recipe, TRAINING + self.seed * _PER_SEED + number, self.voxel_um, self.crop_zyx
+            self.recipe,
+            TRAINING + self.seed * _PER_SEED + number,
+            self.voxel_um,
+            self.crop_zyx,
+            self.channels,
         )
         return _Drawn(labelled, self.crop_zyx, self.radius_um, self.rule)
 
     def _crop(self, drawn: _Drawn, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        volume, cells = drawn.labelled.source.volume, drawn.labelled.points_zyx
-        assert volume.array is not None
+        cells, volume = drawn.labelled.points_zyx, drawn.labelled.source.volume
         size = np.asarray(self.crop_zyx)
         place = random.random(3) * volume.shape_zyx
         if len(cells) and random.random() < self.cells:
@@ -75,7 +80,8 @@ class PhantomCrops:
             np.floor(place + 0.5).astype(np.int64) - size // 2, 0, np.asarray(volume.shape_zyx) - size
         )
         box = tuple(slice(a, a + n) for a, n in zip(start, size, strict=True))
-        return volume.array.voxels[box], drawn.window, drawn.painter.paint(start)
+        crop = np.stack([voxels[box] for voxels in drawn.channels])
+        return crop, drawn.windows, drawn.painter.paint(start)
 
 
 class _Drawn:
@@ -83,30 +89,41 @@ class _Drawn:
 
     def __init__(self, labelled: Labelled, crop_zyx: Zyx, radius_um: float, rule: WindowRule) -> None:
         self.labelled = labelled
-        window = labelled.source.volume.window_by(rule)
-        self.window = np.array([window.low, 1 / (window.high - window.low)], np.float32)
+        volumes = [volume for volume in (labelled.source.volume, labelled.background) if volume is not None]
+        self.channels = [volume.array.voxels for volume in volumes if volume.array is not None]
+        windows = [volume.window_by(rule) for volume in volumes]
+        self.windows = np.array([[w.low, 1 / (w.high - w.low)] for w in windows], np.float32)
         self.painter = TargetPainter(labelled, crop_zyx, radius_um)
 
 
-def labelled_phantom(recipe: PhantomRecipe, seed: int, voxel_um: ZyxUm, crop_zyx: Zyx) -> Labelled:
-    """The phantom of a seed at the detector's voxel size; some are drawn at another and resampled."""
+def labelled_phantom(
+    recipe: PhantomRecipe, seed: int, voxel_um: ZyxUm, crop_zyx: Zyx, channels: int = 1
+) -> Labelled:
+    """The phantom of a seed at the detector's voxel size; some are drawn at another and resampled.
+
+    With two channels it has its background too; what the signal shows is the same.
+    """
     shape = recipe.shape_zyx
     if any(n < c for n, c in zip(shape, crop_zyx, strict=True)):
         raise CanvasError(f"phantoms.shape_zyx {shape} is smaller than data.crop_zyx {crop_zyx}")
     random = np.random.default_rng([seed, 17])
     if random.random() < recipe.resampled:
-        voxels, places, kind = _resampled(recipe, seed, voxel_um, random)
+        voxels, background, places, kind = _resampled(recipe, seed, voxel_um, random)
     else:
         phantom = draw_phantom(seed, shape_zyx=shape, voxel_um=voxel_um, families=recipe.families)
-        voxels, places, kind = phantom.voxels, phantom.centres_zyx, phantom.look.kind
+        voxels, background = phantom.voxels, phantom.background
+        places, kind = phantom.centres_zyx, phantom.look.kind
     volume = Volume.from_array(voxels, voxel_um=voxel_um, marker=kind, name=f"phantom {seed}")
-    return Labelled(VolumeSource(volume.name, volume), places, whole(shape))
+    behind = None
+    if channels == 2 and background is not None:
+        behind = Volume.from_array(background, voxel_um=voxel_um, name=f"background of phantom {seed}")
+    return Labelled(VolumeSource(volume.name, volume), places, whole(shape), background=behind)
 
 
 def _resampled(
     recipe: PhantomRecipe, seed: int, voxel_um: ZyxUm, random: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray, CellKind]:
-    """Voxels, cells and kind of a phantom drawn at another voxel size."""
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray, CellKind]:
+    """Voxels, background, cells and kind of a phantom drawn at another voxel size."""
     families = recipe.families
     across = random.uniform(*families.voxel_yx_um)
     drawn_um = (max(across, random.uniform(*families.voxel_z_um)), across, across)
@@ -116,14 +133,21 @@ def _resampled(
         for n, um, fine in zip(recipe.shape_zyx, voxel_um, drawn_um, strict=True)
     )
     phantom = draw_phantom(seed, shape_zyx=(z, y, x), voxel_um=drawn_um, families=families)
-    volume = Volume.from_array(phantom.voxels, voxel_um=drawn_um)
-    voxels = np.rint(Resampled(volume, voxel_um).read((0, 0, 0), recipe.shape_zyx))
+
+    def at_voxel_um(voxels: np.ndarray) -> np.ndarray:
+        volume = Volume.from_array(voxels, voxel_um=drawn_um)
+        read = np.rint(Resampled(volume, voxel_um).read((0, 0, 0), recipe.shape_zyx))
+        return np.clip(read, 0, 65535).astype(np.uint16)
+
+    background = None if phantom.background is None else at_voxel_um(phantom.background)
     places = phantom.centres_zyx * np.asarray(drawn_um) / np.asarray(voxel_um)
     inside = np.all(places < np.asarray(recipe.shape_zyx) - 0.5, axis=1)
-    return np.clip(voxels, 0, 65535).astype(np.uint16), places[inside], phantom.look.kind
+    return at_voxel_um(phantom.voxels), background, places[inside], phantom.look.kind
 
 
-def calibration_phantoms(recipe: PhantomRecipe, voxel_um: ZyxUm, crop_zyx: Zyx) -> Iterator[Labelled]:
+def calibration_phantoms(
+    recipe: PhantomRecipe, voxel_um: ZyxUm, crop_zyx: Zyx, channels: int = 1
+) -> Iterator[Labelled]:
     """Phantoms for choosing the threshold, disjoint from the training ones."""
     for number in range(recipe.calibrate):
-        yield labelled_phantom(recipe, CALIBRATION + number, voxel_um, crop_zyx)
+        yield labelled_phantom(recipe, CALIBRATION + number, voxel_um, crop_zyx, channels)

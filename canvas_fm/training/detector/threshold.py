@@ -71,7 +71,9 @@ def choose_threshold(
     chosen_on_sets: list[tuple[Labelled, Points]] = []
     chosen_on = recipe.detection.chosen_on
     if recipe.phantoms is not None and chosen_on != "volumes":
-        phantoms = calibration_phantoms(recipe.phantoms, voxel_um, recipe.data.crop_zyx)
+        phantoms = calibration_phantoms(
+            recipe.phantoms, voxel_um, recipe.data.crop_zyx, recipe.model.channels
+        )
         report("choosing the threshold on phantoms")
         chosen_on_sets = [(one, _candidates(recipe, detector, one, 1.0)) for one in phantoms]
         curves["phantoms"] = [f1_curve(recipe, one, candidates) for one, candidates in chosen_on_sets]

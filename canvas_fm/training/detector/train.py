@@ -244,7 +244,7 @@ class LabelledBatches:
         if recipe.phantoms is not None:
             self.phantoms = PhantomCrops(
                 recipe.phantoms, data.crop_zyx, voxel_um, data.window.rule, recipe.target.radius_um,
-                recipe.seed, recipe.phantoms_a_batch, data.cells,
+                recipe.seed, recipe.phantoms_a_batch, data.cells, recipe.model.channels,
             )  # fmt: skip
         self.channels: list[Batches] = [take(drawn, ranks.device, data.resident_gb, show)] if training else []
         for volumes, needed in (
@@ -288,7 +288,7 @@ class LabelledBatches:
     def _phantom_parts(self, step: int) -> tuple[np.ndarray, ...]:
         assert self.phantoms is not None
         crops, windows, labels = self.phantoms.at(step)
-        return crops.view(np.int16)[:, None], windows[:, None], labels
+        return crops.view(np.int16), windows, labels
 
     def _real(self, order: Iterator[Rows]) -> Generator[Batch]:
         sets = list(order)  # several readers go along it, each in a thread of its own
@@ -338,7 +338,8 @@ class _Labels:
                     "their order"
                 )
         _needs("masks", masks, recipe.target.kind == "masks", "target.kind is masks")
-        _needs("background", background, recipe.model.channels == 2, "model.channels is 2")
+        if volumes or background:  # of phantoms alone the recipe draws the background too
+            _needs("background", background, recipe.model.channels == 2, "model.channels is 2")
         self._of: dict[int, tuple[Any, ...]] = {}
         for index, volume in enumerate(volumes):
             cells = points[index]

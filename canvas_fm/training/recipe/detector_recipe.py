@@ -160,8 +160,14 @@ class DetectorRecipe(AnyRecipe):
             raise ValueError(
                 f"detection.chosen_on is {self.detection.chosen_on}, and the recipe has no phantoms"
             )
-        if self.phantoms is not None and (self.model.channels == 2 or self.target.kind == "masks"):
-            raise ValueError("phantoms have one channel and centres as targets")
+        if self.phantoms is not None and self.target.kind == "masks":
+            raise ValueError("phantoms have centres as targets: set target.kind=centres")
+        drawn = None if self.phantoms is None else self.phantoms.families
+        if self.model.channels == 2 and drawn is not None and drawn.autofluorescence is None:
+            raise ValueError(
+                "model.channels is 2, and phantoms have a background channel only with "
+                "phantoms.families.autofluorescence: set it, {} for the default ranges"
+            )
         return self
 
     @model_validator(mode="after")

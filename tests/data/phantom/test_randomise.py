@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from canvas_fm.data.phantom.families import Families, draw_parameters
+from canvas_fm.data.phantom.families import Autofluorescence, Families, draw_parameters
 from canvas_fm.data.phantom.randomise import draw_phantom
 from canvas_fm.data.phantom.solids import Grid, bodies, keep_apart, paint
 from canvas_fm.data.phantom.write_random import write_random_phantom
@@ -30,6 +30,38 @@ def test_a_seed_is_one_brain_and_another_seed_another():
     np.testing.assert_array_equal(one.mask, again.mask)
     assert one.look == again.look
     assert one.look != other.look
+
+
+def test_autofluorescence_is_in_both_channels_and_cells_only_in_the_signal():
+    clear = CLEAR.model_copy(
+        update={
+            "autofluorescence": Autofluorescence(
+                bodies=(1, 1), amplitude=(1, 1), ratio=(1, 1), bleed_through=(0, 0), photons=(2000, 3000)
+            )
+        }
+    )
+    drawing = {"shape_zyx": SMALL, "voxel_um": (4.0, 1.8, 1.8), "kind": "somata"}
+    plain, phantom = (draw_phantom(6, families=families, **drawing) for families in (CLEAR, clear))
+    assert plain.background is None
+    assert phantom.background is not None
+    np.testing.assert_array_equal(phantom.mask, plain.mask)  # what is a cell stays
+    np.testing.assert_array_equal(phantom.centres_zyx, plain.centres_zyx)
+    tissue = np.median(plain.voxels[plain.mask == 0])
+    bodies = phantom.voxels > plain.voxels + tissue
+    assert bodies.sum() > 100
+    assert bodies[phantom.mask > 0].mean() < 0.05
+    background = phantom.background / np.median(phantom.background[~bodies])
+    assert np.median(background[bodies]) > 2
+    assert np.median(background[phantom.mask > 0]) < 1.2
+    assert np.median(phantom.voxels[phantom.mask > 0]) > 2 * tissue
+
+
+def test_families_without_autofluorescence_are_written_as_before():
+    assert "autofluorescence" not in Families().model_dump(mode="json")
+    both = Families(autofluorescence=Autofluorescence())
+    assert Families.model_validate(both.model_dump()) == both
+    with pytest.raises(ValidationError, match="rises from 0"):
+        Autofluorescence(ratio=(2.0, 1.0))
 
 
 def test_every_cell_has_its_number_in_the_mask_where_its_centre_lies():
@@ -105,8 +137,13 @@ def test_a_phantom_is_written_and_read_back(tmp_path):
     np.testing.assert_array_equal(Volume.open(folder / "mask.zarr").read((0, 0, 0), SMALL), phantom.mask)
     np.testing.assert_allclose(Points.read(folder / "centroids.csv").zyx, phantom.centres_zyx, atol=1e-3)
     assert json.loads((folder / "meta.json").read_text())["look"]["kind"] == volume.marker
+    assert not (folder / "background.zarr").exists()
     with pytest.raises(CanvasError, match="exists already"):
         write_random_phantom(tmp_path, 7, shape_zyx=SMALL)
+    families = Families(autofluorescence=Autofluorescence())
+    two = write_random_phantom(tmp_path / "two", 7, shape_zyx=SMALL, families=families)
+    background = draw_phantom(7, shape_zyx=SMALL, families=families).background
+    np.testing.assert_array_equal(Volume.open(two / "background.zarr").read((0, 0, 0), SMALL), background)
 
 
 def test_a_range_that_falls_is_refused():

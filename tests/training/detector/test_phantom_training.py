@@ -52,8 +52,8 @@ def tiny(*overrides: str) -> DetectorRecipe:
     return read_recipe_of(DetectorRecipe, TINY, overrides)
 
 
-def crops_of(recipe: PhantomRecipe, seed: int = 0) -> PhantomCrops:
-    return PhantomCrops(recipe, (8, 16, 16), VOXEL_UM, RULE, 5.0, seed, 4, 0.5)
+def crops_of(recipe: PhantomRecipe, seed: int = 0, channels: int = 1) -> PhantomCrops:
+    return PhantomCrops(recipe, (8, 16, 16), VOXEL_UM, RULE, 5.0, seed, 4, 0.5, channels)
 
 
 def cube(folder: Path, name: str = "a") -> dict[str, Any]:
@@ -84,11 +84,36 @@ def test_crops_windows_and_labels_belong_together():
     recipe = tiny().phantoms
     assert recipe is not None
     crops, windows, labels = crops_of(recipe).at(0)
-    assert crops.shape == labels.shape == (4, 8, 16, 16)
+    assert crops.shape == (4, 1, 8, 16, 16)
+    assert labels.shape == (4, 8, 16, 16)
     assert set(np.unique(labels)) <= {BACKGROUND, CELL}
     assert (labels == CELL).any()
-    np.testing.assert_array_equal(windows[:, 0], 0)
-    assert (windows[:, 1] > 0).all()
+    np.testing.assert_array_equal(windows[:, 0, 0], 0)
+    assert (windows[:, 0, 1] > 0).all()
+
+
+def test_a_net_of_two_channels_gets_the_background_beside_the_same_signal():
+    recipe = tiny("phantoms.families.autofluorescence={}", "phantoms.resampled=0.5").phantoms
+    assert recipe is not None
+    (one, one_window, labels), (two, windows, same) = (crops_of(recipe, channels=c).at(0) for c in (1, 2))
+    assert two.shape == (4, 2, 8, 16, 16)
+    assert windows.shape == (4, 2, 2)
+    np.testing.assert_array_equal(two[:, :1], one)
+    np.testing.assert_array_equal(windows[:, :1], one_window)
+    np.testing.assert_array_equal(same, labels)
+    assert not np.array_equal(two[:, 1], two[:, 0])
+    assert (windows[:, 1] != windows[:, 0]).any()  # each channel has its own window
+
+
+def test_it_trains_a_detector_of_two_channels_on_phantoms_alone(tmp_path):
+    two = ("model.channels=2", "phantoms.families.autofluorescence={}")
+    run = train_detector(tiny(*two), [], [], out=tmp_path / "r", device="cpu", show=False)
+    assert load(run.detector).config.architecture.channels == 2
+    with pytest.raises(CanvasError, match=r"phantoms\.families\.autofluorescence"):
+        tiny("model.channels=2")
+    data = cube(tmp_path)
+    with pytest.raises(CanvasError, match="give --background, one a volume"):
+        train_detector(tiny(*two, "phantoms.share=0.5"), **data, out=tmp_path / "q", device="cpu")
 
 
 @pytest.mark.parametrize("resampled", [0.0, 1.0])

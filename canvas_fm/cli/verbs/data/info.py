@@ -111,6 +111,12 @@ def _fill_phantom(phantom: Parser) -> None:
     )
     phantom.add_argument("--kind", choices=["nuclei", "somata"], help="of --randomise; default drawn")
     phantom.add_argument(
+        "--autofluorescence",
+        action="store_true",
+        help="of --randomise: bodies that look like cells and are none, and background.zarr, a channel that "
+        "shows them and hardly the cells",
+    )
+    phantom.add_argument(
         "--sheet", action="store_true", help="of --randomise: only OUT, a PNG with a slab of each"
     )
     add_json(phantom)
@@ -126,8 +132,8 @@ def run_info(args: argparse.Namespace) -> None:
 
 
 def _phantom_faults(args: argparse.Namespace) -> list[str]:
-    if args.randomise is None and (args.kind or args.sheet):
-        return ["--kind and --sheet go with --randomise SEED"]
+    if args.randomise is None and (args.kind or args.sheet or args.autofluorescence):
+        return ["--kind, --autofluorescence and --sheet go with --randomise SEED"]
     return []
 
 
@@ -151,6 +157,7 @@ def run_phantom(args: argparse.Namespace) -> None:
 
 def run_randomised(args: argparse.Namespace) -> None:
     from canvas_fm.cli.output import print_result
+    from canvas_fm.data.phantom.families import Autofluorescence, Families
     from canvas_fm.data.phantom.write_random import write_random_phantom
     from canvas_fm.viewing.phantom_sheet import phantom_sheet
 
@@ -158,6 +165,7 @@ def run_randomised(args: argparse.Namespace) -> None:
         "shape_zyx": tuple(args.shape),
         "voxel_um": None if args.voxel_um is None else tuple(args.voxel_um),
         "kind": args.kind,
+        "families": Families(autofluorescence=Autofluorescence() if args.autofluorescence else None),
     }
     if args.sheet:
         print_result({"sheet": str(phantom_sheet(args.randomise, args.out, **options))}, args.json)

@@ -85,6 +85,12 @@ def _fill_domains(domains: Parser) -> None:
         help="how many of seeds 0 to 999; default 100",
     )
     domains.add_argument(
+        "--autofluorescence",
+        action="store_true",
+        help="phantoms with autofluorescent bodies that are no cells, and the background channel that shows "
+        "them, which detectors of two channels take",
+    )
+    domains.add_argument(
         "--only", nargs="+", metavar="GROUP", help="markers, `phantom nuclei`, `phantom somata`; default all"
     )
     domains.add_argument(
@@ -111,7 +117,8 @@ def _domains_faults(args: argparse.Namespace) -> list[str]:
 
 def run_domains(args: argparse.Namespace) -> None:
     from canvas_fm.cli.output import print_result
-    from canvas_fm.pipeline.domains import labelled_domains, phantom_domains, score_domains, train_in_folds
+    from canvas_fm.pipeline.domains import score_domains, train_in_folds
+    from canvas_fm.pipeline.held_out_volumes import labelled_domains, phantom_domains
 
     tolerances = dict(args.tolerance_um)
     domains = [
@@ -119,7 +126,7 @@ def run_domains(args: argparse.Namespace) -> None:
             args.volumes, args.points, args.roi, tolerances, pooled_only=args.pooled_only,
             test=args.test, last_look=args.last_look, **args.opening.given,
         ),
-        *phantom_domains(args.phantoms, test=args.last_look),
+        *phantom_domains(args.phantoms, test=args.last_look, autofluorescence=args.autofluorescence),
     ]  # fmt: skip
     if args.only is not None:
         domains = [domain for domain in domains if domain.group in args.only]
