@@ -11,7 +11,9 @@ from canvas_fm.analysis.regions.atlas import open_atlas
 from canvas_fm.cli import main
 from canvas_fm.data.points.points import Points
 from canvas_fm.errors import CanvasError
-from canvas_fm.viewing.brain_report.report import brain_report
+from canvas_fm.shipped import find
+from canvas_fm.viewing.brain_report.planes import densities_of
+from canvas_fm.viewing.brain_report.report import brain_report, model_rows
 from tests.analysis.regions.conftest import TABLE, small  # noqa: F401
 from tests.analysis.regions.test_cells_per_region import points_inside
 
@@ -45,7 +47,7 @@ def test_the_page_holds_counts_planes_scores_groups_and_files(small, counted):  
     atlas = open_atlas(small.labels_path, table=small.table, atlas_voxel_um=(100, 100, 100))
     page = brain_report(
         [counted / "regions.csv"], counted / "r.html",
-        title="M <1>", atlas=atlas, cells=counted / "placed.csv",
+        title="M <1>", atlases=[atlas], cells=[counted / "placed.csv"],
         scores=[counted / "score.json"], groups=counted / "groups.csv",
     ).read_text(encoding="utf-8")  # fmt: skip
     for text in (
@@ -63,11 +65,30 @@ def test_the_page_holds_counts_planes_scores_groups_and_files(small, counted):  
     assert "https://" not in page
 
 
+def test_a_region_is_coloured_by_its_density():
+    plane = np.array([[0, 5, 5], [7, 7, 9]])
+    found = densities_of(plane, {0: 3.0, 5: 2.5, 7: 1.0})
+    np.testing.assert_array_equal(found, [[np.nan, 2.5, 2.5], [1, 1, np.nan]])
+
+
+def test_a_refiner_shows_its_scores_and_its_calibration():
+    shown = model_rows("refiner-microglia")
+    config = json.loads((find("model", "refiner-microglia") / "config.json").read_text(encoding="utf-8"))
+    pooled = config["cross_validation"]["pooled"]
+    assert (shown["kind"], shown["sha256"]) == ("refiner", config["sha256"])
+    assert float(shown["facts"]["calibration error"]) == pytest.approx(pooled["calibration_error"], rel=0.01)
+    assert float(shown["facts"]["F1, cross-validated"]) == pytest.approx(pooled["f1"], abs=1e-3)
+
+
 def test_what_it_cannot_show_is_refused(counted):
     with pytest.raises(CanvasError, match="--cells and --atlas together"):
-        brain_report([counted / "regions.csv"], counted / "r.html", cells=counted / "placed.csv")
+        brain_report([counted / "regions.csv"], counted / "r.html", cells=[counted / "placed.csv"])
     with pytest.raises(CanvasError, match="no table of regions"):
         brain_report([counted / "placed.csv"], counted / "r.html")
+    with pytest.raises(CanvasError, match="1 tables of cells and 2 of regions; expected one of"):
+        brain_report(
+            [counted / "regions.csv"] * 2, counted / "r.html", cells=[counted / "placed.csv"], atlases=[]
+        )
     with pytest.raises(CanvasError, match="is no PNG"):
         brain_report([counted / "regions.csv"], counted / "r.html", figures=[counted / "regions.csv"])
 

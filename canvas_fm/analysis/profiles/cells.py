@@ -7,14 +7,17 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float32, Int64
+from scipy.spatial import cKDTree
 
 from canvas_fm.analysis.groups.study import check_design, read_rows
+from canvas_fm.data.points.points import Points
 from canvas_fm.errors import CanvasError
 from canvas_fm.inference.embed.embedding_store import Embeddings
 
 COMPONENTS = 32
 MAX_CELLS = 50_000  # a brain; where it has more they are drawn at random
 _FEW = 10  # cells of a region in every brain, for the region to tell what is typical of a brain
+_SAME_VOXELS = 0.01  # cells of two tables this near are one cell
 _NEEDED = ("brain", "group", "embeddings")
 
 
@@ -55,7 +58,8 @@ def read_profile_study(
     """A CSV with the columns brain, group and embeddings, the store that `canvas-fm embed` wrote of it.
 
     Paths are relative to the file. Each cell's region stands in `column` of the store (`canvas-fm regions
-    --cells-out` writes it); cells without one are left out. All stores are of one encoder and pooling.
+    --cells-out` writes it), or of the table that a column `cells` names, found by position. Cells without
+    a region are left out. All stores are of one encoder and pooling.
     """
     path = Path(path)
     rows = read_rows(path, _NEEDED, "brain, group, embeddings")
@@ -66,7 +70,11 @@ def read_profile_study(
                 f"{store.path} is of another encoder or pooling than {stores[0].path}; such vectors do not "
                 "compare: embed all brains with one model"
             )
-    names = [_regions_of(store, column) for store in stores]
+    names = [
+        _regions_by_position(store, path.parent / row["cells"], column) if row.get("cells")
+        else _regions_of(store, column)
+        for store, row in zip(stores, rows, strict=True)
+    ]  # fmt: skip
     regions = tuple(sorted({str(name) for each in names for name in np.unique(each)} - {""}))
     index = {name: at for at, name in enumerate(regions)}
     random = np.random.default_rng(seed)
@@ -93,7 +101,22 @@ def _regions_of(store: Embeddings, column: str) -> np.ndarray:
             f"{store.path} has no column {column!r}; found {', '.join(store.columns) or 'none'}. Write the "
             "cells with their regions first (canvas-fm regions --cells-out CELLS.csv), then embed CELLS.csv"
         )
-    values = np.asarray(store.columns[column])
+    return _as_text(np.asarray(store.columns[column]))
+
+
+def _regions_by_position(store: Embeddings, path: Path, column: str) -> np.ndarray:
+    """Region of each embedded cell from a table of the same cells, of which some may lack there."""
+    cells = Points.read(path)
+    if column not in cells.columns:
+        raise CanvasError(f"{path} has no column {column!r}; give what `canvas-fm regions --cells-out` wrote")
+    far, at = cKDTree(cells.zyx).query(store.zyx, distance_upper_bound=_SAME_VOXELS)
+    found = np.isfinite(far)
+    if not found.any():
+        raise CanvasError(f"no cell of {path} lies where one of {store.path} does; are both of one brain?")
+    return np.where(found, np.append(_as_text(np.asarray(cells.columns[column])), "")[at], "")
+
+
+def _as_text(values: np.ndarray) -> np.ndarray:
     if values.dtype.kind == "f":
         return np.where(np.isnan(values), "", values.astype(np.str_))
     return values.astype(np.str_)

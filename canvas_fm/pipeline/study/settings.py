@@ -87,6 +87,22 @@ class GroupsSettings(Options):
     planned_fold: float = Field(1.5, gt=0, description="fold change that power is computed for")
 
 
+class ProfilesSettings(Options):
+    """What the cells of each region look like, compared between groups: as the flags of `profiles`."""
+
+    reference: str | None = Field(None, description="the control group; default: that of groups, first brain")
+    clusters: Positive = Field(12, description="k of k-means over all cells")
+    min_cells: Positive = Field(20, description="cells of a region in every brain to test it")
+    max_cells: Positive = Field(50_000, description="cells of a brain to compare, drawn at random")
+    seed: int = Field(0, description="of draws and clusters")
+
+
+class BrainReportSettings(Options):
+    """The printable page of counts on the atlas' outline: as the flags of `brain-report`."""
+
+    scores: Annotated[tuple[str, ...], AnySequence] = Field((), description="JSON reports of `evaluate`")
+
+
 class BrainSettings(Section):
     """One brain: its image and group, and what differs from the study's sections."""
 
@@ -111,6 +127,8 @@ class StudySettings(Section):
     index: IndexSettings | None = None
     regions: RegionsSettings | None = None
     groups: GroupsSettings | None = None
+    profiles: ProfilesSettings | None = None
+    brain_report: BrainReportSettings | None = None
 
     @model_validator(mode="after")
     def _steps_have_what_they_read(self) -> StudySettings:
@@ -121,7 +139,8 @@ class StudySettings(Section):
                 )
         for step, needed in (
             ("refine", "detect"), ("embed", "detect"), ("index", "embed"), ("regions", "detect"),
-            ("groups", "regions"),
+            ("groups", "regions"), ("profiles", "regions"), ("profiles", "embed"),
+            ("brain_report", "regions"),
         ):  # fmt: skip
             if getattr(self, step) is not None and getattr(self, needed) is None:
                 raise ValueError(
@@ -132,7 +151,8 @@ class StudySettings(Section):
                 raise ValueError(
                     f"the brain {name} has no atlas; give regions: {{atlas: …}} there or for all"
                 )
-        if self.groups is not None and all(brain.group is None for brain in self.brains.values()):
+        compared = self.groups is not None or self.profiles is not None
+        if compared and all(brain.group is None for brain in self.brains.values()):
             raise ValueError("no brain has a group; give each that is compared one, such as group: control")
         return self
 

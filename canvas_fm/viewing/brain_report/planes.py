@@ -1,11 +1,12 @@
-"""Cells on the outline of an atlas in three planes, as a PNG."""
+"""Densities of regions and their cells on the outline of an atlas in three planes, as a PNG."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float64, Integer
 
 from canvas_fm.analysis.regions.atlas import Atlas
 
@@ -13,19 +14,33 @@ _NAMES = ("first axis", "second axis", "third axis")
 _SLAB = 0.1  # of the axis: cells this near to the plane are shown
 
 
-def planes_png(atlas: Atlas, um: Float64[np.ndarray, "n 3"]) -> bytes:
-    """The middle plane of tissue of each axis: borders of regions, cells within a tenth of the axis."""
+def planes_png(
+    atlas: Atlas, um: Float64[np.ndarray, "n 3"], density: Mapping[int, float] | None = None
+) -> bytes:
+    """The middle plane of tissue of each axis: borders of regions, cells within a tenth of the axis.
+
+    `density` in cells per mm³ by the id of a region colours its voxels.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 4), layout="constrained")
     size = np.asarray(atlas.voxel_um)
-    for axis, axes in enumerate(figure.subplots(1, 3)):
+    most = max((value for value in (density or {}).values() if np.isfinite(value)), default=0.0)
+    shaded = None
+    panels = figure.subplots(1, 3)
+    for axis, axes in enumerate(panels):
         filled = np.flatnonzero(_tissue(atlas.labels, axis))
         at = int(filled[len(filled) // 2]) if len(filled) else atlas.labels.shape[axis] // 2
         plane = np.take(atlas.labels, at, axis=axis)
         down, across = (other for other in range(3) if other != axis)
         extent = (0, plane.shape[1] * size[across] / 1e3, plane.shape[0] * size[down] / 1e3, 0)
-        axes.imshow(_borders(plane), cmap="Greys", vmax=2.5, extent=extent, interpolation="nearest")
+        if density is not None and most > 0:
+            shaded = axes.imshow(
+                densities_of(plane, density), cmap="YlGnBu", vmin=0, vmax=most, extent=extent,
+                interpolation="nearest",
+            )  # fmt: skip
+        edge = np.ma.masked_equal(_borders(plane), 0)
+        axes.imshow(edge, cmap="Greys", vmin=0, vmax=2.5, extent=extent, interpolation="nearest")
         half = max(_SLAB / 2 * atlas.extent_um[axis], size[axis])
         near = np.abs(um[:, axis] - (at + 0.5) * size[axis]) <= half
         axes.plot(um[near, across] / 1e3, um[near, down] / 1e3, ".", ms=1.5, color="#c2410c", alpha=0.6)
@@ -34,9 +49,20 @@ def planes_png(atlas: Atlas, um: Float64[np.ndarray, "n 3"]) -> bytes:
         )
         axes.set_xlabel("mm", fontsize=8)
         axes.tick_params(labelsize=7)
+    if shaded is not None:
+        figure.colorbar(shaded, ax=panels, label="cells per mm³", shrink=0.7)
     held = io.BytesIO()
     figure.savefig(held, format="png", dpi=130)
     return held.getvalue()
+
+
+def densities_of(
+    plane: Integer[np.ndarray, "y x"], density: Mapping[int, float]
+) -> Float64[np.ndarray, "y x"]:
+    """The density of each voxel's region; NaN outside, and where a region has none."""
+    ids, inverse = np.unique(plane, return_inverse=True)
+    values = np.array([density.get(int(one), np.nan) if one else np.nan for one in ids])
+    return values[inverse].reshape(plane.shape)
 
 
 def _tissue(labels: np.ndarray, axis: int) -> np.ndarray:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from canvas_fm.errors import CanvasError
 from canvas_fm.evaluation.page.html import png_data, render
 from canvas_fm.files.atomic import write_text_atomic
 from canvas_fm.files.checksum import sha256
+from canvas_fm.shipped import find
 from canvas_fm.version import __version__
 from canvas_fm.viewing.brain_report.planes import planes_png
 
@@ -30,26 +32,41 @@ def brain_report(
     out: str | Path,
     *,
     title: str = "Cells per region",
-    atlas: Atlas | None = None,
-    cells: str | Path | None = None,
+    atlases: Iterable[Atlas] | None = None,
+    cells: Sequence[str | Path] = (),
     scores: Sequence[str | Path] = (),
+    models: Sequence[str | Path] = (),
     groups: str | Path | None = None,
     figures: Sequence[str | Path] = (),
+    settings: str = "",
 ) -> Path:
     """Write the page. `regions` are tables of `canvas-fm regions`, one a brain, with its .json beside it.
 
-    `cells` (of `regions --cells-out`) are drawn on the atlas' borders; `scores` are JSON reports of
-    `evaluate`, `groups` is the table of `canvas-fm groups`, and `figures` are PNG files.
+    `cells` (of `regions --cells-out`) are drawn on the borders and densities of `atlases`, one of each a
+    table. `scores` are JSON reports of `evaluate`, `models` detectors and refiners, `groups` is the table of
+    `canvas-fm groups`, `figures` are PNG files, and `settings` is text to be shown as it is.
     """
-    if (cells is None) != (atlas is None):
+    if bool(cells) != (atlases is not None):
         raise CanvasError("cells are drawn on an atlas: give --cells and --atlas together")
-    files = [*regions, *scores, *([groups] if groups else []), *figures, *([cells] if cells else [])]
+    if cells and len(cells) != len(regions):
+        raise CanvasError(
+            f"{len(cells)} tables of cells and {len(regions)} of regions; expected one of cells for each"
+        )
+    pictures = [
+        _planes(Path(table), one, atlas)
+        for table, one, atlas in zip(regions, cells, atlases or (), strict=bool(cells))
+    ]
+    files = [*regions, *scores, *([groups] if groups else []), *figures, *cells]
     page = render(
         "viewing/brain_report/page.html",
         title=title,
-        brains=[region_rows(Path(path)) for path in regions],
-        planes=None if atlas is None or cells is None else png_data(planes_png(atlas, _positions(cells))),
+        brains=[
+            region_rows(Path(path)) | {"name": name, "planes": picture}
+            for path, name, picture in zip_longest(regions, _names(regions), pictures)
+        ],
         scores=[_score(Path(path)) for path in scores],
+        models=[model_rows(path) for path in models],
+        settings=settings,
         groups=None if groups is None else group_rows(Path(groups)),
         figures=[{"name": Path(path).stem, "png": _png(Path(path))} for path in figures],
         files=[{"path": str(path), "sha256": sha256(Path(path))} for path in files],
@@ -58,6 +75,44 @@ def brain_report(
     )
     write_text_atomic(Path(out), page)
     return Path(out)
+
+
+def _names(regions: Sequence[str | Path]) -> list[str]:
+    """The tables' names; those of their folders where tables are called alike."""
+    stems = [Path(path).stem for path in regions]
+    return stems if len(set(stems)) == len(stems) else [Path(path).resolve().parent.name for path in regions]
+
+
+def _planes(regions: Path, cells: str | Path, atlas: Atlas) -> str:
+    """Three planes of a brain with the densities of its first channel."""
+    rows = [row for row in _table(regions) if row.get("hemisphere", "both") == "both"]
+    first = rows[0].get("channel") if rows else None
+    density = {
+        int(row["id"]): float(row["density"] or "nan")
+        for row in rows
+        if row.get("channel") == first and row.get("id")
+    }
+    return png_data(planes_png(atlas, _positions(cells), density))
+
+
+def model_rows(model: str | Path) -> dict[str, Any]:
+    """A detector or refiner as a page shows it: identity, threshold, cross-validated scores of a refiner."""
+    folder = find("model", model)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    pooled = (config.get("cross_validation") or {}).get("pooled") or {}
+    wanted = {"threshold": config.get("threshold"), "voxel_um": config.get("voxel_um")} | {
+        name: pooled.get(key)
+        for name, key in (
+            ("F1, cross-validated", "f1"), ("AUC", "auc"), ("calibration error", "calibration_error"),
+        )
+    }  # fmt: skip
+    shown = {
+        key: f"{value:.3g}" if isinstance(value, float) else value
+        for key, value in wanted.items()
+        if value is not None
+    }
+    identity = {key: config.get(key, "") for key in ("kind", "sha256")}
+    return {"name": folder.name, **identity, "facts": shown}
 
 
 def _table(path: Path) -> list[dict[str, str]]:

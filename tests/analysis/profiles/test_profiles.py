@@ -15,7 +15,7 @@ from canvas_fm.analysis.profiles.examples import write_examples
 from canvas_fm.cli import main
 from canvas_fm.data.points.points import Points
 from canvas_fm.errors import CanvasError
-from canvas_fm.inference.embed.embedding_store import write_store
+from canvas_fm.inference.embed.embedding_store import Embeddings, write_store
 
 REGIONS, DIM, CELLS = ("CA1", "DG", "VIS", "SS"), 12, 120
 BLANK = 60  # cells outside of all regions, the first of each store
@@ -169,6 +169,32 @@ def test_drawn_cells_keep_their_rows(table):
         at = np.searchsorted(every.rows, some.rows)
         np.testing.assert_array_equal(some.vectors, every.vectors[at])
         np.testing.assert_array_equal(some.region, every.region[at])
+
+
+def test_regions_may_stand_in_a_table_of_the_same_cells(table, tmp_path):
+    """In another order, of more cells than were embedded, and without some of them."""
+    lines = table.read_text().splitlines()
+    rows, expected = [lines[0] + ",cells"], []
+    for number, line in enumerate(lines[1:]):
+        store = Embeddings.open(table.parent / f"{number}.emb.zarr")
+        region = np.where(np.arange(len(store)) % 7 == 0, "", np.char.add("new ", store.columns["region"]))
+        order = np.random.default_rng(number).permutation(len(store))[:-5]
+        zyx = np.concatenate([store.zyx[order], [[-5, -5, -5]]])
+        Points(zyx, {"region": np.append(region[order], "CA1")}).write(tmp_path / f"{number}.csv")
+        rows.append(f"{line},{tmp_path / f'{number}.csv'}")
+        region[np.setdiff1d(np.arange(len(store)), order)] = ""
+        expected.append(region)
+    (table.parent / "joined.csv").write_text("\n".join(rows) + "\n")
+    found = read_profile_study(table.parent / "joined.csv")
+    for brain, names in zip(found.brains, expected, strict=True):
+        np.testing.assert_array_equal(np.array(found.regions)[brain.region], names[names != ""])
+        np.testing.assert_array_equal(brain.rows, np.flatnonzero(names != ""))
+    Points(np.full((3, 3), 1e6), {"region": np.full(3, "CA1")}).write(tmp_path / "5.csv")
+    with pytest.raises(CanvasError, match=r"no cell of .*5\.csv lies where one of .*5\.emb\.zarr does"):
+        read_profile_study(table.parent / "joined.csv")
+    Points(np.zeros((3, 3)), {}).write(tmp_path / "5.csv")
+    with pytest.raises(CanvasError, match=r"5\.csv has no column 'region'; give what `canvas-fm regions"):
+        read_profile_study(table.parent / "joined.csv")
 
 
 def test_what_cannot_be_compared_is_refused(table, tmp_path):

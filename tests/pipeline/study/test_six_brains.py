@@ -44,7 +44,7 @@ def left(out):
         for step in (*STEPS, "index")
         for folder in sorted((out / step).iterdir())
     }
-    tables = [*out.glob("regions/*/regions.csv"), *out.glob("groups/groups.csv")]
+    tables = [*out.glob("regions/*/regions.csv"), *out.glob("groups/groups.csv"), *out.glob("profiles/*.csv")]
     return found | {str(path.relative_to(out)): path.read_bytes() for path in tables}
 
 
@@ -68,7 +68,7 @@ def test_six_brains_killed_five_times(tmp_path):
     assert end.returncode == 0, end.stderr
     last = finished(tmp_path / "killed")
     assert {name: last[name] for name in before} == before
-    tasks = 6 * 5 + 3
+    tasks = 6 * 5 + 5
     assert len(last) == tasks
     assert len(end.stdout.splitlines()[0].split()) == tasks - len(before)
     assert left(tmp_path / "killed") == left(tmp_path / "whole")

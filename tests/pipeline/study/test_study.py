@@ -19,7 +19,9 @@ from canvas_fm.models.checkpoint import load
 from canvas_fm.pipeline.study import study as runner
 from canvas_fm.pipeline.study.records import Record, begin, folder_digest, write_record
 from canvas_fm.pipeline.study.settings import StudySettings
+from canvas_fm.pipeline.study.steps import page, profiles
 from canvas_fm.pipeline.study.study import study
+from canvas_fm.viewing.brain_report import report
 from tests.pipeline.study.tiny import settings, write_inputs
 
 SMALL = {"refine": None, "embed": None, "index": None}  # what takes long is left out
@@ -30,9 +32,25 @@ class Killed(BaseException):
     """Ends the work wherever it is, as a kill."""
 
 
+PNG = b"\x89PNG of no size"
+
+
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory, _own_cache):
-    return write_inputs(tmp_path_factory.mktemp("inputs"), 2)
+    return write_inputs(tmp_path_factory.mktemp("inputs"), 4)
+
+
+@pytest.fixture
+def figures_not_drawn(monkeypatch):
+    """Figures are half of the time, and what they show is not what these tests look at."""
+    draw_no_brains(monkeypatch)
+    monkeypatch.setattr(report, "planes_png", lambda *_: PNG)
+    monkeypatch.setattr(profiles, "profile_figure", lambda _, path: path.write_bytes(PNG))
+
+
+def draw_no_brains(monkeypatch):
+    monkeypatch.setattr(page, "section_png", lambda *_: (PNG, "a plane"))
+    monkeypatch.setattr(page, "count_figure", lambda _, path: path.write_bytes(PNG))
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +106,7 @@ def run_with_kills(inputs, out, places, monkeypatch):
     return study(StudySettings.model_validate(settings(2)), out, data=inputs)
 
 
+@pytest.mark.usefixtures("figures_not_drawn")
 def test_killed_at_several_places_nothing_is_done_twice(inputs, whole, finished, monkeypatch, tmp_path):
     run = run_with_kills(inputs, tmp_path / "s", (2, 25, 31, 60), monkeypatch)
     assert sorted(finished) == sorted(set(finished))
@@ -119,6 +138,7 @@ def test_steps_are_the_public_functions(inputs, whole):
     assert {row["brain"] for row in index.describe(range(len(index)))} == {"b0", "b1"}
 
 
+@pytest.mark.usefixtures("figures_not_drawn")
 def test_what_changed_is_done_again_and_what_it_changes(inputs, finished, tmp_path):
     def run(**sections):
         finished.clear()
@@ -143,6 +163,7 @@ def test_what_changed_is_done_again_and_what_it_changes(inputs, finished, tmp_pa
     assert "convert of b0" not in found
 
 
+@pytest.mark.usefixtures("figures_not_drawn")
 def test_a_table_that_somebody_changed_is_neither_used_nor_lost(inputs, tmp_path):
     small = SMALL | {"regions": None}
     chosen = StudySettings.model_validate(settings(1, **small))
@@ -175,6 +196,7 @@ def test_what_a_kill_left_half_written_does_not_stay(tmp_path):
     assert list(folder.iterdir()) == []
 
 
+@pytest.mark.usefixtures("figures_not_drawn")
 def test_only_some_steps_use_nothing_outdated(inputs, tmp_path):
     def run(**chosen):
         return study(
@@ -225,6 +247,7 @@ def test_dry_run_says_what_would_run_and_writes_nothing(inputs, whole, tmp_path,
         ({"detect": None}, "refine reads what detect writes; add a section detect"),
         ({"detct": {}}, "unknown key 'detct'; did you mean 'detect'"),
         ({"groups": {}, "regions": None}, "groups reads what regions writes"),
+        ({"profiles": {}, "embed": None, "index": None}, "profiles reads what embed writes"),
         ({"brains": {"a/b": {"source": "x"}}}, "the brain 'a/b' names folders"),
         ({"regions": {}}, "the brain b0 has no atlas"),
     ],
@@ -236,3 +259,53 @@ def test_settings_that_do_not_fit_are_refused_before_anything_runs(tmp_path, cap
         main(["study", str(path)])
     assert sentence in capsys.readouterr().err
     assert not (tmp_path / "s").exists()
+
+
+@pytest.fixture(scope="module")
+def compared(inputs, tmp_path_factory):
+    """Four volumes in two groups, with groups, profiles and the printable page; and how to run it again."""
+    content = settings(4, title="Two groups", convert=None, refine=None, index=None)
+    for at, brain in enumerate(content["brains"].values()):
+        brain["source"] = f"source{at}.zarr"
+    out = tmp_path_factory.mktemp("compared") / "study"
+
+    def run(**sections):
+        return study(StudySettings.model_validate(content | sections), out, data=inputs).ran
+
+    with pytest.MonkeyPatch.context() as patched:
+        draw_no_brains(patched)
+        ran = run()
+    assert ran[-4:] == ("groups", "profiles", "brain_report", "report")
+    return out, run
+
+
+def test_profiles_are_those_of_the_verb(compared, tmp_path):
+    out, _ = compared
+    words = ["profiles", str(out / "profiles/study.csv"), "--out", str(tmp_path / "p.csv")]
+    assert main([*words, "--min-cells", "1", "--clusters", "2"]) == 0
+    written = (out / "profiles/profiles.csv").read_text(encoding="utf-8")
+    assert written == (tmp_path / "p.csv").read_text(encoding="utf-8")
+    assert {"F,novelty", "B,cluster 1"} <= {",".join(line.split(",")[:2]) for line in written.splitlines()}
+    assert len(Points.read(out / "profiles/examples.csv")) > 0
+
+
+def test_the_printable_page_has_all_brains_groups_and_provenance(compared, inputs):
+    out, _ = compared
+    text = (out / "brain_report/report.html").read_text(encoding="utf-8")
+    for at in range(4):
+        assert f"<h2>b{at}</h2>" in text
+        assert f"Densities and cells of b{at} on the borders" in text
+    for name in ("volcano", "heat_map", "profiles"):
+        assert f"<h2>{name}</h2>" in text
+    sha256 = json.loads((inputs / "models/det/config.json").read_text(encoding="utf-8"))["sha256"]
+    for words in ("<h1>Two groups</h1>", sha256, "min_count: 0", "regions differ at a false", "To cite"):
+        assert words in text
+    assert text.count("data:image/png") == 4 + 3
+
+
+@pytest.mark.usefixtures("figures_not_drawn")
+def test_other_profiles_repeat_neither_cells_nor_groups(compared):
+    _, run = compared
+    ran = run(profiles={"min_cells": 1, "clusters": 3})
+    assert ran == ("profiles", "brain_report", "report")
+    assert run(profiles={"min_cells": 1, "clusters": 3}) == ()

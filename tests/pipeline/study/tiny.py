@@ -67,5 +67,9 @@ def settings(brains: int, **sections: Any) -> dict[str, Any]:
         "embed": {"encoder": "models/enc", "points": "candidates"},
         "index": {},
         "regions": {"atlas": "halves.tif", "table": "names.csv", "atlas_voxel_um": um},
-        **({"groups": {"min_count": 0}} if brains >= 4 else {}),
+        **(
+            {"groups": {"min_count": 0}, "profiles": {"min_cells": 1, "clusters": 2}, "brain_report": {}}
+            if brains >= 4
+            else {}
+        ),
     } | sections  # fmt: skip

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from itertools import repeat
+from typing import TYPE_CHECKING
 
 from canvas_fm.cli.parser import Parser, Verbs, add_json, add_verb
 from canvas_fm.cli.verbs.analysis.regions import add_atlas_flags, open_atlas_of
+
+if TYPE_CHECKING:
+    from canvas_fm.analysis.regions.atlas import Atlas
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -26,8 +32,17 @@ def _fill(parser: Parser) -> None:
     parser.add_argument(
         "--title", default="Cells per region", metavar="TEXT", help="default: Cells per region"
     )
-    parser.add_argument("--cells", metavar="CELLS.csv", help="of `regions --cells-out`; drawn with --atlas")
-    parser.add_argument("--atlas", metavar="ATLAS", help="the atlas of the outlines; see `regions --help`")
+    parser.add_argument(
+        "--cells", nargs="+", default=[], metavar="CELLS.csv",
+        help="of `regions --cells-out`, one for each REGIONS.csv; drawn with --atlas",
+    )  # fmt: skip
+    parser.add_argument(
+        "--atlas", nargs="+", default=[], metavar="ATLAS",
+        help="the atlas of the outlines, one for all or one for each; see `regions --help`",
+    )  # fmt: skip
+    parser.add_argument(
+        "--models", nargs="+", default=[], metavar="MODEL", help="detectors and refiners: identity and scores"
+    )
     parser.add_argument("--scores", nargs="+", default=[], metavar="REPORT.json", help="of `evaluate --out`")
     parser.add_argument("--groups", metavar="GROUPS.csv", help="table that `groups` wrote")
     parser.add_argument("--figures", nargs="+", default=[], metavar="FIG.png", help="figures to show")
@@ -43,10 +58,26 @@ def run_brain_report(args: argparse.Namespace) -> None:
         args.regions,
         args.out,
         title=args.title,
-        atlas=None if args.atlas is None else open_atlas_of(args, args.atlas),
+        atlases=_atlases(args) if args.atlas else None,
         cells=args.cells,
         scores=args.scores,
+        models=args.models,
         groups=args.groups,
         figures=args.figures,
     )
     print_result({"written": str(written)}, args.json)
+
+
+def _atlases(args: argparse.Namespace) -> Iterator[Atlas]:
+    """The atlas of each table in turn, opened when it is drawn."""
+    from canvas_fm.errors import CanvasError
+
+    if len(args.atlas) not in (1, len(args.regions)):
+        raise CanvasError(
+            f"{len(args.atlas)} atlases and {len(args.regions)} tables of regions; "
+            "expected one, or one for each"
+        )
+    if len(args.atlas) == 1:
+        yield from repeat(open_atlas_of(args, args.atlas[0]), len(args.regions))
+    else:
+        yield from (open_atlas_of(args, one) for one in args.atlas)

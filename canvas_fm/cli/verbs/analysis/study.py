@@ -15,9 +15,9 @@ def add_verbs(verbs: Verbs) -> None:
         run_study,
         "several brains from raw planes or volumes to cells, vectors, counts and one page",
         "Run the steps that STUDY.yaml has a section for, on each of its brains: convert (with stripes and "
-        "shading removed where the section says so), detect, refine, embed, regions; then index and groups; "
-        "then one page. What is done with the same inputs is not done again, what has other inputs is. The "
-        "same command again resumes.",
+        "shading removed where the section says so), detect, refine, embed, regions; then index, groups and "
+        "profiles; then pages. What is done with the same inputs is not done again, what has other inputs "
+        "is. The same command again resumes.",
         fill=_fill,
         check=_faults,
     )

@@ -18,14 +18,17 @@ from canvas_fm.data.points.points import Points
 from canvas_fm.data.points.tables import write_csv
 from canvas_fm.files.checksum import sha256
 from canvas_fm.heads.refine.refiner import Refiner
-from canvas_fm.pipeline.study.settings import GroupsSettings, RegionsSettings
+from canvas_fm.pipeline.study.settings import GroupsSettings, RegionsSettings, merged
 from canvas_fm.pipeline.study.steps.cells import volume_external
 from canvas_fm.pipeline.study.steps.step import Task
 
 
-def atlas_of(task: Task) -> Atlas:
+def atlas_of(task: Task, brain: str | None) -> Atlas:
     """The atlas of a brain."""
-    settings, path = _settings(task), task.study.path
+    general, path = task.study.settings.regions, task.study.path
+    assert general is not None
+    assert brain is not None
+    settings = merged(general, task.study.settings.brains[brain].regions)
     assert settings.atlas is not None
     return open_atlas(
         path(settings.atlas),
@@ -44,14 +47,14 @@ def _settings(task: Task) -> RegionsSettings:
 
 def regions_external(task: Task) -> dict[str, Any]:
     """The atlas' files and those of the transforms."""
-    files = [Path(file) for file in atlas_of(task).files]
+    files = [Path(file) for file in atlas_of(task, task.brain).files]
     files += [Path(task.study.path(name)) for name in _settings(task).transform]
     found = {"atlas": {file.name: sha256(file) for file in files if file.is_file()}}
     return volume_external(task) | found
 
 
 def run_regions(task: Task) -> dict[str, Any]:
-    settings, atlas, volume = _settings(task), atlas_of(task), task.volume()
+    settings, atlas, volume = _settings(task), atlas_of(task, task.brain), task.volume()
     cells, path = Points.read(task.cells_path()), task.cells_path()
     refine = task.study.settings.refine
     spread = None if refine is None else Refiner.load(task.study.path(refine.refiner)).count_spread_
@@ -77,17 +80,23 @@ def groups_external(task: Task) -> dict[str, Any]:
     return {"groups": {name: brain.group for name, brain in task.study.settings.brains.items()}}
 
 
+def write_group_table(task: Task, **paths: str) -> Path:
+    """Write study.csv: the brains that have a group, with columns of paths in which {brain} is the name."""
+    brains = {
+        name: brain.group for name, brain in task.study.settings.brains.items() if brain.group is not None
+    }
+    columns = {"brain": list(brains), "group": list(brains.values())}
+    columns |= {key: [path.format(brain=name) for name in brains] for key, path in paths.items()}
+    listed = task.folder / "study.csv"
+    write_csv(listed, {key: np.array(values) for key, values in columns.items()}, {})
+    return listed
+
+
 def run_groups(task: Task) -> dict[str, Any]:
     """Compare all groups with the reference; brains without a group are left out."""
     settings = task.settings
     assert isinstance(settings, GroupsSettings)
-    brains = {
-        name: brain.group for name, brain in task.study.settings.brains.items() if brain.group is not None
-    }
-    listed = task.folder / "study.csv"
-    tables = [f"../regions/{name}/regions.csv" for name in brains]
-    columns = {"brain": list(brains), "group": list(brains.values()), "regions": tables}
-    write_csv(listed, {key: np.array(values) for key, values in columns.items()}, {})
+    listed = write_group_table(task, regions="../regions/{brain}/regions.csv")
     study = read_study(listed, hemisphere=settings.hemisphere, own=settings.own)
     reference = settings.reference or study.groups[0]
     found = [

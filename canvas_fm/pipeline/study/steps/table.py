@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from canvas_fm.pipeline.study.steps.brain_report import brain_report_external, run_brain_report
 from canvas_fm.pipeline.study.steps.cells import (
     convert_external,
     detect_external,
@@ -15,6 +16,7 @@ from canvas_fm.pipeline.study.steps.cells import (
     run_refine,
 )
 from canvas_fm.pipeline.study.steps.page import run_report, whole_study
+from canvas_fm.pipeline.study.steps.profiles import profiles_external, run_profiles
 from canvas_fm.pipeline.study.steps.regions import groups_external, regions_external, run_groups, run_regions
 from canvas_fm.pipeline.study.steps.step import Step
 
@@ -37,7 +39,17 @@ STEPS = (
     Step("index", "cells.index", ("embed",), run_index, nothing, of_brain=False),
     Step("groups", "groups.csv", ("regions",), run_groups, groups_external, of_brain=False),
     Step(
-        "report", "index.html", ("convert", "detect", "refine", "embed", "regions", "index", "groups"),
+        "profiles", "profiles.csv", ("embed", "regions"), run_profiles, profiles_external, of_brain=False
+    ),
+    Step(
+        "brain_report", "report.html", ("regions", "groups", "profiles"), run_brain_report,
+        brain_report_external, of_brain=False,
+    ),
+    Step(
+        "report", "index.html",
+        (
+            "convert", "detect", "refine", "embed", "regions", "index", "groups", "profiles", "brain_report",
+        ),
         run_report, whole_study, of_brain=False,
     ),
 )  # fmt: skip

@@ -1,0 +1,52 @@
+"""What the cells of each region look like, compared between the study's groups."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from canvas_fm.analysis.profiles.cells import read_profile_study
+from canvas_fm.analysis.profiles.compare import compare_profiles
+from canvas_fm.analysis.profiles.examples import write_examples
+from canvas_fm.analysis.profiles.figure import profile_figure
+from canvas_fm.data.points.tables import write_csv
+from canvas_fm.pipeline.study.settings import ProfilesSettings
+from canvas_fm.pipeline.study.steps.regions import write_group_table
+from canvas_fm.pipeline.study.steps.step import Task
+
+
+def profiles_external(task: Task) -> dict[str, Any]:
+    """Which brain is in which group, and which of these is the reference."""
+    brains = task.study.settings.brains
+    return {"groups": {name: brain.group for name, brain in brains.items()}, "reference": _reference(task)}
+
+
+def _reference(task: Task) -> str | None:
+    settings, groups = task.settings, task.study.settings.groups
+    assert isinstance(settings, ProfilesSettings)
+    return settings.reference or (None if groups is None else groups.reference)
+
+
+def run_profiles(task: Task) -> dict[str, Any]:
+    """Compare all groups with the reference; cells are those that were embedded."""
+    settings = task.settings
+    listed = write_group_table(
+        task, embeddings="../embed/{brain}/cells.emb.zarr", cells="../regions/{brain}/cells.csv"
+    )
+    study = read_profile_study(listed, max_cells=settings.max_cells, seed=settings.seed)
+    reference = _reference(task) or study.groups[0]
+    found = [
+        compare_profiles(
+            study, reference, other, clusters=settings.clusters, min_cells=settings.min_cells,
+            seed=settings.seed,
+        )
+        for other in study.groups
+        if other != reference
+    ]  # fmt: skip
+    tables = [one.table() for one in found]
+    write_csv(task.out, {key: np.concatenate([one[key] for one in tables]) for key in tables[0]}, {})
+    write_examples(found[0], task.folder / "examples.csv")
+    profile_figure(found[0], task.folder / "profiles.png")
+    novel = [study.regions[at] for one in found for at in np.flatnonzero(one.more_novel)]
+    return {"regions_tested": int(found[0].tested.sum()), "regions_with_more_novel_cells": novel}
