@@ -65,6 +65,21 @@ def test_the_page_holds_counts_planes_scores_groups_and_files(small, counted):  
     assert "https://" not in page
 
 
+def test_a_page_of_two_brains_lists_both(counted):
+    (counted / "m2").mkdir()
+    for name in ("regions.csv", "regions.csv.json"):
+        (counted / "m2" / name).write_bytes((counted / name).read_bytes())
+    tables = [counted / "regions.csv", counted / "m2" / "regions.csv"]
+    text = brain_report(tables, counted / "r.html").read_text(encoding="utf-8")
+    assert "<h2>Brains</h2>" in text
+    assert f"<h2>{counted.name}</h2>" in text  # tables that are called alike have their folders' names
+    assert text.count('<th scope="row">m2</th><td class="text">cells</td><td>300</td>') == 1
+    text = brain_report(tables, counted / "r.html", names=["one", "two"]).read_text(encoding="utf-8")
+    assert "<h2>two</h2>" in text
+    with pytest.raises(CanvasError, match="1 names for 2 tables"):
+        brain_report(tables, counted / "r.html", names=["one"])
+
+
 def test_a_region_is_coloured_by_its_density():
     plane = np.array([[0, 5, 5], [7, 7, 9]])
     found = densities_of(plane, {0: 3.0, 5: 2.5, 7: 1.0})

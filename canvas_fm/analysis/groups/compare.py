@@ -9,11 +9,12 @@ import numpy as np
 from jaxtyping import Bool, Float64
 from scipy import stats
 
+from canvas_fm.analysis.groups.mixed import compare_repeated
 from canvas_fm.analysis.groups.negative_binomial import compare_counts
 from canvas_fm.analysis.groups.study import GroupStudy
 from canvas_fm.errors import CanvasError
 
-Model = Literal["welch", "negative-binomial"]
+Model = Literal["welch", "negative-binomial", "mixed"]
 _MOST = 200  # brains a group that a next study is planned with
 
 
@@ -78,7 +79,8 @@ def compare_groups(
 
     `welch`: Welch's t-test of log densities, half a cell added. `negative-binomial`: a generalised linear
     model of the counts with volume as exposure, the dispersion between brains estimated, and Student's t for
-    few brains.
+    few brains. `mixed`: a linear mixed model of the log densities of all `repeats` of the study, the brain
+    being the random effect.
     Regions with fewer than `min_count` cells in the mean brain, or without a volume, are not tested.
     """
     for group in (first, second):
@@ -94,7 +96,14 @@ def compare_groups(
     volume = np.where(study.volume_mm3 > 0, study.volume_mm3, np.nan)
     density = study.count / volume
     log = np.log2((study.count + 0.5) / volume)
+    each = _log_of_repeats(study) if model == "mixed" else None
+    if each is not None:
+        tested &= np.isfinite(each).any(1)[either].all(0) & np.isfinite(each[either]).any(0).all(0)
+        log = np.nanmean(np.where(tested, each, 0), axis=1)
     found = welch(log[a], log[b])
+    if each is not None:
+        for key, values in compare_repeated(each[either][:, :, tested], b[either]).items():
+            found[key][tested] = values
     if model == "negative-binomial":
         rows = np.ix_(either, tested)
         for key, values in compare_counts(study.count[rows], volume[rows], b[either]).items():
@@ -105,6 +114,17 @@ def compare_groups(
         first, second, study, tested, density[a].mean(0), density[b].mean(0), found["effect"], found["low"],
         found["high"], found["g"], p, benjamini_hochberg(p), power, needed, planned_fold, model,
     )  # fmt: skip
+
+
+def _log_of_repeats(study: GroupStudy) -> Float64[np.ndarray, "b m r"]:
+    """log2 densities of each measurement of a brain, NaN where it lacks one."""
+    if study.repeats is None:
+        raise CanvasError(
+            "the model mixed is of several measurements of each brain; read them with the study: "
+            "--repeats hemisphere or --repeats channel"
+        )
+    volume = study.repeats.volume_mm3
+    return np.log2((study.repeats.count + 0.5) / np.where(volume > 0, volume, np.nan))
 
 
 def welch(a: Float64[np.ndarray, "n r"], b: Float64[np.ndarray, "m r"]) -> dict[str, np.ndarray]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -15,6 +16,18 @@ from canvas_fm.errors import CanvasError
 
 _NEEDED = ("brain", "group", "regions")
 _OF_REGIONS = ("id", "name", "count", "volume_mm3")
+
+
+Repeat = Literal["hemisphere", "channel"]
+
+
+@dataclass(frozen=True)
+class Repeats:
+    """Several measurements of each brain: its hemispheres or channels. NaN where a brain lacks one."""
+
+    names: tuple[str, ...]
+    count: Float64[np.ndarray, "b m r"]
+    volume_mm3: Float64[np.ndarray, "b m r"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +41,7 @@ class GroupStudy:
     acronyms: tuple[str, ...]
     count: Float64[np.ndarray, "b r"]
     volume_mm3: Float64[np.ndarray, "b r"]
+    repeats: Repeats | None = None
 
     def __post_init__(self) -> None:
         check_design(self.brains, self.groups)
@@ -55,16 +69,32 @@ def check_design(brains: Sequence[str], groups: Sequence[str]) -> None:
 
 
 def read_study(
-    path: str | Path, *, channel: str | None = None, hemisphere: str = "both", own: bool = False
+    path: str | Path,
+    *,
+    channel: str | None = None,
+    hemisphere: str = "both",
+    own: bool = False,
+    repeats: Repeat | None = None,
 ) -> GroupStudy:
     """A CSV with the columns brain, group and regions: the table that `canvas-fm regions` wrote of the brain.
 
-    Paths are relative to the file. `own` takes each region without its children.
+    Paths are relative to the file. `own` takes each region without its children. `repeats` also reads the
+    measurements of each hemisphere or channel; the study's counts are then their sums.
     """
     path = Path(path)
     rows = read_rows(path, _NEEDED, "brain, group, regions")
-    _same_count_of([path.parent / row["regions"] for row in rows], channel)
-    tables = [_regions(path.parent / row["regions"], channel, hemisphere, own) for row in rows]
+    files = [path.parent / row["regions"] for row in rows]
+    _same_count_of(files, channel)
+    if repeats is not None:
+        return _repeated(path, rows, files, repeats, channel, hemisphere, own)
+    tables = [_regions(file, channel, hemisphere, own) for file in files]
+    return _study(path, rows, tables)
+
+
+Table = Mapping[int, tuple[str, str, float, float]]
+
+
+def _study(path: Path, rows: list[dict[str, str]], tables: Sequence[Table]) -> GroupStudy:
     shared = sorted(set.intersection(*(set(table) for table in tables)))
     if not shared:
         raise CanvasError(f"{path}: no region is in the tables of all brains; are they of one atlas?")
@@ -77,6 +107,55 @@ def read_study(
         np.array([[table[one][2] for one in shared] for table in tables], np.float64),
         np.array([[table[one][3] for one in shared] for table in tables], np.float64),
     )
+
+
+def _repeated(
+    path: Path,
+    rows: list[dict[str, str]],
+    files: Sequence[Path],
+    repeats: Repeat,
+    channel: str | None,
+    hemisphere: str,
+    own: bool,
+) -> GroupStudy:
+    """A study with the measurements of each hemisphere or channel; a brain may lack some of them."""
+    if repeats == "hemisphere":
+        names: Sequence[str] = ("left", "right")
+    else:
+        names = sorted({row.get("channel", "") for file in files for row in _rows(file)})
+    parts: list[list[Table]] = []
+    for file in files:
+        has = {(row.get("channel", ""), row.get("hemisphere", "both")) for row in _rows(file)}
+        of_brain: list[Table] = []
+        for name in names:
+            chosen, side = (channel, name) if repeats == "hemisphere" else (name, hemisphere)
+            there = any(side == one and chosen in (None, of) for of, one in has)
+            of_brain.append(_regions(file, chosen, side, own) if there else {})
+        parts.append(of_brain)
+    if len(names) < 2 or any(not any(of_brain) for of_brain in parts):
+        raise CanvasError(
+            f"{path}: the tables of regions hold no two measurements by {repeats}; a mixed model needs some "
+            "brain with left and right (an atlas with hemispheres), or two channels"
+        )
+    study = _study(path, rows, [_sum(of_brain) for of_brain in parts])
+    found = np.array(
+        [
+            [[table[int(one)][2:] if int(one) in table else (np.nan, np.nan) for one in study.ids]
+             for table in of_brain]
+            for of_brain in parts
+        ]
+    )  # fmt: skip
+    return replace(study, repeats=Repeats(tuple(names), found[..., 0], found[..., 1]))
+
+
+def _sum(tables: Sequence[Table]) -> Table:
+    """Counts and volumes of all measurements of a brain."""
+    whole: dict[int, tuple[str, str, float, float]] = {}
+    for table in tables:
+        for one, (name, acronym, count, volume) in table.items():
+            before = whole.get(one, (name, acronym, 0.0, 0.0))
+            whole[one] = (name, acronym, before[2] + count, before[3] + volume)
+    return whole
 
 
 def read_rows(path: Path, needed: Sequence[str], expected: str) -> list[dict[str, str]]:
@@ -118,9 +197,7 @@ def _same_count_of(paths: Sequence[Path], channel: str | None) -> None:
         )
 
 
-def _regions(
-    path: Path, channel: str | None, hemisphere: str, own: bool
-) -> Mapping[int, tuple[str, str, float, float]]:
+def _regions(path: Path, channel: str | None, hemisphere: str, own: bool) -> Table:
     """Name, acronym, count and volume by id."""
     rows = _rows(path)
     columns: Sequence[str] = list(rows[0]) if rows else []

@@ -80,7 +80,9 @@ class GroupsSettings(Options):
     """Comparison of the brains' groups: as the flags of `groups`."""
 
     reference: str | None = Field(None, description="the control group; default: that of the first brain")
-    model: Literal["welch", "negative-binomial"] = Field("welch", description="of densities or counts")
+    model: Literal["welch", "negative-binomial", "mixed"] = Field(
+        "welch", description="of densities, of counts, or of densities in both hemispheres"
+    )
     hemisphere: Literal["both", "left", "right"] = Field("both", description="which side is compared")
     own: bool = Field(False, description="each region without its children")
     min_count: float = Field(10.0, ge=0, description="cells of the mean brain to test a region")

@@ -15,17 +15,21 @@ _SLAB = 0.1  # of the axis: cells this near to the plane are shown
 
 
 def planes_png(
-    atlas: Atlas, um: Float64[np.ndarray, "n 3"], density: Mapping[int, float] | None = None
+    atlas: Atlas,
+    um: Float64[np.ndarray, "n 3"],
+    density: Mapping[int, float] | None = None,
+    most: float | None = None,
 ) -> bytes:
     """The middle plane of tissue of each axis: borders of regions, cells within a tenth of the axis.
 
-    `density` in cells per mm³ by the id of a region colours its voxels.
+    `density` in cells per mm³ by the id of a region colours its voxels, from 0 to `most` (its largest).
     """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 4), layout="constrained")
     size = np.asarray(atlas.voxel_um)
-    most = max((value for value in (density or {}).values() if np.isfinite(value)), default=0.0)
+    most = largest_density(density or {}) if most is None else most
+    dot = float(np.clip(60 / np.sqrt(len(um) + 1), 1.5, 4))
     shaded = None
     panels = figure.subplots(1, 3)
     for axis, axes in enumerate(panels):
@@ -37,13 +41,13 @@ def planes_png(
         if density is not None and most > 0:
             shaded = axes.imshow(
                 densities_of(plane, density), cmap="YlGnBu", vmin=0, vmax=most, extent=extent,
-                interpolation="nearest",
+                interpolation="nearest", alpha=0.75,
             )  # fmt: skip
         edge = np.ma.masked_equal(_borders(plane), 0)
         axes.imshow(edge, cmap="Greys", vmin=0, vmax=2.5, extent=extent, interpolation="nearest")
         half = max(_SLAB / 2 * atlas.extent_um[axis], size[axis])
         near = np.abs(um[:, axis] - (at + 0.5) * size[axis]) <= half
-        axes.plot(um[near, across] / 1e3, um[near, down] / 1e3, ".", ms=1.5, color="#c2410c", alpha=0.6)
+        axes.plot(um[near, across] / 1e3, um[near, down] / 1e3, ".", ms=dot, color="#c2410c", alpha=0.8)
         axes.set_title(
             f"{_NAMES[axis]}, {(at + 0.5) * size[axis] / 1e3:.2f} mm: {near.sum():,} cells", fontsize=9
         )
@@ -54,6 +58,11 @@ def planes_png(
     held = io.BytesIO()
     figure.savefig(held, format="png", dpi=130)
     return held.getvalue()
+
+
+def largest_density(density: Mapping[int, float]) -> float:
+    """The largest of the densities; 0 where none is known."""
+    return max((value for value in density.values() if np.isfinite(value)), default=0.0)
 
 
 def densities_of(

@@ -17,7 +17,7 @@ from canvas_fm.files.atomic import write_text_atomic
 from canvas_fm.files.checksum import sha256
 from canvas_fm.shipped import find
 from canvas_fm.version import __version__
-from canvas_fm.viewing.brain_report.planes import planes_png
+from canvas_fm.viewing.brain_report.planes import largest_density, planes_png
 
 _ROWS = 30  # regions of a table on the page
 _CITED = (
@@ -32,6 +32,7 @@ def brain_report(
     out: str | Path,
     *,
     title: str = "Cells per region",
+    names: Sequence[str] = (),
     atlases: Iterable[Atlas] | None = None,
     cells: Sequence[str | Path] = (),
     scores: Sequence[str | Path] = (),
@@ -42,9 +43,10 @@ def brain_report(
 ) -> Path:
     """Write the page. `regions` are tables of `canvas-fm regions`, one a brain, with its .json beside it.
 
-    `cells` (of `regions --cells-out`) are drawn on the borders and densities of `atlases`, one of each a
-    table. `scores` are JSON reports of `evaluate`, `models` detectors and refiners, `groups` is the table of
-    `canvas-fm groups`, `figures` are PNG files, and `settings` is text to be shown as it is.
+    `names` are the brains'; default: those of the files. `cells` (of `regions --cells-out`) are drawn on the
+    borders and densities of `atlases`, one of each a table. `scores` are JSON reports of `evaluate`, `models`
+    detectors and refiners, `groups` is the table of `canvas-fm groups`, `figures` are PNG files, and
+    `settings` is text to be shown as it is.
     """
     if bool(cells) != (atlases is not None):
         raise CanvasError("cells are drawn on an atlas: give --cells and --atlas together")
@@ -52,9 +54,13 @@ def brain_report(
         raise CanvasError(
             f"{len(cells)} tables of cells and {len(regions)} of regions; expected one of cells for each"
         )
+    if names and len(names) != len(regions):
+        raise CanvasError(f"{len(names)} names for {len(regions)} tables of regions; expected one for each")
+    densities = [_densities(Path(table)) for table in regions]
+    most = max((largest_density(one) for one in densities), default=0.0)
     pictures = [
-        _planes(Path(table), one, atlas)
-        for table, one, atlas in zip(regions, cells, atlases or (), strict=bool(cells))
+        png_data(planes_png(atlas, _positions(one), density, most))
+        for density, one, atlas in zip(densities, cells, atlases or (), strict=bool(cells))
     ]
     files = [*regions, *scores, *([groups] if groups else []), *figures, *cells]
     page = render(
@@ -62,13 +68,13 @@ def brain_report(
         title=title,
         brains=[
             region_rows(Path(path)) | {"name": name, "planes": picture}
-            for path, name, picture in zip_longest(regions, _names(regions), pictures)
+            for path, name, picture in zip_longest(regions, names or _names(regions), pictures)
         ],
         scores=[_score(Path(path)) for path in scores],
         models=[model_rows(path) for path in models],
         settings=settings,
         groups=None if groups is None else group_rows(Path(groups)),
-        figures=[{"name": Path(path).stem, "png": _png(Path(path))} for path in figures],
+        figures=[{"name": Path(path).stem.replace("_", " "), "png": _png(Path(path))} for path in figures],
         files=[{"path": str(path), "sha256": sha256(Path(path))} for path in files],
         version=__version__,
         cited=_CITED,
@@ -83,16 +89,15 @@ def _names(regions: Sequence[str | Path]) -> list[str]:
     return stems if len(set(stems)) == len(stems) else [Path(path).resolve().parent.name for path in regions]
 
 
-def _planes(regions: Path, cells: str | Path, atlas: Atlas) -> str:
-    """Three planes of a brain with the densities of its first channel."""
+def _densities(regions: Path) -> dict[int, float]:
+    """Density of each region of a brain, in its first channel."""
     rows = [row for row in _table(regions) if row.get("hemisphere", "both") == "both"]
     first = rows[0].get("channel") if rows else None
-    density = {
+    return {
         int(row["id"]): float(row["density"] or "nan")
         for row in rows
-        if row.get("channel") == first and row.get("id")
+        if row.get("channel") == first and row.get("id") and "density" in row
     }
-    return png_data(planes_png(atlas, _positions(cells), density))
 
 
 def model_rows(model: str | Path) -> dict[str, Any]:

@@ -293,9 +293,10 @@ def test_the_printable_page_has_all_brains_groups_and_provenance(compared, input
     out, _ = compared
     text = (out / "brain_report/report.html").read_text(encoding="utf-8")
     for at in range(4):
-        assert f"<h2>b{at}</h2>" in text
-        assert f"Densities and cells of b{at} on the borders" in text
-    for name in ("volcano", "heat_map", "profiles"):
+        name = f"b{at}, {('control', 'treated')[at % 2]}"
+        assert f"<h2>{name}</h2>" in text
+        assert f"Densities and cells of {name} on the borders" in text
+    for name in ("volcano", "heat map", "profiles"):
         assert f"<h2>{name}</h2>" in text
     sha256 = json.loads((inputs / "models/det/config.json").read_text(encoding="utf-8"))["sha256"]
     for words in ("<h1>Two groups</h1>", sha256, "min_count: 0", "regions differ at a false", "To cite"):

@@ -33,6 +33,9 @@ def _fill(parser: Parser) -> None:
         "--title", default="Cells per region", metavar="TEXT", help="default: Cells per region"
     )
     parser.add_argument(
+        "--names", nargs="+", default=[], metavar="NAME", help="of the brains; default: those of the files"
+    )
+    parser.add_argument(
         "--cells", nargs="+", default=[], metavar="CELLS.csv",
         help="of `regions --cells-out`, one for each REGIONS.csv; drawn with --atlas",
     )  # fmt: skip
@@ -58,6 +61,7 @@ def run_brain_report(args: argparse.Namespace) -> None:
         args.regions,
         args.out,
         title=args.title,
+        names=args.names,
         atlases=_atlases(args) if args.atlas else None,
         cells=args.cells,
         scores=args.scores,

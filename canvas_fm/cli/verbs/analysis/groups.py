@@ -27,10 +27,14 @@ def _fill(parser: Parser) -> None:
     parser.add_argument("--reference", metavar="GROUP", help="the control group; default: the first row's")
     parser.add_argument(
         "--model",
-        choices=["welch", "negative-binomial"],
+        choices=["welch", "negative-binomial", "mixed"],
         default="welch",
-        help="t-test of log densities, or a regression of counts; default welch",
+        help="t-test of log densities, a regression of counts, or a mixed model of --repeats; default welch",
     )
+    parser.add_argument(
+        "--repeats", choices=["hemisphere", "channel"],
+        help="measurements of one brain that a mixed model takes; default of --model mixed: hemisphere",
+    )  # fmt: skip
     parser.add_argument("--channel", metavar="NAME", help="of the regions files, where there are several")
     parser.add_argument(
         "--hemisphere", choices=["both", "left", "right"], default="both", help="default both"
@@ -63,7 +67,10 @@ def run_groups(args: argparse.Namespace) -> None:
     from canvas_fm.cli.output import print_result
     from canvas_fm.data.points.tables import write_csv
 
-    study = read_study(args.study, channel=args.channel, hemisphere=args.hemisphere, own=args.own)
+    repeats: Any = args.repeats or ("hemisphere" if args.model == "mixed" else None)
+    study = read_study(
+        args.study, channel=args.channel, hemisphere=args.hemisphere, own=args.own, repeats=repeats
+    )
     reference = args.reference or study.groups[0]
     others = [one for one in dict.fromkeys(study.groups) if one != reference]
     options: dict[str, Any] = {

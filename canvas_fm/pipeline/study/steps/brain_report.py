@@ -26,13 +26,14 @@ def brain_report_external(task: Task) -> dict[str, Any]:
 
 
 def run_brain_report(task: Task) -> dict[str, Any]:
-    has = task.study.has
+    has, brains = task.study.has, task.study.settings.brains
     regions = [task.folder_of("regions", brain) for brain in task.brains()]
     figures = [task.folder_of(step, None) / f"{name}.png" for step, name in _FIGURES if has(step)]
     written = brain_report(
         [folder / "regions.csv" for folder in regions],
         task.out,
         title=task.study.settings.title,
+        names=[f"{name}, {brain.group}" if brain.group else name for name, brain in brains.items()],
         atlases=_atlases(task),
         cells=[folder / "cells.csv" for folder in regions],
         scores=_scores(task),

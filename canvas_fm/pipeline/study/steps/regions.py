@@ -97,7 +97,10 @@ def run_groups(task: Task) -> dict[str, Any]:
     settings = task.settings
     assert isinstance(settings, GroupsSettings)
     listed = write_group_table(task, regions="../regions/{brain}/regions.csv")
-    study = read_study(listed, hemisphere=settings.hemisphere, own=settings.own)
+    study = read_study(
+        listed, hemisphere=settings.hemisphere, own=settings.own,
+        repeats="hemisphere" if settings.model == "mixed" else None,
+    )  # fmt: skip
     reference = settings.reference or study.groups[0]
     found = [
         compare_groups(
