@@ -141,7 +141,11 @@ class Core:
             self.volumes = {name: open_volume(settings, each) for name, each in settings.volumes.items()}
         else:
             self._engines[engine.name], self.device = engine, engine.encoder.device
-            self.volumes = {name: hosted.volume for name, hosted in engine.volumes.items()}
+            hosted = {name: each.volume for name, each in engine.volumes.items()}
+            self.volumes = {
+                name: hosted.get(name) or open_volume(settings, each)
+                for name, each in settings.volumes.items()
+            }
         for name, path in settings.models.items():
             self.open_model(name, path, settings)
         self.indexes = {name: Index.open(path) for name, path in settings.indexes.items()}
@@ -253,18 +257,20 @@ class Core:
         return self.volumes[name]
 
     def view(self, name: str, model: str | None) -> RegisteredVolume:
-        """A registered volume as an encoder reads it, or as it is looked at where there is no encoder.
+        """A registered volume as an encoder reads it, or as it is looked at where none reads it alone.
 
-        Its window is then that of the first detector's rule.
+        Its window is then that of the encoder's rule, and without an encoder of the first detector's.
         """
-        if model is not None or self._engine is not None:
-            return self.volume(self.engine_for(model), name)
+        engine = self.engine_for(model) if model is not None or self._engine is not None else None
+        if engine is not None and engine.crop_shape[0] == 1:
+            return self.volume(engine, name)
         from canvas_fm.data.volume.window import DEFAULT_RULE
         from serving.core.volumes.registered_volume import RegisteredVolume
 
         volume = self.registered(name)
         first = next(iter(self.detectors.values()), None)
         rule = DEFAULT_RULE if first is None else first.config.window_rule
+        rule = rule if engine is None else engine.encoder.config.window_rule
         return RegisteredVolume(name, volume, volume.window_by(rule))
 
     def running_detector(self) -> dict[str, Any]:
@@ -302,12 +308,18 @@ class Core:
             raise refused(problem) from problem
         # Raw integers stay as they came until their batch, which halves what a full queue holds.
         prepare = None if window is None else (lambda part: engine.check(part, window))
-        crops = crops.reshape(len(crops), 1, *crops.shape[-3:])
+        crops = crops.reshape(len(crops), *engine.crop_shape)
         return await self.vectors.get(engine, key, crops, prepare, window)
 
     def volume(self, engine: Engine, name: str) -> HostedVolume:
         """A registered volume as a model reads it; Refusal if unknown or incompatible."""
         self.registered(name)
+        if engine.crop_shape[0] > 1:
+            raise Refusal(
+                422,
+                f"the model {engine.name} takes signal and background; the volume {name!r} is one channel: "
+                f"send crops of shape {engine.crop_shape} (channel, z, y, x)",
+            )
         if name not in engine.volumes:
             raise Refusal(
                 422, f"the model {engine.name} does not fit the volume {name!r}: another voxel size"

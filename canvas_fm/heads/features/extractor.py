@@ -28,7 +28,8 @@ from canvas_fm.heads.features.feature_set import (
     stack,
 )
 from canvas_fm.heads.features.shape import feature_names, shape_crop, shape_of_points
-from canvas_fm.inference.detect.detect import TILE_ZYX, channels_of
+from canvas_fm.inference.channels import input_channels
+from canvas_fm.inference.detect.detect import TILE_ZYX
 from canvas_fm.inference.detect.detector_features import MapPooling, detector_features
 from canvas_fm.inference.embed.embed import embed
 from canvas_fm.inference.embed.point_crops import PointCrops, volume_identity
@@ -144,9 +145,10 @@ class Extractor:
                 else self._by_block(detector_maps)
             )
         if self.encoder is not None:
+            behind = _seen_by(self.encoder, background)
             blocks[MAE] = embed(
                 self.encoder, volume, zyx, pool=self.pool, layer=self.layer, batch=self.batch, reader=reader,
-                precision=self.precision, backend=self.backend, show=show, **self._running,
+                precision=self.precision, backend=self.backend, background=behind, show=show, **self._running,
             )  # fmt: skip
         if self.shape is not None:
             blocks[SHAPE] = self.shape_of(volume, zyx)
@@ -172,7 +174,7 @@ class Extractor:
         features = detector_features(
             self.detector, volume, points_zyx, crop_zyx=self._crop_zyx, bins=self.bins,
             heat=self.detector_score, precision="fp32" if self.precision == INT8 else self.precision,
-            background=background, show=show, **self._running,
+            background=_seen_by(self.detector, background), show=show, **self._running,
         )  # fmt: skip
         return self._by_block(features)
 
@@ -204,7 +206,7 @@ class Extractor:
         if self.encoder is None:
             return None
         config = self.encoder.config
-        return PointCrops.of(
+        return PointCrops.of_channel(
             config, volume, resample=self.resample, ignore_voxel_size=self.ignore_voxel_size
         ).reader
 
@@ -213,8 +215,18 @@ class Extractor:
         self.reader(volume)
         if self.encoder is not None:
             Runner(self.encoder, self.pool, None, self.precision, self.layer, self.backend)
-        if self.detector is not None:
-            channels_of(self.detector, volume, background)
+        models = [model for model in (self.encoder, self.detector) if model is not None]
+        for model in models:
+            channels = model.config.architecture.channels
+            # A background that no model takes is refused by each; one of them may take it and another not.
+            seen = _seen_by(model, background) if self.takes_background else background
+            input_channels(model.name, channels, volume, seen)
+
+    @property
+    def takes_background(self) -> bool:
+        """Whether encoder or detector take a background channel beside the volume."""
+        models = [model for model in (self.encoder, self.detector) if model is not None]
+        return any(model.config.architecture.channels == 2 for model in models)
 
     def blocks(
         self, volume: Volume, points_zyx: Float64[np.ndarray, "n 3"], rows: int
@@ -283,6 +295,10 @@ class Extractor:
         if self.crop_zyx is not None:
             return self.crop_zyx
         return CROP_ZYX if self.encoder is None else self.encoder.config.architecture.crop_zyx
+
+
+def _seen_by(model: Encoder | Detector, background: Volume | None) -> Volume | None:
+    return background if model.config.architecture.channels == 2 else None
 
 
 def features_of_rows(extractor: Extractor, task: Task, rows: Int64[np.ndarray, " m"]) -> FeatureSet:

@@ -66,7 +66,7 @@ def cached_features(
     points = hashlib.sha256(np.ascontiguousarray(points_zyx, "<f8").tobytes()).hexdigest()
     parts: dict[str, tuple[Float32[np.ndarray, "n k"], Provenance]] = {}
     for model_extractor in extractor.alone():
-        behind = background if model_extractor.detector is not None else None
+        behind = background if model_extractor.takes_background else None
         paths = {}
         for block in model_extractor.layout:
             inputs = model_extractor.of_block(block).identity(volume, behind) | {"points": points}
@@ -75,9 +75,7 @@ def cached_features(
         parts_read = {block: read_part(path) for block, path in paths.items()}
         cached = {block: part.arrays["x"] for block, part in parts_read.items() if part is not None}
         if len(cached) < len(paths):
-            features = model_extractor.features(
-                volume, points_zyx, group=group, background=background, show=show
-            )
+            features = model_extractor.features(volume, points_zyx, group=group, background=behind, show=show)
             for block in paths.keys() - cached.keys():
                 cached[block] = features.block(block)
                 if not any(each.bad_chunks for each in (volume, behind) if each is not None):

@@ -19,13 +19,14 @@ class Graphs:
 
     def __init__(self, encoder: Encoder, pool: str, layer: int | None, dtype: torch.dtype) -> None:
         self._net, self._pool, self._layer, self._dtype = encoder.net, pool, layer, dtype
-        self._crop_zyx = encoder.config.architecture.crop_zyx
+        architecture = encoder.config.architecture
+        self._one = (architecture.channels, *architecture.crop_zyx)
         self._device = encoder.device
         self._recorded: dict[int, tuple[torch.cuda.CUDAGraph, torch.Tensor, torch.Tensor]] = {}
         self._turn = threading.Lock()
 
     @torch.inference_mode()
-    def __call__(self, crops: Float32[np.ndarray, "b 1 z y x"]) -> Float32[np.ndarray, "b ..."]:
+    def __call__(self, crops: Float32[np.ndarray, "b c z y x"]) -> Float32[np.ndarray, "b ..."]:
         batch = torch.from_numpy(np.require(crops, requirements=["C", "W"]))
         with self._turn, torch.cuda.device(self._device):
             done = [self._replay(part).cpu() for part in batch.split(SIZES[-1])]
@@ -41,7 +42,7 @@ class Graphs:
         return vectors[: len(part)]
 
     def _record(self, size: int) -> tuple[torch.cuda.CUDAGraph, torch.Tensor, torch.Tensor]:
-        crops = torch.zeros(size, 1, *self._crop_zyx, device=self._device)
+        crops = torch.zeros(size, *self._one, device=self._device)
         aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):  # libraries set themselves up here, which cannot be recorded

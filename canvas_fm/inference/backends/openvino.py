@@ -23,7 +23,7 @@ _HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}  # of int8: for what is 
 
 
 class Outputs(nn.Module):
-    """Crops (b, 1, z, y, x) to (b, pools, d) for all POOLS in one graph; or to one of DENSE."""
+    """Crops (b, c, z, y, x) to (b, pools, d) for all POOLS in one graph; or to one of DENSE."""
 
     def __init__(self, encoder: Encoder, layer: int | None = None, dense: str | None = None) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class Compiled:
         self._request = openvino().Core().compile_model(model, "CPU", settings).create_infer_request()
         self._turn = threading.Lock()
 
-    def __call__(self, crops: Float32[np.ndarray, "b 1 z y x"]) -> Float32[np.ndarray, "b ..."]:
+    def __call__(self, crops: Float32[np.ndarray, "b c z y x"]) -> Float32[np.ndarray, "b ..."]:
         with self._turn:
             output: Any = self._request.infer([np.ascontiguousarray(crops)], share_inputs=True)[0]
             return output
@@ -57,7 +57,7 @@ class Compiled:
 
 def compiled(
     encoder: Encoder, pool: str, layer: int | None, precision: str
-) -> Callable[[Float32[np.ndarray, "b 1 z y x"]], np.ndarray]:
+) -> Callable[[Float32[np.ndarray, "b c z y x"]], np.ndarray]:
     """Function from crops to pooled embeddings; graph and compiled graph are cached on the encoder."""
     dense = None if pool in POOLS else pool
     key = ("openvino", dense, layer, precision, torch.get_num_threads())
@@ -76,12 +76,13 @@ def compiled(
 def converted(encoder: Encoder, layer: int | None = None, dense: str | None = None) -> Any:
     """The encoder's graph as an OpenVINO model with dynamic batch size."""
     ov = openvino()
-    crop_zyx = encoder.config.architecture.crop_zyx
-    shape = ov.PartialShape([-1, 1, *crop_zyx])
+    architecture = encoder.config.architecture
+    one = (architecture.channels, *architecture.crop_zyx)
+    shape = ov.PartialShape([-1, *one])
     module = Outputs(encoder, layer, dense).eval()
     with torch.inference_mode(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch and openvino, about how the one traces the other
-        example = torch.rand(2, 1, *crop_zyx)
+        example = torch.rand(2, *one)
         return ov.convert_model(module, example_input=example, input=[(shape, ov.Type.f32)])
 
 

@@ -12,6 +12,7 @@ from canvas_fm.data.volume.volume import Volume, Zyx, ZyxUm
 from canvas_fm.data.volume.window import WindowRule
 from canvas_fm.errors import CanvasError
 from canvas_fm.files.options import takes
+from canvas_fm.inference.channels import input_channels
 from canvas_fm.inference.detect.heatmap import HeatMapper, LaplacianHeatMapper, NetHeatMapper
 from canvas_fm.inference.detect.maxima.local_maxima import Shape
 from canvas_fm.inference.detect.options import DetectOptions, LogOptions, TileOptions
@@ -180,17 +181,4 @@ def _job(
 
 def channels_of(detector: Detector, volume: Volume, background: Volume | None) -> list[Volume]:
     """The volumes of a detector's input channels, checked against its training."""
-    n_channels = detector.config.architecture.channels
-    if (background is None) != (n_channels == 1):
-        raise CanvasError(
-            f"{detector.name} was trained {'with' if n_channels == 2 else 'without'} a background channel: "
-            f"{'give --background VOLUME' if n_channels == 2 else 'leave --background out'}"
-        )
-    if background is None:
-        return [volume]
-    if background.shape_zyx != volume.shape_zyx:
-        raise CanvasError(
-            f"the background {background.path} has shape {background.shape_zyx}, the volume "
-            f"{volume.path} {volume.shape_zyx}; they have to be of one brain, voxel by voxel"
-        )
-    return [volume, background]
+    return input_channels(detector.name, detector.config.architecture.channels, volume, background)

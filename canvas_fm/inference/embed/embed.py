@@ -42,14 +42,14 @@ def embed_crops(
     backend: str = "torch",
     window: Window | tuple[float, float] | None = None,
 ) -> Float32[np.ndarray, "n ..."]:
-    """Embeddings (n, d) float32 of crops (n, 1, z, y, x), rows in the order given.
+    """Embeddings (n, d) float32 of crops (n, c, z, y, x), rows in the order given.
 
-    `crops` are (n, z, y, x) or (n, 1, z, y, x), float in [0, 1] after their volume's window, or raw
-    integers with that `window`; `check_crops` says what is refused. `pool` is `mean`, `cls` or `centre`,
-    by default the encoder's own, or `tokens` (n, 64, d) and `grid` (n, d, 4, 4, 4): a vector for each patch.
-    `layer` is after how many blocks (None: all); `device=None` is where the encoder is. `precision` is fp32,
-    bf16, auto or int8, `backend` is torch, cuda-graphs or openvino, as `Runner` says. The same batch gives
-    the same vectors, another batch or backend the same to 1e-5 of their norm in fp32.
+    `crops` are (n, c, z, y, x), of one channel also (n, z, y, x): float in [0, 1] after their volume's
+    window, or raw integers with that `window`; `check_crops` says what is refused. `pool` is `mean`, `cls` or
+    `centre`, by default the encoder's own, or `tokens` (n, 64, d) and `grid` (n, d, 4, 4, 4): a vector for
+    each patch. `layer` is after how many blocks (None: all); `device=None` is where the encoder is.
+    `precision` is fp32, bf16, auto or int8, `backend` is torch, cuda-graphs or openvino, as `Runner` says.
+    The same batch gives the same vectors, another batch or backend the same to 1e-5 of their norm in fp32.
     """
     runner = Runner(encoder, pool, device, precision, layer, backend)
     ready = check_crops(crops, encoder.config, window=window)
@@ -65,6 +65,7 @@ def embed(
     volume: Volume,
     points_zyx: Float[np.ndarray, "n 3"],
     *,
+    background: Volume | None = None,
     reader: CropReader | None = None,
     show: bool | None = None,
     **options: Any,
@@ -72,9 +73,10 @@ def embed(
     """Embeddings (n, d) float32 of points z, y, x of a volume, rows in the order given.
 
     Points are z, y, x in voxels of level 0; a crop around each goes through the volume's window by the
-    model's rule; `pool`, `layer`, `precision` and `backend` are as in `embed_crops`. Crops are read in chunk
-    order; the result, 4·n·d bytes, is held in memory (`embed_to_store` is for more). `reader` keeps decoded
-    chunks from call to call; it has to be a reader of this volume for this encoder.
+    model's rule, and one of `background`, the second channel of a model that takes it, through its own;
+    `pool`, `layer`, `precision` and `backend` are as in `embed_crops`. Crops are read in chunk order; the
+    result, 4·n·d bytes, is held in memory (`embed_to_store` is for more). `reader` keeps decoded chunks from
+    call to call; it has to be a reader of this volume for this encoder.
 
     Raises CanvasError for points that are not there or lie outside and a crop larger than the volume,
     ModelMismatch where voxel sizes differ by more than 5 % and neither `resample` (read crops at the
@@ -88,6 +90,7 @@ def embed(
         volume,
         resample=opts.resample,
         ignore_voxel_size=opts.ignore_voxel_size,
+        background=background,
         reader=reader,
     )
     out = np.empty((len(points), *runner.one_shape), np.float32)
@@ -105,6 +108,7 @@ def embed_to_store(
     points: Points,
     out: str | Path,
     *,
+    background: Volume | None = None,
     workers: int = 1,
     scheduler: str | None = None,
     show: bool | None = None,
@@ -125,8 +129,9 @@ def embed_to_store(
     runner = _runner(encoder, opts)
     zyx = check_points(points.zyx, volume.shape_zyx)
     source = PointCrops.of(
-        encoder.config, volume, resample=opts.resample, ignore_voxel_size=opts.ignore_voxel_size
-    )
+        encoder.config, volume, resample=opts.resample, ignore_voxel_size=opts.ignore_voxel_size,
+        background=background,
+    )  # fmt: skip
     attributes = _attributes(runner, source, points)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         finished = Embeddings.open(out)
@@ -140,7 +145,7 @@ def embed_to_store(
     ):
         if workers != 1 or scheduler is not None:
             blocks = {block: rows for block, rows in work.remaining()}
-            job = EmbeddingBlocks(encoder, volume, zyx, blocks, opts)
+            job = EmbeddingBlocks(encoder, volume, zyx, blocks, opts, background)
             for block, (vectors, bad) in map_tiles(job, blocks, workers=workers, scheduler=scheduler):
                 work.keep(block, vectors, bad)
                 advance(len(vectors))
@@ -152,7 +157,7 @@ def embed_to_store(
             for rows, crops in batches:
                 vectors[rows] = runner(crops)
                 advance(len(rows))
-            work.keep(block, vectors, volume.bad_chunks)
+            work.keep(block, vectors, source.bad_chunks)
         volume.add_bad_chunks(work.bad_chunks)  # of workers and earlier runs too
         work.finish(points, attributes)
     return Embeddings.open(out)
@@ -167,6 +172,7 @@ class EmbeddingBlocks:
     zyx: Float64[np.ndarray, "n 3"]
     rows: dict[int, Int64[np.ndarray, " rows"]]
     options: EmbedOptions
+    background: Volume | None = None
     _open: tuple[Runner, PointCrops] | None = field(init=False, default=None)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -178,7 +184,7 @@ class EmbeddingBlocks:
         if self._open is None:
             source = PointCrops.of(
                 self.encoder.config, self.volume, resample=opts.resample,
-                ignore_voxel_size=opts.ignore_voxel_size,
+                ignore_voxel_size=opts.ignore_voxel_size, background=self.background,
             )  # fmt: skip
             self._open = _runner(self.encoder, opts), source
         runner, source = self._open
@@ -186,7 +192,7 @@ class EmbeddingBlocks:
         vectors = np.empty((len(points), *runner.one_shape), np.float32)
         for rows, crops in ahead(source.batches(points, opts.batch)):
             vectors[rows] = runner(crops)
-        return vectors, tuple(self.volume.bad_chunks)
+        return vectors, tuple(source.bad_chunks)
 
 
 def _runner(encoder: Encoder, options: EmbedOptions) -> Runner:
@@ -207,6 +213,9 @@ def _attributes(runner: Runner, source: PointCrops, points: Points) -> dict[str,
         "resample_to_um": None if source.resample_to_um is None else list(source.resample_to_um),
         "points": points_sha256(points),
     }
+    if source.background is not None:
+        inputs["background"] = volume_identity(source.background.volume)
+        inputs["background_window"] = list(source.background.window)
     return {
         "encoder_sha256": encoder.sha256,
         "encoder": encoder.name,

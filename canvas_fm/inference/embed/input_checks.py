@@ -19,11 +19,12 @@ if TYPE_CHECKING:
 
 def check_crops(
     crops: Any, config: ModelConfig, *, window: Window | tuple[float, float] | None = None
-) -> Float32[np.ndarray, "n 1 z y x"]:
-    """Validate crops: float32 in [0, 1], shape (n, 1, z, y, x) of the encoder's `config`.
+) -> Float32[np.ndarray, "n c z y x"]:
+    """Validate crops: float32 in [0, 1], shape (n, c, z, y, x) of the encoder's `config`.
 
-    `crops` are (n, z, y, x) or (n, 1, z, y, x): float32 or float64 that went through their volume's window,
-    or raw integers together with that `window` (low, high). The result may share memory with `crops`.
+    `crops` are (n, c, z, y, x), of one channel also (n, z, y, x): float32 or float64 that went through their
+    volume's window, or raw integers of one channel together with that `window` (low, high). The result may
+    share memory with `crops`.
 
     Refused with a CanvasError: another shape or axis order, another dtype, no crops at all, NaN, infinity,
     values outside [0, 1], and floats with a window (it would be applied twice).
@@ -32,9 +33,10 @@ def check_crops(
         array = np.asarray(crops)
     except (TypeError, ValueError) as problem:  # ragged lists, tensors on another device
         raise CanvasError(f"crops are no array of numbers: {problem}") from problem
-    _check_shape(array.shape, config.architecture.crop_zyx)
-    _check_dtype(array.dtype, window)
-    array = array.reshape(array.shape[0], 1, *array.shape[-3:])
+    channels = config.architecture.channels
+    _check_shape(array.shape, channels, config.architecture.crop_zyx)
+    _check_dtype(array.dtype, window, channels)
+    array = array.reshape(array.shape[0], channels, *array.shape[-3:])
     if window is not None:
         return _windowed(array, window)
     _check_finite(array)
@@ -49,10 +51,14 @@ def check_crops(
     return array.astype(np.float32, copy=False)
 
 
-def _check_shape(shape: tuple[int, ...], crop_zyx: Zyx) -> None:
-    expected = f"this encoder takes (n, 1, {', '.join(map(str, crop_zyx))})"
-    if len(shape) not in (4, 5) or shape[-3:] != tuple(crop_zyx) or (len(shape) == 5 and shape[1] != 1):
-        raise CanvasError(f"crops have shape {shape}; {expected}{_axis_hint(shape, tuple(crop_zyx))}")
+def _check_shape(shape: tuple[int, ...], channels: int, crop_zyx: Zyx) -> None:
+    expected = f"this encoder takes (n, {channels}, {', '.join(map(str, crop_zyx))})"
+    if channels > 1:
+        expected += ", the channels being signal and background"
+    whole = shape[1:2] == (channels,) if len(shape) == 5 else channels == 1
+    if len(shape) not in (4, 5) or shape[-3:] != tuple(crop_zyx) or not whole:
+        hint = _axis_hint(shape, tuple(crop_zyx)) if channels == 1 else ""
+        raise CanvasError(f"crops have shape {shape}; {expected}{hint}")
     if shape[0] == 0:
         raise CanvasError(f"crops have shape {shape}, which is no crop at all; {expected} with n at least 1")
 
@@ -71,7 +77,12 @@ def _axis_hint(shape: tuple[int, ...], crop_zyx: tuple[int, ...]) -> str:
     return ""
 
 
-def _check_dtype(dtype: np.dtype, window: object) -> None:
+def _check_dtype(dtype: np.dtype, window: object, channels: int) -> None:
+    if channels > 1 and (window is not None or dtype.kind in "iu"):
+        raise CanvasError(
+            f"crops are {dtype}{'' if window is None else ' and came with a window'}; each of the {channels} "
+            "channels of this encoder has a window of its own: apply them, and give float32 in [0, 1]"
+        )
     if dtype.kind in "iu":
         if window is None:
             raise CanvasError(

@@ -7,13 +7,13 @@ import json
 import zlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Float, Float32, Int64, Num
 
 from canvas_fm.data.crops.reader import CropReader, chunk_order, crop_starts
 from canvas_fm.data.store.checked_store import MANIFEST
@@ -23,6 +23,7 @@ from canvas_fm.data.volume.levels.resample import check_voxel_um
 from canvas_fm.data.volume.volume import Volume, Zyx, ZyxUm
 from canvas_fm.data.volume.window import Window
 from canvas_fm.errors import CanvasError
+from canvas_fm.inference.channels import input_channels
 
 if TYPE_CHECKING:
     from canvas_fm.models.checkpoint import ModelConfig
@@ -32,12 +33,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class PointCrops:
-    """Windowed crops around points of one volume, as one encoder's input."""
+    """Windowed crops around points of one volume, as one encoder's input.
+
+    With `background` they have a second channel, read at the same points and through its own window.
+    """
 
     volume: Volume
     reader: CropReader
     window: Window
     resample_to_um: ZyxUm | None
+    background: PointCrops | None = None
 
     @classmethod
     def of(
@@ -47,9 +52,35 @@ class PointCrops:
         *,
         resample: bool,
         ignore_voxel_size: bool,
+        background: Volume | None = None,
         reader: CropReader | None = None,
     ) -> PointCrops:
-        """Open for a volume; ModelMismatch for another voxel size, CanvasError for too large a crop."""
+        """Open for a volume; ModelMismatch for another voxel size, CanvasError for too large a crop.
+
+        So it does where the encoder takes a `background` and there is none, or the other way round. `reader`
+        is one of the volume itself, kept from an earlier call.
+        """
+        signal, *behind = input_channels("the encoder", config.architecture.channels, volume, background)
+        opened = [
+            cls.of_channel(config, each, resample=resample, ignore_voxel_size=ignore_voxel_size)
+            for each in behind
+        ]
+        source = cls.of_channel(
+            config, signal, resample=resample, ignore_voxel_size=ignore_voxel_size, reader=reader
+        )
+        return replace(source, background=opened[0]) if opened else source
+
+    @classmethod
+    def of_channel(
+        cls,
+        config: ModelConfig,
+        volume: Volume,
+        *,
+        resample: bool,
+        ignore_voxel_size: bool,
+        reader: CropReader | None = None,
+    ) -> PointCrops:
+        """Open for one channel of the encoder's input."""
         target_um = check_voxel_um(
             volume, config.voxel_um, resample=resample, ignore_voxel_size=ignore_voxel_size
         )
@@ -59,22 +90,37 @@ class PointCrops:
             reader = CropReader(volume, crop_zyx, resample_to_um=target_um)
         return cls(volume, reader, volume.window_by(config.window_rule), target_um)
 
+    @property
+    def bad_chunks(self) -> list[str]:
+        """Messages of the damaged chunks that were read as zeros so far, of both channels."""
+        return [*self.volume.bad_chunks, *([] if self.background is None else self.background.bad_chunks)]
+
     def order(self, points_zyx: Float[np.ndarray, "n 3"]) -> Int64[np.ndarray, " n"]:
         """Row indices in reading order: spatial neighbours together."""
         return chunk_order(crop_starts(points_zyx, self.reader.box_zyx), self.volume.chunk_zyx)
 
     def batches(
         self, points_zyx: Float[np.ndarray, "n 3"], batch: int
-    ) -> Iterator[tuple[Int64[np.ndarray, " b"], Float32[np.ndarray, "b 1 z y x"]]]:
-        """Row indices and windowed crops (b, 1, z, y, x), in chunk order."""
+    ) -> Iterator[tuple[Int64[np.ndarray, " b"], Float32[np.ndarray, "b c z y x"]]]:
+        """Row indices and windowed crops (b, c, z, y, x), in chunk order of the signal."""
         for rows, crops in self.reader.batches_points(points_zyx, batch):
-            if crops.dtype.kind == "f" and not np.isfinite(crops).all():
-                place = points_zyx[rows[~np.isfinite(crops).all(axis=(1, 2, 3))][0]]
-                raise CanvasError(
-                    f"{self.volume.path} holds NaN or infinite values around z, y, x = "
-                    f"{', '.join(f'{value:g}' for value in place)}; the encoder cannot take them"
-                )
-            yield rows, self.window.apply(crops)[:, None]
+            windowed = self._windowed(crops, points_zyx[rows])
+            if self.background is not None:
+                behind, points = self.background, points_zyx[rows]
+                other = behind._windowed(behind.reader.read_points(points), points)
+                windowed = np.concatenate([windowed, other], axis=1)
+            yield rows, windowed
+
+    def _windowed(
+        self, crops: Num[np.ndarray, "b z y x"], points_zyx: Float[np.ndarray, "b 3"]
+    ) -> Float32[np.ndarray, "b 1 z y x"]:
+        if crops.dtype.kind == "f" and not np.isfinite(crops).all():
+            place = points_zyx[~np.isfinite(crops).all(axis=(1, 2, 3))][0]
+            raise CanvasError(
+                f"{self.volume.path} holds NaN or infinite values around z, y, x = "
+                f"{', '.join(f'{value:g}' for value in place)}; the encoder cannot take them"
+            )
+        return self.window.apply(crops)[:, None]
 
     def box(self, point_zyx: Float[np.ndarray, " 3"], size_zyx: Zyx) -> Float32[np.ndarray, "z y x"]:
         """Windowed voxels around a point, not resampled; 0 outside the volume and for NaN."""
@@ -85,7 +131,7 @@ class PointCrops:
         points_zyx: Float[np.ndarray, "n 3"],
         blocks: Iterable[tuple[int, Int64[np.ndarray, " rows"]]],
         batch: int,
-    ) -> Iterator[tuple[int, Iterator[tuple[Int64[np.ndarray, " b"], Float32[np.ndarray, "b 1 z y x"]]]]]:
+    ) -> Iterator[tuple[int, Iterator[tuple[Int64[np.ndarray, " b"], Float32[np.ndarray, "b c z y x"]]]]]:
         """For each block of rows its batches: indices within the block, crops.
 
         What comes next is read while the last batch is used, across blocks as well.

@@ -25,11 +25,11 @@ BACKENDS = ("torch", "cuda-graphs", "openvino")
 INT8 = "int8"
 PRECISIONS = ("fp32", "bf16", INT8, "auto")
 
-Forward = Callable[[Float32[np.ndarray, "b 1 z y x"]], np.ndarray]
+Forward = Callable[[Float32[np.ndarray, "b c z y x"]], np.ndarray]
 
 
 class Runner:
-    """Windowed crops (b, 1, z, y, x) float32 to vectors (b, *one_shape) float32, one batch a call.
+    """Windowed crops (b, c, z, y, x) float32 to vectors (b, *one_shape) float32, one batch a call.
 
     `backend` is `torch`, `cuda-graphs` (torch on an NVIDIA GPU, each batch size launched as a whole) or
     `openvino` (compiled for the CPU, which the extra `cpu` brings). `int8` runs there alone, and only where a
@@ -72,7 +72,7 @@ class Runner:
             raise CanvasError(f"backend {self.backend} has no int8; give backend openvino with it")
         admitted(self.encoder, self.pool, self.layer)
 
-    def __call__(self, crops: Float32[np.ndarray, "b 1 z y x"]) -> Float32[np.ndarray, "b ..."]:
+    def __call__(self, crops: Float32[np.ndarray, "b c z y x"]) -> Float32[np.ndarray, "b ..."]:
         vectors: Any = self._forward()(crops)
         if not np.isfinite(vectors).all():
             bad = ~np.isfinite(vectors).reshape(len(vectors), -1).all(axis=1)
@@ -90,7 +90,7 @@ class Runner:
         return self._eager
 
     @torch.inference_mode()
-    def _eager(self, crops: Float32[np.ndarray, "b 1 z y x"]) -> Float32[np.ndarray, "b ..."]:
+    def _eager(self, crops: Float32[np.ndarray, "b c z y x"]) -> Float32[np.ndarray, "b ..."]:
         device = self.encoder.device
         # torch wants memory that it may write to; an array over received bytes is read-only.
         crops = np.require(crops, requirements=["C", "W"])

@@ -26,7 +26,7 @@ class JointEmbedder(nn.Module):
         self.projector = _projector(self.encoder.config.dim, projector or ProjectorConfig())
         self.decoder = None if decoder is None else Decoder(self.encoder.config, decoder)
 
-    def forward(self, crops: Float[Tensor, "b 1 z y x"], visible: Int[Tensor, "b k"]) -> Float[Tensor, "b e"]:
+    def forward(self, crops: Float[Tensor, "b c z y x"], visible: Int[Tensor, "b k"]) -> Float[Tensor, "b e"]:
         """Projections of the mean of the centre's tokens, first in `visible` (see `centre_first`)."""
         return self.project(self.encoder.tokens(crops, visible))
 
@@ -39,7 +39,7 @@ class JointEmbedder(nn.Module):
     def reconstruction_loss(
         self,
         tokens: Float[Tensor, "b s d"],
-        crops: Float[Tensor, "b 1 z y x"],
+        crops: Float[Tensor, "b c z y x"],
         visible: Int[Tensor, "b k"],
     ) -> Float[Tensor, ""]:
         """Uniform loss of the masked patches, in the scale in which the encoder sees the crop."""

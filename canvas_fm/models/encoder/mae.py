@@ -15,6 +15,7 @@ from canvas_fm.models.encoder.vit import (
     ViTEncoder,
     init_weights,
     patch_scale,
+    patch_variance,
     patchify,
     scale_of,
     sincos_positions,
@@ -90,13 +91,13 @@ class MaskedAutoencoder(nn.Module):
 
     def forward(
         self,
-        crops: Float[Tensor, "b 1 z y x"],
+        crops: Float[Tensor, "b c z y x"],
         mask_ratio: float = 0.75,
         *,
         generator: torch.Generator | None = None,
         visible: Int[Tensor, "b k"] | None = None,
     ) -> Reconstruction:
-        """Predict every patch of windowed crops (b, 1, z, y, x) from the visible ones.
+        """Predict every patch of windowed crops (b, c, z, y, x) from the visible ones.
 
         Which are visible is drawn from `generator` at `mask_ratio`, or given as token indices. What stands in
         a masked patch has no influence on the prediction, but for one thing where the decoder's targets are
@@ -113,11 +114,12 @@ class MaskedAutoencoder(nn.Module):
 
     def scale(self, target: Float[Tensor, "b tokens voxels"], visible: Int[Tensor, "b k"]) -> Scale:
         """Scale of the decoder's targets: of the visible patches, or of each patch."""
+        config = self.encoder.config
         if self.decoder_config.targets == "patch":
-            return patch_scale(target)
-        return scale_of(take_tokens(target, visible), self.encoder.config.intensity)
+            return patch_scale(target, config.channels)
+        return scale_of(take_tokens(target, visible), config.intensity, config.channels)
 
-    def target(self, crops: Float[Tensor, "b 1 z y x"]) -> Float[Tensor, "b tokens voxels"]:
+    def target(self, crops: Float[Tensor, "b c z y x"]) -> Float[Tensor, "b tokens voxels"]:
         """Target of the prediction in windowed voxels, whatever the decoder's own targets are."""
         return patchify(crops, self.encoder.config.patch_zyx)
 
@@ -131,7 +133,7 @@ class LossTarget:
 
     voxels: Float[Tensor, "b tokens voxels"]
     masked: Bool[Tensor, "b tokens"]
-    unit: Float[Tensor, "b _ 1"]
+    unit: Float[Tensor, "b _ _"]
     variance: Float[Tensor, "b tokens"]
 
     def rows(self, part: slice) -> LossTarget:
@@ -140,7 +142,10 @@ class LossTarget:
 
 
 def loss_target(
-    voxels: Float[Tensor, "b tokens voxels"], visible: Int[Tensor, "b k"], error: LossError = "window"
+    voxels: Float[Tensor, "b tokens voxels"],
+    visible: Int[Tensor, "b k"],
+    error: LossError = "window",
+    channels: int = 1,
 ) -> LossTarget:
     """Target of patchified crops with the given visible patches, in one of three units.
 
@@ -150,11 +155,15 @@ def loss_target(
     """
     unit = torch.ones_like(voxels[:, :1, :1])
     if error != "window":
-        scale = patch_scale(voxels) if error == "patch" else scale_of(take_tokens(voxels, visible), error)
+        scale = (
+            patch_scale(voxels, channels)
+            if error == "patch"
+            else scale_of(take_tokens(voxels, visible), error, channels)
+        )
         unit = torch.as_tensor(scale.deviation)
     content = voxels / unit if error == "contrast" else voxels
     masked = torch.ones(voxels.shape[:2], dtype=torch.bool, device=voxels.device).scatter(1, visible, False)
-    return LossTarget(voxels, masked, unit, content.var(dim=-1, unbiased=False))
+    return LossTarget(voxels, masked, unit, patch_variance(content, channels))
 
 
 def content_weights(

@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Any, NamedTuple, get_args
 
 import torch
-from einops import rearrange
+from einops import rearrange, repeat
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -21,23 +21,23 @@ LONGEST_PERIOD = 10.0
 
 
 def patchify(
-    crops: Float[Tensor, "b 1 z y x"], patch_zyx: tuple[int, int, int]
+    crops: Float[Tensor, "b c z y x"], patch_zyx: tuple[int, int, int]
 ) -> Float[Tensor, "b tokens voxels"]:
-    """Cut crops into patches (b, tokens, voxels), both in z, y, x order."""
+    """Cut crops into patches (b, tokens, voxels), both in z, y, x order; of several channels one by one."""
     pz, py, px = patch_zyx
-    return rearrange(crops, "b 1 (z pz) (y py) (x px) -> b (z y x) (pz py px)", pz=pz, py=py, px=px)
+    return rearrange(crops, "b c (z pz) (y py) (x px) -> b (z y x) (c pz py px)", pz=pz, py=py, px=px)
 
 
 def unpatchify(
     patches: Float[Tensor, "b tokens voxels"],
     grid_zyx: tuple[int, int, int],
     patch_zyx: tuple[int, int, int],
-) -> Float[Tensor, "b 1 z y x"]:
+) -> Float[Tensor, "b c z y x"]:
     """Inverse of `patchify`."""
     (z, y, x), (pz, py, px) = grid_zyx, patch_zyx
     return rearrange(
         patches,
-        "b (z y x) (pz py px) -> b 1 (z pz) (y py) (x px)",
+        "b (z y x) (c pz py px) -> b c (z pz) (y py) (x px)",
         z=z, y=y, x=x, pz=pz, py=py, px=px,
     )  # fmt: skip
 
@@ -81,23 +81,38 @@ LEAST_CONTRAST = 0.005
 class Scale(NamedTuple):
     """Affine scale of a model's input: windowed voxels = mean + deviation · value."""
 
-    mean: Float[Tensor, "#b #tokens 1"] | float
-    deviation: Float[Tensor, "#b #tokens 1"] | float
+    mean: Float[Tensor, "#b #tokens _"] | float
+    deviation: Float[Tensor, "#b #tokens _"] | float
 
 
-def scale_of(patches: Float[Tensor, "b some voxels"], intensity: Intensity) -> Scale:
-    """Scale of each crop, computed from its visible patches only."""
+def scale_of(patches: Float[Tensor, "b some voxels"], intensity: Intensity, channels: int = 1) -> Scale:
+    """Scale of each crop, and of each of its channels, computed from its visible patches only."""
     if intensity == "window":
         return Scale(VOXEL_MEAN, VOXEL_STD)
-    return _own_scale(patches, (1, 2))
+    return _own_scale(patches, (1, 2), channels)
 
 
-def patch_scale(patches: Float[Tensor, "b tokens voxels"]) -> Scale:
-    """Scale of each patch: its mean and standard deviation (b, tokens, 1)."""
-    return _own_scale(patches, (2,))
+def patch_scale(patches: Float[Tensor, "b tokens voxels"], channels: int = 1) -> Scale:
+    """Scale of each patch: its mean and standard deviation, (b, tokens, 1) or one for every voxel."""
+    return _own_scale(patches, (2,), channels)
 
 
-def _own_scale(patches: Float[Tensor, "b some voxels"], over: tuple[int, ...]) -> Scale:
+def patch_variance(patches: Float[Tensor, "b tokens voxels"], channels: int = 1) -> Float[Tensor, "b tokens"]:
+    """Variance of each patch, the mean of its channels'."""
+    if channels == 1:
+        return patches.var(dim=-1, unbiased=False)
+    return rearrange(patches, "b t (c v) -> b t c v", c=channels).var(dim=-1, unbiased=False).mean(dim=-1)
+
+
+def _own_scale(patches: Float[Tensor, "b some voxels"], over: tuple[int, ...], channels: int) -> Scale:
+    if channels > 1:
+        each = [_own_scale(part, over, 1) for part in patches.chunk(channels, dim=-1)]
+        voxels = patches.shape[-1] // channels
+        mean, deviation = (
+            repeat(torch.cat(parts, dim=-1), "b t c -> b t (c v)", v=voxels)
+            for parts in zip(*each, strict=True)
+        )
+        return Scale(mean, deviation)
     variance, mean = torch.var_mean(patches, dim=over, keepdim=True, correction=0)
     return Scale(mean, (variance + LEAST_CONTRAST**2).sqrt())
 
@@ -126,7 +141,7 @@ class ViTEncoder(nn.Module):
 
     def tokens(
         self,
-        crops: Float[Tensor, "b 1 z y x"],
+        crops: Float[Tensor, "b c z y x"],
         visible: Int[Tensor, "b k"] | None = None,
         layer: int | None = None,
     ) -> Float[Tensor, "b sequence d"]:
@@ -136,7 +151,7 @@ class ViTEncoder(nn.Module):
         """
         return self.norm(self._through(self._enter(crops, visible), 0, layer))
 
-    def before(self, crops: Float[Tensor, "b 1 z y x"], block: int) -> Float[Tensor, "b sequence d"]:
+    def before(self, crops: Float[Tensor, "b c z y x"], block: int) -> Float[Tensor, "b sequence d"]:
         """Input tokens of a block (counted from 0), of all patches; `onward` continues from there."""
         return self._through(self._enter(crops, None), 0, block)
 
@@ -160,7 +175,7 @@ class ViTEncoder(nn.Module):
         return self.norm(x).mean(dim=1)
 
     def forward(
-        self, crops: Float[Tensor, "b 1 z y x"], pool: str | None = None, layer: int | None = None
+        self, crops: Float[Tensor, "b c z y x"], pool: str | None = None, layer: int | None = None
     ) -> Float[Tensor, "b ..."]:
         """One embedding a crop (b, d), after `layer` blocks (None: after all), pooled by `pool` (None: by
         `self.pool`).
@@ -173,14 +188,14 @@ class ViTEncoder(nn.Module):
         return self.pooled(self.tokens(crops, layer=layer), pool or self.pool)
 
     def _enter(
-        self, crops: Float[Tensor, "b 1 z y x"], visible: Int[Tensor, "b k"] | None
+        self, crops: Float[Tensor, "b c z y x"], visible: Int[Tensor, "b k"] | None
     ) -> Float[Tensor, "b sequence d"]:
         patches = patchify(crops, self.config.patch_zyx)
         positions: Tensor = self.positions
         if visible is not None:
             patches = take_tokens(patches, visible)
             positions = positions[visible]
-        mean, deviation = scale_of(patches, self.config.intensity)
+        mean, deviation = scale_of(patches, self.config.intensity, self.config.channels)
         x = self.patch_embed((patches - mean) / deviation)
         x = x + positions.to(x.dtype)
         return torch.cat([self.cls_token.to(x.dtype).expand(x.shape[0], -1, -1), x], dim=1)

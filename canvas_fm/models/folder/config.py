@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
 
 Pool = Literal["mean", "cls", "centre", "contrast"]
 Intensity = Literal["window", "contrast"]
@@ -15,7 +16,8 @@ class EncoderConfig(BaseModel):
     """Sizes of the encoder; crop and patch in voxels z, y, x. The paper's has 10,746,624 parameters.
 
     `intensity` is what it sees of windowed voxels: `window`, as they are, or `contrast`, in deviations of the
-    crop from the crop's mean, so that a spot in bright tissue is like one in dim tissue.
+    crop from the crop's mean, so that a spot in bright tissue is like one in dim tissue. With `channels` 2 it
+    sees signal and background, each in its own scale.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -27,9 +29,16 @@ class EncoderConfig(BaseModel):
     heads: int = 6
     mlp_ratio: float = 4.0
     intensity: Intensity = "window"
+    channels: int = 1
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, write: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """Of one channel as before there were more: sha256 and config of such models stay."""
+        return {key: value for key, value in write(self).items() if (key, value) != ("channels", 1)}
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> EncoderConfig:
+        _check_channels(self.channels)
         if min(*self.crop_zyx, *self.patch_zyx, self.dim, self.depth, self.heads) < 1 or self.mlp_ratio <= 0:
             raise ValueError("every size has to be positive")
         if any(c % p for c, p in zip(self.crop_zyx, self.patch_zyx, strict=True)):
@@ -51,8 +60,8 @@ class EncoderConfig(BaseModel):
 
     @property
     def patch_voxels(self) -> int:
-        """Number of voxels in a patch."""
-        return math.prod(self.patch_zyx)
+        """Number of values in a patch: its voxels in each channel."""
+        return self.channels * math.prod(self.patch_zyx)
 
 
 class DecoderConfig(BaseModel):
@@ -81,6 +90,11 @@ class DecoderConfig(BaseModel):
         if min(self.dim, self.depth, self.heads) < 1 or self.dim % 6 or self.dim % self.heads:
             raise ValueError(f"decoder dim {self.dim} has to be divisible by 6 and by heads {self.heads}")
         return self
+
+
+def _check_channels(channels: int) -> None:
+    if channels not in (1, 2):
+        raise ValueError(f"channels is {channels}; 1 (signal) or 2 (signal and background) expected")
 
 
 def masked_count(mask_ratio: float, tokens: int = 64) -> int:
@@ -125,8 +139,7 @@ class ConvMixerConfig(BaseModel):
             raise ValueError("every size has to be positive")
         if any(k % 2 == 0 for k in self.kernel_zyx):
             raise ValueError(f"kernel {self.kernel_zyx} has to be odd on each axis, so that it has a centre")
-        if self.channels not in (1, 2):
-            raise ValueError(f"channels is {self.channels}; 1 (signal) or 2 (signal and background) expected")
+        _check_channels(self.channels)
         return self
 
     @property

@@ -17,6 +17,9 @@ _PAPER = {
 }
 
 
+_CHANNELS = ["signal", "background"]
+
+
 def description(
     model: Encoder | Detector,
     graph: Path,
@@ -40,7 +43,7 @@ def description(
         "version": __version__,
         "documentation": card.name,
         "tags": ["light-sheet-microscopy", "brain", "3d", "embedding" if encoder else "cell-detection"],
-        "inputs": [_crops(model, tensors["crops"]), _window(tensors["window"])],
+        "inputs": [_crops(model, tensors["crops"]), _window(model, tensors["window"])],
         "outputs": [_output(model, tensors["output"])],
         "config": {"bioimageio": {"reproducibility_tolerance": [{"absolute_tolerance": 1e-5}]}},
         "weights": {
@@ -73,16 +76,14 @@ def _rest(model: Encoder | Detector) -> str:
 def _crops(model: Encoder | Detector, test: Path) -> dict[str, Any]:
     sizes: list[Any]
     if isinstance(model, Encoder):
-        sizes, channels = list(model.config.architecture.crop_zyx), 1
+        sizes = list(model.config.architecture.crop_zyx)
     else:
-        architecture = model.config.architecture
-        channels = architecture.channels
-        sizes = [{"min": 4 * patch, "step": patch} for patch in architecture.patch_zyx]
+        sizes = [{"min": 4 * patch, "step": patch} for patch in model.config.architecture.patch_zyx]
     space = [
         {"type": "space", "id": axis, "size": size, "scale": um, "unit": "micrometer"}
         for axis, size, um in zip("zyx", sizes, model.config.voxel_um, strict=True)
     ]
-    names = ["signal", "background"][:channels]
+    names = _CHANNELS[: model.config.architecture.channels]
     return {
         "id": "crops",
         "description": "raw intensities",
@@ -92,11 +93,13 @@ def _crops(model: Encoder | Detector, test: Path) -> dict[str, Any]:
     }
 
 
-def _window(test: Path) -> dict[str, Any]:
+def _window(model: Encoder | Detector, test: Path) -> dict[str, Any]:
+    channels = model.config.architecture.channels
+    each = [] if channels == 1 else [{"type": "index", "id": "of_channel", "size": channels}]
     return {
         "id": "window",
         "description": "intensities that become 0 and 1, of the volume that each crop is from",
-        "axes": [{"type": "batch"}, {"type": "channel", "channel_names": ["low", "high"]}],
+        "axes": [{"type": "batch"}, *each, {"type": "channel", "channel_names": ["low", "high"]}],
         "data": {"type": "float32"},
         "test_tensor": {"source": test.name},
     }

@@ -39,7 +39,7 @@ class OnnxExport(NamedTuple):
 
 
 class RawEncoder(nn.Module):
-    """Raw intensities (n, 1, z, y, x) and windows (n, 2) to embeddings (n, d)."""
+    """Raw intensities (n, c, z, y, x) and windows to embeddings (n, d)."""
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class RawEncoder(nn.Module):
 
 
 class RawDetector(nn.Module):
-    """Raw intensities (n, c, z, y, x) and windows (n, 2) to the probability of a cell centre (n, z, y, x)."""
+    """Raw intensities (n, c, z, y, x) and windows to the probability of a cell centre (n, z, y, x)."""
 
     def __init__(self, detector: Detector) -> None:
         super().__init__()
@@ -67,13 +67,13 @@ class RawDetector(nn.Module):
 def export_onnx(model: Encoder | Detector, out: str | Path, *, overwrite: bool = False) -> OnnxExport:
     """Write a model as an ONNX graph, OUT.onnx, and beside it OUT.rdf.yaml for bioimage.io.
 
-    The graph takes float32 raw intensities `crops` (n, c, z, y, x) and `window` (n, 2), low and high of the
-    volume of each row, (0, 1) for voxels that went through it. An encoder's gives `embeddings` (n, d) by the
-    model's pooling; a detector's `heatmap` (n, z, y, x), the probability of a cell centre before smoothing,
-    for boxes of any whole number of patches. What is left to the caller (window rule, voxel size, smoothing,
-    threshold) is in the graph's metadata. Before the file is kept, onnxruntime has to give torch's float32
-    numbers to 1e-5 on rows of another number and size than were traced; else CanvasError. Raises MissingExtra
-    without the extra `onnx`.
+    The graph takes float32 raw intensities `crops` (n, c, z, y, x) and `window` (n, 2), of two channels (n,
+    2, 2), low and high of the volume of each row, (0, 1) for voxels that went through it. An encoder's gives
+    `embeddings` (n, d) by the model's pooling; a detector's `heatmap` (n, z, y, x), the probability of a cell
+    centre before smoothing, for boxes of any whole number of patches. What is left to the caller (window
+    rule, voxel size, smoothing, threshold) is in the graph's metadata. Before the file is kept, onnxruntime
+    has to give torch's float32 numbers to 1e-5 on rows of another number and size than were traced; else
+    CanvasError. Raises MissingExtra without the extra `onnx`.
     """
     path = Path(out)
     if path.suffix != ".onnx":
@@ -106,22 +106,26 @@ def export_onnx(model: Encoder | Detector, out: str | Path, *, overwrite: bool =
 
 def example_rows(
     model: Encoder | Detector, rows: int, seed: int
-) -> tuple[Float32[np.ndarray, "n c z y x"], Float32[np.ndarray, "n 2"]]:
+) -> tuple[Float32[np.ndarray, "n c z y x"], Float32[np.ndarray, "n *c 2"]]:
     """Random intensities and windows that clip some of them at both ends; a detector's box varies by seed."""
     rng = np.random.default_rng(seed)
+    channels = model.config.architecture.channels
     if isinstance(model, Encoder):
-        channels, box = 1, model.config.architecture.crop_zyx
+        box = model.config.architecture.crop_zyx
     else:
-        channels, patch = model.config.architecture.channels, model.config.architecture.patch_zyx
+        patch = model.config.architecture.patch_zyx
         z, y, x = ((n - 2 * seed) * p for n, p in zip(_BOX_PATCHES, patch, strict=True))
         box = (z, y, x)
     crops = rng.uniform(0, 3000, (rows, channels, *box)).astype(np.float32)
-    low = rng.uniform(50, 400, rows)
-    return crops, np.stack([low, low + rng.uniform(1000, 2000, rows)], axis=1).astype(np.float32)
+    each = rows if channels == 1 else (rows, channels)
+    low = rng.uniform(50, 400, each)
+    return crops, np.stack([low, low + rng.uniform(1000, 2000, each)], axis=-1).astype(np.float32)
 
 
-def _windowed(crops: Float[Tensor, "n c z y x"], window: Float[Tensor, "n 2"]) -> Float[Tensor, "n c z y x"]:
-    low, high = (window[:, at].reshape(-1, 1, 1, 1, 1) for at in (0, 1))
+def _windowed(
+    crops: Float[Tensor, "n c z y x"], window: Float[Tensor, "n *c 2"]
+) -> Float[Tensor, "n c z y x"]:
+    low, high = (window[..., at].reshape(-1, crops.shape[1], 1, 1, 1) for at in (0, 1))
     return ((crops - low) * (1.0 / (high - low))).clamp(0.0, 1.0)
 
 
@@ -167,7 +171,7 @@ def _compared(
     runtime: Any,
     graph: bytes,
     module: nn.Module,
-    rows: tuple[Float32[np.ndarray, "n c z y x"], Float32[np.ndarray, "n 2"]],
+    rows: tuple[Float32[np.ndarray, "n c z y x"], Float32[np.ndarray, "n *c 2"]],
 ) -> tuple[Float32[np.ndarray, "n ..."], float]:
     """Output of torch, and the largest difference of onnxruntime's."""
     options = runtime.SessionOptions()

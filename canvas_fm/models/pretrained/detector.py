@@ -38,9 +38,10 @@ class Detector(nn.Module):
     ) -> Float[Tensor, "n z y x"]:
         """Logits of a cell centre at every voxel, before smoothing; boxes are (n, channels, z, y, x).
 
-        Floats went through their volume's window and lie in [0, 1]; with `window`, (low, high) or (n, 2),
-        they are raw intensities. Sizes are whole patches. Near the border, within `config.architecture.
-        halo_zyx`, the logits are those of a volume that ends there. Raises CanvasError as the encoder does.
+        Floats went through their volume's window and lie in [0, 1]; with `window`, (low, high) or (n, 2), of
+        two channels (2, 2) or (n, 2, 2), they are raw intensities. Sizes are whole patches. Near the border,
+        within `config.architecture. halo_zyx`, the logits are those of a volume that ends there. Raises
+        CanvasError as the encoder does.
         """
         logits: Tensor = self.net(self.preprocess(crops, window))
         return logits
@@ -49,8 +50,9 @@ class Detector(nn.Module):
         self, crops: Shaped[Tensor, n * sizes], window: WindowLike | None = None
     ) -> Float[Tensor, "n c z y x"]:
         """Boxes as `net` takes them: checked, (n, channels, z, y, x), in [0, 1]."""
-        crops = check_shape(crops, self.config.architecture.channels, None, "detector")
-        return windowed(crops, window, check=eager() and not self.training)
+        channels = self.config.architecture.channels
+        crops = check_shape(crops, channels, None, "detector")
+        return windowed(crops, window, channels, check=eager() and not self.training)
 
     def forward_features(
         self, crops: Shaped[Tensor, n * sizes], window: WindowLike | None = None

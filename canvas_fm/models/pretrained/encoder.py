@@ -29,7 +29,7 @@ class Encoder(nn.Module):
     """An encoder with its preprocessing and identity, as a torch module.
 
     Called on crops it gives one embedding a crop, by its own pooling. `net` maps float32 crops
-    (n, 1, z, y, x) in [0, 1] to embeddings, without checks; `mae` also reconstructs, where the folder carries
+    (n, c, z, y, x) in [0, 1] to embeddings, without checks; `mae` also reconstructs, where the folder carries
     a decoder, whose weights are no parameters of this module. It is loaded in evaluation mode and frozen:
     `train()` and `requires_grad_()` before a training. Copies and pickles give the same numbers.
     """
@@ -64,21 +64,23 @@ class Encoder(nn.Module):
         pool: str | None = None,
         layer: int | None = None,
     ) -> Float[Tensor, "n ..."]:
-        """Embeddings (n, d) of crops (n, 1, z, y, x) or (n, z, y, x), one a crop.
+        """Embeddings (n, d) of crops (n, c, z, y, x), of one channel also (n, z, y, x), one a crop.
 
         Floats went through their volume's window and lie in [0, 1]; with `window` crops are raw intensities:
-        (low, high), or (n, 2) for crops of several volumes. `pool` and `layer` are those of `ViTEncoder`.
-        Raises CanvasError for another shape and, in evaluation mode, for values outside [0, 1].
+        (low, high), or (n, 2) for crops of several volumes; of two channels (2, 2) or (n, 2, 2). `pool` and
+        `layer` are those of `ViTEncoder`. Raises CanvasError for another shape and, in evaluation mode, for
+        values outside [0, 1].
         """
         embeddings: Tensor = self.net(self.preprocess(crops, window), pool, layer)
         return embeddings
 
     def preprocess(
         self, crops: Shaped[Tensor, n * sizes], window: WindowLike | None = None
-    ) -> Float[Tensor, "n 1 z y x"]:
-        """Crops as `net` takes them: checked, (n, 1, z, y, x), in [0, 1]."""
-        crops = check_shape(crops, 1, self.config.architecture.crop_zyx, "encoder")
-        return windowed(crops, window, check=eager() and not self.training)
+    ) -> Float[Tensor, "n c z y x"]:
+        """Crops as `net` takes them: checked, (n, c, z, y, x), in [0, 1]."""
+        architecture = self.config.architecture
+        crops = check_shape(crops, architecture.channels, architecture.crop_zyx, "encoder")
+        return windowed(crops, window, architecture.channels, check=eager() and not self.training)
 
     def forward_features(
         self, crops: Shaped[Tensor, n * sizes], window: WindowLike | None = None
@@ -185,8 +187,9 @@ class Encoder(nn.Module):
         architecture, um = self.config.architecture, self.config.voxel_um
         crop = "×".join(map(str, architecture.crop_zyx))
         size = sum(parameter.numel() for parameter in self.net.parameters()) / 1e6
+        both = " of 2 channels" if architecture.channels == 2 else ""
         return (
-            f"Encoder({self.name!r}: crops {crop} at {' × '.join(f'{u:g}' for u in um)} µm (z, y, x) → "
+            f"Encoder({self.name!r}: crops {crop}{both} at {' × '.join(f'{u:g}' for u in um)} µm (z, y, x) → "
             f"{self.dim} numbers by pooling {self.net.pool!r}, {size:.1f} M parameters, "
             f"window {self.config.window_rule}, sha256 {self.sha256[:12]}{', edited' if self.edited else ''})"
         )

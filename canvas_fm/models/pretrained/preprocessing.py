@@ -15,12 +15,13 @@ WindowLike = Any  # (low, high), a Window, or a tensor (n, 2) with a window for 
 
 
 def windowed(
-    crops: Shaped[Tensor, n * sizes], window: WindowLike | None, *, check: bool = True
+    crops: Shaped[Tensor, n * sizes], window: WindowLike | None, channels: int = 1, *, check: bool = True
 ) -> Float[Tensor, n * sizes]:
     """Crops as floats in [0, 1]: (v − low) / (high − low) of raw intensities, clipped; floats as they are.
 
-    `window` is (low, high) of the volume that the crops are from, or (n, 2) with one for each crop. Without a
-    window crops are windowed already; integers, and with `check` values outside [0, 1], are refused.
+    `window` is (low, high) of the volume that the crops are from, or (n, 2) with one for each crop; of
+    several channels (c, 2) or (n, c, 2). Without a window crops are windowed already; integers, and with
+    `check` values outside [0, 1], are refused.
     """
     if window is None:
         if not crops.is_floating_point():
@@ -35,16 +36,20 @@ def windowed(
             )
         return crops
     limits = torch.as_tensor(window, dtype=torch.float64, device="cpu" if _plain(window) else None)
-    if limits.shape[-1:] != (2,) or limits.ndim > 2 or (limits.ndim == 2 and len(limits) != len(crops)):
-        raise CanvasError(
-            f"window has shape {tuple(limits.shape)}; give (low, high), or ({len(crops)}, 2) for these crops"
-        )
+    one = (2,) if channels == 1 else (channels, 2)
+    if tuple(limits.shape) not in (one, (len(crops), *one)):
+        each = "(low, high)" if channels == 1 else f"(low, high) of each of the {channels} channels"
+        rows = ", ".join(map(str, (len(crops), *one)))
+        raise CanvasError(f"window has shape {tuple(limits.shape)}; give {each}, or ({rows}) for these crops")
     low, high = limits[..., 0], limits[..., 1]
     if check and not bool((low < high).all()):
         raise CanvasError("window has no width; give low and high with low < high")
-    each = (-1, *(1,) * (crops.ndim - 1)) if limits.ndim == 2 else ()
-    scale = (1.0 / (high - low)).float().reshape(each).to(crops.device)
-    return ((crops.float() - low.float().reshape(each).to(crops.device)) * scale).clamp(0.0, 1.0)
+    if channels == 1:
+        like = (-1, *(1,) * (crops.ndim - 1)) if limits.ndim == 2 else ()
+    else:
+        like = (-1, channels, *(1,) * (crops.ndim - 2))
+    scale = (1.0 / (high - low)).float().reshape(like).to(crops.device)
+    return ((crops.float() - low.float().reshape(like).to(crops.device)) * scale).clamp(0.0, 1.0)
 
 
 def check_shape(crops: Tensor, channels: int, sizes_zyx: Sequence[int] | None, what: str) -> Tensor:

@@ -172,6 +172,10 @@ def _crop_zyx(recipe: DetectorRecipe, encoder: Encoder, sources: Sequence[Volume
     _patches_a_token(recipe, encoder)
     if recipe.model.channels != 1:
         raise CanvasError(f"model.channels is {recipe.model.channels}; init needs a net of one channel")
+    if encoder.config.architecture.channels != 1:
+        raise CanvasError(
+            f"the encoder {encoder.name} takes two channels; init needs one of a single channel"
+        )
     um = np.asarray(sources[0].resample_to or sources[0].volume.voxel_um)
     off = np.abs(um / encoder.config.voxel_um - 1).max()
     if off > VOXEL_TOLERANCE * (1 + 1e-9) and not recipe.data.ignore_voxel_size:

@@ -68,7 +68,7 @@ class DetectorStep(OptimizerState):
     ) -> tuple[Float[Tensor, "b c z y x"], UInt8[Tensor, "b z y x"]]:
         """This rank's crops and labels, flipped and turned alike; random numbers of the whole batch."""
         recipe, batch = self.recipe.augment, self.recipe.training.batch
-        drawn = draw(recipe, batch, self.recipe.data.crop_zyx, self.generator)
+        drawn = draw(recipe, batch, self.recipe.data.crop_zyx, self.generator, raw.shape[1])
         brightness = Brightness(recipe, batch, self.generator)
         mine = drawn.rows(self.rows)
         channels = [

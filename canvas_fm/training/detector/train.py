@@ -35,12 +35,18 @@ from canvas_fm.training.detector.targets import (
 )
 from canvas_fm.training.detector.threshold import choose_threshold, detectors_by_unseen_volume
 from canvas_fm.training.mae.augment import widen
-from canvas_fm.training.mae.crop_set import CropSet, VolumeSource, take
+from canvas_fm.training.mae.crop_set import CropSet, VolumeSource, stacked, take
 from canvas_fm.training.recipe.detector_recipe import DetectorRecipe, init_overrides
 from canvas_fm.training.run.batch_order import Batch, Batches, Rows
 from canvas_fm.training.run.distributed import Ranks
 from canvas_fm.training.run.run_folder import DETECTOR, START, Run
-from canvas_fm.training.run.split import name_volumes, resolve, split_volumes
+from canvas_fm.training.run.split import (
+    check_companions,
+    name_volumes,
+    open_companion,
+    resolve,
+    split_volumes,
+)
 from canvas_fm.training.run.tracking import Tracker
 from canvas_fm.training.run.trainer import Report, provenance_of, train
 
@@ -297,8 +303,7 @@ class LabelledBatches:
             streams = [stack.enter_context(closing(reader.along(iter(sets)))) for reader in readers]
             for rows, *parts in zip(sets, *streams, strict=True):
                 mask = parts.pop()[0] if self.masks else None
-                raw = torch.stack([part[0] for part in parts], dim=1)
-                windows = torch.stack([part[1] for part in parts], dim=1)
+                raw, windows = stacked([(part[0], part[1]) for part in parts])
                 yield raw, windows, self._labels(rows, mask)
 
     def _labels(self, rows: Rows, mask: Tensor | None) -> Tensor:
@@ -337,9 +342,9 @@ class _Labels:
                     f"{len(volumes)} volumes and {len(given)} of {name} were given; give one a volume, in "
                     "their order"
                 )
-        _needs("masks", masks, recipe.target.kind == "masks", "target.kind is masks")
+        check_companions("masks", masks, recipe.target.kind == "masks", "target.kind is masks")
         if volumes or background:  # of phantoms alone the recipe draws the background too
-            _needs("background", background, recipe.model.channels == 2, "model.channels is 2")
+            check_companions("background", background, recipe.model.channels == 2, "model.channels is 2")
         self._of: dict[int, tuple[Any, ...]] = {}
         for index, volume in enumerate(volumes):
             cells = points[index]
@@ -352,8 +357,13 @@ class _Labels:
                 given = within[index]
                 boxes = read_boxes(given) if isinstance(given, str | Path) else as_boxes(given)
                 _check_boxes(boxes, volume)
-            mask = _beside(volume, masks, index, "mask")
-            self._of[id(volume)] = (cells.zyx, boxes, mask, _beside(volume, background, index, "background"))
+            mask = open_companion(volume, masks, index, "mask")
+            self._of[id(volume)] = (
+                cells.zyx,
+                boxes,
+                mask,
+                open_companion(volume, background, index, "background"),
+            )
             try:
                 recipe.tolerance_um(volume.marker)
             except ValueError as problem:
@@ -362,31 +372,6 @@ class _Labels:
     def of(self, sources: Sequence[VolumeSource]) -> list[Labelled]:
         """The labels of each volume in turn."""
         return [Labelled(source, *self._of[id(source.volume)]) for source in sources]
-
-
-def _needs(name: str, values: object, needed: bool, why: str) -> None:
-    if needed and values is None:
-        raise CanvasError(f"{why} in the recipe, and no {name} were given; give --{name}, one a volume")
-    if values is not None and not needed:
-        raise CanvasError(
-            f"--{name} was given, which the recipe does not use: set {why.replace(' is ', '=')}"
-        )
-
-
-def _beside(
-    volume: Volume, companions: Sequence[Volume | str | Path] | None, index: int, role: str
-) -> Volume | None:
-    """Open the mask or background of a volume, which must have its shape; voxel size is the volume's."""
-    if companions is None:
-        return None
-    other = companions[index]
-    other = other if isinstance(other, Volume) else Volume.open(other, voxel_um=volume.voxel_um)
-    if other.shape_zyx != volume.shape_zyx:
-        raise CanvasError(
-            f"the {role} {other.path} has shape {other.shape_zyx}, its volume {volume.path} "
-            f"{volume.shape_zyx}"
-        )
-    return other
 
 
 def _check_boxes(boxes: np.ndarray, volume: Volume) -> None:

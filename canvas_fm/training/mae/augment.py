@@ -23,7 +23,7 @@ class Draw:
 
     flips_zyx: Bool[Tensor, "b 3"]
     quarter_turns: Int[Tensor, " b"]
-    noise: Float[Tensor, "b 1 z y x"] | None
+    noise: Float[Tensor, "b c z y x"] | None
 
     def rows(self, part: slice) -> Draw:
         """The parameters of a subset of the crops."""
@@ -31,8 +31,13 @@ class Draw:
         return Draw(self.flips_zyx[part], self.quarter_turns[part], noise)
 
 
-def draw(recipe: AugmentRecipe, batch: int, crop_zyx: Zyx, generator: torch.Generator) -> Draw:
-    """Draw parameters for a batch on the generator's device; crops not square in y, x are never turned."""
+def draw(
+    recipe: AugmentRecipe, batch: int, crop_zyx: Zyx, generator: torch.Generator, channels: int = 1
+) -> Draw:
+    """Draw parameters for a batch on the generator's device; crops not square in y, x are never turned.
+
+    All channels are turned alike; each has noise of its own.
+    """
     device = generator.device
     flips = torch.rand(batch, 3, generator=generator, device=device) < recipe.flip
     turns = torch.randint(0, 4, (batch,), generator=generator, device=device)
@@ -40,12 +45,14 @@ def draw(recipe: AugmentRecipe, batch: int, crop_zyx: Zyx, generator: torch.Gene
         turns = torch.zeros_like(turns)
     noise = None
     if recipe.noise > 0:
-        noise = recipe.noise * torch.randn(batch, 1, *crop_zyx, generator=generator, device=device)
+        noise = recipe.noise * torch.randn(batch, channels, *crop_zyx, generator=generator, device=device)
     return Draw(flips, turns, noise)
 
 
 def turn(crops: Tensor, draw: Draw) -> Tensor:
-    """Rotate crops (b, z, y, x) in y, x as `torch.rot90`, then flip them."""
+    """Rotate crops (b, z, y, x) or (b, c, z, y, x) in y, x as `torch.rot90`, then flip them."""
+    if crops.ndim == 5:
+        return torch.stack([turn(channel, draw) for channel in crops.unbind(dim=1)], dim=1)
     odd = (draw.quarter_turns % 2 == 1)[:, None, None, None]
     if crops.shape[-1] == crops.shape[-2]:
         crops = torch.where(odd, crops.transpose(-1, -2), crops)
@@ -58,13 +65,16 @@ def turn(crops: Tensor, draw: Draw) -> Tensor:
     return crops
 
 
-def to_unit(raw: Tensor, windows: Float[Tensor, "b 2"]) -> Float[Tensor, "b 1 z y x"]:
+def to_unit(raw: Tensor, windows: Float[Tensor, "b *c 2"]) -> Float[Tensor, "b _ z y x"]:
     """Window stored voxels (b, z, y, x): (x − low) · scale, with (low, 1 / (high − low)) of each crop.
 
-    The same arithmetic as `Window.apply`, so training and inference see the same numbers.
+    Of several channels (b, c, z, y, x) and their windows (b, c, 2). The same arithmetic as `Window.apply`, so
+    training and inference see the same numbers.
     """
-    low, scale = windows[:, :, None, None, None, None].unbind(dim=1)
-    return ((widen(raw)[:, None] - low) * scale).clamp_(0, 1)
+    if raw.ndim == 4:
+        raw, windows = raw[:, None], windows[:, None]
+    low, scale = windows[..., None, None, None].unbind(dim=2)
+    return ((widen(raw) - low) * scale).clamp_(0, 1)
 
 
 def widen(raw: Tensor) -> Tensor:
@@ -74,7 +84,7 @@ def widen(raw: Tensor) -> Tensor:
     return raw.float()
 
 
-def augment(raw: Tensor, windows: Float[Tensor, "b 2"], draw: Draw) -> Float[Tensor, "b 1 z y x"]:
-    """Augment raw crops (b, z, y, x): turn, flip, window, noise, clip to [0, 1]."""
+def augment(raw: Tensor, windows: Float[Tensor, "b *c 2"], draw: Draw) -> Float[Tensor, "b _ z y x"]:
+    """Augment raw crops (b, z, y, x) or (b, c, z, y, x): turn, flip, window, noise, clip to [0, 1]."""
     crops = to_unit(turn(raw, draw), windows)
     return crops if draw.noise is None else (crops + draw.noise).clamp_(0, 1)

@@ -6,6 +6,7 @@ import hashlib
 import queue
 import threading
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,22 +21,29 @@ from canvas_fm.data.volume.levels.resample import Resampler
 from canvas_fm.data.volume.volume import Volume, Zyx, ZyxUm
 from canvas_fm.data.volume.window import WindowRule
 from canvas_fm.progress import bar
+from canvas_fm.training.mae.augment import widen
 from canvas_fm.training.run.batch_order import Batches, Rows
 
 _CACHE = 512 * 2**20
 _AHEAD = 4  # batches that the reading thread may be ahead
 
 Starts = Int64[np.ndarray, "_ 3"]
-RawBatch = tuple[Tensor, Tensor]  # crops (b, z, y, x) as stored, windows (b, 2) as low and 1 / (high − low)
+# Crops (b, z, y, x) as stored and windows (b, 2) as low and 1 / (high − low); of several channels
+# (b, c, z, y, x) and (b, c, 2).
+RawBatch = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
 class VolumeSource:
-    """A volume as source of crops; `resample_to` reads them at another voxel size."""
+    """A volume as source of crops, with its background channel where it has one.
+
+    `resample_to` reads them at another voxel size.
+    """
 
     name: str
     volume: Volume
     resample_to: ZyxUm | None = None
+    background: Volume | None = None
 
     def draw(self, crop_zyx: Zyx, n: int, foreground: float, seed: int) -> Starts:
         """First voxels of random crops inside the volume, a share `foreground` of them on signal."""
@@ -50,6 +58,7 @@ class VolumeSource:
     def identity(self, rule: WindowRule) -> dict[str, Any]:
         """Identity of the volume, independent of its path."""
         volume, window = self.volume, self.volume.window_by(rule)
+        behind = self.of_background
         return {
             "name": self.name,
             "marker": volume.marker,
@@ -57,7 +66,13 @@ class VolumeSource:
             "voxel_um": list(volume.voxel_um),
             "dtype": str(volume.dtype),
             "window": [float(window.low), float(window.high)],
+            **({} if behind is None else {"background": behind.identity(rule)}),
         }
+
+    @property
+    def of_background(self) -> VolumeSource | None:
+        """The background channel as a source of the same crops."""
+        return None if self.background is None else VolumeSource(self.name, self.background, self.resample_to)
 
     def reader(self, crop_zyx: Zyx, cache_bytes: int) -> CropReader:
         """Reader of crops at given first voxels."""
@@ -65,7 +80,7 @@ class VolumeSource:
 
 
 class CropSet:
-    """A fixed list of crops: row → volume and first voxel."""
+    """A fixed list of crops: row → volume and first voxel; `background` are those of the second channel."""
 
     def __init__(
         self,
@@ -85,14 +100,24 @@ class CropSet:
             source.volume.dtype in (np.uint8, np.uint16) and source.resample_to is None for source in sources
         )
         self.dtype = np.dtype(np.uint16 if narrow else np.float32)
+        behind = [source.of_background for source in sources if source.of_background is not None]
+        assert len(behind) in (0, len(sources))
+        self.background = CropSet(behind, starts_zyx, crop_zyx, rule) if behind else None
 
     def __len__(self) -> int:
         return int(self.first_rows[-1])
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all crops as stored."""
+        """Bytes of all crops of this channel as stored."""
         return len(self) * int(np.prod(self.crop_zyx)) * self.dtype.itemsize
+
+    def read_channels(self, *, label: str = "", show: bool | None = None) -> RawBatch:
+        """All crops with their windows, of every channel."""
+        signal = self.read(label=label, show=show), torch.from_numpy(self.windows)
+        if self.background is None:
+            return signal
+        return stacked([signal, self.background.read_channels(label=f"{label}, background", show=show)])
 
     def identity(self) -> list[dict[str, Any]]:
         """Identity of the crops: per volume name, size, window and positions."""
@@ -181,8 +206,37 @@ class Streamed:
         return as_tensor(crops), torch.from_numpy(self.crops.windows[rows])
 
 
+class Channels:
+    """The same crops of several channels, read side by side."""
+
+    def __init__(self, channels: Sequence[Batches]) -> None:
+        self.channels = channels
+
+    def along(self, order: Iterator[Rows], first: int = 0) -> Generator[RawBatch]:
+        sets = list(order)  # every channel goes along it, some in a thread of their own
+        with ExitStack() as stack:
+            streams = [stack.enter_context(closing(each.along(iter(sets), first))) for each in self.channels]
+            for parts in zip(*streams, strict=True):
+                yield stacked([(raw, windows) for raw, windows in parts])
+
+
+def stacked(channels: Sequence[RawBatch]) -> RawBatch:
+    """Crops (b, c, z, y, x) and windows (b, c, 2) of the crops of each channel."""
+    crops = [crops for crops, _ in channels]
+    if len({each.dtype for each in crops}) > 1:  # int16 has the bits of uint16
+        crops = [widen(each) for each in crops]
+    return torch.stack(crops, dim=1), torch.stack([windows for _, windows in channels], dim=1)
+
+
 def take(crops: CropSet, device: torch.device, resident_gb: float, show: bool | None = None) -> Batches:
     """Crops resident on the device if they fit in so many gigabytes, else streamed; same values."""
+    if crops.background is not None:
+        both = [_of_channel(each, device, resident_gb / 2, show) for each in (crops, crops.background)]
+        return Channels(both)
+    return _of_channel(crops, device, resident_gb, show)
+
+
+def _of_channel(crops: CropSet, device: torch.device, resident_gb: float, show: bool | None) -> Batches:
     if crops.nbytes <= resident_gb * 1e9:
         return Resident(crops, device, show)
     return Streamed(crops, device)

@@ -15,7 +15,7 @@ from canvas_fm.training.recipe.joint_recipe import JointRecipe
 from canvas_fm.training.recipe.kinds import pretraining_class
 from canvas_fm.training.recipe.recipe import Recipe
 from canvas_fm.training.run.run_folder import Run
-from canvas_fm.training.run.split import name_volumes, resolve, split_volumes
+from canvas_fm.training.run.split import check_companions, name_volumes, resolve, split_volumes
 from canvas_fm.training.run.trainer import train
 
 
@@ -24,6 +24,7 @@ def pretrain(
     volumes: Sequence[Volume | str | Path],
     *,
     out: str | Path,
+    background: Sequence[Volume | str | Path] | None = None,
     resume: bool = False,
     device: str | torch.device = "auto",
     seed: int | None = None,
@@ -36,7 +37,8 @@ def pretrain(
 ) -> Run:
     """Train an encoder on unlabelled volumes; `canvas_fm.load` opens what `run.encoder` names.
 
-    The recipe says how: as a masked autoencoder, or by joint embedding of two views of each place. It is a
+    The recipe says how: as a masked autoencoder, or by joint embedding of two views of each place. With
+    `model.encoder.channels` 2 `background` are the second channels of the volumes, in their order. It is a
     path or the name of a shipped one, `overrides` are `"training.steps=200"`. `held_out` names volumes that
     are only evaluated on, or says how many to split off by the seed. Volumes whose voxels differ by more than
     5 % are refused unless they are read at `resample_to` (µm, z, y, x) or mixed as they are with
@@ -48,7 +50,9 @@ def pretrain(
     """
     kind = pretraining_class(recipe)
     resolved = resolve(kind, recipe, overrides, seed, held_out, resample_to, ignore_voxel_size)
-    volumes_of_run = split_volumes(name_volumes(volumes), resolved)
+    channels = resolved.model.encoder.channels
+    check_companions("background", background, channels == 2, "model.encoder.channels is 2")
+    volumes_of_run = split_volumes(name_volumes(volumes, background), resolved)
     if isinstance(resolved, JointRecipe):
         joint = partial(JointPretraining, resolved, *volumes_of_run)
         return train(resolved, out, joint, device, resume, show, early_stop)

@@ -31,31 +31,32 @@ KINDS = {"random": 0.0, "foreground": 1.0}  # share of crops on signal
 
 @dataclass
 class FixedCrops:
-    """Evaluation crops with fixed masks."""
+    """Evaluation crops with fixed masks; of two channels `raw` and `windows` hold both."""
 
     volume: str
     kind: str
     held_out: bool
     crops: CropSet
     raw: Tensor
+    windows: Tensor
     visible: Tensor
     mean_variance: float = 0.0  # of all their patches, in the unit of the recipe's error
     voxel_variance: float = 0.0  # mean of all their patches', in windowed voxels
     trivial: dict[str, Tally] = field(default_factory=dict)  # the same at every step, so computed once
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """(windowed crops (b, 1, z, y, x), visible tokens (b, k)) on the CPU."""
-        windows = torch.from_numpy(self.crops.windows)
+        """(windowed crops (b, c, z, y, x), visible tokens (b, k)) on the CPU."""
         for start in range(0, len(self.raw), size):
-            rows = slice(start, start + size)
-            yield to_unit(self.raw[rows], windows[rows]), self.visible[rows]
+            yield self._rows(slice(start, start + size))
 
     def highest_variance(self) -> tuple[Tensor, Tensor]:
         """The crop of highest variance with its visible tokens, as a batch of one."""
-        variance = torch.cat([crops.var(dim=(1, 2, 3, 4)) for crops, _ in self.batches(64)])
+        variance = torch.cat([crops[:, 0].var(dim=(1, 2, 3)) for crops, _ in self.batches(64)])
         row = int(variance.argmax())
-        windows = torch.from_numpy(self.crops.windows[row : row + 1])
-        return to_unit(self.raw[row : row + 1], windows), self.visible[row : row + 1]
+        return self._rows(slice(row, row + 1))
+
+    def _rows(self, rows: slice) -> tuple[Tensor, Tensor]:
+        return to_unit(self.raw[rows], self.windows[rows]), self.visible[rows]
 
 
 def held_out_crops(recipe: Recipe, held_out: Sequence[VolumeSource], show: bool | None) -> list[FixedCrops]:
@@ -89,17 +90,20 @@ def _fixed(
     )
     generator = torch.Generator().manual_seed(seed)
     visible, _ = random_mask(n, encoder.tokens, recipe.model.mask_ratio, generator=generator)
-    raw = crops.read(label=f"reading {volume}, {kind}", show=show)
-    fixed = FixedCrops(volume, kind, held_out, crops, raw, visible)
+    raw, windows = crops.read_channels(label=f"reading {volume}, {kind}", show=show)
+    fixed = FixedCrops(volume, kind, held_out, crops, raw, windows, visible)
     targets = (_target(recipe, *batch) for batch in fixed.batches(recipe.evaluation.batch))
     fixed.mean_variance = float(torch.cat([target.variance for target in targets]).mean())
-    patches = (patchify(crops, encoder.patch_zyx) for crops, _ in fixed.batches(recipe.evaluation.batch))
+    patches = (
+        patchify(crops[:, :1], encoder.patch_zyx) for crops, _ in fixed.batches(recipe.evaluation.batch)
+    )
     fixed.voxel_variance = float(torch.cat([part.var(dim=-1, unbiased=False) for part in patches]).mean())
     return fixed
 
 
-def _target(recipe: Recipe, crops: Float[Tensor, "b 1 z y x"], visible: Int[Tensor, "b k"]) -> LossTarget:
-    return loss_target(patchify(crops, recipe.model.encoder.patch_zyx), visible, recipe.loss.error)
+def _target(recipe: Recipe, crops: Float[Tensor, "b c z y x"], visible: Int[Tensor, "b k"]) -> LossTarget:
+    encoder = recipe.model.encoder
+    return loss_target(patchify(crops, encoder.patch_zyx), visible, recipe.loss.error, encoder.channels)
 
 
 def evaluate(
@@ -112,7 +116,8 @@ def evaluate(
     """One row of metrics: loss, PSNR and SSIM of the model and each trivial predictor.
 
     The loss is the training's, in the recipe's unit; its scale is `mean_variance` where the training has a
-    fixed one, else that of all these crops. PSNR and SSIM are split into patches of high variance, above the
+    fixed one, else that of all these crops. PSNR and SSIM are those of the signal, whatever other channel
+    there is; they are split into patches of high variance, above the
     mean of these crops' patches, and of low one. In fp32 and batch by batch; how many crops a batch holds
     does not change the row. Where the model was given something of what it predicts, `given` says what: only
     `patch_mean` was given as much.
@@ -173,7 +178,7 @@ def draw_figure(mae: MaskedAutoencoder, fixed: FixedCrops, row: dict[str, Any], 
 
 @torch.no_grad()
 def predict(
-    mae: MaskedAutoencoder, crops: Float[Tensor, "b 1 z y x"], visible: Int[Tensor, "b k"]
+    mae: MaskedAutoencoder, crops: Float[Tensor, "b c z y x"], visible: Int[Tensor, "b k"]
 ) -> tuple[Float[Tensor, "b tokens voxels"], Bool[Tensor, "b tokens"]]:
     """(predictions of all patches, mask), computed on the model's device, returned on the CPU."""
     device = next(mae.parameters()).device

@@ -58,7 +58,7 @@ class Teacher:
         self._average.update(encoder, step + 1)
 
     @torch.no_grad()
-    def targets(self, crops: Float[Tensor, "b 1 z y x"]) -> Float[Tensor, "b tokens d"]:
+    def targets(self, crops: Float[Tensor, "b c z y x"]) -> Float[Tensor, "b tokens d"]:
         """Target features of each patch of whole crops: mean of the last layers, each standardised."""
         encoder = self.encoder
         first = encoder.config.depth - self.layers

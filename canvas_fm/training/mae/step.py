@@ -50,7 +50,8 @@ class MaeStep(OptimizerState):
     def __call__(self, batch: Batch, step: int) -> tuple[Tensor, Tensor]:
         """(losses of the optimizer batch, gradient norm before clipping), both on the device.
 
-        `batch` are this rank's crops (b, z, y, x) as stored and their windows (b, 2); `step` counts from 0.
+        `batch` are this rank's crops (b, z, y, x) as stored and their windows (b, 2), of two channels
+        (b, c, z, y, x) and (b, c, 2); `step` counts from 0.
         The loss is Σ w·MSE / Σ w over the masked patches of all ranks and micro-batches, its scale the mean
         variance of all their patches. Both sums stand before the first backward pass, so every part adds its
         share of the one gradient. With a teacher there are two losses (2,), of which the second, the mean
@@ -58,7 +59,8 @@ class MaeStep(OptimizerState):
         """
         crops, visible = self._draw(*batch)
         loss = self.recipe.loss
-        target = loss_target(self.mae.target(crops), visible, loss.error)
+        channels = self.recipe.model.encoder.channels
+        target = loss_target(self.mae.target(crops), visible, loss.error, channels)
         mean_variance = self._mean_variance(target)
         weights = content_weights(target, alpha=loss.alpha, gamma=loss.gamma, mean_variance=mean_variance)
         total = self.ranks.sum(weights.sum())
@@ -115,7 +117,8 @@ class MaeStep(OptimizerState):
     def _draw(self, raw: Tensor, windows: Tensor) -> tuple[Tensor, Tensor]:
         """This rank's augmented crops and visible tokens; random numbers drawn for the whole batch."""
         model, batch = self.recipe.model, self.recipe.training.batch
-        drawn = draw(self.recipe.augment, batch, model.encoder.crop_zyx, self.generator)
+        encoder = model.encoder
+        drawn = draw(self.recipe.augment, batch, encoder.crop_zyx, self.generator, encoder.channels)
         visible, _ = random_mask(batch, model.encoder.tokens, model.mask_ratio, generator=self.generator)
         return augment(raw, windows, drawn.rows(self.rows)), visible[self.rows]
 

@@ -9,7 +9,7 @@ import torch
 
 from canvas_fm.evaluation.page.figures import loss_figure
 from canvas_fm.models.checkpoint import save_encoder
-from canvas_fm.models.encoder.vit import patchify
+from canvas_fm.models.encoder.vit import patch_variance, patchify
 from canvas_fm.training.mae.augment import to_unit
 from canvas_fm.training.mae.crop_set import VolumeSource, draw_crops, take
 from canvas_fm.training.mae.reconstruction_eval import (
@@ -107,6 +107,8 @@ class Pretraining:
         n, size = min(self.n_crops, _SCALE_CROPS), self.recipe.evaluation.batch
         rows = next(batch_order(self.n_crops, n, self.recipe.seed, 0, 1))
         parts = (rows[start : start + size] for start in range(0, n, size))
-        patch_zyx = self.recipe.model.encoder.patch_zyx
-        patches = (patchify(to_unit(raw, windows), patch_zyx) for raw, windows in batches.along(parts))
-        return float(torch.cat([part.var(dim=-1, unbiased=False) for part in patches]).mean())
+        encoder = self.recipe.model.encoder
+        patches = (
+            patchify(to_unit(raw, windows), encoder.patch_zyx) for raw, windows in batches.along(parts)
+        )
+        return float(torch.cat([patch_variance(part, encoder.channels) for part in patches]).mean())

@@ -116,6 +116,15 @@ class JointRecipe(AnyRecipe):
         return self
 
     @model_validator(mode="after")
+    def _one_channel(self) -> JointRecipe:
+        if self.model.encoder.channels != 1:
+            raise ValueError(
+                f"model.encoder.channels is {self.model.encoder.channels}; joint pretraining takes one, a "
+                "masked autoencoder two"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _one_batch_is_compared_whole(self) -> JointRecipe:
         if self.training.micro_batch is not None:
             raise ValueError("training.micro_batch: the loss compares all views of a batch; leave it out")

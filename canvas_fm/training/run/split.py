@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,22 @@ from canvas_fm.training.mae.crop_set import VolumeSource
 from canvas_fm.training.recipe.recipe import AnyRecipe, R, read_recipe_of
 
 
-def name_volumes(volumes: Iterable[Volume | str | Path]) -> list[VolumeSource]:
-    """Volumes by unique name, sorted; see `unique_names`."""
+def name_volumes(
+    volumes: Iterable[Volume | str | Path], background: Sequence[Volume | str | Path] | None = None
+) -> list[VolumeSource]:
+    """Volumes by unique name, sorted; see `unique_names`. `background` are their second channels in turn."""
     opened = [v if isinstance(v, Volume) else Volume.open(v) for v in volumes]
     if not opened:
         raise CanvasError("no volume was given to train on")
-    sources = [VolumeSource(name, v) for name, v in zip(unique_names(opened), opened, strict=True)]
+    if background is not None and len(background) != len(opened):
+        raise CanvasError(
+            f"{len(opened)} volumes and {len(background)} of background were given; give one a volume, in "
+            "their order"
+        )
+    sources = [
+        VolumeSource(name, volume, background=open_companion(volume, background, index, "background"))
+        for index, (name, volume) in enumerate(zip(unique_names(opened), opened, strict=True))
+    ]
     return sorted(sources, key=lambda source: source.name)
 
 
@@ -54,9 +65,7 @@ def _at_one_voxel_size(sources: Sequence[VolumeSource], recipe: AnyRecipe) -> li
     if target is not None:
         if recipe.data.ignore_voxel_size:
             raise CanvasError("resampling and ignore_voxel_size exclude each other: give one of them")
-        return [
-            VolumeSource(s.name, s.volume, check_voxel_um(s.volume, target, resample=True)) for s in sources
-        ]
+        return [replace(s, resample_to=check_voxel_um(s.volume, target, resample=True)) for s in sources]
     first = sources[0]
     for source in sources:
         try:
@@ -92,3 +101,29 @@ def resolve(
     if ignore_voxel_size:
         settings["data"]["ignore_voxel_size"] = True
     return read_recipe_of(kind, settings)
+
+
+def check_companions(name: str, values: object, needed: bool, why: str) -> None:
+    """Refuse masks or backgrounds that a recipe needs and does not get, or gets and does not use."""
+    if needed and values is None:
+        raise CanvasError(f"{why} in the recipe, and no {name} were given; give --{name}, one a volume")
+    if values is not None and not needed:
+        raise CanvasError(
+            f"--{name} was given, which the recipe does not use: set {why.replace(' is ', '=')}"
+        )
+
+
+def open_companion(
+    volume: Volume, companions: Sequence[Volume | str | Path] | None, index: int, role: str
+) -> Volume | None:
+    """Open the mask or background of a volume, which must have its shape; voxel size is the volume's."""
+    if companions is None:
+        return None
+    other = companions[index]
+    other = other if isinstance(other, Volume) else Volume.open(other, voxel_um=volume.voxel_um)
+    if other.shape_zyx != volume.shape_zyx:
+        raise CanvasError(
+            f"the {role} {other.path} has shape {other.shape_zyx}, its volume {volume.path} "
+            f"{volume.shape_zyx}"
+        )
+    return other

@@ -52,7 +52,7 @@ async def embeddings(core: Core, request: Request) -> Response:
 def _joined(body: OpenAIRequest, engine: Engine) -> EncodedCrops:
     """The inputs as one array; Refusal where one is of no crop's length."""
     texts = [body.input] if isinstance(body.input, str) else body.input
-    shape = engine.encoder.config.architecture.crop_zyx
+    shape = engine.crop_shape
     voxels = math.prod(shape)
     dtype = "float32" if body.window is None else "uint16"
     size = voxels * np.dtype(dtype).itemsize
@@ -70,7 +70,7 @@ def _joined(body: OpenAIRequest, engine: Engine) -> EncodedCrops:
             )
         parts.append(data)
     joined = base64.b64encode(b"".join(parts)).decode()
-    return EncodedCrops(dtype=dtype, shape=[len(parts), 1, *shape], base64=joined)  # type: ignore[arg-type]
+    return EncodedCrops(dtype=dtype, shape=[len(parts), *shape], base64=joined)  # type: ignore[arg-type]
 
 
 def _as_json(vectors: np.ndarray, encoding: str, engine: Engine) -> str:

@@ -44,10 +44,12 @@ class Engine:
         assert settings.model is not None
         place = device_for(settings.backend, settings.device)
         encoder = load(settings.model, device=place, kind="encoder")
-        volumes = {
-            name: HostedVolume(name, open_volume(settings, served), encoder, settings)
-            for name, served in settings.volumes.items()
-        }
+        volumes = {}
+        if encoder.config.architecture.channels == 1:  # a registered volume is one channel
+            volumes = {
+                name: HostedVolume(name, open_volume(settings, served), encoder, settings)
+                for name, served in settings.volumes.items()
+            }
         return cls(encoder, volumes, settings, settings.name).tried()
 
     @classmethod
@@ -71,7 +73,7 @@ class Engine:
 
     def tried(self) -> Engine:
         """Itself after a warm-up crop."""
-        self.embed(self.pool, np.zeros((1, 1, *self.crop_zyx), np.float32))
+        self.embed(self.pool, np.zeros((1, *self.crop_shape), np.float32))
         return self
 
     @property
@@ -81,6 +83,11 @@ class Engine:
     @property
     def crop_zyx(self) -> tuple[int, int, int]:
         return self.encoder.config.architecture.crop_zyx
+
+    @property
+    def crop_shape(self) -> tuple[int, int, int, int]:
+        """Channels, z, y, x of one crop."""
+        return (self.encoder.config.architecture.channels, *self.crop_zyx)
 
     def check_kind(self, dtype: np.dtype, shape: tuple[int, ...], window: tuple[float, float] | None) -> None:
         """Refuse crops by dtype and shape before their values are received; CanvasError as `check_crops`."""
@@ -93,7 +100,7 @@ class Engine:
 
     def check(
         self, crops: np.ndarray, window: tuple[float, float] | None
-    ) -> Float32[np.ndarray, "n 1 z y x"]:
+    ) -> Float32[np.ndarray, "n c z y x"]:
         """The library's validation and window."""
         return check_crops(crops, self.encoder.config, window=window)
 
@@ -114,14 +121,14 @@ class Engine:
         return self.encoder.net.one_shape(pool)
 
     def embed(
-        self, pool: str, crops: Float32[np.ndarray, "n 1 z y x"], layer: int | None = None
+        self, pool: str, crops: Float32[np.ndarray, "n c z y x"], layer: int | None = None
     ) -> Float32[np.ndarray, "n ..."]:
         """Embeddings of validated crops in one batch."""
         with self._model:
             return self._runner(pool, layer)(crops)
 
     def reconstruct(
-        self, crops: Float32[np.ndarray, "n 1 z y x"], mask_ratio: float | None, seed: int
+        self, crops: Float32[np.ndarray, "n c z y x"], mask_ratio: float | None, seed: int
     ) -> tuple[Float32[np.ndarray, "n 4 z y x"], Bool[np.ndarray, "n tokens"]]:
         """The paper's four rows of each crop: original, masked (0), reconstruction, merged; and the mask."""
         ratio = trained_mask_ratio(self.encoder) if mask_ratio is None else mask_ratio

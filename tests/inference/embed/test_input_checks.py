@@ -10,7 +10,7 @@ from canvas_fm.errors import CanvasError
 from canvas_fm.inference.embed.input_checks import check_crops, check_points
 
 CROP = (4, 6, 8)
-CONFIG = SimpleNamespace(architecture=SimpleNamespace(crop_zyx=CROP))
+CONFIG = SimpleNamespace(architecture=SimpleNamespace(crop_zyx=CROP, channels=1))
 
 
 def crops(n=3, shape=CROP, dtype=np.float32):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from canvas_fm.cli.opening import add_companion, open_companions
 from canvas_fm.cli.parser import ZYX, Parser, Verbs, add_json, add_verb, add_volume_flags, positive_int
 
 
@@ -47,6 +48,7 @@ def _fill_embed(embed: Parser) -> None:
         "--grid", nargs=3, type=positive_int, metavar=ZYX, help="a regular grid with this step in voxels"
     )
     embed.add_argument("--out", required=True, metavar="X.emb.zarr", help="store to write")
+    add_companion(embed, "--background", "second channel of an encoder that takes one")
     embed.add_argument("--workers", type=positive_int, default=1, metavar="N", help="processes; default 1")
     embed.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster, such as tcp://host:8786")
     embed.add_options("options", EmbedOptions)
@@ -101,9 +103,15 @@ def run_embed(args: argparse.Namespace) -> None:
     if points is None:
         size = {"resample": args.options.resample, "ignore_voxel_size": args.options.ignore_voxel_size}
         points = grid_points(volume, encoder.config, tuple(args.grid), **size)
+    companions = open_companions(
+        args, "background", [volume], None if args.background is None else [args.background]
+    )
+    background = companions[0] if companions else None
     processes = {"workers": args.workers, "scheduler": args.scheduler}
-    embeddings = embed_to_store(encoder, volume, points, args.out, **processes, **args.options.given)
-    skipped = report_bad_chunks([volume])
+    embeddings = embed_to_store(
+        encoder, volume, points, args.out, background=background, **processes, **args.options.given
+    )
+    skipped = report_bad_chunks([volume, *(companions or [])])
     rows, *row_shape = embeddings.whole_shape
     result = {
         "embeddings": args.out,

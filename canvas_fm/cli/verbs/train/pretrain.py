@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from canvas_fm.cli.opening import add_companion, open_companions
 from canvas_fm.cli.parser import ZYX, Parser, Verbs, add_json, add_verb, add_volume_flags, positive_float
 
 
@@ -27,6 +28,9 @@ def _fill_pretrain(pretrain: Parser) -> None:
     pretrain.add_argument(
         "--volumes", "--data", nargs="+", required=True, metavar="VOLUME", help="one or more volumes"
     )
+    add_companion(
+        pretrain, "--background", "their second channel, for model.encoder.channels 2", several=True
+    )
     pretrain.add_argument("--out", required=True, metavar="RUN", help="folder of the run")
     add_training_flags(pretrain)
 
@@ -38,10 +42,12 @@ def run_pretrain(args: argparse.Namespace) -> None:
     from canvas_fm.viewing.describe import describe_run
 
     volumes = [Volume.open(path, **args.opening.given) for path in args.volumes]
+    background = open_companions(args, "background", volumes, args.background)
     run = pretrain(
         args.recipe,
         volumes,
         out=args.out,
+        background=background,
         resume=args.resume,
         device=args.where.device,
         seed=args.seed,
@@ -50,7 +56,7 @@ def run_pretrain(args: argparse.Namespace) -> None:
         resample_to=None if args.resample is None else tuple(args.resample),
         ignore_voxel_size=args.ignore_voxel_size,
     )
-    skipped = report_bad_chunks(volumes)
+    skipped = report_bad_chunks([*volumes, *(background or [])])
     print_result(describe_run(run.path), args.json, bad_chunks=skipped)
 
 

@@ -1,0 +1,94 @@
+"""Pretraining on signal and background: both channels of the same crops, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from canvas_fm.data.volume.volume import Volume
+from canvas_fm.data.volume.window import WindowRule
+from canvas_fm.errors import CanvasError
+from canvas_fm.models.checkpoint import load
+from canvas_fm.training.mae.augment import augment, draw, to_unit, turn, widen
+from canvas_fm.training.mae.crop_set import VolumeSource, draw_crops, take
+from canvas_fm.training.mae.pretrain import pretrain
+from canvas_fm.training.recipe.joint_recipe import JointRecipe
+from canvas_fm.training.recipe.recipe import AugmentRecipe, read_recipe_of
+
+TWO = "model.encoder.channels=2"
+
+
+def both(volume: Volume, dtype: str = "uint16") -> Volume:
+    """A background that has 1000 more than the signal wherever it is."""
+    voxels = (np.asarray(volume).astype(np.int64) + 1000).astype(dtype)
+    return Volume.from_array(voxels, voxel_um=volume.voxel_um)
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "float32"])
+@pytest.mark.parametrize("resident_gb", [0.0, 4.0])
+def test_both_channels_are_of_the_same_places(cubes, dtype, resident_gb):
+    sources = [VolumeSource(path.parent.name, Volume.open(path)) for path in cubes]
+    sources = [VolumeSource(s.name, s.volume, background=both(s.volume, dtype)) for s in sources]
+    crops = draw_crops(sources, (4, 8, 6), 21, foreground=0.5, seed=3, rule=WindowRule())
+    order = [np.arange(5), np.array([20, 3, 11])]
+    rows = list(take(crops, torch.device("cpu"), resident_gb).along(iter(order)))
+    assert [raw.shape for raw, _ in rows] == [(5, 2, 4, 8, 6), (3, 2, 4, 8, 6)]
+    for raw, windows in rows:
+        signal, background = widen(raw).unbind(dim=1)
+        torch.testing.assert_close(background, signal + 1000)
+        # The window of each channel is its volume's, so that here both look alike.
+        unit = to_unit(raw, windows)
+        torch.testing.assert_close(unit[:, 0], unit[:, 1], atol=2e-3, rtol=0)
+    everything, windows = crops.read_channels()
+    assert everything.shape == (21, 2, 4, 8, 6)
+    assert windows.shape == (21, 2, 2)
+    assert "background" in crops.identity()[0]
+
+
+def test_channels_are_turned_alike_and_have_noise_of_their_own():
+    raw = torch.rand(6, 2, 4, 8, 8) * 1000
+    windows = torch.tensor([0.0, 1e-3]).expand(6, 2, 2)
+    drawn = draw(AugmentRecipe(noise=0.05), 6, (4, 8, 8), torch.Generator().manual_seed(0), 2)
+    turned = turn(raw, drawn)
+    for c in (0, 1):
+        torch.testing.assert_close(turned[:, c], turn(raw[:, c], drawn))
+    noise = augment(raw, windows, drawn) - to_unit(turned, windows)
+    assert abs(np.corrcoef(noise[:, 0].flatten(), noise[:, 1].flatten())[0, 1]) < 0.2
+    assert 0.02 < noise.std() < 0.06
+
+
+def test_an_encoder_of_two_channels_is_trained_and_says_so(tmp_path, cubes, tiny):
+    backgrounds = [both(Volume.open(path)) for path in cubes]
+    recipe = tiny(TWO, "loss.scale=dataset", "evaluation.figures=true")
+    run = pretrain(recipe, cubes, background=backgrounds, out=tmp_path / "r", held_out=["b"], device="cpu")
+    encoder = load(run.encoder)
+    assert encoder.config.architecture.channels == 2
+    assert encoder.mae.decoder.head.out_features == 2 * 2 * 4 * 4
+    (trained_on,) = encoder.config.provenance["trained_on"]
+    assert trained_on["background"]["window"][0] > trained_on["window"][0] + 900
+    last = run.metrics()[-1]
+    assert last["psnr_masked"] > 0
+    assert np.isfinite(last["loss"])
+    plain = pretrain(tiny(), cubes, out=tmp_path / "one", held_out=["b"], device="cpu")
+    config = json.loads((Path(plain.encoder) / "config.json").read_text())
+    assert "channels" not in json.dumps(config)
+    assert "background" not in json.dumps(config)
+
+
+def test_it_refuses_a_background_that_is_missing_or_unused(tmp_path, cubes, tiny):
+    backgrounds = [both(Volume.open(path)) for path in cubes]
+    with pytest.raises(CanvasError, match="give --background, one a volume"):
+        pretrain(tiny(TWO), cubes, out=tmp_path / "r", device="cpu")
+    with pytest.raises(CanvasError, match=r"set model\.encoder\.channels=2"):
+        pretrain(tiny(), cubes, background=backgrounds, out=tmp_path / "r", device="cpu")
+    with pytest.raises(CanvasError, match="2 volumes and 1 of background"):
+        pretrain(tiny(TWO), cubes, background=backgrounds[:1], out=tmp_path / "r", device="cpu")
+    other = Volume.from_array(np.zeros((8, 16, 16), np.uint16), voxel_um=(4.0, 1.8, 1.8))
+    with pytest.raises(CanvasError, match=r"the background .* has shape \(8, 16, 16\)"):
+        pretrain(tiny(TWO), cubes[:1], background=[other], out=tmp_path / "r", device="cpu")
+    with pytest.raises(CanvasError, match="joint pretraining takes one"):
+        read_recipe_of(JointRecipe, {"objective": "joint", "training": {"steps": 1}}, [TWO])
