@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -9,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float, Float32, Int64
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset, get_worker_info
+from torch.utils.data import Dataset, IterableDataset, default_collate, get_worker_info
 
 from canvas_fm.data.crops.origins import crop_starts, draw_starts
 from canvas_fm.data.crops.reader import CropReader, chunk_order
@@ -25,7 +26,8 @@ from canvas_fm.models.checkpoint import Encoder
 
 Transform = Callable[[Tensor], Any]
 Item = tuple[Any, Any]  # crop, or what the transform made of it, and its target
-_CACHE = 256 * 2**20  # bytes of decoded chunks a process, shared among the volumes
+_MIXED = 8  # blocks within which a shuffled stream mixes its rows
+_TOGETHER = 64 * 2**20  # bytes of crops that are read together, at most
 
 
 @dataclass(frozen=True)
@@ -47,10 +49,11 @@ class CropDataset(Dataset[Item]):
 
     `points` are those of each volume (`Points`, or arrays (n, 3) z, y, x), or a `RandomCrops`. Crop size,
     window rule and voxel size are those of the `model`, else `crop_zyx` and `window_rule`. A target is the
-    value of the points' column `target`, else the row's number. `transform` gets the crop as a tensor.
-    A batch of rows is read at once, each chunk decoded once. Worker processes are started by
-    `multiprocessing_context="spawn"` or "forkserver" and open the volumes anew; forked ones are refused:
-    they would hang. Raises as `cf.embed` does for another voxel size and points outside.
+    value of the points' column `target`, else the row's number. `transform` gets the crop as a tensor. A
+    batch of rows is read at once, each chunk decoded once. Worker processes are started by
+    `multiprocessing_context="spawn"` or "forkserver" and open the volumes anew; forked ones are refused: they
+    would hang. Each process keeps `cache_bytes` of decoded chunks. Raises as `cf.embed` does for another
+    voxel size and points outside.
     """
 
     def __init__(
@@ -65,7 +68,9 @@ class CropDataset(Dataset[Item]):
         target: str | None = None,
         resample: bool = False,
         ignore_voxel_size: bool = False,
+        cache_bytes: int = 256 * 2**20,
     ) -> None:
+        self.cache_bytes = cache_bytes
         if isinstance(volumes, Volume):
             volumes, points = [volumes], points if isinstance(points, RandomCrops) else [points]
         self.volumes, self.transform = list(volumes), transform
@@ -101,7 +106,19 @@ class CropDataset(Dataset[Item]):
         index = np.where(index < 0, index + len(self), index)
         if index.size and not (index.min() >= 0 and index.max() < len(self)):
             raise IndexError(f"row {rows} of {len(self)} crops")
+        tensors: list[Any] = list(self.crops(index))
+        if self.transform is not None:
+            tensors = [self.transform(tensor) for tensor in tensors]
+        return list(zip(tensors, self.targets[index].tolist(), strict=True))
+
+    def crops(self, index: Int64[np.ndarray, " b"]) -> Float[Tensor, "b 1 z y x"]:
+        """Windowed crops of rows in one tensor, in the order given and without the transform."""
         crops = np.empty((len(index), *self.crop_zyx), np.float32)
+        self.read_into(crops, index)
+        return torch.from_numpy(crops)[:, None]
+
+    def read_into(self, crops: Float32[np.ndarray, "b z y x"], index: Int64[np.ndarray, " b"]) -> None:
+        """Read the windowed crops of rows into an array."""
         home = np.searchsorted(self.first_rows, index, side="right") - 1
         for number in np.unique(home):
             mine = np.flatnonzero(home == number)
@@ -109,10 +126,6 @@ class CropDataset(Dataset[Item]):
                 self.starts_zyx[number][index[mine] - self.first_rows[number]]
             )
             crops[mine] = self.windows[number].apply(raw)
-        tensors: list[Any] = list(torch.from_numpy(crops)[:, None])
-        if self.transform is not None:
-            tensors = [self.transform(tensor) for tensor in tensors]
-        return list(zip(tensors, self.targets[index].tolist(), strict=True))
 
     def in_chunk_order(
         self,
@@ -120,11 +133,12 @@ class CropDataset(Dataset[Item]):
         shuffle: bool = True,
         seed: int = 0,
         block: int = 64,
+        batch: int | None = None,
         rank: int | None = None,
         world: int | None = None,
     ) -> CropStream:
         """The same items as an iterable data set that reads neighbours together; see `CropStream`."""
-        return CropStream(self, shuffle=shuffle, seed=seed, block=block, rank=rank, world=world)
+        return CropStream(self, shuffle, seed, block, batch, rank, world)
 
     def _rows(self, points: Any, target: str | None) -> tuple[list[Int64[np.ndarray, "_ 3"]], np.ndarray]:
         if isinstance(points, RandomCrops):
@@ -164,7 +178,7 @@ class CropDataset(Dataset[Item]):
                 "multiprocessing_context='forkserver' (or 'spawn')"
             )
         if number not in self._readers:
-            share = _CACHE // len(self.volumes)
+            share = self.cache_bytes // len(self.volumes)
             self._readers[number] = CropReader(
                 self.volumes[number],
                 self.crop_zyx,
@@ -187,14 +201,24 @@ class CropStream(IterableDataset[Item]):
     With `shuffle` the blocks come in an order drawn by `seed` and epoch (`set_epoch`), and rows are mixed
     within eight blocks. Workers, and the ranks of a distributed training, each take a part; ranks get
     equally many, the last ones again some of the first as in torch's `DistributedSampler`. `rank` and `world`
-    are by default those of the running process group.
+    are by default those of the running process group. With `batch` it gives whole batches, crops (b, 1, z,
+    y, x) and targets (b,), for `DataLoader(stream, batch_size=None)`: what takes the loader least.
     """
 
     def __init__(
-        self, crops: CropDataset, *, shuffle: bool, seed: int, block: int, rank: int | None, world: int | None
+        self,
+        crops: CropDataset,
+        shuffle: bool,
+        seed: int,
+        block: int,
+        batch: int | None,
+        rank: int | None,
+        world: int | None,
     ) -> None:
-        if block < 1:
-            raise CanvasError(f"block is {block}; give at least 1 crop")
+        for name, value in (("block", block), ("batch", batch)):
+            if value is not None and value < 1:
+                raise CanvasError(f"{name} is {value}; give at least 1 crop")
+        self.batch = batch
         self.crops, self.shuffle, self.seed, self.block, self.epoch = crops, shuffle, seed, block, 0
         running = torch.distributed.is_available() and torch.distributed.is_initialized()
         self.rank = (torch.distributed.get_rank() if running else 0) if rank is None else rank
@@ -207,6 +231,12 @@ class CropStream(IterableDataset[Item]):
         self.epoch = epoch
 
     def __len__(self) -> int:
+        """Number of this rank's items, or of its batches."""
+        share = self._share
+        return share if self.batch is None else -(-share // self.batch)
+
+    @property
+    def _share(self) -> int:
         return -(-len(self.crops) // self.world)
 
     def rows(self) -> Int64[np.ndarray, " n"]:
@@ -222,17 +252,61 @@ class CropStream(IterableDataset[Item]):
             random = np.random.default_rng([self.seed, self.epoch])
             blocks = np.array_split(order, max(1, -(-len(order) // self.block)))
             order = np.concatenate([blocks[number] for number in random.permutation(len(blocks))])
-            wide = range(0, len(order), 8 * self.block)
-            order = np.concatenate([random.permutation(order[at : at + 8 * self.block]) for at in wide])
-        share = len(self)
+            size = _MIXED * self.block
+            order = np.concatenate(
+                [random.permutation(order[at : at + size]) for at in range(0, len(order), size)]
+            )
+        share = self._share
         return np.resize(order, share * self.world)[self.rank * share : (self.rank + 1) * share]
 
     def __iter__(self) -> Iterator[Item]:
-        rows, worker = self.rows(), get_worker_info()
+        rows, worker, size = self.rows(), get_worker_info(), self.batch or 1
+        starts = np.arange(0, len(rows), size)
         if worker is not None:
-            rows = np.array_split(rows, worker.num_workers)[worker.id]
-        for at in range(0, len(rows), self.block):
-            yield from self.crops.__getitems__(rows[at : at + self.block].tolist())
+            starts = np.array_split(starts, worker.num_workers)[worker.id]
+        if not len(starts):
+            return
+        for index, crops in self._read_together(rows[starts[0] : starts[-1] + size]):
+            targets = self.crops.targets[index].tolist()
+            if self.batch is None:
+                tensors = (torch.from_numpy(crop[None].copy()) for crop in crops)
+                yield from zip(map(self._transformed, tensors), targets, strict=True)
+            else:
+                for at in range(0, len(index), size):
+                    batch = _for_the_training(crops[at : at + size])
+                    if self.crops.transform is not None:
+                        batch = default_collate([self._transformed(crop) for crop in batch])
+                    yield batch, default_collate(targets[at : at + size])
+
+    def _transformed(self, crop: Float[Tensor, "1 z y x"]) -> Any:
+        return crop if self.crops.transform is None else self.crops.transform(crop)
+
+    def _read_together(
+        self, rows: Int64[np.ndarray, " n"]
+    ) -> Iterator[tuple[Int64[np.ndarray, " b"], Float32[np.ndarray, "b z y x"]]]:
+        """Rows and their crops, several batches at once: what they share of a chunk is then copied together.
+
+        The crops are those of one buffer, which the next ones overwrite.
+        """
+        unit = self.batch or self.block
+        most = min(_MIXED * self.block, _TOGETHER // (4 * math.prod(self.crops.crop_zyx)))
+        size = min(max(most // unit, 1) * unit, len(rows))
+        buffer = np.empty((size, *self.crops.crop_zyx), np.float32)
+        for at in range(0, len(rows), size):
+            index = rows[at : at + size]
+            self.crops.read_into(buffer[: len(index)], index)
+            yield index, buffer[: len(index)]
+
+
+def _for_the_training(crops: Float32[np.ndarray, "b z y x"]) -> Float[Tensor, "b 1 z y x"]:
+    """A tensor of its own; in a worker in shared memory at once, where torch would copy it to on its way."""
+    if get_worker_info() is None:
+        return torch.from_numpy(crops.copy())[:, None]
+    like = torch.empty(0)
+    storage = like._typed_storage()._new_shared(crops.size)  # as torch's own `default_collate` does
+    tensor = like.new(storage).resize_(len(crops), 1, *crops.shape[1:])
+    tensor.numpy()[:, 0] = crops
+    return tensor
 
 
 def _starts(zyx: np.ndarray, volume: Volume, crop_zyx: Zyx, um: ZyxUm | None) -> Int64[np.ndarray, "n 3"]:

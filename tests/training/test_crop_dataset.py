@@ -1,5 +1,7 @@
 """Crops of several volumes as torch data sets: by index, in chunk order, by workers, split over ranks."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from torch.utils.data import DataLoader
 import canvas_fm as cf
 from canvas_fm.errors import CanvasError, ModelMismatch
 from canvas_fm.models.encoder.random_encoder import random_encoder
+from canvas_fm.training import crop_dataset
 from canvas_fm.training.crop_dataset import CropDataset, RandomCrops
 
 CROP = (4, 8, 8)
@@ -79,6 +82,39 @@ def test_workers_give_every_row_once(brains, points):
     crops = CropDataset(brains, points, torch.neg, crop_zyx=CROP)
     for data in (crops, crops.in_chunk_order(seed=3, block=4)):
         check_loader(brains, points, data, num_workers=2, multiprocessing_context="spawn")
+
+
+@pytest.mark.parametrize("transform", [None, torch.neg])
+def test_whole_batches_are_the_items_in_their_order(brains, points, transform):
+    crops = CropDataset(brains, points, transform, crop_zyx=CROP, target="number")
+    items = list(crops.in_chunk_order(seed=3, block=4))
+    stream = crops.in_chunk_order(seed=3, block=4, batch=10)
+    batches = list(DataLoader(stream, batch_size=None))
+    assert [len(crop) for crop, _ in batches] == [10, 10, 10, 10, 9]
+    assert len(stream) == 5
+    assert torch.equal(torch.cat([crop for crop, _ in batches]), torch.stack([crop for crop, _ in items]))
+    assert torch.cat([target for _, target in batches]).tolist() == [target for _, target in items]
+    for row, (crop, _) in zip(crops.in_chunk_order(seed=3, block=4).rows(), items, strict=True):
+        assert torch.equal(crop, crops[int(row)][0])
+    with pytest.raises(CanvasError, match="batch is 0; give at least 1"):
+        crops.in_chunk_order(batch=0)
+
+
+def test_workers_share_whole_batches(brains, points, monkeypatch):
+    """Each row comes once, only the last batch is short, and workers put crops into shared memory."""
+    crops = CropDataset(brains, points, crop_zyx=CROP)
+    stream = crops.in_chunk_order(seed=3, block=4, batch=10)
+    sizes, rows, shared = [], [], []
+    for number in range(3):
+        worker = SimpleNamespace(num_workers=3, id=number)
+        monkeypatch.setattr(crop_dataset, "get_worker_info", lambda worker=worker: worker)
+        for batch, target in stream:
+            sizes.append(len(batch))
+            rows += target.tolist()
+            shared.append(batch.is_shared())
+    assert sizes == [10, 10, 10, 10, 9]
+    assert sorted(rows) == list(range(49))
+    assert all(shared)
 
 
 def test_the_order_of_a_stream_is_that_of_its_seed_and_epoch(brains, points):

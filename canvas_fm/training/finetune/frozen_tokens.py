@@ -51,8 +51,10 @@ class FrozenTokens:
             )
             crop_zyx = config.architecture.crop_zyx
             reader = CropReader(brain.volume, crop_zyx, resample_to_um=to_um, cache_bytes=_CACHE_BYTES)
-            options = {"resample": resample, "ignore_voxel_size": ignore_voxel_size}
-            self._sources.append(PointCrops.of(config, brain.volume, reader=reader, **options))
+            source = PointCrops.of(
+                config, brain.volume, resample=resample, ignore_voxel_size=ignore_voxel_size, reader=reader
+            )
+            self._sources.append(source)
         self._zyx = [brain.zyx for brain in brains]
         self._starts = np.cumsum([0, *map(len, brains)])
         shape = (int(self._starts[-1]), config.architecture.tokens + 1, config.architecture.dim)
