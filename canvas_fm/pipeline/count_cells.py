@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,13 @@ from canvas_fm.data.volume.names import unique_names
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import CanvasError
 from canvas_fm.files.atomic import write_atomic
+from canvas_fm.files.checksum import sha256
 from canvas_fm.heads.refine.apply.apply import P_CELL, refine
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.inference.detect.detect import detect
+from canvas_fm.inference.embed.point_crops import volume_identity
 from canvas_fm.models.checkpoint import Detector
+from canvas_fm.version import __version__
 
 _log = logging.getLogger(__name__)
 
@@ -36,6 +40,7 @@ def count(
     atlas: Atlas | None = None,
     placing: dict[str, Any] | None = None,
     figure: str | Path | None = None,
+    about: Mapping[str, str] | None = None,
     **options: Any,
 ) -> dict[str, np.ndarray]:
     """Count the cells of each volume, per region of an atlas if there is one; writes and returns the table.
@@ -43,7 +48,8 @@ def count(
     The cells of each volume are kept in the folder OUT.cells, where the same call resumes. With a refiner the
     count is the sum of P(cell) with its 90 % interval (of all cells where the candidates' recall is known);
     without, it is of the detections, and how far these are off is not known: the interval is blank.
-    `options` are those of `detect`; `placing` those of `place`.
+    `options` are those of `detect`; `placing` those of `place`. What the counts were made from stands in
+    OUT.json beside the table (models, volumes, cells and atlas with checksums, settings, version, `about`).
     """
     out = Path(out)
     if out.suffix.lower() != ".csv":
@@ -51,7 +57,8 @@ def count(
     folder = out.with_suffix(".cells")
     folder.mkdir(parents=True, exist_ok=True)
     regions = None if atlas is None else region_volumes(atlas)
-    tables = []
+    tables: list[dict[str, np.ndarray]] = []
+    kept: dict[str, str] = {}
     for volume, name in zip(volumes, unique_names(list(volumes)), strict=True):
         stem = name.replace("/", "_")
         cells_path = folder / f"{stem}.csv"
@@ -67,6 +74,7 @@ def count(
             cells = refine(refiner, volume, cells, detector=None, out=folder / f"{stem}_refined.csv", **run)
             if notes := cells.meta.get("count_notes"):
                 _log.warning("%s: %s", name, notes)
+        kept[name] = sha256(folder / f"{stem}{'' if refiner is None else '_refined'}.csv")
         if atlas is None:
             tables.append(count_row(name, cells))
         else:
@@ -78,10 +86,36 @@ def count(
             tables.append(_by_region(name, counted))
     keys = list(dict.fromkeys(key for table in tables for key in table))
     table = {key: np.concatenate([one[key] for one in tables]) for key in keys}
-    write_csv(out, table, {})
+    made_from = _models(detector, refiner) | _inputs(volumes, kept, atlas) | dict(about or {})
+    write_csv(out, table, made_from | {"settings": _settings(options, placing), "canvas_fm": __version__})
     if figure is not None:
         count_figure(table, figure)
     return table
+
+
+def _models(detector: Detector, refiner: Refiner | None) -> dict[str, str]:
+    found = {"detector": detector.name, "detector_sha256": detector.sha256}
+    if refiner is not None:
+        name = "" if refiner.folder_ is None else Path(refiner.folder_).name
+        found |= {"refiner": name, "refiner_sha256": str(refiner.sha256_)}
+    return found
+
+
+def _inputs(volumes: Sequence[Volume], kept: Mapping[str, str], atlas: Atlas | None) -> dict[str, str]:
+    """Identity of each volume, its table of cells, and the atlas' files, by sha256."""
+    found: dict[str, str] = {}
+    for volume, (name, cells) in zip(volumes, kept.items(), strict=True):
+        found |= {f"volume {name}": volume_identity(volume), f"cells {name}": cells}
+    if atlas is not None:
+        files = [one for one in atlas.files if one.is_file()]
+        found |= {"atlas": atlas.name} | {f"atlas {one.name}": sha256(one) for one in files}
+    return found
+
+
+def _settings(options: Mapping[str, Any], placing: Mapping[str, Any] | None) -> str:
+    """What was set, as JSON; transforms are matrices and fields, whose files `about` may name."""
+    plain = {key: value for key, value in (placing or {}).items() if key != "transforms"}
+    return json.dumps({"detect": dict(options), "regions": plain}, default=str, sort_keys=True)
 
 
 def count_row(name: str, cells: Points) -> dict[str, np.ndarray]:

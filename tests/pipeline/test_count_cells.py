@@ -10,6 +10,10 @@ import tifffile
 
 from canvas_fm.cli import main
 from canvas_fm.data.points.points import Points
+from canvas_fm.data.points.sidecar import read_sidecar
+from canvas_fm.files.checksum import sha256
+from canvas_fm.shipped import find
+from canvas_fm.version import __version__
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +72,22 @@ def test_the_whole_brain_has_the_count_of_the_refined_header(counted):
     meta = Points.read(next((counted / "whole.cells").glob("*_refined.csv"))).meta
     assert row["count"] == float(meta["expected_cells"])
     assert [row["count_low"], row["count_high"]] == [float(one) for one in meta["expected_cells_90"].split()]
+
+
+def test_what_the_counts_were_made_from_stands_beside_them(counted):
+    made = read_sidecar(counted / "c.csv")
+    (cells,) = (counted / "c.cells").glob("*_refined.csv")
+    detector, refiner = (
+        json.loads((find("model", f"{kind}-microglia") / "config.json").read_text(encoding="utf-8"))["sha256"]
+        for kind in ("detector", "refiner")
+    )
+    assert (made["detector_sha256"], made["refiner_sha256"]) == (detector, refiner)
+    assert made["cells microglia"] == sha256(cells)
+    assert made["atlas labels.tif"] == sha256(counted / "labels.tif")
+    assert made["canvas_fm"] == __version__
+    assert "regions" in json.loads(made["settings"])
+    assert "volume microglia" in made
+    assert "atlas" not in read_sidecar(counted / "whole.csv")
 
 
 def test_what_is_written_is_a_csv(capsys, tmp_path):

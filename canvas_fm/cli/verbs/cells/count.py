@@ -43,8 +43,11 @@ def _fill(parser: Parser) -> None:
 
 
 def run_count(args: argparse.Namespace) -> None:
+    from pathlib import Path
+
     from canvas_fm.cli.output import print_result, report_bad_chunks
     from canvas_fm.data.volume.volume import Volume
+    from canvas_fm.files.checksum import sha256
     from canvas_fm.heads.refine.refiner import Refiner
     from canvas_fm.models.checkpoint import load
     from canvas_fm.pipeline.count_cells import count
@@ -62,6 +65,7 @@ def run_count(args: argparse.Namespace) -> None:
         atlas=atlas,
         placing=placing,
         figure=args.figure,
+        about={f"transform {Path(path).name}": sha256(Path(path)) for path in args.transform if atlas},
         **args.options.given,
     )
     result: dict[str, Any] = {"written": args.out, "rows": len(table["brain"])}
