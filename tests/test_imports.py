@@ -29,6 +29,7 @@ ROOMS = [
     {"analysis"},
     {"viewing"},
     {"pipeline"},
+    {"napari"},
     {"serving"},
     {"cli"},
 ]
@@ -80,6 +81,12 @@ def test_imports_go_one_way(path):
         room = room_of(module)
         if room is not None and room in RANK:
             assert RANK[room] <= RANK[mine], f"{path.relative_to(ROOT)} ({mine}) imports {module}"
+
+
+def test_nothing_imports_the_plugin_for_napari():
+    for path in FILES:
+        if not path.is_relative_to(ROOT / "canvas_fm" / "napari"):
+            assert all(room_of(module) != "napari" for module, _ in imports_of(path)), path
 
 
 def test_every_room_has_its_place():

@@ -1,0 +1,1 @@
+"""The dock widgets: detect, refine, cells like this, review."""
