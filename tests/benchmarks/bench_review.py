@@ -3,7 +3,8 @@
 `python -m tests.benchmarks.bench_review [--cache DIR] [--seeds N] [--out report.json]`: four labelled cubes
 and four randomised phantoms; candidates of `detector-phantoms` at a quarter of its threshold, features of
 `base-2`, shape and the detector's score. From 25 to 200 clicks in each order: F1 against all true cells, the
-count among the candidates and its interval, beside the detector at its own threshold.
+count among the candidates and its interval, beside the detector at its own threshold. `--resnet random
+uncertain` trains a 3D ResNet on the first 100 clicks of these orders too (3 CPU minutes each).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +36,12 @@ from canvas_fm.inference.embed.embed import embed
 from canvas_fm.models.checkpoint import load
 from canvas_fm.pipeline.held_out_volumes import Domain, labelled_domains, phantom_domains
 from canvas_fm.shipped import find
+from tests.benchmarks.clicked_resnet import resnet_p_cell
 from tests.where import REAL_DATA
 
 CUBES = ("delivr_microglia/2433", "delivr_microglia/7095", "delivr_cFos/695", "delivr_cFos/1008")
 PHANTOMS, FEWEST = 4, 60
-STEP, MOST = 25, 200
+STEP, MOST, RESNET_CLICKS = 25, 200, 100
 STRATEGIES = ("random", "uncertain", "diverse", "uncertain from the threshold on")
 
 
@@ -80,6 +83,7 @@ def features(domain: Domain, cache: Path) -> dict[str, np.ndarray]:
         zyx = brain.zyx[keep]
         np.savez_compressed(
             path,
+            zyx=zyx,
             label=brain.label[keep],
             missed=brain.missed or 0,
             score=found.columns["score"][keep].astype(float),
@@ -93,13 +97,13 @@ def features(domain: Domain, cache: Path) -> dict[str, np.ndarray]:
 
 def simulate(
     of: dict[str, np.ndarray], x: np.ndarray, groups: np.ndarray, strategy: str, seed: int, wrong: float
-) -> list[dict[str, float]]:
-    """Figures after each 25 clicks of one strategy."""
+) -> Iterator[tuple[dict[str, float], np.ndarray]]:
+    """Figures after each 25 clicks of one strategy, with the labels that were clicked so far."""
     truth, score, threshold = of["label"].astype(np.int64), of["score"], float(of["threshold"])
     permutation = random_order(len(truth), seed)
     random = np.random.default_rng((seed, 0xBAD))
     label = np.full(len(truth), -2)
-    p, rows_out, learned = np.clip(score, 1e-4, 1 - 1e-4), [], None
+    p, learned = np.clip(score, 1e-4, 1 - 1e-4), None
     for clicks in range(STEP, min(MOST, len(truth)) + 1, STEP):
         ranked = permutation
         if strategy != "random":
@@ -120,17 +124,37 @@ def simulate(
         kept = p >= threshold
         count = clicked_count(label, sample, None if learned is None else p)
         cells = int(truth.sum())
-        rows_out.append(
+        yield (
             {
                 "clicks": clicks,
                 "f1": f1(kept, truth, int(of["missed"])),
+                "kept_error": abs(int(kept.sum()) / cells - 1),
                 "sum_p_error": abs(p.sum() / cells - 1) if learned is not None else np.nan,
                 "count_error": np.nan if count is None else abs(count.value / cells - 1),
                 "half_width": np.nan if count is None else (count.high - count.low) / 2 / cells,
                 "held": np.nan if count is None else float(count.low <= cells <= count.high),
-            }
+            },
+            label.copy(),
         )
-    return rows_out
+
+
+def with_resnet(
+    domain: Domain, of: dict[str, np.ndarray], x: np.ndarray, groups: np.ndarray, strategy: str, wrong: float
+) -> dict[str, float]:
+    """F1, and error of the number of kept candidates, of a ResNet from the first 100 clicks (seed 0)."""
+    for row, label in simulate(of, x, groups, strategy, 0, wrong):
+        if row["clicks"] == RESNET_CLICKS or len(of["label"]) < row["clicks"] + STEP:
+            clicked = set(label[label >= 0].tolist())
+            if len(clicked) < 2:
+                return {"clicks": row["clicks"], "f1": np.nan, "kept_error": np.nan}
+            kept = resnet_p_cell(domain.open()[0], of["zyx"], label, 0) >= 0.5
+            error = abs(int(kept.sum()) / int(of["label"].sum()) - 1)
+            return {
+                "clicks": row["clicks"],
+                "f1": f1(kept, of["label"], int(of["missed"])),
+                "kept_error": error,
+            }
+    raise AssertionError(f"{domain.name} has too few candidates")
 
 
 def f1(kept: np.ndarray, truth: np.ndarray, missed: int) -> float:
@@ -146,6 +170,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--wrong", type=float, default=0.05, help="share of wrong clicks")
     parser.add_argument("--only", nargs="*", help="names of domains")
+    parser.add_argument(
+        "--resnet", nargs="*", default=[], choices=STRATEGIES, help="orders to train a ResNet by"
+    )
     parser.add_argument("--out", type=Path)
     args = parser.parse_known_args()[0]
     args.cache.mkdir(parents=True, exist_ok=True)
@@ -170,7 +197,7 @@ def main() -> None:
         for strategy in STRATEGIES:
             figures: dict[int, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
             for seed in range(args.seeds):
-                for row in simulate(of, x, groups, strategy, seed, args.wrong):
+                for row, _ in simulate(of, x, groups, strategy, seed, args.wrong):
                     for key, value in row.items():
                         figures[int(row["clicks"])][key].append(value)
             means = {
@@ -182,6 +209,12 @@ def main() -> None:
                 if clicks in means:
                     shown = {key: round(value, 3) for key, value in means[clicks].items() if key != "clicks"}
                     print(f"  {strategy}, {clicks} clicks: {shown}", flush=True)
+        for strategy in args.resnet:
+            row = with_resnet(domain, of, x, groups, strategy, args.wrong)
+            report[domain.name]["after"][f"ResNet, {strategy}"] = row
+            print(
+                f"  ResNet, {strategy}: { {key: round(value, 3) for key, value in row.items()} }", flush=True
+            )
         if args.out is not None:
             args.out.write_text(json.dumps(report, indent=1) + "\n")
 
