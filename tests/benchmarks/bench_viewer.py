@@ -1,0 +1,99 @@
+"""Neuroglancer's client in headless Chromium over exported points: seconds to the first ones at three zooms.
+
+`CANVAS_FM_BENCH_POINTS="1000000"` (default; several are allowed) and `CANVAS_FM_BENCH_OUT=DIR`, where
+screenshots are kept. Each zoom is a new window: the client is loaded, then the points that it needs. Coloured
+pixels are counted on screenshots, and drawing is by software: a person waits no longer than that.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from canvas_fm.data.points.points import Points
+from canvas_fm.data.precomputed.write_annotations import write_precomputed
+from canvas_fm.data.volume.volume import Volume
+from canvas_fm.viewing.neuroglancer.client import Client
+from canvas_fm.viewing.neuroglancer.colours import colouring_of
+from canvas_fm.viewing.neuroglancer.scene import PointsLayer, Scene, VolumeLayer
+from canvas_fm.viewing.neuroglancer.server import ViewServer, VolumeChunks
+from canvas_fm.viewing.neuroglancer.state import state_of
+from tests.benchmarks.bench_points import SHAPE, UM, points
+from tests.benchmarks.timing import show
+from tests.ui.browser import Browser, Page, find_chromium
+from tests.ui.conftest import ABSENT
+
+ZOOMS_UM = {"whole brain": 16_000.0, "1 mm": 1_000.0, "100 µm": 100.0}
+_FEW = 150  # coloured pixels that are points
+_SIZE = (1200, 800)
+
+
+def coloured(page: Page) -> int:
+    """Pixels of the panels' middle that are neither grey nor the axes' lines."""
+    with Image.open(io.BytesIO(page.screenshot())) as image:
+        pixels = np.asarray(image.convert("RGB"), np.int16)[120:-60, 60 : _SIZE[0] - 420]
+    spread = pixels.max(axis=2) - pixels.min(axis=2)
+    pure = ((pixels > 250).sum(axis=2) == 1) & ((pixels < 40).sum(axis=2) == 2)  # red, green, blue: axes
+    return int(((spread > 60) & ~pure).sum())
+
+
+def look(count: int, browser: Browser, pictures: Path) -> list[tuple[str, str, str]]:
+    table, rows = points(count), []
+    with tempfile.TemporaryDirectory() as text:
+        folder = Path(text)
+        cells = Points(table.zyx, table.columns)
+        layer = PointsLayer("cells", "points/cells", cells, colouring_of(cells, "p_cell"))
+        write_precomputed(table, folder / layer.key, voxel_um=UM, shape_zyx=SHAPE)
+        nothing = Volume.from_array(np.zeros((8, 8, 8), np.uint8), voxel_um=UM)
+        empty = VolumeLayer("empty", "volumes/empty", "volume", nothing)
+        server = ViewServer(folder, {empty.key: VolumeChunks(empty)})
+        server.start()
+        try:
+            state = state_of(Scene((empty,), (layer,)), server.url.rstrip("/"))
+            z, y, x = np.median(table.zyx, axis=0).tolist()
+            for name, wide_um in ZOOMS_UM.items():
+                scale = wide_um / 400 / min(UM)
+                state |= {"position": [x, y, z], "crossSectionScale": scale, "layout": "xy-3d"}
+                state |= {"projectionScale": wide_um / min(UM), "selectedLayer": {"visible": False}}
+                server.client = Client(state)  # whose state the page takes, not the one of an address
+                with browser.page(*_SIZE) as page:
+                    start = time.perf_counter()
+                    page.go(server.client.url)
+                    while coloured(page) < _FEW:
+                        assert time.perf_counter() - start < 300, (name, page.problems)
+                        page.tab.wait_for_timeout(100)
+                    first = time.perf_counter() - start
+                    page.tab.wait_for_timeout(8000)
+                    page.screenshot(pictures / f"points_{count}_{name.replace(' ', '_')}.png")
+                    asked = sum("points/" in url for url in page.requests)
+                    rows.append(
+                        (f"{count:,} points, {name}", f"{first:.1f} s to the first", f"{asked} requests")
+                    )
+        finally:
+            server.close()
+    return rows
+
+
+def main() -> None:
+    program = find_chromium()
+    if program is None:
+        print(f"viewer: {ABSENT}")
+        return
+    pictures = Path(os.environ.get("CANVAS_FM_BENCH_OUT") or tempfile.mkdtemp())
+    browser = Browser(program)
+    try:
+        for count in os.environ.get("CANVAS_FM_BENCH_POINTS", "1000000").split():
+            show("Points in Neuroglancer's client", look(int(count), browser, pictures))
+    finally:
+        browser.close()
+    print(f"screenshots in {pictures}; load of the machine {os.getloadavg()[0]:.0f}")
+
+
+if __name__ == "__main__":
+    main()
