@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,43 +21,36 @@ def dask_levels(volume: Volume) -> list[Any]:
 
     A task reads one chunk; of very large levels several side by side in y and x.
     """
-    levels: list[Any] = [_Boxes(volume, volume.shape_zyx, volume.chunk_zyx)]
-    levels += [_Boxes(level, level.shape_zyx, level.chunk_zyx) for level in volume.coarser()]
-    return [as_dask(level) for level in levels]
+    levels: list[Volume | Channel] = [volume, *volume.coarser()]
+    return [as_dask(_StoredLevel(level)) for level in levels]
 
 
-@dataclass(frozen=True)
-class _Boxes:
-    """A stored level, with chunks joined where there are too many, as `as_dask` reads it."""
+class _StoredLevel:
+    """A stored level as `as_dask` reads it, its chunks joined where there are too many."""
 
-    source: Volume | Channel
-    shape_zyx: Zyx
-    stored_chunk_zyx: Zyx
     name: str = ""
     marker: str | None = None
-    voxel_um: ZyxUm = (1.0, 1.0, 1.0)
-    ndim: int = 3
+    ndim = 3
 
-    @property
-    def shape(self) -> Zyx:
-        return self.shape_zyx
-
-    @property
-    def dtype(self) -> np.dtype:
-        return self.source.dtype
-
-    @property
-    def chunk_zyx(self) -> Zyx:
-        z, y, x = self.stored_chunk_zyx
-        while math.prod(-(-n // c) for n, c in zip(self.shape_zyx, (z, y, x), strict=True)) > _MOST_TASKS:
+    def __init__(self, source: Volume | Channel) -> None:
+        self._source = source
+        self.shape_zyx: Zyx = source.shape_zyx
+        self.shape, self.dtype = source.shape_zyx, source.dtype
+        self.voxel_um: ZyxUm = (1.0, 1.0, 1.0)  # which dask has no place for
+        z, y, x = source.chunk_zyx
+        while _tasks(self.shape, (z, y, x)) > _MOST_TASKS and (y < self.shape[1] or x < self.shape[2]):
             y, x = 2 * y, 2 * x
-        return z, y, x
+        self.chunk_zyx: Zyx = (z, y, x)
 
     def read(self, origin_zyx: ZyxLike, size_zyx: ZyxLike) -> Num[np.ndarray, "z y x"]:
         start, size = whole_zyx(origin_zyx, "origin_zyx"), whole_zyx(size_zyx, "size_zyx")
-        if isinstance(self.source, Volume):
-            return self.source.read(start, size)
-        return self.source.read(start, [a + n for a, n in zip(start, size, strict=True)])
+        if isinstance(self._source, Volume):
+            return self._source.read(start, size)
+        return self._source.read(start, [a + n for a, n in zip(start, size, strict=True)])
 
     def __getitem__(self, key: Any) -> Num[np.ndarray, ...]:
         return read_slice(self, key)
+
+
+def _tasks(shape: Zyx, chunk: Zyx) -> int:
+    return math.prod(-(-n // size) for n, size in zip(shape, chunk, strict=True))
