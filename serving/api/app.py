@@ -16,9 +16,10 @@ from canvas_fm.data.volume.options import VolumeOptions
 from canvas_fm.errors import CanvasError
 from serving.api.bodies import GONE, decoded, disconnected, media_type, read_crops, read_model, reply
 from serving.api.endpoint import JSON, NPY, SAFE, Endpoint
+from serving.api.json_reply import json_reply
 from serving.api.openapi import document
 from serving.api.query import no_query, read_query
-from serving.api.routes import detect, indexes, jobs, openai, refine, tiles
+from serving.api.routes import detect, embed_json, indexes, jobs, openai, refine, tiles
 from serving.api.whitening import check_whitening
 from serving.core.batching.thread_pool import cancel_on_disconnect
 from serving.core.core import Core
@@ -33,7 +34,6 @@ from serving.protocol import npy
 from serving.protocol.errors import Refusal, refused
 from serving.protocol.requests import (
     Addition,
-    CropsRequest,
     EmbedQuery,
     EmbedRequest,
     PointsRequest,
@@ -90,7 +90,7 @@ def create_app(core: Core) -> Starlette:
         return Route(each.path, endpoint, methods=[each.method], name=f"{each.method} {each.path}")
 
     return Starlette(
-        routes=[route(each) for each in ROUTES],
+        routes=[route(each) for each in (*ROUTES, embed_json.ROUTE)],
         exception_handlers={Refusal: refusal, ClientDisconnect: left},
         lifespan=lifespan,
     )
@@ -113,7 +113,7 @@ async def models(core: Core, request: Request) -> Response:
 async def add_model(core: Core, request: Request) -> Response:
     """Serve another model while the service runs."""
     _json_only(request)
-    body = await read_model(request, Addition)
+    body = await read_model(core, request, Addition)
     added = await register.add_model(core, body.name, body.path)
     return JSONResponse(added.model_dump(mode="json"), 201)
 
@@ -121,7 +121,7 @@ async def add_model(core: Core, request: Request) -> Response:
 async def add_volume(core: Core, request: Request) -> Response:
     """Register another volume while the service runs."""
     _json_only(request)
-    body = await read_model(request, VolumeAddition)
+    body = await read_model(core, request, VolumeAddition)
     opening = {name: value for name, value in body.given.items() if name in VolumeOptions.model_fields}
     added = await register.add_volume(core, body.name, body.path, opening)
     return JSONResponse(added.model_dump(mode="json"), 201)
@@ -132,7 +132,7 @@ async def embed(core: Core, request: Request) -> Response:
     core.require_ready()
     if media_type(request) == JSON:
         no_query(request)
-        options: EmbedQuery = await read_model(request, EmbedRequest)
+        options: EmbedQuery = await read_model(core, request, EmbedRequest)
     else:
         options = read_query(request, EmbedQuery)
     check_whitening(core, options)
@@ -149,7 +149,7 @@ async def embed_points_route(core: Core, request: Request) -> Response:
     """Embeddings of points of a registered volume."""
     no_query(request)
     core.require_ready()
-    body = await read_model(request, PointsRequest)
+    body = await read_model(core, request, PointsRequest)
     check_whitening(core, body)
     work = embed_points(core, body.volume, body.points_zyx, body.pool, body.layer, body.model)
     return await reply(core, request, await cancel_on_disconnect(disconnected(request), work), body)
@@ -160,7 +160,7 @@ async def search_route(core: Core, request: Request) -> Response:
     core.require_ready()
     if media_type(request) == JSON:
         no_query(request)
-        body = await read_model(request, SearchRequest)
+        body = await read_model(core, request, SearchRequest)
         vectors: np.ndarray | None = None
     else:
         query = read_query(request, SearchQuery)
@@ -175,7 +175,7 @@ async def search_route(core: Core, request: Request) -> Response:
     found = await cancel_on_disconnect(disconnected(request), search(core, body, vectors))
     if found is None:
         raise Refusal(400, GONE)
-    return JSONResponse(found.model_dump(mode="json"))
+    return await json_reply(dict(found))
 
 
 async def reconstruct(core: Core, request: Request) -> Response:
@@ -261,15 +261,9 @@ ROUTES = [
     Endpoint("GET", "/metrics", metrics, {"text/plain": None}),
 ]
 OTHERS = [
-    Endpoint(
-        "POST",
-        "/embed_json",
-        "Embeddings of a few crops as nested lists.",
-        {JSON: EmbeddingsReply},
-        bodies={JSON: CropsRequest},
-    ),
+    embed_json.ROUTE,
     Endpoint("GET", "/livez", "Whether the process is of use.", {"text/plain": None}),
     Endpoint("GET", "/readyz", "Whether all models are loaded.", {"text/plain": None}),
     Endpoint("GET", "/metrics", "Figures for Prometheus.", {"text/plain": None}),
 ]
-"""What BentoML answers beside the mounted routes."""
+"""What stands outside of /v1: crops as JSON, which the guard hands on to it, and what BentoML answers."""

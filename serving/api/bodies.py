@@ -5,24 +5,26 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import json
 from collections.abc import Collection
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import safetensors
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from safetensors.numpy import save
 from starlette.requests import Request
 from starlette.responses import Response
 
 from canvas_fm.errors import CanvasError
 from canvas_fm.inference.embed.unit_length import unit_length
+from serving.api.json_reply import json_reply
 from serving.api.whitening import whitened
 from serving.core.core import Core
 from serving.core.embed.crops import Window
 from serving.protocol import npy
-from serving.protocol.errors import Refusal, describe, refused
+from serving.protocol.errors import Refusal, refused
+from serving.protocol.json_process.child import digest_of, parse
+from serving.protocol.json_process.parser import is_small
 from serving.protocol.requests import EncodedCrops, ReplyOptions
 
 if TYPE_CHECKING:
@@ -32,6 +34,8 @@ NPY_TYPES = (npy.MEDIA_TYPE, "application/octet-stream")
 SAFETENSORS = "application/x-safetensors"
 GONE = "the client went away"  # nobody reads it, but BentoML waits for an answer
 _MAX_HEADER_BYTES = 100_000  # of safetensors
+_PIECE = 2**20  # characters of base64
+_LARGE = 2**20  # bytes of a reply
 _TYPES = {"F32": "<f4", "U16": "<u2"}
 
 B = TypeVar("B", bound=BaseModel)
@@ -42,14 +46,24 @@ def media_type(request: Request) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-async def read_model(request: Request, kind: type[B]) -> B:
-    """Parse a JSON body as its pydantic model; Refusal for invalid ones."""
-    try:
-        return kind.model_validate_json(await request.body())
-    except ValidationError as problem:
-        errors = problem.errors(include_url=False, include_input=False)
-        status = 400 if errors[0]["type"] == "json_invalid" else 422
-        raise Refusal(status, describe(list(errors))) from problem
+async def read_model(core: Core, request: Request, kind: type[B]) -> B:
+    """Parse a JSON body as its pydantic model, lists of many numbers as arrays; Refusal for invalid ones."""
+    return (await _parsed(core, request, kind, digest=False))[0]
+
+
+async def read_with_digest(core: Core, request: Request, kind: type[B]) -> tuple[B, str]:
+    """The same, and the sha256 of what it says, whatever its order and spaces."""
+    return await _parsed(core, request, kind, digest=True)
+
+
+async def _parsed(core: Core, request: Request, kind: type[B], *, digest: bool) -> tuple[B, str]:
+    body = await request.body()
+    if is_small(body):
+        model = parse(kind, body)
+        return model, digest_of(model) if digest else ""
+    return await core.json_pool.run(
+        lambda: core.json_parser.parse(kind, body, digest=digest), deadline_s=core.limits.deadline_s
+    )
 
 
 async def read_crops(
@@ -88,12 +102,23 @@ async def decoded(core: Core, given: EncodedCrops, window: Window | None, engine
     total = int(np.prod(shape, dtype=object)) * dtype.itemsize
     _check_header(core, dtype, shape, total, window, engine)
     try:
-        data = await asyncio.to_thread(base64.b64decode, given.base64, validate=True)
+        data = await asyncio.to_thread(from_base64, given.base64)
     except (binascii.Error, ValueError) as problem:
         raise Refusal(422, f"crops.base64 is no base64: {problem}") from problem
     if len(data) != total:
         raise Refusal(422, f"crops.base64 holds {len(data)} bytes; {given.dtype} of shape {shape} is {total}")
     return np.frombuffer(data, dtype).reshape(shape)
+
+
+def from_base64(text: str) -> bytearray:
+    """Bytes of strict base64, decoded in pieces, between which others have their turn; ValueError."""
+    out = bytearray()
+    for start in range(0, len(text) or 1, _PIECE):
+        piece = text[start : start + _PIECE]
+        out += base64.b64decode(piece, validate=True)
+        if piece.endswith("=") and start + _PIECE < len(text):
+            raise ValueError("Excess data after padding")
+    return out
 
 
 def _from_safetensors(core: Core, body: bytes, window: Window | None, engine: Engine) -> np.ndarray:
@@ -143,22 +168,26 @@ async def reply(core: Core, request: Request, vectors: np.ndarray | None, option
         raise Refusal(400, GONE)
     if options.whiten is not None:
         vectors = await whitened(core, vectors, options.whiten)
-    if options.normalize:
-        vectors = unit_length(vectors)
-    vectors = vectors.astype(options.dtype, copy=False)
-    sha256 = core.engine_for(options.model).encoder.sha256
+    return await _encoded(vectors, options, core.engine_for(options.model).encoder.sha256, accepted(request))
+
+
+async def _encoded(vectors: np.ndarray, options: ReplyOptions, sha256: str, kind: str) -> Response:
+    if options.normalize or vectors.dtype != options.dtype:
+        vectors = await asyncio.to_thread(_finished, vectors, options)
     headers = {"X-Model": sha256}
-    kind = accepted(request)
     if kind == "application/json":
-        text = await asyncio.to_thread(
-            lambda: json.dumps({"embeddings": vectors.tolist(), "model": sha256}, allow_nan=False)
-        )
-        return Response(text, media_type=kind, headers=headers)
+        return await json_reply({"embeddings": vectors, "model": sha256}, headers=headers)
     if kind == SAFETENSORS:
         about = {"model": sha256, "pool": options.pool or "", "layer": str(options.layer or "")}
         content = await asyncio.to_thread(save, {"embeddings": np.ascontiguousarray(vectors)}, metadata=about)
         return Response(content, media_type=kind, headers=headers)
-    return Response(npy.dump(vectors), media_type=npy.MEDIA_TYPE, headers=headers)
+    content = npy.dump(vectors) if vectors.nbytes < _LARGE else await asyncio.to_thread(npy.dump, vectors)
+    return Response(content, media_type=npy.MEDIA_TYPE, headers=headers)
+
+
+def _finished(vectors: np.ndarray, options: ReplyOptions) -> np.ndarray:
+    vectors = unit_length(vectors) if options.normalize else vectors
+    return vectors.astype(options.dtype, copy=False)
 
 
 def accepted(request: Request) -> str:

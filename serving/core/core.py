@@ -20,6 +20,7 @@ from serving.core.embed.vector_cache import VectorCache
 from serving.core.volumes.tiles import Tiles
 from serving.observe.metrics import Metrics
 from serving.protocol.errors import Refusal, refused
+from serving.protocol.json_process.parser import JsonParser
 from serving.protocol.settings import Limits, Settings
 
 if TYPE_CHECKING:  # torch is imported by the thread that loads the model, while the port already answers
@@ -58,8 +59,10 @@ class Core:
         *,
         load: Callable[[Settings], Engine] = _load,
         on_failure: Callable[[str], None] = lambda sentence: None,
+        after_load: Callable[[], None] = lambda: None,
     ) -> None:
         self._read_settings, self._load, self._on_failure = settings, load, on_failure
+        self._after_load = after_load
         self.settings: Settings | None = None
         self.limits = Limits()
         self._engine: Engine | None = None
@@ -77,6 +80,8 @@ class Core:
         self.search_pool: BoundedExecutor
         self.model_pool: BoundedExecutor
         self.tile_pool: BoundedExecutor
+        self.json_pool: BoundedExecutor
+        self.json_parser: JsonParser
         self.tiles: Tiles
         self._loaded = False
         self._failure: str | None = None
@@ -93,6 +98,7 @@ class Core:
         self.search_pool = BoundedExecutor("search", threads=2, max_pending=128)
         self.model_pool = BoundedExecutor("model pool", max_pending=32)
         self.tile_pool = BoundedExecutor("tiles", threads=2, max_pending=256)
+        self.json_pool, self.json_parser = BoundedExecutor("large JSON", max_pending=16), JsonParser()
         self.tiles = Tiles()
         self._loading = asyncio.create_task(self._open(settings, then), name="load the model")
 
@@ -104,6 +110,8 @@ class Core:
         self.search_pool.stop()
         self.model_pool.stop()
         self.tile_pool.stop()
+        self.json_pool.stop()
+        await asyncio.to_thread(self.json_parser.stop)
         self.projections.stop()
         if self._batcher is not None:
             await self._batcher.stop()
@@ -111,6 +119,7 @@ class Core:
     async def _open(self, settings: Settings, then: Callable[[Settings], None]) -> None:
         try:
             self.settings, engine = await asyncio.to_thread(self._open_all, settings)
+            self._after_load()
             metrics = Metrics.of_this_process()
             most = self.limits.cache_mb * 2**20
             cache = VectorCache(most, metrics.cache) if most else None

@@ -14,7 +14,7 @@ from serving.core.embed.crops import Window
 from serving.core.embed.points import check_number, embed_points_by, unreadable
 from serving.core.models.hosted_refiner import HostedRefiner
 from serving.protocol.errors import Refusal, refused
-from serving.protocol.requests import RefineRequest
+from serving.protocol.requests import ParsedRows, RefineRequest
 
 if TYPE_CHECKING:
     from canvas_fm.data.volume.volume import Volume
@@ -45,7 +45,7 @@ def check_whole(hosted: HostedRefiner, all_candidates: bool) -> None:
 
 
 async def refine_points(
-    core: Core, hosted: HostedRefiner, body: RefineRequest, points_zyx: list[list[float]]
+    core: Core, hosted: HostedRefiner, body: RefineRequest, points_zyx: ParsedRows
 ) -> Float32[np.ndarray, " n"]:
     """P(cell) of points of a registered volume, rows in order: as `canvas_fm.refine`."""
     assert body.volume is not None
@@ -70,7 +70,7 @@ async def _blocks(
     name: str,
     volume: Volume,
     background: Volume | None,
-    points_zyx: list[list[float]],
+    points_zyx: ParsedRows,
 ) -> dict[str, np.ndarray]:
     from canvas_fm.heads.features.extractor import AMPLITUDE, MAE, SHAPE
     from canvas_fm.inference.embed.input_checks import check_points

@@ -12,7 +12,7 @@ from canvas_fm.errors import CanvasError, DamagedStore, ModelMismatch
 from serving.core.core import Core
 from serving.core.volumes.thumbnails import MOST_THUMBNAILS, add_origins
 from serving.protocol.errors import Refusal, refused
-from serving.protocol.requests import SearchRequest
+from serving.protocol.requests import ParsedRows, SearchRequest
 from serving.protocol.schemas import SearchReply
 
 if TYPE_CHECKING:
@@ -51,7 +51,8 @@ def check_search(core: Core, request: SearchRequest, queries: int) -> None:
 async def search(core: Core, request: SearchRequest, vectors: np.ndarray | None) -> SearchReply:
     """Hits of one request; `vectors` are those of received crops."""
     name, index = find_index(core, request.index)
-    check_search(core, request, max(len(each or ()) for each in (request.vectors, request.ids, request.like)))
+    queries = (request.vectors, request.ids, request.like)
+    check_search(core, request, max(0 if each is None else len(each) for each in queries))
     return await read_index(core, name, lambda: _search(core, name, index, request, vectors))
 
 
@@ -84,14 +85,17 @@ def _search(
         where=request.where,
         encoder=request.encoder,
     )
-    table = [{key: plain(value) for key, value in line.items()} for line in hits.table(index.describe)]
+    table = hits.table(index.describe)
+    for at, line in enumerate(table):  # one after the other: freeing all of them at once takes a while too
+        table[at] = {key: plain(value) for key, value in line.items()}
     if request.thumbnails:
         rows = np.array([line["row"] for line in table], np.int64)
         add_origins(core, index, rows, table, thumbnails=True)
-    return SearchReply(index=name, encoder=index.encoder_sha256, hits=table, novelty=novelty)
+    # Not validated: a quarter of a million hits would hold all other requests up.
+    return SearchReply.model_construct(index=name, encoder=index.encoder_sha256, hits=table, novelty=novelty)
 
 
-def _array(vectors: list[list[float]]) -> np.ndarray:
+def _array(vectors: ParsedRows) -> np.ndarray:
     try:
         return np.array(vectors, dtype=np.float32)
     except (ValueError, OverflowError) as problem:

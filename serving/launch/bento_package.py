@@ -18,7 +18,11 @@ from pydantic import ConfigDict, Field
 from canvas_fm.errors import CanvasError
 from canvas_fm.files.settings import read_settings
 from serving.core.core import Core
-from serving.launch.bento_service import make_service, set_up_worker  # which lets uvicorn use our protocol
+from serving.launch.bento_service import (  # which lets uvicorn use our protocol
+    keep_loaded,
+    make_service,
+    set_up_worker,
+)
 from serving.launch.model_store import folder_in
 from serving.launch.serve import settings_of
 from serving.launch.supervisor import keep_control_private
@@ -79,6 +83,6 @@ def end_with(sentence: str) -> None:
     os.kill(os.getppid(), signal.SIGTERM)
 
 
-service = make_service(Core(read_packed, on_failure=end_with))
+service = make_service(Core(read_packed, on_failure=end_with, after_load=keep_loaded))
 service.config["http"] = {"host": "127.0.0.1", "port": 3000}  # loopback unless --host says otherwise
 keep_control_private(Limits().stop_s)

@@ -1,10 +1,11 @@
-"""The BentoML service: our routes mounted at `/v1`, one typed JSON endpoint, BentoML's health and metrics.
+"""The BentoML service: our routes mounted at `/v1`, the page at `/ui`, BentoML's health.
 
 Started by `serving.launch.serve.serve`, which tells each worker process its settings by a file.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -12,14 +13,12 @@ import signal
 import sys
 import threading
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import bentoml
-import numpy as np
-from pydantic import Field
-from starlette.responses import JSONResponse
 
 from serving.api.app import ROUTES, create_app
+from serving.api.routes import embed_json
 from serving.core.core import Core
 from serving.launch.supervisor import SERVICE
 from serving.middleware import connection_limits
@@ -28,19 +27,13 @@ from serving.middleware.guard import Guard
 from serving.middleware.static_page import FOLDER, MOVED, create_page
 from serving.observe import access_log
 from serving.observe.tracing import Traces
-from serving.protocol.errors import Refusal
-from serving.protocol.requests import Rows
-from serving.protocol.schemas import EmbeddingsReply, Pool
 from serving.protocol.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 SETTINGS_VARIABLE = "CANVAS_FM_SERVICE"
 FAILURE_FILE = "failure.txt"
-_TYPED = "/embed_json"
-
-Planes = Annotated[list[Rows], Field(fail_fast=True)]
-Crops = Annotated[list[Planes], Field(fail_fast=True)]
+_EMBED_JSON = f"/v1{embed_json.ROUTE.path}"
 
 
 def make_service(core: Core) -> bentoml.Service[Any]:
@@ -61,21 +54,6 @@ def make_service(core: Core) -> bentoml.Service[Any]:
         async def __is_alive__(self) -> bool:
             return core.alive
 
-        # Not batchable=True: our batcher checks first, so that one bad request fails alone. No Shape() or
-        # DType() either: they reshape and cast in silence.
-        @bentoml.api(route=_TYPED)
-        async def embed_json(
-            self,
-            crops: Annotated[Crops, Field(description="(n, z, y, x) in [0, 1], after the volume's window")],
-            pool: Pool | None = None,
-        ) -> EmbeddingsReply:
-            """Embeddings of a few crops as nested lists; for more, send .npy to /v1/embed."""
-            try:
-                vectors = await core.embed(_array(core, crops), None, pool)
-                return EmbeddingsReply(embeddings=vectors.tolist(), model=core.engine.encoder.sha256)
-            except Refusal as refusal:
-                return _as_response(refusal)
-
     # The time limit of BentoML only ends what our own deadlines missed; it covers the upload too.
     # Its own metrics are labelled by the path as it was sent: anybody could make them grow without end.
     # Its own spans went nowhere, and cost a fifth of what answering a small request takes.
@@ -92,7 +70,7 @@ def make_service(core: Core) -> bentoml.Service[Any]:
         limits=lambda: core.limits,
         raw=("/v1/embed", "/v1/reconstruct", "/v1/refine", "/v1/search"),
         only_json=(
-            _TYPED,
+            _EMBED_JSON,
             "/v1/embeddings",
             "/v1/embed/points",
             "/v1/detect",
@@ -100,29 +78,18 @@ def make_service(core: Core) -> bentoml.Service[Any]:
             "/v1/models",
             "/v1/volumes",
         ),
-        routes=[*(f"/v1{each.path}" for each in ROUTES), _TYPED, FOLDER, "/livez", "/readyz"],
+        routes=[*(f"/v1{each.path}" for each in ROUTES), _EMBED_JSON, FOLDER, "/livez", "/readyz"],
         gate=lambda: Gate.of(core.settings),
         # BentoML's own document leaves out what is mounted, and without its metrics it has no such route.
-        moved={"/health": "/readyz", "/docs.json": "/v1/openapi.json", "/metrics": "/v1/metrics", **MOVED},
+        moved={
+            embed_json.ROUTE.path: _EMBED_JSON,
+            "/health": "/readyz",
+            "/docs.json": "/v1/openapi.json",
+            "/metrics": "/v1/metrics",
+            **MOVED,
+        },
     )
     return service
-
-
-def _as_response(refusal: Refusal) -> Any:
-    response: JSONResponse = refusal.response()  # BentoML passes a response through, whatever the return type
-    return response
-
-
-def _array(core: Core, crops: Crops) -> np.ndarray:
-    most = core.limits.max_json_crops
-    if len(crops) > most:
-        raise Refusal(413, f"{len(crops)} crops as JSON; {most} are the most here, send .npy to /v1/embed")
-    try:
-        return np.array(crops, dtype=np.float32)
-    except (ValueError, OverflowError) as problem:
-        raise Refusal(
-            422, "the crops are ragged lists; all have to have the same shape (n, z, y, x)"
-        ) from problem
 
 
 def _logs_to_stderr() -> None:
@@ -174,5 +141,11 @@ def report_failure(sentence: str) -> None:
         os.kill(supervisor, signal.SIGTERM)
 
 
+def keep_loaded() -> None:
+    """Look for garbage once, and never again among what is loaded: half a million objects hold all up."""
+    gc.collect()
+    gc.freeze()
+
+
 connection_limits.install()
-service = make_service(Core(read_settings, on_failure=report_failure))
+service = make_service(Core(read_settings, on_failure=report_failure, after_load=keep_loaded))

@@ -53,12 +53,12 @@ class JsonScanner:
 
     A parser holds the whole process up, and what it makes of a body, errors included, takes many times the
     memory of its text. Refusal (422) for nesting of more than `max_depth` and more than `max_keys` keys of
-    objects, (413) for more than `max_values` values.
+    objects, (413) for more than `max_values` values, or lists.
     """
 
     def __init__(self, max_values: int, max_keys: int = MAX_KEYS, max_depth: int = MAX_DEPTH) -> None:
         self.max_values, self.max_keys, self.max_depth = max_values, max_keys, max_depth
-        self._values, self._keys, self._depth = 1, 0, 0
+        self._values, self._keys, self._depth, self._lists = 1, 0, 0, 0
         self._in_string, self._held = False, b""  # a backslash at the end of a piece, inside a string
 
     def feed(self, piece: bytes) -> None:
@@ -72,7 +72,8 @@ class JsonScanner:
             if depths.max() > self.max_depth:
                 raise Refusal(422, f"the JSON is nested more than {self.max_depth} deep")
         self._values += outside.count(b",")
-        if self._values > self.max_values:
+        self._lists += int(np.count_nonzero(steps == 1))  # [[[1]]] is one value, and three lists to be made
+        if max(self._values, self._lists) > self.max_values:
             raise Refusal(413, f"the JSON holds more than {self.max_values} values; send .npy, or less")
         self._keys += outside.count(b":")
         if self._keys > self.max_keys:

@@ -10,12 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
 
 from canvas_fm.data.volume.options import VolumeOptions
 from canvas_fm.files.options import AnySequence, Options
 from canvas_fm.inference.detect.options import BoxOptions, CellOptions, DetectOptions
-from canvas_fm.inference.options import VectorOptions
+from canvas_fm.inference.options import Pool, VectorOptions
 
 _SWITCH = {"1": True, "true": True, "0": False, "false": False}
 
@@ -65,6 +66,9 @@ Number = Annotated[float, Field(strict=True)]  # "1.5" and true are no numbers
 Row = Annotated[list[Number], Field(fail_fast=True)]
 Rows = Annotated[list[Row], Field(fail_fast=True)]
 """Lists of numbers; the first mistake ends the check: millions of them would hold all requests up."""
+ParsedRows = list[list[float]] | np.ndarray
+"""`Rows` as they arrive: those of a large body are one array where all have one length."""
+Planes = Annotated[list[Rows], Field(fail_fast=True)]
 Ids = Annotated[list[str | int], Field(fail_fast=True)]
 Voxel = Annotated[int, Field(strict=True, ge=0, le=2**31)]
 Step = Annotated[int, Field(strict=True, ge=1, le=2**31)]
@@ -308,5 +312,7 @@ class VolumeAddition(VolumeOptions):
 class CropsRequest(BaseModel):
     """Body of `/embed_json`: a few crops (n, z, y, x) in [0, 1] as nested lists."""
 
-    crops: list[list[Rows]]
-    pool: Literal["mean", "cls", "centre", "contrast"] | None = None
+    crops: Annotated[list[Planes], Field(fail_fast=True)] = Field(
+        description="(n, z, y, x) in [0, 1], after the volume's window"
+    )
+    pool: Pool | None = None

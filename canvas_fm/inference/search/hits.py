@@ -15,6 +15,8 @@ from canvas_fm.errors import CanvasError
 
 Describe = Callable[[Sequence[int]], list[dict[str, Any]]]
 
+_DESCRIBED = 8192  # cells at a time, so that freeing them takes no long moment
+
 
 @dataclass(frozen=True)
 class Hits:
@@ -31,13 +33,15 @@ class Hits:
     def table(self, describe: Describe) -> list[dict[str, Any]]:
         """One dictionary a hit: `query`, `rank` from 1, `distance`, then the cell by `Index.describe`."""
         queries, ranks = np.nonzero(self.rows >= 0)
-        cells = describe(self.rows[queries, ranks].tolist())
         out = []
-        for query, rank, cell in zip(queries.tolist(), ranks.tolist(), cells, strict=True):
-            line = {"query": query, "rank": rank + 1, "distance": float(self.distances[query, rank])}
-            if self.scores is not None:
-                line["likeness"] = float(self.scores[query, rank])
-            out.append(line | cell)
+        for start in range(0, len(queries), _DESCRIBED):
+            some = slice(start, start + _DESCRIBED)
+            cells = describe(self.rows[queries[some], ranks[some]].tolist())
+            for query, rank, cell in zip(queries[some].tolist(), ranks[some].tolist(), cells, strict=True):
+                line = {"query": query, "rank": rank + 1, "distance": float(self.distances[query, rank])}
+                if self.scores is not None:
+                    line["likeness"] = float(self.scores[query, rank])
+                out.append(line | cell)
         return out
 
     def write(self, describe: Describe, path: str | Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 
 import numpy as np
 from starlette.requests import Request
@@ -12,6 +11,7 @@ from starlette.responses import Response
 from canvas_fm.data.points.points import Points
 from serving.api.bodies import GONE, disconnected, first_accepted, read_model
 from serving.api.endpoint import JSON, NPY, Endpoint
+from serving.api.json_reply import json_reply
 from serving.api.query import no_query
 from serving.core.batching.thread_pool import cancel_on_disconnect
 from serving.core.core import Core
@@ -28,7 +28,7 @@ async def detect_route(core: Core, request: Request) -> Response:
     """Cells of a box of a registered volume, by a served detector: (n, 4) `.npy` of z, y, x and score."""
     no_query(request)
     core.require_ready()
-    body = await read_model(request, DetectRequest)
+    body = await read_model(core, request, DetectRequest)
     found = await cancel_on_disconnect(disconnected(request), detect(core, body))
     if found is None:
         raise Refusal(400, GONE)
@@ -36,15 +36,14 @@ async def detect_route(core: Core, request: Request) -> Response:
     headers = {"X-Detector": found.detector.sha256, "X-Threshold": repr(found.threshold)}
     kind = first_accepted(request, ("application/json", _CSV, npy.MEDIA_TYPE))
     if kind == "application/json":
-        said = DetectReply(
-            points_zyx=points.zyx.tolist(),
-            score=score.tolist(),
-            detector=found.detector.sha256,
-            threshold=found.threshold,
-            warnings=found.warnings,
-        )
-        content = await asyncio.to_thread(lambda: json.dumps(said.model_dump(), allow_nan=False))
-        return Response(content, media_type=kind, headers=headers)
+        content = {
+            "points_zyx": points.zyx,
+            "score": score,
+            "detector": found.detector.sha256,
+            "threshold": found.threshold,
+            "warnings": found.warnings,
+        }
+        return await json_reply(content, headers=headers)
     if kind == _CSV:
         headers |= {"Content-Disposition": 'attachment; filename="cells.csv"'}
         return Response(

@@ -63,7 +63,7 @@ async def cells(core: Core, request: Request) -> Response:
     """Cells of an index by row: JSON, with thumbnails on request, or CSV."""
     no_query(request)
     core.require_ready()
-    body = await read_model(request, CellsRequest)
+    body = await read_model(core, request, CellsRequest)
     name, index = find_index(core, body.index)
     as_csv = first_accepted(request, (CSV, "application/json")) == CSV
     most = core.projections.most if as_csv else MOST_THUMBNAILS if body.thumbnails else _MOST_CELLS

@@ -21,7 +21,7 @@ from canvas_fm.data.points.sidecar import sidecar_of
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import CanvasError, DamagedStore, StorageFull
 from canvas_fm.inference.embed.input_checks import check_points
-from serving.api.bodies import read_model
+from serving.api.bodies import read_with_digest
 from serving.api.endpoint import JSON, NPY, Endpoint
 from serving.api.query import no_query
 from serving.core.core import Core
@@ -44,8 +44,7 @@ async def submit(core: Core, request: Request) -> Response:
     """Embed or refine points of a registered volume, or detect its cells, in the background."""
     jobs, owner = _jobs(core, request), request.scope.get(HOLDER, "")
     no_query(request)
-    body = await read_model(request, JobRequest)
-    digest = hashlib.sha256(body.model_dump_json().encode()).hexdigest()
+    body, digest = await read_with_digest(core, request, JobRequest)
     identity = _identity(request, owner)
     if (there := jobs.store.find(identity, owner)) is not None:
         if there.spec.request != digest:

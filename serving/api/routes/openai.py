@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import json
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +11,14 @@ import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
 
-from serving.api.bodies import GONE, decoded, disconnected, read_model
+from serving.api.bodies import GONE, disconnected, from_base64, read_model
 from serving.api.endpoint import JSON, Endpoint
+from serving.api.json_reply import json_reply
 from serving.api.query import no_query
 from serving.core.batching.thread_pool import cancel_on_disconnect
 from serving.core.core import Core
 from serving.protocol.errors import Refusal
-from serving.protocol.requests import EncodedCrops, OpenAIRequest
+from serving.protocol.requests import OpenAIRequest
 from serving.protocol.schemas import OpenAIReply
 
 if TYPE_CHECKING:
@@ -33,23 +33,26 @@ async def embeddings(core: Core, request: Request) -> Response:
     """
     no_query(request)
     core.require_ready()
-    body = await read_model(request, OpenAIRequest)
+    body = await read_model(core, request, OpenAIRequest)
     engine = core.engine_for(body.model)
     dim = engine.encoder.dim
     if body.dimensions not in (None, dim):
         raise Refusal(422, f"dimensions is {body.dimensions}; {engine.name} gives {dim}: leave it out")
     if body.pool in ("tokens", "grid"):
         raise Refusal(422, f"pool {body.pool} gives many vectors a crop; send its crops to /v1/embed")
-    crops = await decoded(core, _joined(body, engine), body.window, engine)
+    crops = await asyncio.to_thread(_joined, body, engine)
     work = core.embed(crops, body.window, body.pool, body.layer, body.model)
     vectors = await cancel_on_disconnect(disconnected(request), work)
     if vectors is None:
         raise Refusal(400, GONE)
-    text = await asyncio.to_thread(_as_json, vectors, body.encoding_format, engine)
-    return Response(text, media_type=JSON, headers={"X-Model": engine.encoder.sha256})
+    data = await asyncio.to_thread(_data, vectors, body.encoding_format)
+    tokens = len(vectors) * engine.encoder.config.architecture.tokens
+    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+    content = {"object": "list", "data": data, "model": engine.name, "usage": usage}
+    return await json_reply(content, headers={"X-Model": engine.encoder.sha256})
 
 
-def _joined(body: OpenAIRequest, engine: Engine) -> EncodedCrops:
+def _joined(body: OpenAIRequest, engine: Engine) -> np.ndarray:
     """The inputs as one array; Refusal where one is of no crop's length."""
     texts = [body.input] if isinstance(body.input, str) else body.input
     shape = engine.crop_shape
@@ -59,7 +62,7 @@ def _joined(body: OpenAIRequest, engine: Engine) -> EncodedCrops:
     parts = []
     for number, text in enumerate(texts):
         try:
-            data = base64.b64decode(text, validate=True)
+            data = from_base64(text)
         except ValueError as problem:
             raise Refusal(422, f"input {number} is no base64: {problem}") from problem
         if len(data) != size:
@@ -69,22 +72,16 @@ def _joined(body: OpenAIRequest, engine: Engine) -> EncodedCrops:
                 f"[0, 1], or with window=[low, high] {voxels * 2} of uint16",
             )
         parts.append(data)
-    joined = base64.b64encode(b"".join(parts)).decode()
-    return EncodedCrops(dtype=dtype, shape=[len(parts), *shape], base64=joined)  # type: ignore[arg-type]
+    values = np.frombuffer(b"".join(parts), np.dtype(dtype).newbyteorder("<"))
+    return values.reshape(len(parts), *shape)
 
 
-def _as_json(vectors: np.ndarray, encoding: str, engine: Engine) -> str:
-    rows: list[Any] = vectors.tolist()
+def _data(vectors: np.ndarray, encoding: str) -> list[dict[str, Any]]:
     if encoding == "base64":
-        rows = [base64.b64encode(row.astype("<f4").tobytes()).decode() for row in vectors]
-    tokens = len(vectors) * engine.encoder.config.architecture.tokens
-    content = {
-        "object": "list",
-        "data": [{"object": "embedding", "index": at, "embedding": row} for at, row in enumerate(rows)],
-        "model": engine.name,
-        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
-    }
-    return json.dumps(content, allow_nan=False)
+        rows: Any = (base64.b64encode(row.astype("<f4").tobytes()).decode() for row in vectors)
+    else:
+        rows = (row.tolist() for row in vectors)
+    return [{"object": "embedding", "index": at, "embedding": row} for at, row in enumerate(rows)]
 
 
 ROUTES = [Endpoint("POST", "/embeddings", embeddings, {JSON: OpenAIReply}, bodies={JSON: OpenAIRequest})]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
 from collections.abc import Awaitable
 
 import numpy as np
@@ -12,6 +10,7 @@ from starlette.responses import Response
 
 from serving.api.bodies import GONE, accepted, decoded, disconnected, media_type, read_crops, read_model
 from serving.api.endpoint import JSON, NPY, SAFE, Endpoint
+from serving.api.json_reply import json_reply
 from serving.api.query import no_query, read_query
 from serving.core.batching.thread_pool import cancel_on_disconnect
 from serving.core.core import Core
@@ -35,7 +34,7 @@ async def refine(core: Core, request: Request) -> Response:
     body: RefineRequest | None = None
     if media_type(request) == "application/json":
         no_query(request)
-        body = await read_model(request, RefineRequest)
+        body = await read_model(core, request, RefineRequest)
         hosted = find_refiner(core, body.refiner)
         work = await _refinement(core, hosted, body)
     else:
@@ -83,16 +82,15 @@ async def _reply(
     headers |= {f"X-{kind.title()}": sha256 for kind, sha256 in models.items() if sha256 is not None}
     if accepted(request) != "application/json":
         return Response(npy.dump(p_cell), media_type=npy.MEDIA_TYPE, headers=headers)
-    reply = RefineReply(
-        p_cell=p_cell.tolist(),
-        is_cell=hosted.is_cell(p_cell).tolist(),
-        count=count,
-        threshold=threshold,
-        refiner=hosted.refiner.sha256_,
+    content = {
+        "p_cell": p_cell,
+        "is_cell": hosted.is_cell(p_cell),
+        "count": count.model_dump(),
+        "threshold": threshold,
+        "refiner": hosted.refiner.sha256_,
         **models,
-    )
-    text = await asyncio.to_thread(lambda: json.dumps(reply.model_dump(), allow_nan=False))
-    return Response(text, media_type="application/json", headers=headers)
+    }
+    return await json_reply(content, headers=headers)
 
 
 ROUTES = [

@@ -13,6 +13,7 @@ from canvas_fm.errors import CanvasError, DamagedStore, Unreachable
 from serving.core.core import Core
 from serving.core.embed.crops import Key, key_of
 from serving.protocol.errors import Refusal, refused
+from serving.protocol.requests import ParsedRows
 
 if TYPE_CHECKING:
     from serving.core.models.model_host import Engine, HostedVolume
@@ -25,7 +26,7 @@ Batch = tuple[np.ndarray, np.ndarray]
 async def embed_points(
     core: Core,
     volume: str,
-    points_zyx: list[list[float]],
+    points_zyx: ParsedRows,
     pool: str | None,
     layer: int | None = None,
     model: str | None = None,
@@ -38,7 +39,7 @@ async def embed_points_by(
     core: Core,
     engine: Engine,
     volume: str,
-    points_zyx: list[list[float]],
+    points_zyx: ParsedRows,
     pool: str | None,
     layer: int | None,
 ) -> np.ndarray:

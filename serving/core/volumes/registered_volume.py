@@ -12,6 +12,7 @@ from canvas_fm.data.volume.volume import Volume, Window, Zyx
 from canvas_fm.inference.embed.input_checks import check_points
 from canvas_fm.inference.embed.point_crops import PointCrops, volume_identity, windowed_box
 from canvas_fm.models.checkpoint import Encoder
+from serving.protocol.requests import ParsedRows
 from serving.protocol.schemas import VolumeInfo
 from serving.protocol.settings import Settings
 
@@ -22,7 +23,7 @@ class RegisteredVolume:
     def __init__(self, name: str, volume: Volume, window: Window) -> None:
         self.name, self.volume, self.window = name, volume, window
 
-    def check(self, points_zyx: list[list[float]]) -> Float64[np.ndarray, "n 3"]:
+    def check(self, points_zyx: ParsedRows) -> Float64[np.ndarray, "n 3"]:
         """The library's own check of points."""
         return check_points(points_zyx, self.volume.shape_zyx)
 
