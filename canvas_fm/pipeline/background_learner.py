@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from canvas_fm.models.checkpoint import load
 
 _log = logging.getLogger(__name__)
 LEARN_EVERY, _WRITE_EVERY_S = 25, 10.0
+Features = Callable[[], Float32[np.ndarray, "n d"]]
 
 
 class ReviewedFeatures:
@@ -84,9 +85,9 @@ def open_review(
 class BackgroundLearner:
     """A thread that learns from every 25 further answers, and keeps the file of labels up to date."""
 
-    def __init__(self, session: ReviewSession, features: ReviewedFeatures) -> None:
+    def __init__(self, session: ReviewSession, features: Features) -> None:
         self._session, self._features = session, features
-        self._end, self.failure = threading.Event(), ""
+        self._end = threading.Event()
         self._learned_from = self._written = -1
         self._thread = threading.Thread(target=self._run, name="learn from clicks", daemon=True)
 
@@ -123,7 +124,7 @@ class BackgroundLearner:
                     self._session.write()
                     self._written = events
             except Exception as problem:  # noqa: BLE001  a review goes on without a model, and says so
-                self.failure = str(problem)
+                self._session.failure = str(problem)
                 _log.warning("nothing more is learned from clicks: %s", problem)
                 return
 

@@ -57,6 +57,7 @@ class ReviewSession:
         self.groups = np.zeros(len(candidates), np.int64) if groups is None else groups
         self.permutation = random_order(len(candidates), seed)
         self.learned: Learned | None = None
+        self.failure = ""  # why nothing more is learned from clicks
         self._stated, self._threshold = p_cell, threshold
         self._lock = threading.RLock()
         self._orders: dict[tuple[str, str], Int64[np.ndarray, " n"]] = {}
@@ -171,7 +172,7 @@ class ReviewSession:
                 "random": len(sample),
                 "missed": len(self.clicks.missed),
                 "agreement": agreement(self.clicks.labels),
-                "learned": None if self.learned is None else self.learned.as_dict(),
+                "learned": self._about_model(),
                 "count": None if count is None else list(count),
                 "half_width": None,
                 "stop": "",
@@ -185,6 +186,13 @@ class ReviewSession:
                     else f"the count's interval is now ± {half:.0%}"
                 )
             return shown
+
+    def _about_model(self) -> dict[str, Any] | None:
+        """What the model says of itself, or why there is no newer one."""
+        about = None if self.learned is None else self.learned.as_dict()
+        if not self.failure:
+            return about
+        return (about or {"curve": ""}) | {"sentence": f"nothing more is learned from clicks: {self.failure}"}
 
     def answers(self) -> Int64[np.ndarray, " n"]:
         """Label of every candidate: 1, 0, -1 unsure or undecided, -2 open."""
