@@ -23,3 +23,19 @@ class SegmentOptions(Options):
         99.5, description="intensities are clipped at this percentile of the volume"
     )
     branches: bool = Field(False, description="also count ends and branching points of each cell's skeleton")
+
+
+class PretrainedOptions(Options):
+    """How a pretrained segmenter of the user's is run."""
+
+    model_type: str | None = Field(
+        None, description="architecture of the weights; default vit_b of sam, vit_b_lm of micro-sam"
+    )
+    torch_device: str = Field("cpu", description="device of the segmenter, such as cuda")
+    clip_percentile: Annotated[float, Field(gt=50, le=100)] = Field(
+        99.5, description="intensities are clipped at this percentile of the volume"
+    )
+    max_radius_um: Size = Field(
+        15.0, description="sam: larger masks of a plane, such as the background, are none"
+    )
+    branches: bool = Field(False, description="also count ends and branching points of each cell's skeleton")

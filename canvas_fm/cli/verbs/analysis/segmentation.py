@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from canvas_fm.cli.parser import Parser, Verbs, add_json, add_verb, add_volume_flags, positive_int
+
+if TYPE_CHECKING:
+    from canvas_fm.data.points.points import Points
+    from canvas_fm.data.volume.volume import Volume
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -15,7 +20,8 @@ def add_verbs(verbs: Verbs) -> None:
         "grow cells from detections: a label volume and a table of morphology",
         "Threshold watershed seeded by points: writes a label volume (label k is row k of CELLS) and the "
         "table of morphology: volume, sphericity, extents, intensity, with --branches the skeleton's ends, "
-        "branching points and length.",
+        "branching points and length. With --model a pretrained segmenter of your own installation and "
+        "weights finds the objects without CELLS.",
         fill=_fill_segment,
     )
     add_verb(
@@ -30,15 +36,23 @@ def add_verbs(verbs: Verbs) -> None:
 
 
 def _fill_segment(parser: Parser) -> None:
-    from canvas_fm.analysis.segment.options import SegmentOptions
+    from canvas_fm.analysis.segment.options import PretrainedOptions, SegmentOptions
 
     parser.add_argument("volume", metavar="VOLUME", help="the image")
-    parser.add_argument("cells", metavar="CELLS", help="points z, y, x in voxels, the seeds")
+    parser.add_argument(
+        "cells", metavar="CELLS", nargs="?", help="points z, y, x in voxels, the seeds of the watershed"
+    )
     parser.add_argument("--out", required=True, metavar="LABELS.zarr", help="label volume to write")
     parser.add_argument(
         "--table", required=True, metavar="MORPHOLOGY.csv", help="CELLS with their morphology"
     )
+    parser.add_argument(
+        "--model", choices=["cellpose-sam", "sam", "micro-sam"],
+        help="instead of the watershed, a segmenter that you installed; needs --weights",
+    )  # fmt: skip
+    parser.add_argument("--weights", metavar="FILE", help="weights of --model, which you downloaded")
     parser.add_options("options", SegmentOptions)
+    parser.add_options("pretrained", PretrainedOptions, only=("model_type", "torch_device"))
     add_volume_flags(parser)
     add_json(parser)
 
@@ -57,13 +71,11 @@ def _fill_evaluate(parser: Parser) -> None:
 def run_segment(args: argparse.Namespace) -> None:
     import numpy as np
 
-    from canvas_fm.analysis.segment.watershed import segment
     from canvas_fm.cli.output import print_result, report_bad_chunks
-    from canvas_fm.data.points.points import Points
     from canvas_fm.data.volume.volume import Volume
 
     volume = Volume.open(args.volume, **args.opening.given)
-    cells = segment(volume, Points.read(args.cells), args.out, **args.options.given)
+    cells = _segmented(args, volume)
     cells.write(args.table)
     sizes = np.asarray(cells.columns["volume_um3"])
     result = {
@@ -72,6 +84,27 @@ def run_segment(args: argparse.Namespace) -> None:
         "median_volume_um3": float(np.median(sizes)) if len(sizes) else None,
     }
     print_result(result, args.json, bad_chunks=report_bad_chunks([volume]))
+
+
+def _segmented(args: argparse.Namespace, volume: Volume) -> Points:
+    from canvas_fm.analysis.segment.pretrained import segment_pretrained
+    from canvas_fm.analysis.segment.watershed import segment
+    from canvas_fm.data.points.points import Points
+    from canvas_fm.errors import CanvasError
+
+    if args.model is None:
+        if args.cells is None or args.weights is not None:
+            raise CanvasError("the watershed grows from CELLS and has no weights; give CELLS, or --model")
+        return segment(volume, Points.read(args.cells), args.out, **args.options.given)
+    if args.cells is not None or args.weights is None:
+        raise CanvasError(f"{args.model} takes no CELLS and needs --weights FILE, which you downloaded")
+    known = ("clip_percentile", "max_radius_um", "branches")
+    shared = {key: value for key, value in args.options.given.items() if key in known}
+    if other := sorted(set(args.options.given) - set(known)):
+        raise CanvasError(
+            f"--{other[0].replace('_', '-')} is of the watershed; {args.model} has no such option"
+        )
+    return segment_pretrained(args.model, volume, args.out, args.weights, **shared, **args.pretrained.given)
 
 
 def run_evaluate(args: argparse.Namespace) -> None:
