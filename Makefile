@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Without an NVIDIA GPU: the CPU build of torch.
 CONSTRAINTS := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1 || echo --constraint constraints/cpu.txt)
 
-.PHONY: setup demo test test-ui test-slow check docs format bench figures serve clean
+.PHONY: setup demo test test-ui test-slow check docs format bench figures screenshots serve clean
 setup: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints/cpu.txt
@@ -58,6 +58,10 @@ FIGURES ?=
 figures: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) --editable ".[bench]"
 	$(BIN)/python -m tests.benchmarks.figures $(FIGURES)
+
+# Pictures of the service's page in docs/images, by the Chromium of `test-ui`.
+screenshots: setup
+	$(BIN)/python -m tests.ui.screenshots
 
 MODEL ?= demo/run/encoder
 serve: setup $(filter demo/run/encoder,$(MODEL))

@@ -135,3 +135,13 @@ def test_every_message_on_the_page_of_errors_is_one_of_ours():
     for message in messages:
         for part in message.split("…"):
             assert part.strip() in code, message
+
+
+def test_every_picture_of_the_page_is_made_by_the_command_and_shown():
+    from tests.ui.screenshots import IMAGES
+    from tests.ui.screenshots import PAGES as VIEWS
+
+    names = {f"page-{name}.png" for name in VIEWS}
+    assert {path.name for path in IMAGES.glob("page-*.png")} == names
+    docs = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+    assert names == set(re.findall(r"images/(page-[a-z]+\.png)", docs))

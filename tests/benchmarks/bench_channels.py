@@ -119,11 +119,13 @@ def precision_of_refiner(model: Encoder, phantoms: Sequence[Labelled]) -> list[f
     x, y, groups = [], [], []
     for one in phantoms:
         zyx, label = spots(one)
+        if not len(zyx):
+            continue
         behind = one.background if model.config.architecture.channels == 2 else None
         x.append(embed(model, one.source.volume, zyx, background=behind, device="cpu", show=False))
         y.append(label)
         groups.append(np.full(len(label), one.source.name))
-    half = len(phantoms) // 2
+    half = len(x) // 2
     refiner = Refiner().fit(*map(np.concatenate, (x[:half], y[:half])), groups=np.concatenate(groups[:half]))
     return [
         float(average_precision_score(label, refiner.predict_proba(features)[:, 1]))

@@ -50,7 +50,9 @@ def test_a_store_belongs_to_its_background_and_workers_give_the_same(two, tmp_pa
     out = tmp_path / "x.emb.zarr"
     store = embed_to_store(encoder, signal, points, out, background=background, show=False)
     assert_same(store.vectors, by_hand(encoder, (signal, background), points.zyx), 1e-5)
-    other = write_volume(tmp_path / "other.zarr", noise((20, 30, 40), seed=2))
+    # The same intensities elsewhere, so that its window is the same too.
+    other = write_volume(tmp_path / "other.zarr", np.asarray(background)[:, ::-1].copy())
+    assert other.window == background.window
     with pytest.raises(CanvasError, match="background"):
         embed_to_store(encoder, signal, points, out, background=other, show=False)
 
