@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import numpy as np
 from starlette.applications import Starlette
@@ -53,21 +53,35 @@ from serving.protocol.schemas import (
 from serving.protocol.settings import Settings
 
 
-def create_app(core: Core) -> Starlette:
-    """The Starlette app, whose lifespan runs `core` and the jobs; meant to run behind a Guard."""
+async def _at_once() -> None: ...
+
+
+def create_app(core: Core, turn: Callable[[], Awaitable[None]] = _at_once) -> Starlette:
+    """The Starlette app, whose lifespan runs `core` and the jobs; meant to run behind a Guard.
+
+    Models are loaded at once; connections are accepted and jobs run once `turn` has returned.
+    """
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         runner: JobRunner | None = None
+        has_turn = False
 
         def start_jobs(settings: Settings) -> None:
             nonlocal runner
-            if settings.jobs is not None:
+            if settings.jobs is not None and has_turn:
                 app.state.jobs = runner = JobRunner(core, JobStore(settings.jobs), core.busy)
                 runner.start()
 
         app.state.jobs = None
         await core.start(start_jobs)
+        await turn()
+        has_turn = True
+        if not core.alive:  # what failed while it was a spare is tried again
+            await core.stop()
+            await core.start(start_jobs)
+        elif core.ready:
+            start_jobs(core.require_ready())
         try:
             yield
         finally:

@@ -20,6 +20,7 @@ import bentoml
 from serving.api.app import ROUTES, create_app
 from serving.api.routes import embed_json
 from serving.core.core import Core
+from serving.launch.answering import Turn
 from serving.launch.supervisor import SERVICE
 from serving.middleware import connection_limits
 from serving.middleware.auth import Gate
@@ -36,11 +37,11 @@ FAILURE_FILE = "failure.txt"
 _EMBED_JSON = f"/v1{embed_json.ROUTE.path}"
 
 
-def make_service(core: Core) -> bentoml.Service[Any]:
-    """A BentoML service around `core`, behind the guard."""
+def make_service(core: Core, turn: Turn | None = None) -> bentoml.Service[Any]:
+    """A BentoML service around `core`, behind the guard, that answers once it is its turn."""
 
     @bentoml.asgi_app(create_page(), path="/ui")
-    @bentoml.asgi_app(create_app(core), path="/v1")
+    @bentoml.asgi_app(create_app(core, (turn or Turn()).wait), path="/v1")
     class CanvasService:
         """Embeddings of crops of whole-brain light-sheet volumes; crops as .npy go to /v1/embed."""
 
@@ -106,7 +107,9 @@ def read_settings() -> Settings:
     if path is None:
         raise RuntimeError("start the service with `canvas-fm serve MODEL`")
     settings = Settings.model_validate_json(Path(path).read_bytes())
-    set_up_worker(settings)
+    if not turn.has_come:
+        turn.set_up(settings.turns, settings.workers)
+        set_up_worker(settings)
     return settings
 
 
@@ -134,6 +137,8 @@ def _leave_with(supervisor: int) -> None:
 
 def report_failure(sentence: str) -> None:
     """Write the message for `serve` and ask it to end."""
+    if turn.is_awaited:
+        return logger.warning("a spare process could not be loaded; it tries again in its turn: %s", sentence)
     settings_path = Path(os.environ[SETTINGS_VARIABLE])
     (settings_path.parent / FAILURE_FILE).write_text(sentence, encoding="utf-8")
     supervisor = json.loads(settings_path.read_bytes()).get("supervisor")
@@ -145,7 +150,9 @@ def keep_loaded() -> None:
     """Look for garbage once, and never again among what is loaded: half a million objects hold all up."""
     gc.collect()
     gc.freeze()
+    turn.loaded()
 
 
+turn = Turn()
 connection_limits.install()
-service = make_service(Core(read_settings, on_failure=report_failure, after_load=keep_loaded))
+service = make_service(Core(read_settings, on_failure=report_failure, after_load=keep_loaded), turn)

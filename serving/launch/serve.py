@@ -21,6 +21,7 @@ from canvas_fm.errors import CanvasError
 from canvas_fm.files.options import takes
 from canvas_fm.shipped import find
 from serving.core.volumes.remote_volumes import pin
+from serving.launch.answering import spares_when_loaded
 from serving.launch.supervisor import by_name, private_control, private_folder, temporary_files_in
 from serving.middleware.auth import read_keys
 from serving.observe.tracing import check_traces
@@ -73,7 +74,8 @@ def serve(
         )
     folder = private_folder()
     try:
-        _run(settings, folder, address, port, opts.workers, announce)
+        settings = settings.model_copy(update={"turns": str(folder)})
+        _run(settings, folder, address, port, opts, announce)
         failure = folder / "failure.txt"
         if failure.exists():
             raise CanvasError(failure.read_text(encoding="utf-8"))
@@ -206,7 +208,7 @@ def _run(
     folder: Path,
     address: str,
     port: int,
-    workers: int,
+    opts: ServeOptions,
     announce: Callable[[str], None] | None,
 ) -> None:
     path = folder / "settings.json"
@@ -216,13 +218,13 @@ def _run(
         "BENTOML_HOME": str(folder / "bentoml"),  # else it makes ~/bentoml
         "BENTOML_DO_NOT_TRACK": "True",
     }
-    private = private_control(folder, settings.limits.stop_s)
+    private = private_control(folder, settings.limits.stop_s, spares_when_loaded(folder, opts.spares))
     with _environment(environment), temporary_files_in(folder), private:
         from bentoml.exceptions import BentoMLException
 
         # BentoML says where it listens on stdout, before it is ready; `announce` does that.
         logging.getLogger("bentoml.serve").addFilter(lambda record: record.levelno >= logging.WARNING)
-        service = by_name(workers)
+        service = by_name(opts.workers)
         service.working_dir = str(folder)
         if announce is not None:
             url = f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"

@@ -65,15 +65,15 @@ def temporary_files_in(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def private_control(folder: Path, stop_s: float) -> Iterator[None]:
-    """Supervisor's control sockets in `folder`; workers get `stop_s` to end.
+def private_control(folder: Path, stop_s: float, more: Callable[[], int] = lambda: 0) -> Iterator[None]:
+    """Supervisor's control sockets in `folder`; workers get `stop_s` to end; `more` may add some.
 
     BentoML opens two more TCP ports, over which anyone on the machine could run commands in the user's name.
     """
     from bentoml._internal.utils import circus
 
     usual = circus.Arbiter
-    circus.Arbiter = _private(usual, lambda: folder, stop_s)  # type: ignore[misc]
+    circus.Arbiter = _private(usual, lambda: folder, stop_s, more)  # type: ignore[misc]
     try:
         yield
     finally:
@@ -92,7 +92,9 @@ def keep_control_private(stop_s: float) -> None:
     circus.Arbiter = _private(circus.Arbiter, make, stop_s)  # type: ignore[misc]
 
 
-def _private(usual: Any, place: Callable[[], Path], stop_s: float) -> Any:
+def _private(
+    usual: Any, place: Callable[[], Path], stop_s: float, more: Callable[[], int] = lambda: 0
+) -> Any:
     class PrivateArbiter(usual):
         def __init__(self, watchers: list, endpoint: str, pubsub_endpoint: str, **options: object) -> None:
             folder = place()
@@ -100,6 +102,12 @@ def _private(usual: Any, place: Callable[[], Path], stop_s: float) -> Any:
                 watcher.graceful_timeout = stop_s
             super().__init__(watchers, f"ipc://{folder}/control", f"ipc://{folder}/events", **options)
             self._late: LateConnections | None = None
+
+        def manage_watchers(self) -> Any:
+            if added := more():
+                for watcher in self.watchers:
+                    watcher.numprocesses += added
+            return super().manage_watchers()
 
         def stop(self) -> Any:
             self._late = LateConnections([*self.sockets.values()])

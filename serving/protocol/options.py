@@ -98,3 +98,8 @@ class ServeOptions(HostOptions):
     )
     port: int = Field(3000, description="default 3000; 0 takes a free one")
     workers: Positive = Field(1, description="processes, each with its own copy; default 1")
+    spares: Annotated[int, Field(ge=0)] = Field(
+        1,
+        description="further processes, loaded and waiting to take over from one that was killed, each with "
+        "the memory of a worker, started once the service is ready; default 1",
+    )

@@ -83,5 +83,7 @@ class Settings(WorkerOptions):
     keys: dict[str, str] = Field(default={})
     """sha256 of the bearer keys by name; without any nobody is asked for one."""
     workers: int = 1
+    turns: str | None = None
+    """Folder of the locks by which `workers` processes answer and others wait."""
     supervisor: int | None = None
     """Process that is told when the service cannot start; a worker does not outlive it."""

@@ -70,7 +70,7 @@ class Service:
 def serve(folder: Path, *arguments: str) -> Iterator[Service]:
     """Started with these arguments and stopped again."""
     log = Path(tempfile.mkstemp(dir=folder, suffix=".txt")[1])
-    command = [sys.executable, "-m", "canvas_fm.cli", "serve", *arguments, "--port", "0"]
+    command = [sys.executable, "-m", "canvas_fm.cli", "serve", *arguments, "--port", "0", "--spares", "0"]
     with log.open("w") as errors:
         process = subprocess.Popen(command, stderr=errors, stdout=subprocess.DEVNULL)
     try:

@@ -285,6 +285,7 @@ class Served:
         (self.cwd / "serving").mkdir()
         (self.cwd / "serving" / "__init__.py").write_text("raise RuntimeError('the wrong serving')\n")
         self.out, self.err = folder / "out.txt", folder / "err.txt"
+        arguments = arguments if "--spares" in arguments else [*arguments, "--spares", "0"]
         command = [str(Path(sys.executable).parent / "canvas-fm"), "serve", *arguments]
         with self.out.open("w") as out, self.err.open("w") as err:
             self.process = subprocess.Popen(
