@@ -22,6 +22,7 @@ from canvas_fm.data.volume.volume import Volume
 from canvas_fm.data.volume.window import WindowRule
 from canvas_fm.data.zyx import Zyx, ZyxUm
 from canvas_fm.errors import CanvasError
+from canvas_fm.inference.channels import input_channels
 from canvas_fm.models.checkpoint import Encoder
 
 Transform = Callable[[Tensor], Any]
@@ -45,11 +46,12 @@ class RandomCrops:
 
 
 class CropDataset(Dataset[Item]):
-    """Windowed crops (1, z, y, x) in [0, 1] of several volumes, with their targets, by index.
+    """Windowed crops (c, z, y, x) in [0, 1] of several volumes, with their targets, by index.
 
     `points` are those of each volume (`Points`, or arrays (n, 3) z, y, x), or a `RandomCrops`. Crop size,
     window rule and voxel size are those of the `model`, else `crop_zyx` and `window_rule`. A target is the
-    value of the points' column `target`, else the row's number. `transform` gets the crop as a tensor. A
+    value of the points' column `target`, else the row's number. With `background`, the second channel of each
+    volume, crops have two. `transform` gets the crop as a tensor. A
     batch of rows is read at once, each chunk decoded once. Worker processes are started by
     `multiprocessing_context="spawn"` or "forkserver" and open the volumes anew; forked ones are refused: they
     would hang. Each process keeps `cache_bytes` of decoded chunks. Raises as `cf.embed` does for another
@@ -62,6 +64,7 @@ class CropDataset(Dataset[Item]):
         points: Any,
         transform: Transform | None = None,
         *,
+        background: Volume | Sequence[Volume] | None = None,
         model: Encoder | None = None,
         crop_zyx: Zyx | None = None,
         window_rule: WindowRule | None = None,
@@ -88,10 +91,11 @@ class CropDataset(Dataset[Item]):
             else None
             for volume in self.volumes
         ]
-        self.windows = [volume.window_by(rule) for volume in self.volumes]
+        self.channels = self._channels(background, model)
+        self.windows = [[volume.window_by(rule) for volume in each] for each in self.channels]
         self.starts_zyx, self.targets = self._rows(points, target)
         self.first_rows = np.concatenate([[0], np.cumsum([len(starts) for starts in self.starts_zyx])])
-        self._readers: dict[int, CropReader] = {}
+        self._readers: dict[tuple[int, int], CropReader] = {}
         self._process = os.getpid()
 
     def __len__(self) -> int:
@@ -111,21 +115,25 @@ class CropDataset(Dataset[Item]):
             tensors = [self.transform(tensor) for tensor in tensors]
         return list(zip(tensors, self.targets[index].tolist(), strict=True))
 
-    def crops(self, index: Int64[np.ndarray, " b"]) -> Float[Tensor, "b 1 z y x"]:
-        """Windowed crops of rows in one tensor, in the order given and without the transform."""
-        crops = np.empty((len(index), *self.crop_zyx), np.float32)
-        self.read_into(crops, index)
-        return torch.from_numpy(crops)[:, None]
+    @property
+    def crop_shape(self) -> tuple[int, int, int, int]:
+        """Channels, z, y, x of one crop."""
+        return (len(self.channels[0]), *self.crop_zyx)
 
-    def read_into(self, crops: Float32[np.ndarray, "b z y x"], index: Int64[np.ndarray, " b"]) -> None:
+    def crops(self, index: Int64[np.ndarray, " b"]) -> Float[Tensor, "b c z y x"]:
+        """Windowed crops of rows in one tensor, in the order given and without the transform."""
+        crops = np.empty((len(index), *self.crop_shape), np.float32)
+        self.read_into(crops, index)
+        return torch.from_numpy(crops)
+
+    def read_into(self, crops: Float32[np.ndarray, "b c z y x"], index: Int64[np.ndarray, " b"]) -> None:
         """Read the windowed crops of rows into an array."""
         home = np.searchsorted(self.first_rows, index, side="right") - 1
-        for number in np.unique(home):
+        for number in np.unique(home).tolist():
             mine = np.flatnonzero(home == number)
-            raw = self._reader(int(number)).read(
-                self.starts_zyx[number][index[mine] - self.first_rows[number]]
-            )
-            crops[mine] = self.windows[number].apply(raw)
+            starts = self.starts_zyx[number][index[mine] - self.first_rows[number]]
+            for channel, window in enumerate(self.windows[number]):
+                crops[mine, channel] = window.apply(self._reader(number, channel).read(starts))
 
     def in_chunk_order(
         self,
@@ -139,6 +147,20 @@ class CropDataset(Dataset[Item]):
     ) -> CropStream:
         """The same items as an iterable data set that reads neighbours together; see `CropStream`."""
         return CropStream(self, shuffle, seed, block, batch, rank, world)
+
+    def _channels(
+        self, background: Volume | Sequence[Volume] | None, model: Encoder | None
+    ) -> list[list[Volume]]:
+        """The volumes of each crop's channels, one list a volume."""
+        behind = [background] if isinstance(background, Volume) else background
+        if behind is not None and len(behind) != len(self.volumes):
+            raise CanvasError(f"{len(behind)} backgrounds for {len(self.volumes)} volumes; give one for each")
+        channels = (1 if behind is None else 2) if model is None else model.config.architecture.channels
+        name = "the data set" if model is None else model.name
+        return [
+            input_channels(name, channels, volume, None if behind is None else behind[number])
+            for number, volume in enumerate(self.volumes)
+        ]
 
     def _rows(self, points: Any, target: str | None) -> tuple[list[Int64[np.ndarray, "_ 3"]], np.ndarray]:
         if isinstance(points, RandomCrops):
@@ -171,21 +193,21 @@ class CropDataset(Dataset[Item]):
     def _box(self, volume: Volume, um: ZyxUm | None) -> Zyx:
         return self.crop_zyx if um is None else Resampler(self.crop_zyx, volume.voxel_um, um).box_zyx
 
-    def _reader(self, number: int) -> CropReader:
+    def _reader(self, number: int, channel: int) -> CropReader:
         if os.getpid() != self._process:
             raise CanvasError(
                 "a forked process cannot read the volumes that its parent opened; give the loader "
                 "multiprocessing_context='forkserver' (or 'spawn')"
             )
-        if number not in self._readers:
-            share = self.cache_bytes // len(self.volumes)
-            self._readers[number] = CropReader(
-                self.volumes[number],
+        key = number, channel
+        if key not in self._readers:
+            self._readers[key] = CropReader(
+                self.channels[number][channel],
                 self.crop_zyx,
-                cache_bytes=share,
+                cache_bytes=self.cache_bytes // sum(map(len, self.channels)),
                 resample_to_um=self.resample_to[number],
             )
-        return self._readers[number]
+        return self._readers[key]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_readers": {}}
@@ -201,7 +223,7 @@ class CropStream(IterableDataset[Item]):
     With `shuffle` the blocks come in an order drawn by `seed` and epoch (`set_epoch`), and rows are mixed
     within eight blocks. Workers, and the ranks of a distributed training, each take a part; ranks get
     equally many, the last ones again some of the first as in torch's `DistributedSampler`. `rank` and `world`
-    are by default those of the running process group. With `batch` it gives whole batches, crops (b, 1, z,
+    are by default those of the running process group. With `batch` it gives whole batches, crops (b, c, z,
     y, x) and targets (b,), for `DataLoader(stream, batch_size=None)`: what takes the loader least.
     """
 
@@ -269,7 +291,7 @@ class CropStream(IterableDataset[Item]):
         for index, crops in self._read_together(rows[starts[0] : starts[-1] + size]):
             targets = self.crops.targets[index].tolist()
             if self.batch is None:
-                tensors = (torch.from_numpy(crop[None].copy()) for crop in crops)
+                tensors = (torch.from_numpy(crop.copy()) for crop in crops)
                 yield from zip(map(self._transformed, tensors), targets, strict=True)
             else:
                 for at in range(0, len(index), size):
@@ -278,34 +300,34 @@ class CropStream(IterableDataset[Item]):
                         batch = default_collate([self._transformed(crop) for crop in batch])
                     yield batch, default_collate(targets[at : at + size])
 
-    def _transformed(self, crop: Float[Tensor, "1 z y x"]) -> Any:
+    def _transformed(self, crop: Float[Tensor, "c z y x"]) -> Any:
         return crop if self.crops.transform is None else self.crops.transform(crop)
 
     def _read_together(
         self, rows: Int64[np.ndarray, " n"]
-    ) -> Iterator[tuple[Int64[np.ndarray, " b"], Float32[np.ndarray, "b z y x"]]]:
+    ) -> Iterator[tuple[Int64[np.ndarray, " b"], Float32[np.ndarray, "b c z y x"]]]:
         """Rows and their crops, several batches at once: what they share of a chunk is then copied together.
 
         The crops are those of one buffer, which the next ones overwrite.
         """
         unit = self.batch or self.block
-        most = min(_MIXED * self.block, _TOGETHER // (4 * math.prod(self.crops.crop_zyx)))
+        most = min(_MIXED * self.block, _TOGETHER // (4 * math.prod(self.crops.crop_shape)))
         size = min(max(most // unit, 1) * unit, len(rows))
-        buffer = np.empty((size, *self.crops.crop_zyx), np.float32)
+        buffer = np.empty((size, *self.crops.crop_shape), np.float32)
         for at in range(0, len(rows), size):
             index = rows[at : at + size]
             self.crops.read_into(buffer[: len(index)], index)
             yield index, buffer[: len(index)]
 
 
-def _for_the_training(crops: Float32[np.ndarray, "b z y x"]) -> Float[Tensor, "b 1 z y x"]:
+def _for_the_training(crops: Float32[np.ndarray, "b c z y x"]) -> Float[Tensor, "b c z y x"]:
     """A tensor of its own; in a worker in shared memory at once, where torch would copy it to on its way."""
     if get_worker_info() is None:
-        return torch.from_numpy(crops.copy())[:, None]
+        return torch.from_numpy(crops.copy())
     like = torch.empty(0)
     storage = like._typed_storage()._new_shared(crops.size)  # as torch's own `default_collate` does
-    tensor = like.new(storage).resize_(len(crops), 1, *crops.shape[1:])
-    tensor.numpy()[:, 0] = crops
+    tensor = like.new(storage).resize_(crops.shape)
+    tensor.numpy()[:] = crops
     return tensor
 
 

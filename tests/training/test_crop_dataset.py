@@ -100,6 +100,23 @@ def test_whole_batches_are_the_items_in_their_order(brains, points, transform):
         crops.in_chunk_order(batch=0)
 
 
+def test_a_background_is_the_second_channel_of_each_crop(brains, points):
+    behind = [
+        cf.Volume.from_array(np.asarray(brain)[::-1].copy(), voxel_um=brain.voxel_um) for brain in brains
+    ]
+    both = CropDataset(brains, points, background=behind, crop_zyx=CROP)
+    signal, background = (CropDataset(each, points, crop_zyx=CROP) for each in (brains, behind))
+    rows = np.arange(len(both))
+    assert torch.equal(both.crops(rows), torch.cat([signal.crops(rows), background.crops(rows)], dim=1))
+    batch, _ = next(iter(both.in_chunk_order(batch=8)))
+    assert batch.shape == (8, 2, *CROP)
+    with pytest.raises(CanvasError, match="1 backgrounds for 2 volumes"):
+        CropDataset(brains, points, background=behind[0], crop_zyx=CROP)
+    one = random_encoder(voxel_um=brains[0].voxel_um)
+    with pytest.raises(CanvasError, match="leave --background out"):
+        CropDataset(brains, points, background=behind, model=one)
+
+
 def test_workers_share_whole_batches(brains, points, monkeypatch):
     """Each row comes once, only the last batch is short, and workers put crops into shared memory."""
     crops = CropDataset(brains, points, crop_zyx=CROP)
