@@ -114,10 +114,14 @@ def _check(atlas: Atlas, placed: Placed, zyx: np.ndarray, voxel_um: ZyxUm) -> No
     least, most = placed.um.min(0) / 1e3, placed.um.max(0) / 1e3
     spans = ", ".join(f"{low:.3g} to {high:.3g}" for low, high in zip(least, most, strict=True))
     size = " × ".join(f"{extent / 1e3:.3g}" for extent in atlas.extent_um)
-    hints = hints or ["are voxel size, orientation (--orientation) and atlas those of this volume?"]
+    hint = (
+        f"{'; '.join(hints)}."
+        if hints
+        else ("are voxel size, orientation (--orientation) and atlas those of this volume?")
+    )
     raise CanvasError(
         f"{placed.outside:,} of {len(zyx):,} points are outside the atlas and {placed.unlabelled:,} where no "
-        f"region is; they span {spans} mm in z, y, x, the atlas {size} mm. {'; '.join(hints)}. "
+        f"region is; they span {spans} mm in z, y, x, the atlas {size} mm. {hint} "
         "--allow-outside counts those that are inside"
     )
 

@@ -159,7 +159,10 @@ def test_points_of_other_axes_units_or_size_are_refused(small):
     size = (10.0, 10.0, 10.0)
     refuse(lambda: place(atlas, zyx[:, ::-1], size), "axes look swapped: reading them as x, y, z brings")
     refuse(lambda: place(atlas, zyx * 10, size), "look like µm where voxels are expected")
-    refuse(lambda: place(atlas, zyx, (40.0, 40.0, 40.0)), "are outside the atlas .* mm in z, y, x, the atlas")
+    refuse(
+        lambda: place(atlas, zyx, (40.0, 40.0, 40.0)),
+        r"are outside the atlas .* mm in z, y, x, the atlas .* of this volume\? --allow-outside",
+    )
     assert place(atlas, zyx[:, ::-1], size, allow_outside=True).outside > 0
     refuse(lambda: place(atlas, zyx, size, orientation="psl"), "give --atlas-orientation too")
     refuse(lambda: count_regions(Points(zyx), atlas), "--voxel-um Z Y X")

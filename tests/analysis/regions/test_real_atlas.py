@@ -54,6 +54,37 @@ def test_the_annotation_is_counted_voxel_by_voxel(ccf, cells):
         assert table["own_volume_mm3"][row] == pytest.approx(voxels[ids == region][0] * 1e-3)
 
 
+def test_hemispheres_and_roll_up_are_independent_sums(ccf, cells, folder, tmp_path):
+    """The real table has no tree: every region becomes part of one of seven, these of one."""
+    groups, root = 2_000_000_000, 1_999_999_999
+    lines = ["id,name,parent_structure_id", f"{root},everything,"]
+    lines += [f"{groups + rest},group {rest},{root}" for rest in range(7)]
+    ids = np.unique(ccf.labels[ccf.labels > 0]).tolist()
+    lines += [f"{one},region {one},{groups + one % 7}" for one in ids]
+    (tmp_path / "tree.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    atlas = open_atlas(
+        folder / "ccf_100um" / "annotation_100.nrrd", table=tmp_path / "tree.csv", atlas_orientation="asl"
+    )
+    table = count_regions(Points(cells), atlas, voxel_um=(10, 10, 10)).table()
+    at = ((cells + 0.5) // 10).astype(int)
+    of, left = ccf.labels[tuple(at.T)], at[:, 2] < ccf.labels.shape[2] / 2  # asl: x begins at the left
+    voxel_left = np.arange(ccf.labels.shape[2]) < ccf.labels.shape[2] / 2
+    for side, mask, voxels in (
+        ("both", np.ones(len(of), bool), np.ones_like(voxel_left)),
+        ("left", left, voxel_left),
+        ("right", ~left, ~voxel_left),
+    ):
+        part = ccf.labels[:, :, voxels]
+        for rest in range(7):
+            (row,) = np.flatnonzero((table["id"] == groups + rest) & (table["hemisphere"] == side))
+            assert table["count"][row] == (mask & (of % 7 == rest)).sum()
+            inside = (part > 0) & (part % 7 == rest)
+            assert table["volume_mm3"][row] == pytest.approx(inside.sum() * 1e-3)
+            assert table["own_count"][row] == 0
+        (row,) = np.flatnonzero((table["id"] == root) & (table["hemisphere"] == side))
+        assert table["count"][row] == mask.sum()
+
+
 @pytest.mark.slow
 def test_the_same_cells_in_the_annotation_of_other_axes(ccf, cells, folder):
     """Both headers say the same axes. By the orientations four fifths lie in the same region; without them
