@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import urllib.request
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import numpy as np
 import pytest
@@ -38,18 +38,20 @@ def brain(tmp_path_factory):
     return folder
 
 
-class FakeClient:
+class FakeClient(clients.Client):
     """In place of the wheel's viewer, so that these tests need no extra."""
 
-    url, origin = "http://127.0.0.1:1/v/1/", "http://127.0.0.1:1"
+    origin = "http://127.0.0.1:1"
+    state = None
 
     def __init__(self, state):
-        self.state = state
+        self.state, self.url = state, f"{self.origin}/v/{len(json.dumps(state))}/"
 
 
 @pytest.fixture
 def with_client(monkeypatch):
-    monkeypatch.setattr("canvas_fm.viewing.neuroglancer.view.Client", FakeClient)
+    for module in ("view", "server"):
+        monkeypatch.setattr(f"canvas_fm.viewing.neuroglancer.{module}.Client", FakeClient)
     monkeypatch.setattr("canvas_fm.viewing.neuroglancer.view.need_neuroglancer", lambda: None)
 
 
@@ -95,7 +97,7 @@ def test_a_view_serves_page_points_and_chunks(brain, with_client):
         state = json.loads(unquote(urlsplit(view.state_url).fragment)[1:])
         assert state["layers"][0]["source"] == f"precomputed://{view.url}volumes/a"
         about = json.loads(fetch(view.url + "viewer.json"))
-        assert about == {"url": FakeClient.url, "state": state}
+        assert about == {"url": FakeClient(state).url, "state": state}
         z, y, x = (at - 0.5 for at in state["position"][::-1])
         assert [z, y, x] in Points.read(brain / "cells.csv").zyx.tolist()
         info = json.loads(fetch(view.url + "volumes/a/info"))
@@ -105,6 +107,24 @@ def test_a_view_serves_page_points_and_chunks(brain, with_client):
         assert np.array_equal(np.frombuffer(chunk, "<u4").reshape(expected.shape), expected)
         whole = fetch(view.url + "points/cells/by_id/0.shard")
         assert fetch(view.url + "points/cells/by_id/0.shard", Range="bytes=5-20") == whole[5:21]
+
+
+def test_a_link_to_a_view_opens_a_viewer_with_its_state(brain, with_client):
+    with open_view([brain / "a.zarr"]) as view:
+        page, _, fragment = view.state_url.partition("#!")
+        assert page == view.url  # the page itself: the client would ignore what its own address says
+        shared = json.loads(unquote(fragment)) | {"crossSectionScale": 0.125}
+        about = json.loads(fetch(f"{page}viewer.json?state={quote(json.dumps(shared))}"))
+        assert about == {"url": FakeClient(shared).url, "state": shared}
+        assert json.loads(fetch(f"{page}viewer.json?url={quote(about['url'])}")) == about
+        assert json.loads(fetch(f"{page}viewer.json"))["state"] != shared  # the first one is as it was
+        for number in range(40):
+            fetch(f"{page}viewer.json?state={quote(json.dumps({'layout': 'x' * number}))}")
+        first, last = FakeClient(json.loads(unquote(fragment))), FakeClient({"layout": "x" * 39})
+        for client in (first, last):
+            assert json.loads(fetch(f"{page}viewer.json?url={quote(client.url)}"))["state"] == client.state
+        for query in ("state=no", "state=[1]", f"url={quote(about['url'])}"):  # the last one was long ago
+            assert status(view, f"{urlsplit(page).path}viewer.json?{query}") == 404
 
 
 @pytest.mark.parametrize(

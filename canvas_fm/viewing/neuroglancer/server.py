@@ -15,6 +15,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
 from canvas_fm.data.lru_cache import LruCache
 from canvas_fm.data.precomputed.write_image import CHUNK, chunk_bytes, image_info
@@ -30,6 +31,7 @@ _TYPES = {".html": "text/html; charset=utf-8", ".js": "text/javascript", ".css":
           ".txt": "text/plain; charset=utf-8"}  # fmt: skip
 _RANGE = re.compile(r"bytes=(\d+)-(\d*)")
 _CHUNK = re.compile(r"level(\d+)/(\d+)-(\d+)_(\d+)-(\d+)_(\d+)-(\d+)")
+_MOST_CLIENTS = 16
 _LOCAL = ("127.0.0.1", "localhost")
 
 
@@ -66,21 +68,20 @@ class VolumeChunks:
 class ViewServer:
     """Serves a folder and volumes on this machine; `url` opens the page.
 
-    Pages of another origin read nothing, but for the one of `client`, once there is one: it is the viewer,
-    and `viewer.json` then has its address and state.
+    Pages of another origin read nothing, but for the one of the viewer, once there is one: `viewer.json` then
+    has its address and state, with `?url=` those of another, and `?state=` opens one with that state.
     """
 
-    client: Client | None = None
-
     def __init__(self, folder: Path, volumes: Mapping[str, VolumeChunks], port: int = 0) -> None:
+        self._clients: dict[str, Client] = {}
         token = secrets.token_urlsafe(16)
         root, server = folder.resolve(), self
 
         class Handler(_Handler):
             def allowed_origin(self) -> str | None:
-                return server.client.origin if server.client else None
+                return next((client.origin for client in server._clients.values()), None)
 
-            def content_of(self, path: str) -> Path | bytes | None:
+            def content_of(self, path: str, query: str) -> Path | bytes | None:
                 first, _, rest = path.partition("/")
                 if first != token:
                     return None
@@ -88,9 +89,7 @@ class ViewServer:
                     if rest.startswith(f"{key}/"):
                         return chunks.get(rest.removeprefix(f"{key}/"))
                 if rest == "viewer.json":
-                    client = server.client
-                    about = {"url": client.url, "state": client.state} if client else {}
-                    return json.dumps(about).encode()
+                    return server._about(parse_qs(query))
                 file = (root / (rest or "index.html")).resolve()
                 return file if file.is_relative_to(root) and file.is_file() else None
 
@@ -100,6 +99,29 @@ class ViewServer:
             raise CanvasError(f"port {port} cannot be used ({problem.strerror}); give another") from problem
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}/{token}/"
+
+    def show(self, client: Client) -> None:
+        """Let a viewer read the data; beyond the first a few of the last are kept."""
+        self._clients[client.url] = client
+        if len(self._clients) > _MOST_CLIENTS:
+            del self._clients[list(self._clients)[1]]
+
+    def _about(self, query: Mapping[str, list[str]]) -> bytes | None:
+        """Address and state of a viewer; None for a state that is none, or a viewer that is not there."""
+        if not self._clients:
+            return b"{}"
+        client: Client | None = next(iter(self._clients.values()))
+        if "state" in query:
+            try:
+                state = json.loads(query["state"][0])
+            except ValueError:
+                return None
+            if not isinstance(state, dict):
+                return None
+            self.show(client := Client(state))
+        elif "url" in query:
+            client = self._clients.get(query["url"][0])
+        return json.dumps({"url": client.url, "state": client.state}).encode() if client else None
 
     def serve(self) -> None:
         """Answer requests until `close` or an interruption."""
@@ -118,7 +140,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = 60
 
-    def content_of(self, path: str) -> Path | bytes | None:
+    def content_of(self, path: str, query: str) -> Path | bytes | None:
         raise NotImplementedError
 
     def allowed_origin(self) -> str | None:
@@ -132,9 +154,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, *, with_body: bool) -> None:
         host = self.headers.get("Host", "").rpartition(":")[0] or self.headers.get("Host", "")
-        path = self.path.partition("?")[0].partition("#")[0].removeprefix("/")
+        path, _, query = self.path.partition("#")[0].partition("?")
         try:
-            found = self.content_of(path) if host in _LOCAL else None  # another name: a rebound address
+            found = (
+                self.content_of(path.removeprefix("/"), query) if host in _LOCAL else None
+            )  # another name: a rebound address
         except CanvasError as problem:
             _log.warning("%s", problem)
             self._send(HTTPStatus.INTERNAL_SERVER_ERROR, str(problem).encode(), ".txt", with_body)

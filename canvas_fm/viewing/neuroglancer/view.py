@@ -63,7 +63,7 @@ def _served(folder: Path, volumes: Mapping[str, VolumeChunks], port: int) -> Ite
     try:
         text = (folder / STATE).read_text(encoding="utf-8")
         state = json.loads(text.replace(f"precomputed://{BASE}", f"precomputed://{server.url.rstrip('/')}"))
-        server.client = Client(state)
-        yield View(server.url, server.client.url + fragment_of(state), server)
+        server.show(Client(state))
+        yield View(server.url, server.url + fragment_of(state), server)
     finally:
         server.close()
