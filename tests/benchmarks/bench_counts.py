@@ -1,6 +1,6 @@
 """How often 90 % intervals of cell counts hold: detect, refine, count, each domain by what never saw it.
 
-`python -m tests.benchmarks.bench_counts [--phantoms N] [--out report.json]`: labelled cubes (where the data
+`python -m tests.benchmarks counts --phantoms 36 --out report.json`: labelled cubes (where the data
 are) and randomised phantoms; candidates are those of `detector-phantoms`, which saw none of them, cut at its
 own threshold. For each domain a refiner is fitted on the others of its group, and the recall taken from them.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,36 +19,23 @@ import numpy as np
 from canvas_fm.data.points.points import Points
 from canvas_fm.heads.features.feature_set import DETECTOR_LOGIT, FeatureSet, stack
 from canvas_fm.heads.labels.candidates import Candidates
-from canvas_fm.heads.refine.counts.expected_count import Recall, expected_count
+from canvas_fm.heads.refine.counts.expected_count import expected_count
+from canvas_fm.heads.refine.counts.recall import recall_on_new_brain
 from canvas_fm.heads.refine.refiner import Refiner
-from canvas_fm.inference.detect.detect import detect
 from canvas_fm.models.checkpoint import Detector, load
-from canvas_fm.pipeline.held_out_volumes import Domain, labelled_domains, phantom_domains
+from canvas_fm.pipeline.held_out_volumes import Domain
 from canvas_fm.shipped import find
-from tests.where import REAL_DATA
+from tests.benchmarks.domain_candidates import candidates_of, domains
 
-MICROGLIA = ("1874", "2433", "3941", "4923", "6506", "6742", "6871", "7095")
 FEWEST = 20  # cells of a domain that says something
 
 
-def domains(phantoms: int) -> list[Domain]:
-    """The labelled cubes outside the test set, and randomised phantoms."""
-    paths = [REAL_DATA / "delivr_microglia" / name for name in MICROGLIA]
-    paths += [REAL_DATA / "delivr_cFos" / name for name in ("695", "1008")]
-    paths = [path for path in paths if path.is_dir()]
-    real = labelled_domains(
-        [path / "raw.zarr" for path in paths], [path / "centroids.csv" for path in paths],
-        [path / "meta.json" for path in paths], {"cFos": 8.0, "microglia": 12.0},
-    )  # fmt: skip
-    return [*real, *phantom_domains(phantoms)]
-
-
-def candidates(domain: Domain, detector: Detector) -> tuple[Candidates, FeatureSet]:
+def candidates(domain: Domain, detector: Detector, cache: Path | None) -> tuple[Candidates, FeatureSet]:
     """What the detector finds at its own threshold, labelled, and its logit at each."""
     volume, cells, boxes, _ = domain.open()
-    um = detector.config.voxel_um
-    other = any(abs(a - b) > 0.05 * b for a, b in zip(volume.voxel_um, um, strict=True))
-    found = detect(detector, volume, resample=other, device="cpu", show=False)
+    every = candidates_of(domain, detector, cache)
+    keep = every.columns["score"] >= np.float32(detector.config.threshold)
+    found = Points(every.zyx[keep], {"score": every.columns["score"][keep]})
     brain = Candidates.of(
         volume, found, Points(cells), labels=None, tolerance_um=domain.tolerance_um, within=boxes,
         name=domain.name,
@@ -68,9 +56,7 @@ def judge(held: int, brains: Sequence[Candidates], features: Sequence[FeatureSet
     refiner.fit(stack([features[k] for k in others]), label, regions=regions, missed=missed)
     found = [int((brains[k].label == 1).sum()) for k in others]
     cells = [n + missed[brains[k].name] for n, k in zip(found, others, strict=True)]
-    recall = Recall.of(found, cells)
-    if len(others) == 1:
-        recall = recall._replace(spread=float(np.hypot(recall.spread, 0.1)))
+    recall = recall_on_new_brain(found, cells)
     brain = brains[held]
     p = refiner.predict_proba(features[held])[:, 1] if len(brain) else np.empty(0)
     inside = brain.region >= 0
@@ -108,15 +94,16 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def main() -> None:
+def main(arguments: Sequence[str] = ()) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--phantoms", type=int, default=36)
     parser.add_argument("--out", type=Path)
-    args = parser.parse_args()
+    parser.add_argument("--cache", type=Path, help="folder of candidates, to go on from or to share")
+    args = parser.parse_args(arguments)
     detector = load(find("model", "detector-phantoms"), kind="detector", device="cpu")
     groups: dict[str, list[tuple[Candidates, FeatureSet]]] = {}
     for domain in domains(args.phantoms):
-        brain, features = candidates(domain, detector)
+        brain, features = candidates(domain, detector, args.cache)
         print(domain.name, domain.group, len(brain), int((brain.label == 1).sum()), brain.missed, flush=True)
         groups.setdefault(domain.group, []).append((brain, features))
     rows = {
@@ -137,4 +124,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

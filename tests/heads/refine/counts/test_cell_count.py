@@ -15,7 +15,13 @@ from canvas_fm.errors import BadInput
 from canvas_fm.evaluation.detection.score import evaluate
 from canvas_fm.heads.refine.counts.cell_count import count_cells
 from canvas_fm.heads.refine.counts.expected_count import CountSpread, Recall, expected_count
-from canvas_fm.heads.refine.counts.recall import CandidateRecall, read_recalls, recall_of, shipped_recalls
+from canvas_fm.heads.refine.counts.recall import (
+    CandidateRecall,
+    read_recalls,
+    recall_of,
+    recall_on_new_brain,
+    shipped_recalls,
+)
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.inference.detect.detect import detect
 from canvas_fm.models.checkpoint import save_detector
@@ -54,6 +60,15 @@ def test_recall_of_few_cells_and_of_one_brain_stays_open():
     for found, whole in (([5], [4]), ([], []), ([1, 2], [3]), ([0], [0]), ([-1], [3])):
         with pytest.raises(BadInput):
             Recall.of(found, whole)
+
+
+def test_one_brain_says_less_of_the_next_brains_recall_than_many_that_agree():
+    many = recall_on_new_brain([900] * 8, [1000] * 8)
+    one = recall_on_new_brain([900], [1000])
+    assert one.value == pytest.approx(many.value, abs=0.001)
+    assert many.spread < 0.01 < 0.2 < one.spread < 0.21
+    # A brain whose recall lies two such deviations off in its logarithm is just held.
+    assert one.value * np.exp(-2 * one.spread) < 0.61
 
 
 def test_few_labels_leave_the_count_open_and_many_of_several_brains_do_not():
