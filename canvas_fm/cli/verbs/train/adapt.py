@@ -13,9 +13,10 @@ def add_verbs(verbs: Verbs) -> None:
         "adapt",
         run_adapt,
         "adapt a detector to a new brain with a few labelled cells",
-        "Adapt a detector to a volume of which 10 to 200 cells are labelled. Its threshold alone, its last "
-        "layers too or all layers too are fitted, and scored on parts of the labelled boxes that they were "
-        "not fitted on. The best is written to NEW if it is surely better than the detector as it was; else "
+        "Adapt a detector to a volume of which 10 to 200 cells are labelled. Its threshold, its threshold "
+        "with blob amplitude in the score, its last layers too or all layers too are fitted, and scored on "
+        "parts of the labelled boxes that they were not fitted on. The best is written to NEW if it is "
+        "surely better than the detector as it was; else "
         "NEW has the same weights and threshold, which is said. All cells in the boxes have to be labelled; "
         "what lies outside counts neither as cell nor as background.",
         fill=_fill_adapt,

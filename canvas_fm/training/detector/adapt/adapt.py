@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int64
@@ -23,17 +23,11 @@ from canvas_fm.inference.detect.out_of_distribution import LOOKS, statistics_ran
 from canvas_fm.inference.detect.tiles.detection_job import run
 from canvas_fm.models.checkpoint import Detector, save_detector
 from canvas_fm.progress import Advance, bar
+from canvas_fm.training.detector.adapt.amplitude import amplitude_detector
 from canvas_fm.training.detector.adapt.fine_tune import fine_tune, fine_tune_recipe
-from canvas_fm.training.detector.adapt.label_folds import (
-    Counts,
-    LabelFolds,
-    best_threshold,
-    counts_at,
-    cross_fitted,
-    drawn_blocks,
-    f1_of,
-)
+from canvas_fm.training.detector.adapt.label_folds import Counts, LabelFolds
 from canvas_fm.training.detector.adapt.options import AdaptOptions
+from canvas_fm.training.detector.adapt.strategies import Strategy, StrategyScore, choose_way, score_strategies
 from canvas_fm.training.detector.targets import Labelled
 from canvas_fm.training.detector.threshold import LOWEST_THRESHOLD
 from canvas_fm.training.mae.crop_set import VolumeSource
@@ -41,28 +35,11 @@ from canvas_fm.version import __version__
 
 _log = logging.getLogger(__name__)
 
-Strategy = Literal["unadapted", "threshold", "last layers", "all layers"]
 _TRAINED: dict[str, tuple[Strategy, ...]] = {
     "none": (), "last": ("last layers",), "all": ("last layers", "all layers")
 }  # fmt: skip
-# Share of resamples in which a way has to be above the unadapted detector, with fewer cells than this. Of
-# 120 draws of 10 cells 3 % lost more than .02 of F1 at .9 or .95; of 200 draws of 20 cells one at .9.
-_SURE = ((15, 0.99), (float("inf"), 0.9))
 _DENSE = 2.0  # boxes that fill half of the box around them are detected in at once
 _MOST_ZYX = np.array([256, 1024, 1024])  # of one detection around several boxes
-
-
-@dataclass(frozen=True)
-class StrategyScore:
-    """A way of adapting, scored on cells that it was not fitted on; intervals are 95 % over blocks."""
-
-    way: Strategy
-    f1: float
-    interval: tuple[float, float]
-    gain: float  # over the unadapted detector
-    gain_interval: tuple[float, float]
-    better: float  # share of resamples in which it is above the unadapted detector
-    threshold: float  # chosen on all labels
 
 
 @dataclass(frozen=True)
@@ -90,11 +67,11 @@ def adapt_detector(
     """Adapt a detector to a volume of which a few cells are labelled, and write the result to `out`.
 
     `boxes` (rows z0, y0, x0, z1, y1, x1 or their file) are where all cells are labelled; what lies outside
-    counts neither as cell nor as background. Three ways are tried: another threshold, the last layers
-    trained too, all layers trained too. Each is scored on spatial folds of the labels that it was not fitted
-    on. Of those that beat the unadapted detector in nine of ten resamples of the labelled blocks, or in 99 of
-    100 with fewer than 15 cells, the best is taken; else weights and threshold stay as they were, which
-    `sentence` says. The same seed gives the same detector on one machine.
+    counts neither as cell nor as background. Four ways are tried: another threshold, blob amplitude in the
+    score too, the last layers trained too, all layers trained too. Each is scored on spatial folds of the
+    labels that it was not fitted on. Of those that surely beat the unadapted detector (`choose_way`) the best
+    is taken; else weights and threshold stay as they were, which `sentence` says. The same seed gives the
+    same detector on one machine.
     Raises CanvasError for fewer cells than two folds need.
     """
     opts = AdaptOptions.of(**options)
@@ -108,22 +85,28 @@ def adapt_detector(
     with bar("adapting", 2 + folds.count * len(trained), unit="steps", show=show) as advance:
         candidates = _candidates(detector, labelled, tolerance_um, ignore)
         advance(1, "unadapted")
-        counts_by_way = {"threshold": folds.counts(candidates)}
+        counts_by_way: dict[Strategy, Counts] = {"threshold": folds.counts(candidates)}
+        with_amplitude = amplitude_detector(detector, labelled)
+        if with_amplitude is not None:
+            found = _candidates(with_amplitude, labelled, tolerance_um, ignore)
+            counts_by_way["amplitude"] = folds.counts(found)
         for way in trained:
             counts_by_way[way] = _held_out_counts(detector, folds, way, opts, advance, ignore)
-        scores = _scores(counts_by_way, folds, detector.config.threshold, opts.seed)
+        scores = score_strategies(counts_by_way, folds, detector.config.threshold, opts.seed)
         best, chosen = choose_way(scores, len(labelled.inner_zyx))
-        net = detector.net
+        adapted = detector
+        if chosen.way == "amplitude" and with_amplitude is not None:
+            adapted = with_amplitude
         if chosen.way in trained:
-            net = _tuned(detector, labelled, chosen.way, opts).net
+            adapted = _tuned(detector, labelled, chosen.way, opts)
         advance(1, chosen.way)
     sentence = _sentence(chosen, best, scores[0], len(labelled.inner_zyx), detector.name)
     if chosen.way == "unadapted":
         _log.warning("%s", sentence)
-    config = detector.config
-    adapted = save_detector(
+    config = adapted.config
+    saved = save_detector(
         out,
-        net,
+        adapted.net,
         voxel_um=config.voxel_um,
         threshold=chosen.threshold,
         min_distance_um=config.min_distance_um,
@@ -133,19 +116,7 @@ def adapt_detector(
         relative=config.relative,
         provenance=_provenance(detector, folds, candidates, scores, chosen, opts),
     )
-    return Adaptation(adapted, chosen.way, scores, len(labelled.inner_zyx), sentence)
-
-
-def choose_way(scores: Sequence[StrategyScore], cells: int) -> tuple[StrategyScore, StrategyScore]:
-    """The way of highest F1 among those that are surely better, else of all; and the chosen one.
-
-    That is the same, or the unadapted (first of `scores`) where none is better in nine of ten resamples. With
-    few cells it has to be in more: then a gain is more often chance.
-    """
-    needed = next(share for fewer, share in _SURE if cells < fewer)
-    sure = [score for score in scores[1:] if score.gain > 0 and score.better >= needed]
-    best = max(sure or scores[1:], key=lambda score: score.f1)
-    return best, best if sure else scores[0]
+    return Adaptation(saved, chosen.way, scores, len(labelled.inner_zyx), sentence)
 
 
 def _labelled(
@@ -224,33 +195,6 @@ def _candidates(detector: Detector, labelled: Labelled, tolerance_um: float, ign
 
 def _voxels(boxes: Int64[np.ndarray, "k 6"]) -> float:
     return float((boxes[:, 3:] - boxes[:, :3]).astype(float).prod(axis=1).sum())
-
-
-def _scores(
-    counts_by_way: dict[str, Counts], folds: LabelFolds, threshold: float, seed: int
-) -> tuple[StrategyScore, ...]:
-    """The unadapted detector first, then every way: at thresholds that were chosen on the other folds."""
-    drawn = drawn_blocks(len(folds.blocks), seed)
-    before = counts_at(counts_by_way["threshold"], threshold)
-    held: dict[Any, np.ndarray] = {"unadapted": before}
-    held |= {way: cross_fitted(counts, folds.fold, seed, threshold) for way, counts in counts_by_way.items()}
-    scores = []
-    for way, counts in held.items():
-        f1, base = f1_of(counts[drawn].sum(axis=1)), f1_of(before[drawn].sum(axis=1))
-        whole = float(f1_of(counts.sum(axis=0)))
-        scores.append(
-            StrategyScore(
-                way, whole, _ends(f1), whole - float(f1_of(before.sum(axis=0))), _ends(f1 - base),
-                float((f1 > base).mean()),
-                threshold if way == "unadapted" else best_threshold(counts_by_way[way], seed, threshold),
-            )
-        )  # fmt: skip
-    return tuple(scores)
-
-
-def _ends(values: np.ndarray) -> tuple[float, float]:
-    low, high = np.quantile(values, [0.025, 0.975])
-    return float(low), float(high)
 
 
 def _sentence(

@@ -21,8 +21,9 @@ class AdaptOptions(DeviceOptions, VoxelOptions):
     )
     layers: Literal["none", "last", "all"] = Field(
         "all",
-        description="how much of the net may be trained: none tries the threshold alone, last the last "
-        "block and the head too, all every layer too; cross-validation chooses",
+        description="how much of the net may be trained: none tries the threshold, without and with blob "
+        "amplitude in the score, last the last block and the head too, all every layer too; cross-validation "
+        "chooses",
     )
     folds: Annotated[int, Field(ge=2, le=20), Flag("K")] = Field(
         3, description="parts of the labelled boxes, each scored by what was fitted on the others"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,11 +13,12 @@ from scipy.ndimage import gaussian_filter
 from canvas_fm import Points, Volume, adapt_detector, load
 from canvas_fm.data.volume.window import WindowRule
 from canvas_fm.errors import CanvasError
+from canvas_fm.inference.detect.maxima.amplitude import Amplitude
 from canvas_fm.models.checkpoint import save_detector
 from canvas_fm.models.detector.convmixer import HeatMapNet
 from canvas_fm.models.folder.config import ConvMixerConfig
 from canvas_fm.pipeline.domains import trained_on
-from canvas_fm.training.detector.adapt.adapt import StrategyScore, choose_way
+from canvas_fm.training.detector.adapt.amplitude import amplitude_detector
 from canvas_fm.training.detector.adapt.fine_tune import fine_tune, fine_tune_recipe
 from canvas_fm.training.detector.adapt.label_folds import (
     THRESHOLDS,
@@ -26,6 +28,7 @@ from canvas_fm.training.detector.adapt.label_folds import (
     cut_into_blocks,
     f1_of,
 )
+from canvas_fm.training.detector.adapt.strategies import StrategyScore, choose_way
 from canvas_fm.training.detector.targets import Labelled
 from canvas_fm.training.mae.crop_set import VolumeSource
 
@@ -85,8 +88,9 @@ def adapt(brain, detector, out, cells=None, **options):
 def test_a_threshold_that_takes_dim_spots_for_cells_is_raised(brain, tmp_path):
     before = brightness_detector(tmp_path / "d", 0.05)
     done = adapt(brain, before, tmp_path / "new")
-    unadapted, threshold = done.scores
+    unadapted, threshold, amplitude = done.scores
     assert (done.chosen, unadapted.way, threshold.way) == ("threshold", "unadapted", "threshold")
+    assert (amplitude.way, done.detector.config.amplitude) == ("amplitude", None)
     assert unadapted.f1 < 0.85
     assert threshold.f1 > 0.95
     assert threshold.gain == pytest.approx(threshold.f1 - unadapted.f1)
@@ -112,6 +116,7 @@ def test_a_detector_that_is_right_already_is_left_as_it_was_and_that_is_said(bra
 @pytest.mark.parametrize(("cells", "better", "way"), [
     (10, 1.0, "threshold"), (10, 0.98, "unadapted"), (14, 0.99, "threshold"), (15, 0.9, "threshold"),
     (20, 0.89, "unadapted"), (50, 0.95, "threshold"), (50, 0.89, "unadapted"),
+    (20, 0.96, "threshold"),
 ])  # fmt: skip
 def test_the_fewer_cells_are_labelled_the_surer_a_gain_has_to_be(cells, better, way):
     unadapted = StrategyScore("unadapted", 0.5, (0.4, 0.6), 0.0, (0.0, 0.0), 0.0, 0.3)
@@ -128,6 +133,53 @@ def test_a_surely_better_way_is_taken_before_one_that_may_be_better_by_chance():
     assert choose_way([unadapted, chance], 20) == (chance, unadapted)
 
 
+def test_what_changes_the_order_of_detections_has_to_be_surer_than_a_threshold():
+    unadapted = StrategyScore("unadapted", 0.5, (0.4, 0.6), 0.0, (0.0, 0.0), 0.0, 0.3)
+    threshold = StrategyScore("threshold", 0.6, (0.5, 0.7), 0.1, (0.0, 0.2), 0.96, 0.4)
+    for better, chosen in ((0.96, threshold), (0.98, None)):
+        amplitude = StrategyScore("amplitude", 0.7, (0.5, 0.8), 0.2, (0.0, 0.3), better, 0.4)
+        chosen = chosen or amplitude
+        assert choose_way([unadapted, threshold, amplitude], 20) == (chosen, chosen)
+
+
+def test_specks_as_bright_as_cells_are_told_from_them_by_their_amplitude(tmp_path):
+    """A voxel of a speck is as bright as a cell's middle, which is all that this net sees."""
+    grid = np.stack(np.meshgrid([6, 17], range(8, 64, 16), range(8, 64, 16), indexing="ij"), -1)
+    cells = grid.reshape(-1, 3)
+    image = np.zeros(SHAPE)
+    image[tuple(cells.T)] = 1.0
+    image = gaussian_filter(image, (0.8, 1.5, 1.5))
+    specks = cells + np.array([0, 7, 7])
+    specks = specks[(specks < 62).all(axis=1)]
+    image[tuple(specks.T)] = image.max()
+    voxels = 100 + 600 * image / image.max() + np.random.default_rng(0).normal(0, 3, SHAPE)
+    volume = Volume.from_array(voxels.astype(np.uint16), voxel_um=VOXEL_UM, name="specks")
+    before = brightness_detector(tmp_path / "d", 0.5)
+    done = adapt((volume, cells.astype(float)), before, tmp_path / "new")
+    _, threshold, amplitude = done.scores
+    assert done.chosen == "amplitude"
+    assert amplitude.f1 > 0.95 > 0.9 > threshold.f1
+    saved = load(tmp_path / "new", kind="detector").config
+    assert saved.amplitude == done.detector.config.amplitude
+    assert (saved.amplitude.sigma_um, saved.threshold) == (5.0, amplitude.threshold)
+    again = adapt((volume, cells.astype(float)), done.detector, tmp_path / "again")
+    assert [score.way for score in again.scores] == ["unadapted", "threshold"]  # it has its amplitude
+
+
+def test_a_cell_of_median_amplitude_keeps_its_score(brain, tmp_path):
+    before = brightness_detector(tmp_path / "d", 0.3)
+    config = amplitude_detector(before, labelled(brain)).config.amplitude
+    joined = Amplitude(config, VOXEL_UM)
+    rule = before.config.window_rule
+    voxels = brain[0].window_by(rule).apply(brain[0].read((0, 0, 0), SHAPE))
+    inside = brain[1][brain[1][:, 2] < 39.5].astype(int)
+    at_cells = joined.near(voxels, inside)
+    assert np.median(at_cells) == pytest.approx(1, rel=0.02)
+    heat = np.array([0.2, 0.7], np.float32)
+    assert joined.join(heat, np.ones(2, np.float32)) == pytest.approx(heat, abs=1e-6)
+    assert (joined.join(heat, np.full(2, 3, np.float32)) > heat + 0.05).all()
+
+
 def test_provenance_tells_from_what_by_which_labels_and_why(brain, tmp_path):
     before = brightness_detector(tmp_path / "d", 0.05)
     done = adapt(brain, before, tmp_path / "new", seed=3)
@@ -136,7 +188,9 @@ def test_provenance_tells_from_what_by_which_labels_and_why(brain, tmp_path):
     assert known["adaptation"]["chosen"] == "threshold"
     assert known["adaptation"]["cells"] == done.cells == int((brain[1][:, 2] < 39.5).sum())
     assert known["adaptation"]["options"]["seed"] == 3
-    assert [row["way"] for row in known["adaptation"]["cross_validated"]] == ["unadapted", "threshold"]
+    assert [row["way"] for row in known["adaptation"]["cross_validated"]] == [
+        "unadapted", "threshold", "amplitude"
+    ]  # fmt: skip
     assert known["adaptation"]["cross_validated"][1]["f1"] == round(done.scores[1].f1, 4)
     assert known["trained_on"][0]["labels_sha256"]
     assert trained_on(done.detector) == {"before", "new"}
@@ -156,7 +210,9 @@ def test_the_same_seed_gives_the_same_detector(brain, tmp_path):
     before = brightness_detector(tmp_path / "d", 0.05)
     first, second = (adapt(brain, before, tmp_path / n, layers="last", steps=1, folds=2) for n in "ab")
     assert first.detector.sha256 == second.detector.sha256
-    assert [score.way for score in first.scores] == ["unadapted", "threshold", "last layers"]
+    assert [score.way for score in first.scores] == [
+        "unadapted", "threshold", "amplitude", "last layers"
+    ]  # fmt: skip
 
 
 def test_a_part_that_is_held_out_does_not_reach_the_net_that_it_scores(brain):
@@ -210,6 +266,17 @@ def test_training_on_the_labels_raises_their_heat_over_the_background(brain):
         ratio.append(heat[tuple(brain[1].astype(int).T)].mean() / heat.mean())
     assert ratio[0] == pytest.approx(1, abs=0.05)
     assert ratio[1] > 1.2
+
+
+def test_figures_of_the_guide_are_those_of_the_committed_report():
+    root = Path(__file__).parents[4]
+    below, above = json.loads((root / "recipes/domains/adapt.json").read_text())["summary"]["20"][1::2]
+    assert (below["way"], above["way"]) == ("as shipped", "as shipped")
+    guide = (root / "docs/how-to/detect.md").read_text().replace("\n", " ")
+    before, after = f"{below['before']:.2f}"[1:], f"{below['after']:.2f}"[1:]
+    assert f"on {below['domains']} phantoms and cubes" in guide
+    assert f"took it from {before} to {after} " in guide
+    assert f"it went from {above['before']:.3f} to {above['after']:.3f}".replace(" 0.", " .") in guide
 
 
 # --- folds
