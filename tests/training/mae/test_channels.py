@@ -9,17 +9,26 @@ import numpy as np
 import pytest
 import torch
 
+from canvas_fm.cli import main
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.data.volume.window import WindowRule
 from canvas_fm.errors import CanvasError
+from canvas_fm.inference.embed.embedding_store import Embeddings
 from canvas_fm.models.checkpoint import load
 from canvas_fm.training.mae.augment import augment, draw, to_unit, turn, widen
 from canvas_fm.training.mae.crop_set import VolumeSource, draw_crops, take
 from canvas_fm.training.mae.pretrain import pretrain
 from canvas_fm.training.recipe.joint_recipe import JointRecipe
 from canvas_fm.training.recipe.recipe import AugmentRecipe, read_recipe_of
+from tests.where import REAL_DATA
 
 TWO = "model.encoder.channels=2"
+TWO_PHOTON = REAL_DATA / "unlabelled" / "cellfinder_signal_background" / "raw.zarr"
+
+
+@pytest.fixture
+def run_cli():
+    return lambda *words: main([str(word) for word in words]) == 0 or pytest.fail(str(words))
 
 
 def both(volume: Volume, dtype: str = "uint16") -> Volume:
@@ -92,3 +101,32 @@ def test_it_refuses_a_background_that_is_missing_or_unused(tmp_path, cubes, tiny
         pretrain(tiny(TWO), cubes[:1], background=[other], out=tmp_path / "r", device="cpu")
     with pytest.raises(CanvasError, match="joint pretraining takes one"):
         read_recipe_of(JointRecipe, {"objective": "joint", "training": {"steps": 1}}, [TWO])
+
+
+@pytest.mark.skipif(not TWO_PHOTON.is_dir(), reason=f"no real data: {TWO_PHOTON} is absent")
+def test_two_channels_of_one_real_store_are_trained_on_and_embedded(tmp_path, run_cli):
+    """Serial two-photon, signal and background of a mouse brain: channels 0 and 1 of one store."""
+    both = ["--c", "0", "--background", TWO_PHOTON, "--background-c", "1"]
+    small = [
+        "training.steps=3",
+        "training.warmup_steps=0",
+        "training.batch=4",
+        "data.crops=12",
+        "evaluation.crops=2",
+    ]
+    out = tmp_path / "run"
+    run_cli("pretrain", "phantom_two_channels", "--volumes", TWO_PHOTON, *both, "--out", out, "--set", *small)
+    encoder = load(out / "encoder")
+    (trained_on,) = encoder.config.provenance["trained_on"]
+    volumes = [Volume.open(TWO_PHOTON, c=c) for c in (0, 1)]
+    windows = [list(volume.window_by(encoder.config.window_rule)) for volume in volumes]
+    assert [trained_on["window"], trained_on["background"]["window"]] == windows
+    assert windows[0] != windows[1]
+    points = tmp_path / "points.csv"
+    points.write_text("z,y,x\n13,150,300\n13,200,200\n")
+    run_cli("embed", out / "encoder", TWO_PHOTON, *both, "--points", points, "--out", tmp_path / "x.emb.zarr")
+    crops = [np.stack([v.window.apply(v.read((9, y - 8, x - 8), (8, 16, 16))) for v in volumes])
+             for y, x in ((150, 300), (200, 200))]  # fmt: skip
+    expected = encoder(torch.from_numpy(np.stack(crops))).numpy()
+    found = Embeddings.open(tmp_path / "x.emb.zarr").vectors
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
