@@ -51,7 +51,7 @@ REFUSED = {
     ("detect needs --out", "detect needs a MODEL"): ["detect", "v.zarr"],
     ("--unlike names counter-examples",): ["search", "i", "--ids", "1", "--unlike", "2"],
     ("--figure shows cells",): ["evaluate", "p.csv", "t.csv", "--tolerance-um", "8", "--figure", "f.png"],
-    ("--kind and --sheet go with",): ["phantom", "out", "--sheet"],
+    ("--kind, --autofluorescence and --sheet go with",): ["phantom", "out", "--sheet"],
     ("no limit is called 'max_pints'", "max_points=many"): [
         "serve", "base", "--limit", "max_pints=3", "max_points=many",
     ],
