@@ -62,7 +62,7 @@ def coloured(page: Page, picture: Path) -> int:
     return int(((spread > 60) & ~pure).sum())
 
 
-def look(count: int, browser: Browser, pictures: Path) -> list[tuple[str, str, str]]:
+def look(count: int, program: str, pictures: Path) -> list[tuple[str, str, str]]:
     table, rows = points(count), []
     with tempfile.TemporaryDirectory() as text:
         folder = Path(text)
@@ -81,14 +81,18 @@ def look(count: int, browser: Browser, pictures: Path) -> list[tuple[str, str, s
                 state |= {"position": [x, y, z], "crossSectionScale": scale, "layout": layout}
                 state |= {"projectionScale": wide_um / min(UM), "selectedLayer": {"visible": False}}
                 server.show(client := Client(state))  # whose state the page takes, not the one of an address
-                with browser.page(*_SIZE) as page:
-                    first, last = fetched(page, client.url)
-                    pixels = coloured(page, pictures / f"points_{count}_{name.replace(' ', '_')}.png")
-                    assert pixels > _FEW, (name, pixels, page.problems)
-                    asked = sum(_POINTS in url for url in page.requests)
-                    seconds = f"first points after {first:.1f} s, all after {last:.1f} s"
-                    print(name, seconds, asked, flush=True)
-                    rows.append((f"{count:,} points, {name}", seconds, f"{asked} requests"))
+                browser = Browser(program)  # each with an empty cache
+                try:
+                    with browser.page(*_SIZE) as page:
+                        first, last = fetched(page, client.url)
+                        asked = sum(_POINTS in url for url in page.requests)
+                        seconds = f"first points after {first:.1f} s, all after {last:.1f} s"
+                        print(name, seconds, asked, flush=True)
+                        pixels = coloured(page, pictures / f"points_{count}_{name.replace(' ', '_')}.png")
+                        assert pixels > _FEW, (name, pixels, page.problems)
+                        rows.append((f"{count:,} points, {name}", seconds, f"{asked} requests"))
+                finally:
+                    browser.close()
         finally:
             server.close()
     return rows
@@ -100,12 +104,8 @@ def main() -> None:
         print(f"viewer: {ABSENT}")
         return
     pictures = Path(os.environ.get("CANVAS_FM_BENCH_OUT") or tempfile.mkdtemp())
-    browser = Browser(program)
-    try:
-        for count in os.environ.get("CANVAS_FM_BENCH_POINTS", "1000000").split():
-            show("Points in Neuroglancer's client", look(int(count), browser, pictures))
-    finally:
-        browser.close()
+    for count in os.environ.get("CANVAS_FM_BENCH_POINTS", "1000000").split():
+        show("Points in Neuroglancer's client", look(int(count), program, pictures))
     print(f"screenshots in {pictures}; load of the machine {os.getloadavg()[0]:.0f}")
 
 
