@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from canvas_fm.data.volume.window import WindowRule
-from canvas_fm.errors import ModelMismatch
+from canvas_fm.errors import CanvasError, ModelMismatch
 from canvas_fm.models.detector.convmixer import HeatMapNet
 from canvas_fm.models.encoder.mae import MaskedAutoencoder
 from canvas_fm.models.encoder.vit import ViTEncoder
@@ -123,13 +123,18 @@ def save_detector(
     return load(folder, kind="detector")
 
 
-def save(model: Encoder | Detector, folder: str | Path) -> Encoder | Detector:
+def save(model: nn.Module, folder: str | Path) -> Encoder | Detector:
     """Write a loaded model as it is now, after a fine-tuning for one; returns it as `load` would.
 
     It is another model with another sha256; its provenance has that of the weights that it started from.
     """
     if isinstance(model, Encoder):
         return save_again(model, folder, torch.float32)
+    if not isinstance(model, Detector):
+        raise CanvasError(
+            f"save takes an encoder or detector that load gave, not a {type(model).__name__}; save the "
+            "encoder in it, and what you put behind it by torch.save"
+        )
     config = model.config
     return save_detector(
         folder,

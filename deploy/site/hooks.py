@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[2]
 OUTSIDE = ["CHANGELOG.md", "CONTRIBUTING.md", "recipes/LOG.md", *sorted(f"model_cards/{path.name}" for path in
            (ROOT / "model_cards").glob("*.md"))]  # fmt: skip
 _LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)#\s]+)(#[^)]*)?\)")
+_NO_RUN = re.compile(r"^(```\w+) no-run$", re.M)  # for the tests; Markdown takes one word behind the fence
 _MARK = re.compile(r"<!-- made from the code: (\w+) -->")
 
 
@@ -32,7 +33,7 @@ def on_files(files: Files, config: Any) -> Files:
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
     """Fill what is made from the code, and lead links out of `docs` to where they are in the site."""
-    markdown = _MARK.sub(lambda match: MADE[match[1]](), markdown)
+    markdown = _MARK.sub(lambda match: MADE[match[1]](), _NO_RUN.sub(r"\1", markdown))
     uri = page.file.src_uri
     home = uri if uri in OUTSIDE else f"docs/{uri}"
     return _LINK.sub(lambda match: _link(match, home, uri), markdown)
@@ -74,7 +75,10 @@ def notebook_files(notebook: Path, config: Any) -> Iterator[File]:
                 lines.append(f"![output of the cell above]({name})")
             elif text := "".join(output.get("text", data.get("text/plain", []))).strip():
                 lines.append(f"```text\n{text}\n```")
-    lines.append(f"*This page is the notebook `docs/notebooks/{notebook.name}` of the repository.*")
+    lines.append(
+        f"*This page is the notebook `docs/notebooks/{notebook.name}` of the repository; "
+        f"`pip install jupyterlab` and `jupyter lab docs/notebooks/{notebook.name}` open it.*"
+    )
     yield File.generated(config, f"notebooks/{notebook.stem}.md", content="\n\n".join(lines) + "\n")
     for name, picture in pictures:
         yield File.generated(config, f"notebooks/{name}", content=picture)

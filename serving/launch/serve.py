@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from canvas_fm.data.dataset.names import volume_path
 from canvas_fm.errors import CanvasError
 from canvas_fm.files.options import takes
 from canvas_fm.shipped import find
@@ -110,6 +111,7 @@ def settings_of(
     folder = find("model", model).resolve()
     paths = {name: served.path for name, served in volumes.items()}
     remote, pinned = pin(paths, options.allow_remote)
+    paths = {name: path if name in remote else str(volume_path(path)) for name, path in paths.items()}
     places = _named("volume", paths, remote)
     named = {
         "models": _named("model", models),

@@ -21,12 +21,17 @@ ABOUT = {
 }
 
 
-def store(folder: Path, name: str, marker: str, sha256: str = "ab" * 32) -> Path:
+def store(folder: Path, name: str, marker: str, sha256: str = "ab" * 32, inputs: str = "") -> Path:
     rng = np.random.default_rng(ord(name[0]))
     points = Points(
         rng.uniform(0, 50, (40, 3)), {"score": rng.random(40), "region": np.array(["CTX", "HPF"] * 20)}
     )
-    about = ABOUT | {"volume": name, "marker": marker, "inputs": {"volume": name}, "encoder_sha256": sha256}
+    about = ABOUT | {
+        "volume": name,
+        "marker": marker,
+        "inputs": {"volume": name + inputs},
+        "encoder_sha256": sha256,
+    }
     path = folder / f"{name}.emb.zarr"
     write_store(path, rng.normal(size=(40, 8)).astype(np.float32), points, about)
     return path
@@ -54,6 +59,15 @@ def index(tmp_path: Path, stores, result) -> Path:
 def test_the_same_command_again_adds_what_is_new(index: Path, stores, tmp_path, result) -> None:
     assert result("index", *stores, "--out", index)["rows"] == 80
     assert result("index", store(tmp_path, "c", "PV"), "--out", index)["rows"] == 120
+
+
+def test_two_stores_of_brains_of_one_name_are_warned_of(tmp_path, stores, result, caplog) -> None:
+    assert result("index", *stores, "--out", tmp_path / "two.index")["brains"] == 2
+    assert "search takes them for one" not in caplog.text
+    (tmp_path / "other").mkdir()
+    other = store(tmp_path / "other", "a", "PV", inputs="elsewhere")
+    result("index", *stores, other, "--out", tmp_path / "cells.index")
+    assert "2 stores are of a brain called a, and search takes them for one" in caplog.text
 
 
 def test_vectors_of_every_kind_find_themselves(index: Path, stores, tmp_path, run, result) -> None:

@@ -78,17 +78,53 @@ def read_study(
 ) -> GroupStudy:
     """A CSV with the columns brain, group and regions: the table that `canvas-fm regions` wrote of the brain.
 
+    Or a table of several brains, as `canvas-fm count --regions` writes it: of that its own rows are read.
     Paths are relative to the file. `own` takes each region without its children. `repeats` also reads the
     measurements of each hemisphere or channel; the study's counts are then their sums.
     """
     path = Path(path)
     rows = read_rows(path, _NEEDED, "brain, group, regions")
-    files = [path.parent / row["regions"] for row in rows]
+    files = [RegionsFile(path.parent / row["regions"], row["brain"]) for row in rows]
+    _own_tables(files)
     _same_count_of(files, channel)
     if repeats is not None:
         return _repeated(path, rows, files, repeats, channel, hemisphere, own)
     tables = [_regions(file, channel, hemisphere, own) for file in files]
     return _study(path, rows, tables)
+
+
+@dataclass(frozen=True)
+class RegionsFile:
+    """The counts per region of one brain: a table of its own, or its rows in a table of several brains."""
+
+    path: Path
+    brain: str
+
+    def rows(self) -> list[dict[str, str]]:
+        """The brain's rows; CanvasError where a table of several brains has none of it."""
+        rows = _rows(self.path)
+        if not rows or "brain" not in rows[0]:
+            return rows
+        if of_brain := [row for row in rows if row["brain"] == self.brain]:
+            return of_brain
+        brains = ", ".join(dict.fromkeys(row["brain"] for row in rows))
+        raise CanvasError(
+            f"{self.path} has no rows of the brain {self.brain}; found {brains}. Name the brain "
+            "as its column `brain` does"
+        )
+
+
+def _own_tables(files: Sequence[RegionsFile]) -> None:
+    """CanvasError where two brains have one table that does not say which rows are of which brain."""
+    first: dict[Path, str] = {}
+    for file in files:
+        before = first.setdefault(file.path, file.brain)
+        if before != file.brain and not any("brain" in row for row in _rows(file.path)[:1]):
+            raise CanvasError(
+                f"{before} and {file.brain} have the same table, {file.path}, and it has no column brain; "
+                "expected a table for each brain (canvas-fm regions), or one of all "
+                "(canvas-fm count --regions)"
+            )
 
 
 Table = Mapping[int, tuple[str, str, float, float]]
@@ -112,7 +148,7 @@ def _study(path: Path, rows: list[dict[str, str]], tables: Sequence[Table]) -> G
 def _repeated(
     path: Path,
     rows: list[dict[str, str]],
-    files: Sequence[Path],
+    files: Sequence[RegionsFile],
     repeats: Repeat,
     channel: str | None,
     hemisphere: str,
@@ -122,10 +158,10 @@ def _repeated(
     if repeats == "hemisphere":
         names: Sequence[str] = ("left", "right")
     else:
-        names = sorted({row.get("channel", "") for file in files for row in _rows(file)})
+        names = sorted({row.get("channel", "") for file in files for row in file.rows()})
     parts: list[list[Table]] = []
     for file in files:
-        has = {(row.get("channel", ""), row.get("hemisphere", "both")) for row in _rows(file)}
+        has = {(row.get("channel", ""), row.get("hemisphere", "both")) for row in file.rows()}
         of_brain: list[Table] = []
         for name in names:
             chosen, side = (channel, name) if repeats == "hemisphere" else (name, hemisphere)
@@ -182,13 +218,13 @@ def _rows(path: Path) -> list[dict[str, str]]:
     ]
 
 
-def _same_count_of(paths: Sequence[Path], channel: str | None) -> None:
+def _same_count_of(files: Sequence[RegionsFile], channel: str | None) -> None:
     """CanvasError where the counts of one brain are of all cells, and of another of candidates or rows."""
     first: dict[str, Path] = {}
-    for path in paths:
-        for row in _rows(path):
+    for file in files:
+        for row in file.rows():
             if row.get("count_of") and channel in (None, row.get("channel", "")):
-                first.setdefault(row["count_of"], path)
+                first.setdefault(row["count_of"], file.path)
     if len(first) > 1:
         (one, at), (other, there) = list(first.items())[:2]
         raise CanvasError(
@@ -197,9 +233,9 @@ def _same_count_of(paths: Sequence[Path], channel: str | None) -> None:
         )
 
 
-def _regions(path: Path, channel: str | None, hemisphere: str, own: bool) -> Table:
+def _regions(file: RegionsFile, channel: str | None, hemisphere: str, own: bool) -> Table:
     """Name, acronym, count and volume by id."""
-    rows = _rows(path)
+    path, rows = file.path, file.rows()
     columns: Sequence[str] = list(rows[0]) if rows else []
     if {"z", "y", "x"} <= set(columns):
         raise CanvasError(

@@ -234,6 +234,27 @@ def write(folder, brains, groups, seed=0):
     return folder / "study.csv"
 
 
+def test_brains_of_one_table_are_read_by_their_own_rows(tmp_path):
+    """The table that `count --regions` writes of several brains, as one of each brain."""
+    path = write(tmp_path, ["m0", "m1", "m2", "m3"], ["a", "a", "b", "b"])
+    apart = read_study(path)
+    together = []
+    for brain in apart.brains:
+        head, *lines = (tmp_path / f"{brain}.csv").read_text(encoding="utf-8").splitlines()
+        together += [f"{brain},{line}" for line in lines]
+        first = f"brain,{head}"
+    (tmp_path / "all.csv").write_text("\n".join([first, *together]), encoding="utf-8")
+    rows = [f"m{at},{'ab'[at // 2]},all.csv" for at in range(4)]
+    path.write_text("\n".join(["brain,group,regions", *rows]), encoding="utf-8")
+    assert read_study(path).count.tolist() == apart.count.tolist()
+    path.write_text("\n".join(["brain,group,regions", *rows, "m9,a,all.csv"]), encoding="utf-8")
+    with pytest.raises(CanvasError, match="no rows of the brain m9; found m0, m1, m2, m3"):
+        read_study(path)
+    path.write_text("brain,group,regions\nm0,a,m0.csv\nm1,a,m0.csv\n", encoding="utf-8")
+    with pytest.raises(CanvasError, match=r"m0 and m1 have the same table, .*m0.csv, .* no column brain"):
+        read_study(path)
+
+
 def test_on_the_command_line(tmp_path, capsys):
     import pandas
 

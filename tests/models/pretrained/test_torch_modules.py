@@ -121,6 +121,8 @@ def test_changed_weights_do_not_pass_for_the_old_ones(folders, model, tmp_path):
     use = partial(cf.embed, points_zyx=np.full((1, 3), 8.0)) if isinstance(model, Encoder) else cf.detect
     with pytest.raises(ModelMismatch, match=r"changed since it was loaded.*cf\.save"):
         use(changed, volume)
+    with pytest.raises(CanvasError, match="encoder or detector that load gave, not a Sequential"):
+        save(torch.nn.Sequential(changed), tmp_path / "whole")
     again = save(changed, tmp_path / "new")
     assert again.sha256 != model.sha256
     assert again.config.provenance["weights_of"] == model.sha256

@@ -265,6 +265,8 @@ def test_what_cannot_be_served_is_refused_before_anything_starts(model: Path, tm
         serve(tmp_path / "nothing", port=0)
     with pytest.raises(CanvasError, match="the volume cube is not there"):
         serve(model, {"cube": tmp_path / "nothing.zarr"}, port=0)
+    with pytest.raises(CanvasError, match="none is shipped by that name; shipped: cfos, microglia"):
+        serve(model, {"cube": "sample:nothing"}, port=0)
     with pytest.raises(CanvasError, match="may hold letters"):
         serve(model, {"../cube": tmp_path}, port=0)
     with pytest.raises(CanvasError, match=r"host 'no\.such\.host\.invalid' is unknown"):

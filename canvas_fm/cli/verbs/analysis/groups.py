@@ -14,7 +14,8 @@ def add_verbs(verbs: Verbs) -> None:
         "groups",
         run_groups,
         "compare groups of brains per region: effects, intervals, corrected p-values, power",
-        "STUDY.csv has a row a brain: brain, group, and regions, the file that `canvas-fm regions` wrote. "
+        "STUDY.csv has a row a brain: brain, group, and regions, the file that `canvas-fm regions` wrote of "
+        "it, or `canvas-fm count --regions` of all brains. "
         "Per region: fold change with 95 % interval, Hedges' g, p-value, q-value (Benjamini and Hochberg), "
         "power of this study, size of the next one. A brain is one sample, however many cells it has.",
         fill=_fill,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from typing import TYPE_CHECKING, Any
 
 from canvas_fm.cli.parser import Parser, Verbs, add_json, add_verb, positive_int
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from canvas_fm.inference.search.hits import Hits
     from canvas_fm.inference.search.index import Index
 
+logger = logging.getLogger(__name__)
 _SHOWN = ("likeness", "id", "brain", "marker", "z", "y", "x", "score")
 
 
@@ -87,6 +89,12 @@ def run_index(args: argparse.Namespace) -> None:
     from canvas_fm.inference.search.index import Index
 
     index = Index.build(args.embeddings, args.out, metric=args.metric)
+    brains = [str(part.constants.get("brain", part.folder.name)) for part in index.parts]
+    for name in sorted({name for name in brains if brains.count(name) > 1}):
+        logger.warning(
+            "%d stores are of a brain called %s, and search takes them for one: give the points of each a "
+            "column `brain`, and embed again", brains.count(name), name,
+        )  # fmt: skip
     result = {
         "index": args.out,
         "rows": len(index),
@@ -94,7 +102,7 @@ def run_index(args: argparse.Namespace) -> None:
         "metric": index.metric,
         "structure": index.structure,
         "recall@10": index.recall["value"],
-        "brains": len({str(part.constants.get("brain", part.folder.name)) for part in index.parts}),
+        "brains": len(set(brains)),
         "encoder": index.encoder_sha256,
         "pool": index.pool,
     }
