@@ -16,10 +16,11 @@ import numpy as np
 import zarr
 from jaxtyping import Shaped
 from numpy.typing import DTypeLike
-from zarr.codecs import BloscCodec, Crc32cCodec
+from zarr.codecs import Crc32cCodec
 from zarr.storage import LocalStore
 
 from canvas_fm.data.store.checked_store import NAMESPACE, write_manifest
+from canvas_fm.data.store.compression import blosc
 from canvas_fm.data.store.files import volume_name
 from canvas_fm.data.store.ome.write import write_metadata
 from canvas_fm.data.volume.levels.downsample import mean_down
@@ -113,10 +114,7 @@ class VolumeWriter:
             dtype=self.dtype,
             chunks=chunk,
             shards=_shard(chunk, chunks_each, shape),
-            compressors=[
-                BloscCodec(cname="zstd", clevel=1, shuffle="shuffle", typesize=self.dtype.itemsize),
-                Crc32cCodec(),
-            ],
+            compressors=[blosc(self.dtype), Crc32cCodec()],
             fill_value=0,
             dimension_names=("z", "y", "x"),
             zarr_format=3,

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numcodecs
 import numpy as np
 import zarr
-from zarr.codecs import BloscCodec, Crc32cCodec
+from zarr.codecs import Crc32cCodec
 from zarr.storage import LocalStore
 
+from canvas_fm.data.store.compression import blosc, blosc_v2
 from canvas_fm.data.store.ome.write import write_metadata
 from canvas_fm.data.volume.writer import plan_levels
 from canvas_fm.data.zyx import Zyx, ZyxUm
@@ -144,15 +144,13 @@ def make_arrays(root: Path, layout: Layout) -> None:
             "overwrite": True,
         }
         if layout.ome == "0.4":
-            packed = numcodecs.Blosc(cname="zstd", clevel=1, shuffle=numcodecs.Blosc.SHUFFLE)
             keys: Any = {"name": "v2", "separator": "/"}
-            zarr.create_array(**shared, compressors=packed, chunk_key_encoding=keys, zarr_format=2)
+            zarr.create_array(**shared, compressors=blosc_v2(), chunk_key_encoding=keys, zarr_format=2)
             continue
-        blosc = BloscCodec(cname="zstd", clevel=1, shuffle="shuffle", typesize=layout.dtype.itemsize)
         zarr.create_array(
             **shared,
             shards=(*lead[1], *level.shard_zyx),
-            compressors=[blosc, Crc32cCodec()],
+            compressors=[blosc(layout.dtype), Crc32cCodec()],
             dimension_names=(*lead[2], "z", "y", "x"),
             zarr_format=3,
         )

@@ -9,10 +9,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
-import zlib
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import google_crc32c
@@ -20,8 +16,9 @@ import imagecodecs
 import numpy as np
 from jaxtyping import Num
 
+from canvas_fm.data.store.compression import BLOCK_BYTES
 from canvas_fm.data.zyx import Zyx
-from canvas_fm.files.atomic import disk_full_as_error
+from canvas_fm.prepare.convert.shard_files import aligned
 
 _ABSENT = np.uint64(2**64 - 1)
 _FRAME = 16  # bytes that a Blosc frame is longer at most than what it holds
@@ -29,7 +26,7 @@ _CRC = 4
 
 
 class Packer:
-    """Packs chunks and shards, one packer for each thread; what it returns holds until its next call.
+    """Packs chunks and shards, for one thread at a time; what it returns holds until its next call.
 
     Its memory is used again and again: memory that is taken anew for every chunk can cost more than packing,
     where the system hands out pages slowly.
@@ -37,7 +34,13 @@ class Packer:
 
     def __init__(self) -> None:
         self._chunk = np.empty(0, np.uint8)
-        self._packed = np.empty(0, np.uint8)
+        self._packed = aligned(0)
+
+    def file(
+        self, voxels: Num[np.ndarray, "z y x"], chunk_zyx: Zyx, shard_zyx: Zyx, *, sharded: bool
+    ) -> memoryview | None:
+        """The file of a shard, or of a chunk where each has one."""
+        return self.shard(voxels, chunk_zyx, shard_zyx) if sharded else self.chunk(voxels, chunk_zyx)
 
     def chunk(self, voxels: Num[np.ndarray, "z y x"], chunk_zyx: Zyx) -> memoryview | None:
         """One Blosc frame of a chunk, filled up with zeros at the volume's border; None where all is zero."""
@@ -67,13 +70,17 @@ class Packer:
             return 0
         if self._chunk.shape != chunk_zyx or self._chunk.dtype != voxels.dtype:
             self._chunk = np.empty(chunk_zyx, voxels.dtype)
-        if voxels.shape != chunk_zyx:
+        if voxels.shape == chunk_zyx:
+            _rows(self._chunk)[:] = _rows(voxels)
+        else:
             self._chunk[:] = 0
-        self._chunk[tuple(slice(0, n) for n in voxels.shape)] = voxels
-        if not self._chunk.any():
+            self._chunk[tuple(slice(0, n) for n in voxels.shape)] = voxels
+        if not (self._chunk[0, 0, 0] or self._chunk.any()):
             return 0
         if len(self._packed) < room:
-            self._packed = np.concatenate([self._packed[:start], np.empty(room - start, np.uint8)])
+            grown = aligned(room)
+            grown[:start] = self._packed[:start]
+            self._packed = grown
         chunk: Any = self._chunk  # imagecodecs takes every buffer, its types name a few
         room_left: Any = self._packed[start:]
         frame = imagecodecs.blosc_encode(
@@ -82,6 +89,7 @@ class Packer:
             compressor="zstd",
             shuffle="shuffle",
             typesize=voxels.dtype.itemsize,
+            blocksize=BLOCK_BYTES,
             numthreads=1,
             out=room_left,
         )
@@ -94,25 +102,8 @@ class Packer:
         return stop + _CRC
 
 
-def write_file(path: Path, content: memoryview) -> tuple[int, int]:
-    """Write a file, not yet flushed; its size and crc32, as the manifest has them."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with disk_full_as_error(path), path.open("wb", buffering=0) as file:
-        written = 0
-        while written < len(content):
-            written += file.write(content[written:])
-    return len(content), zlib.crc32(content)
-
-
-def flush(path: Path) -> None:
-    """Flush a written file to the disk."""
-    with disk_full_as_error(path), path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
-def is_whole(root: Path, files: dict[str, Sequence[int]]) -> bool:
-    """Whether files that were flushed before are there in their whole length."""
-    try:
-        return all((root / key).stat().st_size == size for key, (size, _) in files.items())
-    except OSError:
-        return False
+def _rows(voxels: Num[np.ndarray, "z y x"]) -> np.ndarray:
+    """Each row of voxels as one element, which is copied at once; the voxels where rows are no rows."""
+    if voxels.strides[2] != voxels.dtype.itemsize:
+        return voxels
+    return voxels.view(np.dtype((np.void, voxels.shape[2] * voxels.dtype.itemsize)))

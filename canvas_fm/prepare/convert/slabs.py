@@ -6,12 +6,12 @@ import hashlib
 import json
 import math
 import os
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,14 +23,15 @@ from canvas_fm.errors import CanvasError
 from canvas_fm.files.checksum import sha256
 from canvas_fm.files.resumable import ResumableFolder
 from canvas_fm.prepare.convert.layout import Layout, make_arrays, open_arrays, shards_of
-from canvas_fm.prepare.convert.shards import Packer, flush, is_whole, write_file
+from canvas_fm.prepare.convert.shard_files import is_whole, write_file
+from canvas_fm.prepare.convert.shards import Packer
 from canvas_fm.prepare.corrections import Correction
 from canvas_fm.prepare.sources.source import Source
 from canvas_fm.progress import Advance
 
 _READ_BYTES = 64e6  # of a source in chunks, what one thread reads at once
 _STORE = "store"
-_FLUSHERS = 4
+_WRITERS = 4
 _Piece = Callable[[], object]
 
 
@@ -75,25 +76,24 @@ class SlabWork(ResumableFolder):
 
 @dataclass
 class _Files:
-    """Files of a slab, as its threads write them: size and crc32 of each, and their flushing."""
+    """Files of a slab that are being written, with what becomes their size and crc32."""
 
     root: Path
     channel: int
-    files: dict[str, Sequence[int]] = field(default_factory=dict)
-    flushes: list[Future[None]] = field(default_factory=list)
+    writing: dict[str, Future[tuple[int, int]]] = field(default_factory=dict)
 
-    def sorted(self) -> dict[str, Sequence[int]]:
-        """The files by name."""
-        return dict(sorted(self.files.items()))
+    def flushed(self) -> dict[str, Sequence[int]]:
+        """Size and crc32 of the files by name, when all are on the disk."""
+        return {key: self.writing[key].result() for key in sorted(self.writing)}
 
 
 class _Written(NamedTuple):
-    """A slab whose files are written; it is done when they are flushed."""
+    """A slab whose files are being written; it is done when they are flushed."""
 
     name: str
     planes: int
     done: Done
-    flushes: Sequence[Future[None]]
+    files: _Files
 
 
 class Slabs:
@@ -114,8 +114,10 @@ class Slabs:
         self._down = mode_down if labels else mean_down
         self._checksums = checksums
         self.pool = ThreadPoolExecutor(threads, "convert")
-        self._flushers = ThreadPoolExecutor(_FLUSHERS, "flush")
-        self._local = threading.local()
+        self._writers = ThreadPoolExecutor(_WRITERS, "write")
+        self._packers: SimpleQueue[Packer] = SimpleQueue()
+        for _ in range(threads + _WRITERS):
+            self._packers.put(Packer())
         self._buffers: dict[int, np.ndarray] = {}
         plane = math.prod(source.shape_zyx[1:]) * 4.0
         widest = max((each.memory_planes for each in corrections), default=0)
@@ -126,7 +128,7 @@ class Slabs:
 
     def __exit__(self, *_: object) -> None:
         self.pool.shutdown(cancel_futures=True)
-        self._flushers.shutdown(cancel_futures=True)
+        self._writers.shutdown(cancel_futures=True)
         self._buffers.clear()
 
     def run(self, work: SlabWork, advance: Advance) -> Done:
@@ -143,7 +145,7 @@ class Slabs:
                 found.add(done)
                 advance(planes)
                 continue
-            self._flushers.submit(self._read_ahead, slab + 1, slabs)
+            self._writers.submit(self._read_ahead, slab + 1, slabs)
             share = _share(self.source.files, slab, slabs) if self._checksums else []
             following = self._slab(work.store, name, channel, start, share)
             self._settle(work, written, found, advance)
@@ -160,8 +162,7 @@ class Slabs:
         """Wait until a slab is on the disk and mark it as done; the next one is worked on meanwhile."""
         if written is None:
             return
-        for flushed in written.flushes:
-            flushed.result()
+        written.done.files |= written.files.flushed()
         work.keep(written.name, written.done)
         found.add(written.done)
         if advance is not None:
@@ -228,8 +229,8 @@ class Slabs:
             start //= self.layout.levels[level + 1].factor[0]
             self._all(_interleaved(packing, coarsening))
         bad = sorted({*self.source.channels[channel].bad_chunks} - before)
-        done = Done(written.sorted(), {key: each.result() for key, each in hashes}, bad)
-        return _Written(name, planes, done, written.flushes)
+        done = Done({}, {key: each.result() for key, each in hashes}, bad)
+        return _Written(name, planes, done, written)
 
     def _coarse(self, work: SlabWork, level: int, found: Done) -> None:
         """A level that is made from the one before when that is whole."""
@@ -248,7 +249,7 @@ class Slabs:
                 coarse, coarsening = self._bands(slab, level)
                 self._all(coarsening)
                 self._all(self._shards(written, level, start, coarse))
-                self._settle(work, _Written(name, planes, Done(written.sorted()), written.flushes), found)
+                self._settle(work, _Written(name, planes, Done(), written), found)
 
     def _bands(self, slab: np.ndarray, level: int) -> tuple[np.ndarray, list[_Piece]]:
         """A slab of a level, and the work that makes it of that of the level before, by bands of rows."""
@@ -263,29 +264,24 @@ class Slabs:
         return coarse, [partial(band, y) for y in range(0, shape[1], rows)]
 
     def _shards(self, written: _Files, level: int, start: int, slab: np.ndarray) -> list[_Piece]:
-        """The work that packs and writes the files of a slab, and has them flushed."""
+        """The work that packs the files of a slab and has them written."""
         of = self.layout.levels[level]
 
         def shard(index_zyx: Zyx, box: tuple[slice, slice, slice]) -> None:
-            packer = self._packer()
-            if self.layout.ome == "0.5":
-                packed = packer.shard(slab[box], of.chunk_zyx, of.shard_zyx)
-            else:
-                packed = packer.chunk(slab[box], of.chunk_zyx)
+            packer, packed = self._packers.get(), None
+            try:
+                packed = packer.file(slab[box], of.chunk_zyx, of.shard_zyx, sharded=self.layout.ome == "0.5")
+            finally:
+                if packed is None:
+                    self._packers.put(packer)
             if packed is not None:
                 z, y, x = index_zyx
                 key = self.layout.key(level, written.channel, (z + start // of.shard_zyx[0], y, x))
-                written.files[key] = write_file(written.root / key, packed)
-                written.flushes.append(self._flushers.submit(flush, written.root / key))
+                writing = self._writers.submit(write_file, written.root / key, packed)
+                writing.add_done_callback(lambda _: self._packers.put(packer))
+                written.writing[key] = writing
 
         return [partial(shard, index, box) for index, box in shards_of(of, len(slab))]
-
-    def _packer(self) -> Packer:
-        """The packer of this thread."""
-        if not hasattr(self._local, "packer"):
-            self._local.packer = Packer()
-        packer: Packer = self._local.packer
-        return packer
 
     def _all(self, work: Iterable[_Piece]) -> None:
         """Every piece of work on the pool; the first failure ends them all."""

@@ -8,7 +8,7 @@ import sys
 import tempfile
 import traceback
 
-from canvas_fm.prepare.convert import shards
+from canvas_fm.prepare.convert import shard_files
 from canvas_fm.prepare.convert.convert import convert
 
 
@@ -22,7 +22,7 @@ def main(source: str, out: str, dies_at: int) -> None:
         real(handle)
 
     os.fsync = fsync
-    assert shards.os.fsync is fsync
+    assert shard_files.os.fsync is fsync
     convert(source, out, voxel_um=(2, 2, 2), chunk_zyx=(8, 32, 32), levels=5, threads=2, progress=False)
 
 

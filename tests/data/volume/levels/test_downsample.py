@@ -28,6 +28,19 @@ def test_every_type_factor_and_odd_border(dtype, factor, shape):
         assert coarse[place] == (np.rint(mean) if voxels.dtype.kind != "f" else mean.astype("f4"))
 
 
+@pytest.mark.parametrize("dtype", ["u1", "u2", "u4"])
+@pytest.mark.parametrize("factor", list(itertools.product((1, 2), repeat=3)))
+def test_sums_that_just_fit_the_type_and_that_just_do_not(dtype, factor):
+    """Small values are added in their own type: up to the greatest for which a block's sum is held by it."""
+    fits = (np.iinfo(dtype).max + 1) // int(np.prod(factor)) - 1
+    for top in (fits, min(fits + 1, np.iinfo(dtype).max)):
+        voxels = np.random.default_rng(0).integers(0, top + 1, (4, 6, 8)).astype(dtype)
+        voxels[:2] = top
+        blocks = voxels.reshape(*(m for n, f in zip(voxels.shape, factor, strict=True) for m in (n // f, f)))
+        expected = np.rint(blocks.mean(axis=(1, 3, 5), dtype=np.float64))
+        np.testing.assert_array_equal(mean_down(voxels, factor), expected)
+
+
 def test_means_fill_an_array_that_is_given():
     voxels = np.arange(4 * 6 * 8, dtype=np.uint16).reshape(4, 6, 8)
     room = np.zeros((2, 3, 4), np.uint16)
