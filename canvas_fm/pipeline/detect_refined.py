@@ -29,10 +29,10 @@ from canvas_fm.inference.detect.detector_features import MapPooling
 from canvas_fm.inference.detect.maxima.with_features import FeaturedJob
 from canvas_fm.inference.detect.options import DetectOptions
 from canvas_fm.inference.detect.out_of_distribution import unfamiliar_volume_warnings
-from canvas_fm.inference.detect.tiles.dask_workers import map_tiles
 from canvas_fm.inference.detect.tiles.detection_job import Job, TileMaxima
 from canvas_fm.inference.detect.tiles.resumable import ResumableTiles
 from canvas_fm.models.checkpoint import Detector, Encoder
+from canvas_fm.prepare.workers.dask_workers import map_tiles
 from canvas_fm.progress import bar
 
 _log = logging.getLogger(__name__)

@@ -1,8 +1,8 @@
 """Conversion of TIFF planes: CPU seconds against two limits in one run, and peak memory at two sizes.
 
 The lower limit is decoding every plane and packing the finest level, with the packer that `convert` has. The
-other one is all that the store holds, worked out by nothing else: decoding every plane, sha256 of every source
-file, packing every level of the pyramid; not its means, no window, no file. Neither writes. Beside them
+other one is what the store holds: decoding every plane, sha256 of every source file, packing every level of
+the pyramid, whose means are taken of the first slab alone; no window. Neither writes a file. Beside them
 TensorStore, writing the finest level alone with the same codec, chunks and shards on as many threads.
 `CANVAS_FM_BENCH_PLANES=480` makes it larger (planes of 2048 × 2048 voxels, 8.4 MB each); the second
 size is twice the first. Planes are links to a few files, so that the disk holds only what is written.
@@ -29,10 +29,10 @@ from canvas_fm.data.volume.levels.downsample import mean_down
 from canvas_fm.files.checksum import sha256
 from canvas_fm.prepare.convert.convert import convert
 from canvas_fm.prepare.convert.layout import Layout, Level, plan, shards_of
-from canvas_fm.prepare.convert.shards import Packer
-from canvas_fm.prepare.cores import usable_cores
+from canvas_fm.prepare.convert.shards.packer import Packer
 from canvas_fm.prepare.options import ConvertOptions
 from canvas_fm.prepare.sources.source import Source, open_source
+from canvas_fm.prepare.workers.cores import usable_cores
 from tests.benchmarks.timing import show
 
 SIDE, LIMIT_GB = 2048, 2.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from canvas_fm.prepare.cores import usable_cores
+from canvas_fm.prepare.workers.cores import usable_cores
 
 
 def test_affinity_and_quota_bound_the_cores(tmp_path, monkeypatch):

@@ -19,7 +19,6 @@ from canvas_fm.errors import CanvasError
 from canvas_fm.files.locks import refuse_other_inputs
 from canvas_fm.files.options import takes
 from canvas_fm.files.resumable import unfinished_folder
-from canvas_fm.inference.detect.tiles.dask_workers import map_tiles
 from canvas_fm.inference.embed.embedding_store import Embeddings, points_sha256
 from canvas_fm.inference.embed.input_checks import check_crops, check_points
 from canvas_fm.inference.embed.point_crops import PointCrops, ahead, volume_identity
@@ -27,6 +26,7 @@ from canvas_fm.inference.embed.resumable import ResumableEmbeddings
 from canvas_fm.inference.embed.runner import Runner
 from canvas_fm.inference.options import EmbedOptions
 from canvas_fm.models.checkpoint import Encoder
+from canvas_fm.prepare.workers.dask_workers import map_tiles
 from canvas_fm.progress import bar
 
 

@@ -17,8 +17,8 @@ from canvas_fm.errors import CanvasError
 from canvas_fm.files.options import takes
 from canvas_fm.prepare.convert.finish import attributes, finish, is_done
 from canvas_fm.prepare.convert.layout import Layout, plan
-from canvas_fm.prepare.convert.slabs import Slabs, SlabWork, settings_sha256
-from canvas_fm.prepare.cores import usable_cores
+from canvas_fm.prepare.convert.slab_job import THREADS, Processes, open_slabs, write_slabs
+from canvas_fm.prepare.convert.slab_work import SlabWork, settings_sha256
 from canvas_fm.prepare.corrections import Correction
 from canvas_fm.prepare.options import ConvertOptions
 from canvas_fm.prepare.report import report_corrections
@@ -53,19 +53,30 @@ class Conversion:
 
 @takes(ConvertOptions)
 def convert(
-    source: str | Path, out: str | Path, *, progress: bool | None = None, **options: Any
+    source: str | Path,
+    out: str | Path,
+    *,
+    workers: int = 1,
+    scheduler: str | None = None,
+    progress: bool | None = None,
+    **options: Any,
 ) -> Conversion:
     """Write an image as OME-Zarr; called again after a kill it goes on where it was.
 
     `source` is a folder of TIFF planes, a TIFF stack (BigTIFF, OME-TIFF, ImageJ), HDF5, Imaris, Zarr, or with
     the extra `vendors` CZI, ND2 or LIF. All channels become one store (axes c, z, y, x), a lone one a volume
     (z, y, x). The store takes its name when it is whole; until then the work lies in OUT.unfinished. Memory
-    stays below `memory_gb` whatever the size. An OUT of the same source and options is taken as it is, any
-    other is refused. Raises CanvasError with what to do, DamagedStore naming the file, StorageFull.
+    stays below `memory_gb` whatever the size. `workers` processes of this machine, or a Dask `scheduler` such
+    as tcp://host:8786 whose workers see source and OUT at the same paths, write the same bytes. An OUT of
+    the same source and options is taken as it is, any other is refused. Raises CanvasError with what to do,
+    DamagedStore naming the file, StorageFull.
     """
     out, opts = Path(out), ConvertOptions.of(**options)
     _check_name(out)
-    return convert_source(open_source(source, opts), out, opts, progress=progress)
+    if workers < 1:
+        raise CanvasError(f"workers is {workers}; give at least 1")
+    processes = Processes(workers, scheduler)
+    return convert_source(open_source(source, opts), out, opts, processes=processes, progress=progress)
 
 
 def convert_source(
@@ -73,6 +84,7 @@ def convert_source(
     out: Path,
     opts: ConvertOptions,
     *,
+    processes: Processes = THREADS,
     progress: bool | None = None,
     inputs: Mapping[str, Any] | None = None,
 ) -> Conversion:
@@ -85,9 +97,8 @@ def convert_source(
     planes = opened.shape_zyx[0] * layout.channels
     if not is_done(out, digest):
         corrections = corrections_of(opened, opts)
-        with _slabs(opened, layout, corrections, opts) as slabs, SlabWork(out, inputs) as work:
-            with bar(f"convert {opened.path.name}", planes, unit="planes", show=progress) as advance:
-                done = slabs.run(work, advance)
+        with SlabWork(out, inputs) as work:
+            done = write_slabs(opened, layout, corrections, opts, work, processes, progress=progress)
             if any(correction.is_there for correction in corrections):
                 report_corrections(opened, corrections, out)
             finish(work, opened, layout, done, digest, opts)
@@ -123,7 +134,7 @@ def verify(
     """Compare every file with its checksum and every voxel with the source's; DamagedStore or CanvasError."""
     CheckedStore(out).verify_all()
     with (
-        _slabs(source, layout, corrections, options) as slabs,
+        open_slabs(source, layout, corrections, options) as slabs,
         bar("verify", source.shape_zyx[0] * layout.channels, unit="planes", show=progress) as advance,
     ):
         for channel in range(layout.channels):
@@ -138,20 +149,6 @@ def verify(
                         f"{source.path}; delete {out} and convert again"
                     )
                 advance(len(expected))
-
-
-def _slabs(
-    source: Source, layout: Layout, corrections: Sequence[Correction], options: ConvertOptions
-) -> Slabs:
-    return Slabs(
-        source,
-        layout,
-        corrections,
-        labels=options.labels,
-        checksums=not options.skip_checksums,
-        threads=options.threads or usable_cores(),
-        memory_gb=options.memory_gb,
-    )
 
 
 def _check_name(out: Path) -> None:

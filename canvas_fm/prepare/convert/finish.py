@@ -19,8 +19,8 @@ from canvas_fm.errors import CanvasError
 from canvas_fm.files.atomic import disk_full_as_error, sync_folder
 from canvas_fm.files.resumable import unfinished_folder
 from canvas_fm.prepare.convert.layout import Layout, image_metadata, open_arrays
-from canvas_fm.prepare.convert.slabs import Done, SlabWork, source_list
-from canvas_fm.prepare.convert.written_chunks import WrittenChunks
+from canvas_fm.prepare.convert.shards.written_chunks import WrittenChunks
+from canvas_fm.prepare.convert.slab_work import Done, SlabWork, source_list
 from canvas_fm.prepare.options import ConvertOptions
 from canvas_fm.prepare.sources.source import Source
 

@@ -60,6 +60,22 @@ class Layout:
         """The first planes of the slabs of a level."""
         return range(0, self.levels[level].shape_zyx[0], self.levels[level].planes)
 
+    def planes(self, level: int, start: int) -> int:
+        """Planes of the slab of a level that begins there: fewer in the last one."""
+        of = self.levels[level]
+        return min(of.planes, of.shape_zyx[0] - start)
+
+    @property
+    def slabs(self) -> int:
+        """Slabs of level 0 of all channels."""
+        return len(self.starts(0)) * self.channels
+
+    def slab_of(self, number: int) -> tuple[int, int, int]:
+        """Channel, first plane and planes of a slab of level 0."""
+        channel, at = divmod(number, len(self.starts(0)))
+        start = self.starts(0)[at]
+        return channel, start, self.planes(0, start)
+
     def key(self, level: int, channel: int, index_zyx: Zyx) -> str:
         """The file of a shard (of a chunk in 0.4) by its place among all of them."""
         place = "/".join(map(str, (channel, *index_zyx) if self.has_c else index_zyx))

@@ -11,12 +11,12 @@ from typing import Any
 
 from canvas_fm.files.options import takes
 from canvas_fm.prepare.convert.layout import plan, shards_of
-from canvas_fm.prepare.convert.shards import Packer
+from canvas_fm.prepare.convert.shards.packer import Packer
 from canvas_fm.prepare.convert.slabs import Slabs
-from canvas_fm.prepare.cores import usable_cores
 from canvas_fm.prepare.options import ConvertOptions
 from canvas_fm.prepare.sample_planes import corrections_of
 from canvas_fm.prepare.sources.source import open_source
+from canvas_fm.prepare.workers.cores import usable_cores
 
 _PLANES = 32  # that are read and packed; fewer where a slab has fewer
 

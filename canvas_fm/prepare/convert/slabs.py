@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,7 +10,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Num
@@ -21,57 +18,16 @@ from canvas_fm.data.volume.levels.downsample import mean_down, mode_down
 from canvas_fm.data.zyx import Zyx
 from canvas_fm.errors import CanvasError
 from canvas_fm.files.checksum import sha256
-from canvas_fm.files.resumable import ResumableFolder
-from canvas_fm.prepare.convert.layout import Layout, make_arrays, open_arrays, shards_of
-from canvas_fm.prepare.convert.shard_files import is_whole, write_file
-from canvas_fm.prepare.convert.shards import Packer
+from canvas_fm.prepare.convert.layout import Layout, open_arrays, shards_of
+from canvas_fm.prepare.convert.shards.packer import Packer
+from canvas_fm.prepare.convert.shards.shard_files import write_file
+from canvas_fm.prepare.convert.slab_work import Done, SlabWork
 from canvas_fm.prepare.corrections import Correction
 from canvas_fm.prepare.sources.source import Source
-from canvas_fm.progress import Advance
 
 _READ_BYTES = 64e6  # of a source in chunks, what one thread reads at once
-_STORE = "store"
 _WRITERS = 4
 _Piece = Callable[[], object]
-
-
-@dataclass
-class Done:
-    """What a finished slab left: its files with size and crc32, sha256 of source files, damage read as 0."""
-
-    files: dict[str, Sequence[int]] = field(default_factory=dict)
-    sources: dict[str, str] = field(default_factory=dict)
-    bad_chunks: list[str] = field(default_factory=list)
-
-    def add(self, other: Done) -> None:
-        self.files |= other.files
-        self.sources |= other.sources
-        self.bad_chunks = sorted({*self.bad_chunks, *other.bad_chunks})
-
-
-class SlabWork(ResumableFolder):
-    """The work on a store, `OUT.unfinished/store`; the parts say which slabs are done."""
-
-    def __enter__(self) -> SlabWork:
-        super().__enter__()
-        return self
-
-    @property
-    def store(self) -> Path:
-        """The folder of the store until it takes its name."""
-        return self.folder / _STORE
-
-    def done(self, name: str) -> Done | None:
-        """What a finished slab left; None where it has to be written (again)."""
-        part = self.read(name)
-        if part is None:
-            return None
-        found = Done(**part.about)
-        return found if is_whole(self.store, found.files) else None
-
-    def keep(self, name: str, done: Done) -> None:
-        """Mark a slab as done: all of its files are flushed."""
-        self.write(name, {}, {"files": done.files, "sources": done.sources, "bad_chunks": done.bad_chunks})
 
 
 @dataclass
@@ -87,13 +43,10 @@ class _Files:
         return {key: self.writing[key].result() for key in sorted(self.writing)}
 
 
-class _Written(NamedTuple):
-    """A slab whose files are being written; it is done when they are flushed."""
-
-    name: str
-    planes: int
-    done: Done
-    files: _Files
+def _settled(number: int, done: Done, files: _Files) -> tuple[int, Done]:
+    """What a slab left, when its files are on the disk."""
+    done.files |= files.flushed()
+    return number, done
 
 
 class Slabs:
@@ -131,49 +84,33 @@ class Slabs:
         self._writers.shutdown(cancel_futures=True)
         self._buffers.clear()
 
-    def run(self, work: SlabWork, advance: Advance) -> Done:
-        """Write what is not done yet; what all slabs left together."""
-        if not work.store.exists():
-            make_arrays(work.store, self.layout)
-        found, starts = Done(), self.layout.starts(0)
-        slabs, written = len(starts) * self.layout.channels, None
-        for slab in range(slabs):
-            channel, start = slab // len(starts), starts[slab % len(starts)]
-            name, planes = f"c{channel}-z{start:06d}", self._planes(0, start)
-            done = work.done(name)
-            if done is not None:
-                found.add(done)
-                advance(planes)
-                continue
-            self._writers.submit(self._read_ahead, slab + 1, slabs)
-            share = _share(self.source.files, slab, slabs) if self._checksums else []
-            following = self._slab(work.store, name, channel, start, share)
-            self._settle(work, written, found, advance)
+    def run(self, work: SlabWork, remaining: Sequence[int]) -> Iterator[tuple[int, Done]]:
+        """Write slabs; each with what it left, when its files are on the disk and the next one is packed."""
+        written = None
+        for number in remaining:
+            following = number, *self._slab(work.store, number)
+            if written is not None:
+                yield _settled(*written)
             written = following
-        self._settle(work, written, found, advance)
+        if written is not None:
+            yield _settled(*written)
+
+    def write(self, root: Path, number: int) -> Done:
+        """Write one slab by itself."""
+        return _settled(number, *self._slab(root, number))[1]
+
+    def coarse(self, work: SlabWork, found: Done) -> None:
+        """Write the levels that are made from the one before when that is whole."""
         for level in range(1, len(self.layout.levels)):
             if not self.layout.levels[level].with_slabs:
                 self._coarse(work, level, found)
-        return found
 
-    def _settle(
-        self, work: SlabWork, written: _Written | None, found: Done, advance: Advance | None = None
-    ) -> None:
-        """Wait until a slab is on the disk and mark it as done; the next one is worked on meanwhile."""
-        if written is None:
-            return
-        written.done.files |= written.files.flushed()
-        work.keep(written.name, written.done)
-        found.add(written.done)
-        if advance is not None:
-            advance(written.planes)
-
-    def _read_ahead(self, slab: int, slabs: int) -> None:
+    def _read_ahead(self, number: int) -> None:
         """Have the system read the files of a slab, while another one is packed."""
         depth, files = self.source.shape_zyx[0] * self.layout.channels, self.source.files
-        if len(files) < depth or slab >= slabs or not hasattr(os, "posix_fadvise"):
+        if len(files) < depth or number >= self.layout.slabs or not hasattr(os, "posix_fadvise"):
             return
-        for path in _share(files, slab, slabs):
+        for path in _share(files, number, self.layout.slabs):
             with path.open("rb") as file:
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
 
@@ -203,18 +140,17 @@ class Slabs:
                 list(pool.map(correct, range(len(slab))))
         return slab
 
-    def _planes(self, level: int, start: int) -> int:
-        of = self.layout.levels[level]
-        return min(of.planes, of.shape_zyx[0] - start)
-
     def _buffer(self, level: int, shape: Sequence[int]) -> np.ndarray:
         """Memory of a slab, used again for the next one: taking it anew can cost more than filling it."""
         if level not in self._buffers or len(self._buffers[level]) < shape[0]:
             self._buffers[level] = np.empty(shape, self.layout.dtype)
         return self._buffers[level][: shape[0]]
 
-    def _slab(self, root: Path, name: str, channel: int, start: int, hashed: Sequence[Path]) -> _Written:
-        planes = self._planes(0, start)
+    def _slab(self, root: Path, number: int) -> tuple[Done, _Files]:
+        """Read a slab, pack it and the levels that it makes, and have their files written."""
+        channel, start, planes = self.layout.slab_of(number)
+        self._writers.submit(self._read_ahead, number + 1)
+        hashed = _share(self.source.files, number, self.layout.slabs) if self._checksums else []
         before = set(self.source.channels[channel].bad_chunks)
         hashes = [(self.source.key(file), self.pool.submit(sha256, file)) for file in hashed]
         slab = self.read(channel, start, start + planes)
@@ -229,8 +165,7 @@ class Slabs:
             start //= self.layout.levels[level + 1].factor[0]
             self._all(_interleaved(packing, coarsening))
         bad = sorted({*self.source.channels[channel].bad_chunks} - before)
-        done = Done({}, {key: each.result() for key, each in hashes}, bad)
-        return _Written(name, planes, done, written)
+        return Done({}, {key: each.result() for key, each in hashes}, bad), written
 
     def _coarse(self, work: SlabWork, level: int, found: Done) -> None:
         """A level that is made from the one before when that is whole."""
@@ -238,7 +173,7 @@ class Slabs:
         finer = open_arrays(work.store, self.layout)[level - 1]
         for channel in range(self.layout.channels):
             for start in self.layout.starts(level):
-                name, planes = f"c{channel}-level{level}-z{start:06d}", self._planes(level, start)
+                name, planes = f"c{channel}-level{level}-z{start:06d}", self.layout.planes(level, start)
                 done = work.done(name)
                 if done is not None:
                     found.add(done)
@@ -249,7 +184,9 @@ class Slabs:
                 coarse, coarsening = self._bands(slab, level)
                 self._all(coarsening)
                 self._all(self._shards(written, level, start, coarse))
-                self._settle(work, _Written(name, planes, Done(), written), found)
+                done = Done(written.flushed())
+                work.keep(name, done)
+                found.add(done)
 
     def _bands(self, slab: np.ndarray, level: int) -> tuple[np.ndarray, list[_Piece]]:
         """A slab of a level, and the work that makes it of that of the level before, by bands of rows."""
@@ -318,17 +255,3 @@ def _pieces(
 def _share(files: Sequence[Path], slab: int, slabs: int) -> Sequence[Path]:
     """The source files whose sha256 a slab computes: those of its planes, where each plane is a file."""
     return files[slab * len(files) // slabs : (slab + 1) * len(files) // slabs]
-
-
-def source_list(source: Source, sources: dict[str, str]) -> dict[str, Any]:
-    """Size and time of every source file, and its sha256 where it was computed."""
-    listed = {}
-    for file in source.files:
-        found, key = file.stat(), source.key(file)
-        listed[key] = {"bytes": found.st_size, "mtime_ns": found.st_mtime_ns, "sha256": sources.get(key)}
-    return listed
-
-
-def settings_sha256(inputs: dict[str, Any]) -> str:
-    """A hash over all that decides a store."""
-    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()

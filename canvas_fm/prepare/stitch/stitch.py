@@ -17,7 +17,6 @@ from canvas_fm.errors import CanvasError
 from canvas_fm.files.atomic import write_text_atomic
 from canvas_fm.files.options import takes
 from canvas_fm.prepare.convert.convert import Conversion, convert_source
-from canvas_fm.prepare.cores import usable_cores
 from canvas_fm.prepare.options import DestripeOptions, FlatFieldOptions, StitchOptions
 from canvas_fm.prepare.report import report_corrections
 from canvas_fm.prepare.sources.source import Source
@@ -26,6 +25,7 @@ from canvas_fm.prepare.stitch.fuse import FusedTiles
 from canvas_fm.prepare.stitch.offsets import Pair, Solution, measure_pair, overlapping, solve, unplaced
 from canvas_fm.prepare.stitch.report import report_stitching
 from canvas_fm.prepare.stitch.tiles import Tile, find_tiles
+from canvas_fm.prepare.workers.cores import usable_cores
 from canvas_fm.progress import bar
 
 

@@ -20,7 +20,7 @@ from canvas_fm.evaluation.separability import Accuracy, brightness_features, lin
 from canvas_fm.inference.embed.embed import embed_crops
 from canvas_fm.models.checkpoint import Encoder
 from canvas_fm.models.encoder.vit import ViTEncoder
-from canvas_fm.prepare.cores import usable_cores
+from canvas_fm.prepare.workers.cores import usable_cores
 from canvas_fm.viewing.demo.counting import SampleCount
 from canvas_fm.viewing.demo.page import Agreement, DemoPage, MarkerView, Reconstructed
 from canvas_fm.viewing.demo.svg import Interval, Line

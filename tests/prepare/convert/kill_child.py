@@ -8,8 +8,8 @@ import sys
 import tempfile
 import traceback
 
-from canvas_fm.prepare.convert import shard_files
 from canvas_fm.prepare.convert.convert import convert
+from canvas_fm.prepare.convert.shards import shard_files
 
 
 def main(source: str, out: str, dies_at: int) -> None:

@@ -221,7 +221,7 @@ def test_a_full_disk_is_a_sentence_and_the_work_goes_on(planes, tmp_path, monkey
             raise OSError(errno.ENOSPC, "No space left on device")
         real(handle)
 
-    monkeypatch.setattr("canvas_fm.prepare.convert.shard_files.os.fsync", full)
+    monkeypatch.setattr("canvas_fm.prepare.convert.shards.shard_files.os.fsync", full)
     with pytest.raises(StorageFull, match="no space left on the disk while writing"):
         cf.convert(planes, tmp_path / "a.zarr", voxel_um=UM, chunk_zyx=(8, 16, 16))
     monkeypatch.undo()

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from canvas_fm.cli.parser import Parser, Verbs, add_json, add_verb
+from canvas_fm.cli.parser import Parser, Verbs, add_json, add_verb, positive_int
 
 if TYPE_CHECKING:
     from canvas_fm.prepare.convert.convert import Conversion
@@ -84,6 +84,14 @@ def _fill(parser: Parser, also: tuple[str, ...]) -> None:
         action="store_true",
         help="write nothing: say layout, bytes and minutes, measured on a few planes",
     )
+    parser.add_argument(
+        "--workers",
+        type=positive_int,
+        default=1,
+        metavar="N",
+        help="processes that share the slabs, each with --memory-gb; default 1, whose threads use all cores",
+    )
+    parser.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster, such as tcp://host:8786")
     corrections = (*_STRIPES, *_FLAT, "destripe")
     plain = [name for name in ConvertOptions.model_fields if name not in corrections]
     parser.add_options("options", ConvertOptions, only=[*plain, *_FLAT, *also, *_STRIPES])
@@ -133,7 +141,7 @@ def _run(args: argparse.Namespace, work: Callable[..., Conversion], extra: dict[
     if args.dry_run:
         print_result(preview_conversion(args.source, args.out, **(args.options.given | extra)), args.json)
         return
-    done = work(args.source, args.out, **args.options.given)
+    done = work(args.source, args.out, workers=args.workers, scheduler=args.scheduler, **args.options.given)
     skipped = report_bad_chunks_by_path({str(args.source): list(done.bad_chunks)})
     result = done.as_dict()
     result.pop("bad_chunks")

@@ -75,7 +75,10 @@ def _mean_of_narrow(
 ) -> None:
     """The mean of rows whose sums fit the voxels' type, of half the bytes."""
     total = narrow[0, : len(out)]
-    np.copyto(total, parts[0]) if len(parts) == 1 else np.add(*parts[:2], out=total)
+    if len(parts) == 1:
+        total[:] = parts[0]
+    else:
+        np.add(parts[0], parts[1], out=total)
     for part in parts[2:]:
         total += part
     if factor_x == 2:

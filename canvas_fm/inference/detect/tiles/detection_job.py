@@ -28,10 +28,10 @@ from canvas_fm.inference.detect.maxima.local_maxima import (
     suppress,
 )
 from canvas_fm.inference.detect.maxima.relative import LEAST_HEAT, relative_scores
-from canvas_fm.inference.detect.tiles.dask_workers import map_tiles
 from canvas_fm.inference.detect.tiles.resumable import ResumableTiles
 from canvas_fm.inference.detect.tiles.tiles import Box, Readable, Resampled, cut, fit_tile, whole
 from canvas_fm.models.folder.config import AmplitudeConfig, RelativeConfig
+from canvas_fm.prepare.workers.dask_workers import map_tiles
 from canvas_fm.progress import bar
 
 _BAD_CHUNKS, _BETWEEN = "bad_chunks", " | "

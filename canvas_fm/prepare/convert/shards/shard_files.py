@@ -7,6 +7,7 @@ import fcntl
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import imagecodecs
 import numpy as np
@@ -32,7 +33,8 @@ def write_file(path: Path, content: memoryview) -> tuple[int, int]:
         while written < len(content):
             written += file.write(content[written:])
         os.fsync(file.fileno())
-    return len(content), int(imagecodecs.deflate_crc32(content))  # zlib's value, several times as fast
+    buffer: Any = content  # imagecodecs takes every buffer, its types name a few
+    return len(content), int(imagecodecs.deflate_crc32(buffer))  # zlib's value, several times as fast
 
 
 def _past_cache(handle: int, pages: memoryview) -> int:

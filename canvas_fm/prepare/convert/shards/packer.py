@@ -18,7 +18,7 @@ from jaxtyping import Num
 
 from canvas_fm.data.store.compression import BLOCK_BYTES
 from canvas_fm.data.zyx import Zyx
-from canvas_fm.prepare.convert.shard_files import aligned
+from canvas_fm.prepare.convert.shards.shard_files import aligned
 
 _ABSENT = np.uint64(2**64 - 1)
 _FRAME = 16  # bytes that a Blosc frame is longer at most than what it holds

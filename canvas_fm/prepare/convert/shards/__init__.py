@@ -1,0 +1,1 @@
+"""Shards of a store that is being written: packed, written, read back."""

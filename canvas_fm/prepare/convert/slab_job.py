@@ -1,0 +1,155 @@
+"""The slabs of a conversion, written here or by workers of a cluster, and marked as they are done."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from canvas_fm.errors import CanvasError
+from canvas_fm.prepare.convert.layout import Layout, make_arrays
+from canvas_fm.prepare.convert.slab_work import Done, SlabWork
+from canvas_fm.prepare.convert.slabs import Slabs
+from canvas_fm.prepare.corrections import Correction
+from canvas_fm.prepare.options import ConvertOptions
+from canvas_fm.prepare.sources.source import Source, open_source
+from canvas_fm.prepare.workers.cores import usable_cores
+from canvas_fm.prepare.workers.dask_workers import map_tiles
+from canvas_fm.progress import bar
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Who writes: threads of this process, `workers` processes, or those of a Dask `scheduler`."""
+
+    workers: int = 1
+    scheduler: str | None = None
+
+    @property
+    def several(self) -> bool:
+        return self.workers != 1 or self.scheduler is not None
+
+
+THREADS = Processes()
+"""The threads of this process alone."""
+
+
+@dataclass
+class SlabJob:
+    """Writes slabs by number, wherever it is sent; picklable, the source is opened where it works."""
+
+    path: Path
+    identity: str
+    layout: Layout
+    corrections: Sequence[Correction]
+    options: ConvertOptions
+    root: Path
+    _open: Slabs | None = field(init=False, default=None)
+    _lock: Any = field(init=False, default_factory=threading.Lock)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_open": None, "_lock": None}  # threads and memory stay here
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ = state | {"_lock": threading.Lock()}
+
+    def tile(self, number: int) -> Done:
+        """Write a slab to the disk; one at a time, on all threads."""
+        with self._lock:
+            if self._open is None:
+                self._open = open_slabs(self._source(), self.layout, self.corrections, self.options)
+            return self._open.write(self.root, number)
+
+    def _source(self) -> Source:
+        source = open_source(self.path, self.options)
+        if source.identity() != self.identity:
+            raise CanvasError(
+                f"{self.path} has other files, sizes or times where a worker sees it; all workers need the "
+                "same folder at the same path"
+            )
+        return source
+
+
+def open_slabs(
+    source: Source, layout: Layout, corrections: Sequence[Correction], options: ConvertOptions
+) -> Slabs:
+    """The slabs of a source, with the threads and memory of the options."""
+    return Slabs(
+        source,
+        layout,
+        corrections,
+        labels=options.labels,
+        checksums=not options.skip_checksums,
+        threads=options.threads or usable_cores(),
+        memory_gb=options.memory_gb,
+    )
+
+
+def write_slabs(
+    source: Source,
+    layout: Layout,
+    corrections: Sequence[Correction],
+    options: ConvertOptions,
+    work: SlabWork,
+    processes: Processes,
+    *,
+    progress: bool | None = None,
+) -> Done:
+    """Write what is not done yet; what all slabs left together, the same for any number of workers."""
+    if not work.store.exists():
+        make_arrays(work.store, layout)
+    found, remaining = Done(), []
+    planes = source.shape_zyx[0] * layout.channels
+    with (
+        open_slabs(source, layout, corrections, options) as slabs,
+        bar(f"convert {source.path.name}", planes, unit="planes", show=progress) as advance,
+    ):
+        for number in range(layout.slabs):
+            done = work.done(_name(layout, number))
+            if done is None:
+                remaining.append(number)
+            else:
+                found.add(done)
+                advance(layout.slab_of(number)[2])
+        written: Iterator[tuple[int, Done]] = (
+            _by_workers(source, layout, corrections, options, work, processes, remaining)
+            if processes.several
+            else slabs.run(work, remaining)
+        )
+        for number, done in written:
+            work.keep(_name(layout, number), done)
+            found.add(done)
+            advance(layout.slab_of(number)[2])
+        slabs.coarse(work, found)
+    return found
+
+
+def _by_workers(
+    source: Source,
+    layout: Layout,
+    corrections: Sequence[Correction],
+    options: ConvertOptions,
+    work: SlabWork,
+    processes: Processes,
+    remaining: Sequence[int],
+) -> Iterator[tuple[int, Done]]:
+    threads = options.threads
+    if threads is None and processes.scheduler is None:
+        threads = max(1, usable_cores() // processes.workers)
+    job = SlabJob(
+        source.path.absolute(),
+        source.identity(),
+        layout,
+        corrections,
+        options.model_copy(update={"threads": threads}),
+        work.store.absolute(),
+    )
+    return map_tiles(job, remaining, workers=processes.workers, scheduler=processes.scheduler)
+
+
+def _name(layout: Layout, number: int) -> str:
+    """The part that marks a slab as done."""
+    channel, start, _ = layout.slab_of(number)
+    return f"c{channel}-z{start:06d}"

@@ -1,0 +1,69 @@
+"""What is done of a store that is being written: a part for each finished slab."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from canvas_fm.files.resumable import ResumableFolder
+from canvas_fm.prepare.convert.shards.shard_files import is_whole
+from canvas_fm.prepare.sources.source import Source
+
+_STORE = "store"
+
+
+@dataclass
+class Done:
+    """What a finished slab left: its files with size and crc32, sha256 of source files, damage read as 0."""
+
+    files: dict[str, Sequence[int]] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)
+    bad_chunks: list[str] = field(default_factory=list)
+
+    def add(self, other: Done) -> None:
+        self.files |= other.files
+        self.sources |= other.sources
+        self.bad_chunks = sorted({*self.bad_chunks, *other.bad_chunks})
+
+
+class SlabWork(ResumableFolder):
+    """The work on a store, `OUT.unfinished/store`; the parts say which slabs are done."""
+
+    def __enter__(self) -> SlabWork:
+        super().__enter__()
+        return self
+
+    @property
+    def store(self) -> Path:
+        """The folder of the store until it takes its name."""
+        return self.folder / _STORE
+
+    def done(self, name: str) -> Done | None:
+        """What a finished slab left; None where it has to be written (again)."""
+        part = self.read(name)
+        if part is None:
+            return None
+        found = Done(**part.about)
+        return found if is_whole(self.store, found.files) else None
+
+    def keep(self, name: str, done: Done) -> None:
+        """Mark a slab as done: all of its files are flushed."""
+        self.write(name, {}, {"files": done.files, "sources": done.sources, "bad_chunks": done.bad_chunks})
+
+
+def source_list(source: Source, sources: dict[str, str]) -> dict[str, Any]:
+    """Size and time of every source file, and its sha256 where it was computed."""
+    listed = {}
+    for file in source.files:
+        found, key = file.stat(), source.key(file)
+        listed[key] = {"bytes": found.st_size, "mtime_ns": found.st_mtime_ns, "sha256": sources.get(key)}
+    return listed
+
+
+def settings_sha256(inputs: dict[str, Any]) -> str:
+    """A hash over all that decides a store."""
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()

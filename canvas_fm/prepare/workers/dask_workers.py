@@ -1,0 +1,143 @@
+"""Tiles of a job computed in this process or by Dask workers, with the same results."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
+from itertools import islice
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+from canvas_fm.errors import CanvasError, MissingExtra
+from canvas_fm.models.allocator import ENVIRONMENT
+from canvas_fm.prepare.workers.cores import usable_cores
+
+R = TypeVar("R", covariant=True)
+_AHEAD = 4  # tiles that wait at each worker
+_WAIT_S = 120  # for a tile, before it is looked whether workers are left
+_RESULT_S = 30  # for a result on its way, which a worker that dies takes along
+_RETRIES = 2  # of a tile that fails otherwise than by a sentence of ours
+
+
+@runtime_checkable
+class Tiled(Protocol[R]):
+    """Protocol: a picklable job that is computed tile by tile."""
+
+    def tile(self, number: int) -> R: ...
+
+
+def map_tiles(
+    job: Tiled[R], numbers: Iterable[int], *, workers: int = 1, scheduler: str | None = None
+) -> Iterator[tuple[int, R]]:
+    """Yield (number, result) of each tile as it completes; in order without workers.
+
+    More than one worker, or a `scheduler` (tcp://host:8786), need Dask; volumes and models are then opened by
+    the workers at the same paths. Memory is that of a few tiles a worker. A tile that fails is tried again, a
+    worker that dies is replaced and its tiles are computed by others; CanvasError for a tile that fails or
+    ends its worker again and again.
+    """
+    if workers == 1 and scheduler is None:
+        yield from ((number, job.tile(number)) for number in numbers)
+        return
+    numbers = list(numbers)
+    if not numbers:
+        return
+    with closing(_by_dask(job, numbers, workers, scheduler)) as results:
+        yield from results
+
+
+def _by_dask(
+    job: Tiled[Any], numbers: list[int], workers: int, scheduler: str | None
+) -> Generator[tuple[int, Any]]:
+    try:
+        import dask
+        from distributed import Client, LocalCluster
+    except ImportError as problem:
+        raise MissingExtra("dask.distributed", "dask", "more than one worker") from problem
+    cluster = None
+    if scheduler is None:
+        threads = max(1, usable_cores() // workers)
+        environment = _threads(threads) | ENVIRONMENT
+        cluster = LocalCluster(
+            n_workers=workers, threads_per_worker=1, dashboard_address=None, env=environment
+        )
+    try:
+        client = Client(cluster or scheduler, timeout="30s")
+    except ValueError as problem:
+        raise CanvasError(
+            f"{scheduler!r} is no address of a Dask scheduler ({problem}); expected one as tcp://host:8786"
+        ) from problem
+    except OSError as problem:
+        raise CanvasError(f"no Dask scheduler answers at {scheduler}: {problem}") from problem
+    try:
+        # The job is a task's result, made again where the workers die that hold it; scattered it is lost.
+        with dask.config.set({"distributed.admin.large-graph-warning-threshold": "4 GiB"}):
+            there = client.submit(pickle.loads, pickle.dumps(job), pure=False)
+            queue, running = iter(numbers), dict[Any, int]()
+
+            def submit(some: Iterable[int]) -> None:
+                for number in some:
+                    running[client.submit(_tile, there, number, pure=False, retries=_RETRIES)] = number
+
+            submit(islice(queue, _AHEAD * max(workers, len(client.nthreads()))))
+            while running:
+                for future in _some_done(client, running):
+                    number = running.pop(future)
+                    try:
+                        computed = _result_of(future)
+                    except TimeoutError:  # its worker died with it
+                        submit([number])
+                        continue
+                    future.release()
+                    submit(islice(queue, 1))
+                    yield number, computed
+    finally:
+        client.close()
+        if cluster is not None:
+            cluster.close()
+
+
+def _tile(job: Tiled[Any], number: int) -> Any:
+    """A tile's result, or what is wrong with it in a sentence, which trying again would not mend."""
+    try:
+        return job.tile(number)
+    except CanvasError as problem:
+        return problem
+
+
+def _some_done(client: Any, running: Iterable[Any]) -> Iterable[Any]:
+    """Futures that are done or failed, one at least; CanvasError where no worker is left."""
+    from distributed import wait
+
+    while True:
+        try:
+            return wait(list(running), timeout=_WAIT_S, return_when="FIRST_COMPLETED").done
+        except TimeoutError:
+            if not client.nthreads():
+                raise CanvasError(
+                    f"the Dask cluster has no worker, for {_WAIT_S} s none; start some and run the same "
+                    "command again: it resumes"
+                ) from None
+
+
+def _result_of(future: Any) -> Any:
+    """What a tile gave; TimeoutError where that was lost, CanvasError for what ends the work."""
+    from distributed import KilledWorker
+
+    if future.status in ("cancelled", "lost"):
+        raise CanvasError("the Dask cluster was closed; start it and run the same command again: it resumes")
+    try:
+        computed = future.result(timeout=_RESULT_S)
+    except KilledWorker as problem:
+        raise CanvasError(
+            f"a block ended its worker again and again ({problem}): most likely its memory did not suffice; "
+            "give fewer workers or smaller tiles"
+        ) from problem
+    if isinstance(computed, CanvasError):
+        raise computed
+    return computed
+
+
+def _threads(count: int) -> dict[str, str]:
+    """Limit the threads of each worker on a machine."""
+    return {name: str(count) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
