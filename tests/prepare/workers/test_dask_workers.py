@@ -1,0 +1,65 @@
+"""Tiles computed by Dask: what fails is tried again, a sentence is not, what is lost is computed again."""
+
+from __future__ import annotations
+
+import collections
+
+import pytest
+
+from canvas_fm.errors import CanvasError
+from canvas_fm.prepare.workers import dask_workers
+from canvas_fm.prepare.workers.dask_workers import map_tiles
+
+distributed = pytest.importorskip("distributed")
+CALLS: collections.Counter[int] = collections.Counter()
+
+
+class Squares:
+    """A job whose tile 3 fails once by chance, and whose tile 5 is wrong in itself."""
+
+    def tile(self, number: int) -> int:
+        CALLS[number] += 1
+        if number == 3 and CALLS[number] == 1:
+            raise OSError("the network was away")
+        if number == 5:
+            raise CanvasError("tile 5 is damaged")
+        return number**2
+
+
+@pytest.fixture(scope="module")
+def scheduler():
+    how = {"n_workers": 2, "threads_per_worker": 1, "processes": False, "dashboard_address": None}
+    with distributed.LocalCluster(**how) as cluster:
+        yield cluster.scheduler_address
+
+
+@pytest.fixture(autouse=True)
+def _no_calls():
+    CALLS.clear()
+
+
+def test_a_tile_that_fails_is_tried_again(scheduler):
+    numbers = [n for n in range(20) if n != 5]
+    assert dict(map_tiles(Squares(), numbers, scheduler=scheduler)) == {n: n**2 for n in numbers}
+    assert CALLS[3] == 2
+
+
+def test_what_is_wrong_in_itself_ends_the_work_at_once(scheduler):
+    with pytest.raises(CanvasError, match="tile 5 is damaged"):
+        dict(map_tiles(Squares(), range(4, 8), scheduler=scheduler))
+    assert CALLS[5] == 1
+
+
+def test_a_result_that_is_lost_on_its_way_is_computed_again(scheduler, monkeypatch):
+    real, lost = dask_workers._result_of, []
+
+    def result_of(future):
+        if not lost:
+            lost.append(future)
+            raise TimeoutError
+        return real(future)
+
+    monkeypatch.setattr(dask_workers, "_result_of", result_of)
+    rows = list(map_tiles(Squares(), [0, 1, 2], scheduler=scheduler))
+    assert sorted(rows) == [(0, 0), (1, 1), (2, 4)]
+    assert sum(CALLS.values()) == 4
