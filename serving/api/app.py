@@ -19,7 +19,8 @@ from serving.api.endpoint import JSON, NPY, SAFE, Endpoint
 from serving.api.json_reply import json_reply
 from serving.api.openapi import document
 from serving.api.query import no_query, read_query
-from serving.api.routes import detect, embed_json, indexes, jobs, openai, refine, tiles
+from serving.api.routes import detect, embed_json, indexes, jobs, openai, refine, review, tiles
+from serving.api.routes.review import HostedReview
 from serving.api.whitening import check_whitening
 from serving.core.batching.thread_pool import cancel_on_disconnect
 from serving.core.core import Core
@@ -65,28 +66,36 @@ def create_app(core: Core, turn: Callable[[], Awaitable[None]] = _at_once) -> St
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         runner: JobRunner | None = None
+        hosted: HostedReview | None = None
         has_turn = False
 
-        def start_jobs(settings: Settings) -> None:
-            nonlocal runner
+        def start_work(settings: Settings) -> None:
+            nonlocal runner, hosted
+            if settings.reviewed is not None and has_turn:
+                app.state.review = hosted = HostedReview.begin(core, settings.reviewed)
             if settings.jobs is not None and has_turn:
                 app.state.jobs = runner = JobRunner(core, JobStore(settings.jobs), core.busy)
                 runner.start()
 
-        app.state.jobs = None
-        await core.start(start_jobs)
+        app.state.jobs = app.state.review = None
+        await core.start(start_work)
         await turn()
         has_turn = True
         if not core.alive:  # what failed while it was a spare is tried again
             await core.stop()
-            await core.start(start_jobs)
+            await core.start(start_work)
         elif core.ready:
-            start_jobs(core.require_ready())
+            try:
+                start_work(core.require_ready())
+            except CanvasError as problem:
+                core.fail(str(problem))
         try:
             yield
         finally:
             if runner is not None:
                 await asyncio.to_thread(runner.stop)
+            if hosted is not None:
+                await asyncio.to_thread(hosted.end)
             await core.stop()
 
     async def refusal(request: Request, problem: Exception) -> Response:
@@ -271,6 +280,7 @@ ROUTES = [
     *jobs.ROUTES,
     *indexes.ROUTES,
     *tiles.ROUTES,
+    *review.ROUTES,
     Endpoint("GET", "/openapi.json", openapi, {JSON: None}),
     Endpoint("GET", "/metrics", metrics, {"text/plain": None}),
 ]

@@ -130,10 +130,10 @@ class Core:
             self._loaded = True
             then(settings)
         except CanvasError as problem:
-            self._fail(str(problem))
+            self.fail(str(problem))
         except Exception as problem:
             logger.exception("the model could not be loaded")
-            self._fail(f"the model could not be loaded: {type(problem).__name__}: {problem}")
+            self.fail(f"the model could not be loaded: {type(problem).__name__}: {problem}")
 
     def _open_all(self, settings: Settings) -> tuple[Settings, Engine | None]:
         """Models, volumes, indexes and refiners, in this order; the default model is an encoder or none."""
@@ -192,7 +192,8 @@ class Core:
         assert self._batcher is not None
         return bool(self._batcher.held_rows or self.model_pool.pending or self.search_pool.pending)
 
-    def _fail(self, sentence: str) -> None:
+    def fail(self, sentence: str) -> None:
+        """Be of no use until a restart, and say why."""
         self._loaded, self._failure = False, sentence
         self._on_failure(sentence)
 

@@ -18,7 +18,7 @@ from typing import Any
 import bentoml
 
 from serving.api.app import ROUTES, create_app
-from serving.api.routes import embed_json
+from serving.api.routes import embed_json, review
 from serving.core.core import Core
 from serving.launch.answering import Turn
 from serving.launch.supervisor import SERVICE
@@ -78,6 +78,7 @@ def make_service(core: Core, turn: Turn | None = None) -> bentoml.Service[Any]:
             "/v1/jobs",
             "/v1/models",
             "/v1/volumes",
+            *(f"/v1{each.path}" for each in review.ROUTES if each.method == "POST"),
         ),
         routes=[*(f"/v1{each.path}" for each in ROUTES), _EMBED_JSON, FOLDER, "/livez", "/readyz"],
         gate=lambda: Gate.of(core.settings),

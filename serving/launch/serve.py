@@ -27,7 +27,7 @@ from serving.launch.supervisor import by_name, private_control, private_folder, 
 from serving.middleware.auth import read_keys
 from serving.observe.tracing import check_traces
 from serving.protocol.options import HostOptions, ServedVolume, ServeOptions, WorkerOptions
-from serving.protocol.settings import Limits, Settings
+from serving.protocol.settings import Limits, ServedReview, Settings
 
 logger = logging.getLogger(__name__)
 
@@ -134,8 +134,32 @@ def settings_of(
     }
     if isinstance(options, ServeOptions):
         rest["workers"] = options.workers
+    rest["reviewed"] = _reviewed(options, volumes)
     rest |= {"keys": {} if options.keys is None else read_keys(options.keys), "supervisor": os.getpid()}
     return Settings.model_validate({**named, **typed, **rest})
+
+
+def _reviewed(options: HostOptions, volumes: Mapping[str, ServedVolume]) -> ServedReview | None:
+    """The review of `--review VOLUME=CANDIDATES`; CanvasError for what is not there."""
+    if options.review is None:
+        if options.labels is not None:
+            raise CanvasError("--labels goes with --review VOLUME=CANDIDATES")
+        return None
+    volume, equals, candidates = options.review.partition("=")
+    if not equals or volume not in volumes:
+        names = ", ".join(sorted(volumes)) or "none"
+        raise CanvasError(
+            f"--review {options.review!r} was given; expected VOLUME=CANDIDATES with one of --volume: {names}"
+        )
+    if isinstance(options, ServeOptions) and options.workers > 1:
+        raise CanvasError(
+            f"a review is written by one process; --workers {options.workers} was given, give 1"
+        )
+    path = Path(candidates)
+    if not path.is_file():
+        raise CanvasError(f"the candidates to review are not there: {candidates}")
+    labels = Path(options.labels or path.with_name(f"{path.stem}.labels.csv"))
+    return ServedReview(volume=volume, candidates=str(path.resolve()), labels=str(labels.resolve()))
 
 
 def _named(

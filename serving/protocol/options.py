@@ -66,6 +66,14 @@ class WorkerOptions(EncoderRun):
         (),
         description="web pages of these origins may read the answers, as https://lab.example; default none",
     )
+    review: Annotated[str | None, Flag("VOLUME=CANDIDATES")] = Field(
+        None,
+        description="let candidates of a --volume be reviewed on the page /ui/review/review.html, by the "
+        "holders of the keys; default none",
+    )
+    labels: Annotated[str | None, AnyPath, Flag("LABELS.csv")] = Field(
+        None, description="labels that the review writes; default CANDIDATES.labels.csv"
+    )
     log: Literal["text", "json"] = Field("text", description="json: a line for each request; default text")
     traces: Annotated[str | None, Flag("URL")] = Field(
         None,

@@ -147,6 +147,8 @@ class ServiceInfo(BaseModel):
     volumes: dict[str, VolumeInfo]
     indexes: dict[str, IndexInfo] = {}
     refiners: dict[str, RefinerInfo] = {}
+    reviewed: str | None = None
+    """The volume whose candidates are reviewed on the page."""
     limits: Limits
     device: str
     version: str

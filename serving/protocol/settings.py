@@ -64,6 +64,16 @@ class Limits(BaseModel):
     """Cells that a map shows; of a larger index as many are drawn at random."""
 
 
+class ServedReview(BaseModel):
+    """Candidates of a registered volume that are reviewed, and where their labels are written."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    volume: str
+    candidates: str
+    labels: str
+
+
 class Settings(WorkerOptions):
     """All settings of a worker process; paths are absolute."""
 
@@ -80,6 +90,7 @@ class Settings(WorkerOptions):
     """Further models by name, encoders and detectors."""
     refiners: dict[str, str] = Field(default={})
     indexes: dict[str, str] = Field(default={})
+    reviewed: ServedReview | None = None
     keys: dict[str, str] = Field(default={})
     """sha256 of the bearer keys by name; without any nobody is asked for one."""
     workers: int = 1

@@ -26,6 +26,7 @@ class App {
       return;
     }
     byId("key-button").hidden = !heldKey();
+    byId("review-link").hidden = !this.info.reviewed;
     if (!this.models.length) {
       const detectors = Object.keys(this.info.detectors).join(", ");
       notice(byId("starting"), `This service has no encoder, only detectors (${detectors}). The page shows what encoders make; ` +

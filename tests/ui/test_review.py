@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from canvas_fm.data.points.points import Points
+from tests.serving.conftest import model, serve_command  # noqa: F401  fixtures of the service
 from tests.ui.browser import Browser, Page
 
 pytestmark = pytest.mark.ui
@@ -198,3 +199,30 @@ def test_a_stale_link_says_which_one_to_open(begin, browser: Browser):
         page.go(review.links["anna"][:-4] + "0000")
         page.wait("!document.getElementById('problem').hidden")
         assert "open the one that canvas-fm review printed last" in page.shown("#problem")
+
+
+def test_the_service_has_the_same_page(
+    spots,
+    model: Path,  # noqa: F811
+    serve_command,  # noqa: F811
+    browser: Browser,
+    tmp_path: Path,
+):
+    rng = np.random.default_rng(4)
+    zyx = np.concatenate([spots[1][:40], rng.uniform(4, 36, (40, 3)) * (1, 4, 4)])
+    Points(zyx, {"score": rng.random(len(zyx))}).write(tmp_path / "candidates.csv")
+    review = f"spots={tmp_path / 'candidates.csv'}"
+    served = serve_command(str(model), "--volume", f"spots={spots[0]}", "--review", review, "--port", "0")
+    with browser.page(1400, 900) as page:
+        page.go(f"{served.url()}/ui/")
+        page.wait("!document.getElementById('review-link').hidden")
+        page.click("#review-link")
+        page.wait(
+            "document.body.dataset.row && document.querySelectorAll('#projections canvas').length === 3"
+        )
+        rows = answer(page, 6)
+        page.screenshot(tmp_path / "review.png")
+        assert page.problems == []
+    assert served.stop() == 0
+    labels = Points.read(tmp_path / "candidates.labels.csv").columns["label"]
+    assert labels[rows].tolist() == [1, 0] * 3

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from anyio.to_thread import run_sync
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -16,44 +16,21 @@ from starlette.routing import Mount, Route
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import CanvasError
 from canvas_fm.heads.review.order import ORDERS
-from canvas_fm.heads.review.session import ReviewSession
 from serving.api.review.crops import PLANE, crops_at, plane_at, view_zyx
 from serving.middleware.auth import Gate
 from serving.middleware.guard import HOLDER, Guard
 from serving.middleware.static_page import create_page
 from serving.protocol import npy
 from serving.protocol.errors import Refusal, describe, refused
+from serving.protocol.review import MOST_ROWS, Answer, Back, MissedCell
 from serving.protocol.settings import Limits
 
-MOST_ROWS, QUEUE, NEAR = 64, 16, 2000
-Identity = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[\w.:-]+$")]
-Place = Annotated[float, Field(ge=-1, le=1e7, allow_inf_nan=False)]
-Label = Annotated[int, Field(ge=-1, le=1)]
+if TYPE_CHECKING:
+    from canvas_fm.heads.review.session import ReviewSession
 
-
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    id: Identity
-
-
-class Answer(_Body):
-    """A label of some rows, or of each of a grid's rows."""
-
-    rows: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_length=MOST_ROWS)]
-    label: Label
-    wrong: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=MOST_ROWS)] = []
-
-
-class Back(_Body):
-    """Take the last answer back."""
-
-
-class MissedCell(_Body):
-    """A cell without a candidate at z, y, x, or one to be removed."""
-
-    zyx: Annotated[list[Place], Field(min_length=3, max_length=3)] | None = None
-    remove: Identity | None = None
+QUEUE, NEAR = 16, 2000
+MOST_BODY = 2**16  # bytes: 64 rows and their label take a few hundred
+ALONE = "me"  # who reviews where nobody has a key
 
 
 def create_review(session: ReviewSession, volume: Volume, keys: Mapping[str, str]) -> Guard:
@@ -127,7 +104,7 @@ class Routes:
 
     async def answers(self, request: Request) -> Response:
         """Record a label of rows; those in `wrong` get the other one."""
-        by, order, body = _by(request), _order(request), Answer.model_validate_json(await request.body())
+        by, order, body = _by(request), _order(request), Answer.model_validate_json(await _body(request))
         if set(body.wrong) - set(body.rows) or (body.wrong and body.label < 0):
             raise Refusal(422, "wrong names rows of the grid, whose label is 1 or 0")
 
@@ -143,7 +120,7 @@ class Routes:
 
     async def back(self, request: Request) -> Response:
         """Take the last answer back; its first row comes first again."""
-        by, order, body = _by(request), _order(request), Back.model_validate_json(await request.body())
+        by, order, body = _by(request), _order(request), Back.model_validate_json(await _body(request))
 
         def undo() -> dict[str, Any]:
             rows = self.session.back(by, body.id)
@@ -156,7 +133,7 @@ class Routes:
 
     async def missed(self, request: Request) -> Response:
         """Add or remove a cell that has no candidate."""
-        by, body = _by(request), MissedCell.model_validate_json(await request.body())
+        by, body = _by(request), MissedCell.model_validate_json(await _body(request))
         if (body.zyx is None) == (body.remove is None):
             raise Refusal(422, "give zyx, a place, or remove, a missed cell's id")
         if body.zyx is not None:
@@ -216,8 +193,15 @@ class Routes:
         return place
 
 
+async def _body(request: Request) -> bytes:
+    body = await request.body()
+    if len(body) > MOST_BODY:
+        raise Refusal(413, f"{len(body)} bytes for one answer; {MOST_BODY} are the most")
+    return body
+
+
 def _by(request: Request) -> str:
-    return str(request.scope.get(HOLDER, ""))
+    return str(request.scope.get(HOLDER, "")) or ALONE
 
 
 def _order(request: Request) -> Any:
@@ -240,6 +224,12 @@ def _array(voxels: np.ndarray) -> Response:
     return Response(npy.dump(voxels), media_type=npy.MEDIA_TYPE, headers={"Cache-Control": "no-store"})
 
 
+def invalid(problem: ValidationError) -> Refusal:
+    """Refusal of a body that is no answer."""
+    errors = problem.errors(include_url=False, include_input=False)
+    return Refusal(400 if errors[0]["type"] == "json_invalid" else 422, describe(list(errors)))
+
+
 def _handler(made: Callable[[Any], Refusal]) -> Callable[[Request, Any], Awaitable[Response]]:
     async def handle(request: Request, problem: Any) -> Response:
         return made(problem).response()
@@ -249,8 +239,4 @@ def _handler(made: Callable[[Any], Refusal]) -> Callable[[Request, Any], Awaitab
 
 _refusal = _handler(lambda problem: problem)
 _canvas_error = _handler(refused)
-_invalid = _handler(
-    lambda problem: Refusal(
-        400 if problem.errors()[0]["type"] == "json_invalid" else 422, describe(problem.errors())
-    )
-)
+_invalid = _handler(invalid)

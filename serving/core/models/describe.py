@@ -34,6 +34,7 @@ def describe(core: Core) -> Info | ServiceInfo:
             for name, index in core.indexes.items()
         },
         refiners={name: hosted.info() for name, hosted in core.refiners.items()},
+        reviewed=None if settings.reviewed is None else settings.reviewed.volume,
         limits=settings.limits.model_copy(update={"max_batch": core.max_batch}),
         device=str(core.device),
         version=__version__,
