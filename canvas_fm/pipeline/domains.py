@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from canvas_fm.data.points.points import Points
+from canvas_fm.data.volume.volume import Volume
 from canvas_fm.data.volume.window import WindowRule
 from canvas_fm.errors import CanvasError
 from canvas_fm.evaluation.detection.curve import Curve
@@ -25,7 +26,7 @@ from canvas_fm.evaluation.domains.scores import (
 )
 from canvas_fm.files.atomic import write_atomic, write_text_atomic
 from canvas_fm.inference.detect.detect import detector_job, log_job
-from canvas_fm.inference.detect.tiles.detection_job import run
+from canvas_fm.inference.detect.tiles.detection_job import Job, run
 from canvas_fm.inference.embed.point_crops import volume_identity
 from canvas_fm.models.checkpoint import Detector, load
 from canvas_fm.models.folder.training_volumes import training_volumes
@@ -141,6 +142,14 @@ def train_in_folds(
     return detectors
 
 
+def laplacian_job(volume: Volume, tolerance_um: float) -> Job:
+    """Candidates of the Laplacian of a Gaussian in medians of the volume, above its lowest threshold."""
+    return log_job(
+        volume, sigma_um=_LOG_SIGMA_UM[tolerance_um], threshold=_LOG_LOWEST / _LOG_RULE.high,
+        min_distance_um=tolerance_um, window_rule=_LOG_RULE,
+    )  # fmt: skip
+
+
 def trained_on(detector: Detector) -> set[str]:
     """Names of the volumes in a detector's training data, by its config."""
     return training_volumes(detector.config.provenance)
@@ -225,12 +234,7 @@ class _Held:
         """Curve of the Laplacian of a Gaussian, in medians of the volume."""
 
         def find() -> Points:
-            sigma = _LOG_SIGMA_UM[self.domain.tolerance_um]
-            job = log_job(
-                self._open().volume, sigma_um=sigma, threshold=_LOG_LOWEST / _LOG_RULE.high,
-                min_distance_um=self.domain.tolerance_um, window_rule=_LOG_RULE,
-            )  # fmt: skip
-            return run(job, show=False)
+            return run(laplacian_job(self._open().volume, self.domain.tolerance_um), show=False)
 
         return self._curve(f"log {_LOG_RULE} {_LOG_SIGMA_UM} {_LOG_LOWEST}", find)
 
