@@ -98,7 +98,7 @@ def export_onnx(model: Encoder | Detector, out: str | Path, *, overwrite: bool =
     write_atomic(path, lambda temporary: temporary.write_bytes(graph))
     for name, array in zip(tensors, (*rows, output), strict=True):
         np.save(tensors[name], array)
-    write_text_atomic(files["card"], _card(model))
+    write_text_atomic(files["card"], _card(model, difference))
     text = description(model, path, files["card"], tensors, sha256(path), OPSET)
     write_text_atomic(files["rdf"], text)
     return OnnxExport(path, files["rdf"], difference, sha256(path))
@@ -184,9 +184,16 @@ def _compared(
     return reference, float(np.abs(output - reference).max())
 
 
-def _card(model: Encoder | Detector) -> str:
+def _card(model: Encoder | Detector, difference: float) -> str:
+    """The model's card, with the section on validation that bioimage.io asks of a model's documentation."""
     card = None if model.path is None else card_of(model.path)
-    return card or f"# {model.name}\n\nA model of canvas-fm; sha256 `{model.sha256}`. No card was written.\n"
+    card = card or f"# {model.name}\n\nA model of canvas-fm; sha256 `{model.sha256}`. No card was written.\n"
+    checked = (
+        f"Before this graph was written onnxruntime gave torch's float32 numbers on {_TEST_ROWS} other rows, "
+        f"to {difference:.2g} at most. How the model does on brains that it never saw is on its card, "
+        "where it has one."
+    )
+    return f"{card.rstrip()}\n\n## Validation\n\n{checked}\n"
 
 
 def _packages() -> tuple[Any, Any]:

@@ -103,6 +103,26 @@ def test_the_test_tensors_are_what_the_graph_gives(exported):
         assert np.abs(run(export.path, crops, window) - output).max() < 1e-5
 
 
+def test_the_documentation_has_the_section_on_validation_that_bioimage_io_asks_for(exported):
+    for model, export in exported.values():
+        text = export.path.with_suffix(".md").read_text(encoding="utf-8")
+        assert text.startswith(f"# {model.name}")
+        assert "## Validation\n\nBefore this graph was written onnxruntime gave torch's" in text
+        assert f"to {export.max_difference:.2g} at most" in text
+
+
+def test_signal_and_background_have_a_window_each(tmp_path):
+    torch.manual_seed(0)
+    config = EncoderConfig(crop_zyx=CROP, patch_zyx=(2, 4, 4), dim=24, depth=1, heads=2, channels=2)
+    model = save_encoder(tmp_path / "two", ViTEncoder(config), voxel_um=UM)
+    export = cf.export_onnx(model, tmp_path / "two.onnx")
+    crops = np.random.default_rng(0).uniform(0, 3000, (3, 2, *CROP)).astype(np.float32)
+    window = np.float32([[[100, 2000], [0, 900]]] * 3)
+    expected = model(torch.from_numpy(crops), torch.from_numpy(window)).numpy()
+    assert np.abs(run(export.path, crops, window) - expected).max() < 1e-5
+    assert np.abs(run(export.path, crops, window[:, ::-1].copy()) - expected).max() > 1e-3
+
+
 def test_what_differs_from_torch_is_not_written(exported, tmp_path, monkeypatch):
     wrong = graph.RawDetector.forward
     monkeypatch.setattr(

@@ -31,24 +31,28 @@ def run_cli():
     return lambda *words: main([str(word) for word in words]) == 0 or pytest.fail(str(words))
 
 
-def both(volume: Volume, dtype: str = "uint16") -> Volume:
-    """A background that has 1000 more than the signal wherever it is."""
-    voxels = (np.asarray(volume).astype(np.int64) + 1000).astype(dtype)
+MORE = 40_000  # so that uint16 is above what int16 holds
+
+
+def both(volume: Volume) -> Volume:
+    """A background that has so much more than the signal wherever it is."""
+    voxels = (np.asarray(volume).astype(np.int64) + MORE).astype(np.uint16)
     return Volume.from_array(voxels, voxel_um=volume.voxel_um)
 
 
 @pytest.mark.parametrize("dtype", ["uint16", "float32"])
 @pytest.mark.parametrize("resident_gb", [0.0, 4.0])
 def test_both_channels_are_of_the_same_places(cubes, dtype, resident_gb):
-    sources = [VolumeSource(path.parent.name, Volume.open(path)) for path in cubes]
-    sources = [VolumeSource(s.name, s.volume, background=both(s.volume, dtype)) for s in sources]
+    opened = [Volume.open(path) for path in cubes]
+    signals = [Volume.from_array(np.asarray(v).astype(dtype), voxel_um=v.voxel_um) for v in opened]
+    sources = [VolumeSource(name, v, background=both(v)) for name, v in zip("ab", signals, strict=True)]
     crops = draw_crops(sources, (4, 8, 6), 21, foreground=0.5, seed=3, rule=WindowRule())
     order = [np.arange(5), np.array([20, 3, 11])]
     rows = list(take(crops, torch.device("cpu"), resident_gb).along(iter(order)))
     assert [raw.shape for raw, _ in rows] == [(5, 2, 4, 8, 6), (3, 2, 4, 8, 6)]
     for raw, windows in rows:
         signal, background = widen(raw).unbind(dim=1)
-        torch.testing.assert_close(background, signal + 1000)
+        torch.testing.assert_close(background, signal + MORE)
         # The window of each channel is its volume's, so that here both look alike.
         unit = to_unit(raw, windows)
         torch.testing.assert_close(unit[:, 0], unit[:, 1], atol=2e-3, rtol=0)
@@ -78,7 +82,7 @@ def test_an_encoder_of_two_channels_is_trained_and_says_so(tmp_path, cubes, tiny
     assert encoder.config.architecture.channels == 2
     assert encoder.mae.decoder.head.out_features == 2 * 2 * 4 * 4
     (trained_on,) = encoder.config.provenance["trained_on"]
-    assert trained_on["background"]["window"][0] > trained_on["window"][0] + 900
+    assert trained_on["background"]["window"][0] > trained_on["window"][0] + MORE - 100
     last = run.metrics()[-1]
     assert last["psnr_masked"] > 0
     assert np.isfinite(last["loss"])
