@@ -11,6 +11,7 @@ import os
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -52,11 +53,20 @@ def fetched(page: Page, url: str) -> tuple[float, float]:
     return first, last
 
 
-def coloured(page: Page, picture: Path) -> int:
-    """Pixels of the panels that are neither grey nor the axes' lines, on a screenshot that is kept."""
-    page.tab.screenshot(path=picture, timeout=280_000)
+def coloured(page: Page, client: Client, picture: Path) -> int:
+    """Coloured pixels of the panels as the client itself draws them, once it has all that it shows.
+
+    The browser's own screenshot never came back of a million points at 1 mm, nor did this one.
+    """
+    replies: list[Any] = []
+    client._viewer.async_screenshot(replies.append)
+    start = time.perf_counter()
+    while not replies:
+        page.tab.wait_for_timeout(50)
+        assert time.perf_counter() - start < 200, page.problems
+    picture.write_bytes(replies[0].screenshot.image)
     with Image.open(picture) as image:
-        pixels = np.asarray(image.convert("RGB"), np.int16)[120:-60]
+        pixels = np.asarray(image.convert("RGB"), np.int16)
     spread = pixels.max(axis=2) - pixels.min(axis=2)
     pure = ((pixels > 250).sum(axis=2) == 1) & ((pixels < 40).sum(axis=2) == 2)  # red, green, blue: axes
     return int(((spread > 60) & ~pure).sum())
@@ -88,7 +98,9 @@ def look(count: int, program: str, pictures: Path) -> list[tuple[str, str, str]]
                         asked = sum(_POINTS in url for url in page.requests)
                         seconds = f"first points after {first:.1f} s, all after {last:.1f} s"
                         print(name, seconds, asked, flush=True)
-                        pixels = coloured(page, pictures / f"points_{count}_{name.replace(' ', '_')}.png")
+                        pixels = coloured(
+                            page, client, pictures / f"points_{count}_{name.replace(' ', '_')}.png"
+                        )
                         assert pixels > _FEW, (name, pixels, page.problems)
                         rows.append((f"{count:,} points, {name}", seconds, f"{asked} requests"))
                 finally:
