@@ -152,6 +152,8 @@ def count_figure(table: dict[str, np.ndarray], path: str | Path) -> None:
 
     brains = list(dict.fromkeys(table["brain"].tolist()))
     labels, rows = _bars(table)
+    if "id" not in table:  # a bar a brain, by its name
+        brains, labels, rows = ["cells"], brains, rows.T
     figure = Figure(
         figsize=(max(4.0, 1.5 + 0.5 * len(labels) * max(1, len(brains) ** 0.5)), 3.6), layout="constrained"
     )
@@ -167,7 +169,8 @@ def count_figure(table: dict[str, np.ndarray], path: str | Path) -> None:
         )
     axes.set_xticks(range(len(labels)), labels, rotation=45 if len(labels) > 1 else 0, ha="right")
     axes.set_ylabel("cells")
-    axes.legend(frameon=False, fontsize=8)
+    if len(brains) > 1:
+        axes.legend(frameon=False, fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     write_atomic(Path(path), lambda temporary: figure.savefig(temporary, format="png", dpi=150))
 

@@ -110,10 +110,9 @@ def _regions_by_position(store: Embeddings, path: Path, column: str) -> np.ndarr
     if column not in cells.columns:
         raise CanvasError(f"{path} has no column {column!r}; give what `canvas-fm regions --cells-out` wrote")
     far, at = cKDTree(cells.zyx).query(store.zyx, distance_upper_bound=_SAME_VOXELS)
-    found = np.isfinite(far)
-    if not found.any():
+    if not np.isfinite(far).any():
         raise CanvasError(f"no cell of {path} lies where one of {store.path} does; are both of one brain?")
-    return np.where(found, np.append(_as_text(np.asarray(cells.columns[column])), "")[at], "")
+    return np.append(_as_text(np.asarray(cells.columns[column])), "")[at]  # the last where none is near
 
 
 def _as_text(values: np.ndarray) -> np.ndarray:

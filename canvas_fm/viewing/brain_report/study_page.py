@@ -25,6 +25,11 @@ class BrainSection:
     regions: Sequence[dict[str, Any]] = ()
     warnings: Sequence[str] = ()
 
+    @property
+    def intervals(self) -> bool:
+        """Whether any region has an interval to show."""
+        return any(row["interval"] for row in self.regions)
+
 
 @dataclass(frozen=True)
 class StudyPage:
