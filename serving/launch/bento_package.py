@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Literal
 
 import bentoml
-from pydantic import ConfigDict, Field
 
 from canvas_fm.errors import CanvasError
 from canvas_fm.files.settings import read_settings
@@ -25,27 +24,19 @@ from serving.launch.bento_service import (  # which lets uvicorn use our protoco
 )
 from serving.launch.model_store import folder_in
 from serving.launch.serve import settings_of
+from serving.launch.settings_file import FILE_VARIABLE, HostFile
 from serving.launch.supervisor import keep_control_private
-from serving.protocol.options import HostOptions, ServedVolume
 from serving.protocol.settings import Limits, Settings
 
 logger = logging.getLogger(__name__)
 
-FILE_VARIABLE = "CANVAS_FM_SETTINGS"
 MODEL_ALIAS = "encoder"  # of pyproject.toml's [tool.bentoml.build]
 
 
-class Packed(HostOptions):
-    """The settings file; every key is optional, paths are those of the serving machine."""
+class Packed(HostFile):
+    """The settings file of a Bento, whose log is for machines."""
 
-    model_config = ConfigDict(strict=True)
-
-    volumes: dict[str, ServedVolume] = Field(default={})
-    models: dict[str, str] = Field(default={})
-    refiners: dict[str, str] = Field(default={})
-    indexes: dict[str, str] = Field(default={})
     log: Literal["text", "json"] = "json"
-    limits: Limits = Limits()
 
 
 def read_packed() -> Settings:

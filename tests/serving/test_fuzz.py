@@ -48,6 +48,7 @@ def served(
     shutil.copytree(model, folder / "root" / "more")
     shutil.copytree(volume_path, folder / "root" / "more.zarr")
     points = Points(np.random.default_rng(0).random((60, 3)) * SHAPE - 0.5, {"score": np.linspace(0, 1, 60)})
+    points.write(folder / "candidates.csv")
     volume = cf.Volume.open(volume_path)
     made = embed_to_store(encoder, volume, points, folder / "cells.emb.zarr", device="cpu")
     index = cf.Index.build(made, folder / "cells.index")
@@ -58,6 +59,7 @@ def served(
     service = serve_command(
         *(str(model), "--port", "0", "--volume", f"cube={volume_path}", "--index", f"cells={index.path}"),
         *("--refiner", f"plain={folder / 'plain'}", "--ignore-voxel-size", "--jobs", str(folder / "jobs")),
+        *("--review", f"cube={folder / 'candidates.csv'}"),
         *("--root", str(folder / "root"), "--log", "json", "--limit", "header_s=2", "stall_s=2"),
     )
     service.url()

@@ -41,11 +41,17 @@ def _fill_serve(serve: Parser) -> None:
 
     serve.add_argument(
         "models",
-        nargs="+",
+        nargs="*",
         type=_model,
         metavar="[NAME=]MODEL",
         help="folders or shipped names of encoders and detectors; the first encoder answers where a request "
-        "names none; a detector alone will do",
+        "names none; a detector alone will do; may stand in the settings file",
+    )
+    serve.add_argument(
+        "--settings",
+        metavar="FILE.yaml",
+        help="what is served, options and limits as YAML, by the names of the keywords of `canvas_fm.serve`; "
+        "flags come before it; default the file that CANVAS_FM_SETTINGS names in the environment",
     )
     serve.add_volumes(
         "volumes",
@@ -95,18 +101,19 @@ def run_store(args: argparse.Namespace) -> None:
 
 def run_serve(args: argparse.Namespace) -> None:
     from serving.launch.serve import serve
+    from serving.launch.settings_file import merged
 
-    first, *further = args.models
+    first, *further = args.models or [("", None)]
+    named = {
+        "volumes": args.volumes,
+        "models": dict(further),
+        "refiners": dict(args.refiner),
+        "indexes": dict(args.index),
+    }
+    typed = args.options.given | ({"name": first[0]} if first[0] else {})
     serve(
-        first[1],
-        args.volumes,
-        name=first[0],
-        limits=read_limits(args.limit)[0],
-        models=dict(further),
-        refiners=dict(args.refiner),
-        indexes=dict(args.index),
+        **merged(args.settings, first[1], named, read_limits(args.limit)[0], typed),
         announce=lambda address: print(f"canvas-fm: serving on {address}", file=sys.stderr, flush=True),
-        **args.options.given,
     )
 
 

@@ -66,7 +66,8 @@ def test_names_and_models_that_are_none(model: Path, tmp_path: Path) -> None:
 def test_the_file_of_a_bento_knows_every_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     from serving.launch.bento_package import Packed
 
-    given_by_bentoml, worked_out = {"model", "name", "workers", "supervisor"}, {"pinned"}
+    given_by_bentoml = {"model", "name", "workers", "supervisor", "turns"}
+    worked_out = {"pinned", "reviewed"}
     told = set(Settings.model_fields) - given_by_bentoml - worked_out
     assert set(Packed.model_fields) == told | {"allow_remote"}  # of which the pinned addresses are made
 
