@@ -31,7 +31,7 @@ class DetectorRun(DeviceOptions, VoxelOptions):
     """Options for running a detector."""
 
     precision: Literal["fp32", "bf16", "auto"] = Field(
-        "fp32", description="auto is bf16 where the device has it; default fp32"
+        "auto", description="auto is bf16 where the device has it, else fp32; default auto"
     )
 
 
@@ -39,8 +39,8 @@ class EncoderRun(DeviceOptions, VoxelOptions):
     """Options for running an encoder."""
 
     precision: Literal["fp32", "bf16", "int8", "auto"] = Field(
-        "fp32",
-        description="auto is bf16 where the device has it; default fp32; int8 of openvino, where "
+        "auto",
+        description="auto is bf16 where the device has it, else fp32; default auto; int8 of openvino, where "
         "`canvas-fm quantise` admitted it",
     )
     backend: Literal["torch", "cuda-graphs", "openvino"] = Field(

@@ -7,8 +7,6 @@ import sys
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # numbers of glibc's malloc.h
 _KEPT = 1 << 30  # arrays above are still mapped and returned to the system one by one
-ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": str(_KEPT), "MALLOC_TRIM_THRESHOLD_": str(_KEPT)}
-"""The same for processes that are started, which read it before their first allocation."""
 
 
 def keep_freed_memory() -> bool:

@@ -52,3 +52,10 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
     if name == "auto":
         name = "bf16" if native else "fp32"
     return torch.bfloat16 if name == "bf16" else torch.float32
+
+
+def resolved_precision(name: str, device: torch.device) -> str:
+    """The precision that a name stands for on a device, as it is recorded: fp32, bf16 or int8."""
+    if name == "int8":
+        return name
+    return "bf16" if pick_precision(name, device) == torch.bfloat16 else "fp32"

@@ -35,6 +35,7 @@ from canvas_fm.inference.embed.embed import embed
 from canvas_fm.inference.embed.point_crops import PointCrops, volume_identity
 from canvas_fm.inference.embed.runner import INT8, Runner
 from canvas_fm.models.checkpoint import Detector, Encoder
+from canvas_fm.models.device import pick_device, resolved_precision
 from canvas_fm.models.encoder.vit import DENSE, POOLS
 
 CROP_ZYX: Zyx = (16, 32, 32)  # where there is no encoder whose crop could be taken
@@ -63,7 +64,7 @@ class Extractor:
     amplitude: SpotAmplitude | None = None
     batch: int = 64
     device: str = "auto"
-    precision: str = "fp32"
+    precision: str = "auto"
     backend: str = "torch"
     resample: bool = False
     ignore_voxel_size: bool = False
@@ -75,6 +76,8 @@ class Extractor:
             raise BadInput("the detector score needs a detector; give one, or leave detector_score out")
         if self.pool in DENSE:
             raise BadInput(f"pool is {self.pool!r}, a vector for each patch; give one of {', '.join(POOLS)}")
+        resolved = resolved_precision(self.precision, pick_device(self.device))
+        object.__setattr__(self, "precision", resolved)  # what is recorded, and that of every worker
 
     @property
     def provenance(self) -> dict[str, Provenance]:

@@ -79,7 +79,7 @@ def detector_job(
     settings = {
         "method": "net",
         "detector": detector.sha256,
-        "precision": opts.precision,
+        "precision": heat.precision,
         "threshold": threshold,
         "min_distance_um": min_distance_um,
     }

@@ -42,7 +42,7 @@ def detector_features(
     background: Volume | None = None,
     tile_zyx: Zyx = TILE_ZYX,
     device: str | torch.device = "auto",
-    precision: str = "fp32",
+    precision: str = "auto",
     resample: bool = False,
     ignore_voxel_size: bool = False,
     show: bool | None = None,

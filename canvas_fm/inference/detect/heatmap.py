@@ -38,13 +38,14 @@ class NetHeatMapper:
     """Probability map of cell centres by the trained net, before smoothing."""
 
     def __init__(
-        self, detector: Detector, device: str | torch.device = "auto", precision: str = "fp32"
+        self, detector: Detector, device: str | torch.device = "auto", precision: str = "auto"
     ) -> None:
+        from canvas_fm.models.device import pick_device, resolved_precision
         from canvas_fm.models.pretrained.weights import refuse_edited
 
         refuse_edited(detector.name, detector.edited)
-        self.detector, self.precision = detector, precision
-        self.device = str(device)
+        self.detector, self.device = detector, str(device)
+        self.precision = resolved_precision(precision, pick_device(device))  # of every worker too
         architecture = detector.config.architecture
         self.halo_zyx, self.align_zyx = architecture.halo_zyx, architecture.patch_zyx
         self.channels = architecture.channels

@@ -38,7 +38,7 @@ def embed_crops(
     layer: int | None = None,
     batch: int = 256,
     device: str | torch.device | None = None,
-    precision: str = "fp32",
+    precision: str = "auto",
     backend: str = "torch",
     window: Window | tuple[float, float] | None = None,
 ) -> Float32[np.ndarray, "n ..."]:
@@ -145,7 +145,8 @@ def embed_to_store(
     ):
         if workers != 1 or scheduler is not None:
             blocks = {block: rows for block, rows in work.remaining()}
-            job = EmbeddingBlocks(encoder, volume, zyx, blocks, opts, background)
+            sent = opts.model_copy(update={"precision": runner.precision})  # whatever processor a worker has
+            job = EmbeddingBlocks(encoder, volume, zyx, blocks, sent, background)
             for block, (vectors, bad) in map_tiles(job, blocks, workers=workers, scheduler=scheduler):
                 work.keep(block, vectors, bad)
                 advance(len(vectors))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pickle
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
+from functools import cache
 from itertools import islice
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from canvas_fm.errors import CanvasError, MissingExtra
-from canvas_fm.models.allocator import ENVIRONMENT
+from canvas_fm.models.allocator import keep_freed_memory
 from canvas_fm.prepare.workers.cores import usable_cores
 
 R = TypeVar("R", covariant=True)
@@ -57,7 +58,7 @@ def _by_dask(
     cluster = None
     if scheduler is None:
         threads = max(1, usable_cores() // workers)
-        environment = _threads(threads) | ENVIRONMENT
+        environment = _threads(threads)
         cluster = LocalCluster(
             n_workers=workers, threads_per_worker=1, dashboard_address=None, env=environment
         )
@@ -99,10 +100,20 @@ def _by_dask(
 
 def _tile(job: Tiled[Any], number: int) -> Any:
     """A tile's result, or what is wrong with it in a sentence, which trying again would not mend."""
+    _keep_freed_memory()
     try:
         return job.tile(number)
     except CanvasError as problem:
         return problem
+
+
+@cache
+def _keep_freed_memory() -> None:
+    """Set the allocator of this worker, once: Dask starts each with one that gives all back to the system.
+
+    Variables of the environment come too late for a worker, or are those of Dask.
+    """
+    keep_freed_memory()
 
 
 def _some_done(client: Any, running: Iterable[Any]) -> Iterable[Any]:

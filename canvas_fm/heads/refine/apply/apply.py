@@ -44,7 +44,7 @@ def refine(
     background: Volume | None = None,
     batch: int = 64,
     device: str = "auto",
-    precision: str = "fp32",
+    precision: str = "auto",
     backend: str = "torch",
     resample: bool = False,
     ignore_voxel_size: bool = False,
