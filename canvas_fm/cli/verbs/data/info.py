@@ -102,6 +102,11 @@ def _fill_phantom(phantom: Parser) -> None:
         "--no-shading", dest="shading", action="store_false", help="leave uneven illumination out"
     )
     phantom.add_argument(
+        "--regions",
+        action="store_true",
+        help="OUT/regions.zarr too, a label volume of synthetic regions, and their names in OUT/regions.csv",
+    )
+    phantom.add_argument(
         "--randomise",
         nargs="+",
         type=int,
@@ -134,25 +139,34 @@ def run_info(args: argparse.Namespace) -> None:
 def _phantom_faults(args: argparse.Namespace) -> list[str]:
     if args.randomise is None and (args.kind or args.sheet or args.autofluorescence):
         return ["--kind, --autofluorescence and --sheet go with --randomise SEED"]
+    if args.randomise is not None and args.regions:
+        return ["--regions goes with --markers, not with --randomise"]
     return []
 
 
 def run_phantom(args: argparse.Namespace) -> None:
     from canvas_fm.cli.output import print_result
     from canvas_fm.data.phantom.phantom import write_phantom
+    from canvas_fm.data.phantom.regions import write_phantom_regions
 
     if args.randomise is not None:
         return run_randomised(args)
+    shape, voxel_um = tuple(args.shape), tuple(args.voxel_um or (4.0, 1.8, 1.8))
+    written = {}
+    if args.regions:
+        labels, table = write_phantom_regions(args.out, shape, voxel_um=voxel_um, seed=args.seed)
+        written = {"regions": str(labels), "table": str(table)}
     folders = write_phantom(
         args.out,
-        shape_zyx=tuple(args.shape),
+        shape_zyx=shape,
         markers=tuple(args.markers),
         seed=args.seed,
-        voxel_um=tuple(args.voxel_um or (4.0, 1.8, 1.8)),
+        voxel_um=voxel_um,
         stripes=args.stripes,
         shading=args.shading,
     )
-    print_result({marker: str(folder / "raw.zarr") for marker, folder in folders.items()}, args.json)
+    written |= {marker: str(folder / "raw.zarr") for marker, folder in folders.items()}
+    print_result(written, args.json)
 
 
 def run_randomised(args: argparse.Namespace) -> None:
