@@ -148,11 +148,11 @@ def _shape(field: FieldInfo) -> dict[str, Any]:
     if kind is bool:
         return {"action": "store_true"}
     if get_origin(kind) is not tuple:
-        return {"metavar": flag.metavar or _stand_in(kind)}
+        return {"metavar": flag.metavar or _metavar(kind)}
     parts = get_args(kind)
     if parts[-1] is Ellipsis:
         several = "*" if field.default else "+"
-        return {"nargs": several, "metavar": flag.metavar or _stand_in(_plain(parts[0]))}
+        return {"nargs": several, "metavar": flag.metavar or _metavar(_plain(parts[0]))}
     return {"nargs": len(parts), "metavar": flag.metavar or ZYX}
 
 
@@ -166,7 +166,7 @@ def _plain(kind: Any) -> Any:
     return kind
 
 
-def _stand_in(kind: Any) -> str:
+def _metavar(kind: Any) -> str:
     if get_origin(kind) is Literal:
         return "{" + ",".join(map(str, get_args(kind))) + "}"
     return {int: "N", float: "N"}.get(kind, "TEXT")

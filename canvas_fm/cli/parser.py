@@ -210,7 +210,7 @@ def add_volume_flags(parser: Parser, *, omit: Sequence[str] = ()) -> None:
     """Add the flags for opening a volume, the same on every verb; `omit` are those that it has already."""
     from canvas_fm.data.volume.options import VolumeOptions
 
-    parser.add_options("opening", VolumeOptions, omit=omit, title="opening the volume")
+    parser.add_options("volume_options", VolumeOptions, omit=omit, title="opening the volume")
 
 
 def add_roi(

@@ -15,7 +15,7 @@ from pydantic import Field
 from canvas_fm.errors import CanvasError
 from canvas_fm.evaluation.detection.score import Score
 from canvas_fm.files.atomic import write_text_atomic
-from canvas_fm.files.settings import Section, read_settings
+from canvas_fm.files.settings import StrictModel, read_settings
 from canvas_fm.shipped import find
 
 BEGIN, END = "<!-- report:begin, written from the report beside this page -->", "<!-- report:end -->"
@@ -33,7 +33,7 @@ _METRICS = {"f1": "F1", "auc": "AUC", "auc_overlap": "AUC, overlap", "f1_tuned":
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-class Figure(Section):
+class Figure(StrictModel):
     """One metric on one volume or several pooled: value, `n` cells, interval, comparison."""
 
     data: str
@@ -46,7 +46,7 @@ class Figure(Section):
     beside: dict[str, float] = Field(default_factory=dict)
 
 
-class Report(Section):
+class Report(StrictModel):
     """Provenance and metrics of a released model; `sha256` is that of its folder's config.
 
     `date` is the day of the training, `licence` that of the weights, `commit` the one that added them.

@@ -46,15 +46,15 @@ class Options(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @classmethod
-    def of(cls: type[Chosen], **given: Any) -> Chosen:
+    def of(cls: type[Chosen], **values: Any) -> Chosen:
         """Build from keyword arguments; CanvasError with the first invalid one."""
         try:
-            return cls.model_validate(given)
+            return cls.model_validate(values)
         except ValidationError as problem:
             raise CanvasError(faults(problem, cls)[0]) from problem
 
     @property
-    def given(self) -> dict[str, Any]:
+    def explicit(self) -> dict[str, Any]:
         """The options that were set explicitly, as keyword arguments."""
         return {name: getattr(self, name) for name in self.model_fields_set}
 

@@ -1,7 +1,7 @@
 """Resumable work: a folder of finished parts with checksums, a state file and a lock.
 
 A part is a file of arrays, found by its name. A folder `OUT.unfinished` holds the parts of one result, and
-the mark that names the inputs that it is made from. Neither is ever trusted: what was damaged, or written
+the state file with the inputs that it is made from. Neither is ever trusted: what was damaged, or written
 by another version, is computed again.
 """
 
@@ -27,7 +27,7 @@ from canvas_fm.files.checksum import seal_json, unseal_json
 from canvas_fm.files.locks import refuse_other_inputs, take_lock
 
 _log = logging.getLogger(__name__)
-_MARK, _FORMAT, _ABOUT, _DIGEST_BYTES = "mark.json", 1, "_about", 32
+_STATE_FILE, _FORMAT, _ABOUT, _DIGEST_BYTES = "mark.json", 1, "_about", 32
 Work = TypeVar("Work", bound="ResumableFolder")
 
 
@@ -73,7 +73,7 @@ class ResumableFolder:
     """The working folder `OUT.unfinished`, locked for one process at a time.
 
     `inputs` is all that decides the result: resuming work that was begun with other inputs is refused.
-    `state` is kept by `mark` and read when the folder is opened again.
+    `state` is kept by `save_state` and read when the folder is opened again.
     """
 
     def __init__(self, out: Path, inputs: Mapping[str, Any]) -> None:
@@ -101,10 +101,10 @@ class ResumableFolder:
             os.close(self._lock)
             self._lock = None
 
-    def mark(self) -> None:
+    def save_state(self) -> None:
         """Write inputs and state to the state file."""
         content = {"format": _FORMAT, "inputs": self.inputs, "state": self.state}
-        write_text_atomic(self.folder / _MARK, seal_json(content))
+        write_text_atomic(self.folder / _STATE_FILE, seal_json(content))
 
     def write(
         self, name: str, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any] | None = None
@@ -122,22 +122,22 @@ class ResumableFolder:
 
     def _resume(self) -> None:
         existing_files = [path for path in self.folder.iterdir() if path.name != "lock"]
-        if existing_files and (content := _read_mark(self.folder / _MARK)) is not None:
+        if existing_files and (content := _read_state_file(self.folder / _STATE_FILE)) is not None:
             refuse_other_inputs(self.folder, content["inputs"], self.inputs)
             self.state = content["state"]
             return
         if existing_files:
             _log.warning(
-                "%s was left by another version, or its mark is damaged: everything is computed again",
+                "%s was left by another version, or its state file is damaged: everything is computed again",
                 self.folder,
             )
         for path in existing_files:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-        self.mark()
+        self.save_state()
 
 
-def _read_mark(path: Path) -> dict[str, Any] | None:
-    """Parse a state file; None for anything that `ResumableFolder.mark` did not write."""
+def _read_state_file(path: Path) -> dict[str, Any] | None:
+    """Parse a state file; None for anything that `ResumableFolder.save_state` did not write."""
     try:
         content = unseal_json(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError):

@@ -15,7 +15,7 @@ from pydantic_core import ErrorDetails
 from canvas_fm.errors import CanvasError
 
 
-class Section(BaseModel):
+class StrictModel(BaseModel):
     """Base of schema sections: unknown keys are errors, and so is text where a number is expected."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
@@ -142,8 +142,8 @@ def _nearest(key: str, schema: type[BaseModel]) -> str:
     for name in _names(schema):
         home, _, leaf = name.rpartition(".")
         initials = "".join(word[0] for word in leaf.split("_"))
-        likeness = 1.0 if last == initials else difflib.SequenceMatcher(None, last, leaf).ratio()
-        closeness[name] = likeness + 0.1 * (home == plain)
+        similarity = 1.0 if last == initials else difflib.SequenceMatcher(None, last, leaf).ratio()
+        closeness[name] = similarity + 0.1 * (home == plain)
     best = max(closeness, key=lambda name: closeness[name])
     if closeness[best] > 0.6:
         return f"did you mean {best.replace(plain, section, 1)!r}?" if plain else f"did you mean {best!r}?"

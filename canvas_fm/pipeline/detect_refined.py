@@ -29,7 +29,7 @@ from canvas_fm.inference.detect.detector_features import MapPooling
 from canvas_fm.inference.detect.maxima.with_features import FeaturedJob
 from canvas_fm.inference.detect.options import DetectOptions
 from canvas_fm.inference.detect.out_of_distribution import unfamiliar_volume_warnings
-from canvas_fm.inference.detect.tiles.detection_job import Job, TileMaxima
+from canvas_fm.inference.detect.tiles.detection_job import DetectionJob, TileMaxima
 from canvas_fm.inference.detect.tiles.resumable import ResumableTiles
 from canvas_fm.models.checkpoint import Detector, Encoder
 from canvas_fm.prepare.workers.dask_workers import map_tiles
@@ -86,8 +86,8 @@ def detect_refined(
         provenance = refiner.provenance_.get(CANDIDATE_SCORE)
         score = None if provenance is None else recorded_score(points, provenance)
         maps = None if pooling is None else KeptFeatures.of(work.folder, counts, maxima)
-        judge = CandidateClassifier(refiner, extractor, volume, background, points.zyx, score, maps)
-        p_cell = judge.resumed(work, prefix=_REFINED, **running)
+        classifier = CandidateClassifier(refiner, extractor, volume, background, points.zyx, score, maps)
+        p_cell = classifier.resumed(work, prefix=_REFINED, **running)
         more = {"inputs_sha256": digest}
         return work.finish(
             refined_rows(refiner, points, p_cell, volume, extractor, more, recall, cells_only=cells_only)
@@ -160,7 +160,7 @@ def _pooling(extractor: Extractor, detector: Detector) -> MapPooling | None:
 
 
 def _detected(
-    job: Job,
+    job: DetectionJob,
     pooling: MapPooling | None,
     work: ResumableTiles,
     *,
@@ -177,12 +177,18 @@ def _detected(
     tiled: Any = job if pooling is None else FeaturedJob(job, pooling)
     with bar("detecting", len(job.tiles), unit="tiles", done=len(done), show=show) as advance:
         for number, result in map_tiles(tiled, remaining, workers=workers, scheduler=scheduler):
-            found: TileMaxima = result if pooling is None else result.maxima
-            arrays = {"maxima": found.maxima, "score": found.score, "position": found.position}
+            tile_maxima: TileMaxima = result if pooling is None else result.maxima
+            arrays = {
+                "maxima": tile_maxima.maxima,
+                "score": tile_maxima.score,
+                "position": tile_maxima.position,
+            }
             work.keep(
-                number, arrays | ({} if pooling is None else {_FEATURES: result.features}), found.bad_chunks
+                number,
+                arrays | ({} if pooling is None else {_FEATURES: result.features}),
+                tile_maxima.bad_chunks,
             )
-            done[number] = found
+            done[number] = tile_maxima
             advance(1)
     tiles = [done[number] for number in range(len(job.tiles))]
     points, maxima = job.merge_rows(tiles)

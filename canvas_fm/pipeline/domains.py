@@ -26,7 +26,7 @@ from canvas_fm.evaluation.domains.scores import (
 )
 from canvas_fm.files.atomic import write_atomic, write_text_atomic
 from canvas_fm.inference.detect.detect import detector_job, log_job
-from canvas_fm.inference.detect.tiles.detection_job import Job, run
+from canvas_fm.inference.detect.tiles.detection_job import DetectionJob, run
 from canvas_fm.inference.embed.point_crops import volume_identity
 from canvas_fm.models.checkpoint import Detector, load
 from canvas_fm.models.folder.training_volumes import training_volumes
@@ -142,7 +142,7 @@ def train_in_folds(
     return detectors
 
 
-def laplacian_job(volume: Volume, tolerance_um: float) -> Job:
+def laplacian_job(volume: Volume, tolerance_um: float) -> DetectionJob:
     """Candidates of the Laplacian of a Gaussian in medians of the volume, above its lowest threshold."""
     return log_job(
         volume, sigma_um=_LOG_SIGMA_UM[tolerance_um], threshold=_LOG_LOWEST / _LOG_RULE.high,

@@ -43,7 +43,7 @@ class Domain:
     seed: int | None = None
     autofluorescence: bool = False
     pooled_only: bool = False
-    opening: VolumeOptions = field(default_factory=VolumeOptions.of)
+    volume_options: VolumeOptions = field(default_factory=VolumeOptions.of)
 
     def open(self) -> LabelledVolume:
         """The volume with its true cells; a phantom is drawn."""
@@ -65,7 +65,7 @@ class Domain:
     def open_volume(self) -> Volume:
         """The labelled volume."""
         assert self.path is not None
-        return Volume.open(self.path, **self.opening.given)
+        return Volume.open(self.path, **self.volume_options.explicit)
 
 
 def phantom_domains(n: int, *, test: bool = False, autofluorescence: bool = False) -> list[Domain]:
@@ -95,17 +95,17 @@ def labelled_domains(
     within: Sequence[str | Path] | None,
     tolerance_um: Mapping[str, float],
     *,
-    pooled_only: Sequence[str] = (),
+    pool_small: Sequence[str] = (),
     test: Sequence[str] = (),
-    last_look: bool = False,
+    final_test: bool = False,
     **options: Any,
 ) -> list[Domain]:
     """Labelled volumes as domains, grouped by marker, with the marker's tolerance.
 
-    Of the volumes named in `test` nothing is read but with `last_look`, and then they alone count. `options`
+    Of the volumes named in `test` nothing is read but with `final_test`, and then they alone count. `options`
     are those of `Volume.open`.
     """
-    opening = VolumeOptions.of(**options)
+    volume_options = VolumeOptions.of(**options)
     for name, values in (("points", points), ("within", within)):
         if values is not None and len(values) != len(volumes):
             raise CanvasError(
@@ -113,9 +113,9 @@ def labelled_domains(
             )
     domains = []
     for index, path in enumerate(volumes):
-        if (volume_name(Path(path)) in test) != last_look:
+        if (volume_name(Path(path)) in test) != final_test:
             continue
-        volume = Volume.open(path, **opening.given)
+        volume = Volume.open(path, **volume_options.explicit)
         marker = volume.marker
         if marker is None or marker not in tolerance_um:
             raise CanvasError(
@@ -125,8 +125,8 @@ def labelled_domains(
         domains.append(
             Domain(
                 volume.name, marker, tolerance_um[marker], Path(path), Path(points[index]),
-                None if within is None else Path(within[index]), pooled_only=volume.name in pooled_only,
-                opening=opening,
+                None if within is None else Path(within[index]), pooled_only=volume.name in pool_small,
+                volume_options=volume_options,
             )
         )  # fmt: skip
     return domains

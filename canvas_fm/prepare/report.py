@@ -24,18 +24,18 @@ _MOVED = 1.5  # voxels
 
 def report_corrections(source: Source, corrections: list[Correction], out: Path) -> dict[str, Any]:
     """Write `OUT.corrections.json` and `.png` beside a store; the numbers of each channel."""
-    found, shown = {}, []
+    numbers, shown = {}, []
     for name, voxels, correction in zip(source.names, source.channels, corrections, strict=True):
         planes = sample_planes(voxels, _PLANES)
         dark = dark_value(planes)
         corrected = [correction.apply(plane) for plane in planes]
-        found[name] = _numbers(planes, corrected, dark, correction)
+        numbers[name] = _numbers(planes, corrected, dark, correction)
         middle = len(planes) // 2
-        shown.append((name, planes[middle], corrected[middle], found[name]))
+        shown.append((name, planes[middle], corrected[middle], numbers[name]))
     stem = out.with_suffix("")
-    write_text_atomic(stem.with_name(stem.name + ".corrections.json"), json.dumps(found, indent=1) + "\n")
+    write_text_atomic(stem.with_name(stem.name + ".corrections.json"), json.dumps(numbers, indent=1) + "\n")
     _draw(shown, stem.with_name(stem.name + ".corrections.png"))
-    return found
+    return numbers
 
 
 def _numbers(

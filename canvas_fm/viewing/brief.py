@@ -29,10 +29,10 @@ def brief(described: dict[str, Any]) -> dict[str, Any]:
 
     Of a long list of dictionaries, a line each, the first ones are kept; a kind without a choice is cut.
     """
-    wanted = ("kind", "path", *_FIRST.get(described["kind"], described))
+    keys = ("kind", "path", *_FIRST.get(described["kind"], described))
     shown: dict[str, Any] = {}
     left = LINES - 1
-    for key in dict.fromkeys(key for key in wanted if key in described):
+    for key in dict.fromkeys(key for key in keys if key in described):
         value = described[key]
         if left > 0:
             shown[key] = value[:left] if _is_table(value) else value

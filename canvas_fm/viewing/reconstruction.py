@@ -55,14 +55,14 @@ def reconstruct(
     patch = config.architecture.patch_zyx
     place = [round(float(p), 2) for p in centre[0]]
     title = f"{volume.name}, crop at z, y, x = {', '.join(f'{p:g}' for p in place)}; {ratio:.0%} masked"
-    given = encoder.mae.decoder_config.given
+    statistics = encoder.mae.decoder_config.masked_statistics
     reconstruction_figure(
         result.crops[0],
         result.masked[0],
         result.prediction[0],
         out,
         patch_zyx=patch,
-        title=title if given is None else f"{title}; given: {given}",
+        title=title if statistics is None else f"{title}; given: {statistics}",
     )
     batch = Batch(result.crops, result.masked, patch)
     about = {
@@ -70,7 +70,7 @@ def reconstruct(
         "at_zyx": place,
         "masked_patches": int(result.masked.sum()),
         "mask_ratio": ratio,
-        **({} if given is None else {"given": given}),
+        **({} if statistics is None else {"given": statistics}),
     }
     trivial = {name: tally.scores() for name, tally in batch.trivial_tallies().items()}
     return about | batch.tally(result.prediction).scores() | trivial

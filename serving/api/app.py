@@ -51,7 +51,7 @@ from serving.protocol.schemas import (
     SearchReply,
     VolumeInfo,
 )
-from serving.protocol.settings import Settings
+from serving.protocol.settings import ServiceSettings
 
 
 async def _at_once() -> None: ...
@@ -69,7 +69,7 @@ def create_app(core: Core, turn: Callable[[], Awaitable[None]] = _at_once) -> St
         hosted: HostedReview | None = None
         has_turn = False
 
-        def start_work(settings: Settings) -> None:
+        def start_work(settings: ServiceSettings) -> None:
             nonlocal runner, hosted
             if settings.reviewed is not None and has_turn:
                 app.state.review = hosted = HostedReview.begin(core, settings.reviewed)
@@ -122,8 +122,8 @@ def create_app(core: Core, turn: Callable[[], Awaitable[None]] = _at_once) -> St
 async def info(core: Core, request: Request) -> Response:
     """What is served: the default model, all models, volumes, indexes, limits."""
     core.require_ready()
-    said = await asyncio.to_thread(describe, core)
-    return JSONResponse(said.model_dump(mode="json"))
+    info = await asyncio.to_thread(describe, core)
+    return JSONResponse(info.model_dump(mode="json"))
 
 
 async def models(core: Core, request: Request) -> Response:
@@ -145,8 +145,10 @@ async def add_volume(core: Core, request: Request) -> Response:
     """Register another volume while the service runs."""
     _json_only(request)
     body = await read_model(core, request, VolumeAddition)
-    opening = {name: value for name, value in body.given.items() if name in VolumeOptions.model_fields}
-    added = await register.add_volume(core, body.name, body.path, opening)
+    volume_options = {
+        name: value for name, value in body.explicit.items() if name in VolumeOptions.model_fields
+    }
+    added = await register.add_volume(core, body.name, body.path, volume_options)
     return JSONResponse(added.model_dump(mode="json"), 201)
 
 
@@ -195,10 +197,10 @@ async def search_route(core: Core, request: Request) -> Response:
         vectors = await cancel_on_disconnect(disconnected(request), work)
         if vectors is None:
             raise Refusal(400, GONE)
-    found = await cancel_on_disconnect(disconnected(request), search(core, body, vectors))
-    if found is None:
+    reply = await cancel_on_disconnect(disconnected(request), search(core, body, vectors))
+    if reply is None:
         raise Refusal(400, GONE)
-    return await json_reply(dict(found))
+    return await json_reply(dict(reply))
 
 
 async def reconstruct(core: Core, request: Request) -> Response:
@@ -224,8 +226,8 @@ async def reconstruct(core: Core, request: Request) -> Response:
     rows, masked = result
     headers = {"X-Model": engine.encoder.sha256, "X-Masked-Patches": str(int(masked[0].sum()))}
     decoder = engine.encoder.config.decoder
-    if decoder is not None and decoder.given is not None:
-        headers["X-Given"] = decoder.given
+    if decoder is not None and decoder.masked_statistics is not None:
+        headers["X-Given"] = decoder.masked_statistics
     return Response(npy.dump(rows), media_type=npy.MEDIA_TYPE, headers=headers)
 
 

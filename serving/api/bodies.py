@@ -96,17 +96,19 @@ async def read_crops(
     return npy.read_values(body, header)
 
 
-async def decoded(core: Core, given: EncodedCrops, window: Window | None, engine: Engine) -> np.ndarray:
+async def decoded(core: Core, encoded: EncodedCrops, window: Window | None, engine: Engine) -> np.ndarray:
     """Decode crops sent as base64 inside JSON; Refusal for invalid text or length."""
-    dtype, shape = np.dtype(given.dtype).newbyteorder("<"), tuple(given.shape)
+    dtype, shape = np.dtype(encoded.dtype).newbyteorder("<"), tuple(encoded.shape)
     total = int(np.prod(shape, dtype=object)) * dtype.itemsize
     _check_header(core, dtype, shape, total, window, engine)
     try:
-        data = await asyncio.to_thread(from_base64, given.base64)
+        data = await asyncio.to_thread(from_base64, encoded.base64)
     except (binascii.Error, ValueError) as problem:
         raise Refusal(422, f"crops.base64 is no base64: {problem}") from problem
     if len(data) != total:
-        raise Refusal(422, f"crops.base64 holds {len(data)} bytes; {given.dtype} of shape {shape} is {total}")
+        raise Refusal(
+            422, f"crops.base64 holds {len(data)} bytes; {encoded.dtype} of shape {shape} is {total}"
+        )
     return np.frombuffer(data, dtype).reshape(shape)
 
 

@@ -98,13 +98,13 @@ def _as_text(example: str) -> dict[str, Any]:
     return {"type": "string", "example": example} if example else {}
 
 
-def _schema(given: dict[str, Any]) -> dict[str, Any]:
+def _schema(model_schema: dict[str, Any]) -> dict[str, Any]:
     """What pydantic says of a field, without that it may be None: in an address it is then left out."""
-    schema = {key: value for key, value in given.items() if key not in ("title", "description")}
+    schema = {key: value for key, value in model_schema.items() if key not in ("title", "description")}
     if schema.get("default", 0) is None:
         del schema["default"]
     choices = [each for each in schema.pop("anyOf", []) if each != {"type": "null"}]
-    assert len(choices) < 2, given
+    assert len(choices) < 2, model_schema
     return schema | (choices[0] if choices else {})
 
 
@@ -125,8 +125,12 @@ def _operation(path: str, endpoint: Endpoint) -> dict[str, Any]:
         {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
         for name in re.findall(r"\{(\w+)\}", path)
     ]
-    if said := [*in_path, *parameters(endpoint.query), *([_ONCE] if endpoint.idempotency_key else [])]:
-        out["parameters"] = said
+    if all_parameters := [
+        *in_path,
+        *parameters(endpoint.query),
+        *([_ONCE] if endpoint.idempotency_key else []),
+    ]:
+        out["parameters"] = all_parameters
     if endpoint.bodies:
         out["requestBody"] = {"required": True, "content": _contents(endpoint.bodies)}
     return out

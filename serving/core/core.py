@@ -21,7 +21,7 @@ from serving.core.volumes.tiles import Tiles
 from serving.observe.metrics import Metrics
 from serving.protocol.errors import Refusal, refused
 from serving.protocol.json_process.parser import JsonParser
-from serving.protocol.settings import Limits, Settings
+from serving.protocol.settings import Limits, ServiceSettings
 
 if TYPE_CHECKING:  # torch is imported by the thread that loads the model, while the port already answers
     import torch
@@ -37,7 +37,7 @@ if TYPE_CHECKING:  # torch is imported by the thread that loads the model, while
 logger = logging.getLogger(__name__)
 
 
-def _load(settings: Settings) -> Engine:
+def _load(settings: ServiceSettings) -> Engine:
     from serving.core.models.model_host import Engine
 
     return Engine.load(settings)
@@ -55,15 +55,15 @@ class Core:
 
     def __init__(
         self,
-        settings: Callable[[], Settings],
+        settings: Callable[[], ServiceSettings],
         *,
-        load: Callable[[Settings], Engine] = _load,
+        load: Callable[[ServiceSettings], Engine] = _load,
         on_failure: Callable[[str], None] = lambda sentence: None,
         after_load: Callable[[], None] = lambda: None,
     ) -> None:
         self._read_settings, self._load, self._on_failure = settings, load, on_failure
         self._after_load = after_load
-        self.settings: Settings | None = None
+        self.settings: ServiceSettings | None = None
         self.limits = Limits()
         self._engine: Engine | None = None
         self._engines: dict[str, Engine] = {}
@@ -87,7 +87,7 @@ class Core:
         self._failure: str | None = None
         self._loading: asyncio.Task[None] | None = None
 
-    async def start(self, then: Callable[[Settings], None] = lambda settings: None) -> None:
+    async def start(self, then: Callable[[ServiceSettings], None] = lambda settings: None) -> None:
         """Start loading in the background; call `then` when done."""
         self.settings = settings = self._read_settings()
         self.limits = settings.limits
@@ -116,7 +116,7 @@ class Core:
         if self._batcher is not None:
             await self._batcher.stop()
 
-    async def _open(self, settings: Settings, then: Callable[[Settings], None]) -> None:
+    async def _open(self, settings: ServiceSettings, then: Callable[[ServiceSettings], None]) -> None:
         try:
             self.settings, engine = await asyncio.to_thread(self._open_all, settings)
             self._after_load()
@@ -135,7 +135,7 @@ class Core:
             logger.exception("the model could not be loaded")
             self.fail(f"the model could not be loaded: {type(problem).__name__}: {problem}")
 
-    def _open_all(self, settings: Settings) -> tuple[Settings, Engine | None]:
+    def _open_all(self, settings: ServiceSettings) -> tuple[ServiceSettings, Engine | None]:
         """Models, volumes, indexes and refiners, in this order; the default model is an encoder or none."""
         from canvas_fm.inference.embed.runner import device_for
         from canvas_fm.inference.search.index import Index
@@ -163,7 +163,7 @@ class Core:
         self.refiners = open_refiners(settings, self.device, encoders, detectors, beside)
         return settings, engine
 
-    def open_model(self, name: str, path: str, settings: Settings) -> Engine | Detector:
+    def open_model(self, name: str, path: str, settings: ServiceSettings) -> Engine | Detector:
         """Serve one more encoder or detector; CanvasError where another model has its name."""
         from canvas_fm.models.checkpoint import Encoder, load
 
@@ -175,7 +175,7 @@ class Core:
             return self._engines.setdefault(name, self._beside(settings, model, name))
         return self.detectors.setdefault(name, model)
 
-    def _beside(self, settings: Settings, encoder: Encoder, name: str) -> Engine:
+    def _beside(self, settings: ServiceSettings, encoder: Encoder, name: str) -> Engine:
         from serving.core.models.model_host import Engine
 
         return Engine.beside(encoder.to(self.device), name, self.volumes, settings)
@@ -215,7 +215,7 @@ class Core:
         assert self.settings is not None
         return max_batch(self.settings, self.device.type)
 
-    def require_ready(self) -> Settings:
+    def require_ready(self) -> ServiceSettings:
         """The default model; Refusal (503) until it is loaded."""
         if not self._loaded or self.settings is None:
             reason = "the service could not start" if self._failure else "the model is still being loaded"

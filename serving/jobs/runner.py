@@ -91,12 +91,12 @@ class JobRunner:
     def _run(self, job: Job) -> None:
         before = job.progress
         began = Progress(state="running", done=before.done, began=before.began or time.time())
-        job.mark(began)
+        job.record(began)
         self._now = (job.id, before.done)
         try:
             with watched(self._step(job, began)):
                 self._work(job)
-            job.mark(began.but(state="done", done=job.spec.points, ended=time.time()))
+            job.record(began.but(state="done", done=job.spec.points, ended=time.time()))
         except _Stopped:
             logger.info("job %s is interrupted; it goes on when the service starts again", job.id)
         except _Cancelled:
@@ -107,7 +107,7 @@ class JobRunner:
             if not isinstance(problem, CanvasError | Refusal):
                 logger.exception("job %s failed", job.id)
             reached = self._now[1] if self._now else 0
-            job.mark(began.but(state="failed", done=reached, error=_sentence(problem), ended=time.time()))
+            job.record(began.but(state="failed", done=reached, error=_sentence(problem), ended=time.time()))
         finally:
             self._now = None
 
@@ -126,7 +126,7 @@ class JobRunner:
             if job.cancelled:
                 raise _Cancelled
             if time.monotonic() - written > _WRITE_S:
-                job.mark(began.but(done=self._now[1] if self._now else 0))
+                job.record(began.but(done=self._now[1] if self._now else 0))
                 written = time.monotonic()
 
         return step
@@ -180,7 +180,7 @@ class JobRunner:
             hosted.refiner,
             self._core.registered(spec.volume),
             points,
-            **hosted.given,
+            **hosted.model_arguments,
             background=None if spec.background is None else self._core.registered(spec.background),
             out=job.out,
             batch=self._batch(),

@@ -89,7 +89,7 @@ class Job:
             self._final = progress
         return progress
 
-    def mark(self, progress: Progress) -> None:
+    def record(self, progress: Progress) -> None:
         """Write the state; on a full disk it is kept in memory until the next write."""
         try:
             write_text_atomic(self.folder / _STATE, progress.model_dump_json())

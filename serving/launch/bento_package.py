@@ -26,7 +26,7 @@ from serving.launch.model_store import folder_in
 from serving.launch.serve import settings_of
 from serving.launch.settings_file import FILE_VARIABLE, HostFile
 from serving.launch.supervisor import keep_control_private
-from serving.protocol.settings import Limits, Settings
+from serving.protocol.settings import Limits, ServiceSettings
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class Packed(HostFile):
     log: Literal["text", "json"] = "json"
 
 
-def read_packed() -> Settings:
+def read_packed() -> ServiceSettings:
     """Settings of a worker of `bentoml serve`; invalid ones end the service with a message."""
     try:
         settings = _settings()
@@ -50,7 +50,7 @@ def read_packed() -> Settings:
     return settings
 
 
-def _settings() -> Settings:
+def _settings() -> ServiceSettings:
     path = os.environ.get(FILE_VARIABLE)
     packed = Packed.of() if path is None else read_settings(path, Packed)
     if packed.keys is None:

@@ -28,7 +28,7 @@ from serving.middleware.guard import Guard
 from serving.middleware.static_page import FOLDER, MOVED, create_page
 from serving.observe import access_log
 from serving.observe.tracing import Traces
-from serving.protocol.settings import Settings
+from serving.protocol.settings import ServiceSettings
 
 logger = logging.getLogger(__name__)
 
@@ -102,19 +102,19 @@ def _logs_to_stderr() -> None:
                 handler.setStream(sys.stderr)
 
 
-def read_settings() -> Settings:
+def read_settings() -> ServiceSettings:
     """Settings that `serve` wrote for this process."""
     path = os.environ.get(SETTINGS_VARIABLE)
     if path is None:
         raise RuntimeError("start the service with `canvas-fm serve MODEL`")
-    settings = Settings.model_validate_json(Path(path).read_bytes())
+    settings = ServiceSettings.model_validate_json(Path(path).read_bytes())
     if not turn.has_come:
         turn.set_up(settings.turns, settings.workers)
         set_up_worker(settings)
     return settings
 
 
-def set_up_worker(settings: Settings) -> None:
+def set_up_worker(settings: ServiceSettings) -> None:
     """Process-wide setup: log, connections, end with the supervisor."""
     access_log.set_up(settings.log)
     Traces.of_this_process().send_to(settings.traces)

@@ -27,7 +27,7 @@ from serving.launch.supervisor import by_name, private_control, private_folder, 
 from serving.middleware.auth import read_keys
 from serving.observe.tracing import check_traces
 from serving.protocol.options import HostOptions, ServedVolume, ServeOptions, WorkerOptions
-from serving.protocol.settings import Limits, ServedReview, Settings
+from serving.protocol.settings import Limits, ServedReview, ServiceSettings
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ def settings_of(
     limits: Limits,
     options: HostOptions,
     name: str = "",
-) -> Settings:
+) -> ServiceSettings:
     """Settings of a worker, with absolute paths, since it runs in its own folder.
 
     Raises CanvasError for what is not there, for names and origins that are none, and for remote volumes that
@@ -136,7 +136,7 @@ def settings_of(
         rest["workers"] = options.workers
     rest["reviewed"] = _reviewed(options, volumes)
     rest |= {"keys": {} if options.keys is None else read_keys(options.keys), "supervisor": os.getpid()}
-    return Settings.model_validate({**named, **typed, **rest})
+    return ServiceSettings.model_validate({**named, **typed, **rest})
 
 
 def _reviewed(options: HostOptions, volumes: Mapping[str, ServedVolume]) -> ServedReview | None:
@@ -230,7 +230,7 @@ def _cannot_bind(address: str, port: int, problem: OSError) -> CanvasError:
 
 
 def _run(
-    settings: Settings,
+    settings: ServiceSettings,
     folder: Path,
     address: str,
     port: int,

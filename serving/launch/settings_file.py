@@ -53,7 +53,9 @@ def merged(
         raise CanvasError(
             "no model was given; name one, as in canvas-fm serve base, or as model: in --settings"
         )
-    stated = {key: value for key, value in file.given.items() if key in (*ServeOptions.model_fields, "name")}
-    beside = {kind: getattr(file, kind) | given for kind, given in named.items()}
+    stated = {
+        key: value for key, value in file.explicit.items() if key in (*ServeOptions.model_fields, "name")
+    }
+    beside = {kind: getattr(file, kind) | sections for kind, sections in named.items()}
     changed = file.limits.model_dump(exclude_unset=True) | limits.model_dump(exclude_unset=True)
     return {"model": model, **beside, "limits": Limits(**changed), **stated, **options}

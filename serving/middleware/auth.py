@@ -15,7 +15,7 @@ from pathlib import Path
 
 from canvas_fm.errors import CanvasError
 from serving.protocol.errors import Refusal
-from serving.protocol.settings import Settings
+from serving.protocol.settings import ServiceSettings
 
 OPEN_PATHS = ("/livez", "/readyz", "/healthz")  # what asks whether the process runs has no key
 _OPEN_FOLDERS = ("/ui/", "/static_content/")  # nor have the page's own files: it asks its reader for one
@@ -93,7 +93,7 @@ class Gate:
     origins: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, settings: Settings | None) -> Gate:
+    def of(cls, settings: ServiceSettings | None) -> Gate:
         """The gate of a service's settings; open before they are read."""
         return cls() if settings is None else cls(settings.keys, settings.origins)
 

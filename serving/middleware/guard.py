@@ -135,7 +135,7 @@ class RequestContext:
     """One request and its response."""
 
     def __init__(self, guard: Guard, scope: Scope, receive: Receive, send: Send, identity: str) -> None:
-        self.guard, self.scope, self._given, self._send = guard, scope, receive, send
+        self.guard, self.scope, self._receive_raw, self._send = guard, scope, receive, send
         self.identity, self.holder, self.status = identity, "", 0
         self.limits = guard.limits()
         self.headers = Headers(scope=scope)
@@ -237,7 +237,7 @@ class RequestContext:
         try:
             async with asyncio.timeout(_LINGER_S):
                 while left > 0:
-                    message = await self._given()
+                    message = await self._receive_raw()
                     left -= len(message.get("body", b""))
                     if message["type"] != "http.request" or not message.get("more_body", False):
                         return

@@ -26,13 +26,13 @@ class Body:
 
     def __init__(
         self,
-        given: Receive,
+        receive_raw: Receive,
         headers: Headers,
         limits: Limits,
         most_mb: float,
         add_inflight_bytes: Callable[[int], int],
     ) -> None:
-        self._given, self._limits, self._most_mb = given, limits, most_mb
+        self._receive_raw, self._limits, self._most_mb = receive_raw, limits, most_mb
         self._add_inflight_bytes = add_inflight_bytes
         self.media_type = media_type_of(headers)
         self.taken = 0  # bytes that came
@@ -86,10 +86,10 @@ class Body:
         if self.refusal is not None:
             raise self.refusal
         if self.whole:
-            return await self._given()
+            return await self._receive_raw()
         try:
             async with asyncio.timeout(min(self._limits.stall_s, self._deadline - time.monotonic())):
-                message = await self._given()
+                message = await self._receive_raw()
         except TimeoutError:
             late = time.monotonic() >= self._deadline
             reason = f"was not all there after {self._limits.body_s:g} s" if late else ""

@@ -38,9 +38,9 @@ class ServedVolume(VolumeOptions):
         return out
 
     @property
-    def opening(self) -> dict[str, Any]:
+    def volume_keywords(self) -> dict[str, Any]:
         """The keywords of `Volume.open` that were stated."""
-        return {name: value for name, value in self.given.items() if name != "path"}
+        return {name: value for name, value in self.explicit.items() if name != "path"}
 
 
 def _as_mapping(value: Any) -> Mapping[str, Any]:

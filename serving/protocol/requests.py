@@ -149,7 +149,7 @@ class DetectRequest(CellOptions, BoxOptions):
     @property
     def options(self) -> dict[str, Any]:
         """Those of `canvas_fm.detect` that were stated."""
-        return {name: value for name, value in self.given.items() if name in DetectOptions.model_fields}
+        return {name: value for name, value in self.explicit.items() if name in DetectOptions.model_fields}
 
 
 class RefineOptions(Options):

@@ -74,7 +74,7 @@ class ServedReview(BaseModel):
     labels: str
 
 
-class Settings(WorkerOptions):
+class ServiceSettings(WorkerOptions):
     """All settings of a worker process; paths are absolute."""
 
     model: str | None

@@ -46,7 +46,9 @@ def candidates(domain: Domain, detector: Detector, cache: Path | None) -> tuple[
     return brain, FeatureSet(logit, {DETECTOR_LOGIT: slice(0, 1)}, np.full(len(found), domain.name))
 
 
-def judge(held: int, brains: Sequence[Candidates], features: Sequence[FeatureSet]) -> list[dict[str, Any]]:
+def score_held_out(
+    held: int, brains: Sequence[Candidates], features: Sequence[FeatureSet]
+) -> list[dict[str, Any]]:
     """Counts of a domain and of its labelled boxes, by a refiner and a recall of the others."""
     others = [k for k in range(len(brains)) if k != held and (brains[k].label == 1).any()]
     refiner = Refiner(DETECTOR_LOGIT, C=1.0, folds=5)
@@ -108,7 +110,9 @@ def main(arguments: Sequence[str] = ()) -> None:
         groups.setdefault(domain.group, []).append((brain, features))
     rows = {
         group: [
-            row for held in range(len(parts)) for row in judge(held, *map(list, zip(*parts, strict=True)))
+            row
+            for held in range(len(parts))
+            for row in score_held_out(held, *map(list, zip(*parts, strict=True)))
         ]
         for group, parts in groups.items()
     }

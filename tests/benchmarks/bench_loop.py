@@ -163,7 +163,7 @@ async def measure(service: Any, ready: Any) -> list[tuple[str, str, str]]:
 def main() -> None:
     from serving.core.core import Core
     from serving.launch.bento_service import keep_loaded, make_service
-    from serving.protocol.settings import Limits, Settings
+    from serving.protocol.settings import Limits, ServiceSettings
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -179,7 +179,7 @@ def main() -> None:
         encoder, volume = load(folder / "tiny"), Volume.open(folder / "cube.zarr")
         made = embed_to_store(encoder, volume, points, folder / "cells.emb.zarr", device="cpu")
         Index.build(made, folder / "cells.index")
-        settings = Settings(
+        settings = ServiceSettings(
             model=str(folder / "tiny"),
             volumes={"cube": str(folder / "cube.zarr")},
             indexes={"cells": str(folder / "cells.index")},

@@ -58,7 +58,7 @@ FIGURES = (
         (
             "canvas-fm domains {out}/microglia --train detector_microglia_relative "
             "--fold 1874 4923 6742 --fold 2433 6506 --fold 3941 6871 4150 --never-train-on 7095 --cross-fit "
-            "--pooled-only 4150 --only microglia 'phantom somata' --tolerance-um microglia=12 --phantoms 40 "
+            "--pool-small 4150 --only microglia 'phantom somata' --tolerance-um microglia=12 --phantoms 40 "
             + _LABELLED
             % ((_NINE,) * 3),
         ),
@@ -68,8 +68,8 @@ FIGURES = (
         ("| .945 / .924 |", "| .655 / .102 |"),
         (
             "canvas-fm domains {out}/microglia_test --detector detector-microglia detector-microglia "
-            "--test 6003 7082 9758 --last-look --only microglia 'phantom somata' --tolerance-um microglia=12 "
-            "--phantoms 50 " + _LABELLED % ((_TEST,) * 3),
+            "--test 6003 7082 9758 --final-test --only microglia 'phantom somata' "
+            "--tolerance-um microglia=12 --phantoms 50 " + _LABELLED % ((_TEST,) * 3),
         ),
     ),
     Figure(

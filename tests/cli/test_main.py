@@ -145,6 +145,8 @@ def test_old_spellings_are_refused_with_the_new_ones(run):
     assert "BOARD, the first argument" in run("leaderboard", "validate", "s", "--board", "b")[2]
     assert "--encoder is called --encoder-sha256 now" in run("search", "x", "--ids", "1", "--encoder", "a")[2]
     code, _, err = run("worth", "base", "--volumes", "v")
+    assert "--last-look is called --final-test now" in run("domains", "out", "--last-look")[2]
+    assert "--own is called --without-children now" in run("groups", "s", "--out", "g", "--own")[2]
     assert (code, "worth is called feature-benchmark now" in err) == (2, True)
 
 

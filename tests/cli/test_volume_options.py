@@ -112,10 +112,10 @@ def test_a_background_is_another_channel_than_its_volume(two, refusal, monkeypat
 def test_a_sweep_opens_its_volumes_as_it_is_told(two, tmp_path, monkeypatch):
     from canvas_fm.data.volume.options import VolumeOptions
     from canvas_fm.training.recipe.recipe import Recipe
-    from canvas_fm.training.sweep.workers import Job, train_one
+    from canvas_fm.training.sweep.workers import PlannedTraining, train_one
 
     recipe = Recipe.model_validate({"training": {"steps": 1}})
     for c, message in ((None, "--c 0 to 1"), (7, "no c=7")):
         opening = VolumeOptions() if c is None else VolumeOptions(c=c)
-        job = Job("one", tmp_path / "run", recipe, (two / "two.zarr",), (), opening)
+        job = PlannedTraining("one", tmp_path / "run", recipe, (two / "two.zarr",), (), opening)
         assert message in (train_one(job, "cpu").error or "")

@@ -42,7 +42,7 @@ def test_work_resumes_where_its_inputs_are_the_same(tmp_path):
     with ResumableFolder(out, {"threshold": 0.3, "box": (1, 2)}) as work:
         work.state = {"done": [3]}
         work.write("000003", {"x": np.ones(2)})
-        work.mark()
+        work.save_state()
     with ResumableFolder(out, {"threshold": 0.3, "box": [1, 2]}) as work:
         assert work.state == {"done": [3]}
         assert work.read("000003") is not None

@@ -6,15 +6,15 @@ import pytest
 from pydantic import Field
 
 from canvas_fm.errors import CanvasError
-from canvas_fm.files.settings import Section, check_settings, read_settings
+from canvas_fm.files.settings import StrictModel, check_settings, read_settings
 
 
-class Part(Section):
+class Part(StrictModel):
     size: int = Field(gt=0)
     label: str = ""
 
 
-class Whole(Section):
+class Whole(StrictModel):
     title: str
     rate: float = 1.0
     parts: list[Part] = Field(default_factory=list)

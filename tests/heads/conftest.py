@@ -109,12 +109,12 @@ def shape_volumes(
 
 
 @pytest.fixture(scope="session")
-def task(shape_volumes: list[tuple[Volume, Points, Points]]) -> Any:
+def pooled(shape_volumes: list[tuple[Volume, Points, Points]]) -> Any:
     """The three volumes as one task, tolerance 6 µm."""
-    from canvas_fm.heads.compare.task import Task
+    from canvas_fm.heads.compare.pooled_candidates import PooledCandidates
     from canvas_fm.heads.labels.candidates import Candidates
 
-    return Task([Candidates.of(*given, tolerance_um=6.0) for given in shape_volumes])
+    return PooledCandidates([Candidates.of(*given, tolerance_um=6.0) for given in shape_volumes])
 
 
 @pytest.fixture

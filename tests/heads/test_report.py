@@ -15,9 +15,9 @@ from canvas_fm.evaluation.detection.matching import match
 from canvas_fm.heads.compare.compare import compare
 from canvas_fm.heads.compare.label_curve import draw_labels
 from canvas_fm.heads.compare.methods import Fit
+from canvas_fm.heads.compare.pooled_candidates import PooledCandidates
 from canvas_fm.heads.compare.result import Speed, overlap
 from canvas_fm.heads.compare.summary import POOLED, against, curves, lines
-from canvas_fm.heads.compare.task import Task
 from canvas_fm.heads.labels.candidates import Candidates
 from canvas_fm.heads.refine.counts.expected_count import CountSpread
 from canvas_fm.viewing.report.conclusion import conclusion_of
@@ -44,67 +44,69 @@ class Known:
 
 
 @pytest.fixture(scope="module")
-def saying(task):
+def saying(pooled):
     """Probabilities that are right about most rows."""
     random = np.random.default_rng(0)
-    return np.clip(0.5 + 0.3 * (2 * task.is_cell - 1) + random.normal(0, 0.2, len(task)), 0, 1)
+    return np.clip(0.5 + 0.3 * (2 * pooled.is_cell - 1) + random.normal(0, 0.2, len(pooled)), 0, 1)
 
 
 @pytest.fixture(scope="module")
-def found(task, saying):
-    noise = np.random.default_rng(1).random(len(task))
+def found(pooled, saying):
+    noise = np.random.default_rng(1).random(len(pooled))
     methods = [Known("good", saying, seeded=True), Known("noise", noise)]
-    return compare(task, methods, seeds=3, counts=(20, 60), show=False)
+    return compare(pooled, methods, seeds=3, counts=(20, 60), show=False)
 
 
-def test_what_is_judged_was_never_given(task, saying):
+def test_what_is_judged_was_never_given(pooled, saying):
     method = Known("good", saying)
-    compare(task, [method], folds={"ab": ("a", "b"), "c": ("c",)}, seeds=1, counts=(20,), show=False)
+    compare(pooled, [method], folds={"ab": ("a", "b"), "c": ("c",)}, seeds=1, counts=(20,), show=False)
     assert len(method.given) == 4
     for given in method.given:
         out = {"ab": {"a", "b"}, "c": {"c"}}[given.fold]
-        assert set(task.group[given.pool]).isdisjoint(out)
-        assert set(task.group[given.rows]).isdisjoint(out)
-        assert (task.label[given.rows] != -1).all()
+        assert set(pooled.group[given.pool]).isdisjoint(out)
+        assert set(pooled.group[given.rows]).isdisjoint(out)
+        assert (pooled.label[given.rows] != -1).all()
         assert sorted(np.concatenate([test for _, test in given.folds])) == list(range(len(given.rows)))
 
 
-def test_few_labels_are_the_same_for_all_methods(task, saying):
+def test_few_labels_are_the_same_for_all_methods(pooled, saying):
     methods = [Known("one", saying), Known("two", saying)]
-    compare(task, methods, seeds=2, counts=(20,), show=False)
+    compare(pooled, methods, seeds=2, counts=(20,), show=False)
     draws = [[given.rows for given in method.given if len(given.rows) == 20] for method in methods]
     assert len(draws[0]) == 6
     for one, two in zip(*draws, strict=True):
         np.testing.assert_array_equal(one, two)
-    rows = task.labelled(["b", "c"])
-    expected = rows[draw_labels(task.is_cell[rows].astype(np.int64), 20, 1)]
+    rows = pooled.labelled(["b", "c"])
+    expected = rows[draw_labels(pooled.is_cell[rows].astype(np.int64), 20, 1)]
     np.testing.assert_array_equal(draws[0][1], expected)
 
 
-def test_figures_by_hand(task, saying, found):
-    part = task.parts[1]
-    rows = np.flatnonzero((task.group == "b") & (task.label != -1))
+def test_figures_by_hand(pooled, saying, found):
+    part = pooled.parts[1]
+    rows = np.flatnonzero((pooled.group == "b") & (pooled.label != -1))
     one = found.of("good", "b")[0]
-    assert one.auc == pytest.approx(roc_auc_score(task.is_cell[rows], saying[rows]))
-    kept = part.zyx[(saying[task.group == "b"] >= 0.5) & (part.label != -1)]
+    assert one.auc == pytest.approx(roc_auc_score(pooled.is_cell[rows], saying[rows]))
+    kept = part.zyx[(saying[pooled.group == "b"] >= 0.5) & (part.label != -1)]
     tp = len(match(kept, part.truth_zyx, tolerance=6.0, scale_zyx=part.volume.voxel_um).pred_index)
     assert (one.tp, one.fp, one.fn) == (tp, len(kept) - tp, len(part.truth_zyx) - tp)
     assert one.f1 == pytest.approx(2 * tp / (len(kept) + len(part.truth_zyx)))
     recall = 1 - 3 / len(part.truth_zyx)
     assert one.ceiling == pytest.approx(2 * recall / (1 + recall))
     assert one.f1 <= one.f1_tuned <= one.ceiling + 1e-9
-    own = task.own[rows]
-    cells, others = np.sort(own[task.is_cell[rows]]), np.sort(own[~task.is_cell[rows]])
+    own = pooled.own[rows]
+    cells, others = np.sort(own[pooled.is_cell[rows]]), np.sort(own[~pooled.is_cell[rows]])
     low, high = cells[int(0.01 * (len(cells) - 1))], others[int(np.ceil(0.99 * (len(others) - 1)))]
     hard = rows[(own >= low) & (own <= high)]
     assert len(hard) < len(rows)
-    assert one.auc_overlap == pytest.approx(roc_auc_score(task.is_cell[hard], saying[hard]))
+    assert one.auc_overlap == pytest.approx(roc_auc_score(pooled.is_cell[hard], saying[hard]))
     assert one.f1_interval[0] < one.f1 < one.f1_interval[1]
 
 
 def test_counts_by_region_by_hand(shape_volumes):
     boxes = np.array([[0, 0, 0, 18, 96, 48], [0, 0, 48, 18, 96, 96]])
-    whole = Task([Candidates.of(*given, tolerance_um=6.0, within=boxes) for given in shape_volumes])
+    whole = PooledCandidates(
+        [Candidates.of(*given, tolerance_um=6.0, within=boxes) for given in shape_volumes]
+    )
     p = np.random.default_rng(2).random(len(whole))
     spread = CountSpread(0.1, 2.0, 7)
 
@@ -126,9 +128,11 @@ def test_counts_by_region_by_hand(shape_volumes):
         assert counts == pytest.approx((off, (part.label == 1).sum(), 2, held))
 
 
-def test_unrefined_candidates_are_counted_from_their_own_threshold(task, saying):
-    result = compare(task, [Known("good", saying)], seeds=1, counts=(), own_thresholds={"a": 0.8}, show=False)
-    for part in task.parts:
+def test_unrefined_candidates_are_counted_from_their_own_threshold(pooled, saying):
+    result = compare(
+        pooled, [Known("good", saying)], seeds=1, counts=(), own_thresholds={"a": 0.8}, show=False
+    )
+    for part in pooled.parts:
         keep = (part.own >= 0.8 if part.name == "a" else np.ones(len(part), bool)) & (part.label != -1)
         tp = len(
             match(part.zyx[keep], part.truth_zyx, tolerance=6.0, scale_zyx=part.volume.voxel_um).pred_index
@@ -150,7 +154,7 @@ def test_pooled_lines_count_cells_together(found):
     line = next(one for one in lines(found, POOLED) if one.method == "good")
     assert line.figures["f1"].seeds[0] == pytest.approx(2 * tp / (2 * tp + fp + fn))
     assert line.figures["auc"].seeds[0] == pytest.approx(np.mean([one.auc for one in by_volume]))
-    truths = sum(len(part.truth_zyx) for part in found.task.parts)
+    truths = sum(len(part.truth_zyx) for part in found.pooled.parts)
     recall = 1 - 9 / truths
     assert line.ceiling == pytest.approx(2 * recall / (1 + recall))
     assert len(line.figures["f1"].seeds) == 3
@@ -189,8 +193,8 @@ def test_the_report_says_the_same_three_times(found, tmp_path):
     assert f1 in text
     assert f1 in page
     judged = Points.read(tmp_path / "report" / "candidates" / "b.csv")
-    rows = found.task.group == "b"
-    np.testing.assert_array_equal(judged.columns["label"], found.task.label[rows])
+    rows = found.pooled.group == "b"
+    np.testing.assert_array_equal(judged.columns["label"], found.pooled.label[rows])
     np.testing.assert_allclose(judged.columns["p_good"], found.p_cell["good"][rows])
     for path in kept["figures"]:
         assert (tmp_path / "report" / path).read_bytes().startswith(b"\x89PNG")
@@ -202,7 +206,7 @@ def test_the_report_says_the_same_three_times(found, tmp_path):
     assert not re.findall(r'(?:src|href)="(?!data:|#)', page)
 
 
-def test_the_gallery_shows_what_it_names(found, task):
+def test_the_gallery_shows_what_it_names(found, pooled):
     rows = gallery_rows(found, "good")
     p = found.p_cell["good"]
     known = np.isfinite(p)
@@ -211,7 +215,7 @@ def test_the_gallery_shows_what_it_names(found, task):
     wrong = rows["false negatives"]
     assert wrong
     assert all(one.is_cell and one.p < 0.5 for one in wrong)
-    assert wrong[0].p == p[known & task.is_cell].min()
+    assert wrong[0].p == p[known & pooled.is_cell].min()
     assert all(not one.is_cell and one.p >= 0.5 for one in rows["false positives"])
     every = [one.row for some in rows.values() for one in some]
     assert len(every) == len(set(every))
@@ -219,7 +223,7 @@ def test_the_gallery_shows_what_it_names(found, task):
 
 def test_one_volume_is_marked_everywhere(shape_volumes, tmp_path):
     boxes = np.array([[0, 0, 0, 18, 96, 48], [0, 0, 48, 18, 96, 96]])
-    divided = Task([Candidates.of(*shape_volumes[0], tolerance_um=6.0, within=boxes)])
+    divided = PooledCandidates([Candidates.of(*shape_volumes[0], tolerance_um=6.0, within=boxes)])
     p = np.random.default_rng(0).random(len(divided))
     result = compare(divided, [Known("noise", p)], seeds=1, counts=(), show=False)
     report = write_report(result, tmp_path / "report")
@@ -229,15 +233,15 @@ def test_one_volume_is_marked_everywhere(shape_volumes, tmp_path):
     assert report["figures"] == [f"figures/{n}.png" for n in ("precision_recall", "reliability", "gallery")]
 
 
-def test_speed_is_measured_from_scratch(task, saying):
+def test_speed_is_measured_from_scratch(pooled, saying):
     seen = []
 
     class Slow(Known):
         def fit(self, given):
             fit = super().fit(given)
-            return fit._replace(from_scratch=lambda rows: (seen.append(len(rows)), fit.judge(rows))[1])
+            return fit._replace(from_scratch=lambda rows: (seen.append(len(rows)), fit.predict(rows))[1])
 
-    result = compare(task, [Slow("slow", saying)], seeds=1, counts=(), show=False)
+    result = compare(pooled, [Slow("slow", saying)], seeds=1, counts=(), show=False)
     assert isinstance(result.speed["slow"], Speed)
     assert result.speed["slow"].cells_per_s > 0
     assert len(seen) == 3  # a warm-up and two rounds, once
@@ -253,31 +257,31 @@ def test_speed_is_measured_from_scratch(task, saying):
         ({"curve_of": ["bad"]}, "curve_of names 'bad'; the methods are good"),
     ],
 )
-def test_settings_that_do_not_fit(task, saying, options, sentence):
+def test_settings_that_do_not_fit(pooled, saying, options, sentence):
     with pytest.raises(CanvasError, match=sentence):
-        compare(task, [Known("good", saying)], show=False, **options)
+        compare(pooled, [Known("good", saying)], show=False, **options)
 
 
-def test_no_method_two_of_one_name_and_one_that_is_not_there(task, saying, found, tmp_path):
+def test_no_method_two_of_one_name_and_one_that_is_not_there(pooled, saying, found, tmp_path):
     with pytest.raises(CanvasError, match="methods are none"):
-        compare(task, [])
+        compare(pooled, [])
     with pytest.raises(CanvasError, match="by different names"):
-        compare(task, [Known("good", saying), Known("good", saying)])
+        compare(pooled, [Known("good", saying), Known("good", saying)])
     with pytest.raises(CanvasError, match="there is no method 'best'; the report has good, noise"):
         write_report(found, tmp_path, reference="best")
 
 
-def test_one_class_only_and_numbers_that_are_none(shape_volumes, task, saying):
+def test_one_class_only_and_numbers_that_are_none(shape_volumes, pooled, saying):
     parts = []
     for volume, points, truth in shape_volumes[:2]:
         keep = points.columns["label"] == 1
         cells = type(points)(points.zyx[keep], {"label": points.columns["label"][keep]})
         parts.append(Candidates.of(volume, cells, truth, tolerance_um=6.0))
-    alone = Task(parts)
+    alone = PooledCandidates(parts)
     with pytest.raises(CanvasError, match=r"without a: all \d+ labels are cells: one class only"):
         compare(alone, [Known("good", np.ones(len(alone)))])
     with pytest.raises(CanvasError, match=r"P\(cell\) of a is not a number"):
-        compare(task, [Known("good", np.full(len(task), np.nan))], counts=(), show=False)
+        compare(pooled, [Known("good", np.full(len(pooled), np.nan))], counts=(), show=False)
 
 
 def test_the_page_begins_with_its_conclusion_a_picture_and_three_tables(found, tmp_path):
@@ -294,8 +298,8 @@ def test_the_page_begins_with_its_conclusion_a_picture_and_three_tables(found, t
     assert text.split("\n\n")[1].startswith("**Good is best here")
 
 
-def test_a_conclusion_names_what_cannot_be_told_apart_and_what_gains_nothing(task, saying):
-    same = compare(task, [Known("one", saying), Known("two", saying)], seeds=1, show=False)
+def test_a_conclusion_names_what_cannot_be_told_apart_and_what_gains_nothing(pooled, saying):
+    same = compare(pooled, [Known("one", saying), Known("two", saying)], seeds=1, show=False)
     assert conclusion_of(same).endswith("; not told apart from it: two")
-    none = compare(task, [Known("nothing", np.zeros(len(task)))], seeds=1, show=False)
+    none = compare(pooled, [Known("nothing", np.zeros(len(pooled)))], seeds=1, show=False)
     assert conclusion_of(none).startswith("no method is better than the unrefined candidates, whose F1 is ")

@@ -17,7 +17,7 @@ from canvas_fm.errors import CanvasError
 from canvas_fm.hub import cache_folder, fetch, is_address
 from canvas_fm.models.folder.push import push
 from canvas_fm.shipped import find
-from tests.hub.stand_in import stand_in
+from tests.hub.fake_hub import fake_hub
 
 REPO = "lab/nuclei"
 
@@ -26,7 +26,7 @@ REPO = "lab/nuclei"
 def hub(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_TOKEN", "hf_test")
-    with stand_in() as running:
+    with fake_hub() as running:
         monkeypatch.setenv("HF_ENDPOINT", running.address)
         yield running
 

@@ -81,7 +81,7 @@ def test_no_flipped_bit_goes_unseen(copy, name):
 def test_patch_targets_travel_with_the_folder(tmp_path):
     mae = MaskedAutoencoder(SMALL, DecoderConfig(dim=24, depth=1, heads=3, targets="patch")).eval()
     encoder = save_encoder(tmp_path / "m", mae, voxel_um=(4.0, 1.8, 1.8))
-    assert encoder.config.decoder.given == "mean and deviation of each hidden patch"
+    assert encoder.config.decoder.masked_statistics == "mean and deviation of each hidden patch"
     crops, visible = torch.rand(2, 1, 8, 16, 16), torch.arange(16).expand(2, -1)
     with torch.no_grad():
         made = encoder.mae(crops, visible=visible).patches
@@ -95,7 +95,7 @@ def test_a_folder_from_before_there_were_targets_keeps_its_identity(copy):
     raw = json.loads((copy / "config.json").read_text())
     encoder = load(copy)
     assert encoder.sha256 == raw["sha256"] == model_sha256(raw)
-    assert (encoder.mae.decoder_config.targets, encoder.config.decoder.given) == ("voxels", None)
+    assert (encoder.mae.decoder_config.targets, encoder.config.decoder.masked_statistics) == ("voxels", None)
 
 
 def resign(copy, change):

@@ -100,12 +100,12 @@ def test_rows_are_those_of_one_after_the_other(models, volume, refiner, tmp_path
 )
 def test_it_resumes_in_either_part_and_takes_what_is_finished(models, volume, refiner, tmp_path, monkeypatch):
     from canvas_fm.heads.refine.apply import candidate_classifier
-    from canvas_fm.inference.detect.tiles.detection_job import Job
+    from canvas_fm.inference.detect.tiles.detection_job import DetectionJob
 
     call = (models[0], volume, refiner, tmp_path / "one.csv")
     options = {"encoder": models[1], "show": False, **TILE}
     monkeypatch.setattr(candidate_classifier, "BLOCK", 10)
-    for owner, name, at in ((Job, "maxima", 3), (Refiner, "predict_proba", 2)):
+    for owner, name, at in ((DetectionJob, "maxima", 3), (Refiner, "predict_proba", 2)):
         real, calls = getattr(owner, name), []
 
         def dying(self, *args, real=real, calls=calls, at=at, **more):
@@ -123,7 +123,7 @@ def test_it_resumes_in_either_part_and_takes_what_is_finished(models, volume, re
     cells = detect_refined(*call, **options)
     _, wanted = both(models, volume, refiner, tmp_path)
     np.testing.assert_allclose(cells.columns["p_cell"], wanted.columns["p_cell"], atol=1e-5)
-    monkeypatch.setattr(Job, "maxima", lambda *_, **__: pytest.fail("detected again"))
+    monkeypatch.setattr(DetectionJob, "maxima", lambda *_, **__: pytest.fail("detected again"))
     again = detect_refined(*call, **options)
     np.testing.assert_array_equal(again.columns["p_cell"].astype(np.float32), cells.columns["p_cell"])
     with pytest.raises(CanvasError, match="made from other inputs"):

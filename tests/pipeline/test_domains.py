@@ -101,14 +101,14 @@ def test_the_weights_that_a_training_started_from_count_as_seen(tmp_path):
     assert pipeline.trained_on(later) == {"a", "b"}
 
 
-def test_test_brains_are_not_even_opened_before_the_last_look(tmp_path):
+def test_test_brains_are_not_even_opened_before_the_final_test(tmp_path):
     path, points = write_brain(tmp_path, "a")
     gone = tmp_path / "kept.zarr"  # not there: opening it would fail
     both = labelled_domains([path, gone], [points, points], None, {"cFos": 8.0}, test=["kept"])
     assert [domain.name for domain in both] == ["a"]
     write_brain(tmp_path, "kept")
     last = labelled_domains(
-        [path, gone], [points, points], None, {"cFos": 8.0}, test=["kept"], last_look=True
+        [path, gone], [points, points], None, {"cFos": 8.0}, test=["kept"], final_test=True
     )
     assert [domain.name for domain in last] == ["kept"]
     choosing, testing = phantom_domains(5), phantom_domains(5, test=True)

@@ -159,7 +159,7 @@ def begin_service(model: Path, volume_path: Path) -> Callable:
 
     from serving.core.core import Core, _load
     from serving.launch.bento_service import make_service
-    from serving.protocol.settings import Limits, Settings
+    from serving.protocol.settings import Limits, ServiceSettings
 
     def begin(
         stack: ExitStack,
@@ -174,7 +174,7 @@ def begin_service(model: Path, volume_path: Path) -> Callable:
     ) -> TestClient:
         named = {"cube": str(volume_path)} if volumes is None else volumes
         usual = {"model": str(model), "volumes": named, "limits": Limits(**limits)}
-        settings = Settings(**(usual | (more or {})))
+        settings = ServiceSettings(**(usual | (more or {})))
         failures: list[str] = []
         service = make_service(Core(lambda: settings, load=load, on_failure=failures.append))
         if middleware is not None:

@@ -17,7 +17,7 @@ from serving.client import Client
 from serving.launch.bento_package import Packed
 from serving.launch.serve import settings_of
 from serving.protocol.options import HostOptions, ServedVolume
-from serving.protocol.settings import Limits, Settings
+from serving.protocol.settings import Limits, ServiceSettings
 from tests.serving.conftest import SHAPE, VOXEL_UM, refused, same, transport_to
 
 POINTS = np.array([[9.0, 20.0, 20.0], [12.2, 31.0, 25.4]])
@@ -73,10 +73,10 @@ def test_a_settings_file_has_the_same_options(tmp_path: Path, two: Path, model: 
         limits=Limits(),
         options=HostOptions.of(),
     )
-    again = Settings.model_validate_json(settings.model_dump_json())  # as a worker reads it
-    assert again.volumes["plain"].opening["c"] is None
-    assert again.volumes["green"].opening["c"] == 1
-    assert again.volumes["green"].opening["voxel_um"] == (4.0, 1.8, 1.8)
+    again = ServiceSettings.model_validate_json(settings.model_dump_json())  # as a worker reads it
+    assert again.volumes["plain"].volume_keywords["c"] is None
+    assert again.volumes["green"].volume_keywords["c"] == 1
+    assert again.volumes["green"].volume_keywords["voxel_um"] == (4.0, 1.8, 1.8)
     path.write_text(f"volumes: {{green: {{path: {two}, channel: 1}}}}\n")
     with pytest.raises(CanvasError, match=r"unknown key 'volumes.green.channel'"):
         read_settings(path, Packed)
@@ -85,8 +85,8 @@ def test_a_settings_file_has_the_same_options(tmp_path: Path, two: Path, model: 
 def test_python_gives_paths_or_mappings() -> None:
     volumes = ServedVolume.named({"a": Path("A.zarr"), "b": {"path": "B.zarr", "t": 2}})
     assert volumes["a"].path == "A.zarr"
-    assert volumes["a"].opening == {}
-    assert volumes["b"].opening == {"t": 2}
+    assert volumes["a"].volume_keywords == {}
+    assert volumes["b"].volume_keywords == {"t": 2}
     with pytest.raises(CanvasError, match="the volume b: there is no option chanel"):
         ServedVolume.named({"b": {"path": "B.zarr", "chanel": 2}})
     with pytest.raises(CanvasError, match="the volume b: 5 was given; expected a path"):

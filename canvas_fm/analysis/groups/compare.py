@@ -23,7 +23,7 @@ class Comparison:
     """Group `second` over `first`, one entry a region.
 
     `log2_fold` with its 95 % interval `low`, `high`; `hedges_g` in deviations between brains; `q_value` by
-    Benjamini and Hochberg. `power` is that of this study for the fold change `planned_fold`, and
+    Benjamini and Hochberg. `power` is that of this study for the fold change `power_fold_change`, and
     `brains_needed` a group for 80 %.
     """
 
@@ -41,7 +41,7 @@ class Comparison:
     q_value: Float64[np.ndarray, " r"]
     power: Float64[np.ndarray, " r"]
     brains_needed: Float64[np.ndarray, " r"]
-    planned_fold: float
+    power_fold_change: float
     model: Model
 
     def table(self) -> dict[str, np.ndarray]:
@@ -73,7 +73,7 @@ def compare_groups(
     *,
     model: Model = "welch",
     min_count: float = 10.0,
-    planned_fold: float = 1.5,
+    power_fold_change: float = 1.5,
 ) -> Comparison:
     """Compare densities of two groups, brains being the samples.
 
@@ -88,8 +88,8 @@ def compare_groups(
             raise CanvasError(
                 f"there is no group {group}; the study has {', '.join(sorted(set(study.groups)))}"
             )
-    if not planned_fold > 1:
-        raise CanvasError(f"the planned fold change is {planned_fold}; expected a number above 1")
+    if not power_fold_change > 1:
+        raise CanvasError(f"power_fold_change is {power_fold_change}; expected a number above 1")
     a, b = study.of(first), study.of(second)
     either = a | b
     tested = (study.count[either].mean(0) >= min_count) & (study.volume_mm3[either] > 0).all(0)
@@ -100,19 +100,22 @@ def compare_groups(
     if each is not None:
         tested &= np.isfinite(each).any(1)[either].all(0) & np.isfinite(each[either]).any(0).all(0)
         log = np.nanmean(np.where(tested, each, 0), axis=1)
-    found = welch(log[a], log[b])
+    outcome = welch(log[a], log[b])
     if each is not None:
         for key, values in compare_repeated(each[either][:, :, tested], b[either]).items():
-            found[key][tested] = values
+            outcome[key][tested] = values
     if model == "negative-binomial":
         rows = np.ix_(either, tested)
         for key, values in compare_counts(study.count[rows], volume[rows], b[either]).items():
-            found[key][tested] = values
-    p = np.where(tested, found["p"], np.nan)
-    power, needed = _power(found["deviation"], int(a.sum()), int(b.sum()), float(np.log2(planned_fold)))
+            outcome[key][tested] = values
+    p = np.where(tested, outcome["p"], np.nan)
+    power, needed = _power(
+        outcome["deviation"], int(a.sum()), int(b.sum()), float(np.log2(power_fold_change))
+    )
     return Comparison(
-        first, second, study, tested, density[a].mean(0), density[b].mean(0), found["effect"], found["low"],
-        found["high"], found["g"], p, benjamini_hochberg(p), power, needed, planned_fold, model,
+        first, second, study, tested, density[a].mean(0), density[b].mean(0), outcome["effect"],
+        outcome["low"],
+        outcome["high"], outcome["g"], p, benjamini_hochberg(p), power, needed, power_fold_change, model,
     )  # fmt: skip
 
 

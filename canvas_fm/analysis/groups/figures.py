@@ -19,10 +19,10 @@ def volcano(comparison: Comparison, path: str | Path) -> None:
 
     at = np.flatnonzero(comparison.tested)
     fold, p = comparison.log2_fold[at], np.maximum(comparison.p_value[at], 1e-300)
-    found = comparison.q_value[at] < 0.05
+    significant = comparison.q_value[at] < 0.05
     figure = Figure(figsize=(5.4, 4.2), layout="constrained")
     axes = figure.subplots()
-    for mask, colour in ((~found, "#9aa7b4"), (found, "#c2410c")):
+    for mask, colour in ((~significant, "#9aa7b4"), (significant, "#c2410c")):
         axes.scatter(fold[mask], -np.log10(p[mask]), s=16, c=colour, lw=0)
     for row in np.argsort(p)[:_NAMED]:
         label = comparison.study.acronyms[at[row]]
@@ -32,7 +32,7 @@ def volcano(comparison: Comparison, path: str | Path) -> None:
     axes.axvline(0, color="#dce1e7", zorder=0)
     axes.set_xlabel(f"log2 fold change, {comparison.second} over {comparison.first}")
     axes.set_ylabel("−log10 p")
-    axes.set_title(f"{found.sum()} of {len(at)} regions with q < 0.05", loc="left")
+    axes.set_title(f"{significant.sum()} of {len(at)} regions with q < 0.05", loc="left")
     axes.spines[["top", "right"]].set_visible(False)
     write_atomic(Path(path), lambda temporary: figure.savefig(temporary, format="png", dpi=150))
 

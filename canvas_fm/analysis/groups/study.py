@@ -73,13 +73,13 @@ def read_study(
     *,
     channel: str | None = None,
     hemisphere: str = "both",
-    own: bool = False,
+    without_children: bool = False,
     repeats: Repeat | None = None,
 ) -> GroupStudy:
     """A CSV with the columns brain, group and regions: the table that `canvas-fm regions` wrote of the brain.
 
     Or a table of several brains, as `canvas-fm count --regions` writes it: of that its own rows are read.
-    Paths are relative to the file. `own` takes each region without its children. `repeats` also reads the
+    Paths are relative to the file. `without_children` takes each region by itself. `repeats` also reads the
     measurements of each hemisphere or channel; the study's counts are then their sums.
     """
     path = Path(path)
@@ -88,8 +88,8 @@ def read_study(
     _own_tables(files)
     _same_count_of(files, channel)
     if repeats is not None:
-        return _repeated(path, rows, files, repeats, channel, hemisphere, own)
-    tables = [_regions(file, channel, hemisphere, own) for file in files]
+        return _repeated(path, rows, files, repeats, channel, hemisphere, without_children)
+    tables = [_regions(file, channel, hemisphere, without_children) for file in files]
     return _study(path, rows, tables)
 
 
@@ -152,7 +152,7 @@ def _repeated(
     repeats: Repeat,
     channel: str | None,
     hemisphere: str,
-    own: bool,
+    without_children: bool,
 ) -> GroupStudy:
     """A study with the measurements of each hemisphere or channel; a brain may lack some of them."""
     if repeats == "hemisphere":
@@ -166,7 +166,7 @@ def _repeated(
         for name in names:
             chosen, side = (channel, name) if repeats == "hemisphere" else (name, hemisphere)
             there = any(side == one and chosen in (None, of) for of, one in has)
-            of_brain.append(_regions(file, chosen, side, own) if there else {})
+            of_brain.append(_regions(file, chosen, side, without_children) if there else {})
         parts.append(of_brain)
     if len(names) < 2 or any(not any(of_brain) for of_brain in parts):
         raise CanvasError(
@@ -198,9 +198,9 @@ def read_rows(path: Path, needed: Sequence[str], expected: str) -> list[dict[str
     """Rows of a study's CSV, each with all `needed` columns filled in."""
     rows = _rows(path)
     if missing := [name for name in needed if not rows or name not in rows[0]]:
-        found = ", ".join(rows[0]) if rows else "no rows"
+        columns = ", ".join(rows[0]) if rows else "no rows"
         raise CanvasError(
-            f"{path} has no column {missing[0]}; found {found}. expected a row a brain: {expected}"
+            f"{path} has no column {missing[0]}; found {columns}. expected a row a brain: {expected}"
         )
     if blank := next((at for at, row in enumerate(rows) if not all(row[name] for name in needed)), None):
         raise CanvasError(f"{path}: row {blank + 1} lacks one of {expected}")
@@ -233,7 +233,7 @@ def _same_count_of(files: Sequence[RegionsFile], channel: str | None) -> None:
         )
 
 
-def _regions(file: RegionsFile, channel: str | None, hemisphere: str, own: bool) -> Table:
+def _regions(file: RegionsFile, channel: str | None, hemisphere: str, without_children: bool) -> Table:
     """Name, acronym, count and volume by id."""
     path, rows = file.path, file.rows()
     columns: Sequence[str] = list(rows[0]) if rows else []
@@ -249,20 +249,20 @@ def _regions(file: RegionsFile, channel: str | None, hemisphere: str, own: bool)
         raise CanvasError(f"{path} has the channels {', '.join(channels)}; choose one with --channel")
     if channel is not None and channel not in channels:
         raise CanvasError(f"{path} has no channel {channel}; found {', '.join(channels)}")
-    count, volume = ("own_count", "own_volume_mm3") if own else ("count", "volume_mm3")
-    found = {}
+    count, volume = ("own_count", "own_volume_mm3") if without_children else ("count", "volume_mm3")
+    by_id = {}
     for row in rows:
         if (channel is None or row.get("channel", "") == channel) and row.get(
             "hemisphere", "both"
         ) == hemisphere:
             try:
-                found[int(row["id"])] = (
+                by_id[int(row["id"])] = (
                     row["name"], row.get("acronym") or row["name"], float(row[count]), float(row[volume])
                 )  # fmt: skip
             except ValueError as problem:
                 raise CanvasError(
                     f"{path}: {problem}; expected numbers in id, {count}, {volume}"
                 ) from problem
-    if not found:
+    if not by_id:
         raise CanvasError(f"{path} has no rows of the hemisphere {hemisphere}")
-    return found
+    return by_id

@@ -159,13 +159,13 @@ def _novelty_distances(vectors: list[np.ndarray], controls: np.ndarray, seed: in
 
     random = np.random.default_rng(seed)
     drawn = {at: _some(vectors[at], _REFERENCE, random) for at in controls}
-    found = []
+    distances = []
     for number, each in enumerate(vectors):
         left_out = number if number in drawn else controls[number % len(controls)]
         reference = np.concatenate([cells for at, cells in drawn.items() if at != left_out])
         near = NearestNeighbors(n_neighbors=min(NEIGHBOUR, len(reference))).fit(reference)
-        found.append(near.kneighbors(each)[0][:, -1].astype(np.float64))
-    return found
+        distances.append(near.kneighbors(each)[0][:, -1].astype(np.float64))
+    return distances
 
 
 def _some(rows: np.ndarray, most: int, random: np.random.Generator) -> np.ndarray:

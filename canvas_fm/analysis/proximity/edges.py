@@ -55,8 +55,8 @@ class MaskEdges:
         """Volume that the mask shares with itself moved by each vector."""
         _, size = self._coarse
         lag = (apart_um / size).T
-        found = map_coordinates(self._covariance, lag, order=1, mode="grid-wrap", output=np.float64)
-        return np.maximum(found, 0) * float(np.prod(size))
+        covariance = map_coordinates(self._covariance, lag, order=1, mode="grid-wrap", output=np.float64)
+        return np.maximum(covariance, 0) * float(np.prod(size))
 
     @cached_property
     def _depth(self) -> np.ndarray:

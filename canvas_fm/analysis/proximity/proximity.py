@@ -137,9 +137,9 @@ class _Pairs:
         if expected > PAIRS:
             part = random.choice(len(um), max(1, int(len(um) * PAIRS / expected)), replace=False)
             um = um[np.sort(part)]
-        found = self.tree.query_ball_point(um, radii[-1])
-        cell = np.repeat(np.arange(len(um)), [len(one) for one in found])
-        apart = um[cell] - self.tree.data[np.fromiter(chain.from_iterable(found), np.int64, len(cell))]
+        neighbours = self.tree.query_ball_point(um, radii[-1])
+        cell = np.repeat(np.arange(len(um)), [len(one) for one in neighbours])
+        apart = um[cell] - self.tree.data[np.fromiter(chain.from_iterable(neighbours), np.int64, len(cell))]
         overlap = self.edges.overlap_um3(apart)
         weight = np.where(overlap > 0, volume**2 / np.maximum(overlap, 1e-9), 0) / (len(um) * self.targets)
         at = np.searchsorted(radii, np.linalg.norm(apart, axis=1) * (1 - 1e-12))
@@ -201,19 +201,19 @@ def _along_curve(um: np.ndarray) -> np.ndarray:
     return np.argsort(morton(np.ravel_multi_index(tuple(cell.T), (64, 64, 64)), (64, 64, 64)))
 
 
-def _radii(given: Sequence[float] | None, distance: np.ndarray) -> Float64[np.ndarray, " r"]:
-    if given is None:
+def _radii(radii_um: Sequence[float] | None, distance: np.ndarray) -> Float64[np.ndarray, " r"]:
+    if radii_um is None:
         return np.linspace(0, max(float(np.percentile(distance, 95)), 1e-3), 21)[1:]
-    radii = np.sort(np.asarray(given, np.float64))
+    radii = np.sort(np.asarray(radii_um, np.float64))
     if not len(radii) or not (np.isfinite(radii) & (radii > 0)).all():
-        raise CanvasError(f"radii are {list(given)}; expected lengths in µm above 0")
+        raise CanvasError(f"radii are {list(radii_um)}; expected lengths in µm above 0")
     return radii
 
 
 def _g(near: np.ndarray, border: np.ndarray, radii: np.ndarray) -> Float64[np.ndarray, " r"]:
     """G(r): share of the cells that have a target within r, of those that are r or more from the border."""
     inner = np.array([(border >= radius).sum() for radius in radii], np.float64)
-    found = np.array([((near <= radius) & (border >= radius)).sum() for radius in radii], np.float64)
+    near_count = np.array([((near <= radius) & (border >= radius)).sum() for radius in radii], np.float64)
     every = np.array([(near <= radius).mean() for radius in radii])
     # Where no cell is that far from the border all of them are counted, which is a lower bound.
-    return np.where(inner > 0, found / np.maximum(inner, 1), every)
+    return np.where(inner > 0, near_count / np.maximum(inner, 1), every)

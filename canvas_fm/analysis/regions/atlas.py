@@ -132,8 +132,8 @@ def _of_labels(path: Path, table: str | Path | None, voxel_um: Sequence[float] |
     return Atlas(path.name, "labels", volume.labels, size, RegionTree.read(table), files=(path, Path(table)))
 
 
-def _voxel_um(name: str, volume: LabelVolume, given: Sequence[float] | None) -> ZyxUm:
-    size = given if given is not None else volume.voxel_um
+def _voxel_um(name: str, volume: LabelVolume, voxel_um: Sequence[float] | None) -> ZyxUm:
+    size = voxel_um if voxel_um is not None else volume.voxel_um
     if size is None:
         raise CanvasError(f"{name} does not state its voxel size; give --atlas-voxel-um Z Y X")
     return check_voxel_um(size)
@@ -174,13 +174,13 @@ def _cached(name: str, cache: Path) -> Path:
     def version(path: Path) -> list[int]:
         return [int(part) for part in re.findall(r"\d+", path.name.rpartition("_v")[2])]
 
-    found = sorted((one for one in cache.glob(f"{name}_v*") if one.is_dir()), key=version)
-    if not found:
+    folders = sorted((one for one in cache.glob(f"{name}_v*") if one.is_dir()), key=version)
+    if not folders:
         raise CanvasError(
             f"the BrainGlobe atlas {name} is not in {cache}; fetch it once: pip install brainglobe-atlasapi, "
             f"then brainglobe install -a {name}"
         )
-    return found[-1]
+    return folders[-1]
 
 
 def _brainglobe(path: Path, table: str | Path | None) -> Atlas:
@@ -254,10 +254,10 @@ def _registered(
     )
 
 
-def _registered_voxel(path: Path, atlas_name: str, given: Sequence[float] | None) -> ZyxUm:
+def _registered_voxel(path: Path, atlas_name: str, voxel_um: Sequence[float] | None) -> ZyxUm:
     """Of a registration the grid has the atlas' resolution, which is the end of the atlas' name."""
-    if given is not None:
-        return check_voxel_um(given)
+    if voxel_um is not None:
+        return check_voxel_um(voxel_um)
     stated = re.search(r"_(\d+(?:\.\d+)?)um$", atlas_name)
     if stated is None:
         raise CanvasError(f"{path} does not say the atlas' resolution; give --atlas-voxel-um Z Y X")

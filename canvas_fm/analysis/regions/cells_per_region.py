@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float64, Integer, Real
 
 from canvas_fm.analysis.regions.atlas import LEFT, RIGHT, Atlas
-from canvas_fm.analysis.regions.placing import Placed, place
+from canvas_fm.analysis.regions.placing import AtlasPositions, place
 from canvas_fm.analysis.regions.transform import Transform
 from canvas_fm.data.points.formats.formats import voxel_um_of
 from canvas_fm.data.points.points import Points
@@ -43,7 +43,7 @@ class RegionCounts:
 
     channel: str
     atlas: Atlas
-    placed: Placed
+    placed: AtlasPositions
     sums: Float64[np.ndarray, "4 r 3"]
     volume_mm3: Float64[np.ndarray, "r 3"]
     by_p_cell: bool
@@ -169,7 +169,7 @@ def _probabilities(points: Points) -> Float64[np.ndarray, " n"]:
 
 
 def _sums(
-    p: Float64[np.ndarray, " n"], placed: Placed, regions: int, spread: CountSpread
+    p: Float64[np.ndarray, " n"], placed: AtlasPositions, regions: int, spread: CountSpread
 ) -> Float64[np.ndarray, "4 r 3"]:
     at = placed.row >= 0
     cell, inside = placed.row[at] * 3 + placed.side[at], p[at]

@@ -20,7 +20,7 @@ _CLEARLY = 0.1  # share by which another order of axes has to hold more points i
 
 
 @dataclass(frozen=True)
-class Placed:
+class AtlasPositions:
     """Where each point lies in µm, its row of the tree (-1: none), its side (1 left, 2 right)."""
 
     um: Float64[np.ndarray, "n 3"]
@@ -48,7 +48,7 @@ def place(
     shape_zyx: Sequence[int] | None = None,
     transforms: Sequence[Transform] = (),
     allow_outside: bool = False,
-) -> Placed:
+) -> AtlasPositions:
     """Place points (voxels of the volume, an integer is a voxel's centre) in the atlas.
 
     Raises CanvasError where half of them fall outside, or where another order or direction of the axes
@@ -62,7 +62,7 @@ def place(
     row, side = np.full(len(um), -1, np.int64), np.zeros(len(um), np.int64)
     row[inside] = atlas.tree.rows_of(atlas.labels[tuple(index[inside].T)])
     side[inside] = atlas.side_at(index[inside])
-    placed = Placed(um, inside, row, side)
+    placed = AtlasPositions(um, inside, row, side)
     if not allow_outside and len(um) >= _JUDGED:
         _check(atlas, placed, zyx, voxel_um)
     return placed
@@ -97,7 +97,7 @@ def _steps(
     return steps
 
 
-def _check(atlas: Atlas, placed: Placed, zyx: np.ndarray, voxel_um: ZyxUm) -> None:
+def _check(atlas: Atlas, placed: AtlasPositions, zyx: np.ndarray, voxel_um: ZyxUm) -> None:
     picked = np.linspace(0, len(zyx) - 1, min(len(zyx), _SAMPLE)).astype(int)
     tissue = float((placed.row[picked] >= 0).mean())
     if tissue >= 0.9:
@@ -128,7 +128,7 @@ def _check(atlas: Atlas, placed: Placed, zyx: np.ndarray, voxel_um: ZyxUm) -> No
 
 def _best_axes(atlas: Atlas, um: np.ndarray) -> tuple[str, float]:
     """The other order and direction of axes that brings most points into tissue, and their share."""
-    best, found = 0.0, ""
+    best, reading = 0.0, ""
     for axes, flips in product(permutations(range(3)), product((False, True), repeat=3)):
         if axes == (0, 1, 2) and not any(flips):
             continue
@@ -136,8 +136,8 @@ def _best_axes(atlas: Atlas, um: np.ndarray) -> tuple[str, float]:
         share = _in_tissue(atlas, np.where(flips, atlas.extent_um - turned, turned))
         if share > best + 0.005:
             names = ("−" * flip + "zyx"[axis] for axis, flip in zip(axes, flips, strict=True))
-            best, found = share, "reading them as " + ", ".join(names)
-    return found, best
+            best, reading = share, "reading them as " + ", ".join(names)
+    return reading, best
 
 
 def _in_tissue(atlas: Atlas, um: np.ndarray) -> float:

@@ -89,10 +89,10 @@ class DisplacementField:
 
     def __call__(self, um: Float64[np.ndarray, "n 3"]) -> Float64[np.ndarray, "n 3"]:
         grid = (um / np.asarray(self.voxel_um) - 0.5).T
-        found = [
+        components = [
             map_coordinates(one, grid, order=1, mode="nearest", output=np.float64) for one in self.vectors
         ]
-        moved = np.stack(found, axis=1)
+        moved = np.stack(components, axis=1)
         return moved if self.absolute else um + moved
 
 

@@ -151,15 +151,15 @@ def _regions(path: Path, rows: Iterator[Mapping[str, Any]]) -> list[Region]:
     acronym, parent, chain = (_column(columns, names) for names in (_ACRONYM, _PARENT, _PATH))
     ids = [_whole(path, row[id_], id_) for row in table]
     known = {one for one in ids if one is not None}
-    found = []
+    regions = []
     for number, row in zip(ids, table, strict=True):
         if number is None:
             raise CanvasError(f"{path}: a row named {row[name]!r} has no {id_}")
         title = str(row[name] or "").strip()
         short = str((row[acronym] if acronym else None) or title).strip()
         above = _parent_of(path, row, parent, chain, number, known)
-        found.append(Region(number, title, short, above))
-    return found
+        regions.append(Region(number, title, short, above))
+    return regions
 
 
 def _column(columns: Sequence[str], names: Sequence[str]) -> str | None:

@@ -110,21 +110,21 @@ def run_serve(args: argparse.Namespace) -> None:
         "refiners": dict(args.refiner),
         "indexes": dict(args.index),
     }
-    typed = args.options.given | ({"name": first[0]} if first[0] else {})
+    typed = args.options.explicit | ({"name": first[0]} if first[0] else {})
     serve(
         **merged(args.settings, first[1], named, read_limits(args.limit)[0], typed),
         announce=lambda address: print(f"canvas-fm: serving on {address}", file=sys.stderr, flush=True),
     )
 
 
-def read_limits(given: list[str]) -> tuple[Any, list[str]]:
+def read_limits(texts: list[str]) -> tuple[Any, list[str]]:
     """The service's limits with some changed by KEY=VALUE, and a sentence for each that is wrong."""
     from pydantic import ValidationError
 
     from serving.protocol.settings import Limits
 
     settings, faults = {}, []
-    for item in given:
+    for item in texts:
         key, equals, value = item.partition("=")
         if equals:
             settings[key] = value

@@ -47,12 +47,12 @@ def check_dataset(path: str | Path, *, progress: bool | None = None) -> DatasetC
     brains = brains_in(root)
     with bar(f"check {root.name}", sum(len(b.planes) for b in brains), unit="planes", show=progress) as tick:
         for brain in brains:
-            found = _Checked(brain)
+            checked = _Checked(brain)
             for plane in brain.planes:
-                found.look_at(plane)
+                checked.look_at(plane)
                 tick()
-            held[brain.name] = found.conclude()
-            faults += [f"{brain.name}: {fault}" for fault in found.faults]
+            held[brain.name] = checked.conclude()
+            faults += [f"{brain.name}: {fault}" for fault in checked.faults]
     return DatasetCheck(root, held, tuple(faults))
 
 

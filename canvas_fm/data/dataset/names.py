@@ -44,26 +44,26 @@ class Brain:
 
 def volume_path(path: str | Path) -> Path:
     """The path of a volume: itself, a shipped sample's, or that of a brain of a data set."""
-    found = _named(path)
-    return sample_file(path, "raw.zarr") if found is None else found[0].image
+    named = _named(path)
+    return sample_file(path, "raw.zarr") if named is None else named[0].image
 
 
 def points_path(path: str | Path) -> Path:
     """The path of points: itself, a shipped sample's, or that of a region of a data set."""
-    found = _named(path)
-    if found is None:
+    named = _named(path)
+    if named is None:
         return sample_file(path, "centroids.csv")
-    brain, match = found
-    wanted = [
+    brain, match = named
+    candidates = [
         region
         for region in brain.regions
         if match["region"] in (None, str(region.number), f"{region.number:02d}")
         and (match["split"] or region.split).upper() == region.split.upper()
     ]
-    if len(wanted) == 1:
-        return wanted[0].path
+    if len(candidates) == 1:
+        return candidates[0].path
     known = ", ".join(f"{region.split}/region_{region.number}" for region in brain.regions) or "none"
-    problem = "names no region" if not wanted else "may be any of several regions"
+    problem = "names no region" if not candidates else "may be any of several regions"
     raise CanvasError(f"{path} {problem} of {brain.name}; it has {known}")
 
 
@@ -75,11 +75,11 @@ def marker_of_folder(folder: str) -> str | None:
 
 def brains_in(root: Path) -> list[Brain]:
     """The brains of a data set, by name; CanvasError where there is none."""
-    found: dict[str, tuple[list[Path], list[Region]]] = {}
+    by_folder: dict[str, tuple[list[Path], list[Region]]] = {}
     for name in _files(root):
         if len(name.parts) < 3 or name.name.startswith("."):
             continue
-        planes, regions = found.setdefault(name.parts[0], ([], []))
+        planes, regions = by_folder.setdefault(name.parts[0], ([], []))
         match = _REGION.search(name.name)
         if name.parts[1] == IMAGE and len(name.parts) == 3 and name.suffix.lower() in TIFF:
             planes.append(root / name)
@@ -89,7 +89,7 @@ def brains_in(root: Path) -> list[Brain]:
         Brain(
             name, marker_of_folder(name), root / name / IMAGE, tuple(sorted(planes)), tuple(sorted(regions))
         )
-        for name, (planes, regions) in sorted(found.items())
+        for name, (planes, regions) in sorted(by_folder.items())
         if planes or regions
     ]
     if not brains:

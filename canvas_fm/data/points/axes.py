@@ -66,10 +66,10 @@ def is_napari_axis(name: str) -> bool:
 
 def axis_of(name: str) -> Coordinate | None:
     """What a column's name says of a coordinate, None if it is none."""
-    found = _NAME.fullmatch(name.strip())
-    if found is None:
+    match = _NAME.fullmatch(name.strip())
+    if match is None:
         return None
-    return Coordinate(found["axis"].lower(), found["unit"], found["position"] is not None)
+    return Coordinate(match["axis"].lower(), match["unit"], match["position"] is not None)
 
 
 def um_of(unit: str) -> float | None:
@@ -109,10 +109,10 @@ def find_axes(
         _log.info("%s: the columns %s are taken as z, y, x", path, ", ".join(objects))
         return Axes(objects, None, 0.0)
     else:
-        found = {coordinate.axis: name for name in table if (coordinate := axis_of(name))}
-        if set(found) != {"z", "y", "x"}:
-            raise _missing(path, table, [axis for axis in "zyx" if axis not in found])
-        names = [found[axis] for axis in "zyx"]
+        names_by_axis = {coordinate.axis: name for name in table if (coordinate := axis_of(name))}
+        if set(names_by_axis) != {"z", "y", "x"}:
+            raise _missing(path, table, [axis for axis in "zyx" if axis not in names_by_axis])
+        names = [names_by_axis[axis] for axis in "zyx"]
     return _in_unit(path, table, units, names)
 
 

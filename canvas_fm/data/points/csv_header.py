@@ -96,8 +96,8 @@ def _names_axes(line: str, delimiter: str | None) -> bool:
 
 def names_axes(names: Sequence[str]) -> bool:
     """Whether the names of columns include all three coordinates."""
-    found = {coordinate.axis for name in names if (coordinate := axis_of(name))}
-    return found == {"z", "y", "x"} or sum(map(is_napari_axis, names)) >= 2
+    axes = {coordinate.axis for name in names if (coordinate := axis_of(name))}
+    return axes == {"z", "y", "x"} or sum(map(is_napari_axis, names)) >= 2
 
 
 def _units(

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, cast
 
-from canvas_fm.data.store.unfetched import POINTER_BYTES, pointer_in
+from canvas_fm.data.store.lfs_pointers import POINTER_BYTES, pointer_in
 from canvas_fm.errors import CanvasError
 
 GZIP = b"\x1f\x8b"
@@ -61,9 +61,9 @@ def _encoding(path: Path) -> str:
         head = file.read(POINTER_BYTES)
     if (pointer := pointer_in(head)) is not None:
         raise CanvasError(f"{path} {pointer[0]}; {pointer[1]}")
-    for mark, found in _OTHERS.items():
-        if head.startswith(mark):
-            raise CanvasError(f"{path} is no text, it is {found}")
+    for signature, kind in _OTHERS.items():
+        if head.startswith(signature):
+            raise CanvasError(f"{path} is no text, it is {kind}")
     if head.startswith(_UTF16):
         return "utf-16"
     if b"\0" in head:

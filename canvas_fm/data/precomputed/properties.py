@@ -31,10 +31,10 @@ def properties_of(columns: Mapping[str, np.ndarray], where: Path) -> list[Proper
     Those are whole numbers beyond 32 bits, more than 65,536 different texts, and names that the viewer does
     not take.
     """
-    found = {name: _property(name, values) for name, values in columns.items()}
-    if dropped := [name for name, kept in found.items() if kept is None]:
+    properties = {name: _property(name, values) for name, values in columns.items()}
+    if dropped := [name for name, kept in properties.items() if kept is None]:
         _log.warning("%s cannot hold the columns %s; they were left out", where, ", ".join(dropped))
-    kept = [each for each in found.values() if each is not None]
+    kept = [each for each in properties.values() if each is not None]
     return sorted(kept, key=lambda each: -each.values.dtype.itemsize)
 
 

@@ -97,8 +97,8 @@ def _write_level(
     )
 
     def values(cells: np.ndarray) -> tuple[bytes, np.ndarray]:
-        found = [encoded(cell(int(number)), encoding) for number in cells]
-        return b"".join(found), np.array([len(value) for value in found], np.int64)
+        encoded_cells = [encoded(cell(int(number)), encoding) for number in cells]
+        return b"".join(encoded_cells), np.array([len(value) for value in encoded_cells], np.int64)
 
     def cell(number: int) -> bytes:
         inside = level.rows[ends[number] - level.counts[number] : ends[number]]

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from canvas_fm.data.store.keys import METADATA, Stamp, split_key
+from canvas_fm.data.store.lfs_pointers import FETCH_ANNEX
 from canvas_fm.data.store.remote.address import looks_remote
 from canvas_fm.data.store.remote.remote_store import Remote
-from canvas_fm.data.store.unfetched import FETCH_ANNEX
 from canvas_fm.errors import CanvasError, DamagedStore
 
 _BLOCK = 4 * 2**20
@@ -26,12 +26,12 @@ class Folder:
     def __init__(self, root: str | Path, *, follow_links: bool = False) -> None:
         self.follow_links = follow_links
         self.root = Path(root).resolve()
-        self.given = Path(root)
+        self.location = Path(root)
         self._prefix = str(self.root) + os.sep
         self._inside = {str(self.root)}
 
     def __str__(self) -> str:
-        return str(self.given)
+        return str(self.location)
 
     def stamp(self, key: str) -> Stamp | None:
         """Size and modification time of a file, None if absent; DamagedStore for a link that leads out."""
@@ -110,7 +110,7 @@ class Zipped:
 
     def __init__(self, path: str | Path, inside: str = "") -> None:
         self.root = Path(path).resolve()
-        self.given = Path(path)
+        self.location = Path(path)
         self.inside = inside
         try:
             with zipfile.ZipFile(self.root) as archive:
@@ -126,7 +126,7 @@ class Zipped:
         self._archive = (info.st_mtime_ns, info.st_size, info.st_ino, info.st_ctime_ns)
 
     def __str__(self) -> str:
-        return str(self.given)
+        return str(self.location)
 
     def stamp(self, key: str) -> Stamp | None:
         entry = self._entries.get(key)

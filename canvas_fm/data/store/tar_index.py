@@ -51,18 +51,18 @@ def in_tar(path: str | Path) -> tuple[TarIndex, str] | None:
         if whole.name.lower().endswith(PACKED) and whole.is_file():
             raise CanvasError(f"{whole} is compressed: nothing in it can be read by itself; unpack it first")
         if whole.suffix.lower() == TAR and whole.is_file():
-            found = whole.stat()
+            status = whole.stat()
             name = path.relative_to(whole).as_posix()
-            return _index(whole, found.st_size, found.st_mtime_ns), "" if name == "." else name
+            return _index(whole, status.st_size, status.st_mtime_ns), "" if name == "." else name
     return None
 
 
 def member_of(path: str | Path) -> Member | None:
     """A file in an archive by its path through it; None for a path that goes through none."""
-    found = in_tar(path)
-    if found is None:
+    located = in_tar(path)
+    if located is None:
         return None
-    index, name = found
+    index, name = located
     if name not in index.files:
         raise CanvasError(f"{index.archive} holds no file {name!r}")
     return index.files[name]
@@ -70,8 +70,8 @@ def member_of(path: str | Path) -> Member | None:
 
 def on_disk(path: Path) -> Path:
     """The file that a path is read from: the archive, for one that goes through it."""
-    found = in_tar(path)
-    return path if found is None else found[0].archive
+    located = in_tar(path)
+    return path if located is None else located[0].archive
 
 
 @contextmanager

@@ -22,8 +22,12 @@ from canvas_fm.data.volume.array.in_memory import InMemory
 from canvas_fm.data.volume.options import VolumeOptions
 from canvas_fm.data.volume.stored.channel import Channel, ZarrPlace
 from canvas_fm.data.volume.stored.chunked_array import ChunkedArray
-from canvas_fm.data.volume.stored.no_volume import refuse_other
-from canvas_fm.data.volume.stored.stated import checked_voxel_um, marker_of, refuse_one_level
+from canvas_fm.data.volume.stored.unsupported_formats import refuse_unsupported
+from canvas_fm.data.volume.stored.voxel_size_and_marker import (
+    checked_voxel_um,
+    marker_of,
+    refuse_single_level,
+)
 from canvas_fm.data.volume.tiff.planes import Planes, open_planes
 from canvas_fm.data.volume.window import DEFAULT_RULE, Window, WindowCache, WindowRule, find_window
 from canvas_fm.data.volume.writer import CHUNK_ZYX, VolumeWriter, create
@@ -109,9 +113,9 @@ class Volume:
                 options,
             )
         if remote is None and follow_links:
-            refuse_other(path)
+            refuse_unsupported(path)
         store = CheckedStore(remote or open_files(path, follow_links=follow_links))
-        refuse_one_level(path, store)
+        refuse_single_level(path, store)
         root = read_node(store.files, "")
         ours = None if root is None else root.attributes.get(NAMESPACE)
         written = ours if store.check_written(ours) else None

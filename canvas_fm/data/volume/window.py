@@ -205,8 +205,8 @@ class _Values:
     def percentiles(self, ranks: Sequence[float]) -> list[float]:
         values = self.values[: self.n]
         places = [rank / 100 * (self.n - 1) for rank in ranks]
-        wanted = sorted({min(int(place) + more, self.n - 1) for place in places for more in (0, 1)})
-        values.partition(wanted)
+        wanted_ranks = sorted({min(int(place) + more, self.n - 1) for place in places for more in (0, 1)})
+        values.partition(wanted_ranks)
         return _interpolate(self.n, ranks, lambda k: float(values[k]))
 
 

@@ -108,7 +108,7 @@ def _pairs_by_cells(
     del cells, keys
     of_truth = np.append(of_truth, np.iinfo(np.int64).max)
     pred, truth = pred_zyx[order[0]], truth_zyx[order[1]]
-    left, found = min(_CROWDED * (len(pred) + len(truth)), MOST_PAIRS), []
+    left, blocks = min(_CROWDED * (len(pred) + len(truth)), MOST_PAIRS), []
     for z, y in product((-1, 0, 1), repeat=2):
         middle = key + z * strides[0] + y * strides[1]
         at, rows = np.searchsorted(of_truth, middle - 1), np.arange(len(key))
@@ -120,9 +120,9 @@ def _pairs_by_cells(
                 return None
             distance = _distance(pred[rows], truth[at], scale)
             within = distance <= radius
-            found.append((order[0][rows[within]], order[1][at[within]], distance[within]))
+            blocks.append((order[0][rows[within]], order[1][at[within]], distance[within]))
             at = at + 1
-    return Pairs(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
+    return Pairs(*(np.concatenate(parts) for parts in zip(*blocks, strict=True)))
 
 
 def _pairs_by_trees(

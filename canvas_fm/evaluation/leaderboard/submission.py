@@ -21,7 +21,7 @@ from canvas_fm.errors import CanvasError
 from canvas_fm.evaluation.detection.checks import scores_of
 from canvas_fm.evaluation.tables.manifest import VoxelUm
 from canvas_fm.files.checksum import sha256
-from canvas_fm.files.settings import Section, check_settings, read_settings
+from canvas_fm.files.settings import StrictModel, check_settings, read_settings
 
 BENCHMARK, CARD, CELLS = "benchmark.yaml", "card.yaml", "cells"
 _SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -31,7 +31,7 @@ _SHOWN = 20  # faults of rows that are named one by one; of more the number is s
 Name = Annotated[str, Field(min_length=1, max_length=80)]
 
 
-class BoardRegion(Section):
+class BoardRegion(StrictModel):
     """A scored part of a brain, without its truth."""
 
     name: str
@@ -50,7 +50,7 @@ class BoardRegion(Section):
         return name
 
 
-class Benchmark(Section):
+class Benchmark(StrictModel):
     """Definition of a leaderboard (benchmark.yaml, public): regions, sizes, tolerances; no truth."""
 
     title: str = "Leaderboard"
@@ -74,7 +74,7 @@ class Benchmark(Section):
         return list(dict.fromkeys(region.marker for region in self.regions))
 
 
-class Card(Section):
+class Card(StrictModel):
     """Metadata of a submission (card.yaml); `markers` it covers, all by default."""
 
     name: Name

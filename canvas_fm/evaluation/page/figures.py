@@ -92,7 +92,7 @@ def loss_figure(rows: Sequence[Mapping[str, Any]], path: Path | str) -> None:
     if taught:
         distances = [row["distillation"] for row in taught]
         left.plot([r["step"] for r in taught], distances, color="0.6", ls="--", lw=1, label="distillation")
-    given = next((row["given"] for row in rows if "given" in row), None)
+    statistics = next((row["given"] for row in rows if "given" in row), None)
     for colour, (name, set_rows) in zip(_colours(), _sets(rows).items(), strict=False):
         steps = [row["step"] for row in set_rows]
         marker = "o" if len(set_rows) < 20 else None
@@ -104,7 +104,7 @@ def loss_figure(rows: Sequence[Mapping[str, Any]], path: Path | str) -> None:
         for predictor, style in (("crop_mean", ":"), ("neighbours_mean", "--")):
             right.axhline(set_rows[-1][predictor]["psnr_masked"], color=colour, ls=style, lw=0.8)
     left.set(xlabel="step", ylabel="loss", yscale="log")
-    measure = "masked PSNR (dB)" if given is None else f"masked PSNR (dB), given\n{given}"
+    measure = "masked PSNR (dB)" if statistics is None else f"masked PSNR (dB), given\n{statistics}"
     right.set(xlabel="step", ylabel=measure, title="dotted: crop mean, dashed: neighbours' mean")
     right.title.set_fontsize(8)
     for ax in (left, right):

@@ -14,12 +14,12 @@ from canvas_fm.data.points.boxes import as_boxes, read_boxes
 from canvas_fm.data.points.points import Points
 from canvas_fm.errors import CanvasError
 from canvas_fm.evaluation.detection.score import Score, evaluate
-from canvas_fm.files.settings import Section
+from canvas_fm.files.settings import StrictModel
 
 VoxelUm = Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=3, max_length=3)]
 
 
-class Region(Section):
+class Region(StrictModel):
     """One labelled region: its truth, its boxes, and each model's cells (null: not run)."""
 
     name: str
@@ -29,7 +29,7 @@ class Region(Section):
     predictions: dict[str, str | None] = Field(default_factory=dict)
 
 
-class DataSet(Section):
+class DataSet(StrictModel):
     """Regions of one marker; its voxel size and tolerance override the manifest's."""
 
     name: str
@@ -40,7 +40,7 @@ class DataSet(Section):
     tolerance_voxels: float | None = Field(None, gt=0)
 
 
-class Model(Section):
+class Model(StrictModel):
     """A detector and the markers that it was trained on: those data sets are its matched ones."""
 
     name: str
@@ -49,7 +49,7 @@ class Model(Section):
     threshold: float | None = None
 
 
-class Manifest(Section):
+class Manifest(StrictModel):
     """A comparison. `predictions` is a path with {model}, {dataset} and {region} in it."""
 
     title: str = "Detectors and data sets"
@@ -84,7 +84,7 @@ class Manifest(Section):
 
 
 @dataclass(frozen=True)
-class Task:
+class PlannedScore:
     """One region and one model, with every file needed to score it."""
 
     data: DataSet
@@ -118,7 +118,7 @@ class Task:
         )
 
 
-def tasks(settings: Manifest, home: Path) -> Iterator[Task]:
+def planned_scores(settings: Manifest, home: Path) -> Iterator[PlannedScore]:
     """Every region with every model that was run on it; paths are relative to `home`."""
     for data in settings.datasets:
         for region in data.regions:
@@ -126,7 +126,9 @@ def tasks(settings: Manifest, home: Path) -> Iterator[Task]:
             for model in settings.models:
                 predictions = _predictions(settings, data, region, model)
                 if predictions is not None:
-                    yield Task(data, region, model, home / region.truth, home / predictions, within, settings)
+                    yield PlannedScore(
+                        data, region, model, home / region.truth, home / predictions, within, settings
+                    )
 
 
 def _predictions(settings: Manifest, data: DataSet, region: Region, model: Model) -> str | None:

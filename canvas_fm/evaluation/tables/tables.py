@@ -8,7 +8,7 @@ from pathlib import Path
 
 from canvas_fm.errors import CanvasError
 from canvas_fm.evaluation.detection.confusion_counts import Counts, Intervals, counts_array, intervals, pooled
-from canvas_fm.evaluation.tables.manifest import DataSet, Manifest, Model, Region, tasks
+from canvas_fm.evaluation.tables.manifest import DataSet, Manifest, Model, Region, planned_scores
 from canvas_fm.files.settings import read_settings
 from canvas_fm.progress import bar
 
@@ -66,19 +66,19 @@ def make_tables(manifest: str | Path, *, show: bool | None = None) -> Tables:
     """
     manifest = Path(manifest)
     settings = read_settings(manifest, Manifest)
-    work = list(tasks(settings, manifest.parent))
-    missing = [str(path) for task in work for path in task.files if not path.is_file()]
+    work = list(planned_scores(settings, manifest.parent))
+    missing = [str(path) for planned in work for path in planned.files if not path.is_file()]
     if missing:
         listed = ", ".join(missing[:10]) + (" …" if len(missing) > 10 else "")
         raise CanvasError(f"{manifest}: {len(missing)} files that it names are not there: {listed}")
     scored: dict[tuple[str, str, str], list[Counts]] = {}
     tolerances: dict[str, str] = {}
     with bar("scoring", len(work), unit="regions", show=show) as advance:
-        for task in work:
-            score = task.run()
-            scored[task.data.name, task.region.name, task.model.name] = list(score.box_counts)
-            tolerances[task.data.name] = str(score.tolerance)
-            advance(1, f"{task.model.name} on {task.data.name}")
+        for planned in work:
+            score = planned.run()
+            scored[planned.data.name, planned.region.name, planned.model.name] = list(score.box_counts)
+            tolerances[planned.data.name] = str(score.tolerance)
+            advance(1, f"{planned.model.name} on {planned.data.name}")
     rows = [row for data in settings.datasets for row in _rows(data, settings.models, scored)]
     return Tables(settings.title, tuple(model.name for model in settings.models), tuple(rows), tolerances)
 

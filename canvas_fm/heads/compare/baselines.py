@@ -13,8 +13,8 @@ from jaxtyping import Float32, Float64
 
 from canvas_fm.data.zyx import Zyx
 from canvas_fm.errors import CanvasError
-from canvas_fm.heads.compare.methods import Fit, Judge, Training, fit_by, held_out_by
-from canvas_fm.heads.compare.task import Task
+from canvas_fm.heads.compare.methods import Fit, Predict, Training, fit_by, held_out_by
+from canvas_fm.heads.compare.pooled_candidates import PooledCandidates
 from canvas_fm.heads.features.feature_set import FeatureSet, Moments
 from canvas_fm.heads.features.shape import shape_crop, shape_features
 from canvas_fm.heads.refine.fit.cross_fit import fit_head
@@ -35,13 +35,13 @@ class CandidateScoreMethod:
         return {"method": self.name}
 
     def fit(self, data: Training) -> Fit:
-        own = data.task.own
+        own = data.pooled.own
         if own is None:
             raise CanvasError("not all candidates came with a score; leave out the method 'score'")
         score = own
 
-        def fit_one(rows: np.ndarray) -> Judge:
-            return _rising(score, rows, data.task)
+        def fit_one(rows: np.ndarray) -> Predict:
+            return _rising(score, rows, data.pooled)
 
         fit = fit_by(data, fit_one(data.rows), held_out_by(data, fit_one))
         return fit._replace(whole=False)  # whoever made the score looked at the voxels
@@ -60,10 +60,10 @@ class PcaCrops:
         return {"method": "PCA", "components": self.components, "crop_zyx": self.crop_zyx}
 
     def fit(self, data: Training) -> Fit:
-        pca, known = self._pca(data.task, data.pool)
+        pca, known = self._pca(data.pooled, data.pool)
 
         def project(rows: np.ndarray) -> np.ndarray:
-            return _batched(lambda part: pca.transform(_flat(data.task, part, self.crop_zyx)), rows)
+            return _batched(lambda part: pca.transform(_flat(data.pooled, part, self.crop_zyx)), rows)
 
         def kept(rows: np.ndarray) -> np.ndarray:
             lacking = rows[[int(row) not in known for row in rows]]
@@ -73,14 +73,14 @@ class PcaCrops:
 
         return _logistic(data, kept, project)
 
-    def _pca(self, task: Task, pool: np.ndarray) -> tuple[Any, dict[int, np.ndarray]]:
+    def _pca(self, pooled: PooledCandidates, pool: np.ndarray) -> tuple[Any, dict[int, np.ndarray]]:
         """PCA fitted once for each pool, so that every label draw shares its components."""
         from sklearn.decomposition import PCA
 
         key = pool.tobytes()
         if self._last is None or self._last[0] != key:
             sample = np.random.default_rng(0).permutation(pool)[:_PCA_CROPS]
-            flat = _flat(task, np.sort(sample), self.crop_zyx)
+            flat = _flat(pooled, np.sort(sample), self.crop_zyx)
             pca = PCA(min(self.components, *flat.shape), svd_solver="randomized", random_state=0)
             self._last = (key, pca.fit(flat), {})
         return self._last[1], self._last[2]
@@ -93,7 +93,7 @@ class ShapeTrees:
 
     def __init__(self, iterations: int = 200) -> None:
         self.iterations = iterations
-        self._last: tuple[Task, dict[int, np.ndarray]] | None = None
+        self._last: tuple[PooledCandidates, dict[int, np.ndarray]] | None = None
 
     def identity(self, fold: str) -> Mapping[str, Any]:
         return {"method": self.name, "iterations": self.iterations}
@@ -101,14 +101,14 @@ class ShapeTrees:
     def fit(self, data: Training) -> Fit:
         from sklearn.ensemble import HistGradientBoostingClassifier
 
-        task = data.task
-        if self._last is None or self._last[0] is not task:
-            self._last = (task, {})
+        pooled = data.pooled
+        if self._last is None or self._last[0] is not pooled:
+            self._last = (pooled, {})
         known = self._last[1]
-        crop = shape_crop(task.voxel_um)
+        crop = shape_crop(pooled.voxel_um)
 
         def described(rows: np.ndarray) -> np.ndarray:
-            return _batched(lambda part: shape_features(task.crops(part, crop), task.voxel_um), rows)
+            return _batched(lambda part: shape_features(pooled.crops(part, crop), pooled.voxel_um), rows)
 
         def kept(rows: np.ndarray) -> np.ndarray:
             lacking = rows[[int(row) not in known for row in rows]]
@@ -127,9 +127,9 @@ class ShapeTrees:
                 early_stopping=False,
                 random_state=data.seed,
             )
-            return model.fit(kept(rows), task.is_cell[rows])
+            return model.fit(kept(rows), pooled.is_cell[rows])
 
-        def fit_one(rows: np.ndarray) -> Judge:
+        def fit_one(rows: np.ndarray) -> Predict:
             model = trees(rows)
             return lambda test_rows: model.predict_proba(kept(test_rows))[:, 1]
 
@@ -174,9 +174,10 @@ class Embedded:
 
     def fit(self, data: Training) -> Fit:
         features = self._of(data.fold)
-        if len(features) != len(data.task):
+        if len(features) != len(data.pooled):
             raise CanvasError(
-                f"{self.name} has features of {len(features):,} rows; there are {len(data.task):,} candidates"
+                f"{self.name} has features of {len(features):,} rows; "
+                f"there are {len(data.pooled):,} candidates"
             )
         embed = self._embed
         again = None if embed is None else lambda rows: embed(rows, data.fold)
@@ -198,7 +199,7 @@ class Embedded:
     def _refined(
         self, data: Training, features: FeatureSet, again: Callable[[np.ndarray], np.ndarray] | None
     ) -> Fit:
-        task, rows = data.task, data.rows
+        pooled, rows = data.pooled, data.rows
         assert self._refiner is not None
         refiner = self._refiner(data.seed)
         # Every brain is corrected by all its candidates, however few of them are labelled.
@@ -208,10 +209,10 @@ class Embedded:
             both = [features, *(feature_set[data.fold] for feature_set in self._copies)]
             self._corrected = {data.fold: [feature_set.corrected(how) for feature_set in both]}
         ready, *contrast_augmented = self._corrected[data.fold]
-        labels = task.is_cell[rows].astype(np.int64)
+        labels = pooled.is_cell[rows].astype(np.int64)
         fewest = min(int(labels.sum()), int((1 - labels).sum()))
         refiner.set_params(folds=max(2, min(refiner.folds, fewest)), force_random=True)
-        regions, missed = task.region[rows].astype(np.str_), task.missed_by_part(rows)
+        regions, missed = pooled.region[rows].astype(np.str_), pooled.missed_by_part(rows)
         copies = [feature_set.rows(rows) for feature_set in contrast_augmented]
         prepared = refiner.prepare(
             ready.rows(rows), labels, regions=regions, missed=missed, contrast_augmented=copies
@@ -241,29 +242,29 @@ def _logistic(
     features: Callable[[np.ndarray], np.ndarray],
     again: Callable[[np.ndarray], np.ndarray] | None,
 ) -> Fit:
-    code = data.task.is_cell[data.rows].astype(np.int64)
+    code = data.pooled.is_cell[data.rows].astype(np.int64)
     path = fit_path(features(data.rows), code, 2, data.folds)
     scratch = None if again is None else lambda rows: path.model.proba(again(rows))[:, 1]
     return fit_by(data, lambda rows: path.model.proba(features(rows))[:, 1], path.held_out[:, 1], scratch)
 
 
-def _rising(score: Float64[np.ndarray, " n"], rows: np.ndarray, task: Task) -> Judge:
+def _rising(score: Float64[np.ndarray, " n"], rows: np.ndarray, pooled: PooledCandidates) -> Predict:
     """Logistic regression on the score with a non-negative slope; ranks as the score does."""
-    path = fit_path(score[rows, None], task.is_cell[rows].astype(np.int64), 2, path=(1.0,))
+    path = fit_path(score[rows, None], pooled.is_cell[rows].astype(np.int64), 2, path=(1.0,))
     model = path.model
     slope = max(float(model.coef[0, 0]), 1e-6)
     mean, scale, intercept = float(model.mean[0]), float(model.scale[0]), float(model.intercept[0])
 
-    def judge(test_rows: np.ndarray) -> np.ndarray:
+    def predict(test_rows: np.ndarray) -> np.ndarray:
         from scipy.special import expit
 
         return expit(slope * (score[test_rows] - mean) / (scale if np.isfinite(scale) else 1.0) + intercept)
 
-    return judge
+    return predict
 
 
-def _flat(task: Task, rows: np.ndarray, crop_zyx: Zyx) -> Float32[np.ndarray, "n v"]:
-    return task.crops(rows, crop_zyx).reshape(len(rows), -1)
+def _flat(pooled: PooledCandidates, rows: np.ndarray, crop_zyx: Zyx) -> Float32[np.ndarray, "n v"]:
+    return pooled.crops(rows, crop_zyx).reshape(len(rows), -1)
 
 
 def _batched(of: Callable[[np.ndarray], np.ndarray], rows: np.ndarray) -> np.ndarray:

@@ -16,8 +16,8 @@ from canvas_fm.evaluation.detection.confusion_counts import Counts, pooled_rows
 from canvas_fm.heads.compare.fit_cache import FitCache
 from canvas_fm.heads.compare.label_curve import COUNTS, draw_labels
 from canvas_fm.heads.compare.methods import Fit, Method, training
+from canvas_fm.heads.compare.pooled_candidates import PooledCandidates
 from canvas_fm.heads.compare.result import FitOutput, Result, Speed, result_of
-from canvas_fm.heads.compare.task import Task
 from canvas_fm.heads.labels.candidates import SKIP, Candidates
 from canvas_fm.heads.labels.group_folds import check_labels
 from canvas_fm.progress import bar
@@ -39,7 +39,7 @@ class Comparison:
     judge, those from its own threshold on where it has one.
     """
 
-    task: Task
+    pooled: PooledCandidates
     results: list[Result]
     p_cell: dict[str, Float64[np.ndarray, " n"]]
     thresholds: dict[str, dict[str, float]]
@@ -68,7 +68,7 @@ class Comparison:
 
 
 def compare(
-    task: Task,
+    pooled: PooledCandidates,
     methods: Sequence[Method],
     *,
     folds: Mapping[str, Sequence[str]] | None = None,
@@ -89,14 +89,15 @@ def compare(
 
     Raises CanvasError for names twice, folds that leave nothing to learn from, and one class only.
     """
-    test_volumes = _folds(task, folds)
-    _check(task, methods, test_volumes, seeds, curve_of)
-    plan = list(_plan(task, methods, test_volumes, seeds, counts, curve_of))
-    cache = FitCache(keep, task)
+    test_volumes = _folds(pooled, folds)
+    _check(pooled, methods, test_volumes, seeds, curve_of)
+    plan = list(_plan(pooled, methods, test_volumes, seeds, counts, curve_of))
+    cache = FitCache(keep, pooled)
     keys = [
-        cache.key(planned.method.identity(planned.fold), **planned.told(test_volumes)) for planned in plan
+        cache.key(planned.method.identity(planned.fold), **planned.key_fields(test_volumes))
+        for planned in plan
     ]
-    p_cell = {method.name: np.full(len(task), np.nan) for method in methods}
+    p_cell = {method.name: np.full(len(pooled), np.nan) for method in methods}
     thresholds: dict[str, dict[str, float]] = {method.name: {} for method in methods}
     results: list[Result] = []
     speed: dict[str, Speed] = {}
@@ -106,25 +107,25 @@ def compare(
             fit = cache.get(key)
             if fit is None:
                 advance(0, str(planned))
-                fit = _fitted(task, planned, test_volumes[planned.fold])
+                fit = _fitted(pooled, planned, test_volumes[planned.fold])
                 cache.put(key, fit)
                 advance(1)
-            results += _results(task, planned, test_volumes[planned.fold], fit)
+            results += _results(pooled, planned, test_volumes[planned.fold], fit)
             if planned.first:
-                p_cell[planned.method.name][np.isin(task.group, test_volumes[planned.fold])] = fit.p_cell
+                p_cell[planned.method.name][np.isin(pooled.group, test_volumes[planned.fold])] = fit.p_cell
                 thresholds[planned.method.name] |= dict.fromkeys(test_volumes[planned.fold], fit.threshold)
             if fit.speed is not None:
                 speed.setdefault(planned.method.name, fit.speed)
     candidate_thresholds = dict(own_thresholds or {})
-    before = {part.name: _unrefined(part, candidate_thresholds.get(part.name)) for part in task.parts}
+    before = {part.name: _unrefined(part, candidate_thresholds.get(part.name)) for part in pooled.parts}
     return Comparison(
-        task,
+        pooled,
         results,
         p_cell,
         thresholds,
         speed,
         test_volumes,
-        _notes(task, speed),
+        _notes(pooled, speed),
         before,
         candidate_thresholds,
     )
@@ -144,7 +145,7 @@ class PlannedFit(NamedTuple):
     def first(self) -> bool:
         return self.everything and not self.seed
 
-    def told(self, test_volumes: Mapping[str, tuple[str, ...]]) -> dict[str, object]:
+    def key_fields(self, test_volumes: Mapping[str, tuple[str, ...]]) -> dict[str, object]:
         """Cache key of the fit, in addition to method and candidates."""
         out = sorted(test_volumes[self.fold])
         return {"held out": out, "seed": self.seed, "labels": self.labels, "timed": self.timed}
@@ -154,7 +155,7 @@ class PlannedFit(NamedTuple):
 
 
 def _plan(
-    task: Task,
+    pooled: PooledCandidates,
     methods: Sequence[Method],
     test_volumes: Mapping[str, tuple[str, ...]],
     seeds: int,
@@ -162,7 +163,7 @@ def _plan(
     curve_of: Sequence[str] | None,
 ) -> Iterator[PlannedFit]:
     for fold, names in test_volumes.items():
-        most = len(task.labelled([part.name for part in task.parts if part.name not in names]))
+        most = len(pooled.labelled([part.name for part in pooled.parts if part.name not in names]))
         for method in methods:
             for seed in range(seeds if method.seeded else 1):
                 yield PlannedFit(
@@ -174,33 +175,35 @@ def _plan(
                         yield PlannedFit(method, fold, seed, count, False)
 
 
-def _fitted(task: Task, planned: PlannedFit, names: tuple[str, ...]) -> FitOutput:
+def _fitted(pooled: PooledCandidates, planned: PlannedFit, names: tuple[str, ...]) -> FitOutput:
     """Fit and predict the fold's volumes; a label draw depends on count and seed, not on the method."""
-    others = [part.name for part in task.parts if part.name not in names]
-    rows, pool = task.labelled(others), np.flatnonzero(np.isin(task.group, others))
+    others = [part.name for part in pooled.parts if part.name not in names]
+    rows, pool = pooled.labelled(others), np.flatnonzero(np.isin(pooled.group, others))
     if not planned.everything:
-        rows = rows[draw_labels(task.is_cell[rows].astype(np.int64), planned.labels, planned.seed)]
+        rows = rows[draw_labels(pooled.is_cell[rows].astype(np.int64), planned.labels, planned.seed)]
     start = time.perf_counter()
-    fit = planned.method.fit(training(task, rows, pool, planned.fold, planned.seed))
+    fit = planned.method.fit(training(pooled, rows, pool, planned.fold, planned.seed))
     seconds = time.perf_counter() - start
-    test_rows = np.flatnonzero(np.isin(task.group, names))
-    known = task.label[test_rows] != SKIP
+    test_rows = np.flatnonzero(np.isin(pooled.group, names))
+    known = pooled.label[test_rows] != SKIP
     p = np.full(len(test_rows), np.nan)
-    p[known] = fit.judge(test_rows[known])
+    p[known] = fit.predict(test_rows[known])
     if not np.isfinite(p[known]).all():
-        bad = task.group[test_rows[known][~np.isfinite(p[known])][0]]
+        bad = pooled.group[test_rows[known][~np.isfinite(p[known])][0]]
         raise CanvasError(f"P(cell) of {bad} is not a number for some candidates; look at the features")
-    speed = _speed(task, fit, names) if planned.timed else None
+    speed = _speed(pooled, fit, names) if planned.timed else None
     return FitOutput(p, float(fit.threshold), fit.spread, seconds, speed)
 
 
-def _results(task: Task, planned: PlannedFit, names: tuple[str, ...], fit: FitOutput) -> list[Result]:
+def _results(
+    pooled: PooledCandidates, planned: PlannedFit, names: tuple[str, ...], fit: FitOutput
+) -> list[Result]:
     """Results of each of the fold's volumes."""
-    test_rows = np.flatnonzero(np.isin(task.group, names))
+    test_rows = np.flatnonzero(np.isin(pooled.group, names))
     return [
         result_of(
             part,
-            fit.p_cell[task.group[test_rows] == part.name],
+            fit.p_cell[pooled.group[test_rows] == part.name],
             fit,
             method=planned.method.name,
             fold=planned.fold,
@@ -208,7 +211,7 @@ def _results(task: Task, planned: PlannedFit, names: tuple[str, ...], fit: FitOu
             labels=planned.labels,
             everything=planned.everything,
         )
-        for part in task.parts
+        for part in pooled.parts
         if part.name in names
     ]
 
@@ -222,17 +225,17 @@ def _unrefined(part: Candidates, threshold: float | None) -> Counts:
     return pooled_rows(part.counts_by_box(part.own >= threshold))
 
 
-def _notes(task: Task, speed: Mapping[str, Speed]) -> list[str]:
-    notes = [REGIONS] if task.by == "region" else []
-    if skipped := int((task.label == SKIP).sum()):
-        notes.append(f"{skipped:,} of {len(task):,} candidates are labelled −1 or lie outside: skipped")
+def _notes(pooled: PooledCandidates, speed: Mapping[str, Speed]) -> list[str]:
+    notes = [REGIONS] if pooled.by == "region" else []
+    if skipped := int((pooled.label == SKIP).sum()):
+        notes.append(f"{skipped:,} of {len(pooled):,} candidates are labelled −1 or lie outside: skipped")
     if len({measured.run for measured in speed.values()}) > 1:
         notes.append("the speeds were measured in several runs: their ratios say little")
     return notes
 
 
-def _folds(task: Task, folds: Mapping[str, Sequence[str]] | None) -> dict[str, tuple[str, ...]]:
-    names = [part.name for part in task.parts]
+def _folds(pooled: PooledCandidates, folds: Mapping[str, Sequence[str]] | None) -> dict[str, tuple[str, ...]]:
+    names = [part.name for part in pooled.parts]
     if folds is None:
         return {name: (name,) for name in names}
     test_volumes = {fold: tuple(fold_names) for fold, fold_names in folds.items()}
@@ -250,7 +253,7 @@ def _folds(task: Task, folds: Mapping[str, Sequence[str]] | None) -> dict[str, t
 
 
 def _check(
-    task: Task,
+    pooled: PooledCandidates,
     methods: Sequence[Method],
     test_volumes: Mapping[str, tuple[str, ...]],
     seeds: int,
@@ -264,24 +267,24 @@ def _check(
     if seeds < 1:
         raise CanvasError(f"seeds is {seeds}; give at least 1")
     for fold, fold_names in test_volumes.items():
-        rows = task.labelled([part.name for part in task.parts if part.name not in fold_names])
+        rows = pooled.labelled([part.name for part in pooled.parts if part.name not in fold_names])
         try:
-            check_labels(task.is_cell[rows], 2)
+            check_labels(pooled.is_cell[rows], 2)
         except CanvasError as problem:
             raise CanvasError(f"without {fold}: {problem}") from problem
 
 
-def _speed(task: Task, fit: Fit, names: tuple[str, ...]) -> Speed:
+def _speed(pooled: PooledCandidates, fit: Fit, names: tuple[str, ...]) -> Speed:
     """Throughput on up to 512 candidates after warm-up; the better of two rounds."""
     import torch
 
-    rows = task.labelled(names)
+    rows = pooled.labelled(names)
     rows = np.sort(np.random.default_rng(0).permutation(rows)[:_TIMED])
-    judge = fit.from_scratch or fit.judge
-    judge(rows[:64])
+    predict = fit.from_scratch or fit.predict
+    predict(rows[:64])
     took = []
     for _ in range(2):
         start = time.perf_counter()
-        judge(rows)
+        predict(rows)
         took.append(time.perf_counter() - start)
     return Speed(len(rows) / max(min(took), 1e-9), fit.whole, torch.get_num_threads(), _RUN)

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from canvas_fm.files.resumable import read_part, write_part
+from canvas_fm.heads.compare.pooled_candidates import PooledCandidates
 from canvas_fm.heads.compare.result import FitOutput, Speed
-from canvas_fm.heads.compare.task import Task
 from canvas_fm.heads.refine.counts.expected_count import CountSpread
 from canvas_fm.inference.embed.point_crops import volume_identity
 from canvas_fm.version import __version__
@@ -25,15 +25,15 @@ class FitCache:
     seed and the number of labels. Without a folder nothing is kept.
     """
 
-    def __init__(self, folder: Path | None, task: Task) -> None:
+    def __init__(self, folder: Path | None, pooled: PooledCandidates) -> None:
         self._folder = folder
-        self._task = "" if folder is None else task_sha256(task)
+        self._pooled = "" if folder is None else task_sha256(pooled)
 
     def key(self, method: Mapping[str, Any] | None, **fit: Any) -> str | None:
         """Key of a fit; None without a cache, or if the method does not state its inputs."""
         if self._folder is None or method is None:
             return None
-        inputs = {"task": self._task, "method": dict(method), "canvas_fm": __version__, **fit}
+        inputs = {"task": self._pooled, "method": dict(method), "canvas_fm": __version__, **fit}
         text = json.dumps(inputs, sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
@@ -60,15 +60,15 @@ class FitCache:
         return self._folder / f"{key}.part"
 
 
-def task_sha256(task: Task) -> str:
+def task_sha256(pooled: PooledCandidates) -> str:
     """Hash of a task: candidates, labels, truth, candidate scores, volumes."""
     digest = hashlib.sha256()
-    for part in task.parts:
+    for part in pooled.parts:
         assert part.truth_zyx is not None
         scores = np.zeros(0) if part.own is None else part.own
         description = [part.name, volume_identity(part.volume), list(part.volume.window), part.tolerance_um]
         digest.update(json.dumps([*description, *part.volume.voxel_um], sort_keys=True).encode())
         for numbers in (part.zyx, part.label, part.truth_zyx, part.where, scores):
             digest.update(f"{numbers.shape}".encode() + np.ascontiguousarray(numbers, "<f8").tobytes())
-    digest.update(json.dumps(task.to_um).encode())
+    digest.update(json.dumps(pooled.to_um).encode())
     return digest.hexdigest()

@@ -10,12 +10,12 @@ from jaxtyping import Int64
 
 from canvas_fm.errors import CanvasError
 from canvas_fm.evaluation.classification import best_f1
-from canvas_fm.heads.compare.task import Task
+from canvas_fm.heads.compare.pooled_candidates import PooledCandidates
 from canvas_fm.heads.labels.group_folds import Folds, grouped_folds
 from canvas_fm.heads.refine.counts.expected_count import CountSpread
 
-Rows = Int64[np.ndarray, "_"]
-Judge = Callable[[np.ndarray], np.ndarray]  # row numbers of the task to P(cell)
+RowIndices = Int64[np.ndarray, "_"]
+Predict = Callable[[np.ndarray], np.ndarray]  # row numbers of the task to P(cell)
 _INNER = 3
 
 
@@ -26,25 +26,25 @@ class Training(NamedTuple):
     held out, for methods whose features were made once a fold.
     """
 
-    task: Task
-    rows: Rows
-    pool: Rows
+    pooled: PooledCandidates
+    rows: RowIndices
+    pool: RowIndices
     folds: Folds
     fold: str
     seed: int
 
 
 class Fit(NamedTuple):
-    """A fitted method: `judge` gives P(cell) of rows; `threshold` was chosen on the training rows.
+    """A fitted method: `predict` gives P(cell) of rows; `threshold` was chosen on the training rows.
 
     `from_scratch` does the same without anything that was worked out before, for measuring speed; None where
-    the judge does so already. `whole` says whether that starts at the volume's voxels. `spread` is how far
+    `predict` does so already. `whole` says whether that starts at the volume's voxels. `spread` is how far
     counts of regions were off on training rows held out.
     """
 
-    judge: Judge
+    predict: Predict
     threshold: float
-    from_scratch: Judge | None = None
+    from_scratch: Predict | None = None
     whole: bool = True
     spread: CountSpread = CountSpread()
 
@@ -65,9 +65,9 @@ class Method(Protocol):
     def fit(self, data: Training) -> Fit: ...
 
 
-def training(task: Task, rows: Rows, pool: Rows, fold: str, seed: int) -> Training:
+def training(pooled: PooledCandidates, rows: RowIndices, pool: RowIndices, fold: str, seed: int) -> Training:
     """Training rows with inner folds: whole brains, else regions of the one brain, else random rows."""
-    is_cell = task.is_cell[rows]
+    is_cell = pooled.is_cell[rows]
     fewest = min(int(is_cell.sum()), int((~is_cell).sum()))
     if fewest < 2:
         raise CanvasError(
@@ -75,33 +75,37 @@ def training(task: Task, rows: Rows, pool: Rows, fold: str, seed: int) -> Traini
             "labelled; a threshold takes two of each at least"
         )
     folds = grouped_folds(
-        task.group[rows],
+        pooled.group[rows],
         is_cell,
         folds=min(_INNER, fewest),
-        regions=task.region[rows].astype(np.str_),
+        regions=pooled.region[rows].astype(np.str_),
         force_random=True,  # so few labels that a brain or a region lacks a class
         seed=seed,
     )
-    return Training(task, rows, pool, folds, fold, seed)
+    return Training(pooled, rows, pool, folds, fold, seed)
 
 
-def fit_by(data: Training, judge: Judge, held_out: np.ndarray, from_scratch: Judge | None = None) -> Fit:
+def fit_by(
+    data: Training, predict: Predict, held_out: np.ndarray, from_scratch: Predict | None = None
+) -> Fit:
     """A fit with threshold and count spread from out-of-fold predictions (NaN: none).
 
     The threshold has the highest F1 there; true cells that no candidate stands for count as missed, by their
     share.
     """
-    task, known = data.task, np.isfinite(held_out)
+    pooled, known = data.pooled, np.isfinite(held_out)
     rows, p = data.rows[known], held_out[known]
-    missed = sum(task.missed_by_part(rows).values())
-    threshold, _ = best_f1(task.is_cell[rows], p, missed=missed)
+    missed = sum(pooled.missed_by_part(rows).values())
+    threshold, _ = best_f1(pooled.is_cell[rows], p, missed=missed)
     spread = CountSpread()
     if data.folds.by != "random":
-        spread = CountSpread.of(p, task.is_cell[rows], task.region[rows])
-    return Fit(judge, threshold, from_scratch, spread=spread)
+        spread = CountSpread.of(p, pooled.is_cell[rows], pooled.region[rows])
+    return Fit(predict, threshold, from_scratch, spread=spread)
 
 
-def held_out_by(data: Training, fit_one: Callable[[Rows], Judge], *, parts: int | None = None) -> np.ndarray:
+def held_out_by(
+    data: Training, fit_one: Callable[[RowIndices], Predict], *, parts: int | None = None
+) -> np.ndarray:
     """Out-of-fold P(cell) of each training row; NaN beyond the first `parts` folds."""
     out = np.full(len(data.rows), np.nan)
     for number, (train, test) in enumerate(data.folds):

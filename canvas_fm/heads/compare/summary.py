@@ -51,10 +51,10 @@ class CountLine(NamedTuple):
 
 def count_lines(comparison: Comparison) -> list[CountLine]:
     """Count accuracy of each method, from the fits on all labels."""
-    lines, known = [], comparison.task.label != SKIP
+    lines, known = [], comparison.pooled.label != SKIP
     for method in comparison.methods:
         scored = known & np.isfinite(comparison.p_cell[method])
-        error = calibration_error(comparison.task.is_cell[scored], comparison.p_cell[method][scored])
+        error = calibration_error(comparison.pooled.is_cell[scored], comparison.p_cell[method][scored])
         counts = RegionCounts.sum(
             result.counts for result in comparison.results if result.method == method and result.everything
         )

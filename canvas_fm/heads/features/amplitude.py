@@ -49,7 +49,7 @@ class SpotAmplitude:
         reach = [a + b for a, b in zip(log_reach(self.sigma_um, volume.voxel_um), NEAR_ZYX, strict=True)]
         offsets = np.array(list(product(*(range(-n, n + 1) for n in NEAR_ZYX))))
         place = np.clip(np.floor(points_zyx + 0.5).astype(np.int64), 0, np.asarray(extent.stop) - 1)
-        found = np.empty((len(place), 1), np.float32)
+        peaks = np.empty((len(place), 1), np.float32)
         for core in cut(extent, TILE_ZYX):
             rows = np.flatnonzero(core.holds(place))
             if not len(rows):
@@ -59,5 +59,5 @@ class SpotAmplitude:
             voxels = volume.read(box.start, box.size).astype(np.float32)
             response = log_response(voxels, self.sigma_um, volume.voxel_um)
             around = np.clip(place[rows, None] + offsets, 0, np.asarray(extent.stop) - 1) - box.start
-            found[rows, 0] = response[tuple(np.moveaxis(around, 2, 0))].max(axis=1)
-        return np.log(np.maximum(found / np.float32(window.high - window.low), LEAST)).astype(np.float32)
+            peaks[rows, 0] = response[tuple(np.moveaxis(around, 2, 0))].max(axis=1)
+        return np.log(np.maximum(peaks / np.float32(window.high - window.low), LEAST)).astype(np.float32)

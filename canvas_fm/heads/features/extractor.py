@@ -14,7 +14,7 @@ from canvas_fm.data.points.points import as_zyx, check_inside
 from canvas_fm.data.volume.volume import Volume, Zyx
 from canvas_fm.data.volume.window import WindowRule
 from canvas_fm.errors import BadInput
-from canvas_fm.heads.compare.task import Task
+from canvas_fm.heads.compare.pooled_candidates import PooledCandidates
 from canvas_fm.heads.features.amplitude import SpotAmplitude
 from canvas_fm.heads.features.feature_set import (
     AMPLITUDE,
@@ -304,12 +304,14 @@ def _seen_by(model: Encoder | Detector, background: Volume | None) -> Volume | N
     return background if model.config.architecture.channels == 2 else None
 
 
-def features_of_rows(extractor: Extractor, task: Task, rows: Int64[np.ndarray, " m"]) -> FeatureSet:
+def features_of_rows(
+    extractor: Extractor, pooled: PooledCandidates, rows: Int64[np.ndarray, " m"]
+) -> FeatureSet:
     """Features of some rows of a task, computed from the voxels; rows rise."""
     parts = []
-    for part, place in zip(task.parts, task.places, strict=True):
+    for part, place in zip(pooled.parts, pooled.places, strict=True):
         mine = rows[(rows >= place.start) & (rows < place.stop)]
         if len(mine):
             same: dict[str, Any] = {"group": part.name, "background": part.background, "show": False}
-            parts.append(extractor.features(part.volume, task.zyx[mine], **same))
+            parts.append(extractor.features(part.volume, pooled.zyx[mine], **same))
     return stack(parts)

@@ -22,7 +22,7 @@ from canvas_fm.heads.refine.head.logistic_path import Path, fit_path
 from canvas_fm.progress import bar
 
 Proba = Float64[np.ndarray, "_ _"]
-Rows = Int64[np.ndarray, "_"]
+RowIndices = Int64[np.ndarray, "_"]
 Splits = list[tuple[np.ndarray, np.ndarray]]
 
 
@@ -149,9 +149,9 @@ def score_probe(
 class _Predictions:
     """Out-of-fold predictions of one method.
 
-    `p` are probabilities; `balanced` the class likeliest if all were equally frequent; `said` the likeliest
-    one, of two classes the second from the threshold on that was best on the training rows' own held-out
-    parts.
+    `p` are probabilities; `balanced` the class likeliest if all were equally frequent; `predicted` the
+    likeliest one, of two classes the second from the threshold on that was best on the training rows' own
+    held-out parts.
     """
 
     def __init__(self, data: ProbeData) -> None:
@@ -159,7 +159,7 @@ class _Predictions:
         self.p = np.zeros((len(data), self._classes))
         self.balanced, self.predicted = np.zeros(len(data), np.int64), np.zeros(len(data), np.int64)
 
-    def put(self, train: Rows, held_out: Proba, test: Rows, p: Proba) -> None:
+    def put(self, train: RowIndices, held_out: Proba, test: RowIndices, p: Proba) -> None:
         """Store probabilities of held-out rows, NaN where there are none."""
         code = self._code[train]
         share = np.bincount(code, minlength=self._classes) / len(code)
@@ -173,7 +173,7 @@ class _Predictions:
 
 
 def _predict_fold(
-    data: ProbeData, by_method: dict[str, _Predictions], train: Rows, test: Rows
+    data: ProbeData, by_method: dict[str, _Predictions], train: RowIndices, test: RowIndices
 ) -> dict[float, float]:
     """Fit logistic regression and kNN on `train`, predict `test`; returns the path's losses too."""
     inner = _inner(data, train)
@@ -190,11 +190,11 @@ def _predict_fold(
     return path.loss
 
 
-def _fit(data: ProbeData, rows: Rows, splits: Splits) -> Path:
+def _fit(data: ProbeData, rows: RowIndices, splits: Splits) -> Path:
     return fit_path(data.x[rows], data.code[rows], len(data.classes), splits)
 
 
-def _inner(data: ProbeData, train: Rows) -> Splits:
+def _inner(data: ProbeData, train: RowIndices) -> Splits:
     """Inner splits of training rows: grouped if there are two groups or more, else stratified."""
     from sklearn.model_selection import GroupKFold
 
@@ -205,7 +205,7 @@ def _inner(data: ProbeData, train: Rows) -> Splits:
     return list(GroupKFold(min(5, many)).split(train, groups=group))
 
 
-def _strata(code: Rows) -> Splits:
+def _strata(code: RowIndices) -> Splits:
     from sklearn.model_selection import StratifiedKFold
 
     parts = min(3, int(np.bincount(code)[np.unique(code)].min()))

@@ -78,7 +78,7 @@ class Probe:
             return self.net(torch.from_numpy(np.ascontiguousarray(x))).numpy()
 
     def apply(self, embeddings: Embeddings) -> Points:
-        """A store's points with `p_CLASS` for each class (`p_cell` for 0 and 1) and `said`, the likeliest.
+        """Points with `p_CLASS` for each class (`p_cell` for 0 and 1) and the likeliest, `predicted`.
 
         Rows in their order, all columns kept. Raises ModelMismatch for embeddings of another encoder or
         pooling, CanvasError where a column of that name is there already.
@@ -98,7 +98,7 @@ class Probe:
             added: dict[str, np.ndarray] = {"p_cell": p[:, 1]}
         else:
             added = {f"p_{name}": p[:, number] for number, name in enumerate(self.classes)}
-        added["said"] = np.array(self.classes)[p.argmax(axis=1)]
+        added["predicted"] = np.array(self.classes)[p.argmax(axis=1)]
         points = embeddings.points
         if clash := [name for name in added if name in points.columns]:
             raise CanvasError(

@@ -31,7 +31,7 @@ from canvas_fm.heads.refine.counts.expected_count import Count, CountSpread, Rec
 from canvas_fm.heads.refine.counts.recall import CandidateRecall
 from canvas_fm.heads.refine.fit.cross_fit import Fitted, LabelledFeatures, fit_head
 from canvas_fm.heads.refine.head.calibration import Calibration
-from canvas_fm.heads.refine.head.head_models import HeadSettings, parts_of
+from canvas_fm.heads.refine.head.head_models import HeadOptions, parts_of
 from canvas_fm.heads.refine.refiner_folder import RefinerState, read_refiner, write_refiner
 from canvas_fm.models.device import pick_device
 from canvas_fm.models.heads.nets import HeadNet
@@ -180,10 +180,10 @@ class Refiner(ClassifierMixin, BaseEstimator):
         )
 
     @property
-    def head_settings(self) -> HeadSettings:
+    def head_settings(self) -> HeadOptions:
         """Settings for fitting the head, once `prepare` has chosen the columns."""
-        names = [field.name for field in fields(HeadSettings) if field.name != "columns"]
-        return HeadSettings(self.columns_, **{name: getattr(self, name) for name in names})
+        names = [field.name for field in fields(HeadOptions) if field.name != "columns"]
+        return HeadOptions(self.columns_, **{name: getattr(self, name) for name in names})
 
     def _used(self, x: np.ndarray, names: np.ndarray) -> np.ndarray:
         """Columns of the model's input.

@@ -43,12 +43,12 @@ class Graphs:
 
     def _record(self, size: int) -> tuple[torch.cuda.CUDAGraph, torch.Tensor, torch.Tensor]:
         crops = torch.zeros(size, *self._one, device=self._device)
-        aside = torch.cuda.Stream()
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):  # libraries set themselves up here, which cannot be recorded
+        warm_up_stream = torch.cuda.Stream()
+        warm_up_stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(warm_up_stream):  # libraries set themselves up here, which cannot be recorded
             for _ in range(_WARM_UP):
                 self._forward(crops)
-        torch.cuda.current_stream().wait_stream(aside)
+        torch.cuda.current_stream().wait_stream(warm_up_stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             vectors = self._forward(crops)

@@ -88,7 +88,7 @@ class Int8Check(BaseModel):
         about = {"encoder_sha256": self.encoder_sha256, "neighbours": self.neighbours}
         return {**about, "candidates": self.candidates, "volumes": self.volumes, "pools": pools}
 
-    def told(self, pool: str) -> str:
+    def figures_of(self, pool: str) -> str:
         """The figures of one pooling as text."""
         check = self.pools[pool]
         if check.f1_fp32 <= check.f1_all:
@@ -147,7 +147,8 @@ def admitted(encoder: Encoder, pool: str, layer: int | None) -> Int8Check:
         )
     if not check.pools[pool].passed:
         raise CanvasError(
-            f"int8 is not admitted for {encoder.name}, pool {pool}: {check.told(pool)}; give precision bf16"
+            f"int8 is not admitted for {encoder.name}, pool {pool}: {check.figures_of(pool)}; "
+            "give precision bf16"
         )
     if check.exact and not native_int8():
         raise CanvasError(

@@ -17,7 +17,7 @@ from canvas_fm.inference.detect.heatmap import HeatMapper, LaplacianHeatMapper, 
 from canvas_fm.inference.detect.maxima.local_maxima import Shape
 from canvas_fm.inference.detect.options import DetectOptions, LogOptions, TileOptions
 from canvas_fm.inference.detect.out_of_distribution import unfamiliar_volume_warnings
-from canvas_fm.inference.detect.tiles.detection_job import Job, run
+from canvas_fm.inference.detect.tiles.detection_job import DetectionJob, run
 from canvas_fm.inference.detect.tiles.tiles import Readable, Resampled, as_region
 from canvas_fm.inference.embed.point_crops import volume_identity
 from canvas_fm.models.folder.config import AmplitudeConfig, RelativeConfig
@@ -63,7 +63,7 @@ def detect(
 @takes(DetectOptions)
 def detector_job(
     detector: Detector, volume: Volume, *, background: Volume | None = None, **options: Any
-) -> Job:
+) -> DetectionJob:
     """The job of `detect` without running it; for `plan`."""
     opts = DetectOptions.of(**options)
     config = detector.config
@@ -107,7 +107,7 @@ def detect_log(
 
 
 @takes(LogOptions)
-def log_job(volume: Volume, *, window_rule: WindowRule | None = None, **options: Any) -> Job:
+def log_job(volume: Volume, *, window_rule: WindowRule | None = None, **options: Any) -> DetectionJob:
     """The baseline job: local maxima of the Laplacian of a Gaussian, with non-maximum suppression.
 
     The response is that of windowed voxels, so a threshold hardly carries from one volume to the next.
@@ -141,7 +141,7 @@ def _job(
     meta: dict[str, str],
     amplitude: AmplitudeConfig | None = None,
     relative: RelativeConfig | None = None,
-) -> Job:
+) -> DetectionJob:
     first = volumes[0]
     source: Readable = first
     box = as_region(where.box, first.shape_zyx)
@@ -170,7 +170,7 @@ def _job(
     about |= {"marker": first.marker} if first.marker else {}
     about |= {"threshold": f"{threshold:.9g}", "min_distance_um": f"{settings['min_distance_um']:g}"}
     shape: Shape = "ball" if suppress_um is None else "box"
-    job = Job(
+    job = DetectionJob(
         volumes, windows, to_um, heat, smooth_um, radius, shape, suppress_um, threshold, where.subvoxel, box,
         tile, inputs, about | meta, amplitude, relative,
     )  # fmt: skip

@@ -10,7 +10,7 @@ import numpy as np
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume, WindowRule
 from canvas_fm.inference.detect.heatmap import NetHeatMapper
-from canvas_fm.inference.detect.tiles.detection_job import Job
+from canvas_fm.inference.detect.tiles.detection_job import DetectionJob
 from canvas_fm.models.folder.training_volumes import training_volumes
 
 LOOKS = "looks"  # the key in a detector's provenance
@@ -45,7 +45,7 @@ def statistics_ranges(looks: Sequence[Mapping[str, float]]) -> dict[str, list[fl
     }
 
 
-def unfamiliar_volume_warnings(job: Job, points: Points) -> list[str]:
+def unfamiliar_volume_warnings(job: DetectionJob, points: Points) -> list[str]:
     """Warnings of a volume outside the ranges of the calibration volumes, or one of the training volumes."""
     if not isinstance(job.heat, NetHeatMapper):
         return []

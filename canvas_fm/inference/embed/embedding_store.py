@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _CHUNK_BYTES = 4 * 2**20  # of vectors
 _CHUNK_ROWS = 65_536  # of points, ids and columns
-Rows = slice | np.ndarray | list[int]
+RowSelection = slice | np.ndarray | list[int]
 
 
 class Embeddings:
@@ -87,7 +87,7 @@ class Embeddings:
     def _one_shape(self) -> tuple[int, ...]:
         return self._vectors.shape[1:]
 
-    def read(self, rows: Rows) -> Float32[np.ndarray, "rows ..."]:
+    def read(self, rows: RowSelection) -> Float32[np.ndarray, "rows ..."]:
         """Vectors of some rows in that order: a slice, indices or a mask of n booleans."""
         row_index = np.arange(len(self))[rows] if isinstance(rows, slice) else np.asarray(rows)
         if row_index.dtype == bool and row_index.shape == (len(self),):

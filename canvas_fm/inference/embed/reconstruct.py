@@ -33,8 +33,8 @@ def reconstruct_crops(
     """Mask each windowed crop at random and predict it; reproducible by seed on every device.
 
     A decoder of patch targets is given the mean and the deviation of each hidden patch
-    (`encoder.config.decoder.given`). Raises CanvasError for crops of another shape, a ratio that masks
-    nothing or everything, and a model without its decoder.
+    (`encoder.config.decoder.masked_statistics`). Raises CanvasError for crops of another shape, a ratio
+    that masks nothing or everything, and a model without its decoder.
     """
     mae, config = encoder.mae, encoder.config.architecture
     if not 0 < mask_ratio < 1 or masked_count(mask_ratio, config.tokens) in (0, config.tokens):

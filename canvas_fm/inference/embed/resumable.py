@@ -87,7 +87,7 @@ class ResumableEmbeddings(ResumableFolder):
         return ((block, self.rows(block)) for block in range(self.blocks) if str(block) not in self._done)
 
     def keep(self, block: int, vectors: Float32[np.ndarray, "rows ..."], bad_chunks: Sequence[str]) -> None:
-        """Store a block: its vectors first, then its mark."""
+        """Store a block: its vectors first, then the state file."""
         rows, path = self.rows(block), self.folder / _ROWS
         by_row = np.argsort(rows)
         runs = np.split(by_row, np.flatnonzero(np.diff(rows[by_row]) != 1) + 1)
@@ -99,7 +99,7 @@ class ResumableEmbeddings(ResumableFolder):
             os.fsync(file.fileno())
         self._done[str(block)] = _crc(vectors)
         self.state["bad_chunks"] = sorted({*self.bad_chunks, *bad_chunks})
-        self.mark()
+        self.save_state()
 
     def finish(self, points: Points, attributes: dict[str, Any]) -> None:
         """Copy the rows into the store, rename it and remove the working folder."""

@@ -15,14 +15,14 @@ from canvas_fm.files.locks import take_lock
 from canvas_fm.inference.embed.embedding_store import Embeddings
 from canvas_fm.inference.search.hits import pooling_name, without
 from canvas_fm.inference.search.index_store import (
-    MARK,
+    INDEX_FILE,
     METRICS,
     gather,
     parts_of,
     prepared,
-    read_mark,
+    read_manifest,
     source_of,
-    write_mark,
+    write_manifest,
     write_part,
 )
 from canvas_fm.inference.search.inverted_lists import propose_exactly
@@ -50,9 +50,9 @@ def build(
     _make_folder(out)
     lock = take_lock(out, out)
     try:
-        mark = read_mark(out) if (out / MARK).exists() else _empty(stores[0], metric)
-        _refuse_other(out, mark, stores, metric)
-        known = [part["source"] for part in mark["parts"]]
+        manifest = read_manifest(out) if (out / INDEX_FILE).exists() else _empty(stores[0], metric)
+        _refuse_other(out, manifest, stores, metric)
+        known = [part["source"] for part in manifest["parts"]]
         new: list[Embeddings] = []
         for store in stores:
             if source_of(store) not in known:
@@ -60,15 +60,15 @@ def build(
                 new.append(store)
             else:
                 _log.info("%s is in %s already", store.path, out)
-        if new or outgrown(mark):
-            _add(out, mark, new, show)
+        if new or outgrown(manifest):
+            _add(out, manifest, new, show)
     finally:
         os.close(lock)
 
 
-def outgrown(mark: dict[str, Any]) -> bool:
+def outgrown(manifest: dict[str, Any]) -> bool:
     """Whether a kill left parts without the inverted lists that so many rows need."""
-    return lists_of.outgrown(mark["lists"], mark["rows"]) or mark["recall"] is None
+    return lists_of.outgrown(manifest["lists"], manifest["rows"]) or manifest["recall"] is None
 
 
 def _empty(store: Embeddings, metric: str) -> dict[str, Any]:
@@ -90,54 +90,59 @@ def _empty(store: Embeddings, metric: str) -> dict[str, Any]:
     }
 
 
-def _add(out: Path, mark: dict[str, Any], stores: list[Embeddings], show: bool | None) -> None:
-    total = mark["rows"] + sum(len(store) for store in stores)
+def _add(out: Path, manifest: dict[str, Any], stores: list[Embeddings], show: bool | None) -> None:
+    total = manifest["rows"] + sum(len(store) for store in stores)
     dtype = "float32" if lists_of.structure_for(total) == "flat" else "float16"
-    _refuse_full_disk(out, sum(len(store) for store in stores), mark["dim"], dtype)
-    mark["generation"] += 1
-    with bar("indexing", total, unit="rows", done=mark["rows"], show=show) as advance:
+    _refuse_full_disk(out, sum(len(store) for store in stores), manifest["dim"], dtype)
+    manifest["generation"] += 1
+    with bar("indexing", total, unit="rows", done=manifest["rows"], show=show) as advance:
         for store in stores:
-            folder = out / f"part-{len(mark['parts']):04d}"
-            part = write_part(folder, store, metric=mark["metric"], dtype=dtype)
-            _refuse_mixed_columns(mark, part, store)
-            mark["parts"].append(part)
-            mark["rows"] += len(store)
+            folder = out / f"part-{len(manifest['parts']):04d}"
+            part = write_part(folder, store, metric=manifest["metric"], dtype=dtype)
+            _refuse_mixed_columns(manifest, part, store)
+            manifest["parts"].append(part)
+            manifest["rows"] += len(store)
             advance(len(store))
-    parts = parts_of(out, mark)
-    rows, dim, generation = mark["rows"], mark["dim"], mark["generation"]
-    changed = lists_of.outgrown(mark["lists"], rows)
+    parts = parts_of(out, manifest)
+    rows, dim, generation = manifest["rows"], manifest["dim"], manifest["generation"]
+    changed = lists_of.outgrown(manifest["lists"], rows)
     if changed:
         _log.info("%s: training %s on %d rows", out, lists_of.structure_for(rows), rows)
-        mark["lists"] = lists_of.train(parts, out, rows, dim, generation)
-    if mark["lists"] is not None:
-        mark["lists"] = lists_of.extend(mark["lists"], parts, out, rows, dim, generation)
-    if changed or mark["recall"] is None or rows > _GROWN * mark["recall"]["rows"]:
-        _measure(out, mark)
-    write_mark(out, mark)
+        manifest["lists"] = lists_of.train(parts, out, rows, dim, generation)
+    if manifest["lists"] is not None:
+        manifest["lists"] = lists_of.extend(manifest["lists"], parts, out, rows, dim, generation)
+    if changed or manifest["recall"] is None or rows > _GROWN * manifest["recall"]["rows"]:
+        _measure(out, manifest)
+    write_manifest(out, manifest)
 
 
-def _measure(out: Path, mark: dict[str, Any]) -> None:
+def _measure(out: Path, manifest: dict[str, Any]) -> None:
     """Choose the number of probed lists; measure recall@10 and neighbour distances."""
-    rng, rows = np.random.default_rng(0), mark["rows"]
-    parts, dim = parts_of(out, mark), mark["dim"]
+    rng, rows = np.random.default_rng(0), manifest["rows"]
+    parts, dim = parts_of(out, manifest), manifest["dim"]
     at = min(_NEIGHBOURS, rows - 1)
-    if mark["lists"] is None or not at:
-        mark["recall"] = {"at": _NEIGHBOURS, "value": 1.0, "queries": 0, "rows": rows, "exact": True}
+    if manifest["lists"] is None or not at:
+        manifest["recall"] = {"at": _NEIGHBOURS, "value": 1.0, "queries": 0, "rows": rows, "exact": True}
     else:
         sample = np.sort(rng.choice(rows, min(_QUERIES, rows), replace=False))
         queries = gather(parts, sample, dim)
-        truth = NearestRows(out, mark).decide(queries, propose_exactly(parts, queries, at + 9), at + 1)[1][
-            :, -1
-        ]
+        truth = NearestRows(out, manifest).decide(queries, propose_exactly(parts, queries, at + 9), at + 1)[
+            1
+        ][:, -1]
         choose = np.arange(len(sample)) % 2 == 0
-        for factor, nprobe in _settings(mark["lists"]):
-            mark["lists"] |= {"nprobe": nprobe, "k_factor": factor}
-            nearest = NearestRows(out, mark)
+        for factor, nprobe in _settings(manifest["lists"]):
+            manifest["lists"] |= {"nprobe": nprobe, "k_factor": factor}
+            nearest = NearestRows(out, manifest)
             if _recall(nearest, queries[choose], sample[choose], truth[choose], at) >= _RECALL:
                 break
         value = _recall(nearest, queries[~choose], sample[~choose], truth[~choose], at)
-        mark["recall"] = {"at": at, "value": round(value, 4), "queries": int((~choose).sum()), "rows": rows}
-    mark["novelty"] = _novelty(NearestRows(out, mark), rng) if rows >= _NEIGHBOURS + 2 else None
+        manifest["recall"] = {
+            "at": at,
+            "value": round(value, 4),
+            "queries": int((~choose).sum()),
+            "rows": rows,
+        }
+    manifest["novelty"] = _novelty(NearestRows(out, manifest), rng) if rows >= _NEIGHBOURS + 2 else None
 
 
 def _settings(lists: dict[str, Any]) -> list[tuple[int, int]]:
@@ -176,7 +181,7 @@ def _make_folder(out: Path) -> None:
         raise CanvasError(f"{out} is a file; give the name of a folder, as X.index")
     if not out.parent.is_dir():
         raise CanvasError(f"{out} cannot be written: there is no folder {out.parent}")
-    if out.is_dir() and not (out / MARK).exists():
+    if out.is_dir() and not (out / INDEX_FILE).exists():
         strangers = [
             path.name for path in out.iterdir() if not path.name.startswith((*_OURS, ".index.json."))
         ]
@@ -208,22 +213,22 @@ def _refuse_mixture(stores: list[Embeddings]) -> None:
         _refuse_model(str(first.path), _empty(first, "cosine"), store)
 
 
-def _refuse_other(out: Path, mark: dict[str, Any], stores: list[Embeddings], metric: str) -> None:
+def _refuse_other(out: Path, manifest: dict[str, Any], stores: list[Embeddings], metric: str) -> None:
     for store in stores:
-        _refuse_model(str(out), mark, store)
-    if metric != mark["metric"]:
+        _refuse_model(str(out), manifest, store)
+    if metric != manifest["metric"]:
         raise CanvasError(
-            f"{out} is of metric {mark['metric']}, {metric} was asked for; build another index for that"
+            f"{out} is of metric {manifest['metric']}, {metric} was asked for; build another index for that"
         )
 
 
-def _refuse_model(name: str, mark: dict[str, Any], store: Embeddings) -> None:
-    ours, store_mark = mark, _empty(store, "cosine")
-    if any(ours[key] != store_mark[key] for key in ("encoder_sha256", "pool", "layer", "dim")):
+def _refuse_model(name: str, manifest: dict[str, Any], store: Embeddings) -> None:
+    ours, store_manifest = manifest, _empty(store, "cosine")
+    if any(ours[key] != store_manifest[key] for key in ("encoder_sha256", "pool", "layer", "dim")):
         kinds = [
             f"{each['encoder_sha256'][:12]}, {pooling_name(each['pool'], each['layer'])}, "
             f"{each['dim']} numbers"
-            for each in (store_mark, ours)
+            for each in (store_manifest, ours)
         ]
         raise ModelMismatch(
             f"{store.path} is of encoder {kinds[0]}; {name} is of {kinds[1]}: "
@@ -231,8 +236,8 @@ def _refuse_model(name: str, mark: dict[str, Any], store: Embeddings) -> None:
         )
 
 
-def _refuse_mixed_columns(mark: dict[str, Any], part: dict[str, Any], store: Embeddings) -> None:
-    for other in mark["parts"]:
+def _refuse_mixed_columns(manifest: dict[str, Any], part: dict[str, Any], store: Embeddings) -> None:
+    for other in manifest["parts"]:
         for name, kind in part["columns"].items():
             if name != "id" and other["columns"].get(name, kind) != kind:
                 raise CanvasError(

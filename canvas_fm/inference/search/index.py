@@ -15,7 +15,7 @@ from canvas_fm.inference.search.build import build
 from canvas_fm.inference.search.cells import describe, rows_of
 from canvas_fm.inference.search.conditions import rows_where
 from canvas_fm.inference.search.hits import Hits, padded, pooling_name, rising, without
-from canvas_fm.inference.search.index_store import check_files, gather, prepared, read_mark
+from canvas_fm.inference.search.index_store import check_files, gather, prepared, read_manifest
 from canvas_fm.inference.search.nearest import NearestRows
 
 if TYPE_CHECKING:
@@ -28,18 +28,18 @@ class Index:
     What was added after opening is seen by opening again.
     """
 
-    def __init__(self, path: Path, mark: dict[str, Any]) -> None:
-        self.path, self.about = path, mark
-        self._near = NearestRows(path, mark)
+    def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
+        self.path, self.about = path, manifest
+        self._near = NearestRows(path, manifest)
         self.parts = self._near.parts
 
     @classmethod
     def open(cls, path: str | Path) -> Index:
         """Open a finished index; CanvasError if it is none, DamagedStore if files were changed."""
         path = Path(path)
-        mark = read_mark(path)
-        check_files(path, mark)
-        return cls(path, mark)
+        manifest = read_manifest(path)
+        check_files(path, manifest)
+        return cls(path, manifest)
 
     @classmethod
     def build(
@@ -64,7 +64,7 @@ class Index:
     def add(self, embeddings: Embeddings | str | Path, *, show: bool | None = None) -> Index:
         """Add a store's rows, skipping those it has; returns the extended index."""
         build([embeddings], self.path, metric=self.metric, show=show)
-        return Index(self.path, read_mark(self.path))
+        return Index(self.path, read_manifest(self.path))
 
     def __len__(self) -> int:
         return int(self.about["rows"])
@@ -105,7 +105,7 @@ class Index:
         return dict(self.about["recall"])
 
     def verify(self) -> int:
-        """Verify every file against the index mark; returns their number, raises DamagedStore."""
+        """Verify every file against the manifest; returns their number, raises DamagedStore."""
         return check_files(self.path, self.about, all_bytes=True)
 
     def vectors(self, rows: Int64[np.ndarray, " r"]) -> Float32[np.ndarray, "r d"]:

@@ -1,8 +1,8 @@
-"""Files of an index: immutable parts of rows, and the mark that lists them.
+"""Files of an index: immutable parts of rows, and the manifest that lists them.
 
-`X.index/index.json` is the mark, and the sidecar: encoder, metric, rows, measured recall, and every other
-file with its size and crc32. An addition writes new files first and then the mark by one rename, so that a
-kill leaves the index as it was before or as it is after. The next writer removes what no mark names.
+`X.index/index.json` is the manifest, and the sidecar: encoder, metric, rows, measured recall, and every
+other file with its size and crc32. An addition writes new files first, then the manifest by one rename: a
+kill leaves the index as it was before or as it is after. The next writer removes what no manifest names.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from canvas_fm.errors import CanvasError, DamagedStore
 from canvas_fm.files.atomic import disk_full_as_error, sync_folder, write_text_atomic
 from canvas_fm.inference.embed.embedding_store import Embeddings, column_key, storable
 
-MARK = "index.json"
+INDEX_FILE = "index.json"
 METRICS = ("cosine", "l2")
 _ENTRY = "part.json"  # written last into a part
 BLOCK = 65_536  # rows in memory at a time
@@ -94,7 +94,7 @@ class Part:
 
 
 def write_part(folder: Path, embeddings: Embeddings, *, metric: str, dtype: str) -> dict[str, Any]:
-    """Copy an embeddings store into a part, block by block; returns its entry for the mark.
+    """Copy an embeddings store into a part, block by block; returns its entry for the manifest.
 
     A part that was finished before a kill is taken as it is.
     """
@@ -192,18 +192,18 @@ def _crc(path: Path) -> int:
     return value
 
 
-def write_mark(folder: Path, mark: Mapping[str, Any]) -> None:
-    """Replace the mark atomically, then remove files it no longer lists."""
-    write_text_atomic(folder / MARK, _encode(mark))
-    named = {MARK, "lock", *(name.partition("/")[0] for name, _ in _files(mark))}
+def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Replace the manifest atomically, then remove files it no longer lists."""
+    write_text_atomic(folder / INDEX_FILE, _encode(manifest))
+    named = {INDEX_FILE, "lock", *(name.partition("/")[0] for name, _ in _files(manifest))}
     for path in folder.iterdir():
         if path.name not in named and path.name.startswith(("part-", "lists-", "trained-")):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def read_mark(folder: Path) -> dict[str, Any]:
-    """Read the mark of an index; CanvasError if there is none, DamagedStore if it was changed."""
-    path = folder / MARK
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Read the manifest of an index; CanvasError if there is none, DamagedStore if it was changed."""
+    path = folder / INDEX_FILE
     if not path.is_file():
         if not folder.exists():
             raise CanvasError(
@@ -214,24 +214,24 @@ def read_mark(folder: Path) -> dict[str, Any]:
         raise CanvasError(f"{folder} is no index (X.index, as `canvas-fm index` writes it)")
     text = path.read_text(encoding="utf-8", errors="replace")
     try:
-        mark = json.loads(text)
-        known = mark["kind"] == "index"
-        stated = mark.pop("crc32")
+        manifest = json.loads(text)
+        known = manifest["kind"] == "index"
+        stated = manifest.pop("crc32")
     except (ValueError, KeyError, TypeError) as problem:
-        raise DamagedStore(folder, "", MARK, "cannot be read", _REPAIR) from problem
-    if not known or stated is None or text != _encode(mark):  # any other byte is damage
-        raise DamagedStore(folder, "", MARK, "does not match its own checksum", _REPAIR)
-    if mark["format_version"] != 1:
+        raise DamagedStore(folder, "", INDEX_FILE, "cannot be read", _REPAIR) from problem
+    if not known or stated is None or text != _encode(manifest):  # any other byte is damage
+        raise DamagedStore(folder, "", INDEX_FILE, "does not match its own checksum", _REPAIR)
+    if manifest["format_version"] != 1:
         raise CanvasError(
-            f"{folder} is of format {mark['format_version']}, unknown to this version; update canvas-fm"
+            f"{folder} is of format {manifest['format_version']}, unknown to this version; update canvas-fm"
         )
-    return dict(mark)
+    return dict(manifest)
 
 
-def check_files(folder: Path, mark: Mapping[str, Any], *, all_bytes: bool = False) -> int:
-    """Verify files against the mark: sizes, and contents of the smaller or all; returns their number."""
+def check_files(folder: Path, manifest: Mapping[str, Any], *, all_bytes: bool = False) -> int:
+    """Verify files against the manifest: sizes, and contents of the smaller or all; returns their number."""
     count = 0
-    for name, (size, crc) in _files(mark):
+    for name, (size, crc) in _files(manifest):
         path = folder / name
         where = (folder, *_split(name))
         if not path.is_file():
@@ -244,10 +244,10 @@ def check_files(folder: Path, mark: Mapping[str, Any], *, all_bytes: bool = Fals
     return count
 
 
-def parts_of(folder: Path, mark: Mapping[str, Any]) -> list[Part]:
+def parts_of(folder: Path, manifest: Mapping[str, Any]) -> list[Part]:
     """The parts with their first row numbers."""
     parts, first = [], 0
-    for entry in mark["parts"]:
+    for entry in manifest["parts"]:
         parts.append(Part(folder / entry["name"], first, entry))
         first += entry["rows"]
     return parts
@@ -270,12 +270,12 @@ def by_part(
         yield parts[number], np.flatnonzero(part_number == number)
 
 
-def _files(mark: Mapping[str, Any]) -> Iterator[tuple[str, list[int]]]:
-    for part in mark["parts"]:
+def _files(manifest: Mapping[str, Any]) -> Iterator[tuple[str, list[int]]]:
+    for part in manifest["parts"]:
         yield from ((f"{part['name']}/{name}", entry) for name, entry in part["files"].items())
-    if mark["lists"] is not None:
-        yield mark["lists"]["trained"]["name"], mark["lists"]["trained"]["file"]
-        yield from ((each["name"], each["file"]) for each in mark["lists"]["files"])
+    if manifest["lists"] is not None:
+        yield manifest["lists"]["trained"]["name"], manifest["lists"]["trained"]["file"]
+        yield from ((each["name"], each["file"]) for each in manifest["lists"]["files"])
 
 
 def _split(name: str) -> tuple[str, str]:
@@ -283,6 +283,6 @@ def _split(name: str) -> tuple[str, str]:
     return array, file
 
 
-def _encode(mark: Mapping[str, Any]) -> str:
-    crc = zlib.crc32(json.dumps(mark, indent=1).encode())
-    return json.dumps({**mark, "crc32": crc}, indent=1) + "\n"
+def _encode(manifest: Mapping[str, Any]) -> str:
+    crc = zlib.crc32(json.dumps(manifest, indent=1).encode())
+    return json.dumps({**manifest, "crc32": crc}, indent=1) + "\n"

@@ -143,7 +143,7 @@ def _merge(proposals: list[tuple[np.ndarray, np.ndarray]], count: int) -> Int64[
 def train(
     parts: list[Part], folder: Path, rows: int, dim: int, generation: int, seed: int = 0
 ) -> dict[str, Any]:
-    """Train empty lists on a sample of the rows and write them; returns the mark's entry, without files."""
+    """Train empty lists on a sample of the rows and write them; returns their manifest entry."""
     import faiss
 
     kind, nlist = structure_for(rows), lists_for(rows)

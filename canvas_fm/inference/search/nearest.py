@@ -17,12 +17,16 @@ _DECIDE_NUMBERS = 2**24  # in memory at a time while distances are computed
 
 
 class NearestRows:
-    """Search of the rows that a mark lists, by prepared vectors (`index_store.prepared`)."""
+    """Search of the rows that a manifest lists, by prepared vectors (`index_store.prepared`)."""
 
-    def __init__(self, path: Path, mark: Mapping[str, Any]) -> None:
-        self.parts, self.rows, self.dim = parts_of(path, mark), int(mark["rows"]), int(mark["dim"])
-        self.metric = str(mark["metric"])
-        self.lists = None if mark["lists"] is None else Lists(path, mark["lists"], self.dim)
+    def __init__(self, path: Path, manifest: Mapping[str, Any]) -> None:
+        self.parts, self.rows, self.dim = (
+            parts_of(path, manifest),
+            int(manifest["rows"]),
+            int(manifest["dim"]),
+        )
+        self.metric = str(manifest["metric"])
+        self.lists = None if manifest["lists"] is None else Lists(path, manifest["lists"], self.dim)
 
     def search(
         self, queries: np.ndarray, k: int, mask: Bool[np.ndarray, " n"] | None

@@ -81,7 +81,7 @@ class DecoderConfig(BaseModel):
     targets: Literal["voxels", "patch"] = "voxels"
 
     @property
-    def given(self) -> str | None:
+    def masked_statistics(self) -> str | None:
         """Which statistics of masked patches a voxel prediction was given; None for none."""
         return "mean and deviation of each hidden patch" if self.targets == "patch" else None
 

@@ -153,12 +153,12 @@ def _write_folder(folder: Path, files: dict[str, bytes]) -> None:
                     os.fsync(file.fileno())
             temporary.chmod(0o755)
             sync_folder(temporary)
-            aside = temporary.with_suffix(".old")
+            previous = temporary.with_suffix(".old")
             if folder.exists():
-                folder.replace(aside)
+                folder.replace(previous)
             temporary.replace(folder)
             sync_folder(folder.parent)
-            shutil.rmtree(aside, ignore_errors=True)
+            shutil.rmtree(previous, ignore_errors=True)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 

@@ -21,7 +21,7 @@ from canvas_fm.inference.embed.embed import embed
 from canvas_fm.models.checkpoint import load
 from canvas_fm.pipeline.study.settings import merged, read_study_settings
 from canvas_fm.pipeline.study.steps.cells import convert_options, own_models
-from canvas_fm.pipeline.study.steps.step import Study, Task
+from canvas_fm.pipeline.study.steps.step import StepRun, Study
 from canvas_fm.pipeline.study.steps.table import STEPS
 from canvas_fm.pipeline.study.study import Status, chosen_tasks, status_of
 from canvas_fm.prepare.convert.preview import preview_conversion
@@ -60,63 +60,64 @@ def preview_study(
     rates: Rates | None = None
     tried = False
     known: dict[str, Status] = {}
-    for task in chosen_tasks(plan, only, start, brains):
-        status = status_of(task, known)
-        row: dict[str, Any] = {"task": str(task), "state": status.state}
+    for step_run in chosen_tasks(plan, only, start, brains):
+        status = status_of(step_run, known)
+        row: dict[str, Any] = {"task": str(step_run), "state": status.state}
         if status.differs:
             more = len(status.differs) - _NAMED
             row["because"] = ", ".join(status.differs[:_NAMED]) + (f" and {more} more" if more > 0 else "")
         if status.state != "done":
-            if task.step.of_brain and task.step.name != "convert" and not tried:
-                rates, tried = _try(task), True
-            row |= _estimate(task, rates)
+            if step_run.step.of_brain and step_run.step.name != "convert" and not tried:
+                rates, tried = _try(step_run), True
+            row |= _estimate(step_run, rates)
         rows.append(row)
     return rows
 
 
-def _estimate(task: Task, rates: Rates | None) -> dict[str, Any]:
+def _estimate(step_run: StepRun, rates: Rates | None) -> dict[str, Any]:
     """Minutes and bytes of a task; None where they are not known."""
-    if task.step.name == "convert":
-        source = task.study.path(task.brain_settings.source)
-        found = preview_conversion(source, task.out, **convert_options(task).given)
-        return {"minutes": round(found["minutes"], 2), "bytes": found["bytes_out"]}
-    volume = _volume(task) if task.brain is not None else None
-    if rates is None or volume is None or task.step.name not in rates.seconds:
+    if step_run.step.name == "convert":
+        source = step_run.study.path(step_run.brain_settings.source)
+        preview = preview_conversion(source, step_run.out, **convert_options(step_run).explicit)
+        return {"minutes": round(preview["minutes"], 2), "bytes": preview["bytes_out"]}
+    volume = _volume(step_run) if step_run.brain is not None else None
+    if rates is None or volume is None or step_run.step.name not in rates.seconds:
         return {"minutes": None, "bytes": None}
     voxels = math.prod(volume.shape_zyx)
     rows = rates.cells * voxels
-    each = rates.seconds[task.step.name]
-    count = voxels if task.step.name == "detect" else rows
-    size = rates.vector_bytes if task.step.name == "embed" else _BYTES[task.step.name]
+    each = rates.seconds[step_run.step.name]
+    count = voxels if step_run.step.name == "detect" else rows
+    size = rates.vector_bytes if step_run.step.name == "embed" else _BYTES[step_run.step.name]
     minutes = None if each is None else round(each * count / 60, 2)
     return {"minutes": minutes, "bytes": int(rows * size)}
 
 
-def _volume(task: Task) -> Volume | None:
+def _volume(step_run: StepRun) -> Volume | None:
     """The brain's volume, or its source where it is not converted yet and opens as a volume."""
     convert = next(step for step in STEPS if step.name == "convert")
-    if not task.study.has("convert") or task.study.task(convert, task.brain).out.exists():
-        return task.volume()
-    options = merged(task.study.settings.volume, task.brain_settings.volume).given
-    stated = convert_options(task.study.task(convert, task.brain)).voxel_um
+    if not step_run.study.has("convert") or step_run.study.step_run(convert, step_run.brain).out.exists():
+        return step_run.volume()
+    options = merged(step_run.study.settings.volume, step_run.brain_settings.volume).explicit
+    stated = convert_options(step_run.study.step_run(convert, step_run.brain)).voxel_um
     try:
         return Volume.open(
-            task.study.path(task.brain_settings.source), **options | ({"voxel_um": stated} if stated else {})
+            step_run.study.path(step_run.brain_settings.source),
+            **options | ({"voxel_um": stated} if stated else {}),
         )
     except CanvasError:
         return None
 
 
-def _try(task: Task) -> Rates | None:
+def _try(step_run: StepRun) -> Rates | None:
     """Detect, refine and embed in a box in the middle of a brain, by the clock."""
-    volume, settings = _volume(task), task.study.settings
+    volume, settings = _volume(step_run), step_run.study.settings
     if volume is None or settings.detect is None:
         return None
     size = [min(a, b) for a, b in zip(_BOX, volume.shape_zyx, strict=True)]
     low = [(n - s) // 2 for n, s in zip(volume.shape_zyx, size, strict=True)]
     box = (low[0], low[1], low[2], low[0] + size[0], low[1] + size[1], low[2] + size[2])
-    steps = {step.name: task.study.task(step, task.brain) for step in STEPS if step.of_brain}
-    detector = load(task.study.path(settings.detect.detector), kind="detector")
+    steps = {step.name: step_run.study.step_run(step, step_run.brain) for step in STEPS if step.of_brain}
+    detector = load(step_run.study.path(settings.detect.detector), kind="detector")
     options = steps["detect"].options("detector", "box")
     began = time.perf_counter()
     points = detect(detector, volume, box=box, **options, show=False)
@@ -127,7 +128,7 @@ def _try(task: Task) -> Rates | None:
     )
     vector = 0
     if settings.refine is not None:
-        refiner = Refiner.load(task.study.path(settings.refine.refiner))
+        refiner = Refiner.load(step_run.study.path(settings.refine.refiner))
         own = own_models(steps["refine"], refiner)
         began = time.perf_counter()
         if len(few):
@@ -141,7 +142,7 @@ def _try(task: Task) -> Rates | None:
             )
         seconds["refine"] = (time.perf_counter() - began) / len(few) if len(few) else None
     if settings.embed is not None:
-        encoder = load(task.study.path(settings.embed.encoder), kind="encoder")
+        encoder = load(step_run.study.path(settings.embed.encoder), kind="encoder")
         zyx = few.zyx if len(few) else np.asarray([low], np.float64) + np.asarray(size) / 2
         began = time.perf_counter()
         vectors = embed(encoder, volume, zyx, **steps["embed"].options("encoder", "points"), show=False)

@@ -13,7 +13,7 @@ from canvas_fm.data.volume.options import VolumeOptions, VoxelOptions
 from canvas_fm.data.zyx import Zyx, ZyxUm
 from canvas_fm.errors import CanvasError
 from canvas_fm.files.options import AnySequence, Options, Positive
-from canvas_fm.files.settings import Section, read_settings
+from canvas_fm.files.settings import StrictModel, read_settings
 from canvas_fm.inference.detect.options import DetectOptions
 from canvas_fm.inference.options import DetectorRun, DeviceOptions, EmbedOptions
 from canvas_fm.prepare.options import ConvertOptions
@@ -84,9 +84,9 @@ class GroupsSettings(Options):
         "welch", description="of densities, of counts, or of densities in both hemispheres"
     )
     hemisphere: Literal["both", "left", "right"] = Field("both", description="which side is compared")
-    own: bool = Field(False, description="each region without its children")
+    without_children: bool = Field(False, description="each region without its children")
     min_count: float = Field(10.0, ge=0, description="cells of the mean brain to test a region")
-    planned_fold: float = Field(1.5, gt=0, description="fold change that power is computed for")
+    power_fold_change: float = Field(1.5, gt=0, description="fold change for which power is computed")
 
 
 class ProfilesSettings(Options):
@@ -105,7 +105,7 @@ class BrainReportSettings(Options):
     scores: Annotated[tuple[str, ...], AnySequence] = Field((), description="JSON reports of `evaluate`")
 
 
-class BrainSettings(Section):
+class BrainSettings(StrictModel):
     """One brain: its image and group, and what differs from the study's sections."""
 
     source: str
@@ -115,7 +115,7 @@ class BrainSettings(Section):
     regions: RegionsSettings = RegionsSettings.of()
 
 
-class StudySettings(Section):
+class StudySettings(StrictModel):
     """A study.yaml: brains by name, and a section for each step; a step without one is left out."""
 
     title: str = "Study"
@@ -162,13 +162,17 @@ class StudySettings(Section):
 def merged(general: Kind, own: Options) -> Kind:
     """The options of a section, those that are set in `own` taken from there where the section has them."""
     known = type(general).model_fields
-    return general.of(**general.given | {key: value for key, value in own.given.items() if key in known})
+    return general.of(
+        **general.explicit | {key: value for key, value in own.explicit.items() if key in known}
+    )
 
 
 def with_defaults(section: Kind, general: Options) -> Kind:
     """The options of a section, with those of `general` where the section does not set them."""
     known = type(section).model_fields
-    return section.of(**{key: value for key, value in general.given.items() if key in known} | section.given)
+    return section.of(
+        **{key: value for key, value in general.explicit.items() if key in known} | section.explicit
+    )
 
 
 def read_study_settings(study: str | Path | StudySettings) -> StudySettings:

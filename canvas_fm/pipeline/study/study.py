@@ -23,7 +23,7 @@ from canvas_fm.pipeline.study.records import (
     write_record,
 )
 from canvas_fm.pipeline.study.settings import StudySettings, as_yaml, check_steps, read_study_settings
-from canvas_fm.pipeline.study.steps.step import Study, Task
+from canvas_fm.pipeline.study.steps.step import StepRun, Study
 from canvas_fm.pipeline.study.steps.table import STEPS
 from canvas_fm.version import __version__
 
@@ -82,19 +82,19 @@ def study(
     plan = Study(
         read_study_settings(settings), Path(data), Path(out), {"workers": workers, "scheduler": scheduler}
     )
-    tasks = chosen_tasks(plan, only, start, brains)
+    step_runs = chosen_tasks(plan, only, start, brains)
     Path(out).mkdir(parents=True, exist_ok=True)
     lock = take_lock(plan.out, plan.out)
     try:
         write_text_atomic(plan.out / STUDY, as_yaml(plan.settings))
-        return _run(plan, tasks)
+        return _run(plan, step_runs)
     finally:
         os.close(lock)
 
 
 def chosen_tasks(
     plan: Study, only: Sequence[str] = (), start: str | None = None, brains: Sequence[str] = ()
-) -> list[Task]:
+) -> list[StepRun]:
     """The tasks of a call, brain by brain, then those of all brains."""
     steps = [step for step in STEPS if plan.has(step.name)]
     names = [step.name for step in steps]
@@ -105,79 +105,84 @@ def chosen_tasks(
         steps = steps[names.index(start) :]
     steps = [step for step in steps if not only or step.name in only]
     each = [
-        plan.task(step, brain) for brain in brains or plan.settings.brains for step in steps if step.of_brain
+        plan.step_run(step, brain)
+        for brain in brains or plan.settings.brains
+        for step in steps
+        if step.of_brain
     ]
     # A call for some brains cannot conclude what all of them give.
-    return each + ([] if brains else [plan.task(step, None) for step in steps if not step.of_brain])
+    return each + ([] if brains else [plan.step_run(step, None) for step in steps if not step.of_brain])
 
 
-def _run(plan: Study, tasks: Sequence[Task]) -> StudyRun:
+def _run(plan: Study, step_runs: Sequence[StepRun]) -> StudyRun:
     ran: list[str] = []
     kept: list[str] = []
     failed: dict[str, str] = {}
     known: dict[str, Status] = {}
-    for number, task in enumerate(tasks, 1):
-        if task.brain in failed:
+    for number, step_run in enumerate(step_runs, 1):
+        if step_run.brain in failed:
             continue
-        if task.brain is None and failed:
+        if step_run.brain is None and failed:
             break
         try:
-            status = status_of(task, known)
+            status = status_of(step_run, known)
             if status.state == "done":
-                kept.append(str(task))
+                kept.append(str(step_run))
                 continue
-            _log.info("%s (%d of %d)", task, number, len(tasks))
-            known[str(task)] = _work(task, status)
+            _log.info("%s (%d of %d)", step_run, number, len(step_runs))
+            known[str(step_run)] = _work(step_run, status)
         except StorageFull:
             raise
         except CanvasError as problem:
-            if task.brain is None:
+            if step_run.brain is None:
                 raise
-            _log.error("%s: %s", task, problem)
-            failed[task.brain] = f"{task.step.name}: {problem}"
+            _log.error("%s: %s", step_run, problem)
+            failed[step_run.brain] = f"{step_run.step.name}: {problem}"
             continue
-        ran.append(str(task))
+        ran.append(str(step_run))
     return StudyRun(plan.out, tuple(ran), tuple(kept), failed)
 
 
-def _work(task: Task, status: Status) -> Status:
+def _work(step_run: StepRun, status: Status) -> Status:
     if status.inputs is None:
         raise CanvasError(
-            f"{task} reads {', '.join(status.differs)}, which is not up to date; run that step too"
+            f"{step_run} reads {', '.join(status.differs)}, which is not up to date; run that step too"
         )
-    begin(task.folder, task.record_path, status.inputs)
+    begin(step_run.folder, step_run.record_path, status.inputs)
     began = time.monotonic()
-    result = task.step.run(task)
+    result = step_run.step.run(step_run)
     seconds, finished = time.monotonic() - began, datetime.now(UTC).isoformat(timespec="seconds")
-    files = folder_digest(task.folder)
-    write_record(task.record_path, Record("done", status.inputs, files, result, round(seconds, 3), finished))
+    files = folder_digest(step_run.folder)
+    write_record(
+        step_run.record_path, Record("done", status.inputs, files, result, round(seconds, 3), finished)
+    )
     return Status("done", status.inputs, files=files)
 
 
-def status_of(task: Task, known: dict[str, Status] | None = None) -> Status:
+def status_of(step_run: StepRun, known: dict[str, Status] | None = None) -> Status:
     """Compare a task's record with its inputs and files as they are now; `known` are those of this call."""
     known = {} if known is None else known
-    if str(task) not in known:
-        known[str(task)] = _compare(task, known)
-    return known[str(task)]
+    if str(step_run) not in known:
+        known[str(step_run)] = _compare(step_run, known)
+    return known[str(step_run)]
 
 
-def _compare(task: Task, known: dict[str, Status]) -> Status:
-    upstream = {str(one): status_of(one, known) for one in _upstream(task)}
+def _compare(step_run: StepRun, known: dict[str, Status]) -> Status:
+    upstream = {str(one): status_of(one, known) for one in _upstream(step_run)}
     if waits := tuple(name for name, status in upstream.items() if status.state != "done"):
         return Status("waits", None, waits)
     reads = {name: status.files for name, status in upstream.items()}
-    inputs: dict[str, Any] = {"canvas_fm": __version__, **task.step.external(task), **reads}
-    inputs |= {} if task.step.name == "report" else {"settings": task.deciding()}
+    inputs: dict[str, Any] = {"canvas_fm": __version__, **step_run.step.external(step_run), **reads}
+    inputs |= {} if step_run.step.name == "report" else {"settings": step_run.deciding()}
     inputs = json.loads(json.dumps(inputs))
-    record = read_record(task.record_path)
+    record = read_record(step_run.record_path)
     if record is None or record.state == "outdated":
         return Status("new", inputs)
-    there = record.state == "done" and task.out.exists()
-    if there and folder_digest(task.folder) != record.files:
+    there = record.state == "done" and step_run.out.exists()
+    if there and folder_digest(step_run.folder) != record.files:
         raise CanvasError(
-            f"{task.folder} is not as the study wrote it; if that was you, keep a copy elsewhere, and delete "
-            "the folder to have it made again"
+            f"{step_run.folder} is not as the study wrote it; if that was you, keep a copy elsewhere, "
+            "and delete the folder to have it made again"
         )
     if differs := tuple(record.differing(inputs)):
         return Status("again", inputs, differs)
@@ -188,12 +193,14 @@ def _compare(task: Task, known: dict[str, Status]) -> Status:
     return Status("done", inputs, files=record.files)
 
 
-def _upstream(task: Task) -> Iterator[Task]:
+def _upstream(step_run: StepRun) -> Iterator[StepRun]:
     """Tasks whose results a task reads: of its brain, or of all."""
-    plan = task.study
+    plan = step_run.study
     for step in STEPS:
-        if step.name in task.step.reads and plan.has(step.name):
-            for brain in [task.brain] if step.of_brain and task.brain is not None else task.brains():
-                yield plan.task(step, brain)
+        if step.name in step_run.step.reads and plan.has(step.name):
+            for brain in (
+                [step_run.brain] if step.of_brain and step_run.brain is not None else step_run.brains()
+            ):
+                yield plan.step_run(step, brain)
                 if not step.of_brain:
                     break

@@ -141,8 +141,8 @@ def verify(
             volume = Volume.open(out, c=channel if layout.has_c else None)
             for start in layout.starts(0):
                 expected = slabs.read(channel, start, min(start + layout.slab, source.shape_zyx[0]))
-                found = volume.read((start, 0, 0), expected.shape)
-                differ = np.flatnonzero((found != expected).any(axis=(1, 2)))
+                read_back = volume.read((start, 0, 0), expected.shape)
+                differ = np.flatnonzero((read_back != expected).any(axis=(1, 2)))
                 if len(differ):
                     raise CanvasError(
                         f"{out}: plane {start + int(differ[0])} of channel {channel} is not that of "

@@ -20,7 +20,7 @@ from canvas_fm.files.atomic import disk_full_as_error, sync_folder
 from canvas_fm.files.resumable import unfinished_folder
 from canvas_fm.prepare.convert.layout import Layout, image_metadata, open_arrays
 from canvas_fm.prepare.convert.shards.written_chunks import WrittenChunks
-from canvas_fm.prepare.convert.slab_work import Done, SlabWork, source_list
+from canvas_fm.prepare.convert.slab_work import SlabResult, SlabWork, source_list
 from canvas_fm.prepare.options import ConvertOptions
 from canvas_fm.prepare.sources.source import Source
 
@@ -34,8 +34,8 @@ def attributes(out: Path) -> dict[str, Any] | None:
             content = json.loads((out / name).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue
-        found = content.get("attributes", content) if isinstance(content, dict) else {}
-        ours = found.get(NAMESPACE)
+        attributes = content.get("attributes", content) if isinstance(content, dict) else {}
+        ours = attributes.get(NAMESPACE)
         return ours if isinstance(ours, dict) else None
     return None
 
@@ -54,7 +54,7 @@ def is_done(out: Path, digest: str) -> bool:
 
 
 def finish(
-    work: SlabWork, source: Source, layout: Layout, done: Done, digest: str, options: ConvertOptions
+    work: SlabWork, source: Source, layout: Layout, done: SlabResult, digest: str, options: ConvertOptions
 ) -> None:
     """Window, sources, manifest and metadata; then the store takes its name."""
     root = work.store
@@ -95,7 +95,7 @@ def _windows(root: Path, layout: Layout, source: Source, options: ConvertOptions
     if options.labels:
         return [None] * layout.channels
     array, level = open_arrays(root, layout)[0], layout.levels[0]
-    found: list[list[float] | None] = []
+    windows: list[list[float] | None] = []
     for channel in range(layout.channels):
 
         def read(start: Sequence[int], stop: Sequence[int], channel: int = channel) -> np.ndarray:
@@ -106,7 +106,7 @@ def _windows(root: Path, layout: Layout, source: Source, options: ConvertOptions
         reader = WrittenChunks(root, layout, channel).read if sampled else read
         try:
             window = find_window(str(source.path), reader, level.shape_zyx, level.chunk_zyx, layout.dtype, 0)
-            found.append(list(window))
+            windows.append(list(window))
         except CanvasError:
-            found.append(None)
-    return found
+            windows.append(None)
+    return windows

@@ -10,7 +10,7 @@ from typing import Any
 
 from canvas_fm.errors import CanvasError
 from canvas_fm.prepare.convert.layout import Layout, make_arrays
-from canvas_fm.prepare.convert.slab_work import Done, SlabWork
+from canvas_fm.prepare.convert.slab_work import SlabResult, SlabWork
 from canvas_fm.prepare.convert.slabs import Slabs
 from canvas_fm.prepare.corrections import Correction
 from canvas_fm.prepare.options import ConvertOptions
@@ -55,7 +55,7 @@ class SlabJob:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ = state | {"_lock": threading.Lock()}
 
-    def tile(self, number: int) -> Done:
+    def tile(self, number: int) -> SlabResult:
         """Write a slab to the disk; one at a time, on all threads."""
         with self._lock:
             if self._open is None:
@@ -96,11 +96,11 @@ def write_slabs(
     processes: Processes,
     *,
     progress: bool | None = None,
-) -> Done:
+) -> SlabResult:
     """Write what is not done yet; what all slabs left together, the same for any number of workers."""
     if not work.store.exists():
         make_arrays(work.store, layout)
-    found, remaining = Done(), []
+    found, remaining = SlabResult(), []
     planes = source.shape_zyx[0] * layout.channels
     with (
         open_slabs(source, layout, corrections, options) as slabs,
@@ -113,7 +113,7 @@ def write_slabs(
             else:
                 found.add(done)
                 advance(layout.slab_of(number)[2])
-        written: Iterator[tuple[int, Done]] = (
+        written: Iterator[tuple[int, SlabResult]] = (
             _by_workers(source, layout, corrections, options, work, processes, remaining)
             if processes.several
             else slabs.run(work, remaining)
@@ -134,7 +134,7 @@ def _by_workers(
     work: SlabWork,
     processes: Processes,
     remaining: Sequence[int],
-) -> Iterator[tuple[int, Done]]:
+) -> Iterator[tuple[int, SlabResult]]:
     threads = options.threads
     if threads is None and processes.scheduler is None:
         threads = max(1, usable_cores() // processes.workers)

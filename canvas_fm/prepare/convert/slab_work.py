@@ -17,14 +17,14 @@ _STORE = "store"
 
 
 @dataclass
-class Done:
+class SlabResult:
     """What a finished slab left: its files with size and crc32, sha256 of source files, damage read as 0."""
 
     files: dict[str, Sequence[int]] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)
     bad_chunks: list[str] = field(default_factory=list)
 
-    def add(self, other: Done) -> None:
+    def add(self, other: SlabResult) -> None:
         self.files |= other.files
         self.sources |= other.sources
         self.bad_chunks = sorted({*self.bad_chunks, *other.bad_chunks})
@@ -42,15 +42,15 @@ class SlabWork(ResumableFolder):
         """The folder of the store until it takes its name."""
         return self.folder / _STORE
 
-    def done(self, name: str) -> Done | None:
+    def done(self, name: str) -> SlabResult | None:
         """What a finished slab left; None where it has to be written (again)."""
         part = self.read(name)
         if part is None:
             return None
-        found = Done(**part.about)
-        return found if is_whole(self.store, found.files) else None
+        slab = SlabResult(**part.about)
+        return slab if is_whole(self.store, slab.files) else None
 
-    def keep(self, name: str, done: Done) -> None:
+    def keep(self, name: str, done: SlabResult) -> None:
         """Mark a slab as done: all of its files are flushed."""
         self.write(name, {}, {"files": done.files, "sources": done.sources, "bad_chunks": done.bad_chunks})
 
@@ -59,8 +59,8 @@ def source_list(source: Source, sources: dict[str, str]) -> dict[str, Any]:
     """Size and time of every source file, and its sha256 where it was computed."""
     listed = {}
     for file in source.files:
-        found, key = file.stat(), source.key(file)
-        listed[key] = {"bytes": found.st_size, "mtime_ns": found.st_mtime_ns, "sha256": sources.get(key)}
+        status, key = file.stat(), source.key(file)
+        listed[key] = {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": sources.get(key)}
     return listed
 
 

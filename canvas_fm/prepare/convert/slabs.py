@@ -21,7 +21,7 @@ from canvas_fm.files.checksum import sha256
 from canvas_fm.prepare.convert.layout import Layout, open_arrays, shards_of
 from canvas_fm.prepare.convert.shards.packer import Packer
 from canvas_fm.prepare.convert.shards.shard_files import write_file
-from canvas_fm.prepare.convert.slab_work import Done, SlabWork
+from canvas_fm.prepare.convert.slab_work import SlabResult, SlabWork
 from canvas_fm.prepare.corrections import Correction
 from canvas_fm.prepare.sources.source import Source
 
@@ -43,7 +43,7 @@ class _Files:
         return {key: self.writing[key].result() for key in sorted(self.writing)}
 
 
-def _settled(number: int, done: Done, files: _Files) -> tuple[int, Done]:
+def _settled(number: int, done: SlabResult, files: _Files) -> tuple[int, SlabResult]:
     """What a slab left, when its files are on the disk."""
     done.files |= files.flushed()
     return number, done
@@ -84,7 +84,7 @@ class Slabs:
         self._writers.shutdown(cancel_futures=True)
         self._buffers.clear()
 
-    def run(self, work: SlabWork, remaining: Sequence[int]) -> Iterator[tuple[int, Done]]:
+    def run(self, work: SlabWork, remaining: Sequence[int]) -> Iterator[tuple[int, SlabResult]]:
         """Write slabs; each with what it left, when its files are on the disk and the next one is packed."""
         written = None
         for number in remaining:
@@ -95,15 +95,15 @@ class Slabs:
         if written is not None:
             yield _settled(*written)
 
-    def write(self, root: Path, number: int) -> Done:
+    def write(self, root: Path, number: int) -> SlabResult:
         """Write one slab by itself."""
         return _settled(number, *self._slab(root, number))[1]
 
-    def coarse(self, work: SlabWork, found: Done) -> None:
+    def coarse(self, work: SlabWork, total: SlabResult) -> None:
         """Write the levels that are made from the one before when that is whole."""
         for level in range(1, len(self.layout.levels)):
             if not self.layout.levels[level].with_slabs:
-                self._coarse(work, level, found)
+                self._coarse(work, level, total)
 
     def _read_ahead(self, number: int) -> None:
         """Have the system read the files of a slab, while another one is packed."""
@@ -146,7 +146,7 @@ class Slabs:
             self._buffers[level] = np.empty(shape, self.layout.dtype)
         return self._buffers[level][: shape[0]]
 
-    def _slab(self, root: Path, number: int) -> tuple[Done, _Files]:
+    def _slab(self, root: Path, number: int) -> tuple[SlabResult, _Files]:
         """Read a slab, pack it and the levels that it makes, and have their files written."""
         channel, start, planes = self.layout.slab_of(number)
         self._writers.submit(self._read_ahead, number + 1)
@@ -165,9 +165,9 @@ class Slabs:
             start //= self.layout.levels[level + 1].factor[0]
             self._all(_interleaved(packing, coarsening))
         bad = sorted({*self.source.channels[channel].bad_chunks} - before)
-        return Done({}, {key: each.result() for key, each in hashes}, bad), written
+        return SlabResult({}, {key: each.result() for key, each in hashes}, bad), written
 
-    def _coarse(self, work: SlabWork, level: int, found: Done) -> None:
+    def _coarse(self, work: SlabWork, level: int, total: SlabResult) -> None:
         """A level that is made from the one before when that is whole."""
         of = self.layout.levels[level]
         finer = open_arrays(work.store, self.layout)[level - 1]
@@ -176,7 +176,7 @@ class Slabs:
                 name, planes = f"c{channel}-level{level}-z{start:06d}", self.layout.planes(level, start)
                 done = work.done(name)
                 if done is not None:
-                    found.add(done)
+                    total.add(done)
                     continue
                 box = slice(start * of.factor[0], (start + planes) * of.factor[0])
                 slab = np.asarray(finer[channel, box] if self.layout.has_c else finer[box])
@@ -184,9 +184,9 @@ class Slabs:
                 coarse, coarsening = self._bands(slab, level)
                 self._all(coarsening)
                 self._all(self._shards(written, level, start, coarse))
-                done = Done(written.flushed())
+                done = SlabResult(written.flushed())
                 work.keep(name, done)
-                found.add(done)
+                total.add(done)
 
     def _bands(self, slab: np.ndarray, level: int) -> tuple[np.ndarray, list[_Piece]]:
         """A slab of a level, and the work that makes it of that of the level before, by bands of rows."""

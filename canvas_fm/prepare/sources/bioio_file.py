@@ -10,7 +10,7 @@ import numpy as np
 from canvas_fm.data.zyx import Zyx, ZyxLike, check_voxel_um, whole_zyx
 from canvas_fm.errors import CanvasError, DamagedStore, MissingExtra
 from canvas_fm.prepare.options import ConvertOptions
-from canvas_fm.prepare.sources.voxels import Opened
+from canvas_fm.prepare.sources.voxels import OpenedFile
 
 BIOIO = {".czi": "bioio-czi", ".nd2": "bioio-nd2", ".lif": "bioio-lif"}
 
@@ -39,7 +39,7 @@ class BioioChannel:
         box[:] = self.read(origin_zyx, box.shape)
 
 
-def open_bioio(path: Path, options: ConvertOptions) -> Opened:
+def open_bioio(path: Path, options: ConvertOptions) -> OpenedFile:
     """The channels of one image of the file; MissingExtra where the reader is not installed."""
     plugin = BIOIO[path.suffix.lower()]
     try:
@@ -65,14 +65,14 @@ def open_bioio(path: Path, options: ConvertOptions) -> Opened:
     size = image.physical_pixel_sizes
     sizes = [float(n) for n in (size.Z, size.Y, size.X) if n]
     stated = check_voxel_um(sizes) if len(sizes) == 3 else None
-    return Opened([BioioChannel(path, part) for part in planes], names, stated)
+    return OpenedFile([BioioChannel(path, part) for part in planes], names, stated)
 
 
-def _choose_scene(path: Path, image: Any, wanted: str | None) -> None:
+def _choose_scene(path: Path, image: Any, scene: str | None) -> None:
     scenes = list(image.scenes)
-    if wanted is None and len(scenes) > 1:
+    if scene is None and len(scenes) > 1:
         raise CanvasError(f"{path} holds the images {', '.join(scenes)}: choose one with --scene")
-    if wanted is not None and wanted not in scenes:
-        raise CanvasError(f"{path} has no image {wanted!r}; it holds {', '.join(scenes)}")
-    if wanted is not None:
-        image.set_scene(wanted)
+    if scene is not None and scene not in scenes:
+        raise CanvasError(f"{path} has no image {scene!r}; it holds {', '.join(scenes)}")
+    if scene is not None:
+        image.set_scene(scene)

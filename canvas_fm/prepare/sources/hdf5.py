@@ -11,7 +11,7 @@ import numpy as np
 from canvas_fm.data.zyx import Zyx, ZyxLike, ZyxUm, check_voxel_um, whole_zyx
 from canvas_fm.errors import CanvasError, DamagedStore
 from canvas_fm.prepare.options import ConvertOptions
-from canvas_fm.prepare.sources.voxels import Opened
+from canvas_fm.prepare.sources.voxels import OpenedFile
 
 HDF5 = (".h5", ".hdf5", ".hdf", ".ims")
 _IMARIS = "DataSet/ResolutionLevel 0"
@@ -51,7 +51,7 @@ class Hdf5Channel:
         box[:] = self.read(origin_zyx, box.shape)
 
 
-def open_hdf5(path: Path, options: ConvertOptions) -> Opened:
+def open_hdf5(path: Path, options: ConvertOptions) -> OpenedFile:
     """The channels of an Imaris file, or of the one data set that an HDF5 file holds or --dataset names."""
     import h5py
 
@@ -64,7 +64,7 @@ def open_hdf5(path: Path, options: ConvertOptions) -> Opened:
     return _plain(path, file, options.dataset)
 
 
-def _imaris(path: Path, file: Any, t: int | None) -> Opened:
+def _imaris(path: Path, file: Any, t: int | None) -> OpenedFile:
     times = file[_IMARIS]
     if t is None and len(times) > 1:
         raise CanvasError(f"{path} has {len(times)} time points: choose one with --t 0 to {len(times) - 1}")
@@ -78,7 +78,9 @@ def _imaris(path: Path, file: Any, t: int | None) -> Opened:
         channels.append(Hdf5Channel(path, group["Data"], (), whole_zyx(shape, "ImageSize")))
         about = file.get(f"DataSetInfo/Channel {c}")
         names.append((_text(about.attrs.get("Name")) if about is not None else "") or f"channel {c}")
-    return Opened(channels, names, _imaris_voxel_um(file["DataSetInfo/Image"].attrs, channels[0].shape_zyx))
+    return OpenedFile(
+        channels, names, _imaris_voxel_um(file["DataSetInfo/Image"].attrs, channels[0].shape_zyx)
+    )
 
 
 def _imaris_voxel_um(about: Any, shape_zyx: Sequence[int]) -> ZyxUm | None:
@@ -100,7 +102,7 @@ def _text(value: Any) -> str:
     )
 
 
-def _plain(path: Path, file: Any, name: str | None) -> Opened:
+def _plain(path: Path, file: Any, name: str | None) -> OpenedFile:
     import h5py
 
     held: dict[str, Any] = {}
@@ -119,11 +121,11 @@ def _plain(path: Path, file: Any, name: str | None) -> Opened:
     stated = next((data.attrs[key] for key in _SIZES if key in data.attrs), None)
     voxel_um = None if stated is None else check_voxel_um(list(stated))
     if len(data.shape) == 3:
-        return Opened([Hdf5Channel(path, data)], [data.name.strip("/")], voxel_um)
+        return OpenedFile([Hdf5Channel(path, data)], [data.name.strip("/")], voxel_um)
     if data.shape[0] > 16:
         raise CanvasError(
             f"{path}: {data.name} has shape {data.shape}; of four axes the first has to be the channels: "
             "transpose it to c, z, y, x"
         )
     channels = [Hdf5Channel(path, data, (c,)) for c in range(data.shape[0])]
-    return Opened(channels, [f"channel {c}" for c in range(len(channels))], voxel_um)
+    return OpenedFile(channels, [f"channel {c}" for c in range(len(channels))], voxel_um)

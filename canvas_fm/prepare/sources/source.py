@@ -22,7 +22,7 @@ from canvas_fm.prepare.options import ConvertOptions
 from canvas_fm.prepare.sources.bioio_file import BIOIO, open_bioio
 from canvas_fm.prepare.sources.hdf5 import HDF5, open_hdf5
 from canvas_fm.prepare.sources.tensorstore_folder import find_folder, open_folder
-from canvas_fm.prepare.sources.voxels import Opened, Voxels
+from canvas_fm.prepare.sources.voxels import OpenedFile, Voxels
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ class Source:
         """A hash of the names, sizes and times of all files: another one where any of them changed."""
         stamps = []
         for file in self.files:
-            found = file.stat()
-            stamps.append([self.key(file), found.st_size, found.st_mtime_ns])
+            status = file.stat()
+            stamps.append([self.key(file), status.st_size, status.st_mtime_ns])
         return hashlib.sha256(json.dumps(stamps).encode()).hexdigest()
 
 
@@ -74,9 +74,9 @@ def open_source(path: str | Path, options: ConvertOptions) -> Source:
     if suffix in (*HDF5, *BIOIO):
         opened = (open_hdf5 if suffix in HDF5 else open_bioio)(path, options)
         source = _opened(path, opened, options, [path])
-    elif (found := find_folder(path)) is not None:
-        files = sorted(file for file in found.folder.rglob("*") if file.is_file())
-        source = _opened(path, open_folder(path, found, options), options, files)
+    elif (array_folder := find_folder(path)) is not None:
+        files = sorted(file for file in array_folder.folder.rglob("*") if file.is_file())
+        source = _opened(path, open_folder(path, array_folder, options), options, files)
     else:
         source = _volumes(path, options)
     _check_alike(source)
@@ -95,7 +95,7 @@ def _volumes(path: Path, options: ConvertOptions) -> Source:
     return Source(path, volumes, names, _markers(stated, options), volumes[0].voxel_um, files)
 
 
-def _opened(path: Path, opened: Opened, options: ConvertOptions, files: Sequence[Path]) -> Source:
+def _opened(path: Path, opened: OpenedFile, options: ConvertOptions, files: Sequence[Path]) -> Source:
     voxel_um = options.voxel_um or opened.voxel_um
     if voxel_um is None:
         raise CanvasError(f"{path} has no voxel size; give --voxel-um z y x once (the file states none)")

@@ -11,12 +11,12 @@ import numpy as np
 from canvas_fm.data.zyx import Zyx, ZyxLike, ZyxUm, check_voxel_um, whole_zyx
 from canvas_fm.errors import CanvasError, DamagedStore, MissingExtra
 from canvas_fm.prepare.options import ConvertOptions
-from canvas_fm.prepare.sources.voxels import Opened
+from canvas_fm.prepare.sources.voxels import OpenedFile
 
 _UM = {"nm": 1e-3, "um": 1.0, "µm": 1.0, "μm": 1.0, "micrometer": 1.0, "micron": 1.0, "mm": 1e3}
 
 
-class Found(NamedTuple):
+class ArrayFolder(NamedTuple):
     """A driver of TensorStore, the folder that it opens, and the metadata there."""
 
     driver: str
@@ -53,39 +53,43 @@ class TensorStoreChannel:
         box[:] = self.read(origin_zyx, box.shape)
 
 
-def find_folder(path: Path) -> Found | None:
+def find_folder(path: Path) -> ArrayFolder | None:
     """What TensorStore would open: an N5 array or its finest level, a precomputed volume; None for others."""
     for folder in (path, path / "s0"):
         metadata = _json(folder / "attributes.json")
         if "dimensions" in metadata and "blockSize" in metadata:
-            return Found("n5", folder, _json(path / "attributes.json") | metadata)
+            return ArrayFolder("n5", folder, _json(path / "attributes.json") | metadata)
     info = _json(path / "info")
-    return Found("neuroglancer_precomputed", path, info) if "scales" in info else None
+    return ArrayFolder("neuroglancer_precomputed", path, info) if "scales" in info else None
 
 
-def open_folder(path: Path, found: Found, options: ConvertOptions) -> Opened:
+def open_folder(path: Path, array_folder: ArrayFolder, options: ConvertOptions) -> OpenedFile:
     """The channels of the finest level; MissingExtra where TensorStore is not installed."""
     try:
         import tensorstore
     except ImportError as problem:
-        raise MissingExtra("tensorstore", "tensorstore", f"reading {found.driver} volumes") from problem
+        raise MissingExtra(
+            "tensorstore", "tensorstore", f"reading {array_folder.driver} volumes"
+        ) from problem
     try:
-        where = {"driver": "file", "path": str(found.folder.resolve())}
-        array = tensorstore.open({"driver": found.driver, "kvstore": where}, open=True).result()
+        where = {"driver": "file", "path": str(array_folder.folder.resolve())}
+        array = tensorstore.open({"driver": array_folder.driver, "kvstore": where}, open=True).result()
     except ValueError as problem:
-        raise CanvasError(f"{path} cannot be opened as {found.driver}: {problem}") from problem
-    if found.driver == "n5":
+        raise CanvasError(f"{path} cannot be opened as {array_folder.driver}: {problem}") from problem
+    if array_folder.driver == "n5":
         if array.rank != 3:
             raise CanvasError(
                 f"{path} has {array.rank} axes; N5 is read with three, x, y, z: give the folder of one "
                 "channel"
             )
-        return Opened([TensorStoreChannel(path, array)], ["channel 0"], _n5_voxel_um(found.metadata))
+        return OpenedFile(
+            [TensorStoreChannel(path, array)], ["channel 0"], _n5_voxel_um(array_folder.metadata)
+        )
     several = range(array.shape[3])
     channels = [TensorStoreChannel(path, array[..., c]) for c in several]
-    size = found.metadata["scales"][0].get("resolution")
+    size = array_folder.metadata["scales"][0].get("resolution")
     voxel_um = check_voxel_um([n / 1000 for n in size[::-1]]) if size else None
-    return Opened(channels, [f"channel {c}" for c in several], voxel_um)
+    return OpenedFile(channels, [f"channel {c}" for c in several], voxel_um)
 
 
 def _n5_voxel_um(metadata: dict[str, Any]) -> ZyxUm | None:

@@ -35,7 +35,7 @@ class Voxels(Protocol):
         ...
 
 
-class Opened(NamedTuple):
+class OpenedFile(NamedTuple):
     """The channels of a file with their names, and the voxel size where it is stated."""
 
     channels: Sequence[Voxels]

@@ -78,9 +78,9 @@ def correct_tiles(
     path: Path, tiles: Sequence[Tile], options: StitchOptions
 ) -> tuple[Source, CorrectedPlanes]:
     """The stack of all tiles, and the correction that was learned from planes sampled from it."""
-    wanted = options.flat_field or options.flat is not None or options.destripe
+    corrected = options.flat_field or options.flat is not None or options.destripe
     first = tiles[0].volume
-    stack = TileStack(tiles if wanted else tiles[:1])
+    stack = TileStack(tiles if corrected else tiles[:1])
     source = Source(path, [stack], ["tiles"], [first.marker], first.voxel_um, [])
-    correction = corrections_of(source, options)[0] if wanted else Correction()
+    correction = corrections_of(source, options)[0] if corrected else Correction()
     return source, CorrectedPlanes(correction, first.shape_zyx[1:], options.memory_gb)

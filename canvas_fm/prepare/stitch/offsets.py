@@ -86,9 +86,9 @@ def find_shift(
         peak = np.unravel_index(place, phases.shape)
         wraps = [(int(p), int(p) - n) for p, n in zip(peak, one.shape, strict=True)]
         for shift in itertools.product(*wraps):
-            found = _correlation(one, other, shift) if max(map(abs, shift)) <= max_shift else -1.0
-            if found > most:
-                best, most = shift, found
+            correlation = _correlation(one, other, shift) if max(map(abs, shift)) <= max_shift else -1.0
+            if correlation > most:
+                best, most = shift, correlation
     return _refined(one, other, best, most), most
 
 
@@ -153,9 +153,9 @@ def _most_structure(
         smooth = gaussian_filter(plane.astype(np.float32), 1)
         for y in _starts(size[1], height):
             for x in _starts(size[2], width):
-                found = float(smooth[y : y + height, x : x + width].std())
-                if found > most:
-                    best, most = (z, y, x), found
+                deviation = float(smooth[y : y + height, x : x + width].std())
+                if deviation > most:
+                    best, most = (z, y, x), deviation
     start = low[0] + best[0], low[1] + best[1], low[2] + best[2]
     return start, (depth, height, width)
 

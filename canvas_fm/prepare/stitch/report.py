@@ -16,7 +16,7 @@ from canvas_fm.prepare.stitch.tiles import Tile
 _SIDE = 384  # voxels of the overlap that is shown
 
 
-def report_stitching(found: dict[str, Any], tiles: Sequence[Tile], solution: Solution, stem: Path) -> None:
+def report_stitching(summary: dict[str, Any], tiles: Sequence[Tile], solution: Solution, stem: Path) -> None:
     """Write `STEM.stitch.json`, and `.png` where any overlap was registered."""
     pairs = [
         {
@@ -27,7 +27,7 @@ def report_stitching(found: dict[str, Any], tiles: Sequence[Tile], solution: Sol
         }
         for pair in (*solution.used, *solution.dropped)
     ]
-    content = json.dumps({**found, "pairs": pairs}, indent=1) + "\n"
+    content = json.dumps({**summary, "pairs": pairs}, indent=1) + "\n"
     write_text_atomic(stem.with_name(stem.name + ".stitch.json"), content)
     if not solution.used:
         return

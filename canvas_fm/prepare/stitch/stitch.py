@@ -72,9 +72,9 @@ def stitch(source: str | Path, out: str | Path, *, progress: bool | None = None,
         ):
 
             def measured(pair: tuple[int, int]) -> Pair:
-                found = measure_pair(tiles, *pair, opts.max_shift)
+                offset = measure_pair(tiles, *pair, opts.max_shift)
                 advance()
-                return found
+                return offset
 
             solution = solve(len(tiles), list(pool.map(measured, pairs)), opts.min_correlation)
     placed = [
@@ -94,7 +94,7 @@ def stitch(source: str | Path, out: str | Path, *, progress: bool | None = None,
     if corrected.correction.is_there:
         report_corrections(stack, [corrected.correction], out)
     loose = [] if opts.keep_positions else unplaced(len(tiles), solution.used)
-    found = Stitching(
+    stitching = Stitching(
         conversion,
         {tile.name: place for tile, place in zip(tiles, placed, strict=True)},
         len(pairs),
@@ -104,8 +104,8 @@ def stitch(source: str | Path, out: str | Path, *, progress: bool | None = None,
     )
     stem = out.with_suffix("")
     write_text_atomic(stem.with_name(stem.name + ".positions.csv"), _table(tiles, placed))
-    report_stitching(found.as_dict(), tiles, solution, stem)
-    return found
+    report_stitching(stitching.as_dict(), tiles, solution, stem)
+    return stitching
 
 
 def _corrections(options: StitchOptions) -> dict[str, Any]:

@@ -61,18 +61,18 @@ def find_tiles(path: Path, options: StitchOptions) -> list[Tile]:
 
 
 def _of_folder(path: Path) -> dict[str, tuple[Path, tuple[float, float, float]]]:
-    found = {}
+    positions = {}
     for folder in sorted(path.glob("*/*")) if path.is_dir() else []:
         match = _SMARTSPIM.fullmatch(folder.name)
         if match and folder.is_dir() and folder.parent.name == match[1]:
-            found[folder.name] = (folder, (0.0, float(match[2]), float(match[1])))
-    if len(found) < 2:
+            positions[folder.name] = (folder, (0.0, float(match[2]), float(match[1])))
+    if len(positions) < 2:
         raise CanvasError(
-            f"{path} holds {len(found)} tiles; expected folders X/X_Y/Z.tiff as SmartSPIM writes them "
+            f"{path} holds {len(positions)} tiles; expected folders X/X_Y/Z.tiff as SmartSPIM writes them "
             "(positions in tenths of a micrometre), or --positions TABLE with the columns "
             "tile, z, y, x in voxels"
         )
-    return found
+    return positions
 
 
 def _of_table(path: Path, table: Path) -> dict[str, tuple[Path, tuple[float, float, float]]]:
@@ -81,7 +81,7 @@ def _of_table(path: Path, table: Path) -> dict[str, tuple[Path, tuple[float, flo
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as problem:
         raise CanvasError(f"{table} cannot be read as a table of positions: {problem}") from problem
-    found: dict[str, tuple[Path, tuple[float, float, float]]] = {}
+    positions: dict[str, tuple[Path, tuple[float, float, float]]] = {}
     for number, row in enumerate(rows, 1):
         try:
             name, at = row["tile"], (float(row["z"]), float(row["y"]), float(row["x"]))
@@ -89,12 +89,12 @@ def _of_table(path: Path, table: Path) -> dict[str, tuple[Path, tuple[float, flo
             raise CanvasError(
                 f"{table}: row {number} is {row}; expected the columns tile, z, y, x with positions in voxels"
             ) from problem
-        if name in found or not np.isfinite(at).all():
+        if name in positions or not np.isfinite(at).all():
             raise CanvasError(f"{table}: row {number}, tile {name}, is there twice or has no finite position")
         place = next((root / name for root in (path, table.parent) if (root / name).exists()), None)
         if place is None:
             raise CanvasError(f"{table}: there is no tile {name} in {path}, nor beside the table")
-        found[name] = (place, at)
-    if len(found) < 2:
-        raise CanvasError(f"{table} names {len(found)} tiles; two or more are stitched")
-    return found
+        positions[name] = (place, at)
+    if len(positions) < 2:
+        raise CanvasError(f"{table} names {len(positions)} tiles; two or more are stitched")
+    return positions

@@ -37,7 +37,7 @@ from canvas_fm.training.detector.threshold import choose_threshold, detectors_by
 from canvas_fm.training.mae.augment import widen
 from canvas_fm.training.mae.crop_set import CropSet, VolumeSource, stacked, take
 from canvas_fm.training.recipe.detector_recipe import DetectorRecipe, init_overrides
-from canvas_fm.training.run.batch_order import Batch, Batches, Rows
+from canvas_fm.training.run.batch_order import Batch, Batches, CropIndices
 from canvas_fm.training.run.distributed import Ranks
 from canvas_fm.training.run.run_folder import DETECTOR, START, Run
 from canvas_fm.training.run.split import (
@@ -267,7 +267,7 @@ class LabelledBatches:
                 self.channels.append(take(other, ranks.device, data.resident_gb, show))
         self.masks = self.channels.pop() if recipe.target.kind == "masks" else None
 
-    def along(self, order: Iterator[Rows], first: int = 0) -> Generator[Batch]:
+    def along(self, order: Iterator[CropIndices], first: int = 0) -> Generator[Batch]:
         """Crops, windows and labels for each set of rows; phantoms fill the first rows of a batch."""
         if self.phantoms is None:
             yield from self._real(order)
@@ -296,7 +296,7 @@ class LabelledBatches:
         crops, windows, labels = self.phantoms.at(step)
         return crops.view(np.int16), windows, labels
 
-    def _real(self, order: Iterator[Rows]) -> Generator[Batch]:
+    def _real(self, order: Iterator[CropIndices]) -> Generator[Batch]:
         sets = list(order)  # several readers go along it, each in a thread of its own
         readers = [*self.channels, *([self.masks] if self.masks else [])]
         with ExitStack() as stack:
@@ -306,7 +306,7 @@ class LabelledBatches:
                 raw, windows = stacked([(part[0], part[1]) for part in parts])
                 yield raw, windows, self._labels(rows, mask)
 
-    def _labels(self, rows: Rows, mask: Tensor | None) -> Tensor:
+    def _labels(self, rows: CropIndices, mask: Tensor | None) -> Tensor:
         home = np.searchsorted(self.drawn.first_rows, rows, side="right") - 1
         painted = []
         for row, volume_index in zip(rows, home, strict=True):
@@ -331,15 +331,15 @@ class _Labels:
         background: Sequence[Volume | str | Path] | None,
         recipe: DetectorRecipe,
     ) -> None:
-        for name, given in (
+        for name, values in (
             ("points", points),
             ("masks", masks),
             ("within", within),
             ("background", background),
         ):
-            if given is not None and len(given) != len(volumes):
+            if values is not None and len(values) != len(volumes):
                 raise CanvasError(
-                    f"{len(volumes)} volumes and {len(given)} of {name} were given; give one a volume, in "
+                    f"{len(volumes)} volumes and {len(values)} of {name} were given; give one a volume, in "
                     "their order"
                 )
         check_companions("masks", masks, recipe.target.kind == "masks", "target.kind is masks")
@@ -354,8 +354,12 @@ class _Labels:
             cells.check_inside(volume.shape_zyx)
             boxes = whole_box(volume.shape_zyx)
             if within is not None:
-                given = within[index]
-                boxes = read_boxes(given) if isinstance(given, str | Path) else as_boxes(given)
+                path_or_boxes = within[index]
+                boxes = (
+                    read_boxes(path_or_boxes)
+                    if isinstance(path_or_boxes, str | Path)
+                    else as_boxes(path_or_boxes)
+                )
                 _check_boxes(boxes, volume)
             mask = open_companion(volume, masks, index, "mask")
             self._of[id(volume)] = (

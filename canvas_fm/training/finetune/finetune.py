@@ -216,17 +216,17 @@ class Tuned:
 
     def logits(self, labelled_rows: Int64[np.ndarray, " k"]) -> Float64[np.ndarray, " k"]:
         """Uncalibrated logits of some of the labelled rows."""
-        judge = copy.copy(self.refiner)
-        judge.net_, judge.provenance_ = self.head, {}
-        return self.predictions_of(judge.logits, self.rows[labelled_rows]).astype(np.float64)
+        refiner = copy.copy(self.refiner)
+        refiner.net_, refiner.provenance_ = self.head, {}
+        return self.predictions_of(refiner.logits, self.rows[labelled_rows]).astype(np.float64)
 
-    def predictions_of(self, judge: Any, rows: Int64[np.ndarray, " m"]) -> np.ndarray:
+    def predictions_of(self, logits_of: Any, rows: Int64[np.ndarray, " m"]) -> np.ndarray:
         """Apply `judge` to the features of some rows; corrected brains must be complete."""
         complete_rows = rows
         if self.refiner.correction != "none":
             brains = np.unique(self.features.groups[rows])
             complete_rows = np.flatnonzero(np.isin(self.features.groups, brains))
-        outputs = np.asarray(judge(self.features_of(complete_rows)))
+        outputs = np.asarray(logits_of(self.features_of(complete_rows)))
         place = np.full(len(self.features), -1)
         place[complete_rows] = np.arange(len(complete_rows))
         return outputs[place[rows]]

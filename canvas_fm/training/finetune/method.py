@@ -48,27 +48,27 @@ class FinetunedEncoder:
         return {"method": "fine-tuned", **inputs, "refiner": self._refiner(0).get_params()}
 
     def fit(self, data: Training) -> Fit:
-        task, extractor, features = (
-            data.task,
+        pooled, extractor, features = (
+            data.pooled,
             self._extractors[data.fold],
             self._features[data.fold],
         )
         assert extractor.encoder is not None
         known = extractor.encoder.sha256
         refiner = self._refiner(data.seed)
-        label = np.full(len(task), -1)
-        label[data.rows] = task.is_cell[data.rows]
+        label = np.full(len(pooled), -1)
+        label[data.rows] = pooled.is_cell[data.rows]
         fewest = int(np.bincount(label[data.rows], minlength=2).min())
         refiner.set_params(folds=max(2, min(data.folds.count, fewest)), force_random=True)
         work = tune(
             refiner,
             features,
             label,
-            task.parts,
+            pooled.parts,
             extractor,
             self.tuning,
-            regions=task.region.astype(np.str_),
-            missed=task.missed_by_part(data.rows),
+            regions=pooled.region.astype(np.str_),
+            missed=pooled.missed_by_part(data.rows),
             frozen_tokens=self._frozen_tokens.get(known),
             show=False,
         )
@@ -83,22 +83,22 @@ class FinetunedEncoder:
         whole = replace(extractor, encoder=refiner.tuned_.on(extractor.encoder))
         moments: dict[str, Moments] = {}
 
-        def judge(rows: np.ndarray) -> np.ndarray:
+        def predict(rows: np.ndarray) -> np.ndarray:
             return work.predictions_of(lambda feature_set: refiner.predict_proba(feature_set)[:, 1], rows)
 
         def scratch(rows: np.ndarray) -> np.ndarray:
-            fold_features = features_of_rows(whole, task, rows)
+            fold_features = features_of_rows(whole, pooled, rows)
             if refiner.correction == "none":
                 return refiner.predict_proba(fold_features)[:, 1]
             out = np.empty(len(rows))
             for name in np.unique(fold_features.groups):
                 brain_rows = fold_features.groups == name
                 if name not in moments:
-                    brain = np.flatnonzero(task.group == name)
+                    brain = np.flatnonzero(pooled.group == name)
                     moments[name] = Moments.of(work.features_of(brain).x)
                 out[brain_rows] = refiner.predict_proba(
                     fold_features.rows(brain_rows), moments=moments[name]
                 )[:, 1]
             return out
 
-        return Fit(judge, float(refiner.threshold_), scratch, spread=refiner.count_spread_)
+        return Fit(predict, float(refiner.threshold_), scratch, spread=refiner.count_spread_)

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from canvas_fm.data.zyx import Zyx
 from canvas_fm.errors import CanvasError
-from canvas_fm.heads.compare.methods import Fit, Judge, Training, fit_by, held_out_by
-from canvas_fm.heads.compare.task import Task
+from canvas_fm.heads.compare.methods import Fit, Predict, Training, fit_by, held_out_by
+from canvas_fm.heads.compare.pooled_candidates import PooledCandidates
 from canvas_fm.models.device import pick_device, pick_precision
 from canvas_fm.models.heads.resnet import ResNet3D, ResNetConfig
 from canvas_fm.training.mae.augment import draw, turn
@@ -66,8 +66,8 @@ class ResNetClassifier:
     def fit(self, data: Training) -> Fit:
         """Fit; raises CanvasError if the training diverges."""
 
-        def fit_one(rows: np.ndarray) -> Judge:
-            return self._judge(data.task, self.train(data.task, rows, data.seed))
+        def fit_one(rows: np.ndarray) -> Predict:
+            return self._predict(data.pooled, self.train(data.pooled, rows, data.seed))
 
         # Of few labels one part would be a handful: a threshold needs them all, and they cost little.
         parts = None if len(data.rows) <= _FEW else 1
@@ -78,14 +78,14 @@ class ResNetClassifier:
         """Number of optimizer steps for so many labels."""
         return int(np.clip(math.ceil(self.epochs * labels / self.batch), self.least_steps, self.most_steps))
 
-    def train(self, task: Task, rows: np.ndarray, seed: int) -> ResNet3D:
+    def train(self, pooled: PooledCandidates, rows: np.ndarray, seed: int) -> ResNet3D:
         """Train a net on labelled rows; reproducible by seed and device."""
         device = pick_device(self.device)
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(seed)
             net = ResNet3D(self.config).to(device)
-        crops = _half(task, rows, self.config.crop_zyx)
-        is_cell = torch.from_numpy(task.is_cell[rows])
+        crops = _half(pooled, rows, self.config.crop_zyx)
+        is_cell = torch.from_numpy(pooled.is_cell[rows])
         generator = torch.Generator().manual_seed(seed)
         steps = self.steps(len(rows))
         optimizer = torch.optim.AdamW(net.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
@@ -112,32 +112,32 @@ class ResNetClassifier:
             net.head.bias.add_(math.log(share / (1 - share)))
         return net.eval()
 
-    def _judge(self, task: Task, net: ResNet3D) -> Judge:
+    def _predict(self, pooled: PooledCandidates, net: ResNet3D) -> Predict:
         device = next(net.parameters()).device
 
         @torch.inference_mode()
-        def judge(rows: np.ndarray) -> np.ndarray:
+        def predict(rows: np.ndarray) -> np.ndarray:
             out = np.empty(len(rows))
             for first in range(0, len(rows), _AT_ONCE):
-                crops = task.crops(rows[first : first + _AT_ONCE], self.config.crop_zyx)
+                crops = pooled.crops(rows[first : first + _AT_ONCE], self.config.crop_zyx)
                 with self._autocast(device):
                     logit = net(torch.from_numpy(crops)[:, None].to(device))
                 out[first : first + _AT_ONCE] = torch.sigmoid(logit.float()).cpu().numpy()
             return out
 
-        return judge
+        return predict
 
     def _autocast(self, device: torch.device) -> torch.autocast:
         dtype = pick_precision(self.precision, device)
         return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
 
 
-def _half(task: Task, rows: np.ndarray, crop_zyx: Zyx) -> Tensor:
+def _half(pooled: PooledCandidates, rows: np.ndarray, crop_zyx: Zyx) -> Tensor:
     """All training crops as float16, whose rounding is below their noise."""
     out = torch.empty((len(rows), *crop_zyx), dtype=torch.float16)
     for first in range(0, len(rows), _AT_ONCE):
         part = rows[first : first + _AT_ONCE]
-        out[first : first + _AT_ONCE] = torch.from_numpy(task.crops(part, crop_zyx))
+        out[first : first + _AT_ONCE] = torch.from_numpy(pooled.crops(part, crop_zyx))
     return out
 
 

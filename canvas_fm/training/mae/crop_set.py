@@ -22,7 +22,7 @@ from canvas_fm.data.volume.volume import Volume, Zyx, ZyxUm
 from canvas_fm.data.volume.window import WindowRule
 from canvas_fm.progress import bar
 from canvas_fm.training.mae.augment import widen
-from canvas_fm.training.run.batch_order import Batches, Rows
+from canvas_fm.training.run.batch_order import Batches, CropIndices
 
 _CACHE = 512 * 2**20
 _AHEAD = 4  # batches that the reading thread may be ahead
@@ -148,7 +148,7 @@ class Resident:
         self.crops = crops.read(label="reading crops", show=show).to(device)
         self.windows = torch.from_numpy(crops.windows).to(device)
 
-    def along(self, order: Iterator[Rows], first: int = 0) -> Generator[RawBatch]:
+    def along(self, order: Iterator[CropIndices], first: int = 0) -> Generator[RawBatch]:
         for rows in order:
             index = torch.from_numpy(rows).to(self.crops.device)
             yield self.crops[index], self.windows[index]
@@ -162,7 +162,7 @@ class Streamed:
         share = _CACHE // len(crops.sources)
         self._readers = [source.reader(crops.crop_zyx, share) for source in crops.sources]
 
-    def along(self, order: Iterator[Rows], first: int = 0) -> Generator[RawBatch]:
+    def along(self, order: Iterator[CropIndices], first: int = 0) -> Generator[RawBatch]:
         ready: queue.Queue[RawBatch | BaseException | None] = queue.Queue(_AHEAD)
         stopped = threading.Event()
 
@@ -194,7 +194,7 @@ class Streamed:
             stopped.set()
             thread.join()
 
-    def _read(self, rows: Rows) -> RawBatch:
+    def _read(self, rows: CropIndices) -> RawBatch:
         crops = np.empty((len(rows), *self.crops.crop_zyx), self.crops.dtype)
         home = np.searchsorted(self.crops.first_rows, rows, side="right") - 1
         for volume_index in np.unique(home):
@@ -212,7 +212,7 @@ class Channels:
     def __init__(self, channels: Sequence[Batches]) -> None:
         self.channels = channels
 
-    def along(self, order: Iterator[Rows], first: int = 0) -> Generator[RawBatch]:
+    def along(self, order: Iterator[CropIndices], first: int = 0) -> Generator[RawBatch]:
         sets = list(order)  # every channel goes along it, some in a thread of their own
         with ExitStack() as stack:
             streams = [stack.enter_context(closing(each.along(iter(sets), first))) for each in self.channels]

@@ -123,7 +123,7 @@ def evaluate(
     `patch_mean` was given as much.
     """
     patch_zyx, size = recipe.model.encoder.patch_zyx, recipe.evaluation.batch
-    given = recipe.model.decoder.given
+    statistics = recipe.model.decoder.masked_statistics
     model, error, weight = Tally(), 0.0, 0.0
     trivial: dict[str, Tally] = {}
     for crops, visible in fixed.batches(size):
@@ -150,7 +150,7 @@ def evaluate(
         "held_out": fixed.held_out,
         "n": len(fixed.raw),
         "mask_ratio": recipe.model.mask_ratio,
-        **({} if given is None else {"given": given}),
+        **({} if statistics is None else {"given": statistics}),
         "loss": error / weight,
         **model.scores(),
         **{name: tally.scores() for name, tally in fixed.trivial.items()},

@@ -17,9 +17,9 @@ from canvas_fm.training.recipe.recipe import (
     CropsRecipe,
     EvaluationRecipe,
     Positive,
-    Section,
     Share,
     Size,
+    StrictModel,
     TrackingRecipe,
     TrainingRecipe,
 )
@@ -27,14 +27,14 @@ from canvas_fm.training.recipe.recipe import (
 Zyx = Annotated[tuple[Positive, Positive, Positive], Strict(False)]
 
 
-class TargetRecipe(Section):
+class TargetRecipe(StrictModel):
     """Positive voxels: an ellipsoid of `radius_um` around every cell's centre, or its mask."""
 
     kind: Literal["centres", "masks"] = "centres"
     radius_um: Size = 6.0
 
 
-class FocalRecipe(Section):
+class FocalRecipe(StrictModel):
     """Binary focal loss: α weighs cells against background, γ down-weights easy voxels.
 
     Summed over labelled voxels and divided by those that are cell, which count as at least `floor` of all.
@@ -45,7 +45,7 @@ class FocalRecipe(Section):
     floor: float = Field(default=1e-3, gt=0)
 
 
-class PhantomRecipe(Section):
+class PhantomRecipe(StrictModel):
     """Randomised phantoms drawn in memory during training: `share` of each batch.
 
     A volume of `shape_zyx` is drawn, gives `crops_each` crops from a pool of `pool` volumes and makes room
@@ -97,7 +97,7 @@ class DetectorAugment(AugmentRecipe):
     offset: float = Field(default=0.05, ge=0)
 
 
-class DetectionRecipe(Section):
+class DetectionRecipe(StrictModel):
     """Detection of cells in the heat map, and calibration of the fixed threshold.
 
     `tolerance_um` is one for all, or one a marker. Over the training volumes, each as it is and with its
@@ -115,7 +115,7 @@ class DetectionRecipe(Section):
     relative: RelativeConfig | None = None
 
 
-class EncoderInit(Section):
+class EncoderInit(StrictModel):
     """Start from an encoder: before the training on cells the net learns to predict its tokens.
 
     For so many `steps` of `batch` crops, drawn from the whole training volumes without labels.

@@ -13,9 +13,9 @@ from canvas_fm.training.recipe.recipe import (
     CropsRecipe,
     EvaluationRecipe,
     Positive,
-    Section,
     Share,
     Size,
+    StrictModel,
     TrackingRecipe,
     TrainingRecipe,
 )
@@ -23,7 +23,7 @@ from canvas_fm.training.recipe.recipe import (
 Level = Annotated[float, Field(ge=0)]
 
 
-class JointModel(Section):
+class JointModel(StrictModel):
     """Encoder, projector, and the number of visible patches of a training view, the centre's included.
 
     `decoder` predicts the masked patches of each view where `loss.reconstruction` has a weight.
@@ -46,7 +46,7 @@ class JointModel(Section):
         return self
 
 
-class JointLoss(Section):
+class JointLoss(StrictModel):
     """`contrastive`: decoupled contrastive loss at `temperature`; `vicreg`: no negatives, three weights.
 
     `reconstruction` is the weight of a masked autoencoder's loss beside it, on the same views and tokens; 0
@@ -69,7 +69,7 @@ class PlacesRecipe(CropsRecipe):
     blob_um: Size = 5.0
 
 
-class ViewRecipe(Section):
+class ViewRecipe(StrictModel):
     """Strengths of the augmentations of a view; 0 turns one off.
 
     Flips and quarter turns always; a share `free` of views is turned by any angle in y, x and scaled by up to

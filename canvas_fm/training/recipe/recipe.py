@@ -11,7 +11,7 @@ from pydantic import AliasChoices, Field, Strict, ValidationError, model_validat
 
 from canvas_fm.data.volume.window import WindowRule
 from canvas_fm.errors import CanvasError
-from canvas_fm.files.settings import Section, explain
+from canvas_fm.files.settings import StrictModel, explain
 from canvas_fm.models.folder.config import DecoderConfig, EncoderConfig, Pool, masked_count
 from canvas_fm.shipped import find
 from canvas_fm.training.recipe.overrides import override, read_yaml
@@ -21,7 +21,7 @@ Size = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
-class ModelRecipe(Section):
+class ModelRecipe(StrictModel):
     """Encoder, decoder, mask ratio, and the encoder's default pooling."""
 
     encoder: EncoderConfig = EncoderConfig()
@@ -37,7 +37,7 @@ class ModelRecipe(Section):
         return self
 
 
-class LossRecipe(Section):
+class LossRecipe(StrictModel):
     """Content-aware weights: background α, cells α + γ; γ = 0 is the uniform loss.
 
     `scale` says what a patch's variance is measured against: the mean over the optimizer batch, over the data
@@ -60,7 +60,7 @@ class LossRecipe(Section):
         return self
 
 
-class DistilRecipe(Section):
+class DistilRecipe(StrictModel):
     """Self-distillation: masked patches also predict the features of a moving-average teacher.
 
     The teacher is the average of the encoder over the last 1 / (1 − `momentum`) steps; its target is the mean
@@ -75,7 +75,7 @@ class DistilRecipe(Section):
     normalise: Literal["layer", "crop"] = "layer"
 
 
-class WindowRecipe(Section):
+class WindowRecipe(StrictModel):
     """Intensity window: two percentiles of the volume, or two multiples of its median."""
 
     kind: Literal["percentiles", "median"] = "percentiles"
@@ -93,7 +93,7 @@ class WindowRecipe(Section):
         return WindowRule(self.kind, self.low, self.high)
 
 
-class CropsRecipe(Section):
+class CropsRecipe(StrictModel):
     """Number of crops, window rule, and the held-out volumes."""
 
     crops: Positive = 60_000
@@ -113,7 +113,7 @@ class DataRecipe(CropsRecipe):
     foreground: Share = 0.5
 
 
-class AugmentRecipe(Section):
+class AugmentRecipe(StrictModel):
     """Flips along each axis with probability `flip`, turns by 90° in y, x, Gaussian noise of σ `noise`."""
 
     flip: Share = 0.5
@@ -121,7 +121,7 @@ class AugmentRecipe(Section):
     noise: float = Field(default=0.01, ge=0)
 
 
-class TrainingRecipe(Section):
+class TrainingRecipe(StrictModel):
     """Duration and optimizer. `steps` override `epochs`; one epoch is one pass over `data.crops`."""
 
     steps: Positive | None = None
@@ -146,7 +146,7 @@ class TrainingRecipe(Section):
         return self
 
 
-class EvaluationRecipe(Section):
+class EvaluationRecipe(StrictModel):
     """Evaluation interval in steps (none: at the end only), and fixed crops of each kind a volume."""
 
     every: Positive | None = None
@@ -156,21 +156,21 @@ class EvaluationRecipe(Section):
     figures: bool = True
 
 
-class WandbRecipe(Section):
+class WandbRecipe(StrictModel):
     """Weights & Biases; offline leaves the files in the run folder for a later `wandb sync`."""
 
     project: str = "canvas-fm"
     offline: bool = True
 
 
-class TrackingRecipe(Section):
+class TrackingRecipe(StrictModel):
     """Metric sinks in addition to metrics.jsonl."""
 
     tensorboard: bool = False
     wandb: WandbRecipe | None = None
 
 
-class AnyRecipe(Section):
+class AnyRecipe(StrictModel):
     """Settings shared by all recipes."""
 
     if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int64
 from torch import Tensor
 
-Rows = Int64[np.ndarray, " rows"]
+CropIndices = Int64[np.ndarray, " rows"]
 Batch = tuple[Tensor, ...]  # crops as stored, their windows, and labels where there are some
 
 
@@ -17,12 +17,12 @@ Batch = tuple[Tensor, ...]  # crops as stored, their windows, and labels where t
 class Batches(Protocol):
     """Protocol: source of a training's batches."""
 
-    def along(self, order: Iterator[Rows], first: int = 0) -> Generator[Batch]:
+    def along(self, order: Iterator[CropIndices], first: int = 0) -> Generator[Batch]:
         """Crops on the device for each set of rows, in order; `first` is the step of the first set."""
         ...
 
 
-def batch_order(crops: int, batch: int, seed: int, first: int, last: int) -> Iterator[Rows]:
+def batch_order(crops: int, batch: int, seed: int, first: int, last: int) -> Iterator[CropIndices]:
     """Rows of the optimizer batches `first` to `last` − 1: one permutation an epoch.
 
     Batches run across the end of an epoch, so the place in the data is the step alone.

@@ -33,7 +33,7 @@ _FORMAT = 1
 
 
 @runtime_checkable
-class Task(Protocol[S]):
+class TrainingTask(Protocol[S]):
     """Protocol of a training's task: model, data, evaluation, shipping; such as `Pretraining`."""
 
     label: str
@@ -66,7 +66,7 @@ class Task(Protocol[S]):
 def train(
     recipe: AnyRecipe,
     out: str | Path,
-    new_task: Callable[[], Task[S]],
+    new_task: Callable[[], TrainingTask[S]],
     device: str | torch.device,
     resume: bool,
     show: bool | None,
@@ -116,7 +116,7 @@ class Trainer(Generic[S]):
         recipe: AnyRecipe,
         run: Run,
         ranks: Ranks,
-        task: Task[S],
+        task: TrainingTask[S],
         show: bool | None,
         early_stop: Callable[[Run], bool] | None = None,
     ) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from canvas_fm.errors import CanvasError
-from canvas_fm.files.settings import Section, explain, read_settings
+from canvas_fm.files.settings import StrictModel, explain, read_settings
 from canvas_fm.shipped import find
 from canvas_fm.training.recipe.overrides import override, read_yaml
 from canvas_fm.training.recipe.recipe import Recipe, read_recipe
@@ -22,27 +22,27 @@ DATA_SET = "volumes"  # the parameter whose values are names of data sets
 _MOST_FAULTS = 8
 
 
-class Values(Section):
+class Values(StrictModel):
     """The values of a parameter; a mapping is merged into the section of the recipe that the key names."""
 
     values: list[Any] = Field(min_length=1)
 
 
-class DataSet(Section):
+class DataSet(StrictModel):
     """Globs below the data folder: volumes to train on, and those that are only evaluated on."""
 
     train: list[str] = Field(min_length=1)
     held_out: list[str] = Field(default_factory=list)
 
 
-class Metric(Section):
+class Metric(StrictModel):
     """The figure of the held-out crops that the best run of each data set is chosen by."""
 
     name: str = "psnr_masked"
     goal: Literal["minimize", "maximize"] = "maximize"
 
 
-class EarlyTerminate(Section):
+class EarlyTerminate(StrictModel):
     """When runs are compared and the worse ones stopped; the keys of a Weights & Biases sweep.
 
     After `min_iter` evaluations, and each time after `eta` times as many, a run goes on if it is among the
@@ -61,7 +61,7 @@ class EarlyTerminate(Section):
         return evaluations == round(self.min_iter * self.eta**exponent)
 
 
-class LabelledSet(Section):
+class LabelledSet(StrictModel):
     """Cells whose classes tell what features are worth: globs of volumes, each beside its table of points.
 
     `labels` is the column of the class, none for the volume's marker; a volume's brain is the name of the
@@ -76,7 +76,7 @@ class LabelledSet(Section):
     cells: int = Field(default=100, gt=1)
 
 
-class SweepRecipe(Section):
+class SweepRecipe(StrictModel):
     """A sweep's file. Keys of a Weights & Biases sweep with `method: grid` are understood as they stand."""
 
     name: str = "sweep"

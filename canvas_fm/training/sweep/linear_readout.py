@@ -36,7 +36,7 @@ def score_encoders(
     encoders: Mapping[str, Path],
     data: Path,
     show: bool | None,
-    opening: VolumeOptions | None = None,
+    volume_options: VolumeOptions | None = None,
 ) -> LinearReadout:
     """Score the runs' encoders on labelled cells; what was measured before is read from `out`/worth.json.
 
@@ -45,7 +45,7 @@ def score_encoders(
     if labelled is None or not encoders:
         return LinearReadout({}, {})
     paths = volumes_of(DataSet(train=labelled.volumes), data)[0]
-    opened_as: dict[str, Any] = {} if opening is None else opening.given
+    opened_as: dict[str, Any] = {} if volume_options is None else volume_options.explicit
     known = _kept(out / WORTH)
     runs: dict[str, dict[str, float]] = {}
     baselines: dict[str, dict[str, dict[str, float]]] = {}
@@ -80,11 +80,11 @@ def _kept(path: Path) -> dict[str, Any]:
 
 
 def _cells(
-    labelled: LabelledSet, encoder: Encoder, paths: list[Path], opening: dict[str, Any]
+    labelled: LabelledSet, encoder: Encoder, paths: list[Path], volume_options: dict[str, Any]
 ) -> LabelledCells:
     return read_cells(
         encoder,
-        [Volume.open(path, **opening) for path in paths],
+        [Volume.open(path, **volume_options) for path in paths],
         [Points.read(path.parent / labelled.points, allow_empty=False) for path in paths],
         labels=labelled.labels,
         brains=[path.resolve().parents[labelled.brain_level].name for path in paths],

@@ -23,7 +23,7 @@ from canvas_fm.training.sweep.early_stop import EarlyStop
 from canvas_fm.training.sweep.grid import GridSource, SweepRecipe, SweepRun, expand, read_sweep, volumes_of
 from canvas_fm.training.sweep.linear_readout import score_encoders
 from canvas_fm.training.sweep.results import write_results
-from canvas_fm.training.sweep.workers import Job, Outcome, train_all
+from canvas_fm.training.sweep.workers import Outcome, PlannedTraining, train_all
 
 SWEEP, RUNS, STATE = "sweep.yaml", "runs", "state"
 
@@ -71,18 +71,20 @@ def sweep(
     """
     if workers < 1:
         raise CanvasError(f"{workers} workers were given; a sweep needs at least one")
-    spec, path, opening = read_sweep(recipe, overrides), Path(out), VolumeOptions.of(**options)
+    spec, path, volume_options = read_sweep(recipe, overrides), Path(out), VolumeOptions.of(**options)
     runs = expand(spec)
-    jobs = [_job(run, path, Path(data), opening, _early_stop(spec, run, runs, path)) for run in runs]
+    trainings = [
+        _job(run, path, Path(data), volume_options, _early_stop(spec, run, runs, path)) for run in runs
+    ]
     with disk_full_as_error(path):
         (path / STATE).mkdir(parents=True, exist_ok=True)
     lock = take_lock(path / STATE, path)
     try:
         write_text_atomic(path / SWEEP, yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False))
-        _train(path, jobs, workers, str(device), show)
-        states = {job.name: _state(path, job) for job in jobs}
+        _train(path, trainings, workers, str(device), show)
+        states = {training.name: _state(path, training) for training in trainings}
         done = [run for run in runs if states[run.name].get("error", "") is None]
-        worth = score_encoders(spec.worth, path, _encoders(path, done), Path(data), show, opening)
+        worth = score_encoders(spec.worth, path, _encoders(path, done), Path(data), show, volume_options)
         write_results(spec, path, done, states, worth)
     finally:
         os.close(lock)
@@ -92,26 +94,32 @@ def sweep(
     return Sweep(path, tuple(run.name for run in runs), failed)
 
 
-def _train(path: Path, jobs: Sequence[Job], workers: int, device: str, show: bool | None) -> None:
+def _train(
+    path: Path, trainings: Sequence[PlannedTraining], workers: int, device: str, show: bool | None
+) -> None:
     """Train what is not done, and what failed once more."""
-    left = [job for job in jobs if not _is_done(path, job)]
-    with bar("sweep", len(jobs), unit="runs", done=len(jobs) - len(left), show=show) as advance:
+    left = [training for training in trainings if not _is_done(path, training)]
+    with bar("sweep", len(trainings), unit="runs", done=len(trainings) - len(left), show=show) as advance:
         failed = []
         for outcome in train_all(left, workers, device):
-            _write_state(path, jobs, outcome)
+            _write_state(path, trainings, outcome)
             if outcome.error is None:
                 advance(1, outcome.name)
             else:
                 failed.append(outcome.name)
-        for outcome in train_all([job for job in left if job.name in failed], workers, device):
-            _write_state(path, jobs, outcome)
+        for outcome in train_all([training for training in left if training.name in failed], workers, device):
+            _write_state(path, trainings, outcome)
             advance(1, outcome.name)
 
 
-def _job(run: SweepRun, out: Path, data: Path, opening: VolumeOptions, early_stop: EarlyStop | None) -> Job:
+def _job(
+    run: SweepRun, out: Path, data: Path, volume_options: VolumeOptions, early_stop: EarlyStop | None
+) -> PlannedTraining:
     train, held_out = volumes_of(run.data_set, data)
     folder = out / RUNS / run.name
-    return Job(run.name, folder, run.recipe, tuple(train), tuple(held_out), opening, early_stop)
+    return PlannedTraining(
+        run.name, folder, run.recipe, tuple(train), tuple(held_out), volume_options, early_stop
+    )
 
 
 def _early_stop(spec: SweepRecipe, run: SweepRun, runs: Sequence[SweepRun], out: Path) -> EarlyStop | None:
@@ -122,33 +130,35 @@ def _early_stop(spec: SweepRecipe, run: SweepRun, runs: Sequence[SweepRun], out:
     return EarlyStop(spec.early_terminate, spec.metric, alike)
 
 
-def _is_done(path: Path, job: Job) -> bool:
-    return _state(path, job).get("error", "") is None and Run(job.out).encoder.is_dir()
+def _is_done(path: Path, training: PlannedTraining) -> bool:
+    return _state(path, training).get("error", "") is None and Run(training.out).encoder.is_dir()
 
 
-def _inputs(job: Job) -> str:
+def _inputs(training: PlannedTraining) -> str:
     """What decides a run's result."""
-    paths = [[str(path.resolve()) for path in part] for part in (job.train, job.held_out)]
-    more: list[Any] = [job.opening.given] if job.opening.given else []
-    if job.early_stop is not None:
-        more.append(job.early_stop.rule.model_dump())
-    return hashlib.sha256(json.dumps([job.recipe.to_yaml(), paths, *more]).encode()).hexdigest()
+    paths = [[str(path.resolve()) for path in part] for part in (training.train, training.held_out)]
+    more: list[Any] = [training.volume_options.explicit] if training.volume_options.explicit else []
+    if training.early_stop is not None:
+        more.append(training.early_stop.rule.model_dump())
+    return hashlib.sha256(json.dumps([training.recipe.to_yaml(), paths, *more]).encode()).hexdigest()
 
 
-def _state(path: Path, job: Job) -> dict[str, Any]:
+def _state(path: Path, training: PlannedTraining) -> dict[str, Any]:
     """How the last attempt of a run with these inputs ended; empty where there was none."""
     try:
-        state: dict[str, Any] = json.loads((path / STATE / f"{job.name}.json").read_text(encoding="utf-8"))
+        state: dict[str, Any] = json.loads(
+            (path / STATE / f"{training.name}.json").read_text(encoding="utf-8")
+        )
     except (OSError, ValueError):
         return {}
-    return state if state.get("inputs") == _inputs(job) else {}
+    return state if state.get("inputs") == _inputs(training) else {}
 
 
-def _write_state(path: Path, jobs: Sequence[Job], outcome: Outcome) -> None:
+def _write_state(path: Path, trainings: Sequence[PlannedTraining], outcome: Outcome) -> None:
     """Record how an attempt ended; seconds add up over attempts."""
-    job = next(job for job in jobs if job.name == outcome.name)
-    before = _state(path, job)
-    state = {**asdict(outcome), "inputs": _inputs(job), "attempts": before.get("attempts", 0) + 1}
+    training = next(training for training in trainings if training.name == outcome.name)
+    before = _state(path, training)
+    state = {**asdict(outcome), "inputs": _inputs(training), "attempts": before.get("attempts", 0) + 1}
     for key in ("wall_s", "cpu_s"):
         state[key] += before.get(key, 0.0)
     write_text_atomic(path / STATE / f"{outcome.name}.json", json.dumps(state, indent=1) + "\n")

@@ -30,7 +30,7 @@ _STOP_S = 60.0  # for a checkpoint on the way out
 
 
 @dataclass(frozen=True)
-class Job:
+class PlannedTraining:
     """One training: its name, its run's folder, its recipe, its volumes and how they are opened."""
 
     name: str
@@ -38,7 +38,7 @@ class Job:
     recipe: Recipe
     train: tuple[Path, ...]
     held_out: tuple[Path, ...]
-    opening: VolumeOptions = field(default_factory=VolumeOptions.of)
+    volume_options: VolumeOptions = field(default_factory=VolumeOptions.of)
     early_stop: EarlyStop | None = None
 
 
@@ -56,49 +56,54 @@ class Outcome:
     stopped_at: int | None = None
 
 
-def train_all(jobs: Sequence[Job], workers: int, device: str) -> Iterator[Outcome]:
+def train_all(trainings: Sequence[PlannedTraining], workers: int, device: str) -> Iterator[Outcome]:
     """The outcome of every training as it ends; with one worker, in this process.
 
     The CPU threads of this process are shared out among the workers, and its GPUs where there are several.
     """
-    if workers == 1 or len(jobs) < 2:
-        yield from (train_one(job, device) for job in jobs)
+    if workers == 1 or len(trainings) < 2:
+        yield from (train_one(training, device) for training in trainings)
     else:
-        pool = _Pool(min(workers, len(jobs)), device)
+        pool = _Pool(min(workers, len(trainings)), device)
         try:
-            yield from pool.run(jobs)
+            yield from pool.run(trainings)
         finally:
             pool.close()
 
 
-def train_one(job: Job, device: str) -> Outcome:
+def train_one(training: PlannedTraining, device: str) -> Outcome:
     """Train to the end, from the run's last checkpoint where there is one; a failure is an outcome."""
     wall, cpu, error, stopped_at = time.perf_counter(), time.process_time(), None, None
     try:
-        volumes = [Volume.open(path, **job.opening.given) for path in (*job.train, *job.held_out)]
-        names = unique_names(volumes)[len(job.train) :]
+        volumes = [
+            Volume.open(path, **training.volume_options.explicit)
+            for path in (*training.train, *training.held_out)
+        ]
+        names = unique_names(volumes)[len(training.train) :]
         options: dict[str, Any] = {"held_out": names, "device": device, "show": False}
-        if job.early_stop is not None:
-            options["early_stop"] = job.early_stop
-        stopped_at = _stopped_at(pretrain(job.recipe, volumes, out=job.out, resume=True, **options), job)
+        if training.early_stop is not None:
+            options["early_stop"] = training.early_stop
+        stopped_at = _stopped_at(
+            pretrain(training.recipe, volumes, out=training.out, resume=True, **options), training
+        )
     except CanvasError as problem:
         error = str(problem)
     except (RuntimeError, OSError, ValueError, MemoryError) as problem:
         error = f"{type(problem).__name__}: {' '.join(str(problem).split())[:500]}"
-    return Outcome(job.name, error, time.perf_counter() - wall, time.process_time() - cpu, stopped_at)
+    return Outcome(training.name, error, time.perf_counter() - wall, time.process_time() - cpu, stopped_at)
 
 
-def _stopped_at(run: Run, job: Job) -> int | None:
+def _stopped_at(run: Run, training: PlannedTraining) -> int | None:
     """The step that a run ended after, None if it is the recipe's last."""
-    last = max((row["step"] for row in run.metrics()), default=job.recipe.steps)
-    return None if last == job.recipe.steps else int(last)
+    last = max((row["step"] for row in run.metrics()), default=training.recipe.steps)
+    return None if last == training.recipe.steps else int(last)
 
 
 @dataclass
 class _Worker:
     process: BaseProcess
     connection: Connection
-    job: Job | None = None
+    training: PlannedTraining | None = None
     began: float = 0.0
 
 
@@ -110,13 +115,13 @@ class _Pool:
         self._context = get_context("spawn")
         self._workers: list[_Worker] = []
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
-        waiting = deque(jobs)
-        while waiting or any(worker.job for worker in self._workers):
+    def run(self, trainings: Sequence[PlannedTraining]) -> Iterator[Outcome]:
+        waiting = deque(trainings)
+        while waiting or any(worker.training for worker in self._workers):
             while waiting and (worker := self._idle()) is not None:
-                worker.job, worker.began = waiting.popleft(), time.perf_counter()
-                worker.connection.send(worker.job)
-            busy = {worker.connection: worker for worker in self._workers if worker.job}
+                worker.training, worker.began = waiting.popleft(), time.perf_counter()
+                worker.connection.send(worker.training)
+            busy = {worker.connection: worker for worker in self._workers if worker.training}
             for connection in wait(list(busy)):
                 yield self._outcome(busy[connection])  # type: ignore[index]
 
@@ -132,7 +137,7 @@ class _Pool:
             worker.connection.close()
 
     def _idle(self) -> _Worker | None:
-        idle = next((worker for worker in self._workers if worker.job is None), None)
+        idle = next((worker for worker in self._workers if worker.training is None), None)
         return idle or (self._start() if len(self._workers) < self._size else None)
 
     def _start(self) -> _Worker:
@@ -147,7 +152,7 @@ class _Pool:
         return self._workers[-1]
 
     def _outcome(self, worker: _Worker) -> Outcome:
-        assert worker.job is not None
+        assert worker.training is not None
         try:
             outcome: Outcome = worker.connection.recv()
         except (EOFError, ConnectionError):
@@ -155,8 +160,8 @@ class _Pool:
             self._workers.remove(worker)
             worker.connection.close()
             code, wall = worker.process.exitcode, time.perf_counter() - worker.began
-            return Outcome(worker.job.name, f"its process ended with exit code {code}", wall, 0.0)
-        worker.job = None
+            return Outcome(worker.training.name, f"its process ended with exit code {code}", wall, 0.0)
+        worker.training = None
         return outcome
 
 

@@ -165,8 +165,8 @@ def _score(path: Path) -> dict[str, Any]:
         held = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as problem:
         raise CanvasError(f"{path} cannot be read as JSON: {problem}") from problem
-    wanted = ("f1", "precision", "recall", "pq", "rq", "sq", "tp", "fp", "fn")
-    return {"name": path.stem, "values": {key: held[key] for key in wanted if held.get(key) is not None}}
+    keys = ("f1", "precision", "recall", "pq", "rq", "sq", "tp", "fp", "fn")
+    return {"name": path.stem, "values": {key: held[key] for key in keys if held.get(key) is not None}}
 
 
 def group_rows(path: Path) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def export_view(
     color_by: str | None = None,
     encoding: Encoding = "gzip",
     viewer: str = ONLINE,
-    **opening: Any,
+    **volume_options: Any,
 ) -> dict[str, Any]:
     """Write a new folder that any web server serves; returns its files, bytes, layers and points.
 
@@ -57,7 +57,7 @@ def export_view(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise CanvasError(f"{out} exists already and is not empty; delete it or choose another name")
     scene = open_scene(
-        volumes, points=points, labels=labels, heat_maps=heat_maps, color_by=color_by, **opening
+        volumes, points=points, labels=labels, heat_maps=heat_maps, color_by=color_by, **volume_options
     )
     out.mkdir(parents=True, exist_ok=True)
     for layer in scene.volumes:

@@ -77,7 +77,7 @@ def open_scene(
     labels: Sequence[str | Path] = (),
     heat_maps: Sequence[str | Path] = (),
     color_by: str | None = None,
-    **opening: Any,
+    **volume_options: Any,
 ) -> Scene:
     """Open everything that a view shows; options are those of `Volume.open`, for every volume.
 
@@ -93,7 +93,7 @@ def open_scene(
         layers.append(VolumeLayer(name, f"volumes/{_key(name)}", kind, volume))
 
     for path in volumes:
-        add(path, "volume", Volume.open(path, **opening))
+        add(path, "volume", Volume.open(path, **volume_options))
     first = layers[0].volume
     kinds: list[tuple[Kind, Sequence[str | Path]]] = [("heat map", heat_maps), ("labels", labels)]
     for kind, paths in kinds:

@@ -156,19 +156,19 @@ class _Handler(BaseHTTPRequestHandler):
         host = self.headers.get("Host", "").rpartition(":")[0] or self.headers.get("Host", "")
         path, _, query = self.path.partition("#")[0].partition("?")
         try:
-            found = (
+            content = (
                 self.content_of(path.removeprefix("/"), query) if host in _LOCAL else None
             )  # another name: a rebound address
         except CanvasError as problem:
             _log.warning("%s", problem)
             self._send(HTTPStatus.INTERNAL_SERVER_ERROR, str(problem).encode(), ".txt", with_body)
             return
-        if found is None:
+        if content is None:
             self._send(HTTPStatus.NOT_FOUND, b"not found", ".txt", with_body)
-        elif isinstance(found, bytes):
-            self._send(HTTPStatus.OK, found, "", with_body)
+        elif isinstance(content, bytes):
+            self._send(HTTPStatus.OK, content, "", with_body)
         else:
-            self._send_file(found, with_body)
+            self._send_file(content, with_body)
 
     def _send_file(self, file: Path, with_body: bool) -> None:
         size = file.stat().st_size

@@ -34,7 +34,7 @@ def open_view(
     heat_maps: Sequence[str | Path] = (),
     color_by: str | None = None,
     port: int = 0,
-    **opening: Any,
+    **volume_options: Any,
 ) -> Iterator[View]:
     """Context manager: a server of the view on this machine, closed at the end.
 
@@ -48,7 +48,7 @@ def open_view(
         yield from _served(exported[0], {}, port)
         return
     scene = open_scene(
-        volumes, points=points, labels=labels, heat_maps=heat_maps, color_by=color_by, **opening
+        volumes, points=points, labels=labels, heat_maps=heat_maps, color_by=color_by, **volume_options
     )
     with tempfile.TemporaryDirectory(prefix="canvas-fm-view-") as folder:
         write_points(scene, Path(folder), "raw")

@@ -16,8 +16,8 @@ from canvas_fm.evaluation.classification import reliability
 from canvas_fm.files.atomic import write_atomic
 from canvas_fm.heads.compare.compare import Comparison
 from canvas_fm.heads.compare.label_curve import LabelCurve
+from canvas_fm.heads.compare.pooled_candidates import PooledCandidates
 from canvas_fm.heads.compare.summary import curves
-from canvas_fm.heads.compare.task import Task
 from canvas_fm.heads.labels.candidates import CELL, SKIP
 
 _COLUMNS = 3
@@ -30,8 +30,8 @@ def precision_recall_figure(comparison: Comparison, path: Path) -> None:
     """Precision–recall curves, a panel a volume; dots mark the fixed threshold."""
     figure, panels = _panels(comparison.volumes)
     for volume, ax in panels.items():
-        part = next(candidates for candidates in comparison.task.parts if candidates.name == volume)
-        rows = comparison.task.group == volume
+        part = next(candidates for candidates in comparison.pooled.parts if candidates.name == volume)
+        rows = comparison.pooled.group == volume
         max_recall = 0.0
         for number, method in enumerate(comparison.methods):
             p = np.nan_to_num(comparison.p_cell[method][rows], nan=0.0)
@@ -53,8 +53,8 @@ def reliability_figure(comparison: Comparison, path: Path) -> None:
     """Reliability diagrams, a panel a volume; the diagonal is perfect calibration."""
     figure, panels = _panels(comparison.volumes)
     for volume, ax in panels.items():
-        rows = (comparison.task.group == volume) & (comparison.task.label != SKIP)
-        is_cell = comparison.task.label[rows] == CELL
+        rows = (comparison.pooled.group == volume) & (comparison.pooled.label != SKIP)
+        is_cell = comparison.pooled.label[rows] == CELL
         ax.plot([0, 1], [0, 1], color="0.7", lw=0.8)
         for number, method in enumerate(comparison.methods):
             bins = reliability(is_cell, comparison.p_cell[method][rows])
@@ -104,10 +104,10 @@ def gallery_rows(comparison: Comparison, method: str) -> dict[str, list[Shown]]:
     The worst errors are first false negatives, then false positives. No two
     lists name one row.
     """
-    task, p = comparison.task, comparison.p_cell[method]
+    pooled, p = comparison.pooled, comparison.p_cell[method]
     known = np.flatnonzero(np.isfinite(p))
-    is_cell = task.label[known] == CELL
-    limit = np.array([comparison.thresholds[method][str(name)] for name in task.group[known]])
+    is_cell = pooled.label[known] == CELL
+    limit = np.array([comparison.thresholds[method][str(name)] for name in pooled.group[known]])
     rising = known[np.argsort(p[known], kind="stable")]
     wrong_cell = known[is_cell & (p[known] < limit)]
     wrong_other = known[~is_cell & (p[known] >= limit)]
@@ -124,7 +124,8 @@ def gallery_rows(comparison: Comparison, method: str) -> dict[str, list[Shown]]:
         chosen = [int(row) for row in order if int(row) not in taken][:_SHOWN]
         taken |= set(chosen)
         rows[title] = [
-            Shown(row, float(p[row]), bool(task.label[row] == CELL), str(task.group[row])) for row in chosen
+            Shown(row, float(p[row]), bool(pooled.label[row] == CELL), str(pooled.group[row]))
+            for row in chosen
         ]
     order = ("most certain cells", "most certain non-cells", "least certain", *list(picks)[:2])
     return {title: rows[title] for title in order}
@@ -139,7 +140,7 @@ def gallery_figure(comparison: Comparison, method: str, path: Path) -> None:
     # By hand: a layout that is worked out for fifty panels takes seconds.
     figure.subplots_adjust(0.01, 0.3 / lines, 0.99, 1 - 0.2 / lines, hspace=0.5, wspace=0.06)
     for line, (title, entries) in zip(axes, every.items(), strict=True):
-        crops = _projected(comparison.task, np.array([entry.row for entry in entries], np.int64))
+        crops = _projected(comparison.pooled, np.array([entry.row for entry in entries], np.int64))
         line[0].set_title(f"{title}", fontsize=9, loc="left", pad=5)
         for place, ax in enumerate(line):
             ax.set(xticks=[], yticks=[])
@@ -157,10 +158,10 @@ def gallery_figure(comparison: Comparison, method: str, path: Path) -> None:
     _save(figure, path)
 
 
-def _projected(task: Task, rows: np.ndarray) -> Float32[np.ndarray, "n y x"]:
-    z, y, x = task.voxel_um
+def _projected(pooled: PooledCandidates, rows: np.ndarray) -> Float32[np.ndarray, "n y x"]:
+    z, y, x = pooled.voxel_um
     side_y, side_x = (2 * round(_CROP_UM / 2 / size) + 1 for size in (y, x))
-    crops = task.crops(rows, (2 * round(6.0 / z) + 1, side_y, side_x))
+    crops = pooled.crops(rows, (2 * round(6.0 / z) + 1, side_y, side_x))
     return crops.max(axis=1) if len(crops) else np.zeros((0, side_y, side_x), np.float32)
 
 

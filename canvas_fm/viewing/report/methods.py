@@ -11,7 +11,7 @@ import numpy as np
 from canvas_fm.errors import CanvasError
 from canvas_fm.heads.compare.baselines import CandidateScoreMethod, Embedded, PcaCrops, ShapeTrees
 from canvas_fm.heads.compare.methods import Method
-from canvas_fm.heads.compare.task import Task
+from canvas_fm.heads.compare.pooled_candidates import PooledCandidates
 from canvas_fm.heads.features.candidate_score import candidate_scores, with_candidate_score
 from canvas_fm.heads.features.extractor import DETECTOR, MAE, Extractor, features_of_rows
 from canvas_fm.heads.features.feature_cache import features_at, other_contrasts
@@ -44,14 +44,14 @@ class Methods:
 
     def __init__(
         self,
-        task: Task,
+        pooled: PooledCandidates,
         encoders: Mapping[str, Encoder],
         detectors: Mapping[str, Detector],
         folds: Sequence[str],
         settings: ReportOptions,
         show: bool | None,
     ) -> None:
-        self._task, self._encoders, self._detectors = task, encoders, detectors
+        self._pooled, self._encoders, self._detectors = pooled, encoders, detectors
         self._folds, self._settings, self._show = folds, settings, show
         self._known: dict[str, FeatureSet] = {}
         self._chosen: dict[tuple[int, ...], FeatureSet] = {}
@@ -71,7 +71,7 @@ class Methods:
             return [simple[name]()]
         if name == "random":
             like = next(iter(self._encoders.values())).config if self._encoders else None
-            other = self._extractor(random_encoder(like, voxel_um=self._task.voxel_um), None)
+            other = self._extractor(random_encoder(like, voxel_um=self._pooled.voxel_um), None)
             return [self._method("random encoder", dict.fromkeys(self._folds, other), MAE)]
         if name == "encoder":
             return [
@@ -150,16 +150,18 @@ class Methods:
         by_fold: Mapping[str, Extractor],
         variant: str,
         *,
-        loud: Sequence[str] = (),
+        unpenalised: Sequence[str] = (),
         **cut: Any,
     ) -> Embedded:
         """A refiner on embeddings, detector features or both, with the unpenalised blocks."""
 
         def embed(rows: np.ndarray, fold: str) -> np.ndarray:
-            return self._beside(features_of_rows(by_fold[fold], self._task, rows), loud, rows).x
+            return self._beside(features_of_rows(by_fold[fold], self._pooled, rows), unpenalised, rows).x
 
         def at(contrast: float) -> dict[str, FeatureSet]:
-            return {fold: self._features(extractor, contrast, loud) for fold, extractor in by_fold.items()}
+            return {
+                fold: self._features(extractor, contrast, unpenalised) for fold, extractor in by_fold.items()
+            }
 
         return Embedded(
             name,
@@ -177,21 +179,23 @@ class Methods:
         methods: list[Method] = []
         by_fold = self.extractors
         if self._settings.detector_score:
-            methods.append(self._method("detector score", by_fold, DETECTOR_LOGIT, loud=[DETECTOR_LOGIT]))
+            methods.append(
+                self._method("detector score", by_fold, DETECTOR_LOGIT, unpenalised=[DETECTOR_LOGIT])
+            )
             methods += [
-                self._method(f"{variant} + detector score", by_fold, variant, loud=[DETECTOR_LOGIT])
+                self._method(f"{variant} + detector score", by_fold, variant, unpenalised=[DETECTOR_LOGIT])
                 for variant in self._variants
             ]
         if self._settings.candidate_score:
-            loud = [DETECTOR_LOGIT] * self._settings.detector_score + [CANDIDATE_SCORE]
+            unpenalised = [DETECTOR_LOGIT] * self._settings.detector_score + [CANDIDATE_SCORE]
             widest = " + ".join(
                 [self._variants[-1], *["detector score"] * self._settings.detector_score, "candidate score"]
             )
-            methods.append(self._method(widest, by_fold, self._variants[-1], loud=loud))
+            methods.append(self._method(widest, by_fold, self._variants[-1], unpenalised=unpenalised))
         return methods
 
     def _score(self) -> tuple[np.ndarray, Provenance]:
-        parts, provenance = candidate_scores(self._task.parts)
+        parts, provenance = candidate_scores(self._pooled.parts)
         return np.concatenate(parts), provenance
 
     def _check_score(self, names: Sequence[str]) -> None:
@@ -238,22 +242,24 @@ class Methods:
 
         return make
 
-    def _features(self, extractor: Extractor, contrast: float = 1.0, loud: Sequence[str] = ()) -> FeatureSet:
+    def _features(
+        self, extractor: Extractor, contrast: float = 1.0, unpenalised: Sequence[str] = ()
+    ) -> FeatureSet:
         """Features of all candidates with the requested unpenalised blocks, cached by blocks."""
         whole = self._made(extractor, contrast)
-        key = (id(whole), *(UNPENALISED.index(block) for block in loud))
+        key = (id(whole), *(UNPENALISED.index(block) for block in unpenalised))
         if key not in self._chosen:
-            self._chosen[key] = self._beside(whole, loud)
+            self._chosen[key] = self._beside(whole, unpenalised)
         return self._chosen[key]
 
     def _beside(
-        self, features: FeatureSet, loud: Sequence[str], rows: np.ndarray | None = None
+        self, features: FeatureSet, unpenalised: Sequence[str], rows: np.ndarray | None = None
     ) -> FeatureSet:
         """Features of the task's rows (None: all) with the requested unpenalised blocks only."""
         features = features.only(
-            *(block for block in features.blocks if block not in UNPENALISED or block in loud)
+            *(block for block in features.blocks if block not in UNPENALISED or block in unpenalised)
         )
-        if CANDIDATE_SCORE not in loud:
+        if CANDIDATE_SCORE not in unpenalised:
             return features
         score, provenance = self._score()
         return with_candidate_score(features, score if rows is None else score[rows], provenance)
@@ -276,7 +282,7 @@ class Methods:
                         background=part.background,
                         show=self._show,
                     )
-                    for part in self._task.parts
+                    for part in self._pooled.parts
                 ]
             )
         return self._known[key]

@@ -13,7 +13,7 @@ from canvas_fm.errors import CanvasError
 from canvas_fm.files.options import takes
 from canvas_fm.heads.compare.compare import compare
 from canvas_fm.heads.compare.label_curve import COUNTS
-from canvas_fm.heads.compare.task import Task
+from canvas_fm.heads.compare.pooled_candidates import PooledCandidates
 from canvas_fm.heads.features.extractor import Extractor
 from canvas_fm.heads.features.feature_cache import other_contrasts
 from canvas_fm.heads.labels.candidates import label_brains
@@ -73,23 +73,25 @@ def report(
         background=background,
         score=score,
     )
-    task = Task(brains, resample=settings.resample, ignore_voxel_size=settings.ignore_voxel_size)
-    held_out = _held_out(task, folds)
-    names = _asked(methods, task, bool(encoders or detectors), bool(encoders))
+    pooled = PooledCandidates(
+        brains, resample=settings.resample, ignore_voxel_size=settings.ignore_voxel_size
+    )
+    held_out = _held_out(pooled, folds)
+    names = _asked(methods, pooled, bool(encoders or detectors), bool(encoders))
     encoder_of = _one_a_fold(encoders, held_out, "encoder")
     detector_of = _one_a_fold(detectors, held_out, "detector")
-    builder = Methods(task, encoder_of, detector_of, list(held_out), settings, show)
+    builder = Methods(pooled, encoder_of, detector_of, list(held_out), settings, show)
     builder.check(names)
     plain = [method for name in names for method in builder.named(name)]
     swept = builder.sweep()
     result = compare(
-        task,
+        pooled,
         [*plain, *swept],
         folds=held_out,
         seeds=seeds,
         counts=counts,
         curve_of=[method.name for method in plain],
-        own_thresholds=_recorded_thresholds(task, held_out, detector_of, candidate_threshold),
+        own_thresholds=_recorded_thresholds(pooled, held_out, detector_of, candidate_threshold),
         keep=Path(out) / FITS,
         show=show,
     )
@@ -99,18 +101,20 @@ def report(
     return write_report(result, out, title=title, reference=reference, about=about)
 
 
-def _held_out(task: Task, folds: Sequence[Sequence[str]] | None) -> dict[str, tuple[str, ...]]:
+def _held_out(pooled: PooledCandidates, folds: Sequence[Sequence[str]] | None) -> dict[str, tuple[str, ...]]:
     if folds is None:
-        return {part.name: (part.name,) for part in task.parts}
-    if task.by == "region":
+        return {part.name: (part.name,) for part in pooled.parts}
+    if pooled.by == "region":
         raise CanvasError("there is one volume, whose regions are held out in turn; leave out the folds")
     return {" + ".join(names): tuple(names) for names in folds}
 
 
-def _asked(methods: Sequence[str] | None, task: Task, models: bool, encoders: bool) -> list[str]:
+def _asked(
+    methods: Sequence[str] | None, pooled: PooledCandidates, models: bool, encoders: bool
+) -> list[str]:
     """The methods in the order of METHODS; by default those that need nothing which was not given."""
     if methods is None:
-        lacking = {"finetune"} | ({"score"} if task.own is None else set())
+        lacking = {"finetune"} | ({"score"} if pooled.own is None else set())
         return [name for name in METHODS if name not in lacking | (set() if models else {"encoder"})]
     if unknown := [name for name in methods if name not in METHODS]:
         raise CanvasError(f"there is no method {unknown[0]!r}; give some of {', '.join(METHODS)}")
@@ -134,18 +138,18 @@ def _one_a_fold(models: Sequence[str | Path], folds: Mapping[str, Any], kind: st
 
 
 def _recorded_thresholds(
-    task: Task,
+    pooled: PooledCandidates,
     held_out: Mapping[str, tuple[str, ...]],
     detectors: Mapping[str, Detector],
     threshold: float | None,
 ) -> dict[str, float]:
     """Recorded threshold of the candidate score, by volume where it is known."""
     if threshold is not None:
-        return {part.name: threshold for part in task.parts}
+        return {part.name: threshold for part in pooled.parts}
     by_volume = {}
     for fold, names in held_out.items():
         detector = detectors.get(fold)
-        for part in task.parts:
+        for part in pooled.parts:
             if part.name in names and detector is not None:
                 detector_sha256 = part.points.meta.get("detector_sha256")
                 if detector_sha256 == detector.sha256 and part.own is not None:

@@ -81,8 +81,8 @@ def _draw(comparison: Comparison, folder: Path, gallery_method: str) -> list[str
 
 def _write_candidates(comparison: Comparison, folder: Path) -> None:
     folder.mkdir(exist_ok=True)
-    for part in comparison.task.parts:
-        rows = comparison.task.group == part.name
+    for part in comparison.pooled.parts:
+        rows = comparison.pooled.group == part.name
         columns = {"label": part.label}
         columns |= {} if part.own is None else {"score": part.own}
         for method, p in comparison.p_cell.items():
@@ -99,7 +99,7 @@ def _report(
     about: dict[str, Any],
     pictures: list[str],
 ) -> dict[str, Any]:
-    task = comparison.task
+    pooled = comparison.pooled
     return {
         "title": title,
         "conclusion": conclusion_of(comparison),
@@ -107,7 +107,7 @@ def _report(
         "versions": {name: version(name) for name in ("numpy", "scikit-learn", "torch")},
         "machine": f"{platform.machine()}, {platform.system()}",
         "split": {
-            "by": task.by,
+            "by": pooled.by,
             "folds": {name: list(volumes) for name, volumes in comparison.folds.items()},
         },
         "volumes": {
@@ -119,7 +119,7 @@ def _report(
                 "tolerance_um": part.tolerance_um,
                 "voxel_um": list(part.volume.voxel_um),
             }
-            for part in task.parts
+            for part in pooled.parts
         },
         "notes": comparison.notes,
         "about": about,
@@ -154,7 +154,7 @@ def _report(
                 name: [
                     {
                         "volume": one.volume,
-                        "zyx": task.zyx[one.row].tolist(),
+                        "zyx": pooled.zyx[one.row].tolist(),
                         "p_cell": one.p,
                         "cell": one.is_cell,
                     }

@@ -124,10 +124,10 @@ class Routes:
 
         def undo() -> dict[str, Any]:
             rows = self.session.back(by, body.id)
-            found = self._next(by, order)
+            queue = self._next(by, order)
             again = [self._row(row) for row in rows[:1]]
-            kept = [row for row in found["queue"] if row["row"] not in rows[:1]]
-            return found | {"queue": again + kept, "undone": rows}
+            kept = [row for row in queue["queue"] if row["row"] not in rows[:1]]
+            return queue | {"queue": again + kept, "undone": rows}
 
         return JSONResponse(await run_sync(undo))
 
@@ -172,8 +172,8 @@ class Routes:
             for one in list(self.session.clicks.missed.values())
             if (np.abs(np.array(one.zyx) - centre) <= reach).all()
         ]
-        found = [{"row": row, "zyx": zyx[row].tolist(), "label": mine.get(row)} for row in rows]
-        return JSONResponse({"candidates": found, "missed": missed})
+        candidates = [{"row": row, "zyx": zyx[row].tolist(), "label": mine.get(row)} for row in rows]
+        return JSONResponse({"candidates": candidates, "missed": missed})
 
     def _next(self, by: str, order: Any) -> dict[str, Any]:
         rows = self.session.queue(by, QUEUE, order)

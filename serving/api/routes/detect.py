@@ -29,19 +29,19 @@ async def detect_route(core: Core, request: Request) -> Response:
     no_query(request)
     core.require_ready()
     body = await read_model(core, request, DetectRequest)
-    found = await cancel_on_disconnect(disconnected(request), detect(core, body))
-    if found is None:
+    result = await cancel_on_disconnect(disconnected(request), detect(core, body))
+    if result is None:
         raise Refusal(400, GONE)
-    points, score = found.points, found.points.columns["score"]
-    headers = {"X-Detector": found.detector.sha256, "X-Threshold": repr(found.threshold)}
+    points, score = result.points, result.points.columns["score"]
+    headers = {"X-Detector": result.detector.sha256, "X-Threshold": repr(result.threshold)}
     kind = first_accepted(request, ("application/json", _CSV, npy.MEDIA_TYPE))
     if kind == "application/json":
         content = {
             "points_zyx": points.zyx,
             "score": score,
-            "detector": found.detector.sha256,
-            "threshold": found.threshold,
-            "warnings": found.warnings,
+            "detector": result.detector.sha256,
+            "threshold": result.threshold,
+            "warnings": result.warnings,
         }
         return await json_reply(content, headers=headers)
     if kind == _CSV:

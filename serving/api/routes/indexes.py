@@ -38,8 +38,8 @@ async def map_about(core: Core, request: Request) -> Response:
     query = read_query(request, MapQuery)
     core.require_ready()
     name, index = find_index(core, query.index)
-    said = await core.projections.about(name, index, query.method)
-    return JSONResponse(said.model_dump(mode="json"))
+    about = await core.projections.about(name, index, query.method)
+    return JSONResponse(about.model_dump(mode="json"))
 
 
 async def map_points(core: Core, request: Request) -> Response:

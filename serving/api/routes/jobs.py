@@ -49,7 +49,7 @@ async def submit(core: Core, request: Request) -> Response:
     if (there := jobs.store.find(identity, owner)) is not None:
         if there.spec.request != digest:
             raise Refusal(409, "that Idempotency-Key was sent with another job; give a new one")
-        return _said(jobs, there, 201)  # as the first time
+        return _reply(jobs, there, 201)  # as the first time
     _check_number(core, jobs, owner)
     try:
         job_spec, points = await asyncio.to_thread(_understood, core, body, owner, digest)
@@ -61,7 +61,7 @@ async def submit(core: Core, request: Request) -> Response:
     if job.cancelled:
         raise Refusal(409, "the job of that Idempotency-Key was taken back; give a new one")
     jobs.wake()
-    return _said(jobs, job, 201)
+    return _reply(jobs, job, 201)
 
 
 async def list_jobs(core: Core, request: Request) -> Response:
@@ -74,13 +74,13 @@ async def list_jobs(core: Core, request: Request) -> Response:
 
 async def one_job(core: Core, request: Request) -> Response:
     """State and progress of a job."""
-    jobs, job = _found(core, request)
-    return _said(jobs, job)
+    jobs, job = _job_of(core, request)
+    return _reply(jobs, job)
 
 
 async def cancel(core: Core, request: Request) -> Response:
     """Cancel a job, finished or not, and remove its result."""
-    jobs, job = _found(core, request)
+    jobs, job = _job_of(core, request)
     info = _info(jobs, job).model_copy(update={"state": "cancelled", "result": None})
     try:
         job.cancel()
@@ -92,13 +92,13 @@ async def cancel(core: Core, request: Request) -> Response:
 
 async def retry(core: Core, request: Request) -> Response:
     """Resume a failed job, after a full disk for example."""
-    jobs, job = _found(core, request)
+    jobs, job = _job_of(core, request)
     progress = job.progress
     if progress.state != "failed":
         raise Refusal(409, f"the job is {progress.state}; only one that failed goes on")
-    job.mark(progress.but(state="queued", error=None, ended=None))
+    job.record(progress.but(state="queued", error=None, ended=None))
     jobs.wake()
-    return _said(jobs, job)
+    return _reply(jobs, job)
 
 
 async def result(core: Core, request: Request) -> Response:
@@ -106,7 +106,7 @@ async def result(core: Core, request: Request) -> Response:
 
     Of the CSV, `Accept: application/json` gives the metadata that stands beside it.
     """
-    _, job = _found(core, request)
+    _, job = _job_of(core, request)
     state = job.progress.state
     if state != "done":
         raise Refusal(409, f"the job is {state}; its result is there once it is done")
@@ -143,7 +143,7 @@ def _jobs(core: Core, request: Request) -> JobRunner:
     return runner
 
 
-def _found(core: Core, request: Request) -> tuple[JobRunner, Job]:
+def _job_of(core: Core, request: Request) -> tuple[JobRunner, Job]:
     jobs, identity = _jobs(core, request), request.path_params["id"]
     no_query(request)
     job = jobs.store.find(identity, request.scope.get(HOLDER, ""))
@@ -257,7 +257,7 @@ def _grid(core: Core, body: JobRequest, step_zyx: tuple[int, int, int]) -> Point
     )
 
 
-def _said(jobs: JobRunner, job: Job, status: int = 200) -> Response:
+def _reply(jobs: JobRunner, job: Job, status: int = 200) -> Response:
     return JSONResponse(_info(jobs, job).model_dump(mode="json"), status)
 
 

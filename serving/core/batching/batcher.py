@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 Run = Callable[[Hashable, np.ndarray], np.ndarray]
 """(key, rows (n, …)) → results (n, …); called in the one worker thread, with at most `max_batch` rows."""
 Around = Callable[[list[object], int], AbstractContextManager[None]]
-"""(marks of a batch's requests, rows) → what is entered while the batch is computed."""
+"""(traces of a batch's requests, rows) → what is entered while the batch is computed."""
 Prepare = Callable[[np.ndarray], np.ndarray]
 """Turns a request's rows as they came into rows as the model takes them, batch by batch."""
 
@@ -54,7 +54,7 @@ class _Job:
     rows: np.ndarray
     prepare: Prepare | None
     answer: asyncio.Future[np.ndarray]
-    mark: object
+    trace: object
     held: int  # rows that count against the queue: not computed yet, and still wanted
     begun: int = 0  # rows given to the worker so far
     pieces: list[np.ndarray] = field(default_factory=list)
@@ -86,8 +86,8 @@ class Batcher:
     The oldest request goes first; one that is larger than a batch goes to the back of the queue after each
     batch, so that a small one never waits for the whole of it. An idle worker waits `wait_s` for company, a
     busy one not at all. Give `run` only what was checked: where it raises, the requests of that batch are run
-    one by one, and only those that fail alone get the error. `mark` is called at each request, and `around`
-    with the marks of those in a batch: for whoever watches.
+    one by one, and only those that fail alone get the error. `trace` is called at each request, and `around`
+    with the traces of those in a batch.
     """
 
     def __init__(
@@ -100,11 +100,11 @@ class Batcher:
         wait_s: float = 0.003,
         observe: Callable[[int, float], None] | None = None,
         held: Callable[[int], None] = lambda rows: None,
-        mark: Callable[[], object] = lambda: None,
-        around: Around = lambda marks, rows: nullcontext(),
+        trace: Callable[[], object] = lambda: None,
+        around: Around = lambda traces, rows: nullcontext(),
     ) -> None:
         self._run, self._observe, self._tell_held = run, observe, held
-        self._mark, self._around = mark, around
+        self._current_trace, self._around = trace, around
         self.max_batch, self.max_rows, self.wait_s = max_batch, max_rows, wait_s
         self.max_wait_s = max_wait_s
         self._queue: deque[_Job] = deque()
@@ -193,7 +193,7 @@ class Batcher:
         if self._closing or not self.alive:
             raise Stopped("the service is stopping")
         future: asyncio.Future[np.ndarray] = asyncio.get_running_loop().create_future()
-        job = _Job(key, rows, prepare, future, self._mark(), held=len(rows))
+        job = _Job(key, rows, prepare, future, self._current_trace(), held=len(rows))
         self._held += job.held
         self._tell_held(self._held)
         self._jobs.add(job)
@@ -264,7 +264,7 @@ class Batcher:
     async def _compute(self, batch: list[_Part]) -> None:
         began = time.monotonic()
         loop = asyncio.get_running_loop()
-        with self._around([part.job.mark for part in batch], sum(len(part.rows) for part in batch)):
+        with self._around([part.job.trace for part in batch], sum(len(part.rows) for part in batch)):
             outcomes = await loop.run_in_executor(self._thread, self._run_parts, batch)
         for part, outcome in zip(batch, outcomes, strict=True):
             self._release(part.job, len(part.rows))

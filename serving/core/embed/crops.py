@@ -51,7 +51,7 @@ def make_batcher(
         wait_s=limits.wait_ms / 1000,
         observe=metrics.batch,
         held=metrics.queue,
-        mark=Traces.current,
+        trace=Traces.current,
         around=Traces.of_this_process().batch,
     )
 

@@ -21,9 +21,9 @@ class VectorCache:
     def __init__(
         self,
         most_bytes: float,
-        told: Callable[[int, int, int], None] = lambda hits, misses, held_bytes: None,
+        on_change: Callable[[int, int, int], None] = lambda hits, misses, held_bytes: None,
     ) -> None:
-        self._told = told
+        self._on_change = on_change
         self._held: LruCache[bytes, np.ndarray] = LruCache(most_bytes, lambda x: x.nbytes + _OVERHEAD)
 
     def names(self, about: Sequence[object], crops: np.ndarray) -> list[bytes]:
@@ -40,7 +40,7 @@ class VectorCache:
         """Cached vector of each digest, None on a miss."""
         vectors = [self._held.get(name) for name in names]
         hits = sum(vector is not None for vector in vectors)
-        self._told(hits, len(names) - hits, self._held.held)
+        self._on_change(hits, len(names) - hits, self._held.held)
         return vectors
 
     def keep(self, names: Sequence[bytes], vectors: np.ndarray) -> None:
@@ -49,4 +49,4 @@ class VectorCache:
             copy = vector.copy()  # a row of a batch would hold the whole batch
             copy.flags.writeable = False
             self._held.put(name, copy)
-        self._told(0, 0, self._held.held)
+        self._on_change(0, 0, self._held.held)

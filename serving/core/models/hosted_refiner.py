@@ -13,7 +13,7 @@ from canvas_fm.errors import CanvasError
 from canvas_fm.shipped import card_of
 from serving.protocol.requests import RefineRequest
 from serving.protocol.schemas import CountReply, RefinerInfo
-from serving.protocol.settings import Settings
+from serving.protocol.settings import ServiceSettings
 
 if TYPE_CHECKING:
     import torch
@@ -32,14 +32,14 @@ class HostedRefiner:
     refiner: Refiner
     extractor: Extractor
     engine: Engine | None
-    given: dict[str, Any]
+    model_arguments: dict[str, Any]
     """The encoder and the detector as `canvas_fm.refine` is given them, None for a shipped one."""
 
     @classmethod
     def open(
         cls,
         name: str,
-        settings: Settings,
+        settings: ServiceSettings,
         device: torch.device,
         engines: Sequence[Engine],
         detectors: Sequence[Detector],
@@ -109,10 +109,10 @@ class HostedRefiner:
         recall = None if body is None else body.recall
         volume = None if body is None else body.volume
         nowhere = Points(np.zeros((len(p_cell), 3)))
-        said = count_cells(
+        counts = count_cells(
             self.refiner, nowhere, p_cell.astype(np.float64), recall=recall, volume=volume
         ).as_dict()
-        return CountReply(**{name: said[name] for name in CountReply.model_fields})
+        return CountReply(**{name: counts[name] for name in CountReply.model_fields})
 
     def is_cell(self, p_cell: Float32[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
         """Whether each P(cell) reaches the threshold."""
@@ -122,7 +122,7 @@ class HostedRefiner:
 
 
 def open_refiners(
-    settings: Settings,
+    settings: ServiceSettings,
     device: torch.device,
     engines: Sequence[Engine],
     detectors: Sequence[Detector],
@@ -160,7 +160,7 @@ def _models_of(name: str, refiner: Refiner, served_models: dict[str, Any]) -> di
         ) from problem
 
 
-def running(settings: Settings) -> dict[str, Any]:
+def running(settings: ServiceSettings) -> dict[str, Any]:
     """Run options of the service for `embed` and `refine`."""
     return {
         "device": settings.device,

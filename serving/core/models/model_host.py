@@ -23,14 +23,14 @@ from canvas_fm.shipped import card_of
 from serving.core.volumes.registered_volume import HostedVolume
 from serving.core.volumes.remote_volumes import open_volume
 from serving.protocol.schemas import ModelInfo, Pool
-from serving.protocol.settings import Settings
+from serving.protocol.settings import ServiceSettings
 
 
 class Engine:
     """An encoder on its device, and volumes by name; thread-safe."""
 
     def __init__(
-        self, encoder: Encoder, volumes: dict[str, HostedVolume], settings: Settings, name: str = ""
+        self, encoder: Encoder, volumes: dict[str, HostedVolume], settings: ServiceSettings, name: str = ""
     ) -> None:
         self.encoder, self.volumes, self.settings = encoder, volumes, settings
         self.name = name or encoder.name
@@ -39,7 +39,7 @@ class Engine:
         self._runners: dict[tuple[str | None, int | None], Runner] = {}
 
     @classmethod
-    def load(cls, settings: Settings) -> Engine:
+    def load(cls, settings: ServiceSettings) -> Engine:
         """Open default model and volumes and run one crop; CanvasError for what cannot be served."""
         assert settings.model is not None
         place = device_for(settings.backend, settings.device)
@@ -53,7 +53,9 @@ class Engine:
         return cls(encoder, volumes, settings, settings.name).tried()
 
     @classmethod
-    def beside(cls, encoder: Encoder, name: str, volumes: Mapping[str, Volume], settings: Settings) -> Engine:
+    def beside(
+        cls, encoder: Encoder, name: str, volumes: Mapping[str, Volume], settings: ServiceSettings
+    ) -> Engine:
         """Another opened model on the same volumes, as far as they are compatible."""
         engine = cls(encoder, {}, settings, name).tried()
         fitting = {each: engine.fitting(each, volume) for each, volume in volumes.items()}
@@ -151,7 +153,7 @@ class Engine:
             dimension=self.encoder.dim,
             layers=config.architecture.depth,
             reconstructs=config.decoder is not None,
-            reconstruction_given=None if config.decoder is None else config.decoder.given,
+            reconstruction_given=None if config.decoder is None else config.decoder.masked_statistics,
             backend=runner.backend,
             precision=runner.precision,
             int8=None if int8 is None else int8.summary(),
@@ -160,12 +162,12 @@ class Engine:
         )
 
 
-def max_batch(settings: Settings, device: str) -> int:
+def max_batch(settings: ServiceSettings, device: str) -> int:
     """Crops that go through a model together."""
     return settings.limits.max_batch or (64 if device == "cpu" else 1024)
 
 
-def encoder_first(settings: Settings) -> Settings:
+def encoder_first(settings: ServiceSettings) -> ServiceSettings:
     """The settings with the first encoder among the models as the default; none where all are detectors."""
     if settings.model is None or read_kind(Path(settings.model))[0] != "detector":
         return settings

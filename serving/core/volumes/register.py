@@ -14,7 +14,7 @@ from serving.core.models.describe import detector_info
 from serving.protocol.errors import Refusal, refused
 from serving.protocol.options import ServedVolume
 from serving.protocol.schemas import DetectorInfo, ModelInfo, VolumeInfo
-from serving.protocol.settings import Settings
+from serving.protocol.settings import ServiceSettings
 
 
 async def add_model(core: Core, name: str, requested_path: str) -> ModelInfo | DetectorInfo:
@@ -30,10 +30,12 @@ async def add_model(core: Core, name: str, requested_path: str) -> ModelInfo | D
     return added.model_info() if isinstance(added, Engine) else detector_info(name, added)
 
 
-async def add_volume(core: Core, name: str, requested_path: str, opening: Mapping[str, Any]) -> VolumeInfo:
+async def add_volume(
+    core: Core, name: str, requested_path: str, volume_options: Mapping[str, Any]
+) -> VolumeInfo:
     """Register another volume for every compatible model."""
     settings = _changeable(core)
-    served = ServedVolume(path=str(below_roots(settings.roots, requested_path)), **opening)
+    served = ServedVolume(path=str(below_roots(settings.roots, requested_path)), **volume_options)
     if name in core.volumes:
         raise Refusal(409, f"a volume is registered as {name!r}; give another name")
     try:
@@ -43,7 +45,7 @@ async def add_volume(core: Core, name: str, requested_path: str, opening: Mappin
     return core.view(name, None).info()
 
 
-def _register(core: Core, settings: Settings, name: str, served: ServedVolume) -> None:
+def _register(core: Core, settings: ServiceSettings, name: str, served: ServedVolume) -> None:
     from serving.core.volumes.remote_volumes import open_volume
 
     volume = open_volume(settings, served)
@@ -56,7 +58,7 @@ def _register(core: Core, settings: Settings, name: str, served: ServedVolume) -
     core.volumes[name] = volume
 
 
-def _changeable(core: Core) -> Settings:
+def _changeable(core: Core) -> ServiceSettings:
     """The settings; Refusal (403) where what is served is fixed at the start."""
     if core.settings is None or core.settings.workers > 1:
         raise Refusal(403, "with several workers models and volumes are named at the start")

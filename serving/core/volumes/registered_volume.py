@@ -14,7 +14,7 @@ from canvas_fm.inference.embed.point_crops import PointCrops, volume_identity, w
 from canvas_fm.models.checkpoint import Encoder
 from serving.protocol.requests import ParsedRows
 from serving.protocol.schemas import VolumeInfo
-from serving.protocol.settings import Settings
+from serving.protocol.settings import ServiceSettings
 
 
 class RegisteredVolume:
@@ -51,7 +51,7 @@ class RegisteredVolume:
 class HostedVolume(RegisteredVolume):
     """The same, read and windowed as `canvas_fm.embed` does for one encoder."""
 
-    def __init__(self, name: str, volume: Volume, encoder: Encoder, settings: Settings) -> None:
+    def __init__(self, name: str, volume: Volume, encoder: Encoder, settings: ServiceSettings) -> None:
         self._source = PointCrops.of(
             encoder.config, volume, resample=settings.resample, ignore_voxel_size=settings.ignore_voxel_size
         )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from canvas_fm.data.store.remote.address import Address, looks_remote, split_origin
 from canvas_fm.errors import CanvasError
 from serving.protocol.options import ServedVolume
-from serving.protocol.settings import Settings
+from serving.protocol.settings import ServiceSettings
 
 if TYPE_CHECKING:
     from canvas_fm.data.volume.volume import Volume
@@ -55,18 +55,18 @@ def pin(
     return remote, pinned
 
 
-def open_volume(settings: Settings, served: ServedVolume) -> Volume:
+def open_volume(settings: ServiceSettings, served: ServedVolume) -> Volume:
     """Open a volume named at the start: local, or remote at its pinned addresses."""
     from canvas_fm.data.store.remote.remote_store import Remote
     from canvas_fm.data.volume.volume import Volume
 
     path = served.path
     if not looks_remote(path):
-        return Volume.open(path, follow_links=False, **served.opening)
+        return Volume.open(path, follow_links=False, **served.volume_keywords)
     addresses = settings.pinned.get(Address.parse(path).origin)
     if not addresses:
         raise CanvasError(f"{path} is on a host that was not allowed with {_FLAG}")
-    return Volume.open(Remote(path, addresses), **served.opening)
+    return Volume.open(Remote(path, addresses), **served.volume_keywords)
 
 
 def is_public(address: IP) -> bool:

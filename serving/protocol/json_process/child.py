@@ -58,13 +58,13 @@ def _answer(out: IO[bytes], name: str, digest: bool, body: bytes) -> bool:
     """Write the answer, which begins with whether it is the last one."""
     try:
         model = parse(getattr(requests, name), body)
-        said = digest_of(model) if digest else ""
+        identity = digest_of(model) if digest else ""
         parsed = io.BytesIO()
         write_value(parsed, model)
     except Refusal as refusal:
         write_frame(out, (last := _is_large(), refusal.status, refusal.message))
     else:
-        write_frame(out, (last := _is_large(), 0, said))
+        write_frame(out, (last := _is_large(), 0, identity))
         out.write(parsed.getbuffer())
     out.flush()
     return last

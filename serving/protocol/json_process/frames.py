@@ -106,9 +106,9 @@ def read_value(file: IO[bytes]) -> Any:
     """What `write_value` wrote; lists of numbers are arrays."""
     kind, *about = read_frame(file)
     if kind == "model":
-        name, given, names = about
+        name, fields_set, names = about
         values = {field: read_value(file) for field in names}
-        return getattr(requests, name).model_construct(set(given), **values)
+        return getattr(requests, name).model_construct(set(fields_set), **values)
     if kind == "array":
         return np.frombuffer(read_bytes(file), np.float64).reshape(about[0])
     if kind == "lists":

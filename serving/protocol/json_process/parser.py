@@ -54,7 +54,7 @@ class JsonParser:
             write_frame(process.stdin, (kind.__name__, digest))
             write_bytes(process.stdin, body)
             process.stdin.flush()
-            last, status, said = read_frame(process.stdout)
+            last, status, answer = read_frame(process.stdout)
             model: B | None = None if status else read_value(process.stdout)
         except (OSError, EOFError, ValueError) as problem:
             self._end()
@@ -64,8 +64,8 @@ class JsonParser:
         if last:
             self._end()
         if model is None:
-            raise Refusal(status, said)
-        return model, said
+            raise Refusal(status, answer)
+        return model, answer
 
     def _running(self) -> subprocess.Popen[bytes]:
         with self._lock:

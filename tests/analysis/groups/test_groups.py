@@ -58,7 +58,7 @@ def test_power_is_what_simulated_studies_find():
     """Of regions that truly differ 2-fold, the share found at 5 % is the power that was stated."""
     stated, found = [], []
     for seed in range(40):
-        one = compare_groups(study(seed, fold=2.0), "a", "b", planned_fold=2.0)
+        one = compare_groups(study(seed, fold=2.0), "a", "b", power_fold_change=2.0)
         stated.append(one.power[:10].mean())
         found.append((one.p_value[:10] < 0.05).mean())
     assert np.mean(found) == pytest.approx(np.mean(stated), abs=0.08)
@@ -66,7 +66,7 @@ def test_power_is_what_simulated_studies_find():
 
 
 def test_brains_needed_are_the_fewest_whose_power_is_80_percent():
-    one = compare_groups(study(2), "a", "b", planned_fold=1.7)
+    one = compare_groups(study(2), "a", "b", power_fold_change=1.7)
     log = np.log2((one.study.count + 0.5) / one.study.volume_mm3)
     deviation = np.sqrt((log[:4].var(0, ddof=1) + log[4:].var(0, ddof=1)) / 2)
     sizes = np.arange(2, 201)[:, None]

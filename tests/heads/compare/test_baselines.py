@@ -12,7 +12,7 @@ from canvas_fm.errors import CanvasError, ModelMismatch
 from canvas_fm.evaluation.classification import auc
 from canvas_fm.heads.compare.baselines import CandidateScoreMethod, Embedded, PcaCrops, ShapeTrees
 from canvas_fm.heads.compare.methods import Method, fit_by, training
-from canvas_fm.heads.compare.task import Task
+from canvas_fm.heads.compare.pooled_candidates import PooledCandidates
 from canvas_fm.heads.features.feature_set import FeatureSet
 from canvas_fm.heads.features.shape import RADII_UM, feature_names, shape_crop, shape_features
 from canvas_fm.heads.labels.candidates import Candidates
@@ -24,18 +24,18 @@ from canvas_fm.training.finetune.resnet_method import ResNetClassifier
 CROP = (8, 16, 16)
 
 
-def of(task, out: str = "c", seed: int = 0):
+def of(pooled, out: str = "c", seed: int = 0):
     """What may be learned from all volumes but one."""
-    others = [part.name for part in task.parts if part.name != out]
-    pool = np.flatnonzero(np.isin(task.group, others))
-    return training(task, task.labelled(others), pool, out, seed)
+    others = [part.name for part in pooled.parts if part.name != out]
+    pool = np.flatnonzero(np.isin(pooled.group, others))
+    return training(pooled, pooled.labelled(others), pool, out, seed)
 
 
-def features(task) -> FeatureSet:
+def features(pooled) -> FeatureSet:
     """A column that tells cells apart, and noise."""
-    x = np.random.default_rng(0).normal(size=(len(task), 6)).astype(np.float32)
-    x[:, 2] += 2.5 * task.is_cell
-    return FeatureSet(x, {"mae": slice(0, 6)}, task.group)
+    x = np.random.default_rng(0).normal(size=(len(pooled), 6)).astype(np.float32)
+    x[:, 2] += 2.5 * pooled.is_cell
+    return FeatureSet(x, {"mae": slice(0, 6)}, pooled.group)
 
 
 # --- shape
@@ -100,13 +100,13 @@ def test_features_of_nothing_are_numbers():
 # --- the task
 
 
-def test_crops_come_windowed_in_the_order_asked(task):
+def test_crops_come_windowed_in_the_order_asked(pooled):
     rows = np.array([200, 3, 130])
-    found = task.crops(rows, CROP)
-    whole = {part.name: part.volume.read((0, 0, 0), part.volume.shape_zyx) for part in task.parts}
+    found = pooled.crops(rows, CROP)
+    whole = {part.name: part.volume.read((0, 0, 0), part.volume.shape_zyx) for part in pooled.parts}
     for row, crop in zip(rows, found, strict=True):
-        part = next(one for one in task.parts if one.name == task.group[row])
-        start = np.floor(task.zyx[row] + 0.5).astype(int) - np.array(CROP) // 2
+        part = next(one for one in pooled.parts if one.name == pooled.group[row])
+        start = np.floor(pooled.zyx[row] + 0.5).astype(int) - np.array(CROP) // 2
         box = np.zeros(CROP, np.float32)
         for index in np.ndindex(CROP):
             at = start + index
@@ -115,8 +115,8 @@ def test_crops_come_windowed_in_the_order_asked(task):
         np.testing.assert_allclose(crop, part.volume.window.apply(box), atol=1e-6)
 
 
-def test_counts_against_the_truth_know_the_missed_cells(task):
-    part = task.parts[0]
+def test_counts_against_the_truth_know_the_missed_cells(pooled):
+    part = pooled.parts[0]
     assert part.missed == 3
     everything = part.counts_by_box(np.ones(len(part), bool)).sum(axis=0)
     cells, others = int((part.label == 1).sum()), int((part.label == 0).sum())
@@ -137,25 +137,28 @@ def test_boxes_leave_out_what_lies_outside(shape_volumes):
 def test_one_volume_is_divided_by_its_boxes(shape_volumes):
     volume, points, truth = shape_volumes[0]
     boxes = np.array([[0, 0, 0, 18, 96, 48], [0, 0, 48, 18, 96, 96]])
-    divided = Task([Candidates.of(volume, points, truth, tolerance_um=6.0, within=boxes)])
+    divided = PooledCandidates([Candidates.of(volume, points, truth, tolerance_um=6.0, within=boxes)])
     assert divided.by == "region"
     assert [part.name for part in divided.parts] == ["a z0 y0 x0", "a z0 y0 x48"]
     assert sum(part.missed for part in divided.parts) == 3
     with pytest.raises(CanvasError, match="one volume with one labelled region"):
-        Task([Candidates.of(volume, points, truth, tolerance_um=6.0)])
+        PooledCandidates([Candidates.of(volume, points, truth, tolerance_um=6.0)])
 
 
 def test_two_volumes_of_one_name_and_of_other_voxels_are_refused(shape_volumes, tmp_path):
     parts = [Candidates.of(*given, tolerance_um=6.0, name="same") for given in shape_volumes[:2]]
     with pytest.raises(CanvasError, match="two sets of candidates are called 'same'"):
-        Task(parts)
+        PooledCandidates(parts)
     with Volume.create(tmp_path / "coarse.zarr", (18, 96, 96), voxel_um=(8.0, 2.0, 2.0)) as writer:
         writer.write((0, 0, 0), np.random.default_rng(0).integers(0, 999, (18, 96, 96)).astype(np.uint16))
     _, points, truth = shape_volumes[0]
     other = Candidates.of(Volume.open(tmp_path / "coarse.zarr"), points, truth, tolerance_um=6.0)
     with pytest.raises(ModelMismatch, match="--resample"):
-        Task([parts[0], other])
-    assert Task([parts[0], other], ignore_voxel_size=True).crops(np.array([150]), CROP).shape == (1, *CROP)
+        PooledCandidates([parts[0], other])
+    assert PooledCandidates([parts[0], other], ignore_voxel_size=True).crops(np.array([150]), CROP).shape == (
+        1,
+        *CROP,
+    )
 
 
 @pytest.mark.parametrize(
@@ -177,11 +180,11 @@ def test_columns_that_are_no_labels_or_scores(shape_volumes, columns, options, s
 # --- the methods
 
 
-def test_the_own_score_ranks_as_it_is(task):
-    fit = CandidateScoreMethod().fit(of(task))
-    rows = task.labelled(["c"])
-    p = fit.judge(rows)
-    assert auc(task.is_cell[rows], p) == pytest.approx(auc(task.is_cell[rows], task.own[rows]))
+def test_the_own_score_ranks_as_it_is(pooled):
+    fit = CandidateScoreMethod().fit(of(pooled))
+    rows = pooled.labelled(["c"])
+    p = fit.predict(rows)
+    assert auc(pooled.is_cell[rows], p) == pytest.approx(auc(pooled.is_cell[rows], pooled.own[rows]))
     assert ((p > 0) & (p < 1)).all()
 
 
@@ -190,9 +193,9 @@ def test_an_own_score_that_misleads_is_not_turned_round(shape_volumes):
     for volume, points, truth in shape_volumes[:2]:
         wrong = Points(points.zyx, {"label": points.columns["label"], "score": -points.columns["score"]})
         parts.append(Candidates.of(volume, wrong, truth, tolerance_um=6.0))
-    turned = Task(parts)
+    turned = PooledCandidates(parts)
     rows = turned.labelled(["b"])
-    p = CandidateScoreMethod().fit(of(turned, "b")).judge(rows)
+    p = CandidateScoreMethod().fit(of(turned, "b")).predict(rows)
     assert auc(turned.is_cell[rows], p) == pytest.approx(auc(turned.is_cell[rows], turned.own[rows]))
     assert auc(turned.is_cell[rows], p) < 0.5
 
@@ -203,74 +206,74 @@ def test_candidates_without_a_score_cannot_be_judged_by_it(shape_volumes):
         bare = Points(points.zyx, {"label": points.columns["label"]})
         parts.append(Candidates.of(volume, bare, truth, tolerance_um=6.0))
     with pytest.raises(CanvasError, match="not all candidates came with a score"):
-        CandidateScoreMethod().fit(of(Task(parts), "b"))
+        CandidateScoreMethod().fit(of(PooledCandidates(parts), "b"))
 
 
-def test_components_are_those_of_the_training_crops(task):
-    given = of(task)
+def test_components_are_those_of_the_training_crops(pooled):
+    given = of(pooled)
     method = PcaCrops(6, CROP)
     fit = method.fit(given)
-    rows = task.labelled(["c"])
-    assert auc(task.is_cell[rows], fit.judge(rows)) > 0.9
-    np.testing.assert_allclose(fit.judge(rows), fit.from_scratch(rows), atol=1e-6)
-    flat = task.crops(given.pool, CROP).reshape(len(given.pool), -1)
+    rows = pooled.labelled(["c"])
+    assert auc(pooled.is_cell[rows], fit.predict(rows)) > 0.9
+    np.testing.assert_allclose(fit.predict(rows), fit.from_scratch(rows), atol=1e-6)
+    flat = pooled.crops(given.pool, CROP).reshape(len(given.pool), -1)
     own = method._last[1]
     np.testing.assert_allclose(own.mean_, flat.mean(axis=0), atol=1e-5)
     strength = np.linalg.svd(flat - flat.mean(axis=0), compute_uv=False)[:6] ** 2 / (len(flat) - 1)
     np.testing.assert_allclose(own.explained_variance_, strength, rtol=0.02)
 
 
-def test_trees_tell_round_from_stretched(task):
-    fit = ShapeTrees(30).fit(of(task))
-    rows = task.labelled(["c"])
-    assert auc(task.is_cell[rows], fit.judge(rows)) > 0.95
-    np.testing.assert_allclose(fit.judge(rows[:9]), fit.from_scratch(rows[:9]), atol=1e-6)
+def test_trees_tell_round_from_stretched(pooled):
+    fit = ShapeTrees(30).fit(of(pooled))
+    rows = pooled.labelled(["c"])
+    assert auc(pooled.is_cell[rows], fit.predict(rows)) > 0.95
+    np.testing.assert_allclose(fit.predict(rows[:9]), fit.from_scratch(rows[:9]), atol=1e-6)
 
 
 @pytest.mark.parametrize(
     "refiner", [None, lambda seed: Refiner("mae"), lambda seed: Refiner("mae", correction="standardise")]
 )
-def test_embeddings_under_a_logistic_model_or_a_refiner(task, refiner):
-    given = features(task)
+def test_embeddings_under_a_logistic_model_or_a_refiner(pooled, refiner):
+    given = features(pooled)
     method = Embedded("mine", given, refiner=refiner, embed=lambda rows, fold: given.x[rows])
-    fit = method.fit(of(task))
-    rows = task.labelled(["c"])
-    assert auc(task.is_cell[rows], fit.judge(rows)) > 0.9
-    np.testing.assert_allclose(fit.judge(rows), fit.from_scratch(rows), atol=1e-6)
+    fit = method.fit(of(pooled))
+    rows = pooled.labelled(["c"])
+    assert auc(pooled.is_cell[rows], fit.predict(rows)) > 0.9
+    np.testing.assert_allclose(fit.predict(rows), fit.from_scratch(rows), atol=1e-6)
     assert 0 < fit.threshold < 1
-    few = of(task)
-    cells = few.rows[task.is_cell[few.rows]][:4]
-    others = few.rows[~task.is_cell[few.rows]][:8]
-    small = training(task, np.sort(np.concatenate([cells, others])), few.pool, "c", 0)
-    assert np.isfinite(method.fit(small).judge(rows)).all()
+    few = of(pooled)
+    cells = few.rows[pooled.is_cell[few.rows]][:4]
+    others = few.rows[~pooled.is_cell[few.rows]][:8]
+    small = training(pooled, np.sort(np.concatenate([cells, others])), few.pool, "c", 0)
+    assert np.isfinite(method.fit(small).predict(rows)).all()
 
 
-def test_features_of_each_fold_and_of_other_candidates(task):
-    one = features(task)
+def test_features_of_each_fold_and_of_other_candidates(pooled):
+    one = features(pooled)
     with pytest.raises(CanvasError, match="mine has no features for the fold 'c'; it has a, b"):
-        Embedded("mine", {"a": one, "b": one}).fit(of(task))
+        Embedded("mine", {"a": one, "b": one}).fit(of(pooled))
     with pytest.raises(CanvasError, match=r"mine has features of 10 rows; there are \d+ candidates"):
-        Embedded("mine", one.rows(np.arange(10))).fit(of(task))
+        Embedded("mine", one.rows(np.arange(10))).fit(of(pooled))
 
 
-def test_a_threshold_is_chosen_on_held_out_training_rows_and_counts_missed_cells(task):
-    given = of(task)
-    p = np.where(task.is_cell[given.rows], 0.8, 0.3)
+def test_a_threshold_is_chosen_on_held_out_training_rows_and_counts_missed_cells(pooled):
+    given = of(pooled)
+    p = np.where(pooled.is_cell[given.rows], 0.8, 0.3)
     assert 0.3 < fit_by(given, lambda rows: rows, p).threshold <= 0.8
     mixed = np.linspace(0, 1, len(given.rows))
-    cells, rows = task.is_cell[given.rows], given.rows
-    missed = sum(task.missed_by_part(rows).values())
+    cells, rows = pooled.is_cell[given.rows], given.rows
+    missed = sum(pooled.missed_by_part(rows).values())
     assert missed == 6
     f1 = [2 * (cells & (mixed >= t)).sum() / ((mixed >= t).sum() + cells.sum() + missed) for t in mixed]
     kept = mixed >= fit_by(given, lambda rows: rows, mixed).threshold
     assert 2 * (cells & kept).sum() / (kept.sum() + cells.sum() + missed) == pytest.approx(max(f1))
 
 
-def test_a_single_cell_is_too_few(task):
-    rows = task.labelled(["a"])
-    few = np.sort(np.concatenate([rows[task.is_cell[rows]][:1], rows[~task.is_cell[rows]][:9]]))
+def test_a_single_cell_is_too_few(pooled):
+    rows = pooled.labelled(["a"])
+    few = np.sort(np.concatenate([rows[pooled.is_cell[rows]][:1], rows[~pooled.is_cell[rows]][:9]]))
     with pytest.raises(CanvasError, match=r"without c 1 cells and 9 other candidates are labelled"):
-        training(task, few, few, "c", 0)
+        training(pooled, few, few, "c", 0)
 
 
 # --- the ResNet
@@ -293,24 +296,24 @@ def test_a_resnet_has_the_size_that_its_width_says():
     assert 33e6 < sum(p.numel() for p in full.parameters()) < 34e6
 
 
-def test_a_resnet_learns_the_spots_of_other_volumes_and_the_seed_decides(task):
+def test_a_resnet_learns_the_spots_of_other_volumes_and_the_seed_decides(pooled):
     net = small(least_steps=50, most_steps=50)
-    given = of(task, "b")
+    given = of(pooled, "b")
     fit = net.fit(given)
-    rows = task.labelled(["b"])
-    p = fit.judge(rows)
-    assert auc(task.is_cell[rows], p) > 0.85
-    one, two = (net.train(task, given.rows, seed) for seed in (0, 1))
-    np.testing.assert_allclose(net._judge(task, one)(rows), p, atol=1e-6)
-    assert np.abs(net._judge(task, two)(rows) - p).max() > 1e-3
+    rows = pooled.labelled(["b"])
+    p = fit.predict(rows)
+    assert auc(pooled.is_cell[rows], p) > 0.85
+    one, two = (net.train(pooled, given.rows, seed) for seed in (0, 1))
+    np.testing.assert_allclose(net._predict(pooled, one)(rows), p, atol=1e-6)
+    assert np.abs(net._predict(pooled, two)(rows) - p).max() > 1e-3
 
 
 @pytest.mark.skipif(not native_bf16(torch.device("cpu")), reason="no bf16 instructions here")
-def test_a_resnet_that_judges_in_bf16_says_the_same_and_is_another_method(task):
-    given, rows = of(task, "b"), task.labelled(["b"])
+def test_a_resnet_that_judges_in_bf16_says_the_same_and_is_another_method(pooled):
+    given, rows = of(pooled, "b"), pooled.labelled(["b"])
     whole = small(least_steps=20, most_steps=20)
     mixed = small(least_steps=20, most_steps=20, precision="bf16")
-    apart = np.abs(mixed.fit(given).judge(rows) - whole.fit(given).judge(rows)).max()
+    apart = np.abs(mixed.fit(given).predict(rows) - whole.fit(given).predict(rows)).max()
     assert 1e-6 < apart < 0.05
     assert mixed.identity("b") != whole.identity("b")
 
@@ -322,6 +325,12 @@ def test_a_resnet_trains_longer_on_more_labels_within_limits():
         ResNetClassifier(batch=1)
 
 
-def test_every_way_is_a_method(task):
-    for one in (CandidateScoreMethod(), PcaCrops(), ShapeTrees(), small(), Embedded("mine", features(task))):
+def test_every_way_is_a_method(pooled):
+    for one in (
+        CandidateScoreMethod(),
+        PcaCrops(),
+        ShapeTrees(),
+        small(),
+        Embedded("mine", features(pooled)),
+    ):
         assert isinstance(one, Method)

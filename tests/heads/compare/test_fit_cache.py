@@ -11,7 +11,7 @@ import pytest
 from canvas_fm.heads.compare import compare as comparing
 from canvas_fm.heads.compare.baselines import CandidateScoreMethod, Embedded, PcaCrops, ShapeTrees
 from canvas_fm.heads.compare.compare import compare
-from canvas_fm.heads.compare.task import Task
+from canvas_fm.heads.compare.pooled_candidates import PooledCandidates
 from canvas_fm.heads.features.feature_set import FeatureSet
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.training.finetune.resnet_method import ResNetClassifier
@@ -23,9 +23,9 @@ FITS = 3 * (2 + 2)  # folds × (seeds on all labels and on 20)
 
 
 @pytest.fixture(scope="module")
-def saying(task):
+def saying(pooled):
     random = np.random.default_rng(0)
-    return np.clip(0.5 + 0.3 * (2 * task.is_cell - 1) + random.normal(0, 0.2, len(task)), 0, 1)
+    return np.clip(0.5 + 0.3 * (2 * pooled.is_cell - 1) + random.normal(0, 0.2, len(pooled)), 0, 1)
 
 
 def figures(found) -> list:
@@ -33,8 +33,8 @@ def figures(found) -> list:
     return [one._replace(seconds=0.0) for one in found.results]
 
 
-def test_after_a_kill_only_what_was_left_is_fitted(task, saying, tmp_path):
-    whole = compare(task, [Known("good", saying, seeded=True)], **PLAN)
+def test_after_a_kill_only_what_was_left_is_fitted(pooled, saying, tmp_path):
+    whole = compare(pooled, [Known("good", saying, seeded=True)], **PLAN)
 
     class Dying(Known):
         def fit(self, given):
@@ -44,10 +44,10 @@ def test_after_a_kill_only_what_was_left_is_fitted(task, saying, tmp_path):
 
     first = Dying("good", saying, seeded=True)
     with pytest.raises(KeyboardInterrupt):
-        compare(task, [first], keep=tmp_path, **PLAN)
+        compare(pooled, [first], keep=tmp_path, **PLAN)
     assert len(list(tmp_path.glob("*.part"))) == 5
     second = Known("good", saying, seeded=True)
-    found = compare(task, [second], keep=tmp_path, **PLAN)
+    found = compare(pooled, [second], keep=tmp_path, **PLAN)
     assert len(second.given) == FITS - 5
     assert figures(found) == figures(whole)
     assert np.array_equal(found.p_cell["good"], whole.p_cell["good"], equal_nan=True)
@@ -55,47 +55,47 @@ def test_after_a_kill_only_what_was_left_is_fitted(task, saying, tmp_path):
 
 
 def test_a_method_more_is_all_that_is_fitted_and_its_speed_is_of_another_run(
-    task, saying, tmp_path, monkeypatch
+    pooled, saying, tmp_path, monkeypatch
 ):
-    compare(task, [Known("good", saying)], keep=tmp_path, **PLAN)
+    compare(pooled, [Known("good", saying)], keep=tmp_path, **PLAN)
     monkeypatch.setattr(comparing, "_RUN", "later")
     methods = [Known("good", saying), Known("noise", saying[::-1])]
-    found = compare(task, methods, keep=tmp_path, **PLAN)
+    found = compare(pooled, methods, keep=tmp_path, **PLAN)
     assert [len(method.given) for method in methods] == [0, 3 * (1 + 2)]
     assert set(found.speed) == {"good", "noise"}
     assert any("measured in several runs" in note for note in found.notes)
 
 
-def test_other_labels_settings_or_folds_are_another_fit(task, saying, tmp_path):
-    compare(task, [Known("good", saying)], keep=tmp_path, **PLAN)
-    label = task.parts[0].label.copy()
+def test_other_labels_settings_or_folds_are_another_fit(pooled, saying, tmp_path):
+    compare(pooled, [Known("good", saying)], keep=tmp_path, **PLAN)
+    label = pooled.parts[0].label.copy()
     label[np.flatnonzero(label == 0)[0]] = 1
-    changed = Task([replace(task.parts[0], label=label), *task.parts[1:]])
+    changed = PooledCandidates([replace(pooled.parts[0], label=label), *pooled.parts[1:]])
     for given, method, more in (
         (changed, Known("good", saying), {}),
-        (task, Known("good", saying, threshold=0.6), {}),
-        (task, Known("good", saying), {"folds": {"ab": ("a", "b")}}),
+        (pooled, Known("good", saying, threshold=0.6), {}),
+        (pooled, Known("good", saying), {"folds": {"ab": ("a", "b")}}),
     ):
         compare(given, [method], keep=tmp_path, **PLAN, **more)
         assert len(method.given) == (3 if more else 9)
 
 
-def test_a_damaged_fit_is_made_again(task, saying, tmp_path, caplog):
-    whole = compare(task, [Known("good", saying)], keep=tmp_path, **PLAN)
+def test_a_damaged_fit_is_made_again(pooled, saying, tmp_path, caplog):
+    whole = compare(pooled, [Known("good", saying)], keep=tmp_path, **PLAN)
     path = sorted(tmp_path.glob("*.part"))[0]
     data = bytearray(path.read_bytes())
     data[len(data) // 3] ^= 255
     path.write_bytes(data)
     again = Known("good", saying)
-    assert figures(compare(task, [again], keep=tmp_path, **PLAN)) == figures(whole)
+    assert figures(compare(pooled, [again], keep=tmp_path, **PLAN)) == figures(whole)
     assert len(again.given) == 1
     assert "is damaged" in caplog.text
 
 
-def test_every_method_tells_what_decides_it(task):
-    x = np.random.default_rng(0).normal(size=(len(task), 6)).astype(np.float32)
-    features = FeatureSet(x, {"mae": slice(0, 6)}, task.group)
-    other = FeatureSet(x + 1, {"mae": slice(0, 6)}, task.group)
+def test_every_method_tells_what_decides_it(pooled):
+    x = np.random.default_rng(0).normal(size=(len(pooled), 6)).astype(np.float32)
+    features = FeatureSet(x, {"mae": slice(0, 6)}, pooled.group)
+    other = FeatureSet(x + 1, {"mae": slice(0, 6)}, pooled.group)
     told = [
         CandidateScoreMethod(),
         PcaCrops(6),

@@ -257,7 +257,7 @@ def test_a_report_has_one_method_more(shape_volumes, encoder, tmp_path):
     volumes, tables, truth = map(list, zip(*shape_volumes[:2], strict=True))
     given = {"tolerance_um": 6.0, "encoders": [encoder.path], "seeds": 1, "counts": (20,), "show": False}
     found = report(volumes, tables, truth, tmp_path / "report", methods=["encoder"],
-                   **ReportOptions(device="cpu", candidate_score=True).given, **given)  # fmt: skip
+                   **ReportOptions(device="cpu", candidate_score=True).explicit, **given)  # fmt: skip
     assert list(found["methods"]) == ["mae", "mae + candidate score"]
     assert found["about"]["heads on features"].startswith("logistic, C chosen on training volumes")
     assert set(found["label_curves"]) == set(found["methods"])
@@ -267,12 +267,13 @@ def test_a_report_has_one_method_more(shape_volumes, encoder, tmp_path):
     ):
         with pytest.raises(CanvasError, match=message):
             report(volumes, tables, truth, tmp_path / "other", methods=methods,
-                   **ReportOptions(device="cpu", candidate_score=True, **change).given, **given)  # fmt: skip
+                   **ReportOptions(device="cpu", candidate_score=True, **change).explicit,
+                   **given)  # fmt: skip
 
 
-def test_speed_is_measured_of_the_same_judgement(task, encoder, detector):
-    folds = [part.name for part in task.parts]
-    given = task, dict.fromkeys(folds, encoder), dict.fromkeys(folds, detector), folds
+def test_speed_is_measured_of_the_same_judgement(pooled, encoder, detector):
+    folds = [part.name for part in pooled.parts]
+    given = pooled, dict.fromkeys(folds, encoder), dict.fromkeys(folds, detector), folds
     made = Methods(*given, ReportOptions(device="cpu", candidate_score=True), False)
     *others, method = made.named("encoder")
     assert method.name == "concat + candidate score"
@@ -280,10 +281,10 @@ def test_speed_is_measured_of_the_same_judgement(task, encoder, detector):
     assert [(one.name, one.identity("c")) for one in plain] == [
         (one.name, one.identity("c")) for one in others
     ]
-    rows, judged = task.labelled(["a", "b"]), task.labelled(["c"])[5:25]
-    fit = method.fit(training(task, rows, rows, "c", 0))
-    np.testing.assert_allclose(fit.judge(judged), fit.from_scratch(judged), atol=1e-5)
-    part = made.extractors["c"].features(task.parts[2].volume, task.zyx[judged], group="c")
-    score, about = candidate_scores(task.parts)
+    rows, judged = pooled.labelled(["a", "b"]), pooled.labelled(["c"])[5:25]
+    fit = method.fit(training(pooled, rows, rows, "c", 0))
+    np.testing.assert_allclose(fit.predict(judged), fit.from_scratch(judged), atol=1e-5)
+    part = made.extractors["c"].features(pooled.parts[2].volume, pooled.zyx[judged], group="c")
+    score, about = candidate_scores(pooled.parts)
     mine = np.concatenate(score)[judged]
     assert np.array_equal(method._of("c").x[judged], with_candidate_score(part, mine, about).x)

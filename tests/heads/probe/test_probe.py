@@ -128,7 +128,7 @@ def test_cell_types_as_text(tmp_path):
     points = probe.apply(Embeddings.open(stores[0]))
     table = np.stack([points.columns[f"p_{name}"] for name in probe.classes], axis=1)
     np.testing.assert_allclose(table.sum(axis=1), 1, atol=1e-5)
-    assert (points.columns["said"] == np.array(probe.classes)[table.argmax(axis=1)]).all()
+    assert (points.columns["predicted"] == np.array(probe.classes)[table.argmax(axis=1)]).all()
     assert points.meta["encoder"] == "ab" * 32
 
 
@@ -136,7 +136,7 @@ def test_apply_keeps_rows_and_columns(brains, tmp_path):
     probe, _ = probe_fit(brains, tmp_path / "probe", labels="label", counts=(20,), seeds=1)
     store = Embeddings.open(brains[1])
     points = probe.apply(store)
-    assert list(points.columns) == ["label", "p_cell", "said"]
+    assert list(points.columns) == ["label", "p_cell", "predicted"]
     np.testing.assert_array_equal(points.columns["label"], store.columns["label"])
     np.testing.assert_allclose(points.columns["p_cell"], probe.proba(store.vectors)[:, 1])
 

@@ -86,10 +86,16 @@ def test_a_report_says_what_was_fitted_at_them(shape_volumes, encoder, tmp_path,
     settings = ReportOptions(device="cpu", C=0.01, augment_contrast=(2.0,))
     with pytest.raises(CanvasError, match=r"contrasts are for heads on features: .* encoder or random"):
         report(
-            volumes, tables, truth, tmp_path / "r", **settings.given, methods=["shape", "finetune"], **given
+            volumes,
+            tables,
+            truth,
+            tmp_path / "r",
+            **settings.explicit,
+            methods=["shape", "finetune"],
+            **given,
         )
     found = report(
-        volumes, tables, truth, tmp_path / "r", **settings.given, methods=["encoder", "finetune"], **given
+        volumes, tables, truth, tmp_path / "r", **settings.explicit, methods=["encoder", "finetune"], **given
     )
     assert found["about"]["fitted at contrasts"] == "1, 2; the fine-tuned at 1 alone"
 
@@ -191,19 +197,19 @@ def test_every_copy_is_corrected_by_itself():
     np.testing.assert_allclose(with_copy.logits(features), twice.logits(features), atol=1e-4)
 
 
-def test_a_comparison_fits_on_copies_and_knows_them(task):
+def test_a_comparison_fits_on_copies_and_knows_them(pooled):
     rng = np.random.default_rng(0)
-    x = rng.normal(size=(len(task), 4)).astype(np.float32)
-    x[:, 0] += 2 * task.is_cell
-    features = FeatureSet(x, {"mae": slice(0, 4)}, task.group)
-    dimmer = FeatureSet(x - np.float32([4, 0, 0, 0]), {"mae": slice(0, 4)}, task.group)
-    rows, judged = task.labelled(["a", "b"]), task.labelled(["c"])
+    x = rng.normal(size=(len(pooled), 4)).astype(np.float32)
+    x[:, 0] += 2 * pooled.is_cell
+    features = FeatureSet(x, {"mae": slice(0, 4)}, pooled.group)
+    dimmer = FeatureSet(x - np.float32([4, 0, 0, 0]), {"mae": slice(0, 4)}, pooled.group)
+    rows, judged = pooled.labelled(["a", "b"]), pooled.labelled(["c"])
     said, told = [], []
     for copies in ((), [dict.fromkeys("abc", dimmer)]):
         method = Embedded(
             "m", dict.fromkeys("abc", features), contrast_augmented=copies, refiner=lambda s: Refiner("mae")
         )
-        said.append(method.fit(training(task, rows, rows, "c", 0)).judge(judged))
+        said.append(method.fit(training(pooled, rows, rows, "c", 0)).predict(judged))
         told.append(method.identity("c"))
     assert not np.allclose(said[0], said[1])
     assert told[0] != told[1]

@@ -145,7 +145,7 @@ def test_a_report_judges_it_alone_and_beside_features(shape_volumes, encoder, de
         augment_contrast=(2.0,),
         features=tmp_path / "kept",
     )
-    found = report(volumes, tables, truth, tmp_path / "report", **settings.given, **both, **given)
+    found = report(volumes, tables, truth, tmp_path / "report", **settings.explicit, **both, **given)
     assert list(found["methods"]) == [
         "detector", "mae", "concat", "detector score", "detector + detector score", "mae + detector score",
         "concat + detector score", "concat + detector score + candidate score",
@@ -153,17 +153,19 @@ def test_a_report_judges_it_alone_and_beside_features(shape_volumes, encoder, de
     assert found["about"]["fitted at contrasts"] == "1, 2"
     assert found["about"]["heads on features"].startswith("logistic, C 0.01")
     with pytest.raises(CanvasError, match="detector score is a feature next to others: give --detector"):
-        report(volumes, tables, truth, tmp_path / "other", **settings.given, encoders=[encoder.path], **given)
+        report(
+            volumes, tables, truth, tmp_path / "other", **settings.explicit, encoders=[encoder.path], **given
+        )
     centred = ReportOptions(device="cpu", detector_score=True, correction="centre")
     with pytest.raises(
         CanvasError, match="correction centre would take the level of the detector score away"
     ):
-        report(volumes, tables, truth, tmp_path / "other", **centred.given, **both, **given)
+        report(volumes, tables, truth, tmp_path / "other", **centred.explicit, **both, **given)
 
 
-def test_fine_tuning_does_not_look_at_it(task, encoder, detector, brains, extractor, tmp_path, monkeypatch):
-    folds = [part.name for part in task.parts]
-    given = task, dict.fromkeys(folds, encoder), dict.fromkeys(folds, detector), folds
+def test_fine_tuning_does_not_look_at_it(pooled, encoder, detector, brains, extractor, tmp_path, monkeypatch):
+    folds = [part.name for part in pooled.parts]
+    given = pooled, dict.fromkeys(folds, encoder), dict.fromkeys(folds, detector), folds
     told = [
         [
             method.identity("c")
@@ -180,9 +182,9 @@ def test_fine_tuning_does_not_look_at_it(task, encoder, detector, brains, extrac
         fit_labelled(Refiner(), labelled(brains), extractor, tmp_path / "refiner", tuning=Tuning(1))
 
 
-def test_methods_of_a_report_share_what_they_look_at(task, encoder, detector, monkeypatch):
-    folds = [part.name for part in task.parts]
-    given = task, dict.fromkeys(folds, encoder), dict.fromkeys(folds, detector), folds
+def test_methods_of_a_report_share_what_they_look_at(pooled, encoder, detector, monkeypatch):
+    folds = [part.name for part in pooled.parts]
+    given = pooled, dict.fromkeys(folds, encoder), dict.fromkeys(folds, detector), folds
     seen, only = [], FeatureSet.only
 
     def chosen(features, *names):
@@ -216,13 +218,13 @@ def test_a_report_of_a_detector_with_a_second_channel(shape_volumes, tmp_path):
     assert found["same"]["detector"]["pooled"]["auc"] != found["turned"]["detector"]["pooled"]["auc"]
 
 
-def test_speed_is_measured_of_the_same_judgement(task, encoder, detector):
-    folds = [part.name for part in task.parts]
-    given = task, dict.fromkeys(folds, encoder), dict.fromkeys(folds, detector), folds
+def test_speed_is_measured_of_the_same_judgement(pooled, encoder, detector):
+    folds = [part.name for part in pooled.parts]
+    given = pooled, dict.fromkeys(folds, encoder), dict.fromkeys(folds, detector), folds
     methods = Methods(
         *given, ReportOptions(device="cpu", detector_score=True, augment_contrast=(0.5,)), False
     ).named("encoder")
     assert methods[-1].name == "concat + detector score"
-    rows, judged = task.labelled(["a", "b"]), task.labelled(["c"])[5:25]
-    fit = methods[-1].fit(training(task, rows, rows, "c", 0))
-    np.testing.assert_allclose(fit.judge(judged), fit.from_scratch(judged), atol=1e-5)
+    rows, judged = pooled.labelled(["a", "b"]), pooled.labelled(["c"])[5:25]
+    fit = methods[-1].fit(training(pooled, rows, rows, "c", 0))
+    np.testing.assert_allclose(fit.predict(judged), fit.from_scratch(judged), atol=1e-5)

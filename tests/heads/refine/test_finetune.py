@@ -269,22 +269,22 @@ def test_a_frozen_fit_over_a_tuned_one_carries_no_blocks(folder, labelled, extra
 
 
 @pytest.mark.parametrize("correction", ["none", "whiten"])
-def test_as_a_method_it_judges_held_out_volumes_and_few_labels(task, encoder, correction):
+def test_as_a_method_it_judges_held_out_volumes_and_few_labels(pooled, encoder, correction):
     extractor = Extractor(encoder=encoder, pool="centre", device="cpu")
-    features = training_set(list(task.parts), extractor, show=False).features
+    features = training_set(list(pooled.parts), extractor, show=False).features
 
     def refiner(seed):
         return Refiner("mae", correction=correction, random_state=seed)
 
     method = FinetunedEncoder({"c": extractor}, {"c": features}, TUNING, refiner=refiner)
     assert isinstance(method, Method)
-    pool = np.flatnonzero(task.group != "c")
-    fit = method.fit(training(task, task.labelled(["a", "b"]), pool, "c", 0))
-    rows = task.labelled(["c"])
-    assert auc(task.is_cell[rows], fit.judge(rows)) > 0.7
-    assert np.allclose(fit.judge(rows), fit.from_scratch(rows), atol=5e-3)
-    few = np.sort(np.concatenate([pool[task.is_cell[pool]][:3], pool[task.label[pool] == 0][:9]]))
-    assert np.isfinite(method.fit(training(task, few, pool, "c", 0)).judge(rows)).all()
+    pool = np.flatnonzero(pooled.group != "c")
+    fit = method.fit(training(pooled, pooled.labelled(["a", "b"]), pool, "c", 0))
+    rows = pooled.labelled(["c"])
+    assert auc(pooled.is_cell[rows], fit.predict(rows)) > 0.7
+    assert np.allclose(fit.predict(rows), fit.from_scratch(rows), atol=5e-3)
+    few = np.sort(np.concatenate([pool[pooled.is_cell[pool]][:3], pool[pooled.label[pool] == 0][:9]]))
+    assert np.isfinite(method.fit(training(pooled, few, pool, "c", 0)).predict(rows)).all()
 
 
 def test_labels_by_matching_go_the_same_way(brains, encoder, tmp_path):

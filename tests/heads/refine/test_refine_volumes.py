@@ -355,12 +355,12 @@ def test_a_scheduler_and_a_pickled_classifier_give_the_same_rows(
         together = refine(refiner, volume, points, **models, **where)
     np.testing.assert_allclose(together.columns["p_cell"], alone.columns["p_cell"], atol=1e-6)
     extractor = Extractor(encoder=encoder, detector=detector, pool="centre", layer=1, device="cpu")
-    judge = candidate_classifier.CandidateClassifier(refiner, extractor, volume, None, points.zyx, None)
-    judge._moments = judge._measure()
-    sent = pickle.loads(pickle.dumps(judge))
-    assert len(judge.blocks) > 2
-    for number in range(len(judge.blocks)):
-        np.testing.assert_allclose(sent.tile(number).p_cell, judge.tile(number).p_cell, atol=1e-6)
+    classifier = candidate_classifier.CandidateClassifier(refiner, extractor, volume, None, points.zyx, None)
+    classifier._moments = classifier._measure()
+    sent = pickle.loads(pickle.dumps(classifier))
+    assert len(classifier.blocks) > 2
+    for number in range(len(classifier.blocks)):
+        np.testing.assert_allclose(sent.tile(number).p_cell, classifier.tile(number).p_cell, atol=1e-6)
 
 
 def test_damage_that_workers_or_an_earlier_run_skipped_is_told(

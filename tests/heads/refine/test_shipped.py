@@ -97,11 +97,11 @@ def report_of(name: str, figures: list[Figure], command: str) -> Report:
     )  # fmt: skip
 
 
-def test_cards_of_an_encoder_and_of_refiners(installed, task, tmp_path):
+def test_cards_of_an_encoder_and_of_refiners(installed, pooled, tmp_path):
     random = np.random.default_rng(0)
-    good = np.clip(0.5 + 0.3 * (2 * task.is_cell - 1) + random.normal(0, 0.2, len(task)), 0, 1)
-    methods = [Known("concat", good), Known("own score", random.random(len(task)))]
-    found = compare(task, methods, seeds=1, counts=(), show=False)
+    good = np.clip(0.5 + 0.3 * (2 * pooled.is_cell - 1) + random.normal(0, 0.2, len(pooled)), 0, 1)
+    methods = [Known("concat", good), Known("own score", random.random(len(pooled)))]
+    found = compare(pooled, methods, seeds=1, counts=(), show=False)
     write_report(found, tmp_path / "report")
     report = json.loads((tmp_path / "report" / "report.json").read_text())
     figures = figures_of_report(

@@ -79,19 +79,19 @@ def test_a_kill_before_the_mark_changes_nothing_and_the_same_call_goes_on(
         return entry
 
     monkeypatch.setattr(search_build, "write_part", counted)
-    mark = search_build.write_mark
-    monkeypatch.setattr(search_build, "write_mark", kill)
+    mark = search_build.write_manifest
+    monkeypatch.setattr(search_build, "write_manifest", kill)
     with pytest.raises(Killed):
         cf.Index.build(stores[0], path)
     with pytest.raises(CanvasError, match=r"x\.index is unfinished; run the same `canvas-fm index` again"):
         cf.Index.open(path)
-    monkeypatch.setattr(search_build, "write_mark", mark)
+    monkeypatch.setattr(search_build, "write_manifest", mark)
     index = cf.Index.build(stores[0], path)
     assert written == ["part-0000 written", "part-0000 kept"]
-    monkeypatch.setattr(search_build, "write_mark", kill)
+    monkeypatch.setattr(search_build, "write_manifest", kill)
     with pytest.raises(Killed):
         index.add(stores[1])
-    monkeypatch.setattr(search_build, "write_mark", mark)
+    monkeypatch.setattr(search_build, "write_manifest", mark)
     assert len(cf.Index.open(path)) == 300
     assert index.search(clumps(3, 0)).rows.max() < 300
     # Half a part, as a kill in the middle of copying leaves it.

@@ -15,7 +15,7 @@ import pytest
 import canvas_fm as cf
 from canvas_fm.errors import CanvasError, ModelMismatch
 from canvas_fm.models.checkpoint import Encoder
-from serving.protocol.settings import Settings
+from serving.protocol.settings import ServiceSettings
 from tests.serving.conftest import (
     CROP,
     SHAPE,
@@ -270,7 +270,7 @@ def test_a_volume_of_another_voxel_size_is_refused_at_the_start(
     path = tmp_path / "coarse.zarr"
     with cf.Volume.create(path, SHAPE, voxel_um=(4.0, 3.6, 3.6), chunk_zyx=(8, 16, 16)) as writer:
         writer.write((0, 0, 0), np.random.default_rng(6).integers(0, 999, SHAPE).astype(np.uint16))
-    settings = Settings(model=str(model), volumes={"coarse": str(path)}, device="cpu")
+    settings = ServiceSettings(model=str(model), volumes={"coarse": str(path)}, device="cpu")
     with pytest.raises(ModelMismatch, match="--resample"):
         Engine.load(settings)
     points = np.array([[12.0, 30.0, 25.0], [5.0, 20.0, 21.5]])

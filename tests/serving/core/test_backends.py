@@ -81,9 +81,9 @@ def test_int8_is_served_where_it_was_admitted_and_info_tells_by_what(start, quan
 
 def test_int8_without_a_check_does_not_start(model: Path, volume_path: Path) -> None:
     from serving.core.models.model_host import Engine
-    from serving.protocol.settings import Settings
+    from serving.protocol.settings import ServiceSettings
 
-    settings = Settings(model=str(model), backend="openvino", precision="int8")
+    settings = ServiceSettings(model=str(model), backend="openvino", precision="int8")
     with pytest.raises(cf.CanvasError, match="int8 was not checked for tiny; run `canvas-fm quantise`"):
         Engine.load(settings)
 

@@ -20,7 +20,7 @@ from canvas_fm.errors import CanvasError
 from serving.core.volumes.remote_volumes import is_public, open_volume, pin
 from serving.protocol.errors import without_folders
 from serving.protocol.options import ServedVolume
-from serving.protocol.settings import Settings
+from serving.protocol.settings import ServiceSettings
 from tests.objects import NAME, Objects, serving
 
 POINTS = [[12.0, 30.0, 25.0], [3.0, 8.0, 8.0], [20.0, 55.0, 44.0], [12.4, 29.0, 1.0]]
@@ -160,7 +160,7 @@ def test_a_name_is_looked_up_once_whatever_it_leads_to_later(
     asked = looked_up(monkeypatch, ["93.184.215.14"], ["127.0.0.1"])
     origin = f"{NAME}:{objects.port}"
     volumes, pinned = pin({"b": objects.address("cube.zarr"), "c": objects.address("cube.zarr")}, [origin])
-    settings = Settings(model=str(model), volumes=volumes, pinned=pinned)
+    settings = ServiceSettings(model=str(model), volumes=volumes, pinned=pinned)
     dialled: list[tuple[str, int]] = []
 
     def connect(self: socket.socket, address: tuple[str, int]) -> None:
@@ -178,7 +178,7 @@ def test_a_name_is_looked_up_once_whatever_it_leads_to_later(
 
 def test_a_worker_opens_no_host_that_was_not_pinned(objects: Objects, model: Path):
     with pytest.raises(CanvasError, match="was not allowed"):
-        open_volume(Settings(model=str(model)), ServedVolume(path=objects.address("cube.zarr")))
+        open_volume(ServiceSettings(model=str(model)), ServedVolume(path=objects.address("cube.zarr")))
     assert not objects.asked
 
 
@@ -236,8 +236,8 @@ def test_the_command_serves_what_it_was_allowed_to(
     volumes = [f"far={objects.address('cube.zarr')}", f"near={volume_path}"]
     words = ["serve", str(model), "--port", "0", "--volume", *volumes]
     assert main([*words, "--allow-remote", f"{NAME}:{objects.port}=127.0.0.1"]) == 0
-    settings = Settings.model_validate_json(written[0])
-    client = start(more={name: getattr(settings, name) for name in Settings.model_fields})
+    settings = ServiceSettings.model_validate_json(written[0])
+    client = start(more={name: getattr(settings, name) for name in ServiceSettings.model_fields})
     near, far = ask(client, "near"), ask(client, "far")
     assert far.status_code == 200, far.text
     assert far.content == near.content

@@ -15,7 +15,7 @@ import canvas_fm as cf
 from canvas_fm.inference.embed import resumable as unfinished
 from serving.api.app import create_app
 from serving.core.core import Core
-from serving.protocol.settings import Settings
+from serving.protocol.settings import ServiceSettings
 from tests.serving.conftest import SHAPE, refused
 from tests.serving.job_helpers import Slow, as_context, points, raise_full, submit, until
 
@@ -120,7 +120,7 @@ def test_a_folder_of_jobs_that_cannot_be_used_ends_the_start(model: Path, tmp_pa
 
     async def whole() -> None:
         core = Core(
-            lambda: Settings(model=str(model), jobs=str(tmp_path / "file")), on_failure=failures.append
+            lambda: ServiceSettings(model=str(model), jobs=str(tmp_path / "file")), on_failure=failures.append
         )
         app = create_app(core)
         async with app.router.lifespan_context(app):

@@ -12,7 +12,7 @@ from serving.api.app import create_app
 from serving.core.core import Core
 from serving.launch import bento_service
 from serving.launch.answering import Turn, spares_when_loaded
-from serving.protocol.settings import Settings
+from serving.protocol.settings import ServiceSettings
 
 
 def turn_in(folder: Path, count: int = 1) -> Turn:
@@ -58,13 +58,13 @@ def test_a_spare_that_cannot_load_ends_nothing_and_tries_again(
     failures: list[str] = []
     attempts: list[int] = []
 
-    def load(settings: Settings):
+    def load(settings: ServiceSettings):
         attempts.append(len(attempts))
         if len(attempts) == 1:
             raise MemoryError("no room now")
         return _load(settings)
 
-    settings = Settings(model=str(model), jobs=str(tmp_path / "jobs"), device="cpu")
+    settings = ServiceSettings(model=str(model), jobs=str(tmp_path / "jobs"), device="cpu")
     core = Core(lambda: settings, load=load, on_failure=failures.append)
     go = asyncio.Event()
 
@@ -93,7 +93,7 @@ def test_a_spare_that_cannot_load_ends_nothing_and_tries_again(
 
 
 def test_a_spare_runs_no_jobs(tmp_path: Path, model: Path) -> None:
-    settings = Settings(model=str(model), jobs=str(tmp_path / "jobs"), device="cpu")
+    settings = ServiceSettings(model=str(model), jobs=str(tmp_path / "jobs"), device="cpu")
     core, go = Core(lambda: settings), asyncio.Event()
 
     async def live() -> None:

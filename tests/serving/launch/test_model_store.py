@@ -20,7 +20,7 @@ from canvas_fm.errors import CanvasError
 from canvas_fm.models.checkpoint import Encoder, load
 from serving.client import Client
 from serving.launch.model_store import get, put
-from serving.protocol.settings import Settings
+from serving.protocol.settings import ServiceSettings
 from tests.serving.traffic import quiet_port
 
 ROOT = Path(__file__).parents[3]
@@ -68,7 +68,7 @@ def test_the_file_of_a_bento_knows_every_setting(monkeypatch: pytest.MonkeyPatch
 
     given_by_bentoml = {"model", "name", "workers", "supervisor", "turns"}
     worked_out = {"pinned", "reviewed"}
-    told = set(Settings.model_fields) - given_by_bentoml - worked_out
+    told = set(ServiceSettings.model_fields) - given_by_bentoml - worked_out
     assert set(Packed.model_fields) == told | {"allow_remote"}  # of which the pinned addresses are made
 
 

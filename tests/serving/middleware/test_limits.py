@@ -18,7 +18,7 @@ from serving.api.app import create_app
 from serving.core.core import Core
 from serving.middleware.guard import Guard
 from serving.protocol import npy
-from serving.protocol.settings import Limits, Settings
+from serving.protocol.settings import Limits, ServiceSettings
 from tests.serving.conftest import (
     CROP,
     JSON,
@@ -112,7 +112,7 @@ def test_a_deadline_is_kept(start, gate: Gate, crops) -> None:
 
 
 def ask(
-    gate: Gate, settings: Settings, messages: Callable, headers: dict[str, str]
+    gate: Gate, settings: ServiceSettings, messages: Callable, headers: dict[str, str]
 ) -> tuple[list[dict], Core]:
     """One request, message by message as the server hands it on; returns what was sent back."""
 
@@ -144,11 +144,11 @@ def ask(
 
 
 @pytest.fixture
-def settings(model: Path) -> Settings:
-    return Settings(model=str(model), device="cpu", limits=Limits(stall_s=0.1))
+def settings(model: Path) -> ServiceSettings:
+    return ServiceSettings(model=str(model), device="cpu", limits=Limits(stall_s=0.1))
 
 
-def test_work_is_dropped_when_its_client_leaves(gate: Gate, settings: Settings, crops) -> None:
+def test_work_is_dropped_when_its_client_leaves(gate: Gate, settings: ServiceSettings, crops) -> None:
     body = npy.dump(np.concatenate([crops] * 40))
 
     async def messages(core: Core):
@@ -182,7 +182,7 @@ def test_a_client_that_leaves_in_the_middle_of_its_body_leaves_nothing(gate, set
     assert core._batcher.held_rows == 0
 
 
-def test_a_body_that_stops_coming_is_given_up(gate: Gate, settings: Settings, crops) -> None:
+def test_a_body_that_stops_coming_is_given_up(gate: Gate, settings: ServiceSettings, crops) -> None:
     body = npy.dump(crops)
 
     async def messages(core: Core):

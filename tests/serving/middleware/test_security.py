@@ -21,7 +21,7 @@ from serving.core.volumes.register import below_roots
 from serving.middleware.auth import Buckets, holder_of, read_keys
 from serving.protocol import npy
 from serving.protocol.errors import Refusal, without_folders
-from serving.protocol.settings import Settings
+from serving.protocol.settings import ServiceSettings
 from tests.serving.conftest import CROP, NPY, refused
 
 KEYS = {"lab": "correct-horse-battery", "guest": "another-key-of-the-lab"}
@@ -332,7 +332,7 @@ def test_a_worker_learns_digests_and_never_a_key(model: Path, tmp_path: Path, mo
     file = tmp_path / "keys"
     file.write_text("lab correct-horse-battery\n")
     file.chmod(0o600)
-    told: list[Settings] = []
+    told: list[ServiceSettings] = []
     monkeypatch.setattr("serving.launch.serve._run", lambda settings, *rest: told.append(settings))
     serve(model, port=0, keys=file)
     assert "horse" not in told[0].model_dump_json()

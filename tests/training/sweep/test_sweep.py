@@ -233,16 +233,16 @@ def test_two_sweeps_in_one_folder_are_refused(recipe: Path, cubes: list[Path], t
     os.close(lock)
 
 
-def some_jobs(recipe: Path, folder: Path, n: int) -> list[workers.Job]:
+def some_jobs(recipe: Path, folder: Path, n: int) -> list[workers.PlannedTraining]:
     """Trainings of no volume, named by their number."""
-    return [workers.Job(str(number), folder, read_recipe(recipe), (), ()) for number in range(n)]
+    return [workers.PlannedTraining(str(number), folder, read_recipe(recipe), (), ()) for number in range(n)]
 
 
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_a_worker_that_dies_is_replaced_and_its_run_reported(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def train(job: workers.Job, device: str) -> workers.Outcome:
+    def train(job: workers.PlannedTraining, device: str) -> workers.Outcome:
         if job.name == "1":
             os.kill(os.getpid(), signal.SIGKILL)
         return workers.Outcome(job.name, None, 1.0, float(os.getpid()))
@@ -272,7 +272,7 @@ def test_workers_end_when_the_sweep_is_left(
     assert not any(worker.process.is_alive() for worker in pool._workers)
 
 
-def _sleep(job: workers.Job, device: str) -> workers.Outcome:
+def _sleep(job: workers.PlannedTraining, device: str) -> workers.Outcome:
     time.sleep(60 if job.name == "1" else 0)
     return workers.Outcome(job.name, None, 0.0, 0.0)
 

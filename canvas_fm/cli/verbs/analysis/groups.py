@@ -40,7 +40,7 @@ def _fill(parser: Parser) -> None:
     parser.add_argument(
         "--hemisphere", choices=["both", "left", "right"], default="both", help="default both"
     )
-    parser.add_argument("--own", action="store_true", help="each region without its children")
+    parser.add_argument("--without-children", action="store_true", help="each region without its children")
     parser.add_argument(
         "--min-count",
         type=float,
@@ -49,8 +49,8 @@ def _fill(parser: Parser) -> None:
         help="cells of the mean brain to test a region; 10",
     )
     parser.add_argument(
-        "--planned-fold", type=positive_float, default=1.5, metavar="N",
-        help="fold change that power is worked out for; default 1.5",
+        "--power-fold-change", type=positive_float, default=1.5, metavar="N",
+        help="fold change for which statistical power is computed; default 1.5",
     )  # fmt: skip
     parser.add_argument("--volcano", metavar="FIG.png", help="volcano plot of the first comparison")
     parser.add_argument("--heat-map", metavar="FIG.png", help="regions by brains")
@@ -70,20 +70,24 @@ def run_groups(args: argparse.Namespace) -> None:
 
     repeats: Any = args.repeats or ("hemisphere" if args.model == "mixed" else None)
     study = read_study(
-        args.study, channel=args.channel, hemisphere=args.hemisphere, own=args.own, repeats=repeats
+        args.study,
+        channel=args.channel,
+        hemisphere=args.hemisphere,
+        without_children=args.without_children,
+        repeats=repeats,
     )
     reference = args.reference or study.groups[0]
     others = [one for one in dict.fromkeys(study.groups) if one != reference]
     options: dict[str, Any] = {
-        "model": args.model, "min_count": args.min_count, "planned_fold": args.planned_fold
+        "model": args.model, "min_count": args.min_count, "power_fold_change": args.power_fold_change
     }  # fmt: skip
-    found = [compare_groups(study, reference, other, **options) for other in others]
-    tables = [one.table() for one in found]
+    comparisons = [compare_groups(study, reference, other, **options) for other in others]
+    tables = [one.table() for one in comparisons]
     write_csv(Path(args.out), {key: np.concatenate([one[key] for one in tables]) for key in tables[0]}, {})
     if args.volcano is not None:
-        volcano(found[0], args.volcano)
+        volcano(comparisons[0], args.volcano)
     if args.heat_map is not None:
-        region_heat_map(study, found[0], args.heat_map)
+        region_heat_map(study, comparisons[0], args.heat_map)
     result = {
         "written": args.out,
         "brains": {group: study.groups.count(group) for group in dict.fromkeys(study.groups)},
@@ -94,7 +98,7 @@ def run_groups(args: argparse.Namespace) -> None:
                 "regions_q_below_5_percent": int((one.q_value < 0.05).sum()),
                 "median_power": float(np.nanmedian(one.power[one.tested])) if one.tested.any() else None,
             }
-            for one in found
+            for one in comparisons
         ],
     }
     print_result(result, args.json)

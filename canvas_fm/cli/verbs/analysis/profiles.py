@@ -64,19 +64,19 @@ def run_profiles(args: argparse.Namespace) -> None:
 
     study = read_profile_study(args.study, column=args.column, max_cells=args.max_cells, seed=args.seed)
     reference = args.reference or study.groups[0]
-    found = [
+    comparisons = [
         compare_profiles(
             study, reference, other, clusters=args.clusters, min_cells=args.min_cells, seed=args.seed
         )
         for other in study.groups
         if other != reference
     ]
-    tables = [one.table() for one in found]
+    tables = [one.table() for one in comparisons]
     write_csv(Path(args.out), {key: np.concatenate([one[key] for one in tables]) for key in tables[0]}, {})
     if args.examples is not None:
-        write_examples(found[0], args.examples)
+        write_examples(comparisons[0], args.examples)
     if args.figure is not None:
-        profile_figure(found[0], args.figure)
+        profile_figure(comparisons[0], args.figure)
     result = {
         "written": args.out,
         "brains": {group: int(study.of(group).sum()) for group in study.groups},
@@ -88,7 +88,7 @@ def run_profiles(args: argparse.Namespace) -> None:
                 "regions_with_more_novel_cells": _named(one.study.regions, one.more_novel),
                 "regions_with_another_mean": _named(one.study.regions, one.shift_q < 0.05),
             }
-            for one in found
+            for one in comparisons
         ],
     }
     print_result(result, args.json)

@@ -74,7 +74,7 @@ def run_segment(args: argparse.Namespace) -> None:
     from canvas_fm.cli.output import print_result, report_bad_chunks
     from canvas_fm.data.volume.volume import Volume
 
-    volume = Volume.open(args.volume, **args.opening.given)
+    volume = Volume.open(args.volume, **args.volume_options.explicit)
     cells = _segmented(args, volume)
     cells.write(args.table)
     sizes = np.asarray(cells.columns["volume_um3"])
@@ -95,16 +95,18 @@ def _segmented(args: argparse.Namespace, volume: Volume) -> Points:
     if args.model is None:
         if args.cells is None or args.weights is not None:
             raise CanvasError("the watershed grows from CELLS and has no weights; give CELLS, or --model")
-        return segment(volume, Points.read(args.cells), args.out, **args.options.given)
+        return segment(volume, Points.read(args.cells), args.out, **args.options.explicit)
     if args.cells is not None or args.weights is None:
         raise CanvasError(f"{args.model} takes no CELLS and needs --weights FILE, which you downloaded")
     known = ("clip_percentile", "max_radius_um", "branches")
-    shared = {key: value for key, value in args.options.given.items() if key in known}
-    if other := sorted(set(args.options.given) - set(known)):
+    shared = {key: value for key, value in args.options.explicit.items() if key in known}
+    if other := sorted(set(args.options.explicit) - set(known)):
         raise CanvasError(
             f"--{other[0].replace('_', '-')} is of the watershed; {args.model} has no such option"
         )
-    return segment_pretrained(args.model, volume, args.out, args.weights, **shared, **args.pretrained.given)
+    return segment_pretrained(
+        args.model, volume, args.out, args.weights, **shared, **args.pretrained.explicit
+    )
 
 
 def run_evaluate(args: argparse.Namespace) -> None:
@@ -118,7 +120,9 @@ def run_evaluate(args: argparse.Namespace) -> None:
     from canvas_fm.files.atomic import write_text_atomic
     from canvas_fm.version import __version__
 
-    predicted, truth = (open_labels(path, **args.opening.given) for path in (args.predicted, args.truth))
+    predicted, truth = (
+        open_labels(path, **args.volume_options.explicit) for path in (args.predicted, args.truth)
+    )
     quality = panoptic_quality(predicted, truth, min_voxels=args.min_voxels)
     result: dict[str, Any] = quality.as_dict()
     if args.out is not None:

@@ -141,17 +141,17 @@ def run_proximity(args: argparse.Namespace) -> None:
     from canvas_fm.data.points.points import Points
     from canvas_fm.data.points.tables import write_csv
 
-    found = _proximity_of(args)
-    write_csv(Path(args.out), found.table(), {})
+    proximity = _proximity_of(args)
+    write_csv(Path(args.out), proximity.table(), {})
     if args.distances_out is not None:
         points = Points.read(args.cells)
-        columns = points.columns | {"distance_um": found.distance_um.round(3)}
+        columns = points.columns | {"distance_um": proximity.distance_um.round(3)}
         Points(points.zyx, columns, points.meta).write(args.distances_out)
     if args.figure is not None:
         from canvas_fm.analysis.proximity.figure import proximity_figure
 
-        proximity_figure(found, args.figure)
-    print_result({"written": args.out, **found.as_dict()}, args.json)
+        proximity_figure(proximity, args.figure)
+    print_result({"written": args.out, **proximity.as_dict()}, args.json)
 
 
 def _proximity_of(args: argparse.Namespace) -> Proximity:

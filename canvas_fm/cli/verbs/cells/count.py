@@ -56,7 +56,9 @@ def run_count(args: argparse.Namespace) -> None:
     atlas = None if args.regions is None else open_atlas_of(args, args.regions)
     placing: dict[str, Any] = {} if atlas is None else placing_of(args)
     placing = {key: value for key, value in placing.items() if value is not None}
-    volumes = [Volume.open(path, voxel_um=args.voxel_um, **args.opening.given) for path in args.volumes]
+    volumes = [
+        Volume.open(path, voxel_um=args.voxel_um, **args.volume_options.explicit) for path in args.volumes
+    ]
     table = count(
         volumes,
         load(args.detector, kind="detector"),
@@ -66,7 +68,7 @@ def run_count(args: argparse.Namespace) -> None:
         placing=placing,
         figure=args.figure,
         about={f"transform {Path(path).name}": sha256(Path(path)) for path in args.transform if atlas},
-        **args.options.given,
+        **args.options.explicit,
     )
     result: dict[str, Any] = {"written": args.out, "rows": len(table["brain"])}
     if atlas is None:

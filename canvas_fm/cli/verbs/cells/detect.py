@@ -6,12 +6,12 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from canvas_fm.cli.opening import add_companion, open_companions
+from canvas_fm.cli.open_volumes import add_companion, open_companions
 from canvas_fm.cli.parser import Parser, Verbs, add_json, add_verb, add_volume_flags, positive_int
 
 if TYPE_CHECKING:
     from canvas_fm.data.volume.volume import Volume
-    from canvas_fm.inference.detect.tiles.detection_job import Job
+    from canvas_fm.inference.detect.tiles.detection_job import DetectionJob
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -74,7 +74,9 @@ def _detect_faults(args: argparse.Namespace) -> list[str]:
     if args.refiner is None:
         without = {"--encoder": args.encoder, "--cells-only": args.cells_only}
         faults += [f"{flag} goes with --refiner MODEL" for flag, value in without.items() if value]
-    options, log = (set_.given if (set_ := getattr(args, dest, None)) else {} for dest in ("options", "log"))
+    options, log = (
+        set_.explicit if (set_ := getattr(args, dest, None)) else {} for dest in ("options", "log")
+    )
     if args.method == "net":
         if args.model is None:
             faults.append("detect needs a MODEL before the VOLUME; --method log is the baseline without")
@@ -95,7 +97,7 @@ def run_detect(args: argparse.Namespace) -> None:
     from canvas_fm.inference.detect.out_of_distribution import unfamiliar_volume_warnings
     from canvas_fm.inference.detect.tiles.detection_job import bad_chunks_of, plan, run
 
-    volume = Volume.open(args.volume, **args.opening.given)
+    volume = Volume.open(args.volume, **args.volume_options.explicit)
     job = _log_job(args, volume) if args.method == "log" else _net_job(args, volume)
     if args.dry_run:
         print_result(plan(job, workers=args.workers), args.json)
@@ -135,7 +137,7 @@ def _run_refined(args: argparse.Namespace, volume: Volume) -> None:
         cells_only=args.cells_only,
         workers=args.workers,
         scheduler=args.scheduler,
-        **args.options.given,
+        **args.options.explicit,
     )
     skipped = report_bad_chunks_by_path({args.volume: bad_chunks_of(cells)})
     is_cell = cells.columns[P_CELL].astype("float64") >= refiner.threshold_
@@ -150,17 +152,17 @@ def _background(args: argparse.Namespace, volume: Volume) -> Volume | None:
     return companions[0] if companions else None
 
 
-def _net_job(args: argparse.Namespace, volume: Volume) -> Job:
+def _net_job(args: argparse.Namespace, volume: Volume) -> DetectionJob:
     from canvas_fm.inference.detect.detect import detector_job
     from canvas_fm.models.checkpoint import load
 
     model = load(args.model, kind="detector")
-    return detector_job(model, volume, background=_background(args, volume), **args.options.given)
+    return detector_job(model, volume, background=_background(args, volume), **args.options.explicit)
 
 
-def _log_job(args: argparse.Namespace, volume: Volume) -> Job:
+def _log_job(args: argparse.Namespace, volume: Volume) -> DetectionJob:
     from canvas_fm.inference.detect.detect import log_job
 
-    given = args.options.given
-    given.pop("device", None)
-    return log_job(volume, **given, **args.log.given)
+    options = args.options.explicit
+    options.pop("device", None)
+    return log_job(volume, **options, **args.log.explicit)

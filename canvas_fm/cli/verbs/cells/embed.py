@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from canvas_fm.cli.opening import add_companion, open_companions
+from canvas_fm.cli.open_volumes import add_companion, open_companions
 from canvas_fm.cli.parser import ZYX, Parser, Verbs, add_json, add_verb, add_volume_flags, positive_int
 
 
@@ -97,7 +97,7 @@ def run_embed(args: argparse.Namespace) -> None:
     from canvas_fm.inference.embed.grid_points import grid_points
     from canvas_fm.models.checkpoint import load
 
-    volume = Volume.open(args.volume, **args.opening.given)
+    volume = Volume.open(args.volume, **args.volume_options.explicit)
     points = None if args.points is None else Points.read(args.points)
     encoder = load(args.model, kind="encoder")
     if points is None:
@@ -109,7 +109,7 @@ def run_embed(args: argparse.Namespace) -> None:
     background = companions[0] if companions else None
     processes = {"workers": args.workers, "scheduler": args.scheduler}
     embeddings = embed_to_store(
-        encoder, volume, points, args.out, background=background, **processes, **args.options.given
+        encoder, volume, points, args.out, background=background, **processes, **args.options.explicit
     )
     skipped = report_bad_chunks([volume, *(companions or [])])
     rows, *row_shape = embeddings.whole_shape
@@ -141,7 +141,7 @@ def run_reconstruct(args: argparse.Namespace) -> None:
     from canvas_fm.models.checkpoint import load
     from canvas_fm.viewing.reconstruction import reconstruct
 
-    volume = Volume.open(args.volume, **args.opening.given)
+    volume = Volume.open(args.volume, **args.volume_options.explicit)
     scores = reconstruct(
         load(args.model, kind="encoder"),
         volume,
@@ -149,7 +149,7 @@ def run_reconstruct(args: argparse.Namespace) -> None:
         at_zyx=args.at,
         mask_ratio=args.mask_ratio,
         seed=args.seed,
-        **args.options.given,
+        **args.options.explicit,
     )
     report_bad_chunks([volume])
     print_result(scores, args.json)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from canvas_fm.cli.opening import add_companion, open_companions, open_volumes
+from canvas_fm.cli.open_volumes import add_companion, open_companions, open_volumes
 from canvas_fm.cli.parser import Parser, Verbs, add_group, add_json, add_verb, add_volume_flags, positive_int
 from canvas_fm.cli.verbs.cells.labels import add_labelled
 from canvas_fm.errors import CanvasError
@@ -126,8 +126,8 @@ def run_fit(args: argparse.Namespace) -> None:
         recalls=args.recalls or (),
         feature_cache=args.features,
         overwrite=args.overwrite,
-        **args.fit.given,
-        **args.options.given,
+        **args.fit.explicit,
+        **args.options.explicit,
     )
     skipped = report_bad_chunks([*volumes, *(background or [])])
     print_result(report if args.json else _for_people(report), args.json, bad_chunks=skipped)
@@ -145,7 +145,7 @@ def run_apply(args: argparse.Namespace) -> None:
 
     refiner = Refiner.load(args.model)
     refiner.set_params(device=args.options.device)
-    volume = Volume.open(args.volume, **args.opening.given)
+    volume = Volume.open(args.volume, **args.volume_options.explicit)
     paths = None if args.background is None else [args.background]
     companions = open_companions(args, "background", [volume], paths)
     background = companions[0] if companions else None
@@ -166,7 +166,7 @@ def run_apply(args: argparse.Namespace) -> None:
         out=args.out,
         workers=args.workers,
         scheduler=args.scheduler,
-        **args.options.given,
+        **args.options.explicit,
     )
     skipped = report_bad_chunks([volume] if background is None else [volume, background])
     p_cell = refined.columns[P_CELL].astype("float64")

@@ -41,7 +41,7 @@ def run_review(args: argparse.Namespace) -> None:
     from canvas_fm.data.volume.volume import Volume
     from serving.launch.review import serve_review
 
-    volume = Volume.open(args.volume, **args.opening.given)
+    volume = Volume.open(args.volume, **args.volume_options.explicit)
 
     def announce(name: str, link: str) -> None:
         print(f"canvas-fm: {name} reviews at {link}", file=sys.stderr, flush=True)

@@ -132,7 +132,7 @@ def run_info(args: argparse.Namespace) -> None:
     from canvas_fm.viewing.brief import brief
     from canvas_fm.viewing.describe import describe
 
-    described = describe(args.path, **args.opening.given)
+    described = describe(args.path, **args.volume_options.explicit)
     print_result(described if args.all or args.json else brief(described), args.json)
 
 

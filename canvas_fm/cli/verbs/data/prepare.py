@@ -116,7 +116,7 @@ def run_stitch(args: argparse.Namespace) -> None:
     from canvas_fm.cli.output import print_result, report_bad_chunks_by_path
     from canvas_fm.prepare.stitch.stitch import stitch
 
-    done = stitch(args.source, args.out, **args.options.given).as_dict()
+    done = stitch(args.source, args.out, **args.options.explicit).as_dict()
     conversion = done.pop("conversion")
     skipped = report_bad_chunks_by_path({str(args.source): list(conversion.pop("bad_chunks"))})
     print_result(conversion | done, args.json, bad_chunks=skipped)
@@ -139,9 +139,11 @@ def _run(args: argparse.Namespace, work: Callable[..., Conversion], extra: dict[
     from canvas_fm.prepare.convert.preview import preview_conversion
 
     if args.dry_run:
-        print_result(preview_conversion(args.source, args.out, **(args.options.given | extra)), args.json)
+        print_result(preview_conversion(args.source, args.out, **(args.options.explicit | extra)), args.json)
         return
-    done = work(args.source, args.out, workers=args.workers, scheduler=args.scheduler, **args.options.given)
+    done = work(
+        args.source, args.out, workers=args.workers, scheduler=args.scheduler, **args.options.explicit
+    )
     skipped = report_bad_chunks_by_path({str(args.source): list(done.bad_chunks)})
     result = done.as_dict()
     result.pop("bad_chunks")

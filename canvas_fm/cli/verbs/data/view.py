@@ -59,7 +59,7 @@ def run_view(args: argparse.Namespace) -> None:
         "labels": args.labels,
         "heat_maps": args.heat_map,
         "color_by": args.color_by,
-        **args.opening.given,
+        **args.volume_options.explicit,
     }
     if args.export is not None:
         if args.viewer is not None:

@@ -50,7 +50,7 @@ def _faults(args: argparse.Namespace) -> list[str]:
         return ["give --out AUDIT.csv to draw a sample, or --labels AUDIT.csv once it is answered"]
     if args.page and args.labels is None:
         return ["--page answers a table that is there already; draw it with --out, then give it as --labels"]
-    if args.labels is not None and args.audit.given:
+    if args.labels is not None and args.audit.explicit:
         return ["the options of the sample go with --out; with --labels the table says how it was drawn"]
     return []
 
@@ -62,7 +62,7 @@ def run_audit(args: argparse.Namespace) -> None:
     from canvas_fm.heads.labels.candidates import check_volume_name
     from canvas_fm.heads.review.audit.answers import audit_of
 
-    volume = Volume.open(args.volume, **args.opening.given)
+    volume = Volume.open(args.volume, **args.volume_options.explicit)
     cells = Points.read(args.cells, allow_empty=False)
     check_volume_name(cells, volume.name, args.cells)
     cells.check_inside(volume.shape_zyx)

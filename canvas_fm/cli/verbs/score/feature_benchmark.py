@@ -63,7 +63,7 @@ def run_feature_benchmark(args: argparse.Namespace) -> None:
     from canvas_fm.models.checkpoint import load
 
     encoders = {encoder.name: encoder for encoder in (load(name, kind="encoder") for name in args.encoders)}
-    volumes = [Volume.open(path, **args.opening.given) for path in args.volumes]
+    volumes = [Volume.open(path, **args.volume_options.explicit) for path in args.volumes]
     cells = read_cells(
         next(iter(encoders.values())),
         volumes,

@@ -111,9 +111,9 @@ def run_apply(args: argparse.Namespace) -> None:
     probe = Probe.open(args.probe)
     points = probe.apply(Embeddings.open(args.embeddings))
     points.write(args.out)
-    predicted = points.columns["said"].tolist()
+    predicted = points.columns["predicted"].tolist()
     counts = {name: predicted.count(name) for name in probe.classes}
-    print_result({"written": args.out, "rows": len(points), "said": counts}, args.json)
+    print_result({"written": args.out, "rows": len(points), "predicted": counts}, args.json)
 
 
 def _for_people(result: dict) -> dict:

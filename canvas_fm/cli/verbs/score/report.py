@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any, get_args
 
-from canvas_fm.cli.opening import add_companion, open_companions, open_volumes
+from canvas_fm.cli.open_volumes import add_companion, open_companions, open_volumes
 from canvas_fm.cli.parser import (
     Parser,
     Verbs,
@@ -126,7 +126,7 @@ def run_report(args: argparse.Namespace) -> None:
         counts=args.curve,
         candidate_threshold=args.candidate_threshold,
         title=args.title,
-        **args.options.given,
+        **args.options.explicit,
     )
     report_bad_chunks([*volumes, *(background or [])])
     print_result(result if args.json else _for_people(result, args.out), args.json)

@@ -44,9 +44,14 @@ def run_adapt(args: argparse.Namespace) -> None:
     from canvas_fm.models.checkpoint import load
     from canvas_fm.training.detector.adapt.adapt import adapt_detector
 
-    volume = Volume.open(args.volume, **args.opening.given)
+    volume = Volume.open(args.volume, **args.volume_options.explicit)
     done = adapt_detector(
-        load(args.model, kind="detector"), volume, args.points, args.roi, out=args.out, **args.options.given
+        load(args.model, kind="detector"),
+        volume,
+        args.points,
+        args.roi,
+        out=args.out,
+        **args.options.explicit,
     )
     result = {
         "result": done.sentence,

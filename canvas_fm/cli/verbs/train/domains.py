@@ -39,11 +39,11 @@ def _fill_domains(domains: Parser) -> None:
         help="farthest match in µm for the volumes of each marker",
     )
     domains.add_argument(
-        "--pooled-only",
+        "--pool-small",
         nargs="+",
         default=[],
         metavar="NAME",
-        help="volumes with too few cells to count by themselves",
+        help="volumes with too few cells for a score of their own; they count in the pooled score alone",
     )
     domains.add_argument(
         "--detector",
@@ -94,12 +94,12 @@ def _fill_domains(domains: Parser) -> None:
         "--only", nargs="+", metavar="GROUP", help="markers, `phantom nuclei`, `phantom somata`; default all"
     )
     domains.add_argument(
-        "--test", nargs="+", default=[], metavar="NAME", help="test volumes: not opened without --last-look"
+        "--test", nargs="+", default=[], metavar="NAME", help="test volumes: not opened without --final-test"
     )
     domains.add_argument(
-        "--last-look",
+        "--final-test",
         action="store_true",
-        help="score the test volumes and phantoms 1000 to 1099 instead: once, when all is chosen",
+        help="score the test volumes and phantoms 1000 to 1099 instead: once, when everything is chosen",
     )
     add_json(domains)
     add_volume_flags(domains)
@@ -123,10 +123,10 @@ def run_domains(args: argparse.Namespace) -> None:
     tolerances = dict(args.tolerance_um)
     domains = [
         *labelled_domains(
-            args.volumes, args.points, args.roi, tolerances, pooled_only=args.pooled_only,
-            test=args.test, last_look=args.last_look, **args.opening.given,
+            args.volumes, args.points, args.roi, tolerances, pool_small=args.pool_small,
+            test=args.test, final_test=args.final_test, **args.volume_options.explicit,
         ),
-        *phantom_domains(args.phantoms, test=args.last_look, autofluorescence=args.autofluorescence),
+        *phantom_domains(args.phantoms, test=args.final_test, autofluorescence=args.autofluorescence),
     ]  # fmt: skip
     if args.only is not None:
         domains = [domain for domain in domains if domain.group in args.only]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from canvas_fm.cli.opening import add_companion, open_companions
+from canvas_fm.cli.open_volumes import add_companion, open_companions
 from canvas_fm.cli.parser import ZYX, Parser, Verbs, add_json, add_verb, add_volume_flags, positive_float
 
 
@@ -41,7 +41,7 @@ def run_pretrain(args: argparse.Namespace) -> None:
     from canvas_fm.training.mae.pretrain import pretrain
     from canvas_fm.viewing.describe import describe_run
 
-    volumes = [Volume.open(path, **args.opening.given) for path in args.volumes]
+    volumes = [Volume.open(path, **args.volume_options.explicit) for path in args.volumes]
     background = open_companions(args, "background", volumes, args.background)
     run = pretrain(
         args.recipe,

@@ -55,8 +55,8 @@ def run_quantise(args: argparse.Namespace) -> None:
     from canvas_fm.models.checkpoint import load
 
     encoder = load(args.model, kind="encoder")
-    volumes = [Volume.open(path, **args.opening.given) for path in args.volumes]
-    calibrate = [Volume.open(path, **args.opening.given) for path in args.calibrate]
+    volumes = [Volume.open(path, **args.volume_options.explicit) for path in args.volumes]
+    calibrate = [Volume.open(path, **args.volume_options.explicit) for path in args.calibrate]
     brains = labelled(args, volumes)
     check = quantise(
         encoder,
@@ -65,7 +65,7 @@ def run_quantise(args: argparse.Namespace) -> None:
         crops=args.crops,
         most=args.max_candidates,
         seed=args.seed,
-        **args.voxels.given,
+        **args.voxels.explicit,
     )
     skipped = report_bad_chunks([*volumes, *calibrate])
     result = check.model_dump(mode="json") if args.json else _for_people(check.summary())

@@ -67,7 +67,7 @@ def run_sweep(args: argparse.Namespace) -> None:
         overrides=args.overrides,
         workers=args.workers,
         device=args.where.device,
-        **args.opening.given,
+        **args.volume_options.explicit,
     )
     done = len(result.runs) - len(result.failed)
     facts = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from canvas_fm.cli.opening import add_companion, open_companions, open_volumes
+from canvas_fm.cli.open_volumes import add_companion, open_companions, open_volumes
 from canvas_fm.cli.parser import Parser, Verbs, add_roi, add_verb
 from canvas_fm.cli.verbs.train.pretrain import add_training_flags, held_out, recipe_faults
 

@@ -61,8 +61,8 @@ def _formatted(values: np.ndarray) -> Texts | None:
     for k in range(1, _MOST_DECIMALS + 1):
         near = np.rint(size[open_rows] * _POWERS[k])
         same = ((near / _POWERS[k]).astype(values.dtype) == np.abs(values[open_rows])) & (near < _LARGEST)
-        found = open_rows[same]
-        digits[found], decimals[found] = near[same], k
+        settled = open_rows[same]
+        digits[settled], decimals[settled] = near[same], k
         open_rows = open_rows[~same]
         if not len(open_rows):
             break
@@ -114,7 +114,10 @@ def _one_by_one(values: np.ndarray, delimiter: bytes, *, alone: bool) -> Texts |
     """What decimals do not suit, and texts without anything that is quoted."""
     if values.dtype.kind == "U" and not alone:
         listed = values.tolist()
-        if any(mark in (joined := "".join(listed)) for mark in ('"', "\n", "\r", "\0", delimiter.decode())):
+        if any(
+            character in (joined := "".join(listed))
+            for character in ('"', "\n", "\r", "\0", delimiter.decode())
+        ):
             return None
         written = [text.encode() for text in listed] if not joined.isascii() else values.astype("S").tolist()
     elif values.dtype == np.float64:

@@ -30,7 +30,7 @@ from canvas_fm.data.points.formats.trackmate import read_trackmate
 from canvas_fm.data.points.formats.xml_reader import root_of
 from canvas_fm.data.points.tables import PointTable, read_table, write_csv, write_parquet
 from canvas_fm.data.precomputed.read_annotations import INFO, read_precomputed
-from canvas_fm.data.store.unfetched import why_unfetched
+from canvas_fm.data.store.lfs_pointers import why_unfetched
 from canvas_fm.errors import CanvasError
 
 VoxelUm = tuple[float, float, float]

@@ -58,8 +58,8 @@ def read_trackmate(path: Path, voxel_um: tuple[float, float, float] | None) -> P
     if (um := um_of(unit)) is None:
         raise CanvasError(f"{path} has positions in {unit!r}; expected pixel, nm, µm or mm")
     size, meta = _size(path, um, [sizes.get(key, 0.0) for key in _SIZES], voxel_um)
-    found = {name: np.array(values) for name, values in columns.items() if not np.isnan(values).all()}
-    return PointTable(np.array(zyx, np.float64).reshape(-1, 3) / size, found, meta)
+    filled = {name: np.array(values) for name, values in columns.items() if not np.isnan(values).all()}
+    return PointTable(np.array(zyx, np.float64).reshape(-1, 3) / size, filled, meta)
 
 
 def _size(

@@ -16,9 +16,9 @@ from typing import Any
 
 from canvas_fm.data.store.files import Files, Folder
 from canvas_fm.data.store.keys import METADATA, split_key
+from canvas_fm.data.store.lfs_pointers import pointer_in
 from canvas_fm.data.store.ome.axes import axes_of_system, axis_letter, check_axes, read_axes, short
 from canvas_fm.data.store.ome.scale import read_scale, voxel_um_of
-from canvas_fm.data.store.unfetched import pointer_in
 from canvas_fm.data.zyx import ZyxUm
 from canvas_fm.errors import CanvasError, DamagedStore
 
@@ -144,7 +144,7 @@ def _children(files: Files) -> list[str]:
     if not isinstance(files, Folder) or not files.follow_links:
         return []
     names = (entry.name for entry in files.root.iterdir() if entry.is_dir())
-    return sorted(name for name in names if any(files.stamp(f"{name}/{mark}") for mark in METADATA))
+    return sorted(name for name in names if any(files.stamp(f"{name}/{file_name}") for file_name in METADATA))
 
 
 def _multiscale(files: Files, ome: dict[str, Any], base: str = "") -> Image:

@@ -154,8 +154,8 @@ class Pinned:
 
 
 def _header(response: httpcore.Response, name: str) -> str:
-    wanted = name.lower().encode()
-    return next((value.decode("latin-1") for key, value in response.headers if key.lower() == wanted), "")
+    lowered = name.lower().encode()
+    return next((value.decode("latin-1") for key, value in response.headers if key.lower() == lowered), "")
 
 
 def _length(response: httpcore.Response) -> int | None:

@@ -22,9 +22,9 @@ from zarr.storage import LocalStore, ZipStore
 from canvas_fm.data.store.checked_store import BadChunks, CheckedStore
 from canvas_fm.data.store.files import Folder, Zipped
 from canvas_fm.data.store.keys import Stamp
+from canvas_fm.data.store.lfs_pointers import POINTER_BYTES, pointer_in
 from canvas_fm.data.store.remote.remote_store import Remote
 from canvas_fm.data.store.remote.zarr_store import RemoteStore
-from canvas_fm.data.store.unfetched import POINTER_BYTES, pointer_in
 from canvas_fm.errors import CanvasError, DamagedStore, Unreachable
 
 OnBadChunk = Literal["error", "skip"]

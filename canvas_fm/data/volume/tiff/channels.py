@@ -7,7 +7,7 @@ from pathlib import Path
 from canvas_fm.data.store.files import open_files
 from canvas_fm.data.store.ome.metadata import read_image, read_node
 from canvas_fm.data.store.tar_index import in_tar
-from canvas_fm.data.volume.stored.no_volume import refuse_other
+from canvas_fm.data.volume.stored.unsupported_formats import refuse_unsupported
 from canvas_fm.data.volume.tiff.pages import SUFFIXES, is_file
 from canvas_fm.data.volume.tiff.plane_names import channels_in
 from canvas_fm.data.volume.tiff.planes import channels_of_stack, planes_in
@@ -28,7 +28,7 @@ def list_channels(path: Path) -> dict[int, str | None]:
     if is_file(path) and path.suffix.lower() in SUFFIXES:
         several = channels_of_stack(path)
         return dict.fromkeys(range(several)) if several > 1 else {}
-    refuse_other(path)
+    refuse_unsupported(path)
     files = open_files(path, follow_links=True)
     image = read_image(files, read_node(files, ""))
     if "c" not in image.axes:

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import tifffile
 
+from canvas_fm.data.store.lfs_pointers import why_unfetched
 from canvas_fm.data.store.tar_index import in_tar, member_of
-from canvas_fm.data.store.unfetched import why_unfetched
 from canvas_fm.errors import CanvasError, DamagedStore
 
 _log = logging.getLogger(__name__)

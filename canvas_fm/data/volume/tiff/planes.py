@@ -90,20 +90,20 @@ def planes_in(folder: Path) -> list[Path]:
 
 def _planes_in_tar(path: Path, index: TarIndex, folder: str) -> list[Path]:
     """The planes of a folder in an archive; of the only one that holds planes, where none is named."""
-    found: dict[str, list[Path]] = {}
+    by_folder: dict[str, list[Path]] = {}
     for name in index.below(folder):
         if name.suffix.lower() in SUFFIXES and not name.name.startswith("."):
-            found.setdefault(str(name.parent), []).append(path / name)
-    if "." in found:
-        return found["."]
-    if len(found) != 1:
-        if not found:
+            by_folder.setdefault(str(name.parent), []).append(path / name)
+    if "." in by_folder:
+        return by_folder["."]
+    if len(by_folder) != 1:
+        if not by_folder:
             raise CanvasError(
                 f"{path} holds no TIFF planes; unpack it, a Zarr store is read from a folder or a .zip"
             )
-        listing = ", ".join(sorted(found)[:8])
+        listing = ", ".join(sorted(by_folder)[:8])
         raise CanvasError(f"{path} holds planes in the folders {listing}: give one, as {path}/FOLDER")
-    return next(iter(found.values()))
+    return next(iter(by_folder.values()))
 
 
 def channels_of_stack(path: Path) -> int:

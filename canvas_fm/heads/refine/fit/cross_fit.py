@@ -20,7 +20,7 @@ from canvas_fm.heads.refine.head.head_models import (
     GRID,
     SHARES,
     Blend,
-    HeadSettings,
+    HeadOptions,
     choose_blend,
     fit_parts,
     held_out_by_part,
@@ -95,7 +95,7 @@ class Fitted:
     figures: dict[str, Any]
 
 
-def fit_head(settings: HeadSettings, rows: LabelledFeatures) -> Fitted:
+def fit_head(settings: HeadOptions, rows: LabelledFeatures) -> Fitted:
     """Fit on all rows; calibrate, choose the threshold and score on out-of-fold rows."""
     folds = folds_of(settings, rows)
     C, logits, blend = held_out_parts_of_head(settings, rows, folds)
@@ -103,7 +103,7 @@ def fit_head(settings: HeadSettings, rows: LabelledFeatures) -> Fitted:
     return assemble_fit(settings, rows, folds, blend(logits), net, C)
 
 
-def folds_of(settings: HeadSettings, rows: LabelledFeatures) -> Folds:
+def folds_of(settings: HeadOptions, rows: LabelledFeatures) -> Folds:
     """Which rows are held out together; BadInput for settings and labels that nothing can be made of."""
     parts_of(settings)
     if settings.threshold is not None and not 0 < settings.threshold < 1:
@@ -121,7 +121,7 @@ def folds_of(settings: HeadSettings, rows: LabelledFeatures) -> Folds:
 
 
 def assemble_fit(
-    settings: HeadSettings,
+    settings: HeadOptions,
     rows: LabelledFeatures,
     folds: Folds,
     held_out: Float64[np.ndarray, "contrasts n"],
@@ -149,7 +149,7 @@ def assemble_fit(
 
 
 def _best_threshold(
-    settings: HeadSettings,
+    settings: HeadOptions,
     rows: LabelledFeatures,
     calibration: Calibration,
     held_out: Float64[np.ndarray, "contrasts n"],
@@ -174,7 +174,7 @@ def _warning(folds: Folds, rows: LabelledFeatures) -> str | None:
 
 
 def held_out_logits(
-    settings: HeadSettings, rows: LabelledFeatures, folds: Folds
+    settings: HeadOptions, rows: LabelledFeatures, folds: Folds
 ) -> tuple[float | None, Float64[np.ndarray, "contrasts n"]]:
     """The penalty (of the logistic model), and each row's logit by the model that has not seen its fold."""
     C, logits, blend = held_out_parts_of_head(settings, rows, folds)
@@ -182,7 +182,7 @@ def held_out_logits(
 
 
 def held_out_parts_of_head(
-    settings: HeadSettings, rows: LabelledFeatures, folds: Folds
+    settings: HeadOptions, rows: LabelledFeatures, folds: Folds
 ) -> tuple[float | None, Float64[np.ndarray, "parts contrasts n"], Blend]:
     """The penalty, the logits of each of the head's models by one that has not seen the fold, their blend.
 
@@ -217,7 +217,7 @@ def held_out_parts_of_head(
 
 
 def head_net(
-    settings: HeadSettings,
+    settings: HeadOptions,
     x: Float32[np.ndarray, "n w"],
     is_cell: Bool[np.ndarray, " n"],
     C: float | None,
@@ -228,7 +228,7 @@ def head_net(
 
 
 def cross_fitted_decisions(
-    settings: HeadSettings, rows: LabelledFeatures, folds: Folds, held_out: Float64[np.ndarray, "contrasts n"]
+    settings: HeadOptions, rows: LabelledFeatures, folds: Folds, held_out: Float64[np.ndarray, "contrasts n"]
 ) -> tuple[Float64[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
     """P(cell) and decision of each row, with calibration and threshold of the other folds."""
     original_logits = held_out[0]

@@ -28,7 +28,7 @@ _STEPS = 4  # the weights of a blend are multiples of a quarter
 
 
 @dataclass(frozen=True)
-class HeadSettings:
+class HeadOptions:
     """How a head is fitted, calibrated and cross-validated; each setting is described at `Refiner`."""
 
     columns: Columns
@@ -66,7 +66,7 @@ class Blend(NamedTuple):
         return (each * self.scale[0] + self.scale[1]) @ self.weight
 
 
-def parts_of(settings: HeadSettings) -> list[Part]:
+def parts_of(settings: HeadOptions) -> list[Part]:
     """The models of a head.
 
     In a blend a logistic model sees what encoder and detector made, boosted trees the shape of the spot, both
@@ -91,14 +91,14 @@ def parts_of(settings: HeadSettings) -> list[Part]:
 
 
 def fit_parts(
-    settings: HeadSettings, x: Float32[np.ndarray, "n w"], is_cell: Bool[np.ndarray, " n"], C: float | None
+    settings: HeadOptions, x: Float32[np.ndarray, "n w"], is_cell: Bool[np.ndarray, " n"], C: float | None
 ) -> list[HeadNet | TreeEnsemble]:
     """Every model of the head, fitted on the same rows; scaling is folded into the linear ones."""
     return [fit_part(settings, part, x, is_cell, C) for part in parts_of(settings)]
 
 
 def fit_part(
-    settings: HeadSettings,
+    settings: HeadOptions,
     part: Part,
     x: Float32[np.ndarray, "n w"],
     is_cell: Bool[np.ndarray, " n"],
@@ -114,7 +114,7 @@ def fit_part(
     return _folded(fit_layers(settings, part, affine(mine), is_cell, C), affine)
 
 
-def affine_of(settings: HeadSettings, part: Part, x: Float32[np.ndarray, "n w"]) -> Affine:
+def affine_of(settings: HeadOptions, part: Part, x: Float32[np.ndarray, "n w"]) -> Affine:
     """How the columns of a part are scaled before its model is fitted."""
     columns = settings.columns.only(*part.blocks)
     return Affine.fit(x, columns.components(), whiten=settings.whiten, weights=columns.weights())
@@ -175,7 +175,7 @@ class Layers:
 
 
 def fit_layers(
-    settings: HeadSettings,
+    settings: HeadOptions,
     part: Part,
     z: Float64[np.ndarray, "n k"],
     is_cell: Bool[np.ndarray, " n"],
@@ -202,7 +202,7 @@ def fit_layers(
     return Layers((numbers[0], numbers[2]), (numbers[1], numbers[3]))
 
 
-def net_of(settings: HeadSettings, parts: list[HeadNet | TreeEnsemble], blend: Blend) -> HeadNet | BlendNet:
+def net_of(settings: HeadOptions, parts: list[HeadNet | TreeEnsemble], blend: Blend) -> HeadNet | BlendNet:
     """The head as one net on the used columns; parts without weight are left out."""
     kinds = parts_of(settings)
     if len(parts) == 1 and isinstance(parts[0], HeadNet):
@@ -214,7 +214,7 @@ def net_of(settings: HeadSettings, parts: list[HeadNet | TreeEnsemble], blend: B
 
 
 def held_out_by_part(
-    settings: HeadSettings,
+    settings: HeadOptions,
     x: Float32[np.ndarray, "n w"],
     is_cell: Bool[np.ndarray, " n"],
     held_out: list[Float32[np.ndarray, "m w"]],

@@ -38,10 +38,10 @@ def choose_threshold(
     for name in np.unique(groups):
         brain = groups == name
         for seen in logits:
-            found = np.sort(seen[brain & is_cell])
+            cell_scores = np.sort(seen[brain & is_cell])
             kept = brain.sum() - np.searchsorted(np.sort(seen[brain]), thresholds)
-            true = len(found) - np.searchsorted(found, thresholds)
-            each.append(2 * true / np.maximum(kept + len(found) + missed.get(str(name), 0), 1))
+            true = len(cell_scores) - np.searchsorted(cell_scores, thresholds)
+            each.append(2 * true / np.maximum(kept + len(cell_scores) + missed.get(str(name), 0), 1))
     around = np.pad(np.mean(each, axis=0), _NEIGHBOURS, mode="edge")
     width = 2 * _NEIGHBOURS + 1
     mean = np.convolve(around, np.full(width, 1 / width), "valid")

@@ -24,13 +24,13 @@ def audit_of(table: Points, cells: Points | None = None, *, source: str | Path =
     """
     kind, stratum, size = _columns(table, (KIND, STRATUM, SIZE, ANSWER), source)
     answer = answers_of(table, source)
-    found = kind == DETECTION
+    is_detection = kind == DETECTION
     if cells is not None:
-        _check_origin(table.zyx[found], cells, source)
-    unsure = found & (answer == UNSURE)
+        _check_origin(table.zyx[is_detection], cells, source)
+    unsure = is_detection & (answer == UNSURE)
     boxes = None
-    if (~found).any():
-        boxes = StratifiedAnswers.of(stratum[~found], size[~found], answer[~found])
+    if (~is_detection).any():
+        boxes = StratifiedAnswers.of(stratum[~is_detection], size[~is_detection], answer[~is_detection])
     plain = np.where(unsure, np.nan, answer)
     notes: tuple[str, ...] = ()
     if unsure.any():
@@ -38,7 +38,10 @@ def audit_of(table: Points, cells: Points | None = None, *, source: str | Path =
         for value in (0.0, 1.0):
             filled = np.where(unsure, value, answer)
             ends.append(
-                estimate_audit(StratifiedAnswers.of(stratum[found], size[found], filled[found]), boxes)
+                estimate_audit(
+                    StratifiedAnswers.of(stratum[is_detection], size[is_detection], filled[is_detection]),
+                    boxes,
+                )
             )
         low, high = ((one.cells or one.true).value for one in ends)
         what = "cells" if boxes is not None else "true detections"
@@ -49,7 +52,7 @@ def audit_of(table: Points, cells: Points | None = None, *, source: str | Path =
     blank = int(np.isnan(answer).sum())
     if blank:
         notes += (f"{blank} of {len(answer)} rows have no answer yet; the others count, as they came",)
-    detections = StratifiedAnswers.of(stratum[found], size[found], plain[found])
+    detections = StratifiedAnswers.of(stratum[is_detection], size[is_detection], plain[is_detection])
     return estimate_audit(detections, boxes, unsure=int(unsure.sum()), notes=notes)
 
 

@@ -62,18 +62,18 @@ def draw_audit(
     `answer` is blank. Without replacement, the same for a seed. Raises BadInput where nothing was detected.
     """
     options = options or AuditOptions.of()
-    found = detections_of(cells, options)
+    detections = detections_of(cells, options)
     regions = whole(shape_zyx) if within is None else within
-    inside = inside_boxes(found.zyx, regions)
+    inside = inside_boxes(detections.zyx, regions)
     if not inside.any():
         raise BadInput(
             f"none of the {len(cells)} cells is a detection in the volume or its boxes; there is nothing "
             "to audit"
         )
-    zyx = found.zyx[inside]
-    scores = scores_of(found, score_name(found, options), needed=False)
+    zyx = detections.zyx[inside]
+    scores = scores_of(detections, score_name(detections, options), needed=False)
     random = np.random.default_rng((options.seed, 0xA0D17))
-    parts = [_detections(zyx, None if scores is None else scores[inside], found, options, random)]
+    parts = [_detections(zyx, None if scores is None else scores[inside], detections, options, random)]
     if options.boxes:
         parts.append(_boxes(zyx, regions, voxel_um, options, random))
     columns = {name: np.concatenate([part.columns[name] for part in parts]) for name in parts[0].columns}
@@ -110,7 +110,7 @@ def box_grid(
 def _detections(
     zyx: np.ndarray,
     scores: np.ndarray | None,
-    found: Points,
+    detections: Points,
     options: AuditOptions,
     random: np.random.Generator,
 ) -> Points:
@@ -118,7 +118,7 @@ def _detections(
     sizes = np.bincount(stratum)
     weights = sizes.astype(np.float64)
     if (
-        scores is not None and score_name(found, options) == P_CELL
+        scores is not None and score_name(detections, options) == P_CELL
     ):  # a probability says where answers will differ
         weights = np.array([n * doubt(scores[stratum == k]) for k, n in enumerate(sizes)])
     rows = draw_stratified(stratum, allocate(sizes.tolist(), weights.tolist(), options.sample), random)

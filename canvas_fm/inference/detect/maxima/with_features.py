@@ -11,7 +11,7 @@ from jaxtyping import Float32
 
 from canvas_fm.inference.detect.detector_features import MapPooling, part_of_map
 from canvas_fm.inference.detect.heatmap import NetHeatMapper
-from canvas_fm.inference.detect.tiles.detection_job import Job, TileMaxima, read_windowed
+from canvas_fm.inference.detect.tiles.detection_job import DetectionJob, TileMaxima, read_windowed
 from canvas_fm.inference.detect.tiles.tiles import Box, Resampled, pad_to
 from canvas_fm.models.detector.convmixer_planes import features_and_heat_by_planes
 from canvas_fm.models.device import pick_device, pick_precision
@@ -32,7 +32,7 @@ class FeaturedJob:
     bits of float32, features those of `detector_features`.
     """
 
-    job: Job
+    job: DetectionJob
     pooling: MapPooling
 
     def tile(self, number: int) -> FeaturedMaxima:
@@ -46,17 +46,17 @@ class FeaturedJob:
         if not voxels.any() and job.zeros_give_no_detection():
             return FeaturedMaxima(job.nothing(core), self._features(0))
         features, heat = _features_and_heat(job.heat, voxels)
-        found = job.maxima(core, read, voxels, heat)
-        if not len(found.score):
-            return FeaturedMaxima(found, self._features(0))
+        maxima = job.maxima(core, read, voxels, heat)
+        if not len(maxima.score):
+            return FeaturedMaxima(maxima, self._features(0))
         near = part_of_map(features, read, box, job.heat.align_zyx)
         # As the features of written points are made: through the volume's voxels and back.
-        source, position = job.sources[0], found.position
+        source, position = job.sources[0], maxima.position
         if isinstance(source, Resampled):
             position = source.to_volume(position) / source.ratio
         with torch.inference_mode():
             pooled = self.pooling.pooled(detector, near, box, position, job.voxel_um)
-        return FeaturedMaxima(found, pooled)
+        return FeaturedMaxima(maxima, pooled)
 
     def _features(self, rows: int) -> Float32[np.ndarray, "n d"]:
         assert isinstance(self.job.heat, NetHeatMapper)

@@ -48,7 +48,7 @@ class TileMaxima:
 
 
 @dataclass
-class Job:
+class DetectionJob:
     """Everything that determines the cells of a volume; picklable.
 
     `radius_zyx` and `shape` are FindMaxima's; with `suppress_um` what is left is suppressed greedily besides.
@@ -194,7 +194,7 @@ def read_windowed(
 
 
 def run(
-    job: Job,
+    job: DetectionJob,
     out: str | Path | None = None,
     *,
     workers: int = 1,
@@ -223,7 +223,7 @@ def run(
         return work.finish(job.merge([done[number] for number in sorted(done)]))
 
 
-def plan(job: Job, *, workers: int = 1) -> dict[str, Any]:
+def plan(job: DetectionJob, *, workers: int = 1) -> dict[str, Any]:
     """Estimated cost of a job: tiles, voxels, bytes to read, minutes with `workers`.
 
     The minutes are those of all tiles if they took as long as the slowest that was tried: the middle one,
@@ -262,7 +262,7 @@ def just_below(threshold: float) -> float:
 
 
 def _with_bar(
-    job: Job,
+    job: DetectionJob,
     numbers: Sequence[int],
     workers: int,
     scheduler: str | None,

@@ -11,53 +11,53 @@ from canvas_fm.files.checksum import sha256
 from canvas_fm.models.folder.folder import read_kind
 from canvas_fm.pipeline.study.settings import BrainReportSettings, as_yaml
 from canvas_fm.pipeline.study.steps.regions import atlas_of
-from canvas_fm.pipeline.study.steps.step import Task
+from canvas_fm.pipeline.study.steps.step import StepRun
 from canvas_fm.shipped import find
 from canvas_fm.viewing.brain_report.report import brain_report
 
 _FIGURES = (("groups", "volcano"), ("groups", "heat_map"), ("profiles", "profiles"))
 
 
-def brain_report_external(task: Task) -> dict[str, Any]:
+def brain_report_external(step_run: StepRun) -> dict[str, Any]:
     """Scores, models, and the settings as they are written."""
-    scores = {path: sha256(Path(path)) for path in _scores(task)}
-    models = {model: read_kind(find("model", model))[1].get("sha256") for model in _models(task)}
-    return {"study": as_yaml(task.study.settings), "scores": scores, "models": models}
+    scores = {path: sha256(Path(path)) for path in _scores(step_run)}
+    models = {model: read_kind(find("model", model))[1].get("sha256") for model in _models(step_run)}
+    return {"study": as_yaml(step_run.study.settings), "scores": scores, "models": models}
 
 
-def run_brain_report(task: Task) -> dict[str, Any]:
-    has, brains = task.study.has, task.study.settings.brains
-    regions = [task.folder_of("regions", brain) for brain in task.brains()]
-    figures = [task.folder_of(step, None) / f"{name}.png" for step, name in _FIGURES if has(step)]
+def run_brain_report(step_run: StepRun) -> dict[str, Any]:
+    has, brains = step_run.study.has, step_run.study.settings.brains
+    regions = [step_run.folder_of("regions", brain) for brain in step_run.brains()]
+    figures = [step_run.folder_of(step, None) / f"{name}.png" for step, name in _FIGURES if has(step)]
     written = brain_report(
         [folder / "regions.csv" for folder in regions],
-        task.out,
-        title=task.study.settings.title,
+        step_run.out,
+        title=step_run.study.settings.title,
         names=[f"{name}, {brain.group}" if brain.group else name for name, brain in brains.items()],
-        atlases=_atlases(task),
+        atlases=_atlases(step_run),
         cells=[folder / "cells.csv" for folder in regions],
-        scores=_scores(task),
-        models=_models(task),
-        groups=task.folder_of("groups", None) / "groups.csv" if has("groups") else None,
+        scores=_scores(step_run),
+        models=_models(step_run),
+        groups=step_run.folder_of("groups", None) / "groups.csv" if has("groups") else None,
         figures=figures,
-        settings=as_yaml(task.study.settings),
+        settings=as_yaml(step_run.study.settings),
     )
     return {"bytes": written.stat().st_size}
 
 
-def _atlases(task: Task) -> Iterator[Atlas]:
+def _atlases(step_run: StepRun) -> Iterator[Atlas]:
     """The atlas of each brain in turn."""
-    for brain in task.brains():
-        yield atlas_of(task, brain)
+    for brain in step_run.brains():
+        yield atlas_of(step_run, brain)
 
 
-def _scores(task: Task) -> list[str]:
-    settings = task.settings
+def _scores(step_run: StepRun) -> list[str]:
+    settings = step_run.settings
     assert isinstance(settings, BrainReportSettings)
-    return [task.study.path(path) for path in settings.scores]
+    return [step_run.study.path(path) for path in settings.scores]
 
 
-def _models(task: Task) -> list[str]:
-    settings = task.study.settings
+def _models(step_run: StepRun) -> list[str]:
+    settings = step_run.study.settings
     named = [settings.detect and settings.detect.detector, settings.refine and settings.refine.refiner]
-    return [task.study.path(name) for name in named if name]
+    return [step_run.study.path(name) for name in named if name]

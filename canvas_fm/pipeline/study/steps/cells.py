@@ -18,26 +18,26 @@ from canvas_fm.inference.embed.point_crops import volume_identity
 from canvas_fm.inference.search.index import Index
 from canvas_fm.models.checkpoint import Detector, Encoder, load
 from canvas_fm.models.folder.folder import read_kind
-from canvas_fm.pipeline.study.steps.step import Task
+from canvas_fm.pipeline.study.steps.step import StepRun
 from canvas_fm.prepare.convert.convert import convert
 from canvas_fm.prepare.options import ConvertOptions
 from canvas_fm.prepare.sources.source import open_source
 from canvas_fm.shipped import find
 
 
-def convert_options(task: Task) -> ConvertOptions:
+def convert_options(step_run: StepRun) -> ConvertOptions:
     """The options of the conversion; paths of flat and dark images start from the study's data."""
     images = {
-        name: Path(task.study.path(path))
+        name: Path(step_run.study.path(path))
         for name in ("flat", "dark")
-        if (path := getattr(task.settings, name)) is not None
+        if (path := getattr(step_run.settings, name)) is not None
     }
-    return ConvertOptions.of(**task.options() | images)
+    return ConvertOptions.of(**step_run.options() | images)
 
 
-def run_convert(task: Task) -> dict[str, Any]:
-    options = convert_options(task).given
-    done = convert(task.study.path(task.brain_settings.source), task.out, **options)
+def run_convert(step_run: StepRun) -> dict[str, Any]:
+    options = convert_options(step_run).explicit
+    done = convert(step_run.study.path(step_run.brain_settings.source), step_run.out, **options)
     return {
         "shape_zyx": done.shape_zyx, "voxel_um": done.voxel_um, "channels": done.channels,
         "levels": done.levels, "bytes_in": done.bytes_in, "bytes": done.bytes_out,
@@ -45,60 +45,64 @@ def run_convert(task: Task) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def convert_external(task: Task) -> dict[str, Any]:
-    options = convert_options(task)
-    opened = open_source(task.study.path(task.brain_settings.source), options)
+def convert_external(step_run: StepRun) -> dict[str, Any]:
+    options = convert_options(step_run)
+    opened = open_source(step_run.study.path(step_run.brain_settings.source), options)
     images = {name: getattr(options, name) for name in ("flat", "dark")}
     return {"source": opened.identity()} | {
         name: sha256(path) for name, path in images.items() if path is not None
     }
 
 
-def volume_external(task: Task) -> dict[str, Any]:
+def volume_external(step_run: StepRun) -> dict[str, Any]:
     """How the volume is opened, and its identity where the study did not convert it."""
-    options = merged_volume(task)
-    return options if task.study.has("convert") else options | {"source": volume_identity(task.volume())}
+    options = merged_volume(step_run)
+    return (
+        options if step_run.study.has("convert") else options | {"source": volume_identity(step_run.volume())}
+    )
 
 
-def merged_volume(task: Task) -> dict[str, Any]:
-    own = task.brain_settings.volume.given
-    return {"volume": (task.study.settings.volume.given | own)}
+def merged_volume(step_run: StepRun) -> dict[str, Any]:
+    own = step_run.brain_settings.volume.explicit
+    return {"volume": (step_run.study.settings.volume.explicit | own)}
 
 
-def model_sha256(task: Task, kind: str) -> str:
+def model_sha256(step_run: StepRun, kind: str) -> str:
     """Identity of a model that the settings name."""
-    return str(read_kind(find("model", task.study.path(getattr(task.settings, kind))))[1].get("sha256"))
+    return str(
+        read_kind(find("model", step_run.study.path(getattr(step_run.settings, kind))))[1].get("sha256")
+    )
 
 
-def detect_external(task: Task) -> dict[str, Any]:
-    return volume_external(task) | {"detector": model_sha256(task, "detector")}
+def detect_external(step_run: StepRun) -> dict[str, Any]:
+    return volume_external(step_run) | {"detector": model_sha256(step_run, "detector")}
 
 
-def run_detect(task: Task) -> dict[str, Any]:
-    volume, options = task.volume(), task.options("detector")
-    detector = load(task.study.path(task.settings.detector), kind="detector")
-    points = detect(detector, volume, out=task.out, **task.study.running, **options)
+def run_detect(step_run: StepRun) -> dict[str, Any]:
+    volume, options = step_run.volume(), step_run.options("detector")
+    detector = load(step_run.study.path(step_run.settings.detector), kind="detector")
+    points = detect(detector, volume, out=step_run.out, **step_run.study.running, **options)
     return {
         "rows": len(points), "shape_zyx": volume.shape_zyx, "voxel_um": volume.voxel_um,
         "bad_chunks": len(bad_chunks_of(points)),
     }  # fmt: skip
 
 
-def refine_external(task: Task) -> dict[str, Any]:
-    return volume_external(task) | {"refiner": model_sha256(task, "refiner")}
+def refine_external(step_run: StepRun) -> dict[str, Any]:
+    return volume_external(step_run) | {"refiner": model_sha256(step_run, "refiner")}
 
 
-def own_models(task: Task, refiner: Refiner) -> dict[str, Any]:
+def own_models(step_run: StepRun, refiner: Refiner) -> dict[str, Any]:
     """Models of the study that the refiner was fitted with; others are looked for among the shipped ones."""
-    settings, models = task.study.settings, {}
+    settings, models = step_run.study.settings, {}
     others = {
         "detector": None if settings.detect is None else settings.detect.detector,
         "encoder": None if settings.embed is None else settings.embed.encoder,
     }
     for kind, needed in models_needed(refiner).items():
-        named = getattr(task.settings, kind)
+        named = getattr(step_run.settings, kind)
         if (name := named or others[kind]) is not None:
-            folder = find("model", task.study.path(name))
+            folder = find("model", step_run.study.path(name))
             if named is not None or read_kind(folder)[1].get("sha256") == needed.sha256:
                 models[kind] = _load(folder, kind)
     return models
@@ -108,12 +112,13 @@ def _load(folder: Path, kind: str) -> Detector | Encoder:
     return load(folder, kind="detector") if kind == "detector" else load(folder, kind="encoder")
 
 
-def run_refine(task: Task) -> dict[str, Any]:
-    refiner = Refiner.load(task.study.path(task.settings.refiner))
-    points = Points.read(task.folder_of("detect", task.brain) / "cells.csv")
+def run_refine(step_run: StepRun) -> dict[str, Any]:
+    refiner = Refiner.load(step_run.study.path(step_run.settings.refiner))
+    points = Points.read(step_run.folder_of("detect", step_run.brain) / "cells.csv")
     cells = refine(
-        refiner, task.volume(), points, out=task.out, **own_models(task, refiner), **task.study.running,
-        **task.options("refiner", "encoder", "detector"),
+        refiner, step_run.volume(), points, out=step_run.out, **own_models(step_run, refiner),
+        **step_run.study.running,
+        **step_run.options("refiner", "encoder", "detector"),
     )  # fmt: skip
     low, high = (float(part) for part in cells.meta["expected_cells_90"].split())
     return {
@@ -130,30 +135,32 @@ def is_cell(cells: Points) -> np.ndarray:
     return np.asarray(cells.columns[P_CELL] >= np.float32(cells.meta["p_cell_threshold"]))
 
 
-def embed_external(task: Task) -> dict[str, Any]:
-    return volume_external(task) | {"encoder": model_sha256(task, "encoder")}
+def embed_external(step_run: StepRun) -> dict[str, Any]:
+    return volume_external(step_run) | {"encoder": model_sha256(step_run, "encoder")}
 
 
-def run_embed(task: Task) -> dict[str, Any]:
-    points = Points.read(task.cells_path())
-    if task.settings.points == "cells":
+def run_embed(step_run: StepRun) -> dict[str, Any]:
+    points = Points.read(step_run.cells_path())
+    if step_run.settings.points == "cells":
         keep = is_cell(points)
         columns = {name: values[keep] for name, values in points.columns.items()}
         points = Points(points.zyx[keep], columns, points.meta)
-    encoder = load(task.study.path(task.settings.encoder), kind="encoder")
-    options = task.options("encoder", "points")
-    stored = embed_to_store(encoder, task.volume(), points, task.out, **task.study.running, **options)
+    encoder = load(step_run.study.path(step_run.settings.encoder), kind="encoder")
+    options = step_run.options("encoder", "points")
+    stored = embed_to_store(
+        encoder, step_run.volume(), points, step_run.out, **step_run.study.running, **options
+    )
     return {"rows": len(points), "dim": list(stored.whole_shape[1:]), "pool": stored.pool}
 
 
-def run_index(task: Task) -> dict[str, Any]:
+def run_index(step_run: StepRun) -> dict[str, Any]:
     """Index the brains' embeddings; those without a cell are left out."""
     stores = [
-        task.folder_of("embed", brain) / "cells.emb.zarr"
-        for brain in task.brains()
-        if task.result_of("embed", brain)["rows"]
+        step_run.folder_of("embed", brain) / "cells.emb.zarr"
+        for brain in step_run.brains()
+        if step_run.result_of("embed", brain)["rows"]
     ]
-    index = Index.build(stores, task.out, metric=task.settings.metric)
+    index = Index.build(stores, step_run.out, metric=step_run.settings.metric)
     return {
         "rows": len(index),
         "dim": index.dim,
@@ -162,5 +169,5 @@ def run_index(task: Task) -> dict[str, Any]:
     }
 
 
-def nothing(task: Task) -> dict[str, Any]:
+def nothing(step_run: StepRun) -> dict[str, Any]:
     return {}

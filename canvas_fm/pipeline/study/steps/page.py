@@ -14,7 +14,7 @@ from canvas_fm.pipeline.count_cells import count_figure, count_row
 from canvas_fm.pipeline.study.records import Record, inputs_sha256, read_record
 from canvas_fm.pipeline.study.settings import as_yaml
 from canvas_fm.pipeline.study.steps.cells import is_cell
-from canvas_fm.pipeline.study.steps.step import Task
+from canvas_fm.pipeline.study.steps.step import StepRun
 from canvas_fm.viewing.brain_report.report import group_rows, region_rows
 from canvas_fm.viewing.brain_report.section import section_png
 from canvas_fm.viewing.brain_report.study_page import BrainSection, StudyPage, write_study_page
@@ -22,47 +22,47 @@ from canvas_fm.viewing.brain_report.study_page import BrainSection, StudyPage, w
 _REGIONS = 12  # rows of a brain's table
 
 
-def whole_study(task: Task) -> dict[str, Any]:
+def whole_study(step_run: StepRun) -> dict[str, Any]:
     """The page shows the settings as they are written."""
-    return {"settings": as_yaml(task.study.settings)}
+    return {"settings": as_yaml(step_run.study.settings)}
 
 
-def run_report(task: Task) -> dict[str, Any]:
-    counts, figure = _counts(task)
-    has = task.study.has
-    groups = task.folder_of("groups", None) / "groups.csv"
+def run_report(step_run: StepRun) -> dict[str, Any]:
+    counts, figure = _counts(step_run)
+    has = step_run.study.has
+    groups = step_run.folder_of("groups", None) / "groups.csv"
     page = StudyPage(
-        title=task.study.settings.title,
+        title=step_run.study.settings.title,
         counts=counts,
-        brains=[_brain(task, brain) for brain in task.brains()],
-        steps=_steps(task),
-        settings=as_yaml(task.study.settings),
+        brains=[_brain(step_run, brain) for brain in step_run.brains()],
+        steps=_steps(step_run),
+        settings=as_yaml(step_run.study.settings),
         figure=figure,
         groups=group_rows(groups) if has("groups") else None,
-        index=task.result_of("index", None) if has("index") else None,
+        index=step_run.result_of("index", None) if has("index") else None,
     )
-    write_study_page(page, task.out)
+    write_study_page(page, step_run.out)
     return {"counts": [[row["brain"], row["count"], row["interval"]] for row in counts]}
 
 
-def _of(task: Task, brain: str) -> Task:
-    return Task(task.study, task.step, brain)
+def _of(step_run: StepRun, brain: str) -> StepRun:
+    return StepRun(step_run.study, step_run.step, brain)
 
 
-def _counts(task: Task) -> tuple[list[dict[str, str]], bytes | None]:
+def _counts(step_run: StepRun) -> tuple[list[dict[str, str]], bytes | None]:
     """Rows of the page, after counts.csv and its figure were written."""
-    if not task.study.has("detect"):
+    if not step_run.study.has("detect"):
         return [], None
-    rows = [count_row(brain, Points.read(_of(task, brain).cells_path())) for brain in task.brains()]
+    rows = [count_row(brain, Points.read(_of(step_run, brain).cells_path())) for brain in step_run.brains()]
     table = {key: np.concatenate([row[key] for row in rows]) for key in rows[0]}
-    groups = [task.study.settings.brains[brain].group or "" for brain in task.brains()]
+    groups = [step_run.study.settings.brains[brain].group or "" for brain in step_run.brains()]
     write_csv(
-        task.folder / "counts.csv", {"brain": table.pop("brain"), "group": np.array(groups)} | table, {}
+        step_run.folder / "counts.csv", {"brain": table.pop("brain"), "group": np.array(groups)} | table, {}
     )
-    figure = task.folder / "counts.png"
-    count_figure(table | {"brain": np.array(task.brains())}, figure)
+    figure = step_run.folder / "counts.png"
+    count_figure(table | {"brain": np.array(step_run.brains())}, figure)
     shown = []
-    for at, (brain, group) in enumerate(zip(task.brains(), groups, strict=True)):
+    for at, (brain, group) in enumerate(zip(step_run.brains(), groups, strict=True)):
         low, high = table["count_low"][at], table["count_high"][at]
         interval = "" if np.isnan(low) else f"{low:,.0f} to {high:,.0f}"
         shown.append(
@@ -72,8 +72,8 @@ def _counts(task: Task) -> tuple[list[dict[str, str]], bytes | None]:
     return shown, figure.read_bytes()
 
 
-def _brain(task: Task, brain: str) -> BrainSection:
-    own, has = _of(task, brain), task.study.has
+def _brain(step_run: StepRun, brain: str) -> BrainSection:
+    own, has = _of(step_run, brain), step_run.study.has
     volume, zyx, warnings = own.volume(), np.zeros((0, 3)), []
     facts = {
         "voxels z × y × x": " × ".join(f"{n:,}" for n in volume.shape_zyx),
@@ -110,23 +110,23 @@ def _brain(task: Task, brain: str) -> BrainSection:
 
 def _corrections(path: Path) -> dict[str, str]:
     """Figures of destriping and flat-field of each channel."""
-    found = {}
+    figures = {}
     for channel, numbers in json.loads(path.read_text(encoding="utf-8")).items():
         for name, value in numbers.items():
             if isinstance(value, float) and name != "dark":
-                found[f"{channel}: {name}"] = f"{value:.3g}"
-    return found
+                figures[f"{channel}: {name}"] = f"{value:.3g}"
+    return figures
 
 
-def _steps(task: Task) -> list[dict[str, str]]:
+def _steps(step_run: StepRun) -> list[dict[str, str]]:
     """What every finished step took, in the order of their ends."""
-    found: list[tuple[str, str, Record]] = []
-    for step in task.step.reads:
-        if task.study.has(step):
-            for path in sorted((task.study.out / "records" / step).glob("*.json")):
+    rows: list[tuple[str, str, Record]] = []
+    for step in step_run.step.reads:
+        if step_run.study.has(step):
+            for path in sorted((step_run.study.out / "records" / step).glob("*.json")):
                 record = read_record(path)
-                if record is not None and path.stem in (*task.brains(), "all"):
-                    found.append((step, path.stem, record))
+                if record is not None and path.stem in (*step_run.brains(), "all"):
+                    rows.append((step, path.stem, record))
     return [
         {
             "step": step,
@@ -135,5 +135,5 @@ def _steps(task: Task) -> list[dict[str, str]]:
             "finished": record.finished,
             "inputs": inputs_sha256(record.inputs)[:12],
         }
-        for step, brain, record in sorted(found, key=lambda row: row[2].finished)
+        for step, brain, record in sorted(rows, key=lambda row: row[2].finished)
     ]

@@ -13,29 +13,32 @@ from canvas_fm.analysis.profiles.figure import profile_figure
 from canvas_fm.data.points.tables import write_csv
 from canvas_fm.pipeline.study.settings import ProfilesSettings
 from canvas_fm.pipeline.study.steps.regions import write_group_table
-from canvas_fm.pipeline.study.steps.step import Task
+from canvas_fm.pipeline.study.steps.step import StepRun
 
 
-def profiles_external(task: Task) -> dict[str, Any]:
+def profiles_external(step_run: StepRun) -> dict[str, Any]:
     """Which brain is in which group, and which of these is the reference."""
-    brains = task.study.settings.brains
-    return {"groups": {name: brain.group for name, brain in brains.items()}, "reference": _reference(task)}
+    brains = step_run.study.settings.brains
+    return {
+        "groups": {name: brain.group for name, brain in brains.items()},
+        "reference": _reference(step_run),
+    }
 
 
-def _reference(task: Task) -> str | None:
-    settings, groups = task.settings, task.study.settings.groups
+def _reference(step_run: StepRun) -> str | None:
+    settings, groups = step_run.settings, step_run.study.settings.groups
     assert isinstance(settings, ProfilesSettings)
     return settings.reference or (None if groups is None else groups.reference)
 
 
-def run_profiles(task: Task) -> dict[str, Any]:
+def run_profiles(step_run: StepRun) -> dict[str, Any]:
     """Compare all groups with the reference; cells are those that were embedded."""
-    settings = task.settings
+    settings = step_run.settings
     listed = write_group_table(
-        task, embeddings="../embed/{brain}/cells.emb.zarr", cells="../regions/{brain}/cells.csv"
+        step_run, embeddings="../embed/{brain}/cells.emb.zarr", cells="../regions/{brain}/cells.csv"
     )
     study = read_profile_study(listed, max_cells=settings.max_cells, seed=settings.seed)
-    reference = _reference(task) or study.groups[0]
+    reference = _reference(step_run) or study.groups[0]
     found = [
         compare_profiles(
             study, reference, other, clusters=settings.clusters, min_cells=settings.min_cells,
@@ -45,8 +48,8 @@ def run_profiles(task: Task) -> dict[str, Any]:
         if other != reference
     ]  # fmt: skip
     tables = [one.table() for one in found]
-    write_csv(task.out, {key: np.concatenate([one[key] for one in tables]) for key in tables[0]}, {})
-    write_examples(found[0], task.folder / "examples.csv")
-    profile_figure(found[0], task.folder / "profiles.png")
+    write_csv(step_run.out, {key: np.concatenate([one[key] for one in tables]) for key in tables[0]}, {})
+    write_examples(found[0], step_run.folder / "examples.csv")
+    profile_figure(found[0], step_run.folder / "profiles.png")
     novel = [study.regions[at] for one in found for at in np.flatnonzero(one.more_novel)]
     return {"regions_tested": int(found[0].tested.sum()), "regions_with_more_novel_cells": novel}

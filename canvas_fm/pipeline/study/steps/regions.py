@@ -20,15 +20,15 @@ from canvas_fm.files.checksum import sha256
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.pipeline.study.settings import GroupsSettings, RegionsSettings, merged
 from canvas_fm.pipeline.study.steps.cells import volume_external
-from canvas_fm.pipeline.study.steps.step import Task
+from canvas_fm.pipeline.study.steps.step import StepRun
 
 
-def atlas_of(task: Task, brain: str | None) -> Atlas:
+def atlas_of(step_run: StepRun, brain: str | None) -> Atlas:
     """The atlas of a brain."""
-    general, path = task.study.settings.regions, task.study.path
+    general, path = step_run.study.settings.regions, step_run.study.path
     assert general is not None
     assert brain is not None
-    settings = merged(general, task.study.settings.brains[brain].regions)
+    settings = merged(general, step_run.study.settings.brains[brain].regions)
     assert settings.atlas is not None
     return open_atlas(
         path(settings.atlas),
@@ -40,34 +40,36 @@ def atlas_of(task: Task, brain: str | None) -> Atlas:
     )
 
 
-def _settings(task: Task) -> RegionsSettings:
-    assert isinstance(task.settings, RegionsSettings)
-    return task.settings
+def _settings(step_run: StepRun) -> RegionsSettings:
+    assert isinstance(step_run.settings, RegionsSettings)
+    return step_run.settings
 
 
-def regions_external(task: Task) -> dict[str, Any]:
+def regions_external(step_run: StepRun) -> dict[str, Any]:
     """The atlas' files and those of the transforms."""
-    files = [Path(file) for file in atlas_of(task, task.brain).files]
-    files += [Path(task.study.path(name)) for name in _settings(task).transform]
-    found = {"atlas": {file.name: sha256(file) for file in files if file.is_file()}}
-    return volume_external(task) | found
+    files = [Path(file) for file in atlas_of(step_run, step_run.brain).files]
+    files += [Path(step_run.study.path(name)) for name in _settings(step_run).transform]
+    checksums = {"atlas": {file.name: sha256(file) for file in files if file.is_file()}}
+    return volume_external(step_run) | checksums
 
 
-def run_regions(task: Task) -> dict[str, Any]:
-    settings, atlas, volume = _settings(task), atlas_of(task, task.brain), task.volume()
-    cells, path = Points.read(task.cells_path()), task.cells_path()
-    refine = task.study.settings.refine
-    spread = None if refine is None else Refiner.load(task.study.path(refine.refiner)).count_spread_
-    transforms = [read_transform(task.study.path(one), settings.field_voxel_um) for one in settings.transform]
+def run_regions(step_run: StepRun) -> dict[str, Any]:
+    settings, atlas, volume = _settings(step_run), atlas_of(step_run, step_run.brain), step_run.volume()
+    cells, path = Points.read(step_run.cells_path()), step_run.cells_path()
+    refine = step_run.study.settings.refine
+    spread = None if refine is None else Refiner.load(step_run.study.path(refine.refiner)).count_spread_
+    transforms = [
+        read_transform(step_run.study.path(one), settings.field_voxel_um) for one in settings.transform
+    ]
     counted = count_regions(
         cells, atlas, channel="cells", voxel_um=volume.voxel_um, spread=spread,
         orientation=settings.orientation, shape_zyx=settings.shape or volume.shape_zyx,
         transforms=transforms,
         allow_outside=settings.allow_outside,
     )  # fmt: skip
-    table = write_counts([counted], task.out)
-    write_cells([counted], [cells], task.folder / "cells.csv")
-    about = write_sidecar([counted], atlas, [path], task.out)
+    table = write_counts([counted], step_run.out)
+    write_cells([counted], [cells], step_run.folder / "cells.csv")
+    about = write_sidecar([counted], atlas, [path], step_run.out)
     (channel,) = about["channels"].values()
     return {
         "rows": len(table["id"]), "regions": len(set(table["id"].tolist())), "atlas": atlas.name,
@@ -75,47 +77,47 @@ def run_regions(task: Task) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def groups_external(task: Task) -> dict[str, Any]:
+def groups_external(step_run: StepRun) -> dict[str, Any]:
     """Which brain is in which group."""
-    return {"groups": {name: brain.group for name, brain in task.study.settings.brains.items()}}
+    return {"groups": {name: brain.group for name, brain in step_run.study.settings.brains.items()}}
 
 
-def write_group_table(task: Task, **paths: str) -> Path:
+def write_group_table(step_run: StepRun, **paths: str) -> Path:
     """Write study.csv: the brains that have a group, with columns of paths in which {brain} is the name."""
     brains = {
-        name: brain.group for name, brain in task.study.settings.brains.items() if brain.group is not None
+        name: brain.group for name, brain in step_run.study.settings.brains.items() if brain.group is not None
     }
     columns = {"brain": list(brains), "group": list(brains.values())}
     columns |= {key: [path.format(brain=name) for name in brains] for key, path in paths.items()}
-    listed = task.folder / "study.csv"
+    listed = step_run.folder / "study.csv"
     write_csv(listed, {key: np.array(values) for key, values in columns.items()}, {})
     return listed
 
 
-def run_groups(task: Task) -> dict[str, Any]:
+def run_groups(step_run: StepRun) -> dict[str, Any]:
     """Compare all groups with the reference; brains without a group are left out."""
-    settings = task.settings
+    settings = step_run.settings
     assert isinstance(settings, GroupsSettings)
-    listed = write_group_table(task, regions="../regions/{brain}/regions.csv")
+    listed = write_group_table(step_run, regions="../regions/{brain}/regions.csv")
     study = read_study(
-        listed, hemisphere=settings.hemisphere, own=settings.own,
+        listed, hemisphere=settings.hemisphere, without_children=settings.without_children,
         repeats="hemisphere" if settings.model == "mixed" else None,
     )  # fmt: skip
     reference = settings.reference or study.groups[0]
-    found = [
+    comparisons = [
         compare_groups(
             study, reference, other, model=settings.model, min_count=settings.min_count,
-            planned_fold=settings.planned_fold,
+            power_fold_change=settings.power_fold_change,
         )
         for other in dict.fromkeys(study.groups)
         if other != reference
     ]  # fmt: skip
-    parts = [one.table() for one in found]
-    write_csv(task.out, {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}, {})
-    volcano(found[0], task.folder / "volcano.png")
-    region_heat_map(study, found[0], task.folder / "heat_map.png")
+    parts = [one.table() for one in comparisons]
+    write_csv(step_run.out, {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}, {})
+    volcano(comparisons[0], step_run.folder / "volcano.png")
+    region_heat_map(study, comparisons[0], step_run.folder / "heat_map.png")
     return {
         "brains": len(study.brains), "groups": list(dict.fromkeys(study.groups)), "reference": reference,
-        "regions_tested": int(found[0].tested.sum()),
-        "regions_q_below_5_percent": int(sum((one.q_value < 0.05).sum() for one in found)),
+        "regions_tested": int(comparisons[0].tested.sum()),
+        "regions_q_below_5_percent": int(sum((one.q_value < 0.05).sum() for one in comparisons)),
     }  # fmt: skip

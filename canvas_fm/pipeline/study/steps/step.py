@@ -31,8 +31,8 @@ class Step:
     name: str
     output: str
     reads: tuple[str, ...]
-    run: Callable[[Task], dict[str, Any]]
-    external: Callable[[Task], dict[str, Any]]
+    run: Callable[[StepRun], dict[str, Any]]
+    external: Callable[[StepRun], dict[str, Any]]
     of_brain: bool = True
     not_deciding: frozenset[str] = frozenset()
 
@@ -55,13 +55,13 @@ class Study:
         """Whether the study has a section for a step; the page is always there."""
         return step == "report" or getattr(self.settings, step) is not None
 
-    def task(self, step: Step, brain: str | None) -> Task:
+    def step_run(self, step: Step, brain: str | None) -> StepRun:
         """A step's work on a brain."""
-        return Task(self, step, brain if step.of_brain else None)
+        return StepRun(self, step, brain if step.of_brain else None)
 
 
 @dataclass(frozen=True)
-class Task:
+class StepRun:
     """The work of a step on one brain; on all where `brain` is None."""
 
     study: Study
@@ -106,16 +106,16 @@ class Task:
 
     def options(self, *omit: str) -> dict[str, Any]:
         """What was set of the step's options, as keyword arguments."""
-        return {key: value for key, value in self.settings.given.items() if key not in omit}
+        return {key: value for key, value in self.settings.explicit.items() if key not in omit}
 
     def deciding(self) -> dict[str, Any]:
         """All options of the step that decide its result, defaults among them."""
-        found: dict[str, Any] = self.settings.model_dump(mode="json", exclude=set(self.step.not_deciding))
-        return found
+        deciding: dict[str, Any] = self.settings.model_dump(mode="json", exclude=set(self.step.not_deciding))
+        return deciding
 
     def volume(self) -> Volume:
         """The brain's volume: what `convert` wrote, else its source."""
-        options = merged(self.study.settings.volume, self.brain_settings.volume).given
+        options = merged(self.study.settings.volume, self.brain_settings.volume).explicit
         path: str | Path = self.study.path(self.brain_settings.source)
         if self.study.has("convert"):
             path = self.folder_of("convert", self.brain) / f"{self.brain}.zarr"

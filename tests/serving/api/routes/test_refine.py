@@ -30,7 +30,7 @@ from serving.client import Client
 from serving.core.core import Core
 from serving.middleware.guard import Guard
 from serving.protocol import npy
-from serving.protocol.settings import Limits, Settings
+from serving.protocol.settings import Limits, ServiceSettings
 from tests.heads.conftest import VOXEL_UM, make_encoder, spots
 from tests.serving.conftest import NPY, array_of, refused, transport_to
 
@@ -214,7 +214,7 @@ def test_a_service_without_a_refiner_says_so(client) -> None:
     refused(client.post("/v1/refine", json={}), 404, "no refiner was named; served: none")
 
 
-def failure_at_start(settings: Settings) -> str:
+def failure_at_start(settings: ServiceSettings) -> str:
     """Why a service of these settings does not become ready."""
 
     async def whole() -> str:
@@ -234,7 +234,7 @@ def test_a_refiner_whose_model_is_not_there_is_refused_at_the_start(
 ) -> None:
     def sentence(**models: str) -> str:
         return failure_at_start(
-            Settings(model=str(model), models=models, refiners={"both": str(refiners["both"])})
+            ServiceSettings(model=str(model), models=models, refiners={"both": str(refiners["both"])})
         )
 
     without_detector = sentence(cells=str(cells.path))
@@ -253,7 +253,9 @@ def test_a_refiner_that_looks_at_own_scores_is_not_served(model, cells, brains, 
     refiner = Refiner("mae", C=0.01)
     fit_labelled(refiner, trained, extractor, tmp_path / "refiner", candidate_score=True, show=False)
     own = {"own": str(tmp_path / "refiner")}
-    sentence = failure_at_start(Settings(model=str(model), models={"cells": str(cells.path)}, refiners=own))
+    sentence = failure_at_start(
+        ServiceSettings(model=str(model), models={"cells": str(cells.path)}, refiners=own)
+    )
     assert "the refiner own cannot be served: it uses the candidate score" in sentence
     assert "canvas-fm refine apply" in sentence
 
@@ -314,7 +316,7 @@ def test_a_refinement_ends_when_its_client_leaves(brains, model: Path, more, slo
 
     begun, ended = slow_detector
     volumes = {"c": str(brains[2][0].path)}
-    settings = Settings(model=str(model), volumes=volumes, device="cpu", limits=Limits(), **more)
+    settings = ServiceSettings(model=str(model), volumes=volumes, device="cpu", limits=Limits(), **more)
     body = json.dumps(asked(brains[2][1], "both")).encode()
     sent: list[dict] = []
 

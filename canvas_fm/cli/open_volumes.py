@@ -28,7 +28,7 @@ def open_volumes(args: argparse.Namespace) -> list[Volume]:
     """The volumes of a command that takes several."""
     from canvas_fm.data.volume.volume import Volume
 
-    return [Volume.open(path, **args.opening.given) for path in args.volumes]
+    return [Volume.open(path, **args.volume_options.explicit) for path in args.volumes]
 
 
 def open_companions(
@@ -44,7 +44,7 @@ def open_companions(
     if paths is None:
         return None
     channel = getattr(args, f"{flag}_c")
-    options = args.opening.given | ({} if channel is None else {"c": channel})
+    options = args.volume_options.explicit | ({} if channel is None else {"c": channel})
     if len(paths) != len(volumes):
         return [Volume.open(path, **options) for path in paths]
     companions = []

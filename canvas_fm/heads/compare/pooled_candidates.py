@@ -23,7 +23,7 @@ class Place(NamedTuple):
     stop: int
 
 
-class Task:
+class PooledCandidates:
     """Candidates of several volumes, concatenated, on which all methods are fitted and scored.
 
     `label`, `group` (the part's name), `region` (a number for each labelled box) and `zyx` have a value for

@@ -16,7 +16,7 @@ from canvas_fm.errors import CanvasError
 _log = logging.getLogger(__name__)
 
 
-def refuse_one_level(path: Path, store: CheckedStore) -> None:
+def refuse_single_level(path: Path, store: CheckedStore) -> None:
     """Refuse to open a single level of a store that we wrote: its files would go unchecked."""
     if isinstance(store.files, Remote):  # what lies beside it was not named
         return

@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
 
-class StandIn:
+class FakeHub:
     """Repositories by name, each a list of commits (files by name), and every request in order."""
 
     def __init__(self) -> None:
@@ -35,9 +35,9 @@ class StandIn:
 
 
 @contextmanager
-def stand_in() -> Iterator[StandIn]:
+def fake_hub() -> Iterator[FakeHub]:
     """A running server; `address` is where it listens."""
-    hub = StandIn()
+    hub = FakeHub()
 
     class Handler(BaseHTTPRequestHandler):
         def log_message(self, *_: object) -> None:

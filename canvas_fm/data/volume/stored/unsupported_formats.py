@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 from canvas_fm.data.store.keys import METADATA
-from canvas_fm.data.store.unfetched import why_unfetched
+from canvas_fm.data.store.lfs_pointers import why_unfetched
 from canvas_fm.errors import CanvasError
 
 _CONVERTED = (".h5", ".hdf5", ".ims", ".czi", ".nd2", ".lif")
@@ -21,7 +21,7 @@ _TILE = re.compile(r"-?\d+_-?\d+")
 _TIFF = (".tif", ".tiff", ".btf", ".tf2", ".tf8")
 
 
-def refuse_other(path: Path) -> None:
+def refuse_unsupported(path: Path) -> None:
     """Raise CanvasError for a file or folder that is something else than a volume and known as such."""
     why = why_unfetched(path)
     if why is not None:
