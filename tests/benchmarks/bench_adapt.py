@@ -27,7 +27,7 @@ from canvas_fm.models.checkpoint import Detector, load
 from canvas_fm.models.folder.config import AmplitudeConfig
 from canvas_fm.pipeline.held_out_volumes import Domain
 from canvas_fm.shipped import find
-from canvas_fm.training.detector.adapt.amplitude import amplitude_detector
+from canvas_fm.training.detector.adapt.amplitude import FEWEST_CELLS, amplitude_detector
 from canvas_fm.training.detector.adapt.label_folds import LabelFolds, nearest
 from canvas_fm.training.detector.adapt.strategies import choose_way, score_strategies
 from canvas_fm.training.detector.targets import Labelled
@@ -86,7 +86,9 @@ def draw(brain: Brain, detector: Detector, cells: int, seed: int) -> dict[str, A
         folds = LabelFolds.of(few, tolerance_um, 3)
     except CanvasError:
         return None
-    found = {"threshold": brain.plain, "amplitude": brain.rescaled(_amplitude_at_cells(detector, few))}
+    found = {"threshold": brain.plain}
+    if len(few.inner_zyx) >= FEWEST_CELLS:
+        found["amplitude"] = brain.rescaled(_amplitude_at_cells(detector, few))
     margin = np.ceil(tolerance_um / np.asarray(few.um))
     counts = {way: folds.counts(_around(points, boxes, margin)) for way, points in found.items()}
     start = detector.config.threshold

@@ -23,7 +23,7 @@ from canvas_fm.inference.detect.out_of_distribution import LOOKS, statistics_ran
 from canvas_fm.inference.detect.tiles.detection_job import run
 from canvas_fm.models.checkpoint import Detector, save_detector
 from canvas_fm.progress import Advance, bar
-from canvas_fm.training.detector.adapt.amplitude import amplitude_detector
+from canvas_fm.training.detector.adapt.amplitude import FEWEST_CELLS, amplitude_detector
 from canvas_fm.training.detector.adapt.fine_tune import fine_tune, fine_tune_recipe
 from canvas_fm.training.detector.adapt.label_folds import Counts, LabelFolds
 from canvas_fm.training.detector.adapt.options import AdaptOptions
@@ -68,10 +68,10 @@ def adapt_detector(
 
     `boxes` (rows z0, y0, x0, z1, y1, x1 or their file) are where all cells are labelled; what lies outside
     counts neither as cell nor as background. Four ways are tried: another threshold, blob amplitude in the
-    score too, the last layers trained too, all layers trained too. Each is scored on spatial folds of the
-    labels that it was not fitted on. Of those that surely beat the unadapted detector (`choose_way`) the best
-    is taken; else weights and threshold stay as they were, which `sentence` says. The same seed gives the
-    same detector on one machine.
+    score too (from 15 cells on), the last layers trained too, all layers trained too. Each is scored on
+    spatial folds of the labels that it was not fitted on. Of those that surely beat the unadapted detector
+    (`choose_way`) the best is taken; else weights and threshold stay as they were, which `sentence` says. The
+    same seed gives the same detector on one machine.
     Raises CanvasError for fewer cells than two folds need.
     """
     opts = AdaptOptions.of(**options)
@@ -86,7 +86,8 @@ def adapt_detector(
         candidates = _candidates(detector, labelled, tolerance_um, ignore)
         advance(1, "unadapted")
         counts_by_way: dict[Strategy, Counts] = {"threshold": folds.counts(candidates)}
-        with_amplitude = amplitude_detector(detector, labelled)
+        enough = len(labelled.inner_zyx) >= FEWEST_CELLS
+        with_amplitude = amplitude_detector(detector, labelled) if enough else None
         if with_amplitude is not None:
             found = _candidates(with_amplitude, labelled, tolerance_um, ignore)
             counts_by_way["amplitude"] = folds.counts(found)
