@@ -13,7 +13,7 @@ import numpy as np
 from canvas_fm.analysis.regions.atlas import Atlas
 from canvas_fm.analysis.regions.cells_per_region import RegionCounts, count_regions, region_volumes
 from canvas_fm.data.points.points import Points
-from canvas_fm.data.points.tables import write_csv
+from canvas_fm.data.points.tables import write_table
 from canvas_fm.data.volume.names import unique_names
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import CanvasError
@@ -87,7 +87,7 @@ def count(
     keys = list(dict.fromkeys(key for table in tables for key in table))
     table = {key: np.concatenate([one[key] for one in tables]) for key in keys}
     made_from = _models(detector, refiner) | _inputs(volumes, kept, atlas) | dict(about or {})
-    write_csv(out, table, made_from | {"settings": _settings(options, placing), "canvas_fm": __version__})
+    write_table(out, table, made_from | {"settings": _settings(options, placing), "canvas_fm": __version__})
     if figure is not None:
         count_figure(table, figure)
     return table

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float64, Int64
 
+from canvas_fm.data.points.tables import text_rows
 from canvas_fm.errors import CanvasError
 
 _NEEDED = ("brain", "group", "regions")
@@ -102,7 +102,7 @@ class RegionsFile:
 
     def rows(self) -> list[dict[str, str]]:
         """The brain's rows; CanvasError where a table of several brains has none of it."""
-        rows = _rows(self.path)
+        rows = text_rows(self.path)
         if not rows or "brain" not in rows[0]:
             return rows
         if of_brain := [row for row in rows if row["brain"] == self.brain]:
@@ -119,7 +119,7 @@ def _own_tables(files: Sequence[RegionsFile]) -> None:
     first: dict[Path, str] = {}
     for file in files:
         before = first.setdefault(file.path, file.brain)
-        if before != file.brain and not any("brain" in row for row in _rows(file.path)[:1]):
+        if before != file.brain and not any("brain" in row for row in text_rows(file.path)[:1]):
             raise CanvasError(
                 f"{before} and {file.brain} have the same table, {file.path}, and it has no column brain; "
                 "expected a table for each brain (canvas-fm regions), or one of all "
@@ -196,7 +196,7 @@ def _sum(tables: Sequence[Table]) -> Table:
 
 def read_rows(path: Path, needed: Sequence[str], expected: str) -> list[dict[str, str]]:
     """Rows of a study's CSV, each with all `needed` columns filled in."""
-    rows = _rows(path)
+    rows = text_rows(path)
     if missing := [name for name in needed if not rows or name not in rows[0]]:
         columns = ", ".join(rows[0]) if rows else "no rows"
         raise CanvasError(
@@ -205,17 +205,6 @@ def read_rows(path: Path, needed: Sequence[str], expected: str) -> list[dict[str
     if blank := next((at for at, row in enumerate(rows) if not all(row[name] for name in needed)), None):
         raise CanvasError(f"{path}: row {blank + 1} lacks one of {expected}")
     return rows
-
-
-def _rows(path: Path) -> list[dict[str, str]]:
-    if not path.is_file():
-        raise CanvasError(f"there is no file {path}")
-    lines = [one for one in path.read_text(encoding="utf-8-sig").splitlines() if one and one[0] != "#"]
-    delimiter = max(",;\t", key=lines[0].count) if lines else ","
-    return [
-        {str(key).strip(): str(value or "").strip() for key, value in row.items()}
-        for row in csv.DictReader(lines, delimiter=delimiter)
-    ]
 
 
 def _same_count_of(files: Sequence[RegionsFile], channel: str | None) -> None:

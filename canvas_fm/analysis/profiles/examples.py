@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from canvas_fm.analysis.profiles.compare import ProfileComparison
-from canvas_fm.data.points.tables import write_csv
+from canvas_fm.data.points.tables import write_table
 from canvas_fm.inference.embed.embedding_store import Embeddings
 
 PER_CLUSTER, PER_REGION = 10, 10
@@ -45,5 +45,5 @@ def write_examples(comparison: ProfileComparison, path: str | Path) -> int:
         **{axis: zyx[:, at] for at, axis in enumerate("zyx")},
         "distance_to_controls": distance[picked],
     }
-    write_csv(Path(path), table, {})
+    write_table(Path(path), table, {})
     return len(picked)

@@ -15,7 +15,7 @@ from canvas_fm.analysis.regions.placing import AtlasPositions, place
 from canvas_fm.analysis.regions.transform import Transform
 from canvas_fm.data.points.formats.formats import voxel_um_of
 from canvas_fm.data.points.points import Points
-from canvas_fm.data.points.tables import write_csv
+from canvas_fm.data.points.tables import write_table
 from canvas_fm.data.zyx import ZyxUm, ZyxUmLike, check_voxel_um
 from canvas_fm.errors import CanvasError
 from canvas_fm.heads.refine.counts.expected_count import (
@@ -214,7 +214,7 @@ def write_counts(counts: Sequence[RegionCounts], path: str | Path) -> dict[str, 
     keys = list(dict.fromkeys(key for table in tables for key in table))
     filled = [_filled(table, keys) for table in tables]
     table = {key: np.concatenate([one[key] for one in filled]) for key in keys}
-    write_csv(Path(path), table, {})
+    write_table(Path(path), table, {})
     return table
 
 

@@ -16,7 +16,7 @@ from canvas_fm.data.points.axes import find_axes, is_napari_axis, to_voxels
 from canvas_fm.data.points.csv_columns.columns import column_blocks, differ
 from canvas_fm.data.points.csv_columns.format import format_rows
 from canvas_fm.data.points.csv_header import Header, read_header
-from canvas_fm.data.points.formats.excel import XLSX, open_sheet
+from canvas_fm.data.points.formats.excel import XLSX, open_sheet, write_xlsx
 from canvas_fm.data.points.formats.npy_table import NPY, read_npy
 from canvas_fm.data.points.sidecar import check_sidecar_place, read_sidecar, write_sidecar
 from canvas_fm.data.points.text import create_text, open_text
@@ -77,6 +77,35 @@ def read_csv(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str], dict[st
 
 def _is_blank(values: np.ndarray) -> bool:
     return bool(np.isnan(values).all() if values.dtype.kind == "f" else (values == "").all())
+
+
+def write_table(path: Path, table: Mapping[str, np.ndarray], meta: Mapping[str, str]) -> None:
+    """Write a table as its suffix says: `.parquet`, `.xlsx`, else CSV."""
+    kinds = {".parquet": write_parquet, ".pq": write_parquet, XLSX: write_xlsx}
+    kinds.get(path.suffix.lower(), write_csv)(path, table, meta)
+
+
+def text_rows(path: Path) -> list[dict[str, str]]:
+    """Rows of a CSV, Parquet file or Excel sheet, every value as text; CanvasError where there is none."""
+    if not path.is_file():
+        raise CanvasError(f"there is no file {path}")
+    if path.suffix.lower() in (".parquet", ".pq"):
+        columns = read_parquet(path)[0]
+        texts = [
+            ["" if value != value else str(value) for value in part.tolist()] for part in columns.values()
+        ]
+        return [dict(zip(columns, row, strict=True)) for row in zip(*texts, strict=True)]
+    if path.suffix.lower() == XLSX:
+        with open_sheet(path) as file:
+            lines = file.read().splitlines()
+    else:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    lines = [one for one in lines if one and one[0] != "#"]
+    delimiter = max(",;\t", key=lines[0].count) if lines else ","
+    return [
+        {str(key).strip(): str(value or "").strip() for key, value in row.items()}
+        for row in csv.DictReader(lines, delimiter=delimiter)
+    ]
 
 
 def write_csv(path: Path, table: Mapping[str, np.ndarray], meta: Mapping[str, str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterable, Sequence
 from itertools import zip_longest
@@ -11,6 +10,7 @@ from typing import Any
 
 from canvas_fm.analysis.regions.atlas import Atlas
 from canvas_fm.data.points.points import Points
+from canvas_fm.data.points.tables import text_rows
 from canvas_fm.errors import CanvasError
 from canvas_fm.evaluation.page.html import png_data, render
 from canvas_fm.files.atomic import write_text_atomic
@@ -91,7 +91,7 @@ def _names(regions: Sequence[str | Path]) -> list[str]:
 
 def _densities(regions: Path) -> dict[int, float]:
     """Density of each region of a brain, in its first channel."""
-    rows = [row for row in _table(regions) if row.get("hemisphere", "both") == "both"]
+    rows = [row for row in text_rows(regions) if row.get("hemisphere", "both") == "both"]
     first = rows[0].get("channel") if rows else None
     return {
         int(row["id"]): float(row["density"] or "nan")
@@ -120,16 +120,9 @@ def model_rows(model: str | Path) -> dict[str, Any]:
     return {"name": folder.name, **identity, "facts": shown}
 
 
-def _table(path: Path) -> list[dict[str, str]]:
-    if not path.is_file():
-        raise CanvasError(f"there is no file {path}")
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        return list(csv.DictReader(line for line in file if not line.startswith("#")))
-
-
 def region_rows(path: Path) -> dict[str, Any]:
     """The largest regions of a table that `regions` wrote, as a page shows them."""
-    rows = _table(path)
+    rows = text_rows(path)
     if not rows or not {"name", "count", "volume_mm3", "density"} <= set(rows[0]):
         raise CanvasError(f"{path} is no table of regions; give one that canvas-fm regions wrote")
     both = [row for row in rows if row.get("hemisphere", "both") == "both"]
@@ -171,7 +164,7 @@ def _score(path: Path) -> dict[str, Any]:
 
 def group_rows(path: Path) -> dict[str, Any]:
     """The regions of a table that `groups` wrote with the smallest p-values, as a page shows them."""
-    rows = _table(path)
+    rows = text_rows(path)
     if not rows or "q_value" not in rows[0]:
         raise CanvasError(f"{path} is no table of groups; give one that canvas-fm groups wrote")
     order = sorted(rows, key=lambda row: float(row["p_value"]))

@@ -66,7 +66,7 @@ def run_groups(args: argparse.Namespace) -> None:
     from canvas_fm.analysis.groups.figures import region_heat_map, volcano
     from canvas_fm.analysis.groups.study import read_study
     from canvas_fm.cli.output import print_result
-    from canvas_fm.data.points.tables import write_csv
+    from canvas_fm.data.points.tables import write_table
 
     repeats: Any = args.repeats or ("hemisphere" if args.model == "mixed" else None)
     study = read_study(
@@ -83,7 +83,7 @@ def run_groups(args: argparse.Namespace) -> None:
     }  # fmt: skip
     comparisons = [compare_groups(study, reference, other, **options) for other in others]
     tables = [one.table() for one in comparisons]
-    write_csv(Path(args.out), {key: np.concatenate([one[key] for one in tables]) for key in tables[0]}, {})
+    write_table(Path(args.out), {key: np.concatenate([one[key] for one in tables]) for key in tables[0]}, {})
     if args.volcano is not None:
         volcano(comparisons[0], args.volcano)
     if args.heat_map is not None:

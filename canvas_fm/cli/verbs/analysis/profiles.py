@@ -60,7 +60,7 @@ def run_profiles(args: argparse.Namespace) -> None:
     from canvas_fm.analysis.profiles.examples import write_examples
     from canvas_fm.analysis.profiles.figure import profile_figure
     from canvas_fm.cli.output import print_result
-    from canvas_fm.data.points.tables import write_csv
+    from canvas_fm.data.points.tables import write_table
 
     study = read_profile_study(args.study, column=args.column, max_cells=args.max_cells, seed=args.seed)
     reference = args.reference or study.groups[0]
@@ -72,7 +72,7 @@ def run_profiles(args: argparse.Namespace) -> None:
         if other != reference
     ]
     tables = [one.table() for one in comparisons]
-    write_csv(Path(args.out), {key: np.concatenate([one[key] for one in tables]) for key in tables[0]}, {})
+    write_table(Path(args.out), {key: np.concatenate([one[key] for one in tables]) for key in tables[0]}, {})
     if args.examples is not None:
         write_examples(comparisons[0], args.examples)
     if args.figure is not None:

@@ -101,7 +101,7 @@ def run_coexpress(args: argparse.Namespace) -> None:
     from canvas_fm.analysis.coexpression import coexpress, mask_of_tree
     from canvas_fm.analysis.populations import check_names, read_population
     from canvas_fm.cli.output import print_result
-    from canvas_fm.data.points.tables import write_csv
+    from canvas_fm.data.points.tables import write_table
     from canvas_fm.errors import CanvasError
 
     names = args.channels or [Path(path).name.partition(".")[0] for path in args.cells]
@@ -123,10 +123,10 @@ def run_coexpress(args: argparse.Namespace) -> None:
         seed=args.seed,
     )
     tables = [one.table(None if atlas is None else atlas.tree) for one in pairs]
-    write_csv(Path(args.out), {key: np.concatenate([one[key] for one in tables]) for key in tables[0]}, {})
+    write_table(Path(args.out), {key: np.concatenate([one[key] for one in tables]) for key in tables[0]}, {})
     if args.cells_out is not None:
         parts = [one.rows() for one in pairs]
-        write_csv(
+        write_table(
             Path(args.cells_out), {key: np.concatenate([p[key] for p in parts]) for key in parts[0]}, {}
         )
     result: dict[str, Any] = {"written": args.out, "tolerance_um": args.tolerance_um, "draws": args.draws}
@@ -139,10 +139,10 @@ def run_proximity(args: argparse.Namespace) -> None:
 
     from canvas_fm.cli.output import print_result
     from canvas_fm.data.points.points import Points
-    from canvas_fm.data.points.tables import write_csv
+    from canvas_fm.data.points.tables import write_table
 
     proximity = _proximity_of(args)
-    write_csv(Path(args.out), proximity.table(), {})
+    write_table(Path(args.out), proximity.table(), {})
     if args.distances_out is not None:
         points = Points.read(args.cells)
         columns = points.columns | {"distance_um": proximity.distance_um.round(3)}
