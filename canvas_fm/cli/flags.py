@@ -35,13 +35,7 @@ class FlagSet:
         }
         group = parser if title is None else parser.add_argument_group(title)
         for name, field in self.fields.items():
-            group.add_argument(
-                flag_name(name, field),
-                dest=self._dest(name),
-                default=argparse.SUPPRESS,
-                help=_help(field),
-                **_shape(field),
-            )
+            _add_flag(group, name, field, dest=self._dest(name))
 
     def take(self, namespace: argparse.Namespace) -> list[str]:
         """Replace the flags in the namespace by the model; returns a message for each error."""
@@ -86,14 +80,7 @@ class VolumeFlags:
         )
         group = parser.add_argument_group("opening a volume: after the --volume that it is for")
         for name, field in self.fields.items():
-            group.add_argument(
-                flag_name(name, field),
-                dest=name,
-                action=Add,
-                default=argparse.SUPPRESS,
-                help=_help(field),
-                **_shape(field),
-            )
+            _add_flag(group, name, field, dest=name, action=Add)
 
     def take(self, namespace: argparse.Namespace) -> list[str]:
         """Put the models by name into the namespace; a sentence for each mistake."""
@@ -126,6 +113,11 @@ def _typed_faults(problem: ValidationError, kind: type[Options]) -> list[str]:
 def flag_name(name: str, field: FieldInfo) -> str:
     """Flag of a field: `--voxel-um` for `voxel_um`, unless annotated otherwise."""
     return flag_of(field).name or f"--{name.replace('_', '-')}"
+
+
+def _add_flag(group: argparse._ActionsContainer, name: str, field: FieldInfo, **how: Any) -> None:
+    how |= {"default": argparse.SUPPRESS, "help": _help(field), **_shape(field)}
+    group.add_argument(flag_name(name, field), **how)
 
 
 def _help(field: FieldInfo) -> str:

@@ -65,13 +65,7 @@ class PcaCrops:
         def project(rows: np.ndarray) -> np.ndarray:
             return _batched(lambda part: pca.transform(_flat(data.pooled, part, self.crop_zyx)), rows)
 
-        def kept(rows: np.ndarray) -> np.ndarray:
-            lacking = rows[[int(row) not in known for row in rows]]
-            if len(lacking):
-                known.update(zip(lacking.tolist(), project(lacking), strict=True))
-            return np.stack([known[int(row)] for row in rows])
-
-        return _logistic(data, kept, project)
+        return _logistic(data, _cached(known, project), project)
 
     def _pca(self, pooled: PooledCandidates, pool: np.ndarray) -> tuple[Any, dict[int, np.ndarray]]:
         """PCA fitted once for each pool, so that every label draw shares its components."""
@@ -110,11 +104,7 @@ class ShapeTrees:
         def described(rows: np.ndarray) -> np.ndarray:
             return _batched(lambda part: shape_features(pooled.crops(part, crop), pooled.voxel_um), rows)
 
-        def kept(rows: np.ndarray) -> np.ndarray:
-            lacking = rows[[int(row) not in known for row in rows]]
-            if len(lacking):
-                known.update(zip(lacking.tolist(), described(lacking), strict=True))
-            return np.stack([known[int(row)] for row in rows])
+        kept = _cached(known, described)
 
         def trees(rows: np.ndarray) -> Any:
             model = HistGradientBoostingClassifier(
@@ -265,6 +255,18 @@ def _rising(score: Float64[np.ndarray, " n"], rows: np.ndarray, pooled: PooledCa
 
 def _flat(pooled: PooledCandidates, rows: np.ndarray, crop_zyx: Zyx) -> Float32[np.ndarray, "n v"]:
     return pooled.crops(rows, crop_zyx).reshape(len(rows), -1)
+
+
+def _cached(known: dict[int, np.ndarray], compute: Callable[[np.ndarray], np.ndarray]) -> Predict:
+    """`compute` of rows, each computed once and kept in `known`."""
+
+    def kept(rows: np.ndarray) -> np.ndarray:
+        lacking = rows[[int(row) not in known for row in rows]]
+        if len(lacking):
+            known.update(zip(lacking.tolist(), compute(lacking), strict=True))
+        return np.stack([known[int(row)] for row in rows])
+
+    return kept
 
 
 def _batched(of: Callable[[np.ndarray], np.ndarray], rows: np.ndarray) -> np.ndarray:
