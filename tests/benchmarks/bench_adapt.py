@@ -3,6 +3,9 @@
 `python -m tests.benchmarks adapt --cells 20 --draws 3 --phantoms 40 --out report.json`: a box around a random
 cell of a half grows until it holds so many cells, and `detector-phantoms`, which saw none of the domains, is
 adapted to them without training (`--layers none`). Domains apart where its F1 was below .8.
+
+`--layers all --draws 1` lets layers be trained too (a minute of CPU a draw), beside the same net trained from
+nothing on all labels of that half, up to 200; with `--out` it goes on where it was.
 """
 
 from __future__ import annotations
@@ -10,27 +13,35 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from canvas_fm.data.points.boxes import inside_boxes
 from canvas_fm.data.points.points import Points
 from canvas_fm.errors import CanvasError
 from canvas_fm.evaluation.detection.score import evaluate
 from canvas_fm.evaluation.domains.scores import THRESHOLDS, f1_on
+from canvas_fm.inference.detect.detect import detect
 from canvas_fm.inference.detect.maxima.amplitude import FLOOR
 from canvas_fm.models.checkpoint import Detector, load
+from canvas_fm.models.detector.convmixer import HeatMapNet
 from canvas_fm.models.folder.config import AmplitudeConfig
 from canvas_fm.pipeline.held_out_volumes import Domain
 from canvas_fm.shipped import find
+from canvas_fm.training.detector.adapt.adapt import adapt_detector
 from canvas_fm.training.detector.adapt.amplitude import FEWEST_CELLS, amplitude_detector
-from canvas_fm.training.detector.adapt.label_folds import LabelFolds, nearest
+from canvas_fm.training.detector.adapt.fine_tune import fine_tune, fine_tune_recipe
+from canvas_fm.training.detector.adapt.label_folds import LabelFolds, best_threshold, nearest
+from canvas_fm.training.detector.adapt.options import AdaptOptions
 from canvas_fm.training.detector.adapt.strategies import choose_way, score_strategies
 from canvas_fm.training.detector.targets import Labelled
+from canvas_fm.training.detector.threshold import LOWEST_THRESHOLD
 from canvas_fm.training.mae.crop_set import VolumeSource
 from tests.benchmarks.domain_candidates import candidates_of, domains
 
@@ -106,6 +117,76 @@ def draw(brain: Brain, detector: Detector, cells: int, seed: int) -> dict[str, A
     }  # fmt: skip
 
 
+def trained_draw(
+    domain: Domain, detector: Detector, cells: int, seed: int, layers: str
+) -> dict[str, Any] | None:
+    """As `draw`, where layers may be trained, and beside it a net from nothing with up to 200 labels."""
+    volume, points, boxes, _ = domain.open()
+    labelled = Labelled(VolumeSource(domain.name, volume), points, boxes)
+    halves = _halves(labelled, cells, seed)
+    if halves is None:
+        return None
+    few, test = halves
+    options = {"tolerance_um": domain.tolerance_um, "resample": True, "show": False}
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            adapted = adapt_detector(
+                detector, volume, Points(points), few, out=Path(folder) / "adapted", layers=layers, **options
+            )
+        except CanvasError:
+            return None
+    enough = _halves(labelled, min(200, _cells_of_half(labelled, seed)), seed)
+    nothing, labels = _from_nothing(detector, labelled, enough[0] if enough else few, domain, seed)
+    f1 = {
+        name: _f1_of(one, labelled, test, domain.tolerance_um)
+        for name, one in (
+            ("unadapted", detector),
+            ("as shipped", adapted.detector),
+            ("from nothing", nothing),
+        )
+    }
+    return {
+        "domain": domain.name, "seed": seed, "labels": adapted.cells, "chosen": adapted.chosen,
+        "labels from nothing": labels, **{name: round(value, 4) for name, value in f1.items()},
+    }  # fmt: skip
+
+
+def _from_nothing(
+    detector: Detector, labelled: Labelled, boxes: np.ndarray, domain: Domain, seed: int
+) -> tuple[Detector, int]:
+    """The detector's net from random weights, trained on the boxes' labels; its threshold found on them."""
+    here = replace(labelled, source=_source(detector, labelled), boxes=boxes)
+    torch.manual_seed(seed)
+    new = Detector(detector.config, HeatMapNet(detector.config.architecture))
+    net = fine_tune(new, here, fine_tune_recipe(new, here, AdaptOptions().steps, seed))
+    trained = Detector(detector.config, net)
+    margin = np.ceil(domain.tolerance_um / np.asarray(here.um))
+    found = _around(_found(trained, labelled, LOWEST_THRESHOLD), boxes, margin)
+    counts = LabelFolds.of(here, domain.tolerance_um, 3).counts(found)
+    threshold = best_threshold(counts, 0, detector.config.threshold)
+    return Detector(detector.config.model_copy(update={"threshold": threshold}), net), len(here.inner_zyx)
+
+
+def _source(detector: Detector, labelled: Labelled) -> VolumeSource:
+    volume, um = labelled.source.volume, detector.config.voxel_um
+    other = any(abs(a - b) > 0.05 * b for a, b in zip(volume.voxel_um, um, strict=True))
+    return VolumeSource(labelled.source.name, volume, um if other else None)
+
+
+def _found(detector: Detector, labelled: Labelled, threshold: float) -> Points:
+    other = _source(detector, labelled).resample_to is not None
+    return detect(detector, labelled.source.volume, threshold=threshold, resample=other, show=False)
+
+
+def _f1_of(detector: Detector, labelled: Labelled, boxes: np.ndarray, tolerance_um: float) -> float:
+    points = _found(detector, labelled, detector.config.threshold)
+    score = evaluate(
+        points, labelled.points_zyx, voxel_um=labelled.um, tolerance_um=tolerance_um, within=boxes,
+        threshold=None, chance=False,
+    )  # fmt: skip
+    return float(score.counts.f1 or 0.0)
+
+
 def _around(points: Points, boxes: np.ndarray, margin: np.ndarray) -> Points:
     low, high = boxes[:, :3].min(axis=0) - margin, boxes[:, 3:].max(axis=0) + margin
     near = ((points.zyx >= low) & (points.zyx <= high)).all(axis=1)
@@ -123,12 +204,8 @@ def _f1_curve(brain: Brain, points: Points, boxes: np.ndarray) -> np.ndarray:
 def _halves(labelled: Labelled, cells: int, seed: int) -> tuple[np.ndarray, np.ndarray] | None:
     """Boxes of about so many labels in one half along x, and the boxes of the other half."""
     boxes, um = labelled.boxes, np.asarray(labelled.um)
-    left = np.random.default_rng([seed, 1]).random() < 0.5
     random = np.random.default_rng([seed, cells])
-    whole = np.concatenate([boxes[:, :3].min(axis=0), boxes[:, 3:].max(axis=0)])
-    middle = int(whole[2] + whole[5]) // 2
-    here, there = whole.copy(), whole.copy()
-    here[5 if left else 2] = there[2 if left else 5] = middle
+    here, there = _sides(boxes, seed)
     test = _cut(boxes, there)
     inside = labelled.inner_zyx[inside_boxes(labelled.inner_zyx, here[None])]
     if len(inside) < 0.6 * cells or inside_boxes(labelled.points_zyx, test).sum() < FEWEST:
@@ -137,6 +214,20 @@ def _halves(labelled: Labelled, cells: int, seed: int) -> tuple[np.ndarray, np.n
     reach = np.sort((np.abs(inside - centre) * um).max(axis=1))[min(cells, len(inside)) - 1] + 1e-6
     box = np.concatenate([np.floor(centre - reach / um), np.ceil(centre + reach / um) + 1]).astype(np.int64)
     return _cut(_cut(boxes, here), box), test
+
+
+def _sides(boxes: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The half along x that is labelled, and the other one."""
+    left = np.random.default_rng([seed, 1]).random() < 0.5
+    whole = np.concatenate([boxes[:, :3].min(axis=0), boxes[:, 3:].max(axis=0)])
+    middle = int(whole[2] + whole[5]) // 2
+    here, there = whole.copy(), whole.copy()
+    here[5 if left else 2] = there[2 if left else 5] = middle
+    return here, there
+
+
+def _cells_of_half(labelled: Labelled, seed: int) -> int:
+    return int(inside_boxes(labelled.inner_zyx, _sides(labelled.boxes, seed)[0][None]).sum())
 
 
 def _cut(boxes: np.ndarray, by: np.ndarray) -> np.ndarray:
@@ -149,7 +240,9 @@ def summaries(rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     for below in (True, False):
         some = [row for row in rows if (row["unadapted"] < LOW) == below]
         names = sorted({row["domain"] for row in some})
-        for way in ("threshold alone", "as shipped") if some else ():
+        for way in [
+            way for way in ("threshold alone", "as shipped", "from nothing") if some and way in some[0]
+        ]:
             gains = np.array([row[way] - row["unadapted"] for row in some])
             by_domain = [gains[[row["domain"] == name for row in some]].mean() for name in names]
             resampled = np.random.default_rng(0).choice(by_domain, (4000, len(names))).mean(axis=1)
@@ -160,7 +253,11 @@ def summaries(rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
                 "gain_over_domains": float(np.mean(by_domain)),
                 "interval_95": np.quantile(resampled, [0.025, 0.975]).tolist(),
                 "worst_draw": float(gains.min()), "lost_more_than_.02": float((gains < -0.02).mean()),
-                "best_threshold": float(np.mean([row["best threshold"] for row in some])),
+                **(
+                    {"best_threshold": float(np.mean([row["best threshold"] for row in some]))}
+                    if "best threshold" in some[0]
+                    else {}
+                ),
             }  # fmt: skip
 
 
@@ -173,8 +270,20 @@ def main(arguments: Sequence[str] = ()) -> None:
     parser.add_argument("--phantoms", type=int, default=40)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--cache", type=Path, help="folder of candidates, to go on from or to share")
+    parser.add_argument("--layers", choices=("none", "last", "all"), default="none")
+    parser.add_argument("--domains", nargs="+", metavar="NAME", help="with --layers: only these")
     args = parser.parse_args(arguments)
     detector = load(find("model", "detector-phantoms"), kind="detector", device="cpu")
+    rows = (_without_training if args.layers == "none" else _with_training)(args, detector)
+    report = {str(cells): list(summaries(of_size)) for cells, of_size in rows.items()}
+    for cells, lines in report.items():
+        for line in lines:
+            print(f"adapt, {cells} cells:", json.dumps(_rounded(line)))
+    if args.out is not None:
+        args.out.write_text(json.dumps({"summary": report, "rows": rows}, indent=1) + "\n")
+
+
+def _without_training(args: argparse.Namespace, detector: Detector) -> dict[int, list[dict[str, Any]]]:
     rows: dict[int, list[dict[str, Any]]] = {cells: [] for cells in args.cells}
     for domain in domains(args.phantoms):
         brain = Brain.of(domain, detector, args.cache)
@@ -182,12 +291,27 @@ def main(arguments: Sequence[str] = ()) -> None:
             seeds = range(args.first_draw, args.first_draw + args.draws)
             drawn = [draw(brain, detector, cells, seed) for seed in seeds]
             of_size += [row for row in drawn if row is not None]
-    report = {str(cells): list(summaries(of_size)) for cells, of_size in rows.items()}
-    for cells, lines in report.items():
-        for line in lines:
-            print(f"adapt, {cells} cells:", json.dumps(_rounded(line)))
-    if args.out is not None:
-        args.out.write_text(json.dumps({"summary": report, "rows": rows}, indent=1) + "\n")
+    return rows
+
+
+def _with_training(args: argparse.Namespace, detector: Detector) -> dict[int, list[dict[str, Any]]]:
+    kept = json.loads(args.out.read_text())["rows"] if args.out is not None and args.out.is_file() else {}
+    rows: dict[int, list[dict[str, Any]]] = {cells: kept.get(str(cells), []) for cells in args.cells}
+    for domain in domains(args.phantoms):
+        if args.domains and domain.name not in args.domains:
+            continue
+        for cells, of_size in rows.items():
+            for seed in range(args.first_draw, args.first_draw + args.draws):
+                if any((row["domain"], row["seed"]) == (domain.name, seed) for row in of_size):
+                    continue
+                row = trained_draw(domain, detector, cells, seed, args.layers)
+                if row is None:
+                    continue
+                of_size.append(row)
+                print(json.dumps(row), flush=True)
+                if args.out is not None:
+                    args.out.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
+    return rows
 
 
 def _rounded(values: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import copy
 
 import numpy as np
 import torch
-from torch import nn
 
 from canvas_fm.data.zyx import Zyx
 from canvas_fm.models.checkpoint import Detector
@@ -18,9 +17,9 @@ from canvas_fm.training.recipe.detector_recipe import DetectorRecipe
 from canvas_fm.training.run.batch_order import batch_order
 from canvas_fm.training.run.distributed import Ranks
 
-_CROP_ZYX: Zyx = (24, 64, 64)
+_CROP_ZYX: Zyx = (16, 48, 48)
 _BATCH = 4
-_RATE = 1e-3
+_RATE = 4e-3
 _RADIUS = 0.9  # of the least distance of two cells: the target's, where the detector's recipe is not known
 
 
@@ -73,7 +72,7 @@ def fine_tune(
 ) -> HeatMapNet:
     """The net after the recipe's steps from the detector's weights: all of it, or the last block and head.
 
-    The norms keep their statistics: a few crops of one brain would give worse ones.
+    Where all is trained the norms follow the new brain's crops; else they keep their statistics.
     """
     net = copy.deepcopy(detector.net)
     net.requires_grad_(True)
@@ -86,9 +85,7 @@ def fine_tune(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         step = DetectorStep(recipe, ranks, net)
-        for module in net.modules():
-            if isinstance(module, nn.BatchNorm3d):
-                module.eval()
+        net.train(not last)
         order = batch_order(task.n_crops, recipe.training.batch, recipe.seed, 0, recipe.steps)
         for number, batch in enumerate(task.batches(ranks, False).along(order)):
             step(batch, number)

@@ -28,5 +28,5 @@ class AdaptOptions(DeviceOptions, VoxelOptions):
     folds: Annotated[int, Field(ge=2, le=20), Flag("K")] = Field(
         3, description="parts of the labelled boxes, each scored by what was fitted on the others"
     )
-    steps: Positive = Field(60, description="optimizer steps of each training")
+    steps: Positive = Field(120, description="optimizer steps of each training")
     seed: Annotated[int, Field(ge=0)] = Field(0, description="of crops and resampling")
