@@ -75,7 +75,7 @@ def phantom_domains(n: int, *, test: bool = False, autofluorescence: bool = Fals
     """
     seeds = TEST_SEEDS if test else PHANTOM_SEEDS
     if n > len(seeds):
-        raise CanvasError(f"{n} phantom domains were asked for; there are {len(seeds)}")
+        raise CanvasError(f"{n} phantom domains were requested; there are {len(seeds)}")
     chosen = sorted(np.random.default_rng(0).permutation(np.asarray(seeds))[:n].tolist())
     domains = []
     for seed in chosen:

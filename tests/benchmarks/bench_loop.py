@@ -142,8 +142,8 @@ async def measure(service: Any, ready: Any) -> list[tuple[str, str, str]]:
     await asyncio.to_thread(process.start)
     holds, rows = Holds(), []
     watching = asyncio.create_task(holds.watch())
-    while (said := await asyncio.to_thread(here.recv)) is not None:
-        name, size = said
+    while (message := await asyncio.to_thread(here.recv)) is not None:
+        name, size = message
         holds.longest, began = 0.0, time.perf_counter()
         here.send("go")
         status, answered, words = await asyncio.to_thread(here.recv)

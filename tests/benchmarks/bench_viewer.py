@@ -37,7 +37,7 @@ _SIZE, _QUIET_S = (900, 600), 6.0
 
 
 def fetched(page: Page, url: str) -> tuple[float, float]:
-    """Seconds from an empty window until the first points are there, and until no more are asked for."""
+    """Seconds from an empty window until the first points are there, and until no more are requested."""
     start = time.perf_counter()
     page.go(url)
     first = last = 0.0
@@ -48,8 +48,8 @@ def fetched(page: Page, url: str) -> tuple[float, float]:
         assert now < 300, page.problems
         if any(_POINTS in each and each.endswith(".shard") for each in page.replies):
             first = first or now
-        if (asked := sum(_POINTS in each for each in page.requests)) != known:
-            known, last = asked, now
+        if (requests := sum(_POINTS in each for each in page.requests)) != known:
+            known, last = requests, now
     return first, last
 
 
@@ -95,14 +95,14 @@ def look(count: int, program: str, pictures: Path) -> list[tuple[str, str, str]]
                 try:
                     with browser.page(*_SIZE) as page:
                         first, last = fetched(page, client.url)
-                        asked = sum(_POINTS in url for url in page.requests)
+                        requests = sum(_POINTS in url for url in page.requests)
                         seconds = f"first points after {first:.1f} s, all after {last:.1f} s"
-                        print(name, seconds, asked, flush=True)
+                        print(name, seconds, requests, flush=True)
                         pixels = coloured(
                             page, client, pictures / f"points_{count}_{name.replace(' ', '_')}.png"
                         )
                         assert pixels > _FEW, (name, pixels, page.problems)
-                        rows.append((f"{count:,} points, {name}", seconds, f"{asked} requests"))
+                        rows.append((f"{count:,} points, {name}", seconds, f"{requests} requests"))
                 finally:
                     browser.close()
         finally:

@@ -52,8 +52,10 @@ def test_fit_and_apply(brains, tmp_path, result, run):
     found = result(*fit(brains, tmp_path / "probe"))
     assert (found["rows"], found["skipped"], found["groups"]) == (118, 2, 2)
     assert found["methods"]["logistic"]["auc"]["value"] > 0.8
-    told = result("probe", "apply", tmp_path / "probe", brains / "left.emb.zarr", "--out", tmp_path / "p.csv")
-    assert told["rows"] == sum(told["predicted"].values()) == 60
+    printed = result(
+        "probe", "apply", tmp_path / "probe", brains / "left.emb.zarr", "--out", tmp_path / "p.csv"
+    )
+    assert printed["rows"] == sum(printed["predicted"].values()) == 60
     points = Points.read(tmp_path / "p.csv")
     assert list(points.columns) == ["label", "score", "p_cell", "predicted"]
     assert points.meta["probe"] == found["sha256"]

@@ -192,10 +192,10 @@ def test_the_report_says_the_same_three_times(found, tmp_path):
     assert "| good | " in text
     assert f1 in text
     assert f1 in page
-    judged = Points.read(tmp_path / "report" / "candidates" / "b.csv")
+    labelled_rows = Points.read(tmp_path / "report" / "candidates" / "b.csv")
     rows = found.pooled.group == "b"
-    np.testing.assert_array_equal(judged.columns["label"], found.pooled.label[rows])
-    np.testing.assert_allclose(judged.columns["p_good"], found.p_cell["good"][rows])
+    np.testing.assert_array_equal(labelled_rows.columns["label"], found.pooled.label[rows])
+    np.testing.assert_allclose(labelled_rows.columns["p_good"], found.p_cell["good"][rows])
     for path in kept["figures"]:
         assert (tmp_path / "report" / path).read_bytes().startswith(b"\x89PNG")
         assert f"]({path})" in text

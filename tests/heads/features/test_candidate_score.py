@@ -106,9 +106,9 @@ def test_a_correction_would_take_its_level_away(scored, extractor, tmp_path, mon
 def test_without_the_option_scores_change_nothing(brains, scored, extractor, tmp_path):
     for name, pairs in {"without": brains[:2], "with": scored[:2]}.items():
         fit_labelled(Refiner(C=0.01), labelled(pairs), extractor, tmp_path / name, show=False)
-    said = [json.loads((tmp_path / name / "config.json").read_text()) for name in ("without", "with")]
-    assert said[0] == said[1]
-    assert [block["name"] for block in said[0]["blocks"]] == ["detector", "mae"]
+    predictions = [json.loads((tmp_path / name / "config.json").read_text()) for name in ("without", "with")]
+    assert predictions[0] == predictions[1]
+    assert [block["name"] for block in predictions[0]["blocks"]] == ["detector", "mae"]
 
 
 def test_the_block_is_the_logarithm_by_each_row_alone(scored, extractor):
@@ -127,9 +127,9 @@ def test_the_block_is_the_logarithm_by_each_row_alone(scored, extractor):
 def test_the_folder_says_so_and_gives_back_the_same(scored, folder, models, extractor, tmp_path):
     volume, points = scored[2]
     refiner = Refiner.load(folder)
-    said = json.loads((folder / "report.json").read_text())
-    assert said["columns"]["score"] == 1
-    assert said["models"]["score"]["settings"] == {"column": "score", "made_by": ""}
+    predictions = json.loads((folder / "report.json").read_text())
+    assert predictions["columns"]["score"] == 1
+    assert predictions["models"]["score"]["settings"] == {"column": "score", "made_by": ""}
     described = describe_model(folder)
     assert described["features"]["score"] == 1
     assert described["models"]["score"] == "column score"
@@ -175,13 +175,13 @@ def test_other_scores_are_other_inputs(scored, folder, models, tmp_path, monkeyp
     with pytest.raises(CanvasError, match="other inputs"):
         refine(refiner, volume, other, out=out, **models)
     before = len(calls)
-    judged = refine(refiner, volume, points, out=out, **models)
+    scored = refine(refiner, volume, points, out=out, **models)
     assert (
         len(calls) - before
         == len(Extractor(models["encoder"], models["detector"]).blocks(volume, points.zyx, 4)) - 2
     )
     whole = refine(refiner, volume, points, **models)
-    np.testing.assert_allclose(judged.columns["p_cell"], whole.columns["p_cell"], atol=1e-5)
+    np.testing.assert_allclose(scored.columns["p_cell"], whole.columns["p_cell"], atol=1e-5)
     with pytest.raises(CanvasError, match="made from other inputs"):
         refine(refiner, volume, other, out=out, **models)
 
@@ -281,10 +281,10 @@ def test_speed_is_measured_of_the_same_judgement(pooled, encoder, detector):
     assert [(one.name, one.identity("c")) for one in plain] == [
         (one.name, one.identity("c")) for one in others
     ]
-    rows, judged = pooled.labelled(["a", "b"]), pooled.labelled(["c"])[5:25]
+    rows, scored = pooled.labelled(["a", "b"]), pooled.labelled(["c"])[5:25]
     fit = method.fit(training(pooled, rows, rows, "c", 0))
-    np.testing.assert_allclose(fit.predict(judged), fit.from_scratch(judged), atol=1e-5)
-    part = made.extractors["c"].features(pooled.parts[2].volume, pooled.zyx[judged], group="c")
+    np.testing.assert_allclose(fit.predict(scored), fit.from_scratch(scored), atol=1e-5)
+    part = made.extractors["c"].features(pooled.parts[2].volume, pooled.zyx[scored], group="c")
     score, about = candidate_scores(pooled.parts)
-    mine = np.concatenate(score)[judged]
-    assert np.array_equal(method._of("c").x[judged], with_candidate_score(part, mine, about).x)
+    mine = np.concatenate(score)[scored]
+    assert np.array_equal(method._of("c").x[scored], with_candidate_score(part, mine, about).x)

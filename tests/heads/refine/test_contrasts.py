@@ -203,13 +203,13 @@ def test_a_comparison_fits_on_copies_and_knows_them(pooled):
     x[:, 0] += 2 * pooled.is_cell
     features = FeatureSet(x, {"mae": slice(0, 4)}, pooled.group)
     dimmer = FeatureSet(x - np.float32([4, 0, 0, 0]), {"mae": slice(0, 4)}, pooled.group)
-    rows, judged = pooled.labelled(["a", "b"]), pooled.labelled(["c"])
+    rows, scored = pooled.labelled(["a", "b"]), pooled.labelled(["c"])
     said, told = [], []
     for copies in ((), [dict.fromkeys("abc", dimmer)]):
         method = Embedded(
             "m", dict.fromkeys("abc", features), contrast_augmented=copies, refiner=lambda s: Refiner("mae")
         )
-        said.append(method.fit(training(pooled, rows, rows, "c", 0)).predict(judged))
+        said.append(method.fit(training(pooled, rows, rows, "c", 0)).predict(scored))
         told.append(method.identity("c"))
     assert not np.allclose(said[0], said[1])
     assert told[0] != told[1]

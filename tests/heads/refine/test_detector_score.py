@@ -111,10 +111,10 @@ def test_a_refiner_with_it_needs_points_alone(brains, extractor, models, tmp_pat
     if variant in ("detector", "heat"):
         models["encoder"] = None
     monkeypatch.setattr(candidate_classifier, "BLOCK", 16)
-    judged = refine(refiner, volume, Points(points.zyx), **models)
+    scored = refine(refiner, volume, Points(points.zyx), **models)
     features = training_set(labelled(brains[2:]), extractor, show=False).features
-    np.testing.assert_allclose(judged.columns["p_cell"], refiner.predict_proba(features)[:, 1], atol=1e-5)
-    assert judged.meta["refiner_detector_sha256"] == models["detector"].sha256
+    np.testing.assert_allclose(scored.columns["p_cell"], refiner.predict_proba(features)[:, 1], atol=1e-5)
+    assert scored.meta["refiner_detector_sha256"] == models["detector"].sha256
 
 
 def test_what_does_not_go_with_it_is_refused(brains, encoder, extractor, tmp_path, monkeypatch):
@@ -225,6 +225,6 @@ def test_speed_is_measured_of_the_same_judgement(pooled, encoder, detector):
         *given, ReportOptions(device="cpu", detector_score=True, augment_contrast=(0.5,)), False
     ).named("encoder")
     assert methods[-1].name == "concat + detector score"
-    rows, judged = pooled.labelled(["a", "b"]), pooled.labelled(["c"])[5:25]
+    rows, scored = pooled.labelled(["a", "b"]), pooled.labelled(["c"])[5:25]
     fit = methods[-1].fit(training(pooled, rows, rows, "c", 0))
-    np.testing.assert_allclose(fit.predict(judged), fit.from_scratch(judged), atol=1e-5)
+    np.testing.assert_allclose(fit.predict(scored), fit.from_scratch(scored), atol=1e-5)
