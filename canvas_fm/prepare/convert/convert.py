@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,8 @@ from canvas_fm.errors import CanvasError
 from canvas_fm.files.options import takes
 from canvas_fm.prepare.convert.finish import attributes, finish, is_done
 from canvas_fm.prepare.convert.layout import Layout, plan
-from canvas_fm.prepare.convert.slab_job import THREADS, Processes, open_slabs, write_slabs
+from canvas_fm.prepare.convert.slab_job import THREADS, Processes, SlabPlan, write_slabs
 from canvas_fm.prepare.convert.slab_work import SlabWork, settings_sha256
-from canvas_fm.prepare.corrections import Correction
 from canvas_fm.prepare.options import ConvertOptions
 from canvas_fm.prepare.report import report_corrections
 from canvas_fm.prepare.sample_planes import corrections_of
@@ -98,12 +97,13 @@ def convert_source(
     if not is_done(out, digest):
         corrections = corrections_of(opened, opts)
         with SlabWork(out, inputs) as work:
-            done = write_slabs(opened, layout, corrections, opts, work, processes, progress=progress)
+            slabs = SlabPlan(opened, layout, corrections, opts)
+            done = write_slabs(slabs, work, processes, progress=progress)
             if any(correction.is_there for correction in corrections):
                 report_corrections(opened, corrections, out)
             finish(work, opened, layout, done, digest, opts)
     if opts.verify:
-        verify(out, opened, layout, corrections_of(opened, opts), opts, progress=progress)
+        verify(out, SlabPlan(opened, layout, corrections_of(opened, opts), opts), progress=progress)
     written = attributes(out) or {}
     bytes_in = planes * opened.shape_zyx[1] * opened.shape_zyx[2] * opened.dtype.itemsize
     bytes_out = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
@@ -122,19 +122,12 @@ def destripe(
     return convert(source, out, progress=progress, **(options | {"destripe": True}))
 
 
-def verify(
-    out: Path,
-    source: Source,
-    layout: Layout,
-    corrections: Sequence[Correction],
-    options: ConvertOptions,
-    *,
-    progress: bool | None = None,
-) -> None:
+def verify(out: Path, slab_plan: SlabPlan, *, progress: bool | None = None) -> None:
     """Compare every file with its checksum and every voxel with the source's; DamagedStore or CanvasError."""
+    source, layout = slab_plan.source, slab_plan.layout
     CheckedStore(out).verify_all()
     with (
-        open_slabs(source, layout, corrections, options) as slabs,
+        slab_plan.open() as slabs,
         bar("verify", source.shape_zyx[0] * layout.channels, unit="planes", show=progress) as advance,
     ):
         for channel in range(layout.channels):

@@ -36,6 +36,28 @@ THREADS = Processes()
 """The threads of this process alone."""
 
 
+@dataclass(frozen=True)
+class SlabPlan:
+    """What decides the voxels of every slab."""
+
+    source: Source
+    layout: Layout
+    corrections: Sequence[Correction]
+    options: ConvertOptions
+
+    def open(self) -> Slabs:
+        """The slabs, with the threads and memory of the options."""
+        return Slabs(
+            self.source,
+            self.layout,
+            self.corrections,
+            labels=self.options.labels,
+            checksums=not self.options.skip_checksums,
+            threads=self.options.threads or usable_cores(),
+            memory_gb=self.options.memory_gb,
+        )
+
+
 @dataclass
 class SlabJob:
     """Writes slabs by number, wherever it is sent; picklable, the source is opened where it works."""
@@ -59,7 +81,7 @@ class SlabJob:
         """Write a slab to the disk; one at a time, on all threads."""
         with self._lock:
             if self._open is None:
-                self._open = open_slabs(self._source(), self.layout, self.corrections, self.options)
+                self._open = SlabPlan(self._source(), self.layout, self.corrections, self.options).open()
             return self._open.write(self.root, number)
 
     def _source(self) -> Source:
@@ -72,78 +94,49 @@ class SlabJob:
         return source
 
 
-def open_slabs(
-    source: Source, layout: Layout, corrections: Sequence[Correction], options: ConvertOptions
-) -> Slabs:
-    """The slabs of a source, with the threads and memory of the options."""
-    return Slabs(
-        source,
-        layout,
-        corrections,
-        labels=options.labels,
-        checksums=not options.skip_checksums,
-        threads=options.threads or usable_cores(),
-        memory_gb=options.memory_gb,
-    )
-
-
 def write_slabs(
-    source: Source,
-    layout: Layout,
-    corrections: Sequence[Correction],
-    options: ConvertOptions,
-    work: SlabWork,
-    processes: Processes,
-    *,
-    progress: bool | None = None,
+    plan: SlabPlan, work: SlabWork, processes: Processes, *, progress: bool | None = None
 ) -> SlabResult:
     """Write what is not done yet; what all slabs left together, the same for any number of workers."""
+    layout = plan.layout
     if not work.store.exists():
         make_arrays(work.store, layout)
-    found, remaining = SlabResult(), []
-    planes = source.shape_zyx[0] * layout.channels
+    total, remaining = SlabResult(), []
+    planes = plan.source.shape_zyx[0] * layout.channels
     with (
-        open_slabs(source, layout, corrections, options) as slabs,
-        bar(f"convert {source.path.name}", planes, unit="planes", show=progress) as advance,
+        plan.open() as slabs,
+        bar(f"convert {plan.source.path.name}", planes, unit="planes", show=progress) as advance,
     ):
         for number in range(layout.slabs):
             done = work.done(_name(layout, number))
             if done is None:
                 remaining.append(number)
             else:
-                found.add(done)
+                total.add(done)
                 advance(layout.slab_of(number)[2])
         written: Iterator[tuple[int, SlabResult]] = (
-            _by_workers(source, layout, corrections, options, work, processes, remaining)
-            if processes.several
-            else slabs.run(work, remaining)
+            _by_workers(plan, work, processes, remaining) if processes.several else slabs.run(work, remaining)
         )
         for number, done in written:
             work.keep(_name(layout, number), done)
-            found.add(done)
+            total.add(done)
             advance(layout.slab_of(number)[2])
-        slabs.coarse(work, found)
-    return found
+        slabs.coarse(work, total)
+    return total
 
 
 def _by_workers(
-    source: Source,
-    layout: Layout,
-    corrections: Sequence[Correction],
-    options: ConvertOptions,
-    work: SlabWork,
-    processes: Processes,
-    remaining: Sequence[int],
+    plan: SlabPlan, work: SlabWork, processes: Processes, remaining: Sequence[int]
 ) -> Iterator[tuple[int, SlabResult]]:
-    threads = options.threads
+    threads = plan.options.threads
     if threads is None and processes.scheduler is None:
         threads = max(1, usable_cores() // processes.workers)
     job = SlabJob(
-        source.path.absolute(),
-        source.identity(),
-        layout,
-        corrections,
-        options.model_copy(update={"threads": threads}),
+        plan.source.path.absolute(),
+        plan.source.identity(),
+        plan.layout,
+        plan.corrections,
+        plan.options.model_copy(update={"threads": threads}),
         work.store.absolute(),
     )
     return map_tiles(job, remaining, workers=processes.workers, scheduler=processes.scheduler)

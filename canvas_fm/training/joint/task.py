@@ -11,42 +11,29 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from canvas_fm.heads.probe.effective_rank import effective_rank
-from canvas_fm.models.checkpoint import save_encoder
 from canvas_fm.training.joint.positions import draw_positions
 from canvas_fm.training.joint.step import JointStep, project
 from canvas_fm.training.joint.views import box_zyx
-from canvas_fm.training.mae.crop_set import CropSet, VolumeSource, take
+from canvas_fm.training.mae.crop_set import CropSet, VolumeSource, shares
+from canvas_fm.training.mae.encoder_task import EncoderTask
 from canvas_fm.training.recipe.joint_recipe import JointRecipe
 from canvas_fm.training.run.batch_order import Batches
 from canvas_fm.training.run.distributed import Ranks
-from canvas_fm.training.run.run_folder import ENCODER, Run
+from canvas_fm.training.run.run_folder import Run
 from canvas_fm.training.run.tracking import Tracker
-from canvas_fm.training.run.trainer import Report, provenance_of
+from canvas_fm.training.run.trainer import Report
 
 
-class JointPretraining:
+class JointPretraining(EncoderTask[JointRecipe]):
     """The task of a joint-embedding pretraining; `held_out` volumes are for evaluation only."""
 
     label = "joint pretraining"
-    folder = ENCODER
 
     def __init__(
         self, recipe: JointRecipe, training: Sequence[VolumeSource], held_out: Sequence[VolumeSource]
     ) -> None:
-        self.recipe, self.held_out = recipe, held_out
-        self.crops = places_of(recipe, training, recipe.data.crops, recipe.seed)
-        self.n_crops = len(self.crops)
+        super().__init__(recipe, places_of(recipe, training, recipe.data.crops, recipe.seed), held_out)
         self._fixed: list[tuple[str, Tensor, Tensor]] = []
-
-    def data(self) -> dict[str, list[dict[str, Any]]]:
-        rule = self.recipe.data.window.rule
-        return {
-            "trained on": self.crops.identity(),
-            "held out": [source.identity(rule) for source in self.held_out],
-        }
-
-    def batches(self, ranks: Ranks, show: bool | None) -> Batches:
-        return take(self.crops, ranks.device, self.recipe.data.resident_gb, show)
 
     def new_step(self, ranks: Ranks, batches: Batches | None) -> JointStep:
         return JointStep(self.recipe, ranks)
@@ -92,26 +79,14 @@ class JointPretraining:
         }
 
     def ship(self, state: JointStep, step: int, run: Run) -> None:
-        """Write the current encoder, without projector, with its provenance."""
-        recipe = self.recipe
-        names = [source.name for source in self.held_out]
-        provenance = provenance_of(recipe, step, self.crops.identity(), names)
-        save_encoder(
-            run.encoder,
-            state.result.encoder,
-            voxel_um=recipe.data.resample_to or self.crops.sources[0].volume.voxel_um,
-            window_rule=recipe.data.window.rule,
-            pool=recipe.model.pool,
-            provenance=provenance,
-        )
+        """Write the current encoder, without projector."""
+        self.write_encoder(state.result.encoder, step, run)
 
 
 def places_of(recipe: JointRecipe, sources: Sequence[VolumeSource], n: int, seed: int) -> CropSet:
     """`n` boxes, an equal share of every volume, each large enough for all views of its centre."""
     box, data, starts = box_zyx(recipe.model.encoder.crop_zyx, recipe.views), recipe.data, []
-    for index, source in enumerate(sources):
-        share = n // len(sources) + (index < n % len(sources))
-        own_seed = int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
+    for source, share, own_seed in shares(sources, n, seed):
         starts.append(
             draw_positions(
                 source.volume,

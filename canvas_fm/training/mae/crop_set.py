@@ -247,11 +247,16 @@ def draw_crops(
 ) -> CropSet:
     """`n` crops, an equal share of every volume, a share `foreground` of them on signal."""
     starts = []
-    for index, source in enumerate(sources):
-        share = n // len(sources) + (index < n % len(sources))
-        own_seed = int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
+    for source, share, own_seed in shares(sources, n, seed):
         starts.append(source.draw(crop_zyx, share, foreground, own_seed))
     return CropSet(sources, starts, crop_zyx, rule)
+
+
+def shares(sources: Sequence[VolumeSource], n: int, seed: int) -> Iterator[tuple[VolumeSource, int, int]]:
+    """Each volume with its share of `n` crops, the first ones one more, and its own seed."""
+    for index, source in enumerate(sources):
+        share = n // len(sources) + (index < n % len(sources))
+        yield source, share, int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
 
 
 def as_tensor(crops: Float32[np.ndarray, "n z y x"] | np.ndarray) -> Tensor:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
 from canvas_fm.evaluation.page.figures import loss_figure
-from canvas_fm.models.checkpoint import save_encoder
 from canvas_fm.models.encoder.vit import patch_variance, patchify
 from canvas_fm.training.mae.augment import to_unit
-from canvas_fm.training.mae.crop_set import VolumeSource, draw_crops, take
+from canvas_fm.training.mae.crop_set import VolumeSource, draw_crops
+from canvas_fm.training.mae.encoder_task import EncoderTask
 from canvas_fm.training.mae.reconstruction_eval import (
     FixedCrops,
     draw_figure,
@@ -23,24 +22,22 @@ from canvas_fm.training.mae.step import MaeStep
 from canvas_fm.training.recipe.recipe import Recipe
 from canvas_fm.training.run.batch_order import Batches, batch_order
 from canvas_fm.training.run.distributed import Ranks
-from canvas_fm.training.run.run_folder import ENCODER, Run
+from canvas_fm.training.run.run_folder import Run
 from canvas_fm.training.run.tracking import Tracker
-from canvas_fm.training.run.trainer import Report, provenance_of
+from canvas_fm.training.run.trainer import Report
 
 _SCALE_CROPS = 4096  # crops that σ̄² of the data set is measured on
 
 
-class Pretraining:
+class Pretraining(EncoderTask[Recipe]):
     """The task of a pretraining, for `train`; `held_out` volumes are for evaluation only."""
 
     label = "pretraining"
-    folder = ENCODER
 
     def __init__(
         self, recipe: Recipe, training: Sequence[VolumeSource], held_out: Sequence[VolumeSource]
     ) -> None:
-        self.recipe, self.held_out = recipe, held_out
-        self.crops = draw_crops(
+        crops = draw_crops(
             training,
             recipe.model.encoder.crop_zyx,
             recipe.data.crops,
@@ -48,18 +45,8 @@ class Pretraining:
             seed=recipe.seed,
             rule=recipe.data.window.rule,
         )
-        self.n_crops = len(self.crops)
+        super().__init__(recipe, crops, held_out)
         self._fixed: list[FixedCrops] = []
-
-    def data(self) -> dict[str, list[dict[str, Any]]]:
-        rule = self.recipe.data.window.rule
-        return {
-            "trained on": self.crops.identity(),
-            "held out": [source.identity(rule) for source in self.held_out],
-        }
-
-    def batches(self, ranks: Ranks, show: bool | None) -> Batches:
-        return take(self.crops, ranks.device, self.recipe.data.resident_gb, show)
 
     def new_step(self, ranks: Ranks, batches: Batches | None) -> MaeStep:
         return MaeStep(self.recipe, ranks, None if batches is None else self._mean_variance(batches))
@@ -83,22 +70,8 @@ class Pretraining:
         self.ship(state, step, run)
 
     def ship(self, state: MaeStep, step: int, run: Run) -> None:
-        """Write the current encoder with its provenance.
-
-        No paths and no times are in that, so the same training gives the same identity.
-        """
-        recipe = self.recipe
-        provenance = provenance_of(
-            recipe, step, self.crops.identity(), [source.name for source in self.held_out]
-        )
-        save_encoder(
-            run.encoder,
-            state.result,
-            voxel_um=recipe.data.resample_to or self.crops.sources[0].volume.voxel_um,
-            window_rule=recipe.data.window.rule,
-            pool=recipe.model.pool,
-            provenance=provenance,
-        )
+        """Write the current encoder, with its decoder."""
+        self.write_encoder(state.result, step, run)
 
     def _mean_variance(self, batches: Batches) -> float | None:
         """σ̄² if the recipe fixes it: as a number, or computed over the unaugmented data set."""

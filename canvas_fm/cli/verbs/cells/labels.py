@@ -1,4 +1,4 @@
-"""Flags of labelled candidates, shared by `refine fit` and `quantise`."""
+"""Flags of labelled candidates, shared by `refine fit`, `report` and `quantise`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,16 @@ if TYPE_CHECKING:
     from canvas_fm.heads.labels.candidates import Candidates
 
 
-def add_labelled(parser: Parser) -> None:
-    """Add the flags of volumes, candidates and their labels."""
-    parser.add_argument("--volumes", nargs="+", required=True, metavar="VOLUME", help="one or more volumes")
+def add_labelled(
+    parser: Parser,
+    *,
+    truth_needed: bool = False,
+    volumes: str = "one or more volumes",
+    truth: str = "the true cells, one file a volume; with --labels they only say how many have no candidate",
+    roi: str = "candidates outside are skipped",
+) -> None:
+    """Add the flags of volumes, candidates and their labels; with help texts of their own where given."""
+    parser.add_argument("--volumes", nargs="+", required=True, metavar="VOLUME", help=volumes)
     parser.add_argument(
         "--candidates",
         nargs="+",
@@ -25,17 +32,15 @@ def add_labelled(parser: Parser) -> None:
     parser.add_argument(
         "--labels", metavar="COLUMN", help="column of the candidates: 1 a cell, 0 none, -1 skipped"
     )
+    parser.add_argument("--truth", nargs="+", required=truth_needed, metavar="FILE", help=truth)
     parser.add_argument(
-        "--truth",
-        nargs="+",
-        metavar="FILE",
-        help="the true cells, one file a volume; with --labels they only say how many have no candidate",
+        "--tolerance-um",
+        type=positive_float,
+        required=truth_needed,
+        metavar="N",
+        help="farthest match with a true cell in µm",
     )
-    parser.add_argument(
-        "--tolerance-um", type=positive_float, metavar="N", help="farthest match with a true cell in µm"
-    )
-    note = "candidates outside are skipped"
-    add_roi(parser, "boxes in which everything is labelled", several=True, note=note)
+    add_roi(parser, "boxes in which everything is labelled", several=True, note=roi)
 
 
 def labelled(

@@ -6,16 +6,8 @@ import argparse
 from typing import Any, get_args
 
 from canvas_fm.cli.open_volumes import add_companion, open_companions, open_volumes
-from canvas_fm.cli.parser import (
-    Parser,
-    Verbs,
-    add_json,
-    add_roi,
-    add_verb,
-    add_volume_flags,
-    positive_float,
-    positive_int,
-)
+from canvas_fm.cli.parser import Parser, Verbs, add_json, add_verb, add_volume_flags, positive_int
+from canvas_fm.cli.verbs.cells.labels import add_labelled
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -35,20 +27,12 @@ def add_verbs(verbs: Verbs) -> None:
 def _fill_report(report: Parser) -> None:
     from canvas_fm.viewing.report.options import Method, ReportOptions
 
-    report.add_argument("--volumes", nargs="+", required=True, metavar="VOLUME", help="two or more volumes")
-    report.add_argument(
-        "--candidates", nargs="+", required=True, metavar="FILE", help="their candidates, one file a volume"
-    )
-    report.add_argument(
-        "--truth", nargs="+", required=True, metavar="FILE", help="all true cells, one file a volume"
-    )
-    report.add_argument(
-        "--tolerance-um", type=positive_float, required=True, metavar="N", help="farthest match in µm"
-    )
-    report.add_argument(
-        "--labels",
-        metavar="COLUMN",
-        help="column of the candidates: 1 a cell, 0 none, -1 skipped; default: by matching them to --truth",
+    add_labelled(
+        report,
+        truth_needed=True,
+        volumes="two or more volumes",
+        truth="all true cells, one file a volume; without --labels they label the candidates",
+        roi="one volume alone is divided by them",
     )
     report.add_argument(
         "--score-column",
@@ -62,8 +46,6 @@ def _fill_report(report: Parser) -> None:
         help="fixed threshold of the candidate score, for the unrefined candidates; default: the "
         "operating threshold of --detector where they are its, else all are",
     )
-    note = "one volume alone is divided by them"
-    add_roi(report, "boxes in which everything is labelled", several=True, note=note)
     report.add_argument("--out", required=True, metavar="OUT", help="folder to write")
     report.add_argument(
         "--methods",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
-from canvas_fm.cli.open_volumes import add_companion, open_companions
+from canvas_fm.cli.open_volumes import add_companion, open_companions, open_volumes
 from canvas_fm.cli.parser import ZYX, Parser, Verbs, add_json, add_verb, add_volume_flags, positive_float
 
 
@@ -31,39 +32,26 @@ def _fill_pretrain(pretrain: Parser) -> None:
     add_companion(
         pretrain, "--background", "their second channel, for model.encoder.channels 2", several=True
     )
-    pretrain.add_argument("--out", required=True, metavar="RUN", help="folder of the run")
     add_training_flags(pretrain)
 
 
 def run_pretrain(args: argparse.Namespace) -> None:
     from canvas_fm.cli.output import print_result, report_bad_chunks
-    from canvas_fm.data.volume.volume import Volume
     from canvas_fm.training.mae.pretrain import pretrain
     from canvas_fm.viewing.describe import describe_run
 
-    volumes = [Volume.open(path, **args.volume_options.explicit) for path in args.volumes]
+    volumes = open_volumes(args)
     background = open_companions(args, "background", volumes, args.background)
-    run = pretrain(
-        args.recipe,
-        volumes,
-        out=args.out,
-        background=background,
-        resume=args.resume,
-        device=args.where.device,
-        seed=args.seed,
-        overrides=args.overrides,
-        held_out=held_out(args.held_out),
-        resample_to=None if args.resample is None else tuple(args.resample),
-        ignore_voxel_size=args.ignore_voxel_size,
-    )
+    run = pretrain(args.recipe, volumes, background=background, **training_options(args))
     skipped = report_bad_chunks([*volumes, *(background or [])])
     print_result(describe_run(run.path), args.json, bad_chunks=skipped)
 
 
 def add_training_flags(verb: Parser) -> None:
-    """Add the flags that every training has next to recipe, volumes and run."""
+    """Add the flags that every training has next to recipe and volumes."""
     from canvas_fm.inference.options import DeviceOptions
 
+    verb.add_argument("--out", required=True, metavar="RUN", help="folder of the run")
     verb.add_argument(
         "--held-out",
         nargs="+",
@@ -98,9 +86,21 @@ def add_training_flags(verb: Parser) -> None:
     add_volume_flags(verb)
 
 
-def held_out(values: list[str]) -> int | list[str]:
-    """Parse --held-out: one whole number is a count of volumes, anything else is names."""
-    return int(values[0]) if len(values) == 1 and values[0].isdecimal() else values
+def training_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Keyword arguments of a training by the flags of `add_training_flags`."""
+    held_out = args.held_out
+    if len(held_out) == 1 and held_out[0].isdecimal():  # a count of volumes, not a name
+        held_out = int(held_out[0])
+    return {
+        "out": args.out,
+        "resume": args.resume,
+        "device": args.where.device,
+        "seed": args.seed,
+        "overrides": args.overrides,
+        "held_out": held_out,
+        "resample_to": None if args.resample is None else tuple(args.resample),
+        "ignore_voxel_size": args.ignore_voxel_size,
+    }
 
 
 def recipe_faults(args: argparse.Namespace, verb: str) -> list[str]:

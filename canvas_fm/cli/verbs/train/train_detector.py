@@ -6,7 +6,7 @@ import argparse
 
 from canvas_fm.cli.open_volumes import add_companion, open_companions, open_volumes
 from canvas_fm.cli.parser import Parser, Verbs, add_roi, add_verb
-from canvas_fm.cli.verbs.train.pretrain import add_training_flags, held_out, recipe_faults
+from canvas_fm.cli.verbs.train.pretrain import add_training_flags, recipe_faults, training_options
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -45,7 +45,6 @@ def _fill_train_detector(train: Parser) -> None:
         help="an encoder's folder, or the name of a shipped one: the net first learns to predict its tokens, "
         "without labels",
     )  # fmt: skip
-    train.add_argument("--out", required=True, metavar="RUN", help="folder of the run")
     add_training_flags(train)
 
 
@@ -61,19 +60,12 @@ def run_train_detector(args: argparse.Namespace) -> None:
         args.recipe,
         volumes,
         args.points,
-        out=args.out,
         masks=masks,
         within=args.roi,
         background=background,
         fold_detectors=args.fold_detectors,
         init=args.init,
-        resume=args.resume,
-        device=args.where.device,
-        seed=args.seed,
-        overrides=args.overrides,
-        held_out=held_out(args.held_out),
-        resample_to=None if args.resample is None else tuple(args.resample),
-        ignore_voxel_size=args.ignore_voxel_size,
+        **training_options(args),
     )
     skipped = report_bad_chunks([*volumes, *(masks or []), *(background or [])])
     print_result(describe_run(run.path), args.json, bad_chunks=skipped)
