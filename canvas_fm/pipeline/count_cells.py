@@ -94,22 +94,22 @@ def count(
 
 
 def _models(detector: Detector, refiner: Refiner | None) -> dict[str, str]:
-    found = {"detector": detector.name, "detector_sha256": detector.sha256}
+    identities = {"detector": detector.name, "detector_sha256": detector.sha256}
     if refiner is not None:
         name = "" if refiner.folder_ is None else Path(refiner.folder_).name
-        found |= {"refiner": name, "refiner_sha256": str(refiner.sha256_)}
-    return found
+        identities |= {"refiner": name, "refiner_sha256": str(refiner.sha256_)}
+    return identities
 
 
 def _inputs(volumes: Sequence[Volume], kept: Mapping[str, str], atlas: Atlas | None) -> dict[str, str]:
     """Identity of each volume, its table of cells, and the atlas' files, by sha256."""
-    found: dict[str, str] = {}
+    identities: dict[str, str] = {}
     for volume, (name, cells) in zip(volumes, kept.items(), strict=True):
-        found |= {f"volume {name}": volume_identity(volume), f"cells {name}": cells}
+        identities |= {f"volume {name}": volume_identity(volume), f"cells {name}": cells}
     if atlas is not None:
-        files = [one for one in atlas.files if one.is_file()]
-        found |= {"atlas": atlas.name} | {f"atlas {one.name}": sha256(one) for one in files}
-    return found
+        files = [path for path in atlas.files if path.is_file()]
+        identities |= {"atlas": atlas.name} | {f"atlas {path.name}": sha256(path) for path in files}
+    return identities
 
 
 def _settings(options: Mapping[str, Any], placing: Mapping[str, Any] | None) -> str:

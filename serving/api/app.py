@@ -206,7 +206,7 @@ async def search_route(core: Core, request: Request) -> Response:
 async def reconstruct(core: Core, request: Request) -> Response:
     """The paper's four rows of one to eight crops: (n, 4, z, y, x) float32 `.npy`.
 
-    `X-Given` says what the model was given of the hidden patches, where it was given anything.
+    `X-Masked-Statistics` names what the model was given of the masked patches, where it was given anything.
     """
     query = read_query(request, ReconstructQuery)
     engine = core.engine_for(query.model)
@@ -227,7 +227,8 @@ async def reconstruct(core: Core, request: Request) -> Response:
     headers = {"X-Model": engine.encoder.sha256, "X-Masked-Patches": str(int(masked[0].sum()))}
     decoder = engine.encoder.config.decoder
     if decoder is not None and decoder.masked_statistics is not None:
-        headers["X-Given"] = decoder.masked_statistics
+        headers["X-Masked-Statistics"] = decoder.masked_statistics
+        headers["X-Given"] = decoder.masked_statistics  # its name before 1.0
     return Response(npy.dump(rows), media_type=npy.MEDIA_TYPE, headers=headers)
 
 

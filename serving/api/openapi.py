@@ -116,7 +116,7 @@ def _operation(path: str, endpoint: Endpoint) -> dict[str, Any]:
         "operationId": f"{endpoint.method.lower()}_{path.strip('/').translate(_PLAIN)}",
         "responses": {
             str(endpoint.status): {"description": "as asked", "content": _contents(endpoint.replies)},
-            **{str(code): {"description": said, **failed} for code, said in _ERRORS.items()},
+            **{str(code): {"description": meaning, **failed} for code, meaning in _ERRORS.items()},
         },
     }
     if rest.strip():

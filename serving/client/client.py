@@ -99,7 +99,7 @@ class _JobMethods:
 class Client(_Methods):
     """A connection to one service; thread-safe, and a context manager.
 
-    A busy service, and one that answered before and restarts, is asked again for up to `patience_s` seconds,
+    A busy service, and one that answered before and restarts, is asked again for up to `retry_s` seconds,
     after pauses that double and are spread, or as long as it says. Every failure is a CanvasError with the
     service's own sentence. `key` is the bearer key of a service that asks for one, `transport` what sends the
     requests in place of a connection.
@@ -110,13 +110,13 @@ class Client(_Methods):
         url: str = "http://127.0.0.1:3000",
         *,
         timeout_s: float = 150.0,
-        patience_s: float = 60.0,
+        retry_s: float = 60.0,
         key: str | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self._http = httpx.Client(**settings(url, timeout_s, key), transport=transport)
-        self.url, self.patience_s = url.rstrip("/"), patience_s
-        self._attempts = Attempts(self.url, patience_s)
+        self.url, self.retry_s = url.rstrip("/"), retry_s
+        self._attempts = Attempts(self.url, retry_s)
         self.jobs = ClientJobs(self)
 
     def __enter__(self) -> Client:
@@ -173,13 +173,13 @@ class AsyncClient(_Methods):
         url: str = "http://127.0.0.1:3000",
         *,
         timeout_s: float = 150.0,
-        patience_s: float = 60.0,
+        retry_s: float = 60.0,
         key: str | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._http = httpx.AsyncClient(**settings(url, timeout_s, key), transport=transport)
-        self.url, self.patience_s = url.rstrip("/"), patience_s
-        self._attempts = Attempts(self.url, patience_s)
+        self.url, self.retry_s = url.rstrip("/"), retry_s
+        self._attempts = Attempts(self.url, retry_s)
         self.jobs = AsyncClientJobs(self)
 
     async def __aenter__(self) -> AsyncClient:

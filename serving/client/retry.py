@@ -25,11 +25,11 @@ class RetryPolicy:
     """Retries of one request on a busy service or a lost connection.
 
     `met` says that the service has answered before: while it restarts it is tried again for all of
-    `patience_s`. What may not be done twice (not `repeat`) is sent again only where it was refused.
+    `retry_s`. What may not be done twice (not `repeat`) is sent again only where it was refused.
     """
 
     url: str
-    patience_s: float
+    retry_s: float
     met: bool = False
     repeat: bool = True
     _end: float = field(init=False)
@@ -37,7 +37,7 @@ class RetryPolicy:
     _lost: int = 0
 
     def __post_init__(self) -> None:
-        self._end = time.monotonic() + self.patience_s
+        self._end = time.monotonic() + self.retry_s
 
     def after_reply(self, reply: httpx.Response) -> float:
         """Seconds until the next attempt, 0 for success; CanvasError for a refusal or the last attempt."""
@@ -72,8 +72,8 @@ class RetryPolicy:
 class Attempts:
     """Adds retries to methods; records whether the service ever answered."""
 
-    def __init__(self, url: str, patience_s: float) -> None:
-        self._url, self._patience_s, self._met = url, patience_s, False
+    def __init__(self, url: str, retry_s: float) -> None:
+        self._url, self._retry_s, self._met = url, retry_s, False
 
     def of(self, steps: Steps[T]) -> Steps[T]:
         """The method's steps with each request repeated until it succeeds; CanvasError otherwise."""
@@ -89,7 +89,7 @@ class Attempts:
                 result = yield step
 
     def _answer(self, request: Request) -> Steps[httpx.Response]:
-        policy = RetryPolicy(self._url, self._patience_s, self._met, request.repeat)
+        policy = RetryPolicy(self._url, self._retry_s, self._met, request.repeat)
         while True:
             outcome = yield request
             if isinstance(outcome, httpx.TransportError):

@@ -2,7 +2,7 @@
 
 `python -m tests.benchmarks refiners --phantoms 50 --out rows.jsonl`: candidates of the Laplacian of a
 Gaussian over the median, at most 1,500 a phantom; cells without a candidate count as missed. Phantoms are
-of seeds 0 to 999; with `--last-look` of 1000 to 1099, which nothing is chosen on. An interrupted run goes on
+of seeds 0 to 999; with `--final-test` of 1000 to 1099, which nothing is chosen on. An interrupted run goes on
 from its rows.
 """
 
@@ -74,13 +74,13 @@ def main(arguments: Sequence[str] = ()) -> None:
     """Print for each kind of cell mean, 95 % interval over domains and worst decile of F1."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--phantoms", type=int, default=40)
-    parser.add_argument("--last-look", action="store_true", help="phantoms of seeds 1000 to 1099")
+    parser.add_argument("--final-test", action="store_true", help="phantoms of seeds 1000 to 1099")
     parser.add_argument("--out", type=Path, help="file of rows, to go on from")
     args = parser.parse_args(arguments)
     known = args.out.read_text().splitlines() if args.out is not None and args.out.exists() else []
     rows = {row["name"]: row for row in map(json.loads, known)}
     refiners = {group: Refiner.load(find("model", name)) for group, name in REFINERS.items()}
-    domains = phantom_domains(args.phantoms, test=args.last_look)
+    domains = phantom_domains(args.phantoms, test=args.final_test)
     for domain in domains:
         if domain.name in rows:
             continue

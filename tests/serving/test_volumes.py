@@ -99,7 +99,7 @@ def test_two_channels_of_one_store_are_two_volumes(start, two: Path, encoder: En
     }
     service = start(volumes=volumes, more={"roots": [str(two.parent)]})
     opened = [cf.Volume.open(two, c=c, voxel_um=VOXEL_UM) for c in (0, 1)]
-    with Client("http://testserver", transport=transport_to(service), patience_s=0) as client:
+    with Client("http://testserver", transport=transport_to(service), retry_s=0) as client:
         for name, volume in zip(volumes, opened, strict=True):
             same(client.embed_points(name, POINTS), cf.embed(encoder, volume, POINTS, device="cpu"))
         assert {name: info["c"] for name, info in client.info()["volumes"].items()} == {"red": 0, "green": 1}

@@ -97,11 +97,11 @@ class Crowd:
         count: int,
         work: Callable[[Client, np.random.Generator], int],
         *,
-        patience_s: float = 60.0,
+        retry_s: float = 60.0,
         pause_s: float = 0.0,
     ) -> None:
         self.told, self._stop, self._lock = Told(), threading.Event(), threading.Lock()
-        self._work, self._url, self._patience_s, self._pause_s = work, url, patience_s, pause_s
+        self._work, self._url, self._retry_s, self._pause_s = work, url, retry_s, pause_s
         self._threads = [
             threading.Thread(target=self._run, args=(seed,), daemon=True) for seed in range(count)
         ]
@@ -110,7 +110,7 @@ class Crowd:
 
     def _run(self, seed: int) -> None:
         rng = np.random.default_rng(seed)
-        with Client(self._url, patience_s=self._patience_s) as client:
+        with Client(self._url, retry_s=self._retry_s) as client:
             while not self._stop.is_set():
                 began = time.monotonic()
                 try:

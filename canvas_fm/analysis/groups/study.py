@@ -174,14 +174,14 @@ def _repeated(
             "brain with left and right (an atlas with hemispheres), or two channels"
         )
     study = _study(path, rows, [_sum(of_brain) for of_brain in parts])
-    found = np.array(
+    counts = np.array(
         [
             [[table[int(one)][2:] if int(one) in table else (np.nan, np.nan) for one in study.ids]
              for table in of_brain]
             for of_brain in parts
         ]
     )  # fmt: skip
-    return replace(study, repeats=Repeats(tuple(names), found[..., 0], found[..., 1]))
+    return replace(study, repeats=Repeats(tuple(names), counts[..., 0], counts[..., 1]))
 
 
 def _sum(tables: Sequence[Table]) -> Table:

@@ -123,10 +123,10 @@ def _cellpose(module: Any, weights: Path, options: PretrainedOptions) -> Run:
 
     def run(image: np.ndarray, voxel_um: ZyxUm) -> np.ndarray:
         # Already windowed: its own normalisation by each volume's percentiles would undo the clip.
-        found = net.eval(
+        results = net.eval(
             image, z_axis=0, do_3D=True, anisotropy=voxel_um[0] / voxel_um[2], normalize=False
         )  # fmt: skip
-        return np.asarray(found[0])
+        return np.asarray(results[0])
 
     return run
 

@@ -45,7 +45,7 @@ def score_figure(score: Score, volume: Volume, path: Path | str, *, title: str =
     most 600 voxels wide, around the densest place. Dashed lines are the boxes that were scored.
     """
     kinds = {
-        "true positives": score.truth.zyx[score.found],
+        "true positives": score.truth.zyx[score.detected],
         "false negatives": score.truth.zyx[score.missed],
         "false positives": score.points.zyx[score.false],
     }

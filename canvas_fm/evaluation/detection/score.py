@@ -27,9 +27,9 @@ _LARGE_GROUP = 30_000  # cells that chain into one group: an optimal matching of
 class Score:
     """Result of one evaluation; `counts` by greedy matching are the paper's metrics.
 
-    `points` and `truth` are the rows that took part; `found` (of the truth), `missed`, `right` (of the
+    `points` and `truth` are the rows that took part; `detected` (of the truth), `missed`, `right` (of the
     points) and `false` say what became of each. With boxes, everything is matched and then counted by where
-    it lies: a true cell inside is found or missed, a prediction inside that matches nothing is false. So a
+    it lies: a true cell inside is detected or missed, a prediction inside that matches nothing is false. So a
     cell at the border is neither missed nor false because its prediction lies a voxel outside.
     """
 
@@ -38,7 +38,7 @@ class Score:
     voxel_um: ZyxUm | None
     points: Points
     truth: Points
-    found: np.ndarray
+    detected: np.ndarray
     missed: np.ndarray
     right: np.ndarray
     false: np.ndarray
@@ -143,7 +143,7 @@ def evaluate(
         voxel_um=size,
         points=pred,
         truth=true,
-        found=outcome.found,
+        detected=outcome.detected,
         missed=outcome.missed,
         right=outcome.right,
         false=outcome.false,
@@ -190,10 +190,10 @@ class _Outcome:
         self.right, hit = np.zeros(len(pred), bool), np.zeros(len(true), bool)
         self.right[matched.pred] = True
         hit[matched.truth] = True
-        self.found, self.missed = hit & (place_true >= 0), ~hit & (place_true >= 0)
+        self.detected, self.missed = hit & (place_true >= 0), ~hit & (place_true >= 0)
         self.false = ~self.right & (place_pred >= 0)
         k = 1 if boxes is None else len(boxes)
-        rows = place_true[self.found], place_pred[self.false], place_true[self.missed]
+        rows = place_true[self.detected], place_pred[self.false], place_true[self.missed]
         self.by_box = np.stack([np.bincount(row, minlength=k) for row in rows], axis=1)
         self.counts = Counts(*self.by_box.sum(axis=0).tolist())
         self.mean_distance = float(matched.distance.mean()) if len(matched.distance) else None

@@ -47,8 +47,10 @@ def loss_curves(
 
 
 def pareto(rows: Sequence[Mapping[str, Any]], metric: str, path: Path) -> None:
-    """CPU seconds against the metric and against worth, the best at each cost joined."""
-    measures = [measure for measure in (metric, "worth") if any(row.get(measure) is not None for row in rows)]
+    """CPU seconds against the metric and against the linear read-out, the best at each cost joined."""
+    measures = [
+        measure for measure in (metric, "linear_readout") if any(row.get(measure) is not None for row in rows)
+    ]
     figure = Figure(figsize=(4.6 * max(1, len(measures)), 3.4), layout="constrained")
     for ax, measure in zip(
         figure.subplots(1, max(1, len(measures)), squeeze=False)[0], measures, strict=False

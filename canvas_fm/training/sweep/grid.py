@@ -10,7 +10,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AliasChoices, Field, ValidationError, model_validator
 
 from canvas_fm.errors import CanvasError
 from canvas_fm.files.settings import StrictModel, explain, read_settings
@@ -62,7 +62,7 @@ class EarlyTerminate(StrictModel):
 
 
 class LabelledSet(StrictModel):
-    """Cells whose classes tell what features are worth: globs of volumes, each beside its table of points.
+    """Cells on whose classes a linear read-out scores features: globs of volumes, each with its points.
 
     `labels` is the column of the class, none for the volume's marker; a volume's brain is the name of the
     folder `brain_level` levels above it.
@@ -88,7 +88,10 @@ class SweepRecipe(StrictModel):
     early_terminate: EarlyTerminate | None = None
     parameters: dict[str, Values]
     volumes: dict[str, DataSet]
-    worth: LabelledSet | None = None
+    linear_readout: LabelledSet | None = Field(
+        default=None,
+        validation_alias=AliasChoices("linear_readout", "worth"),  # as sweeps before 1.0 wrote it
+    )
     run_cap: int | None = Field(default=None, gt=0)
     # What only Weights & Biases's own agent reads.
     project: str | None = None

@@ -20,7 +20,7 @@ from canvas_fm.models.checkpoint import Encoder, load
 from canvas_fm.progress import bar
 from canvas_fm.training.sweep.grid import DataSet, LabelledSet, volumes_of
 
-WORTH = "worth.json"
+MEASURED, MEASURED_BEFORE = "linear_readout.json", "worth.json"
 
 
 class LinearReadout(NamedTuple):
@@ -38,7 +38,7 @@ def score_encoders(
     show: bool | None,
     volume_options: VolumeOptions | None = None,
 ) -> LinearReadout:
-    """Score the runs' encoders on labelled cells; what was measured before is read from `out`/worth.json.
+    """Score the runs' encoders on labelled cells; what was measured before is read from `out`.
 
     Two classes are scored by AUC, more by balanced accuracy, each brain by read-outs of the others.
     """
@@ -46,7 +46,7 @@ def score_encoders(
         return LinearReadout({}, {})
     paths = volumes_of(DataSet(train=labelled.volumes), data)[0]
     opened_as: dict[str, Any] = {} if volume_options is None else volume_options.explicit
-    known = _kept(out / WORTH)
+    known = _kept(out / MEASURED_BEFORE) | _kept(out / MEASURED)
     runs: dict[str, dict[str, float]] = {}
     baselines: dict[str, dict[str, dict[str, float]]] = {}
     cells: dict[str, LabelledCells] = {}
@@ -66,7 +66,7 @@ def score_encoders(
                     cells[size] = _cells(labelled, encoder, paths, opened_as)
                 features = encoder_features(encoder, None, cells[size].crops)
                 known[f"{key} {encoder.sha256}"] = _score(labelled, features, cells[size])
-                write_text_atomic(out / WORTH, json.dumps(known, indent=1) + "\n")
+                write_text_atomic(out / MEASURED, json.dumps(known, indent=1) + "\n")
             runs[name] = known[f"{key} {encoder.sha256}"]
             advance(1, name)
     return LinearReadout(runs, baselines)

@@ -44,12 +44,12 @@ def write_results(
     out: Path,
     runs: Sequence[SweepRun],
     states: Mapping[str, Mapping[str, Any]],
-    worth: LinearReadout,
+    readout: LinearReadout,
 ) -> None:
     """Write results.csv, results.md, curves.png and pareto.png of the runs that are done."""
-    rows = [row_of(run, Run(out / "runs" / run.name), states[run.name], worth) for run in runs]
+    rows = [row_of(run, Run(out / "runs" / run.name), states[run.name], readout) for run in runs]
     write_text_atomic(out / "results.csv", as_csv(rows))
-    write_text_atomic(out / "results.md", summary(sweep, rows, states, worth))
+    write_text_atomic(out / "results.md", summary(sweep, rows, states, readout))
     if rows:
         curves = {run.name: Run(out / "runs" / run.name).metrics() for run in runs}
         loss_curves({run.name: _data_set_and_rest(run) for run in runs}, curves, out / "curves.png")
@@ -61,8 +61,8 @@ def _data_set_and_rest(run: SweepRun) -> tuple[str, str]:
     return run.labels[DATA_SET], ", ".join(rest)
 
 
-def row_of(run: SweepRun, folder: Run, state: Mapping[str, Any], worth: LinearReadout) -> Row:
-    """One run: the labels of its values, its cost, its scores, the trivial predictors', its worth.
+def row_of(run: SweepRun, folder: Run, state: Mapping[str, Any], readout: LinearReadout) -> Row:
+    """One run: the labels of its values, its cost, its scores, the trivial predictors', its read-out's.
 
     Scores are means over the sets of crops of the last evaluation: of each held-out volume those at random
     places and those on signal, or of the training volumes where nothing is held out.
@@ -76,8 +76,8 @@ def row_of(run: SweepRun, folder: Run, state: Mapping[str, Any], worth: LinearRe
         row[score] = _mean([one.get(score) for one in sets])
     for predictor in TRIVIAL:
         row[f"{predictor}_psnr_masked"] = _mean([one[predictor]["psnr_masked"] for one in sets])
-    if run.name in worth.runs:
-        row |= {f"worth{'' if key == 'value' else f'_{key}'}": v for key, v in worth.runs[run.name].items()}
+    for key, value in readout.runs.get(run.name, {}).items():
+        row["linear_readout" if key == "value" else f"linear_readout_{key}"] = value
     return row
 
 
@@ -141,10 +141,10 @@ def as_csv(rows: Sequence[Row]) -> str:
 
 
 def summary(
-    sweep: SweepRecipe, rows: Sequence[Row], states: Mapping[str, Mapping[str, Any]], worth: LinearReadout
+    sweep: SweepRecipe, rows: Sequence[Row], states: Mapping[str, Mapping[str, Any]], readout: LinearReadout
 ) -> str:
     """The sweep in Markdown."""
-    figures = [*COMPARED, *(["worth"] if worth.runs else [])]
+    figures = [*COMPARED, *(["linear_readout"] if readout.runs else [])]
     parts = [f"# {sweep.name}", sweep.description, f"{len(rows)} of {len(states)} runs are done."]
     failed = {
         name: state.get("error") for name, state in states.items() if state.get("error", "") is not None
@@ -167,8 +167,8 @@ def summary(
     complete = [row for row in rows if row["run"] not in ended]  # a shorter training is another setting
     if parameter_effects := effects(sweep, complete, figures):
         parts += ["## Effect of each parameter", _effects_table(parameter_effects)]
-    if worth.runs:
-        parts += [f"## Ranking by what features are worth ({_few(sweep)})", _ranking(rows, worth, labels)]
+    if readout.runs:
+        parts += [f"## Ranking by linear read-out ({_few(sweep)})", _ranking(rows, readout, labels)]
     parts += ["## All runs", _table(rows, [DATA_SET, *labels, "cpu_s", *SCORES])]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -181,24 +181,29 @@ def _stopped(rows: Sequence[Row], ended: Container[str]) -> str:
 
 
 def _few(sweep: SweepRecipe) -> str:
-    assert sweep.worth is not None
-    return f"linear read-out on {sweep.worth.few} labels of other brains"
+    assert sweep.linear_readout is not None
+    return f"on {sweep.linear_readout.few} labels of other brains"
 
 
-def _ranking(rows: Sequence[Row], worth: LinearReadout, labels: Sequence[str]) -> str:
-    ranked: list[Row] = [{"features": row["run"], **row} for row in rows if row.get("worth") is not None]
-    for size, named in worth.baselines.items():
+def _ranking(rows: Sequence[Row], readout: LinearReadout, labels: Sequence[str]) -> str:
+    ranked: list[Row] = [
+        {"features": row["run"], **row} for row in rows if row.get("linear_readout") is not None
+    ]
+    for size, named in readout.baselines.items():
         ranked += [
             {
                 "features": f"**{name}**, crop {size}",
-                "worth": s["value"],
-                "worth_low": s["low"],
-                "worth_high": s["high"],
+                "linear_readout": s["value"],
+                "linear_readout_low": s["low"],
+                "linear_readout_high": s["high"],
             }
             for name, s in named.items()
         ]
-    ranked.sort(key=lambda row: -row["worth"])
-    return _table(ranked, ["features", "worth", "worth_low", "worth_high", "psnr_masked", "cpu_s"])
+    ranked.sort(key=lambda row: -row["linear_readout"])
+    return _table(
+        ranked,
+        ["features", "linear_readout", "linear_readout_low", "linear_readout_high", "psnr_masked", "cpu_s"],
+    )
 
 
 def _effects_table(parameter_effects: Sequence[Effect]) -> str:

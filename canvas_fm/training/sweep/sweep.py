@@ -84,8 +84,9 @@ def sweep(
         _train(path, trainings, workers, str(device), show)
         states = {training.name: _state(path, training) for training in trainings}
         done = [run for run in runs if states[run.name].get("error", "") is None]
-        worth = score_encoders(spec.worth, path, _encoders(path, done), Path(data), show, volume_options)
-        write_results(spec, path, done, states, worth)
+        encoders = _encoders(path, done)
+        readout = score_encoders(spec.linear_readout, path, encoders, Path(data), show, volume_options)
+        write_results(spec, path, done, states, readout)
     finally:
         os.close(lock)
     failed = {name: str(state.get("error", "never run")) for name, state in states.items()}

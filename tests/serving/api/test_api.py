@@ -350,7 +350,7 @@ def test_what_a_reconstruction_was_given_is_said(begin_service, tmp_path: Path) 
     with ExitStack() as stack:
         client = begin_service(stack, more={"models": {"patch": str(tmp_path / "patch")}})
         reply = client.post("/v1/reconstruct?model=patch", content=crops, headers=NPY)
-        assert reply.headers["x-given"] == given
+        assert reply.headers["x-masked-statistics"] == reply.headers["x-given"] == given
         models = client.get("/v1/models").json()["models"]
         assert [each["reconstruction_given"] for each in models] == [None, given]
 

@@ -46,7 +46,7 @@ def test_the_client_comes_back_when_it_is_told_to() -> None:
 def test_the_client_gives_up_at_the_end_of_its_patience() -> None:
     transport, times = answers(*[busy(429, "60")] * 3)
     with pytest.raises(CanvasError, match="answered 429: later"):
-        client_with(transport, patience_s=1.0).info()
+        client_with(transport, retry_s=1.0).info()
     assert len(times) == 1
 
 

@@ -37,7 +37,7 @@ def test_a_job_outlives_kills_of_the_service(
 
     service = start()
     zyx = np.random.default_rng(0).random((20_000, 3)) * SHAPE - 0.5
-    with Client(f"http://127.0.0.1:{port}", patience_s=240) as client:
+    with Client(f"http://127.0.0.1:{port}", retry_s=240) as client:
         job = client.jobs.submit("embed", "cube", zyx, pool="tokens")
         ended = threading.Thread(target=client.jobs.wait, args=(job["id"],), kwargs={"every_s": 0.2})
         ended.start()

@@ -53,6 +53,13 @@ def grid(recipe: Path, **changes: Any) -> SweepRecipe:
     return SweepRecipe.model_validate(settings | changes)
 
 
+def test_the_section_of_the_readout_is_read_by_its_old_name_too(recipe: Path) -> None:
+    labelled = {"volumes": ["0/*/raw.zarr", "1/*/raw.zarr"], "few": 20}
+    before, today = (grid(recipe, **{key: labelled}).linear_readout for key in ("worth", "linear_readout"))
+    assert before is not None
+    assert before == today
+
+
 def test_the_papers_sweep_has_84_runs_with_64_patches_each() -> None:
     runs = expand(read_sweep("canvas_sweep"))
     assert len(runs) == len({run.name for run in runs}) == 84

@@ -82,14 +82,14 @@ def training_recalls(brains: Sequence[Candidates], seen: Sequence[str] = ()) -> 
     records: dict[tuple[str, float | None], CandidateRecall] = {}
     for brain in brains:
         key = made_by(brain.points), threshold_of(brain.points)
-        found, missed = int((brain.label == CELL).sum()), brain.missed
-        if not key[0] or missed is None or not found + missed or brain.name in seen:
+        detected, missed = int((brain.label == CELL).sum()), brain.missed
+        if not key[0] or missed is None or not detected + missed or brain.name in seen:
             continue
         known = records.get(key) or CandidateRecall(made_by=key[0], threshold=key[1], found={}, cells={})
         records[key] = known.model_copy(
             update={
-                "found": {**known.found, brain.name: found},
-                "cells": {**known.cells, brain.name: found + missed},
+                "found": {**known.found, brain.name: detected},
+                "cells": {**known.cells, brain.name: detected + missed},
             }
         )
     return list(records.values())

@@ -39,7 +39,7 @@ def run_profiles(step_run: StepRun) -> dict[str, Any]:
     )
     study = read_profile_study(listed, max_cells=settings.max_cells, seed=settings.seed)
     reference = _reference(step_run) or study.groups[0]
-    found = [
+    comparisons = [
         compare_profiles(
             study, reference, other, clusters=settings.clusters, min_cells=settings.min_cells,
             seed=settings.seed,
@@ -47,9 +47,9 @@ def run_profiles(step_run: StepRun) -> dict[str, Any]:
         for other in study.groups
         if other != reference
     ]  # fmt: skip
-    tables = [one.table() for one in found]
+    tables = [comparison.table() for comparison in comparisons]
     write_csv(step_run.out, {key: np.concatenate([one[key] for one in tables]) for key in tables[0]}, {})
-    write_examples(found[0], step_run.folder / "examples.csv")
-    profile_figure(found[0], step_run.folder / "profiles.png")
-    novel = [study.regions[at] for one in found for at in np.flatnonzero(one.more_novel)]
-    return {"regions_tested": int(found[0].tested.sum()), "regions_with_more_novel_cells": novel}
+    write_examples(comparisons[0], step_run.folder / "examples.csv")
+    profile_figure(comparisons[0], step_run.folder / "profiles.png")
+    novel = [study.regions[at] for one in comparisons for at in np.flatnonzero(one.more_novel)]
+    return {"regions_tested": int(comparisons[0].tested.sum()), "regions_with_more_novel_cells": novel}

@@ -51,7 +51,7 @@ def expected(finder: Detector, volume_path: Path) -> Points:
 
 def test_cells_are_those_of_python(alone, finder: Detector, volume_path: Path) -> None:
     cells = expected(finder, volume_path)
-    with Client("http://testserver", transport=transport_to(alone), patience_s=0) as client:
+    with Client("http://testserver", transport=transport_to(alone), retry_s=0) as client:
         found = client.detect("cube", box=BOX, threshold=0.3)
         assert len(client.detect("cube", box=BOX)) < len(found)
     np.testing.assert_array_equal(found.zyx, cells.zyx)
@@ -136,7 +136,7 @@ def test_the_first_encoder_is_the_default_wherever_it_stands(
 
 
 def test_the_client_refuses_what_no_detector_takes(alone) -> None:
-    with Client("http://testserver", transport=transport_to(alone), patience_s=0) as client:
+    with Client("http://testserver", transport=transport_to(alone), retry_s=0) as client:
         with pytest.raises(CanvasError, match="there is no option treshold; did you mean threshold"):
             client.detect("cube", treshold=0.2)
         with pytest.raises(CanvasError, match="min_distance_um is -1"):
