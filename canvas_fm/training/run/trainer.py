@@ -188,10 +188,11 @@ class Trainer(Generic[S]):
                     seconds, began = time.perf_counter() - began, time.perf_counter()
                     note = f"loss {self._log(tracker, norm, seconds):.4f}"
                 if self._due(self.recipe.evaluation.every):
+                    paused = time.perf_counter()
                     self.task.evaluate(
                         self.step, self.done, tracker, self.run, lambda sentence: advance(0, sentence)
                     )
-                    began = time.perf_counter()
+                    began += time.perf_counter() - paused  # an evaluation is no time of the training
                     ends = self.early_stop is not None and self.early_stop(self.run)
                 stop = stop_asked()
                 if stop or ends or self._due(training.checkpoint_every):
