@@ -32,6 +32,19 @@ def test_the_conda_recipe_has_the_version_and_dependencies_of_the_wheel():
     assert recipe["build"]["python"]["entry_points"] == [f"{name} = {entry}"]
 
 
+def test_rattler_build_renders_the_recipe():
+    """A build needs a channel with python and hatchling; rendering and the schema need none."""
+    rattler = pytest.importorskip(
+        "rattler_build", reason="rattler-build is not installed: pip install py-rattler-build"
+    )
+    (variant,) = rattler.Stage0Recipe.from_file(ROOT / "recipe.yaml").render()
+    assert variant.recipe.package.version == __version__
+    assert variant.recipe.build.noarch == "python"
+    text = (ROOT / "recipe.yaml").read_text(encoding="utf-8")
+    with pytest.raises(rattler.RecipeParseError):
+        rattler.Stage0Recipe.from_yaml(text.replace("noarch: python", "noarch: pythonic"))
+
+
 def test_the_citation_has_the_version():
     assert yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))["version"] == __version__
 

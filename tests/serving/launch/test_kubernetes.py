@@ -1,7 +1,9 @@
-"""The manifest for Kubernetes: its command is understood, its probes are open, its labels fit."""
+"""The manifest for Kubernetes: valid by its schemas, command understood, probes open, labels that fit."""
 
+import copy
 from pathlib import Path
 
+import pytest
 import yaml
 
 from canvas_fm.cli import build_parser
@@ -36,3 +38,16 @@ def test_what_is_mounted_is_a_volume_and_labels_fit():
         assert {mount["name"] for mount in container["volumeMounts"]} <= volumes
     labels = DEPLOYMENT["spec"]["template"]["metadata"]["labels"]
     assert labels == DEPLOYMENT["spec"]["selector"]["matchLabels"] == SERVICE["spec"]["selector"]
+
+
+@pytest.mark.parametrize("version", ["1.31", "1.37"])
+def test_the_manifest_is_valid_by_the_schemas_of_kubernetes(version):
+    checker = pytest.importorskip(
+        "kubernetes_validate", reason="kubernetes-validate is not installed: pip install kubernetes-validate"
+    )
+    for each in (DEPLOYMENT, SERVICE):
+        checker.validate(each, version, strict=True)
+    wrong = copy.deepcopy(DEPLOYMENT)
+    wrong["spec"]["template"]["spec"]["containers"][0]["startupProbe"]["httpget"] = {}
+    with pytest.raises(checker.ValidationError, match="httpget"):
+        checker.validate(wrong, version, strict=True)

@@ -1,6 +1,7 @@
 """`/v1/embeddings` in the shape of OpenAI's API: the numbers of `/v1/embed`, in another envelope."""
 
 import base64
+import json
 
 import numpy as np
 import pytest
@@ -57,6 +58,46 @@ def test_what_cannot_be_meant_is_refused(client, crops, change, status, sentence
     reply = client.post("/v1/embeddings", json={"input": texts(crops[:1])} | change)
     assert reply.status_code == status, reply.text
     assert sentence in reply.json()["error"]["message"]
+
+
+# What `client.embeddings.create` of openai 3.57 sent to a listening socket, input and window left out.
+SENT_HEADERS = {
+    "accept": "application/json", "content-type": "application/json", "user-agent": "OpenAI/Python 3.57.0",
+    "authorization": "Bearer unused", "x-stainless-lang": "python", "x-stainless-async": "false",
+    "x-stainless-retry-count": "0", "x-stainless-read-timeout": "600",
+}  # fmt: skip
+SENT_BODY = '{"model":"base-2","input":[],"encoding_format":"base64","window":[]}'
+
+
+def test_what_the_client_of_openai_was_seen_to_send_is_answered(client, encoder):
+    raw = np.random.default_rng(0).integers(0, 5000, (2, *encoder.config.architecture.crop_zyx)).astype("<u2")
+    body = json.loads(SENT_BODY) | {"input": texts(raw), "window": [100, 4000], "model": "tiny"}
+    sent = json.dumps(body, separators=(",", ":"))
+    reply = client.post("/v1/embeddings", content=sent, headers=SENT_HEADERS)
+    assert reply.status_code == 200, reply.text
+    rows = [np.frombuffer(base64.b64decode(row["embedding"]), "<f4") for row in reply.json()["data"]]
+    np.testing.assert_allclose(rows, cf.embed_crops(encoder, raw, window=(100, 4000)), atol=1e-5)
+
+
+@pytest.mark.slow
+def test_the_client_of_openai_itself(serve_command, model, encoder):
+    """openai is no dependency: it runs where somebody installed it."""
+    openai = pytest.importorskip("openai", reason="openai is not installed: pip install openai")
+    served = serve_command(str(model), "--port", "0")
+    asks = openai.OpenAI(base_url=f"{served.url()}/v1", api_key="unused", max_retries=0)
+    raw = np.random.default_rng(0).integers(0, 5000, (2, *encoder.config.architecture.crop_zyx)).astype("<u2")
+    expected = cf.embed_crops(encoder, raw, window=(100, 4000))
+    window = {"window": [100, 4000]}
+    for options in ({}, {"encoding_format": "float"}):
+        reply = asks.embeddings.create(input=texts(raw), model=model.name, extra_body=window, **options)
+        np.testing.assert_allclose([row.embedding for row in reply.data], expected, atol=1e-5)
+        assert [row.index for row in reply.data] == [0, 1]
+        assert reply.model == model.name
+    with pytest.raises(openai.UnprocessableEntityError, match="input 0 is no base64"):
+        asks.embeddings.create(input="a text", model=model.name)
+    with pytest.raises(openai.NotFoundError, match="gpt"):
+        asks.embeddings.create(input=texts(raw), model="gpt", extra_body=window)
+    assert served.stop() == 0
 
 
 def test_health_says_whether_the_service_is_ready(client):
