@@ -57,7 +57,7 @@ class BatchedRun(EncoderRun):
 
 
 class VectorOptions(Options):
-    """Which vector of a crop: by what pooling, after how many blocks."""
+    """Which embedding of a crop: pooling, and number of encoder blocks."""
 
     pool: Output | None = Field(
         None, description="default: what the encoder's config names; tokens and grid: a vector for each patch"

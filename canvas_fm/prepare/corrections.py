@@ -1,4 +1,4 @@
-"""What is done to every plane of a channel before it is written."""
+"""Corrections of every plane of a channel before it is written: flat field, stripes."""
 
 from __future__ import annotations
 

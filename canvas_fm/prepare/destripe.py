@@ -132,5 +132,5 @@ def stripe_energy(plane: Float32[np.ndarray, "y x"], offset: float = 0.0, along:
 
 
 def decibels(before: float, after: float) -> float:
-    """How far an energy fell."""
+    """Ratio of two energies in dB: how far the first fell."""
     return 10 * math.log10(max(before, 1e-12) / max(after, 1e-12))

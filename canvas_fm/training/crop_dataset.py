@@ -145,7 +145,7 @@ class CropDataset(Dataset[Item]):
         rank: int | None = None,
         world: int | None = None,
     ) -> CropStream:
-        """The same items as an iterable data set that reads neighbours together; see `CropStream`."""
+        """The items as an iterable data set that reads neighbours together; see `CropStream`."""
         return CropStream(self, shuffle, seed, block, batch, rank, world)
 
     def _channels(

@@ -52,7 +52,7 @@ async def read_model(core: Core, request: Request, kind: type[B]) -> B:
 
 
 async def read_with_digest(core: Core, request: Request, kind: type[B]) -> tuple[B, str]:
-    """The same, and the sha256 of what it says, whatever its order and spaces."""
+    """The JSON body, and the sha256 of its content, independent of key order and spaces."""
     return await _parsed(core, request, kind, digest=True)
 
 

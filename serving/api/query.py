@@ -33,12 +33,12 @@ def read_query(request: Request, kind: type[Asked]) -> Asked:
 
 
 def no_query(request: Request) -> None:
-    """Refuse (422) any parameter: what the request asks for stands in its body."""
+    """Refuse (422) any query parameter, on routes that read their body alone."""
     read_query(request, Options)
 
 
 def text_of(field: FieldInfo) -> Text:
-    """How a field is written in an address."""
+    """Text of a field's value as a query parameter."""
     return next((each for each in _metadata(field) if isinstance(each, Text)), Text())
 
 

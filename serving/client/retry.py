@@ -49,7 +49,7 @@ class RetryPolicy:
         return self._wait(_retry_after(reply), failure, "busy" if reply.status_code == 429 else "away")
 
     def after_loss(self, problem: httpx.TransportError) -> float:
-        """The same after a connection that was lost or refused."""
+        """Seconds until the next attempt after a lost or refused connection; CanvasError after the last."""
         connecting = isinstance(problem, httpx.ConnectError | httpx.ConnectTimeout)
         if isinstance(problem, httpx.TimeoutException) and not connecting:
             raise CanvasError(f"{self.url} did not answer in time; send less in one request") from problem

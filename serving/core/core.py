@@ -307,7 +307,7 @@ class Core:
     async def embed_by(
         self, engine: Engine, crops: np.ndarray, window: Window | None, pool: str | None, layer: int | None
     ) -> np.ndarray:
-        """The same by a model that need not be served by name."""
+        """Embeddings by a model that need not be served by name."""
         key = key_of(engine, pool, layer)
         try:
             engine.check_kind(crops.dtype, crops.shape, window)
@@ -345,7 +345,7 @@ class Core:
 
     @property
     def vectors(self) -> Vectors:
-        """What makes vectors of checked crops, once the model is loaded."""
+        """The function that embeds checked crops, once the model is loaded."""
         assert self._vectors is not None
         return self._vectors
 

@@ -37,7 +37,7 @@ def find_detector(core: Core, name: str | None) -> Detector:
 
 
 async def detect(core: Core, body: DetectRequest) -> Detected:
-    """What `canvas_fm.detect` finds; Refusal (413) for a box that is too large for one request."""
+    """The cells of a box, by `canvas_fm.detect`; Refusal (413) where it is too large for one request."""
     from canvas_fm.inference.detect.detect import detector_job
     from canvas_fm.inference.detect.out_of_distribution import unfamiliar_volume_warnings
     from canvas_fm.inference.detect.tiles.detection_job import run

@@ -51,7 +51,7 @@ class Turn:
         self._lock, self.has_come = None, False
 
     async def wait(self) -> None:
-        """Return once it is; a signal to end meanwhile ends the process, which has answered nobody."""
+        """Block until this process may answer; a signal to end ends it before."""
         if self.take():
             return
         usual = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}

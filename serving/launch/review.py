@@ -53,7 +53,7 @@ def serve_audit(
     port: int = 0,
     announce: Callable[[str, str], None],
 ) -> None:
-    """The same page for the rows of an audit's table, whose answers are filled in."""
+    """Serve the review page for an audit's table, in which the answers are filled in."""
     _serve(AuditSession(table, cells, out), volume, port, announce, None)
 
 

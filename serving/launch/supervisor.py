@@ -81,7 +81,7 @@ def private_control(folder: Path, stop_s: float, more: Callable[[], int] = lambd
 
 
 def keep_control_private(stop_s: float) -> None:
-    """The same for the lifetime of this process, in a new folder."""
+    """Keep the control socket in a new private folder for the lifetime of this process."""
     from bentoml._internal.utils import circus
 
     def make() -> Path:

@@ -28,7 +28,7 @@ class ServedVolume(VolumeOptions):
 
     @classmethod
     def named(cls, volumes: Mapping[str, Any]) -> dict[str, ServedVolume]:
-        """Those of paths, mappings or the like by name; CanvasError that names the one that is none."""
+        """Options by name from paths or mappings; CanvasError that names an invalid one."""
         out = {}
         for name, value in volumes.items():
             try:
@@ -83,7 +83,7 @@ class WorkerOptions(EncoderRun):
 
 
 class HostOptions(WorkerOptions):
-    """The same before files are read and hosts resolved."""
+    """Options of the service before files are read and hosts resolved."""
 
     allow_remote: Annotated[tuple[str, ...], AnySequence, Flag("HOST")] = Field(
         (),

@@ -23,7 +23,7 @@ _SWITCH = {"1": True, "true": True, "0": False, "false": False}
 
 @dataclass(frozen=True)
 class Text:
-    """How a value is written in an address: an example of text, and whether it may be given again."""
+    """A field's form as a query parameter: an example, and whether it may be repeated."""
 
     example: str = ""
     several: bool = False
@@ -96,7 +96,7 @@ class EncodedCrops(Options):
 
 
 class ReplyOptions(VectorOptions):
-    """Which vectors are wanted of crops, and how they come back."""
+    """Options of a reply with embeddings: pooling, layer, type, normalisation."""
 
     model: str | None = Field(None, description="name or sha256; default the first encoder")
     normalize: Switch = Field(False, description="vectors of length 1")
@@ -148,7 +148,7 @@ class DetectRequest(CellOptions, BoxOptions):
 
     @property
     def options(self) -> dict[str, Any]:
-        """Those of `canvas_fm.detect` that were stated."""
+        """The options of `canvas_fm.detect` that were stated."""
         return {name: value for name, value in self.explicit.items() if name in DetectOptions.model_fields}
 
 

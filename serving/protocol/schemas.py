@@ -61,7 +61,7 @@ class LevelInfo(BaseModel):
 
 
 class PyramidInfo(BaseModel):
-    """What tiles are cut from: `GET /v1/pyramid`."""
+    """Levels of a volume from which tiles are served: `GET /v1/pyramid`."""
 
     volume: str
     side: int

@@ -14,12 +14,12 @@ Its own choice, 32 kB, begins zstd anew eight times a chunk: 1.5 times the time 
 
 
 def blosc(dtype: np.dtype) -> BloscCodec:
-    """The codec of Zarr v3."""
+    """Blosc codec (zstd, byte shuffle) for Zarr v3."""
     return BloscCodec(
         cname="zstd", clevel=1, shuffle="shuffle", typesize=dtype.itemsize, blocksize=BLOCK_BYTES
     )
 
 
 def blosc_v2() -> numcodecs.Blosc:
-    """The same in Zarr v2."""
+    """The same codec for Zarr v2."""
     return numcodecs.Blosc(cname="zstd", clevel=1, shuffle=numcodecs.Blosc.SHUFFLE, blocksize=BLOCK_BYTES)

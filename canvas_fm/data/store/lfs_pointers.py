@@ -13,7 +13,7 @@ _FETCH_LFS = "fetch it: git lfs pull"
 
 
 def pointer_in(head: bytes) -> tuple[str, str] | None:
-    """What a file that begins so holds in place of its content, and how to fetch that; None for content."""
+    """The pointer (Git LFS, git-annex) that a file's first bytes are, and how to fetch what it names."""
     if head.startswith(_LFS):
         return "holds a pointer of Git LFS in place of its content", _FETCH_LFS
     if head.startswith(_ANNEX):
@@ -22,7 +22,7 @@ def pointer_in(head: bytes) -> tuple[str, str] | None:
 
 
 def why_unfetched(path: Path) -> tuple[str, str] | None:
-    """The same of a file on the disk; also for a link to what is not here."""
+    """`pointer_in` of a file on the disk, and of a link whose target is missing."""
     try:
         if path.is_symlink() and not path.exists():
             return f"is a link to {os.readlink(path)}, which is not here", FETCH_ANNEX

@@ -50,7 +50,7 @@ def candidate_scores(brains: Sequence[Candidates]) -> tuple[list[Float32[np.ndar
 
 
 def recorded_score(points: Points, provenance: Provenance) -> Float32[np.ndarray, "n 1"]:
-    """The same for new candidates, by the score column that a refiner recorded.
+    """`candidate_scores` of new candidates, from the score column that a refiner recorded.
 
     Raises BadInput where it is not there or holds what is no score, ModelMismatch where their file names
     another detector than those did that the refiner was fitted on.

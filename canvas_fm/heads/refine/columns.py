@@ -99,7 +99,7 @@ class Columns:
         return sum(self._taken(name) for name in self.sizes)
 
     def only(self, *names: str) -> Columns:
-        """The same of some of the blocks."""
+        """The selection restricted to some of the blocks."""
         sizes = {name: size for name, size in self.sizes.items() if name in names}
         cut = self.cut if self.cut in sizes else None
         return Columns(sizes, cut, self.kept if cut else 0, self.reduce)

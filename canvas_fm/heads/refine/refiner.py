@@ -207,7 +207,7 @@ class Refiner(ClassifierMixin, BaseEstimator):
         return x
 
     def take(self, fitted: Fitted, tuned: TunedBlocks | None = None) -> None:
-        """Become what was fitted; `tuned` are the encoder's last blocks where they were fitted too."""
+        """Store the result of a fit; `tuned` are the encoder's last blocks where they were fitted too."""
         self.net_: HeadNet | BlendNet = fitted.net
         self.calibration_: Calibration = fitted.calibration
         self.count_spread_: CountSpread = fitted.spread

@@ -15,7 +15,7 @@ CELL, OTHER, UNSURE, OPEN = 1, 0, -1, -2
 
 @dataclass
 class Missed:
-    """A cell without a candidate that somebody clicked."""
+    """A cell without a candidate, added by an annotator."""
 
     identity: str
     by: str

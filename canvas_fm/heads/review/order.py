@@ -1,4 +1,4 @@
-"""What to look at next: candidates in an order of uncertainty, diversity, disagreement, or at random."""
+"""Order of review: candidates by uncertainty, diversity, disagreement, or at random."""
 
 from __future__ import annotations
 

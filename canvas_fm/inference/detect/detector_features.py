@@ -99,7 +99,7 @@ class MapPooling:
         return detector.config.architecture.dim * self.bins**3 + self.heat
 
     def margin_zyx(self, detector: Detector, voxel_um: ZyxUm) -> list[int]:
-        """How far around a point the map is needed."""
+        """Margin of the map around a point that its pooling reads, in voxels."""
         margin = np.asarray(self.crop_zyx) // 2 + 1
         if self.heat:
             margin = np.maximum(margin, _heat_reach(detector, voxel_um))

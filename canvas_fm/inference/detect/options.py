@@ -13,7 +13,7 @@ BOX = ("Z0", "Y0", "X0", "Z1", "Y1", "X1")
 
 
 class BoxOptions(Options):
-    """Where in the volume cells are looked for."""
+    """The box of the volume in which cells are detected."""
 
     box: Annotated[tuple[int, int, int, int, int, int] | None, AnySequence, Flag(BOX)] = Field(
         None, description="only this box, in voxels of level 0"
@@ -33,7 +33,7 @@ class TileOptions(BoxOptions):
 
 
 class CellOptions(Options):
-    """What of a detector's heat map is a cell."""
+    """Which maxima of a heat map are cells: threshold and least distance."""
 
     threshold: Annotated[float | None, Flag("T")] = Field(
         None, description="lowest score of a cell; default: the model's; for log 0.2"

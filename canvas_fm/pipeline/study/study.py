@@ -48,7 +48,7 @@ class StudyRun:
 
 @dataclass(frozen=True)
 class Status:
-    """How a task stands; `differs` are inputs that changed, or steps that have to be done before.
+    """State of a task; `differs` are inputs that changed, or steps that have to be done before.
 
     `files` is the digest of what it wrote, once it is done.
     """

@@ -60,7 +60,7 @@ def convert(
     progress: bool | None = None,
     **options: Any,
 ) -> Conversion:
-    """Write an image as OME-Zarr; called again after a kill it goes on where it was.
+    """Write an image as OME-Zarr; resumes when called again after a kill.
 
     `source` is a folder of TIFF planes, a TIFF stack (BigTIFF, OME-TIFF, ImageJ), HDF5, Imaris, Zarr, or with
     the extra `vendors` CZI, ND2 or LIF. All channels become one store (axes c, z, y, x), a lone one a volume

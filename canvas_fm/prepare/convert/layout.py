@@ -1,4 +1,4 @@
-"""How a converted store is cut: levels, chunks, shards, and the slabs of planes in which it is written."""
+"""Layout of a converted store: levels, chunks, shards, and the slabs of planes in which it is written."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def _slab(source: Source, options: ConvertOptions) -> int:
 
 
 def make_arrays(root: Path, layout: Layout) -> None:
-    """The metadata of the arrays, as zarr-python writes them; they hold nothing yet."""
+    """Create the empty arrays of a store, as zarr-python writes their metadata."""
     lead = ([layout.channels], [1], ["c"]) if layout.has_c else ([], [], [])
     for at, level in enumerate(layout.levels):
         shared: dict[str, Any] = {

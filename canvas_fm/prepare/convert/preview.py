@@ -1,4 +1,4 @@
-"""What a conversion would write and take, measured on a few planes, before it is begun."""
+"""Dry run of a conversion: sizes, bytes and minutes estimated from a few planes."""
 
 from __future__ import annotations
 

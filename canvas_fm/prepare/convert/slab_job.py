@@ -38,7 +38,7 @@ THREADS = Processes()
 
 @dataclass(frozen=True)
 class SlabPlan:
-    """What decides the voxels of every slab."""
+    """Everything that determines the voxels of the slabs."""
 
     source: Source
     layout: Layout

@@ -1,4 +1,4 @@
-"""What is done of a store that is being written: a part for each finished slab."""
+"""Progress of a conversion on disk: one part for each finished slab."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _STORE = "store"
 
 @dataclass
 class SlabResult:
-    """What a finished slab left: its files with size and crc32, sha256 of source files, damage read as 0."""
+    """Result of a finished slab: its files with size and crc32, sha256 of source files, damage read as 0."""
 
     files: dict[str, Sequence[int]] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)
@@ -43,7 +43,7 @@ class SlabWork(ResumableFolder):
         return self.folder / _STORE
 
     def done(self, name: str) -> SlabResult | None:
-        """What a finished slab left; None where it has to be written (again)."""
+        """Result of a finished slab; None where it has to be written (again)."""
         part = self.read(name)
         if part is None:
             return None

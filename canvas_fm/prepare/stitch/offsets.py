@@ -1,4 +1,4 @@
-"""How far overlapping tiles lie from where the microscope says: phase correlation, then least squares."""
+"""Registration of overlapping tiles: phase correlation of each pair, then least squares over all."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def measure_pair(tiles: Sequence[Tile], first: int, second: int, max_shift: int)
 def find_shift(
     first: Num[np.ndarray, "z y x"], second: Num[np.ndarray, "z y x"], max_shift: int
 ) -> tuple[tuple[float, float, float], float]:
-    """Where `second` has to be moved to lie on `first`, and their correlation there."""
+    """Shift that brings `second` onto `first`, and their correlation there."""
     one, other = (_flattened(part) for part in (first, second))
     window: np.ndarray = np.ones(1, np.float32)
     for axis, n in enumerate(one.shape):

@@ -1,4 +1,4 @@
-"""What a sweep gave: a row a run, the best of each data set, the effect of each parameter, a ranking."""
+"""Results of a sweep: a row a run, the best of each data set, the effect of each parameter, a ranking."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ class PlannedTraining:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a training ended: the error in a sentence, none where it is done, and seconds of this attempt.
+    """Outcome of a training: its error message, None where it is complete, and seconds of this attempt.
 
     `stopped_at` is the step after which early stopping ended it.
     """

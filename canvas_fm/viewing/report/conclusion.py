@@ -9,7 +9,7 @@ _NAMED = 3  # methods that cannot be told apart are named up to here, then count
 
 
 def conclusion_of(comparison: Comparison) -> str:
-    """Best F1 on held-out volumes beside the candidates as they came, and methods within its interval."""
+    """Best F1 on held-out volumes, that of the unrefined candidates, and methods within its interval."""
     gained = gains(comparison, POOLED)
     if not gained.after:
         return "no method could be scored on all volumes"

@@ -24,7 +24,7 @@ Window = tuple[float, float]
 
 
 class Key(NamedTuple):
-    """Batch key: what all crops of a batch have in common, beside their shape."""
+    """Batch key: model and vector options that all crops of a batch share."""
 
     model: str
     pool: str

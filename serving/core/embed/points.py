@@ -43,7 +43,7 @@ async def embed_points_by(
     pool: str | None,
     layer: int | None,
 ) -> np.ndarray:
-    """The same by a model that need not be served by name."""
+    """Embeddings of points by a model that need not be served by name."""
     hosted, key = core.volume(engine, volume), key_of(engine, pool, layer)
     check_number(core, len(points_zyx))
     core.check_reply(engine, key, len(points_zyx))

@@ -49,7 +49,7 @@ class RegisteredVolume:
 
 
 class HostedVolume(RegisteredVolume):
-    """The same, read and windowed as `canvas_fm.embed` does for one encoder."""
+    """A registered volume read and windowed as `canvas_fm.embed` does for one encoder."""
 
     def __init__(self, name: str, volume: Volume, encoder: Encoder, settings: ServiceSettings) -> None:
         self._source = PointCrops.of(

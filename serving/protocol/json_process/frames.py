@@ -41,7 +41,7 @@ def write_bytes(file: IO[bytes], data: bytes | memoryview) -> None:
 
 
 def read_bytes(file: IO[bytes]) -> bytearray:
-    """What `write_bytes` wrote; EOFError at the end."""
+    """Read the bytes of one `write_bytes`; EOFError at the end."""
     length = file.read(_LENGTH.size)
     if len(length) < _LENGTH.size:
         raise EOFError("the other process has ended")
@@ -103,7 +103,7 @@ def _array(value: Sequence[Any]) -> np.ndarray | None:
 
 
 def read_value(file: IO[bytes]) -> Any:
-    """What `write_value` wrote; lists of numbers are arrays."""
+    """Read the value of one `write_value`; lists of numbers are arrays."""
     kind, *about = read_frame(file)
     if kind == "model":
         name, fields_set, names = about

@@ -15,7 +15,7 @@ import httpcore
 
 
 class RefusedCertificate(httpcore.ConnectError):
-    """The host's certificate is not one of its name, or of nobody that is trusted."""
+    """The host's certificate is for another name, or signed by no trusted authority."""
 
 
 class PinnedNetwork(httpcore.NetworkBackend):
@@ -31,7 +31,7 @@ class PinnedNetwork(httpcore.NetworkBackend):
 
     @contextmanager
     def until(self, end: float) -> Iterator[None]:
-        """What this thread does on the network has to be done at `end`, in seconds of `time.monotonic`."""
+        """Deadline of this thread's network calls: `end`, in seconds of `time.monotonic`."""
         self._now.end = end
         try:
             yield
@@ -39,7 +39,7 @@ class PinnedNetwork(httpcore.NetworkBackend):
             self._now.end = None
 
     def left(self, timeout: float | None) -> float:
-        """Seconds that the next step of this thread may take; ReadTimeout where none are left."""
+        """Seconds until this thread's deadline; ReadTimeout where none are left."""
         remaining = self._now.end - time.monotonic()
         if remaining <= 0:
             raise httpcore.ReadTimeout("timed out")

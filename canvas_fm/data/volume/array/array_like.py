@@ -13,7 +13,7 @@ from canvas_fm.errors import CanvasError, MissingExtra
 
 @runtime_checkable
 class Boxes(Protocol):
-    """A volume, as far as its slices need it."""
+    """Protocol: what slicing needs of a volume."""
 
     name: str
     shape_zyx: Zyx

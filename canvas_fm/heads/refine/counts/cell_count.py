@@ -50,7 +50,7 @@ class CellCount:
         }
 
     def as_meta(self) -> dict[str, str]:
-        """The same as lines of a file's header."""
+        """The fields as lines of a file's header."""
         count = self.count
         lines = {
             "count_of": str(self.as_dict()["count_of"]),

@@ -35,7 +35,7 @@ class Recall(NamedTuple):
 
     @classmethod
     def of(cls, found: Sequence[int], cells: Sequence[int]) -> Recall:
-        """From the found and all cells of each brain; BadInput where they are no such numbers.
+        """From each brain's cells with a candidate and all its cells; BadInput for impossible numbers.
 
         One brain says nothing of how brains differ: then only what its few cells leave open is counted.
         """
@@ -121,7 +121,7 @@ class CountSpread(NamedTuple):
         return float(np.quantile(deviations, level, method="higher"))
 
     def with_few_labels(self, p_cell: Float64[np.ndarray, " n"], *, other_brains: bool) -> CountSpread:
-        """The same with what the labelled rows (their held-out probabilities) leave open.
+        """The spread widened by the error of a fit on few labels (their held-out probabilities).
 
         The offset of a logistic curve through n rows is known to 1 / √Σ p (1 − p). Where no `other_brains`
         were held out, how much the next one differs is not known from these rows and taken from elsewhere.

@@ -23,7 +23,7 @@ _SAME = 0.02  # thresholds that differ by less, relatively, cut the same candida
 
 
 class CandidateRecall(BaseModel):
-    """Found and all cells of held-out brains, for the candidates of one detector at one threshold.
+    """Recall of a detector's candidates at one threshold: cells with a candidate, and all, by held-out brain.
 
     `made_by` is the detector's sha256, for a Laplacian of a Gaussian its description.
     """

@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 def keep_candidate_order(
     refiner: Refiner, data: TrainingSet, brains: Sequence[Candidates]
 ) -> dict[str, Any] | None:
-    """Fit a refiner anew with the candidates' own score beside, where that ranks held-out brains better.
+    """Refit a refiner with the candidate score as a feature, where that ranks held-out brains better.
 
     Both are judged by the mean AUC within brains that were held out. The new head is a blend in which the
     score is a model by itself, and which ranks no worse than it: at the least it is the score. Returns what

@@ -18,7 +18,7 @@ _SIGMA = 0.625  # of the least distance of two cells: 5 um where that is 8
 
 
 def amplitude_detector(detector: Detector, labelled: Labelled) -> Detector | None:
-    """The same net; logits of scores have half the logarithm of the blob's amplitude added.
+    """The detector with half the logarithm of the blob's amplitude added to the logits of its scores.
 
     The unit is the median amplitude of the labelled cells: such a cell keeps its score. None for a detector
     whose scores take amplitude in already, or are relative to the strongest around.

@@ -111,7 +111,7 @@ def _slabs(
 
 
 def f1_of(counts: Int64[np.ndarray, "*more 3"]) -> Float64[np.ndarray, "*more"]:
-    """F1 of TP, FP, FN; 0 where there is nothing at all."""
+    """F1 of TP, FP, FN; 0 where all three are 0."""
     tp, fp, fn = np.moveaxis(counts, -1, 0)
     return np.asarray(2 * tp / np.maximum(2 * tp + fp + fn, 1))
 
