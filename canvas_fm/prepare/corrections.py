@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Num
 
 from canvas_fm.prepare.destripe import Destriper
-from canvas_fm.prepare.flat_field import FlatField
+from canvas_fm.prepare.flat_field.flat_field import FlatField
 
 
 @dataclass(frozen=True)

@@ -69,9 +69,15 @@ class FlatFieldOptions(Options):
     dark: Annotated[Path | None, Flag("IMAGE")] = Field(
         None, description="a dark image to subtract before; default: the darkest voxels' value"
     )
+    flat_method: Literal["surface", "basicpy"] = Field(
+        "surface",
+        description="how --flat-field estimates: a smooth polynomial surface, or BaSiC by the package "
+        "BaSiCPy (extra `basicpy`); default surface",
+    )
     flat_planes: Positive = Field(64, description="planes that are sampled for the estimate")
     flat_degree: Annotated[int, Field(ge=1, le=8)] = Field(
-        4, description="degree of the surface: smoother is safer where tissue is alike in all planes"
+        4,
+        description="degree of --flat-method surface: smoother is safer where tissue is alike in all planes",
     )
 
 
@@ -132,6 +138,8 @@ class ConvertOptions(DestripeOptions, FlatFieldOptions):
             raise ValueError("--labels are written as they are: leave --destripe and --flat-field out")
         if self.flat_field and self.flat:
             raise ValueError("--flat-field estimates what --flat gives: give one of them")
+        if self.flat_method != "surface" and not self.flat_field:
+            raise ValueError(f"--flat-method {self.flat_method} goes with --flat-field")
         if self.dark and not (self.flat_field or self.flat):
             raise ValueError("--dark goes with --flat or --flat-field")
         return self

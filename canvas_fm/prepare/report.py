@@ -13,7 +13,7 @@ from scipy.ndimage import gaussian_filter, maximum_filter
 from canvas_fm.files.atomic import write_atomic, write_text_atomic
 from canvas_fm.prepare.corrections import Correction
 from canvas_fm.prepare.destripe import decibels, stripe_energy
-from canvas_fm.prepare.flat_field import dark_value
+from canvas_fm.prepare.flat_field.reduced import dark_value
 from canvas_fm.prepare.sample_planes import sample_planes
 from canvas_fm.prepare.sources.source import Source
 

@@ -30,7 +30,7 @@ _WRITING = (
     "skip_checksums",
     "verify",
 )
-_FLAT = ("flat_field", "flat", "dark", "flat_planes", "flat_degree")
+_FLAT = ("flat_field", "flat_method", "flat", "dark", "flat_planes", "flat_degree")
 
 
 def add_verbs(verbs: Verbs) -> None:

@@ -7,7 +7,7 @@ logarithms, a polynomial, and sparse is what medians and a robust loss leave out
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,10 +17,10 @@ from jaxtyping import Float32, Num
 from numpy.polynomial import legendre
 
 from canvas_fm.errors import CanvasError
+from canvas_fm.prepare.flat_field.reduced import LEAST, reduce_planes
 
 _WORKED_AT = 96  # voxels a side to which planes are reduced for the estimate
 _ROUNDS = 12
-_LEAST = 4  # planes that have to show a place before it counts
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,12 @@ def read_flat(path: Path) -> Float32[np.ndarray, "y x"]:
     return image.astype(np.float32)
 
 
-def given_flat_field(flat: Float32[np.ndarray, "y x"], dark: Float32[np.ndarray, "y x"] | float) -> FlatField:
+def given_flat_field(
+    flat: Float32[np.ndarray, "y x"], dark: Float32[np.ndarray, "rows columns"] | float
+) -> FlatField:
     """From measured images: the flat one less the dark one, over its mean."""
+    if isinstance(dark, np.ndarray) and dark.shape != flat.shape:
+        raise CanvasError(f"the dark image has shape {dark.shape}, the flat image {flat.shape}")
     light = flat - dark
     if not light.min() > 0:
         raise CanvasError("the flat image is nowhere to be darker than the dark one; are they exchanged?")
@@ -59,41 +63,30 @@ def given_flat_field(flat: Float32[np.ndarray, "y x"], dark: Float32[np.ndarray,
 
 
 def estimate_flat_field(
-    planes: Sequence[Num[np.ndarray, "y x"]] | Num[np.ndarray, "n y x"],
+    planes: Iterable[Num[np.ndarray, "y x"]],
     *,
     degree: int = 4,
-    dark: Float32[np.ndarray, "y x"] | float | None = None,
+    dark: Float32[np.ndarray, "rows columns"] | float | None = None,
 ) -> FlatField:
-    """The shading that planes or tiles of one channel share.
+    """The shading that planes or tiles of one channel share; of the planes one is held at a time.
 
     `dark` is by default the darkest value (`dark_value`). Structure that lies at the same place in
     all planes cannot be told from shading: give planes from all over, or tiles. Raises CanvasError where too
     little is lit.
     """
-    if len(planes) < _LEAST:
-        raise CanvasError(
-            f"{len(planes)} planes are too few to estimate a shading from; give {_LEAST} or more"
-        )
-    shape = planes[0].shape
-    if dark is None:
-        dark = dark_value(planes)
-    small = np.stack([_reduced(plane.astype(np.float32) - dark) for plane in planes])
+    reduced = reduce_planes(planes, _WORKED_AT, dark)
+    small = reduced.light
     lit = small > 0.25 * np.quantile(small, 0.75)
     light = np.log(np.where(lit, small, 1))
     surface = _basis(small.shape[1:], degree)
-    seen = lit.sum(axis=0) >= min(_LEAST, len(planes))
+    seen = lit.sum(axis=0) >= LEAST
     if seen.mean() < 0.3:
         raise CanvasError(
             f"only {seen.mean():.0%} of the plane is lit in the sampled planes; give a flat image"
         )
     log_flat = _fit(light, lit & seen, surface)
-    flat = np.exp(_basis(shape, degree) @ log_flat).reshape(shape)
-    return FlatField((flat / flat.mean()).astype(np.float32), dark)
-
-
-def dark_value(planes: Sequence[Num[np.ndarray, "y x"]] | Num[np.ndarray, "n y x"]) -> float:
-    """The camera's value without light: what 1 voxel in 1,000 of the darkest plane stays below."""
-    return float(min(np.quantile(plane, 0.001) for plane in planes))
+    flat = np.exp(_basis(reduced.shape_yx, degree) @ log_flat).reshape(reduced.shape_yx)
+    return FlatField((flat / flat.mean()).astype(np.float32), reduced.dark)
 
 
 def _fit(light: np.ndarray, lit: np.ndarray, surface: np.ndarray) -> np.ndarray:
@@ -122,11 +115,3 @@ def _basis(shape: Sequence[int], degree: int) -> np.ndarray:
         np.outer(y[:, a], x[:, b]).ravel() for a in range(degree + 1) for b in range(degree + 1 - a) if a + b
     ]
     return np.stack(columns, axis=1)
-
-
-def _reduced(plane: np.ndarray) -> np.ndarray:
-    """Means of blocks, so that a plane is at most so many voxels wide."""
-    steps = [max(1, -(-n // _WORKED_AT)) for n in plane.shape]
-    height, width = (n // s for n, s in zip(plane.shape, steps, strict=True))
-    cut = plane[: height * steps[0], : width * steps[1]]
-    return cut.reshape(height, steps[0], width, steps[1]).mean(axis=(1, 3))
