@@ -41,4 +41,8 @@ class MissingExtra(CanvasError):
 
 
 class StorageFull(CanvasError):
-    """The disk is full; existing files are untouched."""
+    """The disk is full; existing files are untouched. `then` is what to do once there is room."""
+
+    def __init__(self, fact: str, *, then: str = "run the same command again") -> None:
+        self.fact = fact
+        super().__init__(f"{fact}: free some space and {then}")

@@ -1,9 +1,10 @@
-"""Atomic file writes, and a readable error for a full disk."""
+"""Atomic writes of files and folders, and a readable error for a full disk."""
 
 from __future__ import annotations
 
 import errno
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,13 +20,14 @@ def disk_full_as_error(path: Path) -> Iterator[None]:
     """Context manager: turn ENOSPC while writing `path` into StorageFull, however deep a library wraps it."""
     try:
         yield
+    except StorageFull:
+        raise
     except Exception as problem:
         cause: BaseException | None = problem
         while cause is not None:
             if isinstance(cause, OSError) and cause.errno in _FULL:
                 raise StorageFull(
-                    f"no space left on the disk while writing {path}; what was there before is untouched: "
-                    "free some space and run the same command again"
+                    f"no space left on the disk while writing {path}; what was there before is untouched"
                 ) from problem
             cause = cause.__cause__ or cause.__context__
         raise
@@ -61,6 +63,60 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
         finally:
             temporary.unlink(missing_ok=True)
         sync_folder(path.parent)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Context manager: a folder that takes the name `path` when the block ends, and is removed if it raises.
+
+    Its files are flushed before, and a folder that was there is replaced, so that `path` is whole, or as it
+    was. Until then the folder is hidden beside it, under the same last name. Raises StorageFull.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with disk_full_as_error(path):
+        room = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+        temporary, previous = room / path.name, room / "previous"
+        try:
+            temporary.mkdir()
+            yield temporary
+            for entry in [temporary, *temporary.rglob("*")]:
+                if entry.is_dir():
+                    sync_folder(entry)
+                else:
+                    with entry.open("rb") as file:
+                        os.fsync(file.fileno())
+            if path.exists():
+                path.replace(previous)
+            temporary.replace(path)
+            try:
+                sync_folder(path.parent)
+            except OSError:
+                path.replace(temporary)
+                if previous.exists():
+                    previous.replace(path)
+                raise
+        finally:
+            shutil.rmtree(room, ignore_errors=True)
+
+
+@contextmanager
+def removed_on_error(*paths: Path) -> Iterator[list[Path]]:
+    """Context manager: new files and folders that are deleted if the block raises, so that it can run again.
+
+    The list takes further ones. Of a folder that was there before, and was empty, what it then holds is.
+    """
+    there, new = {path for path in paths if path.exists()}, list(paths)
+    try:
+        yield new
+    except BaseException:
+        for path in new:
+            for entry in list(path.iterdir()) if path in there else [path]:
+                if entry.is_dir() and not entry.is_symlink():
+                    shutil.rmtree(entry, ignore_errors=True)
+                else:
+                    entry.unlink(missing_ok=True)
+        raise
 
 
 def write_text_atomic(path: Path, text: str) -> None:

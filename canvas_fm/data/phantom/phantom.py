@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from canvas_fm.data.phantom.shapes import Samples, draw_baskets, draw_cell, draw
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume, Zyx, ZyxUm
 from canvas_fm.errors import CanvasError
-from canvas_fm.files.atomic import write_text_atomic
+from canvas_fm.files.atomic import removed_on_error, write_text_atomic
 from canvas_fm.progress import bar
 
 MARKERS = tuple(KINDS)
@@ -58,7 +57,8 @@ def write_phantom(
     and whatever `block_zyx` is (rounded to multiples of 32 × 64 × 64). Memory is some ten times a block as
     float64, and some hundred bytes a cell. `progress=None` shows a bar where stderr is a terminal.
 
-    Raises CanvasError for an unknown marker and where OUT/MARKER is there already; half a marker is removed.
+    Raises CanvasError for an unknown marker and where OUT/MARKER is there already; of a phantom that
+    is not finished nothing is left.
     """
     out = Path(out)
     markers = [_known(marker) for marker in markers]
@@ -70,17 +70,12 @@ def write_phantom(
     existing = [str(out / marker) for marker in markers if (out / marker).exists()]
     if existing:
         raise CanvasError(f"{', '.join(existing)} exists already; delete it or choose another folder")
-    written = {}
-    for marker in dict.fromkeys(markers):
-        brain = _Brain(marker, shape, voxel_um, seed, stripes=stripes, shading=shading)
-        folder = out / marker
-        try:
+    written = {marker: out / marker for marker in markers}
+    with removed_on_error(*written.values()):
+        for marker, folder in written.items():
+            brain = _Brain(marker, shape, voxel_um, seed, stripes=stripes, shading=shading)
             folder.mkdir(parents=True)
             _write_marker(brain, folder, block_zyx, progress)
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
-        written[marker] = folder
     return written
 
 

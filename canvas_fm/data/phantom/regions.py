@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +13,7 @@ from jaxtyping import UInt16
 from canvas_fm.data.phantom.fields import noise
 from canvas_fm.data.volume.volume import Volume, Zyx, ZyxUm
 from canvas_fm.errors import CanvasError
-from canvas_fm.files.atomic import write_text_atomic
+from canvas_fm.files.atomic import removed_on_error, write_text_atomic
 
 _PITCH_UM = (120.0, 90.0, 90.0)  # of the waves in a border
 _WAVE = 0.16  # how far a border swings, as a share of the volume
@@ -55,21 +54,18 @@ def write_phantom_regions(
     if existing := [str(path) for path in (labels, table) if path.exists()]:
         raise CanvasError(f"{', '.join(existing)} exists already; delete it or choose another folder")
     out.mkdir(parents=True, exist_ok=True)
-    try:
+    with removed_on_error(labels, table):
         with Volume.create(
             labels, shape_zyx, dtype="uint16", voxel_um=voxel_um, source="canvas-fm phantom --regions"
         ) as writer:
             for low in range(0, shape_zyx[0], _SLAB):
                 high = min(low + _SLAB, shape_zyx[0])
                 writer.write((low, 0, 0), _slab(low, high, shape_zyx, np.asarray(voxel_um), seed))
-    except BaseException:
-        shutil.rmtree(labels, ignore_errors=True)
-        raise
-    text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(PhantomRegion._fields)
-    rows.writerows(REGIONS)
-    write_text_atomic(table, text.getvalue())
+        text = io.StringIO()
+        rows = csv.writer(text, lineterminator="\n")
+        rows.writerow(PhantomRegion._fields)
+        rows.writerows(REGIONS)
+        write_text_atomic(table, text.getvalue())
     return labels, table
 
 

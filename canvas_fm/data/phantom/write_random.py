@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from canvas_fm.data.phantom.randomise import SHAPE_ZYX, draw_phantom
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume, Zyx, ZyxUm
 from canvas_fm.errors import CanvasError
-from canvas_fm.files.atomic import write_text_atomic
+from canvas_fm.files.atomic import removed_on_error, write_text_atomic
 
 
 def write_random_phantom(
@@ -37,7 +36,7 @@ def write_random_phantom(
         raise CanvasError(f"{folder} exists already; delete it or choose another folder")
     phantom = draw_phantom(seed, shape_zyx=shape_zyx, voxel_um=voxel_um, kind=kind, families=families)
     look = phantom.look
-    try:
+    with removed_on_error(folder):
         folder.mkdir(parents=True)
         channels = {"raw": phantom.voxels, "mask": phantom.mask.astype(np.uint16)}
         if phantom.background is not None:
@@ -63,7 +62,4 @@ def write_random_phantom(
             "look": look.as_dict(),
         }
         write_text_atomic(folder / "meta.json", json.dumps(meta, indent=1) + "\n")
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
     return folder

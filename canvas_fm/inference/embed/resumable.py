@@ -147,7 +147,7 @@ class ResumableEmbeddings(ResumableFolder):
         if free < needed:
             raise StorageFull(
                 f"{self.out} needs {needed / 1e6:,.1f} MB while it is made, the disk has {free / 1e6:,.1f} "
-                "MB left; free some space and run the same command again"
+                "MB left"
             )
         if self._map() is None:
             with disk_full_as_error(self.out), (self.folder / _ROWS).open("ab") as file:

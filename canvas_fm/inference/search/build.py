@@ -199,10 +199,7 @@ def _refuse_full_disk(out: Path, rows: int, dim: int, dtype: str) -> None:
     needed = rows * dim * (np.dtype(dtype).itemsize + (dtype == "float16"))
     free = shutil.disk_usage(out).free
     if free < needed:
-        raise StorageFull(
-            f"{out} needs {needed / 1e6:,.1f} MB more, the disk has {free / 1e6:,.1f} MB left; "
-            "free some space and run the same command again"
-        )
+        raise StorageFull(f"{out} needs {needed / 1e6:,.1f} MB more, the disk has {free / 1e6:,.1f} MB left")
 
 
 def _refuse_mixture(stores: list[Embeddings]) -> None:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -19,7 +16,7 @@ from safetensors.torch import save as save_tensors
 from torch import nn
 
 from canvas_fm.errors import CanvasError, ModelMismatch
-from canvas_fm.files.atomic import disk_full_as_error, sync_folder
+from canvas_fm.files.atomic import new_folder
 
 CONFIG = "config.json"
 C = TypeVar("C", bound=BaseModel)
@@ -142,25 +139,9 @@ def _state(module: nn.Module | Mapping[str, torch.Tensor], dtype: torch.dtype) -
 
 
 def _write_folder(folder: Path, files: dict[str, bytes]) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with disk_full_as_error(folder):
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
-        try:
-            for name, data in files.items():
-                with (temporary / name).open("wb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
-            temporary.chmod(0o755)
-            sync_folder(temporary)
-            previous = temporary.with_suffix(".old")
-            if folder.exists():
-                folder.replace(previous)
-            temporary.replace(folder)
-            sync_folder(folder.parent)
-            shutil.rmtree(previous, ignore_errors=True)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+    with new_folder(folder) as temporary:
+        for name, data in files.items():
+            (temporary / name).write_bytes(data)
 
 
 def _refuse(path: Path, problem: ValidationError) -> NoReturn:

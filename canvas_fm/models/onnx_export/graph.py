@@ -15,7 +15,12 @@ from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
 from canvas_fm.errors import CanvasError, MissingExtra
-from canvas_fm.files.atomic import write_atomic, write_text_atomic
+from canvas_fm.files.atomic import (
+    disk_full_as_error,
+    removed_on_error,
+    write_atomic,
+    write_text_atomic,
+)
 from canvas_fm.files.checksum import sha256
 from canvas_fm.models.checkpoint import Detector, Encoder
 from canvas_fm.models.onnx_export.bioimageio import description
@@ -95,12 +100,15 @@ def export_onnx(model: Encoder | Detector, out: str | Path, *, overwrite: bool =
             "was expected, so it was not written: another version of torch or onnxruntime may trace it"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, lambda temporary: temporary.write_bytes(graph))
-    for name, array in zip(tensors, (*rows, output), strict=True):
-        np.save(tensors[name], array)
-    write_text_atomic(files["card"], _card(model, difference))
-    text = description(model, path, files["card"], tensors, sha256(path), OPSET)
-    write_text_atomic(files["rdf"], text)
+    written = (path, *files.values(), *tensors.values())
+    with removed_on_error(*(each for each in written if not each.exists())):
+        write_atomic(path, lambda temporary: temporary.write_bytes(graph))
+        for name, array in zip(tensors, (*rows, output), strict=True):
+            with disk_full_as_error(tensors[name]):
+                np.save(tensors[name], array)
+        write_text_atomic(files["card"], _card(model, difference))
+        text = description(model, path, files["card"], tensors, sha256(path), OPSET)
+        write_text_atomic(files["rdf"], text)
     return OnnxExport(path, files["rdf"], difference, sha256(path))
 
 

@@ -111,5 +111,6 @@ def _check_room(needed: int) -> None:
     if free < needed:
         raise StorageFull(
             f"what enters the unfrozen blocks takes {needed / 1e9:,.1f} GB in {tempfile.gettempdir()}, which "
-            f"has {free / 1e9:,.1f} GB left; free some space, or let TMPDIR name another folder"
+            f"has {free / 1e9:,.1f} GB left",
+            then="run the same command again, or let TMPDIR name another folder",
         )

@@ -14,7 +14,7 @@ from canvas_fm.data.precomputed.shards import Encoding
 from canvas_fm.data.precomputed.write_annotations import write_precomputed
 from canvas_fm.data.precomputed.write_image import write_image
 from canvas_fm.errors import CanvasError
-from canvas_fm.files.atomic import write_text_atomic
+from canvas_fm.files.atomic import disk_full_as_error, removed_on_error, write_text_atomic
 from canvas_fm.viewing.neuroglancer.client import ONLINE
 from canvas_fm.viewing.neuroglancer.scene import Scene, open_scene
 from canvas_fm.viewing.neuroglancer.state import state_of
@@ -59,11 +59,12 @@ def export_view(
     scene = open_scene(
         volumes, points=points, labels=labels, heat_maps=heat_maps, color_by=color_by, **volume_options
     )
-    out.mkdir(parents=True, exist_ok=True)
-    for layer in scene.volumes:
-        write_image(layer.volume, out / layer.key, layer=layer.shown_as, encoding=encoding)
-    write_points(scene, out, encoding)
-    write_page(scene, out, viewer)
+    with removed_on_error(out), disk_full_as_error(out):
+        out.mkdir(parents=True, exist_ok=True)
+        for layer in scene.volumes:
+            write_image(layer.volume, out / layer.key, layer=layer.shown_as, encoding=encoding)
+        write_points(scene, out, encoding)
+        write_page(scene, out, viewer)
     files = [path for path in out.rglob("*") if path.is_file()]
     return {
         "written": str(out),

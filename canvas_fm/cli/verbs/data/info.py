@@ -148,23 +148,26 @@ def run_phantom(args: argparse.Namespace) -> None:
     from canvas_fm.cli.output import print_result
     from canvas_fm.data.phantom.phantom import write_phantom
     from canvas_fm.data.phantom.regions import write_phantom_regions
+    from canvas_fm.files.atomic import removed_on_error
 
     if args.randomise is not None:
         return run_randomised(args)
     shape, voxel_um = tuple(args.shape), tuple(args.voxel_um or (4.0, 1.8, 1.8))
-    written = {}
-    if args.regions:
-        labels, table = write_phantom_regions(args.out, shape, voxel_um=voxel_um, seed=args.seed)
-        written = {"regions": str(labels), "table": str(table)}
-    folders = write_phantom(
-        args.out,
-        shape_zyx=shape,
-        markers=tuple(args.markers),
-        seed=args.seed,
-        voxel_um=voxel_um,
-        stripes=args.stripes,
-        shading=args.shading,
-    )
+    written: dict[str, str] = {}
+    with removed_on_error() as new:
+        if args.regions:
+            labels, table = write_phantom_regions(args.out, shape, voxel_um=voxel_um, seed=args.seed)
+            written = {"regions": str(labels), "table": str(table)}
+            new += [labels, table]
+        folders = write_phantom(
+            args.out,
+            shape_zyx=shape,
+            markers=tuple(args.markers),
+            seed=args.seed,
+            voxel_um=voxel_um,
+            stripes=args.stripes,
+            shading=args.shading,
+        )
     written |= {marker: str(folder / "raw.zarr") for marker, folder in folders.items()}
     print_result(written, args.json)
 
@@ -173,6 +176,7 @@ def run_randomised(args: argparse.Namespace) -> None:
     from canvas_fm.cli.output import print_result
     from canvas_fm.data.phantom.families import Autofluorescence, Families
     from canvas_fm.data.phantom.write_random import write_random_phantom
+    from canvas_fm.files.atomic import removed_on_error
     from canvas_fm.viewing.phantom_sheet import phantom_sheet
 
     options = {
@@ -184,5 +188,10 @@ def run_randomised(args: argparse.Namespace) -> None:
     if args.sheet:
         print_result({"sheet": str(phantom_sheet(args.randomise, args.out, **options))}, args.json)
         return
-    folders = {seed: write_random_phantom(args.out, seed, **options) for seed in args.randomise}
-    print_result({str(seed): str(folder / "raw.zarr") for seed, folder in folders.items()}, args.json)
+    with removed_on_error() as folders:
+        for seed in args.randomise:
+            folders.append(write_random_phantom(args.out, seed, **options))
+    seeds = map(str, args.randomise)
+    print_result(
+        {seed: str(folder / "raw.zarr") for seed, folder in zip(seeds, folders, strict=True)}, args.json
+    )

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from canvas_fm.cli.open_volumes import add_companion, open_companions, open_volumes
@@ -42,9 +45,24 @@ def run_pretrain(args: argparse.Namespace) -> None:
 
     volumes = open_volumes(args)
     background = open_companions(args, "background", volumes, args.background)
-    run = pretrain(args.recipe, volumes, background=background, **training_options(args))
+    with advise_resume(args):
+        run = pretrain(args.recipe, volumes, background=background, **training_options(args))
     skipped = report_bad_chunks([*volumes, *(background or [])])
     print_result(describe_run(run.path), args.json, bad_chunks=skipped)
+
+
+@contextmanager
+def advise_resume(args: argparse.Namespace) -> Iterator[None]:
+    """Context manager: on a full disk say `--resume`, without which a run that has begun is refused."""
+    from canvas_fm.errors import StorageFull
+    from canvas_fm.training.run.run_folder import RECIPE
+
+    try:
+        yield
+    except StorageFull as full:
+        if args.resume or not (Path(args.out) / RECIPE).exists():
+            raise
+        raise StorageFull(full.fact, then="run the same command with --resume") from full
 
 
 def add_training_flags(verb: Parser) -> None:

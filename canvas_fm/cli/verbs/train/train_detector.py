@@ -6,7 +6,12 @@ import argparse
 
 from canvas_fm.cli.open_volumes import add_companion, open_companions, open_volumes
 from canvas_fm.cli.parser import Parser, Verbs, add_roi, add_verb
-from canvas_fm.cli.verbs.train.pretrain import add_training_flags, recipe_faults, training_options
+from canvas_fm.cli.verbs.train.pretrain import (
+    add_training_flags,
+    advise_resume,
+    recipe_faults,
+    training_options,
+)
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -56,16 +61,17 @@ def run_train_detector(args: argparse.Namespace) -> None:
     volumes = open_volumes(args)
     masks = open_companions(args, "masks", volumes, args.masks)
     background = open_companions(args, "background", volumes, args.background)
-    run = train_detector(
-        args.recipe,
-        volumes,
-        args.points,
-        masks=masks,
-        within=args.roi,
-        background=background,
-        fold_detectors=args.fold_detectors,
-        init=args.init,
-        **training_options(args),
-    )
+    with advise_resume(args):
+        run = train_detector(
+            args.recipe,
+            volumes,
+            args.points,
+            masks=masks,
+            within=args.roi,
+            background=background,
+            fold_detectors=args.fold_detectors,
+            init=args.init,
+            **training_options(args),
+        )
     skipped = report_bad_chunks([*volumes, *(masks or []), *(background or [])])
     print_result(describe_run(run.path), args.json, bad_chunks=skipped)

@@ -12,7 +12,7 @@ import numpy as np
 
 from canvas_fm.errors import BadInput, CanvasError
 from canvas_fm.evaluation.classification import ceiling
-from canvas_fm.files.atomic import write_text_atomic
+from canvas_fm.files.atomic import new_folder, write_text_atomic
 from canvas_fm.files.checksum import sha256
 from canvas_fm.heads.features.candidate_score import candidate_scores, with_candidate_score
 from canvas_fm.heads.features.extractor import DETECTOR, MAE, Extractor
@@ -145,8 +145,18 @@ def fit_labelled(
         provenance["contrasts"] = [1.0, *contrasts]
     seen = () if extractor.detector is None else training_volumes(extractor.detector.config.provenance)
     refiner.recalls_ = [*training_recalls(brains, sorted(seen)), *recalls]
-    identity = refiner.save(out, provenance)
-    report = {
+    with new_folder(out) as folder:  # with its report or not at all: a half would be taken for a whole
+        identity = refiner.save(folder, provenance)
+        report = _report(refiner, brains, out, identity, counts, order, contrasts)
+        write_text_atomic(folder / REPORT, json.dumps(report, indent=2, allow_nan=False) + "\n")
+    return report
+
+
+def _report(
+    refiner: Refiner, brains: Sequence[Candidates], out: Path, identity: str,
+    counts: dict[str, dict[str, Any]], order: dict[str, Any] | None, contrasts: Sequence[float],
+) -> dict[str, Any]:  # fmt: skip
+    return {
         "refiner": str(out),
         "sha256": identity,
         "variant": refiner.variant,
@@ -168,8 +178,6 @@ def fit_labelled(
         "files": [{"path": str(path), "sha256": sha256(path)} for brain in brains for path in brain.files],
         "canvas_fm": __version__,
     }
-    write_text_atomic(out / REPORT, json.dumps(report, indent=2, allow_nan=False) + "\n")
-    return report
 
 
 def _check_before_work(
