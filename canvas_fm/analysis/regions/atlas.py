@@ -12,12 +12,15 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float64, Int64, Integer
 
-from canvas_fm.analysis.regions.label_volume import KNOWN, LabelVolume, read_label_volume
-from canvas_fm.analysis.regions.transform import (
-    DisplacementField,
-    Transform,
-    check_orientation,
+from canvas_fm.analysis.regions.deformation import (
+    ANNOTATION,
+    DeformationField,
+    Registration,
+    check_grid,
+    read_deformation,
 )
+from canvas_fm.analysis.regions.label_volume import KNOWN, LabelVolume, read_label_volume
+from canvas_fm.analysis.regions.transform import check_orientation
 from canvas_fm.analysis.regions.tree import RegionTree
 from canvas_fm.data.zyx import ZyxUm, check_voxel_um
 from canvas_fm.errors import CanvasError
@@ -46,7 +49,7 @@ class Atlas:
     hemispheres: Integer[np.ndarray, "z y x"] | None = field(default=None, repr=False)
     sample_orientation: str | None = None
     sample_voxel_um: ZyxUm | None = None
-    to_atlas: Transform | None = field(default=None, repr=False)
+    to_atlas: DeformationField | None = field(default=None, repr=False)
     files: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
@@ -56,6 +59,16 @@ class Atlas:
                 f"the hemispheres have shape {self.hemispheres.shape}, the labels {self.labels.shape}; "
                 "both are of one grid"
             )
+
+    @property
+    def on_sample(self) -> bool:
+        """Whether the grid is the sample's, from which `to_atlas` leads on, not the atlas' own."""
+        return any(one.name == ANNOTATION for one in self.files)
+
+    @property
+    def turned_extent_um(self) -> Float64[np.ndarray, " 3"]:
+        """Size in µm of the volume whose positions are turned: the sample's grid of a registration."""
+        return self.extent_um if self.to_atlas is None else self.to_atlas.extent_um
 
     @property
     def extent_um(self) -> Float64[np.ndarray, " 3"]:
@@ -142,14 +155,14 @@ def _voxel_um(name: str, volume: LabelVolume, voxel_um: Sequence[float] | None) 
 def _of_folder(path: Path, table: str | Path | None, voxel_um: Sequence[float] | None, cache: Path) -> Atlas:
     if (path / "annotation.tiff").is_file() and (path / "metadata.json").is_file():
         return _brainglobe(path, table)
-    settings: dict[str, Kind] = {
+    settings: dict[str, Registration] = {
         "brainglobe-registration.json": "brainglobe-registration",
         "brainreg.json": "brainreg",
     }
     for file, kind in settings.items():
         if (path / file).is_file():
             return _registered(path, _json(path / file), kind, table, voxel_um, cache)
-    if any((path / name).exists() for name in ("registered_atlas.tiff", "registered_hemispheres.tiff")):
+    if any((path / name).exists() for name in (ANNOTATION, "registered_hemispheres.tiff")):
         return _registered(path, {}, "brainreg", table, voxel_um, cache)
     raise CanvasError(
         f"{path} is neither a registration's folder (registered_atlas.tiff) nor a BrainGlobe atlas "
@@ -212,24 +225,22 @@ def _structures(path: Path) -> Path:
 def _registered(
     path: Path,
     about: dict[str, Any],
-    kind: Kind,
+    kind: Registration,
     table: str | Path | None,
     voxel_um: Sequence[float] | None,
     cache: Path,
 ) -> Atlas:
     """The annotation that a registration laid over the sample, else its fields into the cached atlas."""
     atlas_name = str(about.get("atlas", ""))
-    fields = [path / f"deformation_field_{axis}.tiff" for axis in range(3)]
-    has_fields = kind == "brainreg" and all(one.is_file() for one in fields)
-    annotation = path / "registered_atlas.tiff"
-    if not annotation.is_file() and not has_fields:
-        lacking = ", ".join(one.name for one in [annotation, *fields] if not one.is_file())
+    annotation = path / ANNOTATION
+    if not annotation.is_file() and not any(path.glob("deformation_field_?.tiff")):
         raise CanvasError(
-            f"{path} lacks {lacking}; the annotation over the sample, or the three deformation fields with "
+            f"{path} lacks registered_atlas.tiff, deformation_field_0.tiff, deformation_field_1.tiff and "
+            "deformation_field_2.tiff; the annotation over the sample, or the three deformation fields with "
             "the atlas, say which region a cell is in: copy all that the registration wrote"
         )
     size = _registered_voxel(path, atlas_name, voxel_um)
-    to_atlas = _deformation(fields, size) if has_fields else None
+    to_atlas = read_deformation(path, kind, about, size)
     sample: dict[str, Any] = {
         "sample_orientation": check_orientation(str(about["orientation"]))
         if "orientation" in about
@@ -238,13 +249,21 @@ def _registered(
         "to_atlas": to_atlas,
     }
     if not annotation.is_file():
+        if not atlas_name:
+            raise CanvasError(
+                f"{path} lacks {ANNOTATION} and does not name the atlas that its fields lead into; copy all "
+                "that the registration wrote"
+            )
         return replace(_brainglobe(_cached(atlas_name, cache), table), kind=kind, **sample)
+    labels = read_label_volume(annotation).labels
+    if to_atlas is not None:
+        check_grid(to_atlas, labels.shape, path)
     sides = path / "registered_hemispheres.tiff"
     names = Path(table) if table is not None else _names_of(path, atlas_name, cache)
     return Atlas(
         atlas_name or path.name,
         kind,
-        read_label_volume(annotation).labels,
+        labels,
         size,
         RegionTree.read(names),
         orientation="asr",
@@ -265,24 +284,13 @@ def _registered_voxel(path: Path, atlas_name: str, voxel_um: Sequence[float] | N
 
 
 def _sample_voxel(about: dict[str, Any]) -> ZyxUm | None:
+    """Voxel size of the raw volume, as brainreg or brainglobe-registration notes it; None for neither."""
+    stated = about.get("adjust_moving_image_widget")
+    pixels = [stated.get(f"pixel_size_{axis}") for axis in "zyx"] if isinstance(stated, dict) else ()
     try:
-        return check_voxel_um([float(size) for size in about["voxel_sizes"]])
-    except (KeyError, TypeError, ValueError, CanvasError):
+        return check_voxel_um([float(size) for size in about.get("voxel_sizes", pixels)])
+    except (TypeError, ValueError, CanvasError):
         return None
-
-
-def _deformation(fields: list[Path], voxel_um: ZyxUm) -> DisplacementField:
-    """brainreg's fields: the position in the atlas, in mm, of each voxel of the sample."""
-    axes = [np.asarray(read_field(one), np.float32) * 1e3 for one in fields]
-    if len({one.shape for one in axes}) > 1:
-        raise CanvasError(f"{fields[0].parent}: the deformation fields differ in shape; copy them again")
-    return DisplacementField(np.stack(axes), voxel_um, absolute=True)
-
-
-def read_field(path: Path) -> np.ndarray:
-    import tifffile
-
-    return tifffile.imread(path)
 
 
 def _names_of(path: Path, atlas_name: str, cache: Path) -> Path:

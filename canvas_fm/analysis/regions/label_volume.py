@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -69,7 +71,7 @@ def read_array(path: Path) -> tuple[Shaped[np.ndarray, ...], ZyxUm | None]:
     """The array of a file, and its voxel size in µm where the file states one."""
     name = path.name.lower()
     if name.endswith(_TIFF):
-        return _tiff(path), None
+        return read_tiff(path), None
     if name.endswith(".nrrd"):
         return _nrrd(path)
     if name.endswith(_NIFTI):
@@ -94,13 +96,29 @@ def _whole(path: Path, voxels: np.ndarray) -> np.ndarray:
     return voxels
 
 
-def _tiff(path: Path) -> np.ndarray:
+# What tifffile and its codecs raise for a file that is none, is cut short or damaged.
+_TIFF_ERRORS = (OSError, ValueError, RuntimeError, IndexError, KeyError, struct.error, zlib.error)
+
+
+def read_tiff(path: Path) -> np.ndarray:
+    """The array of a TIFF."""
     import tifffile
 
     try:
         return tifffile.imread(path)
-    except tifffile.TiffFileError as problem:
-        raise CanvasError(f"{path} cannot be read as TIFF: {problem}") from problem
+    except _TIFF_ERRORS as problem:
+        raise CanvasError(f"{path} cannot be read as TIFF: {problem}; copy it again") from problem
+
+
+def tiff_shape(path: Path) -> tuple[int, ...]:
+    """Shape of a TIFF, whose voxels are not read."""
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path) as file:
+            return tuple(file.series[0].shape)
+    except _TIFF_ERRORS as problem:
+        raise CanvasError(f"{path} cannot be read as TIFF: {problem}; copy it again") from problem
 
 
 def _nrrd(path: Path) -> tuple[np.ndarray, ZyxUm | None]:

@@ -88,11 +88,11 @@ def _steps(
             extent = np.asarray(shape_zyx) * np.asarray(voxel_um)
         else:
             extent = np.empty(3)
-            extent[list(axes)] = atlas.extent_um
+            extent[list(axes)] = atlas.turned_extent_um
         z, y, x = (float(size) for size in extent)
         steps.append(Reorientation(axes, flips, (z, y, x)))
     steps += transforms
-    if atlas.to_atlas is not None and not any(one.name == "registered_atlas.tiff" for one in atlas.files):
+    if atlas.to_atlas is not None and not atlas.on_sample:
         steps.append(atlas.to_atlas)
     return steps
 

@@ -53,9 +53,10 @@ def write_cells(counts: Sequence[RegionCounts], points: Sequence[Points], out: s
     """Write all cells with the columns channel, region_id, region (acronym), hemisphere and position in µm.
 
     `atlas_z_um`, `atlas_y_um`, `atlas_x_um` lie in the atlas where the registration says how to get there,
-    else on the grid of its labels.
+    and `grid_z_um`, `grid_y_um`, `grid_x_um` on the grid of its labels; else the former lie on that grid.
     """
-    taken = {"channel", "region_id", "region", "hemisphere", "atlas_z_um", "atlas_y_um", "atlas_x_um"}
+    in_um = {f"{space}_{axis}_um" for space in ("atlas", "grid") for axis in "zyx"}
+    taken = {"channel", "region_id", "region", "hemisphere"} | in_um
     columns = [name for name in points[0].columns if all(name in one.columns for one in points)]
     if clash := [name for name in columns if name in taken]:
         raise CanvasError(f"the cells have a column {clash[0]!r} already; leave it out to write it anew")
@@ -64,14 +65,18 @@ def write_cells(counts: Sequence[RegionCounts], points: Sequence[Points], out: s
     for one, cells in zip(counts, points, strict=True):
         tree, row = one.atlas.tree, one.placed.row
         acronyms = np.array([*(region.acronym for region in tree.regions), ""])
-        own = one.atlas.to_atlas
-        on_grid = own is not None and any(file.name == "registered_atlas.tiff" for file in one.atlas.files)
-        um = own(one.placed.um) if own is not None and on_grid else one.placed.um
+        own = one.atlas.to_atlas if one.atlas.on_sample else None
+        spaces = {"atlas": one.placed.um if own is None else own(one.placed.um)}
+        spaces |= {} if own is None else {"grid": one.placed.um}
         parts.append(
             {name: cells.columns[name] for name in columns}
             | {"channel": np.full(len(row), one.channel), "region_id": np.append(tree.ids, 0)[row]}
             | {"region": acronyms[row], "hemisphere": sides[one.placed.side]}
-            | {f"atlas_{axis}_um": np.round(um[:, at], 2) for at, axis in enumerate("zyx")}
+            | {
+                f"{space}_{axis}_um": np.round(um[:, at], 2)
+                for space, um in spaces.items()
+                for at, axis in enumerate("zyx")
+            }
         )
     table = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     Points(np.concatenate([cells.zyx for cells in points]), table, dict(points[0].meta)).write(out)

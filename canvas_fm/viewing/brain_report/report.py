@@ -59,7 +59,7 @@ def brain_report(
     densities = [_densities(Path(table)) for table in regions]
     most = max((largest_density(one) for one in densities), default=0.0)
     pictures = [
-        png_data(planes_png(atlas, _positions(one), density, most))
+        png_data(planes_png(atlas, _positions(one, atlas), density, most))
         for density, one, atlas in zip(densities, cells, atlases or (), strict=bool(cells))
     ]
     files = [*regions, *scores, *([groups] if groups else []), *figures, *cells]
@@ -177,11 +177,13 @@ def group_rows(path: Path) -> dict[str, Any]:
     return {"rows": shown, "tested": len(rows), "found": sum(float(row["q_value"]) < 0.05 for row in rows)}
 
 
-def _positions(path: str | Path) -> Any:
+def _positions(path: str | Path, atlas: Atlas) -> Any:
+    """Positions in µm on the atlas' grid: of a registration with fields that is the sample's."""
     import numpy as np
 
     points = Points.read(path)
-    names = [f"atlas_{axis}_um" for axis in "zyx"]
+    space = "grid" if atlas.on_sample and atlas.to_atlas is not None else "atlas"
+    names = [f"{space}_{axis}_um" for axis in "zyx"]
     if any(name not in points.columns for name in names):
         raise CanvasError(f"{path} has no column {names[0]}; give what `canvas-fm regions --cells-out` wrote")
     return np.stack([points.columns[name].astype(np.float64) for name in names], axis=1)

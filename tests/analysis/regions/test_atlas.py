@@ -80,21 +80,6 @@ def test_points_of_a_registration_are_turned_to_the_atlas(small, tmp_path):
     assert table["count"][(table["id"] == 997) & (table["hemisphere"] == "both")] == [500]
 
 
-def test_deformation_fields_lead_into_the_cached_atlas(small, tmp_path):
-    folder, cache = write_registration(tmp_path / "reg", small.labels, small.table, orientation="asr")
-    (folder / "registered_atlas.tiff").unlink()
-    tifffile.imwrite(cache / "tiny_mouse_100um_v1.2" / "annotation.tiff", small.labels)
-    about = {"name": "tiny", "resolution": [100, 100, 100], "orientation": "asr"}
-    (cache / "tiny_mouse_100um_v1.2" / "metadata.json").write_text(json.dumps(about), encoding="utf-8")
-    grid = (np.indices((14, 8, 12)) + 0.5) * 0.1 - np.array([0.4, 0, 0])[:, None, None, None]  # mm
-    for axis in range(3):
-        tifffile.imwrite(folder / f"deformation_field_{axis}.tiff", grid[axis].astype(np.float32))
-    zyx = points_inside(small.labels, 300)
-    row = place(open_atlas(folder, brainglobe_folder=cache), np.add(zyx, (40, 0, 0)), (10.0, 10.0, 10.0)).row
-    expected = small.labels[tuple(np.floor((zyx + 0.5) / 10).astype(int).T)]
-    assert np.mean(expected == RegionTree.read(small.table).ids[row]) > 0.99  # float32 at a voxel's edge
-
-
 def test_an_affine_and_a_displacement_field_move_points(small, tmp_path):
     from canvas_fm.analysis.regions.transform import read_transform
 
@@ -143,14 +128,6 @@ def test_bad_atlases_are_refused(small, tmp_path):
         refuse(lambda: open_atlas(small.labels_path, table=bad, **labels), sentence)
     refuse(lambda: open_atlas(tmp_path, **labels), "neither a registration's folder")
     refuse(lambda: open_atlas(tmp_path / "none.nrrd"), "there is no atlas")
-
-
-def test_a_registration_that_lacks_its_field_is_refused(small, tmp_path):
-    folder, cache = write_registration(tmp_path / "reg", small.labels, small.table)
-    (folder / "registered_atlas.tiff").unlink()
-    tifffile.imwrite(folder / "deformation_field_0.tiff", np.zeros((2, 2, 2), np.float32))
-    lacking = "lacks registered_atlas.tiff, deformation_field_1.tiff, deformation_field_2.tiff"
-    refuse(lambda: open_atlas(folder, brainglobe_folder=cache), lacking)
 
 
 def test_points_of_other_axes_units_or_size_are_refused(small):
