@@ -135,6 +135,9 @@ def test_every_room_is_in_the_table_of_contributing():
     assert {room for room in rooms if f"| `{room}` |" not in table} == set()
     named = set(re.findall(r"^\| `((?:canvas_fm|serving)/?\w*)` \|", table, re.M))
     assert {room for room in named if not (ROOT / room).is_dir()} == set()
+    for room, inside in re.findall(r"^\| `((?:canvas_fm|serving)/?\w*)` \|.*\| ([^|]*)\|$", table, re.M):
+        folders = {path.parent.name for path in (ROOT / room).glob("*/__init__.py")}
+        assert set(re.findall(r"`(\w+)`", inside)) - {"ui"} == folders, room
 
 
 def test_the_readme_is_short_and_leads_to_every_page():

@@ -115,8 +115,8 @@ def test_the_block_is_the_logarithm_by_each_row_alone(scored, extractor):
     brains = labelled(scored[:2])
     features = training_set(brains, extractor, candidate_score=True, show=False).features
     assert list(features.blocks) == ["detector", "mae", "score"]
-    given = np.concatenate([points.columns["score"] for _, points in scored[:2]])
-    np.testing.assert_allclose(features.block("score")[:, 0], np.log(given), rtol=1e-6)
+    scores = np.concatenate([points.columns["score"] for _, points in scored[:2]])
+    np.testing.assert_allclose(features.block("score")[:, 0], np.log(scores), rtol=1e-6)
     plain = training_set(brains, extractor, show=False).features
     assert np.array_equal(features.x[:, :-1], plain.x)
     zero = Points(scored[0][1].zyx[:2], {"label": np.array([0, 1]), "score": np.array([0.0, 0.5])})
@@ -255,12 +255,12 @@ def test_scores_of_another_detector_are_refused_where_files_name_theirs(brains, 
 @pytest.mark.usefixtures("undrawn")
 def test_a_report_has_one_method_more(shape_volumes, encoder, tmp_path):
     volumes, tables, truth = map(list, zip(*shape_volumes[:2], strict=True))
-    given = {"tolerance_um": 6.0, "encoders": [encoder.path], "seeds": 1, "counts": (20,), "show": False}
-    found = report(volumes, tables, truth, tmp_path / "report", methods=["encoder"],
-                   **ReportOptions(device="cpu", candidate_score=True).explicit, **given)  # fmt: skip
-    assert list(found["methods"]) == ["mae", "mae + candidate score"]
-    assert found["about"]["heads on features"].startswith("logistic, C chosen on training volumes")
-    assert set(found["label_curves"]) == set(found["methods"])
+    options = {"tolerance_um": 6.0, "encoders": [encoder.path], "seeds": 1, "counts": (20,), "show": False}
+    summary = report(volumes, tables, truth, tmp_path / "report", methods=["encoder"],
+                   **ReportOptions(device="cpu", candidate_score=True).explicit, **options)  # fmt: skip
+    assert list(summary["methods"]) == ["mae", "mae + candidate score"]
+    assert summary["about"]["heads on features"].startswith("logistic, C chosen on training volumes")
+    assert set(summary["label_curves"]) == set(summary["methods"])
     for change, methods, message in (
         ({}, ["score"], "next to others: give --encoder or --detector too"),
         ({"correction": "centre"}, ["encoder"], "correction centre would take the level"),
@@ -268,16 +268,16 @@ def test_a_report_has_one_method_more(shape_volumes, encoder, tmp_path):
         with pytest.raises(CanvasError, match=message):
             report(volumes, tables, truth, tmp_path / "other", methods=methods,
                    **ReportOptions(device="cpu", candidate_score=True, **change).explicit,
-                   **given)  # fmt: skip
+                   **options)  # fmt: skip
 
 
 def test_speed_is_measured_of_the_same_judgement(pooled, encoder, detector):
     folds = [part.name for part in pooled.parts]
-    given = pooled, dict.fromkeys(folds, encoder), dict.fromkeys(folds, detector), folds
-    made = Methods(*given, ReportOptions(device="cpu", candidate_score=True), False)
+    inputs = pooled, dict.fromkeys(folds, encoder), dict.fromkeys(folds, detector), folds
+    made = Methods(*inputs, ReportOptions(device="cpu", candidate_score=True), False)
     *others, method = made.named("encoder")
     assert method.name == "concat + candidate score"
-    plain = Methods(*given, ReportOptions(device="cpu"), False).named("encoder")
+    plain = Methods(*inputs, ReportOptions(device="cpu"), False).named("encoder")
     assert [(one.name, one.identity("c")) for one in plain] == [
         (one.name, one.identity("c")) for one in others
     ]

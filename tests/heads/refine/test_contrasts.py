@@ -72,8 +72,8 @@ def test_a_contrast_that_leaves_no_window_is_refused(brains, contrast):
 def test_what_is_kept_knows_at_which_contrast_the_background_was_seen(brains, detector):
     volume, background = brains[0][0], brains[1][0]
     extractor = Extractor(detector=detector)
-    found = [extractor.identity(volume, background.at_contrast(contrast)) for contrast in (1, 1, 2)]
-    assert found[0] == found[1] != found[2]
+    identities = [extractor.identity(volume, background.at_contrast(contrast)) for contrast in (1, 1, 2)]
+    assert identities[0] == identities[1] != identities[2]
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -82,7 +82,7 @@ def test_a_report_says_what_was_fitted_at_them(shape_volumes, encoder, tmp_path,
         "canvas_fm.viewing.report.methods.Tuning", functools.partial(Tuning, least_steps=2, most_steps=2)
     )
     volumes, tables, truth = map(list, zip(*shape_volumes[:2], strict=True))
-    given = {"tolerance_um": 6.0, "seeds": 1, "counts": (), "show": False, "encoders": [encoder.path]}
+    options = {"tolerance_um": 6.0, "seeds": 1, "counts": (), "show": False, "encoders": [encoder.path]}
     settings = ReportOptions(device="cpu", C=0.01, augment_contrast=(2.0,))
     with pytest.raises(CanvasError, match=r"contrasts are for heads on features: .* encoder or random"):
         report(
@@ -92,12 +92,18 @@ def test_a_report_says_what_was_fitted_at_them(shape_volumes, encoder, tmp_path,
             tmp_path / "r",
             **settings.explicit,
             methods=["shape", "finetune"],
-            **given,
+            **options,
         )
-    found = report(
-        volumes, tables, truth, tmp_path / "r", **settings.explicit, methods=["encoder", "finetune"], **given
+    summary = report(
+        volumes,
+        tables,
+        truth,
+        tmp_path / "r",
+        **settings.explicit,
+        methods=["encoder", "finetune"],
+        **options,
     )
-    assert found["about"]["fitted at contrasts"] == "1, 2; the fine-tuned at 1 alone"
+    assert summary["about"]["fitted at contrasts"] == "1, 2; the fine-tuned at 1 alone"
 
 
 def test_features_at_a_contrast_are_those_of_the_volume_stained_so(brains, extractor):
@@ -163,13 +169,13 @@ def test_the_model_of_each_fold_saw_the_copies_of_the_others():
     folds = folds_of(refiner.head_settings, rows)
     held_out = held_out_logits(refiner.head_settings, rows, folds)[1]
     for train, test in folds:
-        x = np.concatenate([one.x[train] for one in (features, *copies)])
+        x = np.concatenate([each.x[train] for each in (features, *copies)])
         affine = StandardScaler().fit(x)
         model = LogisticRegression(C=0.01, class_weight="balanced", max_iter=2000)
         model.fit(affine.transform(x), np.tile(is_cell[train], 3))
-        for said, one in zip(held_out, (features, *copies), strict=True):
-            wanted = model.decision_function(affine.transform(one.x[test]))
-            np.testing.assert_allclose(said[test], wanted, atol=1e-2)
+        for logits, each in zip(held_out, (features, *copies), strict=True):
+            wanted = model.decision_function(affine.transform(each.x[test]))
+            np.testing.assert_allclose(logits[test], wanted, atol=1e-2)
 
 
 def test_neither_threshold_nor_model_of_a_fold_know_its_labels_in_the_copies():
@@ -204,15 +210,15 @@ def test_a_comparison_fits_on_copies_and_knows_them(pooled):
     features = FeatureSet(x, {"mae": slice(0, 4)}, pooled.group)
     dimmer = FeatureSet(x - np.float32([4, 0, 0, 0]), {"mae": slice(0, 4)}, pooled.group)
     rows, scored = pooled.labelled(["a", "b"]), pooled.labelled(["c"])
-    said, told = [], []
+    predictions, identities = [], []
     for copies in ((), [dict.fromkeys("abc", dimmer)]):
         method = Embedded(
             "m", dict.fromkeys("abc", features), contrast_augmented=copies, refiner=lambda s: Refiner("mae")
         )
-        said.append(method.fit(training(pooled, rows, rows, "c", 0)).predict(scored))
-        told.append(method.identity("c"))
-    assert not np.allclose(said[0], said[1])
-    assert told[0] != told[1]
+        predictions.append(method.fit(training(pooled, rows, rows, "c", 0)).predict(scored))
+        identities.append(method.identity("c"))
+    assert not np.allclose(predictions[0], predictions[1])
+    assert identities[0] != identities[1]
 
 
 @pytest.mark.parametrize(

@@ -49,13 +49,13 @@ def logit(p: np.ndarray) -> np.ndarray:
 
 def test_at_a_detection_it_is_the_score_that_it_was_found_with(brains, detector, extractor):
     volume = brains[0][0]
-    found = detect(detector, volume, threshold=0.001, device="cpu", show=False)
-    assert len(found) > 20
-    heat = extractor.features(volume, found.zyx, show=False).block("heat")[:, 0]
-    np.testing.assert_allclose(heat, logit(found.columns["score"]), atol=1e-4)
+    cells = detect(detector, volume, threshold=0.001, device="cpu", show=False)
+    assert len(cells) > 20
+    heat = extractor.features(volume, cells.zyx, show=False).block("heat")[:, 0]
+    np.testing.assert_allclose(heat, logit(cells.columns["score"]), atol=1e-4)
     # Beside its peak, as a candidate of another detector may lie, it is the peak's or a higher one's.
-    inside = (found.zyx[:, 2] < volume.shape_zyx[2] - 1).nonzero()[0]
-    beside = extractor.features(volume, found.zyx[inside] + (0, 0, 1), show=False).block("heat")[:, 0]
+    inside = (cells.zyx[:, 2] < volume.shape_zyx[2] - 1).nonzero()[0]
+    beside = extractor.features(volume, cells.zyx[inside] + (0, 0, 1), show=False).block("heat")[:, 0]
     assert (beside >= heat[inside] - 1e-4).all()
 
 
@@ -135,7 +135,7 @@ def test_what_does_not_go_with_it_is_refused(brains, encoder, extractor, tmp_pat
 @pytest.mark.usefixtures("undrawn")
 def test_a_report_judges_it_alone_and_beside_features(shape_volumes, encoder, detector, tmp_path):
     volumes, tables, truth = map(list, zip(*shape_volumes[:2], strict=True))
-    given = {"tolerance_um": 6.0, "seeds": 1, "counts": (), "show": False, "methods": ["encoder"]}
+    options = {"tolerance_um": 6.0, "seeds": 1, "counts": (), "show": False, "methods": ["encoder"]}
     both = {"encoders": [encoder.path], "detectors": [detector.path]}
     settings = ReportOptions(
         device="cpu",
@@ -145,38 +145,44 @@ def test_a_report_judges_it_alone_and_beside_features(shape_volumes, encoder, de
         augment_contrast=(2.0,),
         features=tmp_path / "kept",
     )
-    found = report(volumes, tables, truth, tmp_path / "report", **settings.explicit, **both, **given)
-    assert list(found["methods"]) == [
+    summary = report(volumes, tables, truth, tmp_path / "report", **settings.explicit, **both, **options)
+    assert list(summary["methods"]) == [
         "detector", "mae", "concat", "detector score", "detector + detector score", "mae + detector score",
         "concat + detector score", "concat + detector score + candidate score",
     ]  # fmt: skip
-    assert found["about"]["fitted at contrasts"] == "1, 2"
-    assert found["about"]["heads on features"].startswith("logistic, C 0.01")
+    assert summary["about"]["fitted at contrasts"] == "1, 2"
+    assert summary["about"]["heads on features"].startswith("logistic, C 0.01")
     with pytest.raises(CanvasError, match="detector score is a feature next to others: give --detector"):
         report(
-            volumes, tables, truth, tmp_path / "other", **settings.explicit, encoders=[encoder.path], **given
+            volumes,
+            tables,
+            truth,
+            tmp_path / "other",
+            **settings.explicit,
+            encoders=[encoder.path],
+            **options,
         )
     centred = ReportOptions(device="cpu", detector_score=True, correction="centre")
     with pytest.raises(
         CanvasError, match="correction centre would take the level of the detector score away"
     ):
-        report(volumes, tables, truth, tmp_path / "other", **centred.explicit, **both, **given)
+        report(volumes, tables, truth, tmp_path / "other", **centred.explicit, **both, **options)
 
 
 def test_fine_tuning_does_not_look_at_it(pooled, encoder, detector, brains, extractor, tmp_path, monkeypatch):
     folds = [part.name for part in pooled.parts]
-    given = pooled, dict.fromkeys(folds, encoder), dict.fromkeys(folds, detector), folds
-    told = [
+    inputs = pooled, dict.fromkeys(folds, encoder), dict.fromkeys(folds, detector), folds
+    identities = [
         [
             method.identity("c")
-            for method in Methods(*given, ReportOptions(device="cpu", detector_score=heat), False).named(
+            for method in Methods(*inputs, ReportOptions(device="cpu", detector_score=heat), False).named(
                 "finetune"
             )
         ]
         for heat in (False, True)
     ]
-    assert told[0] == told[1]
-    assert all("heat" not in one["made"] for one in told[1])
+    assert identities[0] == identities[1]
+    assert all("heat" not in each["made"] for each in identities[1])
     monkeypatch.setattr(Extractor, "features", lambda *_, **__: pytest.fail("features were made"))
     with pytest.raises(BadInput, match="detector_score goes with the encoder as it is"):
         fit_labelled(Refiner(), labelled(brains), extractor, tmp_path / "refiner", tuning=Tuning(1))
@@ -184,7 +190,7 @@ def test_fine_tuning_does_not_look_at_it(pooled, encoder, detector, brains, extr
 
 def test_methods_of_a_report_share_what_they_look_at(pooled, encoder, detector, monkeypatch):
     folds = [part.name for part in pooled.parts]
-    given = pooled, dict.fromkeys(folds, encoder), dict.fromkeys(folds, detector), folds
+    inputs = pooled, dict.fromkeys(folds, encoder), dict.fromkeys(folds, detector), folds
     seen, only = [], FeatureSet.only
 
     def chosen(features, *names):
@@ -192,7 +198,7 @@ def test_methods_of_a_report_share_what_they_look_at(pooled, encoder, detector, 
         return seen[-1]
 
     monkeypatch.setattr(FeatureSet, "only", chosen)
-    methods = Methods(*given, ReportOptions(device="cpu", detector_score=True, ratios=(0.5,)), False)
+    methods = Methods(*inputs, ReportOptions(device="cpu", detector_score=True, ratios=(0.5,)), False)
     assert len([*methods.named("encoder"), *methods.sweep()]) == 8
     assert len({id(features) for features in seen}) == 2  # with the heat, and without
 
@@ -203,26 +209,26 @@ def test_a_report_of_a_detector_with_a_second_channel(shape_volumes, tmp_path):
     net = HeatMapNet(ConvMixerConfig(dim=4, depth=1, kernel_zyx=(3, 3, 3), channels=2))
     double = save_detector(tmp_path / "double", net, voxel_um=VOXEL_UM, threshold=0.5, min_distance_um=6)
     volumes, tables, truth = map(list, zip(*shape_volumes[:2], strict=True))
-    given = {"tolerance_um": 6.0, "seeds": 1, "counts": (), "show": False, "methods": ["encoder"]}
-    given |= {"detectors": [double.path], "device": "cpu", "detector_score": True, "augment_contrast": (2.0,)}
-    given["C"] = 0.01
+    options = {"tolerance_um": 6.0, "seeds": 1, "counts": (), "show": False, "methods": ["encoder"]}
+    options |= {"detectors": [double.path], "device": "cpu", "detector_score": True}
+    options |= {"augment_contrast": (2.0,), "C": 0.01}
     with pytest.raises(CanvasError, match="was trained with a background channel: give --background"):
-        report(volumes, tables, truth, tmp_path / "none", **given)
+        report(volumes, tables, truth, tmp_path / "none", **options)
     with pytest.raises(CanvasError, match="2 volumes and 1 of background were given"):
-        report(volumes, tables, truth, tmp_path / "few", background=volumes[:1], **given)
-    found = {
-        name: report(volumes, tables, truth, tmp_path / name, background=second, **given)["methods"]
+        report(volumes, tables, truth, tmp_path / "few", background=volumes[:1], **options)
+    methods = {
+        name: report(volumes, tables, truth, tmp_path / name, background=second, **options)["methods"]
         for name, second in {"same": volumes, "turned": volumes[::-1]}.items()
     }
-    assert list(found["same"]) == ["detector", "detector score", "detector + detector score"]
-    assert found["same"]["detector"]["pooled"]["auc"] != found["turned"]["detector"]["pooled"]["auc"]
+    assert list(methods["same"]) == ["detector", "detector score", "detector + detector score"]
+    assert methods["same"]["detector"]["pooled"]["auc"] != methods["turned"]["detector"]["pooled"]["auc"]
 
 
 def test_speed_is_measured_of_the_same_judgement(pooled, encoder, detector):
     folds = [part.name for part in pooled.parts]
-    given = pooled, dict.fromkeys(folds, encoder), dict.fromkeys(folds, detector), folds
+    inputs = pooled, dict.fromkeys(folds, encoder), dict.fromkeys(folds, detector), folds
     methods = Methods(
-        *given, ReportOptions(device="cpu", detector_score=True, augment_contrast=(0.5,)), False
+        *inputs, ReportOptions(device="cpu", detector_score=True, augment_contrast=(0.5,)), False
     ).named("encoder")
     assert methods[-1].name == "concat + detector score"
     rows, scored = pooled.labelled(["a", "b"]), pooled.labelled(["c"])[5:25]

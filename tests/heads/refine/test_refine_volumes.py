@@ -109,8 +109,8 @@ def test_a_refiner_tells_cells_on_a_volume_it_never_met(brains, refiner_folder, 
     judged = refine(refiner, volume, points, encoder=encoder, detector=detector, device="cpu")
     assert list(judged.columns) == ["label", "note", "p_cell"]
     assert np.array_equal(judged.zyx, points.zyx)
-    said = judged.columns["p_cell"] >= refiner.threshold_
-    assert (said == (points.columns["label"] == 1)).mean() > 0.95
+    decided = judged.columns["p_cell"] >= refiner.threshold_
+    assert (decided == (points.columns["label"] == 1)).mean() > 0.95
     assert judged.meta["refiner_encoder_sha256"] == encoder.sha256
 
 
@@ -197,9 +197,9 @@ def test_models_are_asked_for_compared_and_found_by_their_sha256(
     # Under another name, beside another model: the sha256 decides.
     shipped = {"other": other.path, "spots": detector.path, "renamed": encoder.path}
     monkeypatch.setattr(refine_points, "shipped", lambda kind: shipped)
-    found = refine(refiner, volume, points, device="cpu").columns["p_cell"]
-    given = refine(refiner, volume, points, encoder=encoder, detector=detector, device="cpu")
-    assert np.array_equal(found, given.columns["p_cell"])
+    p_cell = refine(refiner, volume, points, device="cpu").columns["p_cell"]
+    by_given_models = refine(refiner, volume, points, encoder=encoder, detector=detector, device="cpu")
+    assert np.array_equal(p_cell, by_given_models.columns["p_cell"])
 
 
 def test_the_report_says_what_was_learned_from_and_what_is_above(brains, extractor, tmp_path):
@@ -224,10 +224,10 @@ def test_of_two_candidates_on_a_cell_the_nearer_is_it(brains):
     volume, _ = brains[0]
     points = Points(np.array([[5.0, 5, 5], [5, 5, 6], [9, 9, 9], [1, 1, 1]]))
     truth = Points(np.array([[5.0, 5, 6], [9, 9, 10], [15, 15, 15]]))
-    found = Candidates.of(volume, points, truth, labels=None, tolerance_um=4.5)
-    assert found.label.tolist() == [0, 1, 1, 0]
-    assert found.missed == 1
-    assert found.counts()["recall"] == pytest.approx(2 / 3)
+    candidates = Candidates.of(volume, points, truth, labels=None, tolerance_um=4.5)
+    assert candidates.label.tolist() == [0, 1, 1, 0]
+    assert candidates.missed == 1
+    assert candidates.counts()["recall"] == pytest.approx(2 / 3)
     boxes = np.array([[0, 0, 0, 8, 8, 8]])
     inside = Candidates.of(volume, points, truth, labels=None, tolerance_um=4.5, within=boxes)
     assert inside.label.tolist() == [0, 1, -1, 0]
@@ -237,27 +237,27 @@ def test_of_two_candidates_on_a_cell_the_nearer_is_it(brains):
 
 def test_rows_of_the_truth_that_are_no_cells_are_not_looked_for(brains):
     volume, points = brains[0]
-    found = Candidates.of(volume, points, points, labels=None, tolerance_um=4.5)
-    assert np.array_equal(found.label, points.columns["label"])
-    assert found.missed == 0
+    candidates = Candidates.of(volume, points, points, labels=None, tolerance_um=4.5)
+    assert np.array_equal(candidates.label, points.columns["label"])
+    assert candidates.missed == 0
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda given: given | {"labels": "lab"}, "no column 'lab'; they have label, note"),
-        (lambda given: given | {"labels": "note"}, "holds 'row 0'; expected 1"),
-        (lambda given: given | {"labels": None}, "give --labels COLUMN, or --truth"),
-        (lambda given: given | {"candidates": given["candidates"][:1]}, "3 volumes and 1 of candidates"),
-        (lambda given: given | {"volumes": given["volumes"][:1] * 3}, "3 volumes are called"),
-        (lambda given: given | {"within": [[[0, 0, 0, 9, 9, 9]]]}, "3 volumes and 1 of within"),
+        (lambda inputs: inputs | {"labels": "lab"}, "no column 'lab'; they have label, note"),
+        (lambda inputs: inputs | {"labels": "note"}, "holds 'row 0'; expected 1"),
+        (lambda inputs: inputs | {"labels": None}, "give --labels COLUMN, or --truth"),
+        (lambda inputs: inputs | {"candidates": inputs["candidates"][:1]}, "3 volumes and 1 of candidates"),
+        (lambda inputs: inputs | {"volumes": inputs["volumes"][:1] * 3}, "3 volumes are called"),
+        (lambda inputs: inputs | {"within": [[[0, 0, 0, 9, 9, 9]]]}, "3 volumes and 1 of within"),
     ],
 )
 def test_labels_that_do_not_fit(brains, change, message):
     volumes, tables = zip(*brains, strict=True)
-    given = change({"volumes": list(volumes), "candidates": list(tables), "labels": "label"})
+    inputs = change({"volumes": list(volumes), "candidates": list(tables), "labels": "label"})
     with pytest.raises(CanvasError, match=message):
-        label_brains(given.pop("volumes"), given.pop("candidates"), **given)
+        label_brains(inputs.pop("volumes"), inputs.pop("candidates"), **inputs)
 
 
 def test_what_cannot_be_fitted_is_said_before_features_are_made(
