@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import codecs
+import importlib
 import io
 import logging
 import os
@@ -16,21 +17,6 @@ import warnings
 from collections.abc import Sequence
 
 from canvas_fm.cli.parser import Parser, add_logging
-from canvas_fm.cli.verbs import demo, serve
-from canvas_fm.cli.verbs.analysis import brain_report, groups, profiles, regions, segmentation, spatial, study
-from canvas_fm.cli.verbs.cells import count, detect, embed, refine, review, search
-from canvas_fm.cli.verbs.data import dataset, info, points, prepare, view
-from canvas_fm.cli.verbs.score import audit, feature_benchmark, leaderboard, probe, report, score
-from canvas_fm.cli.verbs.train import (
-    adapt,
-    domains,
-    export_onnx,
-    pretrain,
-    push,
-    quantise,
-    sweep,
-    train_detector,
-)
 from canvas_fm.errors import CanvasError
 from canvas_fm.models.allocator import keep_freed_memory
 from canvas_fm.version import __version__
@@ -38,8 +24,47 @@ from canvas_fm.version import __version__
 _PLAIN = {"µ": "u", "…": "...", "–": "-", "—": "-", "→": "->", "×": "x", "Δ": "d", "²": "2", "γ": "gamma"}
 
 
-def build_parser() -> Parser:
-    """Build the parser of `canvas-fm`; each verb stores its function in `run`."""
+# Files of verbs in the order of --help, and the verbs that each adds.
+VERB_FILES: dict[str, tuple[str, ...]] = {
+    "data.info": ("info", "list", "phantom"),
+    "data.dataset": ("dataset",),
+    "data.prepare": ("convert", "destripe", "stitch"),
+    "train.pretrain": ("pretrain",),
+    "cells.embed": ("embed", "export", "reconstruct"),
+    "train.quantise": ("quantise",),
+    "train.export_onnx": ("export-onnx",),
+    "train.push": ("push",),
+    "cells.detect": ("detect",),
+    "train.train_detector": ("train-detector",),
+    "train.adapt": ("adapt",),
+    "train.domains": ("domains",),
+    "cells.refine": ("refine",),
+    "cells.review": ("review",),
+    "cells.count": ("count",),
+    "analysis.regions": ("regions",),
+    "analysis.spatial": ("coexpress", "proximity"),
+    "analysis.segmentation": ("segment", "evaluate-segmentation"),
+    "analysis.groups": ("groups",),
+    "analysis.profiles": ("profiles",),
+    "analysis.brain_report": ("brain-report",),
+    "analysis.study": ("study",),
+    "score.probe": ("probe",),
+    "score.report": ("report",),
+    "score.score": ("evaluate", "tables"),
+    "score.audit": ("audit",),
+    "score.leaderboard": ("leaderboard",),
+    "data.points": ("points",),
+    "data.view": ("view",),
+    "cells.search": ("index", "search"),
+    "score.feature_benchmark": ("feature-benchmark",),
+    "serve": ("serve", "store"),
+    "train.sweep": ("sweep",),
+    "demo": ("demo",),
+}
+
+
+def build_parser(verb: str | None = None) -> Parser:
+    """Build the parser of `canvas-fm`, or of one verb alone; each verb stores its function in `run`."""
     parser = Parser(
         prog="canvas-fm",
         description="A foundation-model toolkit for whole-brain light-sheet microscopy. "
@@ -58,43 +83,9 @@ def build_parser() -> Parser:
     )
     add_logging(parser)
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    for module in (
-        info,
-        dataset,
-        prepare,
-        pretrain,
-        embed,
-        quantise,
-        export_onnx,
-        push,
-        detect,
-        train_detector,
-        adapt,
-        domains,
-        refine,
-        review,
-        count,
-        regions,
-        spatial,
-        segmentation,
-        groups,
-        profiles,
-        brain_report,
-        study,
-        probe,
-        report,
-        score,
-        audit,
-        leaderboard,
-        points,
-        view,
-        search,
-        feature_benchmark,
-        serve,
-        sweep,
-        demo,
-    ):
-        module.add_verbs(verbs)
+    for file, names in VERB_FILES.items():
+        if verb is None or verb in names:
+            importlib.import_module(f"canvas_fm.cli.verbs.{file}").add_verbs(verbs)
     return parser
 
 
@@ -102,7 +93,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     _degrade_output_encoding()
     words = list(sys.argv[1:] if argv is None else argv)
-    args = build_parser().parse_args(words or ["--help"])
+    known = words and any(words[0] in names for names in VERB_FILES.values())
+    args = build_parser(words[0] if known else None).parse_args(words or ["--help"])
     _log_to_stderr(args)
     if args.verb != "serve":  # which runs for weeks, and gives its memory back between requests
         keep_freed_memory()

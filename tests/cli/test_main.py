@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from canvas_fm.cli import build_parser, main
+from canvas_fm.cli import VERB_FILES, build_parser, main
 from canvas_fm.version import __version__
 
 VERBS = ["info", "phantom", "pretrain", "embed", "export", "reconstruct", "serve", "demo"]
@@ -29,6 +29,23 @@ def test_every_flag_has_a_line_of_help(verb, run):
         a.option_strings[0] for a in verbs.choices[verb].filled()._actions if a.option_strings and not a.help
     ]
     assert bare == []
+
+
+@pytest.mark.parametrize(("file", "names"), VERB_FILES.items())
+def test_a_file_adds_the_verbs_of_its_row(file, names):
+    verbs = next(a for a in build_parser(names[0])._actions if isinstance(a, argparse._SubParsersAction))
+    assert tuple(verbs.choices) == names
+
+
+def test_a_verb_imports_no_other_verbs():
+    code = (
+        "import sys; from canvas_fm.cli import main\n"
+        "try: main(['points', '--help'])\n"
+        "except SystemExit: pass\n"
+        "print(*sorted(name for name in sys.modules if name.startswith('canvas_fm.cli.verbs.data.')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "canvas_fm.cli.verbs.data.points"
 
 
 def test_version(run):
