@@ -7,6 +7,7 @@ A file counts where one of its functions is entered, not where it is only import
 from __future__ import annotations
 
 import argparse
+import functools
 import inspect
 import io
 import sys
@@ -37,8 +38,8 @@ TRAINING = (
 )  # fmt: skip
 
 
-def entered_by(work: Callable[[], object]) -> dict[str, set[CodeType]]:
-    """Functions of canvas_fm and serving that the work enters, by file."""
+def entered_by(prepared: Callable[[], Callable[[], None]]) -> dict[str, set[CodeType]]:
+    """Functions of canvas_fm and serving that the work enters, by file; threads of before count."""
     codes: dict[str, set[CodeType]] = {}
     ours = tuple(f"{ROOT / room}/" for room in ("canvas_fm", "serving"))
 
@@ -50,6 +51,8 @@ def entered_by(work: Callable[[], object]) -> dict[str, set[CodeType]]:
     threading.settrace(trace)
     sys.settrace(trace)
     try:
+        work = prepared()
+        codes.clear()
         work()
     finally:
         sys.settrace(None)
@@ -144,7 +147,7 @@ def main(words: Sequence[str] = ()) -> None:
         folder = Path(name)
         prepare(folder)
         for verb in args.verbs or WORK:
-            codes = entered_by(WORK[verb](folder))
+            codes = entered_by(functools.partial(WORK[verb], folder))
             whole = {path: len((ROOT / path).read_text("utf-8").splitlines()) for path in codes}
             entered = {path: lines_of(of) for path, of in codes.items()}
             print(
