@@ -202,6 +202,12 @@ def add_group(verbs: Verbs, name: str, help: str, description: str) -> Verbs:
     return group.add_subparsers(dest="action", metavar="ACTION", required=True)
 
 
+def add_workers(parser: Parser, help: str = "processes; default 1") -> None:
+    """Add `--workers` and `--scheduler`: processes of this machine, or of a Dask cluster."""
+    parser.add_argument("--workers", type=positive_int, default=1, metavar="N", help=help)
+    parser.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster, such as tcp://host:8786")
+
+
 def add_json(parser: Parser) -> None:
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 

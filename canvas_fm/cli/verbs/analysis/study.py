@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from canvas_fm.cli.parser import Parser, Verbs, add_json, add_verb, positive_int
+from canvas_fm.cli.parser import Parser, Verbs, add_json, add_verb, add_workers
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -41,8 +41,7 @@ def _fill(parser: Parser) -> None:
         action="store_true",
         help="run nothing: say what would run and why, minutes and bytes, measured in a box of one brain",
     )
-    parser.add_argument("--workers", type=positive_int, default=1, metavar="N", help="processes; default 1")
-    parser.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster, such as tcp://host:8786")
+    add_workers(parser)
     add_json(parser)
 
 

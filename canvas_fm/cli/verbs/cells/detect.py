@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from canvas_fm.cli.open_volumes import add_companion, open_companions
-from canvas_fm.cli.parser import Parser, Verbs, add_json, add_verb, add_volume_flags, positive_int
+from canvas_fm.cli.parser import Parser, Verbs, add_json, add_verb, add_volume_flags, add_workers
 
 if TYPE_CHECKING:
     from canvas_fm.data.volume.volume import Volume
@@ -53,8 +53,7 @@ def _fill_detect(detect: Parser) -> None:
     detect.add_argument(
         "--cells-only", action="store_true", help="write only detections at or above the refiner's threshold"
     )
-    detect.add_argument("--workers", type=positive_int, default=1, metavar="N", help="processes; default 1")
-    detect.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster, such as tcp://host:8786")
+    add_workers(detect)
     detect.add_argument(
         "--dry-run", action="store_true", help="only say how many tiles, minutes and bytes it would take"
     )

@@ -5,7 +5,16 @@ from __future__ import annotations
 import argparse
 
 from canvas_fm.cli.open_volumes import add_companion, open_companions
-from canvas_fm.cli.parser import ZYX, Parser, Verbs, add_json, add_verb, add_volume_flags, positive_int
+from canvas_fm.cli.parser import (
+    ZYX,
+    Parser,
+    Verbs,
+    add_json,
+    add_verb,
+    add_volume_flags,
+    add_workers,
+    positive_int,
+)
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -49,8 +58,7 @@ def _fill_embed(embed: Parser) -> None:
     )
     embed.add_argument("--out", required=True, metavar="X.emb.zarr", help="store to write")
     add_companion(embed, "--background", "second channel of an encoder that takes one")
-    embed.add_argument("--workers", type=positive_int, default=1, metavar="N", help="processes; default 1")
-    embed.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster, such as tcp://host:8786")
+    add_workers(embed)
     embed.add_options("options", EmbedOptions)
     add_json(embed)
     add_volume_flags(embed)

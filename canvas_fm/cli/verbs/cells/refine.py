@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from canvas_fm.cli.open_volumes import add_companion, open_companions, open_volumes
-from canvas_fm.cli.parser import Parser, Verbs, add_group, add_json, add_verb, add_volume_flags, positive_int
+from canvas_fm.cli.parser import Parser, Verbs, add_group, add_json, add_verb, add_volume_flags, add_workers
 from canvas_fm.cli.verbs.cells.labels import add_labelled
 from canvas_fm.errors import CanvasError
-
-if TYPE_CHECKING:
-    pass
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -99,8 +96,7 @@ def _fill_apply(apply: Parser) -> None:
         help="of so many CELLS that were looked for by eye, FOUND have a candidate: the count is then of all "
         "cells; default: as recorded with the refiner for candidates of this detector and threshold",
     )  # fmt: skip
-    apply.add_argument("--workers", type=positive_int, default=1, metavar="N", help="processes; default 1")
-    apply.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster, such as tcp://host:8786")
+    add_workers(apply)
     apply.add_options("options", BatchedRun)
     add_json(apply)
     add_volume_flags(apply)

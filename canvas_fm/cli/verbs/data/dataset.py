@@ -14,7 +14,7 @@ from canvas_fm.cli.parser import (
     positive_float,
     positive_int,
 )
-from canvas_fm.cli.verbs.data.info import MARKERS
+from canvas_fm.cli.verbs.data.info import add_synthetic
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -53,14 +53,8 @@ def _fill_check(check: Parser) -> None:
 
 def _fill_write(write: Parser) -> None:
     write.add_argument("out", metavar="OUT", help="folder, or OUT.tar for an archive")
-    write.add_argument(
-        "--shape", nargs=3, type=positive_int, default=(64, 192, 288), metavar=ZYX, help="default 64 192 288"
-    )
-    write.add_argument(
-        "--markers", nargs="+", default=list(MARKERS), metavar="MARKER", help=f"default {' '.join(MARKERS)}"
-    )
+    add_synthetic(write, (64, 192, 288))
     write.add_argument("--regions", type=positive_int, default=3, help="in TRAIN, and in TEST; default 3")
-    write.add_argument("--seed", type=int, default=0, help="default 0")
     write.add_argument(
         "--voxel-um",
         nargs=3,

@@ -74,20 +74,21 @@ def _fill_info(info: Parser) -> None:
     add_volume_flags(info)
 
 
-def _fill_phantom(phantom: Parser) -> None:
-    phantom.add_argument("out", metavar="OUT", help="folder to write")
-    phantom.add_argument(
-        "--shape",
-        nargs=3,
-        type=positive_int,
-        default=(64, 192, 192),
-        metavar=ZYX,
-        help="voxels; default 64 192 192",
+def add_synthetic(parser: Parser, shape_zyx: tuple[int, int, int]) -> None:
+    """Add the flags of synthetic brains: size, markers and seed."""
+    sizes = " ".join(map(str, shape_zyx))
+    parser.add_argument(
+        "--shape", nargs=3, type=positive_int, default=shape_zyx, metavar=ZYX, help=f"voxels; default {sizes}"
     )
-    phantom.add_argument(
+    parser.add_argument(
         "--markers", nargs="+", default=list(MARKERS), metavar="MARKER", help=f"default {' '.join(MARKERS)}"
     )
-    phantom.add_argument("--seed", type=int, default=0, help="default 0")
+    parser.add_argument("--seed", type=int, default=0, help="default 0")
+
+
+def _fill_phantom(phantom: Parser) -> None:
+    phantom.add_argument("out", metavar="OUT", help="folder to write")
+    add_synthetic(phantom, (64, 192, 192))
     phantom.add_argument(
         "--voxel-um",
         nargs=3,

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from canvas_fm.cli.parser import Parser, Verbs, add_json, add_verb, positive_int
+from canvas_fm.cli.parser import Parser, Verbs, add_json, add_verb, add_workers
 
 if TYPE_CHECKING:
     from canvas_fm.prepare.convert.convert import Conversion
@@ -84,14 +84,10 @@ def _fill(parser: Parser, also: tuple[str, ...]) -> None:
         action="store_true",
         help="write nothing: say layout, bytes and minutes, measured on a few planes",
     )
-    parser.add_argument(
-        "--workers",
-        type=positive_int,
-        default=1,
-        metavar="N",
-        help="processes that share the slabs, each with --memory-gb; default 1, whose threads use all cores",
+    add_workers(
+        parser,
+        "processes that share the slabs, each with --memory-gb; default 1, whose threads use all cores",
     )
-    parser.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster, such as tcp://host:8786")
     corrections = (*_STRIPES, *_FLAT, "destripe")
     plain = [name for name in ConvertOptions.model_fields if name not in corrections]
     parser.add_options("options", ConvertOptions, only=[*plain, *_FLAT, *also, *_STRIPES])
