@@ -46,7 +46,8 @@ def fill(monkeypatch):
 @pytest.fixture
 def commands(folder, model, brain, tmp_path):  # noqa: F811
     """Words of a verb by name, OUT of which is `tmp_path / at / out`."""
-    Points(np.array([[1.0, 2, 3], [4, 5, 6]])).write(tmp_path / "cells.csv")
+    cells = tmp_path / "cells.csv"
+    Points(np.array([[1.0, 2, 3], [4, 5, 6]])).write(cells)
     phantom = ["--shape", 8, 24, 24]
 
     def words(verb: str, at: str) -> list[object]:
@@ -57,7 +58,7 @@ def commands(folder, model, brain, tmp_path):  # noqa: F811
             "regions": ["phantom", out, *phantom, "--markers", "PV", "--regions"],
             "randomise": ["phantom", out, *phantom, "--randomise", 1, 2],
             "fit": [*fit_words(folder, model, out), "--labels", "label"],
-            "export": ["view", brain, "--points", tmp_path / "cells.csv", "--export", out],
+            "export": ["view", brain, "--points", cells, "--export", out],
         }[verb]
 
     return words
@@ -77,6 +78,20 @@ def test_the_same_command_runs_once_there_is_room(verb, commands, fill, run, ref
     assert set(again) == set(sound)
     if verb != "fit":  # whose report names OUT
         assert again == sound
+
+
+def test_segment_leaves_no_labels_without_their_table(refusal, run, brain, tmp_path, monkeypatch):
+    Points(np.array([[1.0, 2, 3], [4, 5, 6]])).write(tmp_path / "cells.csv")
+    words = ["segment", brain, tmp_path / "cells.csv"]
+    words += ["--out", tmp_path / "labels.zarr", "--table", tmp_path / "t.csv"]
+
+    def full(*_):
+        raise StorageFull("no space left on the disk")
+
+    monkeypatch.setattr(Points, "write", full)
+    assert refusal(*words).endswith("run the same command again")
+    monkeypatch.undo()
+    assert run(*words)[0] == 0
 
 
 @pytest.mark.parametrize(

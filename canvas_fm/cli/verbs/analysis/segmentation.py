@@ -69,14 +69,19 @@ def _fill_evaluate(parser: Parser) -> None:
 
 
 def run_segment(args: argparse.Namespace) -> None:
+    from pathlib import Path
+
     import numpy as np
 
     from canvas_fm.cli.output import print_result, report_bad_chunks
     from canvas_fm.data.volume.volume import Volume
+    from canvas_fm.files.atomic import removed_on_error
 
     volume = Volume.open(args.volume, **args.volume_options.explicit)
-    cells = _segmented(args, volume)
-    cells.write(args.table)
+    with removed_on_error() as new:  # the table too, or neither
+        cells = _segmented(args, volume)
+        new.append(Path(args.out))
+        cells.write(args.table)
     sizes = np.asarray(cells.columns["volume_um3"])
     result = {
         "written": [args.out, args.table],

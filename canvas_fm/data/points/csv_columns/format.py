@@ -15,6 +15,8 @@ from jaxtyping import Bool, Int64, UInt8
 _MOST_DECIMALS = 15
 _POWERS = 10.0 ** np.arange(_MOST_DECIMALS + 1)
 _LEAST, _LARGEST = 1e-4, 2.0**53  # Python writes smaller and much larger numbers with an exponent
+_EXPONENT = 1e16  # from here on
+_SAMPLE = 512  # values that tell whether decimals suit a column
 _FEW = 0.02  # values of a column that are worth formatting one by one
 _LONGEST = 256  # text of a column whose rows are put together as a matrix
 _ZERO = ord("0")
@@ -53,6 +55,8 @@ def _formatted(values: np.ndarray) -> Texts | None:
             return None
         return _decimal(values.astype(np.int64), np.zeros(len(values), np.int64), values < 0)
     if values.dtype not in (np.float32, np.float64):
+        return None
+    if (step := len(values) // _SAMPLE) > 1 and _formatted(values[::step]) is None:
         return None
     size = np.abs(values.astype(np.float64))
     plain = (size < _LARGEST) & ((size >= _LEAST) | (size == 0))
@@ -121,7 +125,7 @@ def _one_by_one(values: np.ndarray, delimiter: bytes, *, alone: bool) -> Texts |
             return None
         written = [text.encode() for text in listed] if not joined.isascii() else values.astype("S").tolist()
     elif values.dtype == np.float64:
-        written = [repr(value).encode() for value in values.tolist()]
+        written = _shortest(values)
     elif values.dtype == np.float32:
         written = values.astype("S").tolist()
     else:
@@ -132,6 +136,18 @@ def _one_by_one(values: np.ndarray, delimiter: bytes, *, alone: bool) -> Texts |
     text = np.array(written, f"S{max(int(length.max(initial=1)), 1)}")
     width = text.dtype.itemsize
     return Texts(text.view(np.uint8).reshape(-1, width), np.arange(width) < length[:, None])
+
+
+def _shortest(values: np.ndarray) -> list[bytes]:
+    """What `repr` writes for each float64: by a formatter in Rust, which differs in exponents alone."""
+    from pydantic_core import to_json
+
+    size = np.abs(values)
+    plain = ((size >= _LEAST) & (size < _EXPONENT)) | (size == 0)
+    written = to_json(np.where(plain, values, 0.0).tolist())[1:-1].split(b",")
+    for row in np.flatnonzero(~plain).tolist():
+        written[row] = repr(float(values[row])).encode()
+    return written
 
 
 def _with_others(texts: Texts, values: np.ndarray, rows: Int64[np.ndarray, " few"]) -> Texts:

@@ -17,8 +17,8 @@ EXACT = 2**53  # up to here a float64 holds every whole number
 _DOT, _MINUS, _NEWLINE, _ZERO, _BLANK = b".-\n0 "
 _WORD = 8
 _POWERS = 10.0 ** np.arange(23)  # exact, as are the divisions by them
-_WHOLE_POWERS = 10 ** np.arange(19, dtype=np.uint64)
-_MOST_DIGITS = 18  # that fit into 64 bits
+_WHOLE_POWERS = 10 ** np.arange(20, dtype=np.uint64)
+_MOST_DIGITS = 18  # that are parsed here; any 19 fit into 64 bits
 _FEW = 0.02  # fields of a column that are worth parsing one by one
 _EXTENDED = np.finfo(np.longdouble).nmant >= 63
 Parse = Callable[[list[str]], np.ndarray]
@@ -99,14 +99,22 @@ def _numbers(fields: Fields, column: int, text: bytes) -> np.ndarray | None:
     start += negative
     decimals = np.maximum(end - dot - 1, 0)
     digits = dot - start + decimals
-    odd |= (digits < 1) | (digits > _MOST_DIGITS)
+    below_one = (decimals > 0) & (dot - start == 1) & (fields.bytes[start] == _ZERO)
+    # Floats below one are written with up to 22 decimals: zeros that lead are none of the digits.
+    most = np.where(below_one, _MOST_DIGITS + 2, _MOST_DIGITS)
+    for place in range(1, len(_POWERS) - len(_WHOLE_POWERS) + 1):
+        below_one &= fields.bytes[np.minimum(dot + place, len(text) - 1)] == _ZERO
+        most += below_one
+    odd |= (digits < 1) | (digits > most)
     if odd.mean() > _FEW:
         return None
     start[odd] = dot[odd] = end[odd]
     decimals[odd] = digits[odd] = 0
     value = _whole(fields.bytes, start, dot)
     if decimals.any():
-        value = value * _WHOLE_POWERS[decimals] + _whole(fields.bytes, end - decimals, end)
+        value = value * _WHOLE_POWERS[np.minimum(decimals, len(_WHOLE_POWERS) - 1)] + _whole(
+            fields.bytes, end - decimals, end
+        )
     with_point = dot < end
     if not with_point.any():
         leading_zero = (fields.bytes[np.minimum(start, len(text) - 1)] == _ZERO) & ((digits > 1) | negative)

@@ -16,10 +16,11 @@ from canvas_fm.data.points.points import Points
 from canvas_fm.data.points.tables import _plain, read_csv, write_csv
 
 N = 3000
-RANDOM = np.random.default_rng(0)
+RANDOM, OTHER = np.random.default_rng(0), np.random.default_rng(1)
 TEXTS = {
-    "17 digits": [repr(value) for value in RANDOM.random(N) * 10.0 ** RANDOM.integers(-3, 4, N)],
-    "signed": [repr(value) for value in RANDOM.normal(size=N)],
+    "17 digits": list(map(repr, (RANDOM.random(N) * 10.0 ** RANDOM.integers(-3, 4, N)).tolist())),
+    "below one": list(map(repr, (OTHER.random(N) * 10.0 ** OTHER.integers(-2, 1, N)).tolist())),
+    "signed": list(map(repr, RANDOM.normal(size=N).tolist())),
     "integers": [str(value) for value in RANDOM.integers(-(10**6), 10**6, N)],
     "long integers": [str(value) for value in RANDOM.integers(-(10**17), 10**17, N)],
     "float32": [str(value) for value in RANDOM.random(N).astype(np.float32)],
@@ -56,6 +57,13 @@ def test_fields_are_typed_as_by_python(kind):
     assert parsed[1].tolist() == [7] * len(texts)
 
 
+def test_floats_below_one_are_not_parsed_one_by_one():
+    text = "".join(f"{one}\n" for one in TEXTS["below one"])
+    seen: list[object] = []
+    assert parse_block(text.encode(), b",", 1, lambda texts: seen.append(texts) or _typed(texts)) is not None
+    assert not seen
+
+
 @pytest.mark.parametrize(
     "text", ['1,"2"\n', "1,2\r\n", "1,2\n\n3,4\n", "1,2,3\n4\n", " 1,2\n", "1, 2\n", ",\n1,2\n", "1\n2,3,4\n"]
 )
@@ -70,6 +78,9 @@ VALUES = {
     "whole": RANDOM.integers(-5000, 5000, N).astype(float),
     "three decimals": np.round(RANDOM.normal(size=N) * 1000, 3),
     "17 digits": RANDOM.random(N),
+    "17 digits over decades": np.append(
+        OTHER.normal(size=N - 4) * 10.0 ** OTHER.integers(-7, 20, N - 4), [np.nan, np.inf, -np.inf, -0.0]
+    ),
     "a few NaN": np.where(RANDOM.random(N) < 0.01, np.nan, RANDOM.integers(0, 9, N)),
     "integers": RANDOM.integers(-(2**62), 2**62, N),
     "unsigned": RANDOM.integers(0, 2**64 - 1, N, dtype=np.uint64),
