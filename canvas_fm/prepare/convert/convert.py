@@ -72,8 +72,6 @@ def convert(
     """
     out, opts = Path(out), ConvertOptions.of(**options)
     _check_name(out)
-    if workers < 1:
-        raise CanvasError(f"workers is {workers}; give at least 1")
     processes = Processes(workers, scheduler)
     return convert_source(open_source(source, opts), out, opts, processes=processes, progress=progress)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from canvas_fm.prepare.convert.slab_work import SlabResult, SlabWork
 from canvas_fm.prepare.convert.slabs import Slabs
 from canvas_fm.prepare.corrections import Correction
 from canvas_fm.prepare.options import ConvertOptions
-from canvas_fm.prepare.sources.source import Source, open_source
+from canvas_fm.prepare.sources.source import Source
 from canvas_fm.prepare.workers.cores import usable_cores
 from canvas_fm.prepare.workers.dask_workers import map_tiles
 from canvas_fm.progress import bar
@@ -26,6 +26,10 @@ class Processes:
 
     workers: int = 1
     scheduler: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise CanvasError(f"workers is {self.workers}; give at least 1")
 
     @property
     def several(self) -> bool:
@@ -60,9 +64,9 @@ class SlabPlan:
 
 @dataclass
 class SlabJob:
-    """Writes slabs by number, wherever it is sent; picklable, the source is opened where it works."""
+    """Writes slabs by number, wherever it is sent; picklable, `reopen` opens the source where it works."""
 
-    path: Path
+    reopen: Callable[[], Source]
     identity: str
     layout: Layout
     corrections: Sequence[Correction]
@@ -85,10 +89,10 @@ class SlabJob:
             return self._open.write(self.root, number)
 
     def _source(self) -> Source:
-        source = open_source(self.path, self.options)
+        source = self.reopen()
         if source.identity() != self.identity:
             raise CanvasError(
-                f"{self.path} has other files, sizes or times where a worker sees it; all workers need the "
+                f"{source.path} has other files, sizes or times where a worker sees it; all workers need the "
                 "same folder at the same path"
             )
         return source
@@ -131,8 +135,9 @@ def _by_workers(
     threads = plan.options.threads
     if threads is None and processes.scheduler is None:
         threads = max(1, usable_cores() // processes.workers)
+    assert plan.source.reopen is not None
     job = SlabJob(
-        plan.source.path.absolute(),
+        plan.source.reopen,
         plan.source.identity(),
         plan.layout,
         plan.corrections,

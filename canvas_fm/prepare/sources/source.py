@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,10 @@ from canvas_fm.prepare.sources.voxels import OpenedFile, Voxels
 
 @dataclass(frozen=True)
 class Source:
-    """Channels of one shape and type with their names, and the files that they lie in."""
+    """Channels of one shape and type with their names, and the files that they lie in.
+
+    `reopen` opens them once more, in a worker that it is pickled for.
+    """
 
     path: Path
     channels: Sequence[Voxels]
@@ -35,6 +39,7 @@ class Source:
     markers: Sequence[str | None]
     voxel_um: ZyxUm
     files: Sequence[Path]
+    reopen: Callable[[], Source] | None = None
 
     @property
     def shape_zyx(self) -> Zyx:
@@ -80,7 +85,7 @@ def open_source(path: str | Path, options: ConvertOptions) -> Source:
     else:
         source = _volumes(path, options)
     _check_alike(source)
-    return source
+    return replace(source, reopen=partial(open_source, path.absolute(), options))
 
 
 def _volumes(path: Path, options: ConvertOptions) -> Source:

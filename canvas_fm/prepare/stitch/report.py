@@ -37,9 +37,19 @@ def report_stitching(summary: dict[str, Any], tiles: Sequence[Tile], solution: S
     size = np.minimum(np.minimum(a.stop_zyx, b.stop_zyx) - low, (1, _SIDE, _SIDE))
     low[0] += (min(a.stop_zyx[0], b.stop_zyx[0]) - low[0]) // 2
     shift = np.rint(worst.shift_zyx).astype(int)
-    one = a.volume.read(tuple(low - a.position_zyx), tuple(size))[0]
-    shown = [(b.volume.read(tuple(low - b.position_zyx - by), tuple(size))[0]) for by in (0 * shift, shift)]
+    one = _part(a, low, size)
+    shown = [_part(b, low - by, size) for by in (0 * shift, shift)]
     _draw(one, shown, f"{a.name} (green) and {b.name} (magenta), plane {low[0]}", stem)
+
+
+def _part(tile: Tile, low: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """A part of one plane of a tile, zero outside; planes of TIFF are decoded as a whole anyway."""
+    z, y, x = (int(n) for n in low - tile.position_zyx)
+    plane = tile.volume.read((z, 0, 0), (1, *tile.volume.shape_zyx[1:]))[0]
+    before = max(0, -y), max(0, -x)
+    padded = np.pad(plane, [(before[0], int(size[1])), (before[1], int(size[2]))])
+    y, x = y + before[0], x + before[1]
+    return padded[y : y + size[1], x : x + size[2]]
 
 
 def _draw(one: np.ndarray, shown: Sequence[np.ndarray], title: str, stem: Path) -> None:

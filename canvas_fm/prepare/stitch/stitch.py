@@ -7,6 +7,7 @@ import io
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,20 @@ from canvas_fm.errors import CanvasError
 from canvas_fm.files.atomic import write_text_atomic
 from canvas_fm.files.options import takes
 from canvas_fm.prepare.convert.convert import Conversion, convert_source
+from canvas_fm.prepare.convert.slab_job import Processes
+from canvas_fm.prepare.corrections import Correction
 from canvas_fm.prepare.options import DestripeOptions, FlatFieldOptions, StitchOptions
 from canvas_fm.prepare.report import report_corrections
 from canvas_fm.prepare.sources.source import Source
-from canvas_fm.prepare.stitch.corrections import NONE, correct_tiles
+from canvas_fm.prepare.stitch.corrections import NONE, CorrectedPlanes, correct_tiles
 from canvas_fm.prepare.stitch.fuse import FusedTiles
 from canvas_fm.prepare.stitch.offsets import Pair, Solution, measure_pair, overlapping, solve, unplaced
 from canvas_fm.prepare.stitch.report import report_stitching
 from canvas_fm.prepare.stitch.tiles import Tile, find_tiles
 from canvas_fm.prepare.workers.cores import usable_cores
 from canvas_fm.progress import bar
+
+_REGISTERED_BYTES = 350e6  # that registering one overlap holds
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,15 @@ class Stitching:
 
 
 @takes(StitchOptions)
-def stitch(source: str | Path, out: str | Path, *, progress: bool | None = None, **options: Any) -> Stitching:
+def stitch(
+    source: str | Path,
+    out: str | Path,
+    *,
+    workers: int = 1,
+    scheduler: str | None = None,
+    progress: bool | None = None,
+    **options: Any,
+) -> Stitching:
     """Place overlapping tiles and write them as one OME-Zarr; the same call again resumes.
 
     `source` is a folder `X/X_Y/Z.tiff` as SmartSPIM writes it, or with `positions` any folder of tiles. Each
@@ -58,17 +71,19 @@ def stitch(source: str | Path, out: str | Path, *, progress: bool | None = None,
     whole voxels: no voxel is interpolated. Leaves `OUT.stitch.json`, `.png` and `.positions.csv`, the table
     that places another channel with `positions` and `keep_positions`. With `flat_field` (or `flat`) and
     `destripe` shading and stripes are removed from the planes of each tile, before they are blended; the
-    shading is estimated from planes of all tiles. Raises CanvasError, naming tiles that
-    overlap with no other.
+    shading is estimated from planes of all tiles. Tiles are registered on threads of this process and blended
+    by `workers` processes, or those of a Dask `scheduler`, as in `convert`: the bytes are the same for any
+    number. Raises CanvasError, naming tiles that overlap with no other.
     """
     path, out, opts = Path(source), Path(out), StitchOptions.of(**options)
+    processes = Processes(workers, scheduler)
     tiles = find_tiles(path, opts)
     pairs = overlapping(tiles)
     solution = Solution(np.zeros((len(tiles), 3)), [], [])
     if not opts.keep_positions:
         with (
             bar(f"register {path.name}", len(pairs), unit="overlaps", show=progress) as advance,
-            ThreadPoolExecutor(min(4, opts.threads or usable_cores())) as pool,
+            ThreadPoolExecutor(_registering(opts)) as pool,
         ):
 
             def measured(pair: tuple[int, int]) -> Pair:
@@ -81,16 +96,12 @@ def stitch(source: str | Path, out: str | Path, *, progress: bool | None = None,
         _moved(tile.position_zyx, shift) for tile, shift in zip(tiles, solution.shifts_zyx, strict=True)
     ]
     stack, corrected = correct_tiles(path, tiles, opts)
-    fused = FusedTiles(tiles, placed, opts.ramp, corrected)
-    files = list(dict.fromkeys(file for tile in tiles for file in tile.volume.files))
-    first = tiles[0].volume
     if len(opts.marker) > 1:
         raise CanvasError(f"--marker names {len(opts.marker)} markers; one channel is stitched at a time")
-    marker = opts.marker[0] if opts.marker else first.marker
-    opened = Source(path, [fused], ["channel 0"], [marker], first.voxel_um, files)
+    opened = _fused(path, tiles, placed, opts, corrected)
     inputs = {"positions_zyx": [list(place) for place in placed]} | _corrections(opts)
     plain = opts.model_copy(update=NONE)  # what is done to tiles is not done to the whole again
-    conversion = convert_source(opened, out, plain, progress=progress, inputs=inputs)
+    conversion = convert_source(opened, out, plain, processes=processes, progress=progress, inputs=inputs)
     if corrected.correction.is_there:
         report_corrections(stack, [corrected.correction], out)
     loose = [] if opts.keep_positions else unplaced(len(tiles), solution.used)
@@ -106,6 +117,30 @@ def stitch(source: str | Path, out: str | Path, *, progress: bool | None = None,
     write_text_atomic(stem.with_name(stem.name + ".positions.csv"), _table(tiles, placed))
     report_stitching(stitching.as_dict(), tiles, solution, stem)
     return stitching
+
+
+def _fused(
+    path: Path, tiles: Sequence[Tile], placed: Sequence[Zyx], opts: StitchOptions, corrected: CorrectedPlanes
+) -> Source:
+    """The placed tiles as one channel, which a worker opens again with the same correction."""
+    fused = FusedTiles(tiles, placed, opts.ramp, corrected)
+    files = list(dict.fromkeys(file for tile in tiles for file in tile.volume.files))
+    first = tiles[0].volume
+    marker = opts.marker[0] if opts.marker else first.marker
+    there = {"positions": opts.positions and opts.positions.absolute()}
+    again = partial(_reopened, path.absolute(), placed, opts.model_copy(update=there), corrected.correction)
+    return Source(path, [fused], ["channel 0"], [marker], first.voxel_um, files, again)
+
+
+def _reopened(path: Path, placed: Sequence[Zyx], opts: StitchOptions, correction: Correction) -> Source:
+    tiles = find_tiles(path, opts)
+    corrected = CorrectedPlanes(correction, tiles[0].volume.shape_zyx[1:], opts.memory_gb)
+    return _fused(path, tiles, placed, opts, corrected)
+
+
+def _registering(options: StitchOptions) -> int:
+    """Overlaps that are registered at once: every core, as far as their crops fit the memory."""
+    return max(1, min(options.threads or usable_cores(), int(options.memory_gb * 1e9 / _REGISTERED_BYTES)))
 
 
 def _corrections(options: StitchOptions) -> dict[str, Any]:

@@ -46,7 +46,8 @@ def test_a_worker_that_sees_other_files_refuses(planes, tmp_path):
     options = ConvertOptions.of(**HOW)
     source = open_source(planes, options)
     layout = plan(source, options)
-    job = SlabJob(planes, "another", layout, [], options, tmp_path)
+    assert source.reopen is not None
+    job = SlabJob(source.reopen, "another", layout, [], options, tmp_path)
     with pytest.raises(CanvasError, match="other files, sizes or times where a worker sees it"):
         pickle.loads(pickle.dumps(job)).tile(0)
     with pytest.raises(CanvasError, match="workers is 0; give at least 1"):

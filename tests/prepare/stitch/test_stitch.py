@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from canvas_fm.errors import CanvasError
 from canvas_fm.prepare.stitch.fuse import FusedTiles
 from canvas_fm.prepare.stitch.offsets import Pair, find_shift, solve, unplaced
 from canvas_fm.prepare.stitch.tiles import Tile
+from tests.prepare.planes import bytes_of
 
 UM = (4.0, 2.0, 2.0)
 TILE, STEP = (10, 96, 96), 72
@@ -103,6 +105,28 @@ def test_shading_of_tiles_is_divided_out_before_they_are_blended(scene, tmp_path
     assert "stripes along x, dB removed" in numbers
     with pytest.raises(CanvasError, match="was made from another source or with other options"):
         cf.stitch(tmp_path / "tiles", tmp_path / "a.zarr", **how)
+
+
+def test_workers_blend_the_bytes_that_one_process_blends(scene, tmp_path, monkeypatch, caplog):
+    """Also where paths are relative, a table places the tiles and their planes are corrected."""
+    distributed = pytest.importorskip("distributed")
+    write_tiles(tmp_path / "tiles", scene)
+    how = {"voxel_um": UM, "progress": False, "chunk_zyx": (4, 32, 32), "flat_field": True, "flat_degree": 2}
+    done = cf.stitch(tmp_path / "tiles", tmp_path / "a.zarr", **how, threads=1)
+    assert (done.conversion.shape_zyx[0], "reading boxes" in caplog.text) == (12, False)
+    monkeypatch.chdir(tmp_path)
+    again = {"positions": Path("a.positions.csv"), "keep_positions": True}
+    cluster = {"n_workers": 2, "threads_per_worker": 1, "processes": False, "dashboard_address": None}
+    with distributed.LocalCluster(**cluster) as local:
+        cf.stitch("tiles", "b.zarr", **how, **again, scheduler=local.scheduler_address)
+    alone, workers = (
+        {key: data for key, data in bytes_of(tmp_path / name).items() if "/c/" in key}
+        for name in ("a.zarr", "b.zarr")
+    )
+    assert len([key for key in alone if key.startswith("0/c/")]) == 3
+    assert workers == alone
+    with pytest.raises(CanvasError, match="workers is 0; give at least 1"):
+        cf.stitch("tiles", "e.zarr", **how, workers=0)
 
 
 @pytest.mark.parametrize(

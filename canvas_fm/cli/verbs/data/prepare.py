@@ -84,14 +84,18 @@ def _fill(parser: Parser, also: tuple[str, ...]) -> None:
         action="store_true",
         help="write nothing: say layout, bytes and minutes, measured on a few planes",
     )
-    add_workers(
-        parser,
-        "processes that share the slabs, each with --memory-gb; default 1, whose threads use all cores",
-    )
+    _share_slabs(parser)
     corrections = (*_STRIPES, *_FLAT, "destripe")
     plain = [name for name in ConvertOptions.model_fields if name not in corrections]
     parser.add_options("options", ConvertOptions, only=[*plain, *_FLAT, *also, *_STRIPES])
     add_json(parser)
+
+
+def _share_slabs(parser: Parser) -> None:
+    add_workers(
+        parser,
+        "processes that share the slabs, each with --memory-gb; default 1, whose threads use all cores",
+    )
 
 
 def _fill_stitch(stitch: Parser) -> None:
@@ -99,6 +103,7 @@ def _fill_stitch(stitch: Parser) -> None:
 
     stitch.add_argument("source", metavar="SRC", help="folder of the tiles of one channel")
     stitch.add_argument("out", metavar="OUT.zarr", help="store to write")
+    _share_slabs(stitch)
     own = [name for name in StitchOptions.model_fields if name not in ConvertOptions.model_fields]
     stitch.add_options(
         "options",
@@ -112,7 +117,8 @@ def run_stitch(args: argparse.Namespace) -> None:
     from canvas_fm.cli.output import print_result, report_bad_chunks_by_path
     from canvas_fm.prepare.stitch.stitch import stitch
 
-    done = stitch(args.source, args.out, **args.options.explicit).as_dict()
+    how = {"workers": args.workers, "scheduler": args.scheduler}
+    done = stitch(args.source, args.out, **how, **args.options.explicit).as_dict()
     conversion = done.pop("conversion")
     skipped = report_bad_chunks_by_path({str(args.source): list(conversion.pop("bad_chunks"))})
     print_result(conversion | done, args.json, bad_chunks=skipped)
