@@ -143,6 +143,24 @@ def test_other_readers(tmp_path, planes):
         np.testing.assert_array_equal(read, VOXELS)
 
 
+@pytest.mark.parametrize("ome", ["0.5", "0.4"])
+def test_the_reference_implementation_reads_levels_axes_and_channels(tmp_path, planes, ome):
+    io, reader = pytest.importorskip("ome_zarr.io"), pytest.importorskip("ome_zarr.reader")
+    for c in (0, 1):
+        write_planes(tmp_path / "two", VOXELS[:40] // (c + 1), f"s_C0{c}_Z{{:04d}}.tif")
+    for source, stored in ((planes, VOXELS), (tmp_path / "two", np.stack([VOXELS[:40], VOXELS[:40] // 2]))):
+        path = tmp_path / f"{source.name}.zarr"
+        cf.convert(source, path, voxel_um=UM, ome=ome, levels=2)
+        (node, *_) = reader.Reader(io.parse_url(path))()
+        axes = node.metadata["axes"]
+        assert [axis["name"] for axis in axes] == list("czyx")[-stored.ndim :]
+        assert {axis.get("unit") for axis in axes if axis["type"] == "space"} == {"micrometer"}
+        scales = [each[0]["scale"][-3:] for each in node.metadata["coordinateTransformations"]]
+        assert scales == [list(UM), [2 * n for n in UM]]
+        assert len(node.metadata.get("channel_names", [])) == (2 if stored.ndim == 4 else 0)
+        np.testing.assert_array_equal(np.asarray(node.data[0]), stored)
+
+
 @pytest.mark.parametrize("several", [False, True])
 @pytest.mark.parametrize("ome", ["0.5", "0.4"])
 def test_the_metadata_are_those_of_the_specification(tmp_path, planes, ome, several):
