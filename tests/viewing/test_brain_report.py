@@ -12,7 +12,7 @@ from canvas_fm.cli import main
 from canvas_fm.data.points.points import Points
 from canvas_fm.errors import CanvasError
 from canvas_fm.shipped import find
-from canvas_fm.viewing.brain_report.planes import densities_of
+from canvas_fm.viewing.brain_report.planes import densities_of, plane_name
 from canvas_fm.viewing.brain_report.report import brain_report, model_rows
 from tests.analysis.regions.conftest import TABLE, small  # noqa: F401
 from tests.analysis.regions.test_cells_per_region import points_inside
@@ -59,6 +59,10 @@ def test_the_page_holds_counts_planes_scores_groups_and_files(small, counted):  
         "150",
     ):
         assert text in page, text
+    assert "<strong>cortex</strong>" in page  # q < 0.05; a fold of 2, from 1.41 to 2.83
+    assert "<td>2.00</td><td>1.41 to 2.83</td>" in page
+    assert "<strong>thalamus" not in page
+    assert str(counted) not in page.split("Provenance")[1]  # files as seen from the page
     assert "&lt;script&gt;nuclei" in page
     assert "<script" not in page.replace("&lt;script", "")
     assert "http://" not in page
@@ -78,6 +82,14 @@ def test_a_page_of_two_brains_lists_both(counted):
     assert "<h2>two</h2>" in text
     with pytest.raises(CanvasError, match="1 names for 2 tables"):
         brain_report(tables, counted / "r.html", names=["one"])
+
+
+def test_planes_have_the_names_of_anatomy_where_the_atlas_says_how_it_lies(small):  # noqa: F811
+    options = {"table": small.table, "atlas_voxel_um": (100, 100, 100)}
+    known = open_atlas(small.labels_path, atlas_orientation="sal", **options)
+    assert [plane_name(known, axis) for axis in range(3)] == ["horizontal", "coronal", "sagittal"]
+    unknown = open_atlas(small.labels_path, **options)
+    assert plane_name(unknown, 2) == "plane across x"
 
 
 def test_a_region_is_coloured_by_its_density():

@@ -10,7 +10,14 @@ from jaxtyping import Float64, Integer
 
 from canvas_fm.analysis.regions.atlas import Atlas
 
-_NAMES = ("first axis", "second axis", "third axis")
+_PLANES = {
+    "a": "coronal",
+    "p": "coronal",
+    "s": "horizontal",
+    "i": "horizontal",
+    "l": "sagittal",
+    "r": "sagittal",
+}
 _SLAB = 0.1  # of the axis: cells this near to the plane are shown
 
 
@@ -49,7 +56,8 @@ def planes_png(
         near = np.abs(um[:, axis] - (at + 0.5) * size[axis]) <= half
         axes.plot(um[near, across] / 1e3, um[near, down] / 1e3, ".", ms=dot, color="#c2410c", alpha=0.8)
         axes.set_title(
-            f"{_NAMES[axis]}, {(at + 0.5) * size[axis] / 1e3:.2f} mm: {near.sum():,} cells", fontsize=9
+            f"{plane_name(atlas, axis)}, {(at + 0.5) * size[axis] / 1e3:.2f} mm: {near.sum():,} cells",
+            fontsize=9,
         )
         axes.set_xlabel("mm", fontsize=8)
         axes.tick_params(labelsize=7)
@@ -58,6 +66,11 @@ def planes_png(
     held = io.BytesIO()
     figure.savefig(held, format="png", dpi=130)
     return held.getvalue()
+
+
+def plane_name(atlas: Atlas, axis: int) -> str:
+    """What a plane across this axis is called; by the axis where the atlas does not say how it lies."""
+    return f"plane across {'zyx'[axis]}" if atlas.orientation is None else _PLANES[atlas.orientation[axis]]
 
 
 def largest_density(density: Mapping[int, float]) -> float:

@@ -20,6 +20,13 @@ from canvas_fm.version import __version__
 from canvas_fm.viewing.brain_report.planes import largest_density, planes_png
 
 _ROWS = 30  # regions of a table on the page
+_Q = 0.05
+_FOLDS, _DENSITIES = ("log2_fold", "log2_fold_low", "log2_fold_high"), ("density_first", "density_second")
+_FIGURES = {
+    "volcano": "Volcano plot",
+    "heat_map": "Regions by brains",
+    "profiles": "What the cells look like",
+}
 _CITED = (
     "CANVAS: arXiv 2603.29842",
     "Allen Mouse Brain Common Coordinate Framework: Wang et al., Cell 181 (2020), where it is used",
@@ -74,13 +81,28 @@ def brain_report(
         models=[model_rows(path) for path in models],
         settings=settings,
         groups=None if groups is None else group_rows(Path(groups)),
-        figures=[{"name": Path(path).stem.replace("_", " "), "png": _png(Path(path))} for path in figures],
-        files=[{"path": str(path), "sha256": sha256(Path(path))} for path in files],
+        figures=[{"name": _heading(Path(path).stem), "png": _png(Path(path))} for path in figures],
+        files=[{"path": _from(Path(out), path), "sha256": sha256(Path(path))} for path in files],
         version=__version__,
         cited=_CITED,
     )
     write_text_atomic(Path(out), page)
     return Path(out)
+
+
+def _heading(stem: str) -> str:
+    """The title over a figure, from the name of its file."""
+    words = stem.replace("_", " ")
+    return _FIGURES.get(stem, words[:1].upper() + words[1:])
+
+
+def _from(out: Path, path: str | Path) -> str:
+    """A path as seen from the page's folder or the one above it, elsewhere as it was given."""
+    full, root = Path(path).resolve(), out.resolve().parent
+    for folder in (root, root.parent):
+        if full.is_relative_to(folder):
+            return str(full.relative_to(folder))
+    return str(path)
 
 
 def _names(regions: Sequence[str | Path]) -> list[str]:
@@ -168,13 +190,15 @@ def group_rows(path: Path) -> dict[str, Any]:
     if not rows or "q_value" not in rows[0]:
         raise CanvasError(f"{path} is no table of groups; give one that canvas-fm groups wrote")
     order = sorted(rows, key=lambda row: float(row["p_value"]))
-    numbers = ("log2_fold", "log2_fold_low", "log2_fold_high", "p_value", "q_value")
     shown = [
-        {key: f"{float(row[key]):.3g}" for key in numbers}
+        {key: f"{float(row[key]):.2g}" for key in ("p_value", "q_value")}
+        | {key.removeprefix("log2_"): f"{2 ** float(row[key]):.2f}" for key in _FOLDS}
+        | {key: f"{float(row[key]):,.0f}" if row.get(key) else "" for key in _DENSITIES}
         | {"name": row["name"], "pair": f"{row['second']} over {row['first']}"}
+        | {"differs": float(row["q_value"]) < _Q}
         for row in order[:_ROWS]
-    ]  # fmt: skip
-    return {"rows": shown, "tested": len(rows), "found": sum(float(row["q_value"]) < 0.05 for row in rows)}
+    ]
+    return {"rows": shown, "tested": len(rows), "found": sum(float(row["q_value"]) < _Q for row in rows)}
 
 
 def _positions(path: str | Path, atlas: Atlas) -> Any:

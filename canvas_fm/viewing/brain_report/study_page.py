@@ -45,6 +45,11 @@ class StudyPage:
     index: dict[str, Any] | None = None
     files: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def has_intervals(self) -> bool:
+        """Whether any brain's count has an interval to show."""
+        return any(row.get("interval") for row in self.counts)
+
 
 def write_study_page(page: StudyPage, out: str | Path) -> Path:
     """Write the page: one file without scripts, which prints."""
