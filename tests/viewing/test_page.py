@@ -133,6 +133,12 @@ def test_every_number_is_there_with_its_unit(outline):
     assert "component 1 (40% of the variance)" in outline.text
 
 
+def test_it_begins_with_its_conclusion_and_a_picture(html):
+    (conclusion,) = re.findall('<p class="conclusion">(.*?)</p>', html)
+    assert conclusion.endswith("cfos F1 0.60, 120 (90 to 150) cells counted where there are 223.")
+    assert html.index(conclusion) < html.index("<img") < html.index("<table")
+
+
 def test_names_cannot_break_the_page(outline):
     assert "pretrained <encoder>" in outline.text
     assert "2 & more" in outline.text

@@ -32,7 +32,8 @@ class Autofluorescence(BaseModel):
     """Ranges of a phantom's autofluorescence, and of its background channel, which sees nothing else.
 
     The background channel shows tissue, vessels, fibres, specks and haze of the signal's, and bodies that
-    look like cells there and are none: blood cells, lipofuscin. Of cells it shows what bleeds through.
+    look like cells there and are none: blood cells, lipofuscin. Of cells it shows what bleeds through. Its
+    fine texture is the signal's in part only, as the grain of two channels is in real brains.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
@@ -43,6 +44,7 @@ class Autofluorescence(BaseModel):
     ratio: Range = (0.4, 1.8)  # background channel over signal, against tissue
     ratio_spread: Range = (0.05, 0.3)  # from body to body, σ of its logarithm
     bleed_through: Range = (0.0, 0.15)  # share of the cells' light in the background channel
+    texture_shared: Range = (0.0, 1.0)  # correlation of the fine texture of both channels
     photons: Range = (15.0, 3000.0)  # of the tissue's level
     level_counts: Range = (60.0, 6000.0)
 
@@ -70,6 +72,7 @@ class Families(BaseModel):
     size_spread: Range = (0.03, 0.25)  # of the diameter from cell to cell, σ of its logarithm
     elongation: Range = (1.0, 1.9)
     density_mm3: Range = (1500.0, 120_000.0)
+    fewest_cells: int | None = Field(default=None, ge=0)  # of a volume, about; without it 40
     filled: float = Field(default=0.2, gt=0, le=0.4)  # share of the volume that is cell, at most
     touching: Range = (0.75, 2.2)  # least distance of two centres in diameters
     amplitude: Range = (0.3, 16.0)
@@ -104,7 +107,7 @@ class Families(BaseModel):
 
     @model_serializer(mode="wrap")
     def _as_before(self, write: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-        """Without autofluorescence as before there was any: the sha256 of models trained so stays."""
+        """What is not set is left out, as before there was any: the sha256 of models trained so stays."""
         return {key: value for key, value in write(self).items() if value is not None}
 
 
@@ -124,6 +127,7 @@ class BackgroundParameters:
     ratio: float
     ratio_spread: float
     bleed_through: float
+    texture_shared: float
     level_counts: float
     photons: float
 
@@ -288,6 +292,7 @@ def draw_background(
         bleed_through=draw(ranges.bleed_through),
         level_counts=draw.log(ranges.level_counts),
         photons=draw.log(ranges.photons),
+        texture_shared=draw(ranges.texture_shared),
     )
 
 

@@ -77,7 +77,8 @@ def draw_phantom(
     look = draw_parameters(families, random, voxel_um, kind)
     grid = Grid(shape_zyx, look.voxel_um)
     level, inside, lively = tissue(look, grid, random)
-    centres, diameters = _cells(look, grid, inside * lively, random)
+    fewest = _FEWEST if families.fewest_cells is None else families.fewest_cells
+    centres, diameters = _cells(look, grid, inside * lively, random, fewest)
     shapes = bodies(centres, diameters, look.elongation, random)
     bright = _brightness(look, look.amplitude, shapes, level, grid, random)
     light, mask = np.zeros(shape_zyx, np.float32), np.zeros(shape_zyx, np.int32)
@@ -90,28 +91,31 @@ def draw_phantom(
         behind = draw_background(families.autofluorescence, look, other_random)
         other = behind.ratio * (light - cells) + behind.bleed_through * cells
         _add_autofluorescence(light, other, behind, look, grid, inside, centres, other_random)
-    tissue_light = _tissue_light(look, grid, level, random)
+    grain = _grain(look, grid, random)
 
-    def at_camera(emitted: np.ndarray) -> np.ndarray:
+    def at_camera(emitted: np.ndarray, grain: np.ndarray | float) -> np.ndarray:
         seen = through_optics(emitted, look, grid)
-        seen += tissue_light
+        seen += level * (1 + look.texture * grain)
         seen *= inside
         seen += look.outside_level * (1 - inside)
         return seen
 
-    signal, lit = at_camera(light), illumination(look, grid, random)
+    signal, lit = at_camera(light, grain), illumination(look, grid, random)
     voxels = photograph(signal * lit, look, random)
     background = None
     if behind is not None:
-        background = photograph(at_camera(other) * lit, look.of_background(behind), other_random)
+        shared = behind.texture_shared
+        own = _grain(look, grid, other_random)
+        seen = at_camera(other, shared * grain + (1 - shared**2) ** 0.5 * own)
+        background = photograph(seen * lit, look.of_background(behind), other_random)
     return RandomPhantom(look, voxels, mask, centres / np.asarray(look.voxel_um), diameters, background)
 
 
 def _cells(
-    look: PhantomParameters, grid: Grid, inside: np.ndarray, random: np.random.Generator
+    look: PhantomParameters, grid: Grid, inside: np.ndarray, random: np.random.Generator, fewest: int
 ) -> tuple[Float64[np.ndarray, "n 3"], Float64[np.ndarray, " n"]]:
     """Cell centres inside the tissue at varying density, at the look's least spacing."""
-    expected = max(look.density_mm3 * grid.extent_um.prod() * 1e-9, _FEWEST)
+    expected = max(look.density_mm3 * grid.extent_um.prod() * 1e-9, fewest)
     n = random.poisson(min(expected, 1.5 * _MOST))
     places = random.random((max(n, 1), 3)) * (grid.extent_um - 1e-6) - np.asarray(grid.voxel_um) / 2
     diameters = look.diameter_um * np.exp(look.size_spread * random.standard_normal(len(places)))
@@ -259,13 +263,11 @@ def _voxels(places_um: Float64[np.ndarray, "n 3"], grid: Grid) -> tuple[np.ndarr
     return tuple(np.clip(at, 0, np.asarray(grid.shape_zyx) - 1).T)
 
 
-def _tissue_light(
-    look: PhantomParameters, grid: Grid, level: np.ndarray, random: np.random.Generator
-) -> np.ndarray:
-    """Tissue background with a fine texture."""
+def _grain(look: PhantomParameters, grid: Grid, random: np.random.Generator) -> np.ndarray | float:
+    """Fine texture of the tissue, of standard deviation 1; 0 where the look has none."""
     if not look.texture:
-        return level
+        return 0.0
     grain = random.standard_normal(grid.shape_zyx, np.float32)
     sigma = [look.texture_um / 2 / voxel for voxel in grid.voxel_um]
     grain = gaussian_filter(grain, sigma, truncate=3)
-    return level * (1 + look.texture * grain / max(float(grain.std()), 1e-9))
+    return grain / max(float(grain.std()), 1e-9)

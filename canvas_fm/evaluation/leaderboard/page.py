@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from canvas_fm.evaluation.leaderboard.submission import Benchmark, Entry
 from canvas_fm.evaluation.page.html import render
@@ -20,6 +21,8 @@ def leaderboard_page(
     return render(
         "evaluation/leaderboard/page.html",
         title=benchmark.title,
+        conclusion=conclusion_of(benchmark, entries),
+        picture=picture_of(entries),
         benchmark=benchmark,
         entries=entries,
         overall=list(zip(ranks, entries, strict=True)),
@@ -29,6 +32,44 @@ def leaderboard_page(
         f1_of=lambda names: [f"{name} F1" for name in names],
         script=_SORT.read_text(encoding="utf-8"),
     )
+
+
+def _ranked(entries: Sequence[Entry]) -> list[Entry]:
+    """Submissions that cover all markers, the best first."""
+    whole = [entry for entry in entries if entry.scores["mean_f1"] is not None]
+    return sorted(whole, key=lambda entry: -entry.scores["mean_f1"]["value"])
+
+
+def conclusion_of(benchmark: Benchmark, entries: Sequence[Entry]) -> str:
+    """Who leads over all markers, and whether the next one is told apart."""
+    if not entries:
+        return "There is no submission yet."
+    ranked = _ranked(entries)
+    markers = f"{len(benchmark.markers)} marker{'' if len(benchmark.markers) == 1 else 's'}"
+    if not ranked:
+        return f"No submission covers all {markers} yet, so that none leads over all."
+    first = ranked[0].scores["mean_f1"]
+    sentence = f"{ranked[0].card.name} leads with a mean F1 of {first['value']:.3f} over {markers}"
+    if len(ranked) == 1:
+        others = (
+            "is the only submission that covers them all" if len(entries) > 1 else "is the only submission"
+        )
+        return f"{sentence}; it {others}."
+    second = ranked[1].scores["mean_f1"]
+    apart = "are apart" if first["low"] > second["high"] else "overlap"
+    return (
+        f"{sentence}; {ranked[1].card.name} follows with {second['value']:.3f}, and their intervals {apart}."
+    )
+
+
+def picture_of(entries: Sequence[Entry]) -> list[dict[str, Any]]:
+    """Mean F1 of the submissions that cover all markers, as `evaluation/page/intervals.html` draws them."""
+    ranked = _ranked(entries)
+    return [
+        {"label": entry.card.name, "strong": entry is ranked[0]}
+        | {key: entry.scores["mean_f1"][key] for key in ("value", "low", "high")}
+        for entry in ranked
+    ]
 
 
 def _by_marker(

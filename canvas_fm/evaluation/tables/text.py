@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 
+from canvas_fm.evaluation.tables.conclusion import conclusion_of
 from canvas_fm.evaluation.tables.tables import Row, Tables
 
 _COLUMNS = (
@@ -15,7 +16,7 @@ _COLUMNS = (
 
 def markdown(tables: Tables) -> str:
     """Tables 3 and 4 as Markdown: matched data set bold, best of a row underlined."""
-    parts = [f"# {tables.title}\n"]
+    parts = [f"# {tables.title}\n", f"**{conclusion_of(tables)}**\n"]
     for name, rows in (
         ("Data sets", [row for row in tables.rows if row.level == "total"]),
         ("Regions", list(tables.rows)),

@@ -76,6 +76,7 @@ def write_page(page: DemoPage, path: str | Path) -> None:
         "viewing/demo/page.html",
         page=page,
         counting=counting_sections(page.counts),
+        conclusion=_conclusion(page.counts),
         facts=_facts(page),
         verdict=_verdict(page),
         map_cells=sum(len(points) for points in page.map.values()),
@@ -88,6 +89,18 @@ def write_page(page: DemoPage, path: str | Path) -> None:
         power_of_ten=power_of_ten,
     )
     write_text_atomic(Path(path), html)
+
+
+def _conclusion(counts: Sequence[SampleCount]) -> str:
+    """What the shipped models gave on the samples: F1, and the count beside the true one."""
+    parts = []
+    for count in counts:
+        low, high = count.interval_90
+        parts.append(
+            f"{count.name} F1 {count.refined.value:.2f}, {count.expected_cells:.0f} "
+            f"({low:.0f} to {high:.0f}) cells counted where there are {count.true_cells}"
+        )
+    return f"The shipped models on two small real volumes: {'; '.join(parts)}."
 
 
 def _facts(page: DemoPage) -> dict[str, str]:

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 from pydantic import ValidationError
+from scipy.ndimage import gaussian_filter
 
 from canvas_fm.data.phantom.families import Autofluorescence, Families, draw_parameters
 from canvas_fm.data.phantom.randomise import draw_phantom
@@ -54,6 +55,43 @@ def test_autofluorescence_is_in_both_channels_and_cells_only_in_the_signal():
     assert np.median(background[bodies]) > 2
     assert np.median(background[phantom.mask > 0]) < 1.2
     assert np.median(phantom.voxels[phantom.mask > 0]) > 2 * tissue
+
+
+def test_the_texture_of_both_channels_is_shared_as_far_as_is_asked():
+    """Residuals of a smooth brain are its texture: the same in both channels, or as good as unrelated."""
+    found = []
+    for shared in (0.0, 0.6, 1.0):
+        one = Autofluorescence(
+            bodies=(0, 0), photons=(1e6, 1e6), level_counts=(3000, 3000), texture_shared=(shared, shared)
+        )
+        bare = {"texture": (0.2, 0.2), "cloud": (0, 0), "layer_contrast": (1, 1), "density_mm3": (1, 1)}
+        still = {
+            "fibres": (0, 0),
+            "vessels": (0, 0),
+            "specks": (0, 0),
+            "attenuation": (0, 0),
+            "shading": (0, 0),
+        }
+        families = CLEAR.model_copy(
+            update=bare | still | {"fewest_cells": 0, "photons": (1e6, 1e6), "autofluorescence": one}
+        )
+        phantom = draw_phantom(3, shape_zyx=SMALL, voxel_um=(4.0, 1.8, 1.8), families=families)
+        assert phantom.look.texture
+        assert phantom.background is not None
+        boxes = (phantom.voxels, phantom.background)
+        signal, background = (
+            gaussian_filter(box.astype(float), 1)[2:-2, 4:-4, 4:-4].ravel() for box in boxes
+        )
+        found.append(np.corrcoef(signal, background)[0, 1])
+    none, some, whole = found  # what both share besides, the edge of the tissue, is a quarter here
+    assert none < 0.4 < some < 0.9 < 0.97 < whole
+
+
+def test_a_volume_may_hold_fewer_cells_than_forty():
+    drawing = {"shape_zyx": SMALL, "voxel_um": (4.0, 1.8, 1.8), "kind": "nuclei"}
+    sparse = CLEAR.model_copy(update={"density_mm3": (10, 10), "fewest_cells": 2})
+    assert max(len(draw_phantom(seed, families=sparse, **drawing).centres_zyx) for seed in range(3)) < 10
+    assert "fewest_cells" not in Families().model_dump(mode="json")
 
 
 def test_families_without_autofluorescence_are_written_as_before():

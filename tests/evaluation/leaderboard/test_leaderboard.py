@@ -243,6 +243,29 @@ def test_ranks_go_by_the_mean_over_markers_and_partial_ones_have_none(make, boar
     assert "#expert" not in th
 
 
+def test_the_page_begins_with_who_leads(make, board, truth):
+    def conclusion():
+        text = write_page(board).read_text()
+        (found,) = re.findall('<p class="conclusion">(.*?)</p>', text)
+        assert text.index(found) < text.index("<table") if "<table" in text else True
+        return found, re.findall('<div class="row( strong)?"><span>(.*?)</span>', text)
+
+    submit(make("expert", regions=("pv_1",), markers=["PV"]), board)
+    score_board(board, truth)
+    assert "No submission covers all 2 markers" in conclusion()[0]
+    worse, whole = make("worse", keep=0.5), make("all")
+    write_card(worse, name="Worse")
+    write_card(whole, name="All")
+    submit(worse, board)
+    submit(whole, board)
+    score_board(board, truth)
+    sentence, rows = conclusion()
+    assert re.match(
+        r"All leads with a mean F1 of \d\.\d{3} over 2 markers; Worse follows with 0\.\d{3}", sentence
+    )
+    assert rows == [(" strong", "All"), ("", "Worse")]
+
+
 def test_the_page_escapes_what_submitters_write_and_runs_only_its_own_script(make, board, truth):
     submit(make(method="<img src=x onerror=alert(1)>", url="https://example.org/?a=1&b="), board)
     score_board(board, truth)

@@ -180,6 +180,27 @@ def test_the_page_is_whole_loads_nothing_and_escapes_names(manifest, tmp_path):
     assert re.search(r" 0\.\d\d–[01]\.\d\d$", found[3])
 
 
+def test_the_page_begins_with_its_conclusion_and_a_picture(manifest, tmp_path):
+    """Mean F1 of b|x is (16/41 + 1) / 2, of a (28/37 + 1/4) / 2; b|x loses 1 − 16/41 elsewhere."""
+    paths = {path.suffix: path for path in write_tables(make_tables(manifest), tmp_path / "out")}
+    text = paths[".html"].read_text()
+    (conclusion,) = re.findall('<p class="conclusion">(.*?)</p>', text)
+    assert conclusion.startswith(
+        "b|x has the highest mean F1 over the 2 data sets, 0.70; a follows with 0.50"
+    )
+    assert re.search(
+        r"their intervals are apart on [12] of 2\. Away from its own marker b\|x loses 0\.61\.$", conclusion
+    )
+    assert f"**{conclusion}**" in paths[".md"].read_text()
+    assert text.index(conclusion) < text.index('<figure class="intervals">') < text.index("<table")
+    picture = text.partition('<figure class="intervals">')[2].partition("</figure>")[0]
+    rows = re.findall(r'class="row( strong)?"><span>(.*?)</span>.*?<b style="left:([\d.]+)%', picture, re.S)
+    assert [(bool(strong), label) for strong, label, _ in rows] == [
+        (True, "a on neurons"), (False, "b|x on neurons"), (False, "a on th"), (True, "b|x on th"),
+    ]  # fmt: skip
+    assert [float(place) for *_, place in rows] == pytest.approx([75.7, 39.0, 25.0, 100.0], abs=0.1)
+
+
 def test_ink_on_every_colour_of_the_heat_map_can_be_read():
     for value in np.linspace(0, 1, 101):
         back, ink = re.findall("#(..)(..)(..)", heatmap_cell_style(float(value)))
