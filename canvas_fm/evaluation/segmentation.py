@@ -68,21 +68,22 @@ def panoptic_quality(
     Objects of fewer than `min_voxels` are left out on both sides.
     """
     shapes = tuple(
-        tuple(one.shape_zyx if isinstance(one, Volume) else one.shape) for one in (predicted, truth)
+        tuple(labels.shape_zyx if isinstance(labels, Volume) else labels.shape)
+        for labels in (predicted, truth)
     )
     if shapes[0] != shapes[1]:
         raise CanvasError(f"the predicted labels have shape {shapes[0]}, the true ones {shapes[1]}")
-    for one in (predicted, truth):
-        kind = one.dtype.kind
+    for labels in (predicted, truth):
+        kind = labels.dtype.kind
         if kind not in "iu":
-            raise CanvasError(f"a label volume holds whole numbers; one of the two holds {one.dtype}")
+            raise CanvasError(f"a label volume holds whole numbers; one of the two holds {labels.dtype}")
     starts = list(product(*(range(0, size, block) for size in shapes[0])))
 
-    def read(one: Any, start: tuple[int, ...]) -> np.ndarray:
+    def read(labels: Any, start: tuple[int, ...]) -> np.ndarray:
         stop = [min(at + block, size) for at, size in zip(start, shapes[0], strict=True)]
-        if isinstance(one, Volume):
-            return one.read(start, [b - a for a, b in zip(start, stop, strict=True)])
-        return one[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))]
+        if isinstance(labels, Volume):
+            return labels.read(start, [b - a for a, b in zip(start, stop, strict=True)])
+        return labels[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))]
 
     sums = _Overlaps()
     with bar("panoptic quality", len(starts), unit="blocks", show=show) as advance:
@@ -117,8 +118,8 @@ class _Overlaps:
                 self.both[first, second] = self.both.get((first, second), 0) + count
 
     def quality(self, min_voxels: int) -> PanopticQuality:
-        predicted = {one: size for one, size in self.predicted.items() if size >= min_voxels}
-        truth = {one: size for one, size in self.truth.items() if size >= min_voxels}
+        predicted = {label: size for label, size in self.predicted.items() if size >= min_voxels}
+        truth = {label: size for label, size in self.truth.items() if size >= min_voxels}
         matched = [
             iou
             for (first, second), common in self.both.items()

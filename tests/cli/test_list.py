@@ -15,6 +15,7 @@ def test_everything_that_ships_is_listed_with_a_line(run, result):
         for name, line in names.items():
             assert len(line) > 20, name
             assert not line.startswith("#"), name
+            assert line.endswith("."), name  # a whole sentence
     code, out, _ = run("list")
     assert code == 0
     assert all(name in out for names in found.values() for name in names)

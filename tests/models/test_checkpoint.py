@@ -10,9 +10,11 @@ import torch
 
 from canvas_fm.data.volume.window import WindowRule
 from canvas_fm.errors import CanvasError, ModelMismatch
-from canvas_fm.models.checkpoint import load, model_sha256, save_again, save_encoder
+from canvas_fm.models.checkpoint import load, model_sha256, save, save_again, save_detector, save_encoder
+from canvas_fm.models.detector.convmixer import ConvMixerConfig, HeatMapNet
 from canvas_fm.models.encoder.mae import DecoderConfig, MaskedAutoencoder
 from canvas_fm.models.encoder.vit import EncoderConfig
+from canvas_fm.models.folder.config import AmplitudeConfig, RelativeConfig
 
 SMALL = EncoderConfig(crop_zyx=(8, 16, 16), patch_zyx=(2, 4, 4), dim=48, depth=2, heads=3)
 
@@ -43,6 +45,34 @@ def test_what_is_saved_comes_back(tmp_path):
         torch.testing.assert_close(made, mae(crops, visible=visible).patches, rtol=0, atol=0)
     assert (encoder.config.pool, encoder.config.voxel_um) == ("cls", (4.0, 1.8, 1.8))
     assert not any(p.requires_grad for p in encoder.mae.parameters())
+
+
+def test_a_folder_of_another_kind_names_what_was_expected(folder):
+    with pytest.raises(ModelMismatch, match="says kind 'refiner'; encoder or detector was expected"):
+        load("refiner-microglia")
+    with pytest.raises(ModelMismatch, match="says kind 'encoder'; a detector was expected"):
+        load(folder, kind="detector")
+
+
+@pytest.mark.parametrize(
+    "scores",
+    [
+        {"amplitude": AmplitudeConfig(sigma_um=2.5, weight=0.5)},
+        {"relative": RelativeConfig(weight=0.5, least=0.1)},
+    ],
+)
+def test_a_detector_keeps_every_setting_when_it_is_saved_again(tmp_path, scores):
+    settings = {
+        "voxel_um": (5.0, 1.5, 1.6), "threshold": 0.3, "min_distance_um": 7.0, "smooth_um": 2.0,
+        "window_rule": WindowRule("median", 0.0, 8.0), **scores,
+    }  # fmt: skip
+    net = HeatMapNet(ConvMixerConfig(dim=4, depth=1, kernel_zyx=(3, 3, 3)))
+    first = save_detector(tmp_path / "a", net, **settings, provenance={"recipe": "r"})
+    again = save(first, tmp_path / "b")
+    for name, value in settings.items():
+        assert getattr(first.config, name) == getattr(again.config, name) == value, name
+    assert again.config.provenance == {"recipe": "r", "weights_of": first.sha256}
+    assert again.config.architecture == first.config.architecture
 
 
 def test_identity_is_of_config_and_weights(folder, tmp_path):

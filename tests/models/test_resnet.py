@@ -49,9 +49,11 @@ def test_it_is_the_net_written_out() -> None:
     with torch.inference_mode():
         expected = written_out(net.state_dict(), crops)
         torch.testing.assert_close(net(crops), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+    assert net.config == SMALL
     shortcuts = {name.split(".shortcut")[0] for name in net.state_dict() if ".shortcut." in name}
     assert shortcuts == {"stages.2", "stages.3"}
-    assert not any(name.endswith(("stem.0.bias", "first.bias", "second.bias")) for name in net.state_dict())
+    of_convolutions = ("stem.0.bias", "first.bias", "second.bias", "shortcut.0.bias")
+    assert not any(name.endswith(of_convolutions) for name in net.state_dict())
     assert [net.state_dict()[f"{block}.first.weight"].shape[0] for block in STRIDES] == [3, 3, 6, 12, 12]
 
 

@@ -75,13 +75,15 @@ def choose_threshold(
             recipe.phantoms, voxel_um, recipe.data.crop_zyx, recipe.model.channels
         )
         report("choosing the threshold on phantoms")
-        chosen_on_sets = [(one, _candidates(recipe, detector, one, 1.0)) for one in phantoms]
-        curves["phantoms"] = [f1_curve(recipe, one, candidates) for one, candidates in chosen_on_sets]
+        chosen_on_sets = [(phantom, _candidates(recipe, detector, phantom, 1.0)) for phantom in phantoms]
+        curves["phantoms"] = [f1_curve(recipe, phantom, candidates) for phantom, candidates in chosen_on_sets]
     scored_volumes = () if chosen_on == "phantoms" else training
     # A volume of a few cells would count as much as one of hundreds, and a single false one much more.
-    counted = {id(one) for one in training if len(one.inner_zyx) >= FEWEST} or {id(one) for one in training}
+    counted = {id(labelled) for labelled in training if len(labelled.inner_zyx) >= FEWEST} or {
+        *map(id, training)
+    }
     for labelled in [*scored_volumes, *held_out]:
-        is_held_out = any(labelled is one for one in held_out)
+        is_held_out = any(labelled is other for other in held_out)
         report(f"evaluating {labelled.source.name}")
         scorer = detector if is_held_out else (unseen or {}).get(labelled.source.name, detector)
         candidates = _candidates(recipe, scorer, labelled, 1.0)
@@ -91,7 +93,8 @@ def choose_threshold(
                 points = candidates if gain == 1 else _candidates(recipe, scorer, labelled, gain)
                 of_marker = curves.setdefault(labelled.source.volume.marker, [])
                 of_marker.append(f1_curve(recipe, labelled, points))
-    mean = np.mean([np.mean(one, axis=0) for one in curves.values()], axis=0)  # every marker counts the same
+    # Every marker counts the same.
+    mean = np.mean([np.mean(of_marker, axis=0) for of_marker in curves.values()], axis=0)
     threshold = round(float(THRESHOLDS[np.argmax(mean)]), 4)
     rows = []
     for labelled, is_held_out, candidates in scored:
@@ -103,11 +106,11 @@ def choose_threshold(
                 f"{labelled.source.name}{', held out' if is_held_out else ''}, step {step}, at {threshold}"
             )
             score_figure(score, labelled.source.volume, figures / name, title=title)
-    chosen_on_sets += [(one, candidates) for one, is_held_out, candidates in scored if not is_held_out]
+    chosen_on_sets += [(volume, candidates) for volume, is_held_out, candidates in scored if not is_held_out]
     return ChosenThreshold(
         threshold,
         rows,
-        statistics_ranges([_statistics(*one, threshold) for one in chosen_on_sets]),
+        statistics_ranges([_statistics(*part, threshold) for part in chosen_on_sets]),
         {name: scorer.sha256 for name, scorer in (unseen or {}).items()},
     )
 
@@ -144,7 +147,7 @@ def detectors_by_unseen_volume(
     by_volume: dict[str, Detector] = {}
     for labelled in training if fold_detectors else ():
         name = labelled.source.name
-        without = [one for one in fold_detectors if name not in training_volumes(one.config.provenance)]
+        without = [each for each in fold_detectors if name not in training_volumes(each.config.provenance)]
         if not without:
             raise CanvasError(
                 f"every fold detector was trained on {name}; give one that was trained without it"

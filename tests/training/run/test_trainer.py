@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -281,6 +281,38 @@ def _with_loss(step: Counting, loss: float) -> Any:
             return torch.tensor([1.0, loss]), torch.tensor(1.0)
 
     return Other(step.before)
+
+
+@pytest.mark.parametrize(
+    ("rank", "order"), [(0, ["task", "wait", "train", "wait"]), (1, ["wait", "task", "train", "wait"])]
+)
+def test_the_main_process_goes_first_and_alone_claims_and_shows(
+    tmp_path: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch, rank: int, order: list[str]
+) -> None:
+    events: list[str] = []
+
+    class TwoRanks(Ranks):
+        def wait(self) -> None:
+            events.append("wait")
+
+    def new_task() -> CountingTask:
+        events.append("task")
+        return CountingTask()
+
+    def trainer_of(recipe: Any, run: Run, ranks: Ranks, task: Any, show: bool | None, early_stop: Any) -> Any:
+        assert show is (rank == 0)
+        return SimpleNamespace(train=lambda: events.append("train"))
+
+    monkeypatch.setattr(trainer, "join", lambda device: nullcontext(TwoRanks(rank, 2, torch.device("cpu"))))
+    monkeypatch.setattr(trainer, "Trainer", trainer_of)
+    run = train(tiny(), tmp_path / "run", new_task, "cpu", False, True)
+    assert (events, run.path.exists()) == (order, rank == 0)
+    with pytest.raises(AssertionError):
+        train(tiny(), tmp_path / "stopped", new_task, "cpu", False, True, lambda run: True)
+    with pytest.raises(CanvasError, match="batch 7 does not divide among 2 processes"):
+        train(tiny("training.batch=7"), tmp_path / "seven", new_task, "cpu", False, True)
+    assert not (tmp_path / "seven").exists()
+    assert len(events) == 4
 
 
 def test_another_rank_trains_and_writes_nothing(tmp_path: Path, tiny: Tiny) -> None:

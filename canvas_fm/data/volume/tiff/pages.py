@@ -66,7 +66,7 @@ def page_of(
     """Number of planes in a file, and one of them; by page number where the file is read `alone`."""
     if alone:
         return len(tiff.pages), _decoded(tiff.pages[index], out)
-    series = next((one for one in tiff.series if not one.keyframe.is_reduced), tiff.series[0])
+    series = next((image for image in tiff.series if not image.keyframe.is_reduced), tiff.series[0])
     n_planes = math.prod(series.shape[:-2])
     if len(series) == n_planes:
         page = series[index]
@@ -109,16 +109,16 @@ def layout_of(tiff: tifffile.TiffFile) -> Layout:
     Pages of one shape that a writer described one by one are planes along z; thumbnails are none.
     """
     _refuse_cut(tiff)
-    every = [one for one in tiff.series if not one.keyframe.is_reduced] or list(tiff.series)
+    every = [image for image in tiff.series if not image.keyframe.is_reduced] or list(tiff.series)
     series = every[0]
     axes = re.sub("[IQ]", "Z", series.axes)
     shape = tuple(int(n) for n in series.shape)
     if series.dtype is None or min(shape, default=0) < 1:
         raise ValueError(f"it holds no plane, its shape is {shape}")
     warn_inverted(tiff)
-    alike = all((one.shape, one.dtype) == (series.shape, series.dtype) for one in every)
+    alike = all((image.shape, image.dtype) == (series.shape, series.dtype) for image in every)
     if axes == "YX" and len(every) > 1 and alike and not tiff.is_ome:
-        pages = tuple(int(one.keyframe.index) for one in every)
+        pages = tuple(int(image.keyframe.index) for image in every)
         return Layout("ZYX", (len(every), *shape), series.dtype, pages)
     if len(shape) < 2 or axes[-2:] != "YX":
         raise CanvasError(
@@ -126,7 +126,7 @@ def layout_of(tiff: tifffile.TiffFile) -> Layout:
             "save it as grey"
         )
     if len(every) > 1 and len(shape) == 2:
-        listing = ", ".join(f"{one.axes} {one.shape}" for one in every[:8])
+        listing = ", ".join(f"{image.axes} {image.shape}" for image in every[:8])
         raise CanvasError(
             f"{tiff.filename} holds {len(every)} images ({listing}); a volume is one: save it as a "
             "file of its own"

@@ -142,8 +142,8 @@ def _number(text: str, stems: Sequence[str], pattern: re.Pattern[str]) -> float:
     """Parse a number; a minus is a sign, unless all numbers have one and equal width: then a separator."""
     if text.startswith("-"):
         texts = [match[1] for match in (_last_match(pattern, stem) for stem in stems) if match]
-        padded = len({len(one) for one in texts}) == 1 and any(one.startswith("-0") for one in texts)
-        if padded and all(one.startswith("-") for one in texts):
+        padded = len({len(text) for text in texts}) == 1 and any(text.startswith("-0") for text in texts)
+        if padded and all(text.startswith("-") for text in texts):
             text = text[1:]
     return float(text.replace(",", "."))
 

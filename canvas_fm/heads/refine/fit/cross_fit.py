@@ -204,14 +204,14 @@ def held_out_parts_of_head(
     logits = np.empty((len(parts), len(grid), len(seen), len(rows.x)))
     for train, test in folds:
         x, is_cell = rows.seen(train)
-        logits_by_part = held_out_by_part(settings, x, is_cell, [one[test] for one in seen], grid)
-        for number, one in enumerate(logits_by_part):
-            logits[number][:, :, test] = one
+        logits_by_part = held_out_by_part(settings, x, is_cell, [features[test] for features in seen], grid)
+        for number, part_logits in enumerate(logits_by_part):
+            logits[number][:, :, test] = part_logits
     best = 0
     if len(grid) > 1 and summed:
-        best = most_even([choose_threshold(one, *rows.by_brain()).f1 for one in logits[0]])
+        best = most_even([choose_threshold(logits_at_c, *rows.by_brain()).f1 for logits_at_c in logits[0]])
     elif len(grid) > 1:
-        best = int(np.argmin([log_loss(rows.is_cell, one[0]) for one in logits[linear[0]]]))
+        best = int(np.argmin([log_loss(rows.is_cell, logits_at_c[0]) for logits_at_c in logits[linear[0]]]))
     chosen = logits[:, best].astype(np.float32).astype(np.float64)
     return grid[best], chosen, choose_blend(chosen[:, 0], rows.is_cell, rows.groups, own)
 

@@ -132,16 +132,16 @@ def choose_blend(
     weights that are as good the most even ones win. Where part `own` is the candidates' own score, weights
     that rank the rows of a brain worse than it does, in the mean over brains, are out of the question.
     """
-    scale = np.concatenate([fit_calibration(one, is_cell).knots for one in logits], axis=1)
+    scale = np.concatenate([fit_calibration(part, is_cell).knots for part in logits], axis=1)
     if len(logits) == 1:
         return Blend(np.ones(1), np.array([[1.0], [0.0]]))
-    shares = [np.array(one) / _STEPS for one in product(range(_STEPS + 1), repeat=len(logits))]
+    shares = [np.array(counts) / _STEPS for counts in product(range(_STEPS + 1), repeat=len(logits))]
     blends = [Blend(weight, scale) for weight in shares if weight.sum() == 1]
     blends.sort(key=lambda blend: float((blend.weight**2).sum()))
     if own is not None:
         least = mean_auc(logits[own], is_cell, groups)
-        blends = [one for one in blends if one.weight[own] == 1 or
-                  mean_auc(one(logits), is_cell, groups) >= least]  # fmt: skip
+        blends = [blend for blend in blends if blend.weight[own] == 1 or
+                  mean_auc(blend(logits), is_cell, groups) >= least]  # fmt: skip
     return min(blends, key=lambda blend: round(log_loss(is_cell, blend(logits)), 4))
 
 
@@ -150,7 +150,7 @@ def mean_auc(
 ) -> float:
     """How well rows are ranked within their brain, in the mean over brains that hold both kinds."""
     each = [auc(is_cell[groups == name], logits[groups == name]) for name in np.unique(groups)]
-    known = [one for one in each if one is not None]
+    known = [value for value in each if value is not None]
     return float(np.mean(known)) if known else 0.5
 
 
@@ -225,18 +225,18 @@ def held_out_by_part(
         place = settings.columns.places(*part.blocks)
         if part.kind == "sum":
             yield np.stack(
-                [np.stack([_run(_sum(C or 0.0), one[:, place]) for one in held_out]) for C in grid]
+                [np.stack([_run(_sum(C or 0.0), features[:, place]) for features in held_out]) for C in grid]
             )
             continue
         if part.kind == "trees":
             net = fit_part(settings, part, x, is_cell, None)
-            once = np.stack([_run(net, one[:, place]) for one in held_out])
+            once = np.stack([_run(net, features[:, place]) for features in held_out])
             yield np.repeat(once[None], len(grid), axis=0)
             continue
         affine = affine_of(settings, part, x[:, place])
-        z, seen = affine(x[:, place]), [affine(one[:, place]) for one in held_out]
+        z, seen = affine(x[:, place]), [affine(features[:, place]) for features in held_out]
         layers = [fit_layers(settings, part, z, is_cell, C) for C in grid]
-        yield np.stack([np.stack([each(one) for one in seen]) for each in layers])
+        yield np.stack([np.stack([each(features) for features in seen]) for each in layers])
 
 
 def _sum(share: float) -> HeadNet:
