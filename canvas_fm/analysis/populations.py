@@ -11,13 +11,12 @@ from jaxtyping import Float64
 
 from canvas_fm.analysis.coexpression import Population
 from canvas_fm.analysis.regions.atlas import Atlas
+from canvas_fm.analysis.regions.cells_per_region import P_CELL, probabilities_of
 from canvas_fm.analysis.regions.placing import place
 from canvas_fm.data.points.formats.formats import voxel_um_of
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.zyx import ZyxUm, ZyxUmLike, check_voxel_um
 from canvas_fm.errors import CanvasError
-
-P_CELL = "p_cell"
 
 
 def voxel_size(points: Points, path: str | Path, voxel_um: ZyxUmLike | None) -> ZyxUm:
@@ -51,7 +50,7 @@ def read_population(
     size = voxel_size(points, path, voxel_um)
     weight = np.ones(len(points))
     if by_p_cell and P_CELL in points.columns:
-        weight = np.clip(np.asarray(points.columns[P_CELL], np.float64), 0, 1)
+        weight = probabilities_of(points)
     um, region, grid = (points.zyx + 0.5) * np.asarray(size), np.zeros(len(points), np.int64), None
     if atlas is not None:
         placed = place(atlas, points.zyx, size, **placing)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from canvas_fm.analysis.coexpression import Population, coexpress, mask_of_tree
+from canvas_fm.analysis.populations import read_population
 from canvas_fm.analysis.regions.tree import Region, RegionTree
 from canvas_fm.data.points.points import Points
 from canvas_fm.errors import CanvasError
@@ -69,6 +70,13 @@ def test_three_markers_are_three_pairs(two):
     pairs = coexpress([first, second, population("c", first.um)], tolerance_um=1, draws=19)
     assert [(one.first.name, one.second.name) for one in pairs] == [("a", "b"), ("a", "c"), ("b", "c")]
     assert pairs[1].both[0] == len(first.um)
+
+
+def test_a_p_cell_that_is_no_probability_is_refused(tmp_path):
+    for at, p in enumerate(([0.5, 3.0], [np.nan, 0.5], ["yes", "no"])):
+        Points(np.zeros((2, 3)), {"p_cell": np.array(p)}).write(tmp_path / f"{at}.csv")
+        with pytest.raises(CanvasError, match="more than numbers from 0 to 1"):
+            read_population(tmp_path / f"{at}.csv", voxel_um=(1, 1, 1))
 
 
 def test_one_marker_is_refused(two):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.benchmarks.timing import machine
 
-ALONE = {"gpu", "channels"}  # long, or for a machine of its own: runs where it is named
+ALONE = {"gpu", "channels", "panoptic", "study"}  # long, or for a machine of its own: runs where it is named
 
 if __name__ == "__main__":
     known = sorted(path.stem.removeprefix("bench_") for path in Path(__file__).parent.glob("bench_*.py"))

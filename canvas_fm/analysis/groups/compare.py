@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,6 +16,7 @@ from canvas_fm.analysis.groups.study import GroupStudy
 from canvas_fm.errors import CanvasError
 
 Model = Literal["welch", "negative-binomial", "mixed"]
+_log = logging.getLogger(__name__)
 _MOST = 200  # brains a group that a next study is planned with
 
 
@@ -90,9 +92,16 @@ def compare_groups(
             )
     if not power_fold_change > 1:
         raise CanvasError(f"power_fold_change is {power_fold_change}; expected a number above 1")
+    if not min_count >= 0:
+        raise CanvasError(f"min_count is {min_count}; expected a number of cells from 0")
     a, b = study.of(first), study.of(second)
     either = a | b
     tested = (study.count[either].mean(0) >= min_count) & (study.volume_mm3[either] > 0).all(0)
+    if not tested.any():
+        _log.warning(
+            "no region has %g cells in the mean brain of %s and %s and a volume in each: none is tested",
+            min_count, first, second,
+        )  # fmt: skip
     volume = np.where(study.volume_mm3 > 0, study.volume_mm3, np.nan)
     density = study.count / volume
     log = np.log2((study.count + 0.5) / volume)

@@ -245,13 +245,19 @@ def _regions(file: RegionsFile, channel: str | None, hemisphere: str, without_ch
             "hemisphere", "both"
         ) == hemisphere:
             try:
-                by_id[int(row["id"])] = (
-                    row["name"], row.get("acronym") or row["name"], float(row[count]), float(row[volume])
-                )  # fmt: skip
+                one, counted, size = int(row["id"]), float(row[count]), float(row[volume])
             except ValueError as problem:
                 raise CanvasError(
                     f"{path}: {problem}; expected numbers in id, {count}, {volume}"
                 ) from problem
+            if one in by_id:
+                raise CanvasError(f"{path} has the region {one} twice; expected one row a region and channel")
+            if not (0 <= counted < np.inf and 0 <= size < np.inf):
+                raise CanvasError(
+                    f"{path}: {row['name']} has {count} {counted:g} and {volume} {size:g}; expected numbers "
+                    "from 0, as canvas-fm regions wrote them"
+                )
+            by_id[one] = (row["name"], row.get("acronym") or row["name"], counted, size)
     if not by_id:
         raise CanvasError(f"{path} has no rows of the hemisphere {hemisphere}")
     return by_id

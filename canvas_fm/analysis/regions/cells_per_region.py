@@ -139,7 +139,7 @@ def count_regions(
     if probabilities and P_CELL not in points.columns:
         raise CanvasError(f"the points have no column {P_CELL}; refine them first (canvas-fm refine apply)")
     by_p = P_CELL in points.columns if probabilities is None else probabilities
-    p = _probabilities(points) if by_p else np.ones(len(points))
+    p = probabilities_of(points) if by_p else np.ones(len(points))
     placed = place(
         atlas, points.zyx, size, orientation=orientation, shape_zyx=shape_zyx, transforms=transforms,
         allow_outside=allow_outside,
@@ -161,7 +161,8 @@ def _size(points: Points, atlas: Atlas, voxel_um: ZyxUmLike | None) -> ZyxUm:
     return check_voxel_um(voxel_um if voxel_um is not None else stated)  # type: ignore[arg-type]
 
 
-def _probabilities(points: Points) -> Float64[np.ndarray, " n"]:
+def probabilities_of(points: Points) -> Float64[np.ndarray, " n"]:
+    """P(cell) of each row; CanvasError for a column that holds anything else than numbers from 0 to 1."""
     p = np.asarray(points.columns[P_CELL])
     if p.dtype.kind not in "fiu" or not ((p >= 0) & (p <= 1)).all():
         raise CanvasError(f"the column {P_CELL} holds more than numbers from 0 to 1; expected P(cell) a row")

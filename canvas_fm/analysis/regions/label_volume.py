@@ -77,7 +77,10 @@ def read_array(path: Path) -> tuple[Shaped[np.ndarray, ...], ZyxUm | None]:
     if name.endswith(_NIFTI):
         return _nifti(path)
     if name.endswith(".npy"):
-        return np.load(path, mmap_mode="r", allow_pickle=False), None
+        try:
+            return np.load(path, mmap_mode="r", allow_pickle=False), None
+        except (OSError, ValueError, EOFError) as problem:
+            raise CanvasError(f"{path} cannot be read as an array of numbers: {problem}") from problem
     if path.is_dir() or name.endswith(".zip"):
         return _zarr(path)
     raise CanvasError(f"{path}: a label volume is {KNOWN}")
@@ -85,6 +88,8 @@ def read_array(path: Path) -> tuple[Shaped[np.ndarray, ...], ZyxUm | None]:
 
 def _whole(path: Path, voxels: np.ndarray) -> np.ndarray:
     if voxels.dtype.kind == "f":
+        if not np.isfinite(voxels).all():
+            raise CanvasError(f"{path} holds NaN or infinity; a label volume holds a whole number a voxel")
         whole = np.rint(voxels).astype(np.int64)
         if not np.array_equal(whole, voxels):
             raise CanvasError(f"{path} holds fractions; a label volume holds a whole number a voxel")

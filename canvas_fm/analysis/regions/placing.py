@@ -57,8 +57,7 @@ def place(
     um = (zyx + 0.5) * np.asarray(voxel_um)
     for transform in _steps(atlas, orientation, voxel_um, shape_zyx, transforms):
         um = transform(um)
-    index = np.floor(um / np.asarray(atlas.voxel_um)).astype(np.int64)
-    inside = np.all((index >= 0) & (index < np.asarray(atlas.labels.shape)), axis=1)
+    index, inside = _voxels(atlas, um)
     row, side = np.full(len(um), -1, np.int64), np.zeros(len(um), np.int64)
     row[inside] = atlas.tree.rows_of(atlas.labels[tuple(index[inside].T)])
     side[inside] = atlas.side_at(index[inside])
@@ -111,7 +110,13 @@ def _check(atlas: Atlas, placed: AtlasPositions, zyx: np.ndarray, voxel_um: ZyxU
         hints.append(f"the axes look swapped: {other} brings {share:.0%} of the points into tissue")
     if not hints and tissue >= 0.5:
         return
-    least, most = placed.um.min(0) / 1e3, placed.um.max(0) / 1e3
+    known = placed.um[np.isfinite(placed.um).all(1)]
+    if not len(known):
+        raise CanvasError(
+            f"the transform gives none of the {len(zyx):,} points a position, only NaN; is its field "
+            "complete, and that of this volume?"
+        )
+    least, most = known.min(0) / 1e3, known.max(0) / 1e3
     spans = ", ".join(f"{low:.3g} to {high:.3g}" for low, high in zip(least, most, strict=True))
     size = " × ".join(f"{extent / 1e3:.3g}" for extent in atlas.extent_um)
     hint = (
@@ -124,6 +129,13 @@ def _check(atlas: Atlas, placed: AtlasPositions, zyx: np.ndarray, voxel_um: ZyxU
         f"region is; they span {spans} mm in z, y, x, the atlas {size} mm. {hint} "
         "--allow-outside counts those that are inside"
     )
+
+
+def _voxels(atlas: Atlas, um: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Voxel of each position, and whether it is on the grid; positions that no transform knows are not."""
+    known = np.where(np.isfinite(um), um, -1.0)
+    index = np.clip(np.floor(known / np.asarray(atlas.voxel_um)), -1, np.iinfo(np.int32).max).astype(np.int64)
+    return index, np.all((index >= 0) & (index < np.asarray(atlas.labels.shape)), axis=1)
 
 
 def _best_axes(atlas: Atlas, um: np.ndarray) -> tuple[str, float]:
@@ -141,6 +153,5 @@ def _best_axes(atlas: Atlas, um: np.ndarray) -> tuple[str, float]:
 
 
 def _in_tissue(atlas: Atlas, um: np.ndarray) -> float:
-    index = np.floor(um / np.asarray(atlas.voxel_um)).astype(np.int64)
-    inside = np.all((index >= 0) & (index < np.asarray(atlas.labels.shape)), axis=1)
+    index, inside = _voxels(atlas, um)
     return float((atlas.labels[tuple(index[inside].T)] != 0).sum() / max(len(um), 1))

@@ -141,7 +141,7 @@ def _json_rows(path: Path) -> Iterator[Mapping[str, Any]]:
 
 def _regions(path: Path, rows: Iterator[Mapping[str, Any]]) -> list[Region]:
     table = list(rows)
-    columns = list(table[0]) if table else []
+    columns = list(dict.fromkeys(key for row in table for key in row))
     id_, name = (_column(columns, names) for names in (_ID, _NAME))
     if id_ is None or name is None:
         raise CanvasError(
@@ -149,14 +149,14 @@ def _regions(path: Path, rows: Iterator[Mapping[str, Any]]) -> list[Region]:
             "A table of regions says which label of the volume is which region (id, name)"
         )
     acronym, parent, chain = (_column(columns, names) for names in (_ACRONYM, _PARENT, _PATH))
-    ids = [_whole(path, row[id_], id_) for row in table]
+    ids = [_whole(path, row.get(id_), id_) for row in table]
     known = {one for one in ids if one is not None}
     regions = []
     for number, row in zip(ids, table, strict=True):
         if number is None:
-            raise CanvasError(f"{path}: a row named {row[name]!r} has no {id_}")
-        title = str(row[name] or "").strip()
-        short = str((row[acronym] if acronym else None) or title).strip()
+            raise CanvasError(f"{path}: a row named {row.get(name)!r} has no {id_}")
+        title = str(row.get(name) or "").strip()
+        short = str((row.get(acronym) if acronym else None) or title).strip()
         above = _parent_of(path, row, parent, chain, number, known)
         regions.append(Region(number, title, short, above))
     return regions
@@ -174,19 +174,19 @@ def _whole(path: Path, value: Any, column: str) -> int | None:
         number = float(text)
     except ValueError:
         number = 0.5
-    if number != int(number):
-        raise CanvasError(f"{path}: {column} is {text!r}; expected a whole number")
-    return int(number)
+    if not abs(number) < 2**63 or number != int(number):
+        raise CanvasError(f"{path}: {column} is {text[:40]!r}; expected a whole number")
+    return int(text) if text.lstrip("+-").isdigit() else int(number)
 
 
 def _parent_of(
     path: Path, row: Mapping[str, Any], parent: str | None, chain: str | None, number: int, known: set[int]
 ) -> int | None:
     """The region above, by the path of ids where there is one: of a part of a tree the nearest one kept."""
-    if chain is not None and row[chain]:
+    if chain is not None and row.get(chain):
         held = row[chain]
         parts = held if isinstance(held, list) else str(held).strip("/ ").replace("-", "/").split("/")
         above = [_whole(path, part, chain) for part in parts]
         return next((one for one in reversed(above) if one in known and one != number), None)
-    above_id = _whole(path, row[parent], parent) if parent is not None else None
+    above_id = _whole(path, row.get(parent), parent) if parent is not None else None
     return None if above_id in (None, 0, -1, number) else above_id

@@ -31,6 +31,9 @@ class PretrainedOptions(Options):
     model_type: str | None = Field(
         None, description="architecture of the weights; default vit_b of sam, vit_b_lm of micro-sam"
     )
+    decoder: str | None = Field(
+        None, description="micro-sam: weights of its decoder, without which it segments as SAM does"
+    )
     torch_device: str = Field("cpu", description="device of the segmenter, such as cuda")
     clip_percentile: Annotated[float, Field(gt=50, le=100)] = Field(
         99.5, description="intensities are clipped at this percentile of the volume"

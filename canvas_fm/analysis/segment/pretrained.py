@@ -112,7 +112,22 @@ def _loaded(model: Model, weights: Path, options: PretrainedOptions) -> Run:
         "sam": _sam,
         "micro-sam": _micro_sam,
     }
-    return makers[model](module, weights, options)
+    if options.decoder is not None and (model != "micro-sam" or not Path(options.decoder).is_file()):
+        raise CanvasError(
+            f"--decoder {options.decoder} is not a file"
+            if model == "micro-sam"
+            else f"--decoder is the second file of micro-sam's weights; {model} has none"
+        )
+    try:
+        return makers[model](module, weights, options)
+    except CanvasError:
+        raise
+    except Exception as problem:  # torch.load and the three packages raise whatever a file provokes
+        text = " ".join(str(problem).split())[:200]
+        raise CanvasError(
+            f"{weights} does not load as weights of {model} ({type(problem).__name__}: {text}); it needs "
+            f"{source.weights}"
+        ) from problem
 
 
 def _cellpose(module: Any, weights: Path, options: PretrainedOptions) -> Run:
@@ -123,6 +138,8 @@ def _cellpose(module: Any, weights: Path, options: PretrainedOptions) -> Run:
 
     def run(image: np.ndarray, voxel_um: ZyxUm) -> np.ndarray:
         # Already windowed: its own normalisation by each volume's percentiles would undo the clip.
+        if len(image) == 1:
+            return np.asarray(net.eval(image[0], normalize=False)[0])[None]
         results = net.eval(
             image, z_axis=0, do_3D=True, anisotropy=voxel_um[0] / voxel_um[2], normalize=False
         )  # fmt: skip
@@ -149,9 +166,16 @@ def _sam(module: Any, weights: Path, options: PretrainedOptions) -> Run:
 
 
 def _micro_sam(module: Any, weights: Path, options: PretrainedOptions) -> Run:
-    predictor, segmenter = module.get_predictor_and_segmenter(
-        options.model_type or "vit_b_lm", checkpoint=str(weights), device=options.torch_device
-    )
+    model_type = options.model_type or "vit_b_lm"
+    named: dict[str, Any] = {"checkpoint": str(weights), "device": options.torch_device}
+    if options.decoder is not None:
+        # The decoder of a model of bioimage.io is a file of its own, which only `get_sam_model` takes.
+        predictor, state = importlib.import_module("micro_sam.util").get_sam_model(
+            model_type=model_type, device=options.torch_device, checkpoint_path=str(weights),
+            decoder_path=str(options.decoder), return_state=True,
+        )  # fmt: skip
+        named = {"predictor": predictor, "state": state, "device": options.torch_device}
+    predictor, segmenter = module.get_predictor_and_segmenter(model_type, **named)
 
     def run(image: np.ndarray, voxel_um: ZyxUm) -> np.ndarray:
         eight_bit = np.rint(image * 255).astype(np.uint8)

@@ -180,6 +180,8 @@ def _score(path: Path) -> dict[str, Any]:
         held = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as problem:
         raise CanvasError(f"{path} cannot be read as JSON: {problem}") from problem
+    if not isinstance(held, dict):
+        raise CanvasError(f"{path} holds no scores; give a JSON report that evaluate --out wrote")
     keys = ("f1", "precision", "recall", "pq", "rq", "sq", "tp", "fp", "fn")
     return {"name": path.stem, "values": {key: held[key] for key in keys if held.get(key) is not None}}
 

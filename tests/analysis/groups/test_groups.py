@@ -309,3 +309,32 @@ def test_bad_studies_are_refused(tmp_path):
     path.write_text("mouse,group\nm0,a\n", encoding="utf-8")
     with pytest.raises(CanvasError, match="has no column brain"):
         read_study(path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ("count", "-5", "count -5 and"),
+        ("count", "nan", "count nan"),
+        ("volume_mm3", "-1", "volume_mm3 -1; exp"),
+    ],
+)
+def test_counts_and_volumes_that_are_none_are_refused(tmp_path, old, new, sentence):
+    path = write(tmp_path, ["m0", "m1", "m2", "m3"], ["a", "a", "b", "b"])
+    table = tmp_path / "m2.csv"
+    head, first, *rest = table.read_text(encoding="utf-8").splitlines()
+    cells = first.split(",")
+    cells[head.split(",").index(old)] = new
+    table.write_text("\n".join([head, ",".join(cells), *rest]) + "\n", encoding="utf-8")
+    with pytest.raises(CanvasError, match=sentence):
+        read_study(path)
+    table.write_text("\n".join([head, first, first, *rest]) + "\n", encoding="utf-8")
+    with pytest.raises(CanvasError, match=r"has the region \d+ twice"):
+        read_study(path)
+
+
+def test_a_comparison_that_tests_nothing_says_so(caplog):
+    compare_groups(study(0), "a", "b", min_count=1e9)
+    assert "none is tested" in caplog.text
+    with pytest.raises(CanvasError, match="min_count is -1; expected"):
+        compare_groups(study(0), "a", "b", min_count=-1)

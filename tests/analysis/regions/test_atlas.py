@@ -123,9 +123,17 @@ def test_bad_atlases_are_refused(small, tmp_path):
         ("id,name,parent_id\n1,a,2\n2,b,1\n", "part of itself"),
         ("id,name,parent_id\n1,a,7\n", "part of 7, which is not in the table"),
         ("id,name\n1.5,a\n", "'1.5'; expected a whole number"),
+        ("id,name\ninf,a\n", "'inf'; expected a whole number"),
+        ("id,name\n99999999999999999999,a\n", "'99999999999999999999'; expected a whole number"),
     ]:
         bad.write_text(text, encoding="utf-8")
         refuse(lambda: open_atlas(small.labels_path, table=bad, **labels), sentence)
+    (tmp_path / "bad.json").write_text('[{"id": 1, "name": "a"}, {"id": 2}]', encoding="utf-8")
+    refuse(lambda: open_atlas(small.labels_path, table=tmp_path / "bad.json", **labels), "has no name for 1")
+    tifffile.imwrite(tmp_path / "nan.tif", np.full((7, 8, 9), np.nan, np.float32))
+    refuse(lambda: open_atlas(tmp_path / "nan.tif", table=small.table, **labels), "holds NaN or infinity")
+    (tmp_path / "text.npy").write_text("labels", encoding="utf-8")
+    refuse(lambda: open_atlas(tmp_path / "text.npy", table=small.table, **labels), "as an array of numbers")
     refuse(lambda: open_atlas(tmp_path, **labels), "neither a registration's folder")
     refuse(lambda: open_atlas(tmp_path / "none.nrrd"), "there is no atlas")
 
@@ -141,5 +149,8 @@ def test_points_of_other_axes_units_or_size_are_refused(small):
         r"are outside the atlas .* mm in z, y, x, the atlas .* of this volume\? --allow-outside",
     )
     assert place(atlas, zyx[:, ::-1], size, allow_outside=True).outside > 0
+    lost = [lambda um: um * np.nan]
+    refuse(lambda: place(atlas, zyx, size, transforms=lost), "gives none of the 400 points a position")
+    assert place(atlas, zyx, size, transforms=lost, allow_outside=True).outside == 400
     refuse(lambda: place(atlas, zyx, size, orientation="psl"), "give --atlas-orientation too")
     refuse(lambda: count_regions(Points(zyx), atlas), "--voxel-um Z Y X")

@@ -128,6 +128,62 @@ def test_micro_sam_segments_in_three_dimensions(phantom, stand_in, weights, tmp_
     assert len(cells) == int(Volume.open(tmp_path / "l.zarr").read((0, 0, 0), SHAPE).max()) > 0
 
 
+def test_micro_sams_decoder_is_a_file_of_its_own(phantom, stand_in, weights, tmp_path):  # noqa: F811
+    """Without it the package falls back on SAM's own masks; its function of the encoder alone takes it."""
+    decoder = tmp_path / "decoder.pt"
+    decoder.write_bytes(b"decoder")
+
+    def sam(*, model_type, device, checkpoint_path, decoder_path, return_state):
+        assert (model_type, device, return_state) == ("vit_b_lm", "cpu", True)
+        assert (checkpoint_path, decoder_path) == (str(weights), str(decoder))
+        return "predictor", {"decoder_state": 1}
+
+    def get(model_type, *, predictor, state, device):
+        assert (model_type, predictor, state, device) == (
+            "vit_b_lm", "predictor", {"decoder_state": 1}, "cpu",
+        )  # fmt: skip
+        return predictor, "segmenter"
+
+    stand_in("micro_sam.util", get_sam_model=sam)
+    stand_in(
+        "micro_sam.automatic_segmentation", get_predictor_and_segmenter=get,
+        automatic_instance_segmentation=lambda predictor, segmenter, image, **_: bright(image.astype(int)),
+    )  # fmt: skip
+    volume = Volume.from_array(phantom[0], voxel_um=VOXEL_UM)
+    cells = segment_pretrained("micro-sam", volume, tmp_path / "l.zarr", weights, decoder=str(decoder))
+    assert len(cells) > 0
+    with pytest.raises(CanvasError, match=r"none\.pt is not a file"):
+        segment_pretrained("micro-sam", volume, tmp_path / "m.zarr", weights, decoder="none.pt")
+    stand_in("segment_anything")
+    with pytest.raises(CanvasError, match="micro-sam's weights; sam has none"):
+        segment_pretrained("sam", volume, tmp_path / "m.zarr", weights, decoder=str(decoder))
+
+
+def test_one_plane_is_segmented_as_a_plane_and_weights_that_do_not_load_are_refused(
+    stand_in, weights, tmp_path
+):
+    class CellposeModel:
+        def __init__(self, pretrained_model, device):
+            if "bad" in pretrained_model:
+                raise ValueError("not a CP4 model")
+
+        def eval(self, image, *, normalize):
+            assert image.ndim == 2
+            return (bright(image),)
+
+    stand_in("cellpose.models", CellposeModel=CellposeModel)
+    plane = np.zeros((1, 16, 16), np.uint16)
+    plane[0, 4:8, 4:9] = 900
+    volume = Volume.from_array(plane, voxel_um=VOXEL_UM)
+    assert len(segment_pretrained("cellpose-sam", volume, tmp_path / "l.zarr", weights)) == 1
+    bad = tmp_path / "bad.pth"
+    bad.write_bytes(b"")
+    with pytest.raises(
+        CanvasError, match=r"bad\.pth does not load .* \(ValueError: not a CP4 model\); it needs"
+    ):
+        segment_pretrained("cellpose-sam", volume, tmp_path / "m.zarr", bad)
+
+
 def test_planes_are_joined_where_objects_overlap():
     planes = np.zeros((4, 10, 20), np.int32)
     planes[0, 2:8, 2:8], planes[0, 2:8, 10:16] = 1, 2

@@ -52,7 +52,7 @@ def _fill_segment(parser: Parser) -> None:
     )  # fmt: skip
     parser.add_argument("--weights", metavar="FILE", help="weights of --model, which you downloaded")
     parser.add_options("options", SegmentOptions)
-    parser.add_options("pretrained", PretrainedOptions, only=("model_type", "torch_device"))
+    parser.add_options("pretrained", PretrainedOptions, only=("model_type", "decoder", "torch_device"))
     add_volume_flags(parser)
     add_json(parser)
 
