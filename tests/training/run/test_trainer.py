@@ -62,6 +62,7 @@ class CountingTask:
         return {"trained on": self.volumes, "held out": []}
 
     def batches(self, ranks: Ranks, show: bool | None) -> Any:
+        assert isinstance(ranks, Ranks)
         self.events.append(("batches", show))
 
         def along(order: Iterator[np.ndarray], first: int = 0) -> Iterator[np.ndarray]:
@@ -73,6 +74,7 @@ class CountingTask:
         return SimpleNamespace(along=along)
 
     def new_step(self, ranks: Ranks, batches: Any) -> Counting:
+        assert isinstance(ranks, Ranks)
         self.events.append(("step", batches is not None))
         return Counting(self.before)
 
@@ -232,14 +234,17 @@ def test_speed_counts_all_crops_of_a_row_and_no_evaluation(
             clock.now += 50
             super().evaluate(*arguments)
 
+    closed: list[bool] = []
     sink = SimpleNamespace(
-        write=lambda step, scalars: speeds.append(scalars.get("train/crops_per_s")), close=lambda: None
+        write=lambda step, scalars: speeds.append(scalars.get("train/crops_per_s")),
+        close=lambda: closed.append(True),
     )
     monkeypatch.setattr(trainer, "time", SimpleNamespace(perf_counter=lambda: clock.now))
     monkeypatch.setattr(trainer, "open_sinks", lambda recipe, folder, step: [sink])
     recipe = tiny(*SCHEDULE)
     go(recipe, tmp_path / "run", SlowEvaluation(step_of_two_seconds))
     assert [speed for speed in speeds if speed is not None] == [recipe.training.batch / 2] * 3
+    assert closed == [True]
 
 
 def test_progress_starts_where_the_run_is_and_names_the_loss(
