@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from canvas_fm.cli import build_parser, main
+from canvas_fm.cli import VERB_FILES, build_parser, main
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -149,6 +149,11 @@ def test_the_readme_is_short_and_leads_to_every_page():
         if not link.startswith("https://")
     }
     assert {path for path in (ROOT / "docs").rglob("*.md") if path not in linked} == set()
+
+
+def test_every_verb_is_named():
+    for verb in (verb for verbs in VERB_FILES.values() for verb in verbs):
+        assert re.search(rf"(`|canvas-fm |make ){verb}\b", README), verb
 
 
 def test_the_two_commands_are_targets():
