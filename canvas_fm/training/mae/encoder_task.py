@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from canvas_fm.models.checkpoint import save_encoder
 from canvas_fm.models.encoder.mae import MaskedAutoencoder
@@ -22,7 +22,7 @@ R = TypeVar("R", Recipe, JointRecipe)
 class EncoderTask(Generic[R]):
     """Training crops and held-out volumes, which are for evaluation only."""
 
-    folder: ClassVar[str] = ENCODER
+    folder = ENCODER
 
     def __init__(self, recipe: R, crops: CropSet, held_out: Sequence[VolumeSource]) -> None:
         self.recipe: R = recipe

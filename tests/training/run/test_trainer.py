@@ -106,8 +106,10 @@ def saved(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return steps
 
 
-def go(recipe: Recipe, out: Path, task: CountingTask, resume: bool = False, **more: Any) -> Run:
-    return train(recipe, out, lambda: task, "cpu", resume, False, **more)
+def go(
+    recipe: Recipe, out: Path, task: CountingTask, resume: bool = False, show: bool = False, **more: Any
+) -> Run:
+    return train(recipe, out, lambda: task, "cpu", resume, show, **more)
 
 
 def test_rows_evaluations_and_checkpoints_come_when_they_are_due(
@@ -259,9 +261,10 @@ def test_progress_starts_where_the_run_is_and_names_the_loss(
 
     monkeypatch.setattr(trainer, "bar", recording)
     recipe = tiny(*SCHEDULE)
-    go(recipe, tmp_path / "run", CountingTask(), early_stop=lambda run: run.metrics()[-1]["step"] == 4)
+    stop = lambda run: run.metrics()[-1]["step"] == 4  # noqa: E731
+    go(recipe, tmp_path / "run", CountingTask(), show=True, early_stop=stop)
     batch = recipe.training.batch
-    assert calls[0] == ("counting", 7 * batch, {"unit": "crops", "done": 0, "show": False})
+    assert calls[0] == ("counting", 7 * batch, {"unit": "crops", "done": 0, "show": True})
     assert calls[1:5] == [
         (batch, None), (0, "evaluating 2"), (batch, None), (batch, "loss 2.0000"),
     ]  # fmt: skip

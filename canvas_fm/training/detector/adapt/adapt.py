@@ -89,8 +89,8 @@ def adapt_detector(
         enough = len(labelled.inner_zyx) >= FEWEST_CELLS
         with_amplitude = amplitude_detector(detector, labelled) if enough else None
         if with_amplitude is not None:
-            candidates = _candidates(with_amplitude, labelled, tolerance_um, ignore)
-            counts_by_way["amplitude"] = folds.counts(candidates)
+            by_amplitude = _candidates(with_amplitude, labelled, tolerance_um, ignore)
+            counts_by_way["amplitude"] = folds.counts(by_amplitude)
         for way in trained:
             counts_by_way[way] = _held_out_counts(detector, folds, way, opts, advance, ignore)
         scores = score_strategies(counts_by_way, folds, detector.config.threshold, opts.seed)
