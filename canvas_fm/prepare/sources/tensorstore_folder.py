@@ -54,13 +54,31 @@ class TensorStoreChannel:
 
 
 def find_folder(path: Path) -> ArrayFolder | None:
-    """What TensorStore would open: an N5 array or its finest level, a precomputed volume; None for others."""
-    for folder in (path, path / "s0"):
-        metadata = _json(folder / "attributes.json")
-        if "dimensions" in metadata and "blockSize" in metadata:
-            return ArrayFolder("n5", folder, _json(path / "attributes.json") | metadata)
+    """What TensorStore would open: an N5 array or its finest level, a precomputed volume; None for others.
+
+    A container of BigDataViewer (`setup0/timepoint0/s0`) is opened where it holds one image, else CanvasError
+    names them.
+    """
+    images = _of_big_data_viewer(path)
+    if len(images) > 1:
+        names = ", ".join(str(image.relative_to(path)) for image in images[:8])
+        more = ", …" if len(images) > 8 else ""
+        raise CanvasError(
+            f"{path} holds {len(images)} images of BigDataViewer ({names}{more}); give the folder of one"
+        )
+    for image in (path, *images):
+        for folder in (image, image / "s0"):
+            metadata = _json(folder / "attributes.json")
+            if "dimensions" in metadata and "blockSize" in metadata:
+                return ArrayFolder("n5", folder, _json(image / "attributes.json") | metadata)
     info = _json(path / "info")
     return ArrayFolder("neuroglancer_precomputed", path, info) if "scales" in info else None
+
+
+def _of_big_data_viewer(path: Path) -> list[Path]:
+    """The images of an N5 container as BigDataViewer and BigStitcher write it, by setup and time point."""
+    found = path.glob("setup*/timepoint*/s0/attributes.json") if path.is_dir() else []
+    return sorted(file.parent.parent for file in found)
 
 
 def open_folder(path: Path, array_folder: ArrayFolder, options: ConvertOptions) -> OpenedFile:

@@ -45,6 +45,19 @@ def test_n5_and_its_finest_level(tmp_path):
         np.testing.assert_array_equal(cf.Volume.open(done.path).read((0, 0, 0), VOXELS.shape), VOXELS)
 
 
+def test_the_image_of_a_bigdataviewer_container_is_found_and_several_are_named(tmp_path):
+    write_n5(tmp_path / "a.n5/setup0/timepoint0/s0", {})
+    done = cf.convert(tmp_path / "a.n5", tmp_path / "a.zarr", voxel_um=(4, 2, 2))
+    np.testing.assert_array_equal(cf.Volume.open(done.path).read((0, 0, 0), VOXELS.shape), VOXELS)
+    write_n5(tmp_path / "a.n5/setup1/timepoint0/s0", {})
+    with pytest.raises(
+        CanvasError, match=r"holds 2 images of BigDataViewer \(setup0/timepoint0, setup1/time"
+    ):
+        cf.convert(tmp_path / "a.n5", tmp_path / "b.zarr", voxel_um=(4, 2, 2))
+    one = cf.convert(tmp_path / "a.n5/setup1/timepoint0", tmp_path / "c.zarr", voxel_um=(4, 2, 2))
+    assert one.shape_zyx == VOXELS.shape
+
+
 def test_precomputed_with_an_offset_and_channels(tmp_path):
     done = cf.convert(write_precomputed(tmp_path / "a", 2), tmp_path / "a.zarr", verify=True)
     assert (done.shape_zyx, done.voxel_um, len(done.channels)) == (VOXELS.shape, (4.0, 1.8, 1.8), 2)

@@ -184,7 +184,7 @@ class Planes:
             first = next(plane_ref.file for plane_ref in self._planes if plane_ref.file is not None)
             raise CanvasError(
                 f"{file} holds {n_planes} planes of shape {plane.shape}, {plane.dtype}; the first plane, "
-                f"{first.name}, has shape {shape_yx}, {dtype}"
+                f"{first.name}, has shape {shape_yx}, {dtype}: copy it again, or move away what is no plane"
             )
         return plane
 
