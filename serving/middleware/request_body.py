@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import time
 from collections.abc import Callable
 from typing import NoReturn
@@ -47,13 +48,13 @@ class Body:
         """Next part of the body, decompressed and counted; JSON as a whole once it passed its limits."""
         if self.media_type != "application/json" or self.whole:
             return await self._piece()
-        body, scanner = bytearray(), JsonScanner(self._limits.max_json_values)
+        body, scanner = io.BytesIO(), JsonScanner(self._limits.max_json_values)
         while True:
             message = await self._piece()
             if message["type"] != "http.request":
                 return message
             piece = message.get("body", b"")
-            body += piece
+            body.write(piece)
             try:
                 for start in range(0, len(piece), _SCANNED):
                     scanner.feed(piece[start : start + _SCANNED])
@@ -62,7 +63,8 @@ class Body:
                 self._give_up(refusal)
             if not message.get("more_body", False):
                 break
-        return {"type": "http.request", "body": bytes(body), "more_body": False}
+        # Not a copy, which would take 30 ms for 32 MB: a BytesIO shares what it holds.
+        return {"type": "http.request", "body": body.getvalue(), "more_body": False}
 
     async def _piece(self) -> Message:
         if self._packed is None or self._unpacked:

@@ -27,7 +27,7 @@ def test_pieces_are_the_same_text_and_short():
 
 def test_a_large_reply_says_how_long_it_is():
     async def sent() -> tuple[int, int]:
-        reply = await json_reply({"embeddings": np.zeros((30_000, 64), np.float32)})
+        reply = await json_reply({"embeddings": np.zeros((40_000, 64), np.float32)})
         parts = [part async for part in reply.body_iterator]  # type: ignore[attr-defined]
         return int(reply.headers["content-length"]), sum(map(len, parts))
 
