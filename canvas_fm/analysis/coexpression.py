@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 from scipy.spatial import cKDTree
 
-from canvas_fm.analysis.null_models import MODELS, Box, Domain, Mask, Model, p_greater
+from canvas_fm.analysis.null_models import MODELS, Box, Domain, Mask, Model, along_curve, p_greater
 from canvas_fm.analysis.regions.tree import RegionTree
 from canvas_fm.errors import CanvasError
 from canvas_fm.evaluation.detection.matching import Matches, match
@@ -167,15 +167,22 @@ def _pair(
     scale = by_region(second.region, second.weight) / np.maximum(
         by_region(second.region[picked], second.weight[picked]), 1e-12
     )
-    tree_of_first = cKDTree(first.on_grid) if len(first.um) else None
+    some = len(first.um) > 0
+    order = along_curve(first.on_grid) if some else np.zeros(0, np.int64)
+    tree_of_first = cKDTree(first.on_grid[order]) if some else None
+    weight_of_first = first.weight[order]
     um, weight, region = second.on_grid[picked], second.weight[picked], second.region[picked]
 
     def hits(positions: np.ndarray) -> np.ndarray:
         if tree_of_first is None or not len(positions):
             return np.zeros(regions + 1)
-        distance, nearest = tree_of_first.query(positions, distance_upper_bound=tolerance_um * (1 + 1e-9))
+        turn = along_curve(positions)
+        distance, nearest = tree_of_first.query(
+            positions[turn], distance_upper_bound=tolerance_um * (1 + 1e-9)
+        )
         near = np.isfinite(distance)
-        return by_region(region[near], weight[near] * first.weight[nearest[near]])
+        at = turn[near]
+        return by_region(region[at], weight[at] * weight_of_first[nearest[near]])
 
     observed = hits(um)
     for model in models:

@@ -7,6 +7,7 @@ these, over synthetic regions on a grid of the same size. `CANVAS_FM_BENCH_CELLS
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -47,7 +48,7 @@ class Annotation:
             self.flags = ["--atlas-voxel-um", *3 * [f"{side_um:g}"]]
         self.side_um = side_um
 
-    def cells(self, number: int, out: Path, seed: int) -> str:
+    def cells(self, number: int, out: Path, seed: int) -> None:
         """Write a table of cells, positions in voxels of `UM`."""
         options = {"atlas_voxel_um": 3 * [self.side_um]} if self.flags else {}
         labels = open_atlas(self.labels, table=self.table, **options).labels
@@ -56,7 +57,16 @@ class Annotation:
         at = inside[random.integers(0, len(inside), number)]
         zyx = (at + random.random(at.shape, np.float32)) * (self.side_um / UM) - 0.5
         Points(zyx.astype(np.float64).round(3)).write(out)
-        return str(out)
+
+
+def apart(annotation: Annotation, number: int, out: Path, seed: int) -> str:
+    """Write cells in a process of its own: a child's peak memory counts what its parent held before."""
+    worker = multiprocessing.get_context("spawn").Process(target=annotation.cells, args=(number, out, seed))
+    worker.start()
+    worker.join()
+    if worker.exitcode:
+        raise SystemExit(f"the cells of {annotation.labels} were not written")
+    return str(out)
 
 
 def measured(name: str, words: list[str]) -> tuple[str, str, str]:
@@ -80,8 +90,8 @@ def main() -> None:
             Annotation(folder, COARSE, (132, 80, 114), 100.0),
         )
         out, size = ["--out", str(folder / "out.csv")], ["--voxel-um", *3 * [f"{UM:g}"]]
-        in_fine = fine.cells(number, folder / "fine.csv", 0)
-        a, b = (coarse.cells(number, folder / f"{name}.csv", seed) for seed, name in enumerate("ab", 1))
+        in_fine = apart(fine, number, folder / "fine.csv", 0)
+        a, b = (apart(coarse, number, folder / f"{name}.csv", seed) for seed, name in enumerate("ab", 1))
         names = ["--table", str(coarse.table), *coarse.flags]
         mask = ["--mask", str(coarse.labels), "--labels-voxel-um", "100", "100", "100"]
         fine_flags = ["--table", str(fine.table), "--atlas-orientation", "lpi", *fine.flags]

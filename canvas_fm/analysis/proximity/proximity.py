@@ -12,7 +12,7 @@ from jaxtyping import Float64, Integer
 from scipy.ndimage import distance_transform_edt, map_coordinates
 from scipy.spatial import cKDTree
 
-from canvas_fm.analysis.null_models import Box, Domain, Model, morton, p_of_curve, p_two_sided
+from canvas_fm.analysis.null_models import Box, Domain, Model, along_curve, p_of_curve, p_two_sided
 from canvas_fm.analysis.proximity.edges import Edges, edges_of
 from canvas_fm.data.zyx import ZyxUm
 from canvas_fm.errors import CanvasError
@@ -87,7 +87,7 @@ def to_points(
         raise CanvasError(
             f"both populations are the same {len(to_um):,} cells, so each lies on itself; give two"
         )
-    tree = cKDTree(inside_to[_along_curve(inside_to)])
+    tree = cKDTree(inside_to[along_curve(inside_to)])
     return _proximity(
         from_um, lambda um: tree.query(um)[0], domain, radii_um, model, draws, seed,
         _Pairs(tree, edges_of(domain), len(inside_to)),
@@ -162,7 +162,7 @@ def _proximity(
     inside = domain.holds(from_um)
     if not inside.any():
         raise CanvasError("no cell lies inside the mask; are both in the same volume and voxel size?")
-    order = _along_curve(from_um)
+    order = along_curve(from_um)
     every = np.empty(len(from_um))
     every[order] = distance(from_um[order])
     um = from_um[inside]
@@ -172,7 +172,7 @@ def _proximity(
     edges = pairs.edges if pairs is not None else edges_of(domain)
 
     def measure(positions: np.ndarray) -> tuple[float, dict[str, np.ndarray]]:
-        positions = positions[_along_curve(positions)]
+        positions = positions[along_curve(positions)]
         near = distance(positions)
         curves = {"G": _g(near, edges.to_border_um(positions), radii)}
         if pairs is not None:
@@ -192,13 +192,6 @@ def _proximity(
         if name != "K":  # L is K on a scale on which radii compare
             p_value[name] = p_of_curve(curve, drawn)
     return Proximity(every, inside, radii, curves, float(means.mean()), p_value, model, draws, len(um))
-
-
-def _along_curve(um: np.ndarray) -> np.ndarray:
-    """An order in which neighbours follow each other, so that searches find in the cache what they read."""
-    low = um.min(0)
-    cell = np.minimum((um - low) / np.maximum(um.max(0) - low, 1e-9) * 64, 63).astype(np.int64)
-    return np.argsort(morton(np.ravel_multi_index(tuple(cell.T), (64, 64, 64)), (64, 64, 64)))
 
 
 def _radii(radii_um: Sequence[float] | None, distance: np.ndarray) -> Float64[np.ndarray, " r"]:

@@ -18,6 +18,7 @@ from canvas_fm.cli import main
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import CanvasError
 from canvas_fm.evaluation.segmentation import panoptic_quality
+from canvas_fm.models.device import native_bf16
 from tests.analysis.segment.test_segment import SHAPE, VOXEL_UM, phantom  # noqa: F401
 
 pytest.importorskip("skimage")
@@ -51,8 +52,9 @@ def test_cellpose_sam_gets_the_clipped_volume_and_its_anisotropy(phantom, stand_
     seen = {}
 
     class CellposeModel:
-        def __init__(self, pretrained_model, device):
+        def __init__(self, pretrained_model, device, use_bfloat16):
             seen["weights"], seen["device"] = pretrained_model, str(device)
+            assert use_bfloat16 == native_bf16(device)
 
         def eval(self, image, *, z_axis, do_3D, anisotropy, normalize):
             seen["range"] = float(image.min()), float(image.max())
@@ -163,7 +165,7 @@ def test_one_plane_is_segmented_as_a_plane_and_weights_that_do_not_load_are_refu
     stand_in, weights, tmp_path
 ):
     class CellposeModel:
-        def __init__(self, pretrained_model, device):
+        def __init__(self, pretrained_model, **_):
             if "bad" in pretrained_model:
                 raise ValueError("not a CP4 model")
 
