@@ -105,6 +105,21 @@ def test_every_level_is_a_fair_sample_and_holds_no_more_than_its_limit():
         assert abs(share[dense].mean() / share[~dense].mean() - 1) < 0.2
 
 
+def test_the_sample_is_fair_where_the_points_were_drawn_with_the_same_seed():
+    """Layers by the first draws of a generator of seed 0, as in many simulations."""
+    random = np.random.default_rng(0)
+    count = 60_000
+    positions = random.choice([20.0, 30.0, 70.0], (count, 1)) + np.zeros((1, 3))
+    positions += random.normal(0, 3, (count, 3))
+    upper = np.full(3, 100, np.float32)
+    levels = list(
+        spatial_levels(positions.astype(np.float32), np.zeros(3, np.float32), upper, (1, 1, 1), limit=500)
+    )
+    assert max(level.limit for level in levels[:-1]) < 600
+    sample = positions[levels[0].rows]
+    assert (sample[:, 0] > 50).mean() == pytest.approx(1 / 3, abs=0.08)
+
+
 def test_points_at_one_place_end_in_the_last_level():
     positions = np.full((2_000, 3), 7, np.float32)
     levels = list(
