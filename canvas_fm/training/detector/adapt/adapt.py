@@ -97,9 +97,10 @@ def adapt_detector(
         best, chosen = choose_way(scores, len(labelled.inner_zyx))
         adapted = detector
         if chosen.way == "amplitude" and with_amplitude is not None:
-            adapted = with_amplitude
+            adapted, candidates = with_amplitude, by_amplitude
         if chosen.way in trained:
             adapted = _tuned(detector, labelled, chosen.way, opts)
+            candidates = _candidates(adapted, labelled, tolerance_um, ignore)
         advance(1, chosen.way)
     sentence = _sentence(chosen, best, scores[0], len(labelled.inner_zyx), detector.name)
     if chosen.way == "unadapted":

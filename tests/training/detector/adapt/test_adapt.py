@@ -10,10 +10,11 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from canvas_fm import Points, Volume, adapt_detector, load
+from canvas_fm import Points, Volume, adapt_detector, detect, load
 from canvas_fm.data.volume.window import WindowRule
 from canvas_fm.errors import CanvasError
 from canvas_fm.inference.detect.maxima.amplitude import Amplitude
+from canvas_fm.inference.detect.out_of_distribution import LOOKS
 from canvas_fm.models.checkpoint import save_detector
 from canvas_fm.models.detector.convmixer import HeatMapNet
 from canvas_fm.models.folder.config import ConvMixerConfig
@@ -162,8 +163,17 @@ def test_specks_as_bright_as_cells_are_told_from_them_by_their_amplitude(tmp_pat
     saved = load(tmp_path / "new", kind="detector").config
     assert saved.amplitude == done.detector.config.amplitude
     assert (saved.amplitude.sigma_um, saved.threshold) == (5.0, amplitude.threshold)
+    assert saved.provenance[LOOKS]["cells_mm3"] == pytest.approx(
+        [cells_mm3(done.detector, volume)] * 2, abs=1e-3
+    )
     again = adapt((volume, cells.astype(float)), done.detector, tmp_path / "again")
     assert [score.way for score in again.scores] == ["unadapted", "threshold"]  # it has its amplitude
+
+
+def cells_mm3(detector, volume):
+    """Detections per mm³ of the labelled box, whose last x is 39."""
+    in_box = detect(detector, volume, device="cpu", show=False).zyx[:, 2] < 39.5
+    return in_box.sum() / (24 * 64 * 40 * np.prod(VOXEL_UM) * 1e-9)
 
 
 def test_a_cell_of_median_amplitude_keeps_its_score(brain, tmp_path):
@@ -193,6 +203,7 @@ def test_provenance_tells_from_what_by_which_labels_and_why(brain, tmp_path):
     ]  # fmt: skip
     assert known["adaptation"]["cross_validated"][1]["f1"] == round(done.scores[1].f1, 4)
     assert known["trained_on"][0]["labels_sha256"]
+    assert known[LOOKS]["cells_mm3"] == pytest.approx([cells_mm3(done.detector, brain[0])] * 2, abs=1e-3)
     assert trained_on(done.detector) == {"before", "new"}
 
 
