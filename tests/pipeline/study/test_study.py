@@ -296,7 +296,7 @@ def test_the_printable_page_has_all_brains_groups_and_provenance(compared, input
         name = f"b{at}, {('control', 'treated')[at % 2]}"
         assert f"<h2>{name}</h2>" in text
         assert f"Densities and cells of {name} on the borders" in text
-    for name in ("volcano", "heat map", "profiles"):
+    for name in ("Volcano plot", "Regions by brains", "What the cells look like"):
         assert f"<h2>{name}</h2>" in text
     sha256 = json.loads((inputs / "models/det/config.json").read_text(encoding="utf-8"))["sha256"]
     for words in ("<h1>Two groups</h1>", sha256, "min_count: 0", "regions differ at a false", "To cite"):
