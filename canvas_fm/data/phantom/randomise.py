@@ -95,7 +95,7 @@ def draw_phantom(
 
     def at_camera(emitted: np.ndarray, grain: np.ndarray | float) -> np.ndarray:
         seen = through_optics(emitted, look, grid)
-        seen += level * (1 + look.texture * grain)
+        seen += level * (1 + grain)
         seen *= inside
         seen += look.outside_level * (1 - inside)
         return seen
@@ -264,10 +264,11 @@ def _voxels(places_um: Float64[np.ndarray, "n 3"], grid: Grid) -> tuple[np.ndarr
 
 
 def _grain(look: PhantomParameters, grid: Grid, random: np.random.Generator) -> np.ndarray | float:
-    """Fine texture of the tissue, of standard deviation 1; 0 where the look has none."""
+    """Fine texture of the tissue: its standard deviation is the look's, 0 where that has none."""
     if not look.texture:
         return 0.0
     grain = random.standard_normal(grid.shape_zyx, np.float32)
     sigma = [look.texture_um / 2 / voxel for voxel in grid.voxel_um]
     grain = gaussian_filter(grain, sigma, truncate=3)
-    return grain / max(float(grain.std()), 1e-9)
+    # In this order: voxels of a seed are domains and training data, and stay as they are to the last bit.
+    return look.texture * grain / max(float(grain.std()), 1e-9)
