@@ -104,14 +104,19 @@ def new_folder(path: Path) -> Iterator[Path]:
 def removed_on_error(*paths: Path) -> Iterator[list[Path]]:
     """Context manager: new files and folders that are deleted if the block raises, so that it can run again.
 
-    The list takes further ones. Of a folder that was there before, and was empty, what it then holds is.
+    The list takes further ones. What was there before stays; of a folder that was there only new entries go.
     """
-    there, new = {path for path in paths if path.exists()}, list(paths)
+    before = {path: set(path.iterdir()) if path.is_dir() else None for path in paths if path.exists()}
+    new = list(paths)
     try:
         yield new
     except BaseException:
         for path in new:
-            for entry in list(path.iterdir()) if path in there else [path]:
+            kept = before.get(path, set())
+            if kept is None:  # a file that was there
+                continue
+            entries = set(path.iterdir()) - kept if path in before and path.is_dir() else {path}
+            for entry in entries:
                 if entry.is_dir() and not entry.is_symlink():
                     shutil.rmtree(entry, ignore_errors=True)
                 else:

@@ -37,9 +37,8 @@ def fit_basicpy(
     if not (reduced.light != reduced.light[:, :1, :1]).any():
         raise CanvasError("the sampled planes hold one value each; no shading can be estimated from them")
     threads = torch.get_num_threads()
-    torch.set_num_threads(
-        1
-    )  # sums of several threads differ in their last bits, and a resumed work with them
+    # Sums of several threads differ in their last bits, and so would a conversion that resumes.
+    torch.set_num_threads(1)
     try:
         model = BaSiC(get_darkfield=False, device="cpu")
         model.fit(reduced.light)
