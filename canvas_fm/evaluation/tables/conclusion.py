@@ -27,12 +27,12 @@ def conclusion_of(tables: Tables) -> str:
     if not others:
         sentence = f"{best} has a mean F1 of {means[best]:.2f} {over}"
     else:
-        told_apart = sum(
+        n_apart = sum(
             _apart(one, two)
             for one, two in zip(*(_totals(tables, m) for m in (best, others[0])), strict=True)
         )
         sentence += f"; {others[0]} follows with {means[others[0]]:.2f}, and "
-        sentence += f"their intervals are apart on {told_apart} of {data_sets}"
+        sentence += f"their intervals are apart on {n_apart} of {data_sets}"
     gap = tables.gap(best)
     if gap is None:
         return f"{sentence}."
