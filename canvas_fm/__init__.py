@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from canvas_fm.version import __version__
 
 if TYPE_CHECKING:
+    from canvas_fm.data.dataset.sample import sample
     from canvas_fm.data.phantom.phantom import write_phantom
     from canvas_fm.data.points.points import Points
-    from canvas_fm.data.sample import sample
     from canvas_fm.data.volume.volume import Volume
     from canvas_fm.errors import CanvasError
     from canvas_fm.evaluation.detection.score import evaluate
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from canvas_fm.inference.detect.detect import detect, detect_log
     from canvas_fm.inference.detect.detector_features import detector_features
     from canvas_fm.inference.embed.embed import embed, embed_crops, embed_to_store
-    from canvas_fm.inference.embed.embedding_store import Embeddings
-    from canvas_fm.inference.search.index import Index
+    from canvas_fm.inference.embed.store.embedding_store import Embeddings
+    from canvas_fm.inference.search.index.index import Index
     from canvas_fm.inference.search.projection import embedding_map
     from canvas_fm.models.checkpoint import load, save
     from canvas_fm.models.onnx_export.graph import export_onnx
@@ -43,8 +43,8 @@ if TYPE_CHECKING:
 _HOME = {
     "CanvasError": "canvas_fm.errors",
     "CropDataset": "canvas_fm.training.crop_dataset",
-    "Embeddings": "canvas_fm.inference.embed.embedding_store",
-    "Index": "canvas_fm.inference.search.index",
+    "Embeddings": "canvas_fm.inference.embed.store.embedding_store",
+    "Index": "canvas_fm.inference.search.index.index",
     "Points": "canvas_fm.data.points.points",
     "Probe": "canvas_fm.heads.probe.probe",
     "RandomCrops": "canvas_fm.training.crop_dataset",
@@ -69,7 +69,7 @@ _HOME = {
     "probe_fit": "canvas_fm.heads.probe.cross_validate",
     "report": "canvas_fm.viewing.report.report",
     "refine": "canvas_fm.heads.refine.apply.apply",
-    "sample": "canvas_fm.data.sample",
+    "sample": "canvas_fm.data.dataset.sample",
     "save": "canvas_fm.models.checkpoint",
     "stitch": "canvas_fm.prepare.stitch.stitch",
     "sweep": "canvas_fm.training.sweep.sweep",

@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Float32, Int64, Shaped
 from canvas_fm.data.crops.origins import draw_starts
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import BadInput, CanvasError, MissingExtra
-from canvas_fm.evaluation.classification import f1_at
+from canvas_fm.evaluation.metrics.classification import f1_at
 from canvas_fm.heads.labels.candidates import CELL, SKIP, Candidates
 from canvas_fm.heads.labels.group_folds import Folds, grouped_folds
 from canvas_fm.heads.refine.refiner import Refiner

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from canvas_fm.data.phantom.families import Autofluorescence, Families
-from canvas_fm.data.phantom.randomise import TOLERANCE_UM, draw_phantom
+from canvas_fm.data.phantom.randomised.families import Autofluorescence, Families
+from canvas_fm.data.phantom.randomised.randomise import TOLERANCE_UM, draw_phantom
 from canvas_fm.data.points.boxes import read_boxes, whole
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.options import VolumeOptions

@@ -193,7 +193,7 @@ def describe_encoder(path: str | Path) -> dict[str, Any]:
 
 def describe_embeddings(path: str | Path) -> dict[str, Any]:
     """Rows, dimension, encoder, pooling and columns; every file is verified."""
-    from canvas_fm.inference.embed.embedding_store import Embeddings
+    from canvas_fm.inference.embed.store.embedding_store import Embeddings
 
     embeddings = Embeddings.open(path)
     embeddings.verify()

@@ -11,8 +11,8 @@ from canvas_fm.data.crops.reader import CropReader
 from canvas_fm.data.volume.levels.resample import check_voxel_um
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import CanvasError
+from canvas_fm.evaluation.metrics.reconstruction import Batch
 from canvas_fm.evaluation.page.figures import reconstruction_figure
-from canvas_fm.evaluation.reconstruction import Batch
 from canvas_fm.inference.embed.grid_points import box_centres
 from canvas_fm.inference.embed.input_checks import check_points
 from canvas_fm.inference.embed.reconstruct import reconstruct_crops, trained_mask_ratio

@@ -15,7 +15,7 @@ from serving.protocol.requests import ReplyOptions
 
 if TYPE_CHECKING:
     from canvas_fm.heads.features.whiten import Whitening
-    from canvas_fm.inference.search.index import Index
+    from canvas_fm.inference.search.index.index import Index
 
 
 def check_whitening(core: Core, options: ReplyOptions) -> None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # torch is imported by the thread that loads the model, while
 
     from canvas_fm.data.volume.volume import Volume
     from canvas_fm.heads.features.whiten import Whitening
-    from canvas_fm.inference.search.index import Index
+    from canvas_fm.inference.search.index.index import Index
     from canvas_fm.models.checkpoint import Detector, Encoder
     from serving.core.models.hosted_refiner import HostedRefiner
     from serving.core.models.model_host import Engine
@@ -138,7 +138,7 @@ class Core:
     def _open_all(self, settings: ServiceSettings) -> tuple[ServiceSettings, Engine | None]:
         """Models, volumes, indexes and refiners, in this order; the default model is an encoder or none."""
         from canvas_fm.inference.embed.runner import device_for
-        from canvas_fm.inference.search.index import Index
+        from canvas_fm.inference.search.index.index import Index
         from serving.core.models.hosted_refiner import open_refiners
         from serving.core.models.model_host import encoder_first
         from serving.core.volumes.remote_volumes import open_volume

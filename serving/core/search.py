@@ -16,7 +16,7 @@ from serving.protocol.requests import ParsedRows, SearchRequest
 from serving.protocol.schemas import SearchReply
 
 if TYPE_CHECKING:
-    from canvas_fm.inference.search.index import Index
+    from canvas_fm.inference.search.index.index import Index
 
 T = TypeVar("T")
 

@@ -9,7 +9,7 @@ from typing import IO, cast
 
 import numpy as np
 
-from canvas_fm.inference.embed.embedding_store import Embeddings
+from canvas_fm.inference.embed.store.embedding_store import Embeddings
 
 _PIECE = 2**20
 _ROWS = 4096

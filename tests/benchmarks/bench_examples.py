@@ -23,7 +23,7 @@ from canvas_fm.data.points.boxes import inside_boxes, read_boxes
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.inference.embed.embed import embed_to_store
-from canvas_fm.inference.search.index import Index
+from canvas_fm.inference.search.index.index import Index
 from canvas_fm.models.checkpoint import Encoder, load
 from canvas_fm.models.encoder.random_encoder import random_encoder
 from tests.benchmarks.timing import show

@@ -28,7 +28,7 @@ import uvicorn
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.inference.embed.embed import embed_to_store
-from canvas_fm.inference.search.index import Index
+from canvas_fm.inference.search.index.index import Index
 from canvas_fm.models.checkpoint import load, save_encoder
 from canvas_fm.models.encoder.mae import DecoderConfig, MaskedAutoencoder
 from canvas_fm.models.encoder.vit import EncoderConfig
@@ -172,7 +172,7 @@ async def measure(service: Any, ready: Any) -> list[tuple[str, str, str]]:
 
 def main() -> None:
     from serving.core.core import Core
-    from serving.launch.bento_service import keep_loaded, make_service
+    from serving.launch.bento.bento_service import keep_loaded, make_service
     from serving.protocol.settings import Limits, ServiceSettings
 
     with tempfile.TemporaryDirectory() as name:

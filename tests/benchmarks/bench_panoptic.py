@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from canvas_fm.data.volume.volume import Volume
-from canvas_fm.evaluation.segmentation import panoptic_quality
+from canvas_fm.evaluation.metrics.segmentation import panoptic_quality
 from tests.benchmarks.timing import show
 from tests.where import ABSENT, REAL_DATA
 

@@ -116,7 +116,7 @@ def crop(folder: Path) -> Callable[[], None]:
     from starlette.testclient import TestClient
 
     from serving.core.core import Core, _load
-    from serving.launch.bento_service import make_service
+    from serving.launch.bento.bento_service import make_service
     from serving.protocol import npy
     from serving.protocol.settings import ServiceSettings
 

@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from canvas_fm.data.points.points import Points
-from canvas_fm.inference.embed.embedding_store import Embeddings, write_store
-from canvas_fm.inference.search.index import Index
+from canvas_fm.inference.embed.store.embedding_store import Embeddings, write_store
+from canvas_fm.inference.search.index.index import Index
 from canvas_fm.inference.search.inverted_lists import propose_exactly
 from tests.benchmarks.timing import show
 

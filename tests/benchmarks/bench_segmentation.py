@@ -21,7 +21,7 @@ from canvas_fm.analysis.segment.watershed import segment
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import CanvasError
-from canvas_fm.evaluation.segmentation import panoptic_quality
+from canvas_fm.evaluation.metrics.segmentation import panoptic_quality
 from canvas_fm.inference.detect.detect import detect_log
 from tests.where import REAL_DATA
 

@@ -49,7 +49,7 @@ def test_quantise_tells_its_figures_and_embed_obeys_them(result, refusal, brain,
 
 
 def test_embed_with_openvino_gives_the_rows_of_torch(result, brain, model, tmp_path):
-    from canvas_fm.inference.embed.embedding_store import Embeddings
+    from canvas_fm.inference.embed.store.embedding_store import Embeddings
 
     stores = []
     for backend in ("torch", "openvino"):

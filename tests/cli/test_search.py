@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from canvas_fm.data.points.points import Points
-from canvas_fm.inference.embed.embedding_store import Embeddings, write_store
+from canvas_fm.inference.embed.store.embedding_store import Embeddings, write_store
 
 ABOUT = {
     "encoder_sha256": "ab" * 32,

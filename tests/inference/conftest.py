@@ -12,9 +12,9 @@ import torch
 import canvas_fm as cf
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume
-from canvas_fm.inference.embed.embedding_store import Embeddings, write_store
-from canvas_fm.inference.search import index_store as search_store
+from canvas_fm.inference.embed.store.embedding_store import Embeddings, write_store
 from canvas_fm.inference.search import inverted_lists as search_lists
+from canvas_fm.inference.search.index import index_store as search_store
 
 CROP = (8, 16, 16)
 VOXEL_UM = (4.0, 1.8, 1.8)

@@ -12,8 +12,8 @@ import torch
 
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume
-from canvas_fm.inference.embed import resumable as unfinished
 from canvas_fm.inference.embed.embed import embed_to_store
+from canvas_fm.inference.embed.store import resumable as unfinished
 from canvas_fm.models.checkpoint import load
 
 steps = 0

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from canvas_fm.data.points.points import Points
-from canvas_fm.inference.embed.embedding_store import Embeddings
+from canvas_fm.inference.embed.store.embedding_store import Embeddings
 
 from .conftest import make_encoder, noise, random_points, write_volume  # isort: skip
 

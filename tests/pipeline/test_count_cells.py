@@ -43,7 +43,7 @@ def counted(tmp_path_factory):
 
 
 def _voxel():
-    from canvas_fm.data.sample import sample
+    from canvas_fm.data.dataset.sample import sample
 
     return sample("microglia").volume.voxel_um
 

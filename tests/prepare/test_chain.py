@@ -13,7 +13,7 @@ from scipy.ndimage import gaussian_filter1d
 import canvas_fm as cf
 from canvas_fm.cli import main
 from canvas_fm.data.phantom.phantom import write_phantom
-from canvas_fm.prepare.destripe import decibels, stripe_energy
+from canvas_fm.prepare.corrections.destripe import decibels, stripe_energy
 
 UM, DARK = (4.0, 1.8, 1.8), 100.0
 SHAPE, TILE, STEP, ROWS, COLUMNS = (40, 560, 640), (32, 224, 256), (160, 184), 3, 3

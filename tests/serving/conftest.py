@@ -22,8 +22,8 @@ import torch
 
 import canvas_fm as cf
 from canvas_fm.data.points.points import Points
-from canvas_fm.inference.embed import resumable as unfinished
 from canvas_fm.inference.embed.embed import embed_to_store
+from canvas_fm.inference.embed.store import resumable as unfinished
 from canvas_fm.models.checkpoint import Encoder, load, save_encoder
 from canvas_fm.models.encoder.mae import DecoderConfig, MaskedAutoencoder
 from canvas_fm.models.encoder.vit import EncoderConfig
@@ -158,7 +158,7 @@ def begin_service(model: Path, volume_path: Path) -> Callable:
     from starlette.testclient import TestClient
 
     from serving.core.core import Core, _load
-    from serving.launch.bento_service import make_service
+    from serving.launch.bento.bento_service import make_service
     from serving.protocol.settings import Limits, ServiceSettings
 
     def begin(

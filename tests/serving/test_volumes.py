@@ -14,7 +14,7 @@ from canvas_fm.errors import CanvasError
 from canvas_fm.files.settings import read_settings
 from canvas_fm.models.checkpoint import Encoder
 from serving.client import Client
-from serving.launch.bento_package import Packed
+from serving.launch.bento.bento_package import Packed
 from serving.launch.serve import settings_of
 from serving.protocol.options import HostOptions, ServedVolume
 from serving.protocol.settings import Limits, ServiceSettings

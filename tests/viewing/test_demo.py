@@ -9,7 +9,7 @@ import torch
 from canvas_fm.data.phantom.phantom import write_phantom
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume
-from canvas_fm.evaluation.separability import Accuracy, brightness_features, linear_right, raw_pca
+from canvas_fm.evaluation.metrics.separability import Accuracy, brightness_features, linear_right, raw_pca
 from canvas_fm.models.checkpoint import Encoder, save_encoder
 from canvas_fm.models.encoder.mae import DecoderConfig, MaskedAutoencoder
 from canvas_fm.models.encoder.vit import EncoderConfig

@@ -12,7 +12,7 @@ from scipy.spatial import cKDTree
 from canvas_fm.analysis.groups.study import check_design, read_rows
 from canvas_fm.data.points.points import Points
 from canvas_fm.errors import CanvasError
-from canvas_fm.inference.embed.embedding_store import Embeddings
+from canvas_fm.inference.embed.store.embedding_store import Embeddings
 
 COMPONENTS = 32
 MAX_CELLS = 50_000  # a brain; where it has more they are drawn at random

@@ -8,7 +8,7 @@ import numpy as np
 
 from canvas_fm.analysis.profiles.compare import ProfileComparison
 from canvas_fm.data.points.tables import write_table
-from canvas_fm.inference.embed.embedding_store import Embeddings
+from canvas_fm.inference.embed.store.embedding_store import Embeddings
 
 PER_CLUSTER, PER_REGION = 10, 10
 

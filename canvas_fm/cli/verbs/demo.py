@@ -192,7 +192,7 @@ def _by_command_line(out: Path, run: Run, folder: Path, points: Any, args: argpa
 
 
 def _vectors(path: Path) -> np.ndarray:
-    from canvas_fm.inference.embed.embedding_store import Embeddings
+    from canvas_fm.inference.embed.store.embedding_store import Embeddings
 
     return Embeddings.open(path).vectors
 

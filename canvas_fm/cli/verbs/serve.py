@@ -94,7 +94,7 @@ def _fill_store(store: Parser) -> None:
 
 
 def run_store(args: argparse.Namespace) -> None:
-    from serving.launch.model_store import get, put
+    from serving.launch.bento.model_store import get, put
 
     print(get(args.model) if args.find else put(args.model, args.name))
 

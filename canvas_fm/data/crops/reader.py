@@ -10,11 +10,11 @@ from jaxtyping import Int, Int64, Real, Shaped
 
 from canvas_fm.data.crops.decoders import Decoder, open_decoder
 from canvas_fm.data.crops.origins import crop_starts, draw_starts, grid_starts
-from canvas_fm.data.lru_cache import LruCache
 from canvas_fm.data.points.points import as_zyx
 from canvas_fm.data.volume.levels.resample import Resampler, check_voxel_um
 from canvas_fm.data.volume.volume import Volume, Zyx, ZyxUm
 from canvas_fm.errors import CanvasError
+from canvas_fm.files.lru_cache import LruCache
 
 __all__ = ["CropReader", "check_voxel_um", "crop_starts", "draw_starts", "grid_starts"]
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float64
 
-from canvas_fm.data.phantom.shapes import Samples
+from canvas_fm.data.phantom.randomised.shapes import Samples
 
 
 def noise(

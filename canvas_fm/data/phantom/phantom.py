@@ -19,7 +19,7 @@ from scipy.ndimage import gaussian_filter
 
 from canvas_fm.data.phantom.cells import KINDS, TILE_UM, Cells, Kind, place_cells
 from canvas_fm.data.phantom.fields import add_patch, noise, noise_at, paste_mask, splat
-from canvas_fm.data.phantom.shapes import Samples, draw_baskets, draw_cell, draw_fibres
+from canvas_fm.data.phantom.randomised.shapes import Samples, draw_baskets, draw_cell, draw_fibres
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume, Zyx, ZyxUm
 from canvas_fm.errors import CanvasError

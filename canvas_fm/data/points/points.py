@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float64, Real
 
 from canvas_fm.data.dataset.names import points_path
 from canvas_fm.data.points.axes import is_axis
-from canvas_fm.data.points.dataframe import columns_of, frame_of
+from canvas_fm.data.points.formats.dataframe import columns_of, frame_of
 from canvas_fm.data.points.formats.formats import VoxelUm, format_of, read_points, write_points
 from canvas_fm.data.points.tables import PointTable, csv_text
 from canvas_fm.data.store.tar_index import local_file

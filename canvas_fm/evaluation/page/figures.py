@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from canvas_fm.evaluation.reconstruction import Zyx, four_rows, masked_voxels
+from canvas_fm.evaluation.metrics.reconstruction import Zyx, four_rows, masked_voxels
 from canvas_fm.files.atomic import write_atomic
 
 Side = tuple[tuple[float, float], tuple[float, float]]

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from canvas_fm.errors import CanvasError
-from canvas_fm.evaluation.classification import best_f1
+from canvas_fm.evaluation.metrics.classification import best_f1
 from canvas_fm.heads.compare.pooled_candidates import PooledCandidates
 from canvas_fm.heads.labels.group_folds import Folds, grouped_folds
 from canvas_fm.heads.refine.counts.expected_count import CountSpread

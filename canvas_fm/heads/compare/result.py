@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float64
 
-from canvas_fm.evaluation.classification import auc, average_precision, calibration_error, ceiling
 from canvas_fm.evaluation.detection.confusion_counts import Counts, intervals, pooled_rows
+from canvas_fm.evaluation.metrics.classification import auc, average_precision, calibration_error, ceiling
 from canvas_fm.heads.labels.candidates import CELL, SKIP, Candidates
 from canvas_fm.heads.refine.counts.expected_count import CountSpread, expected_count
 

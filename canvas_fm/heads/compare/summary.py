@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from canvas_fm.evaluation.classification import calibration_error, ceiling
 from canvas_fm.evaluation.detection.confusion_counts import pooled
+from canvas_fm.evaluation.metrics.classification import calibration_error, ceiling
 from canvas_fm.heads.compare.compare import Comparison
 from canvas_fm.heads.compare.label_curve import LabelCurve, t_interval
 from canvas_fm.heads.compare.result import RegionCounts, Result

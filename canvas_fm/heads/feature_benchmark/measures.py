@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Float64, Int64, Shaped
 
-from canvas_fm.evaluation.classification import Interval
+from canvas_fm.evaluation.metrics.classification import Interval
 
 ALPHAS = np.logspace(-3, 2, 11)  # ridge penalties, chosen on the labels alone by leave-one-out
 # (rows to fit on, m rows to classify) to a score of each class for these, (m, classes).

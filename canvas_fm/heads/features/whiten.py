@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from canvas_fm.heads.features.feature_set import Moments
-from canvas_fm.inference.search.index import Index
+from canvas_fm.inference.search.index.index import Index
 
 SAMPLE = 100_000  # rows by which an index is measured, drawn with a fixed seed where it has more
 

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from canvas_fm.errors import CanvasError
-from canvas_fm.evaluation.classification import Interval, auc, balanced_accuracy, best_f1, bootstrap
+from canvas_fm.evaluation.metrics.classification import Interval, auc, balanced_accuracy, best_f1, bootstrap
 from canvas_fm.heads.compare.label_curve import COUNTS, LabelCurve, counts_up_to, draw_labels
 from canvas_fm.heads.labels.group_folds import Folds
 from canvas_fm.heads.probe.data import Correction, ProbeData, class_folds, read_probe_data

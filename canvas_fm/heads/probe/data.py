@@ -15,7 +15,7 @@ from canvas_fm.data.points.csv_columns.columns import BLANKS
 from canvas_fm.errors import CanvasError, ModelMismatch
 from canvas_fm.heads.features.feature_set import check_finite, correct_by_group
 from canvas_fm.heads.labels.group_folds import By, Folds
-from canvas_fm.inference.embed.embedding_store import Embeddings
+from canvas_fm.inference.embed.store.embedding_store import Embeddings
 
 _log = logging.getLogger(__name__)
 Correction = Literal["none", "centre", "standardise", "whiten"]

@@ -16,7 +16,7 @@ from canvas_fm.heads.features.feature_set import check_finite, correct_by_group
 from canvas_fm.heads.labels.group_folds import Folds
 from canvas_fm.heads.probe.data import Correction, ProbeData
 from canvas_fm.heads.refine.head.logistic_path import Linear, fit_path
-from canvas_fm.inference.embed.embedding_store import Embeddings
+from canvas_fm.inference.embed.store.embedding_store import Embeddings
 from canvas_fm.models.folder.folder import check_config, fill, read_kind, write_model
 from canvas_fm.models.heads.linear import LinearHead
 

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from canvas_fm.errors import CanvasError
-from canvas_fm.inference.search.index_store import Part
+from canvas_fm.inference.search.index.index_store import Part
 
 _CONDITION = re.compile(r"\s*([^=!<>]+?)\s*(==|!=|>=|<=|=|>|<)\s*(.*?)\s*")
 _ORDER = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float32, Int64
 
 from canvas_fm.errors import DamagedStore
 from canvas_fm.files.atomic import disk_full_as_error
-from canvas_fm.inference.search.index_store import BLOCK, Part, file_entry, gather
+from canvas_fm.inference.search.index.index_store import BLOCK, Part, file_entry, gather
 
 FLAT_MOST = 200_000  # rows that are searched exactly
 SQ8_MOST = 20_000_000  # rows whose codes are 8 bits a number; beyond 1 bit

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float32
 
 from canvas_fm.inference.search.hits import without
-from canvas_fm.inference.search.index_store import gather, parts_of
+from canvas_fm.inference.search.index.index_store import gather, parts_of
 from canvas_fm.inference.search.inverted_lists import FEW, Lists, propose_exactly
 
 _DECIDE_NUMBERS = 2**24  # in memory at a time while distances are computed

@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int64, Shaped
 
 from canvas_fm.errors import CanvasError
-from canvas_fm.inference.search.index import Index
-from canvas_fm.inference.search.index_store import Part, by_part
+from canvas_fm.inference.search.index.index import Index
+from canvas_fm.inference.search.index.index_store import Part, by_part
 
 METHODS = ("pca", "umap")
 Kind = Literal["number", "text"]

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from canvas_fm.errors import CanvasError
 from canvas_fm.inference.search.hits import Hits
-from canvas_fm.inference.search.index import Index
+from canvas_fm.inference.search.index.index import Index
 
 
 class QueryResult(NamedTuple):

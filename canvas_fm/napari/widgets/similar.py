@@ -13,7 +13,7 @@ from napari.layers import Points as PointsLayer
 from canvas_fm.data.points.points import Points
 from canvas_fm.errors import CanvasError
 from canvas_fm.inference.embed.embed import embed
-from canvas_fm.inference.embed.embedding_store import points_sha256
+from canvas_fm.inference.embed.store.embedding_store import points_sha256
 from canvas_fm.models.checkpoint import load
 from canvas_fm.napari.background import BackgroundWork
 from canvas_fm.napari.layers import colour_scale, points_layer, points_of, volume_of

@@ -19,9 +19,9 @@ from canvas_fm.prepare.convert.finish import attributes, finish, is_done
 from canvas_fm.prepare.convert.layout import Layout, plan
 from canvas_fm.prepare.convert.slab_job import THREADS, Processes, SlabPlan, write_slabs
 from canvas_fm.prepare.convert.slab_work import SlabWork, settings_sha256
+from canvas_fm.prepare.corrections.report import report_corrections
+from canvas_fm.prepare.corrections.sample_planes import corrections_of
 from canvas_fm.prepare.options import ConvertOptions
-from canvas_fm.prepare.report import report_corrections
-from canvas_fm.prepare.sample_planes import corrections_of
 from canvas_fm.prepare.sources.source import Source, open_source
 from canvas_fm.progress import bar
 

@@ -12,7 +12,7 @@ from canvas_fm.errors import CanvasError
 from canvas_fm.prepare.convert.layout import Layout, make_arrays
 from canvas_fm.prepare.convert.slab_work import SlabResult, SlabWork
 from canvas_fm.prepare.convert.slabs import Slabs
-from canvas_fm.prepare.corrections import Correction
+from canvas_fm.prepare.corrections.corrections import Correction
 from canvas_fm.prepare.options import ConvertOptions
 from canvas_fm.prepare.sources.source import Source
 from canvas_fm.prepare.workers.cores import usable_cores

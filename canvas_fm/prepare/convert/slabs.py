@@ -22,7 +22,7 @@ from canvas_fm.prepare.convert.layout import Layout, open_arrays, shards_of
 from canvas_fm.prepare.convert.shards.packer import Packer
 from canvas_fm.prepare.convert.shards.shard_files import write_file
 from canvas_fm.prepare.convert.slab_work import SlabResult, SlabWork
-from canvas_fm.prepare.corrections import Correction
+from canvas_fm.prepare.corrections.corrections import Correction
 from canvas_fm.prepare.sources.source import Source
 
 _READ_BYTES = 64e6  # of a source in chunks, what one thread reads at once

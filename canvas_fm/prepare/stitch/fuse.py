@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float32, Num
 
 from canvas_fm.data.zyx import Zyx, ZyxLike, whole_zyx
-from canvas_fm.prepare.corrections import Correction
+from canvas_fm.prepare.corrections.corrections import Correction
 from canvas_fm.prepare.stitch.corrections import CorrectedPlanes
 from canvas_fm.prepare.stitch.tiles import Tile
 

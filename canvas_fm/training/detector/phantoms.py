@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Float32, UInt8, UInt16
 
-from canvas_fm.data.phantom.families import CellKind
-from canvas_fm.data.phantom.randomise import draw_phantom
+from canvas_fm.data.phantom.randomised.families import CellKind
+from canvas_fm.data.phantom.randomised.randomise import draw_phantom
 from canvas_fm.data.points.boxes import whole
 from canvas_fm.data.volume.volume import Volume, Zyx, ZyxUm
 from canvas_fm.data.volume.window import WindowRule

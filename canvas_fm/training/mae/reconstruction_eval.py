@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from canvas_fm.evaluation.metrics.reconstruction import Batch, Tally
 from canvas_fm.evaluation.page.figures import reconstruction_figure
-from canvas_fm.evaluation.reconstruction import Batch, Tally
 from canvas_fm.models.encoder.mae import (
     LossTarget,
     MaskedAutoencoder,

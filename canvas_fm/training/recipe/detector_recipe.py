@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, Strict, model_validator
 
-from canvas_fm.data.phantom.families import Families
-from canvas_fm.data.phantom.randomise import TOLERANCE_UM
+from canvas_fm.data.phantom.randomised.families import Families
+from canvas_fm.data.phantom.randomised.randomise import TOLERANCE_UM
 from canvas_fm.models.folder.config import AmplitudeConfig, ConvMixerConfig, RelativeConfig
 from canvas_fm.training.recipe.recipe import (
     AnyRecipe,

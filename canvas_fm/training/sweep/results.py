@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
-from canvas_fm.evaluation.reconstruction import DEFINITIONS, PARTS
+from canvas_fm.evaluation.metrics.reconstruction import DEFINITIONS, PARTS
 from canvas_fm.files.atomic import write_text_atomic
 from canvas_fm.training.run.run_folder import Run
 from canvas_fm.training.sweep.figures import loss_curves, pareto

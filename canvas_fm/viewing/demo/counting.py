@@ -10,8 +10,8 @@ from jaxtyping import Bool, Float32, Num
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from canvas_fm.data.dataset.sample import Sample, sample
 from canvas_fm.data.points.points import Points
-from canvas_fm.data.sample import Sample, sample
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.evaluation.detection.figure import score_figure
 from canvas_fm.evaluation.detection.score import Score, evaluate
@@ -21,7 +21,7 @@ from canvas_fm.heads.refine.counts.cell_count import count_cells
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.inference.detect.detect import detect
 from canvas_fm.inference.embed.embed import embed_to_store
-from canvas_fm.inference.search.index import Index
+from canvas_fm.inference.search.index.index import Index
 from canvas_fm.models.checkpoint import load
 from canvas_fm.shipped import find
 

@@ -16,7 +16,7 @@ from jaxtyping import Float, Float32, Shaped
 from canvas_fm.data.crops.reader import CropReader
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume
-from canvas_fm.evaluation.separability import Accuracy, brightness_features, linear_right, raw_pca
+from canvas_fm.evaluation.metrics.separability import Accuracy, brightness_features, linear_right, raw_pca
 from canvas_fm.inference.embed.embed import embed_crops
 from canvas_fm.models.checkpoint import Encoder
 from canvas_fm.models.encoder.vit import ViTEncoder

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
-from canvas_fm.data.lru_cache import LruCache
 from canvas_fm.data.precomputed.write_image import CHUNK, chunk_bytes, image_info
 from canvas_fm.data.volume.levels.pyramid import open_pyramid
 from canvas_fm.errors import CanvasError
+from canvas_fm.files.lru_cache import LruCache
 from canvas_fm.viewing.neuroglancer.client import Client
 from canvas_fm.viewing.neuroglancer.scene import VolumeLayer
 

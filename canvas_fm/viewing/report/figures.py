@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from canvas_fm.evaluation.classification import reliability
+from canvas_fm.evaluation.metrics.classification import reliability
 from canvas_fm.files.atomic import write_atomic
 from canvas_fm.heads.compare.compare import Comparison
 from canvas_fm.heads.compare.label_curve import LabelCurve

@@ -26,7 +26,7 @@ from serving.protocol.requests import CellsRequest, ColumnQuery, CropQuery, MapQ
 from serving.protocol.schemas import CellsReply, MapInfo
 
 if TYPE_CHECKING:
-    from canvas_fm.inference.search.index import Index
+    from canvas_fm.inference.search.index.index import Index
 
 CSV = "text/csv"
 _MOST_CELLS = 1000  # as JSON

@@ -117,7 +117,7 @@ async def result(core: Core, request: Request) -> Response:
         return FileResponse(job.out, media_type="text/csv; charset=utf-8", filename="cells.csv")
     if _ZIP in request.headers.get("accept", ""):
         return StreamingResponse(zip_of(job.out), media_type=_ZIP, headers=_named("embeddings.emb.zarr.zip"))
-    from canvas_fm.inference.embed.embedding_store import Embeddings
+    from canvas_fm.inference.embed.store.embedding_store import Embeddings
 
     try:
         embeddings = await asyncio.to_thread(Embeddings.open, job.out)

@@ -14,7 +14,7 @@ from serving.protocol.errors import Refusal, refused
 from serving.protocol.schemas import MapColumn, MapInfo
 
 if TYPE_CHECKING:
-    from canvas_fm.inference.search.index import Index
+    from canvas_fm.inference.search.index.index import Index
     from canvas_fm.inference.search.projection import EmbeddingMap
 
 logger = logging.getLogger(__name__)

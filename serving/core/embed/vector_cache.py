@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from canvas_fm.data.lru_cache import LruCache
+from canvas_fm.files.lru_cache import LruCache
 
 _OVERHEAD = 256  # bytes of Python around one vector
 

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float32
 
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import CanvasError
-from canvas_fm.evaluation.reconstruction import four_rows
+from canvas_fm.evaluation.metrics.reconstruction import four_rows
 from canvas_fm.inference.backends.int8_check import find_check
 from canvas_fm.inference.embed.input_checks import check_crops
 from canvas_fm.inference.embed.reconstruct import reconstruct_crops, trained_mask_ratio

@@ -15,8 +15,8 @@ from serving.core.core import Core
 from serving.protocol.errors import Refusal
 
 if TYPE_CHECKING:
-    from canvas_fm.inference.search.index import Index
-    from canvas_fm.inference.search.index_store import Part
+    from canvas_fm.inference.search.index.index import Index
+    from canvas_fm.inference.search.index.index_store import Part
     from serving.core.models.model_host import Engine
     from serving.core.volumes.registered_volume import HostedVolume, RegisteredVolume
 
@@ -70,7 +70,7 @@ def add_origins(
     thumbnails: bool,
 ) -> None:
     """Add to each cell its `volume`, a registered name or None, and its `thumbnail` on request."""
-    from canvas_fm.inference.search.index_store import by_part
+    from canvas_fm.inference.search.index.index_store import by_part
 
     engine = _engine_of(core, index)
     volumes = {} if engine is None else engine.volumes

@@ -8,9 +8,9 @@ import threading
 import numpy as np
 from jaxtyping import Num
 
-from canvas_fm.data.lru_cache import LruCache
 from canvas_fm.data.volume.levels.pyramid import Level, open_pyramid
 from canvas_fm.data.volume.volume import Volume
+from canvas_fm.files.lru_cache import LruCache
 from serving.protocol.errors import Refusal
 from serving.protocol.requests import TileQuery
 from serving.protocol.schemas import LevelInfo, PyramidInfo

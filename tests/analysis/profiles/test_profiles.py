@@ -15,7 +15,7 @@ from canvas_fm.analysis.profiles.examples import write_examples
 from canvas_fm.cli import main
 from canvas_fm.data.points.points import Points
 from canvas_fm.errors import CanvasError
-from canvas_fm.inference.embed.embedding_store import Embeddings, write_store
+from canvas_fm.inference.embed.store.embedding_store import Embeddings, write_store
 
 REGIONS, DIM, CELLS = ("CA1", "DG", "VIS", "SS"), 12, 120
 BLANK = 60  # cells outside of all regions, the first of each store

@@ -9,8 +9,8 @@ from canvas_fm.analysis.regions.atlas import open_atlas
 from canvas_fm.analysis.regions.cells_per_region import count_regions
 from canvas_fm.analysis.regions.sidecar import write_cells
 from canvas_fm.data.points.points import Points
-from canvas_fm.inference.embed.embedding_store import write_store
-from canvas_fm.inference.embed.export import export
+from canvas_fm.inference.embed.store.embedding_store import write_store
+from canvas_fm.inference.embed.store.export import export
 from tests.analysis.regions.test_cells_per_region import points_inside
 
 

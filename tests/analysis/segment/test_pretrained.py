@@ -17,7 +17,7 @@ from canvas_fm.analysis.segment.pretrained import segment_pretrained, stitch_pla
 from canvas_fm.cli import main
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import CanvasError
-from canvas_fm.evaluation.segmentation import panoptic_quality
+from canvas_fm.evaluation.metrics.segmentation import panoptic_quality
 from canvas_fm.models.device import native_bf16
 from tests.analysis.segment.test_segment import SHAPE, VOXEL_UM, phantom  # noqa: F401
 

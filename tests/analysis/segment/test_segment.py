@@ -11,7 +11,7 @@ from canvas_fm.analysis.segment.morphology import measure_cells
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import CanvasError
-from canvas_fm.evaluation.segmentation import panoptic_quality
+from canvas_fm.evaluation.metrics.segmentation import panoptic_quality
 
 pytest.importorskip("skimage")
 VOXEL_UM = (2.0, 1.0, 1.0)

@@ -12,7 +12,7 @@ from scipy.spatial import cKDTree
 
 from canvas_fm.data.phantom.cells import KINDS
 from canvas_fm.data.phantom.phantom import MARKERS, write_phantom
-from canvas_fm.data.phantom.shapes import draw_cell
+from canvas_fm.data.phantom.randomised.shapes import draw_cell
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import CanvasError

@@ -9,7 +9,7 @@ import torch
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import CanvasError, ModelMismatch
-from canvas_fm.evaluation.classification import auc
+from canvas_fm.evaluation.metrics.classification import auc
 from canvas_fm.heads.compare.baselines import CandidateScoreMethod, Embedded, PcaCrops, ShapeTrees
 from canvas_fm.heads.compare.methods import Method, fit_by, training
 from canvas_fm.heads.compare.pooled_candidates import PooledCandidates

@@ -20,7 +20,7 @@ from canvas_fm.heads.probe.effective_rank import effective_rank
 from canvas_fm.heads.probe.knn import knn_proba
 from canvas_fm.heads.probe.probe import Probe, fit_probe
 from canvas_fm.heads.refine.head.logistic_path import fit_path
-from canvas_fm.inference.embed.embedding_store import Embeddings, write_store
+from canvas_fm.inference.embed.store.embedding_store import Embeddings, write_store
 
 DIM = 12
 ATTRIBUTES = {

@@ -12,7 +12,7 @@ from sklearn.preprocessing import StandardScaler
 
 from canvas_fm.data.volume.window import DEFAULT_RULE
 from canvas_fm.errors import BadInput, CanvasError, ModelMismatch
-from canvas_fm.evaluation.classification import best_f1
+from canvas_fm.evaluation.metrics.classification import best_f1
 from canvas_fm.heads.compare.baselines import Embedded
 from canvas_fm.heads.compare.methods import training
 from canvas_fm.heads.features.extractor import Extractor

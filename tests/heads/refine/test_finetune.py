@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from canvas_fm.errors import BadInput, CanvasError, ModelMismatch
-from canvas_fm.evaluation.classification import auc
+from canvas_fm.evaluation.metrics.classification import auc
 from canvas_fm.heads.compare.methods import Method, training
 from canvas_fm.heads.features.extractor import Extractor
 from canvas_fm.heads.labels.candidates import Candidates, label_brains

@@ -13,8 +13,8 @@ import zarr
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.store.checked_store import MANIFEST
 from canvas_fm.errors import CanvasError, DamagedStore
-from canvas_fm.inference.embed import embedding_store as module
-from canvas_fm.inference.embed.embedding_store import Embeddings, write_store
+from canvas_fm.inference.embed.store import embedding_store as module
+from canvas_fm.inference.embed.store.embedding_store import Embeddings, write_store
 
 
 def test_a_store_gives_back_what_went_in(store):

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from canvas_fm.data.points.points import Points
-from canvas_fm.inference.embed import resumable
 from canvas_fm.inference.embed.embed import embed_to_store
+from canvas_fm.inference.embed.store import resumable
 
 distributed = pytest.importorskip("distributed")
 

@@ -11,7 +11,7 @@ from sklearn.decomposition import PCA
 import canvas_fm as cf
 from canvas_fm.data.points.points import Points
 from canvas_fm.errors import CanvasError
-from canvas_fm.inference.embed.embedding_store import Embeddings, write_store
+from canvas_fm.inference.embed.store.embedding_store import Embeddings, write_store
 from canvas_fm.inference.search import projection as search_map
 from canvas_fm.inference.search.projection import column, column_kinds, embedding_map, methods
 

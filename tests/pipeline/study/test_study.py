@@ -13,8 +13,8 @@ from canvas_fm.cli import main
 from canvas_fm.data.points.points import Points
 from canvas_fm.errors import CanvasError
 from canvas_fm.inference.detect.detect import detect
-from canvas_fm.inference.embed.embedding_store import Embeddings
-from canvas_fm.inference.search.index import Index
+from canvas_fm.inference.embed.store.embedding_store import Embeddings
+from canvas_fm.inference.search.index.index import Index
 from canvas_fm.models.checkpoint import load
 from canvas_fm.pipeline.study import study as runner
 from canvas_fm.pipeline.study.records import Record, begin, folder_digest, write_record

@@ -12,8 +12,8 @@ import pytest
 import canvas_fm as cf
 from canvas_fm.data.points.points import Points
 from canvas_fm.errors import CanvasError
-from canvas_fm.inference.embed import resumable as unfinished
-from canvas_fm.inference.embed.embedding_store import Embeddings
+from canvas_fm.inference.embed.store import resumable as unfinished
+from canvas_fm.inference.embed.store.embedding_store import Embeddings
 from canvas_fm.models.checkpoint import Encoder
 from serving.client import AsyncClient, Client
 from tests.serving.conftest import transport_to

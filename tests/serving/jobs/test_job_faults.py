@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 import canvas_fm as cf
-from canvas_fm.inference.embed import resumable as unfinished
+from canvas_fm.inference.embed.store import resumable as unfinished
 from serving.api.app import create_app
 from serving.core.core import Core
 from serving.protocol.settings import ServiceSettings

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 import canvas_fm as cf
-from canvas_fm.inference.embed.embedding_store import Embeddings
+from canvas_fm.inference.embed.store.embedding_store import Embeddings
 from canvas_fm.models.checkpoint import Encoder
 from serving.client import Client
 from tests.serving.traffic import quiet_port

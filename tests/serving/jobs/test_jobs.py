@@ -21,8 +21,8 @@ from canvas_fm.heads.labels.candidates import label_brains
 from canvas_fm.heads.refine.fit.fit import fit_labelled
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.inference.embed.embed import Runner
-from canvas_fm.inference.embed.embedding_store import Embeddings
 from canvas_fm.inference.embed.grid_points import grid_points
+from canvas_fm.inference.embed.store.embedding_store import Embeddings
 from canvas_fm.models.checkpoint import Encoder
 from serving.jobs import runner as job_runner
 from tests.heads.conftest import make_encoder, spots

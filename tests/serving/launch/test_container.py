@@ -21,7 +21,7 @@ from canvas_fm.cli import build_parser
 from canvas_fm.errors import CanvasError
 from canvas_fm.models.checkpoint import Encoder
 from serving.client import Client
-from serving.launch.supervisor import private_folder
+from serving.launch.bento.supervisor import private_folder
 
 ROOT = Path(__file__).parents[3]
 NOBODY = 12345  # of no name and no home

@@ -19,7 +19,7 @@ from canvas_fm.cli import main
 from canvas_fm.errors import CanvasError
 from canvas_fm.models.checkpoint import Encoder, load
 from serving.client import Client
-from serving.launch.model_store import get, put
+from serving.launch.bento.model_store import get, put
 from serving.protocol.settings import ServiceSettings
 from tests.serving.traffic import quiet_port
 
@@ -64,7 +64,7 @@ def test_names_and_models_that_are_none(model: Path, tmp_path: Path) -> None:
 
 
 def test_the_file_of_a_bento_knows_every_setting(monkeypatch: pytest.MonkeyPatch) -> None:
-    from serving.launch.bento_package import Packed
+    from serving.launch.bento.bento_package import Packed
 
     given_by_bentoml = {"model", "name", "workers", "supervisor", "turns"}
     worked_out = {"pinned", "reviewed"}

@@ -280,12 +280,12 @@ def test_what_cannot_be_served_is_refused_before_anything_starts(model: Path, tm
 def test_bentoml_is_kept_from_calling_home(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from bentoml._internal.utils.analytics.usage_stats import do_not_track
 
-    import serving.launch.bento_service
+    import serving.launch.bento.bento_service
 
     seen: dict[str, str] = {}
     monkeypatch.delenv("BENTOML_DO_NOT_TRACK")
     monkeypatch.setattr(
-        type(serving.launch.bento_service.service),
+        type(serving.launch.bento.bento_service.service),
         "serve_http",
         lambda self, **given: seen.update(os.environ),
     )
@@ -300,7 +300,7 @@ def test_bentoml_is_kept_from_calling_home(model: Path, monkeypatch: pytest.Monk
 def test_what_a_worker_reports_becomes_the_error_of_serve(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from serving.launch.bento_service import report_failure
+    from serving.launch.bento.bento_service import report_failure
 
     told: list[tuple[int, int]] = []
     monkeypatch.setattr(os, "kill", lambda pid, number: told.append((pid, number)))
@@ -331,7 +331,7 @@ def test_a_long_temporary_path_does_not_matter(
 def test_the_supervisor_knows_the_service_by_its_name_alone() -> None:
     """What it imported as well, the first worker would wait for."""
     code = (
-        "import sys; from serving.launch.supervisor import by_name; service = by_name(3)\n"
+        "import sys; from serving.launch.bento.supervisor import by_name; service = by_name(3)\n"
         "print(service.import_string, service.name, service.config['workers'])\n"
         "print(sorted({'torch', 'zarr', 'serving.api', 'serving.core.core'} & set(sys.modules)))"
     )

@@ -13,7 +13,7 @@ from canvas_fm.cli import main
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.data.volume.window import WindowRule
 from canvas_fm.errors import CanvasError
-from canvas_fm.inference.embed.embedding_store import Embeddings
+from canvas_fm.inference.embed.store.embedding_store import Embeddings
 from canvas_fm.models.checkpoint import load
 from canvas_fm.training.mae.augment import augment, draw, to_unit, turn, widen
 from canvas_fm.training.mae.crop_set import VolumeSource, draw_crops, take

@@ -121,7 +121,7 @@ def run_evaluate(args: argparse.Namespace) -> None:
 
     from canvas_fm.analysis.regions.label_volume import open_labels
     from canvas_fm.cli.output import print_result
-    from canvas_fm.evaluation.segmentation import panoptic_quality
+    from canvas_fm.evaluation.metrics.segmentation import panoptic_quality
     from canvas_fm.files.atomic import write_text_atomic
     from canvas_fm.version import __version__
 

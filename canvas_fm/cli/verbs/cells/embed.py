@@ -133,8 +133,8 @@ def run_embed(args: argparse.Namespace) -> None:
 
 def run_export(args: argparse.Namespace) -> None:
     from canvas_fm.cli.output import print_result
-    from canvas_fm.inference.embed.embedding_store import Embeddings
-    from canvas_fm.inference.embed.export import export
+    from canvas_fm.inference.embed.store.embedding_store import Embeddings
+    from canvas_fm.inference.embed.store.export import export
 
     embeddings = Embeddings.open(args.embeddings)
     export(embeddings, args.out, overwrite=args.overwrite)

@@ -10,7 +10,7 @@ from canvas_fm.cli.parser import Parser, Verbs, add_json, add_verb, positive_int
 
 if TYPE_CHECKING:
     from canvas_fm.inference.search.hits import Hits
-    from canvas_fm.inference.search.index import Index
+    from canvas_fm.inference.search.index.index import Index
 
 logger = logging.getLogger(__name__)
 _SHOWN = ("likeness", "id", "brain", "marker", "z", "y", "x", "score")
@@ -86,7 +86,7 @@ def _fill_search(search: Parser) -> None:
 
 def run_index(args: argparse.Namespace) -> None:
     from canvas_fm.cli.output import print_result
-    from canvas_fm.inference.search.index import Index
+    from canvas_fm.inference.search.index.index import Index
 
     index = Index.build(args.embeddings, args.out, metric=args.metric)
     brains = [str(part.constants.get("brain", part.folder.name)) for part in index.parts]
@@ -116,7 +116,7 @@ def _search_faults(args: argparse.Namespace) -> list[str]:
 
 
 def run_search(args: argparse.Namespace) -> None:
-    from canvas_fm.inference.search.index import Index
+    from canvas_fm.inference.search.index.index import Index
     from canvas_fm.inference.search.query import query
 
     index = Index.open(args.index)
@@ -143,7 +143,7 @@ def read_vectors(path: str) -> tuple[Any, str | None, tuple[str, int | None] | N
     import numpy as np
 
     from canvas_fm.errors import CanvasError
-    from canvas_fm.inference.embed.embedding_store import Embeddings
+    from canvas_fm.inference.embed.store.embedding_store import Embeddings
 
     if Path(path).is_dir():
         embeddings = Embeddings.open(path)

@@ -175,8 +175,8 @@ def run_phantom(args: argparse.Namespace) -> None:
 
 def run_randomised(args: argparse.Namespace) -> None:
     from canvas_fm.cli.output import print_result
-    from canvas_fm.data.phantom.families import Autofluorescence, Families
-    from canvas_fm.data.phantom.write_random import write_random_phantom
+    from canvas_fm.data.phantom.randomised.families import Autofluorescence, Families
+    from canvas_fm.data.phantom.randomised.write import write_random_phantom
     from canvas_fm.files.atomic import removed_on_error
     from canvas_fm.viewing.phantom_sheet import phantom_sheet
 

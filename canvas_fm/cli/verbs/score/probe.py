@@ -106,7 +106,7 @@ def run_fit(args: argparse.Namespace) -> None:
 def run_apply(args: argparse.Namespace) -> None:
     from canvas_fm.cli.output import print_result
     from canvas_fm.heads.probe.probe import Probe
-    from canvas_fm.inference.embed.embedding_store import Embeddings
+    from canvas_fm.inference.embed.store.embedding_store import Embeddings
 
     probe = Probe.open(args.probe)
     points = probe.apply(Embeddings.open(args.embeddings))

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from canvas_fm.data.points.csv_columns.header import Header
 from canvas_fm.data.points.csv_columns.parse import EXACT, parse_block
-from canvas_fm.data.points.csv_header import Header
 from canvas_fm.errors import CanvasError
 
 _BLOCK = 1 << 17  # rows read at a time: bounds what the text of a large file costs as Python strings

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from canvas_fm.data.points.csv_header import names_axes
+from canvas_fm.data.points.csv_columns.header import names_axes
 from canvas_fm.data.points.sidecar import check_sidecar_place, write_sidecar
 from canvas_fm.errors import CanvasError, MissingExtra
 from canvas_fm.files.atomic import write_atomic

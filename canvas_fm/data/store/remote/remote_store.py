@@ -10,11 +10,11 @@ from functools import cached_property
 from typing import TypeVar
 from urllib.parse import quote
 
-from canvas_fm.data.lru_cache import LruCache
 from canvas_fm.data.store.keys import Stamp, split_key
 from canvas_fm.data.store.remote.address import Address
 from canvas_fm.data.store.remote.pinned_https import Answer, Pinned, Timeouts, TooLong
 from canvas_fm.errors import CanvasError, DamagedStore
+from canvas_fm.files.lru_cache import LruCache
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -23,7 +23,7 @@ from canvas_fm.heads.refine.apply.candidate_classifier import CandidateClassifie
 from canvas_fm.heads.refine.counts.cell_count import count_cells
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.inference.detect.tiles.resumable import ResumableTiles
-from canvas_fm.inference.embed.embedding_store import points_sha256
+from canvas_fm.inference.embed.store.embedding_store import points_sha256
 from canvas_fm.models.checkpoint import Detector, Encoder, load
 from canvas_fm.models.folder.folder import read_kind
 from canvas_fm.models.folder.training_volumes import training_volumes

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float32, Float64, Int64, Shaped
 
 from canvas_fm.errors import BadInput
-from canvas_fm.evaluation.classification import auc, best_f1, calibration_error, ceiling, f1_at
+from canvas_fm.evaluation.metrics.classification import auc, best_f1, calibration_error, ceiling, f1_at
 from canvas_fm.heads.features.feature_set import CANDIDATE_SCORE
 from canvas_fm.heads.labels.group_folds import Folds, check_labels, grouped_folds, held_out_parts
 from canvas_fm.heads.refine.counts.expected_count import CountSpread, expected_count

@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from canvas_fm.errors import BadInput, CanvasError
-from canvas_fm.evaluation.classification import ceiling
+from canvas_fm.evaluation.metrics.classification import ceiling
 from canvas_fm.files.atomic import new_folder, write_text_atomic
 from canvas_fm.files.checksum import sha256
 from canvas_fm.heads.features.candidate_score import candidate_scores, with_candidate_score

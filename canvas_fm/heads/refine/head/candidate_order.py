@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from canvas_fm.errors import BadInput
-from canvas_fm.evaluation.classification import auc
+from canvas_fm.evaluation.metrics.classification import auc
 from canvas_fm.heads.features.candidate_score import candidate_scores, with_candidate_score
 from canvas_fm.heads.labels.candidates import SKIP, Candidates
 from canvas_fm.heads.refine.fit.training_set import TrainingSet

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float32, Float64, Shaped
 
 from canvas_fm.errors import BadInput
-from canvas_fm.evaluation.classification import auc
+from canvas_fm.evaluation.metrics.classification import auc
 from canvas_fm.heads.features.feature_set import CANDIDATE_SCORE, SHAPE, UNPENALISED
 from canvas_fm.heads.refine.columns import Affine, Columns
 from canvas_fm.heads.refine.head.calibration import fit_calibration

@@ -13,7 +13,7 @@ from canvas_fm.data.points.points import Points
 from canvas_fm.data.points.sidecar import check_sidecar_place
 from canvas_fm.errors import CanvasError, MissingExtra
 from canvas_fm.files.resumable import Part, ResumableFolder
-from canvas_fm.inference.embed.embedding_store import points_sha256
+from canvas_fm.inference.embed.store.embedding_store import points_sha256
 
 _ROWS = "rows_sha256"
 

@@ -15,7 +15,7 @@ from canvas_fm.inference.detect.detect import detect
 from canvas_fm.inference.detect.tiles.detection_job import bad_chunks_of
 from canvas_fm.inference.embed.embed import embed_to_store
 from canvas_fm.inference.embed.point_crops import volume_identity
-from canvas_fm.inference.search.index import Index
+from canvas_fm.inference.search.index.index import Index
 from canvas_fm.models.checkpoint import Detector, Encoder, load
 from canvas_fm.models.folder.folder import read_kind
 from canvas_fm.pipeline.study.steps.step import StepRun

@@ -8,7 +8,7 @@ import torch
 from sklearn.ensemble import HistGradientBoostingClassifier
 
 from canvas_fm.errors import BadInput
-from canvas_fm.evaluation.classification import auc
+from canvas_fm.evaluation.metrics.classification import auc
 from canvas_fm.heads.features.feature_set import FeatureSet, Provenance
 from canvas_fm.heads.refine.head import trees
 from canvas_fm.heads.refine.head.head_models import choose_blend, mean_auc

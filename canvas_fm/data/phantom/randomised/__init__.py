@@ -1,0 +1,1 @@
+"""Randomised phantom brains: parameter ranges, shapes, rendering, image formation."""

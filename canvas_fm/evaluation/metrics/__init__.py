@@ -1,0 +1,1 @@
+"""Metrics of classification, reconstruction, segmentation and separability."""

@@ -1,0 +1,1 @@
+"""Embeddings on disk: written resumably, read, exported."""

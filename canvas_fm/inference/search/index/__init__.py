@@ -1,0 +1,1 @@
+"""An index of embeddings on disk: built, extended, its cells and files."""

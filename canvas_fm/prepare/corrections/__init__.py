@@ -1,0 +1,1 @@
+"""Corrections of planes: flat field, stripes, and a report of what they did."""

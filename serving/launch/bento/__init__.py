@@ -1,0 +1,1 @@
+"""BentoML: service, package, model store, supervisor."""
