@@ -9,9 +9,9 @@ from __future__ import annotations
 from itertools import product
 
 import numpy as np
-from jaxtyping import Float32, Float64
+from jaxtyping import Float32, Float64, Int64
 
-from canvas_fm.data.zyx import ZyxUm
+from canvas_fm.data.zyx import Zyx, ZyxUm
 from canvas_fm.models.folder.config import RelativeConfig
 
 LEAST_HEAT = 0.05  # maxima of the smoothed heat below are no candidates and no reference
@@ -27,7 +27,8 @@ def relative_scores(
 
     The reference is the score of the `rank`-th strongest detection in the block of `block_um` that holds the
     position and the 26 around it, and `least` at least: where there are no cells nothing is to become one.
-    Blocks start at the volume's first voxel, so tiles give what one pass gives; a box sees its own alone.
+    Blocks start at the volume's first voxel, so tiles give what one pass gives; a box sees its own alone,
+    and has other scores than the volume: `reference_box` says where to detect for the same.
     """
     if not len(score):
         return score
@@ -52,6 +53,22 @@ def relative_scores(
     at = np.empty(len(logit))
     at[order] = np.maximum(reference, _logit(np.float64(config.least)))[of.reshape(-1)]
     return (1 / (1 + np.exp(config.weight * at - logit))).astype(np.float32)
+
+
+def reference_box(
+    box: Int64[np.ndarray, " 6"], shape_zyx: Zyx, voxel_um: ZyxUm, margin_um: float, config: RelativeConfig
+) -> Int64[np.ndarray, " 6"]:
+    """The box to detect in, so that scores inside `box` are those of a detection of the whole volume.
+
+    Both are z0, y0, x0, z1, y1, x1 in voxels of the volume. It holds every block around a place in `box` and
+    ends at the volume; `margin_um` is how far a position may lie outside `box`, as after resampling.
+    """
+    um, edge = np.asarray(voxel_um), config.block_um
+    first = np.floor((box[:3] * um - margin_um) / edge) - 1
+    after = np.floor((box[3:] * um + margin_um) / edge) + 2
+    low, high = np.floor((first * edge - margin_um) / um), np.ceil((after * edge + margin_um) / um)
+    shape = np.asarray(shape_zyx)
+    return np.concatenate([np.maximum(low, 0), np.minimum(high, shape)]).astype(np.int64)
 
 
 def _logit(p: np.ndarray | np.float64) -> np.ndarray:

@@ -19,6 +19,7 @@ from canvas_fm.errors import CanvasError
 from canvas_fm.evaluation.detection.checks import cells_of
 from canvas_fm.files.options import takes
 from canvas_fm.inference.detect.detect import detector_job
+from canvas_fm.inference.detect.maxima.relative import reference_box
 from canvas_fm.inference.detect.out_of_distribution import LOOKS, statistics_ranges, volume_statistics
 from canvas_fm.inference.detect.tiles.detection_job import run
 from canvas_fm.models.checkpoint import Detector, save_detector
@@ -170,7 +171,11 @@ def _tuned(detector: Detector, labelled: Labelled, way: Strategy, opts: AdaptOpt
 
 
 def _candidates(detector: Detector, labelled: Labelled, tolerance_um: float, ignore: bool) -> Points:
-    """All that the detector finds above the lowest threshold in the labelled boxes and around them."""
+    """All that the detector finds above the lowest threshold in the labelled boxes and around them.
+
+    Scores are those of a detection of the whole volume, for which the threshold is meant: where they are
+    relative to the strongest around, that is looked for as far as it reaches, beyond the boxes.
+    """
     volume, boxes = labelled.source.volume, labelled.boxes
     margin = np.ceil(tolerance_um / np.asarray(volume.voxel_um)).astype(np.int64)
     shape = np.asarray(volume.shape_zyx)
@@ -180,8 +185,11 @@ def _candidates(detector: Detector, labelled: Labelled, tolerance_um: float, ign
     hull = np.concatenate([grown[:, :3].min(axis=0), grown[:, 3:].max(axis=0)])[None]
     if _voxels(hull) <= _DENSE * _voxels(boxes) and (hull[0, 3:] - hull[0, :3] <= _MOST_ZYX).all():
         grown = hull
-    parts = []
+    relative, parts = detector.config.relative, []
+    margin_um = 2 * max(*volume.voxel_um, *labelled.um)
     for row, box in enumerate(grown):
+        if relative is not None:
+            box = reference_box(box, volume.shape_zyx, volume.voxel_um, margin_um, relative)
         job = detector_job(
             detector, volume, threshold=LOWEST_THRESHOLD, box=box.tolist(),
             resample=labelled.source.resample_to is not None, ignore_voxel_size=ignore,

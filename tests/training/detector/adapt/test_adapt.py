@@ -11,14 +11,16 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from canvas_fm import Points, Volume, adapt_detector, detect, load
+from canvas_fm.data.points.boxes import inside_boxes
 from canvas_fm.data.volume.window import WindowRule
 from canvas_fm.errors import CanvasError
 from canvas_fm.inference.detect.maxima.amplitude import Amplitude
 from canvas_fm.inference.detect.out_of_distribution import LOOKS
-from canvas_fm.models.checkpoint import save_detector
+from canvas_fm.models.checkpoint import Detector, save_detector
 from canvas_fm.models.detector.convmixer import HeatMapNet
-from canvas_fm.models.folder.config import ConvMixerConfig
+from canvas_fm.models.folder.config import ConvMixerConfig, RelativeConfig
 from canvas_fm.pipeline.domains import trained_on
+from canvas_fm.training.detector.adapt.adapt import _candidates
 from canvas_fm.training.detector.adapt.amplitude import amplitude_detector
 from canvas_fm.training.detector.adapt.fine_tune import fine_tune, fine_tune_recipe
 from canvas_fm.training.detector.adapt.label_folds import (
@@ -31,6 +33,7 @@ from canvas_fm.training.detector.adapt.label_folds import (
 )
 from canvas_fm.training.detector.adapt.strategies import StrategyScore, choose_way
 from canvas_fm.training.detector.targets import Labelled
+from canvas_fm.training.detector.threshold import LOWEST_THRESHOLD
 from canvas_fm.training.mae.crop_set import VolumeSource
 
 VOXEL_UM = (4.0, 2.0, 2.0)
@@ -190,6 +193,34 @@ def test_a_cell_of_median_amplitude_keeps_its_score(brain, tmp_path):
     assert (joined.join(heat, np.full(2, 3, np.float32)) > heat + 0.05).all()
 
 
+@pytest.mark.parametrize("boxes", [
+    [[2, 16, 16, 12, 48, 48]],
+    [[0, 0, 0, 12, 16, 36], [12, 48, 30, 24, 64, 64]],
+])  # fmt: skip
+def test_candidates_of_boxes_have_the_scores_that_detecting_the_whole_volume_gives_them(
+    brain, tmp_path, boxes
+):
+    """Relative to the strongest around, which lie outside the boxes: the threshold is one of the volume."""
+    plain = brightness_detector(tmp_path / "d", 0.3)
+    relative = RelativeConfig(weight=0.7, rank=3, block_um=24.0, least=0.06)
+    detector = Detector(plain.config.model_copy(update={"relative": relative}), plain.net)
+    labels = labelled(brain, boxes)
+    found = _candidates(detector, labels, 8.0, ignore=False)
+    whole = detect(detector, brain[0], threshold=LOWEST_THRESHOLD, device="cpu", show=False)
+    alone = detect(detector, brain[0], threshold=LOWEST_THRESHOLD, box=boxes[0], device="cpu", show=False)
+
+    def in_boxes(points):
+        inside = inside_boxes(points.zyx, np.array(boxes))
+        order = np.lexsort(points.zyx[inside].T)
+        return points.zyx[inside][order], points.columns["score"][inside][order]
+
+    (zyx, score), (expected_zyx, expected) = in_boxes(found), in_boxes(whole)
+    assert len(expected) >= 4
+    assert zyx == pytest.approx(expected_zyx, abs=1e-4)
+    assert score == pytest.approx(expected, abs=1e-6)
+    assert not np.isin(in_boxes(alone)[1].round(5), expected.round(5)).all()  # the box alone has others
+
+
 def test_provenance_tells_from_what_by_which_labels_and_why(brain, tmp_path):
     before = brightness_detector(tmp_path / "d", 0.05)
     done = adapt(brain, before, tmp_path / "new", seed=3)
@@ -241,7 +272,7 @@ def test_a_part_that_is_held_out_does_not_reach_the_net_that_it_scores(brain):
 
 
 def load_like(brain):
-    from canvas_fm.models.checkpoint import Detector, DetectorConfig
+    from canvas_fm.models.checkpoint import DetectorConfig
 
     torch.manual_seed(1)
     net = HeatMapNet(ConvMixerConfig(patch_zyx=(1, 2, 2), dim=8, depth=2, kernel_zyx=(3, 3, 3)))
