@@ -15,9 +15,11 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 
 from canvas_fm.cli.parser import Parser, add_logging
 from canvas_fm.errors import CanvasError
+from canvas_fm.files.system_errors import explain, system_error
 from canvas_fm.models.allocator import keep_freed_memory
 from canvas_fm.version import __version__
 
@@ -94,12 +96,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     _degrade_output_encoding()
     words = list(sys.argv[1:] if argv is None else argv)
     known = words and any(words[0] in names for names in VERB_FILES.values())
-    args = build_parser(words[0] if known else None).parse_args(words or ["--help"])
-    _log_to_stderr(args)
-    if args.verb != "serve":  # which runs for weeks, and gives its memory back between requests
-        keep_freed_memory()
+    args = argparse.Namespace()
     try:
+        args = build_parser(words[0] if known else None).parse_args(words or ["--help"])
+        _log_to_stderr(args)
+        if args.verb != "serve":  # which runs for weeks, and gives its memory back between requests
+            keep_freed_memory()
         args.run(args)
+        sys.stdout.flush()  # a disk that is full under `> result.json` is said here, not after the end
     except CanvasError as problem:
         return _say(str(problem), 1)
     except KeyboardInterrupt:
@@ -107,10 +111,68 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `canvas-fm info … | head` has read what it wanted
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except OSError as problem:  # what the file system refuses: permissions, a folder where a file is due
-        where = f": {problem.filename}" if problem.filename else ""
-        return _say(f"{problem.strerror or problem}{where}", 1)
+    except (OSError, RuntimeError, ValueError, MemoryError) as problem:
+        if (sentence := _refusal(problem, args)) is None:
+            raise
+        return _say(sentence, 1)
     return 0
+
+
+def _refusal(problem: Exception, args: argparse.Namespace) -> str | None:
+    """What the operating system refused: permission, room, a folder where a file is due; None if nothing."""
+    if isinstance(problem, MemoryError):
+        asked = " ".join(str(problem).split()) or "the system gave none"
+        return f"not enough memory ({asked}); {_less_memory(args)}"
+    if (cause := system_error(problem)) is None:
+        return None
+    if cause.filename is None and _is_printing(problem):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the end would complain once more
+        return (
+            f"the result cannot be printed where standard output goes ({cause.strerror or cause}); files "
+            "that the command was to write are written"
+        )
+    outputs = [
+        str(value)
+        for name, value in vars(args).items()
+        if (name == "out" or name.endswith("_out") or name in ("figure", "export")) and isinstance(value, str)
+    ]
+    return explain(cause, outputs)
+
+
+def _is_printing(problem: BaseException) -> bool:
+    """Whether an error rose in this folder itself, which writes no file but standard output."""
+    trace = problem.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and os.path.dirname(__file__) in trace.tb_frame.f_code.co_filename
+
+
+def _less_memory(args: argparse.Namespace) -> str:
+    """What of this verb's flags takes less memory."""
+    options = [f"--{flag}" for flag in ("tile", "batch", "workers", "memory_gb") if _has(args, flag)]
+    smaller = f"give a smaller {' or '.join(options).replace('_', '-')}, or " if options else ""
+    return f"{smaller}run where there is more"
+
+
+def _has(args: argparse.Namespace, flag: str) -> bool:
+    return any(hasattr(each, flag) for each in (args, *vars(args).values()))
+
+
+class _LogFile(logging.FileHandler):
+    """A log file that may not stop the work: one warning where it cannot be written, no traceback."""
+
+    _warned = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not self._warned:
+            self._warned = True
+            _say(
+                f"warning: {self.baseFilename} cannot be written ({sys.exc_info()[1]}); it lacks messages", 0
+            )
+
+    def close(self) -> None:
+        with suppress(OSError):
+            super().close()
 
 
 class _Completion(argparse.Action):
@@ -155,7 +217,7 @@ def _log_to_stderr(args: argparse.Namespace) -> None:
         level = logging.DEBUG
     logging.basicConfig(format="%(levelname)s %(message)s", level=logging.ERROR, stream=sys.stderr)
     if (path := getattr(args, "log_file", None)) is not None:
-        to_file = logging.FileHandler(path, encoding="utf-8")
+        to_file = _LogFile(path, encoding="utf-8")
         to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
         logging.getLogger().addHandler(to_file)
     for ours in ("canvas_fm", "serving"):

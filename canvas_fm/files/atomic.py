@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import tempfile
@@ -11,8 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from canvas_fm.errors import StorageFull
-
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+from canvas_fm.files.system_errors import full_disk, is_full
 
 
 @contextmanager
@@ -23,13 +21,8 @@ def disk_full_as_error(path: Path) -> Iterator[None]:
     except StorageFull:
         raise
     except Exception as problem:
-        cause: BaseException | None = problem
-        while cause is not None:
-            if isinstance(cause, OSError) and cause.errno in _FULL:
-                raise StorageFull(
-                    f"no space left on the disk while writing {path}; what was there before is untouched"
-                ) from problem
-            cause = cause.__cause__ or cause.__context__
+        if is_full(problem):
+            raise StorageFull(f"{full_disk(path)}; what was there before is untouched") from problem
         raise
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from canvas_fm import cli
 from canvas_fm.cli import VERB_FILES, build_parser, main
 from canvas_fm.version import __version__
 
@@ -131,7 +134,47 @@ def test_what_the_file_system_refuses_is_a_sentence(refusal, tmp_path, monkeypat
         raise PermissionError(13, "Permission denied", str(tmp_path / "x"))
 
     monkeypatch.setattr("canvas_fm.viewing.describe.describe", refuse)
-    assert refusal("info", "x") == f"Permission denied: {tmp_path / 'x'}"
+    sentence = f"{tmp_path / 'x'}: permission denied; give another path, or get the right (chmod, chown)"
+    assert refusal("info", "x") == sentence
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux alone has a device that is always full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_result_that_cannot_be_printed_is_said_as_that(unbuffered):
+    command = f"{sys.executable} -m canvas_fm.cli list --json > /dev/full"
+    settings = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False, env=settings)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "canvas-fm: the result cannot be printed where standard output goes (No space left on device); files "
+        "that the command was to write are written\n"
+    )
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux alone has a device that is always full")
+def test_a_log_that_cannot_be_written_is_one_warning(capsys):
+    handler = cli._LogFile("/dev/full", encoding="utf-8")
+    for text in ("one", "two"):
+        handler.handle(logging.makeLogRecord({"msg": text}))
+    handler.close()
+    assert capsys.readouterr().err == (
+        "canvas-fm: warning: /dev/full cannot be written ([Errno 28] No space left on device); "
+        "it lacks messages\n"
+    )
+
+
+def test_out_of_memory_is_a_sentence_with_the_flags_that_take_less(refusal, monkeypatch):
+    def greedy(*_: object, **__: object) -> None:
+        raise MemoryError("Unable to allocate 3.2 TiB")
+
+    monkeypatch.setattr("canvas_fm.viewing.describe.describe", greedy)
+    assert refusal("info", "x") == "not enough memory (Unable to allocate 3.2 TiB); run where there is more"
+
+
+def test_a_log_file_in_a_folder_that_is_not_there(refusal, brain, tmp_path):
+    log = tmp_path / "none" / "a.log"
+    message = refusal("info", brain, "--log-file", log)
+    assert message == f"{log}: there is no folder {log.parent}; make it or check the path"
 
 
 def test_our_own_mistakes_are_not_hidden(monkeypatch):

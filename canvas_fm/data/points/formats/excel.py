@@ -73,7 +73,11 @@ def write_xlsx(path: Path, table: Mapping[str, np.ndarray], meta: Mapping[str, s
         sheet.append([cell(name) for name in table])
         for row in zip(*(values.tolist() for values in columns), strict=True):
             sheet.append([cell(value) for value in row])
-        book.save(temporary)
+        packed = (
+            io.BytesIO()
+        )  # a ZipFile that was torn by a full disk would complain again when it is deleted
+        book.save(packed)
+        temporary.write_bytes(packed.getvalue())
         write_sidecar(path, temporary, len(columns[0]), meta)
 
     write_atomic(path, write)
