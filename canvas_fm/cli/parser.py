@@ -208,8 +208,23 @@ def add_workers(parser: Parser, help: str = "processes; default 1") -> None:
     parser.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster, such as tcp://host:8786")
 
 
+def add_switch(parser: argparse._ActionsContainer, flag: str, help: str) -> None:
+    """Add a flag without a value."""
+    parser.add_argument(flag, action="store_true", help=help)
+
+
+def add_list(parser: argparse._ActionsContainer, flag: str, metavar: str, help: str) -> None:
+    """Add a flag of one or more values; an empty list where it is not used."""
+    parser.add_argument(flag, nargs="+", default=[], metavar=metavar, help=help)
+
+
+def add_zyx_um(parser: argparse._ActionsContainer, flag: str, help: str) -> None:
+    """Add a flag of three sizes in micrometres, along z, y and x."""
+    parser.add_argument(flag, nargs=3, type=positive_float, metavar=ZYX, help=help)
+
+
 def add_json(parser: Parser) -> None:
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    add_switch(parser, "--json", "print the result as JSON")
 
 
 def add_volume_flags(parser: Parser, *, omit: Sequence[str] = ()) -> None:

@@ -7,7 +7,7 @@ import re
 import sys
 from typing import Any
 
-from canvas_fm.cli.parser import Parser, Verbs, add_verb
+from canvas_fm.cli.parser import Parser, Verbs, add_switch, add_verb
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -90,7 +90,7 @@ def _fill_store(store: Parser) -> None:
     )
     either = store.add_mutually_exclusive_group()
     either.add_argument("--name", default="canvas-fm", help="name in the store; default canvas-fm")
-    either.add_argument("--find", action="store_true", help="print the folder of the stored model MODEL")
+    add_switch(either, "--find", "print the folder of the stored model MODEL")
 
 
 def run_store(args: argparse.Namespace) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from itertools import repeat
 from typing import TYPE_CHECKING
 
-from canvas_fm.cli.parser import Parser, Verbs, add_json, add_verb
+from canvas_fm.cli.parser import Parser, Verbs, add_json, add_list, add_verb
 from canvas_fm.cli.verbs.analysis.regions import add_atlas_flags, open_atlas_of
 
 if TYPE_CHECKING:
@@ -32,9 +32,7 @@ def _fill(parser: Parser) -> None:
     parser.add_argument(
         "--title", default="Cells per region", metavar="TEXT", help="default: Cells per region"
     )
-    parser.add_argument(
-        "--names", nargs="+", default=[], metavar="NAME", help="of the brains; default: those of the files"
-    )
+    add_list(parser, "--names", "NAME", "of the brains; default: those of the files")
     parser.add_argument(
         "--cells", nargs="+", default=[], metavar="CELLS.csv",
         help="of `regions --cells-out`, one for each REGIONS.csv; drawn with --atlas",
@@ -43,12 +41,10 @@ def _fill(parser: Parser) -> None:
         "--atlas", nargs="+", default=[], metavar="ATLAS",
         help="the atlas of the outlines, one for all or one for each; see `regions --help`",
     )  # fmt: skip
-    parser.add_argument(
-        "--models", nargs="+", default=[], metavar="MODEL", help="detectors and refiners: identity and scores"
-    )
-    parser.add_argument("--scores", nargs="+", default=[], metavar="REPORT.json", help="of `evaluate --out`")
+    add_list(parser, "--models", "MODEL", "detectors and refiners: identity and scores")
+    add_list(parser, "--scores", "REPORT.json", "of `evaluate --out`")
     parser.add_argument("--groups", metavar="GROUPS.csv", help="table that `groups` wrote")
-    parser.add_argument("--figures", nargs="+", default=[], metavar="FIG.png", help="figures to show")
+    add_list(parser, "--figures", "FIG.png", "figures to show")
     add_atlas_flags(parser)
     add_json(parser)
 

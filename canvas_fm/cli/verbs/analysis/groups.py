@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from canvas_fm.cli.parser import Parser, Verbs, add_json, add_verb, positive_float
+from canvas_fm.cli.parser import Parser, Verbs, add_json, add_switch, add_verb, positive_float
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -40,7 +40,7 @@ def _fill(parser: Parser) -> None:
     parser.add_argument(
         "--hemisphere", choices=["both", "left", "right"], default="both", help="default both"
     )
-    parser.add_argument("--without-children", action="store_true", help="each region without its children")
+    add_switch(parser, "--without-children", "each region without its children")
     parser.add_argument(
         "--min-count",
         type=float,

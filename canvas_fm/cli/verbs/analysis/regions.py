@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from canvas_fm.cli.parser import ZYX, Parser, Verbs, add_json, add_verb, positive_float
+from canvas_fm.cli.parser import ZYX, Parser, Verbs, add_json, add_list, add_switch, add_verb, add_zyx_um
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,9 +40,7 @@ def _fill(parser: Parser) -> None:
     parser.add_argument(
         "--channels", nargs="+", metavar="NAME", help="names of the channels; default: of files"
     )
-    parser.add_argument(
-        "--count-rows", action="store_true", help="count rows although there is a column p_cell"
-    )
+    add_switch(parser, "--count-rows", "count rows although there is a column p_cell")
     parser.add_argument(
         "--refiner",
         metavar="REFINER",
@@ -56,17 +54,9 @@ def _fill(parser: Parser) -> None:
 def add_atlas_flags(parser: Parser) -> None:
     """Flags for an atlas and the way there, the same on every verb that takes one."""
     group = parser.add_argument_group("the atlas, and the way there")
-    group.add_argument(
-        "--voxel-um", nargs=3, type=positive_float, metavar=ZYX, help="the points' voxel size in µm"
-    )
+    add_zyx_um(group, "--voxel-um", "the points' voxel size in µm")
     group.add_argument("--table", metavar="FILE", help="names of the labels: .csv or .json with id and name")
-    group.add_argument(
-        "--atlas-voxel-um",
-        nargs=3,
-        type=positive_float,
-        metavar=ZYX,
-        help="where the atlas does not state it",
-    )
+    add_zyx_um(group, "--atlas-voxel-um", "where the atlas does not state it")
     group.add_argument(
         "--orientation",
         metavar="LLL",
@@ -81,23 +71,18 @@ def add_atlas_flags(parser: Parser) -> None:
         metavar=ZYX,
         help="size of the volume in voxels; default: the atlas' extent",
     )
-    group.add_argument(
+    add_list(
+        group,
         "--transform",
-        nargs="+",
-        default=[],
-        metavar="FILE",
-        help="affine (4 × 4) or displacement field, in µm and z y x, from the volume to the atlas; in order",
+        "FILE",
+        "affine (4 × 4) or displacement field, in µm and z y x, from the volume to the atlas; in order",
     )
-    group.add_argument(
-        "--field-voxel-um", nargs=3, type=positive_float, metavar=ZYX, help="grid of a displacement field"
-    )
+    add_zyx_um(group, "--field-voxel-um", "grid of a displacement field")
     group.add_argument("--hemispheres", metavar="FILE", help="label volume: 1 left, 2 right")
     group.add_argument(
         "--brainglobe", metavar="DIR", help="folder of BrainGlobe atlases; default ~/.brainglobe"
     )
-    group.add_argument(
-        "--allow-outside", action="store_true", help="count what is inside, however many points are outside"
-    )
+    add_switch(group, "--allow-outside", "count what is inside, however many points are outside")
 
 
 def open_atlas_of(args: argparse.Namespace, atlas: str) -> Atlas:

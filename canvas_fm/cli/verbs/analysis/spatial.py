@@ -5,7 +5,16 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from canvas_fm.cli.parser import ZYX, Parser, Verbs, add_json, add_verb, positive_float, positive_int
+from canvas_fm.cli.parser import (
+    Parser,
+    Verbs,
+    add_json,
+    add_switch,
+    add_verb,
+    add_zyx_um,
+    positive_float,
+    positive_int,
+)
 from canvas_fm.cli.verbs.analysis.regions import add_atlas_flags, open_atlas_of, placing_of
 
 if TYPE_CHECKING:
@@ -49,9 +58,7 @@ def _fill_coexpress(parser: Parser) -> None:
     parser.add_argument(
         "--channels", nargs="+", metavar="NAME", help="names of the markers; default: of files"
     )
-    parser.add_argument(
-        "--count-rows", action="store_true", help="count rows although there is a column p_cell"
-    )
+    add_switch(parser, "--count-rows", "count rows although there is a column p_cell")
     parser.add_argument("--regions", metavar="ATLAS", help="per region of this atlas; see `regions --help`")
     _add_draws(parser)
     add_atlas_flags(parser)
@@ -64,19 +71,13 @@ def _fill_proximity(parser: Parser) -> None:
     parser.add_argument("--out", required=True, metavar="CURVES.csv", help="the functions, a row a radius")
     parser.add_argument("--distances-out", metavar="CELLS.csv", help="also write FROM with distance_um")
     parser.add_argument("--figure", metavar="FIG.png", help="G and L with their envelopes")
-    parser.add_argument("--voxel-um", nargs=3, type=positive_float, metavar=ZYX, help="of the points")
+    add_zyx_um(parser, "--voxel-um", "of the points")
     parser.add_argument(
         "--mask",
         metavar="FILE",
         help="label volume: cells lie in its voxels above 0; default: a box around all",
     )
-    parser.add_argument(
-        "--labels-voxel-um",
-        nargs=3,
-        type=positive_float,
-        metavar=ZYX,
-        help="of TO and mask, where not stated",
-    )
+    add_zyx_um(parser, "--labels-voxel-um", "of TO and mask, where not stated")
     parser.add_argument("--radii-um", nargs="+", type=positive_float, metavar="R", help="default: 20 steps")
     parser.add_argument(
         "--null", choices=["shift", "shuffle"], default="shift",

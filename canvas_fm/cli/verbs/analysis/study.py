@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from canvas_fm.cli.parser import Parser, Verbs, add_json, add_verb, add_workers
+from canvas_fm.cli.parser import Parser, Verbs, add_json, add_list, add_switch, add_verb, add_workers
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -33,13 +33,13 @@ def _fill(parser: Parser) -> None:
     parser.add_argument(
         "--data", metavar="DIR", help="folder that relative paths start from; default: that of the file"
     )
-    parser.add_argument("--only", nargs="+", default=[], metavar="STEP", help="only these steps")
+    add_list(parser, "--only", "STEP", "only these steps")
     parser.add_argument("--from", dest="start", metavar="STEP", help="this step and those after it")
-    parser.add_argument("--brains", nargs="+", default=[], metavar="NAME", help="only these brains")
-    parser.add_argument(
+    add_list(parser, "--brains", "NAME", "only these brains")
+    add_switch(
+        parser,
         "--dry-run",
-        action="store_true",
-        help="run nothing: say what would run and why, minutes and bytes, measured in a box of one brain",
+        "run nothing: say what would run and why, minutes and bytes, measured in a box of one brain",
     )
     add_workers(parser)
     add_json(parser)

@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from canvas_fm.cli.open_volumes import add_companion, open_companions
-from canvas_fm.cli.parser import Parser, Verbs, add_json, add_verb, add_volume_flags, add_workers
+from canvas_fm.cli.parser import Parser, Verbs, add_json, add_switch, add_verb, add_volume_flags, add_workers
 
 if TYPE_CHECKING:
     from canvas_fm.data.volume.volume import Volume
@@ -50,13 +50,9 @@ def _fill_detect(detect: Parser) -> None:
         "p_cell, as `refine apply` writes it",
     )
     detect.add_argument("--encoder", metavar="MODEL", help="the refiner's encoder, where it is not shipped")
-    detect.add_argument(
-        "--cells-only", action="store_true", help="write only detections at or above the refiner's threshold"
-    )
+    add_switch(detect, "--cells-only", "write only detections at or above the refiner's threshold")
     add_workers(detect)
-    detect.add_argument(
-        "--dry-run", action="store_true", help="only say how many tiles, minutes and bytes it would take"
-    )
+    add_switch(detect, "--dry-run", "only say how many tiles, minutes and bytes it would take")
     detect.add_options("options", DetectOptions)
     detect.add_options("log", LogOptions, only=["sigma_um"])
     add_json(detect)

@@ -10,6 +10,7 @@ from canvas_fm.cli.parser import (
     Parser,
     Verbs,
     add_json,
+    add_switch,
     add_verb,
     add_volume_flags,
     add_workers,
@@ -67,7 +68,7 @@ def _fill_embed(embed: Parser) -> None:
 def _fill_export(export: Parser) -> None:
     export.add_argument("embeddings", metavar="X.emb.zarr")
     export.add_argument("out", metavar="OUT", help="its ending chooses: .npz, .parquet or .h5ad (AnnData)")
-    export.add_argument("--overwrite", action="store_true", help="replace OUT where it is there already")
+    add_switch(export, "--overwrite", "replace OUT where it is there already")
     add_json(export)
 
 

@@ -6,7 +6,16 @@ import argparse
 from typing import Any
 
 from canvas_fm.cli.open_volumes import add_companion, open_companions, open_volumes
-from canvas_fm.cli.parser import Parser, Verbs, add_group, add_json, add_verb, add_volume_flags, add_workers
+from canvas_fm.cli.parser import (
+    Parser,
+    Verbs,
+    add_group,
+    add_json,
+    add_switch,
+    add_verb,
+    add_volume_flags,
+    add_workers,
+)
 from canvas_fm.cli.verbs.cells.labels import add_labelled
 from canvas_fm.errors import CanvasError
 
@@ -52,7 +61,7 @@ def _fill_fit(fit: Parser) -> None:
     add_labelled(fit)
     add_companion(fit, "--background", "the second channels of a detector that takes one", several=True)
     fit.add_argument("--out", required=True, metavar="REFINER", help="folder to write")
-    fit.add_argument("--overwrite", action="store_true", help="replace OUT where it is there already")
+    add_switch(fit, "--overwrite", "replace OUT where it is there already")
     fit.add_argument(
         "--features", metavar="DIR", help="folder in which features are kept for the next fit on them"
     )
@@ -83,11 +92,7 @@ def _fill_apply(apply: Parser) -> None:
     apply.add_argument("--encoder", metavar="MODEL", help="the refiner's encoder, where it is not shipped")
     apply.add_argument("--detector", metavar="MODEL", help="the refiner's detector, where it is not shipped")
     add_companion(apply, "--background", "second channel of a detector that takes one")
-    apply.add_argument(
-        "--cells-only",
-        action="store_true",
-        help="write only the candidates at or above the refiner's threshold",
-    )
+    add_switch(apply, "--cells-only", "write only the candidates at or above the refiner's threshold")
     apply.add_argument(
         "--count-by", metavar="COLUMN", help="also count cells by the values of this column, with intervals"
     )

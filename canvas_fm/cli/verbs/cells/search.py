@@ -6,7 +6,7 @@ import argparse
 import logging
 from typing import TYPE_CHECKING, Any
 
-from canvas_fm.cli.parser import Parser, Verbs, add_json, add_verb, positive_int
+from canvas_fm.cli.parser import Parser, Verbs, add_json, add_switch, add_verb, positive_int
 
 if TYPE_CHECKING:
     from canvas_fm.inference.search.hits import Hits
@@ -78,9 +78,7 @@ def _fill_search(search: Parser) -> None:
         help="whose vectors a bare .npy holds, compared with the index's",
     )
     search.add_argument("--out", metavar="FILE", help="write the hits as .csv or .parquet, all columns")
-    search.add_argument(
-        "--verify", action="store_true", help="compare every byte of the index with its checksums first"
-    )
+    add_switch(search, "--verify", "compare every byte of the index with its checksums first")
     add_json(search)
 
 

@@ -9,9 +9,10 @@ from canvas_fm.cli.parser import (
     Parser,
     Verbs,
     add_json,
+    add_switch,
     add_verb,
     add_volume_flags,
-    positive_float,
+    add_zyx_um,
     positive_int,
 )
 
@@ -69,7 +70,7 @@ def run_list(args: argparse.Namespace) -> None:
 
 def _fill_info(info: Parser) -> None:
     info.add_argument("path", metavar="PATH", help="any artefact, or the name of a shipped model")
-    info.add_argument("--all", action="store_true", help="everything that is known of it, as with --json")
+    add_switch(info, "--all", "everything that is known of it, as with --json")
     add_json(info)
     add_volume_flags(info)
 
@@ -89,23 +90,17 @@ def add_synthetic(parser: Parser, shape_zyx: tuple[int, int, int]) -> None:
 def _fill_phantom(phantom: Parser) -> None:
     phantom.add_argument("out", metavar="OUT", help="folder to write")
     add_synthetic(phantom, (64, 192, 192))
-    phantom.add_argument(
-        "--voxel-um",
-        nargs=3,
-        type=positive_float,
-        metavar=ZYX,
-        help="voxel size in micrometres; default 4.0 1.8 1.8",
-    )
+    add_zyx_um(phantom, "--voxel-um", "voxel size in micrometres; default 4.0 1.8 1.8")
     phantom.add_argument(
         "--no-stripes", dest="stripes", action="store_false", help="leave the light sheet's stripes out"
     )
     phantom.add_argument(
         "--no-shading", dest="shading", action="store_false", help="leave uneven illumination out"
     )
-    phantom.add_argument(
+    add_switch(
+        phantom,
         "--regions",
-        action="store_true",
-        help="OUT/regions.zarr too, a label volume of synthetic regions, and their names in OUT/regions.csv",
+        "OUT/regions.zarr too, a label volume of synthetic regions, and their names in OUT/regions.csv",
     )
     phantom.add_argument(
         "--randomise",
@@ -116,15 +111,13 @@ def _fill_phantom(phantom: Parser) -> None:
         "voxel size is drawn too unless --voxel-um is given",
     )
     phantom.add_argument("--kind", choices=["nuclei", "somata"], help="of --randomise; default drawn")
-    phantom.add_argument(
+    add_switch(
+        phantom,
         "--autofluorescence",
-        action="store_true",
-        help="of --randomise: bodies that look like cells and are none, and background.zarr, a channel that "
+        "of --randomise: bodies that look like cells and are none, and background.zarr, a channel that "
         "shows them and hardly the cells",
     )
-    phantom.add_argument(
-        "--sheet", action="store_true", help="of --randomise: only OUT, a PNG with a slab of each"
-    )
+    add_switch(phantom, "--sheet", "of --randomise: only OUT, a PNG with a slab of each")
     add_json(phantom)
 
 

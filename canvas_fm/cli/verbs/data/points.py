@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from canvas_fm.cli.parser import ZYX, Parser, Verbs, add_group, add_json, add_verb, positive_float
+from canvas_fm.cli.parser import ZYX, Parser, Verbs, add_group, add_json, add_verb, add_zyx_um
 
 # The same as FORMATS of canvas_fm.data.points.formats.formats, which is not imported before a verb runs: a
 # test compares them.
@@ -42,12 +42,10 @@ def _fill_convert(convert: Parser) -> None:
         metavar=ZYX,
         help="where IN's first voxel lies in the whole brain; added to every position",
     )
-    convert.add_argument(
+    add_zyx_um(
+        convert,
         "--voxel-um",
-        nargs=3,
-        type=positive_float,
-        metavar=ZYX,
-        help="the volume's voxel size in µm: needed by .nml and .json, and for positions in µm (Imaris, "
+        "the volume's voxel size in µm: needed by .nml and .json, and for positions in µm (Imaris, "
         "TrackMate)",
     )
     convert.add_argument("--columns", nargs=3, metavar=ZYX, help="IN's names of the columns z, y and x")

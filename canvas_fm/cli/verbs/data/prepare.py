@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from canvas_fm.cli.parser import Parser, Verbs, add_json, add_verb, add_workers
+from canvas_fm.cli.parser import Parser, Verbs, add_json, add_switch, add_verb, add_workers
 
 if TYPE_CHECKING:
     from canvas_fm.prepare.convert.convert import Conversion
@@ -79,11 +79,7 @@ def _fill(parser: Parser, also: tuple[str, ...]) -> None:
 
     parser.add_argument("source", metavar="SRC", help="what a microscope or another tool wrote")
     parser.add_argument("out", metavar="OUT.zarr", help="store to write")
-    parser.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="write nothing: say layout, bytes and minutes, measured on a few planes",
-    )
+    add_switch(parser, "--dry-run", "write nothing: say layout, bytes and minutes, measured on a few planes")
     _share_slabs(parser)
     corrections = (*_STRIPES, *_FLAT, "destripe")
     plain = [name for name in ConvertOptions.model_fields if name not in corrections]

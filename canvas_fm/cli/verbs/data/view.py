@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from canvas_fm.cli.parser import Parser, Verbs, add_json, add_verb, add_volume_flags
+from canvas_fm.cli.parser import Parser, Verbs, add_json, add_list, add_switch, add_verb, add_volume_flags
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -22,13 +22,9 @@ def add_verbs(verbs: Verbs) -> None:
 
 def _fill(view: Parser) -> None:
     view.add_argument("volumes", nargs="+", metavar="VOLUME", help="volumes, or one folder of --export")
-    view.add_argument(
-        "--points", nargs="+", default=[], metavar="CELLS.csv", help="points in voxels of the first volume"
-    )
-    view.add_argument("--labels", nargs="+", default=[], metavar="LABELS", help="label volumes")
-    view.add_argument(
-        "--heat-map", nargs="+", default=[], metavar="VOLUME", help="heat maps, drawn over the volumes"
-    )
+    add_list(view, "--points", "CELLS.csv", "points in voxels of the first volume")
+    add_list(view, "--labels", "LABELS", "label volumes")
+    add_list(view, "--heat-map", "VOLUME", "heat maps, drawn over the volumes")
     view.add_argument(
         "--color-by",
         metavar="COLUMN",
@@ -40,11 +36,9 @@ def _fill(view: Parser) -> None:
         metavar="ADDRESS",
         help="of --export: the Neuroglancer that the page opens; default: the public one",
     )
-    view.add_argument(
-        "--raw", action="store_true", help="of --export: chunks are not compressed (faster, larger)"
-    )
+    add_switch(view, "--raw", "of --export: chunks are not compressed (faster, larger)")
     view.add_argument("--port", type=int, default=0, metavar="PORT", help="default: a free one")
-    view.add_argument("--no-browser", action="store_true", help="print the address only")
+    add_switch(view, "--no-browser", "print the address only")
     add_volume_flags(view)
     add_json(view)
 

@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
-from canvas_fm.cli.parser import Parser, Verbs, add_json, add_roi, add_verb, add_volume_flags
+from canvas_fm.cli.parser import Parser, Verbs, add_json, add_roi, add_switch, add_verb, add_volume_flags
 
 if TYPE_CHECKING:
     from canvas_fm.heads.review.audit.estimate import Audit
@@ -33,12 +33,12 @@ def _fill(parser: Parser) -> None:
     parser.add_argument("cells", metavar="CELLS", help="the detections, in any format of points")
     parser.add_argument("--out", metavar="AUDIT.csv", help="draw the sample and write it here")
     parser.add_argument("--labels", metavar="AUDIT.csv", help="the answered table; prints the estimates")
-    parser.add_argument(
+    add_switch(
+        parser,
         "--page",
-        action="store_true",
-        help="with --labels: answer on a page of this machine, until Ctrl-C; then print the estimates",
+        "with --labels: answer on a page of this machine, until Ctrl-C; then print the estimates",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace --out where it is there already")
+    add_switch(parser, "--overwrite", "replace --out where it is there already")
     add_roi(parser, "boxes to audit")
     parser.add_options("audit", AuditOptions, title="the sample")
     add_json(parser)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from canvas_fm.cli.parser import Parser, Verbs, add_group, add_json, add_verb
+from canvas_fm.cli.parser import Parser, Verbs, add_group, add_json, add_switch, add_verb
 
 BOARD_HELP = "the leaderboard's folder, with benchmark.yaml"
 
@@ -35,7 +35,7 @@ def _fill_submission(parser: Parser) -> None:
 def _fill_submit(submit: Parser) -> None:
     _fill_submission(submit)
     submit.add_argument("--name", metavar="NAME", help="a-z, 0-9, '.', '_', '-'; default: the folder's name")
-    submit.add_argument("--overwrite", action="store_true", help="replace the submission of that name")
+    add_switch(submit, "--overwrite", "replace the submission of that name")
 
 
 def _fill_score(score: Parser) -> None:
@@ -44,11 +44,7 @@ def _fill_score(score: Parser) -> None:
         "--truth", required=True, metavar="TRUTH", help="folder with REGION.csv, outside BOARD"
     )
     score.add_argument("--only", metavar="NAME", help="one submission")
-    score.add_argument(
-        "--check",
-        action="store_true",
-        help="store nothing; fail where the stored scores do not come out again",
-    )
+    add_switch(score, "--check", "store nothing; fail where the stored scores do not come out again")
     add_json(score)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from canvas_fm.cli.parser import Parser, Verbs, add_group, add_json, add_verb, positive_int
+from canvas_fm.cli.parser import Parser, Verbs, add_group, add_json, add_switch, add_verb, positive_int
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -54,10 +54,10 @@ def _fill_fit(fit: Parser) -> None:
         help="correct each store's embeddings by all of its own first; default none",
     )
     fit.add_argument("--folds", type=positive_int, default=5, metavar="N", help="at most; default 5")
-    fit.add_argument(
+    add_switch(
+        fit,
         "--force-random-split",
-        action="store_true",
-        help="split one brain's cells at random; says nothing about another brain, and is marked",
+        "split one brain's cells at random; says nothing about another brain, and is marked",
     )
     fit.add_argument(
         "--curve",
@@ -71,7 +71,7 @@ def _fill_fit(fit: Parser) -> None:
         "--seeds", type=positive_int, default=5, metavar="N", help="draws of labels for each; default 5"
     )
     fit.add_argument("--seed", type=int, default=0, help="default 0")
-    fit.add_argument("--overwrite", action="store_true", help="replace PROBE where it is there already")
+    add_switch(fit, "--overwrite", "replace PROBE where it is there already")
     add_json(fit)
 
 

@@ -6,7 +6,7 @@ import argparse
 from typing import Any, get_args
 
 from canvas_fm.cli.open_volumes import add_companion, open_companions, open_volumes
-from canvas_fm.cli.parser import Parser, Verbs, add_json, add_verb, add_volume_flags, positive_int
+from canvas_fm.cli.parser import Parser, Verbs, add_json, add_list, add_verb, add_volume_flags, positive_int
 from canvas_fm.cli.verbs.cells.labels import add_labelled
 
 
@@ -53,12 +53,8 @@ def _fill_report(report: Parser) -> None:
         choices=get_args(Method),
         help="default: all but finetune that what is given allows",
     )
-    report.add_argument(
-        "--encoder", nargs="+", default=[], metavar="MODEL", help="one, or one a fold in their order"
-    )
-    report.add_argument(
-        "--detector", nargs="+", default=[], metavar="MODEL", help="one, or one a fold in their order"
-    )
+    add_list(report, "--encoder", "MODEL", "one, or one a fold in their order")
+    add_list(report, "--detector", "MODEL", "one, or one a fold in their order")
     add_companion(report, "--background", "the second channels of a detector that takes one", several=True)
     report.add_argument(
         "--fold",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from canvas_fm.cli.parser import ZYX, Parser, Verbs, add_json, add_roi, add_verb, positive_float
+from canvas_fm.cli.parser import Parser, Verbs, add_json, add_roi, add_verb, add_zyx_um, positive_float
 
 if TYPE_CHECKING:
     from canvas_fm.evaluation.detection.score import Score
@@ -47,12 +47,10 @@ def _fill_evaluate(parser: Parser) -> None:
     tolerance.add_argument(
         "--tolerance-um", type=positive_float, metavar="N", help="farthest match in micrometres"
     )
-    parser.add_argument(
+    add_zyx_um(
+        parser,
         "--voxel-um",
-        nargs=3,
-        type=positive_float,
-        metavar=ZYX,
-        help="voxel size in micrometres; needed for µm unless the volume or the files state it",
+        "voxel size in micrometres; needed for µm unless the volume or the files state it",
     )
     add_roi(parser, "boxes to score")
     parser.add_argument("--threshold", type=float, metavar="T", help="score only predictions at or above it")

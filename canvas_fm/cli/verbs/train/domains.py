@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import argparse
 
-from canvas_fm.cli.parser import Parser, Verbs, add_json, add_roi, add_verb, add_volume_flags, positive_int
+from canvas_fm.cli.parser import (
+    Parser,
+    Verbs,
+    add_json,
+    add_list,
+    add_roi,
+    add_switch,
+    add_verb,
+    add_volume_flags,
+    positive_int,
+)
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -25,10 +35,8 @@ def add_verbs(verbs: Verbs) -> None:
 
 def _fill_domains(domains: Parser) -> None:
     domains.add_argument("out", metavar="OUT", help="folder to write")
-    domains.add_argument("--volumes", nargs="+", default=[], metavar="VOLUME", help="labelled volumes")
-    domains.add_argument(
-        "--points", nargs="+", default=[], metavar="FILE", help="their cells, one file a volume, in order"
-    )
+    add_list(domains, "--volumes", "VOLUME", "labelled volumes")
+    add_list(domains, "--points", "FILE", "their cells, one file a volume, in order")
     add_roi(domains, "boxes in which all cells are labelled", several=True)
     domains.add_argument(
         "--tolerance-um",
@@ -38,12 +46,11 @@ def _fill_domains(domains: Parser) -> None:
         metavar="MARKER=N",
         help="farthest match in µm for the volumes of each marker",
     )
-    domains.add_argument(
+    add_list(
+        domains,
         "--pool-small",
-        nargs="+",
-        default=[],
-        metavar="NAME",
-        help="volumes with too few cells for a score of their own; they count in the pooled score alone",
+        "NAME",
+        "volumes with too few cells for a score of their own; they count in the pooled score alone",
     )
     domains.add_argument(
         "--detector",
@@ -67,14 +74,13 @@ def _fill_domains(domains: Parser) -> None:
         "--set", dest="overrides", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
         help="of --train: change the recipe",
     )  # fmt: skip
-    domains.add_argument(
-        "--never-train-on", nargs="+", default=[], metavar="NAME",
-        help="volumes only scored: no --train and no --cross-fit takes them",
-    )  # fmt: skip
-    domains.add_argument(
+    add_list(
+        domains, "--never-train-on", "NAME", "volumes only scored: no --train and no --cross-fit takes them"
+    )
+    add_switch(
+        domains,
         "--cross-fit",
-        action="store_true",
-        help="in place of the detectors' own thresholds take, for each domain, the one that is best on the "
+        "in place of the detectors' own thresholds take, for each domain, the one that is best on the "
         "other labelled volumes, each scored by a detector that did not see it",
     )
     domains.add_argument(
@@ -84,22 +90,20 @@ def _fill_domains(domains: Parser) -> None:
         metavar="N",
         help="how many of seeds 0 to 999; default 100",
     )
-    domains.add_argument(
+    add_switch(
+        domains,
         "--autofluorescence",
-        action="store_true",
-        help="phantoms with autofluorescent bodies that are no cells, and the background channel that shows "
+        "phantoms with autofluorescent bodies that are no cells, and the background channel that shows "
         "them, which detectors of two channels take",
     )
     domains.add_argument(
         "--only", nargs="+", metavar="GROUP", help="markers, `phantom nuclei`, `phantom somata`; default all"
     )
-    domains.add_argument(
-        "--test", nargs="+", default=[], metavar="NAME", help="test volumes: not opened without --final-test"
-    )
-    domains.add_argument(
+    add_list(domains, "--test", "NAME", "test volumes: not opened without --final-test")
+    add_switch(
+        domains,
         "--final-test",
-        action="store_true",
-        help="score the test volumes and phantoms 1000 to 1099 instead: once, when everything is chosen",
+        "score the test volumes and phantoms 1000 to 1099 instead: once, when everything is chosen",
     )
     add_json(domains)
     add_volume_flags(domains)

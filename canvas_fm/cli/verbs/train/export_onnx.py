@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from canvas_fm.cli.parser import Parser, Verbs, add_json, add_verb
+from canvas_fm.cli.parser import Parser, Verbs, add_json, add_switch, add_verb
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -25,7 +25,7 @@ def _fill_export_onnx(export: Parser) -> None:
         "model", metavar="MODEL", help="folder of an encoder or detector, or the name of a shipped one"
     )
     export.add_argument("out", metavar="OUT.onnx", help="file to write")
-    export.add_argument("--overwrite", action="store_true", help="replace OUT where it is there already")
+    add_switch(export, "--overwrite", "replace OUT where it is there already")
     add_json(export)
 
 

@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from canvas_fm.cli.open_volumes import add_companion, open_companions, open_volumes
-from canvas_fm.cli.parser import ZYX, Parser, Verbs, add_json, add_verb, add_volume_flags, positive_float
+from canvas_fm.cli.parser import (
+    Parser,
+    Verbs,
+    add_json,
+    add_list,
+    add_switch,
+    add_verb,
+    add_volume_flags,
+    add_zyx_um,
+)
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -70,12 +79,11 @@ def add_training_flags(verb: Parser) -> None:
     from canvas_fm.inference.options import DeviceOptions
 
     verb.add_argument("--out", required=True, metavar="RUN", help="folder of the run")
-    verb.add_argument(
+    add_list(
+        verb,
         "--held-out",
-        nargs="+",
-        default=[],
-        metavar="NAME|N",
-        help="volumes only evaluated on: their names, or how many to split off by the seed",
+        "NAME|N",
+        "volumes only evaluated on: their names, or how many to split off by the seed",
     )
     verb.add_argument(
         "--set",
@@ -86,20 +94,14 @@ def add_training_flags(verb: Parser) -> None:
         metavar="KEY=VALUE",
         help="change the recipe, for example training.steps=200",
     )
-    verb.add_argument("--resume", action="store_true", help="go on from RUN's last checkpoint")
+    add_switch(verb, "--resume", "go on from RUN's last checkpoint")
     verb.add_argument("--seed", type=int, help="instead of the recipe's")
     verb.add_options("where", DeviceOptions)
     sizes = verb.add_mutually_exclusive_group()
-    sizes.add_argument(
-        "--resample",
-        nargs=3,
-        type=positive_float,
-        metavar=ZYX,
-        help="read every volume at this voxel size in micrometres, where theirs differ",
+    add_zyx_um(
+        sizes, "--resample", "read every volume at this voxel size in micrometres, where theirs differ"
     )
-    sizes.add_argument(
-        "--ignore-voxel-size", action="store_true", help="mix volumes whose voxel sizes differ as they are"
-    )
+    add_switch(sizes, "--ignore-voxel-size", "mix volumes whose voxel sizes differ as they are")
     add_json(verb)
     add_volume_flags(verb)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from canvas_fm.cli.open_volumes import add_companion, open_companions, open_volumes
-from canvas_fm.cli.parser import Parser, Verbs, add_roi, add_verb
+from canvas_fm.cli.parser import Parser, Verbs, add_list, add_roi, add_verb
 from canvas_fm.cli.verbs.train.pretrain import (
     add_training_flags,
     advise_resume,
@@ -30,13 +30,10 @@ def add_verbs(verbs: Verbs) -> None:
 
 def _fill_train_detector(train: Parser) -> None:
     train.add_argument("recipe", metavar="RECIPE", help="a YAML file, or the name of a shipped recipe")
-    train.add_argument(
-        "--volumes", nargs="+", default=[], metavar="VOLUME",
-        help="one or more volumes; none where the recipe trains on phantoms alone",
-    )  # fmt: skip
-    train.add_argument(
-        "--points", nargs="+", default=[], metavar="FILE", help="their cells, one file a volume, in order"
+    add_list(
+        train, "--volumes", "VOLUME", "one or more volumes; none where the recipe trains on phantoms alone"
     )
+    add_list(train, "--points", "FILE", "their cells, one file a volume, in order")
     add_roi(train, "boxes in which all cells are labelled", several=True, note="default: everywhere")
     add_companion(train, "--masks", "their masks, for target.kind masks", several=True)
     add_companion(train, "--background", "their second channel, for model.channels 2", several=True)
