@@ -74,7 +74,7 @@ def build_parser(verb: str | None = None) -> Parser:
         epilog="A MODEL is a folder, else the name of a shipped model, hf://owner/name or "
         "https://host/model.zip#sha256=HEX; a RECIPE is a file, else a "
         "shipped name: `canvas-fm list` has them. `canvas-fm VERB --help` tells the rest; `canvas-fm demo` "
-        "shows everything on a synthetic brain.",
+        "counts the cells of two real samples, to begin with.",
     )
     parser.add_argument("-V", "--version", action="version", version=f"canvas-fm {__version__}")
     parser.add_argument(

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from canvas_fm.data.volume.volume import Volume
 
+_WORDS = 60  # characters of a text that is a sentence and gets a line of its own
+
 
 def report_bad_chunks(volumes: list[Volume]) -> dict[str, list[str]]:
     """Report every skipped chunk on stderr; the result carries the same list."""
@@ -46,8 +48,12 @@ def print_result(
 
 
 def _lines(value: Any) -> list[str]:
-    """A value as text: a list of dictionaries as one line each, deeper nesting as JSON."""
+    """A value as text: lists of dictionaries and of sentences as one line each, deeper nesting as JSON."""
     if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+        return [_plain(item) for item in value]
+    if isinstance(value, list | tuple) and any(
+        isinstance(item, str) and len(item) > _WORDS for item in value
+    ):
         return [_plain(item) for item in value]
     if isinstance(value, dict) and any(map(_is_nested, value.values())):
         return ["see --json"]

@@ -111,7 +111,7 @@ def test_a_brain_of_other_voxels_is_counted_with_resample(tmp_path, capsys):
 
 def test_what_limits_a_count_is_a_warning(counted, caplog, monkeypatch):
     """The notes that `refine apply` writes beside the refined cells, for each brain."""
-    monkeypatch.setattr("canvas_fm.heads.refine.counts.cell_count._cut", lambda *_: ["cut at 0.5"])
+    monkeypatch.setattr("canvas_fm.heads.refine.counts.cell_count._doubts", lambda *_: ["few labels"])
     words = [
         "count",
         "sample:microglia",
@@ -121,4 +121,4 @@ def test_what_limits_a_count_is_a_warning(counted, caplog, monkeypatch):
         "refiner-microglia",
     ]
     assert main([*words, "--out", str(counted / "noted.csv")]) == 0
-    assert "microglia: cut at 0.5" in caplog.text
+    assert "microglia: few labels" in caplog.text

@@ -147,7 +147,8 @@ def write_rows(file: io.TextIOBase, table: Mapping[str, np.ndarray], delimiter: 
         if text is not None:
             file.write(text.decode())
         else:
-            writer.writerows(zip(*(_plain(values).tolist() for values in block), strict=True))
+            texts = [_plain(values, blank=place > 0) for place, values in enumerate(block)]
+            writer.writerows(zip(*texts, strict=True))
 
 
 def check_names(path: Path, table: Mapping[str, np.ndarray]) -> None:
@@ -222,13 +223,16 @@ def _one_line(text: object) -> str:
     return " ".join(str(text).split())
 
 
-def _plain(values: np.ndarray) -> np.ndarray:
-    """Values for CSV: booleans as 0 and 1, float32 in its own shortest decimals."""
+def _plain(values: np.ndarray, *, blank: bool) -> list[Any]:
+    """Values for CSV: booleans as 0 and 1, float32 in its shortest decimals, NaN `blank` or not."""
     if values.dtype == np.bool_:
-        return values.astype(np.uint8)
-    if values.dtype == np.float32:
-        return values.astype(np.str_)
-    return values
+        return list(values.astype(np.uint8).tolist())
+    listed = (values.astype(np.str_) if values.dtype == np.float32 else values).tolist()
+    if blank and values.dtype.kind == "f":
+        return [
+            "" if missing else one for one, missing in zip(listed, np.isnan(values).tolist(), strict=True)
+        ]
+    return list(listed)
 
 
 def _pyarrow(path: Path) -> tuple[Any, Any]:

@@ -60,10 +60,13 @@ def unfamiliar_volume_warnings(job: DetectionJob, points: Points) -> list[str]:
     if not known:
         return seen
     mm3 = job.region.voxels * float(np.prod(job.voxel_um)) * 1e-9
-    look = volume_statistics(job.volumes[0], points.columns["score"], job.threshold, mm3)
+    own = detector.config.threshold  # known ranges are of detections at it, not of a lower one's candidates
+    look = volume_statistics(job.volumes[0], points.columns["score"], max(own, job.threshold), mm3)
     odd = []
     for name, value in look.items():
         low, high = known.get(name, (0.0, np.inf))
+        if job.threshold > own and name != "contrast":  # what scores less is not among the rows
+            low, high = 0.0, high if name == "cells_mm3" else np.inf
         if not low / _SLACK <= value <= high * _SLACK:
             odd.append(f"{_MEANS[name].format(value=value)}, where {low:.3g} to {high:.3g} were seen")
     if not odd:

@@ -191,16 +191,20 @@ def group_rows(path: Path) -> dict[str, Any]:
     rows = text_rows(path)
     if not rows or "q_value" not in rows[0]:
         raise CanvasError(f"{path} is no table of groups; give one that canvas-fm groups wrote")
-    order = sorted(rows, key=lambda row: float(row["p_value"]))
+    order = sorted(rows, key=lambda row: float(row["p_value"] or "inf"))
     shown = [
-        {key: f"{float(row[key]):.2g}" for key in ("p_value", "q_value")}
+        {key: f"{float(row[key]):.2g}" if row[key] else "" for key in ("p_value", "q_value")}
         | {key.removeprefix("log2_"): f"{2 ** float(row[key]):.2f}" for key in _FOLDS}
         | {key: f"{float(row[key]):,.0f}" if row.get(key) else "" for key in _DENSITIES}
         | {"name": row["name"], "pair": f"{row['second']} over {row['first']}"}
-        | {"differs": float(row["q_value"]) < _Q}
+        | {"differs": float(row["q_value"] or "inf") < _Q}
         for row in order[:_ROWS]
     ]
-    return {"rows": shown, "tested": len(rows), "found": sum(float(row["q_value"]) < _Q for row in rows)}
+    return {
+        "rows": shown,
+        "tested": len(rows),
+        "found": sum(float(row["q_value"] or "inf") < _Q for row in rows),
+    }
 
 
 def _positions(path: str | Path, atlas: Atlas) -> Any:

@@ -22,11 +22,11 @@ def noise(spread: float = 3.0) -> Volume:
     return Volume.from_array(np.rint(voxels).astype(np.uint16), voxel_um=VOXEL_UM, name="new brain")
 
 
-def detector(folder, looks):
+def detector(folder, looks, threshold=0.2):
     torch.manual_seed(0)
     net = HeatMapNet(ConvMixerConfig(dim=8, depth=1, kernel_zyx=(3, 3, 3)), prior=0.3)
     save_detector(
-        folder, net, voxel_um=VOXEL_UM, threshold=0.2, min_distance_um=8.0,
+        folder, net, voxel_um=VOXEL_UM, threshold=threshold, min_distance_um=8.0,
         window_rule=WindowRule("median", 0, 8), provenance={"looks": looks},
     )  # fmt: skip
     return load(folder, kind="detector")
@@ -52,6 +52,18 @@ def test_it_warns_of_the_unlike_and_of_nothing_else(tmp_path, caplog):
     assert "new brain looks unlike what b was calibrated on: its 99.9th percentile" in record.message
     assert "5 to 9 were seen" in record.message
     assert "--threshold" in record.message
+
+
+def test_candidates_below_the_threshold_are_no_sign_of_another_volume(tmp_path, caplog):
+    volume = noise()
+    scores = detect(detector(tmp_path / "a", {}), volume, threshold=0.01, show=False).columns["score"]
+    own = float(np.quantile(scores, 0.9))
+    seen = (scores >= own).sum() / (np.prod(volume.shape_zyx) * np.prod(VOXEL_UM) * 1e-9)
+    net = detector(tmp_path / "b", {"cells_mm3": [seen, seen]}, own)
+    with caplog.at_level(logging.WARNING):
+        detect(net, volume, threshold=0.01, show=False)  # ten times as many rows
+        detect(net, volume, threshold=float(scores.max()), show=False)  # a fraction of them
+    assert not caplog.records
 
 
 def test_a_detector_that_knows_no_looks_is_silent(tmp_path, caplog):

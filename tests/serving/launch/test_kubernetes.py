@@ -1,6 +1,7 @@
 """The manifest for Kubernetes: valid by its schemas, command understood, probes open, labels that fit."""
 
 import copy
+import re
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,8 @@ import yaml
 from canvas_fm.cli import build_parser
 from serving.middleware.auth import OPEN_PATHS
 
-DEPLOYMENT, SERVICE = yaml.safe_load_all(
-    (Path(__file__).parents[3] / "deploy" / "kubernetes.yaml").read_text(encoding="utf-8")
-)
+ROOT = Path(__file__).parents[3]
+DEPLOYMENT, SERVICE = yaml.safe_load_all((ROOT / "deploy" / "kubernetes.yaml").read_text(encoding="utf-8"))
 POD = DEPLOYMENT["spec"]["template"]["spec"]
 (CONTAINER,) = POD["containers"]
 
@@ -38,6 +38,22 @@ def test_what_is_mounted_is_a_volume_and_labels_fit():
         assert {mount["name"] for mount in container["volumeMounts"]} <= volumes
     labels = DEPLOYMENT["spec"]["template"]["metadata"]["labels"]
     assert labels == DEPLOYMENT["spec"]["selector"]["matchLabels"] == SERVICE["spec"]["selector"]
+
+
+def test_the_kustomization_of_the_page_changes_what_it_says():
+    """Its image is the manifest's, and its patch replaces the model of the command."""
+    page = (ROOT / "docs" / "how-to" / "serve.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```yaml\n(resources:.*?)```", page, re.S)
+    made = yaml.safe_load(block)
+    assert made["resources"] == ["kubernetes.yaml"]
+    (image,), (patch,) = made["images"], made["patches"]
+    assert CONTAINER["image"].partition(":")[0] == image["name"]
+    assert patch["target"] == {"kind": DEPLOYMENT["kind"], "name": DEPLOYMENT["metadata"]["name"]}
+    (change,) = yaml.safe_load(patch["patch"])
+    part = DEPLOYMENT
+    for key in change["path"].strip("/").split("/"):
+        part = part[int(key) if isinstance(part, list) else key]
+    assert (change["op"], part) == ("replace", "base-2")
 
 
 @pytest.mark.parametrize("version", ["1.31", "1.37"])

@@ -51,10 +51,10 @@ def _fill(parser: Parser) -> None:
     add_json(parser)
 
 
-def add_atlas_flags(parser: Parser) -> None:
+def add_atlas_flags(parser: Parser, voxel_um: str = "the points' voxel size in µm") -> None:
     """Flags for an atlas and the way there, the same on every verb that takes one."""
     group = parser.add_argument_group("the atlas, and the way there")
-    add_zyx_um(group, "--voxel-um", "the points' voxel size in µm")
+    add_zyx_um(group, "--voxel-um", voxel_um)
     group.add_argument("--table", metavar="FILE", help="names of the labels: .csv or .json with id and name")
     add_zyx_um(group, "--atlas-voxel-um", "where the atlas does not state it")
     group.add_argument(

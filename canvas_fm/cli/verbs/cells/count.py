@@ -22,7 +22,7 @@ def add_verbs(verbs: Verbs) -> None:
     )
 
 
-_DETECTION = ("device", "precision", "tile_zyx", "resample", "ignore_voxel_size")
+_DETECTION = ("threshold", "device", "precision", "tile_zyx", "resample", "ignore_voxel_size")
 
 
 def _fill(parser: Parser) -> None:
@@ -37,7 +37,7 @@ def _fill(parser: Parser) -> None:
     parser.add_argument("--out", required=True, metavar="COUNTS.csv", help="table to write")
     parser.add_argument("--figure", metavar="FIG.png", help="counts with their intervals")
     parser.add_options("options", DetectOptions, only=_DETECTION)
-    add_atlas_flags(parser)
+    add_atlas_flags(parser, voxel_um="voxel size in µm, where the volumes do not state it")
     add_json(parser)
     add_volume_flags(parser, omit=["voxel_um"])  # which is a flag of the atlas already
 
@@ -71,6 +71,8 @@ def run_count(args: argparse.Namespace) -> None:
         **args.options.explicit,
     )
     result: dict[str, Any] = {"written": args.out, "rows": len(table["brain"])}
+    if args.figure is not None:
+        result["figure"] = args.figure
     if atlas is None:
         result["cells"] = dict(zip(table["brain"].tolist(), table["count"].tolist(), strict=True))
         ends = zip(table["count_low"].tolist(), table["count_high"].tolist(), strict=True)

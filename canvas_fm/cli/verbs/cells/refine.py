@@ -205,6 +205,9 @@ def _apply_faults(args: argparse.Namespace) -> list[str]:
     return []
 
 
+_HELD_OUT = {"random": "candidate", "brains": "brain", "regions": "region"}
+
+
 def _for_people(report: dict[str, Any]) -> dict[str, Any]:
     """The report's pooled cross-validated figures."""
     figures = report["cross_validation"]
@@ -216,7 +219,8 @@ def _for_people(report: dict[str, Any]) -> dict[str, Any]:
         f"{report['skipped']} skipped",
         "columns": report["columns_used"],
         "threshold": report["threshold"],
-        "cross-validated": f"each {figures['split']} held out once, in {figures['folds']} folds",
+        "cross-validated": f"each {_HELD_OUT.get(figures['split'], figures['split'])} held out once, in "
+        f"{figures['folds']} folds",
     }
     for name, of in {"all": pooled, **figures["brains"]}.items():
         lines[name] = _in_words(of)

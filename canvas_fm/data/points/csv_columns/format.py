@@ -30,12 +30,17 @@ class Texts(NamedTuple):
 
 
 def format_rows(columns: Sequence[np.ndarray], delimiter: bytes) -> bytes | None:
-    """Rows of a table as `csv.writer` would write them; None where a text would have to be quoted."""
+    """Rows of a table as `csv.writer` would write them; None where a text would have to be quoted.
+
+    NaN is a blank, as spreadsheets have it; in the first column it is written out, so that no row is empty.
+    """
     parts = []
-    for values in columns:
+    for place, values in enumerate(columns):
         texts = _formatted(values) or _one_by_one(values, delimiter, alone=len(columns) == 1)
         if texts is None:
             return None
+        if place and values.dtype.kind == "f":
+            texts.used[np.isnan(values)] = False
         parts.append(texts)
     widths = [texts.bytes.shape[1] + 1 for texts in parts]
     rows, at = np.empty((len(columns[0]), sum(widths)), np.uint8), 0

@@ -85,26 +85,25 @@ def count_cells(
         count = among
     else:
         count = expected_count(p_cell, refiner.count_spread_, known)
-    notes = [*_cut(points, known), *_doubts(refiner), *_seen(refiner, points, volume)]
-    if known is None:
+    notes = [*_doubts(refiner), *_seen(refiner, points, volume)]
+    if known is None:  # else what is not among the candidates is in the count
+        notes = [*_cut(points), *notes]
         notes.append(
             "cells without a candidate are not counted, since it is not known how many there are; look for "
-            "some cells by eye and give how many of them have a candidate: --recall FOUND CELLS"
+            "some cells by eye and give how many of them have a candidate: "
+            "`canvas-fm refine apply --recall FOUND CELLS`"
         )
     return CellCount("candidates" if known is None else "cells", count, among, known, tuple(notes))
 
 
-def _cut(points: Points, known: Recall | None) -> list[str]:
-    """A sentence for candidates that a detector cut at its own threshold."""
+def _cut(points: Points) -> list[str]:
+    """A sentence for candidates of unknown recall that a detector cut at its own threshold."""
     threshold, own = threshold_of(points), _own_threshold(points)
     if threshold is None or own is None or threshold < own * 0.98:
         return []
-    rest = "detect with a lower --threshold for candidates to refine"
-    if known is not None:
-        rest = f"they are in the count by the recall of {known.value:.3f} on {known.brains} held-out brains"
     return [
         f"the candidates were cut at {threshold:g}, the detector's own threshold ({own:g}) or above: cells "
-        f"that score lower are not among them; {rest}"
+        "that score lower are not among them; detect with a lower --threshold for candidates to refine"
     ]
 
 

@@ -95,7 +95,7 @@ def test_rows_are_those_of_pythons_csv_writer(kind):
     columns = [VALUES[kind], VALUES[kind][::-1]]
     wanted = io.StringIO()
     csv.writer(wanted, lineterminator="\n").writerows(
-        zip(*(_plain(c).tolist() for c in columns), strict=True)
+        zip(*(_plain(c, blank=place > 0) for place, c in enumerate(columns)), strict=True)
     )
     text = format_rows(columns, b",")
     if text is None:
@@ -111,6 +111,22 @@ def test_a_table_comes_back_in_many_blocks_as_it_was_written(tmp_path, monkeypat
     back = read_csv(tmp_path / "t.csv")[0]
     for name, values in table.items():
         np.testing.assert_array_equal(back[name].astype(values.dtype), values, err_msg=name)
+
+
+def test_nan_is_a_blank_that_comes_back_and_no_row_is_empty(tmp_path):
+    nan, half = np.full(3, np.nan), np.array([np.nan, 0.5, np.nan], np.float32)
+    table = {"first": nan, "none": nan, "half": half, "name": np.array(["a, b", "", ""])}
+    for names in (list(table), list(table)[:3]):  # one text that is quoted, and none
+        write_csv(tmp_path / "t.csv", {name: table[name] for name in names}, {})
+        lines = (tmp_path / "t.csv").read_text().splitlines()
+        assert [line.split(",")[:3] for line in lines[1:]] == [
+            ["nan", "", ""],
+            ["nan", "", "0.5"],
+            ["nan", "", ""],
+        ]
+        back = read_csv(tmp_path / "t.csv")[0]
+        for name in names[:3]:
+            np.testing.assert_array_equal(back[name], table[name], err_msg=name)
 
 
 def test_a_row_of_another_length_is_named_in_a_later_block(tmp_path, monkeypatch):

@@ -120,9 +120,11 @@ def test_it_is_of_all_cells_where_recall_is_recorded_and_of_candidates_elsewhere
 
 def test_candidates_cut_at_the_detectors_own_threshold_are_noticed(refiner):
     p = np.full(10, 0.9)
-    cut = count_cells(refiner, candidates(10, threshold="0.2", operating_threshold="0.2"), p)
-    assert "cut at 0.2, the detector's own threshold" in cut.notes[0]
-    assert "on 2 held-out brains" in cut.notes[0]
+    cut = count_cells(refiner, candidates(10, threshold="0.3", operating_threshold="0.3"), p)
+    assert "cut at 0.3, the detector's own threshold" in cut.notes[0]
+    corrected = count_cells(refiner, candidates(10, threshold="0.2", operating_threshold="0.2"), p)
+    assert corrected.of == "cells"
+    assert not any("were cut" in note for note in corrected.notes)
     low = count_cells(refiner, candidates(10, threshold="0.02", operating_threshold="0.2"), p)
     assert not any("own threshold" in note for note in low.notes)
 
