@@ -58,7 +58,7 @@ class Coexpression:
 
     def whole(self) -> dict[str, Any]:
         """The figures over all cells that lie in a region, for people and JSON."""
-        both, first, second = (float(one[-1]) for one in (self.both, self.cells_first, self.cells_second))
+        both, first, second = (float(sums[-1]) for sums in (self.both, self.cells_first, self.cells_second))
         return {
             "markers": f"{self.first.name} {self.second.name}",
             "cells": [first, second],
@@ -82,7 +82,7 @@ class Coexpression:
         """Columns of a row a region that holds cells of either marker."""
         rows = np.flatnonzero(self.cells_first + self.cells_second > 0)
         first, second, both = self.cells_first[rows], self.cells_second[rows], self.both[rows]
-        names = [(one.id, one.name) for one in tree.regions] if tree is not None else []
+        names = [(region.id, region.name) for region in tree.regions] if tree is not None else []
         names.append((0, "all regions" if names else "all"))
         low, high = _share_interval(both, first, self.variance[rows])
         table = {
@@ -128,7 +128,7 @@ def coexpress(
         raise CanvasError("co-expression is of two markers or more; give two files of cells")
     if draws < 19:
         raise CanvasError(f"{draws} draws allow no p-value under {1 / (1 + draws):.2g}; give 19 or more")
-    place = domain if domain is not None else Box.around(*(one.on_grid for one in populations))
+    place = domain if domain is not None else Box.around(*(population.on_grid for population in populations))
     random = np.random.default_rng(seed)
     return [
         _pair(first, second, tolerance_um, tree, place, draws, random, models)

@@ -121,8 +121,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _refusal(problem: Exception, args: argparse.Namespace) -> str | None:
     """What the operating system refused: permission, room, a folder where a file is due; None if nothing."""
     if isinstance(problem, MemoryError):
-        asked = " ".join(str(problem).split()) or "the system gave none"
-        return f"not enough memory ({asked}); {_less_memory(args)}"
+        reason = " ".join(str(problem).split()) or "the system gave none"
+        return f"not enough memory ({reason}); {_less_memory(args)}"
     if (cause := system_error(problem)) is None:
         return None
     if cause.filename is None and _is_printing(problem):

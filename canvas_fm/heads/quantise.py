@@ -154,7 +154,7 @@ def agreement(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "n d"], k: int) 
             cosine = x[first : first + _AT_ONCE] @ x.T
             cosine[np.arange(len(cosine)), np.arange(first, first + len(cosine))] = -np.inf  # itself
             neighbours.append(np.argpartition(-cosine, k - 1, axis=1)[:, :k])
-        shared += sum(len(np.intersect1d(one, other)) for one, other in zip(*neighbours, strict=True))
+        shared += sum(len(np.intersect1d(rows, other)) for rows, other in zip(*neighbours, strict=True))
     return shared / (k * len(a))
 
 

@@ -85,7 +85,7 @@ def count(
             )  # fmt: skip
             tables.append(_by_region(name, counted))
     keys = list(dict.fromkeys(key for table in tables for key in table))
-    table = {key: np.concatenate([one[key] for one in tables]) for key in keys}
+    table = {key: np.concatenate([part[key] for part in tables]) for key in keys}
     made_from = _models(detector, refiner) | _inputs(volumes, kept, atlas) | dict(about or {})
     write_table(out, table, made_from | {"settings": _settings(options, placing), "canvas_fm": __version__})
     if figure is not None:
@@ -184,8 +184,8 @@ def _bars(table: dict[str, np.ndarray]) -> tuple[list[str], np.ndarray]:
     total: dict[int, float] = {}
     for row in both:
         total[int(table["id"][row])] = total.get(int(table["id"][row]), 0) + float(table["own_count"][row])
-    largest = sorted(total, key=lambda one: -total[one])[:15]
+    largest = sorted(total, key=lambda region: -total[region])[:15]
     at = {(int(table["id"][row]), str(table["brain"][row])): int(row) for row in both}
     names = {int(table["id"][row]): str(table["acronym"][row]) for row in both}
-    rows = np.array([[at.get((one, brain), -1) for brain in brains] for one in largest])
-    return [names[one] for one in largest], rows
+    rows = np.array([[at.get((region, brain), -1) for brain in brains] for region in largest])
+    return [names[region] for region in largest], rows

@@ -148,7 +148,9 @@ class KeptFeatures:
 
 def _another(refiner: Refiner, detector: Detector) -> bool:
     """Whether the refiner's detector, where it has one, is not this."""
-    known = [one.sha256 for name, one in refiner.provenance_.items() if name in ("detector", "heat")]
+    known = [
+        provenance.sha256 for name, provenance in refiner.provenance_.items() if name in ("detector", "heat")
+    ]
     return detector.sha256 not in known
 
 

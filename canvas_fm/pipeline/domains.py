@@ -81,8 +81,8 @@ def score_domains(
         scores[name] = [
             DomainScore.of(
                 domain.name, domain.group, curves[domain.name],
-                [choose(domain.name) if choose else one.config.threshold
-                 for one in _unseen(domain, opened[name])],
+                [choose(domain.name) if choose else detector.config.threshold
+                 for detector in _unseen(domain, opened[name])],
                 pooled_only=domain.pooled_only,
             )
             for domain in domains

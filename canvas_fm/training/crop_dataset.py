@@ -175,20 +175,20 @@ class CropDataset(Dataset[Item]):
             raise CanvasError(
                 f"{len(points)} sets of points for {len(self.volumes)} volumes; give one for each"
             )
-        each = [one if isinstance(one, Points) else Points(one) for one in points]
+        each = [table if isinstance(table, Points) else Points(table) for table in points]
         starts = []
-        for volume, one, um in zip(self.volumes, each, self.resample_to, strict=True):
-            check_inside(one.zyx, volume.shape_zyx)
-            starts.append(_starts(one.zyx, volume, self.crop_zyx, um))
+        for volume, table, um in zip(self.volumes, each, self.resample_to, strict=True):
+            check_inside(table.zyx, volume.shape_zyx)
+            starts.append(_starts(table.zyx, volume, self.crop_zyx, um))
         if target is None:
             return starts, np.arange(sum(map(len, starts)))
-        for volume, one in zip(self.volumes, each, strict=True):
-            if target not in one.columns:
-                columns = ", ".join(one.columns) or "none"
+        for volume, table in zip(self.volumes, each, strict=True):
+            if target not in table.columns:
+                columns = ", ".join(table.columns) or "none"
                 raise CanvasError(
                     f"the points of {volume.name} have no column {target!r}; they have: {columns}"
                 )
-        return starts, np.concatenate([one.columns[target] for one in each])
+        return starts, np.concatenate([table.columns[target] for table in each])
 
     def _box(self, volume: Volume, um: ZyxUm | None) -> Zyx:
         return self.crop_zyx if um is None else Resampler(self.crop_zyx, volume.voxel_um, um).box_zyx

@@ -197,12 +197,12 @@ def describe_embeddings(path: str | Path) -> dict[str, Any]:
 
     embeddings = Embeddings.open(path)
     embeddings.verify()
-    rows, *one = embeddings.whole_shape
+    rows, *sizes = embeddings.whole_shape
     return {
         "kind": "embeddings",
         "path": str(path),
         "rows": rows,
-        "dim": one[0] if len(one) == 1 else one,
+        "dim": sizes[0] if len(sizes) == 1 else sizes,
         "volume": embeddings.volume,
         "marker": embeddings.marker,
         "voxel_um": list(embeddings.voxel_um),

@@ -21,15 +21,15 @@ def npy_of(embeddings: Embeddings) -> tuple[int, Iterator[bytes]]:
     sink = _Sink()
     np.lib.format.write_array_header_1_0(sink, about)
     header = sink.taken()
-    one = 4 * int(np.prod(embeddings.whole_shape[1:]))
-    step = max(1, _ROWS * 384 * 4 // one)
+    row_bytes = 4 * int(np.prod(embeddings.whole_shape[1:]))
+    step = max(1, _ROWS * 384 * 4 // row_bytes)
 
     def pieces() -> Iterator[bytes]:
         yield header
         for first in range(0, len(embeddings), step):
             yield embeddings.read(slice(first, first + step)).astype("<f4", copy=False).tobytes()
 
-    return len(header) + len(embeddings) * one, pieces()
+    return len(header) + len(embeddings) * row_bytes, pieces()
 
 
 def zip_of(folder: Path) -> Iterator[bytes]:

@@ -50,8 +50,8 @@ def region_heat_map(study: GroupStudy, comparison: Comparison, path: str | Path)
     axes = figure.subplots()
     most = max(float(np.abs(shown).max(initial=0)), 0.1)
     image = axes.imshow(shown, cmap="RdBu_r", vmin=-most, vmax=most, aspect="auto")
-    axes.set_yticks(range(len(at)), [study.acronyms[one] for one in at], fontsize=7)
-    names = [f"{study.brains[one]} ({study.groups[one]})" for one in order]
+    axes.set_yticks(range(len(at)), [study.acronyms[row] for row in at], fontsize=7)
+    names = [f"{study.brains[index]} ({study.groups[index]})" for index in order]
     axes.set_xticks(range(len(order)), names, rotation=90, fontsize=7)
     bar = figure.colorbar(image, shrink=0.8)
     bar.set_label("log2 density over the mean brain", fontsize=8)

@@ -48,7 +48,7 @@ class GroupStudy:
 
     def of(self, group: str) -> np.ndarray:
         """Mask of a group's brains."""
-        return np.array([one == group for one in self.groups])
+        return np.array([name == group for name in self.groups])
 
 
 def check_design(brains: Sequence[str], groups: Sequence[str]) -> None:
@@ -138,10 +138,10 @@ def _study(path: Path, rows: list[dict[str, str]], tables: Sequence[Table]) -> G
         tuple(row["brain"] for row in rows),
         tuple(row["group"] for row in rows),
         np.array(shared, np.int64),
-        tuple(tables[0][one][0] for one in shared),
-        tuple(tables[0][one][1] for one in shared),
-        np.array([[table[one][2] for one in shared] for table in tables], np.float64),
-        np.array([[table[one][3] for one in shared] for table in tables], np.float64),
+        tuple(tables[0][region][0] for region in shared),
+        tuple(tables[0][region][1] for region in shared),
+        np.array([[table[region][2] for region in shared] for table in tables], np.float64),
+        np.array([[table[region][3] for region in shared] for table in tables], np.float64),
     )
 
 
@@ -165,7 +165,7 @@ def _repeated(
         of_brain: list[Table] = []
         for name in names:
             chosen, side = (channel, name) if repeats == "hemisphere" else (name, hemisphere)
-            there = any(side == one and chosen in (None, of) for of, one in has)
+            there = any(side == half and chosen in (None, of) for of, half in has)
             of_brain.append(_regions(file, chosen, side, without_children) if there else {})
         parts.append(of_brain)
     if len(names) < 2 or any(not any(of_brain) for of_brain in parts):
@@ -176,7 +176,7 @@ def _repeated(
     study = _study(path, rows, [_sum(of_brain) for of_brain in parts])
     counts = np.array(
         [
-            [[table[int(one)][2:] if int(one) in table else (np.nan, np.nan) for one in study.ids]
+            [[table[int(region)][2:] if int(region) in table else (np.nan, np.nan) for region in study.ids]
              for table in of_brain]
             for of_brain in parts
         ]
@@ -188,9 +188,9 @@ def _sum(tables: Sequence[Table]) -> Table:
     """Counts and volumes of all measurements of a brain."""
     whole: dict[int, tuple[str, str, float, float]] = {}
     for table in tables:
-        for one, (name, acronym, count, volume) in table.items():
-            before = whole.get(one, (name, acronym, 0.0, 0.0))
-            whole[one] = (name, acronym, before[2] + count, before[3] + volume)
+        for region, (name, acronym, count, volume) in table.items():
+            before = whole.get(region, (name, acronym, 0.0, 0.0))
+            whole[region] = (name, acronym, before[2] + count, before[3] + volume)
     return whole
 
 
@@ -215,9 +215,9 @@ def _same_count_of(files: Sequence[RegionsFile], channel: str | None) -> None:
             if row.get("count_of") and channel in (None, row.get("channel", "")):
                 first.setdefault(row["count_of"], file.path)
     if len(first) > 1:
-        (one, at), (other, there) = list(first.items())[:2]
+        (kind, at), (other, there) = list(first.items())[:2]
         raise CanvasError(
-            f"{at} counts {one}, {there} counts {other}; such counts do not compare. Refine and count all "
+            f"{at} counts {kind}, {there} counts {other}; such counts do not compare. Refine and count all "
             "brains in the same way (canvas-fm refine apply, canvas-fm regions)"
         )
 
@@ -245,19 +245,21 @@ def _regions(file: RegionsFile, channel: str | None, hemisphere: str, without_ch
             "hemisphere", "both"
         ) == hemisphere:
             try:
-                one, counted, size = int(row["id"]), float(row[count]), float(row[volume])
+                region, counted, size = int(row["id"]), float(row[count]), float(row[volume])
             except ValueError as problem:
                 raise CanvasError(
                     f"{path}: {problem}; expected numbers in id, {count}, {volume}"
                 ) from problem
-            if one in by_id:
-                raise CanvasError(f"{path} has the region {one} twice; expected one row a region and channel")
+            if region in by_id:
+                raise CanvasError(
+                    f"{path} has the region {region} twice; expected one row a region and channel"
+                )
             if not (0 <= counted < np.inf and 0 <= size < np.inf):
                 raise CanvasError(
                     f"{path}: {row['name']} has {count} {counted:g} and {volume} {size:g}; expected numbers "
                     "from 0, as canvas-fm regions wrote them"
                 )
-            by_id[one] = (row["name"], row.get("acronym") or row["name"], counted, size)
+            by_id[region] = (row["name"], row.get("acronym") or row["name"], counted, size)
     if not by_id:
         raise CanvasError(f"{path} has no rows of the hemisphere {hemisphere}")
     return by_id

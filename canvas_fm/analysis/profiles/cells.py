@@ -41,15 +41,15 @@ class ProfileStudy:
     regions: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        check_design([one.brain for one in self.brains], [one.group for one in self.brains])
+        check_design([brain.brain for brain in self.brains], [brain.group for brain in self.brains])
 
     @property
     def groups(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(one.group for one in self.brains))
+        return tuple(dict.fromkeys(brain.group for brain in self.brains))
 
     def of(self, group: str) -> np.ndarray:
         """Mask of a group's brains."""
-        return np.array([one.group == group for one in self.brains])
+        return np.array([brain.group == group for brain in self.brains])
 
 
 def read_profile_study(
@@ -132,9 +132,9 @@ def normalised(study: ProfileStudy, control: str, components: int = COMPONENTS) 
     Source: Ando, McLean and Berndl 2017, doi:10.1101/161422, with medians in place of means and without the
     alignment of covariances, which a new population in one region would bend in all others.
     """
-    counts = np.stack([np.bincount(one.region, minlength=len(study.regions)) for one in study.brains])
+    counts = np.stack([np.bincount(brain.region, minlength=len(study.regions)) for brain in study.brains])
     usual = np.flatnonzero((counts >= _FEW).all(axis=0))
-    standard = [_standardised(one.vectors, one.region, usual) for one in study.brains]
+    standard = [_standardised(brain.vectors, brain.region, usual) for brain in study.brains]
     controls = [each for each, mine in zip(standard, study.of(control), strict=True) if mine]
     second_moments = np.mean([each.T @ each / len(each) for each in controls], axis=0, dtype=np.float64)
     values, axes = np.linalg.eigh(second_moments)
@@ -145,7 +145,7 @@ def normalised(study: ProfileStudy, control: str, components: int = COMPONENTS) 
 
 def _standardised(vectors: np.ndarray, region: np.ndarray, usual: np.ndarray) -> np.ndarray:
     """Rows in deviations of the typical region among those of index `usual`; without any, of all cells."""
-    masks = [region == one for one in usual] or [np.ones(len(region), bool)]
+    masks = [region == row for row in usual] or [np.ones(len(region), bool)]
     medians = np.stack([np.median(vectors[mask], axis=0) for mask in masks])
     pairs = zip(masks, medians, strict=True)
     spreads = np.stack([np.median(np.abs(vectors[mask] - median), axis=0) for mask, median in pairs])

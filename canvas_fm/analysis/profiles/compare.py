@@ -80,13 +80,13 @@ class ProfileComparison:
         count = len(measures)
         return {
             "region": np.tile(regions, count),
-            "measure": np.repeat(np.array([one[0] for one in measures]), len(at)),
+            "measure": np.repeat(np.array([measure[0] for measure in measures]), len(at)),
             "first": np.full(len(at) * count, self.first),
             "second": np.full(len(at) * count, self.second),
-            "value_first": np.concatenate([one[1] for one in measures]),
-            "value_second": np.concatenate([one[2] for one in measures]),
-            "p_value": np.concatenate([one[3] for one in measures]),
-            "q_value": np.concatenate([one[4] for one in measures]),
+            "value_first": np.concatenate([measure[1] for measure in measures]),
+            "value_second": np.concatenate([measure[2] for measure in measures]),
+            "p_value": np.concatenate([measure[3] for measure in measures]),
+            "q_value": np.concatenate([measure[4] for measure in measures]),
         }
 
 
@@ -109,7 +109,7 @@ def compare_profiles(
     a, b = study.of(first), study.of(second)
     vectors = normalised(study, first)
     regions = len(study.regions)
-    counts = np.stack([np.bincount(one.region, minlength=regions) for one in study.brains])
+    counts = np.stack([np.bincount(brain.region, minlength=regions) for brain in study.brains])
     tested = (counts[a | b] >= min_cells).all(axis=0)
     if not tested.any():
         raise CanvasError(
@@ -117,14 +117,14 @@ def compare_profiles(
             "or fewer cells with --min-cells"
         )
     cluster, to_centre = _clusters(vectors, clusters, seed)
-    share = np.stack([_shares(one.region, mine, regions, clusters)
-                      for one, mine in zip(study.brains, cluster, strict=True)])  # fmt: skip
+    share = np.stack([_shares(brain.region, mine, regions, clusters)
+                      for brain, mine in zip(study.brains, cluster, strict=True)])  # fmt: skip
     distance = _novelty_distances(vectors, np.flatnonzero(a), seed)
     limit = np.quantile(np.concatenate([distance[at] for at in np.flatnonzero(a)]), NOVEL)
-    novelty = np.stack([_shares(one.region, (mine > limit).astype(np.int64), regions, 2)[:, 1]
-                        for one, mine in zip(study.brains, distance, strict=True)])  # fmt: skip
-    means = np.stack([_region_means(one.region, each, regions)
-                      for one, each in zip(study.brains, vectors, strict=True)])  # fmt: skip
+    novelty = np.stack([_shares(brain.region, (mine > limit).astype(np.int64), regions, 2)[:, 1]
+                        for brain, mine in zip(study.brains, distance, strict=True)])  # fmt: skip
+    means = np.stack([_region_means(brain.region, each, regions)
+                      for brain, each in zip(study.brains, vectors, strict=True)])  # fmt: skip
     shift, shift_p = _mean_shift(means, a, b, tested, seed)
     return ProfileComparison(
         first, second, study, tested, shift, shift_p,
@@ -209,12 +209,12 @@ def _mean_shift(
         return np.linalg.norm(values[rest].mean(axis=0) - values[chosen].mean(axis=0), axis=1)
 
     if comb(len(at), n) <= _PERMUTATIONS:
-        draws = [np.array(one) for one in combinations(range(len(at)), n)]
+        draws = [np.array(draw) for draw in combinations(range(len(at)), n)]
     else:
         random = np.random.default_rng(seed)
         draws = [own, *(random.permutation(len(at))[:n] for _ in range(_PERMUTATIONS))]
     observed = distance(own)
-    reached = np.mean([distance(one) >= observed * (1 - 1e-9) for one in draws], axis=0)
+    reached = np.mean([distance(draw) >= observed * (1 - 1e-9) for draw in draws], axis=0)
     shift, p = np.full(len(tested), np.nan), np.full(len(tested), np.nan)
     shift[tested], p[tested] = observed, reached
     return shift, p

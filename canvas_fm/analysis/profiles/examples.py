@@ -19,21 +19,21 @@ def write_examples(comparison: ProfileComparison, path: str | Path) -> int:
     Novel cells are of the second group, of regions that are tested.
     """
     study = comparison.study
-    brain = np.concatenate([np.full(len(one.rows), at) for at, one in enumerate(study.brains)])
-    within = np.concatenate([np.arange(len(one.rows)) for one in study.brains])
-    region = np.concatenate([one.region for one in study.brains])
+    brain = np.concatenate([np.full(len(cells.rows), at) for at, cells in enumerate(study.brains)])
+    within = np.concatenate([np.arange(len(cells.rows)) for cells in study.brains])
+    region = np.concatenate([cells.region for cells in study.brains])
     cluster, to_centre = np.concatenate(comparison.cluster), np.concatenate(comparison.to_centre)
     distance = np.concatenate(comparison.distance)
     chosen: list[tuple[str, int]] = []
-    for one in range(comparison.share.shape[2]):
-        rows = np.flatnonzero(cluster == one)
-        chosen += [(f"cluster {one}", int(row)) for row in rows[np.argsort(to_centre[rows])[:PER_CLUSTER]]]
+    for number in range(comparison.share.shape[2]):
+        rows = np.flatnonzero(cluster == number)
+        chosen += [(f"cluster {number}", int(row)) for row in rows[np.argsort(to_centre[rows])[:PER_CLUSTER]]]
     treated = study.of(comparison.second)[brain]
     for at in np.flatnonzero(comparison.tested):
         rows = np.flatnonzero(treated & (region == at))
         chosen += [("novel", int(row)) for row in rows[np.argsort(-distance[rows])[:PER_REGION]]]
     kinds, picked = [kind for kind, _ in chosen], np.array([row for _, row in chosen])
-    stores = [Embeddings.open(one.store) for one in study.brains]
+    stores = [Embeddings.open(cells.store) for cells in study.brains]
     rows_of = [study.brains[brain[row]].rows[within[row]] for row in picked]
     zyx = np.array([stores[brain[row]].zyx[at] for row, at in zip(picked, rows_of, strict=True)])
     table = {

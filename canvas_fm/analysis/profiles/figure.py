@@ -34,9 +34,9 @@ def profile_figure(comparison: ProfileComparison, path: str | Path) -> None:
     image = left.imshow(
         novelty, cmap="magma", vmin=0, vmax=max(10.0, float(np.nanmax(novelty))), aspect="auto"
     )
-    named = [study.regions[one] + (" *" if comparison.more_novel[one] else "") for one in at]
+    named = [study.regions[region] + (" *" if comparison.more_novel[region] else "") for region in at]
     left.set_yticks(range(len(at)), named, fontsize=7)
-    brains = [f"{study.brains[one].brain} ({study.brains[one].group})" for one in order]
+    brains = [f"{study.brains[index].brain} ({study.brains[index].group})" for index in order]
     left.set_xticks(range(len(order)), brains, rotation=90, fontsize=7)
     left.set_title("novel cells, %", fontsize=9, loc="left")
     figure.colorbar(image, ax=left, shrink=0.7)
@@ -44,9 +44,9 @@ def profile_figure(comparison: ProfileComparison, path: str | Path) -> None:
     image = right.imshow(change, cmap="RdBu_r", vmin=-most, vmax=most, aspect="auto")
     for row, column in np.argwhere(comparison.share_q[at] < 0.05):
         right.text(column, row, "*", ha="center", va="center", fontsize=8)
-    shifted = ["mean *" if comparison.shift_q[one] < 0.05 else "" for one in at]
+    shifted = ["mean *" if comparison.shift_q[region] < 0.05 else "" for region in at]
     right.set_yticks(range(len(at)), shifted, fontsize=7)
-    right.set_xticks(range(clusters), [str(one) for one in range(clusters)], fontsize=7)
+    right.set_xticks(range(clusters), [str(cluster) for cluster in range(clusters)], fontsize=7)
     right.set_xlabel("cluster", fontsize=8)
     right.set_title(f"share in {comparison.second} − {comparison.first}, points", fontsize=9, loc="left")
     figure.colorbar(image, ax=right, shrink=0.7)

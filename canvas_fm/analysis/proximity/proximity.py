@@ -138,7 +138,7 @@ class _Pairs:
             part = random.choice(len(um), max(1, int(len(um) * PAIRS / expected)), replace=False)
             um = um[np.sort(part)]
         neighbours = self.tree.query_ball_point(um, radii[-1])
-        cell = np.repeat(np.arange(len(um)), [len(one) for one in neighbours])
+        cell = np.repeat(np.arange(len(um)), [len(indices) for indices in neighbours])
         apart = um[cell] - self.tree.data[np.fromiter(chain.from_iterable(neighbours), np.int64, len(cell))]
         overlap = self.edges.overlap_um3(apart)
         weight = np.where(overlap > 0, volume**2 / np.maximum(overlap, 1e-9), 0) / (len(um) * self.targets)
@@ -186,7 +186,7 @@ def _proximity(
     p_value = {"mean_distance": float(p_two_sided(np.float64(observed), means))}
     curves = {}
     for name, curve in shown.items():
-        drawn = np.stack([one[name] for _, one in null])
+        drawn = np.stack([simulated[name] for _, simulated in null])
         low, high = np.percentile(drawn, [2.5, 97.5], axis=0)
         curves[name] = {"observed": curve, "mean": drawn.mean(0), "low": low, "high": high}
         if name != "K":  # L is K on a scale on which radii compare

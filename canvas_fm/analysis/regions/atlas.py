@@ -63,7 +63,7 @@ class Atlas:
     @property
     def on_sample(self) -> bool:
         """Whether the grid is the sample's, from which `to_atlas` leads on, not the atlas' own."""
-        return any(one.name == ANNOTATION for one in self.files)
+        return any(file.name == ANNOTATION for file in self.files)
 
     @property
     def turned_extent_um(self) -> Float64[np.ndarray, " 3"]:
@@ -187,7 +187,7 @@ def _cached(name: str, cache: Path) -> Path:
     def version(path: Path) -> list[int]:
         return [int(part) for part in re.findall(r"\d+", path.name.rpartition("_v")[2])]
 
-    folders = sorted((one for one in cache.glob(f"{name}_v*") if one.is_dir()), key=version)
+    folders = sorted((folder for folder in cache.glob(f"{name}_v*") if folder.is_dir()), key=version)
     if not folders:
         raise CanvasError(
             f"the BrainGlobe atlas {name} is not in {cache}; fetch it once: pip install brainglobe-atlasapi, "
@@ -311,7 +311,7 @@ def _check_named(atlas: Atlas) -> None:
         labels = labels[labels != 0]
         unnamed.update(labels[atlas.tree.rows_of(labels) < 0].tolist())
     if unnamed:
-        first = ", ".join(str(one) for one in sorted(unnamed)[:3])
+        first = ", ".join(str(label) for label in sorted(unnamed)[:3])
         raise CanvasError(
             f"{atlas.name}: {len(unnamed)} labels have no name in the table of regions, among them {first}; "
             "give the table that belongs to this annotation with --table"

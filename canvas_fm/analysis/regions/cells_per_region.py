@@ -61,7 +61,7 @@ class RegionCounts:
         """Columns of one row a region and side, of regions that have a volume or cells."""
         tree, sides = self.atlas.tree, self._sides()
         rolled_volume = tree.with_children(self.volume_mm3)
-        rolled = np.stack([tree.with_children(one) for one in self.sums])
+        rolled = np.stack([tree.with_children(counts) for counts in self.sums])
         parts = []
         for name in sides:
             pick = slice(None) if name == "both" else slice(SIDES[name], SIDES[name] + 1)
@@ -90,10 +90,12 @@ class RegionCounts:
         with np.errstate(divide="ignore", invalid="ignore"):
             density = np.where(volume > 0, count / volume, np.nan)
         table: dict[str, np.ndarray] = {
-            "id": np.array([one.id for one in regions], np.int64),
-            "name": np.array([one.name for one in regions], np.str_),
-            "acronym": np.array([one.acronym for one in regions], np.str_),
-            "parent_id": np.array([0 if one.parent is None else one.parent for one in regions], np.int64),
+            "id": np.array([region.id for region in regions], np.int64),
+            "name": np.array([region.name for region in regions], np.str_),
+            "acronym": np.array([region.acronym for region in regions], np.str_),
+            "parent_id": np.array(
+                [0 if region.parent is None else region.parent for region in regions], np.int64
+            ),
             "depth": self.atlas.tree.depth[rows],
             "channel": np.full(len(rows), self.channel),
             "hemisphere": np.full(len(rows), side),
@@ -177,7 +179,7 @@ def _sums(
     logit, shift = log_odds_shift(inside, spread)
     below, above = (sigmoid(logit - shift), sigmoid(logit + shift)) if shift else (inside, inside)
     weights: tuple[Real[np.ndarray, " k"], ...] = (inside, inside * (1 - inside), below, above)
-    return np.stack([np.bincount(cell, one, regions * 3).reshape(regions, 3) for one in weights])
+    return np.stack([np.bincount(cell, weight, regions * 3).reshape(regions, 3) for weight in weights])
 
 
 def region_volumes(atlas: Atlas) -> Float64[np.ndarray, "r 3"]:
@@ -211,10 +213,10 @@ def _sides_of_plane(atlas: Atlas, z: int) -> Integer[np.ndarray, "y x"]:
 
 def write_counts(counts: Sequence[RegionCounts], path: str | Path) -> dict[str, np.ndarray]:
     """Write the channels' rows as one CSV; returns its columns."""
-    tables = [one.table() for one in counts]
+    tables = [channel.table() for channel in counts]
     keys = list(dict.fromkeys(key for table in tables for key in table))
     filled = [_filled(table, keys) for table in tables]
-    table = {key: np.concatenate([one[key] for one in filled]) for key in keys}
+    table = {key: np.concatenate([part[key] for part in filled]) for key in keys}
     write_table(Path(path), table, {})
     return table
 

@@ -68,16 +68,16 @@ def read_deformation(
 ) -> DeformationField | None:
     """The field of a registration's folder, None where there is none; CanvasError for a part of one."""
     files = [folder / f"deformation_field_{axis}.tiff" for axis in range(3)]
-    there = [one for one in files if one.is_file()]
+    there = [file for file in files if file.is_file()]
     if not there:
         return None
-    shapes = {tiff_shape(one) for one in there}
+    shapes = {tiff_shape(file) for file in there}
     section = kind == "brainglobe-registration" and all(len(shape) == 2 for shape in shapes)
     wanted = files[:2] if section else files
     if there != wanted:
+        lacking = [file.name for file in [folder / ANNOTATION, *wanted] if not file.is_file()]
         raise CanvasError(
-            f"{folder} has {', '.join(one.name for one in there)} and lacks "
-            f"{', '.join(one.name for one in [folder / ANNOTATION, *wanted] if not one.is_file())}; copy all "
+            f"{folder} has {', '.join(file.name for file in there)} and lacks {', '.join(lacking)}; copy all "
             f"that the registration wrote: {ANNOTATION} alone will do, a part of the fields will not"
         )
     if len(shapes) > 1 or len(shape := shapes.pop()) != 3 - section:

@@ -23,17 +23,17 @@ def write_sidecar(
 ) -> dict[str, Any]:
     """Write OUT.json: files with checksums, atlas, cells inside and outside; returns the same."""
     channels = {
-        one.channel: {
+        region_counts.channel: {
             "cells": str(path),
             "sha256": sha256(Path(path)),
-            "points": len(one.placed.row),
-            "outside_atlas": one.placed.outside,
-            "in_no_region": one.placed.unlabelled,
-            "counts_are": "sum of P(cell)" if one.by_p_cell else "rows",
-            "count_of": one.count_of,
-            "candidate_recall": None if one.recall is None else one.recall._asdict(),
+            "points": len(region_counts.placed.row),
+            "outside_atlas": region_counts.placed.outside,
+            "in_no_region": region_counts.placed.unlabelled,
+            "counts_are": "sum of P(cell)" if region_counts.by_p_cell else "rows",
+            "count_of": region_counts.count_of,
+            "candidate_recall": None if region_counts.recall is None else region_counts.recall._asdict(),
         }
-        for one, path in zip(counts, cells, strict=True)
+        for region_counts, path in zip(counts, cells, strict=True)
     }
     about: dict[str, Any] = {
         "written": str(out),
@@ -42,7 +42,7 @@ def write_sidecar(
         "atlas_voxel_um": list(atlas.voxel_um),
         "regions": len(atlas.tree),
         "channels": channels,
-        "files": {str(one): sha256(one) for one in atlas.files if one.is_file()},
+        "files": {str(file): sha256(file) for file in atlas.files if file.is_file()},
         "canvas_fm": __version__,
     }
     write_text_atomic(Path(f"{out}.json"), json.dumps(about, indent=2) + "\n")
@@ -57,21 +57,21 @@ def write_cells(counts: Sequence[RegionCounts], points: Sequence[Points], out: s
     """
     in_um = {f"{space}_{axis}_um" for space in ("atlas", "grid") for axis in "zyx"}
     taken = {"channel", "region_id", "region", "hemisphere"} | in_um
-    columns = [name for name in points[0].columns if all(name in one.columns for one in points)]
+    columns = [name for name in points[0].columns if all(name in table.columns for table in points)]
     if clash := [name for name in columns if name in taken]:
         raise CanvasError(f"the cells have a column {clash[0]!r} already; leave it out to write it anew")
     sides = np.array(["", "left", "right"])
     parts: list[dict[str, np.ndarray]] = []
-    for one, cells in zip(counts, points, strict=True):
-        tree, row = one.atlas.tree, one.placed.row
+    for region_counts, cells in zip(counts, points, strict=True):
+        tree, row = region_counts.atlas.tree, region_counts.placed.row
         acronyms = np.array([*(region.acronym for region in tree.regions), ""])
-        own = one.atlas.to_atlas if one.atlas.on_sample else None
-        spaces = {"atlas": one.placed.um if own is None else own(one.placed.um)}
-        spaces |= {} if own is None else {"grid": one.placed.um}
+        own = region_counts.atlas.to_atlas if region_counts.atlas.on_sample else None
+        spaces = {"atlas": region_counts.placed.um if own is None else own(region_counts.placed.um)}
+        spaces |= {} if own is None else {"grid": region_counts.placed.um}
         parts.append(
             {name: cells.columns[name] for name in columns}
-            | {"channel": np.full(len(row), one.channel), "region_id": np.append(tree.ids, 0)[row]}
-            | {"region": acronyms[row], "hemisphere": sides[one.placed.side]}
+            | {"channel": np.full(len(row), region_counts.channel), "region_id": np.append(tree.ids, 0)[row]}
+            | {"region": acronyms[row], "hemisphere": sides[region_counts.placed.side]}
             | {
                 f"{space}_{axis}_um": np.round(um[:, at], 2)
                 for space, um in spaces.items()

@@ -86,7 +86,8 @@ class DisplacementField:
     def __call__(self, um: Float64[np.ndarray, "n 3"]) -> Float64[np.ndarray, "n 3"]:
         grid = (um / np.asarray(self.voxel_um) - 0.5).T
         components = [
-            map_coordinates(one, grid, order=1, mode="nearest", output=np.float64) for one in self.vectors
+            map_coordinates(component, grid, order=1, mode="nearest", output=np.float64)
+            for component in self.vectors
         ]
         return um + np.stack(components, axis=1)
 

@@ -43,19 +43,21 @@ class RegionTree:
     @classmethod
     def of(cls, regions: Sequence[Region], source: str = "the table of regions") -> RegionTree:
         """Sorted and validated: ids are unique, each has a name, parents exist and form no circle."""
-        kept = sorted((one for one in regions if one.id != 0), key=lambda one: one.id)
-        ids = [one.id for one in kept]
+        kept = sorted((region for region in regions if region.id != 0), key=lambda region: region.id)
+        ids = [region.id for region in kept]
         if not kept:
             raise CanvasError(f"{source} names no region")
         if repeated := next((a for a, b in pairwise(ids) if a == b), None):
             raise CanvasError(f"{source} has the id {repeated} twice; expected one row a region")
-        if unnamed := [one.id for one in kept if not one.name.strip()]:
+        if unnamed := [region.id for region in kept if not region.name.strip()]:
             raise CanvasError(
                 f"{source} has no name for {len(unnamed)} regions, first for the id {unnamed[0]}; "
                 "every region needs one"
             )
         known = set(ids)
-        if lost := next((one for one in kept if one.parent is not None and one.parent not in known), None):
+        if lost := next(
+            (region for region in kept if region.parent is not None and region.parent not in known), None
+        ):
             raise CanvasError(f"{source}: {lost.name!r} is part of {lost.parent}, which is not in the table")
         tree = cls(tuple(kept))
         if (tree.depth < 0).any():
@@ -79,13 +81,15 @@ class RegionTree:
     @cached_property
     def ids(self) -> Int64[np.ndarray, " r"]:
         """Ids, rising."""
-        return np.array([one.id for one in self.regions], np.int64)
+        return np.array([region.id for region in self.regions], np.int64)
 
     @cached_property
     def parents(self) -> Int64[np.ndarray, " r"]:
         """Row of each region's parent, -1 at the top."""
-        at = {one.id: row for row, one in enumerate(self.regions)}
-        return np.array([-1 if one.parent is None else at[one.parent] for one in self.regions], np.int64)
+        at = {region.id: row for row, region in enumerate(self.regions)}
+        return np.array(
+            [-1 if region.parent is None else at[region.parent] for region in self.regions], np.int64
+        )
 
     @cached_property
     def depth(self) -> Int64[np.ndarray, " r"]:
@@ -150,7 +154,7 @@ def _regions(path: Path, rows: Iterator[Mapping[str, Any]]) -> list[Region]:
         )
     acronym, parent, chain = (_column(columns, names) for names in (_ACRONYM, _PARENT, _PATH))
     ids = [_whole(path, row.get(id_), id_) for row in table]
-    known = {one for one in ids if one is not None}
+    known = {number for number in ids if number is not None}
     regions = []
     for number, row in zip(ids, table, strict=True):
         if number is None:
@@ -187,6 +191,8 @@ def _parent_of(
         held = row[chain]
         parts = held if isinstance(held, list) else str(held).strip("/ ").replace("-", "/").split("/")
         above = [_whole(path, part, chain) for part in parts]
-        return next((one for one in reversed(above) if one in known and one != number), None)
+        return next(
+            (ancestor for ancestor in reversed(above) if ancestor in known and ancestor != number), None
+        )
     above_id = _whole(path, row.get(parent), parent) if parent is not None else None
     return None if above_id in (None, 0, -1, number) else above_id

@@ -159,7 +159,7 @@ def _sam(module: Any, weights: Path, options: PretrainedOptions) -> Run:
         with bar("planes", len(image), unit="planes", show=None) as advance:
             for plane in np.rint(image * 255).astype(np.uint8):
                 masks = generator.generate(np.repeat(plane[:, :, None], 3, axis=2))
-                planes.append(_flat([one["segmentation"] for one in masks], plane.shape, largest))
+                planes.append(_flat([mask["segmentation"] for mask in masks], plane.shape, largest))
                 advance()
         return stitch_planes(np.stack(planes))
 
@@ -192,8 +192,8 @@ def _flat(
 ) -> Int32[np.ndarray, "y x"]:
     """Labels of a plane: where masks overlap the smaller one is above; those above `largest` are none."""
     labels = np.zeros(shape, np.int32)
-    kept = [one for one in masks if 0 < one.sum() <= largest]
-    for label, mask in enumerate(sorted(kept, key=lambda one: -int(one.sum())), 1):
+    kept = [mask for mask in masks if 0 < mask.sum() <= largest]
+    for label, mask in enumerate(sorted(kept, key=lambda mask: -int(mask.sum())), 1):
         labels[mask] = label
     return labels
 
@@ -207,8 +207,8 @@ def stitch_planes(planes: Int32[np.ndarray, "z y x"]) -> Int32[np.ndarray, "z y 
         ids = np.unique(mine[mine > 0])
         new = np.zeros(int(mine.max(initial=0)) + 1, np.int32)
         taken: set[int] = set()
-        for one in sorted(ids.tolist(), key=lambda id_: -int((mine == id_).sum())):
-            inside = mine == one
+        for label in sorted(ids.tolist(), key=lambda id_: -int((mine == id_).sum())):
+            inside = mine == label
             under, overlap = np.unique(below[inside & (below > 0)], return_counts=True)
             smaller = np.minimum(inside.sum(), [(below == id_).sum() for id_ in under])
             overlap = np.where(overlap >= _SAME_OBJECT * smaller, overlap, 0)
@@ -217,6 +217,6 @@ def stitch_planes(planes: Int32[np.ndarray, "z y x"]) -> Int32[np.ndarray, "z y 
                 highest += 1
                 best = highest
             taken.add(best)
-            new[one] = best
+            new[label] = best
         labels[z] = new[mine]
     return labels

@@ -100,7 +100,7 @@ def text_rows(path: Path) -> list[dict[str, str]]:
             lines = file.read().splitlines()
     else:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
-    lines = [one for one in lines if one and one[0] != "#"]
+    lines = [line for line in lines if line and line[0] != "#"]
     delimiter = max(",;\t", key=lines[0].count) if lines else ","
     return [
         {str(key).strip(): str(value or "").strip() for key, value in row.items()}

@@ -142,8 +142,8 @@ def bootstrap(
             rows = np.concatenate(
                 [group_rows[random.integers(0, len(group_rows), len(group_rows))] for group_rows in members]
             )
-        if (one := metric(rows)) is not None:
-            drawn.append(one)
+        if (resampled := metric(rows)) is not None:
+            drawn.append(resampled)
     over = f"{len(names)} groups" if len(names) >= _FEW_GROUPS else "rows"
     low, high = np.percentile(drawn or [value], [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
     return Interval(float(value), float(low), float(high), over)

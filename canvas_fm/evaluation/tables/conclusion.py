@@ -28,8 +28,8 @@ def conclusion_of(tables: Tables) -> str:
         sentence = f"{best} has a mean F1 of {means[best]:.2f} {over}"
     else:
         n_apart = sum(
-            _apart(one, two)
-            for one, two in zip(*(_totals(tables, m) for m in (best, others[0])), strict=True)
+            _apart(first, second)
+            for first, second in zip(*(_totals(tables, m) for m in (best, others[0])), strict=True)
         )
         sentence += f"; {others[0]} follows with {means[others[0]]:.2f}, and "
         sentence += f"their intervals are apart on {n_apart} of {data_sets}"
@@ -41,9 +41,9 @@ def conclusion_of(tables: Tables) -> str:
     return f"{sentence}. Away from its own marker {best} {change}."
 
 
-def _apart(one: Cell | None, two: Cell | None) -> bool:
+def _apart(first: Cell | None, second: Cell | None) -> bool:
     """Whether the 95 % intervals of F1 of two models do not overlap."""
-    ends = [cell.interval.of.get("f1") for cell in (one, two) if cell is not None]
+    ends = [cell.interval.of.get("f1") for cell in (first, second) if cell is not None]
     if len(ends) < 2 or None in ends:
         return False
     (low, high), (other_low, other_high) = ends  # type: ignore[misc]

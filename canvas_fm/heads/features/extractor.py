@@ -70,7 +70,7 @@ class Extractor:
     ignore_voxel_size: bool = False
 
     def __post_init__(self) -> None:
-        if all(one is None for one in (self.encoder, self.detector, self.shape, self.amplitude)):
+        if all(block is None for block in (self.encoder, self.detector, self.shape, self.amplitude)):
             raise BadInput("features need an encoder, a detector or both, shape or amplitude; none was given")
         if self.detector_score and self.detector is None:
             raise BadInput("the detector score needs a detector; give one, or leave detector_score out")

@@ -149,13 +149,13 @@ def _check_same_encoder(opened: Sequence[Embeddings]) -> None:
     for store in opened:
         store.shape  # noqa: B018  one vector a point is said first
     for other in opened[1:]:
-        for what, one, two in (
+        for what, known, new in (
             ("encoder", first.encoder_sha256, other.encoder_sha256),
             ("pooling", first.pool, other.pool),
         ):
-            if one != two:
+            if known != new:
                 raise ModelMismatch(
-                    f"{other.path} and {first.path} are of different {what}s ({two[:12]} and {one[:12]}); "
+                    f"{other.path} and {first.path} are of different {what}s ({new[:12]} and {known[:12]}); "
                     "embed both with the same one"
                 )
 

@@ -193,7 +193,9 @@ def read_refiner(folder: Path) -> tuple[RefinerState, str]:
         columns=columns,
         parts=[Part(part.kind, tuple(part.blocks)) for part in config.parts],
         provenance={
-            one.name: Provenance(**one.made.model_dump()) for one in config.blocks if one.made is not None
+            block.name: Provenance(**block.made.model_dump())
+            for block in config.blocks
+            if block.made is not None
         },
         classes=np.array(config.classes),
         fitted=Fitted(
@@ -219,10 +221,10 @@ def _parts(state: RefinerState, net: HeadNet | BlendNet) -> list[HeadPart]:
     if not isinstance(net, BlendNet):
         return []
     sizes = [
-        {"trees": len(one.value), "nodes": one.value.shape[1], "depth": one.depth}
-        if isinstance(one, TreeEnsemble)
+        {"trees": len(part.value), "nodes": part.value.shape[1], "depth": part.depth}
+        if isinstance(part, TreeEnsemble)
         else {}
-        for one in net.parts
+        for part in net.parts
     ]
     return [
         HeadPart(kind=kind.kind, blocks=list(kind.blocks), **size)  # type: ignore[arg-type]

@@ -222,8 +222,8 @@ class ReviewSession:
         with self._lock:
             missed = list(self.clicks.missed.values())
         if missed:
-            zyx = np.array([one.zyx for one in missed])
-            by = np.array([one.by for one in missed])
+            zyx = np.array([cell.zyx for cell in missed])
+            by = np.array([cell.by for cell in missed])
             Points(zyx, {"annotator": by}, self.candidates.meta).write(
                 self.out.with_name(f"{self.out.stem}_missed.csv")
             )

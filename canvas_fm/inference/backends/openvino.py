@@ -77,12 +77,12 @@ def converted(encoder: Encoder, layer: int | None = None, dense: str | None = No
     """The encoder's graph as an OpenVINO model with dynamic batch size."""
     ov = openvino()
     architecture = encoder.config.architecture
-    one = (architecture.channels, *architecture.crop_zyx)
-    shape = ov.PartialShape([-1, *one])
+    crop_shape = (architecture.channels, *architecture.crop_zyx)
+    shape = ov.PartialShape([-1, *crop_shape])
     module = Outputs(encoder, layer, dense).eval()
     with torch.inference_mode(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch and openvino, about how the one traces the other
-        example = torch.rand(2, *one)
+        example = torch.rand(2, *crop_shape)
         return ov.convert_model(module, example_input=example, input=[(shape, ov.Type.f32)])
 
 

@@ -179,7 +179,7 @@ class _Embedding:
         planes = slice(start, start + len(out))
         voxels = self.voxels[None, :, start * z : (start + len(out)) * z]
         if self.contrast is not None:
-            voxels = self.contrast.views(voxels, *(one[:, :, planes] for one in self.statistics))
+            voxels = self.contrast.views(voxels, *(statistic[:, :, planes] for statistic in self.statistics))
         patches = rearrange(voxels[0], "c (z pz) (y py) (x px) -> (z y x) (c pz py px)", pz=z, py=y, px=x)
         torch.addmm(self.bias, patches.to(self.matrix.dtype), self.matrix, out=_rows(out))
         torch.ops.aten.gelu_(out)

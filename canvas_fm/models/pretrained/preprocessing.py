@@ -36,10 +36,10 @@ def windowed(
             )
         return crops
     limits = torch.as_tensor(window, dtype=torch.float64, device="cpu" if _plain(window) else None)
-    one = (2,) if channels == 1 else (channels, 2)
-    if tuple(limits.shape) not in (one, (len(crops), *one)):
+    per_crop = (2,) if channels == 1 else (channels, 2)
+    if tuple(limits.shape) not in (per_crop, (len(crops), *per_crop)):
         each = "(low, high)" if channels == 1 else f"(low, high) of each of the {channels} channels"
-        rows = ", ".join(map(str, (len(crops), *one)))
+        rows = ", ".join(map(str, (len(crops), *per_crop)))
         raise CanvasError(f"window has shape {tuple(limits.shape)}; give {each}, or ({rows}) for these crops")
     low, high = limits[..., 0], limits[..., 1]
     if check and not bool((low < high).all()):

@@ -168,7 +168,7 @@ def status_of(step_run: StepRun, known: dict[str, Status] | None = None) -> Stat
 
 
 def _compare(step_run: StepRun, known: dict[str, Status]) -> Status:
-    upstream = {str(one): status_of(one, known) for one in _upstream(step_run)}
+    upstream = {str(step): status_of(step, known) for step in _upstream(step_run)}
     if waits := tuple(name for name, status in upstream.items() if status.state != "done"):
         return Status("waits", None, waits)
     reads = {name: status.files for name, status in upstream.items()}

@@ -186,7 +186,7 @@ def image_metadata(layout: Layout, name: str) -> dict[str, Any]:
     whole = layout.levels[0].voxel_um
     listed = []
     for at, level in enumerate(layout.levels):
-        first = [(size - one) / 2 for size, one in zip(level.voxel_um, whole, strict=True)]
+        first = [(size - finest) / 2 for size, finest in zip(level.voxel_um, whole, strict=True)]
         listed.append((str(at), level.voxel_um, first))
     return write_metadata(listed, name, version=layout.ome, channels=layout.has_c)
 

@@ -77,8 +77,8 @@ def find_folder(path: Path) -> ArrayFolder | None:
 
 def _of_big_data_viewer(path: Path) -> list[Path]:
     """The images of an N5 container as BigDataViewer and BigStitcher write it, by setup and time point."""
-    found = path.glob("setup*/timepoint*/s0/attributes.json") if path.is_dir() else []
-    return sorted(file.parent.parent for file in found)
+    attributes = path.glob("setup*/timepoint*/s0/attributes.json") if path.is_dir() else []
+    return sorted(file.parent.parent for file in attributes)
 
 
 def open_folder(path: Path, array_folder: ArrayFolder, options: ConvertOptions) -> OpenedFile:

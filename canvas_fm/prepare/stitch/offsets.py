@@ -61,8 +61,8 @@ def measure_pair(tiles: Sequence[Tile], first: int, second: int, max_shift: int)
     a, b = tiles[first], tiles[second]
     low, size = _shared(a, b)
     start, crop = _most_structure(a, low, size)
-    one, other = (_read(tile, start, crop) for tile in (a, b))
-    shift, correlation = find_shift(one, other, max_shift)
+    voxels_a, voxels_b = (_read(tile, start, crop) for tile in (a, b))
+    shift, correlation = find_shift(voxels_a, voxels_b, max_shift)
     return Pair(first, second, shift, correlation)
 
 
@@ -70,26 +70,26 @@ def find_shift(
     first: Num[np.ndarray, "z y x"], second: Num[np.ndarray, "z y x"], max_shift: int
 ) -> tuple[tuple[float, float, float], float]:
     """Shift that brings `second` onto `first`, and their correlation there."""
-    one, other = (_flattened(part) for part in (first, second))
+    a, b = (_flattened(part) for part in (first, second))
     window: np.ndarray = np.ones(1, np.float32)
-    for axis, n in enumerate(one.shape):
+    for axis, n in enumerate(a.shape):
         taper = tukey(n, 0.25).astype(np.float32) if n > _LEAST else np.ones(n, np.float32)
         window = window * taper.reshape([-1 if at == axis else 1 for at in range(3)])
-    spectrum = rfftn(one * window) * np.conj(rfftn(other * window))
-    phases = irfftn(spectrum / np.maximum(np.abs(spectrum), 1e-12), s=one.shape)
-    ranges = [min(max_shift, n - 1) for n in one.shape]
-    for axis, (n, reach) in enumerate(zip(one.shape, ranges, strict=True)):
+    spectrum = rfftn(a * window) * np.conj(rfftn(b * window))
+    phases = irfftn(spectrum / np.maximum(np.abs(spectrum), 1e-12), s=a.shape)
+    ranges = [min(max_shift, n - 1) for n in a.shape]
+    for axis, (n, reach) in enumerate(zip(a.shape, ranges, strict=True)):
         beyond = np.arange(n)[reach + 1 : n - reach]
         phases[tuple(beyond if at == axis else slice(None) for at in range(3))] = -np.inf
     best, most = (0, 0, 0), -1.0
     for place in np.argpartition(phases.ravel(), -_PEAKS)[-_PEAKS:]:
         peak = np.unravel_index(place, phases.shape)
-        wraps = [(int(p), int(p) - n) for p, n in zip(peak, one.shape, strict=True)]
+        wraps = [(int(p), int(p) - n) for p, n in zip(peak, a.shape, strict=True)]
         for shift in itertools.product(*wraps):
-            correlation = _correlation(one, other, shift) if max(map(abs, shift)) <= max_shift else -1.0
+            correlation = _correlation(a, b, shift) if max(map(abs, shift)) <= max_shift else -1.0
             if correlation > most:
                 best, most = shift, correlation
-    return _refined(one, other, best, most), most
+    return _refined(a, b, best, most), most
 
 
 def solve(count: int, pairs: Sequence[Pair], least_correlation: float) -> Solution:
@@ -171,11 +171,11 @@ def _flattened(part: np.ndarray) -> np.ndarray:
     return flat
 
 
-def _correlation(one: np.ndarray, other: np.ndarray, shift: Sequence[int]) -> float:
+def _correlation(first: np.ndarray, second: np.ndarray, shift: Sequence[int]) -> float:
     """Pearson's correlation of what overlaps after a shift by whole voxels; −1 where that is too little."""
-    a = one[tuple(slice(max(s, 0), n + min(s, 0)) for s, n in zip(shift, one.shape, strict=True))]
-    b = other[tuple(slice(max(-s, 0), n + min(-s, 0)) for s, n in zip(shift, one.shape, strict=True))]
-    if a.size < _LEAST_SHARE * one.size:
+    a = first[tuple(slice(max(s, 0), n + min(s, 0)) for s, n in zip(shift, first.shape, strict=True))]
+    b = second[tuple(slice(max(-s, 0), n + min(-s, 0)) for s, n in zip(shift, first.shape, strict=True))]
+    if a.size < _LEAST_SHARE * first.size:
         return -1.0
     a, b = a - a.mean(), b - b.mean()
     scale = float(np.sqrt((a * a).sum(dtype=np.float64) * (b * b).sum(dtype=np.float64)))
@@ -183,15 +183,15 @@ def _correlation(one: np.ndarray, other: np.ndarray, shift: Sequence[int]) -> fl
 
 
 def _refined(
-    one: np.ndarray, other: np.ndarray, shift: Sequence[int], at: float
+    first: np.ndarray, second: np.ndarray, shift: Sequence[int], at: float
 ) -> tuple[float, float, float]:
     """The top of a parabola through the correlations beside the best one, along each axis."""
     fine = [float(s) for s in shift]
     for axis in range(3):
-        if one.shape[axis] < 3:
+        if first.shape[axis] < 3:
             continue
         below, above = (
-            _correlation(one, other, [s + step * (k == axis) for k, s in enumerate(shift)])
+            _correlation(first, second, [s + step * (k == axis) for k, s in enumerate(shift)])
             for step in (-1, 1)
         )
         bend = below - 2 * at + above

@@ -37,9 +37,9 @@ def report_stitching(summary: dict[str, Any], tiles: Sequence[Tile], solution: S
     size = np.minimum(np.minimum(a.stop_zyx, b.stop_zyx) - low, (1, _SIDE, _SIDE))
     low[0] += (min(a.stop_zyx[0], b.stop_zyx[0]) - low[0]) // 2
     shift = np.rint(worst.shift_zyx).astype(int)
-    one = _part(a, low, size)
+    fixed = _part(a, low, size)
     shown = [_part(b, low - by, size) for by in (0 * shift, shift)]
-    _draw(one, shown, f"{a.name} (green) and {b.name} (magenta), plane {low[0]}", stem)
+    _draw(fixed, shown, f"{a.name} (green) and {b.name} (magenta), plane {low[0]}", stem)
 
 
 def _part(tile: Tile, low: np.ndarray, size: np.ndarray) -> np.ndarray:
@@ -52,12 +52,12 @@ def _part(tile: Tile, low: np.ndarray, size: np.ndarray) -> np.ndarray:
     return padded[y : y + size[1], x : x + size[2]]
 
 
-def _draw(one: np.ndarray, shown: Sequence[np.ndarray], title: str, stem: Path) -> None:
+def _draw(fixed: np.ndarray, shown: Sequence[np.ndarray], title: str, stem: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 5), layout="constrained")
-    low, high = np.percentile(one, (1, 99.8))
-    first = np.clip((one - low) / max(high - low, 1e-6), 0, 1)
+    low, high = np.percentile(fixed, (1, 99.8))
+    first = np.clip((fixed - low) / max(high - low, 1e-6), 0, 1)
     for axis, other, name in zip(figure.subplots(1, 2), shown, ("as stated", "registered"), strict=True):
         second = np.clip((other - low) / max(high - low, 1e-6), 0, 1)
         axis.imshow(np.stack([second, first, second], axis=-1), interpolation="nearest")

@@ -91,7 +91,10 @@ def train_detector(
     opened = [v if isinstance(v, Volume) else Volume.open(v) for v in volumes]
     labels = _Labels(opened, points, masks, within, background, resolved)
     training, evaluated = split_volumes(name_volumes(opened), resolved) if opened else ([], [])
-    folds = [one if isinstance(one, Detector) else load(one, kind="detector") for one in fold_detectors]
+    folds = [
+        detector if isinstance(detector, Detector) else load(detector, kind="detector")
+        for detector in fold_detectors
+    ]
     unseen = detectors_by_unseen_volume(resolved, labels.of(training), folds)
 
     def new_task() -> DetectorTraining:
@@ -153,7 +156,7 @@ class DetectorTraining:
         rule = self.recipe.data.window.rule
         drawn = self.crops.identity()
         return {
-            "trained on": [one.identity(rule) | d for one, d in zip(self.training, drawn, strict=True)],
+            "trained on": [volume.identity(rule) | d for volume, d in zip(self.training, drawn, strict=True)],
             "held out": [labelled.identity(rule) for labelled in self.held_out],
         }
 

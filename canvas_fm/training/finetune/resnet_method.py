@@ -57,7 +57,7 @@ class ResNetClassifier:
             )
 
     def identity(self, fold: str) -> Mapping[str, Any]:
-        settings = {one.name: getattr(self, one.name) for one in fields(self)}
+        settings = {field.name: getattr(self, field.name) for field in fields(self)}
         hyper_parameters = {
             name: value for name, value in settings.items() if name not in ("name", "device", "config")
         }

@@ -187,8 +187,8 @@ def label_of(value: object) -> str:
 
 def _settings_of(sweep: SweepRecipe) -> dict[str, Any]:
     settings = read_yaml(find("recipe", sweep.recipe))
-    for one in sweep.overrides:
-        override(settings, one)
+    for setting in sweep.overrides:
+        override(settings, setting)
     return settings
 
 

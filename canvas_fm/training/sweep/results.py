@@ -73,9 +73,9 @@ def row_of(run: SweepRun, folder: Run, state: Mapping[str, Any], readout: Linear
     row: Row = {"run": run.name, **run.labels, "steps": last, "cpu_s": round(state["cpu_s"], 1)}
     row["wall_s"] = round(state["wall_s"], 1)
     for score in (*SCORES, *BY_VARIANCE):
-        row[score] = _mean([one.get(score) for one in sets])
+        row[score] = _mean([metrics.get(score) for metrics in sets])
     for predictor in TRIVIAL:
-        row[f"{predictor}_psnr_masked"] = _mean([one[predictor]["psnr_masked"] for one in sets])
+        row[f"{predictor}_psnr_masked"] = _mean([metrics[predictor]["psnr_masked"] for metrics in sets])
     for key, value in readout.runs.get(run.name, {}).items():
         row["linear_readout" if key == "value" else f"linear_readout_{key}"] = value
     return row

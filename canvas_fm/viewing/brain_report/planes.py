@@ -83,7 +83,7 @@ def densities_of(
 ) -> Float64[np.ndarray, "y x"]:
     """The density of each voxel's region; NaN outside, and where a region has none."""
     ids, inverse = np.unique(plane, return_inverse=True)
-    values = np.array([density.get(int(one), np.nan) if one else np.nan for one in ids])
+    values = np.array([density.get(int(label), np.nan) if label else np.nan for label in ids])
     return values[inverse].reshape(plane.shape)
 
 

@@ -64,10 +64,10 @@ def brain_report(
     if names and len(names) != len(regions):
         raise CanvasError(f"{len(names)} names for {len(regions)} tables of regions; expected one for each")
     densities = [_densities(Path(table)) for table in regions]
-    most = max((largest_density(one) for one in densities), default=0.0)
+    most = max((largest_density(density) for density in densities), default=0.0)
     pictures = [
-        png_data(planes_png(atlas, _positions(one, atlas), density, most))
-        for density, one, atlas in zip(densities, cells, atlases or (), strict=bool(cells))
+        png_data(planes_png(atlas, _positions(table, atlas), density, most))
+        for density, table, atlas in zip(densities, cells, atlases or (), strict=bool(cells))
     ]
     files = [*regions, *scores, *([groups] if groups else []), *figures, *cells]
     page = render(

@@ -18,7 +18,7 @@ def section_png(volume: Volume, zyx: Float[np.ndarray, "n 3"]) -> tuple[bytes, s
     """The plane that halves the cells (of the volume, where there are none), and what it shows in words."""
     z = int(np.median(zyx[:, 0])) if len(zyx) else volume.shape_zyx[0] // 2
     levels = open_pyramid(volume, smallest=_WIDEST)
-    level = next(one for one in levels if max(one.shape_zyx[1:]) <= _WIDEST)
+    level = next(candidate for candidate in levels if max(candidate.shape_zyx[1:]) <= _WIDEST)
     scale = np.asarray(volume.shape_zyx) / np.asarray(level.shape_zyx)
     at = min(int(z / scale[0]), level.shape_zyx[0] - 1)
     plane = level.read((at, 0, 0), (at + 1, *level.shape_zyx[1:]))[0]

@@ -75,7 +75,7 @@ class Methods:
             return [self._method("random encoder", dict.fromkeys(self._folds, other), MAE)]
         if name == "encoder":
             return [
-                *(self._method(one, self.extractors, one) for one in self._variants),
+                *(self._method(variant, self.extractors, variant) for variant in self._variants),
                 *self._with_scores(),
             ]
         return [self._finetuned(variant) for variant in self._variants if variant != DETECTOR]

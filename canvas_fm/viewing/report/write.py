@@ -125,10 +125,10 @@ def _report(
         "about": about,
         "methods": {
             line.method: {
-                volume: _line_json(one)
+                volume: _line_json(other)
                 for volume in [*comparison.volumes, POOLED]
-                for one in lines(comparison, volume)
-                if one.method == line.method
+                for other in lines(comparison, volume)
+                if other.method == line.method
             }
             for line in lines(comparison, POOLED)
         },
@@ -153,18 +153,18 @@ def _report(
             "rows": {
                 name: [
                     {
-                        "volume": one.volume,
-                        "zyx": pooled.zyx[one.row].tolist(),
-                        "p_cell": one.p,
-                        "cell": one.is_cell,
+                        "volume": example.volume,
+                        "zyx": pooled.zyx[example.row].tolist(),
+                        "p_cell": example.p,
+                        "cell": example.is_cell,
                     }
-                    for one in rows
+                    for example in rows
                 ]
                 for name, rows in gallery_rows(comparison, gallery_method).items()
             },
         },
         "figures": [f"figures/{name}.png" for name in pictures],
-        "results": [{**one._asdict(), "counts": one.counts._asdict()} for one in comparison.results],
+        "results": [{**result._asdict(), "counts": result.counts._asdict()} for result in comparison.results],
     }
 
 

@@ -168,9 +168,9 @@ class Routes:
         same = zyx is self.session.candidates.zyx
         mine = self.session.clicks.labels[by] if same else {}
         missed = [
-            {"id": one.identity, "zyx": list(one.zyx), "by": one.by}
-            for one in list(self.session.clicks.missed.values())
-            if (np.abs(np.array(one.zyx) - centre) <= reach).all()
+            {"id": cell.identity, "zyx": list(cell.zyx), "by": cell.by}
+            for cell in list(self.session.clicks.missed.values())
+            if (np.abs(np.array(cell.zyx) - centre) <= reach).all()
         ]
         candidates = [{"row": row, "zyx": zyx[row].tolist(), "label": mine.get(row)} for row in rows]
         return JSONResponse({"candidates": candidates, "missed": missed})

@@ -31,9 +31,9 @@ class VectorCache:
         shared = hashlib.sha256(repr((*about, crops.dtype.str, crops.shape[1:])).encode())
         digests = []
         for crop in crops:
-            one = shared.copy()
-            one.update(np.ascontiguousarray(crop).data)
-            digests.append(one.digest())
+            digest = shared.copy()
+            digest.update(np.ascontiguousarray(crop).data)
+            digests.append(digest.digest())
         return digests
 
     def find(self, names: Sequence[bytes]) -> list[np.ndarray | None]:

@@ -93,9 +93,9 @@ class Engine:
 
     def check_kind(self, dtype: np.dtype, shape: tuple[int, ...], window: tuple[float, float] | None) -> None:
         """Refuse crops by dtype and shape before their values are received; CanvasError as `check_crops`."""
-        one = (min(shape[0], 1), *shape[1:]) if shape else ()
+        crop_shape = (min(shape[0], 1), *shape[1:]) if shape else ()
         try:
-            self.check(np.broadcast_to(np.zeros((), dtype), one), window)
+            self.check(np.broadcast_to(np.zeros((), dtype), crop_shape), window)
         except CanvasError:  # the same again with all rows, for a sentence that names the shape as given
             self.check(np.broadcast_to(np.zeros((), dtype), shape), window)
             raise

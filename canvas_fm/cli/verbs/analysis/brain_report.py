@@ -80,4 +80,4 @@ def _atlases(args: argparse.Namespace) -> Iterator[Atlas]:
     if len(args.atlas) == 1:
         yield from repeat(open_atlas_of(args, args.atlas[0]), len(args.regions))
     else:
-        yield from (open_atlas_of(args, one) for one in args.atlas)
+        yield from (open_atlas_of(args, atlas) for atlas in args.atlas)

@@ -77,13 +77,15 @@ def run_groups(args: argparse.Namespace) -> None:
         repeats=repeats,
     )
     reference = args.reference or study.groups[0]
-    others = [one for one in dict.fromkeys(study.groups) if one != reference]
+    others = [group for group in dict.fromkeys(study.groups) if group != reference]
     options: dict[str, Any] = {
         "model": args.model, "min_count": args.min_count, "power_fold_change": args.power_fold_change
     }  # fmt: skip
     comparisons = [compare_groups(study, reference, other, **options) for other in others]
-    tables = [one.table() for one in comparisons]
-    write_table(Path(args.out), {key: np.concatenate([one[key] for one in tables]) for key in tables[0]}, {})
+    tables = [comparison.table() for comparison in comparisons]
+    write_table(
+        Path(args.out), {key: np.concatenate([table[key] for table in tables]) for key in tables[0]}, {}
+    )
     if args.volcano is not None:
         volcano(comparisons[0], args.volcano)
     if args.heat_map is not None:
@@ -93,12 +95,14 @@ def run_groups(args: argparse.Namespace) -> None:
         "brains": {group: study.groups.count(group) for group in dict.fromkeys(study.groups)},
         "comparisons": [
             {
-                "groups": f"{one.second} over {one.first}",
-                "regions_tested": int(one.tested.sum()),
-                "regions_q_below_5_percent": int((one.q_value < 0.05).sum()),
-                "median_power": float(np.nanmedian(one.power[one.tested])) if one.tested.any() else None,
+                "groups": f"{comparison.second} over {comparison.first}",
+                "regions_tested": int(comparison.tested.sum()),
+                "regions_q_below_5_percent": int((comparison.q_value < 0.05).sum()),
+                "median_power": float(np.nanmedian(comparison.power[comparison.tested]))
+                if comparison.tested.any()
+                else None,
             }
-            for one in comparisons
+            for comparison in comparisons
         ],
     }
     print_result(result, args.json)

@@ -71,8 +71,10 @@ def run_profiles(args: argparse.Namespace) -> None:
         for other in study.groups
         if other != reference
     ]
-    tables = [one.table() for one in comparisons]
-    write_table(Path(args.out), {key: np.concatenate([one[key] for one in tables]) for key in tables[0]}, {})
+    tables = [comparison.table() for comparison in comparisons]
+    write_table(
+        Path(args.out), {key: np.concatenate([table[key] for table in tables]) for key in tables[0]}, {}
+    )
     if args.examples is not None:
         write_examples(comparisons[0], args.examples)
     if args.figure is not None:
@@ -80,15 +82,15 @@ def run_profiles(args: argparse.Namespace) -> None:
     result = {
         "written": args.out,
         "brains": {group: int(study.of(group).sum()) for group in study.groups},
-        "cells": sum(len(one.region) for one in study.brains),
+        "cells": sum(len(brain.region) for brain in study.brains),
         "comparisons": [
             {
-                "groups": f"{one.second} against {one.first}",
-                "regions_tested": int(one.tested.sum()),
-                "regions_with_more_novel_cells": _named(one.study.regions, one.more_novel),
-                "regions_with_another_mean": _named(one.study.regions, one.shift_q < 0.05),
+                "groups": f"{comparison.second} against {comparison.first}",
+                "regions_tested": int(comparison.tested.sum()),
+                "regions_with_more_novel_cells": _named(comparison.study.regions, comparison.more_novel),
+                "regions_with_another_mean": _named(comparison.study.regions, comparison.shift_q < 0.05),
             }
-            for one in comparisons
+            for comparison in comparisons
         ],
     }
     print_result(result, args.json)

@@ -107,7 +107,7 @@ def placing_of(args: argparse.Namespace) -> dict[str, Any]:
         "voxel_um": None if args.voxel_um is None else tuple(args.voxel_um),
         "orientation": args.orientation,
         "shape_zyx": args.shape,
-        "transforms": [read_transform(one, args.field_voxel_um) for one in args.transform],
+        "transforms": [read_transform(path, args.field_voxel_um) for path in args.transform],
         "allow_outside": args.allow_outside,
     }
 
@@ -122,7 +122,7 @@ def run_regions(args: argparse.Namespace) -> None:
     from canvas_fm.errors import CanvasError
     from canvas_fm.heads.refine.counts.recall import recall_of_refined
 
-    names = args.channels or [Path(one).name.partition(".")[0] for one in args.cells]
+    names = args.channels or [Path(path).name.partition(".")[0] for path in args.cells]
     if not len(set(names)) == len(names) == len(args.cells):
         raise CanvasError(
             f"{len(args.cells)} files of cells have the channels {', '.join(names)}; name each: --channels"
@@ -131,7 +131,7 @@ def run_regions(args: argparse.Namespace) -> None:
     spread, records = _of_refiner(args.refiner)
     options = placing_of(args) | {"spread": spread}
     volumes = region_volumes(atlas)
-    counts, points = [], [Points.read(one) for one in args.cells]
+    counts, points = [], [Points.read(path) for path in args.cells]
     for name, rows in zip(names, points, strict=True):
         counts.append(
             count_regions(

@@ -123,15 +123,17 @@ def run_coexpress(args: argparse.Namespace) -> None:
         draws=args.draws,
         seed=args.seed,
     )
-    tables = [one.table(None if atlas is None else atlas.tree) for one in pairs]
-    write_table(Path(args.out), {key: np.concatenate([one[key] for one in tables]) for key in tables[0]}, {})
+    tables = [pair.table(None if atlas is None else atlas.tree) for pair in pairs]
+    write_table(
+        Path(args.out), {key: np.concatenate([table[key] for table in tables]) for key in tables[0]}, {}
+    )
     if args.cells_out is not None:
-        parts = [one.rows() for one in pairs]
+        parts = [pair.rows() for pair in pairs]
         write_table(
             Path(args.cells_out), {key: np.concatenate([p[key] for p in parts]) for key in parts[0]}, {}
         )
     result: dict[str, Any] = {"written": args.out, "tolerance_um": args.tolerance_um, "draws": args.draws}
-    result["pairs"] = [one.whole() for one in pairs]
+    result["pairs"] = [pair.whole() for pair in pairs]
     print_result(result, args.json)
 
 

@@ -17,7 +17,7 @@ def axes_of_system(files: Files, image: dict[str, Any]) -> Any:
     Raises CanvasError where the level's axes are exchanged on the way there, which nothing here follows.
     """
     systems = image.get("coordinateSystems")
-    systems = [one for one in systems if isinstance(one, dict)] if isinstance(systems, list) else []
+    systems = [system for system in systems if isinstance(system, dict)] if isinstance(systems, list) else []
     levels = image.get("datasets")
     first = levels[0] if isinstance(levels, list) and levels and isinstance(levels[0], dict) else {}
     steps = first.get("coordinateTransformations")
@@ -25,7 +25,9 @@ def axes_of_system(files: Files, image: dict[str, Any]) -> Any:
     if any(step.get("type") == "mapAxis" for step in steps):
         raise CanvasError(f"{files} exchanges its axes (mapAxis); save it with its axes in their order")
     target = steps[0].get("output") if steps else None
-    chosen = next((one for one in systems if one.get("name") == target), systems[0] if systems else {})
+    chosen = next(
+        (system for system in systems if system.get("name") == target), systems[0] if systems else {}
+    )
     return chosen.get("axes")
 
 

@@ -88,9 +88,9 @@ def _series(files: Files) -> list[str]:
     node = read_node(files, "OME")
     attributes = {} if node is None else node.attributes.get("ome", node.attributes)
     listed = attributes.get("series") if isinstance(attributes, dict) else None
-    if isinstance(listed, list) and listed and all(isinstance(one, str) and one for one in listed):
-        return [one.strip("/") for one in listed if ".." not in one.split("/")]
-    numbers = itertools.takewhile(lambda one: read_node(files, one) is not None, map(str, range(_MOST)))
+    if isinstance(listed, list) and listed and all(isinstance(series, str) and series for series in listed):
+        return [series.strip("/") for series in listed if ".." not in series.split("/")]
+    numbers = itertools.takewhile(lambda series: read_node(files, series) is not None, map(str, range(_MOST)))
     return list(numbers)
 
 

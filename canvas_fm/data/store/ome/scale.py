@@ -69,7 +69,7 @@ def _unpacked(steps: Sequence[Any]) -> list[Any]:
     flat: list[Any] = []
     for step in steps:
         inner = step.get("transformations") if step.get("type") == "sequence" else None
-        known = isinstance(inner, list) and all(isinstance(one, dict) for one in inner)
+        known = isinstance(inner, list) and all(isinstance(transform, dict) for transform in inner)
         flat += inner if known and isinstance(inner, list) else [step]
     return flat
 

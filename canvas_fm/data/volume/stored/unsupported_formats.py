@@ -55,7 +55,9 @@ def _held(folder: Path) -> str | None:
     if "info" in names:
         return "it is a precomputed volume of Neuroglancer; canvas-fm convert writes it as OME-Zarr"
     inner = [entry for entry in entries if entry.is_dir()]
-    tiles = [one for entry in inner for one in entry.iterdir() if one.is_dir() and _TILE.fullmatch(one.name)]
+    tiles = [
+        tile for entry in inner for tile in entry.iterdir() if tile.is_dir() and _TILE.fullmatch(tile.name)
+    ]
     if tiles:
         return f"it holds {len(tiles)} tiles in folders X/X_Y; give one, or canvas-fm stitch them all"
     if planes := [entry.name for entry in inner if _holds(entry, _TIFF)]:

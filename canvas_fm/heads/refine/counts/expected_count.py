@@ -34,15 +34,15 @@ class Recall(NamedTuple):
     brains: int = 0
 
     @classmethod
-    def of(cls, found: Sequence[int], cells: Sequence[int]) -> Recall:
+    def of(cls, detected: Sequence[int], cells: Sequence[int]) -> Recall:
         """From each brain's cells with a candidate and all its cells; BadInput for impossible numbers.
 
         One brain says nothing of how brains differ: then only what its few cells leave open is counted.
         """
-        some, whole = np.asarray(found, np.float64), np.asarray(cells, np.float64)
+        some, whole = np.asarray(detected, np.float64), np.asarray(cells, np.float64)
         if len(some) != len(whole) or not len(some) or (some > whole).any() or (some < 0).any():
             raise BadInput(
-                f"{list(found)} of {list(cells)} cells were found; give as many of each, found ≤ cells"
+                f"{list(detected)} of {list(cells)} cells were found; give as many of each, found ≤ cells"
             )
         if (whole < 1).any():
             raise BadInput("a recall needs one cell at least that was looked for")
@@ -83,12 +83,12 @@ class CountSpread(NamedTuple):
         the wider of both estimates counts.
         """
         parts = [regions, *([] if brains is None else [brains])]
-        estimates = [one for part in parts if (one := cls._by(p_cell, is_cell, part)) is not None]
+        estimates = [estimate for part in parts if (estimate := cls._by(p_cell, is_cell, part)) is not None]
         if not estimates:
             return cls()
-        shared = max(one.shared for one in estimates)
+        shared = max(estimate.shared for estimate in estimates)
         factors = [cls._factor(p_cell, is_cell, part, shared) for part in parts]
-        return cls(shared, max(*factors, _NORMAL), max(one.regions for one in estimates))
+        return cls(shared, max(*factors, _NORMAL), max(estimate.regions for estimate in estimates))
 
     @classmethod
     def _by(

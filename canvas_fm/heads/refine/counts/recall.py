@@ -41,12 +41,12 @@ class CandidateRecall(BaseModel):
         return recall_on_new_brain([self.found[name] for name in self.cells], list(self.cells.values()))
 
 
-def recall_on_new_brain(found: Sequence[int], cells: Sequence[int]) -> Recall:
+def recall_on_new_brain(detected: Sequence[int], cells: Sequence[int]) -> Recall:
     """Recall on a brain that is none of those in which `found` of `cells` had a candidate.
 
     One brain says nothing of how brains differ: then `ONE_BRAIN_SPREAD` is added.
     """
-    known = Recall.of(found, cells)
+    known = Recall.of(detected, cells)
     if known.brains > 1:
         return known
     return known._replace(spread=float(np.hypot(known.spread, ONE_BRAIN_SPREAD)))
@@ -99,7 +99,7 @@ def read_recalls(path: str | Path) -> list[CandidateRecall]:
     """Recalls from a JSON file, a list of objects with made_by, threshold, found and cells by brain."""
     try:
         listed = json.loads(Path(path).read_bytes())
-        return [CandidateRecall.model_validate(one) for one in listed]
+        return [CandidateRecall.model_validate(record) for record in listed]
     except (ValueError, TypeError, ValidationError) as problem:
         raise BadInput(
             f"{path} holds no recalls ({str(problem).splitlines()[0]}); give a JSON list of objects with "

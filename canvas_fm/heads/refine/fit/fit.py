@@ -120,7 +120,9 @@ def fit_labelled(
     _check_before_work(refiner, brains, extractor, candidate_score)
     every = feature_cache is not None or refiner.correction != "none" or refiner.unlabelled != SKIP
     learned = (
-        list(brains) if every else [one for brain in brains if len(one := brain.rows(brain.label != SKIP))]
+        list(brains)
+        if every
+        else [labelled for brain in brains if len(labelled := brain.rows(brain.label != SKIP))]
     )
     data = training_set(
         learned, extractor, candidate_score=candidate_score, augment_contrast=contrasts,
@@ -167,7 +169,7 @@ def _report(
         "models": {name: model.as_dict() for name, model in refiner.provenance_.items()},
         "tuned": None if refiner.tuned_ is None else refiner.tuned_.as_dict(),
         "candidates_order": order,
-        "recalls": [one.model_dump() for one in refiner.recalls_],
+        "recalls": [recall.model_dump() for recall in refiner.recalls_],
         "threshold": refiner.threshold_,
         "C": refiner.C_,
         "contrasts": [1.0, *contrasts],

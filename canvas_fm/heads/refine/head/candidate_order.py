@@ -36,14 +36,14 @@ def keep_candidate_order(
     own = _mean(
         [auc(brain.label[kept] == 1, score[kept, 0]) for brain, score, kept in _labelled(brains, scores)]
     )
-    refined = _mean([one["auc"] for one in refiner.cross_validation_["brains"].values()])
+    refined = _mean([scores["auc"] for scores in refiner.cross_validation_["brains"].values()])
     if own is None or refined is None:
         return None
     outcome = {"own_auc": own, "refined_auc": refined, "blended_in": own > refined}
     if own > refined:
         features = with_candidate_score(data.features, np.concatenate(scores), provenance)
-        others = [with_candidate_score(one, np.concatenate(scores), provenance)
-                  for one in data.contrast_augmented]  # fmt: skip
+        others = [with_candidate_score(features, np.concatenate(scores), provenance)
+                  for features in data.contrast_augmented]  # fmt: skip
         refiner.set_params(model="blend").fit(
             features, data.label, regions=data.regions, missed=data.missed, contrast_augmented=others
         )
@@ -60,5 +60,5 @@ def _labelled(brains: Sequence[Candidates], scores: Sequence[np.ndarray]) -> Any
 
 
 def _mean(each: Sequence[float | None]) -> float | None:
-    known = [one for one in each if one is not None]
+    known = [value for value in each if value is not None]
     return float(np.mean(known)) if known else None

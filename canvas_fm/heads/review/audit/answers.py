@@ -43,7 +43,7 @@ def audit_of(table: Points, cells: Points | None = None, *, source: str | Path =
                     boxes,
                 )
             )
-        low, high = ((one.cells or one.true).value for one in ends)
+        low, high = ((estimate.cells or estimate.true).value for estimate in ends)
         what = "cells" if boxes is not None else "true detections"
         notes += (
             f"{int(unsure.sum())} answers are unsure and left out; if none of them is a cell there are "
@@ -95,7 +95,7 @@ def _columns(
             "with its column answer filled"
         )
     kind, stratum, size = (table.columns[name] for name in names[:3])
-    odd = [str(one) for one in np.unique(kind) if one not in (DETECTION, BOX)]
+    odd = [str(name) for name in np.unique(kind) if name not in (DETECTION, BOX)]
     if odd or stratum.dtype.kind not in "iu" or size.dtype.kind not in "iu":
         raise BadInput(f"{source} was changed beyond its column answer; draw the audit anew")
     return kind, stratum.astype(np.int64), size.astype(np.int64)

@@ -41,7 +41,7 @@ class AuditSession(ReviewSession):
     def filled(self) -> Points:
         """The table with answers: labels of detections, numbers of missed cells of searched boxes."""
         label = self.answers()
-        missed = np.array([one.zyx for one in list(self.clicks.missed.values())]).reshape(-1, 3)
+        missed = np.array([cell.zyx for cell in list(self.clicks.missed.values())]).reshape(-1, 3)
         answer = [str(value) for value in self.candidates.columns[ANSWER].tolist()]
         for row in np.flatnonzero(label > OPEN).tolist():
             box = self.box_of(row)
@@ -49,7 +49,7 @@ class AuditSession(ReviewSession):
             if box is not None:
                 answer[row] = str(int(inside_boxes(missed, np.array([box])).sum()))
         columns = self.candidates.columns | {
-            ANSWER: np.array(["" if one == "nan" else one for one in answer])
+            ANSWER: np.array(["" if text == "nan" else text for text in answer])
         }
         return Points(self.candidates.zyx, columns, self.candidates.meta)
 

@@ -48,8 +48,8 @@ def run_profiles(step_run: StepRun) -> dict[str, Any]:
         if other != reference
     ]  # fmt: skip
     tables = [comparison.table() for comparison in comparisons]
-    write_csv(step_run.out, {key: np.concatenate([one[key] for one in tables]) for key in tables[0]}, {})
+    write_csv(step_run.out, {key: np.concatenate([table[key] for table in tables]) for key in tables[0]}, {})
     write_examples(comparisons[0], step_run.folder / "examples.csv")
     profile_figure(comparisons[0], step_run.folder / "profiles.png")
-    novel = [study.regions[at] for one in comparisons for at in np.flatnonzero(one.more_novel)]
+    novel = [study.regions[at] for comparison in comparisons for at in np.flatnonzero(comparison.more_novel)]
     return {"regions_tested": int(comparisons[0].tested.sum()), "regions_with_more_novel_cells": novel}

@@ -59,7 +59,7 @@ def run_regions(step_run: StepRun) -> dict[str, Any]:
     refine = step_run.study.settings.refine
     spread = None if refine is None else Refiner.load(step_run.study.path(refine.refiner)).count_spread_
     transforms = [
-        read_transform(step_run.study.path(one), settings.field_voxel_um) for one in settings.transform
+        read_transform(step_run.study.path(path), settings.field_voxel_um) for path in settings.transform
     ]
     counted = count_regions(
         cells, atlas, channel="cells", voxel_um=volume.voxel_um, spread=spread,
@@ -112,12 +112,12 @@ def run_groups(step_run: StepRun) -> dict[str, Any]:
         for other in dict.fromkeys(study.groups)
         if other != reference
     ]  # fmt: skip
-    parts = [one.table() for one in comparisons]
+    parts = [comparison.table() for comparison in comparisons]
     write_table(step_run.out, {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}, {})
     volcano(comparisons[0], step_run.folder / "volcano.png")
     region_heat_map(study, comparisons[0], step_run.folder / "heat_map.png")
     return {
         "brains": len(study.brains), "groups": list(dict.fromkeys(study.groups)), "reference": reference,
         "regions_tested": int(comparisons[0].tested.sum()),
-        "regions_q_below_5_percent": int(sum((one.q_value < 0.05).sum() for one in comparisons)),
+        "regions_q_below_5_percent": int(sum((each.q_value < 0.05).sum() for each in comparisons)),
     }  # fmt: skip

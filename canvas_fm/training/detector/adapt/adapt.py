@@ -240,7 +240,7 @@ def _provenance(
     keys = ("start_trained_on", "trained_on")
     return {
         **{key: value for key, value in before.items() if key not in (*keys, "versions", "scores", LOOKS)},
-        "start_trained_on": [one for key in keys for one in before.get(key) or []],
+        "start_trained_on": [volume for key in keys for volume in before.get(key) or []],
         "trained_on": [labelled.identity(detector.config.window_rule)],
         "adapted_from": detector.sha256,
         "adaptation": {
