@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from canvas_fm.data.store.ome.write import write_metadata
 from canvas_fm.data.volume.writer import plan_levels
 from canvas_fm.data.zyx import Zyx, ZyxUm
 from canvas_fm.errors import CanvasError
+from canvas_fm.files.atomic import disk_full_as_error
 from canvas_fm.prepare.options import ConvertOptions
 from canvas_fm.prepare.sources.source import Source
 
@@ -146,7 +148,27 @@ def _slab(source: Source, options: ConvertOptions) -> int:
     return slab
 
 
-def make_arrays(root: Path, layout: Layout) -> None:
+def make_store(root: Path, layout: Layout) -> None:
+    """Create a store of empty arrays, which takes its name when all are there; what was there is deleted."""
+    new = root.with_name(f"{root.name}.new")
+    for old in (new, root):
+        shutil.rmtree(old, ignore_errors=True)
+    with disk_full_as_error(root):
+        _make_arrays(new, layout)
+        new.replace(root)
+
+
+def has_arrays(root: Path, layout: Layout) -> bool:
+    """Whether the metadata of every level can be read: a kill or a power cut may have been before."""
+    if not root.exists():
+        return False
+    try:
+        return len(open_arrays(root, layout)) > 0
+    except (FileNotFoundError, ValueError, KeyError, TypeError):  # what zarr raises for none and for torn
+        return False
+
+
+def _make_arrays(root: Path, layout: Layout) -> None:
     """Create the empty arrays of a store, as zarr-python writes their metadata."""
     lead = ([layout.channels], [1], ["c"]) if layout.has_c else ([], [], [])
     for at, level in enumerate(layout.levels):

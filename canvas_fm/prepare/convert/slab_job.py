@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from canvas_fm.errors import CanvasError
-from canvas_fm.prepare.convert.layout import Layout, make_arrays
+from canvas_fm.prepare.convert.layout import Layout, has_arrays, make_store
 from canvas_fm.prepare.convert.slab_work import SlabResult, SlabWork
 from canvas_fm.prepare.convert.slabs import Slabs
 from canvas_fm.prepare.corrections.corrections import Correction
@@ -103,8 +103,8 @@ def write_slabs(
 ) -> SlabResult:
     """Write what is not done yet; what all slabs left together, the same for any number of workers."""
     layout = plan.layout
-    if not work.store.exists():
-        make_arrays(work.store, layout)
+    if not has_arrays(work.store, layout):
+        make_store(work.store, layout)
     total, remaining = SlabResult(), []
     planes = plan.source.shape_zyx[0] * layout.channels
     with (

@@ -251,6 +251,37 @@ def test_a_full_disk_is_a_sentence_and_the_work_goes_on(planes, tmp_path, monkey
     }
 
 
+@pytest.mark.parametrize("left", [1, "torn"])
+def test_a_kill_while_the_empty_store_is_made_leaves_nothing_in_the_way(left, tmp_path, monkeypatch):
+    from canvas_fm.prepare.convert import layout
+
+    planes = write_planes(tmp_path / "planes", VOXELS[:8, :32, :32])
+
+    real, calls = zarr.create_array, [0]
+
+    def killed(**options):
+        if calls[0] == left:
+            raise KeyboardInterrupt
+        calls[0] += 1
+        return real(**options)
+
+    options = {"voxel_um": UM, "chunk_zyx": (8, 16, 16), "levels": 2, "skip_checksums": True}
+    sound = cf.convert(planes, tmp_path / "sound.zarr", **options).path
+    if left == "torn":  # as older versions made it in place, and a power cut tore it
+        monkeypatch.setattr("canvas_fm.prepare.convert.slab_job.SlabPlan.open", killed)
+        with pytest.raises(TypeError):
+            cf.convert(planes, tmp_path / "a.zarr", **options)
+        (tmp_path / "a.zarr.unfinished/store/1/zarr.json").write_bytes(b"")
+    else:
+        monkeypatch.setattr(layout.zarr, "create_array", killed)
+        with pytest.raises(KeyboardInterrupt):
+            cf.convert(planes, tmp_path / "a.zarr", **options)
+    monkeypatch.undo()
+    cf.convert(planes, tmp_path / "a.zarr", **options)
+    for name in ("0/zarr.json", "1/zarr.json", "0/c/0/0/0"):
+        assert (tmp_path / "a.zarr" / name).read_bytes() == (sound / name).read_bytes()
+
+
 def test_the_same_command_takes_what_is_there_and_another_is_refused(planes, tmp_path):
     first = cf.convert(planes, tmp_path / "a.zarr", voxel_um=UM)
     before = bytes_of(tmp_path / "a.zarr")
