@@ -19,6 +19,7 @@ from canvas_fm.evaluation.detection.figure import score_figure
 from canvas_fm.evaluation.detection.score import Score, evaluate
 from canvas_fm.evaluation.domains.scores import FEWEST, THRESHOLDS
 from canvas_fm.inference.detect.detect import detector_job
+from canvas_fm.inference.detect.maxima.relative import reference_box
 from canvas_fm.inference.detect.out_of_distribution import statistics_ranges, volume_statistics
 from canvas_fm.inference.detect.tiles.detection_job import run
 from canvas_fm.models.checkpoint import Detector, DetectorConfig
@@ -169,18 +170,24 @@ def f1_curve(recipe: DetectorRecipe, labelled: Labelled, candidates: Points) -> 
 
 
 def _candidates(recipe: DetectorRecipe, detector: Detector, labelled: Labelled, gain: float) -> Points:
-    """Maxima above the lowest threshold in the labelled boxes, at `gain` times the contrast."""
+    """Maxima above the lowest threshold in the labelled boxes, at `gain` times the contrast.
+
+    Relative scores are those of the whole volume, so there may be maxima outside the boxes too.
+    """
     boxes, source = labelled.boxes, labelled.source
     margin = np.ceil(_tolerance_um(recipe, labelled) / np.asarray(source.volume.voxel_um)).astype(int)
     start = np.maximum(boxes[:, :3].min(axis=0) - margin, 0)
     stop = np.minimum(boxes[:, 3:].max(axis=0) + margin, source.volume.shape_zyx)
-    region = [*start.tolist(), *stop.tolist()]
+    region = np.concatenate([start, stop])
+    if detector.config.relative is not None:
+        um = source.volume.voxel_um
+        region = reference_box(region, source.volume.shape_zyx, um, max(um), detector.config.relative)
     job = detector_job(
         detector,
         source.volume,
         background=labelled.background,
         threshold=LOWEST_THRESHOLD,
-        box=region if source.resample_to is None else None,
+        box=region.tolist() if source.resample_to is None else None,
         resample=source.resample_to is not None,
         ignore_voxel_size=recipe.data.ignore_voxel_size,
         device=detector.device,

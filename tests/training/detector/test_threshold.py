@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+import torch
 
+from canvas_fm.data.points.boxes import inside_boxes
+from canvas_fm.data.volume.volume import Volume
+from canvas_fm.data.volume.window import WindowRule
 from canvas_fm.errors import CanvasError
-from canvas_fm.models.checkpoint import load
+from canvas_fm.inference.detect.detect import detect
+from canvas_fm.models.checkpoint import load, save_detector
+from canvas_fm.models.detector.convmixer import HeatMapNet
+from canvas_fm.models.folder.config import ConvMixerConfig, RelativeConfig
 from canvas_fm.training.detector import threshold
-from tests.training.detector.cubes import tiny, train, write_cube
+from canvas_fm.training.detector.targets import Labelled
+from canvas_fm.training.mae.crop_set import VolumeSource
+from tests.training.detector.cubes import VOXEL_UM, tiny, train, write_cube
 
 
 def test_every_marker_counts_the_same_for_the_threshold(tmp_path, monkeypatch):
@@ -43,6 +53,28 @@ def test_the_threshold_is_chosen_on_scores_of_detectors_that_did_not_see_the_vol
     expected = {name: detector.sha256 for name, detector in folds.items()}
     assert scored == expected
     assert load(run.detector).config.provenance["scored_by"] == expected
+
+
+def test_relative_scores_that_choose_the_threshold_are_those_of_the_whole_volume(tmp_path):
+    """The strongest cells around are outside the labelled box, and are found there."""
+    torch.manual_seed(0)
+    recipe = tiny()
+    net = HeatMapNet(ConvMixerConfig(dim=8, depth=1, kernel_zyx=(3, 3, 3)), prior=0.15)
+    torch.nn.init.normal_(net.head.weight, std=0.6)
+    detector = save_detector(
+        tmp_path / "d", net, voxel_um=VOXEL_UM, threshold=0.3, min_distance_um=6.0,
+        relative=RelativeConfig(weight=0.7, rank=3, block_um=20.0, least=0.1),
+        window_rule=WindowRule("median", 0, 4),
+    )  # fmt: skip
+    voxels = np.random.default_rng(1).integers(50, 400, (24, 64, 64)).astype(np.uint16)
+    volume = Volume.from_array(voxels, voxel_um=VOXEL_UM, name="noise")
+    box = np.array([[8, 24, 24, 16, 44, 44]])
+    labelled = Labelled(VolumeSource("noise", volume), np.empty((0, 3)), box)
+    found = threshold._candidates(recipe, detector, labelled, 1.0)
+    whole = detect(detector, volume, threshold=threshold.LOWEST_THRESHOLD, device="cpu", show=False)
+    rows = [inside_boxes(points.zyx, box) for points in (found, whole)]
+    assert rows[0].sum() == rows[1].sum() >= 5
+    assert found.columns["score"][rows[0]] == pytest.approx(whole.columns["score"][rows[1]], abs=1e-5)
 
 
 def test_fold_detectors_that_saw_all_or_detect_otherwise_are_refused(labelled_cubes, tmp_path):

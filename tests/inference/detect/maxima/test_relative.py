@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 import pytest
 import torch
@@ -82,3 +84,23 @@ def test_tiles_give_what_one_pass_gives_and_a_threshold_applies_to_relative_scor
     heat = detect(plain, volume, device="cpu", show=False)
     expected = relative_scores(heat.zyx, heat.columns["score"], VOXEL_UM, CONFIG)
     assert np.allclose(expected, every.columns["score"], atol=1e-5)
+
+
+def test_a_small_box_is_warned_of_where_the_volume_goes_on(tmp_path, caplog):
+    torch.manual_seed(0)
+    net = HeatMapNet(ConvMixerConfig(dim=8, depth=1, kernel_zyx=(3, 3, 3)), prior=0.15)
+    detector = save_detector(
+        tmp_path / "d", net, voxel_um=VOXEL_UM, threshold=0.3, min_distance_um=6.0, relative=CONFIG,
+        window_rule=WindowRule("median", 0, 4),
+    )  # fmt: skip
+    voxels = np.random.default_rng(1).integers(50, 400, (12, 64, 80)).astype(np.uint16)
+    volume = Volume.from_array(voxels, voxel_um=VOXEL_UM, name="noise")
+    for box, warned in (
+        (None, False), ([0, 0, 0, 12, 60, 80], False), ([0, 0, 0, 12, 64, 59], True),
+        ([0, 0, 20, 12, 60, 80], False), ([0, 5, 0, 12, 64, 80], True),
+    ):  # fmt: skip
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            detect(detector, volume, box=box, device="cpu", show=False)
+        assert ("relative to the strongest" in caplog.text) is warned
+    assert "the box is 118 um along y" in caplog.text
