@@ -26,9 +26,9 @@ def disk_full_as_error(path: Path) -> Iterator[None]:
         raise
 
 
-def sync_folder(folder: Path) -> None:
-    """fsync a folder, so that a rename inside it survives a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
+def sync_path(path: Path) -> None:
+    """fsync a file, or a folder so that a rename inside it survives a power cut."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
@@ -55,7 +55,7 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
-        sync_folder(path.parent)
+        sync_path(path.parent)
 
 
 @contextmanager
@@ -75,7 +75,7 @@ def new_folder(path: Path) -> Iterator[Path]:
             yield temporary
             for entry in [temporary, *temporary.rglob("*")]:
                 if entry.is_dir():
-                    sync_folder(entry)
+                    sync_path(entry)
                 else:
                     with entry.open("rb") as file:
                         os.fsync(file.fileno())
@@ -83,7 +83,7 @@ def new_folder(path: Path) -> Iterator[Path]:
                 path.replace(previous)
             temporary.replace(path)
             try:
-                sync_folder(path.parent)
+                sync_path(path.parent)
             except OSError:
                 path.replace(temporary)
                 if previous.exists():

@@ -29,3 +29,11 @@ def unseal_json(text: str) -> dict[str, Any] | None:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     return content if sound else None
+
+
+def read_sealed_json(path: Path) -> dict[str, Any] | None:
+    """The object of a file that `seal_json` gave; None for any other file, or none."""
+    try:
+        return unseal_json(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError):
+        return None

@@ -23,7 +23,7 @@ import numpy as np
 
 from canvas_fm.errors import CanvasError
 from canvas_fm.files.atomic import write_atomic, write_text_atomic
-from canvas_fm.files.checksum import seal_json, unseal_json
+from canvas_fm.files.checksum import read_sealed_json, seal_json
 from canvas_fm.files.locks import refuse_other_inputs, take_lock
 
 _log = logging.getLogger(__name__)
@@ -138,8 +138,5 @@ class ResumableFolder:
 
 def _read_state_file(path: Path) -> dict[str, Any] | None:
     """Parse a state file; None for anything that `ResumableFolder.save_state` did not write."""
-    try:
-        content = unseal_json(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError):
-        return None
+    content = read_sealed_json(path)
     return content if content is not None and content.get("format") == _FORMAT else None

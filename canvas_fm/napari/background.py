@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 from collections.abc import Callable
@@ -13,6 +14,19 @@ from qtpy.QtCore import QObject, Qt, Signal
 
 from canvas_fm.errors import CanvasError
 from canvas_fm.progress import watched
+
+
+def shows_errors(method: Callable[[Any], None]) -> Callable[[Any], None]:
+    """A widget's method whose CanvasError is shown in the line of text of the widget's `work`."""
+
+    @functools.wraps(method)
+    def shown(widget: Any) -> None:
+        try:
+            method(widget)
+        except CanvasError as problem:
+            widget.work.say(str(problem))
+
+    return shown
 
 
 class _Cancelled(Exception):

@@ -16,7 +16,7 @@ from jaxtyping import Real
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.points.sidecar import sidecar_of
 from canvas_fm.errors import CanvasError
-from canvas_fm.files.atomic import disk_full_as_error, sync_folder
+from canvas_fm.files.atomic import disk_full_as_error, sync_path
 from canvas_fm.files.options import takes
 from serving.client.requests import Request, Steps, without_none
 from serving.protocol import npy
@@ -105,7 +105,7 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
                 file.flush()
                 os.fsync(file.fileno())
             part.replace(path)
-            sync_folder(path.parent)
+            sync_path(path.parent)
     finally:
         part.unlink(missing_ok=True)
 

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ValidationError
 
 from canvas_fm.data.points.points import Points
 from canvas_fm.errors import CanvasError
-from canvas_fm.files.atomic import disk_full_as_error, sync_folder, write_text_atomic
+from canvas_fm.files.atomic import disk_full_as_error, sync_path, write_text_atomic
 from canvas_fm.files.locks import try_lock
 
 logger = logging.getLogger(__name__)
@@ -106,7 +106,7 @@ class Job:
         """Cancel; the job is no longer visible."""
         with disk_full_as_error(self.folder):
             (self.folder / _CANCELLED).touch()
-            sync_folder(self.folder)
+            sync_path(self.folder)
 
     @property
     def out(self) -> Path:
@@ -146,11 +146,11 @@ class JobStore:
             try:
                 points.write(temporary / POINTS)
                 write_text_atomic(temporary / _JOB, spec.model_dump_json())
-                sync_folder(temporary)
+                sync_path(temporary)
                 target = self.folder / identity
                 if not target.exists():
                     temporary.rename(target)
-                    sync_folder(self.folder)
+                    sync_path(self.folder)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
         job = self._job(identity)

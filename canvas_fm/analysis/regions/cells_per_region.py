@@ -15,7 +15,7 @@ from canvas_fm.analysis.regions.placing import AtlasPositions, place
 from canvas_fm.analysis.regions.transform import Transform
 from canvas_fm.data.points.formats.formats import voxel_um_of
 from canvas_fm.data.points.points import Points
-from canvas_fm.data.points.tables import write_table
+from canvas_fm.data.points.tables import joined, write_table
 from canvas_fm.data.zyx import ZyxUm, ZyxUmLike, check_voxel_um
 from canvas_fm.errors import CanvasError
 from canvas_fm.heads.refine.counts.expected_count import (
@@ -69,7 +69,7 @@ class RegionCounts:
             sums, volume = rolled[:, :, pick].sum(2), rolled_volume[:, pick].sum(1)
             rows = np.flatnonzero((volume > 0) | (sums[0] > 0))
             parts.append(self._rows(name, rows, own[rows], own_volume[rows], sums[:, rows], volume[rows]))
-        return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+        return joined(parts)
 
     def _sides(self) -> Sequence[str]:
         known = self.volume_mm3[:, 1:].any() or self.sums[0][:, 1:].any()

@@ -12,6 +12,7 @@ import numpy as np
 from canvas_fm.analysis.regions.atlas import Atlas
 from canvas_fm.analysis.regions.cells_per_region import RegionCounts
 from canvas_fm.data.points.points import Points
+from canvas_fm.data.points.tables import joined
 from canvas_fm.errors import CanvasError
 from canvas_fm.files.atomic import write_text_atomic
 from canvas_fm.files.checksum import sha256
@@ -78,5 +79,5 @@ def write_cells(counts: Sequence[RegionCounts], points: Sequence[Points], out: s
                 for at, axis in enumerate("zyx")
             }
         )
-    table = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    table = joined(parts)
     Points(np.concatenate([cells.zyx for cells in points]), table, dict(points[0].meta)).write(out)

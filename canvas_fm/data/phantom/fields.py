@@ -62,20 +62,21 @@ def add_patch(
     light: Float64[np.ndarray, "z y x"], patch: Float64[np.ndarray, "pz py px"], at: np.ndarray
 ) -> None:
     """Add a patch whose first voxel is `at` to a block, clipped at the block's border."""
-    into, of = _overlap(light.shape, patch.shape, at)
+    into, of = overlap(light.shape, patch.shape, at)
     light[into] += patch[of]
 
 
 def paste_mask(numbers: np.ndarray, patch: Bool[np.ndarray, "pz py px"], at: np.ndarray, number: int) -> bool:
     """Write `number` into the block where the patch is set; returns whether any voxel was written."""
-    into, of = _overlap(numbers.shape, patch.shape, at)
+    into, of = overlap(numbers.shape, patch.shape, at)
     numbers[into][patch[of]] = number
     return bool(patch[of].any())
 
 
-def _overlap(
-    size: Sequence[int], patch: Sequence[int], at: np.ndarray
+def overlap(
+    size: Sequence[int], patch: Sequence[int] | np.ndarray, at: np.ndarray
 ) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """Slices of a block of `size` and of a patch whose corner is put at `at`: where they overlap."""
     low = np.maximum(at, 0)
     high = np.maximum(np.minimum(at + patch, size), low)
     into = tuple(slice(a, b) for a, b in zip(low, high, strict=True))

@@ -13,7 +13,7 @@ from typing import Any
 
 from canvas_fm.errors import CanvasError
 from canvas_fm.files.atomic import write_text_atomic
-from canvas_fm.files.checksum import seal_json, sha256, unseal_json
+from canvas_fm.files.checksum import read_sealed_json, seal_json, sha256
 
 _log = logging.getLogger(__name__)
 _KEYS = {"table_sha256", "rows", "meta"}
@@ -69,10 +69,7 @@ def write_sidecar(table: Path, written: Path, rows: int, meta: Mapping[str, str]
 
 
 def _load(path: Path) -> dict[str, Any] | None:
-    try:
-        content = unseal_json(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError):
-        return None
+    content = read_sealed_json(path)
     if content is None or set(content) != _KEYS or not isinstance(content["meta"], dict):
         return None
     return content

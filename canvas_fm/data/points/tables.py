@@ -85,6 +85,11 @@ def write_table(path: Path, table: Mapping[str, np.ndarray], meta: Mapping[str, 
     kinds.get(path.suffix.lower(), write_csv)(path, table, meta)
 
 
+def joined(tables: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """One table of the rows of several with the same columns."""
+    return {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
+
+
 def text_rows(path: Path) -> list[dict[str, str]]:
     """Rows of a CSV, Parquet file or Excel sheet, every value as text; CanvasError where there is none."""
     if not path.is_file():

@@ -18,7 +18,7 @@ import numpy as np
 
 from canvas_fm.data.points.points import Points
 from canvas_fm.errors import CanvasError
-from canvas_fm.files.atomic import disk_full_as_error, sync_folder
+from canvas_fm.files.atomic import disk_full_as_error, sync_path
 from canvas_fm.files.locks import try_lock
 
 VERSION = 1
@@ -50,7 +50,7 @@ class ClickLog:
         self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         if not self.path.stat().st_size:
             self._write([head])
-            sync_folder(self.path.parent)
+            sync_path(self.path.parent)
 
     def append(self, *events: dict[str, Any]) -> None:
         """Write events as one piece; they are on the disk when this returns."""

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from canvas_fm.data.volume.window import cache_folder
 from canvas_fm.errors import CanvasError
-from canvas_fm.files.atomic import disk_full_as_error, sync_folder
+from canvas_fm.files.atomic import disk_full_as_error, sync_path
 from canvas_fm.models.checkpoint import Encoder
 from canvas_fm.models.device import native_int8
 
@@ -195,7 +195,7 @@ def keep(encoder: Encoder, check: Int8Check, write: Callable[[Path], None]) -> I
                 temporary.chmod(0o755)
                 shutil.rmtree(folder, ignore_errors=True)
                 temporary.replace(folder)
-                sync_folder(folder.parent)
+                sync_path(folder.parent)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
         encoder.forget()

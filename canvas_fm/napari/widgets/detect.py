@@ -11,7 +11,7 @@ from canvas_fm.data.points.points import Points
 from canvas_fm.errors import CanvasError
 from canvas_fm.inference.detect.detect import detect
 from canvas_fm.models.checkpoint import load
-from canvas_fm.napari.background import BackgroundWork
+from canvas_fm.napari.background import BackgroundWork, shows_errors
 from canvas_fm.napari.layers import points_layer, volume_of
 from canvas_fm.napari.widgets.choices import LayerChoice, ModelChoice
 
@@ -34,14 +34,11 @@ class DetectWidget(Container):
         self.in_view.changed.connect(lambda *_: self._take_view())
         self.start.changed.connect(lambda *_: self.detect())
 
+    @shows_errors
     def detect(self) -> None:
         """Start detection in a thread; its cells become a points layer."""
-        try:
-            layer = self.image.layer
-            options = self._options()
-        except CanvasError as problem:
-            self.work.say(str(problem))
-            return
+        layer = self.image.layer
+        options = self._options()
         reference = self.model.reference
 
         def work() -> Points:
@@ -63,13 +60,10 @@ class DetectWidget(Container):
             options["box"] = tuple(int(value) for value in _numbers(text, 6, "Box"))
         return options
 
+    @shows_errors
     def _take_view(self) -> None:
         """Take the visible part of the plane, and all planes, as the box."""
-        try:
-            layer = self.image.layer
-        except CanvasError as problem:
-            self.work.say(str(problem))
-            return
+        layer = self.image.layer
         factor = layer.downsample_factors[layer.data_level] if layer.multiscale else (1, 1, 1)
         low, high = (corner * factor for corner in layer.corner_pixels)
         shape = (layer.data[0] if layer.multiscale else layer.data).shape

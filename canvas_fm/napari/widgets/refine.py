@@ -9,10 +9,9 @@ from napari.layers import Image
 from napari.layers import Points as PointsLayer
 
 from canvas_fm.data.points.points import Points
-from canvas_fm.errors import CanvasError
 from canvas_fm.heads.refine.apply.apply import refine
 from canvas_fm.heads.refine.refiner import Refiner
-from canvas_fm.napari.background import BackgroundWork
+from canvas_fm.napari.background import BackgroundWork, shows_errors
 from canvas_fm.napari.layers import points_layer, points_of, volume_of
 from canvas_fm.napari.widgets.choices import LayerChoice, ModelChoice
 
@@ -35,14 +34,11 @@ class RefineWidget(Container):
         )
         self.start.changed.connect(lambda *_: self.refine())
 
+    @shows_errors
     def refine(self) -> None:
         """Start refinement in a thread; the candidates with P(cell) become a points layer."""
-        try:
-            image, cells = self.image.layer, self.cells.layer
-            candidates = points_of(cells, image)
-        except CanvasError as problem:
-            self.work.say(str(problem))
-            return
+        image, cells = self.image.layer, self.cells.layer
+        candidates = points_of(cells, image)
         reference = self.model.reference
         options = {"resample": self.resample.value, "cells_only": self.cells_only.value}
 

@@ -15,7 +15,7 @@ from canvas_fm.heads.review.clicks import CELL, OTHER, UNSURE
 from canvas_fm.heads.review.options import ReviewOptions
 from canvas_fm.heads.review.order import ORDERS
 from canvas_fm.heads.review.session import ReviewSession
-from canvas_fm.napari.background import BackgroundWork, text_label
+from canvas_fm.napari.background import BackgroundWork, shows_errors, text_label
 from canvas_fm.napari.layers import METADATA, OPEN_CIRCLE, points_layer, points_of, volume_of
 from canvas_fm.napari.widgets.choices import LayerChoice
 from canvas_fm.pipeline.background_learner import BackgroundLearner, open_review
@@ -59,17 +59,14 @@ class ReviewWidget(Container):
         self.missed.changed.connect(lambda *_: self.add_missed())
         self.native.destroyed.connect(lambda *_: self.finish(shown=False))
 
+    @shows_errors
     def begin(self) -> None:
         """Open the review in a thread, gone on with where the file has clicks already."""
-        try:
-            if self.session is not None:
-                raise CanvasError("a review is open; end it first")
-            image = self.image.layer
-            candidates = points_of(self.cells.layer, image)
-            options = ReviewOptions.of(annotator=(self.annotator.value,), order=self.order.value)
-        except CanvasError as problem:
-            self.work.say(str(problem))
-            return
+        if self.session is not None:
+            raise CanvasError("a review is open; end it first")
+        image = self.image.layer
+        candidates = points_of(self.cells.layer, image)
+        options = ReviewOptions.of(annotator=(self.annotator.value,), order=self.order.value)
         out, self._by = Path(self.out.value), self.annotator.value
 
         def done(opened: tuple[Any, Any]) -> None:

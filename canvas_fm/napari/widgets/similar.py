@@ -15,7 +15,7 @@ from canvas_fm.errors import CanvasError
 from canvas_fm.inference.embed.embed import embed
 from canvas_fm.inference.embed.store.embedding_store import points_sha256
 from canvas_fm.models.checkpoint import load
-from canvas_fm.napari.background import BackgroundWork
+from canvas_fm.napari.background import BackgroundWork, shows_errors
 from canvas_fm.napari.layers import colour_scale, points_layer, points_of, volume_of
 from canvas_fm.napari.widgets.choices import LayerChoice, ModelChoice
 
@@ -37,16 +37,13 @@ class SimilarWidget(Container):
         self._embedded: tuple[tuple[Any, ...], np.ndarray] | None = None
         self.start.changed.connect(lambda *_: self.search())
 
+    @shows_errors
     def search(self) -> None:
         """Embed in a thread what is not embedded yet; the nearest cells become a points layer."""
-        try:
-            image, layer = self.image.layer, self.cells.layer
-            cells, selected = points_of(layer, image), sorted(layer.selected_data)
-            if not selected:
-                raise CanvasError(f"no cell is selected; select one or more of {layer.name!r} (key S)")
-        except CanvasError as problem:
-            self.work.say(str(problem))
-            return
+        image, layer = self.image.layer, self.cells.layer
+        cells, selected = points_of(layer, image), sorted(layer.selected_data)
+        if not selected:
+            raise CanvasError(f"no cell is selected; select one or more of {layer.name!r} (key S)")
         reference, count, resample = self.model.reference, self.count.value, self.resample.value
 
         def work() -> Float32[np.ndarray, "n d"]:

@@ -16,7 +16,7 @@ from canvas_fm.data.store.files import volume_name
 from canvas_fm.data.store.ome.write import write_channels
 from canvas_fm.data.volume.window import DEFAULT_RULE, SAMPLE, find_window
 from canvas_fm.errors import CanvasError
-from canvas_fm.files.atomic import disk_full_as_error, sync_folder
+from canvas_fm.files.atomic import disk_full_as_error, sync_path
 from canvas_fm.files.resumable import unfinished_folder
 from canvas_fm.prepare.convert.layout import Layout, image_metadata, open_arrays
 from canvas_fm.prepare.convert.shards.written_chunks import WrittenChunks
@@ -82,7 +82,7 @@ def finish(
         for name, content in pending.items():
             (root / name).write_bytes(content)
         root.replace(work.out)
-        sync_folder(work.out.parent)
+        sync_path(work.out.parent)
     work.remove()
 
 

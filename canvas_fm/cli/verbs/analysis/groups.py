@@ -66,7 +66,7 @@ def run_groups(args: argparse.Namespace) -> None:
     from canvas_fm.analysis.groups.figures import region_heat_map, volcano
     from canvas_fm.analysis.groups.study import read_study
     from canvas_fm.cli.output import print_result
-    from canvas_fm.data.points.tables import write_table
+    from canvas_fm.data.points.tables import joined, write_table
 
     repeats: Any = args.repeats or ("hemisphere" if args.model == "mixed" else None)
     study = read_study(
@@ -83,9 +83,7 @@ def run_groups(args: argparse.Namespace) -> None:
     }  # fmt: skip
     comparisons = [compare_groups(study, reference, other, **options) for other in others]
     tables = [comparison.table() for comparison in comparisons]
-    write_table(
-        Path(args.out), {key: np.concatenate([table[key] for table in tables]) for key in tables[0]}, {}
-    )
+    write_table(Path(args.out), joined(tables), {})
     if args.volcano is not None:
         volcano(comparisons[0], args.volcano)
     if args.heat_map is not None:

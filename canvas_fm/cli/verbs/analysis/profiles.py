@@ -53,14 +53,12 @@ def _fill(parser: Parser) -> None:
 def run_profiles(args: argparse.Namespace) -> None:
     from pathlib import Path
 
-    import numpy as np
-
     from canvas_fm.analysis.profiles.cells import read_profile_study
     from canvas_fm.analysis.profiles.compare import compare_profiles
     from canvas_fm.analysis.profiles.examples import write_examples
     from canvas_fm.analysis.profiles.figure import profile_figure
     from canvas_fm.cli.output import print_result
-    from canvas_fm.data.points.tables import write_table
+    from canvas_fm.data.points.tables import joined, write_table
 
     study = read_profile_study(args.study, column=args.column, max_cells=args.max_cells, seed=args.seed)
     reference = args.reference or study.groups[0]
@@ -72,9 +70,7 @@ def run_profiles(args: argparse.Namespace) -> None:
         if other != reference
     ]
     tables = [comparison.table() for comparison in comparisons]
-    write_table(
-        Path(args.out), {key: np.concatenate([table[key] for table in tables]) for key in tables[0]}, {}
-    )
+    write_table(Path(args.out), joined(tables), {})
     if args.examples is not None:
         write_examples(comparisons[0], args.examples)
     if args.figure is not None:

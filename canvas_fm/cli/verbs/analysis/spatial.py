@@ -97,12 +97,10 @@ def _add_draws(parser: Parser) -> None:
 def run_coexpress(args: argparse.Namespace) -> None:
     from pathlib import Path
 
-    import numpy as np
-
     from canvas_fm.analysis.coexpression import coexpress, mask_of_tree
     from canvas_fm.analysis.populations import check_names, read_population
     from canvas_fm.cli.output import print_result
-    from canvas_fm.data.points.tables import write_table
+    from canvas_fm.data.points.tables import joined, write_table
     from canvas_fm.errors import CanvasError
 
     names = args.channels or [Path(path).name.partition(".")[0] for path in args.cells]
@@ -124,14 +122,10 @@ def run_coexpress(args: argparse.Namespace) -> None:
         seed=args.seed,
     )
     tables = [pair.table(None if atlas is None else atlas.tree) for pair in pairs]
-    write_table(
-        Path(args.out), {key: np.concatenate([table[key] for table in tables]) for key in tables[0]}, {}
-    )
+    write_table(Path(args.out), joined(tables), {})
     if args.cells_out is not None:
         parts = [pair.rows() for pair in pairs]
-        write_table(
-            Path(args.cells_out), {key: np.concatenate([p[key] for p in parts]) for key in parts[0]}, {}
-        )
+        write_table(Path(args.cells_out), joined(parts), {})
     result: dict[str, Any] = {"written": args.out, "tolerance_um": args.tolerance_um, "draws": args.draws}
     result["pairs"] = [pair.whole() for pair in pairs]
     print_result(result, args.json)

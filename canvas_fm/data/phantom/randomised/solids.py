@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int32
 from scipy.spatial import cKDTree
 
+from canvas_fm.data.phantom.fields import overlap
 from canvas_fm.data.zyx import Zyx, ZyxUm
 
 _STEP_UM = 1.2
@@ -117,7 +118,7 @@ def paint(
             lit = covered
         for k in range(len(body)):
             number = start + k
-            into, of = _overlap(grid.shape_zyx, size, at[number] - half)
+            into, of = overlap(grid.shape_zyx, size, at[number] - half)
             light[into] += lit[k][of] * np.float32(brightness[number])
             if mask is not None:
                 window = mask[into]
@@ -184,10 +185,3 @@ def splat(
         light += (
             np.bincount(index + shift, share, minlength=light.size).reshape(light.shape).astype(np.float32)
         )
-
-
-def _overlap(size: Zyx, patch: np.ndarray, at: np.ndarray) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    low = np.maximum(at, 0)
-    high = np.maximum(np.minimum(at + patch, size), low)
-    into = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
-    return into, tuple(slice(a - o, b - o) for a, b, o in zip(low, high, at, strict=True))

@@ -18,7 +18,7 @@ from canvas_fm.data.points.points import Points
 from canvas_fm.data.store.checked_store import MANIFEST, CheckedStore, split_key, write_manifest
 from canvas_fm.data.volume.window import Window
 from canvas_fm.errors import CanvasError, DamagedStore
-from canvas_fm.files.atomic import sync_folder
+from canvas_fm.files.atomic import sync_path
 from canvas_fm.files.resumable import unfinished_folder
 
 if TYPE_CHECKING:
@@ -262,7 +262,7 @@ def write_store(
     write_manifest(folder)
     for inner in (*folder.rglob("*"), folder):
         if inner.is_dir():
-            sync_folder(inner)
+            sync_path(inner)
 
 
 def _write_column(group: zarr.Group, name: str, values: np.ndarray) -> None:

@@ -24,7 +24,7 @@ from jaxtyping import Float32, Int64
 
 from canvas_fm.data.points.points import Points
 from canvas_fm.errors import StorageFull
-from canvas_fm.files.atomic import disk_full_as_error, sync_folder
+from canvas_fm.files.atomic import disk_full_as_error, sync_path
 from canvas_fm.files.resumable import ResumableFolder
 from canvas_fm.inference.embed.store.embedding_store import write_store
 
@@ -115,7 +115,7 @@ class ResumableEmbeddings(ResumableFolder):
             }
             write_store(store, self._map(), points, about)
             store.replace(self.out)
-            sync_folder(self.out.parent)
+            sync_path(self.out.parent)
         self.remove()
 
     def _check_blocks(self) -> None:

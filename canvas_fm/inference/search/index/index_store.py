@@ -8,7 +8,6 @@ kill leaves the index as it was before or as it is after. The next writer remove
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import zlib
 from collections.abc import Iterator, Mapping
@@ -21,7 +20,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from canvas_fm.errors import CanvasError, DamagedStore
-from canvas_fm.files.atomic import disk_full_as_error, sync_folder, write_text_atomic
+from canvas_fm.files.atomic import disk_full_as_error, sync_path, write_text_atomic
 from canvas_fm.inference.embed.store.embedding_store import Embeddings, column_key, storable
 
 INDEX_FILE = "index.json"
@@ -116,7 +115,7 @@ def write_part(folder: Path, embeddings: Embeddings, *, metric: str, dtype: str)
         columns = {"id": embeddings.ids, **embeddings.columns}
         kinds = {name: _write_column(folder, name, values) for name, values in columns.items()}
         files = {path.name: file_entry(path) for path in sorted(folder.iterdir())}
-        sync_folder(folder)
+        sync_path(folder)
     named = {"brain": embeddings.volume, "marker": embeddings.marker}
     entry = {
         "name": folder.name,
@@ -176,11 +175,7 @@ def _write_column(folder: Path, name: str, values: np.ndarray) -> str:
 
 def file_entry(path: Path) -> list[int]:
     """[size, crc32] of a file after fsync."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    sync_path(path)
     return [path.stat().st_size, _crc(path)]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from canvas_fm.data.points.points import Points
-from canvas_fm.data.points.tables import write_csv
+from canvas_fm.data.points.tables import joined, write_csv
 from canvas_fm.pipeline.count_cells import count_figure, count_row
 from canvas_fm.pipeline.study.records import Record, inputs_sha256, read_record
 from canvas_fm.pipeline.study.settings import as_yaml
@@ -54,7 +54,7 @@ def _counts(step_run: StepRun) -> tuple[list[dict[str, str]], bytes | None]:
     if not step_run.study.has("detect"):
         return [], None
     rows = [count_row(brain, Points.read(_of(step_run, brain).cells_path())) for brain in step_run.brains()]
-    table = {key: np.concatenate([row[key] for row in rows]) for key in rows[0]}
+    table = joined(rows)
     groups = [step_run.study.settings.brains[brain].group or "" for brain in step_run.brains()]
     write_csv(
         step_run.folder / "counts.csv", {"brain": table.pop("brain"), "group": np.array(groups)} | table, {}

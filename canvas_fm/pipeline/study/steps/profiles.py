@@ -10,7 +10,7 @@ from canvas_fm.analysis.profiles.cells import read_profile_study
 from canvas_fm.analysis.profiles.compare import compare_profiles
 from canvas_fm.analysis.profiles.examples import write_examples
 from canvas_fm.analysis.profiles.figure import profile_figure
-from canvas_fm.data.points.tables import write_csv
+from canvas_fm.data.points.tables import joined, write_csv
 from canvas_fm.pipeline.study.settings import ProfilesSettings
 from canvas_fm.pipeline.study.steps.regions import write_group_table
 from canvas_fm.pipeline.study.steps.step import StepRun
@@ -48,7 +48,7 @@ def run_profiles(step_run: StepRun) -> dict[str, Any]:
         if other != reference
     ]  # fmt: skip
     tables = [comparison.table() for comparison in comparisons]
-    write_csv(step_run.out, {key: np.concatenate([table[key] for table in tables]) for key in tables[0]}, {})
+    write_csv(step_run.out, joined(tables), {})
     write_examples(comparisons[0], step_run.folder / "examples.csv")
     profile_figure(comparisons[0], step_run.folder / "profiles.png")
     novel = [study.regions[at] for comparison in comparisons for at in np.flatnonzero(comparison.more_novel)]

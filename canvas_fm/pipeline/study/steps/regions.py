@@ -15,7 +15,7 @@ from canvas_fm.analysis.regions.cells_per_region import count_regions, write_cou
 from canvas_fm.analysis.regions.sidecar import write_cells, write_sidecar
 from canvas_fm.analysis.regions.transform import read_transform
 from canvas_fm.data.points.points import Points
-from canvas_fm.data.points.tables import write_table
+from canvas_fm.data.points.tables import joined, write_table
 from canvas_fm.files.checksum import sha256
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.pipeline.study.settings import GroupsSettings, RegionsSettings, merged
@@ -113,7 +113,7 @@ def run_groups(step_run: StepRun) -> dict[str, Any]:
         if other != reference
     ]  # fmt: skip
     parts = [comparison.table() for comparison in comparisons]
-    write_table(step_run.out, {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}, {})
+    write_table(step_run.out, joined(parts), {})
     volcano(comparisons[0], step_run.folder / "volcano.png")
     region_heat_map(study, comparisons[0], step_run.folder / "heat_map.png")
     return {

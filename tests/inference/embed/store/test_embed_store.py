@@ -17,7 +17,7 @@ from canvas_fm.inference.embed.embed import embed_to_store
 from canvas_fm.inference.embed.store import resumable as unfinished
 from canvas_fm.inference.embed.store.embedding_store import Embeddings
 
-from ..conftest import assert_same, by_hand, make_encoder, noise, random_points, write_volume  # isort: skip
+from ...conftest import assert_same, by_hand, make_encoder, noise, random_points, write_volume  # isort: skip
 
 
 def test_a_store_keeps_rows_points_columns_and_where_they_came_from(encoder, volume, points, tmp_path):

@@ -15,7 +15,7 @@ from canvas_fm.inference.search import inverted_lists as search_lists
 from canvas_fm.inference.search.index import build as search_build
 from canvas_fm.inference.search.index import index_store as search_store
 
-from ..conftest import clumps, nearest, whole, write_cells  # isort: skip
+from ...conftest import clumps, nearest, whole, write_cells  # isort: skip
 
 
 @pytest.mark.usefixtures("large")
