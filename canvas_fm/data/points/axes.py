@@ -21,10 +21,11 @@ _UM = {
     "mm": 1e3, "millimeter": 1e3, "millimetre": 1e3,
 }  # fmt: skip
 _VOXELS = ("px", "pixel", "vox", "voxel")
+_TIMES = ("frame", "timepoint", "timestep", "t")
 _SLICES = ("slice", "slice number", "z slice")
-# z, Position Z (Imaris), POSITION_Z (TrackMate), z_um, Z (µm), z [px]
+# z, Position Z and Center of Homogeneous Mass Z (Imaris), POSITION_Z (TrackMate), z_um, Z (µm), z [px]
 _NAME = re.compile(
-    r"(?P<position>position[ _])?(?P<axis>[zyx])"
+    r"(?P<position>(?:position|center of (?:homogeneous|image) mass)[ _])?(?P<axis>[zyx])"
     rf"(?:[ _]*[(\[]?(?P<unit>(?:{'|'.join([*_UM, *_VOXELS])})s?)[)\]]?)?",
     re.IGNORECASE,
 )
@@ -89,6 +90,8 @@ def find_axes(
     Raises CanvasError where one is missing, where shapes or more than three axes are in the file, where their
     unit is not known or not one, and where the rows are of several time points.
     """
+    if any(name.startswith("vector-") for name in table) and set(_NAPARI) <= set(table):
+        raise CanvasError(f"{path} holds napari vectors (vector-0 …), not points; save a points layer")
     if "shape-type" in table:
         raise CanvasError(
             f"{path} holds napari shapes (shape-type, vertex-index), not points; save a points layer"
@@ -105,7 +108,8 @@ def find_axes(
                 f"{path} holds napari points of more than three axes; expected axis-0 … axis-2, z y x"
             )
         return Axes(_NAPARI, None, 0.0)
-    elif objects := next((names for names in _OBJECTS if set(names) <= set(table)), None):
+    elif objects := _objects(table):
+        _check_one_time(path, table)
         _log.info("%s: the columns %s are taken as z, y, x", path, ", ".join(objects))
         return Axes(objects, None, 0.0)
     else:
@@ -166,8 +170,7 @@ def _in_unit(
     is_imaris = is_position and "unit" in lower
     if is_imaris or _are_units(table.get(lower.get("unit", ""))):
         stated |= {str(unit) for unit in np.unique(table[lower["unit"]])}
-    if is_position:
-        _check_one_time(path, table, lower)
+    _check_one_time(path, table)
     if not stated:
         if is_position and len(table[names[0]]):
             raise CanvasError(
@@ -192,8 +195,21 @@ def _are_units(values: np.ndarray | None) -> bool:
     return all(um_of(str(unit)) is not None for unit in np.unique(values))
 
 
-def _check_one_time(path: Path, table: Mapping[str, np.ndarray], lower: Mapping[str, str]) -> None:
-    for name in ("time", "frame"):
+def _objects(table: Mapping[str, np.ndarray]) -> Sequence[str] | None:
+    """The columns of a program that measures objects, by whose names blanks may stand for `_`."""
+    named = {name.replace(" ", "_"): name for name in table}
+    for names in _OBJECTS:
+        found = [named.get(name.replace(" ", "_")) for name in names]
+        if None not in found:
+            return [name for name in found if name is not None]
+    return None
+
+
+def _check_one_time(path: Path, table: Mapping[str, np.ndarray]) -> None:
+    lower = {name.lower().replace(" ", "").replace("_", ""): name for name in table}
+    position = any((axis := axis_of(name)) is not None and axis.position for name in table)
+    # A column `time` beside plain z, y, x may be when a person clicked; of Imaris it is the movie's.
+    for name in (*_TIMES, "time") if position else _TIMES:
         if name in lower and (count := len(np.unique(table[lower[name]]))) > 1:
             raise CanvasError(
                 f"{path} holds {count} time points (column {lower[name]}), and points are of one volume; "

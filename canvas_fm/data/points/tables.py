@@ -16,6 +16,7 @@ from canvas_fm.data.points.axes import find_axes, is_napari_axis, to_voxels
 from canvas_fm.data.points.csv_columns.columns import column_blocks, differ
 from canvas_fm.data.points.csv_columns.format import format_rows
 from canvas_fm.data.points.csv_columns.header import Header, read_header
+from canvas_fm.data.points.csv_columns.parse import plain_float
 from canvas_fm.data.points.formats.excel import XLSX, open_sheet, write_xlsx
 from canvas_fm.data.points.formats.npy_table import NPY, read_npy
 from canvas_fm.data.points.sidecar import check_sidecar_place, read_sidecar, write_sidecar
@@ -201,6 +202,8 @@ def _coordinates(
     for axis, name in enumerate(names):
         values = table[name]
         try:
+            if values.dtype.kind == "U" and (np.char.find(values, "_") >= 0).any():
+                raise ValueError("a number as Python alone reads it")
             zyx[:, axis] = values
         except ValueError as problem:
             row = next(i for i, text in enumerate(values.tolist()) if not _is_number(text))
@@ -251,7 +254,7 @@ def _pyarrow(path: Path) -> tuple[Any, Any]:
 
 def _is_number(text: object) -> bool:
     try:
-        float(str(text))
+        plain_float(str(text))
     except ValueError:
         return False
     return True

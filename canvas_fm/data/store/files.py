@@ -118,6 +118,11 @@ class Zipped:
             info = self.root.stat()
         except (OSError, ValueError, NotImplementedError, EOFError, zipfile.BadZipFile) as problem:
             raise CanvasError(f"{path} is no readable zip archive: {problem}") from problem
+        if any("\\" in entry.filename for entry in entries) and not any("/" in e.filename for e in entries):
+            raise CanvasError(
+                f"{path} names its folders with backslashes, as some programs of Windows pack; unpack it and "
+                "give the folder, or pack it with another program"
+            )
         self._entries = {
             entry.filename.removeprefix(inside): entry
             for entry in entries
@@ -178,6 +183,8 @@ def open_files(path: str | Path, *, follow_links: bool = False) -> Files:
         raise CanvasError(f"{path} cannot be opened: {problem.strerror}") from problem
     if not zipped and path.suffix.lower() in (".zip", ".ozx"):
         raise CanvasError(f"{path} is no zip archive, or was cut short; copy it again")
+    if not zipped and path.name in METADATA:
+        raise CanvasError(f"{path} is the metadata of a Zarr store; give its folder, {path.parent}")
     if not zipped:
         raise CanvasError(
             f"{path} is a file but no zip archive; give a Zarr folder, a zipped one, or TIFF planes"

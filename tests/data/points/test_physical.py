@@ -271,3 +271,38 @@ def test_what_the_readers_could_not_take_back_is_not_written(tmp_path):
             tmp_path / "a.nml", voxel_um=VOXEL_UM
         )
     assert not list(tmp_path.iterdir())
+
+
+def test_napari_vectors_are_no_points(tmp_path):
+    path = tmp_path / "v.csv"
+    path.write_text("index,axis-0,axis-1,axis-2,vector-0,vector-1,vector-2\n0,1,2,3,1,1,1\n")
+    with pytest.raises(CanvasError, match=r"napari vectors .* not points; save a points layer"):
+        Points.read(path)
+
+
+@pytest.mark.parametrize("name", ["frame", "t", "Time Point", "timestep"])
+def test_rows_of_several_time_points_are_refused_also_beside_plain_columns(name, tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text(f"{name},z,y,x\n0,1,2,3\n0,4,5,6\n")
+    assert len(Points.read(path)) == 2
+    path.write_text(f"{name},z,y,x\n0,1,2,3\n1,1,2,3\n")
+    with pytest.raises(CanvasError, match=rf"holds 2 time points \(column {name}\)"):
+        Points.read(path)
+    path.write_text("time,z,y,x\n0,1,2,3\n9,1,2,3\n")  # when somebody clicked
+    assert len(Points.read(path)) == 2
+
+
+@pytest.mark.parametrize("mass", ["Homogeneous", "Image"])
+def test_surfaces_of_imaris_have_a_centre_of_mass(mass, tmp_path):
+    path = tmp_path / "s.csv"
+    names = ",".join(f"Center of {mass} Mass {axis}" for axis in "XYZ")
+    path.write_text(f"\n\n\n{names},Unit,Category,Time,ID\n600,40,2,um,Surface,1,0\n")
+    np.testing.assert_array_equal(Points.read(path, voxel_um=(2, 2, 2)).zyx, [[0.5, 19.5, 299.5]])
+
+
+@pytest.mark.parametrize("rows", ["1_0,20,300\n", "1,20,300\n" * 40 + "1.5,2_0,300\n"])
+def test_a_number_that_python_alone_reads_is_none(rows, tmp_path):
+    path = tmp_path / "p.csv"
+    path.write_text(f"z,y,x\n{rows}")
+    with pytest.raises(CanvasError, match=r"is '\d_0', expected a number"):
+        Points.read(path)

@@ -176,3 +176,27 @@ def test_channels_of_a_plain_array_come_first_and_are_chosen(tmp_path):
     zarr.create_array(tmp_path / "q.zarr", data=np.stack([VOXELS, VOXELS], -1))
     with pytest.raises(CanvasError, match="like channels: name the axes"):
         Volume.open(tmp_path / "q.zarr", voxel_um=UM, c=1)
+
+
+def test_a_zip_whose_folders_have_backslashes(tmp_path):
+    folder = write(tmp_path / "a.zarr", steps=scaled(*UM))
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for file in sorted(p for p in folder.rglob("*") if p.is_file()):
+            archive.writestr(file.relative_to(tmp_path).as_posix().replace("/", "\\"), file.read_bytes())
+    with pytest.raises(CanvasError, match=r"a\.zip names its folders with backslashes, .* give the folder"):
+        Volume.open(tmp_path / "a.zip")
+
+
+def test_the_metadata_in_place_of_the_store(tmp_path):
+    folder = write(tmp_path / "a.zarr", steps=scaled(*UM))
+    name = next(name for name in ("zarr.json", ".zattrs") if (folder / name).is_file())
+    with pytest.raises(CanvasError, match=r"is the metadata of a Zarr store; give its folder, .*a\.zarr$"):
+        Volume.open(folder / name)
+
+
+@pytest.mark.parametrize("size", [1e6 * UM[0], 1e-6 * UM[0]])
+def test_a_voxel_that_no_microscope_has_is_not_believed(size, tmp_path):
+    path = write(tmp_path / "a.zarr", steps=scaled(size, *UM[1:]))
+    with pytest.raises(CanvasError, match=r"states a voxel of .* µm, which no microscope has: its unit is"):
+        Volume.open(path)
+    assert Volume.open(path, voxel_um=UM).voxel_um == UM

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from canvas_fm.data.points.csv_columns.header import Header
-from canvas_fm.data.points.csv_columns.parse import EXACT, parse_block
+from canvas_fm.data.points.csv_columns.parse import EXACT, parse_block, plain_float
 from canvas_fm.errors import CanvasError
 
 _BLOCK = 1 << 17  # rows read at a time: bounds what the text of a large file costs as Python strings
@@ -102,7 +102,7 @@ def _typed(texts: Sequence[str]) -> np.ndarray:
                 return np.array(integers, dtype)
         return np.array(texts)
     try:
-        values = np.array([np.nan if text in BLANKS else float(text) for text in stripped])
+        values = np.array([np.nan if text in BLANKS else plain_float(text) for text in stripped])
     except ValueError:
         return np.array(texts)
     large = np.flatnonzero(np.abs(values) > EXACT).tolist()

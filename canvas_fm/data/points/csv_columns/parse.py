@@ -91,6 +91,13 @@ def _fields(text: bytes, delimiter: bytes, columns: int) -> Fields | None:
     return Fields(array, start.reshape(shape), dot.reshape(shape), end.reshape(shape), odd.reshape(shape))
 
 
+def plain_float(text: str) -> float:
+    """A number as other programs read it too: Python alone takes 1_0 for 10."""
+    if "_" in text:
+        raise ValueError(f"could not convert string to float: {text!r}")
+    return float(text)
+
+
 def _numbers(fields: Fields, column: int, text: bytes) -> np.ndarray | None:
     """One column as integers or floats; None where it has to be looked at text by text."""
     start, dot, end = (part[:, column].copy() for part in fields[1:4])
@@ -129,7 +136,7 @@ def _numbers(fields: Fields, column: int, text: bytes) -> np.ndarray | None:
     for row in np.flatnonzero(odd).tolist():
         first, last = int(fields.start[row, column]), int(fields.end[row, column])
         try:
-            numbers[row] = float(text[first:last])
+            numbers[row] = plain_float(text[first:last].decode("ascii", "replace"))
         except ValueError:
             return None
     # Whole numbers that a float would round stay text, which is not decided here.

@@ -14,6 +14,7 @@ from canvas_fm.data.zyx import ZyxUm
 from canvas_fm.errors import CanvasError
 
 _log = logging.getLogger(__name__)
+_SMALLEST_UM, _LARGEST_UM = 1e-4, 1e4  # an atom and a centimetre
 
 
 def refuse_single_level(path: Path, store: CheckedStore) -> None:
@@ -30,6 +31,12 @@ def checked_voxel_um(path: Path, stated: ZyxUm | None, why_not: str, voxel_um: Z
     if voxel_um is None:
         if stated is None:
             raise CanvasError(f"{path} has no voxel size; give --voxel-um z y x once ({why_not})")
+        if not all(_SMALLEST_UM <= size <= _LARGEST_UM for size in stated):
+            sizes = ", ".join(f"{size:g}" for size in stated)
+            raise CanvasError(
+                f"{path} states a voxel of {sizes} µm, which no microscope has: its unit is wrong; give "
+                "--voxel-um z y x"
+            )
         return stated
     if stated is not None and any(abs(a - b) > 0.05 * b for a, b in zip(voxel_um, stated, strict=True)):
         _log.warning("%s states a voxel of %s µm (z, y, x); the given %s is used", path, stated, voxel_um)

@@ -41,6 +41,8 @@ _CHANNEL = re.compile(r"(?<![a-z])ch?(?:annel)?[ _]?(\d+)", re.IGNORECASE)
 _PLANE = "\0"
 _CELLFINDER_DIGITS = 4  # ch010003 is channel 01, plane 0003
 _GAP = 1.6  # of the smallest step: a rounded step of 2 or more varies by less, a lost plane makes 2
+_MOST_LAYERS = 100  # below any wavelength in nm
+_LAYERS = "; if that number counts the optical layers of a section, number all planes through"
 _LONG = 12  # planes from which steps of 1 and 2 are recognised as rounded ones
 
 
@@ -171,7 +173,12 @@ def _by_slots(folder: Path, files: Sequence[Path], stems: Sequence[str]) -> list
     slots = [[i for i, part in enumerate(row) if part.isdigit()] for row in parts]
     if len(files) == 1:  # a lone plane needs no number
         return [Named(files[0], 0, stems[0] + _PLANE)]
-    if len({len(slot) for slot in slots}) > 1 or not slots[0]:
+    if not any(slots):
+        raise CanvasError(
+            f"{folder}: names such as {files[0].name} and {files[-1].name} have no number, and planes are "
+            "ordered by it; number them from the top, such as z000.tif"
+        )
+    if len({len(slot) for slot in slots}) > 1:
         shortest, longest = (end(range(len(files)), key=lambda i: len(slots[i])) for end in (min, max))
         raise CanvasError(
             f"{folder}: {files[longest].name} and {files[shortest].name} are not named alike; move away "
@@ -243,8 +250,18 @@ def _of_channel(folder: Path, named: Sequence[Named], c: int | None) -> list[Nam
             f"{folder} holds the channels {described}: "
             + ("choose one with --c" if c is None else f"there is no c={c}")
             + (f", or move away what is no plane, such as {odd}" if uneven else "")
+            + (_LAYERS if c is None and _may_be_layers(rests) else "")
         )
     return [plane_file for plane_file in named if plane_file.rest == choices[c][0]]
+
+
+def _may_be_layers(rests: Sequence[str]) -> bool:
+    """Whether what tells channels apart is a small number without a word, as `01` in section_003_01.tif."""
+    labels = _channel_labels(rests)
+    numbers = [label for label in labels.values() if isinstance(label, int) and label < _MOST_LAYERS]
+    return len(numbers) == len(rests) and all(
+        re.search(rf"(?<![a-z\d])0*{label}(?![a-z\d])", rest, re.IGNORECASE) for rest, label in labels.items()
+    )
 
 
 def _channel_labels(rests: Sequence[str]) -> dict[str, int | str | None]:

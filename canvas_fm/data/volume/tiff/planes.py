@@ -297,9 +297,9 @@ def _folder(
     folder: Path, files: list[Path], t: int | None, c: int | None, *, skip: bool, fill_gaps: bool
 ) -> Stack:
     """Planes of a folder with one in each file, by rising z."""
+    ordered = order_planes(folder, files, c, fill_gaps=fill_gaps)  # which refuses names of several times
     if t:
         raise CanvasError(f"{folder} has no axis t; there is no t={t}")
-    ordered = order_planes(folder, files, c, fill_gaps=fill_gaps)
     readable = [file for file in ordered.files if file is not None]
     n_planes, shape, dtype, voxel_um = _first_readable(readable, skip=skip)
     if n_planes != 1 or len(shape) != 2:

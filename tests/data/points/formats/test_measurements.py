@@ -20,6 +20,7 @@ ZYX = np.array([[4.0, 10.0, 20.0], [5.0, 11.0, 21.5]])
         ("label,area,centroid-0,centroid-1,centroid-2", "zyx"),
         (",Name,CX (pix),CY (pix),CZ (pix)", "xyz"),
         ("ImageNumber,ObjectNumber,Location_Center_X,Location_Center_Y,Location_Center_Z", "xyz"),
+        ("object_id,timestep,Center of the object_0,Center of the object_1,Center of the object_2", "xyz"),
         ("object_id,timestep,Center_of_the_object_0,Center_of_the_object_1,Center_of_the_object_2", "xyz"),
         ("a,b,coordinate_raw_axis_0,coordinate_raw_axis_1,coordinate_raw_axis_2", "zyx"),
     ],

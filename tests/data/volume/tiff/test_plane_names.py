@@ -146,3 +146,19 @@ def test_what_is_no_plane_is_refused():
         order(["10_20_000000_ch1.tif", "11_20_000000_ch1.tif"])
     with pytest.raises(CanvasError, match="carry the same plane number"):
         order(["z1.tif", "z01.tif", "z2.tif"])
+
+
+def test_names_without_numbers_are_said_as_that():
+    with pytest.raises(CanvasError, match=r"names such as .* have no number, and planes are ordered by it"):
+        order(["front.tif", "middle.tif", "back.tif"])
+
+
+def test_a_bare_second_number_may_be_layers_of_sections():
+    names = [f"section_{1 + k // 2:03d}_{1 + k % 2:02d}.tif" for k in range(12)]
+    with pytest.raises(CanvasError, match=r"channels \[1, 2\].*optical layers of a section, number all"):
+        order(names)
+    assert order(names, 1) == names[::2]
+    for pattern in ("C{:d}-brain_{:04d}.tif", "brain_{:d}nm_{:03d}.tif", "z{1:03d}_Filter000{0:d}.tif"):
+        with pytest.raises(CanvasError, match="holds the channels") as refused:
+            order([pattern.format(k, z) for k in (1, 2) for z in range(6)])
+        assert "layers" not in str(refused.value)
