@@ -3,7 +3,8 @@
 `python -m tests.benchmarks study --out DIR` writes the brains' planes, an atlas of synthetic regions and a
 study.yaml, runs `canvas-fm study` on it, and shows what `groups` found beside what was planted. Of a brain's
 cells a random share is kept: a share of its own of 80 to 100 %, of which in the region of the effect 35 % in
-the controls and all in the treated. So the effect is known.
+the controls (`--kept`; 1 is no effect) and all in the treated. So the effect is known. `--seed` draws other
+brains.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ from tests.benchmarks.timing import show
 
 SHAPE, UM = (64, 224, 224), (4.0, 1.8, 1.8)
 REGION = 4  # the inner layer
-KEPT = {"control": 0.35, "treated": 1.0}
-FOLD = KEPT["treated"] / KEPT["control"]
+KEPT = 0.35  # of the controls' cells in the region; of the treated all
+POWER_FOLD = 1 / KEPT  # of which `groups` states the power
 STUDY = """\
 title: Six phantom brains in two groups
 brains:
@@ -61,8 +62,11 @@ class _Thinned(phantom._Brain):
         return Cells(cells.centre_um[kept], cells.stream[kept])
 
 
-def write_brains(folder: Path) -> dict[str, np.ndarray]:
-    """Planes, atlas and study.yaml in FOLDER; returns the true centres of each brain."""
+def write_brains(folder: Path, kept: float = KEPT, seed: int = 0) -> dict[str, np.ndarray]:
+    """Planes, atlas and study.yaml in FOLDER; returns the true centres of each brain.
+
+    Of the controls' cells in the region the share `kept` is kept.
+    """
     atlas, _ = write_phantom_regions(folder, SHAPE, voxel_um=UM)
     _Thinned.labels = Volume.open(atlas).read((0, 0, 0), SHAPE)
     truth, lines = {}, []
@@ -71,9 +75,10 @@ def write_brains(folder: Path) -> dict[str, np.ndarray]:
         for at in range(6):
             group = "control" if at < 3 else "treated"
             name = f"{group[0]}{at % 3 + 1}"
-            _Thinned.kept_in_region = KEPT[group]
+            _Thinned.kept_in_region = kept if group == "control" else 1.0
             where = phantom.write_phantom(
-                folder / "phantoms" / name, shape_zyx=SHAPE, markers=("cFos",), seed=at, voxel_um=UM,
+                folder / "phantoms" / name, shape_zyx=SHAPE, markers=("cFos",), seed=100 * seed + at,
+                voxel_um=UM,
                 stripes=False, progress=False,
             )["cFos"]  # fmt: skip
             planes = folder / "raw" / name
@@ -84,7 +89,7 @@ def write_brains(folder: Path) -> dict[str, np.ndarray]:
             lines.append(f"  {name}: {{source: raw/{name}, group: {group}}}")
     finally:
         phantom._Brain = held  # type: ignore[misc]
-    text = STUDY.format(brains="\n".join(lines), fold=FOLD)
+    text = STUDY.format(brains="\n".join(lines), fold=POWER_FOLD)
     (folder / "study.yaml").write_text(text, encoding="utf-8")
     return truth
 
@@ -140,13 +145,15 @@ def compare(folder: Path, truth: dict[str, np.ndarray]) -> list[tuple[str, str, 
 def main(words: Sequence[str] = ()) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, help="keep everything here; default: a temporary folder")
+    parser.add_argument("--kept", type=float, default=KEPT, help=f"share in the controls; default {KEPT}")
+    parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(words)
     with tempfile.TemporaryDirectory() as scratch:
         folder = args.out or Path(scratch)
-        truth = write_brains(folder)
+        truth = write_brains(folder, args.kept, args.seed)
         seconds, peak = run_study(folder)
         rows = compare(folder, truth)
-        show(f"planted: {FOLD:.2f} times the cells in {REGIONS[REGION - 1].name}", rows)
+        show(f"planted: {1 / args.kept:.2f} times the cells in {REGIONS[REGION - 1].name}", rows)
         records = [json.loads(one.read_text()) for one in (folder / "study").glob("records/*/*.json")]
         steps = math.fsum(one.get("seconds", 0) for one in records)
         print(
