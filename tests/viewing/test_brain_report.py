@@ -13,7 +13,7 @@ from canvas_fm.data.points.points import Points
 from canvas_fm.errors import CanvasError
 from canvas_fm.shipped import find
 from canvas_fm.viewing.brain_report.planes import densities_of, plane_name
-from canvas_fm.viewing.brain_report.report import brain_report, model_rows
+from canvas_fm.viewing.brain_report.report import brain_report, conclusion_of, model_rows
 from tests.analysis.regions.conftest import TABLE, small  # noqa: F401
 from tests.analysis.regions.test_cells_per_region import points_inside
 
@@ -80,8 +80,25 @@ def test_a_page_of_two_brains_lists_both(counted):
     assert text.count('<th scope="row">m2</th><td class="text">cells</td><td>300</td>') == 1
     text = brain_report(tables, counted / "r.html", names=["one", "two"]).read_text(encoding="utf-8")
     assert "<h2>two</h2>" in text
+    assert '<p class="conclusion">one, ' in text  # counts, where no groups are compared
     with pytest.raises(CanvasError, match="1 names for 2 tables"):
         brain_report(tables, counted / "r.html", names=["one"])
+
+
+def test_it_begins_with_what_differs_between_the_groups():
+    rows = [
+        {"name": name, "fold": "2.00", "pair": "b over a", "differs": differs}
+        for name, differs in (("CA1", True), ("DG", True), ("CTX", False))
+    ]
+    found = conclusion_of([("m1:", "3")], {"rows": rows, "found": 2, "tested": 3})
+    assert found == (
+        "2 of 3 regions differ between the groups in the density of cells: CA1 2.00 times (b over a); "
+        "DG 2.00 times (b over a)."
+    )
+    assert "None of 3 regions differs" in conclusion_of([], {"rows": rows[2:], "found": 0, "tested": 3})
+    many = conclusion_of([(f"m{at}:", "3") for at in range(5)], None)
+    assert many == "m0: 3 cells; m1: 3 cells; m2: 3 cells; 2 more brains below."
+    assert conclusion_of([], None) == ""
 
 
 def test_planes_have_the_names_of_anatomy_where_the_atlas_says_how_it_lies(small):  # noqa: F811

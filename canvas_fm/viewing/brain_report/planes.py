@@ -36,7 +36,7 @@ def planes_png(
     figure = Figure(figsize=(11, 4), layout="constrained")
     size = np.asarray(atlas.voxel_um)
     most = largest_density(density or {}) if most is None else most
-    dot = float(np.clip(60 / np.sqrt(len(um) + 1), 1.5, 4))
+    dot = float(np.clip(90 / np.sqrt(len(um) + 1), 1.5, 5))
     shaded = None
     panels = figure.subplots(1, 3)
     for axis, axes in enumerate(panels):
@@ -54,7 +54,8 @@ def planes_png(
         axes.imshow(edge, cmap="Greys", vmin=0, vmax=2.5, extent=extent, interpolation="nearest")
         half = max(_SLAB / 2 * atlas.extent_um[axis], size[axis])
         near = np.abs(um[:, axis] - (at + 0.5) * size[axis]) <= half
-        axes.plot(um[near, across] / 1e3, um[near, down] / 1e3, ".", ms=dot, color="#c2410c", alpha=0.8)
+        mm = um[near] / 1e3
+        axes.plot(mm[:, across], mm[:, down], "o", ms=dot, color="#d9480f", mec="white", mew=dot / 8)
         axes.set_title(
             f"{plane_name(atlas, axis)}, {(at + 0.5) * size[axis] / 1e3:.2f} mm: {near.sum():,} cells",
             fontsize=9,

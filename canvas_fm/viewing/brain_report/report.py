@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from canvas_fm.viewing.brain_report.planes import largest_density, planes_png
 _ROWS = 30  # regions of a table on the page
 _Q = 0.05
 _FOLDS, _DENSITIES = ("log2_fold", "log2_fold_low", "log2_fold_high"), ("density_first", "density_second")
+_NAMED = 3  # regions or brains in the sentence that a page begins with
 _FIGURES = {
     "volcano": "Volcano plot",
     "heat_map": "Regions by brains",
@@ -70,17 +71,23 @@ def brain_report(
         for density, table, atlas in zip(densities, cells, atlases or (), strict=bool(cells))
     ]
     files = [*regions, *scores, *([groups] if groups else []), *figures, *cells]
+    brains = [
+        region_rows(Path(path)) | {"name": name, "planes": picture}
+        for path, name, picture in zip_longest(regions, names or _names(regions), pictures)
+    ]
+    compared = None if groups is None else group_rows(Path(groups))
     page = render(
         "viewing/brain_report/page.html",
         title=title,
-        brains=[
-            region_rows(Path(path)) | {"name": name, "planes": picture}
-            for path, name, picture in zip_longest(regions, names or _names(regions), pictures)
-        ],
+        conclusion=conclusion_of(
+            [(f"{one['name']}, {row['name']}:", row["count"]) for one in brains for row in one["rows"][:1]],
+            compared,
+        ),
+        brains=brains,
         scores=[_score(Path(path)) for path in scores],
         models=[model_rows(path) for path in models],
         settings=settings,
-        groups=None if groups is None else group_rows(Path(groups)),
+        groups=compared,
         figures=[{"name": _heading(Path(path).stem), "png": _png(Path(path))} for path in figures],
         files=[{"path": _from(Path(out), path), "sha256": sha256(Path(path))} for path in files],
         version=__version__,
@@ -88,6 +95,27 @@ def brain_report(
     )
     write_text_atomic(Path(out), page)
     return Path(out)
+
+
+def conclusion_of(counts: Sequence[tuple[str, str]], groups: Mapping[str, Any] | None) -> str:
+    """What a page says first: which regions differ between groups, else the cells of each brain.
+
+    `counts` are name and count as the page shows them, `groups` is what `group_rows` gives.
+    """
+    if groups is not None and groups["tested"]:
+        found, tested = groups["found"], groups["tested"]
+        if not found:
+            return f"None of {tested} regions differs between the groups at a false discovery rate of 5 %."
+        first = [row for row in groups["rows"] if row["differs"]][:_NAMED]
+        named = "; ".join(f"{row['name']} {row['fold']} times ({row['pair']})" for row in first)
+        rest = f"; {found - len(first)} more" if found > len(first) else ""
+        return (
+            f"{found} of {tested} regions {'differs' if found == 1 else 'differ'} between the groups in the "
+            f"density of cells: {named}{rest}."
+        )
+    named = "; ".join(f"{name} {count} cells" for name, count in counts[:_NAMED])
+    rest = f"; {len(counts) - _NAMED} more brains below" if len(counts) > _NAMED else ""
+    return f"{named}{rest}." if named else ""
 
 
 def _heading(stem: str) -> str:

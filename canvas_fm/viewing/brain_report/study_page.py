@@ -10,6 +10,7 @@ from typing import Any
 from canvas_fm.evaluation.page.html import png_data, render
 from canvas_fm.files.atomic import write_text_atomic
 from canvas_fm.version import __version__
+from canvas_fm.viewing.brain_report.report import conclusion_of
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,12 @@ class StudyPage:
 def write_study_page(page: StudyPage, out: str | Path) -> Path:
     """Write the page: one file without scripts, which prints."""
     text = render(
-        "viewing/brain_report/study_page.html", title=page.title, page=page, png=png_data, version=__version__
+        "viewing/brain_report/study_page.html",
+        title=page.title,
+        conclusion=conclusion_of([(f"{row['brain']}:", row["count"]) for row in page.counts], page.groups),
+        page=page,
+        png=png_data,
+        version=__version__,
     )
     write_text_atomic(Path(out), text)
     return Path(out)

@@ -144,6 +144,11 @@ def run_regions(args: argparse.Namespace) -> None:
     if args.cells_out is not None:
         write_cells(counts, points, args.cells_out)
     result = write_sidecar(counts, atlas, args.cells, args.out) | {"rows": len(table["id"])}
+    if not args.json:  # for people a channel is a line
+        shown = ("points", "outside_atlas", "in_no_region", "count_of")
+        result["channels"] = [
+            {"channel": name, **{key: of[key] for key in shown}} for name, of in result["channels"].items()
+        ]
     print_result(result, args.json)
 
 
