@@ -74,9 +74,13 @@ def marker_of_folder(folder: str) -> str | None:
 
 
 def brains_in(root: Path) -> list[Brain]:
-    """The brains of a data set, by name; CanvasError where there is none."""
+    """The brains of a data set, by name, also where they lie in a lone folder of it, as `tar cf` packs one.
+
+    Raises CanvasError where there is none.
+    """
     by_folder: dict[str, tuple[list[Path], list[Region]]] = {}
-    for name in _files(root):
+    files = _files(root)
+    for name in files:
         if len(name.parts) < 3 or name.name.startswith("."):
             continue
         planes, regions = by_folder.setdefault(name.parts[0], ([], []))
@@ -93,6 +97,13 @@ def brains_in(root: Path) -> list[Brain]:
         if planes or regions
     ]
     if not brains:
+        below = sorted(
+            {name.parts[0] for name in files if len(name.parts) > 3 and name.parts[2] in (IMAGE, LABEL)}
+        )
+        if len(below) == 1:
+            return brains_in(root / below[0])
+        if below:
+            raise CanvasError(f"{root} holds data sets in {', '.join(below[:8])}; give one of these folders")
         raise CanvasError(
             f"{root} holds no data set; expected MARKER_BRAINID/{IMAGE}/X_Y_Z_chN.tiff and "
             f"MARKER_BRAINID/{LABEL}/TRAIN/…_regionK_gt.csv, in a folder or a {TAR}"
@@ -105,7 +116,8 @@ def _files(root: Path) -> list[PurePosixPath]:
     if archive is not None:
         return list(archive[0].below(archive[1]))
     if not root.is_dir():
-        raise CanvasError(f"{root} is no folder and no {TAR} archive")
+        packed = "; unpack it first" if root.suffix.lower() in (".zip", ".7z", ".rar") else ""
+        raise CanvasError(f"{root} is no folder and no {TAR} archive{packed}")
     return [PurePosixPath(path.relative_to(root)) for path in root.glob("*/*/**/*") if path.is_file()]
 
 

@@ -159,3 +159,27 @@ def test_a_cut_or_compressed_archive_is_a_sentence(written, tmp_path):
         tar.addfile(*member("b.tif", b"xx"))
     with pytest.raises(CanvasError, match="is compressed: nothing in it can be read by itself; unpack it"):
         cf.Volume.open(tmp_path / "a.tar.gz")
+
+
+def test_a_data_set_in_a_lone_folder_is_found(written, tmp_path):
+    """`tar cf brains.tar brains/` puts a folder before every name."""
+    with tarfile.open(tmp_path / "packed.tar", "w") as archive:
+        archive.add(written[0], arcname="canvas/")
+    outer = tmp_path / "outer"
+    outer.mkdir()
+    (outer / "canvas").symlink_to(written[0])
+    for root in (tmp_path / "packed.tar", outer):
+        assert list(check_dataset(root, progress=False).brains) == ["IBA1_phantom", "NeuN_phantom"]
+        assert cf.Volume.open(f"{root}:NeuN").shape_zyx == SHAPE
+        assert len(Points.read(f"{root}:NeuN/TRAIN/region_1"))
+
+
+def test_several_data_sets_and_other_archives_are_said_as_that(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name / "PV_1/image").mkdir(parents=True)
+        tifffile.imwrite(tmp_path / name / "PV_1/image/1_1_000000_ch0.tiff", np.zeros((2, 2), np.uint16))
+    with pytest.raises(CanvasError, match="holds data sets in a, b; give one of these folders"):
+        check_dataset(tmp_path, progress=False)
+    (tmp_path / "a.zip").touch()
+    with pytest.raises(CanvasError, match=r"is no folder and no \.tar archive; unpack it first"):
+        check_dataset(tmp_path / "a.zip", progress=False)
