@@ -292,7 +292,7 @@ def test_it_overfits_one_crop():
     visible = torch.arange(0, 64, 2)[None]
     target = loss_target(mae.target(crop), visible)
     losses = []
-    for _ in range(450):
+    for _ in range(200):
         made = mae(crop, visible=visible)
         top, bottom = content_aware_loss(made.patches, target, gamma=0.0, mean_variance=1.0)
         optimizer.zero_grad()
