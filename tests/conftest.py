@@ -35,7 +35,7 @@ check_types_of("canvas_fm")
 _LONGEST = (
     "tests/test_readme.py",
     "tests/serving/launch/",
-    "tests/cli/test_probe.py",
+    "tests/cli/verbs/score/test_probe.py",
     "tests/heads/test_quantise.py",
     "tests/training/",
     "tests/heads/",

@@ -18,7 +18,7 @@ from canvas_fm.heads.features.shape import shape_of_points
 from canvas_fm.heads.labels.candidates import check_volume_name
 from canvas_fm.heads.refine.apply.apply import P_CELL, refine
 from canvas_fm.heads.refine.refiner import Refiner
-from canvas_fm.heads.review.clicked_count import random_clicks
+from canvas_fm.heads.review.audit.clicked_count import random_clicks
 from canvas_fm.heads.review.learn import learn_from_clicks, standardised
 from canvas_fm.heads.review.options import ReviewOptions
 from canvas_fm.heads.review.order import clusters_of

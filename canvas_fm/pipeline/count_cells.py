@@ -12,9 +12,9 @@ import numpy as np
 
 from canvas_fm.analysis.regions.atlas import Atlas
 from canvas_fm.analysis.regions.cells_per_region import RegionCounts, count_regions, region_volumes
+from canvas_fm.data.dataset.unique_names import unique_names
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.points.tables import write_table
-from canvas_fm.data.volume.names import unique_names
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import CanvasError
 from canvas_fm.files.atomic import write_atomic

@@ -78,7 +78,7 @@ def describe_volume(volume: Volume) -> dict[str, Any]:
 
 def describe_run(path: str | Path) -> dict[str, Any]:
     """Progress of a training run, its last losses and evaluations."""
-    from canvas_fm.training.run.run_folder import Run
+    from canvas_fm.training.run.folder.run_folder import Run
 
     run = Run(Path(path))
     recipe, rows = run.recipe(), run.metrics()

@@ -106,7 +106,7 @@ def verbs() -> str:
 def http() -> str:
     """A row for each route, from the OpenAPI document."""
     from serving.api.app import OTHERS, ROUTES
-    from serving.api.openapi import document
+    from serving.api.description.openapi import document
 
     rows = ["| request | for | replies |", "|---|---|---|"]
     for path, methods in document(ROUTES, OTHERS)["paths"].items():

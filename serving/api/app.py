@@ -15,10 +15,10 @@ from starlette.routing import Route
 from canvas_fm.data.volume.options import VolumeOptions
 from canvas_fm.errors import CanvasError
 from serving.api.bodies import GONE, decoded, disconnected, media_type, read_crops, read_model, reply
-from serving.api.endpoint import JSON, NPY, SAFE, Endpoint
+from serving.api.description.endpoint import JSON, NPY, SAFE, Endpoint
+from serving.api.description.openapi import document
+from serving.api.description.query import no_query, read_query
 from serving.api.json_reply import json_reply
-from serving.api.openapi import document
-from serving.api.query import no_query, read_query
 from serving.api.routes import detect, embed_json, indexes, jobs, openai, refine, review, tiles
 from serving.api.routes.review import HostedReview
 from serving.api.whitening import check_whitening

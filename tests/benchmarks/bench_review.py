@@ -21,7 +21,7 @@ import numpy as np
 from canvas_fm.data.points.points import Points
 from canvas_fm.heads.features.shape import shape_of_points
 from canvas_fm.heads.labels.candidates import Candidates
-from canvas_fm.heads.review.clicked_count import clicked_count, random_clicks
+from canvas_fm.heads.review.audit.clicked_count import clicked_count, random_clicks
 from canvas_fm.heads.review.learn import learn_from_clicks, standardised
 from canvas_fm.heads.review.order import (
     RANDOM_EVERY,

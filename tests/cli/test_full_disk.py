@@ -12,7 +12,7 @@ import pytest
 
 from canvas_fm.data.points.points import Points
 from canvas_fm.errors import StorageFull
-from tests.cli.test_refine import fit_words, folder  # noqa: F401
+from tests.cli.verbs.cells.test_refine import fit_words, folder  # noqa: F401
 
 
 def written(out: Path) -> dict[str, str]:

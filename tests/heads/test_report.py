@@ -20,8 +20,8 @@ from canvas_fm.heads.compare.result import Speed, overlap
 from canvas_fm.heads.compare.summary import POOLED, against, curves, lines
 from canvas_fm.heads.labels.candidates import Candidates
 from canvas_fm.heads.refine.counts.expected_count import CountSpread
-from canvas_fm.viewing.report.conclusion import conclusion_of
 from canvas_fm.viewing.report.figures import gallery_rows
+from canvas_fm.viewing.report.page.conclusion import conclusion_of
 from canvas_fm.viewing.report.write import write_report
 
 

@@ -20,7 +20,7 @@ from canvas_fm.errors import CanvasError
 if TYPE_CHECKING:
     import numpy as np
 
-    from canvas_fm.training.run.run_folder import Run
+    from canvas_fm.training.run.folder.run_folder import Run
     from canvas_fm.viewing.demo.counting import SampleCount
     from canvas_fm.viewing.demo.page import Agreement
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
+from canvas_fm.data.dataset.unique_names import unique_names
 from canvas_fm.data.points.boxes import as_boxes, box_of, inside_boxes, read_boxes, whole
 from canvas_fm.data.points.points import Points
-from canvas_fm.data.volume.names import unique_names
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import BadInput, CanvasError
 from canvas_fm.evaluation.detection.checks import cells_of, scores_of

@@ -15,8 +15,8 @@ from canvas_fm.data.points.points import Points
 from canvas_fm.errors import BadInput
 from canvas_fm.evaluation.detection.checks import SCORE_COLUMNS
 from canvas_fm.heads.review.agreement import agreement
+from canvas_fm.heads.review.audit.clicked_count import clicked_count, random_clicks
 from canvas_fm.heads.review.click_log import ClickLog
-from canvas_fm.heads.review.clicked_count import clicked_count, random_clicks
 from canvas_fm.heads.review.clicks import CELL, OPEN, OTHER, UNSURE, Clicks
 from canvas_fm.heads.review.learn import Learned
 from canvas_fm.heads.review.order import (

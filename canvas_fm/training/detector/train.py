@@ -39,7 +39,8 @@ from canvas_fm.training.mae.crop_set import CropSet, VolumeSource, stacked, take
 from canvas_fm.training.recipe.detector_recipe import DetectorRecipe, init_overrides
 from canvas_fm.training.run.batch_order import Batch, Batches, CropIndices
 from canvas_fm.training.run.distributed import Ranks
-from canvas_fm.training.run.run_folder import DETECTOR, START, Run
+from canvas_fm.training.run.folder.run_folder import DETECTOR, START, Run
+from canvas_fm.training.run.folder.tracking import Tracker
 from canvas_fm.training.run.split import (
     check_companions,
     name_volumes,
@@ -47,7 +48,6 @@ from canvas_fm.training.run.split import (
     resolve,
     split_volumes,
 )
-from canvas_fm.training.run.tracking import Tracker
 from canvas_fm.training.run.trainer import Report, provenance_of, train
 
 _log = logging.getLogger(__name__)

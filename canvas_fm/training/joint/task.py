@@ -19,8 +19,8 @@ from canvas_fm.training.mae.encoder_task import EncoderTask
 from canvas_fm.training.recipe.joint_recipe import JointRecipe
 from canvas_fm.training.run.batch_order import Batches
 from canvas_fm.training.run.distributed import Ranks
-from canvas_fm.training.run.run_folder import Run
-from canvas_fm.training.run.tracking import Tracker
+from canvas_fm.training.run.folder.run_folder import Run
+from canvas_fm.training.run.folder.tracking import Tracker
 from canvas_fm.training.run.trainer import Report
 
 

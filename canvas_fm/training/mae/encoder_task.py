@@ -13,7 +13,7 @@ from canvas_fm.training.recipe.joint_recipe import JointRecipe
 from canvas_fm.training.recipe.recipe import Recipe
 from canvas_fm.training.run.batch_order import Batches
 from canvas_fm.training.run.distributed import Ranks
-from canvas_fm.training.run.run_folder import ENCODER, Run
+from canvas_fm.training.run.folder.run_folder import ENCODER, Run
 from canvas_fm.training.run.trainer import provenance_of
 
 R = TypeVar("R", Recipe, JointRecipe)

@@ -14,7 +14,7 @@ from canvas_fm.training.mae.task import Pretraining
 from canvas_fm.training.recipe.joint_recipe import JointRecipe
 from canvas_fm.training.recipe.kinds import pretraining_class
 from canvas_fm.training.recipe.recipe import Recipe
-from canvas_fm.training.run.run_folder import Run
+from canvas_fm.training.run.folder.run_folder import Run
 from canvas_fm.training.run.split import check_companions, name_volumes, resolve, split_volumes
 from canvas_fm.training.run.trainer import train
 

@@ -22,8 +22,8 @@ from canvas_fm.training.mae.step import MaeStep
 from canvas_fm.training.recipe.recipe import Recipe
 from canvas_fm.training.run.batch_order import Batches, batch_order
 from canvas_fm.training.run.distributed import Ranks
-from canvas_fm.training.run.run_folder import Run
-from canvas_fm.training.run.tracking import Tracker
+from canvas_fm.training.run.folder.run_folder import Run
+from canvas_fm.training.run.folder.tracking import Tracker
 from canvas_fm.training.run.trainer import Report
 
 _SCALE_CROPS = 4096  # crops that σ̄² of the data set is measured on

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from canvas_fm.data.dataset.unique_names import unique_names
 from canvas_fm.data.volume.levels.resample import check_voxel_um
-from canvas_fm.data.volume.names import unique_names
 from canvas_fm.data.volume.volume import Volume, ZyxUm
 from canvas_fm.errors import CanvasError, ModelMismatch
 from canvas_fm.training.mae.crop_set import VolumeSource

@@ -20,11 +20,11 @@ from canvas_fm.errors import CanvasError
 from canvas_fm.progress import bar
 from canvas_fm.training.recipe.recipe import AnyRecipe
 from canvas_fm.training.run.batch_order import Batches, batch_order
-from canvas_fm.training.run.checkpoint import load_checkpoint, save_checkpoint
 from canvas_fm.training.run.distributed import Ranks, join
+from canvas_fm.training.run.folder.checkpoint import load_checkpoint, save_checkpoint
+from canvas_fm.training.run.folder.run_folder import Run, claim
+from canvas_fm.training.run.folder.tracking import METRICS, MetricsLog, Tracker, open_sinks
 from canvas_fm.training.run.optimizer import OptimizerState
-from canvas_fm.training.run.run_folder import Run, claim
-from canvas_fm.training.run.tracking import METRICS, MetricsLog, Tracker, open_sinks
 from canvas_fm.version import __version__
 
 Report = Callable[[str], object]  # a sentence of progress

@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from canvas_fm.training.run.run_folder import Run
+from canvas_fm.training.run.folder.run_folder import Run
 from canvas_fm.training.sweep.grid import EarlyTerminate, Metric
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from canvas_fm.evaluation.metrics.reconstruction import DEFINITIONS, PARTS
 from canvas_fm.files.atomic import write_text_atomic
-from canvas_fm.training.run.run_folder import Run
+from canvas_fm.training.run.folder.run_folder import Run
 from canvas_fm.training.sweep.figures import loss_curves, pareto
 from canvas_fm.training.sweep.grid import DATA_SET, SweepRecipe, SweepRun
 from canvas_fm.training.sweep.linear_readout import LinearReadout

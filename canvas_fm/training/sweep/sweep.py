@@ -18,7 +18,7 @@ from canvas_fm.errors import CanvasError
 from canvas_fm.files.atomic import disk_full_as_error, write_text_atomic
 from canvas_fm.files.locks import take_lock
 from canvas_fm.progress import bar
-from canvas_fm.training.run.run_folder import Run
+from canvas_fm.training.run.folder.run_folder import Run
 from canvas_fm.training.sweep.early_stop import EarlyStop
 from canvas_fm.training.sweep.grid import GridSource, SweepRecipe, SweepRun, expand, read_sweep, volumes_of
 from canvas_fm.training.sweep.linear_readout import score_encoders

@@ -17,13 +17,13 @@ from typing import Any
 
 import torch
 
-from canvas_fm.data.volume.names import unique_names
+from canvas_fm.data.dataset.unique_names import unique_names
 from canvas_fm.data.volume.options import VolumeOptions
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import CanvasError
 from canvas_fm.training.mae.pretrain import pretrain
 from canvas_fm.training.recipe.recipe import Recipe
-from canvas_fm.training.run.run_folder import Run
+from canvas_fm.training.run.folder.run_folder import Run
 from canvas_fm.training.sweep.early_stop import EarlyStop
 
 _STOP_S = 60.0  # for a checkpoint on the way out

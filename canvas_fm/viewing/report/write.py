@@ -24,7 +24,6 @@ from canvas_fm.heads.compare.summary import (
     gains,
     lines,
 )
-from canvas_fm.viewing.report.conclusion import conclusion_of
 from canvas_fm.viewing.report.figures import (
     gallery_figure,
     gallery_rows,
@@ -32,8 +31,9 @@ from canvas_fm.viewing.report.figures import (
     precision_recall_figure,
     reliability_figure,
 )
-from canvas_fm.viewing.report.page import PICTURES, markdown_of, page_of
-from canvas_fm.viewing.report.tables import curve_counts, tables_of
+from canvas_fm.viewing.report.page.conclusion import conclusion_of
+from canvas_fm.viewing.report.page.page import PICTURES, markdown_of, page_of
+from canvas_fm.viewing.report.page.tables import curve_counts, tables_of
 
 
 def write_report(

@@ -10,9 +10,9 @@ from starlette.responses import Response
 
 from canvas_fm.data.points.points import Points
 from serving.api.bodies import GONE, disconnected, first_accepted, read_model
-from serving.api.endpoint import JSON, NPY, Endpoint
+from serving.api.description.endpoint import JSON, NPY, Endpoint
+from serving.api.description.query import no_query
 from serving.api.json_reply import json_reply
-from serving.api.query import no_query
 from serving.core.batching.thread_pool import cancel_on_disconnect
 from serving.core.core import Core
 from serving.core.detect import detect

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from serving.api.bodies import read_model
-from serving.api.endpoint import JSON, Endpoint
+from serving.api.description.endpoint import JSON, Endpoint
 from serving.api.json_reply import json_reply
 from serving.core.core import Core
 from serving.protocol.errors import Refusal

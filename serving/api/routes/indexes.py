@@ -14,8 +14,8 @@ from starlette.responses import JSONResponse, Response
 
 from canvas_fm.errors import CanvasError
 from serving.api.bodies import first_accepted, read_model
-from serving.api.endpoint import JSON, NPY, Endpoint
-from serving.api.query import no_query, read_query
+from serving.api.description.endpoint import JSON, NPY, Endpoint
+from serving.api.description.query import no_query, read_query
 from serving.core.core import Core
 from serving.core.embed.points import unreadable
 from serving.core.search import find_index, plain, read_index

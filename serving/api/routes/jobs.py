@@ -22,8 +22,8 @@ from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import CanvasError, DamagedStore, StorageFull
 from canvas_fm.inference.embed.input_checks import check_points
 from serving.api.bodies import read_with_digest
-from serving.api.endpoint import JSON, NPY, Endpoint
-from serving.api.query import no_query
+from serving.api.description.endpoint import JSON, NPY, Endpoint
+from serving.api.description.query import no_query
 from serving.core.core import Core
 from serving.core.detect import find_detector
 from serving.core.embed.crops import key_of

@@ -12,9 +12,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from serving.api.bodies import GONE, disconnected, from_base64, read_model
-from serving.api.endpoint import JSON, Endpoint
+from serving.api.description.endpoint import JSON, Endpoint
+from serving.api.description.query import no_query
 from serving.api.json_reply import json_reply
-from serving.api.query import no_query
 from serving.core.batching.thread_pool import cancel_on_disconnect
 from serving.core.core import Core
 from serving.protocol.errors import Refusal

@@ -9,9 +9,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from serving.api.bodies import GONE, accepted, decoded, disconnected, media_type, read_crops, read_model
-from serving.api.endpoint import JSON, NPY, SAFE, Endpoint
+from serving.api.description.endpoint import JSON, NPY, SAFE, Endpoint
+from serving.api.description.query import no_query, read_query
 from serving.api.json_reply import json_reply
-from serving.api.query import no_query, read_query
 from serving.core.batching.thread_pool import cancel_on_disconnect
 from serving.core.core import Core
 from serving.core.models.hosted_refiner import HostedRefiner

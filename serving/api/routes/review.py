@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from canvas_fm.errors import CanvasError
 from canvas_fm.files.options import Options
-from serving.api.endpoint import JSON, NPY, Content, Endpoint
+from serving.api.description.endpoint import JSON, NPY, Content, Endpoint
 from serving.api.review.routes import ALONE, Routes, invalid
 from serving.core.core import Core
 from serving.protocol.errors import Refusal, refused

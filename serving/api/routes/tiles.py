@@ -9,8 +9,8 @@ from starlette.responses import JSONResponse, Response
 
 from canvas_fm.errors import CanvasError
 from serving.api.bodies import first_accepted
-from serving.api.endpoint import JSON, NPY, Endpoint
-from serving.api.query import read_query
+from serving.api.description.endpoint import JSON, NPY, Endpoint
+from serving.api.description.query import read_query
 from serving.core.core import Core
 from serving.core.embed.points import unreadable
 from serving.core.volumes.thumbnails import PNG, png

@@ -17,7 +17,7 @@ from canvas_fm.inference.embed.store.embedding_store import Embeddings
 from canvas_fm.models.checkpoint import Encoder
 from serving.client import AsyncClient, Client
 from tests.serving.conftest import transport_to
-from tests.serving.job_helpers import Slow, points, raise_full
+from tests.serving.jobs.job_helpers import Slow, points, raise_full
 
 
 def test_the_client_submits_waits_and_saves(run, encoder: Encoder, volume_path: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from serving.api.app import create_app
 from serving.core.core import Core
 from serving.protocol.settings import ServiceSettings
 from tests.serving.conftest import SHAPE, refused
-from tests.serving.job_helpers import Slow, as_context, points, raise_full, submit, until
+from tests.serving.jobs.job_helpers import Slow, as_context, points, raise_full, submit, until
 
 
 def test_a_full_disk_is_a_sentence_and_the_job_goes_on_later(

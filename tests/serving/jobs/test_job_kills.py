@@ -17,7 +17,7 @@ import canvas_fm as cf
 from canvas_fm.inference.embed.store.embedding_store import Embeddings
 from canvas_fm.models.checkpoint import Encoder
 from serving.client import Client
-from tests.serving.traffic import quiet_port
+from tests.serving.load.traffic import quiet_port
 
 SHAPE = (24, 60, 50)  # of the fixtures
 

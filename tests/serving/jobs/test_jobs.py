@@ -27,7 +27,7 @@ from canvas_fm.models.checkpoint import Encoder
 from serving.jobs import runner as job_runner
 from tests.heads.conftest import make_encoder, spots
 from tests.serving.conftest import refused
-from tests.serving.job_helpers import Slow, as_context, points, submit, until
+from tests.serving.jobs.job_helpers import Slow, as_context, points, submit, until
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from canvas_fm.models.checkpoint import Encoder, load
 from serving.client import Client
 from serving.launch.bento.model_store import get, put
 from serving.protocol.settings import ServiceSettings
-from tests.serving.traffic import quiet_port
+from tests.serving.load.traffic import quiet_port
 
 ROOT = Path(__file__).parents[3]
 

@@ -28,7 +28,7 @@ from serving.client import Client
 from serving.launch.serve import serve
 from serving.protocol import npy
 from tests.serving.conftest import CROP, SHAPE, same
-from tests.serving.traffic import quiet_port
+from tests.serving.load.traffic import quiet_port
 
 
 def family(process) -> list[psutil.Process]:

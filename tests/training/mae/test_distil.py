@@ -16,8 +16,8 @@ from canvas_fm.training.mae.pretrain import pretrain
 from canvas_fm.training.mae.self_distillation import Student, Teacher
 from canvas_fm.training.mae.step import MaeStep, new_model
 from canvas_fm.training.recipe.recipe import DistilRecipe, Recipe
-from canvas_fm.training.run.checkpoint import load_checkpoint
 from canvas_fm.training.run.distributed import Ranks
+from canvas_fm.training.run.folder.checkpoint import load_checkpoint
 
 from .test_step import batch  # isort: skip
 

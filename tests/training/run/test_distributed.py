@@ -13,8 +13,8 @@ import torch
 
 from canvas_fm.training.mae.pretrain import pretrain
 from canvas_fm.training.recipe.recipe import Recipe
-from canvas_fm.training.run.checkpoint import load_checkpoint
-from canvas_fm.training.run.run_folder import Run
+from canvas_fm.training.run.folder.checkpoint import load_checkpoint
+from canvas_fm.training.run.folder.run_folder import Run
 
 SCRIPT = """
 import sys

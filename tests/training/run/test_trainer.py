@@ -18,9 +18,9 @@ from canvas_fm.errors import CanvasError
 from canvas_fm.training.recipe.recipe import Recipe
 from canvas_fm.training.run import trainer
 from canvas_fm.training.run.batch_order import batch_order
-from canvas_fm.training.run.checkpoint import load_checkpoint
 from canvas_fm.training.run.distributed import Ranks
-from canvas_fm.training.run.run_folder import Run
+from canvas_fm.training.run.folder.checkpoint import load_checkpoint
+from canvas_fm.training.run.folder.run_folder import Run
 from canvas_fm.training.run.trainer import Trainer, provenance_of, train
 from canvas_fm.version import __version__
 

@@ -64,7 +64,7 @@ def run_pretrain(args: argparse.Namespace) -> None:
 def advise_resume(args: argparse.Namespace) -> Iterator[None]:
     """Context manager: on a full disk say `--resume`, without which a run that has begun is refused."""
     from canvas_fm.errors import StorageFull
-    from canvas_fm.training.run.run_folder import RECIPE
+    from canvas_fm.training.run.folder.run_folder import RECIPE
 
     try:
         yield

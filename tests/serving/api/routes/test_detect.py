@@ -18,7 +18,7 @@ from canvas_fm.models.checkpoint import Detector, load, save_detector
 from canvas_fm.models.detector.convmixer import ConvMixerConfig, HeatMapNet
 from serving.client import Client
 from tests.serving.conftest import NPY, VOXEL_UM, array_of, post, refused, transport_to
-from tests.serving.job_helpers import submit, until
+from tests.serving.jobs.job_helpers import submit, until
 
 BOX = [2, 5, 5, 20, 55, 45]
 BODY = {"volume": "cube", "box": BOX, "threshold": 0.3}

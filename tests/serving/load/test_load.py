@@ -16,7 +16,7 @@ from canvas_fm.models.checkpoint import Encoder, save_encoder
 from canvas_fm.models.encoder.mae import DecoderConfig, MaskedAutoencoder
 from canvas_fm.models.encoder.vit import EncoderConfig
 from serving.protocol import npy
-from tests.serving.traffic import LENGTH, Crowd, Known, figure, share, worker_of
+from tests.serving.load.traffic import LENGTH, Crowd, Known, figure, share, worker_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 

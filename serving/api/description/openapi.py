@@ -11,8 +11,8 @@ from pydantic.json_schema import models_json_schema
 
 from canvas_fm.files.options import Options
 from canvas_fm.version import __version__
-from serving.api.endpoint import JSON, NPY, SAFE, Content, Endpoint
-from serving.api.query import text_of
+from serving.api.description.endpoint import JSON, NPY, SAFE, Content, Endpoint
+from serving.api.description.query import text_of
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _REF = "#/components/schemas/{model}"

@@ -31,7 +31,7 @@ from canvas_fm.models.checkpoint import Encoder
 from serving.client import Client
 from serving.protocol import npy
 from tests.heads.conftest import spots
-from tests.serving.traffic import CROP, SHAPE, share, worker_of
+from tests.serving.load.traffic import CROP, SHAPE, share, worker_of
 
 schemathesis = pytest.importorskip("schemathesis", reason="fuzzing needs schemathesis, of the extra dev")
 jsonschema_rs = pytest.importorskip("jsonschema_rs")

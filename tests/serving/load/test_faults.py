@@ -23,7 +23,7 @@ from canvas_fm.errors import CanvasError
 from canvas_fm.models.checkpoint import Encoder
 from serving.client import Client
 from serving.protocol import npy
-from tests.serving.traffic import CROP, SHAPE, Crowd, Known, figure, quiet_port, share, worker_of
+from tests.serving.load.traffic import CROP, SHAPE, Crowd, Known, figure, quiet_port, share, worker_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 

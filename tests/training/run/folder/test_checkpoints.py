@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from canvas_fm.errors import CanvasError, StorageFull
-from canvas_fm.training.run.checkpoint import load_checkpoint, save_checkpoint
+from canvas_fm.training.run.folder.checkpoint import load_checkpoint, save_checkpoint
 
 STATE = {"step": 7, "weights": torch.arange(300.0), "names": ["a", "b"], "pair": (1, 2.5), "none": None}
 

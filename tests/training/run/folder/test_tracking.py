@@ -13,7 +13,7 @@ import pytest
 
 from canvas_fm.errors import CanvasError, MissingExtra
 from canvas_fm.training.recipe.recipe import Recipe
-from canvas_fm.training.run.tracking import MetricsLog, Tracker, open_sinks, read_metrics
+from canvas_fm.training.run.folder.tracking import MetricsLog, Tracker, open_sinks, read_metrics
 
 Tiny = Callable[..., Recipe]
 EVAL = {

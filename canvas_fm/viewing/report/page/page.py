@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from canvas_fm.evaluation.page.html import png_data, render
-from canvas_fm.viewing.report.tables import Table
+from canvas_fm.viewing.report.page.tables import Table
 
 NOTE = (
     "All figures are cross-validated over volumes. F1, precision and recall: at one fixed threshold, "
@@ -60,7 +60,7 @@ def page_of(report: Mapping[str, Any], tables: list[Table], folder: Path) -> str
     paths = [folder / path for path in report["figures"]]
     pictures = [(path.stem, *PICTURES[path.stem], png_data(path.read_bytes())) for path in paths]
     return render(
-        "viewing/report/page.html",
+        "viewing/report/page/page.html",
         title=report["title"],
         report=report,
         conclusion=sentence_of(report),

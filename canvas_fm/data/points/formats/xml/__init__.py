@@ -1,0 +1,1 @@
+"""Points in XML files: cellfinder, WebKnossos, TrackMate."""

@@ -1,0 +1,1 @@
+"""What a training writes: its run folder, checkpoints, metrics."""

@@ -1,0 +1,1 @@
+"""What a route takes and answers: endpoints, parameters of an address, the OpenAPI document."""
