@@ -56,24 +56,9 @@ def detect(
     """
     job = detector_job(detector, volume, background=background, **options)
     points = run(job, out, workers=workers, scheduler=scheduler, show=show)
-    for sentence in [*_small_box_warnings(job), *unfamiliar_volume_warnings(job, points)]:
+    for sentence in unfamiliar_volume_warnings(job, points):
         _log.warning("%s", sentence)
     return points
-
-
-def _small_box_warnings(job: DetectionJob) -> list[str]:
-    """A warning where scores are relative to the strongest around and the box ends before they do."""
-    if job.relative is None:
-        return []
-    least_um = 2 * job.relative.block_um
-    for axis, n, whole, um in zip("zyx", job.region.size, job.extent.size, job.voxel_um, strict=True):
-        if n < whole and n * um < least_um:
-            return [
-                f"scores of {job.meta['detector']} are relative to the strongest cells some {least_um:g} um "
-                f"around, and the box is {n * um:.0f} um along {axis}: the whole volume gives other scores. "
-                f"Detect in a box of {least_um:g} um and more and keep the cells of this one"
-            ]
-    return []
 
 
 @takes(DetectOptions)

@@ -46,13 +46,16 @@ def statistics_ranges(looks: Sequence[Mapping[str, float]]) -> dict[str, list[fl
 
 
 def unfamiliar_volume_warnings(job: DetectionJob, points: Points) -> list[str]:
-    """Warnings of a volume outside the ranges of the calibration volumes, or one of the training volumes."""
+    """Warnings of a volume outside the ranges of the calibration volumes, or one of the training volumes.
+
+    And of a box too small for scores that are relative to the strongest around.
+    """
     if not isinstance(job.heat, NetHeatMapper):
         return []
     detector = job.heat.detector
-    seen = []
+    seen = _small_box_warnings(job)
     if job.volumes[0].name in training_volumes(detector.config.provenance):
-        seen = [
+        seen += [
             f"{detector.name} was trained on {job.volumes[0].name}: what it finds there says nothing of how "
             "it does on a volume that it has not seen"
         ]
@@ -77,3 +80,18 @@ def unfamiliar_volume_warnings(job: DetectionJob, points: Points) -> list[str]:
         "at the detections and give --threshold by them, or label a few cells of this brain and adapt the "
         "detector to it (canvas-fm adapt)",
     ]
+
+
+def _small_box_warnings(job: DetectionJob) -> list[str]:
+    """A warning where scores are relative to the strongest around and the box ends before they do."""
+    if job.relative is None:
+        return []
+    least_um = 2 * job.relative.block_um
+    for axis, n, whole, um in zip("zyx", job.region.size, job.extent.size, job.voxel_um, strict=True):
+        if n < whole and n * um < least_um:
+            return [
+                f"scores of {job.meta['detector']} are relative to the strongest cells some {least_um:g} um "
+                f"around, and the box is {n * um:.0f} um along {axis}: the whole volume gives other scores. "
+                f"Detect in a box of {least_um:g} um and more and keep the cells of this one"
+            ]
+    return []
