@@ -5,7 +5,9 @@ cell of a half grows until it holds so many cells, and `detector-phantoms`, whic
 adapted to them without training (`--layers none`). Domains apart where its F1 was below .8.
 
 `--layers all --draws 1` lets layers be trained too (a minute of CPU a draw), beside the same net trained from
-nothing on all labels of that half, up to 200; with `--out` it goes on where it was.
+nothing on all labels of that half, up to 200; with `--out` it goes on where it was. `--every-way` adds what
+each way has on labels that it was not fitted on, and on the other half: what a rule of choice is chosen by.
+`--detector FOLDER` is adapted in place of `detector-phantoms`, as a marker's own detector of a fold.
 """
 
 from __future__ import annotations
@@ -34,12 +36,12 @@ from canvas_fm.models.detector.convmixer import HeatMapNet
 from canvas_fm.models.folder.config import AmplitudeConfig
 from canvas_fm.pipeline.held_out_volumes import Domain
 from canvas_fm.shipped import find
-from canvas_fm.training.detector.adapt.adapt import adapt_detector
+from canvas_fm.training.detector.adapt.adapt import _labelled, _tuned, adapt_detector
 from canvas_fm.training.detector.adapt.amplitude import FEWEST_CELLS, amplitude_detector
 from canvas_fm.training.detector.adapt.fine_tune import fine_tune, fine_tune_recipe
 from canvas_fm.training.detector.adapt.label_folds import LabelFolds, best_threshold, nearest
 from canvas_fm.training.detector.adapt.options import AdaptOptions
-from canvas_fm.training.detector.adapt.strategies import choose_way, score_strategies
+from canvas_fm.training.detector.adapt.strategies import Strategy, choose_way, score_strategies
 from canvas_fm.training.detector.targets import Labelled
 from canvas_fm.training.detector.threshold import LOWEST_THRESHOLD
 from canvas_fm.training.mae.crop_set import VolumeSource
@@ -118,20 +120,24 @@ def draw(brain: Brain, detector: Detector, cells: int, seed: int) -> dict[str, A
 
 
 def trained_draw(
-    domain: Domain, detector: Detector, cells: int, seed: int, layers: str
+    domain: Domain, detector: Detector, cells: int, seed: int, layers: str, every_way: bool = False
 ) -> dict[str, Any] | None:
-    """As `draw`, where layers may be trained, and beside it a net from nothing with up to 200 labels."""
+    """As `draw`, where layers may be trained, and beside it a net from nothing with up to 200 labels.
+
+    With `every_way` the row has `ways`: of each the cross-validated F1 and gain over the unadapted detector,
+    the share of resamples in which it is above, the threshold, and F1 on the other half.
+    """
     volume, points, boxes, _ = domain.open()
     labelled = Labelled(VolumeSource(domain.name, volume), points, boxes)
     halves = _halves(labelled, cells, seed)
     if halves is None:
         return None
     few, test = halves
-    options = {"tolerance_um": domain.tolerance_um, "resample": True, "show": False}
+    options = {"layers": layers, "tolerance_um": domain.tolerance_um, "resample": True}
     with tempfile.TemporaryDirectory() as folder:
         try:
             adapted = adapt_detector(
-                detector, volume, Points(points), few, out=Path(folder) / "adapted", layers=layers, **options
+                detector, volume, Points(points), few, out=Path(folder) / "adapted", show=False, **options
             )
         except CanvasError:
             return None
@@ -145,10 +151,35 @@ def trained_draw(
             ("from nothing", nothing),
         )
     }
-    return {
+    row = {
         "domain": domain.name, "seed": seed, "labels": adapted.cells, "chosen": adapted.chosen,
         "labels from nothing": labels, **{name: round(value, 4) for name, value in f1.items()},
     }  # fmt: skip
+    if every_way:
+        opts = AdaptOptions.of(**options)
+        fitted = _labelled(detector, volume, Points(points), few, opts)
+        row["ways"] = {}
+        for score in adapted.scores:
+            way = _at(_by(score.way, detector, fitted, opts), score.threshold)
+            row["ways"][score.way] = {
+                "f1": round(score.f1, 4), "gain": round(score.gain, 4), "better": round(score.better, 4),
+                "threshold": score.threshold,
+                "other half": round(_f1_of(way, labelled, test, domain.tolerance_um), 4),
+            }  # fmt: skip
+    return row
+
+
+def _by(way: Strategy, detector: Detector, fitted: Labelled, opts: AdaptOptions) -> Detector:
+    """The detector adapted by one way; its threshold is still the old one."""
+    if way == "amplitude":
+        adapted = amplitude_detector(detector, fitted)
+        assert adapted is not None
+        return adapted
+    return detector if way in ("unadapted", "threshold") else _tuned(detector, fitted, way, opts)
+
+
+def _at(detector: Detector, threshold: float) -> Detector:
+    return Detector(detector.config.model_copy(update={"threshold": threshold}), detector.net)
 
 
 def _from_nothing(
@@ -164,7 +195,7 @@ def _from_nothing(
     found = _around(_found(trained, labelled, LOWEST_THRESHOLD), boxes, margin)
     counts = LabelFolds.of(here, domain.tolerance_um, 3).counts(found)
     threshold = best_threshold(counts, 0, detector.config.threshold)
-    return Detector(detector.config.model_copy(update={"threshold": threshold}), net), len(here.inner_zyx)
+    return _at(trained, threshold), len(here.inner_zyx)
 
 
 def _source(detector: Detector, labelled: Labelled) -> VolumeSource:
@@ -271,9 +302,15 @@ def main(arguments: Sequence[str] = ()) -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--cache", type=Path, help="folder of candidates, to go on from or to share")
     parser.add_argument("--layers", choices=("none", "last", "all"), default="none")
+    parser.add_argument("--every-way", action="store_true", help="with --layers last or all")
+    parser.add_argument(
+        "--detector", default="detector-phantoms", metavar="NAME", help="with --layers last or all: another"
+    )
     parser.add_argument("--domains", nargs="+", metavar="NAME", help="with --layers: only these")
     args = parser.parse_args(arguments)
-    detector = load(find("model", "detector-phantoms"), kind="detector", device="cpu")
+    if args.layers == "none" and (args.every_way or args.detector != "detector-phantoms"):
+        parser.error("--every-way and --detector go with --layers last or all")
+    detector = load(find("model", args.detector), kind="detector", device="cpu")
     rows = (_without_training if args.layers == "none" else _with_training)(args, detector)
     report = {str(cells): list(summaries(of_size)) for cells, of_size in rows.items()}
     for cells, lines in report.items():
@@ -304,7 +341,7 @@ def _with_training(args: argparse.Namespace, detector: Detector) -> dict[int, li
             for seed in range(args.first_draw, args.first_draw + args.draws):
                 if any((row["domain"], row["seed"]) == (domain.name, seed) for row in of_size):
                     continue
-                row = trained_draw(domain, detector, cells, seed, args.layers)
+                row = trained_draw(domain, detector, cells, seed, args.layers, args.every_way)
                 if row is None:
                     continue
                 of_size.append(row)
