@@ -3,6 +3,8 @@
 import { askArray, askJson, Latest } from "../shared/api.js";
 import { announce, byId, settled, shown } from "../shared/dom.js";
 
+// Told apart by dashes too, for those who do not see green and red as two colours.
+const DASHES = { 0: [4, 3], "-1": [1.5, 3] };
 const COLOURS = { 1: "#35c46a", 0: "#ff6b5e", "-1": "#ffb454" };
 
 export class Around {
@@ -101,7 +103,7 @@ export class Around {
     pen.lineWidth = 1.6;
     for (const { zyx, label } of this.#points.candidates) {
       const here = !this.box && zyx.every((value, axis) => value === this.centre[axis]);
-      this.#ring(pen, zyx, here ? "#ffd60a" : COLOURS[label] ?? "#9fb4c8", here);
+      this.#ring(pen, zyx, here ? "#ffd60a" : COLOURS[label] ?? "#9fb4c8", here, here ? [] : DASHES[label] ?? []);
     }
     for (const { zyx } of this.#points.missed) {
       const [x, y] = this.#at(zyx);
@@ -125,15 +127,17 @@ export class Around {
     this.#scaleBar(pen);
   }
 
-  #ring(pen, zyx, colour, here) {
+  #ring(pen, zyx, colour, here, dashes) {
     const off = Math.abs(zyx[0] - this.place[0]);
     if (off > 4) return;
     const [x, y] = this.#at(zyx);
     pen.globalAlpha = here ? 1 : 1 - off / 6;
     pen.strokeStyle = colour;
+    pen.setLineDash(dashes);
     pen.beginPath();
     pen.arc(x, y, here ? 11 : 8, 0, 7);
     pen.stroke();
+    pen.setLineDash([]);
     pen.globalAlpha = 1;
   }
 

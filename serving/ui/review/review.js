@@ -10,6 +10,7 @@ const WORDS = { 1: "cell", 0: "not a cell", "-1": "unsure" };
 const AHEAD = 8; // crops that are read before they are needed
 
 const crops = new Map();
+const DARK = 100;  // of 255: the brightest voxels of a crop that is hard to see
 let about, contrast, around, grid, queue = [], busy = false, gridMode = false;
 
 /** An id of an answer, so that one sent twice counts once. */
@@ -39,6 +40,7 @@ function cropOf(row) {
 async function show() {
   const [first] = queue;
   const done = !first;
+  byId("one-dark").hidden = true;
   for (const id of ["other", "unsure", "cell"]) byId(id).disabled = done;
   if (done) {
     byId("one-title").textContent = "All candidates are answered";
@@ -59,7 +61,7 @@ async function show() {
     document.body.dataset.row = first.row;
     return;
   }
-  byId("one-place").textContent = `z ${shown(first.zyx[0])}, y ${shown(first.zyx[1])}, x ${shown(first.zyx[2])}`;
+  byId("one-place").textContent = `z ${shown(first.zyx[0])}, y ${shown(first.zyx[1])}, x ${shown(first.zyx[2])} in voxels`;
   for (const { row } of queue.slice(0, AHEAD)) cropOf(row).catch(() => {});
   try {
     const crop = await cropOf(first.row);
@@ -73,6 +75,8 @@ async function show() {
 }
 
 function draw(crop) {
+  const bright = Float32Array.from(crop.data, contrast.grey(crop.data)).sort()[Math.floor(0.998 * (crop.data.length - 1))];
+  byId("one-dark").hidden = bright > DARK;
   const room = byId("one").clientWidth;
   byId("projections").replaceChildren(...projections(crop, contrast, about.voxel_um, room < 500 ? (room - 48) / 2 : Math.min(300, (room - 70) / 3)));
   byId("planes").replaceChildren(...planes(crop, contrast));
@@ -210,7 +214,7 @@ async function begin() {
   contrast = new Contrast(about.window);
   around = new Around(about, contrast, failed, identity);
   grid = new Grid(contrast, failed, identity, (found) => { progress(found.progress); well(); });
-  byId("where").textContent = `${about.volume}${about.marker ? `, ${about.marker}` : ""} · ${about.annotator}`;
+  byId("where").textContent = `${about.volume}${about.marker && about.marker !== about.volume ? `, ${about.marker}` : ""} · ${about.annotator}`;
   const names = { uncertain: "uncertain first", random: "random", disagreement: "disagreement first", diverse: "spread out" };
   byId("order").replaceChildren(...about.orders.map((order) => new Option(names[order], order, false, order === about.order)));
   byId("order").addEventListener("change", refresh);
