@@ -67,16 +67,18 @@ def disagreement_order(
     p_cell: Float64[np.ndarray, " n"],
 ) -> Int64[np.ndarray, " n"]:
     """Rows on which others differ, then those of one other (least expected first), then the rest."""
-    rank = np.full(len(rest), 2.0)
+    rank: dict[int, float] = {}
     for row in {row for name, of in labels.items() if name != mine for row in of}:
         votes = [of[row] for name, of in labels.items() if name != mine and row in of]
         if len(set(votes)) > 1 or -1 in votes:
             rank[row] = 0.0
         else:
             rank[row] = 1 + (1 - abs(votes[0] - p_cell[row])) / 2
-    place = np.empty(len(rest), np.int64)
-    place[rest] = np.arange(len(rest))
-    return np.lexsort((place, rank)).astype(np.int64)
+    judged = np.zeros(len(rest), bool)
+    judged[list(rank)] = True
+    first = rest[judged[rest]]  # in the order of the rest, which breaks ties
+    by_rank = np.argsort([rank[row] for row in first.tolist()], kind="stable")
+    return np.concatenate([first[by_rank], rest[~judged[rest]]]).astype(np.int64)
 
 
 def clusters_of(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from canvas_fm.heads.review.order import (
     uncertain_order,
 )
 
+_BLOCK = 1024  # rows of an order that become Python's numbers at once: few of a million are looked at
 ENOUGH = 0.03  # half-width of the count's interval at which a review may stop
 
 
@@ -59,6 +61,7 @@ class ReviewSession:
         self.learned: Learned | None = None
         self.failure = ""  # why nothing more is learned from clicks
         self._stated, self._threshold = p_cell, threshold
+        self._share_below: Float64[np.ndarray, " n"] | None = None  # of candidates with a lower score
         self._lock = threading.RLock()
         self._orders: dict[tuple[str, str], Int64[np.ndarray, " n"]] = {}
         self.click_log = ClickLog(self.out.with_name(self.out.name + ".clicks.jsonl"), candidates)
@@ -83,7 +86,9 @@ class ReviewSession:
         n, score = len(self.candidates), self.score
         if score is None:
             return np.full(n, 0.5)
-        return (np.argsort(np.argsort(score, kind="stable"), kind="stable") + 0.5) / n
+        if self._share_below is None:
+            self._share_below = (np.argsort(np.argsort(score, kind="stable"), kind="stable") + 0.5) / n
+        return self._share_below
 
     def take(self, learned: Learned) -> None:
         """Use newly learned probabilities from here on."""
@@ -97,8 +102,7 @@ class ReviewSession:
         with self._lock:
             order = order or self.order
             done = self.clicks.labels[by]
-            ranked = iter(self._ranked(order, by).tolist())
-            drawn = iter(self.permutation.tolist())
+            ranked, drawn = _rows(self._ranked(order, by)), _rows(self.permutation)
             queue: list[int] = []
             taken = set(done)
             while len(queue) < count and len(taken) < len(self.candidates):
@@ -124,8 +128,12 @@ class ReviewSession:
         self._check(by)
         with self._lock:
             done = self.clicks.labels[by]
-            ranked = np.argsort(-self.p_cell if label == CELL else self.p_cell, kind="stable")
-            return [row for row in ranked.tolist() if row not in done][:count]
+            key = ("grid", str(label))
+            if key not in self._orders:
+                self._orders[key] = np.argsort(
+                    -self.p_cell if label == CELL else self.p_cell, kind="stable"
+                ).astype(np.int64)
+            return list(islice((row for row in _rows(self._orders[key]) if row not in done), count))
 
     def answer(self, by: str, identity: str, rows: Sequence[int], label: int) -> None:
         """Record a label of rows; the same identity twice counts once."""
@@ -247,19 +255,24 @@ class ReviewSession:
             raise BadInput(f"the order is {order!r}; expected one of {', '.join(ORDERS)}")
         if order == "random":
             return self.permutation
-        key = (order, by)
-        if order == "disagreement" or key not in self._orders:  # which changes with what others answer
+        key = ("", "") if order == "disagreement" else (order, "")
+        if key not in self._orders:
             p = self.p_cell
-            rank = uncertain_order(p, self._threshold, self.seed)
             if self.learned is None and self._stated is None:
                 rank = first_order(self.score, len(p), self.seed)
-            if order == "diverse":
-                rank = diverse_order(self.groups, rank, self.seed)
-            elif order == "disagreement":
-                rank = disagreement_order(self.clicks.labels, by, rank, p)
-            self._orders[key] = rank
+            else:
+                rank = uncertain_order(p, self._threshold, self.seed)
+            self._orders[key] = diverse_order(self.groups, rank, self.seed) if order == "diverse" else rank
+        if order == "disagreement":  # which changes with what others answer
+            return disagreement_order(self.clicks.labels, by, self._orders[key], self.p_cell)
         return self._orders[key]
 
     def _check(self, by: str) -> None:
         if by not in self.annotators:
             raise BadInput(f"{by!r} is no annotator of this review; there are {', '.join(self.annotators)}")
+
+
+def _rows(order: Int64[np.ndarray, " n"]) -> Iterator[int]:
+    """The rows of an order, one by one."""
+    for start in range(0, len(order), _BLOCK):
+        yield from order[start : start + _BLOCK].tolist()

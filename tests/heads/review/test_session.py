@@ -277,3 +277,23 @@ def test_the_stop_rule_says_how_wide_the_interval_is(begin):
     assert "you may stop" not in progress["stop"]
     click(session, "anna", 30)
     assert session.progress("anna")["stop"] == "the count's interval is now ± 0%; you may stop"
+
+
+def test_orders_are_the_same_in_blocks_of_any_size(tmp_path, monkeypatch):
+    """Of a million candidates only the first rows of an order are looked at, block by block."""
+    label = np.array([1, 0, -2, 1, -1, 0, 1, -2, 1])
+    permutation = np.array([3, 1, 4, 0, 5, 7, 2, 6, 8])
+    queues = []
+    for block in (2, 5, 1000):
+        monkeypatch.setattr("canvas_fm.heads.review.session._BLOCK", block)
+        monkeypatch.setattr("canvas_fm.heads.review.clicked_count._BLOCK", block)
+        assert random_clicks(permutation, label).tolist() == [3, 1, 4, 0, 5]
+        assert random_clicks(permutation[:5], label).tolist() == [3, 1, 4, 0, 5]
+        points = Points(np.arange(60.0).reshape(20, 3), {"score": np.linspace(0, 1, 20)})
+        session = ReviewSession(points, tmp_path / f"{block}.csv", ["me"])
+        session.answer("me", "a", session.queue("me", 4), 1)
+        queues.append([session.queue("me", 30), session.batch("me", 1, 30), session.batch("me", 0, 30)])
+        session.close()
+    assert queues[0] == queues[1] == queues[2]
+    assert [len(rows) for rows in queues[0]] == [16, 16, 16]
+    assert queues[0][1] == queues[0][2][::-1]
