@@ -182,3 +182,14 @@ def test_positions_too_far_for_a_grid_are_matched_all_the_same() -> None:
     cells = np.concatenate([near, far])
     assert matching._pairs_by_cells(cells, cells, 1.0, np.ones(3)) is None
     assert match(cells, cells, tolerance=1.0).truth_index.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("most", [1, 7, 500, 2**40, 2**61])
+def test_numbers_are_ordered_and_ranked_as_numpy_does_it(most: int) -> None:
+    numbers = np.random.default_rng(most).integers(0, most, 300)
+    np.testing.assert_array_equal(matching._stable_order(numbers), np.argsort(numbers, kind="stable"))
+    if most < 1000:
+        count, rank = matching._numbered(numbers)
+        present, expected = np.unique(numbers, return_inverse=True)
+        assert count == len(present)
+        np.testing.assert_array_equal(rank, expected)

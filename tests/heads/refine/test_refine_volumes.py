@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
+import signal
+import threading
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -395,3 +399,38 @@ def test_workers_of_this_machine_refine_the_same_rows(brains, refiner_folder, en
     refiner = Refiner.load(refiner_folder)
     alone, together = (refine(refiner, volume, points, **models, workers=n) for n in (1, 2))
     np.testing.assert_allclose(together.columns["p_cell"], alone.columns["p_cell"], atol=1e-6)
+
+
+@pytest.mark.slow
+def test_two_of_four_workers_are_killed_and_the_rows_are_those_of_one(
+    brains, refiner_folder, encoder, detector, tmp_path, monkeypatch
+):
+    distributed = pytest.importorskip("distributed")
+    volume = brains[2][0]
+    many = Points(np.random.default_rng(0).random((1200, 3)) * (np.array(SHAPE) - 1))
+    monkeypatch.setattr(candidate_classifier, "BLOCK", 8)
+    models = {"encoder": encoder, "detector": detector, "device": "cpu"}
+    refiner = Refiner.load(refiner_folder)
+    alone = refine(refiner, volume, many, out=tmp_path / "a.csv", **models)
+    work, killed = tmp_path / "b.csv.unfinished", []
+
+    def kill() -> None:
+        """A worker each time that ten more blocks are done; a nanny starts another one in its place."""
+        while len(killed) < 2:
+            time.sleep(0.005)
+            if len(list(work.glob("*.part"))) >= 10 * (len(killed) + 1):
+                pid = list(cluster.workers.values())[len(killed)].pid
+                os.kill(pid, signal.SIGKILL)
+                killed.append(pid)
+
+    with distributed.LocalCluster(n_workers=4, threads_per_worker=1, dashboard_address=None) as cluster:
+        killer = threading.Thread(target=kill, daemon=True)
+        killer.start()
+        together = refine(
+            refiner, volume, many, out=tmp_path / "b.csv", scheduler=cluster.scheduler_address, **models
+        )
+        killer.join(5)
+    assert len(killed) == 2
+    np.testing.assert_array_equal(together.zyx, alone.zyx)
+    np.testing.assert_array_equal(together.columns["p_cell"], alone.columns["p_cell"])
+    assert (tmp_path / "b.csv").read_bytes() == (tmp_path / "a.csv").read_bytes()
