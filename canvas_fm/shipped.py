@@ -19,14 +19,6 @@ _ROOTS = {
     "sample": (_PACKAGE / "samples",),
 }
 _SUFFIX = {"recipe": ".yaml", "card": ".md", "model": "", "older model": "", "sample": ""}
-# A recipe or card is such a file, a model or sample the folder that has one; both in subfolders by kind.
-_FILES = {
-    "recipe": "**/*.yaml",
-    "card": "*.md",
-    "model": "**/config.json",
-    "older model": "*/config.json",
-    "sample": "*/meta.json",
-}
 SAMPLE = "sample:"
 RECALLS = _PACKAGE / "weights" / "_recalls.json"  # of the shipped detectors on held-out brains
 
@@ -35,11 +27,10 @@ def shipped(kind: str) -> dict[str, Path]:
     """Names and paths of shipped files of a kind: `recipe`, `card`, `model` or `sample`."""
     paths: dict[str, Path] = {}
     for root in _ROOTS[kind]:
-        for file in root.glob(_FILES[kind]) if root.is_dir() else []:
-            if not any(part.startswith((".", "_", "README")) for part in file.relative_to(root).parts):
-                path = file if _SUFFIX[kind] else file.parent
+        for path in sorted(root.glob(f"*{_SUFFIX[kind]}")) if root.is_dir() else []:
+            if not path.name.startswith((".", "_", "README")):
                 paths.setdefault(path.name.removesuffix(_SUFFIX[kind]), path)
-    return dict(sorted(paths.items()))
+    return paths
 
 
 def catalogue() -> dict[str, dict[str, str]]:

@@ -120,7 +120,7 @@ FIGURES = (
     Figure(
         "service",
         ("| 125 crops/s |", "| 76, 86 ms |"),
-        ("python -m tests.benchmarks.bench_service --encoder canvas_fm/weights/encoders/base",),
+        ("python -m tests.benchmarks.bench_service --encoder canvas_fm/weights/base",),
     ),
     Figure("search", ("| 2.2 ms |",), ("python -m tests.benchmarks search",)),
 )

@@ -13,39 +13,39 @@ import canvas_fm
 WEIGHTS = Path(canvas_fm.__file__).parent / "weights"
 # Identity as config.json states it, and the sha256 of that file, which lists those of the weights.
 SHIPPED = {
-    "encoders/base": (
+    "base": (
         "e1f10a0c58de6ef258ebb07f7564c0c517ce197c138ff3cec03c979722dada13",
         "bfc2ad41ab03b26691707e129efa42a086d5ec74cd745a1d438ae30862be67d0",
     ),
-    "encoders/base-2": (
+    "base-2": (
         "89b949f443a5b14011e119ca9149ddffea1d54dd2d1cc70a00c7f030ad28cdb1",
         "f65b7f1b04e3a6333961719fb2897ba9e8dc52bc4e979a5b1e82d5c069a6168e",
     ),
-    "detectors/detector-all": (
+    "detector-all": (
         "aa46eff1dbcf0658380fc71a38aa8f88008f32daa115f7a8a0aa125647a609d2",
         "bea20e33a3719fac6c824a6eebc0b32ae6bee32c751a5f92944624a9040b0a74",
     ),
-    "detectors/detector-cfos": (
+    "detector-cfos": (
         "d96737b0cdf57abbc305a7a117960558e1c8882e2dc2721a704f5a3a7dcd844e",
         "599b11906791e44c33bee5376525923eba6caa1bfeedecdfb71e8c828757b110",
     ),
-    "detectors/detector-microglia": (
+    "detector-microglia": (
         "1235ad835d6f1be8a28348637c8a678157186f9f2220d732acce627a45a2e507",
         "3ac33d4a59700d628817bfb005e1b8f98f308794758104e8974ef54822d95992",
     ),
-    "detectors/detector-phantoms": (
+    "detector-phantoms": (
         "d00d21b59a4cab038b6f3e538d1310223f4d5510f5433e6281c222fc6bf79d1c",
         "3c26e30e5d66dbf9500acd84d29ef44669fe10be09ace7a7aafd1d49e6a0eb19",
     ),
-    "refiners/refiner-all": (
+    "refiner-all": (
         "5676c5aa138ff5619f7aa849b1abf69cdac44a5eff81f0fb8133035796f71fb0",
         "c212a4bb678da675e1d88ae1950a826125f5083d86d107b3867953a316e27b9b",
     ),
-    "refiners/refiner-cfos": (
+    "refiner-cfos": (
         "40c36e58833f48484d359c50b97f75890fdc13f8ea6732a3c80dba5714182319",
         "51d279d4a0bc7893fa166addc781c5682ce032959729d65b5176bde0d731022b",
     ),
-    "refiners/refiner-microglia": (
+    "refiner-microglia": (
         "024373cc71024f61be5a02d4f4e6c444890a3eb9c58c5b6f973ae7cdd834a9ba",
         "d3b41317ceb2b4943abd46e0aa75a701bcb227e6dc6b5242cb4f97a187168c5a",
     ),

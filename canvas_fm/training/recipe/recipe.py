@@ -195,7 +195,7 @@ class AnyRecipe(StrictModel):
 
 
 class Recipe(AnyRecipe):
-    """The recipe of a pretraining; defaults are those of recipes/encoders/canvas_all_markers.yaml."""
+    """The recipe of a pretraining; defaults are those of recipes/canvas_all_markers.yaml."""
 
     model: ModelRecipe = ModelRecipe()
     loss: LossRecipe = LossRecipe()
