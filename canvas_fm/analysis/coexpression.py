@@ -167,9 +167,9 @@ def _pair(
     scale = by_region(second.region, second.weight) / np.maximum(
         by_region(second.region[picked], second.weight[picked]), 1e-12
     )
-    some = len(first.um) > 0
-    order = along_curve(first.on_grid) if some else np.zeros(0, np.int64)
-    tree_of_first = cKDTree(first.on_grid[order]) if some else None
+    any_cells = len(first.um) > 0
+    order = along_curve(first.on_grid) if any_cells else np.zeros(0, np.int64)
+    tree_of_first = cKDTree(first.on_grid[order]) if any_cells else None
     weight_of_first = first.weight[order]
     um, weight, region = second.on_grid[picked], second.weight[picked], second.region[picked]
 

@@ -220,8 +220,8 @@ def _log_to_stderr(args: argparse.Namespace) -> None:
         to_file = _LogFile(path, encoding="utf-8")
         to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
         logging.getLogger().addHandler(to_file)
-    for ours in ("canvas_fm", "serving"):
-        logging.getLogger(ours).setLevel(level)
+    for package in ("canvas_fm", "serving"):
+        logging.getLogger(package).setLevel(level)
 
     def show(message: Warning | str, category: type[Warning], *_: object) -> None:
         if issubclass(category, UserWarning):

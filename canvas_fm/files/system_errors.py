@@ -140,12 +140,12 @@ def _has_room(path: Path | str) -> bool:
 def _who_may(path: Path) -> str:
     """Which permission is missing, at which file or folder."""
     try:
-        there = next((each for each in (path, *path.absolute().parents) if os.path.lexists(each)), path)
+        existing = next((each for each in (path, *path.absolute().parents) if os.path.lexists(each)), path)
         closed = next((each for each in path.absolute().parents if not os.access(each, os.X_OK)), None)
-        folder = there if there.is_dir() else path.absolute().parent
+        folder = existing if existing.is_dir() else path.absolute().parent
         if closed is not None and closed.is_dir():
             return f"no permission to enter {closed}; give another path, or get the right (chmod, chown)"
-        if there == path and not os.access(path, os.R_OK):
+        if existing == path and not os.access(path, os.R_OK):
             return "no permission to read it; give another file, or get the right (chmod, chown)"
         if not os.access(folder, os.W_OK):
             return f"no permission to write into {folder}; give another path, or get the right (chmod, chown)"

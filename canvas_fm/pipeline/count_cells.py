@@ -159,9 +159,9 @@ def count_figure(table: dict[str, np.ndarray], path: str | Path) -> None:
     )
     axes = figure.subplots()
     for at, brain in enumerate(brains):
-        mine = rows[:, at]
-        value = np.where(mine >= 0, table["count"][mine].astype(float), np.nan)
-        ends = [np.where(mine >= 0, table[key][mine], np.nan) for key in ("count_low", "count_high")]
+        row = rows[:, at]
+        value = np.where(row >= 0, table["count"][row].astype(float), np.nan)
+        ends = [np.where(row >= 0, table[key][row], np.nan) for key in ("count_low", "count_high")]
         error = np.nan_to_num(np.abs([value - ends[0], ends[1] - value]))
         place = np.arange(len(labels)) + (at - (len(brains) - 1) / 2) * 0.8 / len(brains)
         axes.bar(

@@ -138,11 +138,11 @@ class KeptFeatures:
                         "same command again, it computes that tile anew"
                     )
                 self._last = number, part.arrays[_FEATURES]
-            mine = np.flatnonzero(self.tile[rows] == number)
-            parts.append((mine, self._last[1][self.place[rows[mine]]]))
+            in_tile = np.flatnonzero(self.tile[rows] == number)
+            parts.append((in_tile, self._last[1][self.place[rows[in_tile]]]))
         out = np.empty((len(rows), parts[0][1].shape[1]), np.float32)
-        for mine, values in parts:
-            out[mine] = values
+        for in_tile, values in parts:
+            out[in_tile] = values
         return out
 
 

@@ -130,10 +130,10 @@ class CropDataset(Dataset[Item]):
         """Read the windowed crops of rows into an array."""
         home = np.searchsorted(self.first_rows, index, side="right") - 1
         for number in np.unique(home).tolist():
-            mine = np.flatnonzero(home == number)
-            starts = self.starts_zyx[number][index[mine] - self.first_rows[number]]
+            of_volume = np.flatnonzero(home == number)
+            starts = self.starts_zyx[number][index[of_volume] - self.first_rows[number]]
             for channel, window in enumerate(self.windows[number]):
-                crops[mine, channel] = window.apply(self._reader(number, channel).read(starts))
+                crops[of_volume, channel] = window.apply(self._reader(number, channel).read(starts))
 
     def in_chunk_order(
         self,

@@ -158,8 +158,8 @@ class RequestContext:
         finally:  # wrong keys count too, for the address that they come from
             if self.limits.rate_per_s is not None:
                 client = self.scope.get("client") or ("unknown",)
-                who = f"key {self.holder}" if self.holder else f"address {client[0]}"
-                self.guard.buckets.take(who, self.limits.rate_per_s, self.limits.burst)
+                client_name = f"key {self.holder}" if self.holder else f"address {client[0]}"
+                self.guard.buckets.take(client_name, self.limits.rate_per_s, self.limits.burst)
 
     def check_headers(self) -> None:
         """Refuse what headers rule out, before the body is read."""

@@ -25,11 +25,11 @@ import torch
 
 from canvas_fm.cli import main as canvas_fm
 from canvas_fm.data.points.points import Points
-from canvas_fm.data.volume.volume import Volume
 from canvas_fm.models.checkpoint import save_detector, save_encoder
 from canvas_fm.models.detector.convmixer import ConvMixerConfig, HeatMapNet
 from canvas_fm.models.encoder.mae import DecoderConfig, MaskedAutoencoder
 from canvas_fm.models.encoder.vit import EncoderConfig
+from tests.spots import write_spots
 
 ROOT = Path(__file__).parents[2]
 VOXEL_UM, SHAPE = (4.0, 2.0, 2.0), (16, 64, 64)
@@ -82,12 +82,7 @@ def prepare(folder: Path) -> None:
         voxels = random.integers(100, 200, SHAPE)
         places = random.integers((1, 3, 3), (15, 61, 61), (80, 3))
         label = np.arange(80) % 2
-        for (z, y, x), cell in zip(places, label, strict=True):
-            voxels[z, y - 1 : y + 2, x - 1 : x + 2] += 900 if cell else 300
-        with Volume.create(
-            folder / f"{name}.zarr", SHAPE, voxel_um=VOXEL_UM, chunk_zyx=(8, 32, 32)
-        ) as writer:
-            writer.write((0, 0, 0), voxels.astype(np.uint16))
+        write_spots(folder / f"{name}.zarr", voxels, places, label, VOXEL_UM, 32)
         Points(places.astype(float), {"label": label}).write(folder / f"{name}.csv")
 
 

@@ -18,6 +18,7 @@ from canvas_fm.models.detector.convmixer import ConvMixerConfig, HeatMapNet
 from canvas_fm.models.encoder.mae import DecoderConfig, MaskedAutoencoder
 from canvas_fm.models.encoder.vit import EncoderConfig
 from tests.heads.made_up import cells
+from tests.spots import write_spots
 
 VOXEL_UM = (4.0, 2.0, 2.0)
 SHAPE = (16, 64, 64)
@@ -50,12 +51,9 @@ def spots(path: Path, seed: int, n: int = 80, **options: Any) -> tuple[Volume, P
     places = random.permutation(np.stack(np.meshgrid(range(2, 15, 4), range(3, 62, 6), range(3, 62, 6),
                                                      indexing="ij"), -1).reshape(-1, 3))[:n]  # fmt: skip
     label = np.arange(n) % 2
-    for (z, y, x), cell in zip(places, label, strict=True):
-        voxels[z, y - 1 : y + 2, x - 1 : x + 2] += 900 if cell else 300
-    with Volume.create(path, SHAPE, voxel_um=VOXEL_UM, chunk_zyx=(8, 32, 32), **options) as writer:
-        writer.write((0, 0, 0), voxels.astype(np.uint16))
+    volume = write_spots(path, voxels, places, label, VOXEL_UM, 32, **options)
     notes = np.array([f"row {row}" for row in range(n)])
-    return Volume.open(path), Points(places.astype(float), {"label": label, "note": notes})
+    return volume, Points(places.astype(float), {"label": label, "note": notes})
 
 
 @pytest.fixture(scope="session")

@@ -30,10 +30,10 @@ def compare_repeated(
     freedom = (sums.sizes > 0).sum(1) - 2
     effect = fit.beta[:, 1]
     error = np.sqrt(np.maximum(fit.variance[:, 1, 1], 0))
-    some = error > 1e-12
+    estimable = error > 1e-12
     with np.errstate(divide="ignore", invalid="ignore"):
-        p = np.where(some, 2 * stats.t.sf(np.abs(effect) / error, freedom), 1.0)
-        half = np.where(some, stats.t.ppf(0.975, freedom) * error, 0.0)
+        p = np.where(estimable, 2 * stats.t.sf(np.abs(effect) / error, freedom), 1.0)
+        half = np.where(estimable, stats.t.ppf(0.975, freedom) * error, 0.0)
     return {"effect": effect, "low": effect - half, "high": effect + half, "p": p}
 
 

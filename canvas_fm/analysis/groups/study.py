@@ -165,8 +165,8 @@ def _repeated(
         of_brain: list[Table] = []
         for name in names:
             chosen, side = (channel, name) if repeats == "hemisphere" else (name, hemisphere)
-            there = any(side == half and chosen in (None, of) for of, half in has)
-            of_brain.append(_regions(file, chosen, side, without_children) if there else {})
+            measured = any(side == half and chosen in (None, of) for of, half in has)
+            of_brain.append(_regions(file, chosen, side, without_children) if measured else {})
         parts.append(of_brain)
     if len(names) < 2 or any(not any(of_brain) for of_brain in parts):
         raise CanvasError(

@@ -135,7 +135,7 @@ def normalised(study: ProfileStudy, control: str, components: int = COMPONENTS) 
     counts = np.stack([np.bincount(brain.region, minlength=len(study.regions)) for brain in study.brains])
     usual = np.flatnonzero((counts >= _FEW).all(axis=0))
     standard = [_standardised(brain.vectors, brain.region, usual) for brain in study.brains]
-    controls = [each for each, mine in zip(standard, study.of(control), strict=True) if mine]
+    controls = [each for each, is_control in zip(standard, study.of(control), strict=True) if is_control]
     second_moments = np.mean([each.T @ each / len(each) for each in controls], axis=0, dtype=np.float64)
     values, axes = np.linalg.eigh(second_moments)
     kept = slice(None, -min(components, len(values)) - 1, -1)

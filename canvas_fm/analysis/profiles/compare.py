@@ -117,12 +117,12 @@ def compare_profiles(
             "or fewer cells with --min-cells"
         )
     cluster, to_centre = _clusters(vectors, clusters, seed)
-    share = np.stack([_shares(brain.region, mine, regions, clusters)
-                      for brain, mine in zip(study.brains, cluster, strict=True)])  # fmt: skip
+    share = np.stack([_shares(brain.region, of_cell, regions, clusters)
+                      for brain, of_cell in zip(study.brains, cluster, strict=True)])  # fmt: skip
     distance = _novelty_distances(vectors, np.flatnonzero(a), seed)
     limit = np.quantile(np.concatenate([distance[at] for at in np.flatnonzero(a)]), NOVEL)
-    novelty = np.stack([_shares(brain.region, (mine > limit).astype(np.int64), regions, 2)[:, 1]
-                        for brain, mine in zip(study.brains, distance, strict=True)])  # fmt: skip
+    novelty = np.stack([_shares(brain.region, (of_cell > limit).astype(np.int64), regions, 2)[:, 1]
+                        for brain, of_cell in zip(study.brains, distance, strict=True)])  # fmt: skip
     means = np.stack([_region_means(brain.region, each, regions)
                       for brain, each in zip(study.brains, vectors, strict=True)])  # fmt: skip
     shift, shift_p = _mean_shift(means, a, b, tested, seed)

@@ -132,8 +132,8 @@ class _Pairs:
 
     def k(self, um: np.ndarray, radii: np.ndarray, volume: float, random: np.random.Generator) -> np.ndarray:
         """Cross-K by translation correction (Ohser): V² / (n m) Σ 1 / |W ∩ W shifted by the pair|."""
-        some = um[:: max(1, len(um) // 1000)]
-        expected = self.tree.query_ball_point(some, radii[-1], return_length=True).mean() * len(um)
+        sampled = um[:: max(1, len(um) // 1000)]
+        expected = self.tree.query_ball_point(sampled, radii[-1], return_length=True).mean() * len(um)
         if expected > PAIRS:
             part = random.choice(len(um), max(1, int(len(um) * PAIRS / expected)), replace=False)
             um = um[np.sort(part)]

@@ -68,23 +68,23 @@ def read_deformation(
 ) -> DeformationField | None:
     """The field of a registration's folder, None where there is none; CanvasError for a part of one."""
     files = [folder / f"deformation_field_{axis}.tiff" for axis in range(3)]
-    there = [file for file in files if file.is_file()]
-    if not there:
+    present = [file for file in files if file.is_file()]
+    if not present:
         return None
-    shapes = {tiff_shape(file) for file in there}
+    shapes = {tiff_shape(file) for file in present}
     section = kind == "brainglobe-registration" and all(len(shape) == 2 for shape in shapes)
     wanted = files[:2] if section else files
-    if there != wanted:
+    if present != wanted:
         lacking = [file.name for file in [folder / ANNOTATION, *wanted] if not file.is_file()]
         raise CanvasError(
-            f"{folder} has {', '.join(file.name for file in there)} and lacks {', '.join(lacking)}; copy all "
-            f"that the registration wrote: {ANNOTATION} alone will do, a part of the fields will not"
+            f"{folder} has {', '.join(file.name for file in present)} and lacks {', '.join(lacking)}; "
+            f"copy all that the registration wrote: {ANNOTATION} alone will do, a part of the fields will not"
         )
     if len(shapes) > 1 or len(shape := shapes.pop()) != 3 - section:
         raise CanvasError(f"{folder}: the deformation fields differ in shape or axes; copy them again")
     z, y, x = (1, *shape) if section else shape
     plane = settings.get("atlas_2d_slice_index", 0) if section else None
-    return DeformationField(tuple(there), (z, y, x), voxel_um, kind, plane, _rotation(folder, settings))
+    return DeformationField(tuple(present), (z, y, x), voxel_um, kind, plane, _rotation(folder, settings))
 
 
 def _rotation(folder: Path, settings: Mapping[str, Any]) -> Affine | None:

@@ -203,12 +203,12 @@ def stitch_planes(planes: Int32[np.ndarray, "z y x"]) -> Int32[np.ndarray, "z y 
     smaller of the two, the one with the largest overlap."""
     labels, highest = planes.copy(), int(planes[0].max(initial=0))
     for z in range(1, len(labels)):
-        below, mine = labels[z - 1], planes[z]
-        ids = np.unique(mine[mine > 0])
-        new = np.zeros(int(mine.max(initial=0)) + 1, np.int32)
+        below, objects = labels[z - 1], planes[z]
+        ids = np.unique(objects[objects > 0])
+        new = np.zeros(int(objects.max(initial=0)) + 1, np.int32)
         taken: set[int] = set()
-        for label in sorted(ids.tolist(), key=lambda id_: -int((mine == id_).sum())):
-            inside = mine == label
+        for label in sorted(ids.tolist(), key=lambda id_: -int((objects == id_).sum())):
+            inside = objects == label
             under, overlap = np.unique(below[inside & (below > 0)], return_counts=True)
             smaller = np.minimum(inside.sum(), [(below == id_).sum() for id_ in under])
             overlap = np.where(overlap >= _SAME_OBJECT * smaller, overlap, 0)
@@ -218,5 +218,5 @@ def stitch_planes(planes: Int32[np.ndarray, "z y x"]) -> Int32[np.ndarray, "z y 
                 best = highest
             taken.add(best)
             new[label] = best
-        labels[z] = new[mine]
+        labels[z] = new[objects]
     return labels

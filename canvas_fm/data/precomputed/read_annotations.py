@@ -39,8 +39,8 @@ def read_precomputed(path: Path) -> PointTable:
     row = _row(folder, info.get("properties", []))
     rows = np.concatenate([np.empty(0, row), *_chunks(folder, info, row)])
     rows = rows[np.unique(rows["id"], return_index=True)[1]]
-    ours = info.get(NAMESPACE)
-    stated = ours.get("points") if isinstance(ours, Mapping) else None
+    extension = info.get(NAMESPACE)
+    stated = extension.get("points") if isinstance(extension, Mapping) else None
     if isinstance(stated, int) and stated != len(rows):
         raise CanvasError(
             f"{folder} holds {len(rows):,} points and states {stated:,}: files are missing; copy all of it"

@@ -117,8 +117,8 @@ class Volume:
         store = CheckedStore(remote or open_files(path, follow_links=follow_links))
         refuse_single_level(path, store)
         root = read_node(store.files, "")
-        ours = None if root is None else root.attributes.get(NAMESPACE)
-        written = ours if store.check_written(ours) else None
+        extension = None if root is None else root.attributes.get(NAMESPACE)
+        written = extension if store.check_written(extension) else None
         image = read_image(store.files, root)
         array = ChunkedArray(
             store,

@@ -103,8 +103,8 @@ class _Overlaps:
 
     def add(self, predicted: np.ndarray, truth: np.ndarray) -> None:
         a, b = predicted.ravel(), truth.ravel()
-        some = (a != 0) | (b != 0)
-        a, b = a[some].astype(np.int64), b[some].astype(np.int64)
+        labelled = (a != 0) | (b != 0)
+        a, b = a[labelled].astype(np.int64), b[labelled].astype(np.int64)
         ids, inverse = np.unique(b, return_inverse=True)
         names, of = np.unique(a, return_inverse=True)
         pairs, voxels = np.unique(of * len(ids) + inverse, return_counts=True)

@@ -25,7 +25,7 @@ def render(template: str, **values: Any) -> str:
     if script := values.setdefault("script", ""):
         digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
         policy += f"; script-src 'sha256-{digest}'"
-    ours = {"script": script, "policy": policy, "style": _STYLE.read_text(encoding="utf-8")}
+    trusted = {"script": script, "policy": policy, "style": _STYLE.read_text(encoding="utf-8")}
     environment = Environment(
         loader=FileSystemLoader(_PACKAGE),
         autoescape=True,
@@ -34,7 +34,7 @@ def render(template: str, **values: Any) -> str:
         lstrip_blocks=True,
     )
     environment.globals["heatmap_cell_style"] = heatmap_cell_style
-    return environment.get_template(template).render(values | {k: Markup(v) for k, v in ours.items()})
+    return environment.get_template(template).render(values | {k: Markup(v) for k, v in trusted.items()})
 
 
 def png_data(png: bytes) -> str:

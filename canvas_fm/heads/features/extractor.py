@@ -310,8 +310,8 @@ def features_of_rows(
     """Features of some rows of a task, computed from the voxels; rows rise."""
     parts = []
     for part, place in zip(pooled.parts, pooled.places, strict=True):
-        mine = rows[(rows >= place.start) & (rows < place.stop)]
-        if len(mine):
+        inside = rows[(rows >= place.start) & (rows < place.stop)]
+        if len(inside):
             same: dict[str, Any] = {"group": part.name, "background": part.background, "show": False}
-            parts.append(extractor.features(part.volume, pooled.zyx[mine], **same))
+            parts.append(extractor.features(part.volume, pooled.zyx[inside], **same))
     return stack(parts)

@@ -138,8 +138,8 @@ def write_refiner(state: RefinerState, folder: Path, provenance: dict[str, Any])
     blocks = []
     for name, part in state.blocks.items():
         start, stop, _ = part.indices(state.dim)
-        made = state.provenance.get(name)
-        by = None if made is None else BlockProvenance(**made.as_dict())
+        of_block = state.provenance.get(name)
+        by = None if of_block is None else BlockProvenance(**of_block.as_dict())
         blocks.append(Block(name=name, start=start, stop=stop, made=by))
     config = {
         "settings": {**state.settings, "device": "cpu"},

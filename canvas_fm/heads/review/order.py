@@ -62,14 +62,14 @@ def diverse_order(
 
 def disagreement_order(
     labels: Mapping[str, Mapping[int, int]],
-    mine: str,
+    annotator: str,
     rest: Int64[np.ndarray, " n"],
     p_cell: Float64[np.ndarray, " n"],
 ) -> Int64[np.ndarray, " n"]:
     """Rows on which others differ, then those of one other (least expected first), then the rest."""
     rank: dict[int, float] = {}
-    for row in {row for name, of in labels.items() if name != mine for row in of}:
-        votes = [of[row] for name, of in labels.items() if name != mine and row in of]
+    for row in {row for name, of in labels.items() if name != annotator for row in of}:
+        votes = [of[row] for name, of in labels.items() if name != annotator and row in of]
         if len(set(votes)) > 1 or -1 in votes:
             rank[row] = 0.0
         else:

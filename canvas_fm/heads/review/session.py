@@ -168,13 +168,13 @@ class ReviewSession:
     def progress(self, by: str) -> dict[str, Any]:
         """Counts of answers, agreement, the count's interval and what the model says, for the page."""
         with self._lock:
-            mine = list(self.clicks.labels[by].values())
+            answers = list(self.clicks.labels[by].values())
             label = self.clicks.label(len(self.candidates))
             sample = random_clicks(self.permutation, label)
             count = clicked_count(label, sample, None if self.learned is None else self.p_cell)
             shown: dict[str, Any] = {
-                "mine": len(mine),
-                "mine_by_label": {str(kind): mine.count(kind) for kind in (CELL, OTHER, UNSURE)},
+                "mine": len(answers),
+                "mine_by_label": {str(kind): answers.count(kind) for kind in (CELL, OTHER, UNSURE)},
                 "answered": int((label > OPEN).sum()),
                 "candidates": len(label),
                 "random": len(sample),

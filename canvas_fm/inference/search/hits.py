@@ -35,9 +35,9 @@ class Hits:
         queries, ranks = np.nonzero(self.rows >= 0)
         out = []
         for start in range(0, len(queries), _DESCRIBED):
-            some = slice(start, start + _DESCRIBED)
-            cells = describe(self.rows[queries[some], ranks[some]].tolist())
-            for query, rank, cell in zip(queries[some].tolist(), ranks[some].tolist(), cells, strict=True):
+            block = slice(start, start + _DESCRIBED)
+            cells = describe(self.rows[queries[block], ranks[block]].tolist())
+            for query, rank, cell in zip(queries[block].tolist(), ranks[block].tolist(), cells, strict=True):
                 line = {"query": query, "rank": rank + 1, "distance": float(self.distances[query, rank])}
                 if self.scores is not None:
                     line["likeness"] = float(self.scores[query, rank])

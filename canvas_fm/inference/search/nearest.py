@@ -80,6 +80,6 @@ class NearestRows:
         if exclude is not None:
             rows, squared = without(rows, squared, np.asarray(exclude), neighbours)
         distance = self.distance(squared)
-        there = rows >= 0
-        total = np.where(there, distance, np.float32(0)).sum(axis=1)
-        return total / np.maximum(there.sum(axis=1), 1).astype(np.float32)
+        filled = rows >= 0
+        total = np.where(filled, distance, np.float32(0)).sum(axis=1)
+        return total / np.maximum(filled.sum(axis=1), 1).astype(np.float32)

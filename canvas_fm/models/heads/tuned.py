@@ -32,8 +32,8 @@ class TunedBlocks:
     @classmethod
     def of(cls, base: Encoder, net: ViTEncoder, first: int, last: int) -> TunedBlocks:
         """Extract the tuned blocks of `net`, which was initialised from `base`."""
-        ours = _names(net, first, last)
-        state = {name: net.state_dict()[name].detach().cpu().float().clone() for name in ours}
+        tuned = _names(net, first, last)
+        state = {name: net.state_dict()[name].detach().cpu().float().clone() for name in tuned}
         return cls(base.name, base.sha256, first, last, state)
 
     @property
@@ -81,9 +81,9 @@ def unfrozen(base: Encoder, blocks: int, layer: int | None) -> tuple[ViTEncoder,
             f"give 1 to {last}, or 0 for the frozen encoder"
         )
     net = copy.deepcopy(base.net).requires_grad_(False)
-    ours = set(_names(net, last - blocks, last))
+    tuned = set(_names(net, last - blocks, last))
     for name, parameter in net.named_parameters():
-        parameter.requires_grad_(name in ours)
+        parameter.requires_grad_(name in tuned)
     return net, last - blocks, last
 
 

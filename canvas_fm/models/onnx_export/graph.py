@@ -85,8 +85,10 @@ def export_onnx(model: Encoder | Detector, out: str | Path, *, overwrite: bool =
         raise CanvasError(f"OUT is {str(out)!r}; give a file that ends in .onnx")
     files = {"rdf": path.with_suffix(".rdf.yaml"), "card": path.with_suffix(".md")}
     tensors = {name: path.with_suffix(f".{name}.npy") for name in ("crops", "window", "output")}
-    if not overwrite and (there := next((each for each in (path, *files.values()) if each.exists()), None)):
-        raise CanvasError(f"{there} is there already; give --overwrite to replace it")
+    if not overwrite and (
+        existing := next((each for each in (path, *files.values()) if each.exists()), None)
+    ):
+        raise CanvasError(f"{existing} is there already; give --overwrite to replace it")
     refuse_edited(model.name, model.edited)
     onnx, runtime = _packages()
     model = copy.deepcopy(model).cpu().float()

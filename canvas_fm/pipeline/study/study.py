@@ -178,8 +178,8 @@ def _compare(step_run: StepRun, known: dict[str, Status]) -> Status:
     record = read_record(step_run.record_path)
     if record is None or record.state == "outdated":
         return Status("new", inputs)
-    there = record.state == "done" and step_run.out.exists()
-    if there and folder_digest(step_run.folder) != record.files:
+    complete = record.state == "done" and step_run.out.exists()
+    if complete and folder_digest(step_run.folder) != record.files:
         raise CanvasError(
             f"{step_run.folder} is not as the study wrote it; if that was you, keep a copy elsewhere, "
             "and delete the folder to have it made again"
@@ -188,7 +188,7 @@ def _compare(step_run: StepRun, known: dict[str, Status]) -> Status:
         return Status("again", inputs, differs)
     if record.state == "begun":
         return Status("resume", inputs)
-    if not there:
+    if not complete:
         return Status("again", inputs, ("its files, which are gone",))
     return Status("done", inputs, files=record.files)
 

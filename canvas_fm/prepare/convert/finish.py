@@ -35,8 +35,8 @@ def attributes(out: Path) -> dict[str, Any] | None:
         except (OSError, ValueError):
             continue
         attributes = content.get("attributes", content) if isinstance(content, dict) else {}
-        ours = attributes.get(NAMESPACE)
-        return ours if isinstance(ours, dict) else None
+        extension = attributes.get(NAMESPACE)
+        return extension if isinstance(extension, dict) else None
     return None
 
 
@@ -61,21 +61,26 @@ def finish(
     windows = _windows(root, layout, source, options)
     listed = {"source": str(source.path), "files": source_list(source, done.sources)}
     rules = {"window_rule": None if options.labels else str(DEFAULT_RULE)}
-    ours: dict[str, Any] = {"source": source.path.name, "inputs_sha256": digest, "complete": True, **rules}
-    ours["bad_chunks"] = done.bad_chunks
+    extension: dict[str, Any] = {
+        "source": source.path.name,
+        "inputs_sha256": digest,
+        "complete": True,
+        **rules,
+    }
+    extension["bad_chunks"] = done.bad_chunks
     each = [{"marker": m, "window": w} for m, w in zip(source.markers, windows, strict=True)]
-    ours |= {"channels": each} if layout.has_c else each[0]
+    extension |= {"channels": each} if layout.has_c else each[0]
     image = image_metadata(layout, volume_name(work.out))
     if layout.has_c:
         names = [marker or name for marker, name in zip(source.markers, source.names, strict=True)]
         image["omero"] = write_channels(names, windows, layout.dtype)
     pending = {SOURCES: _json(listed)}
     if layout.ome == "0.5":
-        attributes = {"ome": image, NAMESPACE: ours}
+        attributes = {"ome": image, NAMESPACE: extension}
         group = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
         pending |= {"zarr.json": _json(group)}
     else:
-        pending |= {".zgroup": _json({"zarr_format": 2}), ".zattrs": _json({**image, NAMESPACE: ours})}
+        pending |= {".zgroup": _json({"zarr_format": 2}), ".zattrs": _json({**image, NAMESPACE: extension})}
     known = {key: (int(size), int(crc)) for key, (size, crc) in done.files.items()}
     with disk_full_as_error(work.out):
         write_manifest(root, pending, known)

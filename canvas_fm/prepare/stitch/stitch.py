@@ -127,8 +127,10 @@ def _fused(
     files = list(dict.fromkeys(file for tile in tiles for file in tile.volume.files))
     first = tiles[0].volume
     marker = opts.marker[0] if opts.marker else first.marker
-    there = {"positions": opts.positions and opts.positions.absolute()}
-    again = partial(_reopened, path.absolute(), placed, opts.model_copy(update=there), corrected.correction)
+    absolute = {"positions": opts.positions and opts.positions.absolute()}
+    again = partial(
+        _reopened, path.absolute(), placed, opts.model_copy(update=absolute), corrected.correction
+    )
     return Source(path, [fused], ["channel 0"], [marker], first.voxel_um, files, again)
 
 

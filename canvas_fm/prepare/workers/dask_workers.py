@@ -73,12 +73,12 @@ def _by_dask(
     try:
         # The job is a task's result, made again where the workers die that hold it; scattered it is lost.
         with dask.config.set({"distributed.admin.large-graph-warning-threshold": "4 GiB"}):
-            there = client.submit(pickle.loads, pickle.dumps(job), pure=False)
+            shared_job = client.submit(pickle.loads, pickle.dumps(job), pure=False)
             queue, running = iter(numbers), dict[Any, int]()
 
-            def submit(some: Iterable[int]) -> None:
-                for number in some:
-                    running[client.submit(_tile, there, number, pure=False, retries=_RETRIES)] = number
+            def submit(tiles: Iterable[int]) -> None:
+                for number in tiles:
+                    running[client.submit(_tile, shared_job, number, pure=False, retries=_RETRIES)] = number
 
             submit(islice(queue, _AHEAD * max(workers, len(client.nthreads()))))
             while running:

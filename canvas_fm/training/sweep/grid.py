@@ -197,15 +197,15 @@ def _merged(base: Mapping[str, Any], chosen: Mapping[str, Any]) -> dict[str, Any
     settings = dict(base)
     for key, value in chosen.items():
         *sections, last = key.split(".")
-        here = settings
+        node = settings
         for section in sections:
-            inner = here.get(section)
-            here[section] = inner = dict(inner) if isinstance(inner, Mapping) else {}
-            here = inner
-        before = here.get(last)
+            inner = node.get(section)
+            node[section] = inner = dict(inner) if isinstance(inner, Mapping) else {}
+            node = inner
+        before = node.get(last)
         if isinstance(before, Mapping) and isinstance(value, Mapping):
             value = {**before, **value}
-        here[last] = value
+        node[last] = value
     return settings
 
 

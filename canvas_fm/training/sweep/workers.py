@@ -141,14 +141,14 @@ class _Pool:
         return idle or (self._start() if len(self._workers) < self._size else None)
 
     def _start(self) -> _Worker:
-        ours, theirs = self._context.Pipe()
+        parent_end, child_end = self._context.Pipe()
         self._devices.rotate(-1)
         process = self._context.Process(
-            target=_work, args=(theirs, self._threads, self._devices[0], os.getpid()), daemon=True
+            target=_work, args=(child_end, self._threads, self._devices[0], os.getpid()), daemon=True
         )
         process.start()
-        theirs.close()  # so that its end is heard when the process dies
-        self._workers.append(_Worker(process, ours))
+        child_end.close()  # so that its end is heard when the process dies
+        self._workers.append(_Worker(process, parent_end))
         return self._workers[-1]
 
     def _outcome(self, worker: _Worker) -> Outcome:

@@ -155,8 +155,8 @@ def _map_chart(page: DemoPage) -> Markup:
 
 def _verdict(page: DemoPage) -> str:
     """One sentence on whether the pretrained encoder beats every other row of the table."""
-    ours = next(row.value for row in page.separability if row.strong)
-    better = [row.label for row in page.separability if not row.strong and row.value >= ours]
+    pretrained = next(row.value for row in page.separability if row.strong)
+    better = [row.label for row in page.separability if not row.strong and row.value >= pretrained]
     if not better:
         return "Here the pretrained encoder of cells is above all others."
     return f"So short a pretraining does not pay here: as good or better without it are {'; '.join(better)}."

@@ -166,13 +166,13 @@ class Routes:
         zyx = self.session.detections_zyx
         rows = np.flatnonzero((np.abs(zyx - centre) <= reach).all(axis=1))[:NEAR].tolist()
         same = zyx is self.session.candidates.zyx
-        mine = self.session.clicks.labels[by] if same else {}
+        answers = self.session.clicks.labels[by] if same else {}
         missed = [
             {"id": cell.identity, "zyx": list(cell.zyx), "by": cell.by}
             for cell in list(self.session.clicks.missed.values())
             if (np.abs(np.array(cell.zyx) - centre) <= reach).all()
         ]
-        candidates = [{"row": row, "zyx": zyx[row].tolist(), "label": mine.get(row)} for row in rows]
+        candidates = [{"row": row, "zyx": zyx[row].tolist(), "label": answers.get(row)} for row in rows]
         return JSONResponse({"candidates": candidates, "missed": missed})
 
     def _next(self, by: str, order: Any) -> dict[str, Any]:
@@ -230,9 +230,9 @@ def invalid(problem: ValidationError) -> Refusal:
     return Refusal(400 if errors[0]["type"] == "json_invalid" else 422, describe(list(errors)))
 
 
-def _handler(made: Callable[[Any], Refusal]) -> Callable[[Request, Any], Awaitable[Response]]:
+def _handler(refusal_of: Callable[[Any], Refusal]) -> Callable[[Request, Any], Awaitable[Response]]:
     async def handle(request: Request, problem: Any) -> Response:
-        return made(problem).response()
+        return refusal_of(problem).response()
 
     return handle
 

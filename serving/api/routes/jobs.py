@@ -46,10 +46,10 @@ async def submit(core: Core, request: Request) -> Response:
     no_query(request)
     body, digest = await read_with_digest(core, request, JobRequest)
     identity = _identity(request, owner)
-    if (there := jobs.store.find(identity, owner)) is not None:
-        if there.spec.request != digest:
+    if (earlier := jobs.store.find(identity, owner)) is not None:
+        if earlier.spec.request != digest:
             raise Refusal(409, "that Idempotency-Key was sent with another job; give a new one")
-        return _reply(jobs, there, 201)  # as the first time
+        return _reply(jobs, earlier, 201)  # as the first time
     _check_number(core, jobs, owner)
     try:
         job_spec, points = await asyncio.to_thread(_understood, core, body, owner, digest)
@@ -68,8 +68,8 @@ async def list_jobs(core: Core, request: Request) -> Response:
     """The caller's jobs, oldest first."""
     jobs = _jobs(core, request)
     no_query(request)
-    mine = await asyncio.to_thread(jobs.store.jobs, request.scope.get(HOLDER, ""))
-    return JSONResponse({"jobs": [_info(jobs, job).model_dump(mode="json") for job in mine]})
+    owned = await asyncio.to_thread(jobs.store.jobs, request.scope.get(HOLDER, ""))
+    return JSONResponse({"jobs": [_info(jobs, job).model_dump(mode="json") for job in owned]})
 
 
 async def one_job(core: Core, request: Request) -> Response:

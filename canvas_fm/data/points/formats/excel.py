@@ -65,9 +65,9 @@ def write_xlsx(path: Path, table: Mapping[str, np.ndarray], meta: Mapping[str, s
     def cell(value: Any) -> Any:
         if not isinstance(value, str):
             return None if isinstance(value, float) and math.isnan(value) else value
-        made = openpyxl.cell.WriteOnlyCell(sheet, value)
-        made.data_type = "s"  # a text that begins with "=" is no formula
-        return made
+        cell = openpyxl.cell.WriteOnlyCell(sheet, value)
+        cell.data_type = "s"  # a text that begins with "=" is no formula
+        return cell
 
     def write(temporary: Path) -> None:
         sheet.append([cell(name) for name in table])

@@ -70,14 +70,14 @@ def order_planes(folder: Path, files: Sequence[Path], c: int | None, *, fill_gap
     be stitched, files that are not named alike, and equal numbers.
     """
     named = _parse_one_stack(folder, files)
-    ours = sorted(_of_channel(folder, named, c), key=lambda file: file.plane)
-    for file, other in pairwise(ours):
+    planes = sorted(_of_channel(folder, named, c), key=lambda file: file.plane)
+    for file, other in pairwise(planes):
         if file.plane == other.plane:
             raise CanvasError(
                 f"{folder}: {file.path.name} and {other.path.name} carry the same plane number; which one "
                 "is deeper?"
             )
-    return Ordered(_with_gaps(folder, ours, fill_gaps), ours[0].path.name)
+    return Ordered(_with_gaps(folder, planes, fill_gaps), planes[0].path.name)
 
 
 def _parse_one_stack(folder: Path, files: Sequence[Path]) -> list[Named]:
@@ -280,28 +280,28 @@ def _channel_labels(rests: Sequence[str]) -> dict[str, int | str | None]:
     return {rest: rest.replace(_PLANE, "*") for rest in rests}
 
 
-def _usual(ours: Sequence[Named], steps: Sequence[float]) -> float:
+def _usual(planes: Sequence[Named], steps: Sequence[float]) -> float:
     """Step between neighbours: the median, unless it is already that of a lost plane; then the smallest."""
     if not steps:
         return 1.0
     smallest, middle = min(steps), median(steps)
     if set(steps) == {1.0, 2.0}:  # a third of each: lost planes are fewer than steps that were rounded
         often = min(steps.count(1.0), steps.count(2.0)) * 3 >= len(steps)
-        return 1.5 if often and len(ours) >= _LONG and _is_rounded(ours) else 1.0
+        return 1.5 if often and len(planes) >= _LONG and _is_rounded(planes) else 1.0
     return middle if middle < _GAP * smallest else smallest
 
 
-def _is_rounded(ours: Sequence[Named]) -> bool:
+def _is_rounded(planes: Sequence[Named]) -> bool:
     """Whether numbers are those of equal steps, rounded: none is off its line by more than rounding."""
-    step = (ours[-1].plane - ours[0].plane) / (len(ours) - 1)
-    return all(abs(file.plane - ours[0].plane - k * step) < 1 for k, file in enumerate(ours))
+    step = (planes[-1].plane - planes[0].plane) / (len(planes) - 1)
+    return all(abs(file.plane - planes[0].plane - k * step) < 1 for k, file in enumerate(planes))
 
 
-def _with_gaps(folder: Path, ours: Sequence[Named], fill_gaps: bool) -> list[Path | None]:
-    steps = [other.plane - plane_file.plane for plane_file, other in pairwise(ours)]
-    usual = _usual(ours, steps)
-    files: list[Path | None] = [ours[0].path]
-    for (plane_file, other), step in zip(pairwise(ours), steps, strict=True):
+def _with_gaps(folder: Path, planes: Sequence[Named], fill_gaps: bool) -> list[Path | None]:
+    steps = [other.plane - plane_file.plane for plane_file, other in pairwise(planes)]
+    usual = _usual(planes, steps)
+    files: list[Path | None] = [planes[0].path]
+    for (plane_file, other), step in zip(pairwise(planes), steps, strict=True):
         lacking = round(step / usual) - 1 if step > _GAP * usual else 0
         if lacking and not fill_gaps:
             raise CanvasError(

@@ -39,14 +39,14 @@ class Recall(NamedTuple):
 
         One brain says nothing of how brains differ: then only what its few cells leave open is counted.
         """
-        some, whole = np.asarray(detected, np.float64), np.asarray(cells, np.float64)
-        if len(some) != len(whole) or not len(some) or (some > whole).any() or (some < 0).any():
+        hits, whole = np.asarray(detected, np.float64), np.asarray(cells, np.float64)
+        if len(hits) != len(whole) or not len(hits) or (hits > whole).any() or (hits < 0).any():
             raise BadInput(
                 f"{list(detected)} of {list(cells)} cells were found; give as many of each, found ≤ cells"
             )
         if (whole < 1).any():
             raise BadInput("a recall needs one cell at least that was looked for")
-        each = (some + 0.5) / (whole + 1)  # none missed of a few cells is not yet all of them
+        each = (hits + 0.5) / (whole + 1)  # none missed of a few cells is not yet all of them
         own = (1 - each) / (each * (whole + 2))
         log = np.log(each)
         between = max(float(log.var(ddof=1)) - float(own.mean()), 0.0) if len(log) > 1 else 0.0

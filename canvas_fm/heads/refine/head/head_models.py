@@ -105,13 +105,13 @@ def fit_part(
     C: float | None,
 ) -> HeadNet | TreeEnsemble:
     """One model of the head, on rows of all used columns."""
-    mine = x[:, settings.columns.places(*part.blocks)]
+    columns = x[:, settings.columns.places(*part.blocks)]
     if part.kind == "sum":
         return _sum(1.0 if C is None else C)
     if part.kind == "trees":
-        return grow_trees(mine, is_cell, balanced=False, seed=settings.random_state)
-    affine = affine_of(settings, part, mine)
-    return _folded(fit_layers(settings, part, affine(mine), is_cell, C), affine)
+        return grow_trees(columns, is_cell, balanced=False, seed=settings.random_state)
+    affine = affine_of(settings, part, columns)
+    return _folded(fit_layers(settings, part, affine(columns), is_cell, C), affine)
 
 
 def affine_of(settings: HeadOptions, part: Part, x: Float32[np.ndarray, "n w"]) -> Affine:

@@ -37,13 +37,13 @@ def _as_tensors(model: object) -> TreeEnsemble:
     most = max(len(nodes) for nodes in grown)
     net = TreeEnsemble(len(grown), most, int(max(nodes["depth"].max() for nodes in grown)))
     for number, nodes in enumerate(grown):
-        here = np.arange(len(nodes))
+        itself = np.arange(len(nodes))
         leaf = nodes["is_leaf"].astype(bool)
         for name, values in (
             ("feature", np.where(leaf, 0, nodes["feature_idx"])),
             ("threshold", _floor32(np.where(leaf, 0.0, nodes["num_threshold"]))),
-            ("left", np.where(leaf, here, nodes["left"])),
-            ("right", np.where(leaf, here, nodes["right"])),
+            ("left", np.where(leaf, itself, nodes["left"])),
+            ("right", np.where(leaf, itself, nodes["right"])),
             ("value", nodes["value"].astype(np.float32)),
         ):
             getattr(net, name)[number, : len(nodes)] = torch.from_numpy(np.asarray(values).copy())

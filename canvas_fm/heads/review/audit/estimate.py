@@ -149,9 +149,9 @@ def estimate_share(answers: StratifiedAnswers) -> Estimate:
     mean = float((weight * rate).sum())
     free = max(int(n.sum()) - len(n), 1)
     effective = mean * (1 - mean) / variance * (norm.ppf(_TAIL) / t.ppf(_TAIL, free)) ** 2
-    some, rest = effective * share, effective * (1 - share)
-    low = float(beta.ppf(_TAIL, some, rest + 1)) if some > 0 else 0.0
-    high = float(beta.ppf(1 - _TAIL, some + 1, rest)) if rest > 0 else 1.0
+    true, rest = effective * share, effective * (1 - share)
+    low = float(beta.ppf(_TAIL, true, rest + 1)) if true > 0 else 0.0
+    high = float(beta.ppf(1 - _TAIL, true + 1, rest)) if rest > 0 else 1.0
     known_ones, known_rest = ones.sum() / size.sum(), (n.sum() - ones.sum()) / size.sum()
     return Estimate(share, max(low, float(known_ones)), min(high, float(1 - known_rest)))
 

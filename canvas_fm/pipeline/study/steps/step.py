@@ -48,8 +48,8 @@ class Study:
 
     def path(self, text: str | Path) -> str:
         """A path of the settings; names (of models, samples, atlases) stay as they are."""
-        there = self.data / text
-        return str(there) if there.exists() or str(text).startswith((".", "/")) else str(text)
+        in_data = self.data / text
+        return str(in_data) if in_data.exists() or str(text).startswith((".", "/")) else str(text)
 
     def has(self, step: str) -> bool:
         """Whether the study has a section for a step; the page is always there."""

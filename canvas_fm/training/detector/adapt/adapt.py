@@ -157,8 +157,8 @@ def _held_out_counts(
     for number in range(folds.count):
         others = replace(folds.labelled, boxes=folds.blocks[folds.fold != number])
         tuned = _tuned(detector, others, way, opts)
-        here = replace(folds.labelled, boxes=folds.blocks[folds.fold == number])
-        counts = folds.counts(_candidates(tuned, here, folds.tolerance_um, ignore))
+        held_out = replace(folds.labelled, boxes=folds.blocks[folds.fold == number])
+        counts = folds.counts(_candidates(tuned, held_out, folds.tolerance_um, ignore))
         parts.append(counts * (folds.fold == number)[None, :, None])
         advance(1, f"{way}, part {number + 1} of {folds.count}")
     return np.sum(parts, axis=0)
@@ -231,11 +231,11 @@ def _provenance(
     volume, boxes = labelled.source.volume, labelled.boxes
     mm3 = _voxels(boxes) * float(np.prod(volume.voxel_um)) * 1e-9
     inside = candidates.columns["score"][box_of(candidates.zyx, boxes) >= 0]
-    here = statistics_ranges([volume_statistics(volume, inside, chosen.threshold, mm3)])
+    ranges = statistics_ranges([volume_statistics(volume, inside, chosen.threshold, mm3)])
     known = before.get(LOOKS) or {}
     looks = {
         name: [min(ends[0], known.get(name, ends)[0]), max(ends[1], known.get(name, ends)[1])]
-        for name, ends in here.items()
+        for name, ends in ranges.items()
     }
     keys = ("start_trained_on", "trained_on")
     return {

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from canvas_fm.data.points.points import Points
-from canvas_fm.data.volume.volume import Volume
 from canvas_fm.models.checkpoint import load, save_detector
 from canvas_fm.models.detector.convmixer import ConvMixerConfig, HeatMapNet
+from tests.spots import write_spots
 
 VOXEL_UM = (4.0, 1.8, 1.8)
 SHAPE = (16, 96, 96)
@@ -31,12 +31,7 @@ def folder(tmp_path_factory) -> Path:
         )
         zyx = random.permutation(zyx)[:60]
         label = np.arange(60) % 2
-        for (z, y, x), cell in zip(zyx, label, strict=True):
-            voxels[z, y - 1 : y + 2, x - 1 : x + 2] += 900 if cell else 300
-        with Volume.create(
-            folder / f"{name}.zarr", SHAPE, voxel_um=VOXEL_UM, chunk_zyx=(8, 48, 48)
-        ) as writer:
-            writer.write((0, 0, 0), voxels.astype(np.uint16))
+        write_spots(folder / f"{name}.zarr", voxels, zyx, label, VOXEL_UM, 48)
         region = np.where(zyx[:, 1] < 48, "left", "right")
         Points(zyx, {"label": label, "region": region}).write(folder / f"{name}.csv")
         Points(zyx[label == 1]).write(folder / f"{name}_cells.csv")
