@@ -27,8 +27,7 @@ from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.inference.detect.detector_features import detector_features
 from canvas_fm.inference.detect.tiles.resumable import ResumableTiles
 from canvas_fm.inference.embed.embed import embed
-
-from ..conftest import SHAPE, VOXEL_UM, make_encoder, spots
+from tests.heads.conftest import SHAPE, VOXEL_UM, make_encoder, spots
 
 
 @pytest.fixture(scope="module")
