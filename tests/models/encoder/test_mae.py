@@ -105,6 +105,17 @@ def test_the_decoder_puts_every_token_in_its_place_and_the_mask_token_elsewhere(
             torch.testing.assert_close(found, decoder.norm(x)[:, 1:], rtol=1e-5, atol=1e-5)
 
 
+def test_a_model_stores_its_weights_alone_and_its_norms_hold_for_faint_tokens():
+    """Places follow from the sizes; the constant of the norms is 1e-6, as in the code of He et al."""
+    net = MaskedAutoencoder(SMALL, SMALL_DECODER)
+    assert set(net.state_dict()) == {name for name, _ in net.named_parameters()}
+    norms = [module for module in net.modules() if isinstance(module, torch.nn.LayerNorm)]
+    assert len(norms) == 2 * (len(net.encoder.blocks) + len(net.decoder.blocks)) + 2
+    for norm in norms:
+        faint = 0.01 * torch.randn(64, *norm.normalized_shape, generator=torch.Generator().manual_seed(0))
+        assert 0.98 < norm(faint).std(unbiased=False) < 1
+
+
 @pytest.mark.parametrize(
     ("config", "decoder"),
     [(SMALL, SMALL_DECODER), (CONTRAST, SMALL_DECODER), (SMALL, PATCH_DECODER)],
