@@ -30,7 +30,14 @@ def test_it_begins_at_a_bright_place_and_moves_by_keys(page: Page, url: str, spo
         int(part.split()[1]) for part in at.replace("Plane ", "").replace(" of spots around", ",").split(",")
     )
     volume = cf.Volume.open(spots[0])
-    assert volume.read((z, y, x), (1, 1, 1))[0, 0, 0] == volume.read((0, 0, 0), volume.shape_zyx).max()
+    voxels = volume.read((0, 0, 0), volume.shape_zyx)
+    assert voxels[z].max() == voxels.max()
+    size = "document.querySelector('#volume-box canvas').client"
+    seen = volume.shape_zyx[2] * float(page.run(f"{size}Height / {size}Width"))  # rows, where all columns are
+    assert abs(x - (volume.shape_zyx[2] - 1) / 2) <= 0.5
+    bright = int(np.argwhere(voxels == voxels.max())[0, 1])
+    assert abs(y - bright) <= seen / 2 + 1
+    assert seen / 2 - 2 <= y <= volume.shape_zyx[1] - seen / 2 + 1
     page.run("document.querySelector('#volume-box canvas').focus()")
     page.press("PageUp")
     page.wait(f"document.querySelector('#volume-controls output').textContent.startsWith('{z - 1} of')")

@@ -26,15 +26,23 @@ export class Plane {
     new ResizeObserver(() => this.draw()).observe(this.canvas);
   }
 
-  /** Show a volume from its beginning. */
+  /** Show a volume: as much of it around a bright place as fits, and no void beside it where that can be. */
   show(pyramid) {
     this.tiles.forget();
     this.pyramid = pyramid;
     [this.shape, this.voxel] = [pyramid.levels[0].shape_zyx, pyramid.levels[0].voxel_um];
     const [z, y, x] = pyramid.start_zyx;
-    this.place = { z, y, x };
     const wide = Math.max(this.shape[1] * this.voxel[1], this.shape[2] * this.voxel[2]);
     this.scale = Math.max((this.canvas.clientWidth || 800) / wide, 0.35 / this.voxel[2]); // pixels a µm
+    const inside = (at, size, pixels, um) => {
+      const half = pixels / 2 / this.scale / um;
+      return Math.round(2 * half >= size ? (size - 1) / 2 : Math.min(size - half, Math.max(half, at)) - 0.5);
+    };
+    this.place = {
+      z,
+      y: inside(y + 0.5, this.shape[1], this.canvas.clientHeight || 600, this.voxel[1]),
+      x: inside(x + 0.5, this.shape[2], this.canvas.clientWidth || 800, this.voxel[2]),
+    };
     this.draw();
   }
 
