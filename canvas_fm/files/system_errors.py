@@ -46,10 +46,10 @@ def is_full(problem: BaseException) -> bool:
 
 def full_disk(path: Path | str) -> str:
     """A full disk in words: while writing what, and whether it is the one of temporary files that is full."""
-    folder = tempfile.gettempdir()
+    folder, shown = tempfile.gettempdir(), _without_temporary(Path(path))
     if not _has_room(folder) and _has_room(path):
-        return f"no space left in {folder}, the folder of temporary files (TMPDIR), while writing {path}"
-    return f"no space left on the disk while writing {path}"
+        return f"no space left in {folder}, the folder of temporary files (TMPDIR), while writing {shown}"
+    return f"no space left on the disk while writing {shown}"
 
 
 def explain(problem: OSError, outputs: Sequence[str] = ()) -> str:
@@ -113,11 +113,15 @@ def _chain(problem: BaseException) -> Iterator[BaseException]:
 
 
 def _path_of(problem: OSError) -> str | None:
-    """The path of an error as the user knows it: without the names of temporary files."""
+    """The path of an error as the user knows it."""
     name = problem.filename2 or problem.filename
     if not isinstance(name, str | os.PathLike | bytes) or not name:
         return None
-    path = Path(os.fsdecode(name))
+    return str(_without_temporary(Path(os.fsdecode(name))))
+
+
+def _without_temporary(path: Path) -> Path:
+    """A path without the names of temporary files and folders."""
     parts = [match["name"] if (match := _TEMPORARY.match(part)) else part for part in path.parts]
     # A new folder is made inside a hidden one of its own name: X/.runs.a1b2.tmp/runs/file.
     kept = [
@@ -125,7 +129,7 @@ def _path_of(problem: OSError) -> str | None:
         for at, part in enumerate(parts)
         if at == 0 or part != parts[at - 1] or part == path.parts[at - 1]
     ]
-    return str(Path(*kept))
+    return Path(*kept)
 
 
 def _has_room(path: Path | str) -> bool:

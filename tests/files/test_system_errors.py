@@ -10,7 +10,7 @@ import pytest
 from canvas_fm.errors import StorageFull
 from canvas_fm.files import system_errors
 from canvas_fm.files.atomic import disk_full_as_error
-from canvas_fm.files.system_errors import explain, system_error
+from canvas_fm.files.system_errors import explain, full_disk, system_error
 
 
 def error(code: int, *paths: object) -> OSError:
@@ -73,6 +73,7 @@ def test_the_permission_that_is_missing_is_named(denied, words, tmp_path, monkey
 def test_names_of_temporary_files_are_not_shown(tmp_path):
     path = tmp_path / ".runs.k2_x9.tmp" / "runs" / ".last.pt.ab12.tmp"
     assert explain(error(errno.EROFS, path)).startswith(f"{tmp_path / 'runs' / 'last.pt'}: ")
+    assert full_disk(path) == f"no space left on the disk while writing {tmp_path / 'runs' / 'last.pt'}"
     assert explain(error(errno.EROFS, tmp_path / "a" / "a")).startswith(f"{tmp_path / 'a' / 'a'}: ")
 
 

@@ -210,6 +210,17 @@ def test_queries_that_cannot_be_meant(index, queries, options: dict, message: st
         index.search(queries, **options)
 
 
+def test_one_index_holds_vectors_of_one_precision(tmp_path) -> None:
+    plain, short = (write_cells(tmp_path, name, 20, precision=name) for name in ("fp32", "bf16"))
+    with pytest.raises(ModelMismatch, match=r"bf16.* was embedded in bf16, .* in fp32: .* --precision fp32"):
+        cf.Index.build([plain, short], tmp_path / "x.index")
+    made = cf.Index.build(plain, tmp_path / "y.index")
+    with pytest.raises(ModelMismatch, match="embed it again with --precision fp32"):
+        made.add(short)
+    about = tmp_path / "y.index" / "index.json"
+    assert '"precision": "fp32"' in about.read_text()
+
+
 def test_another_encoder_or_pooling_is_refused_everywhere(index, stores, tmp_path) -> None:
     other = write_cells(tmp_path, "other", 20, encoder_sha256="cd" * 32)
     pooled = write_cells(tmp_path, "pooled", 20, pool="cls")

@@ -79,6 +79,7 @@ def _empty(store: Embeddings, metric: str) -> dict[str, Any]:
         "encoder": store.attributes.get("encoder"),
         "pool": store.pool,
         "layer": store.attributes.get("layer"),
+        "precision": store.attributes.get("precision"),
         "metric": metric,
         "dim": store.shape[1],
         "rows": 0,
@@ -230,6 +231,12 @@ def _refuse_model(name: str, manifest: dict[str, Any], store: Embeddings) -> Non
         raise ModelMismatch(
             f"{store.path} is of encoder {kinds[0]}; {name} is of {kinds[1]}: "
             "one index holds vectors of one kind"
+        )
+    known, own = ours.get("precision"), store_manifest["precision"]
+    if None not in (known, own) and known != own:  # older indexes do not state it
+        raise ModelMismatch(
+            f"{store.path} was embedded in {own}, {name} in {known}: brains would differ by that alone; "
+            f"embed it again with --precision {known}"
         )
 
 
