@@ -46,7 +46,7 @@ def _fill(parser: Parser) -> None:
         type=float,
         default=10,
         metavar="N",
-        help="cells of the mean brain to test a region; 10",
+        help="a region is tested where the mean brain has so many cells; default 10",
     )
     parser.add_argument(
         "--power-fold-change", type=positive_float, default=1.5, metavar="N",
