@@ -52,6 +52,17 @@ def teacher_of(stepper: MaeStep) -> Teacher:
     return stepper.teacher
 
 
+def test_the_students_head_is_the_seeds_and_begins_as_every_other_matrix(tiny: Tiny) -> None:
+    mae, state = new_model(tiny()), torch.random.get_rng_state()
+    first, again, other = (Student(mae, seed).head for seed in (1, 1, 2))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert torch.equal(first.weight, again.weight)
+    assert not torch.equal(first.weight, other.weight)
+    assert not first.bias.any()
+    bound = (6 / sum(first.weight.shape)) ** 0.5  # Xavier-uniform
+    assert 0.9 * bound < first.weight.abs().max() <= bound
+
+
 @pytest.mark.parametrize("layers", [1, 2, 3])
 @pytest.mark.parametrize(("normalise", "axis"), [("layer", 2), ("crop", 1)])
 def test_the_target_is_the_mean_of_the_last_blocks_each_normalised(
