@@ -132,6 +132,10 @@ def test_the_second_loss_is_a_loop_over_masked_patches(tiny: Tiny) -> None:
     assert losses[0].item() == without.item()
 
 
+def test_both_losses_have_their_names_in_the_log(tiny: Tiny) -> None:
+    assert alone(tiny(*ON)).losses == ("loss", "distillation")
+
+
 def test_what_weighs_next_to_nothing_changes_next_to_nothing(tiny: Tiny) -> None:
     """And what weighs more moves the encoder elsewhere."""
 

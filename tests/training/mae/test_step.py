@@ -56,6 +56,17 @@ def test_an_error_in_contrast_counts_dim_crops_like_bright_ones(tiny: Tiny) -> N
     assert in_window[1] < 0.3 * in_window[0]
 
 
+def test_cells_weigh_gamma_more_than_the_background_s_alpha(tiny: Tiny) -> None:
+    """A background that outweighs γ by far makes the loss uniform, as γ = 0 does."""
+    outweighed, uniform, weighted = (
+        float(MaeStep(tiny(f"loss.alpha={alpha}", f"loss.gamma={gamma}"), alone())(batch(), 0)[0])
+        for alpha, gamma in ((1e6, 9), (1, 0), (1, 9))
+    )
+    assert outweighed == pytest.approx(uniform, rel=1e-4)
+    assert uniform > 0
+    assert weighted != pytest.approx(uniform, rel=0.01)
+
+
 def test_an_error_in_contrast_needs_an_encoder_of_contrast(tiny: Tiny) -> None:
     with pytest.raises(CanvasError, match=r"goes with model\.encoder\.intensity: contrast"):
         tiny("loss.error=contrast")
