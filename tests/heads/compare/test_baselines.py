@@ -296,6 +296,7 @@ def test_a_resnet_has_the_size_that_its_width_says():
     assert 33e6 < sum(p.numel() for p in full.parameters()) < 34e6
 
 
+@pytest.mark.slow
 def test_a_resnet_learns_the_spots_of_other_volumes_and_the_seed_decides(pooled):
     net = small(least_steps=50, most_steps=50)
     given = of(pooled, "b")

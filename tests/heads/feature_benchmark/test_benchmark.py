@@ -98,7 +98,7 @@ def test_a_shift_moves_the_cell_by_two_voxels_and_the_others_leave_it() -> None:
         assert at == ((4, 6, 6) if name in ("shift", "all") else (4, 8, 8))
 
 
-@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("classes", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_fine_tuning_begins_at_the_frozen_read_out_and_learns_its_labels(classes: int) -> None:
     random = np.random.default_rng(0)
     cls, brain = np.tile(list("abc")[:classes], 30), np.repeat(["x", "y", "z"], 10 * classes)

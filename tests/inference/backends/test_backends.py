@@ -68,6 +68,7 @@ def test_a_graph_is_compiled_once_and_threads_take_turns(encoder, crops):
     assert len([key for key in encoder._kept if key[:3] == ("openvino", None, None)]) <= 2  # fp32, bf16
 
 
+@pytest.mark.slow
 def test_openvino_reports_to_nobody(tmp_path):
     """Its conversion sends statistics unless stopped; in a process and with a home of its own."""
     import os

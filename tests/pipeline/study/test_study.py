@@ -106,6 +106,7 @@ def run_with_kills(inputs, out, places, monkeypatch):
     return study(StudySettings.model_validate(settings(2)), out, data=inputs)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("figures_not_drawn")
 def test_killed_at_several_places_nothing_is_done_twice(inputs, whole, finished, monkeypatch, tmp_path):
     run = run_with_kills(inputs, tmp_path / "s", (2, 25, 31, 60), monkeypatch)

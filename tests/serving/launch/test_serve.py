@@ -188,6 +188,7 @@ def test_a_port_in_use_is_a_sentence(serve_command: Callable, server, model: Pat
     assert len(second.err.read_text().splitlines()) == 2  # that it waits for the port, and that it gave up
 
 
+@pytest.mark.slow
 def test_a_port_that_comes_free_is_taken_and_a_killed_supervisor_leaves_no_worker(
     serve_command: Callable, model: Path
 ) -> None:

@@ -140,6 +140,7 @@ def test_a_sweep_trains_compares_and_does_nothing_twice(
     assert before == {path: path.stat().st_mtime_ns for path in done.path.glob("runs/**/*")}
 
 
+@pytest.mark.slow
 def test_a_run_that_falls_behind_is_stopped_and_stays_out_of_paired_differences(
     recipe: Path, cubes: list[Path], tmp_path: Path
 ) -> None:
