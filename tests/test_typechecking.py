@@ -46,11 +46,6 @@ class Reader:
     def of(a: Vectors) -> Later:
         return Later()
 
-    @typed
-    @property
-    def size(self) -> int:
-        return "large"  # type: ignore[return-value]
-
 
 class Later:
     pass
@@ -72,18 +67,18 @@ def test_right_calls_go_through():
         lambda: first(one, other),  # n is 3 in one and 4 in the other
         lambda: first(one, scale=0),  # n is 1 in the result
         lambda: first(one, scale="2"),
-        lambda: count(2.5),
-        lambda: count(0),
-        lambda: count(1, [2]),
         lambda: own_axis(4),
         lambda: Pair(one, other),
         lambda: Reader.of(one[0]),
-        lambda: Reader().size,
     ],
 )
 def test_wrong_calls_do_not(call):
     with pytest.raises(Exception, match=r"(?i)type-check error|violates type hint|beartype"):
         call()
+
+
+def test_a_function_that_names_no_array_is_left_to_mypy():
+    assert count(2.5) == 2.5  # type: ignore[arg-type]
 
 
 def test_a_call_inside_another_has_axes_of_its_own():

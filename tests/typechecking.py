@@ -1,7 +1,7 @@
 """Types and shapes of canvas_fm's functions, checked at every call: jaxtyping's import hook at less cost.
 
 jaxtyping makes three functions of each and binds the arguments of every call. A function whose signature
-names no array needs no memory of axes: beartype alone checks the same. One that does is checked within it.
+names an array is checked within one. One that names none stays as it is: its types are mypy's.
 """
 
 from __future__ import annotations
@@ -49,6 +49,8 @@ def _checked(fn: Any = None, *, typechecker: Any) -> Any:
             name: eval(hint, fn.__globals__) if isinstance(hint, str) else hint
             for name, hint in written.items()
         }
+        if not any(map(_has_array, hints.values())):
+            return fn
         fn.__annotations__ = hints
         once = check(fn)
     except Exception:  # noqa: BLE001
@@ -57,7 +59,7 @@ def _checked(fn: Any = None, *, typechecker: Any) -> Any:
     fn.__annotations__ = written
     if once is not fn:
         once.__annotations__ = written
-    return _with_axes(once) if any(map(_has_array, hints.values())) else once
+    return _with_axes(once)
 
 
 def _with_axes(fn: Callable[..., Any]) -> Callable[..., Any]:

@@ -167,6 +167,7 @@ def test_an_encoder_that_fails_keeps_the_figures_and_no_graph(tmp_path, labelled
     assert [path.name for path in (tmp_path / "tiny" / "int8").iterdir()] == ["check.json"]
 
 
+@pytest.mark.slow
 def test_where_the_encoders_folder_is_read_only_the_cache_holds_it(tmp_path, labelled, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     make_encoder(tmp_path / "tiny")

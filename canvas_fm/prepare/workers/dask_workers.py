@@ -63,7 +63,8 @@ def _by_dask(
             n_workers=workers, threads_per_worker=1, dashboard_address=None, env=environment
         )
     try:
-        client = Client(cluster or scheduler, timeout="30s")
+        # Not the process's default: of two that end in turn the first would stay it, closed.
+        client = Client(cluster or scheduler, timeout="30s", set_as_default=False)
     except ValueError as problem:
         raise CanvasError(
             f"{scheduler!r} is no address of a Dask scheduler ({problem}); expected one as tcp://host:8786"
@@ -122,7 +123,8 @@ def _some_done(client: Any, running: Iterable[Any]) -> Iterable[Any]:
 
     while True:
         try:
-            return wait(list(running), timeout=_WAIT_S, return_when="FIRST_COMPLETED").done
+            with client.as_current():
+                return wait(list(running), timeout=_WAIT_S, return_when="FIRST_COMPLETED").done
         except TimeoutError:
             if not client.nthreads():
                 raise CanvasError(

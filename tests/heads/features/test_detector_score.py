@@ -203,6 +203,7 @@ def test_methods_of_a_report_share_what_they_look_at(pooled, encoder, detector, 
     assert len({id(features) for features in seen}) == 2  # with the heat, and without
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("undrawn")
 def test_a_report_of_a_detector_with_a_second_channel(shape_volumes, tmp_path):
     torch.manual_seed(2)

@@ -11,6 +11,7 @@ from canvas_fm.prepare.workers import dask_workers
 from canvas_fm.prepare.workers.dask_workers import map_tiles
 
 distributed = pytest.importorskip("distributed")
+da = pytest.importorskip("dask.array")
 CALLS: collections.Counter[int] = collections.Counter()
 
 
@@ -63,3 +64,13 @@ def test_a_result_that_is_lost_on_its_way_is_computed_again(scheduler, monkeypat
     rows = list(map_tiles(Squares(), [0, 1, 2], scheduler=scheduler))
     assert sorted(rows) == [(0, 0), (1, 1), (2, 4)]
     assert sum(CALLS.values()) == 4
+
+
+def test_work_that_ends_in_turn_leaves_dasks_own_scheduler(scheduler):
+    """Two at once, the first one closed first: later arrays are computed without any cluster."""
+    first, second = (map_tiles(Squares(), [0, 1, 2], scheduler=scheduler) for _ in range(2))
+    assert next(first) in {(0, 0), (1, 1), (2, 4)}
+    assert next(second) in {(0, 0), (1, 1), (2, 4)}
+    first.close()
+    second.close()
+    assert da.ones(3).sum().compute() == 3

@@ -180,6 +180,7 @@ def test_nothing_but_the_port_is_open_and_nothing_lies_in_the_home(server) -> No
     assert server.out.read_text() == ""
 
 
+@pytest.mark.slow
 def test_a_port_in_use_is_a_sentence(serve_command: Callable, server, model: Path) -> None:
     port = urlsplit(server.url()).port
     second = serve_command(str(model), "--port", str(port))

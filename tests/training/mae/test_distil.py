@@ -154,7 +154,7 @@ def test_what_weighs_next_to_nothing_changes_next_to_nothing(tiny: Tiny) -> None
     assert not torch.allclose(without[1], fully[1], atol=1e-4)
 
 
-@pytest.mark.parametrize("normalise", ["layer", "crop"])
+@pytest.mark.parametrize("normalise", ["layer", pytest.param("crop", marks=pytest.mark.slow)])
 def test_it_learns_what_the_teacher_says_of_one_crop(tiny: Tiny, normalise: str) -> None:
     """What differs from patch to patch, with a teacher that moves: nearer than the patches' mean is."""
     settings = ["training.steps=150", "training.learning_rate=0.01", "model.mask_ratio=0.25", "loss.gamma=0"]
