@@ -66,7 +66,8 @@ def run_demo(args: argparse.Namespace) -> None:
     with _stage("two synthetic brains", 2, seconds):
         brains = _write_brains(out, args.seed)
     with _stage("pretraining", 3, seconds):
-        run, autoencoder = _pretrain_both(out, brains, args)
+        run = _pretrain("phantom_cells", out / "run", brains, args)
+        autoencoder = _pretrain("phantom", out / "autoencoder", brains, args)
     with _stage("the same embeddings three ways", 4, seconds):
         agreement, cells = _compare(out, run, brains[1], args)
     with _stage("figures and page", 5, seconds):
@@ -121,50 +122,22 @@ def _write_brains(out: Path, seed: int) -> tuple[dict[str, Path], dict[str, Path
     return first, {marker: second / marker for marker in first}
 
 
-def _pretrain_both(
-    out: Path, brains: tuple[dict[str, Path], dict[str, Path]], args: argparse.Namespace
-) -> tuple[Run, Run]:
-    """Pretrain the encoder of cells, and beside it the masked autoencoder by the command line.
-
-    Each has half of the cores: nets this small gain little from a second thread.
-    """
-    import torch
-
-    from canvas_fm.prepare.workers.cores import usable_cores
+def _pretrain(
+    recipe: str, out: Path, brains: tuple[dict[str, Path], dict[str, Path]], args: argparse.Namespace
+) -> Run:
     from canvas_fm.shipped import shipped
     from canvas_fm.training.mae.pretrain import pretrain
-    from canvas_fm.training.run.folder.run_folder import Run
 
     volumes = [folder / "raw.zarr" for brain in brains for folder in brain.values()]
-    held_out = [f"brain_2/{marker}" for marker in brains[1]]
-    steps = [] if args.steps is None else [f"training.steps={args.steps}"]
-    beside, log = Run(out / "autoencoder"), out / "autoencoder.log"
-    command = _command("pretrain", "phantom", "--volumes", *volumes, "--held-out", *held_out)
-    command += ["--out", str(beside.path), "--device", args.where.device, "--seed", str(args.seed)]
-    command += ["--set", *steps] if steps else []
-    all_threads = torch.get_num_threads()
-    half = max(1, min(all_threads, usable_cores()) // 2)
-    environment = _environment() | {"OMP_NUM_THREADS": str(half), "MKL_NUM_THREADS": str(half)}
-    with log.open("wb") as file:
-        child = subprocess.Popen(command, stdout=file, stderr=file, env=environment)
-    try:
-        torch.set_num_threads(half)
-        run = pretrain(
-            shipped("recipe")["phantom_cells"],
-            volumes,
-            out=out / "run",
-            held_out=held_out,
-            device=args.where.device,
-            seed=args.seed,
-            overrides=steps,
-        )
-        if child.wait() != 0:
-            raise CanvasError(f"the masked autoencoder could not be trained; {log} says why")
-    finally:
-        torch.set_num_threads(all_threads)
-        child.kill()  # no more than a call where it has ended
-        child.wait()
-    return run, beside
+    return pretrain(
+        shipped("recipe")[recipe],
+        volumes,
+        out=out,
+        held_out=[f"brain_2/{marker}" for marker in brains[1]],
+        device=args.where.device,
+        seed=args.seed,
+        overrides=[] if args.steps is None else [f"training.steps={args.steps}"],
+    )
 
 
 def _compare(
