@@ -103,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.verb != "serve":  # which runs for weeks, and gives its memory back between requests
             keep_freed_memory()
         args.run(args)
-        sys.stdout.flush()  # a disk that is full under `> result.json` is said here, not after the end
+        sys.stdout.flush()  # where a full disk under `> result.json` is still reported, not after the end
     except CanvasError as problem:
         return _say(str(problem), 1)
     except KeyboardInterrupt:

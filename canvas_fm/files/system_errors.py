@@ -11,13 +11,37 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-_TEMPORARY = re.compile(
-    r"^\.(?P<name>.+?)\.[^.]+\.(tmp|unfinished)$"
-)  # as `write_atomic` and `new_folder` name
+# Names that `write_atomic` and `new_folder` give.
+_TEMPORARY = re.compile(r"^\.(?P<name>.+?)\.[^.]+\.(tmp|unfinished)$")
 _SMALL = 1 << 20  # bytes left on a disk that counts as full
 _NEVER_USUAL = (
     errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.EFBIG, errno.EIO, errno.ENOMEM,
 )  # fmt: skip
+
+_AGAIN = "run the same command again"
+_MANY_FILES = (
+    "too many files are open, this process may have {limit}: raise the limit (ulimit -n 65536) and " + _AGAIN
+)
+_EXISTS = "{path} exists already; delete it or give another name"
+_IN_USE = "{path} is in use by another program; end that, or give another name"
+# Sentences of refusals that need no look at the path itself.
+_SENTENCES = {
+    errno.EROFS: "{path}: the file system is read-only; write to another folder",
+    errno.EMFILE: _MANY_FILES,
+    errno.ENFILE: _MANY_FILES,
+    errno.ENAMETOOLONG: "{cut}: the name is longer than the file system takes; give a shorter one",
+    errno.EISDIR: "{path} is a folder; give the name of a file",
+    errno.EEXIST: _EXISTS,
+    errno.ENOTEMPTY: _EXISTS,
+    errno.EFBIG: "{path}: the file grew larger than the file system or the limit of this process takes "
+    "(ulimit -f); raise the limit or write to another disk, and " + _AGAIN,
+    errno.EIO: "{path}: the disk failed to read or write (I/O error); check the disk, or use another",
+    errno.ESTALE: "{path}: the network folder was lost; mount it again and " + _AGAIN,
+    errno.ELOOP: "{path}: its symbolic links lead in a circle; give the file itself",
+    errno.ENOMEM: "the machine has no memory left; end other programs, or run where there is more memory",
+    errno.ETXTBSY: _IN_USE,
+    errno.EBUSY: _IN_USE,
+}
 
 
 def system_error(problem: BaseException) -> OSError | None:
@@ -58,47 +82,20 @@ def explain(problem: OSError, outputs: Sequence[str] = ()) -> str:
     `outputs` are the files and folders that the command was to write; they are named where the system
     names no path.
     """
-    path = _path_of(problem)
+    path, code = _path_of(problem), problem.errno
     written = path or " and ".join(outputs) or "the results"
-    code = problem.errno
     if code in FULL:
         what = full_disk(outputs[0] if path is None and len(outputs) == 1 else written)
         quota = " (the quota of this user is used up)" if code == errno.EDQUOT else ""
-        return f"{what}{quota}: free some space and run the same command again"
-    if code == errno.EROFS:
-        return f"{written}: the file system is read-only; write to another folder"
+        return f"{what}{quota}: free some space and {_AGAIN}"
     if code in (errno.EACCES, errno.EPERM):
         return f"{written}: {_who_may(Path(written)) if path else 'no permission'}"
-    if code in (errno.EMFILE, errno.ENFILE):
-        return (
-            f"too many files are open, this process may have {_open_files()}: raise the limit "
-            "(ulimit -n 65536) and run the same command again"
-        )
-    if code == errno.ENAMETOOLONG:
-        return f"{_cut(written)}: the name is longer than the file system takes; give a shorter one"
-    if code == errno.EISDIR:
-        return f"{written} is a folder; give the name of a file"
-    if code == errno.ENOTDIR:
-        return f"{written}: {_file_above(Path(written))} is a file, not a folder; give another path"
     if code == errno.ENOENT:
         return f"{written}: {_missing(Path(written)) if path else 'it is not there; check the path'}"
-    if code in (errno.EEXIST, errno.ENOTEMPTY):
-        return f"{written} exists already; delete it or give another name"
-    if code == errno.EFBIG:
-        return (
-            f"{written}: the file grew larger than the file system or the limit of this process takes "
-            "(ulimit -f); raise the limit or write to another disk, and run the same command again"
-        )
-    if code == errno.EIO:
-        return f"{written}: the disk failed to read or write (I/O error); check the disk, or use another"
-    if code == errno.ESTALE:
-        return f"{written}: the network folder was lost; mount it again and run the same command again"
-    if code == errno.ELOOP:
-        return f"{written}: its symbolic links lead in a circle; give the file itself"
-    if code == errno.ENOMEM:
-        return "the machine has no memory left; end other programs, or run where there is more memory"
-    if code in (errno.ETXTBSY, errno.EBUSY):
-        return f"{written} is in use by another program; end that, or give another name"
+    if code == errno.ENOTDIR:
+        return f"{written}: {_file_above(Path(written))} is a file, not a folder; give another path"
+    if code in _SENTENCES:
+        return _SENTENCES[code].format(path=written, cut=_cut(written), limit=_open_files())
     text = problem.strerror or " ".join(str(problem).split()) or type(problem).__name__
     return f"{text}: {path}" if path else text
 

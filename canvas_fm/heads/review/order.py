@@ -74,11 +74,11 @@ def disagreement_order(
             rank[row] = 0.0
         else:
             rank[row] = 1 + (1 - abs(votes[0] - p_cell[row])) / 2
-    judged = np.zeros(len(rest), bool)
-    judged[list(rank)] = True
-    first = rest[judged[rest]]  # in the order of the rest, which breaks ties
+    answered = np.zeros(len(rest), bool)
+    answered[list(rank)] = True
+    first = rest[answered[rest]]  # in the order of the rest, which breaks ties
     by_rank = np.argsort([rank[row] for row in first.tolist()], kind="stable")
-    return np.concatenate([first[by_rank], rest[~judged[rest]]]).astype(np.int64)
+    return np.concatenate([first[by_rank], rest[~answered[rest]]]).astype(np.int64)
 
 
 def clusters_of(

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import pickle
-import signal
-import threading
-import time
 
 import pytest
 
@@ -60,26 +56,10 @@ def test_killed_workers_are_replaced_and_no_byte_differs(tmp_path):
     source = write_planes(tmp_path / "planes", voxels((400, 90, 75)))
     (tmp_path / "alone").mkdir()
     expected = bytes_of(cf.convert(source, tmp_path / "alone/a.zarr", **HOW).path)
-    killed = []
 
-    def kill() -> None:
-        folder = tmp_path / "a.zarr.unfinished"
-        while len(killed) < 2:
-            time.sleep(0.02)
-            if len(list(folder.glob("*.part"))) > 3 * (len(killed) + 1):
-                pid = workers_of(cluster)[len(killed)]
-                os.kill(pid, signal.SIGKILL)
-                killed.append(pid)
+    def done() -> int:
+        return len(list((tmp_path / "a.zarr.unfinished").glob("*.part")))
 
-    with distributed.LocalCluster(n_workers=4, threads_per_worker=1, dashboard_address=None) as cluster:
-        killer = threading.Thread(target=kill, daemon=True)
-        killer.start()
-        cf.convert(source, tmp_path / "a.zarr", **HOW, scheduler=cluster.scheduler_address)
-    killer.join(1)
-    assert len(set(killed)) == 2
+    with two_of_four_killed(done, each=4) as scheduler:
+        cf.convert(source, tmp_path / "a.zarr", **HOW, scheduler=scheduler)
     assert bytes_of(tmp_path / "a.zarr") == expected
-
-
-def workers_of(cluster) -> list[int]:
-    """Process ids of the workers that run."""
-    return [nanny.pid for nanny in cluster.workers.values() if nanny.pid is not None]

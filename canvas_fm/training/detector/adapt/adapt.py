@@ -173,8 +173,8 @@ def _tuned(detector: Detector, labelled: Labelled, way: Strategy, opts: AdaptOpt
 def _candidates(detector: Detector, labelled: Labelled, tolerance_um: float, ignore: bool) -> Points:
     """All that the detector finds above the lowest threshold in the labelled boxes and around them.
 
-    Scores are those of a detection of the whole volume, for which the threshold is meant: where they are
-    relative to the strongest around, that is looked for as far as it reaches, beyond the boxes.
+    Scores are those of a detection of the whole volume, to which the threshold applies: where they are
+    relative to the strongest around, detection reaches as far beyond the boxes as that reference does.
     """
     volume, boxes = labelled.source.volume, labelled.boxes
     margin = np.ceil(tolerance_um / np.asarray(volume.voxel_um)).astype(np.int64)

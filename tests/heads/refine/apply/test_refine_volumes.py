@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import pickle
-import signal
-import threading
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -25,23 +20,8 @@ from canvas_fm.heads.refine.apply.apply import refine
 from canvas_fm.heads.refine.fit.fit import fit_labelled, training_set
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.inference.detect.detector_features import detector_features
-from canvas_fm.inference.detect.tiles.resumable import ResumableTiles
 from canvas_fm.inference.embed.embed import embed
 from tests.heads.conftest import SHAPE, VOXEL_UM, make_encoder, spots
-
-
-@pytest.fixture(scope="module")
-def extractor(encoder, detector) -> Extractor:
-    return Extractor(encoder=encoder, detector=detector, pool="centre", layer=1, device="cpu")
-
-
-@pytest.fixture(scope="module")
-def refiner_folder(brains, extractor, tmp_path_factory):
-    """A refiner of volumes `a` and `b`, for candidates of `c`."""
-    folder = tmp_path_factory.mktemp("refiners") / "refiner"
-    trained = label_brains([volume for volume, _ in brains[:2]], [p for _, p in brains[:2]], labels="label")
-    fit_labelled(Refiner(C=0.01, correction="centre"), trained, extractor, folder, show=False)
-    return folder
 
 
 def test_features_are_those_of_the_models_side_by_side(brains, encoder, detector, extractor):
@@ -341,95 +321,3 @@ def test_features_are_of_labelled_candidates_alone_and_the_fit_is_as_with_all(
     seen.clear()
     fit_labelled(Refiner(C=0.01, correction="centre"), some[:2], extractor, tmp_path / "centred", show=False)
     assert seen == [len(brain) for brain in some[:2]]  # a brain is corrected by all its candidates
-
-
-def test_a_scheduler_and_a_pickled_classifier_give_the_same_rows(
-    brains, refiner_folder, encoder, detector, tmp_path, monkeypatch
-):
-    distributed = pytest.importorskip("distributed")
-    volume, points = brains[2]
-    refiner = Refiner.load(refiner_folder)
-    models = {"encoder": encoder, "detector": detector, "device": "cpu"}
-    monkeypatch.setattr(candidate_classifier, "BLOCK", 4)
-    alone = refine(refiner, volume, points, **models)
-    cluster = {"n_workers": 1, "threads_per_worker": 1, "processes": False, "dashboard_address": None}
-    with distributed.LocalCluster(**cluster) as local:
-        where = {"scheduler": local.scheduler_address, "out": tmp_path / "cells.csv"}
-        together = refine(refiner, volume, points, **models, **where)
-    np.testing.assert_allclose(together.columns["p_cell"], alone.columns["p_cell"], atol=1e-6)
-    extractor = Extractor(encoder=encoder, detector=detector, pool="centre", layer=1, device="cpu")
-    classifier = candidate_classifier.CandidateClassifier(refiner, extractor, volume, None, points.zyx, None)
-    classifier._moments = classifier._measure()
-    sent = pickle.loads(pickle.dumps(classifier))
-    assert len(classifier.blocks) > 2
-    for number in range(len(classifier.blocks)):
-        np.testing.assert_allclose(sent.tile(number).p_cell, classifier.tile(number).p_cell, atol=1e-6)
-
-
-def test_damage_that_workers_or_an_earlier_run_skipped_is_told(
-    brains, refiner_folder, encoder, detector, tmp_path, monkeypatch
-):
-    def worker(job, numbers, **_):
-        for number in numbers:
-            yield number, job.tile(number)._replace(bad_chunks=((f"chunk {number} is damaged",),))
-
-    monkeypatch.setattr(candidate_classifier, "map_tiles", worker)
-    monkeypatch.setattr(candidate_classifier, "BLOCK", 16)
-    refiner, path = Refiner.load(refiner_folder), brains[2][0].path
-    models = {"encoder": encoder, "detector": detector, "device": "cpu"}
-    volume = Volume.open(path)
-    refine(refiner, volume, brains[2][1], **models)
-    assert volume.bad_chunks[:2] == ["chunk 0 is damaged", "chunk 1 is damaged"]
-
-    # A run that ends after its last block: the next one computes nothing and tells the same.
-    monkeypatch.setattr(ResumableTiles, "finish", lambda *_: pytest.fail("ended here"))
-    for _ in range(2):
-        again = Volume.open(path)
-        with pytest.raises(pytest.fail.Exception):
-            refine(refiner, again, brains[2][1], out=tmp_path / "cells.csv", **models)
-        assert again.bad_chunks == volume.bad_chunks
-
-
-@pytest.mark.slow
-def test_workers_of_this_machine_refine_the_same_rows(brains, refiner_folder, encoder, detector, monkeypatch):
-    volume, points = brains[2]
-    models = {"encoder": encoder, "detector": detector, "device": "cpu"}
-    monkeypatch.setattr(candidate_classifier, "BLOCK", 16)
-    refiner = Refiner.load(refiner_folder)
-    alone, together = (refine(refiner, volume, points, **models, workers=n) for n in (1, 2))
-    np.testing.assert_allclose(together.columns["p_cell"], alone.columns["p_cell"], atol=1e-6)
-
-
-@pytest.mark.slow
-def test_two_of_four_workers_are_killed_and_the_rows_are_those_of_one(
-    brains, refiner_folder, encoder, detector, tmp_path, monkeypatch
-):
-    distributed = pytest.importorskip("distributed")
-    volume = brains[2][0]
-    many = Points(np.random.default_rng(0).random((1200, 3)) * (np.array(SHAPE) - 1))
-    monkeypatch.setattr(candidate_classifier, "BLOCK", 8)
-    models = {"encoder": encoder, "detector": detector, "device": "cpu"}
-    refiner = Refiner.load(refiner_folder)
-    alone = refine(refiner, volume, many, out=tmp_path / "a.csv", **models)
-    work, killed = tmp_path / "b.csv.unfinished", []
-
-    def kill() -> None:
-        """A worker each time that ten more blocks are done; a nanny starts another one in its place."""
-        while len(killed) < 2:
-            time.sleep(0.005)
-            if len(list(work.glob("*.part"))) >= 10 * (len(killed) + 1):
-                pid = list(cluster.workers.values())[len(killed)].pid
-                os.kill(pid, signal.SIGKILL)
-                killed.append(pid)
-
-    with distributed.LocalCluster(n_workers=4, threads_per_worker=1, dashboard_address=None) as cluster:
-        killer = threading.Thread(target=kill, daemon=True)
-        killer.start()
-        together = refine(
-            refiner, volume, many, out=tmp_path / "b.csv", scheduler=cluster.scheduler_address, **models
-        )
-        killer.join(5)
-    assert len(killed) == 2
-    np.testing.assert_array_equal(together.zyx, alone.zyx)
-    np.testing.assert_array_equal(together.columns["p_cell"], alone.columns["p_cell"])
-    assert (tmp_path / "b.csv").read_bytes() == (tmp_path / "a.csv").read_bytes()

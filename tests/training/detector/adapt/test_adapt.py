@@ -23,22 +23,10 @@ from canvas_fm.pipeline.domains import trained_on
 from canvas_fm.training.detector.adapt.adapt import _candidates
 from canvas_fm.training.detector.adapt.amplitude import amplitude_detector
 from canvas_fm.training.detector.adapt.fine_tune import fine_tune, fine_tune_recipe
-from canvas_fm.training.detector.adapt.label_folds import (
-    THRESHOLDS,
-    LabelFolds,
-    best_threshold,
-    cross_fitted,
-    cut_into_blocks,
-    f1_of,
-)
 from canvas_fm.training.detector.adapt.strategies import StrategyScore, choose_way
 from canvas_fm.training.detector.targets import Labelled
 from canvas_fm.training.detector.threshold import LOWEST_THRESHOLD
-from canvas_fm.training.mae.crop_set import VolumeSource
-
-VOXEL_UM = (4.0, 2.0, 2.0)
-SHAPE = (24, 64, 64)
-ROI = [[0, 0, 0, 24, 64, 40]]
+from tests.training.detector.adapt.conftest import ROI, SHAPE, VOXEL_UM, labelled
 
 
 def brightness_detector(folder, threshold: float):
@@ -58,28 +46,6 @@ def brightness_detector(folder, threshold: float):
         folder, net.eval(), voxel_um=VOXEL_UM, threshold=threshold, min_distance_um=8.0,
         window_rule=WindowRule("median", 0, 10), provenance={"trained_on": [{"name": "before"}]},
     )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def brain():
-    """(volume, cells): bright balls on a grid, and between them dimmer ones that are no cells."""
-    random = np.random.default_rng(0)
-    grid = np.stack(np.meshgrid([6, 17], range(8, 64, 16), range(8, 64, 16), indexing="ij"), -1).reshape(
-        -1, 3
-    )
-    cells = grid + random.integers(-1, 2, grid.shape)
-    image = np.zeros(SHAPE)
-    image[tuple(cells.T)] = 1.0
-    others = cells + np.array([0, 8, 8])
-    image[tuple(others[(others < 58).all(axis=1)].T)] = 0.6
-    image = gaussian_filter(image, (0.8, 1.5, 1.5))
-    voxels = 100 + 600 * image / image.max() + random.normal(0, 3, SHAPE)
-    volume = Volume.from_array(voxels.astype(np.uint16), voxel_um=VOXEL_UM, name="new")
-    return volume, cells.astype(float)
-
-
-def labelled(brain, boxes=ROI) -> Labelled:
-    return Labelled(VolumeSource("new", brain[0]), brain[1], np.array(boxes))
 
 
 def adapt(brain, detector, out, cells=None, **options):
@@ -320,69 +286,6 @@ def test_figures_of_the_guide_are_those_of_the_committed_report():
     assert f"on {below['domains']} phantoms and cubes" in guide
     assert f"took it from {before} to {after} " in guide
     assert f"it went from {above['before']:.3f} to {above['after']:.3f}".replace(" 0.", " .") in guide
-
-
-# --- folds
-
-
-def test_blocks_tile_the_boxes_and_folds_are_slabs_that_hold_cells(brain):
-    boxes = np.array([[0, 0, 0, 24, 64, 40], [2, 10, 40, 20, 30, 64]])
-    blocks = cut_into_blocks(boxes, VOXEL_UM, 8.0)
-    covered = np.zeros(SHAPE, int)
-    for z0, y0, x0, z1, y1, x1 in blocks:
-        covered[z0:z1, y0:y1, x0:x1] += 1
-    expected = np.zeros(SHAPE, int)
-    for z0, y0, x0, z1, y1, x1 in boxes:
-        expected[z0:z1, y0:y1, x0:x1] += 1
-    assert np.array_equal(covered, expected)
-    assert ((blocks[:, 3:] - blocks[:, :3]) * VOXEL_UM >= 8.0 - 1e-9).all()
-    folds = LabelFolds.of(labelled(brain, boxes), 8.0, 3)
-    assert folds.count == 3
-    cells = folds.counts(Points(np.empty((0, 3)), {"score": np.empty(0)}))[0, :, 2]
-    assert [cells[folds.fold == k].sum() >= 4 for k in range(3)] == [True] * 3
-
-
-def test_counts_of_a_block_are_those_of_scoring_it_alone(brain):
-    from canvas_fm.evaluation.detection.score import evaluate
-
-    random = np.random.default_rng(2)
-    candidates = Points(
-        np.concatenate([brain[1] + random.normal(0, 0.7, brain[1].shape), random.random((40, 3)) * SHAPE]),
-        {"score": random.random(len(brain[1]) + 40).astype(np.float32)},
-    )
-    folds = LabelFolds.of(labelled(brain), 8.0, 3)
-    counts = folds.counts(candidates)
-    for at in (0, 60, 120):
-        for block in (0, len(folds.blocks) - 1):
-            alone = evaluate(
-                candidates, brain[1], voxel_um=VOXEL_UM, tolerance_um=8.0, within=folds.blocks[[block]],
-                threshold=THRESHOLDS[at], chance=False,
-            ).counts  # fmt: skip
-            assert counts[at, block].tolist() == [alone.tp, alone.fp, alone.fn]
-
-
-def test_a_fold_is_scored_at_a_threshold_that_its_own_labels_did_not_choose():
-    counts = np.zeros((len(THRESHOLDS), 4, 3), np.int64)
-    counts[:, :, 2] = 5  # nothing found
-    high, low = THRESHOLDS > 0.5, THRESHOLDS <= 0.5
-    counts[np.ix_(high, [0, 1])] = [5, 0, 0]  # the first fold is right above .5
-    counts[np.ix_(low, [2, 3])] = [5, 0, 0]  # and the second below
-    fold = np.array([0, 0, 1, 1])
-    assert best_threshold(counts[:, :2], 0, 0.5) > 0.5 > best_threshold(counts[:, 2:], 0, 0.505)
-    assert cross_fitted(counts, fold, 0, 0.5)[:, 0].tolist() == [0, 0, 0, 0]  # each at the other's threshold
-
-
-def test_a_threshold_moves_for_a_gain_in_all_blocks_and_not_for_one_block_more_than_another_loses():
-    def counts(found_above: list[int]) -> np.ndarray:
-        """Of ten cells in each block five are found, and so many at thresholds above .6."""
-        found = np.full((len(THRESHOLDS), len(found_above)), 5)
-        found[THRESHOLDS > 0.6] = found_above
-        return np.stack([found, np.zeros_like(found), 10 - found], axis=-1)
-
-    assert best_threshold(counts([6] * 8), 0, 0.3) > 0.6
-    uneven = counts([10, 2, *[5] * 6])
-    assert f1_of(uneven[-1].sum(axis=0)) > f1_of(uneven[0].sum(axis=0))
-    assert best_threshold(uneven, 0, 0.3) < 0.6
 
 
 # --- refusals
