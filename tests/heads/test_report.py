@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -178,26 +180,33 @@ def test_curves_and_differences(found):
     assert list(differences) == ["good"]
 
 
-def test_the_report_says_the_same_three_times(found, tmp_path):
-    report = write_report(found, tmp_path / "report", reference="noise", about={"encoder": "none, <b>"})
-    kept = json.loads((tmp_path / "report" / "report.json").read_text(encoding="utf-8"))
+@pytest.fixture(scope="module")
+def written(found, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
+    """A report with its figures, which take seconds to draw, and its folder."""
+    folder = tmp_path_factory.mktemp("written")
+    return write_report(found, folder, reference="noise", about={"encoder": "none, <b>"}), folder
+
+
+def test_the_report_says_the_same_three_times(found, written):
+    report, folder = written
+    kept = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     assert kept == json.loads(json.dumps(report))
     assert kept["methods"]["good"][POOLED]["f1"]["mean"] == lines(found, POOLED)[0].figures["f1"].mean
     assert kept["split"] == {"by": "brain", "folds": {"a": ["a"], "b": ["b"], "c": ["c"]}}
     assert kept["gallery"]["method"] == "good"
     assert len(kept["results"]) == 3 * (3 + 1) + 2 * 3 * 2 * 3
-    text = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
-    page = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
+    text = (folder / "report.md").read_text(encoding="utf-8")
+    page = (folder / "report.html").read_text(encoding="utf-8")
     f1 = f"{kept['methods']['good'][POOLED]['f1']['mean']:.3f}"
     assert "| good | " in text
     assert f1 in text
     assert f1 in page
-    labelled_rows = Points.read(tmp_path / "report" / "candidates" / "b.csv")
+    labelled_rows = Points.read(folder / "candidates" / "b.csv")
     rows = found.pooled.group == "b"
     np.testing.assert_array_equal(labelled_rows.columns["label"], found.pooled.label[rows])
     np.testing.assert_allclose(labelled_rows.columns["p_good"], found.p_cell["good"][rows])
     for path in kept["figures"]:
-        assert (tmp_path / "report" / path).read_bytes().startswith(b"\x89PNG")
+        assert (folder / path).read_bytes().startswith(b"\x89PNG")
         assert f"]({path})" in text
     assert len(kept["figures"]) == page.count("data:image/png;base64,") == 4
     assert "none, &lt;b&gt;" in page
@@ -284,17 +293,17 @@ def test_one_class_only_and_numbers_that_are_none(shape_volumes, pooled, saying)
         compare(pooled, [Known("good", np.full(len(pooled), np.nan))], counts=(), show=False)
 
 
-def test_the_page_begins_with_its_conclusion_a_picture_and_three_tables(found, tmp_path):
-    report = write_report(found, tmp_path)
+def test_the_page_begins_with_its_conclusion_a_picture_and_three_tables(found, written):
+    report, folder = written
     f1 = lines(found, POOLED)[0].figures["f1"].mean
     assert report["conclusion"].startswith(f"good is best here: F1 {f1:.3f} on held-out volumes")
     assert report["conclusion"].endswith("; the others are below it")
-    page = (tmp_path / "report.html").read_text()
+    page = (folder / "report.html").read_text()
     begin, folded = page[page.index("<h1") :].split("<details>")
     assert begin.index('class="conclusion"') < begin.index("<img") < begin.index("<table")
     assert (begin.count("<table"), begin.count("<img")) == (3, 1)
     assert folded.count("<img") >= 2
-    text = (tmp_path / "report.md").read_text()
+    text = (folder / "report.md").read_text()
     assert text.split("\n\n")[1].startswith("**Good is best here")
 
 

@@ -29,6 +29,15 @@ def auc(is_cell: Bool[np.ndarray, " n"], score: Real[np.ndarray, " n"]) -> float
     return float((ranks - cells * (cells + 1) / 2) / (cells * others))
 
 
+def auc_of_ranks(is_cell: Bool[np.ndarray, " n"], rank: Int[np.ndarray, " n"]) -> float | None:
+    """`auc` of scores given by their ranks, whole numbers from 0 that rise with the score: for many draws."""
+    cells = np.bincount(rank[is_cell], minlength=int(rank.max(initial=0)) + 1)
+    others = np.bincount(rank[~is_cell], minlength=len(cells))
+    pairs = int(cells.sum()) * int(others.sum())
+    above = np.cumsum(others) - others / 2
+    return float((cells * above).sum() / pairs) if pairs else None
+
+
 def average_precision(
     is_cell: Bool[np.ndarray, " n"], score: Real[np.ndarray, " n"], *, missed: int = 0
 ) -> float | None:

@@ -11,7 +11,13 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from canvas_fm.errors import CanvasError
-from canvas_fm.evaluation.metrics.classification import Interval, auc, balanced_accuracy, best_f1, bootstrap
+from canvas_fm.evaluation.metrics.classification import (
+    Interval,
+    auc_of_ranks,
+    balanced_accuracy,
+    best_f1,
+    bootstrap,
+)
 from canvas_fm.heads.compare.label_curve import COUNTS, LabelCurve, counts_up_to, draw_labels
 from canvas_fm.heads.labels.group_folds import Folds
 from canvas_fm.heads.probe.data import Correction, ProbeData, class_folds, read_probe_data
@@ -215,18 +221,23 @@ def _strata(code: RowIndices) -> Splits:
 def _figures(data: ProbeData, predictions: _Predictions, seed: int) -> dict[str, Interval | None]:
     metrics: dict[str, Callable[[np.ndarray], float | None]] = {
         "balanced_accuracy": lambda rows: balanced_accuracy(data.code[rows], predictions.balanced[rows]),
-        "auc": lambda rows: _auc(data.code[rows], predictions.p[rows]),
+        "auc": _auc(data.code, predictions.p),
         "f1": _f1(data.code, predictions.predicted),
     }
     return {name: bootstrap(metric, data.group, resamples=500, seed=seed) for name, metric in metrics.items()}
 
 
-def _auc(code: Int64[np.ndarray, " n"], p: Proba) -> float | None:
-    """AUC of the second of two classes; of more, the mean one-versus-rest AUC."""
+def _auc(code: Int64[np.ndarray, " n"], p: Proba) -> Callable[[np.ndarray], float | None]:
+    """AUC of the second of two classes; of more, the mean one-versus-rest AUC. Scores are ranked once."""
     kinds = [1] if p.shape[1] == 2 else range(p.shape[1])
-    by_class = [auc(code == kind, p[:, kind]) for kind in kinds]
-    known = [value for value in by_class if value is not None]
-    return float(np.mean(known)) if known else None
+    ranked = [(code == kind, np.unique(p[:, kind], return_inverse=True)[1]) for kind in kinds]
+
+    def figure(rows: np.ndarray) -> float | None:
+        by_class = [auc_of_ranks(is_kind[rows], rank[rows]) for is_kind, rank in ranked]
+        known = [value for value in by_class if value is not None]
+        return float(np.mean(known)) if known else None
+
+    return figure
 
 
 def _f1(

@@ -8,6 +8,7 @@ from sklearn import metrics
 
 from canvas_fm.evaluation.metrics.classification import (
     auc,
+    auc_of_ranks,
     average_precision,
     balanced_accuracy,
     best_f1,
@@ -33,6 +34,15 @@ def test_ranking_is_that_of_scikit_learn(judged):
     assert average_precision(is_cell, score) == pytest.approx(metrics.average_precision_score(is_cell, score))
     assert auc(np.ones(4, bool), np.arange(4)) is None
     assert average_precision(np.zeros(4, bool), np.arange(4)) is None
+
+
+def test_ranks_worked_out_once_give_the_same_area_of_every_draw(judged):
+    is_cell, score = judged
+    rank = np.unique(score, return_inverse=True)[1]
+    random = np.random.default_rng(1)
+    for rows in [np.arange(200), *random.integers(0, 200, (20, 200)), *random.integers(0, 200, (5, 3))]:
+        assert auc_of_ranks(is_cell[rows], rank[rows]) == auc(is_cell[rows], score[rows])
+    assert auc_of_ranks(np.zeros(0, bool), np.zeros(0, np.int64)) is None
 
 
 def test_f1_counts_the_cells_that_no_candidate_stands_for(judged):
