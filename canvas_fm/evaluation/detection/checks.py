@@ -154,11 +154,10 @@ def _distinct(zyx: Float64[np.ndarray, "n 3"]) -> int:
     for column in bits.T:
         mixed = (mixed ^ column) * np.uint64(0x9E3779B97F4A7C15)
         mixed ^= mixed >> np.uint64(29)
-    order = np.argsort(mixed)
-    same = mixed[order][1:] == mixed[order][:-1]
-    repeated = np.zeros(len(zyx), bool)
-    repeated[1:] |= same
-    repeated[:-1] |= same
-    few = zyx[order[repeated]]
+    rising = np.sort(mixed)
+    repeated = rising[1:][rising[1:] == rising[:-1]]
+    if not len(repeated):
+        return len(zyx)
+    few = zyx[repeated[np.searchsorted(repeated[:-1], mixed)] == mixed]
     few = few[np.lexsort(few.T)]
     return len(zyx) - int((few[1:] == few[:-1]).all(axis=1).sum())

@@ -16,7 +16,7 @@ from canvas_fm.data.zyx import ZyxUm, ZyxUmLike, check_voxel_um
 from canvas_fm.evaluation.detection.checks import cells_of, sanity_warnings, scores_of
 from canvas_fm.evaluation.detection.confusion_counts import Chance, Counts, Intervals, chance_level, intervals
 from canvas_fm.evaluation.detection.curve import Curve, score_curve
-from canvas_fm.evaluation.detection.matching import Pairs, find_pairs, greedy_of, largest_group, optimal_of
+from canvas_fm.evaluation.detection.matching import Pairs, find_pairs, greedy_of, optimal_of_small
 from canvas_fm.evaluation.detection.tolerance import Tolerance, tolerance_of
 
 _log = logging.getLogger(__name__)
@@ -126,10 +126,9 @@ def evaluate(
         pairs = _of_rows(all_pairs, scores >= threshold)
     outcome = _Outcome(greedy_of(pairs, len(pred), len(true)), pred, true, boxes)
     counts = outcome.counts
-    optimal = None
-    if largest_group(pairs) <= _LARGE_GROUP:
-        optimal = _Outcome(optimal_of(pairs), pred, true, boxes).counts
-    else:
+    most = optimal_of_small(pairs, _LARGE_GROUP)
+    optimal = None if most is None else _Outcome(most, pred, true, boxes).counts
+    if optimal is None:
         more.append(
             "cells chain into a group too large for the optimal matching; only the greedy one is given"
         )

@@ -8,7 +8,7 @@ from scipy.optimize import linear_sum_assignment
 
 from canvas_fm.errors import CanvasError
 from canvas_fm.evaluation.detection import matching
-from canvas_fm.evaluation.detection.matching import find_pairs, greedy_of, largest_group, match
+from canvas_fm.evaluation.detection.matching import find_pairs, greedy_of, match, optimal_of_small
 
 
 def loop(pred, truth, tolerance, scale):
@@ -130,8 +130,20 @@ def test_groups_are_counted_by_their_predictions():
     pred = np.array([[0, 0, 0], [0, 0, 3], [0, 0, 100.0]])
     truth = np.array([[0, 0, 1.5], [0, 0, 101.0]])
     pairs = find_pairs(pred, truth, tolerance=2, scale_zyx=(1, 1, 1))
-    assert largest_group(pairs) == 2
+    assert optimal_of_small(pairs, 1) is None
+    assert len(optimal_of_small(pairs, 2).pred) == 2
     assert len(greedy_of(pairs, 3, 2).pred) == 2
+
+
+@pytest.mark.parametrize("table", [1, 2, 64, 1 << 24])
+def test_pairs_do_not_depend_on_the_table_of_occupied_cells(table, monkeypatch):
+    rng = np.random.default_rng(table)
+    pred, truth = rng.integers(0, 60, (300, 3)).astype(float), rng.integers(0, 60, (400, 3)).astype(float)
+    monkeypatch.setattr(matching, "_OCCUPIED", table)
+    pairs = find_pairs(pred, truth, tolerance=3, scale_zyx=(2, 1, 1))
+    apart = np.sqrt((((pred[:, None] - truth[None]) * (2, 1, 1)) ** 2).sum(axis=2))
+    expected = list(zip(*np.nonzero(apart <= 3), strict=True))
+    assert sorted(zip(pairs.pred.tolist(), pairs.truth.tolist(), strict=True)) == expected
 
 
 def test_it_refuses_what_is_no_tolerance_no_scale_or_no_position():
