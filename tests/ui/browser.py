@@ -9,9 +9,10 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import playwright.sync_api as playwright
+if TYPE_CHECKING:
+    import playwright.sync_api as playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = ("--no-sandbox", "--disable-gpu", "--enable-unsafe-swiftshader", "--disable-quic", "--no-first-run")
@@ -28,7 +29,10 @@ class Browser:
     """One process with a profile of its own; each `page()` is a window that shares nothing with others."""
 
     def __init__(self, program: str) -> None:
-        self._driver = playwright.sync_playwright().start()
+        # Not at the top: collecting the tests would load it where none of these is run.
+        from playwright.sync_api import sync_playwright
+
+        self._driver = sync_playwright().start()
         self._browser = self._driver.chromium.launch(executable_path=program, headless=True, args=[*FLAGS])
 
     @contextlib.contextmanager
@@ -84,10 +88,12 @@ class Page:
             self.tab.wait_for_timeout(30)
 
     def _holds(self, condition: str) -> bool:
+        from playwright.sync_api import Error
+
         script = f"(() => {{ try {{ return Boolean({condition}); }} catch {{ return false; }} }})()"
         try:
             return bool(self.run(script))
-        except playwright.Error:  # another page is being opened
+        except Error:  # another page is being opened
             return False
 
     def shown(self, selector: str = "body") -> str:
