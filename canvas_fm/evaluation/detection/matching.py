@@ -21,7 +21,7 @@ _SAME = 1 + 1e-9  # 5 × 1.62 is 8.1 to a person and 8.100000000000001 to a comp
 _ROUNDS = 40
 _CROWDED = 16  # pairs of neighbouring cells a point, beyond which trees are quicker
 _OCCUPIED = 1 << 24  # bytes of the table that says where truths are
-_MOST_CELLS = 1 << 20  # along an axis, so that cells have whole numbers and rounding is far below a cell
+_MOST_CELLS = 1 << 20  # along an axis: cells have numbers below 2 ** 63, and rounding is far below a cell
 _DENSE = 400  # cells of a group up to which its dense cost matrix is quicker than a sparse one
 
 
@@ -99,7 +99,7 @@ def _pairs_by_cells(
     cells = [np.floor(zyx * cell) for zyx in (pred_zyx, truth_zyx)]
     low = np.minimum(*(each.min(axis=0) for each in cells)) - 1
     high = np.maximum(*(each.max(axis=0) for each in cells)) + 1
-    if max(np.abs(low).max(), np.abs(high).max()) > _MOST_CELLS:
+    if max(np.abs(low).max(), np.abs(high).max()) >= _MOST_CELLS:
         return None
     size = (high - low + 1).astype(np.int64)
     strides = np.array([size[1] * size[2], size[2], 1])

@@ -205,3 +205,10 @@ def test_numbers_are_ordered_and_ranked_as_numpy_does_it(most: int) -> None:
         present, expected = np.unique(numbers, return_inverse=True)
         assert count == len(present)
         np.testing.assert_array_equal(rank, expected)
+
+
+def test_a_grid_of_more_cells_than_have_numbers_is_left_to_trees():
+    edge = (1 << 20) * (1 + 1e-6)
+    truth = np.array([[1.4 - edge] * 3, [edge - 0.6] * 3, [0.0] * 3])
+    pairs = find_pairs(truth, truth, tolerance=1, scale_zyx=(1, 1, 1))
+    assert sorted(zip(pairs.pred, pairs.truth, strict=True)) == [(0, 0), (1, 1), (2, 2)]
