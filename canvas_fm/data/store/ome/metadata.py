@@ -18,6 +18,7 @@ from canvas_fm.data.store.files import Files, Folder
 from canvas_fm.data.store.keys import METADATA, split_key
 from canvas_fm.data.store.lfs_pointers import pointer_in
 from canvas_fm.data.store.ome.axes import axes_of_system, axis_letter, check_axes, read_axes, short
+from canvas_fm.data.store.ome.both_formats import check_arrays, warn_of_scales
 from canvas_fm.data.store.ome.scale import read_scale, voxel_um_of
 from canvas_fm.data.zyx import ZyxUm
 from canvas_fm.errors import CanvasError, DamagedStore
@@ -65,6 +66,8 @@ def read_image(files: Files, root: Node | None) -> Image:
             f"{files} is no Zarr store: it has no zarr.json, .zgroup or .zarray; give the folder of an "
             "image, or a folder of TIFF planes"
         )
+    if root.zarr_format == 3:
+        _check_v2_beside(files, root.path, root)
     if root.is_array:
         return _plain(files, root)
     attributes = root.attributes
@@ -103,6 +106,22 @@ def read_node(files: Files, path: str) -> Node | None:
         if kind not in ("group", "array") or v3.get("zarr_format") != 3 or not isinstance(attributes, dict):
             raise CanvasError(f"{files}: {start}zarr.json describes neither a group nor an array of Zarr v3")
         return Node(path, 3, kind == "array", attributes, v3)
+    return _read_v2(files, path)
+
+
+def _check_v2_beside(files: Files, path: str, v3: Node) -> None:
+    """Compare a node with the v2 metadata in the same folder, where there are any."""
+    v2 = _read_v2(files, path)
+    if v2 is None:
+        return
+    where = f"{files}/{path}" if path else str(files)
+    if v3.is_array and v2.is_array:
+        check_arrays(where, v3.metadata, v2.metadata)
+    warn_of_scales(where, v3.attributes, v2.attributes)
+
+
+def _read_v2(files: Files, path: str) -> Node | None:
+    start = f"{path}/" if path else ""
     array = _read_json(files, f"{start}.zarray")
     group = None if array is not None else _read_json(files, f"{start}.zgroup")
     attributes = _read_json(files, f"{start}.zattrs")
@@ -168,6 +187,8 @@ def _multiscale(files: Files, ome: dict[str, Any], base: str = "") -> Image:
     outer, why_outer = read_scale(files, "multiscales", image.get("coordinateTransformations"), axes)
     levels = [_level(files, axes, dataset, base) for dataset in datasets]
     path, zarr_format, scale, why = levels[0]
+    if zarr_format == 3 and (finest := read_node(files, path)) is not None:
+        _check_v2_beside(files, path, finest)
     for other, _, coarser, _ in levels[1:]:
         if scale and coarser and any(a > b * 1.001 for a, b in zip(scale, coarser, strict=True)):
             raise CanvasError(f"{files}: level {other!r} is finer than the first one, {path!r}")
