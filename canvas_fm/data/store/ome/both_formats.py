@@ -1,4 +1,4 @@
-"""Stores with metadata of Zarr v2 beside those of v3: one volume told twice, or two volumes in one folder."""
+"""Zarr v2 metadata beside v3 metadata in one folder: the same array described twice, or two arrays."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ def check_arrays(where: str, v3: dict[str, Any], v2: dict[str, Any]) -> None:
 
     v2 metadata that were migrated in place name the same chunks, and pass without a word.
     """
-    stated = [(_shape(v3), str(v3.get("data_type"))), (_shape(v2), _dtype(v2))]
-    if stated[0] != stated[1]:
-        said = " and ".join(f"{dtype} of shape {shape}" for shape, dtype in stated)
+    descriptions = [(_shape(v3), str(v3.get("data_type"))), (_shape(v2), _dtype(v2))]
+    if descriptions[0] != descriptions[1]:
+        both = " and ".join(f"{dtype} of shape {shape}" for shape, dtype in descriptions)
         raise CanvasError(
-            f"{where} is described twice, by zarr.json and by .zarray, as {said}: these are two arrays in "
+            f"{where} is described twice, by zarr.json and by .zarray, as {both}: these are two arrays in "
             "one folder; move the metadata and chunks of one to another folder"
         )
     encoding = v3.get("chunk_key_encoding")

@@ -66,8 +66,7 @@ def read_image(files: Files, root: Node | None) -> Image:
             f"{files} is no Zarr store: it has no zarr.json, .zgroup or .zarray; give the folder of an "
             "image, or a folder of TIFF planes"
         )
-    if root.zarr_format == 3:
-        _check_v2_beside(files, root.path, root)
+    _check_v2_beside(files, root)
     if root.is_array:
         return _plain(files, root)
     attributes = root.attributes
@@ -109,15 +108,15 @@ def read_node(files: Files, path: str) -> Node | None:
     return _read_v2(files, path)
 
 
-def _check_v2_beside(files: Files, path: str, v3: Node) -> None:
-    """Compare a node with the v2 metadata in the same folder, where there are any."""
-    v2 = _read_v2(files, path)
+def _check_v2_beside(files: Files, node: Node) -> None:
+    """Compare a v3 node with the v2 metadata in the same folder, where there are any."""
+    v2 = _read_v2(files, node.path) if node.zarr_format == 3 else None
     if v2 is None:
         return
-    where = f"{files}/{path}" if path else str(files)
-    if v3.is_array and v2.is_array:
-        check_arrays(where, v3.metadata, v2.metadata)
-    warn_of_scales(where, v3.attributes, v2.attributes)
+    where = f"{files}/{node.path}" if node.path else str(files)
+    if node.is_array and v2.is_array:
+        check_arrays(where, node.metadata, v2.metadata)
+    warn_of_scales(where, node.attributes, v2.attributes)
 
 
 def _read_v2(files: Files, path: str) -> Node | None:
@@ -186,14 +185,14 @@ def _multiscale(files: Files, ome: dict[str, Any], base: str = "") -> Image:
         raise CanvasError(f"{files}: 'datasets' is {short(datasets)} where a list of levels is expected")
     outer, why_outer = read_scale(files, "multiscales", image.get("coordinateTransformations"), axes)
     levels = [_level(files, axes, dataset, base) for dataset in datasets]
-    path, zarr_format, scale, why = levels[0]
-    if zarr_format == 3 and (finest := read_node(files, path)) is not None:
-        _check_v2_beside(files, path, finest)
-    for other, _, coarser, _ in levels[1:]:
+    finest, scale, why = levels[0]
+    path, zarr_format = finest.path, finest.zarr_format
+    _check_v2_beside(files, finest)
+    for other, coarser, _ in levels[1:]:
         if scale and coarser and any(a > b * 1.001 for a, b in zip(scale, coarser, strict=True)):
-            raise CanvasError(f"{files}: level {other!r} is finer than the first one, {path!r}")
+            raise CanvasError(f"{files}: level {other.path!r} is finer than the first one, {path!r}")
     why = why or why_outer or ("" if scale or outer else "no scale")
-    beyond = tuple((other, its_format) for other, its_format, _, _ in levels[1:])
+    beyond = tuple((other.path, other.zarr_format) for other, _, _ in levels[1:])
     if why:
         return Image(path, zarr_format, axes, None, why, _channels(ome), beyond)
     ones = [1.0] * len(axes)
@@ -203,8 +202,8 @@ def _multiscale(files: Files, ome: dict[str, Any], base: str = "") -> Image:
 
 def _level(
     files: Files, axes: tuple[str, ...], dataset: Any, base: str
-) -> tuple[str, int, list[float] | None, str]:
-    """Path, Zarr format and scale of one level, or why it is unusable; axes are checked."""
+) -> tuple[Node, list[float] | None, str]:
+    """Array and scale of one level, or why the scale is unusable; axes are checked."""
     path = dataset.get("path") if isinstance(dataset, dict) else None
     if not isinstance(path, str) or not path.strip("/") or ".." in path.split("/"):
         raise CanvasError(
@@ -220,7 +219,7 @@ def _level(
             f"{files}: level {path!r} has shape {short(shape)}; the metadata gives it {len(axes)} axes"
         )
     steps = dataset.get("coordinateTransformations")
-    return path, node.zarr_format, *read_scale(files, f"level {path!r}", steps, axes)
+    return node, *read_scale(files, f"level {path!r}", steps, axes)
 
 
 def _channels(ome: dict[str, Any]) -> tuple[str, ...]:

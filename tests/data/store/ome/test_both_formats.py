@@ -1,4 +1,4 @@
-"""A folder with metadata of Zarr v2 and of v3: one image told twice passes, two images never silently."""
+"""Zarr v2 and v3 metadata in one folder: an image described twice passes, two images are refused or named."""
 
 from __future__ import annotations
 
