@@ -6,10 +6,11 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from canvas_fm.errors import StorageFull
+from canvas_fm.files.abandoned import locked_while_written, remove_abandoned
 from canvas_fm.files.system_errors import full_disk, is_full
 
 
@@ -38,21 +39,24 @@ def sync_path(path: Path) -> None:
 def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
     """Replace `path` atomically: `write(temporary)`, fsync, rename, fsync of the folder.
 
-    Killed at any moment, `path` is either the old file or the new one. Raises StorageFull on a full disk.
+    Killed at any moment, `path` is either the old file or the new one. What an earlier kill left of such a
+    write is removed. Raises StorageFull on a full disk.
     """
     path = Path(path)
+    remove_abandoned(path)
     with disk_full_as_error(path):
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
         os.close(handle)
         temporary = Path(name)
         try:
-            write(temporary)
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
-            umask = os.umask(0)
-            os.umask(umask)
-            temporary.chmod(0o666 & ~umask)
-            temporary.replace(path)
+            with locked_while_written(temporary):
+                write(temporary)
+                with temporary.open("rb") as file:
+                    os.fsync(file.fileno())
+                umask = os.umask(0)
+                os.umask(umask)
+                temporary.chmod(0o666 & ~umask)
+                temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
         sync_path(path.parent)
@@ -67,10 +71,12 @@ def new_folder(path: Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with disk_full_as_error(path):
+    remove_abandoned(path)
+    with disk_full_as_error(path), ExitStack() as stack:
         room = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
         temporary, previous = room / path.name, room / "previous"
         try:
+            stack.enter_context(locked_while_written(room))
             temporary.mkdir()
             yield temporary
             for entry in [temporary, *temporary.rglob("*")]:
