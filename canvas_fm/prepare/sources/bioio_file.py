@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from canvas_fm.data.zyx import Zyx, ZyxLike, check_voxel_um, whole_zyx
+from canvas_fm.data.zyx import Zyx, ZyxLike, whole_zyx
 from canvas_fm.errors import CanvasError, DamagedStore, MissingExtra
 from canvas_fm.prepare.options import ConvertOptions
-from canvas_fm.prepare.sources.voxels import OpenedFile
+from canvas_fm.prepare.sources.voxels import OpenedFile, usable_voxel_um
 
 BIOIO = {".czi": "bioio-czi", ".nd2": "bioio-nd2", ".lif": "bioio-lif"}
 
@@ -64,7 +64,7 @@ def open_bioio(path: Path, options: ConvertOptions) -> OpenedFile:
     names = [str(name) for name in image.channel_names or [f"channel {c}" for c in several]]
     size = image.physical_pixel_sizes
     sizes = [float(n) for n in (size.Z, size.Y, size.X) if n]
-    stated = check_voxel_um(sizes) if len(sizes) == 3 else None
+    stated = usable_voxel_um(sizes)
     return OpenedFile([BioioChannel(path, part) for part in planes], names, stated)
 
 

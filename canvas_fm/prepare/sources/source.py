@@ -15,6 +15,7 @@ import numpy as np
 from canvas_fm.data.dataset.names import volume_path
 from canvas_fm.data.store.remote.address import looks_remote
 from canvas_fm.data.store.tar_index import in_tar
+from canvas_fm.data.volume.stored.voxel_size_and_marker import checked_voxel_um
 from canvas_fm.data.volume.tiff.channels import list_channels
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.data.zyx import Zyx, ZyxUm
@@ -101,9 +102,7 @@ def _volumes(path: Path, options: ConvertOptions) -> Source:
 
 
 def _opened(path: Path, opened: OpenedFile, options: ConvertOptions, files: Sequence[Path]) -> Source:
-    voxel_um = options.voxel_um or opened.voxel_um
-    if voxel_um is None:
-        raise CanvasError(f"{path} has no voxel size; give --voxel-um z y x once (the file states none)")
+    voxel_um = checked_voxel_um(path, opened.voxel_um, opened.why_no_voxel, options.voxel_um)
     chosen = options.c or range(len(opened.channels))
     for c in chosen:
         if not 0 <= c < len(opened.channels):

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from canvas_fm.data.zyx import Zyx, ZyxLike, ZyxUm, check_voxel_um, whole_zyx
+from canvas_fm.data.zyx import Zyx, ZyxLike, ZyxUm, whole_zyx
 from canvas_fm.errors import CanvasError, DamagedStore, MissingExtra
 from canvas_fm.prepare.options import ConvertOptions
-from canvas_fm.prepare.sources.voxels import OpenedFile
+from canvas_fm.prepare.sources.voxels import OpenedFile, usable_voxel_um
 
+_log = logging.getLogger(__name__)
 _UM = {"nm": 1e-3, "um": 1.0, "µm": 1.0, "μm": 1.0, "micrometer": 1.0, "micron": 1.0, "mm": 1e3}
 
 
@@ -71,6 +76,9 @@ def find_folder(path: Path) -> ArrayFolder | None:
             metadata = _json(folder / "attributes.json")
             if "dimensions" in metadata and "blockSize" in metadata:
                 return ArrayFolder("n5", folder, _json(image / "attributes.json") | metadata)
+    if "n5" in _json(path / "attributes.json") and (arrays := _arrays_in(path)):
+        listing = ", ".join(arrays[:8]) + (", …" if len(arrays) > 8 else "")
+        raise CanvasError(f"{path} is an N5 container; give the folder of one image in it: {listing}")
     info = _json(path / "info")
     return ArrayFolder("neuroglancer_precomputed", path, info) if "scales" in info else None
 
@@ -79,6 +87,19 @@ def _of_big_data_viewer(path: Path) -> list[Path]:
     """The images of an N5 container as BigDataViewer and BigStitcher write it, by setup and time point."""
     attributes = path.glob("setup*/timepoint*/s0/attributes.json") if path.is_dir() else []
     return sorted(file.parent.parent for file in attributes)
+
+
+def _arrays_in(container: Path) -> list[str]:
+    """The images of an N5 container: arrays, and groups of levels of which `s0` is the finest."""
+    found = []
+    for root, inner, names in os.walk(container):
+        folder = Path(root)
+        inner[:] = sorted(name for name in inner if not name.isdecimal())  # folders of blocks
+        if "attributes.json" in names and "dimensions" in _json(folder / "attributes.json"):
+            is_level = re.fullmatch(r"s\d+", folder.name) and folder != container
+            found.append(str((folder.parent if is_level else folder).relative_to(container)))
+            inner.clear()
+    return list(dict.fromkeys(found))
 
 
 def open_folder(path: Path, array_folder: ArrayFolder, options: ConvertOptions) -> OpenedFile:
@@ -106,8 +127,22 @@ def open_folder(path: Path, array_folder: ArrayFolder, options: ConvertOptions) 
     several = range(array.shape[3])
     channels = [TensorStoreChannel(path, array[..., c]) for c in several]
     size = array_folder.metadata["scales"][0].get("resolution")
-    voxel_um = check_voxel_um([n / 1000 for n in size[::-1]]) if size else None
+    voxel_um = usable_voxel_um([n / 1000 for n in size[::-1]]) if size else None
+    _warn_offset(path, array.domain.origin[:3])
     return OpenedFile(channels, [f"channel {c}" for c in several], voxel_um)
+
+
+def _warn_offset(path: Path, origin_xyz: Sequence[int]) -> None:
+    """Warn of a volume that begins elsewhere than at zero: points of others count from there."""
+    if any(origin_xyz):
+        offset = " ".join(str(int(-n)) for n in reversed(origin_xyz))
+        _log.warning(
+            "%s begins at voxel %s (x, y, z), the store at 0: points of other programs are moved by "
+            "`canvas-fm points convert --origin %s`",
+            path,
+            tuple(map(int, origin_xyz)),
+            offset,
+        )
 
 
 def _n5_voxel_um(metadata: dict[str, Any]) -> ZyxUm | None:
@@ -118,7 +153,7 @@ def _n5_voxel_um(metadata: dict[str, Any]) -> ZyxUm | None:
     factor = _UM.get(str(unit).lower())
     if factor is None or not isinstance(sizes, list) or len(sizes) != 3:
         return None
-    return check_voxel_um([float(n) * factor for n in sizes[::-1]])
+    return usable_voxel_um([float(n) * factor for n in sizes[::-1]])
 
 
 def _json(path: Path) -> dict[str, Any]:

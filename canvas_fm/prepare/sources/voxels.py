@@ -7,7 +7,8 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from canvas_fm.data.zyx import Zyx, ZyxLike, ZyxUm
+from canvas_fm.data.zyx import Zyx, ZyxLike, ZyxUm, ZyxUmLike, check_voxel_um
+from canvas_fm.errors import CanvasError
 
 
 @runtime_checkable
@@ -36,8 +37,17 @@ class Voxels(Protocol):
 
 
 class OpenedFile(NamedTuple):
-    """The channels of a file with their names, and the voxel size where it is stated."""
+    """The channels of a file with their names, and the voxel size where it is stated, else why it is not."""
 
     channels: Sequence[Voxels]
     names: Sequence[str]
     voxel_um: ZyxUm | None
+    why_no_voxel: str = "the file states none"
+
+
+def usable_voxel_um(stated: ZyxUmLike) -> ZyxUm | None:
+    """A stated voxel size, None where it is no three positive lengths, so that a given one can replace it."""
+    try:
+        return check_voxel_um(stated)
+    except CanvasError:
+        return None

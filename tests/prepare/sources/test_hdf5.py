@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import json
 
 import h5py
 import numpy as np
@@ -106,3 +107,113 @@ def test_real_files(real_data, tmp_path):
     if planes.is_dir():
         done = cf.convert(planes, tmp_path / "b.zarr", voxel_um=(5, 2, 2), verify=True)
         assert done.shape_zyx == (14, 510, 667)
+
+
+def tags(axes: str) -> str:
+    return json.dumps({"axes": [{"key": axis, "typeFlags": 0} for axis in axes]})
+
+
+@pytest.mark.parametrize(
+    ("axes", "label"), [("zyxc", False), ("tzyxc", False), ("xyz", True), ("czyx", True), ("tczyx", None)]
+)
+def test_axes_are_those_that_are_named(tmp_path, axes, label):
+    planes = VOXELS[:16]  # so few that an order without names takes them for channels
+    others = tuple(place for place, axis in enumerate(axes) if axis not in "zyx")
+    spatial = [axis for axis in axes if axis in "zyx"]
+    stored = np.expand_dims(planes.transpose(["zyx".index(axis) for axis in spatial]), others)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["data"] = stored
+        if label is False:
+            file["data"].attrs["axistags"] = tags(axes)
+        elif label:
+            for place, axis in enumerate(axes):
+                file["data"].dims[place].label = axis
+    done = cf.convert(tmp_path / "a.h5", tmp_path / "a.zarr", voxel_um=(4, 2, 2))
+    assert len(done.channels) == 1
+    np.testing.assert_array_equal(np.asarray(cf.Volume.open(done.path)), VOXELS[:16])
+
+
+@pytest.mark.parametrize(
+    ("named", "message"),
+    [("", "the last one, of 2, looks like channels"), ("zyxq", "names its axes z, y, x, q")],
+)
+def test_channels_that_stand_last_are_never_planes(tmp_path, named, message):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["data"] = np.stack([VOXELS[:8], VOXELS[:8]], -1)
+        if named:
+            file["data"].attrs["axistags"] = tags(named)
+    with pytest.raises(CanvasError, match=message):
+        cf.convert(tmp_path / "a.h5", tmp_path / "a.zarr", voxel_um=(4, 2, 2))
+
+
+@pytest.mark.parametrize("kind", [None, "uint16", "int16"])
+def test_bigdataviewer_keeps_unsigned_voxels_in_a_signed_type(tmp_path, kind):
+    bright = VOXELS + np.uint16(40000)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["t00000/s00/0/cells"] = bright.view(np.int16)
+        file["t00000/s00/1/cells"] = bright.view(np.int16)[::2, ::2, ::2]  # a coarser level is no other image
+        file.create_group("s00")
+        if kind:
+            file["s00"].attrs["dataType"] = kind
+    done = cf.convert(tmp_path / "a.h5", tmp_path / "a.zarr", voxel_um=(4, 2, 2))
+    expected = bright.view(np.int16) if kind == "int16" else bright
+    found = np.asarray(cf.Volume.open(done.path))
+    assert found.dtype == expected.dtype
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_a_filter_that_is_not_installed_is_named(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        layout.set_chunk((4, 10, 10))
+        layout.set_filter(32999, h5py.h5z.FLAG_OPTIONAL, (0,))
+        space = h5py.h5s.create_simple((8, 20, 30))
+        h5py.h5d.create(file.id, b"data", h5py.h5t.NATIVE_UINT16, space, layout)
+    with pytest.raises(
+        CanvasError, match=r"filter 32999\), whose decoder is not installed: pip install hdf5plugin"
+    ):
+        cf.convert(tmp_path / "a.h5", tmp_path / "a.zarr", voxel_um=(4, 2, 2))
+
+
+@pytest.mark.parametrize("write", [str, lambda value: np.bytes_(str(value)), text])
+def test_attributes_of_imaris_in_every_form(tmp_path, write):
+    write_imaris(tmp_path / "a.ims", [VOXELS])
+    with h5py.File(tmp_path / "a.ims", "r+") as file:
+        group = file["DataSet/ResolutionLevel 0/TimePoint 0/Channel 0"].attrs
+        for axis, n in zip("ZYX", VOXELS.shape, strict=True):
+            group[f"ImageSize{axis}"] = write(n)
+        about = file["DataSetInfo/Image"].attrs
+        about["Unit"] = write("mm")
+        for axis, (n, size) in enumerate(zip((40, 30, 20), (1.8e-3, 1.9e-3, 4e-3), strict=True)):
+            about[f"ExtMin{axis}"], about[f"ExtMax{axis}"] = write(0), write(n * size)
+    done = cf.convert(tmp_path / "a.ims", tmp_path / "a.zarr")
+    assert done.voxel_um == pytest.approx((4.0, 1.9, 1.8))
+    np.testing.assert_array_equal(np.asarray(cf.Volume.open(done.path)), VOXELS)
+
+
+@pytest.mark.parametrize("lacking", ["ImageSize", "DataSetInfo", "extent"])
+def test_a_given_voxel_size_wins_where_imaris_states_none(tmp_path, lacking):
+    write_imaris(tmp_path / "a.ims", [VOXELS])
+    with h5py.File(tmp_path / "a.ims", "r+") as file:
+        if lacking == "ImageSize":
+            for axis in "ZYX":
+                del file["DataSet/ResolutionLevel 0/TimePoint 0/Channel 0"].attrs[f"ImageSize{axis}"]
+        elif lacking == "DataSetInfo":
+            del file["DataSetInfo"]
+        else:
+            about = file["DataSetInfo/Image"].attrs
+            about["ExtMax0"] = about["ExtMin0"]
+    if lacking != "ImageSize":
+        with pytest.raises(CanvasError, match="has no voxel size; give --voxel-um"):
+            cf.convert(tmp_path / "a.ims", tmp_path / "a.zarr")
+    cf.convert(tmp_path / "a.ims", tmp_path / "a.zarr", voxel_um=(4, 2, 2))
+
+
+@pytest.mark.parametrize("stated", [(4, np.nan, 2), (4, 2), (0, 2, 2)])
+def test_a_stated_size_that_is_none_is_replaced_by_the_given_one(tmp_path, stated):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["data"] = VOXELS
+        file["data"].attrs["element_size_um"] = stated
+    with pytest.raises(CanvasError, match=r"has no voxel size; give --voxel-um .*the file states"):
+        cf.convert(tmp_path / "a.h5", tmp_path / "a.zarr")
+    assert cf.convert(tmp_path / "a.h5", tmp_path / "a.zarr", voxel_um=(4, 2, 2)).voxel_um == (4, 2, 2)

@@ -58,9 +58,19 @@ def test_the_image_of_a_bigdataviewer_container_is_found_and_several_are_named(t
     assert one.shape_zyx == VOXELS.shape
 
 
-def test_precomputed_with_an_offset_and_channels(tmp_path):
+def test_a_container_names_its_images(tmp_path):
+    for name in ("raw/c0/s0", "raw/c0/s1", "labels"):
+        write_n5(tmp_path / "a.n5" / name, {})
+    (tmp_path / "a.n5/attributes.json").write_text('{"n5": "2.5.1"}')
+    with pytest.raises(CanvasError, match=r"give the folder of one image in it: labels, raw/c0$"):
+        cf.convert(tmp_path / "a.n5", tmp_path / "a.zarr", voxel_um=(4, 2, 2))
+
+
+def test_precomputed_with_an_offset_and_channels(tmp_path, caplog):
     done = cf.convert(write_precomputed(tmp_path / "a", 2), tmp_path / "a.zarr", verify=True)
     assert (done.shape_zyx, done.voxel_um, len(done.channels)) == (VOXELS.shape, (4.0, 1.8, 1.8), 2)
+    assert "begins at voxel (5, 0, 7)" in caplog.text
+    assert "points convert --origin -7 0 -5" in caplog.text
     for c in range(2):
         brain = cf.Volume.open(done.path, c=c)
         np.testing.assert_array_equal(brain.read((0, 0, 0), VOXELS.shape), VOXELS + c)

@@ -16,6 +16,7 @@ _IMAGES = (
     ".nrrd", ".nhdr", ".nii", ".mhd", ".mha", ".npy", ".lsm", ".stk", ".raw", ".vsi", ".oir", ".oib",
     ".dcimg",
     ".jp2", ".jpg", ".jpeg", ".png", ".bmp", ".klb", ".mrc", ".dcm", ".dv", ".vms", ".svs", ".zvi", ".xml",
+    ".mat", ".npz", ".am",
 )  # fmt: skip
 _TILE = re.compile(r"-?\d+_-?\d+")
 _TIFF = (".tif", ".tiff", ".btf", ".tf2", ".tf8")
