@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import chain, combinations
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float64, Int64
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import maximum_bipartite_matching
 from scipy.spatial import cKDTree
 
 from canvas_fm.analysis.null_models import MODELS, Box, Domain, Mask, Model, along_curve, p_greater
@@ -17,6 +19,8 @@ from canvas_fm.errors import CanvasError
 from canvas_fm.evaluation.detection.matching import Matches, match
 
 NULL_CELLS = 50_000  # of which the null models are drawn; the rest of a large population is not moved
+_CROWDED = 0.02  # matched by chance for each cell of the first marker, from which partners become scarce
+_FULL_DRAWS = 5
 _Z95 = 1.959963984540054
 
 
@@ -42,8 +46,8 @@ class Population:
 class Coexpression:
     """Coincidences of two markers; arrays are by region, children counted in, and last over all regions.
 
-    `both` is the number of matched pairs (with P(cell) their expected number), `chance` what the null model
-    brings together.
+    `both` is the number of matched pairs (with P(cell) their expected number), `chance` that number in the
+    null model, matched one to one too.
     """
 
     first: Population
@@ -121,8 +125,8 @@ def coexpress(
     """Coincidences of each pair of markers: matched one to one, as many as possible, within the tolerance.
 
     Regions are rows of `tree`, and `domain` a mask of the same rows; without, the null models move cells in
-    the box around all of them. p-values are one-sided, for more coincidences than by chance: of cells of
-    the second marker that have one of the first within the tolerance, of 50,000 drawn ones if there are more.
+    the box around all of them. p-values are one-sided, for more pairs matched one to one than by chance; of
+    a second marker with more than 50,000 cells so many drawn ones are moved.
     """
     if len(populations) < 2:
         raise CanvasError("co-expression is of two markers or more; give two files of cells")
@@ -160,34 +164,30 @@ def _pair(
     together = first.weight[matches.pred_index] * second.weight[matches.truth_index]
     where = first.region[matches.pred_index]
     chance, p_value = {}, {}
-    movable = (second.region >= 0) & domain.holds(second.on_grid)
-    picked = np.flatnonzero(movable)
-    if len(picked) > NULL_CELLS:
-        picked = np.sort(random.choice(picked, NULL_CELLS, replace=False))
+    placed = np.flatnonzero(second.region >= 0)
+    movable = placed[domain.holds(second.on_grid[placed])]
+    picked = movable
+    if len(movable) > NULL_CELLS:
+        picked = np.sort(random.choice(movable, NULL_CELLS, replace=False))
     scale = by_region(second.region, second.weight) / np.maximum(
         by_region(second.region[picked], second.weight[picked]), 1e-12
     )
-    any_cells = len(first.um) > 0
-    order = along_curve(first.on_grid) if any_cells else np.zeros(0, np.int64)
-    tree_of_first = cKDTree(first.on_grid[order]) if any_cells else None
-    weight_of_first = first.weight[order]
-    um, weight, region = second.on_grid[picked], second.weight[picked], second.region[picked]
+    near = _Neighbours.of(first, tolerance_um * _stretch(first, second))
 
-    def hits(positions: np.ndarray) -> np.ndarray:
-        if tree_of_first is None or not len(positions):
-            return np.zeros(regions + 1)
-        turn = along_curve(positions)
-        distance, nearest = tree_of_first.query(
-            positions[turn], distance_upper_bound=tolerance_um * (1 + 1e-9)
-        )
-        near = np.isfinite(distance)
-        at = turn[near]
-        return by_region(region[at], weight[at] * weight_of_first[nearest[near]])
+    def hits(cells: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        at, partner = near.matched(positions)
+        return by_region(second.region[cells[at]], second.weight[cells[at]] * first.weight[partner])
 
-    observed = hits(um)
+    observed = hits(picked, second.on_grid[picked])
     for model in models:
-        drawn = np.stack([hits(domain.moved(um, model, random)) for _ in range(draws)])
+        drawn = np.stack(
+            [hits(picked, domain.moved(second.on_grid[picked], model, random)) for _ in range(draws)]
+        )
         chance[model], p_value[model] = drawn.mean(0) * scale, p_greater(observed, drawn)
+        if len(picked) < len(movable) and chance[model][-1] > _CROWDED * len(first.um):
+            # Pairs of a part do not tell those of all where cells compete for a partner.
+            moved = (domain.moved(second.on_grid[movable], model, random) for _ in range(_FULL_DRAWS))
+            chance[model] = np.mean([hits(movable, um) for um in moved], axis=0)
     return Coexpression(
         first,
         second,
@@ -199,6 +199,53 @@ def _pair(
         chance,
         p_value,
     )
+
+
+@dataclass(frozen=True)
+class _Neighbours:
+    """The first marker's cells of all regions in a search tree, in the order of a space-filling curve."""
+
+    tree: cKDTree | None
+    order: Int64[np.ndarray, " n"]
+    radius_um: float
+
+    @classmethod
+    def of(cls, first: Population, tolerance_um: float) -> _Neighbours:
+        placed = np.flatnonzero(first.region >= 0)  # of others the position on the grid may not be known
+        order = placed[along_curve(first.on_grid[placed])] if len(placed) else placed
+        tree = cKDTree(first.on_grid[order]) if len(order) else None
+        return cls(tree, order, tolerance_um * (1 + 1e-9))
+
+    def matched(
+        self, um: Float64[np.ndarray, "n 3"]
+    ) -> tuple[Int64[np.ndarray, " m"], Int64[np.ndarray, " m"]]:
+        """Rows of `um` and of the first marker, as many as can be matched one to one within the tolerance."""
+        if self.tree is None or not len(um):
+            return np.zeros(0, np.int64), np.zeros(0, np.int64)
+        turn = along_curve(um)
+        distance, _ = self.tree.query(um[turn], distance_upper_bound=self.radius_um)
+        row = turn[np.isfinite(distance)]
+        found = self.tree.query_ball_point(um[row], self.radius_um)
+        sizes = np.array([len(one) for one in found], np.int64)
+        cell = np.fromiter(chain.from_iterable(found), np.int64, int(sizes.sum()))
+        cells, column = np.unique(cell, return_inverse=True)
+        if len(cells) == len(cell) == len(row):  # nobody shares a partner
+            return row, self.order[cell]
+        bounds = np.concatenate([[0], np.cumsum(sizes)])
+        edges = csr_array((np.ones(len(cell), bool), column, bounds), shape=(len(row), len(cells)))
+        partner = maximum_bipartite_matching(edges, perm_type="column")
+        paired = partner >= 0
+        return row[paired], self.order[cells[partner[paired]]]
+
+
+def _stretch(first: Population, second: Population) -> float:
+    """How much farther apart cells lie on the regions' grid than in the brain; 1 without a transform."""
+    spread = np.zeros(2)
+    for population in (first, second):
+        placed = population.region >= 0
+        for at, um in enumerate((population.um[placed], population.on_grid[placed])):
+            spread[at] += um.var(0).sum() * len(um) if len(um) else 0.0
+    return float(np.sqrt(spread[1] / spread[0])) if (spread > 0).all() else 1.0
 
 
 def mask_of_tree(labels: np.ndarray, tree: RegionTree, voxel_um: tuple[float, float, float]) -> Mask:

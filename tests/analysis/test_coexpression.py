@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from canvas_fm.analysis.coexpression import Population, coexpress, mask_of_tree
+from canvas_fm.analysis.null_models import Mask
 from canvas_fm.analysis.populations import read_population
 from canvas_fm.analysis.regions.tree import Region, RegionTree
 from canvas_fm.data.points.points import Points
@@ -112,3 +114,45 @@ def test_the_closest_pair_does_not_take_a_partner_that_two_pairs_need():
     )
     table = pair.table(TREE)
     assert table["both"][table["region"].tolist().index("all regions")] == 2
+
+
+def strangers(first, second, side=120.0, seed=0):
+    """Two populations in a cube that do not know of each other."""
+    random = np.random.default_rng(seed)
+    return [
+        Population(name, random.random((cells, 3)) * side, np.ones(cells), np.zeros(cells, np.int64))
+        for name, cells in (("a", first), ("b", second))
+    ]
+
+
+@pytest.mark.parametrize("sizes", [(20, 1700), (1700, 20), (800, 800)])
+def test_chance_is_of_pairs_one_to_one_where_cells_are_crowded(sizes):
+    """Twenty cells have at most twenty partners, however many others lie near them by chance."""
+    (pair,) = coexpress(strangers(*sizes), tolerance_um=8, draws=19)
+    for model in ("shift", "shuffle"):
+        assert pair.chance[model][0] == pytest.approx(pair.both[0], rel=0.12)
+        assert pair.chance[model][0] <= min(sizes)
+
+
+def test_chance_of_crowded_cells_of_which_a_part_is_moved(monkeypatch):
+    monkeypatch.setattr("canvas_fm.analysis.coexpression.NULL_CELLS", 100)
+    (pair,) = coexpress(strangers(800, 800), tolerance_um=8, draws=19)
+    assert pair.chance["shuffle"][0] == pytest.approx(pair.both[0], rel=0.1)
+
+
+def test_chance_is_within_the_tolerance_of_the_brain_where_the_atlas_has_another_size():
+    """Positions in the atlas are half of those in the brain; without a transform chance is the same."""
+    first, second = strangers(400, 400)
+    half = [replace(one, grid_um=one.um / 2) for one in (first, second)]
+    in_brain, in_atlas = (coexpress(two, tolerance_um=8, draws=19)[0] for two in ((first, second), half))
+    assert in_atlas.chance["shuffle"] == pytest.approx(in_brain.chance["shuffle"], rel=0.05)
+
+
+def test_cells_whose_position_in_the_atlas_is_not_known_are_left_out():
+    first, second = strangers(100, 100)
+    lost = [np.where(np.arange(100)[:, None] < 5, np.nan, one.um) for one in (first, second)]
+    region = np.where(np.arange(100) < 5, -1, 0)
+    two = [replace(one, grid_um=um, region=region) for one, um in zip((first, second), lost, strict=True)]
+    mask = Mask(np.zeros((12, 12, 12), np.int8), (10.0, 10.0, 10.0))
+    (pair,) = coexpress(two, tolerance_um=8, draws=19, domain=mask)
+    assert (pair.cells_first[0], pair.cells_second[0]) == (95, 95)

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float64
 from scipy import stats
 
-from canvas_fm.analysis.groups.mixed import compare_repeated
+from canvas_fm.analysis.groups.mixed import compare_repeated, estimable
 from canvas_fm.analysis.groups.negative_binomial import compare_counts
 from canvas_fm.analysis.groups.study import GroupStudy
 from canvas_fm.errors import CanvasError
@@ -83,7 +83,9 @@ def compare_groups(
     model of the counts with volume as exposure, the dispersion between brains estimated, and Student's t for
     few brains. `mixed`: a linear mixed model of the log densities of all `repeats` of the study, the brain
     being the random effect.
-    Regions with fewer than `min_count` cells in the mean brain, or without a volume, are not tested.
+    Regions with fewer than `min_count` cells in the mean brain, or without a volume, are not tested, nor are
+    those whose density is the same in all brains of a group, in both groups: how much brains differ is not
+    known there.
     """
     for group in (first, second):
         if group not in study.groups:
@@ -107,9 +109,11 @@ def compare_groups(
     log = np.log2((study.count + 0.5) / volume)
     each = _log_of_repeats(study) if model == "mixed" else None
     if each is not None:
-        tested &= np.isfinite(each).any(1)[either].all(0) & np.isfinite(each[either]).any(0).all(0)
+        complete = np.isfinite(each).any(1)[either].all(0) & np.isfinite(each[either]).any(0).all(0)
+        tested &= complete & estimable(each[either], b[either])
         log = np.nanmean(np.where(tested, each, 0), axis=1)
     outcome = welch(log[a], log[b])
+    tested &= _vary(outcome["deviation"], tested)
     if each is not None:
         for key, values in compare_repeated(each[either][:, :, tested], b[either]).items():
             outcome[key][tested] = values
@@ -126,6 +130,17 @@ def compare_groups(
         outcome["low"],
         outcome["high"], outcome["g"], p, benjamini_hochberg(p), power, needed, power_fold_change, model,
     )  # fmt: skip
+
+
+def _vary(deviation: np.ndarray, tested: np.ndarray) -> Bool[np.ndarray, " r"]:
+    """Where brains of a group differ; a warning where they do not."""
+    alike = deviation <= 1e-9
+    if same := int((tested & alike).sum()):
+        _log.warning(
+            "regions that are not tested, as all brains of a group have the same density there, in both "
+            "groups: %d", same,
+        )  # fmt: skip
+    return ~alike
 
 
 def _log_of_repeats(study: GroupStudy) -> Float64[np.ndarray, "b m r"]:

@@ -37,6 +37,12 @@ def compare_repeated(
     return {"effect": effect, "low": effect - half, "high": effect + half, "p": p}
 
 
+def estimable(y: Float64[np.ndarray, "b m r"], second: Bool[np.ndarray, " b"]) -> Bool[np.ndarray, " r"]:
+    """Regions whose difference can be told: not where one group has left sides alone, one right sides."""
+    xx = _Sums.of(np.where(np.isnan(y).all((0, 1)), 0.0, y), second).xx
+    return np.linalg.matrix_rank(xx, hermitian=True) == xx.shape[1]
+
+
 class _Sums(NamedTuple):
     """What the likelihood needs of the data: products within brains, regions first."""
 

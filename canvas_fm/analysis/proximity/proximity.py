@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
@@ -12,7 +12,7 @@ from jaxtyping import Float64, Integer
 from scipy.ndimage import distance_transform_edt, map_coordinates
 from scipy.spatial import cKDTree
 
-from canvas_fm.analysis.null_models import Box, Domain, Model, along_curve, p_of_curve, p_two_sided
+from canvas_fm.analysis.null_models import Box, Domain, Mask, Model, along_curve, p_of_curve, p_two_sided
 from canvas_fm.analysis.proximity.edges import Edges, edges_of
 from canvas_fm.data.zyx import ZyxUm
 from canvas_fm.errors import CanvasError
@@ -25,6 +25,8 @@ Distance = Callable[[np.ndarray], np.ndarray]
 @dataclass(frozen=True)
 class Proximity:
     """Distances in µm of each cell to the nearest target; functions of the radius with the null's 95 %.
+
+    Mean and quartiles are of the cells `inside` the mask, as the null model is.
 
     `curves` holds G, and to points K and L: `observed`, and `mean`, `low`, `high` of the null model. p-values
     are two-sided for the mean distance and, for a curve, of its largest deviation.
@@ -39,14 +41,17 @@ class Proximity:
     model: Model
     draws: int
     compared: int  # cells that curves and p-values are of, a random part of larger populations
+    targets_outside: int = 0  # targets that the mask leaves out, to which no distance is measured
 
     def as_dict(self) -> dict[str, Any]:
         """The figures, for people and JSON."""
-        quartiles = np.percentile(self.distance_um, [25, 50, 75])
+        compared = self.distance_um[self.inside]  # the null model holds no others
+        quartiles = np.percentile(compared, [25, 50, 75])
         return {
             "cells": len(self.distance_um),
             "outside_the_mask": int((~self.inside).sum()),
-            "mean_um": float(self.distance_um.mean()),
+            "targets_outside_the_mask": self.targets_outside,
+            "mean_um": float(compared.mean()),
             "quartiles_um": [float(value) for value in quartiles],
             "null_mean_um": self.null_mean_um,
             "null_model": self.model,
@@ -75,7 +80,8 @@ def to_points(
 ) -> Proximity:
     """Distances from each cell to the nearest of `to_um`; K and L by translation, G by border correction.
 
-    Without a `domain` it is the box around both populations. CanvasError where the two are the same cells.
+    Targets outside the domain are left out, as those beyond the volume are. Without a `domain` it is the box
+    around both populations. CanvasError where the two are the same cells.
     """
     if not len(from_um) or not len(to_um):
         raise CanvasError("one of the two populations has no cells; nothing to compare")
@@ -88,10 +94,11 @@ def to_points(
             f"both populations are the same {len(to_um):,} cells, so each lies on itself; give two"
         )
     tree = cKDTree(inside_to[along_curve(inside_to)])
-    return _proximity(
+    found = _proximity(
         from_um, lambda um: tree.query(um)[0], domain, radii_um, model, draws, seed,
         _Pairs(tree, edges_of(domain), len(inside_to)),
     )  # fmt: skip
+    return replace(found, targets_outside=len(to_um) - len(inside_to))
 
 
 def to_labels(
@@ -105,21 +112,42 @@ def to_labels(
     draws: int = 99,
     seed: int = 0,
 ) -> Proximity:
-    """Distances from each cell to the nearest labelled voxel, 0 inside one: vessels, plaques, borders."""
+    """Distances from each cell to the nearest labelled voxel, 0 inside one: vessels, plaques, borders.
+
+    Between voxels' centres they are interpolated. NaN for a cell outside the label volume.
+    """
     if not len(from_um):
         raise CanvasError("there are no cells; nothing to compare")
     if not labels.any():
         raise CanvasError("the label volume is empty: no voxel of it is above 0")
     far = distance_transform_edt(labels == 0, sampling=voxel_um).astype(np.float32)
     size = np.asarray(voxel_um)
+    z, y, x = (float(length) for length in np.asarray(labels.shape) * size)
+    grid = Box((0.0, 0.0, 0.0), (z, y, x))
+    if isinstance(domain, Mask):
+        _check_inside(domain, grid, size)
 
     def distance(um: np.ndarray) -> np.ndarray:
-        return map_coordinates(far, (um / size - 0.5).T, order=1, mode="nearest", output=np.float64)
+        apart = map_coordinates(far, (um / size - 0.5).T, order=1, mode="nearest", output=np.float64)
+        index = np.clip(um // size, 0, np.asarray(labels.shape) - 1).astype(np.int64)
+        apart[labels[tuple(index.T)] != 0] = 0.0
+        return apart
 
-    if domain is None:
-        z, y, x = (float(length) for length in np.asarray(labels.shape) * size)
-        domain = Box((0.0, 0.0, 0.0), (z, y, x))
-    return _proximity(from_um, distance, domain, radii_um, model, draws, seed, None)
+    found = _proximity(from_um, distance, domain or grid, radii_um, model, draws, seed, None)
+    lost = ~found.inside & ~grid.holds(from_um)
+    return replace(found, distance_um=np.where(lost, np.nan, found.distance_um))
+
+
+def _check_inside(mask: Mask, grid: Box, size: np.ndarray) -> None:
+    """CanvasError where the null model would move cells to where the label volume says nothing."""
+    held = [np.flatnonzero((mask.region >= 0).any(axis)) for axis in ((1, 2), (0, 2), (0, 1))]
+    reach = np.array([planes.max(initial=-1) + 1 for planes in held]) * np.asarray(mask.voxel_um)
+    if (reach > grid.size_um + np.maximum(size, mask.voxel_um)).any():  # less is rounding of the grid
+        spans = [" × ".join(f"{length:.4g}" for length in um) for um in (reach, grid.size_um)]
+        raise CanvasError(
+            f"the mask reaches to {spans[0]} µm in z, y, x, the label volume to {spans[1]} µm; expected a "
+            "mask of the same volume: do both have this voxel size (--labels-voxel-um)?"
+        )
 
 
 @dataclass(frozen=True)

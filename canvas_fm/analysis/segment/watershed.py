@@ -38,8 +38,8 @@ def segment(
 
     Label k is row k of the points (from 1). A cell is what is connected with its seed, nearer than
     `max_radius_um` and brighter than `level` of the way from background to seed, after intensities are
-    clipped at their 99.5th percentile. Where cells touch, a watershed divides them. Tiles overlap by twice
-    the radius.
+    clipped at their 99.5th percentile. Where cells touch, a watershed divides them. A seed that is no
+    brighter than the background stays one voxel. Tiles overlap by twice the radius.
     """
     opts = SegmentOptions.of(**options)
     points.check_inside(volume.shape_zyx)
@@ -108,6 +108,7 @@ def _grow(
     far, nearest = distance_transform_edt(markers == 0, sampling=voxel_um, return_indices=True)
     seed_peak: Float64[np.ndarray, "z y x"] = peak[markers[tuple(nearest)]]
     bright = smooth > levels.background + options.level * (seed_peak - levels.background)
+    bright &= seed_peak > levels.background  # else the threshold of a dark seed holds all that is darker
     mask = (bright & (far <= options.max_radius_um)) | (markers > 0)
     return watershed(-smooth, markers, mask=mask).astype(np.uint32)
 

@@ -338,3 +338,25 @@ def test_a_comparison_that_tests_nothing_says_so(caplog):
     assert "none is tested" in caplog.text
     with pytest.raises(CanvasError, match="min_count is -1; expected"):
         compare_groups(study(0), "a", "b", min_count=-1)
+
+
+@pytest.mark.parametrize("model", ["welch", "negative-binomial"])
+def test_a_region_whose_density_is_the_same_in_all_brains_of_a_group_is_not_tested(model, caplog):
+    """12, 12 against 20, 20 cells: no interval of width 0, no p-value of 1 or of 0."""
+    one = study(0)
+    one.volume_mm3[:] = 1
+    one.count[:4, 3], one.count[4:, 3] = 12, 20
+    one.count[:, 4] = 50
+    found = compare_groups(one, "a", "b", model=model)
+    assert (~found.tested).nonzero()[0].tolist() == [3, 4]
+    assert np.isnan(found.p_value[3:5]).all()
+    assert "same density there, in both groups: 2" in caplog.text
+
+
+def test_one_side_in_one_group_and_the_other_in_the_other_tells_nothing():
+    one = with_hemispheres(0)
+    count = one.repeats.count.copy()
+    count[:4, 1, :30], count[4:, 0, :30] = np.nan, np.nan
+    found = compare_groups(replace(one, repeats=replace(one.repeats, count=count)), "a", "b", model="mixed")
+    assert found.tested.tolist() == [False] * 30 + [True] * 30
+    assert np.isfinite(found.p_value[30:]).all()

@@ -141,3 +141,44 @@ def test_a_population_is_not_compared_with_itself():
     cells = np.random.default_rng(0).random((20, 3)) * 100
     with pytest.raises(CanvasError, match="the same 20 cells, so each lies on itself"):
         to_points(cells, cells.copy())
+
+
+def test_mean_and_quartiles_are_of_the_cells_that_the_null_model_moves():
+    """Half of the cells lie far outside the mask, which say nothing about chance inside it."""
+    mask = Mask(np.zeros((10, 10, 10), np.int8), (20.0, 30.0, 25.0))
+    inside, targets = uniform(200), uniform(200, 1)
+    both = np.concatenate([inside, np.add(inside, (900.0, 0, 0))])
+    found, alone = (to_points(cells, targets, domain=mask, draws=19).as_dict() for cells in (both, inside))
+    assert found["mean_um"] == pytest.approx(alone["mean_um"])
+    assert found["quartiles_um"] == pytest.approx(alone["quartiles_um"])
+    assert found["outside_the_mask"] == 200
+
+
+def test_targets_outside_the_mask_are_counted():
+    mask = Mask(np.zeros((10, 10, 10), np.int8), (20.0, 30.0, 25.0))
+    found = to_points(uniform(50), np.concatenate([uniform(50, 1), uniform(7) + 900]), domain=mask, draws=19)
+    assert found.as_dict()["targets_outside_the_mask"] == 7
+
+
+def test_a_cell_anywhere_in_a_labelled_voxel_is_at_no_distance():
+    labels = np.zeros((12, 20, 20), np.uint8)
+    labels[5, 10, 10] = 1
+    corner = np.add([[5, 10, 10]], [[0.02], [0.5], [0.98]]) * (4.0, 2.0, 2.0)
+    found = to_labels(np.concatenate([corner, [[2.0, 1, 1]]]), labels, (4.0, 2.0, 2.0), draws=19)
+    assert found.distance_um[:3].tolist() == [0, 0, 0]
+    assert found.distance_um[3] > 15
+
+
+def test_a_cell_outside_the_label_volume_has_no_distance():
+    labels = np.zeros((12, 20, 20), np.uint8)
+    labels[5, 10, 10] = 1
+    found = to_labels(np.array([[-60.0, 5, 5], [8.0, 5, 5]]), labels, (4.0, 2.0, 2.0), draws=19)
+    assert np.isnan(found.distance_um).tolist() == [True, False]
+    assert found.as_dict()["mean_um"] == found.distance_um[1]
+
+
+def test_a_mask_that_reaches_beyond_the_label_volume_is_refused():
+    labels = np.ones((12, 20, 20), np.uint8)
+    mask = Mask(np.zeros((12, 20, 20), np.int8), (8.0, 2.0, 2.0))
+    with pytest.raises(CanvasError, match="96 × 40 × 40 µm in z, y, x, the label volume to 48 × 40 × 40"):
+        to_labels(uniform(5), labels, (4.0, 2.0, 2.0), domain=mask)

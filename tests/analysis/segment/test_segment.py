@@ -53,6 +53,19 @@ def test_balls_come_out_across_tiles(phantom, tmp_path):
         segment(volume, cells, tmp_path / "m.zarr")
 
 
+def test_a_seed_darker_than_the_background_stays_one_voxel(phantom, tmp_path):
+    """A false detection in a dark place was a ball of the largest radius."""
+    from canvas_fm.analysis.segment.watershed import segment
+
+    image = phantom[0].copy()
+    image[24:27, 8:11, 130:133] = 20
+    volume = Volume.from_array(image, voxel_um=VOXEL_UM)
+    seeds = Points(np.array([[25.0, 9, 131], [20, 40, 30]]))
+    cells = segment(volume, seeds, tmp_path / "l.zarr", max_radius_um=10)
+    assert cells.columns["volume_um3"][0] == np.prod(VOXEL_UM)
+    assert cells.columns["volume_um3"][1] > 1000
+
+
 def test_morphology_of_known_shapes():
     labels = np.zeros((40, 60, 60), np.int64)
     index = np.indices(labels.shape)
