@@ -180,14 +180,9 @@ def _detected(
     with bar("detecting", len(job.tiles), unit="tiles", done=len(done), show=show) as advance:
         for number, result in map_tiles(tiled, remaining, workers=workers, scheduler=scheduler):
             tile_maxima: TileMaxima = result if pooling is None else result.maxima
-            arrays = {
-                "maxima": tile_maxima.maxima,
-                "score": tile_maxima.score,
-                "position": tile_maxima.position,
-            }
             work.keep(
                 number,
-                arrays | ({} if pooling is None else {_FEATURES: result.features}),
+                tile_maxima.arrays() | ({} if pooling is None else {_FEATURES: result.features}),
                 tile_maxima.bad_chunks,
             )
             done[number] = tile_maxima

@@ -169,7 +169,9 @@ class AmplitudeConfig(BaseModel):
     """How blob amplitude enters a detector's scores; see `canvas_fm.inference.detect.maxima.amplitude`.
 
     The amplitude is that of a Laplacian of a Gaussian of `sigma_um` on windowed voxels times `unit`: with a
-    window from 0 to 64 medians and a unit of 64 it is in medians of the volume.
+    window from 0 to 64 medians and a unit of 64 it is in medians of the volume. With `relative` its unit is
+    the strongest amplitudes around instead, by rank and blocks of the detector's `relative`, which has to be
+    given too.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -177,6 +179,13 @@ class AmplitudeConfig(BaseModel):
     sigma_um: float = Field(gt=0)
     weight: float = Field(gt=0)
     unit: float = Field(default=1.0, gt=0)
+    relative: bool = False
+
+
+def check_amplitude(amplitude: AmplitudeConfig | None, relative: RelativeConfig | None) -> None:
+    """ValueError where amplitudes are to count against those around, and nothing says which these are."""
+    if amplitude is not None and amplitude.relative and relative is None:
+        raise ValueError("amplitude.relative needs relative: its rank and block_um say what is around")
 
 
 class RelativeConfig(BaseModel):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from canvas_fm.data.volume.window import WindowRule
 from canvas_fm.models.folder.config import (
@@ -14,6 +14,7 @@ from canvas_fm.models.folder.config import (
     EncoderConfig,
     Pool,
     RelativeConfig,
+    check_amplitude,
 )
 
 
@@ -40,7 +41,8 @@ class DetectorConfig(BaseModel):
     The heat map is smoothed by a Gaussian of `smooth_um`; a maximum of it is a cell iff it is at or above
     `threshold`, the operating threshold, and no hotter voxel lies within `min_distance_um`. With `amplitude`
     what is compared with the threshold is the score that joins the heat and the blob's brightness, with
-    `relative` the score against the strongest detections around.
+    `relative` the score against the strongest detections around, and with `amplitude.relative` the blob's
+    brightness against that of the brightest.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -58,3 +60,8 @@ class DetectorConfig(BaseModel):
     provenance: dict[str, Any] = {}
     weights: dict[str, str]
     sha256: str
+
+    @model_validator(mode="after")
+    def _amplitude_has_a_reference(self) -> Self:
+        check_amplitude(self.amplitude, self.relative)
+        return self

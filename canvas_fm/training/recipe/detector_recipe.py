@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, Strict, model_validator
 
 from canvas_fm.data.phantom.randomised.families import Families
 from canvas_fm.data.phantom.randomised.randomise import TOLERANCE_UM
-from canvas_fm.models.folder.config import AmplitudeConfig, ConvMixerConfig, RelativeConfig
+from canvas_fm.models.folder.config import (
+    AmplitudeConfig,
+    ConvMixerConfig,
+    RelativeConfig,
+    check_amplitude,
+)
 from canvas_fm.training.recipe.recipe import (
     AnyRecipe,
     AugmentRecipe,
@@ -103,7 +108,7 @@ class DetectionRecipe(StrictModel):
     `tolerance_um` is one for all, or one a marker. Over the training volumes, each as it is and with its
     contrast times every `gains`, the threshold is the one with the highest mean F1; `chosen_on` phantoms, or
     both, each marker and all phantoms counting as much. With `amplitude` scores take in how bright a blob is,
-    with `relative` they are taken against the strongest around.
+    with `relative` they are taken against the strongest around, with `amplitude.relative` its brightness too.
     """
 
     min_distance_um: Size = 8.0
@@ -113,6 +118,11 @@ class DetectionRecipe(StrictModel):
     chosen_on: Literal["volumes", "phantoms", "both"] = "volumes"
     amplitude: AmplitudeConfig | None = None
     relative: RelativeConfig | None = None
+
+    @model_validator(mode="after")
+    def _amplitude_has_a_reference(self) -> Self:
+        check_amplitude(self.amplitude, self.relative)
+        return self
 
 
 class EncoderInit(StrictModel):

@@ -2,7 +2,8 @@
 
 A Laplacian of a Gaussian over the volume's median ranks cells by their absolute brightness, a net by their
 look. Annotators follow both, so a score may join them: its logit is the net's plus a weight times the
-logarithm of the blob's amplitude.
+logarithm of the blob's amplitude: over the volume's median, or over the largest amplitudes around, which
+`canvas_fm.inference.detect.maxima.relative` adds once all tiles are there.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from jaxtyping import Float32, Int
 
 from canvas_fm.data.volume.volume import Zyx, ZyxUm
 from canvas_fm.inference.detect.maxima.laplacian import log_reach, log_response
+from canvas_fm.inference.detect.maxima.relative import LEAST_AMPLITUDE
 from canvas_fm.models.folder.config import AmplitudeConfig
 
 FLOOR = 0.05  # maxima of the smoothed heat below are no candidates, however bright
 _PLANES = 32  # whose response is held at a time
-_LEAST = 1e-3  # an amplitude below counts as this
 _NEAR_ZYX: Zyx = (1, 2, 2)  # the blob's middle lies within so many voxels of the heat's
 
 
@@ -61,5 +62,7 @@ class Amplitude:
     ) -> Float32[np.ndarray, " n"]:
         """Scores in (0, 1) of maxima with this heat-map value and amplitude."""
         heat = np.clip(heat, 1e-6, 1 - 1e-6)
-        logit = np.log(heat / (1 - heat)) + self.config.weight * np.log(np.maximum(amplitude, _LEAST))
+        logit = np.log(heat / (1 - heat)) + self.config.weight * np.log(
+            np.maximum(amplitude, LEAST_AMPLITUDE)
+        )
         return (1 / (1 + np.exp(-logit))).astype(np.float32)

@@ -14,6 +14,7 @@ from jaxtyping import Float32, Float64, Int64
 from canvas_fm.data.zyx import Zyx, ZyxUm
 from canvas_fm.models.folder.config import RelativeConfig
 
+LEAST_AMPLITUDE = 1e-3  # in the amplitude's unit; one below counts as this
 LEAST_HEAT = 0.05  # maxima of the smoothed heat below are no candidates and no reference
 
 
@@ -22,37 +23,27 @@ def relative_scores(
     score: Float32[np.ndarray, " n"],
     voxel_um: ZyxUm,
     config: RelativeConfig,
+    amplitude: Float32[np.ndarray, " n"] | None = None,
+    amplitude_weight: float = 1.0,
 ) -> Float32[np.ndarray, " n"]:
     """logit(score) − weight · logit(reference) as a probability.
 
     The reference is the score of the `rank`-th strongest detection in the block of `block_um` that holds the
     position and the 26 around it, and `least` at least: where there are no cells nothing is to become one.
-    Blocks start at the volume's first voxel, so tiles give what one pass gives; a box sees its own alone,
-    and has other scores than the volume: `reference_box` says where to detect for the same.
+    With `amplitude`, `amplitude_weight` times its logarithm over the `rank`-th largest of the same blocks is
+    added. Blocks start at the volume's first voxel, so tiles give what one pass gives; a box sees its own
+    alone, and has other scores than the volume: `reference_box` says where to detect for the same.
     """
     if not len(score):
         return score
     logit = _logit(score.astype(np.float64))
     block = np.floor(position_zyx * np.asarray(voxel_um) / config.block_um + 1e-9).astype(np.int64)
-    order = np.lexsort((-logit, *block.T[::-1]))
-    blocks, first, of = np.unique(block[order], axis=0, return_index=True, return_inverse=True)
-    ends = np.append(first[1:], len(order))
-    strongest = {
-        tuple(key): logit[order[start : min(start + config.rank, end)]]
-        for key, start, end in zip(blocks.tolist(), first, ends, strict=True)
-    }
-    reference = np.empty(len(blocks))
-    for row, (z, y, x) in enumerate(blocks.tolist()):
-        near = [
-            strongest[key]
-            for dz, dy, dx in product((-1, 0, 1), repeat=3)
-            if (key := (z + dz, y + dy, x + dx)) in strongest
-        ]
-        together = np.sort(np.concatenate(near))[::-1]
-        reference[row] = together[min(config.rank, len(together)) - 1]
-    at = np.empty(len(logit))
-    at[order] = np.maximum(reference, _logit(np.float64(config.least)))[of.reshape(-1)]
-    return (1 / (1 + np.exp(config.weight * at - logit))).astype(np.float32)
+    least = np.float64(config.least)
+    joint = logit - config.weight * np.maximum(_ranked_around(logit, block, config.rank), _logit(least))
+    if amplitude is not None:
+        log_amplitude = np.log(np.maximum(amplitude.astype(np.float64), LEAST_AMPLITUDE))
+        joint += amplitude_weight * (log_amplitude - _ranked_around(log_amplitude, block, config.rank))
+    return (1 / (1 + np.exp(-joint))).astype(np.float32)
 
 
 def reference_box(
@@ -69,6 +60,31 @@ def reference_box(
     low, high = np.floor((first * edge - margin_um) / um), np.ceil((after * edge + margin_um) / um)
     shape = np.asarray(shape_zyx)
     return np.concatenate([np.maximum(low, 0), np.minimum(high, shape)]).astype(np.int64)
+
+
+def _ranked_around(
+    value: Float64[np.ndarray, " n"], block: Int64[np.ndarray, "n 3"], rank: int
+) -> Float64[np.ndarray, " n"]:
+    """The `rank`-th largest value in each one's block and the 26 around it, or the least of fewer."""
+    order = np.lexsort((-value, *block.T[::-1]))
+    blocks, first, of = np.unique(block[order], axis=0, return_index=True, return_inverse=True)
+    ends = np.append(first[1:], len(order))
+    strongest = {
+        tuple(key): value[order[start : min(start + rank, end)]]
+        for key, start, end in zip(blocks.tolist(), first, ends, strict=True)
+    }
+    reference = np.empty(len(blocks))
+    for row, (z, y, x) in enumerate(blocks.tolist()):
+        near = [
+            strongest[key]
+            for dz, dy, dx in product((-1, 0, 1), repeat=3)
+            if (key := (z + dz, y + dy, x + dx)) in strongest
+        ]
+        together = np.sort(np.concatenate(near))[::-1]
+        reference[row] = together[min(rank, len(together)) - 1]
+    at = np.empty(len(value))
+    at[order] = reference[of.reshape(-1)]
+    return at
 
 
 def _logit(p: np.ndarray | np.float64) -> np.ndarray:

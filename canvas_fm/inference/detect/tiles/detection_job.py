@@ -39,12 +39,21 @@ _BAD_CHUNKS, _BETWEEN = "bad_chunks", " | "
 
 @dataclass(frozen=True)
 class TileMaxima:
-    """Maxima of one tile, all voxels of a plateau: voxels, heat-map values, sub-voxel positions."""
+    """Maxima of one tile, all voxels of a plateau: voxels, heat-map values, sub-voxel positions.
+
+    `amplitude` is that of their blobs where it enters the scores only once all tiles are there.
+    """
 
     maxima: Int64[np.ndarray, "n 3"]
     score: Float32[np.ndarray, " n"]
     position: Float64[np.ndarray, "n 3"]
     bad_chunks: tuple[str, ...] = ()
+    amplitude: Float32[np.ndarray, " n"] | None = None
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Arrays by name as a resumable store keeps them; `TileMaxima(**arrays)` has them back."""
+        arrays = {"maxima": self.maxima, "score": self.score, "position": self.position}
+        return arrays if self.amplitude is None else arrays | {"amplitude": self.amplitude}
 
 
 @dataclass
@@ -124,6 +133,8 @@ class DetectionJob:
         if self.joined is None or not len(maxima.score):
             return maxima
         bright = self.joined.near(voxels[0], maxima.maxima - read_box.start)
+        if self.joined.config.relative:
+            return replace(maxima, amplitude=bright)
         return replace(maxima, score=self.joined.join(maxima.score, bright))
 
     def nothing(self, core: Box) -> TileMaxima:
@@ -141,10 +152,19 @@ class DetectionJob:
         position = np.concatenate([np.empty((0, 3)), *(part.position for part in tiles)])
         order = np.lexsort(maxima.T[::-1])
         maxima, score, position = maxima[order], score[order], position[order]
+        amplitude = None
+        if self.joined is not None and self.joined.config.relative:
+            empty = np.empty(0, np.float32)
+            parts = (empty if part.amplitude is None else part.amplitude for part in tiles)
+            amplitude = np.concatenate([empty, *parts])[order]
         keep = one_per_plateau(maxima, self.radius_zyx, shape=self.shape)
         if self.relative is not None:
             strong = keep[score[keep] >= np.float32(LEAST_HEAT)]
-            score[strong] = relative_scores(position[strong], score[strong], self.voxel_um, self.relative)
+            score[strong] = relative_scores(
+                position[strong], score[strong], self.voxel_um, self.relative,
+                None if amplitude is None else amplitude[strong],
+                1.0 if self.amplitude is None else self.amplitude.weight,
+            )  # fmt: skip
             keep = strong
         if self.joined is not None or self.relative is not None:
             keep = keep[score[keep] >= np.float32(self.threshold)]
@@ -217,8 +237,7 @@ def run(
         remaining = [number for number in range(len(job.tiles)) if number not in done]
         cells = sum(len(tile.maxima) for tile in done.values())
         for number, tile in _with_bar(job, remaining, workers, scheduler, show, cells=cells):
-            arrays = {"maxima": tile.maxima, "score": tile.score, "position": tile.position}
-            work.keep(number, arrays, tile.bad_chunks)
+            work.keep(number, tile.arrays(), tile.bad_chunks)
             done[number] = tile
         return work.finish(job.merge([done[number] for number in sorted(done)]))
 

@@ -7,14 +7,17 @@ import logging
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.data.volume.window import WindowRule
-from canvas_fm.inference.detect.detect import detect
+from canvas_fm.inference.detect.detect import detect, detector_job
+from canvas_fm.inference.detect.maxima.amplitude import Amplitude
 from canvas_fm.inference.detect.maxima.relative import LEAST_HEAT, relative_scores
+from canvas_fm.inference.detect.tiles.resumable import ResumableTiles
 from canvas_fm.models.checkpoint import load, save_detector
 from canvas_fm.models.detector.convmixer import HeatMapNet
-from canvas_fm.models.folder.config import ConvMixerConfig, RelativeConfig
+from canvas_fm.models.folder.config import AmplitudeConfig, ConvMixerConfig, RelativeConfig
 
 VOXEL_UM = (4.0, 2.0, 2.0)
 CONFIG = RelativeConfig(weight=0.7, rank=3, block_um=60.0, least=0.1)
@@ -52,6 +55,57 @@ def test_a_dim_brain_has_the_scores_of_a_bright_one_and_an_empty_place_has_not(s
     alone = relative_scores(zyx[:1], np.array([0.06], np.float32), VOXEL_UM, CONFIG)
     assert alone[0] < 0.25  # beside nothing it is compared with `least`, not with itself
     assert len(relative_scores(zyx[:0], bright[:0], VOXEL_UM, CONFIG)) == 0
+
+
+def test_amplitude_counts_against_the_largest_around(scored):
+    zyx, score = scored
+    amplitude = np.random.default_rng(2).uniform(0.5, 20, len(zyx)).astype(np.float32)
+    joint = relative_scores(zyx, score, VOXEL_UM, CONFIG, amplitude, 0.6)
+    alone = relative_scores(zyx, score, VOXEL_UM, CONFIG)
+    blocks = np.floor(zyx * VOXEL_UM / 60)
+    for row in range(len(zyx)):
+        near = np.abs(blocks - blocks[row]).max(axis=1) <= 1
+        third = np.sort(amplitude[near].astype(float))[::-1][:3][-1]
+        expected = logit(float(alone[row])) + 0.6 * np.log(amplitude[row] / third)
+        assert logit(float(joint[row])) == pytest.approx(expected, abs=1e-4)
+    brighter = relative_scores(zyx, score, VOXEL_UM, CONFIG, 7 * amplitude, 0.6)
+    assert np.allclose(joint, brighter, atol=1e-6)  # another stain of the same brain
+    dark = relative_scores(zyx, score, VOXEL_UM, CONFIG, np.zeros_like(amplitude), 0.6)
+    assert np.array_equal(dark, alone)
+
+
+def test_amplitudes_of_all_tiles_enter_the_scores_and_the_file_that_resumes(tmp_path):
+    torch.manual_seed(0)
+    net = HeatMapNet(ConvMixerConfig(dim=8, depth=1, kernel_zyx=(3, 3, 3)), prior=0.15)
+    torch.nn.init.normal_(net.head.weight, std=0.6)
+    blobs = AmplitudeConfig(sigma_um=4.0, weight=0.8, unit=4.0, relative=True)
+    settings = {"voxel_um": VOXEL_UM, "min_distance_um": 6.0, "window_rule": WindowRule("median", 0, 4)}
+    detector = save_detector(
+        tmp_path / "d", net, threshold=0.01, relative=CONFIG, amplitude=blobs, **settings
+    )
+    plain = save_detector(tmp_path / "p", net, threshold=LEAST_HEAT, **settings)
+    voxels = np.random.default_rng(1).integers(50, 400, (24, 64, 64)).astype(np.uint16)
+    volume = Volume.from_array(voxels, voxel_um=VOXEL_UM, name="noise")
+    once = detect(detector, volume, device="cpu", show=False)
+    path, tile = tmp_path / "cells.csv", (8, 24, 40)
+    job = detector_job(detector, volume, device="cpu", tile_zyx=tile)
+    with ResumableTiles(path, job.inputs, job.digest(), len(job.tiles)) as work:  # half of it was done
+        for number in range(len(job.tiles) // 2):
+            work.keep(number, job.tile(number).arrays(), ())
+    tiled = detect(detector, volume, device="cpu", show=False, tile_zyx=tile, out=path)
+    assert len(once) > 20
+    assert np.array_equal(once.zyx, tiled.zyx)
+    assert np.allclose(once.columns["score"], tiled.columns["score"], atol=1e-5)
+    heat = detect(plain, volume, device="cpu", show=False, subvoxel=False)
+    windowed = volume.window_by(WindowRule("median", 0, 4)).apply(voxels)
+    amplitude = Amplitude(blobs, VOXEL_UM).near(windowed, heat.zyx.astype(int))
+    expected = relative_scores(heat.zyx, heat.columns["score"], VOXEL_UM, CONFIG, amplitude, 0.8)
+    whole = detect(detector, volume, device="cpu", show=False, subvoxel=False)
+    kept = expected >= np.float32(0.01)
+    assert np.array_equal(heat.zyx[kept], whole.zyx)
+    assert np.allclose(expected[kept], whole.columns["score"], atol=1e-5)
+    with pytest.raises(ValidationError, match="needs relative: its rank"):
+        save_detector(tmp_path / "x", net, threshold=0.01, amplitude=blobs, **settings)
 
 
 def test_tiles_give_what_one_pass_gives_and_a_threshold_applies_to_relative_scores(tmp_path):
