@@ -12,13 +12,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _TEMPORARY = re.compile(r"\.(?P<name>.+)\.[a-z0-9_]{8}\.tmp", re.DOTALL)
-_OLD_S = 86_400.0  # also where locks do not reach other machines, no work is that long without a write
+_OLD_S = 86_400.0  # nobody is that long without a write: files carry no lock, since HDF5 takes its own
 _in_folder: dict[Path, dict[str, list[Path]]] = {}
 
 
 @contextmanager
 def locked_while_written(temporary: Path) -> Iterator[None]:
-    """Context manager: a lock on a temporary file or folder, which ends with the process that writes it."""
+    """Context manager: a lock on a temporary folder, which ends with the process that writes it."""
     handle = os.open(temporary, os.O_RDONLY)
     try:
         with suppress(OSError):  # a file system without locks: nothing is ever taken for abandoned there
@@ -29,7 +29,7 @@ def locked_while_written(temporary: Path) -> Iterator[None]:
 
 
 def remove_abandoned(path: Path) -> None:
-    """Remove what killed processes left while they wrote `path`: a day old, and locked by nobody.
+    """Remove what killed processes left while they wrote `path`: last written a day ago, locked by nobody.
 
     A folder is listed once a process, at the first write into it, so that many writes cost one listing.
     """
@@ -38,7 +38,7 @@ def remove_abandoned(path: Path) -> None:
         _in_folder[folder] = _temporaries(folder)
     for left in _in_folder[folder].pop(path.name, []):
         with suppress(OSError):
-            if time.time() - left.stat().st_mtime > _OLD_S and _unlocked(left):
+            if time.time() - _last_written(left) > _OLD_S and _unlocked(left):
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
@@ -50,6 +50,10 @@ def _temporaries(folder: Path) -> dict[str, list[Path]]:
             if match and not entry.is_symlink():
                 by_name.setdefault(match["name"], []).append(folder / entry.name)
     return by_name
+
+
+def _last_written(path: Path) -> float:
+    return max(entry.stat().st_mtime for entry in (path, *path.rglob("*")))
 
 
 def _unlocked(path: Path) -> bool:

@@ -49,14 +49,13 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
         os.close(handle)
         temporary = Path(name)
         try:
-            with locked_while_written(temporary):
-                write(temporary)
-                with temporary.open("rb") as file:
-                    os.fsync(file.fileno())
-                umask = os.umask(0)
-                os.umask(umask)
-                temporary.chmod(0o666 & ~umask)
-                temporary.replace(path)
+            write(temporary)
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            umask = os.umask(0)
+            os.umask(umask)
+            temporary.chmod(0o666 & ~umask)
+            temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
         sync_path(path.parent)

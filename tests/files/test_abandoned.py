@@ -38,7 +38,8 @@ def write(kind, path):
 
 def days_old(folder):
     for entry in folder.glob(".*"):
-        os.utime(entry, (time.time() - 2 * 86_400,) * 2)
+        for path in (entry, *entry.rglob("*")):
+            os.utime(path, (time.time() - 2 * 86_400,) * 2)
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])
@@ -47,14 +48,26 @@ def test_the_next_write_removes_what_a_kill_left_and_spares_a_writer_at_work(tmp
     with subprocess.Popen([sys.executable, "-c", WRITER, kind, path], stdout=subprocess.PIPE) as writer:
         assert writer.stdout is not None
         assert writer.stdout.readline() == b"writing\n"
-        days_old(tmp_path)
+        if kind == "folder":  # a file that is written to is never old
+            days_old(tmp_path)
         write(kind, path)
         (left,) = tmp_path.glob(".cells.*.tmp")  # its writer lives
         writer.send_signal(signal.SIGKILL)
+    days_old(tmp_path)
     monkeypatch.setattr("canvas_fm.files.abandoned._in_folder", {})  # as another process
     write(kind, path)
     assert not left.exists()
     assert [entry.name for entry in tmp_path.iterdir()] == ["cells"]
+
+
+def test_a_folder_into_which_someone_still_writes_stays(tmp_path):
+    room = tmp_path / ".cells.abcdefgh.tmp"
+    (room / "cells").mkdir(parents=True)
+    days_old(tmp_path)
+    (room / "cells" / "fresh").touch()
+    os.utime(room / "cells", (0, 0))
+    write("folder", tmp_path / "cells")
+    assert room.exists()
 
 
 def test_young_and_other_names_stay(tmp_path):
