@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,12 @@ if TYPE_CHECKING:
     from canvas_fm.data.volume.volume import Volume
 
 _WORDS = 60  # characters of a text that is a sentence and gets a line of its own
+
+
+def report_step(sentence: str) -> None:
+    """Report on stderr what begins now; nothing with --quiet."""
+    if logging.getLogger("canvas_fm").level < logging.WARNING:
+        print(f"canvas-fm: {sentence}", file=sys.stderr, flush=True)
 
 
 def report_bad_chunks(volumes: list[Volume]) -> dict[str, list[str]]:

@@ -19,6 +19,7 @@ from canvas_fm.heads.labels.candidates import check_volume_name
 from canvas_fm.heads.refine.apply.apply import P_CELL, refine
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.heads.review.audit.clicked_count import random_clicks
+from canvas_fm.heads.review.clicks import OPEN
 from canvas_fm.heads.review.learn import learn_from_clicks, standardised
 from canvas_fm.heads.review.options import ReviewOptions
 from canvas_fm.heads.review.order import clusters_of
@@ -75,7 +76,10 @@ def open_review(
         seed=options.seed,
     )  # fmt: skip
     features = ReviewedFeatures(volume, session, options, stated)
+    if answered := int((session.answers() > OPEN).sum()):
+        _log.info("%s answers %d candidates; the review resumes", session.click_log.path, answered)
     if options.order == "diverse":
+        _log.info("reading %d candidates for the order diverse", len(candidates))
         region = candidates.columns.get("region", np.zeros(len(candidates), np.int64)).astype(str)
         clusters = clusters_of(features(), seed=options.seed).astype(str)
         session.groups = np.char.add(np.char.add(region, "/"), clusters)

@@ -37,18 +37,22 @@ def _fill(parser: Parser) -> None:
 
 
 def run_review(args: argparse.Namespace) -> None:
+    from canvas_fm.cli.output import report_step
+
+    report_step(f"opening {args.volume} and {args.candidates}; the page's link follows")
+    # Imports take seconds: the line above comes before them.
     from canvas_fm.data.points.points import Points
     from canvas_fm.data.volume.volume import Volume
-    from serving.launch.review import serve_review
 
     volume = Volume.open(args.volume, **args.volume_options.explicit)
+    candidates = Points.read(args.candidates)
+    report_step(f"starting the page of {len(candidates):,} candidates")
+    from serving.launch.review import serve_review
 
     def announce(name: str, link: str) -> None:
         print(f"canvas-fm: {name} reviews at {link}", file=sys.stderr, flush=True)
 
-    serve_review(
-        volume, Points.read(args.candidates), args.out, args.review, port=args.port, announce=announce
-    )
+    serve_review(volume, candidates, args.out, args.review, port=args.port, announce=announce)
     print(
         f"canvas-fm: labels are in {args.out}; learn from them: canvas-fm refine fit --volumes {args.volume} "
         f"--candidates {args.out} --labels label --shape --force-random-split --out refiner",

@@ -77,7 +77,10 @@ def run_audit(args: argparse.Namespace) -> None:
 
 def _answer(args: argparse.Namespace, volume: Any, cells: Any) -> None:
     """Serve the page until it is ended; the table then has the answers."""
+    from canvas_fm.cli.output import report_step
     from canvas_fm.data.points.points import Points
+
+    report_step(f"starting the page of {args.labels}; its link follows")
     from serving.launch.review import serve_audit
 
     def announce(name: str, link: str) -> None:
