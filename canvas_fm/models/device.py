@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 
 import torch
 
@@ -11,6 +12,7 @@ from canvas_fm.errors import CanvasError
 _log = logging.getLogger(__name__)
 
 PRECISIONS = ("auto", "fp32", "bf16")
+AUTO_VARIABLE = "CANVAS_FM_PRECISION"
 
 
 def pick_device(name: str | torch.device = "auto") -> torch.device:
@@ -43,9 +45,19 @@ def native_int8() -> bool:
 
 
 def pick_precision(name: str, device: torch.device) -> torch.dtype:
-    """Resolve a precision; `auto` is bf16 where it is native, else fp32."""
+    """Resolve a precision; `auto` is bf16 where it is native, else fp32.
+
+    The environment variable CANVAS_FM_PRECISION says otherwise what `auto` is: where machines differ, results
+    of all are then of one precision.
+    """
     if name not in PRECISIONS:
         raise CanvasError(f"precision {name!r} is not known; give one of {', '.join(PRECISIONS)}")
+    if name == "auto":
+        name = os.environ.get(AUTO_VARIABLE) or "auto"
+        if name not in PRECISIONS:
+            raise CanvasError(
+                f"the environment variable {AUTO_VARIABLE} is {name!r}; give one of {', '.join(PRECISIONS)}"
+            )
     native = native_bf16(device)
     if name == "bf16" and not native:
         _log.warning("%s has no bf16 instructions, so bf16 runs far slower than fp32 here; give auto", device)
