@@ -31,4 +31,4 @@ def main() -> tuple[np.ndarray, np.ndarray]:
     few = cf.Points(cells.zyx[:20])
     found = vectors(encoder, brain, few)
     assert head(torch.from_numpy(found)).shape == (20, 2)
-    return found, cf.embed(encoder, brain, few.zyx)
+    return found, cf.embed(encoder, brain, few.zyx, precision="fp32")
