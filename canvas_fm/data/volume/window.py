@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float32, Num
 
+from canvas_fm.data.volume.histogram import BLOCK_ZYX, CountedBoxes, Histogram, SampledValues
 from canvas_fm.errors import CanvasError
 from canvas_fm.files.atomic import write_text_atomic
 from canvas_fm.files.checksum import seal_json, unseal_json
@@ -22,7 +23,6 @@ from canvas_fm.files.checksum import seal_json, unseal_json
 _log = logging.getLogger(__name__)
 
 SAMPLE = 64_000_000  # voxels that are looked at; a volume up to this size is looked at as a whole
-BLOCK_ZYX = (32, 64, 64)  # the blocks that are left out where they hold nothing but the fill value
 _PART = 2**20  # of one chunk at most this many voxels are sampled, so that huge chunks still give many places
 _SEED = 0
 
@@ -85,30 +85,36 @@ def find_window(
     dtype: np.dtype,
     fill: float | np.generic,
     rule: WindowRule = DEFAULT_RULE,
+    *,
+    counted: CountedBoxes | None = None,
 ) -> Window:
     """Compute the window of a whole volume; `read(start, stop)` returns its boxes.
 
     All voxels up to 64 M, else parts of chunks drawn with a fixed seed; blocks that hold only `fill` are
     left out. Exact for what is looked at: a histogram for integers up to 16 bits, else the values themselves
-    (at most 64 M). Raises CanvasError for NaN and for a volume with nothing to scale.
+    (at most 64 M). Boxes that are `counted` already are not read. Raises CanvasError for NaN and for a volume
+    with nothing to scale.
     """
-    counts: _Histogram | _Values
-    counts = (
-        _Histogram(dtype)
-        if dtype.kind in "iu" and dtype.itemsize <= 2
-        else _Values(dtype, math.prod(shape_zyx))
-    )
+    counts: Histogram | SampledValues
+    if counted is not None:
+        counts = counted.histogram
+    elif Histogram.fits(dtype):
+        counts = Histogram(dtype, fill)
+    else:
+        counts = SampledValues(dtype, fill, min(math.prod(shape_zyx), SAMPLE))
+    n = 0
     for start, stop in sample_boxes(shape_zyx, chunk_zyx):
-        if counts.n >= SAMPLE:
+        if n >= SAMPLE:
             break
+        if counted is not None and start in counted.voxels:
+            n += counted.voxels[start]
+            continue
         box = read(start, stop)
         if dtype.kind == "f" and not np.isfinite(box).all():
             raise CanvasError(
                 f"{name} holds NaN or infinite values near {tuple(start)} (z, y, x); replace them first"
             )
-        for block in _blocks(box):
-            if (block != fill).any():
-                counts.add(block)
+        n += counts.add(box)
     if not counts.n:
         raise CanvasError(f"{name} is constant (all looked at is {fill}): there is no intensity window")
     ranks = (rule.low, rule.high) if rule.kind == "percentiles" else (50.0, 50.0)
@@ -157,68 +163,6 @@ def _shuffled(n: int, random: np.random.Generator) -> Iterator[int]:
         if index not in drawn:
             drawn.add(index)
             yield index
-
-
-def _blocks(box: np.ndarray) -> Iterator[np.ndarray]:
-    for z in range(0, box.shape[0], BLOCK_ZYX[0]):
-        for y in range(0, box.shape[1], BLOCK_ZYX[1]):
-            for x in range(0, box.shape[2], BLOCK_ZYX[2]):
-                yield box[z : z + BLOCK_ZYX[0], y : y + BLOCK_ZYX[1], x : x + BLOCK_ZYX[2]]
-
-
-class _Histogram:
-    """Exact histogram of an 8- or 16-bit integer type."""
-
-    def __init__(self, dtype: np.dtype) -> None:
-        self.first = int(np.iinfo(dtype).min)
-        self.counts = np.zeros(2 ** (8 * dtype.itemsize), np.int64)
-        self.n = 0
-
-    def add(self, block: np.ndarray) -> None:
-        values = block.ravel()
-        if self.first:
-            values = values.astype(np.int32) - self.first
-        self.counts += np.bincount(values, minlength=len(self.counts))
-        self.n += block.size
-
-    def percentiles(self, ranks: Sequence[float]) -> list[float]:
-        below = np.cumsum(self.counts)
-
-        def value(k: int) -> float:
-            return float(np.searchsorted(below, k, side="right") + self.first)
-
-        return _interpolate(self.n, ranks, value)
-
-
-class _Values:
-    """All sampled values, for dtypes whose histogram would not be exact."""
-
-    def __init__(self, dtype: np.dtype, voxels: int) -> None:
-        self.values = np.empty(min(voxels, SAMPLE), dtype.newbyteorder("="))
-        self.n = 0
-
-    def add(self, block: np.ndarray) -> None:
-        room = len(self.values) - self.n
-        self.values[self.n : self.n + min(room, block.size)] = block.ravel()[:room]
-        self.n += min(room, block.size)
-
-    def percentiles(self, ranks: Sequence[float]) -> list[float]:
-        values = self.values[: self.n]
-        places = [rank / 100 * (self.n - 1) for rank in ranks]
-        wanted_ranks = sorted({min(int(place) + more, self.n - 1) for place in places for more in (0, 1)})
-        values.partition(wanted_ranks)
-        return _interpolate(self.n, ranks, lambda k: float(values[k]))
-
-
-def _interpolate(n: int, ranks: Sequence[float], value: Callable[[int], float]) -> list[float]:
-    """Percentiles as numpy defines them: linear between the two nearest ranks."""
-    percentiles = []
-    for rank in ranks:
-        place = rank / 100 * (n - 1)
-        at = int(place)
-        low, high = value(at), value(min(at + 1, n - 1))
-        percentiles.append(low + (high - low) * (place - at))
-    return percentiles
 
 
 def cache_folder() -> Path | None:

@@ -19,6 +19,7 @@ from canvas_fm.prepare.convert.finish import attributes, finish, is_done
 from canvas_fm.prepare.convert.layout import Layout, plan
 from canvas_fm.prepare.convert.slab_job import THREADS, Processes, SlabPlan, write_slabs
 from canvas_fm.prepare.convert.slab_work import SlabWork, settings_sha256
+from canvas_fm.prepare.convert.window_sample import WindowSample
 from canvas_fm.prepare.corrections.report import report_corrections
 from canvas_fm.prepare.corrections.sample_planes import corrections_of
 from canvas_fm.prepare.options import ConvertOptions
@@ -96,10 +97,11 @@ def convert_source(
         corrections = corrections_of(opened, opts)
         with SlabWork(out, inputs) as work:
             slabs = SlabPlan(opened, layout, corrections, opts)
-            done = write_slabs(slabs, work, processes, progress=progress)
+            sample = WindowSample(layout, labels=opts.labels)
+            done = write_slabs(slabs, work, processes, sample, progress=progress)
             if any(correction.is_there for correction in corrections):
                 report_corrections(opened, corrections, out)
-            finish(work, opened, layout, done, digest, opts)
+            finish(work, opened, layout, done, sample, digest, opts)
     if opts.verify:
         verify(out, SlabPlan(opened, layout, corrections_of(opened, opts), opts), progress=progress)
     written = attributes(out) or {}

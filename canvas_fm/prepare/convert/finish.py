@@ -21,6 +21,7 @@ from canvas_fm.files.resumable import unfinished_folder
 from canvas_fm.prepare.convert.layout import Layout, image_metadata, open_arrays
 from canvas_fm.prepare.convert.shards.written_chunks import WrittenChunks
 from canvas_fm.prepare.convert.slab_work import SlabResult, SlabWork, source_list
+from canvas_fm.prepare.convert.window_sample import WindowSample
 from canvas_fm.prepare.options import ConvertOptions
 from canvas_fm.prepare.sources.source import Source
 
@@ -54,11 +55,17 @@ def is_done(out: Path, digest: str) -> bool:
 
 
 def finish(
-    work: SlabWork, source: Source, layout: Layout, done: SlabResult, digest: str, options: ConvertOptions
+    work: SlabWork,
+    source: Source,
+    layout: Layout,
+    done: SlabResult,
+    sample: WindowSample,
+    digest: str,
+    options: ConvertOptions,
 ) -> None:
     """Window, sources, manifest and metadata; then the store takes its name."""
     root = work.store
-    windows = _windows(root, layout, source, options)
+    windows = [None] * layout.channels if options.labels else _windows(root, layout, source, sample)
     listed = {"source": str(source.path), "files": source_list(source, done.sources)}
     rules = {"window_rule": None if options.labels else str(DEFAULT_RULE)}
     extension: dict[str, Any] = {
@@ -95,10 +102,8 @@ def _json(content: dict[str, Any]) -> bytes:
     return json.dumps(content, indent=2).encode()
 
 
-def _windows(root: Path, layout: Layout, source: Source, options: ConvertOptions) -> list[list[float] | None]:
-    """The intensity window of each channel; None where there is none, as for labels and empty channels."""
-    if options.labels:
-        return [None] * layout.channels
+def _windows(root: Path, layout: Layout, source: Source, sample: WindowSample) -> list[list[float] | None]:
+    """The intensity window of each channel; None where there is none, as for an empty one."""
     array, level = open_arrays(root, layout)[0], layout.levels[0]
     windows: list[list[float] | None] = []
     for channel in range(layout.channels):
@@ -110,7 +115,15 @@ def _windows(root: Path, layout: Layout, source: Source, options: ConvertOptions
         sampled = math.prod(level.shape_zyx) > SAMPLE
         reader = WrittenChunks(root, layout, channel).read if sampled else read
         try:
-            window = find_window(str(source.path), reader, level.shape_zyx, level.chunk_zyx, layout.dtype, 0)
+            window = find_window(
+                str(source.path),
+                reader,
+                level.shape_zyx,
+                level.chunk_zyx,
+                layout.dtype,
+                0,
+                counted=sample.counted(channel),
+            )
             windows.append(list(window))
         except CanvasError:
             windows.append(None)

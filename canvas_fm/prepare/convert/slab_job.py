@@ -12,6 +12,7 @@ from canvas_fm.errors import CanvasError
 from canvas_fm.prepare.convert.layout import Layout, has_arrays, make_store
 from canvas_fm.prepare.convert.slab_work import SlabResult, SlabWork
 from canvas_fm.prepare.convert.slabs import Slabs
+from canvas_fm.prepare.convert.window_sample import WindowSample
 from canvas_fm.prepare.corrections.corrections import Correction
 from canvas_fm.prepare.options import ConvertOptions
 from canvas_fm.prepare.sources.source import Source
@@ -99,9 +100,17 @@ class SlabJob:
 
 
 def write_slabs(
-    plan: SlabPlan, work: SlabWork, processes: Processes, *, progress: bool | None = None
+    plan: SlabPlan,
+    work: SlabWork,
+    processes: Processes,
+    sample: WindowSample,
+    *,
+    progress: bool | None = None,
 ) -> SlabResult:
-    """Write what is not done yet; what all slabs left together, the same for any number of workers."""
+    """Write what is not done yet; what all slabs left together, the same for any number of workers.
+
+    `sample` counts the slabs that this process writes.
+    """
     layout = plan.layout
     if not has_arrays(work.store, layout):
         make_store(work.store, layout)
@@ -119,7 +128,9 @@ def write_slabs(
                 total.add(done)
                 advance(layout.slab_of(number)[2])
         written: Iterator[tuple[int, SlabResult]] = (
-            _by_workers(plan, work, processes, remaining) if processes.several else slabs.run(work, remaining)
+            _by_workers(plan, work, processes, remaining)
+            if processes.several
+            else slabs.run(work, remaining, sample)
         )
         for number, done in written:
             work.keep(_name(layout, number), done)

@@ -22,6 +22,7 @@ from canvas_fm.prepare.convert.layout import Layout, open_arrays, shards_of
 from canvas_fm.prepare.convert.shards.packer import Packer
 from canvas_fm.prepare.convert.shards.shard_files import write_file
 from canvas_fm.prepare.convert.slab_work import SlabResult, SlabWork
+from canvas_fm.prepare.convert.window_sample import WindowSample
 from canvas_fm.prepare.corrections.corrections import Correction
 from canvas_fm.prepare.sources.source import Source
 
@@ -84,11 +85,13 @@ class Slabs:
         self._writers.shutdown(cancel_futures=True)
         self._buffers.clear()
 
-    def run(self, work: SlabWork, remaining: Sequence[int]) -> Iterator[tuple[int, SlabResult]]:
+    def run(
+        self, work: SlabWork, remaining: Sequence[int], sample: WindowSample
+    ) -> Iterator[tuple[int, SlabResult]]:
         """Write slabs; each with what it left, when its files are on the disk and the next one is packed."""
         written = None
         for number in remaining:
-            following = number, *self._slab(work.store, number)
+            following = number, *self._slab(work.store, number, sample)
             if written is not None:
                 yield _settled(*written)
             written = following
@@ -146,7 +149,7 @@ class Slabs:
             self._buffers[level] = np.empty(shape, self.layout.dtype)
         return self._buffers[level][: shape[0]]
 
-    def _slab(self, root: Path, number: int) -> tuple[SlabResult, _Files]:
+    def _slab(self, root: Path, number: int, sample: WindowSample | None = None) -> tuple[SlabResult, _Files]:
         """Read a slab, pack it and the levels that it makes, and have their files written."""
         channel, start, planes = self.layout.slab_of(number)
         self._writers.submit(self._read_ahead, number + 1)
@@ -156,8 +159,10 @@ class Slabs:
         slab = self.read(channel, start, start + planes)
         written = _Files(root, channel)
         levels = [level for level, of in enumerate(self.layout.levels) if level == 0 or of.with_slabs]
+        counting = [] if sample is None else [partial(sample.add, channel, start, slab)]
         for level in levels:
-            packing = self._shards(written, level, start, slab)
+            packing = self._shards(written, level, start, slab) + counting
+            counting = []
             if level == levels[-1]:
                 self._all(packing)
                 break
@@ -192,7 +197,7 @@ class Slabs:
         """A slab of a level, and the work that makes it of that of the level before, by bands of rows."""
         factor = self.layout.levels[level].factor
         shape = [math.ceil(n / f) for n, f in zip(slab.shape, factor, strict=True)]
-        coarse, rows = self._buffer(level, shape), max(1, 64 // factor[1])
+        coarse, rows = self._buffer(level, shape), max(1, 256 // factor[1])
 
         def band(y: int) -> None:
             finer = slab[:, y * factor[1] : (y + rows) * factor[1]]

@@ -12,7 +12,7 @@ from jaxtyping import Num, Shaped
 
 from canvas_fm.data.zyx import Zyx
 
-_CACHED = 256 * 1024  # bytes of sums that are worked on at once
+_CACHED = 512 * 1024  # bytes of sums that are worked on at once
 
 
 def mean_down(
