@@ -16,7 +16,9 @@ def test_tiles_give_what_one_pass_over_the_whole_gives(detector, volume, tile):
     found = detect(detector, volume, tile_zyx=tile)
     assert len(points) > 20
     assert np.array_equal(found.zyx, points)
-    assert found.columns["score"] == pytest.approx(scores, abs=1e-6)
+    assert found.columns["score"] == pytest.approx(
+        scores, abs=1e-5
+    )  # sums of some hundred products in float32
 
 
 def test_only_rows_at_or_above_the_threshold_are_found(detector, volume):
