@@ -11,6 +11,7 @@ from jaxtyping import Float32
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from canvas_fm.evaluation.metrics.classification import reliability
 from canvas_fm.files.atomic import write_atomic
@@ -23,6 +24,7 @@ from canvas_fm.heads.labels.candidates import CELL, SKIP
 _COLUMNS = 3
 _SHOWN = 10  # crops a row of the gallery
 _CROP_UM = 40.0
+_PITCH, _SIDE = (1.15, 1.7), 1.05  # inches of the gallery: from crop to crop (x, y), and a crop's side
 _STYLES = ("-", "--", "-.", ":")
 
 
@@ -135,26 +137,26 @@ def gallery_figure(comparison: Comparison, method: str, path: Path) -> None:
     """Gallery PNG: 40 µm wide crops, maximum projection over ±6 µm, framed by label."""
     every = {title: rows for title, rows in gallery_rows(comparison, method).items() if rows}
     lines = max(len(every), 1)
-    figure = Figure(figsize=(1.15 * _SHOWN, 1.7 * lines))
-    axes = figure.subplots(lines, _SHOWN, squeeze=False)
-    # By hand: a layout that is worked out for fifty panels takes seconds.
-    figure.subplots_adjust(0.01, 0.3 / lines, 0.99, 1 - 0.2 / lines, hspace=0.5, wspace=0.06)
-    for line, (title, entries) in zip(axes, every.items(), strict=True):
+    figure = Figure(figsize=(_PITCH[0] * _SHOWN, _PITCH[1] * lines))
+    # One pair of axes in inches: fifty of them, each with its ticks, take seconds to draw.
+    width, height = figure.get_size_inches()
+    ax = figure.add_axes((0, 0, 1, 1))
+    ax.set_axis_off()
+    for line, (title, entries) in enumerate(every.items()):
         crops = _projected(comparison.pooled, np.array([entry.row for entry in entries], np.int64))
-        line[0].set_title(f"{title}", fontsize=9, loc="left", pad=5)
-        for place, ax in enumerate(line):
-            ax.set(xticks=[], yticks=[])
-            if place >= len(entries):
-                ax.set_axis_off()
-                continue
-            entry = entries[place]
-            high = max(float(np.percentile(crops[place], 99.8)), 1e-3)
-            ax.imshow(crops[place], cmap="gray", vmin=float(crops[place].min()), vmax=high)
-            ax.set_xlabel(f"P {entry.p:.2f}\n{entry.volume}"[:40], fontsize=6.5, labelpad=2)
+        top = line * _PITCH[1] + 0.26
+        ax.text(0.06, top - 0.07, title, fontsize=9)
+        for place, (entry, crop) in enumerate(zip(entries, crops, strict=True)):
+            left = place * _PITCH[0] + 0.06
+            box = (left, left + _SIDE, top + _SIDE, top)
+            high = max(float(np.percentile(crop, 99.8)), 1e-3)
+            ax.imshow(crop, cmap="gray", vmin=float(crop.min()), vmax=high, extent=box, aspect="auto")
             colour, style = ("#0b8f4d", "-") if entry.is_cell else ("#c23b0b", "--")
-            for side in ax.spines.values():
-                side.set(color=colour, linewidth=2.2, linestyle=style)
-    # The canvas is named so that no backend is looked up and no display is asked for.
+            frame = Rectangle((left, top), _SIDE, _SIDE, fill=False, ec=colour, lw=2.2, ls=style)
+            ax.add_patch(frame)
+            label = f"P {entry.p:.2f}\n{entry.volume}"[:40]
+            ax.text(left + _SIDE / 2, top + _SIDE + 0.06, label, fontsize=6.5, ha="center", va="top")
+    ax.set(xlim=(0, width), ylim=(height, 0))  # imshow moved them
     _save(figure, path)
 
 
@@ -201,5 +203,6 @@ def _finish(figure: Figure, path: Path, note: str) -> None:
 
 
 def _save(figure: Figure, path: Path) -> None:
+    # The canvas is named so that no backend is looked up and no display is asked for.
     FigureCanvasAgg(figure)
     write_atomic(path, lambda file: figure.savefig(file, format="png", dpi=110))

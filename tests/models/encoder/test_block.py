@@ -33,3 +33,19 @@ def test_it_is_timms_block_bit_for_bit(dim: int, heads: int, ratio: float) -> No
     torch.testing.assert_close(ours.grad, other.grad, rtol=0, atol=0)
     for mine, his in zip(block.parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(mine.grad, his.grad, rtol=0, atol=0)
+
+
+def test_a_training_in_bf16_attends_as_one_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    block, x, towards = Block(48, 3, 2.0), torch.randn(4, 65, 48), torch.randn(4, 65, 48)
+    block.attn.qkv.weight.data *= 4  # attention that is not flat
+    gradients = {}
+    for bf16 in (False, True):
+        taken = x.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16), monkeypatch.context() as patched:
+            if bf16:  # its gradient is what is slow
+                patched.delattr(torch.nn.functional, "scaled_dot_product_attention")
+            (block.attn(taken) * towards).sum().backward()
+        gradients[bf16] = taken.grad
+    wrong = (gradients[True] - gradients[False]).norm() / gradients[False].norm()
+    assert wrong < 0.06
