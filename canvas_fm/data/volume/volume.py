@@ -109,7 +109,9 @@ class Volume:
             return cls(
                 path,
                 planes,
-                checked_voxel_um(path, planes.voxel_um, "its TIFF metadata state none", voxel_um),
+                checked_voxel_um(
+                    path, planes.voxel_um, "its TIFF metadata do not state z, y and x as lengths", voxel_um
+                ),
                 options,
             )
         if remote is None and follow_links:

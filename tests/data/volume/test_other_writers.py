@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 
 import numpy as np
@@ -130,6 +131,12 @@ def test_what_was_not_fetched_says_how_to_fetch_it(tmp_path, content, message):
     for path in (folder, lone, store):
         with pytest.raises(CanvasError, match=message):
             Volume.open(path, voxel_um=UM).read((0, 0, 0), VOXELS.shape)
+
+
+def test_a_packed_tiff_is_to_be_unpacked(tmp_path):
+    (tmp_path / "a.tif.gz").write_bytes(gzip.compress(b"II*\0"))
+    with pytest.raises(CanvasError, match="is a compressed TIFF file; unpack it"):
+        Volume.open(tmp_path / "a.tif.gz")
 
 
 def test_what_is_no_volume_says_what_it_is(tmp_path):

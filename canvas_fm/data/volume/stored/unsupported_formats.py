@@ -28,6 +28,10 @@ def refuse_unsupported(path: Path) -> None:
     if why is not None:
         raise CanvasError(f"{path} {why[0]}; {why[1]}")
     suffix = Path(path.name.lower().removesuffix(".gz")).suffix
+    if path.is_file() and suffix in _TIFF:  # which are no TIFF themselves: a.tif.gz
+        raise CanvasError(
+            f"{path} is a compressed TIFF file; unpack it, planes are decoded from the file itself"
+        )
     if path.is_file() and suffix in _CONVERTED:
         raise CanvasError(
             f"{path} is read by convert alone: canvas-fm convert {path.name} OUT.zarr, give OUT.zarr"

@@ -8,6 +8,7 @@ from canvas_fm.data.store.files import open_files
 from canvas_fm.data.store.ome.metadata import read_image, read_node
 from canvas_fm.data.store.tar_index import in_tar
 from canvas_fm.data.volume.stored.unsupported_formats import refuse_unsupported
+from canvas_fm.data.volume.tiff.ome_folder import stack_of
 from canvas_fm.data.volume.tiff.pages import SUFFIXES, is_file
 from canvas_fm.data.volume.tiff.plane_names import channels_in
 from canvas_fm.data.volume.tiff.planes import channels_of_stack, planes_in
@@ -23,7 +24,9 @@ def list_channels(path: Path) -> dict[int, str | None]:
         planes = planes_in(path) if path.is_dir() or in_tar(path) is not None else []
     except OSError as problem:
         raise CanvasError(f"{path} cannot be opened: {problem.strerror}") from problem
-    if planes:
+    if planes and (whole := stack_of(path, planes)) is not None:
+        path = whole
+    elif planes:
         return dict(channels_in(path, planes))
     if is_file(path) and path.suffix.lower() in SUFFIXES:
         several = channels_of_stack(path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PureWindowsPath
 from typing import NamedTuple
 from xml.etree import ElementTree
@@ -32,42 +32,43 @@ class OmePixels(NamedTuple):
     pages: np.ndarray  # the page of each plane in its file
 
 
-def stated_voxel_um(tiff: tifffile.TiffFile) -> ZyxUm | None:
+def stated_voxel_um(path: Path, tiff: tifffile.TiffFile) -> ZyxUm | None:
     """Voxel size z, y, x in µm from OME or ImageJ metadata with a unit of length; None if absent."""
     if tiff.ome_metadata:
-        return _ome_voxel_um(tiff.ome_metadata)
+        try:
+            pixels, _ = _pixels(path, tiff)
+        except LostMetadata:
+            return None
+        return None if pixels is None else _ome_voxel_um(pixels)
     if tiff.imagej_metadata is not None:
         return _imagej_voxel_um(tiff, tiff.imagej_metadata)
     return None
 
 
-def _ome_voxel_um(text: str) -> ZyxUm | None:
-    pixels = _pixels(text)
-    if pixels is None:
-        return None
+def _ome_voxel_um(pixels: ElementTree.Element) -> ZyxUm | None:
     sizes = []
     for axis in "ZYX":
         size, unit = pixels.get(f"PhysicalSize{axis}"), pixels.get(f"PhysicalSize{axis}Unit", "µm")
         factor = _UM.get(unit.strip().lower())
         if size is None or factor is None:
             return None
-        try:
-            sizes.append(float(size) * factor)
-        except ValueError:  # a decimal comma, a word
-            return None
+        sizes.append(abs(_number(size)) * factor)  # below 0 where a stage moves down
     return _checked(sizes)
 
 
 def _imagej_voxel_um(tiff: tifffile.TiffFile, about: Mapping[str, object]) -> ZyxUm | None:
-    factor = _UM.get(str(about.get("unit", "")).strip().lower())
+    """`unit` is that of x, and of y and z where `yunit` and `zunit` do not name another."""
+    units = [about.get(key, about.get("unit", "")) for key in ("zunit", "yunit", "unit")]
+    factors = [_UM.get(str(unit).strip().lower()) for unit in units]
     page = tiff.pages.first
     tags = [page.tags.get(name) for name in ("YResolution", "XResolution")]
-    if factor is None or "spacing" not in about or not all(tags):
+    if "spacing" not in about or not all(tags) or None in factors:
         return None
     per_unit = [tag.value[0] / tag.value[1] if tag.value[1] else 0.0 for tag in tags if tag is not None]
     if min(per_unit) <= 0:
         return None
-    return _checked([abs(_number(about["spacing"])) * factor, *(factor / n for n in per_unit)])
+    sizes = [abs(_number(about["spacing"])), *(1 / n for n in per_unit)]
+    return _checked([size * factor for size, factor in zip(sizes, factors, strict=True) if factor])
 
 
 def _number(value: object) -> float:
@@ -84,14 +85,72 @@ def _checked(sizes: list[float]) -> ZyxUm | None:
     return z, y, x
 
 
-def _pixels(text: str) -> ElementTree.Element | None:
+class LostMetadata(CanvasError):
+    """The OME metadata of a file are in another one, which is not beside it."""
+
+
+def _pixels(path: Path, tiff: tifffile.TiffFile) -> tuple[ElementTree.Element | None, bool]:
+    """The image of the OME metadata whose planes are in this file, and whether there are others.
+
+    Of several that are not told apart it is the first. A file may leave the metadata to another one,
+    `.companion.ome` or the first file of a stack.
+    """
+    root = _parsed(tiff.ome_metadata)
+    elsewhere = next((node.get("MetadataFile") for node in _named(root, "BinaryOnly")), None)
+    if elsewhere:
+        root = _parsed(_read_metadata(path, path.parent / PureWindowsPath(elsewhere).name))
+    images = _named(root, "Pixels")
+    _name_this_file(path, root, images)
+    here = [pixels for pixels in images if any(_file_name(block) == path.name for block in pixels)]
+    stacks = [pixels for pixels in here if pixels.get("SizeZ") != "1"]
+    if len(stacks) > 1:
+        raise CanvasError(
+            f"{path} holds planes of {len(stacks)} images by its OME metadata; a volume is one: save it as a "
+            "file of its own"
+        )
+    return next(iter(stacks or here or images), None), len(images) > 1
+
+
+def _name_this_file(
+    path: Path, root: ElementTree.Element | None, images: Sequence[ElementTree.Element]
+) -> None:
+    """Let blocks of planes name a file that was renamed by its new name: told by its identifier, or alone."""
+    own = None if root is None else root.get("UUID")
+    uuids = [uuid for pixels in images for uuid in _named(pixels, "UUID") if uuid.get("FileName")]
+    lone = len({uuid.get("FileName") for uuid in uuids}) == 1
+    for uuid in uuids:
+        name = PureWindowsPath(uuid.get("FileName", "")).name
+        is_own = own is not None and (uuid.text or "").strip() == own
+        if name != path.name and (is_own or lone) and not (path.parent / name).exists():
+            uuid.set("FileName", path.name)
+
+
+def _read_metadata(path: Path, place: Path) -> str | None:
+    if not place.is_file():
+        raise LostMetadata(
+            f"{path} is a part of an OME-TIFF whose metadata are in {place.name}, which is not beside it; "
+            "copy it there"
+        )
+    if place.suffix.lower() in (".ome", ".xml"):
+        return place.read_text(encoding="utf-8", errors="replace")
+    with tifffile.TiffFile(place) as other:
+        return other.ome_metadata
+
+
+def _parsed(text: str | None) -> ElementTree.Element | None:
+    if not text:
+        return None
     if re.search("<!(DOCTYPE|ENTITY)", text, re.IGNORECASE):
         raise CanvasError("the OME metadata declare entities, which no microscope writes; they are not read")
     try:
-        root = ElementTree.fromstring(text)
+        return ElementTree.fromstring(text)
     except ElementTree.ParseError:
         return None
-    return next((node for node in root.iter() if node.tag.rpartition("}")[2] == "Pixels"), None)
+
+
+def _named(root: ElementTree.Element | None, name: str) -> list[ElementTree.Element]:
+    """The elements of that name, whatever version of the schema they are of."""
+    return [] if root is None else [node for node in root.iter() if node.tag.rpartition("}")[2] == name]
 
 
 def split_pixels(path: Path, tiff: tifffile.TiffFile) -> OmePixels | None:
@@ -99,12 +158,12 @@ def split_pixels(path: Path, tiff: tifffile.TiffFile) -> OmePixels | None:
 
     Read from the metadata alone: no other file is opened, so time is linear in the planes.
     """
-    pixels = _pixels(tiff.ome_metadata) if tiff.ome_metadata else None
+    pixels, several = _pixels(path, tiff) if tiff.ome_metadata else (None, False)
     if pixels is None:
         return None
     blocks = [node for node in pixels if node.tag.rpartition("}")[2] == "TiffData"]
     named = [_file_name(block) for block in blocks]
-    if not any(name is not None and name != path.name for name in named):
+    if not any(name is not None and (name != path.name or several) for name in named):
         return None
     order = pixels.get("DimensionOrder", "XYZCT")[2:]
     sizes = {axis: int(pixels.get(f"Size{axis}", "1")) for axis in order}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -19,6 +19,7 @@ from canvas_fm.errors import CanvasError, DamagedStore
 _log = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
 
+_COLOURS = 4  # values of a pixel that are colours
 SUFFIXES = (".tif", ".tiff", ".btf", ".tf2", ".tf8")
 
 
@@ -94,6 +95,26 @@ def _decoded(page: Any, out: np.ndarray | None) -> np.ndarray:
     return out if fits and out is not None else plane
 
 
+def count_planes(tiff: tifffile.TiffFile) -> int:
+    """Pages of a file without the coarser levels and thumbnails that are marked as such."""
+    if len(tiff.pages) == 1:
+        return 1
+    return sum(not getattr(page, "is_reduced", False) for page in tiff.pages)
+
+
+def samples_refusal(path: Path | str, axes: str, shape: Sequence[int]) -> CanvasError:
+    """What to do about pages that hold several values a pixel, such as colours."""
+    count = shape[axes.index("S")]
+    how = (
+        "save it as grey, or each colour as a channel (Fiji: Image > Color > Split Channels)"
+        if count <= _COLOURS
+        else f"if these are planes, write them as {count} pages"
+    )
+    return CanvasError(
+        f"{path} has {count} values a pixel ({axes} {tuple(shape)}), and a volume has one: {how}"
+    )
+
+
 class Layout(NamedTuple):
     """Axes, shape and dtype of the planes in a file; `pages` where each is an image of its own there."""
 
@@ -111,8 +132,13 @@ def layout_of(tiff: tifffile.TiffFile) -> Layout:
     _refuse_cut(tiff)
     every = [image for image in tiff.series if not image.keyframe.is_reduced] or list(tiff.series)
     series = every[0]
-    axes = re.sub("[IQ]", "Z", series.axes)
     shape = tuple(int(n) for n in series.shape)
+    axes = re.sub("[IQ]", "Z", series.axes)
+    if axes.count("Z") > 1:
+        raise CanvasError(
+            f"{tiff.filename} has the axes {series.axes} of shape {shape}, and nothing says which of them is "
+            "z: save it with named axes (ImageJ, OME-TIFF)"
+        )
     if series.dtype is None or min(shape, default=0) < 1:
         raise ValueError(f"it holds no plane, its shape is {shape}")
     warn_inverted(tiff)
@@ -120,20 +146,59 @@ def layout_of(tiff: tifffile.TiffFile) -> Layout:
     if axes == "YX" and len(every) > 1 and alike and not tiff.is_ome:
         pages = tuple(int(image.keyframe.index) for image in every)
         return Layout("ZYX", (len(every), *shape), series.dtype, pages)
+    if "S" in axes:
+        raise samples_refusal(tiff.filename, axes, shape)
     if len(shape) < 2 or axes[-2:] != "YX":
         raise CanvasError(
-            f"{tiff.filename} has the axes {series.axes} of shape {shape}; planes are one value a pixel: "
-            "save it as grey"
+            f"{tiff.filename} has the axes {series.axes} of shape {shape}; planes have the axes y, x: "
+            "save it with the axes z, y, x"
         )
-    if len(every) > 1 and len(shape) == 2:
-        listing = ", ".join(f"{image.axes} {image.shape}" for image in every[:8])
-        raise CanvasError(
-            f"{tiff.filename} holds {len(every)} images ({listing}); a volume is one: save it as a "
-            "file of its own"
-        )
+    _refuse_other_images(tiff, every)
+    _refuse_lost_pages(tiff, series)
     if len(series) not in (1, math.prod(shape[:-2])):
         raise ValueError(f"it holds {len(series)} planes of {math.prod(shape[:-2])}")
     return Layout(axes, shape, series.dtype)
+
+
+def _refuse_other_images(tiff: tifffile.TiffFile, every: Sequence[Any]) -> None:
+    """Raise CanvasError for several images, unless the first is a stack and the others show it smaller."""
+    first, others = every[0].shape, [image.shape for image in every[1:]]
+    if not others:
+        return
+    listing = ", ".join(f"{image.axes} {image.shape}" for image in every[:8])
+    if len(first) > 2 and all(_is_overview(shape, first) for shape in others):
+        _log.warning("%s holds the images %s; the first is read", tiff.filename, listing)
+        return
+    raise CanvasError(
+        f"{tiff.filename} holds {len(every)} images ({listing}); a volume is one: save it as a "
+        "file of its own"
+    )
+
+
+def _is_overview(shape: Sequence[int], of: Sequence[int]) -> bool:
+    """Whether an image is one plane, or a level of a pyramid whose planes are smaller."""
+    if len(shape) != len(of):
+        return math.prod(shape[:-2]) == 1
+    return shape[-2] < of[-2] and shape[-1] < of[-1]
+
+
+def _refuse_lost_pages(tiff: tifffile.TiffFile, series: Any) -> None:
+    """Raise CanvasError where OME metadata state more planes than the file has pages; warn of fewer."""
+    if not tiff.is_ome or len(series) == 1:
+        return
+    stated, held = len(series), sum(page is not None for page in series.pages)
+    if held < stated:
+        raise CanvasError(
+            f"{tiff.filename}: its OME metadata state {stated} planes, and it holds {held}, as where an "
+            "acquisition was stopped; save what is there as a stack of its own (Fiji), or copy it again"
+        )
+    if len(tiff.series) == 1 and (pages := count_planes(tiff)) > stated:
+        _log.warning(
+            "%s: its OME metadata state %d planes, and it has %d pages; the others are left out",
+            tiff.filename,
+            stated,
+            pages,
+        )
 
 
 def warn_inverted(tiff: tifffile.TiffFile) -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
+import numpy as np
+
 from canvas_fm.errors import CanvasError
 
 # X_Y_Z_chN.tiff, the CANVAS layout: the third number is the plane, N the channel.
@@ -43,6 +45,7 @@ _CELLFINDER_DIGITS = 4  # ch010003 is channel 01, plane 0003
 _GAP = 1.6  # of the smallest step: a rounded step of 2 or more varies by less, a lost plane makes 2
 _MOST_LAYERS = 100  # below any wavelength in nm
 _LAYERS = "; if that number counts the optical layers of a section, number all planes through"
+_MOST_ALONE = 4  # channels of one plane each; more are planes that carry a time, too
 _LONG = 12  # planes from which steps of 1 and 2 are recognised as rounded ones
 
 
@@ -193,7 +196,53 @@ def _by_slots(folder: Path, files: Sequence[Path], stems: Sequence[str]) -> list
         at, digits = slot[chosen], row[slot[chosen]]
         channel, plane = _run_together("".join(row[:at]), digits)
         rows.append(Named(path, int(plane), "".join([*row[:at], channel, _PLANE, *row[at + 1 :]])))
+    words = {tuple(part for part in row if not part.isdigit()) for row in parts}
+    if len(rows) > _MOST_ALONE and len({row.rest for row in rows}) == len(rows) and len(words) == 1:
+        return _without_times(folder, rows, stems)
     return rows
+
+
+def _without_times(folder: Path, rows: Sequence[Named], stems: Sequence[str]) -> list[Named]:
+    """Rows by the number that counts the planes, where each file carries the time it was written too.
+
+    That is the one whose steps are equal. Raises CanvasError where none is, and where two are in different
+    orders: every file would be a channel of its own.
+    """
+    numbers = np.array([[int(digits) for digits in re.findall(r"\d+", stem)] for stem in stems], object)
+    counting = [k for k, values in enumerate(numbers.T) if _is_even(sorted(values))]
+    orders = {tuple(np.argsort(numbers[:, k]).tolist()) for k in counting}
+    if len(orders) != 1:
+        first, second = rows[0].path.name, rows[1].path.name
+        raise CanvasError(
+            f"{folder}: names such as {first} and {second} differ in more than one number, and it is not "
+            "clear which counts the planes; number them from the top, such as z000.tif"
+        )
+    varying = [len(set(values)) > 1 for values in numbers.T]
+    rest = "".join(
+        (_PLANE if k == counting[-1] else "*") if part.isdigit() and varying[k] else part
+        for part, k in _slots(stems[0])
+    )
+    return [
+        row._replace(plane=number, rest=rest)
+        for row, number in zip(rows, numbers[:, counting[-1]], strict=True)
+    ]
+
+
+def _slots(stem: str) -> list[tuple[str, int]]:
+    """The parts of a name, each with how many numbers stand before it."""
+    parts = re.findall(r"\d+|\D+", stem)
+    return [(part, sum(before.isdigit() for before in parts[:at])) for at, part in enumerate(parts)]
+
+
+def _is_even(values: Sequence[int]) -> bool:
+    """Whether sorted numbers count something: multiples of one step, with few gaps."""
+    steps = [b - a for a, b in pairwise(values)]
+    smallest = min(steps)
+    return (
+        smallest > 0
+        and all(step % smallest == 0 for step in steps)
+        and sum(steps) < 2 * smallest * len(values)
+    )
 
 
 def _run_together(before: str, digits: str) -> tuple[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +17,17 @@ from canvas_fm.data.store.keys import METADATA
 from canvas_fm.data.store.tar_index import TarIndex, in_tar, on_disk
 from canvas_fm.data.volume.stored.channel import pick
 from canvas_fm.data.volume.tiff.metadata import OmePixels, split_pixels, stated_voxel_um
-from canvas_fm.data.volume.tiff.pages import SUFFIXES, is_file, layout_of, page_of, use_tiff, warn_inverted
+from canvas_fm.data.volume.tiff.ome_folder import check_order, stack_of
+from canvas_fm.data.volume.tiff.pages import (
+    SUFFIXES,
+    count_planes,
+    is_file,
+    layout_of,
+    page_of,
+    samples_refusal,
+    use_tiff,
+    warn_inverted,
+)
 from canvas_fm.data.volume.tiff.plane_names import order_planes
 from canvas_fm.data.zyx import ZyxUm
 from canvas_fm.errors import CanvasError, DamagedStore
@@ -62,9 +73,10 @@ def open_planes(
             stack: Stack | None = _file(path, t, c)
         elif path.is_dir() or in_tar(path) is not None:
             files = planes_in(path)
-            if len(files) == 1 and not _is_one_plane(files[0]):
-                _log.info("%s: its only file is the stack %s", path, files[0].name)
-                stack = _file(files[0], t, c)
+            whole = stack_of(path, files)
+            if whole is not None:
+                _log.info("%s: its files are the stack of %s", path, whole.name)
+                stack = _file(whole, t, c)
             else:
                 stack = _folder(path, files, t, c, skip=skip, fill_gaps=fill_gaps) if files else None
         else:
@@ -126,7 +138,7 @@ class Planes:
         self.path, self._planes, self._held, self._alone = path, stack.planes, stack.held, stack.alone
         self.shape_zyx = (len(stack.planes), *stack.shape_yx)
         self.chunk_zyx = (1, *stack.shape_yx)
-        self.dtype = stack.dtype.newbyteorder("=")
+        self.dtype = np.dtype(np.uint8) if stack.dtype.kind == "b" else stack.dtype.newbyteorder("=")
         self.voxel_um = stack.voxel_um
         self.bad = BadChunks(skip=skip)
         self._warned = False
@@ -174,10 +186,15 @@ class Planes:
 
     def _decode(self, file: Path, page: int, out: np.ndarray | None) -> np.ndarray:
         """A plane; `out` itself where it could be decoded there."""
-        n_planes, plane = use_tiff(
-            file, lambda tiff: page_of(tiff, page, out, alone=self._alone), alone=self._alone
-        )
+
+        def of_file(tiff: tifffile.TiffFile) -> tuple[int, np.ndarray]:
+            n_planes, plane = page_of(tiff, page, out, alone=self._alone)
+            return (count_planes(tiff) if self._held == 1 else n_planes), plane
+
+        n_planes, plane = use_tiff(file, of_file, alone=self._alone)
         shape_yx, dtype = self.shape_zyx[1:], self.dtype
+        if plane.dtype.kind == "b":
+            plane = plane.view(np.uint8)
         if (plane.shape, plane.dtype.newbyteorder("=")) != (shape_yx, dtype) or n_planes != (
             self._held or n_planes
         ):
@@ -203,7 +220,7 @@ def _file(path: Path, t: int | None, c: int | None) -> Stack:
     """Planes along z of one file, or of the files that its OME metadata name."""
 
     def about(tiff: tifffile.TiffFile) -> tuple[OmePixels | None, ZyxUm | None]:
-        return split_pixels(path, tiff), stated_voxel_um(tiff)
+        return split_pixels(path, tiff), stated_voxel_um(path, tiff)
 
     split, voxel_um = use_tiff(path, about)
     if split is not None:
@@ -231,7 +248,9 @@ def _split(path: Path, split: OmePixels, t: int | None, c: int | None, voxel_um:
             raise CanvasError(f"{path}: {plane.file.name}, the file of plane {z}, is missing; copy it again")
     page = use_tiff(path, lambda tiff: (tiff.pages.first.shape, tiff.pages.first.dtype), alone=True)
     if len(page[0]) != 2 or page[1] is None:
-        raise CanvasError(f"{path} has planes of shape {page[0]}; planes are one value a pixel")
+        raise CanvasError(
+            f"{path} has planes of shape {page[0]}; planes have the axes y, x: save them as grey"
+        )
     return Stack(planes, None, True, (page[0][0], page[0][1]), page[1], voxel_um)
 
 
@@ -262,9 +281,7 @@ def _lone_axis_is_z(path: Path, axes: str, shape: Sequence[int], t: int | None, 
 def _how_to_z(planes: str) -> str:
     if not planes:
         return ": this is one plane, give the folder of all"
-    return (
-        f": leave out --{planes.lower()} to take {planes} as z" if len(planes) == 1 and planes != "Z" else ""
-    )
+    return f": leave out --{planes.lower()} to take {planes} as z" if planes in ("T", "C") else ""
 
 
 def _index(
@@ -281,18 +298,6 @@ def _index(
     )
 
 
-def _is_one_plane(file: Path) -> bool:
-    """Whether a file holds one plane; also where it cannot be read, or is a plane of a series in files."""
-
-    def about(tiff: tifffile.TiffFile) -> bool:
-        return len(tiff.pages) == 1 and math.prod(tiff.series[0].shape[:-2]) == 1
-
-    try:
-        return use_tiff(file, about, alone=True)
-    except CanvasError:
-        return True
-
-
 def _folder(
     folder: Path, files: list[Path], t: int | None, c: int | None, *, skip: bool, fill_gaps: bool
 ) -> Stack:
@@ -303,43 +308,17 @@ def _folder(
     readable = [file for file in ordered.files if file is not None]
     n_planes, shape, dtype, voxel_um = _first_readable(readable, skip=skip)
     if n_planes != 1 or len(shape) != 2:
-        if len(shape) > 2 and n_planes == 1 and shape[-1] in (3, 4):
-            raise CanvasError(
-                f"{readable[0]} has planes of shape {shape}; planes are one value a pixel: save them as grey"
-            )
+        if len(shape) == 3 and n_planes == 1:
+            axes = "SYX" if shape[0] < shape[2] else "YXS"
+            raise samples_refusal(readable[0], axes, shape)
         raise CanvasError(
             f"{readable[0]} holds {n_planes} planes; in a folder each file holds one: give one file of the "
             f"{len(readable)}, or write all planes as one stack"
         )
-    if not fill_gaps:
-        _refuse_lost_files(folder, readable)
+    check_order(folder, readable, planes_in(folder), fill_gaps=fill_gaps)
     _log.info("%s: plane 0 is %s", folder, ordered.first)
     planes = [Plane(file, 0) for file in ordered.files]
     return Stack(planes, 1, True, (shape[0], shape[1]), dtype, voxel_um)
-
-
-def _refuse_lost_files(folder: Path, readable: Sequence[Path]) -> None:
-    """Name the files that OME metadata of the first plane list but the folder lacks, as its last ones."""
-
-    def about(tiff: tifffile.TiffFile) -> OmePixels | None:
-        return split_pixels(readable[0], tiff)
-
-    try:
-        split = use_tiff(readable[0], about)
-    except CanvasError:
-        return
-    if split is None or split.shape[split.axes.index("Z")] < len(readable):
-        return
-    listed = {file.name for file in split.files.flat if file is not None}
-    present = {file.name for file in readable}
-    beside = {file.name for file in planes_in(folder)}
-    lost = sorted(listed - beside)
-    if lost and present <= listed:
-        raise CanvasError(
-            f"{folder}: {lost[0]}"
-            + (f" and {len(lost) - 1} more" if len(lost) > 1 else "")
-            + ", which the OME metadata name, is missing; copy it again, or give --missing-chunks empty"
-        )
 
 
 def _first_readable(
@@ -352,14 +331,14 @@ def _first_readable(
         if first.dtype is None or min(first.shape, default=0) < 1:
             raise ValueError(f"it holds no plane, its shape is {first.shape}")
         warn_inverted(tiff)
-        n_planes = len(tiff.pages)
+        n_planes = count_planes(tiff)
         if tiff.is_imagej and tiff.imagej_metadata is not None:
             n_planes = max(n_planes, int(tiff.imagej_metadata.get("images", 1)))
         return n_planes, first.shape, first.dtype
 
     for file in files:
         try:
-            return *use_tiff(file, about, alone=True), use_tiff(file, stated_voxel_um)
+            return *use_tiff(file, about, alone=True), use_tiff(file, partial(stated_voxel_um, file))
         except DamagedStore:
             if not skip or file == files[-1]:
                 raise

@@ -162,3 +162,19 @@ def test_a_bare_second_number_may_be_layers_of_sections():
         with pytest.raises(CanvasError, match="holds the channels") as refused:
             order([pattern.format(k, z) for k in (1, 2) for z in range(6)])
         assert "layers" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["b_{z:04d}_10-{m}-{s:02d}.tif", "20240315_10{m}{s:02d}_{z:04d}.tif", "b_{z:04d}_6384612345{s}.tif"],
+)
+def test_a_time_in_each_name_is_no_plane_number_and_no_channel(pattern):
+    names = [pattern.format(z=z, m=22 + z // 2, s=(17 + 23 * z) % 60) for z in range(6)]
+    assert order(names) == names
+
+
+def test_names_in_which_no_number_counts_the_planes_are_refused():
+    with pytest.raises(CanvasError, match="differ in more than one number, and it is not clear which counts"):
+        order([f"a_{z * z}_{(17 + 23 * z) % 60}.tif" for z in range(6)])
+    with pytest.raises(CanvasError, match="differ in more than one number"):
+        order([f"a_{z}_b{50 - z}c.tif" for z in range(6)])

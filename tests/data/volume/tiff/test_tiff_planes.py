@@ -122,7 +122,7 @@ def test_what_is_no_stack_is_refused(tmp_path):
     with pytest.raises(CanvasError, match="a volume needs planes along z"):
         open_planes(tmp_path / "plane.tif")
     tifffile.imwrite(tmp_path / "colour.tif", np.zeros((4, 20, 30, 3), np.uint8), photometric="rgb")
-    with pytest.raises(CanvasError, match="one value a pixel"):
+    with pytest.raises(CanvasError, match="3 values a pixel"):
         open_planes(tmp_path / "colour.tif")
     tifffile.imwrite(tmp_path / "complex.tif", VOXELS.astype(np.complex64), photometric="minisblack")
     with pytest.raises(CanvasError, match="integers or floats"):
