@@ -26,6 +26,7 @@ from canvas_fm.heads.review.order import clusters_of
 from canvas_fm.heads.review.session import ReviewSession
 from canvas_fm.inference.embed.embed import embed
 from canvas_fm.models.checkpoint import load
+from canvas_fm.pipeline.adapt_to_answers import ReviewedDetector
 
 _log = logging.getLogger(__name__)
 LEARN_EVERY, _WRITE_EVERY_S = 25, 10.0
@@ -87,10 +88,15 @@ def open_review(
 
 
 class BackgroundLearner:
-    """A thread that learns from every 25 further answers, and keeps the file of labels up to date."""
+    """A thread that learns from every 25 further answers, and keeps the file of labels up to date.
 
-    def __init__(self, session: ReviewSession, features: Features) -> None:
-        self._session, self._features = session, features
+    With `detector` its threshold is learned too, and the detector written.
+    """
+
+    def __init__(
+        self, session: ReviewSession, features: Features, detector: ReviewedDetector | None = None
+    ) -> None:
+        self._session, self._features, self._detector = session, features, detector
         self._end = threading.Event()
         self._learned_from = self._written = -1
         self._thread = threading.Thread(target=self._run, name="learn from clicks", daemon=True)
@@ -117,6 +123,8 @@ class BackgroundLearner:
         if learned is None:
             return False
         self._session.take(learned)
+        if self._detector is not None:
+            self._session.detector = self._detector.learn(self._features(), label, sample, learned.p_cell)
         return True
 
     def _run(self) -> None:

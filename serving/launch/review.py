@@ -17,6 +17,7 @@ from canvas_fm.data.volume.volume import Volume
 from canvas_fm.heads.review.audit.session import AuditSession
 from canvas_fm.heads.review.options import ReviewOptions
 from canvas_fm.heads.review.session import ReviewSession
+from canvas_fm.pipeline.adapt_to_answers import ReviewedDetector, adapted_folder
 from canvas_fm.pipeline.background_learner import BackgroundLearner, open_review
 from serving.api.review.routes import create_review
 from serving.launch.serve import free_port
@@ -40,8 +41,12 @@ def serve_review(
     The key is in the link's fragment, which no server and no log gets to see. Every answer is on the disk
     before the page goes on; the file of labels is written every few seconds and at the end.
     """
+    detector = None
+    if options.adapt is not None:
+        folder = adapted_folder(Path(out))
+        detector = ReviewedDetector.of(options.adapt, volume, candidates, folder, seed=options.seed)
     session, features = open_review(volume, candidates, out, options)
-    _serve(session, volume, port, announce, BackgroundLearner(session, features))
+    _serve(session, volume, port, announce, BackgroundLearner(session, features, detector))
 
 
 def serve_audit(

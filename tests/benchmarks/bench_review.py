@@ -3,7 +3,8 @@
 `python -m tests.benchmarks.bench_review [--cache DIR] [--seeds N] [--out report.json]`: four labelled cubes
 and four randomised phantoms; candidates of `detector-phantoms` at a quarter of its threshold, features of
 `base-2`, shape and the detector's score. From 25 to 200 clicks in each order: F1 against all true cells, the
-count among the candidates and its interval, beside the detector at its own threshold. `--resnet random
+count among the candidates and its interval, beside the detector at its own threshold and at the one that is
+learned from the clicks (`detector_f1`, as of `review --adapt`). `--resnet random
 uncertain` trains a 3D ResNet on the first 100 clicks of these orders too (3 CPU minutes each).
 """
 
@@ -23,6 +24,7 @@ from canvas_fm.heads.features.shape import shape_of_points
 from canvas_fm.heads.labels.candidates import Candidates
 from canvas_fm.heads.review.audit.clicked_count import clicked_count, random_clicks
 from canvas_fm.heads.review.learn import learn_from_clicks, standardised
+from canvas_fm.heads.review.learn_threshold import learn_threshold
 from canvas_fm.heads.review.order import (
     RANDOM_EVERY,
     clusters_of,
@@ -41,7 +43,7 @@ from tests.where import REAL_DATA
 
 CUBES = ("delivr_microglia/2433", "delivr_microglia/7095", "delivr_cFos/695", "delivr_cFos/1008")
 PHANTOMS, FEWEST = 4, 60
-STEP, MOST, RESNET_CLICKS = 25, 200, 100
+STEP, MOST, RESNET_CLICKS, QUARTER = 25, 200, 100, 0.25
 STRATEGIES = ("random", "uncertain", "diverse", "uncertain from the threshold on")
 
 
@@ -71,7 +73,9 @@ def features(domain: Domain, cache: Path) -> dict[str, np.ndarray]:
         other = any(
             abs(a - b) > 0.05 * b for a, b in zip(volume.voxel_um, detector.config.voxel_um, strict=True)
         )
-        found = detect(detector, volume, threshold=0.25 * threshold, resample=other, device="cpu", show=False)
+        found = detect(
+            detector, volume, threshold=QUARTER * threshold, resample=other, device="cpu", show=False
+        )
         brain = Candidates.of(
             volume, found, Points(cells), labels=None, tolerance_um=domain.tolerance_um, within=boxes,
             name=domain.name,
@@ -104,6 +108,7 @@ def simulate(
     random = np.random.default_rng((seed, 0xBAD))
     label = np.full(len(truth), -2)
     p, learned = np.clip(score, 1e-4, 1 - 1e-4), None
+    own = detector = threshold
     for clicks in range(STEP, min(MOST, len(truth)) + 1, STEP):
         ranked = permutation
         if strategy != "random":
@@ -121,6 +126,9 @@ def simulate(
         learned = learn_from_clicks(x, label, sample, score, seed=seed, curve=False) or learned
         if learned is not None:
             p, threshold = learned.p_cell, 0.5
+            detector = learn_threshold(
+                x, label, sample, score, p, before=own, lowest=QUARTER * own, seed=seed, curve=False
+            ).threshold
         kept = p >= threshold
         count = clicked_count(label, sample, None if learned is None else p)
         cells = int(truth.sum())
@@ -128,6 +136,7 @@ def simulate(
             {
                 "clicks": clicks,
                 "f1": f1(kept, truth, int(of["missed"])),
+                "detector_f1": f1(score >= detector, truth, int(of["missed"])),
                 "kept_error": abs(int(kept.sum()) / cells - 1),
                 "sum_p_error": abs(p.sum() / cells - 1) if learned is not None else np.nan,
                 "count_error": np.nan if count is None else abs(count.value / cells - 1),

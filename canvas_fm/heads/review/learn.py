@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,7 +106,7 @@ def learn_from_clicks(
         p_cell, 0.5, len(rows), len(held),
         None if few or score is None else f1_of(before[held], label[held] == 1),
         None if few else f1_of(after[held], label[held] == 1),
-        _curve(x, label, held, seed) if curve and not few else "",
+        label_curve(x, label, held, seed, lambda p: p >= 0.5) if curve and not few else "",
     )  # fmt: skip
 
 
@@ -123,10 +124,17 @@ def f1_of(kept: Bool[np.ndarray, " n"], is_cell: Bool[np.ndarray, " n"]) -> floa
     return 2 * int((kept & is_cell).sum()) / both if both else 0.0
 
 
-def _curve(
-    x: Float32[np.ndarray, "n d"], label: Int64[np.ndarray, " n"], held: Int64[np.ndarray, " k"], seed: int
+def label_curve(
+    x: Float32[np.ndarray, "n d"],
+    label: Int64[np.ndarray, " n"],
+    held: Int64[np.ndarray, " k"],
+    seed: int,
+    kept: Callable[[np.ndarray], np.ndarray],
 ) -> str:
-    """What 50 more labels would bring: F1 on half of the held-out clicks, by fits on the rest."""
+    """What 50 more labels would bring: F1 on half of the held-out clicks, by fits on the rest.
+
+    `kept` says which candidates are kept by P(cell) of all.
+    """
     test = np.sort(np.random.default_rng((seed, 0xC0DE)).permutation(held)[: max(len(held) // 2, FEWEST)])
     train = np.setdiff1d(np.flatnonzero(label >= 0), test)
     counts = [n for n in _COUNTS if n < 0.8 * len(train)] + [len(train)]
@@ -135,5 +143,5 @@ def _curve(
     values = {}
     for n in counts:
         drawn = [train[draw_labels(label[train], n, seed + k)] for k in range(_SEEDS)]
-        values[n] = [f1_of(fit_clicks(x, label, rows)[test] >= 0.5, label[test] == 1) for rows in drawn]
+        values[n] = [f1_of(kept(fit_clicks(x, label, rows))[test], label[test] == 1) for rows in drawn]
     return LabelCurve("F1", values).sentence

@@ -25,5 +25,10 @@ class ReviewOptions(Options):
     encoder: Annotated[str | None, Flag("MODEL")] = Field(
         None, description="an encoder whose embeddings are learned from too, beside intensity and shape"
     )
+    adapt: Annotated[str | None, Flag("MODEL")] = Field(
+        None,
+        description="the detector that found the candidates: its threshold is adapted to the answers in the "
+        "background, and the detector written next to the labels, as LABELS_detector",
+    )
     resample: bool = Field(False, description="read the encoder's crops at its own voxel size")
     seed: int = Field(0, description="of the random order")

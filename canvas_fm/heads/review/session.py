@@ -60,6 +60,7 @@ class ReviewSession:
         self.permutation = random_order(len(candidates), seed)
         self.learned: Learned | None = None
         self.failure = ""  # why nothing more is learned from clicks
+        self.detector: dict[str, str] | None = None  # what the detector gained that is adapted to the answers
         self._stated, self._threshold = p_cell, threshold
         self._share_below: Float64[np.ndarray, " n"] | None = None  # of candidates with a lower score
         self._lock = threading.RLock()
@@ -181,6 +182,7 @@ class ReviewSession:
                 "missed": len(self.clicks.missed),
                 "agreement": agreement(self.clicks.labels),
                 "learned": self._about_model(),
+                "detector": self.detector,
                 "count": None if count is None else list(count),
                 "half_width": None,
                 "stop": "",

@@ -137,7 +137,9 @@ function progress(of) {
     "Fleiss' κ": of.agreement.fleiss?.kappa?.toFixed(2),
   }));
   byId("stop").textContent = of.stop;
-  byId("learned").textContent = of.learned ? `${capital(of.learned.sentence)}.${of.learned.curve ? ` ${capital(of.learned.curve)}.` : ""}` : "";
+  for (const id of ["learned", "detector"]) {
+    byId(id).textContent = of[id] ? `${capital(of[id].sentence)}.${of[id].curve ? ` ${capital(of[id].curve)}.` : ""}` : "";
+  }
 }
 
 const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);

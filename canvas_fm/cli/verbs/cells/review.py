@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 from canvas_fm.cli.parser import Parser, Verbs, add_verb, add_volume_flags
 
@@ -47,12 +48,16 @@ def run_review(args: argparse.Namespace) -> None:
     volume = Volume.open(args.volume, **args.volume_options.explicit)
     candidates = Points.read(args.candidates)
     report_step(f"starting the page of {len(candidates):,} candidates")
+    from canvas_fm.pipeline.adapt_to_answers import adapted_folder
     from serving.launch.review import serve_review
 
     def announce(name: str, link: str) -> None:
         print(f"canvas-fm: {name} reviews at {link}", file=sys.stderr, flush=True)
 
     serve_review(volume, candidates, args.out, args.review, port=args.port, announce=announce)
+    if args.review.adapt is not None and adapted_folder(Path(args.out)).is_dir():
+        folder = adapted_folder(Path(args.out))
+        print(f"canvas-fm: the adapted detector is in {folder}; canvas-fm detect {folder} …", file=sys.stderr)
     print(
         f"canvas-fm: labels are in {args.out}; learn from them: canvas-fm refine fit --volumes {args.volume} "
         f"--candidates {args.out} --labels label --shape --force-random-split --out refiner",
