@@ -37,7 +37,7 @@ def count(
     out: str | Path,
     *,
     refiner: Refiner | None = None,
-    atlas: Atlas | None = None,
+    atlas: Atlas | Sequence[Atlas] | None = None,
     placing: dict[str, Any] | None = None,
     figure: str | Path | None = None,
     about: Mapping[str, str] | None = None,
@@ -45,6 +45,7 @@ def count(
 ) -> dict[str, np.ndarray]:
     """Count the cells of each volume, per region of an atlas if there is one; writes and returns the table.
 
+    `atlas` is one of all volumes, or one a volume in their order: registered brains have one each.
     The cells of each volume are kept in the folder OUT.cells, where the same call resumes. With a refiner the
     count is the sum of P(cell) with its 90 % interval (of all cells where the candidates' recall is known);
     without, it is of the detections, and how far these are off is not known: the interval is blank.
@@ -56,10 +57,11 @@ def count(
         raise CanvasError(f"{out}: the table of counts is a .csv")
     folder = out.with_suffix(".cells")
     folder.mkdir(parents=True, exist_ok=True)
-    regions = None if atlas is None else region_volumes(atlas)
+    atlases = _one_each(atlas, volumes)
+    regions_mm3 = {id(each): region_volumes(each) for each in atlases if each is not None}
     tables: list[dict[str, np.ndarray]] = []
     kept: dict[str, str] = {}
-    for volume, name in zip(volumes, unique_names(list(volumes)), strict=True):
+    for volume, name, of_volume in zip(volumes, unique_names(list(volumes)), atlases, strict=True):
         stem = name.replace("/", "_")
         cells_path = folder / f"{stem}.csv"
         detect(detector, volume, out=cells_path, **options)
@@ -75,22 +77,33 @@ def count(
             if notes := cells.meta.get("count_notes"):
                 _log.warning("%s: %s", name, notes)
         kept[name] = sha256(folder / f"{stem}{'' if refiner is None else '_refined'}.csv")
-        if atlas is None:
+        if of_volume is None:
             tables.append(count_row(name, cells))
         else:
             spread = None if refiner is None else refiner.count_spread_
             counted = count_regions(
-                cells, atlas, channel=name, volume_mm3=regions, spread=spread,
+                cells, of_volume, channel=name, volume_mm3=regions_mm3[id(of_volume)], spread=spread,
                 **{"voxel_um": volume.voxel_um, "shape_zyx": volume.shape_zyx} | (placing or {}),
             )  # fmt: skip
             tables.append(_by_region(name, counted))
     keys = list(dict.fromkeys(key for table in tables for key in table))
     table = {key: np.concatenate([part[key] for part in tables]) for key in keys}
-    made_from = _models(detector, refiner) | _inputs(volumes, kept, atlas) | dict(about or {})
+    made_from = _models(detector, refiner) | _inputs(volumes, kept, atlases) | dict(about or {})
     write_table(out, table, made_from | {"settings": _settings(options, placing), "canvas_fm": __version__})
     if figure is not None:
         count_figure(table, figure)
     return table
+
+
+def _one_each(atlas: Atlas | Sequence[Atlas] | None, volumes: Sequence[Volume]) -> list[Atlas | None]:
+    if atlas is None or isinstance(atlas, Atlas):
+        return [atlas] * len(volumes)
+    if len(atlas) not in (1, len(volumes)):
+        raise CanvasError(
+            f"{len(volumes)} volumes and {len(atlas)} atlases were given; give one of all, or one a volume "
+            "in their order"
+        )
+    return [*atlas] if len(atlas) == len(volumes) else [atlas[0]] * len(volumes)
 
 
 def _models(detector: Detector, refiner: Refiner | None) -> dict[str, str]:
@@ -101,14 +114,20 @@ def _models(detector: Detector, refiner: Refiner | None) -> dict[str, str]:
     return identities
 
 
-def _inputs(volumes: Sequence[Volume], kept: Mapping[str, str], atlas: Atlas | None) -> dict[str, str]:
+def _inputs(
+    volumes: Sequence[Volume], kept: Mapping[str, str], atlases: Sequence[Atlas | None]
+) -> dict[str, str]:
     """Identity of each volume, its table of cells, and the atlas' files, by sha256."""
     identities: dict[str, str] = {}
     for volume, (name, cells) in zip(volumes, kept.items(), strict=True):
         identities |= {f"volume {name}": volume_identity(volume), f"cells {name}": cells}
-    if atlas is not None:
+    several = len({id(atlas) for atlas in atlases}) > 1
+    for name, atlas in zip(kept, atlases, strict=True):
+        if atlas is None:
+            continue
+        key = f"atlas of {name}" if several else "atlas"
         files = [path for path in atlas.files if path.is_file()]
-        identities |= {"atlas": atlas.name} | {f"atlas {path.name}": sha256(path) for path in files}
+        identities |= {key: atlas.name} | {f"{key} {path.name}": sha256(path) for path in files}
     return identities
 
 

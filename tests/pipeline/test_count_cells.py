@@ -122,3 +122,27 @@ def test_what_limits_a_count_is_a_warning(counted, caplog, monkeypatch):
     ]
     assert main([*words, "--out", str(counted / "noted.csv")]) == 0
     assert "microglia: few labels" in caplog.text
+
+
+def test_each_brain_is_counted_by_its_own_label_volume(tmp_path, capsys):
+    import pandas
+
+    (tmp_path / "names.csv").write_text("id,name\n1,here\n2,there\n", encoding="utf-8")
+    for number, name in enumerate("ab", 1):
+        out = [str(tmp_path / name), "--markers", "NeuN", "--shape", "16", "48", "48"]
+        assert main(["phantom", *out, "--seed", str(number), "--quiet"]) == 0
+        tifffile.imwrite(tmp_path / f"{name}.tif", np.full((16, 48, 48), number, np.uint8))
+    words = [
+        "count", *(str(tmp_path / name / "NeuN" / "raw.zarr") for name in "ab"),
+        "--out", str(tmp_path / "c.csv"), "--detector", "detector-phantoms", "--resample",
+        "--threshold", "0.1", "--json", "--table", str(tmp_path / "names.csv"),
+        "--atlas-voxel-um", "4", "1.8", "1.8", "--regions",
+    ]  # fmt: skip
+    labels = [str(tmp_path / f"{name}.tif") for name in "ab"]
+    assert main([*words, *labels]) == 0
+    table = pandas.read_csv(tmp_path / "c.csv")
+    assert {(row.brain[0], row.id) for row in table.itertuples() if row.own_count} == {("a", 1), ("b", 2)}
+    assert read_sidecar(tmp_path / "c.csv")["atlas of b/NeuN b.tif"] == sha256(tmp_path / "b.tif")
+    capsys.readouterr()
+    assert main([*words, *labels, labels[0]]) == 1
+    assert "2 volumes and 3 atlases were given" in capsys.readouterr().err

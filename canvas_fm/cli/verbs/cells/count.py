@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from canvas_fm.cli.parser import Parser, Verbs, add_json, add_verb, add_volume_flags
+from canvas_fm.cli.parser import Parser, Verbs, add_json, add_list, add_verb, add_volume_flags
 from canvas_fm.cli.verbs.analysis.regions import add_atlas_flags, open_atlas_of, placing_of
 
 
@@ -33,7 +33,12 @@ def _fill(parser: Parser) -> None:
         "--detector", required=True, metavar="DETECTOR", help="a detector's folder or shipped name"
     )
     parser.add_argument("--refiner", metavar="REFINER", help="a refiner's folder or shipped name")
-    parser.add_argument("--regions", metavar="ATLAS", help="per region of this atlas; see `regions --help`")
+    add_list(
+        parser,
+        "--regions",
+        "ATLAS",
+        "per region of this atlas (see `regions --help`): one of all volumes, or one for each in their order",
+    )
     parser.add_argument("--out", required=True, metavar="COUNTS.csv", help="table to write")
     parser.add_argument("--figure", metavar="FIG.png", help="counts with their intervals")
     parser.add_options("options", DetectOptions, only=_DETECTION)
@@ -53,7 +58,7 @@ def run_count(args: argparse.Namespace) -> None:
     from canvas_fm.pipeline.count_cells import count
     from canvas_fm.shipped import find
 
-    atlas = None if args.regions is None else open_atlas_of(args, args.regions)
+    atlas = [open_atlas_of(args, each) for each in args.regions] or None
     placing: dict[str, Any] = {} if atlas is None else placing_of(args)
     placing = {key: value for key, value in placing.items() if value is not None}
     volumes = [

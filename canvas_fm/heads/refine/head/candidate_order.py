@@ -48,7 +48,7 @@ def keep_candidate_order(
             features, data.label, regions=data.regions, missed=data.missed, contrast_augmented=others
         )
         _log.warning(
-            "on held-out brains the candidates' own score ranks better than the refiner (AUC %.3f and %.3f): "
+            "on held-out candidates their own score ranks better than the refiner (AUC %.3f and %.3f): "
             "it is blended in, and candidates to be refined need the column %r; --ignore-candidate-score "
             "leaves it out", own, refined, provenance.settings["column"],
         )  # fmt: skip
