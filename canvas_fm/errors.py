@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 
+def counted(count: int, noun: str) -> str:
+    """A number with its noun: `1 fault`, `1,200 faults`."""
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
 class CanvasError(Exception):
     """An error in the caller's arguments or files: one-line message, exit code 1, HTTP 4xx."""
 

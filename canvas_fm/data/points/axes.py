@@ -22,6 +22,7 @@ _UM = {
 }  # fmt: skip
 _VOXELS = ("px", "pixel", "vox", "voxel")
 _TIMES = ("frame", "timepoint", "timestep", "t")
+_COUNTER_3D = "Nb of obj. voxels"  # a column of Fiji's 3D Objects Counter, whose z are slices from 1
 _SLICES = ("slice", "slice number", "z slice")
 # z, Position Z and Center of Homogeneous Mass Z (Imaris), POSITION_Z (TrackMate), z_um, Z (µm), z [px]
 _NAME = re.compile(
@@ -37,6 +38,9 @@ _OBJECTS = (
     ("Location_Center_Z", "Location_Center_Y", "Location_Center_X"),  # CellProfiler
     ("Center_of_the_object_2", "Center_of_the_object_1", "Center_of_the_object_0"),  # ilastik
 )
+
+
+NO_NAMES = ": numbers where the names of columns are expected; write these into a first row, such as z,y,x"
 
 
 class Coordinate(NamedTuple):
@@ -71,6 +75,11 @@ def axis_of(name: str) -> Coordinate | None:
     if match is None:
         return None
     return Coordinate(match["axis"].lower(), match["unit"], match["position"] is not None)
+
+
+def is_number(text: str) -> bool:
+    """Whether a text is a number, with a point or a comma."""
+    return re.fullmatch(r"[-+]?\d+([.,]\d*)?(e[-+]?\d+)?", text, re.IGNORECASE) is not None
 
 
 def um_of(unit: str) -> float | None:
@@ -142,15 +151,23 @@ def _check_named(path: Path, table: Mapping[str, np.ndarray], names: Sequence[st
     if other := [name for name in table if is_axis(name) and name not in names]:
         raise CanvasError(f"{path}: {other[0]!r} is a column too; leave it out, or give it as a coordinate")
     if names[0].strip().lower() in _SLICES:
-        _log.warning(
-            "%s: %s of ImageJ counts from 1, so z may be one too large: canvas-fm points convert --origin "
-            "-1 0 0 takes it off",
-            path,
-            names[0],
-        )
+        _warn_of_slices(path, f"{names[0]} of ImageJ")
+
+
+def _warn_of_slices(path: Path, column: str) -> None:
+    _log.warning(
+        "%s: %s counts from 1, so z may be one too large: canvas-fm points convert --origin -1 0 0 takes it "
+        "off",
+        path,
+        column,
+    )
 
 
 def _missing(path: Path, table: Mapping[str, np.ndarray], axes: list[str]) -> CanvasError:
+    numbered = list(table) == list(map(str, range(len(table))))  # of an array, or by pandas
+    if table and not numbered and all(is_number(text) for name in table for text in name.split()):
+        first = ", ".join(list(table)[:4])
+        return CanvasError(f"{path} has no column {', '.join(axes)}; it begins with {first}{NO_NAMES}")
     return CanvasError(
         f"{path} has no column {', '.join(axes)}; found {', '.join(table) or 'none'}: "
         "name the coordinates z, y, x, in voxels of level 0 "
@@ -167,6 +184,8 @@ def _in_unit(
     lower = {name.lower(): name for name in table}
     stated = {coordinate.unit for coordinate in coordinates if coordinate is not None and coordinate.unit}
     stated |= {units[name] for name in names if name in units}
+    if _COUNTER_3D in table:
+        _warn_of_slices(path, f"{names[0]} of the 3D Objects Counter")
     is_imaris = is_position and "unit" in lower
     if is_imaris or _are_units(table.get(lower.get("unit", ""))):
         stated |= {str(unit) for unit in np.unique(table[lower["unit"]])}

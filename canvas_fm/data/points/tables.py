@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,8 +26,13 @@ from canvas_fm.data.points.text import create_text, open_text
 from canvas_fm.errors import CanvasError, MissingExtra
 from canvas_fm.files.atomic import write_atomic
 
+_log = logging.getLogger(__name__)
 _BLOCK = 1 << 15  # rows written at a time
 _META = b"canvas_fm"  # the Parquet schema's key under which `meta` lies as JSON
+
+
+# 1,234 1.234,5 1'234, and with the blanks of French and Swiss programs.
+_SEPARATED = re.compile(r"[-+]?\d{1,3}([,.'’\s]\d{3})+([.,]\d+)?")
 
 
 class PointTable(NamedTuple):
@@ -55,6 +62,7 @@ def read_table(
     else:
         table, meta, units = read_csv(path)
         meta |= read_sidecar(path)
+    table = _visible(path, table)
     axes = find_axes(path, table, units, columns)
     left_out = {*axes.names, *(name for name in table if axes.um is not None and name.lower() == "unit")}
     if any(map(is_napari_axis, axes.names)):
@@ -62,6 +70,18 @@ def read_table(
     others = {name: values for name, values in table.items() if name not in left_out}
     zyx = to_voxels(path, _coordinates(path, table, axes.names), axes, voxel_um)
     return PointTable(zyx, others, meta)
+
+
+def _visible(path: Path, table: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """TrackMate's table of spots without those that its filters hide, as its XML is read."""
+    visibility = table.get("VISIBILITY")
+    if visibility is None or "POSITION_X" not in table or visibility.dtype.kind not in "iu":
+        return table
+    if hidden := int((visibility == 0).sum()):
+        _log.warning(
+            "%s: %d of %d spots, which TrackMate's filters hide, were left out", path, hidden, len(visibility)
+        )
+    return {name: values[visibility != 0] for name, values in table.items()}
 
 
 def read_csv(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str], dict[str, str]]:
@@ -168,6 +188,9 @@ def read_parquet(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Columns by name and `meta`; types other than number and boolean are read as text."""
     pyarrow, parquet = _pyarrow(path)
     try:
+        names = parquet.read_schema(path).names
+        if repeated := [name for name in names if names.count(name) > 1]:
+            raise CanvasError(f"{path} has the column {repeated[0]} more than once")
         table = parquet.read_table(path)
     except (pyarrow.ArrowException, OSError) as problem:
         raise CanvasError(f"{path} cannot be read as Parquet: {problem}") from problem
@@ -175,14 +198,19 @@ def read_parquet(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     columns = {}
     for name, column in zip(table.column_names, table.columns, strict=True):
         kind = column.type
-        if (
+        if pyarrow.types.is_boolean(kind) and column.null_count:
+            columns[name] = np.array([np.nan if value is None else value for value in column.to_pylist()])
+        elif (
             pyarrow.types.is_integer(kind)
             or pyarrow.types.is_floating(kind)
             or pyarrow.types.is_boolean(kind)
         ):
             columns[name] = column.to_numpy()
         else:
-            texts = column.cast(pyarrow.string()).to_pylist()
+            try:
+                texts = column.cast(pyarrow.string()).to_pylist()
+            except pyarrow.ArrowException:  # lists and structures
+                texts = [None if value is None else str(value) for value in column.to_pylist()]
             columns[name] = np.array(["" if text is None else text for text in texts], dtype=np.str_)
     return columns, meta
 
@@ -207,8 +235,10 @@ def _coordinates(
             zyx[:, axis] = values
         except ValueError as problem:
             row = next(i for i, text in enumerate(values.tolist()) if not _is_number(text))
+            text = str(values[row])
+            hint = ", without a separator of thousands" if _SEPARATED.fullmatch(text.strip()) else ""
             raise CanvasError(
-                f"{path}: row {row + 1}: {name} is {str(values[row])!r}, expected a number"
+                f"{path}: row {row + 1}: {name} is {text!r}, expected a number{hint}"
             ) from problem
         finite = np.isfinite(zyx[:, axis])
         if not finite.all():

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from canvas_fm.data.points.boxes import inside_boxes
+from canvas_fm.data.points.labels import as_labels
 from canvas_fm.data.points.points import Points
 from canvas_fm.errors import CanvasError
 from canvas_fm.evaluation.detection.confusion_counts import Counts
@@ -38,15 +39,9 @@ def cells_of(points: Points, role: str) -> tuple[Points, list[str]]:
             return points, [
                 f"all {len(points):,} predictions are of cellfinder's type 1: not classified, all scored"
             ]
-    labels = points.columns.get("label")
-    if labels is not None and labels.dtype.kind == "f":
-        labels = np.where(np.isnan(labels), -1, labels)  # a blank is unlabelled
-    if (
-        role == "truth"
-        and labels is not None
-        and labels.dtype.kind in "iuf"
-        and np.isin(labels, (-1, 0, 1)).all()
-    ):
+    column = points.columns.get("label")
+    labels = None if column is None else as_labels(column)
+    if role == "truth" and labels is not None:
         keep, why = labels == 1, "a label of 0 or −1 (not a cell, ambiguous)"
     if keep is None or keep.all():
         return points, []
@@ -78,13 +73,22 @@ def scores_of(points: Points, column: str | None, *, needed: bool) -> Float64[np
         )
     values = points.columns[name]
     if values.dtype.kind not in "iufb":
-        raise CanvasError(f"the column {name!r} holds text; expected numbers")
+        text = next((value for value in values.tolist() if not _is_number(value)), "")
+        raise CanvasError(f"the column {name!r} holds text, such as {text!r}; expected numbers")
     if np.isnan(values.astype(np.float64)).any():
         row = int(np.argmax(np.isnan(values.astype(np.float64))))
         raise CanvasError(
             f"the column {name!r} is not a number in row {row + 1}; give every prediction a score"
         )
     return values.astype(np.float64)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def sanity_warnings(

@@ -20,7 +20,7 @@ from typing import Any
 
 from canvas_fm.data.points.formats.formats import suffixes
 from canvas_fm.data.points.points import Points
-from canvas_fm.errors import CanvasError
+from canvas_fm.errors import CanvasError, counted
 from canvas_fm.evaluation.detection.confusion_counts import Counts, counts_array, intervals, mean_f1, pooled
 from canvas_fm.evaluation.detection.score import Score, evaluate
 from canvas_fm.evaluation.leaderboard.page import leaderboard_page
@@ -56,7 +56,9 @@ def submit(folder: str | Path, board: str | Path, *, name: str | None = None, re
         raise CanvasError(f"{name!r} cannot name a submission; expected a-z, 0-9, '.', '_', '-' (--name)")
     submission, faults = check_submission(folder, board)
     if submission is None:
-        raise CanvasError(f"{folder}: {len(faults)} faults, nothing was submitted; the first: {faults[0]}")
+        raise CanvasError(
+            f"{folder}: {counted(len(faults), 'fault')}, nothing was submitted; the first: {faults[0]}"
+        )
     target = board / "submissions" / name
     if target.exists() and not replace:
         raise CanvasError(
@@ -131,7 +133,7 @@ def read_entries(board: str | Path) -> tuple[Benchmark, list[Entry], dict[str, s
         submission, faults = check_submission(board / "submissions" / name, board)
         path = board / "scores" / f"{name}.json"
         if submission is None:
-            left_out[name] = f"{len(faults)} faults; the first: {faults[0]}"
+            left_out[name] = f"{counted(len(faults), 'fault')}; the first: {faults[0]}"
         elif not path.is_file():
             left_out[name] = "not scored yet"
         else:

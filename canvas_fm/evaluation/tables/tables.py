@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from canvas_fm.errors import CanvasError
+from canvas_fm.errors import CanvasError, counted
 from canvas_fm.evaluation.detection.confusion_counts import Counts, Intervals, counts_array, intervals, pooled
 from canvas_fm.evaluation.tables.manifest import DataSet, Manifest, Model, Region, planned_scores
 from canvas_fm.files.settings import read_settings
@@ -69,8 +69,11 @@ def make_tables(manifest: str | Path, *, show: bool | None = None) -> Tables:
     work = list(planned_scores(settings, manifest.parent))
     missing = [str(path) for planned in work for path in planned.files if not path.is_file()]
     if missing:
+        verb = "is" if len(missing) == 1 else "are"
         listed = ", ".join(missing[:10]) + (" …" if len(missing) > 10 else "")
-        raise CanvasError(f"{manifest}: {len(missing)} files that it names are not there: {listed}")
+        raise CanvasError(
+            f"{manifest}: {counted(len(missing), 'file')} that it names {verb} not there: {listed}"
+        )
     scored: dict[tuple[str, str, str], list[Counts]] = {}
     tolerances: dict[str, str] = {}
     with bar("scoring", len(work), unit="regions", show=show) as advance:

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float64, Int64
 
 from canvas_fm.data.dataset.unique_names import unique_names
 from canvas_fm.data.points.boxes import as_boxes, box_of, inside_boxes, read_boxes, whole
+from canvas_fm.data.points.labels import as_labels
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import BadInput, CanvasError
@@ -262,12 +263,11 @@ def _column(points: Points, column: str, name: str) -> Int64[np.ndarray, " n"]:
     if values is None:
         available = ", ".join(points.columns) or "none"
         raise BadInput(f"{name}: the candidates have no column {column!r}; they have {available}")
-    if values.dtype.kind == "f":
-        values = np.where(np.isnan(values), SKIP, values)  # a blank is unlabelled
-    if values.dtype.kind not in "iufb" or not np.isin(values, (CELL, OTHER, SKIP)).all():
-        odd = next(value for value in values.tolist() if value not in (CELL, OTHER, SKIP))
+    labels = as_labels(values)
+    if labels is None:
+        odd = next(value for value in values.tolist() if as_labels(np.array([value])) is None)
         raise BadInput(f"{name}: column {column!r} holds {odd!r}; expected 1 (a cell), 0 (none) or -1 (skip)")
-    return values.astype(np.int64)
+    return labels
 
 
 def _read(points: Points | str | Path) -> Points:

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float32, Int64, Shaped
 
-from canvas_fm.data.points.csv_columns.columns import BLANKS
+from canvas_fm.data.points.labels import BLANKS
 from canvas_fm.errors import CanvasError, ModelMismatch
 from canvas_fm.heads.features.feature_set import check_finite, correct_by_group
 from canvas_fm.heads.labels.group_folds import By, Folds

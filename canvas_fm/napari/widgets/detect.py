@@ -8,7 +8,7 @@ from magicgui.widgets import CheckBox, Container, LineEdit, PushButton
 from napari.layers import Image
 
 from canvas_fm.data.points.points import Points
-from canvas_fm.errors import CanvasError
+from canvas_fm.errors import CanvasError, counted
 from canvas_fm.inference.detect.detect import detect
 from canvas_fm.models.checkpoint import load
 from canvas_fm.napari.background import BackgroundWork, shows_errors
@@ -48,7 +48,7 @@ class DetectWidget(Container):
         def done(cells: Points) -> str:
             data, about, _ = points_layer(cells, f"cells of {layer.name}", layer)
             self._viewer.add_points(data, **about)
-            return f"{len(cells):,} cells in {layer.name}"
+            return f"{counted(len(cells), 'cell')} in {layer.name}"
 
         self.work.run("detecting", work, done)
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from canvas_fm.data.zyx import Zyx, ZyxLike, whole_zyx
-from canvas_fm.errors import CanvasError, DamagedStore, MissingExtra
+from canvas_fm.errors import CanvasError, DamagedStore, MissingExtra, counted
 from canvas_fm.prepare.options import ConvertOptions
 from canvas_fm.prepare.sources.voxels import OpenedFile, usable_voxel_um
 
@@ -58,7 +58,7 @@ def open_bioio(path: Path, options: ConvertOptions) -> OpenedFile:
             f"{path} has {image.dims.T} time points: choose one with --t 0 to {image.dims.T - 1}"
         )
     if not 0 <= (options.t or 0) < image.dims.T:
-        raise CanvasError(f"{path} has {image.dims.T} time points: there is no t={options.t}")
+        raise CanvasError(f"{path} has {counted(image.dims.T, 'time point')}: there is no t={options.t}")
     several = range(image.dims.C)
     planes = [image.get_image_dask_data("ZYX", T=options.t or 0, C=c) for c in several]
     names = [str(name) for name in image.channel_names or [f"channel {c}" for c in several]]

@@ -10,7 +10,7 @@ import numpy as np
 
 from canvas_fm.data.store.ome.scale import UNITS_UM
 from canvas_fm.data.zyx import Zyx, ZyxUm, whole_zyx
-from canvas_fm.errors import CanvasError
+from canvas_fm.errors import CanvasError, counted
 from canvas_fm.prepare.sources.hdf5_dataset import Hdf5Channel
 from canvas_fm.prepare.sources.voxels import OpenedFile, usable_voxel_um
 
@@ -25,7 +25,7 @@ def open_imaris(path: Path, file: Any, t: int | None) -> OpenedFile:
         raise CanvasError(f"{path} has {len(times)} time points: choose one with --t 0 to {len(times) - 1}")
     point = f"TimePoint {t or 0}"
     if point not in times:
-        raise CanvasError(f"{path} has {len(times)} time points: there is no t={t}")
+        raise CanvasError(f"{path} has {counted(len(times), 'time point')}: there is no t={t}")
     channels, names = [], []
     for c in range(len(times[point])):
         group = times[point][f"Channel {c}"]

@@ -126,6 +126,14 @@ def test_the_verbs_write_and_check(tmp_path, capsys):
         write_dataset(tmp_path / "a.tar", markers=("PV",))
 
 
+def test_one_fault_is_not_called_faults(written, tmp_path, capsys):
+    root = tmp_path / "one"
+    shutil.copytree(written[0], root)
+    next(root.glob("*/image/*.tiff")).write_bytes(b"")
+    assert main(["dataset", "check", str(root)]) == 1
+    assert f"{root} has 1 fault, listed above" in capsys.readouterr().err
+
+
 def member(name, content=b"", kind=tarfile.REGTYPE, link=""):
     info = tarfile.TarInfo(name)
     info.size, info.type, info.linkname = len(content), kind, link

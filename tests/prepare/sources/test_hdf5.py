@@ -47,7 +47,7 @@ def test_imaris(tmp_path):
     np.testing.assert_array_equal(cf.Volume.open(one.path).read((0, 0, 0), (20, 30, 40)), VOXELS[::-1])
     with pytest.raises(CanvasError, match=r"holds the channels 0 \(cFos\), 1 \(NeuN\): there is no c=2"):
         cf.convert(tmp_path / "a.ims", tmp_path / "c.zarr", c=(2,))
-    with pytest.raises(CanvasError, match="has 1 time points: there is no t=3"):
+    with pytest.raises(CanvasError, match="has 1 time point: there is no t=3"):
         cf.convert(tmp_path / "a.ims", tmp_path / "c.zarr", t=3)
 
 

@@ -62,7 +62,7 @@ def run_study(args: argparse.Namespace) -> None:
     from pathlib import Path
 
     from canvas_fm.cli.output import print_result
-    from canvas_fm.errors import CanvasError
+    from canvas_fm.errors import CanvasError, counted
     from canvas_fm.pipeline.study.preview import preview_study
     from canvas_fm.pipeline.study.study import study
 
@@ -81,7 +81,8 @@ def run_study(args: argparse.Namespace) -> None:
     if done.failed:
         name, error = next(iter(done.failed.items()))
         raise CanvasError(
-            f"{len(done.failed)} brains failed, {name} first: {error}; the same command tries them again"
+            f"{counted(len(done.failed), 'brain')} failed, {name} first: {error}; the same command tries "
+            "them again"
         )
 
 

@@ -69,7 +69,7 @@ def _fill_write(write: Parser) -> None:
 def run_check(args: argparse.Namespace) -> None:
     from canvas_fm.cli.output import print_result
     from canvas_fm.data.dataset.check import check_dataset
-    from canvas_fm.errors import CanvasError
+    from canvas_fm.errors import CanvasError, counted
 
     checked = check_dataset(args.path)
     if args.json:
@@ -77,12 +77,13 @@ def run_check(args: argparse.Namespace) -> None:
     else:
         for name, brain in checked.brains.items():
             size = " × ".join(map(str, brain["shape_zyx"] or ("no planes",)))
-            cells = sum(brain["regions"].values())
-            print(f"{name}: {size}, {brain['dtype']}, {len(brain['regions'])} regions, {cells} annotations")
+            cells = counted(sum(brain["regions"].values()), "annotation")
+            regions = counted(len(brain["regions"]), "region")
+            print(f"{name}: {size}, {brain['dtype']}, {regions}, {cells}")
         for fault in checked.faults:
             print(f"  {fault}")
     if checked.faults:
-        raise CanvasError(f"{args.path} has {len(checked.faults)} faults; they are listed above")
+        raise CanvasError(f"{args.path} has {counted(len(checked.faults), 'fault')}, listed above")
 
 
 def run_write(args: argparse.Namespace) -> None:

@@ -56,7 +56,7 @@ def _fill_page(page: Parser) -> None:
 
 def run_validate(args: argparse.Namespace) -> None:
     from canvas_fm.cli.output import print_result
-    from canvas_fm.errors import CanvasError
+    from canvas_fm.errors import CanvasError, counted
     from canvas_fm.evaluation.leaderboard.submission import check_submission
 
     submission, faults = check_submission(args.submission, args.board)
@@ -66,9 +66,9 @@ def run_validate(args: argparse.Namespace) -> None:
         for fault in faults:
             print(fault)
     if submission is None:
-        raise CanvasError(f"{args.submission}: {len(faults)} faults, listed above")
+        raise CanvasError(f"{args.submission}: {counted(len(faults), 'fault')}, listed above")
     if not args.json:
-        print(f"{args.submission} is sound: {len(submission.cells)} regions")
+        print(f"{args.submission} is sound: {counted(len(submission.cells), 'region')}")
 
 
 def run_submit(args: argparse.Namespace) -> None:

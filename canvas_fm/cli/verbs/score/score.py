@@ -167,7 +167,11 @@ def run_evaluate(args: argparse.Namespace) -> None:
 def _for_people(score: Score) -> str:
     """The score in aligned lines, with intervals and chance level."""
     counts, interval = score.counts, score.interval
-    where = "" if score.boxes is None else f", in {len(score.boxes)} boxes"
+    where = (
+        ""
+        if score.boxes is None
+        else f", in {len(score.boxes)} {'box' if len(score.boxes) == 1 else 'boxes'}"
+    )
     rows = [
         ("true cells", f"{counts.tp + counts.fn:,}{where}"),
         ("predictions", f"{counts.tp + counts.fp:,}, within {score.tolerance}"),

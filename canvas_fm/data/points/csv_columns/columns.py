@@ -13,14 +13,15 @@ from pathlib import Path
 import numpy as np
 
 from canvas_fm.data.points.csv_columns.header import Header
+from canvas_fm.data.points.csv_columns.numbers import refuse_thousands
 from canvas_fm.data.points.csv_columns.parse import EXACT, parse_block, plain_float
+from canvas_fm.data.points.labels import BLANKS
 from canvas_fm.errors import CanvasError
 
 _BLOCK = 1 << 17  # rows read at a time: bounds what the text of a large file costs as Python strings
+_ROW_NAMES = ": the first may be R's or pandas' row names, written without a column name; leave them out"
 _CHARACTERS = 1 << 19  # of plain rows that are parsed together: what stays in the cache
-# What R, pandas, Excel and others write where there is no value.
-BLANKS = ("", "NA", "N/A", "n/a", "#N/A", "<NA>", "null", "NULL", "None", "NaN", "nan")
-_DECIMAL_COMMA = re.compile(r"\s*([-+]?\d+(,\d+)?(e[-+]?\d+)?|nan)?\s*", re.IGNORECASE)
+_DECIMAL_COMMA = re.compile(r"\s*[-+]?\d+(,\d+)?(e[-+]?\d+)?\s*", re.IGNORECASE)
 
 
 def column_blocks(
@@ -34,6 +35,8 @@ def column_blocks(
         text = "".join(header.ahead)
         while text := text + file.read(_CHARACTERS) + file.readline():
             text += "" if text.endswith("\n") else "\n"
+            if not rows_read:
+                refuse_thousands(path, header, text)
             parts = _plain(text, header, as_text)
             if parts is None:  # what needs a CSV reader, which may go on over several blocks
                 lines = chain(text.splitlines(keepends=True), file)
@@ -44,10 +47,14 @@ def column_blocks(
             rows_read, text = rows_read + len(parts[0]), ""
     for rows in _row_blocks(path, rest, len(header.names), rows_read + 1):
         for name, texts in zip(header.names, zip(*rows, strict=True), strict=True):
-            if header.delimiter in ";\t" and all(map(_DECIMAL_COMMA.fullmatch, texts)):
+            if header.delimiter in ";\t" and _has_decimal_commas(texts):
                 texts = tuple(text.replace(",", ".") for text in texts)
             blocks[name].append(np.array(texts) if name in as_text else _typed(texts))
     return blocks
+
+
+def _has_decimal_commas(texts: Sequence[str]) -> bool:
+    return all(_DECIMAL_COMMA.fullmatch(text) or text.strip() in BLANKS for text in texts)
 
 
 def differ(parts: Sequence[np.ndarray]) -> bool:
@@ -78,6 +85,7 @@ def _row_blocks(path: Path, reader: Iterator[list[str]], width: int, first: int)
             odd = next(i for i, row in enumerate(rows) if len(row) != width)
             raise CanvasError(
                 f"{path}: row {first + odd} has {len(rows[odd])} values; the column row names {width}"
+                + (_ROW_NAMES if all(len(row) == width + 1 for row in rows) else "")
             )
         first += len(rows)
         if rows:

@@ -9,7 +9,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
 
-from canvas_fm.data.points.axes import axis_of, is_napari_axis
+from canvas_fm.data.points.axes import NO_NAMES, axis_of, is_napari_axis, is_number
 from canvas_fm.errors import CanvasError
 
 _TITLES = 20  # lines before the columns that are looked through: Imaris writes three
@@ -62,7 +62,10 @@ def read_header(path: Path, file: Iterable[str]) -> Header:
     names = [name or f"column_{place}" for place, name in enumerate(names, 1)]
     lower = [name.lower() for name in names]
     if repeated := [name for name in names if lower.count(name.lower()) > 1]:
-        raise CanvasError(f"{path} has the column {repeated[0]} more than once")
+        raise CanvasError(
+            f"{path} has the column {repeated[0]} more than once"
+            + (NO_NAMES if any(map(is_number, names)) else "")
+        )
     rows: Iterator[list[str]] = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
     units: dict[str, str] = {}
     if "position_x" in lower:
@@ -82,7 +85,8 @@ def _after_titles(line: str, lines: Iterator[str], delimiter: str | None) -> tup
 
 
 def _delimiter(line: str) -> str:
-    if not re.search("[,;\t]", line) and len(words := line.split()) > 1 and names_axes(words):
+    words = line.replace('"', "").split()
+    if not re.search("[,;\t]", line) and len(words) > 1 and names_axes(words):
         return " "  # numpy.savetxt
     return ":" if not re.search("[,;\t]", line) and ":" in line else max(",;\t", key=line.count)
 
@@ -90,7 +94,7 @@ def _delimiter(line: str) -> str:
 def _names_axes(line: str, delimiter: str | None) -> bool:
     """Whether a line of a table names all three coordinates."""
     if (delimiter or _delimiter(line)) == " ":
-        return names_axes(line.split())
+        return names_axes(line.replace('"', "").split())
     return names_axes([name.strip().strip('"') for name in line.split(delimiter or _delimiter(line))])
 
 

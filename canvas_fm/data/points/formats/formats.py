@@ -53,6 +53,16 @@ _SUFFIXES = {
     ".nml": "webknossos",
     ".json": "neuroglancer",
 }
+_ROIS = "write ImageJ's regions of interest as a table (More > List, or Measure) and save it as CSV"
+_HOW = {  # what to do with files that others call points
+    ".xls": "save the sheet as .xlsx or CSV",
+    ".xlsm": "save the sheet as .xlsx or CSV",
+    ".ods": "save the sheet as .xlsx or CSV",
+    ".zip": f"unpack it; {_ROIS}",
+    ".roi": _ROIS,
+    ".mat": "write its positions as CSV (writetable), with columns z, y, x",
+    ".swc": "a skeleton's nodes are no cells; write positions as CSV with columns z, y, x",
+}
 _TABLES = ("csv", "parquet", "xlsx", "npy", "napari", "canvas")
 
 
@@ -65,6 +75,8 @@ def format_of(path: str | Path, name: str | None = None) -> str:
             raise CanvasError(f"no format of points is called {name!r}; {hint}")
         return name
     suffix = suffix_of(path)
+    if suffix in _HOW:
+        raise CanvasError(f"{path}: {suffix} files are not read; {_HOW[suffix]}")
     if suffix not in _SUFFIXES:
         raise CanvasError(
             f"{path}: the suffix {suffix or 'none'!r} says no format of points; expected "
@@ -96,6 +108,8 @@ def read_points(
     path = Path(path)
     if voxel_um is not None:
         check_voxel_um(voxel_um)
+    if path.is_dir() and any(path.glob("*.parquet")):
+        raise CanvasError(f"{path} is a folder of Parquet files; write them as one")
     if path.is_dir() or path.name == INFO:
         if columns is not None or format not in (None, "neuroglancer"):
             raise CanvasError(

@@ -54,6 +54,10 @@ def read_neuroglancer(path: Path) -> PointTable:
     """
     content = _load(path)
     state = content if isinstance(content, Mapping) else {}
+    if isinstance(content, list) and any(
+        isinstance(row, Mapping) and {"x", "y", "z"} <= set(row) for row in content
+    ):
+        raise CanvasError(f"{path} is a list of records, not of Neuroglancer's annotations; write it as CSV")
     if "layers" in state:
         layers = state["layers"]
         if isinstance(layers, Mapping):  # of states before 2018: by name

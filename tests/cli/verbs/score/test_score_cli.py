@@ -221,7 +221,7 @@ def board(files):
 
 def test_a_submission_from_check_to_page(files, board, result, run):
     code, out, _ = run("leaderboard", "validate", board, files / "entry")
-    assert (code, out.strip().endswith("is sound: 1 regions")) == (0, True)
+    assert (code, out.strip().endswith("is sound: 1 region")) == (0, True)
     result("leaderboard", "submit", board, files / "entry")
     found = result("leaderboard", "score", board, "--truth", files / "truths")
     assert found["scored"] == ["entry"]

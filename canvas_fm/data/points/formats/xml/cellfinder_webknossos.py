@@ -11,6 +11,7 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 
 from canvas_fm.data.points.formats.xml.xml_reader import number, parse
+from canvas_fm.data.points.labels import as_labels
 from canvas_fm.data.points.tables import PointTable
 from canvas_fm.errors import CanvasError
 from canvas_fm.files.atomic import write_atomic
@@ -200,11 +201,9 @@ def _named(zyx: Sequence[float]) -> list[tuple[str, float]]:
 
 
 def _labels(points: PointTable) -> np.ndarray | None:
-    """The column `label` where it holds cells (1), none (0) and unsure ones (-1) alone."""
+    """The column `label` where it holds cells (1), none (0) and unsure or unlabelled ones (-1) alone."""
     label = points.columns.get("label")
-    if label is None or label.dtype.kind not in "iu" or not np.isin(label, list(_TREES)).all():
-        return None
-    return label
+    return None if label is None else as_labels(label)
 
 
 def _typed(points: PointTable, path: Path) -> tuple[PointTable, set[str]]:
