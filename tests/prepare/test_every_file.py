@@ -13,12 +13,12 @@ from canvas_fm.errors import CanvasError
 
 FOLDERS = ("formats", "zarr_fixtures", "labelled_nuclei", "unlabelled")
 UM = ["--voxel-um", "2", "1", "1"]
-WRITTEN = {  # by convert: the shape of what comes out, and the flags that it takes
-    "imagej_hyperstack.tiff": ((75, 75, 75), []),
-    "imagej_hyperstack_labels.tiff": ((75, 75, 75), ["--labels"]),
-    "1136_mini.h5": ((100, 100, 100), ["--dataset", "raw"]),
-    "sample_ovule.h5": ((32, 128, 128), ["--dataset", "raw"]),
-    "multifile_z": ((5, 24, 18), UM),
+WRITTEN = {  # by convert: shape and voxel size of what comes out, and the flags that it takes
+    "imagej_hyperstack.tiff": ((75, 75, 75), (1, 1, 1), []),
+    "imagej_hyperstack_labels.tiff": ((75, 75, 75), (1, 1, 1), ["--labels"]),
+    "1136_mini.h5": ((100, 100, 100), (0.2837, 0.1276, 0.1276), ["--dataset", "raw"]),
+    "sample_ovule.h5": ((32, 128, 128), (0.235, 0.15, 0.15), ["--dataset", "raw"]),
+    "multifile_z": ((5, 24, 18), (2, 1, 1), UM),
 }
 REFUSED = {
     "s_1_t_1_c_1_z_1.ome.tiff": "this is one plane, give the folder of all",
@@ -70,7 +70,7 @@ def test_convert_writes_or_refuses_each_format(name, real_data, tmp_path, capfd)
     source = real_data / "formats" / name
     if not source.exists():
         pytest.skip(f"no formats in {real_data}")
-    shape, flags = WRITTEN.get(name, (None, UM))
+    shape, um, flags = WRITTEN.get(name, (None, None, UM))
     out = tmp_path / "out.zarr"
     code = main(["convert", str(source), str(out), "--verify", "-q", *flags])
     err = capfd.readouterr().err
@@ -80,4 +80,6 @@ def test_convert_writes_or_refuses_each_format(name, real_data, tmp_path, capfd)
         assert not out.exists()
     else:
         assert code == 0, err
-        assert Volume.open(out).shape_zyx == shape
+        volume = Volume.open(out)
+        assert volume.shape_zyx == shape
+        assert volume.voxel_um == pytest.approx(um, rel=1e-3)
