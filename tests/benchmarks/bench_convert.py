@@ -35,7 +35,6 @@ from canvas_fm.prepare.convert.shards.packer import Packer
 from canvas_fm.prepare.options import ConvertOptions
 from canvas_fm.prepare.sources.source import Source, open_source
 from canvas_fm.prepare.workers.cores import usable_cores
-from tests.benchmarks.timing import show
 
 SIDE, LIMIT_GB = 2048, 2.0
 UM = (4.0, 1.8, 1.8)
@@ -203,6 +202,8 @@ MEASURED += (tensorstore_alone,)
 
 
 def main() -> None:
+    from tests.benchmarks.timing import show  # torch, which each process would load
+
     planes, threads = int(os.environ.get("CANVAS_FM_BENCH_PLANES", "120")), usable_cores()
     for compression in (None, "zlib"):
         rows = []

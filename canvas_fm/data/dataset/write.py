@@ -39,9 +39,9 @@ def write_dataset(
     """Write phantom brains as planes with annotated regions; OUT is a folder, or an archive OUT.tar.
 
     Each marker is a brain `MARKER_phantom`: planes as TIFF (zlib level 1, voxel size stated), and `regions`
-    in TRAIN and as many in TEST, which share the volume in two rows of columns, and no cell. Beside the
-    points of a region, in voxels of the brain, lies its box as JSON, for verbs with `--roi`. Raises
-    CanvasError where OUT exists; half a data set is removed.
+    in TRAIN and as many in TEST, whose numbers go on; they share the volume in two rows of columns, and no
+    cell. Beside the points of a region, in voxels of the brain, lies its box as JSON, for verbs with `--roi`.
+    Raises CanvasError where OUT exists; half a data set is removed.
     """
     out = Path(out)
     if out.exists():
@@ -95,7 +95,7 @@ def _write_brain(phantom: Path, brain: Path, regions: int) -> None:
         held = np.all((cells.zyx >= np.array(box[:3]) - 0.5) & (cells.zyx < np.array(box[3:]) - 0.5), axis=1)
         folder = brain / LABEL / split
         folder.mkdir(parents=True, exist_ok=True)
-        stem = f"{brain.name}_region{column + 1}"
+        stem = f"{brain.name}_region{row * regions + column + 1}"
         lines = ["x,y,z", *(f"{x:g},{y:g},{z:g}" for z, y, x in cells.zyx[held])]
         (folder / f"{stem}_gt.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
         (folder / f"{stem}_box.json").write_text(json.dumps([box]) + "\n", encoding="utf-8")

@@ -19,6 +19,7 @@ from canvas_fm.data.points.points import Points
 from canvas_fm.errors import CanvasError
 
 SHAPE = (12, 48, 72)
+REGIONS = [f"TRAIN/region_{k}" for k in (1, 2, 3)]
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,7 @@ def test_what_is_written_has_no_fault_in_a_folder_and_in_a_tar(written):
         assert list(found.brains) == ["IBA1_phantom", "NeuN_phantom"]
         for brain in found.brains.values():
             assert (brain["shape_zyx"], brain["dtype"], brain["channels"]) == (list(SHAPE), "uint16", [1])
-            assert list(brain["regions"]) == [f"{s}/region_{k}" for s in ("TEST", "TRAIN") for k in (1, 2, 3)]
+            assert sorted(brain["regions"]) == [*(f"TEST/region_{k}" for k in (4, 5, 6)), *REGIONS]
 
 
 def test_brains_and_regions_are_opened_by_name(written, tmp_path):
@@ -46,12 +47,12 @@ def test_brains_and_regions_are_opened_by_name(written, tmp_path):
     ).values()
     truth, cells = cf.Volume.open(phantom / "raw.zarr"), Points.read(phantom / "centroids.csv")
     for root in written:
-        for name in ("NeuN", "neun_phantom", "NeuN_phantom/TEST/region_2"):
+        for name in ("NeuN", "neun_phantom", "NeuN_phantom/TEST/region_5"):
             brain = cf.Volume.open(f"{root}:{name}")
             np.testing.assert_array_equal(brain.read((0, 0, 0), SHAPE), truth.read((0, 0, 0), SHAPE))
             assert (brain.marker, brain.name) == ("NeuN", "NeuN_phantom")
             assert brain.voxel_um == pytest.approx((4.0, 1.8, 1.8), rel=1e-4)
-        parts = [Points.read(f"{root}:NeuN/{s}/region_{k}") for s in ("TRAIN", "TEST") for k in (1, 2, 3)]
+        parts = [Points.read(f"{root}:NeuN/region_{k}") for k in range(1, 7)]
         both = np.concatenate([part.zyx for part in parts])
         np.testing.assert_allclose(np.sort(both, axis=0), np.sort(cells.zyx, axis=0), atol=1e-3)
     labels = folder / "NeuN_phantom/label/TRAIN"
@@ -65,13 +66,23 @@ def test_brains_and_regions_are_opened_by_name(written, tmp_path):
     ("name", "message"),
     [
         ("PV", "no brain is called 'PV' in .*; it holds IBA1_phantom, NeuN_phantom"),
-        ("NeuN/region_2", "may be any of several regions of NeuN_phantom; it has TEST/region_1"),
-        ("NeuN/TRAIN/region_9", "names no region of NeuN_phantom"),
+        ("NeuN/TRAIN/region_4", "names no region of NeuN_phantom; it has TEST/region_4"),
     ],
 )
 def test_a_name_that_is_not_there_lists_those_that_are(written, name, message):
     with pytest.raises(CanvasError, match=message):
         Points.read(f"{written[0]}:{name}")
+
+
+def test_a_number_in_both_splits_is_no_name_by_itself(written, tmp_path):
+    root = shutil.copytree(written[0], tmp_path / "brains")
+    labels = root / "NeuN_phantom/label"
+    (labels / "TEST/NeuN_phantom_region5_gt.csv").rename(labels / "TEST/NeuN_phantom_region2_gt.csv")
+    with pytest.raises(
+        CanvasError, match="may be any of several regions of NeuN_phantom; it has TEST/region_2"
+    ):
+        Points.read(f"{root}:NeuN/region_2")
+    assert len(Points.read(f"{root}:NeuN/TEST/region_2"))
 
 
 def test_all_faults_are_found_at_once(written, tmp_path, capsys):
@@ -119,7 +130,7 @@ def test_the_verbs_write_and_check(tmp_path, capsys):
     assert "PV_phantom" in capsys.readouterr().out
     assert main(["info", f"{tmp_path / 'a.tar'}:PV"]) == 0
     assert "8  32  48" in capsys.readouterr().out
-    region = f"{tmp_path / 'a.tar'}:PV/TEST/region_1"
+    region = f"{tmp_path / 'a.tar'}:PV/TEST/region_2"
     assert main(["points", "convert", region, str(tmp_path / "region.csv")]) == 0
     assert len(Points.read(tmp_path / "region.csv")) == len(Points.read(region)) > 0
     with pytest.raises(CanvasError, match="exists already"):
