@@ -159,8 +159,11 @@ def _compare(
     points = {m: Points(Points.read(brain[m] / "centroids.csv").zyx[:100]) for m in brain}
     options = {"device": args.where.device, "show": False}
     python = {m: embed(encoder, volumes[m], points[m].zyx, **options) for m in brain}
-    with _service(out, run, brain, args) as url, Client(url) as client:
-        _by_command_line(out, run, brain["cFos"], points["cFos"], args)
+    with (
+        _command_line(out, run, brain["cFos"], points["cFos"], args),  # works while the service starts
+        _service(out, run, brain, args) as url,
+        Client(url) as client,
+    ):
         http, names, alone = {}, {}, []
         for marker, volume in volumes.items():
             zyx = points[marker].zyx
@@ -182,13 +185,23 @@ def _compare(
     return rows, sum(len(cells) for cells in points.values())
 
 
-def _by_command_line(out: Path, run: Run, folder: Path, points: Any, args: argparse.Namespace) -> None:
+@contextmanager
+def _command_line(out: Path, run: Run, folder: Path, points: Any, args: argparse.Namespace) -> Iterator[None]:
+    """Context manager: `canvas-fm embed` in its own process, ended with the context."""
     points.write(out / "cFos.csv")
     command = _command("embed", run.encoder, folder / "raw.zarr", "--points", out / "cFos.csv")
     command += ["--out", str(out / "cFos.emb.zarr"), "--device", args.where.device]
-    done = subprocess.run(command, capture_output=True, text=True, env=_environment(), check=False)
-    if done.returncode != 0:
-        raise CanvasError(f"the command line could not embed: {done.stderr.strip()}")
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=_environment()
+    ) as child:
+        try:
+            yield
+        except BaseException:
+            child.kill()
+            raise
+        _, said = child.communicate()
+        if child.returncode != 0:
+            raise CanvasError(f"the command line could not embed: {said.strip()}")
 
 
 def _vectors(path: Path) -> np.ndarray:
