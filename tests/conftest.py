@@ -28,8 +28,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 # Comparisons to the last digits hold in fp32, here and in the processes that tests start; tests of bf16 and
-# of what `auto` takes on this processor say so. (`AUTO_VARIABLE` in a module that loads torch: here, before types
-# are checked, and where a process only hands tests out.)
+# of what `auto` takes on this processor say so. Its name is not imported: that module loads torch, which a
+# process that only hands out tests does not need.
 os.environ["CANVAS_FM_PRECISION"] = "fp32"
 
 # Shapes and types of the signatures are executed in tests.
