@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import tifffile
@@ -16,11 +15,11 @@ import tifffile
 from canvas_fm.data.dataset.names import LABEL, MARKERS, SPLITS, Brain, brains_in
 from canvas_fm.data.points.points import Points, inside
 from canvas_fm.data.volume.tiff.pages import use_tiff
+from canvas_fm.data.volume.tiff.plane_names import GAP, usual_step
 from canvas_fm.errors import CanvasError
 from canvas_fm.progress import bar
 
 _PLANE = re.compile(r"(\d+)_(\d+)_(\d+)_ch(\d+)", re.IGNORECASE)
-_GAP = 1.5  # of the usual step between planes
 
 
 @dataclass(frozen=True)
@@ -58,8 +57,7 @@ def check_dataset(path: str | Path, *, progress: bool | None = None) -> DatasetC
 
 def _depth(numbers: Sequence[int]) -> int:
     """Planes from the first to the last number, those that are missing counted."""
-    step = median([b - a for a, b in pairwise(numbers)] or [1])
-    return round((numbers[-1] - numbers[0]) / step) + 1
+    return round((numbers[-1] - numbers[0]) / usual_step(numbers)) + 1
 
 
 def _header(tiff: tifffile.TiffFile) -> tuple[tuple[int, ...], str]:
@@ -127,9 +125,9 @@ class _Checked:
                 self.faults.append(f"channel {channel}: {' and '.join(sorted(names))} are the same plane")
         numbers = sorted(planes)
         steps = [b - a for a, b in pairwise(numbers)]
-        usual = median(steps) if steps else 1
+        usual = usual_step(numbers)
         for (a, b), step in zip(pairwise(numbers), steps, strict=True):
-            if step > _GAP * usual:
+            if step > GAP * usual:
                 lacking = round(step / usual) - 1
                 self.faults.append(
                     f"channel {channel}: {lacking} plane{'s are' if lacking > 1 else ' is'} missing between "

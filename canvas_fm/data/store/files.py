@@ -195,6 +195,14 @@ def open_files(path: str | Path, *, follow_links: bool = False) -> Files:
         tops = {root for root in roots if not any(root.startswith(f"{other}/") for other in roots)}
         if len(tops) == 1:
             return Zipped(path, inside=f"{tops.pop()}/")
+        if tops:
+            raise CanvasError(
+                f"{path} holds the Zarr stores {', '.join(sorted(tops)[:8])}; unpack it and give one"
+            )
+        if any(key.lower().endswith((".tif", ".tiff")) for key in archive.listing()):
+            raise CanvasError(
+                f"{path} holds TIFF files; unpack it, or pack them as .tar, which is read as it is"
+            )
     return archive
 
 

@@ -145,6 +145,17 @@ def test_one_fault_is_not_called_faults(written, tmp_path, capsys):
     assert f"{root} has 1 fault, listed above" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("lost", [[2], [1, 4], [3, 4, 5]])
+def test_a_gap_between_few_planes_is_a_fault_as_it_is_to_every_verb(tmp_path, lost):
+    folder = tmp_path / "NeuN_1" / "image"
+    folder.mkdir(parents=True)
+    for z in set(range(7)) - set(lost):
+        tifffile.imwrite(folder / f"1_2_{z}_ch0.tiff", np.zeros((4, 5), np.uint16))
+    assert any("missing between" in fault for fault in check_dataset(tmp_path, progress=False).faults)
+    with pytest.raises(CanvasError, match="missing between"):
+        cf.Volume.open(folder, voxel_um=(4, 2, 2))
+
+
 def member(name, content=b"", kind=tarfile.REGTYPE, link=""):
     info = tarfile.TarInfo(name)
     info.size, info.type, info.linkname = len(content), kind, link

@@ -275,7 +275,7 @@ def test_integers_and_floats_come_back_exactly_in_native_order(tmp_path, dtype):
     np.testing.assert_array_equal(box, voxels)
 
 
-@pytest.mark.parametrize("dtype", ["bool", "complex64", "U4", "S3"])
+@pytest.mark.parametrize("dtype", ["complex64", "U4", "S3"])
 def test_other_types_are_refused(tmp_path, dtype):
     with pytest.raises(CanvasError, match="a volume holds integers or floats"):
         Volume.open(write_ome(tmp_path / "a.zarr", np.zeros((4, 5, 6), dtype)))

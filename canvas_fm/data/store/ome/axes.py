@@ -9,6 +9,10 @@ from canvas_fm.data.store.files import Files
 from canvas_fm.errors import CanvasError
 
 _NAMED = {"channel": "c", "channels": "c", "ch": "c", "time": "t", "frame": "t"}  # where no type is given
+_SPACE = {
+    "depth": "z", "plane": "z", "slice": "z", "height": "y", "row": "y", "width": "x", "column": "x",
+    "col": "x",
+}  # fmt: skip
 
 
 def axes_of_system(files: Files, image: dict[str, Any]) -> Any:
@@ -53,6 +57,7 @@ def axis_letter(name: str, kind: Any) -> str:
     lower = name.lower()
     if kind is None and lower in _NAMED:
         return _NAMED[lower]
+    lower = _SPACE.get(lower, lower)
     if kind == "space":
         return lower if lower in ("z", "y", "x") else "?"
     return lower if kind is None and lower in ("t", "c", "z", "y", "x") else "?"

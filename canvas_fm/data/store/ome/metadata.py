@@ -11,7 +11,7 @@ import itertools
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from canvas_fm.data.store.files import Files, Folder
@@ -68,7 +68,7 @@ def read_image(files: Files, root: Node | None) -> Image:
         )
     _check_v2_beside(files, root)
     if root.is_array:
-        return _plain(files, root)
+        return _level_of_group(files, root) or _plain(files, root)
     attributes = root.attributes
     ome = attributes.get("ome", attributes)
     if not isinstance(ome, dict):
@@ -144,8 +144,10 @@ def _read_json(files: Files, key: str) -> dict[str, Any] | None:
 
 
 def _what_else(files: Files, ome: dict[str, Any], series: Sequence[str]) -> str:
-    if "plate" in ome or "well" in ome:
+    if "plate" in ome:
         return "it is a plate; give the path of one image in it, such as A/1/0"
+    if "well" in ome:
+        return f"it is a well of a plate; give one image in it, such as {files}/{[*_children(files), '0'][0]}"
     if "bioformats2raw.layout" in ome:
         listing = ", ".join(series[:8]) or "none"
         return f"it is a collection of series ({listing}); give one, such as {files}/{[*series, '0'][0]}"
@@ -200,6 +202,32 @@ def _multiscale(files: Files, ome: dict[str, Any], base: str = "") -> Image:
     return Image(path, zarr_format, axes, voxel, why, _channels(ome), beyond)
 
 
+def _level_of_group(files: Files, node: Node) -> Image | None:
+    """An array that a group above it names as a level, with the axes and scale that the group gives it.
+
+    None for any other array, in an archive, and where folders above must not be looked at.
+    """
+    if not isinstance(files, Folder) or not files.follow_links:
+        return None
+    for folder in files.root.parents[:2]:
+        outer = Folder(folder, follow_links=True)
+        path = files.root.relative_to(folder).as_posix()
+        try:
+            group = read_node(outer, "")
+        except CanvasError:
+            continue
+        ome = {} if group is None else group.attributes.get("ome", group.attributes)
+        images = ome.get("multiscales") if isinstance(ome, dict) else None
+        for image in images if isinstance(images, list) else []:
+            datasets = image.get("datasets") if isinstance(image, dict) else None
+            levels = datasets if isinstance(datasets, list) else []
+            level = [each for each in levels if isinstance(each, dict) and each.get("path") == path]
+            if level:
+                found = _multiscale(outer, ome | {"multiscales": [image | {"datasets": level}]})
+                return replace(found, array="", zarr_format=node.zarr_format)
+    return None
+
+
 def _level(
     files: Files, axes: tuple[str, ...], dataset: Any, base: str
 ) -> tuple[Node, list[float] | None, str]:
@@ -228,7 +256,8 @@ def _channels(ome: dict[str, Any]) -> tuple[str, ...]:
     channels = omero.get("channels") if isinstance(omero, dict) else None
     if not isinstance(channels, list) or not all(isinstance(channel, dict) for channel in channels):
         return ()
-    return tuple(str(channel.get("label", "?")) for channel in channels)
+    labels = [channel.get("label") for channel in channels]
+    return tuple(f"channel {at}" if label in (None, "") else str(label) for at, label in enumerate(labels))
 
 
 def _plain(files: Files, node: Node) -> Image:

@@ -59,14 +59,16 @@ class Channel:
         )
         self.dtype = array.dtype.newbyteorder("=") if array.dtype.kind in "iuf" else array.dtype
         self.fill = array.fill_value
+        if array.dtype.kind == "b":  # a mask: 0 and 1
+            self.dtype, self.fill = np.dtype(np.uint8), int(array.fill_value)
         self.bad = array.bad
         start = f"{array.path}/" if array.path else ""
         self._metadata = [start + name for name in ("zarr.json", ".zarray")]
 
     def read(self, start: Sequence[int], stop: Sequence[int]) -> np.ndarray:
         if self._as_stored:
-            return self.array.read(start, stop)
-        box = self.array.read(self._stored(start, 0), self._stored(stop, 1))
+            return self.array.read(start, stop).astype(self.dtype, copy=False)
+        box = self.array.read(self._stored(start, 0), self._stored(stop, 1)).astype(self.dtype, copy=False)
         free_axes = [at for at in range(box.ndim) if at not in self._fixed]
         box = box.reshape([box.shape[at] for at in free_axes])
         return np.ascontiguousarray(box.transpose([free_axes.index(at) for at in self._at]))

@@ -32,6 +32,10 @@ MissingChunks = Literal["error", "empty"]
 
 _CHUNK = re.compile(r"(c[/.])?\d+([/.]\d+)*")
 _HINT = "restore the file, or give --on-bad-chunk skip to read it as zeros"
+_CODEC_HINT = (
+    ": install the package that brings this codec, or let the program that wrote the store save it with "
+    "Blosc or zstd"
+)
 _EMPTY_HINT = "if they are meant to be empty, give --missing-chunks empty"
 # Version, version of its codec, flags, typesize; bytes decoded, of a block, encoded.
 _BLOSC = struct.Struct("<4B3I")
@@ -70,8 +74,9 @@ class ChunkedArray:
             raise
         except Exception as problem:
             # Metadata that is JSON but no array raises some ten types in zarr-python.
+            hint = _CODEC_HINT if "codec" in type(problem).__name__.lower() else ""
             raise CanvasError(
-                f"{store.files}: the metadata of array {path!r} cannot be used ({_one_line(problem)})"
+                f"{store.files}: the metadata of array {path!r} cannot be used ({_one_line(problem)}){hint}"
             ) from problem
         if min(self.chunks, default=1) < 1 or min(self.files_grid, default=1) < 1:
             raise CanvasError(f"{store.files}: array {path!r} has chunks of shape {self.chunks}")

@@ -55,6 +55,8 @@ def _held(folder: Path) -> str | None:
     except OSError:
         return None
     names = {entry.name for entry in entries}
+    if (folder / ".zmetadata").exists():
+        return "of its metadata .zmetadata alone is left; copy the store again, with its hidden files"
     if "attributes.json" in names or (folder / "s0" / "attributes.json").exists():
         return "it is an N5 container; canvas-fm convert writes an array of it as OME-Zarr"
     if "info" in names:

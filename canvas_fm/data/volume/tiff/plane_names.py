@@ -42,7 +42,7 @@ _SEVERAL = {
 _CHANNEL = re.compile(r"(?<![a-z])ch?(?:annel)?[ _]?(\d+)", re.IGNORECASE)
 _PLANE = "\0"
 _CELLFINDER_DIGITS = 4  # ch010003 is channel 01, plane 0003
-_GAP = 1.6  # of the smallest step: a rounded step of 2 or more varies by less, a lost plane makes 2
+GAP = 1.6  # of the smallest step: a rounded step of 2 or more varies by less, a lost plane makes 2
 _MOST_LAYERS = 100  # below any wavelength in nm
 _LAYERS = "; if that number counts the optical layers of a section, number all planes through"
 _MOST_ALONE = 4  # channels of one plane each; more are planes that carry a time, too
@@ -329,29 +329,31 @@ def _channel_labels(rests: Sequence[str]) -> dict[str, int | str | None]:
     return {rest: rest.replace(_PLANE, "*") for rest in rests}
 
 
-def _usual(planes: Sequence[Named], steps: Sequence[float]) -> float:
-    """Step between neighbours: the median, unless it is already that of a lost plane; then the smallest."""
+def usual_step(numbers: Sequence[float]) -> float:
+    """Step between sorted numbers of planes: the median, unless it is already that of a lost plane; then the
+    smallest."""
+    steps = [b - a for a, b in pairwise(numbers)]
     if not steps:
         return 1.0
     smallest, middle = min(steps), median(steps)
     if set(steps) == {1.0, 2.0}:  # a third of each: lost planes are fewer than steps that were rounded
         often = min(steps.count(1.0), steps.count(2.0)) * 3 >= len(steps)
-        return 1.5 if often and len(planes) >= _LONG and _is_rounded(planes) else 1.0
-    return middle if middle < _GAP * smallest else smallest
+        return 1.5 if often and len(numbers) >= _LONG and _is_rounded(numbers) else 1.0
+    return middle if middle < GAP * smallest else smallest
 
 
-def _is_rounded(planes: Sequence[Named]) -> bool:
+def _is_rounded(numbers: Sequence[float]) -> bool:
     """Whether numbers are those of equal steps, rounded: none is off its line by more than rounding."""
-    step = (planes[-1].plane - planes[0].plane) / (len(planes) - 1)
-    return all(abs(file.plane - planes[0].plane - k * step) < 1 for k, file in enumerate(planes))
+    step = (numbers[-1] - numbers[0]) / (len(numbers) - 1)
+    return all(abs(number - numbers[0] - k * step) < 1 for k, number in enumerate(numbers))
 
 
 def _with_gaps(folder: Path, planes: Sequence[Named], fill_gaps: bool) -> list[Path | None]:
     steps = [other.plane - plane_file.plane for plane_file, other in pairwise(planes)]
-    usual = _usual(planes, steps)
+    usual = usual_step([plane_file.plane for plane_file in planes])
     files: list[Path | None] = [planes[0].path]
     for (plane_file, other), step in zip(pairwise(planes), steps, strict=True):
-        lacking = round(step / usual) - 1 if step > _GAP * usual else 0
+        lacking = round(step / usual) - 1 if step > GAP * usual else 0
         if lacking and not fill_gaps:
             raise CanvasError(
                 f"{folder}: {lacking} plane{'s are' if lacking > 1 else ' is'} missing between "

@@ -24,7 +24,7 @@ REFUSED = {
     f"{_BIOTOOLS}/valid/image-01.zarr": "needs each of z, y and x once",
     f"{_BIOTOOLS}/valid/image-02.zarr": "2D image",
     f"{_BIOTOOLS}/valid/plate-01.zarr": "it is a plate",
-    f"{_BIOTOOLS}/valid/plate-01.zarr/A/1": "it is a plate",
+    f"{_BIOTOOLS}/valid/plate-01.zarr/A/1": "it is a well of a plate",
     f"{_BIOTOOLS}/valid/plate-01.zarr/A": "holds no image",
     f"{_BIOTOOLS}/valid/image-03.zarr/labels": "list of label images",
     f"{_BIOTOOLS}/invalid/image-01.zarr": "no 'multiscales'",
