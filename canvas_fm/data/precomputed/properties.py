@@ -15,6 +15,7 @@ _log = logging.getLogger(__name__)
 _NAME = re.compile("[a-z][a-zA-Z0-9_]*")  # what the viewer takes as a property's name
 _WHOLE = ("uint8", "int8", "uint16", "int16", "uint32", "int32")
 _MOST_TEXTS = 1 << 16
+_BLOCK = 1 << 16  # rows that are sorted at once: sorting ten million texts takes a gigabyte
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def _property(name: str, values: np.ndarray) -> Property | None:
         return None
     if values.dtype.kind not in "UO":
         return None
-    texts, codes = np.unique(values.astype(np.str_), return_inverse=True)
+    texts, codes = _coded(values)
     if len(texts) > _MOST_TEXTS:
         return None
     kind = "uint8" if len(texts) <= 256 else "uint16"
@@ -69,3 +70,20 @@ def _property(name: str, values: np.ndarray) -> Property | None:
     return Property(
         declared | {"enum_labels": texts.tolist()}, codes.astype(np.dtype(kind).newbyteorder("<"))
     )
+
+
+def _coded(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The different texts, sorted, and the place of each value among them.
+
+    Ends without the values' places where there are more texts than a property can hold.
+    """
+    texts = np.empty(0, np.str_)
+    blocks = []
+    for start in range(0, len(values), _BLOCK):
+        of_block, places = np.unique(values[start : start + _BLOCK].astype(np.str_), return_inverse=True)
+        blocks.append((of_block, places.astype(np.uint16)))
+        texts = np.union1d(texts, of_block)
+        if len(texts) > _MOST_TEXTS:
+            return texts, np.empty(0, np.int64)
+    codes = [np.searchsorted(texts, of_block)[places] for of_block, places in blocks]
+    return texts, np.concatenate([np.empty(0, np.int64), *codes])

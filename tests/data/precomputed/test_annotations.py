@@ -206,3 +206,16 @@ def test_lost_and_damaged_files_are_noticed(written, tmp_path):
     )
     with pytest.raises(CanvasError, match="expected a neuroglancer_uint64_sharded_v1"):
         Points.read(copy)
+
+
+def test_text_of_many_blocks_is_one_enumeration(tmp_path):
+    count = 150_000  # more than are sorted at once, and a text that the last block alone has
+    region = np.array([f"region {row % 7}" for row in range(count)])
+    region[-1] = "a rare"
+    points = PointTable(np.zeros((count, 3)), {"region": region}, {})
+    info = write_precomputed(points, tmp_path / "points", voxel_um=(4.0, 1.8, 1.8))
+    assert info["properties"][0]["enum_labels"] == [
+        "a rare",
+        *(f"region {number}" for number in range(7)),
+    ]
+    assert Points.read(tmp_path / "points").columns["region"].tolist() == region.tolist()
