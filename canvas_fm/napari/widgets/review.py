@@ -136,18 +136,23 @@ class ReviewWidget(Container):
             self._look_at(self.session.candidates.zyx[self._row])
         self._show_progress()
 
+    @property
+    def _camera(self) -> Any:
+        """The viewer's camera; napari before 0.9 has no scene that holds it."""
+        return getattr(self._viewer, "scene", self._viewer).camera
+
     def _look_at(self, zyx: Any) -> None:
         """Move the viewer to a candidate, which a ring marks."""
         place = self._like.data_to_world(zyx)
         self._viewer.dims.set_point(range(3), place)
-        self._viewer.camera.center = place
+        self._camera.center = place
         if _CURSOR in self._viewer.layers:
             self._viewer.layers[_CURSOR].data = [zyx]
             return
         about = {key: getattr(self._like, key) for key in ("scale", "translate", "units")} | OPEN_CIRCLE
         about |= {"border_color": "yellow", "size": 24, "metadata": {METADATA: {"marker": True}}}
         self._viewer.add_points([zyx], name=_CURSOR, **about)
-        self._viewer.camera.zoom = 400 / (64 * self._like.scale[-1])  # 64 voxels across some 400 pixels
+        self._camera.zoom = 400 / (64 * self._like.scale[-1])  # 64 voxels across some 400 pixels
 
     def _show_progress(self) -> None:
         assert self.session is not None
