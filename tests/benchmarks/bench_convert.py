@@ -1,13 +1,14 @@
-"""Conversion of TIFF planes: CPU seconds against three limits in one run, and peak memory at two sizes.
+"""Conversion of TIFF planes: CPU seconds against four limits in one run, and peak memory at two sizes.
 
-Each limit decodes every plane as `convert` does and packs with its packer; none writes a file or finds a
-window. The first is what the store holds: sha256 of every source file and every level packed, whose means
-are taken of the first slab alone. The second is the same without sha256, beside which `convert` stands
-with it and without (`--skip-checksums`). The harshest packs the finest level alone. Beside them TensorStore,
-writing the finest level alone with the same codec, chunks and shards on as many threads. Each process starts
-with a small conversion, so that no import is counted. `CANVAS_FM_BENCH_PLANES=480` makes it larger (planes of
-2048 × 2048 voxels, 8.4 MB each); the second size is twice the first. Planes are links to a few files, so that
-the disk holds only what is written.
+A limit decodes every plane and packs chunks, as `convert` does; none writes a file or finds a window. The
+first is what the store holds: sha256 of every source file and every level packed, whose means are taken of
+the first slab alone. The second is the same without sha256; `convert` is held against it with sha256 and
+without (`--skip-checksums`). The third is a script of `tifffile.imread` and numcodecs' Blosc in its own
+block size, every level. The harshest packs the finest level alone. Beside them TensorStore, writing the
+finest level alone with the same codec, chunks and shards on as many threads. Each process starts with a
+small conversion, so that no import is counted. `CANVAS_FM_BENCH_PLANES=480` makes it larger (planes of 2048
+× 2048 voxels, 8.4 MB each); the second size is twice the first. Planes are links to a few files, so that the
+disk holds only what is written.
 """
 
 from __future__ import annotations
@@ -81,7 +82,16 @@ def read_hash_and_pack_levels(source: str, out: str, threads: int) -> None:
     _limit(source, threads, levels=None, hashed=True)
 
 
-def _limit(source: str, threads: int, *, levels: int | None, hashed: bool) -> None:
+def plain_tools(source: str, out: str, threads: int) -> None:
+    """The limit of a script without this package: `tifffile.imread`, and numcodecs' Blosc as it is set."""
+    import numcodecs
+
+    numcodecs.blosc.use_threads = False  # threads are those of the pool, as in all of these
+    codec = numcodecs.Blosc(cname="zstd", clevel=1, shuffle=numcodecs.Blosc.SHUFFLE)
+    _limit(source, threads, levels=None, hashed=False, codec=codec)
+
+
+def _limit(source: str, threads: int, *, levels: int | None, hashed: bool, codec: Any = None) -> None:
     """Slabs are alike, as planes are eight files again and again: the means of the first are those of all."""
     found, layout = opened(source)
     channel, depth, local = found.channels[0], found.shape_zyx[0], threading.local()
@@ -91,9 +101,19 @@ def _limit(source: str, threads: int, *, levels: int | None, hashed: bool) -> No
         slabs.append(np.empty(shape, layout.dtype))
 
     def read(z: int) -> None:
+        if codec is not None:
+            slabs[0][z - start] = tifffile.imread(found.files[z])
+            return
         channel.read_into(slabs[0][z - start : z - start + 1], (z, 0, 0))
 
     def pack(piece: tuple[Level, np.ndarray]) -> None:
+        if codec is not None:
+            level, voxels = piece
+            grid = [math.ceil(n / c) for n, c in zip(voxels.shape, level.chunk_zyx, strict=True)]
+            for place in np.ndindex(*grid):
+                box = tuple(slice(p * c, (p + 1) * c) for p, c in zip(place, level.chunk_zyx, strict=True))
+                codec.encode(np.ascontiguousarray(voxels[box]))
+            return
         if not hasattr(local, "packer"):
             local.packer = Packer()
         local.packer.shard(piece[1], piece[0].chunk_zyx, piece[0].shard_zyx)
@@ -181,6 +201,7 @@ def alone(work: Callable[[str, str, int], None], source: Path, threads: int) -> 
 LIMITS = {
     read_hash_and_pack_levels: "reading, sha256 and packing every level",
     read_and_pack_levels: "reading and packing every level",
+    plain_tools: "tifffile and numcodecs' Blosc as it is set, every level",
     read_and_pack: "reading and packing the finest level",
 }
 NAMES = {
@@ -193,12 +214,13 @@ COMPARED = (
     (whole, read_hash_and_pack_levels),
     (whole, read_and_pack_levels),
     (no_sha256, read_and_pack_levels),
+    (whole, plain_tools),
     (whole, read_and_pack),
     (one_level, read_and_pack),
     (tensorstore_alone, read_and_pack),
 )
-MEASURED = (read_hash_and_pack_levels, whole, read_and_pack_levels, no_sha256, read_and_pack, one_level)
-MEASURED += (tensorstore_alone,)
+MEASURED = (read_hash_and_pack_levels, whole, read_and_pack_levels, no_sha256, plain_tools, read_and_pack)
+MEASURED += (one_level, tensorstore_alone)
 
 
 def main() -> None:

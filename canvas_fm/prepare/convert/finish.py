@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -104,13 +105,14 @@ def _json(content: dict[str, Any]) -> bytes:
 
 def _windows(root: Path, layout: Layout, source: Source, sample: WindowSample) -> list[list[float] | None]:
     """The intensity window of each channel; None where there is none, as for an empty one."""
-    array, level = open_arrays(root, layout)[0], layout.levels[0]
+    level = layout.levels[0]
+    opened = cache(lambda: open_arrays(root, layout)[0])  # which takes longer than a small volume's slabs
     windows: list[list[float] | None] = []
     for channel in range(layout.channels):
 
         def read(start: Sequence[int], stop: Sequence[int], channel: int = channel) -> np.ndarray:
             box: Any = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
-            return np.asarray(array[(channel, *box)] if layout.has_c else array[box])
+            return np.asarray(opened()[(channel, *box)] if layout.has_c else opened()[box])
 
         sampled = math.prod(level.shape_zyx) > SAMPLE
         reader = WrittenChunks(root, layout, channel).read if sampled else read
