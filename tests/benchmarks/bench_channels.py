@@ -5,7 +5,8 @@
 threshold that each chose on its calibration phantoms, on phantoms that neither saw. With `--refiner` encoders
 are compared: the recipe `phantom_two_channels` as it is and with one channel, `--steps 0` for untrained ones.
 On their embeddings a refiner of half the phantoms sorts the spots of the others; the figure is average
-precision. The interval is of the paired difference, over phantoms.
+precision. The interval is of the paired difference, over phantoms. `--picture FILE` instead draws what the
+two-channel detectors find in a real brain: the signal with the first seed's detections, and the background.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.ndimage import uniform_filter
 from sklearn.metrics import average_precision_score
 
 from canvas_fm.data.points.points import Points
+from canvas_fm.data.volume.volume import Volume
 from canvas_fm.data.volume.window import WindowRule
 from canvas_fm.evaluation.detection.score import evaluate
 from canvas_fm.heads.labels.candidates import Candidates
@@ -35,10 +38,12 @@ from canvas_fm.training.mae.pretrain import pretrain
 from canvas_fm.training.mae.step import new_model
 from canvas_fm.training.recipe.detector_recipe import DetectorRecipe
 from canvas_fm.training.recipe.recipe import read_recipe, read_recipe_of
+from tests.where import REAL_DATA
 
 RECIPE, ENCODER_RECIPE = "detector_two_channels", "phantom_two_channels"
 MOST_SPOTS = 100  # of a phantom
 FEWEST = 10  # cells of a phantom that is scored
+TISSUE_COUNTS = 60  # of the real brain's signal, whose tissue has some 300 and whose outside some 5
 
 
 def trained(out: Path, channels: int, seed: int, overrides: Sequence[str]) -> Any:
@@ -134,6 +139,31 @@ def precision_of_refiner(model: Encoder, phantoms: Sequence[Labelled]) -> list[f
     ]
 
 
+def on_real_brain(detectors: Sequence[Any], picture: Path) -> None:
+    """Count the detections of each detector, in the tissue and outside, and draw those of the first."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    store = REAL_DATA / "unlabelled" / "cellfinder_signal_background" / "raw.zarr"
+    channels = [Volume.open(store, c=c) for c in (0, 1)]
+    signal, background = (np.asarray(volume) for volume in channels)
+    tissue = uniform_filter(signal.astype(np.float32), (3, 25, 25)) >= TISSUE_COUNTS
+    figure, axes = plt.subplots(2, 1, figsize=(8, 7.8), layout="constrained")
+    for at, detector in enumerate(detectors):
+        cells = detect(detector, channels[0], background=channels[1], resample=True, device="cpu", show=False)
+        z, y, x = np.clip(np.rint(cells.zyx).astype(int), 0, np.array(signal.shape) - 1).T
+        outside = int((~tissue[z, y, x]).sum())
+        print(f"{len(cells)} detections at {detector.config.threshold}, {outside} outside the tissue")
+        if at == 0:
+            axes[0].scatter(x, y, s=40, facecolors="none", edgecolors="orange", linewidths=0.8)
+    for axis, voxels, name in zip(axes, (signal, background), ("signal", "background"), strict=True):
+        axis.imshow(voxels.max(axis=0), cmap="gray", vmin=0, vmax=1300)
+        axis.set(title=f"{name}, brightest of all planes", xticks=[], yticks=[])
+    figure.savefig(picture, dpi=70)
+
+
 def summary(scores: dict[int, np.ndarray]) -> dict[str, Any]:
     """Means of both arms over seeds and phantoms; their paired difference with its interval over phantoms."""
     one, two = (scores[channels].mean(axis=0) for channels in (1, 2))
@@ -158,8 +188,12 @@ def main(options: Sequence[str] = ()) -> None:
     parser.add_argument("--refiner", action="store_true")
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--set", dest="overrides", nargs="+", default=[])
+    parser.add_argument("--picture", type=Path)
     args = parser.parse_args(options)
     args.out.mkdir(parents=True, exist_ok=True)
+    if args.picture is not None:
+        on_real_brain([trained(args.out, 2, seed, args.overrides) for seed in args.seeds], args.picture)
+        return
     phantoms = held_out(args.phantoms)
     scores: dict[int, list[list[float]]] = {1: [], 2: []}
     for seed in args.seeds:
