@@ -98,7 +98,7 @@ def test_a_stack_that_was_cut_short_is_not_a_shorter_stack(tmp_path, how, part):
     more = {} if "imagej" in how else {"compression": "zlib", **GREY}
     tifffile.imwrite(path, VOXELS, **how, **more)
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * part)])
-    with pytest.raises(CanvasError, match=r"cut\.tif': cannot be decoded .*cut short after \d+ pages"):
+    with pytest.raises(CanvasError, match=r"cut\.tif': cannot be decoded .*cut short after \d+ pages?"):
         Volume.open(path, voxel_um=UM)
 
 

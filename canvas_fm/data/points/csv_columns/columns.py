@@ -88,6 +88,11 @@ def _row_blocks(path: Path, reader: Iterator[list[str]], width: int, first: int)
                 + (_ROW_NAMES if all(len(row) == width + 1 for row in rows) else "")
             )
         first += len(rows)
+        if rows and rows[-1][-1].endswith(("\n", "\r")):
+            raise CanvasError(
+                f"{path}: row {first - 1} opens a quote that is never closed, so that what follows is "
+                "no row; close it or take it out"
+            )
         if rows:
             yield rows
 

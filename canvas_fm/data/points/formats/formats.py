@@ -88,7 +88,8 @@ def format_of(path: str | Path, name: str | None = None) -> str:
 def suffix_of(path: str | Path) -> str:
     """The suffix in lower case, `.csv.gz` as one."""
     suffixes = Path(path).suffixes
-    return "".join(suffixes[-2 if suffixes[-1:] in ([".gz"], [".GZ"]) else -1 :]).lower()
+    packed = suffixes[-1:] != [] and suffixes[-1].lower() == ".gz"
+    return "".join(suffixes[-2 if packed else -1 :]).lower()
 
 
 def read_points(

@@ -14,7 +14,7 @@ import tifffile
 
 from canvas_fm.data.store.lfs_pointers import why_unfetched
 from canvas_fm.data.store.tar_index import in_tar, member_of
-from canvas_fm.errors import CanvasError, DamagedStore
+from canvas_fm.errors import CanvasError, DamagedStore, counted
 
 _log = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
@@ -83,6 +83,9 @@ def page_of(
 
 def _decoded(page: Any, out: np.ndarray | None) -> np.ndarray:
     """Pixels of a page, in `out` where that fits; some writers count the byte that pads a Zstandard frame."""
+    if 0 in page.databytecounts:  # tifffile reads such a part as zeros
+        lacking = page.databytecounts.count(0)
+        raise ValueError(f"{lacking} of its {len(page.databytecounts)} strips or tiles were never written")
     fits = out is not None and page.dtype is not None and (page.shape, page.dtype) == (out.shape, out.dtype)
     how = {"out": out, "maxworkers": 1} if fits else {}
     try:
@@ -215,4 +218,4 @@ def _refuse_cut(tiff: tifffile.TiffFile) -> None:
     tiff.filehandle.seek(place)
     link = tiff.filehandle.read(tiff.tiff.offsetsize)
     if len(link) < tiff.tiff.offsetsize or any(link):
-        raise ValueError(f"it is cut short after {len(tiff.pages)} pages")
+        raise ValueError(f"it is cut short after {counted(len(tiff.pages), 'page')}")

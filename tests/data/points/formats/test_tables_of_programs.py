@@ -60,3 +60,45 @@ def test_other_files_say_what_to_do(tmp_path, name, content, message):
     (tmp_path / name).write_text(content)
     with pytest.raises(CanvasError, match=message):
         Points.read(tmp_path / name)
+
+
+def counter(*groups: str) -> str:
+    return f"<CellCounter_Marker_File><Marker_Data>{''.join(groups)}</Marker_Data></CellCounter_Marker_File>"
+
+
+def group(*parts: object) -> str:
+    """A group of markers, z of each by a number, and its type by a text."""
+    place = "<Marker><MarkerX>3</MarkerX><MarkerY>2</MarkerY><MarkerZ>{}</MarkerZ></Marker>"
+    texts = (place.format(part) if isinstance(part, int) else f"<Type>{part}</Type>" for part in parts)
+    return f"<Marker_Type>{''.join(texts)}</Marker_Type>"
+
+
+def test_a_type_may_stand_after_its_markers(tmp_path):
+    (tmp_path / "a.xml").write_text(counter(group(5, 6, "2"), group(7, "1"), group("2"), group("2", 8)))
+    points = Points.read(tmp_path / "a.xml")
+    assert list(zip(points.zyx[:, 0].tolist(), points.columns["type"].tolist(), strict=True)) == [
+        (5, 2), (6, 2), (7, 1), (8, 2)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [((5, "2.7"), "a Type is 2.7"), ((5,), "marker 1 stands in a Marker_Type without a Type")],
+)
+def test_markers_of_no_type_are_refused(tmp_path, parts, message):
+    (tmp_path / "a.xml").write_text(counter(group(*parts)))
+    with pytest.raises(CanvasError, match=message):
+        Points.read(tmp_path / "a.xml")
+
+
+def test_a_quote_that_is_never_closed_swallows_no_rows(tmp_path):
+    (tmp_path / "a.csv").write_text('z,y,x,note\n1,2,3,a\n4,5,6,"7\n7,8,9,c\n1,1,1,d\n')
+    with pytest.raises(CanvasError, match="row 2 opens a quote that is never closed"):
+        Points.read(tmp_path / "a.csv")
+    (tmp_path / "b.csv").write_text('z,y,x,note\n1,2,3,"a\nb"\n4,5,6,7" wide\n')
+    assert Points.read(tmp_path / "b.csv").zyx.tolist() == [[1, 2, 3], [4, 5, 6]]
+
+
+def test_a_suffix_in_any_case(tmp_path):
+    (tmp_path / "A.Csv.Gz").write_text("z,y,x\n1,2,3\n")
+    assert Points.read(tmp_path / "A.Csv.Gz").zyx.tolist() == [[1, 2, 3]]

@@ -8,7 +8,7 @@ import tifffile
 
 from canvas_fm import Volume
 from canvas_fm.data.volume.tiff.channels import list_channels
-from canvas_fm.errors import CanvasError
+from canvas_fm.errors import CanvasError, DamagedStore
 
 VOXELS = np.arange(6 * 20 * 30, dtype=np.uint16).reshape(6, 20, 30)
 SIZES = 'SizeX="30" SizeY="20" SizeC="1" SizeT="1" PhysicalSizeX="2" PhysicalSizeY="2"'
@@ -182,3 +182,14 @@ def test_masks_of_one_bit_are_read_as_0_and_1(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", mask, photometric="minisblack")
     for path in (tmp_path / "planes", tmp_path / "a.tif"):
         same(path, mask.astype(np.uint8), voxel_um=(4, 2, 2))
+
+
+def test_strips_that_were_never_written_are_damage(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", VOXELS, photometric="minisblack", compression="zlib", metadata=None)
+    with tifffile.TiffFile(tmp_path / "a.tif", mode="r+b") as file:
+        for name in ("StripByteCounts", "StripOffsets"):
+            file.pages[3].tags[name].overwrite(0)
+    with pytest.raises(DamagedStore, match=r"1 of its 1 strips or tiles were never written"):
+        np.asarray(Volume.open(tmp_path / "a.tif", voxel_um=(4, 2, 2)))
+    skipped = Volume.open(tmp_path / "a.tif", voxel_um=(4, 2, 2), on_bad_chunk="skip")
+    np.testing.assert_array_equal(np.asarray(skipped)[2:4], [VOXELS[2], 0 * VOXELS[3]])

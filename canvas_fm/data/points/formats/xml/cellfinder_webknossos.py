@@ -34,22 +34,31 @@ def read_cellfinder(path: Path) -> PointTable:
     """
     types: list[int] = []
     zyx: list[float] = []
-    current = 0
+    current: int | None = None
+    typed = 0  # markers whose type is known
     image = ""
     marker: dict[str, float] = {}
     text = [""]
 
     def start(name: str, attributes: Mapping[str, str]) -> None:
+        nonlocal current
         text[0] = ""
         if name == "Marker":
             marker.clear()
+        elif name == "Marker_Type":
+            current = None
 
     def end(name: str) -> None:
-        nonlocal current, image
+        nonlocal current, typed, image
         if name == "Image_Filename":
             image = text[0].strip()
         elif name == "Type":
-            current = int(number(path, "Type", text[0]))
+            kind = number(path, "Type", text[0])
+            if kind != int(kind):
+                raise CanvasError(
+                    f"{path}: a Type is {text[0].strip()}; cellfinder's types are whole numbers"
+                )
+            current = int(kind)
         elif name in ("MarkerZ", "MarkerY", "MarkerX"):
             marker[name[-1].lower()] = number(path, name, text[0])
         elif name == "Marker":
@@ -58,7 +67,12 @@ def read_cellfinder(path: Path) -> PointTable:
                     f"{path}: marker {len(types) + 1} has no Marker{missing[0].upper()}; expected X, Y and Z"
                 )
             zyx.extend(marker[axis] for axis in _AXES)
-            types.append(current)
+            types.append(0)
+        elif name == "Marker_Type":  # whose Type may stand after its markers
+            if current is None and len(types) > typed:
+                raise CanvasError(f"{path}: marker {typed + 1} stands in a Marker_Type without a Type")
+            types[typed:] = [current or 0] * (len(types) - typed)
+            typed = len(types)
 
     def data(piece: str) -> None:
         text[0] += piece
