@@ -72,7 +72,7 @@ class ReviewedDetector:
             before=self.detector.config.threshold, lowest=self.lowest, seed=self.seed,
         )  # fmt: skip
         self._write(learned)
-        return {"sentence": f"{self.detector.name}: {learned.sentence}", "curve": learned.curve}
+        return {"sentence": learned.sentence(self.detector.name), "curve": learned.curve}
 
     def _write(self, learned: LearnedThreshold) -> None:
         config = self.detector.config

@@ -60,7 +60,7 @@ def test_the_detector_written_while_clicking_has_the_threshold_of_the_answers(
     assert learner.step()
     about = session.progress("anna")["detector"]
     session.close()
-    assert about["sentence"].startswith("det: threshold from 0.2 to ")
+    assert about["sentence"].startswith("threshold of det from 0.2 to ")
     assert "50 more labels are worth" in about["curve"]
     adapted = load(tmp_path / "labels_detector", kind="detector")
     assert adapted.config.threshold == pytest.approx(0.6, abs=0.07)

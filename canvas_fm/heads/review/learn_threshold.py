@@ -41,9 +41,9 @@ class LearnedThreshold:
         """The threshold from here on."""
         return self.best if self.taken else self.before
 
-    @property
-    def sentence(self) -> str:
-        """What it gained, for people."""
+    def sentence(self, detector: str) -> str:
+        """What a detector of that name gained, for people."""
+        of = f"threshold of {detector}"
         known = ""
         if self.f1_before is not None and self.f1_after is not None:
             known = (
@@ -51,10 +51,10 @@ class LearnedThreshold:
                 f"{self.f1_before:.2f} before"
             )
         if self.taken:
-            return f"threshold from {self.before:.3g} to {self.best:.3g} by {self.answers} answers{known}"
+            return f"{of} from {self.before:.3g} to {self.best:.3g} by {self.answers} answers{known}"
         if self.best == self.before:
-            return f"threshold stays at {self.before:.3g}, the best by {self.answers} answers"
-        return f"threshold stays at {self.before:.3g}: {self.best:.3g} is not surely better{known}"
+            return f"{of} stays at {self.before:.3g}, the best by {self.answers} answers"
+        return f"{of} stays at {self.before:.3g}: {self.best:.3g} is not surely better{known}"
 
 
 def learn_threshold(

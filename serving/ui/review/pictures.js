@@ -80,8 +80,9 @@ export function projections(crop, contrast, voxelUm, wide = 280) {
   const zoom = wide / columns;
   const tall = (zoom * voxelUm[0]) / voxelUm[2];
   const middle = [planes >> 1, rows >> 1, columns >> 1];
+  const um = `${Math.round(columns * voxelUm[2])} µm wide`;
   return [
-    ["from above (x →, y ↓)", 0, zoom, (zoom * voxelUm[1]) / voxelUm[2], middle[1], middle[2]],
+    [`from above (x →, y ↓), ${um}`, 0, zoom, (zoom * voxelUm[1]) / voxelUm[2], middle[1], middle[2]],
     ["from the front (x →, z ↓)", 1, zoom, tall, middle[0], middle[2]],
     ["from the side (y →, z ↓)", 2, zoom, tall, middle[0], middle[1]],
   ].map(([name, axis, across, down, row, column]) => {

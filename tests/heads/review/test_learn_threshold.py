@@ -45,15 +45,15 @@ def test_a_threshold_that_does_not_fit_moves_to_where_the_cells_are(cells_above,
     assert found.taken
     assert found.threshold == pytest.approx(cells_above, abs=0.07)
     assert found.f1_after > found.f1_before + 0.1
-    assert found.sentence.startswith(f"threshold from {before} to ")
-    assert "on 100 held-out random answers its F1 is" in found.sentence
+    assert found.sentence("mine").startswith(f"threshold of mine from {before} to ")
+    assert "on 100 held-out random answers its F1 is" in found.sentence("mine")
     assert "50 more labels are worth" in found.curve
 
 
 def test_one_that_fits_stays_and_none_is_below_where_candidates_are_complete():
     fits = learned(0.5, 0.5)
     assert (fits.taken, fits.threshold) == (False, 0.5)
-    assert "stays at 0.5" in fits.sentence
+    assert "stays at 0.5" in fits.sentence("mine")
     assert learned(0.1, 0.8, lowest=0.4).best >= 0.4
 
 
