@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from canvas_fm.models.device import native_bf16, pick_device
 from canvas_fm.models.encoder.mae import MaskedAutoencoder, content_aware_loss, loss_target, random_mask
 from canvas_fm.models.encoder.vit import EncoderConfig, ViTEncoder
+from canvas_fm.models.pretrained.torchvision_operators import declare_missing_operators
 from tests.benchmarks.timing import medians, show
 
 PAPER = EncoderConfig()
@@ -117,6 +118,7 @@ def monai_step(batch: int, device: torch.device, dtype: torch.dtype) -> Callable
 
 
 def vit_pytorch_step(batch: int, device: torch.device, dtype: torch.dtype) -> Callable[[], None]:
+    declare_missing_operators()  # it imports torchvision
     from vit_pytorch.mae import MAE
     from vit_pytorch.vit_3d import ViT
 
