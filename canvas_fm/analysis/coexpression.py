@@ -13,7 +13,16 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_bipartite_matching
 from scipy.spatial import cKDTree
 
-from canvas_fm.analysis.null_models import MODELS, Box, Domain, Mask, Model, along_curve, p_greater
+from canvas_fm.analysis.null_models import (
+    MODELS,
+    Box,
+    Domain,
+    Lattice,
+    Mask,
+    Model,
+    along_curve,
+    p_greater,
+)
 from canvas_fm.analysis.regions.tree import RegionTree
 from canvas_fm.errors import CanvasError
 from canvas_fm.evaluation.detection.matching import Matches, match
@@ -172,6 +181,11 @@ def _pair(
     scale = by_region(second.region, second.weight) / np.maximum(
         by_region(second.region[picked], second.weight[picked]), 1e-12
     )
+    lattice = Lattice.of(second.on_grid[movable])
+
+    def draw(cells: np.ndarray, model: Model) -> np.ndarray:
+        return lattice.nearest(domain.moved(second.on_grid[cells], model, random))
+
     near = _Neighbours.of(first, tolerance_um * _stretch(first, second))
 
     def hits(cells: np.ndarray, positions: np.ndarray) -> np.ndarray:
@@ -180,14 +194,11 @@ def _pair(
 
     observed = hits(picked, second.on_grid[picked])
     for model in models:
-        drawn = np.stack(
-            [hits(picked, domain.moved(second.on_grid[picked], model, random)) for _ in range(draws)]
-        )
+        drawn = np.stack([hits(picked, draw(picked, model)) for _ in range(draws)])
         chance[model], p_value[model] = drawn.mean(0) * scale, p_greater(observed, drawn)
         if len(picked) < len(movable) and chance[model][-1] > _CROWDED * len(first.um):
             # Pairs of a part do not tell those of all where cells compete for a partner.
-            moved = (domain.moved(second.on_grid[movable], model, random) for _ in range(_FULL_DRAWS))
-            chance[model] = np.mean([hits(movable, um) for um in moved], axis=0)
+            chance[model] = np.mean([hits(movable, draw(movable, model)) for _ in range(_FULL_DRAWS)], axis=0)
     return Coexpression(
         first,
         second,

@@ -19,7 +19,42 @@ from canvas_fm.errors import CanvasError
 
 Model = Literal["shift", "shuffle"]
 MODELS: tuple[Model, ...] = ("shift", "shuffle")
+_KNOWN = 20  # points from which distances tell a lattice
+_ROUNDING = 1e-6  # µm
 _MORTON = 8_000_000  # voxels up to which neighbours are kept together along all axes, not along x alone
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """The voxels' centres on which detections lie: what a null model moves has to lie there too.
+
+    Between such points not every distance occurs. Draws at any position have fewer pairs within 8 µm than
+    points of 6 × 1.62 × 1.62 µm: of 40 pairs of independent populations 10 had p ≤ .05.
+    """
+
+    origin_um: Float64[np.ndarray, " 3"]
+    spacing_um: Float64[np.ndarray, " 3"]  # NaN for an axis along which the points lie anywhere
+
+    @classmethod
+    def of(cls, um: Float64[np.ndarray, "n 3"]) -> Lattice:
+        """That of the points, found by their distances along each axis; of under 20 points none is known."""
+        spacing = np.full(3, np.nan)
+        if len(um) < _KNOWN:
+            return cls(np.zeros(3), spacing)
+        for axis in range(3):
+            apart = np.diff(np.unique(um[:, axis]))
+            apart = apart[apart > _ROUNDING]  # of one position, told in two floats
+            steps = apart / apart.min() if len(apart) > 1 else np.array([0.5])
+            if (np.abs(steps - np.rint(steps)) <= 1e-3).all():
+                # Of many steps the mean is exact where one is rounded.
+                spacing[axis] = apart.sum() / np.rint(steps).sum()
+        return cls(um.min(0), spacing)
+
+    def nearest(self, um: Float64[np.ndarray, "n 3"]) -> Float64[np.ndarray, "n 3"]:
+        """The lattice's point at each position."""
+        known = np.isfinite(self.spacing_um)
+        spacing = np.where(known, self.spacing_um, 1.0)
+        return np.where(known, self.origin_um + np.rint((um - self.origin_um) / spacing) * spacing, um)
 
 
 @dataclass(frozen=True)
@@ -31,11 +66,15 @@ class Box:
 
     @classmethod
     def around(cls, *populations: Float64[np.ndarray, "_ 3"]) -> Box:
-        """The smallest box that holds all points, which have to span each axis or lie in one plane."""
+        """The smallest box that holds all points, which have to span each axis or lie in one plane.
+
+        Of points at voxels' centres it holds the whole voxels.
+        """
         um = np.concatenate(populations)
         if not len(um):
             raise CanvasError("there are no cells; nothing to compare")
-        low, high = um.min(0), um.max(0)
+        voxel = np.nan_to_num(Lattice.of(um).spacing_um)
+        low, high = um.min(0) - voxel / 2, um.max(0) + voxel / 2
         z, y, x = ((float(a), float(b if b > a else a + 1.0)) for a, b in zip(low, high, strict=True))
         return cls((z[0], y[0], x[0]), (z[1], y[1], x[1]))
 

@@ -12,7 +12,16 @@ from jaxtyping import Float64, Integer
 from scipy.ndimage import distance_transform_edt, map_coordinates
 from scipy.spatial import cKDTree
 
-from canvas_fm.analysis.null_models import Box, Domain, Mask, Model, along_curve, p_of_curve, p_two_sided
+from canvas_fm.analysis.null_models import (
+    Box,
+    Domain,
+    Lattice,
+    Mask,
+    Model,
+    along_curve,
+    p_of_curve,
+    p_two_sided,
+)
 from canvas_fm.analysis.proximity.edges import Edges, edges_of
 from canvas_fm.data.zyx import ZyxUm
 from canvas_fm.errors import CanvasError
@@ -209,7 +218,8 @@ def _proximity(
         return float(near.mean()), curves
 
     observed, shown = measure(um)
-    null = [measure(domain.moved(um, model, random)) for _ in range(draws)]
+    lattice = Lattice.of(from_um[inside])
+    null = [measure(lattice.nearest(domain.moved(um, model, random))) for _ in range(draws)]
     means = np.array([mean for mean, _ in null])
     p_value = {"mean_distance": float(p_two_sided(np.float64(observed), means))}
     curves = {}

@@ -15,6 +15,7 @@ from canvas_fm.data.zyx import ZyxUm
 from canvas_fm.errors import CanvasError
 
 _JUDGED = 50  # points from which their lie says something
+_FEW = 5  # points that are not all outside by chance
 _SAMPLE = 20_000
 _CLEARLY = 0.1  # share by which another order of axes has to hold more points in tissue
 
@@ -51,8 +52,8 @@ def place(
 ) -> AtlasPositions:
     """Place points (voxels of the volume, an integer is a voxel's centre) in the atlas.
 
-    Raises CanvasError where half of them fall outside, or where another order or direction of the axes
-    holds nearly all of them in tissue and this one does not, unless `allow_outside`.
+    Raises CanvasError where half of 50 or more, or all of five or more fall outside, or where another order
+    or direction of the axes holds nearly all of them in tissue and this one does not, unless `allow_outside`.
     """
     um = (zyx + 0.5) * np.asarray(voxel_um)
     for transform in _steps(atlas, orientation, voxel_um, shape_zyx, transforms):
@@ -62,7 +63,8 @@ def place(
     row[inside] = atlas.tree.rows_of(atlas.labels[tuple(index[inside].T)])
     side[inside] = atlas.side_at(index[inside])
     placed = AtlasPositions(um, inside, row, side)
-    if not allow_outside and len(um) >= _JUDGED:
+    lost = len(um) >= _FEW and placed.outside == len(um)
+    if not allow_outside and (len(um) >= _JUDGED or lost):
         _check(atlas, placed, zyx, voxel_um)
     return placed
 
@@ -108,6 +110,9 @@ def _check(atlas: Atlas, placed: AtlasPositions, zyx: np.ndarray, voxel_um: ZyxU
     other, share = _best_axes(atlas, placed.um[picked])
     if share > max(0.9, tissue + _CLEARLY):
         hints.append(f"the axes look swapped: {other} brings {share:.0%} of the points into tissue")
+    as_columns, share = _best_columns(atlas, placed.um[picked], zyx[picked], np.asarray(voxel_um))
+    if not hints and share > max(0.9, tissue + _CLEARLY):
+        hints.append(f"the columns look swapped: {as_columns} brings {share:.0%} of the points into tissue")
     if not hints and tissue >= 0.5:
         return
     known = placed.um[np.isfinite(placed.um).all(1)]
@@ -150,6 +155,16 @@ def _best_axes(atlas: Atlas, um: np.ndarray) -> tuple[str, float]:
             names = ("−" * flip + "zyx"[axis] for axis, flip in zip(axes, flips, strict=True))
             best, reading = share, "reading them as " + ", ".join(names)
     return reading, best
+
+
+def _best_columns(atlas: Atlas, um: np.ndarray, zyx: np.ndarray, voxel_um: np.ndarray) -> tuple[str, float]:
+    """The other order of the table's columns that brings most points into tissue, and their share."""
+    if not np.allclose(um, (zyx + 0.5) * voxel_um):
+        return "", 0.0  # turned or transformed on the way
+    orders = [order for order in permutations(range(3)) if order != (0, 1, 2)]
+    shares = [_in_tissue(atlas, (zyx[:, list(order)] + 0.5) * voxel_um) for order in orders]
+    best = int(np.argmax(shares))
+    return "reading them as " + ", ".join("zyx"[axis] for axis in orders[best]), shares[best]
 
 
 def _in_tissue(atlas: Atlas, um: np.ndarray) -> float:

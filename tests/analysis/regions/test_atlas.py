@@ -154,3 +154,22 @@ def test_points_of_other_axes_units_or_size_are_refused(small):
     assert place(atlas, zyx, size, transforms=lost, allow_outside=True).outside == 400
     refuse(lambda: place(atlas, zyx, size, orientation="psl"), "give --atlas-orientation too")
     refuse(lambda: count_regions(Points(zyx), atlas), "--voxel-um Z Y X")
+
+
+def test_columns_in_another_order_are_named_where_voxels_are_not_cubes(small):
+    """In µm no order of axes fits then: the columns were swapped before they met the voxel size."""
+    atlas = open_atlas(small.labels_path, table=small.table, atlas_voxel_um=(100, 100, 100))
+    inside = np.argwhere(small.labels > 0)[:300]
+    zyx = (inside + 0.5) * (100 / 40, 100 / 20, 100 / 20) - 0.5
+    with pytest.raises(CanvasError, match="columns look swapped: reading them as y, z, x brings 100%"):
+        place(atlas, zyx[:, [1, 0, 2]], (40.0, 20.0, 20.0))
+
+
+def test_a_few_points_that_all_are_outside_are_refused(small):
+    """Under fifty points tell nothing of the axes; five that all are outside are of another volume."""
+    atlas = open_atlas(small.labels_path, table=small.table, atlas_voxel_um=(100, 100, 100))
+    far = np.full((5, 3), 400.0)
+    with pytest.raises(CanvasError, match="5 of 5 points are outside the atlas"):
+        place(atlas, far, (10.0, 10.0, 10.0))
+    assert place(atlas, far[:4], (10.0, 10.0, 10.0)).outside == 4
+    assert place(atlas, far, (10.0, 10.0, 10.0), allow_outside=True).outside == 5
