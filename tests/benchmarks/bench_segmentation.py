@@ -66,6 +66,7 @@ def truth_of(folder: Path, planes: int) -> np.ndarray:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--volumes", nargs="+", help="default: all that have a mask")
+    parser.add_argument("--clip-percentile", type=float, default=99.5, help="of the watershed")
     parser.add_argument("--model", choices=MODELS)
     parser.add_argument("--weights")
     args = parser.parse_args()
@@ -94,6 +95,7 @@ def main() -> None:
                     out,
                     max_radius_um=2 * radius,
                     smooth_um=radius / 5,
+                    clip_percentile=args.clip_percentile,
                     show=False,
                 )
                 show(how, out, truth, began)
