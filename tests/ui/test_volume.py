@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import canvas_fm as cf
+from canvas_fm.data.points.points import Points
 from tests.ui.browser import Page
 from tests.ui.views import look_at
 
@@ -58,6 +59,16 @@ def test_a_threshold_keeps_cells_and_the_count_has_its_interval(page: Page, url:
         assert f"{len(kept)} of {len(p)}" in text
         low, high = round(kept.sum() - half), round(min(len(kept), kept.sum() + half))
         assert f"{round(kept.sum())} ({low} to {high})" in text
+
+
+def test_all_cells_are_kept_at_the_lowest_threshold(page: Page, url: str, tmp_path) -> None:
+    # Of the least score the slider keeps 15 digits, which are above it.
+    score = np.array([0.1879526525735855, 0.5, 0.9], np.float32)
+    Points(np.full((3, 3), 9.0) + np.arange(3)[:, None], {"score": score}).write(tmp_path / "scores.csv")
+    look_at(page, url, "volume")
+    page.upload("#volume-side input[type=file]", tmp_path / "scores.csv")
+    page.wait("document.querySelector('#volume-counts').innerText.includes('Kept')")
+    assert "3 of 3" in page.shown("#volume-counts")
 
 
 def test_a_click_on_a_cell_shows_its_crop_p_cell_and_nearest_cells(

@@ -131,7 +131,8 @@ export class VolumeView {
 
   #count() {
     const { cells } = this.plane;
-    const threshold = cells.name ? Number(this.threshold.value) : -Infinity;
+    // The browser keeps 15 digits, values are of single precision: at its lowest end all cells are kept.
+    const threshold = cells.name ? Math.fround(Number(this.threshold.value)) : -Infinity;
     this.plane.threshold = threshold;
     this.plane.draw();
     const at = cells.at(threshold);
