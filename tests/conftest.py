@@ -38,7 +38,7 @@ check_types_of("canvas_fm")
 
 # Files that take longest go first, so that no process is left with one of them when the others are done.
 _LONGEST = (
-    "tests/test_readme.py",
+    "tests/project/test_readme.py",
     "tests/serving/launch/",
     "tests/cli/verbs/score/test_probe.py",
     "tests/heads/test_quantise.py",

@@ -18,7 +18,7 @@ import pytest
 
 from canvas_fm.cli import VERB_FILES, build_parser, main
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 INDEX = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
 # In the order of the documentation's own list, after the README.

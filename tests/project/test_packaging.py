@@ -11,7 +11,7 @@ import yaml
 
 from canvas_fm.version import __version__
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 OTHER_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base"}  # of the conda packages
 
 

@@ -23,7 +23,7 @@ from tests.benchmarks.bench_gpu import main
 from tests.benchmarks.gpu import net, pretrain
 from tests.benchmarks.gpu.data import boxes, draw_phantoms, load_packed, views
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CONFIG = EncoderConfig(
     crop_zyx=net.CROP, patch_zyx=net.PATCH, dim=192, depth=2, heads=3, intensity="contrast"
 )

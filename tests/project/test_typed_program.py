@@ -7,7 +7,7 @@ import numpy as np
 
 from tests.typed_program import main
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def test_the_program_runs_and_is_checked_by_mypy():
