@@ -101,6 +101,11 @@ def find_axes(
     """
     if any(name.startswith("vector-") for name in table) and set(_NAPARI) <= set(table):
         raise CanvasError(f"{path} holds napari vectors (vector-0 …), not points; save a points layer")
+    if {"radius", "parent"} <= {name.lower() for name in table}:
+        raise CanvasError(
+            f"{path} holds the nodes of a skeleton (radius, parent, as in SWC), not cells; write the "
+            "positions that are cells, with columns z, y, x"
+        )
     if "shape-type" in table:
         raise CanvasError(
             f"{path} holds napari shapes (shape-type, vertex-index), not points; save a points layer"

@@ -53,6 +53,7 @@ def test_slices_of_the_3d_objects_counter_are_said(tmp_path, caplog):
         ("a.roi", "Iout", "write ImageJ's regions of interest as a table"),
         ("a.xls", "x", "save the sheet as .xlsx or CSV"),
         ("a.swc", "1 1 3 2 1 1 -1", "a skeleton's nodes are no cells"),
+        ("a.txt", "# id type x y z radius parent\n1 1 3 2 1 1 -1\n", "holds the nodes of a skeleton"),
         ("a.json", '[{"z": 1, "y": 2, "x": 3}]', "is a list of records.*; write it as CSV"),
     ],
 )
