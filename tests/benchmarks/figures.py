@@ -109,7 +109,7 @@ FIGURES = (
     Figure("peaks", ("| 220 Mvoxel/s a core |",), ("python -m tests.benchmarks peaks",)),
     Figure(
         "convert",
-        ("| 6.7 CPU s (10.0 before)", "| 5.2 CPU s (7.4 to 8.1 before)"),
+        ("| 4.3 to 4.7 CPU s, peak memory .48 GB", "| 2.8 to 3.5 CPU s"),
         ("python -m tests.benchmarks convert",),
     ),
     Figure(
