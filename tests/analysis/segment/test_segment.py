@@ -58,7 +58,7 @@ def test_a_seed_darker_than_the_background_stays_one_voxel(phantom, tmp_path):
     from canvas_fm.analysis.segment.watershed import segment
 
     image = phantom[0].copy()
-    image[24:27, 8:11, 130:133] = 20
+    image[25, 9, 131] = 20
     volume = Volume.from_array(image, voxel_um=VOXEL_UM)
     seeds = Points(np.array([[25.0, 9, 131], [20, 40, 30]]))
     cells = segment(volume, seeds, tmp_path / "l.zarr", max_radius_um=10)
