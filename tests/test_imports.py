@@ -33,7 +33,7 @@ ROOMS = [
     {"serving"},
     {"cli"},
 ]
-RANK = {room: rank for rank, rooms in enumerate(ROOMS) for room in rooms}
+RANK = {room: rank for rank, rooms in enumerate(ROOMS) for room in sorted(rooms)}
 FILES = sorted(
     path
     for path in [*ROOT.glob("canvas_fm/**/*.py"), *ROOT.glob("serving/**/*.py")]
