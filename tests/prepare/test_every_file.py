@@ -19,10 +19,10 @@ WRITTEN = {  # by convert: shape and voxel size of what comes out, and the flags
     "1136_mini.h5": ((100, 100, 100), (0.2837, 0.1276, 0.1276), ["--dataset", "raw"]),
     "sample_ovule.h5": ((32, 128, 128), (0.235, 0.15, 0.15), ["--dataset", "raw"]),
     "multifile_z": ((5, 24, 18), (2, 1, 1), UM),
+    "multifile_z/multifile-Z1.ome.tiff": ((5, 24, 18), (2, 1, 1), UM),  # its metadata name the other planes
 }
 REFUSED = {
     "s_1_t_1_c_1_z_1.ome.tiff": "this is one plane, give the folder of all",
-    "multifile_z/multifile-Z1.ome.tiff": "this is one plane, give the folder of all",
     "multi-channel.ome.tif": "a volume needs planes along z",
     "multifile_z/multifile.companion.ome": "is the metadata of planes beside it; give their folder",
     "NOTE.txt": "is a file but no zip archive",
