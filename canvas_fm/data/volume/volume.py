@@ -25,6 +25,7 @@ from canvas_fm.data.volume.stored.chunked_array import ChunkedArray
 from canvas_fm.data.volume.stored.unsupported_formats import refuse_unsupported
 from canvas_fm.data.volume.stored.voxel_size_and_marker import (
     checked_voxel_um,
+    crop_of,
     marker_of,
     refuse_single_level,
 )
@@ -278,6 +279,11 @@ class Volume:
     def plane_0(self) -> str | None:
         """Name of the file of plane 0 in a folder of planes, whose numbers may begin elsewhere; else None."""
         return self._source.first_file if isinstance(self._source, Planes) else None
+
+    @property
+    def crop_of(self) -> str | None:
+        """Name of the larger volume that it was cut from, where a `meta.json` beside it states its `cube`."""
+        return None if self.array is not None or self.remote is not None else crop_of(self.path)
 
     @property
     def remote(self) -> Remote | None:

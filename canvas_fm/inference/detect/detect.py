@@ -21,7 +21,7 @@ from canvas_fm.inference.detect.tiles.detection_job import DetectionJob, run
 from canvas_fm.inference.detect.tiles.tiles import Readable, Resampled, as_region
 from canvas_fm.inference.embed.point_crops import volume_identity
 from canvas_fm.models.folder.config import AmplitudeConfig, RelativeConfig
-from canvas_fm.models.folder.training_volumes import training_volumes
+from canvas_fm.models.folder.training_volumes import volume_in_training
 
 if TYPE_CHECKING:
     from canvas_fm.models.checkpoint import Detector
@@ -86,7 +86,7 @@ def detector_job(
     }
     meta = {"detector": detector.name, "detector_sha256": detector.sha256}
     meta["operating_threshold"] = f"{config.threshold:.9g}"
-    if volume.name in training_volumes(config.provenance):
+    if volume_in_training(config.provenance, volume.name, volume.crop_of):
         meta["detector_trained_on_volume"] = "yes"
     return _job(
         volumes, config.window_rule, to_um, heat, config.smooth_um, min_distance_um, None, threshold,

@@ -11,7 +11,7 @@ from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume, WindowRule
 from canvas_fm.inference.detect.heatmap import NetHeatMapper
 from canvas_fm.inference.detect.tiles.detection_job import DetectionJob
-from canvas_fm.models.folder.training_volumes import training_volumes
+from canvas_fm.models.folder.training_volumes import volume_in_training
 
 LOOKS = "looks"  # the key in a detector's provenance
 _SLACK = 2.0  # so many times beyond what was seen is still alike
@@ -54,10 +54,11 @@ def unfamiliar_volume_warnings(job: DetectionJob, points: Points) -> list[str]:
         return []
     detector = job.heat.detector
     seen = _small_box_warnings(job)
-    if job.volumes[0].name in training_volumes(detector.config.provenance):
+    volume = job.volumes[0]
+    if trained_on := volume_in_training(detector.config.provenance, volume.name, volume.crop_of):
         seen += [
-            f"{detector.name} was trained on {job.volumes[0].name}: what it finds there says nothing of how "
-            "it does on a volume that it has not seen"
+            f"{detector.name} was trained on {trained_on}: what it finds there says nothing of how it does "
+            "on a volume that it has not seen"
         ]
     known: Any = detector.config.provenance.get(LOOKS)
     if not known:

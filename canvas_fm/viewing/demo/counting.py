@@ -90,7 +90,9 @@ def count_sample(name: str, out: Path, *, device: str = "auto") -> SampleCount:
         refiner, data.volume, candidates, out=out / "refined.csv", device=device, show=False
     )
     p_cell = refined_candidates.columns[P_CELL].astype(np.float64)
-    cells = count_cells(refiner, refined_candidates, p_cell, volume=data.volume.name)
+    cells = count_cells(
+        refiner, refined_candidates, p_cell, volume=data.volume.name, crop_of=data.volume.crop_of
+    )
 
     detected, refined = (_score(data, points, tolerance) for points in (candidates, refined_candidates))
     score_figure(refined, data.volume, out / "score.png", title=f"sample:{name}")

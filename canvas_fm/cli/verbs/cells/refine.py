@@ -180,7 +180,9 @@ def run_apply(args: argparse.Namespace) -> None:
     if args.cells_only:
         result |= _count_in(refined.meta)
     else:
-        count = count_cells(refiner, points, p_cell, recall=recall, volume=volume.name)
+        count = count_cells(
+            refiner, points, p_cell, recall=recall, volume=volume.name, crop_of=volume.crop_of
+        )
         result |= count.as_dict()
         if args.count_by is not None:
             regions = refined.columns[args.count_by]

@@ -47,11 +47,7 @@ def marker_of(path: Path, stated: Any, marker: str | None) -> str | None:
     """Marker of a volume: the store's attribute, else `meta.json` next to it, else a folder
     `MARKER_BRAINID` of planes, else the argument."""
     if not isinstance(stated, str):
-        try:
-            beside = json.loads((path.resolve().parent / "meta.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
-            beside = None
-        stated = beside.get("marker") if isinstance(beside, dict) else None
+        stated = _meta_beside(path).get("marker")
     if not isinstance(stated, str) and path.name == IMAGE:
         stated = marker_of_folder(path.parent.name)
     if not isinstance(stated, str):
@@ -59,3 +55,17 @@ def marker_of(path: Path, stated: Any, marker: str | None) -> str | None:
     if marker is not None and marker != stated:
         _log.warning("%s is marked %s; the given marker %s is not used", path, stated, marker)
     return stated
+
+
+def crop_of(path: Path) -> str | None:
+    """Name of the volume that this one was cut from: the last part of `cube` in `meta.json` next to it."""
+    cube = _meta_beside(path).get("cube")
+    return Path(cube).name or None if isinstance(cube, str) else None
+
+
+def _meta_beside(path: Path) -> dict[str, Any]:
+    try:
+        beside = json.loads((path.resolve().parent / "meta.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return beside if isinstance(beside, dict) else {}

@@ -26,7 +26,7 @@ from canvas_fm.inference.detect.tiles.resumable import ResumableTiles
 from canvas_fm.inference.embed.store.embedding_store import points_sha256
 from canvas_fm.models.checkpoint import Detector, Encoder, load
 from canvas_fm.models.folder.folder import read_kind
-from canvas_fm.models.folder.training_volumes import training_volumes
+from canvas_fm.models.folder.training_volumes import volume_in_training
 from canvas_fm.shipped import shipped
 
 _log = logging.getLogger(__name__)
@@ -133,7 +133,8 @@ def refined_rows(
 ) -> Points:
     """The candidates with `p_cell`, and with models, threshold and the count of cells in their metadata."""
     meta = _meta(points, volume, refiner, extractor) | ({"cells_only": "yes"} if cells_only else {})
-    meta |= count_cells(refiner, points, p_cell, recall=recall, volume=volume.name).as_meta() | more
+    count = count_cells(refiner, points, p_cell, recall=recall, volume=volume.name, crop_of=volume.crop_of)
+    meta |= count.as_meta() | more
     return _with(points, p_cell, meta, refiner.threshold_ if cells_only else None)
 
 
@@ -235,7 +236,7 @@ def _meta(points: Points, volume: Volume, refiner: Refiner, extractor: Extractor
         meta |= {f"refiner_{kind}": provenance.name, f"refiner_{kind}_sha256": provenance.sha256}
     if (score := refiner.provenance_.get(CANDIDATE_SCORE)) is not None:
         meta["refiner_own_score"] = str(score.settings["column"])
-    if volume.name in training_volumes(refiner.fit_provenance_):
+    if volume_in_training(refiner.fit_provenance_, volume.name, volume.crop_of):
         meta["refiner_trained_on_volume"] = "yes"
     return meta | {"p_cell_threshold": f"{refiner.threshold_:.6g}"}
 

@@ -19,7 +19,7 @@ from canvas_fm.heads.refine.counts.expected_count import (
 )
 from canvas_fm.heads.refine.counts.recall import recall_of, shipped_recalls, threshold_of
 from canvas_fm.heads.refine.refiner import Refiner
-from canvas_fm.models.folder.training_volumes import training_volumes
+from canvas_fm.models.folder.training_volumes import volume_in_training
 from canvas_fm.shipped import shipped
 
 _MUCH = 0.3  # log-odds that are open by as much are worth a sentence
@@ -70,12 +70,14 @@ def count_cells(
     *,
     recall: tuple[int, int] | None = None,
     volume: str | None = None,
+    crop_of: str | None = None,
 ) -> CellCount:
     """The expected count of refined candidates.
 
     It is of all cells where the recall of the candidates is known: by an audit, `recall` (found, looked for),
     else for candidates of this detector and threshold as recorded with the refiner, or of a shipped
-    detector. `volume` is the name of the volume, to notice one that the refiner was trained on.
+    detector. `volume` is the name of the volume, and `crop_of` of the one that it was cut from, to notice
+    one that the refiner was trained on.
     """
     known = recall_of([*refiner.recalls_, *shipped_recalls()], points)
     if recall is not None:
@@ -85,7 +87,7 @@ def count_cells(
         count = among
     else:
         count = expected_count(p_cell, refiner.count_spread_, known)
-    notes = [*_doubts(refiner), *_seen(refiner, points, volume)]
+    notes = [*_doubts(refiner), *_seen(refiner, points, volume, crop_of)]
     if known is None:  # else what is not among the candidates is in the count
         notes = [*_cut(points), *notes]
         notes.append(
@@ -133,12 +135,13 @@ def _doubts(refiner: Refiner) -> list[str]:
     return notes
 
 
-def _seen(refiner: Refiner, points: Points, volume: str | None) -> list[str]:
-    """A sentence where refiner or detector were trained on this very volume."""
+def _seen(refiner: Refiner, points: Points, volume: str | None, crop_of: str | None) -> list[str]:
+    """Sentences where refiner or detector were trained on this volume, or on the one it is a crop of."""
     name = volume or points.meta.get("volume")
     notes = []
-    if name is not None and name in training_volumes(refiner.fit_provenance_):
-        notes.append(f"the refiner was trained on {name}, which it judges here")
+    if trained_on := volume_in_training(refiner.fit_provenance_, name, crop_of):
+        notes.append(f"the refiner was trained on {trained_on}, and is applied to it here")
     if points.meta.get("detector_trained_on_volume") == "yes":
-        notes.append(f"the detector of the candidates was trained on {name}")
+        itself = "" if crop_of is None else f", or on {crop_of!r}, of which it is a crop"
+        notes.append(f"the detector of the candidates was trained on the volume {name!r}{itself}")
     return notes

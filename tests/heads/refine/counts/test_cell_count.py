@@ -23,10 +23,10 @@ from canvas_fm.heads.refine.counts.recall import (
     shipped_recalls,
 )
 from canvas_fm.heads.refine.refiner import Refiner
-from canvas_fm.inference.detect.detect import detect
-from canvas_fm.models.checkpoint import save_detector
+from canvas_fm.inference.detect.detect import detect, detector_job
+from canvas_fm.models.checkpoint import load, save_detector
 from canvas_fm.models.detector.convmixer import ConvMixerConfig, HeatMapNet
-from canvas_fm.shipped import shipped
+from canvas_fm.shipped import find, shipped
 from tests.heads.conftest import VOXEL_UM
 from tests.heads.made_up import cells
 
@@ -131,10 +131,14 @@ def test_candidates_cut_at_the_detectors_own_threshold_are_noticed(refiner):
 
 def test_what_it_was_trained_on_is_said(refiner):
     seen = count_cells(refiner, candidates(threshold="0.2"), np.ones(1), volume="brain 0")
-    assert "the refiner was trained on brain 0, which it judges here" in seen.notes
+    assert "the refiner was trained on the volume 'brain 0', and is applied to it here" in seen.notes
+    crop = count_cells(refiner, candidates(threshold="0.2"), np.ones(1), volume="crop", crop_of="brain 0")
+    assert any("the volume 'brain 0', of which 'crop' is a crop" in note for note in crop.notes)
+    other = count_cells(refiner, candidates(threshold="0.2"), np.ones(1), volume="crop", crop_of="brain 1")
+    assert not any("trained on" in note for note in other.notes)
     detected = candidates(threshold="0.2", detector_trained_on_volume="yes")
     assert (
-        "the detector of the candidates was trained on new"
+        "the detector of the candidates was trained on the volume 'new'"
         in count_cells(refiner, detected, np.ones(1)).notes
     )
     truth = Points(np.ones((1, 3)))
@@ -149,9 +153,23 @@ def test_detect_says_that_its_model_was_trained_on_the_volume(brains, tmp_path, 
     own = save_detector(tmp_path / "own", net, **about, provenance={"trained_on": [{"name": "a"}]})
     found = detect(own, brains[0][0], device="cpu", show=False)
     assert found.meta["detector_trained_on_volume"] == "yes"
-    assert "own was trained on a" in caplog.text
+    assert "own was trained on the volume 'a'" in caplog.text
     assert found.meta["operating_threshold"] == "0.5"
     assert "detector_trained_on_volume" not in detect(own, brains[1][0], device="cpu", show=False).meta
+
+
+@pytest.mark.parametrize(("sample", "trained"), [("cfos", "yes"), ("microglia", None)])
+def test_a_sample_is_known_by_the_cube_that_it_was_cut_from(sample, trained):
+    """The shipped c-Fos models saw cube 695 and no microglia model saw 7095."""
+    volume = cf.sample(sample).volume
+    assert volume.crop_of == Path(cf.sample(sample).about["cube"]).name
+    for models in ("all", sample):
+        job = detector_job(load(find("model", f"detector-{models}"), kind="detector"), volume)
+        assert job.meta.get("detector_trained_on_volume") == trained
+        refiner = Refiner.load(find("model", f"refiner-{models}"))
+        count = count_cells(refiner, candidates(), np.ones(1), volume=volume.name, crop_of=volume.crop_of)
+        said = any("the volume '695', of which 'cfos' is a crop" in note for note in count.notes)
+        assert said == (trained == "yes")
 
 
 def test_a_forced_split_carries_its_doubt_into_file_and_command_line(shape_volumes, tmp_path, capsys):
