@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from canvas_fm.version import __version__
 _log = logging.getLogger(__name__)
 
 DETECTIONS = "detections"
+_WIDE = 2.0  # an interval whose upper end is so many times its lower one hardly tells brains apart
 
 
 def count(
@@ -61,6 +63,7 @@ def count(
     regions_mm3 = {id(each): region_volumes(each) for each in atlases if each is not None}
     tables: list[dict[str, np.ndarray]] = []
     kept: dict[str, str] = {}
+    wide: list[tuple[str, str]] = []
     for volume, name, of_volume in zip(volumes, unique_names(list(volumes)), atlases, strict=True):
         stem = name.replace("/", "_")
         cells_path = folder / f"{stem}.csv"
@@ -77,8 +80,13 @@ def count(
             if notes := cells.meta.get("count_notes"):
                 _log.warning("%s: %s", name, notes)
         kept[name] = sha256(folder / f"{stem}{'' if refiner is None else '_refined'}.csv")
+        row = count_row(name, cells)
+        low, high = row["count_low"].item(), row["count_high"].item()
+        if high > max(1.0, _WIDE * low):
+            interval = f"{name} ({low:.0f} to {high:.0f})"
+            wide.append((interval, _audit_command(volume, folder / f"{stem}_refined.csv")))
         if of_volume is None:
-            tables.append(count_row(name, cells))
+            tables.append(row)
         else:
             spread = None if refiner is None else refiner.count_spread_
             counted = count_regions(
@@ -86,6 +94,14 @@ def count(
                 **{"voxel_um": volume.voxel_um, "shape_zyx": volume.shape_zyx} | (placing or {}),
             )  # fmt: skip
             tables.append(_by_region(name, counted))
+    if wide:
+        _log.warning(
+            "the upper end of the 90 %% interval is more than twice the lower one: %s. Such a count tells "
+            "brains apart only where they differ by more. Draw a sample, answer it by eye, and precision, "
+            "recall and the count are measured: `%s`",
+            ", ".join(interval for interval, _ in wide),
+            wide[0][1],
+        )
     keys = list(dict.fromkeys(key for table in tables for key in table))
     table = {key: np.concatenate([part[key] for part in tables]) for key in keys}
     made_from = _models(detector, refiner) | _inputs(volumes, kept, atlases) | dict(about or {})
@@ -93,6 +109,22 @@ def count(
     if figure is not None:
         count_figure(table, figure)
     return table
+
+
+def _audit_command(volume: Volume, cells: Path) -> str:
+    out = cells.with_name(f"{cells.stem.removesuffix('_refined')}_audit.csv")
+    return shlex.join(["canvas-fm", "audit", *_opening(volume), str(cells), "--out", str(out)])
+
+
+def _opening(volume: Volume) -> list[str]:
+    """Words of the command line that open the same volume."""
+    options = volume.options
+    words = [str(volume.path)]
+    for name in ("t", "c"):
+        words += [] if options[name] is None else [f"--{name}", str(options[name])]
+    if options["voxel_um"] is not None:
+        words = [*words, "--voxel-um", *(f"{um:g}" for um in volume.voxel_um)]
+    return words
 
 
 def _one_each(atlas: Atlas | Sequence[Atlas] | None, volumes: Sequence[Volume]) -> list[Atlas | None]:

@@ -28,7 +28,7 @@ from canvas_fm.inference.detect.detect import detector_job
 from canvas_fm.inference.detect.detector_features import MapPooling
 from canvas_fm.inference.detect.maxima.with_features import FeaturedJob
 from canvas_fm.inference.detect.options import DetectOptions
-from canvas_fm.inference.detect.out_of_distribution import unfamiliar_volume_warnings
+from canvas_fm.inference.detect.out_of_distribution import mark_unlike, unfamiliar_volume_warnings
 from canvas_fm.inference.detect.tiles.detection_job import DetectionJob, TileMaxima
 from canvas_fm.inference.detect.tiles.resumable import ResumableTiles
 from canvas_fm.models.checkpoint import Detector, Encoder
@@ -83,6 +83,7 @@ def detect_refined(
         points, maxima, counts = _detected(job, pooling, work, **running)
         for sentence in unfamiliar_volume_warnings(job, points):
             _log.warning("%s", sentence)
+        points = mark_unlike(job, points)
         provenance = refiner.provenance_.get(CANDIDATE_SCORE)
         score = None if provenance is None else recorded_score(points, provenance)
         maps = None if pooling is None else KeptFeatures.of(work.folder, counts, maxima)

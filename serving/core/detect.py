@@ -39,7 +39,7 @@ def find_detector(core: Core, name: str | None) -> Detector:
 async def detect(core: Core, body: DetectRequest) -> Detected:
     """The cells of a box, by `canvas_fm.detect`; Refusal (413) where it is too large for one request."""
     from canvas_fm.inference.detect.detect import detector_job
-    from canvas_fm.inference.detect.out_of_distribution import unfamiliar_volume_warnings
+    from canvas_fm.inference.detect.out_of_distribution import mark_unlike, unfamiliar_volume_warnings
     from canvas_fm.inference.detect.tiles.detection_job import run
 
     detector, volume = find_detector(core, body.detector), core.registered(body.volume)
@@ -53,7 +53,7 @@ async def detect(core: Core, body: DetectRequest) -> Detected:
                 413,
                 f"{job.region.voxels / 1e6:.4g} million voxels; {most:g} are the most: give a smaller box",
             )
-        points = run(job, show=False)
+        points = run(job, show=False, mark=mark_unlike)
         return Detected(points, detector, job.threshold, unfamiliar_volume_warnings(job, points))
 
     try:

@@ -13,6 +13,7 @@ from jaxtyping import Float64, Int64
 
 from canvas_fm.data.points.tables import text_rows
 from canvas_fm.errors import CanvasError
+from canvas_fm.heads.refine.counts.expected_count import ALL_CELLS, ALL_CELLS_IF_RECALL_HOLDS
 
 _NEEDED = ("brain", "group", "regions")
 _OF_REGIONS = ("id", "name", "count", "volume_mm3")
@@ -212,8 +213,9 @@ def _same_count_of(files: Sequence[RegionsFile], channel: str | None) -> None:
     first: dict[str, Path] = {}
     for file in files:
         for row in file.rows():
-            if row.get("count_of") and channel in (None, row.get("channel", "")):
-                first.setdefault(row["count_of"], file.path)
+            if (of := row.get("count_of")) and channel in (None, row.get("channel", "")):
+                # Computed alike; that the recall may not hold in a brain is said where it was counted.
+                first.setdefault(ALL_CELLS if of == ALL_CELLS_IF_RECALL_HOLDS else of, file.path)
     if len(first) > 1:
         (kind, at), (other, there) = list(first.items())[:2]
         raise CanvasError(

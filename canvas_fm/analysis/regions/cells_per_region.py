@@ -20,6 +20,7 @@ from canvas_fm.data.zyx import ZyxUm, ZyxUmLike, check_voxel_um
 from canvas_fm.errors import CanvasError
 from canvas_fm.heads.refine.counts.expected_count import (
     ALL_CELLS,
+    ALL_CELLS_IF_RECALL_HOLDS,
     AMONG_CANDIDATES,
     CountSpread,
     Recall,
@@ -49,13 +50,16 @@ class RegionCounts:
     by_p_cell: bool
     spread: CountSpread
     recall: Recall | None
+    recall_holds: bool = True
 
     @property
     def count_of(self) -> str:
         """Of what the counts are, in the words of `refine apply`."""
         if not self.by_p_cell:
             return ROWS
-        return AMONG_CANDIDATES if self.recall is None else ALL_CELLS
+        if self.recall is None:
+            return AMONG_CANDIDATES
+        return ALL_CELLS if self.recall_holds else ALL_CELLS_IF_RECALL_HOLDS
 
     def table(self) -> dict[str, np.ndarray]:
         """Columns of one row a region and side, of regions that have a volume or cells."""
@@ -151,7 +155,8 @@ def count_regions(
         recall = recall_of_refined(points)
     volumes = region_volumes(atlas) if volume_mm3 is None else volume_mm3
     sums = _sums(p, placed, len(atlas.tree), spread)
-    return RegionCounts(channel, atlas, placed, sums, volumes, by_p, spread, recall if by_p else None)
+    holds = points.meta.get("count_of") != ALL_CELLS_IF_RECALL_HOLDS
+    return RegionCounts(channel, atlas, placed, sums, volumes, by_p, spread, recall if by_p else None, holds)
 
 
 def _size(points: Points, atlas: Atlas, voxel_um: ZyxUmLike | None) -> ZyxUm:

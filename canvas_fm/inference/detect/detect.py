@@ -16,7 +16,7 @@ from canvas_fm.inference.channels import input_channels
 from canvas_fm.inference.detect.heatmap import HeatMapper, LaplacianHeatMapper, NetHeatMapper
 from canvas_fm.inference.detect.maxima.local_maxima import Shape
 from canvas_fm.inference.detect.options import DetectOptions, LogOptions, TileOptions
-from canvas_fm.inference.detect.out_of_distribution import unfamiliar_volume_warnings
+from canvas_fm.inference.detect.out_of_distribution import mark_unlike, unfamiliar_volume_warnings
 from canvas_fm.inference.detect.tiles.detection_job import DetectionJob, run
 from canvas_fm.inference.detect.tiles.tiles import Readable, Resampled, as_region
 from canvas_fm.inference.embed.point_crops import volume_identity
@@ -55,7 +55,7 @@ def detect(
     be relative to.
     """
     job = detector_job(detector, volume, background=background, **options)
-    points = run(job, out, workers=workers, scheduler=scheduler, show=show)
+    points = run(job, out, workers=workers, scheduler=scheduler, show=show, mark=mark_unlike)
     for sentence in unfamiliar_volume_warnings(job, points):
         _log.warning("%s", sentence)
     return points

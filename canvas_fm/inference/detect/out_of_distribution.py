@@ -14,6 +14,7 @@ from canvas_fm.inference.detect.tiles.detection_job import DetectionJob
 from canvas_fm.models.folder.training_volumes import volume_in_training
 
 LOOKS = "looks"  # the key in a detector's provenance
+UNLIKE = "unlike_calibration"  # the key in the metadata of detections
 _SLACK = 2.0  # so many times beyond what was seen is still alike
 _MEDIAN = WindowRule("median", 0.0, 1.0)
 _MEANS = {
@@ -60,9 +61,33 @@ def unfamiliar_volume_warnings(job: DetectionJob, points: Points) -> list[str]:
             f"{detector.name} was trained on {trained_on}: what it finds there says nothing of how it does "
             "on a volume that it has not seen"
         ]
+    if not (odd := _unlike_calibration(job, points)):
+        return seen
+    return [
+        *seen,
+        f"{volume.name} looks unlike what {detector.name} was calibrated on: {odd}. Look "
+        "at the detections and give --threshold by them, or label a few cells of this brain and adapt the "
+        "detector to it (canvas-fm adapt)",
+    ]
+
+
+def mark_unlike(job: DetectionJob, points: Points) -> Points:
+    """The detections; where the volume looks unlike the calibration volumes, their metadata say by what.
+
+    The recall that was measured on such volumes is then not known to hold, which counts go by.
+    """
+    odd = _unlike_calibration(job, points)
+    return Points(points.zyx, points.columns, points.meta | {UNLIKE: odd}) if odd else points
+
+
+def _unlike_calibration(job: DetectionJob, points: Points) -> str:
+    """What of a volume lies outside the ranges of the calibration volumes; empty where nothing does."""
+    if not isinstance(job.heat, NetHeatMapper):
+        return ""
+    detector = job.heat.detector
     known: Any = detector.config.provenance.get(LOOKS)
     if not known:
-        return seen
+        return ""
     mm3 = job.region.voxels * float(np.prod(job.voxel_um)) * 1e-9
     own = detector.config.threshold  # known ranges are of detections at it, not of a lower one's candidates
     look = volume_statistics(job.volumes[0], points.columns["score"], max(own, job.threshold), mm3)
@@ -73,14 +98,7 @@ def unfamiliar_volume_warnings(job: DetectionJob, points: Points) -> list[str]:
             low, high = 0.0, high if name == "cells_mm3" else np.inf
         if not low / _SLACK <= value <= high * _SLACK:
             odd.append(f"{_MEANS[name].format(value=value)}, where {low:.3g} to {high:.3g} were seen")
-    if not odd:
-        return seen
-    return [
-        *seen,
-        f"{job.volumes[0].name} looks unlike what {detector.name} was calibrated on: {'; '.join(odd)}. Look "
-        "at the detections and give --threshold by them, or label a few cells of this brain and adapt the "
-        "detector to it (canvas-fm adapt)",
-    ]
+    return "; ".join(odd)
 
 
 def _small_box_warnings(job: DetectionJob) -> list[str]:

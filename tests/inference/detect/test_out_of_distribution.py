@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume, WindowRule
 from canvas_fm.inference.detect.detect import detect
 from canvas_fm.inference.detect.out_of_distribution import statistics_ranges, volume_statistics
@@ -47,7 +48,9 @@ def test_it_warns_of_the_unlike_and_of_nothing_else(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         detect(detector(tmp_path / "a", wide), noise(), show=False)
         assert not caplog.records
-        detect(detector(tmp_path / "b", wide | {"contrast": [5.0, 9.0]}), noise(), show=False)
+        out = tmp_path / "cells.csv"
+        detect(detector(tmp_path / "b", wide | {"contrast": [5.0, 9.0]}), noise(), out=out, show=False)
+    assert "5 to 9 were seen" in Points.read(out).meta["unlike_calibration"]
     (record,) = caplog.records
     assert "new brain looks unlike what b was calibrated on: its 99.9th percentile" in record.message
     assert "5 to 9 were seen" in record.message

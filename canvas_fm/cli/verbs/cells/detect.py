@@ -89,7 +89,7 @@ def _detect_faults(args: argparse.Namespace) -> list[str]:
 def run_detect(args: argparse.Namespace) -> None:
     from canvas_fm.cli.output import print_result, report_bad_chunks_by_path
     from canvas_fm.data.volume.volume import Volume
-    from canvas_fm.inference.detect.out_of_distribution import unfamiliar_volume_warnings
+    from canvas_fm.inference.detect.out_of_distribution import mark_unlike, unfamiliar_volume_warnings
     from canvas_fm.inference.detect.tiles.detection_job import bad_chunks_of, plan, run
 
     volume = Volume.open(args.volume, **args.volume_options.explicit)
@@ -100,7 +100,7 @@ def run_detect(args: argparse.Namespace) -> None:
     if args.refiner is not None:
         _run_refined(args, volume)
         return
-    points = run(job, args.out, workers=args.workers, scheduler=args.scheduler)
+    points = run(job, args.out, workers=args.workers, scheduler=args.scheduler, mark=mark_unlike)
     # The points know of every chunk that was passed over, by whichever process and in whichever run.
     skipped = report_bad_chunks_by_path({args.volume: bad_chunks_of(points)})
     warnings = unfamiliar_volume_warnings(job, points)

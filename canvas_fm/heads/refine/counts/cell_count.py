@@ -12,6 +12,7 @@ from canvas_fm.data.points.points import Points
 from canvas_fm.heads.features.candidate_score import made_by
 from canvas_fm.heads.refine.counts.expected_count import (
     ALL_CELLS,
+    ALL_CELLS_IF_RECALL_HOLDS,
     AMONG_CANDIDATES,
     Count,
     Recall,
@@ -19,9 +20,12 @@ from canvas_fm.heads.refine.counts.expected_count import (
 )
 from canvas_fm.heads.refine.counts.recall import recall_of, shipped_recalls, threshold_of
 from canvas_fm.heads.refine.refiner import Refiner
+from canvas_fm.inference.detect.out_of_distribution import UNLIKE
 from canvas_fm.models.folder.training_volumes import volume_in_training
 from canvas_fm.shipped import shipped
 
+# What a note says to run; `count` puts its own files there.
+RECALL_COMMAND = "canvas-fm refine apply REFINER VOLUME CANDIDATES --out CELLS.csv --recall FOUND CELLS"
 _MUCH = 0.3  # log-odds that are open by as much are worth a sentence
 
 
@@ -30,6 +34,7 @@ class CellCount:
     """An expected count: of all `cells`, or of the cells among the `candidates` where recall is not known.
 
     `among_candidates` is the latter in either case; `notes` are sentences for whoever reads the number.
+    `recall_holds` is False where the recall was measured on volumes that this one looks unlike.
     """
 
     of: Literal["cells", "candidates"]
@@ -37,11 +42,19 @@ class CellCount:
     among_candidates: Count
     recall: Recall | None
     notes: tuple[str, ...]
+    recall_holds: bool = True
+
+    @property
+    def count_of(self) -> str:
+        """Of what the count is, in words."""
+        if self.of == "candidates":
+            return AMONG_CANDIDATES
+        return ALL_CELLS if self.recall_holds else ALL_CELLS_IF_RECALL_HOLDS
 
     def as_dict(self) -> dict[str, Any]:
         """The fields as `refine apply --json` prints them."""
         return {
-            "count_of": ALL_CELLS if self.of == "cells" else AMONG_CANDIDATES,
+            "count_of": self.count_of,
             "expected_cells": self.count.value,
             "interval_90": [self.count.low, self.count.high],
             "among_candidates": self.among_candidates._asdict(),
@@ -53,7 +66,7 @@ class CellCount:
         """The fields as lines of a file's header."""
         count = self.count
         lines = {
-            "count_of": str(self.as_dict()["count_of"]),
+            "count_of": self.count_of,
             "expected_cells": f"{count.value:.1f}",
             "expected_cells_90": f"{count.low:.1f} {count.high:.1f}",
         }
@@ -87,15 +100,26 @@ def count_cells(
         count = among
     else:
         count = expected_count(p_cell, refiner.count_spread_, known)
+    unlike = points.meta.get(UNLIKE) if recall is None else None  # an audit is of this very volume
     notes = [*_doubts(refiner), *_seen(refiner, points, volume, crop_of)]
     if known is None:  # else what is not among the candidates is in the count
         notes = [*_cut(points), *notes]
         notes.append(
             "cells without a candidate are not counted, since it is not known how many there are; look for "
-            "some cells by eye and give how many of them have a candidate: "
-            "`canvas-fm refine apply --recall FOUND CELLS`"
+            f"some cells by eye and give how many of them have a candidate: `{RECALL_COMMAND}`"
         )
-    return CellCount("candidates" if known is None else "cells", count, among, known, tuple(notes))
+    elif unlike:
+        notes = [_recall_may_not_hold(unlike), *notes]
+    of: Literal["cells", "candidates"] = "candidates" if known is None else "cells"
+    return CellCount(of, count, among, known, tuple(notes), recall_holds=not unlike)
+
+
+def _recall_may_not_hold(unlike: str) -> str:
+    return (
+        f"the volume looks unlike what the detector was calibrated on ({unlike}): whether its recall on the "
+        "training brains holds here is not known, and the count may be far off; look for some cells by eye "
+        f"and give how many of them have a candidate: `{RECALL_COMMAND}`"
+    )
 
 
 def _cut(points: Points) -> list[str]:

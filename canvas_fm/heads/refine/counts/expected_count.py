@@ -14,6 +14,8 @@ from canvas_fm.heads.refine.head.calibration import sigmoid
 
 COUNT_LEVEL = 0.9
 ALL_CELLS, AMONG_CANDIDATES = "all cells", "cells among the candidates"  # what a count is of
+# Of a volume that looks unlike those on which the recall was measured.
+ALL_CELLS_IF_RECALL_HOLDS = f"{ALL_CELLS} if the recall of the training brains holds here"
 _NORMAL = 1.6448536269514722  # the normal distribution's half-width of a 90 % interval
 _FEW_REGIONS = 10
 # The deviation by which the log-odds of all candidates shift together where no other brain was looked at.

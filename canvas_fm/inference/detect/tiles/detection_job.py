@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -220,13 +220,18 @@ def run(
     workers: int = 1,
     scheduler: str | None = None,
     show: bool | None = None,
+    mark: Callable[[DetectionJob, Points], Points] | None = None,
 ) -> Points:
-    """Run a job; with `out` write the points, resuming what an earlier run of the same job left."""
+    """Run a job; with `out` write the points, resuming what an earlier run of the same job left.
+
+    `mark` adds to the points' metadata before they are written.
+    """
     if workers < 1:
         raise CanvasError(f"workers is {workers}; give at least 1")
     if out is None:
         maxima = dict(_with_bar(job, range(len(job.tiles)), workers, scheduler, show))
-        return job.merge([maxima[number] for number in sorted(maxima)])
+        points = job.merge([maxima[number] for number in sorted(maxima)])
+        return points if mark is None else mark(job, points)
     with ResumableTiles(Path(out), job.inputs, job.digest(), len(job.tiles)) as work:
         if (finished := work.finished()) is not None:
             return finished
@@ -239,7 +244,8 @@ def run(
         for number, tile in _with_bar(job, remaining, workers, scheduler, show, cells=cells):
             work.keep(number, tile.arrays(), tile.bad_chunks)
             done[number] = tile
-        return work.finish(job.merge([done[number] for number in sorted(done)]))
+        points = job.merge([done[number] for number in sorted(done)])
+        return work.finish(points if mark is None else mark(job, points))
 
 
 def plan(job: DetectionJob, *, workers: int = 1) -> dict[str, Any]:

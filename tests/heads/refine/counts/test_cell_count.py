@@ -118,6 +118,17 @@ def test_it_is_of_all_cells_where_recall_is_recorded_and_of_candidates_elsewhere
     assert audit.count.value == pytest.approx(180, rel=0.02)
 
 
+def test_a_recall_of_brains_that_look_otherwise_is_not_taken_for_known(refiner):
+    p = np.full(100, 0.9)
+    alike = count_cells(refiner, candidates(threshold="0.2"), p)
+    unlike = count_cells(refiner, candidates(threshold="0.2", unlike_calibration="its contrast"), p)
+    assert unlike.count == alike.count
+    assert unlike.as_meta()["count_of"] == "all cells if the recall of the training brains holds here"
+    assert "(its contrast)" in unlike.notes[0]
+    audit = count_cells(refiner, candidates(threshold="0.2", unlike_calibration="x"), p, recall=(40, 80))
+    assert audit.count_of == alike.count_of == "all cells"
+
+
 def test_candidates_cut_at_the_detectors_own_threshold_are_noticed(refiner):
     p = np.full(10, 0.9)
     cut = count_cells(refiner, candidates(10, threshold="0.3", operating_threshold="0.3"), p)
