@@ -21,6 +21,7 @@ from canvas_fm.errors import CanvasError
 from canvas_fm.files.atomic import write_atomic
 from canvas_fm.files.checksum import sha256
 from canvas_fm.heads.refine.apply.apply import P_CELL, refine
+from canvas_fm.heads.refine.counts.cell_count import RECALL_COMMAND
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.inference.detect.detect import detect
 from canvas_fm.inference.embed.point_crops import volume_identity
@@ -78,6 +79,9 @@ def count(
             }
             cells = refine(refiner, volume, cells, detector=None, out=folder / f"{stem}_refined.csv", **run)
             if notes := cells.meta.get("count_notes"):
+                if (model := getattr(refiner, "folder_", None)) is not None:
+                    command = _recall_command(model, volume, cells_path, run)
+                    notes = notes.replace(RECALL_COMMAND, command)
                 _log.warning("%s: %s", name, notes)
         kept[name] = sha256(folder / f"{stem}{'' if refiner is None else '_refined'}.csv")
         row = count_row(name, cells)
@@ -109,6 +113,14 @@ def count(
     if figure is not None:
         count_figure(table, figure)
     return table
+
+
+def _recall_command(refiner: Path, volume: Volume, cells: Path, run: Mapping[str, Any]) -> str:
+    """The command by which these candidates are counted again with a recall that was looked up by eye."""
+    out = cells.with_name(f"{cells.stem}_recall.csv")
+    words = ["canvas-fm", "refine", "apply", refiner, *_opening(volume), cells, "--out", out]
+    words += [f"--{name.replace('_', '-')}" for name in ("resample", "ignore_voxel_size") if run.get(name)]
+    return shlex.join(map(str, words)) + " --recall FOUND CELLS"
 
 
 def _audit_command(volume: Volume, cells: Path) -> str:
