@@ -127,9 +127,10 @@ def _cut(points: Points) -> list[str]:
     threshold, own = threshold_of(points), _own_threshold(points)
     if threshold is None or own is None or threshold < own * 0.98:
         return []
+    of = "the detector's own threshold" + (f" is {own:g}" if f"{own:g}" != f"{threshold:g}" else "")
     return [
-        f"the candidates were cut at {threshold:g}, the detector's own threshold ({own:g}) or above: cells "
-        "that score lower are not among them; detect with a lower --threshold for candidates to refine"
+        f"the candidates were cut at {threshold:g} ({of}): cells that score lower are not among them; detect "
+        "with a lower --threshold for candidates to refine"
     ]
 
 

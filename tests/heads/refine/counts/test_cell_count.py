@@ -132,7 +132,9 @@ def test_a_recall_of_brains_that_look_otherwise_is_not_taken_for_known(refiner):
 def test_candidates_cut_at_the_detectors_own_threshold_are_noticed(refiner):
     p = np.full(10, 0.9)
     cut = count_cells(refiner, candidates(10, threshold="0.3", operating_threshold="0.3"), p)
-    assert "cut at 0.3, the detector's own threshold" in cut.notes[0]
+    assert "cut at 0.3 (the detector's own threshold):" in cut.notes[0]
+    above = count_cells(refiner, candidates(10, threshold="0.3", operating_threshold="0.25"), p)
+    assert "cut at 0.3 (the detector's own threshold is 0.25):" in above.notes[0]
     corrected = count_cells(refiner, candidates(10, threshold="0.2", operating_threshold="0.2"), p)
     assert corrected.of == "cells"
     assert not any("were cut" in note for note in corrected.notes)
