@@ -15,6 +15,7 @@ from canvas_fm.analysis.regions.atlas import Atlas
 from canvas_fm.analysis.regions.cells_per_region import RegionCounts, count_regions, region_volumes
 from canvas_fm.data.dataset.unique_names import unique_names
 from canvas_fm.data.points.points import Points
+from canvas_fm.data.points.sidecar import read_sidecar
 from canvas_fm.data.points.tables import write_table
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import CanvasError
@@ -31,6 +32,7 @@ from canvas_fm.version import __version__
 _log = logging.getLogger(__name__)
 
 DETECTIONS = "detections"
+_COUNT, _TOTALS = "count ", ("count", "count_low", "count_high")
 _WIDE = 2.0  # an interval whose upper end is so many times its lower one hardly tells brains apart
 
 
@@ -64,6 +66,7 @@ def count(
     regions_mm3 = {id(each): region_volumes(each) for each in atlases if each is not None}
     tables: list[dict[str, np.ndarray]] = []
     kept: dict[str, str] = {}
+    totals: dict[str, str] = {}
     wide: list[tuple[str, str]] = []
     for volume, name, of_volume in zip(volumes, unique_names(list(volumes)), atlases, strict=True):
         stem = name.replace("/", "_")
@@ -85,6 +88,7 @@ def count(
                 _log.warning("%s: %s", name, notes)
         kept[name] = sha256(folder / f"{stem}{'' if refiner is None else '_refined'}.csv")
         row = count_row(name, cells)
+        totals[f"{_COUNT}{name}"] = " ".join(f"{row[key].item():.10g}" for key in _TOTALS)
         low, high = row["count_low"].item(), row["count_high"].item()
         if high > max(1.0, _WIDE * low):
             interval = f"{name} ({low:.0f} to {high:.0f})"
@@ -108,7 +112,7 @@ def count(
         )
     keys = list(dict.fromkeys(key for table in tables for key in table))
     table = {key: np.concatenate([part[key] for part in tables]) for key in keys}
-    made_from = _models(detector, refiner) | _inputs(volumes, kept, atlases) | dict(about or {})
+    made_from = _models(detector, refiner) | _inputs(volumes, kept, atlases) | totals | dict(about or {})
     write_table(out, table, made_from | {"settings": _settings(options, placing), "canvas_fm": __version__})
     if figure is not None:
         count_figure(table, figure)
@@ -207,6 +211,16 @@ def _by_region(name: str, counted: RegionCounts) -> dict[str, np.ndarray]:
         table["count_of"] = np.full(rows, DETECTIONS)
     blank = {key: np.full(rows, np.nan) for key in ("count_low", "count_high") if key not in table}
     return {"brain": np.full(rows, name), **table, **blank}
+
+
+def brain_counts(out: str | Path) -> dict[str, tuple[float, float, float]]:
+    """Count of each brain, and the ends of its 90 % interval (NaN of detections), as OUT.json states them.
+
+    They are of all cells of the volume, those outside the regions of an atlas too.
+    """
+    of = {key: text for key, text in read_sidecar(Path(out)).items() if key.startswith(_COUNT)}
+    counts = {key.removeprefix(_COUNT): [float(part) for part in text.split()] for key, text in of.items()}
+    return {name: (value, low, high) for name, (value, low, high) in counts.items()}
 
 
 def count_figure(table: dict[str, np.ndarray], path: str | Path) -> None:

@@ -74,6 +74,19 @@ def test_the_whole_brain_has_the_count_of_the_refined_header(counted):
     assert [row["count_low"], row["count_high"]] == [float(one) for one in meta["expected_cells_90"].split()]
 
 
+def test_with_regions_the_whole_brain_is_printed_too(counted, capsys):
+    atlas = ["--regions", str(counted / "labels.tif"), "--table", str(counted / "names.csv")]
+    size = ["--atlas-voxel-um", *(str(one) for one in _voxel())]
+    models = ["--detector", "detector-microglia", "--refiner", "refiner-microglia"]
+    words = ["count", "sample:microglia", "--out", str(counted / "c.csv"), *models, *atlas, *size]
+    assert main([*words, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    meta = Points.read(next((counted / "c.cells").glob("*_refined.csv"))).meta
+    assert result["cells"] == {"microglia": float(meta["expected_cells"])}
+    assert result["cells_in_regions"]["microglia"] == pytest.approx(result["cells"]["microglia"], rel=1e-3)
+    assert result["interval_90"]["microglia"] == [float(end) for end in meta["expected_cells_90"].split()]
+
+
 def test_what_the_counts_were_made_from_stands_beside_them(counted):
     made = read_sidecar(counted / "c.csv")
     (cells,) = (counted / "c.cells").glob("*_refined.csv")

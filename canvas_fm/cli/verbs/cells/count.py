@@ -55,7 +55,7 @@ def run_count(args: argparse.Namespace) -> None:
     from canvas_fm.files.checksum import sha256
     from canvas_fm.heads.refine.refiner import Refiner
     from canvas_fm.models.checkpoint import load
-    from canvas_fm.pipeline.count_cells import count
+    from canvas_fm.pipeline.count_cells import brain_counts, count
     from canvas_fm.shipped import find
 
     atlas = [open_atlas_of(args, each) for each in args.regions] or None
@@ -78,14 +78,14 @@ def run_count(args: argparse.Namespace) -> None:
     result: dict[str, Any] = {"written": args.out, "rows": len(table["brain"])}
     if args.figure is not None:
         result["figure"] = args.figure
-    if atlas is None:
-        result["cells"] = dict(zip(table["brain"].tolist(), table["count"].tolist(), strict=True))
-        ends = zip(table["count_low"].tolist(), table["count_high"].tolist(), strict=True)
-        interval: dict[str, Any] = {
-            name: list(both) for name, both in zip(table["brain"].tolist(), ends, strict=True)
-        }
-        if not args.json:  # for people an interval is words
-            interval = {name: f"{low:g} to {high:g}" for name, (low, high) in interval.items()}
-        result["interval_90"] = interval if args.refiner is not None else None
+    counts = brain_counts(args.out)
+    result["cells"] = {name: value for name, (value, _, _) in counts.items()}
+    if atlas is not None:
+        own = table["own_count"] * (table["hemisphere"] == "both")
+        result["cells_in_regions"] = {name: float(own[table["brain"] == name].sum()) for name in counts}
+    interval: dict[str, Any] = {name: [low, high] for name, (_, low, high) in counts.items()}
+    if not args.json:  # for people an interval is words
+        interval = {name: f"{low:g} to {high:g}" for name, (low, high) in interval.items()}
+    result["interval_90"] = interval if args.refiner is not None else None
     result["count_of"] = ", ".join(dict.fromkeys(table["count_of"].tolist()))
     print_result(result, args.json, bad_chunks=report_bad_chunks(volumes))
