@@ -105,8 +105,8 @@ def check_labels(is_cell: Bool[np.ndarray, " n"], at_least: int = 1) -> None:
         )
     if min(cells, others) < at_least:
         raise BadInput(
-            f"{cells} cells and {others} non-cells are labelled, fewer than {at_least} folds; "
-            "label more, or ask for fewer folds"
+            f"{cells} cells and {others} non-cells are labelled, fewer than {at_least} folds; label more"
+            + (f", or give --folds {fewest}" if (fewest := min(cells, others)) >= 2 else "")
         )
 
 

@@ -57,7 +57,7 @@ def test_a_random_split_inside_one_brain_is_refused_unless_forced_and_then_marke
     [
         (np.ones(10, bool), "one class only"),
         (np.zeros(10, bool), "all 10 labels are non-cells"),
-        (np.arange(10) < 2, "2 cells and 8 non-cells are labelled, fewer than 5 folds"),
+        (np.arange(10) < 2, "fewer than 5 folds; label more, or give --folds 2"),
     ],
 )
 def test_labels_that_cannot_be_split(is_cell, message):

@@ -197,7 +197,7 @@ def _count_in(meta: dict[str, str]) -> dict[str, Any]:
         "count_of": meta["count_of"],
         "expected_cells": float(meta["expected_cells"]),
         "interval_90": [float(value) for value in meta["expected_cells_90"].split()],
-        "notes": meta.get("count_notes", ""),
+        "notes": [meta["count_notes"]] if "count_notes" in meta else [],
     }
 
 
@@ -237,6 +237,6 @@ def _in_words(of: dict[str, Any]) -> str:
     ranking = "undefined" if of["auc"] is None else f"{of['auc']:.3f}"
     above = "recall unknown" if of["f1_ceiling"] is None else f"best possible {of['f1_ceiling']:.3f}"
     return (
-        f"F1 {of['f1']:.3f} ({above}; every candidate kept {of['f1_unrefined']:.3f}), AUC {ranking}, "
-        f"calibration error {of['calibration_error']:.3f}"
+        f"F1 {of['f1']:.3f} ({above}; F1 if every candidate were kept: {of['f1_unrefined']:.3f}), "
+        f"AUC {ranking}, calibration error {of['calibration_error']:.3f}"
     )

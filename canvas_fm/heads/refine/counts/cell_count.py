@@ -26,7 +26,7 @@ from canvas_fm.shipped import shipped
 
 # What a note says to run; `count` puts its own files there.
 RECALL_COMMAND = "canvas-fm refine apply REFINER VOLUME CANDIDATES --out CELLS.csv --recall FOUND CELLS"
-_MUCH = 0.3  # log-odds that are open by as much are worth a sentence
+_MUCH = 0.3  # an uncertainty of the log-odds that is worth a sentence
 
 
 @dataclass(frozen=True)
@@ -154,8 +154,8 @@ def _doubts(refiner: Refiner) -> list[str]:
     notes = [] if warning is None else [f"the refiner was calibrated on {warning}"]
     if open_ >= _MUCH:
         notes.append(
-            f"its labels leave the log-odds of all candidates open by {open_:.2f} together, which is in the "
-            "interval"
+            f"it was calibrated on few labels, or on those of one brain: that uncertainty of its P(cell), "
+            f"{open_:.2f} in log-odds (standard deviation), is included in the interval"
         )
     return notes
 
