@@ -104,10 +104,10 @@ class RegionCounts:
             "channel": np.full(len(rows), self.channel),
             "hemisphere": np.full(len(rows), side),
             "own_count": self._number(own * scale),
-            "own_volume_mm3": own_volume,
+            "own_volume_mm3": _significant(own_volume),
             "count": self._number(count),
-            "volume_mm3": volume,
-            "density": density,
+            "volume_mm3": _significant(volume),
+            "density": _significant(density),
             "count_of": np.full(len(rows), self.count_of),
         }
         if self.by_p_cell:
@@ -185,6 +185,11 @@ def _sums(
     below, above = (sigmoid(logit - shift), sigmoid(logit + shift)) if shift else (inside, inside)
     weights: tuple[Real[np.ndarray, " k"], ...] = (inside, inside * (1 - inside), below, above)
     return np.stack([np.bincount(cell, weight, regions * 3).reshape(regions, 3) for weight in weights])
+
+
+def _significant(values: np.ndarray, digits: int = 7) -> np.ndarray:
+    """Values to so many significant digits, far more than a registration knows a volume by."""
+    return np.array([float(f"{value:.{digits}g}") for value in values.tolist()], np.float64)
 
 
 def region_volumes(atlas: Atlas) -> Float64[np.ndarray, "r 3"]:

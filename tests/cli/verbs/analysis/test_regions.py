@@ -38,6 +38,9 @@ def test_two_channels_to_a_table(result, small, cells, tmp_path):  # noqa: F811
     assert np.isnan(root.count_low["cfos"])
     assert printed["channels"]["cfos"]["points"] == 70
     assert json.loads((tmp_path / "regions.csv.json").read_text())["channels"] == printed["channels"]
+    plain = pandas.read_csv(out, dtype=str)
+    for key in ("own_volume_mm3", "volume_mm3", "density"):
+        assert plain[key].dropna().map(lambda text: len(text.replace(".", "").strip("0"))).max() <= 7, key
     rows = pandas.read_csv(placed)
     assert rows.groupby("channel").size().to_dict() == {"cfos": 70, "neun": 200}
     assert set(rows.hemisphere) == {"left", "right"}
