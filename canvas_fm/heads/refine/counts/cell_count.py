@@ -154,8 +154,8 @@ def _doubts(refiner: Refiner) -> list[str]:
     notes = [] if warning is None else [f"the refiner was calibrated on {warning}"]
     if open_ >= _MUCH:
         notes.append(
-            f"it was calibrated on few labels, or on those of one brain: that uncertainty of its P(cell), "
-            f"{open_:.2f} in log-odds (standard deviation), is included in the interval"
+            f"the refiner's calibration is uncertain by {open_:.2f} in log-odds (standard deviation), since "
+            "its labels are few or of one brain; the interval includes this"
         )
     return notes
 
