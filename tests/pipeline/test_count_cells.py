@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 
 import numpy as np
 import pytest
@@ -101,6 +103,18 @@ def test_what_the_counts_were_made_from_stands_beside_them(counted):
     assert "regions" in json.loads(made["settings"])
     assert "volume microglia" in made
     assert "atlas" not in read_sidecar(counted / "whole.csv")
+
+
+@pytest.mark.slow
+def test_the_commands_that_its_warnings_name_run_as_they_are(tmp_path, caplog):
+    models = ["--detector", "detector-cfos", "--refiner", "refiner-cfos", "--threshold", "0.25"]
+    assert main(["count", "sample:cfos", "--out", str(tmp_path / "my counts.csv"), *models]) == 0
+    assert "upper end of the 90 % interval is more than twice the lower one: cfos (" in caplog.text
+    commands = re.findall("`canvas-fm ([^`]+)`", caplog.text)
+    assert [words.split()[0] for words in commands] == ["refine", "audit"]
+    for words in commands:
+        assert main(shlex.split(words.replace("FOUND CELLS", "30 40"))) == 0
+    assert Points.read(tmp_path / "my counts.cells" / "cfos_recall.csv").meta["count_of"] == "all cells"
 
 
 def test_what_is_written_is_a_csv(capsys, tmp_path):
