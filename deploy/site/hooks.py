@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[2]
 # Pages outside `docs`, by their place in the repository and in the site.
 OUTSIDE = ["CHANGELOG.md", "CONTRIBUTING.md", "recipes/LOG.md", *sorted(f"model_cards/{path.name}" for path in
            (ROOT / "model_cards").glob("*.md"))]  # fmt: skip
+_FILE = re.compile(r"\[([^\[\]]*)\]\((?!https?:|#|mailto:)([^)#\s]+)(?:#[^)]*)?\)")
 _LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)#\s]+)(#[^)]*)?\)")
 _NO_RUN = re.compile(r"^(```\w+) no-run$", re.M)  # for the tests; Markdown takes one word behind the fence
 _MARK = re.compile(r"<!-- made from the code: (\w+) -->")
@@ -36,12 +37,27 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
     markdown = _MARK.sub(lambda match: MADE[match[1]](), _NO_RUN.sub(r"\1", markdown))
     uri = page.file.src_uri
     home = uri if uri in OUTSIDE else f"docs/{uri}"
+    markdown = _FILE.sub(lambda match: _file(match, home), markdown)
     return _LINK.sub(lambda match: _link(match, home, uri), markdown)
 
 
+def _target(link: str, home: str) -> str:
+    return posixpath.normpath(posixpath.join(posixpath.dirname(home), link))
+
+
+def _file(match: re.Match[str], home: str) -> str:
+    """The name in place of a link to a file of the repository that is no page of the site."""
+    target = _target(match[2], home)
+    page = target in ("README.md", *OUTSIDE) or re.match(r"(docs|recipes)(/|$)", target)
+    if page or not (ROOT / target).exists():
+        return match[0]
+    name = f"`{target}`"
+    return name if match[1].strip("`") == target else f"{match[1]} ({name})"
+
+
 def _link(match: re.Match[str], home: str, uri: str) -> str:
-    """The link as it has to be in the site: a page there, else the plain name of a file of the repository."""
-    target = posixpath.normpath(posixpath.join(posixpath.dirname(home), match[1]))
+    """The link as it has to be in the site."""
+    target = _target(match[1], home)
     if target == "README.md":
         place = "README.md"
     elif target.startswith("docs/"):
@@ -50,8 +66,6 @@ def _link(match: re.Match[str], home: str, uri: str) -> str:
         place = target
     elif re.fullmatch(r"recipes(/[\w./]*)?", target):
         place = "reference/recipes.md"
-    elif (ROOT / target).exists():
-        return f"] (`{target}`)"
     else:
         return match[0]
     return f"]({posixpath.relpath(place, posixpath.dirname(uri) or '.')}{match[2] or ''})"

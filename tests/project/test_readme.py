@@ -81,6 +81,7 @@ def service(steps: Path) -> Iterator[tuple[str, dict[str, str]]]:
     programs = Path(sys.executable).parent
     environment = os.environ | {"PATH": f"{programs}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
     words = shlex.split(command.replace("--port 3000", "--port 0"))
+    words[3:3] = ["base-2", "--volume", "mg=sample:microglia", "--resample"]  # of the service shown before
     said = steps / "serve.txt"
     with said.open("w") as log:
         process = subprocess.Popen([str(programs / words[0]), *words[1:]], stderr=log, env=environment)
@@ -99,7 +100,7 @@ def service(steps: Path) -> Iterator[tuple[str, dict[str, str]]]:
 @pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl")
 def test_the_requests_shown_are_answered(steps: Path, service):
     address, environment = service
-    (shown,) = blocks("sh")
+    shown = "\n".join(blocks("sh"))
     assert shown.count("curl -s ") >= 8
     script = shown.replace("localhost:3000", address).replace("curl -s ", "curl -s --fail-with-body ")
     done = subprocess.run(
@@ -115,6 +116,8 @@ def test_the_requests_shown_are_answered(steps: Path, service):
     assert '"embeddings"' in done.stdout
     assert '"p_cell"' in done.stdout
     assert '"hits"' in done.stdout
+    by_point, _ = json.JSONDecoder().raw_decode(done.stdout)  # the first reply
+    np.testing.assert_allclose(np.load(steps / "vector.npy"), by_point["embeddings"], atol=1e-5)
     assert np.load(steps / "embeddings.npy").shape == (1, 96)
     assert np.load(steps / "rows.npy").shape == (1, 4, 16, 32, 32)
     assert np.load(steps / "grid.npy").shape[1:] == (96,)

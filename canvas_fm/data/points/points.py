@@ -46,6 +46,36 @@ class Points:
     def __len__(self) -> int:
         return len(self.zyx)
 
+    __iter__ = None  # a table of rows that have no type of their own: what loops over it means `zyx`
+
+    def __getitem__(self, rows: Any) -> Points:
+        """Some of the points, with their columns and the same `meta`: by a mask, a slice or an array of rows.
+
+        Raises CanvasError for a mask of another length, rows that are not there, and one row alone.
+        """
+        index = rows if isinstance(rows, slice) else self._rows(rows)
+        return Points(
+            self.zyx[index], {name: values[index] for name, values in self.columns.items()}, dict(self.meta)
+        )
+
+    def _rows(self, rows: Any) -> np.ndarray:
+        """A mask, or row numbers, that these points have."""
+        index = np.asarray(rows)
+        if index.size == 0 and index.dtype != bool:
+            index = index.astype(np.int64)  # an empty list
+        if index.ndim != 1 or index.dtype.kind not in "biu":
+            raise CanvasError(
+                f"points are taken by {index.dtype} of shape {index.shape}; give a mask, a slice or an array "
+                "of row numbers, such as points[[0, 5]]"
+            )
+        if index.dtype == bool and len(index) != len(self):
+            raise CanvasError(f"a mask of {len(index)} rows for {len(self)} points; give one of each point")
+        if index.dtype != bool and index.size and not -len(self) <= index.min() <= index.max() < len(self):
+            raise CanvasError(
+                f"rows {index.min()} to {index.max()} of {len(self)} points; give 0 to {len(self) - 1}"
+            )
+        return index
+
     @classmethod
     def read(
         cls,

@@ -140,9 +140,7 @@ class Candidates:
 
     def rows(self, keep: Bool[np.ndarray, " n"]) -> Candidates:
         """Some of the candidates, of the same volume, true cells and boxes."""
-        columns = {name: values[keep] for name, values in self.points.columns.items()}
-        points = Points(self.zyx[keep], columns, self.points.meta)
-        return replace(self, points=points, label=self.label[keep])
+        return replace(self, points=self.points[keep], label=self.label[keep])
 
     def curve(self, p_cell: Float64[np.ndarray, " n"]) -> Curve:
         """Counts against the true centres at every threshold of P(cell), without candidates labelled −1."""

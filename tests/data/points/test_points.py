@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,6 +42,44 @@ def test_what_is_written_is_read_back_exactly(tmp_path: Path, suffix: str) -> No
         assert back.columns[name].dtype.kind == values.dtype.kind
         np.testing.assert_array_equal(back.columns[name], values)
     assert back.meta == points.meta
+
+
+@pytest.mark.parametrize(
+    ("rows", "numbers"),
+    [
+        (np.arange(50) % 20 == 0, [0, 20, 40]),
+        ([4, 1, -1], [4, 1, 49]),
+        (slice(3, 8, 2), [3, 5, 7]),
+        ([], []),
+    ],
+    ids=["mask", "rows", "slice", "none"],
+)
+def test_columns_and_meta_follow_the_rows_that_are_taken(rows: Any, numbers: list[int]) -> None:
+    points = some_points()
+    taken = points[rows]
+    assert taken.zyx.tolist() == [points.zyx[n].tolist() for n in numbers]
+    for name, values in points.columns.items():
+        assert taken.columns[name].tolist() == [values[n] for n in numbers]
+        assert taken.columns[name].dtype == values.dtype
+    assert taken.meta == points.meta
+    taken.meta["volume"] = "another"
+    assert points.meta["volume"] == "brain: one"
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (3, "give a mask, a slice or an array"),
+        ("score", "give a mask, a slice or an array"),
+        ([0.5], "give a mask, a slice or an array"),
+        (np.ones(49, bool), "a mask of 49 rows for 50 points"),
+        ([0, 50], "rows 0 to 50 of 50 points"),
+        ([-51], "rows -51 to -51 of 50 points"),
+    ],
+)
+def test_rows_that_points_do_not_have_are_refused(rows: Any, said: str) -> None:
+    with pytest.raises(CanvasError, match=said):
+        some_points()[rows]
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])

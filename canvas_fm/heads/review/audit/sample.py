@@ -39,7 +39,7 @@ def detections_of(cells: Points, options: AuditOptions) -> Points:
     scores = scores_of(cells, score_name(cells, options), needed=True)
     assert scores is not None
     keep = scores >= options.threshold
-    return Points(cells.zyx[keep], {name: v[keep] for name, v in cells.columns.items()}, cells.meta)
+    return cells[keep]
 
 
 def score_name(cells: Points, options: AuditOptions) -> str | None:
