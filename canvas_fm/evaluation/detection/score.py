@@ -165,9 +165,10 @@ def _trained_on(points: Any) -> list[str]:
     models = [name for name in ("detector", "refiner") if meta.get(f"{name}_trained_on_volume") == "yes"]
     if not models:
         return []
+    volume = f"the volume {meta['volume']!r}" if "volume" in meta else "this volume"
     return [
         f"the {' and the '.join(models)} {'was' if len(models) == 1 else 'were'} trained on "
-        f"{meta.get('volume', 'this volume')}, which is scored here: no held-out figure"
+        f"{volume}, which is scored here, or on one that it is a crop of: no held-out figure"
     ]
 
 

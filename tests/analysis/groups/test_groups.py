@@ -297,10 +297,17 @@ def test_bad_studies_are_refused(tmp_path):
     path = write(tmp_path, ["m0", "m1", "m2", "m3"], ["a", "a", "b", "b"])
     with pytest.raises(CanvasError, match="no channel d"):
         read_study(path, channel="d")
-    for brain, of in (("m1", "all cells"), ("m2", "cells among the candidates")):
-        head, *lines = (tmp_path / f"{brain}.csv").read_text(encoding="utf-8").splitlines()
+    plain = {brain: (tmp_path / f"{brain}.csv").read_text(encoding="utf-8") for brain in ("m1", "m2")}
+
+    def state(brain: str, of: str) -> None:
+        head, *lines = plain[brain].splitlines()
         text = "\n".join([f"{head},count_of", *(f"{line},{of}" for line in lines)])
         (tmp_path / f"{brain}.csv").write_text(text, encoding="utf-8")
+
+    state("m1", "all cells")
+    state("m2", "all cells if the recall of the training brains holds here")
+    read_study(path)  # counted alike
+    state("m2", "cells among the candidates")
     with pytest.raises(CanvasError, match=r"m1.csv counts all cells, .*m2.csv counts cells among the cand"):
         read_study(path)
     (tmp_path / "m2.csv").write_text("z,y,x,score\n1,2,3,4\n", encoding="utf-8")

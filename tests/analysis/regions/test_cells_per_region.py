@@ -104,6 +104,8 @@ def test_counts_are_of_all_cells_where_the_file_states_the_recall_of_its_candida
 
     of = expected_count(p, CountSpread(), Recall(0.8, 0.05, 3))
     assert total(stated) == (pytest.approx(of.value, abs=1e-3), pytest.approx(of.low), "all cells")
+    unsure = "all cells if the recall of the training brains holds here"
+    assert total(stated | {"count_of": unsure})[2] == unsure
     for meta in ({}, stated | {"cells_only": "yes"}):
         count, _, words = total(meta)
         assert (count, words) == (pytest.approx(p.sum(), abs=1e-3), "cells among the candidates")

@@ -302,6 +302,7 @@ def test_the_cells_alone_are_written_and_the_count_is_of_all(
     np.testing.assert_array_equal(cells.zyx, every.zyx[keep])
     assert (of_cells["cells"], of_cells["candidates"]) == (keep.sum(), len(every))
     assert of_cells["expected_cells"] == pytest.approx(of_all["expected_cells"], abs=0.1)
+    assert of_cells["notes"] == (["; ".join(of_all["notes"])] if of_all["notes"] else [])
     assert result(*words, tmp_path / "cells.csv", "--cells-only") == of_cells
     assert "made from other inputs" in refusal(*words, tmp_path / "cells.csv")
     assert "leave it or --cells-only out" in refusal(

@@ -156,7 +156,9 @@ def test_what_it_was_trained_on_is_said(refiner):
     )
     truth = Points(np.ones((1, 3)))
     score = evaluate(detected, truth, tolerance_voxels=2)
-    assert any("the detector was trained on new, which is scored here" in one for one in score.warnings)
+    assert any(
+        "the detector was trained on the volume 'new', which is scored here" in one for one in score.warnings
+    )
     assert not evaluate(candidates(), truth, tolerance_voxels=2).warnings[1:]
 
 
