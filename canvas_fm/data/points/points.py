@@ -60,7 +60,10 @@ class Points:
 
     def _rows(self, rows: Any) -> np.ndarray:
         """A mask, or row numbers, that these points have."""
-        index = np.asarray(rows)
+        try:
+            index = np.asarray(rows)
+        except ValueError:  # lists of several lengths
+            index = np.empty((), object)
         if index.size == 0 and index.dtype != bool:
             index = index.astype(np.int64)  # an empty list
         if index.ndim != 1 or index.dtype.kind not in "biu":

@@ -72,6 +72,7 @@ def test_columns_and_meta_follow_the_rows_that_are_taken(rows: Any, numbers: lis
         (3, "give a mask, a slice or an array"),
         ("score", "give a mask, a slice or an array"),
         ([0.5], "give a mask, a slice or an array"),
+        ([[1], [2, 3]], "give a mask, a slice or an array"),
         (np.ones(49, bool), "a mask of 49 rows for 50 points"),
         ([0, 50], "rows 0 to 50 of 50 points"),
         ([-51], "rows -51 to -51 of 50 points"),
