@@ -25,8 +25,13 @@ Size = Annotated[float, Field(gt=0)]
 
 
 def _as_tuple(value: Any) -> Any:
-    """Convert lists and arrays to the tuples that the models declare."""
-    return value if value is None or isinstance(value, str | bytes) else tuple(value)
+    """Convert lists and arrays to the tuples that the models declare; what is none is left to their check."""
+    if value is None or isinstance(value, str | bytes):
+        return value
+    try:
+        return tuple(value)
+    except TypeError:
+        return value
 
 
 AnySequence = BeforeValidator(_as_tuple)

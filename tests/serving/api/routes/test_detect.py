@@ -73,6 +73,8 @@ def test_cells_are_those_of_python(alone, finder: Detector, volume_path: Path) -
         ({"threshold": "0.5"}, 422, "threshold: Input should be a valid number"),
         ({"min_distance_um": 0}, 422, "min_distance_um: Input should be greater than 0"),
         ({"box": [0, 0, 0, 500, 9, 9]}, 422, "500"),
+        ({"box": True}, 422, "box: Input should be a valid array"),
+        ({"box": {"z": 1}}, 422, "box"),
         ({"background": "cube"}, 422, "background"),
         ({"tile_zyx": [9000, 9000, 9000]}, 422, "tile_zyx: Extra inputs"),
         ({"device": "cuda"}, 422, "device: Extra inputs"),
