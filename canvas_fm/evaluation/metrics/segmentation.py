@@ -11,7 +11,8 @@ from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Integer
+from jaxtyping import Int32, Integer
+from scipy import ndimage
 
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import CanvasError
@@ -22,7 +23,7 @@ BLOCK = 256  # voxels along each axis that are read at once
 
 
 class PanopticQuality(NamedTuple):
-    """Counts of objects, and the sum of the IoUs of the matched ones; `voxels` of both foregrounds."""
+    """Counts of objects, and the sum of the IoUs of the matched ones."""
 
     tp: int
     fp: int
@@ -47,6 +48,18 @@ class PanopticQuality(NamedTuple):
 
     def _over(self, whole: float) -> float:
         return self.iou_sum / whole if whole else 1.0
+
+    @property
+    def warning(self) -> str | None:
+        """What is to be checked where one volume has a single object and the other several, as a mask has."""
+        predicted, truth = self.tp + self.fp, self.tp + self.fn
+        if min(predicted, truth) != 1 or max(predicted, truth) == 1:
+            return None
+        one, other = ("predicted", "true") if predicted == 1 else ("true", "predicted")
+        return (
+            f"the {one} labels are one object where the {other} ones are {max(predicted, truth)}: if that is "
+            "a mask of all cells, score its connected pieces (--components)"
+        )
 
     def as_dict(self) -> dict[str, Any]:
         return {"pq": self.pq, "rq": self.rq, "sq": self.sq, "tp": self.tp, "fp": self.fp, "fn": self.fn}
@@ -91,6 +104,14 @@ def panoptic_quality(
             sums.add(read(predicted, start), read(truth, start))
             advance()
     return sums.quality(min_voxels)
+
+
+def connected_components(labels: Integer[np.ndarray, "z y x"] | Volume) -> Int32[np.ndarray, "z y x"]:
+    """Labels of the 26-connected pieces of all that is not 0; the whole volume is held in memory."""
+    whole = labels.read((0, 0, 0), labels.shape_zyx) if isinstance(labels, Volume) else labels
+    pieces: Int32[np.ndarray, "z y x"]
+    pieces, _ = ndimage.label(whole, structure=np.ones((3, 3, 3)), output=np.int32)
+    return pieces
 
 
 class _Overlaps:

@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from canvas_fm.analysis.segment.morphology import measure_cells
 from canvas_fm.data.points.points import Points
@@ -113,3 +114,15 @@ def test_on_the_command_line(phantom, tmp_path, capsys):
     assert "skeleton_ends" in Points.read(paths["m.csv"]).columns
     assert main(["evaluate-segmentation", paths["l.zarr"], paths["truth.zarr"], "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["pq"] > 0.85
+    with Volume.create(tmp_path / "mask.zarr", SHAPE, voxel_um=VOXEL_UM) as writer:
+        writer.write((0, 0, 0), (truth > 0).astype(np.uint16))
+    mask = ["evaluate-segmentation", paths["l.zarr"], str(tmp_path / "mask.zarr"), "--json"]
+    assert main(mask) == 0
+    assert json.loads(capsys.readouterr().out)["tp"] == 0
+    assert "the true labels are one object where the predicted ones are 6" in caplog.text
+    caplog.clear()
+    assert main([*mask, "--components", "truth"]) == 0
+    counts = json.loads(capsys.readouterr().out)
+    pieces = ndimage.label(truth > 0, np.ones((3, 3, 3)))[1]
+    assert counts["tp"] + counts["fn"] == pieces > 1
+    assert not caplog.text

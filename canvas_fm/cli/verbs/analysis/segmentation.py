@@ -63,6 +63,11 @@ def _fill_evaluate(parser: Parser) -> None:
     parser.add_argument(
         "--min-voxels", type=positive_int, default=1, metavar="N", help="leave smaller objects out; default 1"
     )
+    parser.add_argument(
+        "--components", nargs="+", choices=("pred", "truth"), default=(), metavar="SIDE",
+        help="take the connected pieces of PRED, TRUTH or both (pred truth), which is a mask of all cells; "
+        "it is held in memory",
+    )  # fmt: skip
     parser.add_argument("--out", metavar="REPORT.json", help="also write the result, with the files' names")
     add_volume_flags(parser, omit=["marker"])
     add_json(parser)
@@ -116,19 +121,26 @@ def _segmented(args: argparse.Namespace, volume: Volume) -> Points:
 
 def run_evaluate(args: argparse.Namespace) -> None:
     import json
+    import logging
     from pathlib import Path
     from typing import Any
 
     from canvas_fm.analysis.regions.label_volume import open_labels
     from canvas_fm.cli.output import print_result
-    from canvas_fm.evaluation.metrics.segmentation import panoptic_quality
+    from canvas_fm.evaluation.metrics.segmentation import connected_components, panoptic_quality
     from canvas_fm.files.atomic import write_text_atomic
     from canvas_fm.version import __version__
 
     predicted, truth = (
         open_labels(path, **args.volume_options.explicit) for path in (args.predicted, args.truth)
     )
-    quality = panoptic_quality(predicted, truth, min_voxels=args.min_voxels)
+    compared = [
+        connected_components(labels) if side in args.components else labels
+        for side, labels in (("pred", predicted), ("truth", truth))
+    ]
+    quality = panoptic_quality(*compared, min_voxels=args.min_voxels)
+    if quality.warning:
+        logging.getLogger(__name__).warning("%s", quality.warning)
     result: dict[str, Any] = quality.as_dict()
     if args.out is not None:
         about = {"predicted": args.predicted, "truth": args.truth, "canvas_fm": __version__}
