@@ -89,7 +89,7 @@ def test_morphology_of_known_shapes():
     assert np.isnan(found["sphericity"][3])
 
 
-def test_on_the_command_line(phantom, tmp_path, capsys):
+def test_on_the_command_line(phantom, tmp_path, capsys, caplog):
     from canvas_fm.cli import main
 
     image, truth = phantom
