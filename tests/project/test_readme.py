@@ -82,16 +82,16 @@ def service(steps: Path) -> Iterator[tuple[str, dict[str, str]]]:
     environment = os.environ | {"PATH": f"{programs}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
     words = shlex.split(command.replace("--port 3000", "--port 0"))
     words[3:3] = ["base-2", "--volume", "mg=sample:microglia", "--resample"]  # of the service shown before
-    said = steps / "serve.txt"
-    with said.open("w") as log:
+    output = steps / "serve.txt"
+    with output.open("w") as log:
         process = subprocess.Popen([str(programs / words[0]), *words[1:]], stderr=log, env=environment)
     try:
         end, mark = time.monotonic() + 240, "serving on http://"
-        while mark not in said.read_text():
-            assert process.poll() is None, said.read_text()
-            assert time.monotonic() < end, said.read_text()
+        while mark not in output.read_text():
+            assert process.poll() is None, output.read_text()
+            assert time.monotonic() < end, output.read_text()
             time.sleep(0.05)
-        yield said.read_text().partition(mark)[2].split()[0], environment
+        yield output.read_text().partition(mark)[2].split()[0], environment
     finally:
         process.terminate()
         process.wait(60)

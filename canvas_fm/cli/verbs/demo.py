@@ -199,9 +199,9 @@ def _command_line(out: Path, run: Run, folder: Path, points: Any, args: argparse
         except BaseException:
             child.kill()
             raise
-        _, said = child.communicate()
+        _, messages = child.communicate()
         if child.returncode != 0:
-            raise CanvasError(f"the command line could not embed: {said.strip()}")
+            raise CanvasError(f"the command line could not embed: {messages.strip()}")
 
 
 def _vectors(path: Path) -> np.ndarray:

@@ -67,7 +67,7 @@ def test_columns_and_meta_follow_the_rows_that_are_taken(rows: Any, numbers: lis
 
 
 @pytest.mark.parametrize(
-    ("rows", "said"),
+    ("rows", "message"),
     [
         (3, "give a mask, a slice or an array"),
         ("score", "give a mask, a slice or an array"),
@@ -78,8 +78,8 @@ def test_columns_and_meta_follow_the_rows_that_are_taken(rows: Any, numbers: lis
         ([-51], "rows -51 to -51 of 50 points"),
     ],
 )
-def test_rows_that_points_do_not_have_are_refused(rows: Any, said: str) -> None:
-    with pytest.raises(CanvasError, match=said):
+def test_rows_that_points_do_not_have_are_refused(rows: Any, message: str) -> None:
+    with pytest.raises(CanvasError, match=message):
         some_points()[rows]
 
 

@@ -1,4 +1,4 @@
-"""A detector's threshold learned from clicks: what is expected, what is taken, and what is said of it."""
+"""A detector's threshold learned from clicks: what is expected, what is taken, and the sentence about it."""
 
 from __future__ import annotations
 

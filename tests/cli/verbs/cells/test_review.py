@@ -22,8 +22,8 @@ def test_what_is_opened_is_said_before_the_page_is_there(tmp_path: Path, monkeyp
 
     monkeypatch.setattr(serving.launch.review, "serve_review", serve)
     main(["review", "sample:microglia", str(tmp_path / "candidates.csv"), *quiet])
-    said = [line for line in before if line.startswith("canvas-fm: ")]
-    assert len(said) == lines
+    messages = [line for line in before if line.startswith("canvas-fm: ")]
+    assert len(messages) == lines
     if lines:
-        assert "opening sample:microglia" in said[0]
-        assert said[1] == "canvas-fm: starting the page of 12 candidates"
+        assert "opening sample:microglia" in messages[0]
+        assert messages[1] == "canvas-fm: starting the page of 12 candidates"

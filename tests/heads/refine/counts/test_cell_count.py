@@ -183,8 +183,8 @@ def test_a_sample_is_known_by_the_cube_that_it_was_cut_from(sample, trained):
         assert job.meta.get("detector_trained_on_volume") == trained
         refiner = Refiner.load(find("model", f"refiner-{models}"))
         count = count_cells(refiner, candidates(), np.ones(1), volume=volume.name, crop_of=volume.crop_of)
-        said = any("the volume '695', of which 'cfos' is a crop" in note for note in count.notes)
-        assert said == (trained == "yes")
+        noted = any("the volume '695', of which 'cfos' is a crop" in note for note in count.notes)
+        assert noted == (trained == "yes")
 
 
 def test_a_forced_split_carries_its_doubt_into_file_and_command_line(shape_volumes, tmp_path, capsys):
