@@ -1,4 +1,4 @@
-"""Labels of candidates in a table's column: cell, none, unlabelled, as people and programs write them."""
+"""Labels of candidates in a table: cell, not a cell or unlabelled, as people and programs write them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Values of sampled boxes and their percentiles, from which an intensity window is found."""
+"""Histogram of sampled boxes of a volume and its percentiles: the intensity window."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers of other countries: decimal commas, and separators of thousands, which look like either point."""
+"""Localised numbers in tables: decimal commas and thousands separators."""
 
 from __future__ import annotations
 
