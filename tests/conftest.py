@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.typechecking import check_types_of
-from tests.where import ABSENT, REAL_DATA
+from tests.support.real_data import ABSENT, REAL_DATA
+from tests.support.typechecking import check_types_of
 
 # The hook below has whatever is imported inside canvas_fm compiled anew where no bytecode may be written: a
 # worker that runs hundreds of tests takes the large libraries from their own bytecode first.

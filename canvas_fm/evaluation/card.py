@@ -1,4 +1,4 @@
-"""Model cards: prose in NAME.md, all numbers from NAME.report.json next to it.
+"""Model cards: prose in NAME.md, all numbers from reports/NAME.json.
 
 A card may quote figures of volumes that its model never saw: those of folds, and those of test volumes.
 """
@@ -19,7 +19,6 @@ from canvas_fm.files.settings import StrictModel, read_settings
 from canvas_fm.shipped import find
 
 BEGIN, END = "<!-- report:begin, written from the report beside this page -->", "<!-- report:end -->"
-_SUFFIX = ".report.json"
 _CONFIG_FACTS = ("threshold", "min_distance_um", "smooth_um", "amplitude", "relative", "pool")
 _AS_A_FACT = {
     "threshold": "operating threshold",
@@ -137,7 +136,7 @@ def _line_of(report: Mapping[str, Any], method: str, volume: str, metric: str) -
 
 
 def write_card(report: Report, cards: str | Path, *, about: str | None = None) -> Path:
-    """Write NAME.report.json and insert its numbers into NAME.md; returns the page's path.
+    """Write reports/NAME.json and insert its numbers into NAME.md; returns the page's path.
 
     The page keeps its prose, only what stands between the marks is written anew; a page that is not there yet
     begins with `about`. Raises CanvasError where the report is not of the model that is there by its name.
@@ -152,7 +151,8 @@ def write_card(report: Report, cards: str | Path, *, about: str | None = None) -
         raise CanvasError(f"there is no {page} yet; give the text that it begins with (about)")
     else:
         before, after = f"# {report.model}\n\n{about.strip()}\n\n", "\n"
-    report_path = page.with_name(f"{report.model}{_SUFFIX}")
+    report_path = _report_path(page)
+    report_path.parent.mkdir(exist_ok=True)
     write_text_atomic(report_path, json.dumps(report.model_dump(), indent=1, ensure_ascii=False) + "\n")
     write_text_atomic(page, before + _block(report, config) + after)
     return page
@@ -181,11 +181,15 @@ def check_card(name: str, cards: str | Path | None = None) -> list[str]:
 
 def read_report(name: str, cards: str | Path | None = None) -> Report:
     """Read the report of a model's card."""
-    path = _page(name, cards).with_name(f"{name}{_SUFFIX}")
+    path = _report_path(_page(name, cards))
     report = read_settings(path, Report)
     if report.model != name:
         raise CanvasError(f"{path} is a report of {report.model!r}, not of {name!r}")
     return report
+
+
+def _report_path(page: Path) -> Path:
+    return page.parent / "reports" / f"{page.stem}.json"
 
 
 def figures_of(name: str) -> dict[str, Any]:

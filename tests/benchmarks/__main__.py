@@ -14,15 +14,17 @@ from tests.benchmarks.timing import machine
 ALONE = {"gpu", "channels", "panoptic", "study"}  # long, or for a machine of its own: runs where it is named
 
 if __name__ == "__main__":
-    known = sorted(path.stem.removeprefix("bench_") for path in Path(__file__).parent.glob("bench_*.py"))
+    here = Path(__file__).parent
+    known = {path.stem.removeprefix("bench_"): path for path in sorted(here.rglob("bench_*.py"))}
     words = sys.argv[1:]
     first_option = next((at for at, word in enumerate(words) if word.startswith("-")), len(words))
     chosen, options = words[:first_option], words[first_option:]
-    if unknown := set(chosen) - set(known):
-        sys.exit(f"no benchmark called {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    if unknown := set(chosen) - known.keys():
+        sys.exit(f"no benchmark called {', '.join(sorted(unknown))}; there are {', '.join(sorted(known))}")
     if options and len(chosen) != 1:
         sys.exit(f"{options[0]} is an option of one benchmark; name it before, alone")
     print(machine())
-    for name in chosen or [name for name in known if name not in ALONE]:
-        run = importlib.import_module(f"tests.benchmarks.bench_{name}").main
+    for name in chosen or [name for name in sorted(known) if name not in ALONE]:
+        module = ".".join(known[name].relative_to(here).with_suffix("").parts)
+        run = importlib.import_module(f"tests.benchmarks.{module}").main
         run(options) if options else run()

@@ -29,7 +29,7 @@ from canvas_fm.models.checkpoint import save_detector, save_encoder
 from canvas_fm.models.detector.convmixer import ConvMixerConfig, HeatMapNet
 from canvas_fm.models.encoder.mae import DecoderConfig, MaskedAutoencoder
 from canvas_fm.models.encoder.vit import EncoderConfig
-from tests.spots import write_spots
+from tests.support.spots import write_spots
 
 ROOT = Path(__file__).parents[2]
 VOXEL_UM, SHAPE = (4.0, 2.0, 2.0), (16, 64, 64)

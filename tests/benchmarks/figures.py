@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.benchmarks.timing import machine
-from tests.where import ABSENT, REAL_DATA
+from tests.support.real_data import ABSENT, REAL_DATA
 
 _CFOS = "{data}/delivr_cFos/{{695,1008}}"
 _SEVEN = "{data}/delivr_microglia/{{1874,2433,3941,4923,6506,6742,6871}}"
@@ -120,7 +120,7 @@ FIGURES = (
     Figure(
         "service",
         ("| 125 crops/s |", "| 76, 86 ms |"),
-        ("python -m tests.benchmarks.bench_service --encoder canvas_fm/weights/base",),
+        ("python -m tests.benchmarks.service.bench_service --encoder canvas_fm/weights/base",),
     ),
     Figure("search", ("| 2.2 ms |",), ("python -m tests.benchmarks search",)),
 )

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from tests.objects import Objects, serving
+from tests.support.object_store import Objects, serving
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from canvas_fm.data.store.remote.pinned_https import Timeouts
 from canvas_fm.data.store.remote.remote_store import Remote
 from canvas_fm.data.volume.volume import Volume
 from tests.conftest import position_values
-from tests.objects import Objects
+from tests.support.object_store import Objects
 
 SHAPE = (40, 70, 50)
 UM = (4.0, 1.8, 1.8)

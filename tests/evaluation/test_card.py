@@ -197,7 +197,7 @@ def test_what_no_card_can_be_made_of(released, report):
     with pytest.raises(CanvasError, match="does not hold the two marks"):
         write_card(report, released / "cards")
     assert "does not hold the two marks" in check_card("detector-x")[0]
-    path = released / "cards" / "detector-x.report.json"
+    path = released / "cards" / "reports" / "detector-x.json"
     content = json.loads(path.read_text())
     path.write_text(json.dumps(content | {"figures": [content["figures"][0] | {"split": "train"}]}))
     with pytest.raises(CanvasError, match=r"split is 'train'; expected 'fold' or 'test'"):

@@ -18,7 +18,7 @@ from canvas_fm.models.detector.convmixer import ConvMixerConfig, HeatMapNet
 from canvas_fm.models.encoder.mae import DecoderConfig, MaskedAutoencoder
 from canvas_fm.models.encoder.vit import EncoderConfig
 from tests.heads.made_up import cells
-from tests.spots import write_spots
+from tests.support.spots import write_spots
 
 VOXEL_UM = (4.0, 2.0, 2.0)
 SHAPE = (16, 64, 64)

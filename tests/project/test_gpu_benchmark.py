@@ -18,9 +18,8 @@ from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import CanvasError
 from canvas_fm.models.encoder.vit import ViTEncoder
 from canvas_fm.models.folder.config import EncoderConfig
-from tests.benchmarks import gpu_data
-from tests.benchmarks.bench_gpu import main
-from tests.benchmarks.gpu import net, pretrain
+from tests.benchmarks.gpu import net, pack, pretrain
+from tests.benchmarks.gpu.bench_gpu import main
 from tests.benchmarks.gpu.data import boxes, draw_phantoms, load_packed, views
 
 ROOT = Path(__file__).parents[2]
@@ -89,7 +88,7 @@ def test_packed_blocks_are_the_volumes_voxels_around_places(tmp_path):
     with Volume.create(tmp_path / "a.zarr", voxels.shape, voxel_um=(6.0, 1.62, 1.62)) as writer:
         writer.write((0, 0, 0), voxels)
     block = (16, 36, 36)
-    written = gpu_data.pack([tmp_path / "a.zarr"], tmp_path / "p.npz", blocks=2, block_zyx=block)
+    written = pack.pack([tmp_path / "a.zarr"], tmp_path / "p.npz", blocks=2, block_zyx=block)
     assert written == (tmp_path / "p.npz").stat().st_size
     data = load_packed(tmp_path / "p.npz", torch.device("cpu"))
     assert data.blocks.shape == (2, *block)
@@ -101,7 +100,7 @@ def test_packed_blocks_are_the_volumes_voxels_around_places(tmp_path):
     low, high = data.windows[0].tolist()
     assert drawn.max().item() == pytest.approx((float(voxels.max()) - low) / (high - low), rel=1e-5)
     with pytest.raises(CanvasError, match="smaller than a block"):
-        gpu_data.pack([tmp_path / "a.zarr"], tmp_path / "q.npz", blocks=1, block_zyx=(24, 36, 36))
+        pack.pack([tmp_path / "a.zarr"], tmp_path / "q.npz", blocks=1, block_zyx=(24, 36, 36))
 
 
 def test_an_option_belongs_to_one_benchmark(monkeypatch):
@@ -120,7 +119,7 @@ def test_it_needs_no_more_than_four_packages():
         " 'timm', 'scipy', 'sklearn', 'jaxtyping', 'rich'}:\n"
         "            raise ModuleNotFoundError(name)\n"
         "sys.meta_path.insert(0, Absent())\n"
-        "import tests.benchmarks.bench_gpu, tests.benchmarks.timing\n"
+        "import tests.benchmarks.gpu.bench_gpu, tests.benchmarks.timing\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -59,7 +59,7 @@ def steps(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def test_what_later_pages_take_is_made_on_the_site_as_in_the_readme():
     """The site has no README: its first page of commands has those that make `brains/a` and `runs/first`."""
-    page = (ROOT / "docs" / "how-to" / "pretrain.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "how-to" / "train-and-serve" / "pretrain.md").read_text(encoding="utf-8")
     commands = re.findall(r"^canvas-fm .*$", page.partition("`canvas-fm info")[0], re.M)
     assert [command.split()[1] for command in commands] == ["phantom", "pretrain", "embed"]
     assert not set(commands) - set(README.splitlines())

@@ -102,7 +102,7 @@ def test_the_site_builds_without_a_warning_and_fetches_nothing(tmp_path):
     assert all(f'id="{verb}"' in verbs for verb in ("count", "export-onnx", "push", "refine-fit"))
     fences = [page for page in pages if re.search("```|no-run", page.read_text(encoding="utf-8"))]
     assert fences == []  # a block of code that Markdown did not take for one
-    serve = (tmp_path / "site" / "how-to" / "serve.html").read_text(encoding="utf-8")
+    serve = (tmp_path / "site" / "how-to" / "train-and-serve" / "serve.html").read_text(encoding="utf-8")
     assert "<code>deploy/nginx.conf</code> has TLS" in serve  # a file, not a page: its name without a link
     http = (tmp_path / "site" / "reference" / "http.html").read_text(encoding="utf-8")
     assert "POST /v1/embed" in http

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jaxtyping import Float32, Int
 
-from tests.typechecking import _checked, check
+from tests.support.typechecking import _checked, check
 
 Vectors = Float32[np.ndarray, "n d"]
 one, other = np.zeros((3, 2), np.float32), np.zeros((4, 2), np.float32)

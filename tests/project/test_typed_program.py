@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.typed_program import main
+from tests.project.typed_program import main
 
 ROOT = Path(__file__).parents[2]
 
@@ -14,7 +14,7 @@ def test_the_program_runs_and_is_checked_by_mypy():
     vectors, expected = main()
     np.testing.assert_allclose(vectors, expected, atol=1e-5)
     options = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["mypy"]
-    assert "tests/typed_program.py" in options["files"]
+    assert "tests/project/typed_program.py" in options["files"]
 
 
 def test_the_types_travel_with_the_packages():

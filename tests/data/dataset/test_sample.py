@@ -9,7 +9,7 @@ import pytest
 
 import canvas_fm as cf
 from canvas_fm.shipped import shipped
-from tests.where import ABSENT, REAL_DATA
+from tests.support.real_data import ABSENT, REAL_DATA
 
 NAMES = ("cfos", "microglia")
 

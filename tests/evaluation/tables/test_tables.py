@@ -253,7 +253,9 @@ def test_a_markers_own_tolerance_is_used_where_none_is_given(manifest):
 
 
 def test_the_examples_of_the_docs_are_what_is_read(tmp_path):
-    page = (Path(__file__).parents[3] / "docs" / "how-to" / "score.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "how-to" / "label-and-improve" / "score.md").read_text(
+        encoding="utf-8"
+    )
     examples = re.findall(r"^```yaml\n# (\w+)\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
     kinds = {"manifest": Manifest, "benchmark": Benchmark, "card": Card}
     assert [kind for kind, _ in examples] == list(kinds)

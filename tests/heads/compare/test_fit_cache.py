@@ -16,7 +16,7 @@ from canvas_fm.heads.features.feature_set import FeatureSet
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.training.finetune.resnet_method import ResNetClassifier
 
-from ..test_report import Known
+from .test_report import Known
 
 PLAN = {"seeds": 2, "counts": (20,), "show": False}
 FITS = 3 * (2 + 2)  # folds × (seeds on all labels and on 20)

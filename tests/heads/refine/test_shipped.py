@@ -24,7 +24,7 @@ from canvas_fm.models.checkpoint import load, save_again
 from canvas_fm.training.finetune.finetune import Tuning
 from canvas_fm.viewing.report.write import write_report
 
-from ..test_report import Known
+from ..compare.test_report import Known
 
 
 @pytest.fixture(scope="module")

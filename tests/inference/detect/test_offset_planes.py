@@ -12,7 +12,7 @@ from scipy.ndimage import gaussian_filter
 from canvas_fm.cli import main
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume
-from tests.where import ABSENT, REAL_DATA
+from tests.support.real_data import ABSENT, REAL_DATA
 
 
 def test_the_file_of_plane_0_stands_beside_the_cells(tmp_path, capsys):

@@ -10,7 +10,7 @@ import pytest
 from canvas_fm.data.points.points import Points
 from canvas_fm.inference.embed.embed import embed_to_store
 from canvas_fm.inference.embed.store import resumable
-from tests.killed_workers import two_of_four_killed
+from tests.support.killed_workers import two_of_four_killed
 
 
 @pytest.mark.slow

@@ -12,8 +12,8 @@ from canvas_fm.prepare.convert.layout import plan
 from canvas_fm.prepare.convert.slab_job import SlabJob
 from canvas_fm.prepare.options import ConvertOptions
 from canvas_fm.prepare.sources.source import open_source
-from tests.killed_workers import two_of_four_killed
 from tests.prepare.planes import UM, bytes_of, voxels, write_planes
+from tests.support.killed_workers import two_of_four_killed
 
 HOW = {"voxel_um": UM, "chunk_zyx": (8, 32, 32), "levels": 5}  # nine slabs, and levels made of the whole
 distributed = pytest.importorskip("distributed")

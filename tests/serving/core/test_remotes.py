@@ -21,7 +21,7 @@ from serving.core.volumes.remote_volumes import is_public, open_volume, pin
 from serving.protocol.errors import without_folders
 from serving.protocol.options import ServedVolume
 from serving.protocol.settings import ServiceSettings
-from tests.objects import NAME, Objects, serving
+from tests.support.object_store import NAME, Objects, serving
 
 POINTS = [[12.0, 30.0, 25.0], [3.0, 8.0, 8.0], [20.0, 55.0, 44.0], [12.4, 29.0, 1.0]]
 

@@ -42,7 +42,7 @@ def test_what_is_mounted_is_a_volume_and_labels_fit():
 
 def test_the_kustomization_of_the_page_changes_what_it_says():
     """Its image is the manifest's, and its patch replaces the model of the command."""
-    page = (ROOT / "docs" / "how-to" / "serve.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "how-to" / "train-and-serve" / "serve.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"```yaml\n(resources:.*?)```", page, re.S)
     made = yaml.safe_load(block)
     assert made["resources"] == ["kubernetes.yaml"]

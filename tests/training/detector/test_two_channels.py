@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.benchmarks.bench_channels import main
+from tests.benchmarks.detection.bench_channels import main
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ from canvas_fm.training.mae.crop_set import VolumeSource, draw_crops, take
 from canvas_fm.training.mae.pretrain import pretrain
 from canvas_fm.training.recipe.joint_recipe import JointRecipe
 from canvas_fm.training.recipe.recipe import AugmentRecipe, read_recipe_of
-from tests.where import REAL_DATA
+from tests.support.real_data import REAL_DATA
 
 TWO = "model.encoder.channels=2"
 TWO_PHOTON = REAL_DATA / "unlabelled" / "cellfinder_signal_background" / "raw.zarr"

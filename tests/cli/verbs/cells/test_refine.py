@@ -13,7 +13,7 @@ import torch
 from canvas_fm.data.points.points import Points
 from canvas_fm.models.checkpoint import load, save_detector
 from canvas_fm.models.detector.convmixer import ConvMixerConfig, HeatMapNet
-from tests.spots import write_spots
+from tests.support.spots import write_spots
 
 VOXEL_UM = (4.0, 1.8, 1.8)
 SHAPE = (16, 96, 96)

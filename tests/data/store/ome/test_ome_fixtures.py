@@ -10,7 +10,7 @@ import zarr
 
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import CanvasError, DamagedStore
-from tests.where import REAL_DATA
+from tests.support.real_data import REAL_DATA
 
 _FIXTURES = REAL_DATA / "zarr_fixtures"
 _BIOTOOLS = "biotools_examples/data"

@@ -14,7 +14,7 @@ import zarr
 from canvas_fm.data.store.remote.pinned_https import Timeouts
 from canvas_fm.errors import CanvasError, DamagedStore, Unreachable
 from tests.data.stores import foreign, open_remote, sharded
-from tests.objects import Objects, reply
+from tests.support.object_store import Objects, reply
 
 
 def announce(handler, content: bytes) -> None:

@@ -20,7 +20,7 @@ from canvas_fm.errors import DamagedStore, Unreachable
 from canvas_fm.inference.embed.point_crops import volume_identity
 from tests.conftest import position_values
 from tests.data.stores import QUICK, SHAPE, UM, foreign, open_remote, ours, sharded
-from tests.objects import NAME, Objects, reply, serving
+from tests.support.object_store import NAME, Objects, reply, serving
 
 STORES = {
     "ours": ours,

@@ -15,7 +15,7 @@ from canvas_fm.heads.refine.apply.apply import refine
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.inference.detect.tiles.resumable import ResumableTiles
 from tests.heads.conftest import SHAPE
-from tests.killed_workers import two_of_four_killed
+from tests.support.killed_workers import two_of_four_killed
 
 
 def test_a_scheduler_and_a_pickled_classifier_give_the_same_rows(

@@ -281,7 +281,7 @@ def test_figures_of_the_guide_are_those_of_the_committed_report():
     root = Path(__file__).parents[4]
     below, above = json.loads((root / "recipes/domains/adapt.json").read_text())["summary"]["20"][1::2]
     assert (below["way"], above["way"]) == ("as shipped", "as shipped")
-    guide = (root / "docs/how-to/detect.md").read_text().replace("\n", " ")
+    guide = (root / "docs/how-to/count-cells/detect.md").read_text().replace("\n", " ")
     before, after = f"{below['before']:.2f}"[1:], f"{below['after']:.2f}"[1:]
     assert f"on {below['domains']} phantoms and cubes" in guide
     assert f"took it from {before} to {after} " in guide
