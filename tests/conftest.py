@@ -35,6 +35,13 @@ os.environ["CANVAS_FM_PRECISION"] = "fp32"
 # Shapes and types of the signatures are executed in tests.
 check_types_of("canvas_fm")
 
+# Where an instruction set below the processor's is asked for, OpenVINO is refused; its tests are skipped.
+if os.environ.get("ONEDNN_MAX_CPU_ISA"):
+    from canvas_fm.inference.backends.openvino import lowered_instruction_set
+
+    if lowered_instruction_set() is not None:
+        sys.modules.update(dict.fromkeys(("openvino", "nncf")))  # type: ignore[arg-type]
+
 
 # Files that take longest go first, so that no process is left with one of them when the others are done.
 _LONGEST = (

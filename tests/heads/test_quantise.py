@@ -181,6 +181,7 @@ def test_where_the_encoders_folder_is_read_only_the_cache_holds_it(tmp_path, lab
 
 
 def test_labels_that_cannot_tell_are_refused_before_any_work(tmp_path, labelled, monkeypatch):
+    pytest.importorskip("nncf")
     encoder = make_encoder(tmp_path / "tiny")
     monkeypatch.setattr(module, "converted", lambda encoder: pytest.fail("work began"))
     with pytest.raises(BadInput, match="all rows are of one brain"):
@@ -190,6 +191,7 @@ def test_labels_that_cannot_tell_are_refused_before_any_work(tmp_path, labelled,
 
 
 def test_without_the_extra_it_is_named(tmp_path, labelled, monkeypatch):
+    pytest.importorskip("openvino")
     import sys
 
     encoder = make_encoder(tmp_path / "tiny")

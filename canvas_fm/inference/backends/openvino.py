@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import warnings
@@ -14,7 +15,7 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor, nn
 
-from canvas_fm.errors import MissingExtra
+from canvas_fm.errors import CanvasError, MissingExtra
 from canvas_fm.inference.backends.int8_check import quantised_file
 from canvas_fm.models.checkpoint import Encoder
 from canvas_fm.models.encoder.vit import POOLS
@@ -91,6 +92,15 @@ def save(model: Any, path: Path) -> None:
     openvino().save_model(model, path, compress_to_fp16=False)
 
 
+def lowered_instruction_set() -> str | None:
+    """The environment's setting that holds oneDNN below this processor's AVX-512, `NAME=value`; or None."""
+    for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
+        value = os.environ.get(name, "")
+        if value.upper().startswith(("SSE", "AVX")) and not value.upper().startswith("AVX512"):
+            return f"{name}={value}" if getattr(torch.cpu, "_is_avx512_supported", lambda: False)() else None
+    return None
+
+
 def openvino() -> Any:
     """Import OpenVINO without its telemetry."""
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
@@ -98,4 +108,10 @@ def openvino() -> Any:
         import openvino
     except ImportError as problem:
         raise MissingExtra("openvino", "cpu", "backend openvino") from problem
+    # Its own copy of oneDNN reads the setting, its kernels do not: other numbers in fp32, a crash in bf16.
+    if (setting := lowered_instruction_set()) is not None:
+        raise CanvasError(
+            f"{setting} is set, below what this processor has: OpenVINO gives wrong numbers or crashes "
+            "there; unset it, or take the backend torch"
+        )
     return openvino

@@ -11,6 +11,7 @@ import torch
 
 from canvas_fm.errors import CanvasError, MissingExtra
 from canvas_fm.inference.backends.cuda_graphs import SIZES
+from canvas_fm.inference.backends.openvino import lowered_instruction_set, openvino
 from canvas_fm.inference.embed.embed import embed, embed_crops, embed_to_store
 from canvas_fm.inference.embed.runner import Runner
 from canvas_fm.models.checkpoint import load, save
@@ -43,6 +44,21 @@ def test_openvino_gives_the_vectors_of_torch(encoder, crops, pool, layer):
     assert off(embed_crops(encoder, crops, backend="openvino", **asked), wanted) < 1e-5
     assert off(embed_crops(encoder, crops, backend="openvino", batch=2, **asked), wanted) < 1e-5
     assert off(embed_crops(encoder, crops, backend="openvino", precision="bf16", **asked), wanted) < 0.05
+
+
+@pytest.mark.parametrize(
+    ("setting", "refused"), [("AVX2", True), ("avx2_vnni", True), ("AVX512_CORE", False), ("", False)]
+)
+def test_openvino_is_refused_below_the_processors_instruction_set(monkeypatch, setting, refused):
+    pytest.importorskip("openvino")
+    monkeypatch.setattr(torch.cpu, "_is_avx512_supported", lambda: True)
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", setting)
+    assert (lowered_instruction_set() == f"ONEDNN_MAX_CPU_ISA={setting}") == refused
+    if refused:
+        with pytest.raises(CanvasError, match="unset it, or take the backend torch"):
+            openvino()
+    monkeypatch.setattr(torch.cpu, "_is_avx512_supported", lambda: False)
+    assert lowered_instruction_set() is None
 
 
 def test_crops_points_and_store_give_the_same_with_openvino(encoder, volume, points, tmp_path):
