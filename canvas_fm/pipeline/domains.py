@@ -29,7 +29,7 @@ from canvas_fm.inference.detect.detect import detector_job, log_job
 from canvas_fm.inference.detect.tiles.detection_job import DetectionJob, run
 from canvas_fm.inference.embed.point_crops import volume_identity
 from canvas_fm.models.checkpoint import Detector, load
-from canvas_fm.models.folder.training_volumes import training_volumes
+from canvas_fm.models.folder.training_volumes import training_volumes, volume_in_training
 from canvas_fm.pipeline.held_out_volumes import PHANTOM_SHAPE, Domain, LabelledVolume
 from canvas_fm.progress import bar
 from canvas_fm.training.detector.threshold import LOWEST_THRESHOLD
@@ -124,6 +124,8 @@ def train_in_folds(
                 f"{name!r} is in a fold and not among the volumes: {', '.join(d.name for d in real)}"
             )
     detectors = []
+    for left_out in [*folds, never]:
+        _refuse_overlap(real, [*left_out, *never])
     for number, fold in enumerate(folds or [[domain.name for domain in real]]):
         training = [domain for domain in real if domain.name not in (*fold, *never)]
         for seed in seeds:
@@ -142,6 +144,17 @@ def train_in_folds(
     return detectors
 
 
+def _refuse_overlap(real: Sequence[Domain], left_out: Sequence[str]) -> None:
+    cubes = {domain.name: domain.crop_of or domain.name for domain in real}
+    for name in left_out:
+        for other, cube in cubes.items():
+            if other not in left_out and cube == cubes[name]:
+                raise CanvasError(
+                    f"{name!r} is left out and {other!r}, which holds voxels of the same volume {cube!r}, "
+                    "would be trained on; put both in one fold, or leave one of them away"
+                )
+
+
 def laplacian_job(volume: Volume, tolerance_um: float) -> DetectionJob:
     """Candidates of the Laplacian of a Gaussian in medians of the volume, above its lowest threshold."""
     return log_job(
@@ -156,7 +169,11 @@ def trained_on(detector: Detector) -> set[str]:
 
 
 def _unseen(domain: Domain, detectors: Sequence[Detector]) -> list[Detector]:
-    return [detector for detector in detectors if domain.name not in trained_on(detector)]
+    return [
+        detector
+        for detector in detectors
+        if volume_in_training(detector.config.provenance, domain.name, domain.crop_of) is None
+    ]
 
 
 def _cross_fitted(

@@ -44,6 +44,7 @@ class Domain:
     autofluorescence: bool = False
     pooled_only: bool = False
     volume_options: VolumeOptions = field(default_factory=VolumeOptions.of)
+    crop_of: str | None = None  # name of the larger volume that it was cut from
 
     def open(self) -> LabelledVolume:
         """The volume with its true cells; a phantom is drawn."""
@@ -126,7 +127,7 @@ def labelled_domains(
             Domain(
                 volume.name, marker, tolerance_um[marker], Path(path), Path(points[index]),
                 None if within is None else Path(within[index]), pooled_only=volume.name in pool_small,
-                volume_options=volume_options,
+                volume_options=volume_options, crop_of=volume.crop_of,
             )
         )  # fmt: skip
     return domains

@@ -64,6 +64,17 @@ def test_a_detector_is_scored_only_on_what_it_did_not_see(tmp_path):
         score_domains(tmp_path / "o", domains, {"x": [detector(tmp_path / "d3", "a", "b", "c")]}, show=False)
 
 
+def test_crops_of_what_a_detector_saw_are_not_held_out(tmp_path):
+    brain, other = write_brain(tmp_path, "a"), write_brain(tmp_path, "b")
+    crop = write_brain(tmp_path / "cut", "crop")
+    (tmp_path / "cut" / "meta.json").write_text('{"cube": "cubes/a"}', encoding="utf-8")
+    domains = labelled_domains(*zip(brain, other, crop, strict=True), None, {"cFos": 8.0})
+    report = score_domains(tmp_path / "out", domains, {"d": [detector(tmp_path / "d", "a")]}, show=False)
+    assert set(report["methods"]["d"]["domains"]) == {"b"}
+    with pytest.raises(CanvasError, match="'a' is left out and 'crop', which holds voxels of"):
+        pipeline.train_in_folds("cfos_detector", domains, [["a"], ["crop", "b"]], [0], tmp_path / "runs")
+
+
 def test_cross_fitted_thresholds_come_from_the_other_brains_as_scored_unseen(tmp_path, monkeypatch):
     """Each of three brains has its cells at another score: the threshold of one is the others'."""
     brains = [write_brain(tmp_path, name) for name in ("a", "b", "c")]

@@ -31,7 +31,8 @@ class Candidates:
 
     `truth_zyx` are all true cells, those without a candidate too, None where they are not known; `boxes`
     (rows z0 y0 x0 z1 y1 x1) say where they are labelled (None: nobody said). `score` names the column of the
-    candidates' own score (None: the usual names), `files` is where they came from.
+    candidates' own score (None: the usual names), `files` is where they came from. `tissue` is one name for
+    volumes that were cut from the same one, which have to be held out together; see `brain`.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Candidates:
     score: str | None = None
     background: Volume | None = None
     files: tuple[Path, ...] = ()
+    tissue: str = ""
 
     @classmethod
     def of(
@@ -98,6 +100,11 @@ class Candidates:
     @property
     def zyx(self) -> Float64[np.ndarray, "n 3"]:
         return self.points.zyx
+
+    @property
+    def brain(self) -> str:
+        """Name of what has to be held out as a whole: the volume, with those that share its tissue."""
+        return self.tissue or self.name
 
     @property
     def own(self) -> Float64[np.ndarray, " n"] | None:
@@ -230,7 +237,26 @@ def label_brains(
                 files=tuple(Path(source) for source in values if not isinstance(source, Points)),
             )
         )
-    return brains
+    return _with_tissue(brains)
+
+
+def _with_tissue(brains: list[Candidates]) -> list[Candidates]:
+    """The same, with one `tissue` for a volume and the crops of it, and for crops of one volume."""
+    names: dict[str, list[str]] = {}
+    cubes = [brain.volume.crop_of or brain.name for brain in brains]
+    for brain, cube in zip(brains, cubes, strict=True):
+        names.setdefault(cube, []).append(brain.name)
+    for cube, shared in names.items():
+        if len(shared) > 1:
+            _log.warning("%s hold voxels of one volume (%s) and are held out together", _and(shared), cube)
+    return [
+        replace(brain, tissue=" + ".join(names[cube])) if len(names[cube]) > 1 else brain
+        for brain, cube in zip(brains, cubes, strict=True)
+    ]
+
+
+def _and(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def duplicates(points: Points) -> int:

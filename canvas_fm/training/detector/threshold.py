@@ -24,7 +24,7 @@ from canvas_fm.inference.detect.out_of_distribution import statistics_ranges, vo
 from canvas_fm.inference.detect.tiles.detection_job import run
 from canvas_fm.models.checkpoint import Detector, DetectorConfig
 from canvas_fm.models.detector.convmixer import HeatMapNet
-from canvas_fm.models.folder.training_volumes import training_volumes
+from canvas_fm.models.folder.training_volumes import volume_in_training
 from canvas_fm.training.detector.phantoms import calibration_phantoms
 from canvas_fm.training.detector.targets import Labelled
 from canvas_fm.training.recipe.detector_recipe import DetectorRecipe
@@ -147,11 +147,13 @@ def detectors_by_unseen_volume(
                 )
     by_volume: dict[str, Detector] = {}
     for labelled in training if fold_detectors else ():
-        name = labelled.source.name
-        without = [each for each in fold_detectors if name not in training_volumes(each.config.provenance)]
+        name, crop_of = labelled.source.name, labelled.source.volume.crop_of
+        seen = [volume_in_training(each.config.provenance, name, crop_of) for each in fold_detectors]
+        without = [each for each, volume in zip(fold_detectors, seen, strict=True) if volume is None]
         if not without:
             raise CanvasError(
-                f"every fold detector was trained on {name}; give one that was trained without it"
+                f"every fold detector was trained on {name} (one of them on {seen[0]}); give one that was "
+                "trained without it"
             )
         by_volume[name] = without[0]
     return by_volume

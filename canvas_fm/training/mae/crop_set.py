@@ -66,6 +66,7 @@ class VolumeSource:
             "voxel_um": list(volume.voxel_um),
             "dtype": str(volume.dtype),
             "window": [float(window.low), float(window.high)],
+            **({} if volume.crop_of is None else {"crop_of": volume.crop_of}),
             **({} if behind is None else {"background": behind.identity(rule)}),
         }
 

@@ -51,6 +51,7 @@ def split_volumes(
         if name not in names:
             raise CanvasError(f"held-out volume {name!r} is not among those given: {', '.join(names)}")
     training = [source for source in sources if source.name not in held_out]
+    _refuse_overlap(training, [source for source in sources if source.name in held_out])
     if not training:
         raise CanvasError(f"all {len(names)} volumes are held out; at least one has to be left to train on")
     if recipe.data.crops < len(training):
@@ -58,6 +59,17 @@ def split_volumes(
             f"data.crops is {recipe.data.crops} for {len(training)} volumes; give at least one each"
         )
     return training, [source for source in sources if source.name in held_out]
+
+
+def _refuse_overlap(training: Sequence[VolumeSource], held_out: Sequence[VolumeSource]) -> None:
+    cubes = {source.volume.crop_of or source.name: source.name for source in training}
+    for source in held_out:
+        cube = source.volume.crop_of or source.name
+        if cube in cubes:
+            raise CanvasError(
+                f"{source.name!r} is held out and {cubes[cube]!r}, which holds voxels of the same volume "
+                f"{cube!r}, is trained on: scores would not be held out; hold out both, or leave one away"
+            )
 
 
 def _at_one_voxel_size(sources: Sequence[VolumeSource], recipe: AnyRecipe) -> list[VolumeSource]:

@@ -18,6 +18,7 @@ from canvas_fm.heads.features.extractor import Extractor
 from canvas_fm.heads.features.feature_cache import other_contrasts
 from canvas_fm.heads.labels.candidates import label_brains
 from canvas_fm.models.checkpoint import Detector, Encoder, load
+from canvas_fm.models.folder.training_volumes import volume_in_training
 from canvas_fm.viewing.report.methods import METHODS, RESNET, Methods
 from canvas_fm.viewing.report.options import ReportOptions
 from canvas_fm.viewing.report.write import write_report
@@ -95,7 +96,7 @@ def report(
         keep=Path(out) / FITS,
         show=show,
     )
-    result.notes.extend(_leaks(held_out, encoder_of, detector_of))
+    result.notes.extend(_leaks(pooled, held_out, encoder_of, detector_of))
     reference = RESNET if RESNET in result.methods else None
     about = _models(builder.extractors) | _heads(settings, names) if encoder_of or detector_of else {}
     return write_report(result, out, title=title, reference=reference, about=about)
@@ -103,7 +104,12 @@ def report(
 
 def _held_out(pooled: PooledCandidates, folds: Sequence[Sequence[str]] | None) -> dict[str, tuple[str, ...]]:
     if folds is None:
-        return {part.name: (part.name,) for part in pooled.parts}
+        if pooled.by == "region":
+            return {part.name: (part.name,) for part in pooled.parts}
+        by_brain: dict[str, tuple[str, ...]] = {}
+        for part in pooled.parts:
+            by_brain[part.brain] = (*by_brain.get(part.brain, ()), part.name)
+        return by_brain
     if pooled.by == "region":
         raise CanvasError("there is one volume, whose regions are held out in turn; leave out the folds")
     return {" + ".join(names): tuple(names) for names in folds}
@@ -179,22 +185,40 @@ def _heads(settings: ReportOptions, names: Sequence[str]) -> dict[str, Any]:
 
 
 def _leaks(
+    pooled: PooledCandidates,
     held_out: Mapping[str, tuple[str, ...]],
     encoders: Mapping[str, Encoder],
     detectors: Mapping[str, Detector],
 ) -> list[str]:
-    """A warning for each model that was trained on a volume it is scored on as held out."""
+    """A warning for each model that was trained on a volume it is scored on as held out.
+
+    One that shares tissue with it counts too, and so does what the methods themselves learn from.
+    """
     warnings = []
+    parts = {part.name: part for part in pooled.parts}
+    for fold, names in held_out.items() if pooled.by == "brain" else ():
+        shared = {parts[name].brain for name in names}
+        learned = [part.name for part in pooled.parts if part.name not in names and part.brain in shared]
+        if learned:
+            warnings.append(
+                f"{fold} is held out, while {', '.join(learned)} with voxels of the same volume is used to "
+                "learn from"
+            )
     for kind, models in (("encoder", encoders), ("detector", detectors)):
         scored: dict[str, list[str]] = {}
         for fold, model in models.items():
-            listed = model.config.provenance.get("trained_on") or []
-            seen = {str(entry.get("name") if isinstance(entry, Mapping) else entry) for entry in listed}
-            scored.setdefault(model.name, []).extend(name for name in held_out[fold] if name in seen)
+            provenance = model.config.provenance
+            seen = (
+                volume_in_training(provenance, parts[name].volume.name, parts[name].volume.crop_of)
+                or volume_in_training(provenance, name)
+                for name in held_out[fold]
+            )
+            known = scored.setdefault(model.name, [])
+            known += [volume for volume in seen if volume is not None and volume not in known]
         for name, volumes in scored.items():
             if volumes:
                 warnings.append(
-                    f"the {kind} {name} was trained on {', '.join(volumes)}, which it judges here"
+                    f"the {kind} {name} was trained on {', '.join(volumes)}, and is scored on it here"
                 )
     for sentence in warnings:
         _log.warning("%s", sentence)

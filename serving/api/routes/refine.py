@@ -46,7 +46,7 @@ async def refine(core: Core, request: Request) -> Response:
     p_cell = await cancel_on_disconnect(disconnected(request), work)
     if p_cell is None:
         raise Refusal(400, GONE)
-    return await _reply(request, hosted, p_cell, body)
+    return await _reply(core, request, hosted, p_cell, body)
 
 
 async def _refinement(core: Core, hosted: HostedRefiner, body: RefineRequest) -> Awaitable[np.ndarray]:
@@ -69,11 +69,12 @@ async def _refinement(core: Core, hosted: HostedRefiner, body: RefineRequest) ->
 
 
 async def _reply(
-    request: Request, hosted: HostedRefiner, p_cell: np.ndarray, body: RefineRequest | None
+    core: Core, request: Request, hosted: HostedRefiner, p_cell: np.ndarray, body: RefineRequest | None
 ) -> Response:
     threshold, models = hosted.threshold, hosted.models()
     headers = {"X-Refiner": hosted.refiner.sha256_, "X-Threshold": repr(threshold)}
-    count = hosted.count(p_cell, body)
+    volume = None if body is None or body.volume is None else core.registered(body.volume)
+    count = hosted.count(p_cell, body, volume)
     headers |= {
         "X-Count-Of": count.count_of,
         "X-Expected-Cells": f"{count.expected_cells:.2f}",

@@ -18,6 +18,7 @@ from serving.protocol.settings import ServiceSettings
 if TYPE_CHECKING:
     import torch
 
+    from canvas_fm.data.volume.volume import Volume
     from canvas_fm.heads.features.extractor import Extractor
     from canvas_fm.heads.refine.refiner import Refiner
     from canvas_fm.models.checkpoint import Detector, Encoder
@@ -101,16 +102,21 @@ class HostedRefiner:
 
         return p_cell(self.refiner, self.extractor, blocks, group)
 
-    def count(self, p_cell: Float32[np.ndarray, " n"], body: RefineRequest | None) -> CountReply:
-        """The expected count of one request's candidates, of all cells where its recall was given."""
+    def count(
+        self, p_cell: Float32[np.ndarray, " n"], body: RefineRequest | None, volume: Volume | None
+    ) -> CountReply:
+        """The expected count of one request's candidates, of all cells where its recall was given.
+
+        `volume` is where the candidates are, to notice one that the refiner was trained on.
+        """
         from canvas_fm.data.points.points import Points
         from canvas_fm.heads.refine.counts.cell_count import count_cells
 
         recall = None if body is None else body.recall
-        volume = None if body is None else body.volume
         nowhere = Points(np.zeros((len(p_cell), 3)))
+        known = {} if volume is None else {"volume": volume.name, "crop_of": volume.crop_of}
         counts = count_cells(
-            self.refiner, nowhere, p_cell.astype(np.float64), recall=recall, volume=volume
+            self.refiner, nowhere, p_cell.astype(np.float64), recall=recall, **known
         ).as_dict()
         return CountReply(**{name: counts[name] for name in CountReply.model_fields})
 

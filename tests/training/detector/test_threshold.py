@@ -79,8 +79,12 @@ def test_relative_scores_that_choose_the_threshold_are_those_of_the_whole_volume
 
 def test_fold_detectors_that_saw_all_or_detect_otherwise_are_refused(labelled_cubes, tmp_path):
     without_a = load(train(labelled_cubes, tmp_path / "a", held_out=["a"]).detector)
-    with pytest.raises(CanvasError, match="every fold detector was trained on b; give one"):
+    with pytest.raises(CanvasError, match=r"every fold detector was trained on b .*; give one"):
         train(labelled_cubes, tmp_path / "run", fold_detectors=[without_a])
+    crop = write_cube(tmp_path / "cut", "crop", 0)
+    (crop[0].parent / "meta.json").write_text('{"cube": "cubes/b"}', encoding="utf-8")
+    with pytest.raises(CanvasError, match=r"trained on crop .*'b', of which 'crop' is a crop"):
+        train([crop], tmp_path / "run", fold_detectors=[without_a])
     smoother = tiny(detection__smooth_um=2.0)
     with pytest.raises(CanvasError, match=r"has smooth_um 1.0, the recipe 2.0"):
         train(labelled_cubes, tmp_path / "run", smoother, fold_detectors=[without_a])

@@ -208,6 +208,19 @@ def test_held_out_by_name_by_number_and_mistaken(cubes: list[Path], tiny: Tiny) 
         split_volumes(sources, tiny("data.held_out=2"))
 
 
+def test_what_shares_tissue_with_a_training_volume_is_not_held_out(
+    cubes: list[Path], tmp_path: Path, tiny: Tiny
+):
+    crop = write_cube(tmp_path / "cut", "crop", 3, (4.0, 1.8, 1.8))
+    (crop.parent / "meta.json").write_text('{"cube": "somewhere/a"}', encoding="utf-8")
+    sources = name_volumes([*cubes, crop])
+    for held_out in ("[a]", "[crop]"):
+        with pytest.raises(CanvasError, match="voxels of the same volume 'a', is trained on"):
+            split_volumes(sources, tiny(f"data.held_out={held_out}"))
+    training, _ = split_volumes(sources, tiny("data.held_out=[a,crop]"))
+    assert [source.name for source in training] == ["b"]
+
+
 def test_voxel_sizes_that_differ_are_refused(tmp_path: Path, cubes: list[Path], tiny: Tiny) -> None:
     near = write_cube(tmp_path, "near", 3, (4.0, 1.85, 1.8))
     far = write_cube(tmp_path, "far", 3, (4.0, 3.6, 3.6))

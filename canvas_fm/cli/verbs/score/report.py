@@ -61,7 +61,8 @@ def _fill_report(report: Parser) -> None:
         nargs="+",
         action="append",
         metavar="NAME",
-        help="volumes that are held out together, again for each fold; default: each volume by itself",
+        help="volumes that are held out together, again for each fold; default: each volume by itself, with "
+        "crops of it",
     )
     report.add_argument("--seeds", type=positive_int, default=3, metavar="N", help="default 3")
     report.add_argument(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -14,6 +15,7 @@ from canvas_fm.errors import BadInput
 from canvas_fm.heads.features.candidate_score import made_by
 from canvas_fm.heads.labels.candidates import CELL, Candidates
 from canvas_fm.heads.refine.counts.expected_count import Recall
+from canvas_fm.models.folder.training_volumes import volume_in_training
 from canvas_fm.shipped import RECALLS
 
 # Deviation of log recall between brains where one brain alone is known. From brain to brain it is .02 on
@@ -74,16 +76,19 @@ def recall_of_refined(points: Points, records: Sequence[CandidateRecall] = ()) -
         return recall_of([*records, *shipped_recalls()], points)
 
 
-def training_recalls(brains: Sequence[Candidates], seen: Sequence[str] = ()) -> list[CandidateRecall]:
+def training_recalls(
+    brains: Sequence[Candidates], detector: Mapping[str, Any] | None = None
+) -> list[CandidateRecall]:
     """Recalls of the candidates that a refiner is fitted on, where all true cells are known.
 
-    Brains in `seen`, which the detector of the candidates was trained on, say too much and are left out.
+    Brains that the detector of the candidates was trained on, by the candidates' own header or by the
+    provenance `detector`, or that share tissue with such a one, say too much and are left out.
     """
     records: dict[tuple[str, float | None], CandidateRecall] = {}
     for brain in brains:
         key = made_by(brain.points), threshold_of(brain.points)
         detected, missed = int((brain.label == CELL).sum()), brain.missed
-        if not key[0] or missed is None or not detected + missed or brain.name in seen:
+        if not key[0] or missed is None or not detected + missed or _seen(brain, detector or {}):
             continue
         known = records.get(key) or CandidateRecall(made_by=key[0], threshold=key[1], found={}, cells={})
         records[key] = known.model_copy(
@@ -93,6 +98,11 @@ def training_recalls(brains: Sequence[Candidates], seen: Sequence[str] = ()) -> 
             }
         )
     return list(records.values())
+
+
+def _seen(brain: Candidates, detector: Mapping[str, Any]) -> bool:
+    stated = brain.points.meta.get("detector_trained_on_volume") == "yes"
+    return stated or volume_in_training(detector, brain.name, brain.volume.crop_of) is not None
 
 
 def read_recalls(path: str | Path) -> list[CandidateRecall]:

@@ -25,7 +25,6 @@ from canvas_fm.heads.refine.counts.recall import CandidateRecall, training_recal
 from canvas_fm.heads.refine.fit.training_set import TrainingSet
 from canvas_fm.heads.refine.head.candidate_order import keep_candidate_order
 from canvas_fm.heads.refine.refiner import Refiner
-from canvas_fm.models.folder.training_volumes import training_volumes
 from canvas_fm.version import __version__
 
 REPORT = "report.json"
@@ -68,7 +67,7 @@ def training_set(
         parts: list[FeatureSet] = []
         for brain in brains:
             part = features_at(
-                contrast, extractor, brain.volume, brain.zyx, feature_cache, group=brain.name,
+                contrast, extractor, brain.volume, brain.zyx, feature_cache, group=brain.brain,
                 background=brain.background, show=show,
             )  # fmt: skip
             if scores is not None:
@@ -142,11 +141,16 @@ def fit_labelled(
     refiner.skipped_ += sum(map(len, brains)) - sum(map(len, learned))
     counts = {brain.name: brain.counts() for brain in brains}
     markers = {brain.name: brain.volume.marker for brain in brains}
-    provenance = {"trained_on": counts, "markers": markers, "canvas_fm": __version__}
+    cubes = {brain.name: brain.volume.crop_of for brain in brains}
+    trained_on = {
+        name: count | ({} if cubes[name] is None else {"crop_of": cubes[name]})
+        for name, count in counts.items()
+    }
+    provenance = {"trained_on": trained_on, "markers": markers, "canvas_fm": __version__}
     if contrasts:
         provenance["contrasts"] = [1.0, *contrasts]
-    seen = () if extractor.detector is None else training_volumes(extractor.detector.config.provenance)
-    refiner.recalls_ = [*training_recalls(brains, sorted(seen)), *recalls]
+    detector = None if extractor.detector is None else extractor.detector.config.provenance
+    refiner.recalls_ = [*training_recalls(brains, detector), *recalls]
     with new_folder(out) as folder:  # with its report or not at all: a half would be taken for a whole
         identity = refiner.save(folder, provenance)
         report = _report(refiner, brains, out, identity, counts, order, contrasts)
@@ -199,7 +203,7 @@ def _check_before_work(
     columns = Columns.of(blocks, width, refiner.variant, refiner.cut, refiner.ratio, refiner.reduce)
     columns.check_correction(refiner.correction)
     label = np.concatenate([brain.label for brain in brains])
-    name = np.repeat([brain.name for brain in brains], [len(brain) for brain in brains])
+    name = np.repeat([brain.brain for brain in brains], [len(brain) for brain in brains])
     regions = _regions(brains)
     labelled = label >= 0
     if not labelled.any():
@@ -215,7 +219,13 @@ def _check_before_work(
 
 
 def _missed(brains: Sequence[Candidates]) -> dict[str, int]:
-    return {brain.name: brain.missed for brain in brains if brain.missed is not None}
+    """True cells without a candidate by brain, where they are known of all of it."""
+    missed: dict[str, int] = {}
+    for brain in brains:
+        if brain.missed is not None:
+            missed[brain.brain] = missed.get(brain.brain, 0) + brain.missed
+    unknown = {brain.brain for brain in brains if brain.missed is None}
+    return {name: count for name, count in missed.items() if name not in unknown}
 
 
 def _ceiling(counts: dict[str, Any]) -> dict[str, float | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from typing import get_args
 
 import numpy as np
@@ -194,11 +195,29 @@ def test_an_encoder_that_saw_what_it_judges_is_told(brains, tmp_path, result):
 
     torch.manual_seed(0)
     mae = MaskedAutoencoder(EncoderConfig(dim=24, depth=1, heads=2), DecoderConfig(dim=12, depth=1, heads=2))
-    seen = {"trained_on": [{"name": "left"}]}
+    folder = shutil.copytree(brains, tmp_path / "brains")
+    (folder / "right" / "meta.json").write_text('{"cube": "cubes/whole"}', encoding="utf-8")
+    seen = {"trained_on": [{"name": "left"}, {"name": "whole"}]}
     save_encoder(tmp_path / "seen", mae, voxel_um=(4.0, 1.8, 1.8), provenance=seen)
     words = ["--methods", "encoder", "--encoder", tmp_path / "seen", "--seeds", 1, "--curve"]
-    found = result(*report(brains, tmp_path / "report", *words))
-    assert found["notes"][-1] == "the encoder seen was trained on left, which it judges here"
+    found = result(*report(folder, tmp_path / "report", *words))
+    volumes = "the volume 'left', the volume 'whole', of which 'right' is a crop"
+    assert found["notes"][-1] == f"the encoder seen was trained on {volumes}, and is scored on it here"
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_volume_and_its_crop_are_one_fold(brains, tmp_path, result):
+    for name, copy in (("left", "left"), ("right", "right"), ("left", "cut")):
+        shutil.copytree(brains / name, tmp_path / copy)
+    (tmp_path / "cut" / "meta.json").write_text('{"cube": "cubes/left"}', encoding="utf-8")
+    words: list[object] = ["--tolerance-um", 8, "--methods", "score", "--seeds", 1, "--curve"]
+    for flag, file in (("volumes", "raw.zarr"), ("candidates", "candidates.csv"), ("truth", "truth.csv")):
+        words += [f"--{flag}", *(tmp_path / name / file for name in ("left", "cut", "right"))]
+    found = result("report", "--out", tmp_path / "one", *words)
+    assert found["split"]["folds"] == {"left + cut": ["left", "cut"], "right": ["right"]}
+    apart = ["--fold", "left", "--fold", "cut", "--fold", "right"]
+    found = result("report", "--out", tmp_path / "apart", *words, *apart)
+    assert any("left is held out, while cut" in note for note in found["notes"])
 
 
 def test_the_methods_that_help_names_are_those_there_are():

@@ -13,6 +13,8 @@ from canvas_fm.cli import main
 from canvas_fm.data.points.points import Points
 from canvas_fm.errors import BadInput
 from canvas_fm.evaluation.detection.score import evaluate
+from canvas_fm.heads.features.extractor import Extractor
+from canvas_fm.heads.labels.candidates import label_brains
 from canvas_fm.heads.refine.counts.cell_count import count_cells
 from canvas_fm.heads.refine.counts.expected_count import CountSpread, Recall, expected_count
 from canvas_fm.heads.refine.counts.recall import (
@@ -21,13 +23,15 @@ from canvas_fm.heads.refine.counts.recall import (
     recall_of,
     recall_on_new_brain,
     shipped_recalls,
+    training_recalls,
 )
+from canvas_fm.heads.refine.fit.fit import fit_labelled
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.inference.detect.detect import detect, detector_job
 from canvas_fm.models.checkpoint import load, save_detector
 from canvas_fm.models.detector.convmixer import ConvMixerConfig, HeatMapNet
 from canvas_fm.shipped import find, shipped
-from tests.heads.conftest import VOXEL_UM
+from tests.heads.conftest import VOXEL_UM, spots
 from tests.heads.made_up import cells
 
 
@@ -171,6 +175,33 @@ def test_detect_says_that_its_model_was_trained_on_the_volume(brains, tmp_path, 
     assert "own was trained on the volume 'a'" in caplog.text
     assert found.meta["operating_threshold"] == "0.5"
     assert "detector_trained_on_volume" not in detect(own, brains[1][0], device="cpu", show=False).meta
+
+
+@pytest.mark.parametrize("crop_of", [None, "a"])
+@pytest.mark.parametrize("provenance", [{}, {"trained_on": [{"name": "a"}]}], ids=["other", "saw a"])
+@pytest.mark.parametrize("stated", [{}, {"detector_trained_on_volume": "yes"}], ids=["", "stated"])
+def test_recall_on_what_the_detector_saw_is_not_recorded(crop_of, provenance, stated, tmp_path):
+    volume, points = spots(tmp_path / ("crop.zarr" if crop_of else "a.zarr"), 0)
+    if crop_of:
+        (tmp_path / "meta.json").write_text('{"cube": "cubes/a"}', encoding="utf-8")
+    points = Points(points.zyx, points.columns, {"detector_sha256": "f" * 64, **stated})
+    (brain,) = label_brains([volume], [points], truth=[points], tolerance_um=4.0)
+    assert bool(training_recalls([brain], provenance)) == (not provenance and not stated)
+
+
+def test_a_volume_and_its_crop_are_one_brain_to_a_fit(brains, tmp_path, detector, caplog):
+    crop, candidates = spots(tmp_path / "crop.zarr", 0)
+    (tmp_path / "meta.json").write_text('{"cube": "cubes/a"}', encoding="utf-8")
+    (a, of_a), (b, of_b) = brains[:2]
+    labelled = label_brains([a, b, crop], [of_a, of_b, candidates], labels="label")
+    assert "a and crop hold voxels of one volume (a) and are held out together" in caplog.text
+    extractor = Extractor(detector=detector, device="cpu")
+    refiner = Refiner("detector", C=0.01)
+    report = fit_labelled(refiner, labelled, extractor, tmp_path / "refiner", show=False)
+    assert set(report["cross_validation"]["brains"]) == {"a + crop", "b"}
+    assert set(report["brains"]) == {"a", "b", "crop"}
+    loaded = Refiner.load(tmp_path / "refiner")
+    assert loaded.fit_provenance_["trained_on"]["crop"]["crop_of"] == "a"
 
 
 @pytest.mark.parametrize(("sample", "trained"), [("cfos", "yes"), ("microglia", None)])

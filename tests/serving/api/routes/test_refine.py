@@ -128,6 +128,16 @@ def test_python_command_line_and_http_agree(
     assert found[label == 1].mean() > found[label == 0].mean() + 0.2
 
 
+def test_a_crop_of_a_training_volume_is_noted_with_the_count(begin_service, more, tmp_path) -> None:
+    volume, points = spots(tmp_path / "crop.zarr", 0)
+    (tmp_path / "meta.json").write_text('{"cube": "cubes/a"}', encoding="utf-8")
+    with ExitStack() as stack:
+        other = begin_service(stack, volumes={"c": str(volume.path)}, more=more)
+        reply = other.post("/v1/refine", json=asked(points, "plain"), headers={"Accept": "application/json"})
+    note = "the refiner was trained on the volume 'a', of which 'crop' is a crop, and is applied to it here"
+    assert note in reply.json()["count"]["notes"]
+
+
 def test_json_says_the_threshold_and_whose_numbers_these_are(
     service, brains, cells, finder, refiners
 ) -> None:
