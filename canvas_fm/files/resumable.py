@@ -76,6 +76,8 @@ class ResumableFolder:
     `state` is kept by `save_state` and read when the folder is opened again.
     """
 
+    suffix = ".part"  # of the files of parts
+
     def __init__(self, out: Path, inputs: Mapping[str, Any]) -> None:
         self.out, self.folder = out, unfinished_folder(out)
         self.inputs: dict[str, Any] = json.loads(json.dumps(dict(inputs)))
@@ -110,11 +112,11 @@ class ResumableFolder:
         self, name: str, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any] | None = None
     ) -> None:
         """Write a finished part."""
-        write_part(self.folder / f"{name}.part", arrays, about)
+        write_part(self.folder / f"{name}{self.suffix}", arrays, about)
 
     def read(self, name: str) -> Part | None:
         """Read a finished part; None where it has to be computed."""
-        return read_part(self.folder / f"{name}.part")
+        return read_part(self.folder / f"{name}{self.suffix}")
 
     def remove(self) -> None:
         """Delete the working folder once the result is written."""

@@ -24,6 +24,7 @@ from serving.core.embed.crops import Window
 from serving.protocol import npy
 from serving.protocol.errors import Refusal, refused
 from serving.protocol.json_process.child import digest_of, parse
+from serving.protocol.json_process.frames import LongText, pieces_of
 from serving.protocol.json_process.parser import is_small
 from serving.protocol.requests import EncodedCrops, ReplyOptions
 
@@ -34,7 +35,6 @@ NPY_TYPES = (npy.MEDIA_TYPE, "application/octet-stream")
 SAFETENSORS = "application/x-safetensors"
 GONE = "the client went away"  # nobody reads it, but BentoML waits for an answer
 _MAX_HEADER_BYTES = 100_000  # of safetensors
-_PIECE = 2**20  # characters of base64
 _LARGE = 2**20  # bytes of a reply
 _TYPES = {"F32": "<f4", "U16": "<u2"}
 
@@ -112,14 +112,14 @@ async def decoded(core: Core, encoded: EncodedCrops, window: Window | None, engi
     return np.frombuffer(data, dtype).reshape(shape)
 
 
-def from_base64(text: str) -> bytearray:
+def from_base64(text: str | LongText) -> bytearray:
     """Bytes of strict base64, decoded in pieces, between which others have their turn; ValueError."""
-    out = bytearray()
-    for start in range(0, len(text) or 1, _PIECE):
-        piece = text[start : start + _PIECE]
-        out += base64.b64decode(piece, validate=True)
-        if piece.endswith("=") and start + _PIECE < len(text):
+    out, padded = bytearray(), False
+    for piece in pieces_of(text):
+        if padded:
             raise ValueError("Excess data after padding")
+        out += base64.b64decode(piece, validate=True)
+        padded = piece.endswith("=")
     return out
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from uvicorn.protocols.http import auto
+from uvicorn.protocols.http import auto, h11_impl
 
 _LATE = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 _FULL = (
@@ -19,7 +19,9 @@ _FULL = (
 _FIRST_REQUEST_S = 1.0  # that a connection without a request has when the service stops
 _LEAST = 64 * 2**10  # bytes of a reply that have to be read within `write_s`, unless it is all
 
-_usual: Any = auto.AutoHTTPProtocol
+# Never httptools, which uvicorn takes where some other package brought it: it lets requests with two hosts pass,
+# or with a transfer coding that nobody undoes, which a proxy may read otherwise.
+_usual: Any = h11_impl.H11Protocol
 
 
 class TimeoutHTTPProtocol(_usual):

@@ -34,6 +34,7 @@ from serving.jobs.store import UNFINISHED, Job, JobSpec
 from serving.middleware.guard import HOLDER
 from serving.protocol import npy
 from serving.protocol.errors import Refusal, refused
+from serving.protocol.json_process.frames import pieces_of
 from serving.protocol.requests import JobRequest
 from serving.protocol.schemas import JobInfo
 
@@ -232,7 +233,8 @@ def _points(core: Core, body: JobRequest) -> Points:
     if body.points_csv is not None:
         with tempfile.TemporaryDirectory(prefix="points-") as folder:
             path = Path(folder) / "points_csv.csv"
-            path.write_text(body.points_csv, encoding="utf-8")
+            with path.open("w", encoding="utf-8") as file:
+                file.writelines(pieces_of(body.points_csv))
             return Points.read(path)
     assert body.grid is not None
     return _grid(core, body, body.grid)

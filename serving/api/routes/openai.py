@@ -54,7 +54,7 @@ async def embeddings(core: Core, request: Request) -> Response:
 
 def _joined(body: OpenAIRequest, engine: Engine) -> np.ndarray:
     """The inputs as one array; Refusal where one is of no crop's length."""
-    texts = [body.input] if isinstance(body.input, str) else body.input
+    texts = body.input if isinstance(body.input, list) else [body.input]
     shape = engine.crop_shape
     voxels = math.prod(shape)
     dtype = "float32" if body.window is None else "uint16"

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from serving.api.bodies import from_base64
 from serving.protocol import requests
 from serving.protocol.errors import Refusal
 from serving.protocol.json_process.child import digest_of, parse
-from serving.protocol.json_process.frames import read_value, write_value
+from serving.protocol.json_process.frames import LongText, read_value, write_value
 from serving.protocol.json_process.parser import JsonParser, is_small
 
 ROWS = [[z + 0.5, 2.0, 3.0] for z in range(9000)]
@@ -33,6 +34,7 @@ BODIES: list[tuple[str, Any]] = [
     ("CropsRequest", {"crops": np.zeros((3, 4, 20, 70)).tolist(), "pool": "cls"}),
     ("CropsRequest", {"crops": [[ROWS, RAGGED], [[[]]]]}),
     ("OpenAIRequest", {"input": ["AAAA"] * 15_000}),
+    ("OpenAIRequest", {"input": ["AA", "B" * 3_000_000, *["C" * 300_000] * 9, "D"]}),
 ]  # fmt: skip
 
 
@@ -52,7 +54,9 @@ def outcome(work: Callable[..., Any], *given: Any) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """Arrays as the lists that they stand for."""
+    """Arrays as the lists that they stand for, texts in pieces as one."""
+    if isinstance(value, LongText):
+        return str(value)
     if isinstance(value, np.ndarray):
         return value.tolist()
     if isinstance(value, list):
@@ -89,7 +93,13 @@ def test_rows_of_one_length_are_an_array_and_others_are_refused_as_lists_are() -
 
 def test_no_frame_but_an_array_holds_much() -> None:
     """Reading a frame keeps Python's lock: numbers of an array are copied, all else is made one by one."""
-    for value in (["c"] * 50_000, list(range(50_000)), [[1.0]] * 50_000 + [[1.0, 2.0]], "x" * 5_000_000):
+    for value in (
+        ["c"] * 50_000,
+        list(range(50_000)),
+        [[1.0]] * 50_000 + [[1.0, 2.0]],
+        "x" * 5_000_000,
+        ["y" * 3_000_000, *["z" * 300_000] * 20],
+    ):
         file = io.BytesIO()
         write_value(file, value)
         data, sizes = file.getvalue(), []
@@ -99,7 +109,26 @@ def test_no_frame_but_an_array_holds_much() -> None:
             data = data[8 + size :]
         assert max(sizes) < 1.1 * 2**20
         if isinstance(value, list):
-            assert len(sizes) > 50_000 / 4096
+            assert 200 > len(sizes) > len(value) / 4096
+
+
+def test_a_long_text_stays_in_pieces_and_is_none_of_a_name() -> None:
+    file = io.BytesIO()
+    write_value(file, text := "xy" * 2_000_000)
+    file.seek(0)
+    found = read_value(file)
+    assert isinstance(found, LongText)
+    assert str(found) == text
+    assert from_base64(LongText(("AAAA", "AAA="))) == bytes(5)
+    with pytest.raises(ValueError, match="Excess data"):
+        from_base64(LongText(("AAA=", "AAAA")))
+    body = requests.PointsRequest(volume=text, points_zyx=[])
+    with pytest.raises(Refusal, match="volume has 4000000 characters; 1048576 are the most") as caught:
+        write_value(io.BytesIO(), body)
+    assert caught.value.status == 422
+    ids = requests.SearchRequest(ids=["a", text])
+    with pytest.raises(Refusal, match="ids has 4000000 characters"):
+        write_value(io.BytesIO(), ids)
 
 
 def test_a_million_ragged_rows_are_refused_before_they_are_made() -> None:
