@@ -19,8 +19,8 @@ _FULL = (
 _FIRST_REQUEST_S = 1.0  # that a connection without a request has when the service stops
 _LEAST = 64 * 2**10  # bytes of a reply that have to be read within `write_s`, unless it is all
 
-# Never httptools, which uvicorn takes where some other package brought it: it lets requests with two hosts pass,
-# or with a transfer coding that nobody undoes, which a proxy may read otherwise.
+# Never httptools, which uvicorn takes where some other package brought it: it lets requests with two hosts
+# pass, or with a transfer coding that nobody undoes, which a proxy may read otherwise.
 _usual: Any = h11_impl.H11Protocol
 
 

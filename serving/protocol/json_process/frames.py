@@ -68,7 +68,7 @@ def read_bytes(file: IO[bytes]) -> memoryview:
     if len(length) < _LENGTH.size:
         raise EOFError("the other process has ended")
     # Not a bytearray, all of which would be set to zero first, which takes as long as the rest.
-    view, at = memoryview(np.empty(_LENGTH.unpack(length)[0], np.uint8)), 0
+    view, at = np.empty(_LENGTH.unpack(length)[0], np.uint8).data, 0
     while at < len(view):
         if not (came := file.readinto(view[at : at + STEP])):  # type: ignore[attr-defined]
             raise EOFError("the other process has ended")
