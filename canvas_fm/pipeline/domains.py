@@ -77,7 +77,7 @@ def score_domains(
             advance(1, domain.name)
     scores: dict[str, list[DomainScore]] = {}
     for name, curves in held_out.items():
-        choose = _cross_fitted(domains, curves, never) if cross_fit else None
+        choose = _cross_fitted(domains, curves, never, _spread(opened[name])) if cross_fit else None
         scores[name] = [
             DomainScore.of(
                 domain.name, domain.group, curves[domain.name],
@@ -176,15 +176,24 @@ def _unseen(domain: Domain, detectors: Sequence[Detector]) -> list[Detector]:
     ]
 
 
+def _spread(detectors: Sequence[Detector]) -> float:
+    """The `detection.spread` of the recipe that trained the detectors, which are of one recipe."""
+    recipe = detectors[0].config.provenance.get("recipe") or {}
+    return float((recipe.get("detection") or {}).get("spread", 0.0))
+
+
 def _cross_fitted(
-    domains: Sequence[Domain], curves: Mapping[str, Sequence[Curve]], never: Sequence[str]
+    domains: Sequence[Domain],
+    curves: Mapping[str, Sequence[Curve]],
+    never: Sequence[str],
+    spread: float,
 ) -> Callable[[str], float]:
     """By a domain's name the threshold chosen on the other labelled volumes, by each one's first detector."""
     labelled: dict[str, dict[str, Curve]] = {}
     for domain in domains:
         if domain.path is not None and domain.name in curves and domain.name not in never:
             labelled.setdefault(domain.group, {})[domain.name] = curves[domain.name][0]
-    return lambda name: cross_fitted_threshold(labelled, without=name)
+    return lambda name: cross_fitted_threshold(labelled, without=name, spread=spread)
 
 
 def _laplacian_scores(

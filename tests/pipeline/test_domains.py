@@ -41,12 +41,15 @@ def write_brain(folder, name: str, marker: str = "cFos") -> list:
     return [folder / f"{name}.zarr", folder / f"{name}.csv"]
 
 
-def detector(folder, *trained_on: str, seed: int = 0, channels: int = 1):
+def detector(folder, *trained_on: str, seed: int = 0, channels: int = 1, spread: float = 0.0):
     torch.manual_seed(seed)
     net = HeatMapNet(ConvMixerConfig(dim=8, depth=1, kernel_zyx=(3, 3, 3), channels=channels), prior=0.3)
     save_detector(
         folder, net, voxel_um=VOXEL_UM, threshold=0.3, min_distance_um=8.0,
-        window_rule=WindowRule("median", 0, 8), provenance={"trained_on": [{"name": n} for n in trained_on]},
+        window_rule=WindowRule("median", 0, 8),
+        provenance={
+            "trained_on": [{"name": n} for n in trained_on], "recipe": {"detection": {"spread": spread}}
+        },
     )  # fmt: skip
     return folder
 
@@ -97,6 +100,8 @@ def test_cross_fitted_thresholds_come_from_the_other_brains_as_scored_unseen(tmp
     assert 0.4 < chosen["c"] <= 0.5  # of a and b alone
     without_c = thresholds(cross_fit=True, never=["c"])
     assert 0.4 < without_c["a"] <= 0.5
+    models["folds"] = [detector(tmp_path / "e", spread=0.5)]
+    assert thresholds(cross_fit=True, never=["c"])["a"] < without_c["a"]  # the recipe's own way to choose
     with pytest.raises(CanvasError, match="no held-out labelled volume is left"):
         thresholds(cross_fit=True, never=["a", "b"])
 

@@ -17,7 +17,7 @@ from canvas_fm.data.volume.window import Window
 from canvas_fm.errors import CanvasError
 from canvas_fm.evaluation.detection.figure import score_figure
 from canvas_fm.evaluation.detection.score import Score, evaluate
-from canvas_fm.evaluation.domains.scores import FEWEST, THRESHOLDS
+from canvas_fm.evaluation.domains.scores import FEWEST, THRESHOLDS, threshold_of_highest_f1
 from canvas_fm.inference.detect.detect import detector_job
 from canvas_fm.inference.detect.maxima.relative import reference_box
 from canvas_fm.inference.detect.out_of_distribution import statistics_ranges, volume_statistics
@@ -96,7 +96,7 @@ def choose_threshold(
                 of_marker.append(f1_curve(recipe, labelled, points))
     # Every marker counts the same.
     mean = np.mean([np.mean(of_marker, axis=0) for of_marker in curves.values()], axis=0)
-    threshold = round(float(THRESHOLDS[np.argmax(mean)]), 4)
+    threshold = threshold_of_highest_f1(mean, recipe.detection.spread)
     rows = []
     for labelled, is_held_out, candidates in scored:
         score = _score(recipe, labelled, candidates, threshold)

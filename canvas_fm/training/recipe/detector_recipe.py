@@ -107,8 +107,10 @@ class DetectionRecipe(StrictModel):
 
     `tolerance_um` is one for all, or one a marker. Over the training volumes, each as it is and with its
     contrast times every `gains`, the threshold is the one with the highest mean F1; `chosen_on` phantoms, or
-    both, each marker and all phantoms counting as much. With `amplitude` scores take in how bright a blob is,
-    with `relative` they are taken against the strongest around, with `amplitude.relative` its brightness too.
+    both, each marker and all phantoms counting as much. The scores of another brain may be higher or lower by
+    some `spread` (a standard deviation, in logits), and F1 is taken on average over that. With `amplitude`
+    scores take in how bright a blob is, with `relative` they are taken against the strongest around, with
+    `amplitude.relative` its brightness too.
     """
 
     min_distance_um: Size = 8.0
@@ -116,6 +118,7 @@ class DetectionRecipe(StrictModel):
     tolerance_um: Size | dict[str, Size] = 8.0
     gains: Annotated[tuple[Size, ...], Strict(False), Field(min_length=1)] = (1.0,)
     chosen_on: Literal["volumes", "phantoms", "both"] = "volumes"
+    spread: float = Field(default=0.0, ge=0)
     amplitude: AmplitudeConfig | None = None
     relative: RelativeConfig | None = None
 

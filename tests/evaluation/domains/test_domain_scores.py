@@ -11,6 +11,7 @@ from canvas_fm.errors import CanvasError
 from canvas_fm.evaluation.detection.curve import Curve
 from canvas_fm.evaluation.domains.figure import domains_figure
 from canvas_fm.evaluation.domains.scores import (
+    THRESHOLDS,
     DomainScore,
     best_fixed_threshold,
     counts_at,
@@ -19,6 +20,7 @@ from canvas_fm.evaluation.domains.scores import (
     f1_on,
     leave_one_out_thresholds,
     summarise,
+    threshold_of_highest_f1,
     worst_decile,
 )
 
@@ -94,3 +96,10 @@ def test_report_table_and_figure_tell_the_same(tmp_path):
     assert "phantom 3" not in table
     domains_figure(report, tmp_path / "domains.png")
     assert (tmp_path / "domains.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_spread_of_scores_moves_the_threshold_away_from_a_steep_side():
+    """A peak next to a fall loses to lower F1 farther off: brains to come lie on both sides."""
+    f1 = np.where(THRESHOLDS < 0.502, 0.6 + 0.6 * THRESHOLDS, 0.2)
+    assert threshold_of_highest_f1(f1) == 0.5
+    assert 0.25 < threshold_of_highest_f1(f1, spread=0.3) < 0.4

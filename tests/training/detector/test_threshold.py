@@ -34,6 +34,21 @@ def test_every_marker_counts_the_same_for_the_threshold(tmp_path, monkeypatch):
     assert load(run.detector).config.threshold < 0.3
 
 
+def test_the_threshold_is_chosen_at_the_spread_of_the_recipe(tmp_path, monkeypatch):
+    cube = write_cube(tmp_path, "a", seed=0)
+    falls = np.where(threshold.THRESHOLDS < 0.502, 0.6 + 0.6 * threshold.THRESHOLDS, 0.2)
+    monkeypatch.setattr(threshold, "f1_curve", lambda *_: falls)
+    chosen = [
+        load(
+            train(
+                [cube], tmp_path / f"run{spread}", tiny(training__steps=1, detection__spread=spread)
+            ).detector
+        )
+        for spread in (0.0, 0.3)
+    ]
+    assert chosen[1].config.threshold < 0.45 < chosen[0].config.threshold
+
+
 def test_the_threshold_is_chosen_on_scores_of_detectors_that_did_not_see_the_volume(
     labelled_cubes, tmp_path, monkeypatch
 ):
