@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from operator import index
+from typing import SupportsIndex
 
-def counted(count: int, noun: str) -> str:
-    """A number with its noun: `1 fault`, `1,200 faults`."""
-    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+_SINGULAR = {"are": "is", "have": "has", "were": "was"}
+
+
+def counted(count: SupportsIndex, noun: str, verb: str = "") -> str:
+    """A number with its noun and verb, of `fault` and `are`: `1 fault is`, `1,200 faults are`."""
+    number = index(count)
+    if number == 1:
+        verb = _SINGULAR.get(verb, f"{verb}s") if verb else ""
+    elif noun.endswith(("s", "x", "sh", "ch")):
+        noun += "es"
+    else:
+        noun = f"{noun[:-1]}ies" if noun.endswith("ry") else f"{noun}s"
+    return f"{number:,} {noun} {verb}".rstrip()
 
 
 class CanvasError(Exception):

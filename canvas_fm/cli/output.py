@@ -7,6 +7,8 @@ import logging
 import sys
 from typing import TYPE_CHECKING, Any
 
+from canvas_fm.errors import counted
+
 if TYPE_CHECKING:
     from canvas_fm.data.volume.volume import Volume
 
@@ -29,7 +31,8 @@ def report_bad_chunks_by_path(chunks_of: dict[str, list[str]]) -> dict[str, list
     skipped = {path: chunks for path, chunks in chunks_of.items() if chunks}
     for path, chunks in skipped.items():
         print(
-            f"canvas-fm: warning: {path}: {len(chunks)} damaged chunks were read as zeros:", file=sys.stderr
+            f"canvas-fm: warning: {path}: {counted(len(chunks), 'damaged chunk', 'were')} read as zeros:",
+            file=sys.stderr,
         )
         for sentence in chunks:
             print(f"  {sentence}", file=sys.stderr)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from canvas_fm.data.dataset.unique_names import check_one_each
 from canvas_fm.data.phantom.randomised.families import Autofluorescence, Families
 from canvas_fm.data.phantom.randomised.randomise import TOLERANCE_UM, draw_phantom
 from canvas_fm.data.points.boxes import read_boxes, whole
@@ -107,11 +108,7 @@ def labelled_domains(
     are those of `Volume.open`.
     """
     volume_options = VolumeOptions.of(**options)
-    for name, values in (("points", points), ("within", within)):
-        if values is not None and len(values) != len(volumes):
-            raise CanvasError(
-                f"{len(volumes)} volumes and {len(values)} of {name}; give one a volume, in order"
-            )
+    check_one_each(volumes, {"points": points, "within": within})
     domains = []
     for index, path in enumerate(volumes):
         if (volume_name(Path(path)) in test) != final_test:

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset, IterableDataset, default_collate, get_work
 
 from canvas_fm.data.crops.origins import crop_starts, draw_starts
 from canvas_fm.data.crops.reader import CropReader, chunk_order
+from canvas_fm.data.dataset.unique_names import check_one_each
 from canvas_fm.data.points.points import Points, check_inside
 from canvas_fm.data.volume.levels.resample import Resampler, check_voxel_um
 from canvas_fm.data.volume.volume import Volume
@@ -153,8 +154,7 @@ class CropDataset(Dataset[Item]):
     ) -> list[list[Volume]]:
         """The volumes of each crop's channels, one list a volume."""
         behind = [background] if isinstance(background, Volume) else background
-        if behind is not None and len(behind) != len(self.volumes):
-            raise CanvasError(f"{len(behind)} backgrounds for {len(self.volumes)} volumes; give one for each")
+        check_one_each(self.volumes, {"background": behind})
         channels = (1 if behind is None else 2) if model is None else model.config.architecture.channels
         name = "the data set" if model is None else model.name
         return [
@@ -171,10 +171,7 @@ class CropDataset(Dataset[Item]):
                 for number, (volume, um) in enumerate(zip(self.volumes, self.resample_to, strict=True))
             ]
             return starts, np.arange(sum(map(len, starts)))
-        if len(points) != len(self.volumes):
-            raise CanvasError(
-                f"{len(points)} sets of points for {len(self.volumes)} volumes; give one for each"
-            )
+        check_one_each(self.volumes, {"points": points})
         each = [table if isinstance(table, Points) else Points(table) for table in points]
         starts = []
         for volume, table, um in zip(self.volumes, each, self.resample_to, strict=True):

@@ -110,7 +110,7 @@ def test_a_background_is_the_second_channel_of_each_crop(brains, points):
     assert torch.equal(both.crops(rows), torch.cat([signal.crops(rows), background.crops(rows)], dim=1))
     batch, _ = next(iter(both.in_chunk_order(batch=8)))
     assert batch.shape == (8, 2, *CROP)
-    with pytest.raises(CanvasError, match="1 backgrounds for 2 volumes"):
+    with pytest.raises(CanvasError, match="2 volumes and 1 of background were given"):
         CropDataset(brains, points, background=behind[0], crop_zyx=CROP)
     one = random_encoder(voxel_um=brains[0].voxel_um)
     with pytest.raises(CanvasError, match="leave --background out"):
@@ -177,7 +177,7 @@ def test_a_model_gives_size_window_and_voxel_size(brains):
 def test_what_does_not_fit_together_is_refused(brains, points):
     with pytest.raises(CanvasError, match="there are no volumes"):
         CropDataset([], [], crop_zyx=CROP)
-    with pytest.raises(CanvasError, match="1 sets of points for 2 volumes"):
+    with pytest.raises(CanvasError, match="2 volumes and 1 of points were given"):
         CropDataset(brains, points[:1], crop_zyx=CROP)
     with pytest.raises(CanvasError, match="no column 'neuron'; they have: cell, number"):
         CropDataset(brains, points, crop_zyx=CROP, target="neuron")

@@ -81,7 +81,7 @@ def test_a_page_of_two_brains_lists_both(counted):
     text = brain_report(tables, counted / "r.html", names=["one", "two"]).read_text(encoding="utf-8")
     assert "<h2>two</h2>" in text
     assert '<p class="conclusion">one, ' in text  # counts, where no groups are compared
-    with pytest.raises(CanvasError, match="1 names for 2 tables"):
+    with pytest.raises(CanvasError, match="1 name for 2 tables"):
         brain_report(tables, counted / "r.html", names=["one"])
 
 
@@ -129,7 +129,7 @@ def test_what_it_cannot_show_is_refused(counted):
         brain_report([counted / "regions.csv"], counted / "r.html", cells=[counted / "placed.csv"])
     with pytest.raises(CanvasError, match="no table of regions"):
         brain_report([counted / "placed.csv"], counted / "r.html")
-    with pytest.raises(CanvasError, match="1 tables of cells and 2 of regions; expected one of"):
+    with pytest.raises(CanvasError, match="1 table of cells and 2 of regions; expected one of"):
         brain_report(
             [counted / "regions.csv"] * 2, counted / "r.html", cells=[counted / "placed.csv"], atlases=[]
         )

@@ -23,7 +23,7 @@ from canvas_fm.analysis.regions.label_volume import KNOWN, LabelVolume, read_lab
 from canvas_fm.analysis.regions.transform import check_orientation
 from canvas_fm.analysis.regions.tree import RegionTree
 from canvas_fm.data.zyx import ZyxUm, check_voxel_um
-from canvas_fm.errors import CanvasError
+from canvas_fm.errors import CanvasError, counted
 
 LEFT, RIGHT = 1, 2  # BrainGlobe's convention of a volume of hemispheres
 Kind = Literal["labels", "brainglobe", "brainreg", "brainglobe-registration"]
@@ -313,6 +313,7 @@ def _check_named(atlas: Atlas) -> None:
     if unnamed:
         first = ", ".join(str(label) for label in sorted(unnamed)[:3])
         raise CanvasError(
-            f"{atlas.name}: {len(unnamed)} labels have no name in the table of regions, among them {first}; "
+            f"{atlas.name}: {counted(len(unnamed), 'label', 'have')} no name in the table of "
+            f"regions, among them {first}; "
             "give the table that belongs to this annotation with --table"
         )

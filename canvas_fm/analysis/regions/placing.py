@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float64, Int64
 from canvas_fm.analysis.regions.atlas import Atlas
 from canvas_fm.analysis.regions.transform import Reorientation, Transform, reorientation
 from canvas_fm.data.zyx import ZyxUm
-from canvas_fm.errors import CanvasError
+from canvas_fm.errors import CanvasError, counted
 
 _JUDGED = 50  # points from which their lie says something
 _FEW = 5  # points that are not all outside by chance
@@ -130,7 +130,8 @@ def _check(atlas: Atlas, placed: AtlasPositions, zyx: np.ndarray, voxel_um: ZyxU
         else ("are voxel size, orientation (--orientation) and atlas those of this volume?")
     )
     raise CanvasError(
-        f"{placed.outside:,} of {len(zyx):,} points are outside the atlas and {placed.unlabelled:,} where no "
+        f"{placed.outside:,} of {counted(len(zyx), 'point')} are outside the atlas and "
+        f"{placed.unlabelled:,} where no "
         f"region is; they span {spans} mm in z, y, x, the atlas {size} mm. {hint} "
         "--allow-outside counts those that are inside"
     )

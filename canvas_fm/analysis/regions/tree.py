@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64, Integer, Shaped
 
-from canvas_fm.errors import CanvasError
+from canvas_fm.errors import CanvasError, counted
 
 # The names that BrainGlobe, the Allen Institute, QUINT and ITK-SNAP give to the columns.
 _ID = ("id", "idx", "structure_id", "region_id", "label", "index")
@@ -51,7 +51,7 @@ class RegionTree:
             raise CanvasError(f"{source} has the id {repeated} twice; expected one row a region")
         if unnamed := [region.id for region in kept if not region.name.strip()]:
             raise CanvasError(
-                f"{source} has no name for {len(unnamed)} regions, first for the id {unnamed[0]}; "
+                f"{source} has no name for {counted(len(unnamed), 'region')}, first for the id {unnamed[0]}; "
                 "every region needs one"
             )
         known = set(ids)

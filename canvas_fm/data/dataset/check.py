@@ -16,7 +16,7 @@ from canvas_fm.data.dataset.names import LABEL, MARKERS, SPLITS, Brain, brains_i
 from canvas_fm.data.points.points import Points, inside
 from canvas_fm.data.volume.tiff.pages import use_tiff
 from canvas_fm.data.volume.tiff.plane_names import GAP, usual_step
-from canvas_fm.errors import CanvasError
+from canvas_fm.errors import CanvasError, counted
 from canvas_fm.progress import bar
 
 _PLANE = re.compile(r"(\d+)_(\d+)_(\d+)_ch(\d+)", re.IGNORECASE)
@@ -135,7 +135,7 @@ class _Checked:
                 )
         most = max(len(other) for other in self._numbers.values())
         if len(numbers) < most:
-            self.faults.append(f"channel {channel} has {len(numbers)} planes, another one {most}")
+            self.faults.append(f"channel {channel} has {counted(len(numbers), 'plane')}, another one {most}")
 
     def _regions(self, shape: tuple[int, ...] | None) -> dict[str, int]:
         held: dict[str, int] = {}

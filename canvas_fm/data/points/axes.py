@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float64
 
-from canvas_fm.errors import CanvasError
+from canvas_fm.errors import CanvasError, counted
 
 _log = logging.getLogger(__name__)
 _NAPARI = ("axis-0", "axis-1", "axis-2")  # what a points layer saves; its rows are numbered in `index`
@@ -236,6 +236,7 @@ def _check_one_time(path: Path, table: Mapping[str, np.ndarray]) -> None:
     for name in (*_TIMES, "time") if position else _TIMES:
         if name in lower and (count := len(np.unique(table[lower[name]]))) > 1:
             raise CanvasError(
-                f"{path} holds {count} time points (column {lower[name]}), and points are of one volume; "
+                f"{path} holds {counted(count, 'time point')} (column {lower[name]}), and points "
+                "are of one volume; "
                 "keep the rows of one"
             )

@@ -10,7 +10,7 @@ from jaxtyping import Float64
 from canvas_fm.data.points.boxes import inside_boxes
 from canvas_fm.data.points.labels import as_labels
 from canvas_fm.data.points.points import Points
-from canvas_fm.errors import CanvasError
+from canvas_fm.errors import CanvasError, counted
 from canvas_fm.evaluation.detection.confusion_counts import Counts
 from canvas_fm.evaluation.detection.matching import MOST_PAIRS, find_pairs, greedy_of
 from canvas_fm.evaluation.detection.tolerance import Tolerance
@@ -46,9 +46,13 @@ def cells_of(points: Points, role: str) -> tuple[Points, list[str]]:
     if keep is None or keep.all():
         return points, []
     if not keep.any():
-        raise CanvasError(f"none of the {len(points):,} rows of the {role} is a cell: all have {why}")
+        raise CanvasError(
+            f"none of the {counted(len(points), 'row')} of the {role} is a cell: all have {why}"
+        )
     columns = {name: values[keep] for name, values in points.columns.items()}
-    note = f"{int((~keep).sum()):,} of {len(points):,} rows of the {role} have {why} and were left out"
+    note = (
+        f"{int((~keep).sum()):,} of {counted(len(points), 'row')} of the {role} have {why} and were left out"
+    )
     return Points(points.zyx[keep], columns, points.meta), [note]
 
 
@@ -107,15 +111,17 @@ def sanity_warnings(
             warnings.append(f"the {name} are empty" if name == "predictions" else "the truth is empty")
         if repeated := len(points) - _distinct(points.zyx):
             warnings.append(
-                f"{repeated:,} of {len(points):,} rows of the {name} repeat a position of another row"
+                f"{repeated:,} of {counted(len(points), 'row')} of the {name} repeat a position "
+                "of another row"
             )
         if shape_zyx is not None and (outside := int((~points.inside(shape_zyx)).sum())):
             warnings.append(
-                f"{outside:,} of {len(points):,} rows of the {name} lie outside the volume {tuple(shape_zyx)}"
+                f"{outside:,} of {counted(len(points), 'row')} of the {name} lie outside the "
+                f"volume {tuple(shape_zyx)}"
             )
         if boxes is not None and len(points) and not inside_boxes(points.zyx, boxes).any():
             warnings.append(
-                f"none of the {len(points):,} rows of the {name} lies in the boxes that are scored"
+                f"none of the {counted(len(points), 'row')} of the {name} lies in the boxes that are scored"
             )
     return warnings + _better_axes(pred, truth, counts, tolerance, voxel_um)
 

@@ -17,7 +17,7 @@ from pydantic import Field, field_validator, model_validator
 
 from canvas_fm.data.points.boxes import as_boxes, inside_boxes, read_boxes
 from canvas_fm.data.points.points import Points
-from canvas_fm.errors import CanvasError
+from canvas_fm.errors import CanvasError, counted
 from canvas_fm.evaluation.detection.checks import scores_of
 from canvas_fm.evaluation.tables.manifest import VoxelUm
 from canvas_fm.files.checksum import sha256
@@ -222,14 +222,15 @@ def _cell_faults(path: Path, region: BoardRegion, board: Path, benchmark: Benchm
         yield from named or [str(problem).removeprefix(f"{path}").lstrip(": ")]
         return
     if len(points) > benchmark.max_cells:
-        yield f"{len(points):,} cells; at most {benchmark.max_cells:,} are taken"
+        yield f"{counted(len(points), 'cell')}; at most {benchmark.max_cells:,} are taken"
     if repeated := len(points) - len(np.unique(points.zyx, axis=0)):
-        yield f"{repeated:,} rows repeat the position of another row"
+        yield f"{counted(repeated, 'row', 'repeat')} the position of another row"
     if region.shape_zyx is not None and (outside := ~points.inside(region.shape_zyx)).any():
         swapped = Points(points.zyx[:, ::-1]).inside(region.shape_zyx).all()
         hint = "; as x, y, z all would lie inside: expected z, y, x" if swapped else ""
         yield (
-            f"{outside.sum():,} of {len(points):,} cells lie outside the volume {tuple(region.shape_zyx)}, "
+            f"{outside.sum():,} of {counted(len(points), 'cell')} lie outside the volume "
+            f"{tuple(region.shape_zyx)}, "
             f"first in row {int(np.argmax(outside)) + 1}{hint}"
         )
     boxes = regions_boxes(board, region)
@@ -254,7 +255,7 @@ def _row_faults(path: Path) -> Iterator[str]:
     faults = 0
     for number, row in enumerate(csv.reader(lines[1:], delimiter=delimiter), start=1):
         if len(row) != len(header):
-            row_faults = [f"{len(row)} values; the column row names {len(header)}"]
+            row_faults = [f"{counted(len(row), 'value')}; the column row names {len(header)}"]
         else:
             texts = {name: row[header.index(name)].strip() for name in checked}
             row_faults = [
@@ -265,7 +266,7 @@ def _row_faults(path: Path) -> Iterator[str]:
             if faults <= _SHOWN:
                 yield f"row {number}: {fault}"
     if faults > _SHOWN:
-        yield f"{faults - _SHOWN:,} more rows that cannot be read"
+        yield f"{counted(faults - _SHOWN, 'more row')} that cannot be read"
 
 
 def _no(text: str) -> bool:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float64
 
-from canvas_fm.errors import CanvasError
+from canvas_fm.errors import CanvasError, counted
 from canvas_fm.evaluation.detection.confusion_counts import Counts, pooled_rows
 from canvas_fm.heads.compare.fit_cache import FitCache
 from canvas_fm.heads.compare.label_curve import COUNTS, draw_labels
@@ -228,7 +228,9 @@ def _unrefined(part: Candidates, threshold: float | None) -> Counts:
 def _notes(pooled: PooledCandidates, speed: Mapping[str, Speed]) -> list[str]:
     notes = [REGIONS] if pooled.by == "region" else []
     if skipped := int((pooled.label == SKIP).sum()):
-        notes.append(f"{skipped:,} of {len(pooled):,} candidates are labelled −1 or lie outside: skipped")
+        notes.append(
+            f"{skipped:,} of {counted(len(pooled), 'candidate')} are labelled −1 or lie outside: skipped"
+        )
     if len({measured.run for measured in speed.values()}) > 1:
         notes.append("the speeds were measured in several runs: their ratios say little")
     return notes
@@ -244,7 +246,8 @@ def _folds(pooled: PooledCandidates, folds: Mapping[str, Sequence[str]] | None) 
             raise CanvasError(f"fold {fold!r} names {unknown[0]!r}; there are {', '.join(names)}")
         if not fold_names or not set(names) - set(fold_names):
             raise CanvasError(
-                f"fold {fold!r} holds out {len(fold_names)} of {len(names)} volumes; leave some to learn from"
+                f"fold {fold!r} holds out {len(fold_names)} of {counted(len(names), 'volume')}; "
+                "leave some to learn from"
             )
     twice = [name for name in names if sum(name in fold_names for fold_names in test_volumes.values()) > 1]
     if twice:

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
+from canvas_fm.errors import counted
+
 COUNTS = (20, 50, 100, 500, 2000)
 _FEWEST = 3  # of each class in every draw: fewer cannot be split for a threshold
 _MORE = 50
@@ -54,9 +56,12 @@ class LabelCurve:
         counts = sorted(self.values)
         slope = self.worth
         if slope is None:
-            return f"{counts[0]} labels give {self.figure} {self.mean(counts[0]):.2f}; too few to say more"
+            return (
+                f"{counted(counts[0], 'label', 'give')} {self.figure} "
+                f"{self.mean(counts[0]):.2f}; too few to say more"
+            )
         gain, error = slope
-        last = f"with {counts[-1]:,} labels {self.figure} is {self.mean(counts[-1]):.2f}"
+        last = f"with {counted(counts[-1], 'label')} {self.figure} is {self.mean(counts[-1]):.2f}"
         if gain < 2 * error or gain < 0.0005:
             return f"{last}; {_MORE} more labels are worth nothing that can be told from chance"
         digits = 2 if gain >= 0.01 else 3

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from canvas_fm.data.crops.reader import CropReader
+from canvas_fm.data.dataset.unique_names import check_one_each
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import CanvasError
@@ -61,10 +62,7 @@ def read_cells(
     the encoder's. Raises CanvasError for one brain alone or one class, and for a column that is missing.
     """
     names = list(brains or [volume.name for volume in volumes])
-    if not len(volumes) == len(points) == len(names):
-        raise CanvasError(
-            f"{len(volumes)} volumes, {len(points)} tables and {len(names)} brains: give one each"
-        )
+    check_one_each(volumes, {"points": points, "brains": names})
     config = encoder.config
     size = margin_crop(config.architecture.crop_zyx, config.voxel_um)
     random, crops, classes, of = np.random.default_rng(seed), [], [], []

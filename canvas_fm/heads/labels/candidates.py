@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
-from canvas_fm.data.dataset.unique_names import unique_names
+from canvas_fm.data.dataset.unique_names import check_one_each, unique_names
 from canvas_fm.data.points.boxes import as_boxes, box_of, inside_boxes, read_boxes, whole
 from canvas_fm.data.points.labels import as_labels
 from canvas_fm.data.points.points import Points
@@ -211,11 +211,7 @@ def label_brains(
     name the folder above tells them apart. Raises CanvasError where as many of each were not given.
     """
     several = {"candidates": candidates, "truth": truth, "within": within, "background": background}
-    for what, values in several.items():
-        if values is not None and len(values) != len(volumes):
-            raise CanvasError(
-                f"{len(volumes)} volumes and {len(values)} of {what} were given; give one a volume, in order"
-            )
+    check_one_each(volumes, several)
     if labels is None and (truth is None or tolerance_um is None):
         raise CanvasError(
             "nothing says which candidates are cells: give --labels COLUMN, or --truth with --tolerance-um"

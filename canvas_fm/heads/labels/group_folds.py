@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Int64, Shaped
 
-from canvas_fm.errors import BadInput
+from canvas_fm.errors import BadInput, counted
 
 By = Literal["brain", "region", "random"]
 
@@ -100,12 +100,14 @@ def check_labels(is_cell: Bool[np.ndarray, " n"], at_least: int = 1) -> None:
     cells, others = int(is_cell.sum()), int((~is_cell).sum())
     if not cells or not others:
         raise BadInput(
-            f"all {cells + others} labels are {'non-cells' if not cells else 'cells'}: one class only; "
+            f"all {counted(cells + others, 'label', 'are')} "
+            f"{'non-cells' if not cells else 'cells'}: one class only; "
             "label some candidates of the other class too (1 is a cell, 0 is none)"
         )
     if min(cells, others) < at_least:
         raise BadInput(
-            f"{cells} cells and {others} non-cells are labelled, fewer than {at_least} folds; label more"
+            f"{counted(cells, 'cell')} and {others} non-cells are labelled, fewer than "
+            f"{counted(at_least, 'fold')}; label more"
             + (f", or give --folds {fewest}" if (fewest := min(cells, others)) >= 2 else "")
         )
 

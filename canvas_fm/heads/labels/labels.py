@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.exceptions import DataConversionWarning
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 
-from canvas_fm.errors import BadInput
+from canvas_fm.errors import BadInput, counted
 
 
 def labels_of(y: Any, n: int, unlabelled: int | None) -> tuple[np.ndarray, np.ndarray]:
@@ -24,7 +24,9 @@ def labels_of(y: Any, n: int, unlabelled: int | None) -> tuple[np.ndarray, np.nd
         raise BadInput(f"labels have shape {labels.shape}; expected ({n},), one a row of the features")
     keep = np.ones(n, bool) if unlabelled is None else labels != unlabelled
     if not keep.any():
-        raise BadInput(f"none of the {n} rows carries a label: all are {unlabelled}, which is skipped")
+        raise BadInput(
+            f"none of the {counted(n, 'row')} carries a label: all are {unlabelled}, which is skipped"
+        )
     check_classification_targets(labels[keep])
     classes = np.unique(labels[keep])
     if type_of_target(labels[keep]) == "multiclass":
@@ -34,7 +36,8 @@ def labels_of(y: Any, n: int, unlabelled: int | None) -> tuple[np.ndarray, np.nd
         )
     if len(classes) < 2:
         raise BadInput(
-            f"all {keep.sum()} labels are {classes[0]} ({n - keep.sum()} more are skipped): one "
+            f"all {counted(keep.sum(), 'label', 'are')} {classes[0]} ({n - keep.sum()} more are "
+            "skipped): one "
             "class only; label some candidates of the other class too (1 is a cell, 0 is none)"
         )
     return labels, keep

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int64, Shaped
 
 from canvas_fm.data.points.labels import BLANKS
-from canvas_fm.errors import CanvasError, ModelMismatch
+from canvas_fm.errors import CanvasError, ModelMismatch, counted
 from canvas_fm.heads.features.feature_set import check_finite, correct_by_group
 from canvas_fm.heads.labels.group_folds import By, Folds
 from canvas_fm.inference.embed.store.embedding_store import Embeddings
@@ -70,14 +70,15 @@ def read_probe_data(
         skipped += int((~keep).sum())
     x, text, group = np.concatenate(xs), np.concatenate(texts), np.concatenate(names)
     if not len(x):
-        raise CanvasError(f"none of the {skipped:,} rows has a label in the column {labels!r}")
+        raise CanvasError(f"none of the {counted(skipped, 'row')} has a label in the column {labels!r}")
     classes, code = np.unique(text, return_inverse=True)
     if len(classes) < 2:
         raise CanvasError(
-            f"all {len(x):,} labels in the column {labels!r} are {str(classes[0])!r}: one class only; "
+            f"all {counted(len(x), 'label')} in the column {labels!r} are {str(classes[0])!r}: "
+            "one class only; "
             "label some rows of another class too"
         )
-    notes = [f"{skipped:,} rows without a label were skipped"] if skipped else []
+    notes = [f"{counted(skipped, 'row')} without a label were skipped"] if skipped else []
     notes += _duplicates(x, code, group)
     for note in notes:
         _log.warning("%s", note)
@@ -119,7 +120,8 @@ def class_folds(data: ProbeData, *, folds: int = 5, force_random: bool = False, 
     if sizes.min() < count:
         rare = data.classes[int(sizes.argmin())]
         raise CanvasError(
-            f"the class {rare!r} has {sizes.min()} labels, fewer than the {count} folds; label more of it, "
+            f"the class {rare!r} has {counted(sizes.min(), 'label')}, fewer than the "
+            f"{counted(count, 'fold')}; label more of it, "
             "leave it out, or ask for fewer folds"
         )
     fold = np.empty(len(data), np.int64)
@@ -209,12 +211,16 @@ def _duplicates(x: np.ndarray, code: np.ndarray, group: np.ndarray) -> list[str]
     repeated = len(x) - len(distinct)
     if not repeated:
         return []
-    warnings = [f"{repeated:,} of {len(x):,} rows repeat the embedding of another row; they are kept"]
+    warnings = [
+        f"{repeated:,} of {counted(len(x), 'row')} repeat the embedding of another row; they are kept"
+    ]
     for kind, values in (("labels", code), ("groups", np.unique(group, return_inverse=True)[1])):
         low = np.full(len(distinct), values.max())
         high = np.zeros(len(distinct), values.dtype)
         np.minimum.at(low, of, values)
         np.maximum.at(high, of, values)
         if differ := int((low != high).sum()):
-            warnings.append(f"{differ:,} embeddings stand there more than once with different {kind}")
+            warnings.append(
+                f"{counted(differ, 'embedding', 'stand')} there more than once with different {kind}"
+            )
     return warnings

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from canvas_fm.data.points.points import Points
-from canvas_fm.errors import CanvasError
+from canvas_fm.errors import CanvasError, counted
 from canvas_fm.files.atomic import disk_full_as_error, sync_path
 from canvas_fm.files.locks import try_lock
 
@@ -88,7 +88,8 @@ class ClickLog:
             if lines[0].get("review") != VERSION:
                 raise CanvasError(f"{self.path} is no click log of a review; give another --out")
             raise CanvasError(
-                f"{self.path} holds clicks on {lines[0]['rows']:,} other candidates; give the candidates "
+                f"{self.path} holds clicks on {counted(lines[0]['rows'], 'other candidate')}; "
+                "give the candidates "
                 "that it was made with, or another --out"
             )
         return lines[1:]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
 
+from canvas_fm.errors import counted
 from canvas_fm.heads.compare.label_curve import LabelCurve, draw_labels
 
 FEWEST = 5  # answers of each class from which a model is fitted
@@ -43,10 +44,14 @@ class Learned:
     def sentence(self) -> str:
         """What the model gained, for people."""
         if self.f1_after is None:
-            return f"learned from {self.answers} answers; too few random ones yet to say what that gained"
+            return (
+                f"learned from {counted(self.answers, 'answer')}; too few random ones yet to "
+                "say what that gained"
+            )
         before = "" if self.f1_before is None else f", the candidates' own score {self.f1_before:.2f}"
         return (
-            f"learned from {self.answers} answers; on {self.held_out} held-out random ones its F1 is "
+            f"learned from {counted(self.answers, 'answer')}; on {self.held_out} held-out random "
+            "ones its F1 is "
             f"{self.f1_after:.2f}{before}"
         )
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
 
+from canvas_fm.errors import counted
 from canvas_fm.evaluation.domains.scores import THRESHOLDS
 from canvas_fm.heads.review.learn import FEWEST, f1_of, label_curve
 
@@ -47,13 +48,16 @@ class LearnedThreshold:
         known = ""
         if self.f1_before is not None and self.f1_after is not None:
             known = (
-                f": on {self.held_out} held-out random answers its F1 is {self.f1_after:.2f} there, "
+                f": on {counted(self.held_out, 'held-out random answer')} its F1 is "
+                f"{self.f1_after:.2f} there, "
                 f"{self.f1_before:.2f} before"
             )
         if self.taken:
-            return f"{of} from {self.before:.3g} to {self.best:.3g} by {self.answers} answers{known}"
+            return (
+                f"{of} from {self.before:.3g} to {self.best:.3g} by {counted(self.answers, 'answer')}{known}"
+            )
         if self.best == self.before:
-            return f"{of} stays at {self.before:.3g}, the best by {self.answers} answers"
+            return f"{of} stays at {self.before:.3g}, the best by {counted(self.answers, 'answer')}"
         return f"{of} stays at {self.before:.3g}: {self.best:.3g} is not surely better{known}"
 
 

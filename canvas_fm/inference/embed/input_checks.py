@@ -10,7 +10,7 @@ from jaxtyping import Float32, Float64
 
 from canvas_fm.data.points.points import as_zyx, check_inside
 from canvas_fm.data.volume.window import Window
-from canvas_fm.errors import CanvasError
+from canvas_fm.errors import CanvasError, counted
 
 if TYPE_CHECKING:
     from canvas_fm.data.volume.volume import Zyx
@@ -110,7 +110,8 @@ def _check_finite(array: np.ndarray) -> None:
         return
     bad = ~np.isfinite(array).all(axis=tuple(range(1, array.ndim)))
     raise CanvasError(
-        f"{bad.sum()} of {len(bad)} crops hold NaN or infinite values, the first is crop {bad.argmax()}; "
+        f"{bad.sum()} of {counted(len(bad), 'crop')} hold NaN or infinite values, the first is "
+        f"crop {bad.argmax()}; "
         "every value has to be in [0, 1]"
     )
 

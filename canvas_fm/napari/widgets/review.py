@@ -10,7 +10,7 @@ from magicgui.widgets import ComboBox, Container, FileEdit, LineEdit, PushButton
 from napari.layers import Image
 from napari.layers import Points as PointsLayer
 
-from canvas_fm.errors import CanvasError
+from canvas_fm.errors import CanvasError, counted
 from canvas_fm.heads.review.clicks import CELL, OTHER, UNSURE
 from canvas_fm.heads.review.options import ReviewOptions
 from canvas_fm.heads.review.order import ORDERS
@@ -157,12 +157,17 @@ class ReviewWidget(Container):
     def _show_progress(self) -> None:
         assert self.session is not None
         now = self.session.progress(self._by)
-        lines = [f"{now['mine']:,} of {now['candidates']:,} answered, {now['missed']} missed cells added"]
+        lines = [
+            f"{now['mine']:,} of {now['candidates']:,} answered, "
+            f"{counted(now['missed'], 'missed cell')} added"
+        ]
         if self._row < 0:
             lines.append("all candidates are answered")
         if now["count"] is not None:
             value, low, high = now["count"]
-            lines.append(f"{value:,.0f} cells among the candidates ({low:,.0f} to {high:,.0f}, 90 %)")
+            lines.append(
+                f"{counted(round(value), 'cell')} among the candidates ({low:,.0f} to {high:,.0f}, 90 %)"
+            )
         learned = now["learned"] or {}
         lines += [learned.get("sentence", ""), learned.get("curve", ""), now["stop"]]
         self.progress.value = "\n".join(filter(None, lines))

@@ -11,7 +11,7 @@ from napari.layers import Image
 from napari.layers import Points as PointsLayer
 
 from canvas_fm.data.points.points import Points
-from canvas_fm.errors import CanvasError
+from canvas_fm.errors import CanvasError, counted
 from canvas_fm.inference.embed.embed import embed
 from canvas_fm.inference.embed.store.embedding_store import points_sha256
 from canvas_fm.models.checkpoint import load
@@ -61,7 +61,10 @@ class SimilarWidget(Container):
             data, about, _ = points_layer(nearest, f"{layer.name}, like the selected", image)
             about |= colour_scale("similarity", (float(similarity.min()), 1.0))
             self._viewer.add_points(data, **about)
-            return f"{len(rows):,} cells like {len(selected)} selected, similarity {similarity[-1]:.2f} to 1"
+            return (
+                f"{counted(len(rows), 'cell')} like {len(selected)} selected, similarity "
+                f"{similarity[-1]:.2f} to 1"
+            )
 
         self.work.run("embedding", work, done)
 

@@ -19,7 +19,7 @@ from canvas_fm.data.volume.stored.voxel_size_and_marker import checked_voxel_um
 from canvas_fm.data.volume.tiff.channels import list_channels
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.data.zyx import Zyx, ZyxUm
-from canvas_fm.errors import CanvasError
+from canvas_fm.errors import CanvasError, counted
 from canvas_fm.prepare.options import ConvertOptions
 from canvas_fm.prepare.sources.bioio_file import BIOIO, open_bioio
 from canvas_fm.prepare.sources.hdf5 import HDF5, open_hdf5
@@ -115,7 +115,7 @@ def _opened(path: Path, opened: OpenedFile, options: ConvertOptions, files: Sequ
 def _markers(stated: Sequence[str | None], options: ConvertOptions) -> Sequence[str | None]:
     if options.marker and len(options.marker) != len(stated):
         raise CanvasError(
-            f"--marker names {len(options.marker)} markers for {len(stated)} channels; give one for each"
+            f"--marker names {len(options.marker)} for {counted(len(stated), 'channel')}; give one for each"
         )
     return options.marker or stated
 

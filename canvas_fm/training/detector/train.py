@@ -2,49 +2,38 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from canvas_fm.data.points.boxes import as_boxes, read_boxes
-from canvas_fm.data.points.boxes import whole as whole_box
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume, ZyxUm
 from canvas_fm.errors import CanvasError
-from canvas_fm.evaluation.detection.checks import cells_of
 from canvas_fm.inference.detect.out_of_distribution import LOOKS
 from canvas_fm.models.checkpoint import Detector, load, save_detector
 from canvas_fm.models.detector.convmixer import HeatMapNet
+from canvas_fm.training.detector.batches import LabelledBatches
 from canvas_fm.training.detector.encoder_start import write_start
-from canvas_fm.training.detector.phantoms import PhantomCrops
+from canvas_fm.training.detector.labels import TrainingLabels
 from canvas_fm.training.detector.step import DetectorStep, averaged_weights
 from canvas_fm.training.detector.targets import (
-    BACKGROUND,
-    CELL,
     Labelled,
-    TargetPainter,
     draw_labelled,
     shares,
 )
 from canvas_fm.training.detector.threshold import choose_threshold, detectors_by_unseen_volume
-from canvas_fm.training.mae.augment import widen
-from canvas_fm.training.mae.crop_set import CropSet, VolumeSource, stacked, take
+from canvas_fm.training.mae.crop_set import CropSet
 from canvas_fm.training.recipe.detector_recipe import DetectorRecipe, init_overrides
-from canvas_fm.training.run.batch_order import Batch, Batches, CropIndices
+from canvas_fm.training.run.batch_order import Batches
 from canvas_fm.training.run.distributed import Ranks
 from canvas_fm.training.run.folder.run_folder import DETECTOR, START, Run
 from canvas_fm.training.run.folder.tracking import Tracker
 from canvas_fm.training.run.split import (
-    check_companions,
     name_volumes,
-    open_companion,
     resolve,
     split_volumes,
 )
@@ -89,7 +78,7 @@ def train_detector(
             "no volumes were given; give some with their points, or a recipe with phantoms.share: 1"
         )
     opened = [v if isinstance(v, Volume) else Volume.open(v) for v in volumes]
-    labels = _Labels(opened, points, masks, within, background, resolved)
+    labels = TrainingLabels(opened, points, masks, within, background, resolved)
     training, evaluated = split_volumes(name_volumes(opened), resolved) if opened else ([], [])
     folds = [
         detector if isinstance(detector, Detector) else load(detector, kind="detector")
@@ -229,161 +218,3 @@ class DetectorTraining:
             provenance=provenance,
         )
         trained.train(training)
-
-
-class LabelledBatches:
-    """Batches of crops, windows and labels on the device."""
-
-    def __init__(
-        self,
-        recipe: DetectorRecipe,
-        training: list[Labelled],
-        drawn: CropSet,
-        voxel_um: ZyxUm,
-        ranks: Ranks,
-        show: bool | None,
-    ) -> None:
-        data = recipe.data
-        self.drawn, self.device = drawn, ranks.device
-        self.painters = [
-            TargetPainter(labelled, data.crop_zyx, recipe.target.radius_um) for labelled in training
-        ]
-        self.phantoms = None
-        self.part = ranks.local_rows(recipe.training.batch)
-        if recipe.phantoms is not None:
-            self.phantoms = PhantomCrops(
-                recipe.phantoms, data.crop_zyx, voxel_um, data.window.rule, recipe.target.radius_um,
-                recipe.seed, recipe.phantoms_a_batch, data.cells, recipe.model.channels,
-            )  # fmt: skip
-        self.channels: list[Batches] = [take(drawn, ranks.device, data.resident_gb, show)] if training else []
-        for volumes, needed in (
-            ([labelled.background for labelled in training], recipe.model.channels == 2),
-            ([labelled.mask for labelled in training], recipe.target.kind == "masks"),
-        ):
-            if needed:
-                sources = [
-                    VolumeSource(labelled.source.name, volume, labelled.source.resample_to)
-                    for labelled, volume in zip(training, volumes, strict=True)
-                    if volume is not None
-                ]
-                other = CropSet(sources, drawn.starts_zyx, data.crop_zyx, data.window.rule)
-                self.channels.append(take(other, ranks.device, data.resident_gb, show))
-        self.masks = self.channels.pop() if recipe.target.kind == "masks" else None
-
-    def along(self, order: Iterator[CropIndices], first: int = 0) -> Generator[Batch]:
-        """Crops, windows and labels for each set of rows; phantoms fill the first rows of a batch."""
-        if self.phantoms is None:
-            yield from self._real(order)
-            return
-        batch, n_phantoms = range(self.part.start, self.part.stop), self.phantoms.per_batch
-        n_local_phantoms = sum(place < n_phantoms for place in batch)
-        real = (
-            self._real(rows[n_local_phantoms:] for rows in order) if n_local_phantoms < len(batch) else None
-        )
-        steps = itertools.count(first) if real else (first + k for k, _ in enumerate(order))
-        for step in steps:
-            part = slice(self.part.start, self.part.start + n_local_phantoms)
-            drawn = [torch.from_numpy(values[part]) for values in self._phantom_parts(step)]
-            raw, windows, labels = (values.to(self.device) for values in drawn)
-            if real is None:
-                yield raw, windows, labels
-                continue
-            rest = next(real, None)
-            if rest is None:
-                return
-            parts = [raw.to(rest[0].dtype) if rest[0].dtype == raw.dtype else widen(raw), windows, labels]
-            yield tuple(torch.cat(pair) for pair in zip(parts, rest, strict=True))
-
-    def _phantom_parts(self, step: int) -> tuple[np.ndarray, ...]:
-        assert self.phantoms is not None
-        crops, windows, labels = self.phantoms.at(step)
-        return crops.view(np.int16), windows, labels
-
-    def _real(self, order: Iterator[CropIndices]) -> Generator[Batch]:
-        sets = list(order)  # several readers go along it, each in a thread of its own
-        readers = [*self.channels, *([self.masks] if self.masks else [])]
-        with ExitStack() as stack:
-            streams = [stack.enter_context(closing(reader.along(iter(sets)))) for reader in readers]
-            for rows, *parts in zip(sets, *streams, strict=True):
-                mask = parts.pop()[0] if self.masks else None
-                raw, windows = stacked([(part[0], part[1]) for part in parts])
-                yield raw, windows, self._labels(rows, mask)
-
-    def _labels(self, rows: CropIndices, mask: Tensor | None) -> Tensor:
-        home = np.searchsorted(self.drawn.first_rows, rows, side="right") - 1
-        painted = []
-        for row, volume_index in zip(rows, home, strict=True):
-            start = self.drawn.starts_zyx[volume_index][row - self.drawn.first_rows[volume_index]]
-            painter = self.painters[volume_index]
-            painted.append(painter.paint(start) if mask is None else painter.area(start))
-        labels = torch.from_numpy(np.stack(painted)).to(self.device)
-        if mask is not None:
-            labels[(labels == BACKGROUND) & (mask > 0.5)] = CELL
-        return labels
-
-
-class _Labels:
-    """Labels of each volume, validated: as many of each kind as there are volumes."""
-
-    def __init__(
-        self,
-        volumes: Sequence[Volume],
-        points: Sequence[Points | str | Path],
-        masks: Sequence[Volume | str | Path] | None,
-        within: Sequence[Any] | None,
-        background: Sequence[Volume | str | Path] | None,
-        recipe: DetectorRecipe,
-    ) -> None:
-        for name, values in (
-            ("points", points),
-            ("masks", masks),
-            ("within", within),
-            ("background", background),
-        ):
-            if values is not None and len(values) != len(volumes):
-                raise CanvasError(
-                    f"{len(volumes)} volumes and {len(values)} of {name} were given; give one a volume, in "
-                    "their order"
-                )
-        check_companions("masks", masks, recipe.target.kind == "masks", "target.kind is masks")
-        if volumes or background:  # of phantoms alone the recipe draws the background too
-            check_companions("background", background, recipe.model.channels == 2, "model.channels is 2")
-        self._of: dict[int, tuple[Any, ...]] = {}
-        for index, volume in enumerate(volumes):
-            cells = points[index]
-            cells, notes = cells_of(cells if isinstance(cells, Points) else Points.read(cells), "truth")
-            for note in notes:
-                _log.warning("%s: %s", volume.name, note)
-            cells.check_inside(volume.shape_zyx)
-            boxes = whole_box(volume.shape_zyx)
-            if within is not None:
-                path_or_boxes = within[index]
-                boxes = (
-                    read_boxes(path_or_boxes)
-                    if isinstance(path_or_boxes, str | Path)
-                    else as_boxes(path_or_boxes)
-                )
-                _check_boxes(boxes, volume)
-            mask = open_companion(volume, masks, index, "mask")
-            self._of[id(volume)] = (
-                cells.zyx,
-                boxes,
-                mask,
-                open_companion(volume, background, index, "background"),
-            )
-            try:
-                recipe.tolerance_um(volume.marker)
-            except ValueError as problem:
-                raise CanvasError(f"{volume.path}: {problem}; or name the marker with --marker") from problem
-
-    def of(self, sources: Sequence[VolumeSource]) -> list[Labelled]:
-        """The labels of each volume in turn."""
-        return [Labelled(source, *self._of[id(source.volume)]) for source in sources]
-
-
-def _check_boxes(boxes: np.ndarray, volume: Volume) -> None:
-    if (boxes[:, :3] < 0).any() or (boxes[:, 3:] > np.asarray(volume.shape_zyx)).any():
-        raise CanvasError(
-            f"{volume.path}: its labelled boxes reach to {boxes.max(axis=0)[3:].tolist()}, beyond the "
-            f"volume, which is {volume.shape_zyx} (z, y, x)"
-        )

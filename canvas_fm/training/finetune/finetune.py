@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Float32, Float64, Int64, Shaped
 from torch import Tensor
 from torch.nn import functional as F
 
-from canvas_fm.errors import BadInput, CanvasError
+from canvas_fm.errors import BadInput, CanvasError, counted
 from canvas_fm.heads.features.extractor import Extractor
 from canvas_fm.heads.features.feature_set import MAE, FeatureSet, Moments
 from canvas_fm.heads.labels.candidates import Candidates
@@ -60,7 +60,7 @@ class Tuning:
 
     def __post_init__(self) -> None:
         if self.blocks < 0:
-            raise BadInput(f"{self.blocks} blocks are to be unfrozen; give 0 (none) or more")
+            raise BadInput(f"{counted(self.blocks, 'block', 'are')} to be unfrozen; give 0 (none) or more")
 
     def check(self, refiner: Refiner, extractor: Extractor) -> None:
         """Raise BadInput for invalid settings before hours of work."""

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from canvas_fm.errors import counted
 from canvas_fm.evaluation.metrics.reconstruction import Batch, Tally
 from canvas_fm.evaluation.page.figures import reconstruction_figure
 from canvas_fm.models.encoder.mae import (
@@ -167,7 +168,7 @@ def draw_figure(mae: MaskedAutoencoder, fixed: FixedCrops, row: dict[str, Any], 
     title = (
         f"{fixed.volume}{'' if fixed.held_out else ' crops'} ({fixed.kind}), step {row['step']}, "
         f"mask ratio {row['mask_ratio']:g}; masked PSNR {crop_psnr:.2f} dB here, "
-        f"{row['psnr_masked']:.2f} dB over {row['n']} crops"
+        f"{row['psnr_masked']:.2f} dB over {counted(row['n'], 'crop')}"
         f"{'; given: ' + row['given'] if 'given' in row else ''}"
     )
     name = f"{fixed.volume.replace('/', '_')}_{row['step']:07d}.png"

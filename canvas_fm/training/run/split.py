@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from canvas_fm.data.dataset.unique_names import unique_names
+from canvas_fm.data.dataset.unique_names import check_one_each, unique_names
 from canvas_fm.data.volume.levels.resample import check_voxel_um
 from canvas_fm.data.volume.volume import Volume, ZyxUm
-from canvas_fm.errors import CanvasError, ModelMismatch
+from canvas_fm.errors import CanvasError, ModelMismatch, counted
 from canvas_fm.training.mae.crop_set import VolumeSource
 from canvas_fm.training.recipe.recipe import AnyRecipe, R, read_recipe_of
 
@@ -23,11 +23,7 @@ def name_volumes(
     opened = [v if isinstance(v, Volume) else Volume.open(v) for v in volumes]
     if not opened:
         raise CanvasError("no volume was given to train on")
-    if background is not None and len(background) != len(opened):
-        raise CanvasError(
-            f"{len(opened)} volumes and {len(background)} of background were given; give one a volume, in "
-            "their order"
-        )
+    check_one_each(opened, {"background": background})
     sources = [
         VolumeSource(name, volume, background=open_companion(volume, background, index, "background"))
         for index, (name, volume) in enumerate(zip(unique_names(opened), opened, strict=True))
@@ -56,7 +52,7 @@ def split_volumes(
         raise CanvasError(f"all {len(names)} volumes are held out; at least one has to be left to train on")
     if recipe.data.crops < len(training):
         raise CanvasError(
-            f"data.crops is {recipe.data.crops} for {len(training)} volumes; give at least one each"
+            f"data.crops is {recipe.data.crops} for {counted(len(training), 'volume')}; give one each or more"
         )
     return training, [source for source in sources if source.name in held_out]
 

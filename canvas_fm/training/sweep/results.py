@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
+from canvas_fm.errors import counted
 from canvas_fm.evaluation.metrics.reconstruction import DEFINITIONS, PARTS
 from canvas_fm.files.atomic import write_text_atomic
 from canvas_fm.training.run.folder.run_folder import Run
@@ -145,7 +146,7 @@ def summary(
 ) -> str:
     """The sweep in Markdown."""
     figures = [*COMPARED, *(["linear_readout"] if readout.runs else [])]
-    parts = [f"# {sweep.name}", sweep.description, f"{len(rows)} of {len(states)} runs are done."]
+    parts = [f"# {sweep.name}", sweep.description, f"{len(rows)} of {counted(len(states), 'run')} are done."]
     failed = {
         name: state.get("error") for name, state in states.items() if state.get("error", "") is not None
     }
@@ -182,7 +183,7 @@ def _stopped(rows: Sequence[Row], ended: Container[str]) -> str:
 
 def _few(sweep: SweepRecipe) -> str:
     assert sweep.linear_readout is not None
-    return f"on {sweep.linear_readout.few} labels of other brains"
+    return f"on {counted(sweep.linear_readout.few, 'label')} of other brains"
 
 
 def _ranking(rows: Sequence[Row], readout: LinearReadout, labels: Sequence[str]) -> str:

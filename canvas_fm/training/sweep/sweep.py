@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from canvas_fm.data.volume.options import VolumeOptions
-from canvas_fm.errors import CanvasError
+from canvas_fm.errors import CanvasError, counted
 from canvas_fm.files.atomic import disk_full_as_error, write_text_atomic
 from canvas_fm.files.locks import take_lock
 from canvas_fm.progress import bar
@@ -70,7 +70,7 @@ def sweep(
     Raises CanvasError for a mistake in the grid before anything is trained.
     """
     if workers < 1:
-        raise CanvasError(f"{workers} workers were given; a sweep needs at least one")
+        raise CanvasError(f"{counted(workers, 'worker', 'were')} given; a sweep needs at least one")
     spec, path, volume_options = read_sweep(recipe, overrides), Path(out), VolumeOptions.of(**options)
     runs = expand(spec)
     trainings = [

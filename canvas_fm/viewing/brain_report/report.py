@@ -11,7 +11,7 @@ from typing import Any
 from canvas_fm.analysis.regions.atlas import Atlas
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.points.tables import text_rows
-from canvas_fm.errors import CanvasError
+from canvas_fm.errors import CanvasError, counted
 from canvas_fm.evaluation.page.html import png_data, render
 from canvas_fm.files.atomic import write_text_atomic
 from canvas_fm.files.checksum import sha256
@@ -60,10 +60,14 @@ def brain_report(
         raise CanvasError("cells are drawn on an atlas: give --cells and --atlas together")
     if cells and len(cells) != len(regions):
         raise CanvasError(
-            f"{len(cells)} tables of cells and {len(regions)} of regions; expected one of cells for each"
+            f"{counted(len(cells), 'table')} of cells and {len(regions)} of regions; expected one "
+            "of cells for each"
         )
     if names and len(names) != len(regions):
-        raise CanvasError(f"{len(names)} names for {len(regions)} tables of regions; expected one for each")
+        raise CanvasError(
+            f"{counted(len(names), 'name')} for {counted(len(regions), 'table')} of regions; "
+            "expected one for each"
+        )
     densities = [_densities(Path(table)) for table in regions]
     most = max((largest_density(density) for density in densities), default=0.0)
     pictures = [
@@ -105,7 +109,10 @@ def conclusion_of(counts: Sequence[tuple[str, str]], groups: Mapping[str, Any] |
     if groups is not None and groups["tested"]:
         found, tested = groups["found"], groups["tested"]
         if not found:
-            return f"None of {tested} regions differs between the groups at a false discovery rate of 5 %."
+            return (
+                f"None of {counted(tested, 'region')} differs between the groups at a false "
+                "discovery rate of 5 %."
+            )
         first = [row for row in groups["rows"] if row["differs"]][:_NAMED]
         named = "; ".join(f"{row['name']} {row['fold']} times ({row['pair']})" for row in first)
         rest = f"; {found - len(first)} more" if found > len(first) else ""
@@ -113,8 +120,10 @@ def conclusion_of(counts: Sequence[tuple[str, str]], groups: Mapping[str, Any] |
             f"{found} of {tested} regions {'differs' if found == 1 else 'differ'} between the groups in the "
             f"density of cells: {named}{rest}."
         )
-    named = "; ".join(f"{name} {count} cells" for name, count in counts[:_NAMED])
-    rest = f"; {len(counts) - _NAMED} more brains below" if len(counts) > _NAMED else ""
+    named = "; ".join(
+        f"{name} {count} {'cell' if count == '1' else 'cells'}" for name, count in counts[:_NAMED]
+    )
+    rest = f"; {counted(len(counts) - _NAMED, 'more brain')} below" if len(counts) > _NAMED else ""
     return f"{named}{rest}." if named else ""
 
 

@@ -9,6 +9,7 @@ from jaxtyping import Float
 
 from canvas_fm.data.volume.levels.pyramid import open_pyramid
 from canvas_fm.data.volume.volume import Volume
+from canvas_fm.errors import counted
 
 _WIDEST = 1000  # voxels: of a larger plane a coarser level is shown
 _NEAR_UM = 20.0  # cells this near to the plane are drawn
@@ -23,7 +24,7 @@ def section_png(volume: Volume, zyx: Float[np.ndarray, "n 3"]) -> tuple[bytes, s
     at = min(int(z / scale[0]), level.shape_zyx[0] - 1)
     plane = level.read((at, 0, 0), (at + 1, *level.shape_zyx[1:]))[0]
     near = np.abs(zyx[:, 0] - z) * volume.voxel_um[0] <= _NEAR_UM
-    words = f"plane {z}: {near.sum():,} of {len(zyx):,} cells within {_NEAR_UM:g} µm"
+    words = f"plane {z}: {near.sum():,} of {counted(len(zyx), 'cell')} within {_NEAR_UM:g} µm"
     return _draw(plane, volume, zyx[near], (z + 0.5) * volume.voxel_um[0] / 1e3), words
 
 

@@ -116,8 +116,8 @@ def test_bad_atlases_are_refused(small, tmp_path):
     refuse(lambda: open_atlas(small.labels_path, table=small.table), "does not state its voxel size")
     bad = tmp_path / "bad.csv"
     for text, sentence in [
-        (TABLE.replace("688,CTX,Cerebral cortex,/997/8/567/688/\n", ""), "1 labels have no name .* 688"),
-        (TABLE.replace("Cerebral nuclei", " "), "has no name for 1 regions, first for the id 623"),
+        (TABLE.replace("688,CTX,Cerebral cortex,/997/8/567/688/\n", ""), "1 label has no name .* 688"),
+        (TABLE.replace("Cerebral nuclei", " "), "has no name for 1 region, first for the id 623"),
         (TABLE + "688,CTX,again,/997/688/\n", "id 688 twice"),
         ("name,number\na,1\n", "has no column id"),
         ("id,name,parent_id\n1,a,2\n2,b,1\n", "part of itself"),

@@ -133,7 +133,7 @@ def test_trackmate_xml_is_converted_by_its_own_pixel_size(tmp_path, caplog):
     np.testing.assert_allclose(points.zyx, ZYX, rtol=0, atol=1e-9)
     assert points.columns["QUALITY"].tolist() == [0.5, 1.5]
     assert points.meta == {"voxel_um": "4.0 1.8 1.8"}
-    assert "1 spots that TrackMate's filters hide" in caplog.text
+    assert "1 hidden spot left out, as TrackMate's filters" in caplog.text
 
 
 def test_trackmate_xml_without_a_depth_needs_the_voxel_size_and_another_one_is_refused(tmp_path):

@@ -158,7 +158,7 @@ def test_what_is_no_volume_says_what_it_is(tmp_path):
         "x.nrrd": r"\.nrrd file, which is not read; save it as TIFF",
         "cut.zip": "is no zip archive, or was cut short",
         "channels": "its folders ch0, ch1 hold TIFF files; give one of them",
-        "tiles": "holds 1 tiles in folders X/X_Y; give one, or canvas-fm stitch",
+        "tiles": "holds 1 tile in folders X/X_Y; give one, or canvas-fm stitch",
         "n5": "N5 container; canvas-fm convert",
         "pre": "precomputed volume of Neuroglancer; canvas-fm convert",
         "jp2": r"holds 1 \.jp2 file, which are not read",

@@ -276,7 +276,7 @@ def test_duplicates_and_points_outside_are_counted_in_a_sentence(caplog):
 
 def test_boxes_that_hold_nothing_are_named():
     found = evaluate(line(0), line(0), tolerance_voxels=2, within=[[50, 0, 0, 60, 9, 9]])
-    assert "none of the 1 rows of the truth lies in the boxes" in found.warnings[-1]
+    assert "none of the 1 row of the truth lies in the boxes" in found.warnings[-1]
 
 
 def test_rows_that_are_no_cells_are_left_out_and_counted():

@@ -112,7 +112,7 @@ def test_every_fault_is_told_at_once(make, board):
         r"cells/th_1\.csv: row 3: z is 'one', expected a finite number",
         r"cells/th_1\.csv: row 4: y is 'nan', expected a finite number",
         r"cells/th_1\.csv: row 5: score is 'x', expected a finite number",
-        r"cells/th_2\.csv: 1 rows repeat the position of another row",
+        r"cells/th_2\.csv: 1 row repeats the position of another row",
         r"cells/th_2\.csv: 1 of 3 cells lie outside the volume \(50, 60, 70\), first in row 3",
     ):
         assert re.search(wanted, text), (wanted, text)

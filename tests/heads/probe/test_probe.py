@@ -231,7 +231,7 @@ def test_duplicates_are_counted_and_kept(brains, caplog, tmp_path):
         data = read_probe_data([*brains, store], labels="label")
     assert len(data) == 225 + 40
     assert "4 of 265 rows repeat the embedding of another row; they are kept" in data.notes
-    assert "1 embeddings stand there more than once with different labels" in caplog.text
+    assert "1 embedding stands there more than once with different labels" in caplog.text
     twice = read_probe_data(
         [store, write(tmp_path / "y.emb.zarr", x, label=label, volume="b")], labels="label"
     )

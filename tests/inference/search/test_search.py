@@ -165,7 +165,7 @@ def test_like_these_and_unlike_those(tmp_path) -> None:
     assert (where[few.rows[0]] == 0).all()
     with pytest.raises(CanvasError, match="no example was given"):
         index.like([])
-    with pytest.raises(CanvasError, match="1 cells stand among the examples and the counter-examples"):
+    with pytest.raises(CanvasError, match="1 cell stands among examples and counter-examples"):
         index.like(["1", "2"], ["2"])
 
 

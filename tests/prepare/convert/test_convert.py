@@ -78,7 +78,7 @@ def test_channels_become_one_store_each_with_its_marker_and_window(tmp_path):
     assert [channel["label"] for channel in attributes["omero"]["channels"]] == ["cFos", "NeuN"]
     with pytest.raises(CanvasError, match=r"has 2 along axis c .cFos, NeuN.: choose one with --c"):
         cf.Volume.open(tmp_path / "a.zarr")
-    with pytest.raises(CanvasError, match="names 1 markers for 2 channels"):
+    with pytest.raises(CanvasError, match="names 1 for 2 channels"):
         cf.convert(folder, tmp_path / "c.zarr", voxel_um=UM, marker=("cFos",))
     with pytest.raises(CanvasError, match="there is no c=7"):
         cf.convert(folder, tmp_path / "c.zarr", voxel_um=UM, c=(7,))

@@ -105,7 +105,7 @@ def test_what_does_not_fit_is_refused(labelled_cubes, tmp_path):
     (volume, points), (other, _) = labelled_cubes
     out = tmp_path / "run"
     for options, message in (
-        ({"within": ["a.json", "b.json"]}, "1 volumes and 2 of within were given"),
+        ({"within": ["a.json", "b.json"]}, "1 volume and 2 of within were given"),
         ({"masks": [volume]}, "--masks was given, which the recipe does not use: set target.kind=masks"),
         ({"within": [[[0, 0, 0, 99, 9, 9]]]}, "beyond the volume"),
         ({"background": [other]}, "set model.channels=2"),

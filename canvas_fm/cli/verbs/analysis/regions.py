@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from canvas_fm.cli.parser import ZYX, Parser, Verbs, add_json, add_list, add_switch, add_verb, add_zyx_um
+from canvas_fm.errors import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -125,7 +126,8 @@ def run_regions(args: argparse.Namespace) -> None:
     names = args.channels or [Path(path).name.partition(".")[0] for path in args.cells]
     if not len(set(names)) == len(names) == len(args.cells):
         raise CanvasError(
-            f"{len(args.cells)} files of cells have the channels {', '.join(names)}; name each: --channels"
+            f"{counted(len(args.cells), 'file')} of cells have the channels {', '.join(names)}; "
+            "name each: --channels"
         )
     atlas = open_atlas_of(args, args.atlas)
     spread, records = _of_refiner(args.refiner)

@@ -17,7 +17,7 @@ from canvas_fm.cli.parser import (
     add_workers,
 )
 from canvas_fm.cli.verbs.cells.labels import add_labelled
-from canvas_fm.errors import CanvasError
+from canvas_fm.errors import CanvasError, counted
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -222,7 +222,7 @@ def _for_people(report: dict[str, Any]) -> dict[str, Any]:
         "columns": report["columns_used"],
         "threshold": report["threshold"],
         "cross-validated": f"each {_HELD_OUT.get(figures['split'], figures['split'])} held out once, in "
-        f"{figures['folds']} folds",
+        f"{counted(figures['folds'], 'fold')}",
     }
     for name, of in {"all": pooled, **figures["brains"]}.items():
         lines[name] = _in_words(of)

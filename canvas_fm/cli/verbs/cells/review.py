@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from canvas_fm.cli.parser import Parser, Verbs, add_verb, add_volume_flags
+from canvas_fm.errors import counted
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -47,7 +48,7 @@ def run_review(args: argparse.Namespace) -> None:
 
     volume = Volume.open(args.volume, **args.volume_options.explicit)
     candidates = Points.read(args.candidates)
-    report_step(f"starting the page of {len(candidates):,} candidates")
+    report_step(f"starting the page of {counted(len(candidates), 'candidate')}")
     from canvas_fm.pipeline.adapt_to_answers import adapted_folder
     from serving.launch.review import serve_review
 

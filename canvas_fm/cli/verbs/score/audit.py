@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from canvas_fm.cli.parser import Parser, Verbs, add_json, add_roi, add_switch, add_verb, add_volume_flags
+from canvas_fm.errors import counted
 
 if TYPE_CHECKING:
     from canvas_fm.heads.review.audit.estimate import Audit
@@ -120,7 +121,7 @@ def _for_people(audit: Audit) -> dict[str, Any]:
     """Estimates as lines with their intervals."""
     lines: dict[str, Any] = {
         "detections": f"{audit.detections:,}, {audit.answered:,} of them answered"
-        f"; {audit.boxes} boxes searched"
+        f"; {counted(audit.boxes, 'box')} searched"
     }
     for name, label, digits in (
         ("precision", "precision", 3),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from canvas_fm.cli.parser import Parser, Verbs, add_group, add_json, add_switch, add_verb, positive_int
+from canvas_fm.errors import counted
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -127,9 +128,10 @@ def _for_people(result: dict) -> dict:
         )
 
     lines: dict = {
-        "rows": f"{result['rows']:,} labelled, {result['skipped']:,} skipped, of {result['groups']} groups",
+        "rows": f"{result['rows']:,} labelled, {result['skipped']:,} skipped, of "
+        f"{counted(result['groups'], 'group')}",
         "classes": result["classes"],
-        "split": f"{result['split']['folds']} folds by {result['split']['by']}",
+        "split": f"{counted(result['split']['folds'], 'fold')} by {result['split']['by']}",
     }
     if result["split"]["warning"]:
         lines["marked"] = result["split"]["warning"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from canvas_fm.cli.parser import Parser, Verbs, add_json, add_verb, add_volume_flags, positive_int
+from canvas_fm.errors import counted
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -80,6 +81,6 @@ def run_sweep(args: argparse.Namespace) -> None:
     if result.failed:
         first, error = next(iter(result.failed.items()))
         raise CanvasError(
-            f"{len(result.failed)} of {len(result.runs)} runs failed, {first} first: {error}; "
+            f"{len(result.failed)} of {counted(len(result.runs), 'run')} failed, {first} first: {error}; "
             f"{result.summary} lists them, and the same command tries them again"
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from canvas_fm.data.store.keys import METADATA
 from canvas_fm.data.store.lfs_pointers import why_unfetched
-from canvas_fm.errors import CanvasError
+from canvas_fm.errors import CanvasError, counted
 
 _CONVERTED = (".h5", ".hdf5", ".ims", ".czi", ".nd2", ".lif")
 # What else images are kept in, here and there one plane in each file.
@@ -66,7 +66,9 @@ def _held(folder: Path) -> str | None:
         tile for entry in inner for tile in entry.iterdir() if tile.is_dir() and _TILE.fullmatch(tile.name)
     ]
     if tiles:
-        return f"it holds {len(tiles)} tiles in folders X/X_Y; give one, or canvas-fm stitch them all"
+        return (
+            f"it holds {counted(len(tiles), 'tile')} in folders X/X_Y; give one, or canvas-fm stitch them all"
+        )
     if planes := [entry.name for entry in inner if _holds(entry, _TIFF)]:
         return f"its folders {_list(planes)} hold TIFF files; give one of them"
     if stores := [entry.name for entry in inner if any((entry / name).exists() for name in METADATA)]:

@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from canvas_fm.errors import BadInput, CanvasError
+from canvas_fm.errors import BadInput, CanvasError, counted
 from canvas_fm.evaluation.metrics.classification import ceiling
 from canvas_fm.files.atomic import new_folder, write_text_atomic
 from canvas_fm.files.checksum import sha256
@@ -207,7 +207,9 @@ def _check_before_work(
     regions = _regions(brains)
     labelled = label >= 0
     if not labelled.any():
-        raise BadInput(f"none of the {len(label)} candidates carries a label of 1 or 0 where it counts")
+        raise BadInput(
+            f"none of the {counted(len(label), 'candidate')} carries a label of 1 or 0 where it counts"
+        )
     name, regions = held_out_parts(refiner.hold_out, name, regions)
     grouped_folds(
         name[labelled],

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from canvas_fm.data.points.points import Points
-from canvas_fm.errors import BadInput
+from canvas_fm.errors import BadInput, counted
 from canvas_fm.heads.review.audit.estimate import Audit, StratifiedAnswers, estimate_audit
 from canvas_fm.heads.review.audit.sample import ANSWER, BOX, DETECTION, KIND, SIZE, STRATUM
 
@@ -46,12 +46,15 @@ def audit_of(table: Points, cells: Points | None = None, *, source: str | Path =
         low, high = ((estimate.cells or estimate.true).value for estimate in ends)
         what = "cells" if boxes is not None else "true detections"
         notes += (
-            f"{int(unsure.sum())} answers are unsure and left out; if none of them is a cell there are "
+            f"{counted(int(unsure.sum()), 'answer', 'are')} unsure and left out; if none of them "
+            "is a cell there are "
             f"{low:,.0f} {what}, if all are {high:,.0f}",
         )
     blank = int(np.isnan(answer).sum())
     if blank:
-        notes += (f"{blank} of {len(answer)} rows have no answer yet; the others count, as they came",)
+        notes += (
+            f"{blank} of {counted(len(answer), 'row')} have no answer yet; the others count, as they came",
+        )
     detections = StratifiedAnswers.of(stratum[is_detection], size[is_detection], plain[is_detection])
     return estimate_audit(detections, boxes, unsure=int(unsure.sum()), notes=notes)
 
@@ -106,6 +109,7 @@ def _check_origin(zyx: np.ndarray, cells: Points, source: str | Path) -> None:
     strange = sum(tuple(row) not in known for row in np.round(zyx, 3).tolist())
     if strange:
         raise BadInput(
-            f"{strange} of {len(zyx)} detections of {source} are not among these cells; give the cells "
+            f"{strange} of {counted(len(zyx), 'detection')} of {source} are not among these "
+            "cells; give the cells "
             "that the audit was drawn from"
         )

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 from scipy.stats import beta, chi2, norm, t
 
-from canvas_fm.errors import BadInput
+from canvas_fm.errors import BadInput, counted
 from canvas_fm.heads.refine.counts.expected_count import COUNT_LEVEL
 
 _TAIL = (1 - COUNT_LEVEL) / 2
@@ -119,7 +119,8 @@ def estimate_audit(
     """Estimates from the answers on detections, and on boxes where some were looked at."""
     if int(detections.n.sum()) < 2:
         raise BadInput(
-            f"{int(detections.n.sum())} detections are answered with 1 or 0; answer more of them, fifty at "
+            f"{counted(int(detections.n.sum()), 'detection', 'are')} answered with 1 or 0; answer "
+            "more of them, fifty at "
             "least for a useful interval"
         )
     of, precision = int(detections.size.sum()), estimate_share(detections)

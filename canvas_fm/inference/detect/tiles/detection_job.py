@@ -16,7 +16,7 @@ from jaxtyping import Float32, Float64, Int64
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume, Zyx, ZyxUm
 from canvas_fm.data.volume.window import Window
-from canvas_fm.errors import CanvasError
+from canvas_fm.errors import CanvasError, counted
 from canvas_fm.inference.detect.heatmap import HeatMapper, smooth, smooth_reach
 from canvas_fm.inference.detect.maxima.amplitude import FLOOR, Amplitude
 from canvas_fm.inference.detect.maxima.local_maxima import (
@@ -299,5 +299,5 @@ def _with_bar(
     with bar("detecting", tiles, unit="tiles", done=tiles - len(numbers), show=show) as advance:
         for number, maxima in map_tiles(job, numbers, workers=workers, scheduler=scheduler):
             cells += len(maxima.maxima)
-            advance(1, f"{cells:,} cells")
+            advance(1, f"{counted(cells, 'cell')}")
             yield number, maxima

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
-from canvas_fm.errors import CanvasError
+from canvas_fm.errors import CanvasError, counted
 from canvas_fm.inference.search.index.index_store import Part, by_part
 
 
@@ -55,7 +55,7 @@ def _row_of(parts: list[Part], cell_id: str) -> int:
         if len(brains) == 1:
             more = "write #ROW of the index, or give its points a column `id` without repeats"
         raise CanvasError(
-            f"{len(rows)} cells of {', '.join(brains[:5])} have the id {cell_id[:80]!r}; {more}"
+            f"{counted(len(rows), 'cell')} of {', '.join(brains[:5])} have the id {cell_id[:80]!r}; {more}"
         )
     return int(rows[0])
 

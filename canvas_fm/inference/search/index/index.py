@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from canvas_fm.errors import CanvasError, ModelMismatch
+from canvas_fm.errors import CanvasError, ModelMismatch, counted
 from canvas_fm.inference.embed.store.embedding_store import Embeddings
 from canvas_fm.inference.search.conditions import rows_where
 from canvas_fm.inference.search.hits import Hits, padded, pooling_name, rising, without
@@ -169,7 +169,7 @@ class Index:
             raise CanvasError("no example was given; name at least one cell that the hits shall be like")
         examples, others = self.rows_of(like), self.rows_of(unlike)
         if both := set(examples.tolist()) & set(others.tolist()):
-            raise CanvasError(f"{len(both)} cells stand among the examples and the counter-examples")
+            raise CanvasError(f"{counted(len(both), 'cell', 'stand')} among examples and counter-examples")
         excluded = np.concatenate([examples, others])
         mask = rows_where(self.parts, where)
         proposed, _ = self._near.search(self.vectors(examples), max(10 * k, 200) + len(excluded), mask)

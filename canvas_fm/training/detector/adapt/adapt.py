@@ -15,7 +15,7 @@ from canvas_fm.data.points.boxes import as_boxes, box_of, read_boxes
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.levels.resample import check_voxel_um
 from canvas_fm.data.volume.volume import Volume
-from canvas_fm.errors import CanvasError
+from canvas_fm.errors import CanvasError, counted
 from canvas_fm.evaluation.detection.checks import cells_of
 from canvas_fm.files.options import takes
 from canvas_fm.inference.detect.detect import detector_job
@@ -211,7 +211,10 @@ def _sentence(
     chosen: StrategyScore, best: StrategyScore, before: StrategyScore, cells: int, name: str
 ) -> str:
     low, high = best.gain_interval
-    by = f"cross-validated on {cells} cells F1 is {best.f1:.3f} where {name} as it was has {before.f1:.3f}"
+    by = (
+        f"cross-validated on {counted(cells, 'cell')} F1 is {best.f1:.3f} where {name} as it was "
+        f"has {before.f1:.3f}"
+    )
     by += f" (95 % of the difference {low:+.3f} to {high:+.3f})"
     if chosen.way == "unadapted":
         return f"left as it was: no way of adapting is surely better. By {best.way} {by}; label more cells"

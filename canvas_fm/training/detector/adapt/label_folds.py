@@ -10,7 +10,7 @@ from jaxtyping import Float64, Int64
 from canvas_fm.data.points.boxes import box_of
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.zyx import ZyxUm
-from canvas_fm.errors import CanvasError
+from canvas_fm.errors import CanvasError, counted
 from canvas_fm.evaluation.detection.curve import score_curve
 from canvas_fm.evaluation.detection.matching import find_pairs
 from canvas_fm.evaluation.domains.scores import THRESHOLDS
@@ -46,7 +46,8 @@ class LabelFolds:
                       min(folds, len(cells) // _FEWEST))  # fmt: skip
         if fold.max(initial=0) < 1:
             raise CanvasError(
-                f"{len(cells)} labelled cells lie inside the boxes of {labelled.source.name}, too few or too "
+                f"{counted(len(cells), 'labelled cell', 'lie')} inside the boxes of "
+                f"{labelled.source.name}, too few or too "
                 "near each other to divide into two parts; label 10 or more in boxes that hold them all"
             )
         return cls(labelled, tolerance_um, blocks, fold)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from canvas_fm.errors import counted
 from canvas_fm.evaluation.page.html import png_data, render
 from canvas_fm.viewing.report.page.tables import Table
 
@@ -77,8 +78,9 @@ def _about(report: Mapping[str, Any]) -> dict[str, str]:
     lines_ = {
         "split": f"by {report['split']['by']}; held out together: {folds}",
         "candidates": "; ".join(
-            f"{name} {volume['candidates']:,} ({volume['cells']:,} cells, {volume['skipped']:,} skipped, "
-            f"{volume['truth_without_candidate']:,} true cells without one)"
+            f"{name} {volume['candidates']:,} ({counted(volume['cells'], 'cell')}, "
+            f"{volume['skipped']:,} skipped, "
+            f"{counted(volume['truth_without_candidate'], 'true cell')} without one)"
             for name, volume in report["volumes"].items()
         ),
         "versions": f"canvas-fm {report['canvas_fm']}, "

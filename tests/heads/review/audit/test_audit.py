@@ -127,7 +127,7 @@ def test_answers_survive_a_spreadsheet(tmp_path: Path):
     assert audit.precision.value == 1
     assert audit.cells is None
     assert "4 of 24 rows have no answer" in audit.notes[1]
-    assert "1 answers are unsure" in audit.notes[0]
+    assert "1 answer is unsure" in audit.notes[0]
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_answers_survive_a_spreadsheet(tmp_path: Path):
         ({ANSWER: np.array(["1", "1", "-1"])}, "row 3: the answer is '-1'; expected the number of missed"),
         ({ANSWER: np.array(["1", "yes", "0"])}, "row 2: the answer is 'yes'"),
         ({KIND: np.array(["detection", "spot", "box"])}, "changed beyond its column answer"),
-        ({ANSWER: np.array(["1", "", "3"])}, "1 detections are answered with 1 or 0"),
+        ({ANSWER: np.array(["1", "", "3"])}, "1 detection is answered with 1 or 0"),
     ],
 )
 def test_what_is_no_answer_is_refused(change: dict, sentence: str):

@@ -11,7 +11,7 @@ import numpy as np
 from canvas_fm.data.points.axes import um_of
 from canvas_fm.data.points.formats.xml.xml_reader import number, parse
 from canvas_fm.data.points.tables import PointTable
-from canvas_fm.errors import CanvasError
+from canvas_fm.errors import CanvasError, counted
 
 _log = logging.getLogger(__name__)
 ROOT = "TrackMate"
@@ -54,7 +54,7 @@ def read_trackmate(path: Path, voxel_um: tuple[float, float, float] | None) -> P
             f"{path} holds {len(frames)} time points (FRAME), and points are of one volume; save one"
         )
     if hidden:
-        _log.warning("%s: %d spots that TrackMate's filters hide were left out", path, hidden)
+        _log.warning("%s: %s left out, as TrackMate's filters have it", path, counted(hidden, "hidden spot"))
     if (um := um_of(unit)) is None:
         raise CanvasError(f"{path} has positions in {unit!r}; expected pixel, nm, µm or mm")
     size, meta = _size(path, um, [sizes.get(key, 0.0) for key in _SIZES], voxel_um)
