@@ -17,20 +17,18 @@ _ITEMS = 256  # objects in a piece
 _JOINED = 2**23  # bytes; more is sent piece by piece
 
 
-async def json_reply(
-    content: Mapping[str, Any], *, headers: Mapping[str, str] | None = None, status: int = 200
-) -> Response:
+async def json_reply(content: Mapping[str, Any], *, headers: Mapping[str, str] | None = None) -> Response:
     """A JSON object whose arrays and long lists may be large; ValueError for what is not finite."""
     pieces = await asyncio.to_thread(lambda: list(json_pieces(content)))
     size = sum(map(len, pieces))
     if size <= _JOINED:
-        return Response(b"".join(pieces), status, headers, JSON)
+        return Response(b"".join(pieces), 200, headers, JSON)
 
     async def sent() -> Any:
         for piece in pieces:
             yield piece
 
-    return StreamingResponse(sent(), status, {**(headers or {}), "Content-Length": str(size)}, JSON)
+    return StreamingResponse(sent(), 200, {**(headers or {}), "Content-Length": str(size)}, JSON)
 
 
 def json_pieces(content: Mapping[str, Any]) -> Iterator[bytes]:

@@ -55,11 +55,10 @@ def serve_audit(
     cells: Points,
     out: str | Path,
     *,
-    port: int = 0,
     announce: Callable[[str, str], None],
 ) -> None:
     """Serve the review page for an audit's table, in which the answers are filled in."""
-    _serve(AuditSession(table, cells, out), volume, port, announce, None)
+    _serve(AuditSession(table, cells, out), volume, 0, announce, None)
 
 
 def _serve(

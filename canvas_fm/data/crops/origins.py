@@ -37,8 +37,8 @@ def draw_starts(
 ) -> Int64[np.ndarray, "n 3"]:
     """First voxels (n, 3), z, y, x, of random crops wholly inside the volume; reproducible by seed.
 
-    A share `foreground` of them (rounded) holds signal: each is placed around a random voxel at or above
-    `signal_threshold`, which then lies anywhere in the crop's middle half. The rest is anywhere. Of a large
+    A share `foreground` of them (rounded) holds signal: each is placed around a random voxel at or above the
+    foreground threshold, which then lies anywhere in the crop's middle half. The rest is anywhere. Of a large
     volume only randomly drawn chunks are looked at, with as few crops from one chunk as there are chunks for.
     Raises CanvasError where the crop is larger than the volume, and where no voxel is brighter than the rest.
     """
@@ -70,18 +70,6 @@ def check_crop_fits(shape_zyx: Zyx, crop_zyx: Zyx, name: str) -> None:
         )
 
 
-def signal_threshold(volume: Volume, *, seed: int = 0) -> float:
-    """Foreground threshold of a volume, in stored intensity values.
-
-    The 99th percentile of randomly drawn chunks (8 M voxels in all), or halfway from their median to their
-    99.9th percentile if that is more: the first where signal is plenty, the second where it is so sparse that
-    the brightest hundredth is mostly noise. Where the 99.99th lies more than four times as far out, it takes
-    the place of the 99.9th, which then is noise too. Chunks that hold one value only, as outside the tissue,
-    are left out. Raises CanvasError where all that is looked at is equally bright.
-    """
-    return _threshold(volume, _sample(volume, np.random.default_rng(seed)))
-
-
 def _sample(volume: Volume, random: np.random.Generator) -> dict[Zyx, np.ndarray]:
     """Voxels of randomly drawn non-constant chunks, up to `_SAMPLE` in all."""
     sample: dict[Zyx, np.ndarray] = {}
@@ -102,6 +90,11 @@ def _sample(volume: Volume, random: np.random.Generator) -> dict[Zyx, np.ndarray
 
 
 def _threshold(volume: Volume, sample: dict[Zyx, np.ndarray]) -> float:
+    """Foreground threshold in stored values: the 99th percentile, or halfway from median to 99.9th if more.
+
+    The first where signal is plenty, the second where it is so sparse that the brightest hundredth is mostly
+    noise. Where the 99.99th lies over four times as far out, it takes the place of the 99.9th.
+    """
     if not sample:
         raise CanvasError(f"{volume.name} is equally bright everywhere: no crop of it holds signal")
     values = np.concatenate([chunk.ravel() for chunk in sample.values()])

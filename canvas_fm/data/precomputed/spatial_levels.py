@@ -41,14 +41,13 @@ def spatial_levels(
     voxel_um: tuple[float, float, float],
     *,
     limit: int = LIMIT,
-    seed: int = 0,
 ) -> Iterator[SpatialLevel]:
     """Every point in exactly one level, the first a thin sample of all; axes in the order of `positions`.
 
     All cells of a level keep the same share, so that no density is distorted. Cells are halved along the axes
     on which they are longest in µm. Points beyond the last level's limit (many at one place) stay in it.
     """
-    draws = np.random.default_rng([_KEY, seed]).random(len(positions), np.float32)
+    draws = np.random.default_rng([_KEY, 0]).random(len(positions), np.float32)
     left = np.arange(len(positions))
     grid = np.ones(3, np.int64)
     extent = (upper - lower).astype(np.float64)

@@ -57,7 +57,7 @@ def create(
         raise CanvasError(f"dtype is {kind}; a volume holds integers or floats up to 64 bits")
     if levels < 1:
         raise CanvasError(f"levels is {levels}; expected at least 1, the volume itself")
-    chunk = _smaller(chunk, shape)
+    chunk = smaller_chunk(chunk, shape)
     if shard_zyx is None:
         shard = _shard(chunk, (SHARD_CHUNKS,) * 3, shape)
     else:
@@ -105,7 +105,7 @@ class VolumeWriter:
             self._arrays = [self._new_array(str(at), shape) for at, (shape, _, _) in enumerate(self._levels)]
 
     def _new_array(self, name: str, shape: Zyx) -> zarr.Array:
-        chunk = _smaller(self.chunk_zyx, shape)
+        chunk = smaller_chunk(self.chunk_zyx, shape)
         chunks_each = [s // c for s, c in zip(self.shard_zyx, self.chunk_zyx, strict=True)]
         return zarr.create_array(
             LocalStore(self.path),
@@ -235,7 +235,8 @@ def plan_levels(shape_zyx: Zyx, voxel_um: ZyxUm, levels: int) -> list[tuple[Zyx,
     return planned
 
 
-def _smaller(chunk: Zyx, shape: Zyx) -> Zyx:
+def smaller_chunk(chunk: Zyx, shape: Zyx) -> Zyx:
+    """The chunk, no longer than the array on any axis."""
     z, y, x = (min(c, n) for c, n in zip(chunk, shape, strict=True))
     return z, y, x
 

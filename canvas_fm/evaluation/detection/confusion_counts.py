@@ -92,9 +92,9 @@ def intervals(parts: Int64[np.ndarray, "k 3"], seed: int = 0) -> Intervals:
     return Intervals(f"{len(parts)} boxes" if len(parts) >= _FEW_BOXES else "cells", by_metric)
 
 
-def mean_f1(groups: Sequence[np.ndarray], seed: int = 0) -> tuple[float, float, float]:
+def mean_f1(groups: Sequence[np.ndarray]) -> tuple[float, float, float]:
     """Mean F1 of groups of counts (k, 3) with interval, undefined F1 as 0; groups resampled separately."""
-    random = np.random.default_rng((seed, _KEY))
+    random = np.random.default_rng((0, _KEY))
     drawn = [np.nan_to_num(_figures(_draws(parts, random))["f1"]) for parts in groups]
     value = float(np.mean([pooled_rows(parts).f1 or 0.0 for parts in groups]))
     return value, *_ends(np.mean(drawn, axis=0))

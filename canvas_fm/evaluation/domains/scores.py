@@ -156,13 +156,13 @@ def cross_fitted_threshold(
     return threshold_of_highest_f1(mean, spread)
 
 
-def summarise(scores: Sequence[DomainScore], *, seed: int = 0) -> Summary:
+def summarise(scores: Sequence[DomainScore]) -> Summary:
     """Mean and worst decile of F1 at the fixed threshold; domains for pooling only are left out."""
     counted = [score for score in scores if not score.pooled_only]
     if not counted:
         raise CanvasError("no domain to sum up: all count only pooled with others")
     f1 = np.array([score.f1 for score in counted])
-    drawn = np.random.default_rng([_KEY, seed]).integers(len(f1), size=(RESAMPLES, len(f1)))
+    drawn = np.random.default_rng([_KEY, 0]).integers(len(f1), size=(RESAMPLES, len(f1)))
     means, worst = f1[drawn].mean(axis=1), worst_decile(f1[drawn])
     spreads = [float(np.std(score.f1_of, ddof=1)) for score in counted if len(score.f1_of) > 1]
     tp, fp, fn = (sum(getattr(score, name) for score in scores) for name in ("tp", "fp", "fn"))

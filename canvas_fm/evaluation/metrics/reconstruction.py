@@ -206,16 +206,3 @@ class Tally:
             scores[f"psnr_{name}"] = psnr(error, voxels)
             scores[f"ssim_{name}"] = similarity / voxels
         return scores
-
-
-def score_reconstruction(
-    crops: Float[np.ndarray, "n z y x"],
-    prediction: Float[np.ndarray, "n z y x"],
-    masked: Bool[np.ndarray, "n tokens"],
-    patch_zyx: Zyx,
-) -> dict[str, float]:
-    """PSNR and SSIM, masked, composite and raw, of a prediction of windowed crops.
-
-    The prediction is taken as it is, values outside [0, 1] included.
-    """
-    return Batch(crops, masked, patch_zyx).tally(prediction).scores()

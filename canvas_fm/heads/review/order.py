@@ -81,16 +81,14 @@ def disagreement_order(
     return np.concatenate([first[by_rank], rest[~answered[rest]]]).astype(np.int64)
 
 
-def clusters_of(
-    features: Real[np.ndarray, "n d"], count: int = _CLUSTERS, seed: int = 0
-) -> Int64[np.ndarray, " n"]:
+def clusters_of(features: Real[np.ndarray, "n d"], seed: int = 0) -> Int64[np.ndarray, " n"]:
     """Cluster of each row by k-means on standardised features."""
     from sklearn.cluster import MiniBatchKMeans
 
     x = np.asarray(features, np.float32)
     deviation = x.std(axis=0)
     x = (x - x.mean(axis=0)) / np.where(deviation > 1e-9, deviation, 1.0)
-    count = min(count, len(np.unique(x, axis=0)))
+    count = min(_CLUSTERS, len(np.unique(x, axis=0)))
     if count < 2:
         return np.zeros(len(x), np.int64)
     model = MiniBatchKMeans(count, random_state=seed, n_init=1, batch_size=1024)

@@ -17,7 +17,7 @@ from zarr.storage import LocalStore
 
 from canvas_fm.data.store.compression import blosc, blosc_v2
 from canvas_fm.data.store.ome.write import write_metadata
-from canvas_fm.data.volume.writer import plan_levels
+from canvas_fm.data.volume.writer import plan_levels, smaller_chunk
 from canvas_fm.data.zyx import Zyx, ZyxUm
 from canvas_fm.errors import CanvasError
 from canvas_fm.files.atomic import disk_full_as_error
@@ -115,7 +115,7 @@ def _level(
     shape: Zyx, voxel: ZyxUm, factor: Zyx, depth: int, with_slabs: bool, options: ConvertOptions
 ) -> Level:
     chunk_z = math.gcd(options.chunk_zyx[0], depth)
-    chunk = _smaller((chunk_z, *options.chunk_zyx[1:]), shape)
+    chunk = smaller_chunk((chunk_z, *options.chunk_zyx[1:]), shape)
     if options.ome == "0.4":
         return Level(shape, voxel, factor, chunk, chunk, depth, with_slabs)
     wanted = (depth, max(_SHARD_YX, chunk[1]), max(_SHARD_YX, chunk[2]))
@@ -123,11 +123,6 @@ def _level(
         c * max(1, min(w // c, math.ceil(n / c))) for c, w, n in zip(chunk, wanted, shape, strict=True)
     )
     return Level(shape, voxel, factor, chunk, (z, y, x), depth, with_slabs)
-
-
-def _smaller(chunk: Zyx, shape: Zyx) -> Zyx:
-    z, y, x = (min(c, n) for c, n in zip(chunk, shape, strict=True))
-    return z, y, x
 
 
 def _slab(source: Source, options: ConvertOptions) -> int:

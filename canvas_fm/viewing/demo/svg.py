@@ -69,13 +69,11 @@ def scatter(
         return _svg(figure, title)
 
 
-def interval_chart(
-    rows: Sequence[Interval], *, title: str, x_label: str, chance: float, chance_label: str = "chance"
-) -> Markup:
+def interval_chart(rows: Sequence[Interval], *, title: str, x_label: str, chance: float) -> Markup:
     """Values between 0 and 1 with intervals, one row each, and a dashed line at chance."""
     with _chart(title, height_in=0.9 + 0.46 * len(rows)) as (figure, axes):
         axes.axvline(chance, color=_COLOUR["muted"], ls="--", lw=1)
-        axes.annotate(chance_label, (chance, 1), xycoords=("data", "axes fraction"), ha="center", va="bottom")
+        axes.annotate("chance", (chance, 1), xycoords=("data", "axes fraction"), ha="center", va="bottom")
         for number, row in enumerate(rows):
             colour = _COLOUR["accent" if row.strong else "muted"]
             axes.plot([row.low, row.high], [number, number], color=colour, lw=3, alpha=0.6)

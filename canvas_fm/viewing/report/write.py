@@ -41,7 +41,6 @@ def write_report(
     out: str | Path,
     *,
     title: str = "Telling cells from other candidates",
-    gallery_of: str | None = None,
     reference: str | None = None,
     about: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -50,15 +49,14 @@ def write_report(
     candidates/VOLUME.csv has every candidate with its label and, for each method, the P(cell) of the fit that
     had not seen its volume (all labels, first seed; nothing for skipped ones).
 
-    `gallery_of` is the method whose judgements are shown as crops, by default the one of the highest pooled
-    F1; `reference` is the one that the others are compared with. `about` goes into the report as it is
-    (models with their sha256, say). Raises CanvasError for a method that is not there.
+    Crops show the judgements of the method with the highest pooled F1; `reference` is the one that the others
+    are compared with. `about` goes into the report as it is (models with their sha256, say). Raises
+    CanvasError for a method that is not there.
     """
-    for name in (gallery_of, reference):
-        if name is not None and name not in comparison.methods:
-            raise CanvasError(f"there is no method {name!r}; the report has {', '.join(comparison.methods)}")
+    if reference is not None and reference not in comparison.methods:
+        raise CanvasError(f"there is no method {reference!r}; the report has {', '.join(comparison.methods)}")
     pooled = {line.method: line.figures["f1"] for line in lines(comparison, POOLED)}
-    gallery_method = gallery_of or max(pooled, key=lambda name: _mean(pooled[name]))
+    gallery_method = max(pooled, key=lambda name: _mean(pooled[name]))
     folder = Path(out)
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     pictures = _draw(comparison, folder / "figures", gallery_method)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import zarr
 
-from canvas_fm.data.crops.origins import crop_starts, draw_starts, grid_starts, signal_threshold
+from canvas_fm.data.crops.origins import crop_starts, draw_starts, grid_starts
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import CanvasError
 
@@ -35,7 +35,6 @@ def lit(voxels: np.ndarray, starts: np.ndarray) -> np.ndarray:
 
 def test_the_stated_share_holds_signal(tmp_path: Path) -> None:
     volume, voxels = spotted(tmp_path)
-    assert 300 < signal_threshold(volume) < 1100
     starts = draw_starts(volume, CROP, 200, foreground=0.6, seed=3)
     assert starts.shape == (200, 3)
     assert (starts >= 0).all()

@@ -14,7 +14,6 @@ from canvas_fm.evaluation.metrics.reconstruction import (
     four_rows,
     masked_voxels,
     psnr,
-    score_reconstruction,
     ssim_map,
     trivial_predictions,
 )
@@ -28,6 +27,10 @@ def crops_and_mask(n: int = 3, hidden: int = 40, seed: int = 0) -> tuple[np.ndar
     crops = random.random((n, *SHAPE)).astype(np.float32)
     masked = np.stack([random.permutation(64) < hidden for _ in range(n)])
     return crops, masked
+
+
+def scored(crops: np.ndarray, prediction: np.ndarray, masked: np.ndarray) -> dict[str, float]:
+    return Batch(crops, masked, PATCH).tally(prediction).scores()
 
 
 def patch_slices(token: int) -> tuple[slice, slice, slice]:
@@ -46,7 +49,7 @@ def test_the_mask_of_patches_becomes_one_of_voxels() -> None:
 def test_psnr_of_the_three_definitions_by_loops() -> None:
     crops, masked = crops_and_mask()
     prediction = crops + np.random.default_rng(1).normal(0, 0.1, crops.shape).astype(np.float32)
-    scores = score_reconstruction(crops, prediction, masked, PATCH)
+    scores = scored(crops, prediction, masked)
     hidden, whole, count = 0.0, 0.0, 0
     for crop, token in itertools.product(range(3), range(64)):
         place = (crop, *patch_slices(token))
@@ -65,9 +68,7 @@ def test_psnr_matches_monai() -> None:
     crops, masked = crops_and_mask(n=1)
     prediction = np.clip(crops + 0.1, 0, 1)
     peer = metrics.PSNRMetric(max_val=1.0)(torch.from_numpy(prediction)[None], torch.from_numpy(crops)[None])
-    assert score_reconstruction(crops, prediction, masked, PATCH)["psnr_raw"] == pytest.approx(
-        float(peer), abs=1e-4
-    )
+    assert scored(crops, prediction, masked)["psnr_raw"] == pytest.approx(float(peer), abs=1e-4)
 
 
 def test_psnr_of_nothing_wrong_is_infinite() -> None:
@@ -111,7 +112,7 @@ def test_ssim_at_the_border_sees_the_crop_reflected() -> None:
 def test_masked_ssim_is_the_composites_map_averaged_over_masked_voxels() -> None:
     crops, masked = crops_and_mask()
     prediction = np.full_like(crops, 0.3)
-    scores = score_reconstruction(crops, prediction, masked, PATCH)
+    scores = scored(crops, prediction, masked)
     voxels = masked_voxels(masked, SHAPE, PATCH)
     composite = np.where(voxels, prediction, crops)
     likeness = ssim_map(composite, crops)
@@ -130,7 +131,7 @@ def test_parts_of_high_and_low_variance_by_loops() -> None:
     ]
     cut = float(np.mean(variances))
     scores = Batch(crops, masked, PATCH, cut).tally(prediction).scores()
-    assert scores.items() > score_reconstruction(crops, prediction, masked, PATCH).items()
+    assert scores.items() > scored(crops, prediction, masked).items()
     composite = np.where(masked_voxels(masked, SHAPE, PATCH), prediction, crops)
     raw, merged = ssim_map(prediction, crops), ssim_map(composite, crops)
     for level, is_high in (("high", True), ("low", False)):
@@ -166,7 +167,7 @@ def test_scores_pool_over_batches() -> None:
     tally = Tally()
     for part in (slice(0, 3), slice(3, 5)):
         tally += Batch(crops[part], masked[part], PATCH).tally(prediction[part])
-    whole = score_reconstruction(crops, prediction, masked, PATCH)
+    whole = scored(crops, prediction, masked)
     assert tally.scores() == pytest.approx(whole, rel=1e-12)
 
 
@@ -207,7 +208,7 @@ def test_only_the_oracle_looks_at_what_is_masked() -> None:
 
 def test_a_perfect_prediction_scores_one() -> None:
     crops, masked = crops_and_mask()
-    scores = score_reconstruction(crops, crops, masked, PATCH)
+    scores = scored(crops, crops, masked)
     assert scores["ssim_masked"] == scores["ssim_raw"] == pytest.approx(1)
     assert scores["psnr_masked"] == math.inf
 

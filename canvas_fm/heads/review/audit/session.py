@@ -20,10 +20,10 @@ from canvas_fm.heads.review.session import ReviewSession
 class AuditSession(ReviewSession):
     """The rows of a table of `draw_audit`; `write` fills its column `answer`, and keeps what was filled."""
 
-    def __init__(self, table: Points, cells: Points, out: str | Path, annotator: str = "auditor") -> None:
+    def __init__(self, table: Points, cells: Points, out: str | Path) -> None:
         check_audit(table, cells, out)
         self._cells = cells
-        super().__init__(table, out, (annotator,), order="random")
+        super().__init__(table, out, ("auditor",), order="random")
         self.permutation = np.arange(len(table))
 
     @property

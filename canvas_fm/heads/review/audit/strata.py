@@ -17,10 +17,10 @@ def quantile_strata(values: Real[np.ndarray, " n"], count: int) -> Int64[np.ndar
     return stratum.astype(np.int64)
 
 
-def allocate(sizes: Sequence[int], weights: Sequence[float], total: int, least: int = 2) -> list[int]:
-    """How many to draw from each stratum: in proportion to `weights`, at least `least`, at most its size."""
+def allocate(sizes: Sequence[int], weights: Sequence[float], total: int) -> list[int]:
+    """How many to draw from each stratum: in proportion to `weights`, at least two, at most its size."""
     size = np.asarray(sizes, np.int64)
-    drawn = np.minimum(size, least)
+    drawn = np.minimum(size, 2)
     weight = np.asarray(weights, np.float64)
     while (left := total - int(drawn.sum())) > 0 and (open_ := drawn < size).any():
         share = np.where(open_, weight, 0.0)
