@@ -13,7 +13,6 @@ import json
 import logging
 import os
 import shutil
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +24,7 @@ from canvas_fm.errors import CanvasError
 from canvas_fm.files.atomic import write_atomic, write_text_atomic
 from canvas_fm.files.checksum import read_sealed_json, seal_json
 from canvas_fm.files.locks import refuse_other_inputs, take_lock
+from canvas_fm.files.numpy_errors import UNREADABLE_NUMPY
 
 _log = logging.getLogger(__name__)
 _STATE_FILE, _FORMAT, _ABOUT, _DIGEST_BYTES = "mark.json", 1, "_about", 32
@@ -59,7 +59,7 @@ def read_part(path: Path) -> Part | None:
         with np.load(io.BytesIO(content[_DIGEST_BYTES:])) as file:
             arrays = {name: file[name] for name in file.files}
         return Part(arrays, json.loads(str(arrays.pop(_ABOUT))))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as problem:
+    except UNREADABLE_NUMPY as problem:
         _log.warning("%s is damaged (%s); it is computed again", path, problem)
         return None
 

@@ -24,7 +24,8 @@ from canvas_fm.evaluation.domains.scores import (
     domains_table,
     leave_one_out_thresholds,
 )
-from canvas_fm.files.atomic import write_atomic, write_text_atomic
+from canvas_fm.files.atomic import write_text_atomic
+from canvas_fm.files.resumable import read_part, write_part
 from canvas_fm.inference.detect.detect import detector_job, log_job
 from canvas_fm.inference.detect.tiles.detection_job import DetectionJob, run
 from canvas_fm.inference.embed.point_crops import volume_identity
@@ -271,10 +272,9 @@ class _Held:
 
     def _curve(self, method: str, find: Any) -> Curve:
         key = hashlib.sha256(json.dumps([method, self._of_domain()]).encode()).hexdigest()[:32]
-        path = self.folder / f"{key}.npz"
-        if path.is_file():
-            with np.load(path) as arrays:
-                return Curve(arrays["threshold"], arrays["tp"], arrays["fp"], int(arrays["truths"]))
+        path = self.folder / f"{key}.part"
+        if (part := read_part(path)) is not None:
+            return Curve(**part.arrays, truths=part.about["truths"])
         volume, cells, boxes, _ = self._open()
         score = evaluate(
             find(), cells, voxel_um=volume.voxel_um, tolerance_um=self.domain.tolerance_um, within=boxes,
@@ -283,11 +283,8 @@ class _Held:
         empty = np.empty(0, np.int64)
         curve = score.curve or Curve(np.empty(0), empty, empty, len(score.truth))
 
-        def write(temporary: Path) -> None:
-            with temporary.open("wb") as file:
-                np.savez_compressed(file, **curve._asdict())
-
-        write_atomic(path, write)
+        arrays = curve._asdict()
+        write_part(path, arrays, {"truths": arrays.pop("truths")})
         return curve
 
     def _of_domain(self) -> list[Any]:

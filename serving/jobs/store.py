@@ -1,13 +1,13 @@
 """Jobs on disk: specification, progress, result.
 
-`FOLDER/ID/` holds `job.json` (what was asked for, never changed), `points.csv`, `state.json`, and the result.
+`FOLDER/ID/` holds `job.json` (what was asked for, never changed, with its own sha256 and that of the points),
+`points.csv`, `state.json`, and the result.
 The folder takes its name once all that was asked for lies in it; a state is replaced as a whole. A job that
 was taken back carries the file `cancelled` and is removed by the process that runs jobs.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -18,11 +18,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from canvas_fm.data.points.points import Points
 from canvas_fm.errors import CanvasError
 from canvas_fm.files.atomic import disk_full_as_error, sync_path, write_text_atomic
+from canvas_fm.files.checksum import read_sealed_json, seal_json, sha256
 from canvas_fm.files.locks import try_lock
 
 logger = logging.getLogger(__name__)
@@ -36,6 +37,8 @@ UNFINISHED = ("queued", "running")
 
 class JobSpec(BaseModel):
     """Specification of a job: kind, models, owner; `request` is a hash of the request."""
+
+    model_config = ConfigDict(extra="forbid")
 
     kind: Literal["embed", "refine", "detect"]
     volume: str
@@ -51,6 +54,8 @@ class JobSpec(BaseModel):
     owner: str
     request: str
     created: float
+    points_sha256: str | None = None
+    """Of the file of points; None in a job of an earlier version."""
 
 
 class Progress(BaseModel):
@@ -72,7 +77,7 @@ class Job:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.id = folder, folder.name
-        self.spec = JobSpec.model_validate_json((folder / _JOB).read_bytes())
+        self.spec = _read_spec(folder / _JOB)
         self._unwritten: Progress | None = None  # where the disk did not take it
         self._final: Progress | None = None
 
@@ -114,7 +119,11 @@ class Job:
         return self.folder / (EMBEDDINGS if self.spec.kind == "embed" else CELLS)
 
     def points(self) -> Points:
-        return Points.read(self.folder / POINTS)
+        """The points that were sent; CanvasError if their file is another one now."""
+        path = self.folder / POINTS
+        if self.spec.points_sha256 not in (None, sha256(path)):
+            raise CanvasError("the points of the job were damaged on the service's disk; send the job again")
+        return Points.read(path)
 
     def remove(self) -> None:
         """Delete the folder, marks last, so that an interrupted removal is repeated."""
@@ -122,6 +131,13 @@ class Job:
             if path.name != _CANCELLED:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         shutil.rmtree(self.folder)
+
+
+def _read_spec(path: Path) -> JobSpec:
+    """A job's specification; ValueError if it was damaged. Earlier versions wrote it without its sha256."""
+    content = path.read_bytes()
+    sealed = read_sealed_json(path)
+    return JobSpec.model_validate_json(content) if sealed is None else JobSpec.model_validate(sealed)
 
 
 class JobStore:
@@ -145,9 +161,12 @@ class JobStore:
             temporary = Path(tempfile.mkdtemp(prefix=".new-", dir=self.folder))
             try:
                 points.write(temporary / POINTS)
-                write_text_atomic(temporary / _JOB, spec.model_dump_json())
+                spec = spec.model_copy(update={"points_sha256": sha256(temporary / POINTS)})
+                write_text_atomic(temporary / _JOB, seal_json(spec.model_dump(mode="json")))
                 sync_path(temporary)
                 target = self.folder / identity
+                if target.exists() and self._job(identity) is None:  # damaged: the same job is taken anew
+                    shutil.rmtree(target)
                 if not target.exists():
                     temporary.rename(target)
                     sync_path(self.folder)
@@ -200,7 +219,7 @@ class JobStore:
             return cached
         try:
             job = self._held[identity] = Job(self.folder / identity)
-        except (OSError, ValidationError, json.JSONDecodeError) as problem:
+        except (OSError, ValueError) as problem:
             if (self.folder / identity).is_dir():
                 logger.error("the job in %s cannot be read: %s", self.folder / identity, problem)
             return None

@@ -169,3 +169,15 @@ def test_detectors_of_one_and_of_two_channels_are_scored_on_the_same_phantoms(tm
     assert plain[0].open().background is None
     with pytest.raises(CanvasError, match="give --background VOLUME"):
         score_domains(tmp_path / "o", plain, {"two": [two]}, laplacian=False, show=False)
+
+
+def test_a_damaged_curve_is_worked_out_again(tmp_path):
+    domains = labelled_domains(*zip(write_brain(tmp_path, "a"), strict=True), None, {"cFos": 8.0})
+    model = {"m": [detector(tmp_path / "d")]}
+    first = score_domains(tmp_path / "out", domains, model, laplacian=False, show=False)
+    (kept,) = (tmp_path / "out" / "curves").iterdir()
+    content = kept.read_bytes()
+    for at in (0, 40, len(content) // 2, len(content) - 30):
+        kept.write_bytes(content[:at] + bytes([content[at] ^ 16]) + content[at + 1 :])
+        assert score_domains(tmp_path / "out", domains, model, laplacian=False, show=False) == first
+        assert kept.read_bytes() == content

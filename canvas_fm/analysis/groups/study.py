@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,10 +12,12 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float64, Int64
 
+from canvas_fm.data.points.sidecar import warn_if_changed
 from canvas_fm.data.points.tables import text_rows
-from canvas_fm.errors import CanvasError
+from canvas_fm.errors import CanvasError, counted
 from canvas_fm.heads.refine.counts.expected_count import ALL_CELLS, ALL_CELLS_IF_RECALL_HOLDS
 
+_log = logging.getLogger(__name__)
 _NEEDED = ("brain", "group", "regions")
 _OF_REGIONS = ("id", "name", "count", "volume_mm3")
 
@@ -86,6 +89,8 @@ def read_study(
     path = Path(path)
     rows = read_rows(path, _NEEDED, "brain, group, regions")
     files = [RegionsFile(path.parent / row["regions"], row["brain"]) for row in rows]
+    for table in dict.fromkeys(file.path for file in files):
+        warn_if_changed(table)
     _own_tables(files)
     _same_count_of(files, channel)
     if repeats is not None:
@@ -135,6 +140,14 @@ def _study(path: Path, rows: list[dict[str, str]], tables: Sequence[Table]) -> G
     shared = sorted(set.intersection(*(set(table) for table in tables)))
     if not shared:
         raise CanvasError(f"{path}: no region is in the tables of all brains; are they of one atlas?")
+    if dropped := len(set.union(*(set(table) for table in tables))) - len(shared):
+        shortest = rows[int(np.argmin([len(table) for table in tables]))]
+        _log.warning(
+            "%s not in the tables of all brains and left out; the shortest table is that of %s (%s)",
+            f"{counted(dropped, 'region')} {'is' if dropped == 1 else 'are'}",
+            shortest["brain"],
+            shortest["regions"],
+        )
     return GroupStudy(
         tuple(row["brain"] for row in rows),
         tuple(row["group"] for row in rows),
@@ -247,7 +260,7 @@ def _regions(file: RegionsFile, channel: str | None, hemisphere: str, without_ch
             "hemisphere", "both"
         ) == hemisphere:
             try:
-                region, counted, size = int(row["id"]), float(row[count]), float(row[volume])
+                region, cells, size = int(row["id"]), float(row[count]), float(row[volume])
             except ValueError as problem:
                 raise CanvasError(
                     f"{path}: {problem}; expected numbers in id, {count}, {volume}"
@@ -256,12 +269,12 @@ def _regions(file: RegionsFile, channel: str | None, hemisphere: str, without_ch
                 raise CanvasError(
                     f"{path} has the region {region} twice; expected one row a region and channel"
                 )
-            if not (0 <= counted < np.inf and 0 <= size < np.inf):
+            if not (0 <= cells < np.inf and 0 <= size < np.inf):
                 raise CanvasError(
-                    f"{path}: {row['name']} has {count} {counted:g} and {volume} {size:g}; expected numbers "
+                    f"{path}: {row['name']} has {count} {cells:g} and {volume} {size:g}; expected numbers "
                     "from 0, as canvas-fm regions wrote them"
                 )
-            by_id[region] = (row["name"], row.get("acronym") or row["name"], counted, size)
+            by_id[region] = (row["name"], row.get("acronym") or row["name"], cells, size)
     if not by_id:
         raise CanvasError(f"{path} has no rows of the hemisphere {hemisphere}")
     return by_id

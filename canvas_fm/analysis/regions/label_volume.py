@@ -14,6 +14,7 @@ from jaxtyping import Integer, Shaped
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.data.zyx import ZyxUm, check_voxel_um
 from canvas_fm.errors import CanvasError, MissingExtra
+from canvas_fm.files.numpy_errors import UNREADABLE_NUMPY
 
 _TIFF = (".tif", ".tiff")
 _NIFTI = (".nii", ".nii.gz")
@@ -79,7 +80,7 @@ def read_array(path: Path) -> tuple[Shaped[np.ndarray, ...], ZyxUm | None]:
     if name.endswith(".npy"):
         try:
             return np.load(path, mmap_mode="r", allow_pickle=False), None
-        except (OSError, ValueError, EOFError) as problem:
+        except UNREADABLE_NUMPY as problem:
             raise CanvasError(f"{path} cannot be read as an array of numbers: {problem}") from problem
     if path.is_dir() or name.endswith(".zip"):
         return _zarr(path)

@@ -38,6 +38,7 @@ def write_sidecar(
     }
     about: dict[str, Any] = {
         "written": str(out),
+        "table_sha256": sha256(Path(out)),
         "atlas": atlas.name,
         "atlas_kind": atlas.kind,
         "atlas_voxel_um": list(atlas.voxel_um),

@@ -6,6 +6,7 @@ sidecar of another file, or of a table that was changed since, is never believed
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -42,6 +43,22 @@ def read_sidecar(table: Path) -> dict[str, str]:
         )
         return {}
     return {str(key): str(value) for key, value in content["meta"].items()}
+
+
+def is_as_written(table: Path) -> bool:
+    """Whether a table and the sidecar that was written with it are both as they were."""
+    content = _load(sidecar_of(table))
+    return content is not None and table.is_file() and content["table_sha256"] == sha256(table)
+
+
+def warn_if_changed(table: Path) -> None:
+    """Warn where a table is another one than when the JSON beside it was written, whichever kind that is."""
+    try:
+        stated = json.loads(sidecar_of(table).read_bytes())["table_sha256"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # none, or it states nothing
+        return
+    if stated != sha256(table):
+        _log.warning("%s was changed after %s was written: edited or damaged", table, sidecar_of(table).name)
 
 
 def check_sidecar_place(table: Path, meta: Mapping[str, str]) -> None:

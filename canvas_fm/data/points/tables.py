@@ -125,13 +125,17 @@ def text_rows(path: Path) -> list[dict[str, str]]:
         with open_sheet(path) as file:
             lines = file.read().splitlines()
     else:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        with open_text(path) as file:
+            lines = file.read().splitlines()
     lines = [line for line in lines if line and line[0] != "#"]
     delimiter = max(",;\t", key=lines[0].count) if lines else ","
-    return [
-        {str(key).strip(): str(value or "").strip() for key, value in row.items()}
-        for row in csv.DictReader(lines, delimiter=delimiter)
-    ]
+    try:
+        return [
+            {str(key).strip(): str(value or "").strip() for key, value in row.items()}
+            for row in csv.DictReader(lines, delimiter=delimiter)
+        ]
+    except csv.Error as problem:  # a field of megabytes, as where a quotation mark is never closed
+        raise CanvasError(f"{path} is not readable as a table: {problem}") from problem
 
 
 def write_csv(path: Path, table: Mapping[str, np.ndarray], meta: Mapping[str, str]) -> None:

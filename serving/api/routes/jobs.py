@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 
 from canvas_fm.data.points.points import Points, as_zyx
-from canvas_fm.data.points.sidecar import sidecar_of
+from canvas_fm.data.points.sidecar import is_as_written, sidecar_of
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import CanvasError, DamagedStore, StorageFull
 from canvas_fm.inference.embed.input_checks import check_points
@@ -39,6 +39,7 @@ from serving.protocol.requests import JobRequest
 from serving.protocol.schemas import JobInfo
 
 _ZIP = "application/zip"
+_DAMAGED = "the result is damaged; take the job back (DELETE) and send it again"
 
 
 async def submit(core: Core, request: Request) -> Response:
@@ -112,8 +113,10 @@ async def result(core: Core, request: Request) -> Response:
     if state != "done":
         raise Refusal(409, f"the job is {state}; its result is there once it is done")
     if job.spec.kind != "embed":
+        if not await asyncio.to_thread(is_as_written, job.out):
+            raise Refusal(500, _DAMAGED)
         sidecar = sidecar_of(job.out)
-        if request.headers.get("accept", "") == JSON and sidecar.is_file():
+        if request.headers.get("accept", "") == JSON:
             return FileResponse(sidecar, media_type=JSON, filename=sidecar.name)
         return FileResponse(job.out, media_type="text/csv; charset=utf-8", filename="cells.csv")
     if _ZIP in request.headers.get("accept", ""):
@@ -123,7 +126,7 @@ async def result(core: Core, request: Request) -> Response:
     try:
         embeddings = await asyncio.to_thread(Embeddings.open, job.out)
     except DamagedStore as problem:
-        raise Refusal(500, "the result is damaged; take the job back and send it again") from problem
+        raise Refusal(500, _DAMAGED) from problem
     length, pieces = npy_of(embeddings)
     headers = _named("embeddings.npy") | {
         "Content-Length": str(length),

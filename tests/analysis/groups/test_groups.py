@@ -13,6 +13,7 @@ from canvas_fm.analysis.groups.compare import benjamini_hochberg, compare_groups
 from canvas_fm.analysis.groups.mixed import compare_repeated
 from canvas_fm.analysis.groups.study import GroupStudy, Repeats, read_study
 from canvas_fm.errors import CanvasError
+from canvas_fm.files.checksum import sha256
 
 REGIONS = 60
 
@@ -232,6 +233,30 @@ def write(folder, brains, groups, seed=0):
         rows.append(f"{brain},{group},{brain}.csv\n")
     (folder / "study.csv").write_text("brain,group,regions\n" + "".join(rows), encoding="utf-8")
     return folder / "study.csv"
+
+
+@pytest.mark.parametrize("name", ["study.csv", "m1.csv"])
+def test_a_damaged_table_is_named(tmp_path, name):
+    path = write(tmp_path, ["m0", "m1", "m2", "m3"], ["a", "a", "b", "b"])
+    (tmp_path / name).write_bytes(b"\xff\xca" + (tmp_path / name).read_bytes())
+    with pytest.raises(CanvasError, match=f"{name} is not UTF-8 text"):
+        read_study(path)
+    (tmp_path / name).write_text('brain,group,regions\n"' + "a" * 200_000, encoding="utf-8")
+    with pytest.raises(CanvasError, match=f"{name} is not readable as a table"):
+        read_study(path)
+
+
+def test_a_table_that_was_cut_or_changed_since_is_warned_about(tmp_path, caplog):
+    path = write(tmp_path, ["m0", "m1", "m2", "m3"], ["a", "a", "b", "b"])
+    table = tmp_path / "m2.csv"
+    (tmp_path / "m2.csv.json").write_text(json.dumps({"table_sha256": sha256(table)}), encoding="utf-8")
+    read_study(path)
+    assert not caplog.text
+    table.write_text("".join(table.read_text().splitlines(keepends=True)[:-2]), encoding="utf-8")
+    assert len(read_study(path).ids) == REGIONS - 2
+    assert "2 regions are not in the tables of all brains and left out" in caplog.text
+    assert "the shortest table is that of m2 (m2.csv)" in caplog.text
+    assert "m2.csv was changed after m2.csv.json was written" in caplog.text
 
 
 def test_brains_of_one_table_are_read_by_their_own_rows(tmp_path):

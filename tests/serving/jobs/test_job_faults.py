@@ -12,9 +12,11 @@ from pathlib import Path
 import numpy as np
 
 import canvas_fm as cf
+from canvas_fm.data.points.points import Points
 from canvas_fm.inference.embed.store import resumable as unfinished
 from serving.api.app import create_app
 from serving.core.core import Core
+from serving.jobs.store import JobSpec, JobStore
 from serving.protocol.settings import ServiceSettings
 from tests.serving.conftest import SHAPE, refused
 from tests.serving.jobs.job_helpers import Slow, as_context, points, raise_full, submit, until
@@ -100,6 +102,39 @@ def test_a_damaged_state_is_worked_on_anew_and_a_damaged_job_is_passed_over(run,
     client = run()
     assert until(client, job, "done")["done"] == 20
     assert len(client.get("/v1/jobs").json()["jobs"]) == 1
+
+
+def test_damaged_points_are_not_worked_on(run, tmp_path: Path) -> None:
+    with ExitStack() as first:
+        client = first.enter_context(as_context(run()))
+        job = submit(client, points_zyx=points(20).tolist())
+        until(client, job, "done")
+    folder = tmp_path / "jobs" / job["id"]
+    path = folder / "points.csv"
+    path.write_text(path.read_text().replace("1", "2"))
+    (folder / "state.json").unlink()
+    shutil.rmtree(folder / "embeddings.emb.zarr")
+    client = run()
+    assert "points of the job were damaged" in until(client, job, "failed", "done")["error"]
+
+
+def test_a_job_of_which_a_bit_was_flipped_is_taken_anew(tmp_path: Path) -> None:
+    spec = JobSpec(kind="detect", volume="cube", points=8, detection={"threshold": 0.5}, owner="a",
+                   request="r", created=1.0)  # fmt: skip
+    store, identity = JobStore(tmp_path), "0" * 32
+    assert store.submit(identity, spec, Points(points(3))).spec.detection == {"threshold": 0.5}
+    path = tmp_path / identity / "job.json"
+    content = path.read_bytes()
+    for bit in range(8 * len(content)):
+        damaged = bytearray(content)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        assert JobStore(tmp_path).find(identity, "a") is None
+    assert JobStore(tmp_path).submit(identity, spec, Points(points(3))).spec.detection == {"threshold": 0.5}
+    path.write_text(spec.model_dump_json())  # as earlier versions did
+    earlier = JobStore(tmp_path).find(identity, "a")
+    assert earlier is not None
+    assert len(earlier.points()) == 3
 
 
 def test_of_two_services_on_one_folder_one_runs_jobs_and_the_other_takes_over(run, monkeypatch) -> None:

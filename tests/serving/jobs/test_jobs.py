@@ -112,6 +112,9 @@ def test_a_refinement_gives_what_python_gives(run, brains, tmp_path: Path) -> No
     expected = cf.refine(Refiner.load(tmp_path / "refiner"), volume, candidates, encoder=cells, device="cpu")
     np.testing.assert_allclose(found.columns["p_cell"], expected.columns["p_cell"], atol=1e-6)
     assert found.columns["note"].tolist() == candidates.columns["note"].tolist()
+    out = tmp_path / "jobs" / said["id"] / "cells.csv"
+    out.write_text(out.read_text().replace("1", "2", 1))
+    refused(client.get(said["result"]), 500, "the result is damaged; take the job back (DELETE)")
 
 
 # --- restarts, cancelling, order

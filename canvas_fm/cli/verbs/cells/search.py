@@ -141,6 +141,7 @@ def read_vectors(path: str) -> tuple[Any, str | None, tuple[str, int | None] | N
     import numpy as np
 
     from canvas_fm.errors import CanvasError
+    from canvas_fm.files.numpy_errors import UNREADABLE_NUMPY
     from canvas_fm.inference.embed.store.embedding_store import Embeddings
 
     if Path(path).is_dir():
@@ -154,7 +155,7 @@ def read_vectors(path: str) -> tuple[Any, str | None, tuple[str, int | None] | N
             return loaded["embeddings"], about["encoder_sha256"], (about["pool"], about.get("layer"))
     except FileNotFoundError as problem:
         raise CanvasError(f"{path} does not exist; give a .npy, a .npz or an X.emb.zarr") from problem
-    except (ValueError, KeyError, EOFError, OSError) as problem:
+    except UNREADABLE_NUMPY as problem:
         raise CanvasError(
             f"{path} holds no vectors: give a .npy of (n, d) numbers, an X.emb.zarr, or the .npz that "
             "`canvas-fm export` writes"

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from canvas_fm.errors import CanvasError
+from canvas_fm.files.numpy_errors import UNREADABLE_NUMPY
 
 NPY = ".npy"
 
@@ -18,7 +19,7 @@ def read_npy(path: Path) -> dict[str, np.ndarray]:
     """
     try:
         array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError, SyntaxError) as problem:
+    except UNREADABLE_NUMPY as problem:
         raise CanvasError(f"{path} cannot be read as a NumPy array: {problem}") from problem
     if isinstance(array, np.ndarray) and array.dtype.names is not None and array.ndim == 1:
         columns = {name: array[name] for name in array.dtype.names}

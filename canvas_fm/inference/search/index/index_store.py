@@ -21,6 +21,7 @@ from jaxtyping import Float32, Int64
 
 from canvas_fm.errors import CanvasError, DamagedStore
 from canvas_fm.files.atomic import disk_full_as_error, sync_path, write_text_atomic
+from canvas_fm.files.numpy_errors import UNREADABLE_NUMPY
 from canvas_fm.inference.embed.store.embedding_store import Embeddings, column_key, storable
 
 INDEX_FILE = "index.json"
@@ -86,7 +87,7 @@ class Part:
     def _map(self, name: str) -> np.ndarray:
         try:
             return np.load(self.folder / name, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as problem:
+        except UNREADABLE_NUMPY as problem:
             raise DamagedStore(
                 self.folder, "", name, f"cannot be read ({type(problem).__name__})", _REPAIR
             ) from problem
