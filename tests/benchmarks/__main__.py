@@ -11,7 +11,8 @@ from pathlib import Path
 
 from tests.benchmarks.timing import machine
 
-ALONE = {"gpu", "channels", "panoptic", "study"}  # long, or for a machine of its own: runs where it is named
+# Long, or for a machine of its own: these run where they are named.
+ALONE = {"gpu", "chain", "channels", "panoptic", "study"}
 
 if __name__ == "__main__":
     here = Path(__file__).parent
