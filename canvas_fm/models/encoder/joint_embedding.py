@@ -73,9 +73,15 @@ def centre_first(
 
 
 def contrastive_loss(
-    first: Float[Tensor, "n e"], second: Float[Tensor, "n e"], *, temperature: float = 0.2
+    first: Float[Tensor, "n e"],
+    second: Float[Tensor, "n e"],
+    *,
+    temperature: float = 0.2,
+    group: Int[Tensor, " n"] | None = None,
 ) -> Float[Tensor, ""]:
     """Decoupled contrastive loss: equal rows are positives, all other rows negatives.
+
+    With `group`, the volume of each row, only other rows of the same volume are; each has two rows or more.
 
     Yeh et al., "Decoupled Contrastive Learning" (arXiv 2110.06848), without weights: the InfoNCE of SimCLR
     whose denominator leaves the positive out, so that small batches learn as well.
@@ -87,7 +93,11 @@ def contrastive_loss(
     twin = index.roll(n)
     positive = cosine[index, twin]
     self_pairs = torch.eye(2 * n, dtype=torch.bool, device=unit.device)
-    negatives = cosine.masked_fill(self_pairs | self_pairs[twin], float("-inf"))
+    left_out = self_pairs | self_pairs[twin]
+    if group is not None:
+        both = group.repeat(2)
+        left_out = left_out | (both[:, None] != both)
+    negatives = cosine.masked_fill(left_out, float("-inf"))
     return (negatives.logsumexp(dim=1) - positive).mean()
 
 

@@ -117,6 +117,22 @@ def _own_scale(patches: Float[Tensor, "b some voxels"], over: tuple[int, ...], c
     return Scale(mean, (variance + LEAST_CONTRAST**2).sqrt())
 
 
+LEVELS = 4
+
+
+def levels_of(patches: Float[Tensor, "b some voxels"]) -> Float[Tensor, "b some levels"]:
+    """Brightness of each patch against the crop: logarithms of its mean, maximum and deviation, and of the
+    deviation of all patches given, each over the mean of all; the same under any gain."""
+    whole = patches.flatten(1)
+    mean = whole.mean(dim=1, keepdim=True)
+    values = [patches.mean(dim=-1), patches.amax(dim=-1), patches.std(dim=-1, correction=0)]
+    values.append(whole.std(dim=1, correction=0, keepdim=True).expand_as(values[0]))
+    floor = LEAST_CONTRAST  # what is below the window counts as dark
+    return torch.stack(
+        [((v.clamp_min(0) + floor) / (mean.clamp_min(0) + floor)).log() for v in values], dim=-1
+    )
+
+
 class ViTEncoder(nn.Module):
     """Vision transformer: crops to tokens, or to one embedding a crop."""
 
@@ -134,6 +150,7 @@ class ViTEncoder(nn.Module):
             Block(config.dim, config.heads, config.mlp_ratio) for _ in range(config.depth)
         )
         self.norm = nn.LayerNorm(config.dim, eps=1e-6)
+        self.level_embed = nn.Linear(LEVELS, config.dim, bias=False) if config.levels else None
         self.register_buffer("positions", sincos_positions(config.grid_zyx, config.dim), persistent=False)
         self.register_buffer("centre_tokens", _centre_tokens(config.grid_zyx), persistent=False)
         self.apply(init_weights)
@@ -198,6 +215,8 @@ class ViTEncoder(nn.Module):
         mean, deviation = scale_of(patches, self.config.intensity, self.config.channels)
         x = self.patch_embed((patches - mean) / deviation)
         x = x + positions.to(x.dtype)
+        if self.level_embed is not None:
+            x = x + self.level_embed(levels_of(patches))
         return torch.cat([self.cls_token.to(x.dtype).expand(x.shape[0], -1, -1), x], dim=1)
 
     def _through(self, x: Float[Tensor, "b s d"], first: int, last: int | None) -> Float[Tensor, "b s d"]:

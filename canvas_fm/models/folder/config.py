@@ -16,8 +16,9 @@ class EncoderConfig(BaseModel):
     """Sizes of the encoder; crop and patch in voxels z, y, x. The paper's has 10,746,624 parameters.
 
     `intensity` is what it sees of windowed voxels: `window`, as they are, or `contrast`, in deviations of the
-    crop from the crop's mean, so that a spot in bright tissue is like one in dim tissue. With `channels` 2 it
-    sees signal and background, each in its own scale.
+    crop from the crop's mean, so that a spot in bright tissue is like one in dim tissue. With `levels` its
+    tokens also know how bright a patch and how large the crop's contrast is, over the crop's mean, which
+    `contrast` takes out. With `channels` 2 it sees signal and background, each in its own scale.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -30,11 +31,13 @@ class EncoderConfig(BaseModel):
     mlp_ratio: float = 4.0
     intensity: Intensity = "window"
     channels: int = 1
+    levels: bool = False
 
     @model_serializer(mode="wrap")
     def _as_before(self, write: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-        """Of one channel as before there were more: sha256 and config of such models stay."""
-        return {key: value for key, value in write(self).items() if (key, value) != ("channels", 1)}
+        """Without levels and of one channel as before there were more: sha256 and config of such stay."""
+        before = {"channels": 1, "levels": False}
+        return {key: value for key, value in write(self).items() if before.get(key) != value}
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> EncoderConfig:
@@ -45,6 +48,8 @@ class EncoderConfig(BaseModel):
             raise ValueError(f"crop {self.crop_zyx} is not a whole number of patches {self.patch_zyx}")
         if self.dim % 6 or self.dim % self.heads:
             raise ValueError(f"dim {self.dim} has to be divisible by 6 (positions) and by heads {self.heads}")
+        if self.levels and (self.intensity != "contrast" or self.channels != 1):
+            raise ValueError("levels go with intensity contrast and one channel; leave levels out")
         return self
 
     @property

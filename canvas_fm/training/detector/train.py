@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from canvas_fm.training.detector.targets import (
 from canvas_fm.training.detector.threshold import choose_threshold, detectors_by_unseen_volume
 from canvas_fm.training.mae.crop_set import CropSet
 from canvas_fm.training.recipe.detector_recipe import DetectorRecipe, init_overrides
-from canvas_fm.training.run.batch_order import Batches
+from canvas_fm.training.run.batch_order import Batches, CropIndices, batch_order
 from canvas_fm.training.run.distributed import Ranks
 from canvas_fm.training.run.folder.run_folder import DETECTOR, START, Run
 from canvas_fm.training.run.folder.tracking import Tracker
@@ -151,6 +151,10 @@ class DetectorTraining:
 
     def batches(self, ranks: Ranks, show: bool | None) -> LabelledBatches:
         return LabelledBatches(self.recipe, self.training, self.crops, self.voxel_um, ranks, show)
+
+    def order(self, first: int) -> Iterator[CropIndices]:
+        recipe = self.recipe
+        return batch_order(self.n_crops, recipe.training.batch, recipe.seed, first, recipe.steps)
 
     def new_step(self, ranks: Ranks, batches: Batches | None) -> DetectorStep:
         return DetectorStep(self.recipe, ranks)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from canvas_fm.errors import CanvasError
+from canvas_fm.models.checkpoint import load
 from canvas_fm.models.encoder.joint_embedding import (
     JointEmbedder,
     centre_first,
@@ -45,11 +46,15 @@ class JointStep(OptimizerState):
     def __call__(self, batch: Batch, step: int) -> tuple[Tensor, Tensor]:
         """(losses, gradient norm before clipping), both on the device: one loss, or sum and parts (3,).
 
-        `batch` are boxes (b, bz, by, bx) as stored and their windows (b, 2); `step` counts from 0.
+        `batch` are boxes (b, bz, by, bx) as stored, their windows (b, 2) and volumes (b,), which may be left
+        out where negatives are of all; `step` counts from 0.
         """
         assert isinstance(self.module, JointEmbedder)
-        raw, windows = batch
-        losses = joint_losses(self.module, self.recipe, raw, windows, self.generator, self.precision)
+        raw, windows, *volumes = batch
+        group = volumes[0] if self.recipe.loss.negatives == "volume" else None
+        losses = joint_losses(
+            self.module, self.recipe, raw, windows, self.generator, self.precision, group=group
+        )
         losses[0].backward()
         return losses.detach().squeeze(), self._update(step)
 
@@ -61,16 +66,19 @@ def joint_losses(
     windows: Float[Tensor, "b 2"],
     generator: torch.Generator,
     precision: torch.dtype = torch.float32,
+    *,
+    group: Int[Tensor, " b"] | None = None,
 ) -> Float[Tensor, " losses"]:
     """Loss of two random views of every box, with random visible patches: (1,), or sum and parts (3,).
 
-    The parts are the joint embedding's loss and the reconstruction's, which has its weight in the sum.
+    The parts are the joint embedding's loss and the reconstruction's, which has its weight in the sum. With
+    `group` negatives are of the same group only.
     """
     views, visible = _draw(model, recipe, raw, windows, generator)
     with _autocast(raw, precision):
         tokens = model.encoder.tokens(views, visible)
         first, second = model.project(tokens).float().chunk(2)
-    joint = _loss(recipe.loss, first, second)
+    joint = _loss(recipe.loss, first, second, group)
     if model.decoder is None:
         return joint[None]
     with _autocast(raw, precision):
@@ -113,16 +121,32 @@ def _autocast(raw: Tensor, precision: torch.dtype) -> torch.autocast:
     return torch.autocast(raw.device.type, precision, enabled=precision != torch.float32)
 
 
-def _loss(loss: JointLoss, first: Tensor, second: Tensor) -> Float[Tensor, ""]:
+def _loss(loss: JointLoss, first: Tensor, second: Tensor, group: Tensor | None) -> Float[Tensor, ""]:
     if loss.kind == "contrastive":
-        return contrastive_loss(first, second, temperature=loss.temperature)
+        return contrastive_loss(first, second, temperature=loss.temperature, group=group)
     weights = {"invariance": loss.invariance, "variance": loss.variance, "covariance": loss.covariance}
     return vicreg_loss(first, second, **weights)
 
 
 def new_embedder(recipe: JointRecipe) -> JointEmbedder:
-    """The recipe's model initialised by the recipe's seed; torch's global generator is untouched."""
+    """The recipe's model initialised by the recipe's seed; torch's global generator is untouched.
+
+    Its encoder has the weights of `recipe.start` where there is one; CanvasError if that is of another
+    architecture.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         decoder = recipe.model.decoder if recipe.loss.reconstruction else None
-        return JointEmbedder(recipe.model.encoder, recipe.model.projector, decoder)
+        embedder = JointEmbedder(recipe.model.encoder, recipe.model.projector, decoder)
+    if recipe.start is not None:
+        start = load(recipe.start, kind="encoder")
+        wanted = recipe.model.encoder
+        if start.config.architecture not in (wanted, wanted.model_copy(update={"levels": False})):
+            raise CanvasError(
+                f"start {recipe.start} is an encoder of {start.config.architecture}, and model.encoder is "
+                f"{wanted}; give the same, or leave start out"
+            )
+        if embedder.encoder.level_embed is not None and start.net.level_embed is None:
+            nn.init.zeros_(embedder.encoder.level_embed.weight)  # it begins as what it starts from
+        embedder.encoder.load_state_dict(start.net.state_dict(), strict=False)
+    return embedder

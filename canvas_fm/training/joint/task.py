@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from canvas_fm.errors import CanvasError
 from canvas_fm.heads.probe.effective_rank import effective_rank
 from canvas_fm.training.joint.positions import draw_positions
 from canvas_fm.training.joint.step import JointStep, project
@@ -17,7 +19,7 @@ from canvas_fm.training.joint.views import box_zyx
 from canvas_fm.training.mae.crop_set import CropSet, VolumeSource, shares
 from canvas_fm.training.mae.encoder_task import EncoderTask
 from canvas_fm.training.recipe.joint_recipe import JointRecipe
-from canvas_fm.training.run.batch_order import Batches
+from canvas_fm.training.run.batch_order import Batch, Batches, CropIndices, volume_order
 from canvas_fm.training.run.distributed import Ranks
 from canvas_fm.training.run.folder.run_folder import Run
 from canvas_fm.training.run.folder.tracking import Tracker
@@ -34,6 +36,33 @@ class JointPretraining(EncoderTask[JointRecipe]):
     ) -> None:
         super().__init__(recipe, places_of(recipe, training, recipe.data.crops, recipe.seed), held_out)
         self._fixed: list[tuple[str, Tensor, Tensor]] = []
+        self._check_volumes()
+
+    def _check_volumes(self) -> None:
+        """CanvasError where a batch cannot be made of so few volumes, or so few places of one."""
+        volumes, batch = self.recipe.data.volumes_a_batch, self.recipe.training.batch
+        if volumes is None:
+            return
+        if volumes > len(self.crops.sources):
+            raise CanvasError(
+                f"data.volumes_a_batch is {volumes}, and {len(self.crops.sources)} volumes are trained on"
+            )
+        if (least := min(self.crops.counts)) < batch // volumes:
+            raise CanvasError(
+                f"data.crops leaves {least} places a volume, and a batch takes {batch // volumes} of one "
+                f"(training.batch {batch}, data.volumes_a_batch {volumes}); give more data.crops"
+            )
+
+    def order(self, first: int) -> Iterator[CropIndices]:
+        volumes, recipe = self.recipe.data.volumes_a_batch, self.recipe
+        if volumes is None:
+            return super().order(first)
+        first_rows, batch = self.crops.first_rows, recipe.training.batch
+        return volume_order(first_rows, batch, volumes, recipe.seed, first, recipe.steps)
+
+    def batches(self, ranks: Ranks, show: bool | None) -> Batches:
+        plain = super().batches(ranks, show)
+        return plain if self.recipe.loss.negatives == "all" else _WithVolumes(plain, self.crops)
 
     def new_step(self, ranks: Ranks, batches: Batches | None) -> JointStep:
         return JointStep(self.recipe, ranks)
@@ -81,6 +110,20 @@ class JointPretraining(EncoderTask[JointRecipe]):
     def ship(self, state: JointStep, step: int, run: Run) -> None:
         """Write the current encoder, without projector."""
         self.write_encoder(state.result.encoder, step, run)
+
+
+class _WithVolumes:
+    """Batches that also tell the volume of each box, by number."""
+
+    def __init__(self, batches: Batches, crops: CropSet) -> None:
+        self.plain, self.first_rows = batches, crops.first_rows
+
+    def along(self, order: Iterator[CropIndices], first: int = 0) -> Generator[Batch]:
+        sets = list(order)  # a thread may read ahead along it
+        with closing(self.plain.along(iter(sets), first)) as stream:
+            for rows, batch in zip(sets, stream, strict=True):
+                home = np.searchsorted(self.first_rows, rows, side="right") - 1
+                yield *batch, torch.from_numpy(home).to(batch[0].device)
 
 
 def places_of(recipe: JointRecipe, sources: Sequence[VolumeSource], n: int, seed: int) -> CropSet:

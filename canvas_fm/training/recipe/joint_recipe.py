@@ -49,12 +49,15 @@ class JointModel(StrictModel):
 class JointLoss(StrictModel):
     """`contrastive`: decoupled contrastive loss at `temperature`; `vicreg`: no negatives, three weights.
 
+    `negatives` of a place are all other places of the batch, or those of its own volume only (`volume`): then
+    two brains need not be told apart, and two cells of one brain must be.
     `reconstruction` is the weight of a masked autoencoder's loss beside it, on the same views and tokens; 0
     leaves the decoder out.
     """
 
     kind: Literal["contrastive", "vicreg"] = "contrastive"
     temperature: Size = 0.2
+    negatives: Literal["all", "volume"] = "all"
     invariance: Level = 25.0
     variance: Level = 25.0
     covariance: Level = 1.0
@@ -62,9 +65,13 @@ class JointLoss(StrictModel):
 
 
 class PlacesRecipe(CropsRecipe):
-    """Number of positions, a share `blobs` of them on maxima of a Laplacian of a Gaussian of σ `blob_um`."""
+    """Number of positions, a share `blobs` of them on maxima of a Laplacian of a Gaussian of σ `blob_um`.
+
+    A batch mixes positions of all volumes, or has equally many of so few random ones (`volumes_a_batch`).
+    """
 
     crops: Positive = 40_000
+    volumes_a_batch: Positive | None = None
     blobs: Share = 0.7
     blob_um: Size = 5.0
 
@@ -91,7 +98,10 @@ class ViewRecipe(StrictModel):
 
 
 class JointRecipe(AnyRecipe):
-    """The recipe of a joint-embedding pretraining; `training.batch` counts positions, two views each."""
+    """The recipe of a joint-embedding pretraining; `training.batch` counts positions, two views each.
+
+    `start` is an encoder of the same architecture whose weights the training starts from.
+    """
 
     objective: Literal["joint"]
     model: JointModel = JointModel()
@@ -101,6 +111,7 @@ class JointRecipe(AnyRecipe):
     training: TrainingRecipe
     evaluation: EvaluationRecipe = EvaluationRecipe()
     tracking: TrackingRecipe = TrackingRecipe()
+    start: str | None = None
     seed: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
@@ -130,4 +141,21 @@ class JointRecipe(AnyRecipe):
             raise ValueError("training.micro_batch: the loss compares all views of a batch; leave it out")
         if self.training.batch < 2:
             raise ValueError(f"training.batch is {self.training.batch}; a place needs another to differ from")
+        return self
+
+    @model_validator(mode="after")
+    def _volumes_share_a_batch(self) -> JointRecipe:
+        batch, volumes = self.training.batch, self.data.volumes_a_batch
+        if volumes is not None and (batch % volumes or batch < 2 * volumes):
+            raise ValueError(
+                f"training.batch is {batch} and data.volumes_a_batch {volumes}; each volume needs equally "
+                f"many places of a batch, two or more: give a batch of {2 * volumes}, {3 * volumes}, …"
+            )
+        if self.loss.negatives == "volume" and self.loss.kind != "contrastive":
+            raise ValueError(f"loss.negatives: {self.loss.kind} compares no places; leave it out")
+        if self.loss.negatives == "volume" and volumes is None:
+            raise ValueError(
+                "loss.negatives: volume compares places of one volume, of which a mixed batch may hold one; "
+                "give data.volumes_a_batch too, for example 2"
+            )
         return self

@@ -38,3 +38,18 @@ def batch_order(crops: int, batch: int, seed: int, first: int, last: int) -> Ite
             position += len(parts[-1])
             missing -= len(parts[-1])
         yield np.concatenate(parts)
+
+
+def volume_order(
+    first_rows: Int64[np.ndarray, " rows"], batch: int, volumes: int, seed: int, first: int, last: int
+) -> Iterator[CropIndices]:
+    """Rows of the batches `first` to `last` − 1, each of `volumes` random volumes with equally many rows.
+
+    Volume v has the rows `first_rows[v]` to `first_rows[v + 1]` − 1; no row comes twice in a batch.
+    """
+    starts, counts = first_rows[:-1], np.diff(first_rows)
+    for step in range(first, last):
+        random = np.random.default_rng([seed, step])
+        chosen = random.choice(len(counts), volumes, replace=False)
+        rows = [starts[v] + random.choice(counts[v], batch // volumes, replace=False) for v in chosen]
+        yield np.concatenate(rows)

@@ -19,7 +19,7 @@ from torch import Tensor
 from canvas_fm.errors import CanvasError
 from canvas_fm.progress import bar
 from canvas_fm.training.recipe.recipe import AnyRecipe
-from canvas_fm.training.run.batch_order import Batches, batch_order
+from canvas_fm.training.run.batch_order import Batches, CropIndices
 from canvas_fm.training.run.distributed import Ranks, join
 from canvas_fm.training.run.folder.checkpoint import load_checkpoint, save_checkpoint
 from canvas_fm.training.run.folder.run_folder import Run, claim
@@ -38,13 +38,16 @@ class TrainingTask(Protocol[S]):
 
     label: str
     folder: str  # the model's, in the run's
-    n_crops: int  # of an epoch
 
     def data(self) -> dict[str, list[dict[str, Any]]]:
         """Identities of its volumes, by role."""
         ...
 
     def batches(self, ranks: Ranks, show: bool | None) -> Batches: ...
+
+    def order(self, first: int) -> Iterator[CropIndices]:
+        """Rows of each optimizer batch from step `first` to the last, a function of seed and step alone."""
+        ...
 
     def new_step(self, ranks: Ranks, batches: Batches | None) -> S:
         """The initial model; without batches it only holds weights."""
@@ -162,8 +165,7 @@ class Trainer(Generic[S]):
 
     def _loop(self, batches: Batches, tracker: Tracker | None) -> None:
         training, steps = self.recipe.training, self.recipe.steps
-        order = batch_order(self.task.n_crops, training.batch, self.recipe.seed, self.done, steps)
-        local_rows = (rows[self.step.rows] for rows in order)
+        local_rows = (rows[self.step.rows] for rows in self.task.order(self.done))
         progress = bar(
             self.task.label,
             steps * training.batch,

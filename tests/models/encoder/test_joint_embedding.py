@@ -58,6 +58,17 @@ def test_the_contrastive_loss_is_that_of_a_loop() -> None:
         assert contrastive_loss(first, second, temperature=temperature).item() == pytest.approx(expected)
 
 
+def test_places_of_other_volumes_are_no_negatives() -> None:
+    """The loss of two volumes at once is the mean of each one's, however far apart the two lie."""
+    first, second = pairs(7)
+    volume = torch.tensor([4, 9, 4, 9, 9, 4, 4])
+    loss = contrastive_loss(first, second, group=volume)
+    parts = [(first[volume == v], second[volume == v]) for v in (4, 9)]
+    alone = [slow_contrastive(a.numpy(), b.numpy(), 0.2) * len(a) for a, b in parts]
+    assert loss.item() == pytest.approx(sum(alone) / 7)
+    assert loss.item() != pytest.approx(contrastive_loss(first, second).item(), rel=1e-2)
+
+
 def test_vicreg_is_that_of_a_loop() -> None:
     first, second = pairs(6)
     assert vicreg_loss(first, second).item() == pytest.approx(slow_vicreg(first.numpy(), second.numpy()))

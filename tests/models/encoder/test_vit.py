@@ -11,6 +11,7 @@ from canvas_fm.models.encoder.vit import (
     EncoderConfig,
     ViTEncoder,
     init_weights,
+    levels_of,
     patchify,
     sincos_positions,
     unpatchify,
@@ -88,6 +89,28 @@ def test_the_last_blocks_go_on_from_what_entered_them(pool, layer):
         for block in range(last + 1):
             found = net.onward(net.before(crops, block), block, pool, layer)
             torch.testing.assert_close(found, net(crops, pool, layer), rtol=1e-5, atol=1e-6)
+
+
+def test_only_with_levels_does_a_net_that_sees_contrast_know_what_it_is_relative_to_brightness():
+    """Light added to a crop changes the embedding, a gain does not."""
+    crops = 0.2 + 0.3 * torch.rand(2, 1, 8, 16, 16, generator=torch.Generator().manual_seed(0))
+    for levels in (False, True):
+        torch.manual_seed(0)
+        net = ViTEncoder(SMALL.model_copy(update={"intensity": "contrast", "levels": levels})).eval()
+        plain, lighter, gained = net(crops), net(crops + 0.3), net(1.5 * crops)
+        assert ((plain - lighter).abs().max().item() > 0.1) == levels
+        assert (plain - gained).abs().max().item() < 0.01
+        torch.testing.assert_close(net(crops[1:]), plain[1:])
+
+
+def test_levels_are_logarithms_of_what_a_patch_has_over_the_crops_mean():
+    patches = torch.rand(2, 5, 8, generator=torch.Generator().manual_seed(0))
+    for crop, given in zip(patches.numpy(), levels_of(patches).numpy(), strict=True):
+        for patch, levels in zip(crop, given, strict=True):
+            values = np.array([patch.mean(), patch.max(), patch.std(), crop.std()])
+            expected = np.log((values + 0.005) / (crop.mean() + 0.005))
+            np.testing.assert_allclose(levels, expected, rtol=1e-4, atol=1e-5)
+    assert (levels_of(torch.zeros(1, 2, 8)) == 0).all()
 
 
 def test_visible_tokens_are_those_of_an_encoder_that_sees_only_them():

@@ -10,6 +10,7 @@ import torch
 
 from canvas_fm.errors import CanvasError
 from canvas_fm.models.checkpoint import load
+from canvas_fm.models.folder.training_volumes import training_volumes
 from canvas_fm.training.joint.step import JointStep
 from canvas_fm.training.mae.pretrain import pretrain
 from canvas_fm.training.recipe.joint_recipe import JointRecipe
@@ -108,11 +109,63 @@ def test_it_learns_to_find_the_other_view(kind: str, share: float) -> None:
         ("objective=mae", "objective"),
         ("loss.reconstruction=-1", "loss.reconstruction"),
         ("model.decoder.targets=patch", "predicts voxels"),
+        ("data.volumes_a_batch=3", "batch is 8 and data.volumes_a_batch 3; .* give a batch of 6, 9"),
+        ("data.volumes_a_batch=8", "two or more"),
+        ("loss.negatives=volume", "give data.volumes_a_batch too"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(override: str, message: str) -> None:
     with pytest.raises(CanvasError, match=message):
         tiny(override)
+
+
+def test_vicreg_has_no_negatives_of_one_volume() -> None:
+    with pytest.raises(CanvasError, match="compares no places"):
+        tiny("loss.kind=vicreg", "loss.negatives=volume", "data.volumes_a_batch=2")
+
+
+def test_negatives_of_a_volume_train_on_the_places_of_few_volumes(
+    cubes: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each batch holds four places of each of two volumes, and the step is told which is of which."""
+    seen, step = [], JointStep.__call__
+
+    def noting(self: JointStep, batch: tuple, number: int) -> Any:
+        windows, home = batch[1], batch[2]
+        own = [windows[home == v].unique(dim=0) for v in home.unique()]
+        seen.append((home.bincount().tolist(), [len(each) for each in own]))
+        return step(self, batch, number)
+
+    monkeypatch.setattr(JointStep, "__call__", noting)
+    settings = ["loss.negatives=volume", "data.volumes_a_batch=2", "loss.reconstruction=0.5"]
+    run = pretrain(tiny(*settings), cubes, out=tmp_path / "run", show=False)
+    assert seen == [([4, 4], [1, 1])] * 6
+    assert all(torch.isfinite(torch.tensor(row["loss"])) for row in run.metrics() if row["kind"] == "train")
+
+
+def test_more_volumes_a_batch_than_there_are_are_refused(cubes: list[Path], tmp_path: Path) -> None:
+    for overrides, message in (
+        (["data.volumes_a_batch=4"], "volumes_a_batch is 4, and 2 volumes"),
+        (["data.volumes_a_batch=2", "data.crops=6"], "leaves 3 places a volume, and a batch takes 4"),
+    ):
+        with pytest.raises(CanvasError, match=message):
+            pretrain(tiny(*overrides), cubes, out=tmp_path / message[:9], show=False)
+
+
+def test_a_training_that_starts_from_an_encoder_goes_on_from_its_weights(
+    cubes: list[Path], tmp_path: Path
+) -> None:
+    """A rate of next to nothing leaves them as they were, and what they had seen is in the provenance."""
+    first = pretrain(tiny(), cubes, out=tmp_path / "first", held_out=["b"], show=False)
+    still = ["training.learning_rate=1e-12", "training.min_learning_rate=0", f"start={first.encoder}"]
+    second = pretrain(tiny(*still, "seed=5"), cubes, out=tmp_path / "second", held_out=["a"], show=False)
+    for name, values in weights(first.encoder).items():
+        torch.testing.assert_close(weights(second.encoder)[name], values, rtol=0, atol=1e-6)
+    provenance = load(second.encoder, kind="encoder").config.provenance
+    assert provenance["recipe"]["start"] == load(first.encoder, kind="encoder").sha256
+    assert training_volumes(provenance) == {"a", "b"}
+    with pytest.raises(CanvasError, match=r"start .* dim=24.* dim=48"):
+        pretrain(tiny(*still, "model.encoder.dim=48"), cubes, out=tmp_path / "third", show=False)
 
 
 def test_nothing_hidden_leaves_nothing_to_predict() -> None:

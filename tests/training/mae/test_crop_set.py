@@ -20,7 +20,7 @@ from canvas_fm.training.mae.crop_set import (
     draw_crops,
     take,
 )
-from canvas_fm.training.run.batch_order import batch_order
+from canvas_fm.training.run.batch_order import batch_order, volume_order
 
 CROP = (4, 8, 6)
 RULE = WindowRule()
@@ -131,3 +131,15 @@ def test_the_order_goes_on_from_any_step() -> None:
     whole = list(batch_order(10, 16, 5, 0, 9))
     for first in (1, 4, 8):
         np.testing.assert_array_equal(list(batch_order(10, 16, 5, first, 9)), whole[first:])
+
+
+def test_a_batch_of_few_volumes_has_equally_many_rows_of_each_and_no_row_twice() -> None:
+    first_rows = np.array([0, 10, 14, 30])
+    whole = list(volume_order(first_rows, 8, 2, 5, 0, 30))
+    for rows in whole:
+        counts = np.bincount(np.searchsorted(first_rows, rows, side="right") - 1, minlength=3)
+        assert sorted(counts) == [0, 4, 4]
+        assert len(set(rows)) == 8
+    assert set(np.concatenate(whole)) == set(range(30))
+    np.testing.assert_array_equal(list(volume_order(first_rows, 8, 2, 5, 20, 30)), whole[20:])
+    assert any((a != b).any() for a, b in zip(volume_order(first_rows, 8, 2, 6, 0, 9), whole, strict=False))

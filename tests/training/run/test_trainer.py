@@ -52,7 +52,8 @@ class Counting:
 class CountingTask:
     """A task that notes in `events` what it is asked for."""
 
-    label, folder, n_crops = "counting", "model", 20
+    label, folder = "counting", "model"
+    recipe: Recipe
 
     def __init__(self, before: Callable[[int], object] = lambda step: None, **volume: Any) -> None:
         self.before, self.events, self.batches_seen = before, [], []
@@ -72,6 +73,9 @@ class CountingTask:
                 yield rows
 
         return SimpleNamespace(along=along)
+
+    def order(self, first: int) -> Iterator[np.ndarray]:
+        return batch_order(20, self.recipe.training.batch, self.recipe.seed, first, self.recipe.steps)
 
     def new_step(self, ranks: Ranks, batches: Any) -> Counting:
         assert isinstance(ranks, Ranks)
@@ -109,6 +113,7 @@ def saved(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def go(
     recipe: Recipe, out: Path, task: CountingTask, resume: bool = False, show: bool = False, **more: Any
 ) -> Run:
+    task.recipe = recipe
     return train(recipe, out, lambda: task, "cpu", resume, show, **more)
 
 
@@ -325,7 +330,8 @@ def test_the_main_process_goes_first_and_alone_claims_and_shows(
 
 def test_another_rank_trains_and_writes_nothing(tmp_path: Path, tiny: Tiny) -> None:
     task, run = CountingTask(), Run(tmp_path / "run")
-    Trainer(tiny(*SCHEDULE), run, Ranks(1, 2, torch.device("cpu")), task, False).train()
+    task.recipe = tiny(*SCHEDULE)
+    Trainer(task.recipe, run, Ranks(1, 2, torch.device("cpu")), task, False).train()
     assert [event[0] for event in task.events] == ["batches", "step", "first"]
     assert len(task.batches_seen) == 7
     assert not run.path.exists()

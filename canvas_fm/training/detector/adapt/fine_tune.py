@@ -14,7 +14,6 @@ from canvas_fm.training.detector.step import DetectorStep
 from canvas_fm.training.detector.targets import Labelled
 from canvas_fm.training.detector.train import DetectorTraining
 from canvas_fm.training.recipe.detector_recipe import DetectorRecipe
-from canvas_fm.training.run.batch_order import batch_order
 from canvas_fm.training.run.distributed import Ranks
 
 _CROP_ZYX: Zyx = (16, 48, 48)
@@ -86,8 +85,7 @@ def fine_tune(
         torch.manual_seed(recipe.seed)
         step = DetectorStep(recipe, ranks, net)
         net.train(not last)
-        order = batch_order(task.n_crops, recipe.training.batch, recipe.seed, 0, recipe.steps)
-        for number, batch in enumerate(task.batches(ranks, False).along(order)):
+        for number, batch in enumerate(task.batches(ranks, False).along(task.order(0))):
             step(batch, number)
     return net.eval().requires_grad_(False)
 
