@@ -11,6 +11,7 @@ RENAMED = {
     "worth": "feature-benchmark",
     "feature-benchmark --most": "--max-cells",
     "--replace": "--overwrite",
+    "--skip-checksums": "--checksums none",
     "detect --region": "--box",
     "refine apply --regions": "--count-by",
     "refine fit --model": "--head",

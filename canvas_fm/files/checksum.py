@@ -4,14 +4,50 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from canvas_fm.errors import CanvasError
+
+Algorithm = Literal["blake3", "sha256"]
+_BLOCK = 1 << 20  # bytes that are hashed while they are in the cache
 
 
 def sha256(path: Path) -> str:
     """The sha256 of a file's contents, as hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fastest_algorithm() -> Algorithm:
+    """BLAKE3, at a third of sha256's time; sha256 where its package is not installed."""
+    return "sha256" if _blake3() is None else "blake3"
+
+
+def file_checksum(path: Path, algorithm: Algorithm) -> str:
+    """The checksum of a file's contents, as hex; CanvasError for BLAKE3 without its package."""
+    if algorithm == "sha256":
+        return sha256(path)
+    new = _blake3()
+    if new is None:
+        raise CanvasError("the package blake3 is not installed: pip install blake3, or give sha256")
+    digest, block = new(), memoryview(bytearray(_BLOCK))
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(block):
+            digest.update(block[:count])
+    hexadecimal: str = digest.hexdigest()
+    return hexadecimal
+
+
+@cache
+def _blake3() -> Any:
+    """The hash object's class; None where the package is not installed."""
+    try:
+        from blake3 import blake3
+    except ImportError:
+        return None
+    return blake3
 
 
 def seal_json(content: dict[str, Any]) -> str:

@@ -126,7 +126,11 @@ class ConvertOptions(DestripeOptions, FlatFieldOptions):
     )
     memory_gb: Size = Field(1.5, description="memory to stay below; default 1.5")
     threads: Positive | None = Field(None, description="default: every core that the process may use")
-    skip_checksums: bool = Field(False, description="keep size and time of the source files, but no sha256")
+    checksums: Literal["blake3", "sha256", "none"] | None = Field(
+        None,
+        description="checksum of each source file that is kept beside its size and time; default blake3, and "
+        "sha256 where its package is not installed",
+    )
     destripe: bool = Field(False, description="remove stripes plane by plane (FFT-wavelet hybrid filter)")
     verify: bool = Field(
         False, description="read back what was written and compare every voxel with the source"

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from jaxtyping import Num
 
+_AT_ONCE = 1 << 15  # values that numpy makes 64-bit ones of to count them: no more than stay in the cache
 BLOCK_ZYX = (32, 64, 64)  # the blocks that are left out where they hold nothing but the fill value
 
 
@@ -31,10 +32,13 @@ class Histogram:
             values = block.ravel()
             if self.first:
                 values = values.astype(np.int32) - self.first
-            found = np.bincount(values)
-            if 0 <= self.fill < len(found) and found[self.fill] == block.size:
+            starts = range(0, len(values), _AT_ONCE)
+            counts = [np.bincount(values[at : at + _AT_ONCE]) for at in starts]
+            filled = sum(int(part[self.fill]) for part in counts if 0 <= self.fill < len(part))
+            if filled == block.size:
                 continue
-            self.counts[: len(found)] += found
+            for part in counts:
+                self.counts[: len(part)] += part
             self.n += block.size
         return self.n - before
 

@@ -15,7 +15,7 @@ from canvas_fm.data.store.checked_store import CheckedStore
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import CanvasError
 from canvas_fm.files.options import takes
-from canvas_fm.prepare.convert.finish import attributes, finish, is_done
+from canvas_fm.prepare.convert.finish import attributes, finish, is_done, verify_sources
 from canvas_fm.prepare.convert.layout import Layout, plan
 from canvas_fm.prepare.convert.slab_job import THREADS, Processes, SlabPlan, write_slabs
 from canvas_fm.prepare.convert.slab_work import SlabWork, settings_sha256
@@ -26,7 +26,7 @@ from canvas_fm.prepare.options import ConvertOptions
 from canvas_fm.prepare.sources.source import Source, open_source
 from canvas_fm.progress import bar
 
-_NOT_DECIDING = {"threads", "memory_gb", "verify", "skip_checksums"}
+_NOT_DECIDING = {"threads", "memory_gb", "verify", "checksums"}
 
 
 @dataclass(frozen=True)
@@ -123,9 +123,13 @@ def destripe(
 
 
 def verify(out: Path, slab_plan: SlabPlan, *, progress: bool | None = None) -> None:
-    """Compare every file with its checksum and every voxel with the source's; DamagedStore or CanvasError."""
+    """Compare every file, of the sources too, with its checksum and every voxel with the source's.
+
+    Raises DamagedStore or CanvasError.
+    """
     source, layout = slab_plan.source, slab_plan.layout
     CheckedStore(out).verify_all()
+    verify_sources(out, source)
     with (
         slab_plan.open() as slabs,
         bar("verify", source.shape_zyx[0] * layout.channels, unit="planes", show=progress) as advance,

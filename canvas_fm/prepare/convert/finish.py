@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -16,8 +16,9 @@ from canvas_fm.data.store.checked_store import NAMESPACE, write_manifest
 from canvas_fm.data.store.files import volume_name
 from canvas_fm.data.store.ome.write import write_channels
 from canvas_fm.data.volume.window import DEFAULT_RULE, SAMPLE, find_window
-from canvas_fm.errors import CanvasError
+from canvas_fm.errors import CanvasError, DamagedStore
 from canvas_fm.files.atomic import disk_full_as_error, sync_path
+from canvas_fm.files.checksum import Algorithm, file_checksum
 from canvas_fm.files.resumable import unfinished_folder
 from canvas_fm.prepare.convert.layout import Layout, image_metadata, open_arrays
 from canvas_fm.prepare.convert.shards.written_chunks import WrittenChunks
@@ -97,6 +98,23 @@ def finish(
         root.replace(work.out)
         sync_path(work.out.parent)
     work.remove()
+
+
+def verify_sources(out: Path, source: Source) -> None:
+    """Compare the source files with the checksums that were kept; DamagedStore names one that differs."""
+    listed = json.loads((out / SOURCES).read_text(encoding="utf-8"))["files"]
+    for file in source.files:
+        entry = listed.get(source.key(file), {})
+        for algorithm in get_args(Algorithm):
+            kept = entry.get(algorithm)
+            if kept is not None and file_checksum(file, algorithm) != kept:
+                raise DamagedStore(
+                    source.path,
+                    "files",
+                    source.key(file),
+                    f"has another {algorithm} than when {out} was written from it",
+                    f"copy the file again, or delete {out} and convert again",
+                )
 
 
 def _json(content: dict[str, Any]) -> bytes:

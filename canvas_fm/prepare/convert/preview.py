@@ -42,7 +42,7 @@ def preview_conversion(source: str | Path, out: str | Path, **options: Any) -> d
             layout,
             corrections,
             labels=opts.labels,
-            checksums=False,
+            checksums=None,
             threads=threads,
             memory_gb=opts.memory_gb,
         ) as slabs,

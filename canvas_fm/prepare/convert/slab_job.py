@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from canvas_fm.errors import CanvasError
+from canvas_fm.files.checksum import Algorithm, fastest_algorithm
 from canvas_fm.prepare.convert.layout import Layout, has_arrays, make_store
 from canvas_fm.prepare.convert.slab_work import SlabResult, SlabWork
 from canvas_fm.prepare.convert.slabs import Slabs
@@ -57,10 +58,14 @@ class SlabPlan:
             self.layout,
             self.corrections,
             labels=self.options.labels,
-            checksums=not self.options.skip_checksums,
+            checksums=self._algorithm(),
             threads=self.options.threads or usable_cores(),
             memory_gb=self.options.memory_gb,
         )
+
+    def _algorithm(self) -> Algorithm | None:
+        chosen = self.options.checksums
+        return None if chosen == "none" else chosen or fastest_algorithm()
 
 
 @dataclass

@@ -18,10 +18,11 @@ _STORE = "store"
 
 @dataclass
 class SlabResult:
-    """Result of a finished slab: its files with size and crc32, sha256 of source files, damage read as 0."""
+    """Result of a finished slab: its files with size and crc32, damage read as 0, and checksums of source
+    files, each by the name of its algorithm."""
 
     files: dict[str, Sequence[int]] = field(default_factory=dict)
-    sources: dict[str, str] = field(default_factory=dict)
+    sources: dict[str, dict[str, str]] = field(default_factory=dict)
     bad_chunks: list[str] = field(default_factory=list)
 
     def add(self, other: SlabResult) -> None:
@@ -48,6 +49,9 @@ class SlabWork(ResumableFolder):
         if part is None:
             return None
         slab = SlabResult(**part.about)
+        for key, digest in slab.sources.items():
+            if isinstance(digest, str):  # as version 0 kept it, which had sha256 alone
+                slab.sources[key] = {"sha256": digest}
         return slab if is_whole(self.store, slab.files) else None
 
     def keep(self, name: str, done: SlabResult) -> None:
@@ -55,12 +59,12 @@ class SlabWork(ResumableFolder):
         self.write(name, {}, {"files": done.files, "sources": done.sources, "bad_chunks": done.bad_chunks})
 
 
-def source_list(source: Source, sources: dict[str, str]) -> dict[str, Any]:
-    """Size and time of every source file, and its sha256 where it was computed."""
+def source_list(source: Source, sources: dict[str, dict[str, str]]) -> dict[str, Any]:
+    """Size and time of every source file, and its checksum where one was computed."""
     listed = {}
     for file in source.files:
         status, key = file.stat(), source.key(file)
-        listed[key] = {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": sources.get(key)}
+        listed[key] = {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns, **sources.get(key, {})}
     return listed
 
 

@@ -17,7 +17,7 @@ from jaxtyping import Num
 from canvas_fm.data.volume.levels.downsample import mean_down, mode_down
 from canvas_fm.data.zyx import Zyx
 from canvas_fm.errors import CanvasError
-from canvas_fm.files.checksum import sha256
+from canvas_fm.files.checksum import Algorithm, file_checksum
 from canvas_fm.prepare.convert.layout import Layout, open_arrays, shards_of
 from canvas_fm.prepare.convert.shards.packer import Packer
 from canvas_fm.prepare.convert.shards.shard_files import write_file
@@ -60,7 +60,7 @@ class Slabs:
         corrections: Sequence[Correction],
         *,
         labels: bool,
-        checksums: bool,
+        checksums: Algorithm | None,
         threads: int,
         memory_gb: float,
     ) -> None:
@@ -155,7 +155,7 @@ class Slabs:
         self._writers.submit(self._read_ahead, number + 1)
         hashed = _share(self.source.files, number, self.layout.slabs) if self._checksums else []
         before = set(self.source.channels[channel].bad_chunks)
-        hashes = [(self.source.key(file), self.pool.submit(sha256, file)) for file in hashed]
+        hashes = [(self.source.key(file), self.pool.submit(self._checksum, file)) for file in hashed]
         slab = self.read(channel, start, start + planes)
         written = _Files(root, channel)
         levels = [level for level, of in enumerate(self.layout.levels) if level == 0 or of.with_slabs]
@@ -171,6 +171,11 @@ class Slabs:
             self._all(_interleaved(packing, coarsening))
         bad = sorted({*self.source.channels[channel].bad_chunks} - before)
         return SlabResult({}, {key: each.result() for key, each in hashes}, bad), written
+
+    def _checksum(self, file: Path) -> dict[str, str]:
+        """The checksum of a source file, by the name of its algorithm."""
+        assert self._checksums is not None
+        return {self._checksums: file_checksum(file, self._checksums)}
 
     def _coarse(self, work: SlabWork, level: int, total: SlabResult) -> None:
         """A level that is made from the one before when that is whole."""
@@ -258,5 +263,5 @@ def _pieces(
 
 
 def _share(files: Sequence[Path], slab: int, slabs: int) -> Sequence[Path]:
-    """The source files whose sha256 a slab computes: those of its planes, where each plane is a file."""
+    """The source files whose checksum a slab computes: those of its planes, where each plane is a file."""
     return files[slab * len(files) // slabs : (slab + 1) * len(files) // slabs]

@@ -1,11 +1,11 @@
 """Conversion of TIFF planes: CPU seconds against four limits in one run, and peak memory at two sizes.
 
 A limit decodes every plane and packs chunks, as `convert` does; none writes a file or finds a window. The
-first is what the store holds: sha256 of every source file and every level packed, whose means are taken of
-the first slab alone. The second is the same without sha256; `convert` is held against it with sha256 and
-without (`--skip-checksums`). The third is a script of `tifffile.imread` and numcodecs' Blosc in its own
-block size, every level. The harshest packs the finest level alone. Beside them TensorStore, writing the
-finest level alone with the same codec, chunks and shards on as many threads. Each process starts with a
+first is what the store holds: checksums of every source file and every level packed, whose means are taken
+of the first slab alone. The second is the same without checksums; `convert` is held against it with BLAKE3,
+with sha256 and with `--checksums none`. The third is a script of `tifffile.imread` and numcodecs' Blosc in
+its own block size, every level. The harshest packs the finest level alone. Beside them TensorStore, writing
+the finest level alone with the same codec, chunks and shards on as many threads. Each process starts with a
 small conversion, so that no import is counted. `CANVAS_FM_BENCH_PLANES=480` makes it larger (planes of 2048
 × 2048 voxels, 8.4 MB each); the second size is twice the first. Planes are links to a few files, so that the
 disk holds only what is written.
@@ -29,7 +29,7 @@ import tifffile
 
 from canvas_fm.data.store.compression import BLOCK_BYTES
 from canvas_fm.data.volume.levels.downsample import mean_down
-from canvas_fm.files.checksum import sha256
+from canvas_fm.files.checksum import fastest_algorithm, file_checksum
 from canvas_fm.prepare.convert.convert import convert
 from canvas_fm.prepare.convert.layout import Layout, Level, plan, shards_of
 from canvas_fm.prepare.convert.shards.packer import Packer
@@ -121,7 +121,8 @@ def _limit(source: str, threads: int, *, levels: int | None, hashed: bool, codec
     with ThreadPoolExecutor(threads) as pool:
         for start in range(0, depth, layout.slab):
             planes = range(start, min(start + layout.slab, depth))
-            hashes = pool.map(sha256, found.files[planes.start : planes.stop] if hashed else [])
+            files = found.files[planes.start : planes.stop] if hashed else []
+            hashes = pool.map(lambda file: file_checksum(file, fastest_algorithm()), files)
             list(pool.map(read, planes))
             if start == 0:
                 for finer, coarse, level in zip(slabs, slabs[1:], made[1:], strict=False):
@@ -171,12 +172,16 @@ def whole(source: str, out: str, threads: int) -> None:
     convert(source, out, voxel_um=UM, threads=threads, progress=False)
 
 
-def no_sha256(source: str, out: str, threads: int) -> None:
-    convert(source, out, voxel_um=UM, threads=threads, skip_checksums=True, progress=False)
+def with_sha256(source: str, out: str, threads: int) -> None:
+    convert(source, out, voxel_um=UM, threads=threads, checksums="sha256", progress=False)
+
+
+def no_checksums(source: str, out: str, threads: int) -> None:
+    convert(source, out, voxel_um=UM, threads=threads, checksums="none", progress=False)
 
 
 def one_level(source: str, out: str, threads: int) -> None:
-    convert(source, out, voxel_um=UM, threads=threads, levels=1, skip_checksums=True, progress=False)
+    convert(source, out, voxel_um=UM, threads=threads, levels=1, checksums="none", progress=False)
 
 
 def measure(work: Callable[[str, str, int], None], source: str, out: str, threads: int) -> Taken:
@@ -199,28 +204,30 @@ def alone(work: Callable[[str, str, int], None], source: Path, threads: int) -> 
 
 
 LIMITS = {
-    read_hash_and_pack_levels: "reading, sha256 and packing every level",
+    read_hash_and_pack_levels: "reading, BLAKE3 and packing every level",
     read_and_pack_levels: "reading and packing every level",
     plain_tools: "tifffile and numcodecs' Blosc as it is set, every level",
     read_and_pack: "reading and packing the finest level",
 }
 NAMES = {
     whole: "convert",
-    no_sha256: "convert --skip-checksums",
-    one_level: "one level, no sha256",
+    with_sha256: "convert --checksums sha256",
+    no_checksums: "convert --checksums none",
+    one_level: "one level, no checksums",
     tensorstore_alone: "TensorStore, finest level",
 }
 COMPARED = (
     (whole, read_hash_and_pack_levels),
     (whole, read_and_pack_levels),
-    (no_sha256, read_and_pack_levels),
+    (with_sha256, read_and_pack_levels),
+    (no_checksums, read_and_pack_levels),
     (whole, plain_tools),
     (whole, read_and_pack),
     (one_level, read_and_pack),
     (tensorstore_alone, read_and_pack),
 )
-MEASURED = (read_hash_and_pack_levels, whole, read_and_pack_levels, no_sha256, plain_tools, read_and_pack)
-MEASURED += (one_level, tensorstore_alone)
+MEASURED = (read_hash_and_pack_levels, whole, read_and_pack_levels, with_sha256, no_checksums)
+MEASURED += (plain_tools, read_and_pack, one_level, tensorstore_alone)
 
 
 def main() -> None:

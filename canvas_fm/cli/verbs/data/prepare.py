@@ -27,7 +27,7 @@ _WRITING = (
     "chunk_zyx",
     "memory_gb",
     "threads",
-    "skip_checksums",
+    "checksums",
     "verify",
 )
 _FLAT = ("flat_field", "flat_method", "flat", "dark", "flat_planes", "flat_degree")
@@ -39,7 +39,7 @@ def add_verbs(verbs: Verbs) -> None:
         "convert",
         run_convert,
         "write TIFF planes, HDF5, Imaris, CZI, … as OME-Zarr",
-        "Write SRC as OME-Zarr: sharded, with a pyramid, checksums, an intensity window and the sha256 of "
+        "Write SRC as OME-Zarr: sharded, with a pyramid, checksums, an intensity window and a checksum of "
         "each source file. SRC is a folder of TIFF planes, a TIFF stack (BigTIFF, OME-TIFF, ImageJ), HDF5, "
         "Imaris, a Zarr store, or with the extra `vendors` CZI, ND2 or LIF; all channels are written. The "
         "same command again resumes.",
