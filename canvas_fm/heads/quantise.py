@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int64, Shaped
 
-from canvas_fm.data.crops.origins import draw_starts
+from canvas_fm.data.crops.starts import draw_starts
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import BadInput, CanvasError, MissingExtra
 from canvas_fm.evaluation.metrics.classification import f1_at

@@ -14,8 +14,8 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, default_collate, get_worker_info
 
-from canvas_fm.data.crops.origins import crop_starts, draw_starts
 from canvas_fm.data.crops.reader import CropReader, chunk_order
+from canvas_fm.data.crops.starts import crop_starts, draw_starts
 from canvas_fm.data.dataset.unique_names import check_one_each
 from canvas_fm.data.points.points import Points, check_inside
 from canvas_fm.data.volume.levels.resample import Resampler, check_voxel_um

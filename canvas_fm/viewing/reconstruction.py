@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from canvas_fm.data.crops.origins import check_crop_fits, draw_starts
 from canvas_fm.data.crops.reader import CropReader
+from canvas_fm.data.crops.starts import check_crop_fits, draw_starts
 from canvas_fm.data.volume.levels.resample import check_voxel_um
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import CanvasError

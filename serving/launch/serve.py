@@ -22,8 +22,8 @@ from canvas_fm.errors import CanvasError
 from canvas_fm.files.options import takes
 from canvas_fm.shipped import find
 from serving.core.volumes.remote_volumes import pin
-from serving.launch.answering import spares_when_loaded
 from serving.launch.bento.supervisor import by_name, private_control, private_folder, temporary_files_in
+from serving.launch.spare_processes import spares_when_loaded
 from serving.middleware.auth import read_keys
 from serving.observe.tracing import check_traces
 from serving.protocol.options import HostOptions, ServedVolume, ServeOptions, WorkerOptions

@@ -124,7 +124,7 @@ def interrupted(*_: object, **__: object) -> None:
 
 
 def test_ctrl_c_is_130(run, monkeypatch):
-    monkeypatch.setattr("canvas_fm.viewing.describe.describe", interrupted)
+    monkeypatch.setattr("canvas_fm.viewing.info.describe.describe", interrupted)
     code, out, err = run("info", "x")
     assert (code, out, err) == (130, "", "canvas-fm: interrupted\n")
 
@@ -133,7 +133,7 @@ def test_what_the_file_system_refuses_is_a_sentence(refusal, tmp_path, monkeypat
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied", str(tmp_path / "x"))
 
-    monkeypatch.setattr("canvas_fm.viewing.describe.describe", refuse)
+    monkeypatch.setattr("canvas_fm.viewing.info.describe.describe", refuse)
     sentence = f"{tmp_path / 'x'}: permission denied; give another path, or get the right (chmod, chown)"
     assert refusal("info", "x") == sentence
 
@@ -167,7 +167,7 @@ def test_out_of_memory_is_a_sentence_with_the_flags_that_take_less(refusal, monk
     def greedy(*_: object, **__: object) -> None:
         raise MemoryError("Unable to allocate 3.2 TiB")
 
-    monkeypatch.setattr("canvas_fm.viewing.describe.describe", greedy)
+    monkeypatch.setattr("canvas_fm.viewing.info.describe.describe", greedy)
     assert refusal("info", "x") == "not enough memory (Unable to allocate 3.2 TiB); run where there is more"
 
 
@@ -181,7 +181,7 @@ def test_our_own_mistakes_are_not_hidden(monkeypatch):
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("canvas_fm.viewing.describe.describe", broken)
+    monkeypatch.setattr("canvas_fm.viewing.info.describe.describe", broken)
     with pytest.raises(ZeroDivisionError):
         main(["info", "x"])
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float64, Int
 
-from canvas_fm.data.crops.origins import grid_starts
 from canvas_fm.data.crops.reader import CropReader
+from canvas_fm.data.crops.starts import grid_starts
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.levels.resample import check_voxel_um
 from canvas_fm.data.volume.volume import Volume, Zyx

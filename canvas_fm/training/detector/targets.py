@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float64, Int64, UInt8
 from scipy.spatial import cKDTree
 
-from canvas_fm.data.crops.origins import check_crop_fits
+from canvas_fm.data.crops.starts import check_crop_fits
 from canvas_fm.data.points.boxes import box_of, draw_inside, inside_boxes
 from canvas_fm.data.volume.levels.resample import Resampler
 from canvas_fm.data.volume.volume import Volume, Zyx, ZyxUm

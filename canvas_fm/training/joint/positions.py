@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int64
 from scipy.ndimage import maximum_filter
 
-from canvas_fm.data.crops.origins import check_crop_fits
+from canvas_fm.data.crops.starts import check_crop_fits
 from canvas_fm.data.volume.volume import Volume, Zyx
 from canvas_fm.data.volume.window import WindowRule
 from canvas_fm.inference.detect.maxima.laplacian import log_reach, log_response

@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from canvas_fm.data.crops.origins import draw_starts
 from canvas_fm.data.crops.reader import CropReader
+from canvas_fm.data.crops.starts import draw_starts
 from canvas_fm.data.volume.levels.resample import Resampler
 from canvas_fm.data.volume.volume import Volume, Zyx, ZyxUm
 from canvas_fm.data.volume.window import WindowRule

@@ -20,8 +20,8 @@ import bentoml
 from serving.api.app import ROUTES, create_app
 from serving.api.routes import embed_json, review
 from serving.core.core import Core
-from serving.launch.answering import Turn
 from serving.launch.bento.supervisor import SERVICE
+from serving.launch.spare_processes import Turn
 from serving.middleware import connection_limits
 from serving.middleware.auth import Gate
 from serving.middleware.guard import Guard

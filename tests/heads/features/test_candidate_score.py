@@ -18,7 +18,7 @@ from canvas_fm.heads.refine.apply import candidate_classifier
 from canvas_fm.heads.refine.apply.apply import refine
 from canvas_fm.heads.refine.fit.fit import fit_labelled, training_set
 from canvas_fm.heads.refine.refiner import Refiner
-from canvas_fm.viewing.describe import describe_model
+from canvas_fm.viewing.info.models import describe_model
 from canvas_fm.viewing.report.methods import Methods
 from canvas_fm.viewing.report.options import ReportOptions
 from canvas_fm.viewing.report.report import report

@@ -13,7 +13,8 @@ from canvas_fm import shipped
 from canvas_fm.cli import main
 from canvas_fm.data.points.points import Points
 from canvas_fm.errors import CanvasError
-from canvas_fm.evaluation.card import Figure, Report, check_card, figures_of_report, write_card
+from canvas_fm.evaluation.cards.card import check_card, write_card
+from canvas_fm.evaluation.cards.report import Figure, Report, figures_of_report
 from canvas_fm.heads.compare.compare import compare
 from canvas_fm.heads.features.extractor import Extractor
 from canvas_fm.heads.labels.candidates import Candidates

@@ -16,7 +16,7 @@ from canvas_fm.training.mae.pretrain import pretrain
 from canvas_fm.training.recipe.joint_recipe import JointRecipe
 from canvas_fm.training.recipe.recipe import read_recipe_of
 from canvas_fm.training.run.distributed import Ranks
-from canvas_fm.viewing.describe import describe_run
+from canvas_fm.viewing.info.models import describe_run
 
 TINY: dict[str, Any] = {
     "objective": "joint",

@@ -123,8 +123,8 @@ def _fill_phantom(phantom: Parser) -> None:
 
 def run_info(args: argparse.Namespace) -> None:
     from canvas_fm.cli.output import print_result
-    from canvas_fm.viewing.brief import brief
-    from canvas_fm.viewing.describe import describe
+    from canvas_fm.viewing.info.describe import describe
+    from canvas_fm.viewing.info.summary import brief
 
     described = describe(args.path, **args.volume_options.explicit)
     print_result(described if args.all or args.json else brief(described), args.json)

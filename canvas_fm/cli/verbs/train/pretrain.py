@@ -50,7 +50,7 @@ def _fill_pretrain(pretrain: Parser) -> None:
 def run_pretrain(args: argparse.Namespace) -> None:
     from canvas_fm.cli.output import print_result, report_bad_chunks
     from canvas_fm.training.mae.pretrain import pretrain
-    from canvas_fm.viewing.describe import describe_run
+    from canvas_fm.viewing.info.models import describe_run
 
     volumes = open_volumes(args)
     background = open_companions(args, "background", volumes, args.background)

@@ -53,7 +53,7 @@ def _fill_train_detector(train: Parser) -> None:
 def run_train_detector(args: argparse.Namespace) -> None:
     from canvas_fm.cli.output import print_result, report_bad_chunks
     from canvas_fm.training.detector.train import train_detector
-    from canvas_fm.viewing.describe import describe_run
+    from canvas_fm.viewing.info.models import describe_run
 
     volumes = open_volumes(args)
     masks = open_companions(args, "masks", volumes, args.masks)

@@ -9,7 +9,7 @@ import pytest
 
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume
-from canvas_fm.viewing.brief import brief
+from canvas_fm.viewing.info.summary import brief
 
 
 def test_a_volume(result, brain):

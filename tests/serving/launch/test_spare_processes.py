@@ -10,8 +10,8 @@ import pytest
 
 from serving.api.app import create_app
 from serving.core.core import Core
-from serving.launch.answering import Turn, spares_when_loaded
 from serving.launch.bento import bento_service
+from serving.launch.spare_processes import Turn, spares_when_loaded
 from serving.protocol.settings import ServiceSettings
 
 

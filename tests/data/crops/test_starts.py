@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import zarr
 
-from canvas_fm.data.crops.origins import crop_starts, draw_starts, grid_starts
+from canvas_fm.data.crops.starts import crop_starts, draw_starts, grid_starts
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import CanvasError
 
@@ -66,7 +66,7 @@ def test_the_same_seed_draws_the_same_crops(tmp_path: Path) -> None:
 
 def test_a_large_volume_is_not_read_as_a_whole(tmp_path: Path, monkeypatch) -> None:
     volume, _ = spotted(tmp_path)
-    monkeypatch.setattr("canvas_fm.data.crops.origins._SAMPLE", 20_000)
+    monkeypatch.setattr("canvas_fm.data.crops.starts._SAMPLE", 20_000)
     read = []
     monkeypatch.setattr(
         volume,

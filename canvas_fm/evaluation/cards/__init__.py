@@ -1,0 +1,1 @@
+"""Model cards, and the reports that their numbers come from."""

@@ -1,0 +1,164 @@
+"""Description of a path for `info`: volume, run, model, embeddings or points."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from canvas_fm.data.dataset.names import volume_path
+from canvas_fm.data.store.tar_index import in_tar, on_disk
+from canvas_fm.data.volume.volume import Volume
+from canvas_fm.errors import CanvasError
+from canvas_fm.hub import is_address
+from canvas_fm.shipped import find, shipped
+from canvas_fm.viewing.info.models import describe_model, describe_run, disk_size
+
+_POINTS = (".csv", ".tsv", ".txt", ".parquet", ".pq", ".xml", ".nml")
+
+
+def describe(path: str | Path, **volume_options: Any) -> dict[str, Any]:
+    """Describe a path as a JSON-ready dictionary, `kind` first; `volume_options` go to `Volume.open`.
+
+    Everything that is described is checked as its own reader does, so damage is an error here too. Raises
+    CanvasError for what is not there, damaged, or none of the known artefacts.
+    """
+    if is_address(path):
+        return describe_model(find("model", path))
+    path = volume_path(path)
+    if not path.exists() and in_tar(path) is None:
+        if str(path) in shipped("model"):
+            from canvas_fm.evaluation.cards.card import figures_of
+
+            return describe_model(find("model", path)) | figures_of(str(path))
+        raise CanvasError(f"{path} does not exist, and no shipped model has that name")
+    if path.is_file() and path.suffix.lower() in _POINTS:
+        return _describe_points(path)
+    if path.is_file() and path.suffix.lower() in (".yaml", ".yml"):
+        return _describe_recipe(path)
+    if path.is_dir() and _is_run(path):
+        return describe_run(path)
+    if path.is_dir() and (path / "config.json").is_file():
+        return describe_model(path)
+    if path.name.endswith(".emb.zarr") or _is_embeddings(path):
+        return describe_embeddings(path)
+    return describe_volume(Volume.open(path, **volume_options))
+
+
+def describe_volume(volume: Volume) -> dict[str, Any]:
+    """Shape, voxel size, dtype, chunks, window, and whether checksums protect the store."""
+    window = volume.window
+    described: dict[str, Any] = {
+        "kind": "volume",
+        "path": str(volume.path),
+        "name": volume.name,
+        "marker": volume.marker,
+        "shape_zyx": list(volume.shape_zyx),
+        "voxel_um": list(volume.voxel_um),
+        "extent_mm": [
+            round(n * um / 1000, 4) for n, um in zip(volume.shape_zyx, volume.voxel_um, strict=True)
+        ],
+        "dtype": str(volume.dtype),
+        "chunk_zyx": list(volume.chunk_zyx),
+        "window": [window.low, window.high],
+        "checksums": "every file" if volume.checksums else "no checksums",
+        **disk_size(on_disk(volume.path)),
+        "bytes_decoded": math.prod(volume.shape_zyx) * volume.dtype.itemsize,
+    }
+    if volume.bad_chunks:
+        described["bad_chunks"] = volume.bad_chunks
+    return described
+
+
+def describe_embeddings(path: str | Path) -> dict[str, Any]:
+    """Rows, dimension, encoder, pooling and columns; every file is verified."""
+    from canvas_fm.inference.embed.store.embedding_store import Embeddings
+
+    embeddings = Embeddings.open(path)
+    embeddings.verify()
+    rows, *sizes = embeddings.whole_shape
+    return {
+        "kind": "embeddings",
+        "path": str(path),
+        "rows": rows,
+        "dim": sizes[0] if len(sizes) == 1 else sizes,
+        "volume": embeddings.volume,
+        "marker": embeddings.marker,
+        "voxel_um": list(embeddings.voxel_um),
+        "pool": embeddings.pool,
+        "precision": embeddings.precision,
+        "encoder_sha256": embeddings.encoder_sha256,
+        "columns": list(embeddings.columns),
+        "checksums": "every file",
+        **disk_size(Path(path)),
+    }
+
+
+def _describe_points(path: Path) -> dict[str, Any]:
+    from canvas_fm.data.points.points import Points
+
+    points = Points.read(path)
+    bounds = (
+        {"from_zyx": points.zyx.min(0).tolist(), "to_zyx": points.zyx.max(0).tolist()} if len(points) else {}
+    )
+    return {
+        "kind": "points",
+        "path": str(path),
+        "rows": len(points),
+        "columns": list(points.columns),
+        **bounds,
+        "meta": points.meta,
+    }
+
+
+def _describe_recipe(path: Path) -> dict[str, Any]:
+    from canvas_fm.training.recipe.detector_recipe import DetectorRecipe
+    from canvas_fm.training.recipe.joint_recipe import JointRecipe
+    from canvas_fm.training.recipe.kinds import recipe_class
+    from canvas_fm.training.recipe.recipe import read_recipe, read_recipe_of
+
+    if recipe_class(path) is JointRecipe:
+        joint = read_recipe_of(JointRecipe, path)
+        return {
+            "kind": "recipe of a joint embedding",
+            "path": str(path),
+            "steps": joint.steps,
+            "batch": joint.training.batch,
+            "loss": joint.loss.kind,
+            "visible": joint.model.visible,
+            **joint.model.encoder.model_dump(mode="json"),
+            "seed": joint.seed,
+        }
+    if recipe_class(path) is DetectorRecipe:
+        detector = read_recipe_of(DetectorRecipe, path)
+        return {
+            "kind": "recipe of a detector",
+            "path": str(path),
+            "steps": detector.steps,
+            "batch": detector.training.batch,
+            "crop_zyx": list(detector.data.crop_zyx),
+            **detector.model.model_dump(mode="json"),
+            "seed": detector.seed,
+        }
+    recipe = read_recipe(path)
+    encoder = recipe.model.encoder
+    return {
+        "kind": "recipe",
+        "path": str(path),
+        "steps": recipe.steps,
+        "batch": recipe.training.batch,
+        "mask_ratio": recipe.model.mask_ratio,
+        "crop_zyx": list(encoder.crop_zyx),
+        "patch_zyx": list(encoder.patch_zyx),
+        "dim": encoder.dim,
+        "depth": encoder.depth,
+        "seed": recipe.seed,
+    }
+
+
+def _is_run(path: Path) -> bool:
+    return (path / "recipe.yaml").is_file()
+
+
+def _is_embeddings(path: Path) -> bool:
+    return path.is_dir() and (path / "embeddings").is_dir() and (path / "points").is_dir()
