@@ -102,14 +102,14 @@ def _unlike_calibration(job: DetectionJob, points: Points) -> str:
 
 
 def _small_box_warnings(job: DetectionJob) -> list[str]:
-    """A warning where scores are relative to the strongest around and the box ends before they do."""
+    """A warning where scores are relative to the detections around and the box ends before they do."""
     if job.relative is None:
         return []
-    least_um = 2 * job.relative.block_um
+    least_um, which = 2 * job.relative.block_um, "strongest" if job.relative.weight else "other"
     for axis, n, whole, um in zip("zyx", job.region.size, job.extent.size, job.voxel_um, strict=True):
         if n < whole and n * um < least_um:
             return [
-                f"scores of {job.meta['detector']} are relative to the strongest cells some {least_um:g} um "
+                f"scores of {job.meta['detector']} are relative to the {which} cells some {least_um:g} um "
                 f"around, and the box is {n * um:.0f} um along {axis}: the whole volume gives other scores. "
                 f"Detect in a box of {least_um:g} um and more and keep the cells of this one"
             ]

@@ -175,8 +175,8 @@ class AmplitudeConfig(BaseModel):
 
     The amplitude is that of a Laplacian of a Gaussian of `sigma_um` on windowed voxels times `unit`: with a
     window from 0 to 64 medians and a unit of 64 it is in medians of the volume. With `relative` its unit is
-    the strongest amplitudes around instead, by rank and blocks of the detector's `relative`, which has to be
-    given too.
+    that of the detections around instead, in blocks of the detector's `relative`, which has to be given too:
+    true for their strongest, by rank, "typical" for the median of the surer ones.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -184,21 +184,26 @@ class AmplitudeConfig(BaseModel):
     sigma_um: float = Field(gt=0)
     weight: float = Field(gt=0)
     unit: float = Field(default=1.0, gt=0)
-    relative: bool = False
+    relative: bool | Literal["typical"] = False
 
 
 def check_amplitude(amplitude: AmplitudeConfig | None, relative: RelativeConfig | None) -> None:
     """ValueError where amplitudes are to count against those around, and nothing says which these are."""
     if amplitude is not None and amplitude.relative and relative is None:
         raise ValueError("amplitude.relative needs relative: its rank and block_um say what is around")
+    if relative is not None and not relative.weight and not (amplitude and amplitude.relative):
+        raise ValueError("relative.weight is 0 and amplitude.relative is not set: nothing is relative then")
 
 
 class RelativeConfig(BaseModel):
-    """Parameters of scores taken against the strongest around; see `inference.detect.maxima.relative`."""
+    """Parameters of scores taken against the strongest around; see `inference.detect.maxima.relative`.
+
+    With a weight of 0 only the blob's amplitude is, by `amplitude.relative`.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    weight: float = Field(gt=0, le=1)
+    weight: float = Field(ge=0, le=1)
     rank: int = Field(default=10, ge=1)
     block_um: float = Field(default=300.0, gt=0)
     least: float = Field(gt=0, lt=1)

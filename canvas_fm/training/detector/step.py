@@ -10,7 +10,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from canvas_fm.errors import CanvasError
-from canvas_fm.models.checkpoint import load
+from canvas_fm.models.checkpoint import Detector, load
 from canvas_fm.models.detector.convmixer import HeatMapNet, focal_loss
 from canvas_fm.training.detector.targets import CELL, UNLABELLED
 from canvas_fm.training.mae.augment import draw, turn, widen
@@ -109,16 +109,25 @@ def new_net(recipe: DetectorRecipe) -> HeatMapNet:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         net = HeatMapNet(recipe.model)
-    if recipe.start is not None:
-        before = load(recipe.start, kind="detector")
-        if before.config.architecture != recipe.model:
-            raise CanvasError(
-                f"{recipe.start} has the architecture {before.config.architecture}, and the recipe "
-                f"{recipe.model}; start from a detector of the same"
-            )
-        net.load_state_dict(before.net.state_dict())
+    if recipe.starts:
+        net.load_state_dict(started_from(recipe)[0].state_dict())
     net.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     return net
+
+
+def started_from(recipe: DetectorRecipe) -> tuple[HeatMapNet, list[Detector]]:
+    """The net that a training starts from, and the detectors whose weights it has or is the average of."""
+    detectors = [load(start, kind="detector") for start in recipe.starts]
+    for name, detector in zip(recipe.starts, detectors, strict=True):
+        if detector.config.architecture != recipe.model:
+            raise CanvasError(
+                f"{name} has the architecture {detector.config.architecture}, and the recipe {recipe.model}; "
+                "start from a detector of the same"
+            )
+    net = detectors[0].net
+    for number, detector in enumerate(detectors[1:], 1):
+        net = averaged_weights(net, detector.net, number / (number + 1))
+    return net, detectors
 
 
 def averaged_weights(first: HeatMapNet, second: HeatMapNet, share: float) -> HeatMapNet:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,11 @@ from canvas_fm.errors import CanvasError
 from canvas_fm.inference.detect.out_of_distribution import LOOKS
 from canvas_fm.models.checkpoint import Detector, load, save_detector
 from canvas_fm.models.detector.convmixer import HeatMapNet
+from canvas_fm.models.device import pick_device
 from canvas_fm.training.detector.batches import LabelledBatches
 from canvas_fm.training.detector.encoder_start import write_start
 from canvas_fm.training.detector.labels import TrainingLabels
-from canvas_fm.training.detector.step import DetectorStep, averaged_weights
+from canvas_fm.training.detector.step import DetectorStep, averaged_weights, started_from
 from canvas_fm.training.detector.targets import (
     Labelled,
     draw_labelled,
@@ -30,8 +31,8 @@ from canvas_fm.training.mae.crop_set import CropSet
 from canvas_fm.training.recipe.detector_recipe import DetectorRecipe, init_overrides
 from canvas_fm.training.run.batch_order import Batches, CropIndices, batch_order
 from canvas_fm.training.run.distributed import Ranks
-from canvas_fm.training.run.folder.run_folder import DETECTOR, START, Run
-from canvas_fm.training.run.folder.tracking import Tracker
+from canvas_fm.training.run.folder.run_folder import DETECTOR, START, Run, claim
+from canvas_fm.training.run.folder.tracking import METRICS, MetricsLog, Tracker, open_sinks
 from canvas_fm.training.run.split import (
     name_volumes,
     resolve,
@@ -95,7 +96,27 @@ def train_detector(
             started = resolved.model_copy(update={"start": str(start)})
         return DetectorTraining(started, labels.of(training), labels.of(evaluated), unseen=unseen)
 
+    if resolved.steps == 0:
+        return _without_training(resolved, Run(Path(out)), new_task, pick_device(device), resume)
     return train(resolved, out, new_task, device, resume, show)
+
+
+def _without_training(
+    recipe: DetectorRecipe,
+    run: Run,
+    new_task: Callable[[], DetectorTraining],
+    device: torch.device,
+    resume: bool,
+) -> Run:
+    """A run of no steps: the weights it starts from with the recipe's scores, and the threshold chosen."""
+    with claim(run, recipe, resume=resume):
+        task, net = new_task(), started_from(recipe)[0].to(device)
+        tracker = Tracker(MetricsLog(run.path / METRICS, None), open_sinks(recipe, run.path, 0))
+        try:
+            task.calibrate(net, 0, run, _log.info, tracker)
+        finally:
+            tracker.close()
+    return run
 
 
 class DetectorTraining:
@@ -164,21 +185,21 @@ class DetectorTraining:
 
     def evaluate(self, state: DetectorStep, step: int, tracker: Tracker, run: Run, report: Report) -> None:
         """Metrics and figure of every volume at the newly chosen threshold; writes the detector."""
-        self._calibrated(state.result, step, run, report, tracker)
+        self.calibrate(state.result, step, run, report, tracker)
 
     def ship(self, state: DetectorStep, step: int, run: Run) -> None:
-        self._calibrated(state.result, step, run, lambda _: None, None)
+        self.calibrate(state.result, step, run, lambda _: None, None)
 
-    def _calibrated(
+    def calibrate(
         self, net: HeatMapNet, step: int, run: Run, report: Report, tracker: Tracker | None
     ) -> None:
         """Calibrate, score and write the model; no paths or times in it, so it is reproducible."""
         recipe = self.recipe
         training = net.training
         trained = net.eval()
-        start = None if recipe.start is None else load(recipe.start, kind="detector")
-        if start is not None and recipe.start_share:
-            net = averaged_weights(start.net, trained, recipe.start_share).eval()
+        start_net, starts = started_from(recipe) if recipe.starts else (None, [])
+        if start_net is not None and recipe.start_share:
+            net = averaged_weights(start_net, trained, recipe.start_share).eval()
         voxel_um = self.voxel_um
         chosen = choose_threshold(
             recipe, net, self.training, self.held_out, voxel_um, step, report,
@@ -198,17 +219,20 @@ class DetectorTraining:
         )
         if chosen.scored_by:
             provenance["scored_by"] = chosen.scored_by
-        if start is not None:
+        if starts:
             # What the weights that it started from had seen, this model has seen too.
-            before = start.config.provenance
-            provenance["recipe"] |= {"start": start.sha256}
+            before = [start.config.provenance for start in starts]
+            identities = [start.sha256 for start in starts]
+            provenance["recipe"] |= {"start": identities[0] if isinstance(recipe.start, str) else identities}
             if recipe.init is not None:
-                distilled = before["distilled_from"]
+                distilled = before[0]["distilled_from"]
                 provenance["recipe"]["init"] |= {"encoder": distilled["encoder"]}
                 provenance["distilled_from"] = distilled
             provenance["start_trained_on"] = [
-                *(before.get("start_trained_on") or []), *(before.get("trained_on") or [])
-            ]  # fmt: skip
+                volume
+                for each in before
+                for volume in [*(each.get("start_trained_on") or []), *(each.get("trained_on") or [])]
+            ]
         save_detector(
             run.detector,
             net,

@@ -159,7 +159,7 @@ class DetectorRecipe(AnyRecipe):
     detection: DetectionRecipe = DetectionRecipe()
     phantoms: PhantomRecipe | None = None
     init: EncoderInit | None = None
-    start: str | None = None  # a detector whose weights the training starts from
+    start: str | list[str] | None = None  # a detector whose weights it starts from, or several: their mean
     start_share: float = Field(
         default=0.0, ge=0, lt=1
     )  # of its weights in what ships, averaged with the trained
@@ -183,8 +183,15 @@ class DetectorRecipe(AnyRecipe):
             )
         return self
 
+    @property
+    def starts(self) -> list[str]:
+        """The detectors whose weights, averaged, the training starts from."""
+        return [self.start] if isinstance(self.start, str) else self.start or []
+
     @model_validator(mode="after")
     def _start_is_there(self) -> DetectorRecipe:
+        if self.start == []:
+            raise ValueError("start is an empty list; name one detector or several, or leave it out")
         if self.start_share and self.start is None:
             raise ValueError(f"start_share is {self.start_share}, and the recipe has no start")
         if self.start is not None and self.init is not None:

@@ -122,9 +122,12 @@ class AugmentRecipe(StrictModel):
 
 
 class TrainingRecipe(StrictModel):
-    """Duration and optimizer. `steps` override `epochs`; one epoch is one pass over `data.crops`."""
+    """Duration and optimizer. `steps` override `epochs`; one epoch is one pass over `data.crops`.
 
-    steps: Positive | None = None
+    0 steps are for a detector with a `start`: its weights stay, and only the threshold is chosen.
+    """
+
+    steps: int | None = Field(default=None, ge=0)
     epochs: float | None = Field(default=None, gt=0)
     batch: Positive = 64
     micro_batch: Positive | None = None
@@ -179,6 +182,12 @@ class AnyRecipe(StrictModel):
         evaluation: EvaluationRecipe
         tracking: TrackingRecipe
         seed: int
+
+    @model_validator(mode="after")
+    def _has_steps_or_a_start(self) -> AnyRecipe:
+        if self.training.steps == 0 and not getattr(self, "starts", None):
+            raise ValueError("training.steps is 0, and no weights to start from are given; give 1 or more")
+        return self
 
     @property
     def steps(self) -> int:

@@ -188,6 +188,29 @@ def test_a_share_of_the_weights_that_ship_are_those_that_the_training_started_fr
         tiny("start_share=0.25")
 
 
+def test_without_a_step_the_average_of_several_starts_ships_at_a_threshold_of_its_own(tmp_path):
+    runs = [
+        train_detector(tiny(), [], [], out=tmp_path / f"s{seed}", device="cpu", show=False, seed=seed)
+        for seed in range(3)
+    ]
+    names = ",".join(str(run.detector) for run in runs)
+    change = ["training.steps=0", "detection.smooth_um=2", f"start=[{names}]"]
+    run = train_detector(tiny(*change), [], [], out=tmp_path / "mean", device="cpu", show=False)
+    each, mean = [load(run.detector).net.state_dict() for run in runs], load(run.detector)
+    for name, value in mean.net.state_dict().items():
+        if value.is_floating_point():
+            expected = torch.stack([one[name] for one in each]).mean(dim=0)
+            torch.testing.assert_close(value, expected, msg=name)
+    assert mean.config.smooth_um == 2
+    assert [load(run.detector).sha256 for run in runs] == mean.config.provenance["recipe"]["start"]
+    with pytest.raises(CanvasError, match="already holds a training"):
+        train_detector(tiny(*change), [], [], out=run.path, device="cpu", show=False)
+    with pytest.raises(CanvasError, match="no weights to start from"):
+        tiny("training.steps=0")
+    with pytest.raises(CanvasError, match="an empty list"):
+        tiny("start=[]")
+
+
 def test_it_refuses_what_cannot_be_trained(tmp_path):
     with pytest.raises(CanvasError, match=r"phantoms\.share: 1"):
         train_detector(tiny("phantoms.share=0.5"), [], [], out=tmp_path / "r", device="cpu")

@@ -2,8 +2,8 @@
 
 A Laplacian of a Gaussian over the volume's median ranks cells by their absolute brightness, a net by their
 look. Annotators follow both, so a score may join them: its logit is the net's plus a weight times the
-logarithm of the blob's amplitude: over the volume's median, or over the largest amplitudes around, which
-`canvas_fm.inference.detect.maxima.relative` adds once all tiles are there.
+logarithm of the blob's amplitude: over the volume's median, or over the largest or the typical amplitude
+around, which `canvas_fm.inference.detect.maxima.relative` adds once all tiles are there.
 """
 
 from __future__ import annotations

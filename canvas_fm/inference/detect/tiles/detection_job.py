@@ -164,6 +164,7 @@ class DetectionJob:
                 position[strong], score[strong], self.voxel_um, self.relative,
                 None if amplitude is None else amplitude[strong],
                 1.0 if self.amplitude is None else self.amplitude.weight,
+                typical=self.amplitude is not None and self.amplitude.relative == "typical",
             )  # fmt: skip
             keep = strong
         if self.joined is not None or self.relative is not None:

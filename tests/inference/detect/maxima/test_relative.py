@@ -74,11 +74,50 @@ def test_amplitude_counts_against_the_largest_around(scored):
     assert np.array_equal(dark, alone)
 
 
-def test_amplitudes_of_all_tiles_enter_the_scores_and_the_file_that_resumes(tmp_path):
+def test_amplitude_counts_against_that_of_a_typical_detection_around(scored):
+    zyx, score = scored
+    amplitude = np.random.default_rng(2).uniform(0.5, 20, len(zyx)).astype(np.float32)
+    config = RelativeConfig(weight=0.0, block_um=60.0, least=0.1)
+    joint = relative_scores(zyx, score, VOXEL_UM, config, amplitude, 0.6, typical=True)
+    blocks = np.floor(zyx * VOXEL_UM / 60)
+    for row in range(len(zyx)):
+        near = np.flatnonzero(np.abs(blocks - blocks[row]).max(axis=1) <= 1)
+        near = near[np.argsort(amplitude[near])]
+        weight, below = score[near].astype(float) ** 2, 0.0
+        middles = []
+        for each in weight:
+            middles.append(below + each / 2)
+            below += each
+        typical = np.interp(below / 2, middles, np.log(amplitude[near].astype(float)))
+        expected = logit(float(score[row])) + 0.6 * (np.log(float(amplitude[row])) - typical)
+        assert logit(float(joint[row])) == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_few_bright_specks_move_the_largest_amplitude_and_hardly_the_typical_one(scored):
+    zyx, score = scored
+    amplitude = np.random.default_rng(2).uniform(1, 2, len(zyx)).astype(np.float32)
+    specks = amplitude.copy()
+    specks[:5] *= 1000
+
+    def moved(config, **typical):
+        before, after = (
+            relative_scores(zyx, score, VOXEL_UM, config, values, 1.0, **typical)[5:].astype(float)
+            for values in (amplitude, specks)
+        )
+        return np.abs(logit(before) - logit(after)).max()
+
+    whole = RelativeConfig(weight=0.0, rank=3, block_um=500.0, least=0.1)
+    assert moved(whole) > 4
+    assert moved(whole, typical=True) < 0.1
+    assert relative_scores(zyx[:1], score[:1], VOXEL_UM, whole, specks[:1], 1.0, typical=True) == score[:1]
+
+
+@pytest.mark.parametrize("relative", [True, "typical"])
+def test_amplitudes_of_all_tiles_enter_the_scores_and_the_file_that_resumes(relative, tmp_path):
     torch.manual_seed(0)
     net = HeatMapNet(ConvMixerConfig(dim=8, depth=1, kernel_zyx=(3, 3, 3)), prior=0.15)
     torch.nn.init.normal_(net.head.weight, std=0.6)
-    blobs = AmplitudeConfig(sigma_um=4.0, weight=0.8, unit=4.0, relative=True)
+    blobs = AmplitudeConfig(sigma_um=4.0, weight=0.8, unit=4.0, relative=relative)
     settings = {"voxel_um": VOXEL_UM, "min_distance_um": 6.0, "window_rule": WindowRule("median", 0, 4)}
     detector = save_detector(
         tmp_path / "d", net, threshold=0.01, relative=CONFIG, amplitude=blobs, **settings
@@ -99,13 +138,18 @@ def test_amplitudes_of_all_tiles_enter_the_scores_and_the_file_that_resumes(tmp_
     heat = detect(plain, volume, device="cpu", show=False, subvoxel=False)
     windowed = volume.window_by(WindowRule("median", 0, 4)).apply(voxels)
     amplitude = Amplitude(blobs, VOXEL_UM).near(windowed, heat.zyx.astype(int))
-    expected = relative_scores(heat.zyx, heat.columns["score"], VOXEL_UM, CONFIG, amplitude, 0.8)
+    expected = relative_scores(
+        heat.zyx, heat.columns["score"], VOXEL_UM, CONFIG, amplitude, 0.8, typical=relative == "typical"
+    )
     whole = detect(detector, volume, device="cpu", show=False, subvoxel=False)
     kept = expected >= np.float32(0.01)
     assert np.array_equal(heat.zyx[kept], whole.zyx)
     assert np.allclose(expected[kept], whole.columns["score"], atol=1e-5)
     with pytest.raises(ValidationError, match="needs relative: its rank"):
         save_detector(tmp_path / "x", net, threshold=0.01, amplitude=blobs, **settings)
+    nothing = CONFIG.model_copy(update={"weight": 0.0})
+    with pytest.raises(ValidationError, match="nothing is relative"):
+        save_detector(tmp_path / "x", net, threshold=0.01, relative=nothing, **settings)
 
 
 def test_tiles_give_what_one_pass_gives_and_a_threshold_applies_to_relative_scores(tmp_path):
