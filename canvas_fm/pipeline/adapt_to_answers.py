@@ -15,6 +15,7 @@ from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import CanvasError
 from canvas_fm.heads.review.learn_threshold import LearnedThreshold, learn_threshold
 from canvas_fm.models.checkpoint import Detector, load, save_detector
+from canvas_fm.training.detector.threshold import LOWEST_THRESHOLD
 from canvas_fm.training.mae.crop_set import VolumeSource
 from canvas_fm.version import __version__
 
@@ -50,9 +51,10 @@ class ReviewedDetector:
         meta, score = candidates.meta, candidates.columns.get("score")
         if meta.get("detector_sha256") != detector.sha256 or score is None:
             found_by = meta.get("detector") or "another program, or a detector that is not stated"
+            low = max(round(detector.config.threshold / 4, 2), LOWEST_THRESHOLD)  # nearly every cell
             raise CanvasError(
                 f"the candidates are of {found_by}, not of {detector.name}; adapt the detector that found "
-                f"them, or find candidates with it first: canvas-fm detect {model} VOLUME --threshold 0.1"
+                f"them, or find candidates with it first: canvas-fm detect {model} VOLUME --threshold {low}"
             )
         return cls(detector, volume, score.astype(np.float64), float(meta["threshold"]), out, seed)
 

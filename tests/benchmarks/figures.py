@@ -54,7 +54,7 @@ FIGURES = (
     ),
     Figure(
         "microglia",
-        ("| .948 / .870 |", "| .634 / .154 |"),
+        ("| .949 / .870 |", "| .703 / .125 |"),
         (
             "canvas-fm domains {out}/microglia --train detector_microglia_relative "
             "--fold 1874 4923 6742 --fold 2433 6506 --fold 3941 6871 4150 --never-train-on 7095 --cross-fit "
@@ -65,7 +65,7 @@ FIGURES = (
     ),
     Figure(
         "microglia-test",
-        ("| .945 / .924 |", "| .655 / .102 |"),
+        ("| .947 / .932 |", "| .711 / .042 |"),
         (
             "canvas-fm domains {out}/microglia_test --detector detector-microglia detector-microglia "
             "--test 6003 7082 9758 --final-test --only microglia 'phantom somata' "

@@ -30,8 +30,8 @@ SHIPPED = {
         "599b11906791e44c33bee5376525923eba6caa1bfeedecdfb71e8c828757b110",
     ),
     "detector-microglia": (
-        "1235ad835d6f1be8a28348637c8a678157186f9f2220d732acce627a45a2e507",
-        "3ac33d4a59700d628817bfb005e1b8f98f308794758104e8974ef54822d95992",
+        "3e609df80142134005c81d06c62738b630ce1555567eb867ec7ae4eb81571f17",
+        "b0afa68781806a2dbb88ebf649f8a757cada39c4b535ab5f349335ffc5ac573b",
     ),
     "detector-phantoms": (
         "d00d21b59a4cab038b6f3e538d1310223f4d5510f5433e6281c222fc6bf79d1c",
@@ -56,6 +56,10 @@ SHIPPED = {
     "_older/refiner-microglia-1": (
         "7647f1f3432a8e4487774661ddf1bb62ab73d6c44f61064b6380d40384eca2be",
         "d8a1b18204cad394331920003a3851982c336feec7489e39dffa558255110768",
+    ),
+    "_older/detector-microglia-2": (
+        "1235ad835d6f1be8a28348637c8a678157186f9f2220d732acce627a45a2e507",
+        "3ac33d4a59700d628817bfb005e1b8f98f308794758104e8974ef54822d95992",
     ),
     "_older/detector-microglia-1": (
         "eeeb2895d6249d26fa41349d15c09de2c103564f7f76eeded449e38ca70262cf",

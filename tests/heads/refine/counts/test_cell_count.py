@@ -273,6 +273,7 @@ def test_recalls_of_shipped_detectors_are_those_of_the_committed_reports():
     reports = Path(__file__).parents[4] / "recipes" / "domains"
     methods = {
         "detector-microglia": ("microglia", "detector-microglia-folds", None),
+        "detector-microglia-2": ("microglia_before", "detector-microglia-folds", None),
         "detector-microglia-1": ("phantoms_alone", "old-microglia", {"1874", "4923", "6742", "7095"}),
         "detector-cfos": ("cfos", "detector-cfos-folds", None),
         "detector-phantoms": ("phantoms_alone", "phantoms", None),
