@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from canvas_fm.data.store.tar_index import TAR, in_tar
+from canvas_fm.data.store.tar_index import PACKED, TAR, in_tar
 from canvas_fm.errors import CanvasError
 from canvas_fm.shipped import SAMPLE, sample_file
 
@@ -128,7 +128,7 @@ def _named(path: str | Path) -> tuple[Brain, re.Match[str]] | None:
     root = Path(folder)
     if not colon or not folder or text.startswith(SAMPLE) or Path(text).exists():
         return None
-    if not (root.is_dir() or (root.suffix.lower() == TAR and root.is_file())):
+    if not (root.is_dir() or (root.is_file() and root.name.lower().endswith((TAR, *PACKED)))):
         return None
     match, brains = _NAME.fullmatch(name), brains_in(root)
     chosen = [

@@ -16,6 +16,7 @@ from canvas_fm.errors import CanvasError
 
 GZIP = b"\x1f\x8b"
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_LINK = "a link; call one of Neuroglancer that carries its state .json, of others download the file"
 # First bytes of what is sometimes saved under the name of a table.
 _OTHERS = {
     b"PK\x03\x04": "a zip archive or an Excel workbook; call a workbook .xlsx, or save the sheet as CSV",
@@ -26,6 +27,8 @@ _OTHERS = {
     b"\x89HDF": "an HDF5 file; write its table as CSV",
     b"<!DOCTYPE": "a web page; download the file itself",
     b"<html": "a web page; download the file itself",
+    b"http://": _LINK,
+    b"https://": _LINK,
 }
 
 

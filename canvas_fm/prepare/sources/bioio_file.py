@@ -14,6 +14,15 @@ from canvas_fm.prepare.sources.voxels import OpenedFile, usable_voxel_um
 
 BIOIO = {".czi": "bioio-czi", ".nd2": "bioio-nd2", ".lif": "bioio-lif"}
 
+_AXES = {
+    "M": "tiles of a mosaic",
+    "V": "views",
+    "I": "illuminations",
+    "H": "phases",
+    "R": "rotations",
+    "B": "blocks",
+}
+
 
 class BioioChannel:
     """One channel of an image, decoded plane by plane."""
@@ -53,6 +62,7 @@ def open_bioio(path: Path, options: ConvertOptions) -> OpenedFile:
             raise MissingExtra(plugin, "vendors", f"reading {path.suffix.lower()} files") from problem
         raise CanvasError(f"{path} cannot be opened: {type(problem).__name__}: {problem}") from problem
     _choose_scene(path, image, options.scene)
+    _refuse_other_axes(path, image)
     if image.dims.T > 1 and options.t is None:
         raise CanvasError(
             f"{path} has {image.dims.T} time points: choose one with --t 0 to {image.dims.T - 1}"
@@ -68,11 +78,39 @@ def open_bioio(path: Path, options: ConvertOptions) -> OpenedFile:
     return OpenedFile([BioioChannel(path, part) for part in planes], names, stated)
 
 
+def _refuse_other_axes(path: Path, image: Any) -> None:
+    """Raise CanvasError for an axis of more than one beside time, channels, z, y and x: bioio would take the
+    first of it."""
+    sizes = dict(zip(image.dims.order, image.dims.shape, strict=True))
+    for axis, size in sizes.items():
+        if axis not in "TCZYX" and size > 1:
+            what = "colours a pixel" if axis == "S" else _AXES.get(axis, f"places of an axis {axis}")
+            raise CanvasError(
+                f"{path} holds {size} {what}; a volume is one: save each as a file of its own in the "
+                "microscope's program"
+            )
+
+
 def _choose_scene(path: Path, image: Any, scene: str | None) -> None:
     scenes = list(image.scenes)
+    if len(scenes) < (stored := _scenes_of_czi(path)):
+        raise CanvasError(
+            f"{path} holds {stored} scenes, and its metadata name {len(scenes)}; save each as a file of its "
+            "own (ZEN: Split Scenes)"
+        )
     if scene is None and len(scenes) > 1:
         raise CanvasError(f"{path} holds the images {', '.join(scenes)}: choose one with --scene")
     if scene is not None and scene not in scenes:
         raise CanvasError(f"{path} has no image {scene!r}; it holds {', '.join(scenes)}")
     if scene is not None:
         image.set_scene(scene)
+
+
+def _scenes_of_czi(path: Path) -> int:
+    """Scenes that the blocks of a CZI file lie in; 0 for other files."""
+    if path.suffix.lower() != ".czi":
+        return 0
+    from pylibCZIrw import czi
+
+    with czi.open_czi(str(path)) as file:
+        return len(file.scenes_bounding_rectangle)

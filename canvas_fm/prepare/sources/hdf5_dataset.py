@@ -23,6 +23,7 @@ _FILTERS = {
 }  # fmt: skip
 _FEW = 4  # an axis x is never as short as this, an axis of channels is
 _MOST_CHANNELS = 16
+_DEEPEST = 32  # groups in groups: links of files to each other go round
 _BDV = re.compile(r"(t\d+/(s\d+)/)(\d+)/cells")  # time point, set-up and level of BigDataViewer
 
 
@@ -53,6 +54,7 @@ class Hdf5Channel:
         self._stored = (dtype or data.dtype).newbyteorder("=")
         self.dtype = np.dtype(np.uint8) if self._stored.kind == "b" else self._stored
         _refuse_missing_filter(path, data)
+        _refuse_missing_sources(path, data)
 
     def _zyx(self, stored: Sequence[int]) -> Zyx:
         z, y, x = (int(stored[self._axes.index(axis)]) for axis in "zyx")
@@ -98,6 +100,31 @@ def _refuse_missing_filter(path: Path, data: Any) -> None:
             )
 
 
+def _refuse_missing_sources(path: Path, data: Any) -> None:
+    """Raise CanvasError where a virtual data set shows others that are gone: HDF5 reads them as zeros."""
+    import h5py
+
+    if not data.is_virtual:
+        return
+    held = Path(data.file.filename).parent
+    for source in {(part.file_name, part.dset_name) for part in data.virtual_sources()}:
+        file_name, name = source
+        if "%" in file_name:  # numbered files, of which HDF5 takes as many as there are
+            continue
+        near = Path(data.file.filename) if file_name == "." else held / file_name
+        found = near if near.exists() else Path(file_name)
+        try:
+            with h5py.File(found, "r") as file:
+                there = name in file
+        except OSError:
+            there = False
+        if not there:
+            raise CanvasError(
+                f"{path}: {data.name} shows the data set {name} of {file_name}, which is not there; copy "
+                "that file beside it"
+            )
+
+
 def axes_of(path: Path, data: Any) -> str:
     """A letter for each stored axis: by ilastik's `axistags` or HDF5's labels of dimensions, else by its
     place in t, c, z, y, x.
@@ -135,7 +162,10 @@ def _axistags(text: Any) -> str:
 
 
 def images_of(file: Any) -> dict[str, Any]:
-    """The data sets of 3 to 5 axes by their names; of BigDataViewer's pyramids the finest level alone."""
+    """The data sets of 3 to 5 axes by their names; of BigDataViewer's pyramids the finest level alone.
+
+    Parts that lie in other files (external links) belong to it; CanvasError where such a file is missing.
+    """
     import h5py
 
     held: dict[str, Any] = {}
@@ -145,7 +175,25 @@ def images_of(file: Any) -> dict[str, Any]:
         if is_image and item.dtype.kind in "iufb" and math.prod(item.shape):
             held[name] = item
 
-    file.visititems(see)
+    def follow(group: Any, above: str) -> None:
+        for key in group:
+            link, name = group.get(key, getlink=True), f"{above}{key}"
+            if isinstance(link, h5py.SoftLink):
+                continue
+            try:
+                item = group[key]
+            except (KeyError, OSError) as problem:
+                if not isinstance(link, h5py.ExternalLink):
+                    continue
+                raise CanvasError(
+                    f"{file.filename}: {name} is a link to {link.path} in {link.filename}, which is not "
+                    "there or cannot be read; copy that file beside it"
+                ) from problem
+            see(name, item)
+            if isinstance(item, h5py.Group) and above.count("/") < _DEEPEST:
+                follow(item, f"{name}/")
+
+    follow(file, "")
     return {name: item for name, item in held.items() if not _is_coarser(name, held)}
 
 

@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 
 from canvas_fm.data.dataset.names import volume_path
+from canvas_fm.data.store.lfs_pointers import why_unfetched
 from canvas_fm.data.store.remote.address import looks_remote
 from canvas_fm.data.store.tar_index import in_tar
 from canvas_fm.data.volume.stored.voxel_size_and_marker import checked_voxel_um
 from canvas_fm.data.volume.tiff.channels import list_channels
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.data.zyx import Zyx, ZyxUm
-from canvas_fm.errors import CanvasError, counted
+from canvas_fm.errors import CanvasError, DamagedStore, counted
 from canvas_fm.prepare.options import ConvertOptions
 from canvas_fm.prepare.sources.bioio_file import BIOIO, open_bioio
 from canvas_fm.prepare.sources.hdf5 import HDF5, open_hdf5
@@ -62,6 +63,9 @@ class Source:
         """A hash of the names, sizes and times of all files: another one where any of them changed."""
         stamps = []
         for file in self.files:
+            elsewhere = why_unfetched(file) if file.is_symlink() else None
+            if elsewhere is not None:
+                raise DamagedStore(file.parent, "files", file.name, *elsewhere)
             status = file.stat()
             stamps.append([self.key(file), status.st_size, status.st_mtime_ns])
         return hashlib.sha256(json.dumps(stamps).encode()).hexdigest()

@@ -187,8 +187,9 @@ def test_a_cut_or_compressed_archive_is_a_sentence(written, tmp_path):
         check_dataset(tmp_path / "cut.tar")
     with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as tar:
         tar.addfile(*member("b.tif", b"xx"))
-    with pytest.raises(CanvasError, match="is compressed: nothing in it can be read by itself; unpack it"):
-        cf.Volume.open(tmp_path / "a.tar.gz")
+    for name in ("a.tar.gz", "a.tar.gz:NeuN"):
+        with pytest.raises(CanvasError, match="is compressed: nothing in it can be read by itself; unpack"):
+            cf.Volume.open(tmp_path / name)
 
 
 def test_a_data_set_in_a_lone_folder_is_found(written, tmp_path):

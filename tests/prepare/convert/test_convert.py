@@ -51,6 +51,14 @@ def test_planes_become_a_volume_with_the_pyramid_of_the_volume_writer(planes, tm
     assert listed["plane_0003.tif"]["blake3"] == blake3((planes / "plane_0003.tif").read_bytes()).hexdigest()
 
 
+@pytest.mark.parametrize("kind", ["<u8", ">i8"])
+def test_64_bit_planes_have_the_type_that_zarr_knows(tmp_path, kind):
+    """tifffile's is another C type of the same size."""
+    source = write_planes(tmp_path / "planes", VOXELS[:3].astype(kind))
+    cf.convert(source, tmp_path / "a.zarr", voxel_um=UM, labels=True, levels=1)
+    np.testing.assert_array_equal(np.asarray(cf.Volume.open(tmp_path / "a.zarr")), VOXELS[:3])
+
+
 def test_zeros_are_left_out_and_read_as_zeros(tmp_path):
     empty = VOXELS * (np.arange(SHAPE[1])[:, None] < 30)
     source = write_planes(tmp_path / "planes", empty)

@@ -61,3 +61,10 @@ def test_a_conversion_that_an_older_version_began_keeps_its_sha256(tmp_path):
         done = work.done("c0-z000000")
     assert done is not None
     assert done.sources == {"a.tif": {"sha256": "ab" * 32}}
+
+
+def test_a_plane_that_is_a_link_to_nothing_is_to_be_fetched(planes, tmp_path):
+    (planes / "plane_0003.tif").unlink()
+    (planes / "plane_0003.tif").symlink_to("../.git/annex/objects/SHA256E-s9.tif")
+    with pytest.raises(DamagedStore, match=r"plane_0003.tif.* is a link to .*fetch it: git annex get"):
+        cf.convert(planes, tmp_path / "a.zarr", voxel_um=UM)

@@ -217,3 +217,49 @@ def test_a_stated_size_that_is_none_is_replaced_by_the_given_one(tmp_path, state
     with pytest.raises(CanvasError, match=r"has no voxel size; give --voxel-um .*the file states"):
         cf.convert(tmp_path / "a.h5", tmp_path / "a.zarr")
     assert cf.convert(tmp_path / "a.h5", tmp_path / "a.zarr", voxel_um=(4, 2, 2)).voxel_um == (4, 2, 2)
+
+
+def test_a_virtual_data_set_without_its_sources_is_refused(tmp_path):
+    """HDF5 reads what is gone as zeros."""
+    for name in ("one.h5", "two.h5"):
+        with h5py.File(tmp_path / name, "w") as file:
+            file["data"] = np.ones((4, 20, 30), np.uint16)
+    layout = h5py.VirtualLayout((8, 20, 30), np.uint16)
+    layout[:4], layout[4:] = (h5py.VirtualSource(n, "data", (4, 20, 30)) for n in ("one.h5", "two.h5"))
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_virtual_dataset("data", layout)
+    cf.convert(tmp_path / "a.h5", tmp_path / "a.zarr", voxel_um=(4, 2, 2))
+    assert np.asarray(cf.Volume.open(tmp_path / "a.zarr")).all()
+    (tmp_path / "two.h5").unlink()
+    with pytest.raises(CanvasError, match=r"/data shows the data set data of two\.h5, which is not there"):
+        cf.convert(tmp_path / "a.h5", tmp_path / "b.zarr", voxel_um=(4, 2, 2))
+    with h5py.File(tmp_path / "two.h5", "w") as file:
+        file["other"] = np.ones((4, 20, 30), np.uint16)
+    with pytest.raises(CanvasError, match=r"/data shows the data set data of two\.h5, which is not there"):
+        cf.convert(tmp_path / "a.h5", tmp_path / "b.zarr", voxel_um=(4, 2, 2))
+
+
+def test_parts_in_other_files_are_read_and_missing_ones_named(tmp_path):
+    """As BigDataViewer exports a set-up a file."""
+    for k in (0, 1):
+        with h5py.File(tmp_path / f"part{k}.h5", "w") as file:
+            file[f"t00000/s0{k}/0/cells"] = np.full((4, 20, 30), 7 + k, np.uint16)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        for k in (0, 1):
+            file[f"t00000/s0{k}"] = h5py.ExternalLink(f"part{k}.h5", f"t00000/s0{k}")
+    options = {"voxel_um": (4, 2, 2)}
+    cf.convert(tmp_path / "a.h5", tmp_path / "a.zarr", dataset="t00000/s01/0/cells", **options)
+    assert (np.asarray(cf.Volume.open(tmp_path / "a.zarr")) == 8).all()
+    with pytest.raises(CanvasError, match=r"s00/0/cells .*s01/0/cells .*choose one with --dataset"):
+        cf.convert(tmp_path / "a.h5", tmp_path / "b.zarr", **options)
+    (tmp_path / "part1.h5").unlink()
+    with pytest.raises(CanvasError, match=r"t00000/s01 is a link to .* in part1\.h5, which is not there"):
+        cf.convert(tmp_path / "a.h5", tmp_path / "b.zarr", **options)
+
+
+def test_files_that_link_to_each_other_end(tmp_path):
+    for name, other in (("a.h5", "b.h5"), ("b.h5", "a.h5")):
+        with h5py.File(tmp_path / name, "w") as file:
+            file["next"] = h5py.ExternalLink(other, "/")
+    with pytest.raises(CanvasError, match="holds no image"):
+        cf.convert(tmp_path / "a.h5", tmp_path / "a.zarr")

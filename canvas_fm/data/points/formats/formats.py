@@ -52,6 +52,7 @@ _SUFFIXES = {
     ".yaml": "cellfinder",
     ".nml": "webknossos",
     ".json": "neuroglancer",
+    ".url": "neuroglancer",
 }
 _ROIS = "write ImageJ's regions of interest as a table (More > List, or Measure) and save it as CSV"
 _HOW = {  # what to do with files that others call points

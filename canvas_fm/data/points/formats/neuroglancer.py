@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 
+from canvas_fm.data.points.formats.neuroglancer_link import state_in_link
 from canvas_fm.data.points.tables import PointTable
 from canvas_fm.errors import CanvasError
 from canvas_fm.files.atomic import write_atomic
 
 _log = logging.getLogger(__name__)
-_HALF = Decimal(
-    "0.5"
-)  # from a voxel's centre to its corner, in decimals: binary fractions would not come back
+# From a voxel's centre to its corner, in decimals: binary fractions would not come back.
+_HALF = Decimal("0.5")
 _DIGITS = 60
 _MICRO = {
     "m": Decimal(10) ** 6,
@@ -47,7 +47,7 @@ _COLOURS = ("rgb", "rgba")  # as "#rrggbb", or one number
 
 
 def read_neuroglancer(path: Path) -> PointTable:
-    """Point annotations of a viewer state, one of its layers, or a bare list of annotations.
+    """Point annotations of a viewer state, a link that carries one, a layer, or a bare list of annotations.
 
     Axes are found by their names. Properties become columns, and so does `layer` where several layers hold
     points; lines, boxes and ellipsoids are counted in a warning and left out.
@@ -149,6 +149,7 @@ def _load(path: Path) -> Any:
 
     try:
         text = path.read_text(encoding="utf-8-sig")
+        text = state_in_link(path, text) or text
         return json.loads(text, parse_float=Decimal, parse_constant=refuse)
     except (UnicodeDecodeError, ValueError, RecursionError) as problem:
         raise CanvasError(f"{path} is not readable as JSON: {problem}") from problem

@@ -19,6 +19,10 @@ _MARKED = re.compile(
     r"(?:(?<![a-z])z|planes?|slices?|sections?)[ _]?([-+]?\d+(?:[.,]\d+)?)(?![\d.]*\d)", re.IGNORECASE
 )
 _LAST = re.compile(r"(?:^|(?<=[_ ]))([-+]?\d+(?:[.,]\d+)?)(?:[uµμ]m)?$", re.IGNORECASE)
+_HEXADECIMAL = re.compile(
+    r"(?:^|(?<=[_ .-])|(?<=0x)|(?<![a-z])(?:z|planes?|slices?|sections?))([\da-f]{2,})(?![\da-z])",
+    re.IGNORECASE,
+)
 _DECIMAL = re.compile(r"(?<![\d.])([-+]?\d+\.\d+)(?![\d.]*\d)")
 # What makes a folder more than one stack, but is no channel: tiles, positions, times.
 _SEVERAL = {
@@ -39,6 +43,7 @@ _SEVERAL = {
 }
 PLANE = "\0"  # in place of the plane's number, in the rest of a name
 _CELLFINDER_DIGITS = 4  # ch010003 is channel 01, plane 0003
+_FEWEST_HEXADECIMAL = 10  # planes from which letters among digits are those of a number
 _MOST_ALONE = 4  # channels of one plane each; more are planes that carry a time, too
 
 
@@ -83,6 +88,8 @@ def _parse(folder: Path, files: Sequence[Path]) -> list[Named]:
             if match
         ]
     stems = [_stem(path) for path in files]
+    if hexadecimal := _by_hexadecimal(files, stems):
+        return hexadecimal
     for pattern in (_MARKED, _LAST, _DECIMAL):
         matches = [_last_match(pattern, stem) for stem in stems]
         texts = [match[1] for match in matches if match]
@@ -95,6 +102,31 @@ def _parse(folder: Path, files: Sequence[Path]) -> list[Named]:
             if not _alone(rows, strict=pattern is not _MARKED):
                 return rows
     return _by_slots(folder, files, stems)
+
+
+def _by_hexadecimal(files: Sequence[Path], stems: Sequence[str]) -> list[Named]:
+    """Rows by numbers in base 16, where those of each channel count up with few gaps, some with letters and
+    some without, and there are more than ten; none for all else, such as 01a, 01b, 02a."""
+    found = [list(_HEXADECIMAL.finditer(stem)) for stem in stems]
+    for place in range(1, 1 + min(map(len, found), default=0)):
+        numbers: dict[str, list[str]] = {}
+        rows = []
+        for path, stem, matches in zip(files, stems, found, strict=True):
+            match = matches[-place]
+            rows.append(Named(path, int(match[1], 16), _without(stem, match)))
+            numbers.setdefault(rows[-1].rest, []).append(match[1])
+        if all(map(_counts_in_hexadecimal, numbers.values())):
+            return rows
+    return []
+
+
+def _counts_in_hexadecimal(numbers: Sequence[str]) -> bool:
+    return (
+        len(numbers) > _FEWEST_HEXADECIMAL
+        and len({len(number) for number in numbers}) == 1
+        and 0 < sum(number.isdecimal() for number in numbers) < len(numbers)
+        and _is_even(sorted(int(number, 16) for number in numbers))
+    )
 
 
 def _stem(path: Path) -> str:

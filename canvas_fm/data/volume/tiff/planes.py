@@ -45,7 +45,7 @@ class Planes:
         self.path, self._planes, self._held, self._alone = path, stack.planes, stack.held, stack.alone
         self.shape_zyx = (len(stack.planes), *stack.shape_yx)
         self.chunk_zyx = (1, *stack.shape_yx)
-        self.dtype = np.dtype(np.uint8) if stack.dtype.kind == "b" else stack.dtype.newbyteorder("=")
+        self.dtype = np.dtype(np.uint8) if stack.dtype.kind == "b" else _usual(stack.dtype)
         self.voxel_um = stack.voxel_um
         self.bad = BadChunks(skip=skip)
         self._warned = False
@@ -121,3 +121,8 @@ class Planes:
         except OSError:
             return None
         return info.st_size, info.st_mtime_ns, info.st_ino
+
+
+def _usual(dtype: np.dtype) -> np.dtype:
+    """A type in the machine's byte order, by the name that Zarr knows: tifffile's 64 bits have another."""
+    return np.dtype(dtype.newbyteorder("=").str)

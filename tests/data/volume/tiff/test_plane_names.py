@@ -178,3 +178,29 @@ def test_names_in_which_no_number_counts_the_planes_are_refused():
         order([f"a_{z * z}_{(17 + 23 * z) % 60}.tif" for z in range(6)])
     with pytest.raises(CanvasError, match="differ in more than one number"):
         order([f"a_{z}_b{50 - z}c.tif" for z in range(6)])
+
+
+@pytest.mark.parametrize("pattern", ["p_{:04x}.tif", "z{:02X}.tif", "C00_z0x{:02x}.tif", "z{:03x}_C01.tif"])
+def test_numbers_in_base_16_are_ordered_and_their_gaps_named(pattern):
+    names = [pattern.format(z) for z in range(5, 40)]
+    assert order(names) == names
+    with pytest.raises(CanvasError, match=rf"1 plane is missing between {names[5]} and {names[7]}"):
+        order(names[:6] + names[7:])
+
+
+def test_numbers_in_base_16_of_two_channels():
+    names = [f"z{z:02x}_C0{c}.tif" for z in range(18) for c in (0, 1)]
+    assert order(names, 1) == names[1::2]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [f"s_{k // 2 + 1:02d}{'ab'[k % 2]}.tif" for k in range(24)],  # two layers a section
+        [f"s_{k // 6 + 1:02d}{'abcdef'[k % 6]}.tif" for k in range(36)],
+        [f"s_{k:02x}.tif" for k in range(4, 14)],  # too few to tell
+    ],
+)
+def test_letters_behind_numbers_are_no_base_16(names):
+    with pytest.raises(CanvasError, match="holds the channels"):
+        order(names)

@@ -1,0 +1,62 @@
+"""CZI, ND2 and LIF through bioio: a stand-in for what it opens, and real CZI files where it is installed."""
+
+from __future__ import annotations
+
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import canvas_fm as cf
+from canvas_fm.errors import CanvasError
+
+V = np.arange(2 * 6 * 40 * 50, dtype=np.uint16).reshape(2, 6, 40, 50)
+UM = {"scale_x": 1.8e-6, "scale_y": 1.8e-6, "scale_z": 4e-6}
+
+
+@pytest.mark.parametrize(
+    ("axis", "message"),
+    [("S", "3 colours a pixel"), ("V", "3 views"), ("I", "3 illuminations"), ("Q", "3 places of an axis Q")],
+)
+def test_a_further_axis_is_refused(tmp_path, monkeypatch, axis, message):
+    """bioio takes the first of it without a word."""
+    dims = SimpleNamespace(order=f"TCZYX{axis}", shape=(1, 1, 6, 40, 50, 3), T=1, C=1)
+    image = SimpleNamespace(dims=dims, scenes=("one",))
+    monkeypatch.setitem(sys.modules, "bioio", SimpleNamespace(BioImage=lambda path: image))
+    (tmp_path / "a.lif").write_bytes(b"x")
+    with pytest.raises(CanvasError, match=f"holds {message}; a volume is one"):
+        cf.convert(tmp_path / "a.lif", tmp_path / "a.zarr")
+
+
+@pytest.fixture
+def write_czi(tmp_path):
+    czi = pytest.importorskip("pylibCZIrw.czi", reason="the extra vendors is not installed")
+    pytest.importorskip("bioio_czi")
+
+    def write(planes, names=None, **about):
+        with czi.create_czi(str(tmp_path / "a.czi")) as file:
+            for c, z in np.ndindex(planes.shape[:2]):
+                scene = {"scene": c, "location": (200 * c, 0)} if about.get("scenes") else {}
+                place = {"T": 0, "Z": z, "C": 0 if scene else c}
+                file.write(data=planes[c, z].reshape(40, 50, -1), plane=place, **scene)
+            file.write_metadata("brain", channel_names=names, **UM)
+        return tmp_path / "a.czi"
+
+    return write
+
+
+def test_channels_of_a_czi(write_czi, tmp_path):
+    done = cf.convert(write_czi(V, {0: "cFos", 1: "NeuN"}), tmp_path / "a.zarr", verify=True)
+    assert (done.channels, done.voxel_um) == (("cFos", "NeuN"), pytest.approx((4, 1.8, 1.8)))
+    for c in (0, 1):
+        np.testing.assert_array_equal(np.asarray(cf.Volume.open(tmp_path / "a.zarr", c=c)), V[c])
+
+
+def test_colours_and_unnamed_scenes_of_a_czi_are_refused(write_czi, tmp_path):
+    colours = np.repeat(V[:1, ..., None] % 200, 3, axis=-1).astype(np.uint8)
+    with pytest.raises(CanvasError, match="holds 3 colours a pixel"):
+        cf.convert(write_czi(colours), tmp_path / "a.zarr")
+    (tmp_path / "a.czi").unlink()
+    with pytest.raises(CanvasError, match="holds 2 scenes, and its metadata name 1"):
+        cf.convert(write_czi(V, scenes=True), tmp_path / "a.zarr")
