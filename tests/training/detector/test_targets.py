@@ -67,6 +67,12 @@ def test_a_cell_smaller_than_a_voxel_keeps_its_own_voxel(labelled_cubes):
     )
 
 
+def test_a_small_cell_between_voxels_keeps_the_nearest_one(labelled_cubes):
+    labelled = replace(labels_of(labelled_cubes[0]), points_zyx=np.array([[10.4, 20.4, 19.6]]))
+    painted = TargetPainter(labelled, SHAPE, 0.1).paint(np.zeros(3, np.int64))
+    assert np.argwhere(painted == CELL).tolist() == [[10, 20, 20]]
+
+
 def test_hard_places_are_bright_and_no_cells(labelled_cubes):
     labelled = labels_of(labelled_cubes[0])
     spots = hard_places(labelled, tolerance_um=6.0, rule=WindowRule(), random=np.random.default_rng(0))

@@ -11,6 +11,7 @@ from canvas_fm.data.volume.volume import Volume
 from canvas_fm.data.volume.window import WindowRule
 from canvas_fm.errors import CanvasError
 from canvas_fm.inference.detect.detect import detect
+from canvas_fm.inference.detect.out_of_distribution import LOOKS
 from canvas_fm.models.checkpoint import load, save_detector
 from canvas_fm.models.detector.convmixer import HeatMapNet
 from canvas_fm.models.folder.config import ConvMixerConfig, RelativeConfig
@@ -90,6 +91,22 @@ def test_relative_scores_that_choose_the_threshold_are_those_of_the_whole_volume
     rows = [inside_boxes(points.zyx, box) for points in (found, whole)]
     assert rows[0].sum() == rows[1].sum() >= 5
     assert found.columns["score"][rows[0]] == pytest.approx(whole.columns["score"][rows[1]], abs=1e-5)
+
+
+def test_what_volumes_are_compared_with_is_the_training_volumes_alone(labelled_cubes, tmp_path, monkeypatch):
+    """Cells a mm³ are of the labelled volumes that chose the threshold; the held-out one has no say."""
+    looked_at = {}
+
+    def statistics(volume, scores, threshold, mm3):
+        looked_at[volume.path] = mm3
+        return {"cells_mm3": 7.0}
+
+    monkeypatch.setattr(threshold, "volume_statistics", statistics)
+    detector = load(train(labelled_cubes, tmp_path / "run", held_out=["b"]).detector)
+    volume = Volume.open(labelled_cubes[0][0])
+    mm3 = np.prod(volume.shape_zyx) * np.prod(volume.voxel_um) * 1e-9
+    assert looked_at == {volume.path: pytest.approx(mm3)}
+    assert detector.config.provenance[LOOKS]["cells_mm3"] == [7.0, 7.0]
 
 
 def test_fold_detectors_that_saw_all_or_detect_otherwise_are_refused(labelled_cubes, tmp_path):

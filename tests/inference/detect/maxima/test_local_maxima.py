@@ -136,6 +136,8 @@ def test_positions_stay_at_the_border_and_on_plateaus():
     heat[0, 1:3, 1] = 1
     points, _ = find_maxima(heat, (2, 2, 2), 0.5)
     assert refine_positions(heat, points).tolist() == [[0.0, 1.5, 1.0]]
+    ends, _ = find_maxima(heat[::-1, :, ::-1], (2, 2, 2), 0.5)
+    assert refine_positions(heat[::-1, :, ::-1], ends).tolist() == [[3.0, 1.5, 2.0]]
 
 
 def test_suppression_is_one_at_a_time_best_first():
