@@ -25,17 +25,22 @@ UNLABELLED, BACKGROUND, CELL = 0, 1, 2
 _BLOCK_ZYX: Zyx = (64, 128, 128)  # where bright spots that are no cells are looked for
 _BLOCKS = 8
 _APART = 1.3  # so many tolerances off every cell
+_IGNORED = 1.5  # so many target radii around what may be a cell or not
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """A volume whose cells inside `boxes` are all in `points_zyx`; optional `mask` and `background`."""
+    """A volume whose cells inside `boxes` are all in `points_zyx`; optional `mask` and `background`.
+
+    Around `ignored_zyx`, which may be cells or not, voxels count as unlabelled.
+    """
 
     source: VolumeSource
     points_zyx: Float64[np.ndarray, "n 3"]
     boxes: Int64[np.ndarray, "k 6"]
     mask: Volume | None = None
     background: Volume | None = None
+    ignored_zyx: Float64[np.ndarray, "i 3"] | None = None
 
     @property
     def inner_zyx(self) -> Float64[np.ndarray, "m 3"]:
@@ -141,8 +146,11 @@ def hard_places(
         scores.append(points.columns["score"])
     zyx, score = np.concatenate(positions), np.concatenate(scores)
     free = inside_boxes(zyx, labelled.boxes)
-    if len(labelled.points_zyx) and len(zyx):
-        distance_um, _ = cKDTree(labelled.points_zyx * volume.voxel_um).query(zyx * volume.voxel_um)
+    known = labelled.points_zyx
+    if labelled.ignored_zyx is not None:
+        known = np.concatenate([known, labelled.ignored_zyx])
+    if len(known) and len(zyx):
+        distance_um, _ = cKDTree(known * volume.voxel_um).query(zyx * volume.voxel_um)
         free &= distance_um > _APART * tolerance_um
     zyx, score = zyx[free], score[free]
     return zyx[np.argsort(-score, kind="stable")[: max(200, 4 * len(labelled.inner_zyx))]]
@@ -165,24 +173,34 @@ class TargetPainter:
     def paint(self, start_zyx: Int64[np.ndarray, 3]) -> UInt8[np.ndarray, "z y x"]:
         """Labels of the crop at a start: ellipsoids, at least the centre voxel of each cell."""
         labels = self.area(start_zyx)
+        self._paint(labels, self.labelled.points_zyx - start_zyx, self.reach, CELL)
+        if self.labelled.ignored_zyx is not None:
+            self._paint(labels, self.labelled.ignored_zyx - start_zyx, _IGNORED * self.reach, UNLABELLED)
+        return labels
+
+    def _paint(
+        self,
+        labels: UInt8[np.ndarray, "z y x"],
+        offsets_zyx: Float64[np.ndarray, "n 3"],
+        reach: Float64[np.ndarray, 3],
+        value: int,
+    ) -> None:
+        """Set what is background within `reach` of places, given by their offsets from the crop's start."""
         crop = np.asarray(self.crop_zyx)
-        places = (self.labelled.points_zyx - start_zyx - self.first) / self.ratio
-        intersecting = np.all((places > -self.reach - 1) & (places < crop + self.reach), axis=1)
+        places = (offsets_zyx - self.first) / self.ratio
+        intersecting = np.all((places > -reach - 1) & (places < crop + reach), axis=1)
         for place in places[intersecting]:
             centre = np.floor(place + 0.5).astype(int)
-            low = np.maximum(np.floor(np.minimum(place - self.reach, centre)).astype(int), 0)
-            high = np.minimum(np.ceil(np.maximum(place + self.reach, centre)).astype(int) + 1, crop)
+            low = np.maximum(np.floor(np.minimum(place - reach, centre)).astype(int), 0)
+            high = np.minimum(np.ceil(np.maximum(place + reach, centre)).astype(int) + 1, crop)
             if (low >= high).any():
                 continue
             axes = np.ogrid[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
-            inside = (
-                sum(((axis - p) / r) ** 2 for axis, p, r in zip(axes, place, self.reach, strict=True)) <= 1
-            )
+            inside = sum(((axis - p) / r) ** 2 for axis, p, r in zip(axes, place, reach, strict=True)) <= 1
             if ((centre >= low) & (centre < high)).all():
                 inside[tuple(centre - low)] = True
             part = labels[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
-            part[inside & (part == BACKGROUND)] = CELL
-        return labels
+            part[inside & (part == BACKGROUND)] = value
 
     def area(self, start_zyx: Int64[np.ndarray, 3]) -> UInt8[np.ndarray, "z y x"]:
         """Label mask of a crop: 1 where labelled, 0 elsewhere."""

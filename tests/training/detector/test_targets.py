@@ -37,6 +37,21 @@ def test_labels_are_the_ellipsoids_of_a_loop_over_voxels(labelled_cubes):
     assert set(np.unique(painted)) == {UNLABELLED, BACKGROUND, CELL}
 
 
+def test_around_what_may_be_a_cell_or_not_nothing_is_labelled_but_the_cells_themselves(labelled_cubes):
+    labelled = labels_of(labelled_cubes[0])
+    known, doubtful = labelled.points_zyx[1:], labelled.points_zyx[:1]
+    start = np.zeros(3, np.int64)
+    painted = TargetPainter(replace(labelled, points_zyx=known, ignored_zyx=doubtful), SHAPE, 5.0).paint(
+        start
+    )
+    without = TargetPainter(replace(labelled, points_zyx=known), SHAPE, 5.0).paint(start)
+    places = np.stack(np.indices(SHAPE).reshape(3, -1), axis=1)
+    near = np.linalg.norm((places - doubtful[0]) * VOXEL_UM, axis=1).reshape(SHAPE) <= 7.5
+    expected = np.where(near & (without == BACKGROUND), UNLABELLED, without)
+    assert (expected == UNLABELLED).sum() > 10
+    assert np.array_equal(painted, expected)
+
+
 def test_a_crops_labels_are_its_part_of_the_whole(labelled_cubes):
     labelled = labels_of(labelled_cubes[0], [[2, 3, 5, 20, 40, 44]])
     whole = TargetPainter(labelled, SHAPE, 5.0).paint(np.zeros(3, np.int64))

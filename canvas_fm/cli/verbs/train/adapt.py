@@ -15,10 +15,11 @@ def add_verbs(verbs: Verbs) -> None:
         "adapt a detector to a new brain with a few labelled cells",
         "Adapt a detector to a volume of which 10 to 200 cells are labelled. Its threshold, its threshold "
         "with blob amplitude in the score, its last layers too or all layers too are fitted, and scored on "
-        "parts of the labelled boxes that they were not fitted on. The best is written to NEW if it is "
-        "surely better than the detector as it was; else "
-        "NEW has the same weights and threshold, which is said. All cells in the boxes have to be labelled; "
-        "what lies outside counts neither as cell nor as background.",
+        "parts of the labelled boxes that they were not fitted on. With --layers self all layers learn from "
+        "the labels and from what the detector is sure of in the rest of the volume, which needs no labels. "
+        "The best is written to NEW if it is surely better than the detector as it was, self-training if it "
+        "is more likely better than not; else NEW has the same weights and threshold, which is said. "
+        "All cells in the boxes have to be labelled; outside them no label counts.",
         fill=_fill_adapt,
     )
 

@@ -4,43 +4,44 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int64
 
-from canvas_fm.data.points.boxes import as_boxes, box_of, read_boxes
+from canvas_fm.data.points.boxes import as_boxes, read_boxes
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.levels.resample import check_voxel_um
 from canvas_fm.data.volume.volume import Volume
-from canvas_fm.errors import CanvasError, counted
+from canvas_fm.errors import CanvasError
 from canvas_fm.evaluation.detection.checks import cells_of
 from canvas_fm.files.options import takes
-from canvas_fm.inference.detect.detect import detector_job
-from canvas_fm.inference.detect.maxima.relative import reference_box
-from canvas_fm.inference.detect.out_of_distribution import LOOKS, statistics_ranges, volume_statistics
-from canvas_fm.inference.detect.tiles.detection_job import run
 from canvas_fm.models.checkpoint import Detector, save_detector
+from canvas_fm.models.detector.convmixer import HeatMapNet
 from canvas_fm.progress import Advance, bar
 from canvas_fm.training.detector.adapt.amplitude import FEWEST_CELLS, amplitude_detector
+from canvas_fm.training.detector.adapt.candidates import candidates_in_boxes
 from canvas_fm.training.detector.adapt.fine_tune import fine_tune, fine_tune_recipe
 from canvas_fm.training.detector.adapt.label_folds import Counts, LabelFolds
 from canvas_fm.training.detector.adapt.options import AdaptOptions
+from canvas_fm.training.detector.adapt.record import provenance_of_adaptation, sentence_of
+from canvas_fm.training.detector.adapt.self_training import (
+    STUDENTS,
+    Teacher,
+    average,
+    students,
+    unlabelled_boxes,
+)
 from canvas_fm.training.detector.adapt.strategies import Strategy, StrategyScore, choose_way, score_strategies
 from canvas_fm.training.detector.targets import Labelled
-from canvas_fm.training.detector.threshold import LOWEST_THRESHOLD
 from canvas_fm.training.mae.crop_set import VolumeSource
-from canvas_fm.version import __version__
 
 _log = logging.getLogger(__name__)
 
 _TRAINED: dict[str, tuple[Strategy, ...]] = {
-    "none": (), "last": ("last layers",), "all": ("last layers", "all layers")
+    "none": (), "self": ("self-training",), "last": ("last layers",), "all": ("last layers", "all layers")
 }  # fmt: skip
-_DENSE = 2.0  # boxes that fill half of the box around them are detected in at once
-_MOST_ZYX = np.array([256, 1024, 1024])  # of one detection around several boxes
 
 
 @dataclass(frozen=True)
@@ -67,12 +68,12 @@ def adapt_detector(
 ) -> Adaptation:
     """Adapt a detector to a volume of which a few cells are labelled, and write the result to `out`.
 
-    `boxes` (rows z0, y0, x0, z1, y1, x1 or their file) are where all cells are labelled; what lies outside
-    counts neither as cell nor as background. Four ways are tried: another threshold, blob amplitude in the
-    score too (from 15 cells on), the last layers trained too, all layers trained too. Each is scored on
-    spatial folds of the labels that it was not fitted on. Of those that surely beat the unadapted detector
-    (`choose_way`) the best is taken; else weights and threshold stay as they were, which `sentence` says. The
-    same seed gives the same detector on one machine.
+    `boxes` (rows z0, y0, x0, z1, y1, x1 or their file) are where all cells are labelled; outside them no
+    label counts. Four ways are tried: another threshold, blob amplitude in the score too (from 15 cells on),
+    the last layers trained too, all layers trained too; with `layers="self"` in place of the last two all
+    layers, on the labels and on pseudo-labels of the unlabelled volume. Each is scored on spatial folds of
+    the labels that it was not fitted on. `choose_way` tells what is taken; where nothing is, weights and
+    threshold stay as they were, which `sentence` says. The same seed gives the same detector on one machine.
     Raises CanvasError for fewer cells than two folds need.
     """
     opts = AdaptOptions.of(**options)
@@ -83,16 +84,25 @@ def adapt_detector(
     # Another voxel size was accepted above, with a resampling or without.
     ignore = labelled.source.resample_to is None
     detector.to(opts.device)
-    with bar("adapting", 2 + folds.count * len(trained), unit="steps", show=show) as advance:
-        candidates = _candidates(detector, labelled, tolerance_um, ignore)
+    steps = 2 + (STUDENTS if trained == ("self-training",) else folds.count * len(trained))
+    with bar("adapting", steps, unit="steps", show=show) as advance:
+        candidates = candidates_in_boxes(detector, labelled, tolerance_um, ignore)
         advance(1, "unadapted")
         counts_by_way: dict[Strategy, Counts] = {"threshold": folds.counts(candidates)}
         enough = len(labelled.inner_zyx) >= FEWEST_CELLS
         with_amplitude = amplitude_detector(detector, labelled) if enough else None
         if with_amplitude is not None:
-            by_amplitude = _candidates(with_amplitude, labelled, tolerance_um, ignore)
+            by_amplitude = candidates_in_boxes(with_amplitude, labelled, tolerance_um, ignore)
             counts_by_way["amplitude"] = folds.counts(by_amplitude)
-        for way in trained:
+        nets: list[HeatMapNet] = []
+        if opts.layers == "self":
+            scores = score_strategies(counts_by_way, folds, detector.config.threshold, opts.seed)
+            by = max(scores[1:], key=lambda score: score.f1).way
+            teacher = with_amplitude if by == "amplitude" and with_amplitude is not None else detector
+            nets, counts_by_way["self-training"] = _students(
+                detector, teacher, counts_by_way[by], folds, opts, advance, ignore
+            )
+        for way in () if opts.layers == "self" else trained:
             counts_by_way[way] = _held_out_counts(detector, folds, way, opts, advance, ignore)
         scores = score_strategies(counts_by_way, folds, detector.config.threshold, opts.seed)
         best, chosen = choose_way(scores, len(labelled.inner_zyx))
@@ -100,10 +110,14 @@ def adapt_detector(
         if chosen.way == "amplitude" and with_amplitude is not None:
             adapted, candidates = with_amplitude, by_amplitude
         if chosen.way in trained:
-            adapted = _tuned(detector, labelled, chosen.way, opts)
-            candidates = _candidates(adapted, labelled, tolerance_um, ignore)
+            adapted = (
+                Detector(detector.config, average(nets))
+                if chosen.way == "self-training"
+                else _tuned(detector, labelled, chosen.way, opts)
+            )
+            candidates = candidates_in_boxes(adapted, labelled, tolerance_um, ignore)
         advance(1, chosen.way)
-    sentence = _sentence(chosen, best, scores[0], len(labelled.inner_zyx), detector.name)
+    sentence = sentence_of(chosen, best, scores[0], len(labelled.inner_zyx), detector.name)
     if chosen.way == "unadapted":
         _log.warning("%s", sentence)
     config = adapted.config
@@ -117,7 +131,7 @@ def adapt_detector(
         window_rule=config.window_rule,
         amplitude=config.amplitude,
         relative=config.relative,
-        provenance=_provenance(detector, folds, candidates, scores, chosen, opts),
+        provenance=provenance_of_adaptation(detector, folds, candidates, scores, chosen, opts),
     )
     return Adaptation(saved, chosen.way, scores, len(labelled.inner_zyx), sentence)
 
@@ -149,6 +163,31 @@ def _labelled(
     return Labelled(VolumeSource(opened.name, opened, to_um), cells.zyx, boxes_zyx)
 
 
+def _students(
+    detector: Detector,
+    teacher: Detector,
+    counts: Counts,
+    folds: LabelFolds,
+    opts: AdaptOptions,
+    advance: Advance,
+    ignore: bool,
+) -> tuple[list[HeatMapNet], Counts]:
+    """The students of a self-training, and counts in every block by the one that saw no label of it."""
+    labelled, tolerance_um = folds.labelled, folds.tolerance_um
+    halves = LabelFolds.of(labelled, tolerance_um, STUDENTS)
+    boxes = unlabelled_boxes(labelled, opts.seed)
+    seen = candidates_in_boxes(teacher, replace(labelled, boxes=boxes), tolerance_um, ignore)
+    taught = Teacher(seen, boxes, counts)
+    nets, held_out = [], np.zeros_like(counts)
+    for number, net in students(detector, halves, taught, opts.steps, opts.seed):
+        nets.append(net)
+        unseen = replace(labelled, boxes=halves.blocks[halves.fold == number])
+        found = candidates_in_boxes(Detector(detector.config, net), unseen, tolerance_um, ignore)
+        held_out += halves.counts(found) * (halves.fold == number)[None, :, None]
+        advance(1, f"self-training, part {number + 1} of {halves.count}")
+    return nets, held_out
+
+
 def _held_out_counts(
     detector: Detector, folds: LabelFolds, way: Strategy, opts: AdaptOptions, advance: Advance, ignore: bool
 ) -> Counts:
@@ -158,7 +197,7 @@ def _held_out_counts(
         others = replace(folds.labelled, boxes=folds.blocks[folds.fold != number])
         tuned = _tuned(detector, others, way, opts)
         held_out = replace(folds.labelled, boxes=folds.blocks[folds.fold == number])
-        counts = folds.counts(_candidates(tuned, held_out, folds.tolerance_um, ignore))
+        counts = folds.counts(candidates_in_boxes(tuned, held_out, folds.tolerance_um, ignore))
         parts.append(counts * (folds.fold == number)[None, :, None])
         advance(1, f"{way}, part {number + 1} of {folds.count}")
     return np.sum(parts, axis=0)
@@ -168,106 +207,3 @@ def _tuned(detector: Detector, labelled: Labelled, way: Strategy, opts: AdaptOpt
     recipe = fine_tune_recipe(detector, labelled, opts.steps, opts.seed)
     net = fine_tune(detector, labelled, recipe, last=way == "last layers")
     return Detector(detector.config, net)
-
-
-def _candidates(detector: Detector, labelled: Labelled, tolerance_um: float, ignore: bool) -> Points:
-    """All that the detector finds above the lowest threshold in the labelled boxes and around them.
-
-    Scores are those of a detection of the whole volume, to which the threshold applies: where they are
-    relative to the strongest around, detection reaches as far beyond the boxes as that reference does.
-    """
-    volume, boxes = labelled.source.volume, labelled.boxes
-    margin = np.ceil(tolerance_um / np.asarray(volume.voxel_um)).astype(np.int64)
-    shape = np.asarray(volume.shape_zyx)
-    grown = np.concatenate(
-        [np.maximum(boxes[:, :3] - margin, 0), np.minimum(boxes[:, 3:] + margin, shape)], axis=1
-    )
-    hull = np.concatenate([grown[:, :3].min(axis=0), grown[:, 3:].max(axis=0)])[None]
-    if _voxels(hull) <= _DENSE * _voxels(boxes) and (hull[0, 3:] - hull[0, :3] <= _MOST_ZYX).all():
-        grown = hull
-    relative, parts = detector.config.relative, []
-    margin_um = 2 * max(*volume.voxel_um, *labelled.um)
-    for row, box in enumerate(grown):
-        if relative is not None:
-            box = reference_box(box, volume.shape_zyx, volume.voxel_um, margin_um, relative)
-        job = detector_job(
-            detector, volume, threshold=LOWEST_THRESHOLD, box=box.tolist(),
-            resample=labelled.source.resample_to is not None, ignore_voxel_size=ignore,
-            device=detector.device,
-        )  # fmt: skip
-        points = run(job, show=False)
-        # A place in two boxes is found twice: it counts in the first.
-        keep = box_of(points.zyx, grown) == row
-        parts.append((points.zyx[keep], points.columns["score"][keep]))
-    zyx, score = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return Points(zyx, {"score": score})
-
-
-def _voxels(boxes: Int64[np.ndarray, "k 6"]) -> float:
-    return float((boxes[:, 3:] - boxes[:, :3]).astype(float).prod(axis=1).sum())
-
-
-def _sentence(
-    chosen: StrategyScore, best: StrategyScore, before: StrategyScore, cells: int, name: str
-) -> str:
-    low, high = best.gain_interval
-    by = (
-        f"cross-validated on {counted(cells, 'cell')} F1 is {best.f1:.3f} where {name} as it was "
-        f"has {before.f1:.3f}"
-    )
-    by += f" (95 % of the difference {low:+.3f} to {high:+.3f})"
-    if chosen.way == "unadapted":
-        return f"left as it was: no way of adapting is surely better. By {best.way} {by}; label more cells"
-    return f"adapted by {chosen.way}: {by}"
-
-
-def _provenance(
-    detector: Detector,
-    folds: LabelFolds,
-    candidates: Points,
-    scores: Sequence[StrategyScore],
-    chosen: StrategyScore,
-    opts: AdaptOptions,
-) -> dict[str, Any]:
-    """What the detector's config tells: of what it was made, by which labels, and how that was chosen."""
-    labelled, before = folds.labelled, detector.config.provenance
-    volume, boxes = labelled.source.volume, labelled.boxes
-    mm3 = _voxels(boxes) * float(np.prod(volume.voxel_um)) * 1e-9
-    inside = candidates.columns["score"][box_of(candidates.zyx, boxes) >= 0]
-    ranges = statistics_ranges([volume_statistics(volume, inside, chosen.threshold, mm3)])
-    known = before.get(LOOKS) or {}
-    looks = {
-        name: [min(ends[0], known.get(name, ends)[0]), max(ends[1], known.get(name, ends)[1])]
-        for name, ends in ranges.items()
-    }
-    keys = ("start_trained_on", "trained_on")
-    return {
-        **{key: value for key, value in before.items() if key not in (*keys, "versions", "scores", LOOKS)},
-        "start_trained_on": [volume for key in keys for volume in before.get(key) or []],
-        "trained_on": [labelled.identity(detector.config.window_rule)],
-        "adapted_from": detector.sha256,
-        "adaptation": {
-            "chosen": chosen.way,
-            "cells": len(labelled.inner_zyx),
-            "boxes": boxes.tolist(),
-            "tolerance_um": folds.tolerance_um,
-            "folds": folds.count,
-            "cross_validated": [_rounded(asdict(score)) for score in scores],
-            "options": opts.model_dump(mode="json", exclude={"device"}),
-        },
-        LOOKS: looks,
-        "versions": {"canvas_fm": __version__, **{
-            key: value for key, value in (before.get("versions") or {}).items() if key != "canvas_fm"
-        }},
-    }  # fmt: skip
-
-
-def _rounded(values: dict[str, Any]) -> dict[str, Any]:
-    return {
-        key: [round(end, 4) for end in value]
-        if isinstance(value, tuple)
-        else round(value, 4)
-        if isinstance(value, float)
-        else value
-        for key, value in values.items()
-    }

@@ -19,11 +19,19 @@ from canvas_fm.training.run.distributed import Ranks
 _CROP_ZYX: Zyx = (16, 48, 48)
 _BATCH = 4
 _RATE = 4e-3
+_CROPS = 240
 _RADIUS = 0.9  # of the least distance of two cells: the target's, where the detector's recipe is not known
 
 
 def fine_tune_recipe(
-    detector: Detector, labelled: Labelled, steps: int, seed: int, *, rate: float = _RATE
+    detector: Detector,
+    labelled: Labelled,
+    steps: int,
+    seed: int,
+    *,
+    rate: float = _RATE,
+    hard: float = 0.2,
+    crops: int = _CROPS,
 ) -> DetectorRecipe:
     """The detector's own net, window and target for a short training on one volume.
 
@@ -40,10 +48,10 @@ def fine_tune_recipe(
             "model": config.architecture,
             "target": {"radius_um": float(target)},
             "data": {
-                "crops": max(_BATCH, min(steps * _BATCH, 240)),
+                "crops": max(_BATCH, min(steps * _BATCH, crops)),
                 "crop_zyx": _crop_zyx(detector, labelled),
                 "cells": 0.6,
-                "hard": 0.2,
+                "hard": hard,
                 "window": {"kind": rule.kind, "low": rule.low, "high": rule.high},
             },
             "augment": {"noise": 0.0, "gain": 1.2, "gamma": 1.0, "offset": 0.0},
@@ -67,11 +75,17 @@ def fine_tune_recipe(
 
 
 def fine_tune(
-    detector: Detector, labelled: Labelled, recipe: DetectorRecipe, *, last: bool = False
+    detector: Detector,
+    labelled: Labelled,
+    recipe: DetectorRecipe,
+    *,
+    last: bool = False,
+    also: Labelled | None = None,
 ) -> HeatMapNet:
     """The net after the recipe's steps from the detector's weights: all of it, or the last block and head.
 
-    Where all is trained the norms follow the new brain's crops; else they keep their statistics.
+    Where all is trained the norms follow the new brain's crops; else they keep their statistics. Of the crops
+    half are from `also` where that is given, other labels of the same volume.
     """
     net = copy.deepcopy(detector.net)
     net.requires_grad_(True)
@@ -79,7 +93,7 @@ def fine_tune(
         net.requires_grad_(False)
         for part in (net.body[-1], net.head):
             part.requires_grad_(True)
-    task = DetectorTraining(recipe, [labelled], [])
+    task = DetectorTraining(recipe, [labelled] if also is None else [labelled, also], [])
     ranks = Ranks(0, 1, detector.device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -138,6 +139,21 @@ def best_threshold(counts: Counts, seed: int, start: float) -> float:
     return round(float(THRESHOLDS[best[len(best) // 2]]), 4)
 
 
+def midway_threshold(counts: Counts, seed: int, start: float) -> float:
+    """The threshold midway, in log-odds, between `best_threshold` and `start`.
+
+    A net that was trained on the new brain with the target of `start`'s has scores of much the same scale.
+    """
+    middle = (logit(best_threshold(counts, seed, start)) + logit(start)) / 2
+    return round(float(1 / (1 + np.exp(-middle))), 4)
+
+
+def logit(p: Float64[np.ndarray, "*shape"] | float) -> Float64[np.ndarray, "*shape"]:
+    """Log-odds, finite at 0 and 1."""
+    inside = np.clip(np.asarray(p, np.float64), 1e-6, 1 - 1e-6)
+    return np.asarray(np.log(inside / (1 - inside)))
+
+
 def nearest(threshold: float) -> int:
     """The place in the grid of the threshold nearest to this one."""
     return int(np.argmin(np.abs(THRESHOLDS - threshold)))
@@ -149,11 +165,15 @@ def counts_at(counts: Counts, threshold: float) -> Int64[np.ndarray, "b 3"]:
 
 
 def cross_fitted(
-    counts: Counts, fold: Int64[np.ndarray, " b"], seed: int, start: float
+    counts: Counts,
+    fold: Int64[np.ndarray, " b"],
+    seed: int,
+    start: float,
+    choose: Callable[[Counts, int, float], float] = best_threshold,
 ) -> Int64[np.ndarray, "b 3"]:
     """The counts of every block at the threshold that was chosen on the other folds."""
     held = np.empty((len(fold), 3), np.int64)
     for number in range(int(fold.max()) + 1):
-        at = best_threshold(counts[:, fold != number], seed, start)
+        at = choose(counts[:, fold != number], seed, start)
         held[fold == number] = counts_at(counts, at)[fold == number]
     return held

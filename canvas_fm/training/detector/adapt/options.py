@@ -19,10 +19,11 @@ class AdaptOptions(DeviceOptions, VoxelOptions):
         description="farthest match of a detection and a cell in µm; default: the detector's least distance "
         "of two cells",
     )
-    layers: Literal["none", "last", "all"] = Field(
+    layers: Literal["none", "self", "last", "all"] = Field(
         "all",
-        description="how much of the net may be trained: none tries the threshold, without and with blob "
-        "amplitude in the score, last the last block and the head too, all every layer too; cross-validation "
+        description="what may be trained beside the threshold, without and with blob amplitude in the score, "
+        "which none tries alone: self all layers, on the labels and on confident detections elsewhere in the "
+        "volume; last the last block and the head, all every layer too, on the labels; cross-validation "
         "chooses",
     )
     folds: Annotated[int, Field(ge=2, le=20), Flag("K")] = Field(

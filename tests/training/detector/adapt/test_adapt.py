@@ -20,8 +20,8 @@ from canvas_fm.models.checkpoint import Detector, save_detector
 from canvas_fm.models.detector.convmixer import HeatMapNet
 from canvas_fm.models.folder.config import ConvMixerConfig, RelativeConfig
 from canvas_fm.pipeline.domains import trained_on
-from canvas_fm.training.detector.adapt.adapt import _candidates
 from canvas_fm.training.detector.adapt.amplitude import amplitude_detector
+from canvas_fm.training.detector.adapt.candidates import candidates_in_boxes
 from canvas_fm.training.detector.adapt.fine_tune import fine_tune, fine_tune_recipe
 from canvas_fm.training.detector.adapt.strategies import StrategyScore, choose_way
 from canvas_fm.training.detector.targets import Labelled
@@ -112,6 +112,17 @@ def test_what_changes_the_order_of_detections_has_to_be_surer_than_a_threshold()
         assert choose_way([unadapted, threshold, amplitude], 20) == (chosen, chosen)
 
 
+@pytest.mark.parametrize(("cells", "gain", "better", "taken"), [
+    (15, 0.01, 0.5, True), (15, 0.01, 0.49, False), (50, 0.0, 0.6, False), (14, 0.1, 0.98, False),
+])  # fmt: skip
+def test_self_training_is_taken_where_it_is_more_likely_better_than_not(cells, gain, better, taken):
+    unadapted = StrategyScore("unadapted", 0.5, (0.4, 0.6), 0.0, (0.0, 0.0), 0.0, 0.3)
+    threshold = StrategyScore("threshold", 0.7, (0.5, 0.8), 0.2, (0.0, 0.3), 1.0, 0.4)
+    taught = StrategyScore("self-training", 0.5 + gain, (0.4, 0.6), gain, (-0.1, 0.2), better, 0.4)
+    chosen = taught if taken else threshold
+    assert choose_way([unadapted, threshold, taught], cells) == (chosen, chosen)
+
+
 def test_specks_as_bright_as_cells_are_told_from_them_by_their_amplitude(tmp_path):
     """A voxel of a speck is as bright as a cell's middle, which is all that this net sees."""
     grid = np.stack(np.meshgrid([6, 17], range(8, 64, 16), range(8, 64, 16), indexing="ij"), -1)
@@ -171,7 +182,7 @@ def test_candidates_of_boxes_have_the_scores_that_detecting_the_whole_volume_giv
     relative = RelativeConfig(weight=0.7, rank=3, block_um=24.0, least=0.06)
     detector = Detector(plain.config.model_copy(update={"relative": relative}), plain.net)
     labels = labelled(brain, boxes)
-    found = _candidates(detector, labels, 8.0, ignore=False)
+    found = candidates_in_boxes(detector, labels, 8.0, ignore=False)
     whole = detect(detector, brain[0], threshold=LOWEST_THRESHOLD, device="cpu", show=False)
     alone = detect(detector, brain[0], threshold=LOWEST_THRESHOLD, box=boxes[0], device="cpu", show=False)
 
