@@ -301,15 +301,20 @@ def main(arguments: Sequence[str] = ()) -> None:
     parser.add_argument("--phantoms", type=int, default=40)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--cache", type=Path, help="folder of candidates, to go on from or to share")
-    parser.add_argument("--layers", choices=("none", "last", "all"), default="none")
+    parser.add_argument("--layers", choices=("none", "self", "last", "all"), default="none")
     parser.add_argument("--every-way", action="store_true", help="with --layers last or all")
     parser.add_argument(
-        "--detector", default="detector-phantoms", metavar="NAME", help="with --layers last or all: another"
+        "--detector",
+        default="detector-phantoms",
+        metavar="NAME",
+        help="with --layers self, last or all: another",
     )
     parser.add_argument("--domains", nargs="+", metavar="NAME", help="with --layers: only these")
     args = parser.parse_args(arguments)
-    if args.layers == "none" and (args.every_way or args.detector != "detector-phantoms"):
-        parser.error("--every-way and --detector go with --layers last or all")
+    if args.layers == "none" and args.detector != "detector-phantoms":
+        parser.error("--detector goes with --layers self, last or all")
+    if args.layers in ("none", "self") and args.every_way:
+        parser.error("--every-way goes with --layers last or all")
     detector = load(find("model", args.detector), kind="detector", device="cpu")
     rows = (_without_training if args.layers == "none" else _with_training)(args, detector)
     report = {str(cells): list(summaries(of_size)) for cells, of_size in rows.items()}

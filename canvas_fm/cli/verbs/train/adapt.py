@@ -17,8 +17,9 @@ def add_verbs(verbs: Verbs) -> None:
         "with blob amplitude in the score, its last layers too or all layers too are fitted, and scored on "
         "parts of the labelled boxes that they were not fitted on. With --layers self all layers learn from "
         "the labels and from what the detector is sure of in the rest of the volume, which needs no labels. "
-        "The best is written to NEW if it is surely better than the detector as it was, self-training if it "
-        "is more likely better than not; else NEW has the same weights and threshold, which is said. "
+        "The best is written to NEW if it is surely better than the detector as it was, self-training of a "
+        "detector that was trained on phantoms alone if it is more likely better than not; else NEW has the "
+        "same weights and threshold, which is said. "
         "All cells in the boxes have to be labelled; outside them no label counts.",
         fill=_fill_adapt,
     )

@@ -19,6 +19,7 @@ from canvas_fm.evaluation.detection.checks import cells_of
 from canvas_fm.files.options import takes
 from canvas_fm.models.checkpoint import Detector, save_detector
 from canvas_fm.models.detector.convmixer import HeatMapNet
+from canvas_fm.models.folder.training_volumes import training_volumes
 from canvas_fm.progress import Advance, bar
 from canvas_fm.training.detector.adapt.amplitude import FEWEST_CELLS, amplitude_detector
 from canvas_fm.training.detector.adapt.candidates import candidates_in_boxes
@@ -105,7 +106,8 @@ def adapt_detector(
         for way in () if opts.layers == "self" else trained:
             counts_by_way[way] = _held_out_counts(detector, folds, way, opts, advance, ignore)
         scores = score_strategies(counts_by_way, folds, detector.config.threshold, opts.seed)
-        best, chosen = choose_way(scores, len(labelled.inner_zyx))
+        phantoms_alone = not training_volumes(detector.config.provenance)
+        best, chosen = choose_way(scores, len(labelled.inner_zyx), phantoms_alone=phantoms_alone)
         adapted = detector
         if chosen.way == "amplitude" and with_amplitude is not None:
             adapted, candidates = with_amplitude, by_amplitude

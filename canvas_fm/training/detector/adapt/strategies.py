@@ -40,15 +40,18 @@ class StrategyScore:
     threshold: float  # chosen on all labels
 
 
-def choose_way(scores: Sequence[StrategyScore], cells: int) -> tuple[StrategyScore, StrategyScore]:
+def choose_way(
+    scores: Sequence[StrategyScore], cells: int, *, phantoms_alone: bool = False
+) -> tuple[StrategyScore, StrategyScore]:
     """The way of highest F1 among those that are surely better, else of all; and the chosen one.
 
     That is the same, or the unadapted (first of `scores`) where none is surely better: the threshold in nine
     of ten resamples, another way in 39 of 40, with fewer than 15 cells any in 99 of 100. With few cells, and
-    with several ways, a gain is more often chance. Self-training comes first: with 15 cells or more it is
-    taken where it is above in half of the resamples, since 20 cells cannot make it surer.
+    with several ways, a gain is more often chance. For a detector that was trained on phantoms alone self-
+    training comes first: with 15 cells or more it is taken where it is above in half of the resamples. Such a
+    detector gains by it on most brains, and 20 cells cannot make it surer.
     """
-    taught = [score for score in scores[1:] if score.way == "self-training"]
+    taught = [score for score in scores[1:] if score.way == "self-training"] if phantoms_alone else []
     if cells >= _SURE[0][0] and taught and taught[0].gain > 0 and taught[0].better >= _LIKELY:
         return taught[0], taught[0]
     alone, other = next((alone, other) for fewer, alone, other in _SURE if cells < fewer)

@@ -120,7 +120,9 @@ def test_self_training_is_taken_where_it_is_more_likely_better_than_not(cells, g
     threshold = StrategyScore("threshold", 0.7, (0.5, 0.8), 0.2, (0.0, 0.3), 1.0, 0.4)
     taught = StrategyScore("self-training", 0.5 + gain, (0.4, 0.6), gain, (-0.1, 0.2), better, 0.4)
     chosen = taught if taken else threshold
-    assert choose_way([unadapted, threshold, taught], cells) == (chosen, chosen)
+    scores = [unadapted, threshold, taught]
+    assert choose_way(scores, cells, phantoms_alone=True) == (chosen, chosen)
+    assert choose_way(scores, cells) == (threshold, threshold)  # a detector that has seen real brains
 
 
 def test_specks_as_bright_as_cells_are_told_from_them_by_their_amplitude(tmp_path):
