@@ -109,7 +109,7 @@ FIGURES = (
     Figure("peaks", ("| 220 Mvoxel/s a core |",), ("python -m tests.benchmarks peaks",)),
     Figure(
         "convert",
-        ("| 4.3 to 4.7 CPU s, peak memory .48 GB", "| 2.8 to 3.5 CPU s"),
+        ("| 3.9 to 4.2 CPU s, peak memory .48 GB", "| 2.2 to 2.6 and 3.6 CPU s"),
         ("python -m tests.benchmarks convert",),
     ),
     Figure(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -49,18 +50,28 @@ class BioioChannel:
 
 
 def open_bioio(path: Path, options: ConvertOptions) -> OpenedFile:
-    """The channels of one image of the file; MissingExtra where the reader is not installed."""
+    """The channels of one image of the file; MissingExtra where the reader is not installed.
+
+    Raises CanvasError for what the reader cannot open.
+    """
     plugin = BIOIO[path.suffix.lower()]
     try:
         from bioio import BioImage
 
-        image = BioImage(path)
+        # By its module: bioio would import the readers of all formats, and call a damaged file's missing.
+        reader = import_module(plugin.replace("-", "_")).Reader
     except ImportError as problem:
         raise MissingExtra(plugin, "vendors", f"reading {path.suffix.lower()} files") from problem
-    except Exception as problem:
-        if "unsupported" in type(problem).__name__.lower():  # bioio is there, the format's reader is not
-            raise MissingExtra(plugin, "vendors", f"reading {path.suffix.lower()} files") from problem
-        raise CanvasError(f"{path} cannot be opened: {type(problem).__name__}: {problem}") from problem
+    try:
+        return _open(path, BioImage(path, reader=reader), options)
+    except CanvasError:
+        raise
+    except Exception as problem:  # each vendor's reader has its own types, and reads as it is asked
+        cause = f"{type(problem).__name__}: {problem}".rstrip(": ").partition("\n")[0][:200]
+        raise CanvasError(f"{path} cannot be opened by {plugin} ({cause}); copy it again") from problem
+
+
+def _open(path: Path, image: Any, options: ConvertOptions) -> OpenedFile:
     _choose_scene(path, image, options.scene)
     _refuse_other_axes(path, image)
     if image.dims.T > 1 and options.t is None:

@@ -23,10 +23,29 @@ def test_a_further_axis_is_refused(tmp_path, monkeypatch, axis, message):
     """bioio takes the first of it without a word."""
     dims = SimpleNamespace(order=f"TCZYX{axis}", shape=(1, 1, 6, 40, 50, 3), T=1, C=1)
     image = SimpleNamespace(dims=dims, scenes=("one",))
-    monkeypatch.setitem(sys.modules, "bioio", SimpleNamespace(BioImage=lambda path: image))
+    monkeypatch.setitem(sys.modules, "bioio", SimpleNamespace(BioImage=lambda path, reader: image))
+    monkeypatch.setitem(sys.modules, "bioio_lif", SimpleNamespace(Reader=None))
     (tmp_path / "a.lif").write_bytes(b"x")
     with pytest.raises(CanvasError, match=f"holds {message}; a volume is one"):
         cf.convert(tmp_path / "a.lif", tmp_path / "a.zarr")
+
+
+def test_what_its_reader_cannot_open_is_no_missing_reader(tmp_path, monkeypatch):
+    class UnsupportedFileFormatError(Exception):
+        pass
+
+    class Image:
+        @property
+        def scenes(self):
+            raise UnsupportedFileFormatError("bad header")
+
+    monkeypatch.setitem(sys.modules, "bioio", SimpleNamespace(BioImage=lambda path, reader: Image()))
+    monkeypatch.setitem(sys.modules, "bioio_nd2", SimpleNamespace(Reader=None))
+    (tmp_path / "a.nd2").write_bytes(b"x")
+    with pytest.raises(
+        CanvasError, match=r"a\.nd2 cannot be opened by bioio-nd2 \(Unsupp.*bad header\); copy"
+    ):
+        cf.convert(tmp_path / "a.nd2", tmp_path / "a.zarr")
 
 
 @pytest.fixture
@@ -51,6 +70,17 @@ def test_channels_of_a_czi(write_czi, tmp_path):
     assert (done.channels, done.voxel_um) == (("cFos", "NeuN"), pytest.approx((4, 1.8, 1.8)))
     for c in (0, 1):
         np.testing.assert_array_equal(np.asarray(cf.Volume.open(tmp_path / "a.zarr", c=c)), V[c])
+
+
+@pytest.mark.parametrize("suffix", ["czi", "nd2", "lif"])
+def test_damaged_files_are_a_sentence_of_their_reader(write_czi, tmp_path, suffix):
+    pytest.importorskip(f"bioio_{suffix}")
+    whole = {"czi": write_czi(V[:1]).read_bytes(), "nd2": b"\xda\xce\xbe\x0a", "lif": b"\x70\0\0\0"}[suffix]
+    for number, content in enumerate([b"", b"x" * 50, whole[:600].ljust(600, b"\0")]):
+        file = tmp_path / f"{number}.{suffix}"
+        file.write_bytes(content)
+        with pytest.raises(CanvasError, match=rf"{file.name} cannot be opened by bioio-{suffix}"):
+            cf.convert(file, tmp_path / "a.zarr", voxel_um=(4, 1.8, 1.8))
 
 
 def test_colours_and_unnamed_scenes_of_a_czi_are_refused(write_czi, tmp_path):
