@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -183,8 +184,8 @@ def write_rows(file: io.TextIOBase, table: Mapping[str, np.ndarray], delimiter: 
 
 def check_names(path: Path, table: Mapping[str, np.ndarray]) -> None:
     """Raise CanvasError for columns that differ in case alone."""
-    lower = [name.lower() for name in table]
-    if repeated := [name for name in table if lower.count(name.lower()) > 1]:
+    times = Counter(name.lower() for name in table)
+    if repeated := [name for name in table if times[name.lower()] > 1]:
         raise CanvasError(f"{path}: the columns {', '.join(repeated)} differ in case alone; rename one")
 
 
@@ -193,7 +194,7 @@ def read_parquet(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     pyarrow, parquet = _pyarrow(path)
     try:
         names = parquet.read_schema(path).names
-        if repeated := [name for name in names if names.count(name) > 1]:
+        if repeated := [name for name, times in Counter(names).items() if times > 1]:
             raise CanvasError(f"{path} has the column {repeated[0]} more than once")
         table = parquet.read_table(path)
     except (pyarrow.ArrowException, OSError) as problem:

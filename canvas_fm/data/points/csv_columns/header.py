@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import NamedTuple
 from canvas_fm.data.points.axes import NO_NAMES, axis_of, is_napari_axis, is_number
 from canvas_fm.errors import CanvasError
 
+_MOST_COLUMNS = 100_000  # a table of genes has some 30,000
 _TITLES = 20  # lines before the columns that are looked through: Imaris writes three
 _SEP = re.compile(r'"?sep=(.)"?[\s,;]*', re.IGNORECASE)  # Excel's note of its delimiter
 _UNIT = re.compile(r"\((.*)\)")
@@ -60,8 +62,11 @@ def read_header(path: Path, file: Iterable[str]) -> Header:
     if is_note and names == [name[0] for name in _CLEARMAP]:
         names = list(_CLEARMAP)
     names = [name or f"column_{place}" for place, name in enumerate(names, 1)]
+    if len(names) > _MOST_COLUMNS:
+        raise CanvasError(f"{path} has {len(names):,} columns; {_MOST_COLUMNS:,} are the most")
     lower = [name.lower() for name in names]
-    if repeated := [name for name in names if lower.count(name.lower()) > 1]:
+    times = Counter(lower)
+    if repeated := [name for name in names if times[name.lower()] > 1]:
         raise CanvasError(
             f"{path} has the column {repeated[0]} more than once"
             + (NO_NAMES if any(map(is_number, names)) else "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import time
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from canvas_fm.data.points.csv_columns.format import format_rows
 from canvas_fm.data.points.csv_columns.parse import parse_block
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.points.tables import _plain, read_csv, write_csv
+from canvas_fm.errors import CanvasError
 
 N = 3000
 RANDOM, OTHER = np.random.default_rng(0), np.random.default_rng(1)
@@ -135,3 +137,17 @@ def test_a_row_of_another_length_is_named_in_a_later_block(tmp_path, monkeypatch
     (tmp_path / "p.csv").write_text("\n".join(rows))
     with pytest.raises(Exception, match="row 91 has 3 values; the column row names 4"):
         Points.read(tmp_path / "p.csv")
+
+
+def test_many_columns_take_time_by_their_number(tmp_path):
+    """And not by its square, of which 100,000 names would take a minute."""
+    path = tmp_path / "wide.csv"
+    names = ",".join(f"c{n}" for n in range(99_990))
+    path.write_text(f"z,y,x,{names}\n1,2,3\n", encoding="utf-8")
+    began = time.process_time()
+    with pytest.raises(CanvasError, match="row 1 has 3 values; the column row names 99993"):
+        Points.read(path)
+    path.write_text(f"z,y,x,{names},{names.replace('c', 'd')}\n1,2,3\n", encoding="utf-8")
+    with pytest.raises(CanvasError, match="has 199,983 columns; 100,000 are the most"):
+        Points.read(path)
+    assert time.process_time() - began < 10
