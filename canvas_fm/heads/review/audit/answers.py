@@ -11,7 +11,7 @@ from jaxtyping import Float64
 from canvas_fm.data.points.points import Points
 from canvas_fm.errors import BadInput, counted
 from canvas_fm.heads.review.audit.estimate import Audit, StratifiedAnswers, estimate_audit
-from canvas_fm.heads.review.audit.sample import ANSWER, BOX, DETECTION, KIND, SIZE, STRATUM
+from canvas_fm.heads.review.audit.sample import ANSWER, BOX, DETECTION, DRAWN, KIND, SIZE, STRATUM
 
 UNSURE = -1
 
@@ -101,6 +101,13 @@ def _columns(
     odd = [str(name) for name in np.unique(kind) if name not in (DETECTION, BOX)]
     if odd or stratum.dtype.kind not in "iu" or size.dtype.kind not in "iu":
         raise BadInput(f"{source} was changed beyond its column answer; draw the audit anew")
+    drawn = table.columns.get(DRAWN, np.full(len(table), len(table)))  # earlier versions did not state it
+    if set(drawn.tolist()) - {len(table)}:
+        raise BadInput(
+            f"{source} has {counted(len(table), 'row')}, of {drawn[0]} that were drawn: it was cut, or rows "
+            "were deleted; bring them back, or draw the audit anew. Rows without an answer stay, with answer "
+            "blank"
+        )
     return kind, stratum.astype(np.int64), size.astype(np.int64)
 
 

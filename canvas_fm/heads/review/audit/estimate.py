@@ -140,7 +140,7 @@ def estimate_share(answers: StratifiedAnswers) -> Estimate:
     size, n = answers.size.astype(np.float64), answers.n
     weight = size / size.sum()
     ones = np.array([values.sum() for values in answers.values])
-    share = float((weight * ones / n).sum())
+    share = min(float((weight * ones / n).sum()), 1.0)  # or one bit above it
     if (n == answers.size).all():
         return Estimate(share, share, share)
     # Nine of nine are not yet all: smoothed rates keep a variance where all answers are the same.

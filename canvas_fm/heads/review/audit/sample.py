@@ -17,7 +17,7 @@ from canvas_fm.evaluation.detection.checks import score_column, scores_of
 from canvas_fm.heads.review.audit.options import AuditOptions
 from canvas_fm.heads.review.audit.strata import allocate, doubt, draw_stratified, quantile_strata
 
-KIND, ANSWER, STRATUM, SIZE = "kind", "answer", "stratum", "stratum_size"
+KIND, ANSWER, STRATUM, SIZE, DRAWN = "kind", "answer", "stratum", "stratum_size", "rows_drawn"
 DETECTION, BOX = "detection", "box"
 CORNERS = ("z0", "y0", "x0", "z1", "y1", "x1")
 P_CELL = "p_cell"
@@ -58,8 +58,9 @@ def draw_audit(
     """Rows to answer: detections (1 a cell, 0 none, -1 unsure), and boxes (how many cells were missed in it).
 
     Rows are in random order, so that the first ones that are answered are a sample too. Each row carries its
-    stratum and how many detections or boxes that has; boxes have their corners, ends excluded. The column
-    `answer` is blank. Without replacement, the same for a seed. Raises BadInput where nothing was detected.
+    stratum and how many detections or boxes that has, and how many rows there are, so that a table that was
+    cut is known; boxes have their corners, ends excluded. The column `answer` is blank. Without replacement,
+    the same for a seed. Raises BadInput where nothing was detected.
     """
     options = options or AuditOptions.of()
     detections = detections_of(cells, options)
@@ -77,7 +78,8 @@ def draw_audit(
     if options.boxes:
         parts.append(_boxes(zyx, regions, voxel_um, options, random))
     columns = {name: np.concatenate([part.columns[name] for part in parts]) for name in parts[0].columns}
-    return Points(np.concatenate([part.zyx for part in parts]), columns)
+    rows = sum(map(len, parts))
+    return Points(np.concatenate([part.zyx for part in parts]), columns | {DRAWN: np.full(rows, rows)})
 
 
 def box_grid(

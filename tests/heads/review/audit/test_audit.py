@@ -147,6 +147,15 @@ def test_what_is_no_answer_is_refused(change: dict, sentence: str):
         audit_of(Points(np.zeros((3, 3)), columns | change))
 
 
+@pytest.mark.parametrize("lost", [slice(0, 30), slice(1, None), np.arange(40) % 2 == 0], ids=str)
+def test_an_audit_that_lost_rows_is_refused(lost):
+    table = draw_audit(SMALL.cells, SHAPE, VOXEL_UM, AuditOptions(sample=30, boxes=10))
+    table.columns[ANSWER] = np.full(len(table), "1")
+    assert audit_of(table).precision.value == 1
+    with pytest.raises(BadInput, match=f"of {len(table)} that were drawn: it was cut"):
+        audit_of(table[lost])
+
+
 def test_an_audit_of_other_cells_is_refused():
     table = draw_audit(SMALL.cells, SHAPE, VOXEL_UM, AuditOptions(boxes=0))
     with pytest.raises(BadInput, match="200 of 200 detections of the audit are not among these cells"):
