@@ -54,8 +54,13 @@ async def submit(core: Core, request: Request) -> Response:
         return _reply(jobs, earlier, 201)  # as the first time
     _check_number(core, jobs, owner)
     try:
-        job_spec, points = await asyncio.to_thread(_understood, core, body, owner, digest)
+        async with asyncio.timeout(core.limits.deadline_s):
+            job_spec, points = await asyncio.to_thread(_understood, core, body, owner, digest)
         job = await asyncio.to_thread(jobs.store.submit, identity, job_spec, points)
+    except TimeoutError as problem:
+        raise Refusal(
+            504, f"the job was not read within {core.limits.deadline_s:g} s; send fewer points"
+        ) from problem
     except StorageFull as problem:
         raise refused(problem, 507) from problem
     except CanvasError as problem:

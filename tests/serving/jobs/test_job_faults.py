@@ -6,6 +6,7 @@ import asyncio
 import errno
 import shutil
 import threading
+import time
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -135,6 +136,12 @@ def test_a_job_of_which_a_bit_was_flipped_is_taken_anew(tmp_path: Path) -> None:
     earlier = JobStore(tmp_path).find(identity, "a")
     assert earlier is not None
     assert len(earlier.points()) == 3
+
+
+def test_a_job_that_takes_long_to_read_is_answered_in_time(run, monkeypatch) -> None:
+    monkeypatch.setattr("serving.api.routes.jobs._understood", lambda *_: time.sleep(1))
+    reply = run(deadline_s=0.2).post("/v1/jobs", json={"kind": "embed", "volume": "cube", "grid": [9, 9, 9]})
+    refused(reply, 504, "the job was not read within 0.2 s")
 
 
 def test_of_two_services_on_one_folder_one_runs_jobs_and_the_other_takes_over(run, monkeypatch) -> None:

@@ -14,6 +14,7 @@ from canvas_fm.data.points.axes import NO_NAMES, axis_of, is_napari_axis, is_num
 from canvas_fm.errors import CanvasError
 
 _MOST_COLUMNS = 100_000  # a table of genes has some 30,000
+_MOST_NOTES = 100_000  # lines before the columns
 _TITLES = 20  # lines before the columns that are looked through: Imaris writes three
 _SEP = re.compile(r'"?sep=(.)"?[\s,;]*', re.IGNORECASE)  # Excel's note of its delimiter
 _UNIT = re.compile(r"\((.*)\)")
@@ -41,7 +42,9 @@ def read_header(path: Path, file: Iterable[str]) -> Header:
     lines: Iterator[str] = iter(file)
     ahead: list[str] | None = []
     delimiter, header, is_note = None, "", False
-    for line in lines:
+    for number, line in enumerate(lines):
+        if number == _MOST_NOTES:
+            raise CanvasError(f"{path} names no columns in its first {_MOST_NOTES:,} lines")
         if sep := _SEP.fullmatch(line.strip("\r\n")):
             delimiter = sep[1]
         elif line.startswith("#"):

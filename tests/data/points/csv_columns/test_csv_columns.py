@@ -139,6 +139,15 @@ def test_a_row_of_another_length_is_named_in_a_later_block(tmp_path, monkeypatch
         Points.read(tmp_path / "p.csv")
 
 
+def test_a_file_of_notes_alone_is_given_up(tmp_path):
+    path = tmp_path / "notes.csv"
+    path.write_text("# a: b\n" * 99_999 + "z,y,x\n1,2,3\n", encoding="utf-8")
+    assert len(Points.read(path)) == 1
+    path.write_text("# a: b\n" * 100_000 + "z,y,x\n1,2,3\n", encoding="utf-8")
+    with pytest.raises(CanvasError, match="names no columns in its first 100,000 lines"):
+        Points.read(path)
+
+
 def test_many_columns_take_time_by_their_number(tmp_path):
     """And not by its square, of which 100,000 names would take a minute."""
     path = tmp_path / "wide.csv"
