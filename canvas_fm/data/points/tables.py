@@ -20,6 +20,7 @@ from canvas_fm.data.points.csv_columns.columns import column_blocks, differ
 from canvas_fm.data.points.csv_columns.format import format_rows
 from canvas_fm.data.points.csv_columns.header import Header, read_header
 from canvas_fm.data.points.csv_columns.parse import plain_float
+from canvas_fm.data.points.csv_columns.texts import TextsTooLarge, joined_column
 from canvas_fm.data.points.formats.excel import XLSX, open_sheet, write_xlsx
 from canvas_fm.data.points.formats.npy_table import NPY, read_npy
 from canvas_fm.data.points.sidecar import check_sidecar_place, read_sidecar, write_sidecar
@@ -92,7 +93,10 @@ def read_csv(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str], dict[st
     mixed = frozenset(name for name, parts in blocks.items() if differ(parts))
     if mixed:
         blocks |= {name: parts for name, parts in _parse(path, as_text=mixed)[1].items() if name in mixed}
-    table = {name: np.concatenate(blocks[name] or [np.empty(0)]) for name in header.names}
+    try:
+        table = {name: joined_column(blocks[name] or [np.empty(0)]) for name in header.names}
+    except TextsTooLarge as problem:
+        raise CanvasError(f"{path}: {problem}") from problem
     blank = [name for name in table if name.startswith("column_") and _is_blank(table[name])]
     return {name: table[name] for name in table if name not in blank}, header.meta, header.units
 
@@ -260,6 +264,8 @@ def _parse(path: Path, as_text: frozenset[str]) -> tuple[Header, dict[str, list[
             return header, column_blocks(path, header, file, as_text)
     except csv.Error as problem:
         raise CanvasError(f"{path} cannot be read as CSV: {problem}") from problem
+    except TextsTooLarge as problem:
+        raise CanvasError(f"{path}: {problem}") from problem
 
 
 def _one_line(text: object) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 from canvas_fm.data.points.csv_columns.header import Header
 from canvas_fm.data.points.csv_columns.numbers import refuse_thousands
 from canvas_fm.data.points.csv_columns.parse import EXACT, parse_block, plain_float
+from canvas_fm.data.points.csv_columns.texts import text_array
 from canvas_fm.data.points.labels import BLANKS
 from canvas_fm.errors import CanvasError
 
@@ -49,7 +50,7 @@ def column_blocks(
         for name, texts in zip(header.names, zip(*rows, strict=True), strict=True):
             if header.delimiter in ";\t" and _has_decimal_commas(texts):
                 texts = tuple(text.replace(",", ".") for text in texts)
-            blocks[name].append(np.array(texts) if name in as_text else _typed(texts))
+            blocks[name].append(text_array(texts) if name in as_text else _typed(texts))
     return blocks
 
 
@@ -109,14 +110,14 @@ def _typed(texts: Sequence[str]) -> np.ndarray:
         pass
     else:
         if tuple(map(str, integers)) != stripped:
-            return np.array(texts)
+            return text_array(texts)
         for dtype in (np.int64, np.uint64):
             with suppress(OverflowError):
                 return np.array(integers, dtype)
-        return np.array(texts)
+        return text_array(texts)
     try:
         values = np.array([np.nan if text in BLANKS else plain_float(text) for text in stripped])
     except ValueError:
-        return np.array(texts)
+        return text_array(texts)
     large = np.flatnonzero(np.abs(values) > EXACT).tolist()
-    return np.array(texts) if any(stripped[row].lstrip("+-").isdecimal() for row in large) else values
+    return text_array(texts) if any(stripped[row].lstrip("+-").isdecimal() for row in large) else values

@@ -122,6 +122,8 @@ def _write_digits(into: UInt8[np.ndarray, "n width"], values: Int64[np.ndarray, 
 def _one_by_one(values: np.ndarray, delimiter: bytes, *, alone: bool) -> Texts | None:
     """What decimals do not suit, and texts without anything that is quoted."""
     if values.dtype.kind == "U" and not alone:
+        if values.dtype.itemsize > 4 * _LONGEST:  # a byte string of it takes numpy 600 bytes a character
+            return None
         listed = values.tolist()
         if any(
             character in (joined := "".join(listed))

@@ -13,6 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float64, Int64, UInt8, UInt64
 
+from canvas_fm.data.points.csv_columns.texts import text_array
+
 EXACT = 2**53  # up to here a float64 holds every whole number
 _DOT, _MINUS, _NEWLINE, _ZERO, _BLANK = b".-\n0 "
 _WORD = 8
@@ -53,7 +55,7 @@ def parse_block(
         if values is None:
             rows = rows or [row.split(delimiter.decode()) for row in text.decode()[:-1].split("\n")]
             texts = [row[column] for row in rows]
-            values = np.array(texts) if column in as_text else parse(texts)
+            values = text_array(texts) if column in as_text else parse(texts)
         parsed.append(values)
     return parsed
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -137,6 +138,27 @@ def test_a_row_of_another_length_is_named_in_a_later_block(tmp_path, monkeypatch
     (tmp_path / "p.csv").write_text("\n".join(rows))
     with pytest.raises(Exception, match="row 91 has 3 values; the column row names 4"):
         Points.read(tmp_path / "p.csv")
+
+
+def test_long_texts_take_memory_by_their_characters_alone(tmp_path):
+    """An array of texts has the width of the longest: one of 100 kB among a million rows is 400 GB."""
+    path = tmp_path / "notes.csv"
+    path.write_text("z,y,x,note\n1,2,3," + "a" * 90_000 + "\n", encoding="utf-8")
+    points = Points.read(path)
+    tracemalloc.start()
+    points.write(tmp_path / "again.csv")
+    assert tracemalloc.get_traced_memory()[1] < 10e6
+    tracemalloc.stop()
+    assert Points.read(tmp_path / "again.csv").columns["note"].tolist() == ["a" * 90_000]
+    path.write_text("z,y,x,note\n1,2,3," + "a" * 100_001 + "\n", encoding="utf-8")
+    with pytest.raises(CanvasError, match=r"notes.csv: it holds a text of 100,001 characters; 100,000 are"):
+        Points.read(path)
+    for long_row in (0, 3_000):  # in the first block, and in one of its own
+        rows = ["1,2,3,b\n"] * 6_000 + ["1,2,3,c c\n"] * 100_000
+        rows[long_row] = "1,2,3," + "a" * 90_000 + "\n"
+        path.write_text("z,y,x,note\n" + "".join(rows), encoding="utf-8")
+        with pytest.raises(CanvasError, match=r"notes.csv: a column of .* texts, the longest of 90,000"):
+            Points.read(path)
 
 
 def test_a_file_of_notes_alone_is_given_up(tmp_path):
