@@ -13,16 +13,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_bipartite_matching
 from scipy.spatial import cKDTree
 
-from canvas_fm.analysis.null_models import (
-    MODELS,
-    Box,
-    Domain,
-    Lattice,
-    Mask,
-    Model,
-    along_curve,
-    p_greater,
-)
+from canvas_fm.analysis.null_models import MODELS, Box, Domain, Lattice, Mask, Model, along_curve, p_greater
 from canvas_fm.analysis.regions.tree import RegionTree
 from canvas_fm.errors import CanvasError
 from canvas_fm.evaluation.detection.matching import Matches, match

@@ -14,13 +14,7 @@ from canvas_fm.models.detector.convmixer import HeatMapNet
 from canvas_fm.models.encoder.mae import MaskedAutoencoder
 from canvas_fm.models.encoder.vit import ViTEncoder
 from canvas_fm.models.folder.config import AmplitudeConfig, Pool, RelativeConfig
-from canvas_fm.models.folder.folder import (
-    check_config,
-    fill,
-    model_sha256,
-    read_kind,
-    write_model,
-)
+from canvas_fm.models.folder.folder import check_config, fill, model_sha256, read_kind, write_model
 from canvas_fm.models.folder.model_config import DetectorConfig, ModelConfig
 from canvas_fm.models.pretrained.detector import Detector
 from canvas_fm.models.pretrained.encoder import DECODER_FILE, Encoder

@@ -144,8 +144,16 @@ def _opening(volume: Volume) -> list[str]:
 
 
 def _one_each(atlas: Atlas | Sequence[Atlas] | None, volumes: Sequence[Volume]) -> list[Atlas | None]:
-    if atlas is None or isinstance(atlas, Atlas):
-        return [atlas] * len(volumes)
+    if isinstance(atlas, Atlas):
+        atlas = [atlas]
+    if atlas is None:
+        return [None] * len(volumes)
+    if len(atlas) == 1 < len(volumes):
+        _log.warning(
+            "one atlas is taken for all %d volumes, as if they lie in one space; a registered brain has "
+            "one of its own: give --regions one for each",
+            len(volumes),
+        )
     if len(atlas) not in (1, len(volumes)):
         raise CanvasError(
             f"{len(volumes)} volumes and {len(atlas)} atlases were given; give one of all, or one a volume "
@@ -209,8 +217,12 @@ def _by_region(name: str, counted: RegionCounts) -> dict[str, np.ndarray]:
     rows = len(table["id"])
     if not counted.by_p_cell:
         table["count_of"] = np.full(rows, DETECTIONS)
-    blank = {key: np.full(rows, np.nan) for key in ("count_low", "count_high") if key not in table}
-    return {"brain": np.full(rows, name), **table, **blank}
+    ordered = {"brain": np.full(rows, name)}
+    for key, values in table.items():
+        ordered[key] = values
+        if key == "count" and "count_low" not in table:  # detections: how far off they are is not known
+            ordered |= {"count_low": np.full(rows, np.nan), "count_high": np.full(rows, np.nan)}
+    return ordered
 
 
 def brain_counts(out: str | Path) -> dict[str, tuple[float, float, float]]:

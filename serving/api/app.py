@@ -43,14 +43,7 @@ from serving.protocol.requests import (
     SearchRequest,
     VolumeAddition,
 )
-from serving.protocol.schemas import (
-    DetectorInfo,
-    EmbeddingsReply,
-    Info,
-    ModelInfo,
-    SearchReply,
-    VolumeInfo,
-)
+from serving.protocol.schemas import DetectorInfo, EmbeddingsReply, Info, ModelInfo, SearchReply, VolumeInfo
 from serving.protocol.settings import ServiceSettings
 
 

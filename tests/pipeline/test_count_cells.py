@@ -14,6 +14,7 @@ from canvas_fm.cli import main
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.points.sidecar import read_sidecar
 from canvas_fm.files.checksum import sha256
+from canvas_fm.pipeline import count_cells
 from canvas_fm.shipped import find
 from canvas_fm.version import __version__
 
@@ -64,7 +65,18 @@ def test_the_regions_add_up_to_the_sum_of_p_cell(counted):
     assert rows["count"]["A"] == pytest.approx(cells.columns["p_cell"][front].sum() / recall, rel=1e-3)
     assert set(table.count_of) == {cells.meta["count_of"]} == {"all cells"}
     assert (rows.count_low < rows["count"]).all()
+    assert table.columns[list(table).index("count") :][:3].tolist() == ["count", "count_low", "count_high"]
     assert (counted / "c.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_one_atlas_for_several_volumes_is_said(caplog):
+    atlas = object()
+    assert count_cells._one_each([atlas], ["a", "b"]) == [atlas, atlas]
+    assert "one atlas is taken for all 2 volumes" in caplog.text
+    caplog.clear()
+    assert count_cells._one_each([atlas], ["a"]) == [atlas]
+    assert count_cells._one_each(None, ["a", "b"]) == [None, None]
+    assert not caplog.text
 
 
 def test_the_whole_brain_has_the_count_of_the_refined_header(counted):

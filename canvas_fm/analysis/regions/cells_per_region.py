@@ -93,7 +93,12 @@ class RegionCounts:
         count = sums[0] * scale
         with np.errstate(divide="ignore", invalid="ignore"):
             density = np.where(volume > 0, count / volume, np.nan)
-        table: dict[str, np.ndarray] = {
+        interval: dict[str, np.ndarray] = {}
+        if self.by_p_cell:
+            total, variance, below, above = sums
+            low, high = count_interval(total, variance, below, above, self.spread, self.recall)
+            interval = {"count_low": low, "count_high": high}
+        return {
             "id": np.array([region.id for region in regions], np.int64),
             "name": np.array([region.name for region in regions], np.str_),
             "acronym": np.array([region.acronym for region in regions], np.str_),
@@ -106,15 +111,11 @@ class RegionCounts:
             "own_count": self._number(own * scale),
             "own_volume_mm3": _significant(own_volume),
             "count": self._number(count),
+            **interval,
             "volume_mm3": _significant(volume),
             "density": _significant(density),
             "count_of": np.full(len(rows), self.count_of),
         }
-        if self.by_p_cell:
-            total, variance, below, above = sums
-            low, high = count_interval(total, variance, below, above, self.spread, self.recall)
-            table |= {"count_low": low, "count_high": high}
-        return table
 
     def _number(self, values: np.ndarray) -> np.ndarray:
         return np.round(values, 4) if self.by_p_cell else np.rint(values).astype(np.int64)

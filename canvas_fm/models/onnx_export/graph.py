@@ -15,12 +15,7 @@ from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
 from canvas_fm.errors import CanvasError, MissingExtra
-from canvas_fm.files.atomic import (
-    disk_full_as_error,
-    removed_on_error,
-    write_atomic,
-    write_text_atomic,
-)
+from canvas_fm.files.atomic import disk_full_as_error, removed_on_error, write_atomic, write_text_atomic
 from canvas_fm.files.checksum import sha256
 from canvas_fm.models.checkpoint import Detector, Encoder
 from canvas_fm.models.onnx_export.bioimageio import description

@@ -16,15 +16,10 @@ from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import CanvasError
 from canvas_fm.evaluation.detection.checks import cells_of
-from canvas_fm.training.detector.targets import (
-    Labelled,
-)
+from canvas_fm.training.detector.targets import Labelled
 from canvas_fm.training.mae.crop_set import VolumeSource
 from canvas_fm.training.recipe.detector_recipe import DetectorRecipe
-from canvas_fm.training.run.split import (
-    check_companions,
-    open_companion,
-)
+from canvas_fm.training.run.split import check_companions, open_companion
 
 _log = logging.getLogger(__name__)
 

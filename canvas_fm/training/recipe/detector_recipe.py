@@ -10,12 +10,7 @@ from pydantic import Field, Strict, model_validator
 
 from canvas_fm.data.phantom.randomised.families import Families
 from canvas_fm.data.phantom.randomised.randomise import TOLERANCE_UM
-from canvas_fm.models.folder.config import (
-    AmplitudeConfig,
-    ConvMixerConfig,
-    RelativeConfig,
-    check_amplitude,
-)
+from canvas_fm.models.folder.config import AmplitudeConfig, ConvMixerConfig, RelativeConfig, check_amplitude
 from canvas_fm.training.recipe.recipe import (
     AnyRecipe,
     AugmentRecipe,

@@ -15,13 +15,7 @@ from serving.api.json_reply import json_reply
 from serving.core.batching.thread_pool import cancel_on_disconnect
 from serving.core.core import Core
 from serving.core.models.hosted_refiner import HostedRefiner
-from serving.core.refine import (
-    check_whole,
-    encoder_of,
-    find_refiner,
-    refine_crops,
-    refine_points,
-)
+from serving.core.refine import check_whole, encoder_of, find_refiner, refine_crops, refine_points
 from serving.protocol import npy
 from serving.protocol.errors import Refusal
 from serving.protocol.requests import RefineQuery, RefineRequest

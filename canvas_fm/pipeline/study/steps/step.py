@@ -11,12 +11,7 @@ from typing import Any
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import CanvasError
 from canvas_fm.pipeline.study.records import read_record
-from canvas_fm.pipeline.study.settings import (
-    BrainSettings,
-    StudySettings,
-    merged,
-    with_defaults,
-)
+from canvas_fm.pipeline.study.settings import BrainSettings, StudySettings, merged, with_defaults
 
 
 @dataclass(frozen=True)

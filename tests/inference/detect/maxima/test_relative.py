@@ -13,7 +13,7 @@ from canvas_fm.data.volume.volume import Volume
 from canvas_fm.data.volume.window import WindowRule
 from canvas_fm.inference.detect.detect import detect, detector_job
 from canvas_fm.inference.detect.maxima.amplitude import Amplitude
-from canvas_fm.inference.detect.maxima.relative import LEAST_HEAT, relative_scores
+from canvas_fm.inference.detect.maxima.relative import LEAST_HEAT, reference_box, relative_scores
 from canvas_fm.inference.detect.tiles.resumable import ResumableTiles
 from canvas_fm.models.checkpoint import load, save_detector
 from canvas_fm.models.detector.convmixer import HeatMapNet
@@ -202,3 +202,13 @@ def test_a_small_box_is_warned_of_where_the_volume_goes_on(tmp_path, caplog):
             detect(detector, volume, box=box, device="cpu", show=False)
         assert ("relative to the strongest" in caplog.text) is warned
     assert "the box is 118 um along y" in caplog.text
+
+
+def test_the_box_to_detect_in_holds_the_blocks_around_and_ends_at_the_volume():
+    """By hand: from 317 µm along z the block before begins at 280; both ends give way to the margin."""
+    config, um = RelativeConfig(weight=0.7, rank=3, block_um=20.0, least=0.1), (4.0, 2.0, 2.0)
+    box = np.array([80, 150, 170, 95, 180, 201])
+    wide = reference_box(box, (200, 400, 400), um, 3.0, config)
+    assert wide.tolist() == [69, 128, 148, 106, 202, 222]
+    corner = reference_box(np.array([0, 0, 0, 5, 5, 5]), (10, 400, 400), um, 3.0, config)
+    assert corner.tolist() == [0, 0, 0, 10, 22, 22]
