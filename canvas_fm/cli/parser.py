@@ -151,8 +151,10 @@ class Parser(argparse.ArgumentParser):
         if new is None or flag in self._option_string_actions:
             return word
         self._faults.append(f"{flag} is called {new} now")
-        name = new.split()[0]
-        return f"{name}{equals}{value}" if name in self._option_string_actions else value
+        name, _, given = new.partition(" ")
+        if name not in self._option_string_actions:
+            return value
+        return f"{name}={given}" if given else f"{name}{equals}{value}"
 
     def _unknown(self) -> list[str]:
         """One message for each unknown flag."""

@@ -204,6 +204,9 @@ def test_old_spellings_are_refused_with_the_new_ones(run):
     assert "--within is called --roi now" in err
     assert "BOARD, the first argument" in run("leaderboard", "validate", "s", "--board", "b")[2]
     assert "--encoder is called --encoder-sha256 now" in run("search", "x", "--ids", "1", "--encoder", "a")[2]
+    err = run("convert", "a", "b.zarr", "--skip-checksums", "--verify")[2]
+    assert "--skip-checksums is called --checksums none now" in err
+    assert "expected one argument" not in err
     code, _, err = run("worth", "base", "--volumes", "v")
     assert "--last-look is called --final-test now" in run("domains", "out", "--last-look")[2]
     assert "--own is called --without-children now" in run("groups", "s", "--out", "g", "--own")[2]

@@ -200,3 +200,14 @@ def test_a_voxel_that_no_microscope_has_is_not_believed(size, tmp_path):
     with pytest.raises(CanvasError, match=r"states a voxel of .* µm, which no microscope has: its unit is"):
         Volume.open(path)
     assert Volume.open(path, voxel_um=UM).voxel_um == UM
+
+
+def test_attributes_that_are_null_are_none(tmp_path):
+    """As zarr-python reads them."""
+    zarr.create_array(tmp_path / "a.zarr", data=VOXELS, zarr_format=3)
+    metadata = json.loads((tmp_path / "a.zarr/zarr.json").read_text())
+    (tmp_path / "a.zarr/zarr.json").write_text(json.dumps(metadata | {"attributes": None}))
+    np.testing.assert_array_equal(everything(Volume.open(tmp_path / "a.zarr", voxel_um=UM)), VOXELS)
+    (tmp_path / "a.zarr/zarr.json").write_text(json.dumps(metadata | {"attributes": []}))
+    with pytest.raises(CanvasError, match="describes neither a group nor an array"):
+        Volume.open(tmp_path / "a.zarr", voxel_um=UM)

@@ -101,7 +101,8 @@ def read_node(files: Files, path: str) -> Node | None:
     start = f"{path}/" if path else ""
     v3 = _read_json(files, f"{start}zarr.json")
     if v3 is not None:
-        kind, attributes = v3.get("node_type"), v3.get("attributes", {})
+        kind, attributes = v3.get("node_type"), v3.get("attributes")
+        attributes = {} if attributes is None else attributes  # null, as zarr-python reads it
         if kind not in ("group", "array") or v3.get("zarr_format") != 3 or not isinstance(attributes, dict):
             raise CanvasError(f"{files}: {start}zarr.json describes neither a group nor an array of Zarr v3")
         return Node(path, 3, kind == "array", attributes, v3)
