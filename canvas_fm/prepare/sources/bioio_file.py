@@ -84,7 +84,7 @@ def _open(path: Path, image: Any, options: ConvertOptions) -> OpenedFile:
     planes = [image.get_image_dask_data("ZYX", T=options.t or 0, C=c) for c in several]
     names = [str(name) for name in image.channel_names or [f"channel {c}" for c in several]]
     size = image.physical_pixel_sizes
-    sizes = [float(n) for n in (size.Z, size.Y, size.X) if n]
+    sizes = [abs(float(n)) for n in (size.Z, size.Y, size.X) if n]  # below 0 where a stage moves down
     stated = usable_voxel_um(sizes)
     return OpenedFile([BioioChannel(path, part) for part in planes], names, stated)
 

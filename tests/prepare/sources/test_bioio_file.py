@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import sys
 from types import SimpleNamespace
 
@@ -70,6 +71,47 @@ def test_channels_of_a_czi(write_czi, tmp_path):
     assert (done.channels, done.voxel_um) == (("cFos", "NeuN"), pytest.approx((4, 1.8, 1.8)))
     for c in (0, 1):
         np.testing.assert_array_equal(np.asarray(cf.Volume.open(tmp_path / "a.zarr", c=c)), V[c])
+
+
+def write_lif(path, voxels, um_zyx):
+    """A LIF file of one image: XML in UTF-16, then a block of memory. Lengths are between centres."""
+    channels, *shape = voxels.shape
+    size, steps = voxels.nbytes // channels, (2 * shape[1] * shape[2], 2 * shape[2], 2)
+    listed = "".join(
+        f'<ChannelDescription DataType="0" ChannelTag="0" Resolution="16" NameOfMeasuredQuantity="" Min="0" '
+        f'Max="65535" Unit="" LUTName="{name}" IsLUTInverted="0" BytesInc="{c * size}" BitInc="0"/>'
+        for c, name in zip(range(channels), ("Green", "Red"), strict=True)
+    )
+    axes = "".join(
+        f'<DimensionDescription DimID="{3 - at}" NumberOfElements="{n}" Origin="0" '
+        f'Length="{(n - 1) * um * 1e-6:.9e}" Unit="m" BitInc="0" BytesInc="{step}"/>'
+        for at, (n, um, step) in reversed(list(enumerate(zip(shape, um_zyx, steps, strict=True))))
+    )
+    xml = (
+        '<LMSDataContainerHeader Version="2"><Element Name="a.lif"><Data><Experiment IsSavedFlag="1"/></Data>'
+        '<Memory Size="0" MemoryBlockID="MemBlock_0"/><Children><Element Name="brain"><Data><Image>'
+        f"<ImageDescription><Channels>{listed}</Channels><Dimensions>{axes}</Dimensions></ImageDescription>"
+        f'</Image></Data><Memory Size="{voxels.nbytes}" MemoryBlockID="MemBlock_1"/><Children/></Element>'
+        "</Children></Element></LMSDataContainerHeader>"
+    ).encode("utf-16-le")
+    content = struct.pack("<IIBI", 0x70, 5 + len(xml), 0x2A, len(xml) // 2) + xml
+    for name, block in (("MemBlock_0", b""), ("MemBlock_1", voxels.astype("<u2").tobytes())):
+        text = name.encode("utf-16-le")
+        content += struct.pack("<IIBQBI", 0x70, 14 + len(text), 0x2A, len(block), 0x2A, len(name))
+        content += text + block
+    path.write_bytes(content)
+    return path
+
+
+def test_channels_of_a_lif(tmp_path):
+    """A stack that was taken downwards has a negative step."""
+    pytest.importorskip("bioio_lif", reason="the extra vendors is not installed")
+    done = cf.convert(write_lif(tmp_path / "a.lif", V, (4, 1.8, 1.5)), tmp_path / "a.zarr", verify=True)
+    assert (done.channels, done.voxel_um) == (("Green", "Red"), pytest.approx((4, 1.8, 1.5)))
+    for c in (0, 1):
+        np.testing.assert_array_equal(np.asarray(cf.Volume.open(tmp_path / "a.zarr", c=c)), V[c])
+    down = write_lif(tmp_path / "down.lif", V, (-4, 1.8, 1.5))
+    assert cf.convert(down, tmp_path / "b.zarr").voxel_um == pytest.approx((4, 1.8, 1.5))
 
 
 @pytest.mark.parametrize("suffix", ["czi", "nd2", "lif"])
