@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+import yaml
 
 import canvas_fm as cf
 from canvas_fm.errors import CanvasError, ModelMismatch
@@ -93,6 +94,15 @@ def test_the_description_is_one_of_bioimage_io(exported, kind):
     described = spec.load_description(exported[kind][1].description, format_version="latest")
     assert isinstance(described, spec.model.v0_5.ModelDescr), described.validation_summary.format()
     assert described.weights.onnx.opset_version == graph.OPSET
+
+
+def test_the_description_names_the_graph_beside_it_and_a_detectors_sizes(exported):
+    _, export = exported["detector"]
+    about = yaml.safe_load(export.description.read_text(encoding="utf-8"))
+    weights = about["weights"]["onnx"]
+    assert (export.description.parent / weights["source"], weights["sha256"]) == (export.path, export.sha256)
+    sizes = [axis["size"] for axis in about["inputs"][0]["axes"] if axis["type"] == "space"]
+    assert sizes == [{"min": 4, "step": 1}, {"min": 8, "step": 2}, {"min": 8, "step": 2}]
 
 
 def test_the_test_tensors_are_what_the_graph_gives(exported):
