@@ -21,6 +21,10 @@ SHIPPED = {
         "89b949f443a5b14011e119ca9149ddffea1d54dd2d1cc70a00c7f030ad28cdb1",
         "f65b7f1b04e3a6333961719fb2897ba9e8dc52bc4e979a5b1e82d5c069a6168e",
     ),
+    "base-3": (
+        "ca1af89257b32b572cf8ae33511b316685587cf39ad311319321cf23881c4d96",
+        "2c6f368a5ec9ff2af9af9b24480fb5dd8796aa4fd64cacc00bfcf447d1a45b6b",
+    ),
     "detector-all": (
         "aa46eff1dbcf0658380fc71a38aa8f88008f32daa115f7a8a0aa125647a609d2",
         "bea20e33a3719fac6c824a6eebc0b32ae6bee32c751a5f92944624a9040b0a74",
