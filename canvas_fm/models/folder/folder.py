@@ -68,7 +68,9 @@ def read_kind(folder: Path) -> tuple[str, dict[str, Any]]:
     try:
         raw = json.loads(path.read_bytes())
     except ValueError as problem:
-        raise CanvasError(f"{path} is damaged: it is not JSON ({problem})") from problem
+        raise CanvasError(
+            f"{path} is damaged: it is not JSON ({problem}); copy the model folder anew"
+        ) from problem
     if not isinstance(raw, dict):
         raise CanvasError(f"{path} is damaged: it holds a {type(raw).__name__}, not an object")
     return str(raw.get("kind")), raw
@@ -118,7 +120,10 @@ def read_weights(folder: Path, weights: Mapping[str, str], name: str) -> dict[st
         raise CanvasError(f"{path} is missing; copy the model folder anew")
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != weights.get(name):
-        raise CanvasError(f"{path} is damaged or was changed: its sha256 is not the one in {CONFIG}")
+        raise CanvasError(
+            f"{path} is damaged or was changed: its sha256 is not the one in {CONFIG}; copy the model folder "
+            "anew"
+        )
     try:
         state = load_tensors(data)
     except SafetensorError as problem:

@@ -80,7 +80,10 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         try:
             rows.append(json.loads(line))
         except ValueError as problem:
-            raise CanvasError(f"{path}, line {number} is damaged: it is not JSON") from problem
+            raise CanvasError(
+                f"{path}, line {number} is damaged: it is not JSON; delete the run's folder {path.parent} "
+                "and run the same command again"
+            ) from problem
     return rows
 
 
