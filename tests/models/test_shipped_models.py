@@ -30,8 +30,8 @@ SHIPPED = {
         "bea20e33a3719fac6c824a6eebc0b32ae6bee32c751a5f92944624a9040b0a74",
     ),
     "detector-cfos": (
-        "d96737b0cdf57abbc305a7a117960558e1c8882e2dc2721a704f5a3a7dcd844e",
-        "599b11906791e44c33bee5376525923eba6caa1bfeedecdfb71e8c828757b110",
+        "014a2286ba6cfa2a32ec713746fdd5bf66c60133b5b84b339ae848f392ec48b5",
+        "917f4d46a48f2ae3391bc77ac6a984effc45e06f55871b22d52b1b7ddfc17eff",
     ),
     "detector-microglia": (
         "3e609df80142134005c81d06c62738b630ce1555567eb867ec7ae4eb81571f17",
@@ -68,6 +68,10 @@ SHIPPED = {
     "_older/detector-microglia-1": (
         "eeeb2895d6249d26fa41349d15c09de2c103564f7f76eeded449e38ca70262cf",
         "6420064255982ce7afb726bd8373f3b1c9ceadc8b6095a577a755b0989fb3264",
+    ),
+    "_older/detector-cfos-2": (
+        "d96737b0cdf57abbc305a7a117960558e1c8882e2dc2721a704f5a3a7dcd844e",
+        "599b11906791e44c33bee5376525923eba6caa1bfeedecdfb71e8c828757b110",
     ),
     "_older/detector-cfos-1": (
         "ab6ddf0b0476a9946fe6861a6416ab0e72ad125aff58e844134401cc9f586edc",
