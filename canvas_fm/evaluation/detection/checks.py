@@ -12,7 +12,8 @@ from canvas_fm.data.points.labels import as_labels
 from canvas_fm.data.points.points import Points
 from canvas_fm.errors import CanvasError, counted
 from canvas_fm.evaluation.detection.confusion_counts import Counts
-from canvas_fm.evaluation.detection.matching import MOST_PAIRS, find_pairs, greedy_of
+from canvas_fm.evaluation.detection.matching import greedy_of
+from canvas_fm.evaluation.detection.pairs import MOST_PAIRS, find_pairs
 from canvas_fm.evaluation.detection.tolerance import Tolerance
 
 SCORE_COLUMNS = ("score", "p_cell", "log_score")

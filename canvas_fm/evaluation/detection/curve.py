@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
-from canvas_fm.evaluation.detection.matching import Pairs
+from canvas_fm.evaluation.detection.pairs import Pairs
 
 
 class Curve(NamedTuple):

@@ -19,7 +19,8 @@ from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import BadInput, CanvasError
 from canvas_fm.evaluation.detection.checks import cells_of, scores_of
 from canvas_fm.evaluation.detection.curve import Curve, score_curve
-from canvas_fm.evaluation.detection.matching import find_pairs, match
+from canvas_fm.evaluation.detection.matching import match
+from canvas_fm.evaluation.detection.pairs import find_pairs
 
 _log = logging.getLogger(__name__)
 CELL, OTHER, SKIP = 1, 0, -1

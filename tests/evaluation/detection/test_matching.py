@@ -8,7 +8,9 @@ from scipy.optimize import linear_sum_assignment
 
 from canvas_fm.errors import CanvasError
 from canvas_fm.evaluation.detection import matching
-from canvas_fm.evaluation.detection.matching import find_pairs, greedy_of, match, optimal_of_small
+from canvas_fm.evaluation.detection import pairs as pairing
+from canvas_fm.evaluation.detection.matching import greedy_of, match, optimal_of_small
+from canvas_fm.evaluation.detection.pairs import find_pairs
 
 
 def loop(pred, truth, tolerance, scale):
@@ -139,7 +141,7 @@ def test_groups_are_counted_by_their_predictions():
 def test_pairs_do_not_depend_on_the_table_of_occupied_cells(table, monkeypatch):
     rng = np.random.default_rng(table)
     pred, truth = rng.integers(0, 60, (300, 3)).astype(float), rng.integers(0, 60, (400, 3)).astype(float)
-    monkeypatch.setattr(matching, "_OCCUPIED", table)
+    monkeypatch.setattr(pairing, "_OCCUPIED", table)
     pairs = find_pairs(pred, truth, tolerance=3, scale_zyx=(2, 1, 1))
     apart = np.sqrt((((pred[:, None] - truth[None]) * (2, 1, 1)) ** 2).sum(axis=2))
     expected = list(zip(*np.nonzero(apart <= 3), strict=True))
@@ -158,7 +160,7 @@ def test_it_refuses_what_is_no_tolerance_no_scale_or_no_position():
 
 
 def test_a_tolerance_that_pairs_everything_is_refused_before_memory_is_gone(monkeypatch):
-    monkeypatch.setattr(matching, "MOST_PAIRS", 1000)
+    monkeypatch.setattr(pairing, "MOST_PAIRS", 1000)
     many = np.random.default_rng(0).random((100, 3))
     with pytest.raises(CanvasError, match="about 1e\\+04 pairs of 100 predictions and 100 true cells"):
         match(many, many, tolerance=5)
@@ -177,8 +179,8 @@ def test_pairs_by_cells_are_those_of_every_distance(side: float, scale: tuple[fl
     every = set(zip(*np.nonzero(apart <= tolerance * (1 + 1e-9)), strict=True))
     assert len(every) > 3
     for pairs in (
-        matching._pairs_by_cells(pred, truth, tolerance * (1 + 1e-9), np.array(scale)),
-        matching._pairs_by_trees(pred, truth, tolerance, np.array(scale)),
+        pairing._pairs_by_cells(pred, truth, tolerance * (1 + 1e-9), np.array(scale)),
+        pairing._pairs_by_trees(pred, truth, tolerance, np.array(scale)),
     ):
         if pairs is None:  # all in each other's reach
             assert side == 3.0
@@ -192,14 +194,14 @@ def test_positions_too_far_for_a_grid_are_matched_all_the_same() -> None:
     near = np.array([[0.0, 0.0, 0.0], [3.0, 0.0, 0.0]])
     far = np.array([[1e12, 0.0, 0.0]])
     cells = np.concatenate([near, far])
-    assert matching._pairs_by_cells(cells, cells, 1.0, np.ones(3)) is None
+    assert pairing._pairs_by_cells(cells, cells, 1.0, np.ones(3)) is None
     assert match(cells, cells, tolerance=1.0).truth_index.tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize("most", [1, 7, 500, 2**40, 2**61])
 def test_numbers_are_ordered_and_ranked_as_numpy_does_it(most: int) -> None:
     numbers = np.random.default_rng(most).integers(0, most, 300)
-    np.testing.assert_array_equal(matching._stable_order(numbers), np.argsort(numbers, kind="stable"))
+    np.testing.assert_array_equal(pairing.stable_order(numbers), np.argsort(numbers, kind="stable"))
     if most < 1000:
         count, rank = matching._numbered(numbers)
         present, expected = np.unique(numbers, return_inverse=True)

@@ -14,7 +14,8 @@ from canvas_fm.errors import CanvasError
 from canvas_fm.evaluation.detection import score as score_module
 from canvas_fm.evaluation.detection.confusion_counts import Counts, intervals, pooled
 from canvas_fm.evaluation.detection.curve import score_curve
-from canvas_fm.evaluation.detection.matching import find_pairs, greedy_of
+from canvas_fm.evaluation.detection.matching import greedy_of
+from canvas_fm.evaluation.detection.pairs import find_pairs
 from canvas_fm.evaluation.detection.score import evaluate
 from canvas_fm.evaluation.detection.tolerance import MARKER_TOLERANCE
 

@@ -13,7 +13,7 @@ from canvas_fm.data.points.points import Points
 from canvas_fm.data.zyx import ZyxUm
 from canvas_fm.errors import CanvasError, counted
 from canvas_fm.evaluation.detection.curve import score_curve
-from canvas_fm.evaluation.detection.matching import find_pairs
+from canvas_fm.evaluation.detection.pairs import find_pairs
 from canvas_fm.evaluation.domains.scores import THRESHOLDS
 from canvas_fm.training.detector.targets import Labelled
 
