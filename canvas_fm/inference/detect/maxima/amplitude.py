@@ -9,18 +9,16 @@ around, which `canvas_fm.inference.detect.maxima.relative` adds once all tiles a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import product
 
 import numpy as np
 from jaxtyping import Float32, Int
 
 from canvas_fm.data.volume.volume import Zyx, ZyxUm
-from canvas_fm.inference.detect.maxima.laplacian import log_reach, log_response
+from canvas_fm.inference.detect.maxima.laplacian import log_peaks, log_reach
 from canvas_fm.inference.detect.maxima.relative import LEAST_AMPLITUDE
 from canvas_fm.models.folder.config import AmplitudeConfig
 
 FLOOR = 0.05  # maxima of the smoothed heat below are no candidates, however bright
-_PLANES = 32  # whose response is held at a time
 _NEAR_ZYX: Zyx = (1, 2, 2)  # the blob's middle lies within so many voxels of the heat's
 
 
@@ -42,20 +40,9 @@ class Amplitude:
     def near(
         self, voxels: Float32[np.ndarray, "z y x"], places_zyx: Int[np.ndarray, "n 3"]
     ) -> Float32[np.ndarray, " n"]:
-        """Maximum amplitude near each place, in the config's unit; planes without places are left out."""
-        amplitudes = np.empty(len(places_zyx), np.float32)
-        shape, reach = np.asarray(voxels.shape), np.asarray(self.reach_zyx)
-        offsets = np.array(list(product(*(range(-n, n + 1) for n in _NEAR_ZYX))))
-        slab = places_zyx[:, 0] // _PLANES
-        for number in np.unique(slab):
-            rows = np.flatnonzero(slab == number)
-            low = np.maximum(places_zyx[rows].min(axis=0) - reach, 0)
-            high = np.minimum(places_zyx[rows].max(axis=0) + reach + 1, shape)
-            box = voxels[tuple(map(slice, low, high))]
-            response = log_response(box, self.config.sigma_um, self.voxel_um)
-            around = np.clip(places_zyx[rows, None] + offsets, 0, shape - 1) - low
-            amplitudes[rows] = response[tuple(np.moveaxis(around, 2, 0))].max(axis=1)
-        return amplitudes * np.float32(self.config.unit)
+        """Maximum amplitude near each place, in the config's unit."""
+        peaks = log_peaks(voxels, places_zyx, _NEAR_ZYX, self.config.sigma_um, self.voxel_um)
+        return peaks * np.float32(self.config.unit)
 
     def join(
         self, heat: Float32[np.ndarray, " n"], amplitude: Float32[np.ndarray, " n"]
