@@ -171,7 +171,7 @@ def test_a_damaged_chunk_is_told_whichever_run_read_it(folder, tmp_path, capsys)
         code, out, err = say(capsys, *command, "--on-bad-chunk", "skip")
         assert code == 0
         assert len(json.loads(out)["bad_chunks"][str(copy)]) == 1
-        assert "damaged chunks were read as zeros" in err
+        assert "1 damaged chunk was read as zeros" in err
 
 
 def test_a_missing_extra_is_told_before_the_work(folder, tmp_path, monkeypatch, capsys):
