@@ -21,6 +21,7 @@ import numpy as np
 
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume
+from canvas_fm.shipped import shipped
 from tests.benchmarks.timing import show
 from tests.support.real_data import ABSENT, REAL_DATA
 
@@ -81,7 +82,7 @@ def main(words: Sequence[str] = ()) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--voxels", type=float, default=1e8)
     parser.add_argument("--out", type=Path, help="keep everything here; default: a temporary folder")
-    parser.add_argument("--detector", default="detector-phantoms")
+    parser.add_argument("--detector", default=str(shipped("older model")["detector-phantoms-1"]))
     parser.add_argument("--refiner", default="refiner-cfos")
     parser.add_argument("--encoder", default="base-2")
     parser.add_argument("--threads", type=int, default=1)

@@ -1,8 +1,9 @@
 """How often 90 % intervals of cell counts hold: detect, refine, count, each domain by what never saw it.
 
 `python -m tests.benchmarks counts --phantoms 36 --out report.json`: labelled cubes (where the data
-are) and randomised phantoms; candidates are those of `detector-phantoms`, which saw none of them, cut at its
-own threshold. For each domain a refiner is fitted on the others of its group, and the recall taken from them.
+are) and randomised phantoms; candidates are those of the older `detector-phantoms-1`, which saw none of them,
+cut at its own threshold. For each domain a refiner is fitted on the others of its group, and the recall taken
+from them.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from canvas_fm.heads.refine.counts.recall import recall_on_new_brain
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.models.checkpoint import Detector, load
 from canvas_fm.pipeline.held_out_volumes import Domain
-from canvas_fm.shipped import find
+from canvas_fm.shipped import shipped
 from tests.benchmarks.detection.domain_candidates import candidates_of, domains
 
 FEWEST = 20  # cells of a domain that says something
@@ -102,7 +103,7 @@ def main(arguments: Sequence[str] = ()) -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--cache", type=Path, help="folder of candidates, to go on from or to share")
     args = parser.parse_args(arguments)
-    detector = load(find("model", "detector-phantoms"), kind="detector", device="cpu")
+    detector = load(shipped("older model")["detector-phantoms-1"], kind="detector", device="cpu")
     groups: dict[str, list[tuple[Candidates, FeatureSet]]] = {}
     for domain in domains(args.phantoms):
         brain, features = candidates(domain, detector, args.cache)

@@ -1,7 +1,7 @@
 """Which clicks teach most: candidates of unseen domains, simulated clicks, 5 % of them wrong.
 
 `python -m tests.benchmarks.refinement.bench_review [--cache DIR] [--seeds N] [--out report.json]`: four cubes
-and four randomised phantoms; candidates of `detector-phantoms` at a quarter of its threshold, features of
+and four randomised phantoms; candidates of `detector-phantoms-1` at a quarter of its threshold, features of
 `base-2`, shape and the detector's score. From 25 to 200 clicks in each order: F1 against all true cells, the
 count among the candidates and its interval, beside the detector at its own threshold and at the one that is
 learned from the clicks (`detector_f1`, as of `review --adapt`). `--resnet random
@@ -37,7 +37,7 @@ from canvas_fm.inference.detect.detect import detect
 from canvas_fm.inference.embed.embed import embed
 from canvas_fm.models.checkpoint import load
 from canvas_fm.pipeline.held_out_volumes import Domain, labelled_domains, phantom_domains
-from canvas_fm.shipped import find
+from canvas_fm.shipped import find, shipped
 from tests.benchmarks.refinement.clicked_resnet import resnet_p_cell
 from tests.support.real_data import REAL_DATA
 
@@ -66,7 +66,7 @@ def features(domain: Domain, cache: Path) -> dict[str, np.ndarray]:
     """Labels, scores and features of a domain's candidates, kept in the cache."""
     path = cache / f"{domain.name.replace(' ', '_')}.npz"
     if not path.exists():
-        detector = load(find("model", "detector-phantoms"), kind="detector")
+        detector = load(shipped("older model")["detector-phantoms-1"], kind="detector")
         encoder = load(find("model", "base-2"), kind="encoder")
         volume, cells, boxes, _ = domain.open()
         threshold = detector.config.threshold

@@ -277,7 +277,8 @@ def test_recalls_of_shipped_detectors_are_those_of_the_committed_reports():
         "detector-microglia-1": ("phantoms_alone", "old-microglia", {"1874", "4923", "6742", "7095"}),
         "detector-cfos": ("cfos", "detector-cfos-folds", None),
         "detector-cfos-2": ("cfos_before", "detector-cfos-folds", None),
-        "detector-phantoms": ("phantoms_alone", "phantoms", None),
+        "detector-phantoms": ("phantoms", "phantoms", None),
+        "detector-phantoms-1": ("phantoms_alone", "phantoms", None),
     }
     by_sha = {}
     for path in (shipped("model") | shipped("older model")).values():
