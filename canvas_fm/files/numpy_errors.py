@@ -1,4 +1,4 @@
-"""What numpy raises for a file that is no `.npy` or `.npz`, was cut, or of which a bit was flipped."""
+"""Exceptions that numpy raises for damaged, truncated or foreign `.npy` and `.npz` files."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""The name by which the resumable tiles of a detection were imported before 0.3, kept for scripts that test
-what damage does to them."""
+"""Deprecated import path and arguments of `ResumableTiles`, kept for scripts written before 0.3."""
 
 from __future__ import annotations
 

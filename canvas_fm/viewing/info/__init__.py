@@ -1,1 +1,1 @@
-"""What `canvas-fm info` says of a path: all of it, and its dozen first lines."""
+"""`canvas-fm info`: the full description of a path, and its summary of a dozen lines."""

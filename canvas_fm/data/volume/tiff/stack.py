@@ -1,4 +1,4 @@
-"""Where the planes of a TIFF volume lie: in a folder, in one file, or in those of an OME-TIFF."""
+"""Stack of TIFF planes of a volume: in a folder, in one file, or across the files of an OME-TIFF."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All that a detector finds in and around labelled boxes, with the scores of the whole volume."""
+"""Candidates of a detector in and around labelled boxes, scored as in the whole volume."""
 
 from __future__ import annotations
 

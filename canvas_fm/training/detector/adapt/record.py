@@ -1,4 +1,4 @@
-"""What an adaptation tells: a sentence for whoever runs it, and the record in the detector's config."""
+"""Summary of an adaptation: the printed sentence, and the record in the detector's config."""
 
 from __future__ import annotations
 
