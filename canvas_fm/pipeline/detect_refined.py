@@ -58,10 +58,10 @@ def detect_refined(
 ) -> Points:
     """Detect cells and refine them: the rows of `detect` followed by `refine`, written to `out`.
 
-    Where the refiner was fitted on the same detector its map is computed once: the features around each
-    detection are kept beside its tile until the refiner has seen them (1.5 kB a detection with 48 channels).
-    With another detector the two steps follow each other. `options` are those of `detect`; the same call
-    again resumes. Raises what `detect` and `refine` raise.
+    Where the refiner was fitted on the same detector, or on one of the same net whose scores differ, its map
+    is computed once: the features around each detection are kept beside its tile until the refiner has seen
+    them (1.5 kB a detection with 48 channels). With another net the two steps follow each other. `options`
+    are those of `detect`; the same call again resumes. Raises what `detect` and `refine` raise.
     """
     job = detector_job(detector, volume, background=background, **options)
     opts = DetectOptions.of(**options)
@@ -156,8 +156,8 @@ def _another(refiner: Refiner, detector: Detector) -> bool:
 
 
 def _pooling(extractor: Extractor, detector: Detector) -> MapPooling | None:
-    """How detections get the features of the refiner, None if they are of another detector or of none."""
-    if extractor.detector is None or extractor.detector.sha256 != detector.sha256:
+    """How detections get the features of the refiner, None if they are of another map or of none."""
+    if extractor.detector is None or not extractor.detector.maps_as(detector):
         return None
     return extractor.map_pooling
 

@@ -10,12 +10,14 @@ from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import CanvasError
 from canvas_fm.heads.features.extractor import Extractor
 from canvas_fm.heads.labels.candidates import label_brains
+from canvas_fm.heads.refine.apply import apply
 from canvas_fm.heads.refine.apply.apply import refine
 from canvas_fm.heads.refine.fit.fit import fit_labelled
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.inference.detect.detect import detect
 from canvas_fm.models.checkpoint import load, save_detector
 from canvas_fm.models.detector.convmixer import ConvMixerConfig, HeatMapNet
+from canvas_fm.models.folder.config import AmplitudeConfig
 from canvas_fm.pipeline.detect_refined import detect_refined
 from tests.heads.conftest import VOXEL_UM, make_encoder, spots
 
@@ -93,6 +95,30 @@ def test_rows_are_those_of_one_after_the_other(models, volume, refiner, tmp_path
     )
     written = Points.read(tmp_path / "one.csv")
     np.testing.assert_array_equal(written.columns["p_cell"].astype(np.float32), cells.columns["p_cell"])
+
+
+@pytest.mark.parametrize("refiner", [FEATURES[0]], indirect=True)
+@pytest.mark.parametrize("same_map", [True, False])
+def test_a_detector_of_the_same_net_with_other_scores_needs_no_second_map(
+    models, volume, refiner, tmp_path, monkeypatch, same_map
+):
+    """As a detector shipped anew with the weights of before, on which the refiner was fitted."""
+    fitted_on, encoder = models
+    config = fitted_on.config
+    amplitude = AmplitudeConfig(sigma_um=5.0, weight=0.5, unit=64.0)
+    anew = save_detector(
+        tmp_path / "anew", fitted_on.net, voxel_um=config.voxel_um, threshold=0.4,
+        min_distance_um=config.min_distance_um, smooth_um=0.0 if same_map else 2.0, amplitude=amplitude,
+    )  # fmt: skip
+    monkeypatch.setattr(apply, "_shipped", lambda needed, kind: fitted_on)
+    detect(anew, volume, out=tmp_path / "d.csv", **TILE)
+    wanted = refine(refiner, volume, Points.read(tmp_path / "d.csv"), encoder=encoder, device="cpu")
+    maps, real = [], Extractor.detector_blocks
+    monkeypatch.setattr(Extractor, "detector_blocks", lambda *a, **k: (maps.append(1), real(*a, **k))[1])
+    cells = detect_refined(anew, volume, refiner, tmp_path / "one.csv", encoder=encoder, **TILE, show=False)
+    assert bool(maps) != same_map
+    assert len(cells) > 20
+    np.testing.assert_allclose(cells.columns["p_cell"], wanted.columns["p_cell"], atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,9 @@ from canvas_fm.models.folder.model_config import DetectorConfig
 from canvas_fm.models.pretrained.preprocessing import WindowLike, check_shape, eager, windowed
 from canvas_fm.models.pretrained.weights import weights_version
 
+# Of a config what determines its maps, and how far around a point the hottest voxel is looked for.
+_MAP = ("architecture", "weights", "voxel_um", "window_rule", "smooth_um", "min_distance_um")
+
 
 class Detector(nn.Module):
     """A detector with its preprocessing, as a torch module.
@@ -80,6 +83,15 @@ class Detector(nn.Module):
     def sha256(self) -> str:
         """Identity by which candidates and refiners refer to this detector."""
         return self.config.sha256
+
+    def maps_as(self, other: Detector) -> bool:
+        """Whether maps of any volume, and what is read from them at a point, are those of `other`.
+
+        Score, threshold and provenance may differ: they are not in the map. Edited weights are like no
+        others.
+        """
+        ours, theirs = ({name: getattr(one.config, name) for name in _MAP} for one in (self, other))
+        return ours == theirs and not (self.edited or other.edited)
 
     @property
     def device(self) -> torch.device:
