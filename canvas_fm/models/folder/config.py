@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
 
@@ -176,7 +176,9 @@ class AmplitudeConfig(BaseModel):
     The amplitude is that of a Laplacian of a Gaussian of `sigma_um` on windowed voxels times `unit`: with a
     window from 0 to 64 medians and a unit of 64 it is in medians of the volume. With `relative` its unit is
     that of the detections around instead, in blocks of the detector's `relative`, which has to be given too:
-    true for their strongest, by rank, "typical" for the median of the surer ones.
+    true for their strongest, by rank, "typical" for the median of the surer ones. Where these are of two
+    kinds, bright cells and dim processes or debris, `classes_apart` makes it the median of the bright ones:
+    not at all where these are less than the first number of times brighter, in full from the second on.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -185,6 +187,21 @@ class AmplitudeConfig(BaseModel):
     weight: float = Field(gt=0)
     unit: float = Field(default=1.0, gt=0)
     relative: bool | Literal["typical"] = False
+    classes_apart: tuple[float, float] | None = None
+
+    @model_validator(mode="after")
+    def _classes_are_of_typical_ones(self) -> Self:
+        if self.classes_apart is None:
+            return self
+        first, full = self.classes_apart
+        if self.relative != "typical":
+            raise ValueError("amplitude.classes_apart needs amplitude.relative: typical")
+        if not 1 <= first < full:
+            raise ValueError(
+                f"amplitude.classes_apart is {list(self.classes_apart)}: give two ratios of brightness, the "
+                "first at least 1 and below the second"
+            )
+        return self
 
 
 def check_amplitude(amplitude: AmplitudeConfig | None, relative: RelativeConfig | None) -> None:

@@ -17,6 +17,9 @@ from canvas_fm.models.folder.config import RelativeConfig
 
 LEAST_AMPLITUDE = 1e-3  # in the amplitude's unit; one below counts as this
 LEAST_HEAT = 0.05  # maxima of the smoothed heat below are no candidates and no reference
+_FEWEST = 20  # of fewer detections nothing tells whether they are of two kinds
+_SURE = -2.0  # logit from which a detection counts among either kind
+_SHARE = 0.2  # of the detections' weight that either kind has at least: some specks are no kind
 
 
 def relative_scores(
@@ -28,6 +31,7 @@ def relative_scores(
     amplitude_weight: float = 1.0,
     *,
     typical: bool = False,
+    classes_apart: tuple[float, float] | None = None,
 ) -> Float32[np.ndarray, " n"]:
     """logit(score) − weight · logit(reference) as a probability.
 
@@ -35,9 +39,11 @@ def relative_scores(
     position and the 26 around it, and `least` at least: where there are no cells nothing is to become one.
     With `amplitude`, `amplitude_weight` times its logarithm over the `rank`-th largest of the same blocks is
     added, or with `typical` over their median, in which a detection counts by the square of its score: a few
-    specks far brighter than any cell move the largest, and hardly the median. Blocks start at the volume's
-    first voxel, so tiles give what one pass gives; a box sees its own alone, and has other scores than the
-    volume: `reference_box` says where to detect for the same.
+    specks far brighter than any cell move the largest, and hardly the median. With `classes_apart` it is the
+    median of the bright ones, as far as these are so many times brighter than the dim ones: not at all below
+    the first number, in full from the second on. Blocks start at the volume's first voxel, so tiles give what
+    one pass gives; a box sees its own alone, and has other scores than the volume: `reference_box` says where
+    to detect for the same.
     """
     if not len(score):
         return score
@@ -48,7 +54,10 @@ def relative_scores(
     if amplitude is not None:
         log_amplitude = np.log(np.maximum(amplitude.astype(np.float64), LEAST_AMPLITUDE))
         if typical:
-            reference = _median_around(log_amplitude, np.square(score.astype(np.float64)), block)
+            sureness = np.square(score.astype(np.float64))
+            reference = _typical_around(
+                log_amplitude, sureness, logit, block, amplitude_weight, classes_apart
+            )
         else:
             reference = _ranked_around(log_amplitude, block, config.rank)
         joint += amplitude_weight * (log_amplitude - reference)
@@ -83,19 +92,62 @@ def _ranked_around(
     return _around(value, block, ranked)
 
 
-def _median_around(
-    value: Float64[np.ndarray, " n"], weight: Float64[np.ndarray, " n"], block: Int64[np.ndarray, "n 3"]
+def _typical_around(
+    value: Float64[np.ndarray, " n"],
+    weight: Float64[np.ndarray, " n"],
+    logit: Float64[np.ndarray, " n"],
+    block: Int64[np.ndarray, "n 3"],
+    value_weight: float,
+    classes_apart: tuple[float, float] | None,
 ) -> Float64[np.ndarray, " n"]:
-    """The weighted median of the values in each one's block and the 26 around it."""
+    """The weighted median of the values in each one's block and the 26 around it, or of the bright ones."""
 
-    def median(near: list[Int64[np.ndarray, " k"]]) -> float:
+    def typical(near: list[Int64[np.ndarray, " k"]]) -> float:
         rows = np.concatenate(near)
         rows = rows[np.argsort(-value[rows], kind="stable")]  # which merges what is sorted by block
-        passed = np.cumsum(weight[rows])
-        # Between two values in proportion: a score's last digit does not move the median to the next one.
-        return float(np.interp(passed[-1] / 2, passed - weight[rows] / 2, value[rows]))
+        of_all = _median(value[rows], weight[rows])
+        if classes_apart is None or len(rows) < _FEWEST:
+            return of_all
+        sure = rows[logit[rows] + value_weight * (value[rows] - of_all) > _SURE]
+        if len(sure) < _FEWEST:
+            return of_all
+        n_bright, apart = two_classes(value[sure], weight[sure])
+        bright = sure[:n_bright]
+        first, full = np.log(classes_apart)
+        part = float(np.clip((apart - first) / (full - first), 0, 1))
+        return of_all + part * max(_median(value[bright], weight[bright]) - of_all, 0.0)
 
-    return _around(value, block, median)
+    return _around(value, block, typical)
+
+
+def two_classes(value: Float64[np.ndarray, " n"], weight: Float64[np.ndarray, " n"]) -> tuple[int, float]:
+    """Split values, largest first, by Otsu's method: size of the upper class, and medians' distance.
+
+    Both classes have a fifth of the weight at least. (n, 0) where no split leaves that.
+    """
+    passed, sums = np.cumsum(weight), np.cumsum(weight * value)
+    share = passed[:-1] / passed[-1]
+    upper = sums[:-1] / passed[:-1]
+    lower = (sums[-1] - sums[:-1]) / np.maximum(passed[-1] - passed[:-1], 1e-12)
+    between = share * (1 - share) * (upper - lower) ** 2
+    between[(share < _SHARE) | (share > 1 - _SHARE)] = -1
+    at = int(between.argmax())
+    if between[at] <= 0:
+        return len(value), 0.0
+    upper_class, lower_class = slice(at + 1), slice(at + 1, None)
+    apart = _median(value[upper_class], weight[upper_class]) - _median(
+        value[lower_class], weight[lower_class]
+    )
+    return at + 1, apart
+
+
+def _median(value: Float64[np.ndarray, " n"], weight: Float64[np.ndarray, " n"]) -> float:
+    """The weighted median of values, largest first.
+
+    Between two values in proportion: a score's last digit does not move it to the next one.
+    """
+    passed = np.cumsum(weight)
+    return float(np.interp(passed[-1] / 2, passed - weight / 2, value))
 
 
 def _around(

@@ -165,6 +165,7 @@ class DetectionJob:
                 None if amplitude is None else amplitude[strong],
                 1.0 if self.amplitude is None else self.amplitude.weight,
                 typical=self.amplitude is not None and self.amplitude.relative == "typical",
+                classes_apart=None if self.amplitude is None else self.amplitude.classes_apart,
             )  # fmt: skip
             keep = strong
         if self.joined is not None or self.relative is not None:

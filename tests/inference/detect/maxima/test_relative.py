@@ -212,3 +212,46 @@ def test_the_box_to_detect_in_holds_the_blocks_around_and_ends_at_the_volume():
     assert wide.tolist() == [69, 128, 148, 106, 202, 222]
     corner = reference_box(np.array([0, 0, 0, 5, 5, 5]), (10, 400, 400), um, 3.0, config)
     assert corner.tolist() == [0, 0, 0, 10, 22, 22]
+
+
+@pytest.fixture
+def of_two_kinds():
+    """Scores with and without classes of 40 cells beside 60 processes, so many times dimmer."""
+    random = np.random.default_rng(3)
+    zyx, score = random.uniform(0, 60, (100, 3)), np.full(100, 0.5, np.float32)
+    config = RelativeConfig(weight=0.0, block_um=500.0, least=0.1)
+
+    def scored(times_dimmer, n_bright=40):
+        amplitude = np.exp(random.normal(0, 0.1, 100))
+        amplitude[n_bright:] /= times_dimmer
+        values = amplitude.astype(np.float32)
+        plain, split = (
+            relative_scores(zyx, score, VOXEL_UM, config, values, 1.0, typical=True, classes_apart=apart)
+            for apart in (None, (3.5, 7.0))
+        )
+        return logit(plain.astype(float)), logit(split.astype(float))
+
+    return scored
+
+
+def test_where_detections_are_of_two_kinds_brightness_counts_against_the_bright_one(of_two_kinds):
+    plain, split = of_two_kinds(10.0)
+    assert np.median(plain[:40]) > 2  # the dim kind is typical
+    assert np.median(split[:40]) == pytest.approx(0, abs=0.05)
+    assert np.median(split[40:]) == pytest.approx(-np.log(10), abs=0.1)
+    halfway = of_two_kinds((3.5 * 7) ** 0.5)
+    assert np.median(halfway[0] - halfway[1]) == pytest.approx(np.log(3.5 * 7) / 4, abs=0.15)
+
+
+def test_cells_of_one_kind_keep_their_scores_and_so_do_they_beside_bright_specks(of_two_kinds):
+    assert np.array_equal(*of_two_kinds(3.0))
+    assert np.array_equal(*of_two_kinds(100.0, n_bright=5))  # too few for a kind of cells
+
+
+def test_classes_of_brightness_need_a_typical_one_and_rising_ratios():
+    blobs = {"sigma_um": 4.0, "weight": 0.8}
+    with pytest.raises(ValidationError, match=r"needs amplitude\.relative: typical"):
+        AmplitudeConfig(**blobs, relative=True, classes_apart=(3.5, 7.0))
+    for ratios in ((7.0, 3.5), (0.5, 7.0)):
+        with pytest.raises(ValidationError, match="two ratios of brightness"):
+            AmplitudeConfig(**blobs, relative="typical", classes_apart=ratios)
