@@ -27,27 +27,27 @@ if TYPE_CHECKING:
     from canvas_fm.inference.embed.store.embedding_store import Embeddings
     from canvas_fm.inference.search.index.index import Index
     from canvas_fm.inference.search.projection import embedding_map
-    from canvas_fm.models.checkpoint import load, save
+    from canvas_fm.models.load_model import load, save
     from canvas_fm.models.onnx_export.graph import export_onnx
     from canvas_fm.pipeline.fit_refiner import fit_refiner
     from canvas_fm.prepare.convert.convert import convert, destripe
     from canvas_fm.prepare.convert.preview import preview_conversion
     from canvas_fm.prepare.stitch.stitch import stitch
-    from canvas_fm.training.crop_dataset import CropDataset, RandomCrops
     from canvas_fm.training.detector.adapt.adapt import adapt_detector
     from canvas_fm.training.detector.train import train_detector
     from canvas_fm.training.mae.pretrain import pretrain
     from canvas_fm.training.sweep.sweep import sweep
+    from canvas_fm.training.torch_dataset import CropDataset, RandomCrops
     from canvas_fm.viewing.report.report import report
 
 _HOME = {
     "CanvasError": "canvas_fm.errors",
-    "CropDataset": "canvas_fm.training.crop_dataset",
+    "CropDataset": "canvas_fm.training.torch_dataset",
     "Embeddings": "canvas_fm.inference.embed.store.embedding_store",
     "Index": "canvas_fm.inference.search.index.index",
     "Points": "canvas_fm.data.points.points",
     "Probe": "canvas_fm.heads.probe.probe",
-    "RandomCrops": "canvas_fm.training.crop_dataset",
+    "RandomCrops": "canvas_fm.training.torch_dataset",
     "Refiner": "canvas_fm.heads.refine.refiner",
     "Volume": "canvas_fm.data.volume.volume",
     "adapt_detector": "canvas_fm.training.detector.adapt.adapt",
@@ -63,14 +63,14 @@ _HOME = {
     "export_onnx": "canvas_fm.models.onnx_export.graph",
     "evaluate": "canvas_fm.evaluation.detection.score",
     "fit_refiner": "canvas_fm.pipeline.fit_refiner",
-    "load": "canvas_fm.models.checkpoint",
+    "load": "canvas_fm.models.load_model",
     "preview_conversion": "canvas_fm.prepare.convert.preview",
     "pretrain": "canvas_fm.training.mae.pretrain",
     "probe_fit": "canvas_fm.heads.probe.cross_validate",
     "report": "canvas_fm.viewing.report.report",
     "refine": "canvas_fm.heads.refine.apply.apply",
     "sample": "canvas_fm.data.dataset.sample",
-    "save": "canvas_fm.models.checkpoint",
+    "save": "canvas_fm.models.load_model",
     "stitch": "canvas_fm.prepare.stitch.stitch",
     "sweep": "canvas_fm.training.sweep.sweep",
     "train_detector": "canvas_fm.training.detector.train",

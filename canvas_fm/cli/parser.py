@@ -9,10 +9,10 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from canvas_fm.cli.renamed import RENAMED
+from canvas_fm.cli.renamed_flags import RENAMED
 
 if TYPE_CHECKING:
-    from canvas_fm.files.options import Options
+    from canvas_fm.files.option_sets import Options
 
 Run = Callable[[argparse.Namespace], None]
 Check = Callable[[argparse.Namespace], list[str]]
@@ -54,13 +54,13 @@ class Parser(argparse.ArgumentParser):
         title: str | None = None,
     ) -> None:
         """Add flags of an option model, or of some fields; `args.dest` becomes the model."""
-        from canvas_fm.cli.flags import FlagSet
+        from canvas_fm.cli.flags_from_options import FlagSet
 
         self._sets.append(FlagSet(self, dest, kind, omit, only, title))
 
     def add_volumes(self, dest: str, kind: type[Options], help: str) -> None:
         """`--volume NAME=PATH …` with flags of its own; `args.dest` has them by name, each as a `kind`."""
-        from canvas_fm.cli.flags import VolumeFlags
+        from canvas_fm.cli.flags_from_options import VolumeFlags
 
         self._sets.append(VolumeFlags(self, dest, kind, help))
 
@@ -231,7 +231,7 @@ def add_json(parser: Parser) -> None:
 
 def add_volume_flags(parser: Parser, *, omit: Sequence[str] = ()) -> None:
     """Add the flags for opening a volume, the same on every verb; `omit` are those that it has already."""
-    from canvas_fm.data.volume.options import VolumeOptions
+    from canvas_fm.data.volume.volume_flags import VolumeOptions
 
     parser.add_options("volume_options", VolumeOptions, omit=omit, title="opening the volume")
 

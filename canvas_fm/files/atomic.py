@@ -10,8 +10,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from canvas_fm.errors import StorageFull
-from canvas_fm.files.abandoned import locked_while_written, remove_abandoned
 from canvas_fm.files.system_errors import full_disk, is_full
+from canvas_fm.files.temporary_leftovers import locked_while_written, remove_abandoned
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int64, Shaped
 
-from canvas_fm.data.crops.starts import draw_starts
+from canvas_fm.data.crops.crop_positions import draw_starts
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import BadInput, CanvasError, MissingExtra
 from canvas_fm.evaluation.metrics.classification import f1_at
@@ -26,9 +26,9 @@ from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.inference.backends.int8_check import GRAPH, Int8Check, PoolCheck, keep
 from canvas_fm.inference.backends.openvino import Compiled, converted, openvino, save
 from canvas_fm.inference.embed.point_crops import PointCrops, ahead
-from canvas_fm.models.checkpoint import Encoder
 from canvas_fm.models.device import native_int8
 from canvas_fm.models.encoder.vit import POOLS
+from canvas_fm.models.load_model import Encoder
 from canvas_fm.progress import bar
 
 NEIGHBOURS = 10

@@ -9,17 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from canvas_fm.inference.detect.tiles.resumable import ResumableTiles
+from canvas_fm.inference.detect.tiles.resumable_tiles import ResumableTiles
 
 
 class TileWork(ResumableTiles):
-    """Deprecated: `canvas_fm.inference.detect.tiles.resumable.ResumableTiles`, with the earlier arguments."""
+    """Deprecated: `ResumableTiles` of `detect.tiles.resumable_tiles`, with the earlier arguments."""
 
     suffix = ".npz"
 
     def __init__(self, out: Path, inputs: dict[str, Any], digest: str, tiles: int) -> None:
         warnings.warn(
-            "TileWork is called ResumableTiles, in canvas_fm.inference.detect.tiles.resumable",
+            "TileWork is called ResumableTiles, in canvas_fm.inference.detect.tiles.resumable_tiles",
             DeprecationWarning,
             stacklevel=2,
         )

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from canvas_fm.data.dataset.sample import sample
-from canvas_fm.data.points.formats.formats import suffixes, voxel_um_of
+from canvas_fm.data.points.formats.read_write import suffixes, voxel_um_of
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.tiff.channels import list_channels
 from canvas_fm.data.volume.volume import Volume

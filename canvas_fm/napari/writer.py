@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from canvas_fm.data.points.formats.formats import format_of
+from canvas_fm.data.points.formats.read_write import format_of
 from canvas_fm.data.points.points import Points
 from canvas_fm.napari.layers import METADATA
 

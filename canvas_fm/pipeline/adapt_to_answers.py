@@ -14,9 +14,9 @@ from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import CanvasError
 from canvas_fm.heads.review.learn_threshold import LearnedThreshold, learn_threshold
-from canvas_fm.models.checkpoint import Detector, load, save_detector
+from canvas_fm.models.load_model import Detector, load, save_detector
 from canvas_fm.training.detector.threshold import LOWEST_THRESHOLD
-from canvas_fm.training.mae.crop_set import VolumeSource
+from canvas_fm.training.mae.training_crops import VolumeSource
 from canvas_fm.version import __version__
 
 _log = logging.getLogger(__name__)

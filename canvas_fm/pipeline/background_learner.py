@@ -19,13 +19,13 @@ from canvas_fm.heads.labels.candidates import check_volume_name
 from canvas_fm.heads.refine.apply.apply import P_CELL, refine
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.heads.review.audit.clicked_count import random_clicks
-from canvas_fm.heads.review.clicks import OPEN
-from canvas_fm.heads.review.learn import learn_from_clicks, standardised
-from canvas_fm.heads.review.options import ReviewOptions
+from canvas_fm.heads.review.learn_from_clicks import learn_from_clicks, standardised
 from canvas_fm.heads.review.order import clusters_of
+from canvas_fm.heads.review.review_flags import ReviewOptions
+from canvas_fm.heads.review.review_state import OPEN
 from canvas_fm.heads.review.session import ReviewSession
 from canvas_fm.inference.embed.embed import embed
-from canvas_fm.models.checkpoint import load
+from canvas_fm.models.load_model import load
 from canvas_fm.pipeline.adapt_to_answers import ReviewedDetector
 
 _log = logging.getLogger(__name__)

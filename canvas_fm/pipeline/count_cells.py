@@ -22,11 +22,11 @@ from canvas_fm.errors import CanvasError
 from canvas_fm.files.atomic import write_atomic
 from canvas_fm.files.checksum import sha256
 from canvas_fm.heads.refine.apply.apply import P_CELL, refine
-from canvas_fm.heads.refine.counts.cell_count import RECALL_COMMAND
+from canvas_fm.heads.refine.counts.refined_count import RECALL_COMMAND
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.inference.detect.detect import detect
 from canvas_fm.inference.embed.point_crops import volume_identity
-from canvas_fm.models.checkpoint import Detector
+from canvas_fm.models.load_model import Detector
 from canvas_fm.version import __version__
 
 _log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from jaxtyping import Float32, Int64
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import CanvasError
-from canvas_fm.files.options import takes
+from canvas_fm.files.option_sets import takes
 from canvas_fm.files.resumable import read_part
 from canvas_fm.heads.features.candidate_score import recorded_score
 from canvas_fm.heads.features.extractor import Extractor
@@ -25,13 +25,13 @@ from canvas_fm.heads.refine.apply.apply import extractor_of, models_of, refined_
 from canvas_fm.heads.refine.apply.candidate_classifier import CandidateClassifier
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.inference.detect.detect import detector_job
+from canvas_fm.inference.detect.detect_flags import DetectOptions
 from canvas_fm.inference.detect.detector_features import MapPooling
-from canvas_fm.inference.detect.maxima.with_features import FeaturedJob
-from canvas_fm.inference.detect.options import DetectOptions
+from canvas_fm.inference.detect.maxima.maxima_with_features import FeaturedJob
 from canvas_fm.inference.detect.out_of_distribution import mark_unlike, unfamiliar_volume_warnings
-from canvas_fm.inference.detect.tiles.detection_job import DetectionJob, TileMaxima
-from canvas_fm.inference.detect.tiles.resumable import ResumableTiles
-from canvas_fm.models.checkpoint import Detector, Encoder
+from canvas_fm.inference.detect.tiles.resumable_tiles import ResumableTiles
+from canvas_fm.inference.detect.tiles.tiled_detection import TiledDetection, TileMaxima
+from canvas_fm.models.load_model import Detector, Encoder
 from canvas_fm.prepare.workers.dask_workers import map_tiles
 from canvas_fm.progress import bar
 
@@ -163,7 +163,7 @@ def _pooling(extractor: Extractor, detector: Detector) -> MapPooling | None:
 
 
 def _detected(
-    job: DetectionJob,
+    job: TiledDetection,
     pooling: MapPooling | None,
     work: ResumableTiles,
     *,

@@ -9,15 +9,15 @@ from typing import Any, Literal
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import CanvasError
-from canvas_fm.files.options import takes
+from canvas_fm.files.option_sets import takes
 from canvas_fm.heads.features.extractor import Extractor
 from canvas_fm.heads.features.shape import SHAPE_RULE
 from canvas_fm.heads.labels.candidates import label_brains
-from canvas_fm.heads.refine.counts.recall import CandidateRecall, read_recalls
+from canvas_fm.heads.refine.counts.candidate_recall import CandidateRecall, read_recalls
 from canvas_fm.heads.refine.fit.fit import fit_labelled
-from canvas_fm.heads.refine.options import FitAndRunOptions
-from canvas_fm.inference.options import BatchedRun
-from canvas_fm.models.checkpoint import Detector, Encoder, load
+from canvas_fm.heads.refine.fit_flags import FitAndRunOptions
+from canvas_fm.inference.run_flags import BatchedRun
+from canvas_fm.models.load_model import Detector, Encoder, load
 from canvas_fm.training.finetune.finetune import Tuning
 
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from canvas_fm.data.crops.crop_positions import check_crop_fits, draw_starts
 from canvas_fm.data.crops.reader import CropReader
-from canvas_fm.data.crops.starts import check_crop_fits, draw_starts
 from canvas_fm.data.volume.levels.resample import check_voxel_um
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import CanvasError
@@ -16,7 +16,7 @@ from canvas_fm.evaluation.page.figures import reconstruction_figure
 from canvas_fm.inference.embed.grid_points import box_centres
 from canvas_fm.inference.embed.input_checks import check_points
 from canvas_fm.inference.embed.reconstruct import reconstruct_crops, trained_mask_ratio
-from canvas_fm.models.checkpoint import Encoder
+from canvas_fm.models.load_model import Encoder
 
 
 def reconstruct(

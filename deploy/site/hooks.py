@@ -138,7 +138,7 @@ def recipes() -> str:
     from pydantic import BaseModel
     from pydantic_core import to_jsonable_python
 
-    from canvas_fm.shipped import catalogue
+    from canvas_fm.files.shipped import catalogue
     from canvas_fm.training.recipe.recipe import Recipe
 
     rows = ["| recipe | what it is |", "|---|---|"]

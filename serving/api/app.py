@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from canvas_fm.data.volume.options import VolumeOptions
+from canvas_fm.data.volume.volume_flags import VolumeOptions
 from canvas_fm.errors import CanvasError
 from serving.api.bodies import GONE, decoded, disconnected, media_type, read_crops, read_model, reply
 from serving.api.description.endpoint import JSON, NPY, SAFE, Endpoint
@@ -25,15 +25,15 @@ from serving.api.whitening import check_whitening
 from serving.core.batching.thread_pool import cancel_on_disconnect
 from serving.core.core import Core
 from serving.core.embed.points import embed_points
+from serving.core.jobs.runner import JobRunner
+from serving.core.jobs.store import JobStore
 from serving.core.models.describe import describe, detector_info
 from serving.core.search import check_search, find_index, search
 from serving.core.volumes import register
-from serving.jobs.runner import JobRunner
-from serving.jobs.store import JobStore
 from serving.observe.metrics import Metrics
 from serving.protocol import npy
 from serving.protocol.errors import Refusal, refused
-from serving.protocol.requests import (
+from serving.protocol.request_options import (
     Addition,
     EmbedQuery,
     EmbedRequest,
@@ -51,7 +51,7 @@ async def _at_once() -> None: ...
 
 
 def create_app(core: Core, turn: Callable[[], Awaitable[None]] = _at_once) -> Starlette:
-    """The Starlette app, whose lifespan runs `core` and the jobs; meant to run behind a Guard.
+    """The Starlette app, whose lifespan runs `core` and the jobs; meant to run behind a `RequestMiddleware`.
 
     Models are loaded at once; connections are accepted and jobs run once `turn` has returned.
     """
@@ -286,4 +286,4 @@ OTHERS = [
     Endpoint("GET", "/readyz", "Whether all models are loaded.", {"text/plain": None}),
     Endpoint("GET", "/metrics", "Figures for Prometheus.", {"text/plain": None}),
 ]
-"""What stands outside of /v1: crops as JSON, which the guard hands on to it, and what BentoML answers."""
+"""What stands outside of /v1: crops as JSON, which the middleware passes on, and what BentoML answers."""

@@ -26,7 +26,7 @@ from serving.protocol.errors import Refusal, refused
 from serving.protocol.json_process.child import digest_of, parse
 from serving.protocol.json_process.frames import LongText, pieces_of
 from serving.protocol.json_process.parser import is_small
-from serving.protocol.requests import EncodedCrops, ReplyOptions
+from serving.protocol.request_options import EncodedCrops, ReplyOptions
 
 if TYPE_CHECKING:
     from serving.core.models.model_host import Engine

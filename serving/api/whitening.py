@@ -11,7 +11,7 @@ from serving.core.core import Core
 from serving.core.embed.crops import key_of
 from serving.core.search import find_index, read_index
 from serving.protocol.errors import Refusal
-from serving.protocol.requests import ReplyOptions
+from serving.protocol.request_options import ReplyOptions
 
 if TYPE_CHECKING:
     from canvas_fm.heads.features.whiten import Whitening

@@ -1,6 +1,6 @@
 """Python clients of the service, blocking and asyncio, with retries.
 
-Both have the methods of `serving.client.requests` and `serving.client.job_requests`, which are generators
+Both have the methods of `serving.client.client_methods` and `serving.client.job_methods`, generators
 without input and output; all that the clients add is how a request is sent and how a pause is waited for.
 """
 
@@ -16,8 +16,7 @@ from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 import httpx
 
-from serving.client.job_requests import cancel, fetch, get, list_jobs, retry, submit, wait, whole_file
-from serving.client.requests import (
+from serving.client.client_methods import (
     Request,
     Steps,
     add_model,
@@ -34,6 +33,7 @@ from serving.client.requests import (
     search,
     settings,
 )
+from serving.client.job_methods import cancel, fetch, get, list_jobs, retry, submit, wait, whole_file
 from serving.client.retry import Attempts
 
 P = ParamSpec("P")

@@ -10,7 +10,7 @@ from typing import TypeVar
 import httpx
 
 from canvas_fm.errors import CanvasError
-from serving.client.requests import Request, Steps
+from serving.client.client_methods import Request, Steps
 
 T = TypeVar("T")
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # torch is imported by the thread that loads the model, while
     from canvas_fm.data.volume.volume import Volume
     from canvas_fm.heads.features.whiten import Whitening
     from canvas_fm.inference.search.index.index import Index
-    from canvas_fm.models.checkpoint import Detector, Encoder
+    from canvas_fm.models.load_model import Detector, Encoder
     from serving.core.models.hosted_refiner import HostedRefiner
     from serving.core.models.model_host import Engine
     from serving.core.volumes.registered_volume import HostedVolume, RegisteredVolume
@@ -137,7 +137,7 @@ class Core:
 
     def _open_all(self, settings: ServiceSettings) -> tuple[ServiceSettings, Engine | None]:
         """Models, volumes, indexes and refiners, in this order; the default model is an encoder or none."""
-        from canvas_fm.inference.embed.runner import device_for
+        from canvas_fm.inference.embed.encoder_runner import device_for
         from canvas_fm.inference.search.index.index import Index
         from serving.core.models.hosted_refiner import open_refiners
         from serving.core.models.model_host import encoder_first
@@ -165,7 +165,7 @@ class Core:
 
     def open_model(self, name: str, path: str, settings: ServiceSettings) -> Engine | Detector:
         """Serve one more encoder or detector; CanvasError where another model has its name."""
-        from canvas_fm.models.checkpoint import Encoder, load
+        from canvas_fm.models.load_model import Encoder, load
 
         model = load(path, device=self.device)
         served = {known: engine.encoder for known, engine in self._engines.items()} | self.detectors

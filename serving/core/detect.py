@@ -8,11 +8,11 @@ from canvas_fm.errors import CanvasError, DamagedStore, Unreachable
 from serving.core.core import Core
 from serving.core.embed.points import unreadable
 from serving.protocol.errors import Refusal, refused
-from serving.protocol.requests import DetectRequest
+from serving.protocol.request_options import DetectRequest
 
 if TYPE_CHECKING:
     from canvas_fm.data.points.points import Points
-    from canvas_fm.models.checkpoint import Detector
+    from canvas_fm.models.load_model import Detector
 
 
 class Detected(NamedTuple):
@@ -40,7 +40,7 @@ async def detect(core: Core, body: DetectRequest) -> Detected:
     """The cells of a box, by `canvas_fm.detect`; Refusal (413) where it is too large for one request."""
     from canvas_fm.inference.detect.detect import detector_job
     from canvas_fm.inference.detect.out_of_distribution import mark_unlike, unfamiliar_volume_warnings
-    from canvas_fm.inference.detect.tiles.detection_job import run
+    from canvas_fm.inference.detect.tiles.tiled_detection import run
 
     detector, volume = find_detector(core, body.detector), core.registered(body.volume)
     background = None if body.background is None else core.registered(body.background)

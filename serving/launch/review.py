@@ -15,13 +15,13 @@ import uvicorn
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.heads.review.audit.session import AuditSession
-from canvas_fm.heads.review.options import ReviewOptions
+from canvas_fm.heads.review.review_flags import ReviewOptions
 from canvas_fm.heads.review.session import ReviewSession
 from canvas_fm.pipeline.adapt_to_answers import ReviewedDetector, adapted_folder
 from canvas_fm.pipeline.background_learner import BackgroundLearner, open_review
+from serving.api.middleware import connection_limits
 from serving.api.review.routes import create_review
 from serving.launch.serve import free_port
-from serving.middleware import connection_limits
 from serving.observe.access_log import access
 
 HOST = "127.0.0.1"

@@ -17,16 +17,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from canvas_fm.data.dataset.names import volume_path
+from canvas_fm.data.dataset.dataset_addresses import volume_path
 from canvas_fm.errors import CanvasError
-from canvas_fm.files.options import takes
-from canvas_fm.shipped import find
+from canvas_fm.files.option_sets import takes
+from canvas_fm.files.shipped import find
+from serving.api.middleware.auth import read_keys
 from serving.core.volumes.remote_volumes import pin
 from serving.launch.bento.supervisor import by_name, private_control, private_folder, temporary_files_in
 from serving.launch.spare_processes import spares_when_loaded
-from serving.middleware.auth import read_keys
 from serving.observe.tracing import check_traces
-from serving.protocol.options import HostOptions, ServedVolume, ServeOptions, WorkerOptions
+from serving.protocol.serve_flags import HostOptions, ServedVolume, ServeOptions, WorkerOptions
 from serving.protocol.settings import Limits, ServedReview, ServiceSettings
 
 logger = logging.getLogger(__name__)

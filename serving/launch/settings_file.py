@@ -8,8 +8,8 @@ from typing import Any
 from pydantic import ConfigDict, Field
 
 from canvas_fm.errors import CanvasError
-from canvas_fm.files.settings import read_settings
-from serving.protocol.options import HostOptions, ServedVolume, ServeOptions
+from canvas_fm.files.strict_yaml import read_settings
+from serving.protocol.serve_flags import HostOptions, ServedVolume, ServeOptions
 from serving.protocol.settings import Limits
 
 FILE_VARIABLE = "CANVAS_FM_SETTINGS"

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from canvas_fm.files.options import Options
+from canvas_fm.files.option_sets import Options
 from canvas_fm.heads.review.order import Order
 
 MOST_ROWS = 64

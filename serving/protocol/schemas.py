@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from canvas_fm.inference.options import Pool
+from canvas_fm.inference.run_flags import Pool
 from serving.protocol.settings import Limits
 
 

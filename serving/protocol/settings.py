@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from serving.protocol.options import ServedVolume, WorkerOptions
+from serving.protocol.serve_flags import ServedVolume, WorkerOptions
 
 
 class Limits(BaseModel):

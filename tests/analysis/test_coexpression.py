@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from canvas_fm.analysis.coexpression import Population, coexpress, mask_of_tree
+from canvas_fm.analysis.marker_cells import read_population
 from canvas_fm.analysis.null_models import Mask
-from canvas_fm.analysis.populations import read_population
 from canvas_fm.analysis.regions.tree import Region, RegionTree
 from canvas_fm.data.points.points import Points
 from canvas_fm.errors import CanvasError

@@ -25,10 +25,10 @@ import torch
 
 from canvas_fm.cli import main as canvas_fm
 from canvas_fm.data.points.points import Points
-from canvas_fm.models.checkpoint import save_detector, save_encoder
 from canvas_fm.models.detector.convmixer import ConvMixerConfig, HeatMapNet
 from canvas_fm.models.encoder.mae import DecoderConfig, MaskedAutoencoder
 from canvas_fm.models.encoder.vit import EncoderConfig
+from canvas_fm.models.load_model import save_detector, save_encoder
 from tests.support.spots import write_spots
 
 ROOT = Path(__file__).parents[2]

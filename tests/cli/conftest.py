@@ -87,9 +87,9 @@ def model(tmp_path_factory) -> Path:
     """An untrained encoder with its decoder, a few thousand weights."""
     import torch
 
-    from canvas_fm.models.checkpoint import save_encoder
     from canvas_fm.models.encoder.mae import DecoderConfig, MaskedAutoencoder
     from canvas_fm.models.encoder.vit import EncoderConfig
+    from canvas_fm.models.load_model import save_encoder
 
     torch.manual_seed(0)
     mae = MaskedAutoencoder(EncoderConfig(dim=24, depth=1, heads=2), DecoderConfig(dim=12, depth=1, heads=2))

@@ -9,7 +9,7 @@ import pytest
 
 from canvas_fm import Embeddings, Points, Volume, embed, load
 from canvas_fm.cli.verbs.data.info import MARKERS
-from serving.protocol.options import ServedVolume
+from serving.protocol.serve_flags import ServedVolume
 
 
 def test_phantom(result, tmp_path):

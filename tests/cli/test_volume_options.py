@@ -110,7 +110,7 @@ def test_a_background_is_another_channel_than_its_volume(two, refusal, monkeypat
 
 
 def test_a_sweep_opens_its_volumes_as_it_is_told(two, tmp_path, monkeypatch):
-    from canvas_fm.data.volume.options import VolumeOptions
+    from canvas_fm.data.volume.volume_flags import VolumeOptions
     from canvas_fm.training.recipe.recipe import Recipe
     from canvas_fm.training.sweep.workers import PlannedTraining, train_one
 

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from canvas_fm import shipped
 from canvas_fm.errors import CanvasError
 from canvas_fm.evaluation.cards.card import BEGIN, END, check_card, read_report, write_card
 from canvas_fm.evaluation.cards.report import Report, figure_of
 from canvas_fm.evaluation.detection.score import evaluate
-from canvas_fm.models.checkpoint import load, save_detector
+from canvas_fm.files import shipped
 from canvas_fm.models.detector.convmixer import ConvMixerConfig, HeatMapNet
-from canvas_fm.models.folder.folder import checked_config
+from canvas_fm.models.folder.model_folder import checked_config
+from canvas_fm.models.load_model import load, save_detector
 from canvas_fm.viewing.info.describe import describe
 
 ROOT = Path(__file__).parents[2]

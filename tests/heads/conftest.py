@@ -13,10 +13,10 @@ from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.heads.features.feature_set import FeatureSet
 from canvas_fm.heads.refine.refiner import Refiner
-from canvas_fm.models.checkpoint import Detector, Encoder, save_detector, save_encoder
 from canvas_fm.models.detector.convmixer import ConvMixerConfig, HeatMapNet
 from canvas_fm.models.encoder.mae import DecoderConfig, MaskedAutoencoder
 from canvas_fm.models.encoder.vit import EncoderConfig
+from canvas_fm.models.load_model import Detector, Encoder, save_detector, save_encoder
 from tests.heads.made_up import cells
 from tests.support.spots import write_spots
 

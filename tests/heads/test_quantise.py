@@ -15,8 +15,8 @@ from canvas_fm.heads.quantise import agreement, quantise
 from canvas_fm.inference.backends import int8_check as int8
 from canvas_fm.inference.backends.int8_check import Int8Check, PoolCheck
 from canvas_fm.inference.embed.embed import embed, embed_crops
-from canvas_fm.models.checkpoint import load
 from canvas_fm.models.encoder.vit import POOLS
+from canvas_fm.models.load_model import load
 
 from .conftest import make_encoder  # isort: skip
 

@@ -23,9 +23,9 @@ DIM = 16  # of the vectors of `clumps`
 
 def make_encoder(folder: Path, *, seed: int = 0, crop_zyx=CROP, **options: Any):
     """A random-initialised encoder of 64 patches and 48 numbers a vector."""
-    from canvas_fm.models.checkpoint import save_encoder
     from canvas_fm.models.encoder.mae import DecoderConfig, MaskedAutoencoder
     from canvas_fm.models.encoder.vit import EncoderConfig
+    from canvas_fm.models.load_model import save_encoder
 
     torch.manual_seed(seed)
     patch = tuple(size // 4 for size in crop_zyx)

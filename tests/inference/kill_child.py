@@ -13,8 +13,8 @@ import torch
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.inference.embed.embed import embed_to_store
-from canvas_fm.inference.embed.store import resumable as unfinished
-from canvas_fm.models.checkpoint import load
+from canvas_fm.inference.embed.store import resumable_embeddings as unfinished
+from canvas_fm.models.load_model import load
 
 steps = 0
 

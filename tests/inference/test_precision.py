@@ -7,7 +7,7 @@ import torch
 
 import canvas_fm as cf
 from canvas_fm.inference.detect.detect import detector_job
-from canvas_fm.inference.options import DetectorRun, EncoderRun
+from canvas_fm.inference.run_flags import DetectorRun, EncoderRun
 from canvas_fm.models import device as devices
 from tests.inference.detect.nets import blobs, make_detector, write
 

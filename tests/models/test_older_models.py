@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from canvas_fm.files.shipped import shipped
 from canvas_fm.heads.refine.apply.apply import models_needed, models_of
 from canvas_fm.heads.refine.refiner import Refiner
-from canvas_fm.models.checkpoint import load
-from canvas_fm.shipped import shipped
+from canvas_fm.models.load_model import load
 
 
 def test_every_shipped_refiner_finds_the_very_models_that_it_was_fitted_with():

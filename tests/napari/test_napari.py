@@ -12,7 +12,7 @@ import pytest
 import canvas_fm as cf
 from canvas_fm.data.points.points import Points
 from canvas_fm.errors import CanvasError
-from canvas_fm.models.checkpoint import load
+from canvas_fm.models.load_model import load
 
 ROOT = Path(__file__).parents[2]
 pytest.importorskip("napari", reason="napari is not installed: pip install 'canvas-fm[napari]' pytest-qt")

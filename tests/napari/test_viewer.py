@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from canvas_fm.cli import main
-from canvas_fm.shipped import find
+from canvas_fm.files.shipped import find
 
 pytestmark = [
     pytest.mark.slow,

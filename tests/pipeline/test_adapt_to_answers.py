@@ -12,9 +12,9 @@ from canvas_fm import Volume, load
 from canvas_fm.data.points.points import Points
 from canvas_fm.errors import CanvasError
 from canvas_fm.heads.review.session import ReviewSession
-from canvas_fm.models.checkpoint import Detector, save_detector
 from canvas_fm.models.detector.convmixer import HeatMapNet
-from canvas_fm.models.folder.config import ConvMixerConfig
+from canvas_fm.models.folder.network_config import ConvMixerConfig
+from canvas_fm.models.load_model import Detector, save_detector
 from canvas_fm.pipeline.adapt_to_answers import ReviewedDetector, adapted_folder
 from canvas_fm.pipeline.background_learner import BackgroundLearner
 

@@ -14,8 +14,8 @@ from canvas_fm.cli import main
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.points.sidecar import read_sidecar
 from canvas_fm.files.checksum import sha256
+from canvas_fm.files.shipped import find
 from canvas_fm.pipeline import count_cells
-from canvas_fm.shipped import find
 from canvas_fm.version import __version__
 
 
@@ -150,7 +150,7 @@ def test_a_brain_of_other_voxels_is_counted_with_resample(tmp_path, capsys):
 
 def test_what_limits_a_count_is_a_warning(counted, caplog, monkeypatch):
     """The notes that `refine apply` writes beside the refined cells, for each brain."""
-    monkeypatch.setattr("canvas_fm.heads.refine.counts.cell_count._doubts", lambda *_: ["few labels"])
+    monkeypatch.setattr("canvas_fm.heads.refine.counts.refined_count._doubts", lambda *_: ["few labels"])
     words = [
         "count",
         "sample:microglia",

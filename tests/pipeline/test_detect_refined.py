@@ -15,9 +15,9 @@ from canvas_fm.heads.refine.apply.apply import refine
 from canvas_fm.heads.refine.fit.fit import fit_labelled
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.inference.detect.detect import detect
-from canvas_fm.models.checkpoint import load, save_detector
 from canvas_fm.models.detector.convmixer import ConvMixerConfig, HeatMapNet
-from canvas_fm.models.folder.config import AmplitudeConfig
+from canvas_fm.models.folder.network_config import AmplitudeConfig
+from canvas_fm.models.load_model import load, save_detector
 from canvas_fm.pipeline.detect_refined import detect_refined
 from tests.heads.conftest import VOXEL_UM, make_encoder, spots
 
@@ -128,12 +128,12 @@ def test_a_detector_of_the_same_net_with_other_scores_needs_no_second_map(
 )
 def test_it_resumes_in_either_part_and_takes_what_is_finished(models, volume, refiner, tmp_path, monkeypatch):
     from canvas_fm.heads.refine.apply import candidate_classifier
-    from canvas_fm.inference.detect.tiles.detection_job import DetectionJob
+    from canvas_fm.inference.detect.tiles.tiled_detection import TiledDetection
 
     call = (models[0], volume, refiner, tmp_path / "one.csv")
     options = {"encoder": models[1], "show": False, **TILE}
     monkeypatch.setattr(candidate_classifier, "BLOCK", 10)
-    for owner, name, at in ((DetectionJob, "maxima", 3), (Refiner, "predict_proba", 2)):
+    for owner, name, at in ((TiledDetection, "maxima", 3), (Refiner, "predict_proba", 2)):
         real, calls = getattr(owner, name), []
 
         def dying(self, *args, real=real, calls=calls, at=at, **more):
@@ -151,7 +151,7 @@ def test_it_resumes_in_either_part_and_takes_what_is_finished(models, volume, re
     cells = detect_refined(*call, **options)
     _, wanted = both(models, volume, refiner, tmp_path)
     np.testing.assert_allclose(cells.columns["p_cell"], wanted.columns["p_cell"], atol=1e-5)
-    monkeypatch.setattr(DetectionJob, "maxima", lambda *_, **__: pytest.fail("detected again"))
+    monkeypatch.setattr(TiledDetection, "maxima", lambda *_, **__: pytest.fail("detected again"))
     again = detect_refined(*call, **options)
     np.testing.assert_array_equal(again.columns["p_cell"].astype(np.float32), cells.columns["p_cell"])
     with pytest.raises(CanvasError, match="made from other inputs"):

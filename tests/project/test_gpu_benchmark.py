@@ -17,7 +17,7 @@ from scipy.ndimage import gaussian_filter
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import CanvasError
 from canvas_fm.models.encoder.vit import ViTEncoder
-from canvas_fm.models.folder.config import EncoderConfig
+from canvas_fm.models.folder.network_config import EncoderConfig
 from tests.benchmarks.gpu import net, pack, pretrain
 from tests.benchmarks.gpu.bench_gpu import main
 from tests.benchmarks.gpu.data import boxes, draw_phantoms, load_packed, views

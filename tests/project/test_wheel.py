@@ -48,7 +48,7 @@ def test_an_empty_environment_runs_the_demo(wheel, tmp_path):
     run(*pip, "--constraint", ROOT / "constraints" / "cpu.txt", wheel, cwd=tmp_path)
     assert "demo" in run(program, "--help", cwd=tmp_path)
     shown = run(
-        python, "-c", "from canvas_fm.shipped import shipped; print(*shipped('recipe'))", cwd=tmp_path
+        python, "-c", "from canvas_fm.files.shipped import shipped; print(*shipped('recipe'))", cwd=tmp_path
     )
     assert {"phantom", "canvas_all_markers", "real_small"} <= set(shown.split())
     result = json.loads(run(program, "demo", "--out", "demo", "--steps", "60", "--json", cwd=tmp_path))

@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 import canvas_fm as cf
-from canvas_fm.models.checkpoint import Encoder, load
+from canvas_fm.models.load_model import Encoder, load
 
 
 def vectors(encoder: Encoder, brain: cf.Volume, points: cf.Points) -> np.ndarray:

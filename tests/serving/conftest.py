@@ -23,10 +23,10 @@ import torch
 import canvas_fm as cf
 from canvas_fm.data.points.points import Points
 from canvas_fm.inference.embed.embed import embed_to_store
-from canvas_fm.inference.embed.store import resumable as unfinished
-from canvas_fm.models.checkpoint import Encoder, load, save_encoder
+from canvas_fm.inference.embed.store import resumable_embeddings as unfinished
 from canvas_fm.models.encoder.mae import DecoderConfig, MaskedAutoencoder
 from canvas_fm.models.encoder.vit import EncoderConfig
+from canvas_fm.models.load_model import Encoder, load, save_encoder
 from serving.protocol import npy
 
 CROP = (8, 16, 16)

@@ -17,7 +17,7 @@ from canvas_fm.heads.refine.fit.fit import fit_labelled
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.inference.embed.embed import embed_to_store
 from canvas_fm.inference.embed.store.embedding_store import Embeddings, write_store
-from canvas_fm.models.checkpoint import Encoder
+from canvas_fm.models.load_model import Encoder
 from tests.serving.conftest import (  # noqa: F401  fixtures of the service's own tests
     CROP,
     VOXEL_UM,

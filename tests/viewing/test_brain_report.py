@@ -11,7 +11,7 @@ from canvas_fm.analysis.regions.atlas import open_atlas
 from canvas_fm.cli import main
 from canvas_fm.data.points.points import Points
 from canvas_fm.errors import CanvasError
-from canvas_fm.shipped import find
+from canvas_fm.files.shipped import find
 from canvas_fm.viewing.brain_report.planes import densities_of, plane_name
 from canvas_fm.viewing.brain_report.report import brain_report, conclusion_of, model_rows
 from tests.analysis.regions.conftest import TABLE, small  # noqa: F401

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import canvas_fm as cf
-from canvas_fm.shipped import find
+from canvas_fm.files.shipped import find
 from canvas_fm.viewing.demo.counting import HITS, TOLERANCE_UM, SampleCount, count_sample, is_true_cell
 from canvas_fm.viewing.demo.counting_section import counting_sections
 

@@ -10,10 +10,16 @@ from canvas_fm.data.phantom.phantom import write_phantom
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.evaluation.metrics.separability import Accuracy, brightness_features, linear_right, raw_pca
-from canvas_fm.models.checkpoint import Encoder, save_encoder
 from canvas_fm.models.encoder.mae import DecoderConfig, MaskedAutoencoder
 from canvas_fm.models.encoder.vit import EncoderConfig
-from canvas_fm.viewing.demo.measure import cells_of, embedding_map, loss_lines, untrained_like, view_of
+from canvas_fm.models.load_model import Encoder, save_encoder
+from canvas_fm.viewing.demo.measure_pretraining import (
+    cells_of,
+    embedding_map,
+    loss_lines,
+    untrained_like,
+    view_of,
+)
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from jaxtyping import Float64, Int64
 from canvas_fm.data.points.sidecar import warn_if_changed
 from canvas_fm.data.points.tables import text_rows
 from canvas_fm.errors import CanvasError, counted
-from canvas_fm.heads.refine.counts.expected_count import ALL_CELLS, ALL_CELLS_IF_RECALL_HOLDS
+from canvas_fm.heads.refine.counts.count_interval import ALL_CELLS, ALL_CELLS_IF_RECALL_HOLDS
 
 _log = logging.getLogger(__name__)
 _NEEDED = ("brain", "group", "regions")

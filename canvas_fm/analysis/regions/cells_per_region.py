@@ -11,14 +11,15 @@ import numpy as np
 from jaxtyping import Float64, Integer, Real
 
 from canvas_fm.analysis.regions.atlas import LEFT, RIGHT, Atlas
-from canvas_fm.analysis.regions.placing import AtlasPositions, place
+from canvas_fm.analysis.regions.atlas_positions import AtlasPositions, place
 from canvas_fm.analysis.regions.transform import Transform
-from canvas_fm.data.points.formats.formats import voxel_um_of
+from canvas_fm.data.points.formats.read_write import voxel_um_of
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.points.tables import joined, write_table
 from canvas_fm.data.zyx import ZyxUm, ZyxUmLike, check_voxel_um
 from canvas_fm.errors import CanvasError
-from canvas_fm.heads.refine.counts.expected_count import (
+from canvas_fm.heads.refine.counts.candidate_recall import recall_of_refined
+from canvas_fm.heads.refine.counts.count_interval import (
     ALL_CELLS,
     ALL_CELLS_IF_RECALL_HOLDS,
     AMONG_CANDIDATES,
@@ -27,7 +28,6 @@ from canvas_fm.heads.refine.counts.expected_count import (
     count_interval,
     log_odds_shift,
 )
-from canvas_fm.heads.refine.counts.recall import recall_of_refined
 from canvas_fm.heads.refine.head.calibration import sigmoid
 
 SIDES = {"both": 0, "left": LEFT, "right": RIGHT}

@@ -16,13 +16,13 @@ from jaxtyping import Bool, Float32, Int32, Integer
 from scipy.ndimage import center_of_mass
 
 from canvas_fm.analysis.segment.morphology import measure_cells
-from canvas_fm.analysis.segment.options import PretrainedOptions
+from canvas_fm.analysis.segment.segment_flags import PretrainedOptions
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.data.volume.window import WindowRule
 from canvas_fm.data.zyx import ZyxUm
 from canvas_fm.errors import CanvasError
-from canvas_fm.files.options import takes
+from canvas_fm.files.option_sets import takes
 from canvas_fm.progress import bar
 
 Model = Literal["cellpose-sam", "sam", "micro-sam"]

@@ -12,12 +12,12 @@ from jaxtyping import Float32, Float64, Int64, Num, UInt32
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 
 from canvas_fm.analysis.segment.morphology import COLUMNS, measure_cells
-from canvas_fm.analysis.segment.options import SegmentOptions
+from canvas_fm.analysis.segment.segment_flags import SegmentOptions
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.data.volume.window import WindowRule
 from canvas_fm.errors import CanvasError, MissingExtra
-from canvas_fm.files.options import takes
+from canvas_fm.files.option_sets import takes
 from canvas_fm.progress import bar
 
 _TILE = 128  # voxels of a tile's core along each axis, one chunk of what is written

@@ -44,7 +44,7 @@ def add_verbs(verbs: Verbs) -> None:
 
 
 def _fill_demo(demo: Parser) -> None:
-    from canvas_fm.inference.options import DeviceOptions
+    from canvas_fm.inference.run_flags import DeviceOptions
 
     demo.add_argument(
         "--out", default="demo", metavar="DIR", help="default demo; an earlier demo is replaced"
@@ -103,7 +103,7 @@ def _stage(name: str, number: int, seconds: dict[str, float]) -> Iterator[None]:
 
 
 def _count_samples(out: Path, args: argparse.Namespace) -> list[SampleCount]:
-    from canvas_fm.shipped import shipped
+    from canvas_fm.files.shipped import shipped
     from canvas_fm.viewing.demo.counting import count_sample
 
     return [count_sample(name, out / name, device=args.where.device) for name in reversed(shipped("sample"))]
@@ -125,7 +125,7 @@ def _write_brains(out: Path, seed: int) -> tuple[dict[str, Path], dict[str, Path
 def _pretrain(
     recipe: str, out: Path, brains: tuple[dict[str, Path], dict[str, Path]], args: argparse.Namespace
 ) -> Run:
-    from canvas_fm.shipped import shipped
+    from canvas_fm.files.shipped import shipped
     from canvas_fm.training.mae.pretrain import pretrain
 
     volumes = [folder / "raw.zarr" for brain in brains for folder in brain.values()]
@@ -150,7 +150,7 @@ def _compare(
     from canvas_fm.data.points.points import Points
     from canvas_fm.data.volume.volume import Volume
     from canvas_fm.inference.embed.embed import embed
-    from canvas_fm.models.checkpoint import load
+    from canvas_fm.models.load_model import load
     from canvas_fm.viewing.demo.page import Agreement
     from serving.client import Client
 
@@ -265,8 +265,8 @@ def _write_page(
     args: argparse.Namespace,
 ) -> dict[str, float]:
     """Measure and write the page; returns the accuracies."""
-    from canvas_fm.models.checkpoint import load
-    from canvas_fm.viewing.demo.measure import build_page
+    from canvas_fm.models.load_model import load
+    from canvas_fm.viewing.demo.measure_pretraining import build_page
     from canvas_fm.viewing.demo.page import write_page
 
     run, autoencoder = runs

@@ -37,7 +37,7 @@ def add_verbs(verbs: Verbs) -> None:
 
 
 def _fill_serve(serve: Parser) -> None:
-    from serving.protocol.options import ServedVolume, ServeOptions
+    from serving.protocol.serve_flags import ServedVolume, ServeOptions
 
     serve.add_argument(
         "models",
@@ -153,7 +153,7 @@ def _model(text: str) -> tuple[str, str]:
     """Parse NAME=MODEL, or MODEL by the name of its folder."""
     from pathlib import Path
 
-    from canvas_fm.hub import address_name, is_address
+    from canvas_fm.files.hub import address_name, is_address
 
     if is_address(text):
         return address_name(text), text

@@ -8,8 +8,8 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Int, Int64, Real, Shaped
 
+from canvas_fm.data.crops.crop_positions import crop_starts, draw_starts, grid_starts
 from canvas_fm.data.crops.decoders import Decoder, open_decoder
-from canvas_fm.data.crops.starts import crop_starts, draw_starts, grid_starts
 from canvas_fm.data.points.points import as_zyx
 from canvas_fm.data.volume.levels.resample import Resampler, check_voxel_um
 from canvas_fm.data.volume.volume import Volume, Zyx, ZyxUm

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume
-from canvas_fm.shipped import find
+from canvas_fm.files.shipped import find
 
 _KEYS = ("marker", "cube", "origin_zyx", "voxel_um", "voxel_size", "source", "licence")
 

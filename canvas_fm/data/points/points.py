@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float64, Real
 
-from canvas_fm.data.dataset.names import points_path
-from canvas_fm.data.points.axes import is_axis
+from canvas_fm.data.dataset.dataset_addresses import points_path
+from canvas_fm.data.points.coordinate_columns import is_axis
 from canvas_fm.data.points.formats.dataframe import columns_of, frame_of
-from canvas_fm.data.points.formats.formats import VoxelUm, format_of, read_points, write_points
+from canvas_fm.data.points.formats.read_write import VoxelUm, format_of, read_points, write_points
 from canvas_fm.data.points.tables import PointTable, csv_text
 from canvas_fm.data.store.tar_index import local_file
 from canvas_fm.errors import CanvasError

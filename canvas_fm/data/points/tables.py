@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float64
 
-from canvas_fm.data.points.axes import find_axes, is_napari_axis, to_voxels
+from canvas_fm.data.points.coordinate_columns import find_axes, is_napari_axis, to_voxels
 from canvas_fm.data.points.csv_columns.columns import column_blocks, differ
 from canvas_fm.data.points.csv_columns.format import format_rows
 from canvas_fm.data.points.csv_columns.header import Header, read_header
@@ -24,7 +24,7 @@ from canvas_fm.data.points.csv_columns.texts import TextsTooLarge, joined_column
 from canvas_fm.data.points.formats.excel import XLSX, open_sheet, write_xlsx
 from canvas_fm.data.points.formats.npy_table import NPY, read_npy
 from canvas_fm.data.points.sidecar import check_sidecar_place, read_sidecar, write_sidecar
-from canvas_fm.data.points.text import create_text, open_text
+from canvas_fm.data.points.text_files import create_text, open_text
 from canvas_fm.errors import CanvasError, MissingExtra
 from canvas_fm.files.atomic import write_atomic
 

@@ -12,14 +12,13 @@ import numpy as np
 from jaxtyping import Num
 from numpy.typing import DTypeLike
 
-from canvas_fm.data.dataset.names import volume_path
+from canvas_fm.data.dataset.dataset_addresses import volume_path
 from canvas_fm.data.store.checked_store import NAMESPACE, CheckedStore
 from canvas_fm.data.store.files import open_files, volume_name
 from canvas_fm.data.store.ome.metadata import read_image, read_node
 from canvas_fm.data.store.remote.remote_store import Remote
 from canvas_fm.data.volume.array.array_like import as_dask, as_xarray, read_slice
 from canvas_fm.data.volume.array.in_memory import InMemory
-from canvas_fm.data.volume.options import VolumeOptions
 from canvas_fm.data.volume.stored.channel import Channel, ZarrPlace
 from canvas_fm.data.volume.stored.chunked_array import ChunkedArray
 from canvas_fm.data.volume.stored.unsupported_formats import refuse_unsupported
@@ -30,11 +29,12 @@ from canvas_fm.data.volume.stored.voxel_size_and_marker import (
     refuse_single_level,
 )
 from canvas_fm.data.volume.tiff.planes import Planes, open_planes
+from canvas_fm.data.volume.volume_flags import VolumeOptions
 from canvas_fm.data.volume.window import DEFAULT_RULE, Window, WindowCache, WindowRule, find_window
 from canvas_fm.data.volume.writer import CHUNK_ZYX, VolumeWriter, create
 from canvas_fm.data.zyx import Zyx, ZyxLike, ZyxUm, ZyxUmLike, check_voxel_um, whole_zyx
 from canvas_fm.errors import CanvasError
-from canvas_fm.files.options import takes
+from canvas_fm.files.option_sets import takes
 
 __all__ = ["Volume", "VolumeWriter", "Window", "WindowRule", "Zyx", "ZyxUm", "volume_name"]
 

@@ -13,8 +13,8 @@ from typing import Any
 from canvas_fm.errors import CanvasError
 from canvas_fm.evaluation.cards.report import Figure, Report
 from canvas_fm.files.atomic import write_text_atomic
-from canvas_fm.files.settings import read_settings
-from canvas_fm.shipped import find
+from canvas_fm.files.shipped import find
+from canvas_fm.files.strict_yaml import read_settings
 
 BEGIN, END = "<!-- report:begin, written from the report beside this page -->", "<!-- report:end -->"
 _CONFIG_FACTS = ("threshold", "min_distance_um", "smooth_um", "amplitude", "relative", "pool")
@@ -99,7 +99,7 @@ def _page(name: str, cards: str | Path | None) -> Path:
 
 def _config(name: str) -> dict[str, Any]:
     """The model's config as stored in its folder, verified."""
-    from canvas_fm.models.folder.folder import checked_config
+    from canvas_fm.models.folder.model_folder import checked_config
 
     return checked_config(find("model", name))
 

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from canvas_fm.errors import CanvasError
 from canvas_fm.evaluation.detection.score import Score
-from canvas_fm.files.settings import StrictModel
+from canvas_fm.files.strict_yaml import StrictModel
 
 _METRICS = {"f1": "F1", "auc": "AUC", "auc_overlap": "AUC, overlap", "f1_tuned": "F1, tuned"}
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]

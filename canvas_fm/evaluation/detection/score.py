@@ -13,11 +13,11 @@ from jaxtyping import Float64
 from canvas_fm.data.points.boxes import as_boxes, box_of
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.zyx import ZyxUm, ZyxUmLike, check_voxel_um
-from canvas_fm.evaluation.detection.checks import cells_of, sanity_warnings, scores_of
 from canvas_fm.evaluation.detection.confusion_counts import Chance, Counts, Intervals, chance_level, intervals
 from canvas_fm.evaluation.detection.curve import Curve, score_curve
 from canvas_fm.evaluation.detection.matching import greedy_of, optimal_of_small
 from canvas_fm.evaluation.detection.pairs import Pairs, find_pairs
+from canvas_fm.evaluation.detection.plausibility_checks import cells_of, sanity_warnings, scores_of
 from canvas_fm.evaluation.detection.tolerance import Tolerance, tolerance_of
 
 _log = logging.getLogger(__name__)

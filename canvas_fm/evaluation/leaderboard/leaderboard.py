@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from canvas_fm.data.points.formats.formats import suffixes
+from canvas_fm.data.points.formats.read_write import suffixes
 from canvas_fm.data.points.points import Points
 from canvas_fm.errors import CanvasError, counted
 from canvas_fm.evaluation.detection.confusion_counts import Counts, counts_array, intervals, mean_f1, pooled

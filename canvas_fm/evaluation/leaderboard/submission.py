@@ -18,10 +18,10 @@ from pydantic import Field, field_validator, model_validator
 from canvas_fm.data.points.boxes import as_boxes, inside_boxes, read_boxes
 from canvas_fm.data.points.points import Points
 from canvas_fm.errors import CanvasError, counted
-from canvas_fm.evaluation.detection.checks import scores_of
+from canvas_fm.evaluation.detection.plausibility_checks import scores_of
 from canvas_fm.evaluation.tables.manifest import VoxelUm
 from canvas_fm.files.checksum import sha256
-from canvas_fm.files.settings import StrictModel, check_settings, read_settings
+from canvas_fm.files.strict_yaml import StrictModel, check_settings, read_settings
 
 BENCHMARK, CARD, CELLS = "benchmark.yaml", "card.yaml", "cells"
 _SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")

@@ -14,7 +14,7 @@ from canvas_fm.data.points.boxes import as_boxes, read_boxes
 from canvas_fm.data.points.points import Points
 from canvas_fm.errors import CanvasError
 from canvas_fm.evaluation.detection.score import Score, evaluate
-from canvas_fm.files.settings import StrictModel
+from canvas_fm.files.strict_yaml import StrictModel
 
 VoxelUm = Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=3, max_length=3)]
 

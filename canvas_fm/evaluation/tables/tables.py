@@ -9,7 +9,7 @@ from pathlib import Path
 from canvas_fm.errors import CanvasError, counted
 from canvas_fm.evaluation.detection.confusion_counts import Counts, Intervals, counts_array, intervals, pooled
 from canvas_fm.evaluation.tables.manifest import DataSet, Manifest, Model, Region, planned_scores
-from canvas_fm.files.settings import read_settings
+from canvas_fm.files.strict_yaml import read_settings
 from canvas_fm.progress import bar
 
 SETS = {"train": "Train set", "test": "Test set"}

@@ -16,8 +16,8 @@ from canvas_fm.evaluation.detection.confusion_counts import Counts, pooled_rows
 from canvas_fm.heads.compare.fit_cache import FitCache
 from canvas_fm.heads.compare.label_curve import COUNTS, draw_labels
 from canvas_fm.heads.compare.methods import Fit, Method, training
+from canvas_fm.heads.compare.out_of_fold import FitOutput, Result, Speed, result_of
 from canvas_fm.heads.compare.pooled_candidates import PooledCandidates
-from canvas_fm.heads.compare.result import FitOutput, Result, Speed, result_of
 from canvas_fm.heads.labels.candidates import SKIP, Candidates
 from canvas_fm.heads.labels.group_folds import check_labels
 from canvas_fm.progress import bar

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from canvas_fm.files.resumable import read_part, write_part
+from canvas_fm.heads.compare.out_of_fold import FitOutput, Speed
 from canvas_fm.heads.compare.pooled_candidates import PooledCandidates
-from canvas_fm.heads.compare.result import FitOutput, Speed
-from canvas_fm.heads.refine.counts.expected_count import CountSpread
+from canvas_fm.heads.refine.counts.count_interval import CountSpread
 from canvas_fm.inference.embed.point_crops import volume_identity
 from canvas_fm.version import __version__
 

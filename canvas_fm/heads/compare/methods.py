@@ -12,7 +12,7 @@ from canvas_fm.errors import CanvasError
 from canvas_fm.evaluation.metrics.classification import best_f1
 from canvas_fm.heads.compare.pooled_candidates import PooledCandidates
 from canvas_fm.heads.labels.group_folds import Folds, grouped_folds
-from canvas_fm.heads.refine.counts.expected_count import CountSpread
+from canvas_fm.heads.refine.counts.count_interval import CountSpread
 
 RowIndices = Int64[np.ndarray, "_"]
 Predict = Callable[[np.ndarray], np.ndarray]  # row numbers of the task to P(cell)

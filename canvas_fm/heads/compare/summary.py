@@ -11,7 +11,7 @@ from canvas_fm.evaluation.detection.confusion_counts import pooled
 from canvas_fm.evaluation.metrics.classification import calibration_error, ceiling
 from canvas_fm.heads.compare.compare import Comparison
 from canvas_fm.heads.compare.label_curve import LabelCurve, t_interval
-from canvas_fm.heads.compare.result import RegionCounts, Result
+from canvas_fm.heads.compare.out_of_fold import RegionCounts, Result
 from canvas_fm.heads.labels.candidates import SKIP
 
 POOLED = "pooled"

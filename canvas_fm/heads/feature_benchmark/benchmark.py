@@ -17,15 +17,15 @@ from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import CanvasError
 from canvas_fm.heads.feature_benchmark.features import Crops, disturbances, feature_makers, margin_crop
 from canvas_fm.heads.feature_benchmark.finetuned import FineTuned, TuningRates
-from canvas_fm.heads.feature_benchmark.measures import (
+from canvas_fm.heads.feature_benchmark.per_cell_scores import (
     PerCellScores,
     few_labels,
     few_labels_by,
     found_again,
     neighbours,
 )
-from canvas_fm.models.checkpoint import Encoder
 from canvas_fm.models.encoder.random_encoder import random_encoder
+from canvas_fm.models.load_model import Encoder
 from canvas_fm.progress import bar
 
 BASELINES = ("untrained", "PCA-64", "shape")

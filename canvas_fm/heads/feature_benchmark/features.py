@@ -13,8 +13,8 @@ from scipy.ndimage import gaussian_filter
 from canvas_fm.data.zyx import Zyx, ZyxUm
 from canvas_fm.heads.features.shape import shape_crop, shape_features
 from canvas_fm.inference.embed.embed import embed_crops
-from canvas_fm.models.checkpoint import Encoder
 from canvas_fm.models.encoder.random_encoder import random_encoder
+from canvas_fm.models.load_model import Encoder
 
 SHIFT_ZYX = (0, 2, 2)  # voxels that a disturbed crop lies off its cell
 

@@ -12,10 +12,10 @@ from sklearn.linear_model import RidgeClassifierCV
 from torch import Tensor, nn
 
 from canvas_fm.heads.feature_benchmark.features import Crops, encoder_features
-from canvas_fm.heads.feature_benchmark.measures import ALPHAS
-from canvas_fm.models.checkpoint import Encoder
+from canvas_fm.heads.feature_benchmark.per_cell_scores import ALPHAS
 from canvas_fm.models.encoder.vit import ViTEncoder
-from canvas_fm.models.heads.tuned import unfrozen
+from canvas_fm.models.heads.tuned_blocks import unfrozen
+from canvas_fm.models.load_model import Encoder
 
 _AT_ONCE = 256
 

@@ -13,14 +13,14 @@ from jaxtyping import Bool, Float64, Int64
 
 from canvas_fm.data.dataset.unique_names import check_one_each, unique_names
 from canvas_fm.data.points.boxes import as_boxes, box_of, inside_boxes, read_boxes, whole
-from canvas_fm.data.points.labels import as_labels
+from canvas_fm.data.points.label_values import as_labels
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import BadInput, CanvasError
-from canvas_fm.evaluation.detection.checks import cells_of, scores_of
 from canvas_fm.evaluation.detection.curve import Curve, score_curve
 from canvas_fm.evaluation.detection.matching import match
 from canvas_fm.evaluation.detection.pairs import find_pairs
+from canvas_fm.evaluation.detection.plausibility_checks import cells_of, scores_of
 
 _log = logging.getLogger(__name__)
 CELL, OTHER, SKIP = 1, 0, -1

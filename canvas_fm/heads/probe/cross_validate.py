@@ -20,9 +20,9 @@ from canvas_fm.evaluation.metrics.classification import (
 )
 from canvas_fm.heads.compare.label_curve import COUNTS, LabelCurve, counts_up_to, draw_labels
 from canvas_fm.heads.labels.group_folds import Folds
-from canvas_fm.heads.probe.data import Correction, ProbeData, class_folds, read_probe_data
 from canvas_fm.heads.probe.effective_rank import effective_rank
 from canvas_fm.heads.probe.knn import KS, knn_proba
+from canvas_fm.heads.probe.labelled_embeddings import Correction, ProbeData, class_folds, read_probe_data
 from canvas_fm.heads.probe.probe import Probe, fit_probe
 from canvas_fm.heads.refine.head.logistic_path import Path, fit_path
 from canvas_fm.progress import bar

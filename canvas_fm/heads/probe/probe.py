@@ -14,10 +14,10 @@ from canvas_fm.data.points.points import Points
 from canvas_fm.errors import CanvasError, ModelMismatch
 from canvas_fm.heads.features.feature_set import check_finite, correct_by_group
 from canvas_fm.heads.labels.group_folds import Folds
-from canvas_fm.heads.probe.data import Correction, ProbeData
+from canvas_fm.heads.probe.labelled_embeddings import Correction, ProbeData
 from canvas_fm.heads.refine.head.logistic_path import Linear, fit_path
 from canvas_fm.inference.embed.store.embedding_store import Embeddings
-from canvas_fm.models.folder.folder import check_config, fill, read_kind, write_model
+from canvas_fm.models.folder.model_folder import check_config, fill, read_kind, write_model
 from canvas_fm.models.heads.linear import LinearHead
 
 PROBE_FILE = "model.safetensors"

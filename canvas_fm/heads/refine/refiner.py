@@ -15,6 +15,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from canvas_fm.errors import BadInput, ModelMismatch
+from canvas_fm.files.shipped import find
 from canvas_fm.heads.features.feature_set import (
     CORRECTIONS,
     MAE,
@@ -25,19 +26,18 @@ from canvas_fm.heads.features.feature_set import (
     check_provenance,
     correct_by_group,
 )
-from canvas_fm.heads.labels.labels import aligned, labels_of
+from canvas_fm.heads.labels.check_labels import aligned, labels_of
 from canvas_fm.heads.refine.columns import CONCAT, Columns
-from canvas_fm.heads.refine.counts.expected_count import Count, CountSpread, Recall, expected_count
-from canvas_fm.heads.refine.counts.recall import CandidateRecall
+from canvas_fm.heads.refine.counts.candidate_recall import CandidateRecall
+from canvas_fm.heads.refine.counts.count_interval import Count, CountSpread, Recall, expected_count
 from canvas_fm.heads.refine.fit.cross_fit import Fitted, LabelledFeatures, fit_head
 from canvas_fm.heads.refine.head.calibration import Calibration
 from canvas_fm.heads.refine.head.head_models import HeadOptions, parts_of
 from canvas_fm.heads.refine.refiner_folder import RefinerState, read_refiner, write_refiner
 from canvas_fm.models.device import pick_device
+from canvas_fm.models.heads.boosted_trees import BlendNet
 from canvas_fm.models.heads.nets import HeadNet
-from canvas_fm.models.heads.trees import BlendNet
-from canvas_fm.models.heads.tuned import TunedBlocks
-from canvas_fm.shipped import find
+from canvas_fm.models.heads.tuned_blocks import TunedBlocks
 
 _log = logging.getLogger(__name__)
 _AT_ONCE = 65_536

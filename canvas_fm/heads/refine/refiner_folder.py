@@ -14,15 +14,15 @@ from pydantic import BaseModel, ConfigDict
 from canvas_fm.errors import CanvasError, ModelMismatch
 from canvas_fm.heads.features.feature_set import Provenance
 from canvas_fm.heads.refine.columns import Columns
-from canvas_fm.heads.refine.counts.expected_count import CountSpread
-from canvas_fm.heads.refine.counts.recall import CandidateRecall
+from canvas_fm.heads.refine.counts.candidate_recall import CandidateRecall
+from canvas_fm.heads.refine.counts.count_interval import CountSpread
 from canvas_fm.heads.refine.fit.cross_fit import Fitted
 from canvas_fm.heads.refine.head.calibration import Calibration
 from canvas_fm.heads.refine.head.head_models import Part
-from canvas_fm.models.folder.folder import check_config, fill, read_kind, read_weights, write_model
+from canvas_fm.models.folder.model_folder import check_config, fill, read_kind, read_weights, write_model
+from canvas_fm.models.heads.boosted_trees import BlendNet, TreeEnsemble
 from canvas_fm.models.heads.nets import HeadNet
-from canvas_fm.models.heads.trees import BlendNet, TreeEnsemble
-from canvas_fm.models.heads.tuned import TunedBlocks
+from canvas_fm.models.heads.tuned_blocks import TunedBlocks
 
 WEIGHTS, BLOCKS = "model.safetensors", "blocks.safetensors"
 

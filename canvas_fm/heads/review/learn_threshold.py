@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float32, Float64, Int64
 
 from canvas_fm.errors import counted
 from canvas_fm.evaluation.domains.scores import THRESHOLDS
-from canvas_fm.heads.review.learn import FEWEST, f1_of, label_curve
+from canvas_fm.heads.review.learn_from_clicks import FEWEST, f1_of, label_curve
 
 _GAIN = 0.03  # of the expected F1, for which a threshold is raised
 # Share of resampled held-out clicks in which a threshold has to be better: with so few cells, and with more.

@@ -14,12 +14,11 @@ from jaxtyping import Float64, Int64, Shaped
 
 from canvas_fm.data.points.points import Points
 from canvas_fm.errors import BadInput
-from canvas_fm.evaluation.detection.checks import SCORE_COLUMNS
+from canvas_fm.evaluation.detection.plausibility_checks import SCORE_COLUMNS
 from canvas_fm.heads.review.agreement import agreement
 from canvas_fm.heads.review.audit.clicked_count import clicked_count, random_clicks
 from canvas_fm.heads.review.click_log import ClickLog
-from canvas_fm.heads.review.clicks import CELL, OPEN, OTHER, UNSURE, Clicks
-from canvas_fm.heads.review.learn import Learned
+from canvas_fm.heads.review.learn_from_clicks import Learned
 from canvas_fm.heads.review.order import (
     ORDERS,
     RANDOM_EVERY,
@@ -30,6 +29,7 @@ from canvas_fm.heads.review.order import (
     random_order,
     uncertain_order,
 )
+from canvas_fm.heads.review.review_state import CELL, OPEN, OTHER, UNSURE, Clicks
 
 _BLOCK = 1024  # rows of an order that become Python's numbers at once: few of a million are looked at
 ENOUGH = 0.03  # half-width of the count's interval at which a review may stop

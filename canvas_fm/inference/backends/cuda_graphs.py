@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Float32
 
-from canvas_fm.models.checkpoint import Encoder
+from canvas_fm.models.load_model import Encoder
 
 SIZES = (64, 256, 1024)  # crops; a batch is padded to the next, a larger one is cut
 _WARM_UP = 3

@@ -21,8 +21,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from canvas_fm.data.volume.window import cache_folder
 from canvas_fm.errors import CanvasError
 from canvas_fm.files.atomic import disk_full_as_error, sync_path
-from canvas_fm.models.checkpoint import Encoder
 from canvas_fm.models.device import native_int8
+from canvas_fm.models.load_model import Encoder
 
 _log = logging.getLogger(__name__)
 AGREEMENT, F1_MOVE = 0.95, 0.005  # at least, and below: what int8 is admitted by

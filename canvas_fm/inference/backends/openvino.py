@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from canvas_fm.errors import CanvasError, MissingExtra
 from canvas_fm.inference.backends.int8_check import quantised_file
-from canvas_fm.models.checkpoint import Encoder
 from canvas_fm.models.encoder.vit import POOLS
+from canvas_fm.models.load_model import Encoder
 
 _HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}  # of int8: for what is not quantised
 

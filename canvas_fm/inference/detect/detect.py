@@ -11,20 +11,20 @@ from canvas_fm.data.volume.levels.resample import check_voxel_um
 from canvas_fm.data.volume.volume import Volume, Zyx, ZyxUm
 from canvas_fm.data.volume.window import WindowRule
 from canvas_fm.errors import CanvasError
-from canvas_fm.files.options import takes
+from canvas_fm.files.option_sets import takes
 from canvas_fm.inference.channels import input_channels
+from canvas_fm.inference.detect.detect_flags import DetectOptions, LogOptions, TileOptions
 from canvas_fm.inference.detect.heatmap import HeatMapper, LaplacianHeatMapper, NetHeatMapper
 from canvas_fm.inference.detect.maxima.local_maxima import Shape
-from canvas_fm.inference.detect.options import DetectOptions, LogOptions, TileOptions
 from canvas_fm.inference.detect.out_of_distribution import mark_unlike, unfamiliar_volume_warnings
-from canvas_fm.inference.detect.tiles.detection_job import DetectionJob, run
+from canvas_fm.inference.detect.tiles.tiled_detection import TiledDetection, run
 from canvas_fm.inference.detect.tiles.tiles import Readable, Resampled, as_region
 from canvas_fm.inference.embed.point_crops import volume_identity
-from canvas_fm.models.folder.config import AmplitudeConfig, RelativeConfig
+from canvas_fm.models.folder.network_config import AmplitudeConfig, RelativeConfig
 from canvas_fm.models.folder.training_volumes import volume_in_training
 
 if TYPE_CHECKING:
-    from canvas_fm.models.checkpoint import Detector
+    from canvas_fm.models.load_model import Detector
 
 _log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ def detect(
 @takes(DetectOptions)
 def detector_job(
     detector: Detector, volume: Volume, *, background: Volume | None = None, **options: Any
-) -> DetectionJob:
+) -> TiledDetection:
     """The job of `detect` without running it; for `plan`."""
     opts = DetectOptions.of(**options)
     config = detector.config
@@ -108,7 +108,7 @@ def detect_log(
 
 
 @takes(LogOptions)
-def log_job(volume: Volume, *, window_rule: WindowRule | None = None, **options: Any) -> DetectionJob:
+def log_job(volume: Volume, *, window_rule: WindowRule | None = None, **options: Any) -> TiledDetection:
     """The baseline job: local maxima of the Laplacian of a Gaussian, with non-maximum suppression.
 
     The response is that of windowed voxels, so a threshold hardly carries from one volume to the next.
@@ -142,7 +142,7 @@ def _job(
     meta: dict[str, str],
     amplitude: AmplitudeConfig | None = None,
     relative: RelativeConfig | None = None,
-) -> DetectionJob:
+) -> TiledDetection:
     first = volumes[0]
     source: Readable = first
     box = as_region(where.box, first.shape_zyx)
@@ -171,7 +171,7 @@ def _job(
     about |= {"marker": first.marker} if first.marker else {}
     about |= {"threshold": f"{threshold:.9g}", "min_distance_um": f"{settings['min_distance_um']:g}"}
     shape: Shape = "ball" if suppress_um is None else "box"
-    job = DetectionJob(
+    job = TiledDetection(
         volumes, windows, to_um, heat, smooth_um, radius, shape, suppress_um, threshold, where.subvoxel, box,
         tile, inputs, about | meta, amplitude, relative,
     )  # fmt: skip

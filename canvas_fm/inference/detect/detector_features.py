@@ -15,13 +15,13 @@ from canvas_fm.data.volume.levels.resample import check_voxel_um
 from canvas_fm.data.volume.volume import Volume, Zyx, ZyxUm
 from canvas_fm.inference.detect.detect import TILE_ZYX, channels_of
 from canvas_fm.inference.detect.heatmap import smooth, smooth_reach
-from canvas_fm.inference.detect.tiles.detection_job import read_windowed
+from canvas_fm.inference.detect.tiles.tiled_detection import read_windowed
 from canvas_fm.inference.detect.tiles.tiles import Box, Readable, Resampled, cut, pad_to, whole
 from canvas_fm.inference.embed.input_checks import check_points
-from canvas_fm.models.checkpoint import Detector
 from canvas_fm.models.detector.convmixer import pool_boxes
 from canvas_fm.models.detector.convmixer_planes import features_by_planes
 from canvas_fm.models.device import pick_device, pick_precision
+from canvas_fm.models.load_model import Detector
 from canvas_fm.progress import bar
 
 _AT_ONCE = 256  # points whose parts of the map are gathered together

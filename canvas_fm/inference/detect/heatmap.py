@@ -15,7 +15,7 @@ from canvas_fm.inference.detect.tiles.tiles import pad_to
 if TYPE_CHECKING:  # torch is imported by the net's heat map alone: the Laplacian needs none
     import torch
 
-    from canvas_fm.models.checkpoint import Detector
+    from canvas_fm.models.load_model import Detector
 
 SMOOTH_REACH = 3.0  # in σ
 
@@ -41,7 +41,7 @@ class NetHeatMapper:
         self, detector: Detector, device: str | torch.device = "auto", precision: str = "auto"
     ) -> None:
         from canvas_fm.models.device import pick_device, resolved_precision
-        from canvas_fm.models.pretrained.weights import refuse_edited
+        from canvas_fm.models.pretrained.changed_weights import refuse_edited
 
         refuse_edited(detector.name, detector.edited)
         self.detector, self.device = detector, str(device)

@@ -10,7 +10,7 @@ import numpy as np
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume, WindowRule
 from canvas_fm.inference.detect.heatmap import NetHeatMapper
-from canvas_fm.inference.detect.tiles.detection_job import DetectionJob
+from canvas_fm.inference.detect.tiles.tiled_detection import TiledDetection
 from canvas_fm.models.folder.training_volumes import volume_in_training
 
 LOOKS = "looks"  # the key in a detector's provenance
@@ -46,7 +46,7 @@ def statistics_ranges(looks: Sequence[Mapping[str, float]]) -> dict[str, list[fl
     }
 
 
-def unfamiliar_volume_warnings(job: DetectionJob, points: Points) -> list[str]:
+def unfamiliar_volume_warnings(job: TiledDetection, points: Points) -> list[str]:
     """Warnings of a volume outside the ranges of the calibration volumes, or one of the training volumes.
 
     And of a box too small for scores that are relative to the strongest around.
@@ -71,7 +71,7 @@ def unfamiliar_volume_warnings(job: DetectionJob, points: Points) -> list[str]:
     ]
 
 
-def mark_unlike(job: DetectionJob, points: Points) -> Points:
+def mark_unlike(job: TiledDetection, points: Points) -> Points:
     """The detections; where the volume looks unlike the calibration volumes, their metadata say by what.
 
     The recall that was measured on such volumes is then not known to hold, which counts go by.
@@ -80,7 +80,7 @@ def mark_unlike(job: DetectionJob, points: Points) -> Points:
     return Points(points.zyx, points.columns, points.meta | {UNLIKE: odd}) if odd else points
 
 
-def _unlike_calibration(job: DetectionJob, points: Points) -> str:
+def _unlike_calibration(job: TiledDetection, points: Points) -> str:
     """What of a volume lies outside the ranges of the calibration volumes; empty where nothing does."""
     if not isinstance(job.heat, NetHeatMapper):
         return ""
@@ -101,7 +101,7 @@ def _unlike_calibration(job: DetectionJob, points: Points) -> str:
     return "; ".join(odd)
 
 
-def _small_box_warnings(job: DetectionJob) -> list[str]:
+def _small_box_warnings(job: TiledDetection) -> list[str]:
     """A warning where scores are relative to the detections around and the box ends before they do."""
     if job.relative is None:
         return []

@@ -17,15 +17,15 @@ from canvas_fm.data.volume.volume import Volume
 from canvas_fm.data.volume.window import Window
 from canvas_fm.errors import CanvasError
 from canvas_fm.files.locks import refuse_other_inputs
-from canvas_fm.files.options import takes
+from canvas_fm.files.option_sets import takes
 from canvas_fm.files.resumable import unfinished_folder
+from canvas_fm.inference.embed.encoder_runner import Runner
 from canvas_fm.inference.embed.input_checks import check_crops, check_points
 from canvas_fm.inference.embed.point_crops import PointCrops, ahead, volume_identity
-from canvas_fm.inference.embed.runner import Runner
 from canvas_fm.inference.embed.store.embedding_store import Embeddings, points_sha256
-from canvas_fm.inference.embed.store.resumable import ResumableEmbeddings
-from canvas_fm.inference.options import EmbedOptions
-from canvas_fm.models.checkpoint import Encoder
+from canvas_fm.inference.embed.store.resumable_embeddings import ResumableEmbeddings
+from canvas_fm.inference.run_flags import EmbedOptions
+from canvas_fm.models.load_model import Encoder
 from canvas_fm.prepare.workers.dask_workers import map_tiles
 from canvas_fm.progress import bar
 

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float64, Int
 
+from canvas_fm.data.crops.crop_positions import grid_starts
 from canvas_fm.data.crops.reader import CropReader
-from canvas_fm.data.crops.starts import grid_starts
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.levels.resample import check_voxel_um
 from canvas_fm.data.volume.volume import Volume, Zyx
 
 if TYPE_CHECKING:
-    from canvas_fm.models.checkpoint import ModelConfig
+    from canvas_fm.models.load_model import ModelConfig
 
 
 def grid_points(

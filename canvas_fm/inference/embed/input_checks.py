@@ -14,7 +14,7 @@ from canvas_fm.errors import CanvasError, counted
 
 if TYPE_CHECKING:
     from canvas_fm.data.volume.volume import Zyx
-    from canvas_fm.models.checkpoint import ModelConfig
+    from canvas_fm.models.load_model import ModelConfig
 
 
 def check_crops(

@@ -26,7 +26,7 @@ from canvas_fm.errors import CanvasError
 from canvas_fm.inference.channels import input_channels
 
 if TYPE_CHECKING:
-    from canvas_fm.models.checkpoint import ModelConfig
+    from canvas_fm.models.load_model import ModelConfig
 
 T = TypeVar("T")
 

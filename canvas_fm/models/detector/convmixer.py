@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from canvas_fm.models.folder.config import ConvMixerConfig, LocalContrastConfig
+from canvas_fm.models.folder.network_config import ConvMixerConfig, LocalContrastConfig
 
 _PLANES = 16  # of patches whose voxels are squared at a time
 

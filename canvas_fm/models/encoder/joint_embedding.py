@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from canvas_fm.models.encoder.mae import Decoder, content_aware_loss, loss_target
 from canvas_fm.models.encoder.vit import ViTEncoder, patchify, scale_of, take_tokens
-from canvas_fm.models.folder.config import DecoderConfig, EncoderConfig, ProjectorConfig
+from canvas_fm.models.folder.network_config import DecoderConfig, EncoderConfig, ProjectorConfig
 
 
 class JointEmbedder(nn.Module):

@@ -21,7 +21,7 @@ from canvas_fm.models.encoder.vit import (
     sincos_positions,
     take_tokens,
 )
-from canvas_fm.models.folder.config import DecoderConfig, EncoderConfig, masked_count
+from canvas_fm.models.folder.network_config import DecoderConfig, EncoderConfig, masked_count
 
 
 @dataclass

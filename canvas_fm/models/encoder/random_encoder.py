@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from canvas_fm.data.zyx import ZyxUm
-from canvas_fm.models.checkpoint import Encoder, ModelConfig
 from canvas_fm.models.encoder.vit import EncoderConfig, ViTEncoder
+from canvas_fm.models.load_model import Encoder, ModelConfig
 
 
 def random_encoder(

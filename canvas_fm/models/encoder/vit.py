@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from canvas_fm.models.encoder.block import Block
-from canvas_fm.models.folder.config import EncoderConfig, Intensity, Pool
+from canvas_fm.models.folder.network_config import EncoderConfig, Intensity, Pool
 
 POOLS: tuple[str, ...] = get_args(Pool)
 DENSE = ("tokens", "grid")  # a vector for each patch instead of one for the crop

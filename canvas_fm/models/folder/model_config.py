@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from canvas_fm.data.volume.window import WindowRule
-from canvas_fm.models.folder.config import (
+from canvas_fm.models.folder.network_config import (
     AmplitudeConfig,
     ConvMixerConfig,
     DecoderConfig,

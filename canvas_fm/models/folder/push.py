@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from canvas_fm.errors import CanvasError
-from canvas_fm.hub import hub_endpoint, hub_library, hub_model
-from canvas_fm.models.folder.folder import CONFIG, checked_config, model_name
-from canvas_fm.shipped import card_of, find
+from canvas_fm.files.hub import hub_endpoint, hub_library, hub_model
+from canvas_fm.files.shipped import card_of, find
+from canvas_fm.models.folder.model_folder import CONFIG, checked_config, model_name
 
 _HEAD = """---
 license: apache-2.0

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from canvas_fm.models.checkpoint import Detector, DetectorConfig, Encoder
+from canvas_fm.models.load_model import Detector, DetectorConfig, Encoder
 from canvas_fm.version import __version__
 
 _PAPER = {

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from canvas_fm.models.detector.convmixer import HeatMapNet
 from canvas_fm.models.device import pick_device
-from canvas_fm.models.folder.folder import model_name
 from canvas_fm.models.folder.model_config import DetectorConfig
+from canvas_fm.models.folder.model_folder import model_name
+from canvas_fm.models.pretrained.changed_weights import weights_version
 from canvas_fm.models.pretrained.preprocessing import WindowLike, check_shape, eager, windowed
-from canvas_fm.models.pretrained.weights import weights_version
 
 # Of a config what determines its maps, and how far around a point the hottest voxel is looked for.
 _MAP = ("architecture", "weights", "voxel_um", "window_rule", "smooth_um", "min_distance_um")

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from canvas_fm.errors import CanvasError
-from canvas_fm.models.checkpoint import Encoder, load
+from canvas_fm.files.shipped import shipped
 from canvas_fm.models.encoder.random_encoder import random_encoder
-from canvas_fm.models.folder.folder import read_kind
+from canvas_fm.models.folder.model_folder import read_kind
+from canvas_fm.models.load_model import Encoder, load
 from canvas_fm.models.pretrained.torchvision_operators import declare_missing_operators
-from canvas_fm.shipped import shipped
 
 declare_missing_operators()
 

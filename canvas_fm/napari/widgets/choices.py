@@ -9,9 +9,9 @@ from magicgui.widgets import ComboBox, FileEdit
 from napari.layers import Image, Points
 
 from canvas_fm.errors import CanvasError
-from canvas_fm.models.folder.folder import read_kind
+from canvas_fm.files.shipped import shipped
+from canvas_fm.models.folder.model_folder import read_kind
 from canvas_fm.napari.layers import METADATA
-from canvas_fm.shipped import shipped
 
 _OTHER = "a folder …"
 

@@ -10,7 +10,7 @@ from napari.layers import Image
 from canvas_fm.data.points.points import Points
 from canvas_fm.errors import CanvasError, counted
 from canvas_fm.inference.detect.detect import detect
-from canvas_fm.models.checkpoint import load
+from canvas_fm.models.load_model import load
 from canvas_fm.napari.background import BackgroundWork, shows_errors
 from canvas_fm.napari.layers import points_layer, volume_of
 from canvas_fm.napari.widgets.choices import LayerChoice, ModelChoice

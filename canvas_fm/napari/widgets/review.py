@@ -11,9 +11,9 @@ from napari.layers import Image
 from napari.layers import Points as PointsLayer
 
 from canvas_fm.errors import CanvasError, counted
-from canvas_fm.heads.review.clicks import CELL, OTHER, UNSURE
-from canvas_fm.heads.review.options import ReviewOptions
 from canvas_fm.heads.review.order import ORDERS
+from canvas_fm.heads.review.review_flags import ReviewOptions
+from canvas_fm.heads.review.review_state import CELL, OTHER, UNSURE
 from canvas_fm.heads.review.session import ReviewSession
 from canvas_fm.napari.background import BackgroundWork, shows_errors, text_label
 from canvas_fm.napari.layers import METADATA, OPEN_CIRCLE, points_layer, points_of, volume_of

@@ -14,7 +14,7 @@ from canvas_fm.data.points.points import Points
 from canvas_fm.errors import CanvasError, counted
 from canvas_fm.inference.embed.embed import embed
 from canvas_fm.inference.embed.store.embedding_store import points_sha256
-from canvas_fm.models.checkpoint import load
+from canvas_fm.models.load_model import load
 from canvas_fm.napari.background import BackgroundWork, shows_errors
 from canvas_fm.napari.layers import colour_scale, points_layer, points_of, volume_of
 from canvas_fm.napari.widgets.choices import LayerChoice, ModelChoice

@@ -18,11 +18,11 @@ from canvas_fm.heads.refine.apply.apply import refine
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.inference.detect.detect import detect
 from canvas_fm.inference.embed.embed import embed
-from canvas_fm.models.checkpoint import load
+from canvas_fm.models.load_model import load
 from canvas_fm.pipeline.study.settings import merged, read_study_settings
 from canvas_fm.pipeline.study.steps.cells import convert_options, own_models
-from canvas_fm.pipeline.study.steps.step import StepRun, Study
-from canvas_fm.pipeline.study.steps.table import STEPS
+from canvas_fm.pipeline.study.steps.step_order import STEPS
+from canvas_fm.pipeline.study.steps.study_step import StepRun, Study
 from canvas_fm.pipeline.study.study import Status, chosen_tasks, status_of
 from canvas_fm.prepare.convert.preview import preview_conversion
 

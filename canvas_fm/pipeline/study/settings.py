@@ -9,15 +9,15 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import Field, model_validator
 
-from canvas_fm.data.volume.options import VolumeOptions, VoxelOptions
+from canvas_fm.data.volume.volume_flags import VolumeOptions, VoxelOptions
 from canvas_fm.data.zyx import Zyx, ZyxUm
 from canvas_fm.errors import CanvasError
-from canvas_fm.files.options import AnySequence, Options, Positive
-from canvas_fm.files.settings import StrictModel, read_settings
-from canvas_fm.inference.detect.options import DetectOptions
-from canvas_fm.inference.options import DetectorRun, DeviceOptions, EmbedOptions
-from canvas_fm.prepare.options import ConvertOptions
-from canvas_fm.shipped import find
+from canvas_fm.files.option_sets import AnySequence, Options, Positive
+from canvas_fm.files.shipped import find
+from canvas_fm.files.strict_yaml import StrictModel, read_settings
+from canvas_fm.inference.detect.detect_flags import DetectOptions
+from canvas_fm.inference.run_flags import DetectorRun, DeviceOptions, EmbedOptions
+from canvas_fm.prepare.convert_flags import ConvertOptions
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 SizeUm = Annotated[ZyxUm, AnySequence]

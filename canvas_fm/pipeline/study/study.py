@@ -15,10 +15,10 @@ from typing import Any, Literal
 from canvas_fm.errors import CanvasError, StorageFull
 from canvas_fm.files.atomic import write_text_atomic
 from canvas_fm.files.locks import take_lock
-from canvas_fm.pipeline.study.records import Record, begin, folder_digest, read_record, write_record
+from canvas_fm.pipeline.study.finished_steps import Record, begin, folder_digest, read_record, write_record
 from canvas_fm.pipeline.study.settings import StudySettings, as_yaml, check_steps, read_study_settings
-from canvas_fm.pipeline.study.steps.step import StepRun, Study
-from canvas_fm.pipeline.study.steps.table import STEPS
+from canvas_fm.pipeline.study.steps.step_order import STEPS
+from canvas_fm.pipeline.study.steps.study_step import StepRun, Study
 from canvas_fm.version import __version__
 
 _log = logging.getLogger(__name__)

@@ -14,15 +14,15 @@ import numpy as np
 from canvas_fm.data.store.checked_store import CheckedStore
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import CanvasError
-from canvas_fm.files.options import takes
+from canvas_fm.files.option_sets import takes
 from canvas_fm.prepare.convert.finish import attributes, finish, is_done, verify_sources
 from canvas_fm.prepare.convert.layout import Layout, plan
-from canvas_fm.prepare.convert.slab_job import THREADS, Processes, SlabPlan, write_slabs
-from canvas_fm.prepare.convert.slab_work import SlabWork, settings_sha256
+from canvas_fm.prepare.convert.slab_progress import SlabWork, settings_sha256
+from canvas_fm.prepare.convert.slab_workers import THREADS, Processes, SlabPlan, write_slabs
 from canvas_fm.prepare.convert.window_sample import WindowSample
+from canvas_fm.prepare.convert_flags import ConvertOptions
 from canvas_fm.prepare.corrections.report import report_corrections
 from canvas_fm.prepare.corrections.sample_planes import corrections_of
-from canvas_fm.prepare.options import ConvertOptions
 from canvas_fm.prepare.sources.source import Source, open_source
 from canvas_fm.progress import bar
 

@@ -22,9 +22,9 @@ from canvas_fm.files.checksum import Algorithm, file_checksum
 from canvas_fm.files.resumable import unfinished_folder
 from canvas_fm.prepare.convert.layout import Layout, image_metadata, open_arrays
 from canvas_fm.prepare.convert.shards.written_chunks import WrittenChunks
-from canvas_fm.prepare.convert.slab_work import SlabResult, SlabWork, source_list
+from canvas_fm.prepare.convert.slab_progress import SlabResult, SlabWork, source_list
 from canvas_fm.prepare.convert.window_sample import WindowSample
-from canvas_fm.prepare.options import ConvertOptions
+from canvas_fm.prepare.convert_flags import ConvertOptions
 from canvas_fm.prepare.sources.source import Source
 
 SOURCES = "canvas_fm_sources.json"

@@ -21,7 +21,7 @@ from canvas_fm.data.volume.writer import plan_levels, smaller_chunk
 from canvas_fm.data.zyx import Zyx, ZyxUm
 from canvas_fm.errors import CanvasError
 from canvas_fm.files.atomic import disk_full_as_error
-from canvas_fm.prepare.options import ConvertOptions
+from canvas_fm.prepare.convert_flags import ConvertOptions
 from canvas_fm.prepare.sources.source import Source
 
 _SHARD_YX = 512  # voxels: with 32 planes of 16 bits 16 MB before compression

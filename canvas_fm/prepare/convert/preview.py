@@ -9,12 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from canvas_fm.files.options import takes
+from canvas_fm.files.option_sets import takes
 from canvas_fm.prepare.convert.layout import plan, shards_of
 from canvas_fm.prepare.convert.shards.packer import Packer
-from canvas_fm.prepare.convert.slabs import Slabs
+from canvas_fm.prepare.convert.write_slabs import Slabs
+from canvas_fm.prepare.convert_flags import ConvertOptions
 from canvas_fm.prepare.corrections.sample_planes import corrections_of
-from canvas_fm.prepare.options import ConvertOptions
 from canvas_fm.prepare.sources.source import open_source
 from canvas_fm.prepare.workers.cores import usable_cores
 

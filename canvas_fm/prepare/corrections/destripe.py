@@ -21,7 +21,7 @@ from scipy.fft import dct, idct
 from scipy.ndimage import uniform_filter, uniform_filter1d
 
 from canvas_fm.errors import CanvasError
-from canvas_fm.prepare.options import DestripeOptions
+from canvas_fm.prepare.convert_flags import DestripeOptions
 
 Number = TypeVar("Number", int, float)
 _SURROUNDINGS = 25  # voxels a side, of a mean taken twice

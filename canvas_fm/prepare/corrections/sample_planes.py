@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from canvas_fm.prepare.convert_flags import ConvertOptions
 from canvas_fm.prepare.corrections.corrections import Correction
 from canvas_fm.prepare.corrections.destripe import Destriper
 from canvas_fm.prepare.corrections.flat_field.basicpy import fit_basicpy
@@ -16,9 +17,8 @@ from canvas_fm.prepare.corrections.flat_field.flat_field import (
     read_flat,
 )
 from canvas_fm.prepare.corrections.flat_field.reduced import dark_value
-from canvas_fm.prepare.options import ConvertOptions
+from canvas_fm.prepare.sources.opened_file import Voxels
 from canvas_fm.prepare.sources.source import Source
-from canvas_fm.prepare.sources.voxels import Voxels
 
 _FOR_DARK = 9
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from canvas_fm.data.zyx import Zyx, ZyxLike, whole_zyx
 from canvas_fm.errors import CanvasError, DamagedStore, MissingExtra, counted
-from canvas_fm.prepare.options import ConvertOptions
-from canvas_fm.prepare.sources.voxels import OpenedFile, usable_voxel_um
+from canvas_fm.prepare.convert_flags import ConvertOptions
+from canvas_fm.prepare.sources.opened_file import OpenedFile, usable_voxel_um
 
 BIOIO = {".czi": "bioio-czi", ".nd2": "bioio-nd2", ".lif": "bioio-lif"}
 

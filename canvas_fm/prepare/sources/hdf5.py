@@ -7,10 +7,10 @@ from typing import Any
 
 from canvas_fm.data.volume.stored.channel import pick
 from canvas_fm.errors import CanvasError
-from canvas_fm.prepare.options import ConvertOptions
+from canvas_fm.prepare.convert_flags import ConvertOptions
 from canvas_fm.prepare.sources.hdf5_dataset import Hdf5Channel, axes_of, images_of, stored_dtype
 from canvas_fm.prepare.sources.imaris import IMARIS, open_imaris
-from canvas_fm.prepare.sources.voxels import OpenedFile, usable_voxel_um
+from canvas_fm.prepare.sources.opened_file import OpenedFile, usable_voxel_um
 
 HDF5 = (".h5", ".hdf5", ".hdf", ".ims")
 _SIZES = ("element_size_um", "voxel_size_um")  # z, y, x: what Fiji's and PlantSeg's writers call it

@@ -12,7 +12,7 @@ from canvas_fm.data.store.ome.scale import UNITS_UM
 from canvas_fm.data.zyx import Zyx, ZyxUm, whole_zyx
 from canvas_fm.errors import CanvasError, counted
 from canvas_fm.prepare.sources.hdf5_dataset import Hdf5Channel
-from canvas_fm.prepare.sources.voxels import OpenedFile, usable_voxel_um
+from canvas_fm.prepare.sources.opened_file import OpenedFile, usable_voxel_um
 
 IMARIS = "DataSet/ResolutionLevel 0"
 _IMAGE = "DataSetInfo/Image"

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from canvas_fm.data.dataset.names import volume_path
+from canvas_fm.data.dataset.dataset_addresses import volume_path
 from canvas_fm.data.store.lfs_pointers import why_unfetched
 from canvas_fm.data.store.remote.address import looks_remote
 from canvas_fm.data.store.tar_index import in_tar
@@ -21,11 +21,11 @@ from canvas_fm.data.volume.tiff.channels import list_channels
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.data.zyx import Zyx, ZyxUm
 from canvas_fm.errors import CanvasError, DamagedStore, counted
-from canvas_fm.prepare.options import ConvertOptions
+from canvas_fm.prepare.convert_flags import ConvertOptions
 from canvas_fm.prepare.sources.bioio_file import BIOIO, open_bioio
 from canvas_fm.prepare.sources.hdf5 import HDF5, open_hdf5
+from canvas_fm.prepare.sources.opened_file import OpenedFile, Voxels
 from canvas_fm.prepare.sources.tensorstore_folder import find_folder, open_folder
-from canvas_fm.prepare.sources.voxels import OpenedFile, Voxels
 
 
 @dataclass(frozen=True)

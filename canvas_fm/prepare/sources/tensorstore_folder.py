@@ -14,8 +14,8 @@ import numpy as np
 
 from canvas_fm.data.zyx import Zyx, ZyxLike, ZyxUm, whole_zyx
 from canvas_fm.errors import CanvasError, DamagedStore, MissingExtra
-from canvas_fm.prepare.options import ConvertOptions
-from canvas_fm.prepare.sources.voxels import OpenedFile, usable_voxel_um
+from canvas_fm.prepare.convert_flags import ConvertOptions
+from canvas_fm.prepare.sources.opened_file import OpenedFile, usable_voxel_um
 
 _log = logging.getLogger(__name__)
 _UM = {"nm": 1e-3, "um": 1.0, "µm": 1.0, "μm": 1.0, "micrometer": 1.0, "micron": 1.0, "mm": 1e3}

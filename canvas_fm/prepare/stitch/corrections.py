@@ -13,9 +13,9 @@ from jaxtyping import Num
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.data.zyx import Zyx, ZyxLike, whole_zyx
 from canvas_fm.errors import CanvasError
+from canvas_fm.prepare.convert_flags import StitchOptions
 from canvas_fm.prepare.corrections.corrections import Correction
 from canvas_fm.prepare.corrections.sample_planes import corrections_of
-from canvas_fm.prepare.options import StitchOptions
 from canvas_fm.prepare.sources.source import Source
 from canvas_fm.prepare.stitch.tiles import Tile
 

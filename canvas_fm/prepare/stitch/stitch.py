@@ -16,12 +16,12 @@ import numpy as np
 from canvas_fm.data.zyx import Zyx
 from canvas_fm.errors import CanvasError
 from canvas_fm.files.atomic import write_text_atomic
-from canvas_fm.files.options import takes
+from canvas_fm.files.option_sets import takes
 from canvas_fm.prepare.convert.convert import Conversion, convert_source
-from canvas_fm.prepare.convert.slab_job import Processes
+from canvas_fm.prepare.convert.slab_workers import Processes
+from canvas_fm.prepare.convert_flags import DestripeOptions, FlatFieldOptions, StitchOptions
 from canvas_fm.prepare.corrections.corrections import Correction
 from canvas_fm.prepare.corrections.report import report_corrections
-from canvas_fm.prepare.options import DestripeOptions, FlatFieldOptions, StitchOptions
 from canvas_fm.prepare.sources.source import Source
 from canvas_fm.prepare.stitch.corrections import NONE, CorrectedPlanes, correct_tiles
 from canvas_fm.prepare.stitch.fuse import FusedTiles

@@ -13,7 +13,7 @@ import numpy as np
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.data.zyx import Zyx
 from canvas_fm.errors import CanvasError
-from canvas_fm.prepare.options import StitchOptions
+from canvas_fm.prepare.convert_flags import StitchOptions
 
 _SMARTSPIM = re.compile(r"(-?\d+)_(-?\d+)")
 _PER_UM = 10.0  # SmartSPIM counts stage positions in tenths of a micrometre

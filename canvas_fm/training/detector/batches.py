@@ -14,7 +14,7 @@ from canvas_fm.data.volume.volume import ZyxUm
 from canvas_fm.training.detector.phantoms import PhantomCrops
 from canvas_fm.training.detector.targets import BACKGROUND, CELL, Labelled, TargetPainter
 from canvas_fm.training.mae.augment import widen
-from canvas_fm.training.mae.crop_set import CropSet, VolumeSource, stacked, take
+from canvas_fm.training.mae.training_crops import CropSet, VolumeSource, stacked, take
 from canvas_fm.training.recipe.detector_recipe import DetectorRecipe
 from canvas_fm.training.run.batch_order import Batch, Batches, CropIndices
 from canvas_fm.training.run.distributed import Ranks

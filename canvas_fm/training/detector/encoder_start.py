@@ -21,14 +21,14 @@ from torch.nn import functional as F
 from canvas_fm.data.volume.levels.resample import VOXEL_TOLERANCE
 from canvas_fm.data.volume.volume import Zyx
 from canvas_fm.errors import CanvasError, ModelMismatch
-from canvas_fm.models.checkpoint import Encoder, load, save_detector
 from canvas_fm.models.detector.convmixer import HeatMapNet
 from canvas_fm.models.device import pick_device
 from canvas_fm.models.encoder.vit import ViTEncoder
+from canvas_fm.models.load_model import Encoder, load, save_detector
 from canvas_fm.progress import bar
-from canvas_fm.training.detector.step import Brightness, new_net
+from canvas_fm.training.detector.optimizer_step import Brightness, new_net
 from canvas_fm.training.mae.augment import to_unit
-from canvas_fm.training.mae.crop_set import CropSet, VolumeSource, draw_crops
+from canvas_fm.training.mae.training_crops import CropSet, VolumeSource, draw_crops
 from canvas_fm.training.recipe.detector_recipe import DetectorRecipe
 
 _WINDOWS = 64  # crops that go through the encoder together

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Float32, UInt8, UInt16
 
-from canvas_fm.data.phantom.randomised.families import CellKind
+from canvas_fm.data.phantom.randomised.parameter_ranges import CellKind
 from canvas_fm.data.phantom.randomised.randomise import draw_phantom
 from canvas_fm.data.points.boxes import whole
 from canvas_fm.data.volume.volume import Volume, Zyx, ZyxUm
@@ -15,7 +15,7 @@ from canvas_fm.data.volume.window import WindowRule
 from canvas_fm.errors import CanvasError
 from canvas_fm.inference.detect.tiles.tiles import Resampled
 from canvas_fm.training.detector.targets import Labelled, TargetPainter
-from canvas_fm.training.mae.crop_set import VolumeSource
+from canvas_fm.training.mae.training_crops import VolumeSource
 from canvas_fm.training.recipe.detector_recipe import PhantomRecipe
 
 # Which phantoms are for what: 0 to 999 are domains to choose by, 1000 to 1099 are looked at once.

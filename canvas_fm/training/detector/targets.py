@@ -11,15 +11,15 @@ import numpy as np
 from jaxtyping import Float64, Int64, UInt8
 from scipy.spatial import cKDTree
 
-from canvas_fm.data.crops.starts import check_crop_fits
+from canvas_fm.data.crops.crop_positions import check_crop_fits
 from canvas_fm.data.points.boxes import box_of, draw_inside, inside_boxes
 from canvas_fm.data.volume.levels.resample import Resampler
 from canvas_fm.data.volume.volume import Volume, Zyx, ZyxUm
 from canvas_fm.data.volume.window import WindowRule
 from canvas_fm.errors import CanvasError
 from canvas_fm.inference.detect.detect import log_job
-from canvas_fm.inference.detect.tiles.detection_job import run
-from canvas_fm.training.mae.crop_set import VolumeSource
+from canvas_fm.inference.detect.tiles.tiled_detection import run
+from canvas_fm.training.mae.training_crops import VolumeSource
 
 UNLABELLED, BACKGROUND, CELL = 0, 1, 2
 _BLOCK_ZYX: Zyx = (64, 128, 128)  # where bright spots that are no cells are looked for

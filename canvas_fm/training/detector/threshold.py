@@ -19,12 +19,12 @@ from canvas_fm.evaluation.detection.figure import score_figure
 from canvas_fm.evaluation.detection.score import Score, evaluate
 from canvas_fm.evaluation.domains.scores import FEWEST, THRESHOLDS, threshold_of_highest_f1
 from canvas_fm.inference.detect.detect import detector_job
-from canvas_fm.inference.detect.maxima.relative import reference_box
+from canvas_fm.inference.detect.maxima.relative_score import reference_box
 from canvas_fm.inference.detect.out_of_distribution import statistics_ranges, volume_statistics
-from canvas_fm.inference.detect.tiles.detection_job import run
-from canvas_fm.models.checkpoint import Detector, DetectorConfig
+from canvas_fm.inference.detect.tiles.tiled_detection import run
 from canvas_fm.models.detector.convmixer import HeatMapNet
 from canvas_fm.models.folder.training_volumes import volume_in_training
+from canvas_fm.models.load_model import Detector, DetectorConfig
 from canvas_fm.training.detector.phantoms import calibration_phantoms
 from canvas_fm.training.detector.targets import Labelled
 from canvas_fm.training.recipe.detector_recipe import DetectorRecipe

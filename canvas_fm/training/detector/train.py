@@ -14,22 +14,22 @@ from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume, ZyxUm
 from canvas_fm.errors import CanvasError
 from canvas_fm.inference.detect.out_of_distribution import LOOKS
-from canvas_fm.models.checkpoint import Detector, load, save_detector
 from canvas_fm.models.detector.convmixer import HeatMapNet
 from canvas_fm.models.device import pick_device
+from canvas_fm.models.load_model import Detector, load, save_detector
 from canvas_fm.training.detector.batches import LabelledBatches
 from canvas_fm.training.detector.encoder_start import write_start
-from canvas_fm.training.detector.labels import TrainingLabels
-from canvas_fm.training.detector.step import DetectorStep, averaged_weights, started_from
+from canvas_fm.training.detector.optimizer_step import DetectorStep, averaged_weights, started_from
 from canvas_fm.training.detector.targets import Labelled, draw_labelled, shares
 from canvas_fm.training.detector.threshold import choose_threshold, detectors_by_unseen_volume
-from canvas_fm.training.mae.crop_set import CropSet
+from canvas_fm.training.detector.training_labels import TrainingLabels
+from canvas_fm.training.mae.training_crops import CropSet
 from canvas_fm.training.recipe.detector_recipe import DetectorRecipe, init_overrides
 from canvas_fm.training.run.batch_order import Batches, CropIndices, batch_order
 from canvas_fm.training.run.distributed import Ranks
 from canvas_fm.training.run.folder.run_folder import DETECTOR, START, Run, claim
 from canvas_fm.training.run.folder.tracking import METRICS, MetricsLog, Tracker, open_sinks
-from canvas_fm.training.run.split import name_volumes, resolve, split_volumes
+from canvas_fm.training.run.held_out_split import name_volumes, resolve, split_volumes
 from canvas_fm.training.run.trainer import Report, provenance_of, train
 
 _log = logging.getLogger(__name__)

@@ -29,7 +29,7 @@ from canvas_fm.heads.refine.fit.cross_fit import (
 from canvas_fm.heads.refine.fit.training_set import TrainingSet
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.models.heads.nets import HeadNet
-from canvas_fm.models.heads.tuned import TunedBlocks, unfrozen
+from canvas_fm.models.heads.tuned_blocks import TunedBlocks, unfrozen
 from canvas_fm.progress import Advance, bar
 from canvas_fm.training.finetune.frozen_tokens import FrozenTokens
 from canvas_fm.training.finetune.resnet_method import balanced_rows

@@ -16,8 +16,8 @@ from canvas_fm.data.volume.levels.resample import check_voxel_um
 from canvas_fm.errors import StorageFull
 from canvas_fm.heads.labels.candidates import Candidates
 from canvas_fm.inference.embed.point_crops import PointCrops
-from canvas_fm.models.checkpoint import Encoder
 from canvas_fm.models.device import pick_device
+from canvas_fm.models.load_model import Encoder
 from canvas_fm.progress import Advance, bar
 from canvas_fm.training.finetune.resnet_method import augmented
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
-from canvas_fm.models.checkpoint import load, save_encoder
 from canvas_fm.models.encoder.mae import MaskedAutoencoder
 from canvas_fm.models.encoder.vit import ViTEncoder
-from canvas_fm.training.mae.crop_set import CropSet, VolumeSource, take
+from canvas_fm.models.load_model import load, save_encoder
+from canvas_fm.training.mae.training_crops import CropSet, VolumeSource, take
 from canvas_fm.training.recipe.joint_recipe import JointRecipe
 from canvas_fm.training.recipe.recipe import Recipe
 from canvas_fm.training.run.batch_order import Batches, CropIndices, batch_order

@@ -24,7 +24,7 @@ from canvas_fm.models.encoder.mae import (
 )
 from canvas_fm.models.encoder.vit import patchify, unpatchify
 from canvas_fm.training.mae.augment import to_unit
-from canvas_fm.training.mae.crop_set import CropSet, VolumeSource, draw_crops
+from canvas_fm.training.mae.training_crops import CropSet, VolumeSource, draw_crops
 from canvas_fm.training.recipe.recipe import Recipe
 
 KINDS = {"random": 0.0, "foreground": 1.0}  # share of crops on signal

@@ -8,9 +8,14 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, Strict, model_validator
 
-from canvas_fm.data.phantom.randomised.families import Families
+from canvas_fm.data.phantom.randomised.parameter_ranges import Families
 from canvas_fm.data.phantom.randomised.randomise import TOLERANCE_UM
-from canvas_fm.models.folder.config import AmplitudeConfig, ConvMixerConfig, RelativeConfig, check_amplitude
+from canvas_fm.models.folder.network_config import (
+    AmplitudeConfig,
+    ConvMixerConfig,
+    RelativeConfig,
+    check_amplitude,
+)
 from canvas_fm.training.recipe.recipe import (
     AnyRecipe,
     AugmentRecipe,

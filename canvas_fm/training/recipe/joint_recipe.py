@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, Strict, model_validator
 
-from canvas_fm.models.folder.config import DecoderConfig, EncoderConfig, Pool, ProjectorConfig
+from canvas_fm.models.folder.network_config import DecoderConfig, EncoderConfig, Pool, ProjectorConfig
 from canvas_fm.training.recipe.recipe import (
     AnyRecipe,
     CropsRecipe,

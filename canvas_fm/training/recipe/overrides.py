@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from canvas_fm.errors import CanvasError
-from canvas_fm.files.settings import Loader
+from canvas_fm.files.strict_yaml import Loader
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

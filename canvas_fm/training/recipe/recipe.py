@@ -11,9 +11,9 @@ from pydantic import AliasChoices, Field, Strict, ValidationError, model_validat
 
 from canvas_fm.data.volume.window import WindowRule
 from canvas_fm.errors import CanvasError
-from canvas_fm.files.settings import StrictModel, explain
-from canvas_fm.models.folder.config import DecoderConfig, EncoderConfig, Pool, masked_count
-from canvas_fm.shipped import find
+from canvas_fm.files.shipped import find
+from canvas_fm.files.strict_yaml import StrictModel, explain
+from canvas_fm.models.folder.network_config import DecoderConfig, EncoderConfig, Pool, masked_count
 from canvas_fm.training.recipe.overrides import override, read_yaml
 
 Positive = Annotated[int, Field(gt=0)]

@@ -13,8 +13,8 @@ from typing import Any, Literal
 from pydantic import AliasChoices, Field, ValidationError, model_validator
 
 from canvas_fm.errors import CanvasError
-from canvas_fm.files.settings import StrictModel, explain, read_settings
-from canvas_fm.shipped import find
+from canvas_fm.files.shipped import find
+from canvas_fm.files.strict_yaml import StrictModel, explain, read_settings
 from canvas_fm.training.recipe.overrides import override, read_yaml
 from canvas_fm.training.recipe.recipe import Recipe, read_recipe
 

@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from canvas_fm.data.points.points import Points
-from canvas_fm.data.volume.options import VolumeOptions
 from canvas_fm.data.volume.volume import Volume
+from canvas_fm.data.volume.volume_flags import VolumeOptions
 from canvas_fm.files.atomic import write_text_atomic
 from canvas_fm.heads.feature_benchmark.benchmark import LabelledCells, read_cells
 from canvas_fm.heads.feature_benchmark.features import encoder_features, feature_makers
-from canvas_fm.heads.feature_benchmark.measures import few_labels
-from canvas_fm.models.checkpoint import Encoder, load
+from canvas_fm.heads.feature_benchmark.per_cell_scores import few_labels
+from canvas_fm.models.load_model import Encoder, load
 from canvas_fm.progress import bar
 from canvas_fm.training.sweep.grid import DataSet, LabelledSet, volumes_of
 

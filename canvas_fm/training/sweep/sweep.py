@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import yaml
 
-from canvas_fm.data.volume.options import VolumeOptions
+from canvas_fm.data.volume.volume_flags import VolumeOptions
 from canvas_fm.errors import CanvasError, counted
 from canvas_fm.files.atomic import disk_full_as_error, write_text_atomic
 from canvas_fm.files.locks import take_lock

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 
 from canvas_fm.data.dataset.unique_names import unique_names
-from canvas_fm.data.volume.options import VolumeOptions
 from canvas_fm.data.volume.volume import Volume
+from canvas_fm.data.volume.volume_flags import VolumeOptions
 from canvas_fm.errors import CanvasError
 from canvas_fm.training.mae.pretrain import pretrain
 from canvas_fm.training.recipe.recipe import Recipe

@@ -15,7 +15,7 @@ from canvas_fm.errors import CanvasError, counted
 from canvas_fm.evaluation.page.html import png_data, render
 from canvas_fm.files.atomic import write_text_atomic
 from canvas_fm.files.checksum import sha256
-from canvas_fm.shipped import find
+from canvas_fm.files.shipped import find
 from canvas_fm.version import __version__
 from canvas_fm.viewing.brain_report.planes import largest_density, planes_png
 

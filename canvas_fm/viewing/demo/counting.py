@@ -16,14 +16,14 @@ from canvas_fm.data.volume.volume import Volume
 from canvas_fm.evaluation.detection.figure import score_figure
 from canvas_fm.evaluation.detection.score import Score, evaluate
 from canvas_fm.files.atomic import write_atomic
+from canvas_fm.files.shipped import find
 from canvas_fm.heads.refine.apply.apply import P_CELL, refine
-from canvas_fm.heads.refine.counts.cell_count import count_cells
+from canvas_fm.heads.refine.counts.refined_count import count_refined
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.inference.detect.detect import detect
 from canvas_fm.inference.embed.embed import embed_to_store
 from canvas_fm.inference.search.index.index import Index
-from canvas_fm.models.checkpoint import load
-from canvas_fm.shipped import find
+from canvas_fm.models.load_model import load
 
 TOLERANCE_UM = {"microglia": 12.0, "cfos": 8.0}
 HITS = 8
@@ -90,7 +90,7 @@ def count_sample(name: str, out: Path, *, device: str = "auto") -> SampleCount:
         refiner, data.volume, candidates, out=out / "refined.csv", device=device, show=False
     )
     p_cell = refined_candidates.columns[P_CELL].astype(np.float64)
-    cells = count_cells(
+    cells = count_refined(
         refiner, refined_candidates, p_cell, volume=data.volume.name, crop_of=data.volume.crop_of
     )
 

@@ -6,12 +6,12 @@ import math
 from pathlib import Path
 from typing import Any
 
-from canvas_fm.data.dataset.names import volume_path
+from canvas_fm.data.dataset.dataset_addresses import volume_path
 from canvas_fm.data.store.tar_index import in_tar, on_disk
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import CanvasError
-from canvas_fm.hub import is_address
-from canvas_fm.shipped import find, shipped
+from canvas_fm.files.hub import is_address
+from canvas_fm.files.shipped import find, shipped
 from canvas_fm.viewing.info.models import describe_model, describe_run, disk_size
 
 _POINTS = (".csv", ".tsv", ".txt", ".parquet", ".pq", ".xml", ".nml")
@@ -114,8 +114,8 @@ def _describe_points(path: Path) -> dict[str, Any]:
 def _describe_recipe(path: Path) -> dict[str, Any]:
     from canvas_fm.training.recipe.detector_recipe import DetectorRecipe
     from canvas_fm.training.recipe.joint_recipe import JointRecipe
-    from canvas_fm.training.recipe.kinds import recipe_class
     from canvas_fm.training.recipe.recipe import read_recipe, read_recipe_of
+    from canvas_fm.training.recipe.recipe_kind import recipe_class
 
     if recipe_class(path) is JointRecipe:
         joint = read_recipe_of(JointRecipe, path)

@@ -36,8 +36,8 @@ def describe_run(path: str | Path) -> dict[str, Any]:
 
 def describe_model(path: str | Path) -> dict[str, Any]:
     """Description of an encoder, detector or refiner folder."""
-    from canvas_fm.models.checkpoint import Detector, load
-    from canvas_fm.models.folder.folder import read_kind
+    from canvas_fm.models.folder.model_folder import read_kind
+    from canvas_fm.models.load_model import Detector, load
 
     if read_kind(Path(path))[0] == "refiner":
         return describe_refiner(path)
@@ -46,7 +46,7 @@ def describe_model(path: str | Path) -> dict[str, Any]:
 
 def describe_detector(path: str | Path) -> dict[str, Any]:
     """Architecture, operating threshold, voxel size, sha256 and training data."""
-    from canvas_fm.models.checkpoint import load
+    from canvas_fm.models.load_model import load
 
     detector = load(path, kind="detector")
     config = detector.config
@@ -99,7 +99,7 @@ def describe_refiner(path: str | Path) -> dict[str, Any]:
 
 def describe_encoder(path: str | Path) -> dict[str, Any]:
     """Architecture, size, voxel size, sha256 and training data; every file is verified."""
-    from canvas_fm.models.checkpoint import load
+    from canvas_fm.models.load_model import load
 
     encoder = load(path, kind="encoder")
     config = encoder.config

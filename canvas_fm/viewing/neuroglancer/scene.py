@@ -12,10 +12,10 @@ import numpy as np
 
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.precomputed.write_image import Layer
-from canvas_fm.data.volume.options import VolumeOptions
 from canvas_fm.data.volume.volume import Volume
+from canvas_fm.data.volume.volume_flags import VolumeOptions
 from canvas_fm.errors import CanvasError
-from canvas_fm.files.options import takes
+from canvas_fm.files.option_sets import takes
 from canvas_fm.viewing.neuroglancer.colours import Colouring, colouring_of
 
 Kind = Literal["volume", "heat map", "labels"]

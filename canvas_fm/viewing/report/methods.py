@@ -25,15 +25,15 @@ from canvas_fm.heads.features.feature_set import (
 )
 from canvas_fm.heads.refine.columns import CONCAT, Columns
 from canvas_fm.heads.refine.refiner import Refiner
-from canvas_fm.models.checkpoint import Detector, Encoder
 from canvas_fm.models.encoder.random_encoder import random_encoder
 from canvas_fm.models.heads.resnet import ResNetConfig
-from canvas_fm.models.heads.tuned import unfrozen
+from canvas_fm.models.heads.tuned_blocks import unfrozen
+from canvas_fm.models.load_model import Detector, Encoder
 from canvas_fm.training.finetune.finetune import Tuning
 from canvas_fm.training.finetune.method import FinetunedEncoder
 from canvas_fm.training.finetune.resnet_method import ResNetClassifier
-from canvas_fm.viewing.report.options import Method as Named
-from canvas_fm.viewing.report.options import ReportOptions
+from canvas_fm.viewing.report.report_flags import Method as Named
+from canvas_fm.viewing.report.report_flags import ReportOptions
 
 METHODS = get_args(Named)
 RESNET = "3D ResNet"

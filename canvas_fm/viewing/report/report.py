@@ -10,17 +10,17 @@ from typing import Any
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import CanvasError
-from canvas_fm.files.options import takes
+from canvas_fm.files.option_sets import takes
 from canvas_fm.heads.compare.compare import compare
 from canvas_fm.heads.compare.label_curve import COUNTS
 from canvas_fm.heads.compare.pooled_candidates import PooledCandidates
 from canvas_fm.heads.features.extractor import Extractor
 from canvas_fm.heads.features.feature_cache import other_contrasts
 from canvas_fm.heads.labels.candidates import label_brains
-from canvas_fm.models.checkpoint import Detector, Encoder, load
 from canvas_fm.models.folder.training_volumes import volume_in_training
+from canvas_fm.models.load_model import Detector, Encoder, load
 from canvas_fm.viewing.report.methods import METHODS, RESNET, Methods
-from canvas_fm.viewing.report.options import ReportOptions
+from canvas_fm.viewing.report.report_flags import ReportOptions
 from canvas_fm.viewing.report.write import write_report
 
 _log = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
-from canvas_fm.files.options import Options
+from canvas_fm.files.option_sets import Options
 from serving.core.core import Core
 
 NPY, JSON, SAFE = "application/x-npy", "application/json", "application/x-safetensors"

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from canvas_fm.files.options import Options
+from canvas_fm.files.option_sets import Options
 from canvas_fm.version import __version__
 from serving.api.description.endpoint import JSON, NPY, SAFE, Content, Endpoint
 from serving.api.description.query import text_of

@@ -8,9 +8,9 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from starlette.requests import Request
 
-from canvas_fm.files.options import Options, faults
+from canvas_fm.files.option_sets import Options, faults
 from serving.protocol.errors import Refusal
-from serving.protocol.requests import Text
+from serving.protocol.request_options import Text
 
 Asked = TypeVar("Asked", bound=Options)
 

@@ -16,10 +16,10 @@ from starlette.routing import Mount, Route
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import CanvasError
 from canvas_fm.heads.review.order import ORDERS
+from serving.api.middleware.auth import Gate
+from serving.api.middleware.request_middleware import HOLDER, RequestMiddleware
+from serving.api.middleware.static_page import create_page
 from serving.api.review.crops import PLANE, crops_at, plane_at, view_zyx
-from serving.middleware.auth import Gate
-from serving.middleware.guard import HOLDER, Guard
-from serving.middleware.static_page import create_page
 from serving.protocol import npy
 from serving.protocol.errors import Refusal, describe, refused
 from serving.protocol.review import MOST_ROWS, Answer, Back, MissedCell
@@ -33,10 +33,10 @@ MOST_BODY = 2**16  # bytes: 64 rows and their label take a few hundred
 ALONE = "me"  # who reviews where nobody has a key
 
 
-def create_review(session: ReviewSession, volume: Volume, keys: Mapping[str, str]) -> Guard:
+def create_review(session: ReviewSession, volume: Volume, keys: Mapping[str, str]) -> RequestMiddleware:
     """The page at /ui/review/review.html and its routes; `keys` are sha256 of each annotator's key, by name.
 
-    Behind the same guard as the service's routes: keys, limits of bodies, one form of errors.
+    Behind the same middleware as the service's routes: keys, limits of bodies, one form of errors.
     """
     routes = Routes(session, volume)
     listed = routes.listed()
@@ -46,7 +46,7 @@ def create_review(session: ReviewSession, volume: Volume, keys: Mapping[str, str
     )
     paths = [f"/v1/review{route.path}" for route in listed]
     posted = [f"/v1/review/{name}" for name in ("answers", "back", "missed")]
-    return Guard(
+    return RequestMiddleware(
         inner,
         limits=Limits,
         only_json=posted,

@@ -18,7 +18,7 @@ from serving.core.core import Core
 from serving.core.detect import detect
 from serving.protocol import npy
 from serving.protocol.errors import Refusal
-from serving.protocol.requests import DetectRequest
+from serving.protocol.request_options import DetectRequest
 from serving.protocol.schemas import DetectReply
 
 _CSV = "text/csv"

@@ -16,7 +16,7 @@ from serving.api.description.endpoint import JSON, Endpoint
 from serving.api.json_reply import json_reply
 from serving.core.core import Core
 from serving.protocol.errors import Refusal
-from serving.protocol.requests import CropsRequest
+from serving.protocol.request_options import CropsRequest
 from serving.protocol.schemas import EmbeddingsReply
 
 

@@ -22,7 +22,7 @@ from serving.core.search import find_index, plain, read_index
 from serving.core.volumes.thumbnails import MOST_THUMBNAILS, PNG, add_origins, read_crop, strip
 from serving.protocol import npy
 from serving.protocol.errors import Refusal, refused
-from serving.protocol.requests import CellsRequest, ColumnQuery, CropQuery, MapQuery
+from serving.protocol.request_options import CellsRequest, ColumnQuery, CropQuery, MapQuery
 from serving.protocol.schemas import CellsReply, MapInfo
 
 if TYPE_CHECKING:

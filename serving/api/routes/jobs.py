@@ -24,18 +24,18 @@ from canvas_fm.inference.embed.input_checks import check_points
 from serving.api.bodies import read_with_digest
 from serving.api.description.endpoint import JSON, NPY, Endpoint
 from serving.api.description.query import no_query
+from serving.api.middleware.request_middleware import HOLDER
 from serving.core.core import Core
 from serving.core.detect import find_detector
 from serving.core.embed.crops import key_of
+from serving.core.jobs.results import npy_of, zip_of
+from serving.core.jobs.runner import JobRunner
+from serving.core.jobs.store import UNFINISHED, Job, JobSpec
 from serving.core.refine import find_refiner
-from serving.jobs.results import npy_of, zip_of
-from serving.jobs.runner import JobRunner
-from serving.jobs.store import UNFINISHED, Job, JobSpec
-from serving.middleware.guard import HOLDER
 from serving.protocol import npy
 from serving.protocol.errors import Refusal, refused
 from serving.protocol.json_process.frames import pieces_of
-from serving.protocol.requests import JobRequest
+from serving.protocol.request_options import JobRequest
 from serving.protocol.schemas import JobInfo
 
 _ZIP = "application/zip"

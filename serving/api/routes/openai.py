@@ -18,7 +18,7 @@ from serving.api.json_reply import json_reply
 from serving.core.batching.thread_pool import cancel_on_disconnect
 from serving.core.core import Core
 from serving.protocol.errors import Refusal
-from serving.protocol.requests import OpenAIRequest
+from serving.protocol.request_options import OpenAIRequest
 from serving.protocol.schemas import OpenAIReply
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from serving.core.models.hosted_refiner import HostedRefiner
 from serving.core.refine import check_whole, encoder_of, find_refiner, refine_crops, refine_points
 from serving.protocol import npy
 from serving.protocol.errors import Refusal
-from serving.protocol.requests import RefineQuery, RefineRequest
+from serving.protocol.request_options import RefineQuery, RefineRequest
 from serving.protocol.schemas import RefineReply
 
 

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from canvas_fm.errors import CanvasError
-from canvas_fm.files.options import Options
+from canvas_fm.files.option_sets import Options
 from serving.api.description.endpoint import JSON, NPY, Content, Endpoint
 from serving.api.review.routes import ALONE, Routes, invalid
 from serving.core.core import Core
@@ -39,7 +39,7 @@ class HostedReview:
     def begin(cls, core: Core, served: ServedReview) -> HostedReview:
         """Open it, or go on where its labels are; CanvasError where volume and candidates do not fit."""
         from canvas_fm.data.points.points import Points
-        from canvas_fm.heads.review.options import ReviewOptions
+        from canvas_fm.heads.review.review_flags import ReviewOptions
         from canvas_fm.pipeline.background_learner import BackgroundLearner, open_review
 
         volume = core.volumes[served.volume]

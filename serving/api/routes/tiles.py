@@ -16,7 +16,7 @@ from serving.core.embed.points import unreadable
 from serving.core.volumes.thumbnails import PNG, png
 from serving.core.volumes.tiles import shown
 from serving.protocol import npy
-from serving.protocol.requests import PyramidQuery, TileQuery
+from serving.protocol.request_options import PyramidQuery, TileQuery
 from serving.protocol.schemas import PyramidInfo
 
 

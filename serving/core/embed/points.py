@@ -13,7 +13,7 @@ from canvas_fm.errors import CanvasError, DamagedStore, Unreachable
 from serving.core.core import Core
 from serving.core.embed.crops import Key, key_of
 from serving.protocol.errors import Refusal, refused
-from serving.protocol.requests import ParsedRows
+from serving.protocol.request_options import ParsedRows
 
 if TYPE_CHECKING:
     from serving.core.models.model_host import Engine, HostedVolume

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from canvas_fm.shipped import card_of
+from canvas_fm.files.shipped import card_of
 from canvas_fm.version import __version__
 from serving.core.core import Core
 from serving.protocol.schemas import DetectorInfo, IndexInfo, Info, ServiceInfo
 
 if TYPE_CHECKING:
-    from canvas_fm.models.checkpoint import Detector
+    from canvas_fm.models.load_model import Detector
 
 
 def describe(core: Core) -> Info | ServiceInfo:

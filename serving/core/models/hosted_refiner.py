@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Bool, Float32
 
 from canvas_fm.errors import CanvasError
-from canvas_fm.shipped import card_of
-from serving.protocol.requests import RefineRequest
+from canvas_fm.files.shipped import card_of
+from serving.protocol.request_options import RefineRequest
 from serving.protocol.schemas import CountReply, RefinerInfo
 from serving.protocol.settings import ServiceSettings
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from canvas_fm.data.volume.volume import Volume
     from canvas_fm.heads.features.extractor import Extractor
     from canvas_fm.heads.refine.refiner import Refiner
-    from canvas_fm.models.checkpoint import Detector, Encoder
+    from canvas_fm.models.load_model import Detector, Encoder
     from serving.core.models.model_host import Engine
 
 
@@ -110,12 +110,12 @@ class HostedRefiner:
         `volume` is where the candidates are, to notice one that the refiner was trained on.
         """
         from canvas_fm.data.points.points import Points
-        from canvas_fm.heads.refine.counts.cell_count import count_cells
+        from canvas_fm.heads.refine.counts.refined_count import count_refined
 
         recall = None if body is None else body.recall
         nowhere = Points(np.zeros((len(p_cell), 3)))
         known = {} if volume is None else {"volume": volume.name, "crop_of": volume.crop_of}
-        counts = count_cells(
+        counts = count_refined(
             self.refiner, nowhere, p_cell.astype(np.float64), recall=recall, **known
         ).as_dict()
         return CountReply(**{name: counts[name] for name in CountReply.model_fields})

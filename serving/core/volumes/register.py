@@ -12,8 +12,8 @@ from canvas_fm.errors import CanvasError
 from serving.core.core import Core, NameTaken
 from serving.core.models.describe import detector_info
 from serving.protocol.errors import Refusal, refused
-from serving.protocol.options import ServedVolume
 from serving.protocol.schemas import DetectorInfo, ModelInfo, VolumeInfo
+from serving.protocol.serve_flags import ServedVolume
 from serving.protocol.settings import ServiceSettings
 
 

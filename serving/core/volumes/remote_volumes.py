@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from canvas_fm.data.store.remote.address import Address, looks_remote, split_origin
 from canvas_fm.errors import CanvasError
-from serving.protocol.options import ServedVolume
+from serving.protocol.serve_flags import ServedVolume
 from serving.protocol.settings import ServiceSettings
 
 if TYPE_CHECKING:

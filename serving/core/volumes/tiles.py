@@ -12,7 +12,7 @@ from canvas_fm.data.volume.levels.pyramid import Level, open_pyramid
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.files.lru_cache import LruCache
 from serving.protocol.errors import Refusal
-from serving.protocol.requests import TileQuery
+from serving.protocol.request_options import TileQuery
 from serving.protocol.schemas import LevelInfo, PyramidInfo
 
 SIDE = 256  # voxels of a level, in y and x

@@ -15,7 +15,7 @@ from typing import Literal
 import bentoml
 
 from canvas_fm.errors import CanvasError
-from canvas_fm.files.settings import read_settings
+from canvas_fm.files.strict_yaml import read_settings
 from serving.core.core import Core
 from serving.launch.bento.bento_service import (  # which lets uvicorn use our protocol
     keep_loaded,

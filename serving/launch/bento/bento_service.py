@@ -18,14 +18,14 @@ from typing import Any
 import bentoml
 
 from serving.api.app import ROUTES, create_app
+from serving.api.middleware import connection_limits
+from serving.api.middleware.auth import Gate
+from serving.api.middleware.request_middleware import RequestMiddleware
+from serving.api.middleware.static_page import FOLDER, MOVED, create_page
 from serving.api.routes import embed_json, review
 from serving.core.core import Core
 from serving.launch.bento.supervisor import SERVICE
 from serving.launch.spare_processes import Turn
-from serving.middleware import connection_limits
-from serving.middleware.auth import Gate
-from serving.middleware.guard import Guard
-from serving.middleware.static_page import FOLDER, MOVED, create_page
 from serving.observe import access_log
 from serving.observe.tracing import Traces
 from serving.protocol.settings import ServiceSettings
@@ -38,7 +38,7 @@ _EMBED_JSON = f"/v1{embed_json.ROUTE.path}"
 
 
 def make_service(core: Core, turn: Turn | None = None) -> bentoml.Service[Any]:
-    """A BentoML service around `core`, behind the guard, that answers once it is its turn."""
+    """A BentoML service around `core`, behind the request middleware, that answers once it is its turn."""
 
     @bentoml.asgi_app(create_page(), path="/ui")
     @bentoml.asgi_app(create_app(core, (turn or Turn()).wait), path="/v1")
@@ -67,7 +67,7 @@ def make_service(core: Core, turn: Turn | None = None) -> bentoml.Service[Any]:
         tracing={"excluded_urls": ".*"},
     )(CanvasService)
     service.add_asgi_middleware(
-        Guard,
+        RequestMiddleware,
         limits=lambda: core.limits,
         raw=("/v1/embed", "/v1/reconstruct", "/v1/refine", "/v1/search"),
         only_json=(

@@ -8,8 +8,8 @@ import shutil
 from pathlib import Path
 
 from canvas_fm.errors import CanvasError
-from canvas_fm.models.checkpoint import load
-from canvas_fm.shipped import find
+from canvas_fm.files.shipped import find
+from canvas_fm.models.load_model import load
 
 DEFAULT_NAME = "canvas-fm"
 _VERSION = 40  # characters of the sha256: a version in the store has at most 63

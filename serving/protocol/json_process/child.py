@@ -13,7 +13,7 @@ from typing import IO, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from serving.protocol import requests
+from serving.protocol import request_options
 from serving.protocol.errors import Refusal, describe
 from serving.protocol.json_process.frames import read_bytes, read_frame, write_frame, write_value
 
@@ -57,7 +57,7 @@ def main() -> None:
 def _answer(out: IO[bytes], name: str, digest: bool, body: bytes) -> bool:
     """Write the answer, which begins with whether it is the last one."""
     try:
-        model = parse(getattr(requests, name), body)
+        model = parse(getattr(request_options, name), body)
         identity = digest_of(model) if digest else ""
         parsed = io.BytesIO()
         write_value(parsed, model)

@@ -16,7 +16,7 @@ from typing import IO, Any
 import numpy as np
 from pydantic import BaseModel
 
-from serving.protocol import requests
+from serving.protocol import request_options
 from serving.protocol.errors import Refusal
 
 ITEMS = 4096  # of a list, in a frame
@@ -148,7 +148,7 @@ def read_value(file: IO[bytes]) -> Any:
     if kind == "model":
         name, fields_set, names = about
         values = {field: read_value(file) for field in names}
-        return getattr(requests, name).model_construct(set(fields_set), **values)
+        return getattr(request_options, name).model_construct(set(fields_set), **values)
     if kind == "array":
         return np.frombuffer(read_bytes(file), np.float64).reshape(about[0])
     if kind == "lists":

@@ -43,7 +43,7 @@ class JsonParser:
         self._stopped = False
 
     def parse(self, kind: type[B], body: bytes, *, digest: bool = False) -> tuple[B, str]:
-        """A body as a model of `serving.protocol.requests`, lists of numbers as arrays, and its digest.
+        """A body as a model of `protocol.request_options`, lists of numbers as arrays, and its digest.
 
         Refusal (400) for what is no JSON, (422) for what is none of that kind, (503) where the process ended.
         """

@@ -29,22 +29,22 @@ from canvas_fm.data.points.points import Points
 from canvas_fm.errors import CanvasError
 from canvas_fm.evaluation.detection.score import evaluate
 from canvas_fm.evaluation.domains.scores import THRESHOLDS, f1_on
+from canvas_fm.files.shipped import find, shipped
 from canvas_fm.inference.detect.detect import detect
-from canvas_fm.inference.detect.maxima.amplitude import FLOOR
-from canvas_fm.models.checkpoint import Detector, load
+from canvas_fm.inference.detect.maxima.blob_amplitude import FLOOR
 from canvas_fm.models.detector.convmixer import HeatMapNet
-from canvas_fm.models.folder.config import AmplitudeConfig
-from canvas_fm.pipeline.held_out_volumes import Domain
-from canvas_fm.shipped import find, shipped
+from canvas_fm.models.folder.network_config import AmplitudeConfig
+from canvas_fm.models.load_model import Detector, load
+from canvas_fm.pipeline.domain_volumes import Domain
 from canvas_fm.training.detector.adapt.adapt import _labelled, _tuned, adapt_detector
+from canvas_fm.training.detector.adapt.adapt_flags import AdaptOptions
 from canvas_fm.training.detector.adapt.amplitude import FEWEST_CELLS, amplitude_detector
 from canvas_fm.training.detector.adapt.fine_tune import fine_tune, fine_tune_recipe
 from canvas_fm.training.detector.adapt.label_folds import LabelFolds, best_threshold, nearest
-from canvas_fm.training.detector.adapt.options import AdaptOptions
 from canvas_fm.training.detector.adapt.strategies import Strategy, choose_way, score_strategies
 from canvas_fm.training.detector.targets import Labelled
 from canvas_fm.training.detector.threshold import LOWEST_THRESHOLD
-from canvas_fm.training.mae.crop_set import VolumeSource
+from canvas_fm.training.mae.training_crops import VolumeSource
 from tests.benchmarks.detection.domain_candidates import candidates_of, domains
 
 OLDER = str(shipped("older model")["detector-phantoms-1"])  # amplitude is not in its score yet

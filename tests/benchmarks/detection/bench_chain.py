@@ -21,7 +21,7 @@ import numpy as np
 
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume
-from canvas_fm.shipped import shipped
+from canvas_fm.files.shipped import shipped
 from tests.benchmarks.timing import show
 from tests.support.real_data import ABSENT, REAL_DATA
 

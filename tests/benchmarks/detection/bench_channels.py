@@ -28,14 +28,14 @@ from canvas_fm.evaluation.detection.score import evaluate
 from canvas_fm.heads.labels.candidates import Candidates
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.inference.detect.detect import detect, log_job
-from canvas_fm.inference.detect.tiles.detection_job import run
+from canvas_fm.inference.detect.tiles.tiled_detection import run
 from canvas_fm.inference.embed.embed import embed
-from canvas_fm.models.checkpoint import Encoder, load, save_encoder
+from canvas_fm.models.load_model import Encoder, load, save_encoder
 from canvas_fm.training.detector.phantoms import TRAINING, labelled_phantom
 from canvas_fm.training.detector.targets import Labelled
 from canvas_fm.training.detector.train import train_detector
+from canvas_fm.training.mae.optimizer_step import new_model
 from canvas_fm.training.mae.pretrain import pretrain
-from canvas_fm.training.mae.step import new_model
 from canvas_fm.training.recipe.detector_recipe import DetectorRecipe
 from canvas_fm.training.recipe.recipe import read_recipe, read_recipe_of
 from tests.support.real_data import REAL_DATA

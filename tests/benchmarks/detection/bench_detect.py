@@ -33,8 +33,8 @@ from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.evaluation.detection.score import evaluate
 from canvas_fm.inference.detect.detect import detect
-from canvas_fm.models.checkpoint import Detector, load
 from canvas_fm.models.device import native_bf16, pick_device
+from canvas_fm.models.load_model import Detector, load
 from tests.benchmarks.detection.detectors import bench_detector
 from tests.benchmarks.timing import show
 from tests.support.real_data import ABSENT, REAL_DATA

@@ -20,8 +20,8 @@ from canvas_fm.data.phantom.phantom import write_phantom
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.inference.detect.detect import detector_job
-from canvas_fm.inference.detect.tiles.detection_job import run
-from canvas_fm.models.checkpoint import load
+from canvas_fm.inference.detect.tiles.tiled_detection import run
+from canvas_fm.models.load_model import load
 from tests.benchmarks.detection.detectors import bench_detector
 from tests.benchmarks.timing import show
 

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from canvas_fm.data.volume.volume import Volume
+from canvas_fm.files.shipped import shipped
 from canvas_fm.inference.detect.heatmap import NetHeatMapper, smooth
-from canvas_fm.models.checkpoint import Detector, load, save_detector
 from canvas_fm.models.detector.convmixer import ConvMixerConfig, HeatMapNet
-from canvas_fm.shipped import shipped
+from canvas_fm.models.load_model import Detector, load, save_detector
 
 NAMED = "CANVAS_FM_BENCH_DETECTOR"  # a folder or a shipped name
 _FOREGROUND = 0.005  # of the voxels are above the threshold of an untrained detector, as of a trained one

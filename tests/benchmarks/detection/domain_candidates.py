@@ -8,8 +8,8 @@ import numpy as np
 
 from canvas_fm.data.points.points import Points
 from canvas_fm.inference.detect.detect import detect
-from canvas_fm.models.checkpoint import Detector
-from canvas_fm.pipeline.held_out_volumes import Domain, labelled_domains, phantom_domains
+from canvas_fm.models.load_model import Detector
+from canvas_fm.pipeline.domain_volumes import Domain, labelled_domains, phantom_domains
 from canvas_fm.training.detector.threshold import LOWEST_THRESHOLD
 from tests.support.real_data import REAL_DATA
 

@@ -17,7 +17,7 @@ import numpy as np
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.data.volume.window import WindowRule
 from canvas_fm.errors import CanvasError
-from canvas_fm.training.joint.positions import find_blobs
+from canvas_fm.training.joint.blob_positions import find_blobs
 from tests.benchmarks.gpu.data import BLOCK, MOST_BYTES
 
 

@@ -22,12 +22,12 @@ import torch
 
 from canvas_fm.errors import CanvasError, MissingExtra
 from canvas_fm.inference.backends.openvino import Compiled, converted
-from canvas_fm.inference.embed.runner import Runner
-from canvas_fm.models.checkpoint import Encoder, load, save_encoder
+from canvas_fm.inference.embed.encoder_runner import Runner
 from canvas_fm.models.device import native_bf16, pick_device
 from canvas_fm.models.encoder.mae import MaskedAutoencoder
 from canvas_fm.models.encoder.vit import POOLS
 from canvas_fm.models.heads.resnet import ResNet3D, ResNetConfig
+from canvas_fm.models.load_model import Encoder, load, save_encoder
 from tests.benchmarks.timing import medians, show
 
 GFLOP = 1.409  # of one crop through the paper's encoder

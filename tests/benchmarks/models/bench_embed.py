@@ -15,9 +15,9 @@ import torch
 
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.inference.embed.embed import embed, embed_crops
-from canvas_fm.models.checkpoint import Encoder, save_encoder
 from canvas_fm.models.device import native_bf16, pick_device
 from canvas_fm.models.encoder.mae import MaskedAutoencoder
+from canvas_fm.models.load_model import Encoder, save_encoder
 from tests.benchmarks.timing import medians, show
 
 SHAPE = (128, 256, 256)

@@ -18,14 +18,14 @@ from typing import Any
 import numpy as np
 
 from canvas_fm.data.points.points import Points
+from canvas_fm.files.shipped import shipped
 from canvas_fm.heads.features.feature_set import DETECTOR_LOGIT, FeatureSet, stack
 from canvas_fm.heads.labels.candidates import Candidates
-from canvas_fm.heads.refine.counts.expected_count import expected_count
-from canvas_fm.heads.refine.counts.recall import recall_on_new_brain
+from canvas_fm.heads.refine.counts.candidate_recall import recall_on_new_brain
+from canvas_fm.heads.refine.counts.count_interval import expected_count
 from canvas_fm.heads.refine.refiner import Refiner
-from canvas_fm.models.checkpoint import Detector, load
-from canvas_fm.pipeline.held_out_volumes import Domain
-from canvas_fm.shipped import shipped
+from canvas_fm.models.load_model import Detector, load
+from canvas_fm.pipeline.domain_volumes import Domain
 from tests.benchmarks.detection.domain_candidates import candidates_of, domains
 
 FEWEST = 20  # cells of a domain that says something

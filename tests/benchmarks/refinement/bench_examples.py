@@ -24,8 +24,8 @@ from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.inference.embed.embed import embed_to_store
 from canvas_fm.inference.search.index.index import Index
-from canvas_fm.models.checkpoint import Encoder, load
 from canvas_fm.models.encoder.random_encoder import random_encoder
+from canvas_fm.models.load_model import Encoder, load
 from tests.benchmarks.timing import show
 from tests.support.real_data import ABSENT, REAL_DATA
 

@@ -23,10 +23,10 @@ from canvas_fm.data.volume.volume import Volume
 from canvas_fm.heads.features.extractor import Extractor
 from canvas_fm.heads.labels.candidates import Candidates
 from canvas_fm.heads.refine.refiner import Refiner
-from canvas_fm.models.checkpoint import load, save_detector, save_encoder
 from canvas_fm.models.detector.convmixer import ConvMixerConfig, HeatMapNet
 from canvas_fm.models.encoder.mae import DecoderConfig, MaskedAutoencoder
 from canvas_fm.models.encoder.vit import EncoderConfig
+from canvas_fm.models.load_model import load, save_detector, save_encoder
 from canvas_fm.pipeline.fit_refiner import fit_refiner
 from tests.benchmarks.timing import show
 

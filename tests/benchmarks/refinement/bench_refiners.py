@@ -19,13 +19,13 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from canvas_fm.data.points.points import Points
+from canvas_fm.files.shipped import find
 from canvas_fm.heads.labels.candidates import CELL, SKIP, Candidates
 from canvas_fm.heads.refine.apply.apply import refine
 from canvas_fm.heads.refine.refiner import Refiner
-from canvas_fm.inference.detect.tiles.detection_job import run
-from canvas_fm.pipeline.domains import laplacian_job
-from canvas_fm.pipeline.held_out_volumes import Domain, phantom_domains
-from canvas_fm.shipped import find
+from canvas_fm.inference.detect.tiles.tiled_detection import run
+from canvas_fm.pipeline.domain_volumes import Domain, phantom_domains
+from canvas_fm.pipeline.score_domains import laplacian_job
 
 MOST = 1500  # candidates of a phantom, the strongest
 REFINERS = {"phantom somata": "refiner-microglia", "phantom nuclei": "refiner-cfos"}

@@ -20,10 +20,11 @@ from typing import Any
 import numpy as np
 
 from canvas_fm.data.points.points import Points
+from canvas_fm.files.shipped import find, shipped
 from canvas_fm.heads.features.shape import shape_of_points
 from canvas_fm.heads.labels.candidates import Candidates
 from canvas_fm.heads.review.audit.clicked_count import clicked_count, random_clicks
-from canvas_fm.heads.review.learn import learn_from_clicks, standardised
+from canvas_fm.heads.review.learn_from_clicks import learn_from_clicks, standardised
 from canvas_fm.heads.review.learn_threshold import learn_threshold
 from canvas_fm.heads.review.order import (
     RANDOM_EVERY,
@@ -35,9 +36,8 @@ from canvas_fm.heads.review.order import (
 )
 from canvas_fm.inference.detect.detect import detect
 from canvas_fm.inference.embed.embed import embed
-from canvas_fm.models.checkpoint import load
-from canvas_fm.pipeline.held_out_volumes import Domain, labelled_domains, phantom_domains
-from canvas_fm.shipped import find, shipped
+from canvas_fm.models.load_model import load
+from canvas_fm.pipeline.domain_volumes import Domain, labelled_domains, phantom_domains
 from tests.benchmarks.refinement.clicked_resnet import resnet_p_cell
 from tests.support.real_data import REAL_DATA
 

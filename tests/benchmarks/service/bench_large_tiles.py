@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 import zarr
 
-from canvas_fm.models.folder.folder import read_kind
-from canvas_fm.shipped import find
+from canvas_fm.files.shipped import find
+from canvas_fm.models.folder.model_folder import read_kind
 from serving.core.volumes.tiles import SIDE
 from serving.protocol import npy
 from tests.benchmarks.service.bench_service import Service, serve

@@ -29,9 +29,9 @@ from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.inference.embed.embed import embed_to_store
 from canvas_fm.inference.search.index.index import Index
-from canvas_fm.models.checkpoint import load, save_encoder
 from canvas_fm.models.encoder.mae import DecoderConfig, MaskedAutoencoder
 from canvas_fm.models.encoder.vit import EncoderConfig
+from canvas_fm.models.load_model import load, save_encoder
 from tests.benchmarks.timing import show
 
 GOAL_MS = 50

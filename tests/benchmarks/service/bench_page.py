@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
-from canvas_fm.models.checkpoint import save_encoder
 from canvas_fm.models.encoder.mae import DecoderConfig, MaskedAutoencoder
 from canvas_fm.models.encoder.vit import EncoderConfig
+from canvas_fm.models.load_model import save_encoder
 from tests.benchmarks.timing import show
 from tests.ui.browser import Browser, Page, find_chromium
 from tests.ui.conftest import ABSENT, VOXEL_UM, Served, many_cells

@@ -30,10 +30,10 @@ import numpy as np
 
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.inference.embed.embed import embed_crops
-from canvas_fm.inference.embed.runner import device_for
-from canvas_fm.models.checkpoint import Encoder, load, save_encoder
+from canvas_fm.inference.embed.encoder_runner import device_for
 from canvas_fm.models.encoder.mae import DecoderConfig, MaskedAutoencoder
 from canvas_fm.models.encoder.vit import EncoderConfig
+from canvas_fm.models.load_model import Encoder, load, save_encoder
 from serving.protocol import npy
 from tests.benchmarks.timing import show
 

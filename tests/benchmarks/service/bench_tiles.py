@@ -16,7 +16,7 @@ import numpy as np
 from canvas_fm.data.volume.volume import Volume
 from serving.core.volumes.thumbnails import png
 from serving.core.volumes.tiles import SIDE, Tiles, shown
-from serving.protocol.requests import TileQuery
+from serving.protocol.request_options import TileQuery
 from tests.benchmarks.timing import show
 
 SLAB = 128

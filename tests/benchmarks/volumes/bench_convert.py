@@ -33,7 +33,7 @@ from canvas_fm.files.checksum import fastest_algorithm, file_checksum
 from canvas_fm.prepare.convert.convert import convert
 from canvas_fm.prepare.convert.layout import Layout, Level, plan, shards_of
 from canvas_fm.prepare.convert.shards.packer import Packer
-from canvas_fm.prepare.options import ConvertOptions
+from canvas_fm.prepare.convert_flags import ConvertOptions
 from canvas_fm.prepare.sources.source import Source, open_source
 from canvas_fm.prepare.workers.cores import usable_cores
 

@@ -19,7 +19,7 @@ import numpy as np
 from torch.utils.data import DataLoader
 
 import canvas_fm as cf
-from canvas_fm.training.crop_dataset import CropDataset, RandomCrops
+from canvas_fm.training.torch_dataset import CropDataset, RandomCrops
 from tests.benchmarks.timing import show
 
 CROP, BATCH, WORKERS, SHAPE = (16, 32, 32), 64, 4, (96, 384, 384)

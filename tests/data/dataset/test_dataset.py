@@ -13,7 +13,7 @@ import tifffile
 import canvas_fm as cf
 from canvas_fm.cli import main
 from canvas_fm.data.dataset.check import check_dataset
-from canvas_fm.data.dataset.write import write_dataset
+from canvas_fm.data.dataset.write_synthetic import write_dataset
 from canvas_fm.data.points.boxes import read_boxes
 from canvas_fm.data.points.points import Points
 from canvas_fm.errors import CanvasError

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import canvas_fm as cf
-from canvas_fm.shipped import shipped
+from canvas_fm.files.shipped import shipped
 from tests.support.real_data import ABSENT, REAL_DATA
 
 NAMES = ("cfos", "microglia")

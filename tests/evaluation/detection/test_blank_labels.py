@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from canvas_fm.data.points.points import Points
-from canvas_fm.evaluation.detection.checks import cells_of
+from canvas_fm.evaluation.detection.plausibility_checks import cells_of
 
 
 @pytest.mark.parametrize("blank", ["", "NaN", "NA"])

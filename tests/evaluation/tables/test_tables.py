@@ -18,7 +18,7 @@ from canvas_fm.evaluation.page.html import contrast, heatmap_cell_style
 from canvas_fm.evaluation.tables.manifest import Manifest
 from canvas_fm.evaluation.tables.tables import make_tables
 from canvas_fm.evaluation.tables.write import write_tables
-from canvas_fm.files.settings import read_settings
+from canvas_fm.files.strict_yaml import read_settings
 
 MANIFEST = """
 title: Cross-marker <test>

@@ -17,11 +17,11 @@ from canvas_fm.evaluation.detection.matching import match
 from canvas_fm.heads.compare.compare import compare
 from canvas_fm.heads.compare.label_curve import draw_labels
 from canvas_fm.heads.compare.methods import Fit
+from canvas_fm.heads.compare.out_of_fold import Speed, overlap
 from canvas_fm.heads.compare.pooled_candidates import PooledCandidates
-from canvas_fm.heads.compare.result import Speed, overlap
 from canvas_fm.heads.compare.summary import POOLED, against, curves, lines
 from canvas_fm.heads.labels.candidates import Candidates
-from canvas_fm.heads.refine.counts.expected_count import CountSpread
+from canvas_fm.heads.refine.counts.count_interval import CountSpread
 from canvas_fm.viewing.report.figures import gallery_rows
 from canvas_fm.viewing.report.page.conclusion import conclusion_of
 from canvas_fm.viewing.report.write import write_report

@@ -16,7 +16,7 @@ from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.heads.feature_benchmark.features import Crops, disturbances, encoder_features
 from canvas_fm.heads.feature_benchmark.finetuned import FineTuned, TuningRates
-from canvas_fm.heads.feature_benchmark.measures import (
+from canvas_fm.heads.feature_benchmark.per_cell_scores import (
     PerCellScores,
     _auc_credit,
     few_labels,
@@ -24,9 +24,9 @@ from canvas_fm.heads.feature_benchmark.measures import (
     found_again,
     neighbours,
 )
-from canvas_fm.models.checkpoint import ModelConfig, save_encoder
 from canvas_fm.models.encoder.random_encoder import random_encoder
 from canvas_fm.models.encoder.vit import EncoderConfig, ViTEncoder
+from canvas_fm.models.load_model import ModelConfig, save_encoder
 
 BRAIN = np.repeat(["a", "b", "c"], 60)
 CLS = np.tile(np.repeat(["cell", "none"], 30), 3)

@@ -20,8 +20,8 @@ from canvas_fm.heads.refine.fit.fit import fit_labelled, training_set
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.viewing.info.models import describe_model
 from canvas_fm.viewing.report.methods import Methods
-from canvas_fm.viewing.report.options import ReportOptions
 from canvas_fm.viewing.report.report import report
+from canvas_fm.viewing.report.report_flags import ReportOptions
 
 
 def with_scores(points: Points, seed: int = 0, column: str = "score", **meta: str) -> Points:

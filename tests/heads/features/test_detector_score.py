@@ -20,12 +20,12 @@ from canvas_fm.heads.refine.apply.apply import refine
 from canvas_fm.heads.refine.fit.fit import fit_labelled, training_set
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.inference.detect.detect import detect
-from canvas_fm.models.checkpoint import save_detector
 from canvas_fm.models.detector.convmixer import ConvMixerConfig, HeatMapNet
+from canvas_fm.models.load_model import save_detector
 from canvas_fm.training.finetune.finetune import Tuning
 from canvas_fm.viewing.report.methods import Methods
-from canvas_fm.viewing.report.options import ReportOptions
 from canvas_fm.viewing.report.report import report
+from canvas_fm.viewing.report.report_flags import ReportOptions
 from tests.heads.conftest import VOXEL_UM
 
 

@@ -17,14 +17,14 @@ from canvas_fm.heads.features.shape import SHAPE_RULE, shape_crop, shape_feature
 from canvas_fm.heads.labels.candidates import label_brains
 from canvas_fm.heads.refine.apply.apply import refine
 from canvas_fm.heads.refine.fit.fit import fit_labelled
-from canvas_fm.heads.refine.head import trees
+from canvas_fm.heads.refine.head import boosted_trees
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.training.finetune.finetune import Tuning
 
 
 @pytest.fixture(autouse=True)
 def few_trees(monkeypatch):
-    monkeypatch.setattr(trees, "ITERATIONS", 20)
+    monkeypatch.setattr(boosted_trees, "ITERATIONS", 20)
 
 
 def test_shape_of_points_is_that_of_their_crops_in_medians(shape_volumes):

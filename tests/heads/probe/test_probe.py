@@ -15,9 +15,9 @@ from canvas_fm.data.points.points import Points
 from canvas_fm.errors import CanvasError, ModelMismatch
 from canvas_fm.heads.compare.label_curve import LabelCurve, counts_up_to, draw_labels
 from canvas_fm.heads.probe.cross_validate import probe_fit, score_probe
-from canvas_fm.heads.probe.data import class_folds, read_probe_data
 from canvas_fm.heads.probe.effective_rank import effective_rank
 from canvas_fm.heads.probe.knn import knn_proba
+from canvas_fm.heads.probe.labelled_embeddings import class_folds, read_probe_data
 from canvas_fm.heads.probe.probe import Probe, fit_probe
 from canvas_fm.heads.refine.head.logistic_path import fit_path
 from canvas_fm.inference.embed.store.embedding_store import Embeddings, write_store

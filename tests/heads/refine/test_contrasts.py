@@ -28,8 +28,8 @@ from canvas_fm.heads.refine.fit.cross_fit import (
 from canvas_fm.heads.refine.fit.fit import fit_labelled, training_set
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.training.finetune.finetune import Tuning
-from canvas_fm.viewing.report.options import ReportOptions
 from canvas_fm.viewing.report.report import report
+from canvas_fm.viewing.report.report_flags import ReportOptions
 from tests.heads.made_up import cells
 
 

@@ -19,7 +19,7 @@ from canvas_fm.heads.refine.apply import apply as refine_points
 from canvas_fm.heads.refine.apply.apply import models_of, refine
 from canvas_fm.heads.refine.fit.fit import fit_labelled, training_set
 from canvas_fm.heads.refine.refiner import Refiner
-from canvas_fm.models.checkpoint import load, model_sha256
+from canvas_fm.models.load_model import load, model_sha256
 from canvas_fm.training.finetune.finetune import Tuning, tune
 from canvas_fm.training.finetune.frozen_tokens import FrozenTokens
 from canvas_fm.training.finetune.method import FinetunedEncoder

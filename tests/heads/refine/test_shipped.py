@@ -9,19 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from canvas_fm import shipped
 from canvas_fm.cli import main
 from canvas_fm.data.points.points import Points
 from canvas_fm.errors import CanvasError
 from canvas_fm.evaluation.cards.card import check_card, write_card
 from canvas_fm.evaluation.cards.report import Figure, Report, figures_of_report
+from canvas_fm.files import shipped
 from canvas_fm.heads.compare.compare import compare
 from canvas_fm.heads.features.extractor import Extractor
 from canvas_fm.heads.labels.candidates import Candidates
 from canvas_fm.heads.refine.apply.apply import refine
 from canvas_fm.heads.refine.fit.fit import fit_labelled
 from canvas_fm.heads.refine.refiner import Refiner
-from canvas_fm.models.checkpoint import load, save_again
+from canvas_fm.models.load_model import load, save_again
 from canvas_fm.training.finetune.finetune import Tuning
 from canvas_fm.viewing.report.write import write_report
 

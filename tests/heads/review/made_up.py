@@ -9,8 +9,8 @@ import numpy as np
 from canvas_fm.data.points.boxes import inside_boxes
 from canvas_fm.data.points.points import Points
 from canvas_fm.heads.review.audit.answers import audit_of
+from canvas_fm.heads.review.audit.audit_flags import AuditOptions
 from canvas_fm.heads.review.audit.estimate import Audit
-from canvas_fm.heads.review.audit.options import AuditOptions
 from canvas_fm.heads.review.audit.sample import ANSWER, BOX, CORNERS, KIND, draw_audit
 
 SHAPE, VOXEL_UM = (200, 500, 500), (5.0, 2.0, 2.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from canvas_fm.heads.review.learn import learn_from_clicks, standardised
+from canvas_fm.heads.review.learn_from_clicks import learn_from_clicks, standardised
 from canvas_fm.heads.review.learn_threshold import ExpectedF1, LearnedThreshold, learn_threshold
 
 N = 400

@@ -14,7 +14,7 @@ from canvas_fm.errors import BadInput, CanvasError
 from canvas_fm.heads.labels.candidates import Candidates
 from canvas_fm.heads.review.agreement import agreement, cohen_kappa, fleiss_kappa
 from canvas_fm.heads.review.audit.clicked_count import clicked_count, random_clicks
-from canvas_fm.heads.review.learn import learn_from_clicks, standardised
+from canvas_fm.heads.review.learn_from_clicks import learn_from_clicks, standardised
 from canvas_fm.heads.review.order import diverse_order, first_order, random_order, uncertain_order
 from canvas_fm.heads.review.session import ReviewSession
 

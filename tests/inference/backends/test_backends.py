@@ -13,9 +13,9 @@ from canvas_fm.errors import CanvasError, MissingExtra
 from canvas_fm.inference.backends.cuda_graphs import SIZES
 from canvas_fm.inference.backends.openvino import lowered_instruction_set, openvino
 from canvas_fm.inference.embed.embed import embed, embed_crops, embed_to_store
-from canvas_fm.inference.embed.runner import Runner
-from canvas_fm.models.checkpoint import load, save
+from canvas_fm.inference.embed.encoder_runner import Runner
 from canvas_fm.models.encoder.vit import DENSE, POOLS
+from canvas_fm.models.load_model import load, save
 
 from ..conftest import CROP, make_encoder  # isort: skip
 

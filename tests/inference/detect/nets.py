@@ -8,9 +8,9 @@ from scipy.ndimage import gaussian_filter
 
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.inference.detect.maxima.local_maxima import find_maxima
-from canvas_fm.inference.detect.tiles.detection_job import just_below
-from canvas_fm.models.checkpoint import save_detector
+from canvas_fm.inference.detect.tiles.tiled_detection import just_below
 from canvas_fm.models.detector.convmixer import ConvMixerConfig, HeatMapNet
+from canvas_fm.models.load_model import save_detector
 
 VOXEL_UM = (4.0, 1.8, 1.8)
 

@@ -7,7 +7,7 @@ import pytest
 from scipy.ndimage import maximum_filter
 
 from canvas_fm.inference.detect.detector_features import detector_features
-from canvas_fm.models.checkpoint import load
+from canvas_fm.models.load_model import load
 from tests.inference.detect.nets import SHAPE, make_detector, whole_heat
 
 

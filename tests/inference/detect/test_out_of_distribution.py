@@ -12,8 +12,8 @@ from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume, WindowRule
 from canvas_fm.inference.detect.detect import detect
 from canvas_fm.inference.detect.out_of_distribution import statistics_ranges, volume_statistics
-from canvas_fm.models.checkpoint import load, save_detector
 from canvas_fm.models.detector.convmixer import ConvMixerConfig, HeatMapNet
+from canvas_fm.models.load_model import load, save_detector
 
 VOXEL_UM = (4.0, 2.0, 2.0)
 

@@ -9,9 +9,9 @@ import torch
 from canvas_fm.errors import CanvasError
 from canvas_fm.heads.features.extractor import Extractor
 from canvas_fm.inference.embed.embed import embed, embed_crops, embed_to_store
-from canvas_fm.models.checkpoint import save_detector, save_encoder
 from canvas_fm.models.detector.convmixer import ConvMixerConfig, HeatMapNet
 from canvas_fm.models.encoder.vit import EncoderConfig, ViTEncoder
+from canvas_fm.models.load_model import save_detector, save_encoder
 
 from ..conftest import CROP, VOXEL_UM, assert_same, noise, random_points, write_volume
 

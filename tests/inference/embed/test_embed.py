@@ -18,8 +18,8 @@ from canvas_fm.data.volume.window import Window, WindowRule
 from canvas_fm.errors import CanvasError, ModelMismatch
 from canvas_fm.inference.embed import embed as embedding
 from canvas_fm.inference.embed.embed import EmbeddingBlocks, embed, embed_crops, embed_to_store
-from canvas_fm.inference.embed.store import resumable as unfinished
-from canvas_fm.inference.options import EmbedOptions
+from canvas_fm.inference.embed.store import resumable_embeddings as unfinished
+from canvas_fm.inference.run_flags import EmbedOptions
 
 from ..conftest import CROP, assert_same, by_hand, VOXEL_UM, make_encoder, noise, write_volume  # isort: skip
 
@@ -44,7 +44,7 @@ def test_a_vector_for_each_patch(encoder, volume, points):
 def test_a_store_of_patches_goes_on_after_a_stop_and_is_refused_where_one_vector_is_needed(
     encoder, volume, points, tmp_path, monkeypatch
 ):
-    from canvas_fm.heads.probe.data import read_probe_data
+    from canvas_fm.heads.probe.labelled_embeddings import read_probe_data
     from canvas_fm.inference.embed.store.export import export
     from canvas_fm.inference.search.index.index import Index
 

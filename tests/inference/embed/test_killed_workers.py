@@ -9,7 +9,7 @@ import pytest
 
 from canvas_fm.data.points.points import Points
 from canvas_fm.inference.embed.embed import embed_to_store
-from canvas_fm.inference.embed.store import resumable
+from canvas_fm.inference.embed.store import resumable_embeddings
 from tests.support.killed_workers import two_of_four_killed
 
 
@@ -17,7 +17,7 @@ from tests.support.killed_workers import two_of_four_killed
 def test_two_of_four_workers_are_killed_and_all_vectors_are_those_of_one(
     encoder, volume, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(resumable, "BLOCK", 64)
+    monkeypatch.setattr(resumable_embeddings, "BLOCK", 64)
     zyx = np.random.default_rng(0).random((64 * 40, 3)) * (np.array(volume.shape_zyx) - 1)
     points = Points(zyx)
     alone = embed_to_store(encoder, volume, points, tmp_path / "a.emb.zarr", device="cpu")

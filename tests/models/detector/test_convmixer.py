@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import nn
 
-from canvas_fm.models.checkpoint import load, save_detector
 from canvas_fm.models.detector.convmixer import (
     ConvMixerConfig,
     Depthwise,
@@ -17,6 +16,7 @@ from canvas_fm.models.detector.convmixer import (
     focal_loss,
     pool_boxes,
 )
+from canvas_fm.models.load_model import load, save_detector
 
 SMALL = ConvMixerConfig(dim=8, depth=2, kernel_zyx=(3, 5, 3))
 

@@ -11,7 +11,7 @@ from torch import nn
 from canvas_fm.models.detector import convmixer_planes
 from canvas_fm.models.detector.convmixer import HeatMapNet
 from canvas_fm.models.detector.convmixer_planes import features_by_planes, heat_by_planes
-from canvas_fm.models.folder.config import ConvMixerConfig, LocalContrastConfig
+from canvas_fm.models.folder.network_config import ConvMixerConfig, LocalContrastConfig
 
 PLAIN = ConvMixerConfig(dim=8, depth=3)
 CONFIGS = [

@@ -11,11 +11,11 @@ from pydantic import ValidationError
 
 import canvas_fm as cf
 from canvas_fm.errors import CanvasError
-from canvas_fm.models.checkpoint import load, save_encoder
 from canvas_fm.models.encoder.mae import MaskedAutoencoder, loss_target
 from canvas_fm.models.encoder.vit import ViTEncoder, patch_scale, patch_variance, patchify, unpatchify
-from canvas_fm.models.folder.config import DecoderConfig, EncoderConfig
 from canvas_fm.models.folder.model_config import DetectorConfig, ModelConfig
+from canvas_fm.models.folder.network_config import DecoderConfig, EncoderConfig
+from canvas_fm.models.load_model import load, save_encoder
 
 TWO = EncoderConfig(crop_zyx=(4, 8, 8), patch_zyx=(1, 2, 2), dim=24, depth=1, heads=2, channels=2)
 WEIGHTS = Path(cf.__file__).parent / "weights"

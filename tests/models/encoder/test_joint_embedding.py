@@ -18,7 +18,7 @@ from canvas_fm.models.encoder.joint_embedding import (
 )
 from canvas_fm.models.encoder.mae import MaskedAutoencoder
 from canvas_fm.models.encoder.vit import EncoderConfig, patchify, unpatchify
-from canvas_fm.models.folder.config import DecoderConfig
+from canvas_fm.models.folder.network_config import DecoderConfig
 
 TINY = EncoderConfig(crop_zyx=(8, 16, 16), patch_zyx=(2, 4, 4), dim=24, depth=1, heads=2)
 LOSSES: list[Callable[..., Tensor]] = [contrastive_loss, vicreg_loss]

@@ -7,10 +7,10 @@ import torch
 
 from canvas_fm.data.volume.window import WindowRule
 from canvas_fm.errors import CanvasError
-from canvas_fm.models.checkpoint import save_encoder
 from canvas_fm.models.encoder.mae import DecoderConfig, MaskedAutoencoder
 from canvas_fm.models.encoder.random_encoder import random_encoder
 from canvas_fm.models.encoder.vit import EncoderConfig
+from canvas_fm.models.load_model import save_encoder
 
 SMALL = EncoderConfig(crop_zyx=(4, 8, 8), patch_zyx=(1, 2, 2), dim=24, depth=2, heads=2)
 

@@ -11,10 +11,10 @@ import yaml
 
 import canvas_fm as cf
 from canvas_fm.errors import CanvasError, ModelMismatch
-from canvas_fm.models.checkpoint import load, save_detector, save_encoder
 from canvas_fm.models.detector.convmixer import HeatMapNet
 from canvas_fm.models.encoder.vit import ViTEncoder
-from canvas_fm.models.folder.config import ConvMixerConfig, EncoderConfig, LocalContrastConfig
+from canvas_fm.models.folder.network_config import ConvMixerConfig, EncoderConfig, LocalContrastConfig
+from canvas_fm.models.load_model import load, save_detector, save_encoder
 from canvas_fm.models.onnx_export import graph
 
 onnxruntime = pytest.importorskip(

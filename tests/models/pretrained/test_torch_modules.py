@@ -14,10 +14,10 @@ from torch import nn
 import canvas_fm as cf
 from canvas_fm.data.volume.window import Window
 from canvas_fm.errors import CanvasError, ModelMismatch
-from canvas_fm.models.checkpoint import Encoder, load, save, save_detector, save_encoder
 from canvas_fm.models.detector.convmixer import HeatMapNet
 from canvas_fm.models.encoder.mae import MaskedAutoencoder
-from canvas_fm.models.folder.config import ConvMixerConfig, DecoderConfig, EncoderConfig
+from canvas_fm.models.folder.network_config import ConvMixerConfig, DecoderConfig, EncoderConfig
+from canvas_fm.models.load_model import Encoder, load, save, save_detector, save_encoder
 
 CROP = (8, 16, 16)
 UM = (4.0, 1.8, 1.8)

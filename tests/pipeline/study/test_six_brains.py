@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from canvas_fm.pipeline.study.records import folder_digest, read_record
+from canvas_fm.pipeline.study.finished_steps import folder_digest, read_record
 from tests.pipeline.study.tiny import write_inputs
 
 ROOT = Path(__file__).parents[3]

@@ -15,9 +15,9 @@ from canvas_fm.errors import CanvasError
 from canvas_fm.inference.detect.detect import detect
 from canvas_fm.inference.embed.store.embedding_store import Embeddings
 from canvas_fm.inference.search.index.index import Index
-from canvas_fm.models.checkpoint import load
+from canvas_fm.models.load_model import load
 from canvas_fm.pipeline.study import study as runner
-from canvas_fm.pipeline.study.records import Record, begin, folder_digest, write_record
+from canvas_fm.pipeline.study.finished_steps import Record, begin, folder_digest, write_record
 from canvas_fm.pipeline.study.settings import StudySettings
 from canvas_fm.pipeline.study.steps import page, profiles
 from canvas_fm.pipeline.study.study import study

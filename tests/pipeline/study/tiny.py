@@ -14,8 +14,8 @@ from canvas_fm.heads.features.extractor import Extractor
 from canvas_fm.heads.labels.candidates import label_brains
 from canvas_fm.heads.refine.fit.fit import fit_labelled
 from canvas_fm.heads.refine.refiner import Refiner
-from canvas_fm.models.checkpoint import load, save_detector
 from canvas_fm.models.detector.convmixer import ConvMixerConfig, HeatMapNet
+from canvas_fm.models.load_model import load, save_detector
 from tests.heads.conftest import VOXEL_UM, make_encoder, spots
 
 

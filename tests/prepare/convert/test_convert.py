@@ -276,7 +276,7 @@ def test_a_kill_while_the_empty_store_is_made_leaves_nothing_in_the_way(left, tm
     options = {"voxel_um": UM, "chunk_zyx": (8, 16, 16), "levels": 2, "checksums": "none"}
     sound = cf.convert(planes, tmp_path / "sound.zarr", **options).path
     if left == "torn":  # as older versions made it in place, and a power cut tore it
-        monkeypatch.setattr("canvas_fm.prepare.convert.slab_job.SlabPlan.open", killed)
+        monkeypatch.setattr("canvas_fm.prepare.convert.slab_workers.SlabPlan.open", killed)
         with pytest.raises(TypeError):
             cf.convert(planes, tmp_path / "a.zarr", **options)
         (tmp_path / "a.zarr.unfinished/store/1/zarr.json").write_bytes(b"")

@@ -12,7 +12,7 @@ import pytest
 
 import canvas_fm as cf
 from canvas_fm.errors import CanvasError, DamagedStore
-from canvas_fm.prepare.convert.slab_work import SlabWork
+from canvas_fm.prepare.convert.slab_progress import SlabWork
 from tests.prepare.planes import UM, voxels, write_planes
 
 

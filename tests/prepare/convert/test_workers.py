@@ -9,8 +9,8 @@ import pytest
 import canvas_fm as cf
 from canvas_fm.errors import CanvasError
 from canvas_fm.prepare.convert.layout import plan
-from canvas_fm.prepare.convert.slab_job import SlabJob
-from canvas_fm.prepare.options import ConvertOptions
+from canvas_fm.prepare.convert.slab_workers import SlabJob
+from canvas_fm.prepare.convert_flags import ConvertOptions
 from canvas_fm.prepare.sources.source import open_source
 from tests.prepare.planes import UM, bytes_of, voxels, write_planes
 from tests.support.killed_workers import two_of_four_killed

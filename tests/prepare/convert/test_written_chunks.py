@@ -11,7 +11,7 @@ from canvas_fm.data.volume.volume import Volume
 from canvas_fm.data.zyx import Zyx
 from canvas_fm.prepare.convert import finish, window_sample
 from canvas_fm.prepare.convert.shards.written_chunks import WrittenChunks
-from canvas_fm.prepare.convert.slabs import Slabs
+from canvas_fm.prepare.convert.write_slabs import Slabs
 from tests.prepare.planes import UM, voxels, write_planes
 
 HOW = {"voxel_um": UM, "chunk_zyx": (8, 32, 32)}

@@ -11,9 +11,9 @@ from scipy.ndimage import gaussian_filter1d
 import canvas_fm as cf
 from canvas_fm.data.phantom.phantom import write_phantom
 from canvas_fm.errors import CanvasError
+from canvas_fm.prepare.convert_flags import DestripeOptions
 from canvas_fm.prepare.corrections.destripe import Destriper, band_stripes, decibels, stripe_energy
 from canvas_fm.prepare.corrections.report import compare_peaks
-from canvas_fm.prepare.options import DestripeOptions
 from tests.prepare.planes import write_planes
 
 SHAPE, UM, DARK = (10, 384, 512), (4.0, 1.8, 1.8), 100.0

@@ -13,10 +13,10 @@ import tifffile
 
 import canvas_fm as cf
 from canvas_fm.errors import CanvasError, MissingExtra
+from canvas_fm.prepare.convert_flags import ConvertOptions
 from canvas_fm.prepare.corrections.flat_field.basicpy import fit_basicpy
 from canvas_fm.prepare.corrections.flat_field.flat_field import estimate_flat_field, given_flat_field
 from canvas_fm.prepare.corrections.sample_planes import corrections_of
-from canvas_fm.prepare.options import ConvertOptions
 from canvas_fm.prepare.sources.source import open_source
 from tests.prepare.planes import write_planes
 

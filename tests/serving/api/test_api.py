@@ -12,9 +12,9 @@ import pytest
 
 import canvas_fm as cf
 from canvas_fm.inference.embed.reconstruct import reconstruct_crops
-from canvas_fm.models.checkpoint import Encoder, load, save_encoder
 from canvas_fm.models.encoder.mae import DecoderConfig, MaskedAutoencoder
 from canvas_fm.models.encoder.vit import EncoderConfig
+from canvas_fm.models.load_model import Encoder, load, save_encoder
 from serving.protocol import npy
 from tests.serving.conftest import CROP, NPY, array_of, refused
 
@@ -151,7 +151,7 @@ def test_broken_safetensors_are_a_sentence(service, body: bytes, status: int) ->
 
 
 def test_the_card_of_a_shipped_model_is_its_page() -> None:
-    from canvas_fm.shipped import card_of, find
+    from canvas_fm.files.shipped import card_of, find
 
     assert card_of(find("model", "detector-cfos")) == find("card", "detector-cfos").read_text()
     assert card_of(Path("tests")) is None

@@ -14,7 +14,7 @@ import pytest
 
 import canvas_fm as cf
 from canvas_fm.errors import CanvasError, ModelMismatch
-from canvas_fm.models.checkpoint import Encoder
+from canvas_fm.models.load_model import Encoder
 from serving.protocol.settings import ServiceSettings
 from tests.serving.conftest import (
     CROP,

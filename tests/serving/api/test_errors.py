@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from serving.middleware.auth import _digest
+from serving.api.middleware.auth import _digest
 from serving.protocol.errors import _CODES, code_of
 
 KEY = {"Authorization": "Bearer a-key-of-the-laboratory"}

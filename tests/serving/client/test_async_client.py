@@ -12,14 +12,17 @@ import pytest
 
 import canvas_fm as cf
 from canvas_fm.errors import CanvasError
-from canvas_fm.models.checkpoint import Encoder
-from serving.client import AsyncClient, Client, job_requests, requests
+from canvas_fm.models.load_model import Encoder
+from serving.client import AsyncClient, Client, client_methods, job_methods
 from tests.serving.conftest import CROP
 
 
 @pytest.mark.parametrize("kind", [Client, AsyncClient])
 def test_a_method_shows_the_signature_and_docstring_of_its_generator(kind) -> None:
-    for method, generator in ((kind.embed, requests.embed), (kind("http://x").jobs.wait, job_requests.wait)):
+    for method, generator in (
+        (kind.embed, client_methods.embed),
+        (kind("http://x").jobs.wait, job_methods.wait),
+    ):
         parameters = [name for name in inspect.signature(method).parameters if name != "self"]
         assert parameters == list(inspect.signature(generator).parameters)
         assert method.__doc__ == generator.__doc__

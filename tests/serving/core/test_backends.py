@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import canvas_fm as cf
-from canvas_fm.models.checkpoint import Encoder, load, save_encoder
+from canvas_fm.models.load_model import Encoder, load, save_encoder
 from serving.protocol import npy
 
 pytest.importorskip("openvino")

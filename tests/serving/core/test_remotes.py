@@ -19,7 +19,7 @@ from canvas_fm.data.store.remote.remote_store import Remote
 from canvas_fm.errors import CanvasError
 from serving.core.volumes.remote_volumes import is_public, open_volume, pin
 from serving.protocol.errors import without_folders
-from serving.protocol.options import ServedVolume
+from serving.protocol.serve_flags import ServedVolume
 from serving.protocol.settings import ServiceSettings
 from tests.support.object_store import NAME, Objects, serving
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from canvas_fm.inference.embed.embed import embed_crops
-from canvas_fm.models.checkpoint import save_encoder
 from canvas_fm.models.encoder.vit import EncoderConfig, ViTEncoder
+from canvas_fm.models.load_model import save_encoder
 from serving.protocol import npy
 
 from ..conftest import CROP, VOXEL_UM, end_shared

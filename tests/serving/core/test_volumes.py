@@ -11,12 +11,12 @@ import zarr
 import canvas_fm as cf
 from canvas_fm.cli import build_parser
 from canvas_fm.errors import CanvasError
-from canvas_fm.files.settings import read_settings
-from canvas_fm.models.checkpoint import Encoder
+from canvas_fm.files.strict_yaml import read_settings
+from canvas_fm.models.load_model import Encoder
 from serving.client import Client
 from serving.launch.bento.bento_package import Packed
 from serving.launch.serve import settings_of
-from serving.protocol.options import HostOptions, ServedVolume
+from serving.protocol.serve_flags import HostOptions, ServedVolume
 from serving.protocol.settings import Limits, ServiceSettings
 from tests.serving.conftest import SHAPE, VOXEL_UM, refused, same, transport_to
 

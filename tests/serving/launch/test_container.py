@@ -19,7 +19,7 @@ import pytest
 import canvas_fm as cf
 from canvas_fm.cli import build_parser
 from canvas_fm.errors import CanvasError
-from canvas_fm.models.checkpoint import Encoder
+from canvas_fm.models.load_model import Encoder
 from serving.client import Client
 from serving.launch.bento.supervisor import private_folder
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from canvas_fm.cli import build_parser
-from serving.middleware.auth import OPEN_PATHS
+from serving.api.middleware.auth import OPEN_PATHS
 
 ROOT = Path(__file__).parents[3]
 DEPLOYMENT, SERVICE = yaml.safe_load_all((ROOT / "deploy" / "kubernetes.yaml").read_text(encoding="utf-8"))

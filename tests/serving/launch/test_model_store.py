@@ -17,7 +17,7 @@ import pytest
 import canvas_fm as cf
 from canvas_fm.cli import main
 from canvas_fm.errors import CanvasError
-from canvas_fm.models.checkpoint import Encoder, load
+from canvas_fm.models.load_model import Encoder, load
 from serving.client import Client
 from serving.launch.bento.model_store import get, put
 from serving.protocol.settings import ServiceSettings

@@ -20,7 +20,7 @@ import pytest
 
 import canvas_fm as cf
 from canvas_fm.errors import CanvasError
-from canvas_fm.models.checkpoint import Encoder
+from canvas_fm.models.load_model import Encoder
 from serving.client import Client
 from serving.protocol import npy
 from tests.serving.load.traffic import CROP, SHAPE, Crowd, Known, figure, quiet_port, share, worker_of

@@ -27,7 +27,7 @@ from canvas_fm.heads.labels.candidates import label_brains
 from canvas_fm.heads.refine.fit.fit import fit_labelled
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.inference.embed.embed import embed_to_store
-from canvas_fm.models.checkpoint import Encoder
+from canvas_fm.models.load_model import Encoder
 from serving.client import Client
 from serving.protocol import npy
 from tests.heads.conftest import spots

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from canvas_fm.models.checkpoint import Encoder, save_encoder
 from canvas_fm.models.encoder.mae import DecoderConfig, MaskedAutoencoder
 from canvas_fm.models.encoder.vit import EncoderConfig
+from canvas_fm.models.load_model import Encoder, save_encoder
 from serving.protocol import npy
 from tests.serving.load.traffic import LENGTH, Crowd, Known, figure, share, worker_of
 

@@ -15,7 +15,7 @@ import psutil
 
 import canvas_fm as cf
 from canvas_fm.errors import CanvasError
-from canvas_fm.models.checkpoint import Encoder
+from canvas_fm.models.load_model import Encoder
 from serving.client import Client
 
 LENGTH = float(os.environ.get("CANVAS_FM_LENGTH", "1"))

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from serving.api.bodies import from_base64
-from serving.protocol import requests
+from serving.protocol import request_options
 from serving.protocol.errors import Refusal
 from serving.protocol.json_process.child import digest_of, parse
 from serving.protocol.json_process.frames import LongText, read_value, write_value
@@ -61,24 +61,24 @@ def plain(value: Any) -> Any:
         return value.tolist()
     if isinstance(value, list):
         return [plain(each) for each in value]
-    if isinstance(value, requests.BaseModel):
+    if isinstance(value, request_options.BaseModel):
         return type(value), value.model_fields_set, {name: plain(each) for name, each in value}
     return value
 
 
 def test_the_other_process_reads_what_this_one_would(parser: JsonParser) -> None:
     for name, content in BODIES:
-        kind, body = getattr(requests, name), json.dumps(content, ensure_ascii=False).encode()
+        kind, body = getattr(request_options, name), json.dumps(content, ensure_ascii=False).encode()
         assert not is_small(body)
         expected = outcome(parse, kind, body)
         found = outcome(partial(parser.parse, digest=True), kind, body)
-        if isinstance(expected, requests.BaseModel):
+        if isinstance(expected, request_options.BaseModel):
             assert plain(found[0]) == plain(expected)
             assert found[1] == digest_of(expected)
         else:
             assert found == expected
     with pytest.raises(Refusal, match="Invalid JSON") as broken:
-        parser.parse(requests.SearchRequest, b"[" * 20_000)
+        parser.parse(request_options.SearchRequest, b"[" * 20_000)
     assert broken.value.status == 400
 
 
@@ -122,11 +122,11 @@ def test_a_long_text_stays_in_pieces_and_is_none_of_a_name() -> None:
     assert from_base64(LongText(("AAAA", "AAA="))) == bytes(5)
     with pytest.raises(ValueError, match="Excess data"):
         from_base64(LongText(("AAA=", "AAAA")))
-    body = requests.PointsRequest(volume=text, points_zyx=[])
+    body = request_options.PointsRequest(volume=text, points_zyx=[])
     with pytest.raises(Refusal, match="volume has 4000000 characters; 1048576 are the most") as caught:
         write_value(io.BytesIO(), body)
     assert caught.value.status == 422
-    ids = requests.SearchRequest(ids=["a", text])
+    ids = request_options.SearchRequest(ids=["a", text])
     with pytest.raises(Refusal, match="ids has 4000000 characters"):
         write_value(io.BytesIO(), ids)
 
@@ -146,16 +146,16 @@ def test_small_is_what_is_parsed_in_a_moment() -> None:
 
 def test_a_process_that_was_killed_is_started_again(parser: JsonParser) -> None:
     body = json.dumps({"rows": list(range(9))}).encode()
-    parser.parse(requests.CellsRequest, body)
+    parser.parse(request_options.CellsRequest, body)
     assert parser._process is not None
     parser._process.kill()
     parser._process.wait()
-    assert parser.parse(requests.CellsRequest, body)[0].rows == list(range(9))
+    assert parser.parse(request_options.CellsRequest, body)[0].rows == list(range(9))
     parser._process.stdout.close()  # as if it ended while it works
     with pytest.raises(Refusal, match="send the request again") as caught:
-        parser.parse(requests.CellsRequest, body)
+        parser.parse(request_options.CellsRequest, body)
     assert (caught.value.status, caught.value.retry_after_s) == (503, 1)
-    assert parser.parse(requests.CellsRequest, body)[0].rows == list(range(9))
+    assert parser.parse(request_options.CellsRequest, body)[0].rows == list(range(9))
 
 
 def test_a_large_body_is_answered_through_it(client) -> None:

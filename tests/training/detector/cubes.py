@@ -12,7 +12,7 @@ from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.training.detector.targets import Labelled
 from canvas_fm.training.detector.train import train_detector
-from canvas_fm.training.mae.crop_set import VolumeSource
+from canvas_fm.training.mae.training_crops import VolumeSource
 from canvas_fm.training.recipe.detector_recipe import DetectorRecipe
 from canvas_fm.training.recipe.recipe import read_recipe_of
 

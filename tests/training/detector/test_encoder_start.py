@@ -15,15 +15,15 @@ from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import CanvasError, ModelMismatch
 from canvas_fm.inference.detect.detect import detect
-from canvas_fm.models.checkpoint import Encoder, load, save_encoder
 from canvas_fm.models.encoder.vit import ViTEncoder
-from canvas_fm.models.folder.config import EncoderConfig
+from canvas_fm.models.folder.network_config import EncoderConfig
 from canvas_fm.models.folder.training_volumes import training_volumes
+from canvas_fm.models.load_model import Encoder, load, save_encoder
 from canvas_fm.training.detector import train as training
 from canvas_fm.training.detector.encoder_start import distil, token_map
-from canvas_fm.training.detector.step import new_net
+from canvas_fm.training.detector.optimizer_step import new_net
 from canvas_fm.training.detector.train import train_detector
-from canvas_fm.training.mae.crop_set import VolumeSource
+from canvas_fm.training.mae.training_crops import VolumeSource
 from canvas_fm.training.recipe.detector_recipe import DetectorRecipe
 from canvas_fm.training.recipe.recipe import read_recipe_of
 

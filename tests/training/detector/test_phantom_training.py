@@ -15,13 +15,13 @@ from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.data.volume.window import WindowRule
 from canvas_fm.errors import CanvasError
-from canvas_fm.models.checkpoint import load
 from canvas_fm.models.detector.convmixer import HeatMapNet
+from canvas_fm.models.load_model import load
 from canvas_fm.training.detector import threshold
 from canvas_fm.training.detector.phantoms import PhantomCrops, labelled_phantom
 from canvas_fm.training.detector.targets import BACKGROUND, CELL, Labelled, shares
 from canvas_fm.training.detector.train import train_detector
-from canvas_fm.training.mae.crop_set import VolumeSource
+from canvas_fm.training.mae.training_crops import VolumeSource
 from canvas_fm.training.recipe.detector_recipe import DetectorRecipe, PhantomRecipe
 from canvas_fm.training.recipe.recipe import read_recipe_of
 

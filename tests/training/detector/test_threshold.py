@@ -12,12 +12,12 @@ from canvas_fm.data.volume.window import WindowRule
 from canvas_fm.errors import CanvasError
 from canvas_fm.inference.detect.detect import detect
 from canvas_fm.inference.detect.out_of_distribution import LOOKS
-from canvas_fm.models.checkpoint import load, save_detector
 from canvas_fm.models.detector.convmixer import HeatMapNet
-from canvas_fm.models.folder.config import ConvMixerConfig, RelativeConfig
+from canvas_fm.models.folder.network_config import ConvMixerConfig, RelativeConfig
+from canvas_fm.models.load_model import load, save_detector
 from canvas_fm.training.detector import threshold
 from canvas_fm.training.detector.targets import Labelled
-from canvas_fm.training.mae.crop_set import VolumeSource
+from canvas_fm.training.mae.training_crops import VolumeSource
 from tests.training.detector.cubes import VOXEL_UM, tiny, train, write_cube
 
 

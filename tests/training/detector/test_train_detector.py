@@ -12,8 +12,8 @@ from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import CanvasError
 from canvas_fm.inference.detect.detect import detect
-from canvas_fm.models.checkpoint import load
-from canvas_fm.training.detector.step import DetectorStep
+from canvas_fm.models.load_model import load
+from canvas_fm.training.detector.optimizer_step import DetectorStep
 from canvas_fm.training.detector.train import train_detector
 from canvas_fm.training.recipe.detector_recipe import DetectorRecipe
 from canvas_fm.training.recipe.recipe import read_recipe, read_recipe_of

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from canvas_fm.errors import CanvasError
-from canvas_fm.models.checkpoint import load
 from canvas_fm.models.folder.training_volumes import training_volumes
-from canvas_fm.training.joint.step import JointStep
+from canvas_fm.models.load_model import load
+from canvas_fm.training.joint.optimizer_step import JointStep
 from canvas_fm.training.mae.pretrain import pretrain
 from canvas_fm.training.recipe.joint_recipe import JointRecipe
 from canvas_fm.training.recipe.recipe import read_recipe_of

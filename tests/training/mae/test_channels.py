@@ -14,10 +14,10 @@ from canvas_fm.data.volume.volume import Volume
 from canvas_fm.data.volume.window import WindowRule
 from canvas_fm.errors import CanvasError
 from canvas_fm.inference.embed.store.embedding_store import Embeddings
-from canvas_fm.models.checkpoint import load
+from canvas_fm.models.load_model import load
 from canvas_fm.training.mae.augment import augment, draw, to_unit, turn, widen
-from canvas_fm.training.mae.crop_set import VolumeSource, draw_crops, take
 from canvas_fm.training.mae.pretrain import pretrain
+from canvas_fm.training.mae.training_crops import VolumeSource, draw_crops, take
 from canvas_fm.training.recipe.joint_recipe import JointRecipe
 from canvas_fm.training.recipe.recipe import AugmentRecipe, read_recipe_of
 from tests.support.real_data import REAL_DATA

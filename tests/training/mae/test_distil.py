@@ -12,9 +12,9 @@ import torch
 from torch.nn import functional as F
 
 import canvas_fm
+from canvas_fm.training.mae.optimizer_step import MaeStep, new_model
 from canvas_fm.training.mae.pretrain import pretrain
 from canvas_fm.training.mae.self_distillation import Student, Teacher
-from canvas_fm.training.mae.step import MaeStep, new_model
 from canvas_fm.training.recipe.recipe import DistilRecipe, Recipe
 from canvas_fm.training.run.distributed import Ranks
 from canvas_fm.training.run.folder.checkpoint import load_checkpoint

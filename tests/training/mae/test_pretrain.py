@@ -16,7 +16,7 @@ from canvas_fm.errors import CanvasError, ModelMismatch
 from canvas_fm.training.mae.pretrain import pretrain
 from canvas_fm.training.recipe.recipe import Recipe
 from canvas_fm.training.run.folder.run_folder import Run
-from canvas_fm.training.run.split import name_volumes, split_volumes
+from canvas_fm.training.run.held_out_split import name_volumes, split_volumes
 from canvas_fm.viewing.reconstruction import reconstruct
 
 from ..conftest import write_cube  # isort: skip

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from canvas_fm.training.mae.augment import to_unit
-from canvas_fm.training.mae.crop_set import draw_crops
+from canvas_fm.training.mae.optimizer_step import MaeStep, new_model
 from canvas_fm.training.mae.pretrain import pretrain
 from canvas_fm.training.mae.reconstruction_eval import FixedCrops, evaluate, training_crops
-from canvas_fm.training.mae.step import MaeStep, new_model
+from canvas_fm.training.mae.training_crops import draw_crops
 from canvas_fm.training.recipe.recipe import Recipe
 from canvas_fm.training.run.distributed import Ranks
-from canvas_fm.training.run.split import name_volumes
+from canvas_fm.training.run.held_out_split import name_volumes
 
 from ..pair import together, two_ranks  # isort: skip
 

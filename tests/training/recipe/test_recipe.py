@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from canvas_fm.errors import CanvasError
+from canvas_fm.files.shipped import shipped
 from canvas_fm.models.encoder.mae import masked_count
-from canvas_fm.shipped import shipped
 from canvas_fm.training.recipe.recipe import first_difference, read_recipe
 
 LEAST = {"training": {"steps": 3}}

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
+from canvas_fm.training.mae.optimizer_step import MaeStep
 from canvas_fm.training.mae.pretrain import pretrain
-from canvas_fm.training.mae.step import MaeStep
 
 folder: str
 out: str

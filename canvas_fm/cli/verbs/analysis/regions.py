@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from canvas_fm.analysis.regions.atlas import Atlas
-    from canvas_fm.heads.refine.counts.expected_count import CountSpread
-    from canvas_fm.heads.refine.counts.recall import CandidateRecall
+    from canvas_fm.heads.refine.counts.candidate_recall import CandidateRecall
+    from canvas_fm.heads.refine.counts.count_interval import CountSpread
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -121,7 +121,7 @@ def run_regions(args: argparse.Namespace) -> None:
     from canvas_fm.cli.output import print_result
     from canvas_fm.data.points.points import Points
     from canvas_fm.errors import CanvasError
-    from canvas_fm.heads.refine.counts.recall import recall_of_refined
+    from canvas_fm.heads.refine.counts.candidate_recall import recall_of_refined
 
     names = args.channels or [Path(path).name.partition(".")[0] for path in args.cells]
     if not len(set(names)) == len(names) == len(args.cells):
@@ -158,8 +158,8 @@ def _of_refiner(refiner: str | None) -> tuple[CountSpread | None, Sequence[Candi
     """Width of the intervals, and recalls of candidates."""
     if refiner is None:
         return None, ()
+    from canvas_fm.files.shipped import find
     from canvas_fm.heads.refine.refiner import Refiner
-    from canvas_fm.shipped import find
 
     loaded = Refiner.load(find("model", refiner))
     return loaded.count_spread_, loaded.recalls_

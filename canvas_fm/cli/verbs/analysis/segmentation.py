@@ -36,7 +36,7 @@ def add_verbs(verbs: Verbs) -> None:
 
 
 def _fill_segment(parser: Parser) -> None:
-    from canvas_fm.analysis.segment.options import PretrainedOptions, SegmentOptions
+    from canvas_fm.analysis.segment.segment_flags import PretrainedOptions, SegmentOptions
 
     parser.add_argument("volume", metavar="VOLUME", help="the image")
     parser.add_argument(

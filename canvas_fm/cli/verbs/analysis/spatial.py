@@ -98,7 +98,7 @@ def run_coexpress(args: argparse.Namespace) -> None:
     from pathlib import Path
 
     from canvas_fm.analysis.coexpression import coexpress, mask_of_tree
-    from canvas_fm.analysis.populations import check_names, read_population
+    from canvas_fm.analysis.marker_cells import check_names, read_population
     from canvas_fm.cli.output import print_result
     from canvas_fm.data.points.tables import joined, write_table
     from canvas_fm.errors import CanvasError
@@ -152,11 +152,11 @@ def run_proximity(args: argparse.Namespace) -> None:
 
 
 def _proximity_of(args: argparse.Namespace) -> Proximity:
+    from canvas_fm.analysis.marker_cells import read_um
     from canvas_fm.analysis.null_models import Mask
-    from canvas_fm.analysis.populations import read_um
     from canvas_fm.analysis.proximity.proximity import to_labels, to_points
     from canvas_fm.analysis.regions.label_volume import read_sized
-    from canvas_fm.data.points.formats.formats import suffix_of, suffixes
+    from canvas_fm.data.points.formats.read_write import suffix_of, suffixes
 
     options: dict[str, Any] = {
         "radii_um": args.radii_um, "model": args.null, "draws": args.draws, "seed": args.seed

@@ -26,7 +26,7 @@ _DETECTION = ("threshold", "device", "precision", "tile_zyx", "resample", "ignor
 
 
 def _fill(parser: Parser) -> None:
-    from canvas_fm.inference.detect.options import DetectOptions
+    from canvas_fm.inference.detect.detect_flags import DetectOptions
 
     parser.add_argument("volumes", nargs="+", metavar="VOLUME", help="one channel of one brain each")
     parser.add_argument(
@@ -53,10 +53,10 @@ def run_count(args: argparse.Namespace) -> None:
     from canvas_fm.cli.output import print_result, report_bad_chunks
     from canvas_fm.data.volume.volume import Volume
     from canvas_fm.files.checksum import sha256
+    from canvas_fm.files.shipped import find
     from canvas_fm.heads.refine.refiner import Refiner
-    from canvas_fm.models.checkpoint import load
+    from canvas_fm.models.load_model import load
     from canvas_fm.pipeline.count_cells import brain_counts, count
-    from canvas_fm.shipped import find
 
     atlas = [open_atlas_of(args, each) for each in args.regions] or None
     placing: dict[str, Any] = {} if atlas is None else placing_of(args)

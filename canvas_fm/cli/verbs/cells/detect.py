@@ -11,7 +11,7 @@ from canvas_fm.cli.parser import Parser, Verbs, add_json, add_switch, add_verb, 
 
 if TYPE_CHECKING:
     from canvas_fm.data.volume.volume import Volume
-    from canvas_fm.inference.detect.tiles.detection_job import DetectionJob
+    from canvas_fm.inference.detect.tiles.tiled_detection import TiledDetection
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -29,7 +29,7 @@ def add_verbs(verbs: Verbs) -> None:
 
 
 def _fill_detect(detect: Parser) -> None:
-    from canvas_fm.inference.detect.options import DetectOptions, LogOptions
+    from canvas_fm.inference.detect.detect_flags import DetectOptions, LogOptions
 
     detect.add_argument(
         "model", metavar="MODEL", nargs="?", help="a detector's folder, or the name of a shipped one"
@@ -61,7 +61,7 @@ def _fill_detect(detect: Parser) -> None:
 
 def _detect_faults(args: argparse.Namespace) -> list[str]:
     """Flags that are missing, or do not go together."""
-    from canvas_fm.inference.detect.options import LogOptions
+    from canvas_fm.inference.detect.detect_flags import LogOptions
 
     faults = []
     if args.out is None and not args.dry_run:
@@ -90,7 +90,7 @@ def run_detect(args: argparse.Namespace) -> None:
     from canvas_fm.cli.output import print_result, report_bad_chunks_by_path
     from canvas_fm.data.volume.volume import Volume
     from canvas_fm.inference.detect.out_of_distribution import mark_unlike, unfamiliar_volume_warnings
-    from canvas_fm.inference.detect.tiles.detection_job import bad_chunks_of, plan, run
+    from canvas_fm.inference.detect.tiles.tiled_detection import bad_chunks_of, plan, run
 
     volume = Volume.open(args.volume, **args.volume_options.explicit)
     job = _log_job(args, volume) if args.method == "log" else _net_job(args, volume)
@@ -116,8 +116,8 @@ def _run_refined(args: argparse.Namespace, volume: Volume) -> None:
     from canvas_fm.cli.output import print_result, report_bad_chunks_by_path
     from canvas_fm.heads.refine.apply.apply import P_CELL
     from canvas_fm.heads.refine.refiner import Refiner
-    from canvas_fm.inference.detect.tiles.detection_job import bad_chunks_of
-    from canvas_fm.models.checkpoint import load
+    from canvas_fm.inference.detect.tiles.tiled_detection import bad_chunks_of
+    from canvas_fm.models.load_model import load
     from canvas_fm.pipeline.detect_refined import detect_refined
 
     refiner = Refiner.load(args.refiner)
@@ -147,15 +147,15 @@ def _background(args: argparse.Namespace, volume: Volume) -> Volume | None:
     return companions[0] if companions else None
 
 
-def _net_job(args: argparse.Namespace, volume: Volume) -> DetectionJob:
+def _net_job(args: argparse.Namespace, volume: Volume) -> TiledDetection:
     from canvas_fm.inference.detect.detect import detector_job
-    from canvas_fm.models.checkpoint import load
+    from canvas_fm.models.load_model import load
 
     model = load(args.model, kind="detector")
     return detector_job(model, volume, background=_background(args, volume), **args.options.explicit)
 
 
-def _log_job(args: argparse.Namespace, volume: Volume) -> DetectionJob:
+def _log_job(args: argparse.Namespace, volume: Volume) -> TiledDetection:
     from canvas_fm.inference.detect.detect import log_job
 
     options = args.options.explicit

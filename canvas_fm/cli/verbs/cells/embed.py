@@ -48,7 +48,7 @@ def add_verbs(verbs: Verbs) -> None:
 
 
 def _fill_embed(embed: Parser) -> None:
-    from canvas_fm.inference.options import EmbedOptions
+    from canvas_fm.inference.run_flags import EmbedOptions
 
     embed.add_argument("model", metavar="MODEL", help="an encoder's folder, or the name of a shipped model")
     embed.add_argument("volume", metavar="VOLUME")
@@ -73,7 +73,7 @@ def _fill_export(export: Parser) -> None:
 
 
 def _fill_reconstruct(reconstruct: Parser) -> None:
-    from canvas_fm.inference.options import EncoderRun
+    from canvas_fm.inference.run_flags import EncoderRun
 
     reconstruct.add_argument(
         "model", metavar="MODEL", help="an encoder's folder with its decoder, or a shipped name"
@@ -104,7 +104,7 @@ def run_embed(args: argparse.Namespace) -> None:
     from canvas_fm.data.volume.volume import Volume
     from canvas_fm.inference.embed.embed import embed_to_store
     from canvas_fm.inference.embed.grid_points import grid_points
-    from canvas_fm.models.checkpoint import load
+    from canvas_fm.models.load_model import load
 
     volume = Volume.open(args.volume, **args.volume_options.explicit)
     points = None if args.points is None else Points.read(args.points)
@@ -147,7 +147,7 @@ def run_export(args: argparse.Namespace) -> None:
 def run_reconstruct(args: argparse.Namespace) -> None:
     from canvas_fm.cli.output import print_result, report_bad_chunks
     from canvas_fm.data.volume.volume import Volume
-    from canvas_fm.models.checkpoint import load
+    from canvas_fm.models.load_model import load
     from canvas_fm.viewing.reconstruction import reconstruct
 
     volume = Volume.open(args.volume, **args.volume_options.explicit)

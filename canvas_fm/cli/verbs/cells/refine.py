@@ -16,7 +16,7 @@ from canvas_fm.cli.parser import (
     add_volume_flags,
     add_workers,
 )
-from canvas_fm.cli.verbs.cells.labels import add_labelled
+from canvas_fm.cli.verbs.cells.label_flags import add_labelled
 from canvas_fm.errors import CanvasError, counted
 
 
@@ -53,8 +53,8 @@ def add_verbs(verbs: Verbs) -> None:
 
 
 def _fill_fit(fit: Parser) -> None:
-    from canvas_fm.heads.refine.options import FitOptions
-    from canvas_fm.inference.options import BatchedRun
+    from canvas_fm.heads.refine.fit_flags import FitOptions
+    from canvas_fm.inference.run_flags import BatchedRun
 
     fit.add_argument("--encoder", metavar="MODEL", help="an encoder's folder, or a shipped name")
     fit.add_argument("--detector", metavar="MODEL", help="a detector's folder, or a shipped name")
@@ -78,7 +78,7 @@ def _fill_fit(fit: Parser) -> None:
 
 
 def _fill_apply(apply: Parser) -> None:
-    from canvas_fm.inference.options import BatchedRun
+    from canvas_fm.inference.run_flags import BatchedRun
 
     apply.add_argument("model", metavar="MODEL", help="a refiner's folder, or the name of a shipped one")
     apply.add_argument("volume", metavar="VOLUME")
@@ -139,10 +139,10 @@ def run_apply(args: argparse.Namespace) -> None:
     from canvas_fm.data.points.points import Points
     from canvas_fm.data.volume.volume import Volume
     from canvas_fm.heads.refine.apply.apply import P_CELL, refine
-    from canvas_fm.heads.refine.counts.cell_count import count_cells
-    from canvas_fm.heads.refine.counts.expected_count import counts_by_region
+    from canvas_fm.heads.refine.counts.count_interval import counts_by_region
+    from canvas_fm.heads.refine.counts.refined_count import count_refined
     from canvas_fm.heads.refine.refiner import Refiner
-    from canvas_fm.models.checkpoint import load
+    from canvas_fm.models.load_model import load
 
     refiner = Refiner.load(args.model)
     refiner.set_params(device=args.options.device)
@@ -180,7 +180,7 @@ def run_apply(args: argparse.Namespace) -> None:
     if args.cells_only:
         result |= _count_in(refined.meta)
     else:
-        count = count_cells(
+        count = count_refined(
             refiner, points, p_cell, recall=recall, volume=volume.name, crop_of=volume.crop_of
         )
         result |= count.as_dict()

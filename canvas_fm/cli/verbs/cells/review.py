@@ -24,7 +24,7 @@ def add_verbs(verbs: Verbs) -> None:
 
 
 def _fill(parser: Parser) -> None:
-    from canvas_fm.heads.review.options import ReviewOptions
+    from canvas_fm.heads.review.review_flags import ReviewOptions
 
     parser.add_argument("volume", metavar="VOLUME")
     parser.add_argument("candidates", metavar="CANDIDATES", help="the detections, in any format of points")

@@ -88,7 +88,7 @@ def run_check(args: argparse.Namespace) -> None:
 
 def run_write(args: argparse.Namespace) -> None:
     from canvas_fm.cli.output import print_result
-    from canvas_fm.data.dataset.write import write_dataset
+    from canvas_fm.data.dataset.write_synthetic import write_dataset
 
     out = write_dataset(
         args.out,

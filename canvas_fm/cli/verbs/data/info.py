@@ -55,7 +55,7 @@ def add_verbs(verbs: Verbs) -> None:
 def run_list(args: argparse.Namespace) -> None:
     import json
 
-    from canvas_fm.shipped import catalogue
+    from canvas_fm.files.shipped import catalogue
 
     entries = catalogue()
     if args.json:
@@ -168,7 +168,7 @@ def run_phantom(args: argparse.Namespace) -> None:
 
 def run_randomised(args: argparse.Namespace) -> None:
     from canvas_fm.cli.output import print_result
-    from canvas_fm.data.phantom.randomised.families import Autofluorescence, Families
+    from canvas_fm.data.phantom.randomised.parameter_ranges import Autofluorescence, Families
     from canvas_fm.data.phantom.randomised.write import write_random_phantom
     from canvas_fm.files.atomic import removed_on_error
     from canvas_fm.viewing.phantom_sheet import phantom_sheet

@@ -6,7 +6,7 @@ import argparse
 
 from canvas_fm.cli.parser import ZYX, Parser, Verbs, add_group, add_json, add_verb, add_zyx_um
 
-# The same as FORMATS of canvas_fm.data.points.formats.formats, which is not imported before a verb runs: a
+# The same as FORMATS of canvas_fm.data.points.formats.read_write, which is not imported before a verb runs: a
 # test compares them.
 FORMATS = ("csv", "parquet", "xlsx", "napari", "canvas", "cellfinder", "webknossos", "neuroglancer")
 

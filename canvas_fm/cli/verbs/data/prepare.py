@@ -75,7 +75,7 @@ def _fill_destripe(destripe: Parser) -> None:
 
 
 def _fill(parser: Parser, also: tuple[str, ...]) -> None:
-    from canvas_fm.prepare.options import ConvertOptions
+    from canvas_fm.prepare.convert_flags import ConvertOptions
 
     parser.add_argument("source", metavar="SRC", help="what a microscope or another tool wrote")
     parser.add_argument("out", metavar="OUT.zarr", help="store to write")
@@ -95,7 +95,7 @@ def _share_slabs(parser: Parser) -> None:
 
 
 def _fill_stitch(stitch: Parser) -> None:
-    from canvas_fm.prepare.options import ConvertOptions, StitchOptions
+    from canvas_fm.prepare.convert_flags import ConvertOptions, StitchOptions
 
     stitch.add_argument("source", metavar="SRC", help="folder of the tiles of one channel")
     stitch.add_argument("out", metavar="OUT.zarr", help="store to write")

@@ -28,7 +28,7 @@ def add_verbs(verbs: Verbs) -> None:
 
 
 def _fill(parser: Parser) -> None:
-    from canvas_fm.heads.review.audit.options import AuditOptions
+    from canvas_fm.heads.review.audit.audit_flags import AuditOptions
 
     parser.add_argument("volume", metavar="VOLUME")
     parser.add_argument("cells", metavar="CELLS", help="the detections, in any format of points")

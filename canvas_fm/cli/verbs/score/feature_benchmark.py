@@ -60,7 +60,7 @@ def run_feature_benchmark(args: argparse.Namespace) -> None:
     from canvas_fm.data.volume.volume import Volume
     from canvas_fm.files.atomic import write_text_atomic
     from canvas_fm.heads.feature_benchmark.benchmark import open_points, read_cells, score_features, summary
-    from canvas_fm.models.checkpoint import load
+    from canvas_fm.models.load_model import load
 
     encoders = {encoder.name: encoder for encoder in (load(name, kind="encoder") for name in args.encoders)}
     volumes = [Volume.open(path, **args.volume_options.explicit) for path in args.volumes]

@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 from canvas_fm.cli.open_volumes import add_companion, open_companions, open_volumes
 from canvas_fm.cli.parser import Parser, Verbs, add_json, add_list, add_verb, add_volume_flags, positive_int
-from canvas_fm.cli.verbs.cells.labels import add_labelled
+from canvas_fm.cli.verbs.cells.label_flags import add_labelled
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -25,7 +25,7 @@ def add_verbs(verbs: Verbs) -> None:
 
 
 def _fill_report(report: Parser) -> None:
-    from canvas_fm.viewing.report.options import Method, ReportOptions
+    from canvas_fm.viewing.report.report_flags import Method, ReportOptions
 
     add_labelled(
         report,

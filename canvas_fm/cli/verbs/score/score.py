@@ -107,9 +107,9 @@ def run_evaluate(args: argparse.Namespace) -> None:
     import json
     from pathlib import Path
 
-    from canvas_fm.data.dataset.names import points_path
+    from canvas_fm.data.dataset.dataset_addresses import points_path
     from canvas_fm.data.points.boxes import read_boxes
-    from canvas_fm.data.points.formats.formats import voxel_um_of
+    from canvas_fm.data.points.formats.read_write import voxel_um_of
     from canvas_fm.data.points.points import Points
     from canvas_fm.data.store.tar_index import on_disk
     from canvas_fm.evaluation.detection.score import evaluate

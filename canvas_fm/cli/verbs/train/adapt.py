@@ -26,7 +26,7 @@ def add_verbs(verbs: Verbs) -> None:
 
 
 def _fill_adapt(adapt: Parser) -> None:
-    from canvas_fm.training.detector.adapt.options import AdaptOptions
+    from canvas_fm.training.detector.adapt.adapt_flags import AdaptOptions
 
     adapt.add_argument("model", metavar="DETECTOR", help="a detector's folder, or the name of a shipped one")
     adapt.add_argument("volume", metavar="VOLUME")
@@ -43,7 +43,7 @@ def run_adapt(args: argparse.Namespace) -> None:
 
     from canvas_fm.cli.output import print_result, report_bad_chunks
     from canvas_fm.data.volume.volume import Volume
-    from canvas_fm.models.checkpoint import load
+    from canvas_fm.models.load_model import load
     from canvas_fm.training.detector.adapt.adapt import adapt_detector
 
     volume = Volume.open(args.volume, **args.volume_options.explicit)

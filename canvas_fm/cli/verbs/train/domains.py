@@ -121,8 +121,8 @@ def _domains_faults(args: argparse.Namespace) -> list[str]:
 
 def run_domains(args: argparse.Namespace) -> None:
     from canvas_fm.cli.output import print_result
-    from canvas_fm.pipeline.domains import score_domains, train_in_folds
-    from canvas_fm.pipeline.held_out_volumes import labelled_domains, phantom_domains
+    from canvas_fm.pipeline.domain_volumes import labelled_domains, phantom_domains
+    from canvas_fm.pipeline.score_domains import score_domains, train_in_folds
 
     tolerances = dict(args.tolerance_um)
     domains = [

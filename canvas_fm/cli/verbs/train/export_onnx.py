@@ -31,7 +31,7 @@ def _fill_export_onnx(export: Parser) -> None:
 
 def run_export_onnx(args: argparse.Namespace) -> None:
     from canvas_fm.cli.output import print_result
-    from canvas_fm.models.checkpoint import load
+    from canvas_fm.models.load_model import load
     from canvas_fm.models.onnx_export.graph import export_onnx
 
     exported = export_onnx(load(args.model), args.out, overwrite=args.overwrite)

@@ -76,7 +76,7 @@ def advise_resume(args: argparse.Namespace) -> Iterator[None]:
 
 def add_training_flags(verb: Parser) -> None:
     """Add the flags that every training has next to recipe and volumes."""
-    from canvas_fm.inference.options import DeviceOptions
+    from canvas_fm.inference.run_flags import DeviceOptions
 
     verb.add_argument("--out", required=True, metavar="RUN", help="folder of the run")
     add_list(
@@ -127,8 +127,8 @@ def recipe_faults(args: argparse.Namespace, verb: str) -> list[str]:
     """What is wrong with the recipe and with `--set`, a sentence each; torch is not imported for it."""
     from canvas_fm.errors import CanvasError
     from canvas_fm.training.recipe.detector_recipe import DetectorRecipe, init_overrides
-    from canvas_fm.training.recipe.kinds import pretraining_class
     from canvas_fm.training.recipe.recipe import AnyRecipe, check_recipe
+    from canvas_fm.training.recipe.recipe_kind import pretraining_class
 
     if getattr(args, "recipe", None) is None:
         return []

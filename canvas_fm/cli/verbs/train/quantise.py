@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from canvas_fm.cli.parser import Parser, Verbs, add_json, add_verb, add_volume_flags, positive_int
-from canvas_fm.cli.verbs.cells.labels import add_labelled, labelled
+from canvas_fm.cli.verbs.cells.label_flags import add_labelled, labelled
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -24,7 +24,7 @@ def add_verbs(verbs: Verbs) -> None:
 
 
 def _fill_quantise(quantise: Parser) -> None:
-    from canvas_fm.data.volume.options import VoxelOptions
+    from canvas_fm.data.volume.volume_flags import VoxelOptions
 
     quantise.add_argument(
         "model", metavar="MODEL", help="an encoder's folder, or the name of a shipped model"
@@ -52,7 +52,7 @@ def run_quantise(args: argparse.Namespace) -> None:
     from canvas_fm.cli.output import print_result, report_bad_chunks
     from canvas_fm.data.volume.volume import Volume
     from canvas_fm.heads.quantise import quantise
-    from canvas_fm.models.checkpoint import load
+    from canvas_fm.models.load_model import load
 
     encoder = load(args.model, kind="encoder")
     volumes = [Volume.open(path, **args.volume_options.explicit) for path in args.volumes]

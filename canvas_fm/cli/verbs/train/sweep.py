@@ -24,7 +24,7 @@ def add_verbs(verbs: Verbs) -> None:
 
 
 def _fill_sweep(sweep: Parser) -> None:
-    from canvas_fm.inference.options import DeviceOptions
+    from canvas_fm.inference.run_flags import DeviceOptions
 
     sweep.add_argument("sweep", metavar="SWEEP", help="a YAML file, or the name of a shipped sweep")
     sweep.add_argument(

@@ -6,8 +6,8 @@ import numpy as np
 from jaxtyping import Float32, UInt16
 from scipy.ndimage import gaussian_filter
 
-from canvas_fm.data.phantom.randomised.families import PhantomParameters
-from canvas_fm.data.phantom.randomised.solids import Grid
+from canvas_fm.data.phantom.randomised.parameter_ranges import PhantomParameters
+from canvas_fm.data.phantom.randomised.rendering import Grid
 
 Field = Float32[np.ndarray, "z y x"]
 _SHOT = 40.0  # electrons from which Poisson noise is taken as normal

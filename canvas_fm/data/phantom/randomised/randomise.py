@@ -9,14 +9,6 @@ from jaxtyping import Float64, Int32, UInt16
 from scipy.ndimage import gaussian_filter
 from scipy.spatial import cKDTree
 
-from canvas_fm.data.phantom.randomised.families import (
-    BackgroundParameters,
-    CellKind,
-    Families,
-    PhantomParameters,
-    draw_background,
-    draw_parameters,
-)
 from canvas_fm.data.phantom.randomised.optics import (
     illumination,
     photograph,
@@ -24,7 +16,15 @@ from canvas_fm.data.phantom.randomised.optics import (
     through_optics,
     tissue,
 )
-from canvas_fm.data.phantom.randomised.solids import (
+from canvas_fm.data.phantom.randomised.parameter_ranges import (
+    BackgroundParameters,
+    CellKind,
+    Families,
+    PhantomParameters,
+    draw_background,
+    draw_parameters,
+)
+from canvas_fm.data.phantom.randomised.rendering import (
     Ellipsoids,
     Grid,
     bodies,

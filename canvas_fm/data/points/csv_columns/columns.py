@@ -16,7 +16,7 @@ from canvas_fm.data.points.csv_columns.header import Header
 from canvas_fm.data.points.csv_columns.numbers import refuse_thousands
 from canvas_fm.data.points.csv_columns.parse import EXACT, parse_block, plain_float
 from canvas_fm.data.points.csv_columns.texts import text_array
-from canvas_fm.data.points.labels import BLANKS
+from canvas_fm.data.points.label_values import BLANKS
 from canvas_fm.errors import CanvasError
 
 _BLOCK = 1 << 17  # rows read at a time: bounds what the text of a large file costs as Python strings

@@ -10,7 +10,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
 
-from canvas_fm.data.points.axes import NO_NAMES, axis_of, is_napari_axis, is_number
+from canvas_fm.data.points.coordinate_columns import NO_NAMES, axis_of, is_napari_axis, is_number
 from canvas_fm.errors import CanvasError
 
 _MOST_COLUMNS = 100_000  # a table of genes has some 30,000

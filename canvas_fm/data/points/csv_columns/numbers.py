@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from canvas_fm.data.points.axes import axis_of, is_napari_axis
+from canvas_fm.data.points.coordinate_columns import axis_of, is_napari_axis
 from canvas_fm.data.points.csv_columns.header import Header
 from canvas_fm.errors import CanvasError
 

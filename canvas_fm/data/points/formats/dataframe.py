@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from canvas_fm.data.points.axes import axis_of
+from canvas_fm.data.points.coordinate_columns import axis_of
 from canvas_fm.errors import CanvasError, MissingExtra
 
 

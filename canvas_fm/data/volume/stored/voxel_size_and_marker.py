@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from canvas_fm.data.dataset.names import IMAGE, marker_of_folder
+from canvas_fm.data.dataset.dataset_addresses import IMAGE, marker_of_folder
 from canvas_fm.data.store.checked_store import MANIFEST, CheckedStore
 from canvas_fm.data.store.remote.remote_store import Remote
 from canvas_fm.data.zyx import ZyxUm

@@ -14,20 +14,20 @@ from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.data.volume.window import WindowRule
 from canvas_fm.errors import BadInput, CanvasError, ModelMismatch
+from canvas_fm.files.shipped import shipped
 from canvas_fm.heads.features.amplitude import SpotAmplitude
 from canvas_fm.heads.features.candidate_score import recorded_score
 from canvas_fm.heads.features.extractor import DETECTOR, DETECTOR_LOGIT, MAE, Extractor
 from canvas_fm.heads.features.feature_set import AMPLITUDE, CANDIDATE_SCORE, SHAPE, Provenance
 from canvas_fm.heads.labels.candidates import check_volume_name, duplicates
 from canvas_fm.heads.refine.apply.candidate_classifier import CandidateClassifier
-from canvas_fm.heads.refine.counts.cell_count import count_cells
+from canvas_fm.heads.refine.counts.refined_count import count_refined
 from canvas_fm.heads.refine.refiner import Refiner
-from canvas_fm.inference.detect.tiles.resumable import ResumableTiles
+from canvas_fm.inference.detect.tiles.resumable_tiles import ResumableTiles
 from canvas_fm.inference.embed.store.embedding_store import points_sha256
-from canvas_fm.models.checkpoint import Detector, Encoder, load
-from canvas_fm.models.folder.folder import read_kind
+from canvas_fm.models.folder.model_folder import read_kind
 from canvas_fm.models.folder.training_volumes import volume_in_training
-from canvas_fm.shipped import shipped
+from canvas_fm.models.load_model import Detector, Encoder, load
 
 _log = logging.getLogger(__name__)
 P_CELL = "p_cell"
@@ -64,7 +64,7 @@ def refine(
     `workers` processes, or a Dask `scheduler` such as tcp://host:8786, give the same rows.
     Duplicates are warned about and kept. A refiner that uses the candidate score takes it from
     the column of the name that it was fitted with. `meta` of the result holds the expected count with its
-    interval (see `count_cells`): of all cells where the recall of the candidates is known, by `recall`
+    interval (see `count_refined`): of all cells where the recall of the candidates is known, by `recall`
     (found, looked for) or as recorded with the refiner.
 
     Raises ModelMismatch for another encoder, detector or voxel size, CanvasError for points outside the
@@ -133,7 +133,7 @@ def refined_rows(
 ) -> Points:
     """The candidates with `p_cell`, and with models, threshold and the count of cells in their metadata."""
     meta = _meta(points, volume, refiner, extractor) | ({"cells_only": "yes"} if cells_only else {})
-    count = count_cells(refiner, points, p_cell, recall=recall, volume=volume.name, crop_of=volume.crop_of)
+    count = count_refined(refiner, points, p_cell, recall=recall, volume=volume.name, crop_of=volume.crop_of)
     meta |= count.as_meta() | more
     return _with(points, p_cell, meta, refiner.threshold_ if cells_only else None)
 

@@ -15,7 +15,7 @@ from canvas_fm.heads.features.candidate_score import with_candidate_score
 from canvas_fm.heads.features.extractor import Extractor
 from canvas_fm.heads.features.feature_set import CANDIDATE_SCORE, FeatureSet, Moments
 from canvas_fm.heads.refine.refiner import Refiner
-from canvas_fm.inference.detect.tiles.resumable import ResumableTiles
+from canvas_fm.inference.detect.tiles.resumable_tiles import ResumableTiles
 from canvas_fm.prepare.workers.dask_workers import map_tiles
 from canvas_fm.progress import bar
 

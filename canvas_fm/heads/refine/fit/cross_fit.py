@@ -14,7 +14,7 @@ from canvas_fm.errors import BadInput
 from canvas_fm.evaluation.metrics.classification import auc, best_f1, calibration_error, ceiling, f1_at
 from canvas_fm.heads.features.feature_set import CANDIDATE_SCORE
 from canvas_fm.heads.labels.group_folds import Folds, check_labels, grouped_folds, held_out_parts
-from canvas_fm.heads.refine.counts.expected_count import CountSpread, expected_count
+from canvas_fm.heads.refine.counts.count_interval import CountSpread, expected_count
 from canvas_fm.heads.refine.head.calibration import Calibration, fit_calibration
 from canvas_fm.heads.refine.head.head_models import (
     GRID,
@@ -29,8 +29,8 @@ from canvas_fm.heads.refine.head.head_models import (
     parts_of,
 )
 from canvas_fm.heads.refine.head.threshold import choose_threshold, most_even
+from canvas_fm.models.heads.boosted_trees import BlendNet
 from canvas_fm.models.heads.nets import HeadNet
-from canvas_fm.models.heads.trees import BlendNet
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from canvas_fm.heads.features.feature_set import CANDIDATE_SCORE, SHAPE, Feature
 from canvas_fm.heads.labels.candidates import SKIP, Candidates
 from canvas_fm.heads.labels.group_folds import grouped_folds, held_out_parts
 from canvas_fm.heads.refine.columns import Columns
-from canvas_fm.heads.refine.counts.recall import CandidateRecall, training_recalls
+from canvas_fm.heads.refine.counts.candidate_recall import CandidateRecall, training_recalls
 from canvas_fm.heads.refine.fit.training_set import TrainingSet
 from canvas_fm.heads.refine.head.candidate_order import keep_candidate_order
 from canvas_fm.heads.refine.refiner import Refiner

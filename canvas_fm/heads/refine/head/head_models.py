@@ -15,11 +15,11 @@ from canvas_fm.errors import BadInput
 from canvas_fm.evaluation.metrics.classification import auc
 from canvas_fm.heads.features.feature_set import CANDIDATE_SCORE, SHAPE, UNPENALISED
 from canvas_fm.heads.refine.columns import Affine, Columns
+from canvas_fm.heads.refine.head.boosted_trees import grow_trees
 from canvas_fm.heads.refine.head.calibration import fit_calibration
-from canvas_fm.heads.refine.head.trees import grow_trees
 from canvas_fm.models.device import pick_device
+from canvas_fm.models.heads.boosted_trees import BlendNet, TreeEnsemble
 from canvas_fm.models.heads.nets import HeadNet, train_mlp
-from canvas_fm.models.heads.trees import BlendNet, TreeEnsemble
 
 MODELS = ("logistic", "mlp", "trees", "blend", "sum")
 GRID = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # of C, the inverse of the penalty

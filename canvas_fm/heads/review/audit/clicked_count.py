@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 from scipy.stats import t
 
-from canvas_fm.heads.refine.counts.expected_count import COUNT_LEVEL
+from canvas_fm.heads.refine.counts.count_interval import COUNT_LEVEL
 from canvas_fm.heads.review.audit.estimate import Estimate, StratifiedAnswers, estimate_share
 
 _FEWEST = 10

@@ -17,7 +17,7 @@ from jaxtyping import Float64, Int64
 from scipy.stats import beta, chi2, norm, t
 
 from canvas_fm.errors import BadInput, counted
-from canvas_fm.heads.refine.counts.expected_count import COUNT_LEVEL
+from canvas_fm.heads.refine.counts.count_interval import COUNT_LEVEL
 
 _TAIL = (1 - COUNT_LEVEL) / 2
 

@@ -13,8 +13,8 @@ from canvas_fm.data.points.boxes import inside_boxes, whole
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.zyx import Zyx, ZyxUm
 from canvas_fm.errors import BadInput
-from canvas_fm.evaluation.detection.checks import score_column, scores_of
-from canvas_fm.heads.review.audit.options import AuditOptions
+from canvas_fm.evaluation.detection.plausibility_checks import score_column, scores_of
+from canvas_fm.heads.review.audit.audit_flags import AuditOptions
 from canvas_fm.heads.review.audit.strata import allocate, doubt, draw_stratified, quantile_strata
 
 KIND, ANSWER, STRATUM, SIZE, DRAWN = "kind", "answer", "stratum", "stratum_size", "rows_drawn"

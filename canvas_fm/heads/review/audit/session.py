@@ -13,7 +13,7 @@ from canvas_fm.data.points.points import Points
 from canvas_fm.errors import BadInput
 from canvas_fm.heads.review.audit.answers import audit_of, check_audit
 from canvas_fm.heads.review.audit.sample import ANSWER, BOX, CORNERS, KIND
-from canvas_fm.heads.review.clicks import OPEN
+from canvas_fm.heads.review.review_state import OPEN
 from canvas_fm.heads.review.session import ReviewSession
 
 

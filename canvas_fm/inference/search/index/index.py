@@ -19,7 +19,7 @@ from canvas_fm.inference.search.index.index_store import check_files, gather, pr
 from canvas_fm.inference.search.nearest import NearestRows
 
 if TYPE_CHECKING:
-    from canvas_fm.models.checkpoint import Encoder
+    from canvas_fm.models.load_model import Encoder
 
 
 class Index:

@@ -8,11 +8,11 @@ from typing import Any
 
 from canvas_fm.analysis.regions.atlas import Atlas
 from canvas_fm.files.checksum import sha256
-from canvas_fm.models.folder.folder import read_kind
+from canvas_fm.files.shipped import find
+from canvas_fm.models.folder.model_folder import read_kind
 from canvas_fm.pipeline.study.settings import BrainReportSettings, as_yaml
 from canvas_fm.pipeline.study.steps.regions import atlas_of
-from canvas_fm.pipeline.study.steps.step import StepRun
-from canvas_fm.shipped import find
+from canvas_fm.pipeline.study.steps.study_step import StepRun
 from canvas_fm.viewing.brain_report.report import brain_report
 
 _FIGURES = (("groups", "volcano"), ("groups", "heat_map"), ("profiles", "profiles"))

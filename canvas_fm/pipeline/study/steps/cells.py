@@ -9,20 +9,20 @@ import numpy as np
 
 from canvas_fm.data.points.points import Points
 from canvas_fm.files.checksum import sha256
+from canvas_fm.files.shipped import find
 from canvas_fm.heads.refine.apply.apply import P_CELL, models_needed, refine
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.inference.detect.detect import detect
-from canvas_fm.inference.detect.tiles.detection_job import bad_chunks_of
+from canvas_fm.inference.detect.tiles.tiled_detection import bad_chunks_of
 from canvas_fm.inference.embed.embed import embed_to_store
 from canvas_fm.inference.embed.point_crops import volume_identity
 from canvas_fm.inference.search.index.index import Index
-from canvas_fm.models.checkpoint import Detector, Encoder, load
-from canvas_fm.models.folder.folder import read_kind
-from canvas_fm.pipeline.study.steps.step import StepRun
+from canvas_fm.models.folder.model_folder import read_kind
+from canvas_fm.models.load_model import Detector, Encoder, load
+from canvas_fm.pipeline.study.steps.study_step import StepRun
 from canvas_fm.prepare.convert.convert import convert
-from canvas_fm.prepare.options import ConvertOptions
+from canvas_fm.prepare.convert_flags import ConvertOptions
 from canvas_fm.prepare.sources.source import open_source
-from canvas_fm.shipped import find
 
 
 def convert_options(step_run: StepRun) -> ConvertOptions:

@@ -11,10 +11,10 @@ import numpy as np
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.points.tables import joined, write_csv
 from canvas_fm.pipeline.count_cells import count_figure, count_row
-from canvas_fm.pipeline.study.records import Record, inputs_sha256, read_record
+from canvas_fm.pipeline.study.finished_steps import Record, inputs_sha256, read_record
 from canvas_fm.pipeline.study.settings import as_yaml
 from canvas_fm.pipeline.study.steps.cells import is_cell
-from canvas_fm.pipeline.study.steps.step import StepRun
+from canvas_fm.pipeline.study.steps.study_step import StepRun
 from canvas_fm.viewing.brain_report.report import group_rows, region_rows
 from canvas_fm.viewing.brain_report.section import section_png
 from canvas_fm.viewing.brain_report.study_page import BrainSection, StudyPage, write_study_page

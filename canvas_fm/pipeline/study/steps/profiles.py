@@ -13,7 +13,7 @@ from canvas_fm.analysis.profiles.figure import profile_figure
 from canvas_fm.data.points.tables import joined, write_csv
 from canvas_fm.pipeline.study.settings import ProfilesSettings
 from canvas_fm.pipeline.study.steps.regions import write_group_table
-from canvas_fm.pipeline.study.steps.step import StepRun
+from canvas_fm.pipeline.study.steps.study_step import StepRun
 
 
 def profiles_external(step_run: StepRun) -> dict[str, Any]:

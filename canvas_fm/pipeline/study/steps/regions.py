@@ -20,7 +20,7 @@ from canvas_fm.files.checksum import sha256
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.pipeline.study.settings import GroupsSettings, RegionsSettings, merged
 from canvas_fm.pipeline.study.steps.cells import volume_external
-from canvas_fm.pipeline.study.steps.step import StepRun
+from canvas_fm.pipeline.study.steps.study_step import StepRun
 
 
 def atlas_of(step_run: StepRun, brain: str | None) -> Atlas:

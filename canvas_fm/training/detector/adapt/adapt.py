@@ -15,17 +15,17 @@ from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.levels.resample import check_voxel_um
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import CanvasError
-from canvas_fm.evaluation.detection.checks import cells_of
-from canvas_fm.files.options import takes
-from canvas_fm.models.checkpoint import Detector, save_detector
+from canvas_fm.evaluation.detection.plausibility_checks import cells_of
+from canvas_fm.files.option_sets import takes
 from canvas_fm.models.detector.convmixer import HeatMapNet
 from canvas_fm.models.folder.training_volumes import training_volumes
+from canvas_fm.models.load_model import Detector, save_detector
 from canvas_fm.progress import Advance, bar
+from canvas_fm.training.detector.adapt.adapt_flags import AdaptOptions
 from canvas_fm.training.detector.adapt.amplitude import FEWEST_CELLS, amplitude_detector
 from canvas_fm.training.detector.adapt.candidates import candidates_in_boxes
 from canvas_fm.training.detector.adapt.fine_tune import fine_tune, fine_tune_recipe
 from canvas_fm.training.detector.adapt.label_folds import Counts, LabelFolds
-from canvas_fm.training.detector.adapt.options import AdaptOptions
 from canvas_fm.training.detector.adapt.record import provenance_of_adaptation, sentence_of
 from canvas_fm.training.detector.adapt.self_training import (
     STUDENTS,
@@ -36,7 +36,7 @@ from canvas_fm.training.detector.adapt.self_training import (
 )
 from canvas_fm.training.detector.adapt.strategies import Strategy, StrategyScore, choose_way, score_strategies
 from canvas_fm.training.detector.targets import Labelled
-from canvas_fm.training.mae.crop_set import VolumeSource
+from canvas_fm.training.mae.training_crops import VolumeSource
 
 _log = logging.getLogger(__name__)
 

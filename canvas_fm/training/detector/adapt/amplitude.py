@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from canvas_fm.heads.features.amplitude import SpotAmplitude
-from canvas_fm.models.checkpoint import Detector
-from canvas_fm.models.folder.config import AmplitudeConfig
+from canvas_fm.models.folder.network_config import AmplitudeConfig
+from canvas_fm.models.load_model import Detector
 from canvas_fm.training.detector.targets import Labelled
 
 # Over 44 domains .25, .5, 1 and 1.5 and a sigma of 5 or 7 um gain alike; this is the most even one.

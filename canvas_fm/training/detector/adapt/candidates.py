@@ -8,9 +8,9 @@ from jaxtyping import Int64
 from canvas_fm.data.points.boxes import box_of
 from canvas_fm.data.points.points import Points
 from canvas_fm.inference.detect.detect import detector_job
-from canvas_fm.inference.detect.maxima.relative import reference_box
-from canvas_fm.inference.detect.tiles.detection_job import run
-from canvas_fm.models.checkpoint import Detector
+from canvas_fm.inference.detect.maxima.relative_score import reference_box
+from canvas_fm.inference.detect.tiles.tiled_detection import run
+from canvas_fm.models.load_model import Detector
 from canvas_fm.training.detector.targets import Labelled
 from canvas_fm.training.detector.threshold import LOWEST_THRESHOLD
 

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from canvas_fm.data.zyx import Zyx
-from canvas_fm.models.checkpoint import Detector
 from canvas_fm.models.detector.convmixer import HeatMapNet
-from canvas_fm.training.detector.step import DetectorStep
+from canvas_fm.models.load_model import Detector
+from canvas_fm.training.detector.optimizer_step import DetectorStep
 from canvas_fm.training.detector.targets import Labelled
 from canvas_fm.training.detector.train import DetectorTraining
 from canvas_fm.training.recipe.detector_recipe import DetectorRecipe

@@ -12,10 +12,10 @@ from canvas_fm.data.points.boxes import box_of
 from canvas_fm.data.points.points import Points
 from canvas_fm.errors import counted
 from canvas_fm.inference.detect.out_of_distribution import LOOKS, statistics_ranges, volume_statistics
-from canvas_fm.models.checkpoint import Detector
+from canvas_fm.models.load_model import Detector
+from canvas_fm.training.detector.adapt.adapt_flags import AdaptOptions
 from canvas_fm.training.detector.adapt.candidates import voxels_of
 from canvas_fm.training.detector.adapt.label_folds import LabelFolds
-from canvas_fm.training.detector.adapt.options import AdaptOptions
 from canvas_fm.training.detector.adapt.strategies import StrategyScore
 from canvas_fm.version import __version__
 

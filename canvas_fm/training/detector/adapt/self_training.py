@@ -14,11 +14,11 @@ from jaxtyping import Int64
 
 from canvas_fm.data.points.boxes import inside_boxes, whole
 from canvas_fm.data.points.points import Points
-from canvas_fm.models.checkpoint import Detector
 from canvas_fm.models.detector.convmixer import HeatMapNet
+from canvas_fm.models.load_model import Detector
 from canvas_fm.training.detector.adapt.fine_tune import fine_tune, fine_tune_recipe
 from canvas_fm.training.detector.adapt.label_folds import Counts, LabelFolds, best_threshold, logit
-from canvas_fm.training.detector.step import averaged_weights
+from canvas_fm.training.detector.optimizer_step import averaged_weights
 from canvas_fm.training.detector.targets import Labelled
 
 STUDENTS = 2

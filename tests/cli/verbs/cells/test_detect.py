@@ -16,10 +16,10 @@ from canvas_fm.cli import main
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.inference.detect.detect import detector_job, log_job
-from canvas_fm.inference.detect.tiles.detection_job import plan
-from canvas_fm.inference.detect.tiles.detection_job import run as run_job
-from canvas_fm.models.checkpoint import load, save_detector
+from canvas_fm.inference.detect.tiles.tiled_detection import plan
+from canvas_fm.inference.detect.tiles.tiled_detection import run as run_job
 from canvas_fm.models.detector.convmixer import ConvMixerConfig, HeatMapNet
+from canvas_fm.models.load_model import load, save_detector
 
 SHAPE = (16, 40, 40)
 
@@ -103,7 +103,7 @@ def test_minutes_are_shared_by_workers_and_not_those_of_an_empty_middle(folder, 
     job = log_job(Volume.open(tmp_path / "v.zarr"), sigma_um=4.0, tile_zyx=(16, 40, 40))
     clock = iter(range(1000))
     monkeypatch.setattr(
-        "canvas_fm.inference.detect.tiles.detection_job.time.perf_counter", lambda: 60.0 * next(clock)
+        "canvas_fm.inference.detect.tiles.tiled_detection.time.perf_counter", lambda: 60.0 * next(clock)
     )
     one = plan(job)
     assert one["tried_tile"] == 0
@@ -145,7 +145,7 @@ def test_progress_tells_the_cells_so_far_and_goes_on_from_them(folder, tmp_path,
 
         yield advance
 
-    monkeypatch.setattr("canvas_fm.inference.detect.tiles.detection_job.bar", bar)
+    monkeypatch.setattr("canvas_fm.inference.detect.tiles.tiled_detection.bar", bar)
     counts = np.cumsum([len(job.tile(number).maxima) for number in range(8)])
     assert counts[2] > 0
     with pytest.raises(KeyboardInterrupt):

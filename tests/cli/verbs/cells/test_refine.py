@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from canvas_fm.data.points.points import Points
-from canvas_fm.models.checkpoint import load, save_detector
 from canvas_fm.models.detector.convmixer import ConvMixerConfig, HeatMapNet
+from canvas_fm.models.load_model import load, save_detector
 from tests.support.spots import write_spots
 
 VOXEL_UM = (4.0, 1.8, 1.8)
@@ -278,9 +278,9 @@ def test_mistakes_of_an_apply_are_a_line(folder, model, refiner, refusal, tmp_pa
 
 
 def test_an_encoder_that_is_another_one(folder, refiner, refusal, tmp_path):
-    from canvas_fm.models.checkpoint import save_encoder
     from canvas_fm.models.encoder.mae import DecoderConfig, MaskedAutoencoder
     from canvas_fm.models.encoder.vit import EncoderConfig
+    from canvas_fm.models.load_model import save_encoder
 
     torch.manual_seed(9)
     mae = MaskedAutoencoder(EncoderConfig(dim=24, depth=1, heads=2), DecoderConfig(dim=12, depth=1, heads=2))

@@ -41,7 +41,7 @@ def test_a_foreign_store_has_no_checksums(result, tmp_path):
 
 
 def test_an_encoder(result, model):
-    from canvas_fm.models.checkpoint import load
+    from canvas_fm.models.load_model import load
 
     found = result("info", model)
     encoder = load(model)

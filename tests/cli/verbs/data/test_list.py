@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from canvas_fm.data.volume.volume import Volume
-from canvas_fm.shipped import find, shipped
+from canvas_fm.files.shipped import find, shipped
 
 
 def test_everything_that_ships_is_listed_with_a_line(run, result):

@@ -12,14 +12,14 @@ import pytest
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.viewing.report.methods import METHODS
-from canvas_fm.viewing.report.options import Method
+from canvas_fm.viewing.report.report_flags import Method
 
 
 @pytest.fixture(scope="module")
 def brains(tmp_path_factory, model):
     """Two volumes with wide cells among narrow spots: `raw.zarr`, candidates and true cells of each."""
     from canvas_fm.inference.embed.embed import embed_to_store
-    from canvas_fm.models.checkpoint import load
+    from canvas_fm.models.load_model import load
 
     folder = tmp_path_factory.mktemp("labelled")
     for number, name in enumerate(("left", "right")):
@@ -189,9 +189,9 @@ def test_models_that_are_not_one_a_fold(brains, model, tmp_path, refusal):
 def test_an_encoder_that_saw_what_it_judges_is_told(brains, tmp_path, result):
     import torch
 
-    from canvas_fm.models.checkpoint import save_encoder
     from canvas_fm.models.encoder.mae import DecoderConfig, MaskedAutoencoder
     from canvas_fm.models.encoder.vit import EncoderConfig
+    from canvas_fm.models.load_model import save_encoder
 
     torch.manual_seed(0)
     mae = MaskedAutoencoder(EncoderConfig(dim=24, depth=1, heads=2), DecoderConfig(dim=12, depth=1, heads=2))

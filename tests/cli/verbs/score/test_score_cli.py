@@ -12,7 +12,7 @@ import zarr
 
 from canvas_fm.cli import build_parser
 from canvas_fm.cli.verbs.data.points import FORMATS
-from canvas_fm.data.points.formats import formats
+from canvas_fm.data.points.formats import read_write
 from canvas_fm.data.points.points import Points
 
 
@@ -172,7 +172,7 @@ def test_info_reads_other_programs_points(files, result):
 
 
 def test_the_formats_of_the_parser_are_those_of_the_reader():
-    assert FORMATS == formats.FORMATS
+    assert FORMATS == read_write.FORMATS
 
 
 def test_tables_writes_three_files(files, result):

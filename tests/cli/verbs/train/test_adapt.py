@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from canvas_fm import Points, Volume, load
-from canvas_fm.models.checkpoint import save_detector
 from canvas_fm.models.detector.convmixer import HeatMapNet
-from canvas_fm.models.folder.config import ConvMixerConfig
+from canvas_fm.models.folder.network_config import ConvMixerConfig
+from canvas_fm.models.load_model import save_detector
 
 
 def test_adapt_writes_a_detector_and_says_why_it_is_as_it_is(result, refusal, tmp_path):

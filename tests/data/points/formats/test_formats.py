@@ -9,7 +9,7 @@ import re
 import numpy as np
 import pytest
 
-from canvas_fm.data.points.formats.formats import (
+from canvas_fm.data.points.formats.read_write import (
     FORMATS,
     format_of,
     voxel_um_of,

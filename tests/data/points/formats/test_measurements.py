@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from canvas_fm.cli import main
-from canvas_fm.data.points.formats.formats import read_points
+from canvas_fm.data.points.formats.read_write import read_points
 from canvas_fm.errors import CanvasError
 
 ZYX = np.array([[4.0, 10.0, 20.0], [5.0, 11.0, 21.5]])

@@ -13,7 +13,7 @@ from canvas_fm.heads.features.extractor import Extractor
 from canvas_fm.heads.refine.apply import candidate_classifier
 from canvas_fm.heads.refine.apply.apply import refine
 from canvas_fm.heads.refine.refiner import Refiner
-from canvas_fm.inference.detect.tiles.resumable import ResumableTiles
+from canvas_fm.inference.detect.tiles.resumable_tiles import ResumableTiles
 from tests.heads.conftest import SHAPE
 from tests.support.killed_workers import two_of_four_killed
 

@@ -9,7 +9,7 @@ from sklearn.isotonic import IsotonicRegression
 
 from canvas_fm.errors import BadInput
 from canvas_fm.evaluation.metrics.classification import auc, calibration_error
-from canvas_fm.heads.refine.counts.expected_count import CountSpread, Recall, counts_by_region, expected_count
+from canvas_fm.heads.refine.counts.count_interval import CountSpread, Recall, counts_by_region, expected_count
 from canvas_fm.heads.refine.head.calibration import fit_calibration, sigmoid
 
 

@@ -11,13 +11,13 @@ from canvas_fm.data.points.boxes import inside_boxes, whole
 from canvas_fm.data.points.points import Points
 from canvas_fm.errors import BadInput
 from canvas_fm.heads.review.audit.answers import audit_of
+from canvas_fm.heads.review.audit.audit_flags import AuditOptions
 from canvas_fm.heads.review.audit.estimate import (
     StratifiedAnswers,
     estimate_audit,
     estimate_share,
     estimate_total,
 )
-from canvas_fm.heads.review.audit.options import AuditOptions
 from canvas_fm.heads.review.audit.sample import ANSWER, BOX, CORNERS, KIND, STRATUM, box_grid, draw_audit
 from canvas_fm.heads.review.audit.strata import allocate, quantile_strata
 from tests.heads.review.made_up import SHAPE, VOXEL_UM, audited, population

@@ -10,7 +10,7 @@ import pytest
 from canvas_fm.data.points.points import Points
 from canvas_fm.errors import BadInput
 from canvas_fm.heads.review.audit.answers import audit_of
-from canvas_fm.heads.review.audit.options import AuditOptions
+from canvas_fm.heads.review.audit.audit_flags import AuditOptions
 from canvas_fm.heads.review.audit.sample import draw_audit
 from canvas_fm.heads.review.audit.session import AuditSession
 

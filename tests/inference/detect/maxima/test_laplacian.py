@@ -9,7 +9,7 @@ from scipy.ndimage import gaussian_filter, gaussian_laplace
 from canvas_fm.data.volume.window import WindowRule
 from canvas_fm.inference.detect.detect import log_job
 from canvas_fm.inference.detect.maxima.laplacian import log_reach, log_response
-from canvas_fm.inference.detect.tiles.detection_job import run
+from canvas_fm.inference.detect.tiles.tiled_detection import run
 from tests.inference.detect.nets import VOXEL_UM, blobs, write
 
 

@@ -7,7 +7,7 @@ import pytest
 
 import canvas_fm as cf
 from canvas_fm.inference.detect.detect import detector_job
-from canvas_fm.inference.detect.tiles.detection_job import run
+from canvas_fm.inference.detect.tiles.tiled_detection import run
 from tests.support.killed_workers import two_of_four_killed
 
 

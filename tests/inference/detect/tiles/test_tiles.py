@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from canvas_fm.inference.detect.detect import detect, detector_job
-from canvas_fm.inference.detect.tiles.detection_job import plan, run
+from canvas_fm.inference.detect.tiles.tiled_detection import plan, run
 from canvas_fm.inference.detect.tiles.tiles import as_region, cut, fit_tile, whole
 from tests.inference.detect.nets import SHAPE, blobs, untiled, write
 

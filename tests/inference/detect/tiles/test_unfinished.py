@@ -9,7 +9,7 @@ from canvas_fm.data.points.points import Points
 from canvas_fm.errors import CanvasError
 from canvas_fm.files.resumable import ResumableFolder
 from canvas_fm.inference.detect.detect import detect, detector_job
-from canvas_fm.inference.detect.tiles.detection_job import run
+from canvas_fm.inference.detect.tiles.tiled_detection import run
 from tests.inference.detect.nets import untiled
 
 

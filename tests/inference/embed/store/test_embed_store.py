@@ -14,7 +14,7 @@ from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import CanvasError, DamagedStore, StorageFull
 from canvas_fm.inference.embed import point_crops as source
 from canvas_fm.inference.embed.embed import embed_to_store
-from canvas_fm.inference.embed.store import resumable as unfinished
+from canvas_fm.inference.embed.store import resumable_embeddings as unfinished
 from canvas_fm.inference.embed.store.embedding_store import Embeddings
 
 from ...conftest import assert_same, by_hand, make_encoder, noise, random_points, write_volume  # isort: skip

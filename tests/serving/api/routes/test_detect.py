@@ -14,11 +14,11 @@ import torch
 import canvas_fm as cf
 from canvas_fm.data.points.points import Points
 from canvas_fm.errors import CanvasError
-from canvas_fm.models.checkpoint import Detector, load, save_detector
 from canvas_fm.models.detector.convmixer import ConvMixerConfig, HeatMapNet
+from canvas_fm.models.load_model import Detector, load, save_detector
 from serving.client import Client
 from tests.serving.conftest import NPY, VOXEL_UM, array_of, post, refused, transport_to
-from tests.serving.jobs.job_helpers import submit, until
+from tests.serving.core.jobs.job_helpers import submit, until
 
 BOX = [2, 5, 5, 20, 55, 45]
 BODY = {"volume": "cube", "box": BOX, "threshold": 0.3}

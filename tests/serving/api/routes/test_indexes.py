@@ -19,8 +19,8 @@ from canvas_fm.data.crops.reader import CropReader
 from canvas_fm.data.points.points import Points
 from canvas_fm.inference.embed.embed import embed_to_store
 from canvas_fm.inference.search.projection import column, embedding_map
-from canvas_fm.models.checkpoint import Encoder
-from serving.middleware.auth import read_keys
+from canvas_fm.models.load_model import Encoder
+from serving.api.middleware.auth import read_keys
 from serving.protocol import npy
 from tests.serving.conftest import CROP, NPY, SHAPE, VOXEL_UM, array_of, refused
 

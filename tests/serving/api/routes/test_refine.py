@@ -22,13 +22,13 @@ from canvas_fm.heads.features.extractor import Extractor
 from canvas_fm.heads.labels.candidates import label_brains
 from canvas_fm.heads.refine.fit.fit import fit_labelled
 from canvas_fm.heads.refine.refiner import Refiner
-from canvas_fm.models.checkpoint import Detector, Encoder, save_detector
 from canvas_fm.models.detector.convmixer import ConvMixerConfig, HeatMapNet
+from canvas_fm.models.load_model import Detector, Encoder, save_detector
 from canvas_fm.training.finetune.finetune import Tuning
 from serving.api.app import create_app
+from serving.api.middleware.request_middleware import RequestMiddleware
 from serving.client import Client
 from serving.core.core import Core
-from serving.middleware.guard import Guard
 from serving.protocol import npy
 from serving.protocol.settings import Limits, ServiceSettings
 from tests.heads.conftest import VOXEL_UM, make_encoder, spots
@@ -332,7 +332,7 @@ def test_a_refinement_ends_when_its_client_leaves(brains, model: Path, more, slo
 
     async def whole() -> None:
         core = Core(lambda: settings)
-        guard = Guard(create_app(core), lambda: core.limits)
+        guard = RequestMiddleware(create_app(core), lambda: core.limits)
         await core.start()
         while not core.ready:
             await asyncio.sleep(0.01)

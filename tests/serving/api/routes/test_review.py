@@ -12,7 +12,7 @@ import pytest
 from canvas_fm.data.points.points import Points
 from canvas_fm.errors import CanvasError
 from serving.launch.serve import settings_of
-from serving.protocol.options import ServedVolume, ServeOptions
+from serving.protocol.serve_flags import ServedVolume, ServeOptions
 from serving.protocol.settings import Limits, ServedReview
 from tests.serving.conftest import JSON, SHAPE, refused
 

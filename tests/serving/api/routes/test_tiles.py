@@ -10,7 +10,7 @@ from PIL import Image
 
 import canvas_fm as cf
 from serving.core.volumes.tiles import SIDE, Tiles
-from serving.protocol.requests import TileQuery
+from serving.protocol.request_options import TileQuery
 from tests.serving.conftest import array_of, refused
 
 NPY = {"Accept": "application/x-npy"}

@@ -8,7 +8,7 @@ from scipy.ndimage import gaussian_filter
 
 from canvas_fm import Volume
 from canvas_fm.training.detector.targets import Labelled
-from canvas_fm.training.mae.crop_set import VolumeSource
+from canvas_fm.training.mae.training_crops import VolumeSource
 
 VOXEL_UM = (4.0, 2.0, 2.0)
 SHAPE = (24, 64, 64)

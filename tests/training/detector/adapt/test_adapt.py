@@ -14,12 +14,12 @@ from canvas_fm import Points, Volume, adapt_detector, detect, load
 from canvas_fm.data.points.boxes import inside_boxes
 from canvas_fm.data.volume.window import WindowRule
 from canvas_fm.errors import CanvasError
-from canvas_fm.inference.detect.maxima.amplitude import Amplitude
+from canvas_fm.inference.detect.maxima.blob_amplitude import Amplitude
 from canvas_fm.inference.detect.out_of_distribution import LOOKS
-from canvas_fm.models.checkpoint import Detector, save_detector
 from canvas_fm.models.detector.convmixer import HeatMapNet
-from canvas_fm.models.folder.config import ConvMixerConfig, RelativeConfig
-from canvas_fm.pipeline.domains import trained_on
+from canvas_fm.models.folder.network_config import ConvMixerConfig, RelativeConfig
+from canvas_fm.models.load_model import Detector, save_detector
+from canvas_fm.pipeline.score_domains import trained_on
 from canvas_fm.training.detector.adapt.amplitude import amplitude_detector
 from canvas_fm.training.detector.adapt.candidates import candidates_in_boxes
 from canvas_fm.training.detector.adapt.fine_tune import fine_tune, fine_tune_recipe
@@ -251,7 +251,7 @@ def test_a_part_that_is_held_out_does_not_reach_the_net_that_it_scores(brain):
 
 
 def load_like(brain):
-    from canvas_fm.models.checkpoint import DetectorConfig
+    from canvas_fm.models.load_model import DetectorConfig
 
     torch.manual_seed(1)
     net = HeatMapNet(ConvMixerConfig(patch_zyx=(1, 2, 2), dim=8, depth=2, kernel_zyx=(3, 3, 3)))

@@ -11,7 +11,7 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 
 from canvas_fm.data.points.formats.xml.xml_reader import number, parse
-from canvas_fm.data.points.labels import as_labels
+from canvas_fm.data.points.label_values import as_labels
 from canvas_fm.data.points.tables import PointTable
 from canvas_fm.errors import CanvasError
 from canvas_fm.files.atomic import write_atomic

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from canvas_fm.data.points.axes import um_of
+from canvas_fm.data.points.coordinate_columns import um_of
 from canvas_fm.data.points.formats.xml.xml_reader import number, parse
 from canvas_fm.data.points.tables import PointTable
 from canvas_fm.errors import CanvasError, counted

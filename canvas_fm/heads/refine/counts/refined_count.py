@@ -1,0 +1,172 @@
+"""The count of a refined volume with its warnings; the interval is computed in `expected_count`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Real
+
+from canvas_fm.data.points.points import Points
+from canvas_fm.files.shipped import shipped
+from canvas_fm.heads.features.candidate_score import made_by
+from canvas_fm.heads.refine.counts.candidate_recall import recall_of, shipped_recalls, threshold_of
+from canvas_fm.heads.refine.counts.count_interval import (
+    ALL_CELLS,
+    ALL_CELLS_IF_RECALL_HOLDS,
+    AMONG_CANDIDATES,
+    Count,
+    Recall,
+    expected_count,
+)
+from canvas_fm.heads.refine.refiner import Refiner
+from canvas_fm.inference.detect.out_of_distribution import UNLIKE
+from canvas_fm.models.folder.training_volumes import volume_in_training
+
+# What a note says to run; `count` puts its own files there.
+RECALL_COMMAND = "canvas-fm refine apply REFINER VOLUME CANDIDATES --out CELLS.csv --recall FOUND CELLS"
+_MUCH = 0.3  # an uncertainty of the log-odds that is worth a sentence
+
+
+@dataclass(frozen=True)
+class CellCount:
+    """An expected count: of all `cells`, or of the cells among the `candidates` where recall is not known.
+
+    `among_candidates` is the latter in either case; `notes` are sentences for whoever reads the number.
+    `recall_holds` is False where the recall was measured on volumes that this one looks unlike.
+    """
+
+    of: Literal["cells", "candidates"]
+    count: Count
+    among_candidates: Count
+    recall: Recall | None
+    notes: tuple[str, ...]
+    recall_holds: bool = True
+
+    @property
+    def count_of(self) -> str:
+        """Of what the count is, in words."""
+        if self.of == "candidates":
+            return AMONG_CANDIDATES
+        return ALL_CELLS if self.recall_holds else ALL_CELLS_IF_RECALL_HOLDS
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields as `refine apply --json` prints them."""
+        return {
+            "count_of": self.count_of,
+            "expected_cells": self.count.value,
+            "interval_90": [self.count.low, self.count.high],
+            "among_candidates": self.among_candidates._asdict(),
+            "recall": None if self.recall is None else self.recall._asdict(),
+            "notes": list(self.notes),
+        }
+
+    def as_meta(self) -> dict[str, str]:
+        """The fields as lines of a file's header."""
+        count = self.count
+        lines = {
+            "count_of": self.count_of,
+            "expected_cells": f"{count.value:.1f}",
+            "expected_cells_90": f"{count.low:.1f} {count.high:.1f}",
+        }
+        if self.recall is not None:
+            lines["candidate_recall"] = f"{self.recall.value:.4f}"
+            lines["candidate_recall_spread"] = f"{self.recall.spread:.4f} {self.recall.brains}"
+        return lines | ({"count_notes": "; ".join(self.notes)} if self.notes else {})
+
+
+def count_refined(
+    refiner: Refiner,
+    points: Points,
+    p_cell: Real[np.ndarray, " n"],
+    *,
+    recall: tuple[int, int] | None = None,
+    volume: str | None = None,
+    crop_of: str | None = None,
+) -> CellCount:
+    """The expected count of refined candidates.
+
+    It is of all cells where the recall of the candidates is known: by an audit, `recall` (found, looked for),
+    else for candidates of this detector and threshold as recorded with the refiner, or of a shipped
+    detector. `volume` is the name of the volume, and `crop_of` of the one that it was cut from, to notice
+    one that the refiner was trained on.
+    """
+    known = recall_of([*refiner.recalls_, *shipped_recalls()], points)
+    if recall is not None:
+        known = Recall.of([recall[0]], [recall[1]])
+    among = expected_count(p_cell, refiner.count_spread_)
+    if known is None:
+        count = among
+    else:
+        count = expected_count(p_cell, refiner.count_spread_, known)
+    unlike = points.meta.get(UNLIKE) if recall is None else None  # an audit is of this very volume
+    notes = [*_doubts(refiner), *_seen(refiner, points, volume, crop_of)]
+    if known is None:  # else what is not among the candidates is in the count
+        notes = [*_cut(points), *notes]
+        notes.append(
+            "cells without a candidate are not counted, since it is not known how many there are; look for "
+            f"some cells by eye and give how many of them have a candidate: `{RECALL_COMMAND}`"
+        )
+    elif unlike:
+        notes = [_recall_may_not_hold(unlike), *notes]
+    of: Literal["cells", "candidates"] = "candidates" if known is None else "cells"
+    return CellCount(of, count, among, known, tuple(notes), recall_holds=not unlike)
+
+
+def _recall_may_not_hold(unlike: str) -> str:
+    return (
+        f"the volume looks unlike what the detector was calibrated on ({unlike}): whether its recall on the "
+        "training brains holds here is not known, and the count may be far off; look for some cells by eye "
+        f"and give how many of them have a candidate: `{RECALL_COMMAND}`"
+    )
+
+
+def _cut(points: Points) -> list[str]:
+    """A sentence for candidates of unknown recall that a detector cut at its own threshold."""
+    threshold, own = threshold_of(points), _own_threshold(points)
+    if threshold is None or own is None or threshold < own * 0.98:
+        return []
+    of = "the detector's own threshold" + (f" is {own:g}" if f"{own:g}" != f"{threshold:g}" else "")
+    return [
+        f"the candidates were cut at {threshold:g} ({of}): cells that score lower are not among them; detect "
+        "with a lower --threshold for candidates to refine"
+    ]
+
+
+def _own_threshold(points: Points) -> float | None:
+    """The operating threshold of the detector of candidates: as stated, else of the shipped detector."""
+    stated = points.meta.get("operating_threshold")
+    if stated is not None:
+        return float(stated)
+    from canvas_fm.models.folder.model_folder import read_kind
+
+    for path in (shipped("model") | shipped("older model")).values():
+        kind, config = read_kind(path)
+        if kind == "detector" and config.get("sha256") == made_by(points):
+            return float(config["threshold"])
+    return None
+
+
+def _doubts(refiner: Refiner) -> list[str]:
+    """Sentences about what labels and split leave open."""
+    open_, warning = refiner.count_spread_.log_odds, refiner.split_warning_
+    notes = [] if warning is None else [f"the refiner was calibrated on {warning}"]
+    if open_ >= _MUCH:
+        notes.append(
+            f"the refiner's calibration is uncertain by {open_:.2f} in log-odds (standard deviation), since "
+            "its labels are few or of one brain; the interval includes this"
+        )
+    return notes
+
+
+def _seen(refiner: Refiner, points: Points, volume: str | None, crop_of: str | None) -> list[str]:
+    """Sentences where refiner or detector were trained on this volume, or on the one it is a crop of."""
+    name = volume or points.meta.get("volume")
+    notes = []
+    if trained_on := volume_in_training(refiner.fit_provenance_, name, crop_of):
+        notes.append(f"the refiner was trained on {trained_on}, and is applied to it here")
+    if points.meta.get("detector_trained_on_volume") == "yes":
+        itself = "" if crop_of is None else f", or on {crop_of!r}, of which it is a crop"
+        notes.append(f"the detector of the candidates was trained on the volume {name!r}{itself}")
+    return notes
