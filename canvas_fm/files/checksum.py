@@ -6,12 +6,21 @@ import hashlib
 import json
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from canvas_fm.errors import CanvasError
 
 Algorithm = Literal["blake3", "sha256"]
 _BLOCK = 1 << 20  # bytes that are hashed while they are in the cache
+
+
+@runtime_checkable
+class Digest(Protocol):
+    """A checksum of bytes that are given part by part."""
+
+    def update(self, part: Any, /) -> Any: ...
+
+    def hexdigest(self) -> str: ...
 
 
 def sha256(path: Path) -> str:
@@ -29,15 +38,20 @@ def file_checksum(path: Path, algorithm: Algorithm) -> str:
     """The checksum of a file's contents, as hex; CanvasError for BLAKE3 without its package."""
     if algorithm == "sha256":
         return sha256(path)
-    new = _blake3()
-    if new is None:
-        raise CanvasError("the package blake3 is not installed: pip install blake3, or give sha256")
-    digest, block = new(), memoryview(bytearray(_BLOCK))
+    digest, block = new_digest(algorithm), memoryview(bytearray(_BLOCK))
     with path.open("rb", buffering=0) as file:
         while count := file.readinto(block):
             digest.update(block[:count])
-    hexadecimal: str = digest.hexdigest()
-    return hexadecimal
+    return digest.hexdigest()
+
+
+def new_digest(algorithm: Algorithm) -> Digest:
+    """A checksum of nothing yet; CanvasError for BLAKE3 without its package."""
+    new = hashlib.sha256 if algorithm == "sha256" else _blake3()
+    if new is None:
+        raise CanvasError("the package blake3 is not installed: pip install blake3, or give sha256")
+    digest: Digest = new()
+    return digest
 
 
 @cache

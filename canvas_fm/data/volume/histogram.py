@@ -87,8 +87,8 @@ class CountedBoxes:
         self.voxels: dict[tuple[int, int, int], int] = {}
 
     def add(self, start_zyx: tuple[int, int, int], box: Num[np.ndarray, "z y x"]) -> None:
-        """Count a box that begins there."""
-        self.voxels[start_zyx] = self.histogram.add(box)
+        """Count a box that begins there, or rows of it in whole blocks."""
+        self.voxels[start_zyx] = self.voxels.get(start_zyx, 0) + self.histogram.add(box)
 
 
 def _blocks(box: np.ndarray) -> Iterator[np.ndarray]:

@@ -28,6 +28,7 @@ from canvas_fm.data.volume.stored.voxel_size_and_marker import (
     marker_of,
     refuse_single_level,
 )
+from canvas_fm.data.volume.tiff.plane_bytes import PlaneBytes
 from canvas_fm.data.volume.tiff.planes import Planes, open_planes
 from canvas_fm.data.volume.volume_flags import VolumeOptions
 from canvas_fm.data.volume.window import DEFAULT_RULE, Window, WindowCache, WindowRule, find_window
@@ -241,6 +242,10 @@ class Volume:
             self._source.read_into(box, start)
         else:
             box[:] = self._source.read(start, stop)
+
+    def plane_bytes(self, z: int) -> PlaneBytes | None:
+        """Where the voxels of an uncompressed TIFF plane lie in a file of its own; None for all else."""
+        return self._source.plane_bytes(z) if isinstance(self._source, Planes) else None
 
     def read_chunk(self, index_zyx: ZyxLike) -> Num[np.ndarray, "z y x"]:
         """One decoded chunk, clipped at the volume's border; `index_zyx` counts chunks."""

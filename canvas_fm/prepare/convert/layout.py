@@ -208,10 +208,12 @@ def image_metadata(layout: Layout, name: str) -> dict[str, Any]:
     return write_metadata(listed, name, version=layout.ome, channels=layout.has_c)
 
 
-def shards_of(level: Level, planes: int) -> Iterator[tuple[Zyx, tuple[slice, slice, slice]]]:
-    """Index (z from 0) and box of each shard of a slab of so many planes."""
+def shards_of(
+    level: Level, planes: int, rows: int | None = None
+) -> Iterator[tuple[Zyx, tuple[slice, slice, slice]]]:
+    """Index (z and y from 0) and box of each shard of a slab of so many planes, or of rows of it."""
     steps = level.shard_zyx
-    shape = (planes, *level.shape_zyx[1:])
+    shape = (planes, level.shape_zyx[1] if rows is None else rows, level.shape_zyx[2])
     for z, y, x in itertools.product(*(range(math.ceil(n / s)) for n, s in zip(shape, steps, strict=True))):
         low = (z * steps[0], y * steps[1], x * steps[2])
         a, b, c = (slice(at, min(at + s, n)) for at, s, n in zip(low, steps, shape, strict=True))

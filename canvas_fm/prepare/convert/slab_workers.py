@@ -142,6 +142,7 @@ def write_slabs(
             total.add(done)
             advance(layout.slab_of(number)[2])
         slabs.coarse(work, total)
+        slabs.add_checksums(total)
     return total
 
 

@@ -37,11 +37,16 @@ class WindowSample:
             if slab == (stop[0] - 1) // self._slab:
                 self._boxes[slab * self._slab].append((start, stop))
 
-    def add(self, channel: int, first: int, slab: Num[np.ndarray, "z y x"]) -> None:
-        """Count the boxes in a slab that begins at plane `first`; one slab of a channel at a time."""
+    def add(self, channel: int, first: int, rows: Num[np.ndarray, "z y x"], y: int = 0) -> None:
+        """Count the boxes in rows from `y` on of a slab that begins at plane `first`; one slab at a time.
+
+        Rows begin and end where chunks and the histogram's blocks do.
+        """
         for start, stop in self._boxes.get(first, ()):
-            z = slice(start[0] - first, stop[0] - first)
-            self._counted[channel].add(start, slab[z, start[1] : stop[1], start[2] : stop[2]])
+            low, high = max(start[1], y), min(stop[1], y + rows.shape[1])
+            if low < high:
+                z = slice(start[0] - first, stop[0] - first)
+                self._counted[channel].add(start, rows[z, low - y : high - y, start[2] : stop[2]])
 
     def counted(self, channel: int) -> CountedBoxes | None:
         """What was counted of a channel; None where nothing is."""

@@ -1,14 +1,15 @@
-"""Conversion of TIFF planes: CPU seconds against four limits in one run, and peak memory at two sizes.
+"""Conversion of TIFF planes: CPU seconds against five limits in one run, and peak memory at two sizes.
 
 A limit decodes every plane and packs chunks, as `convert` does; none writes a file or finds a window. The
 first is what the store holds: checksums of every source file and every level packed, whose means are taken
 of the first slab alone. The second is the same without checksums; `convert` is held against it with BLAKE3,
-with sha256 and with `--checksums none`. The third is a script of `tifffile.imread` and numcodecs' Blosc in
+with sha256 and with `--checksums none`. For uncompressed planes a stricter one reads them in strips of rows,
+as `convert` does, in place of whole planes. Another is a script of `tifffile.imread` and numcodecs' Blosc in
 its own block size, every level. The harshest packs the finest level alone. Beside them TensorStore, writing
 the finest level alone with the same codec, chunks and shards on as many threads. Each process starts with a
 small conversion, so that no import is counted. `CANVAS_FM_BENCH_PLANES=480` makes it larger (planes of 2048
-× 2048 voxels, 8.4 MB each); the second size is twice the first. Planes are links to a few files, so that the
-disk holds only what is written.
+× 2048 voxels, 8.4 MB each); the second size is twice the first. Planes are links to as many files as a slab
+has planes, so that the disk holds little and no chunk holds a plane twice, which would pack faster.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,12 +33,13 @@ from canvas_fm.data.volume.levels.downsample import mean_down
 from canvas_fm.files.checksum import fastest_algorithm, file_checksum
 from canvas_fm.prepare.convert.convert import convert
 from canvas_fm.prepare.convert.layout import Layout, Level, plan, shards_of
+from canvas_fm.prepare.convert.reading.plane_strips import strip_rows
 from canvas_fm.prepare.convert.shards.packer import Packer
 from canvas_fm.prepare.convert_flags import ConvertOptions
 from canvas_fm.prepare.sources.source import Source, open_source
 from canvas_fm.prepare.workers.cores import usable_cores
 
-SIDE, LIMIT_GB = 2048, 2.0
+SIDE, LIMIT_GB, FILES = 2048, 2.0, 32
 UM = (4.0, 1.8, 1.8)
 
 
@@ -50,15 +52,15 @@ class Taken(NamedTuple):
 
 
 def write_source(folder: Path, planes: int, compression: str | None) -> Path:
-    """Tissue-like planes: a slow cloud and photon noise; eight files, linked again and again."""
+    """Tissue-like planes: a slow cloud and photon noise; a slab's files, linked again and again."""
     folder.mkdir()
     random = np.random.default_rng(0)
     rows = 150 + 60 * np.sin(np.arange(SIDE) / 200)[:, None] * np.cos(np.arange(SIDE) / 300)
     how: dict[str, Any] = {"compression": compression, "compressionargs": {"level": 1}} if compression else {}
-    for z in range(8):
+    for z in range(min(FILES, planes)):
         tifffile.imwrite(folder / f"plane_{z:05d}.tif", random.poisson(rows).astype(np.uint16), **how)
-    for z in range(8, planes):
-        (folder / f"plane_{z:05d}.tif").hardlink_to(folder / f"plane_{z % 8:05d}.tif")
+    for z in range(FILES, planes):
+        (folder / f"plane_{z:05d}.tif").hardlink_to(folder / f"plane_{z % FILES:05d}.tif")
     return folder
 
 
@@ -77,6 +79,11 @@ def read_and_pack_levels(source: str, out: str, threads: int) -> None:
     _limit(source, threads, levels=None, hashed=False)
 
 
+def read_strips_and_pack_levels(source: str, out: str, threads: int) -> None:
+    """The limit without checksums of planes that are read in strips, which take less memory."""
+    _limit(source, threads, levels=None, hashed=False, rows=strip_rows(opened(source)[1], threads))
+
+
 def read_hash_and_pack_levels(source: str, out: str, threads: int) -> None:
     """The limit of what the store holds: decode every plane, hash every file, pack every level."""
     _limit(source, threads, levels=None, hashed=True)
@@ -91,20 +98,25 @@ def plain_tools(source: str, out: str, threads: int) -> None:
     _limit(source, threads, levels=None, hashed=False, codec=codec)
 
 
-def _limit(source: str, threads: int, *, levels: int | None, hashed: bool, codec: Any = None) -> None:
-    """Slabs are alike, as planes are eight files again and again: the means of the first are those of all."""
+def _limit(
+    source: str, threads: int, *, levels: int | None, hashed: bool, codec: Any = None, rows: int = SIDE
+) -> None:
+    """Slabs are alike, as planes are the same files again: the means of the first are those of all."""
     found, layout = opened(source)
     channel, depth, local = found.channels[0], found.shape_zyx[0], threading.local()
-    slabs, made = [np.empty((layout.slab, SIDE, SIDE), layout.dtype)], layout.levels[:levels]
+    slabs, made = [np.empty((layout.slab, rows, SIDE), layout.dtype)], layout.levels[:levels]
+    shape: Sequence[int] = layout.slab, SIDE, SIDE
     for level in made[1:]:
-        shape = [math.ceil(n / f) for n, f in zip(slabs[-1].shape, level.factor, strict=True)]
+        shape = [math.ceil(n / f) for n, f in zip(shape, level.factor, strict=True)]
         slabs.append(np.empty(shape, layout.dtype))
 
     def read(z: int) -> None:
         if codec is not None:
             slabs[0][z - start] = tifffile.imread(found.files[z])
-            return
-        channel.read_into(slabs[0][z - start : z - start + 1], (z, 0, 0))
+        elif rows < SIDE:
+            places[z - start].read_rows(slabs[0][z - start], y)
+        else:
+            channel.read_into(slabs[0][z - start : z - start + 1], (z, 0, 0))
 
     def pack(piece: tuple[Level, np.ndarray]) -> None:
         if codec is not None:
@@ -123,13 +135,24 @@ def _limit(source: str, threads: int, *, levels: int | None, hashed: bool, codec
             planes = range(start, min(start + layout.slab, depth))
             files = found.files[planes.start : planes.stop] if hashed else []
             hashes = pool.map(lambda file: file_checksum(file, fastest_algorithm()), files)
-            list(pool.map(read, planes))
+            places = list(pool.map(found.channels[0].plane_bytes, planes)) if rows < SIDE else []
+            for y in range(0, SIDE, rows):
+                list(pool.map(read, planes))
+                if start == 0 and len(made) > 1:
+                    at = y // made[1].factor[1]
+                    coarse = slabs[1][:, at : at + rows // made[1].factor[1]]
+                    mean_down(slabs[0], made[1].factor, out=coarse)
+                list(
+                    pool.map(
+                        pack, [(made[0], slabs[0][box]) for _, box in shards_of(made[0], len(planes), rows)]
+                    )
+                )
             if start == 0:
-                for finer, coarse, level in zip(slabs, slabs[1:], made[1:], strict=False):
+                for finer, coarse, level in zip(slabs[1:], slabs[2:], made[2:], strict=False):
                     mean_down(finer, level.factor, out=coarse)
             pieces = [
                 (level, slab[box])
-                for level, slab in zip(made, slabs, strict=True)
+                for level, slab in zip(made[1:], slabs[1:], strict=True)
                 for _, box in shards_of(level, math.ceil(len(planes) * len(slab) / layout.slab))
             ]
             list(pool.map(pack, pieces))
@@ -206,6 +229,7 @@ def alone(work: Callable[[str, str, int], None], source: Path, threads: int) -> 
 LIMITS = {
     read_hash_and_pack_levels: "reading, BLAKE3 and packing every level",
     read_and_pack_levels: "reading and packing every level",
+    read_strips_and_pack_levels: "reading in strips and packing every level",
     plain_tools: "tifffile and numcodecs' Blosc as it is set, every level",
     read_and_pack: "reading and packing the finest level",
 }
@@ -219,6 +243,7 @@ NAMES = {
 COMPARED = (
     (whole, read_hash_and_pack_levels),
     (whole, read_and_pack_levels),
+    (whole, read_strips_and_pack_levels),
     (with_sha256, read_and_pack_levels),
     (no_checksums, read_and_pack_levels),
     (whole, plain_tools),
@@ -226,7 +251,8 @@ COMPARED = (
     (one_level, read_and_pack),
     (tensorstore_alone, read_and_pack),
 )
-MEASURED = (read_hash_and_pack_levels, whole, read_and_pack_levels, with_sha256, no_checksums)
+MEASURED = (read_hash_and_pack_levels, read_strips_and_pack_levels, whole, read_and_pack_levels)
+MEASURED += (with_sha256, no_checksums)
 MEASURED += (plain_tools, read_and_pack, one_level, tensorstore_alone)
 
 
@@ -240,8 +266,11 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 source, size = Path(folder) / "planes", count * SIDE * SIDE * 2 / 1e9
                 write_source(source, count, compression)
-                taken = {work: alone(work, source, threads) for work in MEASURED}
+                measured = [work for work in MEASURED if compression is None or "strips" not in work.__name__]
+                taken = {work: alone(work, source, threads) for work in measured}
             for ours, limit in COMPARED:
+                if limit not in taken:
+                    continue
                 share = taken[limit].cpu / taken[ours].cpu
                 cpu = (
                     f"CPU {taken[ours].cpu:.1f} s, {share:.2f} of {LIMITS[limit]} ({taken[limit].cpu:.1f} s)"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -58,37 +59,34 @@ def _mean_down_unsigned(
     height, width = coarse.shape[1:]
     rows = min(max(1, _CACHED // (width * 2 * voxels.dtype.itemsize)), height)
     wide = np.empty((2, rows, width), f"u{2 * voxels.dtype.itemsize}")
-    narrow = np.empty((2, rows, voxels.shape[2]), voxels.dtype)
+    narrow = np.empty((3, rows * factor[1], voxels.shape[2]), voxels.dtype)
     for z, y in itertools.product(range(coarse.shape[0]), range(0, height, rows)):
         out = coarse[z, y : y + rows]
-        block = voxels[z * factor[0] :, y * factor[1] : (y + len(out)) * factor[1]][: factor[0]]
-        parts = [block[dz, dy :: factor[1]] for dz in range(factor[0]) for dy in range(factor[1])]
-        highest = max(int(plane.max()) for plane in block)
-        if (highest + 1) * few * factor[2] < 1 << bits:
-            _mean_of_narrow(parts, factor[2], out, narrow, wide)
+        block = voxels[z * factor[0] : (z + 1) * factor[0], y * factor[1] : (y + len(out)) * factor[1]]
+        if (int(block.max()) + 1) * few * factor[2] < 1 << bits:
+            _mean_of_narrow(block, factor, out, narrow[:, : block.shape[1]])
         else:
+            parts = [block[dz, dy :: factor[1]] for dz in range(factor[0]) for dy in range(factor[1])]
             _mean_of_wide(parts, factor[2], out, wide)
 
 
-def _mean_of_narrow(
-    parts: Sequence[np.ndarray], factor_x: int, out: np.ndarray, narrow: np.ndarray, wide: np.ndarray
-) -> None:
+def _mean_of_narrow(block: np.ndarray, factor: Zyx, out: np.ndarray, room: np.ndarray) -> None:
     """The mean of rows whose sums fit the voxels' type, of half the bytes."""
-    total = narrow[0, : len(out)]
-    if len(parts) == 1:
-        total[:] = parts[0]
-    else:
-        np.add(parts[0], parts[1], out=total)
-    for part in parts[2:]:
-        total += part
-    if factor_x == 2:
-        pairs, other = total.view(wide.dtype), wide[0, : len(out)]
-        np.right_shift(pairs, 8 * out.dtype.itemsize, out=other)
-        other += pairs  # of which the lower half is the sum of both neighbours
-        np.copyto(out, other, casting="unsafe")
+    total = block[0]
+    if factor[0] == 2:
+        total = np.add(block[0], block[1], out=room[0])
+    if factor[1] == 2:
+        total = np.add(total[::2], total[1::2], out=room[1, : len(out)])
+    if factor[2] == 2:
+        # Of all neighbours, as adding every second one takes several times as long; then every second sum.
+        total = total.reshape(-1)
+        sums = room[2].reshape(-1)[: len(total)]
+        np.add(total[:-1], total[1:], out=sums[1:] if sys.byteorder == "big" else sums[:-1])
+        pairs = sums.view(f"u{2 * out.dtype.itemsize}").reshape(out.shape)
+        np.copyto(out, pairs, casting="unsafe")  # the lower half of each
     else:
         out[:] = total
-    _divide(out, len(parts) * factor_x, narrow[1, : len(out), : out.shape[1]])
+    _divide(out, math.prod(factor), room[0].reshape(-1)[: out.size].reshape(out.shape))
 
 
 def _mean_of_wide(parts: Sequence[np.ndarray], factor_x: int, out: np.ndarray, wide: np.ndarray) -> None:

@@ -11,8 +11,9 @@ import numpy as np
 import tifffile
 
 from canvas_fm.data.store.checked_store import BadChunks
-from canvas_fm.data.store.tar_index import on_disk
+from canvas_fm.data.store.tar_index import in_tar, on_disk
 from canvas_fm.data.volume.tiff.pages import count_planes, page_of, use_tiff
+from canvas_fm.data.volume.tiff.plane_bytes import PlaneBytes, plane_bytes
 from canvas_fm.data.volume.tiff.stack import Stack, find_stack
 from canvas_fm.errors import CanvasError, DamagedStore
 
@@ -61,6 +62,13 @@ class Planes:
         """The files of the planes, each once, from z 0 up."""
         files = dict.fromkeys(plane.file for plane in self._planes if plane.file is not None)
         return list(dict.fromkeys(on_disk(file) for file in files))
+
+    def plane_bytes(self, z: int) -> PlaneBytes | None:
+        """Where the voxels of a plane lie in a file of its own; None where they have to be decoded."""
+        file = self._planes[z].file
+        if self._held != 1 or file is None or in_tar(file) is not None:
+            return None
+        return plane_bytes(file, self.shape_zyx[1:], self.dtype)
 
     def read(self, start: Sequence[int], stop: Sequence[int]) -> np.ndarray:
         if (stop[1] - start[1], stop[2] - start[2]) != self.shape_zyx[1:] and not self._warned:
