@@ -33,7 +33,7 @@ class CropReader:
         volume: Volume,
         crop_zyx: Zyx,
         *,
-        cache_bytes: int = 512 * 2**20,
+        cache_bytes: int = 256 * 2**20,
         backend: Literal["auto", "zarr", "tensorstore"] = "auto",
         resample_to_um: ZyxUm | None = None,
     ) -> None:

@@ -24,6 +24,7 @@ from canvas_fm.models.device import pick_device, pick_precision
 from canvas_fm.models.load_model import Detector
 from canvas_fm.progress import bar
 
+_PLANES = 8  # patches in z whose logits are computed together
 _AT_ONCE = 256  # points whose parts of the map are gathered together
 # A candidate of another detector may lie beside the heat's peak: half of the distance that the detector keeps
 # between two cells is looked at, on each axis.
@@ -182,9 +183,15 @@ def _max_nearby(
     detector: Detector, features: Float[torch.Tensor, "dim pz py px"], box: Box, voxel_um: ZyxUm
 ) -> Float32[np.ndarray, "z y x"]:
     """Maximum smoothed heat near each voxel of the box; valid where the neighbourhood is inside."""
-    logits = detector.net.logits(features[None])[0]
-    z, y, x = box.size
-    heat = smooth(torch.sigmoid(logits).cpu().numpy()[:z, :y, :x], detector.config.smooth_um, voxel_um)
+    _, y, x = box.size
+    heat = np.empty(box.size, np.float32)
+    depth, start = detector.config.architecture.patch_zyx[0], 0
+    for planes in features.split(_PLANES, dim=1):  # all at once would double the map
+        probability = torch.sigmoid(detector.net.logits(planes[None])[0]).cpu().numpy()
+        part = heat[start : start + _PLANES * depth]
+        part[:] = probability[: len(part), :y, :x]
+        start += _PLANES * depth
+    heat = smooth(heat, detector.config.smooth_um, voxel_um)
     return maximum_filter(heat, [2 * n + 1 for n in _near(detector, voxel_um)], mode="nearest")
 
 

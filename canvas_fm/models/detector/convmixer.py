@@ -231,16 +231,31 @@ def pool_boxes(
         for axis in range(3)
     )
     # Only the patches that a part touches are gathered; the whole map for each box took 20 times as long.
-    _, _, height, width = features.shape
+    table, (stride_z, stride_y, stride_x) = _vectors_of_patches(features)
     z, wz = (t[:, :, None, None, :, None, None] for t in (z, wz))
     y, wy = (t[:, None, :, None, None, :, None] for t in (y, wy))
     x, wx = (t[:, None, None, :, None, None, :] for t in (x, wx))
     boxes, parts = len(starts_zyx), bins**3
-    rows = ((z * height + y) * width + x).reshape(boxes * parts, -1)
+    rows = (z * stride_z + y * stride_y + x * stride_x).reshape(boxes * parts, -1)
     weights = (wz * wy * wx).reshape(boxes * parts, -1)
-    table = rearrange(features, "c z y x -> (z y x) c").contiguous()
     pooled = F.embedding_bag(rows, table, per_sample_weights=weights.to(table.dtype), mode="sum")
     return rearrange(pooled, "(n part) c -> n (c part)", n=boxes)
+
+
+def _vectors_of_patches(
+    features: Float[Tensor, "dim pz py px"],
+) -> tuple[Float[Tensor, "rows dim"], tuple[int, int, int]]:
+    """A map as a table with a vector in each row, and by how many rows one patch is from the next in z, y, x.
+
+    The part of a map whose channels lie together in memory is not copied: rows of the whole are between its.
+    """
+    planes = rearrange(features, "c z y x -> z y x c")
+    dim = planes.shape[-1]
+    if planes.stride(-1) != 1 or any(stride % dim for stride in planes.stride()[:3]):
+        planes = planes.contiguous()
+    z, y, x = (stride // dim for stride in planes.stride()[:3])
+    last = sum(stride * (n - 1) for stride, n in zip((z, y, x), planes.shape, strict=False))
+    return planes.as_strided((last + 1, dim), (dim, 1)), (z, y, x)
 
 
 def _touched(

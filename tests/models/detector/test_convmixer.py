@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from einops import rearrange
 from torch import nn
+from torch.nn import functional as F
 
 from canvas_fm.models.detector.convmixer import (
     ConvMixerConfig,
@@ -117,6 +119,25 @@ def test_pooled_features_are_the_means_of_their_voxels():
             expected = voxels[:, *index].mean(axis=1) if index.size else np.zeros(3)
             got = pooled.numpy().reshape(5, 3, 8)[row, :, number]
             assert got == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_part_of_a_map_is_pooled_where_it_lies(monkeypatch):
+    """The same numbers as of a copy of it, which takes as much memory again for every batch of boxes."""
+    rng = np.random.default_rng(0)
+    planes = torch.from_numpy(rng.random((9, 8, 7, 3), dtype=np.float32))  # channels last, as by planes
+    part = rearrange(planes, "z y x c -> c z y x")[:, 2:8, 1:6, 1:]
+    starts = torch.from_numpy(np.array([[0, 0, 0], [1, 3, 5], [-3, -5, 8], [40, 0, 0]]))
+    boxes = {"box_zyx": (4, 8, 6), "patch_zyx": (1, 4, 2)}
+    copied = pool_boxes(part.contiguous(), starts, **boxes)
+    seen, bag = [], F.embedding_bag
+
+    def watched(rows, table, **settings):
+        seen.append(table)
+        return bag(rows, table, **settings)
+
+    monkeypatch.setattr(F, "embedding_bag", watched)
+    assert torch.equal(pool_boxes(part, starts, **boxes), copied)
+    assert seen[0].untyped_storage().data_ptr() == planes.untyped_storage().data_ptr()
 
 
 def test_a_detector_comes_back_as_it_was_saved(net, tmp_path):

@@ -47,6 +47,7 @@ class FeaturedJob:
             return FeaturedMaxima(job.nothing(core), self._features(0))
         features, heat = _features_and_heat(job.heat, voxels)
         maxima = job.maxima(core, read, voxels, heat)
+        del voxels, heat  # as large as the map of the features together with what pooling takes
         if not len(maxima.score):
             return FeaturedMaxima(maxima, self._features(0))
         near = part_of_map(features, read, box, job.heat.align_zyx)

@@ -35,6 +35,7 @@ from canvas_fm.prepare.workers.dask_workers import map_tiles
 from canvas_fm.progress import bar
 
 _BAD_CHUNKS, _BETWEEN = "bad_chunks", " | "
+_PLANES = 8  # that go through the window together
 
 
 @dataclass(frozen=True)
@@ -211,7 +212,9 @@ def read_windowed(
                 f"{volumes[channel].path} holds NaN or infinite values between z, y, x = {box.start} "
                 f"and {box.stop}; replace them first"
             )
-        voxels[channel] = window.apply(raw)
+        for plane in range(0, len(raw), _PLANES):  # all at once would be a second array of their size
+            planes = slice(plane, plane + _PLANES)
+            voxels[channel, planes] = window.apply(raw[planes])
     return voxels
 
 

@@ -7,7 +7,7 @@ import json
 import math
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from urllib.parse import quote
 
 import numpy as np
@@ -237,12 +237,27 @@ def storable(values: np.ndarray) -> np.ndarray:
     return array if array.dtype.kind in "biuf" else array.astype(np.str_).astype(object)
 
 
+@runtime_checkable
+class SlicedVectors(Protocol):
+    """Protocol: vectors that are read slice by slice, float32."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: slice, /) -> Float32[np.ndarray, "rows ..."]: ...
+
+
 def write_store(
-    folder: Path, vectors: Float32[np.ndarray, "n ..."], points: Points, attributes: dict[str, Any]
+    folder: Path,
+    vectors: Float32[np.ndarray, "n ..."] | SlicedVectors,
+    points: Points,
+    attributes: dict[str, Any],
 ) -> None:
     """Write a complete embeddings store into the new folder `folder`: arrays, attributes, manifest.
 
-    `vectors` may be a memory map: they are copied chunk by chunk. Equal input gives equal bytes.
+    `vectors` may lie in a file: they are copied chunk by chunk. Equal input gives equal bytes.
     """
     n = len(vectors)
     names = list(points.columns)

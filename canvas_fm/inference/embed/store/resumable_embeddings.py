@@ -113,7 +113,7 @@ class ResumableEmbeddings(ResumableFolder):
                 "done_blocks": self.blocks,
                 "block_rows": self._block,
             }
-            write_store(store, self._map(), points, about)
+            write_store(store, _RowsFile(self.folder / _ROWS, (len(self._order), *self._one)), points, about)
             store.replace(self.out)
             sync_path(self.out.parent)
         self.remove()
@@ -153,6 +153,22 @@ class ResumableEmbeddings(ResumableFolder):
             with disk_full_as_error(self.out), (self.folder / _ROWS).open("ab") as file:
                 file.truncate(size)
                 os.fsync(file.fileno())
+
+
+class _RowsFile:
+    """The finished rows, read where they are sliced: pages of a map would count as memory of the process."""
+
+    def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
+        self.path, self.shape = path, shape
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice) -> Float32[np.ndarray, "rows ..."]:
+        start, stop, _ = rows.indices(len(self))
+        one = math.prod(self.shape[1:])
+        values = np.fromfile(self.path, "<f4", (stop - start) * one, offset=4 * start * one)
+        return values.reshape(-1, *self.shape[1:])
 
 
 def _crc(vectors: np.ndarray) -> int:
