@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from canvas_fm.errors import CanvasError
-from canvas_fm.files.shipped import shipped
+from canvas_fm.files.shipped import DEFAULT_ENCODER, shipped
 from canvas_fm.models.encoder.random_encoder import random_encoder
 from canvas_fm.models.folder.model_folder import read_kind
 from canvas_fm.models.load_model import Encoder, load
@@ -17,11 +17,10 @@ declare_missing_operators()
 from timm.models import generate_default_cfgs, register_model  # noqa: E402
 
 _NAMES = [name for name, folder in shipped("model").items() if read_kind(folder)[0] == "encoder"]
-DEFAULT = "base-2"
 default_cfgs = generate_default_cfgs(
     {
         f"canvas_fm.{name}": {"source": "canvas_fm", "file": name, "num_classes": 0}
-        for name in sorted(_NAMES, key=lambda name: name != DEFAULT)
+        for name in sorted(_NAMES, key=lambda name: name != DEFAULT_ENCODER)
     }
 )
 
@@ -50,6 +49,6 @@ def canvas_fm(pretrained: bool = False, pretrained_cfg: Any = None, **options: A
 def _folder(pretrained_cfg: Any) -> str | Path:
     """A tag (text), or what timm makes of one."""
     if pretrained_cfg is None or isinstance(pretrained_cfg, str):
-        return pretrained_cfg or DEFAULT
+        return pretrained_cfg or DEFAULT_ENCODER
     stated = pretrained_cfg.get("file") if isinstance(pretrained_cfg, dict) else pretrained_cfg.file
-    return str(stated or DEFAULT)
+    return str(stated or DEFAULT_ENCODER)

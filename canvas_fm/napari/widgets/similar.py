@@ -12,6 +12,7 @@ from napari.layers import Points as PointsLayer
 
 from canvas_fm.data.points.points import Points
 from canvas_fm.errors import CanvasError, counted
+from canvas_fm.files.shipped import DEFAULT_ENCODER
 from canvas_fm.inference.embed.embed import embed
 from canvas_fm.inference.embed.store.embedding_store import points_sha256
 from canvas_fm.models.load_model import load
@@ -27,7 +28,7 @@ class SimilarWidget(Container):
         self._viewer = napari_viewer
         self.image = LayerChoice(napari_viewer, Image, "Volume")
         self.cells = LayerChoice(napari_viewer, PointsLayer, "Cells")
-        self.model = ModelChoice("encoder", "base-2")
+        self.model = ModelChoice("encoder", DEFAULT_ENCODER)
         self.count = SpinBox(label="How many", value=50, min=1, max=100_000)
         self.resample = CheckBox(text="Resample to the model's voxel size")
         self.start = PushButton(text="Cells like the selected")

@@ -21,7 +21,7 @@ import numpy as np
 
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume
-from canvas_fm.files.shipped import shipped
+from canvas_fm.files.shipped import DEFAULT_ENCODER, shipped
 from tests.benchmarks.timing import show
 from tests.support.real_data import ABSENT, REAL_DATA
 
@@ -84,7 +84,7 @@ def main(words: Sequence[str] = ()) -> None:
     parser.add_argument("--out", type=Path, help="keep everything here; default: a temporary folder")
     parser.add_argument("--detector", default=str(shipped("older model")["detector-phantoms-1"]))
     parser.add_argument("--refiner", default="refiner-cfos")
-    parser.add_argument("--encoder", default="base-2")
+    parser.add_argument("--encoder", default=DEFAULT_ENCODER)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args(words)
     with tempfile.TemporaryDirectory() as temporary:

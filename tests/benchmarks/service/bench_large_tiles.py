@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import zarr
 
-from canvas_fm.files.shipped import find
+from canvas_fm.files.shipped import DEFAULT_ENCODER, find
 from canvas_fm.models.folder.model_folder import read_kind
 from serving.core.volumes.tiles import SIDE
 from serving.protocol import npy
@@ -28,7 +28,7 @@ from tests.benchmarks.timing import show
 
 SHAPE, LEVELS, CHUNK, UM = (1024, 3200, 3200), 5, (64, 128, 128), (4.0, 1.8, 1.8)
 TISSUE = slice(1024, 2048)  # of y and x, at level 0
-GOAL_MS, MODEL = 150.0, "base-2"
+GOAL_MS, MODEL = 150.0, DEFAULT_ENCODER
 
 
 def write(path: Path) -> None:

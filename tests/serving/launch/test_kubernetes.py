@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from canvas_fm.cli import build_parser
+from canvas_fm.files.shipped import DEFAULT_ENCODER
 from serving.api.middleware.auth import OPEN_PATHS
 
 ROOT = Path(__file__).parents[3]
@@ -53,7 +54,7 @@ def test_the_kustomization_of_the_page_changes_what_it_says():
     part = DEPLOYMENT
     for key in change["path"].strip("/").split("/"):
         part = part[int(key) if isinstance(part, list) else key]
-    assert (change["op"], part) == ("replace", "base-2")
+    assert (change["op"], part) == ("replace", DEFAULT_ENCODER)
 
 
 @pytest.mark.parametrize("version", ["1.31", "1.37"])
