@@ -29,8 +29,10 @@ def whole_zyx(values: ZyxLike, name: str) -> Zyx:
 def check_voxel_um(sizes: ZyxUmLike) -> ZyxUm:
     """Validate three positive lengths in micrometres."""
     try:
-        z, y, x = (float(value) for value in sizes)
-    except (TypeError, ValueError) as problem:
+        if isinstance(sizes, str | bytes) or any(isinstance(size, bool) for size in sizes):
+            raise ValueError("a text, or true and false, which would pass for 1 and 0")
+        z, y, x = (float(size) for size in sizes)
+    except (TypeError, ValueError, OverflowError) as problem:
         raise CanvasError(f"voxel_um is {sizes!r}; expected three lengths in micrometres: z y x") from problem
     if not all(math.isfinite(size) and size > 0 for size in (z, y, x)):
         raise CanvasError(f"voxel_um is {(z, y, x)}; expected three positive lengths in micrometres: z y x")

@@ -54,9 +54,28 @@ def check_settings(
     if not isinstance(content, dict):
         return None, [f"expected a mapping with the keys {', '.join(schema.model_fields)}"]
     try:
-        return schema.model_validate(content), []
+        settings = schema.model_validate(content)
     except ValidationError as problem:
         return None, [sentence for _, sentence in explain(problem, schema)]
+    faults = [
+        f"{key} is {str(value).lower()}; expected a number"
+        for key, value in _switches_as_numbers(content, settings)
+    ]
+    return (None, faults) if faults else (settings, [])
+
+
+def _switches_as_numbers(content: Any, read: Any, key: str = "") -> Iterator[tuple[str, bool]]:
+    """Keys of true and false (in YAML yes, no, on, off too) that were read as the numbers 1 and 0."""
+    if isinstance(content, bool):
+        if isinstance(read, int | float) and not isinstance(read, bool):
+            yield key, content
+    elif isinstance(content, dict):
+        for name, value in content.items():
+            inner = read.get(name) if isinstance(read, dict) else getattr(read, str(name), None)
+            yield from _switches_as_numbers(value, inner, f"{key}.{name}" if key else str(name))
+    elif isinstance(content, list) and isinstance(read, list | tuple):
+        for at, (value, inner) in enumerate(zip(content, read, strict=False), 1):
+            yield from _switches_as_numbers(value, inner, f"{key}[{at}]")
 
 
 class Loader(yaml.SafeLoader):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import json
+from collections import Counter
 from collections.abc import Collection
 from typing import TYPE_CHECKING, TypeVar
 
@@ -129,7 +131,11 @@ def _from_safetensors(core: Core, body: bytes, window: Window | None, engine: En
         raise Refusal(400, f"the safetensors header is longer than {_MAX_HEADER_BYTES} bytes")
     try:
         tensors = safetensors.deserialize(body)
-    except safetensors.SafetensorError as problem:
+        if twice := _named_twice(body):
+            raise Refusal(
+                400, f"the safetensors header names {twice[:50]!r} twice; send one tensor, called crops"
+            )
+    except (safetensors.SafetensorError, ValueError, RecursionError) as problem:
         raise Refusal(400, f"the body cannot be read as safetensors: {problem!s:.100}") from problem
     if len(tensors) != 1:
         raise Refusal(400, f"the safetensors holds {len(tensors)} tensors; send one, called crops")
@@ -140,6 +146,19 @@ def _from_safetensors(core: Core, body: bytes, window: Window | None, engine: En
     dtype = np.dtype(_TYPES[kind])
     _check_header(core, dtype, shape, len(tensor["data"]), window, engine)
     return np.frombuffer(tensor["data"], dtype).reshape(shape)
+
+
+def _named_twice(body: bytes) -> str | None:
+    """A name that a safetensors header gives twice, of which the library takes one in silence."""
+    twice: list[str] = []
+
+    def note(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        counts = Counter(name for name, _ in pairs)
+        twice.extend(name for name, count in counts.items() if count > 1)
+        return dict(pairs)
+
+    json.loads(body[8 : 8 + int.from_bytes(body[:8], "little")], object_pairs_hook=note)
+    return twice[0] if twice else None
 
 
 def _check_header(

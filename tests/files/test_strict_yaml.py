@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from canvas_fm.errors import CanvasError
 from canvas_fm.files.strict_yaml import StrictModel, check_settings, read_settings
@@ -75,3 +75,24 @@ def test_what_is_no_mapping_is_refused(text, tmp_path):
     settings, faults = check_settings(written(tmp_path, text), Whole)
     assert settings is None
     assert len(faults) == 1
+
+
+class Lax(BaseModel):
+    rate: float = 1.0
+    switch: bool = False
+    sizes: tuple[int, ...] = ()
+    inner: dict[str, float] = {}
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("rate: yes", "rate is true"),
+        ("sizes: [1, off]", "sizes[2] is false"),
+        ("inner: {a: on}", "inner.a is true"),
+    ],
+)
+def test_true_is_no_number(tmp_path, text, key):
+    settings, faults = check_settings(written(tmp_path, f"switch: yes\n{text}\n"), Lax)
+    assert settings is None
+    assert faults == [f"{key}; expected a number"]

@@ -12,10 +12,10 @@ from canvas_fm.files.option_sets import Flag, Options
 
 
 def _voxel_um(value: Any) -> ZyxUm | None:
-    try:
-        if value is not None:
-            return check_voxel_um([float(size) if isinstance(size, str) else size for size in value])
+    if value is None:
         return None
+    try:
+        return check_voxel_um(value)
     except CanvasError as problem:
         raise ValueError(str(problem)) from problem
 

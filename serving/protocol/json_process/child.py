@@ -23,9 +23,12 @@ _MOST_BYTES = 300 * 2**20  # of memory; more is given back by ending
 
 
 def parse(kind: type[B], body: bytes) -> B:
-    """A JSON body as its pydantic model; Refusal for an invalid one."""
+    """A JSON body as its pydantic model; Refusal for an invalid one.
+
+    Types are those that JSON has: true is no number (nor a cell's id), 1 is no switch, "5" no count.
+    """
     try:
-        return kind.model_validate_json(body)
+        return kind.model_validate_json(body, strict=True)
     except ValidationError as problem:
         errors = problem.errors(include_url=False, include_input=False)
         status = 400 if errors[0]["type"] == "json_invalid" else 422

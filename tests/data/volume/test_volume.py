@@ -202,7 +202,9 @@ def test_a_given_voxel_size_wins_and_says_so(tmp_path, caplog):
     assert "states a voxel of (4.0, 1.8, 1.5)" in caplog.text
 
 
-@pytest.mark.parametrize("given", [(1, 2), (0, 1, 1), (1, float("nan"), 1), (-1, 1, 1)])
+@pytest.mark.parametrize(
+    "given", [(1, 2), (0, 1, 1), (1, float("nan"), 1), (-1, 1, 1), "483", True, (True, True, True), {1: 1}]
+)
 def test_a_voxel_size_that_is_none_is_refused(tmp_path, given):
     with pytest.raises(CanvasError, match=r"voxel_um is .* expected three"):
         Volume.open(write_ome(tmp_path / "a.zarr"), voxel_um=given)

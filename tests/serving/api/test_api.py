@@ -141,10 +141,12 @@ def tensors(header: object, body: bytes = b"") -> bytes:
         (tensors({"crops": {"dtype": "F32", "shape": [1, 2], "data_offsets": [0, 4]}}, bytes(4)), 400),
         (tensors({"crops": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}}, bytes(4)), 400),
         (tensors({"crops": {"dtype": "F32", "shape": [2**30, 2**30], "data_offsets": [0, 2**62]}}), 400),
+        (tensors(b'{"crops": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}, '
+                 b'"crops": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}', bytes(4)), 400),
         (tensors({"crops": {"dtype": ["F32"], "shape": [1], "data_offsets": [0, 4]}}, bytes(4)), 400),
         (tensors({"crops": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, bytes(4)), 422),
     ],
-)
+)  # fmt: skip
 def test_broken_safetensors_are_a_sentence(service, body: bytes, status: int) -> None:
     reply = service.post("/v1/embed", content=body, headers={"Content-Type": SAFE})
     refused(reply, status, "")
