@@ -16,9 +16,11 @@ import sys
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 
 from canvas_fm.cli.parser import Parser, add_logging
 from canvas_fm.errors import CanvasError
+from canvas_fm.files.atomic import removed_on_error
 from canvas_fm.files.system_errors import explain, system_error
 from canvas_fm.models.allocator import keep_freed_memory
 from canvas_fm.version import __version__
@@ -102,8 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _log_to_stderr(args)
         if args.verb != "serve":  # which runs for weeks, and gives its memory back between requests
             keep_freed_memory()
-        args.run(args)
-        sys.stdout.flush()  # where a full disk under `> result.json` is still reported, not after the end
+        _run(args)
     except CanvasError as problem:
         return _say(str(problem), 1)
     except KeyboardInterrupt:
@@ -116,6 +117,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         return _say(sentence, 1)
     return 0
+
+
+def _run(args: argparse.Namespace) -> None:
+    """Run a verb; what a failed one has written anew is removed, so that the same command runs again."""
+    outputs = (getattr(args, name) for name in getattr(args, "outputs", ()))
+    with removed_on_error(*(Path(path) for path in outputs if path is not None)) as new:
+        try:
+            args.run(args)
+            sys.stdout.flush()  # where a full disk under `> result.json` is reported, not after the end
+        except OSError as problem:
+            if _is_printing(problem):
+                new.clear()
+            raise
 
 
 def _refusal(problem: Exception, args: argparse.Namespace) -> str | None:

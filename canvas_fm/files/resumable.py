@@ -64,6 +64,19 @@ def read_part(path: Path) -> Part | None:
         return None
 
 
+def check_own_folder(out: Path, *marks: str) -> None:
+    """Raise CanvasError if files would be written among those of another program or verb.
+
+    `marks` are the entries by which a folder of the same verb is known, which resumes in it.
+    """
+    if not out.is_dir() or any((out / mark).exists() for mark in marks):
+        return
+    if any(out.iterdir()):
+        raise CanvasError(
+            f"{out} is there already and holds something else; give another --out, or an empty folder"
+        )
+
+
 def unfinished_folder(out: Path) -> Path:
     """The working folder of `out`, `OUT.unfinished`."""
     return out.with_name(out.name + ".unfinished")

@@ -45,13 +45,15 @@ def count(
     atlas: Atlas | Sequence[Atlas] | None = None,
     placing: dict[str, Any] | None = None,
     figure: str | Path | None = None,
+    overwrite: bool = False,
     about: Mapping[str, str] | None = None,
     **options: Any,
 ) -> dict[str, np.ndarray]:
     """Count the cells of each volume, per region of an atlas if there is one; writes and returns the table.
 
     `atlas` is one of all volumes, or one a volume in their order: registered brains have one each.
-    The cells of each volume are kept in the folder OUT.cells, where the same call resumes. With a refiner the
+    The cells of each volume are kept in the folder OUT.cells, where the same call resumes; a table or figure
+    that was made otherwise is refused unless `overwrite`. With a refiner the
     count is the sum of P(cell) with its 90 % interval (of all cells where the candidates' recall is known);
     without, it is of the detections, and how far these are off is not known: the interval is blank.
     `options` are those of `detect`; `placing` those of `place`. What the counts were made from stands in
@@ -61,14 +63,18 @@ def count(
     if out.suffix.lower() != ".csv":
         raise CanvasError(f"{out}: the table of counts is a .csv")
     folder = out.with_suffix(".cells")
-    folder.mkdir(parents=True, exist_ok=True)
     atlases = _one_each(atlas, volumes)
+    names = unique_names(list(volumes))
+    settings = {"settings": _settings(options, placing)} | dict(about or {})
+    if not overwrite:
+        _check_own(out, figure, _models(detector, refiner) | _inputs(volumes, names, {}, atlases) | settings)
+    folder.mkdir(parents=True, exist_ok=True)
     regions_mm3 = {id(each): region_volumes(each) for each in atlases if each is not None}
     tables: list[dict[str, np.ndarray]] = []
     kept: dict[str, str] = {}
     totals: dict[str, str] = {}
     wide: list[tuple[str, str]] = []
-    for volume, name, of_volume in zip(volumes, unique_names(list(volumes)), atlases, strict=True):
+    for volume, name, of_volume in zip(volumes, names, atlases, strict=True):
         stem = name.replace("/", "_")
         cells_path = folder / f"{stem}.csv"
         detect(detector, volume, out=cells_path, **options)
@@ -112,11 +118,24 @@ def count(
         )
     keys = list(dict.fromkeys(key for table in tables for key in table))
     table = {key: np.concatenate([part[key] for part in tables]) for key in keys}
-    made_from = _models(detector, refiner) | _inputs(volumes, kept, atlases) | totals | dict(about or {})
-    write_table(out, table, made_from | {"settings": _settings(options, placing), "canvas_fm": __version__})
+    made_from = _models(detector, refiner) | _inputs(volumes, names, kept, atlases) | totals | settings
+    write_table(out, table, made_from | {"canvas_fm": __version__})
     if figure is not None:
         count_figure(table, figure)
     return table
+
+
+def _check_own(out: Path, figure: str | Path | None, made_from: Mapping[str, str]) -> None:
+    """Raise CanvasError if OUT or the figure is there and is not of the same inputs and settings."""
+    stated = read_sidecar(out) if out.exists() else {}
+    if stated and all(stated.get(key) == value for key, value in made_from.items()):
+        return
+    for path in (out, *([] if figure is None else [Path(figure)])):
+        if path.exists():
+            raise CanvasError(
+                f"{path} is there already and was not made from the same models, volumes and settings; give "
+                "another name, or --overwrite to replace it"
+            )
 
 
 def _recall_command(refiner: Path, volume: Volume, cells: Path, run: Mapping[str, Any]) -> str:
@@ -171,14 +190,18 @@ def _models(detector: Detector, refiner: Refiner | None) -> dict[str, str]:
 
 
 def _inputs(
-    volumes: Sequence[Volume], kept: Mapping[str, str], atlases: Sequence[Atlas | None]
+    volumes: Sequence[Volume],
+    names: Sequence[str],
+    kept: Mapping[str, str],
+    atlases: Sequence[Atlas | None],
 ) -> dict[str, str]:
-    """Identity of each volume, its table of cells, and the atlas' files, by sha256."""
+    """Identity of each volume, its cells where `kept` has them, and the atlas' files, by sha256."""
     identities: dict[str, str] = {}
-    for volume, (name, cells) in zip(volumes, kept.items(), strict=True):
-        identities |= {f"volume {name}": volume_identity(volume), f"cells {name}": cells}
+    for volume, name in zip(volumes, names, strict=True):
+        identities |= {f"volume {name}": volume_identity(volume)}
+        identities |= {f"cells {name}": kept[name]} if name in kept else {}
     several = len({id(atlas) for atlas in atlases}) > 1
-    for name, atlas in zip(kept, atlases, strict=True):
+    for name, atlas in zip(names, atlases, strict=True):
         if atlas is None:
             continue
         key = f"atlas of {name}" if several else "atlas"

@@ -25,7 +25,7 @@ from canvas_fm.evaluation.domains.scores import (
     leave_one_out_thresholds,
 )
 from canvas_fm.files.atomic import write_text_atomic
-from canvas_fm.files.resumable import read_part, write_part
+from canvas_fm.files.resumable import check_own_folder, read_part, write_part
 from canvas_fm.inference.detect.detect import detector_job, log_job
 from canvas_fm.inference.detect.tiles.tiled_detection import TiledDetection, run
 from canvas_fm.inference.embed.point_crops import volume_identity
@@ -62,6 +62,7 @@ def score_domains(
     `curves/`, from which the same command goes on after a kill.
     """
     out = Path(out)
+    check_own_folder(out, "curves", "runs")
     (out / "curves").mkdir(parents=True, exist_ok=True)
     opened = {name: [load(path, kind="detector") for path in paths] for name, paths in methods.items()}
     held_out: dict[str, dict[str, list[Curve]]] = {name: {} for name in opened}
@@ -125,6 +126,7 @@ def train_in_folds(
                 f"{name!r} is in a fold and not among the volumes: {', '.join(d.name for d in real)}"
             )
     detectors = []
+    check_own_folder(Path(out), "curves", "runs")
     for left_out in [*folds, never]:
         _refuse_overlap(real, [*left_out, *never])
     for number, fold in enumerate(folds or [[domain.name for domain in real]]):

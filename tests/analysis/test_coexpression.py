@@ -102,7 +102,7 @@ def test_on_the_command_line(tmp_path, two, capsys):
     assert two[0].um[pairs.row_first - 1][:, 1] + 3 == pytest.approx(
         two[1].um[pairs.row_second - 1][:, 1], abs=12
     )
-    assert main(["coexpress", *files[:1], files[0], "--out", files[2], *flags]) == 1
+    assert main(["coexpress", *files[:1], files[0], "--out", files[2], "--overwrite", *flags]) == 1
     assert "--channels" in capsys.readouterr().err
 
 

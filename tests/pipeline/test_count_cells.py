@@ -40,8 +40,12 @@ def counted(tmp_path_factory):
     assert main(words) == 0
     atlas = ["--regions", str(folder / "labels.tif"), "--table", str(folder / "names.csv")]
     size = ["--atlas-voxel-um", *(str(one) for one in _voxel())]
-    assert main([*words, *atlas, *size]) == 0  # the cells are taken from the folder
-    assert main([*words[:3], str(folder / "whole.csv"), *words[4:]]) == 0
+    kept = (folder / "c.csv").read_bytes()
+    assert main([*words, *atlas, *size]) == 1  # the table of other settings is not replaced unasked
+    assert (folder / "c.csv").read_bytes() == kept
+    assert main(words) == 0  # the same command again
+    assert main([*words, *atlas, *size, "--overwrite"]) == 0  # the cells are taken from the folder
+    assert main([*words[:3], str(folder / "whole.csv"), *words[4:], "--overwrite"]) == 0
     return folder
 
 

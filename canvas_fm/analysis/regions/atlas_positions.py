@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import permutations, product
@@ -14,8 +15,9 @@ from canvas_fm.analysis.regions.transform import Reorientation, Transform, reori
 from canvas_fm.data.zyx import ZyxUm
 from canvas_fm.errors import CanvasError, counted
 
+_log = logging.getLogger(__name__)
 _JUDGED = 50  # points from which their lie says something
-_FEW = 5  # points that are not all outside by chance
+_FEW = 5  # points half of which are not outside by chance
 _SAMPLE = 20_000
 _CLEARLY = 0.1  # share by which another order of axes has to hold more points in tissue
 
@@ -52,8 +54,9 @@ def place(
 ) -> AtlasPositions:
     """Place points (voxels of the volume, an integer is a voxel's centre) in the atlas.
 
-    Raises CanvasError where half of 50 or more, or all of five or more fall outside, or where another order
-    or direction of the axes holds nearly all of them in tissue and this one does not, unless `allow_outside`.
+    Raises CanvasError where half of five or more fall outside or half of 50 or more into no region, or where
+    another order or direction of the axes holds nearly all of them in tissue and this one does not, unless
+    `allow_outside`; warns of fewer outside.
     """
     um = (zyx + 0.5) * np.asarray(voxel_um)
     for transform in _steps(atlas, orientation, voxel_um, shape_zyx, transforms):
@@ -63,9 +66,14 @@ def place(
     row[inside] = atlas.tree.rows_of(atlas.labels[tuple(index[inside].T)])
     side[inside] = atlas.side_at(index[inside])
     placed = AtlasPositions(um, inside, row, side)
-    lost = len(um) >= _FEW and placed.outside == len(um)
+    lost = len(um) >= _FEW and 2 * placed.outside >= len(um)
     if not allow_outside and (len(um) >= _JUDGED or lost):
         _check(atlas, placed, zyx, voxel_um)
+    if placed.outside and not allow_outside:
+        _log.warning(
+            "%s of %s outside the atlas and counted in no region",
+            f"{placed.outside:,}", counted(len(um), "point", "are"),
+        )  # fmt: skip
     return placed
 
 

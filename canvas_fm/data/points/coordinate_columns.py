@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ from jaxtyping import Float64
 from canvas_fm.errors import CanvasError, counted
 
 _log = logging.getLogger(__name__)
+_MOST_NAMES, _LONGEST_NAME = 12, 40  # that a message repeats
 _NAPARI = ("axis-0", "axis-1", "axis-2")  # what a points layer saves; its rows are numbered in `index`
 _UM = {
     "nm": 1e-3, "nanometer": 1e-3, "nanometre": 1e-3,
@@ -152,7 +153,7 @@ def _check_named(path: Path, table: Mapping[str, np.ndarray], names: Sequence[st
     if len(names) != 3 or len(set(names)) != 3:
         raise CanvasError(f"columns {', '.join(names)} were given; expected three names, of z, y and x")
     if missing := [name for name in names if name not in table]:
-        raise CanvasError(f"{path} has no column {missing[0]!r}; found {', '.join(table) or 'none'}")
+        raise CanvasError(f"{path} has no column {missing[0]!r}; found {_some(table)}")
     if other := [name for name in table if is_axis(name) and name not in names]:
         raise CanvasError(f"{path}: {other[0]!r} is a column too; leave it out, or give it as a coordinate")
     if names[0].strip().lower() in _SLICES:
@@ -173,11 +174,20 @@ def _missing(path: Path, table: Mapping[str, np.ndarray], axes: list[str]) -> Ca
     if table and not numbered and all(is_number(text) for name in table for text in name.split()):
         first = ", ".join(list(table)[:4])
         return CanvasError(f"{path} has no column {', '.join(axes)}; it begins with {first}{NO_NAMES}")
+    if not table:
+        return CanvasError(f"{path} is empty; give a table with columns z, y, x")
     return CanvasError(
-        f"{path} has no column {', '.join(axes)}; found {', '.join(table) or 'none'}: "
+        f"{path} has no column {', '.join(axes)}; found {_some(table)}: "
         "name the coordinates z, y, x, in voxels of level 0 "
         "(`canvas-fm points convert --columns` renames them)"
     )
+
+
+def _some(names: Iterable[str]) -> str:
+    """The first names of columns, each cut to what a person reads."""
+    shown = [name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…" for name in names]
+    more = f" and {len(shown) - _MOST_NAMES:,} more" if len(shown) > _MOST_NAMES else ""
+    return (", ".join(shown[:_MOST_NAMES]) or "none") + more
 
 
 def _in_unit(

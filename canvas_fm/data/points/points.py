@@ -18,6 +18,8 @@ from canvas_fm.data.points.tables import PointTable, csv_text
 from canvas_fm.data.store.tar_index import local_file
 from canvas_fm.errors import CanvasError
 
+_FARTHEST = 1e100  # voxels; more overflows where distances are squared
+
 
 @dataclass
 class Points:
@@ -182,6 +184,11 @@ def as_zyx(points_zyx: Any) -> Float64[np.ndarray, "n 3"]:
     if not finite.all():
         row = int(np.argmin(finite))
         raise CanvasError(f"points: row {row + 1} (z, y, x) = {_show(zyx[row])} is not finite")
+    if len(zyx) and max(zyx.max(), -zyx.min()) > _FARTHEST:
+        row = int(np.argmax(np.abs(zyx).max(axis=1)))
+        raise CanvasError(
+            f"points: row {row + 1} (z, y, x) = {_show(zyx[row])} lies in no volume; give voxels"
+        )
     return zyx
 
 

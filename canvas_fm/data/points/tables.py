@@ -199,7 +199,7 @@ def read_parquet(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     try:
         names = parquet.read_schema(path).names
         if repeated := [name for name, times in Counter(names).items() if times > 1]:
-            raise CanvasError(f"{path} has the column {repeated[0]} more than once")
+            raise CanvasError(f"{path} has the column {repeated[0]} more than once; rename one of them")
         table = parquet.read_table(path)
     except (pyarrow.ArrowException, OSError) as problem:
         raise CanvasError(f"{path} cannot be read as Parquet: {problem}") from problem

@@ -177,6 +177,8 @@ def open_files(path: str | Path, *, follow_links: bool = False) -> Files:
         if path.is_dir():
             return Folder(path, follow_links=follow_links)
         if not path.exists():
+            if path.is_symlink():
+                raise CanvasError(f"{path} is a link that leads nowhere or in a circle; give the file itself")
             raise CanvasError(f"{path} does not exist")
         zipped = zipfile.is_zipfile(path)
     except OSError as problem:

@@ -120,6 +120,11 @@ def find_window(
     ranks = (rule.low, rule.high) if rule.kind == "percentiles" else (50.0, 50.0)
     low, high = counts.percentiles(ranks)
     if rule.kind == "median":
+        if low <= 0:
+            raise CanvasError(
+                f"{name} has no intensity window by the rule {rule}: its median is {low:g}, and a "
+                "multiple of it is needed; add an offset, so that the background lies above 0"
+            )
         low, high = rule.low * low, rule.high * high
     if not low < high:
         raise CanvasError(

@@ -114,6 +114,7 @@ def log_job(volume: Volume, *, window_rule: WindowRule | None = None, **options:
     The response is that of windowed voxels, so a threshold hardly carries from one volume to the next.
     """
     opts = LogOptions.of(**options)
+    _check_sigma(opts.sigma_um, volume)
     heat = LaplacianHeatMapper(opts.sigma_um, volume.voxel_um)
     rule = window_rule or WindowRule()
     settings = {
@@ -126,6 +127,21 @@ def log_job(volume: Volume, *, window_rule: WindowRule | None = None, **options:
     return _job(
         [volume], rule, None, heat, 0.0, None, opts.min_distance_um, opts.threshold, opts, settings, meta
     )
+
+
+def _check_sigma(sigma_um: float, volume: Volume) -> None:
+    """Raise CanvasError for a Gaussian that is no blob of this volume: nothing is smoothed, or all is."""
+    sizes = " × ".join(f"{um:g}" for um in volume.voxel_um)
+    if sigma_um < 0.5 * min(volume.voxel_um):
+        raise CanvasError(
+            f"sigma is {sigma_um:g} µm, less than half a voxel of {volume.name} ({sizes} µm), so noise is "
+            "detected; give a larger --sigma-um, or check the voxel size"
+        )
+    if sigma_um > max(n * um for n, um in zip(volume.shape_zyx, volume.voxel_um, strict=True)):
+        raise CanvasError(
+            f"sigma is {sigma_um:g} µm, and {volume.name} is smaller (voxels of {sizes} µm); give a smaller "
+            "--sigma-um, or check the voxel size"
+        )
 
 
 def _job(

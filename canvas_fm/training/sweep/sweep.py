@@ -17,6 +17,7 @@ from canvas_fm.data.volume.volume_flags import VolumeOptions
 from canvas_fm.errors import CanvasError, counted
 from canvas_fm.files.atomic import disk_full_as_error, write_text_atomic
 from canvas_fm.files.locks import take_lock
+from canvas_fm.files.resumable import check_own_folder
 from canvas_fm.progress import bar
 from canvas_fm.training.run.folder.run_folder import Run
 from canvas_fm.training.sweep.early_stop import EarlyStop
@@ -72,6 +73,7 @@ def sweep(
     if workers < 1:
         raise CanvasError(f"{counted(workers, 'worker', 'were')} given; a sweep needs at least one")
     spec, path, volume_options = read_sweep(recipe, overrides), Path(out), VolumeOptions.of(**options)
+    check_own_folder(path, STATE)
     runs = expand(spec)
     trainings = [
         _job(run, path, Path(data), volume_options, _early_stop(spec, run, runs, path)) for run in runs

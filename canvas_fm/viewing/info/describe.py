@@ -31,6 +31,8 @@ def describe(path: str | Path, **volume_options: Any) -> dict[str, Any]:
             from canvas_fm.evaluation.cards.card import figures_of
 
             return describe_model(find("model", path)) | figures_of(str(path))
+        if path.is_symlink():
+            raise CanvasError(f"{path} is a link that leads nowhere or in a circle; give the file itself")
         raise CanvasError(f"{path} does not exist, and no shipped model has that name")
     if path.is_file() and path.suffix.lower() in _POINTS:
         return _describe_points(path)

@@ -11,6 +11,7 @@ from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import CanvasError
 from canvas_fm.files.option_sets import takes
+from canvas_fm.files.resumable import check_own_folder
 from canvas_fm.heads.compare.compare import compare
 from canvas_fm.heads.compare.label_curve import COUNTS
 from canvas_fm.heads.compare.pooled_candidates import PooledCandidates
@@ -64,6 +65,7 @@ def report(
     Returns what report.json holds. Raises CanvasError for what does not fit together.
     """
     settings = ReportOptions.of(**options)
+    check_own_folder(Path(out), FITS)
     brains = label_brains(
         volumes,
         candidates,

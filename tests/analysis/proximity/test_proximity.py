@@ -133,7 +133,7 @@ def test_on_the_command_line(tmp_path, capsys):
     )
     assert {"radius_um", "G_observed", "K_low", "L_mean"} <= set(pandas.read_csv(tmp_path / "k.csv").columns)
     assert (tmp_path / "k.png").read_bytes().startswith(b"\x89PNG")
-    assert main([*words[:2], str(tmp_path / "mask.tif"), *words[3:-2]]) == 1
+    assert main([*words[:2], str(tmp_path / "mask.tif"), *words[3:-2], "--overwrite"]) == 1
     assert "--labels-voxel-um" in capsys.readouterr().err
 
 

@@ -136,7 +136,7 @@ def test_text_late_in_a_column_keeps_its_early_numbers_as_written(tmp_path: Path
     [
         ("plane,row,column\n1,2,3\n", "no column z, y, x; found plane, row, column"),
         ("z,y\n1,2\n", "no column x; found z, y"),
-        ("", "no column z, y, x; found none"),
+        ("", "is empty; give a table with columns z, y, x"),
         ("z,y,x\n1,2,3\n1,nan,3\n", "row 2: y is nan"),
         ("z,y,x\n1,2,3\n1,2,3\n1,2,inf\n", "row 3: x is inf"),
         ("z,y,x\n1,2,3\n1,,3\n", "row 2: y is nan"),

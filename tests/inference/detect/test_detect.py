@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from canvas_fm.errors import CanvasError
-from canvas_fm.inference.detect.detect import detect
+from canvas_fm.inference.detect.detect import detect, detect_log
 from tests.inference.detect.nets import blobs, make_detector, untiled, write
 
 
@@ -78,3 +78,12 @@ def test_settings_that_are_none_are_refused(detector, volume):
             detect(detector, volume, **options)
     with pytest.raises(CanvasError, match=r"written as \.csv or \.parquet"):
         detect(detector, volume, out="cells.txt")
+
+
+@pytest.mark.parametrize(
+    ("sigma_um", "message"),
+    [(0.5, r"less than half a voxel of .* \(4 × 1.8 × 1.8 µm\)"), (1000, "is smaller")],
+)
+def test_a_laplacian_of_no_blob_is_refused(volume, sigma_um, message):
+    with pytest.raises(CanvasError, match=f"sigma is {sigma_um} µm.*{message}"):
+        detect_log(volume, sigma_um=sigma_um)

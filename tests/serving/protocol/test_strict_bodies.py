@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from serving.protocol import requests
+from serving.protocol import request_options as requests
 from serving.protocol.errors import Refusal
 from serving.protocol.json_process.child import parse
 

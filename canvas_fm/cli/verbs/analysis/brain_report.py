@@ -28,7 +28,7 @@ def add_verbs(verbs: Verbs) -> None:
 
 def _fill(parser: Parser) -> None:
     parser.add_argument("regions", nargs="+", metavar="REGIONS.csv", help="tables that `regions` wrote")
-    parser.add_argument("--out", required=True, metavar="REPORT.html", help="page to write")
+    parser.add_output("--out", required=True, metavar="REPORT.html", help="page to write")
     parser.add_argument(
         "--title", default="Cells per region", metavar="TEXT", help="default: Cells per region"
     )

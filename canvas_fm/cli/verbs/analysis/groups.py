@@ -24,7 +24,7 @@ def add_verbs(verbs: Verbs) -> None:
 
 def _fill(parser: Parser) -> None:
     parser.add_argument("study", metavar="STUDY.csv", help="columns brain, group, regions")
-    parser.add_argument("--out", required=True, metavar="GROUPS.csv", help="table to write")
+    parser.add_output("--out", required=True, metavar="GROUPS.csv", help="table to write")
     parser.add_argument("--reference", metavar="GROUP", help="the control group; default: the first row's")
     parser.add_argument(
         "--model",
@@ -52,8 +52,8 @@ def _fill(parser: Parser) -> None:
         "--power-fold-change", type=positive_float, default=1.5, metavar="N",
         help="fold change for which statistical power is computed; default 1.5",
     )  # fmt: skip
-    parser.add_argument("--volcano", metavar="FIG.png", help="volcano plot of the first comparison")
-    parser.add_argument("--heat-map", metavar="FIG.png", help="regions by brains")
+    parser.add_output("--volcano", metavar="FIG.png", help="volcano plot of the first comparison")
+    parser.add_output("--heat-map", metavar="FIG.png", help="regions by brains")
     add_json(parser)
 
 

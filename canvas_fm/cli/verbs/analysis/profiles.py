@@ -22,7 +22,7 @@ def add_verbs(verbs: Verbs) -> None:
 
 def _fill(parser: Parser) -> None:
     parser.add_argument("study", metavar="STUDY.csv", help="columns brain, group, embeddings")
-    parser.add_argument("--out", required=True, metavar="PROFILES.csv", help="table to write")
+    parser.add_output("--out", required=True, metavar="PROFILES.csv", help="table to write")
     parser.add_argument("--reference", metavar="GROUP", help="the control group; default: the first row's")
     parser.add_argument(
         "--column", default="region", metavar="NAME", help="column of regions; default region"
@@ -42,10 +42,10 @@ def _fill(parser: Parser) -> None:
         "--max-cells", type=positive_int, default=50_000, metavar="N",
         help="cells of a brain to compare, drawn at random; default 50000",
     )  # fmt: skip
-    parser.add_argument(
+    parser.add_output(
         "--examples", metavar="CELLS.csv", help="cells of each cluster, and novel ones, to look at"
     )
-    parser.add_argument("--figure", metavar="FIG.png", help="novelty and cluster shares by region")
+    parser.add_output("--figure", metavar="FIG.png", help="novelty and cluster shares by region")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of draws and clusters; default 0")
     add_json(parser)
 

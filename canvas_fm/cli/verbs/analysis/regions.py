@@ -36,7 +36,7 @@ def _fill(parser: Parser) -> None:
         "cells", nargs="+", metavar="CELLS", help="points z, y, x in voxels; one file a channel"
     )
     parser.add_argument("atlas", metavar="ATLAS", help="registration's folder, atlas' name, or label volume")
-    parser.add_argument("--out", required=True, metavar="REGIONS.csv", help="table to write")
+    parser.add_output("--out", required=True, metavar="REGIONS.csv", help="table to write")
     add_atlas_flags(parser)
     parser.add_argument(
         "--channels", nargs="+", metavar="NAME", help="names of the channels; default: of files"
@@ -48,7 +48,7 @@ def _fill(parser: Parser) -> None:
         help="takes the width of the intervals of P(cell) from this refiner, and the recall of candidates "
         "that do not state it",
     )
-    parser.add_argument("--cells-out", metavar="CELLS.csv", help="also write the cells with region and side")
+    parser.add_output("--cells-out", metavar="CELLS.csv", help="also write the cells with region and side")
     add_json(parser)
 
 

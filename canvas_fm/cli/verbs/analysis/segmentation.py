@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from canvas_fm.cli.parser import Parser, Verbs, add_json, add_verb, add_volume_flags, positive_int
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from canvas_fm.data.points.points import Points
     from canvas_fm.data.volume.volume import Volume
 
@@ -42,10 +44,10 @@ def _fill_segment(parser: Parser) -> None:
     parser.add_argument(
         "cells", metavar="CELLS", nargs="?", help="points z, y, x in voxels, the seeds of the watershed"
     )
-    parser.add_argument("--out", required=True, metavar="LABELS.zarr", help="label volume to write")
-    parser.add_argument(
-        "--table", required=True, metavar="MORPHOLOGY.csv", help="CELLS with their morphology"
+    parser.add_output(
+        "--out", folder=True, required=True, metavar="LABELS.zarr", help="label volume to write"
     )
+    parser.add_output("--table", required=True, metavar="MORPHOLOGY.csv", help="CELLS with their morphology")
     parser.add_argument(
         "--model", choices=["cellpose-sam", "sam", "micro-sam"],
         help="instead of the watershed, a segmenter that you installed; needs --weights",
@@ -68,7 +70,7 @@ def _fill_evaluate(parser: Parser) -> None:
         help="take the connected pieces of PRED, TRUTH or both (pred truth), which is a mask of all cells; "
         "it is held in memory",
     )  # fmt: skip
-    parser.add_argument("--out", metavar="REPORT.json", help="also write the result, with the files' names")
+    parser.add_output("--out", metavar="REPORT.json", help="also write the result, with the files' names")
     add_volume_flags(parser, omit=["marker"])
     add_json(parser)
 
@@ -80,12 +82,12 @@ def run_segment(args: argparse.Namespace) -> None:
 
     from canvas_fm.cli.output import print_result, report_bad_chunks
     from canvas_fm.data.volume.volume import Volume
-    from canvas_fm.files.atomic import removed_on_error
+    from canvas_fm.files.atomic import new_folder
 
     volume = Volume.open(args.volume, **args.volume_options.explicit)
-    with removed_on_error() as new:  # the table too, or neither
-        cells = _segmented(args, volume)
-        new.append(Path(args.out))
+    with new_folder(Path(args.out)) as folder:  # the table too, or neither
+        folder.rmdir()
+        cells = _segmented(args, volume, folder)
         cells.write(args.table)
     sizes = np.asarray(cells.columns["volume_um3"])
     result = {
@@ -96,7 +98,7 @@ def run_segment(args: argparse.Namespace) -> None:
     print_result(result, args.json, bad_chunks=report_bad_chunks([volume]))
 
 
-def _segmented(args: argparse.Namespace, volume: Volume) -> Points:
+def _segmented(args: argparse.Namespace, volume: Volume, out: Path) -> Points:
     from canvas_fm.analysis.segment.pretrained import segment_pretrained
     from canvas_fm.analysis.segment.watershed import segment
     from canvas_fm.data.points.points import Points
@@ -105,7 +107,7 @@ def _segmented(args: argparse.Namespace, volume: Volume) -> Points:
     if args.model is None:
         if args.cells is None or args.weights is not None:
             raise CanvasError("the watershed grows from CELLS and has no weights; give CELLS, or --model")
-        return segment(volume, Points.read(args.cells), args.out, **args.options.explicit)
+        return segment(volume, Points.read(args.cells), out, **args.options.explicit)
     if args.cells is not None or args.weights is None:
         raise CanvasError(f"{args.model} takes no CELLS and needs --weights FILE, which you downloaded")
     known = ("clip_percentile", "max_radius_um", "branches")
@@ -114,9 +116,7 @@ def _segmented(args: argparse.Namespace, volume: Volume) -> Points:
         raise CanvasError(
             f"--{other[0].replace('_', '-')} is of the watershed; {args.model} has no such option"
         )
-    return segment_pretrained(
-        args.model, volume, args.out, args.weights, **shared, **args.pretrained.explicit
-    )
+    return segment_pretrained(args.model, volume, out, args.weights, **shared, **args.pretrained.explicit)
 
 
 def run_evaluate(args: argparse.Namespace) -> None:

@@ -53,8 +53,8 @@ def _fill_coexpress(parser: Parser) -> None:
     parser.add_argument(
         "--tolerance-um", type=positive_float, required=True, metavar="N", help="farthest coincidence in µm"
     )
-    parser.add_argument("--out", required=True, metavar="COEXPRESSION.csv", help="table to write")
-    parser.add_argument("--cells-out", metavar="PAIRS.csv", help="also write the matched rows of each pair")
+    parser.add_output("--out", required=True, metavar="COEXPRESSION.csv", help="table to write")
+    parser.add_output("--cells-out", metavar="PAIRS.csv", help="also write the matched rows of each pair")
     parser.add_argument(
         "--channels", nargs="+", metavar="NAME", help="names of the markers; default: of files"
     )
@@ -68,9 +68,9 @@ def _fill_coexpress(parser: Parser) -> None:
 def _fill_proximity(parser: Parser) -> None:
     parser.add_argument("cells", metavar="FROM", help="points z, y, x in voxels")
     parser.add_argument("target", metavar="TO", help="points, or a label volume of the same space")
-    parser.add_argument("--out", required=True, metavar="CURVES.csv", help="the functions, a row a radius")
-    parser.add_argument("--distances-out", metavar="CELLS.csv", help="also write FROM with distance_um")
-    parser.add_argument("--figure", metavar="FIG.png", help="G and L with their envelopes")
+    parser.add_output("--out", required=True, metavar="CURVES.csv", help="the functions, a row a radius")
+    parser.add_output("--distances-out", metavar="CELLS.csv", help="also write FROM with distance_um")
+    parser.add_output("--figure", metavar="FIG.png", help="G and L with their envelopes")
     add_zyx_um(parser, "--voxel-um", "of the points")
     parser.add_argument(
         "--mask",

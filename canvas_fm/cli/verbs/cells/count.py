@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from canvas_fm.cli.parser import Parser, Verbs, add_json, add_list, add_verb, add_volume_flags
+from canvas_fm.cli.parser import Parser, Verbs, add_json, add_list, add_switch, add_verb, add_volume_flags
 from canvas_fm.cli.verbs.analysis.regions import add_atlas_flags, open_atlas_of, placing_of
 
 
@@ -41,6 +41,7 @@ def _fill(parser: Parser) -> None:
     )
     parser.add_argument("--out", required=True, metavar="COUNTS.csv", help="table to write")
     parser.add_argument("--figure", metavar="FIG.png", help="counts with their intervals")
+    add_switch(parser, "--overwrite", "replace COUNTS.csv and FIG.png of other inputs or settings")
     parser.add_options("options", DetectOptions, only=_DETECTION)
     add_atlas_flags(parser, voxel_um="voxel size in µm, where the volumes do not state it")
     add_json(parser)
@@ -72,6 +73,7 @@ def run_count(args: argparse.Namespace) -> None:
         atlas=atlas,
         placing=placing,
         figure=args.figure,
+        overwrite=args.overwrite,
         about={f"transform {Path(path).name}": sha256(Path(path)) for path in args.transform if atlas},
         **args.options.explicit,
     )

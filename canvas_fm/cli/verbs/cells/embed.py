@@ -79,7 +79,7 @@ def _fill_reconstruct(reconstruct: Parser) -> None:
         "model", metavar="MODEL", help="an encoder's folder with its decoder, or a shipped name"
     )
     reconstruct.add_argument("volume", metavar="VOLUME")
-    reconstruct.add_argument("--out", required=True, metavar="FIG.png", help="figure to write")
+    reconstruct.add_output("--out", required=True, metavar="FIG.png", help="figure to write")
     reconstruct.add_argument(
         "--at",
         nargs=3,

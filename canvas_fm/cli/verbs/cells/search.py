@@ -77,7 +77,7 @@ def _fill_search(search: Parser) -> None:
         metavar="SHA256",
         help="whose vectors a bare .npy holds, compared with the index's",
     )
-    search.add_argument("--out", metavar="FILE", help="write the hits as .csv or .parquet, all columns")
+    search.add_output("--out", metavar="FILE", help="write the hits as .csv or .parquet, all columns")
     add_switch(search, "--verify", "compare every byte of the index with its checksums first")
     add_json(search)
 

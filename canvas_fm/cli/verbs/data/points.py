@@ -32,7 +32,7 @@ def add_verbs(verbs: Verbs) -> None:
 
 def _fill_convert(convert: Parser) -> None:
     convert.add_argument("source", metavar="IN")
-    convert.add_argument("out", metavar="OUT")
+    convert.add_output("out", metavar="OUT")
     convert.add_argument("--from", dest="source_format", choices=FORMATS, help="the format of IN")
     convert.add_argument("--to", dest="out_format", choices=FORMATS, help="the format of OUT")
     convert.add_argument(

@@ -47,7 +47,7 @@ def _fill_feature_benchmark(verb: Parser) -> None:
         "--finetune", type=positive_int, default=0, metavar="BLOCKS",
         help="fit the encoders' last blocks on the few labels too; takes minutes a brain",
     )  # fmt: skip
-    verb.add_argument("--out", metavar="JSON", help="write the whole report too")
+    verb.add_output("--out", metavar="JSON", help="write the whole report too")
     add_json(verb)
     add_volume_flags(verb)
 

@@ -50,7 +50,7 @@ def _fill_score(score: Parser) -> None:
 
 def _fill_page(page: Parser) -> None:
     page.add_argument("board", metavar="BOARD", help=BOARD_HELP)
-    page.add_argument("--out", metavar="FILE.html", help="default: BOARD/index.html")
+    page.add_output("--out", metavar="FILE.html", help="default: BOARD/index.html")
     add_json(page)
 
 

@@ -79,7 +79,7 @@ def _fill_fit(fit: Parser) -> None:
 def _fill_apply(apply: Parser) -> None:
     apply.add_argument("probe", metavar="PROBE", help="folder that `probe fit` wrote")
     apply.add_argument("embeddings", metavar="X.emb.zarr", help="of the same encoder")
-    apply.add_argument("--out", required=True, metavar="CELLS", help="file to write: .csv or .parquet")
+    apply.add_output("--out", required=True, metavar="CELLS", help="file to write: .csv or .parquet")
     add_json(apply)
 
 

@@ -65,7 +65,7 @@ def _fill_evaluate(parser: Parser) -> None:
             metavar="INDEX",
             help=f"{axis_name} of the volume, where there is more than one",
         )
-    parser.add_argument(
+    parser.add_output(
         "--figure",
         metavar="FIG.png",
         help="true positives, false positives and false negatives over the volume",
@@ -82,7 +82,7 @@ def _fill_evaluate(parser: Parser) -> None:
         default="error",
         help="of the volume; see `info --help`",
     )
-    parser.add_argument(
+    parser.add_output(
         "--out", metavar="REPORT.json", help="also write the result, with checksums of the files"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the intervals and of chance; default 0")
@@ -93,7 +93,7 @@ def _fill_tables(parser: Parser) -> None:
     parser.add_argument(
         "manifest", metavar="MANIFEST.yaml", help="models, data sets, regions and where cells lie"
     )
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder to write")
+    parser.add_output("--out", folder=True, required=True, metavar="DIR", help="folder to write")
     add_json(parser)
 
 

@@ -72,7 +72,7 @@ def read_header(path: Path, file: Iterable[str]) -> Header:
     if repeated := [name for name in names if times[name.lower()] > 1]:
         raise CanvasError(
             f"{path} has the column {repeated[0]} more than once"
-            + (NO_NAMES if any(map(is_number, names)) else "")
+            + (NO_NAMES if any(map(is_number, names)) else "; rename one of them")
         )
     rows: Iterator[list[str]] = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
     units: dict[str, str] = {}

@@ -14,7 +14,7 @@ from canvas_fm.data.zyx import ZyxUm
 from canvas_fm.errors import CanvasError
 
 _log = logging.getLogger(__name__)
-_SMALLEST_UM, _LARGEST_UM = 1e-4, 1e4  # an atom and a centimetre
+_SMALLEST_UM, _LARGEST_UM = 0.01, 1e3  # light-sheet voxels have .1 to 50; in nm or mm they lie beyond
 
 
 def refuse_single_level(path: Path, store: CheckedStore) -> None:
@@ -31,16 +31,29 @@ def checked_voxel_um(path: Path, stated: ZyxUm | None, why_not: str, voxel_um: Z
     if voxel_um is None:
         if stated is None:
             raise CanvasError(f"{path} has no voxel size; give --voxel-um z y x once ({why_not})")
-        if not all(_SMALLEST_UM <= size <= _LARGEST_UM for size in stated):
-            sizes = ", ".join(f"{size:g}" for size in stated)
+        if not _is_likely(stated):
             raise CanvasError(
-                f"{path} states a voxel of {sizes} µm, which no microscope has: its unit is wrong; give "
-                "--voxel-um z y x"
+                f"{path} states a voxel of {_sizes(stated)} µm, which no light-sheet microscope has: its "
+                "unit is wrong; give --voxel-um z y x"
             )
         return stated
+    if not _is_likely(voxel_um):
+        _log.warning(
+            "%s: --voxel-um is %s µm, which no light-sheet microscope has; is it in nm or mm?",
+            path,
+            _sizes(voxel_um),
+        )
     if stated is not None and any(abs(a - b) > 0.05 * b for a, b in zip(voxel_um, stated, strict=True)):
         _log.warning("%s states a voxel of %s µm (z, y, x); the given %s is used", path, stated, voxel_um)
     return voxel_um
+
+
+def _is_likely(voxel_um: ZyxUm) -> bool:
+    return all(_SMALLEST_UM <= size <= _LARGEST_UM for size in voxel_um)
+
+
+def _sizes(voxel_um: ZyxUm) -> str:
+    return ", ".join(f"{size:g}" for size in voxel_um)
 
 
 def marker_of(path: Path, stated: Any, marker: str | None) -> str | None:

@@ -23,7 +23,7 @@ def test_two_channels_to_a_table(result, small, cells, tmp_path):  # noqa: F811
     import pandas
 
     Points(points_inside(small.labels, 70, 1)).write(tmp_path / "cfos.csv.gz")
-    out, placed = tmp_path / "regions.csv", tmp_path / "placed.csv"
+    out, placed = tmp_path / "counts.csv", tmp_path / "placed.csv"
     size = ["--voxel-um", 10, 10, 10, "--atlas-voxel-um", 100, 100, 100]
     printed = result(
         "regions", cells, tmp_path / "cfos.csv.gz", small.labels_path, "--table", small.table,
@@ -37,7 +37,7 @@ def test_two_channels_to_a_table(result, small, cells, tmp_path):  # noqa: F811
     assert root.count_low["neun"] < 100 < root.count_high["neun"]
     assert np.isnan(root.count_low["cfos"])
     assert printed["channels"]["cfos"]["points"] == 70
-    assert json.loads((tmp_path / "regions.csv.json").read_text())["channels"] == printed["channels"]
+    assert json.loads((tmp_path / "counts.csv.json").read_text())["channels"] == printed["channels"]
     plain = pandas.read_csv(out, dtype=str)
     for key in ("own_volume_mm3", "volume_mm3", "density"):
         assert plain[key].dropna().map(lambda text: len(text.replace(".", "").strip("0"))).max() <= 7, key

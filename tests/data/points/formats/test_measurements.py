@@ -44,7 +44,7 @@ def test_slices_that_are_taken_as_z_are_said_to_begin_at_one(tmp_path, caplog, c
     words = ["points", "convert", str(path), str(out), "--columns", "Slice", "Y", "X"]
     assert main(words) == 0
     assert "--origin -1 0 0 takes it off" in caplog.text
-    assert main([*words, "--origin", "-1", "0", "0"]) == 0
+    assert main([*words, "--overwrite", "--origin", "-1", "0", "0"]) == 0
     assert read_points(out).zyx.tolist() == [[4, 10, 20]]
     assert capsys.readouterr().err.count("Traceback") == 0
 

@@ -96,7 +96,7 @@ def test_properties_that_cannot_be_told_apart_are_refused(tmp_path, properties, 
         read(tmp_path, layer(properties, props=props), "a.json")
 
 
-@pytest.mark.parametrize("value", [2.0**53, -(2.0**60), 1e300])
+@pytest.mark.parametrize("value", [2.0**53, -(2.0**60), 1e90])
 def test_positions_that_no_integer_holds_are_not_written_as_cellfinder_xml(tmp_path, value):
     with pytest.raises(CanvasError, match="are these really voxels"):
         Points(np.array([[value, 1.0, 2.0]])).write(tmp_path / "cells.xml")
