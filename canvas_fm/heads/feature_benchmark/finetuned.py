@@ -58,6 +58,7 @@ class FineTuned:
             parts = [encoder.net.before(part[:, None], self._first) for part in voxels.split(_AT_ONCE)]
         self._tokens = torch.cat(parts).clone()
         frozen = encoder_features(encoder, pool, crops)
+        self._behind = torch.from_numpy(frozen[:, encoder.config.architecture.dim :])  # no block changes them
         self._mean, self._deviation = np.empty_like(frozen), np.empty_like(frozen)
         for name in np.unique(brain):
             rows = brain == name
@@ -116,7 +117,7 @@ class FineTuned:
         return head
 
     def _embedded(self, net: ViTEncoder, rows: np.ndarray) -> Float[Tensor, "b d"]:
-        x = net.onward(self._tokens[rows], self._first, self._pool)
+        x = torch.cat([net.onward(self._tokens[rows], self._first, self._pool), self._behind[rows]], dim=1)
         return (x - torch.from_numpy(self._mean[rows])) / torch.from_numpy(self._deviation[rows])
 
     def _targets(self, rows: np.ndarray) -> Float32[Tensor, "b c"]:

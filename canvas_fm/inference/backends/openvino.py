@@ -34,7 +34,8 @@ class Outputs(nn.Module):
         tokens = self.net.tokens(crops, layer=self.layer)
         if self.dense is not None:
             return self.net.pooled(tokens, self.dense)
-        return torch.stack([self.net.pooled(tokens, pool) for pool in POOLS], dim=1)
+        pooled = [self.net.described(self.net.pooled(tokens, pool), crops) for pool in POOLS]
+        return torch.stack(pooled, dim=1)
 
 
 class Compiled:

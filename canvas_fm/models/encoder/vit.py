@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from canvas_fm.models.encoder.block import Block
+from canvas_fm.models.encoder.descriptors import Descriptors
 from canvas_fm.models.folder.network_config import EncoderConfig, Intensity, Pool
 
 POOLS: tuple[str, ...] = get_args(Pool)
@@ -155,6 +156,7 @@ class ViTEncoder(nn.Module):
         self.register_buffer("centre_tokens", _centre_tokens(config.grid_zyx), persistent=False)
         self.apply(init_weights)
         nn.init.normal_(self.cls_token, std=0.02)
+        self.descriptors = Descriptors(config) if config.descriptors is not None else None
 
     def tokens(
         self,
@@ -179,7 +181,7 @@ class ViTEncoder(nn.Module):
         pool: str | None = None,
         layer: int | None = None,
     ) -> Float[Tensor, "b ..."]:
-        """Embeddings from the input tokens of a block: second half of `forward`.
+        """Pooled tokens from the input tokens of a block: second half of `forward`, less descriptors.
 
         Of the last block only the tokens that are pooled are worked out: for the centre's 8 that is a quarter
         of its work.
@@ -199,10 +201,21 @@ class ViTEncoder(nn.Module):
 
         `mean` is the mean of the patch tokens, `cls` the class token, `centre` the mean of the (up to) 8
         tokens around the crop's centre, where the cell is, `contrast` the same less the mean of all: what the
-        cell has beyond its surroundings. `tokens` are the patch tokens themselves
-        (b, tokens, d), in z, y, x order, `grid` the same where the patches lie (b, d, z, y, x).
+        cell has beyond its surroundings. Behind them are the descriptors of a net that has some. `tokens` are
+        the patch tokens themselves (b, tokens, d), in z, y, x order, `grid` the same where the patches lie
+        (b, d, z, y, x).
         """
-        return self.pooled(self.tokens(crops, layer=layer), pool or self.pool)
+        pool = pool or self.pool
+        pooled = self.pooled(self.tokens(crops, layer=layer), pool)
+        return self.described(pooled, crops) if pool in POOLS else pooled
+
+    def described(
+        self, pooled: Float[Tensor, "b d"], crops: Float[Tensor, "b c z y x"]
+    ) -> Float[Tensor, "b embedding"]:
+        """Embeddings from pooled tokens: with the crops' descriptors behind them, where the net has some."""
+        if self.descriptors is None:
+            return pooled
+        return torch.cat([pooled, self.descriptors(crops).to(pooled.dtype)], dim=1)
 
     def _enter(
         self, crops: Float[Tensor, "b c z y x"], visible: Int[Tensor, "b k"] | None
@@ -225,7 +238,7 @@ class ViTEncoder(nn.Module):
         return x
 
     def pooled(self, tokens: Float[Tensor, "b sequence d"], pool: str) -> Float[Tensor, "b ..."]:
-        """Embeddings from all tokens, class token first, by a pooling."""
+        """Pooled tokens from all tokens, class token first."""
         if pool == "mean":
             return tokens[:, 1:].mean(dim=1)
         if pool == "cls":
@@ -242,11 +255,11 @@ class ViTEncoder(nn.Module):
         raise ValueError(f"pool is {pool!r}; it has to be one of {', '.join((*POOLS, *DENSE))}")
 
     def one_shape(self, pool: str) -> tuple[int, ...]:
-        """Output shape of one crop: (d,), (tokens, d) or (d, z, y, x)."""
+        """Output shape of one crop: (embedding,), (tokens, d) or (d, z, y, x)."""
         config = self.config
         if pool == "grid":
             return (config.dim, *config.grid_zyx)
-        return (config.tokens, config.dim) if pool == "tokens" else (config.dim,)
+        return (config.tokens, config.dim) if pool == "tokens" else (config.embedding_dim,)
 
 
 def _some_tokens(

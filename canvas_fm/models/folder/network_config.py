@@ -4,12 +4,51 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any, Literal, Self
 
+import numpy as np
+from jaxtyping import Float64, Int64
 from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
 
 Pool = Literal["mean", "cls", "centre", "contrast"]
 Intensity = Literal["window", "contrast"]
+
+
+class DescriptorsConfig(BaseModel):
+    """Which descriptors of a crop follow the pooled tokens in an embedding.
+
+    `components` principal components of its contrast; the logarithms of mean, maximum, deviation and minimum
+    within balls of `radii_um` around the centre, of the means in the shells between them, and of mean,
+    maximum and deviation of the whole; size and moments of what rises above the outermost shell in the ball
+    before the last. `voxel_um` is the voxel size that the radii are of.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    components: int = Field(default=96, ge=1)
+    radii_um: tuple[float, ...] = Field(default=(2.0, 4.0, 6.0, 9.0, 13.0), min_length=2)
+    voxel_um: tuple[float, float, float]
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers they are."""
+        balls, shells, whole, shape = 4 * len(self.radii_um), len(self.radii_um) - 1, 3, 8
+        return self.components + balls + shells + whole + shape
+
+
+def centre_offsets_um(
+    crop_zyx: tuple[int, int, int], voxel_um: tuple[float, float, float]
+) -> Float64[np.ndarray, "n 3"]:
+    """Offset of each voxel of a crop from its centre voxel, size // 2."""
+    axes = [(np.arange(n) - n // 2) * um for n, um in zip(crop_zyx, voxel_um, strict=True)]
+    return np.stack([axis.ravel() for axis in np.meshgrid(*axes, indexing="ij")], axis=1)
+
+
+def ball_voxels(crop_zyx: tuple[int, int, int], config: DescriptorsConfig) -> list[Int64[np.ndarray, " n"]]:
+    """Flat indices of a crop's voxels within each radius of its centre."""
+    squared = (centre_offsets_um(crop_zyx, config.voxel_um) ** 2).sum(axis=1)
+    return [np.flatnonzero(squared <= radius**2 * (1 + 1e-9)) for radius in config.radii_um]
 
 
 class EncoderConfig(BaseModel):
@@ -18,7 +57,8 @@ class EncoderConfig(BaseModel):
     `intensity` is what it sees of windowed voxels: `window`, as they are, or `contrast`, in deviations of the
     crop from the crop's mean, so that a spot in bright tissue is like one in dim tissue. With `levels` its
     tokens also know how bright a patch and how large the crop's contrast is, over the crop's mean, which
-    `contrast` takes out. With `channels` 2 it sees signal and background, each in its own scale.
+    `contrast` takes out. With `channels` 2 it sees signal and background, each in its own scale. With
+    `descriptors` a crop's embedding is its pooled tokens and, behind them, these.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -32,11 +72,12 @@ class EncoderConfig(BaseModel):
     intensity: Intensity = "window"
     channels: int = 1
     levels: bool = False
+    descriptors: DescriptorsConfig | None = None
 
     @model_serializer(mode="wrap")
     def _as_before(self, write: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-        """Without levels and of one channel as before there were more: sha256 and config of such stay."""
-        before = {"channels": 1, "levels": False}
+        """Of one channel, without levels and descriptors, as before there were any: its sha256 stays."""
+        before = {"channels": 1, "levels": False, "descriptors": None}
         return {key: value for key, value in write(self).items() if before.get(key) != value}
 
     @model_validator(mode="after")
@@ -50,7 +91,25 @@ class EncoderConfig(BaseModel):
             raise ValueError(f"dim {self.dim} has to be divisible by 6 (positions) and by heads {self.heads}")
         if self.levels and (self.intensity != "contrast" or self.channels != 1):
             raise ValueError("levels go with intensity contrast and one channel; leave levels out")
+        if self.descriptors is not None:
+            self._descriptors_fit(self.descriptors)
         return self
+
+    def _descriptors_fit(self, descriptors: DescriptorsConfig) -> None:
+        if self.channels != 1:
+            raise ValueError("descriptors are of one channel; leave descriptors out")
+        if descriptors.components > math.prod(self.crop_zyx):
+            raise ValueError(
+                f"descriptors.components is {descriptors.components}, and a crop has "
+                f"{math.prod(self.crop_zyx)} voxels; give fewer"
+            )
+        sizes = [0, *map(len, ball_voxels(self.crop_zyx, descriptors))]
+        if len(sizes) == 1 or any(outer <= inner for inner, outer in pairwise(sizes)):
+            raise ValueError(
+                f"descriptors.radii_um are {descriptors.radii_um}, which hold {sizes[1:]} voxels of "
+                f"{descriptors.voxel_um} µm in a crop of {self.crop_zyx}; each has to hold more than the one "
+                "before: give other radii"
+            )
 
     @property
     def grid_zyx(self) -> tuple[int, int, int]:
@@ -62,6 +121,11 @@ class EncoderConfig(BaseModel):
     def tokens(self) -> int:
         """Number of patches in a crop."""
         return math.prod(self.grid_zyx)
+
+    @property
+    def embedding_dim(self) -> int:
+        """Numbers of an embedding: the tokens' width, and the descriptors behind it."""
+        return self.dim + (0 if self.descriptors is None else self.descriptors.numbers)
 
     @property
     def patch_voxels(self) -> int:

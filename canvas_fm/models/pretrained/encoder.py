@@ -91,7 +91,16 @@ class Encoder(nn.Module):
     def forward_head(
         self, features: Float[Tensor, "n sequence d"], pre_logits: bool = False
     ) -> Float[Tensor, "n d"]:
-        """Embeddings from `forward_features`, by the model's pooling."""
+        """Embeddings from `forward_features`, by the model's pooling.
+
+        Raises CanvasError for a model with descriptors, which are of the crop and not of its tokens.
+        """
+        if self.net.descriptors is not None:
+            width = self.config.architecture.dim
+            raise CanvasError(
+                f"an embedding of {self.name} is {width} numbers of its tokens and {self.dim - width} of the "
+                "crop itself, which tokens do not tell: call the model on crops, or net.pooled on the tokens"
+            )
         return self.net.pooled(features, self.net.pool)
 
     @property
@@ -112,7 +121,7 @@ class Encoder(nn.Module):
     @property
     def dim(self) -> int:
         """Dimension of an embedding."""
-        return self.config.architecture.dim
+        return self.config.architecture.embedding_dim
 
     @property
     def device(self) -> torch.device:

@@ -98,7 +98,7 @@ def distil(
     kernel = _patches_a_token(recipe, encoder)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        readout = nn.Linear(recipe.model.dim, encoder.dim).to(encoder.device)
+        readout = nn.Linear(recipe.model.dim, encoder.config.architecture.dim).to(encoder.device)
     parameters = [*net.body.parameters(), *readout.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=options.learning_rate, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, options.learning_rate, options.steps)

@@ -235,8 +235,13 @@ class Tuned:
         """Features of some candidates by the current blocks."""
         base = self.features.rows(rows)
         x = base.x.copy()
-        x[:, base.blocks[MAE]] = self._embedded(rows)
+        x[:, self._tokens_part(base)] = self._embedded(rows)
         return FeatureSet(x, base.blocks, base.groups)
+
+    def _tokens_part(self, features: FeatureSet) -> slice:
+        """Columns of what the blocks give; behind them an encoder's descriptors stay as they are."""
+        start = features.blocks[MAE].start
+        return slice(start, start + self.net.config.dim)
 
     def blocks(self) -> TunedBlocks:
         """The current blocks."""
@@ -252,7 +257,7 @@ class Tuned:
             self.frozen_tokens.turned(rows, generator) if self.tuning.augment else self.frozen_tokens(rows)
         )
         x = torch.from_numpy(self.features.x[rows]).to(self.device)
-        part = self.features.blocks[MAE]
+        part = self._tokens_part(self.features)
         embedded = self.net.onward(tokens, self.first, self.pool, self.last)
         x = torch.cat([x[:, : part.start], embedded, x[:, part.stop :]], dim=1)
         return self.head(self._corrected(x, self.features.groups[rows])[:, self._used])
@@ -270,7 +275,7 @@ class Tuned:
 
     @torch.no_grad()
     def _embedded(self, rows: Int64[np.ndarray, " m"]) -> Float32[np.ndarray, "m d"]:
-        out = np.empty((len(rows), self.base.dim), np.float32)
+        out = np.empty((len(rows), self.net.config.dim), np.float32)
         for start in range(0, len(rows), _AT_ONCE):
             tokens = self.frozen_tokens(rows[start : start + _AT_ONCE])
             embedded = self.net.onward(tokens, self.first, self.pool, self.last)

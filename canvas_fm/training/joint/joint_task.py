@@ -8,12 +8,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 from torch.nn import functional as F
 
 from canvas_fm.errors import CanvasError
 from canvas_fm.heads.probe.effective_rank import effective_rank
+from canvas_fm.models.folder.network_config import DescriptorsConfig, EncoderConfig
 from canvas_fm.training.joint.blob_positions import draw_positions
+from canvas_fm.training.joint.descriptors import crops_of, with_descriptors
 from canvas_fm.training.joint.optimizer_step import JointStep, project
 from canvas_fm.training.joint.views import box_zyx
 from canvas_fm.training.mae.encoder_task import EncoderTask
@@ -36,7 +39,9 @@ class JointPretraining(EncoderTask[JointRecipe]):
     ) -> None:
         super().__init__(recipe, places_of(recipe, training, recipe.data.crops, recipe.seed), held_out)
         self._fixed: list[tuple[str, Tensor, Tensor]] = []
+        self._crops_of_descriptors: Tensor | None = None
         self._check_volumes()
+        self._descriptors = self._descriptors_config()
 
     def _check_volumes(self) -> None:
         """CanvasError where a batch cannot be made of so few volumes, or so few places of one."""
@@ -52,6 +57,19 @@ class JointPretraining(EncoderTask[JointRecipe]):
                 f"data.crops leaves {least} places a volume, and a batch takes {batch // volumes} of one "
                 f"(training.batch {batch}, data.volumes_a_batch {volumes}); give more data.crops"
             )
+
+    def _descriptors_config(self) -> DescriptorsConfig | None:
+        """CanvasError where radii and voxel size leave a ball without voxels of its own."""
+        model = self.recipe.model
+        if model.descriptors is None:
+            return None
+        config = model.descriptors.config(self.voxel_um)
+        try:
+            EncoderConfig.model_validate({**model.encoder.model_dump(), "descriptors": config})
+        except ValidationError as problem:
+            reason = problem.errors()[0]["msg"].removeprefix("Value error, ")
+            raise CanvasError(f"model.descriptors: {reason}") from problem
+        return config
 
     def order(self, first: int) -> Iterator[CropIndices]:
         volumes, recipe = self.recipe.data.volumes_a_batch, self.recipe
@@ -108,8 +126,14 @@ class JointPretraining(EncoderTask[JointRecipe]):
         }
 
     def ship(self, state: JointStep, step: int, run: Run) -> None:
-        """Write the current encoder, without projector."""
-        self.write_encoder(state.result.encoder, step, run)
+        """Write the current encoder, without projector and with descriptors where there are to be some."""
+        encoder, recipe = state.result.encoder, self.recipe
+        if self._descriptors is not None:
+            if self._crops_of_descriptors is None:
+                self._crops_of_descriptors = crops_of(self.crops, recipe.model.encoder.crop_zyx, show=False)
+            pool, crops = recipe.model.pool, self._crops_of_descriptors
+            encoder = with_descriptors(encoder, pool, self._descriptors, crops.to(state.device))
+        self.write_encoder(encoder, step, run)
 
 
 class _WithVolumes:

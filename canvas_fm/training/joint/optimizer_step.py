@@ -141,7 +141,8 @@ def new_embedder(recipe: JointRecipe) -> JointEmbedder:
     if recipe.start is not None:
         start = load(recipe.start, kind="encoder")
         wanted = recipe.model.encoder
-        if start.config.architecture not in (wanted, wanted.model_copy(update={"levels": False})):
+        known = start.config.architecture.model_copy(update={"descriptors": None})  # fitted anew at the end
+        if known not in (wanted, wanted.model_copy(update={"levels": False})):
             raise CanvasError(
                 f"start {recipe.start} is an encoder of {start.config.architecture}, and model.encoder is "
                 f"{wanted}; give the same, or leave start out"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
+from canvas_fm.data.zyx import ZyxUm
 from canvas_fm.models.encoder.mae import MaskedAutoencoder
 from canvas_fm.models.encoder.vit import ViTEncoder
 from canvas_fm.models.load_model import load, save_encoder
@@ -27,6 +28,11 @@ class EncoderTask(Generic[R]):
     def __init__(self, recipe: R, crops: CropSet, held_out: Sequence[VolumeSource]) -> None:
         self.recipe: R = recipe
         self.crops, self.n_crops, self.held_out = crops, len(crops), held_out
+
+    @property
+    def voxel_um(self) -> ZyxUm:
+        """Voxel size at which crops are read."""
+        return self.recipe.data.resample_to or self.crops.sources[0].volume.voxel_um
 
     def data(self) -> dict[str, list[dict[str, Any]]]:
         rule = self.recipe.data.window.rule
@@ -61,7 +67,7 @@ class EncoderTask(Generic[R]):
         save_encoder(
             run.encoder,
             model,
-            voxel_um=recipe.data.resample_to or self.crops.sources[0].volume.voxel_um,
+            voxel_um=self.voxel_um,
             window_rule=recipe.data.window.rule,
             pool=recipe.model.pool,
             provenance=provenance,

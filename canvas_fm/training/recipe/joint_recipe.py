@@ -7,7 +7,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field, Strict, model_validator
 
-from canvas_fm.models.folder.network_config import DecoderConfig, EncoderConfig, Pool, ProjectorConfig
+from canvas_fm.models.folder.network_config import (
+    DecoderConfig,
+    DescriptorsConfig,
+    EncoderConfig,
+    Pool,
+    ProjectorConfig,
+)
 from canvas_fm.training.recipe.recipe import (
     AnyRecipe,
     CropsRecipe,
@@ -17,10 +23,24 @@ from canvas_fm.training.recipe.recipe import (
     Size,
     StrictModel,
     TrackingRecipe,
+    TrainedEncoder,
     TrainingRecipe,
 )
 
 Level = Annotated[float, Field(ge=0)]
+
+
+class DescriptorsRecipe(StrictModel):
+    """Descriptors behind the tokens of the written encoder, fitted on its training volumes; nothing of the
+    training depends on them. As in `DescriptorsConfig`.
+    """
+
+    components: Positive = 96
+    radii_um: Annotated[tuple[Size, ...], Strict(False), Field(min_length=2)] = (2.0, 4.0, 6.0, 9.0, 13.0)
+
+    def config(self, voxel_um: tuple[float, float, float]) -> DescriptorsConfig:
+        """What they are at a voxel size."""
+        return DescriptorsConfig(components=self.components, radii_um=self.radii_um, voxel_um=voxel_um)
 
 
 class JointModel(StrictModel):
@@ -29,11 +49,12 @@ class JointModel(StrictModel):
     `decoder` predicts the masked patches of each view where `loss.reconstruction` has a weight.
     """
 
-    encoder: EncoderConfig = EncoderConfig(crop_zyx=(8, 16, 16), patch_zyx=(2, 4, 4), dim=192, heads=3)
+    encoder: TrainedEncoder = EncoderConfig(crop_zyx=(8, 16, 16), patch_zyx=(2, 4, 4), dim=192, heads=3)
     projector: ProjectorConfig = ProjectorConfig()
     decoder: DecoderConfig = DecoderConfig(dim=96, depth=2, heads=3)
     visible: Positive = 16
     pool: Pool = "centre"
+    descriptors: DescriptorsRecipe | None = None
 
     @model_validator(mode="after")
     def _the_centre_is_visible(self) -> JointModel:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import AliasChoices, Field, Strict, ValidationError, model_validator
+from pydantic import AfterValidator, AliasChoices, Field, Strict, ValidationError, model_validator
 
 from canvas_fm.data.volume.window import WindowRule
 from canvas_fm.errors import CanvasError
@@ -21,10 +21,22 @@ Size = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
+def _without_descriptors(encoder: EncoderConfig) -> EncoderConfig:
+    if encoder.descriptors is not None:
+        raise ValueError(
+            "descriptors are fitted when a joint pretraining is written: leave encoder.descriptors out, and "
+            "give model.descriptors there"
+        )
+    return encoder
+
+
+TrainedEncoder = Annotated[EncoderConfig, AfterValidator(_without_descriptors)]
+
+
 class ModelRecipe(StrictModel):
     """Encoder, decoder, mask ratio, and the encoder's default pooling."""
 
-    encoder: EncoderConfig = EncoderConfig()
+    encoder: TrainedEncoder = EncoderConfig()
     decoder: DecoderConfig = DecoderConfig()
     mask_ratio: float = Field(default=0.15, gt=0, lt=1)
     pool: Pool = "mean"

@@ -112,7 +112,7 @@ def describe_encoder(path: str | Path) -> dict[str, Any]:
         "sha256": encoder.sha256,
         "crop_zyx": list(config.architecture.crop_zyx),
         "patch_zyx": list(config.architecture.patch_zyx),
-        "dim": config.architecture.dim,
+        "dim": config.architecture.embedding_dim,
         "depth": config.architecture.depth,
         "heads": config.architecture.heads,
         "parameters": sum(p.numel() for p in encoder.net.parameters()),

@@ -19,7 +19,9 @@ from canvas_fm.heads.refine.apply import apply as refine_points
 from canvas_fm.heads.refine.apply.apply import models_of, refine
 from canvas_fm.heads.refine.fit.fit import fit_labelled, training_set
 from canvas_fm.heads.refine.refiner import Refiner
-from canvas_fm.models.load_model import load, model_sha256
+from canvas_fm.models.encoder.vit import ViTEncoder
+from canvas_fm.models.folder.network_config import DescriptorsConfig
+from canvas_fm.models.load_model import load, model_sha256, save_encoder
 from canvas_fm.training.finetune.finetune import Tuning, tune
 from canvas_fm.training.finetune.frozen_tokens import FrozenTokens
 from canvas_fm.training.finetune.method import FinetunedEncoder
@@ -212,6 +214,20 @@ def test_the_same_seed_gives_the_same_blocks(labelled, extractor):
         tune(refiner, data.features, data.label, labelled, extractor, TUNING, show=False)
         found.append(refiner.tuned_.sha256)
     assert found[0] == found[1] != found[2]
+
+
+def test_blocks_leave_an_encoders_descriptors_as_they_are(labelled, encoder, tmp_path):
+    described = DescriptorsConfig(components=3, radii_um=(4, 9), voxel_um=encoder.config.voxel_um)
+    net = ViTEncoder(encoder.config.architecture.model_copy(update={"descriptors": described}))
+    base = save_encoder(tmp_path / "described", net, voxel_um=encoder.config.voxel_um)
+    source = Extractor(encoder=base, device="cpu")
+    data = training_set(labelled, source, show=False)
+    work = tune(Refiner("mae", C=0.01), data.features, data.label, labelled, source, TUNING, show=False)
+    rows = np.arange(6)
+    tuned, frozen = work.features_of(rows).x, data.features.rows(rows).x
+    assert tuned.shape == frozen.shape == (6, base.dim)
+    assert np.array_equal(tuned[:, 24:], frozen[:, 24:])
+    assert not np.allclose(tuned[:, :24], frozen[:, :24], atol=1e-3)
 
 
 def test_tokens_are_worked_out_once(labelled, encoder, monkeypatch):

@@ -14,8 +14,9 @@ from canvas_fm.inference.backends.cuda_graphs import SIZES
 from canvas_fm.inference.backends.openvino import lowered_instruction_set, openvino
 from canvas_fm.inference.embed.embed import embed, embed_crops, embed_to_store
 from canvas_fm.inference.embed.encoder_runner import Runner
-from canvas_fm.models.encoder.vit import DENSE, POOLS
-from canvas_fm.models.load_model import load, save
+from canvas_fm.models.encoder.vit import DENSE, POOLS, ViTEncoder
+from canvas_fm.models.folder.network_config import DescriptorsConfig
+from canvas_fm.models.load_model import load, save, save_encoder
 
 from ..conftest import CROP, make_encoder  # isort: skip
 
@@ -44,6 +45,18 @@ def test_openvino_gives_the_vectors_of_torch(encoder, crops, pool, layer):
     assert off(embed_crops(encoder, crops, backend="openvino", **asked), wanted) < 1e-5
     assert off(embed_crops(encoder, crops, backend="openvino", batch=2, **asked), wanted) < 1e-5
     assert off(embed_crops(encoder, crops, backend="openvino", precision="bf16", **asked), wanted) < 0.05
+
+
+def test_openvino_has_descriptors_behind_every_pooling_and_behind_no_patch(tmp_path, crops):
+    pytest.importorskip("openvino")
+    torch.manual_seed(0)
+    config = make_encoder(tmp_path / "plain").config.architecture.model_copy(
+        update={"descriptors": DescriptorsConfig(components=3, radii_um=(4, 9), voxel_um=(4.0, 1.8, 1.8))}
+    )
+    encoder = save_encoder(tmp_path / "described", ViTEncoder(config), voxel_um=(4.0, 1.8, 1.8))
+    for pool in ("mean", "centre", "tokens"):
+        wanted = embed_crops(encoder, crops, pool=pool)
+        assert off(embed_crops(encoder, crops, pool=pool, backend="openvino"), wanted) < 1e-5
 
 
 @pytest.mark.parametrize(

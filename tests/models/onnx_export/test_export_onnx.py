@@ -13,7 +13,12 @@ import canvas_fm as cf
 from canvas_fm.errors import CanvasError, ModelMismatch
 from canvas_fm.models.detector.convmixer import HeatMapNet
 from canvas_fm.models.encoder.vit import ViTEncoder
-from canvas_fm.models.folder.network_config import ConvMixerConfig, EncoderConfig, LocalContrastConfig
+from canvas_fm.models.folder.network_config import (
+    ConvMixerConfig,
+    DescriptorsConfig,
+    EncoderConfig,
+    LocalContrastConfig,
+)
 from canvas_fm.models.load_model import load, save_detector, save_encoder
 from canvas_fm.models.onnx_export import graph
 
@@ -119,6 +124,21 @@ def test_the_documentation_has_the_section_on_validation_that_bioimage_io_asks_f
         assert text.startswith(f"# {model.name}")
         assert "## Validation\n\nBefore this graph was written onnxruntime gave torch's" in text
         assert f"to {export.max_difference:.2g} at most" in text
+
+
+def test_descriptors_are_in_the_graph(tmp_path):
+    torch.manual_seed(0)
+    config = EncoderConfig(
+        crop_zyx=CROP, patch_zyx=(2, 4, 4), dim=48, depth=1, heads=3, intensity="contrast",
+        descriptors=DescriptorsConfig(components=8, voxel_um=UM),
+    )  # fmt: skip
+    model = save_encoder(tmp_path / "encoder", ViTEncoder(config), voxel_um=UM, pool="centre")
+    export = cf.export_onnx(model, tmp_path / "encoder.onnx")
+    crops, window = graph.example_rows(model, 4, seed=3)
+    got = run(export.path, crops, window)
+    assert got.shape == (4, model.dim) == (4, 48 + 8 + 35)
+    expected = model(torch.from_numpy(crops), torch.from_numpy(window)).numpy()
+    assert np.abs(got - expected).max() < 1e-5
 
 
 def test_signal_and_background_have_a_window_each(tmp_path):

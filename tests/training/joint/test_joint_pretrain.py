@@ -8,11 +8,15 @@ from typing import Any
 import pytest
 import torch
 
+from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import CanvasError
 from canvas_fm.models.folder.training_volumes import training_volumes
 from canvas_fm.models.load_model import load
+from canvas_fm.training.joint.descriptors import crops_of
+from canvas_fm.training.joint.joint_task import places_of
 from canvas_fm.training.joint.optimizer_step import JointStep
 from canvas_fm.training.mae.pretrain import pretrain
+from canvas_fm.training.mae.training_crops import VolumeSource
 from canvas_fm.training.recipe.joint_recipe import JointRecipe
 from canvas_fm.training.recipe.recipe import read_recipe_of
 from canvas_fm.training.run.distributed import Ranks
@@ -112,6 +116,8 @@ def test_it_learns_to_find_the_other_view(kind: str, share: float) -> None:
         ("data.volumes_a_batch=3", "batch is 8 and data.volumes_a_batch 3; .* give a batch of 6, 9"),
         ("data.volumes_a_batch=8", "two or more"),
         ("loss.negatives=volume", "give data.volumes_a_batch too"),
+        ("model.descriptors.radii_um=[3]", "model.descriptors.radii_um"),
+        ("model.encoder.descriptors={voxel_um: [6, 2, 2]}", "leave encoder.descriptors out"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(override: str, message: str) -> None:
@@ -166,6 +172,31 @@ def test_a_training_that_starts_from_an_encoder_goes_on_from_its_weights(
     assert training_volumes(provenance) == {"a", "b"}
     with pytest.raises(CanvasError, match=r"start .* dim=24.* dim=48"):
         pretrain(tiny(*still, "model.encoder.dim=48"), cubes, out=tmp_path / "third", show=False)
+
+
+def test_descriptors_are_fitted_on_the_training_volumes_and_a_training_may_start_from_them(
+    cubes: list[Path], tmp_path: Path
+) -> None:
+    settings = "model.descriptors={components: 5, radii_um: [5, 10]}"
+    run = pretrain(tiny(settings), cubes, out=tmp_path / "run", held_out=["b"], show=False)
+    encoder = load(run.encoder, kind="encoder")
+    assert encoder.dim == 24 + 5 + 8 + 1 + 3 + 8
+    plain = pretrain(tiny(), cubes, out=tmp_path / "plain", held_out=["b"], show=False)
+    for name, values in weights(plain.encoder).items():  # the training knows nothing of them
+        assert torch.equal(values, weights(run.encoder)[name])
+    places = places_of(tiny(), [VolumeSource("a", Volume.open(cubes[0]))], 48, seed=7)
+    tokens, numbers = encoder(crops_of(places, (8, 16, 16), show=False)).split([24, 25], dim=1)
+    assert (numbers.mean(dim=0).abs() < numbers.std(dim=0)).all()
+    assert numbers.std(dim=0).mean().item() == pytest.approx(tokens.std(dim=0).mean().item(), rel=0.4)
+    again = pretrain(tiny(settings, f"start={run.encoder}"), cubes, out=tmp_path / "again", show=False)
+    assert load(again.encoder, kind="encoder").dim == encoder.dim
+
+
+def test_radii_that_the_voxels_cannot_tell_apart_are_refused_before_training(
+    cubes: list[Path], tmp_path: Path
+) -> None:
+    with pytest.raises(CanvasError, match=r"model\.descriptors: .*radii_um .* hold more than the one before"):
+        pretrain(tiny("model.descriptors={radii_um: [0.1, 0.2]}"), cubes, out=tmp_path / "run", show=False)
 
 
 def test_nothing_hidden_leaves_nothing_to_predict() -> None:
