@@ -38,8 +38,8 @@ SHIPPED = {
         "b0afa68781806a2dbb88ebf649f8a757cada39c4b535ab5f349335ffc5ac573b",
     ),
     "detector-phantoms": (
-        "3f8ece453230ae3967f42ad986797c014ca4f7770c99e3b8128175c12d6acb2e",
-        "7016b9547423a2764de5aaed7b7ee387b768db40c8e7f54c6eaf8b14611f874f",
+        "69e0cc51339163f80f9ce5361316ecf9e863334b9487bfe4e20b14098120a1b6",
+        "7f930610b02cfcf4ebe375e317dd1e2dbb77ef24fbd7e41d173a893dae8bf60d",
     ),
     "refiner-all": (
         "5676c5aa138ff5619f7aa849b1abf69cdac44a5eff81f0fb8133035796f71fb0",
@@ -68,6 +68,10 @@ SHIPPED = {
     "_older/detector-microglia-1": (
         "eeeb2895d6249d26fa41349d15c09de2c103564f7f76eeded449e38ca70262cf",
         "6420064255982ce7afb726bd8373f3b1c9ceadc8b6095a577a755b0989fb3264",
+    ),
+    "_older/detector-phantoms-2": (
+        "3f8ece453230ae3967f42ad986797c014ca4f7770c99e3b8128175c12d6acb2e",
+        "7016b9547423a2764de5aaed7b7ee387b768db40c8e7f54c6eaf8b14611f874f",
     ),
     "_older/detector-phantoms-1": (
         "d00d21b59a4cab038b6f3e538d1310223f4d5510f5433e6281c222fc6bf79d1c",

@@ -278,6 +278,7 @@ def test_recalls_of_shipped_detectors_are_those_of_the_committed_reports():
         "detector-cfos": ("cfos", "detector-cfos-folds", None),
         "detector-cfos-2": ("cfos_before", "detector-cfos-folds", None),
         "detector-phantoms": ("phantoms", "phantoms", None),
+        "detector-phantoms-2": ("phantoms", "before", None),
         "detector-phantoms-1": ("phantoms_alone", "phantoms", None),
     }
     by_sha = {}
