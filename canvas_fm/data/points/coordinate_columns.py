@@ -176,6 +176,10 @@ def _missing(path: Path, table: Mapping[str, np.ndarray], axes: list[str]) -> Ca
         return CanvasError(f"{path} has no column {', '.join(axes)}; it begins with {first}{NO_NAMES}")
     if not table:
         return CanvasError(f"{path} is empty; give a table with columns z, y, x")
+    if len(table) == 1 and set("zyx") <= set(re.split(r"[,;\t]", next(iter(table)).lower())):
+        return CanvasError(
+            f"{path}: each of its lines is one text in quotes; save it with a column for each value"
+        )
     return CanvasError(
         f"{path} has no column {', '.join(axes)}; found {_some(table)}: "
         "name the coordinates z, y, x, in voxels of level 0 "

@@ -162,6 +162,15 @@ class Zipped:
 Files = Folder | Zipped | Remote
 
 
+def missing_path(path: Path) -> CanvasError:
+    """The error for a path that is not there."""
+    if set("*?[") & set(path.name) and path.parent.is_dir():
+        return CanvasError(
+            f"{path} does not exist: patterns are not looked up; give the folder, {path.parent}"
+        )
+    return CanvasError(f"{path} does not exist")
+
+
 def open_files(path: str | Path, *, follow_links: bool = False) -> Files:
     """Open a store given as folder or zip archive; CanvasError for anything else.
 
@@ -179,7 +188,7 @@ def open_files(path: str | Path, *, follow_links: bool = False) -> Files:
         if not path.exists():
             if path.is_symlink():
                 raise CanvasError(f"{path} is a link that leads nowhere or in a circle; give the file itself")
-            raise CanvasError(f"{path} does not exist")
+            raise missing_path(path)
         zipped = zipfile.is_zipfile(path)
     except OSError as problem:
         raise CanvasError(f"{path} cannot be opened: {problem.strerror}") from problem

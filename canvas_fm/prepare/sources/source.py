@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from canvas_fm.data.dataset.dataset_addresses import volume_path
+from canvas_fm.data.store.files import missing_path
 from canvas_fm.data.store.lfs_pointers import why_unfetched
 from canvas_fm.data.store.remote.address import looks_remote
 from canvas_fm.data.store.tar_index import in_tar
@@ -80,7 +81,7 @@ def open_source(path: str | Path, options: ConvertOptions) -> Source:
     path = volume_path(path)
     suffix = path.suffix.lower()
     if not path.exists() and in_tar(path) is None:
-        raise CanvasError(f"{path} does not exist")
+        raise missing_path(path)
     if suffix in (*HDF5, *BIOIO):
         opened = (open_hdf5 if suffix in HDF5 else open_bioio)(path, options)
         source = _opened(path, opened, options, [path])

@@ -62,6 +62,36 @@ def test_three_numbers_for_four_axes_are_those_of_space(tmp_path):
     assert Volume.open(path).voxel_um == UM
 
 
+def affine(*rows):
+    return [{"type": "affine", "affine": [list(row) for row in rows]}]
+
+
+def test_an_affine_that_scales_and_shifts_is_a_voxel_size(tmp_path):
+    steps = affine([4.0, 0, 0, 7], [0, 1.8, 0, 0], [0, 0, 1.5, -3])
+    volume = Volume.open(write(tmp_path / "a.zarr", steps=steps))
+    assert volume.voxel_um == UM
+    np.testing.assert_array_equal(everything(volume), VOXELS)
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        affine([4.0, 0.1, 0, 0], [0, 1.8, 0, 0], [0, 0, 1.5, 0]),
+        affine([4.0, 0, 0], [0, 1.8, 0], [0, 0, 1.5]),
+        affine([4.0, 0, 0, 0], [0, 1.8, 0, 0]),
+    ],
+    ids=["shear", "no translation", "two rows"],
+)
+def test_an_affine_that_does_more_is_refused(tmp_path, steps):
+    with pytest.raises(CanvasError, match="only a scale can be read"):
+        Volume.open(write(tmp_path / "a.zarr", steps=steps))
+
+
+def test_a_scale_that_holds_no_number_is_said_as_a_scale(tmp_path):
+    with pytest.raises(CanvasError, match=r"has scale \[4\.0, None, 1\.5\], expected 3 numbers"):
+        Volume.open(write(tmp_path / "a.zarr", steps=scaled(4.0, None, 1.5)))
+
+
 def test_a_mirrored_axis_keeps_its_size(tmp_path, caplog):
     volume = Volume.open(write(tmp_path / "a.zarr", steps=scaled(4.0, -1.8, 1.5)))
     assert volume.voxel_um == UM

@@ -12,6 +12,7 @@ import zarr
 
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import CanvasError
+from canvas_fm.prepare.convert.convert import convert
 
 VOXELS = (np.arange(1, 1 + 12 * 20 * 30) % 65_521).astype(np.uint16).reshape(12, 20, 30)
 UM = (4.0, 1.7, 1.8)
@@ -250,3 +251,13 @@ def test_an_axis_named_channel_is_one_without_a_type(tmp_path):
     group.attrs["multiscales"] = [{"version": "0.4", "axes": axes, "datasets": [{"path": "0"}]}]
     assert json.loads((tmp_path / "a.zarr" / ".zattrs").read_text())
     assert is_scene(tmp_path / "a.zarr", c=1)
+
+
+def test_a_pattern_and_a_compressed_file_are_said_as_that(tmp_path):
+    numbered(tmp_path / "p")
+    (tmp_path / "a.h5.gz").write_bytes(gzip.compress(b"x"))
+    for use in (Volume.open, lambda path, **how: convert(path, tmp_path / "a.zarr", **how)):
+        with pytest.raises(CanvasError, match=r"patterns are not looked up; give the folder, .*/p$"):
+            use(tmp_path / "p/*.tif", voxel_um=UM)
+        with pytest.raises(CanvasError, match=r"a\.h5\.gz is a compressed \.h5 file; unpack it"):
+            use(tmp_path / "a.h5.gz", voxel_um=UM)

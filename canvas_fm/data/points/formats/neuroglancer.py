@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from canvas_fm.data.points.formats.neuroglancer_link import state_in_link
+from canvas_fm.data.points.formats.json_file import load_json
 from canvas_fm.data.points.tables import PointTable
 from canvas_fm.errors import CanvasError
 from canvas_fm.files.atomic import write_atomic
@@ -52,12 +52,8 @@ def read_neuroglancer(path: Path) -> PointTable:
     Axes are found by their names. Properties become columns, and so does `layer` where several layers hold
     points; lines, boxes and ellipsoids are counted in a warning and left out.
     """
-    content = _load(path)
+    content = load_json(path)
     state = content if isinstance(content, Mapping) else {}
-    if isinstance(content, list) and any(
-        isinstance(row, Mapping) and {"x", "y", "z"} <= set(row) for row in content
-    ):
-        raise CanvasError(f"{path} is a list of records, not of Neuroglancer's annotations; write it as CSV")
     if "layers" in state:
         layers = state["layers"]
         if isinstance(layers, Mapping):  # of states before 2018: by name
@@ -141,18 +137,6 @@ def _corners(zyx: np.ndarray) -> Iterator[str]:
         context.prec = _DIGITS
         for row in zyx[:, ::-1].tolist():
             yield "[" + ", ".join(format(Decimal(repr(value)) + _HALF, "f") for value in row) + "]"
-
-
-def _load(path: Path) -> Any:
-    def refuse(constant: str) -> None:
-        raise CanvasError(f"{path} holds {constant}; expected finite numbers")
-
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        text = state_in_link(path, text) or text
-        return json.loads(text, parse_float=Decimal, parse_constant=refuse)
-    except (UnicodeDecodeError, ValueError, RecursionError) as problem:
-        raise CanvasError(f"{path} is not readable as JSON: {problem}") from problem
 
 
 def _layer(path: Path, layer: Mapping[str, Any], global_dimensions: Any) -> PointTable:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from canvas_fm.data.store.files import Files
@@ -44,24 +44,41 @@ def read_scale(files: Files, where: str, steps: Any, axes: Sequence[str]) -> tup
         if step.get("type") == "identity" and not {"scale", "path"} & set(step):
             scale = scale or [1.0] * len(axes)
             continue
-        values = step.get("scale")
-        numbers = isinstance(values, list) and all(
-            isinstance(value, int | float) and not isinstance(value, bool) for value in values
-        )
-        if step.get("type") != "scale" or not numbers:
+        values = _diagonal(step) if step.get("type") == "affine" else step.get("scale")
+        if step.get("type") not in ("scale", "affine") or not isinstance(values, list):
             return None, f"{where} has the transformation {short(step)}, only a scale can be read"
+        if not all(_is_number(value) for value in values):
+            return None, f"{where} has scale {short(values)}, expected {len(axes)} numbers"
         if len(values) == 3 < len(axes):
             spatial = iter(values)
             values = [next(spatial) if axis in "zyx" else 1.0 for axis in axes]
         if len(values) != len(axes) or not all(0 < abs(value) < _HUGE for value in values):
             return (
                 None,
-                f"{where} has scale {short(step['scale'])}, expected {len(axes)} numbers, none of them 0",
+                f"{where} has scale {short(values)}, expected {len(axes)} numbers, none of them 0",
             )
         if min(values) < 0:
             _log.warning("%s: %s is mirrored by its scale %s; the size is used", files, where, short(values))
         scale = [old * abs(value) for old, value in zip(scale or [1.0] * len(axes), values, strict=True)]
     return scale, ""
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _diagonal(step: Mapping[str, Any]) -> list[Any] | None:
+    """The scale of an affine transformation (OME-Zarr 0.6) that scales and shifts; None where it does more.
+
+    Its rows are those of a matrix with the translation as last column.
+    """
+    rows = step.get("affine")
+    if not isinstance(rows, list) or not all(
+        isinstance(row, list) and len(row) == len(rows) + 1 and all(map(_is_number, row)) for row in rows
+    ):
+        return None
+    linear = [(i, j, row[j]) for i, row in enumerate(rows) for j in range(len(rows))]
+    return [value for i, j, value in linear if i == j] if not any(v for i, j, v in linear if i != j) else None
 
 
 def _unpacked(steps: Sequence[Any]) -> list[Any]:

@@ -32,6 +32,8 @@ def refuse_unsupported(path: Path) -> None:
         raise CanvasError(
             f"{path} is a compressed TIFF file; unpack it, planes are decoded from the file itself"
         )
+    if path.is_file() and suffix in _CONVERTED and path.name.lower().endswith(".gz"):
+        raise CanvasError(f"{path} is a compressed {suffix} file; unpack it first")
     if path.is_file() and suffix in _CONVERTED:
         raise CanvasError(
             f"{path} is read by convert alone: canvas-fm convert {path.name} OUT.zarr, give OUT.zarr"

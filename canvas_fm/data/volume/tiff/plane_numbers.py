@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -130,8 +131,9 @@ def _counts_in_hexadecimal(numbers: Sequence[str]) -> bool:
 
 
 def _stem(path: Path) -> str:
-    """File name without .tif and .ome."""
-    return path.stem.removesuffix(".ome") if path.stem.lower().endswith(".ome") else path.stem
+    """File name without .tif and .ome; accents as one letter each, which macOS writes as two."""
+    stem = unicodedata.normalize("NFC", path.stem)
+    return stem.removesuffix(".ome") if stem.lower().endswith(".ome") else stem
 
 
 def _last_match(pattern: re.Pattern[str], stem: str) -> re.Match[str] | None:

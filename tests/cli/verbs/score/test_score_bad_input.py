@@ -131,7 +131,7 @@ def test_dialects_of_a_truth_give_the_same_score(score, truth, encoding):
         (TEXT, "z;y;x\n1,5,5;2;3\n", "z is '1,5,5', expected a number"),
         (TEXT, "z,y,x\n1,2\n", "row 1 has 2 values; the column row names 3"),
         (TEXT, "z,y,x,Z\n1,2,3,4\n", "the column z more than once"),
-        (TEXT, "", "has no column z, y, x; found none"),
+        (TEXT, "", "is empty; give a table with columns z, y, x"),
         (TEXT, TEXT.encode() + "é".encode("cp1252"), "is not UTF-8 text"),
     ],
 )

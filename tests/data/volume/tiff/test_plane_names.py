@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -151,6 +152,12 @@ def test_what_is_no_plane_is_refused():
 def test_names_without_numbers_are_said_as_that():
     with pytest.raises(CanvasError, match=r"names such as .* have no number, and planes are ordered by it"):
         order(["front.tif", "middle.tif", "back.tif"])
+
+
+def test_accents_in_one_letter_and_in_two_are_the_same_name():
+    """As after a copy of some planes through macOS."""
+    names = [unicodedata.normalize("NFD" if z % 2 else "NFC", f"Gehirn_ü_{z:03d}_C01.tif") for z in range(6)]
+    assert order(names) == names
 
 
 def test_a_bare_second_number_may_be_layers_of_sections():
