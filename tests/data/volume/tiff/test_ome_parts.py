@@ -131,11 +131,13 @@ def test_a_stage_that_moves_down_states_the_same_size(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("about", "expected"), [({"zunit": "mm"}, (4000, 2, 2)), ({"yunit": "nm"}, (4, 0.002, 2))]
+    ("about", "y_per_unit", "expected"),
+    [({"zunit": "mm", "spacing": 0.02}, 0.5, (20, 2, 2)), ({"yunit": "nm"}, 0.00025, (4, 4, 2))],
 )
-def test_imagej_may_state_a_unit_for_each_axis(tmp_path, about, expected):
+def test_imagej_may_state_a_unit_for_each_axis(tmp_path, about, y_per_unit, expected):
     metadata = {"axes": "ZYX", "spacing": 4, "unit": "micron", **about}
-    tifffile.imwrite(tmp_path / "a.tif", VOXELS, imagej=True, resolution=(0.5, 0.5), metadata=metadata)
+    how = {"resolution": (0.5, y_per_unit), "metadata": metadata}
+    tifffile.imwrite(tmp_path / "a.tif", VOXELS, imagej=True, **how)
     assert Volume.open(tmp_path / "a.tif").voxel_um == pytest.approx(expected)
 
 
