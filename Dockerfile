@@ -33,6 +33,6 @@ EXPOSE 3000
 # Ready, not only alive: an orchestrator sends nothing before the model is loaded.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=90s --retries=3 \
   CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:3000/readyz', timeout=4)"]
-# tini ends what a stopped service might leave; `docker stop --time 35` lets it answer what is in flight.
+# tini ends what a stopped service might leave; `docker stop --time 150` lets it answer what is in flight.
 ENTRYPOINT ["tini", "--", "canvas-fm", "serve", "--host", "0.0.0.0", "--port", "3000", "--log", "json"]
 CMD ["/model"]

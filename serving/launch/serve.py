@@ -244,7 +244,7 @@ def _run(
         "BENTOML_HOME": str(folder / "bentoml"),  # else it makes ~/bentoml
         "BENTOML_DO_NOT_TRACK": "True",
     }
-    private = private_control(folder, settings.limits.stop_s, spares_when_loaded(folder, opts.spares))
+    private = private_control(folder, settings.limits.stopping_s, spares_when_loaded(folder, opts.spares))
     with _environment(environment), temporary_files_in(folder), private:
         from bentoml.exceptions import BentoMLException
 

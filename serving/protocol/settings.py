@@ -48,8 +48,9 @@ class Limits(BaseModel):
     """Requests a second of one key (without keys: of one address), in each worker."""
     burst: int = Field(default=20, gt=0)
     """Requests of one key that may come at once where `rate_per_s` is set."""
-    stop_s: float = Field(default=30.0, gt=0)
-    """What is being answered when the service is told to stop has so long; then it is given up."""
+    stop_s: float | None = Field(default=None, gt=0)
+    """What is being answered when the service is told to stop has so long; then it is given up. By default
+    5 s more than `deadline_s`: every request that has come is answered."""
     cache_mb: float = Field(default=0, ge=0)
     """Embeddings kept for when the same crops come again, told by their content; 0 keeps none."""
     max_jobs: int = Field(default=16, gt=0)
@@ -62,6 +63,11 @@ class Limits(BaseModel):
     """Hits of one query of `/v1/search`."""
     max_map_cells: int = Field(default=200_000, gt=0)
     """Cells that a map shows; of a larger index as many are drawn at random."""
+
+    @property
+    def stopping_s(self) -> float:
+        """Seconds that the service has to end."""
+        return self.deadline_s + 5 if self.stop_s is None else self.stop_s
 
 
 class ServedReview(BaseModel):

@@ -18,6 +18,18 @@ _AHEAD = 4  # tiles that wait at each worker
 _WAIT_S = 120  # for a tile, before it is looked whether workers are left
 _RESULT_S = 30  # for a result on its way, which a worker that dies takes along
 _RETRIES = 2  # of a tile that fails otherwise than by a sentence of ours
+# Dask samples every thread's stack 100 times a second and looks after its event loop 50 times: of four
+# processes that wait or compute for seconds on end that took .1 CPU s a second.
+_SELDOM = {
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.tick.interval": "500ms",
+    "distributed.admin.system-monitor.interval": "5s",
+    "distributed.worker.memory.monitor-interval": "500ms",
+}
+# Its pages are off; they are served all the same, on a port that a second command would be warned of.
+_ANY_PORT = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
+# A worker's tiles are computed in a thread. Of an arena of its own each array above 64 MB is mapped anew.
+_ONE_ARENA = {"MALLOC_ARENA_MAX": "1"}
 
 
 @runtime_checkable
@@ -57,11 +69,16 @@ def _by_dask(
         raise MissingExtra("dask.distributed", "dask", "more than one worker") from problem
     cluster = None
     if scheduler is None:
-        threads = max(1, usable_cores() // workers)
-        environment = _threads(threads)
-        cluster = LocalCluster(
-            n_workers=workers, threads_per_worker=1, dashboard_address=None, env=environment
-        )
+        before_start = dask.config.get("distributed.nanny.pre-spawn-environ") | _ONE_ARENA
+        environment = _threads(max(1, usable_cores() // workers))
+        with dask.config.set(_SELDOM | {"distributed.nanny.pre-spawn-environ": before_start}):
+            cluster = LocalCluster(
+                n_workers=workers,
+                threads_per_worker=1,
+                dashboard_address=None,
+                scheduler_kwargs=_ANY_PORT,
+                env=environment,
+            )
     try:
         # Not the process's default: of two that end in turn the first would stay it, closed.
         client = Client(cluster or scheduler, timeout="30s", set_as_default=False)

@@ -76,4 +76,4 @@ def end_with(sentence: str) -> None:
 
 service = make_service(Core(read_packed, on_failure=end_with, after_load=keep_loaded))
 service.config["http"] = {"host": "127.0.0.1", "port": 3000}  # loopback unless --host says otherwise
-keep_control_private(Limits().stop_s)
+keep_control_private(Limits().stopping_s)

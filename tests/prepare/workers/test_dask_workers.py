@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import collections
+import contextlib
+import resource
+import socket
+import sys
+import warnings
 
 import pytest
 
@@ -12,6 +17,7 @@ from canvas_fm.prepare.workers.dask_workers import map_tiles
 
 distributed = pytest.importorskip("distributed")
 da = pytest.importorskip("dask.array")
+SIZE = 1 << 27
 CALLS: collections.Counter[int] = collections.Counter()
 
 
@@ -74,3 +80,27 @@ def test_work_that_ends_in_turn_leaves_dasks_own_scheduler(scheduler):
     first.close()
     second.close()
     assert da.ones(3).sum().compute() == 3
+
+
+class Faults:
+    """A job whose tile says how many pages were mapped anew for an array as large as one freed before."""
+
+    def tile(self, number: int) -> int:
+        counts = []
+        for _ in range(10):
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            b"1" * SIZE  # numpy would ask for huge pages
+            counts.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+        return min(counts[1:])  # a system may reclaim idle pages between two of them
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="of glibc's allocator")
+def test_workers_of_this_machine_use_freed_memory_again():
+    """Tiles are computed in a thread, which by default has an arena of small heaps."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # in use already
+            stack.enter_context(socket.create_server(("127.0.0.1", 8787)))  # Dask's usual port
+        stack.enter_context(warnings.catch_warnings(action="error"))
+        ((_, faults),) = map_tiles(Faults(), [0], workers=2)
+    assert faults < SIZE / resource.getpagesize() / 10

@@ -10,6 +10,7 @@ import yaml
 from canvas_fm.cli import build_parser
 from canvas_fm.files.shipped import DEFAULT_ENCODER
 from serving.api.middleware.auth import OPEN_PATHS
+from serving.protocol.settings import Limits
 
 ROOT = Path(__file__).parents[3]
 DEPLOYMENT, SERVICE = yaml.safe_load_all((ROOT / "deploy" / "kubernetes.yaml").read_text(encoding="utf-8"))
@@ -39,6 +40,12 @@ def test_what_is_mounted_is_a_volume_and_labels_fit():
         assert {mount["name"] for mount in container["volumeMounts"]} <= volumes
     labels = DEPLOYMENT["spec"]["template"]["metadata"]["labels"]
     assert labels == DEPLOYMENT["spec"]["selector"]["matchLabels"] == SERVICE["spec"]["selector"]
+
+
+def test_a_pod_may_take_as_long_to_end_as_what_is_in_flight():
+    assert POD["terminationGracePeriodSeconds"] > Limits().stopping_s > Limits().deadline_s
+    assert Limits(deadline_s=300).stopping_s > 300
+    assert Limits(stop_s=3).stopping_s == 3
 
 
 def test_the_kustomization_of_the_page_changes_what_it_says():
