@@ -6,6 +6,7 @@ of bright ones as much. What is a cell shows beside the strongest of the same ti
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from itertools import product
 
@@ -14,6 +15,8 @@ from jaxtyping import Float32, Float64, Int64
 
 from canvas_fm.data.zyx import Zyx, ZyxUm
 from canvas_fm.models.folder.network_config import RelativeConfig
+
+_log = logging.getLogger(__name__)
 
 LEAST_AMPLITUDE = 1e-3  # in the amplitude's unit; one below counts as this
 LEAST_HEAT = 0.05  # maxima of the smoothed heat below are no candidates and no reference
@@ -101,6 +104,7 @@ def _typical_around(
     classes_apart: tuple[float, float] | None,
 ) -> Float64[np.ndarray, " n"]:
     """The weighted median of the values in each one's block and the 26 around it, or of the bright ones."""
+    found: list[float] = []  # how far the classes lie apart, of each block where that counts
 
     def typical(near: list[Int64[np.ndarray, " k"]]) -> float:
         rows = np.concatenate(near)
@@ -115,9 +119,18 @@ def _typical_around(
         bright = sure[:n_bright]
         first, full = np.log(classes_apart)
         part = float(np.clip((apart - first) / (full - first), 0, 1))
+        if part:
+            found.append(apart)
         return of_all + part * max(_median(value[bright], weight[bright]) - of_all, 0.0)
 
-    return _around(value, block, typical)
+    reference = _around(value, block, typical)
+    if found:
+        _log.info(
+            "detections are of two kinds, one some %.0f times brighter: the dim kind scores low, as "
+            "processes and debris do; if these are cells too, take a lower threshold",
+            np.exp(np.median(found)),
+        )
+    return reference
 
 
 def two_classes(value: Float64[np.ndarray, " n"], weight: Float64[np.ndarray, " n"]) -> tuple[int, float]:

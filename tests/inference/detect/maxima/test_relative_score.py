@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 
 import numpy as np
 import pytest
@@ -246,6 +247,16 @@ def test_where_detections_are_of_two_kinds_brightness_counts_against_the_bright_
 def test_cells_of_one_kind_keep_their_scores_and_so_do_they_beside_bright_specks(of_two_kinds):
     assert np.array_equal(*of_two_kinds(3.0))
     assert np.array_equal(*of_two_kinds(100.0, n_bright=5))  # too few for a kind of cells
+
+
+def test_a_dim_kind_that_scores_low_is_told(of_two_kinds, caplog):
+    with caplog.at_level(logging.INFO):
+        of_two_kinds(3.0)
+        assert not caplog.records
+        of_two_kinds(10.0)
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert re.search("some (9|10|11) times brighter", said)
+    assert "take a lower threshold" in said
 
 
 def test_classes_of_brightness_need_a_typical_one_and_rising_ratios():
