@@ -117,7 +117,7 @@ FIGURES = (
     Figure("peaks", ("| 220 Mvoxel/s a core |",), ("python -m tests.benchmarks peaks",)),
     Figure(
         "convert",
-        ("| 3.9 to 4.2 CPU s, peak memory .48 GB", "| 1.9 to 2.6 and 3.6 to 3.7 CPU s"),
+        ("| 3.9 to 4.2 CPU s, peak memory .48 GB", "| 2.2 to 2.6 and 4.1 to 4.3 CPU s, peak memory .28 GB"),
         ("python -m tests.benchmarks convert",),
     ),
     Figure(
