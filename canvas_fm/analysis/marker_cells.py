@@ -15,6 +15,7 @@ from canvas_fm.analysis.regions.atlas_positions import place
 from canvas_fm.analysis.regions.cells_per_region import P_CELL, probabilities_of
 from canvas_fm.data.points.formats.read_write import voxel_um_of
 from canvas_fm.data.points.points import Points
+from canvas_fm.data.points.repeated import warn_of_repeated
 from canvas_fm.data.zyx import ZyxUm, ZyxUmLike, check_voxel_um
 from canvas_fm.errors import CanvasError
 
@@ -30,6 +31,7 @@ def voxel_size(points: Points, path: str | Path, voxel_um: ZyxUmLike | None) -> 
 def read_um(path: str | Path, voxel_um: ZyxUmLike | None = None) -> Float64[np.ndarray, "n 3"]:
     """Positions of a file in µm from the outer corner of the volume's first voxel."""
     points = Points.read(path)
+    warn_of_repeated(points.zyx, str(path))
     return (points.zyx + 0.5) * np.asarray(voxel_size(points, path, voxel_um))
 
 
@@ -47,6 +49,7 @@ def read_population(
     With an atlas each has its region; `placing` are the other arguments of `place`.
     """
     points = Points.read(path)
+    warn_of_repeated(points.zyx, str(path))
     size = voxel_size(points, path, voxel_um)
     weight = np.ones(len(points))
     if by_p_cell and P_CELL in points.columns:

@@ -43,6 +43,8 @@ def counted(tmp_path_factory):
     kept = (folder / "c.csv").read_bytes()
     assert main([*words, *atlas, *size]) == 1  # the table of other settings is not replaced unasked
     assert (folder / "c.csv").read_bytes() == kept
+    assert main([*words[:-3], "--json"]) == 1  # nor where the refiner is left out
+    assert (folder / "c.csv").read_bytes() == kept
     assert main(words) == 0  # the same command again
     assert main([*words, *atlas, *size, "--overwrite"]) == 0  # the cells are taken from the folder
     assert main([*words[:3], str(folder / "whole.csv"), *words[4:], "--overwrite"]) == 0

@@ -149,3 +149,29 @@ def test_on_the_command_line(small, counted):  # noqa: F811
     atlas = ["--atlas", small.labels_path, "--table", small.table, "--atlas-voxel-um", 100, 100, 100]
     assert main([str(one) for one in [*words, *atlas]]) == 0
     assert (counted / "r.html").stat().st_size > 20_000
+
+
+def test_a_table_without_the_json_beside_it_is_shown(counted):
+    (counted / "regions.csv.json").unlink()
+    brain_report([counted / "regions.csv"], counted / "r.html")
+    assert "regions by count" in (counted / "r.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "stated",
+    ["[]", "{", '{"channels": 3}', '{"channels": {"a": {"points": "many"}}}', '{"channels": {"a": {}}}'],
+)
+def test_a_damaged_json_beside_a_table_is_told(stated, counted):
+    (counted / "regions.csv.json").write_text(stated, encoding="utf-8")
+    with pytest.raises(CanvasError, match=r"regions\.csv\.json is damaged"):
+        brain_report([counted / "regions.csv"], counted / "r.html")
+
+
+def test_texts_where_a_table_holds_numbers_are_told(counted):
+    path = counted / "regions.csv"
+    first, row, rest = path.read_text(encoding="utf-8").split("\n", 2)
+    values = row.split(",")
+    values[first.split(",").index("count")] = "many"
+    path.write_text("\n".join([first, ",".join(values), rest]), encoding="utf-8")
+    with pytest.raises(CanvasError, match=r"regions\.csv cannot be shown \(.*many.*canvas-fm regions wrote"):
+        brain_report([path], counted / "r.html")

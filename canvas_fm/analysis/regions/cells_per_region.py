@@ -15,6 +15,7 @@ from canvas_fm.analysis.regions.atlas_positions import AtlasPositions, place
 from canvas_fm.analysis.regions.transform import Transform
 from canvas_fm.data.points.formats.read_write import voxel_um_of
 from canvas_fm.data.points.points import Points
+from canvas_fm.data.points.repeated import warn_of_repeated
 from canvas_fm.data.points.tables import joined, write_table
 from canvas_fm.data.zyx import ZyxUm, ZyxUmLike, check_voxel_um
 from canvas_fm.errors import CanvasError
@@ -143,6 +144,7 @@ def count_regions(
     `region_volumes` may be given so that several channels share it.
     """
     size = _size(points, atlas, voxel_um)
+    warn_of_repeated(points.zyx, channel)
     if probabilities and P_CELL not in points.columns:
         raise CanvasError(f"the points have no column {P_CELL}; refine them first (canvas-fm refine apply)")
     by_p = P_CELL in points.columns if probabilities is None else probabilities

@@ -14,6 +14,7 @@ from scipy.ndimage import distance_transform_edt, gaussian_filter
 from canvas_fm.analysis.segment.morphology import COLUMNS, measure_cells
 from canvas_fm.analysis.segment.segment_flags import SegmentOptions
 from canvas_fm.data.points.points import Points
+from canvas_fm.data.points.repeated import warn_of_repeated
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.data.volume.window import WindowRule
 from canvas_fm.errors import CanvasError, MissingExtra
@@ -43,6 +44,7 @@ def segment(
     """
     opts = SegmentOptions.of(**options)
     points.check_inside(volume.shape_zyx)
+    warn_of_repeated(points.zyx, "the cells")
     watershed = _skimage()
     if clash := [name for name in COLUMNS if name in points.columns]:
         raise CanvasError(f"the points have a column {clash[0]!r} already; leave it out to write it anew")

@@ -10,6 +10,7 @@ from jaxtyping import Float64
 from canvas_fm.data.points.boxes import inside_boxes
 from canvas_fm.data.points.label_values import as_labels
 from canvas_fm.data.points.points import Points
+from canvas_fm.data.points.repeated import repeated_rows
 from canvas_fm.errors import CanvasError, counted
 from canvas_fm.evaluation.detection.confusion_counts import Counts
 from canvas_fm.evaluation.detection.matching import greedy_of
@@ -44,6 +45,11 @@ def cells_of(points: Points, role: str) -> tuple[Points, list[str]]:
     labels = None if column is None else as_labels(column)
     if role == "truth" and labels is not None:
         keep, why = labels == 1, "a label of 0 or −1 (not a cell, ambiguous)"
+    if keep is None and role == "truth" and column is not None and len(column) and column.dtype.kind == "U":
+        values = ", ".join(dict.fromkeys(column[:1000].tolist()))[:60]
+        return points, [
+            f"the truth's column `label` holds texts ({values}), not 1, 0 and −1: every row counts as a cell"
+        ]
     if keep is None or keep.all():
         return points, []
     if not keep.any():
@@ -110,7 +116,7 @@ def sanity_warnings(
     for name, points in (("predictions", pred), ("truth", truth)):
         if not len(points):
             warnings.append(f"the {name} are empty" if name == "predictions" else "the truth is empty")
-        if repeated := len(points) - _distinct(points.zyx):
+        if repeated := repeated_rows(points.zyx):
             warnings.append(
                 f"{repeated:,} of {counted(len(points), 'row')} of the {name} repeat a position "
                 "of another row"
@@ -153,22 +159,3 @@ def _better_axes(
         f"the predictions would match far better as {name}: F1 {better[name]:.2f} instead of "
         f"{f1:.2f}; both files have to hold z, y, x in voxels of level 0"
     ]
-
-
-def _distinct(zyx: Float64[np.ndarray, "n 3"]) -> int:
-    """Number of distinct positions."""
-    if not len(zyx):
-        return 0
-    # Hashes are sorted in a tenth of the time; rows are compared where those of several are the same.
-    bits = np.ascontiguousarray(zyx + 0.0).view(np.uint64)  # -0 is 0
-    mixed = np.zeros(len(bits), np.uint64)
-    for column in bits.T:
-        mixed = (mixed ^ column) * np.uint64(0x9E3779B97F4A7C15)
-        mixed ^= mixed >> np.uint64(29)
-    rising = np.sort(mixed)
-    repeated = rising[1:][rising[1:] == rising[:-1]]
-    if not len(repeated):
-        return len(zyx)
-    few = zyx[repeated[np.searchsorted(repeated[:-1], mixed)] == mixed]
-    few = few[np.lexsort(few.T)]
-    return len(zyx) - int((few[1:] == few[:-1]).all(axis=1).sum())

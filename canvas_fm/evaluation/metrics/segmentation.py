@@ -101,9 +101,15 @@ def panoptic_quality(
     sums = _Overlaps()
     with bar("panoptic quality", len(starts), unit="blocks", show=show) as advance:
         for start in starts:
-            sums.add(read(predicted, start), read(truth, start))
+            sums.add(*(_check_from_zero(read(labels, start)) for labels in (predicted, truth)))
             advance()
     return sums.quality(min_voxels)
+
+
+def _check_from_zero(labels: np.ndarray) -> np.ndarray:
+    if labels.dtype.kind == "i" and labels.size and labels.min() < 0:
+        raise CanvasError(f"a label volume holds numbers from 0 up; one of the two holds {labels.min()}")
+    return labels
 
 
 def connected_components(labels: Integer[np.ndarray, "z y x"] | Volume) -> Int32[np.ndarray, "z y x"]:

@@ -15,6 +15,7 @@ from canvas_fm.data.dataset.unique_names import check_one_each, unique_names
 from canvas_fm.data.points.boxes import as_boxes, box_of, inside_boxes, read_boxes, whole
 from canvas_fm.data.points.label_values import as_labels
 from canvas_fm.data.points.points import Points
+from canvas_fm.data.points.repeated import repeated_rows
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import BadInput, CanvasError
 from canvas_fm.evaluation.detection.curve import Curve, score_curve
@@ -90,7 +91,7 @@ class Candidates:
             )
         if within is not None:
             label = np.where(inside_boxes(points.zyx, within), label, SKIP)
-        if repeated := duplicates(points):
+        if repeated := repeated_rows(points.zyx):
             _log.warning("%s: %d of %d candidates repeat the position of another; they are kept", name,
                          repeated, len(points))  # fmt: skip
         return cls(name, volume, points, label, true, tolerance_um, within, score, background, files)
@@ -143,7 +144,7 @@ class Candidates:
             "skipped": int((self.label == SKIP).sum()),
             "missed": missed,
             "recall": cells / (cells + missed) if missed is not None and cells + missed else None,
-            "duplicates": duplicates(self.points),
+            "duplicates": repeated_rows(self.points.zyx),
         }
 
     def rows(self, keep: Bool[np.ndarray, " n"]) -> Candidates:
@@ -254,11 +255,6 @@ def _with_tissue(brains: list[Candidates]) -> list[Candidates]:
 
 def _and(names: Sequence[str]) -> str:
     return f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def duplicates(points: Points) -> int:
-    """Rows that repeat an earlier position."""
-    return len(points) - len(np.unique(points.zyx, axis=0))
 
 
 def check_volume_name(points: Points, volume_name: str, source: str) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -185,17 +186,50 @@ def region_rows(path: Path) -> dict[str, Any]:
     if not rows or not {"name", "count", "volume_mm3", "density"} <= set(rows[0]):
         raise CanvasError(f"{path} is no table of regions; give one that canvas-fm regions wrote")
     both = [row for row in rows if row.get("hemisphere", "both") == "both"]
-    most = sorted(both, key=lambda row: -float(row["count"] or 0))[:_ROWS]
-    beside = Path(f"{path}.json")
-    about = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
-    densest = max((float(row["density"]) for row in most if row["density"] not in ("", "nan")), default=1.0)
+    about = _stated(Path(f"{path}.json"))
+    with _numbers_of(path, "regions"):
+        most = sorted(both, key=lambda row: -float(row["count"] or 0))[:_ROWS]
+        densest = max(
+            (float(row["density"]) for row in most if row["density"] not in ("", "nan")), default=1.0
+        )
+        shown = [_row(row, densest) for row in most]
     return {
         "name": path.stem,
-        "rows": [_row(row, densest) for row in most],
+        "rows": shown,
         "regions": len({row.get("id") for row in both}),
         "intervals": bool(rows[0].get("count_low")),
         "about": about,
     }
+
+
+@contextmanager
+def _numbers_of(path: Path, verb: str) -> Iterator[None]:
+    """Context manager: what is no number in a table, or a column that lacks, as an error with its path."""
+    try:
+        yield
+    except (ValueError, KeyError, OverflowError) as problem:
+        raise CanvasError(
+            f"{path} cannot be shown ({problem}); give the table as canvas-fm {verb} wrote it"
+        ) from problem
+
+
+def _stated(path: Path) -> dict[str, Any]:
+    """What the JSON beside a table states of its atlas and channels; nothing where there is none."""
+    stated: Any = {}
+    if path.is_file():
+        try:
+            stated = json.loads(path.read_text(encoding="utf-8"))
+            for channel in stated.get("channels", {}).values():
+                _ = (
+                    [f"{channel[key]:,}" for key in ("points", "outside_atlas", "in_no_region")],
+                    channel["count_of"],
+                )
+        except (OSError, ValueError, TypeError, AttributeError, LookupError, RecursionError) as problem:
+            raise CanvasError(
+                f"{path} is damaged, or not of its table ({problem}); write the table anew with "
+                "canvas-fm regions, or move that file away"
+            ) from problem
+    return {"atlas": None, "channels": {}} | stated
 
 
 def _row(row: dict[str, str], densest: float) -> dict[str, Any]:
@@ -228,20 +262,18 @@ def group_rows(path: Path) -> dict[str, Any]:
     rows = text_rows(path)
     if not rows or "q_value" not in rows[0]:
         raise CanvasError(f"{path} is no table of groups; give one that canvas-fm groups wrote")
-    order = sorted(rows, key=lambda row: float(row["p_value"] or "inf"))
-    shown = [
-        {key: f"{float(row[key]):.2g}" if row[key] else "" for key in ("p_value", "q_value")}
-        | {key.removeprefix("log2_"): f"{2 ** float(row[key]):.2f}" for key in _FOLDS}
-        | {key: f"{float(row[key]):,.0f}" if row.get(key) else "" for key in _DENSITIES}
-        | {"name": row["name"], "pair": f"{row['second']} over {row['first']}"}
-        | {"differs": float(row["q_value"] or "inf") < _Q}
-        for row in order[:_ROWS]
-    ]
-    return {
-        "rows": shown,
-        "tested": len(rows),
-        "found": sum(float(row["q_value"] or "inf") < _Q for row in rows),
-    }
+    with _numbers_of(path, "groups"):
+        order = sorted(rows, key=lambda row: float(row["p_value"] or "inf"))
+        shown = [
+            {key: f"{float(row[key]):.2g}" if row[key] else "" for key in ("p_value", "q_value")}
+            | {key.removeprefix("log2_"): f"{2 ** float(row[key]):.2f}" for key in _FOLDS}
+            | {key: f"{float(row[key]):,.0f}" if row.get(key) else "" for key in _DENSITIES}
+            | {"name": row["name"], "pair": f"{row['second']} over {row['first']}"}
+            | {"differs": float(row["q_value"] or "inf") < _Q}
+            for row in order[:_ROWS]
+        ]
+        found = sum(float(row["q_value"] or "inf") < _Q for row in rows)
+    return {"rows": shown, "tested": len(rows), "found": found}
 
 
 def _positions(path: str | Path, atlas: Atlas) -> Any:

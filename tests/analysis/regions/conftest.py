@@ -32,5 +32,5 @@ def small(tmp_path) -> Small:
     box = labels[1:7, 2:7, 1:11]
     box[:] = np.random.default_rng(0).choice([997, 8, 567, 688, 623, 1009], box.shape)
     tifffile.imwrite(tmp_path / "labels.tif", labels)
-    (tmp_path / "regions.csv").write_text(TABLE, encoding="utf-8")
-    return Small(tmp_path / "labels.tif", tmp_path / "regions.csv", labels, tmp_path)
+    (tmp_path / "names.csv").write_text(TABLE, encoding="utf-8")
+    return Small(tmp_path / "labels.tif", tmp_path / "names.csv", labels, tmp_path)

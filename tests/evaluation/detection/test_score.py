@@ -329,3 +329,10 @@ def test_what_a_refiner_wrote_is_scored_by_its_decision():
     assert evaluate(refined, truth, tolerance_voxels=2, threshold=0.8).counts == Counts(tp=1, fp=0, fn=2)
     named = evaluate(refined, truth, tolerance_voxels=2, score_column="score", threshold=0.8)
     assert named.counts == Counts(tp=0, fp=1, fn=3)
+
+
+def test_labels_in_words_are_told_of(caplog):
+    zyx = np.arange(12.0).reshape(4, 3)
+    truth = Points(zyx, {"label": np.array(["yes", "no", "no", "yes"])})
+    evaluate(Points(zyx), truth, tolerance_voxels=1)
+    assert "`label` holds texts (yes, no)" in caplog.text

@@ -82,3 +82,9 @@ def test_edges_of_the_definition():
         panoptic_quality(one, np.ones((3, 3, 4), int))
     with pytest.raises(CanvasError, match="whole numbers"):
         panoptic_quality(one, Volume.from_array(np.ones((3, 3, 3), np.float32), voxel_um=(1, 1, 1)))
+
+
+def test_labels_below_zero_are_no_labels():
+    labels = np.zeros((4, 4, 4), np.int16)
+    with pytest.raises(CanvasError, match="numbers from 0 up; one of the two holds -3"):
+        panoptic_quality(labels, labels - 3)

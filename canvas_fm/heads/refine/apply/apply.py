@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from canvas_fm.data.points.points import Points
+from canvas_fm.data.points.repeated import repeated_rows
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.data.volume.window import WindowRule
 from canvas_fm.errors import BadInput, CanvasError, ModelMismatch
@@ -19,7 +20,7 @@ from canvas_fm.heads.features.amplitude import SpotAmplitude
 from canvas_fm.heads.features.candidate_score import recorded_score
 from canvas_fm.heads.features.extractor import DETECTOR, DETECTOR_LOGIT, MAE, Extractor
 from canvas_fm.heads.features.feature_set import AMPLITUDE, CANDIDATE_SCORE, SHAPE, Provenance
-from canvas_fm.heads.labels.candidates import check_volume_name, duplicates
+from canvas_fm.heads.labels.candidates import check_volume_name
 from canvas_fm.heads.refine.apply.candidate_classifier import CandidateClassifier
 from canvas_fm.heads.refine.counts.refined_count import count_refined
 from canvas_fm.heads.refine.refiner import Refiner
@@ -79,7 +80,7 @@ def refine(
         backend=backend, resample=resample, ignore_voxel_size=ignore_voxel_size,
     )  # fmt: skip
     extractor.check(volume, background)
-    if repeated := duplicates(points):
+    if repeated := repeated_rows(points.zyx):
         _log.warning(
             "%d of %d candidates repeat the position of another; they are kept", repeated, len(points)
         )

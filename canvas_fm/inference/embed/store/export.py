@@ -47,7 +47,7 @@ def export(embeddings: Embeddings | str | Path, out: str | Path, *, overwrite: b
     if writer is None:
         raise CanvasError(f"{path} ends in {path.suffix!r}; embeddings export to {', '.join(writers)}")
     if path.exists() and not overwrite:
-        raise CanvasError(f"{path} is there already; give another name, or overwrite it on purpose")
+        raise CanvasError(f"{path} is there already; give another name, or --overwrite to replace it")
     if not path.parent.is_dir():
         raise CanvasError(f"{path} cannot be written: there is no folder {path.parent}")
     _require(path.suffix)
