@@ -164,6 +164,8 @@ Files = Folder | Zipped | Remote
 
 def missing_path(path: Path) -> CanvasError:
     """The error for a path that is not there."""
+    if path.is_symlink():
+        return CanvasError(f"{path} is a link that leads nowhere or in a circle; give the file itself")
     if set("*?[") & set(path.name) and path.parent.is_dir():
         return CanvasError(
             f"{path} does not exist: patterns are not looked up; give the folder, {path.parent}"
@@ -186,8 +188,6 @@ def open_files(path: str | Path, *, follow_links: bool = False) -> Files:
         if path.is_dir():
             return Folder(path, follow_links=follow_links)
         if not path.exists():
-            if path.is_symlink():
-                raise CanvasError(f"{path} is a link that leads nowhere or in a circle; give the file itself")
             raise missing_path(path)
         zipped = zipfile.is_zipfile(path)
     except OSError as problem:
