@@ -33,11 +33,12 @@ if TYPE_CHECKING:
     from canvas_fm.prepare.convert.convert import convert, destripe
     from canvas_fm.prepare.convert.preview import preview_conversion
     from canvas_fm.prepare.stitch.stitch import stitch
+    from canvas_fm.training.crop_targets import RandomCrops
     from canvas_fm.training.detector.adapt.adapt import adapt_detector
     from canvas_fm.training.detector.train import train_detector
     from canvas_fm.training.mae.pretrain import pretrain
     from canvas_fm.training.sweep.sweep import sweep
-    from canvas_fm.training.torch_dataset import CropDataset, RandomCrops
+    from canvas_fm.training.torch_dataset import CropDataset
     from canvas_fm.viewing.report.report import report
 
 _HOME = {
@@ -47,7 +48,7 @@ _HOME = {
     "Index": "canvas_fm.inference.search.index.index",
     "Points": "canvas_fm.data.points.points",
     "Probe": "canvas_fm.heads.probe.probe",
-    "RandomCrops": "canvas_fm.training.torch_dataset",
+    "RandomCrops": "canvas_fm.training.crop_targets",
     "Refiner": "canvas_fm.heads.refine.refiner",
     "Volume": "canvas_fm.data.volume.volume",
     "adapt_detector": "canvas_fm.training.detector.adapt.adapt",

@@ -55,8 +55,10 @@ _LONGEST = (
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """One worker more than cores: a test that waits for a process or a socket leaves a core to another."""
-    return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1) + 1
+    """Workers that fill all cores with their threads, and one more: a test that waits leaves a core to it."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    return max(1, cores // max(1, int(threads or 1))) + 1
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

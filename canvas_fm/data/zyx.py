@@ -37,3 +37,11 @@ def check_voxel_um(sizes: ZyxUmLike) -> ZyxUm:
     if not all(math.isfinite(size) and size > 0 for size in (z, y, x)):
         raise CanvasError(f"voxel_um is {(z, y, x)}; expected three positive lengths in micrometres: z y x")
     return z, y, x
+
+
+def stop_inside(start: Zyx, size: tuple[int, ...], shape_zyx: Zyx, name: object) -> list[int]:
+    """Where a box ends; CanvasError if it leaves what it is a box of."""
+    stop = [a + n for a, n in zip(start, size, strict=True)]
+    if min(start) < 0 or any(b > n for b, n in zip(stop, shape_zyx, strict=True)):
+        raise CanvasError(f"a box of {size} at {start} leaves {name} of shape {shape_zyx}")
+    return stop

@@ -29,8 +29,9 @@ from canvas_fm.inference.detect.detect_flags import DetectOptions
 from canvas_fm.inference.detect.detector_features import MapPooling
 from canvas_fm.inference.detect.maxima.maxima_with_features import FeaturedJob
 from canvas_fm.inference.detect.out_of_distribution import mark_unlike, unfamiliar_volume_warnings
+from canvas_fm.inference.detect.tiles.merge_tiles import TileMaxima
 from canvas_fm.inference.detect.tiles.resumable_tiles import ResumableTiles
-from canvas_fm.inference.detect.tiles.tiled_detection import TiledDetection, TileMaxima
+from canvas_fm.inference.detect.tiles.tiled_detection import TiledDetection
 from canvas_fm.models.load_model import Detector, Encoder
 from canvas_fm.prepare.workers.dask_workers import map_tiles
 from canvas_fm.progress import bar

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,36 +13,21 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, default_collate, get_worker_info
 
-from canvas_fm.data.crops.crop_positions import crop_starts, draw_starts
 from canvas_fm.data.crops.reader import CropReader, chunk_order
 from canvas_fm.data.dataset.unique_names import check_one_each
-from canvas_fm.data.points.points import Points, check_inside
-from canvas_fm.data.volume.levels.resample import Resampler, check_voxel_um
+from canvas_fm.data.volume.levels.resample import check_voxel_um
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.data.volume.window import WindowRule
 from canvas_fm.data.zyx import Zyx, ZyxUm
 from canvas_fm.errors import CanvasError
 from canvas_fm.inference.channels import input_channels
 from canvas_fm.models.load_model import Encoder
+from canvas_fm.training.crop_targets import RandomCrops, starts_and_targets
 
 Transform = Callable[[Tensor], Any]
 Item = tuple[Any, Any]  # crop, or what the transform made of it, and its target
 _MIXED = 8  # blocks within which a shuffled stream mixes its rows
 _TOGETHER = 64 * 2**20  # bytes of crops that are read together, at most
-
-
-@dataclass(frozen=True)
-class RandomCrops:
-    """Sampler of `n` random crops in each volume, a share `foreground` of them on signal; see `seed`."""
-
-    n: int
-    foreground: float = 0.5
-    seed: int = 0
-
-    def starts(self, volume: Volume, box_zyx: Zyx, index: int) -> Int64[np.ndarray, "n 3"]:
-        """First voxels of the crops of the volume number `index`."""
-        seed = int(np.random.SeedSequence([self.seed, index]).generate_state(1)[0])
-        return draw_starts(volume, box_zyx, self.n, foreground=self.foreground, seed=seed)
 
 
 class CropDataset(Dataset[Item]):
@@ -94,7 +78,9 @@ class CropDataset(Dataset[Item]):
         ]
         self.channels = self._channels(background, model)
         self.windows = [[volume.window_by(rule) for volume in each] for each in self.channels]
-        self.starts_zyx, self.targets = self._rows(points, target)
+        self.starts_zyx, self.targets = starts_and_targets(
+            self.volumes, points, self.crop_zyx, self.resample_to, target
+        )
         self.first_rows = np.concatenate([[0], np.cumsum([len(starts) for starts in self.starts_zyx])])
         self._readers: dict[tuple[int, int], CropReader] = {}
         self._process = os.getpid()
@@ -161,34 +147,6 @@ class CropDataset(Dataset[Item]):
             input_channels(name, channels, volume, None if behind is None else behind[number])
             for number, volume in enumerate(self.volumes)
         ]
-
-    def _rows(self, points: Any, target: str | None) -> tuple[list[Int64[np.ndarray, "_ 3"]], np.ndarray]:
-        if isinstance(points, RandomCrops):
-            if target is not None:
-                raise CanvasError("random crops have no columns; give points to have a target")
-            starts = [
-                points.starts(volume, self._box(volume, um), number)
-                for number, (volume, um) in enumerate(zip(self.volumes, self.resample_to, strict=True))
-            ]
-            return starts, np.arange(sum(map(len, starts)))
-        check_one_each(self.volumes, {"points": points})
-        each = [table if isinstance(table, Points) else Points(table) for table in points]
-        starts = []
-        for volume, table, um in zip(self.volumes, each, self.resample_to, strict=True):
-            check_inside(table.zyx, volume.shape_zyx)
-            starts.append(_starts(table.zyx, volume, self.crop_zyx, um))
-        if target is None:
-            return starts, np.arange(sum(map(len, starts)))
-        for volume, table in zip(self.volumes, each, strict=True):
-            if target not in table.columns:
-                columns = ", ".join(table.columns) or "none"
-                raise CanvasError(
-                    f"the points of {volume.name} have no column {target!r}; they have: {columns}"
-                )
-        return starts, np.concatenate([table.columns[target] for table in each])
-
-    def _box(self, volume: Volume, um: ZyxUm | None) -> Zyx:
-        return self.crop_zyx if um is None else Resampler(self.crop_zyx, volume.voxel_um, um).box_zyx
 
     def _reader(self, number: int, channel: int) -> CropReader:
         if os.getpid() != self._process:
@@ -326,9 +284,3 @@ def _for_the_training(crops: Float32[np.ndarray, "b c z y x"]) -> Float[Tensor, 
     tensor = like.new(storage).resize_(crops.shape)
     tensor.numpy()[:] = crops
     return tensor
-
-
-def _starts(zyx: np.ndarray, volume: Volume, crop_zyx: Zyx, um: ZyxUm | None) -> Int64[np.ndarray, "n 3"]:
-    if um is None:
-        return crop_starts(zyx, crop_zyx)
-    return crop_starts(zyx, (1, 1, 1)) + np.asarray(Resampler(crop_zyx, volume.voxel_um, um).offset_zyx)

@@ -14,14 +14,22 @@ from starlette.routing import Route
 
 from canvas_fm.data.volume.volume_flags import VolumeOptions
 from canvas_fm.errors import CanvasError
-from serving.api.bodies import GONE, decoded, disconnected, media_type, read_crops, read_model, reply
+from serving.api.bodies import (
+    GONE,
+    check_whitening,
+    decoded,
+    disconnected,
+    media_type,
+    read_crops,
+    read_model,
+    reply,
+)
 from serving.api.description.endpoint import JSON, NPY, SAFE, Endpoint
 from serving.api.description.openapi import document
 from serving.api.description.query import no_query, read_query
 from serving.api.json_reply import json_reply
 from serving.api.routes import detect, embed_json, indexes, jobs, openai, refine, review, tiles
 from serving.api.routes.review import HostedReview
-from serving.api.whitening import check_whitening
 from serving.core.batching.thread_pool import cancel_on_disconnect
 from serving.core.core import Core
 from serving.core.embed.points import embed_points

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections.abc import Callable, Hashable, Iterator
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from canvas_fm.errors import CanvasError
 from serving.core.batching.batcher import Batcher
 from serving.core.batching.thread_pool import BoundedExecutor
-from serving.core.embed.crops import Key, Vectors, Window, key_of, make_batcher
+from serving.core.embed.crops import Key, Vectors, Window, check_reply, key_of, make_batcher
 from serving.core.embed.projections import Projections
 from serving.core.embed.vector_cache import VectorCache
 from serving.core.volumes.tiles import Tiles
@@ -29,9 +27,10 @@ if TYPE_CHECKING:  # torch is imported by the thread that loads the model, while
     from canvas_fm.data.volume.volume import Volume
     from canvas_fm.heads.features.whiten import Whitening
     from canvas_fm.inference.search.index.index import Index
-    from canvas_fm.models.load_model import Detector, Encoder
+    from canvas_fm.models.load_model import Detector
     from serving.core.models.hosted_refiner import HostedRefiner
     from serving.core.models.model_host import Engine
+    from serving.core.models.opened_models import OpenedModels
     from serving.core.volumes.registered_volume import HostedVolume, RegisteredVolume
 
 logger = logging.getLogger(__name__)
@@ -41,10 +40,6 @@ def _load(settings: ServiceSettings) -> Engine:
     from serving.core.models.model_host import Engine
 
     return Engine.load(settings)
-
-
-class NameTaken(CanvasError):
-    """Another model is served under a name."""
 
 
 class Core:
@@ -61,14 +56,15 @@ class Core:
         on_failure: Callable[[str], None] = lambda sentence: None,
         after_load: Callable[[], None] = lambda: None,
     ) -> None:
-        self._read_settings, self._load, self._on_failure = settings, load, on_failure
-        self._after_load = after_load
+        self._read_settings, self._load = settings, load
+        self._on_failure, self._after_load = on_failure, after_load
         self.settings: ServiceSettings | None = None
         self.limits = Limits()
         self._engine: Engine | None = None
         self._engines: dict[str, Engine] = {}
         self.detectors: dict[str, Detector] = {}
         self.volumes: dict[str, Volume] = {}
+        self._opened: OpenedModels
         self.device: torch.device
         self.indexes: dict[str, Index] = {}
         self.refiners: dict[str, HostedRefiner] = {}
@@ -136,56 +132,23 @@ class Core:
             self.fail(f"the model could not be loaded: {type(problem).__name__}: {problem}")
 
     def _open_all(self, settings: ServiceSettings) -> tuple[ServiceSettings, Engine | None]:
-        """Models, volumes, indexes and refiners, in this order; the default model is an encoder or none."""
-        from canvas_fm.inference.embed.encoder_runner import device_for
-        from canvas_fm.inference.search.index.index import Index
-        from serving.core.models.hosted_refiner import open_refiners
-        from serving.core.models.model_host import encoder_first
-        from serving.core.volumes.remote_volumes import open_volume
+        """All that is served; the default model is an encoder or none."""
+        from serving.core.models.opened_models import OpenedModels
 
-        settings = encoder_first(settings)
-        engine = None if settings.model is None else self._load(settings)
-        if engine is None:
-            self.device = device_for(settings.backend, settings.device)
-            self.volumes = {name: open_volume(settings, each) for name, each in settings.volumes.items()}
-        else:
-            self._engines[engine.name], self.device = engine, engine.encoder.device
-            hosted = {name: each.volume for name, each in engine.volumes.items()}
-            self.volumes = {
-                name: hosted.get(name) or open_volume(settings, each)
-                for name, each in settings.volumes.items()
-            }
-        for name, path in settings.models.items():
-            self.open_model(name, path, settings)
-        self.indexes = {name: Index.open(path) for name, path in settings.indexes.items()}
-        encoders, detectors = list(self._engines.values()), list(self.detectors.values())
-        beside = partial(self._beside, settings)
-        self.refiners = open_refiners(settings, self.device, encoders, detectors, beside)
-        return settings, engine
+        opened = self._opened = OpenedModels.open(settings, self._load)
+        self._engines, self.detectors, self.volumes = opened.engines, opened.detectors, opened.volumes
+        self.device, self.indexes, self.refiners = opened.device, opened.indexes, opened.refiners
+        return opened.settings, opened.engine
 
-    def open_model(self, name: str, path: str, settings: ServiceSettings) -> Engine | Detector:
+    def open_model(self, name: str, path: str) -> Engine | Detector:
         """Serve one more encoder or detector; CanvasError where another model has its name."""
-        from canvas_fm.models.load_model import Encoder, load
-
-        model = load(path, device=self.device)
-        served = {known: engine.encoder for known, engine in self._engines.items()} | self.detectors
-        if name in served and model.sha256 != served[name].sha256:
-            raise NameTaken(f"another model is served as {name!r}; give another name")
-        if isinstance(model, Encoder):
-            return self._engines.setdefault(name, self._beside(settings, model, name))
-        return self.detectors.setdefault(name, model)
-
-    def _beside(self, settings: ServiceSettings, encoder: Encoder, name: str) -> Engine:
-        from serving.core.models.model_host import Engine
-
-        return Engine.beside(encoder.to(self.device), name, self.volumes, settings)
+        return self._opened.add(name, path)
 
     def _run(self, key: Hashable, crops: np.ndarray) -> np.ndarray:
         assert isinstance(key, Key)
         engine = next(each for each in self.every_engine() if each.name == key.model)
-        return (
-            engine.embed(key.pool, crops) if key.layer is None else engine.embed(key.pool, crops, key.layer)
-        )
+        layer = () if key.layer is None else (key.layer,)
+        return engine.embed(key.pool, crops, *layer)
 
     def busy(self) -> bool:
         """Whether a request waits or runs, so that background work can yield."""
@@ -278,20 +241,9 @@ class Core:
         from serving.core.volumes.registered_volume import RegisteredVolume
 
         volume = self.registered(name)
-        first = next(iter(self.detectors.values()), None)
-        rule = DEFAULT_RULE if first is None else first.config.window_rule
-        rule = rule if engine is None else engine.encoder.config.window_rule
+        models = [*self.detectors.values()] if engine is None else [engine.encoder]
+        rule = models[0].config.window_rule if models else DEFAULT_RULE
         return RegisteredVolume(name, volume, volume.window_by(rule))
-
-    def running_detector(self) -> dict[str, Any]:
-        """How the service runs detectors, as `canvas_fm.detect` takes it; int8 is a precision of encoders."""
-        settings = self.require_ready()
-        return {
-            "device": str(self.device),
-            "precision": "fp32" if settings.precision == "int8" else settings.precision,
-            "resample": settings.resample,
-            "ignore_voxel_size": settings.ignore_voxel_size,
-        }
 
     async def embed(
         self,
@@ -311,7 +263,7 @@ class Core:
         key = key_of(engine, pool, layer)
         try:
             engine.check_kind(crops.dtype, crops.shape, window)
-            self.check_reply(engine, key, len(crops))
+            check_reply(engine, key, len(crops), self.limits)
             if window is None:
                 crops = await asyncio.to_thread(engine.check, crops, None)
         except CanvasError as problem:
@@ -335,13 +287,6 @@ class Core:
                 422, f"the model {engine.name} does not fit the volume {name!r}: another voxel size"
             )
         return engine.volumes[name]
-
-    def check_reply(self, engine: Engine, key: Key, rows: int) -> None:
-        """Refuse (413) a response larger than the request limit: a vector for each patch is 64 times one."""
-        size, most = 4 * rows * math.prod(engine.one_shape(key.pool)), self.limits.max_body_mb
-        if size > most * 2**20:
-            megabytes = f"{size / 2**20:,.2f} MB; {most:g} MB are the most"
-            raise Refusal(413, f"the {key.pool} of {rows} crops are {megabytes}: send fewer")
 
     @property
     def vectors(self) -> Vectors:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from canvas_fm.errors import CanvasError, DamagedStore, Unreachable
 from serving.core.core import Core
@@ -36,6 +36,17 @@ def find_detector(core: Core, name: str | None) -> Detector:
     raise Refusal(404, f"{reason}; served: {', '.join(core.detectors) or 'none'}")
 
 
+def detector_options(core: Core) -> dict[str, Any]:
+    """How the service runs detectors, as `canvas_fm.detect` takes it; int8 is a precision of encoders."""
+    settings = core.require_ready()
+    return {
+        "device": str(core.device),
+        "precision": "fp32" if settings.precision == "int8" else settings.precision,
+        "resample": settings.resample,
+        "ignore_voxel_size": settings.ignore_voxel_size,
+    }
+
+
 async def detect(core: Core, body: DetectRequest) -> Detected:
     """The cells of a box, by `canvas_fm.detect`; Refusal (413) where it is too large for one request."""
     from canvas_fm.inference.detect.detect import detector_job
@@ -46,7 +57,7 @@ async def detect(core: Core, body: DetectRequest) -> Detected:
     background = None if body.background is None else core.registered(body.background)
 
     def work() -> Detected:
-        job = detector_job(detector, volume, background=background, **core.running_detector(), **body.options)
+        job = detector_job(detector, volume, background=background, **detector_options(core), **body.options)
         most = core.limits.max_detect_mvoxels
         if job.region.voxels > most * 1e6:
             raise Refusal(

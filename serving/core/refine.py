@@ -14,7 +14,8 @@ from serving.core.embed.crops import Window
 from serving.core.embed.points import check_number, embed_points_by, unreadable
 from serving.core.models.hosted_refiner import HostedRefiner
 from serving.protocol.errors import Refusal, refused
-from serving.protocol.request_options import ParsedRows, RefineRequest
+from serving.protocol.request_options import RefineRequest
+from serving.protocol.request_values import ParsedRows
 
 if TYPE_CHECKING:
     from canvas_fm.data.volume.volume import Volume

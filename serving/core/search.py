@@ -12,7 +12,8 @@ from canvas_fm.errors import CanvasError, DamagedStore, ModelMismatch
 from serving.core.core import Core
 from serving.core.volumes.thumbnails import MOST_THUMBNAILS, add_origins
 from serving.protocol.errors import Refusal, refused
-from serving.protocol.request_options import ParsedRows, SearchRequest
+from serving.protocol.request_options import SearchRequest
+from serving.protocol.request_values import ParsedRows
 from serving.protocol.schemas import SearchReply
 
 if TYPE_CHECKING:

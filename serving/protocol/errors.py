@@ -46,6 +46,10 @@ def code_of(status: int) -> str:
     return _CODES.get(status) or HTTPStatus(status).name.lower()
 
 
+class NameTaken(CanvasError):
+    """Another model is served under a name."""
+
+
 class Refusal(Exception):
     """An error response with `status` and message; `retry_after_s` becomes Retry-After."""
 

@@ -11,7 +11,8 @@ import pytest
 from canvas_fm.cli import build_parser
 from canvas_fm.training.recipe.detector_recipe import DetectorRecipe
 from canvas_fm.training.recipe.joint_recipe import JointRecipe
-from canvas_fm.training.recipe.recipe import Recipe, check_recipe
+from canvas_fm.training.recipe.read_recipe import check_recipe
+from canvas_fm.training.recipe.recipe import Recipe
 
 HEAVY = ("torch", "timm", "sklearn", "bentoml", "faiss", "matplotlib")
 # Runs the commands that stdin lists; prints exit code, stderr and heavy modules after each.

@@ -54,7 +54,7 @@ def test_the_next_write_removes_what_a_kill_left_and_spares_a_writer_at_work(tmp
         (left,) = tmp_path.glob(".cells.*.tmp")  # its writer lives
         writer.send_signal(signal.SIGKILL)
     days_old(tmp_path)
-    monkeypatch.setattr("canvas_fm.files.temporary_leftovers._in_folder", {})  # as another process
+    monkeypatch.setattr("canvas_fm.files.atomic._in_folder", {})  # as another process
     write(kind, path)
     assert not left.exists()
     assert [entry.name for entry in tmp_path.iterdir()] == ["cells"]

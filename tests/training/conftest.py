@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from canvas_fm.data.volume.volume import Volume
-from canvas_fm.training.recipe.recipe import Recipe, read_recipe
+from canvas_fm.training.recipe.read_recipe import read_recipe
+from canvas_fm.training.recipe.recipe import Recipe
 
 TINY: dict[str, Any] = {
     "model": {

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from canvas_fm.analysis.regions.atlas import open_atlas
+from canvas_fm.analysis.regions.read_atlas import open_atlas
 from canvas_fm.cli import main
 from canvas_fm.data.points.points import Points
 from canvas_fm.errors import CanvasError

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import logging
 import re
 from collections import Counter
@@ -19,18 +18,17 @@ from canvas_fm.data.points.coordinate_columns import find_axes, is_napari_axis, 
 from canvas_fm.data.points.csv_columns.columns import column_blocks, differ
 from canvas_fm.data.points.csv_columns.format import format_rows
 from canvas_fm.data.points.csv_columns.header import Header, read_header
-from canvas_fm.data.points.csv_columns.parse import plain_float
-from canvas_fm.data.points.csv_columns.texts import TextsTooLarge, joined_column
+from canvas_fm.data.points.csv_columns.parse import TextsTooLarge, joined_column, plain_float
 from canvas_fm.data.points.formats.excel import XLSX, open_sheet, write_xlsx
 from canvas_fm.data.points.formats.npy_table import NPY, read_npy
+from canvas_fm.data.points.formats.parquet import read_parquet, write_parquet
 from canvas_fm.data.points.sidecar import check_sidecar_place, read_sidecar, write_sidecar
 from canvas_fm.data.points.text_files import create_text, open_text
-from canvas_fm.errors import CanvasError, MissingExtra
+from canvas_fm.errors import CanvasError
 from canvas_fm.files.atomic import write_atomic
 
 _log = logging.getLogger(__name__)
 _BLOCK = 1 << 15  # rows written at a time
-_META = b"canvas_fm"  # the Parquet schema's key under which `meta` lies as JSON
 
 
 # 1,234 1.234,5 1'234, and with the blanks of French and Swiss programs.
@@ -193,44 +191,6 @@ def check_names(path: Path, table: Mapping[str, np.ndarray]) -> None:
         raise CanvasError(f"{path}: the columns {', '.join(repeated)} differ in case alone; rename one")
 
 
-def read_parquet(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Columns by name and `meta`; types other than number and boolean are read as text."""
-    pyarrow, parquet = _pyarrow(path)
-    try:
-        names = parquet.read_schema(path).names
-        if repeated := [name for name, times in Counter(names).items() if times > 1]:
-            raise CanvasError(f"{path} has the column {repeated[0]} more than once; rename one of them")
-        table = parquet.read_table(path)
-    except (pyarrow.ArrowException, OSError) as problem:
-        raise CanvasError(f"{path} cannot be read as Parquet: {problem}") from problem
-    meta = json.loads((table.schema.metadata or {}).get(_META, b"{}"))
-    columns = {}
-    for name, column in zip(table.column_names, table.columns, strict=True):
-        kind = column.type
-        if pyarrow.types.is_boolean(kind) and column.null_count:
-            columns[name] = np.array([np.nan if value is None else value for value in column.to_pylist()])
-        elif (
-            pyarrow.types.is_integer(kind)
-            or pyarrow.types.is_floating(kind)
-            or pyarrow.types.is_boolean(kind)
-        ):
-            columns[name] = column.to_numpy()
-        else:
-            try:
-                texts = column.cast(pyarrow.string()).to_pylist()
-            except pyarrow.ArrowException:  # lists and structures
-                texts = [None if value is None else str(value) for value in column.to_pylist()]
-            columns[name] = np.array(["" if text is None else text for text in texts], dtype=np.str_)
-    return columns, meta
-
-
-def write_parquet(path: Path, table: Mapping[str, np.ndarray], meta: Mapping[str, str]) -> None:
-    """Write a Parquet file atomically."""
-    pyarrow, parquet = _pyarrow(path)
-    with_meta = pyarrow.table(dict(table)).replace_schema_metadata({_META: json.dumps(dict(meta))})
-    write_atomic(path, lambda temporary: parquet.write_table(with_meta, temporary))
-
-
 def _coordinates(
     path: Path, table: Mapping[str, np.ndarray], names: Sequence[str]
 ) -> Float64[np.ndarray, "n 3"]:
@@ -282,15 +242,6 @@ def _plain(values: np.ndarray, *, blank: bool) -> list[Any]:
             "" if missing else one for one, missing in zip(listed, np.isnan(values).tolist(), strict=True)
         ]
     return list(listed)
-
-
-def _pyarrow(path: Path) -> tuple[Any, Any]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as problem:
-        raise MissingExtra("pyarrow", "parquet", f"{path.suffix} ({path.name})") from problem
-    return pyarrow, pyarrow.parquet
 
 
 def _is_number(text: object) -> bool:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 from copy import copy
 from pathlib import Path
 from typing import Any
@@ -13,33 +12,28 @@ from jaxtyping import Num
 from numpy.typing import DTypeLike
 
 from canvas_fm.data.dataset.dataset_addresses import volume_path
-from canvas_fm.data.store.checked_store import NAMESPACE, CheckedStore
-from canvas_fm.data.store.files import open_files, volume_name
-from canvas_fm.data.store.ome.metadata import read_image, read_node
+from canvas_fm.data.store.files import volume_name
 from canvas_fm.data.store.remote.remote_store import Remote
-from canvas_fm.data.volume.array.array_like import as_dask, as_xarray, read_slice
+from canvas_fm.data.volume.array.array_like import as_dask, as_xarray, read_padded, read_slice
 from canvas_fm.data.volume.array.in_memory import InMemory
 from canvas_fm.data.volume.stored.channel import Channel, ZarrPlace
-from canvas_fm.data.volume.stored.chunked_array import ChunkedArray
-from canvas_fm.data.volume.stored.unsupported_formats import refuse_unsupported
+from canvas_fm.data.volume.stored.open_source import open_source
 from canvas_fm.data.volume.stored.voxel_size_and_marker import (
     checked_voxel_um,
     crop_of,
     marker_of,
-    refuse_single_level,
 )
 from canvas_fm.data.volume.tiff.plane_bytes import PlaneBytes
-from canvas_fm.data.volume.tiff.planes import Planes, open_planes
+from canvas_fm.data.volume.tiff.planes import Planes
 from canvas_fm.data.volume.volume_flags import VolumeOptions
 from canvas_fm.data.volume.window import DEFAULT_RULE, Window, WindowCache, WindowRule, find_window
 from canvas_fm.data.volume.writer import CHUNK_ZYX, VolumeWriter, create
-from canvas_fm.data.zyx import Zyx, ZyxLike, ZyxUm, ZyxUmLike, check_voxel_um, whole_zyx
+from canvas_fm.data.zyx import Zyx, ZyxLike, ZyxUm, ZyxUmLike, check_voxel_um, stop_inside, whole_zyx
 from canvas_fm.errors import CanvasError
 from canvas_fm.files.option_sets import takes
 
 __all__ = ["Volume", "VolumeWriter", "Window", "WindowRule", "Zyx", "ZyxUm", "volume_name"]
 
-_log = logging.getLogger(__name__)
 _Source = Channel | Planes | InMemory  # boxes that lie inside the volume, in z, y, x
 
 
@@ -98,48 +92,13 @@ class Volume:
         false, as for a service whose clients name the path. Raises CanvasError with what to do about it,
         DamagedStore where a file is not what was written, Unreachable where a remote store does not answer.
         """
-        if isinstance(path, Remote):
-            remote, path = path, Path(str(path))
-        else:
-            remote, path = None, volume_path(path)
+        remote = path if isinstance(path, Remote) else None
+        path = Path(str(path)) if isinstance(path, Remote) else volume_path(path)
         opts = VolumeOptions.of(**options)
-        voxel_um, t, c = opts.voxel_um, opts.t, opts.c
-        options, skip = opts.model_dump() | {"follow_links": follow_links}, opts.on_bad_chunk == "skip"
-        empty = opts.missing_chunks == "empty"
-        planes = None if remote else open_planes(path, t=t, c=c, skip=skip, fill_gaps=empty)
-        if planes is not None:
-            return cls(
-                path,
-                planes,
-                checked_voxel_um(
-                    path, planes.voxel_um, "its TIFF metadata do not state z, y and x as lengths", voxel_um
-                ),
-                options,
-            )
-        if remote is None and follow_links:
-            refuse_unsupported(path)
-        store = CheckedStore(remote or open_files(path, follow_links=follow_links))
-        refuse_single_level(path, store)
-        root = read_node(store.files, "")
-        extension = None if root is None else root.attributes.get(NAMESPACE)
-        written = extension if store.check_written(extension) else None
-        image = read_image(store.files, root)
-        array = ChunkedArray(
-            store,
-            image.array,
-            image.zarr_format,
-            on_bad_chunk=opts.on_bad_chunk,
-            missing_chunks=opts.missing_chunks,
-        )
-        source = Channel(array, image, t, c)
-        written = None if written is None else source.attributes(written)
-        return cls(
-            path,
-            source,
-            checked_voxel_um(path, image.voxel_um, image.why_no_voxel, voxel_um),
-            options,
-            written,
-        )
+        options = opts.model_dump() | {"follow_links": follow_links}
+        opened = open_source(path, remote, opts, follow_links=follow_links)
+        voxel_um = checked_voxel_um(path, opened.voxel_um, opened.why_no_voxel, opts.voxel_um)
+        return cls(path, opened.source, voxel_um, options, opened.written)
 
     @classmethod
     def create(
@@ -173,8 +132,7 @@ class Volume:
         name: str = "array",
     ) -> Volume:
         """A volume over an array in memory (z, y, x), not copied."""
-        options = {"voxel_um": check_voxel_um(voxel_um), "t": None, "c": None, "marker": marker}
-        options |= {"on_bad_chunk": "error", "missing_chunks": "error"}
+        options = VolumeOptions.of(voxel_um=check_voxel_um(voxel_um), marker=marker).model_dump()
         volume = cls(Path(name), InMemory(voxels), check_voxel_um(voxel_um), options)
         volume.marker = marker
         return volume
@@ -189,19 +147,7 @@ class Volume:
         origin, size = whole_zyx(origin_zyx, "origin_zyx"), whole_zyx(size_zyx, "size_zyx")
         if min(size) < 0:
             raise CanvasError(f"size_zyx is {size}; expected sizes of at least 0")
-        start = [max(a, 0) for a in origin]
-        stop = [min(a + s, n) for a, s, n in zip(origin, size, self.shape_zyx, strict=True)]
-        inner = tuple(b - a for a, b in zip(start, stop, strict=True))
-        if inner == size and min(size) > 0:
-            return self._source.read(start, stop)
-        try:
-            box = np.zeros(size, self.dtype)
-        except (MemoryError, ValueError) as problem:
-            raise CanvasError(f"a box of {size} voxels does not fit in memory") from problem
-        if min(inner) > 0:
-            place = tuple(slice(a - o, b - o) for a, b, o in zip(start, stop, origin, strict=True))
-            box[place] = self._source.read(start, stop)
-        return box
+        return read_padded(self._source.read, origin, size, self.shape_zyx, self.dtype)
 
     @property
     def shape(self) -> Zyx:
@@ -221,8 +167,7 @@ class Volume:
         """All voxels (z, y, x) in memory: `np.asarray(volume)`."""
         if copy is False:
             raise ValueError("a volume's voxels are read from its store, which is a copy")
-        voxels = self.read((0, 0, 0), self.shape_zyx)
-        return voxels if dtype is None else voxels.astype(dtype, copy=False)
+        return self.read((0, 0, 0), self.shape_zyx).astype(dtype or self.dtype, copy=False)
 
     def to_dask(self) -> Any:
         """The volume as a dask array, a task for each chunk, read when it is computed."""
@@ -235,9 +180,7 @@ class Volume:
     def read_into(self, box: Num[np.ndarray, "z y x"], origin_zyx: ZyxLike) -> None:
         """Read a box that lies inside the volume into an array of its type; planes are decoded in place."""
         start = whole_zyx(origin_zyx, "origin_zyx")
-        stop = [a + n for a, n in zip(start, box.shape, strict=True)]
-        if min(start) < 0 or any(b > n for b, n in zip(stop, self.shape_zyx, strict=True)):
-            raise CanvasError(f"a box of {box.shape} at {start} leaves {self.path} of shape {self.shape_zyx}")
+        stop = stop_inside(start, box.shape, self.shape_zyx, self.path)
         if isinstance(self._source, Planes):
             self._source.read_into(box, start)
         else:
@@ -338,57 +281,25 @@ class Volume:
         return other
 
     def _find_window(self, rule: WindowRule) -> Window:
-        if self.array is not None:
-            return self._window_of(rule, self._source.read)
-        if self.remote is not None:  # asking after every file takes as long as reading it
-            return self._window_of(rule, self._source.read)
+        geometry = self.shape_zyx, self.chunk_zyx, self.dtype
+        # Of a remote store, asking after every file takes as long as reading it.
+        if self.array is not None or self.remote is not None:
+            return find_window(str(self.path), self._source.read, *geometry, self._source.fill, rule)
         identity = (self.path.resolve(), self._options["t"], self._options["c"], self.shape_zyx, self.dtype)
-        cache = WindowCache(identity, self._source.stamp)
-        cached = cache.get(rule)
-        if cached is not None:
-            return cached
-        keys: dict[str, None] = {}
-
-        def read(start: Sequence[int], stop: Sequence[int]) -> np.ndarray:
-            keys.update(dict.fromkeys(self._keys(start, stop)))
-            return self._source.read(start, stop)
-
-        window = self._window_of(rule, read)
-        if not self.bad_chunks:
-            cache.put(rule, window, list(keys))
-        return window
-
-    def _window_of(
-        self, rule: WindowRule, read: Callable[[Sequence[int], Sequence[int]], np.ndarray]
-    ) -> Window:
-        fill = self._source.fill
-        return find_window(str(self.path), read, self.shape_zyx, self.chunk_zyx, self.dtype, fill, rule)
-
-    def _keys(self, start: Sequence[int], stop: Sequence[int]) -> Iterator[str]:
-        """Keys of the files that a box is read from."""
-        spans = [range(a - a % s, b, s) for a, b, s in zip(start, stop, self.chunk_zyx, strict=True)]
-        for z in spans[0]:
-            for y in spans[1]:
-                yield from (self._source.key((z, y, x)) for x in spans[2])
+        return WindowCache(identity, self._source).find(str(self.path), *geometry, rule)
 
     def __reduce__(self) -> tuple[Any, ...]:
         if (array := self.array) is not None:
-            return _in_memory, (array.voxels, self.voxel_um, self.marker, self.name, self._contrast)
-        return _reopen, (self.remote or self.path, self._options, self._contrast)
+            about = {"voxel_um": self.voxel_um, "marker": self.marker, "name": self.name}
+            return _opened, (Volume.from_array, array.voxels, about, self._contrast)
+        return _opened, (Volume.open, self.remote or self.path, self._options, self._contrast)
 
     def __repr__(self) -> str:
-        path = str(self.remote or self.path)
-        stained = "" if self._contrast == 1 else f", contrast={self._contrast:g}"
-        return (
-            f"Volume({path!r}, shape_zyx={self.shape_zyx}, {self.dtype}, voxel_um={self.voxel_um}{stained})"
-        )
+        about = f"shape_zyx={self.shape_zyx}, {self.dtype}, voxel_um={self.voxel_um}"
+        about += "" if self._contrast == 1 else f", contrast={self._contrast:g}"
+        return f"Volume({str(self.remote or self.path)!r}, {about})"
 
 
-def _reopen(path: Path | Remote, options: dict[str, Any], contrast: float) -> Volume:
-    volume = Volume.open(path, **options)
-    return volume if contrast == 1 else volume.at_contrast(contrast)
-
-
-def _in_memory(voxels: np.ndarray, voxel_um: ZyxUm, marker: str | None, name: str, contrast: float) -> Volume:
-    volume = Volume.from_array(voxels, voxel_um=voxel_um, marker=marker, name=name)
+def _opened(by: Callable[..., Volume], voxels: Any, options: dict[str, Any], contrast: float) -> Volume:
+    volume = by(voxels, **options)
     return volume if contrast == 1 else volume.at_contrast(contrast)

@@ -9,8 +9,9 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from jaxtyping import Float32, Num
@@ -184,18 +185,55 @@ def cache_folder() -> Path | None:
         return None
 
 
+class StoredVoxels(Protocol):
+    """Protocol: boxes of a volume, the files that they are read from, and damage."""
+
+    fill: Any
+    bad: Any
+
+    def read(self, start: Sequence[int], stop: Sequence[int]) -> np.ndarray: ...
+
+    def key(self, place_zyx: Any) -> str: ...
+
+    def stamp(self, key: str) -> Any: ...
+
+
 class WindowCache:
     """Windows of one volume in the user's cache, valid as long as the files they came from keep size and
     time.
 
-    `stamp(key)` gives what changes when a file does. A cache that cannot be read or written is done without.
+    The `stamp` of a source's file changes when the file does. A cache that cannot be read or written is done
+    without.
     """
 
-    def __init__(self, identity: Sequence[Any], stamp: Callable[[str], Any]) -> None:
+    def __init__(self, identity: Sequence[Any], source: StoredVoxels) -> None:
         digest = hashlib.sha256(json.dumps([str(part) for part in identity]).encode()).hexdigest()
         folder = cache_folder()
         self.path = None if folder is None else folder / f"{digest[:32]}.json"
-        self._stamp = stamp
+        self._source = source
+
+    def find(
+        self,
+        name: str,
+        shape_zyx: Sequence[int],
+        chunk_zyx: Sequence[int],
+        dtype: np.dtype,
+        rule: WindowRule,
+    ) -> Window:
+        """The window by a rule: cached, else computed, and kept unless damage was read as zeros."""
+        if (cached := self.get(rule)) is not None:
+            return cached
+        keys: dict[str, None] = {}
+
+        def read(start: Sequence[int], stop: Sequence[int]) -> np.ndarray:
+            spans = (range(a - a % size, b, size) for a, b, size in zip(start, stop, chunk_zyx, strict=True))
+            keys.update((self._source.key(place), None) for place in product(*spans))
+            return self._source.read(start, stop)
+
+        window = find_window(name, read, shape_zyx, chunk_zyx, dtype, self._source.fill, rule)
+        if not self._source.bad.sentences():
+            self.put(rule, window, list(keys))
+        return window
 
     def get(self, rule: WindowRule) -> Window | None:
         if self.path is None:
@@ -223,5 +261,5 @@ class WindowCache:
             _log.info("the intensity window is not remembered: %s", problem)
 
     def _digest(self, keys: Sequence[str]) -> str:
-        stamps = [[key, repr(self._stamp(key))] for key in keys]
+        stamps = [[key, repr(self._source.stamp(key))] for key in keys]
         return hashlib.sha256(json.dumps(stamps).encode()).hexdigest()

@@ -25,7 +25,7 @@ from canvas_fm.data.store.files import volume_name
 from canvas_fm.data.store.ome.write import write_metadata
 from canvas_fm.data.volume.levels.downsample import mean_down
 from canvas_fm.data.volume.window import DEFAULT_RULE, find_window
-from canvas_fm.data.zyx import Zyx, ZyxLike, ZyxUm, ZyxUmLike, check_voxel_um, whole_zyx
+from canvas_fm.data.zyx import Zyx, ZyxLike, ZyxUm, ZyxUmLike, check_voxel_um, stop_inside, whole_zyx
 from canvas_fm.errors import CanvasError
 from canvas_fm.files.atomic import disk_full_as_error, write_atomic
 
@@ -131,11 +131,7 @@ class VolumeWriter:
             raise CanvasError(f"{self.path} is closed; nothing more can be written")
         if voxels.ndim != 3:
             raise CanvasError(f"voxels have shape {voxels.shape}; expected three axes: z, y, x")
-        stop = [a + n for a, n in zip(origin, voxels.shape, strict=True)]
-        if min(origin) < 0 or any(b > n for b, n in zip(stop, self.shape_zyx, strict=True)):
-            raise CanvasError(
-                f"a box of {voxels.shape} at {origin} leaves the volume of shape {self.shape_zyx}"
-            )
+        stop_inside(origin, voxels.shape, self.shape_zyx, "the volume")
         if not np.can_cast(voxels.dtype, self.dtype, "safe"):
             raise CanvasError(
                 f"voxels are {voxels.dtype}; this volume holds {self.dtype}: convert them first"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
@@ -12,6 +12,11 @@ from canvas_fm.data.crops.reader import CropReader
 from canvas_fm.data.volume.levels.resample import check_voxel_um
 from canvas_fm.data.volume.volume import Zyx, ZyxUm
 from canvas_fm.errors import CanvasError
+from canvas_fm.heads.features.extractor import Extractor
+from canvas_fm.heads.features.feature_set import (
+    FeatureSet,
+    stack,
+)
 from canvas_fm.heads.labels.candidates import CELL, SKIP, Candidates
 
 
@@ -125,3 +130,16 @@ def _check_complete(part: Candidates) -> None:
     for role, count in (("candidates", len(part)), ("true cells", len(part.truth_zyx))):
         if not count:
             raise CanvasError(f"{part.name}: there are no {role}; a comparison needs some")
+
+
+def features_of_rows(
+    extractor: Extractor, pooled: PooledCandidates, rows: Int64[np.ndarray, " m"]
+) -> FeatureSet:
+    """Features of some rows of a task, computed from the voxels; rows rise."""
+    parts = []
+    for part, place in zip(pooled.parts, pooled.places, strict=True):
+        inside = rows[(rows >= place.start) & (rows < place.stop)]
+        if len(inside):
+            same: dict[str, Any] = {"group": part.name, "background": part.background, "show": False}
+            parts.append(extractor.features(part.volume, pooled.zyx[inside], **same))
+    return stack(parts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,6 @@ from canvas_fm.data.points.points import as_zyx, check_inside
 from canvas_fm.data.volume.volume import Volume, Zyx
 from canvas_fm.data.volume.window import WindowRule
 from canvas_fm.errors import BadInput
-from canvas_fm.heads.compare.pooled_candidates import PooledCandidates
 from canvas_fm.heads.features.amplitude import SpotAmplitude
 from canvas_fm.heads.features.feature_set import (
     AMPLITUDE,
@@ -25,7 +25,6 @@ from canvas_fm.heads.features.feature_set import (
     FeatureSet,
     Provenance,
     beside,
-    stack,
 )
 from canvas_fm.heads.features.shape import feature_names, shape_crop, shape_of_points
 from canvas_fm.inference.channels import input_channels
@@ -104,7 +103,6 @@ class Extractor:
     @property
     def layout(self) -> dict[str, slice]:
         """Columns of each block, without computing features."""
-        start, columns = 0, {}
         sizes = {}
         if self.detector is not None:
             sizes[DETECTOR] = self.detector.config.architecture.dim * self.bins**3
@@ -116,10 +114,8 @@ class Extractor:
             sizes[SHAPE] = len(feature_names())
         if self.amplitude is not None:
             sizes[AMPLITUDE] = 1
-        for name, size in sizes.items():
-            columns[name] = slice(start, start + size)
-            start += size
-        return columns
+        ends = accumulate(sizes.values(), initial=0)
+        return {name: slice(*part) for name, part in zip(sizes, pairwise(ends), strict=True)}
 
     def features(
         self,
@@ -302,16 +298,3 @@ class Extractor:
 
 def _seen_by(model: Encoder | Detector, background: Volume | None) -> Volume | None:
     return background if model.config.architecture.channels == 2 else None
-
-
-def features_of_rows(
-    extractor: Extractor, pooled: PooledCandidates, rows: Int64[np.ndarray, " m"]
-) -> FeatureSet:
-    """Features of some rows of a task, computed from the voxels; rows rise."""
-    parts = []
-    for part, place in zip(pooled.parts, pooled.places, strict=True):
-        inside = rows[(rows >= place.start) & (rows < place.stop)]
-        if len(inside):
-            same: dict[str, Any] = {"group": part.name, "background": part.background, "show": False}
-            parts.append(extractor.features(part.volume, pooled.zyx[inside], **same))
-    return stack(parts)

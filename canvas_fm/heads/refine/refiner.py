@@ -9,38 +9,35 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float64
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
-from canvas_fm.errors import BadInput, ModelMismatch
+from canvas_fm.errors import BadInput
 from canvas_fm.files.shipped import find
 from canvas_fm.heads.features.feature_set import (
     CORRECTIONS,
     MAE,
     FeatureSet,
     Moments,
-    check_blocks,
-    check_finite,
-    check_provenance,
     correct_by_group,
 )
 from canvas_fm.heads.labels.check_labels import aligned, labels_of
+from canvas_fm.heads.refine import input_rows
 from canvas_fm.heads.refine.columns import CONCAT, Columns
 from canvas_fm.heads.refine.counts.candidate_recall import CandidateRecall
 from canvas_fm.heads.refine.counts.count_interval import Count, CountSpread, Recall, expected_count
-from canvas_fm.heads.refine.fit.cross_fit import Fitted, LabelledFeatures, fit_head
+from canvas_fm.heads.refine.fit.cross_fit import Fitted, fit_head
+from canvas_fm.heads.refine.fit.training_set import LabelledFeatures
 from canvas_fm.heads.refine.head.calibration import Calibration
 from canvas_fm.heads.refine.head.head_models import HeadOptions, parts_of
 from canvas_fm.heads.refine.refiner_folder import RefinerState, read_refiner, write_refiner
 from canvas_fm.models.device import pick_device
 from canvas_fm.models.heads.boosted_trees import BlendNet
-from canvas_fm.models.heads.nets import HeadNet
+from canvas_fm.models.heads.nets import HeadNet, logits_of
 from canvas_fm.models.heads.tuned_blocks import TunedBlocks
 
 _log = logging.getLogger(__name__)
-_AT_ONCE = 65_536
 
 Missed = Mapping[str, int]
 """By brain, the true cells for which there is no candidate."""
@@ -158,10 +155,10 @@ class Refiner(ClassifierMixin, BaseEstimator):
         """Labelled rows of `fit` as the model's input: corrected, used columns only."""
         if self.correction not in CORRECTIONS:
             raise BadInput(f"correction is {self.correction!r}; give one of {', '.join(CORRECTIONS)}")
-        x, names, known = self._training_rows(X, y, groups)
+        x, names, known = input_rows.training_rows(self, X, y, groups)
         labels, keep = labels_of(y, len(x), self.unlabelled)
         self.classes_ = np.unique(labels[keep])
-        self.blocks_ = dict(self._blocks(X, x.shape[1]))
+        self.blocks_ = dict(input_rows.blocks_of(self, X, x.shape[1]))
         self.provenance_ = dict(X.provenance) if isinstance(X, FeatureSet) else {}
         self.columns_ = Columns.of(self.blocks_, x.shape[1], self.variant, self.cut, self.ratio, self.reduce)
         self.columns_.check_correction(self.correction)
@@ -170,7 +167,8 @@ class Refiner(ClassifierMixin, BaseEstimator):
         return LabelledFeatures(
             x=used[keep],
             contrast_augmented=tuple(
-                self._used(self._copy(X, copy, len(x)), names)[keep] for copy in contrast_augmented
+                self._used(input_rows.augmented_rows(self, X, copy, len(x)), names)[keep]
+                for copy in contrast_augmented
             ),
             is_cell=labels[keep] == self.classes_[-1],
             groups=names[keep],
@@ -192,19 +190,6 @@ class Refiner(ClassifierMixin, BaseEstimator):
         """
         x = correct_by_group(x, names, self.correction)
         return self.columns_.take({name: x[:, part] for name, part in self.blocks_.items()})
-
-    def _copy(self, X: Any, copy: Any, n: int) -> np.ndarray:
-        """Validate an augmented copy of X: as many rows, of the same blocks and models."""
-        if isinstance(copy, FeatureSet):
-            known = isinstance(X, FeatureSet)
-            if known and (dict(copy.blocks) != dict(X.blocks) or dict(copy.provenance) != dict(X.provenance)):
-                raise ModelMismatch("a copy's features have other blocks or models; make both the same way")
-            copy = copy.x
-        x = validate_data(self, copy, dtype=np.float32, ensure_all_finite=False, reset=False)
-        check_finite(x, self.blocks_)
-        if len(x) != n:
-            raise BadInput(f"a copy has {len(x)} rows; expected {n}, the same candidates seen otherwise")
-        return x
 
     def take(self, fitted: Fitted, tuned: TunedBlocks | None = None) -> None:
         """Store the result of a fit; `tuned` are the encoder's last blocks where they were fitted too."""
@@ -256,20 +241,13 @@ class Refiner(ClassifierMixin, BaseEstimator):
     def logits(self, X: Any, *, groups: Any = None, moments: Moments | None = None) -> Any:
         """Uncalibrated logits, float32 (n,), which rank rows without ties."""
         check_is_fitted(self)
-        x, names = self._judged_rows(X, groups)
+        x, names = input_rows.rows_to_classify(self, X, groups)
         if self.correction != "none":
             corrected = None if moments is None else moments.corrected(x, self.correction)
             x = correct_by_group(x, names, self.correction) if corrected is None else corrected
-        blocks = self._layout(X)
+        blocks = input_rows.layout_of(self, X)
         used = self.columns_.take({name: x[:, blocks[name]] for name in self.columns_.sizes})
-        device = pick_device(self.device)
-        net = self.net_.to(device)
-        out = np.empty(len(used), np.float32)
-        with torch.inference_mode():
-            for start in range(0, len(used), _AT_ONCE):
-                part = torch.from_numpy(np.ascontiguousarray(used[start : start + _AT_ONCE]))
-                out[start : start + _AT_ONCE] = net(part.to(device)).cpu().numpy()
-        return out
+        return logits_of(self.net_, used, pick_device(self.device))
 
     def count(self, p_cell: Float64[np.ndarray, " n"], recall: Recall | None = None) -> Count:
         """Expected number of cells among rows of these probabilities, with a 90 % interval."""
@@ -305,11 +283,8 @@ class Refiner(ClassifierMixin, BaseEstimator):
         state, sha256 = read_refiner(path)
         refiner = Refiner(**state.settings, blocks=state.blocks)
         refiner.n_features_in_, refiner.blocks_, refiner.columns_ = state.dim, state.blocks, state.columns
-        refiner.provenance_, refiner.classes_, refiner.skipped_ = (
-            dict(state.provenance),
-            state.classes,
-            state.skipped,
-        )
+        refiner.provenance_, refiner.classes_ = dict(state.provenance), state.classes
+        refiner.skipped_ = state.skipped
         refiner.take(state.fitted, state.tuned)
         refiner.recalls_, refiner.fit_provenance_ = state.recalls, state.fit_provenance
         refiner.sha256_, refiner.folder_ = sha256, path
@@ -319,43 +294,3 @@ class Refiner(ClassifierMixin, BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_class = False
         return tags
-
-    def _training_rows(self, X: Any, y: Any, groups: Any) -> tuple[np.ndarray, np.ndarray, bool]:
-        """Features (n, d), brain of each row, and whether brains were given."""
-        if isinstance(X, FeatureSet):
-            self.n_features_in_ = X.x.shape[1]
-            return X.x, np.asarray(X.groups if groups is None else groups, dtype=np.str_), True
-        x, _ = validate_data(self, X, y, dtype=np.float32, ensure_all_finite=False, ensure_min_samples=2)
-        check_finite(x, self.blocks)
-        if groups is None:
-            return x, np.full(len(x), "unknown"), False
-        return x, aligned(groups, "groups", len(x)), True
-
-    def _judged_rows(self, X: Any, groups: Any) -> tuple[np.ndarray, np.ndarray]:
-        if isinstance(X, FeatureSet):
-            return X.x, np.asarray(X.groups if groups is None else groups, dtype=np.str_)
-        x = validate_data(self, X, dtype=np.float32, ensure_all_finite=False, reset=False)
-        check_finite(x, self.blocks_)
-        return x, np.full(len(x), "one") if groups is None else aligned(groups, "groups", len(x))
-
-    def _blocks(self, X: Any, dim: int) -> Mapping[str, slice]:
-        in_features = X.blocks if isinstance(X, FeatureSet) else None
-        if self.blocks is not None and in_features is not None and dict(self.blocks) != dict(in_features):
-            raise BadInput(
-                f"blocks are {dict(self.blocks)}, but the features have {dict(in_features)}; leave them out"
-            )
-        blocks = self.blocks or in_features or {"features": slice(0, dim)}
-        check_blocks(blocks, dim)
-        return blocks
-
-    def _layout(self, X: Any) -> Mapping[str, slice]:
-        """Blocks of features to classify; ModelMismatch if another model computed them."""
-        if not isinstance(X, FeatureSet):
-            return self.blocks_
-        for name, size in self.columns_.sizes.items():
-            if X.block(name).shape[1] != size:
-                raise ModelMismatch(
-                    f"block {name!r} has {X.block(name).shape[1]} columns; this refiner takes {size}"
-                )
-            check_provenance(name, X.provenance.get(name), self.provenance_.get(name))
-        return X.blocks

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, Float32
 from torch import Tensor, nn
+
+_AT_ONCE = 65_536
 
 
 class HeadNet(nn.Module):
@@ -31,6 +34,19 @@ class HeadNet(nn.Module):
         if self.last is not None:
             y = self.last(nn.functional.gelu(y))
         return rearrange(y, "n 1 -> n")
+
+
+def logits_of(
+    net: nn.Module, rows: Float[np.ndarray, "n d"], device: torch.device
+) -> Float32[np.ndarray, " n"]:
+    """Logits of rows by a head's net, some ten thousand at a time."""
+    net = net.to(device)
+    out = np.empty(len(rows), np.float32)
+    with torch.inference_mode():
+        for start in range(0, len(rows), _AT_ONCE):
+            part = torch.from_numpy(np.ascontiguousarray(rows[start : start + _AT_ONCE]))
+            out[start : start + _AT_ONCE] = net(part.to(device)).cpu().numpy()
+    return out
 
 
 def train_mlp(

@@ -19,14 +19,8 @@ from canvas_fm.heads.features.extractor import Extractor
 from canvas_fm.heads.features.feature_set import MAE, FeatureSet, Moments
 from canvas_fm.heads.labels.candidates import Candidates
 from canvas_fm.heads.refine.columns import CONCAT
-from canvas_fm.heads.refine.fit.cross_fit import (
-    LabelledFeatures,
-    assemble_fit,
-    folds_of,
-    head_net,
-    held_out_logits,
-)
-from canvas_fm.heads.refine.fit.training_set import TrainingSet
+from canvas_fm.heads.refine.fit.cross_fit import assemble_fit, folds_of, head_net, held_out_logits
+from canvas_fm.heads.refine.fit.training_set import LabelledFeatures, TrainingSet
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.models.heads.nets import HeadNet
 from canvas_fm.models.heads.tuned_blocks import TunedBlocks, unfrozen

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from canvas_fm.heads.compare.methods import Fit, Training
-from canvas_fm.heads.features.extractor import Extractor, features_of_rows
+from canvas_fm.heads.compare.pooled_candidates import features_of_rows
+from canvas_fm.heads.features.extractor import Extractor
 from canvas_fm.heads.features.feature_set import FeatureSet, Moments
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.training.finetune.finetune import Tuning, tune

@@ -12,8 +12,8 @@ from canvas_fm.data.volume.volume import Volume, ZyxUm
 from canvas_fm.training.joint.joint_task import JointPretraining
 from canvas_fm.training.mae.mae_task import Pretraining
 from canvas_fm.training.recipe.joint_recipe import JointRecipe
+from canvas_fm.training.recipe.read_recipe import pretraining_class
 from canvas_fm.training.recipe.recipe import Recipe
-from canvas_fm.training.recipe.recipe_kind import pretraining_class
 from canvas_fm.training.run.folder.run_folder import Run
 from canvas_fm.training.run.held_out_split import check_companions, name_volumes, resolve, split_volumes
 from canvas_fm.training.run.trainer import train

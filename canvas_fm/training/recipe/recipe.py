@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import yaml
-from pydantic import AfterValidator, AliasChoices, Field, Strict, ValidationError, model_validator
+from pydantic import AfterValidator, AliasChoices, Field, Strict, model_validator
 
 from canvas_fm.data.volume.window import WindowRule
-from canvas_fm.errors import CanvasError
-from canvas_fm.files.shipped import find
-from canvas_fm.files.strict_yaml import StrictModel, explain
+from canvas_fm.files.strict_yaml import StrictModel
 from canvas_fm.models.folder.network_config import DecoderConfig, EncoderConfig, Pool, masked_count
-from canvas_fm.training.recipe.overrides import override, read_yaml
 
 Positive = Annotated[int, Field(gt=0)]
 Size = Annotated[float, Field(gt=0)]
@@ -254,81 +249,3 @@ class Recipe(AnyRecipe):
                 "so give both or neither"
             )
         return self
-
-
-R = TypeVar("R", bound=AnyRecipe)
-RecipeLike = str | Path | AnyRecipe | Mapping[str, Any]
-
-
-def read_recipe(recipe: RecipeLike, overrides: Sequence[str] = ()) -> Recipe:
-    """Read and validate the recipe of a pretraining; see `read_recipe_of`."""
-    return read_recipe_of(Recipe, recipe, overrides)
-
-
-def read_recipe_of(kind: type[R], recipe: RecipeLike, overrides: Sequence[str] = ()) -> R:
-    """Validated recipe from a YAML file, a shipped name, or a mapping.
-
-    `overrides` are `a.b=value` with the value in YAML. CanvasError with a sentence for each mistake: an
-    unknown key with the nearest right one, a wrong value with where it stands and what was expected.
-    """
-    checked, faults = check_recipe(kind, recipe, overrides)
-    if checked is None:
-        raise CanvasError("; ".join(faults))
-    return checked
-
-
-def check_recipe(
-    kind: type[R], recipe: RecipeLike, overrides: Sequence[str] = ()
-) -> tuple[R | None, list[str]]:
-    """The recipe that `read_recipe_of` gives, or None and all that is wrong, a sentence each."""
-    if isinstance(recipe, AnyRecipe):
-        source, settings = "the recipe", recipe.model_dump(mode="json")
-    elif isinstance(recipe, Mapping):
-        source, settings = "the recipe", {key: value for key, value in recipe.items()}
-    else:
-        try:
-            path = find("recipe", recipe)
-            source, settings = str(path), read_yaml(path)
-        except CanvasError as problem:
-            return None, [str(problem)]
-    verbs = ["train-detector" if "kind" in keys else "pretrain" for keys in (settings, kind.model_fields)]
-    if verbs[0] != verbs[1]:
-        return None, [f"{source} is a recipe for `canvas-fm {verbs[0]}`, not for `{verbs[1]}`"]
-    origin, faults = {}, []
-    for assignment in overrides:
-        try:
-            origin[override(settings, assignment)] = f"--set {assignment}"
-        except CanvasError as problem:
-            faults.append(str(problem))
-    try:
-        checked = kind.model_validate(settings)
-    except ValidationError as problem:
-        wrong = explain(problem, kind)
-        faults += [f"{_origin(key, origin) or source}: {sentence}" for key, sentence in wrong]
-    return (None, faults) if faults else (checked, [])
-
-
-def _origin(key: str, overridden: Mapping[str, str]) -> str | None:
-    """The `--set` that a wrong key comes from, the last one; None for the file."""
-    flag = None
-    for name, text in overridden.items():
-        if key == name or key.startswith((f"{name}.", f"{name}[")) or name.startswith(f"{key}."):
-            flag = text
-    return flag
-
-
-def first_difference(before: AnyRecipe, after: AnyRecipe) -> tuple[str, Any, Any] | None:
-    """(key, value before, value after) of the first differing setting, None if equal."""
-    old, new = (dict(_flat(recipe.model_dump(mode="json"))) for recipe in (before, after))
-    for key in [*old, *(key for key in new if key not in old)]:
-        if old.get(key) != new.get(key):
-            return key, old.get(key), new.get(key)
-    return None
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in settings.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

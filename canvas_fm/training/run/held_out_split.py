@@ -13,7 +13,8 @@ from canvas_fm.data.volume.levels.resample import check_voxel_um
 from canvas_fm.data.volume.volume import Volume, ZyxUm
 from canvas_fm.errors import CanvasError, ModelMismatch, counted
 from canvas_fm.training.mae.training_crops import VolumeSource
-from canvas_fm.training.recipe.recipe import AnyRecipe, R, read_recipe_of
+from canvas_fm.training.recipe.read_recipe import R, read_recipe_of
+from canvas_fm.training.recipe.recipe import AnyRecipe
 
 
 def name_volumes(

@@ -15,8 +15,8 @@ from pydantic import AliasChoices, Field, ValidationError, model_validator
 from canvas_fm.errors import CanvasError
 from canvas_fm.files.shipped import find
 from canvas_fm.files.strict_yaml import StrictModel, explain, read_settings
-from canvas_fm.training.recipe.overrides import override, read_yaml
-from canvas_fm.training.recipe.recipe import Recipe, read_recipe
+from canvas_fm.training.recipe.read_recipe import override, read_recipe, read_yaml
+from canvas_fm.training.recipe.recipe import Recipe
 
 DATA_SET = "volumes"  # the parameter whose values are names of data sets
 _MOST_FAULTS = 8

@@ -116,46 +116,28 @@ def _describe_points(path: Path) -> dict[str, Any]:
 def _describe_recipe(path: Path) -> dict[str, Any]:
     from canvas_fm.training.recipe.detector_recipe import DetectorRecipe
     from canvas_fm.training.recipe.joint_recipe import JointRecipe
-    from canvas_fm.training.recipe.recipe import read_recipe, read_recipe_of
-    from canvas_fm.training.recipe.recipe_kind import recipe_class
+    from canvas_fm.training.recipe.read_recipe import read_recipe_of, recipe_class
+    from canvas_fm.training.recipe.recipe import Recipe
 
-    if recipe_class(path) is JointRecipe:
-        joint = read_recipe_of(JointRecipe, path)
-        return {
-            "kind": "recipe of a joint embedding",
-            "path": str(path),
-            "steps": joint.steps,
-            "batch": joint.training.batch,
-            "loss": joint.loss.kind,
-            "visible": joint.model.visible,
-            **joint.model.encoder.model_dump(mode="json"),
-            "seed": joint.seed,
+    kind, about = "recipe", {}
+    recipe = read_recipe_of(recipe_class(path), path)
+    if isinstance(recipe, JointRecipe):
+        kind, net = "recipe of a joint embedding", recipe.model.encoder.model_dump(mode="json")
+        about = {"loss": recipe.loss.kind, "visible": recipe.model.visible} | net
+    elif isinstance(recipe, DetectorRecipe):
+        kind = "recipe of a detector"
+        about = {"crop_zyx": list(recipe.data.crop_zyx)} | recipe.model.model_dump(mode="json")
+    elif isinstance(recipe, Recipe):
+        encoder = recipe.model.encoder
+        about = {
+            "mask_ratio": recipe.model.mask_ratio,
+            "crop_zyx": list(encoder.crop_zyx),
+            "patch_zyx": list(encoder.patch_zyx),
+            "dim": encoder.dim,
+            "depth": encoder.depth,
         }
-    if recipe_class(path) is DetectorRecipe:
-        detector = read_recipe_of(DetectorRecipe, path)
-        return {
-            "kind": "recipe of a detector",
-            "path": str(path),
-            "steps": detector.steps,
-            "batch": detector.training.batch,
-            "crop_zyx": list(detector.data.crop_zyx),
-            **detector.model.model_dump(mode="json"),
-            "seed": detector.seed,
-        }
-    recipe = read_recipe(path)
-    encoder = recipe.model.encoder
-    return {
-        "kind": "recipe",
-        "path": str(path),
-        "steps": recipe.steps,
-        "batch": recipe.training.batch,
-        "mask_ratio": recipe.model.mask_ratio,
-        "crop_zyx": list(encoder.crop_zyx),
-        "patch_zyx": list(encoder.patch_zyx),
-        "dim": encoder.dim,
-        "depth": encoder.depth,
-        "seed": recipe.seed,
-    }
+    head = {"kind": kind, "path": str(path), "steps": recipe.steps, "batch": recipe.training.batch}
+    return head | about | {"seed": recipe.seed}
 
 
 def _is_run(path: Path) -> bool:

@@ -11,9 +11,9 @@ import numpy as np
 from canvas_fm.errors import CanvasError
 from canvas_fm.heads.compare.baselines import CandidateScoreMethod, Embedded, PcaCrops, ShapeTrees
 from canvas_fm.heads.compare.methods import Method
-from canvas_fm.heads.compare.pooled_candidates import PooledCandidates
+from canvas_fm.heads.compare.pooled_candidates import PooledCandidates, features_of_rows
 from canvas_fm.heads.features.candidate_score import candidate_scores, with_candidate_score
-from canvas_fm.heads.features.extractor import DETECTOR, MAE, Extractor, features_of_rows
+from canvas_fm.heads.features.extractor import DETECTOR, MAE, Extractor
 from canvas_fm.heads.features.feature_cache import features_at, other_contrasts
 from canvas_fm.heads.features.feature_set import (
     CANDIDATE_SCORE,

@@ -10,7 +10,7 @@ from starlette.requests import Request
 
 from canvas_fm.files.option_sets import Options, faults
 from serving.protocol.errors import Refusal
-from serving.protocol.request_options import Text
+from serving.protocol.request_values import Text
 
 Asked = TypeVar("Asked", bound=Options)
 

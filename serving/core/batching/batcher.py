@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from serving.core.batching.errors import DeadlinePassed, QueueFull, Stopped, TooManyRows
+
 logger = logging.getLogger(__name__)
 
 Run = Callable[[Hashable, np.ndarray], np.ndarray]
@@ -26,26 +28,6 @@ Around = Callable[[list[object], int], AbstractContextManager[None]]
 """(traces of a batch's requests, rows) → what is entered while the batch is computed."""
 Prepare = Callable[[np.ndarray], np.ndarray]
 """Turns a request's rows as they came into rows as the model takes them, batch by batch."""
-
-
-class QueueFull(Exception):
-    """The queue is full; `retry_after_s` estimates when there is room."""
-
-    def __init__(self, waiting: str, retry_after_s: int) -> None:
-        super().__init__(f"{waiting}; come back in {retry_after_s} s")
-        self.retry_after_s = retry_after_s
-
-
-class TooManyRows(Exception):
-    """One request has more rows than the queue can hold."""
-
-
-class DeadlinePassed(Exception):
-    """The request timed out."""
-
-
-class Stopped(Exception):
-    """The batcher has stopped."""
 
 
 @dataclass(eq=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from canvas_fm.errors import CanvasError
-from serving.core.batching.batcher import Batcher, DeadlinePassed, Prepare, QueueFull, Stopped, TooManyRows
+from serving.core.batching.batcher import Batcher, Prepare
+from serving.core.batching.errors import DeadlinePassed, QueueFull, Stopped, TooManyRows
 from serving.core.embed.vector_cache import VectorCache
 from serving.observe.metrics import Metrics
 from serving.observe.tracing import Traces
@@ -37,6 +39,14 @@ def key_of(engine: Engine, pool: str | None, layer: int | None) -> Key:
         return Key(engine.name, *engine.check_layer(pool, layer))
     except CanvasError as problem:
         raise refused(problem) from problem
+
+
+def check_reply(engine: Engine, key: Key, rows: int, limits: Limits) -> None:
+    """Refuse (413) a response larger than the request limit: a vector for each patch is 64 times one."""
+    size, most = 4 * rows * math.prod(engine.one_shape(key.pool)), limits.max_body_mb
+    if size > most * 2**20:
+        megabytes = f"{size / 2**20:,.2f} MB; {most:g} MB are the most"
+        raise Refusal(413, f"the {key.pool} of {rows} crops are {megabytes}: send fewer")
 
 
 def make_batcher(

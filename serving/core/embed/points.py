@@ -11,9 +11,9 @@ import numpy as np
 
 from canvas_fm.errors import CanvasError, DamagedStore, Unreachable
 from serving.core.core import Core
-from serving.core.embed.crops import Key, key_of
+from serving.core.embed.crops import Key, check_reply, key_of
 from serving.protocol.errors import Refusal, refused
-from serving.protocol.request_options import ParsedRows
+from serving.protocol.request_values import ParsedRows
 
 if TYPE_CHECKING:
     from serving.core.models.model_host import Engine, HostedVolume
@@ -46,7 +46,7 @@ async def embed_points_by(
     """Embeddings of points by a model that need not be served by name."""
     hosted, key = core.volume(engine, volume), key_of(engine, pool, layer)
     check_number(core, len(points_zyx))
-    core.check_reply(engine, key, len(points_zyx))
+    check_reply(engine, key, len(points_zyx), core.limits)
     try:
         points = hosted.check(points_zyx)
     except CanvasError as problem:

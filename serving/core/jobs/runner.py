@@ -140,7 +140,7 @@ class JobRunner:
 
     def _detect(self, job: Job) -> None:
         from canvas_fm.inference.detect.detect import detect
-        from serving.core.detect import find_detector
+        from serving.core.detect import detector_options, find_detector
 
         spec = job.spec
         detect(
@@ -149,7 +149,7 @@ class JobRunner:
             background=None if spec.background is None else self._core.registered(spec.background),
             out=job.out,
             show=False,
-            **self._core.running_detector(),
+            **detector_options(self._core),
             **spec.detection,
         )
 

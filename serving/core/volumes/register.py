@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from canvas_fm.errors import CanvasError
-from serving.core.core import Core, NameTaken
+from serving.core.core import Core
 from serving.core.models.describe import detector_info
-from serving.protocol.errors import Refusal, refused
+from serving.protocol.errors import NameTaken, Refusal, refused
 from serving.protocol.schemas import DetectorInfo, ModelInfo, VolumeInfo
 from serving.protocol.serve_flags import ServedVolume
 from serving.protocol.settings import ServiceSettings
@@ -22,7 +22,7 @@ async def add_model(core: Core, name: str, requested_path: str) -> ModelInfo | D
     settings = _changeable(core)
     path = below_roots(settings.roots, requested_path)
     try:
-        added = await asyncio.to_thread(core.open_model, name, str(path), settings)
+        added = await asyncio.to_thread(core.open_model, name, str(path))
     except CanvasError as problem:
         raise refused(problem, 409 if isinstance(problem, NameTaken) else 422) from problem
     from serving.core.models.model_host import Engine

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from canvas_fm.analysis.regions.atlas import open_atlas
 from canvas_fm.analysis.regions.cells_per_region import count_regions
+from canvas_fm.analysis.regions.read_atlas import open_atlas
 from canvas_fm.analysis.regions.sidecar import write_cells
 from canvas_fm.data.points.points import Points
 from canvas_fm.inference.embed.store.embedding_store import write_store

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from canvas_fm.analysis.regions.atlas import open_atlas
 from canvas_fm.analysis.regions.cells_per_region import count_regions, region_volumes
+from canvas_fm.analysis.regions.read_atlas import open_atlas
 from canvas_fm.data.points.points import Points
 from canvas_fm.heads.refine.counts.count_interval import CountSpread, Recall, expected_count
 from tests.analysis.regions.conftest import PARTS

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import tifffile
 
-from canvas_fm.analysis.regions.atlas import open_atlas
 from canvas_fm.analysis.regions.atlas_positions import place
 from canvas_fm.analysis.regions.cells_per_region import count_regions
+from canvas_fm.analysis.regions.read_atlas import open_atlas
 from canvas_fm.analysis.regions.sidecar import write_cells
 from canvas_fm.analysis.regions.tree import RegionTree
 from canvas_fm.data.points.points import Points

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import tifffile
 
-from canvas_fm.analysis.regions.atlas import open_atlas
 from canvas_fm.analysis.regions.atlas_positions import place
 from canvas_fm.analysis.regions.cells_per_region import count_regions, region_volumes
+from canvas_fm.analysis.regions.read_atlas import open_atlas
 from canvas_fm.data.points.points import Points
 from canvas_fm.errors import CanvasError
 

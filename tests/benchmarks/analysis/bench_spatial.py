@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from canvas_fm.analysis.regions.atlas import open_atlas
+from canvas_fm.analysis.regions.read_atlas import open_atlas
 from canvas_fm.data.points.points import Points
 from tests.benchmarks.timing import show
 from tests.support.real_data import REAL_DATA

@@ -37,7 +37,7 @@ from canvas_fm.training.detector.train import train_detector
 from canvas_fm.training.mae.optimizer_step import new_model
 from canvas_fm.training.mae.pretrain import pretrain
 from canvas_fm.training.recipe.detector_recipe import DetectorRecipe
-from canvas_fm.training.recipe.recipe import read_recipe, read_recipe_of
+from canvas_fm.training.recipe.read_recipe import read_recipe, read_recipe_of
 from tests.support.real_data import REAL_DATA
 
 RECIPE, ENCODER_RECIPE = "detector_two_channels", "phantom_two_channels"

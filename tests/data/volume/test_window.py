@@ -11,6 +11,7 @@ import tifffile
 import zarr
 
 from canvas_fm.data.volume import window as window_module
+from canvas_fm.data.volume.array.in_memory import InMemory
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.data.volume.window import (
     Window,
@@ -200,7 +201,7 @@ def test_a_user_without_a_home_does_without_a_cache(tmp_path, monkeypatch):
 
 def test_any_damage_to_a_cached_window_means_that_it_is_found_again(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    cache, rule = WindowCache(["a"], lambda key: 1), WindowRule()
+    cache, rule = WindowCache(["a"], InMemory(noise())), WindowRule()
     cache.put(rule, Window(10.0, 20.0), ["0/0"])
     assert cache.get(rule) == Window(10.0, 20.0)
     content = cache.path.read_bytes()

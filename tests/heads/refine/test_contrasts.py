@@ -19,13 +19,9 @@ from canvas_fm.heads.features.extractor import Extractor
 from canvas_fm.heads.features.feature_set import FeatureSet
 from canvas_fm.heads.labels.candidates import label_brains
 from canvas_fm.heads.labels.group_folds import grouped_folds
-from canvas_fm.heads.refine.fit.cross_fit import (
-    LabelledFeatures,
-    cross_fitted_decisions,
-    folds_of,
-    held_out_logits,
-)
+from canvas_fm.heads.refine.fit.cross_fit import cross_fitted_decisions, folds_of, held_out_logits
 from canvas_fm.heads.refine.fit.fit import fit_labelled, training_set
+from canvas_fm.heads.refine.fit.training_set import LabelledFeatures
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.training.finetune.finetune import Tuning
 from canvas_fm.viewing.report.report import report

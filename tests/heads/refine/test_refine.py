@@ -21,7 +21,8 @@ import canvas_fm as cf
 from canvas_fm.errors import BadInput
 from canvas_fm.heads.features.feature_set import FeatureSet
 from canvas_fm.heads.labels.group_folds import grouped_folds
-from canvas_fm.heads.refine.fit.cross_fit import LabelledFeatures, cross_fitted_decisions
+from canvas_fm.heads.refine.fit.cross_fit import cross_fitted_decisions
+from canvas_fm.heads.refine.fit.training_set import LabelledFeatures
 from canvas_fm.heads.refine.refiner import Refiner
 from tests.heads.made_up import BLOCKS, MADE, cells, p_cell
 

@@ -25,7 +25,7 @@ from canvas_fm.training.detector.optimizer_step import new_net
 from canvas_fm.training.detector.train import train_detector
 from canvas_fm.training.mae.training_crops import VolumeSource
 from canvas_fm.training.recipe.detector_recipe import DetectorRecipe
-from canvas_fm.training.recipe.recipe import read_recipe_of
+from canvas_fm.training.recipe.read_recipe import read_recipe_of
 
 VOXEL_UM = (4.0, 2.0, 2.0)
 SHAPE = (24, 48, 48)

@@ -23,7 +23,7 @@ from canvas_fm.training.detector.targets import BACKGROUND, CELL, Labelled, shar
 from canvas_fm.training.detector.train import train_detector
 from canvas_fm.training.mae.training_crops import VolumeSource
 from canvas_fm.training.recipe.detector_recipe import DetectorRecipe, PhantomRecipe
-from canvas_fm.training.recipe.recipe import read_recipe_of
+from canvas_fm.training.recipe.read_recipe import read_recipe_of
 
 VOXEL_UM = (4.0, 2.0, 2.0)
 RULE = WindowRule("median", 0.0, 64.0)

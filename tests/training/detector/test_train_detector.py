@@ -16,7 +16,7 @@ from canvas_fm.models.load_model import load
 from canvas_fm.training.detector.optimizer_step import DetectorStep
 from canvas_fm.training.detector.train import train_detector
 from canvas_fm.training.recipe.detector_recipe import DetectorRecipe
-from canvas_fm.training.recipe.recipe import read_recipe, read_recipe_of
+from canvas_fm.training.recipe.read_recipe import read_recipe, read_recipe_of
 from tests.training.detector.cubes import SHAPE, TINY, VOXEL_UM, tiny, train, write_cube
 
 

@@ -18,7 +18,7 @@ from canvas_fm.training.joint.optimizer_step import JointStep
 from canvas_fm.training.mae.pretrain import pretrain
 from canvas_fm.training.mae.training_crops import VolumeSource
 from canvas_fm.training.recipe.joint_recipe import JointRecipe
-from canvas_fm.training.recipe.recipe import read_recipe_of
+from canvas_fm.training.recipe.read_recipe import read_recipe_of
 from canvas_fm.training.run.distributed import Ranks
 from canvas_fm.viewing.info.models import describe_run
 

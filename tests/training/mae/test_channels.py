@@ -19,7 +19,8 @@ from canvas_fm.training.mae.augment import augment, draw, to_unit, turn, widen
 from canvas_fm.training.mae.pretrain import pretrain
 from canvas_fm.training.mae.training_crops import VolumeSource, draw_crops, take
 from canvas_fm.training.recipe.joint_recipe import JointRecipe
-from canvas_fm.training.recipe.recipe import AugmentRecipe, read_recipe_of
+from canvas_fm.training.recipe.read_recipe import read_recipe_of
+from canvas_fm.training.recipe.recipe import AugmentRecipe
 from tests.support.real_data import REAL_DATA
 
 TWO = "model.encoder.channels=2"

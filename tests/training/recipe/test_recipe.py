@@ -10,7 +10,7 @@ import yaml
 from canvas_fm.errors import CanvasError
 from canvas_fm.files.shipped import shipped
 from canvas_fm.models.encoder.mae import masked_count
-from canvas_fm.training.recipe.recipe import first_difference, read_recipe
+from canvas_fm.training.recipe.read_recipe import first_difference, read_recipe
 
 LEAST = {"training": {"steps": 3}}
 

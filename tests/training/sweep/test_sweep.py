@@ -16,7 +16,7 @@ import yaml
 
 from canvas_fm.errors import CanvasError
 from canvas_fm.files.locks import take_lock
-from canvas_fm.training.recipe.recipe import read_recipe
+from canvas_fm.training.recipe.read_recipe import read_recipe
 from canvas_fm.training.run.folder.run_folder import Run
 from canvas_fm.training.sweep import workers
 from canvas_fm.training.sweep.early_stop import EarlyStop

@@ -88,7 +88,7 @@ def add_atlas_flags(parser: Parser, voxel_um: str = "the points' voxel size in Â
 
 def open_atlas_of(args: argparse.Namespace, atlas: str) -> Atlas:
     """The atlas that the flags describe."""
-    from canvas_fm.analysis.regions.atlas import open_atlas
+    from canvas_fm.analysis.regions.read_atlas import open_atlas
 
     return open_atlas(
         atlas,

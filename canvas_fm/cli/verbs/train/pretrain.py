@@ -127,8 +127,8 @@ def recipe_faults(args: argparse.Namespace, verb: str) -> list[str]:
     """What is wrong with the recipe and with `--set`, a sentence each; torch is not imported for it."""
     from canvas_fm.errors import CanvasError
     from canvas_fm.training.recipe.detector_recipe import DetectorRecipe, init_overrides
-    from canvas_fm.training.recipe.recipe import AnyRecipe, check_recipe
-    from canvas_fm.training.recipe.recipe_kind import pretraining_class
+    from canvas_fm.training.recipe.read_recipe import check_recipe, pretraining_class
+    from canvas_fm.training.recipe.recipe import AnyRecipe
 
     if getattr(args, "recipe", None) is None:
         return []

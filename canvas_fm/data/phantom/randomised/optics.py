@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float32, UInt16
 from scipy.ndimage import gaussian_filter
 
-from canvas_fm.data.phantom.randomised.parameter_ranges import PhantomParameters
+from canvas_fm.data.phantom.randomised.draw_parameters import PhantomParameters
 from canvas_fm.data.phantom.randomised.rendering import Grid
 
 Field = Float32[np.ndarray, "z y x"]

@@ -9,6 +9,12 @@ from jaxtyping import Float64, Int32, UInt16
 from scipy.ndimage import gaussian_filter
 from scipy.spatial import cKDTree
 
+from canvas_fm.data.phantom.randomised.draw_parameters import (
+    BackgroundParameters,
+    PhantomParameters,
+    draw_background,
+    draw_parameters,
+)
 from canvas_fm.data.phantom.randomised.optics import (
     illumination,
     photograph,
@@ -16,14 +22,7 @@ from canvas_fm.data.phantom.randomised.optics import (
     through_optics,
     tissue,
 )
-from canvas_fm.data.phantom.randomised.parameter_ranges import (
-    BackgroundParameters,
-    CellKind,
-    Families,
-    PhantomParameters,
-    draw_background,
-    draw_parameters,
-)
+from canvas_fm.data.phantom.randomised.parameter_ranges import CellKind, Families
 from canvas_fm.data.phantom.randomised.rendering import (
     Ellipsoids,
     Grid,

@@ -13,9 +13,13 @@ from pathlib import Path
 import numpy as np
 
 from canvas_fm.data.points.csv_columns.header import Header
-from canvas_fm.data.points.csv_columns.numbers import refuse_thousands
-from canvas_fm.data.points.csv_columns.parse import EXACT, parse_block, plain_float
-from canvas_fm.data.points.csv_columns.texts import text_array
+from canvas_fm.data.points.csv_columns.parse import (
+    EXACT,
+    parse_block,
+    plain_float,
+    refuse_thousands,
+    text_array,
+)
 from canvas_fm.data.points.label_values import BLANKS
 from canvas_fm.errors import CanvasError
 

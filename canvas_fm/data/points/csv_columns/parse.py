@@ -7,13 +7,19 @@ else (exponents, blanks, text) goes through Python's `float`, one by one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+import csv
+import logging
+import re
+from collections.abc import Callable, Container, Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float64, Int64, UInt8, UInt64
 
-from canvas_fm.data.points.csv_columns.texts import text_array
+from canvas_fm.data.points.coordinate_columns import axis_of, is_napari_axis
+from canvas_fm.data.points.csv_columns.header import Header
+from canvas_fm.errors import CanvasError
 
 EXACT = 2**53  # up to here a float64 holds every whole number
 _DOT, _MINUS, _NEWLINE, _ZERO, _BLANK = b".-\n0 "
@@ -24,6 +30,12 @@ _MOST_DIGITS = 18  # that are parsed here; any 19 fit into 64 bits
 _FEW = 0.02  # fields of a column that are worth parsing one by one
 _EXTENDED = np.finfo(np.longdouble).nmant >= 63
 Parse = Callable[[list[str]], np.ndarray]
+_log = logging.getLogger(__name__)
+_GROUPED = {",": re.compile(r"[-+]?[1-9]\d{0,2}(,\d{3})+"), ".": re.compile(r"[-+]?[1-9]\d{0,2}(\.\d{3})+")}
+_WHOLE = re.compile(r"[-+]?\d{1,3}")
+_LONGEST = 100_000  # characters of a text
+_MOST_BYTES = 2**30  # of a column
+_CHARACTER = np.dtype("U1").itemsize
 
 
 class Fields(NamedTuple):
@@ -183,3 +195,82 @@ def _whole(
         word = (word * np.uint64(42949672960001)) >> np.uint64(32)
         value += word * _WHOLE_POWERS[part * _WORD] if part else word
     return value
+
+
+def refuse_thousands(path: Path, header: Header, text: str) -> None:
+    """Raise CanvasError where coordinates of the first rows hold separators of thousands, not decimals.
+
+    Excel writes 1,234 for 1234 where a cell is formatted so, in German 1.234. Only rows of semicolons and
+    tabs are looked at, whose numbers may have a decimal comma. Where nothing tells, a warning says what is
+    read.
+    """
+    if header.delimiter not in ";\t" or not re.search(r"\d[.,]\d{3}(?!\d)", text):
+        return
+    rows = list(csv.reader(text.splitlines(), delimiter=header.delimiter))
+    columns = [[row[at].strip() for row in rows if at < len(row)] for at in range(len(header.names))]
+    decimal_comma = any(re.fullmatch(r"[-+]?(\d+,\d{1,2}|\d+,\d{4,}|0,\d+)", text) for text in _all(columns))
+    doubtful = None
+    for name, texts in zip(header.names, columns, strict=True):
+        if axis_of(name) is None and not is_napari_axis(name):
+            continue
+        for mark in ",.":
+            marked = [text for text in texts if mark in text]
+            if not marked or not all(map(_GROUPED[mark].fullmatch, marked)):
+                continue
+            plain = next((text for text in texts if _WHOLE.fullmatch(text)), None)
+            if decimal_comma and mark == ".":
+                raise _thousands(path, name, marked[0], "beside decimal commas")
+            # Excel leaves out zeros at a number's end: of decimals hardly all have three digits, or none.
+            if plain is not None and not decimal_comma and (mark == "," or header.delimiter == ";"):
+                raise _thousands(path, name, marked[0], f"beside {plain}")
+            if mark == "," and not decimal_comma:
+                doubtful = (name, marked[0])
+    if doubtful is not None:
+        _log.warning(
+            "%s: the comma of %s in %s is read as a decimal point; if it separates thousands, save the "
+            "numbers without",
+            path,
+            doubtful[1],
+            doubtful[0],
+        )
+
+
+def _all(columns: Sequence[Sequence[str]]) -> Iterator[str]:
+    for texts in columns:
+        yield from texts
+
+
+def _thousands(path: Path, name: str, text: str, where: str) -> CanvasError:
+    return CanvasError(
+        f"{path}: {name} holds {text} {where}, as numbers with separated thousands do; save them without "
+        "(Excel: Format Cells, Number)"
+    )
+
+
+class TextsTooLarge(ValueError):
+    """Texts of which an array would take much more memory than the file that they came from."""
+
+
+def text_array(texts: Sequence[str]) -> np.ndarray:
+    """The texts as an array; TextsTooLarge for a text, or a column, that no memory should be spent on."""
+    longest = max(map(len, texts), default=0)
+    _check(len(texts), longest)
+    return np.array(texts, dtype=np.str_)
+
+
+def joined_column(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """One column of its blocks; TextsTooLarge where they are texts that would take too much memory."""
+    _check(
+        sum(map(len, parts)), max(p.dtype.itemsize if p.dtype.kind == "U" else 0 for p in parts) // _CHARACTER
+    )
+    return np.concatenate(parts)
+
+
+def _check(rows: int, longest: int) -> None:
+    if longest > _LONGEST:
+        raise TextsTooLarge(f"it holds a text of {longest:,} characters; {_LONGEST:,} are the most")
+    if rows * longest * _CHARACTER > _MOST_BYTES:
+        raise TextsTooLarge(
+            f"a column of {rows:,} texts, the longest of {longest:,} characters, would take "
+            f"{rows * longest * _CHARACTER / 2**30:,.1f} GB; shorten the longest, or leave the column out"
+        )

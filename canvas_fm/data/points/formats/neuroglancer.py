@@ -20,8 +20,7 @@ from canvas_fm.files.atomic import write_atomic
 
 _log = logging.getLogger(__name__)
 # From a voxel's centre to its corner, in decimals: binary fractions would not come back.
-_HALF = Decimal("0.5")
-_DIGITS = 60
+_HALF, _DIGITS = Decimal("0.5"), 60
 _MICRO = {
     "m": Decimal(10) ** 6,
     "mm": Decimal(1000),

@@ -19,6 +19,7 @@ from canvas_fm.data.points.coordinate_columns import is_napari_axis
 from canvas_fm.data.points.formats.cellfinder_yaml import YAML, read_cellfinder_yaml
 from canvas_fm.data.points.formats.excel import write_xlsx
 from canvas_fm.data.points.formats.neuroglancer import read_neuroglancer, write_neuroglancer
+from canvas_fm.data.points.formats.parquet import write_parquet
 from canvas_fm.data.points.formats.xml.cellfinder_webknossos import (
     read_cellfinder,
     read_webknossos,
@@ -28,7 +29,7 @@ from canvas_fm.data.points.formats.xml.cellfinder_webknossos import (
 from canvas_fm.data.points.formats.xml.trackmate import ROOT as TRACKMATE
 from canvas_fm.data.points.formats.xml.trackmate import read_trackmate
 from canvas_fm.data.points.formats.xml.xml_reader import root_of
-from canvas_fm.data.points.tables import PointTable, read_table, write_csv, write_parquet
+from canvas_fm.data.points.tables import PointTable, read_table, write_csv
 from canvas_fm.data.precomputed.read_annotations import INFO, read_precomputed
 from canvas_fm.data.store.keys import METADATA
 from canvas_fm.data.store.lfs_pointers import why_unfetched

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -23,6 +24,29 @@ class Boxes(Protocol):
     marker: str | None
 
     def read(self, origin_zyx: ZyxLike, size_zyx: ZyxLike) -> Num[np.ndarray, "z y x"]: ...
+
+
+def read_padded(
+    read: Callable[[Sequence[int], Sequence[int]], np.ndarray],
+    origin: Zyx,
+    size: Zyx,
+    shape_zyx: Zyx,
+    dtype: np.dtype,
+) -> Num[np.ndarray, "z y x"]:
+    """A box that may reach outside, where it is zero; `read(start, stop)` reads what lies inside."""
+    start = [max(a, 0) for a in origin]
+    stop = [min(a + s, n) for a, s, n in zip(origin, size, shape_zyx, strict=True)]
+    inner = tuple(b - a for a, b in zip(start, stop, strict=True))
+    if inner == size and min(size) > 0:
+        return read(start, stop)
+    try:
+        box = np.zeros(size, dtype)
+    except (MemoryError, ValueError) as problem:
+        raise CanvasError(f"a box of {size} voxels does not fit in memory") from problem
+    if min(inner) > 0:
+        place = tuple(slice(a - o, b - o) for a, b, o in zip(start, stop, origin, strict=True))
+        box[place] = read(start, stop)
+    return box
 
 
 def read_slice(volume: Boxes, key: Any) -> Num[np.ndarray, ...]:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Float64, Int64, Shaped
+from jaxtyping import Bool, Float32, Float64, Int64
 
 from canvas_fm.errors import BadInput
 from canvas_fm.evaluation.metrics.classification import auc, best_f1, calibration_error, ceiling, f1_at
 from canvas_fm.heads.features.feature_set import CANDIDATE_SCORE
 from canvas_fm.heads.labels.group_folds import Folds, check_labels, grouped_folds, held_out_parts
 from canvas_fm.heads.refine.counts.count_interval import CountSpread, expected_count
+from canvas_fm.heads.refine.fit.training_set import LabelledFeatures, split_warning
 from canvas_fm.heads.refine.head.calibration import Calibration, fit_calibration
 from canvas_fm.heads.refine.head.head_models import (
     GRID,
@@ -31,54 +31,6 @@ from canvas_fm.heads.refine.head.head_models import (
 from canvas_fm.heads.refine.head.threshold import choose_threshold, most_even
 from canvas_fm.models.heads.boosted_trees import BlendNet
 from canvas_fm.models.heads.nets import HeadNet
-
-
-@dataclass(frozen=True)
-class LabelledFeatures:
-    """Labelled rows as the model's input; `grouped` is False if no brains were given.
-
-    `contrast_augmented` are the same rows at other contrasts: the model is fitted on them too and the
-    threshold has to do for them, but calibration and figures are of the rows as they are.
-    """
-
-    x: Float32[np.ndarray, "n w"]
-    is_cell: Bool[np.ndarray, " n"]
-    groups: Shaped[np.ndarray, " n"]
-    regions: np.ndarray | None
-    missed: Mapping[str, int]
-    grouped: bool
-    contrast_augmented: tuple[Float32[np.ndarray, "n w"], ...] = ()
-
-    def seen(
-        self, subset: Int64[np.ndarray, " m"] | slice
-    ) -> tuple[Float32[np.ndarray, "km w"], Bool[np.ndarray, " km"]]:
-        """Training rows with labels: the original ones, then each contrast-augmented copy."""
-        x = np.concatenate([self.x[subset], *(copy[subset] for copy in self.contrast_augmented)])
-        return x, np.tile(self.is_cell[subset], 1 + len(self.contrast_augmented))
-
-    def missed_in(self, rows: Int64[np.ndarray, " m"]) -> int:
-        """True cells without a candidate, in proportion to these rows' share of their brain."""
-        total = 0.0
-        for name, count in self.missed.items():
-            all_rows = int((self.groups == name).sum())
-            total += count * int((self.groups[rows] == name).sum()) / all_rows if all_rows else 0
-        return round(total)
-
-    def by_brain(
-        self, subset: Int64[np.ndarray, " m"] | None = None
-    ) -> tuple[Bool[np.ndarray, " m"], Shaped[np.ndarray, " m"], dict[str, int]]:
-        """Labels and brains of some rows, and the cells without a candidate in each brain."""
-        rows = np.arange(len(self.is_cell)) if subset is None else subset
-        groups = self.groups[rows]
-        missed = {str(name): self.missed_in(rows[groups == name]) for name in np.unique(groups)}
-        return self.is_cell[rows], groups, missed
-
-    @property
-    def places(self) -> Shaped[np.ndarray, " n"]:
-        """Units for comparing counts: regions if known, else brains."""
-        if self.regions is None:
-            return self.groups
-        return np.char.add(np.char.add(self.groups.astype(np.str_), "/"), self.regions.astype(np.str_))
 
 
 @dataclass(frozen=True)
@@ -141,11 +93,11 @@ def assemble_fit(
         brains = rows.groups if folds.by == "brain" else None
         spread = CountSpread.of(p_cell, rows.is_cell, rows.places, brains)
     spread = spread.with_few_labels(p_cell, other_brains=folds.by == "brain")
-    figures = _figures(rows, folds, held_out[0], p_cell, decisions, spread)
+    figures = held_out_figures(rows, folds, held_out[0], p_cell, decisions, spread)
     net.calibration = torch.tensor(calibration.knots, dtype=torch.float32)
     rounded = Calibration(calibration.method, net.calibration.numpy().astype(np.float64))
     threshold = chosen if settings.threshold is None else settings.threshold
-    return Fitted(net, rounded, spread, float(threshold), C, folds.by, _warning(folds, rows), figures)
+    return Fitted(net, rounded, spread, float(threshold), C, folds.by, split_warning(folds, rows), figures)
 
 
 def _best_threshold(
@@ -165,12 +117,6 @@ def _best_threshold(
     p_cell = np.concatenate([calibration(logits[subset]) for logits in held_out])
     is_cell = np.tile(rows.is_cell[subset], len(held_out))
     return float(best_f1(is_cell, p_cell, missed=len(held_out) * rows.missed_in(subset))[0])
-
-
-def _warning(folds: Folds, rows: LabelledFeatures) -> str | None:
-    if not rows.grouped:
-        return "rows split at random, since no groups were given: nothing is known of another brain"
-    return folds.warning
 
 
 def held_out_logits(
@@ -243,7 +189,7 @@ def cross_fitted_decisions(
     return p_cell, decisions
 
 
-def _figures(
+def held_out_figures(
     rows: LabelledFeatures,
     folds: Folds,
     logits: Float64[np.ndarray, " n"],
@@ -277,7 +223,7 @@ def _figures(
     return {
         "folds": folds.count,
         "split": folds.by if rows.grouped else "random",
-        "warning": _warning(folds, rows),
+        "warning": split_warning(folds, rows),
         "pooled": of(np.arange(len(logits))),
         "brains": {str(name): of(np.flatnonzero(rows.groups == name)) for name in names},
         "regions": _region_figures(rows, p_cell, spread),

@@ -11,7 +11,8 @@ from jaxtyping import Float32
 
 from canvas_fm.inference.detect.detector_features import MapPooling, part_of_map
 from canvas_fm.inference.detect.heatmap import NetHeatMapper
-from canvas_fm.inference.detect.tiles.tiled_detection import TiledDetection, TileMaxima, read_windowed
+from canvas_fm.inference.detect.tiles.merge_tiles import TileMaxima
+from canvas_fm.inference.detect.tiles.tiled_detection import TiledDetection, read_windowed
 from canvas_fm.inference.detect.tiles.tiles import Box, Resampled, pad_to
 from canvas_fm.models.detector.convmixer_planes import features_and_heat_by_planes
 from canvas_fm.models.device import pick_device, pick_precision

@@ -1,4 +1,4 @@
-"""A detection job: input boxes, maxima of a tile, merging tiles into points."""
+"""Detection tile by tile: the boxes that a tile reads, its maxima, and all tiles computed, resumably."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Float32, Int64
 
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume, Zyx, ZyxUm
@@ -23,11 +23,10 @@ from canvas_fm.inference.detect.maxima.local_maxima import (
     Shape,
     find_all_maxima,
     neighbourhood,
-    one_per_plateau,
     refine_positions,
-    suppress,
 )
-from canvas_fm.inference.detect.maxima.relative_score import LEAST_HEAT, relative_scores
+from canvas_fm.inference.detect.maxima.relative_score import LEAST_HEAT
+from canvas_fm.inference.detect.tiles.merge_tiles import TileMaxima, merge_tiles
 from canvas_fm.inference.detect.tiles.resumable_tiles import ResumableTiles
 from canvas_fm.inference.detect.tiles.tiles import Box, Readable, Resampled, cut, fit_tile, whole
 from canvas_fm.models.folder.network_config import AmplitudeConfig, RelativeConfig
@@ -36,25 +35,6 @@ from canvas_fm.progress import bar
 
 _BAD_CHUNKS, _BETWEEN = "bad_chunks", " | "
 _PLANES = 8  # that go through the window together
-
-
-@dataclass(frozen=True)
-class TileMaxima:
-    """Maxima of one tile, all voxels of a plateau: voxels, heat-map values, sub-voxel positions.
-
-    `amplitude` is that of their blobs where it enters the scores only once all tiles are there.
-    """
-
-    maxima: Int64[np.ndarray, "n 3"]
-    score: Float32[np.ndarray, " n"]
-    position: Float64[np.ndarray, "n 3"]
-    bad_chunks: tuple[str, ...] = ()
-    amplitude: Float32[np.ndarray, " n"] | None = None
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Arrays by name as a resumable store keeps them; `TileMaxima(**arrays)` has them back."""
-        arrays = {"maxima": self.maxima, "score": self.score, "position": self.position}
-        return arrays if self.amplitude is None else arrays | {"amplitude": self.amplitude}
 
 
 @dataclass
@@ -148,38 +128,13 @@ class TiledDetection:
 
     def merge_rows(self, tiles: Sequence[TileMaxima]) -> tuple[Points, Int64[np.ndarray, " n"]]:
         """As `merge`, and which of the maxima each point is, counted through the tiles in their order."""
-        maxima = np.concatenate([np.empty((0, 3), np.int64), *(part.maxima for part in tiles)])
-        score = np.concatenate([np.empty(0, np.float32), *(part.score for part in tiles)])
-        position = np.concatenate([np.empty((0, 3)), *(part.position for part in tiles)])
-        order = np.lexsort(maxima.T[::-1])
-        maxima, score, position = maxima[order], score[order], position[order]
-        amplitude = None
-        if self.joined is not None and self.joined.config.relative:
-            empty = np.empty(0, np.float32)
-            parts = (empty if part.amplitude is None else part.amplitude for part in tiles)
-            amplitude = np.concatenate([empty, *parts])[order]
-        keep = one_per_plateau(maxima, self.radius_zyx, shape=self.shape)
-        if self.relative is not None:
-            strong = keep[score[keep] >= np.float32(LEAST_HEAT)]
-            score[strong] = relative_scores(
-                position[strong], score[strong], self.voxel_um, self.relative,
-                None if amplitude is None else amplitude[strong],
-                1.0 if self.amplitude is None else self.amplitude.weight,
-                typical=self.amplitude is not None and self.amplitude.relative == "typical",
-                classes_apart=None if self.amplitude is None else self.amplitude.classes_apart,
-            )  # fmt: skip
-            keep = strong
-        if self.joined is not None or self.relative is not None:
-            keep = keep[score[keep] >= np.float32(self.threshold)]
-        if self.suppress_um is not None:
-            keep = keep[suppress(position[keep] * self.voxel_um, score[keep], self.suppress_um)]
-        zyx = position[keep]
-        source = self.sources[0]
-        if isinstance(source, Resampled):
-            zyx = source.to_volume(zyx)
+        zyx, score, rows = merge_tiles(
+            tiles, self.sources[0], radius_zyx=self.radius_zyx, shape=self.shape, threshold=self.threshold,
+            suppress_um=self.suppress_um, amplitude=self.amplitude, relative=self.relative,
+        )  # fmt: skip
         bad = sorted({sentence for part in tiles for sentence in part.bad_chunks})
         meta = self.meta | ({_BAD_CHUNKS: _BETWEEN.join(bad)} if bad else {})
-        return Points(zyx, {"score": score[keep]}, meta), order[keep]
+        return Points(zyx, {"score": score}, meta), rows
 
     def digest(self) -> str:
         """Hash of the inputs: equal hashes give equal rows."""

@@ -10,8 +10,9 @@ import numpy as np
 from canvas_fm.analysis.groups.compare import compare_groups
 from canvas_fm.analysis.groups.figures import region_heat_map, volcano
 from canvas_fm.analysis.groups.study import read_study
-from canvas_fm.analysis.regions.atlas import Atlas, open_atlas
+from canvas_fm.analysis.regions.atlas import Atlas
 from canvas_fm.analysis.regions.cells_per_region import count_regions, write_counts
+from canvas_fm.analysis.regions.read_atlas import open_atlas
 from canvas_fm.analysis.regions.sidecar import write_cells, write_sidecar
 from canvas_fm.analysis.regions.transform import read_transform
 from canvas_fm.data.points.points import Points

@@ -13,8 +13,8 @@ from typing import Any
 
 from canvas_fm.errors import CanvasError
 from canvas_fm.files.atomic import disk_full_as_error, write_text_atomic
-from canvas_fm.training.recipe.recipe import AnyRecipe, first_difference, read_recipe_of
-from canvas_fm.training.recipe.recipe_kind import recipe_class
+from canvas_fm.training.recipe.read_recipe import first_difference, read_recipe_of, recipe_class
+from canvas_fm.training.recipe.recipe import AnyRecipe
 from canvas_fm.training.run.folder.tracking import METRICS, read_metrics
 
 RECIPE, CHECKPOINT = "recipe.yaml", "last.pt"

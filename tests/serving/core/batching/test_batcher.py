@@ -10,7 +10,8 @@ from collections.abc import Hashable
 import numpy as np
 import pytest
 
-from serving.core.batching.batcher import Batcher, DeadlinePassed, QueueFull, Stopped, TooManyRows
+from serving.core.batching.batcher import Batcher
+from serving.core.batching.errors import DeadlinePassed, QueueFull, Stopped, TooManyRows
 
 
 class Doubler:
