@@ -25,6 +25,10 @@ SHIPPED = {
         "ca1af89257b32b572cf8ae33511b316685587cf39ad311319321cf23881c4d96",
         "2c6f368a5ec9ff2af9af9b24480fb5dd8796aa4fd64cacc00bfcf447d1a45b6b",
     ),
+    "base-4": (
+        "f5f56a16dcff757e30b41c81ff35937154c7ecc50fb1a57c2e8a1e11a9824a65",
+        "48c8c75de3ce92dff339bed36b52d8acd5d30e83dc3c0de488ad1ee9de4f5cea",
+    ),
     "detector-all": (
         "aa46eff1dbcf0658380fc71a38aa8f88008f32daa115f7a8a0aa125647a609d2",
         "bea20e33a3719fac6c824a6eebc0b32ae6bee32c751a5f92944624a9040b0a74",

@@ -164,9 +164,14 @@ def _net_facts(config: Mapping[str, Any]) -> dict[str, str]:
         "voxel size z, y, x, µm": " × ".join(f"{um:g}" for um in config["voxel_um"]),
         "window": f"{rule['kind']} {rule['low']:g} to {rule['high']:g}",
         "architecture": ", ".join(
-            f"{key} {_plain(value)}" for key, value in config["architecture"].items() if value is not None
+            f"{key} {_plain(value)}"
+            for key, value in config["architecture"].items()
+            if value is not None and key != "descriptors"
         ),
     }
+    if (descriptors := config["architecture"].get("descriptors")) is not None:
+        radii = ", ".join(f"{um:g}" for um in descriptors["radii_um"])
+        facts["descriptors"] = f"{descriptors['components']} components, balls of {radii} µm"
     if (dtype := config["provenance"].get("weights_as")) is not None:
         facts["weights"] = str(dtype).removeprefix("torch.")
     return facts
