@@ -175,3 +175,14 @@ def test_texts_where_a_table_holds_numbers_are_told(counted):
     path.write_text("\n".join([first, ",".join(values), rest]), encoding="utf-8")
     with pytest.raises(CanvasError, match=r"regions\.csv cannot be shown \(.*many.*canvas-fm regions wrote"):
         brain_report([path], counted / "r.html")
+
+
+def test_placed_cells_that_are_no_numbers_are_told(small, counted):  # noqa: F811
+    path = counted / "placed.csv"
+    first, row, rest = path.read_text(encoding="utf-8").split("\n", 2)
+    values = row.split(",")
+    values[first.split(",").index("atlas_y_um")] = "77.8x"
+    path.write_text("\n".join([first, ",".join(values), rest]), encoding="utf-8")
+    atlas = open_atlas(small.labels_path, table=small.table, atlas_voxel_um=(100, 100, 100))
+    with pytest.raises(CanvasError, match=r"placed\.csv cannot be shown"):
+        brain_report([counted / "regions.csv"], counted / "r.html", atlases=[atlas], cells=[path])

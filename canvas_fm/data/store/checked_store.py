@@ -133,6 +133,15 @@ class CheckedStore:
                 self.verify(key)
         return len(self.listed)
 
+    def verify_sizes(self) -> int:
+        """Verify that each listed file is there in its size, without reading it; returns the bytes of all."""
+        for key, (size, _) in sorted((self.listed or {}).items()):
+            if (stamp := self.files.stamp(key)) is None:
+                raise self._damage(key, "missing")
+            if stamp.size != size:
+                raise self._damage(key, f"has {stamp.size:,} bytes where {size:,} were written")
+        return sum(size for size, _ in (self.listed or {}).values())
+
     def verify_metadata(self) -> None:
         """Verify every listed metadata file of groups and arrays."""
         for key in self.listed or ():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import shutil
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from canvas_fm.data.store.checked_store import NAMESPACE, write_manifest
+from canvas_fm.data.store.checked_store import NAMESPACE, CheckedStore, write_manifest
 from canvas_fm.data.store.files import volume_name
 from canvas_fm.data.store.ome.write import write_channels
 from canvas_fm.data.volume.window import DEFAULT_RULE, SAMPLE, find_window
@@ -28,6 +29,8 @@ from canvas_fm.prepare.convert_flags import ConvertOptions
 from canvas_fm.prepare.sources.source import Source
 
 SOURCES = "canvas_fm_sources.json"
+_READ_BYTES = 4 * 10**9  # of a finished store that are compared with their checksums: seconds
+_log = logging.getLogger(__name__)
 
 
 def attributes(out: Path) -> dict[str, Any] | None:
@@ -44,7 +47,11 @@ def attributes(out: Path) -> dict[str, Any] | None:
 
 
 def is_done(out: Path, digest: str) -> bool:
-    """Whether OUT is there from the same inputs; CanvasError where it is anything else."""
+    """Whether OUT is there from the same inputs; CanvasError where it is anything else.
+
+    Its files have to be those that were written: all are read up to 4 GB, of a larger store their sizes are
+    compared, and the metadata. Raises DamagedStore.
+    """
     if not (out.exists() or out.is_symlink()):
         return False
     if (attributes(out) or {}).get("inputs_sha256") != digest:
@@ -52,6 +59,12 @@ def is_done(out: Path, digest: str) -> bool:
             f"{out} is there already and was made from another source or with other options; give another "
             "name, or delete it to convert again"
         )
+    store = CheckedStore(out)
+    store.check_written(attributes(out))
+    if store.verify_sizes() <= _READ_BYTES:
+        store.verify_all()
+    else:
+        _log.info("%s is there already; its files have the sizes written, --verify reads them too", out)
     shutil.rmtree(unfinished_folder(out), ignore_errors=True)  # of a kill right after the store took its name
     return True
 

@@ -285,7 +285,8 @@ def _positions(path: str | Path, atlas: Atlas) -> Any:
     names = [f"{space}_{axis}_um" for axis in "zyx"]
     if any(name not in points.columns for name in names):
         raise CanvasError(f"{path} has no column {names[0]}; give what `canvas-fm regions --cells-out` wrote")
-    return np.stack([points.columns[name].astype(np.float64) for name in names], axis=1)
+    with _numbers_of(Path(path), "regions --cells-out"):
+        return np.stack([points.columns[name].astype(np.float64) for name in names], axis=1)
 
 
 def _png(path: Path) -> str:

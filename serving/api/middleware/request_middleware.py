@@ -28,6 +28,8 @@ from serving.protocol.settings import Limits
 logger = logging.getLogger(__name__)
 
 HOLDER = "canvas_fm.holder"  # in a request's scope: the name of the key that it came with, empty without keys
+_ONCE = ("content-type", "content-encoding", "idempotency-key", "authorization", "x-request-id")
+_ABSOLUTE = re.compile(r"^https?://[^/?#]*", re.IGNORECASE)  # in a request's target (RFC 9112, 3.2.2)
 _LINGER_S, _LINGER_BYTES = 2.0, 512 * MB
 
 
@@ -63,7 +65,8 @@ class RequestMiddleware:
             if scope["type"] == "websocket":
                 return await send({"type": "websocket.close", "code": 1008})
             return await self.app(scope, receive, send)
-        scope["path"] = self.moved.get(scope["path"], scope["path"])
+        path = _ABSOLUTE.sub("", scope["path"]) or "/"
+        scope["path"] = self.moved.get(path, path)
         origins = self.gate().origins
         if origins != self._shared[0]:
             shared = CORSMiddleware(
@@ -168,6 +171,11 @@ class RequestContext:
         if "content-length" in self.headers and "transfer-encoding" in self.headers:
             # Of which a proxy may go by the other (RFC 9112, 6.1); the connection is closed after the answer.
             raise Refusal(400, "Content-Length and Transfer-Encoding were both sent; send one of them")
+        if (version := self.scope.get("http_version", "1.1")) not in ("1.0", "1.1"):
+            raise Refusal(400, f"HTTP/{version[:10]} is not spoken here; send HTTP/1.1")
+        if twice := next((name for name in _ONCE if len(self.headers.getlist(name)) > 1), None):
+            # Of which a proxy may go by another (RFC 9110, 5.3).
+            raise Refusal(400, f"the header {twice} was sent more than once; send it once")
         encoding = self.headers.get("content-encoding", "identity").lower()
         if encoding not in ("identity", "gzip"):
             raise Refusal(

@@ -351,3 +351,24 @@ def test_planes_in_a_tar_are_converted_where_they_lie(planes, tmp_path):
         import shutil
 
         shutil.rmtree(out)
+
+
+@pytest.mark.parametrize(
+    "file", ["0/zarr.json", "0/c/0/0/0", "canvas_fm_sources.json", "canvas_fm_manifest.json"]
+)
+@pytest.mark.parametrize("damage", ["gone", "cut", "flipped"])
+@pytest.mark.parametrize("read_bytes", [0, 10**9])
+def test_a_damaged_store_is_not_taken_as_done(file, damage, read_bytes, tmp_path, monkeypatch):
+    planes = write_planes(tmp_path / "planes", VOXELS[:4])
+    cf.convert(planes, tmp_path / "a.zarr", voxel_um=UM, levels=1)
+    monkeypatch.setattr("canvas_fm.prepare.convert.finish._READ_BYTES", read_bytes)
+    path = tmp_path / "a.zarr" / file
+    content = bytearray(path.read_bytes())
+    content[-9] ^= 4
+    path.write_bytes(content[:-5] if damage == "cut" else content)
+    if damage == "gone":
+        path.unlink()
+    if (read_bytes, damage) == (0, "flipped") and file in ("0/c/0/0/0", "canvas_fm_sources.json"):
+        return  # of a large store contents are compared by --verify, and by whatever reads them
+    with pytest.raises(DamagedStore):
+        cf.convert(planes, tmp_path / "a.zarr", voxel_um=UM, levels=1)

@@ -41,6 +41,60 @@ def test_two_lengths_of_one_body_are_refused(client) -> None:
     assert reply.headers["connection"] == "close"
 
 
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("Content-Encoding", ("gzip", "gzip")),
+        ("Content-Type", ("application/json", "text/plain")),
+        ("Idempotency-Key", ("a" * 8, "b" * 8)),
+    ],
+)
+def test_a_header_that_has_one_value_is_sent_once(client, name, values) -> None:
+    headers = [*((name, value) for value in values), *(JSON.items() if name != "Content-Type" else ())]
+    reply = client.post("/v1/embed/points", content=b"{}", headers=headers)
+    refused(reply, 400, f"the header {name.lower()} was sent more than once")
+
+
+def test_a_target_may_have_the_host() -> None:
+    """The form of a request by way of a proxy (RFC 9112, 3.2.2)."""
+    answered = []
+
+    async def app(scope, receive, send) -> None:
+        answered.append(scope["path"])
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def nothing(*_: object) -> dict:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    middleware = RequestMiddleware(app, Limits)
+    for path in ("http://host:3000/v1/info", "HTTPS://host/v1/info", "http://host", "/v1/http://x"):
+        scope = {"type": "http", "method": "GET", "path": path, "headers": [], "query_string": b""}
+        asyncio.run(middleware(scope, nothing, nothing))
+    assert answered == ["/v1/info", "/v1/info", "/", "/v1/http://x"]
+
+
+def test_another_version_of_http_is_refused() -> None:
+    statuses = []
+
+    async def send(message) -> None:
+        statuses.append(message.get("status"))
+
+    async def receive() -> dict:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    scope = {
+        "type": "http",
+        "http_version": "2.0",
+        "method": "GET",
+        "path": "/",
+        "headers": [],
+        "query_string": b"",
+    }
+    asyncio.run(RequestMiddleware(receive, Limits)(scope, receive, send))  # the app is never called
+    assert statuses[0] == 400
+
+
 def test_a_body_larger_than_allowed_is_refused_by_its_length_and_while_it_comes(start, crops) -> None:
     client = start(max_body_mb=0.05, max_json_mb=0.01)
     assert post(client, crops[:4]).status_code == 200
