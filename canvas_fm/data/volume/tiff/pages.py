@@ -14,6 +14,7 @@ import tifffile
 
 from canvas_fm.data.store.lfs_pointers import why_unfetched
 from canvas_fm.data.store.tar_index import in_tar, member_of
+from canvas_fm.data.volume.tiff.parsed_files import ParsedFiles
 from canvas_fm.errors import CanvasError, DamagedStore, counted
 
 _log = logging.getLogger(__name__)
@@ -29,15 +30,25 @@ def is_file(path: Path) -> bool:
     return path.is_file() if archive is None else archive[1] in archive[0].files
 
 
-def use_tiff(path: Path, use: Callable[[tifffile.TiffFile], _Result], *, alone: bool = False) -> _Result:
+def use_tiff(
+    path: Path,
+    use: Callable[[tifffile.TiffFile], _Result],
+    *,
+    alone: bool = False,
+    parsed: ParsedFiles | None = None,
+) -> _Result:
     """Call `use` with the opened file; any decoding error becomes DamagedStore that names the file.
 
-    `alone` leaves out what OME metadata say of other files, which tifffile would open all.
+    `alone` leaves out what OME metadata say of other files, which tifffile would open all. `parsed` keeps the
+    list of pages for the next call, where the file is one on the disk.
     """
     try:
         member = member_of(path)
         part: dict[str, Any] = {} if member is None else {"offset": member.offset, "size": member.size}
         file = path if member is None else member.archive
+        if parsed is not None and member is None:
+            with parsed.opened(path, alone=alone) as tiff:
+                return use(tiff)
         with tifffile.TiffFile(file, is_ome=False if alone else None, **part) as tiff:
             return use(tiff)
     except CanvasError:

@@ -13,6 +13,7 @@ import tifffile
 from canvas_fm.data.store.checked_store import BadChunks
 from canvas_fm.data.store.tar_index import in_tar, on_disk
 from canvas_fm.data.volume.tiff.pages import count_planes, page_of, use_tiff
+from canvas_fm.data.volume.tiff.parsed_files import ParsedFiles
 from canvas_fm.data.volume.tiff.plane_bytes import PlaneBytes, plane_bytes
 from canvas_fm.data.volume.tiff.stack import Stack, find_stack
 from canvas_fm.errors import CanvasError, DamagedStore
@@ -50,6 +51,7 @@ class Planes:
         self.voxel_um = stack.voxel_um
         self.bad = BadChunks(skip=skip)
         self._warned = False
+        self._parsed = None if stack.held == 1 else ParsedFiles()  # of files that hold many planes
 
     @property
     def first_file(self) -> str | None:
@@ -106,7 +108,7 @@ class Planes:
             n_planes, plane = page_of(tiff, page, out, alone=self._alone)
             return (count_planes(tiff) if self._held == 1 else n_planes), plane
 
-        n_planes, plane = use_tiff(file, of_file, alone=self._alone)
+        n_planes, plane = use_tiff(file, of_file, alone=self._alone, parsed=self._parsed)
         shape_yx, dtype = self.shape_zyx[1:], self.dtype
         if plane.dtype.kind == "b":
             plane = plane.view(np.uint8)
