@@ -31,6 +31,7 @@ from canvas_fm.training.detector.adapt.self_training import (
     STUDENTS,
     Teacher,
     average,
+    student_of,
     students,
     unlabelled_boxes,
 )
@@ -96,16 +97,20 @@ def adapt_detector(
             by_amplitude = candidates_in_boxes(with_amplitude, labelled, tolerance_um, ignore)
             counts_by_way["amplitude"] = folds.counts(by_amplitude)
         nets: list[HeatMapNet] = []
+        chosen_by: dict[Strategy, Counts] = {}
         if opts.layers == "self":
             scores = score_strategies(counts_by_way, folds, detector.config.threshold, opts.seed)
             by = max(scores[1:], key=lambda score: score.f1).way
             teacher = with_amplitude if by == "amplitude" and with_amplitude is not None else detector
-            nets, counts_by_way["self-training"] = _students(
+            nets, held_out, every = _students(
                 detector, teacher, counts_by_way[by], folds, opts, advance, ignore
             )
+            counts_by_way["self-training"], chosen_by["self-training"] = held_out, every
         for way in () if opts.layers == "self" else trained:
             counts_by_way[way] = _held_out_counts(detector, folds, way, opts, advance, ignore)
-        scores = score_strategies(counts_by_way, folds, detector.config.threshold, opts.seed)
+        scores = score_strategies(
+            counts_by_way, folds, detector.config.threshold, opts.seed, chosen_by=chosen_by
+        )
         phantoms_alone = not training_volumes(detector.config.provenance)
         best, chosen = choose_way(scores, len(labelled.inner_zyx), phantoms_alone=phantoms_alone)
         adapted = detector
@@ -113,7 +118,7 @@ def adapt_detector(
             adapted, candidates = with_amplitude, by_amplitude
         if chosen.way in trained:
             adapted = (
-                Detector(detector.config, average(nets))
+                student_of(detector, average(nets))
                 if chosen.way == "self-training"
                 else _tuned(detector, labelled, chosen.way, opts)
             )
@@ -173,21 +178,26 @@ def _students(
     opts: AdaptOptions,
     advance: Advance,
     ignore: bool,
-) -> tuple[list[HeatMapNet], Counts]:
-    """The students of a self-training, and counts in every block by the one that saw no label of it."""
+) -> tuple[list[HeatMapNet], Counts, Counts]:
+    """The students of a self-training; counts in every block by the one that saw no label of it, and by all.
+
+    The average of the students has seen all labels and is better than the one that saw none of a block: by
+    that one's counts alone the threshold comes out wrong more often.
+    """
     labelled, tolerance_um = folds.labelled, folds.tolerance_um
     halves = LabelFolds.of(labelled, tolerance_um, STUDENTS)
     boxes = unlabelled_boxes(labelled, opts.seed)
     seen = candidates_in_boxes(teacher, replace(labelled, boxes=boxes), tolerance_um, ignore)
     taught = Teacher(seen, boxes, counts)
-    nets, held_out = [], np.zeros_like(counts)
+    nets, held_out, every = [], np.zeros_like(counts), np.zeros_like(counts)
     for number, net in students(detector, halves, taught, opts.steps, opts.seed):
         nets.append(net)
-        unseen = replace(labelled, boxes=halves.blocks[halves.fold == number])
-        found = candidates_in_boxes(Detector(detector.config, net), unseen, tolerance_um, ignore)
-        held_out += halves.counts(found) * (halves.fold == number)[None, :, None]
+        found = candidates_in_boxes(student_of(detector, net), labelled, tolerance_um, ignore)
+        here = halves.counts(found)
+        every += here
+        held_out += here * (halves.fold == number)[None, :, None]
         advance(1, f"self-training, part {number + 1} of {halves.count}")
-    return nets, held_out
+    return nets, held_out, every
 
 
 def _held_out_counts(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -139,15 +138,6 @@ def best_threshold(counts: Counts, seed: int, start: float) -> float:
     return round(float(THRESHOLDS[best[len(best) // 2]]), 4)
 
 
-def midway_threshold(counts: Counts, seed: int, start: float) -> float:
-    """The threshold midway, in log-odds, between `best_threshold` and `start`.
-
-    A net that was trained on the new brain with the target of `start`'s has scores of much the same scale.
-    """
-    middle = (logit(best_threshold(counts, seed, start)) + logit(start)) / 2
-    return round(float(1 / (1 + np.exp(-middle))), 4)
-
-
 def logit(p: Float64[np.ndarray, "*shape"] | float) -> Float64[np.ndarray, "*shape"]:
     """Log-odds, finite at 0 and 1."""
     inside = np.clip(np.asarray(p, np.float64), 1e-6, 1 - 1e-6)
@@ -169,11 +159,12 @@ def cross_fitted(
     fold: Int64[np.ndarray, " b"],
     seed: int,
     start: float,
-    choose: Callable[[Counts, int, float], float] = best_threshold,
+    chosen_by: Counts | None = None,
 ) -> Int64[np.ndarray, "b 3"]:
-    """The counts of every block at the threshold that was chosen on the other folds."""
+    """The counts of every block at the threshold that was chosen on the other folds, by `chosen_by` there."""
+    chosen_by = counts if chosen_by is None else chosen_by
     held = np.empty((len(fold), 3), np.int64)
     for number in range(int(fold.max()) + 1):
-        at = choose(counts[:, fold != number], seed, start)
+        at = best_threshold(chosen_by[:, fold != number], seed, start)
         held[fold == number] = counts_at(counts, at)[fold == number]
     return held

@@ -1,7 +1,8 @@
 """Self-training: a detector's confident detections in the unlabelled volume are labels beside the few given.
 
 Two students are trained, each on the labels of one half and on pseudo-labels everywhere else; the other half
-scores it. What is taken is the average of their weights.
+scores it. What is taken is the average of their weights, at the threshold that does best for both students on
+all labels: each label is counted twice, by the student that saw it and by the one that did not.
 """
 
 from __future__ import annotations
@@ -28,6 +29,18 @@ _CROPS = 480
 _MOST_VOXELS = 16_000_000  # as the detector reads them, in which pseudo-labels are looked for
 _BLOCK_ZYX = np.array([64, 160, 160])
 _KEY = 0x5E1F  # keeps these draws apart from others with the same seed
+
+
+def student_of(detector: Detector, net: HeatMapNet) -> Detector:
+    """The detector whose net was trained on the new brain: its score is the heat alone.
+
+    Brightness is in the teacher's score to make up for another brain, which the student has learned; beside
+    it the order of detections gets worse. Scores that are taken against the strongest around stay so.
+    """
+    config, relative = detector.config, detector.config.relative
+    if relative is None or not relative.weight:
+        config = config.model_copy(update={"amplitude": None, "relative": None})
+    return Detector(config, net)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,7 +16,6 @@ from canvas_fm.training.detector.adapt.label_folds import (
     cross_fitted,
     drawn_blocks,
     f1_of,
-    midway_threshold,
 )
 
 Strategy = Literal["unadapted", "threshold", "amplitude", "self-training", "last layers", "all layers"]
@@ -65,14 +64,23 @@ def choose_way(
 
 
 def score_strategies(
-    counts_by_way: Mapping[Strategy, Counts], folds: LabelFolds, threshold: float, seed: int
+    counts_by_way: Mapping[Strategy, Counts],
+    folds: LabelFolds,
+    threshold: float,
+    seed: int,
+    *,
+    chosen_by: Mapping[Strategy, Counts] | None = None,
 ) -> tuple[StrategyScore, ...]:
-    """The unadapted detector first, then every way: at thresholds that were chosen on the other folds."""
+    """The unadapted detector first, then every way: at thresholds that were chosen on the other folds.
+
+    Where `chosen_by` has counts of a way its threshold is chosen on those.
+    """
+    chosen_by = {**counts_by_way, **(chosen_by or {})}
     drawn = drawn_blocks(len(folds.blocks), seed)
     before = counts_at(counts_by_way["threshold"], threshold)
     held: dict[Strategy, np.ndarray] = {"unadapted": before}
     held |= {
-        way: cross_fitted(counts, folds.fold, seed, threshold, _chooser(way))
+        way: cross_fitted(counts, folds.fold, seed, threshold, chosen_by[way])
         for way, counts in counts_by_way.items()
     }
     scores = []
@@ -85,14 +93,10 @@ def score_strategies(
                 float((f1 > base).mean()),
                 threshold
                 if way == "unadapted"
-                else _chooser(way)(counts_by_way[way], seed, threshold),
+                else best_threshold(chosen_by[way], seed, threshold),
             )
         )  # fmt: skip
     return tuple(scores)
-
-
-def _chooser(way: Strategy) -> Callable[[Counts, int, float], float]:
-    return midway_threshold if way == "self-training" else best_threshold
 
 
 def _ends(values: np.ndarray) -> tuple[float, float]:

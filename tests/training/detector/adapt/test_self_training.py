@@ -10,20 +10,23 @@ import torch
 
 from canvas_fm import Points
 from canvas_fm.data.points.boxes import box_of, whole
+from canvas_fm.models.checkpoint import Detector
+from canvas_fm.models.folder.config import AmplitudeConfig, RelativeConfig
 from canvas_fm.training.detector.adapt import self_training
 from canvas_fm.training.detector.adapt.label_folds import (
     THRESHOLDS,
     LabelFolds,
-    best_threshold,
-    midway_threshold,
+    counts_at,
 )
 from canvas_fm.training.detector.adapt.self_training import (
     Teacher,
     average,
     pseudo_labelled,
+    student_of,
     students,
     unlabelled_boxes,
 )
+from canvas_fm.training.detector.adapt.strategies import score_strategies
 from tests.training.detector.adapt.conftest import SHAPE, labelled
 from tests.training.detector.adapt.test_adapt import adapt, brightness_detector, load_like
 
@@ -93,13 +96,33 @@ def test_what_is_taken_has_the_mean_of_the_students_weights(brain):
     assert not mean.training
 
 
-def test_the_threshold_is_midway_in_log_odds_between_the_labels_and_the_detectors_own():
-    counts = np.zeros((len(THRESHOLDS), 6, 3), int)
-    counts[..., 0], counts[..., 1] = 4, 4
-    counts[THRESHOLDS >= 0.8, :, 1] = 0
-    counts[THRESHOLDS > 0.8001, :, 0], counts[THRESHOLDS > 0.8001, :, 2] = 0, 4
-    assert best_threshold(counts, 0, 0.2) == pytest.approx(0.8)
-    assert midway_threshold(counts, 0, 0.2) == pytest.approx(0.5)
+def test_the_threshold_is_chosen_by_both_students_and_the_score_is_of_the_one_that_saw_no_label(brain):
+    folds = LabelFolds.of(labelled(brain), 8.0, 2)
+    held = np.zeros((len(THRESHOLDS), len(folds.blocks), 3), int)
+    held[..., 0], held[..., 1] = 4, 4
+    held[THRESHOLDS >= 0.8, :, 1] = 0  # by itself best from .8 on, where the students together find none
+    both = held.copy()
+    both[THRESHOLDS > 0.4001] = [0, 0, 8]
+    counts = {"threshold": held, "self-training": held}
+    *_, alone = score_strategies(counts, folds, 0.2, 0)
+    *_, taught = score_strategies(counts, folds, 0.2, 0, chosen_by={"self-training": both})
+    assert alone.threshold > 0.8
+    assert taught.threshold <= 0.4
+    tp, fp, fn = counts_at(held, taught.threshold).sum(axis=0)
+    assert taught.f1 == pytest.approx(2 * tp / (2 * tp + fp + fn))
+
+
+@pytest.mark.parametrize(("weight", "kept"), [(0.0, False), (0.3, True), (None, False)])
+def test_a_students_score_is_its_heat_unless_scores_are_against_the_strongest_around(brain, weight, kept):
+    teaches = load_like(brain)
+    relative = None if weight is None else RelativeConfig(weight=weight, rank=3, block_um=300.0, least=0.06)
+    amplitude = AmplitudeConfig(
+        sigma_um=5.0, weight=0.75, unit=64.0, relative="typical" if weight is not None else False
+    )
+    config = teaches.config.model_copy(update={"amplitude": amplitude, "relative": relative})
+    student = student_of(Detector(config, teaches.net), load_like(brain).net)
+    assert (student.config.amplitude is not None, student.config.relative is not None) == (kept, kept)
+    assert (student.config.threshold, student.config.window_rule) == (config.threshold, config.window_rule)
 
 
 def test_self_training_is_one_of_the_ways_and_the_same_seed_gives_the_same_detector(brain, tmp_path):
