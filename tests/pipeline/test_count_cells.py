@@ -62,8 +62,7 @@ def test_the_regions_add_up_to_the_sum_of_p_cell(counted):
 
     table = pandas.read_csv(counted / "c.csv")
     cells = Points.read(next((counted / "c.cells").glob("*_refined.csv")))
-    recall = float(cells.meta["candidate_recall"])
-    assert recall < 1
+    recall = float(cells.meta["p_cell_per_cell"])
     expected = cells.columns["p_cell"].sum() / recall
     rows = table[table.hemisphere == "both"].set_index("acronym")
     assert rows["count"].sum() == pytest.approx(expected, rel=1e-3)
@@ -156,7 +155,7 @@ def test_a_brain_of_other_voxels_is_counted_with_resample(tmp_path, capsys):
 
 def test_what_limits_a_count_is_a_warning(counted, caplog, monkeypatch):
     """The notes that `refine apply` writes beside the refined cells, for each brain."""
-    monkeypatch.setattr("canvas_fm.heads.refine.counts.refined_count._doubts", lambda *_: ["few labels"])
+    monkeypatch.setattr("canvas_fm.heads.refine.counts.refined_count._seen", lambda *_: ["few labels"])
     words = [
         "count",
         "sample:microglia",

@@ -39,7 +39,7 @@ def test_what_it_leaves_is_read_by_the_public_functions(microglia):
     refined = cf.Points.read(folder / "refined.csv")
     assert len(cf.Index.open(folder / "cells.index")) == len(refined)
     assert microglia.count_of == refined.meta["count_of"] == "all cells"
-    of_all = refined.columns["p_cell"].sum() / float(refined.meta["candidate_recall"])
+    of_all = refined.columns["p_cell"].sum() / float(refined.meta["p_cell_per_cell"])
     assert of_all == pytest.approx(microglia.expected_cells, rel=1e-3)
     assert float(refined.meta["expected_cells"]) == pytest.approx(microglia.expected_cells, abs=0.1)
 

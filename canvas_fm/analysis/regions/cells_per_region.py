@@ -25,6 +25,7 @@ from canvas_fm.heads.refine.counts.count_interval import (
     ALL_CELLS_IF_RECALL_HOLDS,
     AMONG_CANDIDATES,
     CountSpread,
+    MeasuredCount,
     Recall,
     count_interval,
     log_odds_shift,
@@ -50,7 +51,7 @@ class RegionCounts:
     volume_mm3: Float64[np.ndarray, "r 3"]
     by_p_cell: bool
     spread: CountSpread
-    recall: Recall | None
+    recall: Recall | MeasuredCount | None
     recall_holds: bool = True
 
     @property
@@ -131,7 +132,7 @@ def count_regions(
     volume_mm3: Float64[np.ndarray, "r 3"] | None = None,
     probabilities: bool | None = None,
     spread: CountSpread | None = None,
-    recall: Recall | None = None,
+    recall: Recall | MeasuredCount | None = None,
     orientation: str | None = None,
     shape_zyx: Sequence[int] | None = None,
     transforms: Sequence[Transform] = (),

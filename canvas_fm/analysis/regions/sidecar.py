@@ -16,6 +16,7 @@ from canvas_fm.data.points.tables import joined
 from canvas_fm.errors import CanvasError
 from canvas_fm.files.atomic import write_text_atomic
 from canvas_fm.files.checksum import sha256
+from canvas_fm.heads.refine.counts.count_interval import MeasuredCount, Recall
 from canvas_fm.version import __version__
 
 
@@ -32,7 +33,8 @@ def write_sidecar(
             "in_no_region": region_counts.placed.unlabelled,
             "counts_are": "sum of P(cell)" if region_counts.by_p_cell else "rows",
             "count_of": region_counts.count_of,
-            "candidate_recall": None if region_counts.recall is None else region_counts.recall._asdict(),
+            "candidate_recall": _fields(region_counts.recall, Recall),
+            "p_cell_per_cell": _fields(region_counts.recall, MeasuredCount),
         }
         for region_counts, path in zip(counts, cells, strict=True)
     }
@@ -49,6 +51,10 @@ def write_sidecar(
     }
     write_text_atomic(Path(f"{out}.json"), json.dumps(about, indent=2) + "\n")
     return about
+
+
+def _fields(known: Recall | MeasuredCount | None, kind: type) -> dict[str, Any] | None:
+    return known._asdict() if known is not None and isinstance(known, kind) else None
 
 
 def write_cells(counts: Sequence[RegionCounts], points: Sequence[Points], out: str | Path) -> None:

@@ -14,9 +14,9 @@ def add_verbs(verbs: Verbs) -> None:
         run_adapt,
         "adapt a detector to a new brain with a few labelled cells",
         "Adapt a detector to a volume of which 10 to 200 cells are labelled. Its threshold, its threshold "
-        "with blob amplitude in the score, its last layers too or all layers too are fitted, and scored on "
-        "parts of the labelled boxes that they were not fitted on. With --layers self all layers learn from "
-        "the labels and from what the detector is sure of in the rest of the volume, which needs no labels. "
+        "with blob amplitude in the score, or all layers are fitted, and scored on parts of the labelled "
+        "boxes that they were not fitted on. Layers learn from the labels and from what the detector is sure "
+        "of in the rest of the volume, which needs no labels; with --layers all from the labels alone. "
         "The best is written to NEW if it is surely better than the detector as it was, self-training of a "
         "detector that was trained on phantoms alone if it is more likely better than not; else NEW has the "
         "same weights and threshold, which is said. "

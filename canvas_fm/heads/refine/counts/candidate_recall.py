@@ -15,7 +15,7 @@ from canvas_fm.errors import BadInput
 from canvas_fm.files.shipped import RECALLS
 from canvas_fm.heads.features.candidate_score import made_by
 from canvas_fm.heads.labels.candidates import CELL, Candidates
-from canvas_fm.heads.refine.counts.count_interval import Recall
+from canvas_fm.heads.refine.counts.count_interval import MeasuredCount, Recall
 from canvas_fm.models.folder.training_volumes import volume_in_training
 
 # Deviation of log recall between brains where one brain alone is known. From brain to brain it is .02 on
@@ -62,13 +62,20 @@ def threshold_of(points: Points) -> float | None:
         return None
 
 
-def recall_of_refined(points: Points, records: Sequence[CandidateRecall] = ()) -> Recall | None:
-    """The recall that refined candidates state, else that of `records` or of a shipped detector.
+def recall_of_refined(
+    points: Points, records: Sequence[CandidateRecall] = ()
+) -> Recall | MeasuredCount | None:
+    """The measured count or recall that refined candidates state, else the recall of `records` or as shipped.
 
     None where only the cells among them were kept: then their sum is of these alone.
     """
     if points.meta.get("cells_only") == "yes":
         return None
+    try:
+        spread, brains = points.meta["p_cell_per_cell_spread"].split()
+        return MeasuredCount(float(points.meta["p_cell_per_cell"]), float(spread), int(brains))
+    except (KeyError, ValueError):
+        pass
     try:
         spread, brains = points.meta["candidate_recall_spread"].split()
         return Recall(float(points.meta["candidate_recall"]), float(spread), int(brains))
@@ -130,10 +137,13 @@ def recall_of(records: Sequence[CandidateRecall], points: Points) -> Recall | No
     """The recorded recall of candidates made and cut like these; None where none was recorded."""
     maker, threshold = made_by(points), threshold_of(points)
     for record in records:
-        same = record.threshold == threshold or (
-            None not in (record.threshold, threshold)
-            and abs(record.threshold - threshold) <= _SAME * record.threshold  # type: ignore[operator]
-        )
-        if maker and record.made_by == maker and same:
+        if maker and record.made_by == maker and same_threshold(record.threshold, threshold):
             return record.recall
     return None
+
+
+def same_threshold(recorded: float | None, threshold: float | None) -> bool:
+    """Whether two thresholds cut the same candidates, as far as counts go."""
+    if recorded is None or threshold is None:
+        return recorded == threshold
+    return abs(recorded - threshold) <= _SAME * recorded

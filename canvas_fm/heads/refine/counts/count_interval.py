@@ -16,7 +16,10 @@ COUNT_LEVEL = 0.9
 ALL_CELLS, AMONG_CANDIDATES = "all cells", "cells among the candidates"  # what a count is of
 # Of a volume that looks unlike those on which the recall was measured.
 ALL_CELLS_IF_RECALL_HOLDS = f"{ALL_CELLS} if the recall of the training brains holds here"
-_NORMAL = 1.6448536269514722  # the normal distribution's half-width of a 90 % interval
+NORMAL = 1.6448536269514722  # the normal distribution's half-width of a 90 % interval
+# Cells that no P(cell) answers for, missed ones and doubles, as a share: with the variance of P(cell) octants
+# of microglia hold in 1.00 at .49 of their number, by the chance of so many cells alone at .70.
+ROW_ERRORS = 0.1
 _FEW_REGIONS = 10
 # The deviation by which the log-odds of all candidates shift together where no other brain was looked at.
 # A choice: wide enough to double a count of doubtful candidates or to halve it.
@@ -57,6 +60,18 @@ class Recall(NamedTuple):
         return cls(float(np.exp(log.mean())), float(spread), len(log))
 
 
+class MeasuredCount(NamedTuple):
+    """Counts of the same models on held-out brains: Σ P(cell) over all cells, and spread.
+
+    `value` may be above 1. `spread` is the deviation of its logarithm from brain to brain, with calibration
+    and recall in it.
+    """
+
+    value: float
+    spread: float
+    brains: int
+
+
 class CountSpread(NamedTuple):
     """Overdispersion of region counts on held-out brains: a shared part, a factor, a shift of log-odds.
 
@@ -67,7 +82,7 @@ class CountSpread(NamedTuple):
     """
 
     shared: float = 0.0
-    factor: float = _NORMAL
+    factor: float = NORMAL
     regions: int = 0
     log_odds: float = 0.0
 
@@ -90,7 +105,7 @@ class CountSpread(NamedTuple):
             return cls()
         shared = max(estimate.shared for estimate in estimates)
         factors = [cls._factor(p_cell, is_cell, part, shared) for part in parts]
-        return cls(shared, max(*factors, _NORMAL), max(estimate.regions for estimate in estimates))
+        return cls(shared, max(*factors, NORMAL), max(estimate.regions for estimate in estimates))
 
     @classmethod
     def _by(
@@ -152,7 +167,9 @@ class Count(NamedTuple):
 
 
 def expected_count(
-    p_cell: Real[np.ndarray, " n"], spread: CountSpread | None = None, recall: Recall | None = None
+    p_cell: Real[np.ndarray, " n"],
+    spread: CountSpread | None = None,
+    recall: Recall | MeasuredCount | None = None,
 ) -> Count:
     """Cells among candidates of these probabilities: Σ p; with a `recall` all cells: Σ p over the recall.
 
@@ -169,12 +186,25 @@ def expected_count(
 
 
 def count_interval(
-    value: Any, variance: Any, below: Any, above: Any, spread: CountSpread, recall: Recall | None = None
+    value: Any,
+    variance: Any,
+    below: Any,
+    above: Any,
+    spread: CountSpread,
+    recall: Recall | MeasuredCount | None = None,
 ) -> tuple[Any, Any]:
     """The 90 % interval of one count or an array of counts, from sums over their candidates.
 
-    `value` is Σ p, `variance` Σ p (1 − p), `below` and `above` Σ p with all log-odds shifted.
+    `value` is Σ p, `variance` Σ p (1 − p), `below` and `above` Σ p with all log-odds shifted. Where counts as
+    such were measured on other brains, that spread counts, and what is independent from row to row.
     """
+    if isinstance(recall, MeasuredCount):
+        value = np.asarray(value, np.float64)
+        whole = value / recall.value
+        rows = np.asarray(variance) / np.maximum(value, 1.0) ** 2 + ROW_ERRORS / np.maximum(whole, 1.0)
+        half = NORMAL * np.sqrt(recall.spread**2 + rows)
+        low = whole * np.exp(-half)
+        return np.where(low < 1, 0.0, low)[()], (whole * np.exp(half))[()]
     half = spread.factor * np.sqrt(variance + (spread.shared * value) ** 2)
     half_low, half_high = np.hypot(half, value - below), np.hypot(half, above - value)
     if recall is None:
@@ -198,7 +228,7 @@ def _gamma_ends(value: Any, half_low: Any, half_high: Any) -> tuple[Any, Any]:
     for half, share in ((half_low, (1 - COUNT_LEVEL) / 2), (half_high, (1 + COUNT_LEVEL) / 2)):
         half = np.asarray(half, np.float64)
         known = (half > 0) & (value > 0)
-        shape = (_NORMAL * np.where(known, value, 1.0) / np.where(known, half, 1.0)) ** 2
+        shape = (NORMAL * np.where(known, value, 1.0) / np.where(known, half, 1.0)) ** 2
         # Below this shape, over 4 times the mean, the upper end would fall as the deviation grows.
         shape = np.maximum(shape, _LEAST_SHAPE)
         ends.append(np.where(known, value * gammaincinv(shape, share) / shape, value))
@@ -210,7 +240,7 @@ def log_odds_shift(
 ) -> tuple[Float64[np.ndarray, " n"], float]:
     """Log-odds of probabilities, and by how much all of them may be off together."""
     inside = np.clip(p, _LEAST, 1 - _LEAST)
-    return np.log(inside / (1 - inside)), _NORMAL * spread.log_odds
+    return np.log(inside / (1 - inside)), NORMAL * spread.log_odds
 
 
 def _shifted(p: Float64[np.ndarray, " n"], spread: CountSpread) -> tuple[float, float]:
@@ -225,7 +255,7 @@ def counts_by_region(
     p_cell: Real[np.ndarray, " n"],
     regions: Shaped[np.ndarray, " n"] | Sequence[str],
     spread: CountSpread | None = None,
-    recall: Recall | None = None,
+    recall: Recall | MeasuredCount | None = None,
 ) -> dict[str, Count]:
     """Expected count of every region, by name."""
     regions = np.asarray(regions)

@@ -17,9 +17,11 @@ from canvas_fm.heads.refine.counts.count_interval import (
     ALL_CELLS_IF_RECALL_HOLDS,
     AMONG_CANDIDATES,
     Count,
+    MeasuredCount,
     Recall,
     expected_count,
 )
+from canvas_fm.heads.refine.counts.measured_count import measured_count
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.inference.detect.out_of_distribution import UNLIKE
 from canvas_fm.models.folder.training_volumes import volume_in_training
@@ -34,13 +36,14 @@ class CellCount:
     """An expected count: of all `cells`, or of the cells among the `candidates` where recall is not known.
 
     `among_candidates` is the latter in either case; `notes` are sentences for whoever reads the number.
+    `recall` is that of the candidates, or what counts of the same models were on held-out brains.
     `recall_holds` is False where the recall was measured on volumes that this one looks unlike.
     """
 
     of: Literal["cells", "candidates"]
     count: Count
     among_candidates: Count
-    recall: Recall | None
+    recall: Recall | MeasuredCount | None
     notes: tuple[str, ...]
     recall_holds: bool = True
 
@@ -58,7 +61,8 @@ class CellCount:
             "expected_cells": self.count.value,
             "interval_90": [self.count.low, self.count.high],
             "among_candidates": self.among_candidates._asdict(),
-            "recall": None if self.recall is None else self.recall._asdict(),
+            "recall": self.recall._asdict() if isinstance(self.recall, Recall) else None,
+            "measured": self.recall._asdict() if isinstance(self.recall, MeasuredCount) else None,
             "notes": list(self.notes),
         }
 
@@ -70,7 +74,10 @@ class CellCount:
             "expected_cells": f"{count.value:.1f}",
             "expected_cells_90": f"{count.low:.1f} {count.high:.1f}",
         }
-        if self.recall is not None:
+        if isinstance(self.recall, MeasuredCount):
+            lines["p_cell_per_cell"] = f"{self.recall.value:.6g}"
+            lines["p_cell_per_cell_spread"] = f"{self.recall.spread:.4f} {self.recall.brains}"
+        elif self.recall is not None:
             lines["candidate_recall"] = f"{self.recall.value:.4f}"
             lines["candidate_recall_spread"] = f"{self.recall.spread:.4f} {self.recall.brains}"
         return lines | ({"count_notes": "; ".join(self.notes)} if self.notes else {})
@@ -87,12 +94,15 @@ def count_refined(
 ) -> CellCount:
     """The expected count of refined candidates.
 
-    It is of all cells where the recall of the candidates is known: by an audit, `recall` (found, looked for),
+    It is of all cells where counts of the same shipped detector and refiner were measured on held-out brains,
+    or the recall of the candidates is known: by an audit, `recall` (found, looked for), which goes first,
     else for candidates of this detector and threshold as recorded with the refiner, or of a shipped
     detector. `volume` is the name of the volume, and `crop_of` of the one that it was cut from, to notice
     one that the refiner was trained on.
     """
-    known = recall_of([*refiner.recalls_, *shipped_recalls()], points)
+    sha256 = str(getattr(refiner, "sha256_", ""))
+    known: Recall | MeasuredCount | None = measured_count(points, p_cell, sha256)
+    known = known or recall_of([*refiner.recalls_, *shipped_recalls()], points)
     if recall is not None:
         known = Recall.of([recall[0]], [recall[1]])
     among = expected_count(p_cell, refiner.count_spread_)
@@ -101,7 +111,8 @@ def count_refined(
     else:
         count = expected_count(p_cell, refiner.count_spread_, known)
     unlike = points.meta.get(UNLIKE) if recall is None else None  # an audit is of this very volume
-    notes = [*_doubts(refiner), *_seen(refiner, points, volume, crop_of)]
+    measured = isinstance(known, MeasuredCount)  # what labels leave open is in it
+    notes = [*([] if measured else _doubts(refiner)), *_seen(refiner, points, volume, crop_of)]
     if known is None:  # else what is not among the candidates is in the count
         notes = [*_cut(points), *notes]
         notes.append(

@@ -71,10 +71,10 @@ def adapt_detector(
     """Adapt a detector to a volume of which a few cells are labelled, and write the result to `out`.
 
     `boxes` (rows z0, y0, x0, z1, y1, x1 or their file) are where all cells are labelled; outside them no
-    label counts. Four ways are tried: another threshold, blob amplitude in the score too (from 15 cells on),
-    the last layers trained too, all layers trained too; with `layers="self"` in place of the last two all
-    layers, on the labels and on pseudo-labels of the unlabelled volume. Each is scored on spatial folds of
-    the labels that it was not fitted on. `choose_way` tells what is taken; where nothing is, weights and
+    label counts. Three ways are tried: another threshold, blob amplitude in the score too (from 15 cells on),
+    all layers trained on the labels and on pseudo-labels of the unlabelled volume; with `layers="all"` in
+    place of the last the last layers, and all layers, trained on the labels. Each is scored on spatial folds
+    of the labels that it was not fitted on. `choose_way` tells what is taken; where nothing is, weights and
     threshold stay as they were, which `sentence` says. The same seed gives the same detector on one machine.
     Raises CanvasError for fewer cells than two folds need.
     """

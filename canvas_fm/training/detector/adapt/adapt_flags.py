@@ -20,7 +20,7 @@ class AdaptOptions(DeviceOptions, VoxelOptions):
         "of two cells",
     )
     layers: Literal["none", "self", "last", "all"] = Field(
-        "all",
+        "self",
         description="what may be trained beside the threshold, without and with blob amplitude in the score, "
         "which none tries alone: self all layers, on the labels and on confident detections elsewhere in the "
         "volume; last the last block and the head, all every layer too, on the labels; cross-validation "

@@ -10,8 +10,8 @@ import torch
 
 from canvas_fm import Points
 from canvas_fm.data.points.boxes import box_of, whole
-from canvas_fm.models.checkpoint import Detector
-from canvas_fm.models.folder.config import AmplitudeConfig, RelativeConfig
+from canvas_fm.models.folder.network_config import AmplitudeConfig, RelativeConfig
+from canvas_fm.models.load_model import Detector
 from canvas_fm.training.detector.adapt import self_training
 from canvas_fm.training.detector.adapt.label_folds import (
     THRESHOLDS,
