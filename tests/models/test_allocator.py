@@ -9,7 +9,7 @@ import pytest
 
 CHILD = """
 import resource, sys, torch
-from canvas_fm.models.device import keep_freed_memory
+from canvas_fm.models.allocator import keep_freed_memory
 kept = keep_freed_memory() if sys.argv[1] == "keep" else True
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
