@@ -24,6 +24,9 @@ from tests.support.real_data import ABSENT, REAL_DATA
 _CFOS = "{data}/delivr_cFos/{{695,1008}}"
 _SEVEN = "{data}/delivr_microglia/{{1874,2433,3941,4923,6506,6742,6871}}"
 _NINE = "{data}/delivr_microglia/{{1874,2433,3941,4150,4923,6506,6742,6871,7095}}"
+_ELEVEN = (
+    "{data}/{{delivr_cFos/{{695,1008}},delivr_microglia/{{1874,2433,3941,4150,4923,6506,6742,6871,7095}}}}"
+)
 _TEST = "{data}/delivr_microglia/{{6003,7082,9758}}"
 _LABELLED = "--volumes %s/raw.zarr --points %s/centroids.csv --roi %s/meta.json"
 _ALL = "{data}/delivr_cFos/{{695,753,1008,1230}}/raw.zarr " + _SEVEN + "/raw.zarr"
@@ -77,6 +80,23 @@ FIGURES = (
         (
             "canvas-fm domains {out}/microglia_test --detector detector-microglia detector-microglia "
             "--test 6003 7082 9758 --final-test --only microglia 'phantom somata' "
+            "--tolerance-um microglia=12 --phantoms 50 " + _LABELLED % ((_TEST,) * 3),
+        ),
+    ),
+    Figure(
+        "phantoms",
+        ("| .932 / .809 |", "| .711 / .566 |"),
+        (
+            "canvas-fm domains {out}/phantoms --detector phantoms detector-phantoms --pool-small 4150 "
+            "--tolerance-um cFos=8 microglia=12 --phantoms 40 " + _LABELLED % ((_ELEVEN,) * 3),
+        ),
+    ),
+    Figure(
+        "phantoms-test",
+        ("| .883 / .839 |",),
+        (
+            "canvas-fm domains {out}/phantoms_test --detector phantoms detector-phantoms "
+            "--test 6003 7082 9758 --final-test --only microglia 'phantom nuclei' 'phantom somata' "
             "--tolerance-um microglia=12 --phantoms 50 " + _LABELLED % ((_TEST,) * 3),
         ),
     ),
