@@ -23,6 +23,9 @@ LEAST_HEAT = 0.05  # maxima of the smoothed heat below are no candidates and no 
 _FEWEST = 20  # of fewer detections nothing tells whether they are of two kinds
 _SURE = -2.0  # logit from which a detection counts among either kind
 _SHARE = 0.2  # of the detections' weight that either kind has at least: some specks are no kind
+# Standard deviation of the bright ones' log amplitude up to which they are of one kind, and from which not:
+# that of microglia is .3 to .6, of specks and debris along an edge of the tissue .8 and more.
+_ONE_KIND, _MIXED = 0.65, 0.8
 
 
 def relative_scores(
@@ -44,9 +47,9 @@ def relative_scores(
     added, or with `typical` over their median, in which a detection counts by the square of its score: a few
     specks far brighter than any cell move the largest, and hardly the median. With `classes_apart` it is the
     median of the bright ones, as far as these are so many times brighter than the dim ones: not at all below
-    the first number, in full from the second on. Blocks start at the volume's first voxel, so tiles give what
-    one pass gives; a box sees its own alone, and has other scores than the volume: `reference_box` says where
-    to detect for the same.
+    the first number, in full from the second on, and only where the bright ones differ little. Blocks start
+    at the volume's first voxel, so tiles give what one pass gives; a box sees its own alone, and has other
+    scores than the volume: `reference_box` says where to detect for the same.
     """
     if not len(score):
         return score
@@ -118,7 +121,9 @@ def _typical_around(
         n_bright, apart = two_classes(value[sure], weight[sure])
         bright = sure[:n_bright]
         first, full = np.log(classes_apart)
+        spread = _deviation(value[bright], weight[bright])
         part = float(np.clip((apart - first) / (full - first), 0, 1))
+        part *= float(np.clip((_MIXED - spread) / (_MIXED - _ONE_KIND), 0, 1))
         if part:
             found.append(apart)
         return of_all + part * max(_median(value[bright], weight[bright]) - of_all, 0.0)
@@ -152,6 +157,12 @@ def two_classes(value: Float64[np.ndarray, " n"], weight: Float64[np.ndarray, " 
         value[lower_class], weight[lower_class]
     )
     return at + 1, apart
+
+
+def _deviation(value: Float64[np.ndarray, " n"], weight: Float64[np.ndarray, " n"]) -> float:
+    """The weighted standard deviation of values."""
+    share = weight / weight.sum()
+    return float(np.sqrt(np.sum(share * np.square(value - np.sum(share * value)))))
 
 
 def _median(value: Float64[np.ndarray, " n"], weight: Float64[np.ndarray, " n"]) -> float:

@@ -222,8 +222,9 @@ def of_two_kinds():
     zyx, score = random.uniform(0, 60, (100, 3)), np.full(100, 0.5, np.float32)
     config = RelativeConfig(weight=0.0, block_um=500.0, least=0.1)
 
-    def scored(times_dimmer, n_bright=40):
+    def scored(times_dimmer, n_bright=40, spread=0.1):
         amplitude = np.exp(random.normal(0, 0.1, 100))
+        amplitude[:n_bright] **= spread / 0.1
         amplitude[n_bright:] /= times_dimmer
         values = amplitude.astype(np.float32)
         plain, split = (
@@ -247,6 +248,10 @@ def test_where_detections_are_of_two_kinds_brightness_counts_against_the_bright_
 def test_cells_of_one_kind_keep_their_scores_and_so_do_they_beside_bright_specks(of_two_kinds):
     assert np.array_equal(*of_two_kinds(3.0))
     assert np.array_equal(*of_two_kinds(100.0, n_bright=5))  # too few for a kind of cells
+
+
+def test_bright_ones_that_are_of_many_kinds_move_nothing(of_two_kinds):
+    assert np.array_equal(*of_two_kinds(30.0, spread=1.0))
 
 
 def test_a_dim_kind_that_scores_low_is_told(of_two_kinds, caplog):
