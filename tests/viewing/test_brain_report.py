@@ -186,3 +186,10 @@ def test_placed_cells_that_are_no_numbers_are_told(small, counted):  # noqa: F81
     atlas = open_atlas(small.labels_path, table=small.table, atlas_voxel_um=(100, 100, 100))
     with pytest.raises(CanvasError, match=r"placed\.csv cannot be shown"):
         brain_report([counted / "regions.csv"], counted / "r.html", atlases=[atlas], cells=[path])
+
+
+def test_a_table_that_was_changed_is_told_of(counted, caplog):
+    path = counted / "regions.csv"
+    path.write_text(path.read_text(encoding="utf-8") + "\n", encoding="utf-8")
+    brain_report([path], counted / "r.html")
+    assert "regions.csv was changed after regions.csv.json was written" in caplog.text

@@ -11,6 +11,7 @@ from typing import Any
 
 from canvas_fm.analysis.regions.atlas import Atlas
 from canvas_fm.data.points.points import Points
+from canvas_fm.data.points.sidecar import warn_if_changed
 from canvas_fm.data.points.tables import text_rows
 from canvas_fm.errors import CanvasError, counted
 from canvas_fm.evaluation.page.html import png_data, render
@@ -186,6 +187,7 @@ def region_rows(path: Path) -> dict[str, Any]:
     if not rows or not {"name", "count", "volume_mm3", "density"} <= set(rows[0]):
         raise CanvasError(f"{path} is no table of regions; give one that canvas-fm regions wrote")
     both = [row for row in rows if row.get("hemisphere", "both") == "both"]
+    warn_if_changed(path)
     about = _stated(Path(f"{path}.json"))
     with _numbers_of(path, "regions"):
         most = sorted(both, key=lambda row: -float(row["count"] or 0))[:_ROWS]
