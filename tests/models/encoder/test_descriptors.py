@@ -103,10 +103,14 @@ def test_size_counts_the_voxels_that_rise_alike(descriptors: Descriptors) -> Non
     assert descriptors.raw(crops)[0, SHAPE][0].item() == pytest.approx(np.log(6 + 1), abs=1e-3)
 
 
-def test_a_shifted_cell_is_off_the_centre_by_its_shift(descriptors: Descriptors) -> None:
-    centred, shifted = descriptors.raw(torch.cat([blob((4, 2, 2)), blob((4, 2, 2)).roll(1, 4)]))[:, SHAPE]
+@pytest.mark.parametrize("axis", [3, 4])
+def test_a_shifted_cell_is_off_the_centre_by_its_shift_and_as_large(
+    descriptors: Descriptors, axis: int
+) -> None:
+    centred, shifted = descriptors.raw(torch.cat([blob((4, 2, 2)), blob((4, 2, 2)).roll(1, axis)]))[:, SHAPE]
     assert centred[1].item() == pytest.approx(0, abs=0.05)
     assert shifted[1].item() == pytest.approx(2.0, abs=0.3)  # a voxel
+    torch.testing.assert_close(shifted[3:6], centred[3:6], rtol=0.1, atol=0)
 
 
 def test_a_gain_moves_logarithms_by_its_own_and_components_hardly(descriptors: Descriptors) -> None:
