@@ -19,7 +19,7 @@ from canvas_fm.training.recipe.recipe import DistilRecipe, Recipe
 from canvas_fm.training.run.distributed import Ranks
 from canvas_fm.training.run.folder.checkpoint import load_checkpoint
 
-from .test_step import batch  # isort: skip
+from .test_optimizer_step import batch  # isort: skip
 
 Tiny = Callable[..., Recipe]
 PLAIN = ["augment.noise=0", "augment.flip=0", "augment.rotate=false"]
