@@ -39,6 +39,10 @@ def read_boxes(path: str | Path) -> Int64[np.ndarray, "k 6"]:
 def as_boxes(boxes: Any, *, source: str = "boxes") -> Int64[np.ndarray, "k 6"]:
     """Validate boxes as int64 (k, 6): at least one, whole numbers, every end beyond its start."""
     try:
+        if isinstance(boxes, list):
+            ends = (end for box in boxes for end in (box if isinstance(box, list) else [box]))
+            if any(isinstance(end, bool) for end in ends):
+                raise TypeError("true and false are no voxels")
         values = np.asarray(boxes, dtype=np.float64)
     except (TypeError, ValueError) as problem:
         raise CanvasError(f"{source}: expected {_EXPECTED}") from problem

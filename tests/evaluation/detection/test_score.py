@@ -336,3 +336,9 @@ def test_labels_in_words_are_told_of(caplog):
     truth = Points(zyx, {"label": np.array(["yes", "no", "no", "yes"])})
     evaluate(Points(zyx), truth, tolerance_voxels=1)
     assert "`label` holds texts (yes, no)" in caplog.text
+
+
+@pytest.mark.parametrize("box", [[True, 0, 0, 5, 5, 5], [[0, 0, 0, 5, 5, True]]])
+def test_true_is_no_end_of_a_box(box):
+    with pytest.raises(CanvasError, match="in whole voxels"):
+        as_boxes(box)
