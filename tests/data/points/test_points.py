@@ -121,7 +121,7 @@ def test_columns_get_the_narrowest_type_that_loses_nothing(tmp_path: Path) -> No
 
 def test_text_late_in_a_column_keeps_its_early_numbers_as_written(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("canvas_fm.data.points.csv_columns.columns._BLOCK", 2)
-    monkeypatch.setattr("canvas_fm.data.points.csv_columns.parse._CHARACTERS", 2)
+    monkeypatch.setattr("canvas_fm.data.points.csv_columns.columns._CHARACTERS", 2)
     text = "z,y,x,tag,n\n" + "".join(
         f"{i},0,0,{tag},{i}\n" for i, tag in enumerate(["1.50", "2", "c", "1e3"])
     )

@@ -73,7 +73,7 @@ def test_segment_ids_keep_every_digit(tmp_path, second):
 
 def test_ids_of_a_later_block_keep_every_digit(tmp_path, monkeypatch):
     monkeypatch.setattr("canvas_fm.data.points.csv_columns.columns._BLOCK", 2)
-    monkeypatch.setattr("canvas_fm.data.points.csv_columns.parse._CHARACTERS", 2)
+    monkeypatch.setattr("canvas_fm.data.points.csv_columns.columns._CHARACTERS", 2)
     text = "z,y,x,id\n1,2,3,720575940623374217\n1,2,3,5\n1,2,3,\n1,2,3,6\n"
     assert read(tmp_path, text).columns["id"].tolist() == ["720575940623374217", "5", "", "6"]
 
