@@ -123,9 +123,9 @@ def test_the_requests_shown_are_answered(steps: Path, service):
     assert np.load(steps / "grid.npy").shape[1:] == (96,)
 
 
-def test_every_command_shown_is_understood(tmp_path, monkeypatch):
+def test_every_command_shown_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Those too that are not run: their flags exist."""
-    monkeypatch.chdir(tmp_path)  # where none of their files is there already
+    monkeypatch.chdir(tmp_path)  # where no command has written yet: what is there is not replaced unasked
     shown = re.findall(r"canvas-fm (?!VERB)([a-z]+ [^`\n|)]*)", "\n".join(blocks("", "console", "sh")))
     assert len(shown) >= 7
     parser = build_parser()
@@ -180,7 +180,7 @@ def test_the_table_of_held_out_brains_is_that_of_the_reports():
     assert len(rows) >= 6
     for group, path, count, model, *written in rows:
         methods = json.loads((ROOT / path).read_text(encoding="utf-8"))["methods"]
-        name = model if model in methods else f"{model}-folds"
+        name = next(name for name in (model, f"{model}-folds", model.removeprefix("detector-")) if name in methods)
         parts = [methods[name]["groups"][group], methods["LoG over the median"]["groups"][group]]
         measured = [part[key] for part in parts for key in ("mean", "worst_decile")]
         assert [float(text) for text in written] == [round(value, 3) for value in measured], (group, path)
