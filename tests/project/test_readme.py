@@ -180,7 +180,8 @@ def test_the_table_of_held_out_brains_is_that_of_the_reports():
     assert len(rows) >= 6
     for group, path, count, model, *written in rows:
         methods = json.loads((ROOT / path).read_text(encoding="utf-8"))["methods"]
-        name = next(name for name in (model, f"{model}-folds", model.removeprefix("detector-")) if name in methods)
+        names = (model, f"{model}-folds", model.removeprefix("detector-"))
+        name = next(name for name in names if name in methods)
         parts = [methods[name]["groups"][group], methods["LoG over the median"]["groups"][group]]
         measured = [part[key] for part in parts for key in ("mean", "worst_decile")]
         assert [float(text) for text in written] == [round(value, 3) for value in measured], (group, path)

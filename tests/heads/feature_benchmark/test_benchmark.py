@@ -176,5 +176,5 @@ def test_the_verb_compares_an_encoder_with_simple_features(
     assert set(report["ahead"]["tiny"]) == {"untrained", "PCA-64", "shape"}
     assert "tiny" in capsys.readouterr().out
     flags[flags.index("one")] = "two"
-    assert main(["feature-benchmark", str(tmp_path / "tiny"), *flags]) == 1
+    assert main(["feature-benchmark", str(tmp_path / "tiny"), *flags, "--overwrite"]) == 1
     assert "all cells are of one brain (two)" in capsys.readouterr().err

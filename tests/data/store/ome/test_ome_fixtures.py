@@ -37,7 +37,6 @@ REFUSED = {
     f"{_NEUROGLANCER}/ome_zarr/simple_0.5.zip": "2D image",
     f"{_NEUROGLANCER}/ome_zarr/simple_0.5.ocdbt": "is no Zarr store",
     f"{_NEUROGLANCER}/ome_zarr/all_0.6/axis_dependent/mapAxis.zarr": "exchanges its axes",
-    f"{_NEUROGLANCER}/ome_zarr/all_0.6/simple/affine.zarr": "only a scale can be read",
     f"{_NEUROGLANCER}/ome_zarr/all_0.6/simple/anisotropic_rotation.zarr": "only a scale can be read",
 }
 
@@ -68,13 +67,14 @@ def test_valid_volumes_open(fixtures, name):
 @pytest.mark.parametrize(
     ("name", "voxel_um"),
     [
-        ("scale", (4.0, 3.0, 2.0)),
-        ("sequenceScaleTranslation", (4.0, 3.0, 2.0)),
-        ("identity", (1.0, 1.0, 1.0)),
+        ("basic/scale", (4.0, 3.0, 2.0)),
+        ("basic/sequenceScaleTranslation", (4.0, 3.0, 2.0)),
+        ("basic/identity", (1.0, 1.0, 1.0)),
+        ("simple/affine", (4.0, 3.0, 2.0)),  # a scale and a translation, written as a matrix
     ],
 )
 def test_ome_zarr_06_is_read_where_it_is_scaled(fixtures, name, voxel_um):
-    volume = Volume.open(fixtures / f"{_NEUROGLANCER}/ome_zarr/all_0.6/basic/{name}.zarr")
+    volume = Volume.open(fixtures / f"{_NEUROGLANCER}/ome_zarr/all_0.6/{name}.zarr")
     assert (volume.shape_zyx, volume.voxel_um) == ((27, 226, 186), voxel_um)
 
 

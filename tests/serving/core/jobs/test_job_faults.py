@@ -139,7 +139,7 @@ def test_a_job_of_which_a_bit_was_flipped_is_taken_anew(tmp_path: Path) -> None:
 
 
 def test_a_job_that_takes_long_to_read_is_answered_in_time(run, monkeypatch) -> None:
-    monkeypatch.setattr("serving.core.jobs.check_request.check_request", lambda *_: time.sleep(1))
+    monkeypatch.setattr("serving.api.routes.jobs.check_request", lambda *_: time.sleep(1))
     reply = run(deadline_s=0.2).post("/v1/jobs", json={"kind": "embed", "volume": "cube", "grid": [9, 9, 9]})
     refused(reply, 504, "the job was not read within 0.2 s")
 
