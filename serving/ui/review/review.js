@@ -1,7 +1,7 @@
 // The review: one candidate after the other, each answer saved before the next is shown.
 
 import { askArray, askJson, holdKey } from "../shared/api.js";
-import { Around } from "./around.js";
+import { Around } from "./surroundings.js";
 import { announce, byId, facts, plural, shown } from "../shared/dom.js";
 import { Grid } from "./grid.js";
 import { Contrast, planes, projections } from "./pictures.js";
