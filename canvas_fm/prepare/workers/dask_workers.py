@@ -154,8 +154,10 @@ def _result_of(future: Any) -> Any:
     """What a tile gave; TimeoutError where that was lost, CanvasError for what ends the work."""
     from distributed import KilledWorker
 
-    if future.status in ("cancelled", "lost"):
+    if future.status == "cancelled":
         raise CanvasError("the Dask cluster was closed; start it and run the same command again: it resumes")
+    if future.status == "lost":  # it was done, and the worker that held it has died since
+        raise TimeoutError
     try:
         computed = future.result(timeout=_RESULT_S)
     except KilledWorker as problem:
