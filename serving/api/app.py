@@ -59,7 +59,7 @@ async def _at_once() -> None: ...
 
 
 def create_app(core: Core, turn: Callable[[], Awaitable[None]] = _at_once) -> Starlette:
-    """The Starlette app, whose lifespan runs `core` and the jobs; meant to run behind a `RequestMiddleware`.
+    """The Starlette app, whose lifespan runs `core` and the jobs; runs behind a `RequestMiddleware`.
 
     Models are loaded at once; connections are accepted and jobs run once `turn` has returned.
     """

@@ -49,7 +49,7 @@ class Limits(BaseModel):
     burst: int = Field(default=20, gt=0)
     """Requests of one key that may come at once where `rate_per_s` is set."""
     stop_s: float | None = Field(default=None, gt=0)
-    """What is being answered when the service is told to stop has so long; then it is given up. By default
+    """Requests in flight when the service stops may take this long; then they are ended. By default
     5 s more than `deadline_s`: every request that has come is answered."""
     cache_mb: float = Field(default=0, ge=0)
     """Embeddings kept for when the same crops come again, told by their content; 0 keeps none."""

@@ -1,4 +1,4 @@
-"""Recipes read from YAML, with `--set` applied and every mistake told at once."""
+"""Recipes read from YAML, with `--set` applied and all mistakes in one error."""
 
 from __future__ import annotations
 

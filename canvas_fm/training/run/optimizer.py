@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from canvas_fm.training.run.timm_import import CosineLRScheduler, ModelEmaV3, pa
 _log = logging.getLogger(__name__)
 
 
-class OptimizerState:
+class OptimizerState(ABC):
     """A model in training; subclasses implement the step: `MaeStep`, `DetectorStep`, `JointStep`."""
 
     losses: tuple[str, ...] = ("loss",)  # the names of what a step returns first, one number each
@@ -45,9 +46,9 @@ class OptimizerState:
         self.averaged = None if decay is None else ModelEmaV3(self.module, decay=decay)
         self.module.train()
 
+    @abstractmethod
     def __call__(self, batch: Batch, step: int) -> tuple[Tensor, Tensor]:
         """One step: (losses of the optimizer batch, gradient norm before clipping), on the device."""
-        raise NotImplementedError
 
     @property
     def learning_rate(self) -> float:

@@ -10,6 +10,7 @@ import logging
 import re
 import secrets
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -136,15 +137,17 @@ class ViewServer:
         self._server.server_close()
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(BaseHTTPRequestHandler, ABC):
     protocol_version = "HTTP/1.1"
     timeout = 60
 
+    @abstractmethod
     def content_of(self, path: str, query: str) -> Path | bytes | None:
-        raise NotImplementedError
+        """What lies at a path: a file, bytes, or None where nothing does."""
 
+    @abstractmethod
     def allowed_origin(self) -> str | None:
-        raise NotImplementedError
+        """Origin of the page that may read replies; None where none but the server's own may."""
 
     def do_GET(self) -> None:
         self._answer(with_body=True)

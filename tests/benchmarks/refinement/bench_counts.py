@@ -41,7 +41,7 @@ FOLDS = Path(__file__).parents[3] / "recipes" / "domains" / "microglia.json"
 
 @dataclass(frozen=True)
 class Pair:
-    """A detector with a refiner, the groups of domains it is judged on, and how its counts are measured."""
+    """A detector with a refiner, its groups of held-out domains, and how its counts are measured."""
 
     detector: str
     refiner: str
@@ -168,8 +168,8 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def folds_record(detector: Detector, refiner: Refiner) -> CountRecord:
     """Detections of `detector-microglia` by the folds that had not seen a cube, from the committed report."""
-    judged = json.loads(FOLDS.read_bytes())["methods"]["detector-microglia-folds"]["domains"]
-    cubes = {name: of for name, of in judged.items() if not name.startswith("phantom ") and name != "4150"}
+    scored = json.loads(FOLDS.read_bytes())["methods"]["detector-microglia-folds"]["domains"]
+    cubes = {name: of for name, of in scored.items() if not name.startswith("phantom ") and name != "4150"}
     return CountRecord(
         made_by=detector.sha256, threshold=detector.config.threshold, refiners=(str(refiner.sha256_),),
         counted_by="detections", counted={name: of["tp"] + of["fp"] for name, of in cubes.items()},
@@ -215,18 +215,18 @@ def main(arguments: Sequence[str] = ()) -> None:
     for pair in PAIRS:
         name = f"{pair.detector}, {pair.refiner}, {pair.counted_by} of {len(pair.groups)}"
         detector = detectors[pair.detector]
-        judged = [brain for brain in brains[pair.detector] if brain.group in pair.groups]
+        scored = [brain for brain in brains[pair.detector] if brain.group in pair.groups]
         others = [brain for brain in brains[pair.detector] if brain.group not in pair.groups
                   and REFINERS[brain.group] == pair.refiner]  # fmt: skip
         known = tuple(str(refiners[one].sha256_) for one in (pair.refiner,) if one in refiners) or ("any",)
         if kept is None:
-            learn = [b for b in judged if len(b.cells_zyx) >= LEARN]
+            learn = [b for b in scored if len(b.cells_zyx) >= LEARN]
             record = record_of(learn, detector, known, pair.counted_by)
             report["records"][name] = record.model_dump(mode="json")
             report["shipped"] += [name] if pair.shipped else []
         else:
             record = CountRecord.model_validate(kept["records"][name])
-        rows = [row for brain in judged for row in rows_of(brain, detector, without(record, brain.name))]
+        rows = [row for brain in scored for row in rows_of(brain, detector, without(record, brain.name))]
         rows += [row for brain in others for row in rows_of(brain, detector, record)]
         _tell(report, name, rows)
     if kept is None:

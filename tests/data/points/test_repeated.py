@@ -1,4 +1,4 @@
-"""Cells that stand in a table twice are told of, by every verb that counts them."""
+"""Repeated positions in a table of cells: a warning from every verb that counts them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""JSON files of points: parsed with every digit, and told apart from tables that were saved as JSON."""
+"""JSON files of points: parsed with every digit, and distinguished from tables saved as JSON."""
 
 from __future__ import annotations
 

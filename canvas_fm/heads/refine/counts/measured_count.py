@@ -1,7 +1,7 @@
-"""How far counts of shipped models were off on brains that they had not seen, as a whole.
+"""Intervals of cell counts from the count errors of a detector with its refiner on held-out brains.
 
-Recall of candidates and calibration of a refiner err together from brain to brain, often against each other.
-Taken apart, as they are where nothing else is known, the interval is wider than what was seen.
+Recall of candidates and calibration of a refiner vary together from brain to brain, often against each other.
+Treated as independent, as where nothing else is known, they give an interval wider than the measured errors.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class CountRecord(BaseModel):
     """Counts of one detector at its own threshold beside the true cells, by held-out brain.
 
     `counted` are detections or the sum of P(cell) of refined ones, `doubtful` their shares with a score near
-    the threshold. It is for detections that one of `refiners` (by sha256) judged.
+    the threshold. It holds for detections refined by one of `refiners` (sha256).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

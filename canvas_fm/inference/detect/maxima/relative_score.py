@@ -1,4 +1,4 @@
-"""A detection's score against the strongest detections around it: what keeps one threshold for many brains.
+"""Brightness in a detection's score, against typical, strongest or the brighter kind of detections around.
 
 A net that has learned from bright somata gives the dim cells of another brain little heat, and the processes
 of bright ones as much. What is a cell shows beside the strongest of the same tissue.

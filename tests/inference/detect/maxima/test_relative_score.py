@@ -259,9 +259,9 @@ def test_a_dim_kind_that_scores_low_is_told(of_two_kinds, caplog):
         of_two_kinds(3.0)
         assert not caplog.records
         of_two_kinds(10.0)
-    (said,) = [record.getMessage() for record in caplog.records]
-    assert re.search("some (9|10|11) times brighter", said)
-    assert "take a lower threshold" in said
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert re.search("some (9|10|11) times brighter", message)
+    assert "take a lower threshold" in message
 
 
 def test_classes_of_brightness_need_a_typical_one_and_rising_ratios():
