@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +58,17 @@ class Source:
         return [sentence for channel in self.channels for sentence in channel.bad_chunks]
 
     def key(self, file: Path) -> str:
-        """A file by its name below the source."""
-        return file.relative_to(self.path).as_posix() if file.is_relative_to(self.path) else file.name
+        """A file by its path below the source; one elsewhere by its path from the source's folder."""
+        place = os.path.abspath(file)
+        for folder in self._folders:
+            if place == folder or place.startswith(folder + os.sep):
+                return Path(os.path.relpath(place, folder)).as_posix()
+        return Path(os.path.relpath(place, os.path.dirname(self._folders[0]))).as_posix()
+
+    @cached_property
+    def _folders(self) -> tuple[str, str]:
+        """Absolute path of the source as given, and with links followed: files are listed below either."""
+        return os.path.abspath(self.path), os.path.realpath(self.path)
 
     def identity(self) -> str:
         """A hash of the names, sizes and times of all files: another one where any of them changed."""

@@ -68,3 +68,17 @@ def test_a_plane_that_is_a_link_to_nothing_is_to_be_fetched(planes, tmp_path):
     (planes / "plane_0003.tif").symlink_to("../.git/annex/objects/SHA256E-s9.tif")
     with pytest.raises(DamagedStore, match=r"plane_0003.tif.* is a link to .*fetch it: git annex get"):
         cf.convert(planes, tmp_path / "a.zarr", voxel_um=UM)
+
+
+@pytest.mark.parametrize("given", ["a.zarr", "folder/../a.zarr", "link.zarr", "folder/link/a.zarr"])
+def test_files_of_a_store_keep_their_places_however_its_path_is_given(planes, tmp_path, monkeypatch, given):
+    """Many files of a store are named alike: `0`, `zarr.json`."""
+    cf.convert(planes, tmp_path / "a.zarr", voxel_um=UM)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/link").symlink_to(tmp_path, target_is_directory=True)
+    (tmp_path / "link.zarr").symlink_to("a.zarr", target_is_directory=True)
+    monkeypatch.chdir(tmp_path)
+    assert cf.convert(given, "b.zarr", verify=True).verified
+    store = tmp_path / "a.zarr"
+    files = {file.relative_to(store).as_posix() for file in store.rglob("*") if file.is_file()}
+    assert set(json.loads((tmp_path / "b.zarr/canvas_fm_sources.json").read_text())["files"]) == files
