@@ -28,7 +28,7 @@ from canvas_fm.data.volume.tiff.pages import (
 )
 from canvas_fm.data.volume.tiff.plane_names import order_planes
 from canvas_fm.data.zyx import ZyxUm
-from canvas_fm.errors import CanvasError, DamagedStore
+from canvas_fm.errors import CanvasError, DamagedStore, counted
 
 _log = logging.getLogger(__name__)
 
@@ -169,14 +169,16 @@ def _lone_axis_is_z(path: Path, axes: str, shape: Sequence[int], t: int | None, 
     if planes.count("Z") != 1:
         raise CanvasError(
             f"{path} has the axes {axes} of shape {tuple(shape)}; a volume needs planes along z"
-            + _how_to_z(planes)
+            + _how_to_z(planes, shape[0])
         )
     return axes
 
 
-def _how_to_z(planes: str) -> str:
+def _how_to_z(planes: str, count: int) -> str:
     if not planes:
         return ": this is one plane, give the folder of all"
+    if planes == "C" and count <= _FEW_CHANNELS:
+        return f": this is one plane in {counted(count, 'channel')}, give the folder of all planes"
     return f": leave out --{planes.lower()} to take {planes} as z" if planes in ("T", "C") else ""
 
 

@@ -53,8 +53,11 @@ def test_a_lone_axis_of_planes_is_z(tmp_path, axes):
 
 def test_one_plane_in_three_channels_is_no_stack(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", VOXELS[:3], imagej=True, metadata={"axes": "CYX"})
-    with pytest.raises(CanvasError, match="has the axes CYX"):
-        Volume.open(tmp_path / "a.tif", voxel_um=(4, 2, 2))
+    for channel in (None, 1):
+        with pytest.raises(
+            CanvasError, match=r"has the axes CYX .* one plane in 3 channels, give the folder of all"
+        ):
+            Volume.open(tmp_path / "a.tif", voxel_um=(4, 2, 2), c=channel)
 
 
 @pytest.mark.parametrize("size", ["abc", "1,8", "nan", "0", "1e999"])
