@@ -65,9 +65,17 @@ def test_of_many_brains_those_with_more_doubtful_detections_have_wider_intervals
     assert known.ratio(5.0) == known.ratio(0.9)  # not beyond what was seen
 
 
+def test_of_many_brains_the_interval_reaches_the_error_that_one_brain_more_would_hold():
+    """Split conformal: of 20 errors the 19th, ceil(.9 (20 + 1)), where all brains are as doubtful."""
+    known = record(np.exp(np.linspace(-0.5, 0.4, 20)), counted=10**6, doubtful=np.full(20, 0.3))
+    log, half = known.ratio(0.3)
+    errors = np.sort(np.abs(np.linspace(-0.5, 0.4, 20) - log))
+    assert half == pytest.approx(errors[18], abs=1e-5)
+
+
 def test_a_detection_is_doubtful_within_one_log_odd_above_the_threshold():
-    at = 1 / (1 + np.exp(-(np.log(0.2 / 0.8) + np.array([0.0, 0.99, 1.01, 3.0]))))
-    assert doubtful_share(at, 0.2) == 0.5
+    at = 1 / (1 + np.exp(-(np.log(0.2 / 0.8) + np.array([0.1, 0.9, 0.99, 1.01, 5.0]))))
+    assert doubtful_share(at, 0.2) == 0.6
     assert doubtful_share(np.empty(0), 0.2) == 1.0
 
 
