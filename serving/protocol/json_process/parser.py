@@ -71,7 +71,10 @@ class JsonParser:
         with self._lock:
             if self._stopped:
                 raise Refusal(503, "the service is stopping", retry_after_s=5)
-            if self._process is None or self._process.poll() is not None:
+            if self._process is not None and self._process.poll() is not None:
+                _close(self._process)  # it ended by itself: killed, or short of memory
+                self._process = None
+            if self._process is None:
                 path = os.pathsep.join(each or os.getcwd() for each in sys.path)
                 environment = os.environ | {"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"}
                 self._process = subprocess.Popen(
@@ -86,14 +89,19 @@ class JsonParser:
         with self._lock:
             process, self._process = self._process, None
         if process is not None:
-            process.kill()
-            process.wait()
-            for pipe in (process.stdin, process.stdout):
-                assert pipe is not None
-                with contextlib.suppress(OSError):  # bytes that were not sent
-                    pipe.close()
+            _close(process)
 
     def stop(self) -> None:
         """End the process; what it works on is refused."""
         self._stopped = True
         self._end()
+
+
+def _close(process: subprocess.Popen[bytes]) -> None:
+    """End a process, if it has not ended, and close its pipes."""
+    process.kill()
+    process.wait()
+    for pipe in (process.stdin, process.stdout):
+        assert pipe is not None
+        with contextlib.suppress(OSError):  # bytes that were not sent
+            pipe.close()

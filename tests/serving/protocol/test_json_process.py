@@ -148,9 +148,12 @@ def test_a_process_that_was_killed_is_started_again(parser: JsonParser) -> None:
     body = json.dumps({"rows": list(range(9))}).encode()
     parser.parse(request_options.CellsRequest, body)
     assert parser._process is not None
-    parser._process.kill()
-    parser._process.wait()
+    killed = parser._process
+    killed.kill()
+    killed.wait()
     assert parser.parse(request_options.CellsRequest, body)[0].rows == list(range(9))
+    assert killed.stdin.closed  # an open pipe is a file that a service never gets back
+    assert killed.stdout.closed
     parser._process.stdout.close()  # as if it ended while it works
     with pytest.raises(Refusal, match="send the request again") as caught:
         parser.parse(request_options.CellsRequest, body)

@@ -93,7 +93,8 @@ def test_a_promise_is_not_an_allocation() -> None:
         npy.read_values(b"", header)
 
 
-@pytest.mark.filterwarnings("error")
+# An error but what other tests left to the garbage collector, which Hypothesis calls.
+@pytest.mark.filterwarnings("error", "ignore::ResourceWarning")
 @given(st.binary(max_size=60), st.integers(0, 120))
 @settings(max_examples=300, deadline=None)
 def test_any_damage_is_a_refusal_or_an_array(noise: bytes, place: int) -> None:
