@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from canvas_fm.data.dataset.unique_names import check_one_each
+from canvas_fm.data.phantom.randomised.draw_phantom import TOLERANCE_UM, draw_phantom
 from canvas_fm.data.phantom.randomised.parameter_ranges import Autofluorescence, Families
-from canvas_fm.data.phantom.randomised.randomise import TOLERANCE_UM, draw_phantom
 from canvas_fm.data.points.boxes import read_boxes, whole
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume, volume_name

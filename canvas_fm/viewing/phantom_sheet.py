@@ -10,8 +10,8 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from canvas_fm.data.phantom.randomised.draw_phantom import draw_phantom
 from canvas_fm.data.phantom.randomised.parameter_ranges import CellKind, Families
-from canvas_fm.data.phantom.randomised.randomise import draw_phantom
 from canvas_fm.data.volume.volume import Zyx, ZyxUm
 from canvas_fm.files.atomic import write_atomic
 

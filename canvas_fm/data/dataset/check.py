@@ -15,7 +15,7 @@ import tifffile
 from canvas_fm.data.dataset.dataset_addresses import LABEL, MARKERS, SPLITS, Brain, brains_in
 from canvas_fm.data.points.points import Points, inside
 from canvas_fm.data.volume.tiff.pages import use_tiff
-from canvas_fm.data.volume.tiff.plane_names import GAP, usual_step
+from canvas_fm.data.volume.tiff.plane_series import GAP, usual_step
 from canvas_fm.errors import CanvasError, counted
 from canvas_fm.progress import bar
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Float32, UInt8, UInt16
 
+from canvas_fm.data.phantom.randomised.draw_phantom import draw_phantom
 from canvas_fm.data.phantom.randomised.parameter_ranges import CellKind
-from canvas_fm.data.phantom.randomised.randomise import draw_phantom
 from canvas_fm.data.points.boxes import whole
 from canvas_fm.data.volume.volume import Volume, Zyx, ZyxUm
 from canvas_fm.data.volume.window import WindowRule

@@ -8,8 +8,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, Strict, model_validator
 
+from canvas_fm.data.phantom.randomised.draw_phantom import TOLERANCE_UM
 from canvas_fm.data.phantom.randomised.parameter_ranges import Families
-from canvas_fm.data.phantom.randomised.randomise import TOLERANCE_UM
 from canvas_fm.models.folder.network_config import (
     AmplitudeConfig,
     ConvMixerConfig,

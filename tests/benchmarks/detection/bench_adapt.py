@@ -41,7 +41,7 @@ from canvas_fm.training.detector.adapt.adapt_flags import AdaptOptions
 from canvas_fm.training.detector.adapt.amplitude import FEWEST_CELLS, amplitude_detector
 from canvas_fm.training.detector.adapt.fine_tune import fine_tune, fine_tune_recipe
 from canvas_fm.training.detector.adapt.label_folds import LabelFolds, best_threshold, nearest
-from canvas_fm.training.detector.adapt.strategies import Strategy, choose_way, score_strategies
+from canvas_fm.training.detector.adapt.strategies import Strategy, choose_strategy, score_strategies
 from canvas_fm.training.detector.targets import Labelled
 from canvas_fm.training.detector.threshold import LOWEST_THRESHOLD
 from canvas_fm.training.mae.training_crops import VolumeSource
@@ -110,7 +110,7 @@ def draw(brain: Brain, detector: Detector, cells: int, seed: int) -> dict[str, A
     curves = {way: _f1_curve(brain, points, test) for way, points in found.items()}
     f1 = {"unadapted": curves["threshold"][nearest(start)]}
     for name, ways in (("threshold alone", scores[:2]), ("as shipped", scores)):
-        _, chosen = choose_way(ways, len(few.inner_zyx))
+        _, chosen = choose_strategy(ways, len(few.inner_zyx))
         of = "threshold" if chosen.way == "unadapted" else chosen.way
         f1[name] = curves[of][nearest(chosen.threshold)]
     f1["best threshold"] = curves["threshold"].max()

@@ -73,7 +73,7 @@ def run_validate(args: argparse.Namespace) -> None:
 
 def run_submit(args: argparse.Namespace) -> None:
     from canvas_fm.cli.output import print_result
-    from canvas_fm.evaluation.leaderboard.leaderboard import submit
+    from canvas_fm.evaluation.leaderboard.score_submissions import submit
 
     target = submit(args.submission, args.board, name=args.name, replace=args.overwrite)
     print_result({"submitted": str(target)}, args.json)
@@ -83,7 +83,7 @@ def run_score(args: argparse.Namespace) -> None:
     import sys
 
     from canvas_fm.cli.output import print_result
-    from canvas_fm.evaluation.leaderboard.leaderboard import score_board, write_page
+    from canvas_fm.evaluation.leaderboard.score_submissions import score_board, write_page
 
     passed_over: dict[str, list[str]] = {}
     done = score_board(
@@ -101,6 +101,6 @@ def run_score(args: argparse.Namespace) -> None:
 
 def run_page(args: argparse.Namespace) -> None:
     from canvas_fm.cli.output import print_result
-    from canvas_fm.evaluation.leaderboard.leaderboard import write_page
+    from canvas_fm.evaluation.leaderboard.score_submissions import write_page
 
     print_result({"page": str(write_page(args.board, args.out))}, args.json)

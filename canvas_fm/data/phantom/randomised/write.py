@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from canvas_fm.data.phantom.randomised.draw_phantom import SHAPE_ZYX, draw_phantom
 from canvas_fm.data.phantom.randomised.parameter_ranges import CellKind, Families
-from canvas_fm.data.phantom.randomised.randomise import SHAPE_ZYX, draw_phantom
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume, Zyx, ZyxUm
 from canvas_fm.errors import CanvasError

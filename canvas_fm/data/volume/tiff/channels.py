@@ -10,7 +10,7 @@ from canvas_fm.data.store.tar_index import in_tar
 from canvas_fm.data.volume.stored.unsupported_formats import refuse_unsupported
 from canvas_fm.data.volume.tiff.ome_folder import stack_of
 from canvas_fm.data.volume.tiff.pages import SUFFIXES, is_file
-from canvas_fm.data.volume.tiff.plane_names import channels_in
+from canvas_fm.data.volume.tiff.plane_series import channels_in
 from canvas_fm.data.volume.tiff.stack import channels_of_stack, planes_in
 from canvas_fm.errors import CanvasError
 

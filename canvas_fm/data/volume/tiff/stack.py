@@ -26,7 +26,7 @@ from canvas_fm.data.volume.tiff.pages import (
     use_tiff,
     warn_inverted,
 )
-from canvas_fm.data.volume.tiff.plane_names import order_planes
+from canvas_fm.data.volume.tiff.plane_series import order_planes
 from canvas_fm.data.zyx import ZyxUm
 from canvas_fm.errors import CanvasError, DamagedStore, counted
 

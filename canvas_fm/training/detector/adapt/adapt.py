@@ -35,7 +35,12 @@ from canvas_fm.training.detector.adapt.self_training import (
     students,
     unlabelled_boxes,
 )
-from canvas_fm.training.detector.adapt.strategies import Strategy, StrategyScore, choose_way, score_strategies
+from canvas_fm.training.detector.adapt.strategies import (
+    Strategy,
+    StrategyScore,
+    choose_strategy,
+    score_strategies,
+)
 from canvas_fm.training.detector.targets import Labelled
 from canvas_fm.training.mae.training_crops import VolumeSource
 
@@ -74,7 +79,7 @@ def adapt_detector(
     label counts. Three ways are tried: another threshold, blob amplitude in the score too (from 15 cells on),
     all layers trained on the labels and on pseudo-labels of the unlabelled volume; with `layers="all"` in
     place of the last the last layers, and all layers, trained on the labels. Each is scored on spatial folds
-    of the labels that it was not fitted on. `choose_way` tells what is taken; where nothing is, weights and
+    of the labels that it was not fitted on. `choose_strategy` takes one or none; with none, weights and
     threshold stay as they were, which `sentence` says. The same seed gives the same detector on one machine.
     Raises CanvasError for fewer cells than two folds need.
     """
@@ -112,7 +117,7 @@ def adapt_detector(
             counts_by_way, folds, detector.config.threshold, opts.seed, chosen_by=chosen_by
         )
         phantoms_alone = not training_volumes(detector.config.provenance)
-        best, chosen = choose_way(scores, len(labelled.inner_zyx), phantoms_alone=phantoms_alone)
+        best, chosen = choose_strategy(scores, len(labelled.inner_zyx), phantoms_alone=phantoms_alone)
         adapted = detector
         if chosen.way == "amplitude" and with_amplitude is not None:
             adapted, candidates = with_amplitude, by_amplitude

@@ -39,7 +39,7 @@ class StrategyScore:
     threshold: float  # chosen on all labels
 
 
-def choose_way(
+def choose_strategy(
     scores: Sequence[StrategyScore], cells: int, *, phantoms_alone: bool = False
 ) -> tuple[StrategyScore, StrategyScore]:
     """The way of highest F1 among those that are surely better, else of all; and the chosen one.

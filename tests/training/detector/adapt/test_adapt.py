@@ -23,7 +23,7 @@ from canvas_fm.pipeline.score_domains import trained_on
 from canvas_fm.training.detector.adapt.amplitude import amplitude_detector
 from canvas_fm.training.detector.adapt.candidates import candidates_in_boxes
 from canvas_fm.training.detector.adapt.fine_tune import fine_tune, fine_tune_recipe
-from canvas_fm.training.detector.adapt.strategies import StrategyScore, choose_way
+from canvas_fm.training.detector.adapt.strategies import StrategyScore, choose_strategy
 from canvas_fm.training.detector.targets import Labelled
 from canvas_fm.training.detector.threshold import LOWEST_THRESHOLD
 from tests.training.detector.adapt.conftest import ROI, SHAPE, VOXEL_UM, labelled
@@ -91,7 +91,7 @@ def test_a_detector_that_is_right_already_is_left_as_it_was_and_that_is_said(bra
 def test_the_fewer_cells_are_labelled_the_surer_a_gain_has_to_be(cells, better, way):
     unadapted = StrategyScore("unadapted", 0.5, (0.4, 0.6), 0.0, (0.0, 0.0), 0.0, 0.3)
     threshold = StrategyScore("threshold", 0.7, (0.6, 0.8), 0.2, (0.0, 0.3), better, 0.4)
-    best, chosen = choose_way([unadapted, threshold], cells)
+    best, chosen = choose_strategy([unadapted, threshold], cells)
     assert (best, chosen.way) == (threshold, way)
 
 
@@ -99,8 +99,8 @@ def test_a_surely_better_way_is_taken_before_one_that_may_be_better_by_chance():
     unadapted = StrategyScore("unadapted", 0.5, (0.4, 0.6), 0.0, (0.0, 0.0), 0.0, 0.3)
     threshold = StrategyScore("threshold", 0.6, (0.5, 0.7), 0.1, (0.0, 0.2), 0.95, 0.4)
     chance = StrategyScore("all layers", 0.65, (0.3, 0.8), 0.15, (-0.2, 0.3), 0.8, 0.4)
-    assert choose_way([unadapted, threshold, chance], 20) == (threshold, threshold)
-    assert choose_way([unadapted, chance], 20) == (chance, unadapted)
+    assert choose_strategy([unadapted, threshold, chance], 20) == (threshold, threshold)
+    assert choose_strategy([unadapted, chance], 20) == (chance, unadapted)
 
 
 def test_what_changes_the_order_of_detections_has_to_be_surer_than_a_threshold():
@@ -109,7 +109,7 @@ def test_what_changes_the_order_of_detections_has_to_be_surer_than_a_threshold()
     for better, chosen in ((0.96, threshold), (0.98, None)):
         amplitude = StrategyScore("amplitude", 0.7, (0.5, 0.8), 0.2, (0.0, 0.3), better, 0.4)
         chosen = chosen or amplitude
-        assert choose_way([unadapted, threshold, amplitude], 20) == (chosen, chosen)
+        assert choose_strategy([unadapted, threshold, amplitude], 20) == (chosen, chosen)
 
 
 @pytest.mark.parametrize(("cells", "gain", "better", "taken"), [
@@ -121,8 +121,8 @@ def test_self_training_is_taken_where_it_is_more_likely_better_than_not(cells, g
     taught = StrategyScore("self-training", 0.5 + gain, (0.4, 0.6), gain, (-0.1, 0.2), better, 0.4)
     chosen = taught if taken else threshold
     scores = [unadapted, threshold, taught]
-    assert choose_way(scores, cells, phantoms_alone=True) == (chosen, chosen)
-    assert choose_way(scores, cells) == (threshold, threshold)  # a detector that has seen real brains
+    assert choose_strategy(scores, cells, phantoms_alone=True) == (chosen, chosen)
+    assert choose_strategy(scores, cells) == (threshold, threshold)  # a detector that has seen real brains
 
 
 def test_specks_as_bright_as_cells_are_told_from_them_by_their_amplitude(tmp_path):

@@ -14,7 +14,7 @@ import yaml
 
 from canvas_fm.data.points.points import Points
 from canvas_fm.errors import CanvasError
-from canvas_fm.evaluation.leaderboard.leaderboard import read_entries, score_board, submit, write_page
+from canvas_fm.evaluation.leaderboard.score_submissions import read_entries, score_board, submit, write_page
 from canvas_fm.evaluation.leaderboard.submission import check_submission
 
 BENCHMARK = {

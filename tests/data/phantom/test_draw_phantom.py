@@ -10,8 +10,8 @@ from pydantic import ValidationError
 from scipy.ndimage import gaussian_filter
 
 from canvas_fm.data.phantom.randomised.draw_parameters import draw_parameters
+from canvas_fm.data.phantom.randomised.draw_phantom import draw_phantom
 from canvas_fm.data.phantom.randomised.parameter_ranges import Autofluorescence, Families
-from canvas_fm.data.phantom.randomised.randomise import draw_phantom
 from canvas_fm.data.phantom.randomised.rendering import Grid, bodies, keep_apart, paint
 from canvas_fm.data.phantom.randomised.write import write_random_phantom
 from canvas_fm.data.points.points import Points

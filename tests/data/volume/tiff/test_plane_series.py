@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from canvas_fm.data.volume.tiff.plane_names import order_planes
+from canvas_fm.data.volume.tiff.plane_series import order_planes
 from canvas_fm.errors import CanvasError
 
 FOLDER = Path("brain")
