@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import ConfigDict, Field
 
 from canvas_fm.errors import CanvasError
+from canvas_fm.files.shipped import DEFAULT_ENCODER
 from canvas_fm.files.strict_yaml import read_settings
 from serving.protocol.serve_flags import HostOptions, ServedVolume, ServeOptions
 from serving.protocol.settings import Limits
@@ -51,7 +52,8 @@ def merged(
     model = model or file.model
     if model is None:
         raise CanvasError(
-            "no model was given; name one, as in canvas-fm serve base, or as model: in --settings"
+            f"no model was given; name one, as in canvas-fm serve {DEFAULT_ENCODER}, "
+            "or as model: in --settings"
         )
     stated = {
         key: value for key, value in file.explicit.items() if key in (*ServeOptions.model_fields, "name")

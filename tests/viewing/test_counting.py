@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import canvas_fm as cf
-from canvas_fm.files.shipped import find
+from canvas_fm.files.shipped import DEFAULT_ENCODER, find
 from canvas_fm.viewing.demo.counting import HITS, TOLERANCE_UM, SampleCount, count_sample, is_true_cell
 from canvas_fm.viewing.demo.counting_section import counting_sections
 
@@ -62,6 +62,12 @@ def test_models_that_saw_the_cube_are_named(microglia):
     assert "No shipped model was trained on this cube" in counting_sections([microglia])
     config = json.loads((find("model", "detector-cfos") / "config.json").read_text(encoding="utf-8"))
     assert "695" in json.dumps(config)
+
+
+def test_search_by_example_is_by_the_encoder_that_ships_as_default(microglia):
+    assert f"<code>{DEFAULT_ENCODER}</code>" in counting_sections([microglia])
+    index = cf.Index.open(microglia.score_png.parent / "cells.index")
+    assert index.encoder_sha256 == cf.load(DEFAULT_ENCODER).sha256
 
 
 def test_values_are_escaped(microglia):

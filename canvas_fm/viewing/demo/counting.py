@@ -16,7 +16,7 @@ from canvas_fm.data.volume.volume import Volume
 from canvas_fm.evaluation.detection.figure import score_figure
 from canvas_fm.evaluation.detection.score import Score, evaluate
 from canvas_fm.files.atomic import write_atomic
-from canvas_fm.files.shipped import find
+from canvas_fm.files.shipped import DEFAULT_ENCODER, find
 from canvas_fm.heads.refine.apply.apply import P_CELL, refine
 from canvas_fm.heads.refine.counts.refined_count import count_refined
 from canvas_fm.heads.refine.refiner import Refiner
@@ -58,6 +58,7 @@ class SampleCount:
     tolerance_um: float
     detector: str
     refiner: str
+    encoder: str
     trained_on_it: tuple[str, ...]  # models that have seen this tissue in training
     true_cells: int
     detected: F1
@@ -83,7 +84,7 @@ def count_sample(name: str, out: Path, *, device: str = "auto") -> SampleCount:
     detector = load(find("model", f"detector-{name}"), kind="detector", device=device)
     refiner = Refiner.load(find("model", f"refiner-{name}"))
     refiner.set_params(device=device)
-    encoder = load(find("model", "base"), kind="encoder", device=device)
+    encoder = load(find("model", DEFAULT_ENCODER), kind="encoder", device=device)
 
     candidates = detect(detector, data.volume, out=out / "cells.csv", show=False)
     refined_candidates = refine(
@@ -114,7 +115,8 @@ def count_sample(name: str, out: Path, *, device: str = "auto") -> SampleCount:
         tolerance_um=tolerance,
         detector=detector.name,
         refiner=f"refiner-{name}",
-        trained_on_it=_trained_on(cube, ("base", f"detector-{name}", f"refiner-{name}")),
+        encoder=encoder.name,
+        trained_on_it=_trained_on(cube, (encoder.name, f"detector-{name}", f"refiner-{name}")),
         true_cells=len(data.cells),
         detected=F1.of(detected),
         refined=F1.of(refined),

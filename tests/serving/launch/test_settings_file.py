@@ -9,6 +9,7 @@ import pytest
 import serving.launch.serve as launch
 from canvas_fm.cli import main
 from canvas_fm.errors import CanvasError
+from canvas_fm.files.shipped import DEFAULT_ENCODER
 from serving.launch.settings_file import FILE_VARIABLE, merged
 from serving.protocol.settings import Limits
 
@@ -81,5 +82,5 @@ def test_a_mistake_in_it_is_named(tmp_path: Path, text: str, message: str) -> No
 
 def test_without_file_and_model_the_command_says_what_is_missing(monkeypatch) -> None:
     monkeypatch.delenv(FILE_VARIABLE, raising=False)
-    with pytest.raises(CanvasError, match="no model was given; name one, as in canvas-fm serve base"):
+    with pytest.raises(CanvasError, match=f"name one, as in canvas-fm serve {DEFAULT_ENCODER}, or"):
         merged(None, None, NONE, Limits(), {})
